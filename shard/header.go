@@ -1,0 +1,335 @@
+package shard
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+)
+
+// HeaderName is the name of the one header that Fantail puts on its records.
+const HeaderName = "f"
+
+// The fixed part of a header's value:
+//
+//	0      magic
+//	1      format version
+//	2      kind
+//	3      flags
+//	4…     fields: tag (1 byte), length (uvarint), that many bytes
+//	last 4 CRC-32C of the record's position (8 bytes, big-endian) and of all above
+//
+// The position is in the sum, so a header that somebody copied to another place
+// in a log is a foreign one there. Fields are in ascending order of tag; one
+// with an unknown tag is skipped.
+const (
+	headerMagic   = 0xFA
+	headerVersion = 1
+	headerFixed   = 4
+	headerSum     = 4
+)
+
+// Kind says what a record of ours is. An unknown kind makes a node decline the
+// stream, so a later release may add kinds safely.
+type Kind uint8
+
+// The kinds. 7 to 9 belong to fork references (added, removed) and to the
+// sealed mark; nothing writes them yet.
+const (
+	KindMessage    Kind = 1 // a message, or a fragment of one
+	KindCreate     Kind = 2 // begins a life
+	KindClose      Kind = 3 // closes the stream without a message
+	KindCheckpoint Kind = 4 // replaces the fold's state
+	KindTouch      Kind = 5 // moves the time of last use
+	KindTombstone  Kind = 6 // ends a life; counts as a checkpoint
+)
+
+// Flags of a message record.
+type Flags uint8
+
+// The flags. An append in several batches (a large append) is a contiguous run
+// of records that all carry FlagPart, from FlagFirst to FlagLast|FlagCommit; it
+// is visible when the run is whole. Every other append is one batch and visible
+// at once.
+const (
+	FlagContinues Flags = 1 << 0 // continues the message of the record before
+	FlagFirst     Flags = 1 << 1 // first record of an append
+	FlagLast      Flags = 1 << 2 // last record of an append
+	FlagPart      Flags = 1 << 3 // belongs to an append in several batches
+	FlagCommit    Flags = 1 << 4 // makes the whole run visible
+)
+
+// Field tags. Tags are never reused.
+const (
+	tagAppendID   = 1  // 8 bytes
+	tagProducer   = 2  // epoch, seq (uvarints), id
+	tagStreamSeq  = 3  // bytes
+	tagClose      = 4  // empty: the append closes the stream
+	tagBack       = 5  // records, bytes (uvarints) back to the last checkpoint
+	tagLife       = 6  // uvarint
+	tagType       = 7  // content type as given
+	tagTTL        = 8  // seconds, uvarint
+	tagExpires    = 9  // milliseconds since 1970, uvarint
+	tagChain      = 10 // life, bound (uvarints), ancestor; repeated
+	tagReason     = 11 // why a life ended, one byte
+	tagState      = 12 // checkpoint: the encoded State
+	tagExpiresRaw = 13 // Stream-Expires-At as given
+	tagTouched    = 14 // touch: milliseconds since 1970, uvarint
+	tagForks      = 15 // tombstone: live forks; reserved
+)
+
+// Producer is an idempotent producer's claim on an append (protocol 5.2.1).
+type Producer struct {
+	ID    string
+	Epoch uint64
+	Seq   uint64
+}
+
+// Ancestor is a piece of the past that a life inherited: positions below Bound,
+// under offsets of that life. Stream is empty for the stream's own log (records
+// that stood there before its first create).
+type Ancestor struct {
+	Stream StreamID
+	Life   uint64
+	Bound  uint64
+}
+
+// Header is a decoded header. Absent fields are zero; those that may be zero and
+// present have a flag of their own.
+type Header struct {
+	Kind  Kind
+	Flags Flags
+
+	Append    AppendID
+	Producer  *Producer
+	StreamSeq []byte // nil: absent
+	Close     bool
+
+	HasBack                bool
+	BackRecords, BackBytes uint64
+
+	// Create.
+	Life       uint64
+	Type       string
+	HasTTL     bool
+	TTL        uint64 // seconds
+	Expires    uint64 // milliseconds since 1970; 0: none
+	ExpiresRaw string
+	Chain      []Ancestor
+
+	Reason  Reason // tombstone
+	Touched uint64 // touch
+	State   []byte // checkpoint
+}
+
+// Reason says why a life ended.
+type Reason uint8
+
+// The reasons.
+const (
+	ReasonDeleted Reason = 1
+	ReasonExpired Reason = 2
+)
+
+var (
+	// errForeign: the value is not a header of ours; the record is foreign.
+	errForeign = errors.New("foreign record")
+	// ErrDeclined: the log was written by a later release (a higher format
+	// version, or a kind that this one does not know), or is damaged. This node
+	// must not append to it.
+	ErrDeclined = errors.New("stream needs a later release of Fantail")
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func headerCRC(pos uint64, b []byte) uint32 {
+	var p [8]byte
+	binary.BigEndian.PutUint64(p[:], pos)
+	return crc32.Update(crc32.Checksum(p[:], castagnoli), castagnoli, b)
+}
+
+// encode returns the header's value for a record at position pos.
+func (h *Header) encode(pos uint64) []byte {
+	b := make([]byte, headerFixed, 48+len(h.State))
+	b[0], b[1], b[2], b[3] = headerMagic, headerVersion, byte(h.Kind), byte(h.Flags)
+	if !h.Append.IsZero() {
+		b = appendField(b, tagAppendID, h.Append[:])
+	}
+	if p := h.Producer; p != nil {
+		b = appendField(b, tagProducer, append(uvarints(p.Epoch, p.Seq), p.ID...))
+	}
+	if h.StreamSeq != nil {
+		b = appendField(b, tagStreamSeq, h.StreamSeq)
+	}
+	if h.Close {
+		b = appendField(b, tagClose, nil)
+	}
+	if h.HasBack {
+		b = appendField(b, tagBack, uvarints(h.BackRecords, h.BackBytes))
+	}
+	b = h.encodeControl(b)
+	return binary.BigEndian.AppendUint32(b, headerCRC(pos, b))
+}
+
+// encodeControl appends the fields that only control records have.
+func (h *Header) encodeControl(b []byte) []byte {
+	if h.Life != 0 {
+		b = appendField(b, tagLife, uvarints(h.Life))
+	}
+	if h.Type != "" {
+		b = appendField(b, tagType, []byte(h.Type))
+	}
+	if h.HasTTL {
+		b = appendField(b, tagTTL, uvarints(h.TTL))
+	}
+	if h.Expires != 0 {
+		b = appendField(b, tagExpires, uvarints(h.Expires))
+	}
+	for _, a := range h.Chain {
+		b = appendField(b, tagChain, append(uvarints(a.Life, a.Bound), a.Stream...))
+	}
+	if h.Reason != 0 {
+		b = appendField(b, tagReason, []byte{byte(h.Reason)})
+	}
+	if h.State != nil {
+		b = appendField(b, tagState, h.State)
+	}
+	if h.ExpiresRaw != "" {
+		b = appendField(b, tagExpiresRaw, []byte(h.ExpiresRaw))
+	}
+	if h.Touched != 0 {
+		b = appendField(b, tagTouched, uvarints(h.Touched))
+	}
+	return b
+}
+
+func uvarints(vs ...uint64) []byte {
+	b := make([]byte, 0, 24)
+	for _, v := range vs {
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
+}
+
+func appendField(b []byte, tag byte, v []byte) []byte {
+	b = append(b, tag)
+	b = binary.AppendUvarint(b, uint64(len(v)))
+	return append(b, v...)
+}
+
+// decodeHeader reads the header of the record at pos. errForeign: not ours.
+// ErrDeclined: ours, but of a later release. The header refers to value.
+func decodeHeader(pos uint64, value []byte) (*Header, error) {
+	n := len(value) - headerSum
+	if n < headerFixed || value[0] != headerMagic ||
+		binary.BigEndian.Uint32(value[n:]) != headerCRC(pos, value[:n]) {
+		return nil, errForeign
+	}
+	if value[1] > headerVersion {
+		return nil, ErrDeclined
+	}
+	h := &Header{Kind: Kind(value[2]), Flags: Flags(value[3])}
+	if value[1] == 0 || h.Kind == 0 {
+		return nil, errForeign
+	}
+	if h.Kind > KindTombstone {
+		return nil, ErrDeclined
+	}
+	for b := value[headerFixed:n]; len(b) > 0; {
+		tag := b[0]
+		size, used := binary.Uvarint(b[1:])
+		if used <= 0 || size > uint64(len(b)-1-used) {
+			return nil, errForeign
+		}
+		v := b[1+used : 1+used+int(size)]
+		if !h.setField(tag, v) {
+			return nil, errForeign
+		}
+		b = b[1+used+int(size):]
+	}
+	return h, nil
+}
+
+// setField stores one field; false: it is malformed.
+func (h *Header) setField(tag byte, v []byte) bool {
+	r := fieldReader{b: v}
+	switch tag {
+	case tagAppendID:
+		if len(v) != len(h.Append) {
+			return false
+		}
+		copy(h.Append[:], v)
+	case tagProducer:
+		h.Producer = &Producer{Epoch: r.uvarint(), Seq: r.uvarint(), ID: r.rest()}
+	case tagStreamSeq:
+		h.StreamSeq = append([]byte{}, v...)
+	case tagClose:
+		h.Close = true
+	case tagBack:
+		h.HasBack, h.BackRecords, h.BackBytes = true, r.uvarint(), r.uvarint()
+	case tagLife:
+		h.Life = r.uvarint()
+	case tagType:
+		h.Type = string(v)
+	case tagTTL:
+		h.HasTTL, h.TTL = true, r.uvarint()
+	case tagExpires:
+		h.Expires = r.uvarint()
+	case tagChain:
+		h.Chain = append(h.Chain, Ancestor{Life: r.uvarint(), Bound: r.uvarint(), Stream: StreamID(r.rest())})
+	case tagReason:
+		if len(v) != 1 {
+			return false
+		}
+		h.Reason = Reason(v[0])
+	case tagState:
+		h.State = v
+	case tagExpiresRaw:
+		h.ExpiresRaw = string(v)
+	case tagTouched:
+		h.Touched = r.uvarint()
+	}
+	return !r.bad
+}
+
+// fieldReader takes a field's bytes apart; bad is set once and stays.
+type fieldReader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *fieldReader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *fieldReader) rest() string {
+	s := string(r.b)
+	r.b = nil
+	return s
+}
+
+func (r *fieldReader) bytes() []byte {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.bad, r.b = true, nil
+		return nil
+	}
+	v := r.b[:n]
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *fieldReader) byte() byte {
+	if len(r.b) == 0 {
+		r.bad = true
+		return 0
+	}
+	v := r.b[0]
+	r.b = r.b[1:]
+	return v
+}

@@ -1,0 +1,103 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Log is what a shard needs of storage: one append-only log per stream with
+// dense positions from 0, compare-and-swap on the tail, and a following read.
+// shard/s2 implements it on S2's Go SDK; logtest is its conformance suite.
+//
+// Errors, for every method (test with errors.Is and errors.As):
+//   - ErrNoLog: there is no such log (S2: stream_not_found). Final.
+//   - ErrLogDenied: storage refuses us for good (authentication, permission,
+//     a missing basin, a bad request). Final until somebody changes something.
+//   - ErrLogBusy: storage refused without any effect (429, 502 hot_server, 503
+//     server_draining, 409 transaction_conflict). Try again after a pause.
+//   - anything else: it did not answer. For Append this means that the outcome
+//     is unknown: wrapped in ErrUnknown.
+//
+// A Log is safe for concurrent use and retries no Append by itself.
+type Log interface {
+	// Create makes the log of id exist, with infinite retention. Idempotent; it
+	// may be called for a log that somebody else made and keeps its records.
+	// S2: PUT /streams/{s}.
+	Create(ctx context.Context, id StreamID) error
+
+	// Append writes batch (1 to MaxBatchRecords entries, MaxBatchBytes metered in
+	// total) atomically at position at, if and only if the tail is at.
+	//   - nil: written; Ack says when.
+	//   - *TailError: certainly not written by this call; Tail is the tail.
+	//   - ErrNoLog, ErrLogDenied, ErrLogBusy: certainly not written.
+	//   - ErrUnknown: written, or not, or still on its way. Sending the same
+	//     batch again at the same position settles it.
+	// S2: POST /streams/{s}/records with match_seq_num, one attempt.
+	Append(ctx context.Context, id StreamID, at uint64, batch []Entry) (Ack, error)
+
+	// Read returns records from position from on: at most max records (0 means
+	// MaxBatchRecords) and MaxBatchBytes, at least one unless from is the tail.
+	// The first record may lie above from: what lay between was trimmed.
+	// An empty page means that nothing stands at or above from (yet).
+	//   - *TailError: from lies beyond the tail.
+	// S2: GET /streams/{s}/records without wait.
+	Read(ctx context.Context, id StreamID, from uint64, max int) (Page, error)
+
+	// Last returns the last n records (1 ≤ n ≤ MaxBatchRecords) or what is there
+	// of them; an empty page has the tail. S2: the same, by tail_offset.
+	Last(ctx context.Context, id StreamID, n int) (Page, error)
+
+	// Replay calls fn with the records of [from, to) in order, in pages, until to
+	// is reached, the log ends or fn returns an error, which it returns. It costs
+	// one bounded read session whatever the length. The pages are fn's to keep.
+	Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error
+
+	// Tail returns the position that the next record will take, linearizably.
+	// S2: GET /streams/{s}/records/tail.
+	Tail(ctx context.Context, id StreamID) (uint64, error)
+
+	// Follow opens a read session at from and keeps one open until ctx ends,
+	// reconnecting with full-jitter back-off from the last record it delivered.
+	// For each page (a page without records tells the tail: the session is alive
+	// and caught up) it calls fn, never concurrently; the pages are fn's to keep.
+	// It returns when ctx ends (context.Cause), fn fails (its error), or with
+	// ErrNoLog or ErrLogDenied. *TailError: the log ends before from (it was
+	// wiped). OpenSessions counts it while a session is really open.
+	Follow(ctx context.Context, id StreamID, from uint64, fn func(Page) error) error
+
+	// OpenSessions is the number of read sessions open right now, Follow's and
+	// Replay's.
+	OpenSessions() int
+}
+
+// Ack says where and when a batch was written.
+type Ack struct {
+	// Start is the position of the first record, End one past the last.
+	Start, End uint64
+	// StartTime and EndTime are the S2 timestamps of the first and last record, in
+	// milliseconds.
+	StartTime, EndTime uint64
+}
+
+// Page is a run of records, with positions increasing by one (S2 numbers are
+// dense; only a trim before the first one leaves a hole).
+type Page struct {
+	Records []Record
+	// Tail is the log's tail as this reply tells it; meaningful if HasTail.
+	Tail    uint64
+	HasTail bool
+}
+
+// The errors of a Log. See Log.
+var (
+	ErrNoLog     = errors.New("no such log")
+	ErrLogDenied = errors.New("storage refuses")
+	ErrLogBusy   = errors.New("storage busy")
+	ErrUnknown   = errors.New("append outcome unknown")
+)
+
+// TailError is a refused position: the log's tail is Tail.
+type TailError struct{ Tail uint64 }
+
+func (e *TailError) Error() string { return fmt.Sprintf("log tail is at %d", e.Tail) }

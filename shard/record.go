@@ -1,0 +1,115 @@
+package shard
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+)
+
+// StreamID is the canonical name of a stream: "project/stream…", at most
+// MaxStreamID bytes. It is what the ring hashes and what a Log maps to a place
+// in S2; it is never a URL.
+type StreamID string
+
+// Size limits, in bytes unless said otherwise.
+const (
+	// MaxStreamID is the longest stream name; S2's own limit is the same.
+	MaxStreamID = 512
+	// MaxBody is the largest append body; larger ones answer 413.
+	MaxBody = 16 << 20
+	// MaxMessages is how many messages one append may hold (a JSON array).
+	MaxMessages = 32768
+	// MaxBatchRecords is S2's limit on records in one append.
+	MaxBatchRecords = 1000
+	// MaxBatchBytes is S2's limit on the metered size of one append and of one record.
+	MaxBatchBytes = 1 << 20
+	// MaxProducerID is the longest Producer-Id.
+	MaxProducerID = 256
+	// MaxStreamSeq is the longest Stream-Seq.
+	MaxStreamSeq = 256
+	// MaxContentType is the longest Content-Type a stream may have.
+	MaxContentType = 256
+)
+
+// AppendID names one append for ever. It is minted where the HTTP request
+// arrived, so a request repeated inside the fleet keeps its id and is written
+// once (design: "The owner", Outcome).
+type AppendID [8]byte
+
+// NewAppendID returns a random id. It is never zero.
+func NewAppendID() AppendID {
+	var id AppendID
+	for id.IsZero() {
+		_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
+	}
+	return id
+}
+
+// IsZero reports whether no id was given.
+func (id AppendID) IsZero() bool { return id == AppendID{} }
+
+func (id AppendID) String() string { return hex.EncodeToString(id[:]) }
+
+// Entry is one record to be written: what a Log's Append takes.
+type Entry struct {
+	// Header is the value of our header; nil writes the record without one.
+	Header []byte
+	// Body is the record's body.
+	Body []byte
+	// Trim makes the entry S2's trim command record; Header and Body are then
+	// empty and records below TrimTo are deleted.
+	Trim bool
+	// TrimTo is the first position that is kept.
+	TrimTo uint64
+}
+
+// Metered is the entry's size as S2 counts it: 8 bytes, 2 per header, header
+// names and values, body.
+func (e Entry) Metered() int {
+	switch {
+	case e.Trim:
+		return 8 + 2 + len("trim") + 8
+	case e.Header == nil:
+		return 8 + len(e.Body)
+	default:
+		return 8 + 2 + len(HeaderName) + len(e.Header) + len(e.Body)
+	}
+}
+
+// Record is one record as it stands in the log.
+type Record struct {
+	// Pos is the S2 sequence number.
+	Pos uint64
+	// Time is the S2 timestamp, in milliseconds since 1970.
+	Time uint64
+	// Header is the value of our header if the record carries exactly one header
+	// and that one has our name; nil otherwise.
+	Header []byte
+	// Body is the record's body.
+	Body []byte
+	// Command is true for S2's own command records (fence, trim).
+	Command bool
+	// TrimTo is the trim point that a trim command asked for; 0 for all else.
+	TrimTo uint64
+	// Size is the record's metered size.
+	Size int
+}
+
+// record is the Record that entry e becomes at a position.
+func (e Entry) record(pos, time uint64) Record {
+	return Record{
+		Pos: pos, Time: time, Header: e.Header, Body: e.Body,
+		Command: e.Trim, TrimTo: e.TrimTo, Size: e.Metered(),
+	}
+}
+
+// ParseStreamID checks a canonical name.
+func ParseStreamID(s string) (StreamID, error) {
+	if s == "" || len(s) > MaxStreamID {
+		return "", fmt.Errorf("stream name of %d bytes: %w", len(s), errStreamID)
+	}
+	return StreamID(s), nil
+}
+
+var errStreamID = errors.New("want 1 to 512 bytes")

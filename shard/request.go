@@ -1,0 +1,160 @@
+package shard
+
+import "errors"
+
+// Op is what a Request asks for.
+type Op uint8
+
+// The operations. Their numbers go over the wire between nodes.
+const (
+	OpCreate Op = 1 // PUT
+	OpAppend Op = 2 // POST: messages, a close, or both
+	OpDelete Op = 3 // DELETE
+)
+
+// Request is one write, as the edge understood it. It is immutable once given
+// to Do, and may be given to Do again (on any node) with the same ID: it is
+// then written at most once.
+type Request struct {
+	Stream StreamID
+	Op     Op
+	// ID is minted where the request arrived; required.
+	ID AppendID
+	// Repeat is true if this request was given to some node before and its
+	// outcome is not known here.
+	Repeat bool
+	// Minted is when ID was minted, in milliseconds since 1970 by the minting
+	// node's clock. It only serves to tell whether the window of remembered ids
+	// still reaches back to the first try.
+	Minted uint64
+
+	// Type is the content type as given; empty: none given.
+	Type string
+	// Messages are the messages to append, in order; none may be empty. At most
+	// MaxMessages, together at most MaxBody bytes.
+	Messages [][]byte
+	// Bad says why the body cannot be accepted (invalid JSON, an empty array). It
+	// is a field and no early error because the protocol puts other refusals
+	// before this one.
+	Bad string
+	// Close closes the stream with (or, without messages, after) this append. On
+	// OpCreate the stream is created closed.
+	Close bool
+
+	// Append only.
+	Producer  *Producer
+	StreamSeq []byte // nil: none
+
+	// Create only.
+	HasTTL     bool
+	TTL        uint64 // seconds
+	Expires    uint64 // milliseconds since 1970; 0: none
+	ExpiresRaw string // Stream-Expires-At as given, for HEAD to repeat
+}
+
+// Bytes is the size of all messages together.
+func (r *Request) Bytes() int {
+	n := 0
+	for _, m := range r.Messages {
+		n += len(m)
+	}
+	return n
+}
+
+// Code is the verdict on a Request. Its numbers go over the wire between nodes.
+type Code uint8
+
+// The verdicts. Up to CodeDeleted the request took effect, now or before.
+const (
+	CodeCreated   Code = 1 // OpCreate: 201
+	CodeExists    Code = 2 // OpCreate: 200, same configuration
+	CodeAppended  Code = 3 // OpAppend: written
+	CodeDuplicate Code = 4 // OpAppend: this (producer, epoch, seq) was written before
+	CodeDeleted   Code = 5 // OpDelete
+
+	CodeNotFound      Code = 20 // no such stream
+	CodeGone          Code = 21 // soft-deleted; reserved for forks
+	CodeConfigDiffers Code = 22 // OpCreate: exists with another configuration
+	CodeClosed        Code = 23 // append to a closed stream
+	CodeTypeMissing   Code = 24 // messages without a content type
+	CodeTypeDiffers   Code = 25 // content type is not the stream's
+	CodeEpochStale    Code = 26 // producer epoch below the current one: Outcome.Producer.Epoch
+	CodeEpochStart    Code = 27 // a fresh epoch must begin with seq 0
+	CodeSeqGap        Code = 28 // producer seq ahead: Outcome.Expected, Received
+	CodeSeqOrder      Code = 29 // Stream-Seq not above the last one
+	CodeBadBody       Code = 30 // Request.Bad: Outcome.Why
+	CodeNothing       Code = 31 // neither messages nor close
+	CodeForeignJSON   Code = 32 // OpCreate as JSON over records that are not all JSON
+)
+
+// Accepted reports whether the request took effect, now or earlier.
+func (c Code) Accepted() bool { return c > 0 && c <= CodeDeleted }
+
+// Outcome is the verdict on a Request with what the answer needs. It is only
+// given after everything that it rests on was acknowledged by S2.
+type Outcome struct {
+	Code Code
+	// Why is a sentence for people, for refusals.
+	Why string
+	// Info is the stream after the request (for a refusal: as it stands).
+	Info Info
+	// Producer is the highest accepted (epoch, seq) of the request's producer; nil
+	// if the request has none or nothing is known of it.
+	Producer *Producer
+	// Expected and Received are the seqs of CodeSeqGap.
+	Expected, Received uint64
+}
+
+// Info describes a stream at a moment: all that HEAD answers and all that a
+// reader needs before its first byte.
+type Info struct {
+	// Exists is false for a stream that never was, was deleted or has expired; all
+	// other fields are then zero.
+	Exists bool
+	// Life is the stream's incarnation: milliseconds since 1970 at its create or
+	// higher, 0 for a log that only others wrote to. Offsets carry it.
+	Life uint64
+	// Chain is the past that this life inherited; see Ancestor.
+	Chain []Ancestor
+	// Start is the first position that may hold a message of this life.
+	Start uint64
+	// Tail is the visible tail: the position after the last message (before the
+	// first one: Start). Control records never move it.
+	Tail uint64
+	// LogTail is where the next record will stand, at least Tail. An offset above
+	// it cannot be valid.
+	LogTail uint64
+	// Closed: no message will follow; Tail is final.
+	Closed bool
+
+	Type       string
+	HasTTL     bool
+	TTL        uint64 // seconds
+	Expires    uint64 // milliseconds since 1970; 0: none
+	ExpiresRaw string
+}
+
+// Errors of Host and of whatever stands in for it. An Outcome's refusals are
+// answers, not errors.
+var (
+	// ErrNotFound: no such stream (Follow and ReadPage).
+	ErrNotFound = errors.New("no such stream")
+	// ErrTrimmed: the position lies below what the log still holds.
+	ErrTrimmed = errors.New("position is no longer kept")
+	// ErrContended: others write to the stream faster than this node can; the
+	// request was certainly not written.
+	ErrContended = errors.New("stream is contended")
+	// ErrOverloaded: a bounded queue is full; the request was not written.
+	ErrOverloaded = errors.New("too much in flight")
+	// ErrStoreDown: S2 does not answer; nothing was written.
+	ErrStoreDown = errors.New("storage does not answer")
+	// ErrOutcomeUnknown: nobody can say whether the append was written. Only a
+	// request with a producer may be sent again without a risk.
+	ErrOutcomeUnknown = errors.New("append outcome cannot be told")
+	// ErrUnavailable: no node that could serve the stream can be reached.
+	ErrUnavailable = errors.New("stream owner cannot be reached")
+	// ErrNotOwner: this node has let go of the stream; certainly not written.
+	ErrNotOwner = errors.New("not the owner")
+	// ErrStopped: the node is stopping.
+	ErrStopped = errors.New("stopping")
+)

@@ -1,0 +1,243 @@
+package shard
+
+import (
+	"fmt"
+	"sync"
+)
+
+// Tail is the newest part of one stream on one node, in one life: a run of
+// Ranges without a hole, bounded in bytes. Every reader of the stream on this
+// node, and every peer that it feeds, reads the same Tail by position; nothing
+// is queued for anybody. Feeds (own acks, the S2 session, the relay) extend it,
+// several at once: what it has it drops, what joins it takes, a hole it
+// reports. Which feeds it has is not its business.
+type Tail struct {
+	stream StreamID
+	set    *Tails
+
+	mu     sync.Mutex
+	info   Info    // Tail and Closed move with each Range
+	floor  uint64  // first position held
+	next   uint64  // one past the last
+	ranges []Range // [floor, next), in order
+	bytes  int
+	ended  error // why there will be no more; nil while there may be
+	refs   int   // readers and feeds
+	watch  map[Waker]struct{}
+}
+
+// Waker is somebody who waits for news of a Tail. Wake is called at most once
+// for each Watch, never under the Tail's lock, from whatever goroutine brought
+// the news: it must not block.
+type Waker interface{ Wake() }
+
+// Status says what there is at a position.
+type Status uint8
+
+// The statuses of ReadAt.
+const (
+	StatusTip    Status = iota + 1 // nothing above what was returned, yet
+	StatusMore                     // read again, above what was returned
+	StatusBelow                    // below what is held: ask for pages
+	StatusClosed                   // closed, and nothing above what was returned
+	StatusGone                     // this life has ended; see Tail.Ended
+)
+
+// GapError says that a Range did not join: the Tail continues at Next.
+type GapError struct{ Next uint64 }
+
+func (e *GapError) Error() string { return fmt.Sprintf("gap: tail continues at %d", e.Next) }
+
+// Stream is the stream's name.
+func (t *Tail) Stream() StreamID { return t.stream }
+
+// Life is the life that this Tail belongs to.
+func (t *Tail) Life() uint64 { return t.info.Life } // set at construction
+
+// Info describes the stream as far as this Tail knows it; LogTail is Next.
+func (t *Tail) Info() Info {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	info := t.info
+	info.LogTail = t.next
+	return info
+}
+
+// Next is the position that the next Range has to cover.
+func (t *Tail) Next() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.next
+}
+
+// Floor is the first position that memory holds.
+func (t *Tail) Floor() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.floor
+}
+
+// Ended is why this life has ended, or nil.
+func (t *Tail) Ended() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ended
+}
+
+// Extend takes what is new of r. *GapError: r begins above Next; nothing was
+// taken. An ended Tail takes nothing.
+func (t *Tail) Extend(r Range) error {
+	wake, err := t.extend(r)
+	wake.run()
+	t.set.reclaim()
+	return err
+}
+
+// extend is Extend without the wake-ups, for feeds that hold a lock of their own.
+func (t *Tail) extend(r Range) (wakers, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended != nil || r.To() <= t.next {
+		return nil, nil
+	}
+	if r.From() > t.next {
+		return nil, &GapError{t.next}
+	}
+	if r.From() < t.next {
+		r = r.after(t.next)
+	}
+	t.ranges = append(t.ranges, r)
+	t.grow(len(r.b))
+	t.next, t.info.Tail, t.info.Closed = r.To(), r.Tail(), r.Closed()
+	for len(t.ranges) > 1 && (t.bytes > t.set.perTail || t.set.over()) {
+		t.drop()
+	}
+	return t.newsLocked(), nil
+}
+
+// Skip moves Next up to next without the records between (a feed could not
+// bring them): readers below find them in pages. tail and closed are the state
+// there. A Tail that is already further ignores it.
+func (t *Tail) Skip(next, tail uint64, closed bool) {
+	t.mu.Lock()
+	var wake wakers
+	if t.ended == nil && next > t.next {
+		for len(t.ranges) > 0 {
+			t.drop()
+		}
+		t.floor, t.next, t.info.Tail, t.info.Closed = next, next, tail, closed
+		wake = t.newsLocked()
+	}
+	t.mu.Unlock()
+	wake.run()
+}
+
+// End ends this life for all readers: the stream was deleted, expired or made
+// anew, or the node lets go of it for good. Later calls change nothing.
+func (t *Tail) End(why error) {
+	t.mu.Lock()
+	var wake wakers
+	if t.ended == nil {
+		t.ended = why
+		wake = t.newsLocked()
+	}
+	t.mu.Unlock()
+	wake.run()
+}
+
+// ReadAt appends to into the Ranges that hold positions from pos on, up to
+// about max bytes and at least one, and says what there is after them. The
+// first Range may begin below pos and may hold nothing at or above it. A pos
+// beyond Next waits: StatusTip.
+func (t *Tail) ReadAt(pos uint64, max int, into []Range) ([]Range, Status) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.ended != nil:
+		return into, StatusGone
+	case pos >= t.info.Tail && t.info.Closed:
+		return into, StatusClosed
+	case pos >= t.info.Tail:
+		return into, StatusTip
+	case pos < t.floor:
+		return into, StatusBelow
+	}
+	lo, hi := 0, len(t.ranges)
+	for lo < hi { // the first Range that ends above pos
+		if mid := int(uint(lo+hi) >> 1); t.ranges[mid].To() <= pos {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	for size := 0; lo < len(t.ranges) && (size == 0 || size < max); lo++ {
+		into = append(into, t.ranges[lo])
+		size += len(t.ranges[lo].b)
+	}
+	switch {
+	case into[len(into)-1].To() < t.info.Tail:
+		return into, StatusMore
+	case t.info.Closed:
+		return into, StatusClosed
+	default:
+		return into, StatusTip
+	}
+}
+
+// Watch arms w: it is woken by the next news (a Range, a skip, the end). If
+// there is something to read at pos already, Watch arms nothing and returns
+// false: read again.
+func (t *Tail) Watch(w Waker, pos uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended != nil || pos < t.info.Tail || t.info.Closed {
+		return false
+	}
+	if t.watch == nil {
+		t.watch = make(map[Waker]struct{}, 1)
+	}
+	t.watch[w] = struct{}{}
+	return true
+}
+
+// Unwatch takes w back. A Wake that is under way may still come.
+func (t *Tail) Unwatch(w Waker) {
+	t.mu.Lock()
+	delete(t.watch, w)
+	t.mu.Unlock()
+}
+
+// drop forgets the oldest Range.
+func (t *Tail) drop() {
+	t.grow(-len(t.ranges[0].b))
+	t.floor = t.ranges[0].To()
+	t.ranges[0] = Range{} // a reader may hold it; this array must not
+	t.ranges = t.ranges[1:]
+}
+
+func (t *Tail) grow(n int) {
+	t.bytes += n
+	t.set.bytes.Add(int64(n))
+}
+
+// newsLocked disarms and returns everybody who waits.
+func (t *Tail) newsLocked() wakers {
+	if len(t.watch) == 0 {
+		return nil
+	}
+	ws := make(wakers, 0, len(t.watch))
+	for w := range t.watch {
+		ws = append(ws, w)
+	}
+	clear(t.watch)
+	return ws
+}
+
+// wakers are to be woken once no lock is held.
+type wakers []Waker
+
+func (ws wakers) run() {
+	for _, w := range ws {
+		w.Wake()
+	}
+}

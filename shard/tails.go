@@ -1,0 +1,122 @@
+package shard
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// Tails is a node's set of Tails, one per stream whatever the node's role, and
+// their common budget. When it is full, old Ranges go first, of any Tail; the
+// newest Range of each Tail stays (a reader must be able to take it), and
+// readers of what went find it in pages.
+type Tails struct {
+	perTail int
+	budget  int64
+	bytes   atomic.Int64
+
+	mu sync.Mutex
+	m  map[StreamID]*Tail
+}
+
+// NewTails makes an empty set: at most perTail bytes for one stream and budget
+// bytes for all (0: 4 MiB and 512 MiB).
+func NewTails(perTail int, budget int64) *Tails {
+	if perTail <= 0 {
+		perTail = 4 << 20
+	}
+	if budget <= 0 {
+		budget = 512 << 20
+	}
+	return &Tails{perTail: perTail, budget: budget, m: map[StreamID]*Tail{}}
+}
+
+// Open returns the Tail of the stream's life info.Life, with one reference for
+// the caller: the one that is there, or an empty one that begins at next. A Tail
+// of another life is ended with ErrNotFound first.
+func (s *Tails) Open(id StreamID, info Info, next uint64) *Tail {
+	s.mu.Lock()
+	t := s.m[id]
+	if t != nil && t.Life() == info.Life && t.retain() {
+		s.mu.Unlock()
+		return t
+	}
+	fresh := &Tail{stream: id, set: s, info: info, floor: next, next: next, refs: 1}
+	s.m[id] = fresh
+	s.mu.Unlock()
+	if t != nil {
+		t.End(ErrNotFound)
+	}
+	return fresh
+}
+
+// Lookup returns the stream's Tail with one reference for the caller, or nil.
+func (s *Tails) Lookup(id StreamID) *Tail {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.m[id]; t != nil && t.retain() {
+		return t
+	}
+	return nil
+}
+
+// Len is the number of Tails.
+func (s *Tails) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.m)
+}
+
+// Bytes is what all Tails hold.
+func (s *Tails) Bytes() int64 { return s.bytes.Load() }
+
+func (s *Tails) over() bool { return s.bytes.Load() > s.budget }
+
+// reclaim shrinks Tails to their newest Range until the set fits its budget.
+func (s *Tails) reclaim() {
+	if !s.over() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.m {
+		if !s.over() {
+			return
+		}
+		t.mu.Lock()
+		for len(t.ranges) > 1 {
+			t.drop()
+		}
+		t.mu.Unlock()
+	}
+}
+
+// retain adds a reference; false: the Tail has ended or was let go.
+func (t *Tail) retain() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended != nil || t.refs == 0 {
+		return false
+	}
+	t.refs++
+	return true
+}
+
+// Release gives one reference back. With the last one the Tail leaves the set
+// and its memory is free.
+func (t *Tail) Release() {
+	t.set.mu.Lock()
+	defer t.set.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.refs--; t.refs > 0 {
+		return
+	}
+	if t.set.m[t.stream] == t {
+		delete(t.set.m, t.stream)
+	}
+	t.grow(-t.bytes)
+	t.ranges = nil
+	if t.ended == nil {
+		t.ended = ErrStopped
+	}
+}
