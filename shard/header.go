@@ -39,7 +39,7 @@ const (
 	KindCreate     Kind = 2 // begins a life
 	KindClose      Kind = 3 // closes the stream without a message
 	KindCheckpoint Kind = 4 // replaces the fold's state
-	KindTouch      Kind = 5 // moves the time of last use
+	KindTouch      Kind = 5 // moves the time of last use (its S2 timestamp)
 	KindTombstone  Kind = 6 // ends a life; counts as a checkpoint
 )
 
@@ -71,10 +71,9 @@ const (
 	tagExpires    = 9  // milliseconds since 1970, uvarint
 	tagChain      = 10 // life, bound (uvarints), ancestor; repeated
 	tagReason     = 11 // why a life ended, one byte
-	tagState      = 12 // checkpoint: the encoded State
+	tagState      = 12 // checkpoint, tombstone: the encoded State
 	tagExpiresRaw = 13 // Stream-Expires-At as given
-	tagTouched    = 14 // touch: milliseconds since 1970, uvarint
-	tagForks      = 15 // tombstone: live forks; reserved
+	tagForks      = 14 // tombstone: live forks; reserved
 )
 
 // Producer is an idempotent producer's claim on an append (protocol 5.2.1).
@@ -116,9 +115,8 @@ type Header struct {
 	ExpiresRaw string
 	Chain      []Ancestor
 
-	Reason  Reason // tombstone
-	Touched uint64 // touch
-	State   []byte // checkpoint
+	Reason Reason // tombstone
+	State  []byte // checkpoint and tombstone: the fold's state after it
 }
 
 // Reason says why a life ended.
@@ -195,9 +193,6 @@ func (h *Header) encodeControl(b []byte) []byte {
 	}
 	if h.ExpiresRaw != "" {
 		b = appendField(b, tagExpiresRaw, []byte(h.ExpiresRaw))
-	}
-	if h.Touched != 0 {
-		b = appendField(b, tagTouched, uvarints(h.Touched))
 	}
 	return b
 }
@@ -285,8 +280,6 @@ func (h *Header) setField(tag byte, v []byte) bool {
 		h.State = v
 	case tagExpiresRaw:
 		h.ExpiresRaw = string(v)
-	case tagTouched:
-		h.Touched = r.uvarint()
 	}
 	return !r.bad
 }

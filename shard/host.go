@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,6 +47,8 @@ type Config struct {
 	PageBytes int64
 	// IdleAfter is how long an unused stream stays in memory (5 min).
 	IdleAfter time.Duration
+	// MaxStreams bounds the streams in memory (200,000); ErrOverloaded beyond.
+	MaxStreams int
 	// Now is the clock (time.Now).
 	Now func() time.Time
 	// Logger gets state changes (default: discard).
@@ -54,45 +57,246 @@ type Config struct {
 	Metrics prometheus.Registerer
 }
 
+func (c *Config) defaults() {
+	orDuration := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	orDuration(&c.AppendTimeout, 5*time.Second)
+	orDuration(&c.IdleAfter, 5*time.Minute)
+	if c.QueueBytes <= 0 {
+		c.QueueBytes = 32 << 20
+	}
+	if c.QueueRequests <= 0 {
+		c.QueueRequests = 4096
+	}
+	if c.PageBytes <= 0 {
+		c.PageBytes = 256 << 20
+	}
+	if c.MaxStreams <= 0 {
+		c.MaxStreams = 200_000
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
 // Host runs the streams that this node owns.
-type Host struct{}
+type Host struct {
+	log   Log
+	tails *Tails
+	cfg   Config
+	pages *pages
+	m     *metrics
+
+	ctx  context.Context // ends when Close has waited for the batches in flight
+	stop context.CancelFunc
+	wg   sync.WaitGroup // every goroutine of the Host and its Shards
+
+	mu      sync.Mutex
+	shards  map[StreamID]*Shard
+	stopped bool
+}
 
 // NewHost returns a Host on log whose streams' Tails are in tails.
-func NewHost(log Log, tails *Tails, cfg Config) *Host { panic("TODO") }
+func NewHost(log Log, tails *Tails, cfg Config) *Host {
+	cfg.defaults()
+	h := &Host{log: log, tails: tails, cfg: cfg, shards: map[StreamID]*Shard{}}
+	h.pages = newPages(log, cfg.PageBytes)
+	h.ctx, h.stop = context.WithCancel(context.Background())
+	h.m = newMetrics(cfg.Metrics, h)
+	h.spawn(h.sweep)
+	return h
+}
+
+// spawn starts a goroutine that Close waits for; false: the Host is closed.
+func (h *Host) spawn(fn func(context.Context)) bool {
+	if h.ctx.Err() != nil {
+		return false
+	}
+	h.wg.Go(func() { fn(h.ctx) })
+	return true
+}
+
+// enter finds the stream's Shard, or makes it; the caller leaves it again.
+func (h *Host) enter(id StreamID) (*Shard, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopped {
+		return nil, ErrStopped
+	}
+	s := h.shards[id]
+	if s == nil {
+		if len(h.shards) >= h.cfg.MaxStreams {
+			return nil, ErrOverloaded
+		}
+		s = &Shard{id: id, host: h, used: h.cfg.Now()}
+		s.idle = sync.NewCond(&s.mu)
+		h.shards[id] = s
+	}
+	s.users++
+	return s, nil
+}
+
+func (h *Host) leave(s *Shard) {
+	h.mu.Lock()
+	s.users--
+	h.mu.Unlock()
+}
 
 // Do carries a write out and returns the verdict. Errors: ErrContended,
 // ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrDeclined,
 // ErrLogDenied (all: certainly not written) and ErrOutcomeUnknown. If ctx ends
 // first its cause is returned, and the outcome is unknown.
-func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) { panic("TODO") }
+func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
+	s, err := h.enter(req.Stream)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer h.leave(s)
+	out, err := s.do(ctx, &call{req: req, size: req.Bytes()})
+	h.m.count(out, err)
+	return out, err
+}
 
 // State describes a stream; a stream that does not exist has Info.Exists false.
 // Errors as Do's.
-func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) { panic("TODO") }
+func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) {
+	s, err := h.enter(id)
+	if err != nil {
+		return Info{}, err
+	}
+	defer h.leave(s)
+	return s.describe(ctx, ask)
+}
 
 // Follow returns the stream's Tail and keeps it fed until release is called
 // (once). from is where the caller will read from; it is only a hint. Errors:
 // ErrNotFound, and Do's.
-func (h *Host) Follow(ctx context.Context, id StreamID, from uint64) (t *Tail, release func(), err error) {
-	panic("TODO")
+func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (t *Tail, release func(), err error) {
+	s, err := h.enter(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := s.describe(ctx, AskLocal|AskTouch)
+	if err == nil && !info.Exists {
+		// Memory may be behind; a refusal has to rest on the log.
+		info, err = s.describe(ctx, AskTouch)
+	}
+	if err == nil && !info.Exists {
+		err = ErrNotFound
+	}
+	if err == nil {
+		if t = h.tails.Lookup(id); t == nil {
+			err = ErrNotFound // deleted this very moment
+		}
+	}
+	if err != nil {
+		h.leave(s)
+		return nil, nil, err
+	}
+	unfollow := s.follow()
+	return t, func() {
+		unfollow()
+		t.Release()
+		h.leave(s)
+	}, nil
 }
 
-// ReadPage reads history: the Range that begins at from, below info.Tail, of the
-// life that info describes. It is never empty of positions; it may hold no
-// message. *TrimmedError: from is no longer kept. Other errors as Do's.
+// ReadPage reads history: a Range that holds position from, which lies below
+// info.Tail, of the life that info describes. It may hold no message.
+// *TrimmedError: from is no longer kept. Other errors as Do's.
 func (h *Host) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
-	panic("TODO")
+	if r := h.tails.read(id, info.Life, from); !r.IsZero() {
+		return r, nil
+	}
+	return h.pages.read(ctx, id, info, from)
 }
 
 // Owned lists the streams in memory.
-func (h *Host) Owned() []StreamID { panic("TODO") }
+func (h *Host) Owned() []StreamID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ids := make([]StreamID, 0, len(h.shards))
+	for id := range h.shards {
+		ids = append(ids, id)
+	}
+	return ids
+}
 
 // Drop lets go of a stream: waits for the batch in flight, ends the session. Its
 // Tail stays for whoever holds it, unfed.
-func (h *Host) Drop(id StreamID) { panic("TODO") }
+func (h *Host) Drop(id StreamID) {
+	h.mu.Lock()
+	s := h.shards[id]
+	delete(h.shards, id)
+	h.mu.Unlock()
+	if s != nil {
+		s.halt()
+	}
+}
 
-// Close lets go of every stream and waits for every goroutine.
-func (h *Host) Close() error { panic("TODO") }
+// Close lets go of every stream, waits for the batches in flight, and then for
+// every goroutine.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	h.stopped = true
+	shards := h.shards
+	h.shards = map[StreamID]*Shard{}
+	h.mu.Unlock()
+	for _, s := range shards {
+		s.halt()
+	}
+	h.stop()
+	h.wg.Wait()
+	return nil
+}
+
+// sweep drops streams that nobody uses and makes touches durable.
+func (h *Host) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			h.sweepOnce(ctx)
+		}
+	}
+}
+
+const sweepEvery = 10 * time.Second
+
+func (h *Host) sweepOnce(ctx context.Context) {
+	now := h.cfg.Now()
+	var idle, touch []*Shard
+	h.mu.Lock()
+	for id, s := range h.shards {
+		switch {
+		case s.users == 0 && s.idleSince(now, h.cfg.IdleAfter):
+			idle = append(idle, s)
+			delete(h.shards, id)
+		case s.wantsTouch(now):
+			s.users++
+			touch = append(touch, s)
+		}
+	}
+	h.mu.Unlock()
+	for _, s := range idle {
+		s.halt()
+	}
+	for _, s := range touch {
+		if _, err := s.do(ctx, &call{touch: true}); err != nil {
+			h.cfg.Logger.Warn("touch", "stream", s.id, "err", err)
+		}
+		h.leave(s)
+	}
+}
 
 // TrimmedError says that a position is no longer kept; First is. It is
 // ErrTrimmed.

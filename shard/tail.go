@@ -118,31 +118,33 @@ func (t *Tail) extend(r Range) (wakers, error) {
 // Skip moves Next up to next without the records between (a feed could not
 // bring them): readers below find them in pages. tail and closed are the state
 // there. A Tail that is already further ignores it.
-func (t *Tail) Skip(next, tail uint64, closed bool) {
+func (t *Tail) Skip(next, tail uint64, closed bool) { t.skip(next, tail, closed).run() }
+
+func (t *Tail) skip(next, tail uint64, closed bool) wakers {
 	t.mu.Lock()
-	var wake wakers
-	if t.ended == nil && next > t.next {
-		for len(t.ranges) > 0 {
-			t.drop()
-		}
-		t.floor, t.next, t.info.Tail, t.info.Closed = next, next, tail, closed
-		wake = t.newsLocked()
+	defer t.mu.Unlock()
+	if t.ended != nil || next <= t.next {
+		return nil
 	}
-	t.mu.Unlock()
-	wake.run()
+	for len(t.ranges) > 0 {
+		t.drop()
+	}
+	t.floor, t.next, t.info.Tail, t.info.Closed = next, next, tail, closed
+	return t.newsLocked()
 }
 
 // End ends this life for all readers: the stream was deleted, expired or made
 // anew, or the node lets go of it for good. Later calls change nothing.
-func (t *Tail) End(why error) {
+func (t *Tail) End(why error) { t.end(why).run() }
+
+func (t *Tail) end(why error) wakers {
 	t.mu.Lock()
-	var wake wakers
-	if t.ended == nil {
-		t.ended = why
-		wake = t.newsLocked()
+	defer t.mu.Unlock()
+	if t.ended != nil {
+		return nil
 	}
-	t.mu.Unlock()
-	wake.run()
+	t.ended = why
+	return t.newsLocked()
 }
 
 // ReadAt appends to into the Ranges that hold positions from pos on, up to

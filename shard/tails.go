@@ -120,3 +120,18 @@ func (t *Tail) Release() {
 		t.ended = ErrStopped
 	}
 }
+
+// followed is the number of Tails that somebody beside their feed holds.
+func (s *Tails) followed() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, t := range s.m {
+		t.mu.Lock()
+		if t.refs > 1 {
+			n++
+		}
+		t.mu.Unlock()
+	}
+	return n
+}

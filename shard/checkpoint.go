@@ -1,0 +1,230 @@
+package shard
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// Tags of the fields of an encoded State. Never reused; unknown ones are skipped.
+const (
+	ckFlags     = 1
+	ckLife      = 2
+	ckStart     = 3
+	ckTail      = 4
+	ckType      = 5
+	ckTTL       = 6
+	ckExpires   = 7 // ms (uvarint), then as given
+	ckChain     = 8
+	ckTouched   = 9
+	ckClosedBy  = 10
+	ckStreamSeq = 11
+	ckProducers = 12
+	ckRecent    = 13
+	ckForgot    = 14
+)
+
+const (
+	ckExists = 1 << iota
+	ckEnded
+	ckClosed
+	ckHasTTL
+	ckMixed
+)
+
+// Bounds of the producer table of one stream. Producers leave only while a
+// checkpoint is written: those unused for producerAge first, then, oldest first,
+// what exceeds producerBytes of the encoded table.
+const (
+	producerAge   = 7 * 24 * 3600 * 1000 // milliseconds of S2 time
+	producerBytes = 256 << 10
+)
+
+// encode is the State as a checkpoint holds it. Times that are not known yet
+// (the records are in the same batch) are written as 0 and mean the checkpoint's
+// own.
+func (s *State) encode() []byte {
+	var flags uint64
+	for i, on := range []bool{s.exists, s.ended, s.closed, s.hasTTL, s.mixed} {
+		if on {
+			flags |= 1 << i
+		}
+	}
+	b := appendField(nil, ckFlags, uvarints(flags))
+	b = appendField(b, ckLife, uvarints(s.life))
+	b = appendField(b, ckStart, uvarints(s.start))
+	b = appendField(b, ckTail, uvarints(s.tail))
+	b = appendField(b, ckType, []byte(s.typ))
+	b = appendField(b, ckTTL, uvarints(s.ttl))
+	b = appendField(b, ckExpires, append(uvarints(s.expires), s.expiresRaw...))
+	for _, a := range s.chain {
+		b = appendField(b, ckChain, append(uvarints(a.Life, a.Bound), a.Stream...))
+	}
+	b = appendField(b, ckTouched, uvarints(s.touched))
+	if p := s.closedBy; p != nil {
+		b = appendField(b, ckClosedBy, append(uvarints(p.Epoch, p.Seq), p.ID...))
+	}
+	if s.streamSeq != nil {
+		b = appendField(b, ckStreamSeq, s.streamSeq)
+	}
+	b = appendField(b, ckProducers, s.encodeProducers())
+	recent, forgot := s.encodeRecent()
+	b = appendField(b, ckRecent, recent)
+	return appendField(b, ckForgot, uvarints(forgot))
+}
+
+// encodeProducers writes the newest claims, newest first, as far as the bounds
+// allow.
+func (s *State) encodeProducers() []byte {
+	type row struct {
+		id string
+		claim
+	}
+	var rows []row
+	add := func(m map[string]claim) {
+		for id, c := range m {
+			rows = append(rows, row{id, c})
+		}
+	}
+	add(s.producers)
+	if s.base != nil {
+		for id, c := range s.base.producers {
+			if _, newer := s.producers[id]; !newer {
+				rows = append(rows, row{id, c})
+			}
+		}
+	}
+	age := func(c claim) uint64 { // 0 is the newest of all
+		if c.time == 0 {
+			return 0
+		}
+		return s.Time - min(c.time, s.Time)
+	}
+	slices.SortFunc(rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(age(a.claim), age(b.claim)), cmp.Compare(a.id, b.id))
+	})
+	var b []byte
+	for _, r := range rows {
+		next := binary.AppendUvarint(b, uint64(len(r.id)))
+		next = append(next, r.id...)
+		next = append(next, uvarints(r.epoch, r.seq, r.time)...)
+		if age(r.claim) > producerAge || len(next) > producerBytes {
+			break
+		}
+		b = next
+	}
+	return b
+}
+
+func (s *State) encodeRecent() (b []byte, forgot uint64) {
+	merged := window{forgot: s.recent.forgot}
+	if s.base != nil {
+		s.base.recent.all(merged.add)
+	}
+	s.recent.all(merged.add)
+	var last outcome
+	merged.all(func(o outcome) {
+		b = append(b, o.id[:]...)
+		b = append(b, byte(o.op))
+		b = binary.AppendVarint(b, int64(o.end-last.end))
+		b = binary.AppendVarint(b, int64(o.time-last.time)) // −last.time: not known yet
+		last = o
+	})
+	return b, merged.forgot
+}
+
+// restore replaces the State by the one in the checkpoint or tombstone r.
+func (s *State) restore(r Record, h *Header) error {
+	fresh := State{Next: s.Next, Time: s.Time, trimTo: s.trimTo}
+	if err := fresh.decode(h.State, r.Time); err != nil {
+		return fmt.Errorf("checkpoint at %d: %w", r.Pos, err)
+	}
+	if h.Kind == KindTombstone && !h.Append.IsZero() {
+		fresh.recent.add(outcome{id: h.Append, op: OpDelete, time: r.Time})
+	}
+	fresh.sinceRecords, fresh.sinceBytes = 1, uint64(r.Size)
+	*s = fresh
+	return nil
+}
+
+// decode reads what encode wrote; time stands in for the times that it left out.
+func (s *State) decode(b []byte, time uint64) error {
+	r := fieldReader{b: b}
+	for len(r.b) > 0 && !r.bad {
+		tag := r.byte()
+		f := fieldReader{b: r.bytes()}
+		s.decodeField(tag, &f, time)
+		r.bad = r.bad || f.bad
+	}
+	if r.bad {
+		return ErrDeclined
+	}
+	return nil
+}
+
+func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
+	orNow := func(t uint64) uint64 {
+		if t == 0 {
+			return time
+		}
+		return t
+	}
+	switch tag {
+	case ckFlags:
+		v := f.uvarint()
+		s.exists, s.ended, s.closed = v&ckExists != 0, v&ckEnded != 0, v&ckClosed != 0
+		s.hasTTL, s.mixed = v&ckHasTTL != 0, v&ckMixed != 0
+	case ckLife:
+		s.life = f.uvarint()
+	case ckStart:
+		s.start = f.uvarint()
+	case ckTail:
+		s.tail = f.uvarint()
+	case ckType:
+		s.typ = f.rest()
+	case ckTTL:
+		s.ttl = f.uvarint()
+	case ckExpires:
+		s.expires, s.expiresRaw = f.uvarint(), f.rest()
+	case ckChain:
+		s.chain = append(s.chain, Ancestor{Life: f.uvarint(), Bound: f.uvarint(), Stream: StreamID(f.rest())})
+	case ckTouched:
+		s.touched = orNow(f.uvarint())
+	case ckClosedBy:
+		s.closedBy = &Producer{Epoch: f.uvarint(), Seq: f.uvarint(), ID: f.rest()}
+	case ckStreamSeq:
+		s.streamSeq = []byte(f.rest())
+	case ckProducers:
+		s.producers = map[string]claim{}
+		for len(f.b) > 0 {
+			id := string(f.bytes())
+			s.producers[id] = claim{f.uvarint(), f.uvarint(), orNow(f.uvarint())}
+		}
+	case ckRecent:
+		s.recent.ring = nil
+		for last := (outcome{}); len(f.b) > 0; {
+			for i := range last.id {
+				last.id[i] = f.byte()
+			}
+			last.op = Op(f.byte())
+			last.end += uint64(f.varint())
+			last.time += uint64(f.varint())
+			o := last
+			o.time = orNow(last.time)
+			s.recent.add(o)
+		}
+	case ckForgot:
+		s.recent.forgot = f.uvarint()
+	}
+}
+
+func (r *fieldReader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	if n <= 0 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}

@@ -1,0 +1,223 @@
+package shard
+
+import "fmt"
+
+// draft is one record to be written: everything but its place, which the batch
+// gives it.
+type draft struct {
+	h    Header
+	body []byte
+	trim bool // S2's trim command, up to the record after it
+}
+
+// decide is the verdict on req against s, pure. If the verdict has to be written
+// first, drafts are the records to write and the outcome's Info is filled in
+// once they are folded. now is the owner's clock in milliseconds.
+//
+// The order of checks is the protocol's (PROTOCOL 5.2, 5.2.1).
+func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
+	if o, ok := s.outcome(req.ID); ok {
+		return nil, first(s, req, o)
+	}
+	switch req.Op {
+	case OpCreate:
+		return decideCreate(s, req, now)
+	case OpDelete:
+		if !s.exists {
+			return nil, refuse(s, CodeNotFound, "no such stream")
+		}
+		return bury(s, req.ID, ReasonDeleted), Outcome{Code: CodeDeleted}
+	default:
+		return decideAppend(s, req)
+	}
+}
+
+// first is the answer to a repeated append id: its first outcome.
+func first(s *State, req *Request, o outcome) Outcome {
+	out := Outcome{Code: CodeAppended, Info: s.Info()}
+	switch o.op {
+	case OpCreate:
+		out.Code = CodeCreated
+	case OpDelete:
+		return Outcome{Code: CodeDeleted}
+	}
+	out.Info.Tail = o.end
+	out.Info.Closed = out.Info.Closed && o.end == s.tail
+	out.Producer = highest(s, req)
+	return out
+}
+
+func refuse(s *State, c Code, why string) Outcome {
+	return Outcome{Code: c, Why: why, Info: s.Info()}
+}
+
+// highest is what the request's producer last had accepted, or nil.
+func highest(s *State, req *Request) *Producer {
+	if req.Producer == nil {
+		return nil
+	}
+	c, ok := s.producer(req.Producer.ID)
+	if !ok {
+		return nil
+	}
+	return &Producer{ID: req.Producer.ID, Epoch: c.epoch, Seq: c.seq}
+}
+
+func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
+	typ := req.Type
+	if typ == "" {
+		typ = OctetStream
+	}
+	adopts := s.exists && s.life == 0
+	switch {
+	case s.exists && !adopts && sameConfig(s, req, typ):
+		return nil, Outcome{Code: CodeExists, Info: s.Info()}
+	case s.exists && !adopts:
+		return nil, refuse(s, CodeConfigDiffers, "stream exists with another configuration")
+	case adopts && IsJSON(typ) && s.mixed:
+		return nil, refuse(s, CodeForeignJSON, "the records that are there are not all JSON")
+	case req.Bad != "":
+		return nil, refuse(s, CodeBadBody, req.Bad)
+	}
+	h := Header{
+		Kind: KindCreate, Life: max(now, s.life+1), Type: typ, HasTTL: req.HasTTL, TTL: req.TTL,
+		Expires: req.Expires, ExpiresRaw: req.ExpiresRaw,
+	}
+	if adopts {
+		h.Chain = []Ancestor{{Life: 0, Bound: s.Next}}
+	}
+	drafts := append([]draft{{h: h}}, messages(req)...)
+	return seal(drafts, req), Outcome{Code: CodeCreated}
+}
+
+// sameConfig compares what PUT compares: type, TTL, expiry as an instant, closed.
+func sameConfig(s *State, req *Request, typ string) bool {
+	return MediaType(s.typ) == MediaType(typ) && s.hasTTL == req.HasTTL && s.ttl == req.TTL &&
+		s.expires == req.Expires && s.closed == req.Close
+}
+
+func decideAppend(s *State, req *Request) ([]draft, Outcome) {
+	hasBody := len(req.Messages) > 0 || req.Bad != ""
+	switch {
+	case !s.exists:
+		return nil, refuse(s, CodeNotFound, "no such stream")
+	case !hasBody && !req.Close:
+		return nil, refuse(s, CodeNothing, "an append needs a body, or Stream-Closed: true")
+	case hasBody && req.Type == "":
+		return nil, refuse(s, CodeTypeMissing, "a body needs a Content-Type")
+	case s.closed:
+		return nil, decideClosed(s, req, hasBody)
+	case hasBody && MediaType(req.Type) != MediaType(s.typ):
+		return nil, refuse(s, CodeTypeDiffers, fmt.Sprintf("the stream's type is %s", s.typ))
+	}
+	if req.Producer != nil {
+		if out, ok := checkProducer(s, req.Producer); !ok {
+			return nil, out
+		}
+	}
+	switch {
+	case req.StreamSeq != nil && s.streamSeq != nil && string(req.StreamSeq) <= string(s.streamSeq):
+		return nil, refuse(s, CodeSeqOrder, "Stream-Seq is not above the last one")
+	case req.Bad != "":
+		return nil, refuse(s, CodeBadBody, req.Bad)
+	}
+	drafts := messages(req)
+	if len(drafts) == 0 {
+		drafts = []draft{{h: Header{Kind: KindClose}}}
+	}
+	return seal(drafts, req), Outcome{Code: CodeAppended, Producer: req.Producer}
+}
+
+// decideClosed answers an append to a closed stream: only the tuple that closed
+// it, and a bare close, are no conflict.
+func decideClosed(s *State, req *Request, hasBody bool) Outcome {
+	p, by := req.Producer, s.closedBy
+	if p != nil && by != nil && *p == *by || p == nil && !hasBody {
+		return Outcome{Code: CodeDuplicate, Info: s.Info(), Producer: highest(s, req)}
+	}
+	return refuse(s, CodeClosed, "stream is closed")
+}
+
+// checkProducer validates an idempotent producer's claim (PROTOCOL 5.2.1).
+func checkProducer(s *State, p *Producer) (Outcome, bool) {
+	c, known := s.producer(p.ID)
+	out := Outcome{Info: s.Info()}
+	if known {
+		out.Producer = &Producer{ID: p.ID, Epoch: c.epoch, Seq: c.seq}
+	}
+	switch {
+	case !known && p.Seq != 0:
+		out.Code, out.Expected, out.Received = CodeSeqGap, 0, p.Seq
+		out.Why = "unknown producer must begin with seq 0"
+	case !known:
+		return Outcome{}, true
+	case p.Epoch < c.epoch:
+		out.Code, out.Why = CodeEpochStale, fmt.Sprintf("epoch %d is current", c.epoch)
+	case p.Epoch > c.epoch && p.Seq != 0:
+		out.Code, out.Why = CodeEpochStart, "a fresh epoch must begin with seq 0"
+	case p.Epoch > c.epoch:
+		return Outcome{}, true
+	case p.Seq <= c.seq:
+		out.Code = CodeDuplicate
+	case p.Seq > c.seq+1:
+		out.Code, out.Expected, out.Received = CodeSeqGap, c.seq+1, p.Seq
+		out.Why = fmt.Sprintf("seq %d is expected", c.seq+1)
+	default:
+		return Outcome{}, true
+	}
+	return out, false
+}
+
+// messages are the records of the request's messages: one each, or, where one
+// does not fit a record, fragments.
+func messages(req *Request) []draft {
+	out := make([]draft, 0, len(req.Messages))
+	for _, m := range req.Messages {
+		flags := Flags(0)
+		for len(m) > maxWhole {
+			out = append(out, draft{h: Header{Kind: KindMessage, Flags: flags}, body: m[:fragment]})
+			m, flags = m[fragment:], FlagContinues
+		}
+		out = append(out, draft{h: Header{Kind: KindMessage, Flags: flags}, body: m})
+	}
+	return out
+}
+
+// A message of up to maxWhole bytes is one record; a larger one is cut into
+// fragments of half a batch, so that the last batch has room for a checkpoint.
+const (
+	maxWhole = MaxBatchBytes - 1024
+	fragment = MaxBatchBytes / 2
+)
+
+// seal marks the append's ends and puts on its last record what holds for all.
+func seal(drafts []draft, req *Request) []draft {
+	drafts[0].h.Flags |= FlagFirst
+	drafts[0].h.Append = req.ID
+	last := &drafts[len(drafts)-1].h
+	last.Flags |= FlagLast
+	last.Producer, last.StreamSeq, last.Close = req.Producer, req.StreamSeq, req.Close
+	return drafts
+}
+
+// bury is the end of a life: trim everything, then the tombstone, which holds
+// the State after it.
+func bury(s *State, id AppendID, why Reason) []draft {
+	dead := *s
+	dead.exists, dead.ended, dead.closed = false, true, false
+	dead.closedBy, dead.streamSeq, dead.chain, dead.producers = nil, nil, nil, nil
+	dead.typ, dead.hasTTL, dead.ttl, dead.expires, dead.expiresRaw = "", false, 0, 0, ""
+	dead.mixed = false
+	if dead.base != nil {
+		dead.hideProducers()
+	}
+	return []draft{{trim: true}, {h: Header{
+		Kind: KindTombstone, Flags: FlagFirst | FlagLast, Append: id,
+		Life: s.life, Reason: why, State: dead.encode(),
+	}}}
+}
+
+// touch is a use of the stream, made durable.
+func touch() []draft {
+	return []draft{{h: Header{Kind: KindTouch, Flags: FlagFirst | FlagLast}}}
+}

@@ -1,0 +1,339 @@
+package logtest
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Memory is a shard.Log in memory, with faults, for tests that must not use
+// sockets and for measurements that leave storage out. Any number of owners may
+// share one.
+type Memory struct {
+	// Now gives records their timestamps; nil is time.Now.
+	Now func() time.Time
+	// Latency is how long an append takes.
+	Latency time.Duration
+
+	sessions atomic.Int64
+
+	mu   sync.Mutex
+	logs map[shard.StreamID]*memoryLog
+	ops  Ops
+	rnd  *rand.Rand
+	odds Odds
+}
+
+// Odds are the probabilities of faults, each in [0, 1].
+type Odds struct {
+	LoseRequest float64 // not written, reported as unknown
+	LoseAck     float64 // written, reported as unknown
+	LateAck     float64 // reported as unknown at once, written later
+	Late        time.Duration
+}
+
+// Ops counts calls, and how often each fault fired.
+type Ops struct {
+	Creates, Appends, Reads, Replays, Tails, Follows int
+	LostRequests, LostAcks, LateAcks                 int
+}
+
+type memoryLog struct {
+	first uint64
+	recs  []shard.Record
+	time  uint64
+	news  chan struct{} // closed and replaced by each append
+}
+
+// NewMemory returns an empty Memory without faults; seed makes them repeatable.
+func NewMemory(seed uint64) *Memory {
+	return &Memory{
+		logs: map[shard.StreamID]*memoryLog{}, rnd: rand.New(rand.NewPCG(seed, 1)),
+	}
+}
+
+// SetOdds changes the odds of faults from now on.
+func (m *Memory) SetOdds(o Odds) {
+	m.mu.Lock()
+	m.odds = o
+	m.mu.Unlock()
+}
+
+// Ops returns the counts so far.
+func (m *Memory) Ops() Ops {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ops
+}
+
+// Wipe forgets every log, as an in-memory store that was started anew.
+func (m *Memory) Wipe() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.logs {
+		close(l.news)
+	}
+	m.logs = map[shard.StreamID]*memoryLog{}
+}
+
+// Create implements shard.Log.
+func (m *Memory) Create(_ context.Context, id shard.StreamID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ops.Creates++
+	if m.logs[id] == nil {
+		m.logs[id] = &memoryLog{news: make(chan struct{})}
+	}
+	return nil
+}
+
+func (l *memoryLog) tail() uint64 { return l.first + uint64(len(l.recs)) }
+
+var errLost = errors.New("connection lost")
+
+// Append implements shard.Log.
+func (m *Memory) Append(
+	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+) (shard.Ack, error) {
+	if m.Latency > 0 {
+		select {
+		case <-time.After(m.Latency):
+		case <-ctx.Done():
+			return shard.Ack{}, errors.Join(shard.ErrUnknown, ctx.Err())
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ops.Appends++
+	p := m.rnd.Float64()
+	switch {
+	case p < m.odds.LoseRequest:
+		m.ops.LostRequests++
+		return shard.Ack{}, errors.Join(shard.ErrUnknown, errLost)
+	case p < m.odds.LoseRequest+m.odds.LateAck:
+		m.ops.LateAcks++
+		time.AfterFunc(m.odds.Late, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			_, _ = m.write(id, at, batch)
+		})
+		return shard.Ack{}, errors.Join(shard.ErrUnknown, errLost)
+	}
+	ack, err := m.write(id, at, batch)
+	if err == nil && p > 1-m.odds.LoseAck {
+		m.ops.LostAcks++
+		return shard.Ack{}, errors.Join(shard.ErrUnknown, errLost)
+	}
+	return ack, err
+}
+
+func (m *Memory) now() uint64 {
+	if m.Now != nil {
+		return uint64(m.Now().UnixMilli())
+	}
+	return uint64(time.Now().UnixMilli())
+}
+
+func (m *Memory) write(id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+	l := m.logs[id]
+	if l == nil {
+		return shard.Ack{}, shard.ErrNoLog
+	}
+	if at != l.tail() {
+		return shard.Ack{}, &shard.TailError{Tail: l.tail()}
+	}
+	if err := checkBatch(batch); err != nil {
+		return shard.Ack{}, err
+	}
+	return l.add(m.now(), batch), nil
+}
+
+func checkBatch(batch []shard.Entry) error {
+	size := 0
+	for _, e := range batch {
+		size += e.Metered()
+	}
+	if len(batch) == 0 || len(batch) > shard.MaxBatchRecords || size > shard.MaxBatchBytes {
+		return errors.Join(shard.ErrLogDenied, errors.New("batch over the limits"))
+	}
+	return nil
+}
+
+// Foreign appends records that are not Fantail's, as an S2-native writer would.
+func (m *Memory) Foreign(id shard.StreamID, bodies ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.logs[id] == nil {
+		m.logs[id] = &memoryLog{news: make(chan struct{})}
+	}
+	for _, b := range bodies {
+		m.logs[id].add(m.now(), []shard.Entry{{Body: []byte(b)}})
+	}
+}
+
+func (l *memoryLog) add(now uint64, batch []shard.Entry) shard.Ack {
+	l.time = max(l.time, now)
+	start := l.tail()
+	for _, e := range batch {
+		l.recs = append(l.recs, shard.Record{
+			Pos: l.tail(), Time: l.time, Header: e.Header, Body: e.Body,
+			Command: e.Trim, TrimTo: e.TrimTo, Size: e.Metered(),
+		})
+	}
+	for _, e := range batch {
+		if to := min(e.TrimTo, l.tail()); e.Trim && to > l.first {
+			l.recs = append([]shard.Record(nil), l.recs[to-l.first:]...)
+			l.first = to
+		}
+	}
+	close(l.news)
+	l.news = make(chan struct{})
+	return shard.Ack{Start: start, End: l.tail(), StartTime: l.time, EndTime: l.time}
+}
+
+// page copies what stands at from on, within S2's limits of a page.
+func (l *memoryLog) page(from uint64, limit int) shard.Page {
+	p := shard.Page{Tail: l.tail(), HasTail: true}
+	size := 0
+	for _, r := range l.recs[max(from, l.first)-l.first:] {
+		if size += r.Size; len(p.Records) == limit || size > shard.MaxBatchBytes && size > r.Size {
+			break
+		}
+		p.Records = append(p.Records, r)
+	}
+	return p
+}
+
+func (m *Memory) at(id shard.StreamID, from uint64) (*memoryLog, error) {
+	l := m.logs[id]
+	if l == nil {
+		return nil, shard.ErrNoLog
+	}
+	if from > l.tail() {
+		return nil, &shard.TailError{Tail: l.tail()}
+	}
+	return l, nil
+}
+
+// Read implements shard.Log.
+func (m *Memory) Read(
+	_ context.Context, id shard.StreamID, from uint64, limit int,
+) (shard.Page, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ops.Reads++
+	if limit <= 0 || limit > shard.MaxBatchRecords {
+		limit = shard.MaxBatchRecords
+	}
+	l, err := m.at(id, from)
+	if err != nil {
+		return shard.Page{}, err
+	}
+	return l.page(from, limit), nil
+}
+
+// Last implements shard.Log.
+func (m *Memory) Last(_ context.Context, id shard.StreamID, n int) (shard.Page, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ops.Reads++
+	l := m.logs[id]
+	if l == nil {
+		return shard.Page{}, shard.ErrNoLog
+	}
+	return l.page(l.tail()-min(uint64(n), uint64(len(l.recs))), n), nil
+}
+
+// Replay implements shard.Log.
+func (m *Memory) Replay(
+	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
+) error {
+	m.mu.Lock()
+	m.ops.Replays++
+	m.mu.Unlock()
+	m.sessions.Add(1)
+	defer m.sessions.Add(-1)
+	for from < to && ctx.Err() == nil {
+		m.mu.Lock()
+		l, err := m.at(id, from)
+		var p shard.Page
+		if err == nil {
+			p = l.page(from, int(min(to-from, shard.MaxBatchRecords)))
+		}
+		m.mu.Unlock()
+		for n := len(p.Records); n > 0 && p.Records[n-1].Pos >= to; n-- {
+			p.Records = p.Records[:n-1]
+		}
+		if err != nil || len(p.Records) == 0 {
+			return err
+		}
+		if err := fn(p); err != nil {
+			return err
+		}
+		from = p.Records[len(p.Records)-1].Pos + 1
+	}
+	return ctx.Err()
+}
+
+// Tail implements shard.Log.
+func (m *Memory) Tail(_ context.Context, id shard.StreamID) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ops.Tails++
+	l, err := m.at(id, 0)
+	if err != nil {
+		return 0, err
+	}
+	return l.tail(), nil
+}
+
+// Follow implements shard.Log.
+func (m *Memory) Follow(
+	ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error,
+) error {
+	m.mu.Lock()
+	m.ops.Follows++
+	m.mu.Unlock()
+	m.sessions.Add(1)
+	defer m.sessions.Add(-1)
+	for {
+		m.mu.Lock()
+		l, err := m.at(id, from)
+		if err != nil {
+			m.mu.Unlock()
+			return err
+		}
+		p, news := l.page(from, shard.MaxBatchRecords), l.news
+		m.mu.Unlock()
+		if err := fn(p); err != nil {
+			return err
+		}
+		if n := len(p.Records); n > 0 {
+			from = p.Records[n-1].Pos + 1
+			continue
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// OpenSessions implements shard.Log.
+func (m *Memory) OpenSessions() int { return int(m.sessions.Load()) }
+
+// Records is a copy of what the log holds.
+func (m *Memory) Records(id shard.StreamID) []shard.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.logs[id]; l != nil {
+		return append([]shard.Record(nil), l.recs...)
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+package shard
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics of a Host; the zero value counts nothing.
+type metrics struct {
+	appends *prometheus.CounterVec
+}
+
+// result labels fantail_appends_total. Closed set.
+type result string
+
+const (
+	resultDone      result = "done"
+	resultDuplicate result = "duplicate"
+	resultRefused   result = "refused"
+	resultUnknown   result = "unknown"
+	resultError     result = "error"
+)
+
+func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
+	m := &metrics{}
+	if reg == nil {
+		return m
+	}
+	m.appends = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fantail_appends_total",
+		Help: "Writes decided by this node as owner, by outcome.",
+	}, []string{"outcome"})
+	gauge := func(name, help string, fn func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn)
+	}
+	reg.MustRegister(
+		m.appends,
+		gauge("fantail_owned_streams", "Streams that this node holds as owner.", func() float64 {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return float64(len(h.shards))
+		}),
+		gauge("fantail_followed_streams", "Streams with a Tail on this node.", func() float64 {
+			return float64(h.tails.followed())
+		}),
+		gauge("fantail_s2_read_sessions", "S2 read sessions that this node has open.", func() float64 {
+			return float64(h.log.OpenSessions())
+		}),
+		gauge("fantail_tail_bytes", "Bytes of records that this node's Tails hold.", func() float64 {
+			return float64(h.tails.Bytes())
+		}),
+	)
+	return m
+}
+
+func (m *metrics) count(out Outcome, err error) {
+	if m.appends == nil {
+		return
+	}
+	r := resultRefused
+	switch {
+	case errors.Is(err, ErrOutcomeUnknown):
+		r = resultUnknown
+	case err != nil:
+		r = resultError
+	case out.Code == CodeDuplicate:
+		r = resultDuplicate
+	case out.Code.Accepted():
+		r = resultDone
+	}
+	m.appends.WithLabelValues(string(r)).Inc()
+}

@@ -1,0 +1,156 @@
+package shard
+
+import (
+	"context"
+	"errors"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
+)
+
+// pages reads and remembers history. A page begins where it is asked for and
+// ends at the next multiple of pageRecords, after about pageBytes, or with the
+// last part of an append that such an end would cut: it is the same on every
+// node and never changes, so it can be cached for ever. Bounded in bytes; the
+// least useful pages go first.
+type pages struct {
+	log    Log
+	cache  *otter.Cache[pageKey, Range]
+	flight singleflight.Group
+}
+
+const pageRecords = MaxBatchRecords
+
+// pageKey names a page. The life is in it because a log that was wiped uses its
+// positions again.
+type pageKey struct {
+	stream StreamID
+	life   uint64
+	from   uint64
+}
+
+func newPages(log Log, bytes int64) *pages {
+	return &pages{log: log, cache: otter.Must(&otter.Options[pageKey, Range]{
+		MaximumWeight: uint64(bytes),
+		Weigher:       func(k pageKey, r Range) uint32 { return uint32(len(k.stream) + 128 + len(r.b)) },
+	})}
+}
+
+// read returns the page at from, which lies below info.Tail.
+func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
+	key := pageKey{id, info.Life, from}
+	if r, ok := p.cache.GetIfPresent(key); ok && r.To() <= info.Tail {
+		return r, nil
+	}
+	// One read for all who ask; it is not given up when the first of them leaves.
+	name := string(id) + "\x00" + uintKey(info.Life) + uintKey(from) + uintKey(info.Tail)
+	ch := p.flight.DoChan(name, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+		defer cancel()
+		r, whole, err := p.fetch(ctx, id, info, from)
+		if err == nil && whole {
+			p.cache.Set(key, r)
+		}
+		return r, err
+	})
+	select {
+	case <-ctx.Done():
+		return Range{}, context.Cause(ctx)
+	case res := <-ch:
+		if res.Err != nil {
+			return Range{}, res.Err
+		}
+		return res.Val.(Range), nil
+	}
+}
+
+func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
+
+// fetch reads the page from the log; whole: it ends by its own rule and not at
+// the tail.
+func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) (Range, bool, error) {
+	end := from - from%pageRecords + pageRecords
+	st := &State{
+		Next: from, exists: true, life: info.Life, start: info.Start, tail: from,
+		typ: info.Type, partial: true,
+	}
+	asm := assembler{from: from}
+	for first := true; ; first = false {
+		max := pageRecords
+		if first {
+			max = int(end - from)
+		}
+		pg, err := p.log.Read(ctx, id, st.Next, max)
+		if err != nil {
+			return Range{}, false, pageErr(err)
+		}
+		if len(pg.Records) == 0 || first && pg.Records[0].Pos > from {
+			return Range{}, false, trimmed(pg, info)
+		}
+		for _, r := range pg.Records {
+			if r.Pos >= info.Tail || !first && st.run == nil {
+				break
+			}
+			e, err := st.apply(r)
+			if err != nil {
+				return Range{}, false, err
+			}
+			asm.add(r, e)
+		}
+		if st.run == nil || st.Next >= info.Tail {
+			break
+		}
+	}
+	st.run, st.tail = nil, info.Tail
+	return asm.flush(st), st.Next < info.Tail, nil
+}
+
+func trimmed(pg Page, info Info) error {
+	first := info.Tail
+	if len(pg.Records) > 0 {
+		first = min(first, pg.Records[0].Pos)
+	}
+	return &TrimmedError{First: first}
+}
+
+func pageErr(err error) error {
+	var lost *TailError
+	if errors.Is(err, ErrNoLog) || errors.As(err, &lost) {
+		return ErrNotFound
+	}
+	return storeErr(err)
+}
+
+// read is a page out of memory: what the stream's Tail holds from from on, up to
+// about a page.
+func (s *Tails) read(id StreamID, life, from uint64) Range {
+	t := s.Lookup(id)
+	if t == nil {
+		return Range{}
+	}
+	defer t.Release()
+	if t.Life() != life {
+		return Range{}
+	}
+	rs, _ := t.ReadAt(from, MaxBatchBytes, nil)
+	if len(rs) == 0 || rs[0].From() > from {
+		return Range{}
+	}
+	if len(rs) == 1 {
+		return rs[0]
+	}
+	return join(rs)
+}
+
+// join lays several adjoining Ranges out as one.
+func join(rs []Range) Range {
+	b := newRangeBuilder(rs[0].From())
+	for _, r := range rs {
+		for i := range r.Len() {
+			m := r.Message(i)
+			b.message(m.Pos, m.Next, m.Body)
+		}
+	}
+	last := rs[len(rs)-1]
+	return b.build(last.To(), last.Tail(), last.Time(), last.Closed())
+}

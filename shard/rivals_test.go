@@ -1,0 +1,113 @@
+package shard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// faults of the rival tests: one append in ten loses its ack, one in twenty
+// never arrives, some arrive seconds late.
+var faults = logtest.Odds{LoseAck: 0.10, LoseRequest: 0.05, LateAck: 0.01, Late: 3 * time.Second}
+
+// Two owners of one stream, eight writers that retry through either: each
+// accepted write is in the log exactly once, in order (I2, I3).
+func TestRivalsWithProducers(t *testing.T) { synctest.Test(t, testRivalsWithProducers) }
+
+func testRivalsWithProducers(t *testing.T) {
+	rivals(t, func(w, i int) *shard.Request {
+		r := appendReq("text/plain", fmt.Sprintf("%d-%d", w, i))
+		r.Producer = &shard.Producer{ID: fmt.Sprint("p", w), Seq: uint64(i)}
+		return r
+	}, func(t *testing.T, got []string) {
+		next := map[string]int{}
+		for _, m := range got {
+			var w string
+			var i int
+			_, _ = fmt.Sscanf(m, "%1s-%d", &w, &i)
+			if next[w] != i {
+				t.Fatalf("writer %s: %d where %d is next", w, i, next[w])
+			}
+			next[w]++
+		}
+	})
+}
+
+// The same with identical bodies and no producers: only the append ids tell the
+// writes apart.
+func TestRivalsIdentical(t *testing.T) { synctest.Test(t, testRivalsIdentical) }
+
+func testRivalsIdentical(t *testing.T) {
+	rivals(t, func(int, int) *shard.Request {
+		return appendReq("text/plain", "same")
+	}, func(*testing.T, []string) {})
+}
+
+const (
+	writers = 8
+	writes  = 400 // each
+)
+
+func rivals(t *testing.T, req func(w, i int) *shard.Request, check func(*testing.T, []string)) {
+	log := logtest.NewMemory(rand.Uint64())
+	log.Latency = 40 * time.Millisecond // S2 Express
+	hosts := []*shard.Host{node(t, log), node(t, log)}
+	do(t, hosts[0], create("text/plain"), shard.CodeCreated)
+	log.SetOdds(faults)
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range writes {
+				insist(t, hosts, req(w, i))
+			}
+		})
+	}
+	wg.Wait()
+	log.SetOdds(logtest.Odds{})
+	advance(10 * time.Second) // whatever is late arrives now
+	ops := log.Ops()
+	if ops.LostAcks == 0 || ops.LostRequests == 0 || ops.LateAcks == 0 {
+		t.Fatalf("faults did not fire: %+v", ops)
+	}
+	for _, h := range append(hosts, node(t, log)) {
+		got := history(t, h)
+		if len(got) != writers*writes {
+			t.Fatalf("%d messages for %d accepted writes", len(got), writers*writes)
+		}
+		check(t, got)
+	}
+	t.Logf("%+v", ops)
+}
+
+// insist gives the request to random owners until one has a verdict.
+func insist(t *testing.T, hosts []*shard.Host, r *shard.Request) {
+	for try := 0; ; try++ {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+rand.N(4000))*time.Millisecond)
+		out, err := hosts[rand.N(len(hosts))].Do(ctx, r)
+		cancel()
+		switch {
+		case err == nil && (out.Code == shard.CodeAppended || out.Code == shard.CodeDuplicate):
+			return
+		case err == nil:
+			t.Errorf("refused: %+v", out)
+			return
+		case try > 100:
+			t.Errorf("no verdict: %v", err)
+			return
+		case errors.Is(err, shard.ErrOutcomeUnknown):
+			t.Errorf("the window of ids cannot tell: %v", err)
+			return
+		}
+		again := *r
+		again.Repeat = true
+		r = &again
+	}
+}

@@ -1,0 +1,278 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// session is the shard's open read session (or, in exclusive mode, the guard
+// that stands in for it).
+type session struct {
+	opened time.Time
+	cancel context.CancelFunc
+	linger *time.Timer // closes it at the end of a minute already paid for
+	live   bool        // guarded by Shard.mu: connected and caught up
+}
+
+const (
+	// freshFor is how old a tail check may be that an answer rests on.
+	freshFor = 250 * time.Millisecond
+	// followAfter so many checks a minute, a stream counts as followed.
+	followAfter = 10
+	// billed is the unit in which S2 counts an open session.
+	billed = time.Minute
+	// touchFloor is the least time between two touch records, in ms.
+	touchFloor = 60_000
+	// guardEvery is how often exclusive mode checks the tail.
+	guardEvery = 30 * time.Second
+)
+
+// touchAhead is how far, in ms, memory may be ahead of the last durable use of a
+// stream with a TTL (in seconds).
+func touchAhead(ttl uint64) uint64 { return max(ttl*1000/4, touchFloor) }
+
+// follow counts one more follower and has a session open. release is to be
+// called once.
+func (s *Shard) follow() (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.followers++
+	s.openSession()
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.followers--
+		s.used = s.host.cfg.Now()
+		s.touched = max(s.touched, ms(s.used))
+		if s.followers == 0 {
+			s.lingerLocked()
+		}
+	}
+}
+
+// openSession starts the session if none is open.
+func (s *Shard) openSession() {
+	if s.session != nil && s.session.linger != nil {
+		s.session.linger.Stop()
+		s.session.linger = nil
+	}
+	if s.session != nil || s.stopped {
+		return
+	}
+	ss := &session{opened: s.host.cfg.Now()}
+	ok := s.host.spawn(func(ctx context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		s.mu.Lock()
+		ss.cancel = cancel
+		over := s.session != ss
+		s.mu.Unlock()
+		if !over {
+			s.runSession(ctx, ss)
+		}
+	})
+	if ok {
+		s.session = ss
+	}
+}
+
+// lingerLocked lets the session live to the end of the minute already paid for.
+func (s *Shard) lingerLocked() {
+	ss := s.session
+	if ss == nil || ss.linger != nil {
+		return
+	}
+	open := s.host.cfg.Now().Sub(ss.opened)
+	ss.linger = time.AfterFunc(billed-open%billed, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.session == ss && s.followers == 0 && ss.linger != nil {
+			s.closeSession()
+		}
+	})
+}
+
+func (s *Shard) closeSession() {
+	ss := s.session
+	if ss == nil {
+		return
+	}
+	s.session = nil
+	if ss.linger != nil {
+		ss.linger.Stop()
+	}
+	if ss.cancel != nil {
+		ss.cancel()
+	}
+}
+
+// runSession feeds the shard until its session is closed.
+func (s *Shard) runSession(ctx context.Context, ss *session) {
+	for try := 0; ctx.Err() == nil; try++ {
+		if err := s.ready(ctx); err != nil {
+			if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrDeclined) {
+				return
+			}
+			pause(ctx, try, 100*time.Millisecond, 10*time.Second)
+			continue
+		}
+		start := s.host.cfg.Now()
+		err := s.feed(ctx, ss)
+		s.mu.Lock()
+		ss.live = false
+		s.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		var lost *TailError
+		if errors.As(err, &lost) || errors.Is(err, ErrNoLog) {
+			s.reset()
+		} else {
+			s.host.cfg.Logger.Warn("read session failed", "stream", s.id, "err", err)
+		}
+		if s.host.cfg.Now().Sub(start) > time.Minute {
+			try = 0
+		}
+		pause(ctx, try, 100*time.Millisecond, 10*time.Second)
+	}
+}
+
+// feed follows the log from the fold on; in exclusive mode it only guards.
+func (s *Shard) feed(ctx context.Context, ss *session) error {
+	if s.host.cfg.Mode == ModeExclusive {
+		return s.guard(ctx)
+	}
+	s.mu.Lock()
+	next := s.state.Next
+	s.mu.Unlock()
+	return s.host.log.Follow(ctx, s.id, next, func(p Page) error {
+		if err := s.take(p.Records); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.opened {
+			return &TailError{0} // reset meanwhile
+		}
+		ss.live = p.HasTail && p.Tail <= s.state.Next || ss.live && len(p.Records) > 0
+		return nil
+	})
+}
+
+// guard checks in exclusive mode that really nobody else writes.
+func (s *Shard) guard(ctx context.Context) error {
+	tick := time.NewTicker(guardEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		before := s.state.Next
+		s.mu.Unlock()
+		tail, err := s.host.log.Tail(ctx, s.id)
+		if err != nil {
+			return err
+		}
+		if tail > before {
+			s.host.cfg.Logger.Warn("somebody else writes to an exclusive stream", "stream", s.id)
+		}
+		if err := s.resync(ctx, before, tail); err != nil {
+			return err
+		}
+	}
+}
+
+// freshLocked reports whether memory may answer for the log's tail.
+func (s *Shard) freshLocked() bool {
+	if !s.opened {
+		return false
+	}
+	if s.host.cfg.Mode == ModeExclusive || s.session != nil && s.session.live {
+		return true
+	}
+	return s.host.cfg.Now().Sub(s.synced) < freshFor
+}
+
+// fresh returns once the fold is at most freshFor behind the log. Callers share
+// one tail check.
+func (s *Shard) fresh(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		if s.freshLocked() {
+			s.mu.Unlock()
+			return nil
+		}
+		a := s.check
+		if a == nil {
+			a = &attempt{done: make(chan struct{})}
+			if !s.host.spawn(func(ctx context.Context) { s.checkTail(ctx, a) }) {
+				s.mu.Unlock()
+				return ErrStopped
+			}
+			s.check = a
+			s.countCheck()
+		}
+		s.mu.Unlock()
+		select {
+		case <-a.done:
+			return a.err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// countCheck makes a stream that is asked for often count as followed for a
+// minute: a session is cheaper than its checks.
+func (s *Shard) countCheck() {
+	now := s.host.cfg.Now()
+	if now.Sub(s.askedAt) > time.Minute {
+		s.asked, s.askedAt = 0, now
+	}
+	if s.asked++; s.asked > followAfter && s.session == nil && s.state != nil && s.state.exists {
+		s.openSession()
+		s.lingerLocked()
+	}
+}
+
+// checkTail is one shared tail check.
+func (s *Shard) checkTail(ctx context.Context, a *attempt) {
+	ctx, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
+	defer cancel()
+	a.err = s.sync(ctx)
+	s.mu.Lock()
+	s.check = nil
+	s.mu.Unlock()
+	close(a.done)
+}
+
+func (s *Shard) sync(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	noLog, before := s.noLog, s.state.Next
+	s.mu.Unlock()
+	tail, err := s.host.log.Tail(ctx, s.id)
+	switch {
+	case errors.Is(err, ErrNoLog) && noLog:
+		tail, err = before, nil
+	case errors.Is(err, ErrNoLog):
+		s.reset()
+		return s.ready(ctx)
+	case err == nil && noLog:
+		s.reset() // somebody made it
+		return s.ready(ctx)
+	}
+	if err != nil {
+		return storeErr(err)
+	}
+	if err := s.resync(ctx, before, tail); err != nil {
+		return err
+	}
+	return s.ready(ctx) // after a reset
+}

@@ -1,0 +1,401 @@
+package shard
+
+import (
+	"encoding/json"
+	"mime"
+	"strings"
+	"unicode/utf8"
+)
+
+// OctetStream is the content type of a stream that nobody gave one.
+const OctetStream = "application/octet-stream"
+
+// State is what a stream's log says: a fold over its records, pure (no clock,
+// goroutine or I/O). A checkpoint record holds a State and replaces it, so
+// fold(checkpoint + what follows) = fold(everything).
+type State struct {
+	// Next is where the next record will stand.
+	Next uint64
+	// Time is the highest S2 timestamp seen, in milliseconds.
+	Time uint64
+
+	exists bool
+	ended  bool // the last life ended by a tombstone; no new one has begun
+	life   uint64
+	start  uint64
+	tail   uint64
+	chain  []Ancestor
+	// mixed: a life without a create record holds a message that is not JSON.
+	mixed bool
+
+	typ        string
+	hasTTL     bool
+	ttl        uint64
+	expires    uint64
+	expiresRaw string
+	touched    uint64 // S2 time of the last create, message, close or touch; 0: this batch's
+
+	closed    bool
+	closedBy  *Producer
+	streamSeq []byte
+	producers map[string]claim
+	recent    window
+
+	// The distance back to the last checkpoint: records and metered bytes from it
+	// on, itself included. Without any, from the first record folded.
+	sinceRecords, sinceBytes uint64
+	trimTo                   uint64 // highest trim point asked for
+
+	open AppendID // id of the append whose first record was folded last
+	run  *run     // parts that still wait for their commit
+
+	// partial: a State that only decides what is visible in a page; it has never
+	// seen what lies below, so a run may begin without its first record and
+	// checkpoints tell it nothing.
+	partial bool
+	// base: this State is a speculation on top of another; what is not here is
+	// looked up there.
+	base *State
+}
+
+// claim is what a producer last had accepted.
+type claim struct {
+	epoch, seq uint64
+	time       uint64 // S2 timestamp, ms; 0: this batch's
+}
+
+// run is a contiguous run of parts without their commit.
+type run struct {
+	id     AppendID
+	start  uint64
+	create *Header // the run begins with a create record
+	at     uint64  // its position
+}
+
+// mayTurn reports whether the record may end a life or begin one.
+func (s *State) mayTurn(r Record) bool {
+	if s.run != nil && s.run.create != nil {
+		return true
+	}
+	return len(r.Header) >= headerFixed && r.Header[0] == headerMagic &&
+		(Kind(r.Header[2]) == KindCreate || Kind(r.Header[2]) == KindTombstone)
+}
+
+// effect says what a folded record means to readers.
+type effect struct {
+	show   show
+	void   bool // the parts held so far are void (before this record is looked at)
+	commit bool // everything held, this record included, is visible now
+	begun  bool // a life begins with this record
+	ended  bool // the life ends with it
+}
+
+type show uint8
+
+const (
+	showNone      show = iota // never shown
+	showMessage               // a message begins
+	showContinues             // continues the message before
+	holdMessage               // as showMessage, once committed
+	holdContinues             // as showContinues, once committed
+)
+
+// apply folds the record at Next. Its errors (ErrDeclined) leave the State
+// unusable.
+func (s *State) apply(r Record) (effect, error) {
+	var h *Header
+	if r.Header != nil && !r.Command {
+		var err error
+		if h, err = decodeHeader(r.Pos, r.Header); err == ErrDeclined {
+			return effect{}, err
+		}
+	}
+	return s.fold(r, h)
+}
+
+// fold is apply for a record whose header is decoded; nil is foreign.
+func (s *State) fold(r Record, h *Header) (effect, error) {
+	var e effect
+	s.Next = r.Pos + 1
+	s.Time = max(s.Time, r.Time)
+	s.sinceRecords++
+	s.sinceBytes += uint64(r.Size)
+	if h != nil && h.Flags&FlagPart != 0 {
+		return s.foldPart(r, h), nil
+	}
+	e.void = s.run != nil
+	s.run = nil
+	switch {
+	case r.Command:
+		s.trimTo = max(s.trimTo, r.TrimTo)
+	case h == nil:
+		e.show, e.begun = s.foldForeign(r)
+	default:
+		return s.foldOurs(e, r, h)
+	}
+	return e, nil
+}
+
+// foldForeign: a message, unless nothing may be shown here.
+func (s *State) foldForeign(r Record) (show, bool) {
+	if len(r.Body) == 0 { // the protocol knows no empty message
+		return showNone, false
+	}
+	begun := s.beginUncreated()
+	if !s.exists || s.closed {
+		return showNone, begun
+	}
+	if !s.partial && s.life == 0 && !s.mixed && !validJSON(r.Body) {
+		s.mixed = true
+	}
+	if IsJSON(s.typ) && !validJSON(r.Body) {
+		return showNone, begun
+	}
+	s.tail, s.touched = s.Next, r.Time
+	return showMessage, begun
+}
+
+// beginUncreated makes a log that nobody created a readable stream of life 0.
+func (s *State) beginUncreated() bool {
+	if s.exists || s.ended || s.life != 0 {
+		return false
+	}
+	s.exists, s.typ = true, OctetStream
+	return true
+}
+
+func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
+	if h.Flags&FlagFirst != 0 {
+		s.open = h.Append
+	}
+	switch h.Kind {
+	case KindMessage:
+		e.begun = s.beginUncreated()
+		if s.exists && !s.closed {
+			e.show = showMessage
+			if h.Flags&FlagContinues != 0 {
+				e.show = showContinues
+			}
+			s.message(r, h)
+		}
+	case KindCreate:
+		s.create(r.Pos, r.Time, h)
+		e.begun = true
+		s.finish(r, h, OpCreate)
+	case KindClose:
+		s.finish(r, h, OpAppend)
+	case KindTouch:
+		s.touched = r.Time
+	case KindCheckpoint, KindTombstone:
+		e.ended = h.Kind == KindTombstone
+		if !s.partial {
+			return e, s.restore(r, h)
+		}
+	}
+	return e, nil
+}
+
+// message folds a visible message record of ours.
+func (s *State) message(r Record, h *Header) {
+	if !s.partial && s.life == 0 && !s.mixed && !IsJSON(s.typ) {
+		// Fragments are not looked at one by one: a message that needed them counts as
+		// not JSON.
+		s.mixed = h.Flags&FlagContinues != 0 || !validJSON(r.Body)
+	}
+	s.tail = s.Next
+	s.finish(r, h, OpAppend)
+}
+
+// create begins a life.
+func (s *State) create(pos, time uint64, h *Header) {
+	adopted := len(h.Chain) > 0 && h.Chain[0].Stream == ""
+	if !adopted {
+		s.start, s.tail = pos+1, pos+1
+	}
+	s.exists, s.ended, s.life, s.chain = true, false, h.Life, h.Chain
+	s.typ, s.hasTTL, s.ttl = h.Type, h.HasTTL, h.TTL
+	s.expires, s.expiresRaw = h.Expires, h.ExpiresRaw
+	s.closed, s.closedBy, s.streamSeq = false, nil, nil
+	s.producers, s.mixed, s.touched = nil, false, time
+	if s.base != nil { // lookups must not fall through to the life before
+		s.producers = map[string]claim{}
+		s.hideProducers()
+	}
+}
+
+// finish folds what the last record of an append says about the whole of it.
+func (s *State) finish(r Record, h *Header, op Op) {
+	s.touched = r.Time
+	if h.Flags&FlagLast == 0 || s.partial {
+		return
+	}
+	if p := h.Producer; p != nil {
+		if s.producers == nil {
+			s.producers = map[string]claim{}
+		}
+		s.producers[p.ID] = claim{p.Epoch, p.Seq, r.Time}
+	}
+	if h.StreamSeq != nil {
+		s.streamSeq = h.StreamSeq
+	}
+	if h.Close {
+		s.closed, s.closedBy = true, h.Producer
+	}
+	if !s.open.IsZero() {
+		s.recent.add(outcome{id: s.open, end: s.tail, op: op, time: r.Time})
+		s.open = AppendID{}
+	}
+}
+
+// foldPart folds a record of an append in several batches. Any other record
+// between the parts voids what came before; a part without its first record is
+// skipped for ever (save in a page, which may begin inside a run).
+func (s *State) foldPart(r Record, h *Header) effect {
+	var e effect
+	first := h.Flags&FlagFirst != 0
+	orphan := s.run == nil || !h.Append.IsZero() && h.Append != s.run.id
+	if first || orphan {
+		e.void = s.run != nil
+		s.run = nil
+		if !first && !s.partial {
+			return e
+		}
+		s.run = &run{id: h.Append, start: r.Pos}
+	}
+	switch {
+	case h.Kind == KindCreate:
+		s.run.create, s.run.at = h, r.Pos
+	case h.Flags&FlagContinues != 0:
+		e.show = holdContinues
+	default:
+		e.show = holdMessage
+	}
+	if h.Flags&FlagCommit != 0 {
+		s.commit(&e, r, h)
+	}
+	return e
+}
+
+// commit makes the run visible, its create record first.
+func (s *State) commit(e *effect, r Record, h *Header) {
+	done := s.run
+	s.run = nil
+	op := OpAppend
+	if done.create != nil {
+		s.create(done.at, r.Time, done.create)
+		e.begun, op = true, OpCreate
+	}
+	if !s.exists || s.closed {
+		e.void, e.show = true, showNone
+		return
+	}
+	e.commit = true
+	s.tail, s.open = s.Next, done.id
+	s.mixed = s.mixed || s.life == 0
+	s.finish(r, h, op)
+}
+
+// hole moves the State over positions that were trimmed away.
+func (s *State) hole(next uint64) {
+	s.sinceRecords += next - s.Next
+	s.Next, s.run = next, nil
+}
+
+// due reports whether the next batch should end with a checkpoint.
+func (s *State) due() bool {
+	return s.sinceRecords >= checkpointRecords || s.sinceBytes >= checkpointBytes ||
+		s.trimTo > s.Next-min(s.sinceRecords, s.Next)
+}
+
+// A checkpoint is due after so many records or metered bytes, foreign ones
+// included, or once somebody trimmed the last one away.
+const (
+	checkpointRecords = 500
+	checkpointBytes   = 512 << 10
+)
+
+// Info describes the stream.
+func (s *State) Info() Info {
+	if !s.exists {
+		return Info{LogTail: s.Next}
+	}
+	return Info{
+		Exists: true, Life: s.life, Chain: s.chain, Start: s.start, Tail: s.tail,
+		LogTail: s.Next, Closed: s.closed, Type: s.typ,
+		HasTTL: s.hasTTL, TTL: s.ttl, Expires: s.expires, ExpiresRaw: s.expiresRaw,
+	}
+}
+
+// expired reports whether the stream's time is over at now, when it was last
+// used at touched or later (both in milliseconds).
+func (s *State) expired(now, touched uint64) bool {
+	if !s.exists {
+		return false
+	}
+	if s.expires != 0 && now >= s.expires {
+		return true
+	}
+	return s.hasTTL && s.touched != 0 && now >= max(touched, s.touched)+s.ttl*1000
+}
+
+// producer looks a claim up.
+func (s *State) producer(id string) (claim, bool) {
+	c, ok := s.producers[id]
+	if !ok && s.base != nil {
+		c, ok = s.base.producer(id)
+	}
+	return c, ok
+}
+
+// outcome finds the first outcome of an append id.
+func (s *State) outcome(id AppendID) (outcome, bool) {
+	o, ok := s.recent.find(id)
+	if !ok && s.base != nil {
+		o, ok = s.base.outcome(id)
+	}
+	return o, ok
+}
+
+// forgets reports whether an append whose id was minted at minted (ms) may have
+// been written and have left the window of remembered ids.
+func (s *State) forgets(minted uint64) bool {
+	return s.recent.forgot != 0 && minted <= s.recent.forgot+clockSlack
+}
+
+// clockSlack is how far apart a node's clock and S2's may be, in milliseconds.
+const clockSlack = 2_000
+
+// speculate returns a State on top of s, to be folded further while s waits.
+func (s *State) speculate() *State {
+	c := *s
+	c.base, c.producers = s, nil
+	c.recent = window{forgot: s.recent.forgot}
+	return &c
+}
+
+// hideProducers ends the fall-through of producer lookups to the life before.
+func (s *State) hideProducers() {
+	merged := *s.base
+	merged.producers, merged.base = nil, nil
+	merged.recent = s.base.recent
+	if s.base.base != nil {
+		panic("shard: speculation on a speculation")
+	}
+	s.base = &merged
+}
+
+// validJSON is the JSON text rule of RFC 8259: valid, and in UTF-8.
+func validJSON(b []byte) bool { return json.Valid(b) && utf8.Valid(b) }
+
+// IsJSON reports whether a content type is application/json, parameters aside.
+func IsJSON(contentType string) bool { return MediaType(contentType) == "application/json" }
+
+// MediaType is the type/subtype of a content type in lower case, without
+// parameters: what the protocol compares (PROTOCOL 5.1).
+func MediaType(contentType string) string {
+	if t, _, err := mime.ParseMediaType(contentType); err == nil {
+		return t
+	}
+	t, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(t))
+}
