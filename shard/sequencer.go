@@ -162,14 +162,17 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// confirm makes sure that refusals rest on the log as it is: a batch without
-// records proved nothing.
+// confirm makes sure that refusals rest on the log as it is, by a tail check sent
+// after the callers arrived: a batch without records proved nothing, and a
+// rival owner may just have written what makes the refusal wrong.
 func (s *Shard) confirm(ctx context.Context, b *batch) error {
 	if b.settled {
 		return nil
 	}
-	if err := s.fresh(ctx); err != nil {
-		return err
+	if s.host.cfg.Mode == ModeSession {
+		if err := s.sync(ctx); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
