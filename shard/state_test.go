@@ -1,0 +1,241 @@
+package shard
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+)
+
+// world is a log in a slice, written by the composer as the sequencer does and
+// now and then by others.
+type world struct {
+	recs  []Record
+	state *State
+	now   uint64
+	ids   map[AppendID]Outcome
+}
+
+func newWorld() *world {
+	return &world{state: &State{}, now: 1000, ids: map[AppendID]Outcome{}}
+}
+
+func (w *world) add(t *rapid.T, e Entry) {
+	r := e.record(uint64(len(w.recs)), w.now)
+	w.recs = append(w.recs, r)
+	if _, err := w.state.apply(r); err != nil {
+		t.Fatalf("own record: %v", err)
+	}
+}
+
+// write composes one batch of reqs and appends it; the verdicts come back.
+func (w *world) write(t *rapid.T, reqs ...*Request) []Outcome {
+	var calls []*call
+	for _, r := range reqs {
+		calls = append(calls, &call{req: r})
+	}
+	var outs []Outcome
+	for len(calls) > 0 {
+		b, n := compose(w.state, calls, w.now, 0)
+		for _, e := range append(b.entries, flat(b.parts)...) {
+			w.add(t, e)
+		}
+		checkLimits(t, b)
+		outs, calls = append(outs, b.outs...), calls[n:]
+	}
+	return outs
+}
+
+func flat(parts [][]Entry) (all []Entry) {
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	return all
+}
+
+func checkLimits(t *rapid.T, b *batch) {
+	for _, part := range append(b.parts, b.entries) {
+		size := 0
+		for _, e := range part {
+			size += e.Metered()
+		}
+		if len(part) > MaxBatchRecords || size > MaxBatchBytes {
+			t.Fatalf("batch of %d records, %d bytes", len(part), size)
+		}
+	}
+}
+
+// foldFrom folds the log from its newest checkpoint on, as a new owner does.
+func (w *world) foldFrom(t *rapid.T, start uint64) *State {
+	s := &State{Next: start}
+	for _, r := range w.recs[start:] {
+		if _, err := s.apply(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+var sameState = cmp.Options{
+	cmp.AllowUnexported(State{}, claim{}, outcome{}, run{}), cmpopts.EquateEmpty(),
+	cmp.Comparer(func(a, b window) bool {
+		var x, y []outcome
+		a.all(func(o outcome) { x = append(x, o) })
+		b.all(func(o outcome) { y = append(y, o) })
+		return a.forgot == b.forgot && fmt.Sprint(x) == fmt.Sprint(y)
+	}),
+	// Not part of the meaning: a trim point below the checkpoint, an append under way.
+	cmpopts.IgnoreFields(State{}, "trimTo", "open", "base"),
+}
+
+func genRequest(t *rapid.T) *Request {
+	r := &Request{Stream: "p/s", Op: OpAppend, ID: NewAppendID(), Type: "text/plain"}
+	switch rapid.IntRange(0, 20).Draw(t, "op") {
+	case 0:
+		r.Op = OpDelete
+	case 1, 2, 3:
+		r.Op, r.HasTTL = OpCreate, rapid.Bool().Draw(t, "ttl")
+		if r.HasTTL {
+			r.TTL = 3600
+		}
+	case 4:
+		r.Close = true
+	}
+	for range rapid.IntRange(0, 3).Draw(t, "messages") {
+		r.Messages = append(r.Messages, make([]byte, rapid.SampledFrom([]int{1, 1, 1, 100, 5000, 200_000, 700_000}).Draw(t, "size")))
+	}
+	if r.Op == OpAppend && rapid.Bool().Draw(t, "producer") {
+		r.Producer = &Producer{
+			ID:    rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "id"),
+			Epoch: uint64(rapid.IntRange(0, 2).Draw(t, "epoch")), Seq: uint64(rapid.IntRange(0, 3).Draw(t, "seq")),
+		}
+	}
+	return r
+}
+
+// fold(checkpoint + what follows) = fold(everything), whatever was written, and
+// the last record of ours points back to where a fold may begin.
+func TestFoldFromCheckpoint(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		t.Repeat(map[string]func(*rapid.T){
+			"write": func(t *rapid.T) {
+				w.now += 10
+				w.write(t, genRequest(t))
+			},
+			"group": func(t *rapid.T) {
+				w.now += 10
+				w.write(t, genRequest(t), genRequest(t), genRequest(t))
+			},
+			"many": func(t *rapid.T) {
+				w.now += 10
+				r := genRequest(t)
+				for range 300 {
+					r.Messages = append(r.Messages, []byte("m"))
+				}
+				w.write(t, r)
+			},
+			"foreign": func(t *rapid.T) {
+				w.now++
+				w.add(t, Entry{Body: []byte("f")})
+			},
+			"abandoned part": func(t *rapid.T) {
+				h := Header{Kind: KindMessage, Flags: FlagFirst | FlagPart, Append: NewAppendID()}
+				h.HasBack, h.BackRecords, h.BackBytes = true, w.state.sinceRecords, w.state.sinceBytes
+				w.add(t, Entry{Header: h.encode(w.state.Next), Body: []byte("part")})
+			},
+			"": func(t *rapid.T) {
+				if len(w.recs) == 0 {
+					return
+				}
+				start, ours, err := checkpointOf(w.recs[len(w.recs)-1])
+				if err != nil || !ours {
+					return
+				}
+				if d := cmp.Diff(w.foldFrom(t, 0), w.foldFrom(t, start), sameState); d != "" {
+					t.Fatalf("from %d of %d: %s", start, len(w.recs), d)
+				}
+			},
+		})
+	})
+}
+
+// decide never accepts one append twice: not by its id, not by its producer's
+// claim, whatever happened between.
+func TestDecideNeverTwice(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		w.write(t, &Request{Op: OpCreate, ID: NewAppendID(), Type: "text/plain"})
+		var past []*Request
+		type claimKey struct {
+			id         string
+			epoch, seq uint64
+		}
+		claims := map[claimKey]AppendID{}
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			r := genRequest(t)
+			r.Op, r.Close = OpAppend, false
+			if len(past) > 0 && rapid.Bool().Draw(t, "repeat") {
+				r = rapid.SampledFrom(past).Draw(t, "which")
+			}
+			before := w.state.tail
+			out := w.write(t, r)[0]
+			wrote := w.state.tail != before
+			if first, seen := w.ids[r.ID]; seen {
+				if wrote || out.Info.Tail != first.Info.Tail && first.Code == CodeAppended {
+					t.Fatalf("repeat: %+v after %+v", out, first)
+				}
+			}
+			if wrote && r.Producer != nil {
+				k := claimKey{r.Producer.ID, r.Producer.Epoch, r.Producer.Seq}
+				if id, taken := claims[k]; taken && id != r.ID {
+					t.Fatalf("%+v accepted twice", k)
+				}
+				claims[k] = r.ID
+			}
+			if _, seen := w.ids[r.ID]; !seen && out.Code == CodeAppended {
+				w.ids[r.ID] = out
+				past = append(past, r)
+			}
+		}
+	})
+}
+
+// The producer table of the protocol, row by row (PROTOCOL 5.2.1).
+func TestProducerTable(t *testing.T) {
+	base := newWorld()
+	rt := (*rapid.T)(nil)
+	base.write(rt, &Request{Op: OpCreate, ID: NewAppendID(), Type: "text/plain"})
+	post := func(w *world, p Producer) Outcome {
+		return w.write(rt, &Request{
+			Op: OpAppend, ID: NewAppendID(), Type: "text/plain", Messages: [][]byte{[]byte("x")}, Producer: &p,
+		})[0]
+	}
+	post(base, Producer{"p", 2, 0})
+	post(base, Producer{"p", 2, 1})
+	for _, c := range []struct {
+		p    Producer
+		want Code
+	}{
+		{Producer{"q", 9, 0}, CodeAppended},
+		{Producer{"q", 0, 1}, CodeSeqGap},
+		{Producer{"p", 1, 5}, CodeEpochStale},
+		{Producer{"p", 3, 0}, CodeAppended},
+		{Producer{"p", 3, 1}, CodeEpochStart},
+		{Producer{"p", 2, 0}, CodeDuplicate},
+		{Producer{"p", 2, 1}, CodeDuplicate},
+		{Producer{"p", 2, 2}, CodeAppended},
+		{Producer{"p", 2, 3}, CodeSeqGap},
+	} {
+		w := newWorld()
+		for _, r := range base.recs {
+			w.recs = append(w.recs, r)
+			_, _ = w.state.apply(r)
+		}
+		if got := post(w, c.p); got.Code != c.want {
+			t.Errorf("%+v: code %d, want %d", c.p, got.Code, c.want)
+		}
+	}
+}
