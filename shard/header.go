@@ -131,7 +131,7 @@ const (
 var (
 	// errForeign: the value is not a header of ours; the record is foreign.
 	errForeign = errors.New("foreign record")
-	// ErrDeclined: the log was written by a later release (a higher format
+	// ErrDeclined says that the log was written by a later release (a higher format
 	// version, or a kind that this one does not know), or is damaged. This node
 	// must not append to it.
 	ErrDeclined = errors.New("stream needs a later release of Fantail")

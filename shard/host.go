@@ -302,5 +302,7 @@ func (h *Host) sweepOnce(ctx context.Context) {
 // ErrTrimmed.
 type TrimmedError struct{ First uint64 }
 
-func (e *TrimmedError) Error() string        { return ErrTrimmed.Error() }
-func (e *TrimmedError) Is(target error) bool { return target == ErrTrimmed }
+func (e *TrimmedError) Error() string { return ErrTrimmed.Error() }
+
+// Unwrap makes it ErrTrimmed.
+func (e *TrimmedError) Unwrap() error { return ErrTrimmed }

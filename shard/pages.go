@@ -57,10 +57,8 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (
 	case <-ctx.Done():
 		return Range{}, context.Cause(ctx)
 	case res := <-ch:
-		if res.Err != nil {
-			return Range{}, res.Err
-		}
-		return res.Val.(Range), nil
+		r, _ := res.Val.(Range)
+		return r, res.Err
 	}
 }
 

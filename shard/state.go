@@ -2,6 +2,7 @@ package shard
 
 import (
 	"encoding/json"
+	"errors"
 	"mime"
 	"strings"
 	"unicode/utf8"
@@ -106,7 +107,7 @@ func (s *State) apply(r Record) (effect, error) {
 	var h *Header
 	if r.Header != nil && !r.Command {
 		var err error
-		if h, err = decodeHeader(r.Pos, r.Header); err == ErrDeclined {
+		if h, err = decodeHeader(r.Pos, r.Header); errors.Is(err, ErrDeclined) {
 			return effect{}, err
 		}
 	}

@@ -73,10 +73,10 @@ func checkpointOf(r Record) (start uint64, ours bool, err error) {
 	}
 	h, err := decodeHeader(r.Pos, r.Header)
 	switch {
-	case errors.Is(err, ErrDeclined):
-		return 0, false, err
-	case err != nil:
+	case errors.Is(err, errForeign):
 		return 0, false, nil
+	case err != nil:
+		return 0, false, err
 	case h.Kind == KindCheckpoint || h.Kind == KindTombstone:
 		return r.Pos, true, nil
 	case h.HasBack && h.BackRecords <= r.Pos:

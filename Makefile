@@ -1,0 +1,43 @@
+# Tools are pinned here and run through the module proxy, so that go.mod lists
+# only what the server runs on.
+GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
+GOVULN   := go run golang.org/x/vuln/cmd/govulncheck@v1.1.4
+BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
+PKGS     := ./...
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test check fmt lint proto proto-check fuzz bench conformance
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## three nodes and the embedded S2, in one process
+	go run ./cmd/fantail dev --nodes 3
+
+build: ## the binary, static, into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/fantail ./cmd/fantail
+
+test: ## every test, with the race detector
+	go test -race -shuffle=on -timeout 20m $(PKGS)
+
+check: fmt lint test ## before every commit
+
+fmt: ## fail if a file is not formatted
+	@out=$$($(GOLANGCI) fmt --diff 2>/dev/null); if [ -n "$$out" ]; then echo "$$out"; exit 1; fi
+
+lint: ## static checks: correctness, shape, directions of import
+	$(GOLANGCI) run
+
+vuln: ## known vulnerabilities in what we link
+	$(GOVULN) $(PKGS)
+
+proto: ## regenerate the contract between nodes
+	cd proto && $(BUF) generate
+
+proto-check: ## fail if the generated code is not the contract's
+	cd proto && $(BUF) lint && $(BUF) generate
+	@git diff --exit-code -- proto || { echo 'proto/relaypb is not what relay.proto says: make proto'; exit 1; }
+
+fuzz: ## every fuzz target for half a minute
+	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \
+	  echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime 30s $$p || exit 1; done; done

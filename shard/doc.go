@@ -1,0 +1,58 @@
+// Package shard keeps streams: the record format, the fold of a log into a
+// state, the sequencer of appends, and the Tail that every reader reads.
+//
+// # The life of an append
+//
+// Host.Do finds the stream's Shard and gives it the request. If the Shard is
+// cold it first takes the log over (takeover.go): the last record, then from the
+// checkpoint that it points back to. The sequencer (sequencer.go) has one batch
+// in flight; whoever comes meanwhile waits. compose (batch.go) then fills one
+// batch: it decides each caller (decide.go, pure) against the State plus what the
+// batch already holds, encodes the records (header.go) and, where due, adds a
+// checkpoint (checkpoint.go). The batch goes to the Log at exactly the position
+// that the fold has reached. Acknowledged, its records are folded (state.go,
+// pure), assembled into a Range (assemble.go, range.go), appended to the Tail,
+// and the callers are answered. Refused, the Shard reads what somebody else
+// wrote, folds it, and every caller is decided again.
+//
+// # The life of a reader
+//
+// Host.Follow gives the stream's Tail and has a read session open while anybody
+// follows. Records enter from acks, the session and read-back through one
+// function, Shard.absorb; what is known already is dropped by position. A reader
+// reads at its position: Ranges from the Tail, pages (pages.go) below it, and
+// waits by a Waker at the tip. Nothing is queued for a reader.
+//
+// # Invariants
+//
+//  1. Every append carries the position at which it must stand. Two owners of one
+//     stream cannot corrupt it: one of them loses, reads, and decides again.
+//  2. Nothing enters a Tail before the Log has acknowledged it, and everything
+//     acknowledged enters it once, in order.
+//  3. An append id is written at most once, whoever sends it, as long as it is
+//     among the last 1,024; beyond that the answer is ErrOutcomeUnknown and
+//     never a second record.
+//  4. fold(checkpoint + what follows) = fold(everything).
+//  5. A record that does not carry our header, whole and at its own position, is a
+//     foreign message; a record of a later release makes the node decline.
+//  6. Parts of an append are visible all or not at all: the run must be contiguous
+//     and end in its commit.
+//  7. A refusal rests on a tail check sent after its caller arrived; a description
+//     rests on an open session or on a check younger than 250 ms.
+//  8. All that is here is a cache. Dropping a Shard at any moment costs one or two
+//     reads and nothing else.
+//
+// # Goroutines
+//
+// None per stream at rest. Host.spawn starts every goroutine and Host.Close waits
+// for all: one per batch in flight (fly), one per open session (runSession), one
+// per attempt to open or to check the tail, and the sweeper. No lock is held over
+// I/O, and wakers run after locks are released. Lock order: Host.mu, Shard.mu,
+// Tails.mu, Tail.mu.
+//
+// # Not here
+//
+// Which node owns a stream (cluster), client offsets and HTTP (edge), S2 itself
+// (shard/s2). Decision: positions in this package are S2 sequence numbers and
+// nothing else, because only the edge speaks to clients.
+package shard
