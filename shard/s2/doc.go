@@ -1,0 +1,34 @@
+// Package s2 keeps streams in S2 with the official Go SDK: it is the shard.Log
+// of every real deployment and the only importer of the SDK.
+//
+// # The life of a call
+//
+// A stream's name is mapped to a basin and a stream of S2 (config.go). Appends,
+// reads and tail checks are one unary call each, never repeated here: S2's reply
+// is translated into the Log contract (errors.go), and what it leaves open is
+// ErrUnknown, the shard's to settle. Records are translated in records.go.
+//
+// # The life of a read session
+//
+// Follow opens the SDK's session and opens it again whenever it ends (session.go),
+// because the SDK's own does not stay up: a clean end of the reply looks like
+// success, and its retry budget counts the losses of a whole life. It resumes
+// after the last record that it delivered, never where the SDK says it stands:
+// records that the SDK had buffered may be lost with a session.
+//
+// # Invariants
+//
+//  1. One attempt per append. A caller learns done, not done, or unknown.
+//  2. Records reach the caller in order, once, by one goroutine.
+//  3. OpenSessions counts what S2 would bill.
+//
+// # Goroutines
+//
+// One pump per open session, waited for before Follow or Replay returns (the
+// SDK's own goroutines end with the session's context).
+//
+// # Not here
+//
+// Whether a session is wanted, and for how long (shard). Decision: no session for
+// appends: an idle one of the SDK wakes a hundred times a second.
+package s2

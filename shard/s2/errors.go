@@ -1,0 +1,80 @@
+package s2
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/s2-streamstore/s2-sdk-go/s2"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// hasCode reports whether S2 answered with one of these codes (s2: ErrorInfo).
+func hasCode(err error, codes ...string) bool {
+	var e *s2.S2Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, c := range codes {
+		if e.Code == c {
+			return true
+		}
+	}
+	return false
+}
+
+// classify maps an SDK error onto the Log contract's.
+func classify(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var (
+		e       *s2.S2Error
+		beyond  *s2.RangeNotSatisfiableError
+		matched *s2.SeqNumMismatchError
+	)
+	switch {
+	case errors.As(err, &matched):
+		return &shard.TailError{Tail: matched.ExpectedSeqNum}
+	case errors.As(err, &beyond) && beyond.Tail != nil:
+		return &shard.TailError{Tail: beyond.Tail.SeqNum}
+	case !errors.As(err, &e):
+		return fmt.Errorf("s2: %s: %w", what, err)
+	}
+	kind := error(nil)
+	switch {
+	case e.Status == 404 && e.Code == "stream_not_found",
+		e.Status == 409 && e.Code == "stream_deletion_pending":
+		kind = shard.ErrNoLog
+	case e.Status == 401, e.Status == 403, e.Status == 404, e.Status == 422,
+		e.Status == 400, e.Origin == "sdk" && e.Code == "VALIDATION":
+		kind = shard.ErrLogDenied
+	case noEffect(e):
+		kind = shard.ErrLogBusy
+	default:
+		return fmt.Errorf("s2: %s: %w", what, err)
+	}
+	return fmt.Errorf("s2: %s: %w: %w", what, kind, err)
+}
+
+// noEffect: S2 declares these answers free of side effects; trying again helps.
+func noEffect(e *s2.S2Error) bool {
+	switch e.Code {
+	case "rate_limited", "hot_server", "server_draining", "transaction_conflict",
+		"basin_deletion_pending", "quota_exhausted":
+		return true
+	}
+	return e.Status == 409 || e.Status == 429
+}
+
+// appendErr is classify for an append: whatever is not known to be without
+// effect is unknown.
+func appendErr(err error) error {
+	out := classify("append", err)
+	var lost *shard.TailError
+	if errors.As(out, &lost) || errors.Is(out, shard.ErrNoLog) ||
+		errors.Is(out, shard.ErrLogDenied) || errors.Is(out, shard.ErrLogBusy) {
+		return out
+	}
+	return fmt.Errorf("%w: %w", shard.ErrUnknown, out)
+}

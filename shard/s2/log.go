@@ -1,0 +1,219 @@
+package s2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/s2-streamstore/s2-sdk-go/s2"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Log keeps streams in S2. It implements shard.Log.
+type Log struct {
+	cfg      Config
+	client   *s2.Client
+	conns    *http.Transport
+	sessions atomic.Int64
+	m        metrics
+
+	mu     sync.Mutex
+	basins map[string]*s2.BasinClient // bounded by the projects in use
+}
+
+var _ shard.Log = (*Log)(nil)
+
+// Open returns a Log; it does not talk to S2 yet.
+func Open(cfg Config) (*Log, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("s2: %w", err)
+	}
+	l := &Log{cfg: cfg, basins: map[string]*s2.BasinClient{}, m: newMetrics(cfg.Metrics)}
+	l.conns = &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+		MaxIdleConns:        4 * cfg.ConnsPerHost,
+		MaxIdleConnsPerHost: cfg.ConnsPerHost,
+		IdleConnTimeout:     90 * time.Second,
+		ForceAttemptHTTP2:   true,
+		TLSHandshakeTimeout: 5 * time.Second,
+	}
+	opts := &s2.ClientOptions{
+		// No retries of the SDK's: an append's outcome is ours to settle, and a read
+		// session's budget counts the failures of its whole life.
+		RetryConfig: &s2.RetryConfig{MaxAttempts: 1},
+		HTTPClient:  &http.Client{Transport: l.conns},
+	}
+	if cfg.Endpoint != "" {
+		base := strings.TrimSuffix(cfg.Endpoint, "/")
+		if !strings.HasSuffix(base, "/v1") {
+			base += "/v1"
+		}
+		opts.BaseURL = base
+		opts.MakeBasinBaseURL = func(string) string { return base }
+	}
+	l.client = s2.New(cfg.Token, opts)
+	return l, nil
+}
+
+// Close drops idle connections. Sessions end with their contexts.
+func (l *Log) Close() error {
+	l.conns.CloseIdleConnections()
+	return nil
+}
+
+func (l *Log) basin(name string) *s2.BasinClient {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.basins[name]
+	if b == nil {
+		b = l.client.Basin(name)
+		l.basins[name] = b
+	}
+	return b
+}
+
+func (l *Log) stream(id shard.StreamID) (*s2.StreamClient, error) {
+	basin, name, err := l.cfg.place(id)
+	if err != nil {
+		return nil, err
+	}
+	return l.basin(basin).Stream(s2.StreamName(name)), nil
+}
+
+// EnsureBasin makes a basin exist. S2: PUT /basins/{b}.
+func (l *Log) EnsureBasin(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	defer cancel()
+	_, err := l.client.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: s2.BasinName(name)})
+	return classify("ensure basin "+name, err)
+}
+
+// Create implements shard.Log.
+func (l *Log) Create(ctx context.Context, id shard.StreamID) error {
+	basin, name, err := l.cfg.place(id)
+	if err != nil {
+		return err
+	}
+	ensure := func() error {
+		ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+		defer cancel()
+		_, err := l.basin(basin).Streams.Ensure(ctx, s2.EnsureStreamArgs{
+			Stream: s2.StreamName(name),
+			Config: &s2.StreamConfig{
+				RetentionPolicy: &s2.RetentionPolicy{Infinite: &s2.InfiniteRetention{}},
+			},
+		})
+		return err
+	}
+	err = ensure()
+	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
+		if err := l.EnsureBasin(ctx, basin); err != nil {
+			return err
+		}
+		err = ensure()
+	}
+	return classify("create", err)
+}
+
+// Append implements shard.Log.
+func (l *Log) Append(
+	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+) (shard.Ack, error) {
+	st, err := l.stream(id)
+	if err != nil {
+		return shard.Ack{}, err
+	}
+	in := &s2.AppendInput{Records: make([]s2.AppendRecord, len(batch)), MatchSeqNum: &at}
+	for i, e := range batch {
+		in.Records[i] = toS2(e)
+	}
+	start := time.Now()
+	ack, err := st.Append(ctx, in)
+	l.m.observe(opAppend, start)
+	if err != nil {
+		return shard.Ack{}, appendErr(err)
+	}
+	return shard.Ack{
+		Start: ack.Start.SeqNum, End: ack.End.SeqNum,
+		StartTime: ack.Start.Timestamp, EndTime: ack.End.Timestamp,
+	}, nil
+}
+
+// Read implements shard.Log.
+func (l *Log) Read(
+	ctx context.Context, id shard.StreamID, from uint64, limit int,
+) (shard.Page, error) {
+	if limit <= 0 || limit > shard.MaxBatchRecords {
+		limit = shard.MaxBatchRecords
+	}
+	count := uint64(limit)
+	p, err := l.read(ctx, id, &s2.ReadOptions{SeqNum: &from, Count: &count})
+	var lost *shard.TailError
+	if errors.As(err, &lost) && lost.Tail == from {
+		return shard.Page{Tail: from, HasTail: true}, nil
+	}
+	return p, err
+}
+
+// Last implements shard.Log.
+func (l *Log) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+	offset, count := int64(n), uint64(n)
+	p, err := l.read(ctx, id, &s2.ReadOptions{TailOffset: &offset, Count: &count})
+	var lost *shard.TailError
+	if errors.As(err, &lost) {
+		return shard.Page{Tail: lost.Tail, HasTail: true}, nil
+	}
+	if err == nil && len(p.Records) == 0 && !p.HasTail { // all there was is trimmed
+		p.Tail, err = l.Tail(ctx, id)
+		p.HasTail = err == nil
+	}
+	return p, err
+}
+
+func (l *Log) read(ctx context.Context, id shard.StreamID, o *s2.ReadOptions) (shard.Page, error) {
+	st, err := l.stream(id)
+	if err != nil {
+		return shard.Page{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	defer cancel()
+	defer l.m.observe(opRead, time.Now())
+	b, err := st.Read(ctx, o)
+	if err != nil {
+		return shard.Page{}, classify("read", err)
+	}
+	p := shard.Page{Records: make([]shard.Record, len(b.Records))}
+	for i, r := range b.Records {
+		p.Records[i] = fromS2(r)
+	}
+	if b.Tail != nil {
+		p.Tail, p.HasTail = b.Tail.SeqNum, true
+	}
+	return p, nil
+}
+
+// Tail implements shard.Log.
+func (l *Log) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+	st, err := l.stream(id)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	defer cancel()
+	defer l.m.observe(opTail, time.Now())
+	t, err := st.CheckTail(ctx)
+	if err != nil {
+		return 0, classify("check tail", err)
+	}
+	return t.Tail.SeqNum, nil
+}
+
+// OpenSessions implements shard.Log.
+func (l *Log) OpenSessions() int { return int(l.sessions.Load()) }

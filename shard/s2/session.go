@@ -1,0 +1,221 @@
+package s2
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/s2-streamstore/s2-sdk-go/s2"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+const (
+	// firstLook is when a session is first asked for the tail that it has seen; it
+	// is asked again at doubling intervals up to lastLook. The SDK has no signal
+	// for a heartbeat.
+	firstLook = 10 * time.Millisecond
+	lastLook  = 5 * time.Second
+	// ahead is how many records may wait between the SDK's goroutine and ours; full
+	// blocks the session, which is S2's back-pressure.
+	ahead = 256
+	// backoffBase is the first pause between two sessions.
+	backoffBase = 100 * time.Millisecond
+)
+
+// Follow implements shard.Log.
+func (l *Log) Follow(
+	ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error,
+) error {
+	st, err := l.stream(id)
+	if err != nil {
+		return err
+	}
+	for try := 0; ; try++ {
+		got := from
+		err := l.session(ctx, st, &s2.ReadOptions{SeqNum: &from}, func(p shard.Page) error {
+			if n := len(p.Records); n > 0 {
+				from = p.Records[n-1].Pos + 1
+			}
+			if len(p.Records) > 0 || p.HasTail {
+				try = 0
+			}
+			return fn(p)
+		})
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil && final(err):
+			return err
+		}
+		// A clean end is a lost session too: the SDK does not open another one.
+		l.m.lost.Inc()
+		l.cfg.Logger.Debug("read session lost", "stream", id, "seq", from, "err", err)
+		if err := fn(shard.Page{}); err != nil {
+			return err
+		}
+		if got == from || try > 0 {
+			pause(ctx, min(backoffBase<<min(try, 10), l.cfg.Backoff))
+		}
+	}
+}
+
+// final reports whether a session's error is the caller's to handle.
+func final(err error) bool {
+	var lost *shard.TailError
+	var own *callerError
+	return errors.As(err, &lost) || errors.As(err, &own) ||
+		errors.Is(err, shard.ErrNoLog) || errors.Is(err, shard.ErrLogDenied)
+}
+
+// callerError is what the caller's fn returned.
+type callerError struct{ error }
+
+func (e *callerError) Unwrap() error { return e.error }
+
+// Replay implements shard.Log.
+func (l *Log) Replay(
+	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
+) error {
+	st, err := l.stream(id)
+	if err != nil || from >= to {
+		return err
+	}
+	count, wait := to-from, int32(0)
+	for from < to {
+		before := from
+		o := &s2.ReadOptions{SeqNum: &from, Count: &count, Wait: &wait}
+		err := l.session(ctx, st, o, func(p shard.Page) error {
+			for n := len(p.Records); n > 0 && p.Records[n-1].Pos >= to; n-- {
+				p.Records = p.Records[:n-1] // a trim let the count reach further
+			}
+			n := len(p.Records)
+			if n == 0 {
+				return nil
+			}
+			from = p.Records[n-1].Pos + 1
+			count = to - from
+			return fn(p)
+		})
+		var lost *shard.TailError
+		var own *callerError
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.As(err, &own):
+			return own.error
+		case errors.As(err, &lost):
+			return nil // the log ends here
+		case err == nil:
+			return nil
+		case final(err) || before == from:
+			return err
+		}
+	}
+	return nil
+}
+
+// session runs one read session of the SDK and calls fn, on this goroutine, with
+// whatever is there at once. nil: it ended cleanly.
+func (l *Log) session(
+	ctx context.Context, st *s2.StreamClient, o *s2.ReadOptions, fn func(shard.Page) error,
+) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sess, err := st.ReadSession(ctx, o)
+	if err != nil {
+		return classify("open session", err)
+	}
+	l.sessions.Add(1)
+	l.m.opened.Inc()
+	defer l.sessions.Add(-1)
+	recs := make(chan shard.Record, ahead) // closed by the pump, its only sender
+	var end error                          // set before recs is closed
+	go func() {
+		defer close(recs)
+		for sess.Next() {
+			select {
+			case recs <- fromS2(sess.Record()):
+			case <-ctx.Done():
+				return
+			}
+		}
+		end = sess.Err()
+	}()
+	defer func() {
+		cancel()
+		_ = sess.Close()
+		for range recs { // until the pump has ended
+		}
+	}()
+	if err := deliver(ctx, sess, recs, fn); err != nil {
+		return err
+	}
+	return classify("read session", end)
+}
+
+// deliver calls fn with pages until recs is closed.
+func deliver(
+	ctx context.Context, sess *s2.ReadSession, recs <-chan shard.Record, fn func(shard.Page) error,
+) error {
+	look := time.NewTimer(firstLook)
+	defer look.Stop()
+	every := firstLook
+	for {
+		var p shard.Page
+		select {
+		case r, ok := <-recs:
+			if !ok {
+				return nil
+			}
+			p.Records = gather(r, recs)
+			every = firstLook
+			look.Reset(every)
+		case <-look.C:
+			if every = min(2*every, lastLook); sess.LastObservedTail() == nil {
+				every = min(every, 100*time.Millisecond)
+			}
+			look.Reset(every)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if t := sess.LastObservedTail(); t != nil {
+			p.Tail, p.HasTail = t.SeqNum, true
+		}
+		if len(p.Records) == 0 && !p.HasTail {
+			continue
+		}
+		if err := fn(p); err != nil {
+			return &callerError{err}
+		}
+	}
+}
+
+// gather takes what is there without waiting, up to a page.
+func gather(first shard.Record, recs <-chan shard.Record) []shard.Record {
+	out := []shard.Record{first}
+	for size := first.Size; len(out) < shard.MaxBatchRecords && size < shard.MaxBatchBytes; {
+		select {
+		case r, ok := <-recs:
+			if !ok {
+				return out
+			}
+			out = append(out, r)
+			size += r.Size
+		default:
+			return out
+		}
+	}
+	return out
+}
+
+// pause waits up to d, with full jitter.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(rand.N(d) + 1)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
