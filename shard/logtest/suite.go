@@ -1,0 +1,392 @@
+package logtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Test runs the conformance suite on the logs that open returns; they may share
+// their storage. Each case uses streams of its own.
+func Test(t *testing.T, open func(t *testing.T) shard.Log) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			c.run(&env{T: t, ctx: ctx, Log: open(t), id: fresh(t)})
+		})
+	}
+}
+
+var cases = []struct {
+	name string
+	run  func(*env)
+}{
+	{"missing", testMissing},
+	{"create is idempotent", testCreate},
+	{"compare and swap", testSwap},
+	{"limits of a batch", testLimits},
+	{"headers", testHeaders},
+	{"read", testRead},
+	{"last", testLast},
+	{"trim", testTrim},
+	{"replay", testReplay},
+	{"follow", testFollow},
+	{"follow ends", testFollowEnds},
+	{"rivals", testRivals},
+}
+
+// env is one case's log and stream.
+type env struct {
+	*testing.T
+	shard.Log
+	ctx context.Context
+	id  shard.StreamID
+}
+
+// fresh names a stream that no other case or run uses.
+func fresh(t *testing.T) shard.StreamID {
+	name := strings.Map(func(r rune) rune {
+		if r == ' ' || r == '/' {
+			return '-'
+		}
+		return r
+	}, t.Name())
+	return shard.StreamID(fmt.Sprintf("logtest/%s/%s %%2F-%s", name, "é", shard.NewAppendID()))
+}
+
+func entries(bodies ...string) []shard.Entry {
+	out := make([]shard.Entry, len(bodies))
+	for i, b := range bodies {
+		out[i] = shard.Entry{Header: []byte{1, byte(i)}, Body: []byte(b)}
+	}
+	return out
+}
+
+func (e *env) create() {
+	e.Helper()
+	if err := e.Create(e.ctx, e.id); err != nil {
+		e.Fatalf("create: %v", err)
+	}
+}
+
+func (e *env) append(at uint64, batch []shard.Entry) shard.Ack {
+	e.Helper()
+	ack, err := e.Append(e.ctx, e.id, at, batch)
+	if err != nil {
+		e.Fatalf("append at %d: %v", at, err)
+	}
+	if ack.Start != at || ack.End != at+uint64(len(batch)) || ack.StartTime > ack.EndTime {
+		e.Fatalf("append at %d: ack %+v", at, ack)
+	}
+	return ack
+}
+
+func (e *env) wantTail(what string, err error, tail uint64) {
+	e.Helper()
+	var lost *shard.TailError
+	if !errors.As(err, &lost) || lost.Tail != tail {
+		e.Errorf("%s: %v, want tail %d", what, err, tail)
+	}
+}
+
+func (e *env) wantBodies(what string, recs []shard.Record, from uint64, want ...string) {
+	e.Helper()
+	if len(recs) != len(want) {
+		e.Fatalf("%s: %d records, want %d", what, len(recs), len(want))
+	}
+	for i, r := range recs {
+		if r.Pos != from+uint64(i) || string(r.Body) != want[i] {
+			e.Errorf("%s: record %d is %d %.40q, want %d %.40q", what, i, r.Pos, r.Body, from+uint64(i), want[i])
+		}
+	}
+}
+
+func testMissing(e *env) {
+	_, err := e.Append(e.ctx, e.id, 0, entries("a"))
+	check := func(what string, err error) {
+		if !errors.Is(err, shard.ErrNoLog) {
+			e.Errorf("%s: %v", what, err)
+		}
+	}
+	check("append", err)
+	_, err = e.Read(e.ctx, e.id, 0, 0)
+	check("read", err)
+	_, err = e.Last(e.ctx, e.id, 1)
+	check("last", err)
+	_, err = e.Tail(e.ctx, e.id)
+	check("tail", err)
+	check("replay", e.Replay(e.ctx, e.id, 0, 1, func(shard.Page) error { return nil }))
+	check("follow", e.Follow(e.ctx, e.id, 0, func(shard.Page) error { return nil }))
+}
+
+func testCreate(e *env) {
+	e.create()
+	e.append(0, entries("a"))
+	e.create()
+	if tail, err := e.Tail(e.ctx, e.id); err != nil || tail != 1 {
+		e.Errorf("tail %d, %v", tail, err)
+	}
+}
+
+func testSwap(e *env) {
+	e.create()
+	first := e.append(0, entries("a", "b"))
+	for _, at := range []uint64{0, 1, 3} {
+		_, err := e.Append(e.ctx, e.id, at, entries("x"))
+		e.wantTail(fmt.Sprint("append at ", at), err, 2)
+	}
+	second := e.append(2, entries("c"))
+	if second.StartTime < first.EndTime {
+		e.Errorf("time goes back: %+v after %+v", second, first)
+	}
+	p, err := e.Read(e.ctx, e.id, 0, 0)
+	if err != nil {
+		e.Fatal(err)
+	}
+	e.wantBodies("read", p.Records, 0, "a", "b", "c")
+	if p.Records[0].Time != first.StartTime || p.Records[1].Time != first.EndTime {
+		e.Errorf("times %d %d, ack %+v", p.Records[0].Time, p.Records[1].Time, first)
+	}
+}
+
+func testLimits(e *env) {
+	e.create()
+	many := make([]shard.Entry, shard.MaxBatchRecords)
+	for i := range many {
+		many[i].Body = []byte("m")
+	}
+	e.append(0, many)
+	full := shard.Entry{Header: []byte("h")}
+	full.Body = bytes.Repeat([]byte("x"), shard.MaxBatchBytes-full.Metered())
+	e.append(uint64(len(many)), []shard.Entry{full})
+	p, err := e.Last(e.ctx, e.id, 1)
+	if err != nil || len(p.Records) != 1 || p.Records[0].Size != shard.MaxBatchBytes {
+		e.Fatalf("last: %v", err)
+	}
+	for _, batch := range [][]shard.Entry{append(many, shard.Entry{Body: []byte("m")}), {full, {Body: []byte("y")}}} {
+		if _, err := e.Append(e.ctx, e.id, uint64(len(many)+1), batch); !errors.Is(err, shard.ErrLogDenied) {
+			e.Errorf("over the limits: %v", err)
+		}
+	}
+}
+
+func testHeaders(e *env) {
+	e.create()
+	large := bytes.Repeat([]byte{0, 255, 'h'}, 100_000)
+	e.append(0, []shard.Entry{
+		{Header: large}, {Body: []byte("no header")}, {Header: []byte{}, Body: []byte{0, 1, 255}},
+	})
+	p, err := e.Read(e.ctx, e.id, 0, 0)
+	if err != nil || len(p.Records) != 3 {
+		e.Fatalf("read: %v", err)
+	}
+	if r := p.Records[0]; !bytes.Equal(r.Header, large) || len(r.Body) != 0 {
+		e.Error("large header and empty body do not survive")
+	}
+	if r := p.Records[1]; r.Header != nil || string(r.Body) != "no header" {
+		e.Errorf("%+v", r)
+	}
+	if r := p.Records[2]; r.Header == nil || !bytes.Equal(r.Body, []byte{0, 1, 255}) {
+		e.Errorf("%+v", r)
+	}
+}
+
+func testRead(e *env) {
+	e.create()
+	p, err := e.Read(e.ctx, e.id, 0, 0)
+	if err != nil || len(p.Records) != 0 {
+		e.Errorf("empty log: %d records, %v", len(p.Records), err)
+	}
+	e.append(0, entries("a", "b", "c"))
+	p, err = e.Read(e.ctx, e.id, 1, 1)
+	if err != nil {
+		e.Fatal(err)
+	}
+	e.wantBodies("one", p.Records, 1, "b")
+	if p, err = e.Read(e.ctx, e.id, 3, 0); err != nil || len(p.Records) != 0 {
+		e.Errorf("at the tail: %d records, %v", len(p.Records), err)
+	}
+	_, err = e.Read(e.ctx, e.id, 4, 0)
+	e.wantTail("beyond the tail", err, 3)
+}
+
+func testLast(e *env) {
+	e.create()
+	if p, err := e.Last(e.ctx, e.id, 1); err != nil || len(p.Records) != 0 || !p.HasTail || p.Tail != 0 {
+		e.Errorf("empty log: %+v, %v", p, err)
+	}
+	e.append(0, entries("a", "b", "c"))
+	p, err := e.Last(e.ctx, e.id, 2)
+	if err != nil {
+		e.Fatal(err)
+	}
+	e.wantBodies("last 2", p.Records, 1, "b", "c")
+	if p, err = e.Last(e.ctx, e.id, 100); err != nil {
+		e.Fatal(err)
+	}
+	e.wantBodies("last 100", p.Records, 0, "a", "b", "c")
+}
+
+func testTrim(e *env) {
+	e.create()
+	e.append(0, entries("a", "b", "c"))
+	e.append(3, []shard.Entry{{Trim: true, TrimTo: 4}, {Body: []byte("kept")}})
+	if tail, err := e.Tail(e.ctx, e.id); err != nil || tail != 5 {
+		e.Errorf("tail %d, %v", tail, err)
+	}
+	// A trim is applied when S2 gets to it: wait for it, reading.
+	for {
+		p, err := e.Read(e.ctx, e.id, 0, 0)
+		if err != nil {
+			e.Fatal(err)
+		}
+		if len(p.Records) == 0 {
+			e.Fatal("nothing is left")
+		}
+		if p.Records[0].Pos == 4 {
+			e.wantBodies("after the trim", p.Records, 4, "kept")
+			break
+		}
+		for _, r := range p.Records {
+			if r.Pos == 3 && (!r.Command || r.TrimTo != 4) {
+				e.Fatalf("trim command reads as %+v", r)
+			}
+		}
+	}
+}
+
+func testReplay(e *env) {
+	const n = 2500
+	e.create()
+	for at := 0; at < n; at += 500 {
+		batch := make([]shard.Entry, 500)
+		for i := range batch {
+			batch[i].Body = fmt.Append(nil, at+i)
+		}
+		e.append(uint64(at), batch)
+	}
+	next := uint64(100)
+	err := e.Replay(e.ctx, e.id, 100, 2400, func(p shard.Page) error {
+		for _, r := range p.Records {
+			if r.Pos != next || string(r.Body) != fmt.Sprint(next) {
+				return fmt.Errorf("record %d %q where %d is next", r.Pos, r.Body, next)
+			}
+			next++
+		}
+		return nil
+	})
+	if err != nil || next != 2400 {
+		e.Errorf("replayed to %d: %v", next, err)
+	}
+	stop := errors.New("enough")
+	if err := e.Replay(e.ctx, e.id, 0, n, func(shard.Page) error { return stop }); !errors.Is(err, stop) {
+		e.Errorf("stopped: %v", err)
+	}
+	end := uint64(0)
+	err = e.Replay(e.ctx, e.id, n-1, n+100, func(p shard.Page) error {
+		end = p.Records[len(p.Records)-1].Pos
+		return nil
+	})
+	if err != nil || end != n-1 {
+		e.Errorf("beyond the end: %d, %v", end, err)
+	}
+}
+
+var errEnough = errors.New("enough")
+
+func testFollow(e *env) {
+	e.create()
+	e.append(0, entries("a", "b"))
+	var got []string
+	err := e.Follow(e.ctx, e.id, 1, func(p shard.Page) error {
+		for _, r := range p.Records {
+			if r.Pos != uint64(1+len(got)) {
+				return fmt.Errorf("record %d after %q", r.Pos, got)
+			}
+			got = append(got, string(r.Body))
+		}
+		switch {
+		case len(got) == 3:
+			return errEnough
+		case len(got) == 1 && p.HasTail && p.Tail == 2:
+			e.append(2, entries("c", "d")) // caught up: what comes now is live
+		}
+		return nil
+	})
+	if !errors.Is(err, errEnough) || fmt.Sprint(got) != "[b c d]" {
+		e.Errorf("followed %q: %v", got, err)
+	}
+	if n := e.OpenSessions(); n != 0 {
+		e.Logf("%d sessions of other cases", n)
+	}
+}
+
+func testFollowEnds(e *env) {
+	e.create()
+	e.append(0, entries("a"))
+	e.wantTail("beyond the tail", e.Follow(e.ctx, e.id, 7, func(shard.Page) error { return nil }), 1)
+	ctx, cancel := context.WithCancelCause(e.ctx)
+	defer cancel(nil)
+	err := e.Follow(ctx, e.id, 1, func(p shard.Page) error {
+		if p.HasTail {
+			cancel(errEnough)
+		}
+		return nil
+	})
+	if !errors.Is(err, errEnough) {
+		e.Errorf("ended: %v", err)
+	}
+}
+
+// testRivals: of two writers at one position exactly one wins.
+func testRivals(e *env) {
+	e.create()
+	const n = 50
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	won := map[uint64]string{}
+	for w := range 2 {
+		wg.Go(func() {
+			for at := uint64(0); at < n; {
+				body := fmt.Sprint(w, "-", at)
+				_, err := e.Append(e.ctx, e.id, at, []shard.Entry{{Body: []byte(body)}})
+				var lost *shard.TailError
+				switch {
+				case err == nil:
+					mu.Lock()
+					if won[at] != "" {
+						e.Errorf("%d won twice", at)
+					}
+					won[at] = body
+					mu.Unlock()
+					at++
+				case errors.As(err, &lost):
+					at = lost.Tail
+				case !errors.Is(err, shard.ErrLogBusy):
+					e.Errorf("append: %v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	p, err := e.Read(e.ctx, e.id, 0, 0)
+	if err != nil {
+		e.Fatal(err)
+	}
+	for _, r := range p.Records {
+		if won[r.Pos] != string(r.Body) {
+			e.Errorf("%d holds %q, won by %q", r.Pos, r.Body, won[r.Pos])
+		}
+	}
+}

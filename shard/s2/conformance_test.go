@@ -1,0 +1,26 @@
+package s2
+
+import (
+	"os"
+	"testing"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// TestLite runs the conformance suite against the S2 at FANTAIL_TEST_S2, which
+// .ci/run sets for the real s2-lite.
+func TestLite(t *testing.T) {
+	endpoint := os.Getenv("FANTAIL_TEST_S2")
+	if endpoint == "" {
+		t.Skip("FANTAIL_TEST_S2 names no S2")
+	}
+	log, err := Open(Config{Endpoint: endpoint, Basin: "fantail-logtest", CreateBasins: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.EnsureBasin(t.Context(), "fantail-logtest"); err != nil {
+		t.Fatal(err)
+	}
+	logtest.Test(t, func(*testing.T) shard.Log { return log })
+}
