@@ -1,0 +1,44 @@
+// Package edge speaks Durable Streams over HTTP.
+//
+// # The life of a request
+//
+// ServeHTTP (server.go) is the route table: the escaped path names a stream
+// (name.go), the method a handler. Writes (publish.go) read a bounded body, make
+// a shard.Request of it and let Streams.Do decide; refusals and errors become
+// problem documents by the tables in errors.go. Reads (subscribe.go) turn an
+// offset (offset.go) into a log position of the stream's current life, and then
+// answer a chunk (catch-up), wait once (longpoll.go) or stream (sse.go).
+//
+// # The life of an SSE reader
+//
+// A cursor (cursor.go) is the reader's place in the stream's Tail and the bytes
+// that it is owed. Ranges become frames (frame.go), rendered once for all readers
+// that stand at the same place; each data event is followed by its control event,
+// and every event carries the offset after it as id. A driver writes what is
+// pending, fetches a page when the reader stands below the Tail, and waits for
+// news when it is idle.
+//
+// # Invariants
+//
+//  1. Only this package knows client offsets; everything behind it speaks log
+//     positions.
+//  2. The offset shown is the place after the last message delivered, or the
+//     visible tail: POST, HEAD, GET and SSE agree, whatever control records follow.
+//  3. A reader is never skipped: it takes every Range that joins where it stands,
+//     and falls back to pages (fantail_gap_detected_total counts the contrary).
+//  4. What is cut into a chunk depends on the offset and the messages only, so
+//     every node gives the same bytes.
+//  5. An SSE connection ends between two events.
+//  6. No answer says 404 or 410 because an owner could not be reached.
+//  7. What is in flight is bounded: readers by MaxReaders, bodies by MaxBodies,
+//     a reader's owed bytes by its turn's budget and one append.
+//
+// # Goroutines
+//
+// The request's own, by net/http, and one in Drain while it waits for readers.
+//
+// # Not here
+//
+// Which node a stream belongs to (the Streams behind), storage, and health and
+// metrics endpoints, which never stand on the public address.
+package edge

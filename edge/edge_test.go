@@ -1,0 +1,291 @@
+package edge
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// site is a lone node over a Log in memory.
+type site struct {
+	*testing.T
+	url string
+	log *logtest.Memory
+	srv *Server
+}
+
+func newSite(t *testing.T, cfg Config) *site {
+	t.Helper()
+	log := logtest.NewMemory(1)
+	host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	srv := New(cfg, host)
+	hs := httptest.NewServer(srv)
+	t.Cleanup(func() {
+		hs.CloseClientConnections()
+		hs.Close()
+		_ = host.Close()
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return &site{T: t, url: hs.URL, log: log, srv: srv}
+}
+
+type header map[string]string
+
+func (s *site) do(method, path, body string, h header) *http.Response {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), 30*time.Second)
+	s.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
+	if err != nil {
+		s.Fatal(err)
+	}
+	for k, v := range h {
+		req.Header.Set(k, v)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
+}
+
+func (s *site) want(resp *http.Response, status int) string {
+	s.Helper()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != status {
+		s.Fatalf("%s %s: %d %s, want %d (%v)", resp.Request.Method, resp.Request.URL, resp.StatusCode, b, status, err)
+	}
+	return string(b)
+}
+
+var text = header{"Content-Type": "text/plain"}
+
+func (s *site) put(path, body string, h header) *http.Response {
+	s.Helper()
+	resp := s.do("PUT", path, body, h)
+	s.want(resp, 201)
+	return resp
+}
+
+// event is one SSE event.
+type event struct{ id, name, data string }
+
+// events reads n events of an SSE response.
+func (s *site) events(resp *http.Response, n int) []event {
+	s.Helper()
+	sc := bufio.NewScanner(resp.Body)
+	sc.Buffer(nil, 64<<20)
+	var out []event
+	var e event
+	for len(out) < n && sc.Scan() {
+		line := sc.Text()
+		switch k, v, _ := strings.Cut(line, ":"); k {
+		case "id":
+			e.id = strings.TrimPrefix(v, " ")
+		case "event":
+			e.name = strings.TrimPrefix(v, " ")
+		case "data":
+			if e.data != "" {
+				e.data += "\n"
+			}
+			e.data += v
+		case "":
+			if line == "" && e.name != "" {
+				out = append(out, e)
+				e = event{}
+			}
+		}
+	}
+	if len(out) < n {
+		s.Fatalf("%d events, want %d: %+v (%v)", len(out), n, out, sc.Err())
+	}
+	return out
+}
+
+func TestCreateAppendRead(t *testing.T) {
+	s := newSite(t, Config{})
+	resp := s.put("/v1/stream/p/a/b", "one", text)
+	if loc := resp.Header.Get("Location"); loc != s.url+"/v1/stream/p/a/b" {
+		t.Errorf("Location %q", loc)
+	}
+	s.want(s.do("POST", "/v1/stream/p/a/b", "two", text), 204)
+	got := s.do("GET", "/v1/stream/p/a/b", "", nil)
+	if b := s.want(got, 200); b != "onetwo" {
+		t.Errorf("%q", b)
+	}
+	head := s.do("HEAD", "/v1/stream/p/a/b", "", nil)
+	s.want(head, 200)
+	if a, b := got.Header.Get(hNextOffset), head.Header.Get(hNextOffset); a != b || a == "" {
+		t.Errorf("GET says %s, HEAD %s", a, b)
+	}
+	s.want(s.do("GET", "/v1/stream/p/a/b?offset="+head.Header.Get(hNextOffset), "", nil), 200)
+	s.want(s.do("DELETE", "/v1/stream/p/a/b", "", nil), 204)
+	s.want(s.do("GET", "/v1/stream/p/a/b", "", nil), 404)
+}
+
+func TestDefaultProject(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "one", text)
+	if b := s.want(s.do("GET", "/v1/stream/default/x", "", nil), 200); b != "one" {
+		t.Errorf("%q", b)
+	}
+}
+
+func TestSSE(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "one", text)
+	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
+	first := s.events(resp, 2)
+	if first[0].name != "data" || first[0].data != "one" || first[1].name != "control" ||
+		!strings.Contains(first[1].data, `"upToDate":true`) || first[0].id != first[1].id {
+		t.Errorf("%+v", first)
+	}
+	s.want(s.do("POST", "/v1/stream/x", "a\r\nb\rc\nd", text), 204)
+	s.want(s.do("POST", "/v1/stream/x", "", header{hClosed: "TRUE"}), 204)
+	rest := s.events(resp, 3)
+	if rest[0].data != "a\nb\nc\nd" || !strings.Contains(rest[2].data, `"streamClosed":true`) {
+		t.Errorf("%+v", rest)
+	}
+	if b, err := io.ReadAll(resp.Body); err != nil || len(b) > 0 {
+		t.Errorf("after the end: %q %v", b, err)
+	}
+	// What an EventSource does after the end, and in the middle.
+	s.want(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": rest[2].id}), 204)
+	again := s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": first[0].id}), 2)
+	if again[0].data != "a\nb\nc\nd" {
+		t.Errorf("%+v", again)
+	}
+}
+
+// A text record that ends inside a character waits for the next one.
+func TestSSEHoldsHalfCharacters(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "a", text)
+	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
+	s.events(resp, 2)
+	euro := "€"
+	s.want(s.do("POST", "/v1/stream/x", euro[:1], text), 204)
+	s.want(s.do("POST", "/v1/stream/x", euro[1:2], text), 204)
+	s.want(s.do("POST", "/v1/stream/x", euro[2:]+"!", text), 204)
+	for _, e := range s.events(resp, 2) {
+		if e.name == "data" && e.data != "€!" {
+			t.Errorf("%q", e.data)
+		}
+	}
+}
+
+func TestLongPoll(t *testing.T) {
+	s := newSite(t, Config{LongPoll: 50 * time.Millisecond})
+	resp := s.put("/v1/stream/x", "one", text)
+	at := resp.Header.Get(hNextOffset)
+	quiet := s.do("GET", "/v1/stream/x?live=long-poll&offset="+at, "", nil)
+	s.want(quiet, 204)
+	if quiet.Header.Get(hCursor) == "" || quiet.Header.Get(hNextOffset) != at {
+		t.Errorf("%v", quiet.Header)
+	}
+	if b := s.want(s.do("GET", "/v1/stream/x?live=long-poll&offset=-1", "", nil), 200); b != "one" {
+		t.Errorf("%q", b)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	s := newSite(t, Config{})
+	js := header{"Content-Type": "application/json; charset=utf-8"}
+	s.put("/v1/stream/x", `[{"a":[1,2]}, "b,]" ,[3]]`, js)
+	s.want(s.do("POST", "/v1/stream/x", `nonsense`, js), 400)
+	s.want(s.do("POST", "/v1/stream/x", `[]`, js), 400)
+	if b := s.want(s.do("GET", "/v1/stream/x", "", nil), 200); b != `[{"a":[1,2]},"b,]",[3]]` {
+		t.Errorf("%s", b)
+	}
+	e := s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), 1)
+	if e[0].data != `[{"a":[1,2]},"b,]",[3]]` {
+		t.Errorf("%s", e[0].data)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "one", text)
+	for _, c := range []struct {
+		method, path string
+		h            header
+		status       int
+	}{
+		{"GET", "/elsewhere", nil, 404},
+		{"GET", "/v1/stream/", nil, 400},
+		{"GET", "/v1/stream/a%2Fb", nil, 400},
+		{"GET", "/v1/stream/a/../b", nil, 400},
+		{"GET", "/v1/stream/a%00", nil, 400},
+		{"GET", "/v1/stream/%ff", nil, 400},
+		{"GET", "/v1/stream/" + strings.Repeat("a", 600), nil, 400},
+		{"PUT", "/v1/stream/__ds/subscriptions/x", nil, 501},
+		{"PUT", "/v1/stream/y", header{hForkedFrom: "/v1/stream/x"}, 501},
+		{"PATCH", "/v1/stream/x", nil, 405},
+		{"GET", "/v1/stream/x?offset=9999999999999999_9999999999999999", nil, 400},
+		{"GET", "/v1/stream/x?offset=", nil, 400},
+		{"GET", "/v1/stream/x?live=sse", nil, 400},
+		{"GET", "/v1/stream/x?live=carrier-pigeon&offset=-1", nil, 400},
+		{"GET", "/v1/stream/x?offset=0000000000000001_0000000000000000", nil, 410},
+		{"PUT", "/v1/stream/y", header{hTTL: "01"}, 400},
+		{"PUT", "/v1/stream/y", header{hTTL: "1", hExpires: "2030-01-01T00:00:00Z"}, 400},
+		{"POST", "/v1/stream/x", header{hProducerID: "p"}, 400},
+		{"POST", "/v1/stream/none", header{hProducerID: "p"}, 404},
+		{"POST", "/v1/stream/x", header{hProducerID: "p", hProducerEpoch: "0", hProducerSeq: "9007199254740992"}, 400},
+		{"POST", "/v1/stream/x", nil, 400},
+	} {
+		resp := s.do(c.method, c.path, "", c.h)
+		s.want(resp, c.status)
+		if ct := resp.Header.Get("Content-Type"); ct != "application/problem+json" {
+			t.Errorf("%s %s: %s", c.method, c.path, ct)
+		}
+		if resp.Header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s %s: no nosniff", c.method, c.path)
+		}
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "", text)
+	s.want(s.do("POST", "/v1/stream/x", strings.Repeat("x", shard.MaxBody+1), text), 413)
+	s.want(s.do("POST", "/v1/stream/x", strings.Repeat("x", shard.MaxBody), text), 204)
+	resp := s.do("GET", "/v1/stream/x", "", nil)
+	if b := s.want(resp, 200); len(b) != shard.MaxBody {
+		t.Errorf("%d bytes", len(b))
+	}
+	many := "[" + strings.Repeat("1,", shard.MaxMessages) + "1]"
+	s.want(s.do("PUT", "/v1/stream/j", many, header{"Content-Type": "application/json"}), 413)
+	s.put("/v1/stream/j", many[:len(many)-3]+"]", header{"Content-Type": "application/json"})
+}
+
+// A drain ends readers between two events and refuses what comes.
+func TestDrain(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "one", text)
+	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
+	s.events(resp, 2)
+	if err := s.srv.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(resp.Body); err != nil || len(b) > 0 {
+		t.Errorf("%q %v", b, err)
+	}
+	late := s.do("GET", "/v1/stream/x", "", nil)
+	s.want(late, 503)
+	if late.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+}

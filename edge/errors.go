@@ -1,0 +1,148 @@
+package edge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// problem is what a client is told when it does not get what it asked for: an
+// RFC 9457 document.
+type problem struct {
+	Type   string `json:"type"` // stable; problemBase and a slug
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+}
+
+const problemBase = "https://fantail.dev/problems/"
+
+// retry says how long a client should wait: a random number of seconds in
+// [low, high], so that many do not come back together. Zero: no Retry-After.
+type retry struct{ low, high int }
+
+type mapping struct {
+	status int
+	slug   string
+	title  string
+	retry  retry
+}
+
+// codes is the one table from verdicts that refuse to answers.
+var codes = map[shard.Code]mapping{
+	shard.CodeNotFound:      {404, "stream-not-found", "No such stream", retry{}},
+	shard.CodeGone:          {410, "stream-gone", "The stream was deleted", retry{}},
+	shard.CodeConfigDiffers: {409, "config-differs", "The stream exists with another configuration", retry{}},
+	shard.CodeClosed:        {409, "stream-closed", "The stream is closed", retry{}},
+	shard.CodeTypeMissing:   {400, "content-type-missing", "A body needs a Content-Type", retry{}},
+	shard.CodeTypeDiffers:   {409, "content-type-differs", "Not the stream's content type", retry{}},
+	shard.CodeEpochStale:    {403, "producer-fenced", "The producer has a newer epoch", retry{}},
+	shard.CodeEpochStart:    {400, "producer-epoch-start", "A new epoch begins with seq 0", retry{}},
+	shard.CodeSeqGap:        {409, "producer-gap", "The producer's seq is ahead", retry{}},
+	shard.CodeSeqOrder:      {409, "stream-seq-order", "Stream-Seq is not above the last one", retry{}},
+	shard.CodeBadBody:       {400, "bad-body", "The body cannot be accepted", retry{}},
+	shard.CodeNothing:       {400, "empty-body", "Nothing to append", retry{}},
+	shard.CodeForeignJSON:   {409, "foreign-records", "The records that are there are not all JSON", retry{}},
+}
+
+// failures is the one table from errors to answers; the first that matches
+// counts.
+var failures = []struct {
+	err error
+	mapping
+}{
+	{errNoRoute, mapping{404, "no-such-path", "No such path", retry{}}},
+	{errName, mapping{400, "bad-name", "Malformed stream name", retry{}}},
+	{errReserved, mapping{501, "not-supported", "Subscriptions are not supported", retry{}}},
+	{errForks, mapping{501, "not-supported", "Forks are not supported", retry{}}},
+	{errMethod, mapping{405, "method", "Method not allowed", retry{}}},
+	{errHeader, mapping{400, "bad-header", "Malformed header", retry{}}},
+	{errQuery, mapping{400, "bad-query", "Malformed query", retry{}}},
+	{errOffset, mapping{400, "bad-offset", "Malformed offset", retry{}}},
+	{errOffsetBeyond, mapping{400, "offset-beyond", "The offset lies beyond the stream", retry{}}},
+	{errOffsetGone, mapping{410, "offset-gone", "The offset is no longer kept", retry{}}},
+	{errTooLarge, mapping{413, "too-large", "The body is too large", retry{}}},
+	{errTooMany, mapping{413, "too-many-messages", "Too many messages in one append", retry{}}},
+	{errBody, mapping{400, "bad-body", "The body could not be read", retry{}}},
+	{errFull, mapping{503, "full", "Too many readers on this node", retry{1, 5}}},
+	{errDraining, mapping{503, "draining", "This node is stopping", retry{1, 3}}},
+	{shard.ErrNotFound, mapping{404, "stream-not-found", "No such stream", retry{}}},
+	{shard.ErrTrimmed, mapping{410, "offset-gone", "The offset is no longer kept", retry{}}},
+	{shard.ErrOverloaded, mapping{429, "overloaded", "Too much in flight", retry{1, 3}}},
+	{shard.ErrOutcomeUnknown, mapping{503, "append-outcome-unknown", "Nobody can say whether this was written", retry{1, 3}}},
+	{shard.ErrContended, mapping{503, "stream-contended", "Others write to the stream too fast; not written", retry{1, 3}}},
+	{shard.ErrDeclined, mapping{503, "stream-declined", "The stream needs a later release", retry{30, 90}}},
+	{shard.ErrLogDenied, mapping{503, "store-refuses", "Storage refuses", retry{5, 15}}},
+	{shard.ErrLogBusy, mapping{503, "store-down", "Storage is busy", retry{1, 3}}},
+	{shard.ErrNoLog, mapping{503, "store-down", "Storage lost the stream", retry{1, 3}}},
+	{shard.ErrStoreDown, mapping{503, "store-down", "Storage does not answer", retry{1, 5}}},
+	{shard.ErrUnknown, mapping{503, "append-outcome-unknown", "Nobody can say whether this was written", retry{1, 3}}},
+	{shard.ErrUnavailable, mapping{503, "owner-unreachable", "The stream's owner cannot be reached", retry{1, 3}}},
+	{shard.ErrNotOwner, mapping{503, "owner-unreachable", "The stream is moving", retry{1, 2}}},
+	{shard.ErrStopped, mapping{503, "draining", "This node is stopping", retry{1, 3}}},
+	{context.DeadlineExceeded, mapping{503, "timeout", "It took too long", retry{1, 3}}},
+}
+
+var unexpected = mapping{500, "internal", "Something is wrong here", retry{}}
+
+// fail answers with the problem that err stands for.
+func fail(w http.ResponseWriter, err error) {
+	for _, f := range failures {
+		if errors.Is(err, f.err) {
+			answer(w, f.mapping, err.Error())
+			return
+		}
+	}
+	answer(w, unexpected, "")
+}
+
+func answer(w http.ResponseWriter, m mapping, detail string) {
+	h := w.Header()
+	h.Del("ETag")
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	if m.retry.high > 0 {
+		h.Set("Retry-After", strconv.Itoa(m.retry.low+rand.N(m.retry.high-m.retry.low+1)))
+	}
+	w.WriteHeader(m.status)
+	_ = json.NewEncoder(w).Encode(problem{problemBase + m.slug, m.title, m.status, detail})
+}
+
+// refuse answers a write that was not accepted, with what the client needs to go
+// on (PROTOCOL 5.2).
+func refuse(w http.ResponseWriter, out shard.Outcome) {
+	m, ok := codes[out.Code]
+	if !ok {
+		m = unexpected
+	}
+	h := w.Header()
+	switch out.Code {
+	case shard.CodeClosed:
+		h.Set(hClosed, "true")
+		h.Set(hNextOffset, formatOffset(out.Info.Life, out.Info.Tail))
+	case shard.CodeEpochStale:
+		if out.Producer != nil {
+			h.Set(hProducerEpoch, strconv.FormatUint(out.Producer.Epoch, 10))
+		}
+	case shard.CodeSeqGap:
+		h.Set(hExpectedSeq, strconv.FormatUint(out.Expected, 10))
+		h.Set(hReceivedSeq, strconv.FormatUint(out.Received, 10))
+	}
+	answer(w, m, out.Why)
+}
+
+var (
+	errForks    = errors.New("forks are not supported")
+	errMethod   = errors.New("method not allowed")
+	errHeader   = errors.New("malformed header")
+	errQuery    = errors.New("malformed query")
+	errTooLarge = errors.New("body is too large")
+	errBody     = errors.New("body could not be read")
+	errFull     = errors.New("too many readers")
+	errDraining = errors.New("node is stopping")
+)

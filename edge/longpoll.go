@@ -1,0 +1,80 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// longPoll answers as soon as there is something above pos, or that there is
+// nothing (PROTOCOL 5.7).
+func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, pos uint64) {
+	leave, err := s.admit(modeLongPoll)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	defer leave()
+	if pos >= info.Tail && !info.Closed {
+		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.LongPoll)
+		defer cancel()
+		if info, err = s.await(ctx, id, info, pos); err != nil {
+			fail(w, err)
+			return
+		}
+	}
+	h := w.Header()
+	if !info.Closed || pos < info.Tail {
+		h.Set(hCursor, strconv.FormatUint(nextCursor(s.cfg.Now(), q.cur), 10))
+	}
+	h.Set("Cache-Control", "no-store")
+	if pos < info.Tail {
+		c, err := s.collect(r.Context(), id, info, pos, q.at.kind == offsetStart)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		s.send(w, info, c)
+		return
+	}
+	h.Set(hNextOffset, formatOffset(info.Life, max(info.Tail, pos)))
+	h.Set(hUpToDate, "true")
+	if info.Closed {
+		h.Set(hClosed, "true")
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// await follows the stream until there is news above pos, it is closed, or ctx
+// ends; the result describes the stream then.
+func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, pos uint64) (shard.Info, error) {
+	tail, release, err := s.streams.Follow(ctx, id, pos)
+	if err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return info, nil
+		}
+		return info, err
+	}
+	defer release()
+	if tail.Life() != info.Life {
+		return info, shard.ErrNotFound
+	}
+	w := make(signal, 1)
+	defer tail.Unwatch(w)
+	for tail.Watch(w, pos) {
+		select {
+		case <-w:
+		case <-ctx.Done():
+			return info, nil
+		case <-s.draining:
+			return info, nil
+		}
+	}
+	if tail.Ended() != nil {
+		return info, shard.ErrNotFound
+	}
+	return tail.Info(), nil
+}

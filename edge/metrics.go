@@ -1,0 +1,63 @@
+package edge
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// mode labels readers. Closed set.
+type mode string
+
+const (
+	modeSSE      mode = "sse"
+	modeLongPoll mode = "long-poll"
+	modeCatchUp  mode = "catch-up"
+)
+
+// metrics of a Server; without a Registerer they count for nobody.
+type metrics struct {
+	readers    *prometheus.GaugeVec
+	deliveries prometheus.Counter
+	gaps       prometheus.Counter
+	cut        prometheus.Counter
+	ack        prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		readers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "fantail_readers", Help: "Readers connected to this node.",
+		}, []string{"mode"}),
+		deliveries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fantail_deliveries_total", Help: "Messages written to readers.",
+		}),
+		gaps: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fantail_gap_detected_total",
+			Help: "Ranges that did not join where a reader stood. Anything but 0 is a bug.",
+		}),
+		cut: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fantail_readers_cut_total", Help: "Readers cut because they took nothing.",
+		}),
+		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "fantail_append_seconds", Help: "From a write's body read to its answer.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
+		}),
+	}
+	for _, mode := range []mode{modeSSE, modeLongPoll, modeCatchUp} {
+		m.readers.WithLabelValues(string(mode))
+	}
+	if reg != nil {
+		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.ack)
+	}
+	return m
+}
+
+// reader counts a reader in; the result counts it out.
+func (m *metrics) reader(mode mode) func() {
+	g := m.readers.WithLabelValues(string(mode))
+	g.Inc()
+	return g.Dec
+}
+
+func (m *metrics) observeAck(start time.Time) { m.ack.Observe(time.Since(start).Seconds()) }

@@ -1,0 +1,51 @@
+package edge
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+const (
+	root           = "/v1/stream/"
+	defaultProject = "default"
+	reserved       = "__ds" // the protocol's own first segment (PROTOCOL 6)
+)
+
+var (
+	errNoRoute  = errors.New("no such path")
+	errName     = errors.New("malformed stream name")
+	errReserved = errors.New("reserved name")
+)
+
+// parseName is the stream that an escaped URL path names. A path of one segment
+// is a stream of the project "default".
+func parseName(escaped string) (shard.StreamID, error) {
+	rest, ok := strings.CutPrefix(escaped, root)
+	if !ok {
+		return "", errNoRoute
+	}
+	segments := strings.Split(rest, "/")
+	for i, s := range segments {
+		plain, err := url.PathUnescape(s)
+		if err != nil || plain == "" || plain == "." || plain == ".." ||
+			strings.ContainsAny(plain, "/\x00") || !utf8.ValidString(plain) {
+			return "", errName
+		}
+		segments[i] = plain
+	}
+	if segments[0] == reserved || len(segments) > 1 && segments[1] == reserved {
+		return "", errReserved
+	}
+	if len(segments) == 1 {
+		segments = []string{defaultProject, segments[0]}
+	}
+	id, err := shard.ParseStreamID(strings.Join(segments, "/"))
+	if err != nil {
+		return "", errName
+	}
+	return id, nil
+}

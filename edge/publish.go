@@ -1,0 +1,178 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// put creates a stream (PROTOCOL 4.1).
+func (s *Server) put(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+	req, err := s.request(r, id, shard.OpCreate)
+	if err == nil && forks(r.Header) {
+		err = errForks
+	}
+	if err == nil {
+		err = lifetime(r.Header, req)
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	out, ok := s.write(w, r, req)
+	if !ok {
+		return
+	}
+	describe(w.Header(), out.Info)
+	if out.Code == shard.CodeExists {
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	w.Header().Set("Location", scheme(r)+"://"+r.Host+r.URL.EscapedPath())
+	w.WriteHeader(http.StatusCreated)
+}
+
+func scheme(r *http.Request) string {
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+		return "https"
+	}
+	return "http"
+}
+
+// post appends, closes, or both (PROTOCOL 5.2). The order of its checks is
+// decide's; a malformed header only comes after the stream's absence.
+func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+	req, err := s.request(r, id, shard.OpAppend)
+	if err == nil {
+		req.Producer, err = producer(r.Header)
+	}
+	if seq := r.Header.Get(hSeq); err == nil && seq != "" {
+		if len(seq) > shard.MaxStreamSeq {
+			err = badHeader(hSeq, "at most 256 bytes")
+		}
+		req.StreamSeq = []byte(seq)
+	}
+	if err != nil {
+		if errors.Is(err, errHeader) {
+			if info, serr := s.streams.State(r.Context(), id, 0); serr == nil && !info.Exists {
+				err = shard.ErrNotFound
+			}
+		}
+		fail(w, err)
+		return
+	}
+	out, ok := s.write(w, r, req)
+	if !ok {
+		return
+	}
+	h := w.Header()
+	h.Set(hNextOffset, formatOffset(out.Info.Life, out.Info.Tail))
+	if out.Info.Closed {
+		h.Set(hClosed, "true")
+	}
+	status := http.StatusNoContent
+	if p := out.Producer; p != nil {
+		h.Set(hProducerEpoch, strconv.FormatUint(p.Epoch, 10))
+		h.Set(hProducerSeq, strconv.FormatUint(p.Seq, 10))
+		if out.Code == shard.CodeAppended && len(req.Messages) > 0 {
+			status = http.StatusOK
+		}
+	}
+	w.WriteHeader(status)
+}
+
+// remove deletes a stream (PROTOCOL 4.4).
+func (s *Server) remove(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+	req := &shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), Minted: s.now()}
+	if _, ok := s.write(w, r, req); ok {
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (s *Server) now() uint64 { return uint64(max(s.cfg.Now().UnixMilli(), 0)) }
+
+// write carries a request out and answers unless it was accepted.
+func (s *Server) write(w http.ResponseWriter, r *http.Request, req *shard.Request) (shard.Outcome, bool) {
+	start := s.cfg.Now()
+	room, err := s.body(w, r, req)
+	defer s.bodies.Add(-room)
+	if err != nil {
+		fail(w, err)
+		return shard.Outcome{}, false
+	}
+	out, err := s.streams.Do(r.Context(), req)
+	s.m.observeAck(start)
+	switch {
+	case err != nil:
+		fail(w, err)
+		return out, false
+	case !out.Code.Accepted():
+		refuse(w, out)
+		return out, false
+	}
+	return out, true
+}
+
+// request begins a Request; its body is read later.
+func (s *Server) request(r *http.Request, id shard.StreamID, op shard.Op) (*shard.Request, error) {
+	typ := r.Header.Get("Content-Type")
+	if len(typ) > shard.MaxContentType {
+		return nil, badHeader("Content-Type", "at most 256 bytes")
+	}
+	return &shard.Request{
+		Stream: id, Op: op, ID: shard.NewAppendID(), Minted: s.now(),
+		Type: typ, Close: closes(r.Header),
+	}, nil
+}
+
+// body reads the request's body into req.Messages, within the node's budget for
+// bodies in flight; room is what it took of that.
+func (s *Server) body(w http.ResponseWriter, r *http.Request, req *shard.Request) (room int64, err error) {
+	if req.Op == shard.OpDelete || r.ContentLength == 0 {
+		return 0, nil
+	}
+	if r.ContentLength > shard.MaxBody {
+		return 0, errTooLarge
+	}
+	room = r.ContentLength
+	if room < 0 { // chunked: as much as it may become
+		room = shard.MaxBody
+	}
+	if s.bodies.Add(room) > s.cfg.MaxBodies {
+		return room, shard.ErrOverloaded
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, shard.MaxBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return room, errTooLarge
+	case err != nil:
+		return room, fmt.Errorf("%w: %w", errBody, err)
+	}
+	return room, fill(req, data)
+}
+
+// fill makes messages of a body.
+func fill(req *shard.Request, data []byte) error {
+	switch {
+	case len(data) == 0:
+		return nil
+	case !shard.IsJSON(req.Type):
+		req.Messages = [][]byte{data}
+		return nil
+	}
+	var err error
+	req.Messages, err = splitJSON(data)
+	switch {
+	case errors.Is(err, errTooMany):
+		return err
+	case errors.Is(err, errNoneSent) && req.Op == shard.OpCreate:
+	case err != nil:
+		req.Bad = err.Error()
+	}
+	return nil
+}

@@ -1,0 +1,202 @@
+package edge
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Config of a Server. Zero values take the defaults.
+type Config struct {
+	// LongPoll is how long a long-poll waits for news (20 s).
+	LongPoll time.Duration
+	// Heartbeat is the silence after which an SSE reader gets a comment (20 s, and
+	// up to a quarter more at random).
+	Heartbeat time.Duration
+	// Stall is how long a reader may take nothing before it is cut (60 s).
+	Stall time.Duration
+	// MaxReaders bounds SSE and long-poll readers (200,000): newcomers beyond get
+	// 503; nobody is sent away to admit another.
+	MaxReaders int
+	// MaxBodies bounds the bytes of append bodies in flight (64 MiB): 429 beyond,
+	// before the body is read.
+	MaxBodies int64
+	// FrameBytes bounds the rendered frames that readers of one stream share
+	// (1 MiB); the oldest go first, a reader that still needs one renders its own.
+	FrameBytes int
+	// Now is the clock (time.Now).
+	Now func() time.Time
+	// Logger gets what an operator should see (discard).
+	Logger *slog.Logger
+	// Metrics may be nil.
+	Metrics prometheus.Registerer
+}
+
+func (c *Config) defaults() {
+	for d, def := range map[*time.Duration]time.Duration{
+		&c.LongPoll: 20 * time.Second, &c.Heartbeat: 20 * time.Second, &c.Stall: time.Minute,
+	} {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	if c.MaxReaders <= 0 {
+		c.MaxReaders = 200_000
+	}
+	if c.MaxBodies <= 0 {
+		c.MaxBodies = 64 << 20
+	}
+	if c.FrameBytes <= 0 {
+		c.FrameBytes = 1 << 20
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Server speaks Durable Streams over HTTP. It is an http.Handler.
+type Server struct {
+	cfg     Config
+	streams Streams
+	m       *metrics
+	bodies  atomic.Int64 // bytes of append bodies in flight
+	readers atomic.Int64 // SSE and long-poll
+	frames  frameSets
+
+	mu       sync.Mutex
+	draining chan struct{} // closed by Drain
+	drained  bool
+	active   sync.WaitGroup // SSE and long-poll readers; guarded by mu against Drain
+}
+
+// New returns a Server over streams.
+func New(cfg Config, streams Streams) *Server {
+	cfg.defaults()
+	return &Server{
+		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics), draining: make(chan struct{}),
+		frames: frameSets{limit: cfg.FrameBytes, m: map[frameKey]*frameSet{}},
+	}
+}
+
+// HTTPServer is an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2
+// by prior knowledge. It has no write timeout, because readers stay; each write
+// to them has a deadline of its own.
+func (s *Server) HTTPServer() *http.Server {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: s, Protocols: &p, ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// ServeHTTP is the route table.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	common(w.Header())
+	if r.Method == http.MethodOptions {
+		preflight(w)
+		return
+	}
+	id, err := parseName(r.URL.EscapedPath())
+	switch {
+	case err != nil:
+		fail(w, err)
+		return
+	case s.isDraining():
+		w.Header().Set("Connection", "close")
+		fail(w, errDraining)
+		return
+	}
+	switch r.Method {
+	case http.MethodGet:
+		s.read(w, r, id)
+	case http.MethodHead:
+		s.head(w, r, id)
+	case http.MethodPost:
+		s.post(w, r, id)
+	case http.MethodPut:
+		s.put(w, r, id)
+	case http.MethodDelete:
+		s.remove(w, r, id)
+	default:
+		w.Header().Set("Allow", methods)
+		fail(w, errMethod)
+	}
+}
+
+func (s *Server) isDraining() bool {
+	select {
+	case <-s.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// admit counts a reader in; leave counts it out.
+func (s *Server) admit(m mode) (leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.drained:
+		return nil, errDraining
+	case s.readers.Load() >= int64(s.cfg.MaxReaders):
+		return nil, errFull
+	}
+	s.readers.Add(1)
+	s.active.Add(1)
+	out := s.m.reader(m)
+	return func() {
+		out()
+		s.readers.Add(-1)
+		s.active.Done()
+	}, nil
+}
+
+// Drain ends every SSE connection after a complete event, answers long-polls that
+// wait, and refuses what comes. It returns when the last reader is gone.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.drained {
+		s.drained = true
+		close(s.draining)
+	}
+	s.mu.Unlock()
+	gone := make(chan struct{})
+	go func() { // ends with the last reader, which has a write deadline
+		s.active.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// signal is a Waker with a wake-up of capacity one.
+type signal chan struct{}
+
+// Wake implements shard.Waker.
+func (c signal) Wake() {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+var _ shard.Waker = signal(nil)

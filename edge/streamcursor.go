@@ -1,0 +1,39 @@
+package edge
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// The protocol's cursor keeps shared caches from serving one client's live answer
+// to another for ever (PROTOCOL 8.1): the number of 20-second intervals since its
+// epoch; a client that already has that, or a later one, gets one further ahead.
+const (
+	cursorInterval = 20 * time.Second
+	cursorJitter   = 3600 // seconds
+)
+
+var cursorEpoch = time.Date(2024, 10, 9, 0, 0, 0, 0, time.UTC)
+
+// interval is the cursor of an instant.
+func interval(now time.Time) uint64 {
+	return uint64(max(now.Sub(cursorEpoch)/cursorInterval, 0))
+}
+
+// nextCursor is the cursor for a client that last had client (0: none).
+func nextCursor(now time.Time, client uint64) uint64 {
+	current := interval(now)
+	if client < current {
+		return current
+	}
+	ahead := (rand.Uint64N(cursorJitter) + uint64(cursorInterval/time.Second)) / uint64(cursorInterval/time.Second)
+	return client + ahead
+}
+
+// parseCursor reads a client's cursor; a malformed one is as good as none.
+func parseCursor(s string) uint64 {
+	if n, ok := digits(s); ok && n <= maxInteger {
+		return n
+	}
+	return 0
+}

@@ -1,0 +1,251 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// A catch-up chunk ends before the message that would take it over these; it
+// holds at least one. The rule knows nothing of pages, so the same offset gives
+// the same bytes on every node.
+const (
+	chunkMessages = 1000
+	chunkBytes    = 1 << 20
+)
+
+// head describes a stream (PROTOCOL 4.3).
+func (s *Server) head(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+	w.Header().Set("Cache-Control", "no-store")
+	info, err := s.streams.State(r.Context(), id, 0)
+	if err == nil && !info.Exists {
+		err = shard.ErrNotFound
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	describe(w.Header(), info)
+	w.WriteHeader(http.StatusOK)
+}
+
+// query is a GET's query, read strictly where the protocol says so.
+type query struct {
+	at    offset
+	given bool // an offset was given
+	live  string
+	cur   uint64 // the client's cursor; 0: none
+}
+
+func parseQuery(r *http.Request) (query, error) {
+	q := query{at: offset{kind: offsetStart}}
+	v := r.URL.Query()
+	offsets := v["offset"]
+	if len(offsets) > 1 {
+		return q, errOffset
+	}
+	if q.given = len(offsets) == 1; q.given {
+		var err error
+		if q.at, err = parseOffset(offsets[0]); err != nil {
+			return q, err
+		}
+	}
+	switch q.live = v.Get("live"); q.live {
+	case "", "long-poll", "sse":
+	default:
+		return q, errQuery
+	}
+	q.cur = parseCursor(v.Get("cursor"))
+	return q, nil
+}
+
+// read is every GET (PROTOCOL 5.6 to 5.8).
+func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+	q, err := parseQuery(r)
+	last := r.Header.Get("Last-Event-ID")
+	if q.live == "sse" && last != "" {
+		if o, lerr := parseOffset(last); lerr == nil && o.kind != offsetNow {
+			q.at, q.given, err = o, true, nil
+		} else {
+			last = ""
+		}
+	}
+	if err == nil && q.live != "" && !q.given {
+		err = errors.Join(errQuery, errors.New("a live read needs an offset"))
+	}
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	info, pos, err := s.locate(r.Context(), id, q)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	switch q.live {
+	case "sse":
+		if last != "" && info.Closed && pos >= info.Tail {
+			w.WriteHeader(http.StatusNoContent) // EventSource stops for good
+			return
+		}
+		s.sse(w, r, info, id, q, pos)
+	case "long-poll":
+		s.longPoll(w, r, info, id, q, pos)
+	default:
+		s.catchUp(w, r, info, id, q, pos)
+	}
+}
+
+// locate finds the stream and the position that the query names in it. A live
+// read that names a place may rest on this node's own Tail; if that does not
+// know the place yet, the answer is asked for anew.
+func (s *Server) locate(ctx context.Context, id shard.StreamID, q query) (shard.Info, uint64, error) {
+	ask := shard.AskTouch
+	if q.live != "" && q.at.kind != offsetNow {
+		ask |= shard.AskLocal
+	}
+	for {
+		info, err := s.streams.State(ctx, id, ask)
+		pos := uint64(0)
+		if err == nil && !info.Exists {
+			err = shard.ErrNotFound
+		}
+		if err == nil {
+			pos, err = q.at.resolve(info)
+		}
+		local := ask&shard.AskLocal != 0
+		if local && (errors.Is(err, shard.ErrNotFound) || errors.Is(err, errOffsetBeyond)) {
+			ask &^= shard.AskLocal
+			continue
+		}
+		return info, pos, err
+	}
+}
+
+// chunk is a run of messages for one answer.
+type chunk struct {
+	messages [][]byte
+	next     uint64 // the position after the last one
+	bytes    int
+}
+
+// collect reads messages from pos up to info.Tail, as far as a chunk goes.
+func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info, pos uint64, fromStart bool) (chunk, error) {
+	c := chunk{next: pos}
+	for pos < info.Tail {
+		rg, err := s.streams.ReadPage(ctx, id, info, pos)
+		var trimmed *shard.TrimmedError
+		if errors.As(err, &trimmed) && fromStart && len(c.messages) == 0 && trimmed.First > pos {
+			pos = trimmed.First // the first that is kept
+			c.next = pos
+			continue
+		}
+		if err != nil {
+			return c, err
+		}
+		for i := rg.Search(pos); i < rg.Len(); i++ {
+			m := rg.Message(i)
+			if m.Pos >= info.Tail {
+				break
+			}
+			full := len(c.messages) == chunkMessages || c.bytes+len(m.Body) > chunkBytes
+			if full && len(c.messages) > 0 {
+				return c, nil
+			}
+			c.messages = append(c.messages, m.Body)
+			c.bytes += len(m.Body)
+			c.next = m.Next
+		}
+		pos = max(rg.To(), pos)
+	}
+	c.next = max(c.next, info.Tail)
+	return c, nil
+}
+
+// catchUp answers a plain GET.
+func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, pos uint64) {
+	defer s.m.reader(modeCatchUp)()
+	h := w.Header()
+	if q.at.kind == offsetNow {
+		h.Set("Cache-Control", "no-store")
+		s.send(w, info, chunk{next: info.Tail})
+		return
+	}
+	c, err := s.collect(r.Context(), id, info, pos, q.at.kind == offsetStart)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	upToDate := c.next >= info.Tail
+	tag := etag(info, pos, c.next, upToDate)
+	h.Set("ETag", tag)
+	h.Set("Cache-Control", "public, max-age=60, stale-while-revalidate=300")
+	if upToDate {
+		h.Set("Cache-Control", "public, max-age=1, stale-while-revalidate=60")
+	}
+	if matches(r.Header.Get("If-None-Match"), tag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	s.send(w, info, c)
+}
+
+// etag names a chunk: the life, where it begins and ends, and whether the stream
+// ends there.
+func etag(info shard.Info, from, to uint64, upToDate bool) string {
+	end := ""
+	if upToDate && info.Closed {
+		end = ":c"
+	}
+	return `"` + formatOffset(info.Life, from) + ":" + formatOffset(info.Life, to) + end + `"`
+}
+
+func matches(header, tag string) bool {
+	for t := range strings.SplitSeq(header, ",") {
+		if t = strings.TrimPrefix(strings.TrimSpace(t), "W/"); t == tag || t == "*" {
+			return true
+		}
+	}
+	return false
+}
+
+// send answers 200 with a chunk.
+func (s *Server) send(w http.ResponseWriter, info shard.Info, c chunk) {
+	h := w.Header()
+	h.Set("Content-Type", info.Type)
+	h.Set(hNextOffset, formatOffset(info.Life, c.next))
+	if c.next >= info.Tail {
+		h.Set(hUpToDate, "true")
+		if info.Closed {
+			h.Set(hClosed, "true")
+		}
+	}
+	w.WriteHeader(http.StatusOK)
+	for _, b := range body(info.Type, c.messages) {
+		if _, err := w.Write(b); err != nil {
+			return // the client is gone
+		}
+	}
+	s.m.deliveries.Add(float64(len(c.messages)))
+}
+
+// body is the messages as the stream's type wants them: one JSON array, or one
+// after the other.
+func body(typ string, messages [][]byte) [][]byte {
+	if !shard.IsJSON(typ) {
+		return messages
+	}
+	out := make([][]byte, 0, 2*len(messages)+1)
+	sep := []byte("[")
+	for _, m := range messages {
+		out = append(out, sep, m)
+		sep = []byte(",")
+	}
+	if len(messages) == 0 {
+		return [][]byte{[]byte("[]")}
+	}
+	return append(out, []byte("]"))
+}
