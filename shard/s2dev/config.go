@@ -1,0 +1,105 @@
+package s2dev
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// SyncMode says when what is written to Dir is forced to the disk.
+type SyncMode string
+
+const (
+	// SyncAlways acknowledges an append after an fsync that covers it. The default.
+	SyncAlways SyncMode = "always"
+	// SyncInterval acknowledges at once and fsyncs every SyncEvery: a crash of the machine loses
+	// up to that much of what was acknowledged; a crash of the process alone loses nothing that
+	// reached the operating system.
+	SyncInterval SyncMode = "interval"
+	// SyncNever leaves it to the operating system.
+	SyncNever SyncMode = "never"
+)
+
+const (
+	defaultSyncEvery = 100 * time.Millisecond
+	defaultMaxBytes  = 1 << 30
+)
+
+// Config is what a Server is opened with. The zero value is a server in memory on a free port.
+type Config struct {
+	// Listen is host:port; default 127.0.0.1:0. A host that is not loopback is refused unless
+	// AllowRemote.
+	Listen string
+	// Dir keeps the data; empty keeps it in memory. One Server per Dir at a time.
+	Dir string
+	// Sync is when Dir is forced to disk; default SyncAlways.
+	Sync SyncMode
+	// SyncEvery is the interval of SyncInterval; default 100 ms.
+	SyncEvery time.Duration
+	// AllowRemote lets Listen be an address others can reach. There is no authentication:
+	// anybody who reaches it can read and delete everything.
+	AllowRemote bool
+	// Basins are made at the start unless they exist.
+	Basins []string
+	// Prices turns Usage into money; the zero value is DefaultPrices.
+	Prices Prices
+	// Now is the clock of timestamps, retention and session minutes; default time.Now.
+	Now func() time.Time
+	// Logger; default discards.
+	Logger *slog.Logger
+	// MaxBytes bounds the records kept in memory, in bytes with their overhead; default 1 GiB,
+	// without meaning with Dir. When full, an append is refused with 403 quota_exhausted and
+	// nothing is dropped; batches of commands alone still pass, so that a trim can make room.
+	MaxBytes int64
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:0"
+	}
+	if c.Sync == "" {
+		c.Sync = SyncAlways
+	}
+	switch c.Sync {
+	case SyncAlways, SyncInterval, SyncNever:
+	default:
+		return c, fmt.Errorf("s2dev: unknown sync mode %q", c.Sync)
+	}
+	if c.SyncEvery <= 0 {
+		c.SyncEvery = defaultSyncEvery
+	}
+	if c.Prices == (Prices{}) {
+		c.Prices = DefaultPrices
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.MaxBytes <= 0 {
+		c.MaxBytes = defaultMaxBytes
+	}
+	return c, c.checkListen()
+}
+
+func (c Config) checkListen() error {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("s2dev: listen address %q: %w", c.Listen, err)
+	}
+	if c.AllowRemote || isLoopback(host) {
+		return nil
+	}
+	return fmt.Errorf("s2dev: %q is not loopback, and this server has no authentication: "+
+		"anybody who reaches it can read and delete everything (AllowRemote permits it)", c.Listen)
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

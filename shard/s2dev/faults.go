@@ -1,0 +1,250 @@
+package s2dev
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+// FaultKind is what goes wrong.
+type FaultKind int
+
+const (
+	// LoseAck cuts the connection (in HTTP/2: resets the stream) after the operation was done.
+	// In an append session it takes the ack of one batch and ends the session.
+	LoseAck FaultKind = iota + 1
+	// LoseRequest cuts the connection before anything was done.
+	LoseRequest
+	// DelayBefore holds the operation before it is done, for Delay or until Release.
+	DelayBefore
+	// DelayAfter holds the answer after the operation was done, for Delay or until Release. In a
+	// read session it holds each frame.
+	DelayAfter
+	// CutFrame sends half of a session's next frame and cuts the connection.
+	CutFrame
+	// EndSession ends a session's body cleanly, at once, also an idle one.
+	EndSession
+	// Silence keeps a read session open and sends nothing more, no heartbeat either, until the
+	// fault is removed.
+	Silence
+	// Refuse answers Code before anything was done; in an append session as a terminal frame.
+	Refuse
+)
+
+// Fault matches operations and says what happens to them.
+type Fault struct {
+	Stream string // the stream's name without its basin; empty is every stream
+	Op     Op     // empty is every operation
+	Kind   FaultKind
+	// Count is how many operations it hits; 0 is until it is removed.
+	Count int
+	// Probability of hitting a matching operation, in (0, 1]; 0 is always. Seed makes the draw
+	// repeatable.
+	Probability float64
+	Seed        uint64
+	// Delay of DelayBefore and DelayAfter; 0 is until Release or Remove.
+	Delay time.Duration
+	// Code of Refuse: a code of S2 (rate_limited, unavailable, transaction_conflict, …), or
+	// seq_num_mismatch and fencing_token_mismatch, the two 412s. Empty is unavailable.
+	Code string
+	// Expected is the sequence number a seq_num_mismatch tells; 0 is the stream's own tail.
+	Expected uint64
+}
+
+// Faults makes operations fail on purpose. It is safe for concurrent use.
+type Faults struct {
+	mu      sync.Mutex
+	active  []*Injected
+	changed chan struct{} // closed and replaced when active changes; idle sessions look again
+}
+
+// Injected is a Fault at work.
+type Injected struct {
+	fault   Fault
+	owner   *Faults
+	rnd     *rand.Rand
+	fired   int
+	held    int
+	more    chan struct{} // closed and replaced when fired or held grow
+	release chan struct{} // closed and replaced by Release
+	removed chan struct{} // closed by Remove
+}
+
+func newFaults() *Faults { return &Faults{changed: make(chan struct{})} }
+
+// Add puts a fault to work. Faults are tried in the order they were added.
+func (f *Faults) Add(fault Fault) *Injected {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := &Injected{
+		fault: fault, owner: f, rnd: rand.New(rand.NewPCG(fault.Seed, 0)),
+		more: make(chan struct{}), release: make(chan struct{}), removed: make(chan struct{}),
+	}
+	f.active = append(f.active, i)
+	f.wake()
+	return i
+}
+
+// Clear removes every fault.
+func (f *Faults) Clear() {
+	f.mu.Lock()
+	all := slices.Clone(f.active)
+	f.mu.Unlock()
+	for _, i := range all {
+		i.Remove()
+	}
+}
+
+func (f *Faults) wake() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// Fired is how many operations it hit.
+func (i *Injected) Fired() int {
+	i.owner.mu.Lock()
+	defer i.owner.mu.Unlock()
+	return i.fired
+}
+
+// Held is how many operations it holds now.
+func (i *Injected) Held() int {
+	i.owner.mu.Lock()
+	defer i.owner.mu.Unlock()
+	return i.held
+}
+
+// Wait returns when it has hit n operations, or with the context's error.
+func (i *Injected) Wait(ctx context.Context, n int) error {
+	for {
+		i.owner.mu.Lock()
+		fired, more := i.fired, i.more
+		i.owner.mu.Unlock()
+		if fired >= n {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Release lets go of what it holds now; later operations are held again.
+func (i *Injected) Release() {
+	i.owner.mu.Lock()
+	defer i.owner.mu.Unlock()
+	close(i.release)
+	i.release = make(chan struct{})
+}
+
+// Remove takes it out of work and lets go of everything it holds. It may be called again.
+func (i *Injected) Remove() {
+	f := i.owner
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-i.removed:
+		return
+	default:
+	}
+	close(i.removed)
+	f.active = slices.DeleteFunc(f.active, func(x *Injected) bool { return x == i })
+	f.wake()
+}
+
+// take returns the first fault of a kind that hits this operation, counted, or nil.
+func (f *Faults) take(stream string, op Op, kind FaultKind) *Injected {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, i := range f.active {
+		if i.fault.Kind != kind || i.fault.Stream != "" && i.fault.Stream != stream ||
+			i.fault.Op != "" && i.fault.Op != op ||
+			i.fault.Count > 0 && i.fired >= i.fault.Count {
+			continue
+		}
+		if p := i.fault.Probability; p > 0 && i.rnd.Float64() >= p {
+			continue
+		}
+		i.fired++
+		close(i.more)
+		i.more = make(chan struct{})
+		return i
+	}
+	return nil
+}
+
+func (f *Faults) watch() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+func (i *Injected) count(n int) <-chan struct{} {
+	i.owner.mu.Lock()
+	defer i.owner.mu.Unlock()
+	i.held += n
+	return i.release
+}
+
+// hold blocks for Delay, until Release or Remove, or until ctx ends.
+func (i *Injected) hold(ctx context.Context) {
+	release := i.count(1)
+	defer i.count(-1)
+	var after <-chan time.Time
+	if i.fault.Delay > 0 {
+		t := time.NewTimer(i.fault.Delay)
+		defer t.Stop()
+		after = t.C
+	}
+	select {
+	case <-after:
+	case <-release:
+	case <-i.removed:
+	case <-ctx.Done():
+	}
+}
+
+// before applies the faults that come before an operation: lost reports a cut connection.
+func (f *Faults) before(
+	ctx context.Context, stream string, op Op, st *stream,
+) (lost bool, err *apiError) {
+	if i := f.take(stream, op, DelayBefore); i != nil {
+		i.hold(ctx)
+	}
+	if f.take(stream, op, LoseRequest) != nil {
+		return true, nil
+	}
+	if i := f.take(stream, op, Refuse); i != nil {
+		return false, i.fault.refusal(st)
+	}
+	return false, nil
+}
+
+// after applies the faults that come after an operation: lost reports a cut connection.
+func (f *Faults) after(ctx context.Context, stream string, op Op) (lost bool) {
+	if i := f.take(stream, op, DelayAfter); i != nil {
+		i.hold(ctx)
+	}
+	return f.take(stream, op, LoseAck) != nil
+}
+
+func (f Fault) refusal(st *stream) *apiError {
+	switch f.Code {
+	case "seq_num_mismatch":
+		expected := f.Expected
+		if expected == 0 && st != nil {
+			tail, _, _ := st.durable()
+			expected = tail.Seq
+		}
+		return seqMismatch(expected)
+	case "fencing_token_mismatch":
+		return fenceMismatch("fault")
+	case "":
+		return fail("unavailable", "fault")
+	}
+	return fail(f.Code, "fault")
+}

@@ -1,0 +1,245 @@
+package s2dev
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	mimeJSON  = "application/json"
+	mimeProto = "application/protobuf"
+	mimeS2S   = "s2s/proto"
+	mimeSSE   = "text/event-stream"
+)
+
+// call is one request on its way: the path's segments after /v1, each decoded on its own, since
+// a stream's name may hold an escaped slash.
+type call struct {
+	*Server
+	w    http.ResponseWriter
+	r    *http.Request
+	path []string
+}
+
+func segments(u *url.URL) ([]string, *apiError) {
+	parts := strings.Split(strings.TrimPrefix(u.EscapedPath(), "/"), "/")
+	for i, p := range parts {
+		s, err := url.PathUnescape(p)
+		if err != nil {
+			return nil, fail("bad_path", "%s", err)
+		}
+		parts[i] = s
+	}
+	return parts, nil
+}
+
+// ServeHTTP answers S2's API and the two operator's pages.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	c := &call{Server: s, w: w, r: r}
+	if err := c.route(); err != nil {
+		c.refuse(err)
+	}
+}
+
+func (c *call) route() *apiError {
+	if !c.cfg.AllowRemote && !localHost(c.r.Host) {
+		// Another name for a loopback address is a browser led here by somebody's DNS.
+		return fail("permission_denied", "host `%s` is not loopback", c.r.Host)
+	}
+	path, err := segments(c.r.URL)
+	if err != nil {
+		return err
+	}
+	if len(path) == 1 {
+		return c.operator(path[0])
+	}
+	if path[0] != "v1" {
+		return noSuchRoute()
+	}
+	c.path = path[1:]
+	switch c.path[0] {
+	case "basins":
+		return c.basins()
+	case "streams":
+		return c.streams()
+	case "access-tokens", "locations", "metrics":
+		return fail("not_implemented", "Not implemented")
+	}
+	return noSuchRoute()
+}
+
+func noSuchRoute() *apiError {
+	return &apiError{status: http.StatusNotFound, code: "bad_path", message: "no such route"}
+}
+
+func noSuchMethod() *apiError {
+	return &apiError{
+		status: http.StatusMethodNotAllowed, code: "bad_path", message: "no such method",
+	}
+}
+
+func localHost(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.Trim(hostport, "[]")
+	}
+	return isLoopback(host) || strings.HasSuffix(host, ".localhost")
+}
+
+func (c *call) operator(page string) *apiError {
+	switch page {
+	case "health", "ping":
+		_, _ = io.WriteString(c.w, "OK\n")
+	case "metrics":
+		c.w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		c.Usage().writeMetrics(c.w)
+	default:
+		return noSuchRoute()
+	}
+	return nil
+}
+
+func (c *call) refuse(err *apiError) {
+	if err.status == http.StatusTooManyRequests {
+		c.w.Header().Set("Retry-After", "1")
+	}
+	c.w.Header().Set("Content-Type", mimeJSON)
+	c.w.WriteHeader(err.status)
+	_, _ = c.w.Write(err.json())
+}
+
+func (c *call) json(status int, body any) *apiError {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return fail("other", "%s", err)
+	}
+	c.w.Header().Set("Content-Type", mimeJSON)
+	c.w.WriteHeader(status)
+	_, _ = c.w.Write(b)
+	return nil
+}
+
+// cut ends the response without an end: the client sees a lost connection.
+func cut() { panic(http.ErrAbortHandler) }
+
+// body reads the request's body, decompressed.
+func (c *call) body() ([]byte, *apiError) {
+	raw, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxUnaryInput))
+	if err != nil {
+		if _, big := errors.AsType[*http.MaxBytesError](err); big {
+			return nil, &apiError{status: 413, code: "invalid", message: "body too large"}
+		}
+		return nil, fail("client_hangup", "%s", err)
+	}
+	kind := plain
+	switch strings.ToLower(c.r.Header.Get("Content-Encoding")) {
+	case "", "identity":
+	case "zstd":
+		kind = zstandard
+	case "gzip":
+		kind = gzipped
+	default:
+		return nil, fail("bad_header", "unknown content encoding")
+	}
+	out, err := decompress(kind, raw, maxUnaryInput)
+	if err != nil {
+		return nil, fail("bad_header", "body: %s", err)
+	}
+	return out, nil
+}
+
+func jsonError(err error) *apiError {
+	if e, ok := errors.AsType[*apiError](err); ok {
+		return e
+	}
+	return fail("bad_json", "%s", err)
+}
+
+// decode reads a JSON body into v; an empty body leaves v where it may be empty.
+func (c *call) decode(v any, mayBeEmpty bool) *apiError {
+	b, bad := c.body()
+	if bad != nil {
+		return bad
+	}
+	if len(b) == 0 && mayBeEmpty {
+		return nil
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return jsonError(err)
+	}
+	return nil
+}
+
+func (c *call) decodeProto(m proto.Message) *apiError {
+	b, bad := c.body()
+	if bad != nil {
+		return bad
+	}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return fail("bad_proto", "%s", err)
+	}
+	return nil
+}
+
+func (c *call) contentType() string { return mediaType(c.r.Header.Get("Content-Type")) }
+
+func mediaType(v string) string {
+	t, _, err := mime.ParseMediaType(v)
+	if err != nil {
+		return ""
+	}
+	return t
+}
+
+// accepts reports whether the client's first choice, or its only one, is a type.
+func (c *call) accepts(kind string) bool {
+	for part := range strings.SplitSeq(c.r.Header.Get("Accept"), ",") {
+		if mediaType(strings.TrimSpace(part)) == kind {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *call) basinHeader() (string, *apiError) {
+	name := c.r.Header.Get("S2-Basin")
+	if name == "" {
+		return "", fail("bad_header", "missing header `s2-basin`")
+	}
+	if err := checkBasinName(name); err != nil {
+		return "", fail("bad_header", "%s", err.message)
+	}
+	return name, nil
+}
+
+// base64Format reports the s2-format header's choice.
+func (c *call) base64Format() (bool, *apiError) {
+	switch c.r.Header.Get("S2-Format") {
+	case "", "raw", "json":
+		return false, nil
+	case "base64", "json-binsafe":
+		return true, nil
+	}
+	return false, fail("bad_header", "unknown s2-format")
+}
+
+// number reads a query parameter; nil if it is absent.
+func number(q url.Values, key string) (*uint64, *apiError) {
+	if !q.Has(key) {
+		return nil, nil
+	}
+	n, err := strconv.ParseUint(q.Get(key), 10, 64)
+	if err != nil {
+		return nil, fail("bad_query", "%s: %s", key, err)
+	}
+	return &n, nil
+}

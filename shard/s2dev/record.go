@@ -1,0 +1,144 @@
+package s2dev
+
+import (
+	"encoding/binary"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/s2-streamstore/s2-sdk-go/generated"
+)
+
+// position is a place in a stream: the next sequence number and the last record's timestamp.
+type position struct {
+	Seq  uint64 `json:"seq_num"`
+	Time uint64 `json:"timestamp"` // milliseconds since 1970
+}
+
+func (p position) pb() *pb.StreamPosition {
+	return &pb.StreamPosition{SeqNum: p.Seq, Timestamp: p.Time}
+}
+
+// record is one stored record. wire is its SequencedRecord in protobuf, made once at the append
+// and copied as it is into every reply that carries it.
+type record struct {
+	seq  uint64
+	time uint64 // milliseconds since 1970, as the stream's timestamping made it
+	at   uint64 // milliseconds since 1970 at arrival; what retention counts from
+	size int    // metered bytes
+	wire []byte
+}
+
+// recordOverhead is what a record costs in memory beside its wire bytes.
+const recordOverhead = 64
+
+func metered(headers []*pb.Header, body []byte) int {
+	n := 8 + 2*len(headers) + len(body)
+	for _, h := range headers {
+		n += len(h.GetName()) + len(h.GetValue())
+	}
+	return n
+}
+
+type command struct {
+	fence *string
+	trim  *uint64
+}
+
+// parseCommand returns the command a record is, and false for a record of data.
+func parseCommand(r *pb.AppendRecord) (command, bool, *apiError) {
+	if len(r.GetHeaders()) != 1 || len(r.GetHeaders()[0].GetName()) > 0 {
+		for _, h := range r.GetHeaders() {
+			if len(h.GetName()) == 0 {
+				return command{}, false, invalid("invalid header: name is empty")
+			}
+		}
+		return command{}, false, nil
+	}
+	switch string(r.GetHeaders()[0].GetValue()) {
+	case "fence":
+		token := string(r.GetBody())
+		if len(token) > maxFenceToken {
+			return command{}, true, invalid("fencing token exceeds %d bytes", maxFenceToken)
+		}
+		if !utf8.ValidString(token) {
+			return command{}, true, invalid("invalid `fence` command: invalid UTF-8")
+		}
+		return command{fence: &token}, true, nil
+	case "trim":
+		if len(r.GetBody()) != 8 {
+			return command{}, true, invalid("earliest sequence number to trim to was %d bytes, "+
+				"must be 8", len(r.GetBody()))
+		}
+		seq := binary.BigEndian.Uint64(r.GetBody())
+		return command{trim: &seq}, true, nil
+	}
+	return command{}, true, invalid("unknown command")
+}
+
+// input is a checked append.
+type input struct {
+	records  []*pb.AppendRecord
+	commands []command // one per record, zero for data
+	onlyCmds bool
+	size     int // metered bytes
+	match    *uint64
+	fence    *string
+}
+
+func checkInput(in *pb.AppendInput) (*input, *apiError) {
+	out := &input{records: in.GetRecords(), match: in.MatchSeqNum, fence: in.FencingToken}
+	if len(out.records) == 0 {
+		return nil, invalid("record batch must not be empty")
+	}
+	if len(out.records) > maxBatchRecords {
+		return nil, invalid("record batch must not exceed %d records", maxBatchRecords)
+	}
+	if out.fence != nil && len(*out.fence) > maxFenceToken {
+		return nil, invalid("fencing token exceeds %d bytes", maxFenceToken)
+	}
+	out.onlyCmds = true
+	out.commands = make([]command, len(out.records))
+	for i, r := range out.records {
+		cmd, is, err := parseCommand(r)
+		if err != nil {
+			return nil, err
+		}
+		out.commands[i] = cmd
+		out.onlyCmds = out.onlyCmds && is
+		out.size += metered(r.GetHeaders(), r.GetBody())
+	}
+	if out.size > maxBatchBytes {
+		return nil, invalid("record batch must not exceed %d metered bytes", maxBatchBytes)
+	}
+	return out, nil
+}
+
+func sequence(r *pb.AppendRecord, seq, time, at uint64) (record, error) {
+	wire, err := proto.Marshal(&pb.SequencedRecord{
+		SeqNum: seq, Timestamp: time, Headers: r.GetHeaders(), Body: r.GetBody(),
+	})
+	size := metered(r.GetHeaders(), r.GetBody())
+	return record{seq: seq, time: time, at: at, size: size, wire: wire}, err
+}
+
+// batchWire is a ReadBatch of the records and, if not nil, the tail.
+func batchWire(recs []record, tail *position) []byte {
+	n := 32
+	for _, r := range recs {
+		n += len(r.wire) + 6
+	}
+	b := make([]byte, 0, n)
+	for _, r := range recs {
+		b = protowire.AppendTag(b, 1, protowire.BytesType)
+		b = protowire.AppendBytes(b, r.wire)
+	}
+	if tail != nil {
+		// A position of two numbers cannot fail to marshal.
+		p, _ := proto.Marshal(tail.pb())
+		b = protowire.AppendTag(b, 2, protowire.BytesType)
+		b = protowire.AppendBytes(b, p)
+	}
+	return b
+}

@@ -1,0 +1,349 @@
+package s2dev
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The answers of the s2-provision-result header.
+const (
+	provisionCreated = "created"
+	provisionUpdated = "updated"
+	provisionNoop    = "noop"
+)
+
+// store is the catalogue: every basin and stream by name. Its lock covers names and
+// configurations; a stream's own lock covers its records.
+type store struct {
+	back backing
+	now  func() time.Time
+
+	mu     sync.RWMutex
+	basins map[string]*basinEntry
+}
+
+type basinEntry struct {
+	meta    basinMeta
+	streams map[string]*stream
+}
+
+func openStore(back backing, now func() time.Time) (*store, error) {
+	s := &store{back: back, now: now, basins: map[string]*basinEntry{}}
+	basins, streams, err := back.load()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range basins {
+		s.basins[b.Name] = &basinEntry{meta: b, streams: map[string]*stream{}}
+	}
+	for _, m := range streams {
+		log, h, err := back.log(m.ID)
+		if err != nil {
+			return nil, err
+		}
+		if b := s.basins[m.Basin]; b != nil {
+			b.streams[m.Name] = newStream(m, log, h, now())
+		}
+	}
+	return s, nil
+}
+
+func creationKey(token string, config any) string {
+	if token == "" {
+		return ""
+	}
+	b, err := json.Marshal(config)
+	if err != nil {
+		panic("s2dev: configuration: " + err.Error())
+	}
+	sum := sha256.Sum256(append([]byte(token+"\x00"), b...))
+	return hex.EncodeToString(sum[:])
+}
+
+// provisionBasin creates a basin, or with ensure makes it have the configuration.
+func (s *store) provisionBasin(
+	name string, c basinConfig, token string, ensure bool,
+) (basinMeta, string, *apiError) {
+	c.Defaults = c.Defaults.normal()
+	key := creationKey(token, c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.basins[name]
+	switch {
+	case b == nil:
+		meta := basinMeta{Name: name, Config: c, Created: s.now().UTC(), Key: key}
+		if err := s.back.putBasin(meta); err != nil {
+			return meta, "", fail("storage", "%s", err)
+		}
+		s.basins[name] = &basinEntry{meta: meta, streams: map[string]*stream{}}
+		return meta, provisionCreated, nil
+	case !ensure && key != "" && key == b.meta.Key, ensure && sameJSON(b.meta.Config, c):
+		return b.meta, provisionNoop, nil
+	case !ensure:
+		return b.meta, "", fail("resource_already_exists", "basin `%s` already exists", name)
+	}
+	meta := b.meta
+	meta.Config = c
+	if err := s.back.putBasin(meta); err != nil {
+		return meta, "", fail("storage", "%s", err)
+	}
+	b.meta = meta
+	return meta, provisionUpdated, nil
+}
+
+// provisionStream creates a stream, or with ensure makes it have the configuration.
+func (s *store) provisionStream(
+	basin, name string, c *streamConfig, token string, ensure bool,
+) (streamMeta, string, *apiError) {
+	key := creationKey(token, c.normal())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.basins[basin]
+	if b == nil {
+		return streamMeta{}, "", basinMissing(basin)
+	}
+	config := c.resolve(b.meta.Config.Defaults)
+	st := b.streams[name]
+	if st == nil {
+		meta := streamMeta{
+			Basin: basin, Name: name, Config: config, Cipher: b.meta.Config.Cipher,
+			Created: s.now().UTC(), Key: key,
+		}
+		return s.create(b, meta)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case !ensure && key != "" && key == st.meta.Key, ensure && sameJSON(st.meta.Config, config):
+		return st.meta, provisionNoop, nil
+	case !ensure:
+		return st.meta, "", fail("resource_already_exists",
+			"stream `%s` in basin `%s` already exists", name, basin)
+	}
+	meta := st.meta
+	meta.Config = config
+	if err := s.back.putStream(meta); err != nil {
+		return meta, "", fail("storage", "%s", err)
+	}
+	st.meta = meta
+	return meta, provisionUpdated, nil
+}
+
+func (s *store) create(b *basinEntry, meta streamMeta) (streamMeta, string, *apiError) {
+	id, err := s.back.newID()
+	if err != nil {
+		return meta, "", fail("storage", "%s", err)
+	}
+	meta.ID = id
+	log, h, err := s.back.log(id)
+	if err == nil {
+		err = s.back.putStream(meta)
+	}
+	if err != nil {
+		return meta, "", fail("storage", "%s", err)
+	}
+	b.streams[meta.Name] = newStream(meta, log, h, s.now())
+	return meta, provisionCreated, nil
+}
+
+func (s *store) basin(name string) (basinMeta, *apiError) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b := s.basins[name]
+	if b == nil {
+		return basinMeta{}, basinMissing(name)
+	}
+	return b.meta, nil
+}
+
+func (s *store) patchBasin(name string, f fields) (basinConfig, *apiError) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.basins[name]
+	if b == nil {
+		return basinConfig{}, basinMissing(name)
+	}
+	meta := b.meta
+	var bad *apiError
+	if meta.Config, bad = meta.Config.patched(f); bad != nil {
+		return basinConfig{}, bad
+	}
+	meta.Config.Defaults = meta.Config.Defaults.normal()
+	if err := s.back.putBasin(meta); err != nil {
+		return basinConfig{}, fail("storage", "%s", err)
+	}
+	b.meta = meta
+	return meta.Config, nil
+}
+
+// deleteBasin takes the basin and its streams away at once.
+func (s *store) deleteBasin(name string) *apiError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.basins[name]
+	if b == nil {
+		return basinMissing(name)
+	}
+	for _, st := range b.streams {
+		if err := s.drop(b, st); err != nil {
+			return err
+		}
+	}
+	if err := s.back.dropBasin(name); err != nil {
+		return fail("storage", "%s", err)
+	}
+	delete(s.basins, name)
+	return nil
+}
+
+func (s *store) find(basin, name string) (*stream, *apiError) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b := s.basins[basin]
+	if b == nil {
+		return nil, basinMissing(basin)
+	}
+	st := b.streams[name]
+	if st == nil {
+		return nil, streamMissing(basin, name)
+	}
+	return st, nil
+}
+
+// open finds a stream, or creates it if its basin says so.
+func (s *store) open(
+	basin, name string, auto func(basinConfig) bool,
+) (st *stream, created bool, err *apiError) {
+	st, err = s.find(basin, name)
+	if err == nil {
+		return st, false, nil
+	}
+	meta, missing := s.basin(basin)
+	if missing != nil {
+		return nil, false, missing
+	}
+	if !auto(meta.Config) {
+		return nil, false, err
+	}
+	_, how, bad := s.provisionStream(basin, name, nil, "", false)
+	if bad != nil && bad.code != "resource_already_exists" {
+		return nil, false, bad
+	}
+	st, err = s.find(basin, name)
+	return st, how == provisionCreated, err
+}
+
+func (s *store) patchStream(basin, name string, f fields) (streamConfig, *apiError) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b := s.basins[basin]
+	if b == nil {
+		return streamConfig{}, basinMissing(basin)
+	}
+	st := b.streams[name]
+	if st == nil {
+		return streamConfig{}, streamMissing(basin, name)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.gone {
+		return streamConfig{}, streamDeleted()
+	}
+	c, bad := st.meta.Config.patched(f)
+	if bad != nil {
+		return streamConfig{}, bad
+	}
+	meta := st.meta
+	meta.Config = c.resolve(b.meta.Config.Defaults)
+	if err := s.back.putStream(meta); err != nil {
+		return streamConfig{}, fail("storage", "%s", err)
+	}
+	st.meta = meta
+	return meta.Config, nil
+}
+
+func (s *store) deleteStream(basin, name string) *apiError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.basins[basin]
+	if b == nil {
+		return basinMissing(basin)
+	}
+	st := b.streams[name]
+	if st == nil {
+		return streamMissing(basin, name)
+	}
+	return s.drop(b, st)
+}
+
+// drop must be called with mu held. The row goes before the name is free, so that a crash cannot
+// bring back a stream whose deletion was acknowledged.
+func (s *store) drop(b *basinEntry, st *stream) *apiError {
+	st.mu.Lock()
+	meta := st.meta
+	st.mu.Unlock()
+	st.end()
+	if err := s.back.dropStream(meta); err != nil {
+		return fail("storage", "%s", err)
+	}
+	st.log.drop()
+	delete(b.streams, meta.Name)
+	return nil
+}
+
+func listNames[T any](all map[string]T, prefix, after string, limit int) (names []string, more bool) {
+	for name := range all {
+		if strings.HasPrefix(name, prefix) && name > after {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	if len(names) > limit {
+		return names[:limit], true
+	}
+	return names, false
+}
+
+func (s *store) listBasins(prefix, after string, limit int) (out []basinMeta, more bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	names, more := listNames(s.basins, prefix, after, limit)
+	for _, n := range names {
+		out = append(out, s.basins[n].meta)
+	}
+	return out, more
+}
+
+func (s *store) listStreams(basin, prefix, after string, limit int) (out []streamMeta, more bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b := s.basins[basin]
+	if b == nil {
+		return nil, false
+	}
+	names, more := listNames(b.streams, prefix, after, limit)
+	for _, n := range names {
+		st := b.streams[n]
+		st.mu.Lock()
+		out = append(out, st.meta)
+		st.mu.Unlock()
+	}
+	return out, more
+}
+
+// all returns every stream, for the sweeper.
+func (s *store) all() (out []*stream) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, b := range s.basins {
+		for _, st := range b.streams {
+			out = append(out, st)
+		}
+	}
+	return out
+}

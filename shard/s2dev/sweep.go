@@ -1,0 +1,85 @@
+package s2dev
+
+import (
+	"time"
+)
+
+const sweepEvery = time.Second
+
+// sweeper applies retention and delete-on-empty until the server stops.
+func (s *Server) sweeper() {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			s.sweep()
+		case <-s.closing.Done():
+			return
+		}
+	}
+}
+
+// sweep goes over every stream once, by the configured clock.
+func (s *Server) sweep() {
+	now := s.cfg.Now()
+	s.storeMu.RLock()
+	defer s.storeMu.RUnlock()
+	store := s.store
+	for _, st := range store.all() {
+		if err := st.expire(now); err != nil {
+			s.cfg.Logger.Error("retention", "stream", st.name, "error", err)
+		}
+		if st.emptyFor(now) {
+			if err := store.deleteStream(st.basin, st.name); err != nil {
+				s.cfg.Logger.Error("delete on empty", "stream", st.name, "error", err)
+			}
+		}
+	}
+}
+
+// expire trims what arrived longer ago than the retention's age.
+func (st *stream) expire(now time.Time) error {
+	st.mu.Lock()
+	age := st.meta.Config.Retention.Age
+	tail, trim := st.tail, min(st.trim, st.tail.Seq)
+	st.mu.Unlock()
+	limit := now.UnixMilli() - int64(age)*1000
+	if age == 0 || trim == tail.Seq || limit <= 0 {
+		return nil
+	}
+	seq, bad := st.search(trim, tail.Seq, func(r record) bool { return r.at > uint64(limit) })
+	if bad != nil || seq == trim {
+		return asError(bad)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.gone || seq <= st.trim {
+		return nil
+	}
+	st.head.trim = max(st.head.trim, seq)
+	st.trim = seq
+	return st.log.trim(seq, st.head)
+}
+
+func asError(e *apiError) error {
+	if e == nil {
+		return nil
+	}
+	return e
+}
+
+// emptyFor reports whether the stream has been empty for its delete-on-empty age.
+func (st *stream) emptyFor(now time.Time) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.gone || st.trim < st.tail.Seq || st.head.next.Seq > st.tail.Seq {
+		st.emptySince = time.Time{}
+		return false
+	}
+	if st.emptySince.IsZero() {
+		st.emptySince = now
+	}
+	age := time.Duration(st.meta.Config.DeleteOnEmpty.MinAgeSecs) * time.Second
+	return age > 0 && now.Sub(st.emptySince) >= age
+}
