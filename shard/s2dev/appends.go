@@ -196,6 +196,7 @@ func (c *call) appendSession(basin, name string, auto func(basinConfig) bool) *a
 	s.read()
 	close(s.queue)
 	writer.Wait()
+	s.drain()
 	if s.lost {
 		cut()
 	}
@@ -260,7 +261,21 @@ func (s *appendSession) take(raw []byte) bool {
 		return s.push(queued{err: bad})
 	}
 	p := s.st.begin(in, s.c.cfg.Now())
-	return s.push(queued{p: p, n: len(in.records)}) && p.refused == nil
+	if !s.push(queued{p: p, n: len(in.records)}) {
+		_, _ = p.settle()
+		return false
+	}
+	return p.refused == nil
+}
+
+// drain settles what was ordered and will not be answered: every batch in a stream's order is
+// published, or the stream's tail would stay behind its head.
+func (s *appendSession) drain() {
+	for q := range s.queue {
+		if q.p != nil {
+			_, _ = q.p.settle()
+		}
+	}
 }
 
 func (s *appendSession) push(q queued) bool {

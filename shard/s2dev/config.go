@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // SyncMode says when what is written to Dir is forced to the disk.
@@ -52,6 +54,8 @@ type Config struct {
 	// without meaning with Dir. When full, an append is refused with 403 quota_exhausted and
 	// nothing is dropped; batches of commands alone still pass, so that a trim can make room.
 	MaxBytes int64
+
+	fs vfs.FS // the tests' disk; nil is the operating system's
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -109,7 +109,12 @@ func TestSDKSuite(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs another module's tests")
 	}
-	s := open(t, Config{})
+	t.Run("memory", func(t *testing.T) { testSuite(t, Config{}) })
+	t.Run("disk", func(t *testing.T) { testSuite(t, Config{Dir: t.TempDir()}) })
+}
+
+func testSuite(t *testing.T, cfg Config) {
+	s := open(t, cfg)
 	excepted := readLines(t, "testdata/sdk_exceptions.txt")
 	ended, output := runSuite(t, s.URL()+"/v1")
 	passed, failed := 0, 0

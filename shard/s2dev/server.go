@@ -220,5 +220,12 @@ func (s *Server) Close() error {
 }
 
 func openBacking(cfg Config) (backing, error) {
+	if cfg.Dir != "" {
+		d, err := openDisk(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
+	}
 	return &memory{max: cfg.MaxBytes}, nil
 }

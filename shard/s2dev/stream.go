@@ -142,7 +142,7 @@ func (p *pending) settle() (tail position, err *apiError) {
 
 // forget takes over a durable head's trim point; mu is held. The head in memory has it already.
 func (st *stream) forget(h head) {
-	if h.trim <= st.trim {
+	if st.gone || h.trim <= st.trim {
 		return
 	}
 	st.trim = h.trim

@@ -1,0 +1,231 @@
+package s2dev
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/s2-streamstore/s2-sdk-go/s2"
+)
+
+const (
+	crashRounds  = 30
+	crashWriters = 6
+	crashStreams = 2
+	crashBatch   = 5
+	crashGoal    = 50 // batches acknowledged before a kill, at least
+)
+
+// child is a server in a process of its own.
+type child struct {
+	cmd *exec.Cmd
+	url string
+}
+
+func spawn(t *testing.T, dir string) *child {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "http://") {
+		_ = cmd.Process.Kill()
+		t.Fatalf("server: %q %v", line, err)
+	}
+	return &child{cmd: cmd, url: strings.TrimSpace(line)}
+}
+
+// kill ends it as a power switch would end a process: SIGKILL, no handler runs.
+func (c *child) kill() {
+	_ = c.cmd.Process.Kill()
+	_ = c.cmd.Wait()
+}
+
+// ledger is what was acknowledged: a batch's tag by stream and first sequence number.
+type ledger struct {
+	mu    sync.Mutex
+	acked map[string]map[uint64]string
+	total int
+
+	goal    int
+	reached chan struct{} // closed when total passes goal
+}
+
+func newLedger() *ledger { return &ledger{acked: map[string]map[uint64]string{}} }
+
+// after returns what closes when n more batches were acknowledged.
+func (l *ledger) after(n int) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.goal, l.reached = l.total+n, make(chan struct{})
+	return l.reached
+}
+
+func (l *ledger) note(stream string, seq uint64, tag string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.acked[stream] == nil {
+		l.acked[stream] = map[uint64]string{}
+	}
+	l.acked[stream][seq] = tag
+	if l.total++; l.total == l.goal {
+		close(l.reached)
+	}
+}
+
+func tagged(tag string) *s2.AppendInput {
+	texts := make([]string, crashBatch)
+	for i := range texts {
+		texts[i] = fmt.Sprintf("%s/%d", tag, i)
+	}
+	return bodies(texts...)
+}
+
+// writeUntilDead appends batches until the server is gone.
+func writeUntilDead(ctx context.Context, b *s2.BasinClient, stream, who string, l *ledger) {
+	client := b.Stream(s2.StreamName(stream))
+	for n := 0; ctx.Err() == nil; n++ {
+		tag := fmt.Sprintf("%s-%d", who, n)
+		ack, err := client.Append(ctx, tagged(tag))
+		if err != nil {
+			return
+		}
+		l.note(stream, ack.Start.SeqNum, tag)
+	}
+}
+
+// history reads a whole stream.
+func history(t *testing.T, c *s2.StreamClient) []s2.SequencedRecord {
+	t.Helper()
+	tail, err := c.CheckTail(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []s2.SequencedRecord
+	for uint64(len(out)) < tail.Tail.SeqNum {
+		page, err := c.Read(t.Context(), &s2.ReadOptions{SeqNum: new(uint64(len(out)))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, page.Records...)
+	}
+	return out
+}
+
+// verify reads a stream that survived: no hole, no torn batch, no batch twice, and everything
+// acknowledged where the acknowledgement said.
+func verify(t *testing.T, b *s2.BasinClient, stream string, acked map[uint64]string) {
+	t.Helper()
+	recs := history(t, b.Stream(s2.StreamName(stream)))
+	if len(recs)%crashBatch != 0 {
+		t.Fatalf("%s: torn batch: %d records", stream, len(recs))
+	}
+	seen := map[string]bool{}
+	for i, r := range recs {
+		if r.SeqNum != uint64(i) {
+			t.Fatalf("%s: record %d has sequence number %d", stream, i, r.SeqNum)
+		}
+		first, _, _ := strings.Cut(string(recs[i-i%crashBatch].Body), "/")
+		if want := fmt.Sprintf("%s/%d", first, i%crashBatch); string(r.Body) != want {
+			t.Fatalf("%s: record %d is %q, not %q: torn batch", stream, i, r.Body, want)
+		}
+		if i%crashBatch == 0 {
+			if seen[first] {
+				t.Fatalf("%s: batch %s twice", stream, first)
+			}
+			seen[first] = true
+		}
+	}
+	for seq, tag := range acked {
+		if seq >= uint64(len(recs)) || string(recs[seq].Body) != tag+"/0" {
+			t.Fatalf("%s: acknowledged batch %s is not at %d", stream, tag, seq)
+		}
+	}
+}
+
+func crashRound(t *testing.T, dir string, round int, l *ledger) {
+	t.Helper()
+	server := spawn(t, dir)
+	defer server.kill()
+	b := dial(server.url)
+	for i := range crashStreams {
+		name := fmt.Sprintf("crash-%d", i)
+		if round == 0 {
+			mustCreate(t, b, name)
+		} else {
+			verify(t, b, name, l.acked[name])
+		}
+	}
+	enough := l.after(crashGoal + rand.N(8*crashGoal))
+	var writers sync.WaitGroup
+	for w := range crashWriters {
+		stream := fmt.Sprintf("crash-%d", w%crashStreams)
+		writers.Go(func() {
+			writeUntilDead(t.Context(), b, stream, fmt.Sprintf("r%d-w%d", round, w), l)
+		})
+	}
+	<-enough
+	server.kill()
+	writers.Wait()
+}
+
+func TestKilledServerKeepsWhatItAcknowledged(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills 30 processes")
+	}
+	dir := t.TempDir()
+	l := newLedger()
+	for round := range crashRounds {
+		crashRound(t, dir, round, l)
+	}
+	s := open(t, Config{Dir: dir})
+	for name, acked := range l.acked {
+		verify(t, dial(s.URL()), name, acked)
+	}
+	t.Logf("%d kills, %d batches of %d acknowledged, none lost, none torn",
+		crashRounds, l.total, crashBatch)
+}
+
+// TestPowerCutKeepsWhatItAcknowledged takes the disk away with everything that was not fsynced; a
+// killed process alone cannot show that.
+func TestPowerCutKeepsWhatItAcknowledged(t *testing.T) {
+	for round := range uint64(10) {
+		fs := vfs.NewCrashableMem()
+		s := open(t, Config{Dir: "data", fs: fs, Basins: []string{testBasin}})
+		b := dial(s.URL())
+		mustCreate(t, b, "s")
+		l := newLedger()
+		enough := l.after(crashGoal)
+		ctx, stop := context.WithCancel(t.Context())
+		var writers sync.WaitGroup
+		for w := range 4 {
+			writers.Go(func() { writeUntilDead(ctx, b, "s", fmt.Sprintf("w%d", w), l) })
+		}
+		<-enough
+		l.mu.Lock()
+		acked := maps.Clone(l.acked["s"])
+		after := fs.CrashClone(vfs.CrashCloneCfg{
+			UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(round, 1)),
+		})
+		l.mu.Unlock()
+		stop()
+		writers.Wait()
+		again := open(t, Config{Dir: "data", fs: after, Basins: []string{testBasin}})
+		verify(t, dial(again.URL()), "s", acked)
+	}
+}

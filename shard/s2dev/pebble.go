@@ -1,0 +1,324 @@
+package s2dev
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Keys are a kind, then a basin's name or 8 bytes of stream id, then for records 8 bytes of
+// sequence number, both big-endian.
+const (
+	kindBasin  = 'b' // basinMeta in JSON
+	kindStream = 's' // streamMeta in JSON
+	kindHead   = 'h' // head
+	kindRecord = 'r' // record
+	kindLastID = 'i' // the highest stream id ever used
+)
+
+const (
+	memTableBytes = 16 << 20
+	cacheBytes    = 64 << 20
+	recordHeader  = 4 + 8 + 8
+	headFixed     = 4 * 8
+)
+
+// disk is the backing in a folder. An append is one Pebble batch of its records and the stream's
+// head, so it is there whole or not at all; Pebble shares one fsync among concurrent batches.
+type disk struct {
+	db   *pebble.DB
+	sync SyncMode
+	ids  atomic.Uint64
+
+	dirty  atomic.Bool
+	stop   chan struct{}
+	syncer sync.WaitGroup
+}
+
+// pebbleLog passes Pebble's log on. Pebble calls Fatalf where it cannot know what is on the disk;
+// going on would acknowledge what may be lost.
+type pebbleLog struct{ *slog.Logger }
+
+func (l pebbleLog) Infof(string, ...any) {}
+func (l pebbleLog) Errorf(format string, args ...any) {
+	l.Error("pebble", "error", fmt.Sprintf(format, args...))
+}
+
+func (l pebbleLog) Fatalf(format string, args ...any) {
+	panic("s2dev: storage: " + fmt.Sprintf(format, args...))
+}
+
+func openDisk(cfg Config) (*disk, error) {
+	cache := pebble.NewCache(cacheBytes)
+	defer cache.Unref()
+	opts := &pebble.Options{
+		Cache: cache, MemTableSize: memTableBytes, Logger: pebbleLog{cfg.Logger},
+		FormatMajorVersion: pebble.FormatNewest, FS: vfs.Default,
+	}
+	if cfg.fs != nil {
+		opts.FS = cfg.fs
+	}
+	db, err := pebble.Open(cfg.Dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("s2dev: open %s: %w", cfg.Dir, err)
+	}
+	d := &disk{db: db, sync: cfg.Sync, stop: make(chan struct{})}
+	if d.sync == SyncInterval {
+		d.syncer.Go(func() { d.syncEvery(cfg.SyncEvery, cfg.Logger) })
+	}
+	return d, nil
+}
+
+func (d *disk) syncEvery(every time.Duration, log *slog.Logger) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-d.stop:
+			return
+		}
+		if !d.dirty.Swap(false) {
+			continue
+		}
+		if err := d.db.LogData(nil, pebble.Sync); err != nil {
+			log.Error("sync", "error", err)
+		}
+	}
+}
+
+func (d *disk) close() error {
+	close(d.stop)
+	d.syncer.Wait()
+	var err error
+	if d.sync == SyncInterval {
+		err = d.db.LogData(nil, pebble.Sync)
+	}
+	return errors.Join(err, d.db.Close())
+}
+
+func idKey(kind byte, id uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{kind}, id)
+}
+
+func recordKey(id, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(idKey(kindRecord, id), seq)
+}
+
+func basinKey(name string) []byte { return append([]byte{kindBasin}, name...) }
+
+func (d *disk) putJSON(b *pebble.Batch, key []byte, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.Set(key, raw, nil)
+}
+
+// change commits a batch that fill makes, durable when it returns.
+func (d *disk) change(fill func(*pebble.Batch) error) error {
+	b := d.db.NewBatch()
+	defer func() { _ = b.Close() }()
+	if err := fill(b); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
+}
+
+func (d *disk) putBasin(m basinMeta) error {
+	return d.change(func(b *pebble.Batch) error { return d.putJSON(b, basinKey(m.Name), m) })
+}
+
+func (d *disk) dropBasin(name string) error {
+	return d.change(func(b *pebble.Batch) error { return b.Delete(basinKey(name), nil) })
+}
+
+func (d *disk) putStream(m streamMeta) error {
+	return d.change(func(b *pebble.Batch) error {
+		last := binary.BigEndian.AppendUint64(nil, d.ids.Load())
+		if err := b.Set([]byte{kindLastID}, last, nil); err != nil {
+			return err
+		}
+		return d.putJSON(b, idKey(kindStream, m.ID), m)
+	})
+}
+
+// dropStream writes a range tombstone: the space comes back as Pebble compacts.
+func (d *disk) dropStream(m streamMeta) error {
+	return d.change(func(b *pebble.Batch) error {
+		return errors.Join(
+			b.Delete(idKey(kindStream, m.ID), nil),
+			b.Delete(idKey(kindHead, m.ID), nil),
+			b.DeleteRange(recordKey(m.ID, 0), idKey(kindRecord, m.ID+1), nil),
+		)
+	})
+}
+
+func (d *disk) newID() (uint64, error) { return d.ids.Add(1), nil }
+
+// get copies a value; nil if there is none.
+func (d *disk) get(key []byte) ([]byte, error) {
+	v, done, err := d.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte(nil), v...), done.Close()
+}
+
+func (d *disk) load() ([]basinMeta, []streamMeta, error) {
+	last, err := d.get([]byte{kindLastID})
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(last) == 8 {
+		d.ids.Store(binary.BigEndian.Uint64(last))
+	}
+	basins, err := loadAll[basinMeta](d.db, kindBasin)
+	if err != nil {
+		return nil, nil, err
+	}
+	streams, err := loadAll[streamMeta](d.db, kindStream)
+	return basins, streams, err
+}
+
+func loadAll[T any](db *pebble.DB, kind byte) (out []T, err error) {
+	it, err := db.NewIter(&pebble.IterOptions{
+		LowerBound: []byte{kind}, UpperBound: []byte{kind + 1},
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		var v T
+		if err := json.Unmarshal(it.Value(), &v); err != nil {
+			return nil, fmt.Errorf("s2dev: row %q: %w", it.Key(), err)
+		}
+		out = append(out, v)
+	}
+	return out, it.Error()
+}
+
+func (d *disk) log(id uint64) (recordLog, head, error) {
+	raw, err := d.get(idKey(kindHead, id))
+	if err != nil {
+		return nil, head{}, err
+	}
+	h, err := decodeHead(raw)
+	return &diskLog{disk: d, id: id}, h, err
+}
+
+func (h head) encode() []byte {
+	b := make([]byte, 0, headFixed+len(h.fence))
+	for _, n := range []uint64{h.next.Seq, h.next.Time, h.arrived, h.trim} {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	return append(b, h.fence...)
+}
+
+func decodeHead(b []byte) (head, error) {
+	if len(b) == 0 {
+		return head{}, nil
+	}
+	if len(b) < headFixed {
+		return head{}, fmt.Errorf("s2dev: head of %d bytes", len(b))
+	}
+	n := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
+	return head{
+		next: position{Seq: n(0), Time: n(1)}, arrived: n(2), trim: n(3),
+		fence: string(b[headFixed:]),
+	}, nil
+}
+
+func (r record) encode() []byte {
+	b := make([]byte, 0, recordHeader+len(r.wire))
+	b = binary.BigEndian.AppendUint32(b, uint32(r.size))
+	b = binary.BigEndian.AppendUint64(b, r.time)
+	b = binary.BigEndian.AppendUint64(b, r.at)
+	return append(b, r.wire...)
+}
+
+func decodeRecord(key, b []byte) (record, error) {
+	if len(key) != 17 || len(b) < recordHeader {
+		return record{}, fmt.Errorf("s2dev: record of %d bytes at %x", len(b), key)
+	}
+	return record{
+		seq: binary.BigEndian.Uint64(key[9:]), size: int(binary.BigEndian.Uint32(b)),
+		time: binary.BigEndian.Uint64(b[4:]), at: binary.BigEndian.Uint64(b[12:]),
+		wire: append([]byte(nil), b[recordHeader:]...),
+	}, nil
+}
+
+type diskLog struct {
+	disk *disk
+	id   uint64
+}
+
+func (l *diskLog) begin(recs []record, h head, _ bool) (func() error, error) {
+	d := l.disk
+	b := d.db.NewBatch()
+	for _, r := range recs {
+		if err := b.Set(recordKey(l.id, r.seq), r.encode(), nil); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+	}
+	if err := b.Set(idKey(kindHead, l.id), h.encode(), nil); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	if d.sync != SyncAlways {
+		d.dirty.Store(true)
+		return durable, errors.Join(b.Commit(pebble.NoSync), b.Close())
+	}
+	// The order is decided here, under the stream's lock; the fsync is waited for outside it, so
+	// that one fsync serves many batches of one stream.
+	if err := d.db.ApplyNoSyncWait(b, pebble.Sync); err != nil {
+		return nil, err
+	}
+	return func() error { return errors.Join(b.SyncWait(), b.Close()) }, nil
+}
+
+func (l *diskLog) read(from, to uint64, count, bytes int) (out []record, err error) {
+	it, err := l.disk.db.NewIter(&pebble.IterOptions{
+		LowerBound: recordKey(l.id, from), UpperBound: recordKey(l.id, to),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	size := 0
+	for ok := it.First(); ok && len(out) < count; ok = it.Next() {
+		r, err := decodeRecord(it.Key(), it.Value())
+		if err != nil {
+			return nil, err
+		}
+		if size += r.size; len(out) > 0 && size > bytes {
+			break
+		}
+		out = append(out, r)
+	}
+	return out, it.Error()
+}
+
+// trim need not be durable: the head that asks for it is.
+func (l *diskLog) trim(seq uint64, h head) error {
+	b := l.disk.db.NewBatch()
+	defer func() { _ = b.Close() }()
+	return errors.Join(
+		b.Set(idKey(kindHead, l.id), h.encode(), nil),
+		b.DeleteRange(recordKey(l.id, 0), recordKey(l.id, seq), nil),
+		b.Commit(pebble.NoSync),
+	)
+}
+
+func (l *diskLog) drop() {}
