@@ -260,3 +260,29 @@ func TestAppendSessionFaults(t *testing.T) {
 		eventually(t, func() bool { return s.Usage().Total.OpenAppendSessions == 0 })
 	}
 }
+
+// TestAbandonedBatchesAreSettled breaks a session with batches in its queue: a refusal afterwards
+// waits for all of them to be durable, and would wait for ever for one that nobody settles.
+func TestAbandonedBatchesAreSettled(t *testing.T) {
+	s, c := rig(t, Config{Dir: t.TempDir()})
+	a := appending(t, c)
+	hold := s.Faults().Add(Fault{Kind: DelayAfter, Op: OpAppendSession, Count: 1})
+	for range 20 {
+		if _, err := a.Submit(bodies("a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := hold.Wait(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	s.Faults().Add(Fault{Kind: LoseAck, Op: OpAppendSession, Count: 1})
+	hold.Remove()
+	eventually(t, func() bool { return s.Usage().Total.OpenAppendSessions == 0 })
+	_, err := c.Append(t.Context(), &s2.AppendInput{
+		Records: bodies("b").Records, MatchSeqNum: new(uint64(1000)),
+	})
+	e, ok := errors.AsType[*s2.SeqNumMismatchError](err)
+	if got := tailOf(t, c); !ok || e.ExpectedSeqNum != got || got == 0 {
+		t.Fatalf("tail %d: %v", got, err)
+	}
+}

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	pb "github.com/s2-streamstore/s2-sdk-go/generated"
+	"google.golang.org/protobuf/proto"
 )
 
 const maxUnaryWait = 60 * time.Second

@@ -4,10 +4,9 @@ import (
 	"encoding/binary"
 	"unicode/utf8"
 
+	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-
-	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 )
 
 // position is a place in a stream: the next sequence number and the last record's timestamp.

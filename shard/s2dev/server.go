@@ -87,7 +87,8 @@ func (s *Server) ensure(basin string) error {
 
 // listen starts serving on addr and pins the port it got. The caller holds mu, or is Open.
 func (s *Server) listen() error {
-	ln, err := net.Listen("tcp", s.addr)
+	var lc net.ListenConfig
+	ln, err := lc.Listen(s.closing, "tcp", s.addr)
 	if err != nil {
 		return fmt.Errorf("s2dev: %w", err)
 	}
@@ -193,15 +194,22 @@ func (s *Server) Restart() error {
 func (s *Server) reopen() error {
 	s.storeMu.Lock()
 	defer s.storeMu.Unlock()
-	if err := s.store.back.close(); err != nil {
+	old := s.store.back
+	// If the folder does not open again, an empty memory stands in until Close.
+	s.store = &store{back: &memory{}, now: s.cfg.Now, basins: map[string]*basinEntry{}}
+	if err := old.close(); err != nil {
 		return err
 	}
 	back, err := openBacking(s.cfg)
 	if err != nil {
 		return err
 	}
-	s.store, err = openStore(back, s.cfg.Now)
-	return err
+	again, err := openStore(back, s.cfg.Now)
+	if err != nil {
+		return errors.Join(err, back.close())
+	}
+	s.store = again
+	return nil
 }
 
 // Close cuts every connection, waits for every goroutine and closes the store. It may be called

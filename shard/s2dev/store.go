@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"sort"
-	"strings"
 	"sync"
 	"time"
 )
@@ -294,56 +292,4 @@ func (s *store) drop(b *basinEntry, st *stream) *apiError {
 	st.log.drop()
 	delete(b.streams, meta.Name)
 	return nil
-}
-
-func listNames[T any](all map[string]T, prefix, after string, limit int) (names []string, more bool) {
-	for name := range all {
-		if strings.HasPrefix(name, prefix) && name > after {
-			names = append(names, name)
-		}
-	}
-	sort.Strings(names)
-	if len(names) > limit {
-		return names[:limit], true
-	}
-	return names, false
-}
-
-func (s *store) listBasins(prefix, after string, limit int) (out []basinMeta, more bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	names, more := listNames(s.basins, prefix, after, limit)
-	for _, n := range names {
-		out = append(out, s.basins[n].meta)
-	}
-	return out, more
-}
-
-func (s *store) listStreams(basin, prefix, after string, limit int) (out []streamMeta, more bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	b := s.basins[basin]
-	if b == nil {
-		return nil, false
-	}
-	names, more := listNames(b.streams, prefix, after, limit)
-	for _, n := range names {
-		st := b.streams[n]
-		st.mu.Lock()
-		out = append(out, st.meta)
-		st.mu.Unlock()
-	}
-	return out, more
-}
-
-// all returns every stream, for the sweeper.
-func (s *store) all() (out []*stream) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for _, b := range s.basins {
-		for _, st := range b.streams {
-			out = append(out, st)
-		}
-	}
-	return out
 }

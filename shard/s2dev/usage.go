@@ -55,7 +55,8 @@ type StreamUsage struct {
 	Cost                 float64 // US dollars by Config.Prices, without storage and transfer
 }
 
-// Usage is a snapshot. Streams is keyed by "basin/stream".
+// Usage is a snapshot. Streams is keyed by "basin/stream"; listings are under "basin/", calls about
+// basins under "".
 type Usage struct {
 	Total   StreamUsage
 	Streams map[string]StreamUsage
@@ -128,6 +129,8 @@ func (u *StreamUsage) addMinutes(op Op, d time.Duration) {
 	}
 }
 
+// price counts an ensure as a creation, and leaves out S2's waiver for appends that follow one
+// another within a minute: it is an upper bound.
 func (u *StreamUsage) price(p Prices) {
 	u.Cost = p.Append*float64(u.Ops[OpAppend]) +
 		p.AppendSessionMinute*float64(u.AppendSessionMinutes) +
