@@ -40,6 +40,9 @@ func (s *Tails) Open(id StreamID, info Info, next uint64) *Tail {
 		s.mu.Unlock()
 		return t
 	}
+	if info.Tail > next { // whoever feeds it tells of more when it brings it
+		info.Tail, info.Closed = next, false
+	}
 	fresh := &Tail{stream: id, set: s, info: info, floor: next, next: next, refs: 1}
 	s.m[id] = fresh
 	s.mu.Unlock()
