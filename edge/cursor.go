@@ -8,200 +8,239 @@ import (
 
 // cursor is one SSE reader's place in a stream, and the bytes that it is owed. It
 // does no I/O, has no goroutine and no clock: a driver asks what is pending,
-// writes it, and says how much of it was taken.
+// writes it, says how much of it was taken, and does what state says when nothing
+// is owed.
 type cursor struct {
 	tail *shard.Tail
 	set  *frameSet
 	form framing
-	life uint64
 
-	pos    uint64 // everything below was turned into frames
-	told   uint64 // the position that the client was last told
-	smooth uint64 // where the next Range has to join
-	heard  uint64 // the visible tail that take last saw
-	least  uint64 // smallest streamCursor that the client may be given
-	status status
-	begun  bool // a control event was owed
+	pos  uint64 // everything below was taken: it is framed, or in held
+	told uint64 // the position in the newest control event
+	// held: messages of a text stream that end inside a character. They wait for
+	// what follows, so that no event holds half a character.
+	held  []shard.Message
+	begun bool // a control event was owed
+	fresh bool // the newest control event said "up to date"
 
+	least    uint64 // smallest streamCursor that the client may still be given
+	interval uint64 // the streamCursor of this moment; the driver keeps it
+
+	now     state
+	paged   shard.Range // brought by the driver while the reader was behind
 	owed    net.Buffers
-	pages   []shard.Range // brought by the driver while the reader was behind
 	scratch []shard.Range
 
-	messages int // turned into frames since the driver last looked
-	gaps     int // Ranges that did not join; 0, or there is a bug
+	messages int // framed since the driver last looked
+	gaps     int // Ranges that did not join; 0, or there is a bug somewhere
 }
 
-// status says what the driver has to do once nothing is pending.
-type status uint8
+// state says what the driver has to do once nothing is owed.
+type state uint8
 
 const (
-	statusIdle   status = iota + 1 // wait for news
-	statusBehind                   // bring the page at pos
-	statusClosed                   // the end was told; end the connection
-	statusGone                     // this life is over; end the connection
+	stateIdle   state = iota + 1 // wait for news above pos
+	stateBehind                  // bring the page at pos
+	stateClosed                  // the end was told: end the connection
+	stateGone                    // this life is over: end the connection
 )
 
-func newCursor(t *shard.Tail, set *frameSet, info shard.Info, pos, client uint64) *cursor {
-	return &cursor{
-		tail: t, set: set, form: framingOf(info.Type), life: info.Life,
-		pos: pos, told: pos, least: client, status: statusIdle,
-	}
+// A reader of a text stream whose every message ends inside a character would be
+// held for ever; beyond this many bytes in more than one message it gets them.
+const heldLimit = 256 << 10
+
+// newCursor is a cursor at pos for a client whose streamCursor must be at least
+// least (0: any).
+func newCursor(t *shard.Tail, set *frameSet, form framing, pos, least uint64) *cursor {
+	return &cursor{tail: t, set: set, form: form, pos: pos, told: pos, least: least, now: stateIdle}
 }
 
-// pending is what the reader is owed, at least one event if there is one and up
-// to about budget bytes. interval is the cursor of this moment.
-func (c *cursor) pending(budget int, interval uint64) net.Buffers {
-	if len(c.owed) > 0 || c.status == statusClosed || c.status == statusGone {
+// state is valid while nothing is pending.
+func (c *cursor) state() state { return c.now }
+
+// pending is what the reader is owed: whole events, at least one if there is any,
+// and more of them up to about budget bytes of messages. It is empty if there is
+// nothing to write before the driver has acted on state.
+func (c *cursor) pending(budget int) net.Buffers {
+	if len(c.owed) > 0 || c.now == stateClosed || c.now == stateGone {
 		return c.owed
 	}
-	ranges, st := c.take(budget)
+	before := c.tail.Info()
+	ranges, paged, st := c.take(budget)
 	switch st {
 	case shard.StatusGone:
-		c.status = statusGone
+		c.now = stateGone
 		return nil
 	case shard.StatusBelow:
-		c.status = statusBehind
+		c.now = stateBehind
 		return nil
 	}
-	c.status = statusIdle
-	moved := c.frames(ranges, st == shard.StatusClosed, interval)
-	switch {
-	case st == shard.StatusClosed:
-		c.tip(moved, whereClosed, interval)
-		c.status = statusClosed
-	case st == shard.StatusTip && (moved || !c.begun):
-		c.tip(moved, whereTip, interval)
-	case moved:
-		c.tip(moved, whereMid, interval)
+	c.now = stateIdle
+	last, joined := c.frame(ranges, paged)
+	if !joined {
+		st = shard.StatusMore
 	}
+	if st == shard.StatusClosed {
+		last = c.release(last, true)
+	}
+	c.finish(last, st, before)
+	clear(ranges) // hold no Range while idle
 	return c.owed
 }
 
-// take is the Ranges to frame next and what there is after them.
-func (c *cursor) take(budget int) ([]shard.Range, shard.Status) {
-	if len(c.pages) > 0 {
-		ranges := c.pages
-		c.pages = nil
-		_, st := c.tail.ReadAt(ranges[len(ranges)-1].To(), 0, nil)
-		if st == shard.StatusBelow {
-			st = shard.StatusMore
-		}
-		return ranges, st
+// take is the Ranges to frame next, and what there is after them.
+func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.Status) {
+	if c.paged.IsZero() {
+		c.scratch, st = c.tail.ReadAt(c.pos, budget, c.scratch[:0])
+		return c.scratch, false, st
 	}
-	clear(c.scratch)
-	ranges, st := c.tail.ReadAt(c.pos, budget, c.scratch[:0])
-	c.scratch = ranges
-	if n := len(ranges); n > 0 {
-		c.heard = ranges[n-1].Tail()
+	r := c.paged
+	c.paged = shard.Range{}
+	c.scratch = append(c.scratch[:0], r)
+	info := c.tail.Info()
+	switch {
+	case c.tail.Ended() != nil:
+		st = shard.StatusGone
+	case r.To() < info.Tail:
+		st = shard.StatusMore
+	case info.Closed:
+		st = shard.StatusClosed
+	default:
+		st = shard.StatusTip
 	}
-	return ranges, st
+	return c.scratch, true, st
 }
 
-// page is history that the driver brought for position pos.
-func (c *cursor) page(r shard.Range) {
-	c.pages = append(c.pages, r)
-	c.status = statusIdle
+// page is history that the driver brought for the reader's position; false: it
+// does not hold that position.
+func (c *cursor) page(r shard.Range) bool {
+	if r.IsZero() || r.From() > c.pos || r.To() <= c.pos {
+		c.gaps++
+		return false
+	}
+	c.paged = r
+	c.now = stateIdle
+	return true
 }
 
-// frames owes the reader the messages of ranges, each data event with its control
-// event; the last control is left to tip. It reports whether there was any.
-//
-// A text record that ends inside a character waits for the next record, so that
-// no event holds half a character; with it wait those that follow it here.
-func (c *cursor) frames(ranges []shard.Range, closed bool, interval uint64) bool {
-	moved := false
-	var loose [][]byte // messages that no shared frame has
-	owe := func(f *frame) {
-		if moved {
-			c.owed = append(c.owed, control(c.life, c.told, c.cursor(interval), whereMid))
+// skip moves a reader that began at the start to the first position that is kept.
+func (c *cursor) skip(pos uint64) {
+	c.pos, c.told = max(c.pos, pos), max(c.told, pos)
+	c.now = stateIdle
+}
+
+// frame owes the reader the messages of ranges, each data event but the last with
+// its control event. It returns that last frame, nil if there was none. joined is
+// false if a Range did not join: the reader has then to be brought what lies
+// before it, and nothing beyond was taken.
+func (c *cursor) frame(ranges []shard.Range, paged bool) (last *frame, joined bool) {
+	for _, r := range ranges {
+		if r.From() > c.pos {
+			c.gaps++
+			c.now = stateBehind
+			return last, false
 		}
-		c.owed = append(c.owed, f.data)
-		c.told, c.messages, moved = f.next, c.messages+f.messages, true
-	}
-	var next uint64
-	for n, r := range ranges {
-		c.join(r)
-		first := r.Search(c.pos)
-		if first == r.Len() {
-			if len(loose) == 0 {
-				c.pos = r.To()
-			}
+		if r.To() <= c.pos {
 			continue
 		}
-		held := c.form == framingText && (!closed || n < len(ranges)-1) &&
-			cutsCharacter(append(loose[:len(loose):len(loose)], r.Payload())...)
-		if first == 0 && len(loose) == 0 && !held {
-			owe(c.set.of(r, c.form, c.life))
-			c.pos = r.To()
+		first := r.Search(c.pos)
+		c.pos = r.To()
+		if first == r.Len() {
+			continue
+		}
+		if first == 0 && len(c.held) == 0 && !c.cuts(r) {
+			last = c.owe(last, c.set.of(r, paged, c.interval))
 			continue
 		}
 		for i := first; i < r.Len(); i++ {
-			m := r.Message(i)
-			loose, next = append(loose, m.Body), m.Next
+			c.held = append(c.held, r.Message(i))
 		}
-		if !held {
-			owe(render(c.form, c.life, next, loose))
-			loose, c.pos = nil, r.To()
-		}
+		last = c.release(last, false)
 	}
-	if len(loose) > 1 { // all but the record that is held
-		rest := loose[:len(loose)-1]
-		for len(rest) > 0 && cutsCharacter(rest...) {
-			rest = rest[:len(rest)-1]
-		}
-		if len(rest) > 0 {
-			at := c.positionOf(ranges, len(loose)-len(rest))
-			owe(render(c.form, c.life, at, rest))
-			c.pos = at
-		}
-	}
-	return moved
+	return last, true
 }
 
-// positionOf is where the n-th message from the end of ranges begins.
-func (c *cursor) positionOf(ranges []shard.Range, n int) uint64 {
-	for i := len(ranges) - 1; i >= 0; i-- {
-		if l := ranges[i].Len(); n <= l {
-			return ranges[i].Message(l - n).Pos
-		}
-		n -= ranges[i].Len()
-	}
-	return c.pos
+// cuts reports whether the Range ends inside a character of a text stream.
+func (c *cursor) cuts(r shard.Range) bool {
+	return c.form == framingText && cutsCharacter([]shard.Message{{Body: r.Payload()}})
 }
 
-// join checks that the Range joins where the last one ended.
-func (c *cursor) join(r shard.Range) {
-	if r.From() > c.pos && (c.smooth == 0 || r.From() > c.smooth) {
-		c.gaps++
-	}
-	c.smooth = max(c.smooth, r.To())
-}
-
-// tip owes the control event at the end of what there is. Without data before it
-// the client hears the stream's visible tail, as HEAD says it.
-func (c *cursor) tip(moved bool, at where, interval uint64) {
-	if !moved {
-		if info := c.tail.Info(); c.pos <= info.LogTail && !c.holds(info) {
-			c.told = max(c.told, info.Tail)
+// release owes what is held as a frame of the reader's own, up to the last message
+// that does not end inside a character; all: whatever it ends in.
+func (c *cursor) release(last *frame, all bool) *frame {
+	n := len(c.held)
+	if c.form == framingText && !all {
+		for n > 0 && cutsCharacter(c.held[:n]) {
+			n--
 		}
 	}
-	c.begun = true
-	if held := c.told < c.tail.Info().Tail; held && at == whereTip {
-		at = whereMid
+	bodies, size := make([][]byte, len(c.held)), 0
+	for i, m := range c.held {
+		bodies[i] = m.Body
+		size += len(m.Body)
 	}
-	c.owed = append(c.owed, control(c.life, c.told, c.cursor(interval), at))
+	if n == 0 && len(c.held) > 1 && size > heldLimit {
+		n = len(c.held)
+	}
+	if n == 0 {
+		return last
+	}
+	f := newFrame(c.form, c.tail.Life(), c.held[n-1].Next, c.interval, bodies[:n])
+	c.held = append([]shard.Message(nil), c.held[n:]...)
+	return c.owe(last, f)
 }
 
-// holds reports whether a record is held back that the client has not been told.
-func (c *cursor) holds(info shard.Info) bool { return c.form == framingText && c.pos < info.Tail }
-
-// cursor is the streamCursor for this reader: it never goes back.
-func (c *cursor) cursor(interval uint64) uint64 {
-	c.least = max(c.least, interval)
-	return c.least
+// owe adds the data event of f, after the control event of the frame before it.
+func (c *cursor) owe(last, f *frame) *frame {
+	if last != nil {
+		c.owed = append(c.owed, c.control(last, whereMid))
+	}
+	c.owed = append(c.owed, f.data)
+	c.told = f.next
+	c.messages += f.messages
+	return f
 }
 
-// wrote says that n bytes of what was pending are written.
+// finish owes the control event that stands at the end of what there is: after the
+// last frame; or alone, where the client has not been told yet where it stands.
+func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
+	at := whereMid
+	switch {
+	case st == shard.StatusClosed:
+		at = whereClosed
+		c.now = stateClosed
+	case st == shard.StatusTip && len(c.held) == 0:
+		at = whereTip
+	}
+	switch {
+	case last != nil:
+		c.owed = append(c.owed, c.control(last, at))
+	case at == whereClosed, at == whereTip && !c.fresh, st == shard.StatusTip && !c.begun:
+		if len(c.held) == 0 {
+			// All that was visible before the Tail was read lies below pos, and is told;
+			// with info of now, a message that came since would be taken for told.
+			c.told = max(c.told, min(before.Tail, c.pos))
+		}
+		c.owed = append(c.owed, c.control(nil, at))
+	default:
+		return
+	}
+	c.begun, c.fresh = true, at != whereMid
+}
+
+// control is a control event at told, the one of f if f is what was told last. The
+// client's cursor never goes back.
+func (c *cursor) control(f *frame, at where) (b []byte) {
+	if f == nil {
+		c.least = max(c.least, c.interval)
+		return renderControl(c.tail.Life(), c.told, c.least, at)
+	}
+	b, c.least = f.control(at, c.least, c.interval)
+	return b
+}
+
+// wrote says that n bytes of what was pending are written. What is written is let
+// go of at once.
 func (c *cursor) wrote(n int) {
 	for n > 0 && len(c.owed) > 0 {
 		if n < len(c.owed[0]) {
@@ -216,13 +255,3 @@ func (c *cursor) wrote(n int) {
 		c.owed = nil
 	}
 }
-
-// between reports whether the bytes written so far end with a whole event.
-func (c *cursor) between() bool { return len(c.owed) == 0 }
-
-// waits is the position above which the reader waits for news: with a record
-// held back, only what comes after it is news.
-func (c *cursor) waits() uint64 { return max(c.pos, c.heard) }
-
-// skip moves the reader to the first position that is kept.
-func (c *cursor) skip(pos uint64) { c.pos, c.smooth = pos, pos }

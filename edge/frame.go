@@ -1,11 +1,11 @@
 package edge
 
 import (
-	"bytes"
 	"encoding/base64"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/fantail-dev/fantail/shard"
@@ -31,73 +31,145 @@ func framingOf(contentType string) framing {
 	}
 }
 
-// frame is a run of messages in one framing: a data event, shared by every reader
-// that needs just these messages. Its control event is rendered apart, because
-// it depends on where the stream's tip is and on the reader's cursor. Immutable;
-// a reader holds it by pointer until its last byte is written.
+// frame is a run of messages in one framing: a data event, shared by all readers
+// that need just these messages. Its control event is apart from it, because that
+// depends on what follows and on the reader's cursor; the forms that most readers
+// need are kept here. A reader holds a frame by pointer until its last byte is
+// written. What is rendered never changes.
 type frame struct {
-	data     []byte
+	life     uint64
 	next     uint64 // the position after the last message
 	messages int
+	size     int // what it counts for in a bound
+
+	once sync.Once
+	data []byte
+	mid  []byte // control with more to follow
+	born uint64 // the cursor in mid
+
+	tip atomic.Pointer[tipControl] // control at the tip, of the newest interval asked for
+	end atomic.Pointer[[]byte]     // control at the end of a closed stream
 }
 
-// render lays out the data event of messages; next is the position after them.
-func render(f framing, life, next uint64, messages [][]byte) *frame {
+// tipControl is a control event that says "up to date".
+type tipControl struct {
+	cursor uint64
+	b      []byte
+}
+
+// newFrame renders a frame of its own for one reader.
+func newFrame(form framing, life, next, interval uint64, messages [][]byte) *frame {
+	f := &frame{life: life, next: next, messages: len(messages)}
+	f.render(form, interval, messages)
+	return f
+}
+
+// render is called once, before anybody reads the frame.
+func (f *frame) render(form framing, interval uint64, messages [][]byte) {
+	f.data = renderData(form, f.life, f.next, messages)
+	f.born = interval
+	f.mid = renderControl(f.life, f.next, interval, whereMid)
+}
+
+// control is the control event after the frame for a reader whose streamCursor
+// must be at least least, and the cursor in it.
+func (f *frame) control(at where, least, interval uint64) (b []byte, cursor uint64) {
+	cursor = max(least, interval)
+	switch {
+	case at == whereClosed:
+		if p := f.end.Load(); p != nil {
+			return *p, cursor
+		}
+		b = renderControl(f.life, f.next, 0, at)
+		f.end.Store(&b)
+		return b, cursor
+	case at == whereMid && f.born >= least:
+		return f.mid, f.born
+	case at == whereTip && cursor == interval:
+		if p := f.tip.Load(); p != nil && p.cursor == interval {
+			return p.b, cursor
+		}
+		b = renderControl(f.life, f.next, cursor, at)
+		f.tip.Store(&tipControl{cursor, b})
+		return b, cursor
+	}
+	return renderControl(f.life, f.next, cursor, at), cursor
+}
+
+// renderData lays out the data event of messages; next is the position after
+// them. A line break in a message begins a data line of its own.
+func renderData(form framing, life, next uint64, messages [][]byte) []byte {
 	size := 0
 	for _, m := range messages {
-		size += len(m)
+		size += len(m) + 1
 	}
-	b := bytes.NewBuffer(make([]byte, 0, size+size/16+128))
-	writeID(b, life, next)
-	b.WriteString("event: data\n")
-	switch f {
+	if form == framingBase64 {
+		size = base64.StdEncoding.EncodedLen(size)
+	}
+	b := make([]byte, 0, size+size/32+96)
+	b = appendID(b, life, next)
+	b = append(b, "event: data\ndata:"...)
+	switch form {
 	case framingJSON:
-		b.WriteString("data:[")
+		b = append(b, '[')
 		for i, m := range messages {
 			if i > 0 {
-				b.WriteByte(',')
+				b = append(b, ',')
 			}
-			writeLines(b, m)
+			b = appendLines(b, m)
 		}
-		b.WriteString("]\n\n")
+		b = append(b, ']')
 	case framingText:
-		b.WriteString("data:")
-		writeLines(b, bytes.Join(messages, nil))
-		b.WriteString("\n\n")
+		if len(messages) == 1 {
+			b = appendLines(b, messages[0])
+		} else { // a line break may lie across two messages
+			b = appendLines(b, concat(messages))
+		}
 	default:
-		b.WriteString("data:")
-		enc := base64.NewEncoder(base64.StdEncoding, b)
-		for _, m := range messages {
-			_, _ = enc.Write(m) // a Buffer takes everything
-		}
-		_ = enc.Close()
-		b.WriteString("\n\n")
+		b = appendBase64(b, messages)
 	}
-	return &frame{data: b.Bytes(), next: next, messages: len(messages)}
+	return append(b, "\n\n"...)
 }
 
-func writeID(b *bytes.Buffer, life, pos uint64) {
-	b.WriteString("id: ")
-	b.WriteString(formatOffset(life, pos))
-	b.WriteByte('\n')
+func concat(messages [][]byte) []byte {
+	var b []byte
+	for _, m := range messages {
+		b = append(b, m...)
+	}
+	return b
 }
 
-// writeLines writes p with every line break (CRLF, CR, LF) as the start of a new
-// data line. NUL has no meaning in SSE data and passes.
-func writeLines(b *bytes.Buffer, p []byte) {
-	for {
-		i := bytes.IndexAny(p, "\r\n")
-		if i < 0 {
-			b.Write(p)
-			return
-		}
-		b.Write(p[:i])
-		b.WriteString("\ndata:")
-		if p[i] == '\r' && i+1 < len(p) && p[i+1] == '\n' {
-			i++
-		}
-		p = p[i+1:]
+// appendBase64 appends the messages, one after the other, as one padded run.
+func appendBase64(b []byte, messages [][]byte) []byte {
+	if len(messages) == 1 {
+		return base64.StdEncoding.AppendEncode(b, messages[0])
 	}
+	return base64.StdEncoding.AppendEncode(b, concat(messages))
+}
+
+func appendID(b []byte, life, pos uint64) []byte {
+	b = append(b, "id: "...)
+	b = appendOffset(b, life, pos)
+	return append(b, '\n')
+}
+
+// appendLines appends p with every line break (CRLF, CR, LF) as the start of a
+// new data line: no message can end its event or begin another field.
+func appendLines(b, p []byte) []byte {
+	for i := 0; i < len(p); i++ {
+		switch p[i] {
+		case '\r':
+			if i+1 < len(p) && p[i+1] == '\n' {
+				i++
+			}
+			fallthrough
+		case '\n':
+			b = append(b, "\ndata:"...)
+		default:
+			b = append(b, p[i])
+		}
+	}
+	return b
 }
 
 // where says what a control event tells about the place after it.
@@ -109,116 +181,44 @@ const (
 	whereClosed                  // nothing above it, ever
 )
 
-// control renders a control event.
-func control(life, pos, cursor uint64, at where) []byte {
-	b := bytes.NewBuffer(make([]byte, 0, 192))
-	writeID(b, life, pos)
-	b.WriteString("event: control\ndata:{\"streamNextOffset\":\"")
-	b.WriteString(formatOffset(life, pos))
-	b.WriteByte('"')
+// renderControl lays out a control event.
+func renderControl(life, pos, cursor uint64, at where) []byte {
+	b := make([]byte, 0, 192)
+	b = appendID(b, life, pos)
+	b = append(b, "event: control\ndata:{\"streamNextOffset\":\""...)
+	b = appendOffset(b, life, pos)
+	b = append(b, '"')
 	if at != whereClosed {
-		b.WriteString(",\"streamCursor\":\"")
-		b.WriteString(strconv.FormatUint(cursor, 10))
-		b.WriteByte('"')
+		b = append(b, ",\"streamCursor\":\""...)
+		b = strconv.AppendUint(b, cursor, 10)
+		b = append(b, '"')
 	}
 	if at != whereMid {
-		b.WriteString(",\"upToDate\":true")
+		b = append(b, ",\"upToDate\":true"...)
 	}
 	if at == whereClosed {
-		b.WriteString(",\"streamClosed\":true")
+		b = append(b, ",\"streamClosed\":true"...)
 	}
-	b.WriteString("}\n\n")
-	return b.Bytes()
+	return append(b, "}\n\n"...)
 }
 
-// cutsCharacter reports whether parts, one after the other, end inside a UTF-8
-// character.
-func cutsCharacter(parts ...[]byte) bool {
-	var end []byte // the last bytes, as many as a character may lack one of
-	for i := len(parts) - 1; i >= 0 && len(end) < utf8.UTFMax-1; i-- {
-		p := parts[i]
-		end = append(append([]byte{}, p[max(0, len(p)-(utf8.UTFMax-1)):]...), end...)
+// cutsCharacter reports whether the messages, one after the other, end inside a
+// UTF-8 character.
+func cutsCharacter(messages []shard.Message) bool {
+	var end [utf8.UTFMax - 1]byte // the last bytes: as many as may lack one more
+	n := len(end)
+	for i := len(messages) - 1; i >= 0 && n > 0; i-- {
+		body := messages[i].Body
+		for j := len(body) - 1; j >= 0 && n > 0; j-- {
+			n--
+			end[n] = body[j]
+		}
 	}
-	for i := len(end) - 1; i >= max(0, len(end)-(utf8.UTFMax-1)); i-- {
-		if utf8.RuneStart(end[i]) {
-			return end[i] >= utf8.RuneSelf && !utf8.FullRune(end[i:])
+	last := end[n:]
+	for i := len(last) - 1; i >= 0; i-- {
+		if utf8.RuneStart(last[i]) {
+			return !utf8.FullRune(last[i:])
 		}
 	}
 	return false
-}
-
-// frameSets are the frames that readers share, per Tail and framing. A set lives
-// as long as somebody reads.
-type frameSets struct {
-	limit int
-	mu    sync.Mutex
-	m     map[frameKey]*frameSet
-}
-
-type frameKey struct {
-	tail *shard.Tail
-	form framing
-}
-
-func (s *frameSets) open(t *shard.Tail, form framing) *frameSet {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	k := frameKey{t, form}
-	set := s.m[k]
-	if set == nil {
-		set = &frameSet{limit: s.limit, by: map[uint64]*frame{}}
-		s.m[k] = set
-	}
-	set.readers++
-	return set
-}
-
-func (s *frameSets) close(t *shard.Tail, form framing) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	k := frameKey{t, form}
-	if set := s.m[k]; set != nil {
-		if set.readers--; set.readers == 0 {
-			delete(s.m, k)
-		}
-	}
-}
-
-// frameSet holds the newest frames of one Tail in one framing, by the first
-// position of their Range. Full: the oldest goes.
-type frameSet struct {
-	limit   int
-	readers int // guarded by frameSets.mu
-
-	mu    sync.Mutex
-	by    map[uint64]*frame
-	order []uint64
-	bytes int
-}
-
-// of is the frame of a whole Range.
-func (s *frameSet) of(r shard.Range, form framing, life uint64) *frame {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if f := s.by[r.From()]; f != nil && f.next == r.Message(r.Len()-1).Next {
-		return f
-	}
-	messages := make([][]byte, r.Len())
-	for i := range messages {
-		messages[i] = r.Message(i).Body
-	}
-	f := render(form, life, r.Message(r.Len()-1).Next, messages)
-	if s.by[r.From()] == nil {
-		s.order = append(s.order, r.From())
-	} else {
-		s.bytes -= len(s.by[r.From()].data)
-	}
-	s.by[r.From()] = f
-	s.bytes += len(f.data)
-	for s.bytes > s.limit && len(s.order) > 1 {
-		s.bytes -= len(s.by[s.order[0]].data)
-		delete(s.by, s.order[0])
-		s.order = s.order[1:]
-	}
-	return f
 }

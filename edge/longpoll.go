@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 
@@ -28,7 +29,7 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 	}
 	h := w.Header()
 	if !info.Closed || pos < info.Tail {
-		h.Set(hCursor, strconv.FormatUint(nextCursor(s.cfg.Now(), q.cur), 10))
+		h.Set(hCursor, strconv.FormatUint(nextCursor(s.cfg.Now(), q.cur, rand.Int64N), 10))
 	}
 	h.Set("Cache-Control", "no-store")
 	if pos < info.Tail {

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/fantail-dev/fantail/shard"
@@ -10,14 +9,35 @@ import (
 
 // An offset as clients see it is {life:016}_{place:016}, where place is a log
 // position times placeUnit: the last three digits are reserved for a place inside
-// a record. Offsets of one stream sort as strings in the order of its messages.
+// a record. An offset with other digits there reads from the start of that record:
+// a widely used client adds 1 to offsets, and must not lose a message by it.
+// Offsets of one stream sort as strings in the order of its messages.
 const placeUnit = 1000
 
-// offsetLen is the length of a minted offset.
-const offsetLen = 33
+// offsetHalf and offsetLen are the lengths of either half, and of the whole.
+const (
+	offsetHalf = 16
+	offsetLen  = 2*offsetHalf + 1
+)
 
 func formatOffset(life, pos uint64) string {
-	return fmt.Sprintf("%016d_%016d", life, pos*placeUnit)
+	return string(appendOffset(make([]byte, 0, offsetLen), life, pos))
+}
+
+// appendOffset appends the offset of a position. Positions below 10^13 fit.
+func appendOffset(b []byte, life, pos uint64) []byte {
+	b = appendHalf(b, life)
+	b = append(b, '_')
+	return appendHalf(b, pos*placeUnit)
+}
+
+func appendHalf(b []byte, n uint64) []byte {
+	var d [20]byte
+	s := strconv.AppendUint(d[:0], n, 10)
+	for range offsetHalf - len(s) {
+		b = append(b, '0')
+	}
+	return append(b, s...)
 }
 
 type offsetKind uint8
@@ -39,7 +59,7 @@ type offset struct {
 var (
 	errOffset       = errors.New("malformed offset")
 	errOffsetBeyond = errors.New("offset lies beyond the stream")
-	errOffsetGone   = errors.New("offset belongs to an earlier life of the stream, or is no longer kept")
+	errOffsetGone   = errors.New("offset belongs to an earlier life, or is no longer kept")
 )
 
 // parseOffset reads an offset strictly (PROTOCOL 5.6).
@@ -49,9 +69,9 @@ func parseOffset(s string) (offset, error) {
 		return offset{kind: offsetStart}, nil
 	case s == "now":
 		return offset{kind: offsetNow}, nil
-	case len(s) == offsetLen && s[16] == '_':
-		life, ok := digits(s[:16])
-		place, ok2 := digits(s[17:])
+	case len(s) == offsetLen && s[offsetHalf] == '_':
+		life, ok := digits(s[:offsetHalf])
+		place, ok2 := digits(s[offsetHalf+1:])
 		if !ok || !ok2 {
 			return offset{}, errOffset
 		}
@@ -59,7 +79,7 @@ func parseOffset(s string) (offset, error) {
 			return offset{kind: offsetStart}, nil
 		}
 		return offset{kind: offsetMinted, life: life, pos: place / placeUnit}, nil
-	case len(s) > 0 && len(s) <= 16 && (s == "0" || s[0] != '0'):
+	case len(s) > 0 && len(s) <= offsetHalf && (s == "0" || s[0] != '0'):
 		n, ok := digits(s)
 		if !ok {
 			return offset{}, errOffset
@@ -70,6 +90,17 @@ func parseOffset(s string) (offset, error) {
 	}
 }
 
+// lastEventID reads what an EventSource sends when it comes back: the id of the
+// last event that it got. Whatever no event of ours carries counts as absent.
+func lastEventID(s string) (offset, bool) {
+	o, err := parseOffset(s)
+	if err != nil || len(s) != offsetLen {
+		return offset{}, false
+	}
+	return o, true
+}
+
+// digits reads one or more decimal digits, and nothing else.
 func digits(s string) (uint64, bool) {
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
@@ -80,8 +111,8 @@ func digits(s string) (uint64, bool) {
 	return n, err == nil
 }
 
-// resolve is the log position that an offset names in a stream. errOffsetBeyond
-// rests on info.LogTail: ask again if info may be old.
+// resolve is the log position that an offset names in a stream. Both of its
+// errors rest on info: if that may be old, ask again before believing them.
 func (o offset) resolve(info shard.Info) (uint64, error) {
 	switch o.kind {
 	case offsetStart:

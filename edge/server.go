@@ -28,9 +28,9 @@ type Config struct {
 	// MaxBodies bounds the bytes of append bodies in flight (64 MiB): 429 beyond,
 	// before the body is read.
 	MaxBodies int64
-	// FrameBytes bounds the rendered frames that readers of one stream share
-	// (1 MiB); the oldest go first, a reader that still needs one renders its own.
-	FrameBytes int
+	// FrameBytes bounds the frames that readers share, in bytes of what was rendered
+	// (256 MiB); the oldest go first and are rendered anew for who still needs them.
+	FrameBytes int64
 	// Now is the clock (time.Now).
 	Now func() time.Time
 	// Logger gets what an operator should see (discard).
@@ -54,7 +54,7 @@ func (c *Config) defaults() {
 		c.MaxBodies = 64 << 20
 	}
 	if c.FrameBytes <= 0 {
-		c.FrameBytes = 1 << 20
+		c.FrameBytes = 256 << 20
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -71,7 +71,7 @@ type Server struct {
 	m       *metrics
 	bodies  atomic.Int64 // bytes of append bodies in flight
 	readers atomic.Int64 // SSE and long-poll
-	frames  frameSets
+	frames  *frameCache
 
 	mu       sync.Mutex
 	draining chan struct{} // closed by Drain
@@ -84,7 +84,7 @@ func New(cfg Config, streams Streams) *Server {
 	cfg.defaults()
 	return &Server{
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics), draining: make(chan struct{}),
-		frames: frameSets{limit: cfg.FrameBytes, m: map[frameKey]*frameSet{}},
+		frames: newFrameCache(cfg.FrameBytes),
 	}
 }
 

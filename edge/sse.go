@@ -35,12 +35,12 @@ func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id
 	}
 	form := framingOf(info.Type)
 	set := s.frames.open(tail, form)
-	defer s.frames.close(tail, form)
+	defer set.close()
 	sseHead(w.Header(), form)
 	w.WriteHeader(http.StatusOK)
 	d := &driver{
 		server: s, w: w, rc: http.NewResponseController(w), id: id, info: info, news: make(signal, 1),
-		c:     newCursor(tail, set, info, pos, ahead(s.cfg.Now(), q.cur)),
+		c:     newCursor(tail, set, form, pos, ahead(s.cfg.Now(), q.cur)),
 		start: q.at.kind == offsetStart,
 	}
 	defer tail.Unwatch(d.news)
@@ -54,7 +54,7 @@ func ahead(now time.Time, client uint64) uint64 {
 	if client == 0 {
 		return 0
 	}
-	return nextCursor(now, client)
+	return nextCursor(now, client, rand.Int64N)
 }
 
 // sseHead sets the headers of an SSE response.
@@ -100,10 +100,10 @@ func (d *driver) run(ctx context.Context) {
 			}
 			continue
 		}
-		if d.c.status == statusClosed || d.c.status == statusGone {
+		if st := d.c.state(); st == stateClosed || st == stateGone {
 			return
 		}
-		if !d.c.tail.Watch(d.news, d.c.waits()) {
+		if !d.c.tail.Watch(d.news, d.c.pos) {
 			continue
 		}
 		select {
@@ -129,9 +129,10 @@ func (d *driver) heartbeat() time.Duration {
 // turn writes what is pending, or fetches the page that the reader needs; more:
 // something was done.
 func (d *driver) turn(ctx context.Context) (more bool, err error) {
-	bufs := d.c.pending(writeBudget, interval(d.server.cfg.Now()))
+	d.c.interval = interval(d.server.cfg.Now())
+	bufs := d.c.pending(writeBudget)
 	if len(bufs) == 0 {
-		if d.c.status != statusBehind {
+		if d.c.state() != stateBehind {
 			return false, nil
 		}
 		return true, d.behind(ctx)
@@ -161,9 +162,15 @@ func (d *driver) behind(ctx context.Context) error {
 		return err
 	}
 	d.start = false
-	d.c.page(r)
+	if !d.c.page(r) {
+		return errPage
+	}
 	return nil
 }
+
+// errPage: a page does not hold the position that it was asked for. The reader is
+// cut rather than sent past a hole.
+var errPage = errors.New("page does not join")
 
 // write writes b; a reader that takes nothing of it for a while is cut.
 func (d *driver) write(b []byte) error {

@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"math/rand/v2"
 	"time"
 )
 
@@ -20,19 +19,21 @@ func interval(now time.Time) uint64 {
 	return uint64(max(now.Sub(cursorEpoch)/cursorInterval, 0))
 }
 
-// nextCursor is the cursor for a client that last had client (0: none).
-func nextCursor(now time.Time, client uint64) uint64 {
+// nextCursor is the cursor for a client that last had client (0: none). random
+// returns a number in [0, n).
+func nextCursor(now time.Time, client uint64, random func(n int64) int64) uint64 {
 	current := interval(now)
 	if client < current {
 		return current
 	}
-	ahead := (rand.Uint64N(cursorJitter) + uint64(cursorInterval/time.Second)) / uint64(cursorInterval/time.Second)
-	return client + ahead
+	const second = int64(cursorInterval / time.Second)
+	seconds := 1 + random(cursorJitter)
+	return client + uint64((seconds+second-1)/second)
 }
 
 // parseCursor reads a client's cursor; a malformed one is as good as none.
 func parseCursor(s string) uint64 {
-	if n, ok := digits(s); ok && n <= maxInteger {
+	if n, ok := digits(s); ok && n <= maxInteger-cursorJitter {
 		return n
 	}
 	return 0

@@ -1,0 +1,156 @@
+package edge
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// frameCache is the frames that readers share, by Tail and framing. It is bounded
+// twice: framesPerTail for one Tail and framing, and limit for the node, in bytes
+// of the Ranges that were rendered. When full the oldest frames go, each set's
+// newest last of all; a reader that still needs one has it by pointer, and one
+// that comes for it later has it rendered anew.
+type frameCache struct {
+	limit int64
+	bytes atomic.Int64
+
+	mu sync.Mutex // before frameSet.mu
+	m  map[frameKey]*frameSet
+}
+
+// framesPerTail bounds the frames of one Tail in one framing. Readers further back
+// than this find their Ranges in the Tail or in pages all the same.
+const framesPerTail = 1 << 20
+
+type frameKey struct {
+	tail *shard.Tail
+	form framing
+}
+
+func newFrameCache(limit int64) *frameCache {
+	return &frameCache{limit: limit, m: map[frameKey]*frameSet{}}
+}
+
+// open returns the set of a Tail's frames for one more reader; close gives it
+// back. A set lives as long as somebody reads.
+func (c *frameCache) open(t *shard.Tail, form framing) *frameSet {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := frameKey{t, form}
+	set := c.m[k]
+	if set == nil {
+		set = &frameSet{cache: c, key: k}
+		c.m[k] = set
+	}
+	set.readers++
+	return set
+}
+
+func (s *frameSet) close() {
+	s.cache.mu.Lock()
+	defer s.cache.mu.Unlock()
+	if s.readers--; s.readers > 0 {
+		return
+	}
+	delete(s.cache.m, s.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live.shrink(s.cache, 0, 0)
+	s.past.shrink(s.cache, 0, 0)
+}
+
+// frameSet is the shared frames of one Tail in one framing. Frames of pages stand
+// apart, so that a crowd that catches up does not push out what everybody at the
+// tip is about to read.
+type frameSet struct {
+	cache   *frameCache
+	key     frameKey
+	readers int // guarded by cache.mu
+
+	mu   sync.Mutex
+	live frameRing
+	past frameRing
+}
+
+// of is the frame of a whole Range. The first reader that asks renders it; whoever
+// asks meanwhile waits for that.
+func (s *frameSet) of(r shard.Range, page bool, interval uint64) *frame {
+	next := r.Message(r.Len() - 1).Next
+	ring := &s.live
+	if page {
+		ring = &s.past
+	}
+	s.mu.Lock()
+	span := frameSpan{r.From(), next}
+	f := ring.by[span]
+	if f == nil {
+		f = &frame{
+			life: s.key.tail.Life(), next: next, messages: r.Len(), size: len(r.Bytes()),
+		}
+		ring.add(s.cache, span, f)
+		ring.shrink(s.cache, framesPerTail, 1)
+	}
+	s.mu.Unlock()
+	f.once.Do(func() {
+		bodies := make([][]byte, r.Len())
+		for i := range bodies {
+			bodies[i] = r.Message(i).Body
+		}
+		f.render(s.key.form, interval, bodies)
+	})
+	s.cache.reclaim()
+	return f
+}
+
+// reclaim shrinks sets to their newest frames until the node's bound is kept.
+func (c *frameCache) reclaim() {
+	if c.bytes.Load() <= c.limit {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.m {
+		if c.bytes.Load() <= c.limit {
+			return
+		}
+		s.mu.Lock()
+		s.past.shrink(c, 0, 0)
+		s.live.shrink(c, 0, 1)
+		s.mu.Unlock()
+	}
+}
+
+// frameRing is frames by what they span, and the order in which they came.
+type frameRing struct {
+	by    map[frameSpan]*frame
+	order []frameSpan
+	bytes int
+}
+
+// frameSpan names a frame in one life: the first position of its Range, and the
+// position after its last message.
+type frameSpan struct{ from, next uint64 }
+
+func (r *frameRing) add(c *frameCache, k frameSpan, f *frame) {
+	if r.by == nil {
+		r.by = map[frameSpan]*frame{}
+	}
+	r.by[k] = f
+	r.order = append(r.order, k)
+	r.bytes += f.size
+	c.bytes.Add(int64(f.size))
+}
+
+// shrink drops the oldest until at most limit bytes, or only keep frames, are left.
+func (r *frameRing) shrink(c *frameCache, limit, keep int) {
+	for r.bytes > limit && len(r.order) > keep {
+		k := r.order[0]
+		r.order = r.order[1:]
+		size := r.by[k].size
+		delete(r.by, k)
+		r.bytes -= size
+		c.bytes.Add(-int64(size))
+	}
+}
