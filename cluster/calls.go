@@ -1,0 +1,116 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// The edge's half of the calls that are no lanes. Each ends with its link.
+
+// bind ends a call's context with the link.
+func (l *link) bind(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	unhook := context.AfterFunc(l.ctx, func() { cancel(errUnreachable) })
+	return ctx, func() {
+		unhook()
+		cancel(nil)
+	}
+}
+
+// do has the member carry a write out. delivered: it may have got it.
+func (l *link) do(ctx context.Context, q *shard.Request, r route) (
+	out shard.Outcome, delivered bool, err error,
+) {
+	ctx, end := l.bind(ctx)
+	defer end()
+	call, err := l.client.Do(ctx)
+	if err != nil {
+		return out, false, statusToError(err)
+	}
+	if err := sendRequest(call, q, r); err != nil && !errors.Is(err, io.EOF) {
+		return out, true, statusToError(err)
+	}
+	reply, err := call.CloseAndRecv() // after io.EOF it says why
+	if err != nil {
+		return out, true, statusToError(err)
+	}
+	return outcomeFromWire(reply), true, nil
+}
+
+// sendRequest sends a request in chunks of frameBytes.
+func sendRequest(
+	call grpc.ClientStreamingClient[relaypb.DoChunk, relaypb.DoReply], q *shard.Request, r route,
+) error {
+	chunk := &relaypb.DoChunk{Head: requestToWire(q, r)}
+	buf := make([]byte, 0, min(q.Bytes(), frameBytes))
+	for _, m := range q.Messages {
+		for len(m) > 0 {
+			if len(buf) == frameBytes {
+				chunk.Body = buf
+				if err := call.Send(chunk); err != nil {
+					return err
+				}
+				chunk, buf = &relaypb.DoChunk{}, buf[:0]
+			}
+			n := min(len(m), frameBytes-len(buf))
+			buf, m = append(buf, m[:n]...), m[n:]
+		}
+	}
+	chunk.Body = buf
+	return call.Send(chunk)
+}
+
+// state asks the member for a stream's state.
+func (l *link) state(
+	ctx context.Context, id shard.StreamID, a shard.Ask, r route,
+) (shard.Info, error) {
+	ctx, end := l.bind(ctx)
+	defer end()
+	reply, err := l.client.State(ctx, &relaypb.StateRequest{
+		Route: routeToWire(r), Stream: string(id), Ask: uint32(a),
+	})
+	if err != nil {
+		return shard.Info{}, statusToError(err)
+	}
+	return infoFromWire(reply.GetInfo()), nil
+}
+
+// page asks the member for a page of history.
+func (l *link) page(
+	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
+) (shard.Range, error) {
+	ctx, end := l.bind(ctx)
+	defer end()
+	call, err := l.client.ReadPage(ctx, &relaypb.PageRequest{
+		Stream: string(id), Info: infoToWire(info), From: from,
+	})
+	if err != nil {
+		return shard.Range{}, statusToError(err)
+	}
+	var b []byte
+	for total := 0; ; {
+		chunk, err := call.Recv()
+		if errors.Is(err, io.EOF) {
+			l.met.bytes[sideEdge].Add(float64(len(b)))
+			return shard.ParseRange(b)
+		}
+		if err != nil {
+			return shard.Range{}, statusToError(err)
+		}
+		if b == nil {
+			total = int(min(chunk.GetTotal(), maxRange))
+			b = make([]byte, 0, total)
+		}
+		if len(b)+len(chunk.GetData()) > total {
+			return shard.Range{}, fmt.Errorf("page: %w", errPiece)
+		}
+		b = append(b, chunk.GetData()...)
+	}
+}

@@ -1,0 +1,144 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// DefaultPort is the port of gossip where an address names none.
+const DefaultPort = 4457
+
+// Config of a Relay. Fields without a default are required.
+type Config struct {
+	// Name is the node's name (the pod's). A random suffix makes it unique for
+	// each process.
+	Name string
+	// RingKey is the ring key: stable over restarts, at most 64 bytes (default: Name).
+	RingKey string
+	// Cluster is the fleet's name: the label of its gossip, at most 255 bytes.
+	Cluster string
+	// Secret encrypts gossip: 16, 24 or 32 bytes, the same on all nodes.
+	Secret []byte
+	// Gossip is the address, host:port, on which gossip listens, over TCP and UDP
+	// (default: all addresses, DefaultPort). Port 0 takes a free one.
+	Gossip string
+	// Relay is the address, host:port, of the gRPC server. Port 0 takes a free one.
+	Relay string
+	// Advertise is the IP address that others are told for both (default: that of
+	// Gossip; required if Gossip listens on all addresses).
+	Advertise string
+	// HTTP is the node's public address, told to others for display only.
+	HTTP string
+	// Join lists addresses, host or host:port, of other nodes. A name may stand for
+	// many nodes; it is looked up again for ever. Empty: this node begins a fleet,
+	// or is found by others.
+	Join []string
+	// Alone is how long a node with Join owns nothing while it finds nobody
+	// (default 30 s).
+	Alone time.Duration
+	// TLS, if set, is used between nodes, in both directions.
+	TLS *tls.Config
+	// Now is the clock for the dates of a View (default time.Now).
+	Now func() time.Time
+	// Logger gets state changes (default: discard).
+	Logger *slog.Logger
+	// Metrics may be nil.
+	Metrics prometheus.Registerer
+
+	// For tests: another network, and smaller windows.
+	listen             func(ctx context.Context, addr string) (net.Listener, error)
+	dial               func(ctx context.Context, addr string) (net.Conn, error)
+	window, linkWindow int
+}
+
+// The credit that an edge grants, in bytes of Ranges (design: "The fleet").
+const (
+	defaultWindow     = 256 << 10
+	defaultLinkWindow = 8 << 20
+)
+
+// validate fills in defaults and returns all that is wrong.
+func (c *Config) validate() error {
+	var errs []error
+	wrong := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	c.fill()
+	if c.Name == "" {
+		wrong("cluster: no node name")
+	}
+	if n := len(c.RingKey); n > maxKey {
+		wrong("cluster: ring key of %d bytes: at most %d", n, maxKey)
+	}
+	if n := len(c.Cluster); n == 0 || n > 255 {
+		wrong("cluster: cluster name of %d bytes: want 1 to 255", n)
+	}
+	if n := len(c.Secret); n != 16 && n != 24 && n != 32 {
+		wrong("cluster: secret of %d bytes: want 16, 24 or 32", n)
+	}
+	host, _, err := splitAddr(c.Gossip)
+	if err != nil {
+		wrong("cluster: gossip address: %w", err)
+	}
+	if c.Advertise == "" {
+		c.Advertise = host
+	}
+	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {
+		wrong("cluster: advertised address %q: want an IP address that others can reach", c.Advertise)
+	}
+	if _, _, err := splitAddr(c.Relay); err != nil {
+		wrong("cluster: relay address: %w", err)
+	}
+	if len(c.HTTP) > maxAddress {
+		wrong("cluster: HTTP address of %d bytes: at most %d", len(c.HTTP), maxAddress)
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) fill() {
+	if c.RingKey == "" {
+		c.RingKey = c.Name
+	}
+	if c.Gossip == "" {
+		c.Gossip = ":" + strconv.Itoa(DefaultPort)
+	}
+	if c.Alone <= 0 {
+		c.Alone = 30 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.window <= 0 {
+		c.window = defaultWindow
+	}
+	if c.linkWindow <= 0 {
+		c.linkWindow = defaultLinkWindow
+	}
+	if c.listen == nil {
+		c.listen = func(ctx context.Context, addr string) (net.Listener, error) {
+			var lc net.ListenConfig
+			return lc.Listen(ctx, "tcp", addr)
+		}
+	}
+}
+
+func splitAddr(addr string) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, err
+	}
+	port, err = strconv.Atoi(p)
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("port %q", p)
+	}
+	return host, port, nil
+}

@@ -1,0 +1,109 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+)
+
+// Member is what a node says of itself through gossip.
+type Member struct {
+	// Name is unique for each process: the node's name and a random suffix.
+	Name string
+	// Key is the stable ring key: the same after a restart.
+	Key string
+	// Start is when the process started, in milliseconds since 1970: of two
+	// members with one Key the later one counts.
+	Start uint64
+	// Rev grows by one with each change of what the process says of itself:
+	// gossip may bring an old saying again.
+	Rev uint64
+	// StartAt and StopAt bound when the member owns streams, in milliseconds
+	// since 1970: StartAt ≤ t < StopAt. Never is for ever.
+	StartAt, StopAt uint64
+	// Flags say what else to know.
+	Flags Flags
+	// Relay is the address of its gRPC server, HTTP that of its public one.
+	Relay, HTTP string
+}
+
+// Never is the instant that does not come.
+const Never = math.MaxUint64
+
+// Flags of a Member.
+type Flags uint16
+
+// The flags.
+const (
+	// FlagLeaving: the node is on its way out.
+	FlagLeaving Flags = 1 << 0
+	// FlagNoStore: the node cannot reach S2.
+	FlagNoStore Flags = 1 << 1
+)
+
+// The metadata of a member in gossip, big-endian. A later layout only adds at
+// the end, so whoever knows less of it reads what it knows.
+//
+//	0   layout version, 1 byte
+//	1   flags, 2 bytes
+//	3   ring generation, 2 bytes
+//	5   relay contract: oldest and newest version spoken, 1 byte each
+//	7   rev · 15 start · 23 startAt · 31 stopAt, 8 bytes each
+//	39  ring key, relay address, http address: length (1 byte) and bytes each
+const (
+	metaVersion = 1
+	metaFixed   = 39
+	maxKey      = 64
+	maxAddress  = 128
+)
+
+var errMeta = errors.New("malformed metadata")
+
+func (m *Member) encode() []byte {
+	b := make([]byte, 0, metaFixed+3+len(m.Key)+len(m.Relay)+len(m.HTTP))
+	b = append(b, metaVersion)
+	b = binary.BigEndian.AppendUint16(b, uint16(m.Flags))
+	b = binary.BigEndian.AppendUint16(b, ringGeneration)
+	b = append(b, relayVersion, relayVersion)
+	for _, v := range []uint64{m.Rev, m.Start, m.StartAt, m.StopAt} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	for _, s := range []string{m.Key, m.Relay, m.HTTP} {
+		b = append(b, byte(len(s)))
+		b = append(b, s...)
+	}
+	return b
+}
+
+// decodeMember reads the metadata of the member that gossip calls name.
+func decodeMember(name string, b []byte) (Member, error) {
+	if len(b) < metaFixed || b[0] < metaVersion {
+		return Member{}, errMeta
+	}
+	if gen := binary.BigEndian.Uint16(b[3:]); gen != ringGeneration {
+		return Member{}, fmt.Errorf("ring generation %d, not %d", gen, ringGeneration)
+	}
+	m := Member{
+		Name:    name,
+		Flags:   Flags(binary.BigEndian.Uint16(b[1:])),
+		Rev:     binary.BigEndian.Uint64(b[7:]),
+		Start:   binary.BigEndian.Uint64(b[15:]),
+		StartAt: binary.BigEndian.Uint64(b[23:]),
+		StopAt:  binary.BigEndian.Uint64(b[31:]),
+	}
+	b = b[metaFixed:]
+	for _, f := range []struct {
+		s   *string
+		max int
+	}{{&m.Key, maxKey}, {&m.Relay, maxAddress}, {&m.HTTP, maxAddress}} {
+		if len(b) == 0 || len(b) < 1+int(b[0]) || int(b[0]) > f.max {
+			return Member{}, errMeta
+		}
+		*f.s, b = string(b[1:1+int(b[0])]), b[1+int(b[0]):]
+	}
+	if m.Key == "" || m.Relay == "" {
+		return Member{}, errMeta
+	}
+	return m, nil
+}

@@ -1,0 +1,73 @@
+package cluster
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func aMember() Member {
+	return Member{
+		Name: "node-0-1a2b3c4d", Key: "node-0", Start: 1700000000000, Rev: 7, StartAt: 0,
+		StopAt: Never, Flags: FlagLeaving, Relay: "10.1.2.3:4458", HTTP: "10.1.2.3:4437",
+	}
+}
+
+func TestMemberRoundTrip(t *testing.T) {
+	t.Parallel()
+	for _, m := range []Member{aMember(), {Name: "n", Key: "k", Relay: "r", StartAt: Never, StopAt: 5}} {
+		got, err := decodeMember(m.Name, m.encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(m, got); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+func TestMemberOfALaterLayout(t *testing.T) {
+	t.Parallel()
+	m := aMember()
+	b := append(m.encode(), "more than this release knows"...)
+	b[0]++
+	if got, err := decodeMember(m.Name, b); err != nil || got != m {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestMemberOfAnotherRing(t *testing.T) {
+	t.Parallel()
+	m := aMember()
+	b := m.encode()
+	b[4]++
+	if _, err := decodeMember(m.Name, b); err == nil {
+		t.Error("a member with another ring generation was let in")
+	}
+}
+
+func TestMemberFitsInGossip(t *testing.T) {
+	t.Parallel()
+	long := make([]byte, maxAddress)
+	m := Member{Key: string(long[:maxKey]), Relay: string(long), HTTP: string(long)}
+	if n := len(m.encode()); n > 512 {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+func FuzzDecodeMember(f *testing.F) {
+	m := aMember()
+	f.Add(m.encode())
+	f.Add([]byte{metaVersion})
+	f.Add(m.encode()[:metaFixed+4])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decodeMember("n", b)
+		if err != nil {
+			return
+		}
+		again, err := decodeMember("n", m.encode())
+		if err != nil || again != m {
+			t.Errorf("%+v became %+v, %v", m, again, err)
+		}
+	})
+}

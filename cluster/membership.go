@@ -1,0 +1,428 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	mrand "math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"golang.org/x/sync/errgroup"
+)
+
+// membership keeps a node in its fleet's gossip and turns what gossip says into
+// Views. Events only mark that something changed; one goroutine builds the
+// newest View, publishes it and then calls the observer: it is told the newest
+// state, never a backlog, and a View may be told twice when a date passed.
+type membership struct {
+	// set at construction
+	cfg     *Config
+	log     *slog.Logger
+	met     *metrics
+	observe func(*View)
+	ml      *memberlist.Memberlist
+	addr    string // where gossip listens
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+
+	view atomic.Pointer[View]
+	news chan struct{} // cap 1, never closed: something changed
+	tell chan struct{} // cap 1, never closed: self changed, others must hear
+
+	mu    sync.Mutex
+	self  Member
+	known map[string]Member // the others, by name
+	addrs map[string]string // where they gossip, by name
+}
+
+// The calm profile: gossip places streams, links notice deaths.
+const (
+	gossipInterval   = 100 * time.Millisecond
+	gossipNodes      = 4
+	retransmitMult   = 6
+	pushPullInterval = 10 * time.Second
+	gossipTimeout    = 3 * time.Second
+	handoffQueue     = 4096
+	tellTimeout      = 2 * time.Second
+	leaveTimeout     = 2 * time.Second
+)
+
+// newMembership is this node, alone until start. relayAddr is where its server
+// listens; observe is called from one goroutine, from start to close.
+func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*View)) *membership {
+	var suffix [4]byte
+	_, _ = rand.Read(suffix[:]) // crypto/rand.Read never fails
+	m := &membership{
+		cfg: cfg, log: cfg.Logger, met: met, observe: observe,
+		news:  make(chan struct{}, 1),
+		tell:  make(chan struct{}, 1),
+		known: map[string]Member{},
+		addrs: map[string]string{},
+		self: Member{
+			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), Key: cfg.RingKey,
+			Start: uint64(cfg.Now().UnixMilli()), Rev: 1, StopAt: Never,
+			Relay: relayAddr, HTTP: cfg.HTTP,
+		},
+	}
+	if len(cfg.Join) > 0 {
+		m.self.StartAt = Never // owns nothing before it has found somebody
+	}
+	m.view.Store(NewView([]Member{m.self}))
+	return m
+}
+
+// start begins to gossip.
+func (m *membership) start() error {
+	if err := m.create(); err != nil {
+		return fmt.Errorf("start gossip: %w", err)
+	}
+	m.log.Info("gossip started", "member", m.self.Name, "addr", m.addr)
+	m.run()
+	return nil
+}
+
+func (m *membership) create() error {
+	host, port, err := splitAddr(m.cfg.Gossip)
+	if err != nil {
+		return err
+	}
+	if host == "" {
+		host = "0.0.0.0"
+	}
+	c := memberlist.DefaultLANConfig()
+	c.Name = m.self.Name
+	c.BindAddr, c.BindPort = host, port
+	c.AdvertiseAddr, c.AdvertisePort = m.cfg.Advertise, port
+	c.Label = m.cfg.Cluster
+	c.SecretKey = m.cfg.Secret
+	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
+	c.GossipInterval, c.GossipNodes = gossipInterval, gossipNodes
+	c.RetransmitMult = retransmitMult
+	c.PushPullInterval = pushPullInterval
+	c.TCPTimeout = gossipTimeout
+	c.EnableCompression = false
+	c.HandoffQueueDepth = handoffQueue
+	c.Delegate, c.Events = (*delegate)(m), (*delegate)(m)
+	c.Logger = log.New(gossipLog{m.log}, "", 0)
+	if m.ml, err = memberlist.Create(c); err != nil {
+		return err
+	}
+	m.addr = nodeAddr(m.ml.LocalNode())
+	return nil
+}
+
+func nodeAddr(n *memberlist.Node) string {
+	return net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
+}
+
+func (m *membership) run() {
+	ctx, stop := context.WithCancel(context.Background())
+	m.stop = stop
+	m.wg.Go(func() { m.publish(ctx) })
+	if m.ml != nil {
+		m.wg.Go(func() { m.join(ctx) })
+		m.wg.Go(func() { m.speak(ctx) })
+	}
+}
+
+// current is the newest View.
+func (m *membership) current() *View { return m.view.Load() }
+
+// publish builds Views, and repeats the newest one to the observer whenever one
+// of its dates passes.
+func (m *membership) publish(ctx context.Context) {
+	flip := time.NewTimer(time.Hour)
+	defer flip.Stop()
+	for {
+		v := m.build()
+		now := m.cfg.Now()
+		v.At(now) // lay the ring out here, off the way of requests
+		if old := m.view.Load(); !v.equal(old) {
+			m.view.Store(v)
+			m.met.views.Inc()
+			m.met.members.Set(float64(len(v.members)))
+			m.log.Info("view changed", "members", len(v.members), "owners", v.At(now).Len())
+		}
+		m.observe(m.view.Load())
+		wait := time.Hour
+		for _, at := range v.Flips() {
+			if at.After(now) {
+				wait = at.Sub(now)
+				break
+			}
+		}
+		flip.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.news:
+		case <-flip.C:
+		}
+	}
+}
+
+// build makes the newest View, and makes this node an owner once it has company.
+func (m *membership) build() *View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.self.StartAt == Never && len(m.known) > 0 {
+		m.activateLocked()
+	}
+	all := make([]Member, 0, 1+len(m.known))
+	all = append(all, m.self)
+	for _, o := range m.known {
+		all = append(all, o)
+	}
+	return NewView(all)
+}
+
+func (m *membership) activateLocked() {
+	m.self.StartAt = 0
+	m.self.Rev++
+	poke(m.tell)
+}
+
+// activate makes this node an owner although it found nobody.
+func (m *membership) activate(why string) {
+	m.mu.Lock()
+	late := m.self.StartAt != Never
+	if !late {
+		m.activateLocked()
+	}
+	m.mu.Unlock()
+	if !late {
+		m.log.Info("owning streams alone", "why", why)
+		poke(m.news)
+	}
+}
+
+// leaving says that this node owns nothing from now on.
+func (m *membership) leaving() {
+	m.mu.Lock()
+	if m.self.Flags&FlagLeaving == 0 {
+		m.self.Flags |= FlagLeaving
+		m.self.StopAt = uint64(max(m.cfg.Now().UnixMilli(), 1))
+		m.self.Rev++
+	}
+	m.mu.Unlock()
+	poke(m.news)
+	poke(m.tell)
+}
+
+// speak tells the fleet whenever self changed, and again if gossip holds an
+// older saying of ours.
+func (m *membership) speak(ctx context.Context) {
+	check := time.NewTicker(pushPullInterval)
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.tell:
+		case <-check.C:
+			m.mu.Lock()
+			now := m.self.encode()
+			m.mu.Unlock()
+			if bytes.Equal(now, m.ml.LocalNode().Meta) {
+				continue
+			}
+		}
+		if err := m.ml.UpdateNode(tellTimeout); err != nil {
+			m.log.Debug("gossip", "err", err)
+		}
+	}
+}
+
+// close leaves gossip and waits for every goroutine.
+func (m *membership) close(goodbye bool) error {
+	if m.stop != nil {
+		m.stop()
+	}
+	m.wg.Wait()
+	if m.ml == nil {
+		return nil
+	}
+	var err error
+	if goodbye {
+		err = m.ml.Leave(leaveTimeout)
+	}
+	return errors.Join(err, m.ml.Shutdown())
+}
+
+// Joining.
+const (
+	joinSoon   = 500 * time.Millisecond // while nobody was found
+	joinEvery  = 10 * time.Second       // and up to half as much again
+	joinAtOnce = 8
+)
+
+// join looks for members for ever: a partition of more than half a minute never
+// heals without it, because the dead are forgotten.
+func (m *membership) join(ctx context.Context) {
+	if len(m.cfg.Join) == 0 {
+		return
+	}
+	began := time.Now()
+	for {
+		found, strangers := m.seek(ctx)
+		m.mu.Lock()
+		company := len(m.known) > 0
+		m.mu.Unlock()
+		switch {
+		case company:
+		case found && !strangers:
+			m.activate("all addresses to join are this node's own")
+		case time.Since(began) >= m.cfg.Alone:
+			m.activate("found nobody to join")
+		}
+		wait := joinEvery + mrand.N(joinEvery/2)
+		if !company {
+			wait = joinSoon/2 + mrand.N(joinSoon)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// seek looks up the addresses to join and dials those that are not in the view.
+// found: every name was looked up; strangers: there was somebody to dial.
+func (m *membership) seek(ctx context.Context) (found, strangers bool) {
+	seen := map[string]bool{m.addr: true}
+	m.mu.Lock()
+	for _, a := range m.addrs {
+		seen[a] = true
+	}
+	m.mu.Unlock()
+	found = true
+	var dial errgroup.Group
+	dial.SetLimit(joinAtOnce)
+	for _, name := range m.cfg.Join {
+		addrs, err := resolve(ctx, name)
+		if err != nil {
+			found = false
+			m.log.Debug("look up a node to join", "addr", name, "err", err)
+			continue
+		}
+		for _, a := range addrs {
+			if seen[a] {
+				continue
+			}
+			seen[a], strangers = true, true
+			dial.Go(func() error {
+				if ctx.Err() != nil {
+					return nil
+				}
+				if _, err := m.ml.Join([]string{a}); err != nil {
+					m.log.Debug("join", "addr", a, "err", err)
+				}
+				return nil
+			})
+		}
+	}
+	_ = dial.Wait()
+	return found, strangers
+}
+
+// resolve turns host or host:port into addresses.
+func resolve(ctx context.Context, name string) ([]string, error) {
+	host, port, err := net.SplitHostPort(name)
+	if err != nil {
+		host, port = name, strconv.Itoa(DefaultPort)
+	}
+	ctx, cancel := context.WithTimeout(ctx, gossipTimeout)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupHost(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	for i, ip := range ips {
+		ips[i] = net.JoinHostPort(ip, port)
+	}
+	return slices.Compact(slices.Sorted(slices.Values(ips))), nil
+}
+
+// poke leaves a note in a channel of capacity one.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// delegate is what memberlist calls, under its own lock: it only notes.
+type delegate membership
+
+func (d *delegate) NodeMeta(int) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.self.encode()
+}
+
+func (d *delegate) NotifyJoin(n *memberlist.Node)   { d.heard(n) }
+func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.heard(n) }
+
+func (d *delegate) NotifyLeave(n *memberlist.Node) {
+	d.mu.Lock()
+	delete(d.known, n.Name)
+	delete(d.addrs, n.Name)
+	d.mu.Unlock()
+	poke(d.news)
+}
+
+func (d *delegate) heard(n *memberlist.Node) {
+	if n.Name == d.self.Name { // set at construction
+		return
+	}
+	o, err := decodeMember(n.Name, n.Meta)
+	if err != nil {
+		d.log.Warn("member left out", "peer", n.Name, "err", err)
+		return
+	}
+	d.mu.Lock()
+	d.addrs[n.Name] = nodeAddr(n)
+	if old, ok := d.known[n.Name]; !ok || o.Rev > old.Rev {
+		d.known[n.Name] = o
+	}
+	d.mu.Unlock()
+	poke(d.news)
+}
+
+func (d *delegate) NotifyMsg([]byte)                {}
+func (d *delegate) GetBroadcasts(_, _ int) [][]byte { return nil }
+func (d *delegate) LocalState(bool) []byte          { return nil }
+func (d *delegate) MergeRemoteState([]byte, bool)   {}
+
+// gossipLog takes memberlist's lines, which begin with their level in brackets.
+// Its errors are ours to know of, not to act upon: a missed probe is one.
+type gossipLog struct{ log *slog.Logger }
+
+func (g gossipLog) Write(line []byte) (int, error) {
+	n := len(line)
+	level := slog.LevelDebug
+	for tag, l := range map[string]slog.Level{
+		"[WARN] ": slog.LevelInfo, "[ERR] ": slog.LevelWarn, "[ERROR] ": slog.LevelWarn,
+	} {
+		if bytes.HasPrefix(line, []byte(tag)) {
+			level = l
+		}
+	}
+	if _, rest, ok := bytes.Cut(line, []byte("] ")); ok && line[0] == '[' {
+		line = rest
+	}
+	g.log.Log(context.Background(), level, string(bytes.TrimSpace(line)))
+	return n, nil
+}

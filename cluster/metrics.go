@@ -1,0 +1,61 @@
+package cluster
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// side is which end of a link something is counted at.
+type side = string
+
+const (
+	sideEdge  side = "edge"  // subscribes and receives
+	sideOwner side = "owner" // feeds
+)
+
+type metrics struct {
+	subscriptions map[side]prometheus.Gauge
+	bytes         map[side]prometheus.Counter // of Ranges
+	notOwner      prometheus.Counter          // answered by this node
+	must          prometheus.Counter          // sent by this node
+	views         prometheus.Counter
+	links         prometheus.Gauge
+	members       prometheus.Gauge
+	gaps          prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	subscriptions := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fantail_relay_subscriptions", Help: "Streams relayed, by end of the link.",
+	}, []string{"side"})
+	bytes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fantail_relay_bytes_total", Help: "Bytes of records relayed, by end of the link.",
+	}, []string{"side"})
+	m := &metrics{
+		subscriptions: map[side]prometheus.Gauge{},
+		bytes:         map[side]prometheus.Counter{},
+		notOwner: counter("fantail_not_owner_total",
+			"Requests answered with the name of another owner."),
+		must:    counter("fantail_must_total", "Requests that insisted on being served."),
+		views:   counter("fantail_view_changes_total", "Changes of this node's view of the fleet."),
+		links:   gauge("fantail_links_up", "Links to other nodes that are up."),
+		members: gauge("fantail_members", "Members in this node's view, itself included."),
+		gaps: counter("fantail_relay_gaps_total",
+			"Relayed records that did not join; mended by subscribing again."),
+	}
+	for _, s := range []side{sideEdge, sideOwner} {
+		m.subscriptions[s] = subscriptions.WithLabelValues(s)
+		m.bytes[s] = bytes.WithLabelValues(s)
+	}
+	if reg != nil {
+		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.gaps)
+	}
+	return m
+}
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+}
+
+func gauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+}

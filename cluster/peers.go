@@ -1,0 +1,219 @@
+package cluster
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// peers holds one link to each other member: opened when the member appears in
+// the View, opened again for as long as it is there, closed when it goes.
+type peers struct {
+	// set at construction
+	cfg  *Config
+	self string
+	addr string // of this node's server
+	met  *metrics
+	// up and lost are told of links, from the peer's goroutine; lost with the
+	// subscriptions that were on it.
+	up   func(name string)
+	lost func(l *link, subs []*upstream)
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu sync.Mutex
+	m  map[string]*peer
+}
+
+func newPeers(cfg *Config, self, addr string, met *metrics) *peers {
+	ps := &peers{cfg: cfg, self: self, addr: addr, met: met, m: map[string]*peer{}}
+	ps.ctx, ps.stop = context.WithCancel(context.Background())
+	return ps
+}
+
+// update opens and closes links as the View says.
+func (ps *peers) update(v *View) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.ctx.Err() != nil {
+		return
+	}
+	for _, m := range v.Members() {
+		if m.Name == ps.self || ps.m[m.Name] != nil {
+			continue
+		}
+		p := &peer{peers: ps, to: place{m.Name, m.Relay}, since: time.Now()}
+		ctx, stop := context.WithCancel(ps.ctx)
+		p.stop = stop
+		ps.m[m.Name] = p
+		ps.wg.Go(func() { p.run(ctx) })
+	}
+	for name, p := range ps.m {
+		if v.Member(name) == nil {
+			p.stop()
+			delete(ps.m, name)
+		}
+	}
+}
+
+// link is the link to a member that is up now, or nil.
+func (ps *peers) link(name string) *link {
+	ps.mu.Lock()
+	p := ps.m[name]
+	ps.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.link
+}
+
+// patience is how long a member may be down before a request gives it up.
+const patience = time.Second
+
+// reach is link, but waits for a member that is not down for long.
+func (ps *peers) reach(ctx context.Context, name string) (*link, error) {
+	ps.mu.Lock()
+	p := ps.m[name]
+	ps.mu.Unlock()
+	if p == nil {
+		return nil, errUnreachable
+	}
+	for {
+		p.mu.Lock()
+		l, left := p.link, patience-time.Since(p.since)
+		if l == nil && p.change == nil {
+			p.change = make(chan struct{})
+		}
+		change := p.change
+		p.mu.Unlock()
+		if l != nil {
+			return l, nil
+		}
+		if left <= 0 {
+			return nil, errUnreachable
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-change:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// hopeful reports whether a member is down for so short a time that it is worth
+// waiting for.
+func (ps *peers) hopeful(name string) bool {
+	ps.mu.Lock()
+	p := ps.m[name]
+	ps.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.link == nil && time.Since(p.since) < patience
+}
+
+// close closes every link and waits.
+func (ps *peers) close() {
+	ps.stop()
+	ps.wg.Wait()
+}
+
+// peer is one other member.
+type peer struct {
+	peers *peers
+	to    place
+	stop  context.CancelFunc
+
+	mu     sync.Mutex
+	link   *link         // nil while it is down
+	since  time.Time     // down since
+	change chan struct{} // closed when it comes up; made when somebody waits
+}
+
+// Pauses between attempts to open a link, full jitter.
+const (
+	redialMin = 50 * time.Millisecond
+	redialMax = time.Second
+)
+
+func (p *peer) run(ctx context.Context) {
+	wait := redialMin
+	for ctx.Err() == nil {
+		l, err := openLink(ctx, p)
+		if err == nil {
+			wait = redialMin
+			p.set(l)
+			p.peers.met.links.Inc()
+			p.peers.cfg.Logger.Info("link up", "peer", p.to.name)
+			p.peers.up(p.to.name)
+			err = l.run()
+			p.set(nil)
+			p.peers.met.links.Dec()
+			p.peers.cfg.Logger.Info("link down", "peer", p.to.name, "err", err)
+			p.peers.lost(l, l.close())
+		} else {
+			p.peers.cfg.Logger.Debug("open link", "peer", p.to.name, "err", err)
+			wait = min(2*wait, redialMax)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(rand.N(wait)):
+		}
+	}
+}
+
+func (p *peer) set(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.link = l
+	if l == nil {
+		p.since = time.Now()
+	} else if p.change != nil {
+		close(p.change)
+		p.change = nil
+	}
+}
+
+// dial makes a connection. It is the link's own: closing it is the only way to
+// be rid of a transport that has fallen silent.
+func (p *peer) dial() (*grpc.ClientConn, error) {
+	cfg := p.peers.cfg
+	creds := insecure.NewCredentials()
+	if cfg.TLS != nil {
+		creds = credentials.NewTLS(cfg.TLS.Clone())
+	}
+	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(creds),
+		grpc.WithInitialWindowSize(streamWindow),
+		grpc.WithInitialConnWindowSize(connWindow),
+		grpc.WithReadBufferSize(frameBytes),
+		grpc.WithWriteBufferSize(frameBytes),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithIdleTimeout(0),
+	}
+	if cfg.dial != nil {
+		opts = append(opts, grpc.WithContextDialer(cfg.dial))
+	}
+	return grpc.NewClient("passthrough:///"+p.to.address, opts...)
+}
+
+// Windows of the transport, in bytes. Set, they also turn its estimator off.
+const (
+	streamWindow = 2 << 20
+	connWindow   = 8 << 20
+)

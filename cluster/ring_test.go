@@ -1,0 +1,116 @@
+package cluster
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+func keysOf(format string, n int) []string {
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf(format, i)
+	}
+	return keys
+}
+
+// The names that earlier versions of the library gave different rings to.
+var keyStyles = []string{"fantail-%d", "fantail-7d9f-%05x", "10.0.0.%d:4457", "x-%d"}
+
+func TestRingDependsOnTheSetAlone(t *testing.T) {
+	t.Parallel()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for _, style := range keyStyles {
+		for _, n := range []int{1, 2, 3, 5, 10, 30} {
+			keys := keysOf(style, n)
+			want := NewRing(keys)
+			for range 4 {
+				mixed := append(slices.Clone(keys), keys[rnd.IntN(n)])
+				rnd.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
+				got := NewRing(mixed)
+				if got.table != want.table || !slices.Equal(got.keys, want.keys) {
+					t.Fatalf("%s, %d keys: another order gave another ring", style, n)
+				}
+			}
+		}
+	}
+}
+
+// The ring is part of what nodes agree on: another table for the same members is
+// another ring generation.
+func TestRingGolden(t *testing.T) {
+	t.Parallel()
+	r := NewRing([]string{"node-0", "node-1", "node-2"})
+	for id, want := range map[shard.StreamID]string{
+		"default/a": "node-1", "default/b": "node-0", "chat/room/1": "node-2", "x/y": "node-2",
+	} {
+		if got, _ := r.Owner(id); got != want {
+			t.Errorf("owner of %s is %s, not %s", id, got, want)
+		}
+	}
+}
+
+func TestRingMovesLittleAndIsBalanced(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{3, 5, 10, 30} {
+		keys := keysOf("fantail-%d", n+1)
+		before, after := NewRing(keys[:n]), NewRing(keys)
+		moved, load := 0, map[string]int{}
+		for p := range before.table {
+			from, to := before.keys[before.table[p]], after.keys[after.table[p]]
+			if from != to {
+				moved++
+			}
+			load[from]++
+		}
+		if ideal := float64(partitions) / float64(n+1); float64(moved) > 1.35*ideal {
+			t.Errorf("%d nodes: a join moves %d partitions, ideal %.0f", n, moved, ideal)
+		}
+		for k, c := range load {
+			if avg := float64(partitions) / float64(n); float64(c) > 1.26*avg+1 {
+				t.Errorf("%d nodes: %s has %d partitions, average %.0f", n, k, c, avg)
+			}
+		}
+		if len(load) != n {
+			t.Errorf("%d nodes: %d own anything", n, len(load))
+		}
+	}
+}
+
+func TestRingWithoutKeys(t *testing.T) {
+	t.Parallel()
+	for _, r := range []*Ring{nil, NewRing(nil), NewRing([]string{})} {
+		if k, ok := r.Owner("a"); ok || k != "" {
+			t.Errorf("an empty ring has owner %q", k)
+		}
+	}
+}
+
+func TestRingLookupDoesNotAllocate(t *testing.T) {
+	r := NewRing(keysOf("n-%d", 10))
+	if n := testing.AllocsPerRun(100, func() { r.Owner("default/some/stream") }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkRingOwner(b *testing.B) {
+	r := NewRing(keysOf("n-%d", 10))
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Owner("default/some/stream")
+	}
+}
+
+func BenchmarkNewRing(b *testing.B) {
+	for _, n := range []int{3, 10, 30} {
+		keys := keysOf("n-%d", n)
+		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
+			for b.Loop() {
+				NewRing(keys)
+			}
+		})
+	}
+}

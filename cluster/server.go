@@ -1,0 +1,338 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// server answers other nodes: it serves what this node owns, or says who does.
+type server struct {
+	relaypb.UnimplementedRelayServer
+
+	// set at construction
+	self    string
+	addr    string
+	log     *slog.Logger
+	met     *metrics
+	hosted  *hosted
+	openers *openers
+	table   func() *Table
+	answers func(ctx context.Context, m *Member) bool
+	foreign func()              // a stream that another owns is served here
+	bodies  *semaphore.Weighted // bytes of append bodies in flight
+	grpc    *grpc.Server
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex
+	sessions map[uint64]*session
+}
+
+// bodyBudget bounds the append bodies that peers are sending; ErrOverloaded
+// beyond, before a body is read.
+const bodyBudget = 64 << 20
+
+// Keepalive of the transport: it cuts a peer that has stopped reading.
+const (
+	keepaliveTime    = 5 * time.Second
+	keepaliveTimeout = 3 * time.Second
+)
+
+func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics) *server {
+	opts := []grpc.ServerOption{
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.ReadBufferSize(frameBytes),
+		grpc.WriteBufferSize(frameBytes),
+		grpc.WaitForHandlers(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: keepaliveTime, Timeout: keepaliveTimeout,
+		}),
+	}
+	if cfg.TLS != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(cfg.TLS.Clone())))
+	}
+	s := &server{
+		self: self, log: cfg.Logger, met: met, hosted: h, openers: o,
+		bodies: semaphore.NewWeighted(bodyBudget), grpc: grpc.NewServer(opts...),
+		sessions: map[uint64]*session{},
+	}
+	relaypb.RegisterRelayServer(s.grpc, s)
+	return s
+}
+
+// close cuts every link and waits for every goroutine.
+func (s *server) close() {
+	s.grpc.Stop()
+	s.wg.Wait()
+}
+
+// judge says whether this node serves a request: nil, or a *redirect.
+func (s *server) judge(ctx context.Context, id shard.StreamID, r route) error {
+	t := s.table()
+	err := judge(t, s.self, id, r, func(m *Member) bool { return s.answers(ctx, m) })
+	if err != nil {
+		s.met.notOwner.Inc()
+	} else if m := t.Owner(id); m == nil || m.Name != s.self {
+		s.foreign()
+	}
+	return err
+}
+
+// Control is the control lane, and the life of a session.
+func (s *server) Control(
+	lane grpc.BidiStreamingServer[relaypb.ToOwner, relaypb.ToEdge],
+) error {
+	m, err := lane.Recv()
+	if err != nil {
+		return err
+	}
+	ses, err := s.open(lane.Context(), m.GetHello())
+	if err != nil {
+		return err
+	}
+	defer s.forget(ses)
+	hello := &relaypb.Hello{Version: relayVersion, From: placeToWire(place{s.self, s.addr})}
+	if err := lane.Send(&relaypb.ToEdge{Hello: hello}); err != nil {
+		return err
+	}
+	read := make(chan error, 1)
+	s.wg.Go(func() { read <- ses.readControl(lane, m) })
+	watch := time.NewTicker(deadAfter / 6)
+	defer watch.Stop()
+	for {
+		select {
+		case err := <-read:
+			return err
+		case <-watch.C:
+			if time.Since(time.Unix(0, ses.heard.Load())) > deadAfter {
+				return status.Error(codes.DeadlineExceeded, errSilent.Error())
+			}
+		}
+	}
+}
+
+func (s *session) readControl(
+	lane grpc.BidiStreamingServer[relaypb.ToOwner, relaypb.ToEdge], m *relaypb.ToOwner,
+) error {
+	for {
+		s.take(m)
+		if b := m.GetBeat(); b != 0 {
+			if err := lane.Send(&relaypb.ToEdge{Beat: b}); err != nil {
+				return err
+			}
+		}
+		var err error
+		if m, err = lane.Recv(); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// open begins a session.
+func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
+	switch {
+	case h == nil || h.GetLink() == 0:
+		return nil, status.Error(codes.InvalidArgument, "no hello")
+	case h.GetTo() != s.self:
+		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self)
+	case h.GetVersion() < relayVersion:
+		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
+	}
+	ses := &session{
+		server: s, peer: h.GetFrom().GetName(), incarnation: h.GetLink(),
+		window: int64(min(h.GetWindow(), maxGrant)),
+		credit: int64(min(h.GetLinkWindow(), maxGrant)),
+		wake:   make(chan struct{}, 1), bulk: make(chan struct{}, 1), subs: map[uint64]*sub{},
+	}
+	ses.heard.Store(time.Now().UnixNano())
+	ses.ctx, ses.cancel = context.WithCancel(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessions[ses.incarnation] != nil {
+		ses.cancel()
+		return nil, status.Error(codes.AlreadyExists, "link incarnation")
+	}
+	s.sessions[ses.incarnation] = ses
+	return ses, nil
+}
+
+func (s *server) forget(ses *session) {
+	s.mu.Lock()
+	delete(s.sessions, ses.incarnation)
+	s.mu.Unlock()
+	ses.close()
+}
+
+// Bulk is the bulk lane of a session.
+func (s *server) Bulk(
+	q *relaypb.BulkRequest, lane grpc.ServerStreamingServer[relaypb.Frame],
+) error {
+	s.mu.Lock()
+	ses := s.sessions[q.GetLink()]
+	s.mu.Unlock()
+	if ses == nil {
+		return status.Error(codes.NotFound, "no such link")
+	}
+	select {
+	case ses.bulk <- struct{}{}: // the lane before it has ended
+	case <-lane.Context().Done():
+		return nil
+	case <-ses.ctx.Done():
+		return nil
+	}
+	defer func() {
+		<-ses.bulk
+		poke(ses.wake) // a wake-up taken by this lane may be meant for the next
+	}()
+	var f framer
+	for {
+		ses.fill(&f, q.GetLane())
+		if len(f.frame.Parts) > 0 {
+			if err := lane.Send(&f.frame); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-ses.wake:
+		case <-lane.Context().Done():
+			return nil
+		case <-ses.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Do takes a write.
+func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply]) error {
+	ctx := in.Context()
+	first, err := in.Recv()
+	if err != nil {
+		return err
+	}
+	req, size, err := requestFromWire(first.GetHead())
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := s.judge(ctx, req.Stream, routeFromWire(first.GetHead().GetRoute())); err != nil {
+		return errorToStatus(err)
+	}
+	if !s.bodies.TryAcquire(int64(size)) {
+		return errorToStatus(shard.ErrOverloaded)
+	}
+	defer s.bodies.Release(int64(size))
+	body, err := readBody(in, first.GetBody(), size)
+	if err != nil {
+		return err
+	}
+	if err := cutMessages(req, first.GetHead().GetSizes(), body); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	out, err := s.hosted.do(ctx, req)
+	if err != nil {
+		return errorToStatus(err)
+	}
+	return in.SendAndClose(outcomeToWire(out))
+}
+
+// readBody collects a body of size bytes that comes in chunks.
+func readBody(
+	in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply], first []byte, size int,
+) ([]byte, error) {
+	body := first
+	if len(first) < size {
+		body = append(make([]byte, 0, size), first...)
+	}
+	for {
+		chunk, err := in.Recv()
+		if errors.Is(err, io.EOF) {
+			return body, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(body)+len(chunk.GetBody()) > size {
+			return nil, status.Error(codes.InvalidArgument, errRequest.Error())
+		}
+		body = append(body, chunk.GetBody()...)
+	}
+}
+
+// State describes a stream.
+func (s *server) State(
+	ctx context.Context, q *relaypb.StateRequest,
+) (*relaypb.StateReply, error) {
+	id, err := shard.ParseStreamID(q.GetStream())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := s.judge(ctx, id, routeFromWire(q.GetRoute())); err != nil {
+		return nil, errorToStatus(err)
+	}
+	info, err := s.hosted.host.State(ctx, id, shard.Ask(q.GetAsk()))
+	if err != nil {
+		return nil, errorToStatus(err)
+	}
+	return &relaypb.StateReply{Info: infoToWire(info)}, nil
+}
+
+// ReadPage reads history.
+func (s *server) ReadPage(
+	q *relaypb.PageRequest, out grpc.ServerStreamingServer[relaypb.PageChunk],
+) error {
+	id, err := shard.ParseStreamID(q.GetStream())
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	r, err := s.hosted.host.ReadPage(out.Context(), id, infoFromWire(q.GetInfo()), q.GetFrom())
+	if err != nil {
+		return errorToStatus(err)
+	}
+	b := r.Bytes()
+	s.met.bytes[sideOwner].Add(float64(len(b)))
+	for total := uint32(len(b)); len(b) > 0; total = 0 {
+		n := min(len(b), frameBytes)
+		if err := out.Send(&relaypb.PageChunk{Data: b[:n], Total: total}); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// Ping answers.
+func (s *server) Ping(context.Context, *relaypb.PingRequest) (*relaypb.PingReply, error) {
+	return &relaypb.PingReply{}, nil
+}
+
+// examine has every session look at its subscriptions; it returns how many are
+// not for this node to serve.
+func (s *server) examine(now time.Time, right func(shard.StreamID) (place, bool)) (wrong int) {
+	s.mu.Lock()
+	all := make([]*session, 0, len(s.sessions))
+	for _, ses := range s.sessions {
+		all = append(all, ses)
+	}
+	s.mu.Unlock()
+	for _, ses := range all {
+		wrong += ses.examine(now, right)
+	}
+	return wrong
+}

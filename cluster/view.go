@@ -1,0 +1,191 @@
+package cluster
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// View is who is here, with the dates between which each member owns streams. It
+// is an immutable value; views have identity but no order.
+type View struct {
+	members []Member // by Name, distinct
+	flips   []uint64 // the instants at which the table changes, ascending
+	spans   []span   // spans[i] is before flips[i]; the last one after them all
+}
+
+// span is a stretch of time without a change.
+type span struct {
+	once  sync.Once
+	table *Table
+}
+
+// NewView returns the view of the given members; of two with one Name the higher
+// Rev counts.
+func NewView(members []Member) *View {
+	ms := slices.Clone(members)
+	slices.SortFunc(ms, func(a, b Member) int {
+		if c := strings.Compare(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return compare(b.Rev, a.Rev)
+	})
+	ms = slices.CompactFunc(ms, func(a, b Member) bool { return a.Name == b.Name })
+	v := &View{members: ms}
+	for _, m := range ms {
+		for _, at := range []uint64{m.StartAt, m.StopAt} {
+			if at != 0 && at != Never {
+				v.flips = append(v.flips, at)
+			}
+		}
+	}
+	slices.Sort(v.flips)
+	v.flips = slices.Compact(v.flips)
+	v.spans = make([]span, len(v.flips)+1)
+	return v
+}
+
+func compare(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// Members lists the members by name. Shared; must not be changed.
+func (v *View) Members() []Member { return v.members }
+
+// Member is the member of that name, or nil.
+func (v *View) Member(name string) *Member {
+	i, ok := slices.BinarySearchFunc(v.members, name, func(m Member, name string) int {
+		return strings.Compare(m.Name, name)
+	})
+	if !ok {
+		return nil
+	}
+	return &v.members[i]
+}
+
+// Flips lists the instants at which the table changes, past ones included.
+func (v *View) Flips() []time.Time {
+	at := make([]time.Time, len(v.flips))
+	for i, ms := range v.flips {
+		at[i] = time.UnixMilli(int64(ms))
+	}
+	return at
+}
+
+// At is the table for an instant.
+func (v *View) At(t time.Time) *Table {
+	ms := uint64(max(t.UnixMilli(), 0))
+	i, found := slices.BinarySearch(v.flips, ms)
+	if found {
+		i++ // a flip's own instant is after it
+	}
+	s := &v.spans[i]
+	s.once.Do(func() { s.table = newTable(v.eligible(ms)) })
+	return s.table
+}
+
+// eligible lists who may own streams at an instant. The order of the filters
+// matters: a successor that is not yet due must not hide its predecessor.
+func (v *View) eligible(ms uint64) []*Member {
+	newest := make(map[string]*Member, len(v.members))
+	for i := range v.members {
+		m := &v.members[i]
+		if ms < m.StartAt || ms >= m.StopAt {
+			continue
+		}
+		if o := newest[m.Key]; o == nil || m.Start > o.Start || m.Start == o.Start && m.Name > o.Name {
+			newest[m.Key] = m
+		}
+	}
+	var all, stored []*Member
+	for _, m := range newest {
+		all = append(all, m)
+		if m.Flags&FlagNoStore == 0 {
+			stored = append(stored, m)
+		}
+	}
+	if len(stored) > 0 {
+		return stored
+	}
+	return all
+}
+
+// equal reports whether two views say the same.
+func (v *View) equal(o *View) bool { return slices.Equal(v.members, o.members) }
+
+// Table says who owns what at an instant. Immutable.
+type Table struct {
+	members []*Member // by Key
+	ring    *Ring
+
+	mu   sync.Mutex
+	less map[string]*Table // see without
+}
+
+// maxLess bounds the tables remembered by without; when it is reached they are
+// all forgotten.
+const maxLess = 32
+
+func newTable(ms []*Member) *Table {
+	slices.SortFunc(ms, func(a, b *Member) int { return strings.Compare(a.Key, b.Key) })
+	keys := make([]string, len(ms))
+	for i, m := range ms {
+		keys[i] = m.Key
+	}
+	return &Table{members: ms, ring: NewRing(keys)}
+}
+
+// Len is the number of members that own streams.
+func (t *Table) Len() int { return len(t.members) }
+
+// has reports whether the member of that name owns streams.
+func (t *Table) has(name string) bool {
+	return slices.ContainsFunc(t.members, func(m *Member) bool { return m.Name == name })
+}
+
+// Owner is the stream's owner, or nil if nobody owns anything.
+func (t *Table) Owner(id shard.StreamID) *Member {
+	i := t.ring.index(id)
+	if i < 0 {
+		return nil
+	}
+	return t.members[i]
+}
+
+// without is the table that these members, by name, are not in.
+func (t *Table) without(names []string) *Table {
+	gone := make([]string, 0, len(names))
+	for _, m := range t.members {
+		if slices.Contains(names, m.Name) {
+			gone = append(gone, m.Name)
+		}
+	}
+	if len(gone) == 0 {
+		return t
+	}
+	key := strings.Join(gone, "\x00") // in the table's order: one key for one set
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.less[key]; o != nil {
+		return o
+	}
+	if t.less == nil || len(t.less) >= maxLess {
+		t.less = make(map[string]*Table)
+	}
+	left := slices.DeleteFunc(slices.Clone(t.members), func(m *Member) bool {
+		return slices.Contains(gone, m.Name)
+	})
+	o := newTable(left)
+	t.less[key] = o
+	return o
+}

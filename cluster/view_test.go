@@ -1,0 +1,216 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+func at(ms int64) time.Time { return time.UnixMilli(ms) }
+
+func owners(t *Table) []string {
+	names := make([]string, len(t.members))
+	for i, m := range t.members {
+		names[i] = m.Name
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestViewAt(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		members []Member
+		want    map[int64][]string
+	}{
+		{"nobody", nil, map[int64][]string{0: {}}},
+		{
+			"for ever",
+			[]Member{{Name: "a", Key: "a", StopAt: Never}, {Name: "b", Key: "b", StopAt: Never}},
+			map[int64][]string{0: {"a", "b"}, 1 << 40: {"a", "b"}},
+		},
+		{
+			"joins and leaves on the instant",
+			[]Member{{Name: "a", Key: "a", StopAt: 2000}, {Name: "b", Key: "b", StartAt: 1000, StopAt: Never}},
+			map[int64][]string{0: {"a"}, 999: {"a"}, 1000: {"a", "b"}, 1999: {"a", "b"}, 2000: {"b"}},
+		},
+		{
+			"not yet joined",
+			[]Member{{Name: "a", Key: "a", StartAt: Never, StopAt: Never}},
+			map[int64][]string{0: {}, 1 << 50: {}},
+		},
+		{
+			"newest process of a key",
+			[]Member{
+				{Name: "a1", Key: "a", Start: 1, StopAt: Never},
+				{Name: "a2", Key: "a", Start: 2, StopAt: Never},
+			},
+			map[int64][]string{0: {"a2"}},
+		},
+		{
+			"a successor that is not due hides nobody",
+			[]Member{
+				{Name: "a1", Key: "a", Start: 1, StopAt: Never},
+				{Name: "a2", Key: "a", Start: 2, StartAt: 500, StopAt: Never},
+			},
+			map[int64][]string{499: {"a1"}, 500: {"a2"}},
+		},
+		{
+			"no store",
+			[]Member{
+				{Name: "a", Key: "a", StopAt: Never, Flags: FlagNoStore},
+				{Name: "b", Key: "b", StartAt: 10, StopAt: Never},
+			},
+			map[int64][]string{0: {"a"}, 10: {"b"}},
+		},
+		{
+			"no store anywhere",
+			[]Member{
+				{Name: "a", Key: "a", StopAt: Never, Flags: FlagNoStore},
+				{Name: "b", Key: "b", StopAt: Never, Flags: FlagNoStore},
+			},
+			map[int64][]string{0: {"a", "b"}},
+		},
+		{
+			"the newest process has no store: the key owns nothing",
+			[]Member{
+				{Name: "a1", Key: "a", Start: 1, StopAt: Never},
+				{Name: "a2", Key: "a", Start: 2, StopAt: Never, Flags: FlagNoStore},
+				{Name: "b", Key: "b", StopAt: Never},
+			},
+			map[int64][]string{0: {"b"}},
+		},
+		{
+			"the higher revision counts",
+			[]Member{
+				{Name: "a", Key: "a", Rev: 2, StopAt: Never},
+				{Name: "a", Key: "a", Rev: 1, StopAt: 1},
+			},
+			map[int64][]string{5: {"a"}},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			for _, ms := range [][]Member{tc.members, reversed(tc.members)} {
+				v := NewView(ms)
+				for ms, want := range tc.want {
+					if got := owners(v.At(at(ms))); !slices.Equal(got, want) {
+						t.Errorf("at %d: %v, want %v", ms, got, want)
+					}
+				}
+			}
+		})
+	}
+}
+
+func reversed(ms []Member) []Member {
+	ms = slices.Clone(ms)
+	slices.Reverse(ms)
+	return ms
+}
+
+// Every combination of three members' dates, keys and flags, against the rules
+// written out naively.
+func TestViewAtExhaustively(t *testing.T) {
+	t.Parallel()
+	dates := [][2]uint64{{0, Never}, {0, 2}, {2, Never}, {1, 3}, {Never, Never}}
+	kinds := []Member{}
+	for _, d := range dates {
+		for _, f := range []Flags{0, FlagNoStore} {
+			for _, k := range []string{"k", "l"} {
+				kinds = append(kinds, Member{Key: k, StartAt: d[0], StopAt: d[1], Flags: f})
+			}
+		}
+	}
+	for i := range kinds {
+		for j := range kinds {
+			a, b := kinds[i], kinds[j]
+			a.Name, a.Start, b.Name, b.Start = "a", 1, "b", 2
+			c := Member{Name: "c", Key: "m", Start: 1, StartAt: 1, StopAt: Never}
+			all := []Member{a, b, c}
+			v := NewView(all)
+			for ms := range uint64(5) {
+				got, want := owners(v.At(at(int64(ms)))), naive(all, ms)
+				if !slices.Equal(got, want) {
+					t.Fatalf("%+v at %d: %v, want %v", all, ms, got, want)
+				}
+			}
+		}
+	}
+}
+
+func naive(all []Member, ms uint64) []string {
+	var due, newest, stored []Member
+	for _, m := range all {
+		if m.StartAt <= ms && ms < m.StopAt {
+			due = append(due, m)
+		}
+	}
+	for _, m := range due {
+		if !slices.ContainsFunc(due, func(o Member) bool { return o.Key == m.Key && o.Start > m.Start }) {
+			newest = append(newest, m)
+		}
+	}
+	for _, m := range newest {
+		if m.Flags&FlagNoStore == 0 {
+			stored = append(stored, m)
+		}
+	}
+	if len(stored) == 0 {
+		stored = newest
+	}
+	names := []string{}
+	for _, m := range stored {
+		names = append(names, m.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestViewFlips(t *testing.T) {
+	t.Parallel()
+	v := NewView([]Member{
+		{Name: "a", Key: "a", StartAt: 3000, StopAt: Never},
+		{Name: "b", Key: "b", StopAt: 1000},
+		{Name: "c", Key: "c", StartAt: 1000, StopAt: 3000},
+		{Name: "d", Key: "d", StartAt: Never, StopAt: Never},
+	})
+	if got := v.Flips(); len(got) != 2 || !got[0].Equal(at(1000)) || !got[1].Equal(at(3000)) {
+		t.Errorf("%v", got)
+	}
+}
+
+func fleetView(n int) *View {
+	ms := make([]Member, n)
+	for i := range ms {
+		key := fmt.Sprintf("n%d", i)
+		ms[i] = Member{Name: key + "-x", Key: key, StopAt: Never, Relay: key}
+	}
+	return NewView(ms)
+}
+
+func TestTableWithout(t *testing.T) {
+	t.Parallel()
+	tab := fleetView(4).At(at(0))
+	less := tab.without([]string{"n2-x", "nobody"})
+	if less.Len() != 3 || tab.without([]string{"n2-x"}) != less {
+		t.Errorf("%d members, or not remembered", less.Len())
+	}
+	if tab.without(nil) != tab || tab.without([]string{"nobody"}) != tab {
+		t.Error("nobody left out gave another table")
+	}
+	for i := range 200 {
+		id := shard.StreamID(fmt.Sprintf("s/%d", i))
+		was, is := tab.Owner(id), less.Owner(id)
+		if is.Name == "n2-x" || was.Name != "n2-x" && was.Name != is.Name {
+			t.Errorf("%s went from %s to %s", id, was.Name, is.Name)
+		}
+	}
+	if m := tab.without([]string{"n0-x", "n1-x", "n2-x", "n3-x"}).Owner("a"); m != nil {
+		t.Errorf("nobody is left, but %s owns", m.Name)
+	}
+}

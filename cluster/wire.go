@@ -1,0 +1,343 @@
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// This file knows both relaypb and shard: what travels, and what it means here.
+
+// relayVersion is the version of the contract in relay.proto.
+const relayVersion = 1
+
+// Sizes on the wire, in bytes.
+const (
+	// frameBytes is about the most that a Frame or a chunk of a call carries.
+	frameBytes = 64 << 10
+	// pieceBytes is the most that one subscription puts into one Frame.
+	pieceBytes = 32 << 10
+	// partBytes is the room that a Part takes beside its data.
+	partBytes = 24
+	// maxRange is the largest Range taken: the largest append and what was
+	// collected with it, with its index.
+	maxRange = 2*shard.MaxBody + 4<<20
+)
+
+// refusals is the one table of errors that travel between nodes. The status code
+// is for people and tools; the reason decides.
+var refusals = []struct {
+	err    error
+	reason relaypb.Reason
+	code   codes.Code
+}{
+	{shard.ErrNotFound, relaypb.Reason_REASON_NOT_FOUND, codes.NotFound},
+	{shard.ErrTrimmed, relaypb.Reason_REASON_TRIMMED, codes.OutOfRange},
+	{shard.ErrContended, relaypb.Reason_REASON_CONTENDED, codes.Aborted},
+	{shard.ErrOverloaded, relaypb.Reason_REASON_OVERLOADED, codes.ResourceExhausted},
+	{shard.ErrStoreDown, relaypb.Reason_REASON_STORE_DOWN, codes.Unavailable},
+	{shard.ErrOutcomeUnknown, relaypb.Reason_REASON_OUTCOME_UNKNOWN, codes.Unknown},
+	{shard.ErrUnavailable, relaypb.Reason_REASON_UNAVAILABLE, codes.Unavailable},
+	{shard.ErrNotOwner, relaypb.Reason_REASON_LET_GO, codes.FailedPrecondition},
+	{shard.ErrStopped, relaypb.Reason_REASON_STOPPED, codes.Unavailable},
+	{shard.ErrDeclined, relaypb.Reason_REASON_DECLINED, codes.FailedPrecondition},
+	{shard.ErrLogDenied, relaypb.Reason_REASON_LOG_DENIED, codes.PermissionDenied},
+	{shard.ErrLogBusy, relaypb.Reason_REASON_LOG_BUSY, codes.Unavailable},
+	{shard.ErrNoLog, relaypb.Reason_REASON_NO_LOG, codes.NotFound},
+	{shard.ErrUnknown, relaypb.Reason_REASON_LOG_UNKNOWN, codes.Unknown},
+}
+
+// refusalOf is how err travels; nil if it has no name of its own.
+func refusalOf(err error) (*relaypb.Refusal, codes.Code) {
+	why := err.Error()
+	if r := (*redirect)(nil); errors.As(err, &r) {
+		reason := relaypb.Reason_REASON_NOT_OWNER
+		if r.alive {
+			reason = relaypb.Reason_REASON_OWNER_ALIVE
+		}
+		return &relaypb.Refusal{Reason: reason, Why: why, Owner: placeToWire(r.owner)},
+			codes.FailedPrecondition
+	}
+	if t := (*shard.TrimmedError)(nil); errors.As(err, &t) {
+		return &relaypb.Refusal{
+			Reason: relaypb.Reason_REASON_TRIMMED, Why: why, Position: t.First,
+		}, codes.OutOfRange
+	}
+	for _, row := range refusals {
+		if errors.Is(err, row.err) {
+			return &relaypb.Refusal{Reason: row.reason, Why: why}, row.code
+		}
+	}
+	if t := (*shard.TailError)(nil); errors.As(err, &t) {
+		return &relaypb.Refusal{
+			Reason: relaypb.Reason_REASON_TAIL, Why: why, Position: t.Tail,
+		}, codes.OutOfRange
+	}
+	if g := (*shard.GapError)(nil); errors.As(err, &g) {
+		return &relaypb.Refusal{
+			Reason: relaypb.Reason_REASON_GAP, Why: why, Position: g.Next,
+		}, codes.OutOfRange
+	}
+	return nil, codes.Internal
+}
+
+// errorOf is what a refusal means here.
+func errorOf(f *relaypb.Refusal) error {
+	switch f.GetReason() {
+	case relaypb.Reason_REASON_NOT_OWNER:
+		return &redirect{owner: placeFromWire(f.GetOwner())}
+	case relaypb.Reason_REASON_OWNER_ALIVE:
+		return &redirect{owner: placeFromWire(f.GetOwner()), alive: true}
+	case relaypb.Reason_REASON_TRIMMED:
+		return &shard.TrimmedError{First: f.GetPosition()}
+	case relaypb.Reason_REASON_TAIL:
+		return &shard.TailError{Tail: f.GetPosition()}
+	case relaypb.Reason_REASON_GAP:
+		return &shard.GapError{Next: f.GetPosition()}
+	}
+	for _, row := range refusals {
+		if row.reason == f.GetReason() {
+			if f.GetWhy() == "" || f.GetWhy() == row.err.Error() {
+				return row.err
+			}
+			return &peerError{row.err, f.GetWhy()}
+		}
+	}
+	return fmt.Errorf("peer: reason %d: %s: %w", f.GetReason(), f.GetWhy(), errUnreachable)
+}
+
+// peerError is a known error in a peer's own words.
+type peerError struct {
+	err error
+	why string
+}
+
+func (e *peerError) Error() string { return "peer: " + e.why }
+func (e *peerError) Unwrap() error { return e.err }
+
+// errorToStatus is what a call of the server returns for err.
+func errorToStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	f, code := refusalOf(err)
+	if f == nil {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return status.FromContextError(err).Err()
+		}
+		return status.Error(code, err.Error())
+	}
+	st, serr := status.New(code, f.GetWhy()).WithDetails(f)
+	if serr != nil {
+		return status.Error(code, f.GetWhy())
+	}
+	return st.Err()
+}
+
+// statusToError is what the error of a call to a peer means here. Without a
+// refusal in it, nobody can say what became of the call: errUnreachable.
+func statusToError(err error) error {
+	if err == nil {
+		return nil
+	}
+	st, _ := status.FromError(err)
+	for _, d := range st.Details() {
+		if f, ok := d.(*relaypb.Refusal); ok {
+			return errorOf(f)
+		}
+	}
+	return fmt.Errorf("%w: %s", errUnreachable, st.Message())
+}
+
+func placeToWire(p place) *relaypb.Place {
+	return &relaypb.Place{Name: p.name, Address: p.address}
+}
+
+func placeFromWire(p *relaypb.Place) place {
+	return place{name: p.GetName(), address: p.GetAddress()}
+}
+
+func routeToWire(r route) *relaypb.Route {
+	return &relaypb.Route{Hop: relaypb.Hop(r.hop), Without: r.without}
+}
+
+func routeFromWire(r *relaypb.Route) route {
+	return route{hop: hop(min(max(r.GetHop(), 0), relaypb.Hop(hopMust))), without: r.GetWithout()}
+}
+
+func infoToWire(i shard.Info) *relaypb.Info {
+	out := &relaypb.Info{
+		Exists: i.Exists, Life: i.Life, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
+		Closed: i.Closed, Type: i.Type, HasTtl: i.HasTTL, Ttl: i.TTL,
+		Expires: i.Expires, ExpiresRaw: i.ExpiresRaw,
+	}
+	for _, a := range i.Chain {
+		out.Chain = append(out.Chain, &relaypb.Ancestor{
+			Stream: string(a.Stream), Life: a.Life, Bound: a.Bound,
+		})
+	}
+	return out
+}
+
+func infoFromWire(i *relaypb.Info) shard.Info {
+	out := shard.Info{
+		Exists: i.GetExists(), Life: i.GetLife(), Start: i.GetStart(), Tail: i.GetTail(),
+		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: i.GetType(),
+		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: i.GetExpires(),
+		ExpiresRaw: i.GetExpiresRaw(),
+	}
+	for _, a := range i.GetChain() {
+		out.Chain = append(out.Chain, shard.Ancestor{
+			Stream: shard.StreamID(a.GetStream()), Life: a.GetLife(), Bound: a.GetBound(),
+		})
+	}
+	return out
+}
+
+func producerToWire(p *shard.Producer) *relaypb.Producer {
+	if p == nil {
+		return nil
+	}
+	return &relaypb.Producer{Id: p.ID, Epoch: p.Epoch, Seq: p.Seq}
+}
+
+func producerFromWire(p *relaypb.Producer) *shard.Producer {
+	if p == nil {
+		return nil
+	}
+	return &shard.Producer{ID: p.GetId(), Epoch: p.GetEpoch(), Seq: p.GetSeq()}
+}
+
+func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
+	h := &relaypb.DoHead{
+		Route: routeToWire(r), Stream: string(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
+		Repeat: q.Repeat, Minted: q.Minted, Type: q.Type, Bad: q.Bad, Close: q.Close,
+		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
+		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: q.ExpiresRaw,
+	}
+	for _, m := range q.Messages {
+		h.Sizes = append(h.Sizes, uint32(len(m)))
+	}
+	return h
+}
+
+var errRequest = errors.New("malformed request")
+
+// requestFromWire is the request without its messages, and their total size.
+func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
+	id, err := shard.ParseStreamID(h.GetStream())
+	total := 0
+	for _, n := range h.GetSizes() {
+		total += int(min(n, shard.MaxBody+1))
+	}
+	if err != nil || len(h.GetId()) != len(shard.AppendID{}) ||
+		len(h.GetSizes()) > shard.MaxMessages || total > shard.MaxBody {
+		return nil, 0, errRequest
+	}
+	q := &shard.Request{
+		Stream: id, Op: shard.Op(h.GetOp()), ID: shard.AppendID(h.GetId()), Repeat: h.GetRepeat(),
+		Minted: h.GetMinted(), Type: h.GetType(), Bad: h.GetBad(), Close: h.GetClose(),
+		Producer: producerFromWire(h.GetProducer()), StreamSeq: h.StreamSeq,
+		HasTTL: h.GetHasTtl(), TTL: h.GetTtl(), Expires: h.GetExpires(),
+		ExpiresRaw: h.GetExpiresRaw(),
+	}
+	return q, total, nil
+}
+
+// cutMessages gives a request its messages, which lie in body one after the other.
+func cutMessages(q *shard.Request, sizes []uint32, body []byte) error {
+	if len(sizes) == 0 {
+		return nil
+	}
+	q.Messages = make([][]byte, len(sizes))
+	for i, n := range sizes {
+		if int(n) > len(body) {
+			return errRequest
+		}
+		q.Messages[i], body = body[:n:n], body[n:]
+	}
+	if len(body) != 0 {
+		return errRequest
+	}
+	return nil
+}
+
+func outcomeToWire(o shard.Outcome) *relaypb.DoReply {
+	return &relaypb.DoReply{
+		Code: uint32(o.Code), Why: o.Why, Info: infoToWire(o.Info),
+		Producer: producerToWire(o.Producer), Expected: o.Expected, Received: o.Received,
+	}
+}
+
+func outcomeFromWire(o *relaypb.DoReply) shard.Outcome {
+	return shard.Outcome{
+		Code: shard.Code(o.GetCode()), Why: o.GetWhy(), Info: infoFromWire(o.GetInfo()),
+		Producer: producerFromWire(o.GetProducer()),
+		Expected: o.GetExpected(), Received: o.GetReceived(),
+	}
+}
+
+// emptyRange lays out a Range without a message: positions that hold nothing to
+// show, and the state after them. The layout is shard's.
+func emptyRange(from, to, tail uint64, closed bool) []byte {
+	b := make([]byte, 40)
+	b[0] = 1
+	if closed {
+		b[1] = 1
+	}
+	binary.BigEndian.PutUint64(b[8:], from)
+	binary.BigEndian.PutUint64(b[16:], to)
+	binary.BigEndian.PutUint64(b[24:], tail)
+	return b
+}
+
+// infoAt is info as of position at: a Tail may not claim to show what it does
+// not hold yet.
+func infoAt(info shard.Info, at uint64) shard.Info {
+	if info.Tail > at {
+		info.Tail, info.Closed = at, false
+	}
+	return info
+}
+
+// pieces puts Ranges together again that came in pieces.
+type pieces struct {
+	buf   []byte
+	total int
+}
+
+var errPiece = errors.New("malformed piece of a range")
+
+// add takes the data of one Part. With the last piece it returns the whole Range.
+func (p *pieces) add(data []byte, total uint32) (shard.Range, bool, error) {
+	switch {
+	case p.total == 0 && total == 0:
+		r, err := shard.ParseRange(data)
+		return r, err == nil, err
+	case p.total == 0:
+		if total > maxRange || int(total) <= len(data) {
+			return shard.Range{}, false, errPiece
+		}
+		p.total, p.buf = int(total), make([]byte, 0, total)
+	case total != 0:
+		return shard.Range{}, false, errPiece
+	}
+	if len(p.buf)+len(data) > p.total {
+		return shard.Range{}, false, errPiece
+	}
+	p.buf = append(p.buf, data...)
+	if len(p.buf) < p.total {
+		return shard.Range{}, false, nil
+	}
+	b := p.buf
+	*p = pieces{}
+	r, err := shard.ParseRange(b)
+	return r, err == nil, err
+}
