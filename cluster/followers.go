@@ -239,21 +239,6 @@ func (fs *followers) forget(f *follower) {
 	fs.mu.Unlock()
 }
 
-// fedHere lists the streams that the host feeds for readers here.
-func (fs *followers) fedHere() int {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	n := 0
-	for _, f := range fs.m {
-		f.mu.Lock()
-		if f.feed.release != nil {
-			n++
-		}
-		f.mu.Unlock()
-	}
-	return n
-}
-
 // close ends every follower. Readers keep their Tails, unfed.
 func (fs *followers) close() {
 	fs.mu.Lock()

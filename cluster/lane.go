@@ -44,8 +44,7 @@ func (f *framer) add(kind relaypb.Kind, u *sub, size int) *relaypb.Part {
 
 func (f *framer) subscribed(u *sub) {
 	info := infoToWire(u.tail.Info())
-	f.add(relaypb.Kind_KIND_SUBSCRIBED, u, 128+len(info.GetType())).Subscribed =
-		&relaypb.Subscribed{Info: info, Start: u.pos}
+	f.add(relaypb.Kind_KIND_SUBSCRIBED, u, 128+len(info.GetType())).Subscribed = &relaypb.Subscribed{Info: info, Start: u.pos}
 }
 
 func (f *framer) moved(u *sub, to place) {

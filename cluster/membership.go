@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -87,7 +86,7 @@ func (m *membership) start() error {
 	if err := m.create(); err != nil {
 		return fmt.Errorf("start gossip: %w", err)
 	}
-	m.log.Info("gossip started", "member", m.self.Name, "addr", m.addr)
+	m.log.Info("gossip started", "addr", m.addr)
 	m.run()
 	return nil
 }
@@ -114,7 +113,7 @@ func (m *membership) create() error {
 	c.EnableCompression = false
 	c.HandoffQueueDepth = handoffQueue
 	c.Delegate, c.Events = (*delegate)(m), (*delegate)(m)
-	c.Logger = log.New(gossipLog{m.log}, "", 0)
+	c.Logger = log.New(gossipLog{m.log}, "", 0) //nolint:forbidigo // what memberlist takes
 	if m.ml, err = memberlist.Create(c); err != nil {
 		return err
 	}
@@ -253,11 +252,12 @@ func (m *membership) close(goodbye bool) error {
 	if m.ml == nil {
 		return nil
 	}
-	var err error
 	if goodbye {
-		err = m.ml.Leave(leaveTimeout)
+		if err := m.ml.Leave(leaveTimeout); err != nil { // the others find out by themselves
+			m.log.Info("nobody heard the goodbye", "err", err)
+		}
 	}
-	return errors.Join(err, m.ml.Shutdown())
+	return m.ml.Shutdown()
 }
 
 // Joining.
@@ -323,18 +323,22 @@ func (m *membership) seek(ctx context.Context) (found, strangers bool) {
 			}
 			seen[a], strangers = true, true
 			dial.Go(func() error {
-				if ctx.Err() != nil {
-					return nil
-				}
-				if _, err := m.ml.Join([]string{a}); err != nil {
-					m.log.Debug("join", "addr", a, "err", err)
-				}
+				m.dial(ctx, a)
 				return nil
 			})
 		}
 	}
 	_ = dial.Wait()
 	return found, strangers
+}
+
+func (m *membership) dial(ctx context.Context, addr string) {
+	if ctx.Err() != nil {
+		return
+	}
+	if _, err := m.ml.Join([]string{addr}); err != nil {
+		m.log.Debug("join", "addr", addr, "err", err)
+	}
 }
 
 // resolve turns host or host:port into addresses.
@@ -423,6 +427,6 @@ func (g gossipLog) Write(line []byte) (int, error) {
 	if _, rest, ok := bytes.Cut(line, []byte("] ")); ok && line[0] == '[' {
 		line = rest
 	}
-	g.log.Log(context.Background(), level, string(bytes.TrimSpace(line)))
+	g.log.Log(context.Background(), level, "memberlist", "says", string(bytes.TrimSpace(line)))
 	return n, nil
 }

@@ -83,7 +83,7 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	r.flights = newFlights(ctx)
 	r.ms = newMembership(&r.cfg, r.met, r.addr, r.observe)
 	r.self = r.ms.self.Name
-	r.cfg.Logger = cfg.Logger.With("node", r.self)
+	r.cfg.Logger = cfg.Logger.With("member", r.self)
 	r.ms.log = r.cfg.Logger
 	r.peers = newPeers(&r.cfg, r.self, r.addr, r.met)
 	r.server = newServer(&r.cfg, r.self, r.hosted, r.openers, r.met)

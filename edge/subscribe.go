@@ -67,7 +67,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	q, err := parseQuery(r)
 	last := r.Header.Get("Last-Event-ID")
 	if q.live == "sse" && last != "" {
-		if o, lerr := parseOffset(last); lerr == nil && o.kind != offsetNow {
+		if o, ok := lastEventID(last); ok {
 			q.at, q.given, err = o, true, nil
 		} else {
 			last = ""
@@ -117,7 +117,7 @@ func (s *Server) locate(ctx context.Context, id shard.StreamID, q query) (shard.
 			pos, err = q.at.resolve(info)
 		}
 		local := ask&shard.AskLocal != 0
-		if local && (errors.Is(err, shard.ErrNotFound) || errors.Is(err, errOffsetBeyond)) {
+		if local && (errors.Is(err, shard.ErrNotFound) || errors.Is(err, errOffsetBeyond) || errors.Is(err, errOffsetGone)) {
 			ask &^= shard.AskLocal
 			continue
 		}

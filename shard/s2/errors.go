@@ -41,7 +41,7 @@ func classify(what string, err error) error {
 	case !errors.As(err, &e):
 		return fmt.Errorf("s2: %s: %w", what, err)
 	}
-	kind := error(nil)
+	var kind error
 	switch {
 	case e.Status == 404 && e.Code == "stream_not_found",
 		e.Status == 409 && e.Code == "stream_deletion_pending":

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// client speaks Durable Streams, as any user of the fleet would.
+type client struct{ http *http.Client }
+
+func newClient(t *testing.T) *client {
+	tr := &http.Transport{MaxIdleConnsPerHost: 256}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &client{&http.Client{Transport: tr}}
+}
+
+// answer is a response with its body read.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (c *client) do(ctx context.Context, method, url, body string, header ...string) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, b}, err
+}
+
+func (c *client) must(t *testing.T, status int, method, url, body string, header ...string) answer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	a, err := c.do(ctx, method, url, body, header...)
+	if err != nil || a.status != status {
+		t.Fatalf("%s %s: %d %s (%v), want %d", method, url, a.status, a.body, err, status)
+	}
+	return a
+}
+
+// readAll is every message of a JSON stream, by catch-up.
+func (c *client) readAll(t *testing.T, url string) []string {
+	t.Helper()
+	var all []string
+	for at := "-1"; ; {
+		a := c.must(t, 200, "GET", url+"?offset="+at, "")
+		all = append(all, texts(t, a.body)...)
+		at = a.header.Get("Stream-Next-Offset")
+		if a.header.Get("Stream-Up-To-Date") == "true" {
+			return all
+		}
+	}
+}
+
+// texts is a JSON array of strings.
+func texts(t *testing.T, b []byte) []string {
+	t.Helper()
+	var out []string
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatalf("%v in %.200s", err, b)
+	}
+	return out
+}
+
+// reader is one SSE reader. It may be cut at any time and comes back, to whatever
+// url says then, with the last offset that it was told.
+type reader struct {
+	client *client
+	url    func(try int) string
+	got    []string
+	offset string
+	tries  int // connections made
+	heard  func()
+}
+
+// run reads until ctx ends.
+func (r *reader) run(ctx context.Context) error {
+	if r.offset == "" {
+		r.offset = "-1"
+	}
+	for ctx.Err() == nil {
+		err := r.connect(ctx)
+		var bad *protocolError
+		if errors.As(err, &bad) {
+			return bad
+		}
+		if ctx.Err() == nil {
+			pause(ctx, 20*time.Millisecond) // as a client's backoff would
+		}
+	}
+	return nil
+}
+
+// protocolError is what no reconnection excuses.
+type protocolError struct{ why string }
+
+func (e *protocolError) Error() string { return e.why }
+
+func (r *reader) connect(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url(r.tries)+"?live=sse&offset="+r.offset, nil)
+	if err != nil {
+		return err
+	}
+	r.tries++
+	resp, err := r.client.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode >= 500, resp.StatusCode == http.StatusTooManyRequests:
+		return fmt.Errorf("status %d", resp.StatusCode)
+	case resp.StatusCode != http.StatusOK:
+		b, _ := io.ReadAll(resp.Body)
+		return &protocolError{fmt.Sprintf("status %d: %s", resp.StatusCode, b)}
+	}
+	return r.events(resp.Body)
+}
+
+// events takes the stream's events. Data counts once its control event has told
+// the offset after it, for that is where the reader would come back.
+func (r *reader) events(body io.Reader) error {
+	sc := bufio.NewScanner(body)
+	sc.Buffer(nil, 32<<20)
+	var name string
+	var data []byte
+	var pending []string
+	for sc.Scan() {
+		line := sc.Bytes()
+		switch {
+		case len(line) == 0 && name == "data":
+			var batch []string
+			if err := json.Unmarshal(data, &batch); err != nil {
+				return &protocolError{fmt.Sprintf("%v in %.100s", err, data)}
+			}
+			pending = append(pending, batch...)
+			name, data = "", nil
+		case len(line) == 0 && name == "control":
+			var control struct{ StreamNextOffset string }
+			if err := json.Unmarshal(data, &control); err != nil || control.StreamNextOffset < r.offset && r.offset != "-1" {
+				return &protocolError{fmt.Sprintf("control %s after %s (%v)", data, r.offset, err)}
+			}
+			r.got, r.offset = append(r.got, pending...), control.StreamNextOffset
+			name, data, pending = "", nil, nil
+			if r.heard != nil {
+				r.heard()
+			}
+		case bytes.HasPrefix(line, []byte("event: ")):
+			name = string(line[len("event: "):])
+		case bytes.HasPrefix(line, []byte("data:")):
+			data = append(data, line[len("data:"):]...)
+		}
+	}
+	return sc.Err()
+}
+
+// pause waits, at most until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// eventually waits until ok says yes.
+func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	for !ok() {
+		if ctx.Err() != nil {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+}
+
+// metric is the sum of a metric over its labels, read from an admin address; false
+// if nobody answers there.
+func (c *client) metric(ctx context.Context, admin, name string) (sum float64, ok bool) {
+	a, err := c.do(ctx, "GET", "http://"+admin+"/metrics", "")
+	if err != nil || a.status != 200 {
+		return 0, false
+	}
+	for line := range strings.Lines(string(a.body)) {
+		rest, found := strings.CutPrefix(line, name)
+		if !found || rest == "" || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(rest, ' ')+1:]), 64)
+		if err != nil {
+			return 0, false
+		}
+		sum += v
+	}
+	return sum, true
+}
+
+// same fails unless both lists are equal, and says where they part.
+func same(t *testing.T, who string, got, want []string) {
+	t.Helper()
+	for i := range min(len(got), len(want)) {
+		if got[i] != want[i] {
+			t.Fatalf("%s: message %d is %q, want %q", who, i, got[i], want[i])
+		}
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d messages, want %d", who, len(got), len(want))
+	}
+}

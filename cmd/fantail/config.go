@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/edge"
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2"
+)
+
+// cli is every flag of every command. Each flag is also a variable: FANTAIL_ and
+// its name in capitals, such as FANTAIL_S2_TOKEN for --s2-token.
+type cli struct {
+	LogLevel  slog.Level `help:"debug, info, warn or error." default:"info"`
+	LogFormat string     `help:"text or json." enum:"text,json" default:"text"`
+
+	Dev     devCmd           `cmd:"" help:"Nodes and an embedded S2, in one process, to try Fantail."`
+	Serve   serveCmd         `cmd:"" help:"One node, for real use."`
+	S2      s2Cmd            `cmd:"" name:"s2" help:"The embedded S2 alone."`
+	Version kong.VersionFlag `help:"Print the version."`
+}
+
+// serveCmd is the configuration of a node.
+type serveCmd struct {
+	Name  string        `help:"Name of the node (default: the host's name)."`
+	HTTP  string        `name:"http" help:"Public address." default:":4437"`
+	Admin string        `help:"Address of metrics and health; keep it private." default:"127.0.0.1:4447"`
+	Grace time.Duration `help:"Longest time that stopping takes." default:"60s"`
+
+	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2); none is the managed S2."`
+	S2Token         string            `name:"s2-token" help:"Access token of S2."`
+	S2Basin         string            `name:"s2-basin" help:"Basin that holds all projects."`
+	S2BasinTemplate string            `name:"s2-basin-template" help:"A basin for each project, such as ds-{project}."`
+	S2BasinMap      map[string]string `name:"s2-basin-map" help:"Basins by project: project=basin;…"`
+	S2CreateBasins  bool              `name:"s2-create-basins" help:"Make basins that do not exist."`
+	Exclusive       bool              `help:"Nobody else writes to the streams in S2: no read sessions at all."`
+
+	LongPoll   time.Duration `help:"How long a long-poll waits." default:"20s"`
+	MaxReaders int           `help:"Most SSE and long-poll readers at once." default:"200000"`
+
+	Cluster   string   `help:"Name of the fleet; with it the node is one of several." group:"fleet"`
+	Secret    string   `help:"Secret of the fleet: 32, 48 or 64 hexadecimal digits." group:"fleet"`
+	Gossip    string   `help:"Address of gossip." default:":4457" group:"fleet"`
+	Relay     string   `help:"Address of the nodes' own traffic." default:":4467" group:"fleet"`
+	Advertise string   `help:"IP address that other nodes reach this one by." group:"fleet"`
+	Join      []string `help:"Other nodes, or a name that stands for them: host[:port]." group:"fleet"`
+}
+
+// node is the configuration as the packages want it; all that is wrong is
+// returned at once.
+func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
+	var errs []error
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--name: %w", err))
+		}
+		c.Name = host
+	}
+	cfg := nodeConfig{
+		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace,
+		s2: s2.Config{
+			Endpoint: c.S2Endpoint, Token: c.S2Token, Basin: c.S2Basin,
+			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
+		},
+		edge: edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders},
+		log:  log.With("node", c.Name),
+	}
+	if c.Exclusive {
+		cfg.shard.Mode = shard.ModeExclusive
+	}
+	for flag, addr := range map[string]string{"--http": c.HTTP, "--admin": c.Admin} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", flag, err))
+		}
+	}
+	if c.S2Basin == "" && c.S2BasinTemplate == "" && len(c.S2BasinMap) == 0 {
+		errs = append(errs, errors.New("one of --s2-basin, --s2-basin-template, --s2-basin-map is required"))
+	}
+	if c.S2Endpoint == "" && c.S2Token == "" {
+		errs = append(errs, errors.New("--s2-token is required for the managed S2; --s2-endpoint names another one"))
+	}
+	if c.Cluster == "" && (len(c.Join) > 0 || c.Secret != "") {
+		errs = append(errs, errors.New("--join and --secret need --cluster"))
+	}
+	if c.Cluster != "" {
+		secret, err := hex.DecodeString(c.Secret)
+		if err != nil || !slices.Contains([]int{16, 24, 32}, len(secret)) {
+			errs = append(errs, errors.New("--secret: want 32, 48 or 64 hexadecimal digits, the same on all nodes"))
+		}
+		cfg.fleet = &cluster.Config{
+			Name: c.Name, Cluster: c.Cluster, Secret: secret, Gossip: c.Gossip, Relay: c.Relay,
+			Advertise: c.Advertise, HTTP: c.HTTP, Join: c.Join,
+		}
+	}
+	return cfg, errors.Join(errs...)
+}
+
+// unknownVariables refuses a FANTAIL_ variable that no flag has: a misspelt
+// setting must not be a silent default.
+func unknownVariables(environ []string) error {
+	known := map[string]bool{}
+	collectVariables(reflect.TypeFor[cli](), known)
+	var errs []error
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, "FANTAIL_") && !known[name] {
+			errs = append(errs, fmt.Errorf("%s: no such setting", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// collectVariables lists the variables of the flags in t, as kong derives them.
+func collectVariables(t reflect.Type, known map[string]bool) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if _, isCmd := f.Tag.Lookup("cmd"); isCmd {
+			collectVariables(f.Type, known)
+			continue
+		}
+		name := f.Tag.Get("name")
+		if name == "" {
+			name = kebab(f.Name)
+		}
+		known["FANTAIL_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))] = true
+	}
+}
+
+// kebab is LongPoll as long-poll.
+func kebab(s string) string {
+	var b strings.Builder
+	for i, r := range s {
+		if i > 0 && r >= 'A' && r <= 'Z' {
+			b.WriteByte('-')
+		}
+		b.WriteRune(r)
+	}
+	return strings.ToLower(b.String())
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// startFleet is `fantail dev --nodes n` on free ports.
+func startFleet(t *testing.T, n int) *fleet {
+	t.Helper()
+	c := devCmd{Nodes: n, LongPoll: 20 * time.Second}
+	f, err := c.start(t.Context(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func (f *fleet) url(i int, stream string) string {
+	return "http://" + f.nodes[i%len(f.nodes)].http.Addr().String() + "/v1/stream/" + stream
+}
+
+func (f *fleet) sum(name string) (sum float64) {
+	for _, n := range f.nodes {
+		sum += n.gauge(name)
+	}
+	return sum
+}
+
+// The main job: three nodes, one stream, a hundred SSE readers on each, writers on
+// all: everybody gets everything once, in order, and S2 sees one read session.
+func TestFleet(t *testing.T) {
+	f := startFleet(t, 3)
+	c := newClient(t)
+	c.must(t, 201, "PUT", f.url(0, "main"), "", "Content-Type", "application/json")
+
+	const perNode, writers, writes = 100, 9, 40
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var reading sync.WaitGroup
+	var begun atomic.Int64
+	readers := make([]*reader, 3*perNode)
+	for i := range readers {
+		r := &reader{client: c, url: func(int) string { return f.url(i, "main") }}
+		r.heard = sync.OnceFunc(func() { begun.Add(1) })
+		readers[i] = r
+		reading.Go(func() {
+			if err := r.run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, 20*time.Second, "every reader has begun", func() bool { return begun.Load() == int64(len(readers)) })
+
+	var writing sync.WaitGroup
+	for w := range writers {
+		writing.Go(func() {
+			for i := range writes {
+				a, err := c.do(ctx, "POST", f.url(w+i, "main"), fmt.Sprintf("%q", fmt.Sprintf("%d-%d", w, i)), "Content-Type", "application/json")
+				if err != nil || a.status != 204 {
+					t.Errorf("append: %d %s %v", a.status, a.body, err)
+				}
+			}
+		})
+	}
+	writing.Wait()
+	if got := f.sum("fantail_s2_read_sessions"); got != 1 {
+		t.Errorf("%v read sessions for one followed stream", got)
+	}
+	all := c.readAll(t, f.url(1, "main"))
+	if len(all) != writers*writes {
+		t.Fatalf("%d messages in the stream, want %d", len(all), writers*writes)
+	}
+	eventually(t, 20*time.Second, "every message is delivered", func() bool {
+		return f.sum("fantail_deliveries_total") >= float64(len(readers)*len(all))
+	})
+	usage := f.s2.Usage().Streams[devBasin+"/default/main"]
+	stop()
+	reading.Wait()
+	for i, r := range readers {
+		same(t, fmt.Sprintf("reader %d", i), r.got, all)
+		if r.tries != 1 {
+			t.Errorf("reader %d connected %d times", i, r.tries)
+		}
+	}
+	if usage.OpenReadSessions != 1 {
+		t.Errorf("S2 counts %d open read sessions", usage.OpenReadSessions)
+	}
+	if got := f.sum("fantail_gap_detected_total"); got != 0 {
+		t.Errorf("%v gaps", got)
+	}
+}
+
+// What was acknowledged on one node is there on every other, at once.
+func TestReadYourWrites(t *testing.T) {
+	f := startFleet(t, 3)
+	c := newClient(t)
+	for i := range 60 {
+		stream := fmt.Sprintf("ryw-%d", i%5)
+		if i < 5 {
+			c.must(t, 201, "PUT", f.url(i, stream), "", "Content-Type", "application/json")
+		}
+		want := fmt.Sprintf("%d", i)
+		next := c.must(t, 204, "POST", f.url(i, stream), `"`+want+`"`, "Content-Type", "application/json").header.Get("Stream-Next-Offset")
+		for j := range 3 {
+			if got := c.must(t, 200, "HEAD", f.url(j, stream), "").header.Get("Stream-Next-Offset"); got != next {
+				t.Fatalf("HEAD on node %d: next offset %s, acknowledged %s", j, got, next)
+			}
+			all := c.readAll(t, f.url(j, stream))
+			if all[len(all)-1] != want {
+				t.Fatalf("GET on node %d ends with %s, acknowledged %s", j, all[len(all)-1], want)
+			}
+		}
+	}
+}

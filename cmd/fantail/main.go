@@ -1,0 +1,57 @@
+// Command fantail serves Durable Streams over S2.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// version is set by the linker for releases.
+var version = "dev"
+
+func main() {
+	if err := run(os.Args[1:], os.Environ()); err != nil {
+		fmt.Fprintln(os.Stderr, "fantail:", err)
+		os.Exit(1)
+	}
+}
+
+// run parses the arguments, carries the command out and returns once everything
+// that it started has ended.
+func run(args, environ []string) error {
+	var c cli
+	if err := unknownVariables(environ); err != nil {
+		return err
+	}
+	parser, err := kong.New(&c, kong.Name("fantail"), kong.UsageOnError(),
+		kong.Description("Live, resumable streams for very many readers, kept in S2."),
+		kong.DefaultEnvars("FANTAIL"), kong.Vars{"version": version})
+	if err != nil {
+		return err
+	}
+	cmd, err := parser.Parse(args)
+	if err != nil {
+		return err
+	}
+	// The first signal stops in order; a second one, or the grace running out, ends
+	// the process at once.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	cmd.BindTo(ctx, (*context.Context)(nil))
+	return cmd.Run(logger(c.LogLevel, c.LogFormat))
+}
+
+func logger(level slog.Level, format string) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}

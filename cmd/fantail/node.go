@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/edge"
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2"
+)
+
+// The one interface between rooms, satisfied by both of its kinds.
+var (
+	_ edge.Streams = (*shard.Host)(nil)
+	_ edge.Streams = (*cluster.Relay)(nil)
+)
+
+type nodeConfig struct {
+	name, http, admin string
+	grace             time.Duration
+	s2                s2.Config
+	shard             shard.Config
+	edge              edge.Config
+	fleet             *cluster.Config // nil: a lone node
+	log               *slog.Logger
+}
+
+// node is one running node, built in the order in which a record meets its parts.
+type node struct {
+	cfg      nodeConfig
+	registry *prometheus.Registry
+	store    *s2.Log
+	tails    *shard.Tails
+	host     *shard.Host
+	relay    *cluster.Relay // nil: a lone node
+	edge     *edge.Server
+	public   *http.Server
+	admin    *http.Server
+	http     net.Listener
+	adminAt  net.Listener
+	serving  errgroup.Group
+	draining atomic.Bool
+}
+
+// startNode builds a node and lets it serve. What it opened before an error is
+// closed again.
+func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
+	n := &node{cfg: cfg, registry: prometheus.NewRegistry()}
+	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := n.build(ctx); err != nil {
+		return nil, errors.Join(err, n.stop(context.WithoutCancel(ctx)))
+	}
+	n.serving.Go(func() error { return n.public.Serve(n.http) })
+	n.serving.Go(func() error { return n.admin.Serve(n.adminAt) })
+	return n, nil
+}
+
+func (n *node) build(ctx context.Context) (err error) {
+	cfg := n.cfg
+	// S2, where every record lands and comes from.
+	cfg.s2.Logger, cfg.s2.Metrics = cfg.log, n.registry
+	if n.store, err = s2.Open(cfg.s2); err != nil {
+		return err
+	}
+	// The streams that this node owns, and the one Tail of each that it reads.
+	n.tails = shard.NewTails(0, 0)
+	cfg.shard.Logger, cfg.shard.Metrics = cfg.log, n.registry
+	n.host = shard.NewHost(n.store, n.tails, cfg.shard)
+	var streams edge.Streams = n.host
+	// The other nodes. A lone node has no cluster code in its path.
+	if cfg.fleet != nil {
+		cfg.fleet.Logger, cfg.fleet.Metrics = cfg.log, n.registry
+		if n.relay, err = cluster.Join(ctx, *cfg.fleet, n.host, n.tails); err != nil {
+			return err
+		}
+		streams = n.relay
+	}
+	// The readers and writers.
+	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry
+	n.edge = edge.New(cfg.edge, streams)
+	n.public = n.edge.HTTPServer()
+	n.admin = &http.Server{Handler: n.adminRoutes(), ReadHeaderTimeout: 5 * time.Second}
+	var lc net.ListenConfig
+	if n.http, err = lc.Listen(ctx, "tcp", cfg.http); err != nil {
+		return fmt.Errorf("public address: %w", err)
+	}
+	if n.adminAt, err = lc.Listen(ctx, "tcp", cfg.admin); err != nil {
+		return fmt.Errorf("admin address: %w", err)
+	}
+	return nil
+}
+
+// stop ends the node within ctx, in the order that loses nothing:
+//
+//  1. readiness off, so that no balancer sends more;
+//  2. let go of the streams, so that their heirs serve while we still relay;
+//  3. end the readers' connections, each after a complete event;
+//  4. close the servers, then the fleet, the streams, and S2 last: what is in
+//     flight is written before its Log goes away.
+func (n *node) stop(ctx context.Context) error {
+	n.draining.Store(true)
+	var errs []error
+	if n.relay != nil {
+		errs = append(errs, n.relay.Leave(ctx))
+	}
+	if n.edge != nil {
+		errs = append(errs, n.edge.Drain(ctx))
+	}
+	if n.public != nil {
+		if err := n.public.Shutdown(ctx); err != nil {
+			errs = append(errs, err, n.public.Close())
+		}
+	}
+	if n.relay != nil {
+		errs = append(errs, n.relay.Close())
+	}
+	if n.host != nil {
+		errs = append(errs, n.host.Close())
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	if n.admin != nil {
+		errs = append(errs, n.admin.Close())
+	}
+	for _, l := range []net.Listener{n.http, n.adminAt} {
+		if l != nil {
+			_ = l.Close() // again, if its server never served
+		}
+	}
+	if err := n.serving.Wait(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// wait serves until ctx ends, then stops within the grace.
+func (n *node) wait(ctx context.Context) error {
+	<-ctx.Done()
+	n.cfg.log.Info("stopping")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.cfg.grace)
+	defer cancel()
+	return n.stop(ctx)
+}
+
+// gauge is the sum of a metric of this node over all its labels.
+func (n *node) gauge(name string) float64 {
+	families, err := n.registry.Gather()
+	if err != nil {
+		return 0
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
