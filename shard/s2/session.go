@@ -125,7 +125,7 @@ func (l *Log) session(
 	defer cancel()
 	sess, err := st.ReadSession(ctx, o)
 	if err != nil {
-		return classify("open session", err)
+		return l.classify("open session", err)
 	}
 	l.sessions.Add(1)
 	l.m.opened.Inc()
@@ -152,7 +152,7 @@ func (l *Log) session(
 	if err := deliver(ctx, sess, recs, fn); err != nil {
 		return err
 	}
-	return classify("read session", end)
+	return l.classify("read session", end)
 }
 
 // deliver calls fn with pages until recs is closed.
