@@ -91,21 +91,22 @@ type reader struct {
 	got    []string
 	offset string
 	tries  int // connections made
+	closed bool
 	heard  func()
 }
 
-// run reads until ctx ends.
+// run reads until the stream is closed or ctx ends.
 func (r *reader) run(ctx context.Context) error {
 	if r.offset == "" {
 		r.offset = "-1"
 	}
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !r.closed {
 		err := r.connect(ctx)
 		var bad *protocolError
 		if errors.As(err, &bad) {
 			return bad
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !r.closed {
 			pause(ctx, 20*time.Millisecond) // as a client's backoff would
 		}
 	}
@@ -157,11 +158,15 @@ func (r *reader) events(body io.Reader) error {
 			pending = append(pending, batch...)
 			name, data = "", nil
 		case len(line) == 0 && name == "control":
-			var control struct{ StreamNextOffset string }
+			var control struct {
+				StreamNextOffset string
+				StreamClosed     bool
+			}
 			if err := json.Unmarshal(data, &control); err != nil || control.StreamNextOffset < r.offset && r.offset != "-1" {
 				return &protocolError{fmt.Sprintf("control %s after %s (%v)", data, r.offset, err)}
 			}
 			r.got, r.offset = append(r.got, pending...), control.StreamNextOffset
+			r.closed = control.StreamClosed
 			name, data, pending = "", nil, nil
 			if r.heard != nil {
 				r.heard()

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/fantail-dev/fantail/shard/s2dev"
@@ -29,7 +27,7 @@ func (c *s2Cmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stdout, "embedded S2 on %s\n", s.URL())
+	log.Info("embedded S2", "url", s.URL())
 	<-ctx.Done()
 	return s.Close()
 }

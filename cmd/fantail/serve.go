@@ -15,6 +15,11 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	n.cfg.log.Info("serving", "http", n.http.Addr().String(), "admin", n.adminAt.Addr().String())
+	at := []any{"http", n.http.Addr().String(), "admin", n.adminAt.Addr().String()}
+	if n.relay != nil {
+		gossip, relay := n.relay.Addrs()
+		at = append(at, "gossip", gossip, "relay", relay)
+	}
+	n.cfg.log.Info("serving", at...)
 	return n.wait(ctx)
 }

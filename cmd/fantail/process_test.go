@@ -1,0 +1,333 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// binary builds the command once, as `make build` does.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "fantail")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "fantail")
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+// process is one running fantail.
+type process struct {
+	cmd  *exec.Cmd
+	at   map[string]any // the line that says where it serves
+	done chan error
+}
+
+// spawn starts a process and waits for the log line msg.
+func spawn(t *testing.T, msg string, args ...string) *process {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: exec.Command(path, append([]string{"--log-format=json"}, args...)...), done: make(chan error, 1)}
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan map[string]any, 1)
+	var log strings.Builder // read once the process has ended
+	go func() {
+		sc := bufio.NewScanner(io.TeeReader(stderr, &log))
+		for sc.Scan() {
+			var line map[string]any
+			if json.Unmarshal(sc.Bytes(), &line) == nil && line["msg"] == msg {
+				ready <- line
+			}
+		}
+		p.done <- p.cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.done
+		if t.Failed() {
+			t.Logf("%v:\n%s", args, log.String())
+		}
+	})
+	select {
+	case p.at = <-ready:
+		return p
+	case err := <-p.done:
+		p.done <- err
+		t.Fatalf("%v ended: %v\n%s", args, err, log.String())
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%v does not say %q", args, msg)
+	}
+	return nil
+}
+
+func (p *process) addr(what string) string {
+	s, _ := p.at[what].(string)
+	return s
+}
+
+// end waits for the process and says how it ended.
+func (p *process) end(t *testing.T, within time.Duration) error {
+	t.Helper()
+	select {
+	case err := <-p.done:
+		p.done <- err
+		return err
+	case <-time.After(within):
+		t.Fatalf("still there after %v", within)
+		return nil
+	}
+}
+
+// processes is `fantail s2` and n times `fantail serve`.
+type processes struct {
+	s2    *process
+	nodes []*process
+}
+
+func startProcesses(t *testing.T, n int) *processes {
+	t.Helper()
+	ps := &processes{s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")}
+	if s2 := os.Getenv("FANTAIL_TEST_S2"); s2 != "" { // another S2, such as s2-lite
+		ps.s2.at["url"] = s2
+	}
+	for i := range n {
+		args := []string{
+			"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
+			"--s2-endpoint=" + ps.s2.addr("url"), "--s2-basin=fantail-process-test", "--s2-create-basins",
+			"--cluster=test", "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0",
+			"--relay=127.0.0.1:0", "--grace=10s",
+		}
+		if i > 0 {
+			args = append(args, "--join="+ps.nodes[0].addr("gossip"))
+		}
+		ps.nodes = append(ps.nodes, spawn(t, "serving", args...))
+	}
+	c := newClient(t)
+	eventually(t, 20*time.Second, "all nodes are linked", func() bool {
+		for _, p := range ps.nodes {
+			if up, ok := c.metric(t.Context(), p.addr("admin"), "fantail_links_up"); !ok || int(up) != n-1 {
+				return false
+			}
+		}
+		return true
+	})
+	return ps
+}
+
+func (ps *processes) url(i int, stream string) string {
+	return "http://" + ps.nodes[i%len(ps.nodes)].addr("http") + "/v1/stream/" + stream
+}
+
+// sum adds a metric over the nodes that answer.
+func (ps *processes) sum(ctx context.Context, c *client, name string) (sum float64) {
+	for _, p := range ps.nodes {
+		v, _ := c.metric(ctx, p.addr("admin"), name)
+		sum += v
+	}
+	return sum
+}
+
+// The owner of a stream is killed while 50 producers write to it and 300 SSE
+// clients read it: every acknowledged record is there exactly once, and every
+// reader has every record exactly once, in order.
+func TestOwnerIsKilled(t *testing.T) {
+	ps := startProcesses(t, 3)
+	c := newClient(t)
+	c.must(t, 201, "PUT", ps.url(0, "hot"), "", "Content-Type", "application/json")
+	owner := -1
+	for i, p := range ps.nodes {
+		if v, _ := c.metric(t.Context(), p.addr("admin"), "fantail_owned_streams"); v == 1 {
+			owner = i
+		}
+	}
+	if owner < 0 {
+		t.Fatal("nobody owns the stream")
+	}
+	var dead atomic.Int64
+	dead.Store(-1)
+	living := func(i int) string { // the node that a balancer would choose
+		if int64(i%3) == dead.Load() {
+			i++
+		}
+		return ps.url(i, "hot")
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var reading sync.WaitGroup
+	var begun atomic.Int64
+	readers := make([]*reader, 300)
+	for i := range readers {
+		r := &reader{client: c}
+		r.url = func(try int) string {
+			if try == 0 {
+				return ps.url(i, "hot")
+			}
+			return living(i)
+		}
+		r.heard = sync.OnceFunc(func() { begun.Add(1) })
+		readers[i] = r
+		reading.Go(func() {
+			if err := r.run(ctx); err != nil {
+				t.Errorf("reader %d: %v", i, err)
+			}
+		})
+	}
+	eventually(t, 30*time.Second, "every reader has begun", func() bool { return begun.Load() == 300 })
+
+	const producers, writes = 50, 40
+	var writing sync.WaitGroup
+	var acked atomic.Int64
+	half := make(chan struct{})
+	for w := range producers {
+		writing.Go(func() {
+			for i := range writes {
+				writeSurely(ctx, t, c, living, w, i)
+				if acked.Add(1) == producers*writes/2 {
+					close(half)
+				}
+			}
+		})
+	}
+	<-half
+	dead.Store(int64(owner))
+	if err := ps.nodes[owner].cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	killed := time.Now()
+	writing.Wait()
+	t.Logf("all appends acknowledged %v after the kill", time.Since(killed).Round(time.Millisecond))
+
+	eventually(t, 20*time.Second, "one read session again", func() bool {
+		return ps.sum(ctx, c, "fantail_s2_read_sessions") == 1
+	})
+	all := c.readAll(t, living(0))
+	checkOnceInOrder(t, all, producers, writes)
+	c.must(t, 204, "POST", living(1), "", "Stream-Closed", "true")
+	time.AfterFunc(30*time.Second, stop)
+	reading.Wait() // a closed stream ends its readers
+	for i, r := range readers {
+		who := fmt.Sprintf("reader %d of node %d", i, i%3)
+		same(t, who, r.got, all)
+		if i%3 != owner && r.tries != 1 {
+			t.Errorf("%s lost its connection, though its node lived", who)
+		}
+	}
+}
+
+// writeSurely appends message i of producer w until it is acknowledged. The
+// producer's tuple makes repeating safe.
+func writeSurely(ctx context.Context, t *testing.T, c *client, living func(int) string, w, i int) {
+	for try := 0; ctx.Err() == nil; try++ {
+		a, err := c.do(ctx, "POST", living(w+try), fmt.Sprintf("%q", fmt.Sprintf("%d-%d", w, i)),
+			"Content-Type", "application/json", "Producer-Id", fmt.Sprintf("p%d", w),
+			"Producer-Epoch", "0", "Producer-Seq", fmt.Sprint(i))
+		switch {
+		case err == nil && (a.status == 200 || a.status == 204):
+			return
+		case err == nil && a.status < 500:
+			t.Errorf("append %d-%d: %d %s", w, i, a.status, a.body)
+			return
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+}
+
+// checkOnceInOrder: all holds every message of every producer once, each
+// producer's in order.
+func checkOnceInOrder(t *testing.T, all []string, producers, writes int) {
+	t.Helper()
+	next := map[string]int{}
+	for _, m := range all {
+		w, i, _ := strings.Cut(m, "-")
+		if i != fmt.Sprint(next[w]) {
+			t.Fatalf("producer %s: message %s where %d was due", w, i, next[w])
+		}
+		next[w]++
+	}
+	if len(all) != producers*writes {
+		t.Fatalf("%d messages, want %d", len(all), producers*writes)
+	}
+}
+
+// SIGTERM: the node's readers are ended after a complete event, its streams go to
+// others, and it exits cleanly within its grace. Sessions on S2 end with readers.
+func TestTerminate(t *testing.T) {
+	t.Parallel()
+	ps := startProcesses(t, 2)
+	c := newClient(t)
+	for i := range 8 {
+		c.must(t, 201, "PUT", ps.url(i, fmt.Sprintf("s%d", i)), `"0"`, "Content-Type", "application/json")
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var reading sync.WaitGroup
+	var stopped atomic.Bool
+	readers := make([]*reader, 16)
+	for i := range readers {
+		stream := fmt.Sprintf("s%d", i/2)
+		r := &reader{client: c, url: func(int) string {
+			if stopped.Load() {
+				return ps.url(1, stream)
+			}
+			return ps.url(i, stream)
+		}}
+		readers[i] = r
+		reading.Go(func() {
+			if err := r.run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, 20*time.Second, "everybody reads", func() bool { return ps.sum(ctx, c, "fantail_readers") == 16 })
+	eventually(t, 20*time.Second, "one read session for each followed stream", func() bool {
+		return ps.sum(ctx, c, "fantail_s2_read_sessions") == 8
+	})
+	stopped.Store(true)
+	began := time.Now()
+	if err := ps.nodes[0].cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := ps.nodes[0].end(t, 12*time.Second); err != nil {
+		t.Errorf("exit: %v", err)
+	}
+	t.Logf("gone after %v", time.Since(began).Round(time.Millisecond))
+	for i := range 8 {
+		url := ps.url(1, fmt.Sprintf("s%d", i))
+		c.must(t, 204, "POST", url, `"1"`, "Content-Type", "application/json")
+		c.must(t, 204, "POST", url, "", "Stream-Closed", "true")
+	}
+	time.AfterFunc(20*time.Second, stop)
+	reading.Wait()
+	for i, r := range readers {
+		same(t, fmt.Sprintf("reader %d", i), r.got, []string{"0", "1"})
+	}
+	// A session lives to the end of the minute that is paid for, and no longer.
+	eventually(t, 65*time.Second, "read sessions are closed", func() bool {
+		return ps.sum(t.Context(), c, "fantail_s2_read_sessions") == 0
+	})
+}
