@@ -26,6 +26,7 @@ type devCmd struct {
 	Port     int           `help:"Public port of the first node; the others follow." default:"4437"`
 	Admin    int           `name:"admin-port" help:"Admin port of the first node." default:"4447"`
 	S2Port   int           `name:"s2-port" help:"Port of the embedded S2." default:"4430"`
+	Endpoint string        `name:"s2-endpoint" help:"URL of another S2 to use instead, such as s2-lite."`
 	LongPoll time.Duration `help:"How long a long-poll waits." default:"20s"`
 }
 
@@ -33,7 +34,8 @@ const devBasin = "fantail-dev"
 
 // fleet is what devCmd runs.
 type fleet struct {
-	s2    *s2dev.Server
+	s2    *s2dev.Server // nil: another one is used
+	at    string        // where S2 is
 	nodes []*node
 }
 
@@ -52,13 +54,16 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 }
 
 func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
-	f := &fleet{}
-	var err error
-	f.s2, err = s2dev.Open(s2dev.Config{
-		Listen: loopback(c.S2Port), Dir: c.Data, Basins: []string{devBasin}, Logger: log,
-	})
-	if err != nil {
-		return nil, err
+	f := &fleet{at: c.Endpoint}
+	if f.at == "" {
+		var err error
+		f.s2, err = s2dev.Open(s2dev.Config{
+			Listen: loopback(c.S2Port), Dir: c.Data, Basins: []string{devBasin}, Logger: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		f.at = f.s2.URL()
 	}
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
@@ -67,7 +72,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 		cfg := nodeConfig{
 			name: fmt.Sprintf("node-%d", i+1), grace: 10 * time.Second,
 			http: loopback(port(c.Port, i)), admin: loopback(port(c.Admin, i)),
-			s2:   s2.Config{Endpoint: f.s2.URL(), Basin: devBasin},
+			s2:   s2.Config{Endpoint: f.at, Basin: devBasin, CreateBasins: true},
 			edge: edge.Config{LongPoll: c.LongPoll},
 			log:  log.With("node", fmt.Sprintf("node-%d", i+1)),
 		}
@@ -132,7 +137,9 @@ func (f *fleet) stop() error {
 		})
 	}
 	wg.Wait()
-	errs = append(errs, f.s2.Close())
+	if f.s2 != nil {
+		errs = append(errs, f.s2.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -143,7 +150,7 @@ func (f *fleet) welcome(w io.Writer) {
 	for _, n := range f.nodes {
 		fmt.Fprintf(w, "  %s   http://%s   admin http://%s/metrics\n", n.cfg.name, n.http.Addr(), n.adminAt.Addr())
 	}
-	fmt.Fprintf(w, "  S2       %s\n\nTry it: make a stream and read it, then write from another terminal.\n\n", f.s2.URL())
+	fmt.Fprintf(w, "  S2       %s\n\nTry it: make a stream and read it, then write from another terminal.\n\n", f.at)
 	fmt.Fprintf(w, "  curl -X PUT -H 'Content-Type: text/plain' http://%s/v1/stream/hello\n", first.http.Addr())
 	fmt.Fprintf(w, "  curl -N 'http://%s/v1/stream/hello?live=sse&offset=-1'\n\n", last.http.Addr())
 	fmt.Fprintf(w, "  curl -H 'Content-Type: text/plain' -d 'hello, world' http://%s/v1/stream/hello\n\n", first.http.Addr())
