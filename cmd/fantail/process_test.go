@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -104,14 +105,15 @@ func (p *process) end(t *testing.T, within time.Duration) error {
 
 // processes is `fantail s2` and n times `fantail serve`.
 type processes struct {
+	run   string // a project of its own: another S2 keeps what earlier runs wrote
 	s2    *process
 	nodes []*process
 }
 
 func startProcesses(t *testing.T, n int) *processes {
 	t.Helper()
-	ps := &processes{s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")}
-	if s2 := os.Getenv("FANTAIL_TEST_S2"); s2 != "" { // another S2, such as s2-lite
+	ps := &processes{run: rand.Text(), s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")}
+	if s2 := os.Getenv("TEST_S2_ENDPOINT"); s2 != "" { // another S2, such as s2-lite
 		ps.s2.at["url"] = s2
 	}
 	for i := range n {
@@ -139,7 +141,7 @@ func startProcesses(t *testing.T, n int) *processes {
 }
 
 func (ps *processes) url(i int, stream string) string {
-	return "http://" + ps.nodes[i%len(ps.nodes)].addr("http") + "/v1/stream/" + stream
+	return "http://" + ps.nodes[i%len(ps.nodes)].addr("http") + "/v1/stream/" + ps.run + "/" + stream
 }
 
 // sum adds a metric over the nodes that answer.

@@ -8,12 +8,12 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// TestLite runs the conformance suite against the S2 at FANTAIL_TEST_S2, which
+// TestLite runs the conformance suite against the S2 at TEST_S2_ENDPOINT, which
 // .ci/run sets for the real s2-lite.
 func TestLite(t *testing.T) {
-	endpoint := os.Getenv("FANTAIL_TEST_S2")
+	endpoint := os.Getenv("TEST_S2_ENDPOINT")
 	if endpoint == "" {
-		t.Skip("FANTAIL_TEST_S2 names no S2")
+		t.Skip("TEST_S2_ENDPOINT names no S2")
 	}
 	log, err := Open(Config{Endpoint: endpoint, Basin: "fantail-logtest", CreateBasins: true})
 	if err != nil {
