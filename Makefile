@@ -38,6 +38,13 @@ proto-check: ## fail if the generated code is not the contract's
 	cd proto && $(BUF) lint && $(BUF) generate
 	@git diff --exit-code -- proto || { echo 'proto/relaypb is not what relay.proto says: make proto'; exit 1; }
 
+conformance: build bench/conformance/node_modules ## the published suite, on one node and on the second of three
+	node bench/conformance/run.mjs lone
+	node bench/conformance/run.mjs fleet
+
+bench/conformance/node_modules: bench/conformance/package-lock.json
+	cd bench/conformance && npm ci --no-audit --no-fund
+
 fuzz: ## every fuzz target for half a minute
 	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \
 	  echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime 30s $$p || exit 1; done; done
