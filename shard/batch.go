@@ -29,7 +29,7 @@ type composer struct {
 func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
 	c := &composer{spec: s.speculate(), now: now, used: used}
 	c.b = &batch{at: s.Next, settled: true}
-	if s.exists && s.sinceBytes >= overdueBytes {
+	if s.exists && (s.sinceBytes >= overdueBytes || s.sinceRecords >= overdueRecords) {
 		c.checkpoint()
 		return c.b, 0
 	}
@@ -41,9 +41,12 @@ func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
 	return c.finish(), len(queue)
 }
 
-// overdueBytes after the last checkpoint, the next one is written alone: large
-// messages may have left no room for it beside them.
-const overdueBytes = 2 << 20
+// So far after the last checkpoint, the next one is written alone: callers that
+// fill a batch each leave no room for it beside them.
+const (
+	overdueBytes   = 2 << 20
+	overdueRecords = 4 * MaxBatchRecords
+)
 
 // take decides one caller and adds its records; false: they do not fit.
 func (c *composer) take(call *call, alone bool) bool {

@@ -1,0 +1,162 @@
+package s2
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2dev"
+)
+
+// fault plays a fault on the test's stream.
+func (r *rig) fault(op s2dev.Op, kind s2dev.FaultKind, count int) *s2dev.Injected {
+	return r.s2.Faults().Add(s2dev.Fault{
+		Stream: string(id), Op: op, Kind: kind, Count: count,
+	})
+}
+
+// Whatever S2 does to appends, each accepted one is there once, in order.
+func TestAppendsUnderFaults(t *testing.T) {
+	r := newRig(t)
+	h := r.host()
+	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	for i, f := range []s2dev.Fault{
+		{Kind: s2dev.LoseAck, Probability: 0.1},
+		{Kind: s2dev.LoseRequest, Probability: 0.05},
+		{Kind: s2dev.DelayAfter, Probability: 0.02, Delay: 50 * time.Millisecond},
+		{Kind: s2dev.Refuse, Probability: 0.05, Code: "rate_limited"},
+		{Kind: s2dev.Refuse, Probability: 0.05, Code: "hot_server"},
+	} {
+		f.Stream, f.Op, f.Seed = string(id), s2dev.OpAppend, uint64(i+1)
+		r.s2.Faults().Add(f)
+	}
+	const writers, writes = 8, 60
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range writes {
+				out, err := h.Do(t.Context(), request(shard.OpAppend, "text/plain", fmt.Sprintf("%d-%d", w, i)))
+				if err != nil || out.Code != shard.CodeAppended {
+					t.Errorf("append: %d %v", out.Code, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	r.s2.Faults().Clear()
+	next := map[string]int{}
+	got := r.history(r.host())
+	for _, m := range got {
+		w, i, _ := strings.Cut(m, "-")
+		if i != fmt.Sprint(next[w]) {
+			t.Fatalf("writer %s: message %s, want %d", w, i, next[w])
+		}
+		next[w]++
+	}
+	if len(got) != writers*writes {
+		t.Fatalf("%d messages, want %d", len(got), writers*writes)
+	}
+}
+
+// Whatever S2 does to the read session, a follower sees every record once.
+func TestFollowUnderFaults(t *testing.T) {
+	for _, kind := range []s2dev.FaultKind{s2dev.EndSession, s2dev.CutFrame} {
+		t.Run(fmt.Sprint(kind), func(t *testing.T) {
+			r := newRig(t)
+			h := r.host()
+			r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+			var want []string
+			done := make(chan struct{})
+			for i := range 100 {
+				want = append(want, fmt.Sprint(i))
+			}
+			go func() {
+				defer close(done)
+				for i, m := range want {
+					if i%10 == 5 {
+						r.fault(s2dev.OpReadSession, kind, 1)
+					}
+					r.foreign(m) // only the session tells of it
+				}
+			}()
+			r.want("live", r.live(h, len(want)), want...)
+			<-done
+			if got := r.log.OpenSessions(); got != 1 {
+				t.Errorf("%d sessions open", got)
+			}
+		})
+	}
+}
+
+func TestFollowThroughRestart(t *testing.T) {
+	r := newRig(t)
+	h := r.host()
+	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	info := r.state(h)
+	tail, release, err := h.Follow(t.Context(), id, info.Start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	for i := range 3 {
+		if err := r.s2.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		r.eventually("an append after the restart", func() bool {
+			_, err := h.Do(t.Context(), request(shard.OpAppend, "text/plain", fmt.Sprint(i)))
+			return err == nil
+		})
+	}
+	r.want("live", r.live(h, 3), "0", "1", "2")
+	if tail.Ended() != nil {
+		t.Errorf("the Tail ended: %v", tail.Ended())
+	}
+}
+
+// The session goes when its last follower goes, at the end of the paid minute.
+func TestSessionsFollowFollowers(t *testing.T) {
+	r := newRig(t)
+	h := r.host()
+	r.do(h, request(shard.OpCreate, "text/plain", "one"), shard.CodeCreated)
+	if got := r.log.OpenSessions(); got != 0 {
+		t.Fatalf("%d sessions without a follower", got)
+	}
+	info := r.state(h)
+	var releases []func()
+	for range 10 {
+		_, release, err := h.Follow(t.Context(), id, info.Start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		releases = append(releases, release)
+	}
+	r.eventually("one session", func() bool { return r.log.OpenSessions() == 1 })
+	for _, release := range releases {
+		release()
+	}
+	h.Drop(id) // the minute is tested in a bubble (shard); letting go ends it at once
+	r.eventually("no session", func() bool { return r.log.OpenSessions() == 0 })
+	if u := r.s2.Usage().Streams[testBasin+"/"+string(id)]; u.Ops[s2dev.OpReadSession] != 1 {
+		t.Errorf("%d sessions were opened", u.Ops[s2dev.OpReadSession])
+	}
+}
+
+// A store that refuses for good is said to refuse; nothing counts as written.
+func TestRefusalsAreNotUnknown(t *testing.T) {
+	r := newRig(t)
+	h := r.host()
+	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	r.s2.Faults().Add(s2dev.Fault{
+		Stream: string(id), Op: s2dev.OpAppend, Kind: s2dev.Refuse, Code: "permission_denied", Count: 1,
+	})
+	_, err := h.Do(t.Context(), request(shard.OpAppend, "text/plain", "no"))
+	if err == nil || errors.Is(err, shard.ErrOutcomeUnknown) {
+		t.Fatalf("%v", err)
+	}
+	r.do(h, request(shard.OpAppend, "text/plain", "yes"), shard.CodeAppended)
+	r.wantHistory(h, "yes")
+}

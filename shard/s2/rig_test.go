@@ -1,0 +1,227 @@
+package s2
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	sdk "github.com/s2-streamstore/s2-sdk-go/s2"
+	"go.uber.org/goleak"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2dev"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	testBasin = "fantail-test"
+	id        = shard.StreamID("default/s")
+)
+
+// rig is an embedded S2 with a Log on it, over its real wire protocol.
+type rig struct {
+	*testing.T
+	s2  *s2dev.Server
+	log *Log
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	s, err := s2dev.Open(s2dev.Config{Listen: "127.0.0.1:0", Basins: []string{testBasin}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := Open(Config{
+		Endpoint: s.URL(), Basin: testBasin, Backoff: 200 * time.Millisecond, Timeout: 5 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = log.Close()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &rig{t, s, log}
+}
+
+// host is a node that owns everything.
+func (r *rig) host() *shard.Host {
+	h := shard.NewHost(r.log, shard.NewTails(0, 0), shard.Config{})
+	r.Cleanup(func() { _ = h.Close() })
+	return h
+}
+
+// native is the stream as a program sees it that uses S2 and knows nothing of us.
+func (r *rig) native() *sdk.StreamClient {
+	c := sdk.New("none", &sdk.ClientOptions{
+		BaseURL: r.s2.URL() + "/v1", MakeBasinBaseURL: func(string) string { return r.s2.URL() + "/v1" },
+		HTTPClient: &http.Client{Transport: r.log.conns},
+	})
+	return c.Basin(testBasin).Stream(sdk.StreamName(id))
+}
+
+// foreign appends records straight to S2.
+func (r *rig) foreign(bodies ...string) {
+	r.Helper()
+	recs := make([]sdk.AppendRecord, len(bodies))
+	for i, b := range bodies {
+		recs[i] = sdk.AppendRecord{Body: []byte(b)}
+	}
+	r.raw(recs...)
+}
+
+func (r *rig) raw(recs ...sdk.AppendRecord) *sdk.AppendAck {
+	r.Helper()
+	ack, err := r.native().Append(r.Context(), &sdk.AppendInput{Records: recs})
+	if err != nil {
+		r.Fatal(err)
+	}
+	return ack
+}
+
+// make has S2 make the stream, without a record.
+func (r *rig) make() {
+	r.Helper()
+	if err := r.log.Create(r.Context(), id); err != nil {
+		r.Fatal(err)
+	}
+}
+
+func request(op shard.Op, typ string, messages ...string) *shard.Request {
+	q := &shard.Request{
+		Stream: id, Op: op, ID: shard.NewAppendID(), Minted: uint64(time.Now().UnixMilli()), Type: typ,
+	}
+	for _, m := range messages {
+		q.Messages = append(q.Messages, []byte(m))
+	}
+	return q
+}
+
+func (r *rig) do(h *shard.Host, q *shard.Request, want shard.Code) shard.Outcome {
+	r.Helper()
+	out, err := h.Do(r.Context(), q)
+	if err != nil || out.Code != want {
+		r.Fatalf("code %d %s (%v), want %d", out.Code, out.Why, err, want)
+	}
+	return out
+}
+
+func (r *rig) state(h *shard.Host) shard.Info {
+	r.Helper()
+	info, err := h.State(r.Context(), id, 0)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return info
+}
+
+// history is every visible message, by pages.
+func (r *rig) history(h *shard.Host) []string {
+	r.Helper()
+	info := r.state(h)
+	var got []string
+	for at := info.Start; at < info.Tail; {
+		p, err := h.ReadPage(r.Context(), id, info, at)
+		if err != nil {
+			r.Fatal(err)
+		}
+		for i := p.Search(at); i < p.Len(); i++ {
+			got = append(got, string(p.Message(i).Body))
+		}
+		at = p.To()
+	}
+	return got
+}
+
+// live reads the stream's Tail from its beginning until it has n messages.
+func (r *rig) live(h *shard.Host, n int) []string {
+	r.Helper()
+	info := r.state(h)
+	tail, release, err := h.Follow(r.Context(), id, info.Start)
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+	defer cancel()
+	w := make(waker, 1)
+	defer tail.Unwatch(w)
+	var got []string
+	for at := info.Start; len(got) < n; {
+		ranges, st := tail.ReadAt(at, 1<<20, nil)
+		if st == shard.StatusBelow {
+			p, err := h.ReadPage(ctx, id, tail.Info(), at)
+			if err != nil {
+				r.Fatal(err)
+			}
+			ranges = append(ranges, p)
+		}
+		for _, g := range ranges {
+			for i := g.Search(at); i < g.Len(); i++ {
+				got = append(got, string(g.Message(i).Body))
+			}
+			at = max(at, g.To())
+		}
+		if len(ranges) > 0 || !tail.Watch(w, at) {
+			if st == shard.StatusGone || st == shard.StatusClosed {
+				return got
+			}
+			continue
+		}
+		select {
+		case <-w:
+		case <-ctx.Done():
+			r.Fatalf("%d of %d messages: %q", len(got), n, got)
+		}
+	}
+	return got
+}
+
+type waker chan struct{}
+
+func (w waker) Wake() {
+	select {
+	case w <- struct{}{}:
+	default:
+	}
+}
+
+func (r *rig) want(what string, got []string, want ...string) {
+	r.Helper()
+	if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
+		r.Fatalf("%s: %.300q, want %.300q", what, got, want)
+	}
+}
+
+// wantHistory waits until the node sees these messages: what others wrote straight
+// to S2 may be 250 ms old before it knows.
+func (r *rig) wantHistory(h *shard.Host, want ...string) {
+	r.Helper()
+	var got []string
+	r.eventually("the history is as wanted", func() bool {
+		got = r.history(h)
+		return len(got) >= len(want)
+	})
+	r.want("history", got, want...)
+}
+
+// eventually waits until ok says yes.
+func (r *rig) eventually(what string, ok func() bool) {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			r.Fatalf("does not happen: %s", what)
+		}
+	}
+}
