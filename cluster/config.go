@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	sockaddr "github.com/hashicorp/go-sockaddr"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -33,7 +34,7 @@ type Config struct {
 	// Relay is the address, host:port, of the gRPC server. Port 0 takes a free one.
 	Relay string
 	// Advertise is the IP address that others are told for both (default: that of
-	// Gossip; required if Gossip listens on all addresses).
+	// Gossip, or the machine's private one if Gossip listens on all addresses).
 	Advertise string
 	// HTTP is the node's public address, told to others for display only.
 	HTTP string
@@ -86,7 +87,11 @@ func (c *Config) validate() error {
 	if err != nil {
 		wrong("cluster: gossip address: %w", err)
 	}
-	if c.Advertise == "" {
+	if ip := net.ParseIP(host); c.Advertise == "" && (host == "" || ip != nil && ip.IsUnspecified()) {
+		if c.Advertise, err = sockaddr.GetPrivateIP(); err != nil {
+			wrong("cluster: private address: %w", err)
+		}
+	} else if c.Advertise == "" {
 		c.Advertise = host
 	}
 	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {

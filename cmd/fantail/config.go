@@ -54,7 +54,7 @@ type serveCmd struct {
 	Secret    string   `help:"Secret of the fleet: 32, 48 or 64 hexadecimal digits." group:"fleet"`
 	Gossip    string   `help:"Address of gossip." default:":4457" group:"fleet"`
 	Relay     string   `help:"Address of the nodes' own traffic." default:":4467" group:"fleet"`
-	Advertise string   `help:"IP address that other nodes reach this one by." group:"fleet"`
+	Advertise string   `help:"IP address that other nodes reach this one by (default: the machine's private one)." group:"fleet"`
 	Join      []string `help:"Other nodes, or a name that stands for them: host[:port]." group:"fleet"`
 }
 

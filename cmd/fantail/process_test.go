@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -138,6 +139,56 @@ func startProcesses(t *testing.T, n int) *processes {
 		return true
 	})
 	return ps
+}
+
+// Three nodes that list each other, started at the same moment, as a deployment
+// does: nobody is first.
+func TestStartTogether(t *testing.T) {
+	t.Parallel()
+	s2 := spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")
+	gossip := freePorts(t, 3)
+	ps := processes{run: rand.Text()}
+	ps.nodes = make([]*process, 3)
+	var starting sync.WaitGroup
+	for i := range 3 {
+		starting.Go(func() {
+			ps.nodes[i] = spawn(t, "serving",
+				"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
+				"--s2-endpoint="+s2.addr("url"), "--s2-basin=fantail-process-test", "--s2-create-basins",
+				"--cluster=test", "--secret=00112233445566778899aabbccddeeff", "--gossip="+gossip[i],
+				"--relay=127.0.0.1:0", "--join="+strings.Join(gossip, ","))
+		})
+	}
+	starting.Wait()
+	c := newClient(t)
+	eventually(t, 20*time.Second, "all three are ready and linked", func() bool {
+		for _, p := range ps.nodes {
+			a, err := c.do(t.Context(), "GET", "http://"+p.addr("admin")+"/readyz", "")
+			up, _ := c.metric(t.Context(), p.addr("admin"), "fantail_links_up")
+			if err != nil || a.status != 200 || up != 2 {
+				return false
+			}
+		}
+		return true
+	})
+	for i := range 3 {
+		c.must(t, 201, "PUT", ps.url(i, fmt.Sprintf("t%d", i)), "", "Content-Type", "text/plain")
+	}
+}
+
+// freePorts are loopback addresses that nobody listens on.
+func freePorts(t *testing.T, n int) []string {
+	t.Helper()
+	var addrs []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs
 }
 
 func (ps *processes) url(i int, stream string) string {

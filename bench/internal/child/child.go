@@ -1,0 +1,65 @@
+// Package child runs a process for a measurement.
+package child
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Child is a running process.
+type Child struct {
+	cmd  *exec.Cmd
+	done chan error
+}
+
+// Start runs a command and waits until it prints a line with ready in it.
+func Start(path, ready string, args ...string) (*Child, error) {
+	c := &Child{cmd: exec.Command(path, args...), done: make(chan error, 1)}
+	c.cmd.Env = append(os.Environ(), "FANTAIL_LOG_LEVEL=warn")
+	c.cmd.Stderr = os.Stderr
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	up := make(chan struct{}, 1)
+	go func() {
+		sc := bufio.NewScanner(out)
+		for sc.Scan() {
+			if strings.Contains(sc.Text(), ready) {
+				up <- struct{}{}
+			}
+		}
+		c.done <- c.cmd.Wait()
+	}()
+	select {
+	case <-up:
+		return c, nil
+	case err := <-c.done:
+		return nil, fmt.Errorf("%s %v ended: %w", path, args, err)
+	case <-time.After(20 * time.Second):
+		c.Stop()
+		return nil, fmt.Errorf("%s %v does not say %q", path, args, ready)
+	}
+}
+
+// PID is the process's number.
+func (c *Child) PID() int { return c.cmd.Process.Pid }
+
+// Stop ends the process.
+func (c *Child) Stop() {
+	_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-c.done:
+	case <-time.After(15 * time.Second):
+		_ = c.cmd.Process.Kill()
+		<-c.done
+	}
+}

@@ -1,0 +1,277 @@
+// Command relay measures what a relayed stream costs while nothing happens: two
+// nodes, each a process of its own; one owns the streams, the other follows them
+// all. The owner's sessions at S2 are taken out of it by a Log in memory, and
+// counted apart: first the owner follows every stream itself (that opens what
+// stands for the session), then the other node follows.
+//
+//	go run ./bench/relay
+//	go run ./bench/relay -s2 -streams 2000     (with the SDK's real sessions)
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+	"github.com/fantail-dev/fantail/shard/s2"
+	"github.com/fantail-dev/fantail/shard/s2dev"
+)
+
+const basin = "fantail-bench"
+
+func main() {
+	streams := flag.Int("streams", 10_000, "relayed streams")
+	withS2 := flag.Bool("s2", false, "keep the streams in an embedded S2, with the SDK's real sessions")
+	node := flag.String("node", "", "run as this node, on behalf of the bench")
+	join := flag.String("join", "", "gossip address of the first node")
+	endpoint := flag.String("endpoint", "", "S2 of this node")
+	flag.Parse()
+	var err error
+	if *node != "" {
+		err = runNode(*node, *join, *endpoint)
+	} else {
+		err = run(*streams, *withS2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "relay:", err)
+		os.Exit(1)
+	}
+}
+
+func run(streams int, withS2 bool) error {
+	store, endpoint := "a Log in memory", ""
+	if withS2 {
+		s, err := s2dev.Open(s2dev.Config{Listen: "127.0.0.1:0", Basins: []string{basin}})
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		store, endpoint = "an embedded S2, through the SDK", s.URL()
+	}
+	owner, err := start("owner", "", endpoint)
+	if err != nil {
+		return err
+	}
+	defer owner.stop()
+	gossip, err := owner.ask("gossip")
+	if err != nil {
+		return err
+	}
+	edge, err := start("edge", gossip, endpoint)
+	if err != nil {
+		return err
+	}
+	defer edge.stop()
+	var stages [4]struct{ owner, edge int }
+	for i, s := range []struct{ who, what string }{
+		{}, {"owner", "create"}, {"owner", "follow"}, {"edge", "follow"},
+	} {
+		switch s.who {
+		case "owner":
+			_, err = owner.ask(fmt.Sprintf("%s %d", s.what, streams))
+		case "edge":
+			_, err = edge.ask(fmt.Sprintf("%s %d", s.what, streams))
+		}
+		if err != nil {
+			return err
+		}
+		if stages[i].owner, err = owner.memory(); err != nil {
+			return err
+		}
+		if stages[i].edge, err = edge.memory(); err != nil {
+			return err
+		}
+	}
+	per := func(after, before int) float64 { return float64(after-before) / float64(streams) }
+	fmt.Printf("%d idle streams, kept in %s; bytes of heap and stacks for each\n\n", streams, store)
+	fmt.Printf("%-58s %8.0f\n", "owner: the stream in memory", per(stages[1].owner, stages[0].owner))
+	fmt.Printf("%-58s %8.0f\n", "owner: its Tail and its session", per(stages[2].owner, stages[1].owner))
+	fmt.Printf("%-58s %8.0f\n", "owner: its subscription by the other node", per(stages[3].owner, stages[2].owner))
+	fmt.Printf("%-58s %8.0f\n", "edge: its Tail and its subscription", per(stages[3].edge, stages[2].edge))
+	return nil
+}
+
+// peer is a node in a process of its own, asked line by line.
+type peer struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+func start(name, join, endpoint string) (*peer, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p := &peer{cmd: exec.Command(self, "-node", name, "-join", join, "-endpoint", endpoint)}
+	p.cmd.Stderr = os.Stderr
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.out = bufio.NewScanner(out)
+	return p, p.cmd.Start()
+}
+
+func (p *peer) ask(what string) (string, error) {
+	if _, err := fmt.Fprintln(p.in, what); err != nil {
+		return "", err
+	}
+	if !p.out.Scan() {
+		return "", fmt.Errorf("%s: node ended", what)
+	}
+	answer, ok := strings.CutPrefix(p.out.Text(), "ok ")
+	if !ok {
+		return "", fmt.Errorf("%s: %s", what, p.out.Text())
+	}
+	return answer, nil
+}
+
+func (p *peer) memory() (int, error) {
+	s, err := p.ask("memory")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(s)
+}
+
+func (p *peer) stop() {
+	_ = p.in.Close()
+	_ = p.cmd.Wait()
+}
+
+// node is one of the two.
+type node struct {
+	host  *shard.Host
+	relay *cluster.Relay
+	ids   []shard.StreamID // those that the first node owns
+}
+
+func runNode(name, join, endpoint string) error {
+	ctx := context.Background()
+	var log shard.Log = logtest.NewMemory(1)
+	if endpoint != "" {
+		l, err := s2.Open(s2.Config{Endpoint: endpoint, Basin: basin})
+		if err != nil {
+			return err
+		}
+		log = l
+	}
+	tails := shard.NewTails(0, 0)
+	n := &node{host: shard.NewHost(log, tails, shard.Config{IdleAfter: time.Hour})}
+	cfg := cluster.Config{
+		Name: name, Cluster: "bench", Secret: []byte("0123456789abcdef"),
+		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0",
+	}
+	if join != "" {
+		cfg.Join = []string{join}
+	}
+	var err error
+	if n.relay, err = cluster.Join(ctx, cfg, n.host, tails); err != nil {
+		return err
+	}
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		answer, err := n.answer(ctx, in.Text())
+		if err != nil {
+			fmt.Println("error", err)
+			continue
+		}
+		fmt.Println("ok", answer)
+	}
+	return errors.Join(n.relay.Close(), n.host.Close())
+}
+
+func (n *node) answer(ctx context.Context, line string) (string, error) {
+	what, arg, _ := strings.Cut(line, " ")
+	count, _ := strconv.Atoi(arg)
+	switch what {
+	case "gossip":
+		gossip, _ := n.relay.Addrs()
+		return gossip, nil
+	case "memory":
+		return strconv.Itoa(memory()), nil
+	case "create":
+		return "", n.each(ctx, count, n.create)
+	case "follow":
+		return "", n.each(ctx, count, n.follow)
+	}
+	return "", fmt.Errorf("%q", line)
+}
+
+// memory is what the process holds after a collection, in bytes.
+func memory() int {
+	var m runtime.MemStats
+	for range 3 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc + m.StackInuse)
+}
+
+// each calls fn, many at once, with each of the first count streams that the
+// owner owns.
+func (n *node) each(ctx context.Context, count int, fn func(context.Context, shard.StreamID) error) error {
+	wait, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if err := n.relay.Await(wait, 2); err != nil {
+		return err
+	}
+	table := n.relay.View().At(time.Now())
+	for i := 0; len(n.ids) < count; i++ {
+		id := shard.StreamID(fmt.Sprintf("bench/%d", i))
+		if table.Owner(id).Key == "owner" {
+			n.ids = append(n.ids, id)
+		}
+	}
+	work := make(chan shard.StreamID)
+	errs := make([]error, 32)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			for id := range work {
+				if errs[i] == nil {
+					errs[i] = fn(ctx, id)
+				}
+			}
+		})
+	}
+	for _, id := range n.ids {
+		work <- id
+	}
+	close(work)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (n *node) create(ctx context.Context, id shard.StreamID) error {
+	out, err := n.relay.Do(ctx, &shard.Request{
+		Stream: id, Op: shard.OpCreate, ID: shard.NewAppendID(),
+		Minted: uint64(time.Now().UnixMilli()), Type: "text/plain",
+	})
+	if err == nil && !out.Code.Accepted() {
+		err = errors.New(out.Why)
+	}
+	return err
+}
+
+// follow follows for ever.
+func (n *node) follow(ctx context.Context, id shard.StreamID) error {
+	_, _, err := n.relay.Follow(ctx, id, 0)
+	return err
+}
