@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -108,11 +107,39 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 	return cfg, errors.Join(errs...)
 }
 
+// newParser reads flags into c, and variables for those that are not given.
+func newParser(c *cli) (*kong.Kong, error) {
+	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": version},
+		kong.Description("Live, resumable streams for very many readers, kept in S2."),
+		kong.PostBuild(func(k *kong.Kong) error {
+			eachFlag(k.Model, func(f *kong.Flag) {
+				f.Envs = []string{variable(f)}
+				f.Tag.Envs = f.Envs
+			})
+			return nil
+		}))
+}
+
+// variable is a flag's name as a variable: FANTAIL_S2_TOKEN for s2-token.
+func variable(f *kong.Flag) string {
+	return "FANTAIL_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+}
+
+// eachFlag visits every flag that may be a variable.
+func eachFlag(m *kong.Application, fn func(*kong.Flag)) {
+	_ = kong.Visit(m, func(n kong.Visitable, next kong.Next) error {
+		if f, ok := n.(*kong.Flag); ok && f.Name != "help" && f.Name != "version" {
+			fn(f)
+		}
+		return next(nil)
+	})
+}
+
 // unknownVariables refuses a FANTAIL_ variable that no flag has: a misspelt
 // setting must not be a silent default.
-func unknownVariables(environ []string) error {
+func unknownVariables(m *kong.Application, environ []string) error {
 	known := map[string]bool{}
-	collectVariables(reflect.TypeFor[cli](), known)
+	eachFlag(m, func(f *kong.Flag) { known[variable(f)] = true })
 	var errs []error
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
@@ -121,32 +148,4 @@ func unknownVariables(environ []string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// collectVariables lists the variables of the flags in t, as kong derives them.
-func collectVariables(t reflect.Type, known map[string]bool) {
-	for i := range t.NumField() {
-		f := t.Field(i)
-		if _, isCmd := f.Tag.Lookup("cmd"); isCmd {
-			collectVariables(f.Type, known)
-			continue
-		}
-		name := f.Tag.Get("name")
-		if name == "" {
-			name = kebab(f.Name)
-		}
-		known["FANTAIL_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))] = true
-	}
-}
-
-// kebab is LongPoll as long-poll.
-func kebab(s string) string {
-	var b strings.Builder
-	for i, r := range s {
-		if i > 0 && r >= 'A' && r <= 'Z' {
-			b.WriteByte('-')
-		}
-		b.WriteRune(r)
-	}
-	return strings.ToLower(b.String())
 }

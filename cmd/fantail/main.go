@@ -8,8 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/alecthomas/kong"
 )
 
 // version is set by the linker for releases.
@@ -26,13 +24,11 @@ func main() {
 // that it started has ended.
 func run(args, environ []string) error {
 	var c cli
-	if err := unknownVariables(environ); err != nil {
+	parser, err := newParser(&c)
+	if err != nil {
 		return err
 	}
-	parser, err := kong.New(&c, kong.Name("fantail"), kong.UsageOnError(),
-		kong.Description("Live, resumable streams for very many readers, kept in S2."),
-		kong.DefaultEnvars("FANTAIL"), kong.Vars{"version": version})
-	if err != nil {
+	if err := unknownVariables(parser.Model, environ); err != nil {
 		return err
 	}
 	cmd, err := parser.Parse(args)
