@@ -24,6 +24,9 @@ const (
 	billed = time.Minute
 	// touchFloor is the least time between two touch records, in ms.
 	touchFloor = 60_000
+	// graceMargin, in ms, is how late the sweeper may be with a touch that is due: a
+	// stream that is only followed is touched by nobody else.
+	graceMargin = 2 * uint64(sweepEvery/time.Millisecond)
 	// guardEvery is how often exclusive mode checks the tail.
 	guardEvery = 30 * time.Second
 )

@@ -161,7 +161,7 @@ func (s *Shard) adopt(t takeover) (wakers, error) {
 	wake = append(wake, s.attach()...)
 	s.grace = 0
 	if s.state.hasTTL {
-		s.grace = touchAhead(s.state.ttl)
+		s.grace = touchAhead(s.state.ttl) + graceMargin
 	}
 	return wake, nil
 }
@@ -318,7 +318,13 @@ func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
 	if ask&AskTouch != 0 && !expired {
 		s.touched = max(s.touched, now)
 	}
+	due := ask&AskTouch != 0 && s.touchDue(s.host.cfg.Now())
 	s.mu.Unlock()
+	if due {
+		// Before the reader is answered, so that its use counts for an heir as well. A
+		// touch that fails is no reason not to answer; the sweeper tries again.
+		_, _ = s.do(ctx, &call{touch: true})
+	}
 	if !expired {
 		return info, nil
 	}

@@ -1,0 +1,213 @@
+package shard
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// tailModel is what a Tail has to be equal to: every message that there ever was,
+// and what of it the Tail may be asked for.
+type tailModel struct {
+	tail   *Tail
+	set    *Tails
+	bodies map[uint64]string // by position
+	next   uint64
+	shown  uint64 // visible tail
+	closed bool
+	ended  bool
+	woken  int
+	armed  bool
+}
+
+func (m *tailModel) Wake() { m.woken++ }
+
+// rangeOf lays out [from, to) from the model, which it first extends.
+func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) Range {
+	for p := m.next; p < to; p++ {
+		if rapid.IntRange(0, 3).Draw(t, "kind") > 0 { // else a control record
+			m.bodies[p] = fmt.Sprintf("m%d", p)
+		}
+	}
+	shown := m.shown
+	b := newRangeBuilder(from)
+	for p := from; p < to; p++ {
+		if body, ok := m.bodies[p]; ok {
+			b.message(p, p+1, []byte(body))
+			shown = max(shown, p+1)
+		}
+	}
+	return b.build(to, shown, 0, false)
+}
+
+// A Tail is a run of Ranges without a hole, whatever feeds it, in whatever order,
+// and whatever is evicted meanwhile.
+func TestTailModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		set := NewTails(rapid.IntRange(100, 600).Draw(t, "budget"), 1<<20)
+		m := &tailModel{set: set, bodies: map[uint64]string{}, next: 5, shown: 5}
+		m.tail = set.Open("s/s", Info{Exists: true, Life: 1, Start: 5, Tail: 5}, 5)
+		t.Repeat(map[string]func(*rapid.T){
+			"extend": m.extend, "again": m.again, "gap": m.gap, "skip": m.skip,
+			"read": m.read, "watch": m.watch, "": m.check,
+		})
+		m.tail.Release()
+		if set.Len() != 0 || set.Bytes() != 0 {
+			t.Fatalf("%d Tails, %d bytes after the last release", set.Len(), set.Bytes())
+		}
+	})
+}
+
+func (m *tailModel) apply(t *rapid.T, r Range) {
+	if err := m.tail.Extend(r); err != nil {
+		t.Fatal(err)
+	}
+	if r.To() > m.next {
+		m.next, m.shown = r.To(), r.Tail()
+		m.news(t)
+	}
+}
+
+func (m *tailModel) news(t *rapid.T) {
+	if m.armed && m.woken != 1 {
+		t.Fatalf("woken %d times by news", m.woken)
+	}
+	m.armed, m.woken = false, 0
+}
+
+func (m *tailModel) extend(t *rapid.T) {
+	m.apply(t, m.rangeOf(t, m.next, m.next+rapid.Uint64Range(1, 6).Draw(t, "n")))
+}
+
+// again is a second feed that brings what is known, and perhaps more.
+func (m *tailModel) again(t *rapid.T) {
+	back := rapid.Uint64Range(1, 9).Draw(t, "back")
+	from := m.next - min(back, m.next)
+	m.apply(t, m.rangeOf(t, from, max(from+1, m.next+rapid.Uint64Range(0, 3).Draw(t, "more"))))
+}
+
+func (m *tailModel) gap(t *rapid.T) {
+	from := m.next + rapid.Uint64Range(1, 5).Draw(t, "hole")
+	b := newRangeBuilder(from)
+	b.message(from, from+1, []byte("never"))
+	var gap *GapError
+	if err := m.tail.Extend(b.build(from+1, from+1, 0, false)); !errors.As(err, &gap) || gap.Next != m.next {
+		t.Fatalf("a hole at %d: %v", m.next, err)
+	}
+}
+
+func (m *tailModel) skip(t *rapid.T) {
+	to := m.next + rapid.Uint64Range(0, 4).Draw(t, "n")
+	if to > m.next {
+		m.rangeOf(t, m.next, to)
+		for p := m.next; p < to; p++ {
+			if _, ok := m.bodies[p]; ok {
+				m.shown = p + 1
+			}
+		}
+	}
+	m.tail.Skip(to, m.shown, false)
+	if to > m.next {
+		m.next = to
+		m.news(t)
+	}
+}
+
+func (m *tailModel) read(t *rapid.T) {
+	pos := rapid.Uint64Range(0, m.next+2).Draw(t, "pos")
+	got, st := m.tail.ReadAt(pos, rapid.IntRange(0, 400).Draw(t, "max"), nil)
+	switch {
+	case pos >= m.shown:
+		if len(got) != 0 || st != StatusTip {
+			t.Fatalf("at %d of %d: %d Ranges, status %d", pos, m.shown, len(got), st)
+		}
+		return
+	case st == StatusBelow:
+		if pos >= m.tail.Floor() || len(got) != 0 {
+			t.Fatalf("below at %d, floor %d", pos, m.tail.Floor())
+		}
+		return
+	case len(got) == 0:
+		t.Fatalf("nothing at %d of %d, status %d", pos, m.shown, st)
+	}
+	at := pos
+	for i, r := range got {
+		if r.From() > at || r.To() <= at {
+			t.Fatalf("Range %d is [%d, %d), reader at %d", i, r.From(), r.To(), at)
+		}
+		for p := at; p < r.To(); p++ {
+			i := r.Search(p)
+			body, want := m.bodies[p]
+			if has := i < r.Len() && r.Message(i).Pos == p; has != want || want && string(r.Message(i).Body) != body {
+				t.Fatalf("position %d: has %v, want %q", p, has, body)
+			}
+		}
+		at = r.To()
+	}
+	if more := at < m.shown; more != (st == StatusMore) {
+		t.Fatalf("read to %d of %d, status %d", at, m.shown, st)
+	}
+}
+
+func (m *tailModel) watch(t *rapid.T) {
+	pos := rapid.Uint64Range(0, m.next+2).Draw(t, "pos")
+	m.tail.Unwatch(m)
+	m.woken = 0
+	m.armed = m.tail.Watch(m, pos)
+	if m.armed != (pos >= m.shown) {
+		t.Fatalf("armed %v at %d of %d", m.armed, pos, m.shown)
+	}
+}
+
+func (m *tailModel) check(t *rapid.T) {
+	if m.tail.Next() != m.next || m.tail.Info().Tail != m.shown || m.tail.Floor() > m.next {
+		t.Fatalf("next %d tail %d floor %d, want %d %d", m.tail.Next(), m.tail.Info().Tail, m.tail.Floor(), m.next, m.shown)
+	}
+	if m.woken > 1 || !m.armed && m.woken != 0 {
+		t.Fatalf("woken %d times", m.woken)
+	}
+}
+
+// Bytes from another node are a Range, whole and in order, or refused.
+func FuzzParseRange(f *testing.F) {
+	b := newRangeBuilder(7)
+	b.message(7, 8, []byte("one"))
+	b.message(9, 11, []byte("two"))
+	f.Add(b.build(12, 11, 99, true).Bytes())
+	f.Add(newRangeBuilder(0).build(1, 0, 0, false).Bytes())
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r, err := ParseRange(in)
+		if err != nil {
+			return
+		}
+		at, size := r.From(), 0
+		for i := range r.Len() {
+			m := r.Message(i)
+			if m.Pos < at || m.Next <= m.Pos || m.Next > r.To() {
+				t.Fatalf("message %d is [%d, %d) in [%d, %d)", i, m.Pos, m.Next, r.From(), r.To())
+			}
+			if j := r.Search(m.Pos); j != i {
+				t.Fatalf("search %d finds %d, want %d", m.Pos, j, i)
+			}
+			at, size = m.Next, size+len(m.Body)
+		}
+		if size != len(r.Payload()) {
+			t.Fatalf("%d bytes in messages, %d in the payload", size, len(r.Payload()))
+		}
+		if r.To()-r.From() < 2 {
+			return
+		}
+		mid := r.From() + 1
+		rest := r.after(mid)
+		if again, err := ParseRange(rest.Bytes()); err != nil || !bytes.Equal(again.Bytes(), rest.Bytes()) {
+			t.Fatalf("the rest does not parse: %v", err)
+		}
+		if rest.Len() != r.Len()-r.Search(mid) || rest.To() != r.To() || rest.Closed() != r.Closed() {
+			t.Fatalf("the rest from %d has %d messages", mid, rest.Len())
+		}
+	})
+}
