@@ -123,10 +123,15 @@ func (c *cursor) page(r shard.Range) bool {
 	return true
 }
 
-// skip moves a reader that began at the start to the first position that is kept.
-func (c *cursor) skip(pos uint64) {
+// skip moves a reader that began at the start to the first position that is kept;
+// false: it was told of something, or holds it, and would miss what comes next.
+func (c *cursor) skip(pos uint64) bool {
+	if c.begun || len(c.held) > 0 {
+		return false
+	}
 	c.pos, c.told = max(c.pos, pos), max(c.told, pos)
 	c.now = stateIdle
+	return true
 }
 
 // frame owes the reader the messages of ranges, each data event but the last with

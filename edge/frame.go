@@ -120,11 +120,11 @@ func renderData(form framing, life, next uint64, messages [][]byte) []byte {
 		}
 		b = append(b, ']')
 	case framingText:
-		if len(messages) == 1 {
-			b = appendLines(b, messages[0])
-		} else { // a line break may lie across two messages
-			b = appendLines(b, concat(messages))
+		text := messages[0]
+		if len(messages) > 1 { // a line break may lie across two messages
+			text = concat(messages)
 		}
+		b = appendLines(appendSpare(b, text), text)
 	default:
 		b = appendBase64(b, messages)
 	}
@@ -164,10 +164,19 @@ func appendLines(b, p []byte) []byte {
 			}
 			fallthrough
 		case '\n':
-			b = append(b, "\ndata:"...)
+			b = appendSpare(append(b, "\ndata:"...), p[i+1:])
 		default:
 			b = append(b, p[i])
 		}
+	}
+	return b
+}
+
+// appendSpare begins a data line that holds the start of p: clients take one space
+// away after the colon, so a line that begins with one gets another.
+func appendSpare(b, p []byte) []byte {
+	if len(p) > 0 && p[0] == ' ' {
+		return append(b, ' ')
 	}
 	return b
 }

@@ -39,12 +39,12 @@ func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id
 	sseHead(w.Header(), form)
 	w.WriteHeader(http.StatusOK)
 	d := &driver{
-		server: s, w: w, rc: http.NewResponseController(w), id: id, info: info, news: make(signal, 1),
+		server: s, out: s.pacer(w), id: id, info: info, news: make(signal, 1),
 		c:     newCursor(tail, set, form, pos, ahead(s.cfg.Now(), q.cur)),
 		start: q.at.kind == offsetStart,
 	}
 	defer tail.Unwatch(d.news)
-	if d.rc.Flush() == nil { // the head at once, whatever the first event waits for
+	if d.out.flush() == nil { // the head at once, whatever the first event waits for
 		d.run(r.Context())
 	}
 }
@@ -70,8 +70,7 @@ func sseHead(h http.Header, form framing) {
 // driver writes what a cursor owes, on the goroutine of its request.
 type driver struct {
 	server *Server
-	w      http.ResponseWriter
-	rc     *http.ResponseController
+	out    *pacer
 	id     shard.StreamID
 	info   shard.Info
 	news   signal
@@ -113,7 +112,7 @@ func (d *driver) run(ctx context.Context) {
 		case <-s.draining:
 			return
 		case <-quiet.C:
-			if d.write([]byte(":\n\n")) != nil || d.rc.Flush() != nil {
+			if d.out.write([]byte(":\n\n")) != nil || d.out.flush() != nil {
 				return
 			}
 			quiet.Reset(d.heartbeat())
@@ -138,7 +137,7 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 		return true, d.behind(ctx)
 	}
 	for _, b := range append([][]byte(nil), bufs...) {
-		if err := d.write(b); err != nil {
+		if err := d.out.write(b); err != nil {
 			return true, err
 		}
 		d.c.wrote(len(b))
@@ -146,7 +145,7 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 	d.server.m.deliveries.Add(float64(d.c.messages))
 	d.server.m.gaps.Add(float64(d.c.gaps))
 	d.c.messages, d.c.gaps = 0, 0
-	return true, d.rc.Flush()
+	return true, d.out.flush()
 }
 
 // behind brings the page at the reader's position.
@@ -154,8 +153,7 @@ func (d *driver) behind(ctx context.Context) error {
 	info := d.c.tail.Info()
 	r, err := d.server.streams.ReadPage(ctx, d.id, info, d.c.pos)
 	var trimmed *shard.TrimmedError
-	if errors.As(err, &trimmed) && d.start && trimmed.First > d.c.pos {
-		d.c.skip(trimmed.First)
+	if errors.As(err, &trimmed) && d.start && trimmed.First > d.c.pos && d.c.skip(trimmed.First) {
 		return nil
 	}
 	if err != nil {
@@ -172,17 +170,50 @@ func (d *driver) behind(ctx context.Context) error {
 // cut rather than sent past a hole.
 var errPage = errors.New("page does not join")
 
-// write writes b; a reader that takes nothing of it for a while is cut.
-func (d *driver) write(b []byte) error {
+// pacer writes to a client and cuts one that takes nothing for a while. A slow one
+// has as long for each stallPiece, so that it is not cut in the middle of a large
+// message that it takes all the time.
+type pacer struct {
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	stall time.Duration
+	left  int // of the piece that the deadline is for
+}
+
+const stallPiece = 16 << 10
+
+func (s *Server) pacer(w http.ResponseWriter) *pacer {
+	return &pacer{w: w, rc: http.NewResponseController(w), stall: s.cfg.Stall}
+}
+
+func (p *pacer) write(b []byte) error {
 	for len(b) > 0 {
-		n := min(len(b), 64<<10)
-		if err := d.rc.SetWriteDeadline(time.Now().Add(d.server.cfg.Stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		if p.left == 0 {
+			if err := p.until(time.Now().Add(p.stall)); err != nil {
+				return err
+			}
+			p.left = stallPiece
+		}
+		n := min(len(b), p.left)
+		if _, err := p.w.Write(b[:n]); err != nil {
 			return err
 		}
-		if _, err := d.w.Write(b[:n]); err != nil {
-			return err
-		}
+		p.left -= n
 		b = b[n:]
+	}
+	return nil
+}
+
+// flush ends the deadline with what it was for: HTTP/2 would end the response when
+// it passes, in silence too.
+func (p *pacer) flush() error {
+	p.left = 0
+	return errors.Join(p.rc.Flush(), p.until(time.Time{}))
+}
+
+func (p *pacer) until(t time.Time) error {
+	if err := p.rc.SetWriteDeadline(t); !errors.Is(err, http.ErrNotSupported) {
+		return err
 	}
 	return nil
 }

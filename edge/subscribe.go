@@ -41,8 +41,8 @@ type query struct {
 }
 
 func parseQuery(r *http.Request) (query, error) {
-	q := query{at: offset{kind: offsetStart}}
 	v := r.URL.Query()
+	q := query{at: offset{kind: offsetStart}, live: v.Get("live"), cur: parseCursor(v.Get("cursor"))}
 	offsets := v["offset"]
 	if len(offsets) > 1 {
 		return q, errOffset
@@ -53,13 +53,12 @@ func parseQuery(r *http.Request) (query, error) {
 			return q, err
 		}
 	}
-	switch q.live = v.Get("live"); q.live {
+	switch q.live {
 	case "", "long-poll", "sse":
+		return q, nil
 	default:
 		return q, errQuery
 	}
-	q.cur = parseCursor(v.Get("cursor"))
-	return q, nil
 }
 
 // read is every GET (PROTOCOL 5.6 to 5.8).
@@ -224,9 +223,10 @@ func (s *Server) send(w http.ResponseWriter, info shard.Info, c chunk) {
 		}
 	}
 	w.WriteHeader(http.StatusOK)
+	out := s.pacer(w)
 	for _, b := range body(info.Type, c.messages) {
-		if _, err := w.Write(b); err != nil {
-			return // the client is gone
+		if out.write(b) != nil {
+			return // the client is gone, or takes nothing
 		}
 	}
 	s.m.deliveries.Add(float64(len(c.messages)))

@@ -1,0 +1,276 @@
+package edge
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+var offsetSeeds = []string{
+	"", "-1", "now", "0", "7", "07", "-0", "+1", "1e3", "9999999999999999", "99999999999999999",
+	formatOffset(0, 0), formatOffset(0, 1), formatOffset(1_800_000_000_000, 12),
+	"0000000000000001_0000000000000999", "0000000000000000_0000000000000001",
+	"9999999999999999_9999999999999999", "0000000000000001-0000000000000001",
+	"000000000000000１_000000000001", " 1", "NOW", "1\n",
+}
+
+// What is accepted names one place, is written the same way whoever writes it, and
+// sorts as a string where it sorts as a place.
+func FuzzParseOffset(f *testing.F) {
+	for i, s := range offsetSeeds {
+		f.Add(s, offsetSeeds[(i*7+3)%len(offsetSeeds)])
+	}
+	f.Fuzz(func(t *testing.T, s, other string) {
+		o, err := parseOffset(s)
+		if err != nil {
+			if !errors.Is(err, errOffset) || o != (offset{}) {
+				t.Fatalf("%q: %+v %v", s, o, err)
+			}
+			return
+		}
+		switch o.kind {
+		case offsetStart, offsetNow:
+			if o.life != 0 || o.pos != 0 {
+				t.Fatalf("%q: %+v", s, o)
+			}
+		case offsetBare:
+			if strconv.FormatUint(o.pos, 10) != s {
+				t.Fatalf("%q: %+v", s, o)
+			}
+		case offsetMinted:
+			again, err := parseOffset(formatOffset(o.life, o.pos))
+			if start := again.kind == offsetStart && o.life == 0 && o.pos == 0; err != nil || again != o && !start {
+				t.Fatalf("%q: %+v, again %+v %v", s, o, again, err)
+			}
+			if low := formatOffset(o.life, o.pos); s < low || len(s) != offsetLen {
+				t.Fatalf("%q reads as the later %q", s, low)
+			}
+			p, err := parseOffset(other)
+			if err == nil && p.kind == offsetMinted && s <= other && formatOffset(o.life, o.pos) > formatOffset(p.life, p.pos) {
+				t.Fatalf("%q <= %q, but not their places", s, other)
+			}
+		default:
+			t.Fatalf("%q: %+v", s, o)
+		}
+		info := shard.Info{Life: 5, Start: 3, Tail: 8, LogTail: 10}
+		if pos, err := o.resolve(info); err == nil && (pos < info.Start || pos > info.LogTail) {
+			t.Fatalf("%q resolves to %d", s, pos)
+		}
+	})
+}
+
+// Only what an event of ours may carry counts.
+func FuzzLastEventID(f *testing.F) {
+	for _, s := range offsetSeeds {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		o, ok := lastEventID(s)
+		p, err := parseOffset(s)
+		minted := err == nil && (p.kind == offsetMinted || p.kind == offsetStart && s != "-1")
+		if ok != minted || ok && o != p {
+			t.Fatalf("%q: %+v %v, parsed %+v %v", s, o, ok, p, err)
+		}
+	})
+}
+
+// The splitter agrees with encoding/json on what is JSON and where its elements are.
+func FuzzSplitJSON(f *testing.F) {
+	for _, s := range []string{
+		`1`, ` {"a":[1,2]} `, `[]`, `[ ]`, `[[]]`, `[[],{}]`, `[1,"b,]" ,[3]]`, "[\r\n\t1 ,\n2]", `"\"[,"`,
+		`["\\",",\\\"]"]`, `[1,]`, `[,]`, `[1]]`, `[1][2]`, "\ufeff[1]", "[\"\xff\"]", `["\ud800"]`, ``, ` `,
+		`nul`, `[{"a":"}"},"]"]`, `-0`, `01`, "\"\x00\"", strings.Repeat("[", 100) + strings.Repeat("]", 100),
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		kept := bytes.Clone(body)
+		got, err := splitJSON(body)
+		if !bytes.Equal(kept, body) {
+			t.Fatalf("%q became %q", kept, body)
+		}
+		var whole json.RawMessage
+		if json.Unmarshal(body, &whole) != nil || !utf8.Valid(body) {
+			if !errors.Is(err, errJSON) || got != nil {
+				t.Fatalf("%q: %q %v", body, got, err)
+			}
+			return
+		}
+		want := []json.RawMessage{bytes.TrimSpace(whole)}
+		if want[0][0] == '[' {
+			want = nil
+			if err := json.Unmarshal(body, &want); err != nil {
+				t.Fatal(err)
+			}
+		}
+		switch {
+		case len(want) == 0 || len(want) > shard.MaxMessages:
+			if !errors.Is(err, errNoneSent) && !errors.Is(err, errTooMany) {
+				t.Fatalf("%q: %v", body, err)
+			}
+			return
+		case err != nil || len(got) != len(want):
+			t.Fatalf("%q: %q %v, want %q", body, got, err, want)
+		}
+		for i := range want {
+			if !bytes.Equal(got[i], want[i]) {
+				t.Fatalf("%q: element %d is %q, want %q", body, i, got[i], want[i])
+			}
+		}
+	})
+}
+
+// An accepted path names a stream that any way of writing it names too.
+func FuzzParseName(f *testing.F) {
+	for _, s := range []string{
+		"/v1/stream/x", "/v1/stream/p/a/b", "/v1/stream/", "/v1/stream", "/v1/streams/x", "/v1/stream/a//b", "/v1/stream/a/",
+		"/v1/stream/a%2fb", "/v1/stream/%2e%2e/a", "/v1/stream/a/./b", "/v1/stream/a%00", "/v1/stream/%ff", "/v1/stream/%C3%A9",
+		"/v1/stream/%", "/v1/stream/__ds/x", "/v1/stream/p/__ds", "/v1/stream/%5f_ds/x", "/v1/stream/p/a/__ds", "/v1/stream/a+b c;d=?&",
+		"/v1/stream/" + strings.Repeat("a", 504), "/v1/stream/" + strings.Repeat("a", 505), "/v1/stream/a%252fb",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		id, err := parseName(path)
+		if err != nil {
+			if id != "" || !errors.Is(err, errNoRoute) && !errors.Is(err, errName) && !errors.Is(err, errReserved) {
+				t.Fatalf("%q: %q %v", path, id, err)
+			}
+			return
+		}
+		segments := strings.Split(string(id), "/")
+		if len(id) > shard.MaxStreamID || !utf8.ValidString(string(id)) || strings.Contains(string(id), "\x00") ||
+			len(segments) < 2 || segments[0] == reserved || segments[1] == reserved {
+			t.Fatalf("%q: %q", path, id)
+		}
+		for i, s := range segments {
+			if s == "" || s == "." || s == ".." {
+				t.Fatalf("%q: %q", path, id)
+			}
+			segments[i] = url.PathEscape(s)
+		}
+		if again, err := parseName(root + strings.Join(segments, "/")); err != nil || again != id {
+			t.Fatalf("%q: %q, again %q %v", path, id, again, err)
+		}
+		if segments[0] == defaultProject && len(segments) == 2 {
+			if short, err := parseName(root + segments[1]); err != nil || short != id {
+				t.Fatalf("%q: %q, short %q %v", path, id, short, err)
+			}
+		}
+	})
+}
+
+// A client's cursor only ever grows, and nothing that it sends breaks that.
+func FuzzParseCursor(f *testing.F) {
+	for _, s := range []string{"", "0", "1", "-1", "007", "9007199254740991", "9007199254737391", "18446744073709551616", "1.5", "٣"} {
+		f.Add(s, int64(time.Hour), int64(0))
+	}
+	f.Fuzz(func(t *testing.T, s string, since, random int64) {
+		n := parseCursor(s)
+		if v, err := strconv.ParseUint(s, 10, 64); n != 0 && (err != nil || v != n) || n > maxInteger {
+			t.Fatalf("%q: %d", s, n)
+		}
+		now := cursorEpoch.Add(time.Duration(since))
+		next := nextCursor(now, n, func(m int64) int64 { return int64(uint64(random) % uint64(m)) })
+		if next < interval(now) || n > 0 && next <= n && n >= interval(now) || next > maxInteger {
+			t.Fatalf("%q: %d after %d, now is %d", s, next, n, interval(now))
+		}
+	})
+}
+
+// Whatever the headers hold, what becomes of them is within the limits that the
+// shard relies on, or they are refused as malformed.
+func FuzzHeaders(f *testing.F) {
+	f.Add("p", "0", "1", "60", "", "true")
+	f.Add("", "", "", "", "2030-01-01T00:00:00Z", "")
+	f.Add("p", "9007199254740991", "9007199254740992", "01", "2030-01-01T00:00:00.123456789+01:00", "TRUE")
+	f.Add("p\r\nX: y", "-1", "1.0", "0", "1969-01-01T00:00:00Z", "tru")
+	f.Add(strings.Repeat("p", 257), "+1", "", "9007199254740991", "2030-01-01T00:00:00,5Z", "ſ")
+	f.Fuzz(func(t *testing.T, id, epoch, seq, ttl, expires, closed string) {
+		h := http.Header{}
+		for k, v := range map[string]string{
+			hProducerID: id, hProducerEpoch: epoch, hProducerSeq: seq, hTTL: ttl, hExpires: expires, hClosed: closed,
+		} {
+			if v != "" {
+				h.Set(k, v)
+			}
+		}
+		p, err := producer(h)
+		switch {
+		case err != nil:
+			if p != nil && !errors.Is(err, errHeader) || !errors.Is(err, errHeader) {
+				t.Fatalf("%v: %v", h, err)
+			}
+		case p == nil:
+			if id != "" || epoch != "" || seq != "" {
+				t.Fatalf("%v: no producer", h)
+			}
+		case p.ID != id || len(id) > shard.MaxProducerID || p.Epoch > maxInteger || p.Seq > maxInteger || !plain(epoch) || !plain(seq):
+			t.Fatalf("%v: %+v", h, p)
+		}
+		var req shard.Request
+		if err := lifetime(h, &req); err != nil {
+			if !errors.Is(err, errHeader) {
+				t.Fatalf("%v: %v", h, err)
+			}
+		} else {
+			if req.HasTTL != (ttl != "") || req.HasTTL && strconv.FormatUint(req.TTL, 10) != ttl || req.TTL > maxInteger {
+				t.Fatalf("%v: %+v", h, req)
+			}
+			if (req.Expires != 0) != (expires != "") || req.ExpiresRaw != expires || strings.ContainsAny(expires, "\r\n") {
+				t.Fatalf("%v: %+v", h, req)
+			}
+		}
+		if want := strings.ToLower(closed) == "true"; closes(h) != want {
+			t.Fatalf("%q closes: %v", closed, !want)
+		}
+	})
+}
+
+// plain reports whether s is decimal digits.
+func plain(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+// Invariant of renderData: no message ends its event or begins a field, and a client
+// gets the text back but for the kind of its line breaks.
+func FuzzAppendLines(f *testing.F) {
+	for _, s := range []string{
+		"a", " a", "  a\n  b\r\n c", "\n", "\r", "\r\n", "\n\r", "\r\r\n\n", "a\n\nevent: control\ndata:{}\n\n", "a\r", "\nb",
+		":\n\n", "id: 9\n", "\ufeffa", "\x00", "\u2028", "data: x",
+	} {
+		f.Add([]byte(s), []byte("\n id: 1\n\n"))
+	}
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		for _, messages := range [][][]byte{{a}, {b}, {a, b}} {
+			whole := string(bytes.Join(messages, nil))
+			es, rest, err := parseSSE(renderData(framingText, 3, 9, messages))
+			want := event{id: formatOffset(3, 9), name: "data", data: oneBreak.Replace(whole)}
+			if err != nil || len(rest) > 0 || len(es) != 1 || es[0] != want {
+				t.Fatalf("%q: %+v, rest %q, %v", messages, es, rest, err)
+			}
+		}
+		if json.Valid(a) && utf8.Valid(a) {
+			es, rest, err := parseSSE(renderData(framingJSON, 3, 9, [][]byte{a, a}))
+			if err != nil || len(rest) > 0 || len(es) != 1 {
+				t.Fatalf("%q: %+v, rest %q, %v", a, es, rest, err)
+			}
+			var got, want any
+			if json.Unmarshal([]byte(es[0].data), &got) != nil || json.Unmarshal([]byte("["+string(a)+","+string(a)+"]"), &want) != nil {
+				t.Fatalf("%q: %q", a, es[0].data)
+			}
+			g, _ := json.Marshal(got)
+			w, _ := json.Marshal(want)
+			if !bytes.Equal(g, w) {
+				t.Fatalf("%q: %q", a, es[0].data)
+			}
+		}
+	})
+}

@@ -1,0 +1,277 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// fake is a Streams that says what a test wants; unset methods do not answer.
+type fake struct {
+	do     func(*shard.Request) (shard.Outcome, error)
+	state  func(shard.Ask) (shard.Info, error)
+	follow func() (*shard.Tail, error)
+	page   func(from uint64) (shard.Range, error)
+}
+
+func (f fake) Do(_ context.Context, req *shard.Request) (shard.Outcome, error) {
+	if f.do == nil {
+		return shard.Outcome{}, shard.ErrUnavailable
+	}
+	return f.do(req)
+}
+
+func (f fake) State(_ context.Context, _ shard.StreamID, ask shard.Ask) (shard.Info, error) {
+	if f.state == nil {
+		return shard.Info{}, shard.ErrUnavailable
+	}
+	return f.state(ask)
+}
+
+func (f fake) Follow(context.Context, shard.StreamID, uint64) (*shard.Tail, func(), error) {
+	if f.follow == nil {
+		return nil, nil, shard.ErrUnavailable
+	}
+	t, err := f.follow()
+	return t, func() {}, err
+}
+
+func (f fake) ReadPage(_ context.Context, _ shard.StreamID, _ shard.Info, from uint64) (shard.Range, error) {
+	if f.page == nil {
+		return shard.Range{}, shard.ErrUnavailable
+	}
+	return f.page(from)
+}
+
+// ask is one request without a network.
+func ask(t *testing.T, s *Server, method, target string, body io.Reader, h header) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), method, target, body)
+	for k, v := range h {
+		r.Header.Set(k, v)
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	return w
+}
+
+// refused checks a problem and its Retry-After.
+func refused(t *testing.T, w *httptest.ResponseRecorder, status int, slug string) {
+	t.Helper()
+	p := answered(t, w)
+	if w.Code != status || p.Type != problemBase+slug {
+		t.Errorf("%d %+v, want %d %s", w.Code, p, status, slug)
+	}
+	n, err := strconv.Atoi(w.Header().Get("Retry-After"))
+	if later := status == 429 || status == 503; later != (err == nil && n > 0) {
+		t.Errorf("%d with Retry-After %q", status, w.Header().Get("Retry-After"))
+	}
+}
+
+// unread is a body that must not be looked at.
+type unread struct{ *testing.T }
+
+func (u unread) Read([]byte) (int, error) {
+	u.Error("the body was read")
+	return 0, io.ErrUnexpectedEOF
+}
+
+// endless is a body without an end that counts what was taken of it.
+type endless struct{ n int }
+
+func (e *endless) Read(b []byte) (int, error) {
+	e.n += len(b)
+	return len(b), nil
+}
+
+func TestLargeBodyIsRefusedUnread(t *testing.T) {
+	s := New(Config{}, fake{})
+	for _, method := range []string{"PUT", "POST"} {
+		r := httptest.NewRequestWithContext(t.Context(), method, "/v1/stream/x", unread{t})
+		r.ContentLength = shard.MaxBody + 1
+		r.Header.Set("Content-Type", "text/plain")
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		refused(t, w, 413, "too-large")
+	}
+	body := &endless{}
+	refused(t, ask(t, s, "POST", "/v1/stream/x", body, text), 413, "too-large")
+	if body.n > 4*shard.MaxBody { // io.ReadAll's last buffer may be larger than what is taken
+		t.Errorf("%d bytes were read", body.n)
+	}
+	if n := s.bodies.Load(); n != 0 {
+		t.Errorf("%d bytes are still accounted for", n)
+	}
+}
+
+func TestTooManyMessages(t *testing.T) {
+	s := New(Config{}, fake{})
+	many := "[" + strings.Repeat("1,", shard.MaxMessages) + "1]"
+	js := header{"Content-Type": "application/json"}
+	refused(t, ask(t, s, "POST", "/v1/stream/x", strings.NewReader(many), js), 413, "too-many-messages")
+}
+
+func TestMaxBodies(t *testing.T) {
+	accept := func(req *shard.Request) (shard.Outcome, error) {
+		return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true}}, nil
+	}
+	s := New(Config{MaxBodies: 10}, fake{do: accept})
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/stream/x", unread{t})
+	r.ContentLength = 11
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	refused(t, w, 429, "overloaded")
+
+	// A body under way holds its room, and gives it back.
+	body, client := io.Pipe()
+	first := make(chan int)
+	go func() {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/stream/x", body)
+		r.ContentLength = 6
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		first <- w.Code
+	}()
+	if _, err := io.WriteString(client, "abc"); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, ask(t, s, "POST", "/v1/stream/x", strings.NewReader("abcde"), text), 429, "overloaded")
+	if w := ask(t, s, "POST", "/v1/stream/x", strings.NewReader("abcd"), text); w.Code != 204 {
+		t.Errorf("four more bytes: %d", w.Code)
+	}
+	_, _ = io.WriteString(client, "def")
+	_ = client.Close()
+	if status := <-first; status != 204 {
+		t.Errorf("the first: %d", status)
+	}
+	if w := ask(t, s, "POST", "/v1/stream/x", strings.NewReader("0123456789"), text); w.Code != 204 {
+		t.Errorf("ten bytes: %d", w.Code)
+	}
+}
+
+// Readers beyond the limit are told to come back; nobody is sent away for them, and
+// a plain read is no such reader.
+func TestMaxReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
+		defer func() { _ = host.Close() }()
+		s := New(Config{MaxReaders: 1}, host)
+		if w := ask(t, s, "PUT", "/v1/stream/x", strings.NewReader("a"), text); w.Code != 201 {
+			t.Fatal(w.Code)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		left := make(chan struct{})
+		go func() {
+			r := httptest.NewRequestWithContext(ctx, "GET", "/v1/stream/x?live=sse&offset=-1", nil)
+			s.ServeHTTP(httptest.NewRecorder(), r)
+			close(left)
+		}()
+		synctest.Wait()
+		for _, live := range []string{"sse", "long-poll"} {
+			refused(t, ask(t, s, "GET", "/v1/stream/x?offset=-1&live="+live, nil, nil), 503, "full")
+		}
+		if w := ask(t, s, "GET", "/v1/stream/x", nil, nil); w.Code != 200 {
+			t.Errorf("a plain read: %d", w.Code)
+		}
+		leave()
+		<-left
+		if w := ask(t, s, "GET", "/v1/stream/x?offset=-1&live=long-poll", nil, nil); w.Code != 200 {
+			t.Errorf("once there is room: %d", w.Code)
+		}
+	})
+}
+
+func TestNotSupported(t *testing.T) {
+	s := New(Config{}, fake{})
+	for _, h := range []header{
+		{hForkedFrom: "/v1/stream/x"}, {hForkOffset: formatOffset(1, 1)}, {hForkSub: "1"}, {hForkedFrom: ""},
+	} {
+		refused(t, ask(t, s, "PUT", "/v1/stream/y", nil, h), 501, "not-supported")
+	}
+	for _, path := range []string{"__ds", "__ds/subscriptions/x", "p/__ds", "p/__ds/x", "%5F%5Fds/x"} {
+		for _, method := range []string{"GET", "PUT", "POST", "DELETE", "HEAD"} {
+			refused(t, ask(t, s, method, "/v1/stream/"+path, nil, nil), 501, "not-supported")
+		}
+	}
+}
+
+// Invariant 6: that an owner cannot be reached never says that a stream, or a place
+// in it, is gone.
+func TestUnavailableIsNotGone(t *testing.T) {
+	info := shard.Info{Exists: true, Life: 9, Tail: 4, LogTail: 4, Type: "text/plain"}
+	known := func(shard.Ask) (shard.Info, error) { return info, nil }
+	// What this node remembers is old: no stream, another life, or a shorter one.
+	old := func(was shard.Info) func(shard.Ask) (shard.Info, error) {
+		return func(a shard.Ask) (shard.Info, error) {
+			if a&shard.AskLocal != 0 {
+				return was, nil
+			}
+			return shard.Info{}, shard.ErrUnavailable
+		}
+	}
+	tail := shard.NewTails(0, 0).Open("default/x", info, 4)
+	for name, f := range map[string]fake{
+		"nothing answers": {},
+		"no page":         {state: known, follow: func() (*shard.Tail, error) { return tail, nil }},
+		"no tail":         {state: known},
+		"old: none":       {state: old(shard.Info{})},
+		"old: other life": {state: old(shard.Info{Exists: true, Life: 10})},
+		"old: shorter":    {state: old(shard.Info{Exists: true, Life: 9, Tail: 1, LogTail: 1})},
+		"not the owner": {
+			do:    func(*shard.Request) (shard.Outcome, error) { return shard.Outcome{}, shard.ErrNotOwner },
+			state: func(shard.Ask) (shard.Info, error) { return shard.Info{}, shard.ErrNotOwner },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { unavailable(t, f) }) // a long-poll may wait
+		})
+	}
+}
+
+func unavailable(t *testing.T, f fake) {
+	s := New(Config{}, f)
+	at := formatOffset(9, 2)
+	for _, c := range []struct{ method, query string }{
+		{"HEAD", ""}, {"GET", ""}, {"GET", "?offset=" + at}, {"GET", "?offset=-1"}, {"GET", "?offset=now"},
+		{"GET", "?live=long-poll&offset=" + at}, {"GET", "?live=sse&offset=" + at}, {"GET", "?live=long-poll&offset=now"},
+		{"PUT", ""}, {"POST", ""}, {"DELETE", ""},
+	} {
+		h := header{"Content-Type": "text/plain"}
+		w := ask(t, s, c.method, "/v1/stream/x"+c.query, strings.NewReader("a"), h)
+		switch reads := c.method == "GET" || c.method == "HEAD"; {
+		case w.Code != 200 && w.Code != 204:
+			refused(t, w, 503, "owner-unreachable")
+		case !reads || f.state == nil: // what can be said without the owner is said
+			t.Errorf("%s %s: %d %s", c.method, c.query, w.Code, w.Body)
+		}
+	}
+	// To refuse a header takes no owner, but says nothing about the stream.
+	if w := ask(t, s, "POST", "/v1/stream/x", nil, header{hProducerID: "p"}); w.Code != 400 {
+		t.Errorf("bad header: %d", w.Code)
+	}
+}
+
+// The room of a body that breaks off is free again.
+func TestBrokenBody(t *testing.T) {
+	s := New(Config{}, fake{})
+	body := io.MultiReader(strings.NewReader("abc"), errReader{errors.New("reset by peer")})
+	refused(t, ask(t, s, "POST", "/v1/stream/x", body, text), 400, "bad-body")
+	if n := s.bodies.Load(); n != 0 {
+		t.Errorf("%d bytes are still accounted for", n)
+	}
+}
+
+type errReader struct{ err error }
+
+func (e errReader) Read([]byte) (int, error) { return 0, e.err }
+
+var _ http.Handler = (*Server)(nil)
