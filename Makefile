@@ -38,6 +38,10 @@ proto-check: ## fail if the generated code is not the contract's
 	cd proto && $(BUF) lint && $(BUF) generate
 	@git diff --exit-code -- proto || { echo 'proto/relaypb is not what relay.proto says: make proto'; exit 1; }
 
+bench: build ## the measurements, into bench/results
+	go run ./bench/append | tee bench/results/append.txt
+	{ go run ./bench/relay; echo; go run ./bench/relay -s2 -streams 2000; } | tee bench/results/relay.txt
+
 conformance: build bench/conformance/node_modules ## the published suite, on one node and on the second of three
 	node bench/conformance/run.mjs lone
 	node bench/conformance/run.mjs fleet

@@ -122,6 +122,17 @@ func (h *Host) spawn(fn func(context.Context)) bool {
 	return true
 }
 
+// run is spawn on the caller's goroutine.
+func (h *Host) run(fn func(context.Context)) bool {
+	if h.ctx.Err() != nil {
+		return false
+	}
+	h.wg.Add(1)
+	defer h.wg.Done()
+	fn(h.ctx)
+	return true
+}
+
 // enter finds the stream's Shard, or makes it; the caller leaves it again.
 func (h *Host) enter(id StreamID) (*Shard, error) {
 	h.mu.Lock()

@@ -13,8 +13,12 @@ func (s *Shard) do(ctx context.Context, c *call) (Outcome, error) {
 		return Outcome{}, err
 	}
 	c.ctx, c.done = ctx, make(chan verdict, 1)
-	if err := s.enqueue(c); err != nil {
+	lead, err := s.enqueue(c)
+	if err != nil {
 		return Outcome{}, err
+	}
+	if lead {
+		s.lead()
 	}
 	select {
 	case v := <-c.done:
@@ -24,56 +28,73 @@ func (s *Shard) do(ctx context.Context, c *call) (Outcome, error) {
 	}
 }
 
-// enqueue lets the caller wait for the next batch, and starts one if none is in
-// flight. Full: refuse.
-func (s *Shard) enqueue(c *call) error {
+// enqueue lets the caller wait for the next batch; lead: none is in flight, and
+// the caller has to carry it out. Full: refuse.
+func (s *Shard) enqueue(c *call) (lead bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cfg := &s.host.cfg
 	switch {
 	case s.stopped:
-		return ErrNotOwner
+		return false, ErrNotOwner
 	case len(s.queue) >= cfg.QueueRequests || s.queueBytes+c.size > cfg.QueueBytes:
-		return ErrOverloaded
+		return false, ErrOverloaded
 	}
 	s.queue = append(s.queue, c)
 	s.queueBytes += c.size
-	if !s.flying {
-		s.flying = s.host.spawn(s.fly)
-		if !s.flying {
-			s.queue, s.queueBytes = nil, 0
-			return ErrStopped
-		}
+	lead = !s.flying
+	s.flying = true
+	return lead, nil
+}
+
+// lead carries one batch out on the goroutine of the caller that found none in
+// flight: to wake another one would cost a tenth of an append that is alone.
+// Whoever waits by then is served by a goroutine of their own. So such a caller
+// is answered when its batch is settled, and no sooner if its context ends.
+func (s *Shard) lead() {
+	more := true
+	ran := s.host.run(func(ctx context.Context) { more = s.round(ctx) })
+	if !more {
+		return
 	}
-	return nil
+	s.mu.Lock()
+	if len(s.queue) > 0 && ran && s.host.spawn(s.fly) {
+		s.mu.Unlock()
+		return
+	}
+	left := s.queue // the Host is closed, or nobody is left
+	s.queue, s.queueBytes, s.flying = nil, 0, false
+	s.idle.Broadcast()
+	s.mu.Unlock()
+	for _, c := range left {
+		c.answer(Outcome{}, ErrStopped)
+	}
 }
 
 // fly carries batches out, one at a time, until nobody waits.
 func (s *Shard) fly(ctx context.Context) {
-	for {
-		if err := s.ready(ctx); err != nil { // after a reset
-			s.refuseAll(err)
-		}
-		b, more := s.next()
-		if !more {
-			return
-		}
-		if b == nil {
-			continue
-		}
-		err := s.carryOut(ctx, b)
-		if err == nil {
-			b.answer(nil)
-			continue
-		}
-		var lost *TailError
-		if errors.As(err, &lost) {
-			err = s.afterLoss(ctx, b, lost.Tail)
-		}
-		if err != nil {
-			b.answer(err)
+	for s.round(ctx) {
+	}
+}
+
+// round carries one batch out; false: nobody waits, and the flight has ended.
+func (s *Shard) round(ctx context.Context) bool {
+	if err := s.ready(ctx); err != nil { // after a reset
+		s.refuseAll(err)
+	}
+	b, more := s.next()
+	if b == nil {
+		return more
+	}
+	err := s.carryOut(ctx, b)
+	var lost *TailError
+	if errors.As(err, &lost) {
+		if err = s.afterLoss(ctx, b, lost.Tail); err == nil {
+			return true
 		}
 	}
+	b.answer(err)
+	return true
 }
 
 // next composes a batch from those who wait; false: nobody does, and fly ends.
