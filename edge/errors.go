@@ -94,7 +94,11 @@ var unexpected = mapping{500, "internal", "Something is wrong here", retry{}}
 func fail(w http.ResponseWriter, err error) {
 	for _, f := range failures {
 		if errors.Is(err, f.err) {
-			answer(w, f.mapping, err.Error())
+			detail := err.Error()
+			if f.status >= http.StatusInternalServerError {
+				detail = "" // what failed behind us is the operator's to know
+			}
+			answer(w, f.mapping, detail)
 			return
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -108,6 +109,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, req *shard.Reques
 	s.m.observeAck(start)
 	switch {
 	case err != nil:
+		s.complaints.Do(func() { s.cfg.Logger.Warn("write failed", "stream", req.Stream, "err", err) })
 		fail(w, err)
 		return out, false
 	case !out.Code.Accepted():
@@ -138,22 +140,62 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, req *shard.Request
 	if r.ContentLength > shard.MaxBody {
 		return 0, errTooLarge
 	}
-	room = r.ContentLength
-	if room < 0 { // chunked: as much as it may become
-		room = shard.MaxBody
-	}
-	if s.bodies.Add(room) > s.cfg.MaxBodies {
-		return room, shard.ErrOverloaded
-	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, shard.MaxBody))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return room, errTooLarge
-	case err != nil:
-		return room, fmt.Errorf("%w: %w", errBody, err)
+	data, room, err := s.take(w, r)
+	if err != nil {
+		return room, err
 	}
 	return room, fill(req, data)
+}
+
+// firstChunk is what a body of unknown length is given room for at first.
+const firstChunk = 16 << 10
+
+// take reads a body. Room for all of a known length is taken before the first byte
+// is read, for another as it grows. A client that sends nothing for as long as
+// Stall is given up: it holds room.
+func (s *Server) take(w http.ResponseWriter, r *http.Request) (data []byte, room int64, err error) {
+	grow := func(size int) error {
+		more := int64(size - cap(data))
+		room += more
+		if s.bodies.Add(more) > s.cfg.MaxBodies {
+			return shard.ErrOverloaded
+		}
+		data = append(make([]byte, 0, size), data...)
+		return nil
+	}
+	size := firstChunk
+	if r.ContentLength > 0 {
+		size = int(r.ContentLength)
+	}
+	if err := grow(size); err != nil {
+		return nil, room, err
+	}
+	rc := http.NewResponseController(w)
+	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	for {
+		switch n := cap(data); {
+		case len(data) < n:
+		case r.ContentLength > 0:
+			return data, room, nil
+		case n > shard.MaxBody:
+			return nil, room, errTooLarge
+		default:
+			if err := grow(min(2*n, shard.MaxBody+1)); err != nil {
+				return nil, room, err
+			}
+		}
+		_ = rc.SetReadDeadline(time.Now().Add(s.cfg.Stall)) // unsupported only in tests
+		n, err := r.Body.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		switch {
+		case len(data) > shard.MaxBody:
+			return nil, room, errTooLarge
+		case errors.Is(err, io.EOF):
+			return data, room, nil
+		case err != nil:
+			return nil, room, fmt.Errorf("%w: %w", errBody, err)
+		}
+	}
 }
 
 // fill makes messages of a body.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"golang.org/x/time/rate"
+
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -72,6 +74,8 @@ type Server struct {
 	bodies  atomic.Int64 // bytes of append bodies in flight
 	readers atomic.Int64 // SSE and long-poll
 	frames  *frameCache
+	// complaints keeps the log readable while storage is down: one line a second.
+	complaints rate.Sometimes
 
 	mu       sync.Mutex
 	draining chan struct{} // closed by Drain
@@ -84,7 +88,7 @@ func New(cfg Config, streams Streams) *Server {
 	cfg.defaults()
 	return &Server{
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics), draining: make(chan struct{}),
-		frames: newFrameCache(cfg.FrameBytes),
+		frames: newFrameCache(cfg.FrameBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 }
 
