@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
 	"golang.org/x/time/rate"
 
 	"github.com/fantail-dev/fantail/shard"
