@@ -203,7 +203,7 @@ func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (t *Tail, rele
 	}
 	if err == nil {
 		if t = h.tails.Lookup(id); t == nil {
-			err = ErrNotFound // deleted this very moment
+			err = s.missing()
 		}
 	}
 	if err != nil {
@@ -216,6 +216,17 @@ func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (t *Tail, rele
 		t.Release()
 		h.leave(s)
 	}, nil
+}
+
+// missing is why there is no Tail of a stream that exists: this node has let go of
+// it, or it was deleted, this very moment.
+func (s *Shard) missing() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return ErrNotOwner
+	}
+	return ErrNotFound
 }
 
 // ReadPage reads history: a Range that holds position from, which lies below

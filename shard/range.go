@@ -135,6 +135,11 @@ func ParseRange(b []byte) (Range, error) {
 	return r, nil
 }
 
+// EmptyRange covers [from, to), which holds no message.
+func EmptyRange(from, to, tail uint64, closed bool) Range {
+	return newRangeBuilder(from).build(to, tail, 0, closed)
+}
+
 // rangeBuilder collects messages and lays the Range out once.
 type rangeBuilder struct {
 	from   uint64

@@ -219,7 +219,7 @@ func (s *Shard) turn(r Record, e effect) wakers {
 
 // attach gives a life its Tail.
 func (s *Shard) attach() wakers {
-	if s.tail != nil || !s.state.exists {
+	if s.tail != nil || !s.state.exists || s.stopped { // nobody would let go of it
 		return nil
 	}
 	s.tail = s.host.tails.Open(s.id, s.state.Info(), s.asm.from)
