@@ -204,7 +204,8 @@ func (s *session) restart(u *sub, f *framer) {
 // conclude tells that a stream is closed if the last Range sent did not.
 func (s *session) conclude(u *sub) bool {
 	if info := u.tail.Info(); u.pos < info.LogTail {
-		s.charge(u, emptyRange(u.pos, info.LogTail, info.Tail, true), info.LogTail)
+		rest := shard.EmptyRange(u.pos, info.LogTail, info.Tail, true)
+		s.charge(u, rest.Bytes(), rest.To())
 		return true
 	}
 	s.mu.Lock()

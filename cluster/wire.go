@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -282,20 +281,6 @@ func outcomeFromWire(o *relaypb.DoReply) shard.Outcome {
 		Producer: producerFromWire(o.GetProducer()),
 		Expected: o.GetExpected(), Received: o.GetReceived(),
 	}
-}
-
-// emptyRange lays out a Range without a message: positions that hold nothing to
-// show, and the state after them. The layout is shard's.
-func emptyRange(from, to, tail uint64, closed bool) []byte {
-	b := make([]byte, 40)
-	b[0] = 1
-	if closed {
-		b[1] = 1
-	}
-	binary.BigEndian.PutUint64(b[8:], from)
-	binary.BigEndian.PutUint64(b[16:], to)
-	binary.BigEndian.PutUint64(b[24:], tail)
-	return b
 }
 
 // infoAt is info as of position at: a Tail may not claim to show what it does

@@ -1,0 +1,69 @@
+// Package cluster makes one of many nodes: who is here, who owns which stream, and
+// how a request or a record gets from one node to another.
+//
+// # The life of a relayed record
+//
+// A node that has readers of a stream follows it (follow.go): it asks the ring who
+// owns the stream and subscribes there, over the link that it keeps to every other
+// member (link.go). The owner has its Host follow the stream, which opens the one
+// read session, and answers Subscribed with the stream's description and the
+// position from which it will send (session.go). From then on news of the owner's
+// Tail only puts the subscription on its link's dirty list. The bulk lane's one
+// goroutine takes subscriptions from there in turn and pulls what each may have from
+// the Tail, by position, into frames of up to 64 KiB (lane.go). The other side puts
+// the pieces together (wire.go) and extends its own Tail. When the owner changes, the
+// follower asks the next one for the position that its Tail needs and keeps the old
+// feed until that answers; what arrives twice is dropped by position.
+//
+// # The life of a request
+//
+// Relay (relay.go) has the methods of shard.Host. course (course.go, pure) says whom
+// to ask: the owner (hop 0), whom a refusal names or the heir of a lost owner (hop 1),
+// and then somebody who must (hop 2). The receiver judges by its own table. A write
+// that may have been carried out without an answer is repeated with its append id,
+// by whatever node comes next: it is written once. A refusal changes no View; only
+// gossip does (membership.go).
+//
+// # Invariants
+//
+//  1. A View is an immutable value behind one pointer, and At(t) a pure function of it:
+//     two nodes with the same members and the same instant agree on every owner.
+//  2. The ring is built from the sorted set of keys, from scratch (ring.go).
+//  3. A request ends: each answer raises its hop or excludes a member, and this node
+//     is the last one left, which serves.
+//  4. Nothing is queued for a slow peer. A subscription without credit is a position;
+//     credit returns when bytes are received, whatever readers do with them.
+//  5. What must be ordered with records (Subscribed, Range, Moved, End) travels in the
+//     bulk lane with them; nothing else does.
+//  6. A handle is never used twice on a link, and a link that broke never comes back:
+//     the next one has another incarnation.
+//  7. A Tail is extended only by what joins it; a hole is counted, logged, and the
+//     stream is asked for again from the position that is needed.
+//  8. A reader's Tail ends only with the stream's life. Owners may come and go.
+//  9. A stream is let go of only while nobody here is fed by it (hosted.go).
+//
+// # What is bounded, and what happens when it is full
+//
+// Subscriptions of one peer: 262,144, then refused as overloaded. Credit: 256 KiB for
+// a subscription, 8 MiB for a link; without it records wait in the Tail, and what is
+// evicted there is read from pages. Streams being opened for peers: 64 at once, 65,536
+// waiting, then refused. Append bodies from peers: 64 MiB, then refused before the body
+// is read. Streams being let go of: 16 at once, the others next second.
+//
+// # Goroutines
+//
+// For a node: one that tends ownership, one that steps all followers, those of gossip
+// and of joining. For each link: its keeper, a reader and a writer of the control lane,
+// and a reader of the bulk lane while anything is followed; at the other end, those of
+// gRPC's handlers. None for a stream. Close ends them all and waits.
+//
+// Locks: followers.mu, follower.mu, then followers.pmu or link.mu; session.mu is never
+// held with a Tail's. Nothing is done over the network under any of them.
+//
+// # Not here
+//
+// What a record means (shard), HTTP (edge), and any work of an owner's that failed:
+// a node that cannot reach an owner sends the request to the heir and does not become
+// a second writer by itself. Scheduled flips and handing streams over warm come later;
+// their dates are in a Member already, their messages have numbers in relay.proto.
+package cluster

@@ -1,0 +1,516 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// station is one node of a fleet over real sockets; all share one Log, as they
+// share S2.
+type station struct {
+	*Relay
+	host  *shard.Host
+	tails *shard.Tails
+	dead  bool
+}
+
+type fleet struct {
+	*testing.T
+	log   *logtest.Memory
+	nodes []*station
+}
+
+func newFleet(t *testing.T, n int) *fleet {
+	t.Helper()
+	f := &fleet{T: t, log: logtest.NewMemory(1)}
+	for range n {
+		f.add()
+	}
+	f.settle()
+	return f
+}
+
+// add starts one more node.
+func (f *fleet) add(change ...func(*Config)) *station {
+	f.Helper()
+	cfg := Config{
+		Name: fmt.Sprintf("n%d", len(f.nodes)), Cluster: "test", Secret: []byte("0123456789abcdef"),
+		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0",
+	}
+	if len(f.nodes) > 0 {
+		gossip, _ := f.nodes[0].Addrs()
+		cfg.Join = []string{gossip}
+	}
+	for _, fn := range change {
+		fn(&cfg)
+	}
+	s := &station{tails: shard.NewTails(0, 0)}
+	s.host = shard.NewHost(f.log, s.tails, shard.Config{})
+	var err error
+	if s.Relay, err = Join(f.Context(), cfg, s.host, s.tails); err != nil {
+		f.Fatal(err)
+	}
+	f.nodes = append(f.nodes, s)
+	f.Cleanup(func() {
+		if !s.dead {
+			_ = s.Close()
+		}
+		_ = s.host.Close()
+		if n := s.tails.Bytes(); n != 0 {
+			f.Errorf("%s: %d bytes of Tails after everything is closed", s.self, n)
+		}
+	})
+	return s
+}
+
+func (f *fleet) living() (all []*station) {
+	for _, s := range f.nodes {
+		if !s.dead {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// settle waits until all living nodes agree and reach each other.
+func (f *fleet) settle() {
+	f.Helper()
+	all := f.living()
+	f.eventually("the fleet is settled", func() bool {
+		for _, s := range all {
+			if t := s.table(); t.Len() != len(all) || !s.reaches(t) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// kill is the end of a process: no goodbye, connections cut.
+func (f *fleet) kill(s *station) {
+	s.dead = true
+	_ = s.ms.ml.Shutdown()
+	_ = s.shut(false)
+	_ = s.host.Close()
+}
+
+func (f *fleet) eventually(what string, ok func() bool) {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			f.Fatalf("does not happen: %s", what)
+		}
+	}
+}
+
+// owned is a stream that node s owns.
+func (f *fleet) owned(s *station) shard.StreamID {
+	for i := 0; ; i++ {
+		id := shard.StreamID(fmt.Sprintf("default/%d", i))
+		if s.table().Owner(id).Name == s.self {
+			return id
+		}
+	}
+}
+
+func write(id shard.StreamID, op shard.Op, messages ...string) *shard.Request {
+	q := &shard.Request{
+		Stream: id, Op: op, ID: shard.NewAppendID(), Type: "text/plain",
+		Minted: uint64(time.Now().UnixMilli()),
+	}
+	for _, m := range messages {
+		q.Messages = append(q.Messages, []byte(m))
+	}
+	return q
+}
+
+func (f *fleet) do(s *station, q *shard.Request, want shard.Code) shard.Outcome {
+	f.Helper()
+	out, err := s.Do(f.Context(), q)
+	if err != nil || out.Code != want {
+		f.Fatalf("code %d %s (%v), want %d", out.Code, out.Why, err, want)
+	}
+	return out
+}
+
+// reading is one reader of a stream on a node.
+type reading struct {
+	tail    *shard.Tail
+	release func()
+	node    *station
+	id      shard.StreamID
+	pos     uint64
+	got     []string
+}
+
+func (f *fleet) read(s *station, id shard.StreamID) *reading {
+	f.Helper()
+	info, err := s.State(f.Context(), id, 0)
+	if err != nil {
+		f.Fatal(err)
+	}
+	tail, release, err := s.Follow(f.Context(), id, info.Start)
+	if err != nil {
+		f.Fatal(err)
+	}
+	r := &reading{tail: tail, release: release, node: s, id: id, pos: info.Start}
+	f.Cleanup(release)
+	return r
+}
+
+// take reads what there is now; false: the Tail has ended.
+func (r *reading) take(ctx context.Context) error {
+	for {
+		ranges, st := r.tail.ReadAt(r.pos, 1<<20, nil)
+		if st == shard.StatusGone {
+			return r.tail.Ended()
+		}
+		if st == shard.StatusBelow {
+			page, err := r.node.ReadPage(ctx, r.id, r.tail.Info(), r.pos)
+			if err != nil {
+				return err
+			}
+			ranges = append(ranges, page)
+		}
+		for _, g := range ranges {
+			for i := g.Search(r.pos); i < g.Len(); i++ {
+				r.got = append(r.got, string(g.Message(i).Body))
+			}
+			r.pos = max(r.pos, g.To())
+		}
+		if len(ranges) == 0 {
+			return nil
+		}
+	}
+}
+
+// wants waits until the reader has just these messages.
+func (f *fleet) wants(r *reading, want []string) {
+	f.Helper()
+	f.eventually(fmt.Sprintf("%d messages on %s", len(want), r.node.self), func() bool {
+		if err := r.take(f.Context()); err != nil {
+			f.Fatalf("%s: %v after %d messages", r.node.self, err, len(r.got))
+		}
+		return len(r.got) >= len(want)
+	})
+	if strings.Join(r.got, ",") != strings.Join(want, ",") {
+		f.Fatalf("%s: %.200q, want %.200q", r.node.self, r.got, want)
+	}
+}
+
+// Whoever writes and whoever reads, on whichever node: once, in order, at once, and
+// with one read session.
+func TestRelay(t *testing.T) {
+	f := newFleet(t, 3)
+	id := f.owned(f.nodes[1])
+	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	var readers []*reading
+	for _, s := range f.nodes {
+		readers = append(readers, f.read(s, id), f.read(s, id))
+	}
+	var want []string
+	for i := range 60 {
+		m := fmt.Sprint(i)
+		out := f.do(f.nodes[i%3], write(id, shard.OpAppend, m), shard.CodeAppended)
+		want = append(want, m)
+		info, err := f.nodes[(i+1)%3].State(t.Context(), id, 0)
+		if err != nil || info.Tail < out.Info.Tail {
+			t.Fatalf("state on another node: tail %d (%v), acknowledged %d", info.Tail, err, out.Info.Tail)
+		}
+	}
+	for _, r := range readers {
+		f.wants(r, want)
+	}
+	if n := f.log.OpenSessions(); n != 1 {
+		t.Errorf("%d read sessions for one followed stream", n)
+	}
+	for _, r := range readers {
+		r.release()
+	}
+	f.eventually("nobody follows any more", func() bool {
+		n := 0
+		for _, s := range f.nodes {
+			s.followers.mu.Lock()
+			n += len(s.followers.m)
+			s.followers.mu.Unlock()
+			s.server.mu.Lock()
+			for _, ses := range s.server.sessions {
+				ses.mu.Lock()
+				n += len(ses.subs)
+				ses.mu.Unlock()
+			}
+			s.server.mu.Unlock()
+		}
+		return n == 0 && f.nodes[0].tails.Len() == 0 && f.nodes[2].tails.Len() == 0
+	})
+}
+
+// The largest append passes through in chunks, and comes back in pieces, through a
+// window that is much smaller.
+func TestRelayLargest(t *testing.T) {
+	f := newFleet(t, 2)
+	id := f.owned(f.nodes[0])
+	f.do(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
+	r := f.read(f.nodes[1], id)
+	body := strings.Repeat("0123456789abcdef", shard.MaxBody/16)
+	f.do(f.nodes[1], write(id, shard.OpAppend, "small", body[:shard.MaxBody-5]), shard.CodeAppended)
+	f.do(f.nodes[1], write(id, shard.OpAppend, "after"), shard.CodeAppended)
+	f.wants(r, []string{"small", body[:shard.MaxBody-5], "after"})
+}
+
+// The owner dies under writers and readers: nobody's Tail ends, nothing is lost,
+// doubled or reordered, and there is one session again.
+func TestRelayOwnerDies(t *testing.T) {
+	f := newFleet(t, 3)
+	owner := f.nodes[1]
+	id := f.owned(owner)
+	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	r0, r2 := f.read(f.nodes[0], id), f.read(f.nodes[2], id)
+	const writers, writes = 6, 40
+	var wg sync.WaitGroup
+	half := make(chan struct{}, writers)
+	for w := range writers {
+		s := f.nodes[(w%2)*2]
+		wg.Go(func() {
+			for i := range writes {
+				f.insist(s, write(id, shard.OpAppend, fmt.Sprintf("%d-%d", w, i)))
+				if i == writes/3 {
+					half <- struct{}{}
+				}
+			}
+		})
+	}
+	for range writers {
+		<-half
+	}
+	f.kill(owner)
+	wg.Wait()
+	var want []string
+	for _, rec := range f.log.Records(id) {
+		if len(rec.Body) > 0 {
+			want = append(want, string(rec.Body))
+		}
+	}
+	next := map[string]int{}
+	for _, m := range want {
+		w, i, _ := strings.Cut(m, "-")
+		if i != fmt.Sprint(next[w]) {
+			t.Fatalf("writer %s: %s in the log, %d is due", w, i, next[w])
+		}
+		next[w]++
+	}
+	if len(want) != writers*writes {
+		t.Fatalf("%d records in the log, %d were acknowledged", len(want), writers*writes)
+	}
+	f.wants(r0, want)
+	f.wants(r2, want)
+	f.eventually("one session again", func() bool { return f.log.OpenSessions() == 1 })
+}
+
+// insist repeats an append, with its id, until it is acknowledged.
+func (f *fleet) insist(s *station, q *shard.Request) {
+	for f.Context().Err() == nil {
+		out, err := s.Do(f.Context(), q)
+		if err == nil && out.Code == shard.CodeAppended {
+			return
+		}
+		if err == nil || errors.Is(err, shard.ErrContended) {
+			f.Errorf("append: %+v %v", out, err)
+			return
+		}
+		again := *q
+		again.Repeat, q = true, &again
+	}
+}
+
+// Nodes come and go in order: their streams move, their readers do not notice.
+func TestRelayJoinAndLeave(t *testing.T) {
+	f := newFleet(t, 2)
+	var ids []shard.StreamID
+	var readers [][]*reading
+	var want []string
+	for i := range 12 {
+		id := shard.StreamID(fmt.Sprintf("default/move-%d", i))
+		f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+		ids = append(ids, id)
+		readers = append(readers, []*reading{f.read(f.nodes[0], id), f.read(f.nodes[1], id)})
+	}
+	round := func(by *station) {
+		t.Helper()
+		m := fmt.Sprint(len(want))
+		want = append(want, m)
+		for i, id := range ids {
+			f.do(by, write(id, shard.OpAppend, m), shard.CodeAppended)
+			for _, r := range readers[i] {
+				f.wants(r, want)
+			}
+		}
+	}
+	round(f.nodes[0])
+	third := f.add()
+	round(f.nodes[0])
+	f.settle()
+	round(third)
+	f.eventually("one session for each stream, at its owner", func() bool {
+		return f.log.OpenSessions() == len(ids) && len(third.host.Owned()) > 0
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	first := f.nodes[0] // with readers of its own, which go on while it is no owner
+	if err := first.Leave(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(first.host.Owned()); n != 0 {
+		t.Errorf("%d streams are left behind", n)
+	}
+	round(first)
+	round(third)
+	f.eventually("one session for each stream", func() bool { return f.log.OpenSessions() == len(ids) })
+}
+
+// A stream that is deleted and made again is another one for all who follow it.
+func TestRelayDelete(t *testing.T) {
+	f := newFleet(t, 2)
+	id := f.owned(f.nodes[0])
+	f.do(f.nodes[1], write(id, shard.OpCreate, "old"), shard.CodeCreated)
+	r := f.read(f.nodes[1], id)
+	f.wants(r, []string{"old"})
+	f.do(f.nodes[1], write(id, shard.OpDelete), shard.CodeDeleted)
+	f.eventually("the follower hears of it", func() bool { return errors.Is(r.tail.Ended(), shard.ErrNotFound) })
+	if info, err := f.nodes[1].State(t.Context(), id, shard.AskLocal); err != nil || info.Exists {
+		t.Fatalf("%+v %v", info, err)
+	}
+	f.do(f.nodes[0], write(id, shard.OpCreate, "new"), shard.CodeCreated)
+	f.wants(f.read(f.nodes[1], id), []string{"new"})
+}
+
+// A closed stream is closed everywhere.
+func TestRelayClose(t *testing.T) {
+	f := newFleet(t, 2)
+	id := f.owned(f.nodes[0])
+	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	r := f.read(f.nodes[1], id)
+	q := write(id, shard.OpAppend, "last")
+	q.Close = true
+	f.do(f.nodes[1], q, shard.CodeAppended)
+	f.wants(r, []string{"last"})
+	f.eventually("the follower hears of it", func() bool { return r.tail.Info().Closed })
+	late := f.read(f.nodes[1], id)
+	f.wants(late, []string{"last"})
+	f.do(f.nodes[1], write(id, shard.OpAppend, "late"), shard.CodeClosed)
+}
+
+// History comes from the owner, and from the Log if the owner does not answer.
+func TestRelayPages(t *testing.T) {
+	f := newFleet(t, 2)
+	id := f.owned(f.nodes[0])
+	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	var want []string
+	for i := range 5 {
+		var ms []string
+		for j := range 700 {
+			ms = append(ms, fmt.Sprintf("%d-%d", i, j))
+		}
+		f.do(f.nodes[0], write(id, shard.OpAppend, ms...), shard.CodeAppended)
+		want = append(want, ms...)
+	}
+	all := func() (got []string) {
+		info, err := f.nodes[1].State(t.Context(), id, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := info.Start; at < info.Tail; {
+			p, err := f.nodes[1].ReadPage(t.Context(), id, info, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := p.Search(at); i < p.Len(); i++ {
+				got = append(got, string(p.Message(i).Body))
+			}
+			at = p.To()
+		}
+		return got
+	}
+	if got := all(); strings.Join(got, ",") != strings.Join(want, ",") {
+		t.Fatalf("%d messages, want %d", len(got), len(want))
+	}
+	f.kill(f.nodes[0])
+	if got := all(); strings.Join(got, ",") != strings.Join(want, ",") {
+		t.Fatalf("%d messages without the owner, want %d", len(got), len(want))
+	}
+}
+
+// A slow follower costs the owner a position: it holds back nobody, and loses
+// nothing.
+func TestRelaySlowFollower(t *testing.T) {
+	f := newFleet(t, 2)
+	slow := f.add(func(c *Config) { c.window, c.linkWindow = 2<<10, 8<<10 })
+	f.settle()
+	id := f.owned(f.nodes[0])
+	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	readers := []*reading{f.read(f.nodes[1], id), f.read(slow, id)}
+	var want []string
+	for i := range 200 {
+		m := fmt.Sprintf("%d-%s", i, strings.Repeat("x", rand.IntN(4000)))
+		f.do(f.nodes[0], write(id, shard.OpAppend, m), shard.CodeAppended)
+		want = append(want, m)
+	}
+	for _, r := range readers {
+		f.wants(r, want)
+	}
+}
+
+// An append whose answer is lost with the link is repeated with its id, and is in
+// the log once.
+func TestRelayLinkBreaks(t *testing.T) {
+	f := newFleet(t, 2)
+	id := f.owned(f.nodes[0])
+	f.do(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
+	f.log.Latency = 5 * time.Millisecond
+	stop := make(chan struct{})
+	broken := 0
+	var breaking sync.WaitGroup
+	breaking.Go(func() {
+		tick := time.NewTicker(40 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if l := f.nodes[1].peers.link(f.nodes[0].self); l != nil {
+					l.cancel(errSilent)
+					broken++
+				}
+			}
+		}
+	})
+	r := f.read(f.nodes[1], id)
+	var want []string
+	for i := range 150 {
+		m := fmt.Sprint(i)
+		f.insist(f.nodes[1], write(id, shard.OpAppend, m))
+		want = append(want, m)
+	}
+	close(stop)
+	breaking.Wait()
+	f.wants(r, want)
+	if broken < 3 {
+		t.Errorf("the link broke %d times only", broken)
+	}
+}

@@ -1,0 +1,146 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// over is m as the other side gets it.
+func over[M proto.Message](t *rapid.T, m, into M) M {
+	b, err := proto.Marshal(m)
+	if err == nil {
+		err = proto.Unmarshal(b, into)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return into
+}
+
+func drawInfo(t *rapid.T) shard.Info {
+	u := rapid.Uint64()
+	i := shard.Info{
+		Exists: rapid.Bool().Draw(t, "exists"), Life: u.Draw(t, "life"), Start: u.Draw(t, "start"),
+		Tail: u.Draw(t, "tail"), LogTail: u.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
+		Type: rapid.String().Draw(t, "type"), HasTTL: rapid.Bool().Draw(t, "hasTTL"),
+		TTL: u.Draw(t, "ttl"), Expires: u.Draw(t, "expires"), ExpiresRaw: rapid.String().Draw(t, "raw"),
+	}
+	for range rapid.IntRange(0, 3).Draw(t, "chain") {
+		i.Chain = append(i.Chain, shard.Ancestor{Stream: "p/s", Life: u.Draw(t, "l"), Bound: u.Draw(t, "b")})
+	}
+	return i
+}
+
+func drawProducer(t *rapid.T) *shard.Producer {
+	if rapid.Bool().Draw(t, "no producer") {
+		return nil
+	}
+	return &shard.Producer{
+		ID: rapid.String().Draw(t, "id"), Epoch: rapid.Uint64().Draw(t, "epoch"), Seq: rapid.Uint64().Draw(t, "seq"),
+	}
+}
+
+// What a node says is what the other one understands.
+func TestWireRoundTrips(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		info := drawInfo(t)
+		if d := cmp.Diff(info, infoFromWire(over(t, infoToWire(info), &relaypb.Info{}))); d != "" {
+			t.Fatal(d)
+		}
+		out := shard.Outcome{
+			Code: shard.Code(rapid.Uint8().Draw(t, "code")), Why: rapid.String().Draw(t, "why"), Info: info,
+			Producer: drawProducer(t), Expected: rapid.Uint64().Draw(t, "e"), Received: rapid.Uint64().Draw(t, "r"),
+		}
+		if d := cmp.Diff(out, outcomeFromWire(over(t, outcomeToWire(out), &relaypb.DoReply{}))); d != "" {
+			t.Fatal(d)
+		}
+		q := &shard.Request{
+			Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
+			Minted: rapid.Uint64().Draw(t, "minted"), Type: rapid.String().Draw(t, "type"),
+			Bad: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
+			HasTTL: rapid.Bool().Draw(t, "hasTTL"), TTL: rapid.Uint64().Draw(t, "ttl"),
+			Expires: rapid.Uint64().Draw(t, "expires"), ExpiresRaw: rapid.String().Draw(t, "raw"),
+		}
+		if rapid.Bool().Draw(t, "seq") { // empty is not absent
+			q.StreamSeq = []byte(rapid.String().Draw(t, "streamSeq"))
+		}
+		for range rapid.IntRange(0, 5).Draw(t, "messages") {
+			q.Messages = append(q.Messages, rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
+		}
+		head := over(t, requestToWire(q, route{hopSecond, []string{"a"}}), &relaypb.DoHead{})
+		got, size, err := requestFromWire(head)
+		if err == nil {
+			err = cutMessages(got, head.GetSizes(), bytes.Join(q.Messages, nil))
+		}
+		if err != nil || size != q.Bytes() {
+			t.Fatalf("%v, %d bytes", err, size)
+		}
+		if d := cmp.Diff(q, got); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
+
+// Every error that a caller may have to tell apart travels, as itself.
+func TestErrorsTravel(t *testing.T) {
+	for _, row := range refusals {
+		got := statusToError(errorToStatus(fmt.Errorf("while reading: %w", row.err)))
+		if !errors.Is(got, row.err) {
+			t.Errorf("%v arrives as %v", row.err, got)
+		}
+	}
+	var trimmed *shard.TrimmedError
+	if err := statusToError(errorToStatus(&shard.TrimmedError{First: 7})); !errors.As(err, &trimmed) || trimmed.First != 7 {
+		t.Errorf("%v", err)
+	}
+	var r *redirect
+	want := &redirect{owner: place{"n", "addr"}, alive: true}
+	if err := statusToError(errorToStatus(want)); !errors.As(err, &r) || *r != *want {
+		t.Errorf("%v", err)
+	}
+	if err := statusToError(errorToStatus(errors.New("something new"))); !errors.Is(err, errUnreachable) {
+		t.Errorf("%v: an error without a name leaves the outcome open", err)
+	}
+}
+
+// However a Range is cut, the pieces make it again; whatever else comes is refused
+// and takes no more room than was announced.
+func FuzzPieces(f *testing.F) {
+	whole := shard.EmptyRange(3, 9, 3, true).Bytes()
+	f.Add(whole, uint8(7))
+	f.Add([]byte("no range at all"), uint8(3))
+	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
+		want, wantErr := shard.ParseRange(b)
+		p := &pieces{}
+		n := max(int(cut), 1)
+		for at := 0; at < len(b); at += n {
+			end := min(at+n, len(b))
+			total := uint32(0)
+			if at == 0 && end < len(b) {
+				total = uint32(len(b))
+			}
+			r, done, err := p.add(b[at:end], total)
+			if err != nil {
+				if wantErr == nil {
+					t.Fatalf("a whole Range of %d bytes in pieces of %d: %v", len(b), n, err)
+				}
+				return
+			}
+			if done != (end == len(b)) {
+				t.Fatalf("done %v at %d of %d", done, end, len(b))
+			}
+			if done && !bytes.Equal(r.Bytes(), want.Bytes()) {
+				t.Fatal("another Range")
+			}
+		}
+	})
+}
