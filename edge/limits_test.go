@@ -241,9 +241,17 @@ func unavailable(t *testing.T, f fake) {
 	s := New(Config{}, f)
 	at := formatOffset(9, 2)
 	for _, c := range []struct{ method, query string }{
-		{"HEAD", ""}, {"GET", ""}, {"GET", "?offset=" + at}, {"GET", "?offset=-1"}, {"GET", "?offset=now"},
-		{"GET", "?live=long-poll&offset=" + at}, {"GET", "?live=sse&offset=" + at}, {"GET", "?live=long-poll&offset=now"},
-		{"PUT", ""}, {"POST", ""}, {"DELETE", ""},
+		{"HEAD", ""},
+		{"GET", ""},
+		{"GET", "?offset=" + at},
+		{"GET", "?offset=-1"},
+		{"GET", "?offset=now"},
+		{"GET", "?live=long-poll&offset=" + at},
+		{"GET", "?live=sse&offset=" + at},
+		{"GET", "?live=long-poll&offset=now"},
+		{"PUT", ""},
+		{"POST", ""},
+		{"DELETE", ""},
 	} {
 		h := header{"Content-Type": "text/plain"}
 		w := ask(t, s, c.method, "/v1/stream/x"+c.query, strings.NewReader("a"), h)

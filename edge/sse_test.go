@@ -274,7 +274,7 @@ func TestSlowReader(t *testing.T) {
 		b.write("PUT", "/v1/stream/x", large, 201)
 		s := b.get("offset=-1", nil)
 		start := time.Now()
-		for p := make([]byte, 1024); ; time.Sleep(time.Second) { // the bubble's second
+		for p := make([]byte, 1024); ; <-time.After(time.Second) { // the bubble's second
 			n, err := s.resp.Body.Read(p)
 			if s.buf = append(s.buf, p[:n]...); err != nil {
 				t.Fatalf("cut after %v: %v", time.Since(start), err)
@@ -302,7 +302,7 @@ func TestStuckReader(t *testing.T) {
 		s := b.get("offset=-1", nil)
 		start := time.Now()
 		for b.srv.readers.Load() > 0 {
-			if time.Sleep(time.Second); time.Since(start) > 2*time.Minute {
+			if <-time.After(time.Second); time.Since(start) > 2*time.Minute {
 				t.Fatal("never cut")
 			}
 		}
@@ -324,7 +324,7 @@ func TestStuckCatchUp(t *testing.T) {
 		if _, err := io.WriteString(conn, "GET /v1/stream/x HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute + time.Second)
+		<-time.After(time.Minute + time.Second)
 		synctest.Wait()
 		if n, err := io.Copy(io.Discard, conn); err != nil || n >= 256<<10 {
 			t.Errorf("%d bytes were kept for it: %v", n, err)
@@ -353,7 +353,7 @@ func TestIdleReaderHTTP2(t *testing.T) {
 		defer func() { _ = resp.Body.Close() }()
 		s := &stream{bubble: b, resp: resp}
 		s.next(1)
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		b.write("POST", "/v1/stream/x", "a", 204)
 		if e := s.next(2); e[0].data != "a" {
 			t.Errorf("%+v", e)

@@ -17,8 +17,6 @@ type tailModel struct {
 	bodies map[uint64]string // by position
 	next   uint64
 	shown  uint64 // visible tail
-	closed bool
-	ended  bool
 	woken  int
 	armed  bool
 }
