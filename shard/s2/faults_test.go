@@ -1,6 +1,7 @@
 package s2
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,6 +31,9 @@ func TestAppendsUnderFaults(t *testing.T) {
 		{Kind: s2dev.DelayAfter, Probability: 0.02, Delay: 50 * time.Millisecond},
 		{Kind: s2dev.Refuse, Probability: 0.05, Code: "rate_limited"},
 		{Kind: s2dev.Refuse, Probability: 0.05, Code: "hot_server"},
+		{Kind: s2dev.Refuse, Probability: 0.05, Code: "transaction_conflict"},
+		{Kind: s2dev.Refuse, Probability: 0.03, Code: "unavailable"},
+		{Kind: s2dev.Refuse, Probability: 0.03, Code: "seq_num_mismatch"},
 	} {
 		f.Stream, f.Op, f.Seed = string(id), s2dev.OpAppend, uint64(i+1)
 		r.s2.Faults().Add(f)
@@ -90,6 +94,44 @@ func TestFollowUnderFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A session that says nothing any more, no heartbeat either, is given up after the
+// SDK's 20 s and replaced; what was written meanwhile comes all the same.
+func TestFollowThroughSilence(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	h := r.host()
+	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	r.foreign("before")
+	r.want("live", r.live(h, 1), "before")
+	silence := r.fault(s2dev.OpReadSession, s2dev.Silence, 1)
+	r.foreign("silent 1")
+	if err := silence.Wait(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	r.foreign("silent 2")
+	info := r.state(h)
+	tail, release, err := h.Follow(t.Context(), id, info.Start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	w := make(waker, 1)
+	defer tail.Unwatch(w)
+	for tail.Info().Tail < info.Start+3 {
+		if !tail.Watch(w, tail.Info().Tail) {
+			continue
+		}
+		select {
+		case <-w:
+		case <-ctx.Done():
+			t.Fatalf("tail %d after a minute", tail.Info().Tail)
+		}
+	}
+	r.want("live", r.live(h, 3), "before", "silent 1", "silent 2")
 }
 
 func TestFollowThroughRestart(t *testing.T) {
