@@ -27,24 +27,16 @@ func splitJSON(body []byte) ([][]byte, error) {
 		return [][]byte{body}, nil
 	}
 	var out [][]byte
-	depth, inString, start := 0, false, 1
-	for i := 0; i < len(body); i++ {
-		switch c := body[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '[' || c == '{':
-			depth++
-		case (c == ']' || c == '}') && depth > 1:
-			depth--
-		case depth == 1 && (c == ',' || c == ']'):
-			if m := bytes.Trim(body[start:i], " \t\r\n"); len(m) > 0 {
-				out = append(out, m)
-			}
-			start = i + 1
+	var sc scan
+	start := 1
+	for i, c := range body {
+		if !sc.step(c) {
+			continue
 		}
+		if m := bytes.Trim(body[start:i], " \t\r\n"); len(m) > 0 {
+			out = append(out, m)
+		}
+		start = i + 1
 		if len(out) > shard.MaxMessages {
 			return nil, errTooMany
 		}
@@ -53,4 +45,53 @@ func splitJSON(body []byte) ([][]byte, error) {
 		return nil, errNoneSent
 	}
 	return out, nil
+}
+
+// scan walks JSON, byte by byte, and knows where the elements of its outermost
+// array end.
+type scan struct {
+	depth             int
+	inString, escaped bool
+	begun, array      bool // the first byte was seen; it was a bracket
+	ends              int
+}
+
+// step takes one byte; true: it ends an element.
+func (s *scan) step(c byte) bool {
+	switch {
+	case s.escaped:
+		s.escaped = false
+	case s.inString && c == '\\':
+		s.escaped = true
+	case c == '"':
+		s.inString = !s.inString
+	case s.inString:
+	case c == '[' || c == '{':
+		s.depth++
+	case (c == ']' || c == '}') && s.depth > 1:
+		s.depth--
+	case s.depth == 1 && (c == ',' || c == ']'):
+		s.ends++
+		return true
+	}
+	return false
+}
+
+// tooMany reports whether a body has more elements than one append may have, as
+// far as it has come; b is what came last.
+func (s *scan) tooMany(b []byte) bool {
+	if !s.begun {
+		b = bytes.TrimLeft(b, " \t\r\n")
+		s.begun = len(b) > 0
+		s.array = s.begun && b[0] == '['
+	}
+	if !s.array {
+		return false
+	}
+	for _, c := range b {
+		if s.step(c) && s.ends > shard.MaxMessages {
+			return true
+		}
+	}
+	return false
 }

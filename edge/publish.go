@@ -140,7 +140,7 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, req *shard.Request
 	if r.ContentLength > shard.MaxBody {
 		return 0, errTooLarge
 	}
-	data, room, err := s.take(w, r)
+	data, room, err := s.take(w, r, shard.IsJSON(req.Type))
 	if err != nil {
 		return room, err
 	}
@@ -151,9 +151,10 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, req *shard.Request
 const firstChunk = 16 << 10
 
 // take reads a body. Room for all of a known length is taken before the first byte
-// is read, for another as it grows. A client that sends nothing for as long as
+// is read, for another as it grows; an array that has too many elements is refused
+// while it comes. A client that sends nothing for as long as
 // Stall is given up: it holds room.
-func (s *Server) take(w http.ResponseWriter, r *http.Request) (data []byte, room int64, err error) {
+func (s *Server) take(w http.ResponseWriter, r *http.Request, isJSON bool) (data []byte, room int64, err error) {
 	grow := func(size int) error {
 		more := int64(size - cap(data))
 		room += more
@@ -170,6 +171,8 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request) (data []byte, room
 	if err := grow(size); err != nil {
 		return nil, room, err
 	}
+	var elements scan
+	isJSON = isJSON && (r.ContentLength < 0 || r.ContentLength > shard.MaxMessages)
 	rc := http.NewResponseController(w)
 	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	for {
@@ -186,10 +189,13 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request) (data []byte, room
 		}
 		_ = rc.SetReadDeadline(time.Now().Add(s.cfg.Stall)) // unsupported only in tests
 		n, err := r.Body.Read(data[len(data):cap(data)])
+		news := data[len(data) : len(data)+n]
 		data = data[:len(data)+n]
 		switch {
 		case len(data) > shard.MaxBody:
 			return nil, room, errTooLarge
+		case isJSON && elements.tooMany(news):
+			return nil, room, errTooMany
 		case errors.Is(err, io.EOF):
 			return data, room, nil
 		case err != nil:

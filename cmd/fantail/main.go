@@ -1,4 +1,3 @@
-// Command fantail serves Durable Streams over S2.
 package main
 
 import (

@@ -202,3 +202,27 @@ func TestRefusalsAreNotUnknown(t *testing.T) {
 	r.do(h, request(shard.OpAppend, "text/plain", "yes"), shard.CodeAppended)
 	r.wantHistory(h, "yes")
 }
+
+// Where others write faster than we can, an append ends with a clear answer, and
+// was not written.
+func TestContended(t *testing.T) {
+	r := newRig(t)
+	h := r.host()
+	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	for _, c := range []struct {
+		body  string
+		tries int
+	}{{"small", 8}, {strings.Repeat("x", 3<<20), 3}} {
+		lost := r.s2.Faults().Add(s2dev.Fault{
+			Stream: string(id), Op: s2dev.OpAppend, Kind: s2dev.Refuse, Code: "seq_num_mismatch",
+		})
+		_, err := h.Do(t.Context(), request(shard.OpAppend, "text/plain", c.body))
+		if !errors.Is(err, shard.ErrContended) || lost.Fired() != c.tries {
+			t.Errorf("%d bytes: %v after %d attempts, want %d", len(c.body), err, lost.Fired(), c.tries)
+		}
+		lost.Remove()
+	}
+	r.wantHistory(h)
+	r.do(h, request(shard.OpAppend, "text/plain", "free again"), shard.CodeAppended)
+	r.wantHistory(h, "free again")
+}

@@ -1,0 +1,29 @@
+// Command fantail serves Durable Streams over S2.
+//
+// # What it owns
+//
+// Configuration (config.go: flags, FANTAIL_ variables, nothing else), how a node is put
+// together and taken apart (node.go), its admin address (admin.go), and the commands:
+// serve (one node), dev (a fleet on loopback, in one process), s2 (the embedded S2).
+//
+// # The life of a node
+//
+// startNode opens S2, the Tails, the Host, the Relay (not for a lone node), the edge, in
+// the order in which a record meets them, and lets it serve. The first SIGTERM or
+// interrupt stops it in the reverse order, within the grace: readiness off; streams let
+// go of while others are still relayed; readers ended, each after a complete event;
+// servers, gossip, streams, S2. A second signal ends the process at once.
+//
+// # Invariants
+//
+//  1. This is the only package that knows all the others. They meet in one interface,
+//     edge.Streams, which shard.Host and cluster.Relay both are.
+//  2. A setting that does not exist is an error, and so is a value that cannot be; all of
+//     them are told at once, before anything listens.
+//  3. Metrics, health and profiles are never on the public address.
+//  4. Whatever was opened before an error is closed again.
+//
+// # Goroutines
+//
+// Two per node, one for each of its servers; node.stop waits for them.
+package main
