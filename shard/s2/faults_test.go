@@ -1,7 +1,6 @@
 package s2
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -111,26 +110,6 @@ func TestFollowThroughSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.foreign("silent 2")
-	info := r.state(h)
-	tail, release, err := h.Follow(t.Context(), id, info.Start)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer release()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	w := make(waker, 1)
-	defer tail.Unwatch(w)
-	for tail.Info().Tail < info.Start+3 {
-		if !tail.Watch(w, tail.Info().Tail) {
-			continue
-		}
-		select {
-		case <-w:
-		case <-ctx.Done():
-			t.Fatalf("tail %d after a minute", tail.Info().Tail)
-		}
-	}
 	r.want("live", r.live(h, 3), "before", "silent 1", "silent 2")
 }
 
