@@ -22,8 +22,8 @@ import (
 // cli is every flag of every command. Each flag is also a variable: FANTAIL_ and
 // its name in capitals, such as FANTAIL_S2_TOKEN for --s2-token.
 type cli struct {
-	LogLevel  slog.Level `help:"debug, info, warn or error." default:"info"`
-	LogFormat string     `help:"text or json." enum:"text,json" default:"text"`
+	LogLevel  *slog.Level `help:"debug, info, warn or error (default: info; of dev: warn)."`
+	LogFormat string      `help:"text or json." enum:"text,json" default:"text"`
 
 	Dev     devCmd           `cmd:"" help:"Nodes and an embedded S2, in one process, to try Fantail."`
 	Serve   serveCmd         `cmd:"" help:"One node, for real use."`

@@ -40,7 +40,14 @@ func run(args, environ []string) error {
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	cmd.BindTo(ctx, (*context.Context)(nil))
-	return cmd.Run(logger(c.LogLevel, c.LogFormat))
+	level := slog.LevelInfo
+	if cmd.Command() == "dev" { // it shows a live line
+		level = slog.LevelWarn
+	}
+	if c.LogLevel != nil {
+		level = *c.LogLevel
+	}
+	return cmd.Run(logger(level, c.LogFormat))
 }
 
 func logger(level slog.Level, format string) *slog.Logger {
