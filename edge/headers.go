@@ -2,6 +2,7 @@ package edge
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -42,13 +43,16 @@ const (
 		hExpectedSeq + ", " + hReceivedSeq + ", " + hEncoding + ", ETag, Location, Retry-After"
 )
 
-// common sets what every response carries (PROTOCOL 12, CORS).
-func common(h http.Header) {
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cross-Origin-Resource-Policy", "cross-origin")
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Access-Control-Expose-Headers", exposed)
+// always is what every response carries (PROTOCOL 12, CORS), by canonical name. The
+// values are shared: nobody may add to them.
+var always = http.Header{
+	"X-Content-Type-Options":        {"nosniff"},
+	"Cross-Origin-Resource-Policy":  {"cross-origin"},
+	"Access-Control-Allow-Origin":   {"*"},
+	"Access-Control-Expose-Headers": {exposed},
 }
+
+func common(h http.Header) { maps.Copy(h, always) }
 
 // preflight answers OPTIONS.
 func preflight(w http.ResponseWriter) {

@@ -32,11 +32,17 @@ func main() {
 	}
 }
 
-// contender appends one message after the other, with each of its workers.
+// contender appends one message after the other, with each of the workers that open
+// makes for a round.
 type contender struct {
-	name    string
-	workers []func() error
-	rates   []float64 // appends per second, by round
+	name  string
+	open  func() ([]worker, error)
+	rates []float64 // appends per second, by round
+}
+
+type worker struct {
+	work  func() error
+	close func()
 }
 
 func run() error {
@@ -61,18 +67,10 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	one, err := posters(1, addr, path, body)
-	if err != nil {
-		return err
-	}
-	many, err := posters(*posterCount, addr, path, body)
-	if err != nil {
-		return err
-	}
 	all := []*contender{
-		{name: "SDK alone, one at a time", workers: direct},
-		{name: "Fantail, one at a time", workers: one},
-		{name: fmt.Sprintf("Fantail, %d posters", *posterCount), workers: many},
+		{name: "SDK alone, one at a time", open: direct},
+		{name: "Fantail, one at a time", open: posters(1, addr, path, body)},
+		{name: fmt.Sprintf("Fantail, %d posters", *posterCount), open: posters(*posterCount, addr, path, body)},
 	}
 	for range *rounds {
 		for _, c := range all {
@@ -93,14 +91,19 @@ func run() error {
 
 // round has every worker append until the time is over.
 func (c *contender) round(length time.Duration) error {
-	errs := make([]error, len(c.workers))
-	counts := make([]int, len(c.workers))
+	workers, err := c.open()
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(workers))
+	counts := make([]int, len(workers))
 	began := time.Now()
 	var wg sync.WaitGroup
-	for i, work := range c.workers {
+	for i, w := range workers {
 		wg.Go(func() {
+			defer w.close()
 			for time.Since(began) < length && errs[i] == nil {
-				errs[i] = work()
+				errs[i] = w.work()
 				counts[i]++
 			}
 		})
@@ -154,17 +157,19 @@ func (l *lean) post() error {
 	}
 }
 
-// posters returns a worker for each of n connections.
-func posters(n int, addr, path string, body []byte) ([]func() error, error) {
-	work := make([]func() error, n)
-	for i := range work {
-		l, err := dial(addr, path, body)
-		if err != nil {
-			return nil, err
+// posters makes n workers with a connection each.
+func posters(n int, addr, path string, body []byte) func() ([]worker, error) {
+	return func() ([]worker, error) {
+		workers := make([]worker, n)
+		for i := range workers {
+			l, err := dial(addr, path, body)
+			if err != nil {
+				return nil, err
+			}
+			workers[i] = worker{l.post, func() { _ = l.conn.Close() }}
 		}
-		work[i] = l.post
+		return workers, nil
 	}
-	return work, nil
 }
 
 func create(url string) error {
@@ -185,7 +190,7 @@ func create(url string) error {
 }
 
 // sdk appends with S2's own client, as a program without Fantail would.
-func sdk(base string, body []byte) ([]func() error, error) {
+func sdk(base string, body []byte) (func() ([]worker, error), error) {
 	client := s2.New("none", &s2.ClientOptions{
 		BaseURL: base, MakeBasinBaseURL: func(string) string { return base },
 		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}},
@@ -196,10 +201,11 @@ func sdk(base string, body []byte) ([]func() error, error) {
 		return nil, err
 	}
 	stream := basin.Stream("bench-direct")
-	return []func() error{func() error {
+	one := worker{func() error {
 		_, err := stream.Append(ctx, &s2.AppendInput{Records: []s2.AppendRecord{{Body: body}}})
 		return err
-	}}, nil
+	}, func() {}}
+	return func() ([]worker, error) { return []worker{one}, nil }, nil
 }
 
 func median(v []float64) float64 {
