@@ -3,6 +3,7 @@ package s2
 import (
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 
@@ -46,6 +47,8 @@ func classify(what string, err error) error {
 		return &shard.TailError{Tail: matched.ExpectedSeqNum}
 	case errors.As(err, &beyond) && beyond.Tail != nil:
 		return &shard.TailError{Tail: beyond.Tail.SeqNum}
+	case neverSent(err):
+		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrLogBusy, err)
 	case !errors.As(err, &e):
 		return fmt.Errorf("s2: %s: %w", what, err)
 	}
@@ -63,6 +66,12 @@ func classify(what string, err error) error {
 		return fmt.Errorf("s2: %s: %w", what, err)
 	}
 	return fmt.Errorf("s2: %s: %w: %w", what, kind, err)
+}
+
+// neverSent: there was no connection to send anything on.
+func neverSent(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 // noEffect: S2 declares these answers free of side effects; trying again helps.

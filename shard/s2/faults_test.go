@@ -205,3 +205,17 @@ func TestContended(t *testing.T) {
 	r.do(h, request(shard.OpAppend, "text/plain", "free again"), shard.CodeAppended)
 	r.wantHistory(h, "free again")
 }
+
+// An S2 that is not there has certainly written nothing.
+func TestUnreachableIsNotUnknown(t *testing.T) {
+	r := newRig(t)
+	r.make()
+	if err := r.s2.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.log.conns.CloseIdleConnections()
+	_, err := r.log.Append(t.Context(), id, 0, []shard.Entry{{Body: []byte("x")}})
+	if !errors.Is(err, shard.ErrLogBusy) || errors.Is(err, shard.ErrUnknown) {
+		t.Errorf("%v", err)
+	}
+}
