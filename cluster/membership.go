@@ -146,12 +146,13 @@ func (m *membership) publish(ctx context.Context) {
 	for {
 		v := m.build()
 		now := m.cfg.Now()
-		v.At(now) // lay the ring out here, off the way of requests
+		owners := v.At(now).Len() // lays the ring out here, off the way of requests
+		m.met.owners.Set(float64(owners))
 		if old := m.view.Load(); !v.equal(old) {
 			m.view.Store(v)
 			m.met.views.Inc()
 			m.met.members.Set(float64(len(v.members)))
-			m.log.Info("view changed", "members", len(v.members), "owners", v.At(now).Len())
+			m.log.Info("view changed", "members", len(v.members), "owners", owners)
 		}
 		m.observe(m.view.Load())
 		wait := time.Hour

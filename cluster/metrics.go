@@ -20,6 +20,7 @@ type metrics struct {
 	views         prometheus.Counter
 	links         prometheus.Gauge
 	members       prometheus.Gauge
+	owners        prometheus.Gauge
 	gaps          prometheus.Counter
 }
 
@@ -39,6 +40,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		views:   counter("fantail_view_changes_total", "Changes of this node's view of the fleet."),
 		links:   gauge("fantail_links_up", "Links to other nodes that are up."),
 		members: gauge("fantail_members", "Members in this node's view, itself included."),
+		owners:  gauge("fantail_owners", "Members that own streams, as this node sees it."),
 		gaps: counter("fantail_relay_gaps_total",
 			"Relayed records that did not join; mended by subscribing again."),
 	}
@@ -47,7 +49,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.bytes[s] = bytes.WithLabelValues(s)
 	}
 	if reg != nil {
-		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.gaps)
+		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.owners, m.gaps)
 	}
 	return m
 }

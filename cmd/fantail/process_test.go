@@ -129,15 +129,7 @@ func startProcesses(t *testing.T, n int) *processes {
 		}
 		ps.nodes = append(ps.nodes, spawn(t, "serving", args...))
 	}
-	c := newClient(t)
-	eventually(t, 20*time.Second, "all nodes are linked", func() bool {
-		for _, p := range ps.nodes {
-			if up, ok := c.metric(t.Context(), p.addr("admin"), "fantail_links_up"); !ok || int(up) != n-1 {
-				return false
-			}
-		}
-		return true
-	})
+	ps.settle(t)
 	return ps
 }
 
@@ -160,17 +152,8 @@ func TestStartTogether(t *testing.T) {
 		})
 	}
 	starting.Wait()
+	ps.settle(t)
 	c := newClient(t)
-	eventually(t, 20*time.Second, "all three are ready and linked", func() bool {
-		for _, p := range ps.nodes {
-			a, err := c.do(t.Context(), "GET", "http://"+p.addr("admin")+"/readyz", "")
-			up, _ := c.metric(t.Context(), p.addr("admin"), "fantail_links_up")
-			if err != nil || a.status != 200 || up != 2 {
-				return false
-			}
-		}
-		return true
-	})
 	for i := range 3 {
 		c.must(t, 201, "PUT", ps.url(i, fmt.Sprintf("t%d", i)), "", "Content-Type", "text/plain")
 	}
@@ -189,6 +172,25 @@ func freePorts(t *testing.T, n int) []string {
 		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs
+}
+
+// settle waits until every node is ready, sees all others own streams, and has a
+// link to each.
+func (ps *processes) settle(t *testing.T) {
+	t.Helper()
+	c := newClient(t)
+	n := len(ps.nodes)
+	eventually(t, 20*time.Second, "the fleet is settled", func() bool {
+		for _, p := range ps.nodes {
+			a, err := c.do(t.Context(), "GET", "http://"+p.addr("admin")+"/readyz", "")
+			up, _ := c.metric(t.Context(), p.addr("admin"), "fantail_links_up")
+			owners, _ := c.metric(t.Context(), p.addr("admin"), "fantail_owners")
+			if err != nil || a.status != 200 || int(up) != n-1 || int(owners) != n {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func (ps *processes) url(i int, stream string) string {
