@@ -69,10 +69,20 @@ func (s *session) fill(f *framer, lane uint64) {
 			return
 		}
 		if s.serve(u, f) {
-			s.mu.Lock()
-			s.listLocked(u)
-			s.mu.Unlock()
+			s.again(u)
 		}
+	}
+}
+
+// again lists a subscription that there is more to send for. One that was removed
+// while it was served is on no list, and nobody else would give up its Range.
+func (s *session) again(u *sub) {
+	s.mu.Lock()
+	s.listLocked(u)
+	dead := u.flags&subDead != 0
+	s.mu.Unlock()
+	if dead {
+		s.abandon(u)
 	}
 }
 

@@ -97,6 +97,7 @@ func (r *Relay) Leave(ctx context.Context) error {
 	look := time.NewTicker(leaveLook)
 	defer look.Stop()
 	for {
+		r.strays.Store(true) // a View is published before its observer hears of it
 		if t := r.table(); t.Len() == 0 {
 			return nil // there is nobody to leave anything to
 		} else if !t.has(r.self) && r.examine() == 0 && len(r.drops) == 0 {
@@ -104,7 +105,6 @@ func (r *Relay) Leave(ctx context.Context) error {
 		}
 		select {
 		case <-look.C:
-			r.strays.Store(true)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -155,14 +155,15 @@ func TestSessionsFollowFollowers(t *testing.T) {
 		}
 		releases = append(releases, release)
 	}
-	r.eventually("one session", func() bool { return r.log.OpenSessions() == 1 })
+	usage := func() s2dev.StreamUsage { return r.s2.Usage().Streams[testBasin+"/"+string(id)] }
+	r.eventually("one session", func() bool { return r.log.OpenSessions() == 1 && usage().OpenReadSessions == 1 })
 	for _, release := range releases {
 		release()
 	}
 	h.Drop(id) // the minute is tested in a bubble (shard); letting go ends it at once
 	r.eventually("no session", func() bool { return r.log.OpenSessions() == 0 })
-	if u := r.s2.Usage().Streams[testBasin+"/"+string(id)]; u.Ops[s2dev.OpReadSession] != 1 {
-		t.Errorf("%d sessions were opened", u.Ops[s2dev.OpReadSession])
+	if n := usage().Ops[s2dev.OpReadSession]; n != 1 {
+		t.Errorf("%d sessions were opened", n)
 	}
 }
 
