@@ -1,0 +1,262 @@
+package cluster
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// tailsHost is a host whose streams are just Tails.
+type tailsHost struct {
+	host
+	tails map[shard.StreamID]*shard.Tail
+}
+
+func (h *tailsHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*shard.Tail, func(), error) {
+	t := h.tails[id]
+	if t == nil {
+		return nil, nil, shard.ErrNotFound
+	}
+	return t, func() {}, nil
+}
+
+// rangeOf is a Range of one message at one position.
+func rangeOf(at uint64, size int) shard.Range {
+	b := make([]byte, 52+size)
+	b[0] = 1
+	binary.BigEndian.PutUint32(b[4:], 1)
+	binary.BigEndian.PutUint64(b[8:], at)
+	binary.BigEndian.PutUint64(b[16:], at+1)
+	binary.BigEndian.PutUint64(b[24:], at+1)
+	binary.BigEndian.PutUint32(b[44:], 1)
+	binary.BigEndian.PutUint32(b[48:], uint32(size))
+	r, err := shard.ParseRange(b)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+// laneRig is an owner's session and a model of the edge at its other end.
+type laneRig struct {
+	t       *rapid.T
+	s       *session
+	host    *tailsHost
+	o       *openers
+	fr      framer
+	handle  uint64
+	subs    map[uint64]*sub // all there ever were
+	edge    map[uint64]*edgeEnd
+	owed    int // received and not yet returned as link credit
+	largest int
+}
+
+// edgeEnd is the edge's side of one subscription.
+type edgeEnd struct {
+	id    shard.StreamID
+	parts pieces
+	next  uint64
+	stood bool
+	owed  int
+}
+
+const (
+	rigWindow = 4 << 10
+	rigLink   = 10 << 10
+)
+
+func newLaneRig(t *rapid.T, perTail int) *laneRig {
+	tails := shard.NewTails(perTail, 0)
+	b := &laneRig{
+		t: t, host: &tailsHost{tails: map[shard.StreamID]*shard.Tail{}},
+		o: &openers{limit: 4, waiting: 4}, subs: map[uint64]*sub{}, edge: map[uint64]*edgeEnd{},
+	}
+	for i := range 3 {
+		id := shard.StreamID(fmt.Sprintf("s/%d", i))
+		b.host.tails[id] = tails.Open(id, shard.Info{Exists: true}, 0)
+	}
+	_, table := tableOf("self")
+	srv := &server{
+		self: "self", met: newMetrics(nil), hosted: newHosted(b.host), openers: b.o,
+		table: func() *Table { return table }, foreign: func() {},
+		answers:  func(context.Context, *Member) bool { return true },
+		sessions: map[uint64]*session{},
+	}
+	var err error
+	b.s, err = srv.open(context.Background(), &relaypb.Hello{
+		Version: relayVersion, To: "self", Link: 1, Window: rigWindow, LinkWindow: rigLink,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *laneRig) stream(t *rapid.T) shard.StreamID {
+	return shard.StreamID(fmt.Sprintf("s/%d", rapid.IntRange(0, 2).Draw(t, "stream")))
+}
+
+func (b *laneRig) extend(t *rapid.T) {
+	tail := b.host.tails[b.stream(t)]
+	r := rangeOf(tail.Next(), rapid.SampledFrom([]int{1, 500, 3000, 9000, 50000}).Draw(t, "size"))
+	b.largest = max(b.largest, len(r.Bytes()))
+	if err := tail.Extend(r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *laneRig) subscribe(t *rapid.T) {
+	id := b.stream(t)
+	b.handle++
+	from := rapid.Uint64Range(0, b.host.tails[id].Next()).Draw(t, "from")
+	b.edge[b.handle] = &edgeEnd{id: id, next: from}
+	b.s.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
+		{Handle: b.handle, Stream: string(id), From: from},
+	}})
+	b.o.wg.Wait()
+	b.s.mu.Lock()
+	b.subs[b.handle] = b.s.subs[b.handle]
+	b.s.mu.Unlock()
+}
+
+func (b *laneRig) drawHandle(t *rapid.T) uint64 {
+	if b.handle == 0 {
+		t.Skip("nothing is followed")
+	}
+	return rapid.Uint64Range(1, b.handle).Draw(t, "handle")
+}
+
+func (b *laneRig) unsubscribe(h uint64) {
+	delete(b.edge, h)
+	b.s.take(&relaypb.ToOwner{Unsubscribe: []uint64{h}})
+}
+
+// frame has the next Frame made and taken; false: there is nothing to send.
+func (b *laneRig) frame() bool {
+	b.s.fill(&b.fr, 0)
+	return b.deliver()
+}
+
+func (b *laneRig) deliver() bool {
+	for _, p := range b.fr.frame.Parts {
+		b.owed += len(p.GetData())
+		e := b.edge[p.GetHandle()]
+		if e == nil {
+			continue
+		}
+		e.owed += len(p.GetData())
+		switch p.GetKind() {
+		case relaypb.Kind_KIND_SUBSCRIBED:
+			if start := p.GetSubscribed().GetStart(); start > e.next || !e.stood {
+				e.next = start
+			}
+			e.stood = true
+		case relaypb.Kind_KIND_RANGE:
+			r, whole, err := e.parts.add(p.GetData(), p.GetTotal())
+			switch {
+			case err != nil:
+				b.t.Fatal(err)
+			case whole && (r.From() > e.next || !e.stood):
+				b.t.Fatalf("handle %d: [%d, %d) does not join %d", p.GetHandle(), r.From(), r.To(), e.next)
+			case whole:
+				e.next = max(e.next, r.To())
+			}
+		default:
+			b.t.Fatalf("handle %d: %v", p.GetHandle(), p.GetKind())
+		}
+	}
+	return len(b.fr.frame.Parts) > 0
+}
+
+// removedMidway has a subscription served and taken back before it is listed again.
+func (b *laneRig) removedMidway() {
+	b.fr.reset()
+	u := b.s.pop(0)
+	if u == nil {
+		return
+	}
+	more := b.s.serve(u, &b.fr)
+	b.deliver()
+	b.unsubscribe(u.handle)
+	if more {
+		b.s.again(u)
+	}
+}
+
+func (b *laneRig) credit(h uint64) {
+	if e := b.edge[h]; e != nil && e.owed > 0 {
+		b.s.take(&relaypb.ToOwner{Credit: []*relaypb.Credit{{Handle: h, Bytes: uint64(e.owed)}}})
+		e.owed = 0
+	}
+}
+
+func (b *laneRig) linkCredit() {
+	b.s.take(&relaypb.ToOwner{LinkCredit: uint64(b.owed)})
+	b.owed = 0
+}
+
+// check is what must hold at any moment: credit is neither made nor lost, and
+// what is under way is bounded whatever the edge does.
+func (b *laneRig) check(t *rapid.T) {
+	onWay := 0
+	for h, u := range b.subs {
+		if g := u.sending; g != nil {
+			onWay += len(g.b) - g.off
+		}
+		if u.flags&subDead == 0 && int(u.credit) < -b.largest {
+			t.Fatalf("handle %d is overdrawn by %d", h, -u.credit)
+		}
+	}
+	if got := int(b.s.credit) + b.owed + onWay; got != rigLink {
+		t.Fatalf("%d link credit, %d owed, %d being sent: %d in all, granted %d",
+			b.s.credit, b.owed, onWay, got, rigLink)
+	}
+	if int(b.s.credit) < -b.largest {
+		t.Fatalf("the link is overdrawn by %d", -b.s.credit)
+	}
+}
+
+// Whatever an edge does: no credit is made or lost, no more is under way than was
+// granted and one Range, and once credit comes back everybody gets everything.
+func TestCreditIsKept(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		b := newLaneRig(t, rapid.SampledFrom([]int{20 << 10, 0}).Draw(t, "perTail"))
+		t.Repeat(map[string]func(*rapid.T){
+			"extend":      b.extend,
+			"extend more": b.extend,
+			"subscribe":   b.subscribe,
+			"unsubscribe": func(t *rapid.T) { b.unsubscribe(b.drawHandle(t)) },
+			"frame":       func(*rapid.T) { b.frame() },
+			"midway":      func(*rapid.T) { b.removedMidway() },
+			"credit":      func(t *rapid.T) { b.credit(b.drawHandle(t)) },
+			"link credit": func(*rapid.T) { b.linkCredit() },
+			"":            b.check,
+		})
+		for more := true; more; more = b.frame() {
+			b.linkCredit()
+			for h := range b.edge {
+				b.credit(h)
+			}
+		}
+		for h, e := range b.edge {
+			if next := b.host.tails[e.id].Next(); e.next != next {
+				t.Fatalf("handle %d is left at %d of %d", h, e.next, next)
+			}
+			b.unsubscribe(h)
+		}
+		for b.frame() {
+			b.linkCredit()
+		}
+		if b.linkCredit(); b.s.credit != rigLink || len(b.s.subs) != 0 || len(b.s.server.hosted.uses) != 0 {
+			t.Fatalf("%d credit, %d subscriptions, %d uses when nothing is followed",
+				b.s.credit, len(b.s.subs), len(b.s.server.hosted.uses))
+		}
+	})
+}
