@@ -293,11 +293,16 @@ func (s *Shard) catchUp(ctx context.Context, tail uint64) error {
 			}
 		}
 		s.mu.Lock()
+		var wake wakers
 		if s.state.Next == next { // all trimmed away
 			s.state.hole(tail)
 			s.asm.skip(tail)
+			if s.tail != nil {
+				wake = s.tail.skip(tail, s.state.tail, s.state.closed)
+			}
 		}
 		s.mu.Unlock()
+		wake.run()
 	}
 }
 

@@ -126,6 +126,9 @@ func (t *Tail) skip(next, tail uint64, closed bool) wakers {
 	if t.ended != nil || next <= t.next {
 		return nil
 	}
+	if tail > next { // whoever feeds it tells of more when it brings it
+		tail, closed = next, false
+	}
 	for len(t.ranges) > 0 {
 		t.drop()
 	}

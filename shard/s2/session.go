@@ -107,14 +107,22 @@ func (l *Log) Replay(
 			return own.error
 		case errors.As(err, &lost):
 			return nil // the log ends here
-		case err == nil:
-			return nil
-		case final(err) || before == from:
+		case err == nil && before == from:
+			// A clean end says nothing: the SDK gives it for a session cut short as well.
+			// Only a read that finds nothing below to proves that nothing is left.
+			p, err := l.Read(ctx, id, from, 1)
+			if err == nil && len(p.Records) > 0 && p.Records[0].Pos < to {
+				err = errCutShort
+			}
+			return err
+		case err != nil && (final(err) || before == from):
 			return err
 		}
 	}
 	return nil
 }
+
+var errCutShort = errors.New("s2: replay was cut short")
 
 // session runs one read session of the SDK and calls fn, on this goroutine, with
 // whatever is there at once. nil: it ended cleanly.
