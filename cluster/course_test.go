@@ -70,6 +70,7 @@ func (s *sim) ask(from string, to target, id shard.StreamID, r route) (name stri
 // Whatever nodes believe and whoever is out of reach, a request that begins on a
 // living node is served, in few steps and by ever higher hops.
 func TestCourseEnds(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSim(t)
 		id := shard.StreamID(fmt.Sprintf("default/%d", rapid.IntRange(0, 50).Draw(t, "stream")))

@@ -216,6 +216,7 @@ func (f *fleet) wants(r *reading, want []string) {
 // Whoever writes and whoever reads, on whichever node: once, in order, at once, and
 // with one read session.
 func TestRelay(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 3)
 	id := f.owned(f.nodes[1])
 	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
@@ -263,6 +264,7 @@ func TestRelay(t *testing.T) {
 // The largest append passes through in chunks, and comes back in pieces, through a
 // window that is much smaller.
 func TestRelayLargest(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	id := f.owned(f.nodes[0])
 	f.do(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
@@ -276,6 +278,7 @@ func TestRelayLargest(t *testing.T) {
 // The owner dies under writers and readers: nobody's Tail ends, nothing is lost,
 // doubled or reordered, and there is one session again.
 func TestRelayOwnerDies(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 3)
 	owner := f.nodes[1]
 	id := f.owned(owner)
@@ -340,6 +343,7 @@ func (f *fleet) insist(s *station, q *shard.Request) {
 
 // Nodes come and go in order: their streams move, their readers do not notice.
 func TestRelayJoinAndLeave(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	var ids []shard.StreamID
 	var readers [][]*reading
@@ -385,6 +389,7 @@ func TestRelayJoinAndLeave(t *testing.T) {
 
 // A stream that is deleted and made again is another one for all who follow it.
 func TestRelayDelete(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	id := f.owned(f.nodes[0])
 	f.do(f.nodes[1], write(id, shard.OpCreate, "old"), shard.CodeCreated)
@@ -401,6 +406,7 @@ func TestRelayDelete(t *testing.T) {
 
 // A closed stream is closed everywhere.
 func TestRelayClose(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	id := f.owned(f.nodes[0])
 	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
@@ -417,6 +423,7 @@ func TestRelayClose(t *testing.T) {
 
 // History comes from the owner, and from the Log if the owner does not answer.
 func TestRelayPages(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	id := f.owned(f.nodes[0])
 	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
@@ -458,6 +465,7 @@ func TestRelayPages(t *testing.T) {
 // A slow follower costs the owner a position: it holds back nobody, and loses
 // nothing.
 func TestRelaySlowFollower(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	slow := f.add(func(c *Config) { c.window, c.linkWindow = 2<<10, 8<<10 })
 	f.settle()
@@ -478,6 +486,7 @@ func TestRelaySlowFollower(t *testing.T) {
 // An append whose answer is lost with the link is repeated with its id, and is in
 // the log once.
 func TestRelayLinkBreaks(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	id := f.owned(f.nodes[0])
 	f.do(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)

@@ -134,7 +134,8 @@ func TestViewAtExhaustively(t *testing.T) {
 			all := []Member{a, b, c}
 			v := NewView(all)
 			for ms := range uint64(5) {
-				got, want := owners(v.At(at(int64(ms)))), naive(all, ms)
+				// Not At: it lays a ring out each time, and TestViewAt has that.
+				got, want := owners(&Table{members: v.eligible(ms)}), naive(all, ms)
 				if !slices.Equal(got, want) {
 					t.Fatalf("%+v at %d: %v, want %v", all, ms, got, want)
 				}

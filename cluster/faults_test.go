@@ -1,0 +1,447 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// inLog are the messages that the log holds.
+func (f *fleet) inLog(id shard.StreamID) (all []string) {
+	for _, rec := range f.log.Records(id) {
+		if len(rec.Body) > 0 {
+			all = append(all, string(rec.Body))
+		}
+	}
+	return all
+}
+
+// relay is the address of a node's server.
+func (s *station) relay() string {
+	_, addr := s.Addrs()
+	return addr
+}
+
+// The answer to an append is lost with the connection: it is repeated with its id,
+// and written once.
+func TestReplyLost(t *testing.T) {
+	t.Parallel()
+	f, c := newFleet(t, 1), newCable()
+	edge := f.add(c.plug)
+	f.settle()
+	owner := f.nodes[0]
+	id := f.owned(owner)
+	f.do(edge, write(id, shard.OpCreate), shard.CodeCreated)
+	c.each(owner.relay(), func(cc *cableConn) { cc.deaf = true })
+	done := make(chan error, 1)
+	go func() {
+		out, err := edge.Do(t.Context(), write(id, shard.OpAppend, "once"))
+		if err == nil && out.Code != shard.CodeAppended {
+			err = fmt.Errorf("code %d", out.Code)
+		}
+		done <- err
+	}()
+	f.eventually("the append is written", func() bool { return len(f.inLog(id)) > 0 })
+	select {
+	case err := <-done:
+		t.Fatalf("answered over a connection that brings nothing: %v", err)
+	default:
+	}
+	c.sever(owner.relay())
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := f.inLog(id); len(got) != 1 {
+		t.Errorf("%q in the log", got)
+	}
+}
+
+// The connection breaks in the middle of a body: the append is sent again, whole.
+func TestBodyCutShort(t *testing.T) {
+	t.Parallel()
+	f, c := newFleet(t, 1), newCable()
+	edge := f.add(c.plug)
+	f.settle()
+	owner := f.nodes[0]
+	id := f.owned(owner)
+	f.do(edge, write(id, shard.OpCreate), shard.CodeCreated)
+	before := edge.peers.link(owner.self)
+	c.each(owner.relay(), func(cc *cableConn) { cc.cut, cc.left = true, 600<<10 })
+	body := strings.Repeat("0123456789abcdef", 1<<16)
+	f.do(edge, write(id, shard.OpAppend, body[:1<<19], body[1<<19:]), shard.CodeAppended)
+	f.wants(f.read(edge, id), []string{body[:1<<19], body[1<<19:]})
+	if edge.peers.link(owner.self) == before {
+		t.Error("the link did not break")
+	}
+}
+
+// One node does not reach the owner that all others reach: the heir says so once and
+// then must serve. Two nodes write one log, and it still holds each append once.
+func TestTwoOwners(t *testing.T) {
+	t.Parallel()
+	f, c := newFleet(t, 2), newCable()
+	edge := f.add(c.plug)
+	f.settle()
+	owner := f.nodes[1]
+	id := f.owned(owner)
+	for i := 0; edge.table().without([]string{owner.self}).Owner(id).Name == edge.self ||
+		edge.table().Owner(id).Name != owner.self; i++ {
+		id = shard.StreamID(fmt.Sprintf("default/two-%d", i))
+	}
+	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	var readers []*reading
+	for _, s := range f.nodes {
+		readers = append(readers, f.read(s, id))
+	}
+	c.refuse(owner.relay(), true)
+	c.sever(owner.relay())
+	const writes = 25
+	var wg sync.WaitGroup
+	for w, s := range []*station{edge, owner, f.nodes[0]} {
+		wg.Go(func() {
+			for i := range writes {
+				f.push(s, write(id, shard.OpAppend, fmt.Sprintf("%d-%d", w, i)))
+			}
+		})
+	}
+	wg.Wait()
+	want := f.inLog(id)
+	next := map[string]int{}
+	for _, m := range want {
+		w, i, _ := strings.Cut(m, "-")
+		if i != fmt.Sprint(next[w]) {
+			t.Fatalf("writer %s: %s in the log, %d is due", w, i, next[w])
+		}
+		next[w]++
+	}
+	if len(want) != 3*writes {
+		t.Fatalf("%d records in the log of %d", len(want), 3*writes)
+	}
+	for _, r := range readers {
+		f.wants(r, want)
+	}
+	if !slices.Contains(f.nodes[0].host.Owned(), id) {
+		t.Error("the heir never served")
+	}
+	c.refuse(owner.relay(), false)
+	f.settle()
+	f.eventually("one owner again", func() bool {
+		return f.log.OpenSessions() == 1 && len(f.nodes[0].host.Owned()) == 0
+	})
+	f.do(edge, write(id, shard.OpAppend, "healed"), shard.CodeAppended)
+	for _, r := range readers {
+		f.wants(r, slices.Concat(want, []string{"healed"}))
+	}
+}
+
+// push is insist, for a stream that others write to as well.
+func (f *fleet) push(s *station, q *shard.Request) {
+	for f.Context().Err() == nil {
+		out, err := s.Do(f.Context(), q)
+		if err == nil {
+			if out.Code != shard.CodeAppended {
+				f.Errorf("append: %+v", out)
+			}
+			return
+		}
+		again := *q
+		again.Repeat, q = true, &again
+	}
+}
+
+// A connection that falls silent without breaking: pages are read here after a
+// second, and the link is dead after three; readers lose nothing.
+func TestSilentOwner(t *testing.T) {
+	t.Parallel()
+	f, c := newFleet(t, 1), newCable()
+	edge := f.add(c.plug)
+	f.settle()
+	owner := f.nodes[0]
+	id := f.owned(owner)
+	f.do(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	r := f.read(edge, id)
+	f.wants(r, []string{"a"})
+	info := r.tail.Info()
+	c.refuse(owner.relay(), true)
+	c.each(owner.relay(), func(cc *cableConn) { cc.deaf, cc.silent = true, true })
+	began := time.Now()
+	page, err := edge.pageFrom(t.Context(), edge.peers.link(owner.self), id, info, info.Start)
+	if err == nil || time.Since(began) > pageTimeout+2*time.Second {
+		t.Errorf("%d messages, %v, after %v", page.Len(), err, time.Since(began))
+	}
+	page, err = edge.ReadPage(t.Context(), id, info, info.Start)
+	if err != nil || page.Len() != 1 {
+		t.Errorf("a page without the owner: %d messages, %v", page.Len(), err)
+	}
+	f.do(owner, write(id, shard.OpAppend, "b"), shard.CodeAppended)
+	f.wants(r, []string{"a", "b"})
+	if took := time.Since(began); took > 3*deadAfter {
+		t.Errorf("nobody noticed for %v", took)
+	}
+}
+
+// A stream is deleted and made again before anybody hears of it: readers of the
+// first life see it end, wherever they are, and whoever comes reads the second.
+func TestMadeAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	id := f.owned(f.nodes[0])
+	f.do(f.nodes[0], write(id, shard.OpCreate, "old"), shard.CodeCreated)
+	var readers []*reading
+	for _, s := range f.nodes {
+		r := f.read(s, id)
+		f.wants(r, []string{"old"})
+		readers = append(readers, r)
+	}
+	f.do(f.nodes[1], write(id, shard.OpDelete), shard.CodeDeleted)
+	f.do(f.nodes[2], write(id, shard.OpCreate, "new"), shard.CodeCreated)
+	for _, s := range f.nodes {
+		f.wants(f.read(s, id), []string{"new"})
+	}
+	for _, r := range readers {
+		f.eventually("the first life ends on "+r.node.self, func() bool {
+			return errors.Is(r.tail.Ended(), shard.ErrNotFound)
+		})
+	}
+	f.do(f.nodes[1], write(id, shard.OpAppend, "more"), shard.CodeAppended)
+	for _, s := range f.nodes {
+		f.wants(f.read(s, id), []string{"new", "more"})
+	}
+}
+
+// rawEdge is a peer that says just what a test has it say.
+type rawEdge struct {
+	control grpc.BidiStreamingClient[relaypb.ToOwner, relaypb.ToEdge]
+	frames  chan *relaypb.Frame
+	link    uint64
+}
+
+// rawEdge opens a link with the given windows.
+func (f *fleet) rawEdge(owner *station, window, linkWindow uint64) *rawEdge {
+	f.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+owner.relay(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(f.Context())
+	client := relaypb.NewRelayClient(conn)
+	e := &rawEdge{frames: make(chan *relaypb.Frame), link: 77}
+	if e.control, err = client.Control(ctx); err == nil {
+		e.say(&relaypb.ToOwner{Lane: 1, Hello: &relaypb.Hello{
+			Version: relayVersion, To: owner.self, Link: e.link, Window: window, LinkWindow: linkWindow,
+			From: &relaypb.Place{Name: "raw"},
+		}})
+		_, err = e.control.Recv()
+	}
+	if err != nil {
+		f.Fatal(err)
+	}
+	bulk, err := client.Bulk(ctx, &relaypb.BulkRequest{Link: e.link, Lane: 1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			m, err := bulk.Recv()
+			if err != nil {
+				return
+			}
+			select {
+			case e.frames <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	wg.Go(func() { // heartbeats, and nothing else
+		tick := time.NewTicker(beatEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				e.say(&relaypb.ToOwner{Beat: 1})
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	f.Cleanup(func() {
+		cancel()
+		_ = conn.Close()
+		wg.Wait()
+	})
+	return e
+}
+
+func (e *rawEdge) say(m *relaypb.ToOwner) { _ = e.control.Send(m) }
+
+// frozen reports whether the owner waits for credit of the subscription or link.
+func (s *station) frozen(link, handle uint64) bool {
+	s.server.mu.Lock()
+	ses := s.server.sessions[link]
+	s.server.mu.Unlock()
+	if ses == nil {
+		return false
+	}
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	u := ses.subs[handle]
+	return u != nil && u.flags&(subStarved|subParked) != 0
+}
+
+// A peer that returns no credit gets its window and one Range, and holds nobody up.
+// With credit it gets the rest, and nothing is missing.
+func TestPeerThatIsFrozen(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	owner := f.nodes[0]
+	id := f.owned(owner)
+	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	const window, linkWindow, size, writes = 64 << 10, 128 << 10, 10 << 10, 60
+	e := f.rawEdge(owner, window, linkWindow)
+	e.say(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
+		{Handle: 1, Stream: string(id)}, {Handle: 2, Stream: string(id)}, {Handle: 3, Stream: string(id)},
+	}})
+	healthy := f.read(f.nodes[1], id)
+	var want []string
+	for i := range writes {
+		m := fmt.Sprintf("%04d%s", i, strings.Repeat("x", size))
+		f.do(owner, write(id, shard.OpAppend, m), shard.CodeAppended)
+		want = append(want, m)
+	}
+	f.wants(healthy, want)
+
+	got := map[uint64][]string{}
+	parts := map[uint64]*pieces{1: {}, 2: {}, 3: {}}
+	bytes := map[uint64]int{}
+	take := func(frame *relaypb.Frame) {
+		for _, p := range frame.GetParts() {
+			if p.GetKind() != relaypb.Kind_KIND_RANGE {
+				continue
+			}
+			bytes[p.GetHandle()] += len(p.GetData())
+			r, whole, err := parts[p.GetHandle()].add(p.GetData(), p.GetTotal())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; whole && i < r.Len(); i++ {
+				got[p.GetHandle()] = append(got[p.GetHandle()], string(r.Message(i).Body))
+			}
+		}
+	}
+	f.eventually("the owner waits for credit", func() bool {
+		for {
+			select {
+			case frame := <-e.frames:
+				take(frame)
+				continue
+			default:
+			}
+			return owner.frozen(e.link, 1) && owner.frozen(e.link, 2) && owner.frozen(e.link, 3)
+		}
+	})
+	all := bytes[1] + bytes[2] + bytes[3]
+	for h, n := range bytes {
+		if n > window+2*size {
+			t.Errorf("handle %d was sent %d bytes on a window of %d", h, n, window)
+		}
+	}
+	if all > linkWindow+2*size {
+		t.Errorf("%d bytes on a link window of %d", all, linkWindow)
+	}
+	e.say(&relaypb.ToOwner{
+		LinkCredit: 10 * writes * size,
+		Credit:     []*relaypb.Credit{{Handle: 1, Bytes: window}, {Handle: 9, Bytes: 1}},
+	})
+	f.eventually("the rest comes", func() bool {
+		for {
+			select {
+			case frame := <-e.frames:
+				take(frame)
+				continue
+			default:
+			}
+			if len(got[1]) < writes && owner.frozen(e.link, 1) {
+				e.say(&relaypb.ToOwner{Credit: []*relaypb.Credit{{Handle: 1, Bytes: window}}})
+			}
+			return len(got[1]) == writes
+		}
+	})
+	if strings.Join(got[1], ",") != strings.Join(want, ",") {
+		t.Error("not what was written")
+	}
+}
+
+// Closing does not wait for anybody, ends what is under way and leaves nothing.
+func TestCloseUnderLoad(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	var busy sync.WaitGroup
+	for i := range 12 {
+		s := f.nodes[i%3]
+		id := shard.StreamID(fmt.Sprintf("default/busy-%d", i/3))
+		busy.Add(1)
+		wg.Go(func() {
+			started := sync.OnceFunc(busy.Done)
+			defer started()
+			for n := 0; ctx.Err() == nil; n++ {
+				_, _ = s.Do(ctx, write(id, shard.OpCreate))
+				_, release, err := s.Follow(ctx, id, 0)
+				if err == nil {
+					_, _ = s.Do(ctx, write(id, shard.OpAppend, "m"))
+					release()
+				}
+				if n == 3 {
+					started()
+				}
+				if errors.Is(err, shard.ErrStopped) {
+					return
+				}
+			}
+		})
+	}
+	busy.Wait()
+	closed := make(chan struct{})
+	go func() {
+		var all sync.WaitGroup
+		for _, s := range f.nodes {
+			s.dead = true
+			all.Go(func() { _ = s.Close() })
+		}
+		all.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second):
+		t.Fatal("Close hangs")
+	}
+	cancel()
+	wg.Wait()
+	for _, s := range f.nodes {
+		if _, _, err := s.Follow(t.Context(), "default/late", 0); !errors.Is(err, shard.ErrStopped) {
+			t.Errorf("%s is followed after Close: %v", s.self, err)
+		}
+		s.hosted.mu.Lock()
+		if n := len(s.hosted.uses); n != 0 {
+			t.Errorf("%s: %d feeds are not given back", s.self, n)
+		}
+		s.hosted.mu.Unlock()
+	}
+}

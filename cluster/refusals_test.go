@@ -1,0 +1,94 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Every error that shard exports has a name of its own on the wire.
+func TestEveryErrorHasAReason(t *testing.T) {
+	t.Parallel()
+	files, err := parser.ParseDir(token.NewFileSet(), "../shard", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := map[string]bool{}
+	for _, file := range files["shard"].Files {
+		for name, o := range file.Scope.Objects {
+			if o.Kind == ast.Var && strings.HasPrefix(name, "Err") {
+				exported[name] = true
+			}
+		}
+	}
+	if len(exported) != len(refusals) {
+		t.Errorf("%d rows for %q", len(refusals), slices.Sorted(maps.Keys(exported)))
+	}
+	reasons := map[relaypb.Reason]bool{}
+	for _, row := range refusals {
+		if reasons[row.reason] {
+			t.Errorf("%v is said of two errors", row.reason)
+		}
+		reasons[row.reason] = true
+	}
+}
+
+// Errors that carry a position arrive with it.
+func TestPositionsTravel(t *testing.T) {
+	t.Parallel()
+	var tail *shard.TailError
+	if err := statusToError(errorToStatus(&shard.TailError{Tail: 9})); !errors.As(err, &tail) || tail.Tail != 9 {
+		t.Errorf("%v", err)
+	}
+	var gap *shard.GapError
+	if err := statusToError(errorToStatus(&shard.GapError{Next: 1 << 40})); !errors.As(err, &gap) || gap.Next != 1<<40 {
+		t.Errorf("%v", err)
+	}
+	if statusToError(nil) != nil || errorToStatus(nil) != nil {
+		t.Error("no error became one")
+	}
+}
+
+// Whatever a peer sends as a write is refused or understood, within the limits.
+func FuzzDoHead(f *testing.F) {
+	seed, err := proto.Marshal(requestToWire(&shard.Request{
+		Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain",
+		Messages: [][]byte{[]byte("a"), []byte("bc")}, Producer: &shard.Producer{ID: "w", Seq: 1},
+	}, route{hopSecond, []string{"n"}}))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed, []byte("abc"))
+	f.Add([]byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, b, body []byte) {
+		var head relaypb.DoHead
+		if proto.Unmarshal(b, &head) != nil {
+			return
+		}
+		_ = routeFromWire(head.GetRoute())
+		q, size, err := requestFromWire(&head)
+		if err != nil {
+			return
+		}
+		if size > shard.MaxBody || len(head.GetSizes()) > shard.MaxMessages {
+			t.Fatalf("%d bytes in %d messages", size, len(head.GetSizes()))
+		}
+		if err := cutMessages(q, head.GetSizes(), body); err != nil {
+			return
+		}
+		if len(q.Messages) > 0 && !bytes.Equal(bytes.Join(q.Messages, nil), body) {
+			t.Fatal("another body")
+		}
+	})
+}

@@ -1,0 +1,174 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// subscriptions is the node's gauge for one side.
+func (f *fleet) subscriptions(reg *prometheus.Registry, at side) float64 {
+	f.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, fam := range families {
+		for _, m := range fam.GetMetric() {
+			if fam.GetName() == "fantail_relay_subscriptions" && m.GetLabel()[0].GetValue() == at {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	f.Fatal("no such metric")
+	return 0
+}
+
+// A second after the last reader the subscription is gone at both ends, and so is
+// all that it held; a reader that comes before finds it as it was.
+func TestUnfollow(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 0)
+	var regs []*prometheus.Registry
+	for range 2 {
+		reg := prometheus.NewRegistry()
+		regs = append(regs, reg)
+		f.add(func(c *Config) { c.Metrics = reg })
+	}
+	f.settle()
+	owner, edge := f.nodes[0], f.nodes[1]
+	id := f.owned(owner)
+	f.do(edge, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	first := f.read(edge, id)
+	f.wants(first, []string{"a"})
+	first.release()
+	second := f.read(edge, id) // long before the second is over
+	if second.tail != first.tail {
+		t.Error("another Tail for a reader that came at once")
+	}
+	if n, m := f.subscriptions(regs[1], sideEdge), f.subscriptions(regs[0], sideOwner); n != 1 || m != 1 {
+		t.Errorf("%v subscriptions at the edge, %v at the owner", n, m)
+	}
+	began := time.Now()
+	second.release()
+	f.eventually("the subscription is gone", func() bool {
+		return f.subscriptions(regs[1], sideEdge) == 0 && f.subscriptions(regs[0], sideOwner) == 0
+	})
+	if took := time.Since(began); took < unfollowAfter || took > 5*unfollowAfter {
+		t.Errorf("gone after %v", took)
+	}
+	f.eventually("nothing is held", func() bool {
+		return edge.tails.Len() == 0 && edge.tails.Bytes() == 0 && !owner.hosted.used(id)
+	})
+}
+
+// Readers come and go while streams are written to and change their owner: each
+// reads from its start without a hole, and in the end nothing is held.
+func TestReadersComeAndGo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	var ids []shard.StreamID
+	for i := range 6 {
+		id := shard.StreamID(fmt.Sprintf("default/churn-%d", i))
+		f.do(f.nodes[0], write(id, shard.OpCreate, "0"), shard.CodeCreated)
+		ids = append(ids, id)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	first := f.living()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 1; ctx.Err() == nil; i++ {
+			for _, id := range ids {
+				f.insist(first[i%2], write(id, shard.OpAppend, fmt.Sprint(i)))
+			}
+		}
+	})
+	reads := make([]int, 6)
+	for n := range reads {
+		s := first[n%2]
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				id := ids[rand.IntN(len(ids))]
+				info, err := s.State(ctx, id, shard.AskLocal)
+				if err != nil {
+					continue
+				}
+				tail, release, err := s.Follow(ctx, id, info.Start)
+				if err != nil {
+					continue
+				}
+				r := &reading{tail: tail, release: release, node: s, id: id, pos: info.Start}
+				err = r.take(ctx)
+				for i, m := range r.got {
+					if m != fmt.Sprint(i) {
+						t.Errorf("%s on %s: %s at %d", id, s.self, m, i)
+						break
+					}
+				}
+				release()
+				if err == nil {
+					reads[n]++
+				} else if ctx.Err() == nil {
+					t.Errorf("%s on %s: %v", id, s.self, err)
+				}
+			}
+		})
+	}
+	third := f.add()
+	f.settle()
+	if err := third.Leave(ctx); err != nil {
+		t.Error(err)
+	}
+	if n := len(third.host.Owned()); n != 0 {
+		t.Errorf("%d streams are left behind", n)
+	}
+	stop()
+	wg.Wait()
+	for n, c := range reads {
+		if c == 0 {
+			t.Errorf("reader %d read nothing", n)
+		}
+	}
+	defer func() {
+		if t.Failed() {
+			for _, s := range f.nodes {
+				s.hosted.mu.Lock()
+				t.Log(s.self, s.hosted.uses, s.tails.Len(), s.host.Owned(), s.strays.Load())
+				s.hosted.mu.Unlock()
+				s.server.mu.Lock()
+				for _, ses := range s.server.sessions {
+					ses.mu.Lock()
+					for _, u := range ses.subs {
+						t.Logf("  from %s: %d %s flags %b credit %d end %v tail %v", ses.peer, u.handle, u.id, u.flags, u.credit, u.end, u.tail != nil)
+					}
+					ses.mu.Unlock()
+				}
+				s.server.mu.Unlock()
+				s.followers.mu.Lock()
+				for _, fo := range s.followers.m {
+					fo.mu.Lock()
+					t.Logf("  follower %s readers %d feed %+v move %+v gone %v", fo.id, fo.readers, fo.feed, fo.move, fo.gone)
+					fo.mu.Unlock()
+				}
+				s.followers.mu.Unlock()
+			}
+		}
+	}()
+	f.eventually("nothing is held", func() bool {
+		uses := 0
+		for _, s := range f.nodes {
+			s.hosted.mu.Lock()
+			uses += len(s.hosted.uses)
+			s.hosted.mu.Unlock()
+		}
+		return uses == 0 && third.tails.Len() == 0
+	})
+	f.eventually("no stream has two sessions", func() bool { return f.log.OpenSessions() <= len(ids) })
+}
