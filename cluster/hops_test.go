@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -79,7 +80,8 @@ func TestCourseEndsWhateverIsAnswered(t *testing.T) {
 				errUnreachable, shard.ErrStopped, shard.ErrNotOwner, shard.ErrStoreDown,
 				&redirect{owner: owner}, &redirect{owner: owner, alive: true}, shard.ErrContended,
 			}).Draw(t, "answer")
-			if r, ok := err.(*redirect); ok && r.alive {
+			var r *redirect
+			if errors.As(err, &r) && r.alive {
 				alive++
 			}
 			if !c.learn(name, err) {
