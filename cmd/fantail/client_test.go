@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -89,6 +90,7 @@ type reader struct {
 	client *client
 	url    func(try int) string
 	got    []string
+	count  atomic.Int64 // len(got), for others to look at
 	offset string
 	tries  int // connections made
 	closed bool
@@ -166,6 +168,7 @@ func (r *reader) events(body io.Reader) error {
 				return &protocolError{fmt.Sprintf("control %s after %s (%v)", data, r.offset, err)}
 			}
 			r.got, r.offset = append(r.got, pending...), control.StreamNextOffset
+			r.count.Store(int64(len(r.got)))
 			r.closed = control.StreamClosed
 			name, data, pending = "", nil, nil
 			if r.heard != nil {

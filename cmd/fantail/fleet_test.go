@@ -82,7 +82,15 @@ func TestFleet(t *testing.T) {
 		t.Fatalf("%d messages in the stream, want %d", len(all), writers*writes)
 	}
 	eventually(t, 20*time.Second, "every message is delivered", func() bool {
-		return f.sum("fantail_deliveries_total") >= float64(len(readers)*len(all))
+		for _, r := range readers {
+			if r.count.Load() < int64(len(all)) {
+				return false
+			}
+		}
+		return true
+	})
+	eventually(t, 5*time.Second, "every delivery is counted", func() bool {
+		return f.sum("fantail_deliveries_total") == float64((len(readers)+1)*len(all)) // readAll is one more
 	})
 	usage := f.s2.Usage().Streams[devBasin+"/default/main"]
 	stop()
