@@ -110,7 +110,7 @@ func (f *follower) step(now time.Time) time.Time {
 		return time.Time{}
 	}
 	if f.tail != nil && f.tail.Ended() != nil {
-		f.finish(shard.ErrNotFound)
+		f.finish(f.tail.Ended())
 		return time.Time{}
 	}
 	var due time.Time

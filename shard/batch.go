@@ -2,15 +2,22 @@ package shard
 
 // batch is what goes to S2 in one append, with the verdicts that rest on it.
 type batch struct {
-	at      uint64 // match_seq_num
-	entries []Entry
-	bytes   int // metered
-	calls   []*call
-	outs    []Outcome // verdict of calls[i], given once the batch is acknowledged
+	on       *State // what it was decided on
+	at       uint64 // match_seq_num of what is left of it
+	entries  []Entry
+	bytes    int // metered
+	calls    []*call
+	verdicts []verdict // of calls[i], given once the batch is acknowledged
 	// settled: no verdict rests on anything that a newer log could reverse.
 	settled bool
 	// parts is set for a large append: its batches, in order; entries is empty.
 	parts [][]Entry
+
+	// How far it was carried out.
+	written int   // parts acknowledged; without parts, 1: all
+	sent    bool  // err is the outcome of sending it
+	err     error // the last try's
+	unknown bool  // a try may have written it
 }
 
 // composer fills one batch: it decides each caller against the state plus what
@@ -28,7 +35,7 @@ type composer struct {
 // a lone checkpoint). s is not changed.
 func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
 	c := &composer{spec: s.speculate(), now: now, used: used}
-	c.b = &batch{at: s.Next, settled: true}
+	c.b = &batch{on: s, at: s.Next, settled: true}
 	if s.exists && (s.sinceBytes >= overdueBytes || s.sinceRecords >= overdueRecords) {
 		c.checkpoint()
 		return c.b, 0
@@ -53,20 +60,31 @@ func (c *composer) take(call *call, alone bool) bool {
 	if c.b.parts != nil {
 		return false
 	}
-	var drafts []draft
 	if c.spec.expired(c.now, c.used) {
 		// The state below is the one that decide has to see, so it is folded now; a
 		// caller that then does not fit finds the stream expired again.
-		c.place(bury(c.spec, NewAppendID(), ReasonExpired))
-	}
-	if call.touch {
-		if c.spec.exists {
-			drafts = touch()
+		grave := bury(c.spec, NewAppendID(), ReasonExpired)
+		if len(c.b.entries) > 0 && !c.fits(grave) {
+			return false
 		}
-		return c.add(call, drafts, Outcome{Code: CodeAppended}, alone)
+		c.place(grave)
+	}
+	switch {
+	case call.touch && c.spec.exists:
+		return c.add(call, touch(), Outcome{Code: CodeAppended}, alone)
+	case call.touch:
+		return c.add(call, nil, Outcome{Code: CodeAppended}, alone)
+	case call.req.Repeat && c.spec.lost(call.req):
+		c.answer(call, verdict{err: ErrOutcomeUnknown})
+		return true
 	}
 	drafts, out := decide(c.spec, call.req, c.now)
 	return c.add(call, drafts, out, alone)
+}
+
+func (c *composer) answer(call *call, v verdict) {
+	c.b.calls = append(c.b.calls, call)
+	c.b.verdicts = append(c.b.verdicts, v)
 }
 
 func (c *composer) add(call *call, drafts []draft, out Outcome, alone bool) bool {
@@ -82,8 +100,7 @@ func (c *composer) add(call *call, drafts []draft, out Outcome, alone bool) bool
 		c.split(drafts)
 		out.Info = c.spec.Info()
 	}
-	c.b.calls = append(c.b.calls, call)
-	c.b.outs = append(c.b.outs, out)
+	c.answer(call, verdict{out: out})
 	return true
 }
 

@@ -38,17 +38,19 @@
 //  6. Parts of an append are visible all or not at all: the run must be contiguous
 //     and end in its commit.
 //  7. A refusal rests on a tail check sent after its caller arrived; a description
-//     rests on an open session or on a check younger than 250 ms.
+//     on one such, on an open session, or on a check sent within 250 ms.
 //  8. All that is here is a cache. Dropping a Shard at any moment costs one or two
 //     reads and nothing else.
 //
 // # Goroutines
 //
 // None per stream at rest. Host.spawn starts every goroutine and Host.Close waits
-// for all: one per batch in flight (fly), one per open session (runSession), one
-// per attempt to open or to check the tail, and the sweeper. No lock is held over
-// I/O, and wakers run after locks are released. Lock order: Host.mu, Shard.mu,
-// Tails.mu, Tail.mu.
+// for all: one per open session (runSession), one per attempt to open or to check
+// the tail, the sweeper, and, where callers wait behind a batch or its first
+// sending did not settle it, one that carries batches out (fly). The first
+// sending is done by the caller that found no batch in flight, on its own
+// goroutine. No lock is held over I/O, and wakers run after locks are released.
+// Lock order: Host.mu, Shard.mu, Tails.mu, Tail.mu.
 //
 // # Not here
 //

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 )
 
 // Mode says who writes to a stream's log.
@@ -122,17 +123,6 @@ func (h *Host) spawn(fn func(context.Context)) bool {
 	return true
 }
 
-// run is spawn on the caller's goroutine.
-func (h *Host) run(fn func(context.Context)) bool {
-	if h.ctx.Err() != nil {
-		return false
-	}
-	h.wg.Add(1)
-	defer h.wg.Done()
-	fn(h.ctx)
-	return true
-}
-
 // enter finds the stream's Shard, or makes it; the caller leaves it again.
 func (h *Host) enter(id StreamID) (*Shard, error) {
 	h.mu.Lock()
@@ -161,8 +151,8 @@ func (h *Host) leave(s *Shard) {
 
 // Do carries a write out and returns the verdict. Errors: ErrContended,
 // ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrDeclined,
-// ErrLogDenied (all: certainly not written) and ErrOutcomeUnknown. If ctx ends
-// first its cause is returned, and the outcome is unknown.
+// ErrLogDenied (all: certainly not written) and ErrOutcomeUnknown. Once ctx ends
+// its cause is returned, unless the verdict is there: the outcome is unknown.
 func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
 	s, err := h.enter(req.Stream)
 	if err != nil {
@@ -292,7 +282,12 @@ func (h *Host) sweep(ctx context.Context) {
 	}
 }
 
-const sweepEvery = 10 * time.Second
+const (
+	sweepEvery = 10 * time.Second
+	// sweepTouches at once: at 40 ms each, all the streams that MaxStreams allows are
+	// through in graceMargin.
+	sweepTouches = 256
+)
 
 func (h *Host) sweepOnce(ctx context.Context) {
 	now := h.cfg.Now()
@@ -312,12 +307,20 @@ func (h *Host) sweepOnce(ctx context.Context) {
 	for _, s := range idle {
 		s.halt()
 	}
+	var g errgroup.Group
+	g.SetLimit(sweepTouches)
 	for _, s := range touch {
-		if _, err := s.do(ctx, &call{touch: true}); err != nil {
-			h.cfg.Logger.Warn("touch", "stream", s.id, "err", err)
-		}
-		h.leave(s)
+		g.Go(func() error {
+			defer h.leave(s)
+			ctx, cancel := context.WithTimeout(ctx, h.cfg.AppendTimeout)
+			defer cancel()
+			if _, err := s.do(ctx, &call{touch: true}); err != nil {
+				h.cfg.Logger.Warn("touch", "stream", s.id, "err", err)
+			}
+			return nil
+		})
 	}
+	_ = g.Wait() // they return nothing
 }
 
 // TrimmedError says that a position is no longer kept; First is. It is

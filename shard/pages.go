@@ -45,7 +45,7 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (
 	// One read for all who ask; it is not given up when the first of them leaves.
 	name := string(id) + "\x00" + uintKey(info.Life) + uintKey(from) + uintKey(info.Tail)
 	ch := p.flight.DoChan(name, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
 		defer cancel()
 		r, whole, err := p.fetch(ctx, id, info, from)
 		if err == nil && whole {

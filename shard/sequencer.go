@@ -3,7 +3,9 @@ package shard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 )
 
@@ -18,7 +20,12 @@ func (s *Shard) do(ctx context.Context, c *call) (Outcome, error) {
 		return Outcome{}, err
 	}
 	if lead {
-		s.lead()
+		s.lead(ctx)
+	}
+	select {
+	case v := <-c.done: // also if ctx has ended meanwhile
+		return v.out, v.err
+	default:
 	}
 	select {
 	case v := <-c.done:
@@ -47,54 +54,88 @@ func (s *Shard) enqueue(c *call) (lead bool, err error) {
 	return lead, nil
 }
 
-// lead carries one batch out on the goroutine of the caller that found none in
-// flight: to wake another one would cost a tenth of an append that is alone.
-// Whoever waits by then is served by a goroutine of their own. So such a caller
-// is answered when its batch is settled, and no sooner if its context ends.
-func (s *Shard) lead() {
-	more := true
-	ran := s.host.run(func(ctx context.Context) { more = s.round(ctx) })
+// lead sends one batch on the goroutine of the caller that found none in flight:
+// to wake another one would cost a tenth of an append that is alone. It does so
+// once and within the caller's ctx. Whatever is not settled by that, and whoever
+// waits by then, is left to a flight.
+func (s *Shard) lead(ctx context.Context) {
+	defer fatal()
+	b, more := s.next()
 	if !more {
 		return
 	}
+	if b != nil && len(b.left()) > 0 && !s.needsLog() {
+		b.sent, b.err = true, s.send(ctx, b)
+	}
+	if b != nil && (b.sent && b.err == nil || len(b.left()) == 0 && b.settled) {
+		b.answer(nil)
+		b = nil
+	}
 	s.mu.Lock()
-	if len(s.queue) > 0 && ran && s.host.spawn(s.fly) {
+	if b == nil && len(s.queue) == 0 {
+		s.land()
 		s.mu.Unlock()
 		return
 	}
-	left := s.queue // the Host is closed, or nobody is left
-	s.queue, s.queueBytes, s.flying = nil, 0, false
-	s.idle.Broadcast()
+	s.mu.Unlock()
+	if s.host.spawn(func(ctx context.Context) { s.fly(ctx, b) }) {
+		return
+	}
+	if b != nil {
+		b.answer(b.verdict(ErrStopped))
+	}
+	s.mu.Lock()
+	left := s.queue
+	s.land()
 	s.mu.Unlock()
 	for _, c := range left {
 		c.answer(Outcome{}, ErrStopped)
 	}
 }
 
-// fly carries batches out, one at a time, until nobody waits.
-func (s *Shard) fly(ctx context.Context) {
-	for s.round(ctx) {
+// land ends a flight, under mu.
+func (s *Shard) land() {
+	s.queue, s.queueBytes, s.flying = nil, 0, false
+	s.idle.Broadcast()
+}
+
+// fatal ends the process if its caller panics, on a goroutine of its own:
+// net/http would survive the panic on a request's, and the lock and the flight
+// that it left behind would hold up the stream, and then the node, for ever.
+func fatal() {
+	if v := recover(); v != nil {
+		stack := debug.Stack()
+		go panic(fmt.Sprintf("%v\n\n%s", v, stack))
+		select {}
 	}
 }
 
-// round carries one batch out; false: nobody waits, and the flight has ended.
-func (s *Shard) round(ctx context.Context) bool {
-	if err := s.ready(ctx); err != nil { // after a reset
-		s.refuseAll(err)
+// fly carries batches out, one at a time, until nobody waits; first the one that
+// its leader could not settle, if any.
+func (s *Shard) fly(ctx context.Context, b *batch) {
+	for more := true; more; {
+		if b != nil {
+			s.settle(ctx, b)
+		}
+		if err := s.ready(ctx); err != nil { // after a reset
+			if ctx.Err() != nil {
+				err = ErrStopped
+			}
+			s.refuseAll(err)
+		}
+		b, more = s.next()
 	}
-	b, more := s.next()
-	if b == nil {
-		return more
-	}
+}
+
+// settle carries a batch out and answers its callers, or puts them back.
+func (s *Shard) settle(ctx context.Context, b *batch) {
 	err := s.carryOut(ctx, b)
 	var lost *TailError
 	if errors.As(err, &lost) {
-		if err = s.afterLoss(ctx, b, lost.Tail); err == nil {
-			return true
-		}
+		s.afterLoss(ctx, b, lost.Tail)
+		return
 	}
 	b.answer(err)
-	return true
 }
 
 // next composes a batch from those who wait; false: nobody does, and fly ends.
@@ -113,8 +154,7 @@ func (s *Shard) next() (*batch, bool) {
 	clear(s.queue[len(waiting):])
 	s.queue = waiting
 	if len(s.queue) == 0 {
-		s.queue, s.flying = nil, false
-		s.idle.Broadcast()
+		s.land()
 		return nil, false
 	}
 	if !s.opened {
@@ -135,7 +175,7 @@ func (s *Shard) lastUse(now uint64) uint64 {
 	if s.followers > 0 {
 		return now
 	}
-	return max(s.touched, s.state.touched+s.grace)
+	return max(s.touched, s.state.touched, s.grace)
 }
 
 func (s *Shard) refuseAll(err error) {
@@ -154,31 +194,92 @@ func (b *batch) answer(err error) {
 		if err != nil {
 			c.answer(Outcome{}, err)
 		} else {
-			c.answer(b.outs[i], nil)
+			c.answer(b.verdicts[i].out, b.verdicts[i].err)
 		}
 	}
 }
 
-// carryOut writes the batch and folds it. *TailError: nothing of it counts.
+// left is what is still to be written of the batch, as far as one append takes
+// it: at b.at.
+func (b *batch) left() []Entry {
+	switch {
+	case b.written == 0 && b.parts == nil:
+		return b.entries
+	case b.written < len(b.parts):
+		return b.parts[b.written]
+	default:
+		return nil
+	}
+}
+
+// verdict is what callers hear of a batch that ended in err: whether it is
+// certain that nothing was written.
+func (b *batch) verdict(err error) error {
+	if b.unknown {
+		return errors.Join(ErrOutcomeUnknown, err)
+	}
+	return err
+}
+
+// carryOut writes the batch and folds it. An unknown outcome is settled by the
+// same batch again: acknowledged, it is written and no earlier copy can land any
+// more; refused (*TailError), reading back tells.
 func (s *Shard) carryOut(ctx context.Context, b *batch) error {
-	if len(b.entries) == 0 && b.parts == nil {
+	if len(b.left()) == 0 {
 		return s.confirm(ctx, b)
 	}
-	if err := s.mayForget(b); err != nil {
-		return err
-	}
-	if err := s.makeLog(ctx); err != nil {
-		return err
-	}
-	if b.parts == nil {
-		return s.write(ctx, b.at, b.entries)
-	}
-	at := b.at
-	for _, part := range b.parts {
-		if err := s.write(ctx, at, part); err != nil {
+	if !b.sent {
+		if err := s.makeLog(ctx); err != nil {
 			return err
 		}
-		at += uint64(len(part))
+		b.err = s.send(ctx, b)
+	}
+	deadline := s.host.cfg.Now().Add(settleTimeout)
+	for try := 0; ; try++ {
+		var lost *TailError
+		switch {
+		case b.err == nil, errors.As(b.err, &lost):
+			return b.err
+		case errors.Is(b.err, ErrNoLog) && !b.unknown:
+			s.reset(b.on)
+			return &TailError{0}
+		case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrDeclined):
+			return b.verdict(b.err)
+		case ctx.Err() != nil, s.host.cfg.Now().After(deadline):
+			return b.verdict(errors.Join(ErrStoreDown, b.err))
+		}
+		pause(ctx, try, 20*time.Millisecond, time.Second)
+		b.err = s.send(ctx, b)
+	}
+}
+
+// settleTimeout is how long a batch is sent again before its callers hear that
+// its outcome is unknown. Nothing depends on it afterwards: the next batch at
+// that position settles the matter.
+const settleTimeout = 15 * time.Second
+
+// send appends what is left of the batch, each part once, and folds it.
+func (s *Shard) send(ctx context.Context, b *batch) error {
+	for part := b.left(); len(part) > 0; part = b.left() {
+		attempt, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
+		sent := s.host.cfg.Now()
+		ack, err := s.host.log.Append(attempt, s.id, b.at, part)
+		cancel()
+		if err != nil {
+			var lost *TailError
+			certain := errors.As(err, &lost) || errors.Is(err, ErrNoLog) ||
+				errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy)
+			// Parts without their commit are void, wherever they are.
+			b.unknown = b.unknown || !certain && b.written+1 >= len(b.parts)
+			return err
+		}
+		err = s.acked(b, part, ack, sent)
+		b.at += uint64(len(part))
+		b.written++
+		if err != nil {
+			b.unknown = true // it is there, but nobody here can read it
+			return err
+		}
 	}
 	return nil
 }
@@ -197,33 +298,25 @@ func (s *Shard) confirm(ctx context.Context, b *batch) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state.Next != b.at || !s.opened {
+	if s.state != b.on || s.state.Next != b.at || !s.opened {
 		return &TailError{s.state.Next}
 	}
 	return nil
 }
 
-// mayForget refuses a repeated request that may have been written so long ago
-// that its id has left the window: nobody could tell.
-func (s *Shard) mayForget(b *batch) error {
+func (s *Shard) needsLog() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range b.calls {
-		if c.req != nil && c.req.Repeat && s.state.forgets(c.req.Minted) {
-			return ErrOutcomeUnknown
-		}
-	}
-	return nil
+	return s.noLog || s.state.life == 0 && !s.state.ended
 }
 
 // makeLog makes the log exist before its first record of ours.
 func (s *Shard) makeLog(ctx context.Context) error {
-	s.mu.Lock()
-	need := s.noLog || s.state.life == 0 && !s.state.ended
-	s.mu.Unlock()
-	if !need {
+	if !s.needsLog() {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
+	defer cancel()
 	err := s.host.log.Create(ctx, s.id)
 	if err != nil {
 		return storeErr(err)
@@ -234,71 +327,28 @@ func (s *Shard) makeLog(ctx context.Context) error {
 	return nil
 }
 
-// write appends entries at position at and folds them. An unknown outcome is
-// settled by the same batch again: acknowledged, it is written and no earlier
-// copy can land any more; refused, reading back tells.
-func (s *Shard) write(ctx context.Context, at uint64, entries []Entry) error {
-	log, cfg := s.host.log, &s.host.cfg
-	unknown := false
-	deadline := cfg.Now().Add(settleTimeout)
-	for try := 0; ; try++ {
-		attempt, cancel := context.WithTimeout(ctx, cfg.AppendTimeout)
-		ack, err := log.Append(attempt, s.id, at, entries)
-		cancel()
-		var lost *TailError
-		switch {
-		case err == nil:
-			return s.acked(at, entries, ack)
-		case errors.As(err, &lost):
-			return err
-		case errors.Is(err, ErrNoLog), errors.Is(err, ErrLogDenied):
-			if unknown {
-				return ErrOutcomeUnknown
-			}
-			return s.vanished(err)
-		case !errors.Is(err, ErrLogBusy):
-			unknown = true
-		}
-		if ctx.Err() != nil || cfg.Now().After(deadline) {
-			if unknown {
-				return errors.Join(ErrOutcomeUnknown, err)
-			}
-			return errors.Join(ErrStoreDown, err)
-		}
-		pause(ctx, try, 20*time.Millisecond, time.Second)
-	}
-}
-
-// settleTimeout is how long a batch is sent again before its callers hear that
-// its outcome is unknown. Nothing depends on it afterwards: the next batch at
-// that position settles the matter.
-const settleTimeout = 15 * time.Second
-
-// vanished handles a log that is not there any more.
-func (s *Shard) vanished(err error) error {
-	if errors.Is(err, ErrNoLog) {
-		s.reset()
-		return &TailError{0}
-	}
-	return err
-}
-
-// acked folds a written batch.
-func (s *Shard) acked(at uint64, entries []Entry, ack Ack) error {
+// acked folds what was written of b: ack is the answer to an append sent at sent.
+func (s *Shard) acked(b *batch, entries []Entry, ack Ack, sent time.Time) error {
 	recs := make([]Record, len(entries))
 	for i, e := range entries {
 		t := ack.StartTime
 		if i == len(entries)-1 {
 			t = ack.EndTime
 		}
-		recs[i] = e.record(at+uint64(i), t)
+		recs[i] = e.record(b.at+uint64(i), t)
 	}
-	sent := s.host.cfg.Now()
-	err := s.take(recs)
-	s.mu.Lock()
-	s.synced = sent
-	s.mu.Unlock()
+	err := s.take(b.on, recs)
+	s.knownAt(b.on, sent)
 	return err
+}
+
+// knownAt notes that the fold has everything that the log held at t.
+func (s *Shard) knownAt(on *State, t time.Time) {
+	s.mu.Lock()
+	if s.state == on && t.After(s.synced) {
+		s.synced = t
+	}
+	s.mu.Unlock()
 }
 
 // The lost compare-and-swaps after which a caller is told that the stream is
@@ -308,28 +358,32 @@ const (
 	maxLostParts = 3
 )
 
-// afterLoss reads what somebody else wrote and puts the callers back at the head
-// of the queue, to be decided again.
-func (s *Shard) afterLoss(ctx context.Context, b *batch, tail uint64) error {
-	if err := s.resync(ctx, b.at, tail); err != nil {
-		return err
+// afterLoss reads what somebody else wrote, up to tail at least. It answers the
+// callers whose append is there after all and puts the others, whose is
+// certainly not, back at the head of the queue, to be decided again.
+func (s *Shard) afterLoss(ctx context.Context, b *batch, tail uint64) {
+	if err := s.readBack(ctx, b, tail); err != nil {
+		b.answer(b.verdict(err))
+		return
 	}
 	limit := maxLost
 	if b.parts != nil {
 		limit = maxLostParts
 	}
-	again := b.calls[:0:0]
 	worst := 0
+	s.mu.Lock()
+	again := b.calls[:0:0]
 	for _, c := range b.calls {
 		c.tries++
 		worst = max(worst, c.tries)
-		if c.tries >= limit && !s.written(c) {
+		if v, ok := s.recall(b, c); ok {
+			c.answer(v.out, v.err)
+		} else if c.tries >= limit {
 			c.answer(Outcome{}, ErrContended)
-			continue
+		} else {
+			again = append(again, c)
 		}
-		again = append(again, c)
 	}
-	s.mu.Lock()
 	s.queue = append(again, s.queue...)
 	for _, c := range again {
 		s.queueBytes += c.size
@@ -338,46 +392,58 @@ func (s *Shard) afterLoss(ctx context.Context, b *batch, tail uint64) error {
 	if worst > 1 {
 		pause(ctx, worst, 2*time.Millisecond, 100*time.Millisecond)
 	}
-	return nil
 }
 
-// written reports whether the fold knows the caller's append id.
-func (s *Shard) written(c *call) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c.req == nil || s.state == nil {
-		return false
+// readBack is resync, tried again for a while: on it rests what the callers of a
+// batch hear whose outcome is unknown.
+func (s *Shard) readBack(ctx context.Context, b *batch, tail uint64) error {
+	deadline := s.host.cfg.Now().Add(settleTimeout)
+	for try := 0; ; try++ {
+		err := s.resync(ctx, b.on, b.at, tail)
+		if !errors.Is(err, ErrStoreDown) || ctx.Err() != nil || s.host.cfg.Now().After(deadline) {
+			return err
+		}
+		pause(ctx, try, 20*time.Millisecond, time.Second)
 	}
-	_, ok := s.state.outcome(c.req.ID)
-	return ok
 }
 
-// resync brings the fold up to tail, the answer to a call made when the fold
-// ended at before. A tail below that means that the log is another one:
-// everything is forgotten and read again.
-func (s *Shard) resync(ctx context.Context, before, tail uint64) error {
+// recall is what the fold knows of a caller's append after the batch b was lost;
+// false: it was certainly not written, and may be decided again.
+func (s *Shard) recall(b *batch, c *call) (verdict, bool) {
+	if c.req == nil {
+		return verdict{}, false
+	}
+	if s.state != b.on || !s.opened { // another log, or none; what was written has gone with it
+		return verdict{err: ErrOutcomeUnknown}, b.unknown
+	}
+	if o, ok := s.state.outcome(c.req.ID); ok {
+		return verdict{out: first(s.state, c.req, o)}, true
+	}
+	return verdict{err: ErrOutcomeUnknown}, b.unknown && s.state.lost(c.req)
+}
+
+// resync brings the fold on up to tail, the answer to a call made when it ended
+// at before. A tail below that means that the log is another one: everything is
+// forgotten and read again.
+func (s *Shard) resync(ctx context.Context, on *State, before, tail uint64) error {
 	s.mu.Lock()
-	opened := s.opened
+	same := s.opened && s.state == on
 	s.mu.Unlock()
-	if !opened {
+	if !same {
 		return nil
 	}
 	if tail < before {
-		s.reset()
+		s.reset(on)
 		return nil
 	}
-	sent := s.host.cfg.Now()
-	err := s.catchUp(ctx, tail)
+	err := s.catchUp(ctx, on, tail)
 	if errors.Is(err, ErrNoLog) {
-		s.reset()
+		s.reset(on)
 		return nil
 	}
 	if err != nil {
 		return storeErr(err)
 	}
-	s.mu.Lock()
-	s.synced = sent
-	s.mu.Unlock()
 	return nil
 }
 

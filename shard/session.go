@@ -26,7 +26,7 @@ const (
 	touchFloor = 60_000
 	// graceMargin, in ms, is how late the sweeper may be with a touch that is due: a
 	// stream that is only followed is touched by nobody else.
-	graceMargin = 2 * uint64(sweepEvery/time.Millisecond)
+	graceMargin = 60_000
 	// guardEvery is how often exclusive mode checks the tail.
 	guardEvery = 30 * time.Second
 )
@@ -121,7 +121,10 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 			continue
 		}
 		start := s.host.cfg.Now()
-		err := s.feed(ctx, ss)
+		s.mu.Lock()
+		on := s.state
+		s.mu.Unlock()
+		err := s.feed(ctx, ss, on)
 		s.mu.Lock()
 		ss.live = false
 		s.mu.Unlock()
@@ -129,9 +132,11 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 			return
 		}
 		var lost *TailError
-		if errors.As(err, &lost) || errors.Is(err, ErrNoLog) {
-			s.reset()
-		} else {
+		switch {
+		case errors.As(err, &lost), errors.Is(err, ErrNoLog):
+			s.reset(on)
+		case errors.Is(err, ErrDeclined): // ready says so, too
+		default:
 			s.host.cfg.Logger.Warn("read session failed", "stream", s.id, "err", err)
 		}
 		if s.host.cfg.Now().Sub(start) > time.Minute {
@@ -142,15 +147,12 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 }
 
 // feed follows the log from the fold on; in exclusive mode it only guards.
-func (s *Shard) feed(ctx context.Context, ss *session) error {
+func (s *Shard) feed(ctx context.Context, ss *session, on *State) error {
 	if s.host.cfg.Mode == ModeExclusive {
-		return s.guard(ctx)
+		return s.guard(ctx, on)
 	}
-	s.mu.Lock()
-	next := s.state.Next
-	s.mu.Unlock()
-	return s.host.log.Follow(ctx, s.id, next, func(p Page) error {
-		if err := s.take(p.Records); err != nil {
+	return s.host.log.Follow(ctx, s.id, s.nextOf(on), func(p Page) error {
+		if err := s.take(on, p.Records); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -158,13 +160,20 @@ func (s *Shard) feed(ctx context.Context, ss *session) error {
 		if !s.opened {
 			return &TailError{0} // reset meanwhile
 		}
-		ss.live = p.HasTail && p.Tail <= s.state.Next || ss.live && len(p.Records) > 0
+		ss.live = p.HasTail && p.Tail <= on.Next || ss.live && len(p.Records) > 0
 		return nil
 	})
 }
 
+// nextOf is where the next record of a fold will stand.
+func (s *Shard) nextOf(on *State) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return on.Next
+}
+
 // guard checks in exclusive mode that really nobody else writes.
-func (s *Shard) guard(ctx context.Context) error {
+func (s *Shard) guard(ctx context.Context, on *State) error {
 	tick := time.NewTicker(guardEvery)
 	defer tick.Stop()
 	for {
@@ -173,45 +182,50 @@ func (s *Shard) guard(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		s.mu.Lock()
-		before := s.state.Next
-		s.mu.Unlock()
-		tail, err := s.host.log.Tail(ctx, s.id)
+		before := s.nextOf(on)
+		tail, err := s.askTail(ctx)
 		if err != nil {
 			return err
 		}
 		if tail > before {
 			s.host.cfg.Logger.Warn("somebody else writes to an exclusive stream", "stream", s.id)
 		}
-		if err := s.resync(ctx, before, tail); err != nil {
+		if err := s.resync(ctx, on, before, tail); err != nil {
 			return err
 		}
 	}
 }
 
-// freshLocked reports whether memory may answer for the log's tail.
+func (s *Shard) askTail(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
+	defer cancel()
+	return s.host.log.Tail(ctx, s.id)
+}
+
+// freshLocked reports whether the fold may answer for the log's tail.
 func (s *Shard) freshLocked() bool {
-	if !s.opened {
-		return false
-	}
 	if s.host.cfg.Mode == ModeExclusive || s.session != nil && s.session.live {
 		return true
 	}
 	return s.host.cfg.Now().Sub(s.synced) < freshFor
 }
 
-// fresh returns once the fold is at most freshFor behind the log. Callers share
-// one tail check.
+// fresh returns once the fold is at most freshFor behind the log, or has what it
+// held when the caller came. Callers share one tail check; one that finds a check
+// under way that was sent before it came looks again afterwards.
 func (s *Shard) fresh(ctx context.Context) error {
+	came := s.host.cfg.Now()
 	for {
-		s.mu.Lock()
+		if err := s.lockReady(ctx); err != nil {
+			return err
+		}
 		if s.freshLocked() {
 			s.mu.Unlock()
 			return nil
 		}
 		a := s.check
 		if a == nil {
-			a = &attempt{done: make(chan struct{})}
+			a = &attempt{done: make(chan struct{}), sent: s.host.cfg.Now()}
 			if !s.host.spawn(func(ctx context.Context) { s.checkTail(ctx, a) }) {
 				s.mu.Unlock()
 				return ErrStopped
@@ -222,7 +236,9 @@ func (s *Shard) fresh(ctx context.Context) error {
 		s.mu.Unlock()
 		select {
 		case <-a.done:
-			return a.err
+			if a.err != nil || !a.sent.Before(came) {
+				return a.err
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -244,8 +260,6 @@ func (s *Shard) countCheck() {
 
 // checkTail is one shared tail check.
 func (s *Shard) checkTail(ctx context.Context, a *attempt) {
-	ctx, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
-	defer cancel()
 	a.err = s.sync(ctx)
 	s.mu.Lock()
 	s.check = nil
@@ -253,29 +267,28 @@ func (s *Shard) checkTail(ctx context.Context, a *attempt) {
 	close(a.done)
 }
 
+// sync brings the fold up to the log's tail as of now.
 func (s *Shard) sync(ctx context.Context) error {
-	if err := s.ready(ctx); err != nil {
+	if err := s.lockReady(ctx); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	noLog, before := s.noLog, s.state.Next
+	sent := s.host.cfg.Now()
+	noLog, on, before := s.noLog, s.state, s.state.Next
 	s.mu.Unlock()
-	tail, err := s.host.log.Tail(ctx, s.id)
+	tail, err := s.askTail(ctx)
 	switch {
 	case errors.Is(err, ErrNoLog) && noLog:
 		tail, err = before, nil
-	case errors.Is(err, ErrNoLog):
-		s.reset()
-		return s.ready(ctx)
-	case err == nil && noLog:
-		s.reset() // somebody made it
+	case errors.Is(err, ErrNoLog), err == nil && noLog: // or somebody made it
+		s.reset(on)
 		return s.ready(ctx)
 	}
 	if err != nil {
 		return storeErr(err)
 	}
-	if err := s.resync(ctx, before, tail); err != nil {
+	if err := s.resync(ctx, on, before, tail); err != nil {
 		return err
 	}
+	s.knownAt(on, sent)
 	return s.ready(ctx) // after a reset
 }

@@ -26,7 +26,7 @@ type Shard struct {
 	asm     assembler
 	tail    *Tail // this life's, with one reference; nil while no life
 	touched uint64
-	grace   uint64    // ms added to a TTL: reads that the owner before may have known of
+	grace   uint64    // ms since 1970: until then the owner before may have known of reads
 	synced  time.Time // when state.Next was last known to be the log's tail
 	check   *attempt
 	used    time.Time
@@ -63,10 +63,11 @@ func (c *call) answer(out Outcome, err error) { c.done <- verdict{out, err} }
 
 func ms(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
-// attempt is one try at opening, shared by everybody who waits for it.
+// attempt is one try at opening, or one check of the tail, shared by everybody who waits for it.
 type attempt struct {
 	done chan struct{}
-	err  error // set before done is closed
+	sent time.Time // when a check was
+	err  error     // set before done is closed
 }
 
 // ready returns once the log is folded up to a recent tail.
@@ -102,33 +103,39 @@ func (s *Shard) ready(ctx context.Context) error {
 	}
 }
 
+// lockReady locks mu once the log is folded. A fold that is under way is not to
+// be looked at: it is the stream as it was some time ago.
+func (s *Shard) lockReady(ctx context.Context) error {
+	for {
+		if err := s.ready(ctx); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if s.opened {
+			return nil
+		}
+		s.mu.Unlock() // reset meanwhile
+	}
+}
+
 // open folds the log.
 func (s *Shard) open(ctx context.Context, a *attempt) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	t, err := takeOver(ctx, s.host.log, s.id)
-	var wake wakers
+	err := s.takeOver(ctx)
 	s.mu.Lock()
-	if err == nil {
-		wake, err = s.adopt(t)
+	if err != nil && s.tail != nil { // for its other feeds, and for the next attempt
+		defer s.tail.Release()
+		s.tail = nil
 	}
-	switch {
-	case err == nil:
-		s.opened, s.synced = true, s.host.cfg.Now()
-	case errors.Is(err, ErrDeclined):
+	if errors.Is(err, ErrDeclined) {
 		s.failed = err
 	}
 	s.opening = nil
 	s.mu.Unlock()
-	wake.run()
 	if err != nil {
 		a.err = storeErr(err)
 	}
 	close(a.done)
 }
-
-// openTimeout bounds one attempt to take a stream over.
-const openTimeout = 30 * time.Second
 
 // storeErr maps a Log's error that is not about an append's outcome.
 func storeErr(err error) error {
@@ -138,32 +145,6 @@ func storeErr(err error) error {
 	default:
 		return errors.Join(ErrStoreDown, err)
 	}
-}
-
-// adopt makes what takeOver found this Shard's state.
-func (s *Shard) adopt(t takeover) (wakers, error) {
-	s.noLog = t.noLog
-	s.state = &State{Next: t.from}
-	s.asm = assembler{from: t.from}
-	var wake wakers
-	for _, p := range t.pages {
-		w, err := s.absorb(p.Records)
-		wake = append(wake, w...)
-		if err != nil {
-			return wake, err
-		}
-	}
-	if s.state.Next < t.tail { // everything there was is trimmed away
-		s.state.hole(t.tail)
-		s.state.beginUncreated()
-		s.asm.skip(t.tail)
-	}
-	wake = append(wake, s.attach()...)
-	s.grace = 0
-	if s.state.hasTTL {
-		s.grace = touchAhead(s.state.ttl) + graceMargin
-	}
-	return wake, nil
 }
 
 // absorb is the one way in for records, from acks, the session and read-back: it
@@ -188,8 +169,7 @@ func (s *Shard) absorb(recs []Record) (wakers, error) {
 		}
 		e, err := s.state.apply(r)
 		if err != nil {
-			s.failed = err
-			return wake, err
+			return append(wake, s.decline(err)...), err
 		}
 		if e.begun || e.ended {
 			wake = append(wake, s.turn(r, e)...)
@@ -197,6 +177,19 @@ func (s *Shard) absorb(recs []Record) (wakers, error) {
 		s.asm.add(r, e)
 	}
 	return append(wake, s.publish()...), nil
+}
+
+// decline ends the stream here: its log cannot be folded any further.
+func (s *Shard) decline(err error) wakers {
+	wake := s.publish()
+	s.failed = err
+	if s.tail == nil {
+		return wake
+	}
+	wake = append(wake, s.tail.end(err)...)
+	s.tail.Release()
+	s.tail = nil
+	return wake
 }
 
 // turn ends the Tail of a life that is over and begins the next one's.
@@ -242,9 +235,18 @@ func (s *Shard) publish() wakers {
 	return append(wake, w...)
 }
 
-// take folds records that a Log gave us and wakes whom they concern.
-func (s *Shard) take(recs []Record) error {
+// take folds records that a Log gave us and wakes whom they concern. *TailError:
+// the fold is not on any more, but one of another log.
+func (s *Shard) take(on *State, recs []Record) error {
 	s.mu.Lock()
+	switch {
+	case s.failed != nil:
+		s.mu.Unlock()
+		return s.failed
+	case s.state != on:
+		s.mu.Unlock()
+		return &TailError{0}
+	}
 	wake, err := s.absorb(recs)
 	s.mu.Unlock()
 	wake.run()
@@ -252,10 +254,15 @@ func (s *Shard) take(recs []Record) error {
 	return err
 }
 
-// reset forgets everything: the log is not the one that was folded (it was
-// wiped, or deleted in S2). Readers of the Tail see their life end.
-func (s *Shard) reset() {
+// reset forgets everything, if on is still the fold: the log is not the one that
+// was folded (it was wiped, or deleted in S2). Readers of the Tail see their life
+// end.
+func (s *Shard) reset(on *State) {
 	s.mu.Lock()
+	if s.state != on || !s.opened {
+		s.mu.Unlock()
+		return
+	}
 	var wake wakers
 	if s.tail != nil {
 		wake = s.tail.end(ErrNotFound)
@@ -267,38 +274,45 @@ func (s *Shard) reset() {
 	wake.run()
 }
 
-// catchUp reads what the log has beyond the fold, up to tail.
-func (s *Shard) catchUp(ctx context.Context, tail uint64) error {
+// catchUp folds what the log has beyond the fold on, up to tail. It fails once
+// nothing came for stallTimeout.
+func (s *Shard) catchUp(ctx context.Context, on *State, tail uint64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stall := time.AfterFunc(stallTimeout, cancel)
+	defer stall.Stop()
+	fold := func(p Page) error {
+		stall.Reset(stallTimeout)
+		return s.take(on, p.Records)
+	}
 	for {
 		s.mu.Lock()
-		next := s.state.Next
+		next := on.Next
 		s.mu.Unlock()
 		if next >= tail {
 			return nil
 		}
+		var err error
 		if tail-next > MaxBatchRecords {
-			err := s.host.log.Replay(ctx, s.id, next, tail, func(p Page) error {
-				return s.take(p.Records)
-			})
-			if err != nil {
-				return err
-			}
+			err = s.host.log.Replay(ctx, s.id, next, tail, fold)
 		} else {
-			p, err := s.host.log.Read(ctx, s.id, next, 0)
-			if err != nil {
-				return err
+			var p Page
+			if p, err = s.host.log.Read(ctx, s.id, next, 0); err == nil {
+				err = fold(p)
 			}
-			if err := s.take(p.Records); err != nil {
-				return err
-			}
+		}
+		if err != nil {
+			return err
 		}
 		s.mu.Lock()
 		var wake wakers
-		if s.state.Next == next { // all trimmed away
-			s.state.hole(tail)
+		if on.Next == next && s.state == on { // all trimmed away
+			on.hole(tail)
+			on.beginUncreated()
 			s.asm.skip(tail)
+			wake = s.attach()
 			if s.tail != nil {
-				wake = s.tail.skip(tail, s.state.tail, s.state.closed)
+				wake = append(wake, s.tail.skip(tail, on.tail, on.closed)...)
 			}
 		}
 		s.mu.Unlock()
@@ -306,17 +320,19 @@ func (s *Shard) catchUp(ctx context.Context, tail uint64) error {
 	}
 }
 
+// stallTimeout bounds how long catching up may go without a record.
+const stallTimeout = 30 * time.Second
+
 // describe is State for this stream.
 func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
-	if err := s.ready(ctx); err != nil {
-		return Info{}, err
-	}
 	if ask&AskLocal == 0 {
 		if err := s.fresh(ctx); err != nil {
 			return Info{}, err
 		}
 	}
-	s.mu.Lock()
+	if err := s.lockReady(ctx); err != nil {
+		return Info{}, err
+	}
 	now := ms(s.host.cfg.Now())
 	expired := s.state.expired(now, s.lastUse(now))
 	info := s.state.Info()
@@ -338,7 +354,9 @@ func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
 	if _, err := s.do(ctx, &call{touch: true}); err != nil {
 		return Info{}, err
 	}
-	s.mu.Lock()
+	if err := s.lockReady(ctx); err != nil {
+		return Info{}, err
+	}
 	defer s.mu.Unlock()
 	return s.state.Info(), nil
 }

@@ -363,6 +363,22 @@ func (s *State) forgets(minted uint64) bool {
 	return s.recent.forgot != 0 && minted <= s.recent.forgot+clockSlack
 }
 
+// lost reports whether nobody can tell if the request was written before: its id
+// has left the window, and no claim of its producer decides.
+func (s *State) lost(req *Request) bool {
+	if !s.forgets(req.Minted) {
+		return false
+	}
+	if _, ok := s.outcome(req.ID); ok {
+		return false
+	}
+	if p := req.Producer; p != nil {
+		_, known := s.producer(p.ID)
+		return !known && p.Seq == 0
+	}
+	return true
+}
+
 // clockSlack is how far apart a node's clock and S2's may be, in milliseconds.
 const clockSlack = 2_000
 

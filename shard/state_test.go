@@ -43,7 +43,10 @@ func (w *world) write(t *rapid.T, reqs ...*Request) []Outcome {
 			w.add(t, e)
 		}
 		checkLimits(t, b)
-		outs, calls = append(outs, b.outs...), calls[n:]
+		for _, v := range b.verdicts {
+			outs = append(outs, v.out)
+		}
+		calls = calls[n:]
 	}
 	return outs
 }
@@ -238,4 +241,22 @@ func TestProducerTable(t *testing.T) {
 			t.Errorf("%+v: code %d, want %d", c.p, got.Code, c.want)
 		}
 	}
+}
+
+// A stream may expire in the middle of a batch: its tombstone is never the record
+// too many.
+func TestBuryInAFullBatch(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		first := &Request{Op: OpCreate, ID: NewAppendID(), Type: "text/plain", Expires: w.now}
+		n := rapid.IntRange(MaxBatchRecords-8, MaxBatchRecords).Draw(t, "n")
+		for range n {
+			first.Messages = append(first.Messages, []byte("x"))
+		}
+		second := &Request{Op: OpAppend, ID: NewAppendID(), Type: "text/plain", Messages: [][]byte{{'y'}}}
+		outs := w.write(t, first, second) // checks the limits
+		if outs[0].Code != CodeCreated || outs[1].Code != CodeNotFound {
+			t.Fatalf("codes %d, %d", outs[0].Code, outs[1].Code)
+		}
+	})
 }

@@ -5,64 +5,56 @@ import (
 	"errors"
 )
 
-// takeover is what a new owner has to fold: everything from from on.
-type takeover struct {
-	noLog bool
-	from  uint64
-	pages []Page
-	tail  uint64
-}
-
-// takeOver reads what a new owner needs: the last record, then from the
+// takeOver folds what a new owner needs: the last record, then from the
 // checkpoint that it points back to. Where others wrote last, it looks backwards
-// for the newest record of ours.
-func takeOver(ctx context.Context, log Log, id StreamID) (takeover, error) {
-	last, err := log.Last(ctx, id, 1)
-	if errors.Is(err, ErrNoLog) {
-		return takeover{noLog: true}, nil
+// for the newest record of ours. Nothing but the Tail and the fold is held.
+func (s *Shard) takeOver(ctx context.Context) error {
+	log, sent := s.host.log, s.host.cfg.Now()
+	first, cancel := context.WithTimeout(ctx, stallTimeout)
+	defer cancel()
+	last, err := log.Last(first, s.id, 1)
+	noLog := errors.Is(err, ErrNoLog)
+	if err != nil && !noLog {
+		return err
 	}
-	if err != nil {
-		return takeover{}, err
-	}
-	if len(last.Records) == 0 {
-		return takeover{from: 0, tail: last.Tail}, nil
-	}
-	r := last.Records[0]
-	start, ours, err := checkpointOf(r)
-	if err != nil {
-		return takeover{}, err
-	}
-	if !ours {
-		if start, err = searchBack(ctx, log, id, r.Pos); err != nil {
-			return takeover{}, err
-		}
-	}
-	t := takeover{from: start, tail: r.Pos + 1}
-	if start == r.Pos {
-		t.pages = []Page{last}
-		return t, nil
-	}
-	return t, t.read(ctx, log, id)
-}
-
-// read fetches [from, tail): one page if it fits, else one bounded session.
-func (t *takeover) read(ctx context.Context, log Log, id StreamID) error {
-	if t.tail-t.from <= MaxBatchRecords {
-		p, err := log.Read(ctx, id, t.from, int(t.tail-t.from))
-		if err != nil {
+	from, tail := uint64(0), last.Tail
+	if len(last.Records) > 0 {
+		tail = last.Records[0].Pos + 1
+		if from, err = startOf(ctx, log, s.id, last.Records[0]); err != nil {
 			return err
 		}
-		t.pages = append(t.pages, p)
-		if n := len(p.Records); n > 0 && p.Records[n-1].Pos+1 >= t.tail || n == 0 {
-			return nil
-		}
-		// It was larger than a page after all. What is read again is less than one.
-		t.pages = nil
 	}
-	return log.Replay(ctx, id, t.from, t.tail, func(p Page) error {
-		t.pages = append(t.pages, p)
-		return nil
-	})
+	on := &State{Next: from}
+	s.mu.Lock()
+	s.noLog, s.state, s.asm = noLog, on, assembler{from: from}
+	s.mu.Unlock()
+	if from+1 == tail {
+		err = s.take(on, last.Records)
+	} else {
+		err = s.catchUp(ctx, on, tail)
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	wake := s.attach()
+	s.grace = 0
+	if on.hasTTL {
+		s.grace = on.touched + touchAhead(on.ttl) + graceMargin
+	}
+	s.opened, s.synced = true, sent
+	s.mu.Unlock()
+	wake.run()
+	return nil
+}
+
+// startOf says where the fold of a log may begin whose last record is r.
+func startOf(ctx context.Context, log Log, id StreamID, r Record) (uint64, error) {
+	start, ours, err := checkpointOf(r)
+	if err != nil || ours {
+		return start, err
+	}
+	return searchBack(ctx, log, id, r.Pos)
 }
 
 // checkpointOf says where the fold may begin, as record r tells it; ours is

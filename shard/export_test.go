@@ -1,0 +1,9 @@
+package shard
+
+// LaterRelease is the header of a record at pos that only a later release can read.
+func LaterRelease(pos uint64) []byte {
+	b := (&Header{Kind: KindMessage}).encode(pos)
+	b = b[:len(b)-headerSum]
+	b[1] = headerVersion + 1
+	return resum(pos, b)
+}

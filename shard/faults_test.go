@@ -1,0 +1,413 @@
+package shard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+var errDown = errors.New("down")
+
+// hooked is a Log in memory with something in the way of its calls. The hooks
+// are changed through set only.
+type hooked struct {
+	*logtest.Memory
+	mu sync.Mutex
+	hooks
+}
+
+type hooks struct {
+	append func(ctx context.Context, write func() (shard.Ack, error)) (shard.Ack, error)
+	read   func() error // before Read, Last and Replay
+	tail   func(ask func() (uint64, error)) (uint64, error)
+}
+
+func newHooked() *hooked { return &hooked{Memory: logtest.NewMemory(1)} }
+
+func (l *hooked) set(h hooks) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hooks = h
+}
+
+func (l *hooked) get() hooks {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.hooks
+}
+
+func (l *hooked) Append(
+	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+) (shard.Ack, error) {
+	write := func() (shard.Ack, error) { return l.Memory.Append(ctx, id, at, batch) }
+	if fn := l.get().append; fn != nil {
+		return fn(ctx, write)
+	}
+	return write()
+}
+
+func (l *hooked) reading() error {
+	if fn := l.get().read; fn != nil {
+		return fn()
+	}
+	return nil
+}
+
+func (l *hooked) Read(ctx context.Context, id shard.StreamID, from uint64, n int) (shard.Page, error) {
+	if err := l.reading(); err != nil {
+		return shard.Page{}, err
+	}
+	return l.Memory.Read(ctx, id, from, n)
+}
+
+func (l *hooked) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+	if err := l.reading(); err != nil {
+		return shard.Page{}, err
+	}
+	return l.Memory.Last(ctx, id, n)
+}
+
+func (l *hooked) Replay(
+	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
+) error {
+	return l.Memory.Replay(ctx, id, from, to, func(p shard.Page) error {
+		if err := l.reading(); err != nil {
+			return err
+		}
+		return fn(p)
+	})
+}
+
+func (l *hooked) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+	ask := func() (uint64, error) { return l.Memory.Tail(ctx, id) }
+	if fn := l.get().tail; fn != nil {
+		return fn(ask)
+	}
+	return ask()
+}
+
+// loseAck writes and does not tell.
+func loseAck(_ context.Context, write func() (shard.Ack, error)) (shard.Ack, error) {
+	ack, err := write()
+	if err == nil {
+		err = errors.Join(shard.ErrUnknown, errDown)
+	}
+	return ack, err
+}
+
+// doLater starts Do and returns a function that waits for its end.
+func doLater(ctx context.Context, h *shard.Host, r *shard.Request) func() (shard.Outcome, error) {
+	var out shard.Outcome
+	var err error
+	done := make(chan struct{})
+	go func() {
+		out, err = h.Do(ctx, r)
+		close(done)
+	}()
+	return func() (shard.Outcome, error) { <-done; return out, err }
+}
+
+// An append is written, its ack is lost, and storage cannot be read: the caller
+// hears "written" once it can be, or that nobody can say; never that it was not.
+func TestLostAckAndNoReadBack(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		down time.Duration
+		want error
+	}{
+		{"for a moment", 8 * time.Second, nil},
+		{"for long", 10 * time.Minute, shard.ErrOutcomeUnknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := newHooked()
+				h := node(t, log)
+				do(t, h, create("text/plain"), shard.CodeCreated)
+				back := time.Now().Add(c.down)
+				log.set(hooks{append: loseAck, read: func() error {
+					if time.Now().Before(back) {
+						return errDown
+					}
+					return nil
+				}})
+				out, err := h.Do(t.Context(), appendReq("text/plain", "a"))
+				if !errors.Is(err, c.want) {
+					t.Fatalf("%+v, %v", out, err)
+				}
+				log.set(hooks{})
+				equal(t, history(t, h), []string{"a"})
+			})
+		})
+	}
+}
+
+// The owner lets go of a stream while an append that is written is in doubt.
+func TestDropWhileUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h := node(t, log)
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		log.set(hooks{append: loseAck, read: func() error { return errDown }})
+		wait := doLater(t.Context(), h, appendReq("text/plain", "a"))
+		synctest.Wait()
+		behind := doLater(t.Context(), h, appendReq("text/plain", "b"))
+		synctest.Wait()
+		go h.Drop(stream)
+		advance(time.Second)
+		log.set(hooks{})
+		if out, err := wait(); err != nil || out.Code != shard.CodeAppended {
+			t.Errorf("written, but the answer was %+v, %v", out, err)
+		}
+		if out, err := behind(); !errors.Is(err, shard.ErrNotOwner) {
+			t.Errorf("not written, but the answer was %+v, %v", out, err)
+		}
+		equal(t, history(t, h), []string{"a"})
+	})
+}
+
+// An append whose id has left the window is in doubt; the others of its batch are
+// not.
+func TestForgottenRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h := node(t, log)
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		old := appendReq("text/plain", "old")
+		do(t, h, old, shard.CodeAppended)
+		advance(time.Minute)
+		for range 1100 {
+			do(t, h, appendReq("text/plain", "x"), shard.CodeAppended)
+		}
+		gate := make(chan struct{})
+		log.set(hooks{append: func(_ context.Context, write func() (shard.Ack, error)) (shard.Ack, error) {
+			<-gate
+			return write()
+		}})
+		again := *old
+		again.Repeat = true
+		waits := []func() (shard.Outcome, error){
+			doLater(t.Context(), h, appendReq("text/plain", "first")),
+		}
+		synctest.Wait() // it is in flight; these wait behind it, for one batch
+		waits = append(waits, doLater(t.Context(), h, appendReq("text/plain", "a")))
+		synctest.Wait()
+		waits = append(waits, doLater(t.Context(), h, &again))
+		synctest.Wait()
+		waits = append(waits, doLater(t.Context(), h, appendReq("text/plain", "b")))
+		synctest.Wait()
+		close(gate)
+		for i, wait := range waits {
+			out, err := wait()
+			if doubt := errors.Is(err, shard.ErrOutcomeUnknown); doubt != (i == 2) || !doubt && err != nil {
+				t.Errorf("%d: %+v, %v", i, out, err)
+			}
+		}
+		got := history(t, h)
+		equal(t, got[len(got)-4:], []string{"x", "first", "a", "b"})
+	})
+}
+
+// A caller whose ctx ends is not held by the batch that it leads; the batch is
+// settled all the same.
+func TestLeaderLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h := node(t, log)
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		log.set(hooks{append: func(ctx context.Context, _ func() (shard.Ack, error)) (shard.Ack, error) {
+			<-ctx.Done()
+			return shard.Ack{}, errors.Join(shard.ErrUnknown, ctx.Err())
+		}})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		out, err := h.Do(ctx, appendReq("text/plain", "a"))
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 110*time.Millisecond {
+			t.Fatalf("%+v, %v after %v", out, err, time.Since(began))
+		}
+		log.set(hooks{})
+		do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
+		equal(t, history(t, h), []string{"a", "b"})
+	})
+}
+
+// A record of a later release ends the Tail of whoever reads here: what follows
+// cannot be shown to them.
+func TestDeclinedStreamEndsItsTail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		tail, release, err := h.Follow(t.Context(), stream, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		at := tail.Next()
+		entry := shard.Entry{Header: shard.LaterRelease(at), Body: []byte("later")}
+		if _, err := log.Append(t.Context(), stream, at, []shard.Entry{entry}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !errors.Is(tail.Ended(), shard.ErrDeclined) {
+			t.Errorf("the Tail goes on: %v", tail.Ended())
+		}
+		if _, err := h.State(t.Context(), stream, 0); !errors.Is(err, shard.ErrDeclined) {
+			t.Errorf("state: %v", err)
+		}
+		if out, err := h.Do(t.Context(), appendReq("text/plain", "b")); !errors.Is(err, shard.ErrDeclined) {
+			t.Errorf("append: %+v, %v", out, err)
+		}
+		advance(time.Minute) // and nothing goes on behind it
+		if n := log.OpenSessions(); n != 0 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}
+
+// A tail check that was sent before a reader came does not answer for it.
+func TestCheckIsNotSharedAcrossArrival(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h, rival := node(t, log), node(t, log)
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		advance(time.Second)
+		log.set(hooks{tail: func(ask func() (uint64, error)) (uint64, error) {
+			tail, err := ask()
+			advance(time.Second) // on its way back
+			return tail, err
+		}})
+		early := make(chan struct{})
+		go func() {
+			_, _ = h.State(t.Context(), stream, 0)
+			close(early)
+		}()
+		advance(100 * time.Millisecond)
+		out := do(t, rival, appendReq("text/plain", "a"), shard.CodeAppended)
+		info, err := h.State(t.Context(), stream, 0)
+		if err != nil || info.Tail != out.Info.Tail {
+			t.Errorf("tail %d, %v; acknowledged before: %d", info.Tail, err, out.Info.Tail)
+		}
+		<-early
+	})
+}
+
+// Thousands of streams with a TTL are only followed; their owner dies. Its heir
+// grants each at least its TTL from then on, and not much more.
+func TestHeirOfFollowedStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const streams, ttl = 4000, 240
+		log := logtest.NewMemory(1)
+		log.Latency = 40 * time.Millisecond
+		h := node(t, log)
+		id := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("default/", i)) }
+		var wg sync.WaitGroup
+		for i := range streams {
+			wg.Go(func() {
+				q := withTTL(ttl)
+				q.Stream = id(i)
+				do(t, h, q, shard.CodeCreated)
+				_, release, err := h.Follow(t.Context(), q.Stream, 0)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				t.Cleanup(release)
+			})
+		}
+		wg.Wait()
+		advance(10*time.Minute + time.Second)
+		_ = h.Close()
+		heir := node(t, log)
+		count := func() (n int) {
+			for i := range streams {
+				info, err := heir.State(t.Context(), id(i), 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if info.Exists {
+					n++
+				}
+			}
+			return n
+		}
+		if n := count(); n != streams {
+			t.Errorf("%d of %d at once", n, streams)
+		}
+		advance((ttl - 5) * time.Second)
+		if n := count(); n != streams {
+			t.Errorf("%d of %d shortly before their time", n, streams)
+		}
+		advance(3 * time.Minute)
+		if n := count(); n != 0 {
+			t.Errorf("%d still there long after", n)
+		}
+	})
+}
+
+// A takeover that breaks off in the middle begins anew, and is whole.
+func TestTakeoverBreaksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		do(t, node(t, log), create("text/plain", "a"), shard.CodeCreated)
+		want := []string{"a"}
+		for i := range 5000 {
+			want = append(want, fmt.Sprint(i))
+		}
+		log.Foreign(stream, want[1:]...)
+		calls := 0
+		log.set(hooks{read: func() error {
+			if calls++; calls%6 == 5 {
+				return errDown
+			}
+			return nil
+		}})
+		h := node(t, log)
+		for try := 0; ; try++ {
+			_, err := h.State(t.Context(), stream, 0)
+			if err == nil {
+				break
+			}
+			if try > 20 || !errors.Is(err, shard.ErrStoreDown) {
+				t.Fatalf("try %d: %v", try, err)
+			}
+			if try == 2 {
+				log.set(hooks{})
+			}
+		}
+		equal(t, history(t, h), want)
+	})
+}
+
+// A panic on the goroutine of a request, which net/http survives, ends the
+// process: the stream's lock would be held, or its flight never land.
+func TestPanicEndsTheProcess(t *testing.T) {
+	if os.Getenv("TEST_PANIC") != "" {
+		log := newHooked()
+		h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		log.set(hooks{append: func(context.Context, func() (shard.Ack, error)) (shard.Ack, error) {
+			panic("boom")
+		}})
+		defer func() { _ = recover() }() // as net/http does
+		_, _ = h.Do(t.Context(), appendReq("text/plain", "a"))
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPanicEndsTheProcess$")
+	cmd.Env = append(os.Environ(), "TEST_PANIC=1")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "panic: boom") ||
+		!strings.Contains(string(out), "lead(") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
