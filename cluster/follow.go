@@ -344,7 +344,7 @@ func (f *follower) refused(now time.Time, err error) {
 	m := f.move
 	m.waiting, m.up = false, nil
 	switch {
-	case errors.Is(err, shard.ErrNotFound):
+	case shard.IsAbsent(err):
 		f.end()
 	case m.course.learn(m.target, err):
 		m.at = now
@@ -449,7 +449,7 @@ func (f *follower) over(u *upstream, why error) {
 	case f.move != nil && f.move.up == u:
 		f.refused(now, why)
 	case f.feed.up != u:
-	case errors.Is(why, shard.ErrNotFound):
+	case shard.IsAbsent(why):
 		f.end()
 	default:
 		f.unfed(now, jitter(0, lostMin))

@@ -58,6 +58,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Host, tails *shard.Tails)
 	if err != nil {
 		return nil, err
 	}
+	host.Join(r) // before the first request
 	r.start(ln)
 	if err := r.ms.start(); err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -322,7 +323,8 @@ func (r *Relay) pageFrom(
 	})
 	select {
 	case res := <-done:
-		return res.Val.(shard.Range), res.Err //nolint:errcheck // always a Range
+		page, _ := res.Val.(shard.Range)
+		return page, res.Err
 	case <-ctx.Done():
 		return shard.Range{}, context.Cause(ctx)
 	}

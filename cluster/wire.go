@@ -38,6 +38,7 @@ var refusals = []struct {
 	code   codes.Code
 }{
 	{shard.ErrNotFound, relaypb.Reason_REASON_NOT_FOUND, codes.NotFound},
+	{shard.ErrGone, relaypb.Reason_REASON_GONE, codes.NotFound},
 	{shard.ErrTrimmed, relaypb.Reason_REASON_TRIMMED, codes.OutOfRange},
 	{shard.ErrContended, relaypb.Reason_REASON_CONTENDED, codes.Aborted},
 	{shard.ErrOverloaded, relaypb.Reason_REASON_OVERLOADED, codes.ResourceExhausted},
@@ -175,14 +176,42 @@ func infoToWire(i shard.Info) *relaypb.Info {
 	out := &relaypb.Info{
 		Exists: i.Exists, Life: i.Life, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
 		Closed: i.Closed, Type: i.Type, HasTtl: i.HasTTL, Ttl: i.TTL,
-		Expires: i.Expires, ExpiresRaw: i.ExpiresRaw,
+		Expires: i.Expires, ExpiresRaw: i.ExpiresRaw, Gone: i.Gone, Hold: idToWire(i.Hold),
+		Chain: chainToWire(i.Chain),
 	}
-	for _, a := range i.Chain {
-		out.Chain = append(out.Chain, &relaypb.Ancestor{
-			Stream: string(a.Stream), Life: a.Life, Bound: a.Bound,
+	return out
+}
+
+func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
+	for _, a := range chain {
+		out = append(out, &relaypb.Ancestor{
+			Stream: string(a.Stream), Life: a.Life, Start: a.Start, Bound: a.Bound,
 		})
 	}
 	return out
+}
+
+func chainFromWire(chain []*relaypb.Ancestor) (out []shard.Ancestor) {
+	for _, a := range chain {
+		out = append(out, shard.Ancestor{
+			Stream: shard.StreamID(a.GetStream()), Life: a.GetLife(),
+			Start: a.GetStart(), Bound: a.GetBound(),
+		})
+	}
+	return out
+}
+
+// idToWire is an id's bytes, or nothing where there is none.
+func idToWire(id shard.AppendID) []byte {
+	if id.IsZero() {
+		return nil
+	}
+	return id[:]
+}
+
+func idFromWire(b []byte) (id shard.AppendID) {
+	copy(id[:], b)
+	return id
 }
 
 func infoFromWire(i *relaypb.Info) shard.Info {
@@ -190,12 +219,8 @@ func infoFromWire(i *relaypb.Info) shard.Info {
 		Exists: i.GetExists(), Life: i.GetLife(), Start: i.GetStart(), Tail: i.GetTail(),
 		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: i.GetType(),
 		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: i.GetExpires(),
-		ExpiresRaw: i.GetExpiresRaw(),
-	}
-	for _, a := range i.GetChain() {
-		out.Chain = append(out.Chain, shard.Ancestor{
-			Stream: shard.StreamID(a.GetStream()), Life: a.GetLife(), Bound: a.GetBound(),
-		})
+		ExpiresRaw: i.GetExpiresRaw(), Gone: i.GetGone(), Hold: idFromWire(i.GetHold()),
+		Chain: chainFromWire(i.GetChain()),
 	}
 	return out
 }
@@ -220,6 +245,14 @@ func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
 		Repeat: q.Repeat, Minted: q.Minted, Type: q.Type, Bad: q.Bad, Close: q.Close,
 		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
 		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: q.ExpiresRaw,
+		Ref: idToWire(q.Ref), Name: string(q.Name), Life: q.Life,
+	}
+	if f, s := q.Fork, q.Source; f != nil && s != nil {
+		h.Fork = &relaypb.Fork{Source: string(f.Source), At: f.At, Sub: f.Sub}
+		h.Source = &relaypb.Source{
+			Refused: uint32(s.Refused), Why: s.Why, Life: s.Life, Type: s.Type, HasTtl: s.HasTTL,
+			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: s.ExpiresRaw, Chain: chainToWire(s.Chain),
+		}
 	}
 	for _, m := range q.Messages {
 		h.Sizes = append(h.Sizes, uint32(len(m)))
@@ -245,7 +278,20 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 		Minted: h.GetMinted(), Type: h.GetType(), Bad: h.GetBad(), Close: h.GetClose(),
 		Producer: producerFromWire(h.GetProducer()), StreamSeq: h.StreamSeq,
 		HasTTL: h.GetHasTtl(), TTL: h.GetTtl(), Expires: h.GetExpires(),
-		ExpiresRaw: h.GetExpiresRaw(),
+		ExpiresRaw: h.GetExpiresRaw(), Ref: idFromWire(h.GetRef()),
+		Name: shard.StreamID(h.GetName()), Life: h.GetLife(),
+	}
+	if f, s := h.GetFork(), h.GetSource(); f != nil && s != nil {
+		source, err := shard.ParseStreamID(f.GetSource())
+		if err != nil || len(s.GetChain()) > shard.MaxChain+1 {
+			return nil, 0, errRequest
+		}
+		q.Fork = &shard.Fork{Source: source, At: f.GetAt(), Sub: f.GetSub()}
+		q.Source = &shard.Source{
+			Refused: shard.Code(s.GetRefused()), Why: s.GetWhy(), Life: s.GetLife(),
+			Type: s.GetType(), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),
+			ExpiresRaw: s.GetExpiresRaw(), Chain: chainFromWire(s.GetChain()),
+		}
 	}
 	return q, total, nil
 }

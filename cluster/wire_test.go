@@ -33,11 +33,20 @@ func drawInfo(t *rapid.T) shard.Info {
 		Tail: u.Draw(t, "tail"), LogTail: u.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
 		Type: rapid.String().Draw(t, "type"), HasTTL: rapid.Bool().Draw(t, "hasTTL"),
 		TTL: u.Draw(t, "ttl"), Expires: u.Draw(t, "expires"), ExpiresRaw: rapid.String().Draw(t, "raw"),
+		Gone: rapid.Bool().Draw(t, "gone"), Hold: drawID(t),
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "chain") {
-		i.Chain = append(i.Chain, shard.Ancestor{Stream: "p/s", Life: u.Draw(t, "l"), Bound: u.Draw(t, "b")})
+		i.Chain = append(i.Chain, shard.Ancestor{
+			Stream: "p/s", Life: u.Draw(t, "l"), Start: u.Draw(t, "s"), Bound: u.Draw(t, "b"),
+		})
 	}
 	return i
+}
+
+// drawID is an id, or none.
+func drawID(t *rapid.T) (id shard.AppendID) {
+	copy(id[:], rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "id"))
+	return id
 }
 
 func drawProducer(t *rapid.T) *shard.Producer {
@@ -69,6 +78,17 @@ func TestWireRoundTrips(t *testing.T) {
 			Bad: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
 			HasTTL: rapid.Bool().Draw(t, "hasTTL"), TTL: rapid.Uint64().Draw(t, "ttl"),
 			Expires: rapid.Uint64().Draw(t, "expires"), ExpiresRaw: rapid.String().Draw(t, "raw"),
+		}
+		if rapid.Bool().Draw(t, "fork") {
+			q.Fork = &shard.Fork{Source: "p/t", At: rapid.String().Draw(t, "at"), Sub: rapid.Uint64().Draw(t, "sub")}
+			q.Source = &shard.Source{
+				Refused: shard.Code(rapid.Uint8().Draw(t, "refused")), Why: rapid.String().Draw(t, "why"),
+				Life: info.Life, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL,
+				Expires: info.Expires, ExpiresRaw: info.ExpiresRaw, Chain: info.Chain,
+			}
+		}
+		if rapid.Bool().Draw(t, "ref") {
+			q.Ref, q.Name, q.Life = drawID(t), "p/f", rapid.Uint64().Draw(t, "life")
 		}
 		if rapid.Bool().Draw(t, "seq") { // empty is not absent
 			q.StreamSeq = []byte(rapid.String().Draw(t, "streamSeq"))

@@ -15,11 +15,11 @@ type cursor struct {
 	set  *frameSet
 	form framing
 
-	pos  uint64 // everything below was taken: it is framed, or in held
-	told uint64 // the position in the newest control event
+	at   place // everything below was taken: it is framed, or in held
+	told mark  // what the newest control event named
 	// held: messages of a text stream that end inside a character. They wait for
 	// what follows, so that no event holds half a character.
-	held  []shard.Message
+	held  []heldMessage
 	begun bool // a control event was owed
 	fresh bool // the newest control event said "up to date"
 
@@ -33,6 +33,16 @@ type cursor struct {
 
 	messages int // framed since the driver last looked
 	gaps     int // Ranges that did not join; 0, or there is a bug somewhere
+}
+
+// mark is an offset: a position and the life that it is of.
+type mark struct{ life, pos uint64 }
+
+// heldMessage has the life that its position is of: a character may lie across the
+// point where a stream was forked.
+type heldMessage struct {
+	shard.Message
+	life uint64
 }
 
 // state says what the driver has to do once nothing is owed.
@@ -49,10 +59,20 @@ const (
 // held for ever; beyond this many bytes in more than one message it gets them.
 const heldLimit = 256 << 10
 
-// newCursor is a cursor at pos for a client whose streamCursor must be at least
+// newCursor is a cursor at a place for a client whose streamCursor must be at least
 // least (0: any).
-func newCursor(t *shard.Tail, set *frameSet, form framing, pos, least uint64) *cursor {
-	return &cursor{tail: t, set: set, form: form, pos: pos, told: pos, least: least, now: stateIdle}
+func newCursor(t *shard.Tail, set *frameSet, form framing, at place, least uint64) *cursor {
+	c := &cursor{tail: t, set: set, form: form, at: at, least: least, now: stateIdle}
+	c.told = mark{c.life(), at.pos}
+	return c
+}
+
+// life is that of the log in which the reader is.
+func (c *cursor) life() uint64 {
+	if len(c.at.past) > 0 {
+		return c.at.past[0].info.Life
+	}
+	return c.tail.Life()
 }
 
 // state is valid while nothing is pending.
@@ -90,8 +110,12 @@ func (c *cursor) pending(budget int) net.Buffers {
 
 // take is the Ranges to frame next, and what there is after them.
 func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.Status) {
-	if c.paged.IsZero() {
-		c.scratch, st = c.tail.ReadAt(c.pos, budget, c.scratch[:0])
+	past := len(c.at.past) > 0
+	switch {
+	case c.paged.IsZero() && past && c.tail.Ended() == nil:
+		return nil, false, shard.StatusBelow
+	case c.paged.IsZero():
+		c.scratch, st = c.tail.ReadAt(c.at.pos, budget, c.scratch[:0])
 		return c.scratch, false, st
 	}
 	r := c.paged
@@ -101,7 +125,7 @@ func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.St
 	switch {
 	case c.tail.Ended() != nil:
 		st = shard.StatusGone
-	case r.To() < info.Tail:
+	case past || r.To() < info.Tail:
 		st = shard.StatusMore
 	case info.Closed:
 		st = shard.StatusClosed
@@ -114,7 +138,7 @@ func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.St
 // page is history that the driver brought for the reader's position; false: it
 // does not hold that position.
 func (c *cursor) page(r shard.Range) bool {
-	if r.IsZero() || r.From() > c.pos || r.To() <= c.pos {
+	if r.IsZero() || r.From() > c.at.pos || r.To() <= c.at.pos {
 		c.gaps++
 		return false
 	}
@@ -129,9 +153,21 @@ func (c *cursor) skip(pos uint64) bool {
 	if c.begun || len(c.held) > 0 {
 		return false
 	}
-	c.pos, c.told = max(c.pos, pos), max(c.told, pos)
+	c.at.pos = max(c.at.pos, pos)
+	c.move()
+	c.told = mark{c.life(), c.at.pos}
 	c.now = stateIdle
 	return true
+}
+
+// move takes the reader from a leg that is read to its end to the next.
+func (c *cursor) move() {
+	if past := len(c.at.past); past > 0 {
+		c.at = c.at.normal(c.tail.Info().Start)
+		if len(c.at.past) < past && len(c.held) == 0 {
+			c.told = mark{c.life(), c.at.pos}
+		}
+	}
 }
 
 // frame owes the reader the messages of ranges, each data event but the last with
@@ -140,34 +176,35 @@ func (c *cursor) skip(pos uint64) bool {
 // before it, and nothing beyond was taken.
 func (c *cursor) frame(ranges []shard.Range, paged bool) (last *frame, joined bool) {
 	for _, r := range ranges {
-		if r.From() > c.pos {
+		if r.From() > c.at.pos {
 			c.gaps++
 			c.now = stateBehind
 			return last, false
 		}
-		if r.To() <= c.pos {
+		if r.To() <= c.at.pos {
 			continue
 		}
-		first := r.Search(c.pos)
-		c.pos = r.To()
+		first := r.Search(c.at.pos)
+		c.at.pos = r.To()
 		if first == r.Len() {
 			continue
 		}
 		if first == 0 && len(c.held) == 0 && !c.cuts(r) {
-			last = c.owe(last, c.set.of(r, paged, c.interval))
+			last = c.owe(last, c.set.of(r, c.life(), paged, c.interval))
 			continue
 		}
 		for i := first; i < r.Len(); i++ {
-			c.held = append(c.held, r.Message(i))
+			c.held = append(c.held, heldMessage{r.Message(i), c.life()})
 		}
 		last = c.release(last, false)
 	}
+	c.move()
 	return last, true
 }
 
 // cuts reports whether the Range ends inside a character of a text stream.
 func (c *cursor) cuts(r shard.Range) bool {
-	return c.form == framingText && cutsCharacter([]shard.Message{{Body: r.Payload()}})
+	return c.form == framingText && cutsCharacter([]heldMessage{{Message: shard.Message{Body: r.Payload()}}})
 }
 
 // release owes what is held as a frame of the reader's own, up to the last message
@@ -190,8 +227,8 @@ func (c *cursor) release(last *frame, all bool) *frame {
 	if n == 0 {
 		return last
 	}
-	f := newFrame(c.form, c.tail.Life(), c.held[n-1].Next, c.interval, bodies[:n])
-	c.held = append([]shard.Message(nil), c.held[n:]...)
+	f := newFrame(c.form, c.held[n-1].life, c.held[n-1].Next, c.interval, bodies[:n])
+	c.held = append([]heldMessage(nil), c.held[n:]...)
 	return c.owe(last, f)
 }
 
@@ -201,7 +238,7 @@ func (c *cursor) owe(last, f *frame) *frame {
 		c.owed = append(c.owed, c.control(last, whereMid))
 	}
 	c.owed = append(c.owed, f.data)
-	c.told = f.next
+	c.told = mark{f.life, f.next}
 	c.messages += f.messages
 	return f
 }
@@ -217,6 +254,11 @@ func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
 	case st == shard.StatusTip && len(c.held) == 0:
 		at = whereTip
 	}
+	if last != nil && at != whereMid && last.life != c.life() {
+		// What was held of an earlier leg: where the stream ends is told by itself.
+		c.owed = append(c.owed, c.control(last, whereMid))
+		last, c.fresh = nil, false
+	}
 	switch {
 	case last != nil:
 		c.owed = append(c.owed, c.control(last, at))
@@ -224,7 +266,9 @@ func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
 		if len(c.held) == 0 {
 			// All that was visible before the Tail was read lies below pos, and is told;
 			// with info of now, a message that came since would be taken for told.
-			c.told = max(c.told, min(before.Tail, c.pos))
+			if m := (mark{c.life(), min(before.Tail, c.at.pos)}); m.life != c.told.life || m.pos > c.told.pos {
+				c.told = m
+			}
 		}
 		c.owed = append(c.owed, c.control(nil, at))
 	default:
@@ -238,7 +282,7 @@ func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
 func (c *cursor) control(f *frame, at where) (b []byte) {
 	if f == nil {
 		c.least = max(c.least, c.interval)
-		return renderControl(c.tail.Life(), c.told, c.least, at)
+		return renderControl(c.told.life, c.told.pos, c.least, at)
 	}
 	b, c.least = f.control(at, c.least, c.interval)
 	return b

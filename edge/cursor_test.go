@@ -297,7 +297,7 @@ func (w *world) join(pos uint64, fromStart bool) *reader {
 	}
 	set := w.frames.open(w.tail, w.form)
 	r := &reader{
-		world: w, set: set, c: newCursor(w.tail, set, w.form, pos, least),
+		world: w, set: set, c: newCursor(w.tail, set, w.form, place{pos: pos}, least),
 		fromStart: fromStart, at: pos, cursor: least,
 	}
 	r.begin(pos)
@@ -359,14 +359,14 @@ func (r *reader) turn(budget int, takes func(n int) int) bool {
 		r.behind()
 		return true
 	case stateIdle:
-		return c.pos < c.tail.Info().Tail
+		return c.at.pos < c.tail.Info().Tail
 	}
 	return false
 }
 
 // behind brings a page of any size, or says that there is none.
 func (r *reader) behind() {
-	pos := r.c.pos
+	pos := r.c.at.pos
 	if pos < r.first {
 		first := min(r.first, r.c.tail.Info().Tail)
 		if r.lost = !r.fromStart || !r.c.skip(first); !r.lost {
@@ -509,7 +509,7 @@ func (r *reader) control(e event, pos uint64) {
 func (r *reader) drain(budget int) {
 	for n := 0; !r.lost && r.turn(budget, func(n int) int { return n }); n++ {
 		if n > 20*len(r.cells)+20 {
-			r.Fatalf("never idle: at %d of %+v", r.c.pos, r.c.tail.Info())
+			r.Fatalf("never idle: at %d of %+v", r.c.at.pos, r.c.tail.Info())
 		}
 	}
 	if len(r.buf) > 0 {
@@ -539,7 +539,7 @@ func (r *reader) drain(budget int) {
 		last = max(last, r.msgs[r.next-1].Next)
 	}
 	for _, m := range r.msgs[r.next:] {
-		if m.Next > max(info.Tail, r.c.pos) {
+		if m.Next > max(info.Tail, r.c.at.pos) {
 			break
 		}
 		if held++; !m.cut {
@@ -640,7 +640,7 @@ func lone(t *testing.T, form framing, bodies ...string) (*cursor, *shard.Tail) {
 			t.Fatal(err)
 		}
 	}
-	return newCursor(tail, set, form, 0, 0), tail
+	return newCursor(tail, set, form, place{}, 0), tail
 }
 
 // take is every event that the cursor owes.
@@ -679,7 +679,7 @@ func TestCursorHeldLimit(t *testing.T) {
 // A crowd at the same place shares the bytes of one frame, whoever comes first.
 func TestCursorShares(t *testing.T) {
 	a, tail := lone(t, framingJSON, `{"n":1}`, `{"n":2}`)
-	b := newCursor(tail, a.set, framingJSON, 0, 0)
+	b := newCursor(tail, a.set, framingJSON, place{}, 0)
 	one, two := a.pending(writeBudget), b.pending(writeBudget)
 	if len(one) != 4 || len(two) != 4 {
 		t.Fatalf("%q %q", one, two)

@@ -233,7 +233,7 @@ func TestRefusals(t *testing.T) {
 		{"GET", "/v1/stream/%ff", nil, 400},
 		{"GET", "/v1/stream/" + strings.Repeat("a", 600), nil, 400},
 		{"PUT", "/v1/stream/__ds/subscriptions/x", nil, 501},
-		{"PUT", "/v1/stream/y", header{hForkedFrom: "/v1/stream/x"}, 501},
+		{"PUT", "/v1/stream/y", header{hForkedFrom: "/v1/stream/none"}, 404},
 		{"PATCH", "/v1/stream/x", nil, 405},
 		{"GET", "/v1/stream/x?offset=9999999999999999_9999999999999999", nil, 400},
 		{"GET", "/v1/stream/x?offset=", nil, 400},

@@ -48,6 +48,13 @@ var codes = map[shard.Code]mapping{
 	shard.CodeBadBody:       {400, "bad-body", "The body cannot be accepted", retry{}},
 	shard.CodeNothing:       {400, "empty-body", "Nothing to append", retry{}},
 	shard.CodeForeignJSON:   {409, "foreign-records", "The records that are there are not all JSON", retry{}},
+	shard.CodeNameHeld:      {409, "name-held", "A deleted stream keeps this name for its forks", retry{}},
+	shard.CodeSourceMissing: {404, "source-not-found", "No such source to fork", retry{}},
+	shard.CodeSourceGone:    {409, "source-gone", "The source was deleted", retry{}},
+	shard.CodeSourceType:    {409, "source-content-type", "Not the source's content type", retry{}},
+	shard.CodeForkPlace:     {400, "fork-offset", "The source has no such offset", retry{}},
+	shard.CodeForkLimit:     {409, "fork-limit", "Too many forks, or too long a chain of them", retry{}},
+	shard.CodeSourceChanged: {409, "source-changed", "The source was made anew just now; try again", retry{}},
 }
 
 // failures is the one table from errors to answers; the first that matches
@@ -59,7 +66,6 @@ var failures = []struct {
 	{errNoRoute, mapping{404, "no-such-path", "No such path", retry{}}},
 	{errName, mapping{400, "bad-name", "Malformed stream name", retry{}}},
 	{errReserved, mapping{501, "not-supported", "Subscriptions are not supported", retry{}}},
-	{errForks, mapping{501, "not-supported", "Forks are not supported", retry{}}},
 	{errMethod, mapping{405, "method", "Method not allowed", retry{}}},
 	{errHeader, mapping{400, "bad-header", "Malformed header", retry{}}},
 	{errQuery, mapping{400, "bad-query", "Malformed query", retry{}}},
@@ -72,6 +78,7 @@ var failures = []struct {
 	{errFull, mapping{503, "full", "Too many readers on this node", retry{1, 5}}},
 	{errDraining, mapping{503, "draining", "This node is stopping", retry{1, 3}}},
 	{shard.ErrNotFound, mapping{404, "stream-not-found", "No such stream", retry{}}},
+	{shard.ErrGone, mapping{410, "stream-gone", "The stream was deleted", retry{}}},
 	{shard.ErrTrimmed, mapping{410, "offset-gone", "The offset is no longer kept", retry{}}},
 	{shard.ErrOverloaded, mapping{429, "overloaded", "Too much in flight", retry{1, 3}}},
 	{shard.ErrOutcomeUnknown, mapping{503, "append-outcome-unknown", "Nobody can say whether this was written", retry{1, 3}}},
@@ -141,7 +148,6 @@ func refuse(w http.ResponseWriter, out shard.Outcome) {
 }
 
 var (
-	errForks    = errors.New("forks are not supported")
 	errMethod   = errors.New("method not allowed")
 	errHeader   = errors.New("malformed header")
 	errQuery    = errors.New("malformed query")

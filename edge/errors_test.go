@@ -28,6 +28,7 @@ var shardErrors = map[string]struct {
 	slug   string
 }{
 	"ErrNotFound":       {shard.ErrNotFound, 404, "stream-not-found"},
+	"ErrGone":           {shard.ErrGone, 410, "stream-gone"},
 	"ErrTrimmed":        {shard.ErrTrimmed, 410, "offset-gone"},
 	"ErrContended":      {shard.ErrContended, 503, "stream-contended"},
 	"ErrOverloaded":     {shard.ErrOverloaded, 429, "overloaded"},

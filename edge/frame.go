@@ -213,7 +213,7 @@ func renderControl(life, pos, cursor uint64, at where) []byte {
 
 // cutsCharacter reports whether the messages, one after the other, end inside a
 // UTF-8 character.
-func cutsCharacter(messages []shard.Message) bool {
+func cutsCharacter(messages []heldMessage) bool {
 	var end [utf8.UTFMax - 1]byte // the last bytes: as many as may lack one more
 	n := len(end)
 	for i := len(messages) - 1; i >= 0 && n > 0; i-- {

@@ -74,20 +74,20 @@ type frameSet struct {
 	past frameRing
 }
 
-// of is the frame of a whole Range. The first reader that asks renders it; whoever
-// asks meanwhile waits for that.
-func (s *frameSet) of(r shard.Range, page bool, interval uint64) *frame {
+// of is the frame of a whole Range of one life. The first reader that asks renders
+// it; whoever asks meanwhile waits for that.
+func (s *frameSet) of(r shard.Range, life uint64, page bool, interval uint64) *frame {
 	next := r.Message(r.Len() - 1).Next
 	ring := &s.live
 	if page {
 		ring = &s.past
 	}
 	s.mu.Lock()
-	span := frameSpan{r.From(), next}
+	span := frameSpan{life, r.From(), next}
 	f := ring.by[span]
 	if f == nil {
 		f = &frame{
-			life: s.key.tail.Life(), next: next, messages: r.Len(), size: len(r.Bytes()),
+			life: life, next: next, messages: r.Len(), size: len(r.Bytes()),
 		}
 		ring.add(s.cache, span, f)
 		ring.shrink(s.cache, framesPerTail, 1)
@@ -129,9 +129,9 @@ type frameRing struct {
 	bytes int
 }
 
-// frameSpan names a frame in one life: the first position of its Range, and the
-// position after its last message.
-type frameSpan struct{ from, next uint64 }
+// frameSpan names a frame: its life, the first position of its Range, and the
+// position after its last message. A fork's readers share frames of several lives.
+type frameSpan struct{ life, from, next uint64 }
 
 func (r *frameRing) add(c *frameCache, k frameSpan, f *frame) {
 	if r.by == nil {

@@ -62,8 +62,8 @@ func FuzzParseOffset(f *testing.F) {
 			t.Fatalf("%q: %+v", s, o)
 		}
 		info := shard.Info{Life: 5, Start: 3, Tail: 8, LogTail: 10}
-		if pos, err := o.resolve(info); err == nil && (pos < info.Start || pos > info.LogTail) {
-			t.Fatalf("%q resolves to %d", s, pos)
+		if at, err := o.resolve(info); err == nil && (at.pos < info.Start || at.pos > info.LogTail) {
+			t.Fatalf("%q resolves to %+v", s, at)
 		}
 	})
 }

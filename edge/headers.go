@@ -142,7 +142,3 @@ func lifetime(h http.Header, req *shard.Request) error {
 }
 
 func has(h http.Header, name string) bool { return len(h.Values(name)) > 0 }
-
-func forks(h http.Header) bool {
-	return has(h, hForkedFrom) || has(h, hForkOffset) || has(h, hForkSub)
-}

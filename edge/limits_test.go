@@ -200,9 +200,16 @@ func TestMaxReaders(t *testing.T) {
 func TestNotSupported(t *testing.T) {
 	s := New(Config{}, fake{})
 	for _, h := range []header{
-		{hForkedFrom: "/v1/stream/x"}, {hForkOffset: formatOffset(1, 1)}, {hForkSub: "1"}, {hForkedFrom: ""},
+		{hForkOffset: formatOffset(1, 1)},
+		{hForkSub: "1"},
+		{hForkSub: "0"},
+		{hForkedFrom: ""},
+		{hForkedFrom: "x"},
+		{hForkedFrom: "/v1/stream/x", hForkOffset: "x"},
+		{hForkedFrom: "/v1/stream/x", hForkSub: "-1"},
+		{hForkedFrom: "/v1/stream/x", hForkSub: "05"},
 	} {
-		refused(t, ask(t, s, "PUT", "/v1/stream/y", nil, h), 501, "not-supported")
+		refused(t, ask(t, s, "PUT", "/v1/stream/y", nil, h), 400, "bad-header")
 	}
 	for _, path := range []string{"__ds", "__ds/subscriptions/x", "p/__ds", "p/__ds/x", "%5F%5Fds/x"} {
 		for _, method := range []string{"GET", "PUT", "POST", "DELETE", "HEAD"} {

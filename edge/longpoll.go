@@ -10,30 +10,30 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// longPoll answers as soon as there is something above pos, or that there is
+// longPoll answers as soon as there is something at the place, or that there is
 // nothing (PROTOCOL 5.7).
-func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, pos uint64) {
+func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
 	leave, err := s.admit(modeLongPoll)
 	if err != nil {
 		fail(w, err)
 		return
 	}
 	defer leave()
-	if pos >= info.Tail && !info.Closed {
+	if at.atEnd(info) && !info.Closed {
 		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.LongPoll)
 		defer cancel()
-		if info, err = s.await(ctx, id, info, pos); err != nil {
+		if info, err = s.await(ctx, id, info, at.pos); err != nil {
 			fail(w, err)
 			return
 		}
 	}
 	h := w.Header()
-	if !info.Closed || pos < info.Tail {
+	if !info.Closed || !at.atEnd(info) {
 		h.Set(hCursor, strconv.FormatUint(nextCursor(s.cfg.Now(), q.cur, rand.Int64N), 10))
 	}
 	h.Set("Cache-Control", "no-store")
-	if pos < info.Tail {
-		c, err := s.collect(r.Context(), id, info, pos, q.at.kind == offsetStart)
+	if !at.atEnd(info) {
+		c, err := s.collect(r.Context(), id, info, at, q.at.kind == offsetStart)
 		if err != nil {
 			fail(w, err)
 			return
@@ -41,7 +41,7 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 		s.send(w, info, c)
 		return
 	}
-	h.Set(hNextOffset, formatOffset(info.Life, max(info.Tail, pos)))
+	h.Set(hNextOffset, formatOffset(info.Life, max(info.Tail, at.pos)))
 	h.Set(hUpToDate, "true")
 	if info.Closed {
 		h.Set(hClosed, "true")
@@ -74,8 +74,15 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 			return info, nil
 		}
 	}
-	if tail.Ended() != nil {
-		return info, shard.ErrNotFound
+	if tail.Ended() == nil {
+		return tail.Info(), nil
 	}
-	return tail.Info(), nil
+	now, err := s.streams.State(ctx, id, 0)
+	if err == nil {
+		err = now.Absent()
+	}
+	if err == nil { // made anew already
+		err = shard.ErrNotFound
+	}
+	return info, err
 }

@@ -111,30 +111,33 @@ func digits(s string) (uint64, bool) {
 	return n, err == nil
 }
 
-// resolve is the log position that an offset names in a stream. Both of its
-// errors rest on info: if that may be old, ask again before believing them.
-func (o offset) resolve(info shard.Info) (uint64, error) {
+// resolve is the place that an offset names in a stream. Both of its errors rest
+// on info: if that may be old, ask again before believing them.
+func (o offset) resolve(info shard.Info) (place, error) {
 	switch o.kind {
 	case offsetStart:
-		return info.Start, nil
+		return first(info), nil
 	case offsetNow:
-		return info.Tail, nil
+		return place{pos: info.Tail}, nil
 	case offsetBare:
 		o.life = info.Life
 	}
 	if o.life == info.Life {
 		if o.pos > info.LogTail {
-			return 0, errOffsetBeyond
+			return place{}, errOffsetBeyond
 		}
-		return max(o.pos, info.Start), nil
+		return place{pos: max(o.pos, info.Start)}, nil
+	}
+	if at, ok, err := inherited(o.life, o.pos, info); ok {
+		return at, err
 	}
 	for _, a := range info.Chain {
 		if a.Life == o.life && a.Stream == "" && o.pos <= a.Bound {
-			return o.pos, nil
+			return place{pos: o.pos}, nil
 		}
 	}
 	if o.life > info.Life {
-		return 0, errOffsetBeyond
+		return place{}, errOffsetBeyond
 	}
-	return 0, errOffsetGone
+	return place{}, errOffsetGone
 }

@@ -14,11 +14,11 @@ import (
 // put creates a stream (PROTOCOL 4.1).
 func (s *Server) put(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
 	req, err := s.request(r, id, shard.OpCreate)
-	if err == nil && forks(r.Header) {
-		err = errForks
-	}
 	if err == nil {
 		err = lifetime(r.Header, req)
+	}
+	if err == nil {
+		err = s.fork(r, req)
 	}
 	if err != nil {
 		fail(w, err)
@@ -59,8 +59,8 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	}
 	if err != nil {
 		if errors.Is(err, errHeader) {
-			if info, serr := s.streams.State(r.Context(), id, 0); serr == nil && !info.Exists {
-				err = shard.ErrNotFound
+			if info, serr := s.streams.State(r.Context(), id, 0); serr == nil && info.Absent() != nil {
+				err = info.Absent()
 			}
 		}
 		fail(w, err)
@@ -140,11 +140,12 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, req *shard.Request
 	if r.ContentLength > shard.MaxBody {
 		return 0, errTooLarge
 	}
-	data, room, err := s.take(w, r, shard.IsJSON(req.Type))
+	isJSON := shard.IsJSON(req.Type) || req.Type == "" && req.Source != nil && shard.IsJSON(req.Source.Type)
+	data, room, err := s.take(w, r, isJSON)
 	if err != nil {
 		return room, err
 	}
-	return room, fill(req, data)
+	return room, fill(req, data, isJSON)
 }
 
 // firstChunk is what a body of unknown length is given room for at first.
@@ -204,13 +205,15 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request, isJSON bool) (data
 	}
 }
 
-// fill makes messages of a body.
-func fill(req *shard.Request, data []byte) error {
+// fill makes messages of a body. A fork may have got one from its source.
+func fill(req *shard.Request, data []byte, isJSON bool) error {
 	switch {
 	case len(data) == 0:
 		return nil
-	case !shard.IsJSON(req.Type):
-		req.Messages = [][]byte{data}
+	case req.Bytes()+len(data) > shard.MaxBody:
+		return errTooLarge
+	case !isJSON:
+		req.Messages = append(req.Messages, data)
 		return nil
 	}
 	var err error

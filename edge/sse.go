@@ -16,14 +16,14 @@ const writeBudget = 256 << 10
 
 // sse streams (PROTOCOL 5.8): the handler driver of a cursor. It works wherever
 // net/http does.
-func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, pos uint64) {
+func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
 	leave, err := s.admit(modeSSE)
 	if err != nil {
 		fail(w, err)
 		return
 	}
 	defer leave()
-	tail, release, err := s.streams.Follow(r.Context(), id, pos)
+	tail, release, err := s.streams.Follow(r.Context(), id, at.own(info))
 	if err != nil {
 		fail(w, err)
 		return
@@ -40,7 +40,7 @@ func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id
 	w.WriteHeader(http.StatusOK)
 	d := &driver{
 		server: s, out: s.pacer(w), id: id, info: info, news: make(signal, 1),
-		c:     newCursor(tail, set, form, pos, ahead(s.cfg.Now(), q.cur)),
+		c:     newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
 		start: q.at.kind == offsetStart,
 	}
 	defer tail.Unwatch(d.news)
@@ -102,7 +102,7 @@ func (d *driver) run(ctx context.Context) {
 		if st := d.c.state(); st == stateClosed || st == stateGone {
 			return
 		}
-		if !d.c.tail.Watch(d.news, d.c.pos) {
+		if !d.c.tail.Watch(d.news, d.c.at.pos) {
 			continue
 		}
 		select {
@@ -150,10 +150,10 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 
 // behind brings the page at the reader's position.
 func (d *driver) behind(ctx context.Context) error {
-	info := d.c.tail.Info()
-	r, err := d.server.streams.ReadPage(ctx, d.id, info, d.c.pos)
+	l := d.c.at.leg(d.id, d.c.tail.Info())
+	r, err := d.server.streams.ReadPage(ctx, l.id, l.info, d.c.at.pos)
 	var trimmed *shard.TrimmedError
-	if errors.As(err, &trimmed) && d.start && trimmed.First > d.c.pos && d.c.skip(trimmed.First) {
+	if errors.As(err, &trimmed) && d.start && trimmed.First > d.c.at.pos && d.c.skip(trimmed.First) {
 		return nil
 	}
 	if err != nil {

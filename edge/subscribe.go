@@ -21,8 +21,8 @@ const (
 func (s *Server) head(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
 	w.Header().Set("Cache-Control", "no-store")
 	info, err := s.streams.State(r.Context(), id, 0)
-	if err == nil && !info.Exists {
-		err = shard.ErrNotFound
+	if err == nil {
+		err = info.Absent()
 	}
 	if err != nil {
 		fail(w, err)
@@ -79,75 +79,83 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		fail(w, err)
 		return
 	}
-	info, pos, err := s.locate(r.Context(), id, q)
+	info, at, err := s.locate(r.Context(), id, q)
 	if err != nil {
 		fail(w, err)
 		return
 	}
 	switch q.live {
 	case "sse":
-		if last != "" && info.Closed && pos >= info.Tail {
+		if last != "" && info.Closed && at.atEnd(info) {
 			w.WriteHeader(http.StatusNoContent) // EventSource stops for good
 			return
 		}
-		s.sse(w, r, info, id, q, pos)
+		s.sse(w, r, info, id, q, at)
 	case "long-poll":
-		s.longPoll(w, r, info, id, q, pos)
+		s.longPoll(w, r, info, id, q, at)
 	default:
-		s.catchUp(w, r, info, id, q, pos)
+		s.catchUp(w, r, info, id, q, at)
 	}
 }
 
-// locate finds the stream and the position that the query names in it. A live
+// locate finds the stream and the place that the query names in it. A live
 // read that names a place may rest on this node's own Tail; if that does not
 // know the place yet, the answer is asked for anew.
-func (s *Server) locate(ctx context.Context, id shard.StreamID, q query) (shard.Info, uint64, error) {
+func (s *Server) locate(ctx context.Context, id shard.StreamID, q query) (shard.Info, place, error) {
 	ask := shard.AskTouch
 	if q.live != "" && q.at.kind != offsetNow {
 		ask |= shard.AskLocal
 	}
 	for {
 		info, err := s.streams.State(ctx, id, ask)
-		pos := uint64(0)
-		if err == nil && !info.Exists {
-			err = shard.ErrNotFound
+		var at place
+		if err == nil {
+			err = info.Absent()
 		}
 		if err == nil {
-			pos, err = q.at.resolve(info)
+			at, err = q.at.resolve(info)
 		}
-		local := ask&shard.AskLocal != 0
-		if local && (errors.Is(err, shard.ErrNotFound) || errors.Is(err, errOffsetBeyond) || errors.Is(err, errOffsetGone)) {
+		if ask&shard.AskLocal != 0 && restsOnInfo(err) {
 			ask &^= shard.AskLocal
 			continue
 		}
-		return info, pos, err
+		return info, at, err
 	}
+}
+
+// restsOnInfo reports whether newer information could make the error go away.
+func restsOnInfo(err error) bool {
+	return shard.IsAbsent(err) ||
+		errors.Is(err, errOffsetBeyond) || errors.Is(err, errOffsetGone)
 }
 
 // chunk is a run of messages for one answer.
 type chunk struct {
 	messages [][]byte
-	next     uint64 // the position after the last one
+	next     place // after the last one
 	bytes    int
 }
 
-// collect reads messages from pos up to info.Tail, as far as a chunk goes.
-func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info, pos uint64, fromStart bool) (chunk, error) {
-	c := chunk{next: pos}
-	for pos < info.Tail {
-		rg, err := s.streams.ReadPage(ctx, id, info, pos)
+// collect reads messages from a place up to the tail that info tells, as far as a
+// chunk goes.
+func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info, at place, fromStart bool) (chunk, error) {
+	c := chunk{next: at}
+	for !at.atEnd(info) {
+		l := at.leg(id, info)
+		rg, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
 		var trimmed *shard.TrimmedError
-		if errors.As(err, &trimmed) && fromStart && len(c.messages) == 0 && trimmed.First > pos {
-			pos = trimmed.First // the first that is kept
-			c.next = pos
+		if errors.As(err, &trimmed) && fromStart && len(c.messages) == 0 && trimmed.First > at.pos {
+			at.pos = trimmed.First // the first that is kept
+			at = at.normal(info.Start)
+			c.next = at
 			continue
 		}
 		if err != nil {
 			return c, err
 		}
-		for i := rg.Search(pos); i < rg.Len(); i++ {
+		for i := rg.Search(at.pos); i < rg.Len(); i++ {
 			m := rg.Message(i)
-			if m.Pos >= info.Tail {
+			if m.Pos >= l.info.Tail {
 				break
 			}
 			full := len(c.messages) == chunkMessages || c.bytes+len(m.Body) > chunkBytes
@@ -156,30 +164,31 @@ func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info
 			}
 			c.messages = append(c.messages, m.Body)
 			c.bytes += len(m.Body)
-			c.next = m.Next
+			c.next = place{at.past, m.Next}.normal(info.Start)
 		}
-		pos = max(rg.To(), pos)
+		at.pos = max(rg.To(), at.pos)
+		at = at.normal(info.Start)
 	}
-	c.next = max(c.next, info.Tail)
+	c.next = place{pos: max(at.pos, info.Tail)}
 	return c, nil
 }
 
 // catchUp answers a plain GET.
-func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, pos uint64) {
+func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
 	defer s.m.reader(modeCatchUp)()
 	h := w.Header()
 	if q.at.kind == offsetNow {
 		h.Set("Cache-Control", "no-store")
-		s.send(w, info, chunk{next: info.Tail})
+		s.send(w, info, chunk{next: at})
 		return
 	}
-	c, err := s.collect(r.Context(), id, info, pos, q.at.kind == offsetStart)
+	c, err := s.collect(r.Context(), id, info, at, q.at.kind == offsetStart)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	upToDate := c.next >= info.Tail
-	tag := etag(info, pos, c.next, upToDate)
+	upToDate := c.next.atEnd(info)
+	tag := etag(info, at, c.next)
 	h.Set("ETag", tag)
 	h.Set("Cache-Control", "public, max-age=60, stale-while-revalidate=300")
 	if upToDate {
@@ -192,14 +201,14 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 	s.send(w, info, c)
 }
 
-// etag names a chunk: the life, where it begins and ends, and whether the stream
-// ends there.
-func etag(info shard.Info, from, to uint64, upToDate bool) string {
+// etag names a chunk: where it begins and ends, and whether the stream ends there.
+// The lives are in the offsets.
+func etag(info shard.Info, from, to place) string {
 	end := ""
-	if upToDate && info.Closed {
+	if info.Closed && to.atEnd(info) {
 		end = ":c"
 	}
-	return `"` + formatOffset(info.Life, from) + ":" + formatOffset(info.Life, to) + end + `"`
+	return `"` + from.offset(info) + ":" + to.offset(info) + end + `"`
 }
 
 func matches(header, tag string) bool {
@@ -215,8 +224,8 @@ func matches(header, tag string) bool {
 func (s *Server) send(w http.ResponseWriter, info shard.Info, c chunk) {
 	h := w.Header()
 	h.Set("Content-Type", info.Type)
-	h.Set(hNextOffset, formatOffset(info.Life, c.next))
-	if c.next >= info.Tail {
+	h.Set(hNextOffset, c.next.offset(info))
+	if c.next.atEnd(info) {
 		h.Set(hUpToDate, "true")
 		if info.Closed {
 			h.Set(hClosed, "true")

@@ -36,7 +36,7 @@ type composer struct {
 func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
 	c := &composer{spec: s.speculate(), now: now, used: used}
 	c.b = &batch{on: s, at: s.Next, settled: true}
-	if s.exists && (s.sinceBytes >= overdueBytes || s.sinceRecords >= overdueRecords) {
+	if (s.exists || s.gone) && (s.sinceBytes >= overdueBytes || s.sinceRecords >= overdueRecords) {
 		c.checkpoint()
 		return c.b, 0
 	}
@@ -135,14 +135,26 @@ func (d *draft) metered() int {
 		n += len(d.h.Producer.ID) + 24
 	}
 	for _, a := range d.h.Chain {
-		n += len(a.Stream) + 24
+		n += len(a.Stream) + 32
 	}
-	return n + len(d.h.ExpiresRaw)
+	if f := d.h.Fork; f != nil {
+		n += len(f.Source) + len(f.At) + 32
+	}
+	return n + len(d.h.ExpiresRaw) + len(d.h.Name)
 }
 
 // room bounds the metered size of a checkpoint of s from above.
 func (s *State) room() int {
-	n := 1024 + len(s.typ) + len(s.streamSeq) + windowSize*24
+	n := 1024 + len(s.typ) + len(s.streamSeq) + windowSize*24 + s.heldSize()
+	for _, a := range s.chain {
+		n += len(a.Stream) + 32
+	}
+	for _, d := range s.debts {
+		n += len(d.source) + 16
+	}
+	if s.fork != nil {
+		n += len(s.fork.Source) + len(s.fork.At) + 32
+	}
 	table := 0
 	for id := range s.producers {
 		table += len(id) + 32
@@ -186,7 +198,7 @@ func (c *composer) encode(d *draft) Entry {
 
 // finish ends the batch with a checkpoint if one is due and fits.
 func (c *composer) finish() *batch {
-	if len(c.b.entries) > 0 && c.spec.due() && c.spec.exists && len(c.b.entries) < MaxBatchRecords {
+	if len(c.b.entries) > 0 && c.spec.due() && (c.spec.exists || c.spec.gone) && len(c.b.entries) < MaxBatchRecords {
 		c.checkpoint()
 	}
 	return c.b

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -23,6 +24,9 @@ const (
 	ckProducers = 12
 	ckRecent    = 13
 	ckForgot    = 14
+	ckFork      = 15
+	ckHeld      = 16 // time, id, name of the fork; repeated
+	ckDebt      = 17 // id, name of the source; repeated
 )
 
 const (
@@ -31,6 +35,7 @@ const (
 	ckClosed
 	ckHasTTL
 	ckMixed
+	ckGone
 )
 
 // Bounds of the producer table of one stream. Producers leave only while a
@@ -46,7 +51,7 @@ const (
 // own.
 func (s *State) encode() []byte {
 	var flags uint64
-	for i, on := range []bool{s.exists, s.ended, s.closed, s.hasTTL, s.mixed} {
+	for i, on := range []bool{s.exists, s.ended, s.closed, s.hasTTL, s.mixed, s.gone} {
 		if on {
 			flags |= 1 << i
 		}
@@ -59,7 +64,7 @@ func (s *State) encode() []byte {
 	b = appendField(b, ckTTL, uvarints(s.ttl))
 	b = appendField(b, ckExpires, append(uvarints(s.expires), s.expiresRaw...))
 	for _, a := range s.chain {
-		b = appendField(b, ckChain, append(uvarints(a.Life, a.Bound), a.Stream...))
+		b = appendField(b, ckChain, a.encode())
 	}
 	b = appendField(b, ckTouched, uvarints(s.touched))
 	if p := s.closedBy; p != nil {
@@ -71,7 +76,23 @@ func (s *State) encode() []byte {
 	b = appendField(b, ckProducers, s.encodeProducers())
 	recent, forgot := s.encodeRecent()
 	b = appendField(b, ckRecent, recent)
-	return appendField(b, ckForgot, uvarints(forgot))
+	b = appendField(b, ckForgot, uvarints(forgot))
+	return s.encodeForks(b)
+}
+
+// encodeForks appends what holds the stream and what it holds.
+func (s *State) encodeForks(b []byte) []byte {
+	if s.fork != nil {
+		b = appendField(b, ckFork, s.fork.encode())
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.held), AppendID.compare) {
+		f := s.held[id]
+		b = appendField(b, ckHeld, append(append(uvarints(f.time), id[:]...), f.stream...))
+	}
+	for _, d := range s.debts {
+		b = appendField(b, ckDebt, append(d.id[:], d.source...))
+	}
+	return b
 }
 
 // encodeProducers writes the newest claims, newest first, as far as the bounds
@@ -174,7 +195,7 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 	case ckFlags:
 		v := f.uvarint()
 		s.exists, s.ended, s.closed = v&ckExists != 0, v&ckEnded != 0, v&ckClosed != 0
-		s.hasTTL, s.mixed = v&ckHasTTL != 0, v&ckMixed != 0
+		s.hasTTL, s.mixed, s.gone = v&ckHasTTL != 0, v&ckMixed != 0, v&ckGone != 0
 	case ckLife:
 		s.life = f.uvarint()
 	case ckStart:
@@ -188,7 +209,7 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 	case ckExpires:
 		s.expires, s.expiresRaw = f.uvarint(), f.rest()
 	case ckChain:
-		s.chain = append(s.chain, Ancestor{Life: f.uvarint(), Bound: f.uvarint(), Stream: StreamID(f.rest())})
+		s.chain = append(s.chain, f.ancestor())
 	case ckTouched:
 		s.touched = orNow(f.uvarint())
 	case ckClosedBy:
@@ -204,9 +225,7 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 	case ckRecent:
 		s.recent.ring = nil
 		for last := (outcome{}); len(f.b) > 0; {
-			for i := range last.id {
-				last.id[i] = f.byte()
-			}
+			last.id = f.head()
 			last.op = Op(f.byte())
 			last.end += uint64(f.varint())
 			last.time += uint64(f.varint())
@@ -216,7 +235,22 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 		}
 	case ckForgot:
 		s.recent.forgot = f.uvarint()
+	case ckFork:
+		s.fork = f.fork()
+	case ckHeld:
+		at := orNow(f.uvarint())
+		s.hold(f.head(), holder{StreamID(f.rest()), at})
+	case ckDebt:
+		s.debts = append(s.debts, debt{f.head(), StreamID(f.rest())})
 	}
+}
+
+// head is an append id, with more after it.
+func (r *fieldReader) head() (id AppendID) {
+	for i := range id {
+		id[i] = r.byte()
+	}
+	return id
 }
 
 func (r *fieldReader) varint() int64 {

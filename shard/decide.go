@@ -1,6 +1,9 @@
 package shard
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // draft is one record to be written: everything but its place, which the batch
 // gives it.
@@ -24,12 +27,26 @@ func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
 		return decideCreate(s, req, now)
 	case OpDelete:
 		if !s.exists {
-			return nil, refuse(s, CodeNotFound, "no such stream")
+			return nil, absent(s)
 		}
 		return bury(s, req.ID, ReasonDeleted), Outcome{Code: CodeDeleted}
+	case OpHold:
+		return decideHold(s, req)
+	case OpRelease:
+		return decideRelease(s, req)
+	case OpSettled:
+		return decideSettled(s, req)
 	default:
 		return decideAppend(s, req)
 	}
+}
+
+// absent refuses because there is no stream.
+func absent(s *State) Outcome {
+	if s.gone {
+		return refuse(s, CodeGone, "the stream was deleted; forks of it live")
+	}
+	return refuse(s, CodeNotFound, "no such stream")
 }
 
 // first is the answer to a repeated append id: its first outcome.
@@ -65,15 +82,20 @@ func highest(s *State, req *Request) *Producer {
 
 func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 	typ := req.Type
-	if typ == "" {
+	switch {
+	case typ == "" && req.Fork == nil:
 		typ = OctetStream
+	case typ == "":
+		typ = req.Source.Type
 	}
-	adopts := s.exists && s.life == 0
+	adopts := s.exists && s.life == 0 && req.Fork == nil
 	switch {
 	case s.exists && !adopts && sameConfig(s, req, typ):
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	case s.exists && !adopts:
 		return nil, refuse(s, CodeConfigDiffers, "stream exists with another configuration")
+	case s.gone:
+		return nil, refuse(s, CodeNameHeld, "a deleted stream has this name until its forks are deleted")
 	case adopts && IsJSON(typ) && s.mixed:
 		return nil, refuse(s, CodeForeignJSON, "the records that are there are not all JSON")
 	case req.Bad != "":
@@ -86,21 +108,32 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 	if adopts {
 		h.Chain = []Ancestor{{Life: 0, Bound: s.Next}}
 	}
+	if req.Fork != nil {
+		if out, ok := forkConfig(s, req, &h); !ok {
+			return nil, out
+		}
+	}
 	drafts := append([]draft{{h: h}}, messages(req)...)
 	return seal(drafts, req), Outcome{Code: CodeCreated}
 }
 
-// sameConfig compares what PUT compares: type, TTL, expiry as an instant, closed.
+// sameConfig compares what PUT compares: type, TTL, expiry as an instant, closed,
+// the fork. A fork's type may be left out, and its lifetime if it was before.
 func sameConfig(s *State, req *Request, typ string) bool {
-	return MediaType(s.typ) == MediaType(typ) && s.hasTTL == req.HasTTL && s.ttl == req.TTL &&
-		s.expires == req.Expires && s.closed == req.Close
+	fork := req.Fork != nil
+	sameType := fork && req.Type == "" || MediaType(s.typ) == MediaType(typ)
+	sameLife := s.hasTTL == req.HasTTL && s.ttl == req.TTL && s.expires == req.Expires
+	if fork && s.fork != nil && !req.HasTTL && req.Expires == 0 {
+		sameLife = s.fork.Inherits
+	}
+	return sameType && sameLife && s.closed == req.Close && sameFork(s, req.Fork)
 }
 
 func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 	hasBody := len(req.Messages) > 0 || req.Bad != ""
 	switch {
 	case !s.exists:
-		return nil, refuse(s, CodeNotFound, "no such stream")
+		return nil, absent(s)
 	case !hasBody && !req.Close:
 		return nil, refuse(s, CodeNothing, "an append needs a body, or Stream-Closed: true")
 	case hasBody && req.Type == "":
@@ -201,23 +234,31 @@ func seal(drafts []draft, req *Request) []draft {
 }
 
 // bury is the end of a life: trim everything, then the tombstone, which holds
-// the State after it.
+// the State after it. While forks hold the stream nothing is trimmed, and its
+// name stays taken: it is gone.
 func bury(s *State, id AppendID, why Reason) []draft {
 	dead := *s
 	dead.exists, dead.ended, dead.closed = false, true, false
+	dead.gone = len(s.held) > 0
 	dead.closedBy, dead.streamSeq, dead.chain, dead.producers = nil, nil, nil, nil
 	dead.typ, dead.hasTTL, dead.ttl, dead.expires, dead.expiresRaw = "", false, 0, 0, ""
 	dead.mixed = false
+	if s.fork != nil && !dead.gone {
+		dead.debts = append(slices.Clone(s.debts), debt{s.fork.Hold, s.fork.Source})
+		dead.fork = nil
+	}
 	if dead.base != nil {
 		dead.hideProducers()
 	}
-	return []draft{{trim: true}, {h: Header{
+	end := draft{h: Header{
 		Kind: KindTombstone, Flags: FlagFirst | FlagLast, Append: id,
 		Life: s.life, Reason: why, State: dead.encode(),
-	}}}
+	}}
+	if dead.gone {
+		return []draft{end}
+	}
+	return []draft{{trim: true}, end}
 }
 
 // touch is a use of the stream, made durable.
-func touch() []draft {
-	return []draft{{h: Header{Kind: KindTouch, Flags: FlagFirst | FlagLast}}}
-}
+func touch() []draft { return control(Header{Kind: KindTouch}) }

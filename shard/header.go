@@ -32,16 +32,21 @@ const (
 // stream, so a later release may add kinds safely.
 type Kind uint8
 
-// The kinds. 7 to 9 belong to fork references (added, removed) and to the
-// sealed mark; nothing writes them yet.
+// The kinds. 9 belongs to the sealed mark; nothing writes it yet.
 const (
-	KindMessage    Kind = 1 // a message, or a fragment of one
-	KindCreate     Kind = 2 // begins a life
-	KindClose      Kind = 3 // closes the stream without a message
-	KindCheckpoint Kind = 4 // replaces the fold's state
-	KindTouch      Kind = 5 // moves the time of last use (its S2 timestamp)
-	KindTombstone  Kind = 6 // ends a life; counts as a checkpoint
+	KindMessage    Kind = 1  // a message, or a fragment of one
+	KindCreate     Kind = 2  // begins a life
+	KindClose      Kind = 3  // closes the stream without a message
+	KindCheckpoint Kind = 4  // replaces the fold's state
+	KindTouch      Kind = 5  // moves the time of last use (its S2 timestamp)
+	KindTombstone  Kind = 6  // ends a life; counts as a checkpoint
+	KindHold       Kind = 7  // a fork refers to this stream: Ref, Name
+	KindRelease    Kind = 8  // it no longer does: Ref
+	KindSettled    Kind = 10 // a reference of an earlier life was given back: Ref
 )
+
+// known reports whether this release can fold records of the kind.
+func (k Kind) known() bool { return k <= KindRelease || k == KindSettled }
 
 // Flags of a message record.
 type Flags uint8
@@ -69,11 +74,13 @@ const (
 	tagType       = 7  // content type as given
 	tagTTL        = 8  // seconds, uvarint
 	tagExpires    = 9  // milliseconds since 1970, uvarint
-	tagChain      = 10 // life, bound (uvarints), ancestor; repeated
+	tagChain      = 10 // life, start, bound (uvarints), ancestor; repeated
 	tagReason     = 11 // why a life ended, one byte
 	tagState      = 12 // checkpoint, tombstone: the encoded State
 	tagExpiresRaw = 13 // Stream-Expires-At as given
-	tagForks      = 14 // tombstone: live forks; reserved
+	tagFork       = 14 // create: see Fork
+	tagRef        = 15 // 8 bytes: the reference that a hold, release or settled record is about
+	tagName       = 16 // hold: the fork
 )
 
 // Producer is an idempotent producer's claim on an append (protocol 5.2.1).
@@ -83,12 +90,13 @@ type Producer struct {
 	Seq   uint64
 }
 
-// Ancestor is a piece of the past that a life inherited: positions below Bound,
-// under offsets of that life. Stream is empty for the stream's own log (records
-// that stood there before its first create).
+// Ancestor is a piece of the past that a life inherited: positions from Start on
+// and below Bound, under offsets of that life. Stream is empty for the stream's
+// own log (records that stood there before its first create).
 type Ancestor struct {
 	Stream StreamID
 	Life   uint64
+	Start  uint64
 	Bound  uint64
 }
 
@@ -114,6 +122,10 @@ type Header struct {
 	Expires    uint64 // milliseconds since 1970; 0: none
 	ExpiresRaw string
 	Chain      []Ancestor
+	Fork       *Fork // nil: no fork
+
+	Ref  AppendID // hold, release, settled
+	Name StreamID // hold
 
 	Reason Reason // tombstone
 	State  []byte // checkpoint and tombstone: the fold's state after it
@@ -183,7 +195,7 @@ func (h *Header) encodeControl(b []byte) []byte {
 		b = appendField(b, tagExpires, uvarints(h.Expires))
 	}
 	for _, a := range h.Chain {
-		b = appendField(b, tagChain, append(uvarints(a.Life, a.Bound), a.Stream...))
+		b = appendField(b, tagChain, a.encode())
 	}
 	if h.Reason != 0 {
 		b = appendField(b, tagReason, []byte{byte(h.Reason)})
@@ -194,7 +206,26 @@ func (h *Header) encodeControl(b []byte) []byte {
 	if h.ExpiresRaw != "" {
 		b = appendField(b, tagExpiresRaw, []byte(h.ExpiresRaw))
 	}
+	if h.Fork != nil {
+		b = appendField(b, tagFork, h.Fork.encode())
+	}
+	if !h.Ref.IsZero() {
+		b = appendField(b, tagRef, h.Ref[:])
+	}
+	if h.Name != "" {
+		b = appendField(b, tagName, []byte(h.Name))
+	}
 	return b
+}
+
+func (a *Ancestor) encode() []byte {
+	return append(uvarints(a.Life, a.Start, a.Bound), a.Stream...)
+}
+
+func (r *fieldReader) ancestor() Ancestor {
+	return Ancestor{
+		Life: r.uvarint(), Start: r.uvarint(), Bound: r.uvarint(), Stream: StreamID(r.rest()),
+	}
 }
 
 func uvarints(vs ...uint64) []byte {
@@ -226,7 +257,7 @@ func decodeHeader(pos uint64, value []byte) (*Header, error) {
 	if value[1] == 0 || h.Kind == 0 {
 		return nil, errForeign
 	}
-	if h.Kind > KindTombstone {
+	if !h.Kind.known() {
 		return nil, ErrDeclined
 	}
 	for b := value[headerFixed:n]; len(b) > 0; {
@@ -249,10 +280,7 @@ func (h *Header) setField(tag byte, v []byte) bool {
 	r := fieldReader{b: v}
 	switch tag {
 	case tagAppendID:
-		if len(v) != len(h.Append) {
-			return false
-		}
-		copy(h.Append[:], v)
+		h.Append = r.id()
 	case tagProducer:
 		h.Producer = &Producer{Epoch: r.uvarint(), Seq: r.uvarint(), ID: r.rest()}
 	case tagStreamSeq:
@@ -270,7 +298,7 @@ func (h *Header) setField(tag byte, v []byte) bool {
 	case tagExpires:
 		h.Expires = r.uvarint()
 	case tagChain:
-		h.Chain = append(h.Chain, Ancestor{Life: r.uvarint(), Bound: r.uvarint(), Stream: StreamID(r.rest())})
+		h.Chain = append(h.Chain, r.ancestor())
 	case tagReason:
 		if len(v) != 1 {
 			return false
@@ -280,6 +308,12 @@ func (h *Header) setField(tag byte, v []byte) bool {
 		h.State = v
 	case tagExpiresRaw:
 		h.ExpiresRaw = string(v)
+	case tagFork:
+		h.Fork = r.fork()
+	case tagRef:
+		h.Ref = r.id()
+	case tagName:
+		h.Name = StreamID(v)
 	}
 	return !r.bad
 }
@@ -298,6 +332,14 @@ func (r *fieldReader) uvarint() uint64 {
 	}
 	r.b = r.b[n:]
 	return v
+}
+
+// id is the rest as an append id.
+func (r *fieldReader) id() (id AppendID) {
+	r.bad = r.bad || len(r.b) != len(id)
+	copy(id[:], r.b)
+	r.b = nil
+	return id
 }
 
 func (r *fieldReader) rest() string {

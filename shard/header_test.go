@@ -29,13 +29,21 @@ func samples() []Header {
 		{Kind: KindMessage, Flags: FlagContinues | FlagPart | FlagLast | FlagCommit, Append: id},
 		{
 			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Life: 1767225600000, Type: "text/plain",
-			HasTTL: true, TTL: 3600, Chain: []Ancestor{{Life: 0, Bound: 12}, {Stream: "p/s", Life: 5, Bound: 9}},
+			HasTTL: true, TTL: 3600, Chain: []Ancestor{{Life: 0, Bound: 12}, {Stream: "p/s", Life: 5, Start: 3, Bound: 9}},
 		},
 		{Kind: KindCreate, Life: 1, Type: OctetStream, Expires: 1767225600000, ExpiresRaw: "2026-01-01T00:00:00Z"},
 		{Kind: KindClose, Flags: FlagFirst | FlagLast, Append: id, Close: true},
 		{Kind: KindCheckpoint, State: s.encode()},
 		{Kind: KindTouch, Flags: FlagFirst | FlagLast},
 		{Kind: KindTombstone, Flags: FlagFirst | FlagLast, Append: id, Life: 4, Reason: ReasonExpired, State: s.encode()},
+		{
+			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Life: 6, Type: "text/plain",
+			Chain: []Ancestor{{Stream: "p/s", Life: 5, Start: 3, Bound: 9}},
+			Fork:  &Fork{Source: "p/s", Hold: AppendID{9, 8}, At: "-1", Sub: 3, Inherits: true},
+		},
+		{Kind: KindHold, Flags: FlagFirst | FlagLast, Ref: id, Name: "p/f"},
+		{Kind: KindRelease, Flags: FlagFirst | FlagLast, Ref: id},
+		{Kind: KindSettled, Flags: FlagFirst | FlagLast, Ref: id},
 	}
 }
 
@@ -96,7 +104,8 @@ func TestForeignHeaders(t *testing.T) {
 func TestLaterReleases(t *testing.T) {
 	for name, change := range map[string]func([]byte){
 		"version": func(b []byte) { b[1] = headerVersion + 1 },
-		"kind":    func(b []byte) { b[2] = byte(KindTombstone) + 1 },
+		"kind":    func(b []byte) { b[2] = byte(KindSettled) + 1 },
+		"sealed":  func(b []byte) { b[2] = 9 },
 	} {
 		b := (&Header{Kind: KindMessage}).encode(5)
 		b = b[:len(b)-headerSum]

@@ -91,6 +91,7 @@ type Host struct {
 	log   Log
 	tails *Tails
 	cfg   Config
+	fleet Fleet // how to reach other streams; the Host itself unless Join says otherwise
 	pages *pages
 	m     *metrics
 
@@ -107,6 +108,7 @@ type Host struct {
 func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	cfg.defaults()
 	h := &Host{log: log, tails: tails, cfg: cfg, shards: map[StreamID]*Shard{}}
+	h.fleet = h
 	h.pages = newPages(log, cfg.PageBytes)
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.m = newMetrics(cfg.Metrics, h)
@@ -159,7 +161,12 @@ func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer h.leave(s)
-	out, err := s.do(ctx, &call{req: req, size: req.Bytes()})
+	var out Outcome
+	if req.Op == OpCreate && req.Fork != nil {
+		out, err = s.fork(ctx, req)
+	} else {
+		out, err = s.do(ctx, newCall(req))
+	}
 	h.m.count(out, err)
 	return out, err
 }
@@ -177,7 +184,7 @@ func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) {
 
 // Follow returns the stream's Tail and keeps it fed until release is called
 // (once). from is where the caller will read from; it is only a hint. Errors:
-// ErrNotFound, and Do's.
+// ErrNotFound, ErrGone, and Do's.
 func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (t *Tail, release func(), err error) {
 	s, err := h.enter(id)
 	if err != nil {
@@ -188,8 +195,8 @@ func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (t *Tail, rele
 		// Memory may be behind; a refusal has to rest on the log.
 		info, err = s.describe(ctx, AskTouch)
 	}
-	if err == nil && !info.Exists {
-		err = ErrNotFound
+	if err == nil {
+		err = info.Absent()
 	}
 	if err == nil {
 		if t = h.tails.Lookup(id); t == nil {
@@ -219,12 +226,12 @@ func (s *Shard) missing() error {
 	return ErrNotFound
 }
 
-// ReadPage reads history: a Range that holds position from, which lies below
-// info.Tail, of the life that info describes. It may hold no message.
+// ReadPage reads history: a Range that holds position from and ends at info.Tail
+// or below, of the life that info describes. It may hold no message.
 // *TrimmedError: from is no longer kept. Other errors as Do's.
 func (h *Host) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
 	if r := h.tails.read(id, info.Life, from); !r.IsZero() {
-		return r, nil
+		return r.before(info.Tail), nil
 	}
 	return h.pages.read(ctx, id, info, from)
 }
@@ -298,7 +305,7 @@ func (h *Host) sweepOnce(ctx context.Context) {
 		case s.users == 0 && s.idleSince(now, h.cfg.IdleAfter):
 			idle = append(idle, s)
 			delete(h.shards, id)
-		case s.wantsTouch(now):
+		case s.tend(now):
 			s.users++
 			touch = append(touch, s)
 		}

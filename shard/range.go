@@ -107,6 +107,19 @@ func (r Range) after(pos uint64) Range {
 	return b.build(r.To(), r.Tail(), r.Time(), r.Closed())
 }
 
+// before is the part of r below pos, From < pos.
+func (r Range) before(pos uint64) Range {
+	if r.To() <= pos {
+		return r
+	}
+	b := newRangeBuilder(r.From())
+	for i := range r.Search(pos) {
+		m := r.Message(i)
+		b.message(m.Pos, m.Next, m.Body)
+	}
+	return b.build(pos, pos, r.Time(), false)
+}
+
 var errRange = errors.New("malformed range")
 
 // ParseRange checks a Range that came from another node. It keeps b.

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -50,6 +51,8 @@ func NewAppendID() AppendID {
 func (id AppendID) IsZero() bool { return id == AppendID{} }
 
 func (id AppendID) String() string { return hex.EncodeToString(id[:]) }
+
+func (id AppendID) compare(other AppendID) int { return bytes.Compare(id[:], other[:]) }
 
 // Entry is one record to be written: what a Log's Append takes.
 type Entry struct {

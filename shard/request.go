@@ -10,6 +10,12 @@ const (
 	OpCreate Op = 1 // PUT
 	OpAppend Op = 2 // POST: messages, a close, or both
 	OpDelete Op = 3 // DELETE
+
+	// What the owners of forks and of their sources ask of each other, and of
+	// themselves: about the reference Request.Ref.
+	OpHold    Op = 4 // of the source: keep your records for a fork
+	OpRelease Op = 5 // of the source: that fork needs them no more
+	OpSettled Op = 6 // of the fork's own log: the reference was given back
 )
 
 // Request is one write, as the edge understood it. It is immutable once given
@@ -50,6 +56,16 @@ type Request struct {
 	TTL        uint64 // seconds
 	Expires    uint64 // milliseconds since 1970; 0: none
 	ExpiresRaw string // Stream-Expires-At as given, for HEAD to repeat
+	// Fork is what the request says of the stream that it forks (nil: it forks
+	// none), and Source what is known of that one.
+	Fork   *Fork
+	Source *Source
+
+	// Ref is what OpHold, OpRelease and OpSettled are about; Name is the fork that
+	// holds, Life the life of the source that it knows (OpHold).
+	Ref  AppendID
+	Name StreamID
+	Life uint64
 }
 
 // Bytes is the size of all messages together.
@@ -73,7 +89,7 @@ const (
 	CodeDeleted   Code = 5 // OpDelete
 
 	CodeNotFound      Code = 20 // no such stream
-	CodeGone          Code = 21 // soft-deleted; reserved for forks
+	CodeGone          Code = 21 // deleted, but its forks live
 	CodeConfigDiffers Code = 22 // OpCreate: exists with another configuration
 	CodeClosed        Code = 23 // append to a closed stream
 	CodeTypeMissing   Code = 24 // messages without a content type
@@ -85,6 +101,16 @@ const (
 	CodeBadBody       Code = 30 // Request.Bad: Outcome.Why
 	CodeNothing       Code = 31 // neither messages nor close
 	CodeForeignJSON   Code = 32 // OpCreate as JSON over records that are not all JSON
+	CodeNameHeld      Code = 33 // OpCreate: CodeGone, and so its name is taken
+
+	// Of a fork's source.
+	CodeSourceMissing Code = 34 // no such stream
+	CodeSourceGone    Code = 35 // deleted, though forks of it live
+	CodeSourceType    Code = 36 // another content type
+	CodeForkPlace     Code = 37 // the fork's offset or sub-offset is not in it
+	CodeForkLimit     Code = 38 // too many forks, or too long a chain of them
+	CodeSourceChanged Code = 39 // another life than Request.Life: look again
+	codeUnheld        Code = 40 // create: the source is to be held first; never told
 )
 
 // Accepted reports whether the request took effect, now or earlier.
@@ -109,8 +135,10 @@ type Outcome struct {
 // reader needs before its first byte.
 type Info struct {
 	// Exists is false for a stream that never was, was deleted or has expired; all
-	// other fields are then zero.
+	// fields but Gone and LogTail are then zero.
 	Exists bool
+	// Gone: the stream was deleted or has expired, but forks of it live.
+	Gone bool
 	// Life is the stream's incarnation: milliseconds since 1970 at its create or
 	// higher, 0 for a log that only others wrote to. Offsets carry it.
 	Life uint64
@@ -132,13 +160,34 @@ type Info struct {
 	TTL        uint64 // seconds
 	Expires    uint64 // milliseconds since 1970; 0: none
 	ExpiresRaw string
+
+	// Hold is the reference by which this life, or the one that is Gone, keeps its
+	// source's records; zero: it is no fork.
+	Hold AppendID
 }
+
+// Absent is why a stream cannot be used that this Info describes; nil: it exists.
+func (i *Info) Absent() error {
+	switch {
+	case i.Exists:
+		return nil
+	case i.Gone:
+		return ErrGone
+	default:
+		return ErrNotFound
+	}
+}
+
+// IsAbsent reports whether an error says that there is no such stream (any more).
+func IsAbsent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrGone) }
 
 // Errors of Host and of whatever stands in for it. An Outcome's refusals are
 // answers, not errors.
 var (
 	// ErrNotFound: no such stream (Follow and ReadPage).
 	ErrNotFound = errors.New("no such stream")
+	// ErrGone: the stream was deleted, but forks of it live.
+	ErrGone = errors.New("stream was deleted")
 	// ErrTrimmed: the position lies below what the log still holds.
 	ErrTrimmed = errors.New("position is no longer kept")
 	// ErrContended: others write to the stream faster than this node can; the

@@ -41,6 +41,10 @@ type Shard struct {
 	asked     int // freshness checks in this minute
 	askedAt   time.Time
 
+	busy     bool      // chores are under way
+	verifyAt time.Time // when a stream that is gone asks its forks again
+	verified bool      // it has asked all of them, and may leave memory
+
 	stopped bool
 }
 
@@ -58,6 +62,8 @@ type verdict struct {
 	out Outcome
 	err error
 }
+
+func newCall(req *Request) *call { return &call{req: req, size: req.Bytes()} }
 
 func (c *call) answer(out Outcome, err error) { c.done <- verdict{out, err} }
 
@@ -201,6 +207,7 @@ func (s *Shard) turn(r Record, e effect) wakers {
 		s.tail = nil
 	}
 	s.grace, s.touched = 0, 0
+	s.verifyAt, s.verified = time.Time{}, false
 	if held := s.asm.held; e.commit { // the new life's first messages
 		s.asm.skip(s.state.start)
 		s.asm.held = held
@@ -248,6 +255,7 @@ func (s *Shard) take(on *State, recs []Record) error {
 		return &TailError{0}
 	}
 	wake, err := s.absorb(recs)
+	s.chores()
 	s.mu.Unlock()
 	wake.run()
 	s.host.tails.reclaim()
@@ -369,14 +377,16 @@ func (s *Shard) idleSince(now time.Time, d time.Duration) bool {
 	if s.state == nil || !s.state.exists {
 		d = min(d, sweepEvery)
 	}
-	return !s.flying && s.followers == 0 && s.session == nil && s.opening == nil &&
+	return !s.flying && !s.busy && !s.owes() && s.followers == 0 && s.session == nil && s.opening == nil &&
 		s.check == nil && now.Sub(s.used) > d && !s.touchDue(now)
 }
 
-// wantsTouch reports whether memory is too far ahead of the last durable use.
-func (s *Shard) wantsTouch(now time.Time) bool {
+// tend has chores done that are due, and reports whether memory is too far ahead
+// of the last durable use.
+func (s *Shard) tend(now time.Time) (touch bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.chores()
 	return s.touchDue(now)
 }
 

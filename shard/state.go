@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"mime"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -35,6 +36,15 @@ type State struct {
 	expires    uint64
 	expiresRaw string
 	touched    uint64 // S2 time of the last create, message, close or touch; 0: this batch's
+
+	// fork says what this life was forked from; nil: nothing. held are the forks
+	// that refer to this stream: copied before it is changed. gone: the life has
+	// ended, and its records are kept for them. debts are references of lives that
+	// have ended, to be given back to their sources; they outlive lives.
+	fork  *Fork
+	held  map[AppendID]holder
+	gone  bool
+	debts []debt
 
 	closed    bool
 	closedBy  *Producer
@@ -187,6 +197,12 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 		s.finish(r, h, OpAppend)
 	case KindTouch:
 		s.touched = r.Time
+	case KindHold:
+		s.hold(h.Ref, holder{h.Name, r.Time})
+	case KindRelease:
+		s.release(h.Ref)
+	case KindSettled:
+		s.debts = slices.DeleteFunc(slices.Clone(s.debts), func(d debt) bool { return d.id == h.Ref })
 	case KindCheckpoint, KindTombstone:
 		e.ended = h.Kind == KindTombstone
 		if !s.partial {
@@ -213,7 +229,7 @@ func (s *State) create(pos, time uint64, h *Header) {
 	if !adopted {
 		s.start, s.tail = pos+1, pos+1
 	}
-	s.exists, s.ended, s.life, s.chain = true, false, h.Life, h.Chain
+	s.exists, s.ended, s.life, s.chain, s.fork = true, false, h.Life, h.Chain, h.Fork
 	s.typ, s.hasTTL, s.ttl = h.Type, h.HasTTL, h.TTL
 	s.expires, s.expiresRaw = h.Expires, h.ExpiresRaw
 	s.closed, s.closedBy, s.streamSeq = false, nil, nil
@@ -317,10 +333,15 @@ const (
 
 // Info describes the stream.
 func (s *State) Info() Info {
+	info := Info{LogTail: s.Next, Gone: s.gone}
+	if s.fork != nil {
+		info.Hold = s.fork.Hold
+	}
 	if !s.exists {
-		return Info{LogTail: s.Next}
+		return info
 	}
 	return Info{
+		Hold:   info.Hold,
 		Exists: true, Life: s.life, Chain: s.chain, Start: s.start, Tail: s.tail,
 		LogTail: s.Next, Closed: s.closed, Type: s.typ,
 		HasTTL: s.hasTTL, TTL: s.ttl, Expires: s.expires, ExpiresRaw: s.expiresRaw,
@@ -376,7 +397,7 @@ func (s *State) lost(req *Request) bool {
 		_, known := s.producer(p.ID)
 		return !known && p.Seq == 0
 	}
-	return true
+	return req.Ref.IsZero() // a reference is there, or it is not
 }
 
 // clockSlack is how far apart a node's clock and S2's may be, in milliseconds.

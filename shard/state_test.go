@@ -82,7 +82,7 @@ func (w *world) foldFrom(t *rapid.T, start uint64) *State {
 }
 
 var sameState = cmp.Options{
-	cmp.AllowUnexported(State{}, claim{}, outcome{}, run{}), cmpopts.EquateEmpty(),
+	cmp.AllowUnexported(State{}, claim{}, outcome{}, run{}, holder{}, debt{}), cmpopts.EquateEmpty(),
 	cmp.Comparer(func(a, b window) bool {
 		var x, y []outcome
 		a.all(func(o outcome) { x = append(x, o) })
@@ -93,11 +93,21 @@ var sameState = cmp.Options{
 	cmpopts.IgnoreFields(State{}, "trimTo", "open", "base"),
 }
 
-func genRequest(t *rapid.T) *Request {
+func genRequest(t *rapid.T, w *world) *Request {
 	r := &Request{Stream: "p/s", Op: OpAppend, ID: NewAppendID(), Type: "text/plain"}
-	switch rapid.IntRange(0, 20).Draw(t, "op") {
+	ref := AppendID{byte(rapid.IntRange(1, 3).Draw(t, "ref"))}
+	switch rapid.IntRange(0, 24).Draw(t, "op") {
 	case 0:
 		r.Op = OpDelete
+	case 21:
+		return &Request{Stream: "p/s", Op: OpHold, ID: r.ID, Ref: ref, Name: "p/f", Life: w.state.life}
+	case 22:
+		return &Request{Stream: "p/s", Op: OpRelease, ID: r.ID, Ref: ref}
+	case 23:
+		return &Request{Stream: "p/s", Op: OpSettled, ID: r.ID, Ref: ref}
+	case 24:
+		r.Op, r.Type, r.Fork = OpCreate, "", &Fork{Source: "p/o", Hold: ref, At: "-1", Sub: 2}
+		r.Source = &Source{Life: 7, Type: "text/plain", HasTTL: true, TTL: 60, Chain: []Ancestor{{Stream: "p/o", Life: 7, Bound: 9}}}
 	case 1, 2, 3:
 		r.Op, r.HasTTL = OpCreate, rapid.Bool().Draw(t, "ttl")
 		if r.HasTTL {
@@ -126,15 +136,15 @@ func TestFoldFromCheckpoint(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"write": func(t *rapid.T) {
 				w.now += 10
-				w.write(t, genRequest(t))
+				w.write(t, genRequest(t, w))
 			},
 			"group": func(t *rapid.T) {
 				w.now += 10
-				w.write(t, genRequest(t), genRequest(t), genRequest(t))
+				w.write(t, genRequest(t, w), genRequest(t, w), genRequest(t, w))
 			},
 			"many": func(t *rapid.T) {
 				w.now += 10
-				r := genRequest(t)
+				r := genRequest(t, w)
 				for range 300 {
 					r.Messages = append(r.Messages, []byte("m"))
 				}
@@ -178,8 +188,8 @@ func TestDecideNeverTwice(t *testing.T) {
 		}
 		claims := map[claimKey]AppendID{}
 		for range rapid.IntRange(1, 30).Draw(t, "steps") {
-			r := genRequest(t)
-			r.Op, r.Close = OpAppend, false
+			r := genRequest(t, w)
+			r.Op, r.Close, r.Type, r.Fork = OpAppend, false, "text/plain", nil
 			if len(past) > 0 && rapid.Bool().Draw(t, "repeat") {
 				r = rapid.SampledFrom(past).Draw(t, "which")
 			}

@@ -43,6 +43,7 @@ func (s *Shard) takeOver(ctx context.Context) error {
 		s.grace = on.touched + touchAhead(on.ttl) + graceMargin
 	}
 	s.opened, s.synced = true, sent
+	s.chores()
 	s.mu.Unlock()
 	wake.run()
 	return nil

@@ -117,7 +117,8 @@ const (
 	// Refusal.position: the log's tail.
 	Reason_REASON_TAIL Reason = 17
 	// Refusal.position: where the Tail continues.
-	Reason_REASON_GAP Reason = 18
+	Reason_REASON_GAP  Reason = 18
+	Reason_REASON_GONE Reason = 19
 )
 
 // Enum value maps for Reason.
@@ -142,6 +143,7 @@ var (
 		16: "REASON_LOG_UNKNOWN",
 		17: "REASON_TAIL",
 		18: "REASON_GAP",
+		19: "REASON_GONE",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":     0,
@@ -163,6 +165,7 @@ var (
 		"REASON_LOG_UNKNOWN":     16,
 		"REASON_TAIL":            17,
 		"REASON_GAP":             18,
+		"REASON_GONE":            19,
 	}
 )
 
@@ -435,6 +438,7 @@ type Ancestor struct {
 	Stream        string                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
 	Life          uint64                 `protobuf:"varint,2,opt,name=life,proto3" json:"life,omitempty"`
 	Bound         uint64                 `protobuf:"varint,3,opt,name=bound,proto3" json:"bound,omitempty"`
+	Start         uint64                 `protobuf:"varint,4,opt,name=start,proto3" json:"start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -490,6 +494,13 @@ func (x *Ancestor) GetBound() uint64 {
 	return 0
 }
 
+func (x *Ancestor) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
 // Info is shard.Info.
 type Info struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -505,6 +516,8 @@ type Info struct {
 	Ttl           uint64                 `protobuf:"varint,10,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	Expires       uint64                 `protobuf:"varint,11,opt,name=expires,proto3" json:"expires,omitempty"`
 	ExpiresRaw    string                 `protobuf:"bytes,12,opt,name=expires_raw,json=expiresRaw,proto3" json:"expires_raw,omitempty"`
+	Gone          bool                   `protobuf:"varint,13,opt,name=gone,proto3" json:"gone,omitempty"`
+	Hold          []byte                 `protobuf:"bytes,14,opt,name=hold,proto3" json:"hold,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -621,6 +634,20 @@ func (x *Info) GetExpiresRaw() string {
 		return x.ExpiresRaw
 	}
 	return ""
+}
+
+func (x *Info) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
+func (x *Info) GetHold() []byte {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
 }
 
 // Hello opens a link.
@@ -1362,15 +1389,21 @@ type DoHead struct {
 	Minted uint64                 `protobuf:"varint,6,opt,name=minted,proto3" json:"minted,omitempty"`
 	Type   string                 `protobuf:"bytes,7,opt,name=type,proto3" json:"type,omitempty"`
 	// The sizes of the messages, which follow one after the other.
-	Sizes         []uint32  `protobuf:"varint,8,rep,packed,name=sizes,proto3" json:"sizes,omitempty"`
-	Bad           string    `protobuf:"bytes,9,opt,name=bad,proto3" json:"bad,omitempty"`
-	Close         bool      `protobuf:"varint,10,opt,name=close,proto3" json:"close,omitempty"`
-	Producer      *Producer `protobuf:"bytes,11,opt,name=producer,proto3" json:"producer,omitempty"`
-	StreamSeq     []byte    `protobuf:"bytes,12,opt,name=stream_seq,json=streamSeq,proto3,oneof" json:"stream_seq,omitempty"`
-	HasTtl        bool      `protobuf:"varint,13,opt,name=has_ttl,json=hasTtl,proto3" json:"has_ttl,omitempty"`
-	Ttl           uint64    `protobuf:"varint,14,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	Expires       uint64    `protobuf:"varint,15,opt,name=expires,proto3" json:"expires,omitempty"`
-	ExpiresRaw    string    `protobuf:"bytes,16,opt,name=expires_raw,json=expiresRaw,proto3" json:"expires_raw,omitempty"`
+	Sizes      []uint32  `protobuf:"varint,8,rep,packed,name=sizes,proto3" json:"sizes,omitempty"`
+	Bad        string    `protobuf:"bytes,9,opt,name=bad,proto3" json:"bad,omitempty"`
+	Close      bool      `protobuf:"varint,10,opt,name=close,proto3" json:"close,omitempty"`
+	Producer   *Producer `protobuf:"bytes,11,opt,name=producer,proto3" json:"producer,omitempty"`
+	StreamSeq  []byte    `protobuf:"bytes,12,opt,name=stream_seq,json=streamSeq,proto3,oneof" json:"stream_seq,omitempty"`
+	HasTtl     bool      `protobuf:"varint,13,opt,name=has_ttl,json=hasTtl,proto3" json:"has_ttl,omitempty"`
+	Ttl        uint64    `protobuf:"varint,14,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Expires    uint64    `protobuf:"varint,15,opt,name=expires,proto3" json:"expires,omitempty"`
+	ExpiresRaw string    `protobuf:"bytes,16,opt,name=expires_raw,json=expiresRaw,proto3" json:"expires_raw,omitempty"`
+	Fork       *Fork     `protobuf:"bytes,17,opt,name=fork,proto3" json:"fork,omitempty"`
+	Source     *Source   `protobuf:"bytes,18,opt,name=source,proto3" json:"source,omitempty"`
+	// What an owner asks of another stream's owner about a reference.
+	Ref           []byte `protobuf:"bytes,19,opt,name=ref,proto3" json:"ref,omitempty"`
+	Name          string `protobuf:"bytes,20,opt,name=name,proto3" json:"name,omitempty"`
+	Life          uint64 `protobuf:"varint,21,opt,name=life,proto3" json:"life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1517,6 +1550,211 @@ func (x *DoHead) GetExpiresRaw() string {
 	return ""
 }
 
+func (x *DoHead) GetFork() *Fork {
+	if x != nil {
+		return x.Fork
+	}
+	return nil
+}
+
+func (x *DoHead) GetSource() *Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *DoHead) GetRef() []byte {
+	if x != nil {
+		return x.Ref
+	}
+	return nil
+}
+
+func (x *DoHead) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DoHead) GetLife() uint64 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
+// Fork is shard.Fork, without what the stream's owner adds.
+type Fork struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	At            string                 `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	Sub           uint64                 `protobuf:"varint,3,opt,name=sub,proto3" json:"sub,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fork) Reset() {
+	*x = Fork{}
+	mi := &file_relay_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fork) ProtoMessage() {}
+
+func (x *Fork) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fork.ProtoReflect.Descriptor instead.
+func (*Fork) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Fork) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Fork) GetAt() string {
+	if x != nil {
+		return x.At
+	}
+	return ""
+}
+
+func (x *Fork) GetSub() uint64 {
+	if x != nil {
+		return x.Sub
+	}
+	return 0
+}
+
+// Source is shard.Source.
+type Source struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refused       uint32                 `protobuf:"varint,1,opt,name=refused,proto3" json:"refused,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	Life          uint64                 `protobuf:"varint,3,opt,name=life,proto3" json:"life,omitempty"`
+	Type          string                 `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"`
+	HasTtl        bool                   `protobuf:"varint,5,opt,name=has_ttl,json=hasTtl,proto3" json:"has_ttl,omitempty"`
+	Ttl           uint64                 `protobuf:"varint,6,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Expires       uint64                 `protobuf:"varint,7,opt,name=expires,proto3" json:"expires,omitempty"`
+	ExpiresRaw    string                 `protobuf:"bytes,8,opt,name=expires_raw,json=expiresRaw,proto3" json:"expires_raw,omitempty"`
+	Chain         []*Ancestor            `protobuf:"bytes,9,rep,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Source) Reset() {
+	*x = Source{}
+	mi := &file_relay_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Source) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Source) ProtoMessage() {}
+
+func (x *Source) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Source.ProtoReflect.Descriptor instead.
+func (*Source) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Source) GetRefused() uint32 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *Source) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Source) GetLife() uint64 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
+func (x *Source) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Source) GetHasTtl() bool {
+	if x != nil {
+		return x.HasTtl
+	}
+	return false
+}
+
+func (x *Source) GetTtl() uint64 {
+	if x != nil {
+		return x.Ttl
+	}
+	return 0
+}
+
+func (x *Source) GetExpires() uint64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
+}
+
+func (x *Source) GetExpiresRaw() string {
+	if x != nil {
+		return x.ExpiresRaw
+	}
+	return ""
+}
+
+func (x *Source) GetChain() []*Ancestor {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
 // DoReply is shard.Outcome.
 type DoReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1532,7 +1770,7 @@ type DoReply struct {
 
 func (x *DoReply) Reset() {
 	*x = DoReply{}
-	mi := &file_relay_proto_msgTypes[17]
+	mi := &file_relay_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1782,7 @@ func (x *DoReply) String() string {
 func (*DoReply) ProtoMessage() {}
 
 func (x *DoReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[17]
+	mi := &file_relay_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1795,7 @@ func (x *DoReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoReply.ProtoReflect.Descriptor instead.
 func (*DoReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{17}
+	return file_relay_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DoReply) GetCode() uint32 {
@@ -1613,7 +1851,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_relay_proto_msgTypes[18]
+	mi := &file_relay_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1863,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[18]
+	mi := &file_relay_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1876,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{18}
+	return file_relay_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StateRequest) GetRoute() *Route {
@@ -1671,7 +1909,7 @@ type StateReply struct {
 
 func (x *StateReply) Reset() {
 	*x = StateReply{}
-	mi := &file_relay_proto_msgTypes[19]
+	mi := &file_relay_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1921,7 @@ func (x *StateReply) String() string {
 func (*StateReply) ProtoMessage() {}
 
 func (x *StateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[19]
+	mi := &file_relay_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1934,7 @@ func (x *StateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateReply.ProtoReflect.Descriptor instead.
 func (*StateReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{19}
+	return file_relay_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StateReply) GetInfo() *Info {
@@ -1717,7 +1955,7 @@ type PageRequest struct {
 
 func (x *PageRequest) Reset() {
 	*x = PageRequest{}
-	mi := &file_relay_proto_msgTypes[20]
+	mi := &file_relay_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1967,7 @@ func (x *PageRequest) String() string {
 func (*PageRequest) ProtoMessage() {}
 
 func (x *PageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[20]
+	mi := &file_relay_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1980,7 @@ func (x *PageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageRequest.ProtoReflect.Descriptor instead.
 func (*PageRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{20}
+	return file_relay_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PageRequest) GetStream() string {
@@ -1777,7 +2015,7 @@ type PageChunk struct {
 
 func (x *PageChunk) Reset() {
 	*x = PageChunk{}
-	mi := &file_relay_proto_msgTypes[21]
+	mi := &file_relay_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +2027,7 @@ func (x *PageChunk) String() string {
 func (*PageChunk) ProtoMessage() {}
 
 func (x *PageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[21]
+	mi := &file_relay_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +2040,7 @@ func (x *PageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageChunk.ProtoReflect.Descriptor instead.
 func (*PageChunk) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{21}
+	return file_relay_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PageChunk) GetData() []byte {
@@ -1827,7 +2065,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_relay_proto_msgTypes[22]
+	mi := &file_relay_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2077,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[22]
+	mi := &file_relay_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2090,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{22}
+	return file_relay_proto_rawDescGZIP(), []int{24}
 }
 
 type PingReply struct {
@@ -1863,7 +2101,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_relay_proto_msgTypes[23]
+	mi := &file_relay_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2113,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[23]
+	mi := &file_relay_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2126,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{23}
+	return file_relay_proto_rawDescGZIP(), []int{25}
 }
 
 var File_relay_proto protoreflect.FileDescriptor
@@ -1906,11 +2144,12 @@ const file_relay_proto_rawDesc = "" +
 	"\x06reason\x18\x01 \x01(\x0e2\x18.fantail.relay.v1.ReasonR\x06reason\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12-\n" +
 	"\x05owner\x18\x03 \x01(\v2\x17.fantail.relay.v1.PlaceR\x05owner\x12\x1a\n" +
-	"\bposition\x18\x04 \x01(\x04R\bposition\"L\n" +
+	"\bposition\x18\x04 \x01(\x04R\bposition\"b\n" +
 	"\bAncestor\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\x04R\x04life\x12\x14\n" +
-	"\x05bound\x18\x03 \x01(\x04R\x05bound\"\xbb\x02\n" +
+	"\x05bound\x18\x03 \x01(\x04R\x05bound\x12\x14\n" +
+	"\x05start\x18\x04 \x01(\x04R\x05start\"\xe3\x02\n" +
 	"\x04Info\x12\x16\n" +
 	"\x06exists\x18\x01 \x01(\bR\x06exists\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\x04R\x04life\x120\n" +
@@ -1925,7 +2164,9 @@ const file_relay_proto_rawDesc = "" +
 	" \x01(\x04R\x03ttl\x12\x18\n" +
 	"\aexpires\x18\v \x01(\x04R\aexpires\x12\x1f\n" +
 	"\vexpires_raw\x18\f \x01(\tR\n" +
-	"expiresRaw\"\xab\x01\n" +
+	"expiresRaw\x12\x12\n" +
+	"\x04gone\x18\r \x01(\bR\x04gone\x12\x12\n" +
+	"\x04hold\x18\x0e \x01(\fR\x04hold\"\xab\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12+\n" +
 	"\x04from\x18\x02 \x01(\v2\x17.fantail.relay.v1.PlaceR\x04from\x12\x0e\n" +
@@ -1979,7 +2220,7 @@ const file_relay_proto_rawDesc = "" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\"K\n" +
 	"\aDoChunk\x12,\n" +
 	"\x04head\x18\x01 \x01(\v2\x18.fantail.relay.v1.DoHeadR\x04head\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"\xc2\x03\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"\xda\x04\n" +
 	"\x06DoHead\x12-\n" +
 	"\x05route\x18\x01 \x01(\v2\x17.fantail.relay.v1.RouteR\x05route\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x0e\n" +
@@ -1999,8 +2240,28 @@ const file_relay_proto_rawDesc = "" +
 	"\x03ttl\x18\x0e \x01(\x04R\x03ttl\x12\x18\n" +
 	"\aexpires\x18\x0f \x01(\x04R\aexpires\x12\x1f\n" +
 	"\vexpires_raw\x18\x10 \x01(\tR\n" +
-	"expiresRawB\r\n" +
-	"\v_stream_seq\"\xcb\x01\n" +
+	"expiresRaw\x12*\n" +
+	"\x04fork\x18\x11 \x01(\v2\x16.fantail.relay.v1.ForkR\x04fork\x120\n" +
+	"\x06source\x18\x12 \x01(\v2\x18.fantail.relay.v1.SourceR\x06source\x12\x10\n" +
+	"\x03ref\x18\x13 \x01(\fR\x03ref\x12\x12\n" +
+	"\x04name\x18\x14 \x01(\tR\x04name\x12\x12\n" +
+	"\x04life\x18\x15 \x01(\x04R\x04lifeB\r\n" +
+	"\v_stream_seq\"@\n" +
+	"\x04Fork\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\tR\x02at\x12\x10\n" +
+	"\x03sub\x18\x03 \x01(\x04R\x03sub\"\xf4\x01\n" +
+	"\x06Source\x12\x18\n" +
+	"\arefused\x18\x01 \x01(\rR\arefused\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12\x12\n" +
+	"\x04life\x18\x03 \x01(\x04R\x04life\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x12\x17\n" +
+	"\ahas_ttl\x18\x05 \x01(\bR\x06hasTtl\x12\x10\n" +
+	"\x03ttl\x18\x06 \x01(\x04R\x03ttl\x12\x18\n" +
+	"\aexpires\x18\a \x01(\x04R\aexpires\x12\x1f\n" +
+	"\vexpires_raw\x18\b \x01(\tR\n" +
+	"expiresRaw\x120\n" +
+	"\x05chain\x18\t \x03(\v2\x1a.fantail.relay.v1.AncestorR\x05chain\"\xcb\x01\n" +
 	"\aDoReply\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\x12*\n" +
@@ -2028,7 +2289,7 @@ const file_relay_proto_rawDesc = "" +
 	"\tHOP_FIRST\x10\x00\x12\x0e\n" +
 	"\n" +
 	"HOP_SECOND\x10\x01\x12\f\n" +
-	"\bHOP_MUST\x10\x02*\xa4\x03\n" +
+	"\bHOP_MUST\x10\x02*\xb5\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_NOT_OWNER\x10\x01\x12\x16\n" +
@@ -2050,7 +2311,8 @@ const file_relay_proto_rawDesc = "" +
 	"\x12REASON_LOG_UNKNOWN\x10\x10\x12\x0f\n" +
 	"\vREASON_TAIL\x10\x11\x12\x0e\n" +
 	"\n" +
-	"REASON_GAP\x10\x12*\x86\x01\n" +
+	"REASON_GAP\x10\x12\x12\x0f\n" +
+	"\vREASON_GONE\x10\x13*\x86\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fKIND_SUBSCRIBED\x10\x01\x12\x0e\n" +
@@ -2080,7 +2342,7 @@ func file_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_relay_proto_goTypes = []any{
 	(Hop)(0),             // 0: fantail.relay.v1.Hop
 	(Reason)(0),          // 1: fantail.relay.v1.Reason
@@ -2102,13 +2364,15 @@ var file_relay_proto_goTypes = []any{
 	(*Producer)(nil),     // 17: fantail.relay.v1.Producer
 	(*DoChunk)(nil),      // 18: fantail.relay.v1.DoChunk
 	(*DoHead)(nil),       // 19: fantail.relay.v1.DoHead
-	(*DoReply)(nil),      // 20: fantail.relay.v1.DoReply
-	(*StateRequest)(nil), // 21: fantail.relay.v1.StateRequest
-	(*StateReply)(nil),   // 22: fantail.relay.v1.StateReply
-	(*PageRequest)(nil),  // 23: fantail.relay.v1.PageRequest
-	(*PageChunk)(nil),    // 24: fantail.relay.v1.PageChunk
-	(*PingRequest)(nil),  // 25: fantail.relay.v1.PingRequest
-	(*PingReply)(nil),    // 26: fantail.relay.v1.PingReply
+	(*Fork)(nil),         // 20: fantail.relay.v1.Fork
+	(*Source)(nil),       // 21: fantail.relay.v1.Source
+	(*DoReply)(nil),      // 22: fantail.relay.v1.DoReply
+	(*StateRequest)(nil), // 23: fantail.relay.v1.StateRequest
+	(*StateReply)(nil),   // 24: fantail.relay.v1.StateReply
+	(*PageRequest)(nil),  // 25: fantail.relay.v1.PageRequest
+	(*PageChunk)(nil),    // 26: fantail.relay.v1.PageChunk
+	(*PingRequest)(nil),  // 27: fantail.relay.v1.PingRequest
+	(*PingReply)(nil),    // 28: fantail.relay.v1.PingReply
 }
 var file_relay_proto_depIdxs = []int32{
 	0,  // 0: fantail.relay.v1.Route.hop:type_name -> fantail.relay.v1.Hop
@@ -2130,28 +2394,31 @@ var file_relay_proto_depIdxs = []int32{
 	19, // 16: fantail.relay.v1.DoChunk.head:type_name -> fantail.relay.v1.DoHead
 	3,  // 17: fantail.relay.v1.DoHead.route:type_name -> fantail.relay.v1.Route
 	17, // 18: fantail.relay.v1.DoHead.producer:type_name -> fantail.relay.v1.Producer
-	7,  // 19: fantail.relay.v1.DoReply.info:type_name -> fantail.relay.v1.Info
-	17, // 20: fantail.relay.v1.DoReply.producer:type_name -> fantail.relay.v1.Producer
-	3,  // 21: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
-	7,  // 22: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
-	7,  // 23: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
-	9,  // 24: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
-	13, // 25: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
-	18, // 26: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.DoChunk
-	21, // 27: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
-	23, // 28: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
-	25, // 29: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
-	10, // 30: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
-	14, // 31: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
-	20, // 32: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.DoReply
-	22, // 33: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
-	24, // 34: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
-	26, // 35: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
-	30, // [30:36] is the sub-list for method output_type
-	24, // [24:30] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	20, // 19: fantail.relay.v1.DoHead.fork:type_name -> fantail.relay.v1.Fork
+	21, // 20: fantail.relay.v1.DoHead.source:type_name -> fantail.relay.v1.Source
+	6,  // 21: fantail.relay.v1.Source.chain:type_name -> fantail.relay.v1.Ancestor
+	7,  // 22: fantail.relay.v1.DoReply.info:type_name -> fantail.relay.v1.Info
+	17, // 23: fantail.relay.v1.DoReply.producer:type_name -> fantail.relay.v1.Producer
+	3,  // 24: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
+	7,  // 25: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
+	7,  // 26: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
+	9,  // 27: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
+	13, // 28: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
+	18, // 29: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.DoChunk
+	23, // 30: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
+	25, // 31: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
+	27, // 32: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
+	10, // 33: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
+	14, // 34: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
+	22, // 35: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.DoReply
+	24, // 36: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
+	26, // 37: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
+	28, // 38: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
+	33, // [33:39] is the sub-list for method output_type
+	27, // [27:33] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_relay_proto_init() }
@@ -2166,7 +2433,7 @@ func file_relay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_relay_proto_rawDesc), len(file_relay_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

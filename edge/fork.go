@@ -1,0 +1,150 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// fork reads what a PUT says of a stream that it forks, and finds out about that
+// (PROTOCOL 4.2).
+func (s *Server) fork(r *http.Request, req *shard.Request) error {
+	h := r.Header
+	if !has(h, hForkedFrom) {
+		if has(h, hForkOffset) || has(h, hForkSub) {
+			return badHeader(hForkedFrom, "is needed with an offset or a sub-offset")
+		}
+		return nil
+	}
+	source, err := parseName(h.Get(hForkedFrom))
+	if err != nil {
+		return badHeader(hForkedFrom, "want the path of a stream: "+err.Error())
+	}
+	at := offset{kind: offsetNow}
+	if has(h, hForkOffset) {
+		if at, err = parseOffset(h.Get(hForkOffset)); err != nil {
+			return badHeader(hForkOffset, err.Error())
+		}
+	}
+	var sub uint64
+	if v := h.Get(hForkSub); has(h, hForkSub) {
+		if sub, err = integer(h, hForkSub); err != nil || len(v) > 1 && v[0] == '0' {
+			return badHeader(hForkSub, "want digits, without sign or leading zero")
+		}
+	}
+	req.Fork = &shard.Fork{Source: source, At: at.String(), Sub: sub}
+	return s.source(r.Context(), req, at)
+}
+
+// String is an offset in one spelling; empty: the tail, as if none were given.
+func (o offset) String() string {
+	switch o.kind {
+	case offsetStart:
+		return "-1"
+	case offsetMinted:
+		return formatOffset(o.life, o.pos)
+	case offsetBare:
+		return strconv.FormatUint(o.pos, 10)
+	default:
+		return ""
+	}
+}
+
+// source finds out what a fork needs to know of its source: what it inherits, or
+// why it cannot. A sub-offset that ends inside a message makes that part of it the
+// fork's own first message.
+func (s *Server) source(ctx context.Context, req *shard.Request, at offset) error {
+	id := req.Fork.Source
+	info, err := s.streams.State(ctx, id, 0)
+	if err != nil {
+		return err
+	}
+	src := &shard.Source{}
+	req.Source, req.Messages = src, nil
+	refuse := func(c shard.Code, why string) error {
+		src.Refused, src.Why = c, why
+		return nil
+	}
+	switch {
+	case info.Gone:
+		return refuse(shard.CodeSourceGone, "the source was deleted")
+	case !info.Exists:
+		return refuse(shard.CodeSourceMissing, "no such source")
+	case req.Type != "" && shard.MediaType(req.Type) != shard.MediaType(info.Type):
+		return refuse(shard.CodeSourceType, "the source's type is "+info.Type)
+	}
+	src.Life, src.Type = info.Life, info.Type
+	src.HasTTL, src.TTL = info.HasTTL, info.TTL
+	src.Expires, src.ExpiresRaw = info.Expires, info.ExpiresRaw
+	from, err := at.resolve(info)
+	if err != nil {
+		return refuse(shard.CodeForkPlace, err.Error())
+	}
+	from, prefix, err := s.refine(ctx, id, info, from, req.Fork.Sub)
+	switch {
+	case errors.Is(err, errSub):
+		return refuse(shard.CodeForkPlace, err.Error())
+	case err != nil:
+		return err
+	case len(prefix) > 0:
+		req.Messages = [][]byte{prefix}
+	}
+	src.Chain = ancestry(id, info, from)
+	return nil
+}
+
+var errSub = errors.New("the sub-offset lies beyond the next message")
+
+// refine moves a place on by a sub-offset: so many messages of a JSON stream, or
+// bytes of the next message of another. prefix is the part of a message that lies
+// before it.
+func (s *Server) refine(
+	ctx context.Context, id shard.StreamID, info shard.Info, at place, sub uint64,
+) (_ place, prefix []byte, err error) {
+	isJSON := shard.IsJSON(info.Type)
+	if isJSON && sub > shard.MaxMessages {
+		return at, nil, errSub // an append has no more
+	}
+	for sub > 0 {
+		m, next, err := s.message(ctx, id, info, at)
+		switch {
+		case err != nil:
+			return at, nil, err
+		case isJSON:
+			sub--
+		case sub < uint64(len(m)):
+			return at, m[:sub], nil
+		case sub > uint64(len(m)):
+			return at, nil, errSub
+		default:
+			sub = 0
+		}
+		at = next
+	}
+	return at, nil, nil
+}
+
+// message is the next message at a place, and the place after it. errSub: there
+// is none.
+func (s *Server) message(
+	ctx context.Context, id shard.StreamID, info shard.Info, at place,
+) ([]byte, place, error) {
+	for !at.atEnd(info) {
+		l := at.leg(id, info)
+		r, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
+		if err != nil {
+			return nil, at, err
+		}
+		if i := r.Search(at.pos); i < r.Len() {
+			m := r.Message(i)
+			at.pos = m.Next
+			return m.Body, at.normal(info.Start), nil
+		}
+		at.pos = max(at.pos, r.To())
+		at = at.normal(info.Start)
+	}
+	return nil, at, errSub
+}

@@ -1,0 +1,334 @@
+package edge
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// family is a tree of forks, and what each of its streams holds.
+type family struct {
+	*rapid.T
+	srv     *Server
+	streams []*member
+}
+
+// member is a stream of a family: its messages, and every offset that some answer
+// named, with the number of messages below it.
+type member struct {
+	path     string
+	messages []string
+	offsets  map[string]int
+	closed   bool
+}
+
+func (f *family) ask(method, target, body string, h header, status int) *httptest.ResponseRecorder {
+	f.Helper()
+	r := httptest.NewRequestWithContext(f.Context(), method, target, strings.NewReader(body))
+	for k, v := range h {
+		r.Header.Set(k, v)
+	}
+	w := httptest.NewRecorder()
+	f.srv.ServeHTTP(w, r)
+	if w.Code != status {
+		f.Fatalf("%s %s %v: %d %s, want %d", method, target, h, w.Code, w.Body, status)
+	}
+	return w
+}
+
+func (f *family) pick() *member { return rapid.SampledFrom(f.streams).Draw(f.T, "stream") }
+
+// body is a message that tells where it ends.
+func (f *family) body() string { return rapid.StringMatching(`[a-zé]{1,6};`).Draw(f.T, "body") }
+
+func (m *member) add(body string, w *httptest.ResponseRecorder) {
+	if body != "" {
+		m.messages = append(m.messages, body)
+	}
+	m.offsets[w.Header().Get(hNextOffset)] = len(m.messages)
+}
+
+func (f *family) write() {
+	m, body := f.pick(), f.body()
+	if m.closed {
+		f.ask("POST", m.path, body, text, 409)
+		return
+	}
+	m.add(body, f.ask("POST", m.path, body, text, 204))
+}
+
+func (f *family) fork() {
+	src := f.pick()
+	m := &member{path: fmt.Sprintf("/v1/stream/s%d", len(f.streams)), offsets: map[string]int{}}
+	h := header{hForkedFrom: src.path}
+	n := len(src.messages)
+	if at := rapid.IntRange(-1, len(src.offsets)-1).Draw(f.T, "at"); at >= 0 {
+		keys := sorted(src.offsets)
+		h[hForkOffset], n = keys[at], src.offsets[keys[at]]
+	}
+	for o, i := range src.offsets {
+		if i <= n {
+			m.offsets[o] = i
+		}
+	}
+	m.messages = append(m.messages, src.messages[:n]...)
+	if n < len(src.messages) && rapid.Bool().Draw(f.T, "sub") {
+		whole := src.messages[n]
+		sub := rapid.IntRange(1, len(whole)).Draw(f.T, "bytes")
+		h[hForkSub] = fmt.Sprint(sub)
+		m.messages = append(m.messages, whole[:sub])
+	}
+	body := ""
+	if rapid.Bool().Draw(f.T, "with a body") {
+		body = f.body()
+	}
+	w := f.ask("PUT", m.path, body, h, 201)
+	m.add(body, w)
+	f.ask("PUT", m.path, "", h, 200)
+	f.streams = append(f.streams, m)
+}
+
+func sorted(m map[string]int) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	// Offsets of one stream sort as strings in the order of its messages.
+	for i := range keys {
+		for j := i; j > 0 && keys[j] < keys[j-1]; j-- {
+			keys[j], keys[j-1] = keys[j-1], keys[j]
+		}
+	}
+	return keys
+}
+
+// read checks every offset of a stream: what follows it, by catch-up.
+func (f *family) read(m *member) {
+	all := strings.Join(m.messages, "")
+	w := f.ask("GET", m.path, "", nil, 200)
+	if w.Body.String() != all {
+		f.Fatalf("%s: %q, want %q", m.path, w.Body, all)
+	}
+	head := f.ask("HEAD", m.path, "", nil, 200)
+	if a, b := head.Header().Get(hNextOffset), w.Header().Get(hNextOffset); a != b {
+		f.Fatalf("%s: HEAD says %s, GET %s", m.path, a, b)
+	}
+	last := -1
+	for _, o := range sorted(m.offsets) {
+		if m.offsets[o] < last {
+			f.Fatalf("%s: offset %s does not sort", m.path, o)
+		}
+		last = m.offsets[o]
+		w := f.ask("GET", m.path+"?offset="+o, "", nil, 200)
+		if want := strings.Join(m.messages[last:], ""); w.Body.String() != want {
+			f.Fatalf("%s at %s: %q, want %q", m.path, o, w.Body, want)
+		}
+		if w.Header().Get(hUpToDate) != "true" {
+			f.Fatalf("%s at %s: not up to date", m.path, o)
+		}
+	}
+}
+
+// listen reads a closed stream by SSE from every offset, and from every event on.
+func (f *family) listen(m *member) {
+	for o, n := range m.offsets {
+		f.events(m, o, strings.Join(m.messages[n:], ""), true)
+	}
+}
+
+func (f *family) events(m *member, from, want string, again bool) {
+	w := f.ask("GET", m.path+"?live=sse&offset="+from, "", nil, 200)
+	events, rest, err := parseSSE(w.Body.Bytes())
+	if err != nil || len(rest) > 0 {
+		f.Fatalf("%v, %q", err, rest)
+	}
+	got := ""
+	for i, e := range events {
+		if e.name == "data" {
+			got += e.data
+			if i+1 == len(events) || events[i+1].name != "control" || events[i+1].id != e.id {
+				f.Fatalf("%s from %s: data without its control event: %+v", m.path, from, events)
+			}
+		}
+		if again {
+			f.events(m, e.id, want[len(got):], false)
+		}
+	}
+	if got != want {
+		f.Fatalf("%s from %s: %q, want %q", m.path, from, got, want)
+	}
+	if last := events[len(events)-1]; !strings.Contains(last.data, `"streamClosed":true`) ||
+		last.id != f.ask("HEAD", m.path, "", nil, 200).Header().Get(hNextOffset) {
+		f.Fatalf("%s from %s: ends with %+v", m.path, from, last)
+	}
+}
+
+// Forks of forks at every offset and sub-offset, and appends to all of them: each
+// stream is what its past and its own writers made it, from any offset that anybody
+// was ever told, whichever way it is read.
+func TestForkFamilies(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		log := logtest.NewMemory(1)
+		hosts := []*shard.Host{}
+		open := func() *shard.Host {
+			h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+			hosts = append(hosts, h)
+			return h
+		}
+		defer func() {
+			for _, h := range hosts {
+				_ = h.Close()
+			}
+		}()
+		f := &family{T: rt, srv: New(Config{}, open())}
+		root := &member{path: "/v1/stream/s0", offsets: map[string]int{}}
+		if rapid.Bool().Draw(rt, "adopted") { // somebody wrote to S2 before the PUT
+			for range rapid.IntRange(1, 3).Draw(rt, "foreign") {
+				root.messages = append(root.messages, f.body())
+			}
+			log.Foreign("default/s0", root.messages...)
+			root.add("", f.ask("HEAD", root.path, "", nil, 200))
+		}
+		root.add("", f.ask("PUT", root.path, "", text, 201))
+		f.streams = append(f.streams, root)
+		rt.Repeat(map[string]func(*rapid.T){
+			"write": func(t *rapid.T) { f.T = t; f.write() },
+			"fork":  func(t *rapid.T) { f.T = t; f.fork() },
+			"heir":  func(t *rapid.T) { f.T = t; f.srv = New(Config{}, open()) },
+		})
+		f.T = rt
+		for _, m := range f.streams {
+			f.read(m)
+			f.ask("POST", m.path, "", header{hClosed: "true"}, 204)
+			f.listen(m)
+		}
+	})
+}
+
+// A character that a fork completes is whole in one event, though its halves lie in
+// two logs; a reader is never told an offset inside it.
+func TestForkCutsCharacter(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/src", "caf\xc3", text)
+	end := s.put("/v1/stream/f", "\xa9!", header{hForkedFrom: "/v1/stream/src"}).Header.Get(hNextOffset)
+	events := s.events(s.do("GET", "/v1/stream/f?live=sse&offset=-1", "", nil), 2)
+	if events[0].data != "café!" || events[0].id != end {
+		t.Errorf("%+v, want all of it up to %s", events, end)
+	}
+}
+
+// A JSON array goes on across the fork's boundary.
+func TestForkJSON(t *testing.T) {
+	s := newSite(t, Config{})
+	json := header{"Content-Type": "application/json"}
+	s.put("/v1/stream/src", `[1,2,{"a":[3]}]`, json)
+	h := header{hForkedFrom: "/v1/stream/src", hForkOffset: "-1", hForkSub: "2"}
+	s.put("/v1/stream/f", `["own",5]`, h)
+	if got := s.want(s.do("GET", "/v1/stream/f", "", nil), 200); got != `[1,2,"own",5]` {
+		t.Error(got)
+	}
+	s.put("/v1/stream/g", `{"x":1}`, header{hForkedFrom: "/v1/stream/f"})
+	if got := s.want(s.do("GET", "/v1/stream/g", "", nil), 200); got != `[1,2,"own",5,{"x":1}]` {
+		t.Error(got)
+	}
+	events := s.events(s.do("GET", "/v1/stream/g?live=sse&offset=-1", "", nil), 6)
+	if a, b, c := events[0].data, events[2].data, events[4].data; a+b+c != `[1,2]["own",5][{"x":1}]` {
+		t.Errorf("%+v", events)
+	}
+}
+
+// A stream that others had written to before its PUT has offsets of its life for
+// what they wrote: they are good in its forks as well.
+func TestForkOfAdopted(t *testing.T) {
+	s := newSite(t, Config{})
+	s.log.Foreign("default/src", "a", "b", "c")
+	s.put("/v1/stream/src", "d", text)
+	end := s.do("HEAD", "/v1/stream/src", "", nil).Header.Get(hNextOffset)
+	o, err := parseOffset(end)
+	if err != nil {
+		t.Fatal(end, err)
+	}
+	rest := []string{"bcd", "cd", "d", ""}
+	ids := []string{formatOffset(o.life, 1), formatOffset(o.life, 2), formatOffset(o.life, 3), end}
+	s.put("/v1/stream/f", "own", header{hForkedFrom: "/v1/stream/src"})
+	for i, id := range ids {
+		for path, own := range map[string]string{"src": "", "f": "own"} {
+			if got := s.want(s.do("GET", "/v1/stream/"+path+"?offset="+id, "", nil), 200); got != rest[i]+own {
+				t.Errorf("%s at %s: %q, want %q", path, id, got, rest[i]+own)
+			}
+		}
+	}
+}
+
+// What is refused, and that nothing is left of it.
+func TestForkRefusals(t *testing.T) {
+	s := newSite(t, Config{})
+	first := s.put("/v1/stream/src", "one", text).Header.Get(hNextOffset)
+	forked := s.put("/v1/stream/f", "", header{hForkedFrom: "/v1/stream/src"})
+	if forked.Header.Get(hForkedFrom) != "" {
+		t.Error("forks are transparent")
+	}
+	later := s.do("POST", "/v1/stream/src", "two", text)
+	s.want(later, 204)
+	for _, c := range []struct {
+		h      header
+		status int
+		slug   string
+	}{
+		{header{hForkedFrom: "/v1/stream/none"}, 404, "source-not-found"},
+		{header{hForkedFrom: "/v1/stream/default/src", hForkOffset: "9999999999999999_9999999999999999"}, 400, "fork-offset"},
+		{header{hForkedFrom: "/v1/stream/src", "Content-Type": "text/html"}, 409, "source-content-type"},
+		{header{hForkedFrom: "/v1/stream/src", hForkSub: "1"}, 400, "fork-offset"},
+		{header{hForkedFrom: "/v1/stream/src", hForkOffset: first, hForkSub: "4"}, 400, "fork-offset"},
+		{header{hForkedFrom: "/v1/stream/src", hForkOffset: "x"}, 400, "bad-header"},
+		{header{hForkedFrom: "https://elsewhere/v1/stream/src"}, 400, "bad-header"},
+		{header{hForkedFrom: "/v1/stream/src", hTTL: "5", hExpires: "2030-01-01T00:00:00Z"}, 400, "bad-header"},
+	} {
+		refused(t, ask(t, s.srv, "PUT", "/v1/stream/no", nil, c.h), c.status, c.slug)
+	}
+	// The fork ends where it was forked: what came later is beyond it.
+	refused(t, ask(t, s.srv, "GET", "/v1/stream/f?offset="+later.Header.Get(hNextOffset), nil, nil), 400, "offset-beyond")
+	s.want(s.do("DELETE", "/v1/stream/f", "", nil), 204)
+	s.want(s.do("DELETE", "/v1/stream/src", "", nil), 204)
+	for range 100 { // the fork's reference is given back right after its end
+		if s.do("HEAD", "/v1/stream/src", "", nil).StatusCode == http.StatusNotFound {
+			break
+		}
+	}
+	s.put("/v1/stream/src", "anew", text)
+}
+
+// A PUT is compared with the request that made the fork, whatever has become of
+// its source.
+func TestForkRepeated(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/src", "one", header{"Content-Type": "text/plain", hTTL: "60"})
+	h := header{hForkedFrom: "/v1/stream/src"}
+	s.put("/v1/stream/f", "", h)
+	s.want(s.do("POST", "/v1/stream/src", "two", text), 204)
+	s.want(s.do("PUT", "/v1/stream/f", "", h), 200)
+	s.want(s.do("DELETE", "/v1/stream/src", "", nil), 204)
+	s.want(s.do("PUT", "/v1/stream/f", "", h), 200)
+	s.want(s.do("PUT", "/v1/stream/f", "", header{hForkedFrom: "/v1/stream/src", "Content-Type": "Text/Plain; charset=utf-8"}), 200)
+	for _, other := range []header{
+		{hForkedFrom: "/v1/stream/src", hForkOffset: "-1"},
+		{hForkedFrom: "/v1/stream/other"},
+		{hForkedFrom: "/v1/stream/src", hTTL: "61"},
+		{hForkedFrom: "/v1/stream/src", hClosed: "true"},
+		text,
+	} {
+		s.want(s.do("PUT", "/v1/stream/f", "", other), 409)
+	}
+	for _, m := range []string{"GET", "POST", "DELETE"} {
+		refused(t, ask(t, s.srv, m, "/v1/stream/src", strings.NewReader("x"), text), 410, "stream-gone")
+	}
+	refused(t, ask(t, s.srv, "PUT", "/v1/stream/src", nil, text), 409, "name-held")
+	refused(t, ask(t, s.srv, "PUT", "/v1/stream/g", nil, h), 409, "source-gone")
+}

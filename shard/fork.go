@@ -1,0 +1,185 @@
+package shard
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// A fork has a log of its own and reads the records that it inherited in the logs
+// of its ancestors (its chain). While it lives its source holds them for it: by a
+// reference, which is in the source's log before the fork's create record and is
+// given back after the fork's end. This file is the pure half of it; forks.go has
+// the streams talk to each other.
+
+// Fork is what a stream keeps of the request that forked it.
+type Fork struct {
+	// Source is the stream that the request named.
+	Source StreamID
+	// Hold is the reference at Source: random for each attempt, so that an attempt
+	// that loses cannot give back the winner's.
+	Hold AppendID
+	// At is the offset as given, as its edge writes it; empty: none was given.
+	At string
+	// Sub is the sub-offset.
+	Sub uint64
+	// Inherits: the request gave neither TTL nor expiry; they are the source's.
+	Inherits bool
+}
+
+// Source is what an edge has found out about the stream that a request forks.
+type Source struct {
+	// Refused says why it cannot be forked; zero: it can. It is no early error
+	// because a fork that exists is answered without its source.
+	Refused Code
+	Why     string
+
+	// Life is the source's, Type its content type, and so on.
+	Life       uint64
+	Type       string
+	HasTTL     bool
+	TTL        uint64
+	Expires    uint64
+	ExpiresRaw string
+	// Chain is what the fork inherits, oldest first.
+	Chain []Ancestor
+}
+
+// Bounds of forks.
+const (
+	// MaxChain is how many ancestors a fork may have.
+	MaxChain = 64
+	// heldBytes bounds the table of forks of one stream.
+	heldBytes = 128 << 10
+	// maxDebts bounds the references that a stream's earlier lives have still to give
+	// back: with so many, no source of theirs having answered, it is forked no more.
+	maxDebts = 64
+)
+
+// holder is a fork that holds a stream.
+type holder struct {
+	stream StreamID
+	time   uint64 // S2 timestamp, ms; 0: this batch's
+}
+
+// debt is a reference to be given back.
+type debt struct {
+	id     AppendID
+	source StreamID
+}
+
+func (s *State) hold(id AppendID, f holder) {
+	s.held = maps.Clone(s.held)
+	if s.held == nil {
+		s.held = map[AppendID]holder{}
+	}
+	s.held[id] = f
+}
+
+func (s *State) release(id AppendID) {
+	s.held = maps.Clone(s.held)
+	delete(s.held, id)
+}
+
+// heldSize is the encoded size of the table of forks, from above.
+func (s *State) heldSize() (n int) {
+	for _, f := range s.held {
+		n += len(f.stream) + 24
+	}
+	return n
+}
+
+func (f *Fork) encode() []byte {
+	inherits := uint64(0)
+	if f.Inherits {
+		inherits = 1
+	}
+	b := append(uvarints(inherits, f.Sub), f.Hold[:]...)
+	b = append(b, uvarints(uint64(len(f.At)))...)
+	return append(append(b, f.At...), f.Source...)
+}
+
+func (r *fieldReader) fork() *Fork {
+	f := &Fork{Inherits: r.uvarint()&1 != 0, Sub: r.uvarint(), Hold: r.head()}
+	f.At = string(r.bytes())
+	f.Source = StreamID(r.rest())
+	return f
+}
+
+// forkConfig gives the request of a fork what it inherits. The verdict is a
+// refusal, or that the source is to be held first.
+func forkConfig(s *State, req *Request, h *Header) (Outcome, bool) {
+	src := req.Source
+	switch {
+	case src.Refused != 0:
+		return refuse(s, src.Refused, src.Why), false
+	case len(src.Chain) > MaxChain:
+		return refuse(s, CodeForkLimit, fmt.Sprintf("a fork may have %d ancestors", MaxChain)), false
+	case len(s.debts) >= maxDebts:
+		return refuse(s, CodeForkLimit, "earlier forks of this name are still being given up"), false
+	case req.Fork.Hold.IsZero():
+		return refuse(s, codeUnheld, ""), false
+	}
+	f := *req.Fork
+	f.Inherits = !req.HasTTL && req.Expires == 0
+	if f.Inherits {
+		h.HasTTL, h.TTL = src.HasTTL, src.TTL
+		h.Expires, h.ExpiresRaw = src.Expires, src.ExpiresRaw
+	}
+	h.Fork, h.Chain, h.Life = &f, src.Chain, max(h.Life, src.Life+1)
+	return Outcome{}, true
+}
+
+// sameFork compares what PUT compares of a fork: its source, offset and sub-offset
+// as they were given.
+func sameFork(s *State, f *Fork) bool {
+	if s.fork == nil || f == nil {
+		return s.fork == f
+	}
+	return s.fork.Source == f.Source && s.fork.At == f.At && s.fork.Sub == f.Sub
+}
+
+// decideHold writes the reference of a fork, anew if it is there: its time is from
+// when it is looked after.
+func decideHold(s *State, req *Request) ([]draft, Outcome) {
+	switch {
+	case s.gone:
+		return nil, refuse(s, CodeSourceGone, "the source was deleted")
+	case !s.exists:
+		return nil, refuse(s, CodeSourceMissing, "no such source")
+	case s.life != req.Life:
+		return nil, refuse(s, CodeSourceChanged, "the source was made anew")
+	case s.heldSize()+len(req.Name)+24 > heldBytes:
+		return nil, refuse(s, CodeForkLimit, "the source has too many forks")
+	}
+	return control(Header{Kind: KindHold, Ref: req.Ref, Name: req.Name}), Outcome{Code: CodeAppended}
+}
+
+// decideRelease gives a reference back. The last one of a stream that is gone
+// ends it for good.
+func decideRelease(s *State, req *Request) ([]draft, Outcome) {
+	if _, ok := s.held[req.Ref]; !ok {
+		return nil, Outcome{Code: CodeExists, Info: s.Info()}
+	}
+	drafts := control(Header{Kind: KindRelease, Ref: req.Ref})
+	if s.gone && len(s.held) == 1 {
+		last := *s
+		last.release(req.Ref)
+		drafts = append(drafts, bury(&last, AppendID{}, ReasonDeleted)...)
+	}
+	return drafts, Outcome{Code: CodeAppended}
+}
+
+// decideSettled strikes a debt out.
+func decideSettled(s *State, req *Request) ([]draft, Outcome) {
+	if !slices.ContainsFunc(s.debts, func(d debt) bool { return d.id == req.Ref }) {
+		return nil, Outcome{Code: CodeExists, Info: s.Info()}
+	}
+	return control(Header{Kind: KindSettled, Ref: req.Ref}), Outcome{Code: CodeAppended}
+}
+
+// control is one record that readers never see.
+func control(h Header) []draft {
+	h.Flags = FlagFirst | FlagLast
+	return []draft{{h: h}}
+}

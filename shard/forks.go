@@ -1,0 +1,203 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Fleet reaches streams wherever they are owned: *cluster.Relay, or on a lone node
+// the Host itself. See Host's methods.
+type Fleet interface {
+	Do(ctx context.Context, req *Request) (Outcome, error)
+	State(ctx context.Context, id StreamID, ask Ask) (Info, error)
+}
+
+// Join has the Host reach the sources and forks of its streams through fleet. To
+// be called before the first request; without it they have to be here.
+func (h *Host) Join(fleet Fleet) { h.fleet = fleet }
+
+const (
+	// forkTime bounds an attempt to make a fork. Its create record lands within that
+	// and the times for which an append is sent again and read back: less than half
+	// of holdGrace.
+	forkTime = 20 * time.Second
+	// holdGrace is the age from which a reference counts that its fork does not know.
+	holdGrace = 3 * time.Minute
+	// verifyEvery is how often a stream that is gone looks whether its forks hold it.
+	verifyEvery = 10 * time.Minute
+	// peerTime bounds one request to another stream's owner.
+	peerTime = 10 * time.Second
+)
+
+// fork carries out a create request that forks: once the stream would be made, its
+// source is held, and then it is made. An attempt that did not make it gives its
+// reference back; where nobody knows, the source finds out (verify).
+func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
+	out, err := s.do(ctx, newCall(req))
+	if err != nil || out.Code != codeUnheld {
+		return out, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, forkTime, errForkTime)
+	defer cancel()
+	ref := NewAppendID()
+	held, err := s.host.fleet.Do(ctx, &Request{
+		Stream: req.Fork.Source, Op: OpHold, ID: NewAppendID(), Minted: ms(s.host.cfg.Now()),
+		Ref: ref, Name: req.Stream, Life: req.Source.Life,
+	})
+	switch {
+	case err != nil:
+		if !certain(err) { // it may be there
+			s.giveBack(req.Fork.Source, ref)
+		}
+		// Not err itself: it is about another stream's owner.
+		return Outcome{}, fmt.Errorf("%w: hold the source: %s", ErrUnavailable, err.Error())
+	case !held.Code.Accepted():
+		return Outcome{Code: held.Code, Why: held.Why, Info: out.Info}, nil
+	}
+	again, fork := *req, *req.Fork
+	fork.Hold = ref
+	again.Fork = &fork
+	out, err = s.do(ctx, newCall(&again))
+	switch {
+	case err == nil && out.Info.Hold == ref: // made by this attempt
+	case err == nil, certain(err):
+		s.giveBack(fork.Source, ref)
+	}
+	return out, err
+}
+
+var errForkTime = fmt.Errorf("%w: it took too long to hold the source", ErrUnavailable)
+
+// certain reports whether an error of do says that nothing was written.
+func certain(err error) bool {
+	for _, e := range []error{
+		ErrContended, ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrDeclined, ErrLogDenied,
+	} {
+		if errors.Is(err, e) {
+			return !errors.Is(err, ErrOutcomeUnknown)
+		}
+	}
+	return false
+}
+
+// giveBack releases a reference in the background. If that fails the source finds
+// out by itself.
+func (s *Shard) giveBack(source StreamID, ref AppendID) {
+	s.host.spawn(func(ctx context.Context) {
+		if err := s.host.release(ctx, source, ref); err != nil {
+			s.host.cfg.Logger.Warn("release", "stream", s.id, "source", source, "err", err)
+		}
+	})
+}
+
+func (h *Host) release(ctx context.Context, source StreamID, ref AppendID) error {
+	ctx, cancel := context.WithTimeout(ctx, peerTime)
+	defer cancel()
+	_, err := h.fleet.Do(ctx, &Request{
+		Stream: source, Op: OpRelease, ID: NewAppendID(), Minted: ms(h.cfg.Now()), Ref: ref,
+	})
+	return err
+}
+
+// chores has what a stream owes to others done in the background, one goroutine a
+// stream: references of ended lives are given back, and a stream that is gone
+// looks whether its forks still hold it. Under mu.
+func (s *Shard) chores() {
+	if s.busy || !s.opened || s.stopped || len(s.state.debts) == 0 && !s.verifyDue() {
+		return
+	}
+	s.busy = s.host.spawn(func(ctx context.Context) {
+		s.settleDebts(ctx)
+		s.verify(ctx)
+		s.mu.Lock()
+		s.busy = false
+		s.mu.Unlock()
+	})
+}
+
+// owes reports whether chores are to be done that nobody else would do: the Shard
+// stays in memory for them. What a node leaves undone because it died is done once
+// somebody asks for the stream again.
+func (s *Shard) owes() bool {
+	return s.opened && (len(s.state.debts) > 0 || s.state.gone && !s.verified)
+}
+
+func (s *Shard) verifyDue() bool {
+	return s.state.gone && !s.host.cfg.Now().Before(s.verifyAt)
+}
+
+// settleDebts gives references of ended lives back and notes it in the log. What
+// fails is tried again by the sweeper.
+func (s *Shard) settleDebts(ctx context.Context) {
+	s.mu.Lock()
+	debts := s.state.debts
+	s.mu.Unlock()
+	for _, d := range debts {
+		err := s.host.release(ctx, d.source, d.id)
+		if err == nil {
+			err = s.note(ctx, OpSettled, d.id)
+		}
+		if err != nil {
+			s.host.cfg.Logger.Warn("settle", "stream", s.id, "source", d.source, "err", err)
+			return
+		}
+	}
+}
+
+// verify asks the forks of a stream that is gone whether they hold it, and strikes
+// out those that do not: their makers died, or could not tell.
+func (s *Shard) verify(ctx context.Context) {
+	s.mu.Lock()
+	now := s.host.cfg.Now()
+	due, next := s.verifyDue(), now.Add(verifyEvery)
+	held := map[AppendID]holder{}
+	for id, f := range s.state.held {
+		if age := holdGrace - time.Duration(ms(now)-min(f.time, ms(now)))*time.Millisecond; age > 0 {
+			next = minTime(next, now.Add(age))
+		} else {
+			held[id] = f
+		}
+	}
+	if due {
+		s.verifyAt, s.verified = next, len(held) == len(s.state.held)
+	}
+	s.mu.Unlock()
+	if !due {
+		return
+	}
+	for id, f := range held {
+		if err := s.verifyOne(ctx, id, f); err != nil {
+			s.host.cfg.Logger.Warn("verify", "stream", s.id, "fork", f.stream, "err", err)
+			s.mu.Lock()
+			s.verified = false
+			s.mu.Unlock()
+		}
+	}
+}
+
+func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {
+	ctx, cancel := context.WithTimeout(ctx, peerTime)
+	defer cancel()
+	info, err := s.host.fleet.State(ctx, f.stream, 0)
+	if err != nil || info.Hold == ref {
+		return err
+	}
+	return s.note(ctx, OpRelease, ref)
+}
+
+// note writes about a reference in the stream's own log.
+func (s *Shard) note(ctx context.Context, op Op, ref AppendID) error {
+	_, err := s.do(ctx, newCall(&Request{
+		Stream: s.id, Op: op, ID: NewAppendID(), Minted: ms(s.host.cfg.Now()), Ref: ref,
+	}))
+	return err
+}
+
+func minTime(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}

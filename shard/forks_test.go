@@ -1,0 +1,334 @@
+package shard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+const forked = shard.StreamID("default/fork")
+
+// forkOf is the create request of a fork of a whole stream, as an edge makes it.
+func forkOf(t testing.TB, h *shard.Host, source, name shard.StreamID, msgs ...string) *shard.Request {
+	t.Helper()
+	info, err := h.State(t.Context(), source, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := create("", msgs...)
+	q.Stream, q.Fork = name, &shard.Fork{Source: source}
+	q.Source = &shard.Source{Life: info.Life, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL}
+	q.Source.Chain = append(append([]shard.Ancestor(nil), info.Chain...),
+		shard.Ancestor{Stream: source, Life: info.Life, Start: info.Start, Bound: info.Tail})
+	return q
+}
+
+func remove(id shard.StreamID) *shard.Request {
+	return &shard.Request{
+		Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), Minted: uint64(time.Now().UnixMilli()),
+	}
+}
+
+// state is "live", "gone" or "none".
+func state(t testing.TB, h *shard.Host, id shard.StreamID) string {
+	t.Helper()
+	info, err := h.State(t.Context(), id, 0)
+	switch {
+	case err != nil:
+		t.Fatal(err)
+		return ""
+	case info.Exists:
+		return "live"
+	case info.Gone:
+		return "gone"
+	default:
+		return "none"
+	}
+}
+
+// become waits until the stream's state is want, within d.
+func become(t testing.TB, h *shard.Host, id shard.StreamID, want string, d time.Duration) {
+	t.Helper()
+	for end := time.Now().Add(d); state(t, h, id) != want; advance(time.Second) {
+		if time.Now().After(end) {
+			t.Fatalf("%s is %s after %v, want %s", id, state(t, h, id), d, want)
+		}
+	}
+}
+
+// A deleted source stays for its forks, and goes with the last one: at once, and
+// up the whole chain.
+func TestSourceStaysForItsForks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h, other := node(t, log), node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		do(t, h, forkOf(t, h, stream, forked, "b"), shard.CodeCreated)
+		do(t, h, forkOf(t, h, forked, "default/grandchild"), shard.CodeCreated)
+		do(t, h, remove(stream), shard.CodeDeleted)
+		do(t, h, remove(forked), shard.CodeDeleted)
+		for _, n := range []*shard.Host{h, other, node(t, log)} {
+			if a, b, c := state(t, n, stream), state(t, n, forked), state(t, n, "default/grandchild"); a+b+c != "gonegonelive" {
+				t.Fatalf("%s, %s, %s", a, b, c)
+			}
+		}
+		do(t, h, create("text/plain"), shard.CodeNameHeld)
+		do(t, h, appendReq("text/plain", "x"), shard.CodeGone)
+		do(t, h, remove(stream), shard.CodeGone)
+		if _, _, err := h.Follow(t.Context(), stream, 0); !errors.Is(err, shard.ErrGone) {
+			t.Errorf("follow: %v", err)
+		}
+		if q := forkOf(t, h, stream, "default/late"); q != nil {
+			q.Source.Refused, q.Source.Life = 0, 1 // an edge that knows an old state
+			do(t, h, q, shard.CodeSourceGone)
+		}
+		do(t, h, remove("default/grandchild"), shard.CodeDeleted)
+		become(t, h, forked, "none", 2*time.Second)
+		become(t, h, stream, "none", 2*time.Second)
+		do(t, h, create("text/plain", "new"), shard.CodeCreated)
+		equal(t, history(t, h), []string{"new"})
+	})
+}
+
+// The records of a source that is gone are there for its forks.
+func TestInheritedRecordsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		do(t, h, create("text/plain", "a", "b"), shard.CodeCreated)
+		q := forkOf(t, h, stream, forked)
+		do(t, h, q, shard.CodeCreated)
+		do(t, h, appendReq("text/plain", "later"), shard.CodeAppended)
+		do(t, h, remove(stream), shard.CodeDeleted)
+		fresh := node(t, log)
+		info, err := fresh.State(t.Context(), forked, 0)
+		if err != nil || len(info.Chain) != 1 {
+			t.Fatal(info, err)
+		}
+		a := info.Chain[0]
+		past := shard.Info{Exists: true, Life: a.Life, Start: a.Start, Tail: a.Bound, Type: info.Type}
+		for _, n := range []*shard.Host{h, fresh} {
+			r, err := n.ReadPage(t.Context(), a.Stream, past, a.Start)
+			if err != nil || r.Len() != 2 || r.To() != a.Bound {
+				t.Errorf("%d messages to %d, %v", r.Len(), r.To(), err)
+			}
+		}
+	})
+}
+
+// Of two PUTs that race for one name, the loser gives back its own reference and
+// not the winner's.
+func TestForkRace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		log.Latency = 10 * time.Millisecond
+		hosts := []*shard.Host{node(t, log), node(t, log)}
+		do(t, hosts[0], create("text/plain", "a"), shard.CodeCreated)
+		for i := range 20 {
+			name := shard.StreamID(fmt.Sprint("default/fork-", i))
+			waits := []func() (shard.Outcome, error){}
+			for _, h := range hosts {
+				q := forkOf(t, h, stream, name)
+				waits = append(waits, doLater(t.Context(), h, q))
+			}
+			codes := map[shard.Code]int{}
+			for _, wait := range waits {
+				out, err := wait()
+				if err != nil {
+					t.Fatal(err)
+				}
+				codes[out.Code]++
+			}
+			if codes[shard.CodeCreated] != 1 || codes[shard.CodeExists] != 1 {
+				t.Fatalf("verdicts %v", codes)
+			}
+		}
+		do(t, hosts[0], remove(stream), shard.CodeDeleted)
+		for i := range 20 {
+			if s := state(t, hosts[0], stream); s != "gone" {
+				t.Fatalf("source %s with %d forks", s, 20-i)
+			}
+			do(t, hosts[i%2], remove(shard.StreamID(fmt.Sprint("default/fork-", i))), shard.CodeDeleted)
+			synctest.Wait()
+		}
+		become(t, hosts[0], stream, "none", time.Second)
+	})
+}
+
+// A fork that is refused leaves no reference behind.
+func TestRefusedForkLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := node(t, logtest.NewMemory(1))
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		taken := create("text/plain")
+		taken.Stream = forked
+		do(t, h, taken, shard.CodeCreated)
+		do(t, h, forkOf(t, h, stream, forked), shard.CodeConfigDiffers)
+		bad := forkOf(t, h, stream, "default/bad")
+		bad.Bad = "no JSON"
+		do(t, h, bad, shard.CodeBadBody)
+		old := forkOf(t, h, stream, "default/old")
+		old.Source.Life--
+		do(t, h, old, shard.CodeSourceChanged)
+		do(t, h, remove(stream), shard.CodeDeleted)
+		if s := state(t, h, stream); s != "none" {
+			t.Errorf("source is %s", s)
+		}
+	})
+}
+
+// What expires with forks stays for them as well; a fork that expires lets go.
+func TestForksAndTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := node(t, logtest.NewMemory(1))
+		do(t, h, withTTL(10, "a"), shard.CodeCreated)
+		q := forkOf(t, h, stream, forked)
+		q.HasTTL, q.TTL = true, 30
+		do(t, h, q, shard.CodeCreated)
+		inherits := forkOf(t, h, stream, "default/inherits")
+		if out := do(t, h, inherits, shard.CodeCreated); !out.Info.HasTTL || out.Info.TTL != 10 {
+			t.Errorf("inherited %+v", out.Info)
+		}
+		advance(11 * time.Second)
+		if a, b, c := state(t, h, stream), state(t, h, forked), state(t, h, "default/inherits"); a+b+c != "gonelivenone" {
+			t.Fatalf("%s, %s, %s", a, b, c)
+		}
+		advance(20 * time.Second)
+		if s := state(t, h, forked); s != "none" {
+			t.Fatalf("fork is %s", s)
+		}
+		become(t, h, stream, "none", 2*time.Second)
+	})
+}
+
+// mortal is a Log that one process uses: after some appends it hears nothing any
+// more, as if it had been killed.
+type mortal struct {
+	*logtest.Memory
+	left int
+}
+
+var errDead = errors.New("dead")
+
+func (l *mortal) Append(
+	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+) (shard.Ack, error) {
+	if l.left--; l.left < 0 {
+		return shard.Ack{}, errors.Join(shard.ErrLogDenied, errDead)
+	}
+	ack, err := l.Memory.Append(ctx, id, at, batch)
+	if l.left == 0 && err == nil { // written, and nobody hears of it
+		return shard.Ack{}, errors.Join(shard.ErrLogDenied, errDead)
+	}
+	return ack, err
+}
+
+func (l *mortal) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+	if l.left <= 0 {
+		return 0, errDead
+	}
+	return l.Memory.Tail(ctx, id)
+}
+
+// The process is killed after each append of making and deleting a fork. Whatever
+// its heir finds, the fork is whole or not there; once both are deleted nothing is
+// left, and no deleted source goes while its fork lives.
+func TestForkCrashes(t *testing.T) {
+	for steps := range 12 {
+		synctest.Test(t, func(t *testing.T) {
+			log := logtest.NewMemory(1)
+			do(t, node(t, log), create("text/plain", "a"), shard.CodeCreated)
+			life := &mortal{Memory: log, left: steps}
+			h := shard.NewHost(life, shard.NewTails(0, 0), shard.Config{})
+			q := forkOf(t, node(t, log), stream, forked)
+			for _, r := range []*shard.Request{q, remove(stream), remove(forked)} {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				_, _ = h.Do(ctx, r) // until it dies
+				cancel()
+				synctest.Wait()
+			}
+			_ = h.Close()
+			heir := node(t, log)
+			source, fork := state(t, heir, stream), state(t, heir, forked)
+			t.Logf("%d: source %s, fork %s", steps, source, fork)
+			if fork == "live" && source == "none" {
+				t.Fatal("the source went while its fork lives")
+			}
+			if source == "live" {
+				do(t, heir, remove(stream), shard.CodeDeleted)
+			}
+			if fork == "live" {
+				if s := state(t, heir, stream); s != "gone" {
+					t.Fatalf("deleted, with a fork: %s", s)
+				}
+				advance(time.Hour) // the source asks its fork, and stays
+				if s := state(t, heir, stream); s != "gone" {
+					t.Fatalf("an hour later: %s", s)
+				}
+				do(t, heir, remove(forked), shard.CodeDeleted)
+			}
+			become(t, heir, stream, "none", 20*time.Minute)
+			become(t, heir, forked, "none", 0)
+		})
+	}
+}
+
+// A reference whose fork never came to be is struck out by the owner of the deleted
+// source, though nobody asks for the stream again.
+func TestOrphanedReference(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Life
+		do(t, h, &shard.Request{
+			Stream: stream, Op: shard.OpHold, ID: shard.NewAppendID(),
+			Ref: shard.NewAppendID(), Name: forked, Life: life,
+		}, shard.CodeAppended)
+		do(t, h, remove(stream), shard.CodeDeleted)
+		if s := state(t, node(t, log), stream); s != "gone" {
+			t.Fatalf("deleted, and held: %s", s)
+		}
+		advance(5 * time.Minute)
+		if s := state(t, node(t, log), stream); s != "none" {
+			t.Fatalf("five minutes later: %s", s)
+		}
+	})
+}
+
+// A table of forks has a bound, and so has their chain.
+func TestForkLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		at := stream
+		for i := range shard.MaxChain {
+			name := shard.StreamID(fmt.Sprint("default/chain-", i))
+			do(t, h, forkOf(t, h, at, name, "m"), shard.CodeCreated)
+			at = name
+		}
+		do(t, h, forkOf(t, h, at, forked), shard.CodeForkLimit)
+		q := forkOf(t, h, stream, "")
+		n, last := 0, shard.CodeCreated
+		for ; last == shard.CodeCreated && n < 10_000; n++ {
+			next := *q
+			next.ID, next.Stream = shard.NewAppendID(), shard.StreamID(fmt.Sprintf("default/%0300d", n))
+			out, err := h.Do(t.Context(), &next)
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = out.Code
+		}
+		if last != shard.CodeForkLimit || n < 300 {
+			t.Fatalf("code %d after %d forks", last, n)
+		}
+		do(t, h, appendReq("text/plain", "still works"), shard.CodeAppended)
+		equal(t, history(t, node(t, log)), []string{"a", "still works"})
+	})
+}
