@@ -6,7 +6,7 @@ BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 PKGS     := ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt lint proto proto-check fuzz bench conformance
+.PHONY: help run build test check fmt lint proto proto-check fuzz bench conformance clients
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,12 +42,18 @@ bench: build ## the measurements, into bench/results
 	go run ./bench/append | tee bench/results/append.txt
 	{ go run ./bench/relay; echo; go run ./bench/relay -s2 -streams 2000; } | tee bench/results/relay.txt
 
-conformance: build bench/conformance/node_modules ## the published suite, on one node and on the second of three
-	node bench/conformance/run.mjs lone
-	node bench/conformance/run.mjs fleet
+conformance: build bench/conformance/node_modules ## the published suite: one node, the second of three, all in turn; s2-lite, where installed
+	rm -f bin/conformance.json
+	node bench/conformance/run.mjs all --table bin/conformance.json
+	@if test -x "$${S2_LITE:-$${CARGO_HOME:-$$HOME/.cargo}/bin/s2}"; then \
+	  bench/with-lite node bench/conformance/run.mjs all --s2 http://127.0.0.1:4430 --table bin/conformance.json; \
+	else echo 'not on s2-lite: cargo install --locked s2-cli --version 0.42.7'; fi
 
-bench/conformance/node_modules: bench/conformance/package-lock.json
-	cd bench/conformance && npm ci --no-audit --no-fund
+clients: build bench/clients/node_modules ## real clients (TypeScript, Python, Go, a browser, curl), against three nodes
+	node bench/clients/run.mjs
+
+bench/%/node_modules: bench/%/package-lock.json
+	cd $(@D) && npm ci --no-audit --no-fund
 
 fuzz: ## every fuzz target for half a minute
 	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \

@@ -1,64 +1,127 @@
-// Runs the published Durable Streams server suite against Fantail:
-//
-//   node run.mjs lone            one node
-//   node run.mjs fleet           the second of three nodes
-//   node run.mjs fleet --s2 URL  with another S2, such as s2-lite, as the store
-//
-// Every test keeps the suite's own timeout of 5 s (raised with --s2, whose appends
-// take 100 ms) but the one that reads many pages, which gets 30 s. Two tests wait
-// for a long-poll to run out, so the node is told to end them after half a second.
-// Forks are not served yet: their group is left out, and counted nowhere.
+// Runs the published Durable Streams server suite against Fantail; README.md has
+// the settings and the options.
 
-import { spawn, spawnSync } from "node:child_process"
-import { readFileSync, mkdtempSync } from "node:fs"
+import { spawn } from "node:child_process"
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
+import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
+import { parseArgs } from "node:util"
+import { robin } from "./robin.mjs"
 
-const core = 250 // tests of version 0.3.6 outside the group Fork and the subscriptions
+const core = 332 // tests of version 0.3.6 outside the subscriptions
+const longPoll = 500 // ms; two tests wait for one to run out
 const here = dirname(fileURLToPath(import.meta.url))
-const fantail = join(here, "../../bin/fantail")
-const [mode, flag, s2] = process.argv.slice(2)
-if (!["lone", "fleet"].includes(mode) || (flag && flag !== "--s2")) {
-  console.error("usage: node run.mjs lone|fleet [--s2 URL]")
-  process.exit(2)
+const fantail = process.env.FANTAIL ?? join(here, "../../bin/fantail")
+
+// Each setting is a number of nodes, and what the suite talks to.
+const settings = {
+  lone: { nodes: 1, target: (urls) => ({ url: urls[0] }) },
+  fleet: { nodes: 3, target: (urls) => ({ url: urls[1] }) },
+  robin: { nodes: 3, target: robin },
 }
-const nodes = mode === "fleet" ? 3 : 1
-const ports = { http: 4537, admin: 4547, s2: 4530 }
-const url = `http://127.0.0.1:${ports.http + nodes - (nodes > 1 ? 2 : 1)}`
 
-const args = ["dev", `--nodes=${nodes}`, `--port=${ports.http}`, `--admin-port=${ports.admin}`,
-  `--s2-port=${ports.s2}`, "--long-poll=500ms", ...(s2 ? [`--s2-endpoint=${s2}`] : [])]
-const server = spawn(fantail, ["--log-level=warn", ...args], { stdio: ["ignore", "pipe", "inherit"] })
-await new Promise((up, down) => {
-  server.stdout.on("data", (b) => String(b).includes("Fantail is up") && up())
-  server.on("exit", (code) => down(new Error(`fantail ended with ${code}`)))
-})
+const { which, s2, file } = options()
+// Some tests make dozens of appends one after the other, and a store may be far away.
+const timeout = s2 ? 30_000 : 5_000
+if (s2) console.log(`The store is ${s2}: each test has ${timeout / 1000} s, not the suite's own 5 s.`)
 
-const dir = mkdtempSync(join(tmpdir(), "conformance-"))
-const results = []
-const paging = "pagination|pages|paginat"
-const forks = "[Ff]ork"
-for (const [name, pattern, timeout] of [
-  ["most", `^(?!.*(${forks}|${paging}))`, s2 ? 30000 : 5000],
-  ["paging", `^(?!.*${forks}).*(${paging})`, 30000],
-]) {
-  const out = join(dir, name + ".json")
-  spawnSync("npx", ["vitest", "run", "--reporter=json", `--outputFile=${out}`, "-t", pattern], {
-    cwd: here,
-    stdio: ["ignore", "ignore", "inherit"],
-    env: { ...process.env, CONFORMANCE_TEST_URL: url, CONFORMANCE_LP_MS: "500", CONFORMANCE_TIMEOUT: String(timeout) },
-  })
-  for (const file of JSON.parse(readFileSync(out)).testResults) results.push(...file.assertionResults)
-}
-server.removeAllListeners("exit")
-server.kill("SIGTERM")
-
-const ran = results.filter((r) => r.status === "passed" || r.status === "failed")
-const failed = ran.filter((r) => r.status === "failed")
-for (const r of failed) console.log(`FAIL ${r.fullName}\n     ${(r.failureMessages?.[0] ?? "").split("\n")[0]}`)
-console.log(`conformance, ${mode}${s2 ? ", " + s2 : ""}: ${ran.length - failed.length} passed, ${failed.length} failed`)
-if (failed.length > 0 || ran.length !== core) {
-  console.log(`want ${core} passed`)
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1)) // which ends what it started
+const rows = []
+for (const name of which) rows.push(await run(name))
+const table = [...(file && existsSync(file) ? JSON.parse(readFileSync(file)) : []), ...rows]
+if (file) writeFileSync(file, JSON.stringify(table))
+if (table.length > 1) console.table(Object.fromEntries(table.map(({ name, ...row }) => [name, row])))
+if (rows.some((row) => row.passed !== core || row.failed > 0)) {
+  console.log(`want ${core} passed in each setting`)
   process.exitCode = 1
+}
+
+async function run(name) {
+  const began = performance.now()
+  const server = await start(settings[name].nodes)
+  const target = await settings[name].target(server.urls)
+  const results = await suite(target.url)
+  target.close?.()
+  await server.stop()
+
+  const passed = results.filter((r) => r.status === "passed").length
+  const failed = results.filter((r) => r.status === "failed")
+  for (const r of failed) console.log(`FAIL ${r.fullName}\n     ${(r.failureMessages[0] ?? "").split("\n")[0]}`)
+  const seconds = Math.round((performance.now() - began) / 1000)
+  const row = name + (s2 ? ` on ${s2}` : "")
+  console.log(`conformance, ${row}: ${passed} passed, ${failed.length} failed, ${seconds} s`)
+  return { name: row, passed, failed: failed.length, seconds }
+}
+
+// start is a Fantail with its nodes on free ports.
+async function start(nodes) {
+  const args = ["dev", `--nodes=${nodes}`, "--port=0", "--admin-port=0", "--s2-port=0", `--long-poll=${longPoll}ms`]
+  if (s2) args.push(`--s2-endpoint=${s2}`)
+  const child = spawned(fantail, ["--log-level=warn", ...args], { stdio: ["ignore", "pipe", "inherit"] })
+  let stopping = false
+  const exit = new Promise((done, lost) => {
+    child.on("error", lost)
+    child.on("exit", (code, signal) => {
+      if (stopping && code === 0) done()
+      else lost(new Error(`fantail ended with ${code ?? signal}`))
+    })
+  })
+  // It says where its nodes are, a line each; later lines are read so that it can go on.
+  const up = new Promise((done) => {
+    const urls = []
+    createInterface(child.stdout).on("line", (line) => {
+      const url = line.match(/^ +node-\d+ +(http:\S+)/)?.[1]
+      if (url && urls.push(url) === nodes) done(urls)
+    })
+  })
+  return {
+    urls: await Promise.race([up, exit]),
+    stop() {
+      stopping = true
+      child.kill()
+      return exit
+    },
+  }
+}
+
+// suite is the result of every test, run against url.
+async function suite(url) {
+  const dir = mkdtempSync(join(tmpdir(), "conformance-"))
+  try {
+    const out = join(dir, "results.json")
+    const vitest = join(here, "node_modules/vitest/vitest.mjs")
+    const child = spawned(process.execPath, [vitest, "run", "--reporter=json", `--outputFile=${out}`], {
+      cwd: here,
+      stdio: ["ignore", "ignore", "inherit"],
+      env: { ...process.env, CONFORMANCE_URL: url, CONFORMANCE_LONG_POLL: longPoll, CONFORMANCE_TIMEOUT: timeout },
+    })
+    await new Promise((done, lost) => child.on("exit", done).on("error", lost))
+    const files = JSON.parse(readFileSync(out)).testResults
+    for (const f of files) if (f.message) console.log(f.message) // the file itself failed
+    return files.flatMap((f) => f.assertionResults)
+  } finally {
+    rmSync(dir, { recursive: true })
+  }
+}
+
+// spawned is a process that ends with this one at the latest.
+function spawned(...args) {
+  const child = spawn(...args)
+  const kill = () => child.kill()
+  process.on("exit", kill)
+  child.on("exit", () => process.off("exit", kill))
+  return child
+}
+
+function options() {
+  try {
+    const { values, positionals } = parseArgs({ allowPositionals: true, options: { s2: { type: "string" }, table: { type: "string" } } })
+    const [name, more] = positionals
+    const which = name === "all" ? Object.keys(settings) : [name]
+    if (more === undefined && (name === "all" || Object.hasOwn(settings, name))) return { which, s2: values.s2, file: values.table }
+  } catch {} // an unknown option
+  console.error(`usage: node run.mjs ${Object.keys(settings).join("|")}|all [--s2 URL] [--table FILE]`)
+  process.exit(2)
 }

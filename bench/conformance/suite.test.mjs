@@ -1,7 +1,7 @@
 import { runConformanceTests } from "@durable-streams/server-conformance-tests"
 
 runConformanceTests({
-  baseUrl: process.env.CONFORMANCE_TEST_URL,
-  longPollTimeoutMs: Number(process.env.CONFORMANCE_LP_MS ?? 20000),
+  baseUrl: process.env.CONFORMANCE_URL,
+  longPollTimeoutMs: Number(process.env.CONFORMANCE_LONG_POLL),
   subscriptions: false,
 })

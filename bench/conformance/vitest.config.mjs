@@ -1,6 +1,6 @@
 export default {
   test: {
     include: ["*.test.mjs"],
-    testTimeout: Number(process.env.CONFORMANCE_TIMEOUT ?? 5000),
+    testTimeout: Number(process.env.CONFORMANCE_TIMEOUT),
   },
 }
