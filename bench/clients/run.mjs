@@ -1,0 +1,75 @@
+// Runs real client programs against three nodes; README.md has the list.
+
+import { setMaxListeners } from "node:events"
+import { format } from "node:util"
+import { startFleet } from "./fleet.mjs"
+import ai from "./checks/ai-sdk.mjs"
+import browser from "./checks/browser.mjs"
+import client from "./checks/client.mjs"
+import curl from "./checks/curl.mjs"
+import go from "./checks/go.mjs"
+import python from "./checks/python.mjs"
+import state from "./checks/state.mjs"
+import yjs from "./checks/yjs.mjs"
+
+const checks = { ...client, ...state, ...yjs, ...ai, ...python, ...go, ...browser, ...curl }
+const names = process.argv.slice(2)
+const unknown = names.filter((name) => !Object.hasOwn(checks, name))
+if (unknown.length > 0) {
+  console.error(`no check ${unknown.join(", ")}; there are: ${Object.keys(checks).join(" ")}`)
+  process.exit(2)
+}
+
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1)) // which ends what it started
+let lost // an error that nobody waited for fails the check during which it came
+process.on("unhandledRejection", (err) => (lost ??= err))
+
+let passed = 0
+let failed = 0
+for (const name of names.length > 0 ? names : Object.keys(checks)) {
+  const began = performance.now()
+  const error = await check(checks[name])
+  const seconds = ((performance.now() - began) / 1000).toFixed(1)
+  if (error) failed++
+  else passed++
+  console.log(`${name.padEnd(22)} ${error ? "FAILED" : "passed"} ${seconds.padStart(6)} s`)
+  if (error) console.log(`    ${(error.stack ?? String(error)).replaceAll("\n", "\n    ")}`)
+}
+console.log(`${passed} passed, ${failed} failed`)
+process.exit(failed > 0 ? 1 : 0)
+
+// check runs one, with a fleet of its own; it answers what went wrong. What libraries
+// print meanwhile is shown if it failed.
+async function check({ seconds = 60, fleet: settings, run }) {
+  lost = undefined
+  const printed = []
+  const { log, warn, error: err } = console
+  console.log = console.warn = console.error = (...args) => void printed.push(format(...args))
+  const over = new AbortController()
+  setMaxListeners(0, over.signal)
+  let fleet, timer, error
+  try {
+    fleet = await startFleet(settings)
+    const late = new Promise((_, lose) => {
+      timer = setTimeout(() => {
+        const err = new Error(`not done after ${seconds} s`)
+        lose(err)
+        over.abort(err)
+      }, seconds * 1000)
+    })
+    await Promise.race([run(fleet, over.signal), late])
+    for (const node of fleet.nodes.filter((n) => n.living)) {
+      const m = await fleet.metrics(node)
+      if (m.fantail_gap_detected_total !== 0) throw new Error(`${node.name} saw a gap`)
+    }
+  } catch (err) {
+    error = err
+  }
+  clearTimeout(timer)
+  over.abort(new Error("the check is over"))
+  error ??= lost
+  await fleet?.stop()
+  Object.assign(console, { log, warn, error: err })
+  if (error) for (const line of [...printed, ...(fleet?.log() ?? [])].slice(-20)) console.log(`    ${line}`)
+  return error
+}
