@@ -31,16 +31,17 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 	if !info.Closed || !at.atEnd(info) {
 		h.Set(hCursor, strconv.FormatUint(nextCursor(s.cfg.Now(), q.cur, rand.Int64N), 10))
 	}
-	h.Set("Cache-Control", "no-store")
 	if !at.atEnd(info) {
 		c, err := s.collect(r.Context(), id, info, at, q.at.kind == offsetStart)
 		if err != nil {
 			fail(w, err)
 			return
 		}
+		keep(w, r, keepPoll)
 		s.send(w, info, c)
 		return
 	}
+	keep(w, r, keepNot)
 	h.Set(hNextOffset, formatOffset(info.Life, max(info.Tail, at.pos)))
 	h.Set(hUpToDate, "true")
 	if info.Closed {

@@ -73,6 +73,10 @@ type Server struct {
 	bodies  atomic.Int64 // bytes of append bodies in flight
 	readers atomic.Int64 // SSE and long-poll
 	frames  *frameCache
+	// compress is what reads go through for clients that accept it; compressing is a
+	// semaphore: see compressors.
+	compress    func(http.Handler) http.HandlerFunc
+	compressing chan struct{}
 	// complaints keeps the log readable while storage is down: one line a second.
 	complaints rate.Sometimes
 
@@ -85,7 +89,12 @@ type Server struct {
 // New returns a Server over streams.
 func New(cfg Config, streams Streams) *Server {
 	cfg.defaults()
+	compress, err := compressor()
+	if err != nil {
+		panic("edge: settings of the compressor: " + err.Error()) // they are constant
+	}
 	return &Server{
+		compress: compress, compressing: make(chan struct{}, compressors),
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics), draining: make(chan struct{}),
 		frames: newFrameCache(cfg.FrameBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strings"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -19,7 +18,7 @@ const (
 
 // head describes a stream (PROTOCOL 4.3).
 func (s *Server) head(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
-	w.Header().Set("Cache-Control", "no-store")
+	keep(w, r, keepNot)
 	info, err := s.streams.State(r.Context(), id, 0)
 	if err == nil {
 		err = info.Absent()
@@ -94,7 +93,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	case "long-poll":
 		s.longPoll(w, r, info, id, q, at)
 	default:
-		s.catchUp(w, r, info, id, q, at)
+		s.compressed(w, r, func(w http.ResponseWriter, r *http.Request) { s.catchUp(w, r, info, id, q, at) })
 	}
 }
 
@@ -134,6 +133,7 @@ type chunk struct {
 	messages [][]byte
 	next     place // after the last one
 	bytes    int
+	full     bool // it ends by its own rule, and not at the tail
 }
 
 // collect reads messages from a place up to the tail that info tells, as far as a
@@ -160,6 +160,7 @@ func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info
 			}
 			full := len(c.messages) == chunkMessages || c.bytes+len(m.Body) > chunkBytes
 			if full && len(c.messages) > 0 {
+				c.full = true
 				return c, nil
 			}
 			c.messages = append(c.messages, m.Body)
@@ -176,9 +177,8 @@ func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info
 // catchUp answers a plain GET.
 func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
 	defer s.m.reader(modeCatchUp)()
-	h := w.Header()
 	if q.at.kind == offsetNow {
-		h.Set("Cache-Control", "no-store")
+		keep(w, r, keepNot)
 		s.send(w, info, chunk{next: at})
 		return
 	}
@@ -187,37 +187,15 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 		fail(w, err)
 		return
 	}
-	upToDate := c.next.atEnd(info)
+	keep(w, r, c.lasting(q.at, info))
 	tag := etag(info, at, c.next)
-	h.Set("ETag", tag)
-	h.Set("Cache-Control", "public, max-age=60, stale-while-revalidate=300")
-	if upToDate {
-		h.Set("Cache-Control", "public, max-age=1, stale-while-revalidate=60")
-	}
-	if matches(r.Header.Get("If-None-Match"), tag) {
+	w.Header().Set("ETag", tag)
+	if has, ok := matches(r.Header.Get("If-None-Match"), tag); ok {
+		w.Header().Set("ETag", has)
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	s.send(w, info, c)
-}
-
-// etag names a chunk: where it begins and ends, and whether the stream ends there.
-// The lives are in the offsets.
-func etag(info shard.Info, from, to place) string {
-	end := ""
-	if info.Closed && to.atEnd(info) {
-		end = ":c"
-	}
-	return `"` + from.offset(info) + ":" + to.offset(info) + end + `"`
-}
-
-func matches(header, tag string) bool {
-	for t := range strings.SplitSeq(header, ",") {
-		if t = strings.TrimPrefix(strings.TrimSpace(t), "W/"); t == tag || t == "*" {
-			return true
-		}
-	}
-	return false
 }
 
 // send answers 200 with a chunk.

@@ -51,6 +51,7 @@ async function client(fleet, signal) {
     await page.waitForFunction(() => window.go)
     const got = await page.evaluate((input) => window.go(input), { url, list })
     same("errors", got.errors, [])
+    same("what it saw of its own appends", got.seen, Array.from({ length: 20 }, (_, i) => i + 1))
     same("SSE", got.sse, list)
     same("long-poll", got.longPoll, list)
     same("once more from the start", got.again, list)

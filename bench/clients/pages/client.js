@@ -13,7 +13,11 @@ window.go = async ({ url, list }) => {
     return items
   }
   const readers = ["sse", true].map(read)
-  for (const message of list.slice(0, 20)) await handle.append(JSON.stringify(message))
+  const seen = [] // a page sees at once what it wrote, though its browser keeps what it may
+  for (const message of list.slice(0, 20)) {
+    await handle.append(JSON.stringify(message))
+    seen.push((await (await stream({ url, live: false, warnOnHttp })).json()).length)
+  }
   const errors = []
   const producer = new IdempotentProducer(handle, "page", {
     lingerMs: 0, maxBatchBytes: 200, maxInFlight: 4, onError: (err) => errors.push(String(err)),
@@ -22,7 +26,7 @@ window.go = async ({ url, list }) => {
   await producer.flush()
   const { finalOffset } = await producer.close()
   const [sse, longPoll] = await Promise.all(readers)
-  const again = await read(true) // its first chunk may be one that the browser has kept
+  const again = await read(true)
   const { offset, streamClosed } = await handle.head()
-  return { sse, longPoll, again, errors, finalOffset, offset, streamClosed }
+  return { seen, sse, longPoll, again, errors, finalOffset, offset, streamClosed }
 }

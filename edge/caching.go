@@ -1,0 +1,106 @@
+package edge
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/gzhttp"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// How long others may keep an answer (PROTOCOL 10.1).
+const (
+	// keepForever: a whole chunk under an offset of the stream's present life. No later
+	// life mints that offset, so the URL has these bytes for ever.
+	keepForever = "max-age=31536000, immutable"
+	// keepWhile: a whole chunk under another name (the start, a bare number, an offset
+	// that was inherited): a stream that is made anew has it too. A minute in all.
+	keepWhile = "max-age=20, stale-while-revalidate=40"
+	// keepTail: what ends at the tail grows. A browser asks each time whether it has (a
+	// 304 if not), so a page sees what it wrote; a CDN may collapse a second's requests.
+	keepTail = "max-age=0, s-maxage=1, must-revalidate"
+	// keepPoll: what a long-poll was answered is a part of what follows its offset,
+	// whenever it is read; for one interval of the cursor, so that a CDN can give one
+	// answer to all who wait.
+	keepPoll = "max-age=20"
+	keepNot  = "no-store"
+)
+
+// keep says for how long an answer may be kept, and by whom: only by the client where
+// it showed who it is.
+func keep(w http.ResponseWriter, r *http.Request, long string) {
+	switch {
+	case long == keepNot:
+	case r.Header.Get("Authorization") != "":
+		long = "private, " + long
+	default:
+		long = "public, " + long
+	}
+	w.Header().Set("Cache-Control", long)
+}
+
+// lasting is how long a chunk of catch-up may be kept that a query named.
+func (c *chunk) lasting(o offset, info shard.Info) string {
+	switch {
+	case !c.full:
+		return keepTail
+	case o.kind == offsetMinted && o.life == info.Life:
+		return keepForever
+	default:
+		return keepWhile
+	}
+}
+
+// etag names a chunk: the stream's life, where the chunk begins and ends, and whether
+// the stream ends there.
+func etag(info shard.Info, from, to place) string {
+	end := ""
+	if info.Closed && to.atEnd(info) {
+		end = ":c"
+	}
+	life := strconv.FormatUint(info.Life, 10)
+	return `"` + life + ":" + from.offset(info) + ":" + to.offset(info) + end + `"`
+}
+
+// forms are what follows in an entity tag that names a chunk in a compressed form.
+var forms = [...]string{"-gzip", "-zstd"}
+
+// matches reports whether a header If-None-Match names tag, and in which form.
+func matches(header, tag string) (has string, ok bool) {
+	for t := range strings.SplitSeq(header, ",") {
+		switch t = strings.TrimPrefix(strings.TrimSpace(t), "W/"); t {
+		case tag, "*":
+			return tag, true
+		}
+		for _, f := range forms {
+			if t == strings.TrimSuffix(tag, `"`)+f+`"` {
+				return t, true
+			}
+		}
+	}
+	return "", false
+}
+
+// compressors is how many answers are compressed at once, at most 1 MB of memory
+// each; others are sent as they are.
+const compressors = 64
+
+// compressor wraps a handler of reads, except those that stream: it compresses what
+// the client accepts and is worth it, with zstd or gzip.
+func compressor() (func(http.Handler) http.HandlerFunc, error) {
+	return gzhttp.NewWrapper(gzhttp.SuffixETag(forms[0]), gzhttp.CompressionLevel(1))
+}
+
+// compressed serves a read, compressed if the client accepts that.
+func (s *Server) compressed(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
+	select {
+	case s.compressing <- struct{}{}:
+		defer func() { <-s.compressing }()
+		s.compress(serve)(w, r)
+	default:
+		w.Header().Add("Vary", "Accept-Encoding")
+		serve(w, r)
+	}
+}
