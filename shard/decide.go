@@ -36,6 +36,8 @@ func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
 		return decideRelease(s, req)
 	case OpSettled:
 		return decideSettled(s, req)
+	case OpVoid:
+		return decideVoid(s, req)
 	default:
 		return decideAppend(s, req)
 	}
@@ -109,7 +111,7 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 		h.Chain = []Ancestor{{Life: 0, Bound: s.Next}}
 	}
 	if req.Fork != nil {
-		if out, ok := forkConfig(s, req, &h); !ok {
+		if out, ok := forkConfig(s, req, &h, now); !ok {
 			return nil, out
 		}
 	}

@@ -108,7 +108,7 @@ func (r *fieldReader) fork() *Fork {
 
 // forkConfig gives the request of a fork what it inherits. The verdict is a
 // refusal, or that the source is to be held first.
-func forkConfig(s *State, req *Request, h *Header) (Outcome, bool) {
+func forkConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool) {
 	src := req.Source
 	switch {
 	case src.Refused != 0:
@@ -119,6 +119,8 @@ func forkConfig(s *State, req *Request, h *Header) (Outcome, bool) {
 		return refuse(s, CodeForkLimit, "earlier forks of this name are still being given up"), false
 	case req.Fork.Hold.IsZero():
 		return refuse(s, codeUnheld, ""), false
+	case now > req.Held+uint64(forkTime.Milliseconds()):
+		return refuse(s, codeHeldLong, ""), false
 	}
 	f := *req.Fork
 	f.Inherits = !req.HasTTL && req.Expires == 0
@@ -173,6 +175,16 @@ func decideRelease(s *State, req *Request) ([]draft, Outcome) {
 // decideSettled strikes a debt out.
 func decideSettled(s *State, req *Request) ([]draft, Outcome) {
 	if !slices.ContainsFunc(s.debts, func(d debt) bool { return d.id == req.Ref }) {
+		return nil, Outcome{Code: CodeExists, Info: s.Info()}
+	}
+	return control(Header{Kind: KindSettled, Ref: req.Ref}), Outcome{Code: CodeAppended}
+}
+
+// decideVoid makes sure that no create record with the reference lands any more, if
+// none has: one that is on its way stands at a position that is taken now, and one
+// decided later is late (forkTime).
+func decideVoid(s *State, req *Request) ([]draft, Outcome) {
+	if s.fork != nil && s.fork.Hold == req.Ref {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
 	return control(Header{Kind: KindSettled, Ref: req.Ref}), Outcome{Code: CodeAppended}

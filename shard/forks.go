@@ -19,12 +19,12 @@ type Fleet interface {
 func (h *Host) Join(fleet Fleet) { h.fleet = fleet }
 
 const (
-	// forkTime bounds an attempt to make a fork. Its create record lands within that
-	// and the times for which an append is sent again and read back: less than half
-	// of holdGrace.
+	// forkTime is how long after it held the source an attempt may still decide to make
+	// its fork.
 	forkTime = 20 * time.Second
-	// holdGrace is the age from which a reference counts that its fork does not know.
-	holdGrace = 3 * time.Minute
+	// holdGrace is the age from which a reference is looked into: forkTime, and what the
+	// clocks of a fork's owner and of S2 may be apart.
+	holdGrace = time.Minute
 	// verifyEvery is how often a stream that is gone looks whether its forks hold it.
 	verifyEvery = 10 * time.Minute
 	// peerTime bounds one request to another stream's owner.
@@ -41,9 +41,9 @@ func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, forkTime, errForkTime)
 	defer cancel()
-	ref := NewAppendID()
+	ref, began := NewAppendID(), ms(s.host.cfg.Now())
 	held, err := s.host.fleet.Do(ctx, &Request{
-		Stream: req.Fork.Source, Op: OpHold, ID: NewAppendID(), Minted: ms(s.host.cfg.Now()),
+		Stream: req.Fork.Source, Op: OpHold, ID: NewAppendID(), Minted: began,
 		Ref: ref, Name: req.Stream, Life: req.Source.Life,
 	})
 	switch {
@@ -58,12 +58,15 @@ func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
 	}
 	again, fork := *req, *req.Fork
 	fork.Hold = ref
-	again.Fork = &fork
+	again.Fork, again.Held = &fork, began
 	out, err = s.do(ctx, newCall(&again))
 	switch {
 	case err == nil && out.Info.Hold == ref: // made by this attempt
 	case err == nil, certain(err):
 		s.giveBack(fork.Source, ref)
+	}
+	if out.Code == codeHeldLong {
+		return Outcome{}, errForkTime
 	}
 	return out, err
 }
@@ -147,7 +150,7 @@ func (s *Shard) settleDebts(ctx context.Context) {
 }
 
 // verify asks the forks of a stream that is gone whether they hold it, and strikes
-// out those that do not: their makers died, or could not tell.
+// out those that do not and never will: their makers died, or could not tell.
 func (s *Shard) verify(ctx context.Context) {
 	s.mu.Lock()
 	now := s.host.cfg.Now()
@@ -180,8 +183,10 @@ func (s *Shard) verify(ctx context.Context) {
 func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTime)
 	defer cancel()
-	info, err := s.host.fleet.State(ctx, f.stream, 0)
-	if err != nil || info.Hold == ref {
+	out, err := s.host.fleet.Do(ctx, &Request{
+		Stream: f.stream, Op: OpVoid, ID: NewAppendID(), Minted: ms(s.host.cfg.Now()), Ref: ref,
+	})
+	if err != nil || out.Code == CodeExists {
 		return err
 	}
 	return s.note(ctx, OpRelease, ref)

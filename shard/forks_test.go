@@ -301,6 +301,50 @@ func TestOrphanedReference(t *testing.T) {
 	})
 }
 
+// slow is a Log on whose way to one stream every append spends minutes; nobody hears
+// what became of it.
+type slow struct {
+	*logtest.Memory
+	stream shard.StreamID
+}
+
+func (l slow) Append(
+	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+) (shard.Ack, error) {
+	if id != l.stream {
+		return l.Memory.Append(ctx, id, at, batch)
+	}
+	time.AfterFunc(5*time.Minute, func() { _, _ = l.Memory.Append(context.Background(), id, at, batch) })
+	return shard.Ack{}, shard.ErrUnknown
+}
+
+// A create record may arrive long after everybody has given its attempt up: either it
+// makes no fork, or the source is still there.
+func TestForkArrivesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		maker := node(t, slow{log, forked})
+		if _, err := maker.Do(t.Context(), forkOf(t, h, stream, forked)); !errors.Is(err, shard.ErrOutcomeUnknown) {
+			t.Fatal(err)
+		}
+		do(t, h, remove(stream), shard.CodeDeleted)
+		if s := state(t, h, stream); s != "gone" {
+			t.Fatalf("deleted, with a fork on its way: %s", s)
+		}
+		advance(4 * time.Minute)
+		if s := state(t, node(t, log), stream); s != "none" {
+			t.Fatalf("given up: %s", s)
+		}
+		advance(4 * time.Minute)
+		if s := state(t, node(t, log), forked); s != "none" {
+			t.Fatalf("a fork without its source: %s", s)
+		}
+		do(t, h, forkOf(t, h, stream, forked), shard.CodeSourceMissing)
+	})
+}
+
 // A table of forks has a bound, and so has their chain.
 func TestForkLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -42,7 +42,7 @@ const (
 	KindTombstone  Kind = 6  // ends a life; counts as a checkpoint
 	KindHold       Kind = 7  // a fork refers to this stream: Ref, Name
 	KindRelease    Kind = 8  // it no longer does: Ref
-	KindSettled    Kind = 10 // a reference of an earlier life was given back: Ref
+	KindSettled    Kind = 10 // a reference was given back, or will never be used: Ref
 )
 
 // known reports whether this release can fold records of the kind.

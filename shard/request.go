@@ -16,6 +16,7 @@ const (
 	OpHold    Op = 4 // of the source: keep your records for a fork
 	OpRelease Op = 5 // of the source: that fork needs them no more
 	OpSettled Op = 6 // of the fork's own log: the reference was given back
+	OpVoid    Op = 7 // of the fork: no life shall come of that reference any more
 )
 
 // Request is one write, as the edge understood it. It is immutable once given
@@ -60,8 +61,10 @@ type Request struct {
 	// none), and Source what is known of that one.
 	Fork   *Fork
 	Source *Source
+	// Held is when that was held, in ms by the clock of the stream's owner, who sets it.
+	Held uint64
 
-	// Ref is what OpHold, OpRelease and OpSettled are about; Name is the fork that
+	// Ref is what OpHold and the others are about; Name is the fork that
 	// holds, Life the life of the source that it knows (OpHold).
 	Ref  AppendID
 	Name StreamID
@@ -111,6 +114,7 @@ const (
 	CodeForkLimit     Code = 38 // too many forks, or too long a chain of them
 	CodeSourceChanged Code = 39 // another life than Request.Life: look again
 	codeUnheld        Code = 40 // create: the source is to be held first; never told
+	codeHeldLong      Code = 41 // create: the source was held too long ago; never told
 )
 
 // Accepted reports whether the request took effect, now or earlier.
