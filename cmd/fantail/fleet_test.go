@@ -108,26 +108,3 @@ func TestFleet(t *testing.T) {
 		t.Errorf("%v gaps", got)
 	}
 }
-
-// What was acknowledged on one node is there on every other, at once.
-func TestReadYourWrites(t *testing.T) {
-	f := startFleet(t, 3)
-	c := newClient(t)
-	for i := range 60 {
-		stream := fmt.Sprintf("ryw-%d", i%5)
-		if i < 5 {
-			c.must(t, 201, "PUT", f.url(i, stream), "", "Content-Type", "application/json")
-		}
-		want := fmt.Sprintf("%d", i)
-		next := c.must(t, 204, "POST", f.url(i, stream), `"`+want+`"`, "Content-Type", "application/json").header.Get("Stream-Next-Offset")
-		for j := range 3 {
-			if got := c.must(t, 200, "HEAD", f.url(j, stream), "").header.Get("Stream-Next-Offset"); got != next {
-				t.Fatalf("HEAD on node %d: next offset %s, acknowledged %s", j, got, next)
-			}
-			all := c.readAll(t, f.url(j, stream))
-			if all[len(all)-1] != want {
-				t.Fatalf("GET on node %d ends with %s, acknowledged %s", j, all[len(all)-1], want)
-			}
-		}
-	}
-}
