@@ -21,10 +21,10 @@ func (h *Host) Join(fleet Fleet) { h.fleet = fleet }
 const (
 	// forkTime is how long after it held the source an attempt may still decide to make
 	// its fork.
-	forkTime = 20 * time.Second
+	forkTime = 10 * time.Second
 	// holdGrace is the age from which a reference is looked into: forkTime, and what the
 	// clocks of a fork's owner and of S2 may be apart.
-	holdGrace = time.Minute
+	holdGrace = 30 * time.Second
 	// verifyEvery is how often a stream that is gone looks whether its forks hold it.
 	verifyEvery = 10 * time.Minute
 	// peerTime bounds one request to another stream's owner.

@@ -326,7 +326,7 @@ func TestForkArrivesLate(t *testing.T) {
 		h := node(t, log)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		maker := node(t, slow{log, forked})
-		if _, err := maker.Do(t.Context(), forkOf(t, h, stream, forked)); !errors.Is(err, shard.ErrOutcomeUnknown) {
+		if _, err := maker.Do(t.Context(), forkOf(t, h, stream, forked)); !errors.Is(err, shard.ErrUnavailable) {
 			t.Fatal(err)
 		}
 		do(t, h, remove(stream), shard.CodeDeleted)
