@@ -26,12 +26,20 @@ type station struct {
 type fleet struct {
 	*testing.T
 	log   *logtest.Memory
+	now   func() time.Time // the clock of the Log and of the hosts; nil: the real one
 	nodes []*station
 }
 
 func newFleet(t *testing.T, n int) *fleet {
 	t.Helper()
-	f := &fleet{T: t, log: logtest.NewMemory(1)}
+	return newFleetAt(t, n, nil)
+}
+
+// newFleetAt is a fleet whose streams live by another clock.
+func newFleetAt(t *testing.T, n int, now func() time.Time) *fleet {
+	t.Helper()
+	f := &fleet{T: t, log: logtest.NewMemory(1), now: now}
+	f.log.Now = now
 	for range n {
 		f.add()
 	}
@@ -54,7 +62,7 @@ func (f *fleet) add(change ...func(*Config)) *station {
 		fn(&cfg)
 	}
 	s := &station{tails: shard.NewTails(0, 0)}
-	s.host = shard.NewHost(f.log, s.tails, shard.Config{})
+	s.host = shard.NewHost(f.log, s.tails, shard.Config{Now: f.now})
 	var err error
 	if s.Relay, err = Join(f.Context(), cfg, s.host, s.tails); err != nil {
 		f.Fatal(err)

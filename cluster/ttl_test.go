@@ -1,0 +1,63 @@
+package cluster
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// A read on any node extends a TTL, a description on none; once it is over the stream
+// is gone on every node, and who follows it hears of it.
+func TestTTLOnAnyNode(t *testing.T) {
+	t.Parallel()
+	var passed atomic.Int64
+	began := time.Now()
+	f := newFleetAt(t, 3, func() time.Time { return began.Add(time.Duration(passed.Load())) })
+	advance := func(d time.Duration) { passed.Add(int64(d)) }
+	id := f.owned(f.nodes[0])
+	create := write(id, shard.OpCreate, "a")
+	create.HasTTL, create.TTL = true, 10
+	f.do(f.nodes[1], create, shard.CodeCreated)
+	exists := func(s *station, a shard.Ask) bool {
+		info, err := s.State(t.Context(), id, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Exists
+	}
+	for i := range 9 {
+		advance(8 * time.Second)
+		if !exists(f.nodes[i%3], shard.AskTouch) {
+			t.Fatalf("expired though it was read (%d)", i)
+		}
+	}
+	r := f.read(f.nodes[2], id) // somebody reads it live, on a node that does not own it
+	advance(10 * time.Minute)
+	if !exists(f.nodes[1], 0) {
+		t.Fatal("expired under its reader")
+	}
+	r.release()
+	f.eventually("the owner knows that nobody follows it", func() bool { return !f.nodes[0].hosted.used(id) })
+	for range 3 {
+		advance(3 * time.Second)
+		for _, s := range f.nodes {
+			if !exists(s, 0) {
+				t.Fatal("expired too early")
+			}
+		}
+	}
+	advance(2 * time.Second)
+	for _, s := range f.nodes {
+		if exists(s, shard.AskTouch|shard.AskLocal) {
+			t.Fatal("still there after its time")
+		}
+		if _, _, err := s.Follow(t.Context(), id, 0); !errors.Is(err, shard.ErrNotFound) {
+			t.Fatalf("follow: %v", err)
+		}
+	}
+	f.do(f.nodes[2], write(id, shard.OpCreate, "new"), shard.CodeCreated)
+	f.wants(f.read(f.nodes[1], id), []string{"new"})
+}
