@@ -6,6 +6,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -331,4 +333,63 @@ func TestForkRepeated(t *testing.T) {
 	}
 	refused(t, ask(t, s.srv, "PUT", "/v1/stream/src", nil, text), 409, "name-held")
 	refused(t, ask(t, s.srv, "PUT", "/v1/stream/g", nil, h), 409, "source-gone")
+}
+
+// What a fork gets of its source's lifetime, row by row (PROTOCOL 4.2).
+func TestForkLifetimes(t *testing.T) {
+	s := newSite(t, Config{})
+	const soon, late = "2040-01-01T00:00:00Z", "2050-01-01T00:00:00+01:00"
+	for i, c := range []struct{ source, fork, want header }{
+		{header{}, header{}, header{}},
+		{header{}, header{hTTL: "60"}, header{hTTL: "60"}},
+		{header{}, header{hExpires: soon}, header{hExpires: soon}},
+		{header{hTTL: "100"}, header{}, header{hTTL: "100"}},
+		{header{hTTL: "100"}, header{hTTL: "60"}, header{hTTL: "60"}},
+		{header{hTTL: "100"}, header{hExpires: soon}, header{hExpires: soon}},
+		{header{hExpires: soon}, header{}, header{hExpires: soon}},
+		{header{hExpires: soon}, header{hTTL: "60"}, header{hTTL: "60"}},
+		{header{hExpires: soon}, header{hExpires: late}, header{hExpires: late}},
+	} {
+		source, fork := fmt.Sprint("/v1/stream/source-", i), fmt.Sprint("/v1/stream/fork-", i)
+		s.put(source, "one", c.source)
+		c.fork[hForkedFrom] = source
+		s.put(fork, "", c.fork)
+		head := s.do("HEAD", fork, "", nil)
+		for _, h := range []string{hTTL, hExpires} {
+			if got := head.Header.Get(h); got != c.want[h] {
+				t.Errorf("%v of %v: %s is %q, want %q", c.fork, c.source, h, got, c.want[h])
+			}
+		}
+		s.want(s.do("PUT", fork, "", c.fork), 200)
+	}
+}
+
+// Reading what a fork inherited is no use of its source: that expires, and stays for
+// its fork.
+func TestReadingForkNeverTouchesSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
+		defer func() { _ = host.Close() }()
+		srv := New(Config{LongPoll: time.Second}, host)
+		want := func(method, path string, h header, status int) string {
+			t.Helper()
+			w := ask(t, srv, method, path, strings.NewReader("one"), h)
+			if w.Code != status {
+				t.Fatalf("%s %s: %d %s, want %d", method, path, w.Code, w.Body, status)
+			}
+			return w.Body.String()
+		}
+		want("PUT", "/v1/stream/source", header{"Content-Type": "text/plain", hTTL: "10"}, 201)
+		want("PUT", "/v1/stream/fork", header{hForkedFrom: "/v1/stream/source", hTTL: "100"}, 201)
+		for range 3 {
+			time.Sleep(4 * time.Second) //nolint:forbidigo // a bubble's time
+			for _, live := range []string{"", "&live=long-poll"} {
+				if got := want("GET", "/v1/stream/fork?offset=-1"+live, nil, 200); got != "oneone" {
+					t.Fatalf("%q", got)
+				}
+			}
+		}
+		want("HEAD", "/v1/stream/source", nil, 410)
+		want("GET", "/v1/stream/fork", nil, 200)
+	})
 }

@@ -128,7 +128,7 @@ func TestForksAcrossOwners(t *testing.T) {
 		if stream == devBasin+"/default/"+far {
 			want = 1
 		}
-		if int64(used.OpenReadSessions) != want {
+		if used.OpenReadSessions != want {
 			t.Errorf("%s has %d read sessions, want %d", stream, used.OpenReadSessions, want)
 		}
 	}
