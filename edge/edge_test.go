@@ -136,6 +136,25 @@ func TestCreateAppendRead(t *testing.T) {
 	s.want(s.do("GET", "/v1/stream/p/a/b", "", nil), 404)
 }
 
+// Clients that get a 409 without a header to go by tell its causes apart by the
+// protocol's word for this one.
+func TestStreamSeq(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "", text)
+	s.want(s.do("POST", "/v1/stream/x", "two", header{"Content-Type": "text/plain", hSeq: "002"}), 204)
+	for _, seq := range []string{"001", "002"} {
+		resp := s.do("POST", "/v1/stream/x", "again", header{"Content-Type": "text/plain", hSeq: seq})
+		p := problemOf(t, 409, resp.Header.Get("Content-Type"), s.want(resp, 409))
+		if p.Type != problemBase+"stream-seq-order" || !strings.Contains(p.Title, "sequence") {
+			t.Errorf("%s: %+v", seq, p)
+		}
+	}
+	s.want(s.do("POST", "/v1/stream/x", "ten", header{"Content-Type": "text/plain", hSeq: "0020"}), 204)
+	if b := s.want(s.do("GET", "/v1/stream/x", "", nil), 200); b != "twoten" {
+		t.Errorf("%q", b)
+	}
+}
+
 func TestDefaultProject(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", "one", text)

@@ -44,7 +44,7 @@ var codes = map[shard.Code]mapping{
 	shard.CodeEpochStale:    {403, "producer-fenced", "The producer has a newer epoch", retry{}},
 	shard.CodeEpochStart:    {400, "producer-epoch-start", "A new epoch begins with seq 0", retry{}},
 	shard.CodeSeqGap:        {409, "producer-gap", "The producer's seq is ahead", retry{}},
-	shard.CodeSeqOrder:      {409, "stream-seq-order", "Stream-Seq is not above the last one", retry{}},
+	shard.CodeSeqOrder:      {409, "stream-seq-order", "Stream-Seq is not above the last sequence", retry{}},
 	shard.CodeBadBody:       {400, "bad-body", "The body cannot be accepted", retry{}},
 	shard.CodeNothing:       {400, "empty-body", "Nothing to append", retry{}},
 	shard.CodeForeignJSON:   {409, "foreign-records", "The records that are there are not all JSON", retry{}},

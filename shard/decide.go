@@ -152,7 +152,7 @@ func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 	}
 	switch {
 	case req.StreamSeq != nil && s.streamSeq != nil && string(req.StreamSeq) <= string(s.streamSeq):
-		return nil, refuse(s, CodeSeqOrder, "Stream-Seq is not above the last one")
+		return nil, refuse(s, CodeSeqOrder, "Stream-Seq is not above the last sequence")
 	case req.Bad != "":
 		return nil, refuse(s, CodeBadBody, req.Bad)
 	}
