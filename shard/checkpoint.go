@@ -27,6 +27,13 @@ const (
 	ckFork      = 15
 	ckHeld      = 16 // time, id, name of the fork; repeated
 	ckDebt      = 17 // id, name of the source; repeated
+
+	// Of a State that is handed over, and never of a checkpoint: see Handover.
+	ckNext  = 18
+	ckTime  = 19
+	ckSince = 20 // records, bytes back to the last checkpoint
+	ckTrim  = 21
+	ckUsed  = 22
 )
 
 const (
@@ -49,7 +56,10 @@ const (
 // encode is the State as a checkpoint holds it. Times that are not known yet
 // (the records are in the same batch) are written as 0 and mean the checkpoint's
 // own.
-func (s *State) encode() []byte {
+func (s *State) encode() []byte { return s.encodeAll(s.encodeProducers(producerAge, producerBytes)) }
+
+// encodeAll is encode with the given table of producers.
+func (s *State) encodeAll(producers []byte) []byte {
 	var flags uint64
 	for i, on := range []bool{s.exists, s.ended, s.closed, s.hasTTL, s.mixed, s.gone} {
 		if on {
@@ -73,7 +83,7 @@ func (s *State) encode() []byte {
 	if s.streamSeq != nil {
 		b = appendField(b, ckStreamSeq, s.streamSeq)
 	}
-	b = appendField(b, ckProducers, s.encodeProducers())
+	b = appendField(b, ckProducers, producers)
 	recent, forgot := s.encodeRecent()
 	b = appendField(b, ckRecent, recent)
 	b = appendField(b, ckForgot, uvarints(forgot))
@@ -95,9 +105,9 @@ func (s *State) encodeForks(b []byte) []byte {
 	return b
 }
 
-// encodeProducers writes the newest claims, newest first, as far as the bounds
-// allow.
-func (s *State) encodeProducers() []byte {
+// encodeProducers writes the newest claims, newest first: none that is older than
+// maxAge, in ms of S2 time, and no more than size bytes of them.
+func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 	type row struct {
 		id string
 		claim
@@ -130,7 +140,7 @@ func (s *State) encodeProducers() []byte {
 		next := binary.AppendUvarint(b, uint64(len(r.id)))
 		next = append(next, r.id...)
 		next = append(next, uvarints(r.epoch, r.seq, r.time)...)
-		if age(r.claim) > producerAge || len(next) > producerBytes {
+		if age(r.claim) > maxAge || len(next) > size {
 			break
 		}
 		b = next
@@ -242,6 +252,14 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 		s.hold(f.head(), holder{StreamID(f.rest()), at})
 	case ckDebt:
 		s.debts = append(s.debts, debt{f.head(), StreamID(f.rest())})
+	case ckNext:
+		s.Next = f.uvarint()
+	case ckTime:
+		s.Time = f.uvarint()
+	case ckSince:
+		s.sinceRecords, s.sinceBytes = f.uvarint(), f.uvarint()
+	case ckTrim:
+		s.trimTo = f.uvarint()
 	}
 }
 

@@ -137,12 +137,38 @@ func (h *Host) enter(id StreamID) (*Shard, error) {
 		if len(h.shards) >= h.cfg.MaxStreams {
 			return nil, ErrOverloaded
 		}
-		s = &Shard{id: id, host: h, used: h.cfg.Now()}
-		s.idle = sync.NewCond(&s.mu)
+		s = h.newShard(id)
 		h.shards[id] = s
 	}
 	s.users++
 	return s, nil
+}
+
+func (h *Host) newShard(id StreamID) *Shard {
+	s := &Shard{id: id, host: h, used: h.cfg.Now()}
+	s.idle = sync.NewCond(&s.mu)
+	return s
+}
+
+// keep adds a Shard that was made whole, unless there is one already.
+func (h *Host) keep(s *Shard) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.stopped:
+		return ErrStopped
+	case h.shards[s.id] != nil, len(h.shards) >= h.cfg.MaxStreams:
+		return ErrOverloaded
+	}
+	h.shards[s.id] = s
+	return nil
+}
+
+// Has reports whether the stream is in memory.
+func (h *Host) Has(id StreamID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.shards[id] != nil
 }
 
 func (h *Host) leave(s *Shard) {

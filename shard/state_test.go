@@ -129,7 +129,8 @@ func genRequest(t *rapid.T, w *world) *Request {
 }
 
 // fold(checkpoint + what follows) = fold(everything), whatever was written, and
-// the last record of ours points back to where a fold may begin.
+// the last record of ours points back to where a fold may begin. A State that is
+// handed over is the same State.
 func TestFoldFromCheckpoint(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
@@ -160,6 +161,12 @@ func TestFoldFromCheckpoint(t *testing.T) {
 				w.add(t, Entry{Header: h.encode(w.state.Next), Body: []byte("part")})
 			},
 			"": func(t *rapid.T) {
+				if s := w.state; s.whole() {
+					over, _, err := takeState(s.hand())
+					if d := cmp.Diff(s, over, sameState); err != nil || d != "" || over.trimTo != s.trimTo {
+						t.Fatalf("handed over: %v %s", err, d)
+					}
+				}
 				if len(w.recs) == 0 {
 					return
 				}

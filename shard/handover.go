@@ -1,0 +1,140 @@
+package shard
+
+import "math"
+
+// Handover is all that a stream's owner knows of it: whoever owns it next goes on
+// from there without a read. It is worth nothing once somebody else has written; the
+// next compare-and-swap finds out, and costs a read.
+type Handover struct {
+	// State is the fold, with what a checkpoint leaves out: where the next record will
+	// stand, the distance to the last checkpoint, the last use that only memory knows
+	// of. Producers are not evicted by it.
+	State []byte
+	// Tail is the newest part of the stream's Tail, up to there: for who is a little
+	// behind.
+	Tail []Range
+}
+
+// handoverTail bounds the Tail in a Handover that nobody is further behind than.
+const handoverTail = 16 << 10
+
+// Hand lets go of a stream, as Drop does, and returns what this node knows of it;
+// false: nothing that would be of use. from is the position that the next owner's own
+// Tail needs (0: it has none). No batch is on its way any more; callers that waited
+// for one hear ErrNotOwner, and nothing of theirs was written.
+func (h *Host) Hand(id StreamID, from uint64) (Handover, bool) {
+	h.mu.Lock()
+	s := h.shards[id]
+	delete(h.shards, id)
+	h.mu.Unlock()
+	if s == nil {
+		return Handover{}, false
+	}
+	t := h.tails.Lookup(id) // for its newest part, which may go with the last reader
+	s.halt()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out Handover
+	ok := s.opened && s.failed == nil && !s.noLog && s.state.whole()
+	if ok {
+		now := ms(h.cfg.Now())
+		out.State = appendField(s.state.hand(), ckUsed, uvarints(s.lastUse(now)))
+	}
+	s.opened, s.state = false, &State{} // for the session, which may not have ended yet
+	if t == nil {
+		return out, ok
+	}
+	defer t.Release()
+	if ok {
+		out.Tail = t.newest(from, handoverTail)
+	}
+	return out, ok
+}
+
+// whole reports whether the State is between two appends.
+func (s *State) whole() bool { return s.run == nil && s.open.IsZero() }
+
+// hand encodes the State whole.
+func (s *State) hand() []byte {
+	b := s.encodeAll(s.encodeProducers(math.MaxUint64, math.MaxInt))
+	b = appendField(b, ckNext, uvarints(s.Next))
+	b = appendField(b, ckTime, uvarints(s.Time))
+	b = appendField(b, ckSince, uvarints(s.sinceRecords, s.sinceBytes))
+	return appendField(b, ckTrim, uvarints(s.trimTo))
+}
+
+// takeState reads what Hand wrote; used is the last use.
+func takeState(b []byte) (s *State, used uint64, err error) {
+	s = &State{}
+	if err := s.decode(b, 0); err != nil {
+		return nil, 0, err
+	}
+	for r := (fieldReader{b: b}); len(r.b) > 0 && !r.bad; {
+		tag := r.byte()
+		if f := (fieldReader{b: r.bytes()}); tag == ckUsed {
+			used = f.uvarint()
+		}
+	}
+	return s, used, nil
+}
+
+// newest is the last Ranges, as many as fit in about size bytes, and all from
+// position from on.
+func (t *Tail) newest(from uint64, size int) []Range {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(t.ranges)
+	for i := n; i > 0; i-- {
+		r := t.ranges[i-1]
+		if size -= len(r.b); size < 0 && (from == 0 || r.To() <= from) {
+			break
+		}
+		n = i - 1
+	}
+	return append([]Range(nil), t.ranges[n:]...)
+}
+
+// Install makes this node the owner of a stream, as its last owner left it. A stream
+// that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrDeclined.
+func (h *Host) Install(id StreamID, from Handover) error {
+	on, used, err := takeState(from.State)
+	if err != nil {
+		return err
+	}
+	s := h.newShard(id)
+	s.mu.Lock()
+	s.state, s.asm, s.opened, s.touched = on, assembler{from: on.Next}, true, used
+	wake := s.inherit(from.Tail)
+	s.mu.Unlock()
+	err = h.keep(s)
+	wake.run()
+	h.tails.reclaim()
+	if err != nil {
+		s.halt()
+		return err
+	}
+	s.mu.Lock()
+	s.chores()
+	s.mu.Unlock()
+	return nil
+}
+
+// inherit gives a Shard that was installed its Tail.
+func (s *Shard) inherit(newest []Range) (wake wakers) {
+	if !s.state.exists {
+		return nil
+	}
+	first := s.state.Next
+	if len(newest) > 0 {
+		first = newest[0].From()
+	}
+	s.tail = s.host.tails.Open(s.id, s.state.Info(), first)
+	for _, r := range newest {
+		w, err := s.tail.extend(r)
+		if err != nil {
+			break // it was too far behind: its readers find the rest in pages
+		}
+		wake = append(wake, w...)
+	}
+	return append(wake, s.tail.skip(s.state.Next, s.state.tail, s.state.closed)...)
+}

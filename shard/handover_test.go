@@ -1,0 +1,173 @@
+package shard_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// handed moves the stream from one host to another.
+func handed(t testing.TB, from, to *shard.Host, next uint64) {
+	t.Helper()
+	h, ok := from.Hand(stream, next)
+	if !ok {
+		t.Fatal("nothing to hand over")
+	}
+	if from.Has(stream) {
+		t.Fatal("still there")
+	}
+	if err := to.Install(stream, h); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The next owner goes on where the last one stopped, with everything that it knew, and
+// reads nothing for it.
+func TestHandoverReadsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		a, b := node(t, log), node(t, log)
+		do(t, a, withTTL(600), shard.CodeCreated)
+		want := []string{}
+		for i := range 700 { // checkpoints among them
+			r := by(fmt.Sprint("p", i%7), 0, uint64(i/7))
+			want = append(want, string(r.Messages[0]))
+			do(t, a, r, shard.CodeAppended)
+		}
+		last := appendReq("text/plain", "last")
+		do(t, a, last, shard.CodeAppended)
+		want = append(want, "last")
+		before := log.Ops()
+		for i := range 20 {
+			from, to := a, b
+			if i%2 == 1 {
+				from, to = b, a
+			}
+			handed(t, from, to, 0)
+			do(t, to, by("p0", 0, uint64(99)), shard.CodeDuplicate)
+			do(t, to, by("p0", 0, uint64(100+i)), shard.CodeAppended)
+			want = append(want, fmt.Sprint("p0-0-", 100+i))
+			again := *last
+			again.Repeat = true
+			do(t, to, &again, shard.CodeAppended) // its id is known
+		}
+		after := log.Ops()
+		if after.Reads != before.Reads || after.Replays != before.Replays {
+			t.Errorf("handing over read the log: %+v, before %+v", after, before)
+		}
+		equal(t, history(t, node(t, log)), want)
+		if start := takeoverCost(t, log); start > 2 {
+			t.Errorf("%d reads to take over afterwards: the distance to the checkpoint is lost", start)
+		}
+	})
+}
+
+// takeoverCost is how many reads a node needs that knows nothing.
+func takeoverCost(t *testing.T, log *logtest.Memory) int {
+	before := log.Ops()
+	exists(t, node(t, log), 0)
+	after := log.Ops()
+	return after.Reads + after.Replays - before.Reads - before.Replays
+}
+
+// Readers of the next owner, which followed the stream from afar, go on in memory: the
+// last records come with the Handover.
+func TestHandoverUnderReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		a := node(t, log)
+		tails := shard.NewTails(0, 0)
+		b := shard.NewHost(log, tails, shard.Config{})
+		defer func() { _ = b.Close() }()
+		out := do(t, a, create("text/plain", "one"), shard.CodeCreated)
+		do(t, a, appendReq("text/plain", "two"), shard.CodeAppended)
+		// What a relay feeds on the other node, which is one message behind.
+		far := tails.Open(stream, out.Info, out.Info.LogTail)
+		defer far.Release()
+		handed(t, a, b, far.Next())
+		do(t, b, appendReq("text/plain", "three"), shard.CodeAppended)
+		rs, _ := far.ReadAt(out.Info.Tail, 1<<20, nil)
+		got := []string{}
+		for _, r := range rs {
+			for i := range r.Len() {
+				got = append(got, string(r.Message(i).Body))
+			}
+		}
+		equal(t, got, []string{"two", "three"})
+	})
+}
+
+// Whatever only memory knows of goes along: the time of the last use.
+func TestHandoverKeepsTheLastUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		a, b := node(t, log), node(t, log)
+		do(t, a, withTTL(30), shard.CodeCreated)
+		advance(20 * time.Second)
+		exists(t, a, shard.AskTouch)
+		handed(t, a, b, 0)
+		advance(20 * time.Second)
+		if !exists(t, b, 0) {
+			t.Fatal("expired though it was read")
+		}
+		advance(11 * time.Second)
+		if exists(t, b, 0) {
+			t.Fatal("still there after its time")
+		}
+	})
+}
+
+// What was handed over is only what one node knew: if somebody else has written since,
+// the log is right.
+func TestHandoverOfOldNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		a, b, rival := node(t, log), node(t, log), node(t, log)
+		do(t, a, create("text/plain", "one"), shard.CodeCreated)
+		h, ok := a.Hand(stream, 0)
+		if !ok {
+			t.Fatal("nothing to hand over")
+		}
+		do(t, rival, appendReq("text/plain", "two"), shard.CodeAppended)
+		if err := b.Install(stream, h); err != nil {
+			t.Fatal(err)
+		}
+		do(t, b, appendReq("text/plain", "three"), shard.CodeAppended)
+		equal(t, history(t, b), []string{"one", "two", "three"})
+		if _, ok := a.Hand(stream, 0); ok {
+			t.Error("handed over twice")
+		}
+	})
+}
+
+// Appends that wait while a stream is handed over are refused, or written: the caller
+// of each knows which.
+func TestHandoverUnderWriters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		log.Latency = 10 * time.Millisecond
+		a, b := node(t, log), node(t, log)
+		do(t, a, create("text/plain"), shard.CodeCreated)
+		var waits []func() (shard.Outcome, error)
+		for i := range 50 {
+			waits = append(waits, doLater(t.Context(), a, appendReq("text/plain", fmt.Sprint(i))))
+		}
+		synctest.Wait() // one batch is on its way, and everybody else waits
+		handed(t, a, b, 0)
+		written := 0
+		for _, wait := range waits {
+			if out, err := wait(); err == nil && out.Code == shard.CodeAppended {
+				written++
+			} else if err != shard.ErrNotOwner { //nolint:errorlint // exactly this one
+				t.Fatal(out, err)
+			}
+		}
+		if n := len(history(t, b)); n != written || written == 0 || written == 50 {
+			t.Fatalf("%d messages, %d acknowledged", n, written)
+		}
+	})
+}
