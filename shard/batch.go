@@ -1,5 +1,7 @@
 package shard
 
+import "slices"
+
 // batch is what goes to S2 in one append, with the verdicts that rest on it.
 type batch struct {
 	on       *State // what it was decided on
@@ -91,7 +93,7 @@ func (c *composer) add(call *call, drafts []draft, out Outcome, alone bool) bool
 	switch {
 	case len(drafts) == 0:
 		c.b.settled = c.b.settled && out.Code.Accepted() && out.Code != CodeExists
-	case c.fits(drafts):
+	case !fragmented(drafts) && c.fits(drafts):
 		c.place(drafts)
 		out.Info = c.spec.Info()
 	case !alone || len(c.b.entries) > 0:
@@ -102,6 +104,13 @@ func (c *composer) add(call *call, drafts []draft, out Outcome, alone bool) bool
 	}
 	c.answer(call, verdict{out: out})
 	return true
+}
+
+// fragmented reports whether a message of drafts is in several records. Such an
+// append goes in parts even if one batch has room for it: a read may end between
+// two records, and of a run of parts nothing is shown before its commit.
+func fragmented(drafts []draft) bool {
+	return slices.ContainsFunc(drafts, func(d draft) bool { return d.h.Flags&FlagContinues != 0 })
 }
 
 // fits reports whether drafts can join the batch. A batch that makes a

@@ -1,0 +1,57 @@
+package shard_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// A read that ends between the records of one message tears nothing: neither a
+// page, nor what comes live from another owner. S2 ends a read after 1 MiB.
+func TestMessageInRecordsStaysWhole(t *testing.T) {
+	for _, size := range []int{1<<20 - 1024, 1<<20 - 1023, 1<<20 - 500, 1<<20 - 160, 1 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			log := logtest.NewMemory(1)
+			h, rival := node(t, log), node(t, log)
+			do(t, h, create("text/plain", "a"), shard.CodeCreated)
+			tail, release, err := rival.Follow(t.Context(), stream, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+			do(t, h, appendReq("text/plain", strings.Repeat("s", 300<<10)), shard.CodeAppended)
+			do(t, h, appendReq("text/plain", strings.Repeat("b", size)), shard.CodeAppended)
+			synctest.Wait()
+			want := []int{1, 300 << 10, size}
+			for name, got := range map[string][]string{
+				"at the owner": history(t, h), "from the log": history(t, node(t, log)), "live": held(tail),
+			} {
+				if fmt.Sprint(lengths(got)) != fmt.Sprint(want) {
+					t.Errorf("%s: messages of %v, want %v", name, lengths(got), want)
+				}
+			}
+		})
+	}
+}
+
+// held is every message that a Tail holds.
+func held(tail *shard.Tail) (all []string) {
+	ranges, _ := tail.ReadAt(tail.Floor(), 64<<20, nil)
+	for _, r := range ranges {
+		for i := range r.Len() {
+			all = append(all, string(r.Message(i).Body))
+		}
+	}
+	return all
+}
+
+func lengths(messages []string) (out []int) {
+	for _, m := range messages {
+		out = append(out, len(m))
+	}
+	return out
+}
