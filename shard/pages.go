@@ -73,6 +73,9 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 		typ: info.Type, partial: true,
 	}
 	asm := assembler{from: from}
+	// Whether an append in parts may be shown is in its last one, which may lie above
+	// the tail: that of a fork's source is where it was forked.
+	inside := func() bool { return st.run != nil && st.run.start < info.Tail }
 	for first := true; ; first = false {
 		max := pageRecords
 		if first {
@@ -82,11 +85,11 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 		if err != nil {
 			return Range{}, false, pageErr(err)
 		}
-		if len(pg.Records) == 0 || first && pg.Records[0].Pos > from {
+		if first && (len(pg.Records) == 0 || pg.Records[0].Pos > from) {
 			return Range{}, false, trimmed(pg, info)
 		}
 		for _, r := range pg.Records {
-			if r.Pos >= info.Tail || !first && st.run == nil {
+			if !inside() && (r.Pos >= info.Tail || !first) {
 				break
 			}
 			e, err := st.apply(r)
@@ -95,12 +98,12 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 			}
 			asm.add(r, e)
 		}
-		if st.run == nil || st.Next >= info.Tail {
+		if !inside() || len(pg.Records) == 0 {
 			break
 		}
 	}
 	st.run, st.tail = nil, info.Tail
-	return asm.flush(st), st.Next < info.Tail, nil
+	return asm.flush(st).before(info.Tail), st.Next < info.Tail, nil
 }
 
 func trimmed(pg Page, info Info) error {

@@ -55,3 +55,37 @@ func lengths(messages []string) (out []int) {
 	}
 	return out
 }
+
+// A fork may end at any offset that its source told, between two messages of an
+// append in parts too: it has those below, whether they are read in memory or in
+// the log.
+func TestPageEndsInsideAnAppend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		messages := make([]string, 2500)
+		for i := range messages {
+			messages[i] = fmt.Sprint("m", i)
+		}
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		info := do(t, h, appendReq("text/plain", messages...), shard.CodeAppended).Info
+		do(t, h, appendReq("text/plain", "later"), shard.CodeAppended)
+		for _, bound := range []uint64{2, 1000, 1001, 1500, 2500} {
+			info.Tail, info.LogTail = bound, bound
+			for name, n := range map[string]*shard.Host{"memory": h, "log": node(t, log)} {
+				got := 0
+				for p := uint64(1); p < bound; {
+					r, err := n.ReadPage(t.Context(), stream, info, p)
+					if err != nil || r.To() <= p || r.To() > bound {
+						t.Fatalf("page at %d below %d: to %d, %v", p, bound, r.To(), err)
+					}
+					got += r.Len() - r.Search(p)
+					p = r.To()
+				}
+				if got != int(bound)-1 {
+					t.Errorf("%s: %d messages below %d", name, got, bound)
+				}
+			}
+		}
+	})
+}

@@ -107,15 +107,17 @@ func (r Range) after(pos uint64) Range {
 	return b.build(r.To(), r.Tail(), r.Time(), r.Closed())
 }
 
-// before is the part of r below pos, From < pos.
+// before is the part of r below pos, From < pos. A message that crosses pos stays
+// whole.
 func (r Range) before(pos uint64) Range {
-	if r.To() <= pos {
+	if r.IsZero() || r.To() <= pos {
 		return r
 	}
 	b := newRangeBuilder(r.From())
 	for i := range r.Search(pos) {
 		m := r.Message(i)
 		b.message(m.Pos, m.Next, m.Body)
+		pos = max(pos, m.Next)
 	}
 	return b.build(pos, pos, r.Time(), false)
 }
