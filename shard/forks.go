@@ -128,7 +128,16 @@ func (s *Shard) owes() bool {
 }
 
 func (s *Shard) verifyDue() bool {
-	return s.state.gone && !s.host.cfg.Now().Before(s.verifyAt)
+	return (s.state.gone || s.crowded) && !s.host.cfg.Now().Before(s.verifyAt)
+}
+
+// crowd notes that a fork was refused for the many that there are: some may be
+// references that were left behind, which nobody looks after while a stream lives.
+func (s *Shard) crowd() {
+	s.mu.Lock()
+	s.crowded = true
+	s.chores()
+	s.mu.Unlock()
 }
 
 // settleDebts gives references of ended lives back and notes it in the log. What
@@ -149,8 +158,9 @@ func (s *Shard) settleDebts(ctx context.Context) {
 	}
 }
 
-// verify asks the forks of a stream that is gone whether they hold it, and strikes
-// out those that do not and never will: their makers died, or could not tell.
+// verify asks the forks of a stream that is gone, or that has too many of them,
+// whether they hold it, and strikes out those that do not and never will: their makers
+// died, or could not tell.
 func (s *Shard) verify(ctx context.Context) {
 	s.mu.Lock()
 	now := s.host.cfg.Now()
@@ -164,7 +174,7 @@ func (s *Shard) verify(ctx context.Context) {
 		}
 	}
 	if due {
-		s.verifyAt, s.verified = next, len(held) == len(s.state.held)
+		s.verifyAt, s.verified, s.crowded = next, len(held) == len(s.state.held), false
 	}
 	s.mu.Unlock()
 	if !due {

@@ -376,3 +376,48 @@ func TestForkLimits(t *testing.T) {
 		equal(t, history(t, node(t, log)), []string{"a", "still works"})
 	})
 }
+
+// parting is a fleet whose client leaves once the source is held.
+type parting struct {
+	shard.Fleet
+	leave context.CancelFunc
+}
+
+func (p *parting) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
+	out, err := p.Fleet.Do(ctx, q)
+	if q.Op == shard.OpHold && p.leave != nil {
+		p.leave()
+	}
+	return out, err
+}
+
+// References that were left behind do not use up a source that lives.
+func TestAbandonedReferencesOfALiveSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := node(t, logtest.NewMemory(1))
+		fleet := &parting{Fleet: h}
+		h.Join(fleet)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		name := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("default/%0490d", i)) }
+		full := false
+		for i := 0; i < 400 && !full; i++ {
+			ctx, leave := context.WithCancel(t.Context())
+			fleet.leave = leave
+			out, err := h.Do(ctx, forkOf(t, h, stream, name(i)))
+			full = err == nil && out.Code == shard.CodeForkLimit
+			leave()
+		}
+		if !full {
+			t.Fatal("none was left behind")
+		}
+		fleet.leave = nil
+		synctest.Wait()
+		do(t, h, forkOf(t, h, stream, name(0)), shard.CodeForkLimit)
+		advance(5 * time.Minute)
+		do(t, h, forkOf(t, h, stream, name(0)), shard.CodeCreated)
+		do(t, h, remove(stream), shard.CodeDeleted)
+		if s := state(t, h, stream); s != "gone" {
+			t.Errorf("source is %s", s)
+		}
+	})
+}

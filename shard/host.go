@@ -193,6 +193,9 @@ func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
 	} else {
 		out, err = s.do(ctx, newCall(req))
 	}
+	if req.Op == OpHold && out.Code == CodeForkLimit {
+		s.crowd()
+	}
 	h.m.count(out, err)
 	return out, err
 }

@@ -42,7 +42,8 @@ type Shard struct {
 	askedAt   time.Time
 
 	busy     bool      // chores are under way
-	verifyAt time.Time // when a stream that is gone asks its forks again
+	crowded  bool      // a fork was refused because there are too many
+	verifyAt time.Time // when a stream that is gone, or crowded, asks its forks again
 	verified bool      // it has asked all of them, and may leave memory
 
 	stopped bool
@@ -207,7 +208,7 @@ func (s *Shard) turn(r Record, e effect) wakers {
 		s.tail = nil
 	}
 	s.grace, s.touched = 0, 0
-	s.verifyAt, s.verified = time.Time{}, false
+	s.verifyAt, s.verified, s.crowded = time.Time{}, false, false
 	if held := s.asm.held; e.commit { // the new life's first messages
 		s.asm.skip(s.state.start)
 		s.asm.held = held
