@@ -108,8 +108,9 @@ func (s *Server) refine(
 	if isJSON && sub > shard.MaxMessages {
 		return at, nil, errSub // an append has no more
 	}
+	var near page
 	for sub > 0 {
-		m, next, err := s.message(ctx, id, info, at)
+		m, next, err := s.message(ctx, id, info, at, &near)
 		switch {
 		case err != nil:
 			return at, nil, err
@@ -127,23 +128,36 @@ func (s *Server) refine(
 	return at, nil, nil
 }
 
+// page is what was read last of a stream, and how many legs were ahead there.
+type page struct {
+	shard.Range
+	past int
+}
+
+func (p *page) holds(at place) bool {
+	return !p.IsZero() && p.past == len(at.past) && p.From() <= at.pos && at.pos < p.To()
+}
+
 // message is the next message at a place, and the place after it. errSub: there
-// is none.
+// is none. near is the page that the last call read.
 func (s *Server) message(
-	ctx context.Context, id shard.StreamID, info shard.Info, at place,
+	ctx context.Context, id shard.StreamID, info shard.Info, at place, near *page,
 ) ([]byte, place, error) {
 	for !at.atEnd(info) {
-		l := at.leg(id, info)
-		r, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
-		if err != nil {
-			return nil, at, err
+		if !near.holds(at) {
+			l := at.leg(id, info)
+			r, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
+			if err != nil {
+				return nil, at, err
+			}
+			*near = page{r, len(at.past)}
 		}
-		if i := r.Search(at.pos); i < r.Len() {
-			m := r.Message(i)
+		if i := near.Search(at.pos); i < near.Len() {
+			m := near.Message(i)
 			at.pos = m.Next
 			return m.Body, at.normal(info.Start), nil
 		}
-		at.pos = max(at.pos, r.To())
+		at.pos = max(at.pos, near.To())
 		at = at.normal(info.Start)
 	}
 	return nil, at, errSub

@@ -1,10 +1,12 @@
 package edge
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -392,4 +394,42 @@ func TestReadingForkNeverTouchesSource(t *testing.T) {
 		want("HEAD", "/v1/stream/source", nil, 410)
 		want("GET", "/v1/stream/fork", nil, 200)
 	})
+}
+
+// countingPages counts the pages that are asked for.
+type countingPages struct {
+	Streams
+	n atomic.Int64
+}
+
+func (c *countingPages) ReadPage(
+	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
+) (shard.Range, error) {
+	c.n.Add(1)
+	return c.Streams.ReadPage(ctx, id, info, from)
+}
+
+// A sub-offset over many messages asks for each page once: it may be a peer's, and
+// is up to 1 MiB.
+func TestSubOffsetReadsPagesOnce(t *testing.T) {
+	s := newSite(t, Config{})
+	pages := &countingPages{Streams: s.srv.streams}
+	s.srv.streams = pages
+	json := header{"Content-Type": "application/json"}
+	s.put("/v1/stream/src", "["+strings.Repeat("7,", 2999)+"7]", json)
+	s.put("/v1/stream/f", "[8]", header{hForkedFrom: "/v1/stream/src", hForkOffset: "-1", hForkSub: "2500"})
+	if n := pages.n.Load(); n > 4 {
+		t.Errorf("%d pages for 3,000 messages", n)
+	}
+	got, next := "", "-1"
+	for next != "" {
+		resp := s.do("GET", "/v1/stream/f?offset="+next, "", nil)
+		got += s.want(resp, 200)
+		if next = resp.Header.Get(hNextOffset); resp.Header.Get(hUpToDate) != "" {
+			next = ""
+		}
+	}
+	if strings.Count(got, "7") != 2500 || strings.Count(got, "8") != 1 {
+		t.Errorf("%d and %d", strings.Count(got, "7"), strings.Count(got, "8"))
+	}
 }
