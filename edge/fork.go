@@ -83,6 +83,9 @@ func (s *Server) source(ctx context.Context, req *shard.Request, at offset) erro
 	if err != nil {
 		return refuse(shard.CodeForkPlace, err.Error())
 	}
+	if len(from.past) == 0 { // what stands above the tail may come to be seen later
+		from.pos = min(from.pos, info.Tail)
+	}
 	from, prefix, err := s.refine(ctx, id, info, from, req.Fork.Sub)
 	switch {
 	case errors.Is(err, errSub):

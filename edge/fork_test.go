@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+
 	"time"
 
 	"pgregory.net/rapid"
@@ -431,5 +432,25 @@ func TestSubOffsetReadsPagesOnce(t *testing.T) {
 	}
 	if strings.Count(got, "7") != 2500 || strings.Count(got, "8") != 1 {
 		t.Errorf("%d and %d", strings.Count(got, "7"), strings.Count(got, "8"))
+	}
+}
+
+// What is being written to the source when it is forked never becomes the fork's.
+func TestForkInsideWhatIsNotThereYet(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/src", "[0]", header{"Content-Type": "application/json"})
+	s.log.Latency = 50 * time.Millisecond
+	written := make(chan *http.Response, 1)
+	go func() {
+		written <- s.do("POST", "/v1/stream/src", "["+strings.Repeat("7,", 2999)+"7]", header{"Content-Type": "application/json"})
+	}()
+	var info shard.Info
+	for info.LogTail < 500 {
+		info, _ = s.srv.streams.State(t.Context(), "default/src", shard.AskLocal)
+	}
+	s.put("/v1/stream/f", "[8]", header{hForkedFrom: "/v1/stream/src", hForkOffset: formatOffset(info.Life, 500)})
+	s.want(<-written, 204)
+	if got := s.want(s.do("GET", "/v1/stream/f", "", nil), 200); got != "[0,8]" {
+		t.Errorf("%.100s", got)
 	}
 }
