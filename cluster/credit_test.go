@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
@@ -257,6 +258,34 @@ func TestCreditIsKept(t *testing.T) {
 		if b.linkCredit(); b.s.credit != rigLink || len(b.s.subs) != 0 || len(b.s.server.hosted.uses) != 0 {
 			t.Fatalf("%d credit, %d subscriptions, %d uses when nothing is followed",
 				b.s.credit, len(b.s.subs), len(b.s.server.hosted.uses))
+		}
+	})
+}
+
+// A Frame keeps its size when it opens subscriptions of forks, whose chains are long:
+// gRPC would refuse it, and with it the whole link, again and again.
+func TestFramesOfForks(t *testing.T) {
+	t.Parallel()
+	var chain []shard.Ancestor
+	for i := range shard.MaxChain {
+		name := shard.StreamID(fmt.Sprintf("default/%0500d", i))
+		chain = append(chain, shard.Ancestor{Stream: name, Life: 1, Bound: 1})
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		b := newLaneRig(t, 0)
+		b.host.tails["s/0"] = shard.NewTails(0, 0).Open("s/0", shard.Info{Exists: true, Chain: chain}, 0)
+		b.o.waiting = 1000
+		var q []*relaypb.Subscribe
+		for h := range uint64(500) {
+			q = append(q, &relaypb.Subscribe{Handle: h + 1, Stream: "s/0"})
+		}
+		b.s.take(&relaypb.ToOwner{Subscribe: q})
+		b.o.wg.Wait()
+		for opened := 0; opened < len(q); opened += len(b.fr.frame.Parts) {
+			b.s.fill(&b.fr, 0)
+			if n := proto.Size(&b.fr.frame); n > 2*frameBytes || n == 0 {
+				t.Fatalf("a Frame of %d bytes", n)
+			}
 		}
 	})
 }

@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"google.golang.org/protobuf/proto"
+
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -43,8 +45,8 @@ func (f *framer) add(kind relaypb.Kind, u *sub, size int) *relaypb.Part {
 }
 
 func (f *framer) subscribed(u *sub) {
-	info := infoToWire(u.tail.Info())
-	f.add(relaypb.Kind_KIND_SUBSCRIBED, u, 128+len(info.GetType())).Subscribed = &relaypb.Subscribed{Info: info, Start: u.pos}
+	s := &relaypb.Subscribed{Info: infoToWire(u.tail.Info()), Start: u.pos}
+	f.add(relaypb.Kind_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // a fork's chain may be long
 }
 
 func (f *framer) moved(u *sub, to place) {
