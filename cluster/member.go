@@ -24,6 +24,8 @@ type Member struct {
 	StartAt, StopAt uint64
 	// Flags say what else to know.
 	Flags Flags
+	// Speaks is the newest version of the relay's contract that it knows.
+	Speaks uint8
 	// Relay is the address of its gRPC server, HTTP that of its public one.
 	Relay, HTTP string
 }
@@ -65,7 +67,7 @@ func (m *Member) encode() []byte {
 	b = append(b, metaVersion)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.Flags))
 	b = binary.BigEndian.AppendUint16(b, ringGeneration)
-	b = append(b, relayVersion, relayVersion)
+	b = append(b, relayOldest, m.Speaks)
 	for _, v := range []uint64{m.Rev, m.Start, m.StartAt, m.StopAt} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
@@ -87,6 +89,7 @@ func decodeMember(name string, b []byte) (Member, error) {
 	m := Member{
 		Name:    name,
 		Flags:   Flags(binary.BigEndian.Uint16(b[1:])),
+		Speaks:  b[6],
 		Rev:     binary.BigEndian.Uint64(b[7:]),
 		Start:   binary.BigEndian.Uint64(b[15:]),
 		StartAt: binary.BigEndian.Uint64(b[23:]),

@@ -71,7 +71,7 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		self: Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), Key: cfg.RingKey,
 			Start: uint64(cfg.Now().UnixMilli()), Rev: 1, StopAt: Never,
-			Relay: relayAddr, HTTP: cfg.HTTP,
+			Speaks: relayVersion, Relay: relayAddr, HTTP: cfg.HTTP,
 		},
 	}
 	if len(cfg.Join) > 0 {

@@ -211,6 +211,9 @@ func (r *Relay) foreign() {
 // Do carries a write out, at the stream's owner. Errors: those of Host.Do and
 // ErrUnavailable. After ErrOutcomeUnknown the write may have taken effect.
 func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
+	if req.Fork != nil && !r.View().speaks(relayForks) {
+		return shard.Outcome{}, errForksLater
+	}
 	var out shard.Outcome
 	sent := false // somebody may have carried it out without telling
 	err := r.route(ctx, req.Stream, func(ctx context.Context, l *link, rt route) (err error) {
@@ -240,6 +243,10 @@ func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, erro
 		return shard.Outcome{}, public(err)
 	}
 }
+
+// errForksLater: an owner of an earlier release would make a plain stream of a fork,
+// and an edge would show it without what it inherited.
+var errForksLater = fmt.Errorf("%w: a member runs a release that knows no forks", shard.ErrUnavailable)
 
 // State describes a stream, as Host.State does. Without AskLocal the answer
 // knows of every write that was acknowledged anywhere before the call.

@@ -531,3 +531,42 @@ func TestRelayLinkBreaks(t *testing.T) {
 		t.Errorf("the link broke %d times only", broken)
 	}
 }
+
+// While a member of an earlier release is there nothing is forked: as an owner it
+// would make a plain stream of a fork, and as an edge show it without its past.
+func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
+	f := newFleet(t, 2)
+	a, b := f.nodes[0], f.nodes[1]
+	src := f.owned(a)
+	life := f.do(a, write(src, shard.OpCreate, "inherited"), shard.CodeCreated).Info.Life
+	fork := write("default/fork", shard.OpCreate)
+	fork.Fork = &shard.Fork{Source: src}
+	fork.Source = &shard.Source{Life: life, Type: "text/plain", Chain: []shard.Ancestor{
+		{Stream: src, Life: life, Start: 1, Bound: 2},
+	}}
+	speak := func(version uint8) {
+		b.ms.mu.Lock()
+		b.ms.self.Speaks = version
+		b.ms.self.Rev++
+		b.ms.mu.Unlock()
+		poke(b.ms.tell)
+		f.eventually("they know of each other", func() bool {
+			return a.View().speaks(relayForks) == (version >= relayForks)
+		})
+	}
+	speak(relayForks - 1)
+	if out, err := a.Do(f.Context(), fork); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("code %d, %v", out.Code, err)
+	}
+	speak(relayForks)
+	f.do(a, fork, shard.CodeCreated)
+}
+
+// What only a later release can mean is not taken for an append.
+func TestUnknownOperation(t *testing.T) {
+	t.Parallel()
+	q := write("default/s", shard.OpSettled+1, "x")
+	if q, _, err := requestFromWire(requestToWire(q, route{})); err == nil {
+		t.Errorf("taken: %+v", q)
+	}
+}

@@ -152,7 +152,7 @@ func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
 		return nil, status.Error(codes.InvalidArgument, "no hello")
 	case h.GetTo() != s.self:
 		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self)
-	case h.GetVersion() < relayVersion:
+	case h.GetVersion() < relayOldest:
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
 	ses := &session{

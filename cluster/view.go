@@ -62,6 +62,11 @@ func compare(a, b uint64) int {
 // Members lists the members by name. Shared; must not be changed.
 func (v *View) Members() []Member { return v.members }
 
+// speaks reports whether every member knows a version of the relay's contract.
+func (v *View) speaks(version uint8) bool {
+	return !slices.ContainsFunc(v.members, func(m Member) bool { return m.Speaks < version })
+}
+
 // Member is the member of that name, or nil.
 func (v *View) Member(name string) *Member {
 	i, ok := slices.BinarySearchFunc(v.members, name, func(m Member, name string) int {

@@ -14,8 +14,13 @@ import (
 
 // This file knows both relaypb and shard: what travels, and what it means here.
 
-// relayVersion is the version of the contract in relay.proto.
-const relayVersion = 1
+// The versions of the contract in relay.proto: the newest that this release
+// speaks, the oldest, and the one that brought forks.
+const (
+	relayVersion = 2
+	relayOldest  = 1
+	relayForks   = 2
+)
 
 // Sizes on the wire, in bytes.
 const (
@@ -269,7 +274,7 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 	for _, n := range h.GetSizes() {
 		total += int(min(n, shard.MaxBody+1))
 	}
-	if err != nil || len(h.GetId()) != len(shard.AppendID{}) ||
+	if err != nil || h.GetOp() > uint32(shard.OpSettled) || len(h.GetId()) != len(shard.AppendID{}) ||
 		len(h.GetSizes()) > shard.MaxMessages || total > shard.MaxBody {
 		return nil, 0, errRequest
 	}
