@@ -248,8 +248,11 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 	case ckFork:
 		s.fork = f.fork()
 	case ckHeld:
-		at := orNow(f.uvarint())
-		s.hold(f.head(), holder{StreamID(f.rest()), at})
+		if s.held == nil {
+			s.held = map[AppendID]holder{}
+		}
+		at, id := orNow(f.uvarint()), f.head()
+		s.held[id] = holder{StreamID(f.rest()), at}
 	case ckDebt:
 		s.debts = append(s.debts, debt{f.head(), StreamID(f.rest())})
 	case ckNext:

@@ -2,6 +2,8 @@ package shard
 
 import (
 	"fmt"
+	"maps"
+	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -276,4 +278,23 @@ func TestBuryInAFullBatch(t *testing.T) {
 			t.Fatalf("codes %d, %d", outs[0].Code, outs[1].Code)
 		}
 	})
+}
+
+// A full table of forks is read with every checkpoint, while the stream waits.
+func TestForkTableIsReadInOneGo(t *testing.T) {
+	s := &State{exists: true, life: 1, typ: "text/plain", held: map[AppendID]holder{}}
+	for i := 0; s.heldSize()+40 < heldBytes; i++ {
+		s.held[NewAppendID()] = holder{StreamID(fmt.Sprint("default/f", i)), 5}
+	}
+	b, got := s.encode(), State{}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := got.decode(b, 1)
+	runtime.ReadMemStats(&after)
+	if err != nil || !maps.Equal(got.held, s.held) {
+		t.Fatalf("%d of %d forks, %v", len(got.held), len(s.held), err)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 10<<20 {
+		t.Errorf("%d bytes for a table of %d", n, len(b))
+	}
 }
