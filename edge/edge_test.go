@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -308,4 +310,37 @@ func TestDrain(t *testing.T) {
 	if late.Header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
+}
+
+// lateStates answers once it may.
+type lateStates struct {
+	Streams
+	gate atomic.Pointer[chan struct{}]
+}
+
+func (l *lateStates) State(ctx context.Context, id shard.StreamID, ask shard.Ask) (shard.Info, error) {
+	if gate := l.gate.Load(); gate != nil {
+		<-*gate
+	}
+	return l.Streams.State(ctx, id, ask)
+}
+
+// A long-poll whose stream is made anew while it waits has an offset of an earlier
+// life: 410, and no word that there is no stream.
+func TestMadeAnewWhileWaiting(t *testing.T) {
+	s := newSite(t, Config{LongPoll: 20 * time.Second})
+	states := &lateStates{Streams: s.srv.streams}
+	s.srv.streams = states
+	at := s.put("/v1/stream/s", "old", text).Header.Get(hNextOffset)
+	polled := make(chan *http.Response, 1)
+	go func() { polled <- s.do("GET", "/v1/stream/s?live=long-poll&offset="+at, "", nil) }()
+	for s.log.OpenSessions() == 0 {
+		runtime.Gosched()
+	}
+	gate := make(chan struct{})
+	states.gate.Store(&gate)
+	s.want(s.do("DELETE", "/v1/stream/s", "", nil), 204)
+	s.put("/v1/stream/s", "new", text)
+	close(gate)
+	s.want(<-polled, 410)
 }

@@ -61,8 +61,8 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 		return info, err
 	}
 	defer release()
-	if tail.Life() != info.Life {
-		return info, shard.ErrNotFound
+	if tail.Life() != info.Life { // made anew between the two calls
+		return info, errOffsetGone
 	}
 	w := make(signal, 1)
 	defer tail.Unwatch(w)
@@ -83,7 +83,7 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 		err = now.Absent()
 	}
 	if err == nil { // made anew already
-		err = shard.ErrNotFound
+		err = errOffsetGone
 	}
 	return info, err
 }

@@ -30,7 +30,7 @@ func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id
 	}
 	defer release()
 	if tail.Life() != info.Life { // made anew between the two calls
-		fail(w, shard.ErrNotFound)
+		fail(w, errOffsetGone)
 		return
 	}
 	form := framingOf(info.Type)
