@@ -85,6 +85,13 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", flag, err))
 		}
 	}
+	for flag, ok := range map[string]bool{
+		"--grace": c.Grace > 0, "--long-poll": c.LongPoll > 0, "--max-readers": c.MaxReaders > 0,
+	} {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s: want more than nothing", flag))
+		}
+	}
 	if c.S2Basin == "" && c.S2BasinTemplate == "" && len(c.S2BasinMap) == 0 {
 		errs = append(errs, errors.New("one of --s2-basin, --s2-basin-template, --s2-basin-map is required"))
 	}

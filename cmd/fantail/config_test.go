@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A setting that does not exist is an error, not a silent default.
@@ -14,6 +15,7 @@ func TestUnknownSettings(t *testing.T) {
 	}{
 		{[]string{"serve", "--s2-bsin=x"}, nil, "--s2-bsin"},
 		{[]string{"dev"}, []string{"FANTAIL_NODS=3"}, "FANTAIL_NODS"},
+		{[]string{"serve", "--s2-bsin=x"}, []string{"FANTAIL_C=1"}, "FANTAIL_C: no such setting\nunknown flag --s2-bsin"},
 		{[]string{"s2"}, []string{"FANTAIL_A=1", "FANTAIL_B=2", "HOME=/"}, "FANTAIL_B"},
 	} {
 		err := run(c.args, c.environ)
@@ -44,12 +46,15 @@ func TestVariableSetsFlag(t *testing.T) {
 }
 
 func TestAllErrorsAtOnce(t *testing.T) {
-	c := serveCmd{HTTP: "nowhere", Admin: "x", Join: []string{"a"}, Cluster: "c", Secret: "zz"}
+	c := serveCmd{
+		HTTP: "nowhere", Admin: "x", Join: []string{"a"}, Cluster: "c", Secret: "zz",
+		Grace: -time.Second, MaxReaders: -1,
+	}
 	_, err := c.node(slog.New(slog.DiscardHandler))
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"--http", "--admin", "--s2-basin", "--s2-token", "--secret"} {
+	for _, want := range []string{"--http", "--admin", "--s2-basin", "--s2-token", "--secret", "--grace", "--long-poll", "--max-readers"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,11 +28,8 @@ func run(args, environ []string) error {
 	if err != nil {
 		return err
 	}
-	if err := unknownVariables(parser.Model, environ); err != nil {
-		return err
-	}
 	cmd, err := parser.Parse(args)
-	if err != nil {
+	if err := errors.Join(unknownVariables(parser.Model, environ), err); err != nil {
 		return err
 	}
 	// The first signal stops in order; a second one, or the grace running out, ends

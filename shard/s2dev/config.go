@@ -97,7 +97,7 @@ func (c Config) checkListen() error {
 		return nil
 	}
 	return fmt.Errorf("s2dev: %q is not loopback, and this server has no authentication: "+
-		"anybody who reaches it can read and delete everything (AllowRemote permits it)", c.Listen)
+		"anybody who reaches it can read and delete everything (--allow-remote, or Config.AllowRemote, permits it)", c.Listen)
 }
 
 func isLoopback(host string) bool {
