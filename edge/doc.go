@@ -9,6 +9,9 @@
 // offset (offset.go) into a log position of the stream's current life, and then
 // answer a chunk (catch-up), wait once (longpoll.go) or stream (sse.go).
 //
+// A fork is read leg by leg (place.go): what it inherited in its ancestors' logs,
+// under offsets of their lives, then its own. fork.go finds out what a PUT inherits.
+//
 // # The life of an SSE reader
 //
 // A cursor (cursor.go) is the reader's place in the stream's Tail and the bytes

@@ -23,6 +23,16 @@
 // reads at its position: Ranges from the Tail, pages (pages.go) below it, and
 // waits by a Waker at the tip. Nothing is queued for a reader.
 //
+// # The life of a fork
+//
+// A fork (fork.go, pure; forks.go) has a log of its own; its create record holds the
+// chain of ancestors whose logs it reads, up to a bound each. Its owner has the
+// source's owner write a reference (KindHold) first, then creates, and gives the
+// reference back (KindRelease) after the fork's end. A source that is deleted while
+// it is held is gone: nothing of it is trimmed, and its name stays taken, until the
+// last reference is back. What a crash leaves behind is struck out by the source's
+// owner, which asks the forks (verify).
+//
 // # Invariants
 //
 //  1. Every append carries the position at which it must stand. Two owners of one
@@ -46,7 +56,8 @@
 //
 // None per stream at rest. Host.spawn starts every goroutine and Host.Close waits
 // for all: one per open session (runSession), one per attempt to open or to check
-// the tail, the sweeper, and, where callers wait behind a batch or its first
+// the tail, the sweeper, one for the chores of a stream that owes or is gone, one
+// per reference that an attempt gives back, and, where callers wait behind a batch or its first
 // sending did not settle it, one that carries batches out (fly). The first
 // sending is done by the caller that found no batch in flight, on its own
 // goroutine. No lock is held over I/O, and wakers run after locks are released.
