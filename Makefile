@@ -23,7 +23,7 @@ test: ## every test, with the race detector
 check: fmt lint test ## before every commit
 
 fmt: ## fail if a file is not formatted
-	@out=$$($(GOLANGCI) fmt --diff 2>/dev/null); if [ -n "$$out" ]; then echo "$$out"; exit 1; fi
+	@out=$$($(GOLANGCI) fmt --diff) || { echo "$$out"; exit 1; }; if [ -n "$$out" ]; then echo "$$out"; exit 1; fi
 
 lint: ## static checks: correctness, shape, directions of import
 	$(GOLANGCI) run

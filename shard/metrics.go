@@ -41,7 +41,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 			defer h.mu.Unlock()
 			return float64(len(h.shards))
 		}),
-		gauge("fantail_followed_streams", "Streams with a Tail on this node.", func() float64 {
+		gauge("fantail_followed_streams", "Streams that somebody follows, at their owner.", func() float64 {
 			return float64(h.tails.followed())
 		}),
 		gauge("fantail_s2_read_sessions", "S2 read sessions that this node has open.", func() float64 {
