@@ -9,20 +9,18 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/fantail-dev/fantail/bench/internal/child"
 	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
@@ -65,8 +63,8 @@ func run(streams int, withS2 bool) error {
 	if err != nil {
 		return err
 	}
-	defer owner.stop()
-	gossip, err := owner.ask("gossip")
+	defer owner.Stop()
+	gossip, err := owner.Ask("gossip")
 	if err != nil {
 		return err
 	}
@@ -74,24 +72,24 @@ func run(streams int, withS2 bool) error {
 	if err != nil {
 		return err
 	}
-	defer edge.stop()
+	defer edge.Stop()
 	var stages [4]struct{ owner, edge int }
 	for i, s := range []struct{ who, what string }{
 		{}, {"owner", "create"}, {"owner", "follow"}, {"edge", "follow"},
 	} {
 		switch s.who {
 		case "owner":
-			_, err = owner.ask(fmt.Sprintf("%s %d", s.what, streams))
+			_, err = owner.Ask(fmt.Sprintf("%s %d", s.what, streams))
 		case "edge":
-			_, err = edge.ask(fmt.Sprintf("%s %d", s.what, streams))
+			_, err = edge.Ask(fmt.Sprintf("%s %d", s.what, streams))
 		}
 		if err != nil {
 			return err
 		}
-		if stages[i].owner, err = owner.memory(); err != nil {
+		if stages[i].owner, err = memoryOf(owner); err != nil {
 			return err
 		}
-		if stages[i].edge, err = edge.memory(); err != nil {
+		if stages[i].edge, err = memoryOf(edge); err != nil {
 			return err
 		}
 	}
@@ -104,56 +102,17 @@ func run(streams int, withS2 bool) error {
 	return nil
 }
 
-// peer is a node in a process of its own, asked line by line.
-type peer struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Scanner
+func start(name, join, endpoint string) (*child.Peer, error) {
+	return child.Self("-node", name, "-join", join, "-endpoint", endpoint)
 }
 
-func start(name, join, endpoint string) (*peer, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	p := &peer{cmd: exec.Command(self, "-node", name, "-join", join, "-endpoint", endpoint)}
-	p.cmd.Stderr = os.Stderr
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	p.out = bufio.NewScanner(out)
-	return p, p.cmd.Start()
-}
-
-func (p *peer) ask(what string) (string, error) {
-	if _, err := fmt.Fprintln(p.in, what); err != nil {
-		return "", err
-	}
-	if !p.out.Scan() {
-		return "", fmt.Errorf("%s: node ended", what)
-	}
-	answer, ok := strings.CutPrefix(p.out.Text(), "ok ")
-	if !ok {
-		return "", fmt.Errorf("%s: %s", what, p.out.Text())
-	}
-	return answer, nil
-}
-
-func (p *peer) memory() (int, error) {
-	s, err := p.ask("memory")
+// memoryOf is what a node's process holds, in bytes.
+func memoryOf(p *child.Peer) (int, error) {
+	s, err := p.Ask("memory")
 	if err != nil {
 		return 0, err
 	}
 	return strconv.Atoi(s)
-}
-
-func (p *peer) stop() {
-	_ = p.in.Close()
-	_ = p.cmd.Wait()
 }
 
 // node is one of the two.
@@ -186,14 +145,7 @@ func runNode(name, join, endpoint string) error {
 	if n.relay, err = cluster.Join(ctx, cfg, n.host, tails); err != nil {
 		return err
 	}
-	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		answer, err := n.answer(ctx, in.Text())
-		if err != nil {
-			fmt.Println("error", err)
-			continue
-		}
-		fmt.Println("ok", answer)
-	}
+	child.Serve(func(line string) (string, error) { return n.answer(ctx, line) })
 	return errors.Join(n.relay.Close(), n.host.Close())
 }
 

@@ -1,4 +1,4 @@
-// Package child runs a process for a measurement.
+// Package child runs the processes of a measurement.
 package child
 
 import (
