@@ -36,11 +36,15 @@ func newPages(log Log, bytes int64) *pages {
 	})}
 }
 
-// read returns the page at from, which lies below info.Tail.
+// read returns the page at from, which lies below info.Tail; or one that begins
+// below from and is there already.
 func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
 	key := pageKey{id, info.Life, from}
-	if r, ok := p.cache.GetIfPresent(key); ok && r.To() <= info.Tail {
-		return r, nil
+	// A reader in chunks comes back inside the page where its last chunk ended.
+	for _, k := range [...]pageKey{key, {id, info.Life, max(info.Start, from-from%pageRecords)}} {
+		if r, ok := p.cache.GetIfPresent(k); ok && r.To() > from && r.To() <= info.Tail {
+			return r, nil
+		}
 	}
 	// One read for all who ask; it is not given up when the first of them leaves.
 	name := string(id) + "\x00" + uintKey(info.Life) + uintKey(from) + uintKey(info.Tail)
