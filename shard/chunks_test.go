@@ -9,35 +9,47 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// Who reads in chunks that do not end where pages do costs the log one read for
-// each page, and none the second time.
-func TestPagesOnceForChunks(t *testing.T) {
+// However readers cut a stream, each page is read once; the one that the tail
+// ended, again when the stream has grown.
+func TestPagesAreReadOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		var all []string
-		for i := range 50 {
-			var msgs []string
-			for j := range 100 {
-				msgs = append(msgs, strconv.Itoa(100*i+j))
+		grow := func() shard.Info {
+			for range 50 {
+				var msgs []string
+				for range 90 {
+					msgs = append(msgs, strconv.Itoa(len(all)+len(msgs)))
+				}
+				all = append(all, msgs...)
+				do(t, h, appendReq("text/plain", msgs...), shard.CodeAppended)
 			}
-			all = append(all, msgs...)
-			do(t, h, appendReq("text/plain", msgs...), shard.CodeAppended)
-		}
-		info, err := h.State(t.Context(), stream, 0)
-		if err != nil {
-			t.Fatal(err)
+			info, err := h.State(t.Context(), stream, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info
 		}
 		fresh := node(t, log)
-		// The last page may still grow: it is read whenever it is asked for.
-		for i, want := range []struct{ chunk, reads int }{{700, 7}, {1000, 2}, {300, 3}} {
+		read := func(info shard.Info, chunk int, want []string, reads int) {
+			t.Helper()
 			before := log.Ops().Reads
-			equal(t, chunks(t, fresh, info, want.chunk), all)
-			if reads := log.Ops().Reads - before; reads > want.reads {
-				t.Errorf("turn %d, chunks of %d: %d reads, want %d", i, want.chunk, reads, want.reads)
+			equal(t, chunks(t, fresh, info, chunk), want)
+			if n := log.Ops().Reads - before; n != reads {
+				t.Errorf("to %d in chunks of %d: %d reads, want %d", info.Tail, chunk, n, reads)
 			}
 		}
+		first := grow()
+		old := all
+		read(first, 700, old, 5)
+		read(first, 1000, old, 0)
+		read(first, 300, old, 0)
+		second := grow()
+		read(second, 1000, all, 6) // the last one again, and five more
+		read(second, 300, all, 0)
+		read(first, 300, old, 0) // as a fork of that moment reads
 	})
 }
 

@@ -11,12 +11,20 @@ import (
 // pages reads and remembers history. A page begins where it is asked for and
 // ends at the next multiple of pageRecords, after about pageBytes, or with the
 // last part of an append that such an end would cut: it is the same on every
-// node and never changes, so it can be cached for ever. Bounded in bytes; the
-// least useful pages go first.
+// node and never changes, so it can be cached for ever. One that the tail ended
+// before that serves for as long as its end is the tail of who asks: of an idle
+// stream, or of what a fork inherited. Bounded in bytes; the least useful pages go
+// first.
 type pages struct {
 	log    Log
-	cache  *otter.Cache[pageKey, Range]
+	cache  *otter.Cache[pageKey, page]
 	flight singleflight.Group
+}
+
+// page is a Range of history; whole: it ends by its own rule and not at the tail.
+type page struct {
+	Range
+	whole bool
 }
 
 const pageRecords = MaxBatchRecords
@@ -30,21 +38,16 @@ type pageKey struct {
 }
 
 func newPages(log Log, bytes int64) *pages {
-	return &pages{log: log, cache: otter.Must(&otter.Options[pageKey, Range]{
+	return &pages{log: log, cache: otter.Must(&otter.Options[pageKey, page]{
 		MaximumWeight: uint64(bytes),
-		Weigher:       func(k pageKey, r Range) uint32 { return uint32(len(k.stream) + 128 + len(r.b)) },
+		Weigher:       func(k pageKey, p page) uint32 { return uint32(len(k.stream) + 128 + len(p.b)) },
 	})}
 }
 
-// read returns the page at from, which lies below info.Tail; or one that begins
-// below from and is there already.
+// read returns the page at from, which lies below info.Tail.
 func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
-	key := pageKey{id, info.Life, from}
-	// A reader in chunks comes back inside the page where its last chunk ended.
-	for _, k := range [...]pageKey{key, {id, info.Life, max(info.Start, from-from%pageRecords)}} {
-		if r, ok := p.cache.GetIfPresent(k); ok && r.To() > from && r.To() <= info.Tail {
-			return r, nil
-		}
+	if r, ok := p.cached(id, info, from); ok {
+		return r, nil
 	}
 	// One read for all who ask; it is not given up when the first of them leaves.
 	name := string(id) + "\x00" + uintKey(info.Life) + uintKey(from) + uintKey(info.Tail)
@@ -52,8 +55,8 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
 		defer cancel()
 		r, whole, err := p.fetch(ctx, id, info, from)
-		if err == nil && whole {
-			p.cache.Set(key, r)
+		if err == nil {
+			p.cache.Set(pageKey{id, info.Life, from}, page{r, whole})
 		}
 		return r, err
 	})
@@ -65,6 +68,26 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (
 		return r, res.Err
 	}
 }
+
+// cached finds a page at from; or makes one of that in which from lies: a reader
+// in chunks comes back inside the page where its last chunk ended.
+func (p *pages) cached(id StreamID, info Info, from uint64) (Range, bool) {
+	key := pageKey{id, info.Life, from}
+	c, ok := p.cache.GetIfPresent(key)
+	if !ok || !c.reaches(info.Tail) {
+		around := pageKey{id, info.Life, max(info.Start, from-from%pageRecords)}
+		c, ok = p.cache.GetIfPresent(around)
+		if !ok || c.To() <= from || !c.reaches(info.Tail) {
+			return Range{}, false
+		}
+		c.Range = c.after(from)
+		p.cache.Set(key, c)
+	}
+	return c.before(info.Tail), true
+}
+
+// reaches reports whether the page is what there is up to a tail.
+func (p page) reaches(tail uint64) bool { return p.whole || p.To() >= tail }
 
 func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
 
