@@ -2,6 +2,7 @@ package shard_test
 
 import (
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -51,6 +52,39 @@ func TestPagesAreReadOnce(t *testing.T) {
 		read(second, 300, all, 0)
 		read(first, 300, old, 0) // as a fork of that moment reads
 	})
+}
+
+// A large append may be entered anywhere.
+func TestPagesOfLargeAppend(t *testing.T) {
+	for _, size := range []int{20, 3000, shard.MaxBatchBytes * 3 / 2} {
+		synctest.Test(t, func(t *testing.T) {
+			log := logtest.NewMemory(1)
+			h := node(t, log)
+			do(t, h, create("text/plain", "before"), shard.CodeCreated)
+			var msgs []string
+			for i := range min(10_000, shard.MaxBody/size) {
+				m := strconv.Itoa(i)
+				msgs = append(msgs, m+strings.Repeat(".", size-len(m)))
+			}
+			do(t, h, appendReq("text/plain", msgs...), shard.CodeAppended)
+			do(t, h, appendReq("text/plain", "after"), shard.CodeAppended)
+			info, err := h.State(t.Context(), stream, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := append(append([]string{"before"}, msgs...), "after")
+			fresh := node(t, log)
+			got := chunks(t, fresh, info, 700)
+			for i := range min(len(got), len(all)) {
+				if got[i] != all[i] {
+					t.Fatalf("%d messages of %d bytes: at %d %.20q, want %.20q", len(msgs), size, i, got[i], all[i])
+				}
+			}
+			if len(got) != len(all) {
+				t.Fatalf("%d messages of %d bytes: read %d", len(msgs), size, len(got))
+			}
+		})
+	}
 }
 
 // chunks reads the stream in runs of n messages, each from where the last one ended.

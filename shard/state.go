@@ -270,6 +270,9 @@ func (s *State) finish(r Record, h *Header, op Op) {
 func (s *State) foldPart(r Record, h *Header) effect {
 	var e effect
 	first := h.Flags&FlagFirst != 0
+	if s.partial && s.run != nil && s.run.id.IsZero() && !first {
+		s.run.id = h.Append // the page begins inside a part, and only the next one tells whose
+	}
 	orphan := s.run == nil || !h.Append.IsZero() && h.Append != s.run.id
 	if first || orphan {
 		e.void = s.run != nil
