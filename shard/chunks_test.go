@@ -54,7 +54,7 @@ func TestPagesAreReadOnce(t *testing.T) {
 	})
 }
 
-// A large append may be entered anywhere.
+// A large append may be entered anywhere, and is read once.
 func TestPagesOfLargeAppend(t *testing.T) {
 	for _, size := range []int{20, 3000, shard.MaxBatchBytes * 3 / 2} {
 		synctest.Test(t, func(t *testing.T) {
@@ -82,6 +82,10 @@ func TestPagesOfLargeAppend(t *testing.T) {
 			}
 			if len(got) != len(all) {
 				t.Fatalf("%d messages of %d bytes: read %d", len(msgs), size, len(got))
+			}
+			// A read brings a batch, which may be half full.
+			if n, most := log.Ops().Reads, 2*len(msgs)*size/shard.MaxBatchBytes+len(msgs)/1000+4; n > most {
+				t.Errorf("%d messages of %d bytes: %d reads, want at most %d", len(msgs), size, n, most)
 			}
 		})
 	}

@@ -9,9 +9,10 @@ import (
 )
 
 // pages reads and remembers history. A page begins where it is asked for and
-// ends at the next multiple of pageRecords, after about pageBytes, or with the
-// last part of an append that such an end would cut: it is the same on every
-// node and never changes, so it can be cached for ever. One that the tail ended
+// ends at the next multiple of pageRecords or after about a batch's bytes. It never
+// changes, so it can be cached for ever. Whether a part of a large append is
+// visible only its last part tells: such appends are read to their ends, and cut
+// into pages then. A page that the tail ended
 // before that serves for as long as its end is the tail of who asks: of an idle
 // stream, or of what a fork inherited. Bounded in bytes; the least useful pages go
 // first.
@@ -55,10 +56,14 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
 		defer cancel()
 		r, whole, err := p.fetch(ctx, id, info, from)
-		if err == nil {
-			p.cache.Set(pageKey{id, info.Life, from}, page{r, whole})
+		if err != nil {
+			return r, err
 		}
-		return r, err
+		pieces := pieces(r)
+		for _, piece := range pieces {
+			p.cache.Set(pageKey{id, info.Life, piece.From()}, page{piece, whole || piece.To() < r.To()})
+		}
+		return pieces[0], nil
 	})
 	select {
 	case <-ctx.Done():
@@ -90,6 +95,27 @@ func (p *pages) cached(id StreamID, info Info, from uint64) (Range, bool) {
 func (p page) reaches(tail uint64) bool { return p.whole || p.To() >= tail }
 
 func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
+
+// pieces cuts what was read to the end of a large append into pages. No message is
+// cut.
+func pieces(r Range) []Range {
+	if r.To() <= r.From()-r.From()%pageRecords+pageRecords {
+		return []Range{r}
+	}
+	var out []Range
+	b := newRangeBuilder(r.From())
+	for i, end := 0, r.From(); i < r.Len(); i++ {
+		m := r.Message(i)
+		if line := m.Pos - m.Pos%pageRecords; line > b.from {
+			cut := max(line, end)
+			out = append(out, b.build(cut, r.Tail(), r.Time(), false))
+			b = newRangeBuilder(cut)
+		}
+		b.message(m.Pos, m.Next, m.Body)
+		end = m.Next
+	}
+	return append(out, b.build(r.To(), r.Tail(), r.Time(), r.Closed()))
+}
 
 // fetch reads the page from the log; whole: it ends by its own rule and not at
 // the tail.
