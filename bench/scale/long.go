@@ -13,9 +13,11 @@ import (
 const (
 	// longSize is the size of the records, in bytes.
 	longSize = 32
-	// longAppends is how many appends write either stream: more than the ids that a
-	// stream remembers, so that both remember as many.
+	// longAppends is how many appends write either stream, or more: more than the
+	// ids that a stream remembers, so that both remember as many.
 	longAppends = 1100
+	// longPost is the most records in one append: a batch, with room for a checkpoint.
+	longPost = 950
 	// inFlight appends of a stream wait at the node at once.
 	inFlight = 4
 	// stride is what each round appends to both, so that the distance to the last
@@ -87,12 +89,13 @@ func writeLong(endpoint string, counts [2]int) error {
 	return nil
 }
 
-// fill appends records, in longAppends appends of about one size.
+// fill appends records, in appends of about one size.
 func fill(c *client, stream string, records int) error {
 	var g errgroup.Group
 	g.SetLimit(inFlight)
-	for i := range longAppends {
-		if n := records*(i+1)/longAppends - records*i/longAppends; n > 0 {
+	appends := max(longAppends, (records+longPost-1)/longPost)
+	for i := range appends {
+		if n := records*(i+1)/appends - records*i/appends; n > 0 {
 			g.Go(func() error { return c.post(stream, n, longSize, n) })
 		}
 	}
