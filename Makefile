@@ -41,6 +41,7 @@ proto-check: ## fail if the generated code is not the contract's
 bench: build ## the measurements, into bench/results
 	go run ./bench/append | tee bench/results/append.txt
 	{ go run ./bench/relay; echo; go run ./bench/relay -s2 -streams 2000; } | tee bench/results/relay.txt
+	go run ./bench/scale | tee bench/results/scale.txt
 
 conformance: build bench/conformance/node_modules ## the published suite: one node, the second of three, all in turn; s2-lite, where installed
 	rm -f bin/conformance.json

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
 )
@@ -85,7 +86,7 @@ func climb(endpoint string, exclusive bool, stages []stage) error {
 		if s.onTop {
 			before = last
 		}
-		per := func(now, before int) float64 { return float64(now-before) / float64(s.streams) }
+		per := func(now, before int) float64 { return math.Round(float64(now-before)/float64(s.streams)) + 0 } // no -0
 		fmt.Printf("%-58s %9.0f %9.0f\n", s.name, per(m.heap, before.heap), per(m.resident, before.resident))
 		last = m
 	}
