@@ -319,7 +319,10 @@ func cutMessages(q *shard.Request, sizes []uint32, body []byte) error {
 	return nil
 }
 
+// outcomeToWire leaves the chain of a fork out: nobody asks an outcome for it, and it
+// may be longer than the append.
 func outcomeToWire(o shard.Outcome) *relaypb.DoReply {
+	o.Info.Chain = nil
 	return &relaypb.DoReply{
 		Code: uint32(o.Code), Why: o.Why, Info: infoToWire(o.Info),
 		Producer: producerToWire(o.Producer), Expected: o.Expected, Received: o.Received,

@@ -69,6 +69,7 @@ func TestWireRoundTrips(t *testing.T) {
 			Code: shard.Code(rapid.Uint8().Draw(t, "code")), Why: rapid.String().Draw(t, "why"), Info: info,
 			Producer: drawProducer(t), Expected: rapid.Uint64().Draw(t, "e"), Received: rapid.Uint64().Draw(t, "r"),
 		}
+		out.Info.Chain = nil // stays behind
 		if d := cmp.Diff(out, outcomeFromWire(over(t, outcomeToWire(out), &relaypb.DoReply{}))); d != "" {
 			t.Fatal(d)
 		}

@@ -126,7 +126,8 @@ type Outcome struct {
 	Code Code
 	// Why is a sentence for people, for refusals.
 	Why string
-	// Info is the stream after the request (for a refusal: as it stands).
+	// Info is the stream after the request (for a refusal: as it stands). From another
+	// node it comes without Chain.
 	Info Info
 	// Producer is the highest accepted (epoch, seq) of the request's producer; nil
 	// if the request has none or nothing is known of it.
@@ -143,8 +144,8 @@ type Info struct {
 	Exists bool
 	// Gone: the stream was deleted or has expired, but forks of it live.
 	Gone bool
-	// Life is the stream's incarnation: milliseconds since 1970 at its create or
-	// higher, 0 for a log that only others wrote to. Offsets carry it.
+	// Life is the stream's incarnation: 1,000 times the milliseconds since 1970 at its
+	// create, or higher; 0 for a log that only others wrote to. Offsets carry it.
 	Life uint64
 	// Chain is the past that this life inherited; see Ancestor.
 	Chain []Ancestor
