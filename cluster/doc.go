@@ -45,7 +45,8 @@
 // # What is bounded, and what happens when it is full
 //
 // Subscriptions of one peer: 262,144, then refused as overloaded. Credit: 256 KiB for
-// a subscription, 8 MiB for a link; without it records wait in the Tail, and what is
+// a subscription, 8 MiB for a link, 256 MiB for all links (later ones get less);
+// without it records wait in the Tail, and what is
 // evicted there is read from pages. Streams being opened for peers: 64 at once, 65,536
 // waiting, then refused. Append bodies from peers: 64 MiB, then refused before the body
 // is read. Streams being let go of: 16 at once, the others next second.
@@ -57,8 +58,9 @@
 // and a reader of the bulk lane while anything is followed; at the other end, those of
 // gRPC's handlers. None for a stream. Close ends them all and waits.
 //
-// Locks: followers.mu, follower.mu, then followers.pmu or link.mu; session.mu is never
-// held with a Tail's. Nothing is done over the network under any of them.
+// Locks: followers.mu, follower.mu, then followers.pmu or link.mu; a Tail's may be taken
+// under session.mu, never the other way round. Nothing is done over the network under
+// any of them.
 //
 // # Not here
 //

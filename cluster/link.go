@@ -98,13 +98,14 @@ func openLink(ctx context.Context, p *peer) (*link, error) {
 	}
 	l := &link{
 		to: p.to, incarnation: rand.Uint64(), conn: conn, client: relaypb.NewRelayClient(conn),
-		met: p.peers.met, window: cfg.window, linkWindow: cfg.linkWindow,
+		met: p.peers.met, window: cfg.window, linkWindow: p.peers.grant(),
 		wake: make(chan struct{}, 1), subs: map[uint64]*upstream{}, idle: time.Now(),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	err = l.hello(place{p.peers.self, p.peers.addr})
 	if err != nil {
 		l.cancel(err)
+		p.peers.ungrant(l.linkWindow)
 		_ = conn.Close()
 		return nil, fmt.Errorf("hello to %s: %w", p.to.name, err)
 	}

@@ -27,8 +27,29 @@ type peers struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu sync.Mutex
-	m  map[string]*peer
+	mu      sync.Mutex
+	m       map[string]*peer
+	granted int // link credit of the links that are open
+}
+
+// linkBudget bounds the credit of all links together, in bytes: what may be on its way
+// to this node, whoever sends it.
+const linkBudget = 256 << 20
+
+// grant is the credit of a link that is opened: Config's, as long as that is a quarter
+// of what is left, and never less than a subscription's. ungrant takes it back.
+func (ps *peers) grant() int {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	n := max(min(ps.cfg.linkWindow, (linkBudget-ps.granted)/4), ps.cfg.window)
+	ps.granted += n
+	return n
+}
+
+func (ps *peers) ungrant(n int) {
+	ps.mu.Lock()
+	ps.granted -= n
+	ps.mu.Unlock()
 }
 
 func newPeers(cfg *Config, self, addr string, met *metrics) *peers {
@@ -165,6 +186,7 @@ func (p *peer) run(ctx context.Context) {
 			p.set(nil)
 			p.peers.met.links.Dec()
 			p.peers.cfg.Logger.Info("link down", "peer", p.to.name, "err", err)
+			p.peers.ungrant(l.linkWindow)
 			p.peers.lost(l, l.close())
 		} else {
 			p.peers.cfg.Logger.Debug("open link", "peer", p.to.name, "err", err)
