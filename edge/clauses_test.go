@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // What the protocol demands and its published suite does not look at, a test for each
@@ -364,5 +366,26 @@ func TestPreflight(t *testing.T) {
 			h.Header().Get("Cross-Origin-Resource-Policy") != "cross-origin" || !list(h.Header(), "Access-Control-Expose-Headers")["retry-after"] {
 			t.Errorf("%s: %d %v", path, h.Code, h.Header())
 		}
+	}
+}
+
+// An offset of a stream that the store has lost, with all its streams, is gone once the
+// stream is made anew: it names nothing of the new one.
+func TestOffsetOfAWipedStore(t *testing.T) {
+	s := newSite(t, Config{})
+	at := s.put("/v1/stream/x", "before", text).Header.Get(hNextOffset)
+	s.log.Wipe()
+	later := func() time.Time { return time.Now().Add(time.Second) }
+	host := shard.NewHost(s.log, shard.NewTails(0, 0), shard.Config{Now: later})
+	defer func() { _ = host.Close() }()
+	srv := New(Config{LongPoll: time.Millisecond}, host) // a node that knows nothing of it
+	if w := ask(t, srv, "PUT", "/v1/stream/x", strings.NewReader("after, and longer"), text); w.Code != 201 {
+		t.Fatal(w.Code, w.Body)
+	}
+	for _, live := range []string{"", "&live=long-poll", "&live=sse"} {
+		refused(t, ask(t, srv, "GET", "/v1/stream/x?offset="+at+live, nil, nil), 410, "offset-gone")
+	}
+	if w := ask(t, srv, "GET", "/v1/stream/x", nil, nil); w.Body.String() != "after, and longer" {
+		t.Errorf("%q", w.Body)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-
 	"time"
 
 	"pgregory.net/rapid"

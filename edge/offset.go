@@ -65,7 +65,7 @@ var (
 // parseOffset reads an offset strictly (PROTOCOL 5.6).
 func parseOffset(s string) (offset, error) {
 	switch {
-	case s == "-1":
+	case s == "-1", s == "0": // nothing of a stream stands before position 0
 		return offset{kind: offsetStart}, nil
 	case s == "now":
 		return offset{kind: offsetNow}, nil
@@ -79,7 +79,7 @@ func parseOffset(s string) (offset, error) {
 			return offset{kind: offsetStart}, nil
 		}
 		return offset{kind: offsetMinted, life: life, pos: place / placeUnit}, nil
-	case len(s) > 0 && len(s) <= offsetHalf && (s == "0" || s[0] != '0'):
+	case len(s) > 0 && len(s) <= offsetHalf && s[0] != '0':
 		n, ok := digits(s)
 		if !ok {
 			return offset{}, errOffset
