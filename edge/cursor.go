@@ -29,6 +29,7 @@ type cursor struct {
 	now     state
 	paged   shard.Range // brought by the driver while the reader was behind
 	owed    net.Buffers
+	holds   []*frame // whose data is in owed
 	scratch []shard.Range
 
 	messages int // framed since the driver last looked
@@ -238,6 +239,8 @@ func (c *cursor) owe(last, f *frame) *frame {
 		c.owed = append(c.owed, c.control(last, whereMid))
 	}
 	c.owed = append(c.owed, f.data)
+	c.holds = append(c.holds, f)
+	c.set.cache.pins.pin(f)
 	c.told = mark{f.life, f.next}
 	c.messages += f.messages
 	return f
@@ -301,6 +304,14 @@ func (c *cursor) wrote(n int) {
 		c.owed = c.owed[1:]
 	}
 	if len(c.owed) == 0 {
-		c.owed = nil
+		c.drop()
 	}
+}
+
+// drop lets go of what is owed: it was written, or nobody wants it any more.
+func (c *cursor) drop() {
+	for _, f := range c.holds {
+		c.set.cache.pins.unpin(f)
+	}
+	c.owed, c.holds = nil, nil
 }

@@ -122,7 +122,7 @@ func newWorld(t *rapid.T) *world {
 		life:     rapid.SampledFrom([]uint64{0, 1, 1_800_000_000_000}).Draw(t, "life"),
 		start:    rapid.Uint64Range(0, 2).Draw(t, "start"),
 		interval: 1000,
-		frames:   newFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes")),
+		frames:   newFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), 64<<20),
 	}
 	w.first = w.start
 	tails := shard.NewTails(rapid.IntRange(1, 600).Draw(t, "per tail"), rapid.Int64Range(1, 1000).Draw(t, "budget"))
@@ -632,7 +632,7 @@ func model(t *rapid.T) {
 func lone(t *testing.T, form framing, bodies ...string) (*cursor, *shard.Tail) {
 	t.Helper()
 	tail := shard.NewTails(0, 0).Open("p/s", shard.Info{Exists: true, Life: 7}, 0)
-	set := newFrameCache(1<<20).open(tail, form)
+	set := newFrameCache(1<<20, 64<<20).open(tail, form)
 	for i, b := range bodies {
 		pos := uint64(i)
 		m := shard.Message{Pos: pos, Next: pos + 1, Body: []byte(b)}

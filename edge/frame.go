@@ -40,7 +40,8 @@ type frame struct {
 	life     uint64
 	next     uint64 // the position after the last message
 	messages int
-	size     int // what it counts for in a bound
+	size     int          // what it counts for in a bound
+	pinned   atomic.Int32 // readers that it is being written to; see pins
 
 	once sync.Once
 	data []byte

@@ -13,6 +13,7 @@ import (
 // newest last of all; a reader that still needs one has it by pointer, and one
 // that comes for it later has it rendered anew.
 type frameCache struct {
+	pins  *pins
 	limit int64
 	bytes atomic.Int64
 
@@ -29,8 +30,10 @@ type frameKey struct {
 	form framing
 }
 
-func newFrameCache(limit int64) *frameCache {
-	return &frameCache{limit: limit, m: map[frameKey]*frameSet{}}
+func newFrameCache(limit, pinned int64) *frameCache {
+	return &frameCache{
+		limit: limit, m: map[frameKey]*frameSet{}, pins: &pins{limit: pinned, writers: map[*pacer]struct{}{}},
+	}
 }
 
 // open returns the set of a Tail's frames for one more reader; close gives it

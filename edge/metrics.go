@@ -15,12 +15,20 @@ const (
 	modeCatchUp  mode = "catch-up"
 )
 
+// reason labels cut readers. Closed set.
+type reason string
+
+const (
+	cutStalled reason = "stalled" // it took nothing for Config.Stall
+	cutMemory  reason = "memory"  // it was stuck while readers held too much
+)
+
 // metrics of a Server; without a Registerer they count for nobody.
 type metrics struct {
 	readers    *prometheus.GaugeVec
 	deliveries prometheus.Counter
 	gaps       prometheus.Counter
-	cut        prometheus.Counter
+	cut        *prometheus.CounterVec
 	ack        prometheus.Histogram
 }
 
@@ -36,9 +44,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "fantail_gap_detected_total",
 			Help: "Ranges that did not join where a reader stood. Anything but 0 is a bug.",
 		}),
-		cut: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "fantail_readers_cut_total", Help: "Readers cut because they took nothing.",
-		}),
+		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_readers_cut_total", Help: "Readers cut because they took nothing, by reason.",
+		}, []string{"reason"}),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "fantail_append_seconds", Help: "From a write's body read to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
@@ -46,6 +54,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	for _, mode := range []mode{modeSSE, modeLongPoll, modeCatchUp} {
 		m.readers.WithLabelValues(string(mode))
+	}
+	for _, r := range []reason{cutStalled, cutMemory} {
+		m.cut.WithLabelValues(string(r))
 	}
 	if reg != nil {
 		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.ack)

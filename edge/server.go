@@ -32,6 +32,9 @@ type Config struct {
 	// FrameBytes bounds the frames that readers share, in bytes of what was rendered
 	// (256 MiB); the oldest go first and are rendered anew for who still needs them.
 	FrameBytes int64
+	// PinnedBytes bounds what is being written to SSE readers (64 MiB); beyond, the one
+	// that has been stuck for longest is cut.
+	PinnedBytes int64
 	// Now is the clock (time.Now).
 	Now func() time.Time
 	// Logger gets what an operator should see (discard).
@@ -56,6 +59,9 @@ func (c *Config) defaults() {
 	}
 	if c.FrameBytes <= 0 {
 		c.FrameBytes = 256 << 20
+	}
+	if c.PinnedBytes <= 0 {
+		c.PinnedBytes = 64 << 20
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -96,7 +102,7 @@ func New(cfg Config, streams Streams) *Server {
 	return &Server{
 		compress: compress, compressing: make(chan struct{}, compressors),
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics), draining: make(chan struct{}),
-		frames: newFrameCache(cfg.FrameBytes), complaints: rate.Sometimes{Interval: time.Second},
+		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 }
 

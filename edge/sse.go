@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/fantail-dev/fantail/shard"
@@ -36,14 +37,20 @@ func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id
 	form := framingOf(info.Type)
 	set := s.frames.open(tail, form)
 	defer set.close()
-	sseHead(w.Header(), form)
-	w.WriteHeader(http.StatusOK)
 	d := &driver{
 		server: s, out: s.pacer(w), id: id, info: info, news: make(signal, 1),
 		c:     newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
 		start: q.at.kind == offsetStart,
 	}
 	defer tail.Unwatch(d.news)
+	defer d.c.drop()
+	defer s.frames.pins.enter(d.out)()
+	if err := d.prepare(r.Context()); err != nil {
+		fail(w, err)
+		return
+	}
+	sseHead(w.Header(), form)
+	w.WriteHeader(http.StatusOK)
 	if d.out.flush() == nil { // the head at once, whatever the first event waits for
 		d.run(r.Context())
 	}
@@ -78,6 +85,17 @@ type driver struct {
 	start  bool // began at the start: what is trimmed there is no loss
 }
 
+// prepare brings the page that a reader needs who stands below the Tail, before the
+// head is written: what is no longer kept is 410, and not an empty stream that an
+// EventSource would come back to for ever.
+func (d *driver) prepare(ctx context.Context) error {
+	d.c.interval = interval(d.server.cfg.Now())
+	if len(d.c.pending(writeBudget)) > 0 || d.c.state() != stateBehind {
+		return nil
+	}
+	return d.behind(ctx)
+}
+
 // run is the life of the reader: write what is pending; when idle, wait for news,
 // silence, the client's leaving, or the node's.
 func (d *driver) run(ctx context.Context) {
@@ -87,8 +105,11 @@ func (d *driver) run(ctx context.Context) {
 	for {
 		more, err := d.turn(ctx)
 		if err != nil || ctx.Err() != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				s.m.cut.Inc()
+			switch {
+			case d.out.cut.Load():
+				s.m.cut.WithLabelValues(string(cutMemory)).Inc()
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				s.m.cut.WithLabelValues(string(cutStalled)).Inc()
 			}
 			return
 		}
@@ -136,6 +157,7 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 		}
 		return true, d.behind(ctx)
 	}
+	d.server.frames.pins.relieve(time.Now())
 	for _, b := range append([][]byte(nil), bufs...) {
 		if err := d.out.write(b); err != nil {
 			return true, err
@@ -177,7 +199,9 @@ type pacer struct {
 	w     http.ResponseWriter
 	rc    *http.ResponseController
 	stall time.Duration
-	left  int // of the piece that the deadline is for
+	left  int          // of the piece that the deadline is for
+	began atomic.Int64 // when the write under way began, ns; 0: none
+	cut   atomic.Bool  // for room; see pins
 }
 
 const stallPiece = 16 << 10
@@ -187,9 +211,15 @@ func (s *Server) pacer(w http.ResponseWriter) *pacer {
 }
 
 func (p *pacer) write(b []byte) error {
+	defer p.began.Store(0)
 	for len(b) > 0 {
 		if p.left == 0 {
-			if err := p.until(time.Now().Add(p.stall)); err != nil {
+			now := time.Now()
+			p.began.Store(now.UnixNano())
+			if p.cut.Load() {
+				return os.ErrDeadlineExceeded
+			}
+			if err := p.until(now.Add(p.stall)); err != nil {
 				return err
 			}
 			p.left = stallPiece
@@ -208,6 +238,8 @@ func (p *pacer) write(b []byte) error {
 // it passes, in silence too.
 func (p *pacer) flush() error {
 	p.left = 0
+	p.began.Store(time.Now().UnixNano())
+	defer p.began.Store(0)
 	return errors.Join(p.rc.Flush(), p.until(time.Time{}))
 }
 

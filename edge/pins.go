@@ -1,0 +1,67 @@
+package edge
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pins is what SSE readers hold while it is written to them: frames, each counted once
+// however many hold it. When that is more than limit, the reader is cut that has been
+// at one write for the longest, and for longer than stuckFor: a reader that takes what
+// it gets is never cut for what others hold, so the bound may be passed for a moment.
+type pins struct {
+	limit int64
+	bytes atomic.Int64
+
+	mu      sync.Mutex
+	writers map[*pacer]struct{} // every SSE reader's
+}
+
+// stuckFor is how long a reader may be at one write while there is too little room.
+const stuckFor = time.Second
+
+// pin notes that one more reader holds the frame.
+func (p *pins) pin(f *frame) {
+	if f.pinned.Add(1) == 1 {
+		p.bytes.Add(int64(len(f.data)))
+	}
+}
+
+func (p *pins) unpin(f *frame) {
+	if f.pinned.Add(-1) == 0 {
+		p.bytes.Add(-int64(len(f.data)))
+	}
+}
+
+// enter adds a reader; leave, called before its request ends, takes it out.
+func (p *pins) enter(w *pacer) (leave func()) {
+	p.mu.Lock()
+	p.writers[w] = struct{}{}
+	p.mu.Unlock()
+	return func() {
+		p.mu.Lock()
+		delete(p.writers, w)
+		p.mu.Unlock()
+	}
+}
+
+// relieve cuts a reader if there is too little room and one is stuck.
+func (p *pins) relieve(now time.Time) {
+	if p.bytes.Load() <= p.limit {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var oldest *pacer
+	first := now.Add(-stuckFor).UnixNano()
+	for w := range p.writers {
+		if at := w.began.Load(); at != 0 && at < first && !w.cut.Load() {
+			oldest, first = w, at
+		}
+	}
+	if oldest != nil {
+		oldest.cut.Store(true)
+		_ = oldest.rc.SetWriteDeadline(now) // its request has not ended: it is in writers
+	}
+}
