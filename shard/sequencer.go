@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"runtime/debug"
 	"time"
 )
@@ -122,6 +123,10 @@ func (s *Shard) fly(ctx context.Context, b *batch) {
 				err = ErrStopped
 			}
 			s.refuseAll(err)
+		}
+		if b != nil && len(b.calls) > 1 {
+			// It is busy here: what has arrived and not been run yet joins the next batch.
+			runtime.Gosched()
 		}
 		b, more = s.next()
 	}
