@@ -431,9 +431,23 @@ func validJSON(b []byte) bool { return json.Valid(b) && utf8.Valid(b) }
 // IsJSON reports whether a content type is application/json, parameters aside.
 func IsJSON(contentType string) bool { return MediaType(contentType) == "application/json" }
 
+// plainType reports whether a content type is its own media type: lower case, without
+// parameters or anything unusual.
+func plainType(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '/' && c != '-' && c != '+' && c != '.' {
+			return false
+		}
+	}
+	return strings.Count(s, "/") == 1 && s[0] != '/' && s[len(s)-1] != '/'
+}
+
 // MediaType is the type/subtype of a content type in lower case, without
 // parameters: what the protocol compares (PROTOCOL 5.1).
 func MediaType(contentType string) string {
+	if plainType(contentType) { // nearly all of them, on the way of every append
+		return contentType
+	}
 	if t, _, err := mime.ParseMediaType(contentType); err == nil {
 		return t
 	}

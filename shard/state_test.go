@@ -3,6 +3,7 @@ package shard
 import (
 	"fmt"
 	"maps"
+	"mime"
 	"runtime"
 	"testing"
 
@@ -297,4 +298,17 @@ func TestForkTableIsReadInOneGo(t *testing.T) {
 	if n := after.TotalAlloc - before.TotalAlloc; n > 10<<20 {
 		t.Errorf("%d bytes for a table of %d", n, len(b))
 	}
+}
+
+// The short way to a media type is the long one's.
+func TestMediaType(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.StringMatching(`[a-zA-Z0-9/+. ;=-]{0,12}`).Draw(t, "type")
+		if !plainType(s) {
+			return
+		}
+		if long, _, err := mime.ParseMediaType(s); err != nil || long != MediaType(s) {
+			t.Fatalf("%q: %q, %q %v", s, MediaType(s), long, err)
+		}
+	})
 }
