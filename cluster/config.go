@@ -45,6 +45,9 @@ type Config struct {
 	// Alone is how long a node with Join owns nothing while it finds nobody
 	// (default 30 s).
 	Alone time.Duration
+	// Lead is how far ahead this node announces that it begins or ceases to own streams
+	// (default 2 s, four times what gossip takes; negative: at once).
+	Lead time.Duration
 	// TLS, if set, is used between nodes, in both directions.
 	TLS *tls.Config
 	// Now is the clock for the dates of a View (default time.Now).
@@ -116,6 +119,10 @@ func (c *Config) fill() {
 	if c.Alone <= 0 {
 		c.Alone = 30 * time.Second
 	}
+	if c.Lead == 0 {
+		c.Lead = 2 * time.Second
+	}
+	c.Lead = max(c.Lead, 0)
 	if c.Now == nil {
 		c.Now = time.Now
 	}

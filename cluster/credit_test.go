@@ -27,6 +27,11 @@ func (h *tailsHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*sha
 	return t, func() {}, nil
 }
 
+func (h *tailsHost) Has(shard.StreamID) bool { return true }
+
+// nothing is known of any stream.
+func nothing(context.Context, shard.StreamID) (shard.Handover, bool) { return shard.Handover{}, false }
+
 // rangeOf is a Range of one message at one position.
 func rangeOf(at uint64, size int) shard.Range {
 	b := make([]byte, 52+size)
@@ -84,7 +89,7 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 	}
 	_, table := tableOf("self")
 	srv := &server{
-		self: "self", met: newMetrics(nil), hosted: newHosted(b.host), openers: b.o,
+		self: "self", met: newMetrics(nil), hosted: newHosted(b.host, nothing), openers: b.o,
 		table: func() *Table { return table }, foreign: func() {},
 		answers:  func(context.Context, *Member) bool { return true },
 		sessions: map[uint64]*session{},

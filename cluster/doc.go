@@ -24,6 +24,16 @@
 // by whatever node comes next: it is written once. A refusal changes no View; only
 // gossip does (membership.go).
 //
+// # The life of a change of owners
+//
+// A node that joins or leaves says from which second on (membership.go); every node
+// switches by its own clock. At that instant the old owner of a stream nudges the new
+// one, or somebody asks that one for the stream; it asks the old owner for all that it
+// knows (Hand), installs it, and serves: S2 is not read (handover.go). The old owner
+// refuses the stream from then on, whatever its own table says, and is fed by the new one
+// for the sake of who still follows the stream there. They move one by one, keeping the
+// old feed until the new one answers. Whatever is lost on the way costs a read.
+//
 // # Invariants
 //
 //  1. A View is an immutable value behind one pointer, and At(t) a pure function of it:
@@ -40,7 +50,9 @@
 //  7. A Tail is extended only by what joins it; a hole is counted, logged, and the
 //     stream is asked for again from the position that is needed.
 //  8. A reader's Tail ends only with the stream's life. Owners may come and go.
-//  9. A stream is let go of only while nobody here is fed by it (hosted.go).
+//  9. A stream is let go of only while nobody here is fed by it, or once another node
+//     feeds them; nobody uses it while it comes or goes (hosted.go).
+//  10. What is handed over is a cache. Two owners at once, or none, lose nothing.
 //
 // # What is bounded, and what happens when it is full
 //
@@ -49,11 +61,13 @@
 // without it records wait in the Tail, and what is
 // evicted there is read from pages. Streams being opened for peers: 64 at once, 65,536
 // waiting, then refused. Append bodies from peers: 64 MiB, then refused before the body
-// is read. Streams being let go of: 16 at once, the others next second.
+// is read. Streams being let go of: 16 at once, the others next second. Streams being
+// handed over: 64 at once. Streams that were handed over are remembered for 5 s.
 //
 // # Goroutines
 //
-// For a node: one that tends ownership, one that steps all followers, those of gossip
+// For a node: one that tends ownership, one that steps all followers, up to 65 after a
+// change of owners that nudge, those of gossip
 // and of joining. For each link: its keeper, a reader and a writer of the control lane,
 // and a reader of the bulk lane while anything is followed; at the other end, those of
 // gRPC's handlers. None for a stream. Close ends them all and waits.
@@ -66,6 +80,5 @@
 //
 // What a record means (shard), HTTP (edge), and any work of an owner's that failed:
 // a node that cannot reach an owner sends the request to the heir and does not become
-// a second writer by itself. Scheduled flips and handing streams over warm come later;
-// their dates are in a Member already, their messages have numbers in relay.proto.
+// a second writer by itself.
 package cluster

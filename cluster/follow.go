@@ -288,11 +288,11 @@ func (f *follower) from() uint64 {
 
 // openHere has the host feed the Tail.
 func (f *follower) openHere(m *move) {
-	from := f.from()
+	from, must := f.from(), m.course.hop == hopMust
 	ok := f.fs.openers.add(func() {
 		ctx, cancel := context.WithTimeout(f.fs.ctx, openTimeout)
 		defer cancel()
-		t, release, err := f.fs.hosted.feed(ctx, f.id, from)
+		t, release, err := f.fs.hosted.feed(ctx, f.id, from, must)
 		f.openedHere(m, t, release, err)
 	})
 	if !ok {

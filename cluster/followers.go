@@ -97,6 +97,28 @@ func (fs *followers) hold(id shard.StreamID, from uint64) (*follower, *opening, 
 	return f, o, nil
 }
 
+// handed has a stream followed at another node that the host fed here until now, for
+// the sake of everybody who reads its Tail. release ends that; nil: there is no need.
+func (fs *followers) handed(id shard.StreamID, to place) (release func()) {
+	t := fs.tails.Lookup(id)
+	if t == nil {
+		return nil
+	}
+	from := t.Next()
+	t.Release()
+	f, _, err := fs.hold(id, from)
+	if err != nil {
+		return nil
+	}
+	f.mu.Lock()
+	if f.feed.up == nil && (f.move == nil || !f.move.waiting) {
+		f.move = &move{at: time.Now(), course: course{hint: to.name, route: route{hop: hopSecond}}}
+	}
+	f.mu.Unlock()
+	fs.pend(f)
+	return f.leave
+}
+
 // open is the stream's Tail as a peer describes it, from start on; nil if this
 // node knows of a later life.
 func (fs *followers) open(id shard.StreamID, info shard.Info, start uint64) *shard.Tail {

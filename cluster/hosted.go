@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -14,32 +15,46 @@ type host interface {
 	Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.Tail, func(), error)
 	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.Range, error)
 	Owned() []shard.StreamID
+	Hot(within time.Duration) []shard.StreamID
+	Has(id shard.StreamID) bool
 	Drop(id shard.StreamID)
+	Hand(id shard.StreamID, from uint64) (shard.Handover, bool)
+	Install(id shard.StreamID, h shard.Handover) error
 }
 
-// hosted is the host with a rule added: a stream is let go of only while nobody
-// here is fed by it, and nobody begins to be fed while it is let go of (a Tail
-// that its host dropped is fed no more, and would look idle for ever).
+// hosted is the host with rules added. A stream is let go of only while nobody here is
+// fed by it, or somebody else feeds them; and nobody begins to use it while it comes or
+// goes (a Tail that its host dropped is fed no more, and would look idle for ever). A
+// stream that is not here is fetched from its owner before, if there was one of late.
 type hosted struct {
-	host host
+	host  host
+	fetch func(ctx context.Context, id shard.StreamID) (shard.Handover, bool)
 
-	mu       sync.Mutex
-	uses     map[shard.StreamID]int32         // feeds taken from the host
-	dropping map[shard.StreamID]chan struct{} // closed when it is done
+	mu     sync.Mutex
+	uses   map[shard.StreamID]int32         // feeds taken from the host
+	moving map[shard.StreamID]chan struct{} // on its way here, or away; closed when it is done
+	handed map[shard.StreamID]handed        // at most as many as were handed over in handedFor
 }
 
-func newHosted(h host) *hosted {
+// handed is where a stream went.
+type handed struct {
+	to    place
+	until time.Time
+}
+
+func newHosted(h host, fetch func(context.Context, shard.StreamID) (shard.Handover, bool)) *hosted {
 	return &hosted{
-		host: h, uses: map[shard.StreamID]int32{}, dropping: map[shard.StreamID]chan struct{}{},
+		host: h, fetch: fetch, uses: map[shard.StreamID]int32{},
+		moving: map[shard.StreamID]chan struct{}{}, handed: map[shard.StreamID]handed{},
 	}
 }
 
 // feed has the host feed the stream's Tail. The caller calls release and then
-// done, once each.
-func (h *hosted) feed(ctx context.Context, id shard.StreamID, from uint64) (
+// done, once each. must: also if the stream was handed over.
+func (h *hosted) feed(ctx context.Context, id shard.StreamID, from uint64, must bool) (
 	t *shard.Tail, release func(), err error,
 ) {
-	if err := h.settled(ctx, id, 1); err != nil {
+	if err := h.settled(ctx, id, 1, must); err != nil {
 		return nil, nil, err
 	}
 	t, release, err = h.host.Follow(ctx, id, from)
@@ -58,23 +73,85 @@ func (h *hosted) done(id shard.StreamID) {
 	}
 }
 
-// settled waits until the stream is not being let go of, and adds uses to it.
-func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int32) error {
-	for {
+// settled waits until the stream neither comes nor goes, has it fetched if it is not
+// here, and adds uses to it. *redirect: it was handed over, and not must.
+func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int32, must bool) error {
+	for fetched := false; ; {
 		h.mu.Lock()
-		gone := h.dropping[id]
-		if gone == nil {
+		over, ok := h.handed[id]
+		moving := h.moving[id]
+		switch {
+		case moving != nil:
+		case ok && !must && time.Now().Before(over.until):
+			h.mu.Unlock()
+			return &redirect{owner: over.to}
+		case fetched, h.host.Has(id):
+			delete(h.handed, id)
 			if uses > 0 {
 				h.uses[id] += uses
 			}
 			h.mu.Unlock()
 			return nil
+		default:
+			here := make(chan struct{})
+			h.moving[id] = here
+			h.mu.Unlock()
+			h.bring(ctx, id)
+			h.moved(id, here)
+			fetched = true
+			continue
 		}
 		h.mu.Unlock()
 		select {
-		case <-gone:
+		case <-moving:
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+	}
+}
+
+// bring fetches a stream. Whatever fails, the log has it all.
+func (h *hosted) bring(ctx context.Context, id shard.StreamID) {
+	if over, ok := h.fetch(ctx, id); ok {
+		_ = h.host.Install(id, over)
+	}
+}
+
+// moved ends a stream's coming or going.
+func (h *hosted) moved(id shard.StreamID, done chan struct{}) {
+	h.mu.Lock()
+	delete(h.moving, id)
+	h.mu.Unlock()
+	close(done)
+}
+
+// hand lets go of a stream in favour of another node. used: somebody here was fed by
+// the host, and needs another feed now.
+func (h *hosted) hand(id shard.StreamID, from uint64, to place) (over shard.Handover, found, used bool) {
+	h.mu.Lock()
+	if h.moving[id] != nil || !h.host.Has(id) {
+		h.mu.Unlock()
+		return over, false, false
+	}
+	gone := make(chan struct{})
+	h.moving[id] = gone
+	h.mu.Unlock()
+	over, found = h.host.Hand(id, from)
+	h.mu.Lock()
+	h.handed[id] = handed{to, time.Now().Add(handedFor)}
+	used = h.uses[id] > 0
+	h.mu.Unlock()
+	h.moved(id, gone)
+	return over, found, used
+}
+
+// forget drops what is no longer true of streams that were handed over.
+func (h *hosted) forget(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, over := range h.handed {
+		if now.After(over.until) {
+			delete(h.handed, id)
 		}
 	}
 }
@@ -90,26 +167,30 @@ func (h *hosted) used(id shard.StreamID) bool {
 // It waits for the batch in flight.
 func (h *hosted) drop(id shard.StreamID) bool {
 	h.mu.Lock()
-	if h.uses[id] > 0 || h.dropping[id] != nil {
+	if h.uses[id] > 0 || h.moving[id] != nil {
 		h.mu.Unlock()
 		return false
 	}
 	gone := make(chan struct{})
-	h.dropping[id] = gone
+	h.moving[id] = gone
 	h.mu.Unlock()
 	h.host.Drop(id)
-	h.mu.Lock()
-	delete(h.dropping, id)
-	h.mu.Unlock()
-	close(gone)
+	h.moved(id, gone)
 	return true
 }
 
-func (h *hosted) do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
-	if err := h.settled(ctx, req.Stream, 0); err != nil {
+func (h *hosted) do(ctx context.Context, req *shard.Request, must bool) (shard.Outcome, error) {
+	if err := h.settled(ctx, req.Stream, 0, must); err != nil {
 		return shard.Outcome{}, err
 	}
 	return h.host.Do(ctx, req)
+}
+
+func (h *hosted) state(ctx context.Context, id shard.StreamID, a shard.Ask, must bool) (shard.Info, error) {
+	if err := h.settled(ctx, id, 0, must); err != nil {
+		return shard.Info{}, err
+	}
+	return h.host.State(ctx, id, a)
 }
 
 // openers runs what may block on S2: at most limit at once. Those that wait are

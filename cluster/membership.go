@@ -177,7 +177,14 @@ func (m *membership) build() *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.self.StartAt == Never && len(m.known) > 0 {
-		m.activateLocked()
+		at := uint64(0) // at once, where nobody owns anything yet
+		now := m.cfg.Now()
+		for _, o := range m.known {
+			if ms := uint64(max(now.UnixMilli(), 0)); o.StartAt <= ms && ms < o.StopAt {
+				at = m.flip(now)
+			}
+		}
+		m.activateLocked(at)
 	}
 	all := make([]Member, 0, 1+len(m.known))
 	all = append(all, m.self)
@@ -187,8 +194,19 @@ func (m *membership) build() *View {
 	return NewView(all)
 }
 
-func (m *membership) activateLocked() {
-	m.self.StartAt = 0
+// flip is the instant of a change that this node announces now: a whole second, so
+// that changes of several nodes fall together, and so far ahead that every node knows of
+// it by then. All switch by their own clocks, and not when gossip comes by.
+func (m *membership) flip(now time.Time) uint64 {
+	at := now.Add(m.cfg.Lead)
+	if m.cfg.Lead >= time.Second {
+		at = at.Add(time.Second - 1).Truncate(time.Second)
+	}
+	return uint64(max(at.UnixMilli(), 1))
+}
+
+func (m *membership) activateLocked(at uint64) {
+	m.self.StartAt = at
 	m.self.Rev++
 	poke(m.tell)
 }
@@ -198,7 +216,7 @@ func (m *membership) activate(why string) {
 	m.mu.Lock()
 	late := m.self.StartAt != Never
 	if !late {
-		m.activateLocked()
+		m.activateLocked(0)
 	}
 	m.mu.Unlock()
 	if !late {
@@ -207,17 +225,24 @@ func (m *membership) activate(why string) {
 	}
 }
 
-// leaving says that this node owns nothing from now on.
-func (m *membership) leaving() {
+// leaving says that this node owns nothing from some instant on, which it returns: now,
+// if there is nobody to tell.
+func (m *membership) leaving() (at time.Time) {
 	m.mu.Lock()
 	if m.self.Flags&FlagLeaving == 0 {
+		now := m.cfg.Now()
 		m.self.Flags |= FlagLeaving
-		m.self.StopAt = uint64(max(m.cfg.Now().UnixMilli(), 1))
+		m.self.StopAt = m.flip(now)
+		if len(m.known) == 0 {
+			m.self.StopAt = uint64(max(now.UnixMilli(), 1))
+		}
 		m.self.Rev++
 	}
+	at = time.UnixMilli(int64(m.self.StopAt))
 	m.mu.Unlock()
 	poke(m.news)
 	poke(m.tell)
+	return at
 }
 
 // speak tells the fleet whenever self changed, and again if gossip holds an

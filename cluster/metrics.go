@@ -22,7 +22,11 @@ type metrics struct {
 	members       prometheus.Gauge
 	owners        prometheus.Gauge
 	gaps          prometheus.Counter
+	handovers     handoverCounters
 }
+
+// handoverCounters count streams that moved with what was known of them.
+type handoverCounters struct{ given, taken, lost prometheus.Counter }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	subscriptions := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -44,12 +48,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		gaps: counter("fantail_relay_gaps_total",
 			"Relayed records that did not join; mended by subscribing again."),
 	}
+	handovers := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fantail_handovers_total",
+		Help: "Streams handed over between owners: given, taken, or lost on the way (then S2 is read).",
+	}, []string{"result"})
+	m.handovers = handoverCounters{
+		given: handovers.WithLabelValues("given"), taken: handovers.WithLabelValues("taken"),
+		lost: handovers.WithLabelValues("lost"),
+	}
 	for _, s := range []side{sideEdge, sideOwner} {
 		m.subscriptions[s] = subscriptions.WithLabelValues(s)
 		m.bytes[s] = bytes.WithLabelValues(s)
 	}
 	if reg != nil {
-		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.owners, m.gaps)
+		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.owners, m.gaps, handovers)
 	}
 	return m
 }

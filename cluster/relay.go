@@ -32,12 +32,14 @@ type Relay struct {
 	server    *server
 	followers *followers
 	flights   *flights
+	ctx       context.Context // ends with Close
 	stop      context.CancelFunc
 	wg        sync.WaitGroup
 	news      chan struct{} // cap 1, never closed: ownership needs a look
 	drops     chan struct{} // cap dropAtOnce: streams being let go of
 
 	pages   singleflight.Group
+	past    past
 	strays  atomic.Bool // the host may have streams that others own
 	leaving atomic.Bool
 	tending sync.Mutex // held while ownership is looked at
@@ -45,6 +47,7 @@ type Relay struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed with the next View or link; made when somebody waits
+	holds   map[shard.StreamID]holding
 }
 
 // Join starts the node's part of the fleet: its server, gossip, links. host runs
@@ -75,12 +78,14 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 		return nil, nil, fmt.Errorf("listen for peers: %w", err)
 	}
 	r := &Relay{
-		cfg: cfg, met: newMetrics(cfg.Metrics), hosted: newHosted(h),
-		addr:    advertised(&cfg, ln.Addr()),
+		cfg: cfg, met: newMetrics(cfg.Metrics),
+		addr: advertised(&cfg, ln.Addr()), holds: map[shard.StreamID]holding{},
 		openers: &openers{limit: openAtOnce, waiting: openWaiting},
 		news:    make(chan struct{}, 1), drops: make(chan struct{}, dropAtOnce),
 	}
+	r.hosted = newHosted(h, r.fetch)
 	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
+	r.ctx = ctx
 	r.flights = newFlights(ctx)
 	r.ms = newMembership(&r.cfg, r.met, r.addr, r.observe)
 	r.self = r.ms.self.Name
@@ -89,7 +94,7 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	r.peers = newPeers(&r.cfg, r.self, r.addr, r.met)
 	r.server = newServer(&r.cfg, r.self, r.hosted, r.openers, r.met)
 	r.server.addr, r.server.table, r.server.foreign = r.addr, r.table, r.foreign
-	r.server.answers = r.answers
+	r.server.answers, r.server.handed = r.answers, r.handed
 	r.followers = &followers{
 		self: r.self, tails: tails, hosted: r.hosted, openers: r.openers, peers: r.peers,
 		view: r.View, table: r.table, foreign: r.foreign, freed: func() { poke(r.news) },
@@ -153,6 +158,9 @@ func (r *Relay) answers(ctx context.Context, m *Member) bool {
 // observe is told of Views.
 func (r *Relay) observe(v *View) {
 	r.peers.update(v)
+	if r.past.note(r.table(), r.cfg.Now()) && r.ctx.Err() == nil {
+		r.wg.Go(func() { r.nudge(r.ctx) })
+	}
 	r.linksChanged()
 }
 
@@ -223,7 +231,7 @@ func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, erro
 			again.Repeat, q = true, &again
 		}
 		if l == nil {
-			out, err = r.hosted.do(ctx, q)
+			out, err = r.hosted.do(ctx, q, rt.hop == hopMust)
 			return err
 		}
 		var delivered bool
@@ -274,7 +282,7 @@ func (r *Relay) state(ctx context.Context, id shard.StreamID, a shard.Ask) (shar
 	var info shard.Info
 	err := r.route(ctx, id, func(ctx context.Context, l *link, rt route) (err error) {
 		if l == nil {
-			info, err = r.hosted.host.State(ctx, id, a)
+			info, err = r.hosted.state(ctx, id, a, rt.hop == hopMust)
 			return err
 		}
 		info, err = l.state(ctx, id, a, rt)

@@ -32,7 +32,8 @@ type server struct {
 	openers *openers
 	table   func() *Table
 	answers func(ctx context.Context, m *Member) bool
-	foreign func()              // a stream that another owns is served here
+	foreign func() // a stream that another owns is served here
+	handed  func(id shard.StreamID, to place)
 	bodies  *semaphore.Weighted // bytes of append bodies in flight
 	grpc    *grpc.Server
 	wg      sync.WaitGroup
@@ -231,7 +232,8 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	if err := s.judge(ctx, req.Stream, routeFromWire(first.GetHead().GetRoute())); err != nil {
+	rt := routeFromWire(first.GetHead().GetRoute())
+	if err := s.judge(ctx, req.Stream, rt); err != nil {
 		return errorToStatus(err)
 	}
 	if !s.bodies.TryAcquire(int64(size)) {
@@ -245,7 +247,7 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 	if err := cutMessages(req, first.GetHead().GetSizes(), body); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	out, err := s.hosted.do(ctx, req)
+	out, err := s.hosted.do(ctx, req, rt.hop == hopMust)
 	if err != nil {
 		return errorToStatus(err)
 	}
@@ -283,10 +285,11 @@ func (s *server) State(
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if err := s.judge(ctx, id, routeFromWire(q.GetRoute())); err != nil {
+	rt := routeFromWire(q.GetRoute())
+	if err := s.judge(ctx, id, rt); err != nil {
 		return nil, errorToStatus(err)
 	}
-	info, err := s.hosted.host.State(ctx, id, shard.Ask(q.GetAsk()))
+	info, err := s.hosted.state(ctx, id, shard.Ask(q.GetAsk()), rt.hop == hopMust)
 	if err != nil {
 		return nil, errorToStatus(err)
 	}

@@ -217,7 +217,7 @@ func (s *session) open(u *sub, from uint64, r route) {
 		s.refuse(u, err)
 		return
 	}
-	t, release, err := s.server.hosted.feed(ctx, u.id, from)
+	t, release, err := s.server.hosted.feed(ctx, u.id, from, r.hop == hopMust)
 	if err != nil {
 		s.refuse(u, err)
 		return

@@ -27,6 +27,8 @@ func (r *Relay) tend(ctx context.Context) {
 		case <-tick.C:
 		}
 		r.examine()
+		r.unhold(time.Now())
+		r.hosted.forget(time.Now())
 	}
 }
 
@@ -71,9 +73,14 @@ func (r *Relay) examine() (left int) {
 	return left
 }
 
-// letGo drops a stream if nobody is fed by it, without waiting.
+// letGo drops a stream if nobody is fed by it, without waiting; not while its new
+// owner may still ask for it.
 func (r *Relay) letGo(id shard.StreamID) {
-	if r.hosted.used(id) {
+	keep := keepFormer
+	if r.leaving.Load() {
+		keep = keepLeaving
+	}
+	if r.hosted.used(id) || r.past.settledFor(r.cfg.Now()) < keep {
 		return
 	}
 	select {
@@ -87,20 +94,20 @@ func (r *Relay) letGo(id shard.StreamID) {
 	})
 }
 
-// Leave stops being an owner: it says so, sends everybody who follows a stream
-// here to the next owner, and lets go of all streams. This node's own readers go
-// on, fed by others. It returns when nothing is owned here any more, or with
-// ctx's cause. Close comes after the last reader has left.
+// Leave stops being an owner: it says from when on, serves until then, hands its
+// streams over, sends everybody who follows one here to the next owner, and lets go of
+// the rest. This node's own readers go on, fed by others. It returns when nothing is
+// owned here any more, or with ctx's cause. Close comes after the last reader has left.
 func (r *Relay) Leave(ctx context.Context) error {
 	r.leaving.Store(true)
-	r.ms.leaving()
+	at := r.ms.leaving()
 	look := time.NewTicker(leaveLook)
 	defer look.Stop()
 	for {
 		r.strays.Store(true) // a View is published before its observer hears of it
-		if t := r.table(); t.Len() == 0 {
+		if r.View().At(at).Len() == 0 {
 			return nil // there is nobody to leave anything to
-		} else if !t.has(r.self) && r.examine() == 0 && len(r.drops) == 0 {
+		} else if t := r.table(); !t.has(r.self) && r.examine() == 0 && len(r.drops) == 0 {
 			return nil
 		}
 		select {
@@ -120,6 +127,7 @@ func (r *Relay) shut(goodbye bool) (err error) {
 		err = r.ms.close(goodbye) // nobody is sent here from now on
 		r.stop()
 		r.followers.close()
+		r.unhold(forever)
 		r.peers.close()
 		r.server.close()
 		r.openers.close()

@@ -1,8 +1,10 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -273,6 +275,33 @@ func (h *Host) Owned() []StreamID {
 	for id := range h.shards {
 		ids = append(ids, id)
 	}
+	return ids
+}
+
+// Hot lists the streams in memory that somebody follows or that were used within d, most
+// followed first.
+func (h *Host) Hot(d time.Duration) []StreamID {
+	now := h.cfg.Now()
+	h.mu.Lock()
+	all := make([]*Shard, 0, len(h.shards))
+	for _, s := range h.shards {
+		all = append(all, s)
+	}
+	h.mu.Unlock()
+	followers := make(map[StreamID]int, len(all))
+	ids := make([]StreamID, 0, len(all))
+	for _, s := range all {
+		s.mu.Lock()
+		n, used := s.followers, s.used
+		s.mu.Unlock()
+		if n > 0 || now.Sub(used) < d {
+			followers[s.id] = n
+			ids = append(ids, s.id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b StreamID) int {
+		return cmp.Or(cmp.Compare(followers[b], followers[a]), cmp.Compare(a, b))
+	})
 	return ids
 }
 

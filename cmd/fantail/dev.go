@@ -30,7 +30,10 @@ type devCmd struct {
 	LongPoll time.Duration `help:"How long a long-poll waits." default:"20s"`
 }
 
-const devBasin = "fantail-dev"
+const (
+	devBasin = "fantail-dev"
+	devLead  = 200 * time.Millisecond // within one process nobody hears late
+)
 
 // fleet is what devCmd runs.
 type fleet struct {
@@ -79,7 +82,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 		if c.Nodes > 1 {
 			cfg.fleet = &cluster.Config{
 				Name: cfg.name, Cluster: "fantail-dev", Secret: secret,
-				Gossip: loopback(0), Relay: loopback(0), HTTP: cfg.http,
+				Gossip: loopback(0), Relay: loopback(0), HTTP: cfg.http, Lead: devLead,
 			}
 			if seed != "" {
 				cfg.fleet.Join = []string{seed}

@@ -2057,6 +2057,131 @@ func (x *PageChunk) GetTotal() uint32 {
 	return 0
 }
 
+type HandRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Stream string                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	// The position that the caller's own Tail needs next; 0: it has none.
+	From uint64 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	// The caller.
+	To            *Place `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandRequest) Reset() {
+	*x = HandRequest{}
+	mi := &file_relay_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandRequest) ProtoMessage() {}
+
+func (x *HandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandRequest.ProtoReflect.Descriptor instead.
+func (*HandRequest) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *HandRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *HandRequest) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *HandRequest) GetTo() *Place {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// HandReply is shard.Handover.
+type HandReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False: the receiver knows nothing of the stream that would be of use.
+	Found bool   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	State []byte `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// Ranges in their one layout.
+	Tail          [][]byte `protobuf:"bytes,3,rep,name=tail,proto3" json:"tail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandReply) Reset() {
+	*x = HandReply{}
+	mi := &file_relay_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandReply) ProtoMessage() {}
+
+func (x *HandReply) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandReply.ProtoReflect.Descriptor instead.
+func (*HandReply) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *HandReply) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *HandReply) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *HandReply) GetTail() [][]byte {
+	if x != nil {
+		return x.Tail
+	}
+	return nil
+}
+
 type PingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2065,7 +2190,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_relay_proto_msgTypes[24]
+	mi := &file_relay_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2202,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[24]
+	mi := &file_relay_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2215,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{24}
+	return file_relay_proto_rawDescGZIP(), []int{26}
 }
 
 type PingReply struct {
@@ -2101,7 +2226,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2238,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2251,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{25}
+	return file_relay_proto_rawDescGZIP(), []int{27}
 }
 
 var File_relay_proto protoreflect.FileDescriptor
@@ -2282,7 +2407,15 @@ const file_relay_proto_rawDesc = "" +
 	"\x04from\x18\x03 \x01(\x04R\x04from\"5\n" +
 	"\tPageChunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\rR\x05total\"\r\n" +
+	"\x05total\x18\x02 \x01(\rR\x05total\"b\n" +
+	"\vHandRequest\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\tR\x06stream\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\x12'\n" +
+	"\x02to\x18\x03 \x01(\v2\x17.fantail.relay.v1.PlaceR\x02to\"K\n" +
+	"\tHandReply\x12\x14\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\fR\x05state\x12\x12\n" +
+	"\x04tail\x18\x03 \x03(\fR\x04tail\"\r\n" +
 	"\vPingRequest\"\v\n" +
 	"\tPingReply*2\n" +
 	"\x03Hop\x12\r\n" +
@@ -2320,13 +2453,14 @@ const file_relay_proto_rawDesc = "" +
 	"KIND_RANGE\x10\x02\x12\x0e\n" +
 	"\n" +
 	"KIND_MOVED\x10\x03\x12\f\n" +
-	"\bKIND_END\x10\x04\"\x04\b\x05\x10\a*\tKIND_WARM*\tKIND_SEAL*\tKIND_TOOK2\xa0\x03\n" +
+	"\bKIND_END\x10\x04\"\x04\b\x05\x10\a*\tKIND_WARM*\tKIND_SEAL*\tKIND_TOOK2\xe4\x03\n" +
 	"\x05Relay\x12B\n" +
 	"\aControl\x12\x19.fantail.relay.v1.ToOwner\x1a\x18.fantail.relay.v1.ToEdge(\x010\x01\x12@\n" +
 	"\x04Bulk\x12\x1d.fantail.relay.v1.BulkRequest\x1a\x17.fantail.relay.v1.Frame0\x01\x12<\n" +
 	"\x02Do\x12\x19.fantail.relay.v1.DoChunk\x1a\x19.fantail.relay.v1.DoReply(\x01\x12E\n" +
 	"\x05State\x12\x1e.fantail.relay.v1.StateRequest\x1a\x1c.fantail.relay.v1.StateReply\x12H\n" +
 	"\bReadPage\x12\x1d.fantail.relay.v1.PageRequest\x1a\x1b.fantail.relay.v1.PageChunk0\x01\x12B\n" +
+	"\x04Hand\x12\x1d.fantail.relay.v1.HandRequest\x1a\x1b.fantail.relay.v1.HandReply\x12B\n" +
 	"\x04Ping\x12\x1d.fantail.relay.v1.PingRequest\x1a\x1b.fantail.relay.v1.PingReplyB6Z4github.com/fantail-dev/fantail/proto/relaypb;relaypbb\x06proto3"
 
 var (
@@ -2342,7 +2476,7 @@ func file_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_relay_proto_goTypes = []any{
 	(Hop)(0),             // 0: fantail.relay.v1.Hop
 	(Reason)(0),          // 1: fantail.relay.v1.Reason
@@ -2371,8 +2505,10 @@ var file_relay_proto_goTypes = []any{
 	(*StateReply)(nil),   // 24: fantail.relay.v1.StateReply
 	(*PageRequest)(nil),  // 25: fantail.relay.v1.PageRequest
 	(*PageChunk)(nil),    // 26: fantail.relay.v1.PageChunk
-	(*PingRequest)(nil),  // 27: fantail.relay.v1.PingRequest
-	(*PingReply)(nil),    // 28: fantail.relay.v1.PingReply
+	(*HandRequest)(nil),  // 27: fantail.relay.v1.HandRequest
+	(*HandReply)(nil),    // 28: fantail.relay.v1.HandReply
+	(*PingRequest)(nil),  // 29: fantail.relay.v1.PingRequest
+	(*PingReply)(nil),    // 30: fantail.relay.v1.PingReply
 }
 var file_relay_proto_depIdxs = []int32{
 	0,  // 0: fantail.relay.v1.Route.hop:type_name -> fantail.relay.v1.Hop
@@ -2402,23 +2538,26 @@ var file_relay_proto_depIdxs = []int32{
 	3,  // 24: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
 	7,  // 25: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
 	7,  // 26: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
-	9,  // 27: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
-	13, // 28: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
-	18, // 29: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.DoChunk
-	23, // 30: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
-	25, // 31: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
-	27, // 32: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
-	10, // 33: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
-	14, // 34: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
-	22, // 35: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.DoReply
-	24, // 36: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
-	26, // 37: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
-	28, // 38: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
-	33, // [33:39] is the sub-list for method output_type
-	27, // [27:33] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	4,  // 27: fantail.relay.v1.HandRequest.to:type_name -> fantail.relay.v1.Place
+	9,  // 28: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
+	13, // 29: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
+	18, // 30: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.DoChunk
+	23, // 31: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
+	25, // 32: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
+	27, // 33: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandRequest
+	29, // 34: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
+	10, // 35: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
+	14, // 36: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
+	22, // 37: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.DoReply
+	24, // 38: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
+	26, // 39: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
+	28, // 40: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandReply
+	30, // 41: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
+	35, // [35:42] is the sub-list for method output_type
+	28, // [28:35] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_relay_proto_init() }
@@ -2433,7 +2572,7 @@ func file_relay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_relay_proto_rawDesc), len(file_relay_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -36,6 +36,7 @@ const (
 	Relay_Do_FullMethodName       = "/fantail.relay.v1.Relay/Do"
 	Relay_State_FullMethodName    = "/fantail.relay.v1.Relay/State"
 	Relay_ReadPage_FullMethodName = "/fantail.relay.v1.Relay/ReadPage"
+	Relay_Hand_FullMethodName     = "/fantail.relay.v1.Relay/Hand"
 	Relay_Ping_FullMethodName     = "/fantail.relay.v1.Relay/Ping"
 )
 
@@ -54,6 +55,9 @@ type RelayClient interface {
 	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (*StateReply, error)
 	// ReadPage reads history. Any node answers: history needs no owner.
 	ReadPage(ctx context.Context, in *PageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PageChunk], error)
+	// Hand asks the owner of a stream until now for all that it knows of it. From then
+	// on it sends requests for the stream to the caller.
+	Hand(ctx context.Context, in *HandRequest, opts ...grpc.CallOption) (*HandReply, error)
 	// Ping asks whether the node answers at all.
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error)
 }
@@ -140,6 +144,16 @@ func (c *relayClient) ReadPage(ctx context.Context, in *PageRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Relay_ReadPageClient = grpc.ServerStreamingClient[PageChunk]
 
+func (c *relayClient) Hand(ctx context.Context, in *HandRequest, opts ...grpc.CallOption) (*HandReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HandReply)
+	err := c.cc.Invoke(ctx, Relay_Hand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *relayClient) Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PingReply)
@@ -165,6 +179,9 @@ type RelayServer interface {
 	State(context.Context, *StateRequest) (*StateReply, error)
 	// ReadPage reads history. Any node answers: history needs no owner.
 	ReadPage(*PageRequest, grpc.ServerStreamingServer[PageChunk]) error
+	// Hand asks the owner of a stream until now for all that it knows of it. From then
+	// on it sends requests for the stream to the caller.
+	Hand(context.Context, *HandRequest) (*HandReply, error)
 	// Ping asks whether the node answers at all.
 	Ping(context.Context, *PingRequest) (*PingReply, error)
 	mustEmbedUnimplementedRelayServer()
@@ -191,6 +208,9 @@ func (UnimplementedRelayServer) State(context.Context, *StateRequest) (*StateRep
 }
 func (UnimplementedRelayServer) ReadPage(*PageRequest, grpc.ServerStreamingServer[PageChunk]) error {
 	return status.Error(codes.Unimplemented, "method ReadPage not implemented")
+}
+func (UnimplementedRelayServer) Hand(context.Context, *HandRequest) (*HandReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hand not implemented")
 }
 func (UnimplementedRelayServer) Ping(context.Context, *PingRequest) (*PingReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
@@ -270,6 +290,24 @@ func _Relay_ReadPage_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Relay_ReadPageServer = grpc.ServerStreamingServer[PageChunk]
 
+func _Relay_Hand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RelayServer).Hand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Relay_Hand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RelayServer).Hand(ctx, req.(*HandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Relay_Ping_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PingRequest)
 	if err := dec(in); err != nil {
@@ -298,6 +336,10 @@ var Relay_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "State",
 			Handler:    _Relay_State_Handler,
+		},
+		{
+			MethodName: "Hand",
+			Handler:    _Relay_Hand_Handler,
 		},
 		{
 			MethodName: "Ping",

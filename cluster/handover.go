@@ -1,0 +1,244 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// A stream moves by being fetched. Whoever is asked for a stream that it owns and does
+// not have asks who owned it until now (Hand), installs what it gets, and serves: it
+// reads nothing. At a flip the old owner only nudges the new one about each stream that
+// somebody follows or used of late; the first request for a stream does the same. So
+// every change of owners takes the one way, whoever joins, leaves or is shifted by the
+// load bound, and whatever is lost on it costs a read and nothing else: what is handed
+// over is a cache.
+//
+// The old owner sends requests for the stream to the new one from then on, whatever its
+// own table says (handed), and feeds those who still follow the stream there from the
+// new owner (followers.handed) until they have moved: nobody's feed stops.
+
+// Timing of handing over.
+const (
+	// formerFor is how long after a change the owner before it is asked.
+	formerFor = 15 * time.Second
+	// fetchTimeout bounds that; then the stream is read from S2.
+	fetchTimeout = 2 * time.Second
+	// handedFor is how long a node that handed a stream over refuses to serve it.
+	handedFor = 5 * time.Second
+	// nudgeAtOnce bounds the streams that one node is handing over.
+	nudgeAtOnce = 64
+	// hot is how recently a stream was used that is handed over without being asked for.
+	hot = time.Minute
+	// keepFormer is how long streams that moved are kept to be asked for, and
+	// keepLeaving how long by a node that leaves.
+	keepFormer  = 10 * time.Second
+	keepLeaving = time.Second
+)
+
+// past is the tables of the last formerFor, newest last.
+type past struct {
+	mu     sync.Mutex
+	last   *Table
+	since  time.Time // when last became the table
+	tables []pastTable
+}
+
+type pastTable struct {
+	table *Table
+	until time.Time
+}
+
+// note is told of the table of this moment; changed: it is another one.
+func (p *past) note(t *Table, now time.Time) (changed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.tables) > 0 && now.After(p.tables[0].until) {
+		p.tables = p.tables[1:]
+	}
+	if t == p.last {
+		return false
+	}
+	if p.last != nil {
+		p.tables = append(p.tables, pastTable{p.last, now.Add(formerFor)})
+	}
+	p.last, p.since = t, now
+	return true
+}
+
+// settledFor is how long the table has been the same.
+func (p *past) settledFor(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return now.Sub(p.since)
+}
+
+// before lists the tables that were, newest first. The dates of v count from when they
+// pass, which may be before note is told.
+func (p *past) before(v *View, now time.Time) (out []*Table) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, flips := 0, v.Flips(); i < len(flips); i++ {
+		if at := flips[len(flips)-1-i]; at.After(p.since) && !at.After(now) {
+			out = append(out, v.At(at.Add(-time.Millisecond)))
+		}
+	}
+	for i := len(p.tables) - 1; i >= 0; i-- {
+		out = append(out, p.tables[i].table)
+	}
+	return out
+}
+
+// former is the link to who owned a stream before this node, or nil.
+func (r *Relay) former(id shard.StreamID) *link {
+	for _, t := range r.past.before(r.View(), r.cfg.Now()) {
+		if m := t.Owner(id); m != nil && m.Name != r.self {
+			if l := r.peers.link(m.Name); l != nil {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
+// fetch gets what the owner before knows of a stream; false: nobody knows anything, or
+// the stream is served here though another owns it.
+func (r *Relay) fetch(ctx context.Context, id shard.StreamID) (shard.Handover, bool) {
+	if !r.followers.owns(id) {
+		return shard.Handover{}, false
+	}
+	l := r.former(id)
+	if l == nil {
+		return shard.Handover{}, false
+	}
+	from := uint64(0)
+	if t := r.followers.tails.Lookup(id); t != nil {
+		from = t.Next()
+		t.Release()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+	defer cancel()
+	h, found, err := l.hand(ctx, id, from, place{r.self, r.addr})
+	switch {
+	case err != nil:
+		r.met.handovers.lost.Inc()
+		r.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.to.name, "err", err)
+	case found:
+		r.met.handovers.taken.Inc()
+	}
+	return h, found && err == nil
+}
+
+// hand asks the member to hand a stream over.
+func (l *link) hand(ctx context.Context, id shard.StreamID, from uint64, to place) (
+	h shard.Handover, found bool, err error,
+) {
+	ctx, end := l.bind(ctx)
+	defer end()
+	reply, err := l.client.Hand(ctx, &relaypb.HandRequest{Stream: string(id), From: from, To: placeToWire(to)})
+	if err != nil {
+		return h, false, statusToError(err)
+	}
+	h.State = reply.GetState()
+	for _, b := range reply.GetTail() {
+		r, err := shard.ParseRange(b)
+		if err != nil {
+			return h, false, err
+		}
+		h.Tail = append(h.Tail, r)
+	}
+	return h, reply.GetFound(), nil
+}
+
+// Hand hands a stream over to the caller.
+func (s *server) Hand(_ context.Context, q *relaypb.HandRequest) (*relaypb.HandReply, error) {
+	to := placeFromWire(q.GetTo())
+	h, found, used := s.hosted.hand(shard.StreamID(q.GetStream()), q.GetFrom(), to)
+	if used {
+		s.handed(shard.StreamID(q.GetStream()), to)
+	}
+	if !found {
+		return &relaypb.HandReply{}, nil
+	}
+	s.met.handovers.given.Inc()
+	reply := &relaypb.HandReply{Found: true, State: h.State}
+	for _, r := range h.Tail {
+		reply.Tail = append(reply.Tail, r.Bytes())
+	}
+	return reply, nil
+}
+
+// nudge has the new owners of streams fetch them that this node has in use and owns no
+// more, most-watched first. It returns once each has been asked, or ctx ends.
+func (r *Relay) nudge(ctx context.Context) {
+	t := r.table()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	free := make(chan struct{}, nudgeAtOnce)
+	for _, id := range r.hosted.host.Hot(hot) {
+		m := t.Owner(id)
+		if m == nil || m.Name == r.self {
+			continue
+		}
+		l := r.peers.link(m.Name)
+		if l == nil {
+			continue
+		}
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		wg.Go(func() {
+			defer func() { <-free }()
+			ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+			defer cancel()
+			// The answer does not matter: whoever asks for the stream next, asks the same.
+			_, _ = l.state(ctx, id, shard.AskLocal, route{})
+		})
+	}
+}
+
+// handed has whoever is fed here by the host be fed by the new owner of a stream until
+// they have moved there. It is called before that one's answer, so with a head start.
+func (r *Relay) handed(id shard.StreamID, to place) {
+	release := r.followers.handed(id, to)
+	if release == nil {
+		return
+	}
+	r.mu.Lock()
+	old := r.holds[id]
+	r.holds[id] = holding{release, time.Now().Add(movedGrace + time.Second)}
+	r.mu.Unlock()
+	if old.release != nil {
+		old.release()
+	}
+}
+
+// holding is a stream that is followed here for the sake of who has not moved yet.
+type holding struct {
+	release func()
+	until   time.Time
+}
+
+// forever is after everything.
+var forever = time.Unix(1<<40, 0)
+
+// unhold gives up what nobody needs any more.
+func (r *Relay) unhold(now time.Time) {
+	var over []func()
+	r.mu.Lock()
+	for id, h := range r.holds {
+		if now.After(h.until) || !r.hosted.used(id) {
+			over = append(over, h.release)
+			delete(r.holds, id)
+		}
+	}
+	r.mu.Unlock()
+	for _, release := range over {
+		release()
+	}
+}

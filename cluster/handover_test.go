@@ -1,0 +1,239 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// traffic is streams that are written and read on every node of a fleet.
+type traffic struct {
+	*fleet
+	ids     []shard.StreamID
+	readers [][]*reading
+	stop    context.CancelFunc
+	writers sync.WaitGroup
+	mu      sync.Mutex
+	wrote   [][]string
+	longest time.Duration // that an append took
+}
+
+// traffic starts it: one writer for each node that is there.
+func (f *fleet) traffic(streams int) *traffic {
+	f.Helper()
+	ctx, stop := context.WithCancel(f.Context())
+	tr := &traffic{fleet: f, stop: stop, wrote: make([][]string, streams)}
+	f.Cleanup(stop)
+	for i := range streams {
+		id := shard.StreamID(fmt.Sprintf("default/busy-%d", i))
+		f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+		tr.ids = append(tr.ids, id)
+		var rs []*reading
+		for _, s := range f.nodes {
+			rs = append(rs, f.read(s, id))
+		}
+		tr.readers = append(tr.readers, rs)
+	}
+	writers := len(f.nodes)
+	for w, s := range f.nodes {
+		tr.writers.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				for i, id := range tr.ids {
+					if i%writers != w { // each stream has one writer: what it wrote is what there is
+						continue
+					}
+					m := fmt.Sprintf("%d-%d", i, n)
+					began := time.Now()
+					f.insist(s, write(id, shard.OpAppend, m))
+					tr.mu.Lock()
+					tr.wrote[i] = append(tr.wrote[i], m)
+					tr.longest = max(tr.longest, time.Since(began))
+					tr.mu.Unlock()
+				}
+			}
+		})
+	}
+	return tr
+}
+
+// written waits until so much more was written to each stream.
+func (tr *traffic) written(n int) {
+	tr.Helper()
+	tr.mu.Lock()
+	goal := make([]int, len(tr.wrote))
+	for i := range goal {
+		goal[i] = len(tr.wrote[i]) + n
+	}
+	tr.mu.Unlock()
+	tr.eventually("writes go on", func() bool {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		for i := range goal {
+			if len(tr.wrote[i]) < goal[i] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// end stops the writers and has every reader compared with what was written.
+func (tr *traffic) end() {
+	tr.Helper()
+	tr.stop()
+	tr.writers.Wait()
+	for i, rs := range tr.readers {
+		for _, r := range rs {
+			tr.wants(r, tr.wrote[i])
+		}
+	}
+	tr.Logf("the longest append took %v", tr.longest.Round(time.Millisecond))
+}
+
+func announced(c *Config) { c.Lead = time.Second }
+
+// Nodes join and leave in order under readers and writers everywhere. Streams move with
+// what is known of them: S2 is not read, each stream has one read session, and nobody
+// misses anything.
+func TestHandoverReadsNothing(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	first := f.add(announced)
+	f.settle()
+	tr := f.traffic(30)
+	tr.written(5)
+	before := f.log.Ops()
+
+	third := f.add(announced)
+	f.settle()
+	f.eventually("the newcomer has its share", func() bool { return len(third.host.Owned()) > 0 })
+	tr.written(5)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	leaving := make(chan error, 1)
+	go func() { leaving <- first.Leave(ctx) }()
+	tr.written(20)
+	if err := <-leaving; err != nil {
+		t.Fatal(err)
+	}
+	tr.written(5)
+	if n := len(first.host.Owned()); n != 0 {
+		t.Errorf("%d streams are left behind", n)
+	}
+	after := f.log.Ops()
+	if after.Reads != before.Reads || after.Replays != before.Replays {
+		t.Errorf("S2 was read: %+v, before %+v", after, before)
+	}
+	tr.end()
+	f.eventually("one session for each stream", func() bool { return f.log.OpenSessions() == len(tr.ids) })
+}
+
+// A stream that has writers and no readers moves just so: whoever is asked for it first
+// fetches it.
+func TestHandoverWithoutReaders(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	last := f.add(announced)
+	f.settle()
+	id := f.owned(last)
+	f.do(last, write(id, shard.OpCreate), shard.CodeCreated)
+	for i := range 10 {
+		q := write(id, shard.OpAppend, fmt.Sprint(i))
+		q.Producer = &shard.Producer{ID: "p", Seq: uint64(i)}
+		f.do(last, q, shard.CodeAppended)
+	}
+	before := f.log.Ops()
+	if err := last.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	q := write(id, shard.OpAppend, "9")
+	q.Producer = &shard.Producer{ID: "p", Seq: 9}
+	f.do(f.nodes[0], q, shard.CodeDuplicate)
+	q = write(id, shard.OpAppend, "10")
+	q.Producer = &shard.Producer{ID: "p", Seq: 10}
+	f.do(f.nodes[1], q, shard.CodeAppended)
+	after := f.log.Ops()
+	if after.Reads != before.Reads || after.Replays != before.Replays {
+		t.Errorf("S2 was read: %+v, before %+v", after, before)
+	}
+}
+
+// The old owner dies before it has handed anything over: its heirs read the log.
+func TestHandoverFromTheDead(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	doomed := f.add(announced)
+	f.settle()
+	tr := f.traffic(12)
+	tr.written(3)
+	var mine int
+	for _, id := range tr.ids {
+		if doomed.table().Owner(id).Name == doomed.self {
+			mine++
+		}
+	}
+	if mine == 0 {
+		t.Fatal("it owns nothing")
+	}
+	doomed.ms.leaving() // it is announced, and
+	tr.stop()
+	tr.writers.Wait() // its own writer would die with it
+	f.kill(doomed)
+	f.settle()
+	for i, id := range tr.ids {
+		f.insist(f.nodes[0], write(id, shard.OpAppend, "after"))
+		tr.wrote[i] = append(tr.wrote[i], "after")
+		tr.readers[i] = tr.readers[i][:2]
+	}
+	tr.end()
+}
+
+// The heir dies right after it was given everything: the next one reads the log.
+func TestHandoverToTheDead(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	id := f.owned(f.nodes[0])
+	f.do(f.nodes[0], write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	r := f.read(f.nodes[0], id)
+	heir := f.nodes[1]
+	l := heir.peers.link(f.nodes[0].self)
+	if _, found, err := l.hand(t.Context(), id, 0, place{heir.self, heir.addr}); err != nil || !found {
+		t.Fatal(found, err)
+	}
+	f.kill(heir)
+	f.insist(f.nodes[2], write(id, shard.OpAppend, "b"))
+	f.insist(f.nodes[0], write(id, shard.OpAppend, "c"))
+	f.wants(r, []string{"a", "b", "c"})
+}
+
+// All nodes change owners at one instant, announced ahead, and not when gossip comes by.
+func TestFlipsAreAnnounced(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	last := f.add(announced)
+	f.settle()
+	m := f.nodes[0].View().Member(last.self)
+	if m.StartAt == 0 || m.StartAt%1000 != 0 || m.StartAt < m.Start+1000 {
+		t.Fatalf("owns from %d, began at %d", m.StartAt, m.Start)
+	}
+	at := last.ms.leaving()
+	f.eventually("everybody knows of it", func() bool {
+		for _, s := range f.nodes {
+			m := s.View().Member(last.self)
+			if m == nil || m.StopAt != uint64(at.UnixMilli()) {
+				return false
+			}
+			if now := time.Now(); now.Before(at.Add(-10*time.Millisecond)) && !s.View().At(now).has(last.self) {
+				t.Errorf("%s took it for gone %v early", s.self, at.Sub(now))
+			}
+			if s.View().At(at).has(last.self) {
+				t.Errorf("%s takes it for an owner at %v", s.self, at)
+			}
+		}
+		return true
+	})
+}
