@@ -67,7 +67,7 @@ func parseSSE(b []byte) (events []event, rest []byte, err error) {
 				events = append(events, e)
 			}
 			e, fields, data, rest = event{}, 0, nil, b
-		case k == "": // a comment
+		case k == "", k == "retry": // a comment, or how long to wait
 			fields--
 		case k == "id" && e.id == "" && data == nil:
 			e.id = v

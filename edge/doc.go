@@ -31,14 +31,14 @@
 //     and falls back to pages (fantail_gap_detected_total counts the contrary).
 //  4. What is cut into a chunk depends on the offset and the messages only, so
 //     every node gives the same bytes.
-//  5. An SSE connection ends between two events.
+//  5. An SSE connection ends between two events, in a drain (drain.go) in its turn.
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. What is in flight is bounded: readers by MaxReaders, bodies by MaxBodies,
 //     a reader's owed bytes by its turn's budget and one append.
 //
 // # Goroutines
 //
-// The request's own, by net/http, and one in Drain while it waits for readers.
+// The request's own, by net/http.
 //
 // # Decision
 //

@@ -293,25 +293,6 @@ func TestTooLarge(t *testing.T) {
 	s.put("/v1/stream/j", many[:len(many)-3]+"]", header{"Content-Type": "application/json"})
 }
 
-// A drain ends readers between two events and refuses what comes.
-func TestDrain(t *testing.T) {
-	s := newSite(t, Config{})
-	s.put("/v1/stream/x", "one", text)
-	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
-	s.events(resp, 2)
-	if err := s.srv.Drain(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if b, err := io.ReadAll(resp.Body); err != nil || len(b) > 0 {
-		t.Errorf("%q %v", b, err)
-	}
-	late := s.do("GET", "/v1/stream/x", "", nil)
-	s.want(late, 503)
-	if late.Header.Get("Retry-After") == "" {
-		t.Error("no Retry-After")
-	}
-}
-
 // lateStates answers once it may.
 type lateStates struct {
 	Streams

@@ -66,12 +66,15 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 	}
 	w := make(signal, 1)
 	defer tail.Unwatch(w)
+	bye := s.farewell()
 	for tail.Watch(w, pos) {
 		select {
 		case <-w:
 		case <-ctx.Done():
 			return info, nil
-		case <-s.draining:
+		case <-bye.begun: // also for one that comes during a drain
+			bye.know()
+		case <-bye.turn:
 			return info, nil
 		}
 	}

@@ -1,10 +1,8 @@
 package edge
 
 import (
-	"context"
 	"log/slog"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -77,7 +75,6 @@ type Server struct {
 	streams Streams
 	m       *metrics
 	bodies  atomic.Int64 // bytes of append bodies in flight
-	readers atomic.Int64 // SSE and long-poll
 	frames  *frameCache
 	// compress is what reads go through for clients that accept it; compressing is a
 	// semaphore: see compressors.
@@ -85,11 +82,7 @@ type Server struct {
 	compressing chan struct{}
 	// complaints keeps the log readable while storage is down: one line a second.
 	complaints rate.Sometimes
-
-	mu       sync.Mutex
-	draining chan struct{} // closed by Drain
-	drained  bool
-	active   sync.WaitGroup // SSE and long-poll readers; guarded by mu against Drain
+	drain      drain
 }
 
 // New returns a Server over streams.
@@ -101,7 +94,8 @@ func New(cfg Config, streams Streams) *Server {
 	}
 	return &Server{
 		compress: compress, compressing: make(chan struct{}, compressors),
-		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics), draining: make(chan struct{}),
+		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics),
+		drain:  drain{begun: make(chan struct{}), gone: make(chan struct{})},
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 }
@@ -129,13 +123,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, err := parseName(r.URL.EscapedPath())
-	switch {
-	case err != nil:
+	if s.isDraining() {
+		w.Header().Set("Connection", "close") // over HTTP/2 net/http says GOAWAY for it
+	}
+	if err != nil {
 		fail(w, err)
-		return
-	case s.isDraining():
-		w.Header().Set("Connection", "close")
-		fail(w, errDraining)
 		return
 	}
 	switch r.Method {
@@ -152,57 +144,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.Header().Set("Allow", methods)
 		fail(w, errMethod)
-	}
-}
-
-func (s *Server) isDraining() bool {
-	select {
-	case <-s.draining:
-		return true
-	default:
-		return false
-	}
-}
-
-// admit counts a reader in; leave counts it out.
-func (s *Server) admit(m mode) (leave func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.drained:
-		return nil, errDraining
-	case s.readers.Load() >= int64(s.cfg.MaxReaders):
-		return nil, errFull
-	}
-	s.readers.Add(1)
-	s.active.Add(1)
-	out := s.m.reader(m)
-	return func() {
-		out()
-		s.readers.Add(-1)
-		s.active.Done()
-	}, nil
-}
-
-// Drain ends every SSE connection after a complete event, answers long-polls that
-// wait, and refuses what comes. It returns when the last reader is gone.
-func (s *Server) Drain(ctx context.Context) error {
-	s.mu.Lock()
-	if !s.drained {
-		s.drained = true
-		close(s.draining)
-	}
-	s.mu.Unlock()
-	gone := make(chan struct{})
-	go func() { // ends with the last reader, which has a write deadline
-		s.active.Wait()
-		close(gone)
-	}()
-	select {
-	case <-gone:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

@@ -102,6 +102,7 @@ func (d *driver) run(ctx context.Context) {
 	s := d.server
 	quiet := time.NewTimer(d.heartbeat())
 	defer quiet.Stop()
+	bye := s.farewell()
 	for {
 		more, err := d.turn(ctx)
 		if err != nil || ctx.Err() != nil {
@@ -115,7 +116,8 @@ func (d *driver) run(ctx context.Context) {
 		}
 		if more {
 			quiet.Reset(d.heartbeat())
-			if s.isDraining() { // between two events
+			if bye.due() { // between two events
+				d.leave()
 				return
 			}
 			continue
@@ -130,7 +132,10 @@ func (d *driver) run(ctx context.Context) {
 		case <-d.news:
 		case <-ctx.Done():
 			return
-		case <-s.draining:
+		case <-bye.begun:
+			bye.know()
+		case <-bye.turn:
+			d.leave()
 			return
 		case <-quiet.C:
 			if d.out.write([]byte(":\n\n")) != nil || d.out.flush() != nil {
@@ -140,6 +145,9 @@ func (d *driver) run(ctx context.Context) {
 		}
 	}
 }
+
+// leave ends the response in a drain.
+func (d *driver) leave() { _ = errors.Join(d.out.write(goodbye()), d.out.flush()) }
 
 func (d *driver) heartbeat() time.Duration {
 	h := d.server.cfg.Heartbeat

@@ -253,7 +253,7 @@ func TestDrainInsideEvent(t *testing.T) {
 			t.Fatal(err)
 		}
 		drained := make(chan error)
-		go func() { drained <- b.srv.Drain(context.Background()) }()
+		go func() { drained <- b.srv.Drain(context.Background(), 0) }()
 		synctest.Wait()
 		select {
 		case err := <-drained:
@@ -305,7 +305,7 @@ func TestStuckReader(t *testing.T) {
 		b.write("PUT", "/v1/stream/x", strings.Repeat("x", 256<<10), 201)
 		s := b.get("offset=-1", nil)
 		start := time.Now()
-		for b.srv.readers.Load() > 0 {
+		for b.srv.drain.count() > 0 {
 			if <-time.After(time.Second); time.Since(start) > 2*time.Minute {
 				t.Fatal("never cut")
 			}
@@ -349,8 +349,8 @@ func TestPinnedFrames(t *testing.T) {
 			t.Errorf("%d bytes are held", held)
 		}
 		cut := b.count("fantail_readers_cut_total")
-		if cut < 3 || b.srv.readers.Load() != int64(1+stuck+stuck)-int64(cut) {
-			t.Errorf("%v cut, %d readers", cut, b.srv.readers.Load())
+		if cut < 3 || b.srv.drain.count() != 1+stuck+stuck-int(cut) {
+			t.Errorf("%v cut, %d readers", cut, b.srv.drain.count())
 		}
 		b.write("POST", "/v1/stream/x", "still here", 204)
 		if e := good.next(2); e[0].data != "still here" {

@@ -37,6 +37,7 @@ type serveCmd struct {
 	HTTP  string        `name:"http" help:"Public address." default:":4437"`
 	Admin string        `help:"Address of metrics and health; keep it private." default:"127.0.0.1:4447"`
 	Grace time.Duration `help:"Longest time that stopping takes." default:"60s"`
+	Drain time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the grace at most." default:"15s"`
 
 	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2); none is the managed S2."`
 	S2Token         string            `name:"s2-token" help:"Access token of S2."`
@@ -69,7 +70,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		c.Name = host
 	}
 	cfg := nodeConfig{
-		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace,
+		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace, drain: c.Drain,
 		s2: s2.Config{
 			Endpoint: c.S2Endpoint, Token: c.S2Token, Basin: c.S2Basin,
 			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
@@ -86,10 +87,10 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		}
 	}
 	for flag, ok := range map[string]bool{
-		"--grace": c.Grace > 0, "--long-poll": c.LongPoll > 0, "--max-readers": c.MaxReaders > 0,
+		"--grace": c.Grace > 0, "--drain": c.Drain >= 0, "--long-poll": c.LongPoll > 0, "--max-readers": c.MaxReaders > 0,
 	} {
 		if !ok {
-			errs = append(errs, fmt.Errorf("%s: want more than nothing", flag))
+			errs = append(errs, fmt.Errorf("%s: want a positive value", flag))
 		}
 	}
 	if c.S2Basin == "" && c.S2BasinTemplate == "" && len(c.S2BasinMap) == 0 {

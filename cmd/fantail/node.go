@@ -28,7 +28,7 @@ var (
 
 type nodeConfig struct {
 	name, http, admin string
-	grace             time.Duration
+	grace, drain      time.Duration
 	s2                s2.Config
 	shard             shard.Config
 	edge              edge.Config
@@ -105,7 +105,7 @@ func (n *node) build(ctx context.Context) (err error) {
 //
 //  1. readiness off, so that no balancer sends more;
 //  2. let go of the streams, so that their heirs serve while we still relay;
-//  3. end the readers' connections, each after a complete event;
+//  3. end the readers' connections evenly over a while, each after a complete event;
 //  4. close the servers, then the fleet, the streams, and S2 last: what is in
 //     flight is written before its Log goes away.
 func (n *node) stop(ctx context.Context) error {
@@ -115,7 +115,11 @@ func (n *node) stop(ctx context.Context) error {
 		errs = append(errs, n.relay.Leave(ctx))
 	}
 	if n.edge != nil {
-		errs = append(errs, n.edge.Drain(ctx))
+		window := min(n.cfg.drain, n.cfg.grace/2)
+		if n.relay == nil { // there is no other node to go to: be back soon
+			window = 0
+		}
+		errs = append(errs, n.edge.Drain(ctx, window))
 	}
 	if n.public != nil {
 		if err := n.public.Shutdown(ctx); err != nil {
