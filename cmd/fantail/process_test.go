@@ -118,19 +118,25 @@ func startProcesses(t *testing.T, n int) *processes {
 		ps.s2.at["url"] = s2
 	}
 	for i := range n {
-		args := []string{
-			"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
-			"--s2-endpoint=" + ps.s2.addr("url"), "--s2-basin=fantail-process-test", "--s2-create-basins",
-			"--cluster=test", "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0",
-			"--relay=127.0.0.1:0", "--grace=10s", "--drain=2s",
-		}
+		var join []string
 		if i > 0 {
-			args = append(args, "--join="+ps.nodes[0].addr("gossip"))
+			join = []string{"--join=" + ps.nodes[0].addr("gossip")}
 		}
-		ps.nodes = append(ps.nodes, spawn(t, "serving", args...))
+		ps.nodes = append(ps.nodes, ps.spawn(t, i, join...))
 	}
 	ps.settle(t)
 	return ps
+}
+
+// spawn starts node i.
+func (ps *processes) spawn(t *testing.T, i int, more ...string) *process {
+	t.Helper()
+	return spawn(t, "serving", append([]string{
+		"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
+		"--s2-endpoint=" + ps.s2.addr("url"), "--s2-basin=fantail-process-test", "--s2-create-basins",
+		"--cluster=test", "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0",
+		"--relay=127.0.0.1:0", "--grace=10s", "--drain=2s",
+	}, more...)...)
 }
 
 // Three nodes that list each other, started at the same moment, as a deployment

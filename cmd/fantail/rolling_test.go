@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A rolling deployment under readers and writers: every node is told to stop, and
+// started again, one after the other. Everybody gets everything once, in order; S2 is
+// hardly read, and has one read session for each stream.
+func TestRollingRestart(t *testing.T) {
+	t.Parallel()
+	ps := startProcesses(t, 3)
+	c := newClient(t)
+	const streams, perStream = 12, 9
+	var mu sync.Mutex // guards ps.nodes and up
+	up := []bool{true, true, true}
+	// url is a stream at a node that a balancer would choose.
+	url := func(i int, stream string) string {
+		mu.Lock()
+		defer mu.Unlock()
+		for !up[i%3] {
+			i++
+		}
+		return ps.url(i, stream)
+	}
+	name := func(s int) string { return fmt.Sprint("rolling-", s) }
+	for s := range streams {
+		c.must(t, 201, "PUT", ps.url(s, name(s)), "", ofJSON...)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var reading, writing sync.WaitGroup
+	var begun atomic.Int64
+	readers := make([]*reader, streams*perStream)
+	for i := range readers {
+		r := &reader{client: c, url: func(try int) string { return url(i/streams+try, name(i%streams)) }}
+		r.heard = sync.OnceFunc(func() { begun.Add(1) })
+		readers[i] = r
+		reading.Go(func() {
+			if err := r.run(ctx); err != nil {
+				t.Errorf("reader %d: %v", i, err)
+			}
+		})
+	}
+	eventually(t, 20*time.Second, "every reader has begun", func() bool { return begun.Load() == int64(len(readers)) })
+	over := make(chan struct{})
+	wrote := make([]int, streams)
+	for s := range streams {
+		writing.Go(func() {
+			for ; ; wrote[s]++ {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				writeSurely(ctx, t, c, func(i int) string { return url(i, name(s)) }, s, wrote[s])
+			}
+		})
+	}
+	for i := range 3 {
+		mu.Lock()
+		up[i] = false
+		old := ps.nodes[i]
+		mu.Unlock()
+		if err := old.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := old.end(t, 12*time.Second); err != nil {
+			t.Errorf("node %d: %v", i, err)
+		}
+		fresh := ps.spawn(t, i, "--join="+ps.nodes[(i+1)%3].addr("gossip"))
+		mu.Lock()
+		ps.nodes[i] = fresh
+		mu.Unlock()
+		ps.settle(t)
+		mu.Lock()
+		up[i] = true
+		mu.Unlock()
+	}
+	close(over)
+	writing.Wait()
+	eventually(t, 20*time.Second, "one read session for each stream", func() bool {
+		return ps.sum(ctx, c, "fantail_s2_read_sessions") == streams
+	})
+	taken, lost := ps.sum(ctx, c, `fantail_handovers_total{result="taken"}`), ps.sum(ctx, c, `fantail_handovers_total{result="lost"}`)
+	t.Logf("%d messages; of those that are up, streams taken %v, lost on the way %v", sum(wrote), taken, lost)
+	if lost > 0 {
+		t.Errorf("%v streams were not handed over", lost)
+	}
+	for s := range streams {
+		all := c.readAll(t, url(s, name(s)))
+		want := make([]string, wrote[s])
+		for i := range want {
+			want[i] = fmt.Sprintf("%d-%d", s, i)
+		}
+		same(t, name(s), all, want)
+		c.must(t, 204, "POST", url(s, name(s)), "", "Stream-Closed", "true")
+	}
+	time.AfterFunc(30*time.Second, stop)
+	reading.Wait()
+	for i, r := range readers {
+		if len(r.got) != wrote[i%streams] || !slices.IsSortedFunc(r.got, inOrder) {
+			t.Errorf("reader %d: %d messages of %d, in order: %v", i, len(r.got), wrote[i%streams], slices.IsSortedFunc(r.got, inOrder))
+		}
+	}
+}
+
+func sum(ns []int) (n int) {
+	for _, k := range ns {
+		n += k
+	}
+	return n
+}
+
+// inOrder compares two messages of one writer: "3-17" and "3-18".
+func inOrder(a, b string) int {
+	var w, i, j int
+	_, _ = fmt.Sscanf(a, "%d-%d", &w, &i)
+	_, _ = fmt.Sscanf(b, "%d-%d", &w, &j)
+	return i - j
+}
