@@ -219,6 +219,7 @@ func (s *Server) pacer(w http.ResponseWriter) *pacer {
 }
 
 func (p *pacer) write(b []byte) error {
+	p.began.Store(time.Now().UnixNano()) // also in the middle of a piece: it may block anywhere
 	defer p.began.Store(0)
 	for len(b) > 0 {
 		if p.left == 0 {
