@@ -37,8 +37,7 @@ func (h *Host) Hand(id StreamID, from uint64) (Handover, bool) {
 	var out Handover
 	ok := s.opened && s.failed == nil && !s.noLog && s.state.whole()
 	if ok {
-		now := ms(h.cfg.Now())
-		out.State = appendField(s.state.hand(), ckUsed, uvarints(s.lastUse(now)))
+		out.State = appendField(s.state.hand(), ckUsed, uvarints(s.seen(ms(h.cfg.Now())), s.grace))
 	}
 	s.opened, s.state = false, &State{} // for the session, which may not have ended yet
 	if t == nil {
@@ -63,19 +62,20 @@ func (s *State) hand() []byte {
 	return appendField(b, ckTrim, uvarints(s.trimTo))
 }
 
-// takeState reads what Hand wrote; used is the last use.
-func takeState(b []byte) (s *State, used uint64, err error) {
+// takeState reads what Hand wrote; used is the last use, and grace is what its owner
+// adds to that without having seen one.
+func takeState(b []byte) (s *State, used, grace uint64, err error) {
 	s = &State{}
 	if err := s.decode(b, 0); err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	for r := (fieldReader{b: b}); len(r.b) > 0 && !r.bad; {
 		tag := r.byte()
 		if f := (fieldReader{b: r.bytes()}); tag == ckUsed {
-			used = f.uvarint()
+			used, grace = f.uvarint(), f.uvarint()
 		}
 	}
-	return s, used, nil
+	return s, used, grace, nil
 }
 
 // newest is the last Ranges, as many as fit in about size bytes, and all from
@@ -97,13 +97,14 @@ func (t *Tail) newest(from uint64, size int) []Range {
 // Install makes this node the owner of a stream, as its last owner left it. A stream
 // that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrDeclined.
 func (h *Host) Install(id StreamID, from Handover) error {
-	on, used, err := takeState(from.State)
+	on, used, grace, err := takeState(from.State)
 	if err != nil {
 		return err
 	}
 	s := h.newShard(id)
 	s.mu.Lock()
 	s.state, s.asm, s.opened, s.touched = on, assembler{from: on.Next}, true, used
+	s.grace = grace
 	wake := s.inherit(from.Tail)
 	s.mu.Unlock()
 	err = h.keep(s)

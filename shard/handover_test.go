@@ -121,6 +121,23 @@ func TestHandoverKeepsTheLastUse(t *testing.T) {
 	})
 }
 
+// The grace of a new owner is no use of the stream: handed on, it makes no touch.
+func TestHandoverOfGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		do(t, node(t, log), withTTL(300), shard.CodeCreated)
+		advance(time.Minute)
+		a, b := node(t, log), node(t, log)
+		exists(t, a, 0) // took it over
+		n := len(log.Records(stream))
+		handed(t, a, b, 0)
+		advance(time.Minute) // and the sweeper looks
+		if got := len(log.Records(stream)); got != n {
+			t.Errorf("%d records, %d before: touched without a use", got, n)
+		}
+	})
+}
+
 // What was handed over is only what one node knew: if somebody else has written since,
 // the log is right.
 func TestHandoverOfOldNews(t *testing.T) {

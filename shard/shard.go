@@ -396,11 +396,15 @@ func (s *Shard) touchDue(now time.Time) bool {
 		return false
 	}
 	t := ms(now)
-	used := s.touched
+	return s.seen(t) > s.state.touched+touchAhead(s.state.ttl) && !s.state.expired(t, s.lastUse(t))
+}
+
+// seen is the last use that this owner, or one before it, saw, in ms.
+func (s *Shard) seen(now uint64) uint64 {
 	if s.followers > 0 {
-		used = t
+		return now
 	}
-	return used > s.state.touched+touchAhead(s.state.ttl) && !s.state.expired(t, s.lastUse(t))
+	return s.touched
 }
 
 // halt ends the Shard: callers that wait are refused, the batch in flight is

@@ -165,7 +165,7 @@ func TestFoldFromCheckpoint(t *testing.T) {
 			},
 			"": func(t *rapid.T) {
 				if s := w.state; s.whole() {
-					over, _, err := takeState(s.hand())
+					over, _, _, err := takeState(s.hand())
 					if d := cmp.Diff(s, over, sameState); err != nil || d != "" || over.trimTo != s.trimTo {
 						t.Fatalf("handed over: %v %s", err, d)
 					}
