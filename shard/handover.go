@@ -95,11 +95,19 @@ func (t *Tail) newest(from uint64, size int) []Range {
 }
 
 // Install makes this node the owner of a stream, as its last owner left it. A stream
-// that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrDeclined.
+// that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrDeclined,
+// and ErrNotOwner if a later life is known here: another node has made it.
 func (h *Host) Install(id StreamID, from Handover) error {
 	on, used, grace, err := takeState(from.State)
 	if err != nil {
 		return err
+	}
+	if t := h.tails.Lookup(id); t != nil {
+		later := t.Life() > on.life
+		t.Release()
+		if later { // its readers would be told that their life has ended
+			return ErrNotOwner
+		}
 	}
 	s := h.newShard(id)
 	s.mu.Lock()

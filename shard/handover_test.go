@@ -1,6 +1,7 @@
 package shard_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -134,6 +135,36 @@ func TestHandoverOfGrace(t *testing.T) {
 		advance(time.Minute) // and the sweeper looks
 		if got := len(log.Records(stream)); got != n {
 			t.Errorf("%d records, %d before: touched without a use", got, n)
+		}
+	})
+}
+
+// What is handed over may be of a life that is over; readers here know a later one.
+func TestHandoverOfAnEarlierLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		a, rival := node(t, log), node(t, log)
+		tails := shard.NewTails(0, 0)
+		b := shard.NewHost(log, tails, shard.Config{})
+		defer func() { _ = b.Close() }()
+		do(t, a, create("text/plain", "one"), shard.CodeCreated)
+		do(t, rival, &shard.Request{Stream: stream, Op: shard.OpDelete, ID: shard.NewAppendID()}, shard.CodeDeleted)
+		out := do(t, rival, create("text/plain", "two"), shard.CodeCreated)
+		far := tails.Open(stream, out.Info, out.Info.LogTail)
+		defer far.Release()
+		h, ok := a.Hand(stream, 0)
+		if !ok {
+			t.Fatal("nothing to hand over")
+		}
+		if err := b.Install(stream, h); !errors.Is(err, shard.ErrNotOwner) {
+			t.Error(err)
+		}
+		if err := far.Ended(); err != nil {
+			t.Errorf("the later life ended: %v", err)
+		}
+		do(t, b, appendReq("text/plain", "three"), shard.CodeAppended)
+		if err := far.Ended(); err != nil {
+			t.Errorf("the later life ended: %v", err)
 		}
 	})
 }
