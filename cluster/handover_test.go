@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -236,4 +237,20 @@ func TestFlipsAreAnnounced(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// However far behind the heir's Tail is: what it is given fits in one message.
+func TestHandoverOfMuch(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	owner, heir := f.nodes[0], f.nodes[1]
+	id := f.owned(owner)
+	out := f.do(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	f.read(owner, id)
+	f.do(owner, write(id, shard.OpAppend, strings.Repeat("x", 5<<20)), shard.CodeAppended)
+	l := heir.peers.link(owner.self)
+	_, found, err := l.hand(t.Context(), id, out.Info.LogTail, place{heir.self, heir.addr})
+	if err != nil || !found {
+		t.Fatal(found, err)
+	}
 }

@@ -15,8 +15,12 @@ type Handover struct {
 	Tail []Range
 }
 
-// handoverTail bounds the Tail in a Handover that nobody is further behind than.
-const handoverTail = 16 << 10
+// handoverTail bounds the Tail in a Handover that nobody is further behind than, and
+// handoverMost any other: a Handover is one message, and pages have the rest.
+const (
+	handoverTail = 16 << 10
+	handoverMost = 1 << 20
+)
 
 // Hand lets go of a stream, as Drop does, and returns what this node knows of it;
 // false: nothing that would be of use. from is the position that the next owner's own
@@ -45,7 +49,7 @@ func (h *Host) Hand(id StreamID, from uint64) (Handover, bool) {
 	}
 	defer t.Release()
 	if ok {
-		out.Tail = t.newest(from, handoverTail)
+		out.Tail = t.newest(from)
 	}
 	return out, ok
 }
@@ -78,15 +82,16 @@ func takeState(b []byte) (s *State, used, grace uint64, err error) {
 	return s, used, grace, nil
 }
 
-// newest is the last Ranges, as many as fit in about size bytes, and all from
-// position from on.
-func (t *Tail) newest(from uint64, size int) []Range {
+// newest is the last Ranges: what fits in handoverTail, and from position from on what
+// fits in handoverMost.
+func (t *Tail) newest(from uint64) []Range {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := len(t.ranges)
+	n, size := len(t.ranges), 0
 	for i := n; i > 0; i-- {
 		r := t.ranges[i-1]
-		if size -= len(r.b); size < 0 && (from == 0 || r.To() <= from) {
+		size += len(r.b)
+		if size > handoverMost || size > handoverTail && (from == 0 || r.To() <= from) {
 			break
 		}
 		n = i - 1
