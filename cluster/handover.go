@@ -86,7 +86,7 @@ func (p *past) before(v *View, now time.Time) (out []*Table) {
 			out = append(out, v.At(at.Add(-time.Millisecond)))
 		}
 	}
-	for i := len(p.tables) - 1; i >= 0; i-- {
+	for i := len(p.tables) - 1; i >= 0 && !now.After(p.tables[i].until); i-- {
 		out = append(out, p.tables[i].table)
 	}
 	return out

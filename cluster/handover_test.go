@@ -254,3 +254,21 @@ func TestHandoverOfMuch(t *testing.T) {
 		t.Fatal(found, err)
 	}
 }
+
+// Whoever owned streams is asked for them for a while, and then no more: also on a node
+// that hears of no other change.
+func TestFormerOwnersAreForgotten(t *testing.T) {
+	t.Parallel()
+	var p past
+	now := time.Now()
+	v, first := tableOf("a", "b")
+	_, second := tableOf("a", "c")
+	p.note(first, now)
+	p.note(second, now)
+	if n := len(p.before(v, now.Add(formerFor))); n != 1 {
+		t.Errorf("%d tables in time", n)
+	}
+	if n := len(p.before(v, now.Add(formerFor+time.Second))); n != 0 {
+		t.Errorf("%d tables afterwards", n)
+	}
+}
