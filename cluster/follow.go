@@ -40,12 +40,13 @@ type opening struct {
 
 // feed is what extends the Tail; zero: nothing does.
 type feed struct {
-	member  string
-	up      *upstream // a subscription at a peer, or
-	release func()    // the host
+	member string
+	up     *upstream // a subscription at a peer, or
+	host   hostFeed
 }
 
-func (f feed) none() bool { return f.up == nil && f.release == nil }
+// none reports that nothing feeds: also where the host has handed the stream over.
+func (f feed) none() bool { return f.up == nil && (f.host.use == nil || f.host.use.gone.Load()) }
 
 // move is the way to another feed.
 type move struct {
@@ -93,6 +94,13 @@ func (f *follower) leave() {
 	}
 	f.idle = time.Now().UnixNano()
 	f.fs.pend(f)
+}
+
+// stopped reports whether nothing feeds the Tail, or will.
+func (f *follower) stopped() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.gone
 }
 
 func (f *follower) dropTail() {
@@ -168,11 +176,9 @@ func (f *follower) drop(old feed) {
 	if old.up != nil {
 		old.up.link.unsubscribe(old.up)
 	}
-	if old.release != nil {
-		release, done, id := old.release, f.fs.hosted.done, f.id
+	if release := old.host.release; release != nil {
 		f.trash = append(f.trash, func() {
 			release()
-			done(id)
 			f.fs.freed()
 		})
 	}
@@ -273,7 +279,7 @@ func (f *follower) try(now time.Time, m *move) bool {
 // feedsFrom reports whether the target is what feeds already.
 func (f *follower) feedsFrom(to target) bool {
 	if to.member == nil {
-		return f.feed.release != nil
+		return f.feed.host.use != nil
 	}
 	return f.feed.up != nil && f.feed.member == to.member.Name
 }
@@ -292,18 +298,18 @@ func (f *follower) openHere(m *move) {
 	ok := f.fs.openers.add(func() {
 		ctx, cancel := context.WithTimeout(f.fs.ctx, openTimeout)
 		defer cancel()
-		t, release, err := f.fs.hosted.feed(ctx, f.id, from, must)
-		f.openedHere(m, t, release, err)
+		t, fd, err := f.fs.hosted.feed(ctx, f.id, from, must)
+		f.openedHere(m, t, fd, err)
 	})
 	if !ok {
 		f.refused(time.Now(), shard.ErrOverloaded)
 	}
 }
 
-func (f *follower) openedHere(m *move, t *shard.Tail, release func(), err error) {
+func (f *follower) openedHere(m *move, t *shard.Tail, fd hostFeed, err error) {
 	f.mu.Lock()
 	defer f.unlock()
-	here := feed{member: f.fs.self, release: release}
+	here := feed{member: f.fs.self, host: fd}
 	switch {
 	case f.move != m || !m.waiting || m.target != f.fs.self: // too late
 		if err == nil {
@@ -311,6 +317,9 @@ func (f *follower) openedHere(m *move, t *shard.Tail, release func(), err error)
 		}
 	case err != nil:
 		f.refused(time.Now(), err)
+	case here.none(): // handed over this very moment
+		f.drop(here)
+		f.refused(time.Now(), shard.ErrNotOwner)
 	case f.tail == nil:
 		if f.tail = f.fs.tails.Lookup(f.id); f.tail != t {
 			f.dropTail() // the life ended this very moment
@@ -334,7 +343,7 @@ func (f *follower) adopt(fd feed, goal uint64) {
 	f.feed, f.move, f.goal = fd, nil, goal
 	f.drop(old)
 	f.opened(nil)
-	if fd.release != nil && !f.fs.owns(f.id) {
+	if fd.host.use != nil && !f.fs.owns(f.id) {
 		f.fs.foreign()
 	}
 }

@@ -98,8 +98,8 @@ func (fs *followers) hold(id shard.StreamID, from uint64) (*follower, *opening, 
 }
 
 // handed has a stream followed at another node that the host fed here until now, for
-// the sake of everybody who reads its Tail. release ends that; nil: there is no need.
-func (fs *followers) handed(id shard.StreamID, to place) (release func()) {
+// the sake of everybody who reads its Tail. Its leave ends that; nil: there is no need.
+func (fs *followers) handed(id shard.StreamID, to place) *follower {
 	t := fs.tails.Lookup(id)
 	if t == nil {
 		return nil
@@ -116,7 +116,7 @@ func (fs *followers) handed(id shard.StreamID, to place) (release func()) {
 	}
 	f.mu.Unlock()
 	fs.pend(f)
-	return f.leave
+	return f
 }
 
 // open is the stream's Tail as a peer describes it, from start on; nil if this
@@ -248,10 +248,7 @@ func untilFirst(due map[*follower]time.Time) time.Duration {
 
 // forget takes a follower that is over out of the set.
 func (fs *followers) forget(f *follower) {
-	f.mu.Lock()
-	gone := f.gone
-	f.mu.Unlock()
-	if !gone {
+	if !f.stopped() {
 		return
 	}
 	fs.mu.Lock()

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -157,8 +158,8 @@ func (l *link) hand(ctx context.Context, id shard.StreamID, from uint64, to plac
 func (s *server) Hand(_ context.Context, q *relaypb.HandRequest) (*relaypb.HandReply, error) {
 	to := placeFromWire(q.GetTo())
 	h, found, used := s.hosted.hand(shard.StreamID(q.GetStream()), q.GetFrom(), to)
-	if used {
-		s.handed(shard.StreamID(q.GetStream()), to)
+	if used != nil {
+		s.handed(shard.StreamID(q.GetStream()), to, used)
 	}
 	if !found {
 		return &relaypb.HandReply{}, nil
@@ -202,43 +203,40 @@ func (r *Relay) nudge(ctx context.Context) {
 	}
 }
 
-// handed has whoever is fed here by the host be fed by the new owner of a stream until
+// handed has whoever was fed here by the host be fed by the new owner of a stream until
 // they have moved there. It is called before that one's answer, so with a head start.
-func (r *Relay) handed(id shard.StreamID, to place) {
-	release := r.followers.handed(id, to)
-	if release == nil {
+func (r *Relay) handed(id shard.StreamID, to place, used *use) {
+	f := r.followers.handed(id, to)
+	if f == nil {
 		return
 	}
 	r.mu.Lock()
-	old := r.holds[id]
-	r.holds[id] = holding{release, time.Now().Add(movedGrace + time.Second)}
+	r.holds[used] = holding{f, to}
 	r.mu.Unlock()
-	if old.release != nil {
-		old.release()
-	}
 }
 
 // holding is a stream that is followed here for the sake of who has not moved yet.
 type holding struct {
-	release func()
-	until   time.Time
+	f  *follower
+	to place
 }
 
-// forever is after everything.
-var forever = time.Unix(1<<40, 0)
-
-// unhold gives up what nobody needs any more.
-func (r *Relay) unhold(now time.Time) {
-	var over []func()
+// unhold gives up what nobody needs any more, and begins again where following failed.
+func (r *Relay) unhold() {
 	r.mu.Lock()
-	for id, h := range r.holds {
-		if now.After(h.until) || !r.hosted.used(id) {
-			over = append(over, h.release)
-			delete(r.holds, id)
-		}
-	}
+	holds := maps.Clone(r.holds)
 	r.mu.Unlock()
-	for _, release := range over {
-		release()
+	for used, h := range holds {
+		needed := r.hosted.needed(used)
+		if needed && !h.f.stopped() {
+			continue
+		}
+		r.mu.Lock()
+		delete(r.holds, used)
+		r.mu.Unlock()
+		if needed {
+			r.handed(h.f.id, h.to, used)
+		}
+		h.f.leave()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -271,4 +272,70 @@ func TestFormerOwnersAreForgotten(t *testing.T) {
 	if n := len(p.before(v, now.Add(formerFor+time.Second))); n != 0 {
 		t.Errorf("%d tables afterwards", n)
 	}
+}
+
+// handOver has one node ask for a stream of another's, as if it owned it.
+func (f *fleet) handOver(id shard.StreamID, from, to *station) {
+	f.Helper()
+	_, found, err := to.peers.link(from.self).hand(f.Context(), id, 0, place{to.self, to.addr})
+	if err != nil || !found {
+		f.Fatal(found, err)
+	}
+}
+
+// The heir was given a stream and does not want it (it was wrong about the owners, or
+// they changed again): who reads at the old owner is fed again, by that one.
+func TestHandedOverInVain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	owner, heir := f.nodes[0], f.nodes[1]
+	id := f.owned(owner)
+	f.do(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	r := f.read(owner, id)
+	f.wants(r, []string{"a"})
+	f.handOver(id, owner, heir)
+	f.log.Foreign(id, "b")
+	f.wants(r, []string{"a", "b"})
+}
+
+// A subscription that was fed while its stream was handed over is fed for as long as it
+// stays, and counts as a use of the stream: also if the owner before owns it still.
+func TestHandedOverInVainUnderSubscribers(t *testing.T) {
+	t.Parallel()
+	var passed atomic.Int64
+	began := time.Now()
+	f := newFleetAt(t, 3, func() time.Time { return began.Add(time.Duration(passed.Load())) })
+	owner, heir, edge := f.nodes[0], f.nodes[1], f.nodes[2]
+	id := f.owned(owner)
+	create := write(id, shard.OpCreate, "a")
+	create.HasTTL, create.TTL = true, 10
+	f.do(owner, create, shard.CodeCreated)
+	r := f.read(edge, id)
+	f.wants(r, []string{"a"})
+	owner.openers.mu.Lock() // the first attempt to follow it fails
+	limit, waiting := owner.openers.limit, owner.openers.waiting
+	owner.openers.limit, owner.openers.waiting = 0, 0
+	owner.openers.mu.Unlock()
+	f.handOver(id, owner, heir)
+	f.eventually("it fails", func() bool {
+		owner.followers.mu.Lock()
+		defer owner.followers.mu.Unlock()
+		return owner.followers.m[id] == nil
+	})
+	owner.openers.mu.Lock()
+	owner.openers.limit, owner.openers.waiting = limit, waiting
+	owner.openers.mu.Unlock()
+	f.eventually("the owner has it again", func() bool { return owner.hosted.used(id) })
+	owner.unhold()
+	passed.Add(int64(10 * time.Minute))
+	info, err := edge.State(t.Context(), id, 0)
+	if err != nil || !info.Exists {
+		t.Fatalf("expired under its reader: %+v %v", info, err)
+	}
+	r.release()
+	f.eventually("nothing is held", func() bool {
+		owner.mu.Lock()
+		defer owner.mu.Unlock()
+		return len(owner.holds) == 0 && !owner.hosted.used(id)
+	})
 }

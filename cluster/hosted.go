@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fantail-dev/fantail/shard"
@@ -31,9 +32,15 @@ type hosted struct {
 	fetch func(ctx context.Context, id shard.StreamID) (shard.Handover, bool)
 
 	mu     sync.Mutex
-	uses   map[shard.StreamID]int32         // feeds taken from the host
+	uses   map[shard.StreamID]*use          // feeds taken from the host
 	moving map[shard.StreamID]chan struct{} // on its way here, or away; closed when it is done
 	handed map[shard.StreamID]handed        // at most as many as were handed over in handedFor
+}
+
+// use is the feeds of one stream that end together, when the stream is handed over.
+type use struct {
+	n    int         // guarded by hosted.mu: those that were not given back
+	gone atomic.Bool // the host feeds them no more
 }
 
 // handed is where a stream went.
@@ -44,38 +51,56 @@ type handed struct {
 
 func newHosted(h host, fetch func(context.Context, shard.StreamID) (shard.Handover, bool)) *hosted {
 	return &hosted{
-		host: h, fetch: fetch, uses: map[shard.StreamID]int32{},
+		host: h, fetch: fetch, uses: map[shard.StreamID]*use{},
 		moving: map[shard.StreamID]chan struct{}{}, handed: map[shard.StreamID]handed{},
 	}
 }
 
-// feed has the host feed the stream's Tail. The caller calls release and then
-// done, once each. must: also if the stream was handed over.
+// hostFeed is a feed from the host. The holder calls release once, whatever became of
+// the stream.
+type hostFeed struct {
+	use     *use
+	release func()
+}
+
+// feed has the host feed the stream's Tail. must: also if the stream was handed over.
 func (h *hosted) feed(ctx context.Context, id shard.StreamID, from uint64, must bool) (
-	t *shard.Tail, release func(), err error,
+	*shard.Tail, hostFeed, error,
 ) {
-	if err := h.settled(ctx, id, 1, must); err != nil {
-		return nil, nil, err
-	}
-	t, release, err = h.host.Follow(ctx, id, from)
+	u, err := h.settled(ctx, id, 1, must)
 	if err != nil {
-		h.done(id)
+		return nil, hostFeed{}, err
 	}
-	return t, release, err
+	t, release, err := h.host.Follow(ctx, id, from)
+	if err != nil {
+		h.done(id, u)
+		return nil, hostFeed{}, err
+	}
+	return t, hostFeed{u, func() {
+		release()
+		h.done(id, u)
+	}}, nil
 }
 
 // done takes one use back.
-func (h *hosted) done(id shard.StreamID) {
+func (h *hosted) done(id shard.StreamID, u *use) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.uses[id]--; h.uses[id] <= 0 {
+	if u.n--; u.n == 0 && h.uses[id] == u {
 		delete(h.uses, id)
 	}
 }
 
+// needed reports whether anybody is left of those who were fed together.
+func (h *hosted) needed(u *use) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return u.n > 0
+}
+
 // settled waits until the stream neither comes nor goes, has it fetched if it is not
 // here, and adds uses to it. *redirect: it was handed over, and not must.
-func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int32, must bool) error {
+func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int, must bool) (*use, error) {
 	for fetched := false; ; {
 		h.mu.Lock()
 		over, ok := h.handed[id]
@@ -84,14 +109,18 @@ func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int32, mus
 		case moving != nil:
 		case ok && !must && time.Now().Before(over.until):
 			h.mu.Unlock()
-			return &redirect{owner: over.to}
+			return nil, &redirect{owner: over.to}
 		case fetched, h.host.Has(id):
 			delete(h.handed, id)
-			if uses > 0 {
-				h.uses[id] += uses
+			u := h.uses[id]
+			if u == nil {
+				u = &use{}
+			}
+			if u.n += uses; u.n > 0 {
+				h.uses[id] = u
 			}
 			h.mu.Unlock()
-			return nil
+			return u, nil
 		default:
 			here := make(chan struct{})
 			h.moving[id] = here
@@ -105,7 +134,7 @@ func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int32, mus
 		select {
 		case <-moving:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
 }
@@ -125,13 +154,13 @@ func (h *hosted) moved(id shard.StreamID, done chan struct{}) {
 	close(done)
 }
 
-// hand lets go of a stream in favour of another node. used: somebody here was fed by
-// the host, and needs another feed now.
-func (h *hosted) hand(id shard.StreamID, from uint64, to place) (over shard.Handover, found, used bool) {
+// hand lets go of a stream in favour of another node. used, if not nil: they were fed by
+// the host, and need another feed now.
+func (h *hosted) hand(id shard.StreamID, from uint64, to place) (over shard.Handover, found bool, used *use) {
 	h.mu.Lock()
 	if h.moving[id] != nil || !h.host.Has(id) {
 		h.mu.Unlock()
-		return over, false, false
+		return over, false, nil
 	}
 	gone := make(chan struct{})
 	h.moving[id] = gone
@@ -139,7 +168,10 @@ func (h *hosted) hand(id shard.StreamID, from uint64, to place) (over shard.Hand
 	over, found = h.host.Hand(id, from)
 	h.mu.Lock()
 	h.handed[id] = handed{to, time.Now().Add(handedFor)}
-	used = h.uses[id] > 0
+	if used = h.uses[id]; used != nil {
+		used.gone.Store(true)
+		delete(h.uses, id)
+	}
 	h.mu.Unlock()
 	h.moved(id, gone)
 	return over, found, used
@@ -160,14 +192,14 @@ func (h *hosted) forget(now time.Time) {
 func (h *hosted) used(id shard.StreamID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.uses[id] > 0
+	return h.uses[id] != nil
 }
 
 // drop lets go of the stream and reports whether it did: not while it is used.
 // It waits for the batch in flight.
 func (h *hosted) drop(id shard.StreamID) bool {
 	h.mu.Lock()
-	if h.uses[id] > 0 || h.moving[id] != nil {
+	if h.uses[id] != nil || h.moving[id] != nil {
 		h.mu.Unlock()
 		return false
 	}
@@ -180,14 +212,14 @@ func (h *hosted) drop(id shard.StreamID) bool {
 }
 
 func (h *hosted) do(ctx context.Context, req *shard.Request, must bool) (shard.Outcome, error) {
-	if err := h.settled(ctx, req.Stream, 0, must); err != nil {
+	if _, err := h.settled(ctx, req.Stream, 0, must); err != nil {
 		return shard.Outcome{}, err
 	}
 	return h.host.Do(ctx, req)
 }
 
 func (h *hosted) state(ctx context.Context, id shard.StreamID, a shard.Ask, must bool) (shard.Info, error) {
-	if err := h.settled(ctx, id, 0, must); err != nil {
+	if _, err := h.settled(ctx, id, 0, must); err != nil {
 		return shard.Info{}, err
 	}
 	return h.host.State(ctx, id, a)

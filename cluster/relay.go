@@ -47,7 +47,7 @@ type Relay struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed with the next View or link; made when somebody waits
-	holds   map[shard.StreamID]holding
+	holds   map[*use]holding
 }
 
 // Join starts the node's part of the fleet: its server, gossip, links. host runs
@@ -79,7 +79,7 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	}
 	r := &Relay{
 		cfg: cfg, met: newMetrics(cfg.Metrics),
-		addr: advertised(&cfg, ln.Addr()), holds: map[shard.StreamID]holding{},
+		addr: advertised(&cfg, ln.Addr()), holds: map[*use]holding{},
 		openers: &openers{limit: openAtOnce, waiting: openWaiting},
 		news:    make(chan struct{}, 1), drops: make(chan struct{}, dropAtOnce),
 	}

@@ -33,7 +33,7 @@ type server struct {
 	table   func() *Table
 	answers func(ctx context.Context, m *Member) bool
 	foreign func() // a stream that another owns is served here
-	handed  func(id shard.StreamID, to place)
+	handed  func(id shard.StreamID, to place, used *use)
 	bodies  *semaphore.Weighted // bytes of append bodies in flight
 	grpc    *grpc.Server
 	wg      sync.WaitGroup

@@ -44,13 +44,13 @@ type sub struct {
 	handle uint64
 
 	// guarded by s.mu
-	next    *sub // on the dirty list
-	credit  int64
-	flags   subFlags
-	moved   *moved // nil: this node may serve it
-	end     error  // to be said; then the subscription is gone
-	tail    *shard.Tail
-	release func()
+	next   *sub // on the dirty list
+	credit int64
+	flags  subFlags
+	moved  *moved // nil: this node may serve it
+	end    error  // to be said; then the subscription is gone
+	tail   *shard.Tail
+	feed   hostFeed
 
 	// owned by the bulk lane
 	pos     uint64   // everything below was sent
@@ -217,7 +217,7 @@ func (s *session) open(u *sub, from uint64, r route) {
 		s.refuse(u, err)
 		return
 	}
-	t, release, err := s.server.hosted.feed(ctx, u.id, from, r.hop == hopMust)
+	t, fd, err := s.server.hosted.feed(ctx, u.id, from, r.hop == hopMust)
 	if err != nil {
 		s.refuse(u, err)
 		return
@@ -225,11 +225,10 @@ func (s *session) open(u *sub, from uint64, r route) {
 	s.mu.Lock()
 	if u.flags&subDead != 0 {
 		s.mu.Unlock()
-		release()
-		s.server.hosted.done(u.id)
+		fd.release()
 		return
 	}
-	u.tail, u.release = t, release
+	u.tail, u.feed = t, fd
 	u.pos = min(max(from, t.Floor()), t.Next())
 	u.flags |= subOpened
 	s.listLocked(u)
@@ -260,12 +259,11 @@ func (s *session) remove(u *sub) {
 
 // letGo gives back what a dead subscription held.
 func (u *sub) letGo() {
-	if u.release == nil {
+	if u.feed.release == nil {
 		return // still being opened: whoever opens it sees that it is dead
 	}
 	u.tail.Unwatch(u)
-	u.release()
-	u.s.server.hosted.done(u.id)
+	u.feed.release()
 }
 
 // close forgets every subscription.

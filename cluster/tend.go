@@ -27,7 +27,7 @@ func (r *Relay) tend(ctx context.Context) {
 		case <-tick.C:
 		}
 		r.examine()
-		r.unhold(time.Now())
+		r.unhold()
 		r.hosted.forget(time.Now())
 	}
 }
@@ -127,12 +127,12 @@ func (r *Relay) shut(goodbye bool) (err error) {
 		err = r.ms.close(goodbye) // nobody is sent here from now on
 		r.stop()
 		r.followers.close()
-		r.unhold(forever)
 		r.peers.close()
 		r.server.close()
 		r.openers.close()
 		r.flights.wg.Wait()
 		r.wg.Wait()
+		r.unhold()
 	})
 	return err
 }
