@@ -32,15 +32,21 @@ type hosted struct {
 	fetch func(ctx context.Context, id shard.StreamID) (shard.Handover, bool)
 
 	mu     sync.Mutex
-	uses   map[shard.StreamID]*use          // feeds taken from the host
-	moving map[shard.StreamID]chan struct{} // on its way here, or away; closed when it is done
-	handed map[shard.StreamID]handed        // at most as many as were handed over in handedFor
+	uses   map[shard.StreamID]*use     // feeds taken from the host
+	moving map[shard.StreamID]*passage // on its way here, or away
+	handed map[shard.StreamID]handed   // at most as many as were handed over in handedFor
 }
 
 // use is the feeds of one stream that end together, when the stream is handed over.
 type use struct {
 	n    int         // guarded by hosted.mu: those that were not given back
 	gone atomic.Bool // the host feeds them no more
+}
+
+// passage is a stream's way here, or away.
+type passage struct {
+	done   chan struct{} // closed at its end
+	coming bool
 }
 
 // handed is where a stream went.
@@ -52,7 +58,7 @@ type handed struct {
 func newHosted(h host, fetch func(context.Context, shard.StreamID) (shard.Handover, bool)) *hosted {
 	return &hosted{
 		host: h, fetch: fetch, uses: map[shard.StreamID]*use{},
-		moving: map[shard.StreamID]chan struct{}{}, handed: map[shard.StreamID]handed{},
+		moving: map[shard.StreamID]*passage{}, handed: map[shard.StreamID]handed{},
 	}
 }
 
@@ -122,7 +128,7 @@ func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int, must 
 			h.mu.Unlock()
 			return u, nil
 		default:
-			here := make(chan struct{})
+			here := &passage{make(chan struct{}), true}
 			h.moving[id] = here
 			h.mu.Unlock()
 			h.bring(ctx, id)
@@ -132,7 +138,8 @@ func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int, must 
 		}
 		h.mu.Unlock()
 		select {
-		case <-moving:
+		case <-moving.done:
+			fetched = fetched || moving.coming // if not even that helped, do without
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -147,11 +154,11 @@ func (h *hosted) bring(ctx context.Context, id shard.StreamID) {
 }
 
 // moved ends a stream's coming or going.
-func (h *hosted) moved(id shard.StreamID, done chan struct{}) {
+func (h *hosted) moved(id shard.StreamID, p *passage) {
 	h.mu.Lock()
 	delete(h.moving, id)
 	h.mu.Unlock()
-	close(done)
+	close(p.done)
 }
 
 // hand lets go of a stream in favour of another node. used, if not nil: they were fed by
@@ -162,7 +169,7 @@ func (h *hosted) hand(id shard.StreamID, from uint64, to place) (over shard.Hand
 		h.mu.Unlock()
 		return over, false, nil
 	}
-	gone := make(chan struct{})
+	gone := &passage{done: make(chan struct{})}
 	h.moving[id] = gone
 	h.mu.Unlock()
 	over, found = h.host.Hand(id, from)
@@ -203,7 +210,7 @@ func (h *hosted) drop(id shard.StreamID) bool {
 		h.mu.Unlock()
 		return false
 	}
-	gone := make(chan struct{})
+	gone := &passage{done: make(chan struct{})}
 	h.moving[id] = gone
 	h.mu.Unlock()
 	h.host.Drop(id)
