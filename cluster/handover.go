@@ -60,7 +60,8 @@ func (p *past) note(t *Table, now time.Time) (changed bool) {
 	for len(p.tables) > 0 && now.After(p.tables[0].until) {
 		p.tables = p.tables[1:]
 	}
-	if t == p.last {
+	if p.last != nil && t.same(p.last) { // of another View, perhaps
+		p.last = t
 		return false
 	}
 	if p.last != nil {

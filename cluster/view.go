@@ -153,6 +153,11 @@ func newTable(ms []*Member) *Table {
 // Len is the number of members that own streams.
 func (t *Table) Len() int { return len(t.members) }
 
+// same reports whether two tables name the same owners.
+func (t *Table) same(o *Table) bool {
+	return slices.EqualFunc(t.members, o.members, func(a, b *Member) bool { return a.Name == b.Name })
+}
+
 // has reports whether the member of that name owns streams.
 func (t *Table) has(name string) bool {
 	return slices.ContainsFunc(t.members, func(m *Member) bool { return m.Name == name })

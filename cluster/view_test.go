@@ -215,3 +215,23 @@ func TestTableWithout(t *testing.T) {
 		t.Errorf("nobody is left, but %s owns", m.Name)
 	}
 }
+
+// A View that changes without changing owners moves no stream.
+func TestTableStaysTheSame(t *testing.T) {
+	a, b := Member{Name: "a-1", Key: "a", Relay: "x", StopAt: Never, Rev: 1}, Member{Name: "b-1", Key: "b", Relay: "y", StopAt: Never, Rev: 1}
+	var p past
+	now := time.Unix(1000, 0)
+	if !p.note(NewView([]Member{a}).At(now), now) {
+		t.Error("the first table is no change")
+	}
+	if !p.note(NewView([]Member{a, b}).At(now), now.Add(time.Second)) {
+		t.Error("another owner is no change")
+	}
+	b.Rev, b.HTTP = 2, "elsewhere"
+	if p.note(NewView([]Member{b, a}).At(now), now.Add(5*time.Second)) {
+		t.Error("a new address is a change")
+	}
+	if d := p.settledFor(now.Add(11 * time.Second)); d != 10*time.Second {
+		t.Errorf("settled for %v", d)
+	}
+}
