@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/fantail-dev/fantail/shard"
@@ -56,7 +57,7 @@ func parseQuery(r *http.Request) (query, error) {
 	case "", "long-poll", "sse":
 		return q, nil
 	default:
-		return q, errQuery
+		return q, fmt.Errorf("%w: live: want long-poll or sse", errQuery)
 	}
 }
 
@@ -72,7 +73,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		}
 	}
 	if err == nil && q.live != "" && !q.given {
-		err = errors.Join(errQuery, errors.New("a live read needs an offset"))
+		err = fmt.Errorf("%w: a live read needs an offset", errQuery)
 	}
 	if err != nil {
 		fail(w, err)
