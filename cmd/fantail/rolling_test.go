@@ -51,7 +51,7 @@ func TestRollingRestart(t *testing.T) {
 	}
 	eventually(t, 20*time.Second, "every reader has begun", func() bool { return begun.Load() == int64(len(readers)) })
 	over := make(chan struct{})
-	wrote := make([]int, streams)
+	wrote, took := make([]int, streams), make([][]time.Duration, streams)
 	for s := range streams {
 		writing.Go(func() {
 			for ; ; wrote[s]++ {
@@ -60,7 +60,9 @@ func TestRollingRestart(t *testing.T) {
 					return
 				default:
 				}
+				began := time.Now()
 				writeSurely(ctx, t, c, func(i int) string { return url(i, name(s)) }, s, wrote[s])
+				took[s] = append(took[s], time.Since(began))
 			}
 		})
 	}
@@ -90,7 +92,9 @@ func TestRollingRestart(t *testing.T) {
 		return ps.sum(ctx, c, "fantail_s2_read_sessions") == streams
 	})
 	taken, lost := ps.sum(ctx, c, `fantail_handovers_total{result="taken"}`), ps.sum(ctx, c, `fantail_handovers_total{result="lost"}`)
-	t.Logf("%d messages; of those that are up, streams taken %v, lost on the way %v", sum(wrote), taken, lost)
+	all := slices.Sorted(slices.Values(slices.Concat(took...)))
+	t.Logf("%d messages, an append p50 %v, p99 %v, longest %v; by the nodes that are up: streams taken %v, lost on the way %v",
+		len(all), all[len(all)/2], all[len(all)*99/100], all[len(all)-1], taken, lost)
 	if lost > 0 {
 		t.Errorf("%v streams were not handed over", lost)
 	}
@@ -110,13 +114,6 @@ func TestRollingRestart(t *testing.T) {
 			t.Errorf("reader %d: %d messages of %d, in order: %v", i, len(r.got), wrote[i%streams], slices.IsSortedFunc(r.got, inOrder))
 		}
 	}
-}
-
-func sum(ns []int) (n int) {
-	for _, k := range ns {
-		n += k
-	}
-	return n
 }
 
 // inOrder compares two messages of one writer: "3-17" and "3-18".
