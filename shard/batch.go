@@ -37,7 +37,12 @@ type composer struct {
 // a lone checkpoint). s is not changed.
 func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
 	c := &composer{spec: s.speculate(), now: now, used: used}
-	c.b = &batch{on: s, at: s.Next, settled: true}
+	n := min(len(queue), MaxBatchRecords) // what such a batch will hold, as a rule
+	c.b = &batch{
+		on: s, at: s.Next, settled: true,
+		calls: make([]*call, 0, n), verdicts: make([]verdict, 0, n), entries: make([]Entry, 0, n+1),
+	}
+	c.spec.recent.ring = make([]outcome, 0, n)
 	if (s.exists || s.gone) && (s.sinceBytes >= overdueBytes || s.sinceRecords >= overdueRecords) {
 		c.checkpoint()
 		return c.b, 0
