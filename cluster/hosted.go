@@ -118,13 +118,7 @@ func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int, must 
 			return nil, &redirect{owner: over.to}
 		case fetched, h.host.Has(id):
 			delete(h.handed, id)
-			u := h.uses[id]
-			if u == nil {
-				u = &use{}
-			}
-			if u.n += uses; u.n > 0 {
-				h.uses[id] = u
-			}
+			u := h.useLocked(id, uses)
 			h.mu.Unlock()
 			return u, nil
 		default:
@@ -144,6 +138,21 @@ func (h *hosted) settled(ctx context.Context, id shard.StreamID, uses int, must 
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// useLocked adds uses of a stream; of none, which is what a request adds, it keeps no
+// account.
+func (h *hosted) useLocked(id shard.StreamID, uses int) *use {
+	if uses == 0 {
+		return nil
+	}
+	u := h.uses[id]
+	if u == nil {
+		u = &use{}
+		h.uses[id] = u
+	}
+	u.n += uses
+	return u
 }
 
 // bring fetches a stream. Whatever fails, the log has it all.

@@ -30,6 +30,10 @@ type Member struct {
 	Relay, HTTP string
 }
 
+// owns reports whether the member's dates let it own streams at an instant, in
+// milliseconds since 1970.
+func (m *Member) owns(ms uint64) bool { return m.StartAt <= ms && ms < m.StopAt }
+
 // Never is the instant that does not come.
 const Never = math.MaxUint64
 

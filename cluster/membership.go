@@ -180,7 +180,7 @@ func (m *membership) build() *View {
 		at := uint64(0) // at once, where nobody owns anything yet
 		now := m.cfg.Now()
 		for _, o := range m.known {
-			if ms := uint64(max(now.UnixMilli(), 0)); o.StartAt <= ms && ms < o.StopAt {
+			if o.owns(uint64(max(now.UnixMilli(), 0))) {
 				at = m.flip(now)
 			}
 		}

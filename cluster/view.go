@@ -105,7 +105,7 @@ func (v *View) eligible(ms uint64) []*Member {
 	newest := make(map[string]*Member, len(v.members))
 	for i := range v.members {
 		m := &v.members[i]
-		if ms < m.StartAt || ms >= m.StopAt {
+		if !m.owns(ms) {
 			continue
 		}
 		if o := newest[m.Key]; o == nil || m.Start > o.Start || m.Start == o.Start && m.Name > o.Name {

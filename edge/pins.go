@@ -47,10 +47,11 @@ func (p *pins) enter(w *pacer) (leave func()) {
 }
 
 // relieve cuts a reader if there is too little room and one is stuck.
-func (p *pins) relieve(now time.Time) {
+func (p *pins) relieve() {
 	if p.bytes.Load() <= p.limit {
 		return
 	}
+	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var oldest *pacer

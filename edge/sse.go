@@ -165,7 +165,7 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 		}
 		return true, d.behind(ctx)
 	}
-	d.server.frames.pins.relieve(time.Now())
+	d.server.frames.pins.relieve()
 	for _, b := range append([][]byte(nil), bufs...) {
 		if err := d.out.write(b); err != nil {
 			return true, err

@@ -81,10 +81,13 @@ func (s *State) release(id AppendID) {
 	delete(s.held, id)
 }
 
+// size is the encoded size of one fork in the table, from above.
+func (f holder) size() int { return len(f.stream) + 24 }
+
 // heldSize is the encoded size of the table of forks, from above.
 func (s *State) heldSize() (n int) {
 	for _, f := range s.held {
-		n += len(f.stream) + 24
+		n += f.size()
 	}
 	return n
 }
@@ -151,7 +154,7 @@ func decideHold(s *State, req *Request) ([]draft, Outcome) {
 		return nil, refuse(s, CodeSourceMissing, "no such source")
 	case s.life != req.Life:
 		return nil, refuse(s, CodeSourceChanged, "the source was made anew")
-	case s.heldSize()+len(req.Name)+24 > heldBytes:
+	case s.heldSize()+(holder{stream: req.Name}).size() > heldBytes:
 		return nil, refuse(s, CodeForkLimit, "the source has too many forks")
 	}
 	return control(Header{Kind: KindHold, Ref: req.Ref, Name: req.Name}), Outcome{Code: CodeAppended}

@@ -8,10 +8,9 @@ import (
 )
 
 // Fleet reaches streams wherever they are owned: *cluster.Relay, or on a lone node
-// the Host itself. See Host's methods.
+// the Host itself. See Host.Do.
 type Fleet interface {
 	Do(ctx context.Context, req *Request) (Outcome, error)
-	State(ctx context.Context, id StreamID, ask Ask) (Info, error)
 }
 
 // Join has the Host reach the sources and forks of its streams through fleet. To
@@ -41,11 +40,10 @@ func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, forkTime, errForkTime)
 	defer cancel()
-	ref, began := NewAppendID(), ms(s.host.cfg.Now())
-	held, err := s.host.fleet.Do(ctx, &Request{
-		Stream: req.Fork.Source, Op: OpHold, ID: NewAppendID(), Minted: began,
-		Ref: ref, Name: req.Stream, Life: req.Source.Life,
-	})
+	ref := NewAppendID()
+	hold := s.host.about(req.Fork.Source, OpHold, ref)
+	hold.Name, hold.Life = req.Stream, req.Source.Life
+	held, err := s.host.fleet.Do(ctx, hold)
 	switch {
 	case err != nil:
 		if !certain(err) { // it may be there
@@ -58,7 +56,7 @@ func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
 	}
 	again, fork := *req, *req.Fork
 	fork.Hold = ref
-	again.Fork, again.Held = &fork, began
+	again.Fork, again.Held = &fork, hold.Minted
 	out, err = s.do(ctx, newCall(&again))
 	switch {
 	case err == nil && out.Info.Hold == ref: // made by this attempt
@@ -98,10 +96,13 @@ func (s *Shard) giveBack(source StreamID, ref AppendID) {
 func (h *Host) release(ctx context.Context, source StreamID, ref AppendID) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTime)
 	defer cancel()
-	_, err := h.fleet.Do(ctx, &Request{
-		Stream: source, Op: OpRelease, ID: NewAppendID(), Minted: ms(h.cfg.Now()), Ref: ref,
-	})
+	_, err := h.fleet.Do(ctx, h.about(source, OpRelease, ref))
 	return err
+}
+
+// about is a request to a stream about a reference.
+func (h *Host) about(id StreamID, op Op, ref AppendID) *Request {
+	return &Request{Stream: id, Op: op, ID: NewAppendID(), Minted: ms(h.cfg.Now()), Ref: ref}
 }
 
 // chores has what a stream owes to others done in the background, one goroutine a
@@ -168,7 +169,9 @@ func (s *Shard) verify(ctx context.Context) {
 	held := map[AppendID]holder{}
 	for id, f := range s.state.held {
 		if age := holdGrace - time.Duration(ms(now)-min(f.time, ms(now)))*time.Millisecond; age > 0 {
-			next = minTime(next, now.Add(age))
+			if at := now.Add(age); at.Before(next) {
+				next = at
+			}
 		} else {
 			held[id] = f
 		}
@@ -193,9 +196,7 @@ func (s *Shard) verify(ctx context.Context) {
 func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTime)
 	defer cancel()
-	out, err := s.host.fleet.Do(ctx, &Request{
-		Stream: f.stream, Op: OpVoid, ID: NewAppendID(), Minted: ms(s.host.cfg.Now()), Ref: ref,
-	})
+	out, err := s.host.fleet.Do(ctx, s.host.about(f.stream, OpVoid, ref))
 	if err != nil || out.Code == CodeExists {
 		return err
 	}
@@ -204,15 +205,6 @@ func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {
 
 // note writes about a reference in the stream's own log.
 func (s *Shard) note(ctx context.Context, op Op, ref AppendID) error {
-	_, err := s.do(ctx, newCall(&Request{
-		Stream: s.id, Op: op, ID: NewAppendID(), Minted: ms(s.host.cfg.Now()), Ref: ref,
-	}))
+	_, err := s.do(ctx, newCall(s.host.about(s.id, op, ref)))
 	return err
-}
-
-func minTime(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
