@@ -133,9 +133,9 @@ func (f *farewell) due() bool {
 	return !time.Now().Before(f.at)
 }
 
-// goodbye is what an event stream ends with in a drain: no event, only how long an
-// EventSource is to wait.
-func goodbye() []byte {
-	wait := comeBackSoon + rand.N(comeBackLate-comeBackSoon)
+// comeBack is what an event stream ends with whose reader should go on elsewhere: no
+// event, only how long an EventSource is to wait, at random between the two.
+func comeBack(soon, late time.Duration) []byte {
+	wait := soon + rand.N(late-soon+1)
 	return fmt.Appendf(nil, "retry: %d\n\n", wait.Milliseconds())
 }

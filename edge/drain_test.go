@@ -30,6 +30,10 @@ func TestDrain(t *testing.T) {
 		t.Errorf("%q %v", b, err)
 	}
 	refused(t, ask(t, s.srv, "GET", "/v1/stream/x?live=sse&offset=-1", nil, nil), 503, "draining")
+	w := ask(t, s.srv, "GET", "/v1/stream/x?live=sse&offset=-1", nil, map[string]string{"Accept": "text/event-stream"})
+	if b := w.Body.String(); w.Code != 200 || !strings.HasPrefix(b, "retry: ") || w.Header().Get("Connection") != "close" {
+		t.Errorf("an EventSource got %d %q %v", w.Code, b, w.Header())
+	}
 	for _, c := range []struct {
 		method, query string
 		status        int

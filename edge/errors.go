@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -97,19 +99,38 @@ var failures = []struct {
 
 var unexpected = mapping{500, "internal", "Something is wrong here", retry{}}
 
-// fail answers with the problem that err stands for.
-func fail(w http.ResponseWriter, err error) {
+func mappingOf(err error) mapping {
 	for _, f := range failures {
 		if errors.Is(err, f.err) {
-			detail := err.Error()
-			if f.status >= http.StatusInternalServerError {
-				detail = "" // what failed behind us is the operator's to know
-			}
-			answer(w, f.mapping, detail)
-			return
+			return f.mapping
 		}
 	}
-	answer(w, unexpected, "")
+	return unexpected
+}
+
+// fail answers with the problem that err stands for.
+func fail(w http.ResponseWriter, err error) {
+	m, detail := mappingOf(err), err.Error()
+	if m.status >= http.StatusInternalServerError {
+		detail = "" // what failed behind us is the operator's to know
+	}
+	answer(w, m, detail)
+}
+
+// failEvents is fail for a read with live=sse. An EventSource takes any status but 200
+// for the end, for good; so one that could be served a little later, by another node,
+// gets an empty event stream that says how long to wait. What asks without the Accept
+// header of an EventSource can read a status and Retry-After.
+func failEvents(w http.ResponseWriter, r *http.Request, err error) {
+	m := mappingOf(err)
+	if m.retry.high == 0 || !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Connection", "close") // the next attempt may meet another node
+	sseHead(w.Header(), framingText)
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(comeBack(time.Duration(m.retry.low)*time.Second, time.Duration(m.retry.high)*time.Second))
 }
 
 func answer(w http.ResponseWriter, m mapping, detail string) {

@@ -16,23 +16,20 @@ import (
 const writeBudget = 256 << 10
 
 // sse streams (PROTOCOL 5.8): the handler driver of a cursor. It works wherever
-// net/http does.
-func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
+// net/http does. After an error nothing has been written.
+func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) error {
 	leave, err := s.admit(modeSSE)
 	if err != nil {
-		fail(w, err)
-		return
+		return err
 	}
 	defer leave()
 	tail, release, err := s.streams.Follow(r.Context(), id, at.own(info))
 	if err != nil {
-		fail(w, err)
-		return
+		return err
 	}
 	defer release()
 	if tail.Life() != info.Life { // made anew between the two calls
-		fail(w, errOffsetGone)
-		return
+		return errOffsetGone
 	}
 	form := framingOf(info.Type)
 	set := s.frames.open(tail, form)
@@ -46,14 +43,14 @@ func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id
 	defer d.c.drop()
 	defer s.frames.pins.enter(d.out)()
 	if err := d.prepare(r.Context()); err != nil {
-		fail(w, err)
-		return
+		return err
 	}
 	sseHead(w.Header(), form)
 	w.WriteHeader(http.StatusOK)
 	if d.out.flush() == nil { // the head at once, whatever the first event waits for
 		d.run(r.Context())
 	}
+	return nil
 }
 
 // ahead is the smallest streamCursor for a client that came with cursor client.
@@ -147,7 +144,9 @@ func (d *driver) run(ctx context.Context) {
 }
 
 // leave ends the response in a drain.
-func (d *driver) leave() { _ = errors.Join(d.out.write(goodbye()), d.out.flush()) }
+func (d *driver) leave() {
+	_ = errors.Join(d.out.write(comeBack(comeBackSoon, comeBackLate)), d.out.flush())
+}
 
 func (d *driver) heartbeat() time.Duration {
 	h := d.server.cfg.Heartbeat

@@ -80,18 +80,21 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		return
 	}
 	info, at, err := s.locate(r.Context(), id, q)
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	switch q.live {
-	case "sse":
-		if last != "" && info.Closed && at.atEnd(info) {
+	switch {
+	case q.live == "sse":
+		if err == nil && last != "" && info.Closed && at.atEnd(info) {
 			w.WriteHeader(http.StatusNoContent) // EventSource stops for good
 			return
 		}
-		s.sse(w, r, info, id, q, at)
-	case "long-poll":
+		if err == nil {
+			err = s.sse(w, r, info, id, q, at)
+		}
+		if err != nil {
+			failEvents(w, r, err)
+		}
+	case err != nil:
+		fail(w, err)
+	case q.live == "long-poll":
 		s.longPoll(w, r, info, id, q, at)
 	default:
 		s.compressed(w, r, func(w http.ResponseWriter, r *http.Request) { s.catchUp(w, r, info, id, q, at) })
