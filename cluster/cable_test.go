@@ -10,6 +10,8 @@ import (
 // cable is what one node dials others over. Faults are for the connections that
 // it dialled, so one node may lose another whom everybody else reaches.
 type cable struct {
+	machine
+
 	mu      sync.Mutex
 	refused map[string]bool // by address
 	conns   map[*cableConn]struct{}
@@ -37,17 +39,17 @@ func newCable() *cable {
 }
 
 // plug has a node dial over the cable.
-func (c *cable) plug(cfg *Config) { cfg.dial = c.dial }
+func (c *cable) plug(cfg *Config) { cfg.Network = c }
 
-func (c *cable) dial(ctx context.Context, addr string) (net.Conn, error) {
+// Dial implements Network.
+func (c *cable) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	c.mu.Lock()
 	refused := c.refused[addr]
 	c.mu.Unlock()
 	if refused {
 		return nil, errCable
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := c.machine.Dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -57,10 +56,10 @@ type Config struct {
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 
-	// For tests: another network, and smaller windows.
-	listen             func(ctx context.Context, addr string) (net.Listener, error)
-	dial               func(ctx context.Context, addr string) (net.Conn, error)
-	window, linkWindow int
+	// Network is what nodes reach each other over (default: the machine's).
+	Network Network
+
+	window, linkWindow int // smaller ones, for tests
 }
 
 // The credit that an edge grants, in bytes of Ranges (design: "The fleet").
@@ -135,11 +134,8 @@ func (c *Config) fill() {
 	if c.linkWindow <= 0 {
 		c.linkWindow = defaultLinkWindow
 	}
-	if c.listen == nil {
-		c.listen = func(ctx context.Context, addr string) (net.Listener, error) {
-			var lc net.ListenConfig
-			return lc.Listen(ctx, "tcp", addr)
-		}
+	if c.Network == nil {
+		c.Network = machine{}
 	}
 }
 

@@ -113,6 +113,9 @@ func (m *membership) create() error {
 	c.EnableCompression = false
 	c.HandoffQueueDepth = handoffQueue
 	c.Delegate, c.Events = (*delegate)(m), (*delegate)(m)
+	if c.Transport, err = m.cfg.Network.Gossip(m.cfg.Gossip); err != nil {
+		return err
+	}
 	c.Logger = log.New(gossipLog{m.log}, "", 0) //nolint:forbidigo // what memberlist takes
 	if m.ml, err = memberlist.Create(c); err != nil {
 		return err
@@ -337,7 +340,7 @@ func (m *membership) seek(ctx context.Context) (found, strangers bool) {
 	var dial errgroup.Group
 	dial.SetLimit(joinAtOnce)
 	for _, name := range m.cfg.Join {
-		addrs, err := resolve(ctx, name)
+		addrs, err := m.resolve(ctx, name)
 		if err != nil {
 			found = false
 			m.log.Debug("look up a node to join", "addr", name, "err", err)
@@ -368,14 +371,14 @@ func (m *membership) dial(ctx context.Context, addr string) {
 }
 
 // resolve turns host or host:port into addresses.
-func resolve(ctx context.Context, name string) ([]string, error) {
+func (m *membership) resolve(ctx context.Context, name string) ([]string, error) {
 	host, port, err := net.SplitHostPort(name)
 	if err != nil {
 		host, port = name, strconv.Itoa(DefaultPort)
 	}
 	ctx, cancel := context.WithTimeout(ctx, gossipTimeout)
 	defer cancel()
-	ips, err := net.DefaultResolver.LookupHost(ctx, host)
+	ips, err := m.cfg.Network.Lookup(ctx, host)
 	if err != nil {
 		return nil, err
 	}

@@ -227,9 +227,7 @@ func (p *peer) dial() (*grpc.ClientConn, error) {
 		grpc.WithWriteBufferSize(frameBytes),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
-	}
-	if cfg.dial != nil {
-		opts = append(opts, grpc.WithContextDialer(cfg.dial))
+		grpc.WithContextDialer(cfg.Network.Dial),
 	}
 	return grpc.NewClient("passthrough:///"+p.to.address, opts...)
 }

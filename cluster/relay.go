@@ -73,7 +73,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Host, tails *shard.Tails)
 func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	*Relay, net.Listener, error,
 ) {
-	ln, err := cfg.listen(ctx, cfg.Relay)
+	ln, err := cfg.Network.Listen(ctx, cfg.Relay)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen for peers: %w", err)
 	}
