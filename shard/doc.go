@@ -51,12 +51,16 @@
 //     on one such, on an open session, or on a check sent within 250 ms.
 //  8. All that is here is a cache. Dropping a Shard at any moment costs one or two
 //     reads and nothing else.
+//  9. While storage answers nothing, whoever needs it hears so at once; who is in the
+//     middle of an append waits for certainty (breaker.go). Sessions are opened under a
+//     token bucket (opens.go).
 //
 // # Goroutines
 //
 // None per stream at rest. Host.spawn starts every goroutine and Host.Close waits
 // for all: one per open session (runSession), one per attempt to open or to check
-// the tail, the sweeper, one for the chores of a stream that owes or is gone, one
+// the tail, the sweeper, the probe of storage, one that gives turns while sessions wait
+// to be opened, one for the chores of a stream that owes or is gone, one
 // per reference that an attempt gives back, and, where callers wait behind a batch or its first
 // sending did not settle it, one that carries batches out (fly). The first
 // sending is done by the caller that found no batch in flight, on its own

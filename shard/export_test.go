@@ -1,5 +1,7 @@
 package shard
 
+import "time"
+
 // LaterRelease is the header of a record at pos that only a later release can read.
 func LaterRelease(pos uint64) []byte {
 	b := (&Header{Kind: KindMessage}).encode(pos)
@@ -7,3 +9,6 @@ func LaterRelease(pos uint64) []byte {
 	b[1] = headerVersion + 1
 	return resum(pos, b)
 }
+
+// ProbeEvery is how long at most storage is taken for down after it is back.
+const ProbeEvery = probeEvery + time.Millisecond

@@ -145,6 +145,7 @@ func TestLostAckAndNoReadBack(t *testing.T) {
 					t.Fatalf("%+v, %v", out, err)
 				}
 				log.set(hooks{})
+				advance(shard.ProbeEvery)
 				equal(t, history(t, h), []string{"a"})
 			})
 		})

@@ -117,7 +117,7 @@ func (h *Host) Install(id StreamID, from Handover) error {
 	s := h.newShard(id)
 	s.mu.Lock()
 	s.state, s.asm, s.opened, s.touched = on, assembler{from: on.Next}, true, used
-	s.grace = grace
+	s.grace, s.inherited = grace, true
 	wake := s.inherit(from.Tail)
 	s.mu.Unlock()
 	err = h.keep(s)

@@ -90,11 +90,12 @@ func (c *Config) defaults() {
 
 // Host runs the streams that this node owns.
 type Host struct {
-	log   Log
+	log   *breaker
 	tails *Tails
 	cfg   Config
 	fleet Fleet // how to reach other streams; the Host itself unless Join says otherwise
 	pages *pages
+	opens *opens
 	m     *metrics
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
@@ -109,14 +110,34 @@ type Host struct {
 // NewHost returns a Host on log whose streams' Tails are in tails.
 func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	cfg.defaults()
-	h := &Host{log: log, tails: tails, cfg: cfg, shards: map[StreamID]*Shard{}}
+	h := &Host{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg, shards: map[StreamID]*Shard{}}
 	h.fleet = h
-	h.pages = newPages(log, cfg.PageBytes)
+	h.pages = newPages(h.log, cfg.PageBytes)
 	h.ctx, h.stop = context.WithCancel(context.Background())
+	h.opens = newOpens(h.spawn)
 	h.m = newMetrics(cfg.Metrics, h)
 	h.spawn(h.sweep)
+	h.spawn(h.probe)
 	return h
 }
+
+// probe asks storage for a sign of life where nothing else does.
+func (h *Host) probe(ctx context.Context) {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			h.log.probe(ctx, func() bool { return h.tails.followed() > 0 })
+		}
+	}
+}
+
+// StoreDown reports whether storage answers nothing, for at least downAfter. Whatever
+// needs it fails at once meanwhile, with ErrStoreDown.
+func (h *Host) StoreDown() bool { return h.log.isDown() }
 
 // spawn starts a goroutine that Close waits for; false: the Host is closed.
 func (h *Host) spawn(fn func(context.Context)) bool {

@@ -110,6 +110,7 @@ func TestDuplicateOfAFailedAppend(t *testing.T) {
 		}
 		log.SetOdds(logtest.Odds{})
 		equal(t, history(t, node(t, log)), nil)
+		advance(shard.ProbeEvery)
 		do(t, h, by("p", 0, 0), shard.CodeAppended)
 		equal(t, history(t, h), []string{"p-0-0"})
 	})

@@ -45,6 +45,8 @@ func (s *Shard) enqueue(c *call) (lead bool, err error) {
 	switch {
 	case s.stopped:
 		return false, ErrNotOwner
+	case s.host.log.isDown():
+		return false, ErrStoreDown
 	case len(s.queue) >= cfg.QueueRequests || s.queueBytes+c.size > cfg.QueueBytes:
 		return false, ErrOverloaded
 	}
@@ -239,8 +241,12 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 		}
 		b.err = s.send(ctx, b)
 	}
-	deadline := s.host.cfg.Now().Add(settleTimeout)
+	began := s.host.cfg.Now()
 	for try := 0; ; try++ {
+		patience := busyTimeout
+		if b.unknown {
+			patience = settleTimeout
+		}
 		var lost *TailError
 		switch {
 		case b.err == nil, errors.As(b.err, &lost):
@@ -250,8 +256,11 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 			return &TailError{0}
 		case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrDeclined):
 			return b.verdict(b.err)
-		case ctx.Err() != nil, s.host.cfg.Now().After(deadline):
+		case ctx.Err() != nil, !b.unknown && s.host.log.isDown(), s.host.cfg.Now().Sub(began) > patience:
 			return b.verdict(errors.Join(ErrStoreDown, b.err))
+		}
+		if s.host.log.isDown() || s.host.cfg.Now().Sub(began) > busyTimeout {
+			s.refuseAll(ErrStoreDown) // they would wait for what this batch waits for
 		}
 		pause(ctx, try, 20*time.Millisecond, time.Second)
 		b.err = s.send(ctx, b)
@@ -262,6 +271,10 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 // its outcome is unknown. Nothing depends on it afterwards: the next batch at
 // that position settles the matter.
 const settleTimeout = 15 * time.Second
+
+// busyTimeout is how long a batch is sent again that is certainly not written, and how
+// long others wait behind one that may be.
+const busyTimeout = 5 * time.Second
 
 // send appends what is left of the batch, each part once, and folds it.
 func (s *Shard) send(ctx context.Context, b *batch) error {

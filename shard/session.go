@@ -120,6 +120,13 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 			pause(ctx, try, 100*time.Millisecond, 10*time.Second)
 			continue
 		}
+		s.mu.Lock()
+		followers, inherited := s.followers, s.inherited
+		s.inherited = false
+		s.mu.Unlock()
+		if !inherited && s.host.cfg.Mode == ModeSession && s.host.opens.wait(ctx, followers) != nil {
+			return
+		}
 		start := s.host.cfg.Now()
 		s.mu.Lock()
 		on := s.state

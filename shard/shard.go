@@ -38,7 +38,8 @@ type Shard struct {
 
 	followers int
 	session   *session
-	asked     int // freshness checks in this minute
+	inherited bool // it was handed over, and has had no session here yet
+	asked     int  // freshness checks in this minute
 	askedAt   time.Time
 
 	busy     bool      // chores are under way

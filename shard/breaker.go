@@ -1,0 +1,173 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// breaker is the Log of a Host with a circuit breaker: once storage has answered
+// nothing for downAfter, calls fail at once, and certainly without an effect, until a
+// probe is answered. So a caller does not wait for what will not come, and a fleet can
+// tell a node that is cut off from storage (Host.StoreDown). A refusal is an answer.
+// Calls that are under way are left alone.
+type breaker struct {
+	Log
+	now func() time.Time
+
+	mu       sync.Mutex
+	asked    time.Time // since when a call has waited and nothing was answered; zero: none
+	answered time.Time // the last answer
+	last     StreamID  // to probe with
+}
+
+const (
+	// downAfter is how long storage may answer nothing.
+	downAfter = 3 * time.Second
+	// probeEvery is how often storage is asked while it is down, and while nothing else
+	// is asked of it though streams are followed: a read session can be silent for long.
+	probeEvery  = time.Second
+	probeQuiet  = 2 * time.Second
+	probeExpiry = 2 * time.Second
+)
+
+// errBroken: the call was not made. As ErrLogBusy it is certainly without an effect.
+var errBroken = fmt.Errorf("%w: it does not answer", ErrLogBusy)
+
+// enter begins a call.
+func (b *breaker) enter(id StreamID) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.last = id; b.downLocked() {
+		return errBroken
+	}
+	b.askLocked()
+	return nil
+}
+
+func (b *breaker) askLocked() {
+	if b.asked.IsZero() {
+		b.asked = b.now()
+	}
+}
+
+// downLocked is whether storage is down by now.
+func (b *breaker) downLocked() bool {
+	return !b.asked.IsZero() && b.now().Sub(b.asked) >= downAfter
+}
+
+// leave ends a call, and returns its error.
+func (b *breaker) leave(err error) error {
+	if answered(err) {
+		b.mu.Lock()
+		b.asked, b.answered = time.Time{}, b.now()
+		b.mu.Unlock()
+	}
+	return err
+}
+
+// answered reports whether an error came from storage itself.
+func answered(err error) bool {
+	var tail *TailError
+	return err == nil || errors.As(err, &tail) || errors.Is(err, ErrNoLog) ||
+		errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy)
+}
+
+// isDown reports whether storage answers nothing.
+func (b *breaker) isDown() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.downLocked()
+}
+
+// probe asks storage something if that is due; following reports
+// whether somebody relies on it.
+func (b *breaker) probe(ctx context.Context, following func() bool) {
+	b.mu.Lock()
+	id, down, quiet := b.last, b.downLocked(), b.now().Sub(b.answered) >= probeQuiet
+	b.mu.Unlock()
+	if id == "" || !down && !quiet || !down && !following() {
+		return
+	}
+	b.mu.Lock()
+	b.askLocked()
+	b.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, probeExpiry)
+	defer cancel()
+	_, err := b.Log.Tail(ctx, id)
+	_ = b.leave(err)
+}
+
+// Create implements Log.
+func (b *breaker) Create(ctx context.Context, id StreamID) error {
+	if err := b.enter(id); err != nil {
+		return err
+	}
+	return b.leave(b.Log.Create(ctx, id))
+}
+
+// Append implements Log.
+func (b *breaker) Append(ctx context.Context, id StreamID, at uint64, batch []Entry) (Ack, error) {
+	if err := b.enter(id); err != nil {
+		return Ack{}, err
+	}
+	ack, err := b.Log.Append(ctx, id, at, batch)
+	return ack, b.leave(err)
+}
+
+// Read implements Log.
+func (b *breaker) Read(ctx context.Context, id StreamID, from uint64, max int) (Page, error) {
+	if err := b.enter(id); err != nil {
+		return Page{}, err
+	}
+	p, err := b.Log.Read(ctx, id, from, max)
+	return p, b.leave(err)
+}
+
+// Last implements Log.
+func (b *breaker) Last(ctx context.Context, id StreamID, n int) (Page, error) {
+	if err := b.enter(id); err != nil {
+		return Page{}, err
+	}
+	p, err := b.Log.Last(ctx, id, n)
+	return p, b.leave(err)
+}
+
+// Tail implements Log.
+func (b *breaker) Tail(ctx context.Context, id StreamID) (uint64, error) {
+	if err := b.enter(id); err != nil {
+		return 0, err
+	}
+	tail, err := b.Log.Tail(ctx, id)
+	return tail, b.leave(err)
+}
+
+// Replay implements Log. Each page is an answer.
+func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
+	if err := b.enter(id); err != nil {
+		return err
+	}
+	var own error
+	err := b.Log.Replay(ctx, id, from, to, func(p Page) error {
+		_ = b.leave(nil)
+		own = fn(p)
+		return own
+	})
+	if own != nil {
+		return err
+	}
+	return b.leave(err)
+}
+
+// Follow implements Log. Each page is an answer; its silence says nothing.
+func (b *breaker) Follow(ctx context.Context, id StreamID, from uint64, fn func(Page) error) error {
+	b.mu.Lock()
+	b.last = id
+	b.mu.Unlock()
+	return b.Log.Follow(ctx, id, from, func(p Page) error {
+		_ = b.leave(nil)
+		return fn(p)
+	})
+}

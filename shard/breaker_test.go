@@ -1,0 +1,128 @@
+package shard_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+func noTail(func() (uint64, error)) (uint64, error) { return 0, errDown }
+
+// Storage is gone for a while: who asks first waits for it, everybody else hears at once
+// that nothing was written, memory is served, and all goes on within a second of its
+// coming back.
+func TestStoreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		tail, release, err := h.Follow(t.Context(), stream, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		silent := func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		log.set(hooks{
+			append: func(ctx context.Context, _ func() (shard.Ack, error)) (shard.Ack, error) {
+				return shard.Ack{}, errors.Join(shard.ErrUnknown, silent(ctx))
+			},
+			read: func() error { return errDown },
+			tail: noTail,
+		})
+		began := time.Now()
+		first := doLater(t.Context(), h, appendReq("text/plain", "b"))
+		synctest.Wait()
+		behind := doLater(t.Context(), h, appendReq("text/plain", "c"))
+		if _, err := behind(); !errors.Is(err, shard.ErrStoreDown) || errors.Is(err, shard.ErrOutcomeUnknown) || time.Since(began) > 6*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		if !h.StoreDown() {
+			t.Error("nothing is answered, and nobody noticed")
+		}
+		began = time.Now()
+		for range 10 {
+			if _, err := h.Do(t.Context(), appendReq("text/plain", "d")); !errors.Is(err, shard.ErrStoreDown) {
+				t.Error(err)
+			}
+			if _, err := h.State(t.Context(), "default/another", 0); !errors.Is(err, shard.ErrStoreDown) {
+				t.Error(err)
+			}
+		}
+		if info, err := h.State(t.Context(), stream, shard.AskLocal); err != nil || info.Tail != tail.Info().Tail {
+			t.Errorf("%+v %v", info, err)
+		}
+		if d := time.Since(began); d > 0 {
+			t.Errorf("it took %v to say so", d)
+		}
+		log.set(hooks{})
+		advance(shard.ProbeEvery)
+		if h.StoreDown() {
+			t.Error("it is back")
+		}
+		if out, err := first(); err != nil || out.Code != shard.CodeAppended {
+			t.Errorf("%+v %v", out, err)
+		}
+		do(t, h, appendReq("text/plain", "e"), shard.CodeAppended)
+		equal(t, history(t, h), []string{"a", "b", "e"})
+	})
+}
+
+// Where nobody writes, a session that has fallen silent is no proof: storage is asked.
+func TestStoreGoneInSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		_, release, err := h.Follow(t.Context(), stream, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		advance(time.Minute)
+		if h.StoreDown() {
+			t.Fatal("it answers")
+		}
+		log.set(hooks{tail: noTail})
+		advance(7 * time.Second)
+		if !h.StoreDown() {
+			t.Error("nobody asked")
+		}
+		log.set(hooks{})
+		advance(2 * time.Second)
+		if h.StoreDown() {
+			t.Error("it is back")
+		}
+		release()
+	})
+}
+
+// Appends hang and everything else is answered: nobody waits for another's turn.
+func TestAppendsHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		log.set(hooks{append: func(ctx context.Context, _ func() (shard.Ack, error)) (shard.Ack, error) {
+			<-ctx.Done()
+			return shard.Ack{}, errors.Join(shard.ErrUnknown, ctx.Err())
+		}})
+		began := time.Now()
+		first := doLater(t.Context(), h, appendReq("text/plain", "b"))
+		synctest.Wait()
+		behind := doLater(t.Context(), h, appendReq("text/plain", "c"))
+		if _, err := behind(); !errors.Is(err, shard.ErrStoreDown) || errors.Is(err, shard.ErrOutcomeUnknown) || time.Since(began) > 11*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		log.set(hooks{})
+		if out, err := first(); err != nil || out.Code != shard.CodeAppended {
+			t.Errorf("%+v %v", out, err)
+		}
+		equal(t, history(t, h), []string{"a", "b"})
+	})
+}

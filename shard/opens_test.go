@@ -1,0 +1,53 @@
+package shard
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A thousand streams are followed at once: as many sessions as the bucket holds are
+// opened at once, the others at its rate, most followed first; one that is given up takes
+// no turn.
+func TestOpensArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		o := newOpens(func(fn func(context.Context)) bool {
+			go fn(ctx)
+			return true
+		})
+		const n = 1000
+		var mu sync.Mutex
+		var order []int
+		began := time.Now()
+		gone, leave := context.WithCancel(ctx)
+		defer leave()
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				if o.wait(ctx, i) == nil {
+					mu.Lock()
+					order = append(order, i)
+					mu.Unlock()
+				}
+			})
+			go func() { _ = o.wait(gone, n+i) }()
+			if i == opensAtOnce {
+				synctest.Wait()
+				leave()
+			}
+		}
+		wg.Wait()
+		if d, most := time.Since(began), time.Second*n/opensPerSecond; d < most-2*time.Second || d > most {
+			t.Errorf("it took %v", d)
+		}
+		late := slices.Clone(order[len(order)-n/2:])
+		if slices.Reverse(order); !slices.IsSorted(order[:n/2]) {
+			t.Errorf("not the most followed first: %v", late)
+		}
+	})
+}
