@@ -108,6 +108,9 @@ func mappingOf(err error) mapping {
 	return unexpected
 }
 
+// passes reports whether what failed may work a little later.
+func passes(err error) bool { return mappingOf(err).retry.high > 0 }
+
 // fail answers with the problem that err stands for.
 func fail(w http.ResponseWriter, err error) {
 	m, detail := mappingOf(err), err.Error()
@@ -123,7 +126,7 @@ func fail(w http.ResponseWriter, err error) {
 // header of an EventSource can read a status and Retry-After.
 func failEvents(w http.ResponseWriter, r *http.Request, err error) {
 	m := mappingOf(err)
-	if m.retry.high == 0 || !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+	if !passes(err) || !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
 		fail(w, err)
 		return
 	}

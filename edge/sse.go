@@ -102,7 +102,10 @@ func (d *driver) run(ctx context.Context) {
 	bye := s.farewell()
 	for {
 		more, err := d.turn(ctx)
-		if err != nil || ctx.Err() != nil {
+		var again <-chan time.Time
+		if err != nil && passes(err) { // storage has what is needed, and does not answer
+			again = time.After(pageAgain/2 + rand.N(pageAgain))
+		} else if err != nil || ctx.Err() != nil {
 			switch {
 			case d.out.cut.Load():
 				s.m.cut.WithLabelValues(string(cutMemory)).Inc()
@@ -111,7 +114,7 @@ func (d *driver) run(ctx context.Context) {
 			}
 			return
 		}
-		if more {
+		if more && again == nil {
 			quiet.Reset(d.heartbeat())
 			if bye.due() { // between two events
 				d.leave()
@@ -122,10 +125,11 @@ func (d *driver) run(ctx context.Context) {
 		if st := d.c.state(); st == stateClosed || st == stateGone {
 			return
 		}
-		if !d.c.tail.Watch(d.news, d.c.at.pos) {
+		if again == nil && !d.c.tail.Watch(d.news, d.c.at.pos) {
 			continue
 		}
 		select {
+		case <-again:
 		case <-d.news:
 		case <-ctx.Done():
 			return
@@ -142,6 +146,10 @@ func (d *driver) run(ctx context.Context) {
 		}
 	}
 }
+
+// pageAgain is about how long a reader waits before it asks again for a page that
+// nobody could read.
+const pageAgain = time.Second
 
 // leave ends the response in a drain.
 func (d *driver) leave() {

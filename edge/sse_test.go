@@ -439,6 +439,40 @@ func TestTrimmedReader(t *testing.T) {
 	})
 }
 
+// A reader that is in the middle of history when storage stops to answer stays, and gets
+// the rest once it is back.
+func TestStoreGoneForAReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		info := shard.Info{Exists: true, Life: 7, Type: "text/plain", Tail: 4, LogTail: 4}
+		tail := shard.NewTails(0, 0).Open("default/x", info, 4)
+		back := time.Now().Add(5 * time.Minute)
+		b := newBubble(t, Config{}, fake{
+			state:  func(shard.Ask) (shard.Info, error) { return info, nil },
+			follow: func() (*shard.Tail, error) { return tail, nil },
+			page: func(from uint64) (shard.Range, error) {
+				if from >= 2 && time.Now().Before(back) {
+					return shard.Range{}, shard.ErrStoreDown
+				}
+				m := shard.Message{Pos: from, Next: from + 1, Body: fmt.Append(nil, "m", from)}
+				return buildRange(t, from, from+1, from+1, false, []shard.Message{m}), nil
+			},
+		})
+		s := b.get("offset=-1", nil)
+		var got []string
+		for _, e := range s.next(8) {
+			if e.name == "data" {
+				got = append(got, e.data)
+			}
+		}
+		if fmt.Sprint(got) != "[m0 m1 m2 m3]" {
+			t.Errorf("%q", got)
+		}
+		if late := time.Since(back); late < 0 || late > 2*pageAgain {
+			t.Errorf("%v after storage is back", late)
+		}
+	})
+}
+
 // An offset that is no longer kept is 410 to a live reader too: after an empty 200 an
 // EventSource would come back for ever.
 func TestTrimmedOffsetIsGone(t *testing.T) {
