@@ -106,7 +106,8 @@ func (c *course) learn(name string, err error) bool {
 		}
 	case errors.Is(err, shard.ErrNotOwner):
 		c.hop++
-	case errors.Is(err, shard.ErrStoreDown):
+	case errors.Is(err, shard.ErrStoreDown), errors.Is(err, shard.ErrOutcomeUnknown):
+		// Another node may reach S2, and find out: it shuts out what is on its way.
 		if c.down++; c.down > 1 {
 			return false
 		}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -32,6 +33,8 @@ const (
 	handedFor = 5 * time.Second
 	// nudgeAtOnce bounds the streams that one node is handing over.
 	nudgeAtOnce = 64
+	// nudgeAgain is the pause before another nudge of a member that is behind.
+	nudgeAgain = 100 * time.Millisecond
 	// hot is how recently a stream was used that is handed over without being asked for.
 	hot = time.Minute
 	// keepFormer is how long streams that moved are kept to be asked for, and
@@ -173,20 +176,54 @@ func (s *server) Hand(_ context.Context, q *relaypb.HandRequest) (*relaypb.HandR
 	return reply, nil
 }
 
-// nudge has the new owners of streams fetch them that this node has in use and owns no
-// more, most-watched first. It returns once each has been asked, or ctx ends.
-func (r *Relay) nudge(ctx context.Context) {
-	t := r.table()
+// owing is what a node owes after a change of owners: the streams in use that others own
+// now, most-watched first.
+type owing struct {
+	table   *Table
+	streams []shard.StreamID
+
+	mu   sync.Mutex
+	left map[string]int // by the name of the new owner
+}
+
+func (r *Relay) owes(t *Table) *owing {
+	o := &owing{table: t, left: map[string]int{}}
+	for _, id := range r.hosted.host.Hot(hot) {
+		if m := t.Owner(id); m != nil && m.Name != r.self {
+			o.streams = append(o.streams, id)
+			o.left[m.Name]++
+		}
+	}
+	return o
+}
+
+// to is how many streams are owed to a member; owner: it owns any.
+func (o *owing) to(name string) (left int, owner bool) {
+	if o == nil {
+		return 0, false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.left[name], o.table.has(name)
+}
+
+func (o *owing) paid(name string) {
+	o.mu.Lock()
+	o.left[name]--
+	o.mu.Unlock()
+}
+
+// nudge has the new owners fetch what this node owes them. It returns once each has been
+// asked, or ctx ends.
+func (r *Relay) nudge(ctx context.Context, o *owing) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	free := make(chan struct{}, nudgeAtOnce)
-	for _, id := range r.hosted.host.Hot(hot) {
-		m := t.Owner(id)
-		if m == nil || m.Name == r.self {
-			continue
-		}
+	for _, id := range o.streams {
+		m := o.table.Owner(id)
 		l := r.peers.link(m.Name)
 		if l == nil {
+			o.paid(m.Name)
 			continue
 		}
 		select {
@@ -196,11 +233,28 @@ func (r *Relay) nudge(ctx context.Context) {
 		}
 		wg.Go(func() {
 			defer func() { <-free }()
+			defer o.paid(m.Name)
 			ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 			defer cancel()
-			// The answer does not matter: whoever asks for the stream next, asks the same.
-			_, _ = l.state(ctx, id, shard.AskLocal, route{})
+			l.nudge(ctx, id)
 		})
+	}
+}
+
+// nudge has the member serve a stream, and so fetch it. One whose clock is behind says
+// that it does not own it yet. If all fails, whoever asks for the stream next asks the
+// same.
+func (l *link) nudge(ctx context.Context, id shard.StreamID) {
+	for {
+		var other *redirect
+		if _, err := l.state(ctx, id, shard.AskLocal, route{}); !errors.As(err, &other) {
+			return
+		}
+		select {
+		case <-time.After(nudgeAgain):
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ type host interface {
 	Drop(id shard.StreamID)
 	Hand(id shard.StreamID, from uint64) (shard.Handover, bool)
 	Install(id shard.StreamID, h shard.Handover) error
+	StoreDown() bool
 }
 
 // hosted is the host with rules added. A stream is let go of only while nobody here is

@@ -33,7 +33,8 @@ type link struct {
 	linkWindow  int
 	wake        chan struct{} // cap 1, never closed
 	wg          sync.WaitGroup
-	heard       atomic.Int64 // when the owner was last heard, ns
+	heard       atomic.Int64                   // when the owner was last heard, ns
+	status      atomic.Pointer[relaypb.Status] // its last one; nil: none yet
 
 	mu     sync.Mutex
 	closed bool
@@ -228,11 +229,15 @@ func (l *link) ping(ctx context.Context) bool {
 
 func (l *link) readControl() {
 	for {
-		if _, err := l.control.Recv(); err != nil {
+		m, err := l.control.Recv()
+		if err != nil {
 			l.cancel(err)
 			return
 		}
 		l.heard.Store(time.Now().UnixNano())
+		if m.GetStatus() != nil {
+			l.status.Store(m.GetStatus())
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"maps"
 	mrand "math/rand/v2"
 	"net"
 	"slices"
@@ -43,6 +44,22 @@ type membership struct {
 	self  Member
 	known map[string]Member // the others, by name
 	addrs map[string]string // where they gossip, by name
+	dead  map[string]deaths // by name, of the last deathsKept
+}
+
+// A member that came back from the dead owns nothing for a while, unless it says from
+// when on by itself: a process that stood still says so a moment later, and one that
+// comes and goes would move its streams each time. The while doubles with each death.
+const (
+	backAfter  = 3 * time.Second
+	backLate   = 48 * time.Second
+	deathsKept = 5 * time.Minute // and then forgotten
+)
+
+// deaths of a member, as gossip said.
+type deaths struct {
+	last time.Time
+	n    int
 }
 
 // The calm profile: gossip places streams, links notice deaths.
@@ -68,6 +85,7 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		tell:  make(chan struct{}, 1),
 		known: map[string]Member{},
 		addrs: map[string]string{},
+		dead:  map[string]deaths{},
 		self: Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), Key: cfg.RingKey,
 			Start: uint64(cfg.Now().UnixMilli()), Rev: 1, StopAt: Never,
@@ -228,6 +246,53 @@ func (m *membership) activate(why string) {
 	}
 }
 
+// returning takes leaving back.
+func (m *membership) returning() {
+	m.mu.Lock()
+	if m.self.Flags&FlagLeaving != 0 {
+		m.self.Flags &^= FlagLeaving
+		m.self.StartAt, m.self.StopAt = m.flip(m.cfg.Now()), Never
+		m.self.Rev++
+	}
+	m.mu.Unlock()
+	m.changed()
+}
+
+// changed has a change of self heard, here and by others.
+func (m *membership) changed() {
+	poke(m.news)
+	poke(m.tell)
+}
+
+// noStore says whether S2 answers this node.
+func (m *membership) noStore(lost bool) {
+	m.mu.Lock()
+	m.self.Flags &^= FlagNoStore
+	if lost {
+		m.self.Flags |= FlagNoStore
+	}
+	m.self.Rev++
+	m.mu.Unlock()
+	m.changed()
+}
+
+// paused: this node stood still for so long that others have taken its streams. It comes
+// back as one that joins, instead of being a second owner of each.
+func (m *membership) paused(late time.Duration) {
+	now := m.cfg.Now()
+	m.mu.Lock()
+	again := len(m.known) > 0 && m.self.owns(uint64(max(now.UnixMilli(), 0)))
+	if again {
+		m.self.StartAt = m.flip(now)
+		m.self.Rev++
+	}
+	m.mu.Unlock()
+	m.log.Warn("stood still", "for", late)
+	if again {
+		m.changed()
+	}
+}
+
 // leaving says that this node owns nothing from some instant on, which it returns: now,
 // if there is nobody to tell.
 func (m *membership) leaving() (at time.Time) {
@@ -243,8 +308,7 @@ func (m *membership) leaving() (at time.Time) {
 	}
 	at = time.UnixMilli(int64(m.self.StopAt))
 	m.mu.Unlock()
-	poke(m.news)
-	poke(m.tell)
+	m.changed()
 	return at
 }
 
@@ -412,6 +476,11 @@ func (d *delegate) NotifyLeave(n *memberlist.Node) {
 	d.mu.Lock()
 	delete(d.known, n.Name)
 	delete(d.addrs, n.Name)
+	now := d.cfg.Now()
+	maps.DeleteFunc(d.dead, func(_ string, old deaths) bool { return now.Sub(old.last) > deathsKept })
+	if n.State == memberlist.StateDead {
+		d.dead[n.Name] = deaths{now, d.dead[n.Name].n + 1}
+	}
 	d.mu.Unlock()
 	poke(d.news)
 }
@@ -427,11 +496,23 @@ func (d *delegate) heard(n *memberlist.Node) {
 	}
 	d.mu.Lock()
 	d.addrs[n.Name] = nodeAddr(n)
-	if old, ok := d.known[n.Name]; !ok || o.Rev > old.Rev {
+	old, ok := d.known[n.Name]
+	if !ok {
+		d.dead[n.Name].damp(&o, d.cfg.Now())
+	}
+	if !ok || o.Rev > old.Rev {
 		d.known[n.Name] = o
 	}
 	d.mu.Unlock()
 	poke(d.news)
+}
+
+// damp is told of a member that comes back after these deaths.
+func (d deaths) damp(o *Member, now time.Time) {
+	if d.n > 0 && o.StartAt <= uint64(max(d.last.UnixMilli(), 0)) {
+		wait := min(backAfter<<min(d.n-1, 10), backLate)
+		o.StartAt = uint64(max(now.Add(wait).UnixMilli(), 1))
+	}
 }
 
 func (d *delegate) NotifyMsg([]byte)                {}

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
 )
 
 // peers holds one link to each other member: opened when the member appears in
@@ -94,6 +96,21 @@ func (ps *peers) link(name string) *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.link
+}
+
+// statuses lists what the members that are up said last, by name.
+func (ps *peers) statuses() map[string]*relaypb.Status {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	all := make(map[string]*relaypb.Status, len(ps.m))
+	for name, p := range ps.m {
+		p.mu.Lock()
+		if p.link != nil {
+			all[name] = p.link.status.Load()
+		}
+		p.mu.Unlock()
+	}
+	return all
 }
 
 // patience is how long a member may be down before a request gives it up.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
@@ -41,8 +42,12 @@ type Relay struct {
 	pages   singleflight.Group
 	past    past
 	strays  atomic.Bool // the host may have streams that others own
+	owing   atomic.Pointer[owing]
+	full    atomic.Bool // this node has its share of the streams
 	leaving atomic.Bool
-	tending sync.Mutex // held while ownership is looked at
+	readers atomic.Int64 // see Balance
+	store   store        // owned by tend
+	tending sync.Mutex   // held while ownership is looked at
 	closing sync.Once
 
 	mu      sync.Mutex
@@ -94,7 +99,7 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	r.peers = newPeers(&r.cfg, r.self, r.addr, r.met)
 	r.server = newServer(&r.cfg, r.self, r.hosted, r.openers, r.met)
 	r.server.addr, r.server.table, r.server.foreign = r.addr, r.table, r.foreign
-	r.server.answers, r.server.handed = r.answers, r.handed
+	r.server.answers, r.server.handed, r.server.status = r.answers, r.handed, r.status
 	r.followers = &followers{
 		self: r.self, tails: tails, hosted: r.hosted, openers: r.openers, peers: r.peers,
 		view: r.View, table: r.table, foreign: r.foreign, freed: func() { poke(r.news) },
@@ -142,11 +147,6 @@ func (r *Relay) Self() string { return r.self }
 // View is the newest view of the fleet.
 func (r *Relay) View() *View { return r.ms.current() }
 
-// Ready reports whether this node owns its part of the streams.
-func (r *Relay) Ready() bool {
-	return !r.leaving.Load() && r.table().has(r.self)
-}
-
 func (r *Relay) table() *Table { return r.ms.current().At(r.cfg.Now()) }
 
 // answers reports whether a member answers this node at once.
@@ -158,8 +158,10 @@ func (r *Relay) answers(ctx context.Context, m *Member) bool {
 // observe is told of Views.
 func (r *Relay) observe(v *View) {
 	r.peers.update(v)
-	if r.past.note(r.table(), r.cfg.Now()) && r.ctx.Err() == nil {
-		r.wg.Go(func() { r.nudge(r.ctx) })
+	if t := r.table(); r.past.note(t, r.cfg.Now()) && r.ctx.Err() == nil {
+		o := r.owes(t)
+		r.owing.Store(o)
+		r.wg.Go(func() { r.nudge(r.ctx, o) })
 	}
 	r.linksChanged()
 }
@@ -224,33 +226,47 @@ func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, erro
 	}
 	var out shard.Outcome
 	sent := false // somebody may have carried it out without telling
-	err := r.route(ctx, req.Stream, func(ctx context.Context, l *link, rt route) (err error) {
+	try := func(ctx context.Context, l *link, rt route) (err error) {
 		q := req
 		if sent && !req.Repeat {
 			again := *req
 			again.Repeat, q = true, &again
 		}
+		var delivered bool
 		if l == nil {
 			out, err = r.hosted.do(ctx, q, rt.hop == hopMust)
-			return err
+		} else {
+			out, delivered, err = l.do(ctx, q, rt)
 		}
-		var delivered bool
-		out, delivered, err = l.do(ctx, q, rt)
-		sent = sent || delivered && errors.Is(err, errUnreachable)
-		if err == nil && out.Code.Accepted() {
+		sent = sent || delivered && errors.Is(err, errUnreachable) || errors.Is(err, shard.ErrOutcomeUnknown)
+		if l != nil && err == nil && out.Code.Accepted() {
 			r.followers.heard(req.Stream, out.Info)
 		}
 		return err
-	})
-	switch {
-	case err == nil, ctx.Err() != nil:
-		return out, err
-	case sent && !errors.Is(err, shard.ErrOutcomeUnknown):
-		return shard.Outcome{}, fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, err)
-	default:
-		return shard.Outcome{}, public(err)
+	}
+	for began := time.Now(); ; {
+		err := r.route(ctx, req.Stream, try)
+		switch {
+		case err == nil, ctx.Err() != nil:
+			return out, err
+		case !sent:
+			return shard.Outcome{}, public(err)
+		case time.Since(began) > certainWithin:
+			return shard.Outcome{}, errors.Join(shard.ErrOutcomeUnknown, public(err))
+		}
+		select {
+		case <-time.After(certainAgain/2 + rand.N(certainAgain)):
+		case <-ctx.Done():
+		}
 	}
 }
+
+// A write that may have been carried out is repeated, with its id, until some node says
+// so or not; after certainWithin its caller hears that nobody can say.
+const (
+	certainWithin = 15 * time.Second
+	certainAgain  = 500 * time.Millisecond
+)
 
 // errForksLater: an owner of an earlier release would make a plain stream of a fork,
 // and an edge would show it without what it inherited.

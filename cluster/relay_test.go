@@ -20,6 +20,7 @@ type station struct {
 	*Relay
 	host  *shard.Host
 	tails *shard.Tails
+	way   *way
 	dead  bool
 }
 
@@ -61,8 +62,8 @@ func (f *fleet) add(change ...func(*Config)) *station {
 	for _, fn := range change {
 		fn(&cfg)
 	}
-	s := &station{tails: shard.NewTails(0, 0)}
-	s.host = shard.NewHost(f.log, s.tails, shard.Config{Now: f.now})
+	s := &station{tails: shard.NewTails(0, 0), way: &way{Log: f.log}}
+	s.host = shard.NewHost(s.way, s.tails, shard.Config{Now: f.now})
 	var err error
 	if s.Relay, err = Join(f.Context(), cfg, s.host, s.tails); err != nil {
 		f.Fatal(err)

@@ -34,6 +34,7 @@ type server struct {
 	answers func(ctx context.Context, m *Member) bool
 	foreign func() // a stream that another owns is served here
 	handed  func(id shard.StreamID, to place, used *use)
+	status  func(peer string) *relaypb.Status
 	bodies  *semaphore.Weighted // bytes of append bodies in flight
 	grpc    *grpc.Server
 	wg      sync.WaitGroup
@@ -132,7 +133,7 @@ func (s *session) readControl(
 	for {
 		s.take(m)
 		if b := m.GetBeat(); b != 0 {
-			if err := lane.Send(&relaypb.ToEdge{Beat: b}); err != nil {
+			if err := lane.Send(&relaypb.ToEdge{Beat: b, Status: s.server.status(s.peer)}); err != nil {
 				return err
 			}
 		}

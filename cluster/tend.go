@@ -19,6 +19,7 @@ const (
 func (r *Relay) tend(ctx context.Context) {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
+	last := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -26,9 +27,15 @@ func (r *Relay) tend(ctx context.Context) {
 		case <-r.news:
 		case <-tick.C:
 		}
+		now := time.Now()
+		r.tendStore(now)
+		if late := now.Sub(last); late > tendEvery+deadAfter {
+			r.ms.paused(late)
+		}
+		last = now
 		r.examine()
 		r.unhold()
-		r.hosted.forget(time.Now())
+		r.hosted.forget(now)
 	}
 }
 
@@ -116,6 +123,13 @@ func (r *Relay) Leave(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// Return takes Leave back: this node owns streams again, from some second on.
+func (r *Relay) Return() {
+	r.full.Store(false)
+	r.ms.returning()
+	r.leaving.Store(false)
 }
 
 // Close leaves gossip, cuts all links and waits for every goroutine. Calls under

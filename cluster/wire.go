@@ -35,20 +35,21 @@ const (
 	maxRange = 2*shard.MaxBody + 4<<20
 )
 
-// refusals is the one table of errors that travel between nodes. The status code
-// is for people and tools; the reason decides.
+// refusals is the one table of errors that travel between nodes; the first that matches
+// counts, and doubt comes before its causes, which alone would say that nothing was
+// written. The status code is for people and tools; the reason decides.
 var refusals = []struct {
 	err    error
 	reason relaypb.Reason
 	code   codes.Code
 }{
+	{shard.ErrOutcomeUnknown, relaypb.Reason_REASON_OUTCOME_UNKNOWN, codes.Unknown},
 	{shard.ErrNotFound, relaypb.Reason_REASON_NOT_FOUND, codes.NotFound},
 	{shard.ErrGone, relaypb.Reason_REASON_GONE, codes.NotFound},
 	{shard.ErrTrimmed, relaypb.Reason_REASON_TRIMMED, codes.OutOfRange},
 	{shard.ErrContended, relaypb.Reason_REASON_CONTENDED, codes.Aborted},
 	{shard.ErrOverloaded, relaypb.Reason_REASON_OVERLOADED, codes.ResourceExhausted},
 	{shard.ErrStoreDown, relaypb.Reason_REASON_STORE_DOWN, codes.Unavailable},
-	{shard.ErrOutcomeUnknown, relaypb.Reason_REASON_OUTCOME_UNKNOWN, codes.Unknown},
 	{shard.ErrUnavailable, relaypb.Reason_REASON_UNAVAILABLE, codes.Unavailable},
 	{shard.ErrNotOwner, relaypb.Reason_REASON_LET_GO, codes.FailedPrecondition},
 	{shard.ErrStopped, relaypb.Reason_REASON_STOPPED, codes.Unavailable},

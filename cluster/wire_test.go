@@ -119,6 +119,12 @@ func TestErrorsTravel(t *testing.T) {
 			t.Errorf("%v arrives as %v", row.err, got)
 		}
 	}
+	for _, row := range refusals { // doubt outlives its cause
+		err := errorToStatus(errors.Join(row.err, shard.ErrOutcomeUnknown))
+		if got := statusToError(err); !errors.Is(got, shard.ErrOutcomeUnknown) {
+			t.Errorf("%v arrives as %v", err, got)
+		}
+	}
 	var trimmed *shard.TrimmedError
 	if err := statusToError(errorToStatus(&shard.TrimmedError{First: 7})); !errors.As(err, &trimmed) || trimmed.First != 7 {
 		t.Errorf("%v", err)

@@ -60,11 +60,12 @@ var codes = map[shard.Code]mapping{
 }
 
 // failures is the one table from errors to answers; the first that matches
-// counts.
+// counts. Doubt comes before its causes, which alone would say that nothing was written.
 var failures = []struct {
 	err error
 	mapping
 }{
+	{shard.ErrOutcomeUnknown, mapping{503, "append-outcome-unknown", "Nobody can say whether this was written", retry{1, 3}}},
 	{errNoRoute, mapping{404, "no-such-path", "No such path", retry{}}},
 	{errName, mapping{400, "bad-name", "Malformed stream name", retry{}}},
 	{errReserved, mapping{501, "not-supported", "Subscriptions are not supported", retry{}}},
@@ -83,7 +84,6 @@ var failures = []struct {
 	{shard.ErrGone, mapping{410, "stream-gone", "The stream was deleted", retry{}}},
 	{shard.ErrTrimmed, mapping{410, "offset-gone", "The offset is no longer kept", retry{}}},
 	{shard.ErrOverloaded, mapping{429, "overloaded", "Too much in flight", retry{1, 3}}},
-	{shard.ErrOutcomeUnknown, mapping{503, "append-outcome-unknown", "Nobody can say whether this was written", retry{1, 3}}},
 	{shard.ErrContended, mapping{503, "stream-contended", "Others write to the stream too fast; not written", retry{1, 3}}},
 	{shard.ErrDeclined, mapping{503, "stream-declined", "The stream needs a later release", retry{30, 90}}},
 	{shard.ErrLogDenied, mapping{503, "store-refuses", "Storage refuses", retry{5, 15}}},

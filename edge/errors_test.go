@@ -153,6 +153,13 @@ func TestFailures(t *testing.T) {
 		}
 		types[f.slug] = f.mapping
 	}
+	for _, f := range failures { // doubt outlives its cause
+		w := httptest.NewRecorder()
+		fail(w, errors.Join(f.err, shard.ErrOutcomeUnknown))
+		if p := answered(t, w); p.Type != problemBase+"append-outcome-unknown" {
+			t.Errorf("%v, in doubt: %s", f.err, p.Type)
+		}
+	}
 	w := httptest.NewRecorder()
 	fail(w, errors.New("dial tcp 10.0.0.7: the password is swordfish"))
 	if p := answered(t, w); w.Code != 500 || p.Detail != "" || strings.Contains(w.Body.String(), "swordfish") {

@@ -90,13 +90,14 @@ func (c *Config) defaults() {
 
 // Host runs the streams that this node owns.
 type Host struct {
-	log   *breaker
-	tails *Tails
-	cfg   Config
-	fleet Fleet // how to reach other streams; the Host itself unless Join says otherwise
-	pages *pages
-	opens *opens
-	m     *metrics
+	log    *breaker
+	tails  *Tails
+	cfg    Config
+	fleet  Fleet // how to reach other streams; the Host itself unless Join says otherwise
+	pages  *pages
+	opens  *opens
+	joined bool // fleet is others, too
+	m      *metrics
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc

@@ -230,7 +230,8 @@ func (b *batch) verdict(err error) error {
 
 // carryOut writes the batch and folds it. An unknown outcome is settled by the
 // same batch again: acknowledged, it is written and no earlier copy can land any
-// more; refused (*TailError), reading back tells.
+// more; refused (*TailError), reading back tells. Where storage is down, another node
+// may settle it sooner.
 func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 	if len(b.left()) == 0 {
 		return s.confirm(ctx, b)
@@ -256,7 +257,7 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 			return &TailError{0}
 		case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrDeclined):
 			return b.verdict(b.err)
-		case ctx.Err() != nil, !b.unknown && s.host.log.isDown(), s.host.cfg.Now().Sub(began) > patience:
+		case ctx.Err() != nil, s.host.log.isDown() && (s.host.joined || !b.unknown), s.host.cfg.Now().Sub(began) > patience:
 			return b.verdict(errors.Join(ErrStoreDown, b.err))
 		}
 		if s.host.log.isDown() || s.host.cfg.Now().Sub(began) > busyTimeout {

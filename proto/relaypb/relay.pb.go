@@ -841,9 +841,11 @@ func (x *ToOwner) GetLinkCredit() uint64 {
 
 // ToEdge is what an owner says in the control lane.
 type ToEdge struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hello         *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
-	Beat          uint64                 `protobuf:"varint,2,opt,name=beat,proto3" json:"beat,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Hello *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	Beat  uint64                 `protobuf:"varint,2,opt,name=beat,proto3" json:"beat,omitempty"`
+	// With each beat.
+	Status        *Status `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -892,6 +894,86 @@ func (x *ToEdge) GetBeat() uint64 {
 	return 0
 }
 
+func (x *ToEdge) GetStatus() *Status {
+	if x != nil {
+		return x.Status
+	}
+	return nil
+}
+
+// Status is how the sender is. A release that knows nothing of it sends none.
+type Status struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The readers that are connected to it.
+	Readers uint64 `protobuf:"varint,1,opt,name=readers,proto3" json:"readers,omitempty"`
+	// S2 does not answer it.
+	StoreDown bool `protobuf:"varint,2,opt,name=store_down,json=storeDown,proto3" json:"store_down,omitempty"`
+	// By its table the edge owns streams; owed is how many of those that are in use it has
+	// still to hand over to it.
+	Owner         bool   `protobuf:"varint,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owed          uint64 `protobuf:"varint,4,opt,name=owed,proto3" json:"owed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Status) Reset() {
+	*x = Status{}
+	mi := &file_relay_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Status) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Status) ProtoMessage() {}
+
+func (x *Status) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Status.ProtoReflect.Descriptor instead.
+func (*Status) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Status) GetReaders() uint64 {
+	if x != nil {
+		return x.Readers
+	}
+	return 0
+}
+
+func (x *Status) GetStoreDown() bool {
+	if x != nil {
+		return x.StoreDown
+	}
+	return false
+}
+
+func (x *Status) GetOwner() bool {
+	if x != nil {
+		return x.Owner
+	}
+	return false
+}
+
+func (x *Status) GetOwed() uint64 {
+	if x != nil {
+		return x.Owed
+	}
+	return 0
+}
+
 // Subscribe asks for a stream's records. The handle is the edge's choice and
 // never used twice on a link.
 type Subscribe struct {
@@ -907,7 +989,7 @@ type Subscribe struct {
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_relay_proto_msgTypes[8]
+	mi := &file_relay_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1001,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[8]
+	mi := &file_relay_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1014,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{8}
+	return file_relay_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Subscribe) GetHandle() uint64 {
@@ -975,7 +1057,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_relay_proto_msgTypes[9]
+	mi := &file_relay_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1069,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[9]
+	mi := &file_relay_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1082,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{9}
+	return file_relay_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Credit) GetHandle() uint64 {
@@ -1030,7 +1112,7 @@ type BulkRequest struct {
 
 func (x *BulkRequest) Reset() {
 	*x = BulkRequest{}
-	mi := &file_relay_proto_msgTypes[10]
+	mi := &file_relay_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1124,7 @@ func (x *BulkRequest) String() string {
 func (*BulkRequest) ProtoMessage() {}
 
 func (x *BulkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[10]
+	mi := &file_relay_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1137,7 @@ func (x *BulkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BulkRequest.ProtoReflect.Descriptor instead.
 func (*BulkRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{10}
+	return file_relay_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BulkRequest) GetLink() uint64 {
@@ -1082,7 +1164,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_relay_proto_msgTypes[11]
+	mi := &file_relay_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1176,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[11]
+	mi := &file_relay_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1189,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{11}
+	return file_relay_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Frame) GetParts() []*Part {
@@ -1135,7 +1217,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_relay_proto_msgTypes[12]
+	mi := &file_relay_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1229,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[12]
+	mi := &file_relay_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1242,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{12}
+	return file_relay_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Part) GetKind() Kind {
@@ -1223,7 +1305,7 @@ type Subscribed struct {
 
 func (x *Subscribed) Reset() {
 	*x = Subscribed{}
-	mi := &file_relay_proto_msgTypes[13]
+	mi := &file_relay_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1317,7 @@ func (x *Subscribed) String() string {
 func (*Subscribed) ProtoMessage() {}
 
 func (x *Subscribed) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[13]
+	mi := &file_relay_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1330,7 @@ func (x *Subscribed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribed.ProtoReflect.Descriptor instead.
 func (*Subscribed) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{13}
+	return file_relay_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Subscribed) GetInfo() *Info {
@@ -1276,7 +1358,7 @@ type Producer struct {
 
 func (x *Producer) Reset() {
 	*x = Producer{}
-	mi := &file_relay_proto_msgTypes[14]
+	mi := &file_relay_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1370,7 @@ func (x *Producer) String() string {
 func (*Producer) ProtoMessage() {}
 
 func (x *Producer) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[14]
+	mi := &file_relay_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1383,7 @@ func (x *Producer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Producer.ProtoReflect.Descriptor instead.
 func (*Producer) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{14}
+	return file_relay_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Producer) GetId() string {
@@ -1336,7 +1418,7 @@ type DoChunk struct {
 
 func (x *DoChunk) Reset() {
 	*x = DoChunk{}
-	mi := &file_relay_proto_msgTypes[15]
+	mi := &file_relay_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1430,7 @@ func (x *DoChunk) String() string {
 func (*DoChunk) ProtoMessage() {}
 
 func (x *DoChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[15]
+	mi := &file_relay_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1443,7 @@ func (x *DoChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoChunk.ProtoReflect.Descriptor instead.
 func (*DoChunk) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{15}
+	return file_relay_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DoChunk) GetHead() *DoHead {
@@ -1410,7 +1492,7 @@ type DoHead struct {
 
 func (x *DoHead) Reset() {
 	*x = DoHead{}
-	mi := &file_relay_proto_msgTypes[16]
+	mi := &file_relay_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1504,7 @@ func (x *DoHead) String() string {
 func (*DoHead) ProtoMessage() {}
 
 func (x *DoHead) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[16]
+	mi := &file_relay_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1517,7 @@ func (x *DoHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoHead.ProtoReflect.Descriptor instead.
 func (*DoHead) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{16}
+	return file_relay_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DoHead) GetRoute() *Route {
@@ -1597,7 +1679,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_relay_proto_msgTypes[17]
+	mi := &file_relay_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1691,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[17]
+	mi := &file_relay_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1704,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{17}
+	return file_relay_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Fork) GetSource() string {
@@ -1664,7 +1746,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_relay_proto_msgTypes[18]
+	mi := &file_relay_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1758,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[18]
+	mi := &file_relay_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1771,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{18}
+	return file_relay_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Source) GetRefused() uint32 {
@@ -1770,7 +1852,7 @@ type DoReply struct {
 
 func (x *DoReply) Reset() {
 	*x = DoReply{}
-	mi := &file_relay_proto_msgTypes[19]
+	mi := &file_relay_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1864,7 @@ func (x *DoReply) String() string {
 func (*DoReply) ProtoMessage() {}
 
 func (x *DoReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[19]
+	mi := &file_relay_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1877,7 @@ func (x *DoReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoReply.ProtoReflect.Descriptor instead.
 func (*DoReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{19}
+	return file_relay_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DoReply) GetCode() uint32 {
@@ -1851,7 +1933,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_relay_proto_msgTypes[20]
+	mi := &file_relay_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1945,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[20]
+	mi := &file_relay_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1958,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{20}
+	return file_relay_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StateRequest) GetRoute() *Route {
@@ -1909,7 +1991,7 @@ type StateReply struct {
 
 func (x *StateReply) Reset() {
 	*x = StateReply{}
-	mi := &file_relay_proto_msgTypes[21]
+	mi := &file_relay_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2003,7 @@ func (x *StateReply) String() string {
 func (*StateReply) ProtoMessage() {}
 
 func (x *StateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[21]
+	mi := &file_relay_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2016,7 @@ func (x *StateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateReply.ProtoReflect.Descriptor instead.
 func (*StateReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{21}
+	return file_relay_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StateReply) GetInfo() *Info {
@@ -1955,7 +2037,7 @@ type PageRequest struct {
 
 func (x *PageRequest) Reset() {
 	*x = PageRequest{}
-	mi := &file_relay_proto_msgTypes[22]
+	mi := &file_relay_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2049,7 @@ func (x *PageRequest) String() string {
 func (*PageRequest) ProtoMessage() {}
 
 func (x *PageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[22]
+	mi := &file_relay_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2062,7 @@ func (x *PageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageRequest.ProtoReflect.Descriptor instead.
 func (*PageRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{22}
+	return file_relay_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PageRequest) GetStream() string {
@@ -2015,7 +2097,7 @@ type PageChunk struct {
 
 func (x *PageChunk) Reset() {
 	*x = PageChunk{}
-	mi := &file_relay_proto_msgTypes[23]
+	mi := &file_relay_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2109,7 @@ func (x *PageChunk) String() string {
 func (*PageChunk) ProtoMessage() {}
 
 func (x *PageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[23]
+	mi := &file_relay_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2122,7 @@ func (x *PageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageChunk.ProtoReflect.Descriptor instead.
 func (*PageChunk) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{23}
+	return file_relay_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PageChunk) GetData() []byte {
@@ -2070,7 +2152,7 @@ type HandRequest struct {
 
 func (x *HandRequest) Reset() {
 	*x = HandRequest{}
-	mi := &file_relay_proto_msgTypes[24]
+	mi := &file_relay_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2164,7 @@ func (x *HandRequest) String() string {
 func (*HandRequest) ProtoMessage() {}
 
 func (x *HandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[24]
+	mi := &file_relay_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2177,7 @@ func (x *HandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandRequest.ProtoReflect.Descriptor instead.
 func (*HandRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{24}
+	return file_relay_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HandRequest) GetStream() string {
@@ -2133,7 +2215,7 @@ type HandReply struct {
 
 func (x *HandReply) Reset() {
 	*x = HandReply{}
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2145,7 +2227,7 @@ func (x *HandReply) String() string {
 func (*HandReply) ProtoMessage() {}
 
 func (x *HandReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2158,7 +2240,7 @@ func (x *HandReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandReply.ProtoReflect.Descriptor instead.
 func (*HandReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{25}
+	return file_relay_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HandReply) GetFound() bool {
@@ -2190,7 +2272,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_relay_proto_msgTypes[26]
+	mi := &file_relay_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2284,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[26]
+	mi := &file_relay_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2297,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{26}
+	return file_relay_proto_rawDescGZIP(), []int{27}
 }
 
 type PingReply struct {
@@ -2226,7 +2308,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_relay_proto_msgTypes[27]
+	mi := &file_relay_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2320,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[27]
+	mi := &file_relay_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2333,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{27}
+	return file_relay_proto_rawDescGZIP(), []int{28}
 }
 
 var File_relay_proto protoreflect.FileDescriptor
@@ -2308,10 +2390,17 @@ const file_relay_proto_rawDesc = "" +
 	"\vunsubscribe\x18\x05 \x03(\x04R\vunsubscribe\x120\n" +
 	"\x06credit\x18\x06 \x03(\v2\x18.fantail.relay.v1.CreditR\x06credit\x12\x1f\n" +
 	"\vlink_credit\x18\a \x01(\x04R\n" +
-	"linkCreditJ\x04\b\b\x10\x10\"Q\n" +
+	"linkCreditJ\x04\b\b\x10\x10\"\x83\x01\n" +
 	"\x06ToEdge\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.fantail.relay.v1.HelloR\x05hello\x12\x12\n" +
-	"\x04beat\x18\x02 \x01(\x04R\x04beatJ\x04\b\b\x10\x10\"~\n" +
+	"\x04beat\x18\x02 \x01(\x04R\x04beat\x120\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06statusJ\x04\b\b\x10\x10\"k\n" +
+	"\x06Status\x12\x18\n" +
+	"\areaders\x18\x01 \x01(\x04R\areaders\x12\x1d\n" +
+	"\n" +
+	"store_down\x18\x02 \x01(\bR\tstoreDown\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\bR\x05owner\x12\x12\n" +
+	"\x04owed\x18\x04 \x01(\x04R\x04owed\"~\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x12\n" +
@@ -2476,7 +2565,7 @@ func file_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_relay_proto_goTypes = []any{
 	(Hop)(0),             // 0: fantail.relay.v1.Hop
 	(Reason)(0),          // 1: fantail.relay.v1.Reason
@@ -2489,26 +2578,27 @@ var file_relay_proto_goTypes = []any{
 	(*Hello)(nil),        // 8: fantail.relay.v1.Hello
 	(*ToOwner)(nil),      // 9: fantail.relay.v1.ToOwner
 	(*ToEdge)(nil),       // 10: fantail.relay.v1.ToEdge
-	(*Subscribe)(nil),    // 11: fantail.relay.v1.Subscribe
-	(*Credit)(nil),       // 12: fantail.relay.v1.Credit
-	(*BulkRequest)(nil),  // 13: fantail.relay.v1.BulkRequest
-	(*Frame)(nil),        // 14: fantail.relay.v1.Frame
-	(*Part)(nil),         // 15: fantail.relay.v1.Part
-	(*Subscribed)(nil),   // 16: fantail.relay.v1.Subscribed
-	(*Producer)(nil),     // 17: fantail.relay.v1.Producer
-	(*DoChunk)(nil),      // 18: fantail.relay.v1.DoChunk
-	(*DoHead)(nil),       // 19: fantail.relay.v1.DoHead
-	(*Fork)(nil),         // 20: fantail.relay.v1.Fork
-	(*Source)(nil),       // 21: fantail.relay.v1.Source
-	(*DoReply)(nil),      // 22: fantail.relay.v1.DoReply
-	(*StateRequest)(nil), // 23: fantail.relay.v1.StateRequest
-	(*StateReply)(nil),   // 24: fantail.relay.v1.StateReply
-	(*PageRequest)(nil),  // 25: fantail.relay.v1.PageRequest
-	(*PageChunk)(nil),    // 26: fantail.relay.v1.PageChunk
-	(*HandRequest)(nil),  // 27: fantail.relay.v1.HandRequest
-	(*HandReply)(nil),    // 28: fantail.relay.v1.HandReply
-	(*PingRequest)(nil),  // 29: fantail.relay.v1.PingRequest
-	(*PingReply)(nil),    // 30: fantail.relay.v1.PingReply
+	(*Status)(nil),       // 11: fantail.relay.v1.Status
+	(*Subscribe)(nil),    // 12: fantail.relay.v1.Subscribe
+	(*Credit)(nil),       // 13: fantail.relay.v1.Credit
+	(*BulkRequest)(nil),  // 14: fantail.relay.v1.BulkRequest
+	(*Frame)(nil),        // 15: fantail.relay.v1.Frame
+	(*Part)(nil),         // 16: fantail.relay.v1.Part
+	(*Subscribed)(nil),   // 17: fantail.relay.v1.Subscribed
+	(*Producer)(nil),     // 18: fantail.relay.v1.Producer
+	(*DoChunk)(nil),      // 19: fantail.relay.v1.DoChunk
+	(*DoHead)(nil),       // 20: fantail.relay.v1.DoHead
+	(*Fork)(nil),         // 21: fantail.relay.v1.Fork
+	(*Source)(nil),       // 22: fantail.relay.v1.Source
+	(*DoReply)(nil),      // 23: fantail.relay.v1.DoReply
+	(*StateRequest)(nil), // 24: fantail.relay.v1.StateRequest
+	(*StateReply)(nil),   // 25: fantail.relay.v1.StateReply
+	(*PageRequest)(nil),  // 26: fantail.relay.v1.PageRequest
+	(*PageChunk)(nil),    // 27: fantail.relay.v1.PageChunk
+	(*HandRequest)(nil),  // 28: fantail.relay.v1.HandRequest
+	(*HandReply)(nil),    // 29: fantail.relay.v1.HandReply
+	(*PingRequest)(nil),  // 30: fantail.relay.v1.PingRequest
+	(*PingReply)(nil),    // 31: fantail.relay.v1.PingReply
 }
 var file_relay_proto_depIdxs = []int32{
 	0,  // 0: fantail.relay.v1.Route.hop:type_name -> fantail.relay.v1.Hop
@@ -2517,47 +2607,48 @@ var file_relay_proto_depIdxs = []int32{
 	6,  // 3: fantail.relay.v1.Info.chain:type_name -> fantail.relay.v1.Ancestor
 	4,  // 4: fantail.relay.v1.Hello.from:type_name -> fantail.relay.v1.Place
 	8,  // 5: fantail.relay.v1.ToOwner.hello:type_name -> fantail.relay.v1.Hello
-	11, // 6: fantail.relay.v1.ToOwner.subscribe:type_name -> fantail.relay.v1.Subscribe
-	12, // 7: fantail.relay.v1.ToOwner.credit:type_name -> fantail.relay.v1.Credit
+	12, // 6: fantail.relay.v1.ToOwner.subscribe:type_name -> fantail.relay.v1.Subscribe
+	13, // 7: fantail.relay.v1.ToOwner.credit:type_name -> fantail.relay.v1.Credit
 	8,  // 8: fantail.relay.v1.ToEdge.hello:type_name -> fantail.relay.v1.Hello
-	3,  // 9: fantail.relay.v1.Subscribe.route:type_name -> fantail.relay.v1.Route
-	15, // 10: fantail.relay.v1.Frame.parts:type_name -> fantail.relay.v1.Part
-	2,  // 11: fantail.relay.v1.Part.kind:type_name -> fantail.relay.v1.Kind
-	16, // 12: fantail.relay.v1.Part.subscribed:type_name -> fantail.relay.v1.Subscribed
-	4,  // 13: fantail.relay.v1.Part.moved:type_name -> fantail.relay.v1.Place
-	5,  // 14: fantail.relay.v1.Part.refusal:type_name -> fantail.relay.v1.Refusal
-	7,  // 15: fantail.relay.v1.Subscribed.info:type_name -> fantail.relay.v1.Info
-	19, // 16: fantail.relay.v1.DoChunk.head:type_name -> fantail.relay.v1.DoHead
-	3,  // 17: fantail.relay.v1.DoHead.route:type_name -> fantail.relay.v1.Route
-	17, // 18: fantail.relay.v1.DoHead.producer:type_name -> fantail.relay.v1.Producer
-	20, // 19: fantail.relay.v1.DoHead.fork:type_name -> fantail.relay.v1.Fork
-	21, // 20: fantail.relay.v1.DoHead.source:type_name -> fantail.relay.v1.Source
-	6,  // 21: fantail.relay.v1.Source.chain:type_name -> fantail.relay.v1.Ancestor
-	7,  // 22: fantail.relay.v1.DoReply.info:type_name -> fantail.relay.v1.Info
-	17, // 23: fantail.relay.v1.DoReply.producer:type_name -> fantail.relay.v1.Producer
-	3,  // 24: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
-	7,  // 25: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
-	7,  // 26: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
-	4,  // 27: fantail.relay.v1.HandRequest.to:type_name -> fantail.relay.v1.Place
-	9,  // 28: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
-	13, // 29: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
-	18, // 30: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.DoChunk
-	23, // 31: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
-	25, // 32: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
-	27, // 33: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandRequest
-	29, // 34: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
-	10, // 35: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
-	14, // 36: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
-	22, // 37: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.DoReply
-	24, // 38: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
-	26, // 39: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
-	28, // 40: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandReply
-	30, // 41: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
-	35, // [35:42] is the sub-list for method output_type
-	28, // [28:35] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	11, // 9: fantail.relay.v1.ToEdge.status:type_name -> fantail.relay.v1.Status
+	3,  // 10: fantail.relay.v1.Subscribe.route:type_name -> fantail.relay.v1.Route
+	16, // 11: fantail.relay.v1.Frame.parts:type_name -> fantail.relay.v1.Part
+	2,  // 12: fantail.relay.v1.Part.kind:type_name -> fantail.relay.v1.Kind
+	17, // 13: fantail.relay.v1.Part.subscribed:type_name -> fantail.relay.v1.Subscribed
+	4,  // 14: fantail.relay.v1.Part.moved:type_name -> fantail.relay.v1.Place
+	5,  // 15: fantail.relay.v1.Part.refusal:type_name -> fantail.relay.v1.Refusal
+	7,  // 16: fantail.relay.v1.Subscribed.info:type_name -> fantail.relay.v1.Info
+	20, // 17: fantail.relay.v1.DoChunk.head:type_name -> fantail.relay.v1.DoHead
+	3,  // 18: fantail.relay.v1.DoHead.route:type_name -> fantail.relay.v1.Route
+	18, // 19: fantail.relay.v1.DoHead.producer:type_name -> fantail.relay.v1.Producer
+	21, // 20: fantail.relay.v1.DoHead.fork:type_name -> fantail.relay.v1.Fork
+	22, // 21: fantail.relay.v1.DoHead.source:type_name -> fantail.relay.v1.Source
+	6,  // 22: fantail.relay.v1.Source.chain:type_name -> fantail.relay.v1.Ancestor
+	7,  // 23: fantail.relay.v1.DoReply.info:type_name -> fantail.relay.v1.Info
+	18, // 24: fantail.relay.v1.DoReply.producer:type_name -> fantail.relay.v1.Producer
+	3,  // 25: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
+	7,  // 26: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
+	7,  // 27: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
+	4,  // 28: fantail.relay.v1.HandRequest.to:type_name -> fantail.relay.v1.Place
+	9,  // 29: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
+	14, // 30: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
+	19, // 31: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.DoChunk
+	24, // 32: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
+	26, // 33: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
+	28, // 34: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandRequest
+	30, // 35: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
+	10, // 36: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
+	15, // 37: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
+	23, // 38: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.DoReply
+	25, // 39: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
+	27, // 40: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
+	29, // 41: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandReply
+	31, // 42: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
+	36, // [36:43] is the sub-list for method output_type
+	29, // [29:36] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_relay_proto_init() }
@@ -2565,14 +2656,14 @@ func file_relay_proto_init() {
 	if File_relay_proto != nil {
 		return
 	}
-	file_relay_proto_msgTypes[16].OneofWrappers = []any{}
+	file_relay_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_relay_proto_rawDesc), len(file_relay_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

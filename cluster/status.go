@@ -1,0 +1,107 @@
+package cluster
+
+import (
+	"time"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+)
+
+// What nodes tell each other with every heartbeat, and what follows from it: whether a
+// newcomer has its share, how readers are spread, and whether it is S2 that fails or only
+// the way of one node to it.
+
+// status is how this node is, for a peer.
+func (r *Relay) status(peer string) *relaypb.Status {
+	left, owner := r.owing.Load().to(peer)
+	return &relaypb.Status{
+		Readers: uint64(max(r.readers.Load(), 0)), StoreDown: r.hosted.host.StoreDown(),
+		Owner: owner, Owed: uint64(max(left, 0)),
+	}
+}
+
+// shareTimeout is how long after it became an owner a node is ready, whatever it is owed.
+const shareTimeout = 10 * time.Second
+
+// Ready reports whether this node owns its part of the streams, and has got those of them
+// that are in use.
+func (r *Relay) Ready() bool {
+	v := r.View()
+	me := v.Member(r.self)
+	if me == nil || r.leaving.Load() || !v.At(r.cfg.Now()).has(r.self) {
+		return false
+	}
+	if r.full.Load() {
+		return true
+	}
+	now := uint64(max(r.cfg.Now().UnixMilli(), 0))
+	if now < me.StartAt+uint64(shareTimeout.Milliseconds()) {
+		for _, st := range r.peers.statuses() {
+			if st == nil || !st.GetOwner() || st.GetOwed() > 0 {
+				return false
+			}
+		}
+	}
+	r.full.Store(true)
+	return true
+}
+
+// Balance tells others how many readers are connected to this node, and returns how many
+// are connected to each of those that are there to stay.
+func (r *Relay) Balance(readers int) (others []int) {
+	r.readers.Store(int64(readers))
+	v := r.View()
+	for name, st := range r.peers.statuses() {
+		if m := v.Member(name); st != nil && m != nil && m.Flags&FlagLeaving == 0 {
+			others = append(others, int(st.GetReaders()))
+		}
+	}
+	return others
+}
+
+// store is what this node says of its way to S2.
+type store struct {
+	lost bool      // it said that S2 is lost to it
+	down time.Time // since when S2 has not answered; zero: it does
+	up   time.Time // since when it has; zero: it does not
+}
+
+// Timing of store.
+const (
+	// lostAfter is how long S2 is down here, on top of the Host's own patience, before
+	// this node says so.
+	lostAfter = 2 * time.Second
+	// foundAfter is how long it answers again before this node takes that back.
+	foundAfter = 10 * time.Second
+)
+
+// judge reports whether what the node says changes: it has no S2 while S2 has been down
+// here for a while and answers others. If it answers nobody, no other would fare better.
+func (s *store) judge(now time.Time, down, othersUp bool) (changed bool) {
+	switch {
+	case down && s.down.IsZero():
+		s.down, s.up = now, time.Time{}
+	case !down && s.up.IsZero():
+		s.down, s.up = time.Time{}, now
+	}
+	lost := s.lost
+	switch {
+	case !othersUp && down:
+		s.lost = false
+	case down && now.Sub(s.down) >= lostAfter:
+		s.lost = true
+	case !down && now.Sub(s.up) >= foundAfter:
+		s.lost = false
+	}
+	return s.lost != lost
+}
+
+func (r *Relay) tendStore(now time.Time) {
+	othersUp := false
+	for _, st := range r.peers.statuses() {
+		othersUp = othersUp || st != nil && !st.GetStoreDown()
+	}
+	if r.store.judge(now, r.hosted.host.StoreDown(), othersUp) {
+		r.cfg.Logger.Warn("storage", "lost", r.store.lost)
+		r.ms.noStore(r.store.lost)
+	}
+}
