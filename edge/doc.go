@@ -31,7 +31,8 @@
 //     and falls back to pages (fantail_gap_detected_total counts the contrary).
 //  4. What is cut into a chunk depends on the offset and the messages only, so
 //     every node gives the same bytes.
-//  5. An SSE connection ends between two events, in a drain (drain.go) in its turn.
+//  5. An SSE connection ends between two events: in a drain in its turn (drain.go), or
+//     because other nodes have fewer (rebalance.go).
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. What is in flight is bounded: readers by MaxReaders, bodies by MaxBodies,
 //     a reader's owed bytes by its turn's budget and one append.

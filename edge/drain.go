@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,14 +13,20 @@ import (
 // between two events, so that those who take them in meet no crowd. Plain requests and
 // long-polls are served on; only new event streams are refused.
 type drain struct {
-	begun chan struct{} // closed by Drain
+	on atomic.Bool // changed under mu
 
 	mu      sync.Mutex
-	on      bool
+	begun   chan struct{} // closed by Drain; a new one after Undrain
+	gone    chan struct{} // closed once there are no readers, after Drain
 	window  time.Duration
-	readers int
-	gone    chan struct{} // closed once there are none, after Drain
+	readers map[mode]int
 }
+
+func newDrain() drain {
+	return drain{begun: make(chan struct{}), gone: make(chan struct{}), readers: map[mode]int{}}
+}
+
+func (d *drain) empty() bool { return d.readers[modeSSE]+d.readers[modeLongPoll] == 0 }
 
 // youngest is the least age of an event stream that a drain with a window ends: real
 // clients give SSE up for good after a few short ones.
@@ -37,29 +44,41 @@ const (
 func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	d := &s.drain
 	d.mu.Lock()
-	if !d.on {
-		d.on, d.window = true, window
+	if !d.on.Load() {
+		d.on.Store(true)
+		d.window = window
 		close(d.begun)
-		if d.readers == 0 {
+		if d.empty() {
 			close(d.gone)
 		}
 	}
+	gone := d.gone
 	d.mu.Unlock()
 	select {
-	case <-d.gone:
+	case <-gone:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-func (s *Server) isDraining() bool {
-	select {
-	case <-s.drain.begun:
-		return true
-	default:
-		return false
+// Undrain takes Drain back, whose caller has given it up: who is still here stays.
+func (s *Server) Undrain() {
+	d := &s.drain
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.on.Load() {
+		d.on.Store(false)
+		d.begun, d.gone = make(chan struct{}), make(chan struct{})
 	}
+}
+
+// Readers is the number of event streams that are open.
+func (s *Server) Readers() int {
+	d := &s.drain
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.readers[modeSSE]
 }
 
 // turn is how long a reader that has been here for an age may stay once a drain has
@@ -79,23 +98,25 @@ func (s *Server) admit(m mode) (leave func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case d.on && m == modeSSE:
+	case d.on.Load() && m == modeSSE:
 		return nil, errDraining
-	case d.readers >= s.cfg.MaxReaders:
+	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders:
 		return nil, errFull
 	}
-	d.readers++
+	d.readers[m]++
 	out := s.m.reader(m)
 	return func() {
 		out()
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.readers--; d.readers == 0 && d.on {
-			select {
-			case <-d.gone: // a long-poll that came since
-			default:
-				close(d.gone)
-			}
+		d.readers[m]--
+		if !d.empty() || !d.on.Load() {
+			return
+		}
+		select {
+		case <-d.gone: // a long-poll that came since
+		default:
+			close(d.gone)
 		}
 	}, nil
 }
@@ -110,7 +131,9 @@ type farewell struct {
 }
 
 func (s *Server) farewell() *farewell {
-	return &farewell{drain: &s.drain, began: time.Now(), begun: s.drain.begun}
+	f := &farewell{drain: &s.drain, began: time.Now()}
+	f.forget()
+	return f
 }
 
 // know finds out when the reader's turn is, once a drain has begun.
@@ -118,6 +141,13 @@ func (f *farewell) know() {
 	f.begun = nil
 	f.at = time.Now().Add(f.drain.turn(time.Since(f.began)))
 	f.turn = time.After(time.Until(f.at))
+}
+
+// forget begins again: no drain is known of.
+func (f *farewell) forget() {
+	f.drain.mu.Lock()
+	defer f.drain.mu.Unlock()
+	f.begun, f.turn = f.drain.begun, nil
 }
 
 // due reports whether the reader's turn has come.
@@ -130,7 +160,14 @@ func (f *farewell) due() bool {
 			return false
 		}
 	}
-	return !time.Now().Before(f.at)
+	if time.Now().Before(f.at) {
+		return false
+	}
+	if !f.drain.on.Load() { // it was taken back
+		f.forget()
+		return false
+	}
+	return true
 }
 
 // comeBack is what an event stream ends with whose reader should go on elsewhere: no

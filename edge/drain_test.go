@@ -13,7 +13,7 @@ import (
 func (d *drain) count() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.readers
+	return d.readers[modeSSE] + d.readers[modeLongPoll]
 }
 
 // A drain without a window ends readers at once, refuses new event streams, and goes on

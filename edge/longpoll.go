@@ -75,7 +75,9 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 		case <-bye.begun: // also for one that comes during a drain
 			bye.know()
 		case <-bye.turn:
-			return info, nil
+			if bye.due() {
+				return info, nil
+			}
 		}
 	}
 	if tail.Ended() == nil {

@@ -15,12 +15,16 @@ const (
 	modeCatchUp  mode = "catch-up"
 )
 
-// reason labels cut readers. Closed set.
+// reason labels readers that this node ended. Closed sets: those that were cut, and those
+// that were sent elsewhere.
 type reason string
 
 const (
 	cutStalled reason = "stalled" // it took nothing for Config.Stall
 	cutMemory  reason = "memory"  // it was stuck while readers held too much
+
+	movedDrain     reason = "drain"     // the node stops
+	movedRebalance reason = "rebalance" // others have fewer
 )
 
 // metrics of a Server; without a Registerer they count for nobody.
@@ -29,6 +33,7 @@ type metrics struct {
 	deliveries prometheus.Counter
 	gaps       prometheus.Counter
 	cut        *prometheus.CounterVec
+	moved      *prometheus.CounterVec
 	ack        prometheus.Histogram
 }
 
@@ -47,6 +52,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_readers_cut_total", Help: "Readers cut because they took nothing, by reason.",
 		}, []string{"reason"}),
+		moved: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_readers_moved_total", Help: "Readers ended for them to go on elsewhere, by reason.",
+		}, []string{"reason"}),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "fantail_append_seconds", Help: "From a write's body read to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
@@ -58,8 +66,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range []reason{cutStalled, cutMemory} {
 		m.cut.WithLabelValues(string(r))
 	}
+	for _, r := range []reason{movedDrain, movedRebalance} {
+		m.moved.WithLabelValues(string(r))
+	}
 	if reg != nil {
-		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.ack)
+		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.ack)
 	}
 	return m
 }

@@ -83,6 +83,7 @@ type Server struct {
 	// complaints keeps the log readable while storage is down: one line a second.
 	complaints rate.Sometimes
 	drain      drain
+	shed       chan struct{} // unbuffered: whoever receives leaves; see Rebalance
 }
 
 // New returns a Server over streams.
@@ -95,7 +96,7 @@ func New(cfg Config, streams Streams) *Server {
 	return &Server{
 		compress: compress, compressing: make(chan struct{}, compressors),
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics),
-		drain:  drain{begun: make(chan struct{}), gone: make(chan struct{})},
+		drain: newDrain(), shed: make(chan struct{}),
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 }
@@ -123,7 +124,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, err := parseName(r.URL.EscapedPath())
-	if s.isDraining() {
+	if s.drain.on.Load() {
 		w.Header().Set("Connection", "close") // over HTTP/2 net/http says GOAWAY for it
 	}
 	if err != nil {

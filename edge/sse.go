@@ -117,7 +117,7 @@ func (d *driver) run(ctx context.Context) {
 		if more && again == nil {
 			quiet.Reset(d.heartbeat())
 			if bye.due() { // between two events
-				d.leave()
+				d.leave(movedDrain)
 				return
 			}
 			continue
@@ -136,7 +136,12 @@ func (d *driver) run(ctx context.Context) {
 		case <-bye.begun:
 			bye.know()
 		case <-bye.turn:
-			d.leave()
+			if bye.due() {
+				d.leave(movedDrain)
+				return
+			}
+		case <-s.sheds(bye.began):
+			d.leave(movedRebalance)
 			return
 		case <-quiet.C:
 			if d.out.write([]byte(":\n\n")) != nil || d.out.flush() != nil {
@@ -151,8 +156,9 @@ func (d *driver) run(ctx context.Context) {
 // nobody could read.
 const pageAgain = time.Second
 
-// leave ends the response in a drain.
-func (d *driver) leave() {
+// leave ends the response: the reader is to go on elsewhere.
+func (d *driver) leave(why reason) {
+	d.server.m.moved.WithLabelValues(string(why)).Inc()
 	_ = errors.Join(d.out.write(comeBack(comeBackSoon, comeBackLate)), d.out.flush())
 }
 

@@ -14,6 +14,9 @@ func (n *node) adminRoutes() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", n.ready)
+	for _, method := range []string{"GET", "POST", "DELETE"} {
+		mux.HandleFunc(method+" /admin/drain", n.drainRoute)
+	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -25,7 +28,7 @@ func (n *node) adminRoutes() http.Handler {
 // would fare no better.
 func (n *node) ready(w http.ResponseWriter, _ *http.Request) {
 	switch {
-	case n.draining.Load():
+	case n.leaving.get() != stateServing:
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
 	case n.relay != nil && !n.relay.Ready():
 		http.Error(w, "joining", http.StatusServiceUnavailable)

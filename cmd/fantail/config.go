@@ -56,6 +56,10 @@ type serveCmd struct {
 	Relay     string   `help:"Address of the nodes' own traffic." default:":4467" group:"fleet"`
 	Advertise string   `help:"IP address that other nodes reach this one by (default: the machine's private one)." group:"fleet"`
 	Join      []string `help:"Other nodes, or a name that stands for them: host[:port]." group:"fleet"`
+
+	RebalanceThreshold float64 `help:"How far above the mean of all nodes, as a part of it, this one's event streams may be before some are sent elsewhere; 0 is never." default:"0.25" group:"fleet"`
+	RebalanceFloor     int     `help:"How many event streams above the mean are left alone." default:"200" group:"fleet"`
+	RebalanceRate      float64 `help:"The part of its event streams that a node sends elsewhere each second." default:"0.01" group:"fleet"`
 }
 
 // node is the configuration as the packages want it; all that is wrong is
@@ -75,8 +79,9 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 			Endpoint: c.S2Endpoint, Token: c.S2Token, Basin: c.S2Basin,
 			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
 		},
-		edge: edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders},
-		log:  log.With("node", c.Name),
+		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders},
+		balance: edge.Balance{Threshold: c.RebalanceThreshold, Floor: c.RebalanceFloor, Rate: c.RebalanceRate},
+		log:     log.With("node", c.Name),
 	}
 	if c.Exclusive {
 		cfg.shard.Mode = shard.ModeExclusive
@@ -88,6 +93,8 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 	}
 	for flag, ok := range map[string]bool{
 		"--grace": c.Grace > 0, "--drain": c.Drain >= 0, "--long-poll": c.LongPoll > 0, "--max-readers": c.MaxReaders > 0,
+		"--rebalance-threshold": c.RebalanceThreshold >= 0, "--rebalance-floor": c.RebalanceFloor >= 0,
+		"--rebalance-rate": c.RebalanceRate > 0 && c.RebalanceRate <= 1,
 	} {
 		if !ok {
 			errs = append(errs, fmt.Errorf("%s: want a positive value", flag))

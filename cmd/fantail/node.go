@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,6 +31,7 @@ type nodeConfig struct {
 	s2                s2.Config
 	shard             shard.Config
 	edge              edge.Config
+	balance           edge.Balance
 	fleet             *cluster.Config // nil: a lone node
 	log               *slog.Logger
 }
@@ -50,19 +50,28 @@ type node struct {
 	http     net.Listener
 	adminAt  net.Listener
 	serving  errgroup.Group
-	draining atomic.Bool
+	leaving  departure
+	steady   context.CancelFunc // ends the balancing of readers
 }
 
 // startNode builds a node and lets it serve. What it opened before an error is
 // closed again.
 func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 	n := &node{cfg: cfg, registry: prometheus.NewRegistry()}
+	balance, steady := context.WithCancel(context.WithoutCancel(ctx))
+	n.steady = steady
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := n.build(ctx); err != nil {
 		return nil, errors.Join(err, n.stop(context.WithoutCancel(ctx)))
 	}
 	n.serving.Go(func() error { return n.public.Serve(n.http) })
 	n.serving.Go(func() error { return n.admin.Serve(n.adminAt) })
+	if n.relay != nil {
+		n.serving.Go(func() error {
+			n.edge.Rebalance(balance, cfg.balance, n.relay.Balance)
+			return nil
+		})
+	}
 	return n, nil
 }
 
@@ -101,26 +110,13 @@ func (n *node) build(ctx context.Context) (err error) {
 	return nil
 }
 
-// stop ends the node within ctx, in the order that loses nothing:
-//
-//  1. readiness off, so that no balancer sends more;
-//  2. let go of the streams, so that their heirs serve while we still relay;
-//  3. end the readers' connections evenly over a while, each after a complete event;
-//  4. close the servers, then the fleet, the streams, and S2 last: what is in
-//     flight is written before its Log goes away.
+// stop ends the node within ctx, in the order that loses nothing: it departs, closes the
+// servers, then the fleet, the streams, and S2 last: what is in flight is written before
+// its Log goes away.
 func (n *node) stop(ctx context.Context) error {
-	n.draining.Store(true)
-	var errs []error
-	if n.relay != nil {
-		errs = append(errs, n.relay.Leave(ctx))
-	}
-	if n.edge != nil {
-		window := min(n.cfg.drain, n.cfg.grace/2)
-		if n.relay == nil { // there is no other node to go to: be back soon
-			window = 0
-		}
-		errs = append(errs, n.edge.Drain(ctx, window))
-	}
+	n.leaving.end()
+	n.steady()
+	errs := []error{n.depart(ctx)}
 	if n.public != nil {
 		if err := n.public.Shutdown(ctx); err != nil {
 			errs = append(errs, err, n.public.Close())

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// An operator drains a node and takes it back: meanwhile it owns nothing, has no readers
+// and serves whoever asks; nobody loses anything.
+func TestAdminDrain(t *testing.T) {
+	f := startFleet(t, 3)
+	c := newClient(t)
+	f.nodes[0].cfg.drain = time.Second
+	admin := "http://" + f.nodes[0].adminAt.Addr().String()
+	c.must(t, 201, "PUT", f.url(0, "s"), "", ofJSON...)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var reading sync.WaitGroup
+	var begun, away atomic.Int64
+	readers := make([]*reader, 30)
+	for i := range readers {
+		r := &reader{client: c, url: func(try int) string { return f.url(i+int(away.Load())*try, "s") }}
+		r.heard = sync.OnceFunc(func() { begun.Add(1) })
+		readers[i] = r
+		reading.Go(func() {
+			if err := r.run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, 20*time.Second, "every reader has begun", func() bool { return begun.Load() == int64(len(readers)) })
+	n := 0
+	write := func() {
+		writeSurely(ctx, t, c, func(i int) string { return f.url(i, "s") }, 0, n)
+		n++
+	}
+	state := func(method string, status int) (string, int) {
+		var a struct {
+			State   string
+			Readers int
+		}
+		body := c.must(t, status, method, admin+"/admin/drain", "").body
+		if err := json.Unmarshal(body, &a); err != nil {
+			t.Fatal(err)
+		}
+		return a.State, a.Readers
+	}
+	write()
+	if s, r := state("GET", 200); s != "serving" || r != 10 {
+		t.Errorf("%s with %d readers", s, r)
+	}
+	away.Store(1)
+	state("POST", 202)
+	eventually(t, 20*time.Second, "it is drained", func() bool {
+		write()
+		s, r := state("GET", 200)
+		return s == "drained" && r == 0
+	})
+	state("POST", 202) // again
+	c.must(t, 503, "GET", admin+"/readyz", "")
+	if v := f.nodes[0].gauge("fantail_owners"); v != 2 {
+		t.Errorf("%v nodes own streams", v)
+	}
+	if s, _ := state("DELETE", 200); s != "serving" {
+		t.Error(s)
+	}
+	eventually(t, 20*time.Second, "it is back", func() bool {
+		write()
+		a, err := c.do(ctx, "GET", admin+"/readyz", "")
+		return err == nil && a.status == 200 && f.nodes[0].gauge("fantail_owners") == 3
+	})
+	write()
+	c.must(t, 204, "POST", f.url(0, "s"), "", "Stream-Closed", "true")
+	reading.Wait()
+	for i, r := range readers {
+		if len(r.got) != n || !slices.IsSortedFunc(r.got, inOrder) {
+			t.Errorf("reader %d: %d messages of %d: %s", i, len(r.got), n, strings.Join(r.got[:min(10, len(r.got))], " "))
+		}
+	}
+}
