@@ -445,3 +445,22 @@ func TestCloseUnderLoad(t *testing.T) {
 		s.hosted.mu.Unlock()
 	}
 }
+
+// A process that has ended is not waited for: nobody listens at its address.
+func TestDeadIsNotAwaited(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	owner, edge := f.nodes[0], f.nodes[1]
+	edge.peers.mu.Lock()
+	p := edge.peers.m[owner.self]
+	edge.peers.mu.Unlock()
+	f.kill(owner)
+	f.eventually("it is known to have ended", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.gone && p.patience() == 0
+	})
+	if _, err := edge.peers.reach(t.Context(), owner.self); !errors.Is(err, errUnreachable) {
+		t.Error(err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,10 +26,15 @@ import (
 
 // Timing of handing over.
 const (
-	// formerFor is how long after a change the owner before it is asked.
-	formerFor = 15 * time.Second
+	// formerFor is how long after a change the owner before it is asked, and formersAsked
+	// how many of them, if there were more changes.
+	formerFor    = 15 * time.Second
+	formersAsked = 3
 	// fetchTimeout bounds that; then the stream is read from S2.
 	fetchTimeout = 2 * time.Second
+	// comingWait is how long a stream is waited for that is on its way to this node when
+	// the next one asks for it.
+	comingWait = 500 * time.Millisecond
 	// handedFor is how long a node that handed a stream over refuses to serve it.
 	handedFor = 5 * time.Second
 	// nudgeAtOnce bounds the streams that one node is handing over.
@@ -97,27 +103,25 @@ func (p *past) before(v *View, now time.Time) (out []*Table) {
 	return out
 }
 
-// former is the link to who owned a stream before this node, or nil.
-func (r *Relay) former(id shard.StreamID) *link {
+// formers are the links to who owned a stream before this node, newest first.
+func (r *Relay) formers(id shard.StreamID) (all []*link) {
 	for _, t := range r.past.before(r.View(), r.cfg.Now()) {
-		if m := t.Owner(id); m != nil && m.Name != r.self {
-			if l := r.peers.link(m.Name); l != nil {
-				return l
-			}
+		m := t.Owner(id)
+		if m == nil || m.Name == r.self || len(all) == formersAsked {
+			continue
+		}
+		if l := r.peers.link(m.Name); l != nil && !slices.Contains(all, l) {
+			all = append(all, l)
 		}
 	}
-	return nil
+	return all
 }
 
-// fetch gets what the owner before knows of a stream; false: nobody knows anything, or
-// the stream is served here though another owns it.
-func (r *Relay) fetch(ctx context.Context, id shard.StreamID) (shard.Handover, bool) {
+// fetch gets what an owner before knows of a stream; false: nobody knows anything, or the
+// stream is served here though another owns it.
+func (r *Relay) fetch(ctx context.Context, id shard.StreamID) (h shard.Handover, found bool) {
 	if !r.followers.owns(id) {
-		return shard.Handover{}, false
-	}
-	l := r.former(id)
-	if l == nil {
-		return shard.Handover{}, false
+		return h, false
 	}
 	from := uint64(0)
 	if t := r.followers.tails.Lookup(id); t != nil {
@@ -126,15 +130,18 @@ func (r *Relay) fetch(ctx context.Context, id shard.StreamID) (shard.Handover, b
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 	defer cancel()
-	h, found, err := l.hand(ctx, id, from, place{r.self, r.addr})
-	switch {
-	case err != nil:
-		r.met.handovers.lost.Inc()
-		r.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.to.name, "err", err)
-	case found:
-		r.met.handovers.taken.Inc()
+	for _, l := range r.formers(id) {
+		h, found, err := l.hand(ctx, id, from, place{r.self, r.addr})
+		switch {
+		case err != nil:
+			r.met.handovers.lost.Inc()
+			r.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.to.name, "err", err)
+		case found:
+			r.met.handovers.taken.Inc()
+			return h, true
+		}
 	}
-	return h, found && err == nil
+	return h, false
 }
 
 // hand asks the member to hand a stream over.
@@ -159,9 +166,9 @@ func (l *link) hand(ctx context.Context, id shard.StreamID, from uint64, to plac
 }
 
 // Hand hands a stream over to the caller.
-func (s *server) Hand(_ context.Context, q *relaypb.HandRequest) (*relaypb.HandReply, error) {
+func (s *server) Hand(ctx context.Context, q *relaypb.HandRequest) (*relaypb.HandReply, error) {
 	to := placeFromWire(q.GetTo())
-	h, found, used := s.hosted.hand(shard.StreamID(q.GetStream()), q.GetFrom(), to)
+	h, found, used := s.hosted.hand(ctx, shard.StreamID(q.GetStream()), q.GetFrom(), to)
 	if used != nil {
 		s.handed(shard.StreamID(q.GetStream()), to, used)
 	}

@@ -283,6 +283,76 @@ func (f *fleet) handOver(id shard.StreamID, from, to *station) {
 	}
 }
 
+// Three owners within a moment: the last one is given what the first one knew, also if the
+// second was never asked for the stream, or is only just getting it itself.
+func TestHandedOverTwice(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	first, second, last := f.nodes[0], f.nodes[1], f.nodes[2]
+	for i, busy := range []bool{false, true} {
+		id := f.owned(first)
+		if i > 0 {
+			id = f.ownedBut(first, id)
+		}
+		f.do(first, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+		before := f.log.Ops()
+		// As if they owned it one after the other.
+		for _, s := range []*station{second, last} {
+			s.past.mu.Lock()
+			_, owned := tableOfMember(first)
+			s.past.tables = []pastTable{{owned, time.Now().Add(time.Minute)}}
+			if s == last {
+				_, owned = tableOfMember(second)
+				s.past.tables = append(s.past.tables, pastTable{owned, time.Now().Add(time.Minute)})
+			}
+			s.past.mu.Unlock()
+		}
+		if busy {
+			coming := &passage{make(chan struct{}), true}
+			second.hosted.mu.Lock()
+			second.hosted.moving[id] = coming
+			second.hosted.mu.Unlock()
+			time.AfterFunc(50*time.Millisecond, func() {
+				h, _, err := second.peers.link(first.self).hand(f.Context(), id, 0, place{second.self, second.addr})
+				if err != nil || second.host.Install(id, h) != nil {
+					t.Error(err)
+				}
+				second.hosted.moved(id, coming)
+			})
+		}
+		found := false
+		for _, l := range last.formers(id) {
+			if _, ok, err := l.hand(t.Context(), id, 0, place{last.self, last.addr}); err != nil {
+				t.Fatal(err)
+			} else if ok {
+				if got := l.to.name; got == second.self != busy {
+					t.Errorf("busy %v: given by %s", busy, got)
+				}
+				found = true
+				break
+			}
+		}
+		if after := f.log.Ops(); !found || after.Reads != before.Reads {
+			t.Errorf("busy %v: given %v, %+v", busy, found, after)
+		}
+	}
+}
+
+func tableOfMember(s *station) (*View, *Table) {
+	v := NewView([]Member{{Name: s.self, Key: s.self, Rev: 1, StopAt: Never, Relay: s.addr}})
+	return v, v.At(time.Unix(1, 0))
+}
+
+// ownedBut is another stream that a node owns.
+func (f *fleet) ownedBut(s *station, not shard.StreamID) shard.StreamID {
+	for i := 0; ; i++ {
+		id := shard.StreamID(fmt.Sprintf("default/another-%d", i))
+		if m := s.table().Owner(id); id != not && m != nil && m.Name == s.self {
+			return id
+		}
+	}
+}
+
 // The heir was given a stream and does not want it (it was wrong about the owners, or
 // they changed again): who reads at the old owner is fed again, by that one.
 func TestHandedOverInVain(t *testing.T) {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,8 +174,21 @@ func (h *hosted) moved(id shard.StreamID, p *passage) {
 
 // hand lets go of a stream in favour of another node. used, if not nil: they were fed by
 // the host, and need another feed now.
-func (h *hosted) hand(id shard.StreamID, from uint64, to place) (over shard.Handover, found bool, used *use) {
+func (h *hosted) hand(ctx context.Context, id shard.StreamID, from uint64, to place) (
+	over shard.Handover, found bool, used *use,
+) {
 	h.mu.Lock()
+	if p := h.moving[id]; p != nil && p.coming {
+		h.mu.Unlock()
+		late := time.NewTimer(comingWait)
+		defer late.Stop()
+		select {
+		case <-p.done:
+		case <-late.C: // it may be this very call that it waits for
+		case <-ctx.Done():
+		}
+		h.mu.Lock()
+	}
 	if h.moving[id] != nil || !h.host.Has(id) {
 		h.mu.Unlock()
 		return over, false, nil
@@ -203,6 +217,13 @@ func (h *hosted) forget(now time.Time) {
 			delete(h.handed, id)
 		}
 	}
+}
+
+// reclaim forgets that streams were handed over that are this node's again.
+func (h *hosted) reclaim(owns func(shard.StreamID) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	maps.DeleteFunc(h.handed, func(id shard.StreamID, _ handed) bool { return owns(id) })
 }
 
 // used reports whether somebody here is fed by the host.

@@ -2,8 +2,11 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -126,7 +129,7 @@ func (ps *peers) reach(ctx context.Context, name string) (*link, error) {
 	}
 	for {
 		p.mu.Lock()
-		l, left := p.link, patience-time.Since(p.since)
+		l, left := p.link, p.patience()
 		if l == nil && p.change == nil {
 			p.change = make(chan struct{})
 		}
@@ -162,7 +165,7 @@ func (ps *peers) hopeful(name string) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.link == nil && time.Since(p.since) < patience
+	return p.link == nil && p.patience() > 0
 }
 
 // close closes every link and waits.
@@ -180,7 +183,8 @@ type peer struct {
 	mu     sync.Mutex
 	link   *link         // nil while it is down
 	since  time.Time     // down since
-	change chan struct{} // closed when it comes up; made when somebody waits
+	gone   bool          // nobody listens at its address: the process has ended
+	change chan struct{} // closed when it comes up, or is gone; made when somebody waits
 }
 
 // Pauses between attempts to open a link, full jitter.
@@ -220,12 +224,40 @@ func (p *peer) set(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.link = l
-	if l == nil {
+	if p.gone = false; l == nil {
 		p.since = time.Now()
-	} else if p.change != nil {
+	} else {
+		p.tellLocked()
+	}
+}
+
+// tellLocked has those who wait look again.
+func (p *peer) tellLocked() {
+	if p.change != nil {
 		close(p.change)
 		p.change = nil
 	}
+}
+
+// patience is how long the member is still waited for, under mu.
+func (p *peer) patience() time.Duration {
+	if p.gone {
+		return 0
+	}
+	return patience - time.Since(p.since)
+}
+
+// reachAddr is the dialer. A process that has ended is not waited for: another one at its
+// address would have another name.
+func (p *peer) reachAddr(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := p.peers.cfg.Network.Dial(ctx, addr)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		p.mu.Lock()
+		p.gone = true
+		p.tellLocked()
+		p.mu.Unlock()
+	}
+	return conn, err
 }
 
 // dial makes a connection. It is the link's own: closing it is the only way to
@@ -244,7 +276,7 @@ func (p *peer) dial() (*grpc.ClientConn, error) {
 		grpc.WithWriteBufferSize(frameBytes),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
-		grpc.WithContextDialer(cfg.Network.Dial),
+		grpc.WithContextDialer(p.reachAddr),
 	}
 	return grpc.NewClient("passthrough:///"+p.to.address, opts...)
 }

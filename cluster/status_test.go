@@ -141,10 +141,16 @@ func TestReturn(t *testing.T) {
 		t.Error("ready, and has left")
 	}
 	f.do(s, write(id, shard.OpAppend, "b"), shard.CodeAppended)
+	before := f.log.Ops()
 	s.Return()
 	f.settle()
 	f.eventually("ready again", s.Ready)
-	f.eventually("it has its stream again", func() bool { return s.host.Has(id) && !f.nodes[0].host.Has(id) && !f.nodes[2].host.Has(id) })
+	if !s.host.Has(id) || f.nodes[0].host.Has(id) || f.nodes[2].host.Has(id) {
+		t.Error("ready, and does not have its stream")
+	}
+	if after := f.log.Ops(); after.Reads != before.Reads || after.Replays != before.Replays {
+		t.Errorf("storage was read: %+v, then %+v", before, after)
+	}
 	f.do(f.nodes[2], write(id, shard.OpAppend, "c"), shard.CodeAppended)
 	s.ms.paused(time.Minute)
 	f.eventually("it begins anew", func() bool {
