@@ -34,6 +34,15 @@
 // for the sake of who still follows the stream there. They move one by one, keeping the
 // old feed until the new one answers. Whatever is lost on the way costs a read.
 //
+// # How a node fares
+//
+// With each heartbeat a node tells its peers how many readers it has, whether S2 answers
+// it, and which streams it owes them (status.go). So a newcomer knows when it has its
+// share (Ready); a node that alone is cut off from S2 says so in its metadata and owns
+// nothing until it is back; and readers can be evened out (Balance). A member that comes
+// back from the dead owns nothing for a while, and a process that finds that it stood
+// still joins anew (membership.go).
+//
 // # Invariants
 //
 //  1. A View is an immutable value behind one pointer, and At(t) a pure function of it:
