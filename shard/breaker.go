@@ -72,7 +72,7 @@ func (b *breaker) leave(err error) error {
 func answered(err error) bool {
 	var tail *TailError
 	return err == nil || errors.As(err, &tail) || errors.Is(err, ErrNoLog) ||
-		errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy)
+		errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy) && !errors.Is(err, ErrLogAway)
 }
 
 // isDown reports whether storage answers nothing.

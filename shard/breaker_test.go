@@ -3,6 +3,7 @@ package shard_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,5 +125,34 @@ func TestAppendsHang(t *testing.T) {
 			t.Errorf("%+v %v", out, err)
 		}
 		equal(t, history(t, h), []string{"a", "b"})
+	})
+}
+
+// Nobody takes a connection: that is no answer, though nothing was written for certain.
+func TestStoreCannotBeReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		away := fmt.Errorf("dial: %w", shard.ErrLogAway)
+		log.set(hooks{
+			append: func(context.Context, func() (shard.Ack, error)) (shard.Ack, error) {
+				advance(100 * time.Millisecond)
+				return shard.Ack{}, away
+			},
+			read: func() error { return away },
+			tail: func(func() (uint64, error)) (uint64, error) { return 0, away },
+		})
+		began := time.Now()
+		if _, err := h.Do(t.Context(), appendReq("text/plain", "b")); !errors.Is(err, shard.ErrStoreDown) ||
+			errors.Is(err, shard.ErrOutcomeUnknown) || time.Since(began) > 5*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		if !h.StoreDown() {
+			t.Error("nobody is there, and nobody noticed")
+		}
+		log.set(hooks{})
+		advance(3 * time.Second)
+		do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
 	})
 }

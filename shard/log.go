@@ -16,6 +16,7 @@ import (
 //     a missing basin, a bad request). Final until somebody changes something.
 //   - ErrLogBusy: storage refused without any effect (429, 502 hot_server, 503
 //     server_draining, 409 transaction_conflict). Try again after a pause.
+//     It is an ErrLogAway too if there was nobody to take the request.
 //   - anything else: it did not answer. For Append this means that the outcome
 //     is unknown: wrapped in ErrUnknown.
 //
@@ -95,6 +96,10 @@ var (
 	ErrLogDenied = errors.New("storage refuses")
 	ErrLogBusy   = errors.New("storage busy")
 	ErrUnknown   = errors.New("append outcome unknown")
+
+	// ErrLogAway is an ErrLogBusy that storage did not say itself: nobody was there to
+	// take the request.
+	ErrLogAway = fmt.Errorf("%w: it cannot be reached", ErrLogBusy)
 )
 
 // TailError is a refused position: the log's tail is Tail.

@@ -48,7 +48,7 @@ func classify(what string, err error) error {
 	case errors.As(err, &beyond) && beyond.Tail != nil:
 		return &shard.TailError{Tail: beyond.Tail.SeqNum}
 	case neverSent(err):
-		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrLogBusy, err)
+		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrLogAway, err)
 	case !errors.As(err, &e):
 		return fmt.Errorf("s2: %s: %w", what, err)
 	}
