@@ -29,6 +29,7 @@ type cursor struct {
 	now     state
 	paged   shard.Range // brought by the driver while the reader was behind
 	owed    net.Buffers
+	done    int      // of owed: what was written
 	holds   []*frame // whose data is in owed
 	scratch []shard.Range
 
@@ -79,12 +80,15 @@ func (c *cursor) life() uint64 {
 // state is valid while nothing is pending.
 func (c *cursor) state() state { return c.now }
 
+// owes reports whether something is pending that was rendered before.
+func (c *cursor) owes() bool { return c.done < len(c.owed) }
+
 // pending is what the reader is owed: whole events, at least one if there is any,
 // and more of them up to about budget bytes of messages. It is empty if there is
 // nothing to write before the driver has acted on state.
 func (c *cursor) pending(budget int) net.Buffers {
-	if len(c.owed) > 0 || c.now == stateClosed || c.now == stateGone {
-		return c.owed
+	if c.owes() || c.now == stateClosed || c.now == stateGone {
+		return c.owed[c.done:]
 	}
 	before := c.tail.Info()
 	ranges, paged, st := c.take(budget)
@@ -106,7 +110,7 @@ func (c *cursor) pending(budget int) net.Buffers {
 	}
 	c.finish(last, st, before)
 	clear(ranges) // hold no Range while idle
-	return c.owed
+	return c.owed[c.done:]
 }
 
 // take is the Ranges to frame next, and what there is after them.
@@ -294,24 +298,33 @@ func (c *cursor) control(f *frame, at where) (b []byte) {
 // wrote says that n bytes of what was pending are written. What is written is let
 // go of at once.
 func (c *cursor) wrote(n int) {
-	for n > 0 && len(c.owed) > 0 {
-		if n < len(c.owed[0]) {
-			c.owed[0] = c.owed[0][n:]
+	for n > 0 && c.owes() {
+		b := c.owed[c.done]
+		if n < len(b) {
+			c.owed[c.done] = b[n:]
 			return
 		}
-		n -= len(c.owed[0])
-		c.owed[0] = nil
-		c.owed = c.owed[1:]
+		n -= len(b)
+		c.owed[c.done] = nil
+		c.done++
 	}
-	if len(c.owed) == 0 {
+	if !c.owes() {
 		c.drop()
 	}
 }
 
-// drop lets go of what is owed: it was written, or nobody wants it any more.
+// drop lets go of what is owed: it was written, or nobody wants it any more. A little
+// room is kept for the next time.
 func (c *cursor) drop() {
 	for _, f := range c.holds {
 		c.set.cache.pins.unpin(f)
 	}
-	c.owed, c.holds = nil, nil
+	clear(c.owed)
+	clear(c.holds)
+	c.owed, c.holds, c.done = c.owed[:0], c.holds[:0], 0
+	if cap(c.owed) > owedKept {
+		c.owed, c.holds = nil, nil
+	}
 }
+
+const owedKept = 8

@@ -21,6 +21,11 @@
 // pending, fetches a page when the reader stands below the Tail, and waits for
 // news when it is idle.
 //
+// There are two. The handler has read the request, checked it and brought the first page
+// (sse.go). A reader on plain HTTP/1.1 on Linux then leaves net/http: the reactor
+// (reactor_linux.go), a few loops with epoll, takes its descriptor and its cursor. All
+// others are driven by their request's goroutine.
+//
 // # Invariants
 //
 //  1. Only this package knows client offsets; everything behind it speaks log
@@ -35,11 +40,17 @@
 //     because other nodes have fewer (rebalance.go).
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. What is in flight is bounded: readers by MaxReaders, bodies by MaxBodies,
-//     a reader's owed bytes by its turn's budget and one append.
+//     a reader's owed bytes by its turn's budget and one append, what all of them hold
+//     while it is written by PinnedBytes.
+//  8. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
+//     can block. What others want of it comes by mail.
 //
 // # Goroutines
 //
-// The request's own, by net/http.
+// The request's own, by net/http. With the first reader that it takes the reactor starts
+// two for each processor: the loop, and one that waits for its epoll descriptor; and one
+// for each page that readers of a loop wait for, at most pagesAtOnce. Server.Close ends
+// them and waits.
 //
 // # Decision
 //

@@ -54,6 +54,7 @@ func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	}
 	gone := d.gone
 	d.mu.Unlock()
+	s.reactor.each(func(l *loop) { l.drained(true) })
 	select {
 	case <-gone:
 		return nil
@@ -66,11 +67,12 @@ func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 func (s *Server) Undrain() {
 	d := &s.drain
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.on.Load() {
 		d.on.Store(false)
 		d.begun, d.gone = make(chan struct{}), make(chan struct{})
 	}
+	d.mu.Unlock()
+	s.reactor.each(func(l *loop) { l.drained(false) })
 }
 
 // Readers is the number of event streams that are open.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -20,6 +21,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// handlers has every test use the handler driver where the reactor would serve; make test
+// runs both.
+var handlers = os.Getenv("TEST_EDGE_HANDLERS") != ""
+
 // site is a lone node over a Log in memory.
 type site struct {
 	*testing.T
@@ -32,11 +37,15 @@ func newSite(t *testing.T, cfg Config) *site {
 	t.Helper()
 	log := logtest.NewMemory(1)
 	host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	cfg.NoReactor = cfg.NoReactor || handlers
 	srv := New(cfg, host)
-	hs := httptest.NewServer(srv)
+	hs := httptest.NewUnstartedServer(srv)
+	hs.Config = srv.HTTPServer()
+	hs.Start()
 	t.Cleanup(func() {
 		hs.CloseClientConnections()
 		hs.Close()
+		srv.Close()
 		_ = host.Close()
 		http.DefaultClient.CloseIdleConnections()
 	})

@@ -40,6 +40,7 @@ var shardErrors = map[string]struct {
 	"ErrDeclined":       {shard.ErrDeclined, 503, "stream-declined"},
 	"ErrNoLog":          {shard.ErrNoLog, 503, "store-down"},
 	"ErrLogDenied":      {shard.ErrLogDenied, 503, "store-refuses"},
+	"ErrLogAway":        {shard.ErrLogAway, 503, "store-down"},
 	"ErrLogBusy":        {shard.ErrLogBusy, 503, "store-down"},
 	"ErrUnknown":        {shard.ErrUnknown, 503, "append-outcome-unknown"},
 	"TrimmedError":      {&shard.TrimmedError{First: 7}, 410, "offset-gone"},

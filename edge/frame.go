@@ -81,9 +81,9 @@ func (f *frame) control(at where, least, interval uint64) (b []byte, cursor uint
 		if p := f.end.Load(); p != nil {
 			return *p, cursor
 		}
-		b = renderControl(f.life, f.next, 0, at)
-		f.end.Store(&b)
-		return b, cursor
+		end := renderControl(f.life, f.next, 0, at) // b itself would be on the heap, always
+		f.end.Store(&end)
+		return end, cursor
 	case at == whereMid && f.born >= least:
 		return f.mid, f.born
 	case at == whereTip && cursor == interval:

@@ -15,7 +15,7 @@ type pins struct {
 	bytes atomic.Int64
 
 	mu      sync.Mutex
-	writers map[*pacer]struct{} // every SSE reader's
+	writers map[pinner]struct{}
 }
 
 // stuckFor is how long a reader may be at one write while there is too little room.
@@ -34,16 +34,24 @@ func (p *pins) unpin(f *frame) {
 	}
 }
 
-// enter adds a reader; leave, called before its request ends, takes it out.
-func (p *pins) enter(w *pacer) (leave func()) {
+// pinner is a reader that may be cut for room. stuckFor is how long it has been at one
+// write, 0 if it is at none, or has been cut.
+type pinner interface {
+	stuckFor(now time.Time) time.Duration
+	cut()
+}
+
+// add and remove are called before a reader may be stuck, and after.
+func (p *pins) add(w pinner) {
 	p.mu.Lock()
 	p.writers[w] = struct{}{}
 	p.mu.Unlock()
-	return func() {
-		p.mu.Lock()
-		delete(p.writers, w)
-		p.mu.Unlock()
-	}
+}
+
+func (p *pins) remove(w pinner) {
+	p.mu.Lock()
+	delete(p.writers, w)
+	p.mu.Unlock()
 }
 
 // relieve cuts a reader if there is too little room and one is stuck.
@@ -54,15 +62,14 @@ func (p *pins) relieve() {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var oldest *pacer
-	first := now.Add(-stuckFor).UnixNano()
+	var oldest pinner
+	longest := stuckFor
 	for w := range p.writers {
-		if at := w.began.Load(); at != 0 && at < first && !w.cut.Load() {
-			oldest, first = w, at
+		if d := w.stuckFor(now); d > longest {
+			oldest, longest = w, d
 		}
 	}
 	if oldest != nil {
-		oldest.cut.Store(true)
-		_ = oldest.rc.SetWriteDeadline(now) // its request has not ended: it is in writers
+		oldest.cut()
 	}
 }

@@ -33,6 +33,9 @@ type Config struct {
 	// PinnedBytes bounds what is being written to SSE readers (64 MiB); beyond, the one
 	// that has been stuck for longest is cut.
 	PinnedBytes int64
+	// NoReactor has every event stream served on a goroutine of its own, as those are that
+	// a reactor cannot serve (HTTP/2, TLS, other systems than Linux).
+	NoReactor bool
 	// Now is the clock (time.Now).
 	Now func() time.Time
 	// Logger gets what an operator should see (discard).
@@ -83,6 +86,7 @@ type Server struct {
 	// complaints keeps the log readable while storage is down: one line a second.
 	complaints rate.Sometimes
 	drain      drain
+	reactor    *reactor
 	shed       chan struct{} // unbuffered: whoever receives leaves; see Rebalance
 }
 
@@ -93,12 +97,23 @@ func New(cfg Config, streams Streams) *Server {
 	if err != nil {
 		panic("edge: settings of the compressor: " + err.Error()) // they are constant
 	}
-	return &Server{
+	s := &Server{
 		compress: compress, compressing: make(chan struct{}, compressors),
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics),
 		drain: newDrain(), shed: make(chan struct{}),
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
+	s.reactor = newReactor(s)
+	return s
+}
+
+// Close ends the event streams that have no request any more, at once, and waits for
+// every goroutine of the Server's own.
+func (s *Server) Close() { s.reactor.close() }
+
+// tick is how exactly the reactor keeps time: a heartbeat's is 32 ticks, or more.
+func (c *Config) tick() time.Duration {
+	return min(max(c.Heartbeat/32, 10*time.Millisecond), time.Second)
 }
 
 // HTTPServer is an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2
@@ -111,7 +126,7 @@ func (s *Server) HTTPServer() *http.Server {
 	p.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler: s, Protocols: &p, ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ConnContext: connContext,
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 }

@@ -15,42 +15,64 @@ import (
 // writeBudget is about how many bytes one turn of an SSE reader writes.
 const writeBudget = 256 << 10
 
-// sse streams (PROTOCOL 5.8): the handler driver of a cursor. It works wherever
-// net/http does. After an error nothing has been written.
+// sse streams (PROTOCOL 5.8). After an error nothing has been written. The reactor takes
+// what it can; the handler driver, which is here, works wherever net/http does.
 func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) error {
-	leave, err := s.admit(modeSSE)
+	d, err := s.driver(r, info, id, q, at)
 	if err != nil {
 		return err
 	}
-	defer leave()
-	tail, release, err := s.streams.Follow(r.Context(), id, at.own(info))
-	if err != nil {
-		return err
+	sseHead(w.Header(), d.c.form)
+	if s.reactor.take(w, r, d) {
+		return nil
 	}
-	defer release()
-	if tail.Life() != info.Life { // made anew between the two calls
-		return errOffsetGone
-	}
-	form := framingOf(info.Type)
-	set := s.frames.open(tail, form)
-	defer set.close()
-	d := &driver{
-		server: s, out: s.pacer(w), id: id, info: info, news: make(signal, 1),
-		c:     newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
-		start: q.at.kind == offsetStart,
-	}
-	defer tail.Unwatch(d.news)
-	defer d.c.drop()
-	defer s.frames.pins.enter(d.out)()
-	if err := d.prepare(r.Context()); err != nil {
-		return err
-	}
-	sseHead(w.Header(), form)
+	defer d.close()
+	d.out = s.pacer(w)
+	s.frames.pins.add(d.out)
+	defer s.frames.pins.remove(d.out)
+	d.news = make(signal, 1)
+	defer d.c.tail.Unwatch(d.news)
 	w.WriteHeader(http.StatusOK)
 	if d.out.flush() == nil { // the head at once, whatever the first event waits for
 		d.run(r.Context())
 	}
 	return nil
+}
+
+// driver makes a reader that has its first page, if it needs one.
+func (s *Server) driver(r *http.Request, info shard.Info, id shard.StreamID, q query, at place) (*driver, error) {
+	leave, err := s.admit(modeSSE)
+	if err != nil {
+		return nil, err
+	}
+	tail, release, err := s.streams.Follow(r.Context(), id, at.own(info))
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	form := framingOf(info.Type)
+	set := s.frames.open(tail, form)
+	d := &driver{
+		server: s, id: id, leave: leave, release: release,
+		c:     newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
+		start: q.at.kind == offsetStart,
+	}
+	if err = errOffsetGone; tail.Life() == info.Life { // or made anew between the two calls
+		err = d.prepare(r.Context())
+	}
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// close gives back what the reader held.
+func (d *driver) close() {
+	d.c.drop()
+	d.c.set.close()
+	d.release()
+	d.leave()
 }
 
 // ahead is the smallest streamCursor for a client that came with cursor client.
@@ -71,15 +93,18 @@ func sseHead(h http.Header, form framing) {
 	}
 }
 
-// driver writes what a cursor owes, on the goroutine of its request.
+// driver is an event stream: its cursor and what it holds of the server. It writes what
+// the cursor owes on the goroutine of its request, unless the reactor has taken it.
 type driver struct {
-	server *Server
-	out    *pacer
-	id     shard.StreamID
-	info   shard.Info
-	news   signal
-	c      *cursor
-	start  bool // began at the start: what is trimmed there is no loss
+	server  *Server
+	c       *cursor
+	id      shard.StreamID
+	leave   func() // counts it out
+	release func() // follows the stream no more
+	start   bool   // began at the start: what is trimmed there is no loss
+
+	out  *pacer // nil: the reactor's
+	news signal
 }
 
 // prepare brings the page that a reader needs who stands below the Tail, before the
@@ -107,7 +132,7 @@ func (d *driver) run(ctx context.Context) {
 			again = time.After(pageAgain/2 + rand.N(pageAgain))
 		} else if err != nil || ctx.Err() != nil {
 			switch {
-			case d.out.cut.Load():
+			case d.out.isCut.Load():
 				s.m.cut.WithLabelValues(string(cutMemory)).Inc()
 			case errors.Is(err, os.ErrDeadlineExceeded):
 				s.m.cut.WithLabelValues(string(cutStalled)).Inc()
@@ -117,7 +142,7 @@ func (d *driver) run(ctx context.Context) {
 		if more && again == nil {
 			quiet.Reset(d.heartbeat())
 			if bye.due() { // between two events
-				d.leave(movedDrain)
+				d.farewell(movedDrain)
 				return
 			}
 			continue
@@ -137,11 +162,11 @@ func (d *driver) run(ctx context.Context) {
 			bye.know()
 		case <-bye.turn:
 			if bye.due() {
-				d.leave(movedDrain)
+				d.farewell(movedDrain)
 				return
 			}
 		case <-s.sheds(bye.began):
-			d.leave(movedRebalance)
+			d.farewell(movedRebalance)
 			return
 		case <-quiet.C:
 			if d.out.write([]byte(":\n\n")) != nil || d.out.flush() != nil {
@@ -156,8 +181,8 @@ func (d *driver) run(ctx context.Context) {
 // nobody could read.
 const pageAgain = time.Second
 
-// leave ends the response: the reader is to go on elsewhere.
-func (d *driver) leave(why reason) {
+// farewell ends the response: the reader is to go on elsewhere.
+func (d *driver) farewell(why reason) {
 	d.server.m.moved.WithLabelValues(string(why)).Inc()
 	_ = errors.Join(d.out.write(comeBack(comeBackSoon, comeBackLate)), d.out.flush())
 }
@@ -194,7 +219,11 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 // behind brings the page at the reader's position.
 func (d *driver) behind(ctx context.Context) error {
 	l := d.c.at.leg(d.id, d.c.tail.Info())
-	r, err := d.server.streams.ReadPage(ctx, l.id, l.info, d.c.at.pos)
+	return d.turned(d.server.streams.ReadPage(ctx, l.id, l.info, d.c.at.pos))
+}
+
+// turned takes the page that was read, or why none could be.
+func (d *driver) turned(r shard.Range, err error) error {
 	var trimmed *shard.TrimmedError
 	if errors.As(err, &trimmed) && d.start && trimmed.First > d.c.at.pos && d.c.skip(trimmed.First) {
 		return nil
@@ -222,10 +251,23 @@ type pacer struct {
 	stall time.Duration
 	left  int          // of the piece that the deadline is for
 	began atomic.Int64 // when the write under way began, ns; 0: none
-	cut   atomic.Bool  // for room; see pins
+	isCut atomic.Bool  // for room; see pins
 }
 
 const stallPiece = 16 << 10
+
+// stuckFor and cut implement pinner.
+func (p *pacer) stuckFor(now time.Time) time.Duration {
+	if at := p.began.Load(); at != 0 && !p.isCut.Load() {
+		return now.Sub(time.Unix(0, at))
+	}
+	return 0
+}
+
+func (p *pacer) cut() {
+	p.isCut.Store(true)
+	_ = p.until(time.Now()) // its request has not ended: it is among the pinners
+}
 
 func (s *Server) pacer(w http.ResponseWriter) *pacer {
 	return &pacer{w: w, rc: http.NewResponseController(w), stall: s.cfg.Stall}
@@ -238,7 +280,7 @@ func (p *pacer) write(b []byte) error {
 		if p.left == 0 {
 			now := time.Now()
 			p.began.Store(now.UnixNano())
-			if p.cut.Load() {
+			if p.isCut.Load() {
 				return os.ErrDeadlineExceeded
 			}
 			if err := p.until(now.Add(p.stall)); err != nil {

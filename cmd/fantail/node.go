@@ -122,6 +122,9 @@ func (n *node) stop(ctx context.Context) error {
 			errs = append(errs, err, n.public.Close())
 		}
 	}
+	if n.edge != nil {
+		n.edge.Close()
+	}
 	if n.relay != nil {
 		errs = append(errs, n.relay.Close())
 	}
