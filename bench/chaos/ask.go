@@ -1,0 +1,67 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// asker asks nodes for their health and metrics, and never for long.
+type asker struct{ http *http.Client }
+
+func newAsker() *asker {
+	return &asker{&http.Client{Timeout: time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}}
+}
+
+func (a *asker) get(url string) (status int, err error) {
+	resp, err := a.http.Get(url)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode, err
+}
+
+func (a *asker) ready(admin string) bool {
+	status, err := a.get("http://" + admin + "/readyz")
+	return err == nil && status == http.StatusOK
+}
+
+// metrics are the metrics of a node: by name with labels, and summed over labels.
+func (a *asker) metrics(admin string) (map[string]float64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := a.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	m := map[string]float64{}
+	sc := bufio.NewScanner(resp.Body)
+	for sc.Scan() {
+		line := sc.Text()
+		i := strings.LastIndexByte(line, ' ')
+		if i < 0 || line[0] == '#' {
+			continue
+		}
+		v, err := strconv.ParseFloat(line[i+1:], 64)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", line, err)
+		}
+		name, _, labelled := strings.Cut(line[:i], "{")
+		if m[name] += v; labelled {
+			m[line[:i]] = v
+		}
+	}
+	return m, sc.Err()
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// fault is one of the things that go wrong, and what is claimed of it.
+type fault struct {
+	name, what string
+	// do makes it happen, and ends it; it returns a proof that it did happen.
+	do func(*run) (fired string, err error)
+
+	stall    time.Duration // p99 of the worst that readers see who stay connected
+	sessions float64       // mean of read sessions ÷ followed streams
+	planned  bool          // streams move with what is known of them
+	steady   bool          // no reader loses its connection, and readiness stays up
+}
+
+// The claims, as readers see them.
+const (
+	stallPlanned = 250 * time.Millisecond
+	stallKilled  = 2 * time.Second
+	stallSilent  = 6 * time.Second
+)
+
+func faults() []fault {
+	return []fault{
+		{name: "none", what: "no fault", do: nothing, sessions: 1.001, steady: true},
+		{
+			name: "roll", what: "every node is stopped with SIGTERM and started again, one by one", do: roll,
+			stall: stallPlanned, sessions: 1.02, planned: true,
+		},
+		{name: "kill", what: "kill -9 of a node", do: kill, stall: stallKilled},
+		{name: "stop", what: "a node is stopped (SIGSTOP) for 10 s", do: freeze(5*time.Second, 10*time.Second), stall: stallSilent},
+		{name: "zombie", what: "a node is stopped for a minute, with appends in flight", do: freeze(60*time.Second, 60*time.Second), stall: stallSilent},
+		{name: "split", what: "the network is cut in two, the nodes on either side", do: split},
+		{name: "dark", what: "a node's network loses everything for 15 s", do: dark, stall: stallSilent},
+		{name: "oneway", what: "a node does not hear the others, who hear it", do: oneway},
+		{name: "noudp", what: "no UDP between the nodes", do: noudp},
+		{name: "loss5", what: "5 % of all packets between nodes are lost", do: loss},
+		{name: "cut-s2", what: "a node is cut from S2, and from nobody else", do: cutStore},
+		{name: "s2-stop", what: "S2 is stopped (SIGSTOP)", do: storeStops, steady: true},
+		{name: "s2-kill", what: "kill -9 of S2, back after 10 s", do: storeDies, steady: true},
+		{name: "s2-slow", what: "S2 takes 300 ms more for everything", do: storeIs(300*time.Millisecond, 0), steady: true},
+		{name: "s2-busy", what: "S2 answers 429", do: storeIs(0, 429), steady: true},
+		{name: "s2-fail", what: "S2 answers 503", do: storeIs(0, 503), steady: true},
+	}
+}
+
+func nothing(r *run) (string, error) {
+	pause(r.span(6*time.Second, 20*time.Second))
+	return "-", nil
+}
+
+// victim is the node that something happens to: another one each time, and never
+// the first, which a restarted one needs to find the fleet.
+func (r *run) victim() *node {
+	r.turn++
+	return r.nodes[1+r.turn%(len(r.nodes)-1)]
+}
+
+func roll(r *run) (string, error) {
+	restarted := 0
+	for _, n := range r.nodes {
+		if r.quick && restarted == 2 {
+			break
+		}
+		pid := n.proc.pid()
+		took := r.handover(n)
+		if err := r.restart(n); err != nil {
+			return "", err
+		}
+		streams, moved := took()
+		r.note("%s gave %d streams away in %v", n.name, streams, moved.Round(10*time.Millisecond))
+		if err := r.settle(30 * time.Second); err != nil {
+			return "", err
+		}
+		if n.proc.pid() == pid {
+			return "", fmt.Errorf("%s is still process %d", n.name, pid)
+		}
+		restarted++
+	}
+	return fmt.Sprintf("%d processes replaced", restarted), nil
+}
+
+// handover watches a node that stops, until took is called: how many streams it had
+// that were followed, and how long it took from the first to the last that it gave
+// away.
+func (r *run) handover(n *node) (took func() (streams int, span time.Duration)) {
+	count := func() (float64, bool) {
+		m, err := r.ask.metrics(n.admin())
+		return m["fantail_s2_read_sessions"], err == nil
+	}
+	before, _ := count()
+	stop, done := make(chan struct{}), make(chan struct{})
+	var first, last time.Time
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for left := before; left > 0; {
+			select {
+			case <-tick.C:
+			case <-stop:
+				return
+			}
+			now, ok := count()
+			if !ok {
+				continue
+			}
+			if now < left && first.IsZero() {
+				first = time.Now()
+			}
+			if now < left {
+				last = time.Now()
+			}
+			left = min(left, now)
+		}
+	}()
+	return func() (int, time.Duration) {
+		close(stop)
+		<-done
+		return int(before), last.Sub(first)
+	}
+}
+
+func kill(r *run) (string, error) {
+	n := r.victim()
+	if err := n.proc.kill(); err != nil {
+		return "", err
+	}
+	fired := fmt.Sprintf("%s (process %d) is %s", n.name, n.proc.pid(), n.proc.state())
+	pause(r.span(4*time.Second, 10*time.Second))
+	return fired, r.startNode(n)
+}
+
+func freeze(quick, full time.Duration) func(*run) (string, error) {
+	return func(r *run) (string, error) {
+		n := r.victim()
+		if err := n.proc.stop(); err != nil {
+			return "", err
+		}
+		pause(r.span(quick, full))
+		fired := fmt.Sprintf("%s was in state %s", n.name, n.proc.state())
+		return fired, n.proc.signal(syscall.SIGCONT)
+	}
+}
+
+func storeStops(r *run) (string, error) {
+	if err := r.store.stop(); err != nil {
+		return "", err
+	}
+	pause(r.span(2*time.Second, 10*time.Second))
+	r.memory()
+	pause(r.span(6*time.Second, 50*time.Second))
+	fired := "S2 was in state " + r.store.state()
+	return fired, r.store.signal(syscall.SIGCONT)
+}
+
+func storeDies(r *run) (string, error) {
+	if err := r.store.kill(); err != nil {
+		return "", err
+	}
+	fired := fmt.Sprintf("S2 (process %d) is %s", r.store.pid(), r.store.state())
+	pause(5 * time.Second)
+	r.memory()
+	pause(5 * time.Second)
+	return fired, r.startStore()
+}
+
+func storeIs(slow time.Duration, status int64) func(*run) (string, error) {
+	return func(r *run) (string, error) {
+		before := r.proxy.faulty.Load()
+		r.proxy.delay.Store(int64(slow))
+		r.proxy.status.Store(status)
+		pause(r.span(5*time.Second, 20*time.Second))
+		r.memory()
+		r.proxy.delay.Store(0)
+		r.proxy.status.Store(0)
+		n := r.proxy.faulty.Load() - before
+		if n == 0 {
+			return "", nil
+		}
+		return fmt.Sprintf("%d requests met it", n), nil
+	}
+}
+
+// memory asks each node for a stream whose end is in its memory, from there on: S2 is
+// not needed for that.
+func (r *run) memory() {
+	answered := 0
+	for s, n := range r.nodes {
+		from := r.load.offsets[s]
+		if from == "" {
+			from = "-1"
+		}
+		began := time.Now()
+		status, err := r.ask.get("http://" + n.http() + "/v1/stream/" + streamName(r.load.prefix, s) + "?offset=" + from)
+		if err == nil && status == 200 {
+			answered++
+		} else {
+			r.log("  %s: a read of what is in memory: %d %v after %v", n.name, status, err, time.Since(began).Round(time.Millisecond))
+		}
+	}
+	r.note("without S2, %d of %d nodes answered a read of what is in memory", answered, len(r.nodes))
+}

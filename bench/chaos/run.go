@@ -1,0 +1,170 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+// run is the fleet with a load on it, which meets one fault after the other.
+type run struct {
+	*fleet
+	load  *load
+	quick bool
+	after time.Duration // how long to look on once a fault is over
+	calm  row           // the row without a fault
+	log   func(format string, args ...any)
+	notes []string // of the fault at hand
+	turn  int      // counts victims
+}
+
+// span is how long a fault lasts.
+func (r *run) span(quick, full time.Duration) time.Duration {
+	if r.quick {
+		return quick
+	}
+	return full
+}
+
+func (r *run) note(format string, args ...any) {
+	r.notes = append(r.notes, fmt.Sprintf(format, args...))
+	r.log("  "+format, args...)
+}
+
+// row is what a fault did.
+type row struct {
+	fault    string
+	fired    string // the proof
+	tally    tally
+	counts   counts
+	damage   damage
+	sessions float64 // mean of read sessions ÷ followed streams
+	forced   float64 // NOT_OWNER and must ÷ appends, once it was over
+	healed   time.Duration
+	ops      int // of the history
+	notes    []string
+	failed   []string
+}
+
+func (w *row) fail(format string, args ...any) {
+	w.failed = append(w.failed, fmt.Sprintf(format, args...))
+}
+
+// meet lets the fleet meet a fault, and checks every claim.
+func (r *run) meet(f fault) (w row) {
+	w.fault, r.notes = f.name, nil
+	r.log("%s: %s", f.name, f.what)
+	begin := time.Now()
+	losses := r.balancer.losses.Load()
+	history, err := startHistory(r.load, f.name)
+	if err == nil {
+		err = r.load.begin()
+	}
+	if err != nil {
+		w.fail("%v", err)
+		return w
+	}
+	r.proxy.look()
+	before, watch := r.proxy.look(), startWatch(r.fleet)
+	if w.fired, err = f.do(r); err != nil {
+		w.fail("the fault: %v", err)
+	} else if w.fired == "" {
+		w.fail("the fault did not fire")
+	}
+	over := time.Now()
+	if err := r.settle(60 * time.Second); err != nil {
+		w.fail("%v", err)
+	}
+	w.healed = time.Since(over)
+	during := r.proxy.look()
+	w.sessions = during.mean(before) / float64(r.load.streams)
+	pause(r.after / 2)
+	then := watch.now()
+	pause(r.after / 2)
+	grown := watch.stop()
+	w.forced = share(grown, then)
+	if w.tally, err = r.load.tally(); err != nil {
+		w.fail("%v", err)
+	}
+	if w.ops, err = history.check(); err != nil {
+		w.fail("%v", err)
+	}
+	if w.damage, err = r.load.verify(); err != nil {
+		w.fail("%v", err)
+	}
+	w.counts = r.load.writing.begin()
+	r.sessions(&w)
+	w.notes = r.notes
+	r.judge(&w, f, grown, int(r.balancer.losses.Load()-losses))
+	r.log("  %.0f s; %s", time.Since(begin).Seconds(), w.line())
+	for _, why := range w.failed {
+		r.log("  FAILED: %s", why)
+	}
+	return w
+}
+
+// share is how many of the appends between two looks met a node that was not their
+// stream's owner, or insisted.
+func share(now, then map[string]float64) float64 {
+	grown := func(name string) float64 { return now[name] - then[name] }
+	return (grown("fantail_not_owner_total") + grown("fantail_must_total")) / max(grown("fantail_append_seconds_count"), 1)
+}
+
+// sessions waits until there is one read session for each stream; those that linger
+// end with the minute that is paid for.
+func (r *run) sessions(w *row) {
+	began := time.Now()
+	if eventually(70*time.Second, "", func() bool { return r.proxy.look().open == r.load.streams }) != nil {
+		w.fail("%d read sessions for %d streams; more than one: %.5q", r.proxy.look().open, r.load.streams, r.proxy.doubled())
+	} else if took := time.Since(began); took > 5*time.Second {
+		w.fail("one read session for each stream only %v after all was quiet", took.Round(time.Second))
+	}
+}
+
+// judge holds a row against the claims.
+func (r *run) judge(w *row, f fault, grown map[string]float64, losses int) {
+	if w.damage.total() > 0 {
+		w.fail("%s", w.damage.First)
+	}
+	if w.tally.Refused != "" {
+		w.fail("refused for good: %s", w.tally.Refused)
+	}
+	if w.counts.wrong != "" {
+		w.fail("%s", w.counts.wrong)
+	}
+	if w.tally.Up != w.tally.Readers {
+		w.fail("%d of %d readers are connected", w.tally.Up, w.tally.Readers)
+	}
+	if n := grown["fantail_gap_detected_total"]; n > 0 {
+		w.fail("fantail_gap_detected_total grew by %v", n)
+	}
+	if w.counts.acked == 0 || w.tally.Received == 0 {
+		w.fail("nothing was written and read")
+	}
+	calm := r.calm.tally.Stayed.quantile(0.99)
+	if p99 := w.tally.Stayed.quantile(0.99); f.stall > 0 && p99 > f.stall+calm {
+		w.fail("stall of readers who stayed: p99 %v, more than %v (and %v without a fault)", short(p99), f.stall, short(calm))
+	}
+	if f.sessions > 0 && w.sessions > f.sessions {
+		w.fail("read sessions ÷ followed streams %.3f, more than %.2f", w.sessions, f.sessions)
+	}
+	if limit := 0.01; w.forced > limit {
+		w.fail("NOT_OWNER and must are %.1f %% of the appends after it", 100*w.forced)
+	}
+	if f.steady && losses > 0 {
+		w.fail("a node was not ready")
+	}
+	if n := w.tally.Readers - w.tally.Stayed.count(); f.steady && w.tally.Moved.count() > 0 {
+		w.fail("%d readers lost their connection", n)
+	}
+	if lost := grown[`fantail_handovers_total{result="lost"}`]; f.planned && lost > 0 {
+		w.fail("%v streams were lost on the way to their heirs", lost)
+	}
+}
+
+// logTo is a log with the time since the start.
+func logTo(began time.Time) func(string, ...any) {
+	return func(format string, args ...any) {
+		fmt.Fprintf(os.Stderr, "%5.1f  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+	}
+}
