@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -15,6 +16,7 @@ type fault struct {
 	stall    time.Duration // p99 of the worst that readers see who stay connected
 	sessions float64       // mean of read sessions ÷ followed streams
 	planned  bool          // streams move with what is known of them
+	lingers  bool          // two nodes may each have opened a session, and paid for its minute
 	steady   bool          // no reader loses its connection, and readiness stays up
 }
 
@@ -32,20 +34,28 @@ func faults() []fault {
 			name: "roll", what: "every node is stopped with SIGTERM and started again, one by one", do: roll,
 			stall: stallPlanned, sessions: 1.02, planned: true,
 		},
+		{
+			name: "surge", what: "a new node is there before the old one goes", do: surge,
+			stall: stallPlanned, sessions: 1.02, planned: true,
+		},
 		{name: "kill", what: "kill -9 of a node", do: kill, stall: stallKilled},
-		{name: "stop", what: "a node is stopped (SIGSTOP) for 10 s", do: freeze(5*time.Second, 10*time.Second), stall: stallSilent},
-		{name: "zombie", what: "a node is stopped for a minute, with appends in flight", do: freeze(60*time.Second, 60*time.Second), stall: stallSilent},
-		{name: "split", what: "the network is cut in two, the nodes on either side", do: split},
-		{name: "dark", what: "a node's network loses everything for 15 s", do: dark, stall: stallSilent},
-		{name: "oneway", what: "a node does not hear the others, who hear it", do: oneway},
+		{name: "stop", what: "a node is stopped (SIGSTOP) for 10 s", do: freeze(10*time.Second, 10*time.Second), stall: stallSilent, lingers: true},
+		{name: "zombie", what: "a node is stopped for a minute, with appends in flight", do: freeze(60*time.Second, 60*time.Second), stall: stallSilent, lingers: true},
+		{name: "split", what: "the network is cut in two, the nodes on either side", do: split, lingers: true},
+		{name: "dark", what: "a node's network loses everything for 15 s", do: dark, stall: stallSilent, lingers: true},
+		{name: "oneway", what: "a node does not hear the others, who hear it", do: oneway, lingers: true},
 		{name: "noudp", what: "no UDP between the nodes", do: noudp},
 		{name: "loss5", what: "5 % of all packets between nodes are lost", do: loss},
-		{name: "cut-s2", what: "a node is cut from S2, and from nobody else", do: cutStore},
+		{name: "cut-s2", what: "a node is cut from S2, and from nobody else", do: cutStore, lingers: true},
 		{name: "s2-stop", what: "S2 is stopped (SIGSTOP)", do: storeStops, steady: true},
 		{name: "s2-kill", what: "kill -9 of S2, back after 10 s", do: storeDies, steady: true},
 		{name: "s2-slow", what: "S2 takes 300 ms more for everything", do: storeIs(300*time.Millisecond, 0), steady: true},
 		{name: "s2-busy", what: "S2 answers 429", do: storeIs(0, 429), steady: true},
 		{name: "s2-fail", what: "S2 answers 503", do: storeIs(0, 503), steady: true},
+		{name: "slow-readers", what: "readers too slow for what is written, and one that takes nothing", do: slowReaders, steady: true},
+		{name: "frozen-edge", what: "a node that others relay much to is stopped (SIGSTOP)", do: frozenEdge, lingers: true},
+		{name: "storm", what: "all readers of a node are cut at once", do: storm(false), steady: true},
+		{name: "storm-longpoll", what: "all long-polls at a node are cut at once", do: storm(true), steady: true},
 	}
 }
 
@@ -124,6 +134,32 @@ func (r *run) handover(n *node) (took func() (streams int, span time.Duration)) 
 		<-done
 		return int(before), last.Sub(first)
 	}
+}
+
+// surge replaces a node by one at another place, which is there first.
+func surge(r *run) (string, error) {
+	old := r.victim()
+	used := map[int]bool{}
+	for _, n := range r.nodes {
+		used[n.index] = true
+	}
+	fresh := &node{}
+	for used[fresh.index] {
+		fresh.index++
+	}
+	fresh.name = fmt.Sprint("node-", fresh.index)
+	if err := r.startNode(fresh); err != nil {
+		return "", err
+	}
+	r.set(append(slices.Clone(r.nodes), fresh))
+	if err := r.settle(30 * time.Second); err != nil {
+		return "", err
+	}
+	if err := r.terminate(old); err != nil {
+		return "", err
+	}
+	r.set(slices.DeleteFunc(slices.Clone(r.nodes), func(n *node) bool { return n == old }))
+	return fmt.Sprintf("%s in place of %s", fresh.name, old.name), nil
 }
 
 func kill(r *run) (string, error) {

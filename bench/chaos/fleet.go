@@ -21,6 +21,8 @@ type fleet struct {
 	balancer    *balancer
 	drain       time.Duration
 
+	places int // for nodes: one more than there are
+
 	mu    sync.Mutex
 	nodes []*node
 }
@@ -42,7 +44,7 @@ const (
 )
 
 func startFleet(binary, dir string, nodes int, drain time.Duration) (*fleet, error) {
-	f := &fleet{binary: binary, dir: dir, ask: newAsker(), drain: drain}
+	f := &fleet{binary: binary, dir: dir, ask: newAsker(), drain: drain, places: nodes + 1}
 	var err error
 	if err := f.startStore(); err != nil {
 		return nil, err
@@ -76,10 +78,8 @@ func (f *fleet) startStore() (err error) {
 
 func (f *fleet) startNode(n *node) (err error) {
 	join := []string{}
-	for i := range len(f.nodes) {
-		if i != n.index {
-			join = append(join, nodeAt(i))
-		}
+	for i := range f.places { // a list that every node has alike
+		join = append(join, nodeAt(i))
 	}
 	command := []string{
 		f.binary, "--log-format=text", "serve", "--name=" + n.name,
@@ -87,10 +87,7 @@ func (f *fleet) startNode(n *node) (err error) {
 		"--relay=" + nodeAt(n.index) + ":4467",
 		"--s2-endpoint=http://" + storeAt + proxyPort, "--s2-basin=" + basin,
 		"--cluster=chaos", "--secret=00112233445566778899aabbccddeeff",
-		"--grace=30s", "--drain=" + f.drain.String(),
-	}
-	if len(join) > 0 {
-		command = append(command, "--join="+strings.Join(join, ","))
+		"--grace=30s", "--drain=" + f.drain.String(), "--join=" + strings.Join(join, ","),
 	}
 	n.proc, err = start(n.name, fmt.Sprint("n", n.index), filepath.Join(f.dir, n.name+".log"), command...)
 	return err
@@ -106,13 +103,10 @@ func (f *fleet) each(fn func(*node)) {
 	}
 }
 
-// sum adds a metric up over the nodes that answer.
-func (f *fleet) sum(name string) (sum float64) {
-	f.each(func(n *node) {
-		m, _ := f.ask.metrics(n.admin())
-		sum += m[name]
-	})
-	return sum
+func (f *fleet) set(nodes []*node) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.nodes = nodes
 }
 
 // unsettled says what is still missing: every node is ready, has a link to each

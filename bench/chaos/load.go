@@ -31,6 +31,8 @@ type loadSize struct {
 }
 
 const (
+	// mainLoad is there all the time; faults may bring others.
+	mainLoad   = "main"
 	hotWriters = 4
 	// perHerd readers are in one process, which may have 20,000 files.
 	perHerd = 15_000

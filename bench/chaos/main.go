@@ -126,7 +126,7 @@ func inside(o options) error {
 	}
 	defer f.stop()
 	log("%d nodes", o.nodes)
-	l, err := startLoad(f, loadSize{prefix: "main", streams: o.streams, readers: o.readers, every: o.every, hot: min(2, o.streams)})
+	l, err := startLoad(f, loadSize{prefix: mainLoad, streams: o.streams, readers: o.readers, every: o.every, hot: min(2, o.streams)})
 	if err != nil {
 		return err
 	}

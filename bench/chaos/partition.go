@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -41,13 +42,9 @@ func (r *run) lose(span time.Duration, matches map[int][]string) (string, error)
 // addresses of the nodes but some, for nft.
 func (r *run) others(but ...int) string {
 	var all []string
-	for i := range r.nodes {
-		skip := false
-		for _, b := range but {
-			skip = skip || i == b
-		}
-		if !skip {
-			all = append(all, nodeAt(i))
+	for _, n := range r.nodes {
+		if !slices.Contains(but, n.index) {
+			all = append(all, nodeAt(n.index))
 		}
 	}
 	return "{ " + strings.Join(all, ", ") + " }"
@@ -56,14 +53,14 @@ func (r *run) others(but ...int) string {
 // split cuts the smaller half off: both have S2 and clients.
 func split(r *run) (string, error) {
 	var small []int
-	for i := range (len(r.nodes) - 1) / 2 {
-		small = append(small, i)
+	for _, n := range r.nodes[:(len(r.nodes)-1)/2] {
+		small = append(small, n.index)
 	}
 	matches := map[int][]string{}
 	for _, i := range small {
 		matches[i] = []string{"in ip saddr " + r.others(small...), "out ip daddr " + r.others(small...)}
 	}
-	return r.lose(r.span(8*time.Second, 40*time.Second), matches)
+	return r.lose(r.span(7*time.Second, 40*time.Second), matches)
 }
 
 func dark(r *run) (string, error) {
@@ -78,16 +75,16 @@ func oneway(r *run) (string, error) {
 
 func noudp(r *run) (string, error) {
 	matches := map[int][]string{}
-	for i := range r.nodes {
-		matches[i] = []string{"in meta l4proto udp"}
+	for _, n := range r.nodes {
+		matches[n.index] = []string{"in meta l4proto udp"}
 	}
 	return r.lose(r.span(8*time.Second, 30*time.Second), matches)
 }
 
 func loss(r *run) (string, error) {
 	matches := map[int][]string{}
-	for i := range r.nodes {
-		matches[i] = []string{"in ip saddr " + r.others(i) + " numgen random mod 100 < 5"}
+	for _, n := range r.nodes {
+		matches[n.index] = []string{"in ip saddr " + r.others(n.index) + " numgen random mod 100 < 5"}
 	}
 	return r.lose(r.span(8*time.Second, 30*time.Second), matches)
 }

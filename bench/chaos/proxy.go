@@ -29,7 +29,7 @@ type proxy struct {
 	reads, appends, opened atomic.Int64 // unary reads, appends, sessions
 
 	mu       sync.Mutex
-	sessions map[string]int // open now, by stream
+	sessions map[string]int // of the main load, open now, by stream
 	area     float64        // session-seconds so far
 	since    time.Time
 	open     int // sum of sessions
@@ -132,7 +132,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (p *proxy) session(stream string, by int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !strings.HasPrefix(stream, project+"/") {
+	if !strings.HasPrefix(stream, project+"/"+mainLoad+"-") {
 		return
 	}
 	p.advance()
