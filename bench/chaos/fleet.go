@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -155,20 +153,6 @@ func (f *fleet) terminate(n *node) error {
 		return fmt.Errorf("%s after SIGTERM: %w", n.name, err)
 	}
 	return nil
-}
-
-// resident is a process's memory, in bytes.
-func (p *proc) resident() int64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.pid()))
-	if err != nil {
-		return 0
-	}
-	f := strings.Fields(string(b))
-	if len(f) < 2 {
-		return 0
-	}
-	pages, _ := strconv.ParseInt(f[1], 10, 64)
-	return pages * int64(os.Getpagesize())
 }
 
 // stop ends everything; the room would as well.

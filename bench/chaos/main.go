@@ -137,6 +137,10 @@ func inside(o options) error {
 	}
 	var rows []row
 	failed := 0
+	if o.soak > 0 {
+		rows, chosen = []row{r.soak(o.soak)}, nil
+		failed = min(len(rows[0].failed), 1)
+	}
 	for _, f := range chosen {
 		w := r.meet(f)
 		if f.name == "none" {

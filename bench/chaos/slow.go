@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -45,7 +46,7 @@ func slowReaders(r *run) (string, error) {
 	}
 	d, err := l.verify()
 	if err == nil && d.total() > 0 {
-		err = fmt.Errorf("%s", d.First)
+		err = errors.New(d.First)
 	}
 	if err != nil {
 		return "", err
@@ -72,57 +73,71 @@ func slowReaders(r *run) (string, error) {
 // mostFrozen is what a frozen edge may cost an owner, in bytes.
 const mostFrozen = 16 << 20
 
-// frozenEdge stops a node whose readers get much from the others, and looks at their
-// memory, against as much time before.
+// frozenEdge stops a node whose readers get much from the others, and looks at what
+// those hold at most, against as much time before.
 func frozenEdge(r *run) (string, error) {
 	edge := r.victim()
+	// Tails are full soon, so that what a node holds does not grow by itself.
 	l, err := startLoad(r.fleet, loadSize{
-		prefix: "bulk", streams: 12, readers: 60, every: 250 * time.Millisecond, size: 64 << 10,
+		prefix: "bulk", streams: 4, readers: 40, every: 50 * time.Millisecond, size: 64 << 10,
 	})
 	if err != nil {
 		return "", err
 	}
 	defer l.stop()
-	resident := func() (all []int64) {
-		for _, n := range r.nodes {
-			all = append(all, n.proc.resident())
-		}
-		return all
-	}
-	const span = 12 * time.Second
-	pause(span) // what the first of it costs
-	first := resident()
+	const span = 10 * time.Second
 	pause(span)
-	second := resident()
+	calm, err := r.mostHeld(edge, span)
+	if err != nil {
+		return "", err
+	}
 	if err := edge.proc.stop(); err != nil {
 		return "", err
 	}
-	pause(span)
-	third := resident()
-	fired := fmt.Sprintf("%s was in state %s", edge.name, edge.proc.state())
-	if err := edge.proc.signal(syscall.SIGCONT); err != nil {
+	l.writing.begin()
+	frozen, err := r.mostHeld(edge, span)
+	written := l.writing.begin().acked // messages of 64 KiB
+	fired := fmt.Sprintf("%s was in state %s while %d MiB were written", edge.name, edge.proc.state(), written>>4)
+	if err := errors.Join(err, edge.proc.signal(syscall.SIGCONT)); err != nil {
 		return "", err
 	}
-	var worst int64
-	for i, n := range r.nodes {
+	for _, n := range r.nodes {
 		if n == edge {
 			continue
 		}
-		calm, frozen := second[i]-first[i], third[i]-second[i]
-		r.note("%s: %+.1f MiB in %v while %s was frozen, %+.1f MiB before", n.name, mib(frozen), span, edge.name, mib(calm))
-		worst = max(worst, frozen-max(calm, 0))
+		more := frozen[n] - calm[n]
+		r.note("%s holds at most %+.1f MiB while %s is frozen, to %.1f MiB", n.name, more/(1<<20), edge.name, frozen[n]/(1<<20))
+		if more > mostFrozen {
+			err = fmt.Errorf("a frozen edge costs %s %.1f MiB", n.name, more/(1<<20))
+		}
 	}
-	if worst > mostFrozen {
-		return "", fmt.Errorf("a frozen edge costs an owner %.1f MiB", mib(worst))
-	}
-	if err := r.settle(60 * time.Second); err != nil {
+	if err := errors.Join(err, r.settle(60*time.Second)); err != nil {
 		return "", err
 	}
 	d, err := l.verify()
 	if err == nil && d.total() > 0 {
-		err = fmt.Errorf("%s", d.First)
+		err = errors.New(d.First)
+	}
+	if written>>4 < mostFrozen>>20 {
+		return "", err
 	}
 	return fired, err
 }
 
-func mib(n int64) float64 { return float64(n) / (1 << 20) }
+// mostHeld is the most memory that nodes but one hold within a span.
+func (r *run) mostHeld(but *node, span time.Duration) (map[*node]float64, error) {
+	most := map[*node]float64{}
+	for end := time.Now().Add(span); time.Now().Before(end); pause(300 * time.Millisecond) {
+		for _, n := range r.nodes {
+			if n == but {
+				continue
+			}
+			h, err := r.held(n)
+			if err != nil {
+				return nil, err
+			}
+			most[n] = max(most[n], h.memory)
+		}
+	}
+	return most, nil
+}

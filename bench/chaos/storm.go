@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -64,7 +65,7 @@ func storm(longPoll bool) func(*run) (string, error) {
 		pause(5 * time.Second)
 		d, err := l.verify()
 		if err == nil && d.total() > 0 {
-			err = fmt.Errorf("%s", d.First)
+			err = errors.New(d.First)
 		}
 		if down < stormReaders/2 {
 			return "", err
