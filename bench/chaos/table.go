@@ -37,8 +37,8 @@ func (w *row) reasons() string {
 			all = append(all, fmt.Sprintf("%s %d", reasonNames[i], n))
 		}
 	}
-	for what, n := range w.counts.refused {
-		all = append(all, fmt.Sprintf("append: %s %d", what, n))
+	for what, h := range w.counts.refused {
+		all = append(all, fmt.Sprintf("append: %s %d (p50 %s, longest %s)", what, h.count(), short(h.quantile(0.5)), short(h.quantile(1))))
 	}
 	return strings.Join(all, ", ")
 }

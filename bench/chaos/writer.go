@@ -40,15 +40,15 @@ type writing struct {
 // counts is how appends went since a fault began.
 type counts struct {
 	acked, unknownAnswers, unsure int
-	refused                       map[string]int // by status and problem
-	wrong                         string         // an answer that should never come
-	ack, failure                  hist           // how long an answer took
+	refused                       map[string]*hist // by status and problem: how long it took
+	wrong                         string           // an answer that should never come
+	ack, failure                  hist             // how long an answer took
 }
 
 func newWriting(b *balancer, prefix string, streams, writers, size int) *writing {
 	w := &writing{
 		balancer: b, prefix: prefix, gates: make([]sync.Mutex, streams), size: size,
-		counts: counts{refused: map[string]int{}},
+		counts: counts{refused: map[string]*hist{}},
 		http: &http.Client{Transport: &http.Transport{
 			MaxIdleConnsPerHost: 1024,
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -71,7 +71,7 @@ func (w *writing) begin() counts {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := w.counts
-	w.counts = counts{refused: map[string]int{}}
+	w.counts = counts{refused: map[string]*hist{}}
 	return c
 }
 
@@ -185,12 +185,14 @@ func (w *writing) attempt(name string, body []byte, tuple bool, header []string)
 	if isUnknown {
 		c.unknownAnswers++
 	}
-	switch {
-	case err != nil:
-		c.refused["no answer"]++
-	default:
-		c.refused[fmt.Sprintf("%d %s", status, problem)]++
+	what := fmt.Sprintf("%d %s", status, problem)
+	if err != nil {
+		what = "no answer"
 	}
+	if c.refused[what] == nil {
+		c.refused[what] = new(hist)
+	}
+	c.refused[what].add(took)
 	switch {
 	case tuple && (err != nil || status == 429 || status == 503):
 		return pending
