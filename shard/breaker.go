@@ -161,13 +161,16 @@ func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn f
 	return b.leave(err)
 }
 
-// Follow implements Log. Each page is an answer; its silence says nothing.
+// Follow implements Log. A page with records is an answer. Its silence says nothing; nor
+// does a page without, which tells of an end, or of the tail that was last heard of.
 func (b *breaker) Follow(ctx context.Context, id StreamID, from uint64, fn func(Page) error) error {
 	b.mu.Lock()
 	b.last = id
 	b.mu.Unlock()
 	return b.Log.Follow(ctx, id, from, func(p Page) error {
-		_ = b.leave(nil)
+		if len(p.Records) > 0 {
+			_ = b.leave(nil)
+		}
 		return fn(p)
 	})
 }

@@ -156,3 +156,43 @@ func TestStoreCannotBeReached(t *testing.T) {
 		do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
 	})
 }
+
+// lookingLog is a Log whose read sessions say every now and then what tail they have last
+// heard of, and that they were lost; as S2's do, whether it is there or not.
+type lookingLog struct{ *hooked }
+
+func (l lookingLog) Follow(ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error) error {
+	for i := 0; ctx.Err() == nil; i++ {
+		p := shard.Page{}
+		if i%2 == 0 {
+			p = shard.Page{Tail: from, HasTail: true}
+		}
+		if err := fn(p); err != nil {
+			return err
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// A read session that is open, or opened again and again, hides nothing.
+func TestStoreGoneBehindSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := lookingLog{newHooked()}
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		_, release, err := h.Follow(t.Context(), stream, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		log.set(hooks{read: func() error { return errDown }, tail: noTail})
+		advance(10 * time.Second)
+		if !h.StoreDown() {
+			t.Error("nothing is answered, and nobody noticed")
+		}
+	})
+}
