@@ -34,7 +34,7 @@ type crowd struct {
 // tally is what a crowd saw since a fault began.
 type tally struct {
 	Latency       hist // of every message, to every reader
-	Stayed, Moved hist // the worst of each reader: those connected all the time, the others
+	Stayed, Moved hist // the worst of each reader: while it was connected, and while it was not
 	Readers, Up   int
 	Received      int
 	Ended         [reasons]int
@@ -56,6 +56,17 @@ func (t *tally) merge(o tally) {
 	if t.Refused == "" {
 		t.Refused = o.Refused
 	}
+}
+
+// lost is how many connections ended but for those that a node ended after a complete
+// event.
+func (t *tally) lost() (n int) {
+	for why, count := range t.Ended {
+		if reason(why) != ended {
+			n += count
+		}
+	}
+	return n
 }
 
 func (c *crowd) name(stream int) string { return streamName(c.prefix, stream) }
@@ -163,7 +174,7 @@ func (c *crowd) cut(at string) (n int) {
 func (c *crowd) begin() {
 	for _, r := range c.all() {
 		r.mu.Lock()
-		r.window = window{moved: r.conn == nil}
+		r.window = window{}
 		r.mu.Unlock()
 	}
 	for i := range c.ended {
@@ -181,12 +192,11 @@ func (c *crowd) tally() (t tally) {
 		r.mu.Unlock()
 		t.Readers++
 		t.Received += w.got
-		switch {
-		case w.got == 0:
-		case w.moved:
-			t.Moved.add(w.worst)
-		default:
+		if w.worst > 0 {
 			t.Stayed.add(w.worst)
+		}
+		if w.away > 0 {
+			t.Moved.add(w.away)
 		}
 	}
 	t.Up = int(c.up.Load())

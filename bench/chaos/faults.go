@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"slices"
 	"syscall"
 	"time"
@@ -60,7 +64,7 @@ func faults() []fault {
 }
 
 func nothing(r *run) (string, error) {
-	pause(r.span(6*time.Second, 20*time.Second))
+	pause(r.span(5*time.Second, 20*time.Second))
 	return "-", nil
 }
 
@@ -168,7 +172,7 @@ func kill(r *run) (string, error) {
 		return "", err
 	}
 	fired := fmt.Sprintf("%s (process %d) is %s", n.name, n.proc.pid(), n.proc.state())
-	pause(r.span(4*time.Second, 10*time.Second))
+	pause(r.span(3*time.Second, 10*time.Second))
 	return fired, r.startNode(n)
 }
 
@@ -188,11 +192,11 @@ func storeStops(r *run) (string, error) {
 	if err := r.store.stop(); err != nil {
 		return "", err
 	}
-	pause(r.span(2*time.Second, 10*time.Second))
-	r.memory()
-	pause(r.span(6*time.Second, 50*time.Second))
+	pause(r.span(4*time.Second, 10*time.Second))
+	err := r.memory()
+	pause(r.span(3*time.Second, 50*time.Second))
 	fired := "S2 was in state " + r.store.state()
-	return fired, r.store.signal(syscall.SIGCONT)
+	return fired, errors.Join(err, r.store.signal(syscall.SIGCONT))
 }
 
 func storeDies(r *run) (string, error) {
@@ -201,9 +205,9 @@ func storeDies(r *run) (string, error) {
 	}
 	fired := fmt.Sprintf("S2 (process %d) is %s", r.store.pid(), r.store.state())
 	pause(5 * time.Second)
-	r.memory()
+	err := r.memory()
 	pause(5 * time.Second)
-	return fired, r.startStore()
+	return fired, errors.Join(err, r.startStore())
 }
 
 func storeIs(slow time.Duration, status int64) func(*run) (string, error) {
@@ -212,33 +216,52 @@ func storeIs(slow time.Duration, status int64) func(*run) (string, error) {
 		r.proxy.delay.Store(int64(slow))
 		r.proxy.status.Store(status)
 		pause(r.span(5*time.Second, 20*time.Second))
-		r.memory()
+		err := r.memory()
 		r.proxy.delay.Store(0)
 		r.proxy.status.Store(0)
 		n := r.proxy.faulty.Load() - before
 		if n == 0 {
-			return "", nil
+			return "", err
 		}
-		return fmt.Sprintf("%d requests met it", n), nil
+		return fmt.Sprintf("%d requests met it", n), err
 	}
 }
 
-// memory asks each node for a stream whose end is in its memory, from there on: S2 is
-// not needed for that.
-func (r *run) memory() {
-	answered := 0
+// memory asks each node for what is in its memory, and needs no S2: a new reader of a
+// stream that is followed there. Catching up is noted: where it reaches the tail it is
+// answered only while a read session says what that is.
+func (r *run) memory() error {
+	live, caught := 0, 0
 	for s, n := range r.nodes {
+		name := streamName(r.load.prefix, s)
 		from := r.load.offsets[s]
-		if from == "" {
-			from = "-1"
+		if r.sse(n, name, from) {
+			live++
 		}
-		began := time.Now()
-		status, err := r.ask.get("http://" + n.http() + "/v1/stream/" + streamName(r.load.prefix, s) + "?offset=" + from)
-		if err == nil && status == 200 {
-			answered++
-		} else {
-			r.log("  %s: a read of what is in memory: %d %v after %v", n.name, status, err, time.Since(began).Round(time.Millisecond))
+		if status, err := r.ask.get("http://" + n.http() + "/v1/stream/" + name + "?offset=" + from); err == nil && status == http.StatusOK {
+			caught++
 		}
 	}
-	r.note("without S2, %d of %d nodes answered a read of what is in memory", answered, len(r.nodes))
+	r.note("without S2, %d of %d nodes took a new reader, and %d answered a read up to the tail", live, len(r.nodes), caught)
+	if live < len(r.nodes) {
+		return fmt.Errorf("%d nodes refused a reader of what is in memory", len(r.nodes)-live)
+	}
+	return nil
+}
+
+// sse reports whether a node gives a new reader its first event within a second.
+func (r *run) sse(n *node, name, from string) bool {
+	conn, err := net.DialTimeout("tcp", n.http(), time.Second)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	fmt.Fprintf(conn, "GET /v1/stream/%s?live=sse&offset=%s HTTP/1.0\r\n\r\n", name, from)
+	for in := bufio.NewScanner(conn); in.Scan(); {
+		if in.Text() == "event: control" {
+			return true
+		}
+	}
+	return false
 }

@@ -17,7 +17,7 @@ func (r *reader) poll() {
 		if r.conn != nil && r.at == "" {
 			why = cut
 		}
-		r.conn, r.at, r.window.moved = nil, "", true
+		r.conn, r.at = nil, ""
 		r.mu.Unlock()
 		r.crowd.ended[why].Add(1)
 		pause(comeBack)
@@ -32,7 +32,7 @@ func (r *reader) pollOnce() reason {
 	}
 	defer conn.Close()
 	r.mu.Lock()
-	r.conn, r.at = conn, at
+	r.conn, r.at, r.upAt = conn, at, time.Now()
 	r.mu.Unlock()
 	r.crowd.arrive()
 	defer r.crowd.up.Add(-1)

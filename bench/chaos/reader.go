@@ -30,6 +30,7 @@ type reader struct {
 	mu     sync.Mutex
 	conn   net.Conn
 	at     string // the node that it is connected to; "": none
+	upAt   time.Time // when its connection was accepted
 	lastID string
 	sight  sight
 	window window
@@ -38,8 +39,8 @@ type reader struct {
 // window is what happened to a reader since a fault began.
 type window struct {
 	got   int
-	worst time.Duration // from a message's sending to its arrival
-	moved bool          // it was not connected all the time
+	worst time.Duration // of messages sent and received while it was connected
+	away  time.Duration // of messages sent while it was not
 }
 
 // Why a connection ended. The order is that of reasons.
@@ -63,7 +64,7 @@ func (r *reader) run() {
 		wait, why := r.connect()
 		r.mu.Lock()
 		wasCut := r.conn != nil && r.at == ""
-		r.conn, r.at, r.window.moved = nil, "", true
+		r.conn, r.at = nil, ""
 		r.mu.Unlock()
 		if wasCut {
 			why = cut
@@ -102,6 +103,9 @@ func (r *reader) connect() (wait time.Duration, why reason) {
 		r.crowd.refuse(fmt.Sprintf("%d from %s for stream %d after %q", status, at, r.stream, r.lastID))
 		return comeBack, refusal
 	}
+	r.mu.Lock()
+	r.upAt = time.Now()
+	r.mu.Unlock()
 	r.crowd.arrive()
 	defer r.crowd.up.Add(-1)
 	if chunked {
@@ -216,9 +220,14 @@ func (r *reader) event(id string, data []byte, isData bool) {
 		if !ok {
 			return
 		}
-		took := now.Sub(time.UnixMicro(m.sent))
+		sent := time.UnixMicro(m.sent)
+		took := now.Sub(sent)
 		r.window.got++
-		r.window.worst = max(r.window.worst, took)
+		if sent.Before(r.upAt) {
+			r.window.away = max(r.window.away, took)
+		} else {
+			r.window.worst = max(r.window.worst, took)
+		}
 		r.crowd.took(took)
 	})
 }

@@ -52,8 +52,8 @@ func slowReaders(r *run) (string, error) {
 		return "", err
 	}
 	grown := watch.now()
-	if t.Moved.count() > 0 || grown[`fantail_readers_cut_total{reason="memory"}`] > 0 {
-		return "", fmt.Errorf("%d slow readers lost their connection though they took what they could", t.Moved.count())
+	if t.lost() > 0 || grown[`fantail_readers_cut_total{reason="memory"}`] > 0 {
+		return "", fmt.Errorf("%d slow readers lost their connection though they took what they could", t.lost())
 	}
 	began := time.Now()
 	if !r.quick {
