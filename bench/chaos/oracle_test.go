@@ -3,6 +3,8 @@ package main
 import (
 	"slices"
 	"testing"
+
+	"github.com/anishathalye/porcupine"
 )
 
 // texts are messages of writer 0 of stream 7, by number; from 100 on, of writer 1.
@@ -132,5 +134,33 @@ func TestSightCorrupt(t *testing.T) {
 	s.see(8, texts(0)[0])
 	if d := s.compare(7, digest{}); d.Corrupt != 2 || d.total() != 2 {
 		t.Errorf("%+v", d)
+	}
+}
+
+// The model of histories: a read that misses what was acknowledged before it began is
+// caught, and one that overlaps it is not.
+func TestModel(t *testing.T) {
+	t.Parallel()
+	append1 := porcupine.Operation{ClientId: 0, Input: "a", Call: 0, Return: 10}
+	unsure := porcupine.Operation{ClientId: 1, Input: "b", Call: 0, Return: never}
+	read := func(client int, out string, call int64) porcupine.Operation {
+		return porcupine.Operation{ClientId: client, Output: out, Call: call, Return: call + 10}
+	}
+	for _, c := range []struct {
+		name string
+		ops  []porcupine.Operation
+		want bool
+	}{
+		{"read after", []porcupine.Operation{append1, read(2, "a,", 20)}, true},
+		{"stale read", []porcupine.Operation{append1, read(2, "", 20)}, false},
+		{"read beside", []porcupine.Operation{append1, read(2, "", 5)}, true},
+		{"unsure, never there", []porcupine.Operation{append1, unsure, read(2, "a,", 20)}, true},
+		{"unsure, there late", []porcupine.Operation{append1, unsure, read(2, "a,", 20), read(2, "a,b,", 40)}, true},
+		{"gone again", []porcupine.Operation{append1, unsure, read(2, "a,b,", 20), read(2, "a,", 40)}, false},
+		{"two orders", []porcupine.Operation{append1, unsure, read(2, "a,b,", 20), read(3, "b,a,", 40)}, false},
+	} {
+		if got := porcupine.CheckOperations(model, c.ops); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
 	}
 }

@@ -29,7 +29,7 @@ type reader struct {
 
 	mu     sync.Mutex
 	conn   net.Conn
-	at     string // the node that it is connected to; "": none
+	at     string    // the node that it is connected to; "": none
 	upAt   time.Time // when its connection was accepted
 	lastID string
 	sight  sight
