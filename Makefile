@@ -6,7 +6,7 @@ BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 PKGS     := ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt lint proto proto-check fuzz bench conformance clients
+.PHONY: help run build test check fmt lint proto proto-check fuzz bench chaos conformance clients
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: build ## the measurements, into bench/results
 	go run ./bench/append | tee bench/results/append.txt
 	{ go run ./bench/relay; echo; go run ./bench/relay -s2 -streams 2000; } | tee bench/results/relay.txt
 	go run ./bench/scale | tee bench/results/scale.txt
+
+chaos: ## a fleet of processes under every fault, with an oracle, into bench/results (root; 20 minutes)
+	go run ./bench/chaos -table bench/results/chaos.md
 
 conformance: build bench/conformance/node_modules ## the published suite: one node, the second of three, all in turn; s2-lite, where installed
 	rm -f bin/conformance.json

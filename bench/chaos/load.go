@@ -129,6 +129,11 @@ func (l *load) up() (n int) {
 // begin starts a fault's counting.
 func (l *load) begin() error {
 	l.writing.begin()
+	return l.forget()
+}
+
+// forget has the readers begin their counting anew.
+func (l *load) forget() error {
 	for _, h := range l.herds {
 		if _, err := h.ask("begin"); err != nil {
 			return err

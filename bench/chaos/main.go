@@ -143,9 +143,6 @@ func inside(o options) error {
 	}
 	for _, f := range chosen {
 		w := r.meet(f)
-		if f.name == "none" {
-			r.calm = w
-		}
 		rows = append(rows, w)
 		if len(w.failed) > 0 {
 			failed++
@@ -171,7 +168,9 @@ func report(o options, rows []row, took time.Duration) error {
 	if err != nil {
 		return err
 	}
-	args := slices.DeleteFunc(slices.Clone(os.Args[3:]), func(s string) bool { return s == "-table" || s == o.table })
+	args := slices.DeleteFunc(slices.Clone(os.Args[3:]), func(s string) bool {
+		return slices.Contains([]string{"-table", o.table, "-keep", o.keep}, s)
+	})
 	fmt.Fprintf(file, "# Faults\n\n`go run ./bench/chaos %s`, %s, %d cores, %s/%s, %s; %d nodes, %d readers, %d streams; %.0f s.\n\n",
 		strings.Join(args, " "), time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH,
 		runtime.Version(), o.nodes, o.readers, o.streams, took.Seconds())

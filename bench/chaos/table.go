@@ -23,9 +23,9 @@ func short(d time.Duration) string {
 // line is a row in one line.
 func (w *row) line() string {
 	return fmt.Sprintf("%s; %d written, %d received; lost %d, doubled %d, reordered %d, corrupt %d; unknown %d; "+
-		"stall p99 %s, worst %s, away %s; appends p99 %s, failures %s; sessions %.3f; forced %.2f %%; %s",
+		"stall p99 %s (after: %s), worst %s, away %s; appends p99 %s, failures %s; sessions %.3f; forced %.2f %%; %s",
 		w.fired, w.counts.acked, w.tally.Received, w.damage.Lost, w.damage.Doubled, w.damage.Reordered, w.damage.Corrupt,
-		w.counts.unknownAnswers, short(w.tally.Stayed.quantile(0.99)), short(w.tally.Stayed.quantile(1)),
+		w.counts.unknownAnswers, short(w.tally.Stayed.quantile(0.99)), short(w.beside), short(w.tally.Stayed.quantile(1)),
 		short(w.tally.Moved.quantile(0.99)), short(w.counts.ack.quantile(0.99)), short(w.counts.failure.quantile(1)),
 		w.sessions, 100*w.forced, w.reasons())
 }
@@ -45,18 +45,18 @@ func (w *row) reasons() string {
 
 // printTable writes rows as Markdown.
 func printTable(out io.Writer, rows []row) {
-	fmt.Fprintln(out, "| fault | fired | written | received | lost | doubled | re-ordered | outcome unknown | stall p99 | worst stall | while away, p99 | appends p99 | longest failure | sessions ÷ streams | forced | whole again | |")
-	fmt.Fprintln(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	fmt.Fprintln(out, "| fault | fired | written | received | lost | doubled | re-ordered | outcome unknown | stall p99 | the same right after | worst stall | while away, p99 | appends p99 | longest failure | sessions ÷ streams | forced | whole again | |")
+	fmt.Fprintln(out, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	for i := range rows {
 		w := &rows[i]
 		verdict := "ok"
 		if len(w.failed) > 0 {
 			verdict = "**FAILED**"
 		}
-		fmt.Fprintf(out, "| %s | %s | %d | %d | %d | %d | %d | %d | %s | %s | %s | %s | %s | %.3f | %.2f %% | %s | %s |\n",
+		fmt.Fprintf(out, "| %s | %s | %d | %d | %d | %d | %d | %d | %s | %s | %s | %s | %s | %s | %.3f | %.2f %% | %s | %s |\n",
 			w.fault, w.fired, w.counts.acked, w.tally.Received, w.damage.Lost, w.damage.Doubled,
 			w.damage.Reordered+w.damage.Corrupt, w.counts.unknownAnswers,
-			short(w.tally.Stayed.quantile(0.99)), short(w.tally.Stayed.quantile(1)), short(w.tally.Moved.quantile(0.99)),
+			short(w.tally.Stayed.quantile(0.99)), short(w.beside), short(w.tally.Stayed.quantile(1)), short(w.tally.Moved.quantile(0.99)),
 			short(w.counts.ack.quantile(0.99)), short(w.counts.failure.quantile(1)),
 			w.sessions, 100*w.forced, short(w.healed), verdict)
 	}
