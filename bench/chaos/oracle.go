@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // verdict is what a writer knows of a message.
@@ -125,12 +126,14 @@ type sight struct {
 	bad   damage
 }
 
-// see takes the next message that a reader got.
-func (s *sight) see(stream int, raw []byte) (m message, ok bool) {
-	m, ok = decode(raw)
+// see takes the next message that a reader got, and tells when it was sent. That says
+// something (timely) unless its writer had given it up long before, and others came.
+func (s *sight) see(stream int, raw []byte) (sent time.Time, timely bool) {
+	m, ok := decode(raw)
+	sent = time.UnixMicro(m.sent)
 	if !ok || m.stream != stream {
 		s.bad.note(&s.bad.Corrupt, "stream %d: a reader got %.100q", stream, raw)
-		return m, false
+		return sent, false
 	}
 	s.count++
 	s.chain = chain(s.chain, raw)
@@ -145,13 +148,13 @@ func (s *sight) see(stream int, raw []byte) (m message, ok bool) {
 		} else {
 			s.bad.note(&s.bad.Doubled, "stream %d: a reader got message %d of writer %d twice", stream, m.number, m.writer)
 		}
-		return m, true
+		return sent, false
 	}
 	for n := next; n < m.number; n++ {
 		s.holes = append(s.holes, hole{m.writer, n})
 	}
 	s.next[m.writer] = m.number + 1
-	return m, true
+	return sent, true
 }
 
 // compare holds what was seen against the log, which is complete and at rest, and

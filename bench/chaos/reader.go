@@ -216,13 +216,12 @@ func (r *reader) event(id string, data []byte, isData bool) {
 		return
 	}
 	each(data, func(raw []byte) {
-		m, ok := r.sight.see(r.stream, raw)
-		if !ok {
+		sent, timely := r.sight.see(r.stream, raw)
+		r.window.got++
+		if !timely {
 			return
 		}
-		sent := time.UnixMicro(m.sent)
 		took := now.Sub(sent)
-		r.window.got++
 		if sent.Before(r.upAt) {
 			r.window.away = max(r.window.away, took)
 		} else {
