@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,6 +30,7 @@ type crowd struct {
 	readers  []*reader
 	latency  hist
 	refused  string        // the first refusal
+	late     []late        // the latest, the worst first
 	arrivals map[int64]int // accepted connections, by tenth of a second
 }
 
@@ -40,7 +43,23 @@ type tally struct {
 	Ended         [reasons]int
 	Refused       string
 	Peak          int // most connections accepted within a second
+	Late          []late
 }
+
+// late is a message that came late to a reader who was connected.
+type late struct {
+	Took   time.Duration
+	Stream int
+	Sent   time.Time
+	At     string // the reader's node
+}
+
+func (l late) String() string {
+	return fmt.Sprintf("%s, stream %d, sent %s, at %s", short(l.Took), l.Stream, l.Sent.UTC().Format("15:04:05.000"), l.At)
+}
+
+// mostLate are told of a crowd.
+const mostLate = 5
 
 func (t *tally) merge(o tally) {
 	t.Latency.merge(&o.Latency)
@@ -50,6 +69,7 @@ func (t *tally) merge(o tally) {
 	t.Up += o.Up
 	t.Received += o.Received
 	t.Peak += o.Peak
+	t.Late = append(t.Late, o.Late...)
 	for i, n := range o.Ended {
 		t.Ended[i] += n
 	}
@@ -82,6 +102,24 @@ func (c *crowd) took(d time.Duration) {
 	c.mu.Lock()
 	c.latency.add(d)
 	c.mu.Unlock()
+}
+
+// isLate remembers one of the latest messages, of each stream at most one.
+func (c *crowd) isLate(l late) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.late) == mostLate && l.Took <= c.late[mostLate-1].Took {
+		return
+	}
+	if i := slices.IndexFunc(c.late, func(o late) bool { return o.Stream == l.Stream }); i >= 0 {
+		if c.late[i].Took >= l.Took {
+			return
+		}
+		c.late = slices.Delete(c.late, i, i+1)
+	}
+	c.late = append(c.late, l)
+	slices.SortFunc(c.late, func(a, b late) int { return cmp.Compare(b.Took, a.Took) })
+	c.late = c.late[:min(len(c.late), mostLate)]
 }
 
 func (c *crowd) refuse(why string) {
@@ -181,7 +219,7 @@ func (c *crowd) begin() {
 		c.ended[i].Store(0)
 	}
 	c.mu.Lock()
-	c.latency, c.refused, c.arrivals = hist{}, "", map[int64]int{}
+	c.latency, c.refused, c.late, c.arrivals = hist{}, "", nil, map[int64]int{}
 	c.mu.Unlock()
 }
 
@@ -205,7 +243,7 @@ func (c *crowd) tally() (t tally) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t.Latency, t.Refused = c.latency, c.refused
+	t.Latency, t.Refused, t.Late = c.latency, c.refused, slices.Clone(c.late)
 	for tenth := range c.arrivals {
 		n := 0
 		for i := range int64(10) {

@@ -224,8 +224,9 @@ func (r *reader) event(id string, data []byte, isData bool) {
 		took := now.Sub(sent)
 		if sent.Before(r.upAt) {
 			r.window.away = max(r.window.away, took)
-		} else {
-			r.window.worst = max(r.window.worst, took)
+		} else if took > r.window.worst {
+			r.window.worst = took
+			r.crowd.isLate(late{took, r.stream, sent, r.at})
 		}
 		r.crowd.took(took)
 	})

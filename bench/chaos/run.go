@@ -98,10 +98,6 @@ func (r *run) meet(f fault) (w row) {
 	if w.tally.Refused == "" {
 		w.tally.Refused = beside.Refused
 	}
-	// Some may be on their way to another node.
-	if err := eventually(20*time.Second, "every reader is connected", func() bool { return r.load.up() == r.load.readers }); err != nil {
-		w.fail("%v", err)
-	}
 	if w.ops, err = history.check(); err != nil {
 		w.fail("%v", err)
 	}
@@ -110,6 +106,11 @@ func (r *run) meet(f fault) (w row) {
 	}
 	w.counts = r.load.writing.begin()
 	r.sessions(&w, f)
+	if p99 := w.tally.Stayed.quantile(0.99); f.stall > 0 && p99 > f.stall {
+		for _, l := range w.tally.Late {
+			r.note("late: %v", l)
+		}
+	}
 	w.notes = r.notes
 	r.judge(&w, f, grown, int(r.balancer.losses.Load()-losses))
 	r.log("  %.0f s; %s", time.Since(begin).Seconds(), w.line())
@@ -177,6 +178,9 @@ func (r *run) judge(w *row, f fault, grown map[string]float64, losses int) {
 		w.fail("a node was not ready")
 	}
 	// A node may ask some to go elsewhere, where there are fewer.
+	if n := r.load.readers - w.tally.Up; f.steady && n > r.load.readers/20 {
+		w.fail("%d readers are not connected", n)
+	}
 	if n := w.tally.lost(); f.steady && n > 0 {
 		w.fail("%d readers lost their connection", n)
 	}
