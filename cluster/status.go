@@ -60,15 +60,16 @@ func (r *Relay) Balance(readers int) (others []int) {
 
 // store is what this node says of its way to S2.
 type store struct {
-	lost bool      // it said that S2 is lost to it
-	down time.Time // since when S2 has not answered; zero: it does
-	up   time.Time // since when it has; zero: it does not
+	lost  bool      // it said that S2 is lost to it
+	alone time.Time // since when S2 has answered others and not this node; zero: no
+	up    time.Time // since when it has; zero: it does not
 }
 
 // Timing of store.
 const (
-	// lostAfter is how long S2 is down here, on top of the Host's own patience, before
-	// this node says so.
+	// lostAfter is how long S2 is down here, and not for others, on top of the Host's own
+	// patience, before this node says so: where it comes back for all, some find out a
+	// little earlier.
 	lostAfter = 2 * time.Second
 	// foundAfter is how long it answers again before this node takes that back.
 	foundAfter = 10 * time.Second
@@ -77,17 +78,23 @@ const (
 // judge reports whether what the node says changes: it has no S2 while S2 has been down
 // here for a while and answers others. If it answers nobody, no other would fare better.
 func (s *store) judge(now time.Time, down, othersUp bool) (changed bool) {
+	switch alone := down && othersUp; {
+	case !alone:
+		s.alone = time.Time{}
+	case s.alone.IsZero():
+		s.alone = now
+	}
 	switch {
-	case down && s.down.IsZero():
-		s.down, s.up = now, time.Time{}
-	case !down && s.up.IsZero():
-		s.down, s.up = time.Time{}, now
+	case down:
+		s.up = time.Time{}
+	case s.up.IsZero():
+		s.up = now
 	}
 	lost := s.lost
 	switch {
 	case !othersUp && down:
 		s.lost = false
-	case down && now.Sub(s.down) >= lostAfter:
+	case down && now.Sub(s.alone) >= lostAfter:
 		s.lost = true
 	case !down && now.Sub(s.up) >= foundAfter:
 		s.lost = false
