@@ -19,6 +19,7 @@ type balancer struct {
 	fleet  *fleet
 	ready  atomic.Pointer[[]string] // addresses
 	losses atomic.Int64             // times that a node was taken out
+	spare  atomic.Bool              // connections are not cut
 
 	mu     sync.Mutex
 	failed map[*node]int
@@ -78,7 +79,9 @@ func (b *balancer) check() {
 		}
 	}
 	for _, n := range dead {
-		b.cut(n)
+		if !b.spare.Load() {
+			b.cut(n)
+		}
 	}
 }
 

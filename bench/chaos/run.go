@@ -78,7 +78,7 @@ func (r *run) meet(f fault) (w row) {
 	w.healed = time.Since(over)
 	during := r.proxy.look()
 	w.sessions = during.mean(before) / float64(r.load.streams)
-	pause(time.Second) // what was held up has arrived
+	pause(2 * time.Second) // what was held up has arrived
 	if w.tally, err = r.load.tally(); err != nil {
 		w.fail("%v", err)
 	}

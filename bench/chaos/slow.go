@@ -91,6 +91,9 @@ func frozenEdge(r *run) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// Its readers stay: elsewhere they would be counted with what the link costs.
+	r.balancer.spare.Store(true)
+	defer r.balancer.spare.Store(false)
 	if err := edge.proc.stop(); err != nil {
 		return "", err
 	}
