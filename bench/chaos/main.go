@@ -126,7 +126,11 @@ func inside(o options) error {
 	}
 	defer f.stop()
 	log("%d nodes", o.nodes)
-	l, err := startLoad(f, loadSize{prefix: mainLoad, streams: o.streams, readers: o.readers, every: o.every, hot: min(2, o.streams)})
+	z := loadSize{prefix: mainLoad, streams: o.streams, readers: o.readers, every: o.every, hot: min(2, o.streams)}
+	if o.soak > 0 { // what nodes keep of each stream is full soon, and grows no more
+		z.size, z.every = 8<<10, o.every/2
+	}
+	l, err := startLoad(f, z)
 	if err != nil {
 		return err
 	}

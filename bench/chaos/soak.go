@@ -87,10 +87,10 @@ func (r *run) held(n *node) (h held, err error) {
 }
 
 // flat holds slopes against what they may be: over ten rounds of restarts, a tenth.
-// The first round fills what is kept.
+// The first rounds fill what is kept.
 func (r *run) flat(w *row, all []held) {
 	if len(all) > 2 {
-		all = all[1:]
+		all = all[min(3, len(all)-2):]
 	}
 	for _, q := range []struct {
 		name string
