@@ -19,7 +19,7 @@ type balancer struct {
 	fleet  *fleet
 	ready  atomic.Pointer[[]string] // addresses
 	losses atomic.Int64             // times that a node was taken out
-	spare  atomic.Bool              // connections are not cut
+	spare  atomic.Bool              // readers are not cut
 
 	mu     sync.Mutex
 	failed map[*node]int
@@ -79,9 +79,7 @@ func (b *balancer) check() {
 		}
 	}
 	for _, n := range dead {
-		if !b.spare.Load() {
-			b.cut(n)
-		}
+		b.cut(n)
 	}
 }
 
@@ -92,6 +90,9 @@ func (b *balancer) cut(n *node) {
 		delete(b.over, n.http())
 	}
 	b.mu.Unlock()
+	if b.spare.Load() {
+		return
+	}
 	for _, h := range b.all() {
 		h.cut(n.http())
 	}
