@@ -173,9 +173,10 @@ func (l look) mean(before look) float64 {
 	return (l.area - before.area) / l.at.Sub(before.at).Seconds()
 }
 
-// doubled names streams with more than one session.
+// doubled names a few streams with more than one session.
 func (p *proxy) doubled() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(p.sessions)), func(s string) bool { return p.sessions[s] < 2 })
+	all := slices.DeleteFunc(slices.Sorted(maps.Keys(p.sessions)), func(s string) bool { return p.sessions[s] < 2 })
+	return all[:min(5, len(all))]
 }

@@ -139,7 +139,7 @@ func (r *run) sessions(w *row, f fault) {
 	}
 	began := time.Now()
 	if eventually(within, "", func() bool { return r.proxy.look().open == r.load.streams }) != nil {
-		w.fail("%d read sessions for %d streams %v after all was quiet; more than one: %.5q",
+		w.fail("%d read sessions for %d streams %v after all was quiet; more than one: %q",
 			r.proxy.look().open, r.load.streams, within, r.proxy.doubled())
 	}
 	if took := time.Since(began); took > time.Second {
