@@ -2,6 +2,7 @@ package logtest_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
@@ -9,4 +10,9 @@ import (
 
 func TestMemory(t *testing.T) {
 	logtest.Test(t, func(*testing.T) shard.Log { return logtest.NewMemory(1) })
+}
+
+func TestClient(t *testing.T) {
+	m := logtest.NewMemory(1)
+	logtest.Test(t, func(*testing.T) shard.Log { return m.Client(1, time.Millisecond) })
 }
