@@ -103,7 +103,8 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 
 // locate finds the stream and the place that the query names in it. A live
 // read that names a place may rest on this node's own Tail; if that does not
-// know the place yet, the answer is asked for anew.
+// know the place yet, the answer is asked for anew: at the owner, and, because there may
+// be two of them, of storage in the end.
 func (s *Server) locate(ctx context.Context, id shard.StreamID, q query) (shard.Info, place, error) {
 	ask := shard.AskTouch
 	if q.live != "" && q.at.kind != offsetNow {
@@ -118,11 +119,14 @@ func (s *Server) locate(ctx context.Context, id shard.StreamID, q query) (shard.
 		if err == nil {
 			at, err = q.at.resolve(info)
 		}
-		if ask&shard.AskLocal != 0 && restsOnInfo(err) {
+		switch {
+		case ask&shard.AskSure != 0 || !restsOnInfo(err):
+			return info, at, err
+		case ask&shard.AskLocal != 0:
 			ask &^= shard.AskLocal
-			continue
+		default:
+			ask |= shard.AskSure
 		}
-		return info, at, err
 	}
 }
 

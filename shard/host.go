@@ -35,6 +35,10 @@ const (
 	// AskLocal allows an answer from this node's own Tail, which may be a moment
 	// old; without it the answer is the tail as of now.
 	AskLocal
+	// AskSure wants an answer that rests on a tail check sent after the call, whatever
+	// memory knows: a session brings what another owner wrote a moment late. For who is
+	// about to refuse somebody for good.
+	AskSure
 )
 
 // Config of a Host. Zero values take the defaults.

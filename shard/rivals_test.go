@@ -111,3 +111,27 @@ func insist(t *testing.T, hosts []*shard.Host, r *shard.Request) {
 		r = &again
 	}
 }
+
+// A session brings what another owner wrote a moment late. Who is about to be refused
+// for good has the answer rest on a tail check.
+func TestSessionIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		a, b := node(t, log), node(t, log.Client(1, 100*time.Millisecond))
+		do(t, a, create("text/plain"), shard.CodeCreated)
+		_, release, err := b.Follow(t.Context(), stream, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		advance(time.Second)
+		tail := do(t, a, appendReq("text/plain", "m"), shard.CodeAppended).Info.Tail
+		info, err := b.State(t.Context(), stream, 0)
+		if err != nil || info.Tail == tail {
+			t.Fatalf("the session is not late: %+v, %v", info, err)
+		}
+		if info, err = b.State(t.Context(), stream, shard.AskSure); err != nil || info.Tail != tail {
+			t.Errorf("%+v, %v; the tail is %d", info, err, tail)
+		}
+	})
+}

@@ -219,14 +219,15 @@ func (s *Shard) freshLocked() bool {
 
 // fresh returns once the fold is at most freshFor behind the log, or has what it
 // held when the caller came. Callers share one tail check; one that finds a check
-// under way that was sent before it came looks again afterwards.
-func (s *Shard) fresh(ctx context.Context) error {
+// under way that was sent before it came looks again afterwards. sure: only a check will
+// do.
+func (s *Shard) fresh(ctx context.Context, sure bool) error {
 	came := s.host.cfg.Now()
 	for {
 		if err := s.lockReady(ctx); err != nil {
 			return err
 		}
-		if s.freshLocked() {
+		if !sure && s.freshLocked() {
 			s.mu.Unlock()
 			return nil
 		}

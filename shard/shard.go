@@ -336,7 +336,7 @@ const stallTimeout = 30 * time.Second
 // describe is State for this stream.
 func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
 	if ask&AskLocal == 0 {
-		if err := s.fresh(ctx); err != nil {
+		if err := s.fresh(ctx, ask&AskSure != 0); err != nil {
 			return Info{}, err
 		}
 	}
