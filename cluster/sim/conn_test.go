@@ -1,0 +1,299 @@
+package sim
+
+import (
+	"cmp"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// socketBytes is how much one direction of a connection holds before its writer waits:
+// the buffers of both kernels.
+const socketBytes = 512 << 10
+
+// conn is one end of a stream connection between two hosts. What is written takes the
+// path's delay; while the path is shut it stays where it is, and arrives, in order, when
+// the path is open again, as TCP has it.
+type conn struct {
+	in, out       *half
+	local, remote *net.TCPAddr
+	rd, wr        deadline
+	close         func() // takes it out of the network's books
+	once          sync.Once
+}
+
+// half is one direction.
+type half struct {
+	path *path
+	wake chan struct{} // cap 1: something for the reader
+	room chan struct{} // cap 1: something for the writer
+
+	mu     sync.Mutex
+	chunks []chunk
+	size   int
+	last   time.Time // when the newest chunk arrives
+	rerr   error     // what the reader gets, and nothing else any more
+	werr   error     // what the writer gets
+	lost   bool      // its host is lost: nothing arrives, not even the end
+	deaf   bool      // nobody reads any more: what is written is thrown away
+}
+
+// chunk is what one Write sent; nil bytes are the end.
+type chunk struct {
+	b  []byte
+	at time.Time
+}
+
+func newHalf(p *path) *half {
+	return &half{path: p, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// pair is a connection between two hosts.
+func pair(there, back *path, from, to *net.TCPAddr) (client, server *conn) {
+	a, b := newHalf(there), newHalf(back)
+	client = &conn{in: b, out: a, local: from, remote: to}
+	server = &conn{in: a, out: b, local: to, remote: from}
+	for _, c := range []*conn{client, server} {
+		c.rd.init()
+		c.wr.init()
+	}
+	return client, server
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(b []byte) (int, error) {
+	h := c.in
+	for {
+		if c.rd.passed() {
+			return 0, os.ErrDeadlineExceeded
+		}
+		n, wait, err := h.take(b)
+		if n > 0 || err != nil {
+			return n, err
+		}
+		var due <-chan time.Time
+		if wait > 0 {
+			due = time.After(wait)
+		}
+		select {
+		case <-h.wake:
+		case <-due:
+		case <-c.rd.wait():
+		}
+	}
+}
+
+// take reads what has arrived; wait: when more will.
+func (h *half) take(b []byte) (n int, wait time.Duration, err error) {
+	now := time.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.rerr != nil {
+		return 0, 0, h.rerr
+	}
+	if h.lost {
+		return 0, 0, nil
+	}
+	for n < len(b) && len(h.chunks) > 0 {
+		ch := &h.chunks[0]
+		if h.path.shut() {
+			return n, 0, nil
+		}
+		if wait := ch.at.Sub(now); wait > 0 {
+			return n, wait, nil
+		}
+		if ch.b == nil {
+			if n == 0 {
+				return 0, 0, io.EOF
+			}
+			return n, 0, nil
+		}
+		k := copy(b[n:], ch.b)
+		n += k
+		h.size -= k
+		if ch.b = ch.b[k:]; len(ch.b) == 0 {
+			h.chunks[0] = chunk{}
+			h.chunks = h.chunks[1:]
+		}
+	}
+	if n > 0 {
+		poke(h.room)
+	}
+	return n, 0, nil
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(b []byte) (int, error) {
+	h := c.out
+	for done := 0; ; {
+		if c.wr.passed() {
+			return done, os.ErrDeadlineExceeded
+		}
+		n, err := h.put(b[done:])
+		if done += n; err != nil || done == len(b) {
+			return done, err
+		}
+		select {
+		case <-h.room:
+		case <-c.wr.wait():
+		}
+	}
+}
+
+func (h *half) put(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := min(len(b), socketBytes-h.size)
+	switch {
+	case h.werr != nil:
+		return 0, h.werr
+	case h.deaf:
+		// An error would come before the other side's end does, which the path may hold
+		// for long, and no socket has that.
+		return len(b), nil
+	case n > 0:
+		h.addLocked(append([]byte(nil), b[:n]...))
+	}
+	return n, nil
+}
+
+func (h *half) addLocked(b []byte) {
+	at := time.Now().Add(h.path.streamDelay(len(b)))
+	if at.Before(h.last) {
+		at = h.last
+	}
+	h.last = at
+	h.chunks = append(h.chunks, chunk{b, at})
+	h.size += len(b)
+	poke(h.wake)
+}
+
+// Close implements net.Conn: what was written still arrives.
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		c.out.mu.Lock()
+		if c.out.werr == nil && !c.out.deaf {
+			c.out.addLocked(nil)
+		}
+		c.out.werr = net.ErrClosed
+		c.out.mu.Unlock()
+		poke(c.out.room)
+		c.in.mu.Lock()
+		c.in.rerr, c.in.deaf, c.in.chunks, c.in.size = net.ErrClosed, true, nil, 0
+		c.in.mu.Unlock()
+		poke(c.in.wake)
+		poke(c.in.room)
+		if c.close != nil {
+			c.close()
+		}
+	})
+	return nil
+}
+
+// reset ends a connection at once for this end, and for the other one unless this one's
+// machine is lost: then that one hears nothing, and what it writes is
+// never taken.
+func (c *conn) reset(silent bool) {
+	c.in.mu.Lock()
+	c.in.rerr = cmp.Or(c.in.rerr, error(syscall.ECONNRESET))
+	if !silent {
+		c.in.werr = cmp.Or(c.in.werr, error(syscall.ECONNRESET))
+	}
+	c.in.mu.Unlock()
+	c.out.mu.Lock()
+	c.out.werr = cmp.Or(c.out.werr, error(syscall.ECONNRESET))
+	if c.out.lost = silent; !silent {
+		c.out.rerr = cmp.Or(c.out.rerr, error(syscall.ECONNRESET))
+	}
+	c.out.chunks, c.out.size = nil, 0
+	c.out.mu.Unlock()
+	for _, h := range []*half{c.in, c.out} {
+		poke(h.wake)
+		poke(h.room)
+	}
+}
+
+// LocalAddr implements net.Conn.
+func (c *conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr implements net.Conn.
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+// SetDeadline implements net.Conn.
+func (c *conn) SetDeadline(t time.Time) error {
+	c.rd.set(t)
+	c.wr.set(t)
+	return nil
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *conn) SetReadDeadline(t time.Time) error { c.rd.set(t); return nil }
+
+// SetWriteDeadline implements net.Conn.
+func (c *conn) SetWriteDeadline(t time.Time) error { c.wr.set(t); return nil }
+
+// deadline is a time after which a channel is closed, as net.Pipe has it.
+type deadline struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	done  chan struct{}
+}
+
+func (d *deadline) init() { d.done = make(chan struct{}) }
+
+func (d *deadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil && !d.timer.Stop() {
+		<-d.done // the timer is about to close it
+	}
+	d.timer = nil
+	closed := false
+	select {
+	case <-d.done:
+		closed = true
+	default:
+	}
+	if t.IsZero() {
+		if closed {
+			d.done = make(chan struct{})
+		}
+		return
+	}
+	if dur := time.Until(t); dur > 0 {
+		if closed {
+			d.done = make(chan struct{})
+		}
+		done := d.done
+		d.timer = time.AfterFunc(dur, func() { close(done) })
+		return
+	}
+	if !closed {
+		close(d.done)
+	}
+}
+
+func (d *deadline) wait() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.done
+}
+
+func (d *deadline) passed() bool {
+	select {
+	case <-d.wait():
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,222 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/edge"
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// What nodes are given, and what clients count on.
+const (
+	grace     = 60 * time.Second
+	drain     = 15 * time.Second
+	heartbeat = 5 * time.Second
+	storage   = 8 * time.Millisecond // a call of the log
+)
+
+// node is a place for processes, one at a time: a pod of a stateful set.
+type node struct {
+	s    *sim
+	name string
+	ip   string
+
+	mu   sync.Mutex
+	proc *process // nil: none runs
+	busy bool     // a fault has it
+}
+
+// process is one running node, built in the order of cmd/fantail.
+type process struct {
+	n        *node
+	port     *port
+	store    *logtest.Client
+	registry *prometheus.Registry
+	host     *shard.Host
+	relay    *cluster.Relay
+	edge     *edge.Server
+	public   *http.Server
+	born     time.Time
+	draining atomic.Bool
+	ending   atomic.Int64 // when its readers began to be ended, ns; 0: not yet
+	dead     atomic.Bool
+	serving  sync.WaitGroup
+}
+
+func (n *node) process() *process {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.proc
+}
+
+// start runs a process on the node.
+func (n *node) start() error {
+	s := n.s
+	machine := s.net.machine(n.ip)
+	skew := s.skew()
+	now := func() time.Time { return time.Now().Add(skew) }
+	p := &process{
+		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), born: time.Now(),
+		store: s.mem.Client(s.rand().Uint64(), storage),
+	}
+	log := slog.New(s.log.handler()).With("node", n.name)
+	tails := shard.NewTails(0, 0)
+	p.host = shard.NewHost(p.store, tails, shard.Config{Now: now, Logger: log, Metrics: p.registry})
+	var err error
+	p.relay, err = cluster.Join(context.Background(), cluster.Config{
+		Name: n.name, Cluster: "sim", Secret: []byte("0123456789abcdef"),
+		Gossip: net.JoinHostPort(n.ip, portGossip), Relay: net.JoinHostPort(n.ip, portRelay),
+		Join: []string{"fleet:" + portGossip}, Now: now, Logger: log, Metrics: p.registry,
+		Network: p.port,
+	}, p.host, tails)
+	if err != nil {
+		return errors.Join(err, p.host.Close())
+	}
+	p.edge = edge.New(edge.Config{
+		Heartbeat: heartbeat, LongPoll: 10 * time.Second, Now: now, Logger: log, Metrics: p.registry,
+	}, p.relay)
+	p.public = p.edge.HTTPServer()
+	ln, err := p.port.Listen(context.Background(), net.JoinHostPort(n.ip, portHTTP))
+	if err != nil {
+		return errors.Join(err, p.relay.Close(), p.host.Close())
+	}
+	p.serving.Go(func() { _ = p.public.Serve(ln) })
+	n.mu.Lock()
+	n.proc = p
+	n.mu.Unlock()
+	s.note("start", "node", n.name, "member", p.relay.Self(), "skew", skew)
+	return nil
+}
+
+// ready is what a balancer asks.
+func (p *process) ready() bool { return !p.draining.Load() && !p.dead.Load() && p.relay.Ready() }
+
+// stop ends the process as SIGTERM does (cmd/fantail, node.stop).
+func (p *process) stop() {
+	s := p.n.s
+	began := time.Now()
+	s.note("stop", "node", p.n.name)
+	p.draining.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	if err := p.relay.Leave(ctx); err != nil {
+		s.gracefully("I11: %s: leave: %v", p.n.name, err)
+	}
+	if left := len(p.host.Owned()); left > 0 && p.others() {
+		s.gracefully("I11: %s owns %d streams after it left", p.n.name, left)
+	}
+	p.ending.Store(time.Now().UnixNano())
+	if err := p.edge.Drain(ctx, drain); err != nil {
+		s.gracefully("I11: %s: drain: %v", p.n.name, err)
+	}
+	if err := p.public.Shutdown(ctx); err != nil {
+		s.gracefully("I11: %s: shutdown: %v", p.n.name, err)
+		_ = p.public.Close()
+	}
+	p.end()
+	if took := time.Since(began); took >= grace {
+		s.gracefully("I11: %s took %v to stop", p.n.name, took)
+	}
+	p.port.kill(false)
+	p.n.gone(p)
+	s.note("stopped", "node", p.n.name, "took", time.Since(began))
+}
+
+// others reports whether there is anybody to leave streams to.
+func (p *process) others() bool {
+	return p.relay.View().At(time.Now().Add(10*time.Second)).Len() > 0
+}
+
+func (p *process) end() {
+	_ = p.relay.Close()
+	_ = p.host.Close()
+	p.serving.Wait()
+}
+
+func (n *node) gone(p *process) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.proc == p {
+		n.proc = nil
+	}
+}
+
+// crash ends the process without a word. silent: its machine is lost with it.
+func (p *process) crash(silent bool) {
+	s := p.n.s
+	s.note("crash", "node", p.n.name, "silent", silent)
+	p.dead.Store(true)
+	p.port.kill(silent)
+	p.store.SetTrouble(logtest.Trouble{Down: true})
+	p.n.gone(p)
+	s.ends.Go(func() {
+		_ = p.public.Close()
+		p.end()
+	})
+}
+
+// gauge is the sum of a metric over its labels.
+func (p *process) gauge(name string) float64 {
+	families, err := p.registry.Gather()
+	if err != nil {
+		return -1
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// up lists the processes that run.
+func (s *sim) up() (all []*process) {
+	s.mu.Lock()
+	nodes := s.nodes
+	s.mu.Unlock()
+	for _, n := range nodes {
+		if p := n.process(); p != nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// addNode makes room for one more.
+func (s *sim) addNode() *node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := len(s.nodes)
+	n := &node{s: s, name: fmt.Sprintf("n%d", i), ip: fmt.Sprintf("10.0.%d.%d", i/200, 1+i%200)}
+	s.nodes = append(s.nodes[:i:i], n)
+	return n
+}
+
+// names are the addresses of a headless service: of all pods that are there.
+func (s *sim) names() (ips []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		n.mu.Lock()
+		if n.proc != nil || s.starting {
+			ips = append(ips, n.ip)
+		}
+		n.mu.Unlock()
+	}
+	return ips
+}

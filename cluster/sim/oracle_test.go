@@ -1,0 +1,406 @@
+package sim
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// message is a message as the log holds it.
+type message struct {
+	token
+	pos, end uint64 // of its first record, and behind its last
+	at       time.Time
+}
+
+// tuple is what an idempotent producer claims.
+type tuple struct {
+	id         string
+	epoch, seq uint64
+}
+
+// header is what the oracle reads of a record's header by itself (shard/header.go says
+// how it is laid out).
+type header struct {
+	kind, flags byte
+	id          string
+	tuple       *tuple
+	life        uint64
+}
+
+const (
+	kindMessage = 1
+	kindCreate  = 2
+
+	flagContinues = 1 << 0
+	flagFirst     = 1 << 1
+	flagLast      = 1 << 2
+	flagPart      = 1 << 3
+	flagCommit    = 1 << 4
+)
+
+func parseHeader(pos uint64, b []byte) (h header, err error) {
+	n := len(b) - 4
+	if n < 4 || b[0] != 0xFA {
+		return h, fmt.Errorf("record %d is not ours", pos)
+	}
+	var at [8]byte
+	binary.BigEndian.PutUint64(at[:], pos)
+	table := crc32.MakeTable(crc32.Castagnoli)
+	if crc32.Update(crc32.Checksum(at[:], table), table, b[:n]) != binary.BigEndian.Uint32(b[n:]) {
+		return h, fmt.Errorf("record %d does not belong there", pos)
+	}
+	h.kind, h.flags = b[2], b[3]
+	for f := b[4:n]; len(f) > 0; {
+		tag := f[0]
+		size, k := binary.Uvarint(f[1:])
+		v := f[1+k : 1+k+int(size)]
+		f = f[1+k+int(size):]
+		switch tag {
+		case 1:
+			h.id = string(v)
+		case 2:
+			epoch, k := binary.Uvarint(v)
+			seq, k2 := binary.Uvarint(v[k:])
+			h.tuple = &tuple{string(v[k+k2:]), epoch, seq}
+		case 6:
+			h.life, _ = binary.Uvarint(v)
+		}
+	}
+	return h, nil
+}
+
+// book is a stream's log as the oracle reads it.
+type book struct {
+	life     uint64
+	messages []message
+	tuples   []tuple
+	index    map[string]int // of a message's name
+}
+
+// read is a fold of its own: messages in order, those of an append in parts only if it
+// is whole.
+func readBook(recs []shard.Record) (*book, []error) {
+	b := &book{index: map[string]int{}}
+	var errs []error
+	var parts []message // of an append in parts, or of a message in pieces
+	var run string
+	var body []byte
+	var next uint64
+	ids := map[string]uint64{}
+	for _, rec := range recs {
+		if rec.Pos != next {
+			errs = append(errs, fmt.Errorf("record %d after %d", rec.Pos, next))
+		}
+		next = rec.Pos + 1
+		if rec.Command {
+			continue
+		}
+		h, err := parseHeader(rec.Pos, rec.Header)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if h.kind == kindCreate {
+			b.life = h.life
+		}
+		if h.kind != kindMessage {
+			if h.kind != kindCreate || len(rec.Body) == 0 {
+				parts, run, body = nil, "", nil
+			}
+			continue
+		}
+		if h.flags&flagFirst != 0 {
+			parts, body, run = nil, nil, h.id
+			if h.flags&flagPart == 0 {
+				if was, ok := ids[h.id]; ok {
+					errs = append(errs, fmt.Errorf("I2: an append is at %d and at %d", was, rec.Pos))
+				}
+				ids[h.id] = rec.Pos
+			}
+		} else if run == "" || h.id != "" && h.id != run {
+			parts, body, run = nil, nil, ""
+			continue
+		}
+		if h.flags&flagContinues == 0 {
+			parts = append(parts, message{pos: rec.Pos})
+			body = nil
+		}
+		if len(parts) == 0 {
+			continue
+		}
+		body = append(body, rec.Body...)
+		last := &parts[len(parts)-1]
+		last.end, last.at = rec.Pos+1, time.UnixMilli(int64(rec.Time))
+		last.token = tokenOf(body)
+		whole := h.flags&flagPart == 0 && h.flags&flagLast != 0 || h.flags&flagCommit != 0
+		if !whole {
+			continue
+		}
+		for _, m := range parts {
+			if was, ok := b.index[m.key]; ok {
+				errs = append(errs, fmt.Errorf("I2: %s is at %d and at %d", m.key, b.messages[was].pos, m.pos))
+			}
+			m.at = last.at
+			b.index[m.key] = len(b.messages)
+			b.messages = append(b.messages, m)
+		}
+		if h.tuple != nil {
+			b.tuples = append(b.tuples, *h.tuple)
+		}
+		parts, body = nil, nil
+	}
+	return b, errs
+}
+
+func tokenOf(body []byte) token {
+	body = bytes.Trim(body, `"`)
+	body = bytes.TrimSuffix(body, []byte(";"))
+	key, _, _ := bytes.Cut(body, []byte(":"))
+	return token{string(key), len(body)}
+}
+
+// place is the position in an offset.
+func place(offset string) (life, pos uint64, ok bool) {
+	l, p, found := strings.Cut(offset, "_")
+	life, err := strconv.ParseUint(l, 10, 64)
+	pos, err2 := strconv.ParseUint(p, 10, 64)
+	return life, pos / 1000, found && err == nil && err2 == nil && pos%1000 == 0
+}
+
+// judge compares what everybody saw with the log.
+func (s *sim) judge() {
+	books := map[*stream]*book{}
+	for _, st := range s.streams {
+		b, errs := readBook(s.mem.Records(shard.StreamID(st.name)))
+		for _, err := range errs {
+			s.failf("%s: %v", st.name, err)
+		}
+		books[st] = b
+		s.messages += len(b.messages)
+		s.judgeTuples(st, b)
+	}
+	for _, w := range s.writers {
+		s.judgeWriter(w, books[w.st])
+	}
+	for _, r := range s.readers {
+		s.judgeReader(r, books[r.st])
+	}
+	s.judgeHistory(books)
+}
+
+// judgeTuples is I3.
+func (s *sim) judgeTuples(st *stream, b *book) {
+	next := map[string]uint64{}
+	for _, t := range b.tuples {
+		if t.seq != next[t.id] {
+			s.failf("I3: %s: producer %s has seq %d, %d is due", st.name, t.id, t.seq, next[t.id])
+		}
+		next[t.id] = t.seq + 1
+	}
+}
+
+// judgeWriter is I2, and that what was refused never appears.
+func (s *sim) judgeWriter(w *writer, b *book) {
+	last := -1
+	for _, m := range w.all {
+		i, ok := b.index[m.key]
+		if ok && b.messages[i].size != m.size {
+			s.failf("I2: %s is %d bytes long, not %d", m.key, b.messages[i].size, m.size)
+		}
+		switch {
+		case m.outcome == acked && !ok:
+			s.failf("I2: %s was acknowledged at %s and is not in the log", m.key, m.offset)
+		case m.outcome == refused && ok:
+			s.failf("I2: %s was refused and is in the log at %d", m.key, b.messages[i].pos)
+		}
+		if !ok {
+			continue
+		}
+		if m.outcome == acked {
+			s.acked++
+			life, pos, good := place(m.offset)
+			if !good || life != b.life || pos < b.messages[i].end || !w.producer && pos != b.messages[i].end {
+				s.failf("I2: %s is at %d of life %d, acknowledged at %s", m.key, b.messages[i].pos, b.life, m.offset)
+			}
+			if i <= last {
+				s.failf("I2: %s stands before what was acknowledged before it", m.key)
+			}
+			last = i
+			s.stalls.write = append(s.stalls.write, m.done.Sub(m.first))
+		}
+	}
+}
+
+// judgeReader is I1.
+func (s *sim) judgeReader(r *reader, b *book) {
+	at := 0
+	if r.from != "-1" {
+		at = -1
+		if life, pos, ok := place(r.began); ok && life == b.life {
+			at, _ = slices.BinarySearchFunc(b.messages, pos, func(m message, pos uint64) int {
+				return cmp.Compare(m.pos, pos)
+			})
+		} else if len(r.got) > 0 {
+			at = b.index[r.got[0].key]
+		}
+	}
+	for _, d := range r.got {
+		if at < 0 || at >= len(b.messages) || b.messages[at].token != d.token {
+			want := "nothing more"
+			if at >= 0 && at < len(b.messages) {
+				want = fmt.Sprintf("%v", b.messages[at].token)
+			}
+			s.failf("I1: %s got %v at %v, due was %s", r.name, d.token, s.since(d.at), want)
+			return
+		}
+		m := b.messages[at]
+		if life, pos, ok := place(d.after); d.after != "" && (!ok || life != b.life || pos != m.end && !r.poll || pos < m.end) {
+			s.failf("I1: %s got %v with offset %s; it ends at %d of life %d", r.name, d.token, d.after, m.end, b.life)
+		}
+		if !r.poll {
+			s.stall(d, m)
+		}
+		at++
+	}
+	if at >= 0 && at < len(b.messages) {
+		s.failf("I1: %s got %d messages, and of %d not %v (written %v)", r.name, len(r.got), len(b.messages),
+			b.messages[at].token, s.since(b.messages[at].at))
+	}
+}
+
+// judgeHistory reads each stream once more, from the start.
+func (s *sim) judgeHistory(books map[*stream]*book) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for _, st := range s.streams {
+		c := s.client("history", st, false)
+		all, err := c.history(ctx)
+		if err != nil {
+			s.failf("history of %s: %v", st.name, err)
+			continue
+		}
+		b := books[st]
+		if len(all) != len(b.messages) {
+			s.failf("history of %s: %d messages of %d", st.name, len(all), len(b.messages))
+			continue
+		}
+		for i, k := range all {
+			if k != b.messages[i].token {
+				s.failf("history of %s: %v instead of %v", st.name, k, b.messages[i].token)
+				break
+			}
+		}
+	}
+}
+
+// stalls are what the latencies of a run came to.
+type stalls struct {
+	read  []time.Duration // from the log to a reader that was connected
+	again []time.Duration // to one that had to come back
+	write []time.Duration // of an append, from the client's first try
+}
+
+// stall notes how long a message took to a reader (I9).
+func (s *sim) stall(d delivery, m message) {
+	took := d.at.Sub(m.at)
+	if d.opened.Before(m.at) {
+		s.stalls.read = append(s.stalls.read, took)
+	} else if r := d.opened.Sub(m.at); r < 30*time.Second {
+		s.stalls.again = append(s.stalls.again, took)
+	}
+}
+
+// closed is told of an event stream that ended, and not by its reader (I4).
+func (s *sim) closed(r *reader, p *process, err error) {
+	switch end := p.ending.Load(); {
+	case s.plan.mix != mixPlanned:
+	case end == 0 || end > time.Now().UnixNano():
+		s.failf("I4: %s was cut off %s, which does not end its readers: %v", r.name, p.n.name, err)
+	}
+}
+
+// gracefully is a failure only where nothing but planned changes are.
+func (s *sim) gracefully(format string, a ...any) {
+	if s.plan.mix == mixPlanned {
+		s.failf(format, a...)
+	} else {
+		s.note("not in order", "what", fmt.Sprintf(format, a...))
+	}
+}
+
+// whole reports what is missing of I7 and I13: all see the same fleet, each partition
+// has one owner, and everybody reaches everybody.
+func (s *sim) whole() error {
+	ps := s.up()
+	var names []string
+	for _, p := range ps {
+		names = append(names, p.relay.Self())
+	}
+	slices.Sort(names)
+	now := time.Now()
+	var first []cluster.Member
+	for i, p := range ps {
+		v := p.relay.View()
+		var seen []string
+		for _, m := range v.Members() {
+			seen = append(seen, m.Name)
+		}
+		if !slices.Equal(seen, names) {
+			return fmt.Errorf("%s sees %v of %v", p.n.name, seen, names)
+		}
+		if i == 0 {
+			first = v.Members()
+		}
+		if !slices.Equal(first, v.Members()) {
+			return fmt.Errorf("%s sees %+v, %s sees %+v", p.n.name, v.Members(), ps[0].n.name, first)
+		}
+		if n := v.At(now).Len(); n != len(ps) {
+			return fmt.Errorf("%s sees %d owners of %d", p.n.name, n, len(ps))
+		}
+		if up := p.gauge("fantail_links_up"); int(up) != len(ps)-1 {
+			return fmt.Errorf("%s has %v links of %d", p.n.name, up, len(ps)-1)
+		}
+	}
+	for _, st := range s.streams {
+		id := shard.StreamID(st.name)
+		for _, p := range ps {
+			a, b := p.relay.View().At(now).Owner(id), ps[0].relay.View().At(now).Owner(id)
+			if a.Name != b.Name {
+				return fmt.Errorf("%s has two owners: %s and %s", id, a.Name, b.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// sessions is how many read sessions are open.
+func (s *sim) sessions() (n int) {
+	for _, p := range s.up() {
+		n += p.store.OpenSessions()
+	}
+	return n
+}
+
+// followed is how many streams have a reader connected.
+func (s *sim) followed() int {
+	on := map[*stream]bool{}
+	for _, r := range s.readers {
+		r.mu.Lock()
+		if r.on != nil {
+			on[r.st] = true
+		}
+		r.mu.Unlock()
+	}
+	return len(on)
+}

@@ -1,0 +1,133 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// The phases of a run, in virtual time. Faults begin when everything stands, and end
+// before healed; then there is quiet until the run is judged.
+const (
+	calm   = 8 * time.Second
+	healed = 88 * time.Second
+	quiet  = 22 * time.Second // two push/pulls
+	finish = 10 * time.Second // writers are done: readers get the rest
+)
+
+// mix is what may go wrong in a run.
+type mix string
+
+const (
+	mixPlanned   mix = "planned"
+	mixCrash     mix = "crash"
+	mixPartition mix = "partition"
+	mixLoss      mix = "loss"
+	mixStore     mix = "store"
+	mixAll       mix = "all"
+)
+
+var mixes = []mix{mixPlanned, mixCrash, mixPartition, mixLoss, mixStore, mixAll}
+
+// kind is one thing that goes wrong.
+type kind string
+
+const (
+	join     kind = "join"     // one more node
+	leave    kind = "leave"    // one stops in order, for good
+	roll     kind = "roll"     // one stops in order and comes back
+	kill     kind = "kill"     // a process dies, its machine says so
+	lose     kind = "lose"     // a machine is gone
+	freeze   kind = "freeze"   // a process is paused
+	split    kind = "split"    // two halves do not reach each other
+	island   kind = "island"   // one node reaches no other
+	deaf     kind = "deaf"     // one node sends and hears nothing
+	noPacket kind = "nopacket" // no UDP
+	lossy    kind = "lossy"
+	slow     kind = "slow"    // one node is far away
+	noStore  kind = "nostore" // one node does not reach storage
+	frozen   kind = "stuck"   // storage takes everything and answers later
+	busy     kind = "busy"
+	failing  kind = "failing"
+	lostAcks kind = "lostacks"
+	lateAcks kind = "lateacks"
+	drops    kind = "drops" // sessions break
+	sluggish kind = "sluggish"
+)
+
+var kinds = map[mix][]kind{
+	mixPlanned:   {join, leave, roll, roll},
+	mixCrash:     {kill, kill, lose, freeze, roll},
+	mixPartition: {split, island, deaf, noPacket},
+	mixLoss:      {lossy, slow, lossy, slow, noPacket, join, roll},
+	mixStore:     {noStore, frozen, busy, failing, lostAcks, lateAcks, drops, sluggish, roll},
+}
+
+func init() { //nolint:gochecknoinits // one list made of the others
+	for _, m := range mixes[:len(mixes)-1] {
+		kinds[mixAll] = append(kinds[mixAll], kinds[m]...)
+	}
+}
+
+// step is one fault of a plan.
+type step struct {
+	kind  kind
+	at    time.Duration
+	lasts time.Duration
+}
+
+// plan is what a seed stands for.
+type plan struct {
+	seed    uint64
+	nodes   int
+	mix     mix
+	skewed  bool
+	streams int
+	readers int // for each stream
+	steps   []step
+}
+
+func (p *plan) String() string {
+	return fmt.Sprintf("seed %d: %d nodes, %s", p.seed, p.nodes, p.mix)
+}
+
+// newPlan draws a plan; nodes, if not 0, is how many there are.
+func newPlan(seed uint64, nodes int) *plan {
+	r := rand.New(rand.NewPCG(seed, 4))
+	p := &plan{seed: seed, mix: mixes[seed%uint64(len(mixes))], skewed: r.IntN(2) == 0}
+	switch seed % 100 { // of a hundred runs one has 50 nodes and nine have 10 to 20
+	case 50:
+		p.nodes = 50
+	case 5, 16, 27, 38, 49, 60, 71, 82, 93:
+		p.nodes = 10 + r.IntN(11)
+	default:
+		p.nodes = 3 + r.IntN(5)
+	}
+	if nodes > 0 {
+		p.nodes = nodes
+	}
+	p.streams, p.readers = 6+r.IntN(6), 2
+	if p.nodes >= 10 {
+		p.streams, p.readers = p.nodes, 2
+	}
+	all := kinds[p.mix]
+	for at := calm; ; {
+		at += time.Duration(r.Int64N(int64(9 * time.Second)))
+		s := step{kind: all[r.IntN(len(all))], at: at, lasts: time.Second + time.Duration(r.Int64N(int64(9*time.Second)))}
+		switch s.kind {
+		case split, island, deaf, noPacket, lossy:
+			s.lasts = 2*time.Duration(r.Int64N(int64(12*time.Second))) + 2*time.Second
+		case leave, roll:
+			s.lasts = 25 * time.Second
+		}
+		if s.at+s.lasts > healed-time.Second {
+			break
+		}
+		p.steps = append(p.steps, s)
+		at += 3 * time.Second
+	}
+	if len(p.steps) == 0 {
+		p.steps = []step{{kind: all[0], at: calm + time.Second, lasts: 5 * time.Second}}
+	}
+	return p
+}

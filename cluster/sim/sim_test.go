@@ -1,0 +1,389 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+var (
+	seedFlag  = flag.Int64("seed", -1, "run this seed only")
+	nodesFlag = flag.Int("nodes", 0, "with so many nodes (0: as the seed says)")
+	seedsFlag = flag.Int("seeds", 4, "run so many seeds")
+	firstFlag = flag.Uint64("first", 0, "from this one on")
+	logFlag   = flag.Bool("log", false, "write the nodes' logs to stderr")
+)
+
+// TestSim runs the seeds, and says how to repeat one that fails:
+//
+//	go test ./cluster/sim -run TestSim -seed=N -nodes=K
+func TestSim(t *testing.T) {
+	var all report
+	began := time.Now()
+	t.Run("seeds", func(t *testing.T) {
+		first, n := *firstFlag, uint64(*seedsFlag)
+		if *seedFlag >= 0 {
+			first, n = uint64(*seedFlag), 1
+		}
+		for seed := first; seed < first+n; seed++ {
+			p := newPlan(seed, *nodesFlag)
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				began := time.Now()
+				s := &sim{plan: p}
+				defer func() { all.add(s, time.Since(began)) }()
+				synctest.Test(t, s.run)
+			})
+		}
+	})
+	all.print(time.Since(began))
+}
+
+// sim is one run.
+type sim struct {
+	t    *testing.T
+	plan *plan
+	net  *network
+	mem  *logtest.Memory
+	log  record
+	zero time.Time
+
+	streams []*stream
+	writers []*writer
+	readers []*reader
+	ends    sync.WaitGroup // of processes that crashed
+
+	mu       sync.Mutex
+	rnd      *rand.Rand
+	nodes    []*node
+	starting bool
+	clients  int
+	ready    []*process
+	faults   []*fault
+	failures []string
+
+	// once it is judged
+	messages, acked int
+	deliveries      int
+	stalls          stalls
+}
+
+// rand is one more source of chance, fixed by the seed.
+func (s *sim) rand() *rand.Rand {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return rand.New(rand.NewPCG(s.rnd.Uint64(), s.rnd.Uint64()))
+}
+
+// skew is how far a clock is off: up to two seconds.
+func (s *sim) skew() time.Duration {
+	if !s.plan.skewed {
+		return 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Duration(s.rnd.Int64N(int64(4*time.Second))) - 2*time.Second
+}
+
+func (s *sim) progress(n int) {
+	s.mu.Lock()
+	s.deliveries += n
+	s.mu.Unlock()
+}
+
+func (s *sim) since(t time.Time) time.Duration { return t.Sub(s.zero).Round(time.Millisecond) }
+
+// failf notes a failure; the run goes on.
+func (s *sim) failf(format string, a ...any) {
+	text := fmt.Sprintf(format, a...)
+	s.note("FAILURE", "what", text)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.failures) < 20 {
+		s.failures = append(s.failures, fmt.Sprintf("%v: %s", s.since(time.Now()), text))
+	}
+}
+
+func (s *sim) note(what string, args ...any) {
+	slog.New(s.log.handler()).Info(what, args...) //nolint:sloglint // the texts are the callers' constants
+}
+
+// run is one run, in its bubble.
+func (s *sim) run(t *testing.T) {
+	s.t, s.zero = t, time.Now()
+	s.log.zero = s.zero
+	s.rnd = rand.New(rand.NewPCG(s.plan.seed, 5))
+	s.net = newNetwork(s.plan.seed)
+	s.net.names = s.names
+	s.mem = logtest.NewMemory(s.plan.seed)
+	s.play()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.failures) > 0 {
+		for _, f := range s.failures {
+			t.Error(f)
+		}
+		for _, f := range s.faults {
+			t.Logf("%v to %v: %s", s.since(f.began), s.since(f.ended), f)
+		}
+		t.Logf("%s; its log:\n%s", s.plan, s.log.last(60))
+		t.Logf("again: go test ./cluster/sim -run TestSim -seed=%d -nodes=%d", s.plan.seed, s.plan.nodes)
+	}
+}
+
+func (s *sim) play() {
+	s.starting = true
+	for range s.plan.nodes {
+		n := s.addNode()
+		s.started(n.start())
+	}
+	s.starting = false
+	ctx, stop := context.WithCancel(context.Background())
+	var balancer, writers, readers sync.WaitGroup
+	balancer.Go(func() { s.balance(ctx) })
+	s.await("the fleet stands", calm/2, s.whole)
+	s.open(ctx)
+	wctx, wstop := context.WithCancel(ctx)
+	rctx, rstop := context.WithCancel(ctx)
+	for _, r := range s.readers {
+		readers.Go(func() { r.run(rctx) })
+	}
+	for _, w := range s.writers {
+		writers.Go(func() { w.run(wctx) })
+	}
+	s.direct(s.zero)
+	s.await("I13: whole again", 20*time.Second, s.whole)
+	<-time.After(time.Until(s.zero.Add(healed + quiet)))
+	if err := s.whole(); err != nil {
+		s.failf("I7: after quiet: %v", err)
+	}
+	wstop()
+	writers.Wait()
+	<-time.After(finish)
+	if open, want := s.sessions(), s.followed(); open != want {
+		s.failf("I5: %d sessions for %d streams that are followed", open, want)
+	}
+	s.judge()
+	rstop()
+	readers.Wait()
+	s.empty()
+	stop()
+	balancer.Wait()
+	s.down()
+	for _, f := range s.faults {
+		if !f.void && f.hits.Load() == 0 {
+			s.failf("the fault %s did not fire", f)
+		}
+	}
+}
+
+// balance keeps the list of processes that are ready.
+func (s *sim) balance(ctx context.Context) {
+	for pause(ctx, 250*time.Millisecond) {
+		var ready []*process
+		for _, p := range s.up() {
+			if p.ready() {
+				ready = append(ready, p)
+			}
+		}
+		s.mu.Lock()
+		s.ready = ready
+		s.mu.Unlock()
+	}
+}
+
+// await waits until check finds nothing wrong.
+func (s *sim) await(what string, within time.Duration, check func() error) {
+	began := time.Now()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Since(began) > within {
+			s.failf("%s: not after %v: %v", what, within, err)
+			return
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+}
+
+// open makes the streams and their clients.
+func (s *sim) open(ctx context.Context) {
+	rnd := s.rand()
+	for i := range s.plan.streams {
+		st := &stream{name: fmt.Sprintf("sim/s%d", i), json: i%2 == 1}
+		s.streams = append(s.streams, st)
+		maker := s.client("maker", st, false)
+		maker.create(ctx)
+		for j := range 1 + rnd.IntN(2) {
+			s.writers = append(s.writers, &writer{
+				client:   s.client(fmt.Sprintf("w%d.%d", i, j), st, true),
+				producer: rnd.IntN(2) == 0, large: i == 0,
+				pace: 100*time.Millisecond + time.Duration(rnd.Int64N(int64(900*time.Millisecond))),
+			})
+		}
+		for j := range s.plan.readers {
+			from := "-1"
+			if j > 0 && rnd.IntN(3) == 0 {
+				from = "now"
+			}
+			s.readers = append(s.readers, &reader{
+				client: s.client(fmt.Sprintf("r%d.%d", i, j), st, false), from: from,
+			})
+		}
+		if i%3 == 0 {
+			s.readers = append(s.readers, &reader{
+				client: s.client(fmt.Sprintf("p%d", i), st, true), from: "-1", poll: true,
+			})
+		}
+	}
+}
+
+// empty is I14: with the last client nothing of it is left.
+func (s *sim) empty() {
+	for _, w := range s.writers {
+		w.http.CloseIdleConnections()
+	}
+	for _, r := range s.readers {
+		r.http.CloseIdleConnections()
+	}
+	<-time.After(75 * time.Second) // the minute that a session may linger
+	for _, p := range s.up() {
+		for _, g := range []string{
+			"fantail_readers", "fantail_relay_subscriptions", "fantail_followed_streams", "fantail_s2_read_sessions",
+		} {
+			if v := p.gauge(g); v != 0 {
+				s.failf("I14: %s: %s is %v", p.n.name, g, v)
+			}
+		}
+	}
+}
+
+// down stops all nodes, and gives what is left of them a minute to end: the bubble
+// reports what does not.
+func (s *sim) down() {
+	var wg sync.WaitGroup
+	for _, p := range s.up() {
+		wg.Go(p.stop)
+	}
+	wg.Wait()
+	s.ends.Wait()
+	<-time.After(time.Minute)
+}
+
+// record keeps the last lines of the log.
+type record struct {
+	zero  time.Time
+	mu    sync.Mutex
+	lines []string
+}
+
+const recorded = 4000
+
+func (r *record) handler() slog.Handler {
+	level := slog.LevelInfo
+	if *logFlag {
+		level = slog.LevelDebug
+	}
+	return slog.NewTextHandler(r, &slog.HandlerOptions{
+		Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				a.Value = slog.DurationValue(a.Value.Time().Sub(r.zero))
+			}
+			return a
+		},
+	})
+}
+
+// Write implements io.Writer.
+func (r *record) Write(line []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if *logFlag {
+		_, _ = io.Copy(os.Stderr, bytes.NewReader(line))
+	}
+	if len(r.lines) >= recorded {
+		r.lines = append(r.lines[:0], r.lines[recorded/2:]...)
+	}
+	r.lines = append(r.lines, string(line))
+	return len(line), nil
+}
+
+func (r *record) last(n int) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.lines[max(len(r.lines)-n, 0):], "")
+}
+
+// report is what all runs came to.
+type report struct {
+	mu     sync.Mutex
+	runs   int
+	stalls map[mix]*stalls
+}
+
+func (r *report) add(s *sim, took time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.runs++
+	if r.stalls == nil {
+		r.stalls = map[mix]*stalls{}
+	}
+	a := r.stalls[s.plan.mix]
+	if a == nil {
+		a = &stalls{}
+		r.stalls[s.plan.mix] = a
+	}
+	a.read = append(a.read, s.stalls.read...)
+	a.again = append(a.again, s.stalls.again...)
+	a.write = append(a.write, s.stalls.write...)
+	fired := map[kind]int{}
+	for _, f := range s.faults {
+		if !f.void {
+			fired[f.kind]++
+		}
+	}
+	fmt.Printf("%s; %v; %d messages (%d acknowledged), %d delivered; stall %v; %.1f s\n", //nolint:forbidigo // the report
+		s.plan, fired, s.messages, s.acked, s.deliveries, worst(s.stalls.read), took.Seconds())
+}
+
+func worst(ds []time.Duration) time.Duration {
+	if len(ds) == 0 {
+		return 0
+	}
+	return slices.Max(ds).Round(time.Millisecond)
+}
+
+// print is the table of stalls (I9).
+func (r *report) print(took time.Duration) {
+	fmt.Printf("%d runs in %.0f s\n", r.runs, took.Seconds())                                                  //nolint:forbidigo // the report
+	fmt.Printf("%-10s %-30s %-30s %-30s\n", "p50/p99/max", "log to reader", "to one that came back", "append") //nolint:forbidigo // the report
+	for _, m := range mixes {
+		if a := r.stalls[m]; a != nil {
+			fmt.Printf("%-10s %-30s %-30s %-30s\n", m, quantiles(a.read), quantiles(a.again), quantiles(a.write)) //nolint:forbidigo // the report
+		}
+	}
+}
+
+func quantiles(ds []time.Duration) string {
+	if len(ds) == 0 {
+		return "-"
+	}
+	slices.Sort(ds)
+	at := func(q float64) time.Duration { return ds[int(q*float64(len(ds)-1))].Round(time.Millisecond) }
+	return fmt.Sprintf("%v / %v / %v", at(0.5), at(0.99), at(1))
+}
