@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"slices"
+	"strings"
+	"sync"
 
 	"github.com/buraksezer/consistent"
 	"github.com/cespare/xxhash/v2"
@@ -43,6 +45,43 @@ func NewRing(keys []string) *Ring {
 	})
 	for p := range r.table {
 		r.table[p] = index[c.GetPartitionOwner(p).String()]
+	}
+	return r
+}
+
+// rings are the rings of late, in order of their making. Views and tables come and go more
+// often than sets of keys, and a ring of fifty keys takes tens of milliseconds.
+var rings struct {
+	mu    sync.Mutex
+	m     map[string]*Ring
+	order []string
+}
+
+// maxRings bounds the rings that are kept, at 8 KiB each.
+const maxRings = 256
+
+// ringOf is NewRing, unless the ring was made of late.
+func ringOf(keys []string) *Ring {
+	name := strings.Join(keys, "\x00")
+	rings.mu.Lock()
+	r := rings.m[name]
+	rings.mu.Unlock()
+	if r != nil {
+		return r
+	}
+	r = NewRing(keys)
+	rings.mu.Lock()
+	defer rings.mu.Unlock()
+	if rings.m == nil {
+		rings.m = map[string]*Ring{}
+	}
+	if rings.m[name] == nil {
+		rings.m[name] = r
+		rings.order = append(rings.order, name)
+	}
+	if len(rings.order) > maxRings {
+		delete(rings.m, rings.order[0])
+		rings.order = rings.order[1:]
 	}
 	return r
 }

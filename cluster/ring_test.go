@@ -114,3 +114,18 @@ func BenchmarkNewRing(b *testing.B) {
 		})
 	}
 }
+
+// A ring that was made of late is not made again, and what is kept is bounded.
+func TestRingsOfLate(t *testing.T) {
+	keys := keysOf("late-%d", 5)
+	r := ringOf(keys)
+	if ringOf(keys) != r || ringOf(keys[:4]) == r {
+		t.Error("not the ring of these keys")
+	}
+	for i := range maxRings {
+		ringOf([]string{fmt.Sprint("other-", i)})
+	}
+	if len(rings.m) != maxRings || len(rings.order) != maxRings || ringOf(keys) == r {
+		t.Errorf("%d rings are kept", len(rings.m))
+	}
+}

@@ -147,7 +147,7 @@ func newTable(ms []*Member) *Table {
 	for i, m := range ms {
 		keys[i] = m.Key
 	}
-	return &Table{members: ms, ring: NewRing(keys)}
+	return &Table{members: ms, ring: ringOf(keys)}
 }
 
 // Len is the number of members that own streams.
