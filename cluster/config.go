@@ -47,6 +47,9 @@ type Config struct {
 	// Lead is how far ahead this node announces that it begins or ceases to own streams
 	// (default 2 s, four times what gossip takes; negative: at once).
 	Lead time.Duration
+	// Calm is how long the owners have been the same when readers are evened out (default
+	// 1 min): in the middle of a deploy they would be sent to nodes that stop next.
+	Calm time.Duration
 	// TLS, if set, is used between nodes, in both directions.
 	TLS *tls.Config
 	// Now is the clock for the dates of a View (default time.Now).
@@ -122,6 +125,9 @@ func (c *Config) fill() {
 		c.Lead = 2 * time.Second
 	}
 	c.Lead = max(c.Lead, 0)
+	if c.Calm <= 0 {
+		c.Calm = time.Minute
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -46,9 +46,13 @@ func (r *Relay) Ready() bool {
 }
 
 // Balance tells others how many readers are connected to this node, and returns how many
-// are connected to each of those that are there to stay.
+// are connected to each of those that are there to stay; nobody's if the fleet is
+// changing.
 func (r *Relay) Balance(readers int) (others []int) {
 	r.readers.Store(int64(readers))
+	if r.past.settledFor(r.cfg.Now()) < r.cfg.Calm {
+		return nil
+	}
 	v := r.View()
 	for name, st := range r.peers.statuses() {
 		if m := v.Member(name); st != nil && m != nil && m.Flags&FlagLeaving == 0 {

@@ -171,6 +171,12 @@ func TestReturn(t *testing.T) {
 func TestBalance(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
+	if n := len(f.nodes[0].Balance(0)); n != 0 {
+		t.Errorf("%d are heard while the fleet changes", n)
+	}
+	for _, s := range f.nodes {
+		s.cfg.Calm = time.Millisecond
+	}
 	hears := func(s *station, mine int, want ...int) func() bool {
 		return func() bool {
 			others := s.Balance(mine)

@@ -473,6 +473,39 @@ func TestStoreGoneForAReader(t *testing.T) {
 	})
 }
 
+// While storage does not answer, what is known is served, and not called up to date; what
+// rests on more than that is 503.
+func TestCatchUpWithoutStore(t *testing.T) {
+	info := shard.Info{Exists: true, Life: 7, Type: "text/plain", Tail: 2, LogTail: 2}
+	local := func(a shard.Ask) (shard.Info, error) {
+		if a&shard.AskLocal == 0 {
+			return shard.Info{}, shard.ErrStoreDown
+		}
+		return info, nil
+	}
+	srv := New(Config{}, fake{state: local, page: func(from uint64) (shard.Range, error) {
+		m := shard.Message{Pos: from, Next: from + 1, Body: fmt.Append(nil, "m", from)}
+		return buildRange(t, from, from+1, from+1, false, []shard.Message{m}), nil
+	}})
+	w := ask(t, srv, "GET", "/v1/stream/x?offset=-1", nil, nil)
+	if h := w.Header(); w.Code != 200 || w.Body.String() != "m0m1" || h.Get(hNextOffset) != formatOffset(7, 2) ||
+		h.Get(hUpToDate) != "" || h.Get("ETag") != "" || h.Get("Cache-Control") != "no-store" {
+		t.Errorf("%d %q %v", w.Code, w.Body, h)
+	}
+	beyond := formatOffset(7, 5)
+	for _, q := range []string{"?offset=now", "?offset=" + beyond} {
+		refused(t, ask(t, srv, "GET", "/v1/stream/x"+q, nil, nil), 503, "store-down")
+	}
+	if w := ask(t, srv, "HEAD", "/v1/stream/x", nil, nil); w.Code != 503 {
+		t.Errorf("HEAD: %d", w.Code)
+	}
+	info.Closed = true
+	w = ask(t, srv, "GET", "/v1/stream/x?offset=-1", nil, nil)
+	if h := w.Header(); w.Code != 200 || h.Get(hUpToDate) != "true" || h.Get(hClosed) != "true" {
+		t.Errorf("a closed stream is never longer: %d %v", w.Code, h)
+	}
+}
+
 // An offset that is no longer kept is 410 to a live reader too: after an empty 200 an
 // EventSource would come back for ever.
 func TestTrimmedOffsetIsGone(t *testing.T) {

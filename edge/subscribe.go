@@ -38,6 +38,7 @@ type query struct {
 	given bool // an offset was given
 	live  string
 	cur   uint64 // the client's cursor; 0: none
+	old   bool   // storage does not answer: the stream is as this fleet last knew it
 }
 
 func parseQuery(r *http.Request) (query, error) {
@@ -79,7 +80,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		fail(w, err)
 		return
 	}
-	info, at, err := s.locate(r.Context(), id, q)
+	info, at, err := s.locate(r.Context(), id, &q)
 	switch {
 	case q.live == "sse":
 		if err == nil && last != "" && info.Closed && at.atEnd(info) {
@@ -104,8 +105,9 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 // locate finds the stream and the place that the query names in it. A live
 // read that names a place may rest on this node's own Tail; if that does not
 // know the place yet, the answer is asked for anew: at the owner, and, because there may
-// be two of them, of storage in the end.
-func (s *Server) locate(ctx context.Context, id shard.StreamID, q query) (shard.Info, place, error) {
+// be two of them, of storage in the end. While storage does not answer, catching up goes
+// on in what is known: such an answer does not say that it is up to date.
+func (s *Server) locate(ctx context.Context, id shard.StreamID, q *query) (shard.Info, place, error) {
 	ask := shard.AskTouch
 	if q.live != "" && q.at.kind != offsetNow {
 		ask |= shard.AskLocal
@@ -120,6 +122,10 @@ func (s *Server) locate(ctx context.Context, id shard.StreamID, q query) (shard.
 			at, err = q.at.resolve(info)
 		}
 		switch {
+		case errors.Is(err, shard.ErrStoreDown) && q.live == "" && q.at.kind != offsetNow && !q.old:
+			q.old, ask = true, shard.AskLocal
+		case q.old && restsOnInfo(err):
+			return info, at, shard.ErrStoreDown
 		case ask&shard.AskSure != 0 || !restsOnInfo(err):
 			return info, at, err
 		case ask&shard.AskLocal != 0:
@@ -187,12 +193,17 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 	defer s.m.reader(modeCatchUp)()
 	if q.at.kind == offsetNow {
 		keep(w, r, keepNot)
-		s.send(w, info, chunk{next: at})
+		s.send(w, info, chunk{next: at}, false)
 		return
 	}
 	c, err := s.collect(r.Context(), id, info, at, q.at.kind == offsetStart)
 	if err != nil {
 		fail(w, err)
+		return
+	}
+	if q.old && !info.Closed {
+		keep(w, r, keepNot)
+		s.send(w, info, c, true)
 		return
 	}
 	keep(w, r, c.lasting(q.at, info))
@@ -203,15 +214,15 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	s.send(w, info, c)
+	s.send(w, info, c, false)
 }
 
-// send answers 200 with a chunk.
-func (s *Server) send(w http.ResponseWriter, info shard.Info, c chunk) {
+// send answers 200 with a chunk; old: nobody knows whether there is more by now.
+func (s *Server) send(w http.ResponseWriter, info shard.Info, c chunk, old bool) {
 	h := w.Header()
 	h.Set("Content-Type", info.Type)
 	h.Set(hNextOffset, c.next.offset(info))
-	if c.next.atEnd(info) {
+	if c.next.atEnd(info) && !old {
 		h.Set(hUpToDate, "true")
 		if info.Closed {
 			h.Set(hClosed, "true")

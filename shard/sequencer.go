@@ -275,7 +275,7 @@ const settleTimeout = 15 * time.Second
 
 // busyTimeout is how long a batch is sent again that is certainly not written, and how
 // long others wait behind one that may be.
-const busyTimeout = 5 * time.Second
+const busyTimeout = 3 * time.Second
 
 // send appends what is left of the batch, each part once, and folds it.
 func (s *Shard) send(ctx context.Context, b *batch) error {
