@@ -13,28 +13,34 @@ import (
 type cursor struct {
 	tail *shard.Tail
 	set  *frameSet
-	form framing
 
 	at   place // everything below was taken: it is framed, or in held
 	told mark  // what the newest control event named
 	// held: messages of a text stream that end inside a character. They wait for
 	// what follows, so that no event holds half a character.
-	held  []heldMessage
-	begun bool // a control event was owed
-	fresh bool // the newest control event said "up to date"
+	held []heldMessage
 
 	least    uint64 // smallest streamCursor that the client may still be given
 	interval uint64 // the streamCursor of this moment; the driver keeps it
 
-	now     state
-	paged   shard.Range // brought by the driver while the reader was behind
+	paged *shard.Range // brought by the driver while the reader was behind
+	room  *room        // nil: nothing is owed
+
+	messages uint32 // framed since the driver last looked
+	gaps     uint16 // Ranges that did not join; 0, or there is a bug somewhere
+	form     framing
+	now      state
+	begun    bool // a control event was owed
+	fresh    bool // the newest control event said "up to date"
+}
+
+// room is what a cursor needs while it owes its reader something. A driver of many may
+// lend one to each in turn (see loop.pump).
+type room struct {
 	owed    net.Buffers
 	done    int      // of owed: what was written
 	holds   []*frame // whose data is in owed
 	scratch []shard.Range
-
-	messages int // framed since the driver last looked
-	gaps     int // Ranges that did not join; 0, or there is a bug somewhere
 }
 
 // mark is an offset: a position and the life that it is of.
@@ -77,18 +83,27 @@ func (c *cursor) life() uint64 {
 	return c.tail.Life()
 }
 
+// leg is where history is read for the reader.
+func (c *cursor) leg() leg { return c.at.leg(c.tail.Stream(), c.tail.Info()) }
+
 // state is valid while nothing is pending.
 func (c *cursor) state() state { return c.now }
 
 // owes reports whether something is pending that was rendered before.
-func (c *cursor) owes() bool { return c.done < len(c.owed) }
+func (c *cursor) owes() bool { return c.room != nil && c.room.done < len(c.room.owed) }
 
 // pending is what the reader is owed: whole events, at least one if there is any,
 // and more of them up to about budget bytes of messages. It is empty if there is
 // nothing to write before the driver has acted on state.
 func (c *cursor) pending(budget int) net.Buffers {
-	if c.owes() || c.now == stateClosed || c.now == stateGone {
-		return c.owed[c.done:]
+	if c.owes() {
+		return c.room.owed[c.room.done:]
+	}
+	if c.now == stateClosed || c.now == stateGone {
+		return nil
+	}
+	if c.room == nil {
+		c.room = &room{}
 	}
 	before := c.tail.Info()
 	ranges, paged, st := c.take(budget)
@@ -110,22 +125,22 @@ func (c *cursor) pending(budget int) net.Buffers {
 	}
 	c.finish(last, st, before)
 	clear(ranges) // hold no Range while idle
-	return c.owed[c.done:]
+	return c.room.owed[c.room.done:]
 }
 
 // take is the Ranges to frame next, and what there is after them.
 func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.Status) {
-	past := len(c.at.past) > 0
+	past, into := len(c.at.past) > 0, &c.room.scratch
 	switch {
-	case c.paged.IsZero() && past && c.tail.Ended() == nil:
+	case c.paged == nil && past && c.tail.Ended() == nil:
 		return nil, false, shard.StatusBelow
-	case c.paged.IsZero():
-		c.scratch, st = c.tail.ReadAt(c.at.pos, budget, c.scratch[:0])
-		return c.scratch, false, st
+	case c.paged == nil:
+		*into, st = c.tail.ReadAt(c.at.pos, budget, (*into)[:0])
+		return *into, false, st
 	}
-	r := c.paged
-	c.paged = shard.Range{}
-	c.scratch = append(c.scratch[:0], r)
+	r := *c.paged
+	c.paged = nil
+	*into = append((*into)[:0], r)
 	info := c.tail.Info()
 	switch {
 	case c.tail.Ended() != nil:
@@ -137,7 +152,7 @@ func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.St
 	default:
 		st = shard.StatusTip
 	}
-	return c.scratch, true, st
+	return *into, true, st
 }
 
 // page is history that the driver brought for the reader's position; false: it
@@ -147,7 +162,7 @@ func (c *cursor) page(r shard.Range) bool {
 		c.gaps++
 		return false
 	}
-	c.paged = r
+	c.paged = &r
 	c.now = stateIdle
 	return true
 }
@@ -240,13 +255,13 @@ func (c *cursor) release(last *frame, all bool) *frame {
 // owe adds the data event of f, after the control event of the frame before it.
 func (c *cursor) owe(last, f *frame) *frame {
 	if last != nil {
-		c.owed = append(c.owed, c.control(last, whereMid))
+		c.room.owed = append(c.room.owed, c.control(last, whereMid))
 	}
-	c.owed = append(c.owed, f.data)
-	c.holds = append(c.holds, f)
+	c.room.owed = append(c.room.owed, f.data)
+	c.room.holds = append(c.room.holds, f)
 	c.set.cache.pins.pin(f)
 	c.told = mark{f.life, f.next}
-	c.messages += f.messages
+	c.messages += uint32(f.messages)
 	return f
 }
 
@@ -263,12 +278,12 @@ func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
 	}
 	if last != nil && at != whereMid && last.life != c.life() {
 		// What was held of an earlier leg: where the stream ends is told by itself.
-		c.owed = append(c.owed, c.control(last, whereMid))
+		c.room.owed = append(c.room.owed, c.control(last, whereMid))
 		last, c.fresh = nil, false
 	}
 	switch {
 	case last != nil:
-		c.owed = append(c.owed, c.control(last, at))
+		c.room.owed = append(c.room.owed, c.control(last, at))
 	case at == whereClosed, at == whereTip && !c.fresh, st == shard.StatusTip && !c.begun:
 		if len(c.held) == 0 {
 			// All that was visible before the Tail was read lies below pos, and is told;
@@ -277,7 +292,7 @@ func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
 				c.told = m
 			}
 		}
-		c.owed = append(c.owed, c.control(nil, at))
+		c.room.owed = append(c.room.owed, c.control(nil, at))
 	default:
 		return
 	}
@@ -298,15 +313,16 @@ func (c *cursor) control(f *frame, at where) (b []byte) {
 // wrote says that n bytes of what was pending are written. What is written is let
 // go of at once.
 func (c *cursor) wrote(n int) {
+	r := c.room
 	for n > 0 && c.owes() {
-		b := c.owed[c.done]
+		b := r.owed[r.done]
 		if n < len(b) {
-			c.owed[c.done] = b[n:]
+			r.owed[r.done] = b[n:]
 			return
 		}
 		n -= len(b)
-		c.owed[c.done] = nil
-		c.done++
+		r.owed[r.done] = nil
+		r.done++
 	}
 	if !c.owes() {
 		c.drop()
@@ -316,15 +332,20 @@ func (c *cursor) wrote(n int) {
 // drop lets go of what is owed: it was written, or nobody wants it any more. A little
 // room is kept for the next time.
 func (c *cursor) drop() {
-	for _, f := range c.holds {
+	r := c.room
+	if r == nil {
+		return
+	}
+	for _, f := range r.holds {
 		c.set.cache.pins.unpin(f)
 	}
-	clear(c.owed)
-	clear(c.holds)
-	c.owed, c.holds, c.done = c.owed[:0], c.holds[:0], 0
-	if cap(c.owed) > owedKept {
-		c.owed, c.holds = nil, nil
+	clear(r.owed)
+	clear(r.holds)
+	r.owed, r.holds, r.done = r.owed[:0], r.holds[:0], 0
+	if cap(r.owed) > roomKept {
+		c.room = nil
 	}
 }
 
-const owedKept = 8
+// roomKept is how many buffers a room is kept for.
+const roomKept = 64

@@ -339,7 +339,7 @@ func (r *reader) begin(pos uint64) {
 func (r *reader) turn(budget int, takes func(n int) int) bool {
 	c := r.c
 	c.interval = r.interval
-	if len(c.owed) == 0 {
+	if !c.owes() {
 		r.info = c.tail.Info()
 	}
 	bufs := c.pending(budget)
@@ -348,7 +348,11 @@ func (r *reader) turn(budget int, takes func(n int) int) bool {
 		n := takes(len(all))
 		c.wrote(n)
 		r.buf = append(r.buf, all[:n]...)
-		if rest := bytes.Join(c.owed, nil); !bytes.Equal(rest, all[n:]) {
+		var rest []byte
+		if c.owes() {
+			rest = bytes.Join(c.pending(0), nil)
+		}
+		if !bytes.Equal(rest, all[n:]) {
 			r.Fatalf("owes %q after %d of %q", rest, n, all)
 		}
 		r.parse()
@@ -551,7 +555,7 @@ func (r *reader) drain(budget int) {
 	case !r.upToDate || r.at != last:
 		r.Fatalf("at %d after %+v, the tail is %+v", r.at, r.after, info)
 	}
-	if r.c.messages != r.got {
+	if int(r.c.messages) != r.got {
 		r.Fatalf("counts %d messages of %d", r.c.messages, r.got)
 	}
 }

@@ -94,33 +94,36 @@ func (d *drain) turn(age time.Duration) time.Duration {
 	return max(rand.N(d.window), youngest-age)
 }
 
-// admit counts a reader in; leave counts it out.
-func (s *Server) admit(m mode) (leave func(), err error) {
+// admit counts a reader in, and dismiss out.
+func (s *Server) admit(m mode) error {
 	d := &s.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case d.on.Load() && m == modeSSE:
-		return nil, errDraining
+		return errDraining
 	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders:
-		return nil, errFull
+		return errFull
 	}
 	d.readers[m]++
-	out := s.m.reader(m)
-	return func() {
-		out()
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.readers[m]--
-		if !d.empty() || !d.on.Load() {
-			return
-		}
-		select {
-		case <-d.gone: // a long-poll that came since
-		default:
-			close(d.gone)
-		}
-	}, nil
+	s.m.readers.WithLabelValues(string(m)).Inc()
+	return nil
+}
+
+func (s *Server) dismiss(m mode) {
+	s.m.readers.WithLabelValues(string(m)).Dec()
+	d := &s.drain
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.readers[m]--
+	if !d.empty() || !d.on.Load() {
+		return
+	}
+	select {
+	case <-d.gone: // a long-poll that came since
+	default:
+		close(d.gone)
+	}
 }
 
 // farewell is one reader's part in a drain.

@@ -13,12 +13,12 @@ import (
 // longPoll answers as soon as there is something at the place, or that there is
 // nothing (PROTOCOL 5.7).
 func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
-	leave, err := s.admit(modeLongPoll)
+	err := s.admit(modeLongPoll)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	defer leave()
+	defer s.dismiss(modeLongPoll)
 	if at.atEnd(info) && !info.Closed {
 		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.LongPoll)
 		defer cancel()

@@ -44,7 +44,7 @@ func (s *site) inReactor() (n int) {
 	s.onLoops(func(l *loop) {
 		mu.Lock()
 		defer mu.Unlock()
-		n += len(l.readers) - len(l.free)
+		n += len(l.conns) - len(l.free)
 	})
 	return n
 }
@@ -178,7 +178,7 @@ func TestReactorSlow(t *testing.T) {
 	}
 	s.onLoops(func(l *loop) {
 		for r := range l.blocked {
-			if r.state != connStuck || !r.writes {
+			if r.state != connStuck || !r.armed {
 				t.Errorf("%+v", r)
 			}
 		}
@@ -291,7 +291,7 @@ func TestReactorDrain(t *testing.T) {
 	}
 	older := func() {
 		s.onLoops(func(l *loop) {
-			for _, r := range l.readers {
+			for _, r := range l.conns {
 				if r != nil {
 					r.began -= time.Hour
 				}
@@ -380,12 +380,11 @@ func TestReactorAllocates(t *testing.T) {
 			t.Fatal(err)
 		}
 		clients = append(clients, pair[1])
-		leave, err := s.admit(modeSSE)
-		if err != nil {
+		if err := s.admit(modeSSE); err != nil {
 			t.Fatal(err)
 		}
-		d := &driver{server: s, leave: leave, release: func() {}, c: newCursor(tail, s.frames.open(tail, framingText), framingText, place{}, 0)}
-		l.enter(&conn{d: d, c: d.c, fd: pair[0]})
+		d := &driver{server: s, release: func() {}, c: newCursor(tail, s.frames.open(tail, framingText), framingText, place{}, 0)}
+		l.enter(&conn{d: d, fd: int32(pair[0])})
 	}
 	turn := func() {
 		l.receive()

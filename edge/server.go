@@ -111,9 +111,9 @@ func New(cfg Config, streams Streams) *Server {
 // every goroutine of the Server's own.
 func (s *Server) Close() { s.reactor.close() }
 
-// tick is how exactly the reactor keeps time: a heartbeat's is 32 ticks, or more.
+// tick is how exactly the reactor keeps time.
 func (c *Config) tick() time.Duration {
-	return min(max(c.Heartbeat/32, 10*time.Millisecond), time.Second)
+	return min(max(min(c.Heartbeat/32, c.Stall/4), 10*time.Millisecond), time.Second)
 }
 
 // HTTPServer is an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2

@@ -41,19 +41,18 @@ func (s *Server) sse(w http.ResponseWriter, r *http.Request, info shard.Info, id
 
 // driver makes a reader that has its first page, if it needs one.
 func (s *Server) driver(r *http.Request, info shard.Info, id shard.StreamID, q query, at place) (*driver, error) {
-	leave, err := s.admit(modeSSE)
-	if err != nil {
+	if err := s.admit(modeSSE); err != nil {
 		return nil, err
 	}
 	tail, release, err := s.streams.Follow(r.Context(), id, at.own(info))
 	if err != nil {
-		leave()
+		s.dismiss(modeSSE)
 		return nil, err
 	}
 	form := framingOf(info.Type)
 	set := s.frames.open(tail, form)
 	d := &driver{
-		server: s, id: id, leave: leave, release: release,
+		server: s, release: release,
 		c:     newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
 		start: q.at.kind == offsetStart,
 	}
@@ -72,7 +71,7 @@ func (d *driver) close() {
 	d.c.drop()
 	d.c.set.close()
 	d.release()
-	d.leave()
+	d.server.dismiss(modeSSE)
 }
 
 // ahead is the smallest streamCursor for a client that came with cursor client.
@@ -98,8 +97,6 @@ func sseHead(h http.Header, form framing) {
 type driver struct {
 	server  *Server
 	c       *cursor
-	id      shard.StreamID
-	leave   func() // counts it out
 	release func() // follows the stream no more
 	start   bool   // began at the start: what is trimmed there is no loss
 
@@ -218,7 +215,7 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 
 // behind brings the page at the reader's position.
 func (d *driver) behind(ctx context.Context) error {
-	l := d.c.at.leg(d.id, d.c.tail.Info())
+	l := d.c.leg()
 	return d.turned(d.server.streams.ReadPage(ctx, l.id, l.info, d.c.at.pos))
 }
 

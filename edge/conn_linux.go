@@ -1,0 +1,360 @@
+package edge
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"net"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// conn is one event stream.
+type conn struct {
+	d  *driver
+	ch *channel
+	at int32 // in ch.readers
+	fd int32
+	ref
+
+	state  connState
+	armed  bool          // it waits to be writable
+	queued bool          // in again
+	last   bool          // it ends once pre is written
+	why    leaving       // it is to leave between two events, for this
+	pre    []byte        // owed before what the cursor owes: the head, a heartbeat, the farewell
+	began  time.Duration // when it came, since the reactor was made
+	active time.Duration // when it took something, or was finished
+	stuck  atomic.Int64  // since when it takes nothing; 0: it does
+}
+
+// leaving is why a reader is sent elsewhere; 0: it is not.
+type leaving uint8
+
+const (
+	leavesDrain leaving = iota + 1
+	leavesRebalance
+)
+
+func (l leaving) reason() reason {
+	if l == leavesDrain {
+		return movedDrain
+	}
+	return movedRebalance
+}
+
+type connState uint8
+
+const (
+	connIdle   connState = iota // nothing is owed, or it has to wait for its turn
+	connStuck                   // its connection takes no more
+	connBehind                  // waits for a page
+	connEnding                  // all is said; waits for the client to hang up
+	connGone
+)
+
+// enter takes a reader in.
+func (l *loop) enter(r *conn) {
+	if n := len(l.free); n > 0 {
+		r.slot = l.free[n-1]
+		l.free = l.free[:n-1]
+	} else {
+		r.slot = uint32(len(l.conns))
+		l.conns, l.gens = append(l.conns, nil), append(l.gens, 0)
+	}
+	r.gen = l.gens[r.slot]
+	r.began, r.active = l.since(), l.since()
+	l.conns[r.slot] = r
+	if err := l.watch(unix.EPOLL_CTL_ADD, r, false); err != nil {
+		l.s.cfg.Logger.Warn("watch a connection", "err", err)
+		l.gone(r)
+		return
+	}
+	key := frameKey{r.d.c.tail, r.d.c.form}
+	ch := l.channels[key]
+	if ch == nil {
+		ch = &channel{l: l, key: key}
+		l.channels[key] = ch
+	}
+	r.ch, r.at = ch, int32(len(ch.readers))
+	ch.readers = append(ch.readers, r)
+	if len(ch.readers) == 1 {
+		l.list(ch) // to be armed
+	}
+	l.schedule(r)
+	if l.s.drain.on.Load() {
+		l.sendOff(r)
+	}
+	l.pump(r)
+}
+
+// watch tells epoll what to look for: that the client hangs up, always, and that it takes
+// more, if that is waited for.
+func (l *loop) watch(op int, r *conn, writes bool) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(r.slot), Pad: int32(r.gen)}
+	if r.armed = writes; writes {
+		ev.Events |= unix.EPOLLOUT
+	}
+	return unix.EpollCtl(l.ep, op, int(r.fd), &ev)
+}
+
+// event is news of a connection.
+func (l *loop) event(ev *unix.EpollEvent) {
+	r := l.lookup(ref{uint32(ev.Fd), uint32(ev.Pad)})
+	switch {
+	case r == nil:
+	case ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
+		l.gone(r)
+	case ev.Events&unix.EPOLLOUT != 0 && r.state == connStuck:
+		l.pump(r)
+	}
+}
+
+// lookup is the reader, if it is still there.
+func (l *loop) lookup(f ref) *conn {
+	if int(f.slot) < len(l.conns) && l.gens[f.slot] == f.gen {
+		return l.conns[f.slot]
+	}
+	return nil
+}
+
+// pump writes what the reader is owed, as far as its connection takes it and its turn
+// goes, and does what the cursor says then. It returns how many bytes were taken.
+func (l *loop) pump(r *conn) (sent int) {
+	c := r.d.c
+	if c.room == nil {
+		c.room, l.room = l.room, nil
+	}
+	defer func() {
+		if !c.owes() {
+			l.room, c.room = cmp.Or(l.room, c.room), nil
+		}
+	}()
+	for r.state != connGone {
+		c.interval = l.interval
+		var owed net.Buffers
+		if r.why == 0 || c.owes() { // it leaves between two events
+			owed = c.pending(writeBudget)
+		}
+		if len(r.pre) == 0 && len(owed) == 0 {
+			if r.why == 0 || r.last {
+				l.rest(r)
+				break
+			}
+			l.s.m.moved.WithLabelValues(string(r.why.reason())).Inc()
+			r.pre, r.last = comeBack(comeBackSoon, comeBackLate), true
+		}
+		n, all, err := l.write(r, owed)
+		if err != nil {
+			l.gone(r)
+			break
+		}
+		if sent += n; n > 0 {
+			r.active = l.since()
+			l.count(r.d.c)
+		}
+		if !all {
+			l.stick(r, n > 0)
+			break
+		}
+		l.unstick(r)
+		if sent >= writeBudget {
+			if !r.queued {
+				r.queued = true
+				l.again = append(l.again, r)
+			}
+			break
+		}
+	}
+	return sent
+}
+
+func (l *loop) count(c *cursor) {
+	if c.messages > 0 || c.gaps > 0 {
+		l.s.m.deliveries.Add(float64(c.messages))
+		l.s.m.gaps.Add(float64(c.gaps))
+		c.messages, c.gaps = 0, 0
+	}
+}
+
+// write writes what the reader is owed in one call; all: everything was taken.
+func (l *loop) write(r *conn, owed net.Buffers) (n int, all bool, err error) {
+	size := l.vector(r.pre, 0)
+	for i := 0; i < len(owed) && len(l.iov) < maxBuffers; i++ {
+		size = l.vector(owed[i], size)
+	}
+	wrote, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(r.fd), uintptr(unsafe.Pointer(&l.iov[0])), uintptr(len(l.iov)))
+	clear(l.iov)
+	l.iov = l.iov[:0]
+	switch errno {
+	case 0:
+		n = int(wrote)
+	case unix.EAGAIN, unix.EINTR:
+		return 0, false, nil
+	default:
+		return 0, false, errno
+	}
+	pre := min(n, len(r.pre))
+	if r.pre = r.pre[pre:]; len(r.pre) == 0 {
+		r.pre = nil
+	}
+	r.d.c.wrote(n - pre)
+	return n, n == size, nil
+}
+
+// vector adds b to what the next call writes; unix.Writev would allocate.
+func (l *loop) vector(b []byte, size int) int {
+	if len(b) > 0 {
+		v := unix.Iovec{Base: &b[0]}
+		v.SetLen(len(b))
+		l.iov = append(l.iov, v)
+	}
+	return size + len(b)
+}
+
+// stick notes that the connection takes no more for now.
+func (l *loop) stick(r *conn, progress bool) {
+	if r.state != connStuck {
+		r.state = connStuck
+		l.blocked[r] = struct{}{}
+		l.s.frames.pins.add(r)
+		progress = true
+	}
+	if progress {
+		r.stuck.Store(int64(l.since()) + 1)
+	}
+	if !r.armed {
+		if err := l.watch(unix.EPOLL_CTL_MOD, r, true); err != nil {
+			l.gone(r)
+		}
+	}
+	l.s.frames.pins.relieve()
+}
+
+func (l *loop) unstick(r *conn) {
+	if r.state != connStuck {
+		return
+	}
+	r.state = connIdle
+	r.stuck.Store(0)
+	delete(l.blocked, r)
+	l.s.frames.pins.remove(r)
+	if r.armed {
+		if err := l.watch(unix.EPOLL_CTL_MOD, r, false); err != nil {
+			l.gone(r)
+		}
+	}
+}
+
+// stuckFor and cut implement pinner.
+func (r *conn) stuckFor(now time.Time) time.Duration {
+	if at := r.stuck.Load(); at != 0 {
+		return now.Sub(r.ch.l.x.base) - time.Duration(at)
+	}
+	return 0
+}
+
+func (r *conn) cut() {
+	r.stuck.Store(0) // it is asked once
+	l := r.ch.l
+	l.post(func() {
+		if l.lookup(r.ref) == r {
+			l.s.m.cut.WithLabelValues(string(cutMemory)).Inc()
+			l.gone(r)
+		}
+	}, nil)
+}
+
+// rest does what the cursor of a reader says that is owed nothing.
+func (l *loop) rest(r *conn) {
+	switch st := r.d.c.state(); {
+	case r.last, st == stateClosed, st == stateGone:
+		l.finish(r)
+	case st == stateBehind:
+		r.state = connBehind
+		l.pages = append(l.pages, r)
+		l.fetch()
+	}
+}
+
+// fetch has pages read for readers below their Tail, outside the loop.
+func (l *loop) fetch() {
+	for l.fetching < pagesAtOnce && len(l.pages) > 0 {
+		r := l.pages[0]
+		l.pages[0] = nil
+		if l.pages = l.pages[1:]; len(l.pages) == 0 {
+			l.pages = nil
+		}
+		if l.lookup(r.ref) != r || r.state != connBehind {
+			continue
+		}
+		l.fetching++
+		leg, pos := r.d.c.leg(), r.d.c.at.pos
+		l.x.wg.Go(func() {
+			page, err := l.s.streams.ReadPage(l.x.ctx, leg.id, leg.info, pos)
+			l.post(func() {
+				l.fetching--
+				l.paged(r, page, err)
+				l.fetch()
+			}, nil)
+		})
+	}
+}
+
+// paged is the page that a reader waited for.
+func (l *loop) paged(r *conn, page shard.Range, err error) {
+	if l.lookup(r.ref) != r || r.state != connBehind {
+		return
+	}
+	switch err := r.d.turned(page, err); {
+	case err == nil:
+		r.state = connIdle
+		l.pump(r)
+	case passes(err): // storage does not answer
+		l.later = append(l.later, turn{l.now.Add(pageAgain/2 + rand.N(pageAgain)), r.ref})
+	default:
+		l.finish(r)
+	}
+}
+
+// finish ends the response: the client is told by the end of what this side sends, and
+// hangs up. To close at once would lose what is still on its way if the client had sent
+// anything that nobody has read.
+func (l *loop) finish(r *conn) {
+	if unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil {
+		l.gone(r)
+		return
+	}
+	r.state, r.active = connEnding, l.since()
+	l.ending[r] = struct{}{}
+}
+
+// gone forgets a reader and closes its connection.
+func (l *loop) gone(r *conn) {
+	if r.state == connGone {
+		return
+	}
+	if r.state == connStuck {
+		delete(l.blocked, r)
+		l.s.frames.pins.remove(r)
+	}
+	delete(l.ending, r)
+	r.state = connGone
+	_ = unix.Close(int(r.fd)) // which takes it out of epoll
+	l.conns[r.slot] = nil
+	l.gens[r.slot]++
+	l.free = append(l.free, r.slot)
+	if ch := r.ch; ch != nil {
+		ch.remove(r)
+		if len(ch.readers) == 0 {
+			ch.key.tail.Unwatch(ch)
+			delete(l.channels, ch.key)
+		}
+	}
+	l.count(r.d.c)
+	r.d.close()
+}
