@@ -19,6 +19,7 @@ type host interface {
 	Owned() []shard.StreamID
 	Hot(within time.Duration) []shard.StreamID
 	Has(id shard.StreamID) bool
+	Rest(id shard.StreamID)
 	Drop(id shard.StreamID)
 	Hand(id shard.StreamID, from uint64) (shard.Handover, bool)
 	Install(id shard.StreamID, h shard.Handover) error

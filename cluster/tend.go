@@ -80,14 +80,18 @@ func (r *Relay) examine() (left int) {
 	return left
 }
 
-// letGo drops a stream if nobody is fed by it, without waiting; not while its new
-// owner may still ask for it.
+// letGo drops a stream if nobody is fed by it, without waiting. While its new owner may
+// still ask for it only its session ends: that one has its own.
 func (r *Relay) letGo(id shard.StreamID) {
 	keep := keepFormer
 	if r.leaving.Load() {
 		keep = keepLeaving
 	}
-	if r.hosted.used(id) || r.past.settledFor(r.cfg.Now()) < keep {
+	switch {
+	case r.hosted.used(id):
+		return
+	case r.past.settledFor(r.cfg.Now()) < keep:
+		r.hosted.host.Rest(id)
 		return
 	}
 	select {

@@ -397,6 +397,9 @@ func TestPanicEndsTheProcess(t *testing.T) {
 		log := newHooked()
 		h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
 		do(t, h, create("text/plain"), shard.CodeCreated)
+		for range 20 { // the flight that made the log lands meanwhile
+			do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
+		}
 		log.set(hooks{append: func(context.Context, func() (shard.Ack, error)) (shard.Ack, error) {
 			panic("boom")
 		}})

@@ -219,3 +219,33 @@ func TestHandoverUnderWriters(t *testing.T) {
 		}
 	})
 }
+
+// A session that nobody needs ends at once where its stream is another node's, and not
+// with the minute; one that somebody follows stays.
+func TestRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		_, release, err := h.Follow(t.Context(), stream, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		advance(time.Second)
+		h.Rest(stream)
+		if n := log.OpenSessions(); n != 1 {
+			t.Errorf("%d sessions while it is followed", n)
+		}
+		release()
+		advance(time.Second)
+		if n := log.OpenSessions(); n != 1 {
+			t.Errorf("%d sessions in a minute that is paid for", n)
+		}
+		h.Rest(stream)
+		h.Rest("default/none")
+		advance(time.Second)
+		if n := log.OpenSessions(); n != 0 || !h.Has(stream) {
+			t.Errorf("%d sessions; the stream is here: %v", n, h.Has(stream))
+		}
+	})
+}

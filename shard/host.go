@@ -331,6 +331,22 @@ func (h *Host) Hot(d time.Duration) []StreamID {
 	return ids
 }
 
+// Rest ends the read session of a stream that nobody follows here; left alone it would live
+// to the end of its minute. What is known of the stream stays.
+func (h *Host) Rest(id StreamID) {
+	h.mu.Lock()
+	s := h.shards[id]
+	h.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.followers == 0 {
+		s.closeSession()
+	}
+}
+
 // Drop lets go of a stream: waits for the batch in flight, ends the session. Its
 // Tail stays for whoever holds it, unfed.
 func (h *Host) Drop(id StreamID) {

@@ -50,14 +50,19 @@ func TestBrowser(t *testing.T) {
 	})
 	site := httptest.NewServer(&mux)
 	defer site.Close()
+	profile, err := os.MkdirTemp("", "fantail-browser-") // it writes there a little longer than it lives
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.CommandContext(t.Context(), chromium, "--headless=new", "--no-sandbox", "--disable-gpu",
-		"--user-data-dir="+t.TempDir(), site.URL)
+		"--user-data-dir="+profile, site.URL)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		eventually(t, 10*time.Second, "the browser's profile is gone", func() bool { return os.RemoveAll(profile) == nil })
 	}()
 	// Each call of fetch may overtake another: what is told is compared as a set.
 	expect := func(want ...string) {
