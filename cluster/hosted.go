@@ -20,7 +20,7 @@ type host interface {
 	Hot(within time.Duration) []shard.StreamID
 	Has(id shard.StreamID) bool
 	Rest(id shard.StreamID)
-	Drop(id shard.StreamID)
+	DropUnused(id shard.StreamID) bool
 	Hand(id shard.StreamID, from uint64) (shard.Handover, bool)
 	Install(id shard.StreamID, h shard.Handover) error
 	StoreDown() bool
@@ -245,9 +245,8 @@ func (h *hosted) drop(id shard.StreamID) bool {
 	gone := &passage{done: make(chan struct{})}
 	h.moving[id] = gone
 	h.mu.Unlock()
-	h.host.Drop(id)
-	h.moved(id, gone)
-	return true
+	defer h.moved(id, gone)
+	return h.host.DropUnused(id)
 }
 
 func (h *hosted) do(ctx context.Context, req *shard.Request, must bool) (shard.Outcome, error) {

@@ -566,7 +566,7 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 // What only a later release can mean is not taken for an append.
 func TestUnknownOperation(t *testing.T) {
 	t.Parallel()
-	q := write("default/s", shard.OpSettled+1, "x")
+	q := write("default/s", shard.LastOp+1, "x")
 	if q, _, err := requestFromWire(requestToWire(q, route{})); err == nil {
 		t.Errorf("taken: %+v", q)
 	}

@@ -13,7 +13,8 @@ import (
 // way is one node's way to the Log, which may be cut.
 type way struct {
 	shard.Log
-	cut atomic.Bool
+	cut  atomic.Bool
+	hold atomic.Pointer[chan struct{}] // appends wait until it is closed
 }
 
 var errWay = errors.New("no way to the log")
@@ -21,6 +22,9 @@ var errWay = errors.New("no way to the log")
 func (w *way) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
 	if w.cut.Load() {
 		return shard.Ack{}, errors.Join(shard.ErrUnknown, errWay)
+	}
+	if hold := w.hold.Load(); hold != nil {
+		<-*hold
 	}
 	return w.Log.Append(ctx, id, at, batch)
 }
@@ -199,4 +203,42 @@ func TestBalance(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.eventually("one leaves", hears(f.nodes[0], 1, 20))
+}
+
+// A node serves a write though another owns the stream; it does not let go of the stream
+// before the write is answered.
+func TestProvisionalOwnerAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	owner, other := f.nodes[0], f.nodes[1]
+	id := f.owned(owner)
+	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	other.past.mu.Lock()
+	other.past.since = time.Now().Add(-time.Hour) // it lets go of streams at once
+	other.past.mu.Unlock()
+	hold := make(chan struct{})
+	other.way.hold.Store(&hold)
+	done := make(chan error, 1)
+	go func() {
+		_, err := other.hosted.do(f.Context(), write(id, shard.OpAppend, "a"), true)
+		done <- err
+	}()
+	f.eventually("it has the stream", func() bool { return other.host.Has(id) })
+	for range 5 {
+		other.strays.Store(true)
+		other.examine()
+		if !other.host.Has(id) {
+			t.Error("let go of in the middle of a write")
+		}
+	}
+	other.way.hold.Store(nil)
+	close(hold)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	f.eventually("it is let go of", func() bool {
+		other.strays.Store(true)
+		other.examine()
+		return !other.host.Has(id)
+	})
 }

@@ -275,7 +275,7 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 	for _, n := range h.GetSizes() {
 		total += int(min(n, shard.MaxBody+1))
 	}
-	if err != nil || h.GetOp() > uint32(shard.OpSettled) || len(h.GetId()) != len(shard.AppendID{}) ||
+	if err != nil || h.GetOp() > uint32(shard.LastOp) || len(h.GetId()) != len(shard.AppendID{}) ||
 		len(h.GetSizes()) > shard.MaxMessages || total > shard.MaxBody {
 		return nil, 0, errRequest
 	}

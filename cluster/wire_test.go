@@ -74,7 +74,8 @@ func TestWireRoundTrips(t *testing.T) {
 			t.Fatal(d)
 		}
 		q := &shard.Request{
-			Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
+			Stream: "p/s", ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
+			Op: shard.Op(rapid.IntRange(1, int(shard.LastOp)).Draw(t, "op")),
 			Minted: rapid.Uint64().Draw(t, "minted"), Type: rapid.String().Draw(t, "type"),
 			Bad: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
 			HasTTL: rapid.Bool().Draw(t, "hasTTL"), TTL: rapid.Uint64().Draw(t, "ttl"),

@@ -349,14 +349,25 @@ func (h *Host) Rest(id StreamID) {
 
 // Drop lets go of a stream: waits for the batch in flight, ends the session. Its
 // Tail stays for whoever holds it, unfed.
-func (h *Host) Drop(id StreamID) {
+func (h *Host) Drop(id StreamID) { h.drop(id, false) }
+
+// DropUnused is Drop, unless somebody waits for an answer about the stream, or follows it;
+// it reports whether the stream is gone.
+func (h *Host) DropUnused(id StreamID) bool { return h.drop(id, true) }
+
+func (h *Host) drop(id StreamID, unused bool) bool {
 	h.mu.Lock()
 	s := h.shards[id]
+	if s != nil && unused && s.users > 0 {
+		h.mu.Unlock()
+		return false
+	}
 	delete(h.shards, id)
 	h.mu.Unlock()
 	if s != nil {
 		s.halt()
 	}
+	return true
 }
 
 // Close lets go of every stream, waits for the batches in flight, and then for

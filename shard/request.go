@@ -17,6 +17,8 @@ const (
 	OpRelease Op = 5 // of the source: that fork needs them no more
 	OpSettled Op = 6 // of the fork's own log: the reference was given back
 	OpVoid    Op = 7 // of the fork: no life shall come of that reference any more
+
+	LastOp = OpVoid
 )
 
 // Request is one write, as the edge understood it. It is immutable once given

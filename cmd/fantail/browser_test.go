@@ -50,7 +50,7 @@ func TestBrowser(t *testing.T) {
 	})
 	site := httptest.NewServer(&mux)
 	defer site.Close()
-	profile, err := os.MkdirTemp("", "fantail-browser-") // it writes there a little longer than it lives
+	profile, err := os.MkdirTemp("", "fantail-browser-") //nolint:usetesting // it writes there a little longer than it lives
 	if err != nil {
 		t.Fatal(err)
 	}
