@@ -75,7 +75,7 @@ func TestWireRoundTrips(t *testing.T) {
 		}
 		q := &shard.Request{
 			Stream: "p/s", ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
-			Op: shard.Op(rapid.IntRange(1, int(shard.LastOp)).Draw(t, "op")),
+			Op:     shard.Op(rapid.IntRange(1, int(shard.LastOp)).Draw(t, "op")),
 			Minted: rapid.Uint64().Draw(t, "minted"), Type: rapid.String().Draw(t, "type"),
 			Bad: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
 			HasTTL: rapid.Bool().Draw(t, "hasTTL"), TTL: rapid.Uint64().Draw(t, "ttl"),
