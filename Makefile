@@ -6,7 +6,7 @@ BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 PKGS     := ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check fmt lint proto proto-check fuzz bench chaos conformance clients
+.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench chaos conformance clients
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,14 @@ build: ## the binary, static, into bin/
 test: ## every test, with the race detector
 	go test -race -shuffle=on -timeout 20m $(PKGS)
 	TEST_EDGE_HANDLERS=1 go test -race -shuffle=on -timeout 5m ./edge
+
+SEEDS ?= 200
+sim: ## whole fleets in a bubble, under faults: SEEDS=20000 for a night
+	go test -c -o bin/sim.test ./cluster/sim
+	bin/sim.test -test.run=TestSim -test.timeout=0 -seeds=$(SEEDS)
+
+sim-bugs: ## does the simulation notice the bugs that it is there for?
+	cluster/sim/bugs/run
 
 check: fmt lint test ## before every commit
 

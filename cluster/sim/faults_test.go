@@ -166,7 +166,8 @@ func (s *sim) ips() (all []string) {
 
 func (s *sim) beginNet(f *fault, rnd *rand.Rand) (undo func()) {
 	ips := s.ips()
-	one := ips[rnd.IntN(len(ips))]
+	up := s.up()
+	one := up[rnd.IntN(len(up))].n.ip
 	f.who = one
 	var paths []*path
 	between := func(a, b string, both bool) {
@@ -265,11 +266,14 @@ func (s *sim) beginStore(f *fault, rnd *rand.Rand) (undo func()) {
 		return free
 	}
 	for _, p := range ps {
+		p.meets.Store(f)
 		p.trouble(t)
 	}
 	return func() {
 		for _, p := range ps {
-			p.trouble(logtest.Trouble{})
+			if p.meets.CompareAndSwap(f, nil) { // or it has met another since
+				p.trouble(logtest.Trouble{})
+			}
 		}
 		free()
 	}

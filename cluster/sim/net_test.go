@@ -53,7 +53,8 @@ type machine struct {
 	ip  string
 
 	mu     sync.Mutex
-	lost   bool // off: it does not even refuse
+	lost   bool    // off: it does not even refuse
+	ghosts []*conn // what its connections were when it was lost
 	pauses []*fault
 	held   []func() // packets that wait for the end of a pause
 	tcp    map[string]*listener
@@ -272,8 +273,12 @@ var _ cluster.Network = (*port)(nil)
 
 func (m *machine) boot() *port {
 	m.mu.Lock()
-	m.lost = false
+	ghosts := m.ghosts
+	m.lost, m.ghosts = false, nil
 	m.mu.Unlock()
+	for _, c := range ghosts { // it knows nothing of them any more, and says so
+		c.reset(false)
+	}
 	return &port{m: m, conns: map[*conn]struct{}{}}
 }
 
@@ -298,6 +303,9 @@ func (p *port) kill(silent bool) {
 	}
 	for c := range conns {
 		c.reset(silent)
+		if silent {
+			p.m.ghosts = append(p.m.ghosts, c)
+		}
 	}
 }
 

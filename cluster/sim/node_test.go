@@ -52,6 +52,7 @@ type process struct {
 	draining atomic.Bool
 	ending   atomic.Int64 // when its readers began to be ended, ns; 0: not yet
 	dead     atomic.Bool
+	meets    atomic.Pointer[fault] // what its way to storage suffers
 	serving  sync.WaitGroup
 }
 
@@ -71,6 +72,9 @@ func (n *node) start() error {
 		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), born: time.Now(),
 		store: s.mem.Client(s.rand().Uint64(), storage),
 	}
+	s.mu.Lock()
+	s.stores = append(s.stores, p.store)
+	s.mu.Unlock()
 	log := slog.New(s.log.handler()).With("node", n.name)
 	tails := shard.NewTails(0, 0)
 	p.host = shard.NewHost(p.store, tails, shard.Config{Now: now, Logger: log, Metrics: p.registry})

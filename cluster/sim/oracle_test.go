@@ -14,6 +14,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
 // message is a message as the log holds it.
@@ -237,7 +238,7 @@ func (s *sim) judgeWriter(w *writer, b *book) {
 				s.failf("I2: %s stands before what was acknowledged before it", m.key)
 			}
 			last = i
-			s.stalls.write = append(s.stalls.write, m.done.Sub(m.first))
+			s.to(m.first, func(a *stalls) { a.write = append(a.write, m.done.Sub(m.first)) })
 		}
 	}
 }
@@ -311,14 +312,48 @@ type stalls struct {
 	write []time.Duration // of an append, from the client's first try
 }
 
+func (a *stalls) add(b *stalls) {
+	a.read = append(a.read, b.read...)
+	a.again = append(a.again, b.again...)
+	a.write = append(a.write, b.write...)
+}
+
+// after is how long after its beginning a fault is blamed for a stall.
+const after = 10 * time.Second
+
+// blame lists what was done to the fleet when something began.
+func (s *sim) blame(at time.Time) (ks []kind) {
+	for _, f := range s.faults {
+		if !f.void && !at.Before(f.began) && at.Before(f.began.Add(after)) {
+			ks = append(ks, f.kind)
+		}
+	}
+	if len(ks) == 0 {
+		ks = []kind{calmly}
+	}
+	return ks
+}
+
+func (s *sim) to(at time.Time, note func(*stalls)) {
+	note(&s.stalls)
+	for _, k := range s.blame(at) {
+		if s.byKind[k] == nil {
+			s.byKind[k] = &stalls{}
+		}
+		note(s.byKind[k])
+	}
+}
+
 // stall notes how long a message took to a reader (I9).
 func (s *sim) stall(d delivery, m message) {
 	took := d.at.Sub(m.at)
-	if d.opened.Before(m.at) {
-		s.stalls.read = append(s.stalls.read, took)
-	} else if r := d.opened.Sub(m.at); r < 30*time.Second {
-		s.stalls.again = append(s.stalls.again, took)
-	}
+	s.to(m.at, func(a *stalls) {
+		if d.opened.Before(m.at) {
+			a.read = append(a.read, took)
+		} else if r := d.opened.Sub(m.at); r < 30*time.Second {
+			a.again = append(a.again, took)
+		}
+	})
 }
 
 // closed is told of an event stream that ended, and not by its reader (I4).
@@ -404,3 +439,88 @@ func (s *sim) followed() int {
 	}
 	return len(on)
 }
+
+// watch is what a run of planned changes costs storage, while it goes on.
+type watch struct {
+	excess time.Duration // integral of the sessions beyond one for each stream
+	moved  int           // streams that changed their owner
+	read   int           // records that were read again by then
+	owner  map[*stream]string
+}
+
+const watchEvery = 50 * time.Millisecond
+
+// look is I5 at any time.
+func (s *sim) look(w *watch) {
+	ps := s.up()
+	open, moving := s.sessions(), 0
+	for _, p := range ps {
+		if p.draining.Load() || time.Since(p.born) < 15*time.Second {
+			moving++
+		}
+	}
+	more := open - len(s.streams)
+	w.excess += time.Duration(max(more, 0)) * watchEvery
+	if more > 64*moving {
+		s.failf("I5: %d sessions for %d streams, and %d nodes come or go", open, len(s.streams), moving)
+	}
+	if len(ps) == 0 {
+		return
+	}
+	t := ps[0].relay.View().At(time.Now())
+	for _, st := range s.streams {
+		if m := t.Owner(shard.StreamID(st.name)); m != nil && w.owner[st] != m.Name {
+			if w.owner[st] != "" {
+				w.moved++
+			}
+			w.owner[st] = m.Name
+		}
+	}
+}
+
+// perMove is what of sessions' time a move may cost; perMoveSkewed where clocks are up to
+// four seconds apart: whose is ahead serves what it does not own by the other's.
+const (
+	perMove       = 200 * time.Millisecond
+	perMoveSkewed = time.Second
+)
+
+// costs is I5 and I6 of a run of planned changes, and I12 of any.
+func (s *sim) costs(w *watch) {
+	var all logtest.Counts
+	for _, c := range s.stores {
+		n := c.Counts()
+		all.Followed += n.Followed
+		all.Read += n.Read
+		from := 0
+		for i, at := range n.Opens {
+			for at.Sub(n.Opens[from]) >= time.Second {
+				from++
+			}
+			if n := i - from + 1; n > opensBurst+opensPerSecond {
+				s.failf("I12: %d sessions opened in a second", n)
+			}
+		}
+	}
+	records := 0
+	for _, st := range s.streams {
+		records += len(s.mem.Records(shard.StreamID(st.name)))
+	}
+	s.note("costs", "excess", w.excess, "moved", w.moved, "records", records, "followed", all.Followed, "read", all.Read-w.read)
+	if s.plan.mix != mixPlanned {
+		return
+	}
+	most := perMove
+	if s.plan.skewed {
+		most = perMoveSkewed
+	}
+	if w.excess > time.Duration(w.moved+1)*most {
+		s.failf("I5: sessions beyond need for %v in all, and %d streams moved", w.excess, w.moved)
+	}
+}
+
+// The bucket of session opens (shard/opens.go).
+const (
+	opensPerSecond = 200
+	opensBurst     = 200
+)

@@ -33,6 +33,7 @@ var mixes = []mix{mixPlanned, mixCrash, mixPartition, mixLoss, mixStore, mixAll}
 type kind string
 
 const (
+	calmly   kind = "calm"     // nothing
 	join     kind = "join"     // one more node
 	leave    kind = "leave"    // one stops in order, for good
 	roll     kind = "roll"     // one stops in order and comes back
@@ -107,8 +108,9 @@ func newPlan(seed uint64, nodes int) *plan {
 		p.nodes = nodes
 	}
 	p.streams, p.readers = 6+r.IntN(6), 2
-	if p.nodes >= 10 {
-		p.streams, p.readers = p.nodes, 2
+	most := 100
+	if p.nodes >= 50 {
+		most = 2 // a change of owners costs fifty nodes a ring each
 	}
 	all := kinds[p.mix]
 	for at := calm; ; {
@@ -119,8 +121,10 @@ func newPlan(seed uint64, nodes int) *plan {
 			s.lasts = 2*time.Duration(r.Int64N(int64(12*time.Second))) + 2*time.Second
 		case leave, roll:
 			s.lasts = 25 * time.Second
+		case lostAcks, lateAcks, failing, busy: // so long that chance has its turn
+			s.lasts += 5 * time.Second
 		}
-		if s.at+s.lasts > healed-time.Second {
+		if s.at+s.lasts > healed-time.Second || len(p.steps) == most {
 			break
 		}
 		p.steps = append(p.steps, s)
