@@ -172,7 +172,8 @@ func (s *sim) play() {
 		seen.read += c.Counts().Read
 	}
 	lookout, blink := context.WithCancel(ctx)
-	balancer.Go(func() {
+	var looking sync.WaitGroup
+	looking.Go(func() {
 		for s.plan.mix == mixPlanned && pause(lookout, watchEvery) {
 			s.look(seen)
 		}
@@ -195,6 +196,7 @@ func (s *sim) play() {
 		s.failf("I5: %d sessions for %d streams that are followed", open, want)
 	}
 	blink()
+	looking.Wait()
 	s.costs(seen)
 	s.judge()
 	rstop()
