@@ -51,6 +51,7 @@ bench: build ## the measurements, into bench/results
 	go run ./bench/append | tee bench/results/append.txt
 	{ go run ./bench/relay; echo; go run ./bench/relay -s2 -streams 2000; } | tee bench/results/relay.txt
 	go run ./bench/scale | tee bench/results/scale.txt
+	go run ./bench/readers | tee bench/results/readers.txt
 
 chaos: ## a fleet of processes under every fault, with an oracle, into bench/results (root; 20 minutes)
 	go run ./bench/chaos -table bench/results/chaos.md

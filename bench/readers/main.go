@@ -1,0 +1,161 @@
+// Command readers measures what an event stream's reader costs, side by side: Fantail's
+// reactor, its handler driver (a goroutine for each, over the same cursor), and the limit,
+// a loop in C that sends a ready frame. Each serves the same bytes to as many readers of
+// one stream; a log in memory stands for S2. Rounds alternate.
+//
+//	go run ./bench/readers
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/child"
+)
+
+func main() {
+	readers := flag.Int("readers", 10_000, "readers of one stream")
+	rounds := flag.Int("rounds", 3, "rounds of each")
+	events := flag.Int("events", 20, "events in a round, 256 bytes each")
+	serves := flag.String("serve", "", "be the server of this kind, at -addr")
+	addr := flag.String("addr", "127.0.0.1:4737", "of the server")
+	flag.Parse()
+	var err error
+	if *serves != "" {
+		err = serve(*serves, *addr)
+	} else {
+		err = run(*readers, *rounds, *events, *addr)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "readers:", err)
+		os.Exit(1)
+	}
+}
+
+// kind is one way to serve readers.
+type kind struct {
+	name, serve string
+	idle, gced  []float64 // bytes a reader: as it is, and after a collection
+	cpu         []float64 // µs a delivery
+	last        []float64 // ms until the last reader has an event
+}
+
+func run(readers, rounds, events int, addr string) error {
+	dir, err := os.MkdirTemp("", "fantail-readers-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	limit := filepath.Join(dir, "limit")
+	if out, err := exec.Command("cc", "-O2", "-o", limit, "bench/readers/limit/limit.c").CombinedOutput(); err != nil {
+		return fmt.Errorf("the limit: %w: %s", err, out)
+	}
+	kinds := []*kind{{name: "C loop", serve: limit}, {name: "reactor", serve: "reactor"}, {name: "handlers", serve: "handlers"}}
+	frame := []byte(nil)
+	for round := range rounds {
+		for _, k := range []int{1, 2, 0} { // the C loop sends what Fantail sent
+			if err := kinds[k].round(readers, events, addr, &frame); err != nil {
+				return fmt.Errorf("%s: %w", kinds[k].name, err)
+			}
+		}
+		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
+	}
+	fmt.Printf("%d readers of one stream, events of %d bytes on the wire; medians of %d rounds\n\n", readers, len(frame), rounds)
+	fmt.Printf("%-10s %14s %14s %18s %8s %16s\n", "", "B a reader", "after a GC", "CPU a delivery", "÷ C", "last reader")
+	c := median(kinds[0].cpu)
+	for _, k := range kinds {
+		fmt.Printf("%-10s %14.0f %14.0f %15.2f µs %8.2f %13.0f ms\n", k.name, median(k.idle), median(k.gced), median(k.cpu), median(k.cpu)/c, median(k.last))
+	}
+	return nil
+}
+
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	return s[len(s)/2]
+}
+
+// round starts a server, has readers come, and sends them events one after the other.
+func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	isC := filepath.IsAbs(k.serve)
+	path, args := self, []string{"-serve=" + k.serve, "-addr=" + addr}
+	if isC {
+		path, args = k.serve, []string{addr[len("127.0.0.1:"):]}
+	}
+	server, err := child.Start(path, "serving", args...)
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	base := "http://" + addr
+	if !isC {
+		if err := ask("PUT", base+"/v1/stream/x", nil); err != nil {
+			return err
+		}
+		_ = ask("POST", base+"/gc", nil)
+	}
+	before := memory(server.PID())
+	crowd, err := newCrowd(addr, readers)
+	if err != nil {
+		return err
+	}
+	defer crowd.close()
+	if err := crowd.settle(); err != nil {
+		return err
+	}
+	k.idle = append(k.idle, float64(memory(server.PID())-before)/float64(readers))
+	if !isC {
+		_ = ask("POST", base+"/gc", nil)
+	}
+	k.gced = append(k.gced, float64(memory(server.PID())-before)/float64(readers))
+	used, size := cpu(server.PID()), 0 // net/http's chunks are a few bytes more
+	for range events {
+		body := bytes.Repeat([]byte("x"), 256)
+		if isC {
+			body = *frame
+		}
+		began := time.Now()
+		if err := ask("POST", base+"/v1/stream/x", body); err != nil {
+			return err
+		}
+		got, err := crowd.event(size)
+		if err != nil {
+			return err
+		}
+		if size = len(got); *frame == nil {
+			*frame = got
+		}
+		k.last = append(k.last, time.Since(began).Seconds()*1000)
+	}
+	k.cpu = append(k.cpu, (cpu(server.PID())-used).Seconds()*1e6/float64(events*readers))
+	return nil
+}
+
+func ask(method, url string, body []byte) error {
+	req, err := http.NewRequest(method, url, bytes.NewReader(body)) //nolint:noctx // a command's
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "text/plain")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode >= 300 {
+		return errors.Join(fmt.Errorf("%s %s: %d %s", method, url, resp.StatusCode, b), err)
+	}
+	return nil
+}
