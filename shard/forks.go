@@ -15,7 +15,7 @@ type Fleet interface {
 
 // Join has the Host reach the sources and forks of its streams through fleet. To
 // be called before the first request; without it they have to be here.
-func (h *Host) Join(fleet Fleet) { h.fleet, h.joined = fleet, true }
+func (h *Host) Join(fleet Fleet) { h.fleet = fleet }
 
 const (
 	// forkTime is how long after it held the source an attempt may still decide to make

@@ -94,14 +94,13 @@ func (c *Config) defaults() {
 
 // Host runs the streams that this node owns.
 type Host struct {
-	log    *breaker
-	tails  *Tails
-	cfg    Config
-	fleet  Fleet // how to reach other streams; the Host itself unless Join says otherwise
-	pages  *pages
-	opens  *opens
-	joined bool // fleet is others, too
-	m      *metrics
+	log   *breaker
+	tails *Tails
+	cfg   Config
+	fleet Fleet // how to reach other streams; the Host itself unless Join says otherwise
+	pages *pages
+	opens *opens
+	m     *metrics
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc
@@ -121,23 +120,14 @@ func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.opens = newOpens(h.spawn)
 	h.m = newMetrics(cfg.Metrics, h)
-	h.spawn(h.sweep)
-	h.spawn(h.probe)
+	h.every(sweepEvery, h.sweep)
+	h.every(probeEvery, h.probe)
 	return h
 }
 
 // probe asks storage for a sign of life where nothing else does.
 func (h *Host) probe(ctx context.Context) {
-	tick := time.NewTicker(probeEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			h.log.probe(ctx, func() bool { return h.tails.followed() > 0 })
-		}
-	}
+	h.log.probe(ctx, func() bool { return h.tails.followed() > 0 })
 }
 
 // StoreDown reports whether storage answers nothing, for at least downAfter. Whatever
@@ -152,6 +142,25 @@ func (h *Host) spawn(fn func(context.Context)) bool {
 	h.wg.Go(func() { fn(h.ctx) })
 	return true
 }
+
+// every does something again and again, one after the other, until Close.
+func (h *Host) every(d time.Duration, do func(context.Context)) {
+	h.spawn(func(ctx context.Context) {
+		tick := time.NewTicker(d)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				do(ctx)
+			}
+		}
+	})
+}
+
+// alone reports whether this Host has no other nodes beside it.
+func (h *Host) alone() bool { return h.fleet == Fleet(h) }
 
 // enter finds the stream's Shard, or makes it; the caller leaves it again.
 func (h *Host) enter(id StreamID) (*Shard, error) {
@@ -386,20 +395,6 @@ func (h *Host) Close() error {
 	return nil
 }
 
-// sweep drops streams that nobody uses and makes touches durable.
-func (h *Host) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			h.sweepOnce(ctx)
-		}
-	}
-}
-
 const (
 	sweepEvery = 10 * time.Second
 	// sweepTouches at once: at 40 ms each, all the streams that MaxStreams allows are
@@ -407,7 +402,8 @@ const (
 	sweepTouches = 256
 )
 
-func (h *Host) sweepOnce(ctx context.Context) {
+// sweep drops streams that nobody uses and makes touches durable.
+func (h *Host) sweep(ctx context.Context) {
 	now := h.cfg.Now()
 	var idle, touch []*Shard
 	h.mu.Lock()

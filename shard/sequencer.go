@@ -257,7 +257,7 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 			return &TailError{0}
 		case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrDeclined):
 			return b.verdict(b.err)
-		case ctx.Err() != nil, s.host.log.isDown() && (s.host.joined || !b.unknown), s.host.cfg.Now().Sub(began) > patience:
+		case ctx.Err() != nil, s.host.log.isDown() && (!b.unknown || !s.host.alone()), s.host.cfg.Now().Sub(began) > patience:
 			return b.verdict(errors.Join(ErrStoreDown, b.err))
 		}
 		if s.host.log.isDown() || s.host.cfg.Now().Sub(began) > busyTimeout {

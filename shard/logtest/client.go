@@ -174,6 +174,15 @@ func (c *Client) there(ctx context.Context) (Trouble, error) {
 	return t, nil
 }
 
+// arrive is there, and half of the way.
+func (c *Client) arrive(ctx context.Context) (Trouble, error) {
+	t, err := c.there(ctx)
+	if err == nil {
+		err = c.wait(ctx, t)
+	}
+	return t, err
+}
+
 // back brings the answer.
 func (c *Client) back(ctx context.Context, t Trouble) error {
 	if err := c.wait(ctx, t); err != nil {
@@ -185,10 +194,7 @@ func (c *Client) back(ctx context.Context, t Trouble) error {
 
 // Create implements shard.Log.
 func (c *Client) Create(ctx context.Context, id shard.StreamID) error {
-	t, err := c.there(ctx)
-	if err == nil {
-		err = c.wait(ctx, t)
-	}
+	t, err := c.arrive(ctx)
 	if err == nil {
 		err = c.mem.Create(ctx, id)
 	}
@@ -246,10 +252,7 @@ func (c *Client) write(id shard.StreamID, at uint64, batch []shard.Entry) (shard
 // call is a read: there, done, and back.
 func call[T any](ctx context.Context, c *Client, do func() (T, error)) (T, error) {
 	var none T
-	t, err := c.there(ctx)
-	if err == nil {
-		err = c.wait(ctx, t)
-	}
+	t, err := c.arrive(ctx)
 	if err != nil {
 		return none, err
 	}
@@ -288,10 +291,7 @@ func (c *Client) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 func (c *Client) Replay(
 	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
 ) error {
-	t, err := c.there(ctx)
-	if err == nil {
-		err = c.wait(ctx, t)
-	}
+	t, err := c.arrive(ctx)
 	if err != nil {
 		return err
 	}
@@ -351,11 +351,7 @@ func (e *errOfFn) Error() string { return e.err.Error() }
 func (c *Client) session(
 	ctx context.Context, id shard.StreamID, from *uint64, fn func(shard.Page) error,
 ) error {
-	t, err := c.there(ctx)
-	if err == nil {
-		err = c.wait(ctx, t)
-	}
-	if err != nil {
+	if _, err := c.arrive(ctx); err != nil {
 		return err
 	}
 	c.mem.mu.Lock()
