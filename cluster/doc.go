@@ -39,9 +39,8 @@
 // With each heartbeat a node tells its peers how many readers it has, whether S2 answers
 // it, and which streams it owes them (status.go). So a newcomer knows when it has its
 // share (Ready); a node that alone is cut off from S2 says so in its metadata and owns
-// nothing until it is back; and readers can be evened out (Balance). A member that comes
-// back from the dead owns nothing for a while, and a process that finds that it stood
-// still joins anew (membership.go).
+// nothing until it is back; and readers can be evened out (Balance). A process that finds
+// that it stood still joins anew (membership.go).
 //
 // # Invariants
 //
@@ -76,9 +75,10 @@
 // # Goroutines
 //
 // For a node: one that tends ownership, one that steps all followers, up to 65 after a
-// change of owners that nudge, those of gossip and of joining. For each link: its keeper, a reader and a writer of the control lane,
-// and a reader of the bulk lane while anything is followed; at the other end, those of
-// gRPC's handlers. None for a stream. Close ends them all and waits.
+// change of owners that nudge, those of gossip and of joining. For each link: its keeper,
+// a reader and a writer of the control lane, and a reader of the bulk lane while anything
+// is followed; at the other end, those of gRPC's handlers. None for a stream. Close ends
+// them all and waits.
 //
 // Locks: followers.mu, follower.mu, then followers.pmu or link.mu; a Tail's may be taken
 // under session.mu, never the other way round. Nothing is done over the network under

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 )
 
 // Member is what a node says of itself through gossip.
@@ -33,6 +34,9 @@ type Member struct {
 // owns reports whether the member's dates let it own streams at an instant, in
 // milliseconds since 1970.
 func (m *Member) owns(ms uint64) bool { return m.StartAt <= ms && ms < m.StopAt }
+
+// millis is an instant as a Member has it.
+func millis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
 // Never is the instant that does not come.
 const Never = math.MaxUint64

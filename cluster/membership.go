@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
-	"maps"
 	mrand "math/rand/v2"
 	"net"
 	"slices"
@@ -44,22 +43,6 @@ type membership struct {
 	self  Member
 	known map[string]Member // the others, by name
 	addrs map[string]string // where they gossip, by name
-	dead  map[string]deaths // by name, of the last deathsKept
-}
-
-// A member that came back from the dead owns nothing for a while, unless it says from
-// when on by itself: a process that stood still says so a moment later, and one that
-// comes and goes would move its streams each time. The while doubles with each death.
-const (
-	backAfter  = 3 * time.Second
-	backLate   = 48 * time.Second
-	deathsKept = 5 * time.Minute // and then forgotten
-)
-
-// deaths of a member, as gossip said.
-type deaths struct {
-	last time.Time
-	n    int
 }
 
 // The calm profile: gossip places streams, links notice deaths.
@@ -85,10 +68,9 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		tell:  make(chan struct{}, 1),
 		known: map[string]Member{},
 		addrs: map[string]string{},
-		dead:  map[string]deaths{},
 		self: Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), Key: cfg.RingKey,
-			Start: uint64(cfg.Now().UnixMilli()), Rev: 1, StopAt: Never,
+			Start: millis(cfg.Now()), Rev: 1, StopAt: Never,
 			Speaks: relayVersion, Relay: relayAddr, HTTP: cfg.HTTP,
 		},
 	}
@@ -201,7 +183,7 @@ func (m *membership) build() *View {
 		at := uint64(0) // at once, where nobody owns anything yet
 		now := m.cfg.Now()
 		for _, o := range m.known {
-			if o.owns(uint64(max(now.UnixMilli(), 0))) {
+			if o.owns(millis(now)) {
 				at = m.flip(now)
 			}
 		}
@@ -223,7 +205,7 @@ func (m *membership) flip(now time.Time) uint64 {
 	if m.cfg.Lead >= time.Second {
 		at = at.Add(time.Second - 1).Truncate(time.Second)
 	}
-	return uint64(max(at.UnixMilli(), 1))
+	return max(millis(at), 1)
 }
 
 func (m *membership) activateLocked(at uint64) {
@@ -281,7 +263,7 @@ func (m *membership) noStore(lost bool) {
 func (m *membership) paused(late time.Duration) {
 	now := m.cfg.Now()
 	m.mu.Lock()
-	again := len(m.known) > 0 && m.self.owns(uint64(max(now.UnixMilli(), 0)))
+	again := len(m.known) > 0 && m.self.owns(millis(now))
 	if again {
 		m.self.StartAt = m.flip(now)
 		m.self.Rev++
@@ -302,7 +284,7 @@ func (m *membership) leaving() (at time.Time) {
 		m.self.Flags |= FlagLeaving
 		m.self.StopAt = m.flip(now)
 		if len(m.known) == 0 {
-			m.self.StopAt = uint64(max(now.UnixMilli(), 1))
+			m.self.StopAt = max(millis(now), 1)
 		}
 		m.self.Rev++
 	}
@@ -476,11 +458,6 @@ func (d *delegate) NotifyLeave(n *memberlist.Node) {
 	d.mu.Lock()
 	delete(d.known, n.Name)
 	delete(d.addrs, n.Name)
-	now := d.cfg.Now()
-	maps.DeleteFunc(d.dead, func(_ string, old deaths) bool { return now.Sub(old.last) > deathsKept })
-	if n.State == memberlist.StateDead {
-		d.dead[n.Name] = deaths{now, d.dead[n.Name].n + 1}
-	}
 	d.mu.Unlock()
 	poke(d.news)
 }
@@ -496,23 +473,11 @@ func (d *delegate) heard(n *memberlist.Node) {
 	}
 	d.mu.Lock()
 	d.addrs[n.Name] = nodeAddr(n)
-	old, ok := d.known[n.Name]
-	if !ok {
-		d.dead[n.Name].damp(&o, d.cfg.Now())
-	}
-	if !ok || o.Rev > old.Rev {
+	if old, ok := d.known[n.Name]; !ok || o.Rev > old.Rev {
 		d.known[n.Name] = o
 	}
 	d.mu.Unlock()
 	poke(d.news)
-}
-
-// damp is told of a member that comes back after these deaths.
-func (d deaths) damp(o *Member, now time.Time) {
-	if d.n > 0 && o.StartAt <= uint64(max(d.last.UnixMilli(), 0)) {
-		wait := min(backAfter<<min(d.n-1, 10), backLate)
-		o.StartAt = uint64(max(now.Add(wait).UnixMilli(), 1))
-	}
 }
 
 func (d *delegate) NotifyMsg([]byte)                {}

@@ -159,10 +159,7 @@ func (r *Relay) answers(ctx context.Context, m *Member) bool {
 func (r *Relay) observe(v *View) {
 	r.peers.update(v)
 	if t := r.table(); r.past.note(t, r.cfg.Now()) && r.ctx.Err() == nil {
-		r.hosted.reclaim(func(id shard.StreamID) bool {
-			m := t.Owner(id)
-			return m != nil && m.Name == r.self
-		})
+		r.hosted.reclaim(r.followers.owns)
 		o := r.owes(t)
 		r.owing.Store(o)
 		r.wg.Go(func() { r.nudge(r.ctx, o) })

@@ -33,7 +33,7 @@ func (r *Relay) Ready() bool {
 	if r.full.Load() {
 		return true
 	}
-	now := uint64(max(r.cfg.Now().UnixMilli(), 0))
+	now := millis(r.cfg.Now())
 	if now < me.StartAt+uint64(shareTimeout.Milliseconds()) {
 		for _, st := range r.peers.statuses() {
 			if st == nil || !st.GetOwner() || st.GetOwed() > 0 {

@@ -114,24 +114,6 @@ func TestStoreDownForAll(t *testing.T) {
 	}
 }
 
-// A member that came back from the dead owns nothing for a while, longer each time,
-// unless it says since when it owns anew.
-func TestBackFromTheDead(t *testing.T) {
-	died := time.UnixMilli(1_000_000)
-	back := died.Add(time.Second)
-	for _, c := range []struct {
-		n             int
-		startAt, want int64
-	}{
-		{0, 0, 0}, {1, 0, 1_004_000}, {2, 0, 1_007_000}, {3, 999_999, 1_013_000}, {90, 0, 1_049_000}, {1, 1_000_001, 1_000_001},
-	} {
-		m := Member{StartAt: uint64(c.startAt)}
-		if (deaths{died, c.n}).damp(&m, back); m.StartAt != uint64(c.want) {
-			t.Errorf("after %d deaths: from %d, not %d", c.n, m.StartAt, c.want)
-		}
-	}
-}
-
 // A node takes its leave back, and a node that stood still joins anew: both own streams
 // again, all agree, and nothing is lost.
 func TestReturn(t *testing.T) {

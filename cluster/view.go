@@ -89,7 +89,7 @@ func (v *View) Flips() []time.Time {
 
 // At is the table for an instant.
 func (v *View) At(t time.Time) *Table {
-	ms := uint64(max(t.UnixMilli(), 0))
+	ms := millis(t)
 	i, found := slices.BinarySearch(v.flips, ms)
 	if found {
 		i++ // a flip's own instant is after it
