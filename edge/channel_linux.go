@@ -19,10 +19,8 @@ func (ch *channel) Wake() {
 	l.mu.Lock()
 	l.woken = append(l.woken, ch)
 	l.mu.Unlock()
-	poke(l.wake)
+	l.wake.Wake()
 }
-
-func poke(c chan struct{}) { signal(c).Wake() }
 
 // work is one turn: some readers of the stream that has waited longest. more: there is
 // more to do.

@@ -155,7 +155,7 @@ func (l *loop) pump(r *conn) (sent int) {
 		}
 		if sent += n; n > 0 {
 			r.active = l.since()
-			l.count(r.d.c)
+			l.s.m.count(r.d.c)
 		}
 		if !all {
 			l.stick(r, n > 0)
@@ -171,14 +171,6 @@ func (l *loop) pump(r *conn) (sent int) {
 		}
 	}
 	return sent
-}
-
-func (l *loop) count(c *cursor) {
-	if c.messages > 0 || c.gaps > 0 {
-		l.s.m.deliveries.Add(float64(c.messages))
-		l.s.m.gaps.Add(float64(c.gaps))
-		c.messages, c.gaps = 0, 0
-	}
 }
 
 // write writes what the reader is owed in one call; all: everything was taken.
@@ -355,6 +347,6 @@ func (l *loop) gone(r *conn) {
 			delete(l.channels, ch.key)
 		}
 	}
-	l.count(r.d.c)
+	l.s.m.count(r.d.c)
 	r.d.close()
 }

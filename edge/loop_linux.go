@@ -15,7 +15,7 @@ type loop struct {
 	s      *Server
 	epoll  *os.File
 	ep     int
-	wake   chan struct{} // cap 1, never closed
+	wake   signal
 	events chan []unix.EpollEvent
 	done   chan struct{} // unbuffered: a batch of events was handled
 
@@ -76,7 +76,7 @@ func newLoop(x *reactor) (*loop, error) {
 	}
 	return &loop{
 		x: x, s: x.s, ep: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
-		wake: make(chan struct{}, 1), events: make(chan []unix.EpollEvent), done: make(chan struct{}),
+		wake: make(signal, 1), events: make(chan []unix.EpollEvent), done: make(chan struct{}),
 		channels: map[frameKey]*channel{}, blocked: map[*conn]struct{}{}, ending: map[*conn]struct{}{},
 		now: time.Now(), ticked: time.Now(),
 	}, nil
@@ -93,7 +93,7 @@ func (l *loop) post(do, refused func()) {
 	l.mu.Unlock()
 	switch {
 	case !over:
-		poke(l.wake)
+		l.wake.Wake()
 	case refused != nil:
 		refused()
 	}

@@ -75,6 +75,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
+// count takes over what a cursor has counted.
+func (m *metrics) count(c *cursor) {
+	if c.messages > 0 || c.gaps > 0 {
+		m.deliveries.Add(float64(c.messages))
+		m.gaps.Add(float64(c.gaps))
+		c.messages, c.gaps = 0, 0
+	}
+}
+
 // reader counts a reader in; the result counts it out.
 func (m *metrics) reader(mode mode) func() {
 	g := m.readers.WithLabelValues(string(mode))

@@ -207,9 +207,7 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 		}
 		d.c.wrote(len(b))
 	}
-	d.server.m.deliveries.Add(float64(d.c.messages))
-	d.server.m.gaps.Add(float64(d.c.gaps))
-	d.c.messages, d.c.gaps = 0, 0
+	d.server.m.count(d.c)
 	return true, d.out.flush()
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/parallel"
 )
 
 // loadSize says what a load is made of.
@@ -53,7 +54,7 @@ type load struct {
 func startLoad(f *fleet, z loadSize) (*load, error) {
 	l := &load{loadSize: z, fleet: f, offsets: make([]string, z.streams)}
 	l.writing = newWriting(f.balancer, z.prefix, z.streams, hotWriters, z.size)
-	if err := inParallel(z.streams, l.create); err != nil {
+	if err := parallel.Do(z.streams, l.create); err != nil {
 		return nil, err
 	}
 	for left := z.readers; left > 0; left -= perHerd {
@@ -165,7 +166,7 @@ func (l *load) verify() (d damage, err error) {
 	}
 	defer l.writing.goOn()
 	var mu sync.Mutex
-	err = inParallel(l.streams, func(s int) error {
+	err = parallel.Do(l.streams, func(s int) error {
 		one, err := l.verifyLog(s)
 		mu.Lock()
 		defer mu.Unlock()
@@ -263,26 +264,4 @@ func (l *load) read(at string, stream int, from string) (all [][]byte, end strin
 			return all, from, nil
 		}
 	}
-}
-
-// inParallel calls fn with 0 to count-1, many at once.
-func inParallel(count int, fn func(int) error) error {
-	work := make(chan int)
-	errs := make([]error, 32)
-	var wg sync.WaitGroup
-	for w := range errs {
-		wg.Go(func() {
-			for i := range work {
-				if errs[w] == nil {
-					errs[w] = fn(i)
-				}
-			}
-		})
-	}
-	for i := range count {
-		work <- i
-	}
-	close(work)
-	wg.Wait()
-	return errors.Join(errs...)
 }

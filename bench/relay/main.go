@@ -17,10 +17,10 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/parallel"
 	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
@@ -191,24 +191,7 @@ func (n *node) each(ctx context.Context, count int, fn func(context.Context, sha
 			n.ids = append(n.ids, id)
 		}
 	}
-	work := make(chan shard.StreamID)
-	errs := make([]error, 32)
-	var wg sync.WaitGroup
-	for i := range errs {
-		wg.Go(func() {
-			for id := range work {
-				if errs[i] == nil {
-					errs[i] = fn(ctx, id)
-				}
-			}
-		})
-	}
-	for _, id := range n.ids {
-		work <- id
-	}
-	close(work)
-	wg.Wait()
-	return errors.Join(errs...)
+	return parallel.Do(len(n.ids), func(i int) error { return fn(ctx, n.ids[i]) })
 }
 
 func (n *node) create(ctx context.Context, id shard.StreamID) error {

@@ -11,11 +11,11 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/parallel"
 	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/shard"
@@ -101,11 +101,11 @@ func (n *node) answer(ctx context.Context, line string) (string, error) {
 	case "owner":
 		return n.relay.View().At(time.Now()).Owner(shard.StreamID(arg)).Key, nil
 	case "warm":
-		return "", each(count, func(i int) error { return n.create(ctx, "warm", i) })
+		return "", parallel.Do(count, func(i int) error { return n.create(ctx, "warm", i) })
 	case "create":
-		return "", each(count, func(i int) error { return n.create(ctx, "bench", i) })
+		return "", parallel.Do(count, func(i int) error { return n.create(ctx, "bench", i) })
 	case "follow":
-		return "", each(count, func(i int) error { return n.follow(ctx, "bench", i) })
+		return "", parallel.Do(count, func(i int) error { return n.follow(ctx, "bench", i) })
 	case "idle":
 		return "", n.awaitIdle(ctx)
 	case "memory":
@@ -132,28 +132,6 @@ func memory() (string, error) {
 	}
 	resident, err := strconv.ParseUint(fields[1], 10, 64)
 	return fmt.Sprint(m.HeapAlloc+m.StackInuse, resident*uint64(os.Getpagesize())), err
-}
-
-// each calls fn with 0 to count-1, many at once.
-func each(count int, fn func(int) error) error {
-	work := make(chan int)
-	errs := make([]error, 32)
-	var wg sync.WaitGroup
-	for w := range errs {
-		wg.Go(func() {
-			for i := range work {
-				if errs[w] == nil {
-					errs[w] = fn(i)
-				}
-			}
-		})
-	}
-	for i := range count {
-		work <- i
-	}
-	close(work)
-	wg.Wait()
-	return errors.Join(errs...)
 }
 
 func numbered(project string, i int) shard.StreamID {

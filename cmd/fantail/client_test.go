@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -95,6 +96,29 @@ type reader struct {
 	tries  int // connections made
 	closed bool
 	heard  func()
+}
+
+// follow has n readers read, each at what url says of it, until ctx ends or their streams
+// are closed. It returns once each has got something; ended returns when all have.
+func (c *client) follow(ctx context.Context, t *testing.T, n int, within time.Duration, url func(i, try int) string) (
+	readers []*reader, ended func(),
+) {
+	t.Helper()
+	var reading sync.WaitGroup
+	var begun atomic.Int64
+	readers = make([]*reader, n)
+	for i := range readers {
+		r := &reader{client: c, url: func(try int) string { return url(i, try) }}
+		r.heard = sync.OnceFunc(func() { begun.Add(1) })
+		readers[i] = r
+		reading.Go(func() {
+			if err := r.run(ctx); err != nil {
+				t.Errorf("reader %d: %v", i, err)
+			}
+		})
+	}
+	eventually(t, within, "every reader has begun", func() bool { return begun.Load() == int64(n) })
+	return readers, reading.Wait
 }
 
 // run reads until the stream is closed or ctx ends.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,20 +20,10 @@ func TestAdminDrain(t *testing.T) {
 	c.must(t, 201, "PUT", f.url(0, "s"), "", ofJSON...)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	var reading sync.WaitGroup
-	var begun, away atomic.Int64
-	readers := make([]*reader, 30)
-	for i := range readers {
-		r := &reader{client: c, url: func(try int) string { return f.url(i+int(away.Load())*try, "s") }}
-		r.heard = sync.OnceFunc(func() { begun.Add(1) })
-		readers[i] = r
-		reading.Go(func() {
-			if err := r.run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	eventually(t, 20*time.Second, "every reader has begun", func() bool { return begun.Load() == int64(len(readers)) })
+	var away atomic.Int64
+	readers, ended := c.follow(ctx, t, 30, 20*time.Second, func(i, try int) string {
+		return f.url(i+int(away.Load())*try, "s")
+	})
 	n := 0
 	write := func() {
 		writeSurely(ctx, t, c, func(i int) string { return f.url(i, "s") }, 0, n)
@@ -77,7 +66,7 @@ func TestAdminDrain(t *testing.T) {
 	})
 	write()
 	c.must(t, 204, "POST", f.url(0, "s"), "", "Stream-Closed", "true")
-	reading.Wait()
+	ended()
 	for i, r := range readers {
 		if len(r.got) != n || !slices.IsSortedFunc(r.got, inOrder) {
 			t.Errorf("reader %d: %d messages of %d: %s", i, len(r.got), n, strings.Join(r.got[:min(10, len(r.got))], " "))

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -47,20 +46,7 @@ func TestFleet(t *testing.T) {
 	const perNode, writers, writes = 100, 9, 40
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	var reading sync.WaitGroup
-	var begun atomic.Int64
-	readers := make([]*reader, 3*perNode)
-	for i := range readers {
-		r := &reader{client: c, url: func(int) string { return f.url(i, "main") }}
-		r.heard = sync.OnceFunc(func() { begun.Add(1) })
-		readers[i] = r
-		reading.Go(func() {
-			if err := r.run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	eventually(t, 20*time.Second, "every reader has begun", func() bool { return begun.Load() == int64(len(readers)) })
+	readers, ended := c.follow(ctx, t, 3*perNode, 20*time.Second, func(i, _ int) string { return f.url(i, "main") })
 
 	var writing sync.WaitGroup
 	for w := range writers {
@@ -94,7 +80,7 @@ func TestFleet(t *testing.T) {
 	})
 	usage := f.s2.Usage().Streams[devBasin+"/default/main"]
 	stop()
-	reading.Wait()
+	ended()
 	for i, r := range readers {
 		same(t, fmt.Sprintf("reader %d", i), r.got, all)
 		if r.tries != 1 {

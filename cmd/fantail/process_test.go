@@ -239,26 +239,12 @@ func TestOwnerIsKilled(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	var reading sync.WaitGroup
-	var begun atomic.Int64
-	readers := make([]*reader, 300)
-	for i := range readers {
-		r := &reader{client: c}
-		r.url = func(try int) string {
-			if try == 0 {
-				return ps.url(i, "hot")
-			}
-			return living(i)
+	readers, ended := c.follow(ctx, t, 300, 30*time.Second, func(i, try int) string {
+		if try == 0 {
+			return ps.url(i, "hot")
 		}
-		r.heard = sync.OnceFunc(func() { begun.Add(1) })
-		readers[i] = r
-		reading.Go(func() {
-			if err := r.run(ctx); err != nil {
-				t.Errorf("reader %d: %v", i, err)
-			}
-		})
-	}
-	eventually(t, 30*time.Second, "every reader has begun", func() bool { return begun.Load() == 300 })
+		return living(i)
+	})
 
 	const producers, writes = 50, 40
 	var writing sync.WaitGroup
@@ -290,7 +276,7 @@ func TestOwnerIsKilled(t *testing.T) {
 	checkOnceInOrder(t, all, producers, writes)
 	c.must(t, 204, "POST", living(1), "", "Stream-Closed", "true")
 	time.AfterFunc(30*time.Second, stop)
-	reading.Wait() // a closed stream ends its readers
+	ended() // a closed stream ends its readers
 	for i, r := range readers {
 		who := fmt.Sprintf("reader %d of node %d", i, i%3)
 		same(t, who, r.got, all)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -36,20 +35,10 @@ func TestRollingRestart(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	var reading, writing sync.WaitGroup
-	var begun atomic.Int64
-	readers := make([]*reader, streams*perStream)
-	for i := range readers {
-		r := &reader{client: c, url: func(try int) string { return url(i/streams+try, name(i%streams)) }}
-		r.heard = sync.OnceFunc(func() { begun.Add(1) })
-		readers[i] = r
-		reading.Go(func() {
-			if err := r.run(ctx); err != nil {
-				t.Errorf("reader %d: %v", i, err)
-			}
-		})
-	}
-	eventually(t, 20*time.Second, "every reader has begun", func() bool { return begun.Load() == int64(len(readers)) })
+	readers, ended := c.follow(ctx, t, streams*perStream, 20*time.Second, func(i, try int) string {
+		return url(i/streams+try, name(i%streams))
+	})
+	var writing sync.WaitGroup
 	over := make(chan struct{})
 	wrote, took := make([]int, streams), make([][]time.Duration, streams)
 	for s := range streams {
@@ -108,7 +97,7 @@ func TestRollingRestart(t *testing.T) {
 		c.must(t, 204, "POST", url(s, name(s)), "", "Stream-Closed", "true")
 	}
 	time.AfterFunc(30*time.Second, stop)
-	reading.Wait()
+	ended()
 	for i, r := range readers {
 		if len(r.got) != wrote[i%streams] || !slices.IsSortedFunc(r.got, inOrder) {
 			t.Errorf("reader %d: %d messages of %d, in order: %v", i, len(r.got), wrote[i%streams], slices.IsSortedFunc(r.got, inOrder))
