@@ -21,6 +21,9 @@ import (
 // heartbeat comes sooner.
 const silence = 2 * heartbeat
 
+// soonest is the least pause that a reader is told to make before it comes back.
+const soonest = 500 * time.Millisecond
+
 // stream is one stream of the run.
 type stream struct {
 	name string // project/name
@@ -238,6 +241,10 @@ func (r *reader) events(body io.Reader, p *process, quiet *time.Timer, retry *ti
 		case "retry":
 			if ms, err := strconv.Atoi(value); err == nil {
 				*retry = time.Duration(ms) * time.Millisecond
+				if *retry < soonest {
+					r.s.failf("I4: %s is to come back to the fleet in %v", r.name, *retry)
+					*retry = soonest
+				}
 			}
 		}
 		if line == "\n" && (id != "" || data != nil) {

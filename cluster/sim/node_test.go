@@ -52,6 +52,7 @@ type process struct {
 	draining atomic.Bool
 	ending   atomic.Int64 // when its readers began to be ended, ns; 0: not yet
 	dead     atomic.Bool
+	ended    []time.Time           // when its readers were; guarded by s.mu
 	meets    atomic.Pointer[fault] // what its way to storage suffers
 	serving  sync.WaitGroup
 }
@@ -73,7 +74,7 @@ func (n *node) start() error {
 		store: s.mem.Client(s.rand().Uint64(), storage),
 	}
 	s.mu.Lock()
-	s.stores = append(s.stores, p.store)
+	s.procs = append(s.procs, p)
 	s.mu.Unlock()
 	log := slog.New(s.log.handler()).With("node", n.name)
 	tails := shard.NewTails(0, 0)

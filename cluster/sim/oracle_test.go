@@ -318,35 +318,46 @@ func (a *stalls) add(b *stalls) {
 	a.write = append(a.write, b.write...)
 }
 
-// after is how long after its beginning a fault is blamed for a stall.
+// after is how long after its end a fault is blamed for a stall.
 const after = 10 * time.Second
 
-// blame lists what was done to the fleet when something began.
-func (s *sim) blame(at time.Time) (ks []kind) {
+// blame is what was done to the fleet when something began; false: more than one thing.
+func (s *sim) blame(at time.Time) (k kind, alone bool) {
+	k = calmly
 	for _, f := range s.faults {
-		if !f.void && !at.Before(f.began) && at.Before(f.began.Add(after)) {
-			ks = append(ks, f.kind)
+		if f.void || at.Before(f.began) || at.After(f.ended.Add(after)) {
+			continue
 		}
+		if k != calmly && k != f.kind {
+			return k, false
+		}
+		k = f.kind
 	}
-	if len(ks) == 0 {
-		ks = []kind{calmly}
-	}
-	return ks
+	return k, true
 }
 
 func (s *sim) to(at time.Time, note func(*stalls)) {
 	note(&s.stalls)
-	for _, k := range s.blame(at) {
-		if s.byKind[k] == nil {
-			s.byKind[k] = &stalls{}
-		}
-		note(s.byKind[k])
+	k, alone := s.blame(at)
+	if !alone {
+		return
 	}
+	if s.byKind[k] == nil {
+		s.byKind[k] = &stalls{}
+	}
+	note(s.byKind[k])
 }
+
+// mostPlanned is how long any message may take to a reader who is connected, where
+// nothing but planned changes happens: feeds go on until the next ones answer.
+const mostPlanned = 250 * time.Millisecond
 
 // stall notes how long a message took to a reader (I9).
 func (s *sim) stall(d delivery, m message) {
 	took := d.at.Sub(m.at)
+	if s.plan.mix == mixPlanned && d.opened.Before(m.at) && took > mostPlanned {
+		s.failf("I9: %v was %v on its way to a reader", m.key, took)
+	}
 	s.to(m.at, func(a *stalls) {
 		if d.opened.Before(m.at) {
 			a.read = append(a.read, took)
@@ -358,6 +369,9 @@ func (s *sim) stall(d delivery, m message) {
 
 // closed is told of an event stream that ended, and not by its reader (I4).
 func (s *sim) closed(r *reader, p *process, err error) {
+	s.mu.Lock()
+	p.ended = append(p.ended, time.Now())
+	s.mu.Unlock()
 	switch end := p.ending.Load(); {
 	case s.plan.mix != mixPlanned:
 	case end == 0 || end > time.Now().UnixNano():
@@ -444,8 +458,9 @@ func (s *sim) followed() int {
 type watch struct {
 	excess time.Duration // integral of the sessions beyond one for each stream
 	moved  int           // streams that changed their owner
-	read   int           // records that were read again by then
 	owner  map[*stream]string
+
+	tookOver int // records that had been read for that before
 }
 
 const watchEvery = 50 * time.Millisecond
@@ -485,13 +500,14 @@ const (
 	perMoveSkewed = time.Second
 )
 
-// costs is I5 and I6 of a run of planned changes, and I12 of any.
+// costs is I5, I6 and I8 of a run of planned changes, and I12 of any.
 func (s *sim) costs(w *watch) {
 	var all logtest.Counts
-	for _, c := range s.stores {
-		n := c.Counts()
+	for _, p := range s.procs {
+		n := p.store.Counts()
 		all.Followed += n.Followed
 		all.Read += n.Read
+		all.TookOver += n.TookOver
 		from := 0
 		for i, at := range n.Opens {
 			for at.Sub(n.Opens[from]) >= time.Second {
@@ -506,7 +522,13 @@ func (s *sim) costs(w *watch) {
 	for _, st := range s.streams {
 		records += len(s.mem.Records(shard.StreamID(st.name)))
 	}
-	s.note("costs", "excess", w.excess, "moved", w.moved, "records", records, "followed", all.Followed, "read", all.Read-w.read)
+	if gaps := s.ever("fantail_relay_gaps_total"); gaps > 0 {
+		s.failf("I1: %v times what was relayed did not join", gaps)
+	}
+	musts, elsewhere := s.ever("fantail_must_total"), s.ever("fantail_not_owner_total")
+	again, twice := all.TookOver-w.tookOver, all.Followed-records
+	s.note("costs", "moved", w.moved, "excess", w.excess, "records", records, "read", all.Read,
+		"taken over", again, "followed twice", twice, "musts", musts, "elsewhere", elsewhere)
 	if s.plan.mix != mixPlanned {
 		return
 	}
@@ -516,6 +538,45 @@ func (s *sim) costs(w *watch) {
 	}
 	if w.excess > time.Duration(w.moved+1)*most {
 		s.failf("I5: sessions beyond need for %v in all, and %d streams moved", w.excess, w.moved)
+	}
+	if s.plan.skewed { // who is ahead takes streams that are not to be had yet
+		return
+	}
+	if again > 0 || twice > w.moved {
+		s.failf("I6: %d records read again and %d followed twice, of %d, where %d streams moved",
+			again, twice, records, w.moved)
+	}
+	if musts > 0 || elsewhere > float64(w.moved) {
+		s.failf("I8: %v requests to the wrong owner, %v that insisted, where %d streams moved",
+			elsewhere, musts, w.moved)
+	}
+}
+
+// ever is a metric of all that ever ran.
+func (s *sim) ever(name string) (v float64) {
+	for _, p := range s.procs {
+		v += p.gauge(name)
+	}
+	return v
+}
+
+// crowd is how close together the last of at least so many readers of a node that stops
+// does not follow the first: each has its own turn.
+const (
+	crowd      = 4
+	crowdApart = 100 * time.Millisecond
+)
+
+// turns is I4: readers of a node that stops are ended one by one.
+func (s *sim) turns() {
+	for _, p := range s.procs {
+		if len(p.ended) < crowd || p.dead.Load() || s.plan.mix != mixPlanned {
+			continue
+		}
+		slices.SortFunc(p.ended, time.Time.Compare)
+		if apart := p.ended[len(p.ended)-1].Sub(p.ended[0]); apart < crowdApart {
+			s.failf("I4: %s ended %d readers within %v", p.n.name, len(p.ended), apart)
+		}
 	}
 }
 

@@ -52,9 +52,10 @@ type Counts struct {
 	// Opens are the times at which read sessions were opened, those opened again and
 	// Replay's included.
 	Opens []time.Time
-	// Followed are the records that sessions brought, Read those that all other calls did.
-	Followed, Read int
-	Appends        int
+	// Followed are the records that sessions brought, Read those that all other calls did,
+	// TookOver those of them that Last and Replay did, which only begin and mend a shard.
+	Followed, Read, TookOver int
+	Appends                  int
 }
 
 // Client is a way to the Memory; latency is what a call takes, there and back.
@@ -272,7 +273,15 @@ func (c *Client) Read(
 
 // Last implements shard.Log.
 func (c *Client) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
-	return c.count(call(ctx, c, func() (shard.Page, error) { return c.mem.Last(ctx, id, n) }))
+	p, err := c.count(call(ctx, c, func() (shard.Page, error) { return c.mem.Last(ctx, id, n) }))
+	c.tookOver(p)
+	return p, err
+}
+
+func (c *Client) tookOver(p shard.Page) {
+	c.mu.Lock()
+	c.counts.TookOver += len(p.Records)
+	c.mu.Unlock()
 }
 
 func (c *Client) count(p shard.Page, err error) (shard.Page, error) {
@@ -301,6 +310,7 @@ func (c *Client) Replay(
 			return err
 		}
 		_, _ = c.count(p, nil)
+		c.tookOver(p)
 		return fn(p)
 	})
 }
