@@ -49,6 +49,7 @@ type process struct {
 	edge     *edge.Server
 	public   *http.Server
 	born     time.Time
+	skew     time.Duration
 	draining atomic.Bool
 	ending   atomic.Int64 // when its readers began to be ended, ns; 0: not yet
 	dead     atomic.Bool
@@ -70,7 +71,7 @@ func (n *node) start() error {
 	skew := s.skew()
 	now := func() time.Time { return time.Now().Add(skew) }
 	p := &process{
-		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), born: time.Now(),
+		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), born: time.Now(), skew: skew,
 		store: s.mem.Client(s.rand().Uint64(), storage),
 	}
 	s.mu.Lock()

@@ -143,6 +143,9 @@ func (s *sim) run(t *testing.T) {
 			t.Error(f)
 		}
 		for _, f := range s.faults {
+			if f.void {
+				continue
+			}
 			t.Logf("%v to %v: %s", s.since(f.began), s.since(f.ended), f)
 		}
 		t.Logf("%s; its log:\n%s", s.plan, s.log.last(60))
