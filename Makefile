@@ -22,9 +22,11 @@ test: ## every test, with the race detector
 	TEST_EDGE_HANDLERS=1 go test -race -shuffle=on -timeout 5m ./edge
 
 SEEDS ?= 200
-sim: ## whole fleets in a bubble, under faults: SEEDS=20000 for a night
+FIRST ?= 0
+LIMIT ?= 0
+sim: ## whole fleets in a bubble, under faults: SEEDS=20000 for a night, from seed FIRST on
 	go test -c -o bin/sim.test ./cluster/sim
-	bin/sim.test -test.run=TestSim -test.timeout=0 -seeds=$(SEEDS)
+	bin/sim.test -test.run=TestSim -test.timeout=$(LIMIT) -first=$(FIRST) -seeds=$(SEEDS)
 
 sim-bugs: ## does the simulation notice the bugs that it is there for?
 	cluster/sim/bugs/run
