@@ -238,7 +238,7 @@ func (s *sim) judgeWriter(w *writer, b *book) {
 				s.failf("I2: %s stands before what was acknowledged before it", m.key)
 			}
 			last = i
-			s.to(m.first, func(a *stalls) { a.write = append(a.write, m.done.Sub(m.first)) })
+			s.to(m.first, m.done, func(a *stalls) { a.write = append(a.write, m.done.Sub(m.first)) })
 		}
 	}
 }
@@ -321,11 +321,11 @@ func (a *stalls) add(b *stalls) {
 // after is how long after its end a fault is blamed for a stall.
 const after = 10 * time.Second
 
-// blame is what was done to the fleet when something began; false: more than one thing.
-func (s *sim) blame(at time.Time) (k kind, alone bool) {
+// blame is what was done to the fleet while something went on; false: more than one thing.
+func (s *sim) blame(from, to time.Time) (k kind, alone bool) {
 	k = calmly
 	for _, f := range s.faults {
-		if f.void || at.Before(f.began) || at.After(f.ended.Add(after)) {
+		if f.void || to.Before(f.began) || from.After(f.ended.Add(after)) {
 			continue
 		}
 		if k != calmly && k != f.kind {
@@ -336,9 +336,9 @@ func (s *sim) blame(at time.Time) (k kind, alone bool) {
 	return k, true
 }
 
-func (s *sim) to(at time.Time, note func(*stalls)) {
+func (s *sim) to(from, to time.Time, note func(*stalls)) {
 	note(&s.stalls)
-	k, alone := s.blame(at)
+	k, alone := s.blame(from, to)
 	if !alone {
 		return
 	}
@@ -358,7 +358,7 @@ func (s *sim) stall(d delivery, m message) {
 	if s.plan.mix == mixPlanned && d.opened.Before(m.at) && took > mostPlanned {
 		s.failf("I9: %v was %v on its way to a reader", m.key, took)
 	}
-	s.to(m.at, func(a *stalls) {
+	s.to(m.at, d.at, func(a *stalls) {
 		if d.opened.Before(m.at) {
 			a.read = append(a.read, took)
 		} else if r := d.opened.Sub(m.at); r < 30*time.Second {
