@@ -66,7 +66,7 @@ func (fs *followers) follow(ctx context.Context, id shard.StreamID, from uint64)
 	f.mu.Lock()
 	t := f.tail // stays while there are readers
 	f.mu.Unlock()
-	return t, sync.OnceFunc(f.leave), nil
+	return t, f.leave, nil
 }
 
 // hold adds a reader to the stream's follower, which it makes if need be. The

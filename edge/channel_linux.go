@@ -30,10 +30,12 @@ func (l *loop) work() (more bool) {
 		if l.again = l.again[n:]; len(l.again) == 0 {
 			l.again = nil
 		}
-		for _, r := range turn {
-			r.queued = false
-			if r.state == connIdle {
-				l.pump(r)
+		for _, f := range turn {
+			if r := l.seats.lookup(f); r != nil {
+				r.queued = false
+				if r.state == connIdle {
+					l.pump(r)
+				}
 			}
 		}
 	}
@@ -47,6 +49,10 @@ func (l *loop) work() (more bool) {
 			l.list(ch)
 		}
 	}
+	if l.delivered > 0 {
+		l.s.m.deliveries.Add(float64(l.delivered))
+		l.delivered = 0
+	}
 	return len(l.again) > 0 || len(l.dirty) > 0
 }
 
@@ -56,6 +62,7 @@ func (l *loop) walk(ch *channel) (more bool) {
 		ch.ended = tail.Ended() != nil
 		ch.before = tail.Info()
 	}
+	defer l.endStep()
 	for n, sent := 0, 0; ch.walked < len(ch.readers); n++ {
 		if n == turnReaders || sent >= turnBytes {
 			return true
@@ -63,7 +70,7 @@ func (l *loop) walk(ch *channel) (more bool) {
 		r := ch.readers[ch.walked]
 		ch.walked++
 		if r.state == connIdle {
-			sent += l.pump(r)
+			sent += l.deliver(r)
 		}
 	}
 	ch.walked = 0

@@ -15,7 +15,7 @@ import (
 
 // conn is one event stream.
 type conn struct {
-	d  *driver
+	d  driver
 	ch *channel
 	at int32 // in ch.readers
 	fd int32
@@ -57,18 +57,11 @@ const (
 	connGone
 )
 
-// enter takes a reader in.
-func (l *loop) enter(r *conn) {
-	if n := len(l.free); n > 0 {
-		r.slot = l.free[n-1]
-		l.free = l.free[:n-1]
-	} else {
-		r.slot = uint32(len(l.conns))
-		l.conns, l.gens = append(l.conns, nil), append(l.gens, 0)
-	}
-	r.gen = l.gens[r.slot]
+// enter takes a reader in, who is owed the head of its response first.
+func (l *loop) enter(d *driver, fd int, head []byte) {
+	r := l.seats.take()
+	r.d, r.fd, r.pre = *d, int32(fd), head
 	r.began, r.active = l.since(), l.since()
-	l.conns[r.slot] = r
 	if err := l.watch(unix.EPOLL_CTL_ADD, r, false); err != nil {
 		l.s.cfg.Logger.Warn("watch a connection", "err", err)
 		l.gone(r)
@@ -104,7 +97,7 @@ func (l *loop) watch(op int, r *conn, writes bool) error {
 
 // event is news of a connection.
 func (l *loop) event(ev *unix.EpollEvent) {
-	r := l.lookup(ref{uint32(ev.Fd), uint32(ev.Pad)})
+	r := l.seats.lookup(ref{uint32(ev.Fd), uint32(ev.Pad)})
 	switch {
 	case r == nil:
 	case ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
@@ -114,18 +107,10 @@ func (l *loop) event(ev *unix.EpollEvent) {
 	}
 }
 
-// lookup is the reader, if it is still there.
-func (l *loop) lookup(f ref) *conn {
-	if int(f.slot) < len(l.conns) && l.gens[f.slot] == f.gen {
-		return l.conns[f.slot]
-	}
-	return nil
-}
-
 // pump writes what the reader is owed, as far as its connection takes it and its turn
 // goes, and does what the cursor says then. It returns how many bytes were taken.
 func (l *loop) pump(r *conn) (sent int) {
-	c := r.d.c
+	c := &r.d.c
 	if c.room == nil {
 		c.room, l.room = l.room, nil
 	}
@@ -155,7 +140,7 @@ func (l *loop) pump(r *conn) (sent int) {
 		}
 		if sent += n; n > 0 {
 			r.active = l.since()
-			l.s.m.count(r.d.c)
+			l.s.m.count(&r.d.c)
 		}
 		if !all {
 			l.stick(r, n > 0)
@@ -165,7 +150,7 @@ func (l *loop) pump(r *conn) (sent int) {
 		if sent >= writeBudget {
 			if !r.queued {
 				r.queued = true
-				l.again = append(l.again, r)
+				l.again = append(l.again, r.ref)
 			}
 			break
 		}
@@ -252,9 +237,9 @@ func (r *conn) stuckFor(now time.Time) time.Duration {
 
 func (r *conn) cut() {
 	r.stuck.Store(0) // it is asked once
-	l := r.ch.l
+	l, f := r.ch.l, r.ref
 	l.post(func() {
-		if l.lookup(r.ref) == r {
+		if r := l.seats.lookup(f); r != nil {
 			l.s.m.cut.WithLabelValues(string(cutMemory)).Inc()
 			l.gone(r)
 		}
@@ -268,7 +253,7 @@ func (l *loop) rest(r *conn) {
 		l.finish(r)
 	case st == stateBehind:
 		r.state = connBehind
-		l.pages = append(l.pages, r)
+		l.pages = append(l.pages, r.ref)
 		l.fetch()
 	}
 }
@@ -276,21 +261,20 @@ func (l *loop) rest(r *conn) {
 // fetch has pages read for readers below their Tail, outside the loop.
 func (l *loop) fetch() {
 	for l.fetching < pagesAtOnce && len(l.pages) > 0 {
-		r := l.pages[0]
-		l.pages[0] = nil
+		r := l.seats.lookup(l.pages[0])
 		if l.pages = l.pages[1:]; len(l.pages) == 0 {
 			l.pages = nil
 		}
-		if l.lookup(r.ref) != r || r.state != connBehind {
+		if r == nil || r.state != connBehind {
 			continue
 		}
 		l.fetching++
-		leg, pos := r.d.c.leg(), r.d.c.at.pos
+		f, leg, pos := r.ref, r.d.c.leg(), r.d.c.at.pos
 		l.x.wg.Go(func() {
 			page, err := l.s.streams.ReadPage(l.x.ctx, leg.id, leg.info, pos)
 			l.post(func() {
 				l.fetching--
-				l.paged(r, page, err)
+				l.paged(f, page, err)
 				l.fetch()
 			}, nil)
 		})
@@ -298,8 +282,9 @@ func (l *loop) fetch() {
 }
 
 // paged is the page that a reader waited for.
-func (l *loop) paged(r *conn, page shard.Range, err error) {
-	if l.lookup(r.ref) != r || r.state != connBehind {
+func (l *loop) paged(f ref, page shard.Range, err error) {
+	r := l.seats.lookup(f)
+	if r == nil || r.state != connBehind {
 		return
 	}
 	switch err := r.d.turned(page, err); {
@@ -335,11 +320,7 @@ func (l *loop) gone(r *conn) {
 		l.s.frames.pins.remove(r)
 	}
 	delete(l.ending, r)
-	r.state = connGone
 	_ = unix.Close(int(r.fd)) // which takes it out of epoll
-	l.conns[r.slot] = nil
-	l.gens[r.slot]++
-	l.free = append(l.free, r.slot)
 	if ch := r.ch; ch != nil {
 		ch.remove(r)
 		if len(ch.readers) == 0 {
@@ -347,6 +328,7 @@ func (l *loop) gone(r *conn) {
 			delete(l.channels, ch.key)
 		}
 	}
-	l.s.m.count(r.d.c)
+	l.s.m.count(&r.d.c)
 	r.d.close()
+	l.seats.leave(r)
 }

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"net"
+	"slices"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -153,6 +154,26 @@ func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.St
 		st = shard.StatusTip
 	}
 	return *into, true, st
+}
+
+// stand is all that decides what a reader is owed next who holds nothing back and reads
+// the stream's own log: those who stand alike are owed the same.
+type stand struct {
+	pos, least   uint64
+	told         mark
+	now          state
+	begun, fresh bool
+}
+
+// stand is where the reader stands; false: there is more to say of it.
+func (c *cursor) stand() (stand, bool) {
+	plain := len(c.at.past) == 0 && len(c.held) == 0 && c.paged == nil
+	return stand{c.at.pos, c.least, c.told, c.now, c.begun, c.fresh}, plain
+}
+
+// stands moves the reader to where one like it has come to.
+func (c *cursor) stands(s stand) {
+	c.at.pos, c.least, c.told, c.now, c.begun, c.fresh = s.pos, s.least, s.told, s.now, s.begun, s.fresh
 }
 
 // page is history that the driver brought for the reader's position; false: it
@@ -332,19 +353,28 @@ func (c *cursor) wrote(n int) {
 // drop lets go of what is owed: it was written, or nobody wants it any more. A little
 // room is kept for the next time.
 func (c *cursor) drop() {
-	r := c.room
-	if r == nil {
-		return
+	if c.room != nil && !c.room.drop(c.set.cache.pins) {
+		c.room = nil
 	}
+}
+
+// drop lets go of what is in the room; false: the room as well.
+func (r *room) drop(p *pins) bool {
 	for _, f := range r.holds {
-		c.set.cache.pins.unpin(f)
+		p.unpin(f)
 	}
 	clear(r.owed)
 	clear(r.holds)
 	r.owed, r.holds, r.done = r.owed[:0], r.holds[:0], 0
-	if cap(r.owed) > roomKept {
-		c.room = nil
+	return cap(r.owed) <= roomKept
+}
+
+// share is a room with the same in it.
+func (r *room) share(p *pins) *room {
+	for _, f := range r.holds {
+		p.pin(f)
 	}
+	return &room{owed: slices.Clone(r.owed), holds: slices.Clone(r.holds)}
 }
 
 // roomKept is how many buffers a room is kept for.

@@ -24,15 +24,13 @@ type loop struct {
 	woken []*channel // each at most once
 	over  bool       // no mail is taken any more
 
-	conns    []*conn  // by slot; nil: free
-	gens     []uint32 // of the slots
-	free     []uint32
+	seats    seats
 	channels map[frameKey]*channel
 	dirty    []*channel // have news; each at most once
-	again    []*conn    // have had their turn, and are owed more; each at most once
+	again    []ref      // have had their turn, and are owed more; each at most once
 	blocked  map[*conn]struct{}
 	ending   map[*conn]struct{}
-	pages    []*conn // wait for a page
+	pages    []ref // wait for a page
 	fetching int
 	later    []turn // ask for their page again
 	leaving  []turn // leave in a drain
@@ -40,10 +38,13 @@ type loop struct {
 	spoke    int // of the wheel, at the last tick
 	ticked   time.Time
 
-	now      time.Time
-	interval uint64
-	iov      []unix.Iovec
-	room     *room // lent to the cursor that is pumped; nil: one that is stuck has it
+	now       time.Time
+	clock     time.Duration // since(), in this turn
+	interval  uint64
+	iov       []unix.Iovec
+	step      step
+	delivered int   // messages, not counted yet
+	room      *room // lent to the cursor that is pumped; nil: one that is stuck has it
 }
 
 const (
@@ -55,9 +56,6 @@ const (
 	eventsBatch = 256
 	maxBuffers  = 1024 // of one call
 )
-
-// ref names a reader that may be gone.
-type ref struct{ slot, gen uint32 }
 
 // turn is when something is due for a reader.
 type turn struct {
@@ -189,6 +187,7 @@ func (l *loop) receive() {
 	l.mail, l.woken = nil, nil
 	l.mu.Unlock()
 	l.now = time.Now()
+	l.clock = l.since()
 	l.interval = interval(l.s.cfg.Now())
 	for _, do := range mail {
 		do()
@@ -218,10 +217,8 @@ func (l *loop) end() {
 	for _, do := range mail {
 		do()
 	}
-	for _, r := range l.conns {
-		if r != nil {
-			l.gone(r)
-		}
+	for r := range l.seats.all() {
+		l.gone(r)
 	}
 	_ = l.epoll.Close()
 }

@@ -72,7 +72,7 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 		d.close()
 		return true
 	}
-	l.post(func() { l.enter(&conn{d: d, fd: int32(fd), pre: head}) }, func() {
+	l.post(func() { l.enter(d, fd, head) }, func() {
 		_ = unix.Close(fd)
 		d.close()
 	})

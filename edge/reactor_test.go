@@ -44,7 +44,7 @@ func (s *site) inReactor() (n int) {
 	s.onLoops(func(l *loop) {
 		mu.Lock()
 		defer mu.Unlock()
-		n += len(l.conns) - len(l.free)
+		n += l.seats.taken
 	})
 	return n
 }
@@ -291,10 +291,8 @@ func TestReactorDrain(t *testing.T) {
 	}
 	older := func() {
 		s.onLoops(func(l *loop) {
-			for _, r := range l.conns {
-				if r != nil {
-					r.began -= time.Hour
-				}
+			for r := range l.seats.all() {
+				r.began -= time.Hour
 			}
 		})
 	}
@@ -354,69 +352,161 @@ func TestReactorTakesOnlyPlain(t *testing.T) {
 	}
 }
 
-// Nothing is allocated for a delivery.
-func TestReactorAllocates(t *testing.T) {
+// bareLoop is a loop without its goroutines, and readers of one text stream in it.
+type bareLoop struct {
+	*testing.T
+	*loop
+	tail    *shard.Tail
+	pos     uint64
+	ours    []int // the loop's ends of the connections
+	clients []int
+	buf     []byte
+}
+
+func newBareLoop(t *testing.T, readers int) *bareLoop {
 	s := New(Config{}, nil)
-	defer s.Close()
+	t.Cleanup(s.Close)
 	l, err := newLoop(s.reactor)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.end()
-	tails := shard.NewTails(0, 0)
-	info := shard.Info{Exists: true, Life: 7, Type: "text/plain"}
-	tail := tails.Open("default/x", info, 0)
-	defer tail.Release()
-	const readers = 500
-	var clients []int
-	defer func() {
-		for _, fd := range clients {
-			_ = unix.Close(fd)
-		}
-	}()
+	t.Cleanup(l.end)
+	b := &bareLoop{T: t, loop: l, buf: make([]byte, 64<<10)}
+	b.tail = shard.NewTails(0, 0).Open("default/x", shard.Info{Exists: true, Life: 7, Type: "text/plain"}, 0)
+	t.Cleanup(b.tail.Release)
 	for range readers {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		clients = append(clients, pair[1])
+		b.ours, b.clients = append(b.ours, pair[0]), append(b.clients, pair[1])
+		t.Cleanup(func() { _ = unix.Close(pair[1]) })
 		if err := s.admit(modeSSE); err != nil {
 			t.Fatal(err)
 		}
-		d := &driver{server: s, release: func() {}, c: newCursor(tail, s.frames.open(tail, framingText), framingText, place{}, 0)}
-		l.enter(&conn{d: d, fd: int32(pair[0])})
+		c := newCursor(b.tail, s.frames.open(b.tail, framingText), framingText, place{}, 0)
+		l.enter(&driver{server: s, release: func() {}, c: *c}, pair[0], nil)
 	}
-	turn := func() {
-		l.receive()
-		for l.work() {
-			continue
-		}
+	b.turn()
+	return b
+}
+
+func (b *bareLoop) turn() {
+	b.receive()
+	for b.work() {
+		continue
 	}
-	turn()
-	buf := make([]byte, 64<<10)
-	empty := func() (n int) {
-		for _, fd := range clients {
-			m, _ := unix.Read(fd, buf)
-			n += max(m, 0)
-		}
-		return n
+}
+
+// message is one more, which those get at once who take it.
+func (b *bareLoop) message(body string) {
+	b.Helper()
+	m := shard.Message{Pos: b.pos, Next: b.pos + 1, Body: []byte(body)}
+	b.pos++
+	if err := b.tail.Extend(buildRange(b.T, m.Pos, m.Next, m.Next, false, []shard.Message{m})); err != nil {
+		b.Fatal(err)
 	}
-	empty()
-	pos, got := uint64(0), 0
+	b.turn()
+}
+
+// read is what has come to a client; it is valid until the next call.
+func (b *bareLoop) read(client int) []byte {
+	n, _ := unix.Read(b.clients[client], b.buf)
+	return b.buf[:max(n, 0)]
+}
+
+// Nothing is allocated for a delivery.
+func TestReactorAllocates(t *testing.T) {
+	const readers = 500
+	b := newBareLoop(t, readers)
+	got := 0
 	deliver := func() {
-		m := shard.Message{Pos: pos, Next: pos + 1, Body: []byte("hello")}
-		pos++
-		if err := tail.Extend(buildRange(t, m.Pos, m.Next, m.Next, false, []shard.Message{m})); err != nil {
-			t.Fatal(err)
+		b.message("hello")
+		for i := range readers {
+			got += len(b.read(i))
 		}
-		turn()
-		got += empty()
 	}
+	deliver()
+	got = 0
 	per := testing.AllocsPerRun(50, deliver) / readers
 	if got < 51*readers*len("hello") {
 		t.Errorf("%d bytes were delivered", got)
 	}
 	if per > 0.1 {
 		t.Errorf("%.2f allocations for a delivery", per)
+	}
+}
+
+// Who takes nothing, or a part, of what all of a stream are sent gets the rest later.
+func TestReactorSharedStep(t *testing.T) {
+	for _, full := range []bool{true, false} { // it takes nothing of the first, a part of the second
+		b := newBareLoop(t, 3)
+		for i := range 3 {
+			b.read(i)
+		}
+		if err := unix.SetsockoptInt(b.ours[1], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
+			t.Fatal(err)
+		}
+		junk := 0
+		for {
+			n, err := unix.Write(b.ours[1], make([]byte, 512))
+			if err != nil {
+				break
+			}
+			junk += n
+		}
+		if !full {
+			b.read(1)
+			junk = 0
+		}
+		b.message("one")
+		big := strings.Repeat("x", 40<<10)
+		b.message(big)
+		want := append([]byte(nil), b.read(0)...)
+		if !strings.Contains(string(want), "data:one\n") || !strings.Contains(string(want), big) {
+			t.Fatalf("the first got %.200q", want)
+		}
+		var got []byte
+		for range 1000 {
+			got = append(got, b.read(1)...)
+			if r := b.seats.lookup(ref{slot: 1}); r.state == connStuck {
+				b.pump(r)
+			}
+		}
+		if got = got[junk:]; string(got) != string(want) {
+			t.Errorf("the second got %d bytes, %.200q, the first %d", len(got), got, len(want))
+		}
+		if string(b.read(2)) != string(want) {
+			t.Error("the third did not get the same")
+		}
+		if n := b.s.frames.pins.bytes.Load(); n != 0 || b.seats.lookup(ref{slot: 1}).d.c.owes() {
+			t.Errorf("%d bytes are held", n)
+		}
+	}
+}
+
+// A seat is used again, and nobody who knew its last reader finds the next one.
+func TestSeats(t *testing.T) {
+	var s seats
+	var refs []ref
+	for range rowSeats + 1 {
+		refs = append(refs, s.take().ref)
+	}
+	first := s.lookup(refs[0])
+	first.fd = 7
+	s.leave(first)
+	if s.lookup(refs[0]) != nil || s.taken != rowSeats {
+		t.Error("it is still there")
+	}
+	next := s.take()
+	if next != first || next.fd != 0 || s.lookup(refs[0]) != nil || s.lookup(next.ref) != next {
+		t.Errorf("%+v", next)
+	}
+	n := 0
+	for range s.all() {
+		n++
+	}
+	if n != rowSeats+1 || len(s.rows) != 2 || s.lookup(ref{slot: 9 * rowSeats}) != nil {
+		t.Errorf("%d of %d", n, len(s.rows))
 	}
 }

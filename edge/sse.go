@@ -53,7 +53,7 @@ func (s *Server) driver(r *http.Request, info shard.Info, id shard.StreamID, q q
 	set := s.frames.open(tail, form)
 	d := &driver{
 		server: s, release: release,
-		c:     newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
+		c:     *newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
 		start: q.at.kind == offsetStart,
 	}
 	if err = errOffsetGone; tail.Life() == info.Life { // or made anew between the two calls
@@ -96,7 +96,7 @@ func sseHead(h http.Header, form framing) {
 // the cursor owes on the goroutine of its request, unless the reactor has taken it.
 type driver struct {
 	server  *Server
-	c       *cursor
+	c       cursor
 	release func() // follows the stream no more
 	start   bool   // began at the start: what is trimmed there is no loss
 
@@ -207,7 +207,7 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 		}
 		d.c.wrote(len(b))
 	}
-	d.server.m.count(d.c)
+	d.server.m.count(&d.c)
 	return true, d.out.flush()
 }
 

@@ -16,14 +16,14 @@ func (l *loop) tick() {
 		due := l.wheel[l.spoke]
 		l.wheel[l.spoke] = nil
 		for _, f := range due {
-			if r := l.lookup(f); r != nil {
+			if r := l.seats.lookup(f); r != nil {
 				l.beat(r)
 			}
 		}
 	}
 	l.later = l.due(l.later, func(r *conn) {
 		if r.state == connBehind {
-			l.pages = append(l.pages, r)
+			l.pages = append(l.pages, r.ref)
 		}
 	})
 	l.fetch()
@@ -46,7 +46,7 @@ func (l *loop) due(turns []turn, do func(*conn)) (left []turn) {
 		if t.at.After(l.now) {
 			return false
 		}
-		if r := l.lookup(t.r); r != nil {
+		if r := l.seats.lookup(t.r); r != nil {
 			do(r)
 		}
 		return true
@@ -89,10 +89,8 @@ func (l *loop) drained(on bool) {
 	if !on {
 		return
 	}
-	for _, r := range l.conns {
-		if r != nil {
-			l.sendOff(r)
-		}
+	for r := range l.seats.all() {
+		l.sendOff(r)
 	}
 	l.farewells()
 }
@@ -119,7 +117,7 @@ func (l *loop) sendAway(r *conn, why leaving) {
 
 // sheds is where the loop hears that one of its readers is to go elsewhere.
 func (l *loop) sheds() <-chan struct{} {
-	if len(l.conns) == len(l.free) {
+	if l.seats.taken == 0 {
 		return nil
 	}
 	return l.s.shed
@@ -128,8 +126,8 @@ func (l *loop) sheds() <-chan struct{} {
 // shed sends one reader elsewhere that has been here for a while, if it finds one.
 func (l *loop) shed() {
 	for range 64 {
-		r := l.conns[rand.IntN(len(l.conns))]
-		if r != nil && r.state == connIdle && r.why == 0 && l.since()-r.began >= settledAfter {
+		r := l.seats.at(rand.Uint32N(uint32(len(l.seats.rows) * rowSeats)))
+		if r.state == connIdle && r.why == 0 && l.since()-r.began >= settledAfter {
 			l.sendAway(r, leavesRebalance)
 			return
 		}

@@ -251,7 +251,7 @@ func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) {
 // Follow returns the stream's Tail and keeps it fed until release is called
 // (once). from is where the caller will read from; it is only a hint. Errors:
 // ErrNotFound, ErrGone, and Do's.
-func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (t *Tail, release func(), err error) {
+func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (*Tail, func(), error) {
 	s, err := h.enter(id)
 	if err != nil {
 		return nil, nil, err
@@ -265,20 +265,14 @@ func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (t *Tail, rele
 		err = info.Absent()
 	}
 	if err == nil {
-		if t = h.tails.Lookup(id); t == nil {
-			err = s.missing()
+		if t := h.tails.Lookup(id); t != nil {
+			s.follow()
+			return t, func() { s.unfollow(t) }, nil
 		}
+		err = s.missing()
 	}
-	if err != nil {
-		h.leave(s)
-		return nil, nil, err
-	}
-	unfollow := s.follow()
-	return t, func() {
-		unfollow()
-		t.Release()
-		h.leave(s)
-	}, nil
+	h.leave(s)
+	return nil, nil, err
 }
 
 // missing is why there is no Tail of a stream that exists: this node has let go of

@@ -35,23 +35,26 @@ const (
 // stream with a TTL (in seconds).
 func touchAhead(ttl uint64) uint64 { return max(ttl*1000/4, touchFloor) }
 
-// follow counts one more follower and has a session open. release is to be
-// called once.
-func (s *Shard) follow() (release func()) {
+// follow counts one more follower and has a session open, until unfollow.
+func (s *Shard) follow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.followers++
 	s.openSession()
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.followers--
-		s.used = s.host.cfg.Now()
-		s.touched = max(s.touched, ms(s.used))
-		if s.followers == 0 {
-			s.lingerLocked()
-		}
+}
+
+// unfollow gives back what Host.Follow took.
+func (s *Shard) unfollow(t *Tail) {
+	s.mu.Lock()
+	s.followers--
+	s.used = s.host.cfg.Now()
+	s.touched = max(s.touched, ms(s.used))
+	if s.followers == 0 {
+		s.lingerLocked()
 	}
+	s.mu.Unlock()
+	t.Release()
+	s.host.leave(s)
 }
 
 // openSession starts the session if none is open.
