@@ -13,7 +13,7 @@ import (
 
 const (
 	readHeaderTimeout = 10 * time.Second
-	maxHTTP2Streams   = 1000
+	maxHTTP2Streams   = 100 // net/http looks at each of them for every frame that it writes; the SDK opens more connections
 )
 
 // Server is an S2, listening.
