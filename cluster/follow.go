@@ -64,6 +64,7 @@ const (
 	emptyWait     = 5 * time.Second        // for somebody to own anything
 	emptyPoll     = 50 * time.Millisecond  // meanwhile
 	flipJitter    = 500 * time.Millisecond // before a move that is not urgent
+	flipPace      = 500 * time.Microsecond // between two of them
 	lostMin       = 300 * time.Millisecond // before a lost feed is replaced
 	lostMax       = 800 * time.Millisecond
 	againMin      = time.Second // before a failed move is tried again
@@ -200,7 +201,7 @@ func (f *follower) plan(now time.Time) {
 	if want.Name != f.fs.self && f.fs.peers.link(want.Name) == nil {
 		return // its links will say when it is back
 	}
-	f.move = &move{at: now.Add(jitter(0, flipJitter))}
+	f.move = &move{at: f.fs.turn(now)}
 }
 
 // advance goes on with the move and returns when to look again.
@@ -295,7 +296,7 @@ func (f *follower) from() uint64 {
 // openHere has the host feed the Tail.
 func (f *follower) openHere(m *move) {
 	from, must := f.from(), m.course.hop == hopMust
-	ok := f.fs.openers.add(func() {
+	ok := f.fs.openers.add(f.fs.hosted.near(f.id), func() {
 		ctx, cancel := context.WithTimeout(f.fs.ctx, openTimeout)
 		defer cancel()
 		t, fd, err := f.fs.hosted.feed(ctx, f.id, from, must)
@@ -442,7 +443,7 @@ func (f *follower) moved(u *upstream, to place) {
 		return // the feed goes on for a while
 	}
 	f.move = &move{
-		at:     time.Now().Add(jitter(0, flipJitter)),
+		at:     f.fs.turn(time.Now()),
 		course: course{hint: to.name, route: route{hop: hopSecond}},
 	}
 	f.fs.pend(f)

@@ -39,6 +39,7 @@ type followers struct {
 
 	pmu     sync.Mutex
 	pending map[*follower]struct{} // to be stepped; each at most once
+	turns   time.Time              // when the last had its turn that moves for no urgent reason
 }
 
 func jitter(from, to time.Duration) time.Duration { return from + rand.N(to-from) }
@@ -67,6 +68,18 @@ func (fs *followers) follow(ctx context.Context, id shard.StreamID, from uint64)
 	t := f.tail // stays while there are readers
 	f.mu.Unlock()
 	return t, f.leave, nil
+}
+
+// turn is when one more follower may move that is fed meanwhile: all of a node that stops
+// at once would hold up appends.
+func (fs *followers) turn(now time.Time) time.Time {
+	fs.pmu.Lock()
+	defer fs.pmu.Unlock()
+	if fs.turns.Before(now) {
+		fs.turns = now
+	}
+	fs.turns = fs.turns.Add(flipPace)
+	return fs.turns.Add(jitter(0, flipJitter))
 }
 
 // hold adds a reader to the stream's follower, which it makes if need be. The
@@ -207,7 +220,7 @@ const grain = 5 * time.Millisecond
 
 // run steps followers until the context ends.
 func (fs *followers) run() {
-	due := map[*follower]time.Time{}
+	var later agenda
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -216,19 +229,14 @@ func (fs *followers) run() {
 		news := fs.pending
 		fs.pending = map[*follower]struct{}{}
 		fs.pmu.Unlock()
-		for f, at := range due {
-			if !now.Before(at) {
-				news[f] = struct{}{}
-			}
+		for f := later.due(now); f != nil; f = later.due(now) {
+			news[f] = struct{}{}
 		}
 		for f := range news {
-			delete(due, f)
-			if at := f.step(now); !at.IsZero() {
-				due[f] = at
-			}
+			later.put(f, f.step(now))
 			fs.forget(f)
 		}
-		timer.Reset(untilFirst(due))
+		timer.Reset(max(later.wait(now), grain))
 		select {
 		case <-fs.ctx.Done():
 			return
@@ -236,14 +244,6 @@ func (fs *followers) run() {
 		case <-timer.C:
 		}
 	}
-}
-
-func untilFirst(due map[*follower]time.Time) time.Duration {
-	wait := time.Hour
-	for _, at := range due {
-		wait = min(wait, time.Until(at))
-	}
-	return max(wait, grain)
 }
 
 // forget takes a follower that is over out of the set.

@@ -263,15 +263,25 @@ func (h *hosted) state(ctx context.Context, id shard.StreamID, a shard.Ask, must
 	return h.host.State(ctx, id, a)
 }
 
+// near reports whether the stream is here, or about to be.
+func (h *hosted) near(id shard.StreamID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.moving[id] != nil || h.host.Has(id)
+}
+
 // openers runs what may block on S2: at most limit at once. Those that wait are
-// at most waiting; beyond that add refuses (the asker tries again later).
+// at most waiting; beyond that add refuses (the asker tries again later). Streams that
+// are near go first: after a change of owners a node that handed its streams over follows
+// them here for all its readers, who must not wait until thousands of others are fetched.
 type openers struct {
 	limit, waiting int
 
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	active int
-	queue  []func()
+	near   []func()
+	far    []func()
 	closed bool
 }
 
@@ -281,7 +291,7 @@ const (
 )
 
 // add runs fn soon; false: too many wait, or the openers are closed.
-func (o *openers) add(fn func()) bool {
+func (o *openers) add(near bool, fn func()) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
@@ -291,22 +301,28 @@ func (o *openers) add(fn func()) bool {
 		o.active++
 		o.wg.Go(func() { o.work(fn) })
 		return true
-	case len(o.queue) < o.waiting:
-		o.queue = append(o.queue, fn)
-		return true
-	default:
+	case len(o.near)+len(o.far) >= o.waiting:
 		return false
+	case near:
+		o.near = append(o.near, fn)
+	default:
+		o.far = append(o.far, fn)
 	}
+	return true
 }
 
 func (o *openers) work(fn func()) {
 	for fn != nil {
 		fn()
 		o.mu.Lock()
+		queue := &o.near
+		if len(*queue) == 0 {
+			queue = &o.far
+		}
 		fn = nil
-		if len(o.queue) > 0 {
-			fn, o.queue[0] = o.queue[0], nil
-			o.queue = o.queue[1:]
+		if len(*queue) > 0 {
+			fn, (*queue)[0] = (*queue)[0], nil
+			*queue = (*queue)[1:]
 		} else {
 			o.active--
 		}

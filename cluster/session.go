@@ -198,7 +198,7 @@ func (s *session) subscribe(q *relaypb.Subscribe) {
 	s.server.met.subscriptions[sideOwner].Inc()
 	s.mu.Unlock()
 	from, r := q.GetFrom(), routeFromWire(q.GetRoute())
-	if err == nil && !s.server.openers.add(func() { s.open(u, from, r) }) {
+	if err == nil && !s.server.openers.add(s.server.hosted.near(u.id), func() { s.open(u, from, r) }) {
 		err = shard.ErrOverloaded
 	}
 	if err != nil {

@@ -100,6 +100,7 @@ type Host struct {
 	fleet Fleet // how to reach other streams; the Host itself unless Join says otherwise
 	pages *pages
 	opens *opens
+	takes *opens // of streams that were handed over
 	m     *metrics
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
@@ -118,7 +119,7 @@ func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	h.fleet = h
 	h.pages = newPages(h.log, cfg.PageBytes)
 	h.ctx, h.stop = context.WithCancel(context.Background())
-	h.opens = newOpens(h.spawn)
+	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
 	h.m = newMetrics(cfg.Metrics, h)
 	h.every(sweepEvery, h.sweep)
 	h.every(probeEvery, h.probe)

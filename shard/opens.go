@@ -11,8 +11,9 @@ import (
 // opens paces the read sessions that a Host opens: after the death of a node its heirs
 // follow all of its streams at once, and storage must not meet a herd. The most followed
 // streams come first. A stream that waits is live meanwhile with all that is appended
-// through this node. One that was handed over does not wait: its session takes the place
-// of the one before.
+// through this node. Those that were handed over have turns of their own (Host.takes), and
+// many of them: a session takes the place of the one before, and is paced only because
+// thousands of goroutines that begin at once would hold up appends in this process.
 type opens struct {
 	spawn func(func(context.Context)) bool
 	limit *rate.Limiter
@@ -22,10 +23,12 @@ type opens struct {
 	busy  bool      // somebody gives turns
 }
 
-// The token bucket.
+// The token buckets.
 const (
 	opensPerSecond = 200
 	opensAtOnce    = 200
+	takesPerSecond = 700
+	takesAtOnce    = 50
 )
 
 // opening is a session that waits for its turn.
@@ -35,8 +38,8 @@ type opening struct {
 	ctx       context.Context // when it ends, nobody waits
 }
 
-func newOpens(spawn func(func(context.Context)) bool) *opens {
-	return &opens{spawn: spawn, limit: rate.NewLimiter(opensPerSecond, opensAtOnce)}
+func newOpens(spawn func(func(context.Context)) bool, perSecond rate.Limit, atOnce int) *opens {
+	return &opens{spawn: spawn, limit: rate.NewLimiter(perSecond, atOnce)}
 }
 
 // wait returns at the turn of a stream with so many followers. Errors: ctx's cause.

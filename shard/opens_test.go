@@ -19,7 +19,7 @@ func TestOpensArePaced(t *testing.T) {
 		o := newOpens(func(fn func(context.Context)) bool {
 			go fn(ctx)
 			return true
-		})
+		}, opensPerSecond, opensAtOnce)
 		const n = 1000
 		var mu sync.Mutex
 		var order []int

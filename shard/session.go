@@ -127,7 +127,11 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 		followers, inherited := s.followers, s.inherited
 		s.inherited = false
 		s.mu.Unlock()
-		if !inherited && s.host.cfg.Mode == ModeSession && s.host.opens.wait(ctx, followers) != nil {
+		turns := s.host.opens
+		if inherited {
+			turns = s.host.takes
+		}
+		if s.host.cfg.Mode == ModeSession && turns.wait(ctx, followers) != nil {
 			return
 		}
 		start := s.host.cfg.Now()

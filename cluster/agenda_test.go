@@ -1,0 +1,100 @@
+package cluster
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The agenda is a map from follower to time that knows its first.
+func TestAgenda(t *testing.T) {
+	base := time.Now()
+	fs := make([]*follower, 50)
+	for i := range fs {
+		fs[i] = &follower{}
+	}
+	var a agenda
+	model := map[*follower]time.Time{}
+	now := base
+	for range 20_000 {
+		f := fs[rand.IntN(len(fs))]
+		switch rand.IntN(4) {
+		case 0:
+			a.put(f, time.Time{})
+			delete(model, f)
+		case 1, 2:
+			at := now.Add(rand.N(time.Second))
+			a.put(f, at)
+			model[f] = at
+		default:
+			now = now.Add(rand.N(50 * time.Millisecond))
+			for f := a.due(now); f != nil; f = a.due(now) {
+				if at, ok := model[f]; !ok || now.Before(at) {
+					t.Fatalf("due at %v of %v", at, ok)
+				}
+				delete(model, f)
+			}
+			first := time.Hour
+			for _, at := range model {
+				first = min(first, at.Sub(now))
+			}
+			if first <= 0 || a.wait(now) != first || len(a.of) != len(model) {
+				t.Fatalf("wait %v for %d, not %v for %d", a.wait(now), len(a.of), first, len(model))
+			}
+		}
+	}
+}
+
+// Streams that are near are opened before all that have to be fetched.
+func TestOpenersNearFirst(t *testing.T) {
+	o := &openers{limit: 1, waiting: 4}
+	var order []string
+	begun, hold := make(chan struct{}), make(chan struct{})
+	add := func(near bool, name string) bool {
+		return o.add(near, func() { order = append(order, name) })
+	}
+	o.add(false, func() {
+		close(begun)
+		<-hold
+	})
+	<-begun
+	for _, far := range []string{"a", "b"} {
+		add(false, far)
+	}
+	add(true, "c")
+	add(true, "d")
+	if add(true, "e") {
+		t.Error("more wait than may")
+	}
+	close(hold)
+	o.close()
+	if got := strings.Join(order, ""); got != "cdab" {
+		t.Errorf("%q", got)
+	}
+}
+
+// Moves that are not urgent are spread over as long as there are many.
+func TestMovesTakeTurns(t *testing.T) {
+	var fs followers
+	now := time.Now()
+	const n = 4000
+	var last time.Time
+	early := 0
+	for range n {
+		at := fs.turn(now)
+		if at.Before(now.Add(time.Second)) {
+			early++
+		}
+		last = at
+	}
+	if d := last.Sub(now); d < n*flipPace || d > n*flipPace+flipJitter {
+		t.Errorf("the last after %v", d)
+	}
+	if early < n/4 || early > n/2 {
+		t.Errorf("%d of %d in the first second", early, n)
+	}
+	if later := now.Add(time.Hour); fs.turn(later).Sub(later) > flipPace+flipJitter {
+		t.Error("a later one waits for those before")
+	}
+}
