@@ -6,10 +6,10 @@ BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 PKGS     := ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench chaos conformance clients
+.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k chaos conformance clients
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## three nodes and the embedded S2, in one process
 	go run ./cmd/fantail dev --nodes 3
@@ -54,6 +54,12 @@ bench: build ## the measurements, into bench/results
 	{ go run ./bench/relay; echo; go run ./bench/relay -s2 -streams 2000; } | tee bench/results/relay.txt
 	go run ./bench/scale | tee bench/results/scale.txt
 	go run ./bench/readers | tee bench/results/readers.txt
+
+bench-100k: ## 100,000 readers on seven nodes, one of which is restarted; over 1,000 streams, then one (15 minutes)
+	go run ./bench/load -fleet 7 -clients 7 -readers 100000 -streams 1000 -rate 100 -for 5m -restart \
+	  -json bench/results/100k-streams.json -svg bench/results/100k-streams.svg | tee bench/results/100k-streams.txt
+	go run ./bench/load -fleet 7 -clients 7 -readers 100000 -mode fanout -rate 0.1 -for 5m -restart \
+	  -json bench/results/100k-fanout.json -svg bench/results/100k-fanout.svg | tee bench/results/100k-fanout.txt
 
 chaos: ## a fleet of processes under every fault, with an oracle, into bench/results (root; 20 minutes)
 	go run ./bench/chaos -table bench/results/chaos.md

@@ -51,7 +51,7 @@ func (b *balancer) check() {
 	was := b.nodes()
 	b.fleet.each(func(n *node) {
 		checks.Go(func() {
-			status, err := b.fleet.ask.get("http://" + n.admin() + "/readyz")
+			status, err := b.fleet.ask.Get("http://" + n.admin() + "/readyz")
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/hist"
 )
 
 // crowd is the readers of one process.
@@ -28,7 +29,7 @@ type crowd struct {
 
 	mu       sync.Mutex
 	readers  []*reader
-	latency  hist
+	latency  hist.Hist
 	refused  string        // the first refusal
 	late     []late        // the latest, the worst first
 	arrivals map[int64]int // accepted connections, by tenth of a second
@@ -36,8 +37,8 @@ type crowd struct {
 
 // tally is what a crowd saw since a fault began.
 type tally struct {
-	Latency       hist // of every message, to every reader
-	Stayed, Moved hist // the worst of each reader: while it was connected, and while it was not
+	Latency       hist.Hist // of every message, to every reader
+	Stayed, Moved hist.Hist // the worst of each reader: while it was connected, and while it was not
 	Readers, Up   int
 	Received      int
 	Ended         [reasons]int
@@ -62,9 +63,9 @@ func (l late) String() string {
 const mostLate = 5
 
 func (t *tally) merge(o tally) {
-	t.Latency.merge(&o.Latency)
-	t.Stayed.merge(&o.Stayed)
-	t.Moved.merge(&o.Moved)
+	t.Latency.Merge(&o.Latency)
+	t.Stayed.Merge(&o.Stayed)
+	t.Moved.Merge(&o.Moved)
 	t.Readers += o.Readers
 	t.Up += o.Up
 	t.Received += o.Received
@@ -100,7 +101,7 @@ func streamName(prefix string, stream int) string {
 
 func (c *crowd) took(d time.Duration) {
 	c.mu.Lock()
-	c.latency.add(d)
+	c.latency.Add(d)
 	c.mu.Unlock()
 }
 
@@ -219,7 +220,7 @@ func (c *crowd) begin() {
 		c.ended[i].Store(0)
 	}
 	c.mu.Lock()
-	c.latency, c.refused, c.late, c.arrivals = hist{}, "", nil, map[int64]int{}
+	c.latency, c.refused, c.late, c.arrivals = hist.Hist{}, "", nil, map[int64]int{}
 	c.mu.Unlock()
 }
 
@@ -231,10 +232,10 @@ func (c *crowd) tally() (t tally) {
 		t.Readers++
 		t.Received += w.got
 		if w.worst > 0 {
-			t.Stayed.add(w.worst)
+			t.Stayed.Add(w.worst)
 		}
 		if w.away > 0 {
-			t.Moved.add(w.away)
+			t.Moved.Add(w.away)
 		}
 	}
 	t.Up = int(c.up.Load())

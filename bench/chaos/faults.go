@@ -104,7 +104,7 @@ func roll(r *run) (string, error) {
 // away.
 func (r *run) handover(n *node) (took func() (streams int, span time.Duration)) {
 	count := func() (float64, bool) {
-		m, err := r.ask.metrics(n.admin())
+		m, err := r.ask.Metrics(n.admin())
 		return m["fantail_s2_read_sessions"], err == nil
 	}
 	before, _ := count()
@@ -238,7 +238,7 @@ func (r *run) memory() error {
 		if r.sse(n, name, from) {
 			live++
 		}
-		if status, err := r.ask.get("http://" + n.http() + "/v1/stream/" + name + "?offset=" + from); err == nil && status == http.StatusOK {
+		if status, err := r.ask.Get("http://" + n.http() + "/v1/stream/" + name + "?offset=" + from); err == nil && status == http.StatusOK {
 			caught++
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/ask"
 )
 
 // fleet is S2, the proxy before it, and the nodes.
@@ -15,7 +17,7 @@ type fleet struct {
 	binary, dir string
 	store       *proc
 	proxy       *proxy
-	ask         *asker
+	ask         *ask.Asker
 	balancer    *balancer
 	drain       time.Duration
 
@@ -42,7 +44,7 @@ const (
 )
 
 func startFleet(binary, dir string, nodes int, drain time.Duration) (*fleet, error) {
-	f := &fleet{binary: binary, dir: dir, ask: newAsker(), drain: drain, places: nodes + 1}
+	f := &fleet{binary: binary, dir: dir, ask: ask.New(), drain: drain, places: nodes + 1}
 	var err error
 	if err := f.startStore(); err != nil {
 		return nil, err
@@ -69,7 +71,7 @@ func (f *fleet) startStore() (err error) {
 		return err
 	}
 	return eventually(20*time.Second, "S2 answers", func() bool {
-		_, err := f.ask.get("http://" + storeAt + storePort + "/v1/basins")
+		_, err := f.ask.Get("http://" + storeAt + storePort + "/v1/basins")
 		return err == nil
 	})
 }
@@ -115,11 +117,11 @@ func (f *fleet) unsettled() (why string) {
 	f.mu.Unlock()
 	want := float64(len(nodes))
 	for _, n := range nodes {
-		m, err := f.ask.metrics(n.admin())
+		m, err := f.ask.Metrics(n.admin())
 		switch {
 		case err != nil:
 			return fmt.Sprintf("%s: %v", n.name, err)
-		case !f.ask.ready(n.admin()):
+		case !f.ask.Ready(n.admin()):
 			return n.name + " is not ready"
 		case m["fantail_links_up"] != want-1 || m["fantail_owners"] != want || m["fantail_members"] != want:
 			return fmt.Sprintf("%s has %v links and sees %v members, %v of them owners", n.name,

@@ -94,7 +94,7 @@ func (r *run) meet(f fault) (w row) {
 	if err != nil {
 		w.fail("%v", err)
 	}
-	w.beside = beside.Stayed.quantile(0.99)
+	w.beside = beside.Stayed.Quantile(0.99)
 	if w.tally.Refused == "" {
 		w.tally.Refused = beside.Refused
 	}
@@ -106,7 +106,7 @@ func (r *run) meet(f fault) (w row) {
 	}
 	w.counts = r.load.writing.begin()
 	r.sessions(&w, f)
-	if p99 := w.tally.Stayed.quantile(0.99); f.stall > 0 && p99 > f.stall {
+	if p99 := w.tally.Stayed.Quantile(0.99); f.stall > 0 && p99 > f.stall {
 		for _, l := range w.tally.Late {
 			r.note("late: %v", l)
 		}
@@ -165,7 +165,7 @@ func (r *run) judge(w *row, f fault, grown map[string]float64, losses int) {
 		w.fail("nothing was written and read")
 	}
 	// Machines are noisy: what is seen without a fault in the same minute comes on top.
-	if p99 := w.tally.Stayed.quantile(0.99); f.stall > 0 && p99 > f.stall+w.beside {
+	if p99 := w.tally.Stayed.Quantile(0.99); f.stall > 0 && p99 > f.stall+w.beside {
 		w.fail("stall of connected readers: p99 %v, more than %v and the %v of the time after", short(p99), f.stall, short(w.beside))
 	}
 	if f.sessions > 0 && w.sessions > f.sessions {

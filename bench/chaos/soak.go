@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"time"
 )
 
@@ -73,13 +72,10 @@ func (r *run) soak(span time.Duration) (w row) {
 
 func (r *run) held(n *node) (h held, err error) {
 	// A collection first: what is held, and not what is about to go.
-	resp, err := r.ask.http.Get("http://" + n.admin() + "/debug/pprof/heap?gc=1")
-	if err != nil {
+	if _, err := r.ask.Get("http://" + n.admin() + "/debug/pprof/heap?gc=1"); err != nil {
 		return h, err
 	}
-	_, _ = io.Copy(io.Discard, resp.Body)
-	resp.Body.Close()
-	m, err := r.ask.metrics(n.admin())
+	m, err := r.ask.Metrics(n.admin())
 	return held{
 		memory:     m["go_memstats_heap_alloc_bytes"] + m["go_memstats_stack_inuse_bytes"],
 		goroutines: m["go_goroutines"], files: m["process_open_fds"], sessions: m["fantail_s2_read_sessions"],

@@ -26,7 +26,7 @@ func storm(longPoll bool) func(*run) (string, error) {
 		}
 		defer l.stop()
 		cpu := func() float64 {
-			m, _ := r.ask.metrics(n.admin())
+			m, _ := r.ask.Metrics(n.admin())
 			return m["process_cpu_seconds_total"]
 		}
 		pause(3 * time.Second) // those that came just now
@@ -43,7 +43,7 @@ func storm(longPoll bool) func(*run) (string, error) {
 		down := stormReaders - l.up()
 		// A long-poll that has an answer is away for a moment.
 		err = eventually(90*time.Second, "all readers are back", func() bool {
-			m, _ := r.ask.metrics(n.admin())
+			m, _ := r.ask.Metrics(n.admin())
 			return l.up() == stormReaders && m[mode] >= stormReaders*99/100
 		})
 		if err != nil {

@@ -25,8 +25,8 @@ func (w *row) line() string {
 	return fmt.Sprintf("%s; %d written, %d received; lost %d, doubled %d, reordered %d, corrupt %d; unknown %d; "+
 		"stall p99 %s (after: %s), worst %s, away %s; appends p99 %s, failures %s; sessions %.3f; forced %.2f %%; %s",
 		w.fired, w.counts.acked, w.tally.Received, w.damage.Lost, w.damage.Doubled, w.damage.Reordered, w.damage.Corrupt,
-		w.counts.unknownAnswers, short(w.tally.Stayed.quantile(0.99)), short(w.beside), short(w.tally.Stayed.quantile(1)),
-		short(w.tally.Moved.quantile(0.99)), short(w.counts.ack.quantile(0.99)), short(w.counts.failure.quantile(1)),
+		w.counts.unknownAnswers, short(w.tally.Stayed.Quantile(0.99)), short(w.beside), short(w.tally.Stayed.Quantile(1)),
+		short(w.tally.Moved.Quantile(0.99)), short(w.counts.ack.Quantile(0.99)), short(w.counts.failure.Quantile(1)),
 		w.sessions, 100*w.forced, w.reasons())
 }
 
@@ -38,7 +38,7 @@ func (w *row) reasons() string {
 		}
 	}
 	for what, h := range w.counts.refused {
-		all = append(all, fmt.Sprintf("append: %s %d (p50 %s, longest %s)", what, h.count(), short(h.quantile(0.5)), short(h.quantile(1))))
+		all = append(all, fmt.Sprintf("append: %s %d (p50 %s, longest %s)", what, h.Count(), short(h.Quantile(0.5)), short(h.Quantile(1))))
 	}
 	return strings.Join(all, ", ")
 }
@@ -56,8 +56,8 @@ func printTable(out io.Writer, rows []row) {
 		fmt.Fprintf(out, "| %s | %s | %d | %d | %d | %d | %d | %d | %s | %s | %s | %s | %s | %s | %.3f | %.2f %% | %s | %s |\n",
 			w.fault, w.fired, w.counts.acked, w.tally.Received, w.damage.Lost, w.damage.Doubled,
 			w.damage.Reordered+w.damage.Corrupt, w.counts.unknownAnswers,
-			short(w.tally.Stayed.quantile(0.99)), short(w.beside), short(w.tally.Stayed.quantile(1)), short(w.tally.Moved.quantile(0.99)),
-			short(w.counts.ack.quantile(0.99)), short(w.counts.failure.quantile(1)),
+			short(w.tally.Stayed.Quantile(0.99)), short(w.beside), short(w.tally.Stayed.Quantile(1)), short(w.tally.Moved.Quantile(0.99)),
+			short(w.counts.ack.Quantile(0.99)), short(w.counts.failure.Quantile(1)),
 			w.sessions, 100*w.forced, short(w.healed), verdict)
 	}
 	fmt.Fprintln(out)

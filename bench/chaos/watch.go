@@ -49,7 +49,7 @@ func startWatch(f *fleet) *watch {
 
 func (w *watch) sample() {
 	w.fleet.each(func(n *node) {
-		m, err := w.fleet.ask.metrics(n.admin())
+		m, err := w.fleet.ask.Metrics(n.admin())
 		if err != nil {
 			return
 		}

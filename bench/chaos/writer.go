@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/hist"
 )
 
 var (
@@ -40,15 +42,15 @@ type writing struct {
 // counts is how appends went since a fault began.
 type counts struct {
 	acked, unknownAnswers, unsure int
-	refused                       map[string]*hist // by status and problem: how long it took
-	wrong                         string           // an answer that should never come
-	ack, failure                  hist             // how long an answer took
+	refused                       map[string]*hist.Hist // by status and problem: how long it took
+	wrong                         string                // an answer that should never come
+	ack, failure                  hist.Hist             // how long an answer took
 }
 
 func newWriting(b *balancer, prefix string, streams, writers, size int) *writing {
 	w := &writing{
 		balancer: b, prefix: prefix, gates: make([]sync.Mutex, streams), size: size,
-		counts: counts{refused: map[string]*hist{}},
+		counts: counts{refused: map[string]*hist.Hist{}},
 		http: &http.Client{Transport: &http.Transport{
 			MaxIdleConnsPerHost: 1024,
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -71,7 +73,7 @@ func (w *writing) begin() counts {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	c := w.counts
-	w.counts = counts{refused: map[string]*hist{}}
+	w.counts = counts{refused: map[string]*hist.Hist{}}
 	return c
 }
 
@@ -177,10 +179,10 @@ func (w *writing) attempt(name string, body []byte, tuple bool, header []string)
 	c := &w.counts
 	if err == nil && (status == http.StatusOK || status == http.StatusNoContent) {
 		c.acked++
-		c.ack.add(took)
+		c.ack.Add(took)
 		return acked
 	}
-	c.failure.add(took)
+	c.failure.Add(took)
 	isUnknown := problem == "append-outcome-unknown"
 	if isUnknown {
 		c.unknownAnswers++
@@ -190,9 +192,9 @@ func (w *writing) attempt(name string, body []byte, tuple bool, header []string)
 		what = "no answer"
 	}
 	if c.refused[what] == nil {
-		c.refused[what] = new(hist)
+		c.refused[what] = new(hist.Hist)
 	}
-	c.refused[what].add(took)
+	c.refused[what].Add(took)
 	switch {
 	case tuple && (err != nil || status == 429 || status == 503):
 		return pending

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/usage"
 )
 
 func main() {
@@ -106,7 +107,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 		}
 		_ = ask("POST", base+"/gc", nil)
 	}
-	before := memory(server.PID())
+	before := usage.Memory(server.PID())
 	crowd, err := newCrowd(addr, readers)
 	if err != nil {
 		return err
@@ -115,12 +116,12 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 	if err := crowd.settle(); err != nil {
 		return err
 	}
-	k.idle = append(k.idle, float64(memory(server.PID())-before)/float64(readers))
+	k.idle = append(k.idle, float64(usage.Memory(server.PID())-before)/float64(readers))
 	if !isC {
 		_ = ask("POST", base+"/gc", nil)
 	}
-	k.gced = append(k.gced, float64(memory(server.PID())-before)/float64(readers))
-	used, size := cpu(server.PID()), 0 // net/http's chunks are a few bytes more
+	k.gced = append(k.gced, float64(usage.Memory(server.PID())-before)/float64(readers))
+	used, size := usage.CPU(server.PID()), 0 // net/http's chunks are a few bytes more
 	for range events {
 		body := bytes.Repeat([]byte("x"), 256)
 		if isC {
@@ -139,7 +140,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 		}
 		k.last = append(k.last, time.Since(began).Seconds()*1000)
 	}
-	k.cpu = append(k.cpu, (cpu(server.PID())-used).Seconds()*1e6/float64(events*readers))
+	k.cpu = append(k.cpu, (usage.CPU(server.PID())-used).Seconds()*1e6/float64(events*readers))
 	return nil
 }
 

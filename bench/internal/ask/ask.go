@@ -1,4 +1,5 @@
-package main
+// Package ask asks nodes for their health and metrics.
+package ask
 
 import (
 	"bufio"
@@ -11,14 +12,16 @@ import (
 	"time"
 )
 
-// asker asks nodes for their health and metrics, and never for long.
-type asker struct{ http *http.Client }
+// Asker asks nodes for their health and metrics, and never for long.
+type Asker struct{ http *http.Client }
 
-func newAsker() *asker {
-	return &asker{&http.Client{Timeout: time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}}
+// New is an Asker.
+func New() *Asker {
+	return &Asker{&http.Client{Timeout: time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}}
 }
 
-func (a *asker) get(url string) (status int, err error) {
+// Get is the status of an address, whose body is thrown away.
+func (a *Asker) Get(url string) (status int, err error) {
 	resp, err := a.http.Get(url)
 	if err != nil {
 		return 0, err
@@ -28,13 +31,14 @@ func (a *asker) get(url string) (status int, err error) {
 	return resp.StatusCode, err
 }
 
-func (a *asker) ready(admin string) bool {
-	status, err := a.get("http://" + admin + "/readyz")
+// Ready reports whether the node at this admin address is ready.
+func (a *Asker) Ready(admin string) bool {
+	status, err := a.Get("http://" + admin + "/readyz")
 	return err == nil && status == http.StatusOK
 }
 
-// metrics are the metrics of a node: by name with labels, and summed over labels.
-func (a *asker) metrics(admin string) (map[string]float64, error) {
+// Metrics are the metrics of a node: by name with labels, and summed over labels.
+func (a *Asker) Metrics(admin string) (map[string]float64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/metrics", nil)

@@ -1,0 +1,50 @@
+// Package hist counts durations.
+package hist
+
+import (
+	"math"
+	"time"
+)
+
+// Hist counts durations in steps of 5 %, from 0.1 ms to a few minutes.
+type Hist [300]int
+
+const low = 100 * time.Microsecond
+
+// Add counts a duration.
+func (h *Hist) Add(d time.Duration) {
+	i := 0
+	if d > low {
+		i = int(math.Log(float64(d)/float64(low)) / math.Log(1.05))
+	}
+	h[min(i, len(h)-1)]++
+}
+
+// Merge adds what another counted.
+func (h *Hist) Merge(o *Hist) {
+	for i, n := range o {
+		h[i] += n
+	}
+}
+
+// Count is how many there are.
+func (h *Hist) Count() (n int) {
+	for _, c := range h {
+		n += c
+	}
+	return n
+}
+
+// Quantile is the upper end of the step that holds it; 1 is the longest.
+func (h *Hist) Quantile(q float64) time.Duration {
+	left := int(math.Ceil(q * float64(h.Count())))
+	if left == 0 {
+		return 0
+	}
+	for i, n := range h {
+		if left -= n; left <= 0 {
+			return time.Duration(float64(low) * math.Pow(1.05, float64(i+1)))
+		}
+	}
+	return 0
+}

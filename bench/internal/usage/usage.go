@@ -1,0 +1,51 @@
+// Package usage is what processes use, by the kernel's accounts.
+package usage
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Memory is what a process holds beside its files, in bytes.
+func Memory(pid int) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "RssAnon:" {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
+// CPU is the processor time that a process has used, in ticks of 10 ms.
+func CPU(pid int) time.Duration {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// Machine is the processor time that all processors have spent on something, and the time
+// that they had.
+func Machine() (busy, all time.Duration) {
+	b, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(b), "\n")
+	f := strings.Fields(line)
+	for i := 1; i < len(f) && i <= 8; i++ { // guests are in user already
+		n, _ := strconv.Atoi(f[i])
+		all += time.Duration(n) * 10 * time.Millisecond
+		if i != 4 && i != 5 { // idle, iowait
+			busy += time.Duration(n) * 10 * time.Millisecond
+		}
+	}
+	return busy, all
+}
