@@ -91,6 +91,11 @@ func TestMovesTakeTurns(t *testing.T) {
 	if d := last.Sub(now); d < n*flipPace || d > n*flipPace+flipJitter {
 		t.Errorf("the last after %v", d)
 	}
+	for range 100_000 { // feeds go on for movedGrace
+		if d := fs.turn(now).Sub(now); d > movedGrace*3/4 {
+			t.Fatalf("one after %v", d)
+		}
+	}
 	if early < n/4 || early > n/2 {
 		t.Errorf("%d of %d in the first second", early, n)
 	}

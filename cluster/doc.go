@@ -67,21 +67,22 @@
 // Subscriptions of one peer: 262,144, then refused as overloaded. Credit: 256 KiB for
 // a subscription, 8 MiB for a link, 256 MiB for all links (later ones get less);
 // without it records wait in the Tail, and what is evicted there is read from pages.
-// Streams being opened for peers: 64 at once, those that are here already first; 65,536
-// wait, then refused. Append bodies from peers: 64 MiB, then refused before the body is
-// read. Streams being let go of: 16 at once, the others next second. Streams being handed
-// over: 16 at once; those that were are remembered for 5 s. Followers that move to a new
-// owner while the one before feeds them: 2,000 a second, the others later.
+// Streams being opened for peers: 64 at once, mostly those first that need no fetching;
+// 65,536 wait, then refused. Append bodies from peers: 64 MiB, then refused before the
+// body is read. Streams being let go of: 16 at once, the others next second. Streams being handed
+// over: 8 at once to each heir; those that were are remembered for 5 s. Followers that
+// move to a new owner while the one before feeds them: 2,000 a second, and all that are
+// left within 5 s.
 //
 // # Goroutines
 //
-// For a node: one that tends ownership, one that steps all followers, up to 17 after a
-// change of owners that nudge, those of gossip and of joining. For each link: its keeper,
-// a reader and a writer of the control lane, and a reader of the bulk lane while anything
-// is followed; at the other end, those of gRPC's handlers. None for a stream. Close ends
+// For a node: one that tends ownership, one that steps all followers, up to 9 for each
+// heir after a change of owners that nudge, those of gossip and of joining. For each
+// link: its keeper, a reader and a writer of the control lane, and a reader of the bulk
+// lane while anything is followed; at the other end, those of gRPC's handlers. None for a stream. Close ends
 // them all and waits.
 //
-// Locks: followers.mu, follower.mu, then followers.pmu or link.mu; a Tail's may be taken
+// Locks: followers.mu, follower.mu, then followers.pmu, link.mu or hosted.mu; a Tail's may be taken
 // under session.mu, never the other way round. Nothing is done over the network under
 // any of them.
 //

@@ -14,7 +14,7 @@ import (
 // them: news marks a follower, the goroutine steps it. None has a goroutine or a
 // queue of its own, and one that is well fed costs nothing.
 //
-// Locks: mu before follower.mu before (pmu or link.mu).
+// Locks: mu before follower.mu before (pmu, link.mu, or hosted.mu).
 type followers struct {
 	// set at construction
 	self    string
@@ -44,7 +44,7 @@ type followers struct {
 
 func jitter(from, to time.Duration) time.Duration { return from + rand.N(to-from) }
 
-// follow returns the stream's Tail, fed until release is called.
+// follow returns the stream's Tail, fed until release is called (once).
 func (fs *followers) follow(ctx context.Context, id shard.StreamID, from uint64) (
 	*shard.Tail, func(), error,
 ) {
@@ -71,12 +71,15 @@ func (fs *followers) follow(ctx context.Context, id shard.StreamID, from uint64)
 }
 
 // turn is when one more follower may move that is fed meanwhile: all of a node that stops
-// at once would hold up appends.
+// at once would hold up appends. Nobody waits for as long as feeds go on.
 func (fs *followers) turn(now time.Time) time.Time {
 	fs.pmu.Lock()
 	defer fs.pmu.Unlock()
-	if fs.turns.Before(now) {
+	switch {
+	case fs.turns.Before(now):
 		fs.turns = now
+	case fs.turns.Sub(now) > movedGrace/2:
+		return now.Add(jitter(0, movedGrace/2))
 	}
 	fs.turns = fs.turns.Add(flipPace)
 	return fs.turns.Add(jitter(0, flipJitter))
@@ -236,7 +239,7 @@ func (fs *followers) run() {
 			later.put(f, f.step(now))
 			fs.forget(f)
 		}
-		timer.Reset(max(later.wait(now), grain))
+		timer.Reset(max(later.wait(time.Now()), grain))
 		select {
 		case <-fs.ctx.Done():
 			return

@@ -37,9 +37,9 @@ const (
 	comingWait = 500 * time.Millisecond
 	// handedFor is how long a node that handed a stream over refuses to serve it.
 	handedFor = 5 * time.Second
-	// nudgeAtOnce bounds the streams that one node is handing over. With 64 nothing is
-	// faster, and appends wait longer for the processor.
-	nudgeAtOnce = 16
+	// nudgeAtOnce bounds the streams that one node is handing over to another. With more
+	// nothing is faster, and appends wait longer for the processor.
+	nudgeAtOnce = 8
 	// nudgeAgain is the pause before another nudge of a member that is behind.
 	nudgeAgain = 100 * time.Millisecond
 	// hot is how recently a stream was used that is handed over without being asked for.
@@ -224,28 +224,41 @@ func (o *owing) paid(name string) {
 // nudge has the new owners fetch what this node owes them. It returns once each has been
 // asked, or ctx ends.
 func (r *Relay) nudge(ctx context.Context, o *owing) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	free := make(chan struct{}, nudgeAtOnce)
+	owed := map[string][]shard.StreamID{} // by owner: one that hangs holds up no other
 	for _, id := range o.streams {
 		m := o.table.Owner(id)
-		l := r.peers.link(m.Name)
-		if l == nil {
-			o.paid(m.Name)
-			continue
-		}
-		select {
-		case free <- struct{}{}:
-		case <-ctx.Done():
-			return
+		owed[m.Name] = append(owed[m.Name], id)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for name, ids := range owed {
+		next := make(chan shard.StreamID)
+		for range min(nudgeAtOnce, len(ids)) {
+			wg.Go(func() {
+				for id := range next {
+					r.nudgeOne(ctx, name, id)
+					o.paid(name)
+				}
+			})
 		}
 		wg.Go(func() {
-			defer func() { <-free }()
-			defer o.paid(m.Name)
-			ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-			defer cancel()
-			l.nudge(ctx, id)
+			defer close(next)
+			for _, id := range ids {
+				select {
+				case next <- id:
+				case <-ctx.Done():
+					return
+				}
+			}
 		})
+	}
+}
+
+func (r *Relay) nudgeOne(ctx context.Context, member string, id shard.StreamID) {
+	if l := r.peers.link(member); l != nil {
+		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+		defer cancel()
+		l.nudge(ctx, id)
 	}
 }
 

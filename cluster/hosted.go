@@ -263,17 +263,21 @@ func (h *hosted) state(ctx context.Context, id shard.StreamID, a shard.Ask, must
 	return h.host.State(ctx, id, a)
 }
 
-// near reports whether the stream is here, or about to be.
+// near reports whether an answer for the stream needs no other node: it is here, on its
+// way here, or was handed over.
 func (h *hosted) near(id shard.StreamID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.moving[id] != nil || h.host.Has(id)
+	_, over := h.handed[id]
+	p := h.moving[id]
+	return over || p != nil && p.coming || h.host.Has(id)
 }
 
 // openers runs what may block on S2: at most limit at once. Those that wait are
 // at most waiting; beyond that add refuses (the asker tries again later). Streams that
-// are near go first: after a change of owners a node that handed its streams over follows
-// them here for all its readers, who must not wait until thousands of others are fetched.
+// are near go first, but for one in nearFirst: after a change of owners a node that handed
+// its streams over follows them here for all its readers, who must not wait until
+// thousands of others are fetched.
 type openers struct {
 	limit, waiting int
 
@@ -282,12 +286,14 @@ type openers struct {
 	active int
 	near   []func()
 	far    []func()
+	turn   int
 	closed bool
 }
 
 const (
 	openAtOnce  = 64
 	openWaiting = 1 << 16
+	nearFirst   = 16
 )
 
 // add runs fn soon; false: too many wait, or the openers are closed.
@@ -315,8 +321,9 @@ func (o *openers) work(fn func()) {
 	for fn != nil {
 		fn()
 		o.mu.Lock()
+		o.turn++
 		queue := &o.near
-		if len(*queue) == 0 {
+		if len(o.near) == 0 || len(o.far) > 0 && o.turn%nearFirst == 0 {
 			queue = &o.far
 		}
 		fn = nil

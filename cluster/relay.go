@@ -312,7 +312,7 @@ func (r *Relay) state(ctx context.Context, id shard.StreamID, a shard.Ask) (shar
 }
 
 // Follow returns the stream's Tail on this node and keeps it fed, from wherever
-// the stream is owned, until release is called. from is where the caller will
+// the stream is owned, until release is called (once). from is where the caller will
 // read from; it is only a hint. Errors: those of Host.Follow and ErrUnavailable.
 func (r *Relay) Follow(ctx context.Context, id shard.StreamID, from uint64) (
 	t *shard.Tail, release func(), err error,

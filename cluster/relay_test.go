@@ -177,6 +177,7 @@ func (f *fleet) read(s *station, id shard.StreamID) *reading {
 	if err != nil {
 		f.Fatal(err)
 	}
+	release = sync.OnceFunc(release)
 	r := &reading{tail: tail, release: release, node: s, id: id, pos: info.Start}
 	f.Cleanup(release)
 	return r

@@ -146,7 +146,9 @@ func (l *loop) pump(r *conn) (sent int) {
 			l.stick(r, n > 0)
 			break
 		}
-		l.unstick(r)
+		if l.unstick(r); r.state == connGone {
+			break
+		}
 		if sent >= writeBudget {
 			if !r.queued {
 				r.queued = true

@@ -171,8 +171,8 @@ func (c *cursor) stand() (stand, bool) {
 	return stand{c.at.pos, c.least, c.told, c.now, c.begun, c.fresh}, plain
 }
 
-// stands moves the reader to where one like it has come to.
-func (c *cursor) stands(s stand) {
+// standAt moves the reader to where one like it has come to.
+func (c *cursor) standAt(s stand) {
 	c.at.pos, c.least, c.told, c.now, c.begun, c.fresh = s.pos, s.least, s.told, s.now, s.begun, s.fresh
 }
 

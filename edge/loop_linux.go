@@ -39,12 +39,12 @@ type loop struct {
 	ticked   time.Time
 
 	now       time.Time
-	clock     time.Duration // since(), in this turn
+	clock     time.Duration // since(), when this turn began
 	interval  uint64
 	iov       []unix.Iovec
 	step      step
 	delivered int   // messages, not counted yet
-	room      *room // lent to the cursor that is pumped; nil: one that is stuck has it
+	room      *room // lent to the cursor that is pumped, or to the step; nil: one that is stuck has it
 }
 
 const (

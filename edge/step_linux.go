@@ -30,7 +30,7 @@ func (l *loop) deliver(r *conn) (sent int) {
 		l.gone(r)
 		return 0
 	}
-	c.stands(l.step.to)
+	c.standAt(l.step.to)
 	if sent > 0 {
 		r.active = l.clock
 		l.delivered += int(l.step.messages)
@@ -49,15 +49,23 @@ func (l *loop) deliver(r *conn) (sent int) {
 	return sent
 }
 
+// stepMost bounds what is copied to be sent in one piece, and how long send keeps a
+// processor. Beyond that the call is what a delivery costs, and pieces are as good.
+const stepMost = 64 << 10
+
 // lead makes the step of those who stand as this reader does; false: there is nothing to
-// share, and the reader goes on by itself.
+// share, and the reader goes on by itself, with what it owes and the loop's room.
 func (l *loop) lead(c *cursor, from stand) bool {
 	l.endStep()
 	c.room, l.room = l.room, nil
 	c.interval = l.interval
 	owed := c.pending(writeBudget)
 	to, plain := c.stand()
-	if len(owed) == 0 || !plain {
+	size := 0
+	for _, b := range owed {
+		size += len(b)
+	}
+	if size == 0 || size > stepMost || !plain {
 		return false
 	}
 	l.step.from, l.step.to, l.step.room, c.room = from, to, c.room, nil
@@ -74,14 +82,11 @@ func (l *loop) endStep() {
 	if s.room != nil && s.room.drop(l.s.frames.pins) {
 		l.room = s.room
 	}
-	s.room = nil
-	if s.b = s.b[:0]; cap(s.b) > 2*writeBudget {
-		s.b = nil
-	}
+	s.room, s.b = nil, s.b[:0]
 }
 
-// send writes to a socket that does not block. The runtime is not told of the call, which
-// takes some microseconds: that would cost as much as all else here.
+// send writes a little to a socket that does not block. The runtime is not told of the
+// call, which takes some microseconds: that would cost as much as all else here.
 func send(fd int32, b []byte) (int, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
 		unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)

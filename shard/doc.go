@@ -52,8 +52,8 @@
 //  8. All that is here is a cache. Dropping a Shard at any moment costs one or two
 //     reads and nothing else.
 //  9. While storage answers nothing, whoever needs it hears so at once; who is in the
-//     middle of an append waits for certainty (breaker.go). Sessions are opened under a
-//     token bucket (opens.go).
+//     middle of an append waits for certainty (breaker.go). Sessions are opened under
+//     token buckets (opens.go).
 //
 // # Goroutines
 //

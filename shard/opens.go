@@ -13,7 +13,7 @@ import (
 // streams come first. A stream that waits is live meanwhile with all that is appended
 // through this node. Those that were handed over have turns of their own (Host.takes), and
 // many of them: a session takes the place of the one before, and is paced only because
-// thousands of goroutines that begin at once would hold up appends in this process.
+// thousands that are opened at once would hold up appends in this process.
 type opens struct {
 	spawn func(func(context.Context)) bool
 	limit *rate.Limiter

@@ -125,7 +125,6 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 		}
 		s.mu.Lock()
 		followers, inherited := s.followers, s.inherited
-		s.inherited = false
 		s.mu.Unlock()
 		turns := s.host.opens
 		if inherited {
@@ -136,6 +135,7 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 		}
 		start := s.host.cfg.Now()
 		s.mu.Lock()
+		s.inherited = false
 		on := s.state
 		s.mu.Unlock()
 		err := s.feed(ctx, ss, on)

@@ -33,7 +33,7 @@ type options struct {
 	every, after, drain     time.Duration
 	faults, table, keep     string
 	quick                   bool
-	soak                    time.Duration
+	soak, between           time.Duration
 	inside                  string
 
 	crowd    string
@@ -53,7 +53,8 @@ func main() {
 	flag.StringVar(&o.table, "table", "", "file for the table")
 	flag.StringVar(&o.keep, "keep", "", "folder that keeps logs and data")
 	flag.BoolVar(&o.quick, "quick", false, "a subset, in less than two minutes")
-	flag.DurationVar(&o.soak, "soak", 0, "instead: restart nodes every two minutes for so long, and look for leaks")
+	flag.DurationVar(&o.soak, "soak", 0, "instead: restart nodes for so long, and look for leaks")
+	flag.DurationVar(&o.between, "between", 2*time.Minute, "how often a soak restarts them")
 	flag.StringVar(&o.inside, "inside", "", "for internal use")
 	flag.StringVar(&o.crowd, "crowd", "", "for internal use")
 	flag.BoolVar(&o.longPoll, "longpoll", false, "for internal use")
@@ -135,7 +136,7 @@ func inside(o options) error {
 		return err
 	}
 	log("%d readers of %d streams", o.readers, o.streams)
-	r := &run{fleet: f, load: l, quick: o.quick, after: o.after, log: log}
+	r := &run{fleet: f, load: l, quick: o.quick, between: o.between, after: o.after, log: log}
 	if _, err := l.verify(); err != nil { // and warm
 		return err
 	}

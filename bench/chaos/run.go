@@ -9,12 +9,13 @@ import (
 // run is the fleet with a load on it, which meets one fault after the other.
 type run struct {
 	*fleet
-	load  *load
-	quick bool
-	after time.Duration // how long to look on once a fault is over
-	log   func(format string, args ...any)
-	notes []string // of the fault at hand
-	turn  int      // counts victims
+	load    *load
+	quick   bool
+	between time.Duration // restarts of a soak
+	after   time.Duration // how long to look on once a fault is over
+	log     func(format string, args ...any)
+	notes   []string // of the fault at hand
+	turn    int      // counts victims
 }
 
 // span is how long a fault lasts.

@@ -5,20 +5,17 @@ import (
 	"time"
 )
 
-// soakEvery is how long a soak goes on between two restarts of everything.
-const soakEvery = 2 * time.Minute
-
 // held is what one process holds at a moment.
 type held struct {
 	at                                  float64 // seconds since the start
 	memory, goroutines, files, sessions float64
 }
 
-// soak restarts all nodes but the first every two minutes, and looks at what the
-// first one, which has to take part in all of that, comes to hold.
+// soak restarts all nodes but the first again and again, and looks at what the first
+// one, which has to take part in all of that, comes to hold.
 func (r *run) soak(span time.Duration) (w row) {
 	w.fault, r.notes = "soak", nil
-	r.log("soak: all nodes but the first are restarted every %v", soakEvery)
+	r.log("soak: all nodes but the first are restarted every %v", r.between)
 	if err := r.load.begin(); err != nil {
 		w.fail("%v", err)
 		return w
@@ -27,7 +24,7 @@ func (r *run) soak(span time.Duration) (w row) {
 	var all []held
 	restarted := 0
 	for time.Since(began) < span {
-		next := time.Now().Add(soakEvery)
+		next := time.Now().Add(r.between)
 		for _, n := range r.nodes[1:] {
 			err := r.restart(n)
 			if err == nil {
@@ -72,7 +69,11 @@ func (r *run) soak(span time.Duration) (w row) {
 
 func (r *run) held(n *node) (h held, err error) {
 	// A collection first: what is held, and not what is about to go.
-	if _, err := r.ask.Get("http://" + n.admin() + "/debug/pprof/heap?gc=1"); err != nil {
+	err = eventually(30*time.Second, "a collection", func() bool {
+		_, err := r.ask.Get("http://" + n.admin() + "/debug/pprof/heap?gc=1")
+		return err == nil
+	})
+	if err != nil {
 		return h, err
 	}
 	m, err := r.ask.Metrics(n.admin())
@@ -100,8 +101,8 @@ func (r *run) flat(w *row, all []held) {
 	} {
 		perSecond := slope(all, q.of)
 		first := q.of(all[0])
-		added := perSecond * 10 * soakEvery.Seconds()
-		r.note("%s of the node that stays: %.0f, slope %+.2f %% of that per round", q.name, first, 100*perSecond*soakEvery.Seconds()/max(first, 1))
+		added := perSecond * 10 * r.between.Seconds()
+		r.note("%s of the node that stays: %.0f, slope %+.2f %% of that per round", q.name, first, 100*perSecond*r.between.Seconds()/max(first, 1))
 		if len(all) > 2 && added > first/10+q.slop {
 			w.fail("%s grow: %.0f at first, %.0f more in ten rounds", q.name, first, added)
 		}
