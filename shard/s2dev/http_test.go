@@ -111,6 +111,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/v1/metrics", "", nil, 501, `"not_implemented"`},
 		{"GET", "/health", "", nil, 200, "OK"},
 		{"GET", "/metrics", "", nil, 200, `s2dev_operations_total{op="append"}`},
+		{"GET", "/metrics", "", nil, 200, `s2dev_read_session_minutes_total 0`},
 		{"GET", "/nothing", "", nil, 404, ""},
 		{"PUT", records, "", nil, 405, ""},
 	} {

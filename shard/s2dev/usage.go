@@ -190,5 +190,9 @@ func (u Usage) writeMetrics(w io.Writer) {
 	p("# TYPE s2dev_open_read_sessions gauge\ns2dev_open_read_sessions %d", t.OpenReadSessions)
 	p("# TYPE s2dev_open_append_sessions gauge\ns2dev_open_append_sessions %d",
 		t.OpenAppendSessions)
+	p("# TYPE s2dev_read_session_minutes_total counter\ns2dev_read_session_minutes_total %d",
+		t.ReadSessionMinutes)
+	p("# TYPE s2dev_append_session_minutes_total counter\ns2dev_append_session_minutes_total %d",
+		t.AppendSessionMinutes)
 	p("# TYPE s2dev_cost_dollars gauge\ns2dev_cost_dollars %g", t.Cost)
 }
