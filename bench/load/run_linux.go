@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/fleet"
 	"github.com/fantail-dev/fantail/bench/internal/usage"
 )
 
 // load is a run.
 type load struct {
 	o       *options
-	fleet   *fleet // nil: the servers are somebody else's
+	fleet   *fleet.Fleet // nil: the servers are somebody else's
 	w       *writers
 	asking  sync.Mutex // a client answers one question at a time
 	clients []*child.Peer
@@ -30,15 +31,18 @@ func run(o *options) (r *result, err error) {
 			c.Stop()
 		}
 		if l.fleet != nil {
-			l.fleet.stop()
+			l.fleet.Stop()
 		}
 	}()
 	if o.fleet > 0 {
 		l.say("a fleet of %d nodes", o.fleet)
-		if l.fleet, err = startFleet(o); err != nil {
+		if l.fleet, err = fleet.Start(o.fleet, o.drain); err != nil {
 			return nil, err
 		}
-		o.pids = l.fleet.pids()
+		o.urls = nil
+		for i := range o.fleet {
+			o.urls = append(o.urls, fleet.HTTP(i))
+		}
 	}
 	l.w = newWriters(o)
 	l.say("%d streams", o.streams)
@@ -175,7 +179,7 @@ func (l *load) until(within time.Duration, ok func(*tally) bool) (tally, error) 
 func (l *load) used() (u used) {
 	pids := l.o.pids
 	if l.fleet != nil {
-		pids = l.fleet.pids()
+		pids = l.fleet.PIDs()
 	}
 	for _, p := range pids {
 		u.memory += usage.Memory(p)
@@ -244,7 +248,7 @@ func (l *load) happen() error {
 	switch {
 	case l.o.restart:
 		l.say("node 1 is restarted")
-		return l.fleet.restart(1)
+		return l.fleet.Restart(1)
 	case l.o.mode == "reconnect":
 		began := time.Now()
 		if _, err := l.all("cut"); err != nil {
@@ -319,7 +323,7 @@ func (l *load) judge() error {
 	l.r.P50, l.r.P90, l.r.P99, l.r.Worst = ms(t.Latency.Quantile(0.5)), ms(t.Latency.Quantile(0.9)), ms(t.Latency.Quantile(0.99)), ms(t.Latency.Quantile(1))
 	l.r.Ack50, l.r.Ack99 = ms(l.w.ack.Quantile(0.5)), ms(l.w.ack.Quantile(0.99))
 	if l.fleet != nil {
-		l.r.Sessions = int(l.fleet.sum("fantail_s2_read_sessions"))
+		l.r.Sessions = int(l.fleet.Sum("fantail_s2_read_sessions"))
 	}
 	if l.r.Cores > 0 && t.Messages > 0 && l.o.mode != "idle" {
 		l.r.DeliveryCPU = l.r.Cores * l.r.Seconds * 1e6 / float64(t.Messages)

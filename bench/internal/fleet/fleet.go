@@ -1,0 +1,139 @@
+// Package fleet is Fantail on this machine: the embedded S2 and nodes, each a process, and
+// each at a loopback address of its own.
+package fleet
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/ask"
+	"github.com/fantail-dev/fantail/bench/internal/child"
+)
+
+// Fleet is a running fleet.
+type Fleet struct {
+	ask   *ask.Asker
+	drain time.Duration
+	dir   string
+	bin   string
+	store *child.Child
+	nodes []*child.Child // nil: not started yet
+}
+
+// Store is S2's address.
+const Store = "127.0.0.9:4430"
+
+func ip(node int) string { return fmt.Sprint("127.0.1.", node+1) }
+
+// HTTP is the URL of a node.
+func HTTP(node int) string { return "http://" + ip(node) + ":4437" }
+
+// Admin is the admin address of a node.
+func Admin(node int) string { return ip(node) + ":4447" }
+
+// Start builds the binary and starts nodes, each of which ends its readers over drain when
+// it stops. It returns once they are one fleet.
+func Start(nodes int, drain time.Duration) (f *Fleet, err error) {
+	dir, err := os.MkdirTemp("", "fantail-fleet-")
+	if err != nil {
+		return nil, err
+	}
+	f = &Fleet{ask: ask.New(), drain: drain, dir: dir, bin: filepath.Join(dir, "fantail"), nodes: make([]*child.Child, nodes)}
+	defer func() {
+		if err != nil {
+			f.Stop()
+		}
+	}()
+	if out, err := exec.Command("go", "build", "-o", f.bin, "./cmd/fantail").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build: %w: %s", err, out)
+	}
+	if f.store, err = child.Start(f.bin, "", "s2", "--listen="+Store, "--basin=fantail-bench"); err != nil {
+		return nil, err
+	}
+	for i := range f.nodes {
+		if err := f.start(i); err != nil {
+			return nil, err
+		}
+	}
+	return f, f.Whole(30 * time.Second)
+}
+
+func (f *Fleet) start(i int) (err error) {
+	var join []string
+	for j := range f.nodes {
+		join = append(join, ip(j)+":4457")
+	}
+	f.nodes[i], err = child.Start(f.bin, "", "serve", fmt.Sprint("--name=node-", i), "--http="+ip(i)+":4437", "--admin="+Admin(i),
+		"--gossip="+ip(i)+":4457", "--relay="+ip(i)+":4467", "--join="+strings.Join(join, ","),
+		"--cluster=bench", "--secret=00112233445566778899aabbccddeeff", "--drain="+f.drain.String(),
+		"--s2-endpoint=http://"+Store, "--s2-basin=fantail-bench")
+	return err
+}
+
+// Whole waits until every node is ready and sees as many owners as there are nodes.
+func (f *Fleet) Whole(within time.Duration) error {
+	why := ""
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		why = ""
+		for i := range f.nodes {
+			m, err := f.ask.Metrics(Admin(i))
+			switch {
+			case err != nil:
+				why = err.Error()
+			case int(m["fantail_owners"]) != len(f.nodes) || int(m["fantail_links_up"]) != len(f.nodes)-1 || !f.ask.Ready(Admin(i)):
+				why = fmt.Sprintf("node %d is not ready, or sees %v owners over %v links", i, m["fantail_owners"], m["fantail_links_up"])
+			}
+		}
+		if why == "" {
+			return nil
+		}
+	}
+	return fmt.Errorf("the fleet is not whole: %s", why)
+}
+
+// Restart stops a node as an orchestrator does, and starts it again.
+func (f *Fleet) Restart(i int) error {
+	f.nodes[i].Stop()
+	if err := f.start(i); err != nil {
+		return err
+	}
+	return f.Whole(time.Minute)
+}
+
+// Metrics are a node's, or S2's at Store.
+func (f *Fleet) Metrics(at string) (map[string]float64, error) { return f.ask.Metrics(at) }
+
+// Sum adds up a metric of all nodes that answer.
+func (f *Fleet) Sum(name string) (v float64) {
+	for i := range f.nodes {
+		if m, err := f.ask.Metrics(Admin(i)); err == nil {
+			v += m[name]
+		}
+	}
+	return v
+}
+
+// PIDs are those of the nodes; S2 is not what is measured.
+func (f *Fleet) PIDs() (pids []int) {
+	for _, n := range f.nodes {
+		pids = append(pids, n.PID())
+	}
+	return pids
+}
+
+// Stop ends all of it.
+func (f *Fleet) Stop() {
+	for _, n := range f.nodes {
+		if n != nil {
+			n.Stop()
+		}
+	}
+	if f.store != nil {
+		f.store.Stop()
+	}
+	_ = os.RemoveAll(f.dir)
+}
