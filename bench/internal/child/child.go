@@ -14,12 +14,13 @@ import (
 // Child is a running process.
 type Child struct {
 	cmd  *exec.Cmd
-	done chan error
+	done chan struct{} // closed when it has ended, with
+	err  error
 }
 
 // Start runs a command and waits until it prints a line with ready in it; "": not at all.
 func Start(path, ready string, args ...string) (*Child, error) {
-	c := &Child{cmd: exec.Command(path, args...), done: make(chan error, 1)}
+	c := &Child{cmd: exec.Command(path, args...), done: make(chan struct{})}
 	c.cmd.Env = append(os.Environ(), "FANTAIL_LOG_LEVEL=warn")
 	c.cmd.Stderr = os.Stderr
 	out, err := c.cmd.StdoutPipe()
@@ -37,7 +38,8 @@ func Start(path, ready string, args ...string) (*Child, error) {
 				up <- struct{}{}
 			}
 		}
-		c.done <- c.cmd.Wait()
+		c.err = c.cmd.Wait()
+		close(c.done)
 	}()
 	if ready == "" {
 		return c, nil
@@ -45,11 +47,21 @@ func Start(path, ready string, args ...string) (*Child, error) {
 	select {
 	case <-up:
 		return c, nil
-	case err := <-c.done:
-		return nil, fmt.Errorf("%s %v ended: %w", path, args, err)
+	case <-c.done:
+		return nil, fmt.Errorf("%s %v ended: %w", path, args, c.err)
 	case <-time.After(20 * time.Second):
 		c.Stop()
 		return nil, fmt.Errorf("%s %v does not say %q", path, args, ready)
+	}
+}
+
+// Ended reports whether the process is over.
+func (c *Child) Ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -3,11 +3,14 @@
 package fleet
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/ask"
@@ -36,7 +39,8 @@ func HTTP(node int) string { return "http://" + ip(node) + ":4437" }
 func Admin(node int) string { return ip(node) + ":4447" }
 
 // Start builds the binary and starts nodes, each of which ends its readers over drain when
-// it stops. It returns once they are one fleet.
+// it stops. It returns once they are one fleet. SIGINT and SIGTERM end them, and the
+// program.
 func Start(nodes int, drain time.Duration) (f *Fleet, err error) {
 	dir, err := os.MkdirTemp("", "fantail-fleet-")
 	if err != nil {
@@ -47,6 +51,13 @@ func Start(nodes int, drain time.Duration) (f *Fleet, err error) {
 		if err != nil {
 			f.Stop()
 		}
+	}()
+	over := make(chan os.Signal, 1)
+	signal.Notify(over, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-over
+		f.Stop()
+		os.Exit(1)
 	}()
 	if out, err := exec.Command("go", "build", "-o", f.bin, "./cmd/fantail").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build: %w: %s", err, out)
@@ -79,7 +90,13 @@ func (f *Fleet) Whole(within time.Duration) error {
 	why := ""
 	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		why = ""
-		for i := range f.nodes {
+		if f.store.Ended() {
+			return errors.New("S2 has ended: another fleet may be there")
+		}
+		for i, n := range f.nodes {
+			if n.Ended() {
+				return fmt.Errorf("node %d has ended: another fleet may be there", i)
+			}
 			m, err := f.ask.Metrics(Admin(i))
 			switch {
 			case err != nil:
