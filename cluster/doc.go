@@ -69,9 +69,9 @@
 // without it records wait in the Tail, and what is evicted there is read from pages.
 // Streams being opened for peers: 64 at once, mostly those first that need no fetching;
 // 65,536 wait, then refused. Append bodies from peers: 64 MiB, then refused before the
-// body is read. Streams being let go of: 16 at once, the others next second. Streams being handed
-// over: 8 at once to each heir; those that were are remembered for 5 s. Followers that
-// move to a new owner while the one before feeds them: 2,000 a second, and all that are
+// body is read. Streams being let go of: 16 at once, the others next second. Streams
+// being handed over: 8 at once to each heir; those that were are remembered for 5 s.
+// Followers that move to a new owner while the one before feeds them: 2,000 a second, and all that are
 // left within 5 s.
 //
 // # Goroutines
@@ -79,11 +79,11 @@
 // For a node: one that tends ownership, one that steps all followers, up to 9 for each
 // heir after a change of owners that nudge, those of gossip and of joining. For each
 // link: its keeper, a reader and a writer of the control lane, and a reader of the bulk
-// lane while anything is followed; at the other end, those of gRPC's handlers. None for a stream. Close ends
-// them all and waits.
+// lane while anything is followed; at the other end, those of gRPC's handlers. None for a
+// stream. Close ends them all and waits.
 //
-// Locks: followers.mu, follower.mu, then followers.pmu, link.mu or hosted.mu; a Tail's may be taken
-// under session.mu, never the other way round. Nothing is done over the network under
+// Locks: followers.mu, follower.mu, then followers.pmu, link.mu or hosted.mu; a Tail's may
+// be taken under session.mu, never the other way round. Nothing is done over the network under
 // any of them.
 //
 // # Not here

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/ask"
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // fleet is S2, the proxy before it, and the nodes.
@@ -70,7 +71,7 @@ func (f *fleet) startStore() (err error) {
 	if err != nil {
 		return err
 	}
-	return eventually(20*time.Second, "S2 answers", func() bool {
+	return wait.For(20*time.Second, "S2 answers", func() bool {
 		_, err := f.ask.Get("http://" + storeAt + storePort + "/v1/basins")
 		return err == nil
 	})
@@ -133,7 +134,7 @@ func (f *fleet) unsettled() (why string) {
 
 func (f *fleet) settle(within time.Duration) error {
 	why := ""
-	if eventually(within, "", func() bool { why = f.unsettled(); return why == "" }) != nil {
+	if wait.For(within, "", func() bool { why = f.unsettled(); return why == "" }) != nil {
 		return fmt.Errorf("the fleet is not whole within %v: %s", within, why)
 	}
 	return nil

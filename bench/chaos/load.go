@@ -16,6 +16,7 @@ import (
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
 	"github.com/fantail-dev/fantail/bench/internal/parallel"
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // loadSize says what a load is made of.
@@ -70,7 +71,7 @@ func startLoad(f *fleet, z loadSize) (*load, error) {
 			return nil, err
 		}
 	}
-	if err := eventually(60*time.Second, fmt.Sprintf("all %d readers are connected", z.readers), func() bool {
+	if err := wait.For(60*time.Second, fmt.Sprintf("all %d readers are connected", z.readers), func() bool {
 		return l.up() == z.readers
 	}); err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func (l *load) stop() {
 }
 
 func (l *load) create(stream int) error {
-	return eventually(20*time.Second, "a stream is made", func() bool {
+	return wait.For(20*time.Second, "a stream is made", func() bool {
 		nodes := l.fleet.balancer.nodes()
 		if len(nodes) == 0 {
 			return false
@@ -188,7 +189,7 @@ func (l *load) verify() (d damage, err error) {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		return d, err
 	}
-	late := eventually(15*time.Second, "every reader has everything", func() bool {
+	late := wait.For(15*time.Second, "every reader has everything", func() bool {
 		behind := 0
 		for _, h := range l.herds {
 			s, _ := h.ask("behind " + path)

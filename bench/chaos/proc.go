@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // proc is a running process, with its output in a file.
@@ -85,7 +87,7 @@ func (p *proc) stop() error {
 	if err := p.signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	return eventually(5*time.Second, p.name+" is stopped", func() bool { return p.state() == "T" })
+	return wait.For(5*time.Second, p.name+" is stopped", func() bool { return p.state() == "T" })
 }
 
 // kill ends the process as nothing else does.
@@ -95,18 +97,6 @@ func (p *proc) kill() error {
 	}
 	if err := p.wait(5 * time.Second); errors.Is(err, errStillThere) {
 		return err
-	}
-	return nil
-}
-
-// eventually waits until ok says yes.
-func eventually(within time.Duration, what string, ok func() bool) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(within); !ok(); <-tick.C {
-		if time.Now().After(end) {
-			return fmt.Errorf("not within %v: %s", within, what)
-		}
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // run is the fleet with a load on it, which meets one fault after the other.
@@ -139,7 +141,7 @@ func (r *run) sessions(w *row, f fault) {
 		within = 70 * time.Second
 	}
 	began := time.Now()
-	if eventually(within, "", func() bool { return r.proxy.look().open == r.load.streams }) != nil {
+	if wait.For(within, "", func() bool { return r.proxy.look().open == r.load.streams }) != nil {
 		w.fail("%d read sessions for %d streams %v after all was quiet; more than one: %q",
 			r.proxy.look().open, r.load.streams, within, r.proxy.doubled())
 	}

@@ -7,6 +7,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // slowReaders has much written to a stream, more than its readers take at their
@@ -38,7 +40,7 @@ func slowReaders(r *run) (string, error) {
 	}
 	written := l.writing.begin().acked
 	behind := written*l.readers - t.Received
-	if err := eventually(2*time.Minute, "the slow readers have everything", func() bool {
+	if err := wait.For(2*time.Minute, "the slow readers have everything", func() bool {
 		t, err = l.tally()
 		return err == nil && t.Received == written*l.readers
 	}); err != nil {
@@ -57,7 +59,7 @@ func slowReaders(r *run) (string, error) {
 	}
 	began := time.Now()
 	if !r.quick {
-		err = eventually(2*time.Minute, "a reader that takes nothing is cut", func() bool {
+		err = wait.For(2*time.Minute, "a reader that takes nothing is cut", func() bool {
 			return watch.now()[`fantail_readers_cut_total{reason="stalled"}`] == 1
 		})
 		r.note("a reader that takes nothing was cut %s after the slow ones were done", short(time.Since(began)))

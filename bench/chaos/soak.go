@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // held is what one process holds at a moment.
@@ -69,7 +71,7 @@ func (r *run) soak(span time.Duration) (w row) {
 
 func (r *run) held(n *node) (h held, err error) {
 	// A collection first: what is held, and not what is about to go.
-	err = eventually(30*time.Second, "a collection", func() bool {
+	err = wait.For(30*time.Second, "a collection", func() bool {
 		_, err := r.ask.Get("http://" + n.admin() + "/debug/pprof/heap?gc=1")
 		return err == nil
 	})

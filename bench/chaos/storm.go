@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // stormReaders are at one node when they are cut.
@@ -42,7 +44,7 @@ func storm(longPoll bool) func(*run) (string, error) {
 		}
 		down := stormReaders - l.up()
 		// A long-poll that has an answer is away for a moment.
-		err = eventually(90*time.Second, "all readers are back", func() bool {
+		err = wait.For(90*time.Second, "all readers are back", func() bool {
 			m, _ := r.ask.Metrics(n.admin())
 			return l.up() == stormReaders && m[mode] >= stormReaders*99/100
 		})

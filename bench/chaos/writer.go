@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/hist"
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 var (
@@ -84,7 +85,7 @@ func (w *writing) pause(within time.Duration) error {
 		w.paused, w.resume = true, make(chan struct{})
 	}
 	w.mu.Unlock()
-	return eventually(within, "no append is on its way", func() bool {
+	return wait.For(within, "no append is on its way", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.busy == 0

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/fleet"
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // load is the size of the run.
@@ -121,7 +122,7 @@ func come(sys *system, readers *crowd, l load, from, to int) error {
 
 // sessions waits until n read sessions are open.
 func (s *system) sessions(n int) error {
-	return eventually(fmt.Sprint(n, " read sessions are open"), func() bool {
+	return wait.For(patience, fmt.Sprint(n, " read sessions are open"), func() bool {
 		_, open, err := s.meter()
 		return err == nil && int(open) == n
 	})
@@ -179,7 +180,7 @@ func (c *counts) deploy(sys *system, readers *crowd, l load) error {
 func (c *counts) leave(sys *system, readers *crowd) error {
 	readers.leave()
 	time.Sleep(2 * time.Second)
-	if err := eventually("no session is open", func() bool {
+	if err := wait.For(patience, "no session is open", func() bool {
 		_, open, err := sys.meter()
 		return err == nil && open == 0
 	}); err != nil {

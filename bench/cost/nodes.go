@@ -76,12 +76,5 @@ func send(method, url, body string, want int) error {
 	return nil
 }
 
-// eventually waits until ok, for 90 s at the most.
-func eventually(what string, ok func() bool) error {
-	for end := time.Now().Add(90 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			return fmt.Errorf("not within 90 s: %s", what)
-		}
-	}
-	return nil
-}
+// patience is how long anything may take.
+const patience = 90 * time.Second

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/fleet"
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // crowd is readers of event streams.
@@ -88,7 +89,7 @@ func (r *reader) follow(ctx context.Context, url, offset string) string {
 
 // all waits until every reader is connected and has n messages.
 func (c *crowd) all(n int) error {
-	return eventually("each reader has each message once", func() bool {
+	return wait.For(patience, "each reader has each message once", func() bool {
 		for _, r := range c.got {
 			if !r.up.Load() || r.messages.Load() != int64(n) {
 				return false

@@ -122,8 +122,8 @@ func (l *load) fill() error {
 func (l *load) come() error {
 	before := l.used()
 	args := []string{
-		"-urls=" + join(l.o.urls), "-path=" + l.o.path, "-streams=" + strconv.Itoa(l.o.streams), "-mode=" + l.o.mode,
-		"-clients=" + strconv.Itoa(l.o.clients), "-arrive=" + strconv.Itoa(l.o.arrive), "-readers=" + strconv.Itoa(l.o.readers),
+		"-urls=" + join(l.o.urls), "-path=" + l.o.path, "-streams=" + strconv.Itoa(l.o.streams),
+		"-clients=" + strconv.Itoa(l.o.clients), "-arrive=" + strconv.Itoa(l.o.arrive),
 	}
 	for i := range l.o.clients {
 		c, err := child.Self(append(args, "-client="+strconv.Itoa(i))...)

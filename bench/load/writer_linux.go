@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -110,18 +109,7 @@ const writersAtOnce = 128
 
 // run writes at the rate, to each stream in turn, until stop is closed.
 func (w *writers) run(stop <-chan struct{}) error {
-	due := make(chan int, writersAtOnce)
-	errs := make([]error, writersAtOnce)
-	var wg sync.WaitGroup
-	for i := range errs {
-		wg.Go(func() {
-			for stream := range due {
-				if errs[i] == nil {
-					errs[i] = w.write(stream, 0)
-				}
-			}
-		})
-	}
+	due, wait := parallel.Workers(writersAtOnce, func(stream int) error { return w.write(stream, 0) })
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	began, written := time.Now(), 0
@@ -140,9 +128,7 @@ func (w *writers) run(stop <-chan struct{}) error {
 			}
 		}
 	}
-	close(due)
-	wg.Wait()
-	return errors.Join(errs...)
+	return wait()
 }
 
 // written is how many messages each stream has.

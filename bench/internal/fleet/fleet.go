@@ -15,6 +15,7 @@ import (
 
 	"github.com/fantail-dev/fantail/bench/internal/ask"
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 // Fleet is a running fleet.
@@ -87,29 +88,34 @@ func (f *Fleet) start(i int) (err error) {
 
 // Whole waits until every node is ready and sees as many owners as there are nodes.
 func (f *Fleet) Whole(within time.Duration) error {
-	why := ""
-	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		why = ""
-		if f.store.Ended() {
-			return errors.New("S2 has ended: another fleet may be there")
+	var why error
+	_ = wait.For(within, "", func() bool {
+		why = f.missing()
+		return why == nil || errors.Is(why, errEnded)
+	})
+	return why
+}
+
+var errEnded = errors.New("has ended: another fleet may be there")
+
+// missing is what the fleet lacks to be whole.
+func (f *Fleet) missing() error {
+	if f.store.Ended() {
+		return fmt.Errorf("S2 %w", errEnded)
+	}
+	for i, n := range f.nodes {
+		if n.Ended() {
+			return fmt.Errorf("node %d %w", i, errEnded)
 		}
-		for i, n := range f.nodes {
-			if n.Ended() {
-				return fmt.Errorf("node %d has ended: another fleet may be there", i)
-			}
-			m, err := f.ask.Metrics(Admin(i))
-			switch {
-			case err != nil:
-				why = err.Error()
-			case int(m["fantail_owners"]) != len(f.nodes) || int(m["fantail_links_up"]) != len(f.nodes)-1 || !f.ask.Ready(Admin(i)):
-				why = fmt.Sprintf("node %d is not ready, or sees %v owners over %v links", i, m["fantail_owners"], m["fantail_links_up"])
-			}
+		m, err := f.ask.Metrics(Admin(i))
+		if err != nil {
+			return err
 		}
-		if why == "" {
-			return nil
+		if int(m["fantail_owners"]) != len(f.nodes) || int(m["fantail_links_up"]) != len(f.nodes)-1 || !f.ask.Ready(Admin(i)) {
+			return fmt.Errorf("node %d is not ready, or sees %v owners over %v links", i, m["fantail_owners"], m["fantail_links_up"])
 		}
 	}
-	return fmt.Errorf("the fleet is not whole: %s", why)
+	return nil
 }
 
 // Restart stops a node as an orchestrator does, and starts it again.

@@ -9,25 +9,33 @@ import (
 // atOnce is how many are done at once.
 const atOnce = 32
 
-// Do calls fn with 0 to count-1, many at once. Of those that do things one after the
-// other, one that fails goes no further; Do returns what failed.
+// Do calls fn with 0 to count-1, many at once, and returns what failed. A worker that
+// failed does nothing more.
 func Do(count int, fn func(int) error) error {
-	work := make(chan int)
-	errs := make([]error, atOnce)
+	work, wait := Workers(atOnce, fn)
+	for i := range count {
+		work <- i
+	}
+	return wait()
+}
+
+// Workers starts n goroutines that call fn with what comes by work, where as many may wait.
+// A worker that failed only takes what comes. wait ends them and returns what failed.
+func Workers(n int, fn func(int) error) (work chan<- int, wait func() error) {
+	queue, errs := make(chan int, n), make([]error, n)
 	var wg sync.WaitGroup
 	for w := range errs {
 		wg.Go(func() {
-			for i := range work {
+			for i := range queue {
 				if errs[w] == nil {
 					errs[w] = fn(i)
 				}
 			}
 		})
 	}
-	for i := range count {
-		work <- i
+	return queue, func() error {
+		close(queue)
+		wg.Wait()
+		return errors.Join(errs...)
 	}
-	close(work)
-	wg.Wait()
-	return errors.Join(errs...)
 }
