@@ -395,8 +395,11 @@ func TestHandedOverInVainUnderSubscribers(t *testing.T) {
 	owner.openers.mu.Lock()
 	owner.openers.limit, owner.openers.waiting = limit, waiting
 	owner.openers.mu.Unlock()
-	f.eventually("the owner has it again", func() bool { return owner.hosted.used(id) })
-	owner.unhold()
+	f.eventually("the owner has it again and feeds", func() bool {
+		owner.unhold()
+		_, fed := owner.followers.local(id) // a use begins before the feed does
+		return fed
+	})
 	passed.Add(int64(10 * time.Minute))
 	info, err := edge.State(t.Context(), id, 0)
 	if err != nil || !info.Exists {
