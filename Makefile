@@ -6,7 +6,7 @@ BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 PKGS     := ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k chaos conformance clients
+.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ bench-100k: ## 100,000 readers on seven nodes, one of which is restarted; over 1
 	  -json bench/results/100k-streams.json -svg bench/results/100k-streams.svg | tee bench/results/100k-streams.txt
 	go run ./bench/load -fleet 7 -clients 7 -readers 100000 -mode fanout -rate 0.1 -for 5m -restart \
 	  -json bench/results/100k-fanout.json -svg bench/results/100k-fanout.svg | tee bench/results/100k-fanout.txt
+
+bench-peers: ## beside nchan, Mercure, Centrifugo, the Durable Streams servers and a loop in C (cc, cargo, npm; an hour)
+	bench/peers/install
+	go run ./bench/peers -rounds 5 -json bench/results/peers.json | tee bench/results/peers.md
 
 chaos: ## a fleet of processes under every fault, with an oracle, into bench/results (root; 20 minutes)
 	go run ./bench/chaos -table bench/results/chaos.md

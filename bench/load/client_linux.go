@@ -23,7 +23,7 @@ import (
 type client struct {
 	servers []unix.SockaddrInet4
 	hosts   []string
-	path    string // of stream 0, with a number to be put in
+	dialect dialect
 	streams int
 	own     int // this process's number
 	clients int
@@ -114,7 +114,7 @@ const (
 
 // serveClient is a client's process.
 func serveClient(o *options, own int) error {
-	c := &client{path: o.path, streams: o.streams, own: own, clients: o.clients, arrive: o.arrive, buf: make([]byte, 256<<10), ask: make(chan func())}
+	c := &client{dialect: dialects[o.server].of(o.path), streams: o.streams, own: own, clients: o.clients, arrive: o.arrive, buf: make([]byte, 256<<10), ask: make(chan func())}
 	for _, u := range o.urls {
 		addr, err := net.ResolveTCPAddr("tcp4", strings.TrimPrefix(u, "http://"))
 		if err != nil {
@@ -279,8 +279,7 @@ func (c *client) event(i int, what uint32) {
 		if len(r.offset) > 0 {
 			offset = string(r.offset)
 		}
-		head := fmt.Appendf(nil, "GET "+c.path+"?live=sse&offset=%s HTTP/1.1\r\nHost: %s\r\n\r\n", r.stream, offset, c.hosts[r.server])
-		if _, err := unix.Write(r.fd, head); err != nil {
+		if _, err := unix.Write(r.fd, c.dialect.request(r.stream, offset, c.hosts[r.server])); err != nil {
 			c.refused(err.Error())
 			c.drop(i, 100*time.Millisecond)
 			return
@@ -362,16 +361,24 @@ func (c *client) feed(i int, r *reader, b []byte) bool {
 		case strings.EqualFold(line, "transfer-encoding: chunked"):
 			r.chunked, r.chunk = true, chunkLine
 		case line == "":
-			r.phase = phaseBody
-			c.sum.LastUp = now
-			if s := now.Unix(); s != c.sum.second {
-				c.sum.second, c.sum.inSecond = s, 0
-			}
-			c.sum.inSecond++
-			c.sum.Peak = max(c.sum.Peak, c.sum.inSecond)
+			c.up(r, now)
 		}
 	}
 	return true
+}
+
+// up counts a reader that has its head.
+func (c *client) up(r *reader, now time.Time) {
+	r.phase = phaseBody
+	c.sum.LastUp = now
+	if c.dialect.plain {
+		r.tip, c.sum.LastTip = true, now
+	}
+	if s := now.Unix(); s != c.sum.second {
+		c.sum.second, c.sum.inSecond = s, 0
+	}
+	c.sum.inSecond++
+	c.sum.Peak = max(c.sum.Peak, c.sum.inSecond)
 }
 
 // lines takes a piece of the event stream.
@@ -408,7 +415,7 @@ func (c *client) line(r *reader, line []byte, now time.Time) {
 	rest, ok := bytes.CutPrefix(line, []byte("data:"))
 	switch {
 	case !ok:
-	case r.data:
+	case r.data, c.dialect.plain:
 		c.sum.Events++
 		c.messages(r, rest, now)
 		if len(r.id) > 0 {

@@ -3,7 +3,8 @@
 // Command load puts a Durable Streams server under load: SSE readers in several processes,
 // each of which checks every event for its turn, writers that write at a rate, and, where
 // the servers are on this machine, what they use. It needs no more of a server than the
-// protocol (JSON streams, idempotent producers):
+// protocol (JSON streams, idempotent producers), or event streams and some way to publish
+// (-server, dialect.go):
 //
 //	go run ./bench/load -mode fanout -urls http://127.0.0.1:4437 -pids $(pgrep -f 'fantail serve') -readers 10000
 //
@@ -13,7 +14,7 @@
 //	idle       readers that nothing is written to: what they cost
 //	streams    -rate messages a second in all, spread over -streams evenly
 //	fanout     the same on one stream
-//	saturate   the next message as soon as the last is everywhere
+//	saturate   as fast as the slowest reader takes it, in batches of 64
 //	catchup    all readers at once over what is there already (-history)
 //	reconnect  streams, and all connections are cut at once in the middle
 package main
@@ -22,6 +23,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -33,7 +35,8 @@ type options struct {
 	mode             string
 	urls             []string
 	pids             []int
-	path             string
+	server, path     string
+	headers          headers
 	fleet            int
 	restart          bool
 	readers, streams int
@@ -54,6 +57,8 @@ func main() {
 	flag.StringVar(&o.mode, "mode", "streams", strings.Join(modes, ", "))
 	flag.StringVar(&urls, "urls", "http://127.0.0.1:4437", "of the servers, with commas")
 	flag.StringVar(&pids, "pids", "", "of the servers, with commas or spaces: what they use is measured")
+	flag.StringVar(&o.server, "server", "durable", dialectNames())
+	flag.Var(&o.headers, "header", "`Name: value` of what is written; may be repeated")
 	flag.StringVar(&o.path, "path", "/v1/stream/load-%d", "of stream number %d")
 	flag.IntVar(&o.fleet, "fleet", 0, "start so many nodes instead")
 	flag.BoolVar(&o.restart, "restart", false, "restart a node of the fleet in the middle")
@@ -89,6 +94,10 @@ func main() {
 		return
 	case !slices.Contains(modes, o.mode):
 		fail(fmt.Errorf("-mode is one of %s", strings.Join(modes, ", ")))
+	case dialects[o.server].accept == "":
+		fail(fmt.Errorf("-server is one of %s", dialectNames()))
+	case o.mode == "catchup" && dialects[o.server].plain:
+		fail(fmt.Errorf("-server %s has nothing to catch up with", o.server))
 	case o.readers < o.clients || o.streams < 1 || o.rate <= 0 || o.clients < 1 || o.arrive < 1:
 		fail(fmt.Errorf("%d readers, %d clients, %d streams, %g a second", o.readers, o.clients, o.streams, o.rate))
 	case o.restart && o.fleet < 2:
@@ -113,6 +122,28 @@ func main() {
 	if r.Lost+r.Doubled+r.Behind > 0 {
 		os.Exit(1)
 	}
+}
+
+// headers are a flag that may be repeated.
+type headers []string
+
+func (h *headers) String() string { return strings.Join(*h, ", ") }
+
+func (h *headers) Set(line string) error {
+	if !strings.Contains(line, ":") {
+		return fmt.Errorf("%q is not a header", line)
+	}
+	*h = append(*h, line)
+	return nil
+}
+
+func (h *headers) header() http.Header {
+	all := http.Header{}
+	for _, line := range *h {
+		name, value, _ := strings.Cut(line, ":")
+		all.Set(name, strings.TrimSpace(value))
+	}
+	return all
 }
 
 func fail(err error) {

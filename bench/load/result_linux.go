@@ -33,6 +33,7 @@ type result struct {
 	P50, P90, P99, Worst float64
 	Ack50, Ack99         float64
 	DeliveryCPU          float64 // µs
+	PerSecond            float64 `json:",omitempty"` // deliveries, saturated
 	Sessions             int     `json:",omitempty"` // at S2
 	Back                 float64 `json:"BackSeconds,omitempty"`
 	Peak                 int     `json:",omitempty"`

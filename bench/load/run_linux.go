@@ -111,7 +111,7 @@ func (l *load) tally() (sum tally, err error) {
 func (l *load) fill() error {
 	const batch = 512 << 10
 	for written, i := 0, 0; written < l.o.history; written, i = written+batch, i+1 {
-		if err := l.w.write(i%l.o.streams, min(batch, l.o.history)); err != nil {
+		if err := l.w.batch(i%l.o.streams, batch/l.o.size); err != nil {
 			return err
 		}
 	}
@@ -122,7 +122,7 @@ func (l *load) fill() error {
 func (l *load) come() error {
 	before := l.used()
 	args := []string{
-		"-urls=" + join(l.o.urls), "-path=" + l.o.path, "-streams=" + strconv.Itoa(l.o.streams),
+		"-urls=" + join(l.o.urls), "-server=" + l.o.server, "-path=" + l.o.path, "-streams=" + strconv.Itoa(l.o.streams),
 		"-clients=" + strconv.Itoa(l.o.clients), "-arrive=" + strconv.Itoa(l.o.arrive),
 	}
 	for i := range l.o.clients {
@@ -262,34 +262,41 @@ func (l *load) happen() error {
 	return nil
 }
 
-// saturate writes the next message once the one before is everywhere.
+// ahead is how many batches the writer may be before the slowest reader: enough that the
+// server always has something to send, and less than would make it drop readers.
+const ahead = 8
+
+// saturate writes as fast as the slowest reader takes it.
 func (l *load) saturate() error {
 	if _, err := l.all("forget"); err != nil {
 		return err
 	}
 	began, first, sent := time.Now(), l.used(), 0
 	for time.Since(began) < l.o.last {
-		if err := l.w.write(sent%l.o.streams, 64*l.o.size); err != nil {
+		if err := l.w.batch(sent%l.o.streams, 64); err != nil {
 			return err
 		}
 		sent++
-		if err := l.everywhere(time.Minute); err != nil {
+		if err := l.everywhere(time.Minute, int64(64*ahead/l.o.streams)); err != nil {
 			return err
 		}
 	}
 	t, err := l.tally()
 	last := l.used()
 	l.r.Seconds, l.r.Busy = time.Since(began).Seconds(), share(first, last)
-	l.r.Cores = (last.cpu - first.cpu).Seconds() / l.r.Seconds
+	l.r.Cores, l.r.PerSecond = (last.cpu-first.cpu).Seconds()/l.r.Seconds, float64(t.Messages)/l.r.Seconds
 	l.say("%d batches of 64, %.0f deliveries a second", sent, float64(t.Messages)/l.r.Seconds)
 	return err
 }
 
-// everywhere waits until every reader has every message.
-func (l *load) everywhere(within time.Duration) error {
+// everywhere waits until every reader has every message, but for the newest of its stream.
+func (l *load) everywhere(within time.Duration, newest int64) error {
 	behind := 0
-	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		want, _ := l.w.written()
+		for i := range want {
+			want[i] -= newest
+		}
 		b, _ := json.Marshal(want)
 		answers, err := l.all("behind " + string(b))
 		if err != nil {
@@ -310,7 +317,7 @@ func (l *load) everywhere(within time.Duration) error {
 
 // judge holds what came against what was written.
 func (l *load) judge() error {
-	if err := l.everywhere(20 * time.Second); err != nil {
+	if err := l.everywhere(20*time.Second, 0); err != nil {
 		return err
 	}
 	t, err := l.tally()

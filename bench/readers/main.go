@@ -14,12 +14,12 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/limit"
 	"github.com/fantail-dev/fantail/bench/internal/usage"
 )
 
@@ -56,11 +56,11 @@ func run(readers, rounds, events int, addr string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	limit := filepath.Join(dir, "limit")
-	if out, err := exec.Command("cc", "-O2", "-o", limit, "bench/readers/limit/limit.c").CombinedOutput(); err != nil {
-		return fmt.Errorf("the limit: %w: %s", err, out)
+	loop, err := limit.Build(dir)
+	if err != nil {
+		return err
 	}
-	kinds := []*kind{{name: "C loop", serve: limit}, {name: "reactor", serve: "reactor"}, {name: "handlers", serve: "handlers"}}
+	kinds := []*kind{{name: "C loop", serve: loop}, {name: "reactor", serve: "reactor"}, {name: "handlers", serve: "handlers"}}
 	frame := []byte(nil)
 	for round := range rounds {
 		for _, k := range []int{1, 2, 0} { // the C loop sends what Fantail sent

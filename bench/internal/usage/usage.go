@@ -4,21 +4,38 @@ package usage
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Memory is what a process holds beside its files, in bytes.
-func Memory(pid int) int64 {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+// Memory is what a process holds beside its files, in bytes; its part of what it shares
+// with its children.
+func Memory(pid int) (n int64) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "RssAnon:" {
-			n, _ := strconv.ParseInt(f[1], 10, 64)
-			return n << 10
+		if f := strings.Fields(line); len(f) > 1 && (f[0] == "Pss_Anon:" || f[0] == "Pss_Shmem:") {
+			kb, _ := strconv.ParseInt(f[1], 10, 64)
+			n += kb << 10
 		}
 	}
-	return 0
+	return n
+}
+
+// Family is a process and all that descend from it.
+func Family(pid int) []int {
+	all := []int{pid}
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, t := range threads {
+		b, _ := os.ReadFile(t)
+		for _, child := range strings.Fields(string(b)) {
+			if n, err := strconv.Atoi(child); err == nil {
+				all = append(all, Family(n)...)
+			}
+		}
+	}
+	return all
 }
 
 // CPU is the processor time that a process has used, in ticks of 10 ms.
