@@ -11,6 +11,7 @@ import (
 type held struct {
 	at                                  float64 // seconds since the start
 	memory, goroutines, files, sessions float64
+	readers                             float64
 }
 
 // soak restarts all nodes but the first again and again, and looks at what the first
@@ -46,8 +47,8 @@ func (r *run) soak(span time.Duration) (w row) {
 		}
 		h.at = time.Since(began).Seconds()
 		all = append(all, h)
-		r.log("  %4.0f s: %.0f MiB, %.0f goroutines, %.0f files, %.0f sessions of its own, %d in the fleet", h.at,
-			h.memory/(1<<20), h.goroutines, h.files, h.sessions, r.proxy.look().open)
+		r.log("  %4.0f s: %.0f MiB, %.0f goroutines, %.0f files beside %.0f readers, %.0f sessions of its own, %d in the fleet", h.at,
+			h.memory/(1<<20), h.goroutines, h.files, h.readers, h.sessions, r.proxy.look().open)
 	}
 	w.fired = fmt.Sprintf("%d processes replaced", restarted)
 	w.sessions = r.proxy.look().mean(looked) / float64(r.load.streams)
@@ -81,7 +82,10 @@ func (r *run) held(n *node) (h held, err error) {
 	m, err := r.ask.Metrics(n.admin())
 	return held{
 		memory:     m["go_memstats_heap_alloc_bytes"] + m["go_memstats_stack_inuse_bytes"],
-		goroutines: m["go_goroutines"], files: m["process_open_fds"], sessions: m["fantail_s2_read_sessions"],
+		goroutines: m["go_goroutines"], sessions: m["fantail_s2_read_sessions"],
+		readers: m["fantail_readers"],
+		// Not those of readers: the node that stays gathers them while the others restart.
+		files: m["process_open_fds"] - m["fantail_readers"],
 	}, err
 }
 
