@@ -21,7 +21,7 @@ import (
 
 // devCmd is a fleet in one process, on loopback, with the embedded S2.
 type devCmd struct {
-	Nodes    int           `help:"How many nodes; one has no cluster code in its path." default:"1"`
+	Nodes    int           `help:"How many nodes; one has no cluster code in its path, and no socket between it and the embedded S2." default:"1"`
 	Data     string        `help:"Folder that keeps the data; none is memory."`
 	Port     int           `help:"Public port of the first node; the others follow." default:"4437"`
 	Admin    int           `name:"admin-port" help:"Admin port of the first node." default:"4447"`
@@ -79,7 +79,9 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 			edge: edge.Config{LongPoll: c.LongPoll},
 			log:  log.With("node", fmt.Sprintf("node-%d", i+1)),
 		}
-		if c.Nodes > 1 {
+		if c.Nodes == 1 {
+			cfg.embedded = f.s2 // a fleet's nodes take the wire, as anywhere else
+		} else {
 			cfg.fleet = &cluster.Config{
 				Name: cfg.name, Cluster: "fantail-dev", Secret: secret,
 				Gossip: loopback(0), Relay: loopback(0), HTTP: cfg.http, Lead: devLead,

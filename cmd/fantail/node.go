@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/s2"
+	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
 // The one interface between rooms, satisfied by both of its kinds.
@@ -29,6 +31,7 @@ type nodeConfig struct {
 	name, http, admin string
 	grace, drain      time.Duration
 	s2                s2.Config
+	embedded          *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
 	shard             shard.Config
 	edge              edge.Config
 	balance           edge.Balance
@@ -36,11 +39,34 @@ type nodeConfig struct {
 	log               *slog.Logger
 }
 
+// store is a Log that is closed in the end.
+type store interface {
+	shard.Log
+	io.Closer
+}
+
+// openStore is over the wire, unless S2 is in this process.
+func openStore(cfg *nodeConfig) (store, error) {
+	if cfg.embedded != nil {
+		basin := func(name string) s2.Basin { return cfg.embedded.Direct(name) }
+		log, err := s2.OpenEmbedded(basin, cfg.s2)
+		if err != nil {
+			return nil, err
+		}
+		return log, nil
+	}
+	log, err := s2.Open(cfg.s2)
+	if err != nil {
+		return nil, err
+	}
+	return log, nil
+}
+
 // node is one running node, built in the order in which a record meets its parts.
 type node struct {
 	cfg      nodeConfig
 	registry *prometheus.Registry
-	store    *s2.Log
+	store    store
 	tails    *shard.Tails
 	host     *shard.Host
 	relay    *cluster.Relay // nil: a lone node
@@ -79,7 +105,7 @@ func (n *node) build(ctx context.Context) (err error) {
 	cfg := n.cfg
 	// S2, where every record lands and comes from.
 	cfg.s2.Logger, cfg.s2.Metrics = cfg.log, n.registry
-	if n.store, err = s2.Open(cfg.s2); err != nil {
+	if n.store, err = openStore(&cfg); err != nil {
 		return err
 	}
 	// The streams that this node owns, and the one Tail of each that it reads.

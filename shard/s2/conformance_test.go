@@ -1,11 +1,16 @@
 package s2
 
 import (
+	"context"
+	"errors"
 	"os"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
+	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
 // The conformance suite for logs, on the embedded S2.
@@ -34,4 +39,80 @@ func TestLite(t *testing.T) {
 	t.Run("suite", func(t *testing.T) {
 		logtest.Test(t, func(*testing.T) shard.Log { return log })
 	})
+}
+
+// The same without a wire.
+func TestInProcess(t *testing.T) {
+	r := newRig(t)
+	log, err := OpenEmbedded(r.basin, Config{Basin: "fantail-in-process", CreateBasins: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("suite", func(t *testing.T) {
+		logtest.Test(t, func(*testing.T) shard.Log { return log })
+	})
+}
+
+// What the server loses or refuses is told as over the wire, and a session outlives a restart.
+func TestInProcessFaults(t *testing.T) {
+	r := newRig(t)
+	log, err := OpenEmbedded(r.basin, Config{Basin: testBasin, Backoff: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Create(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	batch := []shard.Entry{{Body: []byte("a"), Header: []byte("h")}}
+	for at, c := range []struct {
+		fault s2dev.Fault
+		want  error
+		tail  uint64
+	}{
+		{s2dev.Fault{Kind: s2dev.LoseAck}, shard.ErrUnknown, 1},
+		{s2dev.Fault{Kind: s2dev.LoseRequest}, shard.ErrUnknown, 1},
+		{s2dev.Fault{Kind: s2dev.Refuse, Code: "rate_limited"}, shard.ErrLogBusy, 1},
+		{s2dev.Fault{Kind: s2dev.Refuse, Code: "permission_denied"}, shard.ErrLogDenied, 1},
+	} {
+		c.fault.Op, c.fault.Count = s2dev.OpAppend, 1
+		r.s2.Faults().Add(c.fault)
+		if _, err := log.Append(t.Context(), id, min(uint64(at), c.tail), batch); !errors.Is(err, c.want) {
+			t.Errorf("%+v: %v, want %v", c.fault, err, c.want)
+		}
+		if tail, err := log.Tail(t.Context(), id); err != nil || tail != c.tail {
+			t.Errorf("%+v: the tail is %d: %v", c.fault, tail, err)
+		}
+	}
+	var lost *shard.TailError
+	if _, err := log.Append(t.Context(), id, 0, batch); !errors.As(err, &lost) || lost.Tail != 1 {
+		t.Errorf("an append in the past: %v", err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var restart sync.Once
+	pos := uint64(0)
+	err = log.Follow(ctx, id, 0, func(p shard.Page) error {
+		for _, rec := range p.Records {
+			if rec.Pos != pos || string(rec.Body) != "a" || string(rec.Header) != "h" {
+				t.Errorf("%+v at %d", rec, pos)
+			}
+			pos++
+		}
+		switch {
+		case pos == 3:
+			return errDone
+		case pos == 1 && p.HasTail:
+			restart.Do(func() {
+				go func() { // the session has to end before the server does
+					_ = r.s2.Restart()
+					_, _ = log.Append(ctx, id, 1, []shard.Entry{batch[0], batch[0]})
+				}()
+			})
+		}
+		return nil
+	})
+	if !errors.Is(err, errDone) || log.OpenSessions() != 0 {
+		t.Errorf("%v; %d sessions are open", err, log.OpenSessions())
+	}
 }

@@ -26,8 +26,8 @@ func hasCode(err error, codes ...string) bool {
 
 // classify maps an SDK error onto the Log contract's. Where Create makes basins, a
 // basin that is missing is a log that is missing; otherwise it is misconfigured.
-func (l *Log) classify(what string, err error) error {
-	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
+func (c *Config) classify(what string, err error) error {
+	if c.CreateBasins && hasCode(err, "basin_not_found") {
 		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrNoLog, err)
 	}
 	return classify(what, err)
@@ -86,8 +86,8 @@ func noEffect(e *s2.S2Error) bool {
 
 // appendErr is classify for an append: whatever is not known to be without
 // effect is unknown.
-func (l *Log) appendErr(err error) error {
-	out := l.classify("append", err)
+func (c *Config) appendErr(err error) error {
+	out := c.classify("append", err)
 	var lost *shard.TailError
 	if errors.As(out, &lost) || errors.Is(out, shard.ErrNoLog) ||
 		errors.Is(out, shard.ErrLogDenied) || errors.Is(out, shard.ErrLogBusy) {

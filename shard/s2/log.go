@@ -138,7 +138,7 @@ func (l *Log) Append(
 	ack, err := st.Append(ctx, in)
 	l.m.observe(opAppend, start)
 	if err != nil {
-		return shard.Ack{}, l.appendErr(err)
+		return shard.Ack{}, l.cfg.appendErr(err)
 	}
 	return shard.Ack{
 		Start: ack.Start.SeqNum, End: ack.End.SeqNum,
@@ -187,7 +187,7 @@ func (l *Log) read(ctx context.Context, id shard.StreamID, o *s2.ReadOptions) (s
 	defer l.m.observe(opRead, time.Now())
 	b, err := st.Read(ctx, o)
 	if err != nil {
-		return shard.Page{}, l.classify("read", err)
+		return shard.Page{}, l.cfg.classify("read", err)
 	}
 	p := shard.Page{Records: make([]shard.Record, len(b.Records))}
 	for i, r := range b.Records {
@@ -210,7 +210,7 @@ func (l *Log) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 	defer l.m.observe(opTail, time.Now())
 	t, err := st.CheckTail(ctx)
 	if err != nil {
-		return 0, l.classify("check tail", err)
+		return 0, l.cfg.classify("check tail", err)
 	}
 	return t.Tail.SeqNum, nil
 }

@@ -58,6 +58,9 @@ func newRig(t *testing.T) *rig {
 	return &rig{t, s, log}
 }
 
+// basin is one of the same S2's without the wire.
+func (r *rig) basin(name string) Basin { return r.s2.Direct(name) }
+
 // host is a node that owns everything.
 func (r *rig) host() *shard.Host {
 	h := shard.NewHost(r.log, shard.NewTails(0, 0), shard.Config{})

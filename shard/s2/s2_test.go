@@ -63,7 +63,7 @@ func TestClassify(t *testing.T) {
 		{server(500, "storage"), shard.ErrUnknown},
 		{errors.New("connection reset"), shard.ErrUnknown},
 	} {
-		if got := new(Log).appendErr(c.err); !errors.Is(got, c.want) {
+		if got := new(Config).appendErr(c.err); !errors.Is(got, c.want) {
 			t.Errorf("%v: %v, want %v", c.err, got, c.want)
 		}
 	}

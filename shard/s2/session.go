@@ -32,9 +32,19 @@ func (l *Log) Follow(
 	if err != nil {
 		return err
 	}
+	return l.cfg.follow(ctx, id, from, &l.m, fn, func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
+		return l.session(ctx, st, &s2.ReadOptions{SeqNum: &from}, fn)
+	})
+}
+
+// follow keeps a read session open, one after the other.
+func (c *Config) follow(
+	ctx context.Context, id shard.StreamID, from uint64, m *metrics, fn func(shard.Page) error,
+	session func(ctx context.Context, from uint64, fn func(shard.Page) error) error,
+) error {
 	for try := 0; ; try++ {
 		got := from
-		err := l.session(ctx, st, &s2.ReadOptions{SeqNum: &from}, func(p shard.Page) error {
+		err := session(ctx, from, func(p shard.Page) error {
 			if n := len(p.Records); n > 0 {
 				from = p.Records[n-1].Pos + 1
 			}
@@ -50,13 +60,13 @@ func (l *Log) Follow(
 			return err
 		}
 		// A clean end is a lost session too: the SDK does not open another one.
-		l.m.lost.Inc()
-		l.cfg.Logger.Debug("read session lost", "stream", id, "seq", from, "err", err)
+		m.lost.Inc()
+		c.Logger.Debug("read session lost", "stream", id, "seq", from, "err", err)
 		if err := fn(shard.Page{}); err != nil {
 			return err
 		}
 		if got == from || try > 0 {
-			pause(ctx, min(backoffBase<<min(try, 10), l.cfg.Backoff))
+			pause(ctx, min(backoffBase<<min(try, 10), c.Backoff))
 		}
 	}
 }
@@ -133,7 +143,7 @@ func (l *Log) session(
 	defer cancel()
 	sess, err := st.ReadSession(ctx, o)
 	if err != nil {
-		return l.classify("open session", err)
+		return l.cfg.classify("open session", err)
 	}
 	l.sessions.Add(1)
 	l.m.opened.Inc()
@@ -160,7 +170,7 @@ func (l *Log) session(
 	if err := deliver(ctx, sess, recs, fn); err != nil {
 		return err
 	}
-	return l.classify("read session", end)
+	return l.cfg.classify("read session", end)
 }
 
 // deliver calls fn with pages until recs is closed.

@@ -1,6 +1,7 @@
 package s2dev
 
 import (
+	"context"
 	"encoding/base64"
 	"net/http"
 
@@ -27,50 +28,66 @@ type jsonAck struct {
 }
 
 func (c *call) appendRecords(basin, name string) *apiError {
-	auto := func(b basinConfig) bool { return b.CreateOnAppend }
 	if c.contentType() == mimeS2S {
-		return c.appendSession(basin, name, auto)
+		return c.appendSession(basin, name)
 	}
 	raw, err := c.appendInput()
 	if err != nil {
 		return err
 	}
-	in, err := checkInput(raw)
-	if err != nil {
-		return err
-	}
-	key := streamKey(basin, name)
-	c.meter.op(key, OpAppend)
-	st, err := c.open(basin, name, auto)
-	if err != nil {
-		return err
-	}
-	lost, err := c.faults.before(c.r.Context(), name, OpAppend, st)
+	ack, lost, err := c.append(c.r.Context(), basin, name, raw)
 	if lost {
 		cut()
 	}
 	if err != nil {
 		return err
 	}
-	p := st.begin(in, c.cfg.Now())
-	tail, err := p.settle()
-	if err != nil {
-		return err
-	}
-	c.meter.appended(key, len(in.records))
-	c.done(name, OpAppend)
-	return c.ack(jsonAck{Start: p.start, End: p.end, Tail: tail})
+	return c.ack(ack)
 }
 
-// open finds the stream for records, creates it if its basin says so, and refuses one with a
+// append carries a unary append out; lost: its answer is to be.
+func (s *Server) append(
+	ctx context.Context, basin, name string, raw *pb.AppendInput,
+) (ack jsonAck, lost bool, err *apiError) {
+	in, err := checkInput(raw)
+	if err != nil {
+		return ack, false, err
+	}
+	key := streamKey(basin, name)
+	s.meter.op(key, OpAppend)
+	st, lost, err := s.enterStream(ctx, basin, name, OpAppend, onAppend)
+	if lost || err != nil {
+		return ack, lost, err
+	}
+	p := st.begin(in, s.cfg.Now())
+	tail, err := p.settle()
+	if err != nil {
+		return ack, false, err
+	}
+	s.meter.appended(key, len(in.records))
+	return jsonAck{Start: p.start, End: p.end, Tail: tail}, s.faults.after(ctx, name, OpAppend), nil
+}
+
+// enterStream finds the stream of an operation, with the faults that come before it.
+func (s *Server) enterStream(
+	ctx context.Context, basin, name string, op Op, auto func(basinConfig) bool,
+) (st *stream, lost bool, err *apiError) {
+	if st, err = s.openStream(basin, name, auto); err != nil {
+		return nil, false, err
+	}
+	lost, err = s.faults.before(ctx, name, op, st)
+	return st, lost, err
+}
+
+// openStream finds the stream for records, creates it if its basin says so, and refuses one with a
 // cipher: this server does not encrypt, and must not let anybody believe it does.
-func (c *call) open(basin, name string, auto func(basinConfig) bool) (*stream, *apiError) {
-	st, created, err := c.store.open(basin, name, auto)
+func (s *Server) openStream(basin, name string, auto func(basinConfig) bool) (*stream, *apiError) {
+	st, created, err := s.store.open(basin, name, auto)
 	if err != nil {
 		return nil, err
 	}
 	if created {
-		c.meter.op(streamKey(basin, name), OpCreateStream)
+		s.meter.op(streamKey(basin, name), OpCreateStream)
 	}
 	if st.cipher != nil {
 		return nil, fail("not_implemented", "encrypted streams are not implemented")
@@ -128,22 +145,29 @@ func (c *call) ack(a jsonAck) *apiError {
 }
 
 func (c *call) checkTail(basin, name string) *apiError {
-	c.meter.op(streamKey(basin, name), OpCheckTail)
-	st, err := c.open(basin, name, func(b basinConfig) bool { return b.CreateOnRead })
-	if err != nil {
-		return err
-	}
-	lost, err := c.faults.before(c.r.Context(), name, OpCheckTail, st)
+	tail, lost, err := c.tail(c.r.Context(), basin, name)
 	if lost {
 		cut()
 	}
 	if err != nil {
 		return err
 	}
-	tail, _, gone := st.durable()
-	if gone {
-		return streamDeleted()
-	}
-	c.done(name, OpCheckTail)
 	return c.json(http.StatusOK, map[string]position{"tail": tail})
 }
+
+func (s *Server) tail(ctx context.Context, basin, name string) (tail position, lost bool, err *apiError) {
+	s.meter.op(streamKey(basin, name), OpCheckTail)
+	st, lost, err := s.enterStream(ctx, basin, name, OpCheckTail, onRead)
+	if lost || err != nil {
+		return tail, lost, err
+	}
+	tail, _, gone := st.durable()
+	if gone {
+		return tail, false, streamDeleted()
+	}
+	return tail, s.faults.after(ctx, name, OpCheckTail), nil
+}
+
+// onAppend and onRead say whether a basin makes streams of itself.
+func onAppend(b basinConfig) bool { return b.CreateOnAppend }
+func onRead(b basinConfig) bool   { return b.CreateOnRead }

@@ -36,10 +36,10 @@ type queued struct {
 	err *apiError
 }
 
-func (c *call) appendSession(basin, name string, auto func(basinConfig) bool) *apiError {
+func (c *call) appendSession(basin, name string) *apiError {
 	key := streamKey(basin, name)
 	c.meter.op(key, OpAppendSession)
-	st, err := c.open(basin, name, auto)
+	st, err := c.openStream(basin, name, onAppend)
 	if err != nil {
 		return err
 	}

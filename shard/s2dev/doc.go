@@ -2,7 +2,8 @@
 // or in a folder, which S2's own client cannot tell from s2-lite (sdksuite_test.go).
 //
 // It owns basins, streams and records as S2 defines them, and imports nothing of Fantail: the log
-// of shard/s2 reaches it through the SDK and a socket, as it reaches S2.
+// of shard/s2 reaches it through the SDK and a socket, as it reaches S2; a lone node in the same
+// process may leave those out (direct.go).
 //
 // # The life of a record
 //

@@ -146,11 +146,7 @@ func (c *call) readRecords(basin, name string) *apiError {
 			return err
 		}
 	}
-	st, err := c.open(basin, name, func(b basinConfig) bool { return b.CreateOnRead })
-	if err != nil {
-		return err
-	}
-	lost, err := c.faults.before(c.r.Context(), name, op, st)
+	st, lost, err := c.enterStream(c.r.Context(), basin, name, op, onRead)
 	if lost {
 		cut()
 	}

@@ -1,0 +1,244 @@
+package s2dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	pb "github.com/s2-streamstore/s2-sdk-go/generated"
+	"google.golang.org/protobuf/proto"
+)
+
+// Direct is a basin of the server for callers in the same process: the same checks, order,
+// durability, faults and meter as over the wire, and no wire. Sessions know only those faults
+// that come before they open, and EndSession.
+//
+// Its errors are an *Error, or ErrCut for what a client would see as a lost connection.
+type Direct struct {
+	s     *Server
+	basin string
+}
+
+// Direct is for a basin, which need not exist yet.
+func (s *Server) Direct(basin string) *Direct { return &Direct{s, basin} }
+
+// ErrCut is a call without an answer: the server stopped, or a fault lost it. An append may have
+// been carried out.
+var ErrCut = errors.New("s2dev: no answer")
+
+// Error is a refusal, as S2 words it.
+type Error struct {
+	Status        int
+	Code, Message string
+	// Tail is where the stream ends, of a refused position (412, 416).
+	Tail *uint64
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("s2dev: %d %s: %s", e.Status, e.Code, e.Message) }
+
+// Refusal is what S2's API has for it: the HTTP status, the code and message, and the tail.
+func (e *Error) Refusal() (status int, code, message string, tail *uint64) {
+	return e.Status, e.Code, e.Message, e.Tail
+}
+
+// asDirect makes the callers' error of an answer.
+func asDirect(lost bool, err *apiError) error {
+	switch {
+	case lost:
+		return ErrCut
+	case err == nil:
+		return nil
+	}
+	e := &Error{Status: err.status, Code: err.code, Message: err.message}
+	switch body := err.body.(type) {
+	case map[string]uint64:
+		e.Tail = new(body["seq_num_mismatch"])
+	case map[string]position:
+		e.Tail = new(body["tail"].Seq)
+	}
+	return e
+}
+
+// enters counts the call, unless the server is stopping.
+func (d *Direct) enters() (leave func(), err error) {
+	if !d.s.enter() {
+		return nil, ErrCut
+	}
+	return d.s.requests.Done, nil
+}
+
+// EnsureBasin makes the basin exist (PUT /basins/{b}).
+func (d *Direct) EnsureBasin() error {
+	leave, err := d.enters()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return d.s.ensure(d.basin)
+}
+
+// EnsureStream makes a stream exist that keeps its records (PUT /streams/{s}).
+func (d *Direct) EnsureStream(ctx context.Context, name string) error {
+	leave, err := d.enters()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	d.s.meter.op(streamKey(d.basin, name), OpEnsureStream)
+	if err := checkStreamName(name); err != nil {
+		return asDirect(false, err)
+	}
+	if lost, err := d.s.faults.before(ctx, name, OpEnsureStream, nil); lost || err != nil {
+		return asDirect(lost, err)
+	}
+	if _, _, err := d.s.store.provisionStream(d.basin, name, &streamConfig{Retention: &retention{}}, "", true); err != nil {
+		return asDirect(false, err)
+	}
+	return asDirect(d.s.faults.after(ctx, name, OpEnsureStream), nil)
+}
+
+// Append appends a batch (POST /streams/{s}/records).
+func (d *Direct) Append(ctx context.Context, name string, in *pb.AppendInput) (*pb.AppendAck, error) {
+	leave, err := d.enters()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	ack, lost, bad := d.s.append(ctx, d.basin, name, in)
+	if lost || bad != nil {
+		return nil, asDirect(lost, bad)
+	}
+	return &pb.AppendAck{Start: ack.Start.pb(), End: ack.End.pb(), Tail: ack.Tail.pb()}, nil
+}
+
+// Tail is the position of the next record (GET /streams/{s}/records/tail).
+func (d *Direct) Tail(ctx context.Context, name string) (uint64, error) {
+	leave, err := d.enters()
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	tail, lost, bad := d.s.tail(ctx, d.basin, name)
+	return tail.Seq, asDirect(lost, bad)
+}
+
+// Read returns up to count records from seq on (GET /streams/{s}/records); fromEnd: from the
+// count-th last.
+func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error) {
+	leave, err := d.enters()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	d.s.meter.op(streamKey(d.basin, name), OpRead)
+	st, lost, bad := d.s.enterStream(ctx, d.basin, name, OpRead, onRead)
+	if lost || bad != nil {
+		return nil, asDirect(lost, bad)
+	}
+	rd := reading{seq: &seq, count: new(uint64(count))}
+	if fromEnd {
+		rd.seq, rd.offset = nil, rd.count
+	}
+	pos, bad := rd.start(st)
+	if bad != nil {
+		return nil, asDirect(false, bad)
+	}
+	p, bad := st.read(pos, rd.room())
+	if bad != nil {
+		return nil, asDirect(false, bad)
+	}
+	d.s.meter.read(streamKey(d.basin, name), len(p.recs))
+	if d.s.faults.after(ctx, name, OpRead) {
+		return nil, ErrCut
+	}
+	return decoded(p.recs)
+}
+
+// Follow is a read session from seq on: it calls fn with what is there and what comes, and at the
+// tail, on arrival and every 5 to 15 s of silence, with nothing but the tail. It returns fn's
+// error, ctx's cause, an *Error, or ErrCut.
+func (d *Direct) Follow(
+	ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error,
+) error {
+	leave, err := d.enters()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	key := streamKey(d.basin, name)
+	d.s.meter.op(key, OpReadSession)
+	st, lost, bad := d.s.enterStream(ctx, d.basin, name, OpReadSession, onRead)
+	if lost || bad != nil {
+		return asDirect(lost, bad)
+	}
+	rd := reading{seq: &seq}
+	pos, bad := rd.start(st)
+	if bad != nil {
+		return asDirect(false, bad)
+	}
+	defer d.s.meter.begin(key, OpReadSession)()
+	for following := false; ; {
+		p, bad := st.read(pos, maxBatchRecords)
+		if bad != nil {
+			return asDirect(false, bad)
+		}
+		atTail := p.next >= p.tail.Seq
+		if len(p.recs) > 0 || atTail && !following {
+			recs, err := decoded(p.recs)
+			if err != nil {
+				return err
+			}
+			if err := fn(recs, p.tail.Seq); err != nil {
+				return err
+			}
+			d.s.meter.read(key, len(recs))
+		}
+		if pos, following = p.next, atTail; !atTail {
+			continue
+		}
+		if err := d.idle(ctx, name, p, fn); err != nil {
+			return err
+		}
+	}
+}
+
+// idle waits at the tail for more.
+func (d *Direct) idle(
+	ctx context.Context, name string, p page, fn func([]*pb.SequencedRecord, uint64) error,
+) error {
+	beat := time.NewTimer(d.s.heartbeat())
+	defer beat.Stop()
+	for {
+		changed := d.s.faults.watch()
+		if d.s.faults.take(name, OpReadSession, EndSession) != nil {
+			return ErrCut
+		}
+		select {
+		case <-p.changed:
+			return nil
+		case <-beat.C:
+			if err := fn(nil, p.tail.Seq); err != nil {
+				return err
+			}
+			beat.Reset(d.s.heartbeat())
+		case <-changed:
+		case <-d.s.stopping.Done():
+			return ErrCut
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// decoded are records as the wire has them.
+func decoded(recs []record) ([]*pb.SequencedRecord, error) {
+	out := make([]*pb.SequencedRecord, len(recs))
+	for i, r := range recs {
+		out[i] = new(pb.SequencedRecord)
+		if err := proto.Unmarshal(r.wire, out[i]); err != nil {
+			return nil, asDirect(false, fail("storage", "%s", err))
+		}
+	}
+	return out, nil
+}
