@@ -55,6 +55,7 @@ bench: build ## the measurements, into bench/results
 	go run ./bench/scale | tee bench/results/scale.txt
 	go run ./bench/readers | tee bench/results/readers.txt
 	go run ./bench/cost -svg bench/results/cost.svg | tee bench/results/cost.txt
+	{ go run ./bench/beyond; echo; go run ./bench/beyond -streams 10000 -rate 1; } | tee bench/results/beyond.txt
 
 bench-100k: ## 100,000 readers on seven nodes, one of which is restarted; over 1,000 streams, then one (15 minutes)
 	go run ./bench/load -fleet 7 -clients 7 -readers 100000 -streams 1000 -rate 100 -for 5m -restart \
