@@ -1,7 +1,8 @@
-// Command append measures appends side by side on one embedded S2: the SDK alone,
-// one at a time; through Fantail, one at a time; through Fantail, many posters on
-// one stream, whose appends share batches. Rounds alternate, so that a noisy
-// machine is noisy for all of them.
+// Command append measures appends side by side, in rounds that alternate, so that a noisy
+// machine is noisy for all of them. One after the other: the SDK alone, Fantail on the same
+// embedded S2 over the wire, and a lone node with its embedded S2 in the process. Many
+// posters, on one stream and over many: the same, the same with a disk (fsync), and a
+// handler of net/http that does nothing, which is what a Go server cannot be better than.
 //
 //	make build && go run ./bench/append
 package main
@@ -13,6 +14,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -23,6 +25,9 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/parallel"
+	"github.com/fantail-dev/fantail/bench/internal/usage"
+	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 func main() {
@@ -35,9 +40,17 @@ func main() {
 // contender appends one message after the other, with each of the workers that open
 // makes for a round.
 type contender struct {
-	name  string
-	open  func() ([]worker, error)
-	rates []float64 // appends per second, by round
+	name   string
+	server *child.Child // whose CPU is counted; nil: nobody's
+	open   func() ([]worker, error)
+	rates  []float64 // appends per second, by round
+	cpu    []float64 // µs of the server's for each
+}
+
+// group is contenders of one kind of load; ratios are to the first.
+type group struct {
+	title string
+	all   []*contender
 }
 
 type worker struct {
@@ -45,48 +58,136 @@ type worker struct {
 	close func()
 }
 
+// The servers' addresses.
+const (
+	storeAddr = "127.0.0.1:4630"
+	wireAddr  = "127.0.0.1:4637"
+	loneAddr  = "127.0.0.1:4638"
+	diskAddr  = "127.0.0.1:4639"
+	emptyAddr = "127.0.0.1:4640"
+)
+
 func run() error {
 	binary := flag.String("fantail", "bin/fantail", "the binary")
 	rounds := flag.Int("rounds", 5, "rounds of each")
 	length := flag.Duration("round", 3*time.Second, "length of a round")
-	posterCount := flag.Int("posters", 64, "posters on one stream")
-	size := flag.Int("size", 128, "bytes of a message")
+	n := flag.Int("posters", 64, "posters at once")
+	streams := flag.Int("streams", 1000, "streams that they share")
+	size := flag.Int("size", 210, "bytes of a message")
+	empty := flag.Bool("empty", false, "be the handler that does nothing")
 	flag.Parse()
-
-	dev, err := child.Start(*binary, "Fantail is up", "dev", "--port=4637", "--admin-port=4647", "--s2-port=4630")
+	if *empty {
+		return serveEmpty()
+	}
+	dir, err := os.MkdirTemp("", "fantail-append-")
 	if err != nil {
 		return err
 	}
-	defer dev.Stop()
-	body := bytes.Repeat([]byte("x"), *size)
-	const addr, path = "127.0.0.1:4637", "/v1/stream/bench"
-	if err := create("http://" + addr + path); err != nil {
-		return err
-	}
-	direct, err := sdk("http://127.0.0.1:4630/v1", body)
+	defer func() { _ = os.RemoveAll(dir) }()
+	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	all := []*contender{
-		{name: "SDK alone, one at a time", open: direct},
-		{name: "Fantail, one at a time", open: posters(1, addr, path, body)},
-		{name: fmt.Sprintf("Fantail, %d posters", *posterCount), open: posters(*posterCount, addr, path, body)},
+	servers := map[string]*child.Child{}
+	for _, c := range []struct {
+		addr, ready string
+		command     []string
+	}{
+		{storeAddr, "", []string{*binary, "s2", "--listen=" + storeAddr, "--basin=fantail-dev"}},
+		{wireAddr, "Fantail is up", []string{*binary, "dev", "--port=4637", "--admin-port=4647", "--s2-endpoint=http://" + storeAddr}},
+		{loneAddr, "Fantail is up", []string{*binary, "dev", "--port=4638", "--admin-port=4648", "--s2-port=4631"}},
+		{diskAddr, "Fantail is up", []string{*binary, "dev", "--port=4639", "--admin-port=4649", "--s2-port=4632", "--data=" + dir}},
+		{emptyAddr, "serving", []string{self, "-empty"}},
+	} {
+		server, err := child.Start(c.command[0], c.ready, c.command[1:]...)
+		if err != nil {
+			return err
+		}
+		defer server.Stop()
+		servers[c.addr] = server
+		if c.addr == storeAddr {
+			err = wait.For(10*time.Second, "S2", func() bool { return answers("http://" + storeAddr + "/health") })
+		} else if c.addr != emptyAddr {
+			err = createAll(c.addr, *streams)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	body := fmt.Appendf(nil, `{"p":%q}`, bytes.Repeat([]byte("x"), max(*size-8, 0)))
+	direct, err := sdk("http://"+storeAddr+"/v1", body)
+	if err != nil {
+		return err
+	}
+	against := func(name, addr string, n, streams int) *contender {
+		return &contender{name: name, server: servers[addr], open: posters(n, addr, streams, body)}
+	}
+	many := func(streams int) []*contender {
+		return []*contender{
+			against("a handler that does nothing", emptyAddr, *n, streams),
+			against("Fantail, S2 over the wire", wireAddr, *n, streams),
+			against("Fantail, S2 in the process", loneAddr, *n, streams),
+			against("the same on disk, fsynced", diskAddr, *n, streams),
+		}
+	}
+	groups := []group{
+		{"one after the other", []*contender{
+			{name: "SDK alone", open: direct},
+			against("Fantail, S2 over the wire", wireAddr, 1, 1),
+			against("Fantail, S2 in the process", loneAddr, 1, 1),
+		}},
+		{fmt.Sprintf("%d posters on one stream", *n), many(1)},
+		{fmt.Sprintf("%d posters over %d streams", *n, *streams), many(*streams)},
 	}
 	for range *rounds {
-		for _, c := range all {
-			if err := c.round(*length); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+		for _, g := range groups {
+			for _, c := range g.all {
+				if err := c.round(*length); err != nil {
+					return fmt.Errorf("%s: %w", c.name, err)
+				}
 			}
 		}
 	}
-	base := median(all[0].rates)
-	fmt.Printf("%d-byte messages, embedded S2 in memory, medians of %d rounds of %v\n\n", *size, *rounds, *length)
-	fmt.Printf("%-28s %12s %8s   %s\n", "", "appends/s", "ratio", "rounds")
-	for _, c := range all {
-		m := median(c.rates)
-		fmt.Printf("%-28s %12.0f %8.2f   %.0f\n", c.name, m, m/base, c.rates)
+	fmt.Printf("messages of %d bytes, embedded S2 in memory, medians of %d rounds of %v;\nCPU is the node's, with its client of S2, and with S2 where it is in the process\n", *size, *rounds, *length)
+	for _, g := range groups {
+		fmt.Printf("\n%-30s %12s %8s %14s\n", g.title, "appends/s", "ratio", "CPU of each")
+		for _, c := range g.all {
+			rate := median(c.rates)
+			fmt.Printf("%-30s %12.0f %8.2f", c.name, rate, rate/median(g.all[0].rates))
+			if c.server != nil {
+				fmt.Printf(" %11.1f µs", median(c.cpu))
+			}
+			fmt.Println()
+		}
 	}
 	return nil
+}
+
+// serveEmpty reads what is posted and says 204.
+func serveEmpty() error {
+	ln, err := net.Listen("tcp", emptyAddr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("serving")
+	return http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusNoContent)
+	}))
+}
+
+func answers(url string) bool {
+	resp, err := http.Get(url)
+	if err != nil {
+		return false
+	}
+	return resp.Body.Close() == nil
+}
+
+func streamPath(i int) string { return fmt.Sprint("/v1/stream/bench-", i) }
+
+func createAll(addr string, streams int) error {
+	return parallel.Do(streams, func(i int) error { return create("http://" + addr + streamPath(i)) })
 }
 
 // round has every worker append until the time is over.
@@ -97,7 +198,10 @@ func (c *contender) round(length time.Duration) error {
 	}
 	errs := make([]error, len(workers))
 	counts := make([]int, len(workers))
-	began := time.Now()
+	began, used := time.Now(), time.Duration(0)
+	if c.server != nil {
+		used = usage.CPU(c.server.PID())
+	}
 	var wg sync.WaitGroup
 	for i, w := range workers {
 		wg.Go(func() {
@@ -114,29 +218,38 @@ func (c *contender) round(length time.Duration) error {
 		total += n
 	}
 	c.rates = append(c.rates, float64(total)/time.Since(began).Seconds())
+	if c.server != nil {
+		c.cpu = append(c.cpu, (usage.CPU(c.server.PID())-used).Seconds()*1e6/float64(max(total, 1)))
+	}
 	return errors.Join(errs...)
 }
 
-// lean is one connection that sends the same POST again and again. It does as
+// lean is one connection that sends the same POSTs again and again. It does as
 // little as an HTTP client can, so that two cores measure the server.
 type lean struct {
-	conn    net.Conn
-	in      *bufio.Reader
-	request []byte
+	conn     net.Conn
+	in       *bufio.Reader
+	requests [][]byte // sent in turn
+	turn     int
 }
 
-func dial(addr, path string, body []byte) (*lean, error) {
+func dial(addr string, streams []int, body []byte) (*lean, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n", path, addr, len(body))
-	return &lean{conn, bufio.NewReader(conn), append([]byte(head), body...)}, nil
+	l := &lean{conn: conn, in: bufio.NewReader(conn)}
+	for _, i := range streams {
+		head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", streamPath(i), addr, len(body))
+		l.requests = append(l.requests, append([]byte(head), body...))
+	}
+	return l, nil
 }
 
-// post sends the request and reads its answer, which is 204 and has no body.
+// post sends the next request and reads its answer, which is 204 and has no body.
 func (l *lean) post() error {
-	if _, err := l.conn.Write(l.request); err != nil {
+	l.turn = (l.turn + 1) % len(l.requests)
+	if _, err := l.conn.Write(l.requests[l.turn]); err != nil {
 		return err
 	}
 	status, err := l.in.ReadSlice('\n')
@@ -157,12 +270,16 @@ func (l *lean) post() error {
 	}
 }
 
-// posters makes n workers with a connection each.
-func posters(n int, addr, path string, body []byte) func() ([]worker, error) {
+// posters makes n workers with a connection each; they share the streams.
+func posters(n int, addr string, streams int, body []byte) func() ([]worker, error) {
 	return func() ([]worker, error) {
 		workers := make([]worker, n)
 		for i := range workers {
-			l, err := dial(addr, path, body)
+			mine := []int{i % streams}
+			for k := i + n; k < streams; k += n {
+				mine = append(mine, k)
+			}
+			l, err := dial(addr, mine, body)
 			if err != nil {
 				return nil, err
 			}
@@ -177,7 +294,7 @@ func create(url string) error {
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "text/plain")
+	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
