@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"runtime"
 	"strings"
 	"sync"
@@ -12,27 +15,57 @@ import (
 
 // crowd is the readers: each takes what comes, and counts its bytes.
 type crowd struct {
-	conns []net.Conn
+	conns []io.ReadCloser
 	got   []atomic.Int64 // bytes by reader
 	ended atomic.Int64
 	first chan []byte // what the first reader gets
 	wg    sync.WaitGroup
 }
 
-func newCrowd(addr string, n int) (*crowd, error) {
-	c := &crowd{conns: make([]net.Conn, n), got: make([]atomic.Int64, n), first: make(chan []byte, 64)}
+func newCrowd(n int, dial func() (io.ReadCloser, error)) (*crowd, error) {
+	c := &crowd{conns: make([]io.ReadCloser, n), got: make([]atomic.Int64, n), first: make(chan []byte, 64)}
 	for i := range n {
-		conn, err := net.Dial("tcp", addr) //nolint:noctx // a command's
+		conn, err := dial()
 		if err != nil {
 			return nil, err
 		}
 		c.conns[i] = conn
-		if _, err := fmt.Fprintf(conn, "GET /v1/stream/x?live=sse&offset=-1 HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
-			return nil, err
-		}
 		c.wg.Go(func() { c.read(i) })
 	}
 	return c, nil
+}
+
+const target = "/v1/stream/x?live=sse&offset=-1"
+
+// asked is a connection on which the stream is asked for, in HTTP/1.1.
+func asked(conn net.Conn, err error) (io.ReadCloser, error) {
+	if err == nil {
+		_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", target)
+	}
+	return conn, err
+}
+
+// dialer is how readers come to a server of a kind. The one of HTTP/2 shares connections.
+func dialer(serve, addr string) func() (io.ReadCloser, error) {
+	switch serve {
+	case "tls":
+		return func() (io.ReadCloser, error) {
+			conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) //nolint:noctx,gosec // a measurement's
+			return asked(conn, err)
+		}
+	case "h2c":
+		var only http.Protocols
+		only.SetUnencryptedHTTP2(true)
+		client := &http.Client{Transport: &http.Transport{Protocols: &only}}
+		return func() (io.ReadCloser, error) {
+			resp, err := client.Get("http://" + addr + target) //nolint:noctx // a measurement's
+			if err != nil {
+				return nil, err
+			}
+			return resp.Body, nil
+		}
+	}
+	return func() (io.ReadCloser, error) { return asked(net.Dial("tcp", addr)) } //nolint:noctx // a command's
 }
 
 func (c *crowd) read(i int) {

@@ -1,6 +1,7 @@
 // Command readers measures what an event stream's reader costs, side by side: Fantail's
-// reactor, its handler driver (a goroutine for each, over the same cursor), and the limit,
-// a loop in C that sends a ready frame. Each serves the same bytes to as many readers of
+// reactor, its handler driver (a goroutine for each, over the same cursor), the same over
+// HTTP/2 without TLS and over TLS with HTTP/1.1, and the limit, a loop in C that sends a
+// ready frame. Each serves the same bytes to as many readers of
 // one stream; a log in memory stands for S2. Rounds alternate.
 //
 //	go run ./bench/readers
@@ -8,6 +9,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -60,10 +62,16 @@ func run(readers, rounds, events int, addr string) error {
 	if err != nil {
 		return err
 	}
-	kinds := []*kind{{name: "C loop", serve: loop}, {name: "reactor", serve: "reactor"}, {name: "handlers", serve: "handlers"}}
+	kinds := []*kind{
+		{name: "C loop", serve: loop},
+		{name: "reactor", serve: "reactor"},
+		{name: "handlers", serve: "handlers"},
+		{name: "h2c", serve: "h2c"},
+		{name: "TLS", serve: "tls"},
+	}
 	frame := []byte(nil)
 	for round := range rounds {
-		for _, k := range []int{1, 2, 0} { // the C loop sends what Fantail sent
+		for _, k := range []int{1, 2, 3, 4, 0} { // the C loop sends what Fantail sent
 			if err := kinds[k].round(readers, events, addr, &frame); err != nil {
 				return fmt.Errorf("%s: %w", kinds[k].name, err)
 			}
@@ -101,6 +109,9 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 	}
 	defer server.Stop()
 	base := "http://" + addr
+	if k.serve == "tls" {
+		base = "https://" + addr
+	}
 	if !isC {
 		if err := ask("PUT", base+"/v1/stream/x", nil); err != nil {
 			return err
@@ -108,7 +119,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 		_ = ask("POST", base+"/gc", nil)
 	}
 	before := usage.Memory(server.PID())
-	crowd, err := newCrowd(addr, readers)
+	crowd, err := newCrowd(readers, dialer(k.serve, addr))
 	if err != nil {
 		return err
 	}
@@ -144,13 +155,17 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 	return nil
 }
 
+var client = &http.Client{Transport: &http.Transport{ //nolint:gochecknoglobals // a command's
+	TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of this program's
+}}
+
 func ask(method, url string, body []byte) error {
 	req, err := http.NewRequest(method, url, bytes.NewReader(body)) //nolint:noctx // a command's
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "text/plain")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}

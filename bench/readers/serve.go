@@ -2,10 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"runtime/debug"
+	"time"
 
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/shard"
@@ -15,7 +22,7 @@ import (
 // serve is a lone node over a log in memory.
 func serve(kind, addr string) error {
 	host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
-	node := edge.New(edge.Config{NoReactor: kind == "handlers"}, host)
+	node := edge.New(edge.Config{NoReactor: kind != "reactor"}, host)
 	server := node.HTTPServer()
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/gc" {
@@ -30,5 +37,28 @@ func serve(kind, addr string) error {
 		return err
 	}
 	fmt.Println("serving")
+	if kind == "tls" {
+		if server.TLSConfig, err = selfSigned(); err != nil {
+			return err
+		}
+		return server.ServeTLS(ln, "", "")
+	}
 	return server.Serve(ln)
+}
+
+// selfSigned is a configuration with a certificate that nobody can trust, for HTTP/1.1 only.
+func selfSigned() (*tls.Config, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	names := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{"x"}}
+	der, err := x509.CreateCertificate(rand.Reader, names, names, &key.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		NextProtos:   []string{"http/1.1"}, MinVersion: tls.VersionTLS13,
+	}, nil
 }
