@@ -131,8 +131,8 @@ type farewell struct {
 	drain *drain
 	began time.Time
 	begun <-chan struct{} // nil once the turn is known
-	turn  <-chan time.Time
-	at    time.Time
+	at    time.Time       // the turn
+	next  <-chan struct{} // closed when due is to be asked again
 }
 
 func (s *Server) farewell() *farewell {
@@ -145,14 +145,16 @@ func (s *Server) farewell() *farewell {
 func (f *farewell) know() {
 	f.begun = nil
 	f.at = time.Now().Add(f.drain.turn(time.Since(f.began)))
-	f.turn = time.After(time.Until(f.at))
+	turn := make(chan struct{})
+	f.next = turn
+	time.AfterFunc(time.Until(f.at), func() { close(turn) })
 }
 
 // forget begins again: no drain is known of.
 func (f *farewell) forget() {
 	f.drain.mu.Lock()
 	defer f.drain.mu.Unlock()
-	f.begun, f.turn = f.drain.begun, nil
+	f.begun, f.next = f.drain.begun, f.drain.begun
 }
 
 // due reports whether the reader's turn has come.

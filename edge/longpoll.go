@@ -72,9 +72,7 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 		case <-w:
 		case <-ctx.Done():
 			return info, nil
-		case <-bye.begun: // also for one that comes during a drain
-			bye.know()
-		case <-bye.turn:
+		case <-bye.next: // at once for one that comes during a drain
 			if bye.due() {
 				return info, nil
 			}

@@ -131,12 +131,20 @@ func (s *Server) HTTPServer() *http.Server {
 	}
 }
 
-// ServeHTTP is the route table.
+// ServeHTTP answers a request. An event stream is served from here, and not from within
+// whatever prepared it, whose frames would keep its stack at twice the size.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if events := s.route(w, r); events != nil {
+		events.serve(w, r)
+	}
+}
+
+// route is the route table. An event stream is returned, to be served.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) {
 	common(w.Header())
 	if r.Method == http.MethodOptions {
 		preflight(w)
-		return
+		return nil
 	}
 	id, err := parseName(r.URL.EscapedPath())
 	if s.drain.on.Load() {
@@ -144,11 +152,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		fail(w, err)
-		return
+		return nil
 	}
 	switch r.Method {
 	case http.MethodGet:
-		s.read(w, r, id)
+		return s.read(w, r, id)
 	case http.MethodHead:
 		s.head(w, r, id)
 	case http.MethodPost:
@@ -161,6 +169,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", methods)
 		fail(w, errMethod)
 	}
+	return nil
 }
 
 // signal is a Waker with a wake-up of capacity one.

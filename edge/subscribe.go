@@ -62,8 +62,9 @@ func parseQuery(r *http.Request) (query, error) {
 	}
 }
 
-// read is every GET (PROTOCOL 5.6 to 5.8).
-func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+// read is every GET (PROTOCOL 5.6 to 5.8). An event stream is returned, to be served; its
+// head is not written yet.
+func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID) (events *driver) {
 	q, err := parseQuery(r)
 	last := r.Header.Get("Last-Event-ID")
 	if q.live == "sse" && last != "" {
@@ -78,21 +79,23 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	}
 	if err != nil {
 		fail(w, err)
-		return
+		return nil
 	}
 	info, at, err := s.locate(r.Context(), id, &q)
 	switch {
 	case q.live == "sse":
 		if err == nil && last != "" && info.Closed && at.atEnd(info) {
 			w.WriteHeader(http.StatusNoContent) // EventSource stops for good
-			return
+			return nil
 		}
 		if err == nil {
-			err = s.sse(w, r, info, id, q, at)
+			events, err = s.driver(r, info, id, q, at)
 		}
 		if err != nil {
 			failEvents(w, r, err)
+			return nil
 		}
+		return events
 	case err != nil:
 		fail(w, err)
 	case q.live == "long-poll":
@@ -100,6 +103,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	default:
 		s.compressed(w, r, func(w http.ResponseWriter, r *http.Request) { s.catchUp(w, r, info, id, q, at) })
 	}
+	return nil
 }
 
 // locate finds the stream and the place that the query names in it. A live
