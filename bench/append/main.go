@@ -8,7 +8,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
 	"github.com/fantail-dev/fantail/bench/internal/parallel"
+	"github.com/fantail-dev/fantail/bench/internal/poster"
 	"github.com/fantail-dev/fantail/bench/internal/usage"
 	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
@@ -224,68 +224,15 @@ func (c *contender) round(length time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// lean is one connection that sends the same POSTs again and again. It does as
-// little as an HTTP client can, so that two cores measure the server.
-type lean struct {
-	conn     net.Conn
-	in       *bufio.Reader
-	requests [][]byte // sent in turn
-	turn     int
-}
-
-func dial(addr string, streams []int, body []byte) (*lean, error) {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	l := &lean{conn: conn, in: bufio.NewReader(conn)}
-	for _, i := range streams {
-		head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", streamPath(i), addr, len(body))
-		l.requests = append(l.requests, append([]byte(head), body...))
-	}
-	return l, nil
-}
-
-// post sends the next request and reads its answer, which is 204 and has no body.
-func (l *lean) post() error {
-	l.turn = (l.turn + 1) % len(l.requests)
-	if _, err := l.conn.Write(l.requests[l.turn]); err != nil {
-		return err
-	}
-	status, err := l.in.ReadSlice('\n')
-	if err != nil {
-		return err
-	}
-	if !bytes.HasPrefix(status, []byte("HTTP/1.1 204 ")) {
-		return fmt.Errorf("answer %q", status)
-	}
-	for {
-		line, err := l.in.ReadSlice('\n')
-		if err != nil {
-			return err
-		}
-		if len(line) == 2 {
-			return nil
-		}
-	}
-}
-
 // posters makes n workers with a connection each; they share the streams.
 func posters(n int, addr string, streams int, body []byte) func() ([]worker, error) {
 	return func() ([]worker, error) {
-		workers := make([]worker, n)
-		for i := range workers {
-			mine := []int{i % streams}
-			for k := i + n; k < streams; k += n {
-				mine = append(mine, k)
-			}
-			l, err := dial(addr, mine, body)
-			if err != nil {
-				return nil, err
-			}
-			workers[i] = worker{l.post, func() { _ = l.conn.Close() }}
+		all, err := poster.Crowd(n, addr, streams, streamPath, body)
+		workers := make([]worker, len(all))
+		for i, p := range all {
+			workers[i] = worker{p.Post, p.Close}
 		}
-		return workers, nil
+		return workers, err
 	}
 }
 

@@ -21,10 +21,11 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/usage"
 )
 
-// mode is one measurement, as flags of bench/load.
+// mode is one measurement.
 type mode struct {
 	letter, title string
-	args          []string
+	args          []string                                          // flags of bench/load, or
+	run           func(s *server, r running) (f figures, err error) // for what is no matter of readers
 	values        []value
 }
 
@@ -36,9 +37,10 @@ type value struct {
 	ratio  bool // to the loop in C, beside it
 }
 
-// figures are what is used of a result of bench/load.
+// figures are what is used of a result of bench/load, and what the other modes measure.
 type figures struct {
 	ReaderBytes, Cores, DeliveryCPU, PerSecond, P99, Busy float64
+	AppendCPU, BytesPerSecond                             float64
 	Lost, Doubled, Behind                                 int
 }
 
@@ -47,10 +49,16 @@ func cpu(f *figures) float64 { return f.DeliveryCPU }
 
 func modes(last time.Duration) []mode {
 	span := "-for=" + last.String()
+	perSecond := func(f *figures) float64 { return f.PerSecond }
+	appends := []value{
+		{"appends a second", perSecond, "%.0f", false},
+		{"µs of CPU for each", func(f *figures) float64 { return f.AppendCPU }, "%.1f", false},
+	}
 	return []mode{
 		{
 			"A", "10,000 idle readers of one stream",
 			[]string{"-mode=idle", "-readers=10000", "-streams=1", "-arrive=5000", span},
+			nil,
 			[]value{
 				{"bytes a reader", func(f *figures) float64 { return f.ReaderBytes }, "%.0f", false},
 				{"cores", func(f *figures) float64 { return f.Cores }, "%.3f", false},
@@ -59,20 +67,26 @@ func modes(last time.Duration) []mode {
 		{
 			"B", "15,000 readers of one stream, a message a second",
 			[]string{"-mode=fanout", "-readers=15000", "-rate=1", "-arrive=5000", span},
+			nil,
 			[]value{{"µs a delivery", cpu, "%.2f", true}, {"p99 ms", p99, "%.0f", true}},
 		},
 		{
 			"C", "5,000 readers of 500 streams, a message a second on each",
 			[]string{"-mode=streams", "-readers=5000", "-streams=500", "-rate=500", "-arrive=5000", span},
+			nil,
 			[]value{{"µs a delivery", cpu, "%.2f", true}, {"p99 ms", p99, "%.1f", true}},
 		},
 		{
 			"D", "1,000 readers of one stream, as fast as they take it",
 			[]string{"-mode=saturate", "-readers=1000", "-streams=1", span},
-			[]value{
-				{"deliveries a second", func(f *figures) float64 { return f.PerSecond }, "%.0f", true},
-				{"µs a delivery", cpu, "%.2f", true},
-			},
+			nil,
+			[]value{{"deliveries a second", perSecond, "%.0f", true}, {"µs a delivery", cpu, "%.2f", true}},
+		},
+		{"E", "64 writers on one stream, 210 bytes", nil, func(s *server, r running) (figures, error) { return write(s, r, 1, last) }, appends},
+		{"F", "64 writers over 1,000 streams, 210 bytes", nil, func(s *server, r running) (figures, error) { return write(s, r, 1000, last) }, appends},
+		{
+			"G", "one reader catches up with 200 MB, again and again", nil, catchUp,
+			[]value{{"MB a second", func(f *figures) float64 { return f.BytesPerSecond / 1e6 }, "%.0f", false}},
 		},
 	}
 }
@@ -105,11 +119,11 @@ func run(rounds int, last time.Duration, only, out string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if b, err := exec.Command("go", "build", "-o", filepath.Join(dir, "load"), "./bench/load").CombinedOutput(); err != nil {
-		return fmt.Errorf("bench/load: %w: %s", err, b)
+	if b, err := exec.Command("go", "build", "-o", dir+"/", "./bench/load", "./cmd/fantail").CombinedOutput(); err != nil {
+		return fmt.Errorf("build: %w: %s", err, b)
 	}
 	var all []*server
-	for _, s := range servers() {
+	for _, s := range servers(filepath.Join(dir, "fantail")) {
 		if only != "" && !slices.Contains(strings.Split(only, ","), s.name) {
 			continue
 		}
@@ -123,6 +137,9 @@ func run(rounds int, last time.Duration, only, out string) error {
 	for round := range rounds {
 		for _, s := range all {
 			for _, m := range modes(last) {
+				if m.run != nil && s.dialect != "durable" {
+					continue // what else has writes that last, and a history?
+				}
 				f, err := measure(dir, s, m)
 				if err != nil {
 					fmt.Fprintf(os.Stderr, "%s, %s: %v\n", s.name, m.letter, err)
@@ -158,6 +175,9 @@ func measure(dir string, s *server, m mode) (f figures, err error) {
 		return f, err
 	}
 	defer r.stop()
+	if m.run != nil {
+		return m.run(s, r)
+	}
 	pids := make([]string, 0, 4)
 	for _, p := range usage.Family(r.pid) {
 		pids = append(pids, fmt.Sprint(p))

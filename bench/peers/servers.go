@@ -47,7 +47,8 @@ const (
 // fetched is where bench/peers/install puts what it builds.
 func fetched(name string) string { return filepath.Join("bench", "peers", "bin", name) }
 
-func servers() []*server {
+// servers are all of them, given Fantail's binary.
+func servers(binary string) []*server {
 	return []*server{
 		{
 			name: limitName, title: "loop in C", dialect: "sse", missing: command("cc"),
@@ -60,13 +61,19 @@ func servers() []*server {
 			},
 		},
 		{
-			name: "fantail", title: "Fantail, on an S2 of its own", dialect: "durable", path: "/v1/stream/load-%d", missing: func() error { return nil },
+			name: "fantail", title: "Fantail, on an S2 over the wire", dialect: "durable", path: "/v1/stream/load-%d", missing: func() error { return nil },
 			start: func(string) (running, error) {
 				f, err := fleet.Start(1, time.Second)
 				if err != nil {
 					return running{}, err
 				}
 				return running{fleet.HTTP(0), f.PIDs()[0], f.Stop}, nil
+			},
+		},
+		{
+			name: "lone", title: "Fantail, its S2 in the process", dialect: "durable", path: "/v1/stream/load-%d", missing: func() error { return nil },
+			start: func(string) (running, error) {
+				return launch(binary, "dev", "--port="+port, "--admin-port=4838", "--s2-port=4839")
 			},
 		},
 		{

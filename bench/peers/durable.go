@@ -1,0 +1,130 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/parallel"
+	"github.com/fantail-dev/fantail/bench/internal/poster"
+	"github.com/fantail-dev/fantail/bench/internal/usage"
+)
+
+// writers is how many connections write at once.
+const writers = 64
+
+// write has all writers append for a while; each append is answered before its writer's next.
+func write(s *server, r running, streams int, last time.Duration) (f figures, err error) {
+	path := func(i int) string { return fmt.Sprintf(s.path, i) }
+	err = parallel.Do(streams, func(i int) error { return request(http.MethodPut, r.url+path(i), "application/json", nil) })
+	if err != nil {
+		return f, err
+	}
+	body := fmt.Appendf(nil, `{"p":%q}`, strings.Repeat("x", 202))
+	all, err := poster.Crowd(writers, strings.TrimPrefix(r.url, "http://"), streams, path, body)
+	if err != nil {
+		return f, err
+	}
+	began, used := time.Now(), cpuOf(r.pid)
+	errs := make([]error, len(all))
+	var count atomic.Int64
+	var wg sync.WaitGroup
+	for i, p := range all {
+		wg.Go(func() {
+			defer p.Close()
+			for time.Since(began) < last && errs[i] == nil {
+				errs[i] = p.Post()
+				count.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	n := float64(count.Load())
+	f.PerSecond, f.AppendCPU = n/time.Since(began).Seconds(), (cpuOf(r.pid)-used).Seconds()*1e6/n
+	return f, errors.Join(errs...)
+}
+
+const (
+	historyPiece  = 1 << 20
+	historyPieces = 200
+	historyReads  = 3 // the first fills caches
+)
+
+// catchUp reads a stream of 200 MB from its start to its end; the last of some times counts.
+func catchUp(s *server, r running) (f figures, err error) {
+	const kind = "application/octet-stream"
+	url := r.url + fmt.Sprintf(s.path, 0)
+	if err := request(http.MethodPut, url, kind, nil); err != nil {
+		return f, err
+	}
+	piece := bytes.Repeat([]byte("0123456789abcdef"), historyPiece/16)
+	for range historyPieces {
+		if err := request(http.MethodPost, url, kind, piece); err != nil {
+			return f, err
+		}
+	}
+	for range historyReads {
+		began, got := time.Now(), int64(0)
+		for offset, done := "-1", false; !done; {
+			n, next, end, err := chunk(url + "?offset=" + offset)
+			if err != nil {
+				return f, err
+			}
+			got, offset, done = got+n, next, end
+		}
+		if got != historyPieces*historyPiece {
+			return f, fmt.Errorf("%d bytes of history, not %d", got, historyPieces*historyPiece)
+		}
+		f.BytesPerSecond = float64(got) / time.Since(began).Seconds()
+	}
+	return f, nil
+}
+
+// chunk is one answer: its length, what to ask for next, and whether that is the end.
+func chunk(url string) (n int64, next string, end bool, err error) {
+	resp, err := http.Get(url) //nolint:noctx // a command's
+	if err != nil {
+		return 0, "", false, err
+	}
+	defer resp.Body.Close()
+	n, err = io.Copy(io.Discard, resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return n, resp.Header.Get("Stream-Next-Offset"), resp.Header.Get("Stream-Up-To-Date") == "true", err
+}
+
+func request(method, url, kind string, body []byte) error {
+	req, err := http.NewRequestWithContext(context.Background(), method, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", kind)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		text, _ := io.ReadAll(resp.Body)
+		return fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, text)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+func cpuOf(pid int) (sum time.Duration) {
+	for _, p := range usage.Family(pid) {
+		sum += usage.CPU(p)
+	}
+	return sum
+}
