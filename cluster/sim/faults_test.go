@@ -23,6 +23,18 @@ type fault struct {
 
 func (f *fault) hit() { f.hits.Add(1) }
 
+// noProbe is for how long a member may send no packet: one that has doubts of itself
+// probes every eighth second (memberlist's awareness), and gossips only what is new.
+const noProbe = 9 * time.Second
+
+// missed reports whether the fault should have met something and did not.
+func (f *fault) missed() bool {
+	if f.void || f.kind == noPacket && f.lasts < noProbe {
+		return false
+	}
+	return f.hits.Load() == 0
+}
+
 func (f *fault) String() string { return fmt.Sprintf("%s %s", f.kind, f.who) }
 
 // direct carries the plan out and returns when all is healed.

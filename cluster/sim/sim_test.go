@@ -216,7 +216,7 @@ func (s *sim) play() {
 	balancer.Wait()
 	s.down()
 	for _, f := range s.faults {
-		if !f.void && f.hits.Load() == 0 {
+		if f.missed() {
 			s.failf("the fault %s did not fire", f)
 		}
 	}
