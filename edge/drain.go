@@ -130,8 +130,7 @@ func (s *Server) dismiss(m mode) {
 type farewell struct {
 	drain *drain
 	began time.Time
-	begun <-chan struct{} // nil once the turn is known
-	at    time.Time       // the turn
+	at    time.Time       // the turn; zero until a drain has begun
 	next  <-chan struct{} // closed when due is to be asked again
 }
 
@@ -143,7 +142,6 @@ func (s *Server) farewell() *farewell {
 
 // know finds out when the reader's turn is, once a drain has begun.
 func (f *farewell) know() {
-	f.begun = nil
 	f.at = time.Now().Add(f.drain.turn(time.Since(f.began)))
 	turn := make(chan struct{})
 	f.next = turn
@@ -154,14 +152,14 @@ func (f *farewell) know() {
 func (f *farewell) forget() {
 	f.drain.mu.Lock()
 	defer f.drain.mu.Unlock()
-	f.begun, f.next = f.drain.begun, f.drain.begun
+	f.at, f.next = time.Time{}, f.drain.begun
 }
 
 // due reports whether the reader's turn has come.
 func (f *farewell) due() bool {
-	if f.begun != nil {
+	if f.at.IsZero() {
 		select {
-		case <-f.begun:
+		case <-f.next:
 			f.know()
 		default:
 			return false

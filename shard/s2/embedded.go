@@ -66,11 +66,6 @@ func (l *Embedded) stream(id shard.StreamID) (d Basin, name string, err error) {
 	return l.open(basin), name, nil
 }
 
-// EnsureBasin makes a basin exist.
-func (l *Embedded) EnsureBasin(_ context.Context, name string) error {
-	return l.cfg.classify("ensure basin "+name, asSDK(l.open(name).EnsureBasin()))
-}
-
 // Create implements shard.Log.
 func (l *Embedded) Create(ctx context.Context, id shard.StreamID) error {
 	d, name, err := l.stream(id)
