@@ -10,7 +10,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,7 +17,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/s2-streamstore/s2-sdk-go/s2"
@@ -196,32 +194,21 @@ func (c *contender) round(length time.Duration) error {
 	if err != nil {
 		return err
 	}
-	errs := make([]error, len(workers))
-	counts := make([]int, len(workers))
-	began, used := time.Now(), time.Duration(0)
+	work := make([]func() error, len(workers))
+	for i, w := range workers {
+		defer w.close()
+		work[i] = w.work
+	}
+	used := time.Duration(0)
 	if c.server != nil {
 		used = usage.CPU(c.server.PID())
 	}
-	var wg sync.WaitGroup
-	for i, w := range workers {
-		wg.Go(func() {
-			defer w.close()
-			for time.Since(began) < length && errs[i] == nil {
-				errs[i] = w.work()
-				counts[i]++
-			}
-		})
-	}
-	wg.Wait()
-	total := 0
-	for _, n := range counts {
-		total += n
-	}
-	c.rates = append(c.rates, float64(total)/time.Since(began).Seconds())
+	total, took, err := parallel.During(length, work)
+	c.rates = append(c.rates, float64(total)/took.Seconds())
 	if c.server != nil {
 		c.cpu = append(c.cpu, (usage.CPU(c.server.PID())-used).Seconds()*1e6/float64(max(total, 1)))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // posters makes n workers with a connection each; they share the streams.

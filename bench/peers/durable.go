@@ -5,13 +5,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/parallel"
@@ -34,23 +31,15 @@ func write(s *server, r running, streams int, last time.Duration) (f figures, er
 	if err != nil {
 		return f, err
 	}
-	began, used := time.Now(), cpuOf(r.pid)
-	errs := make([]error, len(all))
-	var count atomic.Int64
-	var wg sync.WaitGroup
+	work := make([]func() error, len(all))
 	for i, p := range all {
-		wg.Go(func() {
-			defer p.Close()
-			for time.Since(began) < last && errs[i] == nil {
-				errs[i] = p.Post()
-				count.Add(1)
-			}
-		})
+		defer p.Close()
+		work[i] = p.Post
 	}
-	wg.Wait()
-	n := float64(count.Load())
-	f.PerSecond, f.AppendCPU = n/time.Since(began).Seconds(), (cpuOf(r.pid)-used).Seconds()*1e6/n
-	return f, errors.Join(errs...)
+	used := cpuOf(r.pid)
+	n, took, err := parallel.During(last, work)
+	f.PerSecond, f.AppendCPU = float64(n)/took.Seconds(), (cpuOf(r.pid)-used).Seconds()*1e6/float64(n)
+	return f, err
 }
 
 const (

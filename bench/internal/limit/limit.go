@@ -1,4 +1,4 @@
-// Package limit is what no server can be better than: a loop in C that sends ready frames.
+// Package limit is what servers are measured against: a loop in C that sends ready frames.
 package limit
 
 import (

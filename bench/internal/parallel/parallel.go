@@ -4,6 +4,8 @@ package parallel
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // atOnce is how many are done at once.
@@ -38,4 +40,24 @@ func Workers(n int, fn func(int) error) (work chan<- int, wait func() error) {
 		wg.Wait()
 		return errors.Join(errs...)
 	}
+}
+
+// During has every worker repeat what it does until the span is over or it fails, and
+// returns how often that was in all, and how long it took.
+func During(span time.Duration, workers []func() error) (count int64, took time.Duration, err error) {
+	var all atomic.Int64
+	errs := make([]error, len(workers))
+	began := time.Now()
+	var wg sync.WaitGroup
+	for i, work := range workers {
+		wg.Go(func() {
+			n := int64(0)
+			for ; time.Since(began) < span && errs[i] == nil; n++ {
+				errs[i] = work()
+			}
+			all.Add(n)
+		})
+	}
+	wg.Wait()
+	return all.Load(), time.Since(began), errors.Join(errs...)
 }
