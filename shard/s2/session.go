@@ -13,8 +13,9 @@ import (
 
 const (
 	// firstLook is when a session is first asked for the tail that it has seen; it
-	// is asked again at doubling intervals up to lastLook. The SDK has no signal
-	// for a heartbeat.
+	// is asked again at doubling intervals up to lastLook, and no sooner than that
+	// while nothing lies between us and the tail: of thousands of streams that would
+	// be most of what they cost. The SDK has no signal for a heartbeat.
 	firstLook = 10 * time.Millisecond
 	lastLook  = 5 * time.Second
 	// ahead is how many records may wait between the SDK's goroutine and ours; full
@@ -167,15 +168,15 @@ func (l *Log) session(
 		for range recs { // until the pump has ended
 		}
 	}()
-	if err := deliver(ctx, sess, recs, fn); err != nil {
+	if err := deliver(ctx, sess, *o.SeqNum, recs, fn); err != nil {
 		return err
 	}
 	return l.cfg.classify("read session", end)
 }
 
-// deliver calls fn with pages until recs is closed.
+// deliver calls fn with pages, the first at next, until recs is closed.
 func deliver(
-	ctx context.Context, sess *s2.ReadSession, recs <-chan shard.Record, fn func(shard.Page) error,
+	ctx context.Context, sess *s2.ReadSession, next uint64, recs <-chan shard.Record, fn func(shard.Page) error,
 ) error {
 	look := time.NewTimer(firstLook)
 	defer look.Stop()
@@ -188,19 +189,23 @@ func deliver(
 				return nil
 			}
 			p.Records = gather(r, recs)
+			next = p.Records[len(p.Records)-1].Pos + 1
 			every = firstLook
-			look.Reset(every)
 		case <-look.C:
-			if every = min(2*every, lastLook); sess.LastObservedTail() == nil {
-				every = min(every, 100*time.Millisecond)
-			}
-			look.Reset(every)
+			every = min(2*every, lastLook)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if t := sess.LastObservedTail(); t != nil {
+		switch t := sess.LastObservedTail(); {
+		case t == nil:
+			every = min(every, 100*time.Millisecond)
+		case t.SeqNum == next:
+			every = lastLook
+			fallthrough
+		default:
 			p.Tail, p.HasTail = t.SeqNum, true
 		}
+		look.Reset(every)
 		if len(p.Records) == 0 && !p.HasTail {
 			continue
 		}
