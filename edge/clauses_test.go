@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -262,6 +263,9 @@ func TestCompression(t *testing.T) {
 	s.fill("/v1/stream/x")
 	s.put("/v1/stream/short", "[1]", jsonType)
 	plain := ask(t, s.srv, "GET", "/v1/stream/x", nil, nil)
+	if n := plain.Header().Get("Content-Length"); n != strconv.Itoa(plain.Body.Len()) {
+		t.Errorf("%s bytes, it says, of %d", n, plain.Body.Len())
+	}
 	for _, c := range []struct{ accept, want string }{
 		{"", ""},
 		{"identity", ""},
@@ -278,6 +282,9 @@ func TestCompression(t *testing.T) {
 		}
 		if !bytes.Equal(decoded(t, w.Header().Get("Content-Encoding"), w.Body.Bytes()), plain.Body.Bytes()) {
 			t.Errorf("%q: not the same bytes", c.accept)
+		}
+		if n := w.Header().Get("Content-Length"); (n == "") != (c.want != "") {
+			t.Errorf("%q: %s bytes, it says", c.accept, n)
 		}
 		if tag := w.Header().Get("ETag"); (tag == plain.Header().Get("ETag")) != (c.want == "") {
 			t.Errorf("%q: tag %s", c.accept, tag)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -232,9 +233,14 @@ func (s *Server) send(w http.ResponseWriter, info shard.Info, c chunk, old bool)
 			h.Set(hClosed, "true")
 		}
 	}
+	parts, size := body(info.Type, c.messages), 0
+	for _, b := range parts {
+		size += len(b)
+	}
+	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
 	w.WriteHeader(http.StatusOK)
 	out := s.pacer(w)
-	for _, b := range body(info.Type, c.messages) {
+	for _, b := range parts {
 		if out.write(b) != nil {
 			return // the client is gone, or takes nothing
 		}

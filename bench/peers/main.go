@@ -98,6 +98,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "of each")
 	last := flag.Duration("for", 10*time.Second, "of each measurement")
 	only := flag.String("only", "", "servers, with commas; all that are installed if empty")
+	which := flag.String("modes", "ABCDEFG", "what is measured")
 	out := flag.String("json", "", "file for all figures")
 	serves := flag.String("serve", "", "be the net/http server at this address")
 	flag.Parse()
@@ -105,7 +106,7 @@ func main() {
 	if *serves != "" {
 		err = serveNetHTTP(*serves)
 	} else {
-		err = run(*rounds, *last, *only, *out)
+		err = run(*rounds, *last, *only, *which, *out)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)
@@ -113,7 +114,7 @@ func main() {
 	}
 }
 
-func run(rounds int, last time.Duration, only, out string) error {
+func run(rounds int, last time.Duration, only, which, out string) error {
 	dir, err := os.MkdirTemp("", "fantail-peers-")
 	if err != nil {
 		return err
@@ -133,10 +134,11 @@ func run(rounds int, last time.Duration, only, out string) error {
 		}
 		all = append(all, s)
 	}
+	wanted := slices.DeleteFunc(modes(last), func(m mode) bool { return !strings.Contains(which, m.letter) })
 	got, began := results{}, time.Now()
 	for round := range rounds {
 		for _, s := range all {
-			for _, m := range modes(last) {
+			for _, m := range wanted {
 				if m.run != nil && s.dialect != "durable" {
 					continue // what else has writes that last, and a history?
 				}
@@ -153,7 +155,7 @@ func run(rounds int, last time.Duration, only, out string) error {
 			fmt.Fprintf(os.Stderr, "%5.0fs  round %d of %d: %s\n", time.Since(began).Seconds(), round+1, rounds, s.name)
 		}
 	}
-	table(os.Stdout, all, modes(last), got)
+	table(os.Stdout, all, wanted, got)
 	if out == "" {
 		return nil
 	}
