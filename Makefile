@@ -20,6 +20,7 @@ build: ## the binary, static, into bin/
 test: ## every test, with the race detector
 	go test -race -shuffle=on -timeout 20m $(PKGS)
 	TEST_EDGE_HANDLERS=1 go test -race -shuffle=on -timeout 5m ./edge
+	TEST_EDGE_TLS=1 go test -race -shuffle=on -timeout 5m ./edge
 
 SEEDS ?= 200
 FIRST ?= 0

@@ -20,6 +20,7 @@ type conn struct {
 	at int32 // in ch.readers
 	fd int32
 	ref
+	seal *seal // nil: plain
 
 	state  connState
 	armed  bool          // it waits to be writable
@@ -58,9 +59,9 @@ const (
 )
 
 // enter takes a reader in, who is owed the head of its response first.
-func (l *loop) enter(d *driver, fd int, head []byte) {
+func (l *loop) enter(d *driver, fd int, seal *seal, head []byte) {
 	r := l.seats.take()
-	r.d, r.fd, r.pre = *d, int32(fd), head
+	r.d, r.fd, r.seal, r.pre = *d, int32(fd), seal, head
 	r.began, r.active = l.since(), l.since()
 	if err := l.watch(unix.EPOLL_CTL_ADD, r, false); err != nil {
 		l.s.cfg.Logger.Warn("watch a connection", "err", err)
@@ -111,6 +112,9 @@ func (l *loop) event(ev *unix.EpollEvent) {
 // goes, and does what the cursor says then. It returns how many bytes were taken.
 func (l *loop) pump(r *conn) (sent int) {
 	c := &r.d.c
+	if r.seal.owes() && !l.deliverSealed(r) {
+		return 0
+	}
 	if c.room == nil {
 		c.room, l.room = l.room, nil
 	}
@@ -162,6 +166,11 @@ func (l *loop) pump(r *conn) (sent int) {
 
 // write writes what the reader is owed in one call; all: everything was taken.
 func (l *loop) write(r *conn, owed net.Buffers) (n int, all bool, err error) {
+	if r.seal != nil {
+		n, all, err = l.writeSealed(r, owed)
+		l.wrote(r, n)
+		return n, all, err
+	}
 	size := l.vector(r.pre, 0)
 	for i := 0; i < len(owed) && len(l.iov) < maxBuffers; i++ {
 		size = l.vector(owed[i], size)
@@ -177,12 +186,17 @@ func (l *loop) write(r *conn, owed net.Buffers) (n int, all bool, err error) {
 	default:
 		return 0, false, errno
 	}
+	l.wrote(r, n)
+	return n, n == size, nil
+}
+
+// wrote counts what was taken.
+func (l *loop) wrote(r *conn, n int) {
 	pre := min(n, len(r.pre))
 	if r.pre = r.pre[pre:]; len(r.pre) == 0 {
 		r.pre = nil
 	}
 	r.d.c.wrote(n - pre)
-	return n, n == size, nil
 }
 
 // vector adds b to what the next call writes; unix.Writev would allocate.
@@ -304,6 +318,11 @@ func (l *loop) paged(f ref, page shard.Range, err error) {
 // hangs up. To close at once would lose what is still on its way if the client had sent
 // anything that nobody has read.
 func (l *loop) finish(r *conn) {
+	if !l.closeNotify(r) {
+		r.last = true
+		l.stick(r, true)
+		return
+	}
 	if unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil {
 		l.gone(r)
 		return
@@ -322,6 +341,7 @@ func (l *loop) gone(r *conn) {
 		l.s.frames.pins.remove(r)
 	}
 	delete(l.ending, r)
+	l.unseal(r.seal)
 	_ = unix.Close(int(r.fd)) // which takes it out of epoll
 	if ch := r.ch; ch != nil {
 		ch.remove(r)

@@ -3,6 +3,7 @@ package edge
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -19,11 +20,19 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	tr, _ := http.DefaultTransport.(*http.Transport)
+	tr.TLSClientConfig, tr.ForceAttemptHTTP2 = trusting, false
+	goleak.VerifyTestMain(m)
+}
 
-// handlers has every test use the handler driver where the reactor would serve; make test
-// runs both.
-var handlers = os.Getenv("TEST_EDGE_HANDLERS") != ""
+// handlers has every test use the handler driver where the reactor would serve, and
+// overTLS has them use TLS; make test runs all three.
+var (
+	handlers = os.Getenv("TEST_EDGE_HANDLERS") != ""
+	overTLS  = os.Getenv("TEST_EDGE_TLS") != ""
+	trusting = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // of a server of the test's own
+)
 
 // site is a lone node over a Log in memory.
 type site struct {
@@ -41,7 +50,12 @@ func newSite(t *testing.T, cfg Config) *site {
 	srv := New(cfg, host)
 	hs := httptest.NewUnstartedServer(srv)
 	hs.Config = srv.HTTPServer()
-	hs.Start()
+	if overTLS {
+		hs.Listener = UnderTLS(hs.Listener)
+		hs.StartTLS()
+	} else {
+		hs.Start()
+	}
 	t.Cleanup(func() {
 		hs.CloseClientConnections()
 		hs.Close()

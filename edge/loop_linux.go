@@ -42,6 +42,7 @@ type loop struct {
 	clock     time.Duration // since(), when this turn began
 	interval  uint64
 	iov       []unix.Iovec
+	sealed    []byte // lent to the TLS of the reader that is written to
 	step      step
 	delivered int   // messages, not counted yet
 	room      *room // lent to the cursor that is pumped, or to the step; nil: one that is stuck has it

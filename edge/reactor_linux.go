@@ -3,6 +3,8 @@ package edge
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"runtime"
@@ -12,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reactor drives the cursors of event streams on plain HTTP/1.1: a few loops, each the
+// reactor drives the cursors of event streams on HTTP/1.1: a few loops, each the
 // owner of its connections and of an epoll descriptor. A reader costs no goroutine, no
 // timer, no channel and no buffer; news of a stream is one poke for each loop, which then
 // writes to each of its readers all that it is owed in one call.
@@ -20,7 +22,7 @@ import (
 // A connection comes from net/http, which has read the request and kept its limits: its
 // descriptor is duplicated and the net.Conn closed, so that the runtime's poller forgets
 // it. Only the loop writes to it or closes it. What it is asked by others comes by its
-// mailbox.
+// mailbox. Of one under TLS the loop has the tls.Conn as well, and encrypts what it sends.
 type reactor struct {
 	s    *Server
 	base time.Time       // what readers count time from
@@ -40,21 +42,34 @@ func newReactor(s *Server) *reactor {
 	return x
 }
 
-// connKey is where a request's context has its connection.
+// connKey is in the context of a request whose connection the reactor can take.
 type connKey struct{}
 
 // connContext is an http.Server's ConnContext.
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		return context.WithValue(ctx, connKey{}, tcp)
+	if tcp, _ := beneath(c); tcp != nil {
+		return context.WithValue(ctx, connKey{}, true)
 	}
 	return ctx
 }
 
+// beneath is the TCP connection that c is, or that is beneath its TLS; nil: it is another.
+func beneath(c net.Conn) (*net.TCPConn, *seal) {
+	var s *seal
+	if t, ok := c.(*tls.Conn); ok {
+		w, ok := t.NetConn().(*wire)
+		if !ok {
+			return nil, nil
+		}
+		c, s = w.Conn, &seal{tls: t, wire: w}
+	}
+	tcp, _ := c.(*net.TCPConn)
+	return tcp, s
+}
+
 // take makes a loop serve the event stream; false: it is for the handler to serve.
 func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
-	_, plain := r.Context().Value(connKey{}).(*net.TCPConn)
-	if x.s.cfg.NoReactor || !plain || r.ProtoMajor != 1 || r.TLS != nil || r.ContentLength != 0 {
+	if x.s.cfg.NoReactor || r.Context().Value(connKey{}) == nil || r.ProtoMajor != 1 || r.ContentLength != 0 {
 		return false
 	}
 	l := x.next()
@@ -62,17 +77,17 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 		return false
 	}
 	head := head(w.Header())
-	tcp, _, err := http.NewResponseController(w).Hijack()
+	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return false
 	}
-	fd, err := detach(tcp, x.s.cfg.Stall)
+	fd, seal, err := detach(c, x.s.cfg.Stall)
 	if err != nil {
 		x.s.cfg.Logger.Warn("detach a connection", "err", err)
 		d.close()
 		return true
 	}
-	l.post(func() { l.enter(d, fd, head) }, func() {
+	l.post(func() { l.enter(d, fd, seal, head) }, func() {
 		_ = unix.Close(fd)
 		d.close()
 	})
@@ -90,26 +105,29 @@ func head(h http.Header) []byte {
 	return b.Bytes()
 }
 
-// detach takes the descriptor out of a connection.
-func detach(c net.Conn, stall time.Duration) (fd int, err error) {
-	defer func() { _ = c.Close() }()
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return 0, http.ErrNotSupported
+// detach takes the descriptor out of a connection, and its TLS off it, if there is any.
+func detach(c net.Conn, stall time.Duration) (fd int, s *seal, err error) {
+	tcp, s := beneath(c)
+	if tcp == nil {
+		return 0, nil, errors.Join(http.ErrNotSupported, c.Close())
+	}
+	defer func() { _ = tcp.Close() }()
+	if s != nil {
+		s.wire.Conn = nil
 	}
 	raw, err := tcp.SyscallConn() // File would make it blocking
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	if cerr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
-		return 0, cerr
+		return 0, nil, cerr
 	}
 	if err == nil {
 		// A stuck reader would hold megabytes of kernel memory.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*stall.Milliseconds())) // the loop counts it, before
 	}
-	return fd, err
+	return fd, s, err
 }
 
 const notSent = 64 << 10

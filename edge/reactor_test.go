@@ -5,6 +5,7 @@ package edge
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -62,15 +63,19 @@ func (s *site) eventually(what string, ok func() bool) {
 	}
 }
 
-// raw is an event stream on a connection of its own.
+// raw is an event stream on a TCP connection of its own.
 func (s *site) raw(path string) (net.Conn, *http.Response) {
 	s.Helper()
 	var d net.Dialer
-	c, err := d.DialContext(s.Context(), "tcp", strings.TrimPrefix(s.url, "http://"))
+	tcp, err := d.DialContext(s.Context(), "tcp", s.url[strings.Index(s.url, "//")+2:])
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.Cleanup(func() { _ = c.Close() })
+	s.Cleanup(func() { _ = tcp.Close() })
+	c := tcp
+	if overTLS {
+		c = tls.Client(tcp, trusting)
+	}
 	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path); err != nil {
 		s.Fatal(err)
 	}
@@ -78,7 +83,7 @@ func (s *site) raw(path string) (net.Conn, *http.Response) {
 	if err != nil || resp.StatusCode != 200 {
 		s.Fatal(resp, err)
 	}
-	return c, resp
+	return tcp, resp
 }
 
 // dataOf is the data of a whole event stream.
@@ -385,7 +390,7 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 			t.Fatal(err)
 		}
 		c := newCursor(b.tail, s.frames.open(b.tail, framingText), framingText, place{}, 0)
-		l.enter(&driver{server: s, release: func() {}, c: *c}, pair[0], nil)
+		l.enter(&driver{server: s, release: func() {}, c: *c}, pair[0], nil, nil)
 	}
 	b.turn()
 	return b

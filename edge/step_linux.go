@@ -25,7 +25,7 @@ func (l *loop) deliver(r *conn) (sent int) {
 		(l.step.room == nil || l.step.from != from) && !l.lead(c, from) {
 		return l.pump(r)
 	}
-	sent, err := send(r.fd, l.step.b)
+	sent, err := l.put(r, l.step.b)
 	if err != nil {
 		l.gone(r)
 		return 0
@@ -36,6 +36,8 @@ func (l *loop) deliver(r *conn) (sent int) {
 		l.delivered += int(l.step.messages)
 	}
 	switch {
+	case r.seal.owes():
+		l.stick(r, true)
 	case sent < len(l.step.b):
 		if sent == 0 {
 			c.messages += l.step.messages

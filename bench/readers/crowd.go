@@ -48,7 +48,7 @@ func asked(conn net.Conn, err error) (io.ReadCloser, error) {
 // dialer is how readers come to a server of a kind. The one of HTTP/2 shares connections.
 func dialer(serve, addr string) func() (io.ReadCloser, error) {
 	switch serve {
-	case "tls":
+	case "tls", "tls-handlers":
 		return func() (io.ReadCloser, error) {
 			conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) //nolint:noctx,gosec // a measurement's
 			return asked(conn, err)

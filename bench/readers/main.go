@@ -1,6 +1,6 @@
 // Command readers measures what an event stream's reader costs, side by side: Fantail's
 // reactor, its handler driver (a goroutine for each, over the same cursor), the same over
-// HTTP/2 without TLS and over TLS with HTTP/1.1, and the limit, a loop in C that sends a
+// HTTP/2 without TLS, both over TLS with HTTP/1.1, and the limit, a loop in C that sends a
 // ready frame. Each serves the same bytes to as many readers of
 // one stream; a log in memory stands for S2. Rounds alternate.
 //
@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
@@ -68,10 +69,11 @@ func run(readers, rounds, events int, addr string) error {
 		{name: "handlers", serve: "handlers"},
 		{name: "h2c", serve: "h2c"},
 		{name: "TLS", serve: "tls"},
+		{name: "TLS, goroutines", serve: "tls-handlers"},
 	}
 	frame := []byte(nil)
 	for round := range rounds {
-		for _, k := range []int{1, 2, 3, 4, 0} { // the C loop sends what Fantail sent
+		for _, k := range []int{1, 2, 3, 4, 5, 0} { // the C loop sends what Fantail sent
 			if err := kinds[k].round(readers, events, addr, &frame); err != nil {
 				return fmt.Errorf("%s: %w", kinds[k].name, err)
 			}
@@ -79,10 +81,10 @@ func run(readers, rounds, events int, addr string) error {
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
 	}
 	fmt.Printf("%d readers of one stream, events of %d bytes on the wire; medians of %d rounds\n\n", readers, len(frame), rounds)
-	fmt.Printf("%-10s %14s %14s %18s %8s %16s\n", "", "B a reader", "after a GC", "CPU a delivery", "÷ C", "last reader")
+	fmt.Printf("%-16s %14s %14s %18s %8s %16s\n", "", "B a reader", "after a GC", "CPU a delivery", "÷ C", "last reader")
 	c := median(kinds[0].cpu)
 	for _, k := range kinds {
-		fmt.Printf("%-10s %14.0f %14.0f %15.2f µs %8.2f %13.0f ms\n", k.name, median(k.idle), median(k.gced), median(k.cpu), median(k.cpu)/c, median(k.last))
+		fmt.Printf("%-16s %14.0f %14.0f %15.2f µs %8.2f %13.0f ms\n", k.name, median(k.idle), median(k.gced), median(k.cpu), median(k.cpu)/c, median(k.last))
 	}
 	return nil
 }
@@ -109,7 +111,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 	}
 	defer server.Stop()
 	base := "http://" + addr
-	if k.serve == "tls" {
+	if strings.HasPrefix(k.serve, "tls") {
 		base = "https://" + addr
 	}
 	if !isC {

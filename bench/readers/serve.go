@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/fantail-dev/fantail/edge"
@@ -22,7 +23,7 @@ import (
 // serve is a lone node over a log in memory.
 func serve(kind, addr string) error {
 	host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
-	node := edge.New(edge.Config{NoReactor: kind != "reactor"}, host)
+	node := edge.New(edge.Config{NoReactor: kind != "reactor" && kind != "tls"}, host)
 	server := node.HTTPServer()
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/gc" {
@@ -37,11 +38,11 @@ func serve(kind, addr string) error {
 		return err
 	}
 	fmt.Println("serving")
-	if kind == "tls" {
+	if strings.HasPrefix(kind, "tls") {
 		if server.TLSConfig, err = selfSigned(); err != nil {
 			return err
 		}
-		return server.ServeTLS(ln, "", "")
+		return server.ServeTLS(edge.UnderTLS(ln), "", "")
 	}
 	return server.Serve(ln)
 }
