@@ -33,11 +33,13 @@ type cli struct {
 
 // serveCmd is the configuration of a node.
 type serveCmd struct {
-	Name  string        `help:"Name of the node (default: the host's name)."`
-	HTTP  string        `name:"http" help:"Public address." default:":4437"`
-	Admin string        `help:"Address of metrics and health; keep it private." default:"127.0.0.1:4447"`
-	Grace time.Duration `help:"Longest time that stopping takes." default:"60s"`
-	Drain time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the grace at most." default:"15s"`
+	Name    string        `help:"Name of the node (default: the host's name)."`
+	HTTP    string        `name:"http" help:"Public address." default:":4437"`
+	Admin   string        `help:"Address of metrics and health; keep it private." default:"127.0.0.1:4447"`
+	TLSCert string        `name:"tls-cert" help:"File of the public address's certificates (PEM); none is no TLS. Read again every 30 s."`
+	TLSKey  string        `name:"tls-key" help:"File of the certificate's key."`
+	Grace   time.Duration `help:"Longest time that stopping takes." default:"60s"`
+	Drain   time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the grace at most." default:"15s"`
 
 	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2); none is the managed S2."`
 	S2Token         string            `name:"s2-token" help:"Access token of S2."`
@@ -82,6 +84,12 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders},
 		balance: edge.Balance{Threshold: c.RebalanceThreshold, Floor: c.RebalanceFloor, Rate: c.RebalanceRate},
 		log:     log.With("node", c.Name),
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		errs = append(errs, errors.New("--tls-cert and --tls-key need each other"))
+	}
+	if c.TLSCert != "" {
+		cfg.tls = &keyPair{cert: c.TLSCert, key: c.TLSKey, log: cfg.log}
 	}
 	if c.Exclusive {
 		cfg.shard.Mode = shard.ModeExclusive

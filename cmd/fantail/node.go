@@ -29,6 +29,7 @@ var (
 
 type nodeConfig struct {
 	name, http, admin string
+	tls               *keyPair // of http; nil: none
 	grace, drain      time.Duration
 	s2                s2.Config
 	embedded          *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
@@ -90,7 +91,7 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 	if err := n.build(ctx); err != nil {
 		return nil, errors.Join(err, n.stop(context.WithoutCancel(ctx)))
 	}
-	n.serving.Go(func() error { return n.public.Serve(n.http) })
+	n.serving.Go(n.serve)
 	n.serving.Go(func() error { return n.admin.Serve(n.adminAt) })
 	if n.relay != nil {
 		n.serving.Go(func() error {
@@ -125,6 +126,11 @@ func (n *node) build(ctx context.Context) (err error) {
 	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry
 	n.edge = edge.New(cfg.edge, streams)
 	n.public = n.edge.HTTPServer()
+	if cfg.tls != nil {
+		if n.public.TLSConfig, err = cfg.tls.config(); err != nil {
+			return err
+		}
+	}
 	n.admin = &http.Server{Handler: n.adminRoutes(), ReadHeaderTimeout: 5 * time.Second}
 	var lc net.ListenConfig
 	if n.http, err = lc.Listen(ctx, "tcp", cfg.http); err != nil {
@@ -134,6 +140,14 @@ func (n *node) build(ctx context.Context) (err error) {
 		return fmt.Errorf("admin address: %w", err)
 	}
 	return nil
+}
+
+// serve serves the public address.
+func (n *node) serve() error {
+	if n.cfg.tls == nil {
+		return n.public.Serve(n.http)
+	}
+	return n.public.ServeTLS(edge.UnderTLS(n.http), "", "")
 }
 
 // stop ends the node within ctx, in the order that loses nothing: it departs, closes the

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// certificate writes a certificate of its own for 127.0.0.1, and its key.
+func certificate(t *testing.T, serial int64, cert, key string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"fantail"}}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func files(t *testing.T) (cert, key string) {
+	t.Helper()
+	dir := t.TempDir()
+	return filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+}
+
+// A node speaks HTTP/2 and HTTP/1.1 under TLS, event streams too.
+func TestTLS(t *testing.T) {
+	cert, key := files(t)
+	certificate(t, 1, cert, key)
+	ps := startProcesses(t, 0)
+	node := ps.spawn(t, 0, "--tls-cert="+cert, "--tls-key="+key)
+	url := "https://" + node.addr("http") + "/v1/stream/" + ps.run + "/s"
+	for _, major := range []int{1, 2} {
+		tr := &http.Transport{
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the certificate is this test's
+			ForceAttemptHTTP2: major == 2,
+		}
+		t.Cleanup(tr.CloseIdleConnections)
+		c := &client{&http.Client{Transport: tr}}
+		if major == 1 {
+			c.must(t, 201, "PUT", url, "", "Content-Type", "text/plain")
+		}
+		c.must(t, 204, "POST", url, "one;", "Content-Type", "text/plain")
+		req, err := http.NewRequestWithContext(t.Context(), "GET", url+"?live=sse&offset=-1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil || resp.ProtoMajor != major || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		var got bytes.Buffer
+		for b := make([]byte, 512); strings.Count(got.String(), "one;") < major; {
+			n, err := resp.Body.Read(b)
+			if got.Write(b[:n]); err != nil {
+				t.Fatalf("%q, then %v", got.String(), err)
+			}
+		}
+	}
+}
+
+// A certificate is read again when it is half a minute old; one that cannot be read
+// leaves the old one.
+func TestKeyPairIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cert, key := files(t)
+		p := &keyPair{cert: cert, key: key, log: slog.New(slog.DiscardHandler)}
+		if _, err := p.config(); err == nil {
+			t.Error("no error without files")
+		}
+		certificate(t, 1, cert, key)
+		cfg, err := p.config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := func(serial int64) {
+			t.Helper()
+			c, err := cfg.GetCertificate(nil)
+			if err != nil || c.Leaf.SerialNumber.Int64() != serial {
+				t.Errorf("%v %v, want number %d", c, err, serial)
+			}
+		}
+		want(1)
+		certificate(t, 2, cert, key)
+		want(1)
+		<-time.After(keyPairAge)
+		want(2)
+		if err := os.WriteFile(key, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(keyPairAge)
+		want(2)
+		certificate(t, 3, cert, key)
+		<-time.After(keyPairAge)
+		want(3)
+	})
+}
