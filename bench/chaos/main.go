@@ -15,6 +15,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -32,7 +34,7 @@ type options struct {
 	nodes, readers, streams int
 	every, after, drain     time.Duration
 	faults, table, keep     string
-	quick                   bool
+	quick, race             bool
 	soak, between           time.Duration
 	inside                  string
 
@@ -53,6 +55,7 @@ func main() {
 	flag.StringVar(&o.table, "table", "", "file for the table")
 	flag.StringVar(&o.keep, "keep", "", "folder that keeps logs and data")
 	flag.BoolVar(&o.quick, "quick", false, "a subset, in less than two minutes")
+	flag.BoolVar(&o.race, "race", false, "with the race detector in the nodes and S2 (needs a C compiler)")
 	flag.DurationVar(&o.soak, "soak", 0, "instead: restart nodes for so long, and look for leaks")
 	flag.DurationVar(&o.between, "between", 2*time.Minute, "how often a soak restarts them")
 	flag.StringVar(&o.inside, "inside", "", "for internal use")
@@ -64,7 +67,7 @@ func main() {
 	case o.crowd != "":
 		serveCrowd(o.crowd, o.streams, o.longPoll, o.pace)
 	case o.inside != "":
-		if err := inside(o); err != nil {
+		if err := errors.Join(inside(o), raced(o.inside)); err != nil {
 			fmt.Fprintln(os.Stderr, "chaos:", err)
 			os.Exit(1)
 		}
@@ -115,7 +118,7 @@ func inside(o options) error {
 	began := time.Now()
 	log := logTo(began)
 	binary := filepath.Join(o.inside, "fantail")
-	if out, err := exec.Command("go", "build", "-o", binary, "./cmd/fantail").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-race="+strconv.FormatBool(o.race), "-o", binary, "./cmd/fantail").CombinedOutput(); err != nil {
 		return fmt.Errorf("go build ./cmd/fantail: %w: %s", err, out)
 	}
 	if err := furnish(o.nodes + 1); err != nil { // one more, for a surge
@@ -154,6 +157,20 @@ func inside(o options) error {
 		}
 	}
 	return errors.Join(report(o, rows, time.Since(began)), failure(failed))
+}
+
+// raced is what the race detector found, by the logs in dir.
+func raced(dir string) error {
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	errs := []error{err}
+	for _, log := range logs {
+		b, err := os.ReadFile(log)
+		errs = append(errs, err)
+		if i := bytes.Index(b, []byte("WARNING: DATA RACE")); i >= 0 {
+			errs = append(errs, fmt.Errorf("%s: %s", filepath.Base(log), b[i:min(i+4000, len(b))]))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func failure(rows int) error {
