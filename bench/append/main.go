@@ -16,12 +16,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 
+	"github.com/fantail-dev/fantail/bench/internal/ask"
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/hist"
 	"github.com/fantail-dev/fantail/bench/internal/parallel"
 	"github.com/fantail-dev/fantail/bench/internal/poster"
 	"github.com/fantail-dev/fantail/bench/internal/usage"
@@ -150,10 +151,10 @@ func run() error {
 	for _, g := range groups {
 		fmt.Printf("\n%-30s %12s %8s %14s\n", g.title, "appends/s", "ratio", "CPU of each")
 		for _, c := range g.all {
-			rate := median(c.rates)
-			fmt.Printf("%-30s %12.0f %8.2f", c.name, rate, rate/median(g.all[0].rates))
+			rate := hist.Median(c.rates)
+			fmt.Printf("%-30s %12.0f %8.2f", c.name, rate, rate/hist.Median(g.all[0].rates))
 			if c.server != nil {
-				fmt.Printf(" %11.1f µs", median(c.cpu))
+				fmt.Printf(" %11.1f µs", hist.Median(c.cpu))
 			}
 			fmt.Println()
 		}
@@ -185,7 +186,9 @@ func answers(url string) bool {
 func streamPath(i int) string { return fmt.Sprint("/v1/stream/bench-", i) }
 
 func createAll(addr string, streams int) error {
-	return parallel.Do(streams, func(i int) error { return create("http://" + addr + streamPath(i)) })
+	return parallel.Do(streams, func(i int) error {
+		return ask.Send(http.DefaultClient, http.MethodPut, "http://"+addr+streamPath(i), "application/json", nil)
+	})
 }
 
 // round has every worker append until the time is over.
@@ -223,23 +226,6 @@ func posters(n int, addr string, streams int, body []byte) func() ([]worker, err
 	}
 }
 
-func create(url string) error {
-	req, err := http.NewRequest(http.MethodPut, url, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusCreated {
-		return fmt.Errorf("create: %s", resp.Status)
-	}
-	return nil
-}
-
 // sdk appends with S2's own client, as a program without Fantail would.
 func sdk(base string, body []byte) (func() ([]worker, error), error) {
 	client := s2.New("none", &s2.ClientOptions{
@@ -257,9 +243,4 @@ func sdk(base string, body []byte) (func() ([]worker, error), error) {
 		return err
 	}, func() {}}
 	return func() ([]worker, error) { return []worker{one}, nil }, nil
-}
-
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	return s[len(s)/2]
 }

@@ -4,13 +4,13 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/fantail-dev/fantail/bench/internal/ask"
 	"github.com/fantail-dev/fantail/bench/internal/parallel"
 	"github.com/fantail-dev/fantail/bench/internal/poster"
 	"github.com/fantail-dev/fantail/bench/internal/usage"
@@ -22,7 +22,9 @@ const writers = 64
 // write has all writers append for a while; each append is answered before its writer's next.
 func write(s *server, r running, streams int, last time.Duration) (f figures, err error) {
 	path := func(i int) string { return fmt.Sprintf(s.path, i) }
-	err = parallel.Do(streams, func(i int) error { return request(http.MethodPut, r.url+path(i), "application/json", nil) })
+	err = parallel.Do(streams, func(i int) error {
+		return ask.Send(http.DefaultClient, http.MethodPut, r.url+path(i), "application/json", nil)
+	})
 	if err != nil {
 		return f, err
 	}
@@ -52,12 +54,12 @@ const (
 func catchUp(s *server, r running) (f figures, err error) {
 	const kind = "application/octet-stream"
 	url := r.url + fmt.Sprintf(s.path, 0)
-	if err := request(http.MethodPut, url, kind, nil); err != nil {
+	if err := ask.Send(http.DefaultClient, http.MethodPut, url, kind, nil); err != nil {
 		return f, err
 	}
 	piece := bytes.Repeat([]byte("0123456789abcdef"), historyPiece/16)
 	for range historyPieces {
-		if err := request(http.MethodPost, url, kind, piece); err != nil {
+		if err := ask.Send(http.DefaultClient, http.MethodPost, url, kind, piece); err != nil {
 			return f, err
 		}
 	}
@@ -98,25 +100,6 @@ func chunk(url string, buf []byte) (n int64, next string, end bool, err error) {
 
 // writer hides that io.Discard would read by 8 KiB.
 type writer struct{ io.Writer }
-
-func request(method, url, kind string, body []byte) error {
-	req, err := http.NewRequestWithContext(context.Background(), method, url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", kind)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
-		text, _ := io.ReadAll(resp.Body)
-		return fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, text)
-	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
-}
 
 func cpuOf(pid int) (sum time.Duration) {
 	for _, p := range usage.Family(pid) {

@@ -5,8 +5,9 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
+
+	"github.com/fantail-dev/fantail/bench/internal/hist"
 )
 
 // table prints medians, mode by mode. A server that lost, doubled or did not deliver
@@ -58,8 +59,7 @@ func median(all []figures, of func(*figures) float64) float64 {
 	for i := range all {
 		v[i] = of(&all[i])
 	}
-	slices.Sort(v)
-	return v[len(v)/2]
+	return hist.Median(v)
 }
 
 func amiss(all []figures) string {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -53,6 +55,15 @@ func dialer(serve, addr string) func() (io.ReadCloser, error) {
 			conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true}) //nolint:noctx,gosec // a measurement's
 			return asked(conn, err)
 		}
+	case "long-poll":
+		return func() (io.ReadCloser, error) {
+			conn, err := net.Dial("tcp", addr) //nolint:noctx // a measurement's
+			if err != nil {
+				return nil, err
+			}
+			p := &poller{Conn: conn, in: bufio.NewReaderSize(conn, 1024)}
+			return p, p.ask("?offset=-1")
+		}
 	case "h2c":
 		var only http.Protocols
 		only.SetUnencryptedHTTP2(true)
@@ -67,6 +78,41 @@ func dialer(serve, addr string) func() (io.ReadCloser, error) {
 	}
 	return func() (io.ReadCloser, error) { return asked(net.Dial("tcp", addr)) } //nolint:noctx // a command's
 }
+
+// poller is a reader by long-polls: what it reads is the bodies of the answers, and it
+// asks anew before it gives one out.
+type poller struct {
+	net.Conn
+	in   *bufio.Reader
+	body []byte
+}
+
+func (p *poller) ask(query string) error {
+	_, err := fmt.Fprintf(p.Conn, "GET /v1/stream/x%s HTTP/1.1\r\nHost: x\r\n\r\n", query)
+	return err
+}
+
+func (p *poller) Read(b []byte) (int, error) {
+	for len(p.body) == 0 {
+		resp, err := http.ReadResponse(p.in, nil)
+		if err != nil {
+			return 0, err
+		}
+		p.body, err = io.ReadAll(resp.Body)
+		if err = errors.Join(err, resp.Body.Close(), p.ask("?live=long-poll&offset="+resp.Header.Get("Stream-Next-Offset"))); err != nil {
+			return 0, err
+		}
+		if resp.StatusCode == http.StatusOK { // the first may be empty, and says that the reader is there
+			p.body = append(p.body, eventEnd...)
+		}
+	}
+	n := copy(b, p.body)
+	p.body = p.body[n:]
+	return n, nil
+}
+
+// eventEnd is how what Fantail sends with each message ends.
+const eventEnd = "}\n\n"
 
 func (c *crowd) read(i int) {
 	buf := make([]byte, 2048)
@@ -139,7 +185,7 @@ func (c *crowd) event(size int) (frame []byte, err error) {
 	for size == 0 || len(frame) < size {
 		select {
 		case b := <-c.first:
-			if frame = append(frame, b...); size == 0 && strings.HasSuffix(strings.TrimSuffix(string(frame), "\r\n"), "}\n\n") {
+			if frame = append(frame, b...); size == 0 && strings.HasSuffix(strings.TrimSuffix(string(frame), "\r\n"), eventEnd) {
 				size = len(frame)
 			}
 		case <-late:

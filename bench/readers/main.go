@@ -1,5 +1,5 @@
 // Command readers measures what an event stream's reader costs, side by side: Fantail's
-// reactor, its handler driver (a goroutine for each, over the same cursor), the same over
+// reactor, its handler driver (a goroutine for each, over the same cursor), long-polls, events over
 // HTTP/2 without TLS, both over TLS with HTTP/1.1, and the limit, a loop in C that sends a
 // ready frame. Each serves the same bytes to as many readers of
 // one stream; a log in memory stands for S2. Rounds alternate.
@@ -10,18 +10,17 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
+	"github.com/fantail-dev/fantail/bench/internal/ask"
 	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/hist"
 	"github.com/fantail-dev/fantail/bench/internal/limit"
 	"github.com/fantail-dev/fantail/bench/internal/usage"
 )
@@ -67,13 +66,14 @@ func run(readers, rounds, events int, addr string) error {
 		{name: "C loop", serve: loop},
 		{name: "reactor", serve: "reactor"},
 		{name: "handlers", serve: "handlers"},
+		{name: "long-poll", serve: "long-poll"},
 		{name: "h2c", serve: "h2c"},
 		{name: "TLS", serve: "tls"},
 		{name: "TLS, goroutines", serve: "tls-handlers"},
 	}
 	frame := []byte(nil)
 	for round := range rounds {
-		for _, k := range []int{1, 2, 3, 4, 5, 0} { // the C loop sends what Fantail sent
+		for _, k := range []int{1, 2, 3, 4, 5, 6, 0} { // the C loop sends what Fantail sent
 			if err := kinds[k].round(readers, events, addr, &frame); err != nil {
 				return fmt.Errorf("%s: %w", kinds[k].name, err)
 			}
@@ -82,16 +82,11 @@ func run(readers, rounds, events int, addr string) error {
 	}
 	fmt.Printf("%d readers of one stream, events of %d bytes on the wire; medians of %d rounds\n\n", readers, len(frame), rounds)
 	fmt.Printf("%-16s %14s %14s %18s %8s %16s\n", "", "B a reader", "after a GC", "CPU a delivery", "÷ C", "last reader")
-	c := median(kinds[0].cpu)
+	c := hist.Median(kinds[0].cpu)
 	for _, k := range kinds {
-		fmt.Printf("%-16s %14.0f %14.0f %15.2f µs %8.2f %13.0f ms\n", k.name, median(k.idle), median(k.gced), median(k.cpu), median(k.cpu)/c, median(k.last))
+		fmt.Printf("%-16s %14.0f %14.0f %15.2f µs %8.2f %13.0f ms\n", k.name, hist.Median(k.idle), hist.Median(k.gced), hist.Median(k.cpu), hist.Median(k.cpu)/c, hist.Median(k.last))
 	}
 	return nil
-}
-
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	return s[len(s)/2]
 }
 
 // round starts a server, has readers come, and sends them events one after the other.
@@ -115,10 +110,10 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 		base = "https://" + addr
 	}
 	if !isC {
-		if err := ask("PUT", base+"/v1/stream/x", nil); err != nil {
+		if err := send("PUT", base+"/v1/stream/x", nil); err != nil {
 			return err
 		}
-		_ = ask("POST", base+"/gc", nil)
+		_ = send("POST", base+"/gc", nil)
 	}
 	before := usage.Memory(server.PID())
 	crowd, err := newCrowd(readers, dialer(k.serve, addr))
@@ -131,7 +126,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 	}
 	k.idle = append(k.idle, float64(usage.Memory(server.PID())-before)/float64(readers))
 	if !isC {
-		_ = ask("POST", base+"/gc", nil)
+		_ = send("POST", base+"/gc", nil)
 	}
 	k.gced = append(k.gced, float64(usage.Memory(server.PID())-before)/float64(readers))
 	used, size := usage.CPU(server.PID()), 0 // net/http's chunks are a few bytes more
@@ -141,7 +136,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 			body = *frame
 		}
 		began := time.Now()
-		if err := ask("POST", base+"/v1/stream/x", body); err != nil {
+		if err := send("POST", base+"/v1/stream/x", body); err != nil {
 			return err
 		}
 		got, err := crowd.event(size)
@@ -161,19 +156,6 @@ var client = &http.Client{Transport: &http.Transport{ //nolint:gochecknoglobals 
 	TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // a certificate of this program's
 }}
 
-func ask(method, url string, body []byte) error {
-	req, err := http.NewRequest(method, url, bytes.NewReader(body)) //nolint:noctx // a command's
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "text/plain")
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode >= 300 {
-		return errors.Join(fmt.Errorf("%s %s: %d %s", method, url, resp.StatusCode, b), err)
-	}
-	return nil
+func send(method, url string, body []byte) error {
+	return ask.Send(client, method, url, "text/plain", body)
 }

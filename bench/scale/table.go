@@ -2,8 +2,9 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/hist"
 )
 
 // pair is what one measurement gave for the two streams that it compares.
@@ -39,7 +40,9 @@ func (t *table) print(base, rival string) {
 
 // median, in milliseconds.
 func median(v []time.Duration) float64 {
-	s := slices.Sorted(slices.Values(v))
-	middle := s[(len(s)-1)/2] + s[len(s)/2]
-	return float64(middle) / 2 / float64(time.Millisecond)
+	ms := make([]float64, len(v))
+	for i, d := range v {
+		ms[i] = d.Seconds() * 1000
+	}
+	return hist.Median(ms)
 }

@@ -1,9 +1,11 @@
-// Package ask asks nodes for their health and metrics.
+// Package ask sends nodes single requests, and asks for their health and metrics.
 package ask
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +13,24 @@ import (
 	"strings"
 	"time"
 )
+
+// Send sends a request; an answer but 2xx is an error. kind is its body's type.
+func Send(client *http.Client, method, url, kind string, body []byte) error {
+	req, err := http.NewRequestWithContext(context.Background(), method, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", kind)
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode >= 300 {
+		return errors.Join(fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, text), err)
+	}
+	return nil
+}
 
 // Asker asks nodes for their health and metrics, and never for long.
 type Asker struct{ http *http.Client }

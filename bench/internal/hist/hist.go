@@ -1,10 +1,17 @@
-// Package hist counts durations.
+// Package hist sums up what was measured: counts of durations, medians.
 package hist
 
 import (
 	"math"
+	"slices"
 	"time"
 )
+
+// Median is the middle of v, or the mean of the two that are.
+func Median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
 
 // Hist counts durations in steps of 5 %, from 0.1 ms to a few minutes.
 type Hist [300]int
