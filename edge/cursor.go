@@ -230,8 +230,8 @@ func (c *cursor) frame(ranges []shard.Range, paged bool) (last *frame, joined bo
 		if first == r.Len() {
 			continue
 		}
-		if first == 0 && len(c.held) == 0 && !c.cuts(r) {
-			last = c.owe(last, c.set.of(r, c.life(), paged, c.interval))
+		if len(c.held) == 0 && !c.cuts(r) {
+			last = c.owe(last, c.set.of(r, first, c.life(), paged, c.interval))
 			continue
 		}
 		for i := first; i < r.Len(); i++ {

@@ -21,9 +21,14 @@ type frameCache struct {
 	m  map[frameKey]*frameSet
 }
 
-// framesPerTail bounds the frames of one Tail in one framing. Readers further back
-// than this find their Ranges in the Tail or in pages all the same.
+// framesPerTail bounds the frames of one Tail in one framing that nobody is being written.
+// Readers further back than this find their Ranges in the Tail or in pages all the same.
 const framesPerTail = 1 << 20
+
+// pinnedMost is how many of its oldest frames a ring passes over because they are being
+// written to somebody: they are in memory anyhow (see pins), and of a crowd that catches up
+// the next reader may need them.
+const pinnedMost = 64
 
 type frameKey struct {
 	tail *shard.Tail
@@ -77,29 +82,34 @@ type frameSet struct {
 	past frameRing
 }
 
-// of is the frame of a whole Range of one life. The first reader that asks renders
-// it; whoever asks meanwhile waits for that.
-func (s *frameSet) of(r shard.Range, life uint64, page bool, interval uint64) *frame {
-	next := r.Message(r.Len() - 1).Next
+// of is the frame of a Range of one life from its message first on; page: of history. The
+// first reader that asks renders it; whoever asks meanwhile waits for that. A crowd that
+// comes from pages into the middle of a Range of the Tail shares what is left of it, too.
+func (s *frameSet) of(r shard.Range, first int, life uint64, page bool, interval uint64) *frame {
+	next, from, size := r.Message(r.Len()-1).Next, r.From(), len(r.Bytes())
 	ring := &s.live
-	if page {
+	if page || first > 0 {
 		ring = &s.past
 	}
+	if first > 0 {
+		from = r.Message(first).Pos
+		size = size / r.Len() * (r.Len() - first) // about
+	}
 	s.mu.Lock()
-	span := frameSpan{life, r.From(), next}
+	span := frameSpan{life, from, next}
 	f := ring.by[span]
 	if f == nil {
 		f = &frame{
-			life: life, next: next, messages: r.Len(), size: len(r.Bytes()),
+			life: life, next: next, messages: r.Len() - first, size: size,
 		}
 		ring.add(s.cache, span, f)
 		ring.shrink(s.cache, framesPerTail, 1)
 	}
 	s.mu.Unlock()
 	f.once.Do(func() {
-		bodies := make([][]byte, r.Len())
+		bodies := make([][]byte, r.Len()-first)
 		for i := range bodies {
-			bodies[i] = r.Message(i).Body
+			bodies[i] = r.Message(first + i).Body
 		}
 		f.render(s.key.form, interval, bodies)
 	})
@@ -146,14 +156,34 @@ func (r *frameRing) add(c *frameCache, k frameSpan, f *frame) {
 	c.bytes.Add(int64(f.size))
 }
 
-// shrink drops the oldest until at most limit bytes, or only keep frames, are left.
+// shrink drops the oldest until at most limit bytes, or only keep frames and those that
+// are being written, are left.
 func (r *frameRing) shrink(c *frameCache, limit, keep int) {
-	for r.bytes > limit && len(r.order) > keep {
-		k := r.order[0]
+	for r.bytes > limit {
+		i := r.oldest(len(r.order) - keep)
+		if i < 0 {
+			return
+		}
+		k := r.order[i]
+		copy(r.order[1:i+1], r.order[:i])
 		r.order = r.order[1:]
 		size := r.by[k].size
 		delete(r.by, k)
 		r.bytes -= size
 		c.bytes.Add(-int64(size))
 	}
+}
+
+// oldest is the oldest frame of the first n that nobody is being written; or the oldest of
+// all, if pinnedMost are; or -1.
+func (r *frameRing) oldest(n int) int {
+	for i, k := range r.order[:min(n, pinnedMost)] {
+		if r.by[k].pinned.Load() == 0 {
+			return i
+		}
+	}
+	if n > pinnedMost {
+		return 0
+	}
+	return -1
 }

@@ -1,0 +1,51 @@
+package edge
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// A frame that is being written to somebody is found by who needs it next, however many
+// came since; one that nobody is written goes when the ring is full.
+func TestPinnedFramesStay(t *testing.T) {
+	t.Parallel()
+	c := newFrameCache(1<<30, 1<<30)
+	set := &frameSet{cache: c, key: frameKey{form: framingText}}
+	body := bytes.Repeat([]byte("x"), framesPerTail/4)
+	ranges := make([]shard.Range, 3*pinnedMost)
+	for i := range ranges {
+		pos := uint64(i)
+		ranges[i] = buildRange(t, pos, pos+1, pos+1, false, []shard.Message{{Pos: pos, Next: pos + 1, Body: body}})
+	}
+	of := func(i int) *frame { return set.of(ranges[i], 0, 7, true, 0) }
+	let := of(30)
+	held := make([]*frame, 20) // far more than the ring holds
+	for i := range held {
+		held[i] = of(i)
+		c.pins.pin(held[i])
+	}
+	for i := range held {
+		if of(i) != held[i] {
+			t.Errorf("frame %d is being written, and was rendered anew", i)
+		}
+	}
+	if of(30) == let {
+		t.Error("a frame that nobody is written is kept")
+	}
+	// With more of them than are passed over, the ring stays bounded all the same.
+	for i := range ranges {
+		c.pins.pin(of(i))
+	}
+	if most := (pinnedMost + 1) * len(body) * 11 / 10; set.past.bytes > most+framesPerTail {
+		t.Errorf("%d bytes, want %d at most", set.past.bytes, most)
+	}
+	for _, f := range set.past.by {
+		f.pinned.Store(0)
+	}
+	set.past.shrink(c, 0, 0)
+	if n := c.bytes.Load(); n != 0 || len(set.past.by) != 0 {
+		t.Errorf("%d bytes, %d frames", n, len(set.past.by))
+	}
+}
