@@ -286,6 +286,15 @@ func (c *cursor) owe(last, f *frame) *frame {
 	return f
 }
 
+// newest is S2's time (ms) of the newest message in the room; 0: it is history, or not
+// known, or there is none.
+func (r *room) newest() uint64 {
+	if n := len(r.holds); n > 0 {
+		return r.holds[n-1].time
+	}
+	return 0
+}
+
 // finish owes the control event that stands at the end of what there is: after the
 // last frame; or alone, where the client has not been told yet where it stands.
 func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {

@@ -40,6 +40,7 @@ type frame struct {
 	life     uint64
 	next     uint64 // the position after the last message
 	messages int
+	time     uint64       // S2's, of the last message (ms); 0: of history
 	size     int          // what it counts for in a bound
 	pinned   atomic.Int32 // readers that it is being written to; see pins
 

@@ -102,6 +102,9 @@ func (s *frameSet) of(r shard.Range, first int, life uint64, page bool, interval
 		f = &frame{
 			life: life, next: next, messages: r.Len() - first, size: size,
 		}
+		if !page {
+			f.time = r.Time()
+		}
 		ring.add(s.cache, span, f)
 		ring.shrink(s.cache, framesPerTail, 1)
 	}

@@ -35,6 +35,7 @@ type metrics struct {
 	cut        *prometheus.CounterVec
 	moved      *prometheus.CounterVec
 	ack        prometheus.Histogram
+	delivery   prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -59,6 +60,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "fantail_append_seconds", Help: "From a write's body read to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
 		}),
+		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "fantail_delivery_seconds",
+			Help:    "From S2's time of a message to its being written to event streams that were up to date; one observation for the last of each batch of readers. Clocks that differ show in it.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
+		}),
 	}
 	for _, mode := range []mode{modeSSE, modeLongPoll, modeCatchUp} {
 		m.readers.WithLabelValues(string(mode))
@@ -70,7 +76,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.moved.WithLabelValues(string(r))
 	}
 	if reg != nil {
-		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.ack)
+		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.ack, m.delivery)
 	}
 	return m
 }
@@ -92,3 +98,8 @@ func (m *metrics) reader(mode mode) func() {
 }
 
 func (m *metrics) observeAck(start time.Time) { m.ack.Observe(time.Since(start).Seconds()) }
+
+// observeDelivery counts how long after S2's time of it (ms) a message is written.
+func (m *metrics) observeDelivery(at uint64) {
+	m.delivery.Observe(max(time.Since(time.UnixMilli(int64(at))).Seconds(), 0))
+}

@@ -515,3 +515,31 @@ func TestSeats(t *testing.T) {
 		t.Errorf("%d of %d", n, len(s.rows))
 	}
 }
+
+// A message that comes to a reader who was up to date is timed; history is not.
+func TestDeliveryIsTimed(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	s := newSite(t, Config{Metrics: reg})
+	count := func() uint64 {
+		all, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range all {
+			if f.GetName() == "fantail_delivery_seconds" {
+				return f.GetMetric()[0].GetHistogram().GetSampleCount()
+			}
+		}
+		t.Fatal("no such metric")
+		return 0
+	}
+	s.put("/v1/stream/x", "one", text)
+	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
+	s.events(resp, 2)
+	if n := count(); n != 0 {
+		t.Errorf("%d, of history", n)
+	}
+	s.want(s.do("POST", "/v1/stream/x", "two", text), 204)
+	s.events(resp, 2)
+	s.eventually("it is timed", func() bool { return count() == 1 })
+}

@@ -201,7 +201,11 @@ func (d *driver) heartbeat() time.Duration {
 // something was done.
 func (d *driver) turn(ctx context.Context) (more bool, err error) {
 	d.c.interval = interval(d.server.cfg.Now())
+	live, at := d.c.fresh, uint64(0)
 	bufs := d.c.pending(writeBudget)
+	if live {
+		at = d.c.room.newest()
+	}
 	if len(bufs) == 0 {
 		if d.c.state() != stateBehind {
 			return false, nil
@@ -216,7 +220,11 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 		d.c.wrote(len(b))
 	}
 	d.server.m.count(&d.c)
-	return true, d.out.flush()
+	err = d.out.flush()
+	if at != 0 {
+		d.server.m.observeDelivery(at)
+	}
+	return true, err
 }
 
 // behind brings the page at the reader's position.
