@@ -83,15 +83,20 @@ func (l *loop) enter(d *driver, fd int, seal *seal, head []byte) {
 	if l.s.drain.on.Load() {
 		l.sendOff(r)
 	}
-	l.pump(r)
+	if l.pump(r); seal != nil && r.state != connGone {
+		l.hear(r) // what net/http has read already
+	}
 }
 
-// watch tells epoll what to look for: that the client hangs up, always, and that it takes
-// more, if that is waited for.
+// watch tells epoll what to look for: that the client hangs up, always; under TLS, that it
+// says something; and that it takes more, if that is waited for.
 func (l *loop) watch(op int, r *conn, writes bool) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(r.slot), Pad: int32(r.gen)}
 	if r.armed = writes; writes {
 		ev.Events |= unix.EPOLLOUT
+	}
+	if r.seal != nil && !r.seal.deaf {
+		ev.Events |= unix.EPOLLIN
 	}
 	return unix.EpollCtl(l.ep, op, int(r.fd), &ev)
 }
@@ -101,9 +106,13 @@ func (l *loop) event(ev *unix.EpollEvent) {
 	r := l.seats.lookup(ref{uint32(ev.Fd), uint32(ev.Pad)})
 	switch {
 	case r == nil:
+		return
 	case ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
 		l.gone(r)
-	case ev.Events&unix.EPOLLOUT != 0 && r.state == connStuck:
+	case ev.Events&unix.EPOLLIN != 0:
+		l.hear(r)
+	}
+	if ev.Events&unix.EPOLLOUT != 0 && r.state == connStuck {
 		l.pump(r)
 	}
 }

@@ -289,10 +289,10 @@ func (c *cursor) owe(last, f *frame) *frame {
 // newest is S2's time (ms) of the newest message in the room; 0: it is history, or not
 // known, or there is none.
 func (r *room) newest() uint64 {
-	if n := len(r.holds); n > 0 {
-		return r.holds[n-1].time
+	if r == nil || len(r.holds) == 0 {
+		return 0
 	}
-	return 0
+	return r.holds[len(r.holds)-1].time
 }
 
 // finish owes the control event that stands at the end of what there is: after the

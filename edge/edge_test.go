@@ -44,6 +44,11 @@ type site struct {
 
 func newSite(t *testing.T, cfg Config) *site {
 	t.Helper()
+	return newSiteOver(t, cfg, overTLS)
+}
+
+func newSiteOver(t *testing.T, cfg Config, overTLS bool) *site {
+	t.Helper()
 	log := logtest.NewMemory(1)
 	host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
 	cfg.NoReactor = cfg.NoReactor || handlers

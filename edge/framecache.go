@@ -65,8 +65,7 @@ func (s *frameSet) close() {
 	delete(s.cache.m, s.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.live.shrink(s.cache, 0, 0)
-	s.past.shrink(s.cache, 0, 0)
+	s.cache.bytes.Add(-int64(s.live.bytes + s.past.bytes))
 }
 
 // frameSet is the shared frames of one Tail in one framing. Frames of pages stand
@@ -86,21 +85,23 @@ type frameSet struct {
 // first reader that asks renders it; whoever asks meanwhile waits for that. A crowd that
 // comes from pages into the middle of a Range of the Tail shares what is left of it, too.
 func (s *frameSet) of(r shard.Range, first int, life uint64, page bool, interval uint64) *frame {
-	next, from, size := r.Message(r.Len()-1).Next, r.From(), len(r.Bytes())
+	next, from := r.Message(r.Len()-1).Next, r.From()
 	ring := &s.live
 	if page || first > 0 {
 		ring = &s.past
 	}
 	if first > 0 {
 		from = r.Message(first).Pos
-		size = size / r.Len() * (r.Len() - first) // about
 	}
 	s.mu.Lock()
 	span := frameSpan{life, from, next}
 	f := ring.by[span]
 	if f == nil {
 		f = &frame{
-			life: life, next: next, messages: r.Len() - first, size: size,
+			life: life, next: next, messages: r.Len() - first, size: len(r.Bytes()),
+		}
+		for i := range first {
+			f.size -= len(r.Message(i).Body)
 		}
 		if !page {
 			f.time = r.Time()

@@ -12,7 +12,7 @@ import (
 func TestPinnedFramesStay(t *testing.T) {
 	t.Parallel()
 	c := newFrameCache(1<<30, 1<<30)
-	set := &frameSet{cache: c, key: frameKey{form: framingText}}
+	set := c.open(nil, framingText)
 	body := bytes.Repeat([]byte("x"), framesPerTail/4)
 	ranges := make([]shard.Range, 3*pinnedMost)
 	for i := range ranges {
@@ -41,11 +41,27 @@ func TestPinnedFramesStay(t *testing.T) {
 	if most := (pinnedMost + 1) * len(body) * 11 / 10; set.past.bytes > most+framesPerTail {
 		t.Errorf("%d bytes, want %d at most", set.past.bytes, most)
 	}
-	for _, f := range set.past.by {
-		f.pinned.Store(0)
+	set.close() // while they are still being written
+	if n := c.bytes.Load(); n != 0 {
+		t.Errorf("%d bytes of a set that nobody reads", n)
 	}
-	set.past.shrink(c, 0, 0)
-	if n := c.bytes.Load(); n != 0 || len(set.past.by) != 0 {
-		t.Errorf("%d bytes, %d frames", n, len(set.past.by))
+}
+
+// A part of a Range counts for what it holds.
+func TestPartOfARangeCounts(t *testing.T) {
+	t.Parallel()
+	c := newFrameCache(1<<30, 1<<30)
+	set := &frameSet{cache: c, key: frameKey{form: framingText}}
+	var ms []shard.Message
+	for i := range uint64(100) {
+		ms = append(ms, shard.Message{Pos: i, Next: i + 1, Body: []byte("x")})
+	}
+	ms[99].Body = bytes.Repeat([]byte("x"), 1<<16)
+	r := buildRange(t, 0, 100, 100, false, ms)
+	if f := set.of(r, 99, 7, false, 0); f.messages != 1 || f.size < 1<<16 || !bytes.Contains(f.data, ms[99].Body) {
+		t.Errorf("%d messages, %d bytes", f.messages, f.size)
+	}
+	if a, b := set.of(r, 50, 7, false, 0), set.of(r, 50, 7, false, 0); a != b || a.messages != 50 {
+		t.Errorf("%d messages, shared: %v", a.messages, a == b)
 	}
 }

@@ -43,6 +43,7 @@ type loop struct {
 	interval  uint64
 	iov       []unix.Iovec
 	sealed    []byte // lent to the TLS of the reader that is written to
+	heard     [512]byte
 	step      step
 	delivered int   // messages, not counted yet
 	room      *room // lent to the cursor that is pumped, or to the step; nil: one that is stuck has it

@@ -127,6 +127,9 @@ func detach(c net.Conn, stall time.Duration) (fd int, s *seal, err error) {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*stall.Milliseconds())) // the loop counts it, before
 	}
+	if s != nil {
+		s.wire.in = socket(fd)
+	}
 	return fd, s, err
 }
 

@@ -66,24 +66,65 @@ func (s *site) eventually(what string, ok func() bool) {
 // raw is an event stream on a TCP connection of its own.
 func (s *site) raw(path string) (net.Conn, *http.Response) {
 	s.Helper()
+	tcp, _, resp := s.rawOver(path, overTLS)
+	return tcp, resp
+}
+
+// rawOver is the same, perhaps under TLS: c is what the client writes to.
+func (s *site) rawOver(path string, overTLS bool) (tcp, c net.Conn, resp *http.Response) {
+	s.Helper()
 	var d net.Dialer
 	tcp, err := d.DialContext(s.Context(), "tcp", s.url[strings.Index(s.url, "//")+2:])
 	if err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { _ = tcp.Close() })
-	c := tcp
+	c = tcp
 	if overTLS {
 		c = tls.Client(tcp, trusting)
 	}
 	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path); err != nil {
 		s.Fatal(err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 16), nil)
+	resp, err = http.ReadResponse(bufio.NewReaderSize(c, 16), nil)
 	if err != nil || resp.StatusCode != 200 {
 		s.Fatal(resp, err)
 	}
-	return tcp, resp
+	return tcp, c, resp
+}
+
+// Under TLS a client that says it closes is answered, and forgotten, before its connection
+// is closed; one that says anything else is not heard, and gets its events.
+func TestReactorHearsTLS(t *testing.T) {
+	if handlers {
+		t.Skip("this is the reactor's")
+	}
+	s := newSiteOver(t, Config{}, true)
+	s.put("/v1/stream/x", "", text)
+	_, c, resp := s.rawOver("/v1/stream/x?live=sse&offset=-1", true)
+	s.events(resp, 1)
+	_, loud, more := s.rawOver("/v1/stream/x?live=sse&offset=-1", true)
+	s.events(more, 1)
+	if n := s.inReactor(); n != 2 {
+		t.Errorf("%d in the reactor", n)
+	}
+	for range 3 {
+		if _, err := io.WriteString(loud, "GET / HTTP/1.1\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	half, _ := c.(*tls.Conn)
+	if err := half.CloseWrite(); err != nil { // and no FIN
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(resp.Body); err != nil || len(b) > 0 {
+		t.Errorf("%q, then %v", b, err)
+	}
+	s.eventually("it is forgotten", func() bool { return s.inReactor() == 1 && s.srv.Readers() == 1 })
+	s.want(s.do("POST", "/v1/stream/x", "heard", text), 204)
+	if e := s.events(more, 2); e[0].data != "heard" {
+		t.Errorf("%+v", e)
+	}
 }
 
 // dataOf is the data of a whole event stream.
@@ -542,4 +583,24 @@ func TestDeliveryIsTimed(t *testing.T) {
 	s.want(s.do("POST", "/v1/stream/x", "two", text), 204)
 	s.events(resp, 2)
 	s.eventually("it is timed", func() bool { return count() == 1 })
+	s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), 2) // now it is in memory
+	if n := count(); n != 1 {
+		t.Errorf("%d, with history in memory", n)
+	}
+}
+
+// A goroutine's reader of many small appends in memory gets them and the end of the stream.
+func TestManyFramesAndTheEnd(t *testing.T) {
+	s := newSite(t, Config{NoReactor: true})
+	s.put("/v1/stream/x", "", text)
+	first := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil) // keeps them in memory
+	s.events(first, 1)
+	want := strings.Repeat("x;", 2*roomKept)
+	for range 2 * roomKept {
+		s.want(s.do("POST", "/v1/stream/x", "x;", text), 204)
+	}
+	s.want(s.do("POST", "/v1/stream/x", "", header{"Stream-Closed": "true", "Content-Type": "text/plain"}), 204)
+	if got, err := dataOf(t, s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil).Body); err != nil || got != want {
+		t.Errorf("%q, then %v", got, err)
+	}
 }

@@ -2,17 +2,84 @@ package edge
 
 import (
 	"crypto/tls"
+	"errors"
+	"io"
 	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
 )
 
-// seal is the TLS of a reader. Nobody reads from it any more: a client says nothing after
-// its request, and that it hangs up is seen beneath. The cursor counts a message as
-// written once it is encrypted, so nothing more is until the connection has taken that.
+// seal is the TLS of a reader. The cursor counts a message as written once it is
+// encrypted, so nothing more is until the connection has taken that.
 type seal struct {
 	tls    *tls.Conn
 	wire   *wire // beneath it; out is lent by the loop, or is the reader's own while it is stuck
 	held   int   // bytes of out that pins counts
 	closed bool  // close_notify was said
+	deaf   bool  // nobody reads what the client says
+}
+
+// socket reads from a descriptor what is there.
+type socket int32
+
+func (fd socket) Read(b []byte) (int, error) {
+	n, _, err := unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		return 0, os.ErrDeadlineExceeded // after which crypto/tls goes on where it was
+	case err != nil:
+		return 0, err
+	case n == 0 && len(b) > 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// hear takes in what a client says after its request: that it closes, as a rule, which
+// TLS says before the connection does; or that it has new keys. More requests are not read.
+func (l *loop) hear(r *conn) {
+	s := r.seal
+	n, err := s.tls.Read(l.heard[:])
+	switch {
+	case n > 0:
+		l.deafen(r)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		l.answer(r)
+	case errors.Is(err, io.EOF) && (r.state == connIdle || r.state == connBehind):
+		if l.deafen(r) {
+			l.finish(r)
+		}
+	default:
+		l.gone(r)
+	}
+}
+
+// deafen has nobody read what the client says; that it hangs up is noticed all the same.
+// false: the reader is gone.
+func (l *loop) deafen(r *conn) bool {
+	r.seal.deaf = true
+	if err := l.watch(unix.EPOLL_CTL_MOD, r, r.armed); err != nil {
+		l.gone(r)
+		return false
+	}
+	return true
+}
+
+// answer sends what crypto/tls has written of itself, such as its own new keys.
+func (l *loop) answer(r *conn) {
+	switch s := r.seal; {
+	case !s.owes():
+	case s.held > 0: // it has to wait
+		l.s.frames.pins.bytes.Add(int64(len(s.wire.out) - s.held))
+		s.held = len(s.wire.out)
+	default:
+		if n, err := l.flush(r); err != nil {
+			l.gone(r)
+		} else if s.owes() {
+			l.stick(r, n > 0)
+		}
+	}
 }
 
 // sealMost is how much is encrypted before it is sent.

@@ -4,7 +4,7 @@ import "iter"
 
 // seats is the connections of a loop, in rows: one next to the other, so that those who
 // came and went while many came leave no holes in the heap between them. A seat is used
-// again; rows stay for as long as the loop does, 256 bytes for each of the most readers
+// again; rows stay for as long as the loop does, 264 bytes for each of the most readers
 // that there ever were.
 type seats struct {
 	rows  []*[rowSeats]conn

@@ -201,7 +201,7 @@ func (d *driver) heartbeat() time.Duration {
 // something was done.
 func (d *driver) turn(ctx context.Context) (more bool, err error) {
 	d.c.interval = interval(d.server.cfg.Now())
-	live, at := d.c.fresh, uint64(0)
+	live, at := d.c.fresh && !d.c.owes(), uint64(0)
 	bufs := d.c.pending(writeBudget)
 	if live {
 		at = d.c.room.newest()

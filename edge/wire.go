@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"io"
 	"net"
 	"time"
 )
@@ -20,11 +21,20 @@ func (l wires) Accept() (net.Conn, error) {
 }
 
 // wire is the connection beneath a tls.Conn. From when the reactor has taken it, what the
-// tls.Conn writes is kept in out, and the loop sends it as the connection takes it: the
-// record layer is that of crypto/tls, and does not block.
+// tls.Conn writes is kept in out, and the loop sends it as the connection takes it; in is
+// what it reads from, and has nothing to read rather than wait. So the record layer is that
+// of crypto/tls, and does not block.
 type wire struct {
 	net.Conn // nil: taken
 	out      []byte
+	in       io.Reader
+}
+
+func (w *wire) Read(b []byte) (int, error) {
+	if w.Conn != nil {
+		return w.Conn.Read(b)
+	}
+	return w.in.Read(b)
 }
 
 func (w *wire) Write(b []byte) (int, error) {
