@@ -22,10 +22,10 @@
 // news when it is idle.
 //
 // There are two. The handler has read the request, checked it and brought the first page
-// (sse.go). A reader on plain HTTP/1.1 on Linux then leaves net/http: the reactor
-// (reactor_linux.go), a few loops with epoll, takes its descriptor and its cursor. Readers
-// of a stream who stand alike are sent the same bytes (step_linux.go). All others are
-// driven by their request's goroutine.
+// (sse.go). A reader on HTTP/1.1 on Linux then leaves net/http: the reactor
+// (reactor_linux.go), a few loops with epoll, takes its descriptor and its cursor, and its
+// tls.Conn, if it has one (seal_linux.go). Readers of a stream who stand alike are sent the
+// same bytes (step_linux.go). All others are driven by their request's goroutine.
 //
 // # Invariants
 //
@@ -42,8 +42,8 @@
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. What is in flight is bounded: readers by MaxReaders, bodies by MaxBodies,
 //     a reader's owed bytes by its turn's budget and one append, what all of them hold
-//     while it is written by PinnedBytes, and what a loop copies to be sent to many by
-//     64 KiB (stepMost).
+//     while it is written by PinnedBytes, what was encrypted for them included, and what
+//     a loop copies to be sent to many by 64 KiB (stepMost).
 //  8. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
 //     can block. What others want of it comes by mail.
 //

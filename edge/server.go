@@ -34,7 +34,7 @@ type Config struct {
 	// that has been stuck for longest is cut.
 	PinnedBytes int64
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
-	// a reactor cannot serve (HTTP/2, TLS, other systems than Linux).
+	// a reactor cannot serve (HTTP/2, TLS without UnderTLS, other systems than Linux).
 	NoReactor bool
 	// Now is the clock (time.Now).
 	Now func() time.Time
