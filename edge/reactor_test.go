@@ -66,21 +66,22 @@ func (s *site) eventually(what string, ok func() bool) {
 // raw is an event stream on a TCP connection of its own.
 func (s *site) raw(path string) (net.Conn, *http.Response) {
 	s.Helper()
-	tcp, _, resp := s.rawOver(path, overTLS)
+	tcp, _, resp := s.rawWithin(path)
 	return tcp, resp
 }
 
-// rawOver is the same, perhaps under TLS: c is what the client writes to.
-func (s *site) rawOver(path string, overTLS bool) (tcp, c net.Conn, resp *http.Response) {
+// rawWithin is the same, and c is what the client writes to: its TLS, if the site has that.
+func (s *site) rawWithin(path string) (tcp, c net.Conn, resp *http.Response) {
 	s.Helper()
 	var d net.Dialer
-	tcp, err := d.DialContext(s.Context(), "tcp", s.url[strings.Index(s.url, "//")+2:])
+	scheme, addr, _ := strings.Cut(s.url, "://")
+	tcp, err := d.DialContext(s.Context(), "tcp", addr)
 	if err != nil {
 		s.Fatal(err)
 	}
 	s.Cleanup(func() { _ = tcp.Close() })
 	c = tcp
-	if overTLS {
+	if scheme == "https" {
 		c = tls.Client(tcp, trusting)
 	}
 	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path); err != nil {
@@ -101,9 +102,9 @@ func TestReactorHearsTLS(t *testing.T) {
 	}
 	s := newSiteOver(t, Config{}, true)
 	s.put("/v1/stream/x", "", text)
-	_, c, resp := s.rawOver("/v1/stream/x?live=sse&offset=-1", true)
+	_, c, resp := s.rawWithin("/v1/stream/x?live=sse&offset=-1")
 	s.events(resp, 1)
-	_, loud, more := s.rawOver("/v1/stream/x?live=sse&offset=-1", true)
+	_, loud, more := s.rawWithin("/v1/stream/x?live=sse&offset=-1")
 	s.events(more, 1)
 	if n := s.inReactor(); n != 2 {
 		t.Errorf("%d in the reactor", n)
