@@ -12,7 +12,16 @@ type assembler struct {
 // piece is a message under way: its records are [pos, next).
 type piece struct {
 	pos, next uint64
-	body      [][]byte
+	body      []byte
+	more      [][]byte // the other fragments of one that is in several records
+}
+
+func (p *piece) size() int {
+	n := len(p.body)
+	for _, b := range p.more {
+		n += len(b)
+	}
+	return n
 }
 
 // add takes the record that was just folded with effect e.
@@ -23,11 +32,11 @@ func (a *assembler) add(r Record, e effect) {
 	}
 	switch e.show {
 	case showMessage:
-		a.done = append(a.done, piece{r.Pos, r.Pos + 1, [][]byte{r.Body}})
+		a.done = append(a.done, piece{pos: r.Pos, next: r.Pos + 1, body: r.Body})
 	case showContinues:
 		a.done = grow(a.done, r)
 	case holdMessage:
-		a.held = append(a.held, piece{r.Pos, r.Pos + 1, [][]byte{r.Body}})
+		a.held = append(a.held, piece{pos: r.Pos, next: r.Pos + 1, body: r.Body})
 	case holdContinues:
 		a.held = grow(a.held, r)
 	}
@@ -42,7 +51,7 @@ func (a *assembler) add(r Record, e effect) {
 func grow(ps []piece, r Record) []piece {
 	if n := len(ps); n > 0 && ps[n-1].next == r.Pos {
 		ps[n-1].next = r.Pos + 1
-		ps[n-1].body = append(ps[n-1].body, r.Body)
+		ps[n-1].more = append(ps[n-1].more, r.Body)
 	}
 	return ps
 }
@@ -57,12 +66,25 @@ func (a *assembler) flush(s *State) Range {
 	if to <= a.from {
 		return Range{}
 	}
-	b := newRangeBuilder(a.from)
+	size := 0
 	for _, p := range a.done {
-		b.message(p.pos, p.next, p.body...)
+		size += p.size()
 	}
-	a.done, a.from = nil, to
+	b := newRangeBuilder(a.from, len(a.done), size)
+	for _, p := range a.done {
+		b.message(p.pos, p.next, p.body, p.more...)
+	}
+	a.emptied(to)
 	return b.build(to, s.tail, a.time, s.closed)
+}
+
+// emptied begins the next Range at from. A small array serves again.
+func (a *assembler) emptied(from uint64) {
+	clear(a.done) // it must hold no bodies
+	if a.done = a.done[:0]; cap(a.done) > 8 {
+		a.done = nil
+	}
+	a.from = from
 }
 
 // skip moves on to next without what is under way.

@@ -233,7 +233,7 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 			s.producers[id] = claim{f.uvarint(), f.uvarint(), orNow(f.uvarint())}
 		}
 	case ckRecent:
-		s.recent.ring = nil
+		s.recent.ring, s.recent.ids = nil, nil
 		for last := (outcome{}); len(f.b) > 0; {
 			last.id = f.head()
 			last.op = Op(f.byte())

@@ -103,18 +103,17 @@ func pieces(r Range) []Range {
 		return []Range{r}
 	}
 	var out []Range
-	b := newRangeBuilder(r.From())
-	for i, end := 0, r.From(); i < r.Len(); i++ {
+	first, from, end := 0, r.From(), r.From()
+	for i := range r.Len() {
 		m := r.Message(i)
-		if line := m.Pos - m.Pos%pageRecords; line > b.from {
+		if line := m.Pos - m.Pos%pageRecords; line > from {
 			cut := max(line, end)
-			out = append(out, b.build(cut, r.Tail(), r.Time(), false))
-			b = newRangeBuilder(cut)
+			out = append(out, r.some(first, i, from).build(cut, r.Tail(), r.Time(), false))
+			first, from = i, cut
 		}
-		b.message(m.Pos, m.Next, m.Body)
 		end = m.Next
 	}
-	return append(out, b.build(r.To(), r.Tail(), r.Time(), r.Closed()))
+	return append(out, r.some(first, r.Len(), from).build(r.To(), r.Tail(), r.Time(), r.Closed()))
 }
 
 // fetch reads the page from the log; whole: it ends by its own rule and not at
@@ -198,7 +197,11 @@ func (s *Tails) read(id StreamID, life, from uint64) Range {
 
 // join lays several adjoining Ranges out as one.
 func join(rs []Range) Range {
-	b := newRangeBuilder(rs[0].From())
+	n, size := 0, 0
+	for _, r := range rs {
+		n, size = n+r.Len(), size+len(r.Payload())
+	}
+	b := newRangeBuilder(rs[0].From(), n, size)
 	for _, r := range rs {
 		for i := range r.Len() {
 			m := r.Message(i)

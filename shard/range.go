@@ -99,12 +99,7 @@ func (r Range) Search(pos uint64) int {
 
 // after is the part of r from pos on, From < pos < To.
 func (r Range) after(pos uint64) Range {
-	b := newRangeBuilder(pos)
-	for i := r.Search(pos); i < r.Len(); i++ {
-		m := r.Message(i)
-		b.message(m.Pos, m.Next, m.Body)
-	}
-	return b.build(r.To(), r.Tail(), r.Time(), r.Closed())
+	return r.some(r.Search(pos), r.Len(), pos).build(r.To(), r.Tail(), r.Time(), r.Closed())
 }
 
 // before is the part of r below pos, From < pos. A message that crosses pos stays
@@ -113,13 +108,21 @@ func (r Range) before(pos uint64) Range {
 	if r.IsZero() || r.To() <= pos {
 		return r
 	}
-	b := newRangeBuilder(r.From())
-	for i := range r.Search(pos) {
+	n := r.Search(pos)
+	if n > 0 {
+		pos = max(pos, r.Message(n-1).Next)
+	}
+	return r.some(0, n, r.From()).build(pos, pos, r.Time(), false)
+}
+
+// some begins a Range at from with the messages [i, j) of r.
+func (r Range) some(i, j int, from uint64) *rangeBuilder {
+	b := newRangeBuilder(from, j-i, int(r.start(j)-r.start(i)))
+	for ; i < j; i++ {
 		m := r.Message(i)
 		b.message(m.Pos, m.Next, m.Body)
-		pos = max(pos, m.Next)
 	}
-	return b.build(pos, pos, r.Time(), false)
+	return b
 }
 
 var errRange = errors.New("malformed range")
@@ -152,45 +155,50 @@ func ParseRange(b []byte) (Range, error) {
 
 // EmptyRange covers [from, to), which holds no message.
 func EmptyRange(from, to, tail uint64, closed bool) Range {
-	return newRangeBuilder(from).build(to, tail, 0, closed)
+	return newRangeBuilder(from, 0, 0).build(to, tail, 0, closed)
 }
 
-// rangeBuilder collects messages and lays the Range out once.
+// rangeBuilder lays a Range out in place.
 type rangeBuilder struct {
-	from   uint64
-	index  []byte
-	bodies [][]byte
-	size   uint32
+	out  []byte // the payload so far at its end
+	from uint64
+	i    int // messages so far
+	n    int // room in the index
 }
 
-func newRangeBuilder(from uint64) *rangeBuilder { return &rangeBuilder{from: from} }
+// newRangeBuilder begins the Range of n messages, whose bodies are size bytes
+// together, or about that.
+func newRangeBuilder(from uint64, n, size int) *rangeBuilder {
+	head := rangeFixed + n*rangeIndex
+	return &rangeBuilder{out: make([]byte, head, head+size), from: from, n: n}
+}
 
-// message adds a message whose records are [pos, next).
-func (b *rangeBuilder) message(pos, next uint64, body ...[]byte) {
-	for _, p := range body {
-		b.size += uint32(len(p))
-		b.bodies = append(b.bodies, p)
+// message adds a message whose records are [pos, next); more is the rest of its body.
+func (b *rangeBuilder) message(pos, next uint64, body []byte, more ...[]byte) {
+	b.out = append(b.out, body...)
+	for _, p := range more {
+		b.out = append(b.out, p...)
 	}
-	b.index = binary.BigEndian.AppendUint32(b.index, uint32(pos-b.from))
-	b.index = binary.BigEndian.AppendUint32(b.index, uint32(next-b.from))
-	b.index = binary.BigEndian.AppendUint32(b.index, b.size)
+	ix := b.out[rangeFixed+b.i*rangeIndex:]
+	binary.BigEndian.PutUint32(ix, uint32(pos-b.from))
+	binary.BigEndian.PutUint32(ix[4:], uint32(next-b.from))
+	binary.BigEndian.PutUint32(ix[8:], uint32(len(b.out)-rangeFixed-b.n*rangeIndex))
+	b.i++
 }
 
-// build lays out the Range [from, to).
+// build ends the Range at to.
 func (b *rangeBuilder) build(to, tail, time uint64, closed bool) Range {
-	out := make([]byte, rangeFixed, rangeFixed+len(b.index)+int(b.size))
-	out[0] = rangeVersion
+	if b.i != b.n {
+		panic("shard: a Range of another number of messages")
+	}
+	b.out[0] = rangeVersion
 	if closed {
-		out[1] = rangeClosed
+		b.out[1] = rangeClosed
 	}
-	binary.BigEndian.PutUint32(out[4:], uint32(len(b.index)/rangeIndex))
-	binary.BigEndian.PutUint64(out[8:], b.from)
-	binary.BigEndian.PutUint64(out[16:], to)
-	binary.BigEndian.PutUint64(out[24:], tail)
-	binary.BigEndian.PutUint64(out[32:], time)
-	out = append(out, b.index...)
-	for _, p := range b.bodies {
-		out = append(out, p...)
-	}
-	return Range{out}
+	binary.BigEndian.PutUint32(b.out[4:], uint32(b.n))
+	binary.BigEndian.PutUint64(b.out[8:], b.from)
+	binary.BigEndian.PutUint64(b.out[16:], to)
+	binary.BigEndian.PutUint64(b.out[24:], tail)
+	binary.BigEndian.PutUint64(b.out[32:], time)
+	return Range{b.out}
 }

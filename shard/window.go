@@ -1,5 +1,7 @@
 package shard
 
+import "slices"
+
 // windowSize is how many appends the fold remembers by id.
 const windowSize = 1024
 
@@ -16,25 +18,24 @@ type outcome struct {
 // left: below it nothing can be told.
 type window struct {
 	ring   []outcome
+	ids    []AppendID // the ring's, side by side: each append that comes looks through them all
 	head   int // the oldest, once the ring is full
 	forgot uint64
 }
 
 func (w *window) add(o outcome) {
 	if len(w.ring) < windowSize {
-		w.ring = append(w.ring, o)
+		w.ring, w.ids = append(w.ring, o), append(w.ids, o.id)
 		return
 	}
 	w.forgot = max(w.forgot, w.ring[w.head].time)
-	w.ring[w.head] = o
+	w.ring[w.head], w.ids[w.head] = o, o.id
 	w.head = (w.head + 1) % windowSize
 }
 
 func (w *window) find(id AppendID) (outcome, bool) {
-	for i := range w.ring {
-		if w.ring[i].id == id {
-			return w.ring[i], true
-		}
+	if i := slices.Index(w.ids, id); i >= 0 {
+		return w.ring[i], true
 	}
 	return outcome{}, false
 }
