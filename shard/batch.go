@@ -25,27 +25,34 @@ type batch struct {
 // composer fills one batch: it decides each caller against the state plus what
 // the batch already holds.
 type composer struct {
-	spec *State
-	b    *batch
+	spec State // the time of each entry is not known before the ack: 0
+	b    batch
 	now  uint64 // ms
 	used uint64 // when the stream was last used, as memory knows, ms
-	// time of each entry is not known before the ack: 0.
+
+	// What one caller needs, in the same piece of memory: most batches have no other.
+	calls    [1]*call
+	verdicts [1]verdict
+	entries  [2]Entry
+	ring     [1]outcome
+	ids      [1]AppendID
 }
 
 // compose takes callers from the front of queue as long as their records fit,
 // and returns the batch and how many it took (at least one, unless the batch is
 // a lone checkpoint). s is not changed.
 func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
-	c := &composer{spec: s.speculate(), now: now, used: used}
-	n := min(len(queue), MaxBatchRecords) // what such a batch will hold, as a rule
-	c.b = &batch{
-		on: s, at: s.Next, settled: true,
-		calls: make([]*call, 0, n), verdicts: make([]verdict, 0, n), entries: make([]Entry, 0, n+1),
+	c := &composer{now: now, used: used}
+	c.spec.speculate(s)
+	c.b = batch{on: s, at: s.Next, settled: true, calls: c.calls[:0], verdicts: c.verdicts[:0], entries: c.entries[:0]}
+	c.spec.recent.ring, c.spec.recent.ids = c.ring[:0], c.ids[:0]
+	if n := min(len(queue), MaxBatchRecords); n > 1 { // what such a batch will hold, as a rule
+		c.b.calls, c.b.verdicts, c.b.entries = make([]*call, 0, n), make([]verdict, 0, n), make([]Entry, 0, n+1)
+		c.spec.recent.ring, c.spec.recent.ids = make([]outcome, 0, n), make([]AppendID, 0, n)
 	}
-	c.spec.recent.ring = make([]outcome, 0, n)
 	if (s.exists || s.gone) && (s.sinceBytes >= overdueBytes || s.sinceRecords >= overdueRecords) {
 		c.checkpoint()
-		return c.b, 0
+		return &c.b, 0
 	}
 	for i, call := range queue {
 		if !c.take(call, i == 0) {
@@ -70,7 +77,7 @@ func (c *composer) take(call *call, alone bool) bool {
 	if c.spec.expired(c.now, c.used) {
 		// The state below is the one that decide has to see, so it is folded now; a
 		// caller that then does not fit finds the stream expired again.
-		grave := bury(c.spec, NewAppendID(), ReasonExpired)
+		grave := bury(&c.spec, NewAppendID(), ReasonExpired)
 		if len(c.b.entries) > 0 && !c.fits(grave) {
 			return false
 		}
@@ -85,7 +92,7 @@ func (c *composer) take(call *call, alone bool) bool {
 		c.answer(call, verdict{err: ErrOutcomeUnknown})
 		return true
 	}
-	drafts, out := decide(c.spec, call.req, c.now)
+	drafts, out := decide(&c.spec, call.req, c.now)
 	return c.add(call, drafts, out, alone)
 }
 
@@ -203,7 +210,7 @@ func (c *composer) encode(d *draft) Entry {
 	if d.h.Flags&(FlagLast|FlagPart) != 0 && d.h.Kind != KindCheckpoint {
 		d.h.HasBack, d.h.BackRecords, d.h.BackBytes = true, c.spec.sinceRecords, c.spec.sinceBytes
 	}
-	e.Header = d.h.encode(pos)
+	e.Header, e.known = d.h.encode(pos), &d.h
 	if _, err := c.spec.fold(e.record(pos, 0), &d.h); err != nil {
 		panic("shard: own record does not fold: " + err.Error())
 	}
@@ -215,7 +222,7 @@ func (c *composer) finish() *batch {
 	if len(c.b.entries) > 0 && c.spec.due() && (c.spec.exists || c.spec.gone) && len(c.b.entries) < MaxBatchRecords {
 		c.checkpoint()
 	}
-	return c.b
+	return &c.b
 }
 
 func (c *composer) checkpoint() {

@@ -34,7 +34,7 @@ const (
 // source is held, and then it is made. An attempt that did not make it gives its
 // reference back; where nobody knows, the source finds out (verify).
 func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
-	out, err := s.do(ctx, newCall(req))
+	out, err := s.do(ctx, s.host.newCall(req))
 	if err != nil || out.Code != codeUnheld {
 		return out, err
 	}
@@ -57,7 +57,7 @@ func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
 	again, fork := *req, *req.Fork
 	fork.Hold = ref
 	again.Fork, again.Held = &fork, hold.Minted
-	out, err = s.do(ctx, newCall(&again))
+	out, err = s.do(ctx, s.host.newCall(&again))
 	switch {
 	case err == nil && out.Info.Hold == ref: // made by this attempt
 	case err == nil, certain(err):
@@ -205,6 +205,6 @@ func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {
 
 // note writes about a reference in the stream's own log.
 func (s *Shard) note(ctx context.Context, op Op, ref AppendID) error {
-	_, err := s.do(ctx, newCall(s.host.about(s.id, op, ref)))
+	_, err := s.do(ctx, s.host.newCall(s.host.about(s.id, op, ref)))
 	return err
 }

@@ -97,7 +97,8 @@ type Host struct {
 	log   *breaker
 	tails *Tails
 	cfg   Config
-	fleet Fleet // how to reach other streams; the Host itself unless Join says otherwise
+	fleet Fleet     // how to reach other streams; the Host itself unless Join says otherwise
+	calls sync.Pool // of *call, answered
 	pages *pages
 	opens *opens
 	takes *opens // of streams that were handed over
@@ -229,7 +230,7 @@ func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
 	if req.Op == OpCreate && req.Fork != nil {
 		out, err = s.fork(ctx, req)
 	} else {
-		out, err = s.do(ctx, newCall(req))
+		out, err = s.do(ctx, h.newCall(req))
 	}
 	if req.Op == OpHold && out.Code == CodeForkLimit {
 		s.crowd()
@@ -423,7 +424,7 @@ func (h *Host) sweep(ctx context.Context) {
 			defer h.leave(s)
 			ctx, cancel := context.WithTimeout(ctx, h.cfg.AppendTimeout)
 			defer cancel()
-			if _, err := s.do(ctx, &call{touch: true}); err != nil {
+			if _, err := s.do(ctx, h.newCall(nil)); err != nil {
 				h.cfg.Logger.Warn("touch", "stream", s.id, "err", err)
 			}
 			return nil

@@ -65,6 +65,8 @@ type Entry struct {
 	Trim bool
 	// TrimTo is the first position that is kept.
 	TrimTo uint64
+
+	known *Header // what Header says, for who wrote it
 }
 
 // Metered is the entry's size as S2 counts it: 8 bytes, 2 per header, header
@@ -97,13 +99,15 @@ type Record struct {
 	TrimTo uint64
 	// Size is the record's metered size.
 	Size int
+
+	known *Header // what Header says, of a record that was written here; else nil
 }
 
 // record is the Record that entry e becomes at a position.
 func (e Entry) record(pos, time uint64) Record {
 	return Record{
 		Pos: pos, Time: time, Header: e.Header, Body: e.Body,
-		Command: e.Trim, TrimTo: e.TrimTo, Size: e.Metered(),
+		Command: e.Trim, TrimTo: e.TrimTo, Size: e.Metered(), known: e.known,
 	}
 }
 

@@ -15,7 +15,7 @@ func (s *Shard) do(ctx context.Context, c *call) (Outcome, error) {
 	if err := s.ready(ctx); err != nil {
 		return Outcome{}, err
 	}
-	c.ctx, c.done = ctx, make(chan verdict, 1)
+	c.ctx = ctx
 	lead, err := s.enqueue(c)
 	if err != nil {
 		return Outcome{}, err
@@ -24,15 +24,15 @@ func (s *Shard) do(ctx context.Context, c *call) (Outcome, error) {
 		s.lead(ctx)
 	}
 	select {
-	case v := <-c.done: // also if ctx has ended meanwhile
-		return v.out, v.err
+	case <-c.done: // also if ctx has ended meanwhile
+		return s.host.free(c)
 	default:
 	}
 	select {
-	case v := <-c.done:
-		return v.out, v.err
+	case <-c.done:
+		return s.host.free(c)
 	case <-ctx.Done():
-		return Outcome{}, context.Cause(ctx)
+		return Outcome{}, context.Cause(ctx) // who has the call may still answer it
 	}
 }
 
@@ -89,6 +89,7 @@ func (s *Shard) lead(ctx context.Context) {
 	}
 	s.mu.Lock()
 	left := s.queue
+	s.queue = nil
 	s.land()
 	s.mu.Unlock()
 	for _, c := range left {
@@ -98,7 +99,10 @@ func (s *Shard) lead(ctx context.Context) {
 
 // land ends a flight, under mu.
 func (s *Shard) land() {
-	s.queue, s.queueBytes, s.flying = nil, 0, false
+	if s.queue = s.queue[:0]; cap(s.queue) > 8 { // a small array serves again
+		s.queue = nil
+	}
+	s.queueBytes, s.flying = 0, false
 	s.idle.Broadcast()
 }
 
@@ -172,7 +176,9 @@ func (s *Shard) next() (*batch, bool) {
 	for _, c := range s.queue[:n] {
 		s.queueBytes -= c.size
 	}
-	s.queue = append([]*call(nil), s.queue[n:]...)
+	left := copy(s.queue, s.queue[n:])
+	clear(s.queue[left:])
+	s.queue = s.queue[:left]
 	return b, true
 }
 
@@ -280,10 +286,10 @@ const busyTimeout = 3 * time.Second
 // send appends what is left of the batch, each part once, and folds it.
 func (s *Shard) send(ctx context.Context, b *batch) error {
 	for part := b.left(); len(part) > 0; part = b.left() {
-		attempt, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
 		sent := s.host.cfg.Now()
+		attempt := &lazyTimeout{parent: ctx, deadline: time.Now().Add(s.host.cfg.AppendTimeout)}
 		ack, err := s.host.log.Append(attempt, s.id, b.at, part)
-		cancel()
+		attempt.end()
 		if err != nil {
 			var lost *TailError
 			certain := errors.As(err, &lost) || errors.Is(err, ErrNoLog) ||

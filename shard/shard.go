@@ -57,7 +57,8 @@ type call struct {
 	size  int
 	tries int // lost compare-and-swaps
 	ctx   context.Context
-	done  chan verdict // capacity 1
+	v     verdict       // set before done is told
+	done  chan struct{} // capacity 1
 }
 
 type verdict struct {
@@ -65,9 +66,32 @@ type verdict struct {
 	err error
 }
 
-func newCall(req *Request) *call { return &call{req: req, size: req.Bytes()} }
+// newCall is a call for a request, or for a touch if that is nil.
+func (h *Host) newCall(req *Request) *call {
+	c, ok := h.calls.Get().(*call)
+	if !ok {
+		c = &call{done: make(chan struct{}, 1)}
+	}
+	c.req, c.touch = req, req == nil
+	if req != nil {
+		c.size = req.Bytes()
+	}
+	return c
+}
 
-func (c *call) answer(out Outcome, err error) { c.done <- verdict{out, err} }
+// answer is for whoever holds the call to say once, and then to forget it.
+func (c *call) answer(out Outcome, err error) {
+	c.v = verdict{out, err}
+	c.done <- struct{}{}
+}
+
+// free ends an answered call, which will serve again, and returns the answer.
+func (h *Host) free(c *call) (Outcome, error) {
+	v := c.v
+	*c = call{done: c.done}
+	h.calls.Put(c)
+	return v.out, v.err
+}
 
 func ms(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
@@ -354,14 +378,14 @@ func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
 	if due {
 		// Before the reader is answered, so that its use counts for an heir as well. A
 		// touch that fails is no reason not to answer; the sweeper tries again.
-		_, _ = s.do(ctx, &call{touch: true})
+		_, _ = s.do(ctx, s.host.newCall(nil))
 	}
 	if !expired {
 		return info, nil
 	}
 	// The sequencer buries an expired stream before it looks at the next caller, and
 	// a touch of what is no more writes nothing.
-	if _, err := s.do(ctx, &call{touch: true}); err != nil {
+	if _, err := s.do(ctx, s.host.newCall(nil)); err != nil {
 		return Info{}, err
 	}
 	if err := s.lockReady(ctx); err != nil {

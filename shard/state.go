@@ -114,8 +114,8 @@ const (
 // apply folds the record at Next. Its errors (ErrDeclined) leave the State
 // unusable.
 func (s *State) apply(r Record) (effect, error) {
-	var h *Header
-	if r.Header != nil && !r.Command {
+	h := r.known
+	if h == nil && r.Header != nil && !r.Command {
 		var err error
 		if h, err = decodeHeader(r.Pos, r.Header); errors.Is(err, ErrDeclined) {
 			return effect{}, err
@@ -406,12 +406,11 @@ func (s *State) lost(req *Request) bool {
 // clockSlack is how far apart a node's clock and S2's may be, in milliseconds.
 const clockSlack = 2_000
 
-// speculate returns a State on top of s, to be folded further while s waits.
-func (s *State) speculate() *State {
-	c := *s
+// speculate makes c a State on top of s, to be folded further while s waits.
+func (c *State) speculate(s *State) {
+	*c = *s
 	c.base, c.producers = s, nil
 	c.recent = window{forgot: s.recent.forgot}
-	return &c
 }
 
 // hideProducers ends the fall-through of producer lookups to the life before.

@@ -19,7 +19,7 @@ type outcome struct {
 type window struct {
 	ring   []outcome
 	ids    []AppendID // the ring's, side by side: each append that comes looks through them all
-	head   int // the oldest, once the ring is full
+	head   int        // the oldest, once the ring is full
 	forgot uint64
 }
 

@@ -1,0 +1,51 @@
+package shard
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// lazyTimeout is context.WithTimeout for a call that may well be over before anybody asks for
+// the context's end: it costs its timer and its place at the parent only then. An S2 in the
+// process does not ask, and they would be a tenth of an append.
+type lazyTimeout struct {
+	parent   context.Context
+	deadline time.Time
+
+	mu     sync.Mutex
+	ctx    context.Context // nil until somebody asks
+	cancel context.CancelFunc
+}
+
+func (l *lazyTimeout) real() context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx == nil {
+		l.ctx, l.cancel = context.WithDeadline(l.parent, l.deadline)
+	}
+	return l.ctx
+}
+
+// Deadline implements context.Context.
+func (l *lazyTimeout) Deadline() (time.Time, bool) { return l.real().Deadline() }
+
+// Done implements context.Context.
+func (l *lazyTimeout) Done() <-chan struct{} { return l.real().Done() }
+
+// Err implements context.Context.
+func (l *lazyTimeout) Err() error { return l.real().Err() }
+
+// Value implements context.Context.
+func (l *lazyTimeout) Value(key any) any { return l.real().Value(key) }
+
+// end is for when the call is over. Who asks afterwards finds the context ended.
+func (l *lazyTimeout) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cancel == nil {
+		l.deadline = time.Time{}
+		return
+	}
+	l.cancel()
+}
