@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,18 +23,21 @@ type Embedded struct {
 	open     func(basin string) Basin
 	sessions atomic.Int64
 	m        metrics
+
+	mu     sync.Mutex
+	basins map[string]Basin // bounded by the projects in use
 }
 
 var _ shard.Log = (*Embedded)(nil)
 
 // Basin is a basin of an S2 in this process (s2dev.Direct). Each method is the call of S2's
-// API of that name; Read returns what stands from seq on, or the last count with fromEnd;
-// Follow is a read session, which calls fn with records, or at the tail with none. An answer
+// API of that name; Append returns the first position, and the timestamps of the first and last
+// record; Read returns what stands from seq on, or the last count with fromEnd; Follow is a read session, which calls fn with records, or at the tail with none. An answer
 // of S2 that is an error is a Refusal; any other error is no answer.
 type Basin interface {
 	EnsureBasin() error
 	EnsureStream(ctx context.Context, name string) error
-	Append(ctx context.Context, name string, in *pb.AppendInput) (*pb.AppendAck, error)
+	Append(ctx context.Context, name string, in *pb.AppendInput) (start, startTime, endTime uint64, err error)
 	Tail(ctx context.Context, name string) (uint64, error)
 	Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error)
 	Follow(ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error) error
@@ -52,7 +56,7 @@ func OpenEmbedded(open func(basin string) Basin, cfg Config) (*Embedded, error) 
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
-	return &Embedded{cfg: cfg, open: open, m: newMetrics(cfg.Metrics)}, nil
+	return &Embedded{cfg: cfg, open: open, basins: map[string]Basin{}, m: newMetrics(cfg.Metrics)}, nil
 }
 
 // Close does nothing: the server is not the Log's.
@@ -63,7 +67,14 @@ func (l *Embedded) stream(id shard.StreamID) (d Basin, name string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return l.open(basin), name, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	d = l.basins[basin]
+	if d == nil {
+		d = l.open(basin)
+		l.basins[basin] = d
+	}
+	return d, name, nil
 }
 
 // Create implements shard.Log.
@@ -92,22 +103,30 @@ func (l *Embedded) Append(
 	}
 	in := &pb.AppendInput{MatchSeqNum: &at, Records: make([]*pb.AppendRecord, len(batch))}
 	for i, e := range batch {
-		r := toS2(e)
-		in.Records[i] = &pb.AppendRecord{Body: r.Body, Headers: make([]*pb.Header, len(r.Headers))}
-		for k, h := range r.Headers {
-			in.Records[i].Headers[k] = &pb.Header{Name: h.Name, Value: h.Value}
-		}
+		in.Records[i] = toWire(e)
 	}
-	start := time.Now()
-	ack, err := d.Append(ctx, name, in)
-	l.m.observe(opAppend, start)
+	begun := time.Now()
+	start, startTime, endTime, err := d.Append(ctx, name, in)
+	l.m.observe(opAppend, begun)
 	if err != nil {
 		return shard.Ack{}, l.cfg.appendErr(asSDK(err))
 	}
-	return shard.Ack{
-		Start: ack.GetStart().GetSeqNum(), End: ack.GetEnd().GetSeqNum(),
-		StartTime: ack.GetStart().GetTimestamp(), EndTime: ack.GetEnd().GetTimestamp(),
-	}, nil
+	return shard.Ack{Start: start, End: start + uint64(len(batch)), StartTime: startTime, EndTime: endTime}, nil
+}
+
+// toWire makes the server's record of an entry, in one piece of memory.
+func toWire(e shard.Entry) *pb.AppendRecord {
+	r := new(struct {
+		pb.AppendRecord
+		header  pb.Header
+		headers [1]*pb.Header
+	})
+	var has bool
+	if r.header.Name, r.header.Value, r.Body, has = parts(e); has {
+		r.headers[0] = &r.header
+		r.Headers = r.headers[:]
+	}
+	return &r.AppendRecord
 }
 
 // Read implements shard.Log.

@@ -17,7 +17,7 @@ const (
 
 type metrics struct {
 	opened, lost prometheus.Counter
-	seconds      *prometheus.HistogramVec
+	seconds      map[op]prometheus.Observer
 }
 
 func newMetrics(reg prometheus.Registerer) metrics {
@@ -28,17 +28,21 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_s2_session_losses_total", Help: "S2 read sessions that ended while they were wanted.",
 		}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "fantail_s2_seconds", Help: "Time that S2 took to answer.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
-		}, []string{"op"}),
+		seconds: map[op]prometheus.Observer{},
+	}
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "fantail_s2_seconds", Help: "Time that S2 took to answer.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
+	}, []string{"op"})
+	for _, o := range []op{opAppend, opRead, opTail} {
+		m.seconds[o] = seconds.WithLabelValues(string(o))
 	}
 	if reg != nil {
-		reg.MustRegister(m.opened, m.lost, m.seconds)
+		reg.MustRegister(m.opened, m.lost, seconds)
 	}
 	return m
 }
 
 func (m *metrics) observe(o op, start time.Time) {
-	m.seconds.WithLabelValues(string(o)).Observe(time.Since(start).Seconds())
+	m.seconds[o].Observe(time.Since(start).Seconds())
 }

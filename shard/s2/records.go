@@ -10,21 +10,24 @@ import (
 
 var headerName = []byte(shard.HeaderName)
 
-func toS2(e shard.Entry) s2.AppendRecord {
+// parts is an entry as S2 has it: the one header, if it has any, and the body.
+func parts(e shard.Entry) (name, value, body []byte, has bool) {
 	switch {
 	case e.Trim:
-		return s2.AppendRecord{
-			Headers: []s2.Header{s2.NewHeader("", "trim")},
-			Body:    binary.BigEndian.AppendUint64(nil, e.TrimTo),
-		}
+		return nil, []byte("trim"), binary.BigEndian.AppendUint64(nil, e.TrimTo), true
 	case e.Header == nil:
-		return s2.AppendRecord{Body: e.Body}
+		return nil, nil, e.Body, false
 	default:
-		return s2.AppendRecord{
-			Headers: []s2.Header{{Name: headerName, Value: e.Header}},
-			Body:    e.Body,
-		}
+		return headerName, e.Header, e.Body, true
 	}
+}
+
+func toS2(e shard.Entry) s2.AppendRecord {
+	name, value, body, has := parts(e)
+	if !has {
+		return s2.AppendRecord{Body: body}
+	}
+	return s2.AppendRecord{Headers: []s2.Header{{Name: name, Value: value}}, Body: body}
 }
 
 func fromS2(r s2.SequencedRecord) shard.Record {

@@ -20,7 +20,7 @@ const maxInflight = 32
 type appendSession struct {
 	c     *call
 	st    *stream
-	key   string
+	key   meterKey
 	name  string
 	queue chan queued // bounded by maxInflight
 

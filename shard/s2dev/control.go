@@ -56,7 +56,7 @@ func (c *call) listing() (prefix, after string, limit int, err *apiError) {
 }
 
 func (c *call) basins() *apiError {
-	c.meter.op("", OpBasin)
+	c.meter.op(meterKey{}, OpBasin)
 	if len(c.path) == 1 {
 		switch c.r.Method {
 		case http.MethodGet:

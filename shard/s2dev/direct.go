@@ -60,31 +60,21 @@ func asDirect(lost bool, err *apiError) error {
 	return e
 }
 
-// enters counts the call, unless the server is stopping.
-func (d *Direct) enters() (leave func(), err error) {
-	if !d.s.enter() {
-		return nil, ErrCut
-	}
-	return d.s.requests.Done, nil
-}
-
 // EnsureBasin makes the basin exist (PUT /basins/{b}).
 func (d *Direct) EnsureBasin() error {
-	leave, err := d.enters()
-	if err != nil {
-		return err
+	if !d.s.enter() {
+		return ErrCut
 	}
-	defer leave()
+	defer d.s.requests.Done()
 	return d.s.ensure(d.basin)
 }
 
 // EnsureStream makes a stream exist that keeps its records (PUT /streams/{s}).
 func (d *Direct) EnsureStream(ctx context.Context, name string) error {
-	leave, err := d.enters()
-	if err != nil {
-		return err
+	if !d.s.enter() {
+		return ErrCut
 	}
-	defer leave()
+	defer d.s.requests.Done()
 	d.s.meter.op(streamKey(d.basin, name), OpEnsureStream)
 	if err := checkStreamName(name); err != nil {
 		return asDirect(false, err)
@@ -98,27 +88,25 @@ func (d *Direct) EnsureStream(ctx context.Context, name string) error {
 	return asDirect(d.s.faults.after(ctx, name, OpEnsureStream), nil)
 }
 
-// Append appends a batch (POST /streams/{s}/records).
-func (d *Direct) Append(ctx context.Context, name string, in *pb.AppendInput) (*pb.AppendAck, error) {
-	leave, err := d.enters()
-	if err != nil {
-		return nil, err
+// Append appends a batch (POST /streams/{s}/records): its first position, and the timestamps of
+// its first and last record, in milliseconds since 1970.
+func (d *Direct) Append(
+	ctx context.Context, name string, in *pb.AppendInput,
+) (start, startTime, endTime uint64, err error) {
+	if !d.s.enter() {
+		return 0, 0, 0, ErrCut
 	}
-	defer leave()
+	defer d.s.requests.Done()
 	ack, lost, bad := d.s.append(ctx, d.basin, name, in)
-	if lost || bad != nil {
-		return nil, asDirect(lost, bad)
-	}
-	return &pb.AppendAck{Start: ack.Start.pb(), End: ack.End.pb(), Tail: ack.Tail.pb()}, nil
+	return ack.Start.Seq, ack.Start.Time, ack.End.Time, asDirect(lost, bad)
 }
 
 // Tail is the position of the next record (GET /streams/{s}/records/tail).
 func (d *Direct) Tail(ctx context.Context, name string) (uint64, error) {
-	leave, err := d.enters()
-	if err != nil {
-		return 0, err
+	if !d.s.enter() {
+		return 0, ErrCut
 	}
-	defer leave()
+	defer d.s.requests.Done()
 	tail, lost, bad := d.s.tail(ctx, d.basin, name)
 	return tail.Seq, asDirect(lost, bad)
 }
@@ -126,11 +114,10 @@ func (d *Direct) Tail(ctx context.Context, name string) (uint64, error) {
 // Read returns up to count records from seq on (GET /streams/{s}/records); fromEnd: from the
 // count-th last.
 func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error) {
-	leave, err := d.enters()
-	if err != nil {
-		return nil, err
+	if !d.s.enter() {
+		return nil, ErrCut
 	}
-	defer leave()
+	defer d.s.requests.Done()
 	d.s.meter.op(streamKey(d.basin, name), OpRead)
 	st, lost, bad := d.s.enterStream(ctx, d.basin, name, OpRead, onRead)
 	if lost || bad != nil {
@@ -161,11 +148,10 @@ func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, f
 func (d *Direct) Follow(
 	ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error,
 ) error {
-	leave, err := d.enters()
-	if err != nil {
-		return err
+	if !d.s.enter() {
+		return ErrCut
 	}
-	defer leave()
+	defer d.s.requests.Done()
 	key := streamKey(d.basin, name)
 	d.s.meter.op(key, OpReadSession)
 	st, lost, bad := d.s.enterStream(ctx, d.basin, name, OpReadSession, onRead)

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -55,6 +56,7 @@ type Fault struct {
 
 // Faults makes operations fail on purpose. It is safe for concurrent use.
 type Faults struct {
+	any     atomic.Bool // there are active ones: for those who ask on the way of everything
 	mu      sync.Mutex
 	active  []*Injected
 	changed chan struct{} // closed and replaced when active changes; idle sessions look again
@@ -83,6 +85,7 @@ func (f *Faults) Add(fault Fault) *Injected {
 		more: make(chan struct{}), release: make(chan struct{}), removed: make(chan struct{}),
 	}
 	f.active = append(f.active, i)
+	f.any.Store(true)
 	f.wake()
 	return i
 }
@@ -153,11 +156,15 @@ func (i *Injected) Remove() {
 	}
 	close(i.removed)
 	f.active = slices.DeleteFunc(f.active, func(x *Injected) bool { return x == i })
+	f.any.Store(len(f.active) > 0)
 	f.wake()
 }
 
 // take returns the first fault of a kind that hits this operation, counted, or nil.
 func (f *Faults) take(stream string, op Op, kind FaultKind) *Injected {
+	if !f.any.Load() {
+		return nil
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, i := range f.active {

@@ -79,7 +79,7 @@ func parseCommand(r *pb.AppendRecord) (command, bool, *apiError) {
 // input is a checked append.
 type input struct {
 	records  []*pb.AppendRecord
-	commands []command // one per record, zero for data
+	commands map[int]command // by record; nil: none is one
 	onlyCmds bool
 	size     int // metered bytes
 	match    *uint64
@@ -98,13 +98,17 @@ func checkInput(in *pb.AppendInput) (*input, *apiError) {
 		return nil, invalid("fencing token exceeds %d bytes", maxFenceToken)
 	}
 	out.onlyCmds = true
-	out.commands = make([]command, len(out.records))
 	for i, r := range out.records {
 		cmd, is, err := parseCommand(r)
 		if err != nil {
 			return nil, err
 		}
-		out.commands[i] = cmd
+		if is {
+			if out.commands == nil {
+				out.commands = map[int]command{}
+			}
+			out.commands[i] = cmd
+		}
 		out.onlyCmds = out.onlyCmds && is
 		out.size += metered(r.GetHeaders(), r.GetBody())
 	}
@@ -114,12 +118,43 @@ func checkInput(in *pb.AppendInput) (*input, *apiError) {
 	return out, nil
 }
 
-func sequence(r *pb.AppendRecord, seq, time, at uint64) (record, error) {
-	wire, err := proto.Marshal(&pb.SequencedRecord{
-		SeqNum: seq, Timestamp: time, Headers: r.GetHeaders(), Body: r.GetBody(),
-	})
+// The fields of a SequencedRecord, and of a header within it.
+const (
+	fieldSeq, fieldTime, fieldHeader, fieldBody protowire.Number = 1, 2, 3, 4
+
+	fieldName, fieldValue protowire.Number = 1, 2
+)
+
+// sequence lays the record out as proto.Marshal would, without a message made for it.
+func sequence(r *pb.AppendRecord, seq, time, at uint64) record {
 	size := metered(r.GetHeaders(), r.GetBody())
-	return record{seq: seq, time: time, at: at, size: size, wire: wire}, err
+	b := make([]byte, 0, size+32+8*len(r.GetHeaders()))
+	number := func(f protowire.Number, v uint64) {
+		if v != 0 {
+			b = protowire.AppendVarint(protowire.AppendTag(b, f, protowire.VarintType), v)
+		}
+	}
+	bytes := func(f protowire.Number, v []byte) {
+		if len(v) != 0 {
+			b = protowire.AppendBytes(protowire.AppendTag(b, f, protowire.BytesType), v)
+		}
+	}
+	field := func(v []byte) int {
+		if len(v) == 0 {
+			return 0
+		}
+		return 1 + protowire.SizeBytes(len(v))
+	}
+	number(fieldSeq, seq)
+	number(fieldTime, time)
+	for _, h := range r.GetHeaders() {
+		b = protowire.AppendTag(b, fieldHeader, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(field(h.GetName())+field(h.GetValue())))
+		bytes(fieldName, h.GetName())
+		bytes(fieldValue, h.GetValue())
+	}
+	bytes(fieldBody, r.GetBody())
+	return record{seq: seq, time: time, at: at, size: size, wire: b}
 }
 
 // batchWire is a ReadBatch of the records and, if not nil, the tail.

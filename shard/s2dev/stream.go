@@ -21,8 +21,8 @@ type stream struct {
 	gone       bool
 	broken     error
 	emptySince time.Time
-	// changed is closed and replaced when tail or gone change; followers wait on it and read by
-	// position, so a slow one costs nothing.
+	// changed is closed when tail or gone change; followers wait on it and read by position, so a
+	// slow one costs nothing. nil: nobody waits.
 	changed chan struct{}
 }
 
@@ -30,14 +30,24 @@ func newStream(meta streamMeta, log recordLog, h head, now time.Time) *stream {
 	return &stream{
 		log: log, basin: meta.Basin, name: meta.Name, cipher: meta.Cipher,
 		meta: meta, head: h, tail: h.next, trim: h.trim,
-		emptySince: now, changed: make(chan struct{}),
+		emptySince: now,
 	}
 }
 
 // wake must be called with mu held.
 func (st *stream) wake() {
-	close(st.changed)
-	st.changed = make(chan struct{})
+	if st.changed != nil {
+		close(st.changed)
+		st.changed = nil
+	}
+}
+
+// watch must be called with mu held.
+func (st *stream) watch() <-chan struct{} {
+	if st.changed == nil {
+		st.changed = make(chan struct{})
+	}
+	return st.changed
 }
 
 // pending is an append that has its place and waits for its durability.
@@ -102,11 +112,7 @@ func (st *stream) sequence(in *input, now uint64) ([]record, head, *apiError) {
 			t = min(t, now)
 		}
 		t = max(t, h.next.Time)
-		rec, err := sequence(r, h.next.Seq, t, h.arrived)
-		if err != nil {
-			return nil, h, fail("bad_proto", "%s", err)
-		}
-		recs[i] = rec
+		recs[i] = sequence(r, h.next.Seq, t, h.arrived)
 		if f := in.commands[i].fence; f != nil {
 			h.fence = *f
 		}
@@ -156,7 +162,10 @@ func (st *stream) await(seq uint64) {
 	for {
 		st.mu.Lock()
 		done := st.tail.Seq >= seq || st.gone || st.broken != nil
-		changed := st.changed
+		var changed <-chan struct{}
+		if !done {
+			changed = st.watch()
+		}
 		st.mu.Unlock()
 		if done {
 			return
@@ -176,7 +185,7 @@ type page struct {
 // read returns the page at from: up to count records and 1 MiB.
 func (st *stream) read(from uint64, count int) (page, *apiError) {
 	st.mu.Lock()
-	p := page{tail: st.tail, changed: st.changed}
+	p := page{tail: st.tail, changed: st.watch()}
 	from = max(from, st.trim)
 	gone := st.gone
 	st.mu.Unlock()

@@ -67,7 +67,17 @@ type meter struct {
 	now     func() time.Time
 	prices  Prices
 	mu      sync.Mutex
-	streams map[string]*tally
+	streams map[meterKey]*tally
+}
+
+// meterKey is whose usage it is; the stream is empty for listings, both are for calls about basins.
+type meterKey struct{ basin, stream string }
+
+func (k meterKey) String() string {
+	if k == (meterKey{}) {
+		return ""
+	}
+	return k.basin + "/" + k.stream
 }
 
 type tally struct {
@@ -82,12 +92,12 @@ type session struct {
 }
 
 func newMeter(now func() time.Time, prices Prices) *meter {
-	return &meter{now: now, prices: prices, streams: map[string]*tally{}}
+	return &meter{now: now, prices: prices, streams: map[meterKey]*tally{}}
 }
 
-func streamKey(basin, stream string) string { return basin + "/" + stream }
+func streamKey(basin, stream string) meterKey { return meterKey{basin, stream} }
 
-func (m *meter) with(key string, f func(*tally)) {
+func (m *meter) with(key meterKey, f func(*tally)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.streams[key]
@@ -98,18 +108,18 @@ func (m *meter) with(key string, f func(*tally)) {
 	f(t)
 }
 
-func (m *meter) op(key string, op Op) { m.with(key, func(t *tally) { t.used.Ops[op]++ }) }
+func (m *meter) op(key meterKey, op Op) { m.with(key, func(t *tally) { t.used.Ops[op]++ }) }
 
-func (m *meter) appended(key string, n int) {
+func (m *meter) appended(key meterKey, n int) {
 	m.with(key, func(t *tally) { t.used.RecordsAppended += int64(n) })
 }
 
-func (m *meter) read(key string, n int) {
+func (m *meter) read(key meterKey, n int) {
 	m.with(key, func(t *tally) { t.used.RecordsRead += int64(n) })
 }
 
 // begin opens a session and returns its end.
-func (m *meter) begin(key string, op Op) (end func()) {
+func (m *meter) begin(key meterKey, op Op) (end func()) {
 	s := &session{op: op, since: m.now()}
 	m.with(key, func(t *tally) { t.open[s] = struct{}{} })
 	return func() {
@@ -169,7 +179,7 @@ func (m *meter) snapshot() Usage {
 			}
 		}
 		u.price(m.prices)
-		all.Streams[key] = u
+		all.Streams[key.String()] = u
 		all.Total.add(u)
 	}
 	all.Total.price(m.prices)
