@@ -70,8 +70,11 @@ func (b *breaker) leave(err error) error {
 
 // answered reports whether an error came from storage itself.
 func answered(err error) bool {
+	if err == nil {
+		return true
+	}
 	var tail *TailError
-	return err == nil || errors.As(err, &tail) || errors.Is(err, ErrNoLog) ||
+	return errors.As(err, &tail) || errors.Is(err, ErrNoLog) ||
 		errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy) && !errors.Is(err, ErrLogAway)
 }
 

@@ -152,9 +152,11 @@ var (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func headerCRC(pos uint64, b []byte) uint32 {
-	var p [8]byte
-	binary.BigEndian.PutUint64(p[:], pos)
-	return crc32.Update(crc32.Checksum(p[:], castagnoli), castagnoli, b)
+	sum := ^uint32(0)
+	for shift := 56; shift >= 0; shift -= 8 { // by hand: an array would go to the heap
+		sum = castagnoli[byte(sum)^byte(pos>>shift)] ^ sum>>8
+	}
+	return crc32.Update(^sum, castagnoli, b)
 }
 
 // encode returns the header's value for a record at position pos.

@@ -1,32 +1,32 @@
 // Command append measures appends side by side, in rounds that alternate, so that a noisy
 // machine is noisy for all of them. One after the other: the SDK alone, Fantail on the same
 // embedded S2 over the wire, and a lone node with its embedded S2 in the process. Many
-// posters, on one stream and over many: the same, the same with a disk (fsync), and a
-// handler of net/http that does nothing, which is what a Go server cannot be better than.
+// posters, on one stream and over many: the same, and a handler of net/http that does
+// nothing, which is what a Go server cannot be better than. With a disk (fsync): Pebble
+// alone. On an S2 that is there already, as s2-lite: the SDK alone with as many writers.
 //
 //	make build && go run ./bench/append
+//	bench/with-lite go run ./bench/append
 package main
 
 import (
 	"bytes"
-	"context"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
-	"github.com/s2-streamstore/s2-sdk-go/s2"
+	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/fantail-dev/fantail/bench/internal/ask"
 	"github.com/fantail-dev/fantail/bench/internal/child"
 	"github.com/fantail-dev/fantail/bench/internal/hist"
 	"github.com/fantail-dev/fantail/bench/internal/parallel"
-	"github.com/fantail-dev/fantail/bench/internal/poster"
 	"github.com/fantail-dev/fantail/bench/internal/usage"
-	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
 func main() {
@@ -73,70 +73,22 @@ func run() error {
 	n := flag.Int("posters", 64, "posters at once")
 	streams := flag.Int("streams", 1000, "streams that they share")
 	size := flag.Int("size", 210, "bytes of a message")
+	endpoint := flag.String("s2", os.Getenv("TEST_S2_ENDPOINT"), "measure on this S2, beside the SDK alone with as many writers, and with four times as many")
 	empty := flag.Bool("empty", false, "be the handler that does nothing")
 	flag.Parse()
 	if *empty {
 		return serveEmpty()
 	}
-	dir, err := os.MkdirTemp("", "fantail-append-")
+	o := options{*binary, *n, *streams, fmt.Appendf(nil, `{"p":%q}`, bytes.Repeat([]byte("x"), max(*size-8, 0)))}
+	setUp, what := o.embedded, "embedded S2 in memory"
+	if *endpoint != "" {
+		setUp, what = func(s *servers) ([]group, error) { return o.given(s, *endpoint) }, "S2 at "+*endpoint
+	}
+	s := &servers{}
+	defer s.stop()
+	groups, err := setUp(s)
 	if err != nil {
 		return err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	servers := map[string]*child.Child{}
-	for _, c := range []struct {
-		addr, ready string
-		command     []string
-	}{
-		{storeAddr, "", []string{*binary, "s2", "--listen=" + storeAddr, "--basin=fantail-dev"}},
-		{wireAddr, "Fantail is up", []string{*binary, "dev", "--port=4637", "--admin-port=4647", "--s2-endpoint=http://" + storeAddr}},
-		{loneAddr, "Fantail is up", []string{*binary, "dev", "--port=4638", "--admin-port=4648", "--s2-port=4631"}},
-		{diskAddr, "Fantail is up", []string{*binary, "dev", "--port=4639", "--admin-port=4649", "--s2-port=4632", "--data=" + dir}},
-		{emptyAddr, "serving", []string{self, "-empty"}},
-	} {
-		server, err := child.Start(c.command[0], c.ready, c.command[1:]...)
-		if err != nil {
-			return err
-		}
-		defer server.Stop()
-		servers[c.addr] = server
-		if c.addr == storeAddr {
-			err = wait.For(10*time.Second, "S2", func() bool { return answers("http://" + storeAddr + "/health") })
-		} else if c.addr != emptyAddr {
-			err = createAll(c.addr, *streams)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	body := fmt.Appendf(nil, `{"p":%q}`, bytes.Repeat([]byte("x"), max(*size-8, 0)))
-	direct, err := sdk("http://"+storeAddr+"/v1", body)
-	if err != nil {
-		return err
-	}
-	against := func(name, addr string, n, streams int) *contender {
-		return &contender{name: name, server: servers[addr], open: posters(n, addr, streams, body)}
-	}
-	many := func(streams int) []*contender {
-		return []*contender{
-			against("a handler that does nothing", emptyAddr, *n, streams),
-			against("Fantail, S2 over the wire", wireAddr, *n, streams),
-			against("Fantail, S2 in the process", loneAddr, *n, streams),
-			against("the same on disk, fsynced", diskAddr, *n, streams),
-		}
-	}
-	groups := []group{
-		{"one after the other", []*contender{
-			{name: "SDK alone", open: direct},
-			against("Fantail, S2 over the wire", wireAddr, 1, 1),
-			against("Fantail, S2 in the process", loneAddr, 1, 1),
-		}},
-		{fmt.Sprintf("%d posters on one stream", *n), many(1)},
-		{fmt.Sprintf("%d posters over %d streams", *n, *streams), many(*streams)},
 	}
 	for range *rounds {
 		for _, g := range groups {
@@ -147,19 +99,72 @@ func run() error {
 			}
 		}
 	}
-	fmt.Printf("messages of %d bytes, embedded S2 in memory, medians of %d rounds of %v;\nCPU is the node's, with its client of S2, and with S2 where it is in the process\n", *size, *rounds, *length)
+	fmt.Printf("messages of %d bytes, %s, medians of %d rounds of %v;\nCPU is the node's, with its client of S2, and with S2 where it is in the process\n", *size, what, *rounds, *length)
 	for _, g := range groups {
-		fmt.Printf("\n%-30s %12s %8s %14s\n", g.title, "appends/s", "ratio", "CPU of each")
-		for _, c := range g.all {
-			rate := hist.Median(c.rates)
-			fmt.Printf("%-30s %12.0f %8.2f", c.name, rate, rate/hist.Median(g.all[0].rates))
-			if c.server != nil {
-				fmt.Printf(" %11.1f µs", hist.Median(c.cpu))
-			}
-			fmt.Println()
-		}
+		g.print()
 	}
 	return nil
+}
+
+func (g *group) print() {
+	fmt.Printf("\n%-30s %12s %8s %14s\n", g.title, "appends/s", "ratio", "CPU of each")
+	for _, c := range g.all {
+		rate := hist.Median(c.rates)
+		fmt.Printf("%-30s %12.0f %8.2f", c.name, rate, rate/hist.Median(g.all[0].rates))
+		if c.server != nil {
+			fmt.Printf(" %11.1f µs", hist.Median(c.cpu))
+		}
+		fmt.Println()
+	}
+}
+
+// options are what all contenders share.
+type options struct {
+	binary     string
+	n, streams int // posters, and the streams that they share
+	body       []byte
+}
+
+// servers are the processes of this run, and what they leave behind.
+type servers struct {
+	all     []*child.Child
+	db      *pebble.DB
+	scratch []string
+}
+
+func (s *servers) stop() {
+	for _, c := range s.all {
+		c.Stop()
+	}
+	if s.db != nil {
+		_ = s.db.Close()
+	}
+	for _, dir := range s.scratch {
+		_ = os.RemoveAll(dir)
+	}
+}
+
+func (s *servers) start(ready, command string, args ...string) (*child.Child, error) {
+	c, err := child.Start(command, ready, args...)
+	if err == nil {
+		s.all = append(s.all, c)
+	}
+	return c, err
+}
+
+// node starts a lone Fantail at addr; its admin port is ten above.
+func (s *servers) node(o options, addr string, args ...string) (*child.Child, error) {
+	_, text, _ := net.SplitHostPort(addr)
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, err
+	}
+	args = append([]string{"dev", fmt.Sprint("--port=", port), fmt.Sprint("--admin-port=", port+10)}, args...)
+	c, err := s.start("Fantail is up", o.binary, args...)
+	if err == nil {
+		err = createAll(addr, o.streams)
+	}
+	return c, err
 }
 
 // serveEmpty reads what is posted and says 204.
@@ -212,35 +217,4 @@ func (c *contender) round(length time.Duration) error {
 		c.cpu = append(c.cpu, (usage.CPU(c.server.PID())-used).Seconds()*1e6/float64(max(total, 1)))
 	}
 	return err
-}
-
-// posters makes n workers with a connection each; they share the streams.
-func posters(n int, addr string, streams int, body []byte) func() ([]worker, error) {
-	return func() ([]worker, error) {
-		all, err := poster.Crowd(n, addr, streams, streamPath, body)
-		workers := make([]worker, len(all))
-		for i, p := range all {
-			workers[i] = worker{p.Post, p.Close}
-		}
-		return workers, err
-	}
-}
-
-// sdk appends with S2's own client, as a program without Fantail would.
-func sdk(base string, body []byte) (func() ([]worker, error), error) {
-	client := s2.New("none", &s2.ClientOptions{
-		BaseURL: base, MakeBasinBaseURL: func(string) string { return base },
-		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}},
-	})
-	basin := client.Basin("fantail-dev")
-	ctx := context.Background()
-	if _, err := basin.Streams.Ensure(ctx, s2.EnsureStreamArgs{Stream: "bench-direct"}); err != nil {
-		return nil, err
-	}
-	stream := basin.Stream("bench-direct")
-	one := worker{func() error {
-		_, err := stream.Append(ctx, &s2.AppendInput{Records: []s2.AppendRecord{{Body: body}}})
-		return err
-	}, func() {}}
-	return func() ([]worker, error) { return []worker{one}, nil }, nil
 }

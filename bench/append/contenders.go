@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/s2-streamstore/s2-sdk-go/s2"
+
+	"github.com/fantail-dev/fantail/bench/internal/parallel"
+	"github.com/fantail-dev/fantail/bench/internal/poster"
+	"github.com/fantail-dev/fantail/bench/internal/wait"
+)
+
+// embedded is Fantail on its own S2: over the wire, in the process, and there on disk.
+func (o options) embedded(s *servers) ([]group, error) {
+	dir, err := os.MkdirTemp("", "fantail-append-")
+	if err != nil {
+		return nil, err
+	}
+	s.scratch = append(s.scratch, dir)
+	if _, err := s.start("", o.binary, "s2", "--listen="+storeAddr, "--basin="+basin); err != nil {
+		return nil, err
+	}
+	if err := wait.For(10*time.Second, "S2", func() bool { return answers("http://" + storeAddr + "/health") }); err != nil {
+		return nil, err
+	}
+	wire, err := s.node(o, wireAddr, "--s2-endpoint=http://"+storeAddr)
+	if err != nil {
+		return nil, err
+	}
+	lone, err := s.node(o, loneAddr, "--s2-port=4631")
+	if err != nil {
+		return nil, err
+	}
+	disk, err := s.node(o, diskAddr, "--s2-port=4632", "--data="+filepath.Join(dir, "s2"))
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	nothing, err := s.start("serving", self, "-empty")
+	if err != nil {
+		return nil, err
+	}
+	direct, err := o.sdk("http://"+storeAddr, 1)
+	if err != nil {
+		return nil, err
+	}
+	alone, err := s.pebble(filepath.Join(dir, "pebble"))
+	if err != nil {
+		return nil, err
+	}
+	many := func(streams int) []*contender {
+		return []*contender{
+			{name: "a handler that does nothing", server: nothing, open: o.posters(o.n, emptyAddr, streams)},
+			{name: "Fantail, S2 over the wire", server: wire, open: o.posters(o.n, wireAddr, streams)},
+			{name: "Fantail, S2 in the process", server: lone, open: o.posters(o.n, loneAddr, streams)},
+		}
+	}
+	return []group{
+		{"one after the other", []*contender{
+			{name: "SDK alone", open: direct},
+			{name: "Fantail, S2 over the wire", server: wire, open: o.posters(1, wireAddr, 1)},
+			{name: "Fantail, S2 in the process", server: lone, open: o.posters(1, loneAddr, 1)},
+		}},
+		{fmt.Sprintf("%d posters on one stream", o.n), many(1)},
+		{fmt.Sprintf("%d posters over %d streams", o.n, o.streams), many(o.streams)},
+		{fmt.Sprintf("%d, over %d streams, fsynced", o.n, o.streams), []*contender{
+			{name: "Pebble alone, no HTTP", open: o.keepers(alone)},
+			{name: "Fantail, S2 in the process", server: disk, open: o.posters(o.n, diskAddr, o.streams)},
+		}},
+	}, nil
+}
+
+// given is Fantail on a server of S2 that runs already, beside the SDK alone on the same.
+func (o options) given(s *servers, endpoint string) ([]group, error) {
+	node, err := s.node(o, wireAddr, "--s2-endpoint="+endpoint)
+	if err != nil {
+		return nil, err
+	}
+	var groups []group
+	for _, n := range []int{o.n, 4 * o.n} {
+		direct, err := o.sdk(endpoint, n)
+		if err != nil {
+			return nil, err
+		}
+		groups = append(groups, group{fmt.Sprintf("%d writers over %d streams", n, o.streams), []*contender{
+			{name: "SDK alone", open: direct},
+			{name: "Fantail", server: node, open: o.posters(n, wireAddr, o.streams)},
+		}})
+	}
+	return groups, nil
+}
+
+// posters makes n workers with a connection each; they share the streams.
+func (o options) posters(n int, addr string, streams int) func() ([]worker, error) {
+	return func() ([]worker, error) {
+		all, err := poster.Crowd(n, addr, streams, streamPath, o.body)
+		workers := make([]worker, len(all))
+		for i, p := range all {
+			workers[i] = worker{p.Post, p.Close}
+		}
+		return workers, err
+	}
+}
+
+const basin = "fantail-dev"
+
+// sdk appends with S2's own client, as n goroutines of a program without Fantail would; they
+// share as many streams as posters do, but for one, who has one.
+func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
+	base := strings.TrimSuffix(endpoint, "/") + "/v1"
+	client := s2.New("none", &s2.ClientOptions{
+		BaseURL: base, MakeBasinBaseURL: func(string) string { return base },
+		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConns: n, MaxIdleConnsPerHost: n}},
+	})
+	ctx := context.Background()
+	if _, err := client.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: basin}); err != nil {
+		return nil, err
+	}
+	in := client.Basin(basin)
+	streams := make([]*s2.StreamClient, o.streams)
+	if n == 1 {
+		streams = streams[:1]
+	}
+	err := parallel.Do(len(streams), func(i int) error {
+		name := s2.StreamName(fmt.Sprint("bench-direct-", i))
+		streams[i] = in.Stream(name)
+		_, err := in.Streams.Ensure(ctx, s2.EnsureStreamArgs{Stream: name})
+		return err
+	})
+	return func() ([]worker, error) {
+		workers := make([]worker, n)
+		for w := range workers {
+			turn := w % len(streams)
+			workers[w] = worker{func() error {
+				turn = (turn + n) % len(streams)
+				_, err := streams[turn].Append(ctx, &s2.AppendInput{Records: []s2.AppendRecord{{Body: o.body}}})
+				return err
+			}, func() {}}
+		}
+		return workers, nil
+	}, err
+}
+
+// pebble opens a database with the settings of the embedded S2, to be written to without a server.
+func (s *servers) pebble(dir string) (*pebble.DB, error) {
+	db, err := pebble.Open(dir, &pebble.Options{MemTableSize: 16 << 20, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{}})
+	if err == nil {
+		s.db = db
+	}
+	return db, err
+}
+
+// quiet is Pebble's log.
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)           {}
+func (quiet) Errorf(string, ...any)          {}
+func (quiet) Fatalf(format string, a ...any) { panic(fmt.Sprintf(format, a...)) }
+
+// keepers write what an append is to the embedded S2: a record and its stream's head, durable.
+func (o options) keepers(db *pebble.DB) func() ([]worker, error) {
+	var next atomic.Uint64
+	return func() ([]worker, error) {
+		workers := make([]worker, o.n)
+		for w := range workers {
+			stream := uint64(w)
+			workers[w] = worker{func() error {
+				stream = (stream + uint64(o.n)) % uint64(o.streams)
+				key := binary.BigEndian.AppendUint64([]byte{'r'}, stream)
+				b := db.NewBatch()
+				err := errors.Join(
+					b.Set(binary.BigEndian.AppendUint64(key, next.Add(1)), o.body, nil),
+					b.Set(append([]byte{'h'}, key[1:]...), make([]byte, 32), nil),
+					b.Commit(pebble.Sync),
+				)
+				return errors.Join(err, b.Close())
+			}, func() {}}
+		}
+		return workers, nil
+	}
+}
