@@ -7,11 +7,12 @@ import (
 )
 
 // lazyTimeout is context.WithTimeout for a call that may well be over before anybody asks for
-// the context's end: it costs its timer and its place at the parent only then. An S2 in the
-// process does not ask, and they would be a tenth of an append.
+// the context's end: it costs its timer and its place at the parent only then, and the time counts
+// from then. A network client asks at once; an S2 in the process does not, and they would be a
+// tenth of an append.
 type lazyTimeout struct {
-	parent   context.Context
-	deadline time.Time
+	parent context.Context
+	d      time.Duration
 
 	mu     sync.Mutex
 	ctx    context.Context // nil until somebody asks
@@ -22,7 +23,7 @@ func (l *lazyTimeout) real() context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ctx == nil {
-		l.ctx, l.cancel = context.WithDeadline(l.parent, l.deadline)
+		l.ctx, l.cancel = context.WithTimeout(l.parent, l.d)
 	}
 	return l.ctx
 }
@@ -43,9 +44,7 @@ func (l *lazyTimeout) Value(key any) any { return l.real().Value(key) }
 func (l *lazyTimeout) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cancel == nil {
-		l.deadline = time.Time{}
-		return
+	if l.d = 0; l.cancel != nil {
+		l.cancel()
 	}
-	l.cancel()
 }

@@ -287,7 +287,7 @@ const busyTimeout = 3 * time.Second
 func (s *Shard) send(ctx context.Context, b *batch) error {
 	for part := b.left(); len(part) > 0; part = b.left() {
 		sent := s.host.cfg.Now()
-		attempt := &lazyTimeout{parent: ctx, deadline: time.Now().Add(s.host.cfg.AppendTimeout)}
+		attempt := &lazyTimeout{parent: ctx, d: s.host.cfg.AppendTimeout}
 		ack, err := s.host.log.Append(attempt, s.id, b.at, part)
 		attempt.end()
 		if err != nil {
