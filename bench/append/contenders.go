@@ -45,11 +45,7 @@ func (o options) embedded(s *servers) ([]group, error) {
 	if err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	nothing, err := s.start("serving", self, "-empty")
+	nothing, err := s.self("-empty")
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +85,10 @@ func (o options) given(s *servers, endpoint string) ([]group, error) {
 	if err != nil {
 		return nil, err
 	}
+	thin, err := s.self("-thin=" + endpoint)
+	if err != nil {
+		return nil, err
+	}
 	var groups []group
 	for _, n := range []int{o.n, 4 * o.n} {
 		direct, err := o.sdk(endpoint, n)
@@ -97,6 +97,7 @@ func (o options) given(s *servers, endpoint string) ([]group, error) {
 		}
 		groups = append(groups, group{fmt.Sprintf("%d writers over %d streams", n, o.streams), []*contender{
 			{name: "SDK alone", open: direct},
+			{name: "a handler that calls the SDK", server: thin, open: o.posters(n, emptyAddr, o.streams)},
 			{name: "Fantail", server: node, open: o.posters(n, wireAddr, o.streams)},
 		}})
 	}
@@ -117,25 +118,32 @@ func (o options) posters(n int, addr string, streams int) func() ([]worker, erro
 
 const basin = "fantail-dev"
 
-// sdk appends with S2's own client, as n goroutines of a program without Fantail would; they
-// share as many streams as posters do, but for one, who has one.
-func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
+// client is S2's own, which keeps up to n connections.
+func client(endpoint string, n int) *s2.Client {
 	base := strings.TrimSuffix(endpoint, "/") + "/v1"
-	client := s2.New("none", &s2.ClientOptions{
+	return s2.New("none", &s2.ClientOptions{
 		BaseURL: base, MakeBasinBaseURL: func(string) string { return base },
 		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConns: n, MaxIdleConnsPerHost: n}},
 	})
-	ctx := context.Background()
-	if _, err := client.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: basin}); err != nil {
+}
+
+// directName is the stream of a program without Fantail.
+func directName(name string) s2.StreamName { return s2.StreamName("direct-" + name) }
+
+// sdk appends with S2's own client, as n goroutines of a program without Fantail would; they
+// share as many streams as posters do, but for one, who has one.
+func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
+	ctx, own := context.Background(), client(endpoint, n)
+	if _, err := own.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: basin}); err != nil {
 		return nil, err
 	}
-	in := client.Basin(basin)
+	in := own.Basin(basin)
 	streams := make([]*s2.StreamClient, o.streams)
 	if n == 1 {
 		streams = streams[:1]
 	}
 	err := parallel.Do(len(streams), func(i int) error {
-		name := s2.StreamName(fmt.Sprint("bench-direct-", i))
+		name := directName(fmt.Sprint("bench-", i))
 		streams[i] = in.Stream(name)
 		_, err := in.Streams.Ensure(ctx, s2.EnsureStreamArgs{Stream: name})
 		return err

@@ -3,7 +3,8 @@
 // embedded S2 over the wire, and a lone node with its embedded S2 in the process. Many
 // posters, on one stream and over many: the same, and a handler of net/http that does
 // nothing, which is what a Go server cannot be better than. With a disk (fsync): Pebble
-// alone. On an S2 that is there already, as s2-lite: the SDK alone with as many writers.
+// alone. On an S2 that is there already, as s2-lite: the SDK alone with as many writers, and
+// a handler of net/http that calls it.
 //
 //	make build && go run ./bench/append
 //	bench/with-lite go run ./bench/append
@@ -13,7 +14,6 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -75,9 +75,13 @@ func run() error {
 	size := flag.Int("size", 210, "bytes of a message")
 	endpoint := flag.String("s2", os.Getenv("TEST_S2_ENDPOINT"), "measure on this S2, beside the SDK alone with as many writers, and with four times as many")
 	empty := flag.Bool("empty", false, "be the handler that does nothing")
+	thin := flag.String("thin", "", "be the handler that calls the SDK for this S2, and does nothing else")
 	flag.Parse()
-	if *empty {
-		return serveEmpty()
+	switch {
+	case *empty:
+		return serve(func(*http.Request) error { return nil })
+	case *thin != "":
+		return serveThin(*thin)
 	}
 	o := options{*binary, *n, *streams, fmt.Appendf(nil, `{"p":%q}`, bytes.Repeat([]byte("x"), max(*size-8, 0)))}
 	setUp, what := o.embedded, "embedded S2 in memory"
@@ -152,6 +156,15 @@ func (s *servers) start(ready, command string, args ...string) (*child.Child, er
 	return c, err
 }
 
+// self starts this program as one of its handlers.
+func (s *servers) self(as string) (*child.Child, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return s.start("serving", path, as)
+}
+
 // node starts a lone Fantail at addr; its admin port is ten above.
 func (s *servers) node(o options, addr string, args ...string) (*child.Child, error) {
 	_, text, _ := net.SplitHostPort(addr)
@@ -165,19 +178,6 @@ func (s *servers) node(o options, addr string, args ...string) (*child.Child, er
 		err = createAll(addr, o.streams)
 	}
 	return c, err
-}
-
-// serveEmpty reads what is posted and says 204.
-func serveEmpty() error {
-	ln, err := net.Listen("tcp", emptyAddr)
-	if err != nil {
-		return err
-	}
-	fmt.Println("serving")
-	return http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		w.WriteHeader(http.StatusNoContent)
-	}))
 }
 
 func answers(url string) bool {
