@@ -53,7 +53,12 @@ func (o options) embedded(s *servers) ([]group, error) {
 	if err != nil {
 		return nil, err
 	}
-	alone, err := s.pebble(filepath.Join(dir, "pebble"))
+	db, err := openPebble(filepath.Join(dir, "pebble"))
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, db)
+	keep, err := s.self("-keep=" + filepath.Join(dir, "kept"))
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +78,8 @@ func (o options) embedded(s *servers) ([]group, error) {
 		{fmt.Sprintf("%d posters on one stream", o.n), many(1)},
 		{fmt.Sprintf("%d posters over %d streams", o.n, o.streams), many(o.streams)},
 		{fmt.Sprintf("%d, over %d streams, fsynced", o.n, o.streams), []*contender{
-			{name: "Pebble alone, no HTTP", open: o.keepers(alone)},
+			{name: "Pebble alone, no HTTP", open: o.keepers(&keeper{db: db})},
+			{name: "a handler that writes to it", server: keep, open: o.posters(o.n, keepAddr, o.streams)},
 			{name: "Fantail, S2 in the process", server: disk, open: o.posters(o.n, diskAddr, o.streams)},
 		}},
 	}, nil
@@ -162,13 +168,15 @@ func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
 	}, err
 }
 
-// pebble opens a database with the settings of the embedded S2, to be written to without a server.
-func (s *servers) pebble(dir string) (*pebble.DB, error) {
-	db, err := pebble.Open(dir, &pebble.Options{MemTableSize: 16 << 20, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{}})
-	if err == nil {
-		s.db = db
-	}
-	return db, err
+// keeper writes what an append is to the embedded S2, a record and its stream's head, to a Pebble
+// with the settings of that one; durably.
+type keeper struct {
+	db   *pebble.DB
+	next atomic.Uint64
+}
+
+func openPebble(dir string) (*pebble.DB, error) {
+	return pebble.Open(dir, &pebble.Options{MemTableSize: 16 << 20, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{}})
 }
 
 // quiet is Pebble's log.
@@ -178,23 +186,26 @@ func (quiet) Infof(string, ...any)           {}
 func (quiet) Errorf(string, ...any)          {}
 func (quiet) Fatalf(format string, a ...any) { panic(fmt.Sprintf(format, a...)) }
 
-// keepers write what an append is to the embedded S2: a record and its stream's head, durable.
-func (o options) keepers(db *pebble.DB) func() ([]worker, error) {
-	var next atomic.Uint64
+func (k *keeper) put(stream uint64, body []byte) error {
+	key := binary.BigEndian.AppendUint64([]byte{'r'}, stream)
+	b := k.db.NewBatch()
+	err := errors.Join(
+		b.Set(binary.BigEndian.AppendUint64(key, k.next.Add(1)), body, nil),
+		b.Set(append([]byte{'h'}, key[1:]...), make([]byte, 32), nil),
+		b.Commit(pebble.Sync),
+	)
+	return errors.Join(err, b.Close())
+}
+
+// keepers are goroutines that share the streams.
+func (o options) keepers(k *keeper) func() ([]worker, error) {
 	return func() ([]worker, error) {
 		workers := make([]worker, o.n)
 		for w := range workers {
 			stream := uint64(w)
 			workers[w] = worker{func() error {
 				stream = (stream + uint64(o.n)) % uint64(o.streams)
-				key := binary.BigEndian.AppendUint64([]byte{'r'}, stream)
-				b := db.NewBatch()
-				err := errors.Join(
-					b.Set(binary.BigEndian.AppendUint64(key, next.Add(1)), o.body, nil),
-					b.Set(append([]byte{'h'}, key[1:]...), make([]byte, 32), nil),
-					b.Commit(pebble.Sync),
-				)
-				return errors.Join(err, b.Close())
+				return k.put(stream, o.body)
 			}, func() {}}
 		}
 		return workers, nil

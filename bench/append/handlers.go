@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"net/http"
@@ -11,8 +12,8 @@ import (
 )
 
 // serve has do done for what is posted, and says 204.
-func serve(do func(*http.Request) error) error {
-	ln, err := net.Listen("tcp", emptyAddr)
+func serve(addr string, do func(*http.Request) error) error {
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
@@ -32,7 +33,7 @@ func serve(do func(*http.Request) error) error {
 // compare-and-swap, no readers and no failures.
 func serveThin(endpoint string) error {
 	in := client(endpoint, 1024).Basin(basin)
-	return serve(func(r *http.Request) error {
+	return serve(emptyAddr, func(r *http.Request) error {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			return err
@@ -40,5 +41,23 @@ func serveThin(endpoint string) error {
 		stream := in.Stream(directName(strings.TrimPrefix(r.URL.Path, "/v1/stream/")))
 		_, err = stream.Append(r.Context(), &s2.AppendInput{Records: []s2.AppendRecord{{Body: body}}})
 		return err
+	})
+}
+
+// serveKeep writes what is posted to Pebble, as keeper does.
+func serveKeep(dir string) error {
+	db, err := openPebble(dir)
+	if err != nil {
+		return err
+	}
+	k := &keeper{db: db}
+	return serve(keepAddr, func(r *http.Request) error {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return err
+		}
+		stream := fnv.New64a()
+		_, _ = io.WriteString(stream, r.URL.Path)
+		return k.put(stream.Sum64(), body)
 	})
 }

@@ -14,13 +14,12 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"time"
-
-	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/fantail-dev/fantail/bench/internal/ask"
 	"github.com/fantail-dev/fantail/bench/internal/child"
@@ -64,6 +63,7 @@ const (
 	loneAddr  = "127.0.0.1:4638"
 	diskAddr  = "127.0.0.1:4639"
 	emptyAddr = "127.0.0.1:4640"
+	keepAddr  = "127.0.0.1:4641"
 )
 
 func run() error {
@@ -76,12 +76,15 @@ func run() error {
 	endpoint := flag.String("s2", os.Getenv("TEST_S2_ENDPOINT"), "measure on this S2, beside the SDK alone with as many writers, and with four times as many")
 	empty := flag.Bool("empty", false, "be the handler that does nothing")
 	thin := flag.String("thin", "", "be the handler that calls the SDK for this S2, and does nothing else")
+	keep := flag.String("keep", "", "be the handler that writes to a Pebble in this folder, durably, and does nothing else")
 	flag.Parse()
 	switch {
 	case *empty:
-		return serve(func(*http.Request) error { return nil })
+		return serve(emptyAddr, func(*http.Request) error { return nil })
 	case *thin != "":
 		return serveThin(*thin)
+	case *keep != "":
+		return serveKeep(*keep)
 	}
 	o := options{*binary, *n, *streams, fmt.Appendf(nil, `{"p":%q}`, bytes.Repeat([]byte("x"), max(*size-8, 0)))}
 	setUp, what := o.embedded, "embedded S2 in memory"
@@ -132,7 +135,7 @@ type options struct {
 // servers are the processes of this run, and what they leave behind.
 type servers struct {
 	all     []*child.Child
-	db      *pebble.DB
+	closers []io.Closer
 	scratch []string
 }
 
@@ -140,8 +143,8 @@ func (s *servers) stop() {
 	for _, c := range s.all {
 		c.Stop()
 	}
-	if s.db != nil {
-		_ = s.db.Close()
+	for _, c := range s.closers {
+		_ = c.Close()
 	}
 	for _, dir := range s.scratch {
 		_ = os.RemoveAll(dir)

@@ -5,6 +5,7 @@
 // one stream; a log in memory stands for S2. Rounds alternate.
 //
 //	go run ./bench/readers
+//	go run ./bench/readers -quiet -readers 15000
 package main
 
 import (
@@ -31,11 +32,16 @@ func main() {
 	events := flag.Int("events", 20, "events in a round, 256 bytes each")
 	serves := flag.String("serve", "", "be the server of this kind, at -addr")
 	addr := flag.String("addr", "127.0.0.1:4737", "of the server")
+	quiet := flag.Bool("quiet", false, "measure heartbeats to readers that get nothing else, instead")
+	heartbeat := flag.Duration("heartbeat", 20*time.Second, "of the server: the silence after which it sends one")
 	flag.Parse()
 	var err error
-	if *serves != "" {
-		err = serve(*serves, *addr)
-	} else {
+	switch {
+	case *serves != "":
+		err = serve(*serves, *addr, *heartbeat)
+	case *quiet:
+		err = runQuiet(*readers, *rounds, *addr, *heartbeat)
+	default:
 		err = run(*readers, *rounds, *events, *addr)
 	}
 	if err != nil {
@@ -89,18 +95,23 @@ func run(readers, rounds, events int, addr string) error {
 	return nil
 }
 
-// round starts a server, has readers come, and sends them events one after the other.
-func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
+// start starts the server; heartbeat 0: its default.
+func (k *kind) start(addr string, heartbeat time.Duration) (*child.Child, error) {
+	if filepath.IsAbs(k.serve) {
+		// Fantail's silence is longer by up to a quarter, at random.
+		return child.Start(k.serve, "serving", addr[len("127.0.0.1:"):], fmt.Sprint((heartbeat * 9 / 8).Milliseconds()))
+	}
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return child.Start(self, "serving", "-serve="+k.serve, "-addr="+addr, fmt.Sprint("-heartbeat=", heartbeat))
+}
+
+// round starts a server, has readers come, and sends them events one after the other.
+func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 	isC := filepath.IsAbs(k.serve)
-	path, args := self, []string{"-serve=" + k.serve, "-addr=" + addr}
-	if isC {
-		path, args = k.serve, []string{addr[len("127.0.0.1:"):]}
-	}
-	server, err := child.Start(path, "serving", args...)
+	server, err := k.start(addr, 0)
 	if err != nil {
 		return err
 	}

@@ -21,9 +21,9 @@ import (
 )
 
 // serve is a lone node over a log in memory.
-func serve(kind, addr string) error {
+func serve(kind, addr string, heartbeat time.Duration) error {
 	host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
-	node := edge.New(edge.Config{NoReactor: kind != "reactor" && kind != "tls"}, host)
+	node := edge.New(edge.Config{Heartbeat: heartbeat, NoReactor: kind != "reactor" && kind != "tls"}, host)
 	server := node.HTTPServer()
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/gc" {

@@ -1,7 +1,9 @@
 // The limit: one thread, epoll, and send(2) of ready frames. It speaks just as much HTTP
 // as measurements need. A GET becomes a reader of what its path names; what is posted to
 // /s/N becomes an event of stream N, and what is posted anywhere else is sent as it is.
-// All that is pending for a reader is sent at once. Who falls too far behind is cut.
+// All that is pending for a reader is sent at once. Who falls too far behind is cut. The
+// second argument, if any, is how often each reader gets a heartbeat, in milliseconds; they
+// are spread evenly.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -12,6 +14,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { STREAMS = 4096, CONNS = 20000, MOST = 8 << 20, REQUEST = 1 << 20 };
@@ -43,6 +46,7 @@ static void drop(int fd) {
   free(c->in);
   c->in = 0;
   c->answers = 0;
+  c->stream = -1;
   close(fd);
 }
 
@@ -135,6 +139,23 @@ static void readable(int fd) {
   requests(fd);
 }
 
+enum { SLOTS = 500 }; // of a heartbeat's period
+
+static long now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+  return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+// Sends the heartbeats that are due.
+static void beat(long every) {
+  static long began, slot;
+  if (!began) began = now();
+  for (long due = (now() - began) * SLOTS / every; slot < due; slot++)
+    for (int fd = slot % SLOTS; fd < CONNS; fd += SLOTS)
+      if (conns[fd].stream >= 0 && !conns[fd].waits) say(fd, ":\n\n");
+}
+
 int main(int argc, char **argv) {
   struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(argc > 1 ? atoi(argv[1]) : 0), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   int ls = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), one = 1;
@@ -146,10 +167,13 @@ int main(int argc, char **argv) {
   }
   struct epoll_event ev = {.events = EPOLLIN, .data.fd = ls}, got[512];
   epoll_ctl(ep, EPOLL_CTL_ADD, ls, &ev);
+  long every = argc > 2 ? atol(argv[2]) : 0;
+  for (int i = 0; i < CONNS; i++) conns[i].stream = -1;
   puts("serving");
   fflush(stdout);
   for (;;) {
-    int n = epoll_wait(ep, got, 512, -1);
+    int n = epoll_wait(ep, got, 512, every ? every / SLOTS + 1 : -1);
+    if (every) beat(every);
     for (int i = 0; i < n; i++) {
       int fd = got[i].data.fd;
       if (fd != ls) {
