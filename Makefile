@@ -51,10 +51,10 @@ proto-check: ## fail if the generated code is not the contract's
 	@git diff --exit-code -- proto || { echo 'proto/relaypb is not what relay.proto says: make proto'; exit 1; }
 
 bench: build ## the measurements, into bench/results
-	go run ./bench/append | tee bench/results/append.txt
+	{ go run ./bench/append -s2=; bench/with-lite go run ./bench/append; } | tee bench/results/append.txt
 	{ go run ./bench/relay; echo; go run ./bench/relay -s2 -streams 2000; } | tee bench/results/relay.txt
 	go run ./bench/scale | tee bench/results/scale.txt
-	go run ./bench/readers | tee bench/results/readers.txt
+	{ go run ./bench/readers; echo; go run ./bench/readers -quiet -readers 15000; } | tee bench/results/readers.txt
 	go run ./bench/cost -svg bench/results/cost.svg | tee bench/results/cost.txt
 	{ go run ./bench/beyond; echo; go run ./bench/beyond -streams 10000 -rate 1; } | tee bench/results/beyond.txt
 
