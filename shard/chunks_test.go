@@ -54,6 +54,44 @@ func TestPagesAreReadOnce(t *testing.T) {
 	})
 }
 
+// Pages that end because S2 gives no more at once are read once as well, whether a reader goes
+// on where the page ended or comes back with the offset of its last message. A checkpoint
+// stands between the two.
+func TestLargePagesAreReadOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		const count = 20
+		var info shard.Info
+		for range count {
+			info = do(t, h, appendReq("text/plain", strings.Repeat("x", 700<<10)), shard.CodeAppended).Info
+		}
+		fresh := node(t, log)
+		before := log.Ops().Reads
+		for _, name := range []string{"by page", "by offset"} {
+			got := 0
+			for pos := info.Start; pos < info.Tail; {
+				r, err := fresh.ReadPage(t.Context(), stream, info, pos)
+				if err != nil || r.To() <= pos {
+					t.Fatalf("page at %d: to %d, %v", pos, r.To(), err)
+				}
+				n := r.Len()
+				got += n
+				if pos = r.To(); n > 0 && name == "by offset" {
+					pos = r.Message(n - 1).Next
+				}
+			}
+			if got != count {
+				t.Errorf("%s: %d messages", name, got)
+			}
+		}
+		if n := log.Ops().Reads - before; n != count {
+			t.Errorf("%d reads for %d pages", n, count)
+		}
+	})
+}
+
 // A large append may be entered anywhere, and is read once.
 func TestPagesOfLargeAppend(t *testing.T) {
 	for _, size := range []int{20, 3000, shard.MaxBatchBytes * 3 / 2} {

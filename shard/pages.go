@@ -118,7 +118,7 @@ func pieces(r Range) []Range {
 
 // fetch reads the page from the log; whole: it ends by its own rule and not at
 // the tail.
-func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) (Range, bool, error) {
+func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) (_ Range, whole bool, _ error) {
 	end := from - from%pageRecords + pageRecords
 	st := &State{
 		Next: from, exists: true, life: info.Life, start: info.Start, tail: from,
@@ -155,7 +155,14 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 		}
 	}
 	st.run, st.tail = nil, info.Tail
-	return asm.flush(st).before(info.Tail), st.Next < info.Tail, nil
+	r := asm.flush(st).before(info.Tail)
+	whole = st.Next < info.Tail
+	if n := r.Len(); n > 0 && whole && r.To() < end {
+		// It ends because S2 gives no more at once. An offset is the place after a message, so
+		// that is where the next page is asked for: not after the checkpoint that follows.
+		r = r.before(r.Message(n - 1).Next)
+	}
+	return r, whole, nil
 }
 
 func trimmed(pg Page, info Info) error {
