@@ -406,11 +406,11 @@ func (s *State) lost(req *Request) bool {
 // clockSlack is how far apart a node's clock and S2's may be, in milliseconds.
 const clockSlack = 2_000
 
-// speculate makes c a State on top of s, to be folded further while s waits.
-func (c *State) speculate(s *State) {
-	*c = *s
-	c.base, c.producers = s, nil
-	c.recent = window{forgot: s.recent.forgot}
+// speculate makes s a State on top of base, to be folded further while that waits.
+func (s *State) speculate(base *State) {
+	*s = *base
+	s.base, s.producers = base, nil
+	s.recent = window{forgot: base.recent.forgot}
 }
 
 // hideProducers ends the fall-through of producer lookups to the life before.
