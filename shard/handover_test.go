@@ -203,8 +203,11 @@ func TestHandoverUnderWriters(t *testing.T) {
 		var waits []func() (shard.Outcome, error)
 		for i := range 50 {
 			waits = append(waits, doLater(t.Context(), a, appendReq("text/plain", fmt.Sprint(i))))
+			if i == 0 {
+				synctest.Wait() // on its way, alone
+			}
 		}
-		synctest.Wait() // one batch is on its way, and everybody else waits
+		synctest.Wait() // everybody else waits
 		handed(t, a, b, 0)
 		written := 0
 		for _, wait := range waits {

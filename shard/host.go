@@ -44,7 +44,8 @@ const (
 // Config of a Host. Zero values take the defaults.
 type Config struct {
 	Mode Mode
-	// AppendTimeout bounds one attempt to write a batch (default 5 s).
+	// AppendTimeout bounds how long a Log waits in one attempt to write a batch: it ends the
+	// context of Log.Append (default 5 s).
 	AppendTimeout time.Duration
 	// QueueBytes and QueueRequests bound what waits for one stream's batch (32 MiB,
 	// 4,096); ErrOverloaded beyond.

@@ -34,6 +34,7 @@ type Log interface {
 	//   - ErrNoLog, ErrLogDenied, ErrLogBusy: certainly not written.
 	//   - ErrUnknown: written, or not, or still on its way. Sending the same
 	//     batch again at the same position settles it.
+	// Where it waits for anything it watches ctx, whose time counts from when it first does.
 	// S2: POST /streams/{s}/records with match_seq_num, one attempt.
 	Append(ctx context.Context, id StreamID, at uint64, batch []Entry) (Ack, error)
 

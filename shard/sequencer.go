@@ -397,7 +397,7 @@ func (s *Shard) afterLoss(ctx context.Context, b *batch, tail uint64) {
 	}
 	worst := 0
 	s.mu.Lock()
-	again := b.calls[:0:0]
+	var again []*call // not of b.calls, which would be kept with all that the batch holds
 	for _, c := range b.calls {
 		c.tries++
 		worst = max(worst, c.tries)

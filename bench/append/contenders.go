@@ -129,7 +129,8 @@ func client(endpoint string, n int) *s2.Client {
 	base := strings.TrimSuffix(endpoint, "/") + "/v1"
 	return s2.New("none", &s2.ClientOptions{
 		BaseURL: base, MakeBasinBaseURL: func(string) string { return base },
-		HTTPClient: &http.Client{Transport: &http.Transport{MaxIdleConns: n, MaxIdleConnsPerHost: n}},
+		RetryConfig: &s2.RetryConfig{MaxAttempts: 1}, // as Fantail's
+		HTTPClient:  &http.Client{Transport: &http.Transport{MaxIdleConns: n, MaxIdleConnsPerHost: n}},
 	})
 }
 
@@ -159,7 +160,9 @@ func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
 		for w := range workers {
 			turn := w % len(streams)
 			workers[w] = worker{func() error {
-				turn = (turn + n) % len(streams)
+				if turn += n; turn >= len(streams) { // nobody else's, as a poster's are
+					turn = w % len(streams)
+				}
 				_, err := streams[turn].Append(ctx, &s2.AppendInput{Records: []s2.AppendRecord{{Body: o.body}}})
 				return err
 			}, func() {}}
@@ -168,8 +171,8 @@ func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
 	}, err
 }
 
-// keeper writes what an append is to the embedded S2, a record and its stream's head, to a Pebble
-// with the settings of that one; durably.
+// keeper writes about what an append is to the embedded S2, a record and its stream's head, to a
+// Pebble with that one's memtables; durably. The record has no headers, which are 80 bytes.
 type keeper struct {
 	db   *pebble.DB
 	next atomic.Uint64
@@ -204,7 +207,9 @@ func (o options) keepers(k *keeper) func() ([]worker, error) {
 		for w := range workers {
 			stream := uint64(w)
 			workers[w] = worker{func() error {
-				stream = (stream + uint64(o.n)) % uint64(o.streams)
+				if stream += uint64(o.n); stream >= uint64(o.streams) {
+					stream = uint64(w)
+				}
 				return k.put(stream, o.body)
 			}, func() {}}
 		}

@@ -3,7 +3,7 @@
 // embedded S2 over the wire, and a lone node with its embedded S2 in the process. Many
 // posters, on one stream and over many: the same, and a handler of net/http that does
 // nothing, which is what a Go server cannot be better than. With a disk (fsync): Pebble
-// alone. On an S2 that is there already, as s2-lite: the SDK alone with as many writers, and
+// alone, and a handler that writes to it. On an S2 that is there already, as s2-lite: the SDK alone with as many writers, and
 // a handler of net/http that calls it.
 //
 //	make build && go run ./bench/append

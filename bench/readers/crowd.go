@@ -24,9 +24,12 @@ type crowd struct {
 	wg    sync.WaitGroup
 }
 
-func newCrowd(n int, dial func() (io.ReadCloser, error)) (*crowd, error) {
+// newCrowd has n readers come, spread evenly over a while.
+func newCrowd(n int, while time.Duration, dial func() (io.ReadCloser, error)) (*crowd, error) {
+	began := time.Now()
 	c := &crowd{conns: make([]io.ReadCloser, n), got: make([]atomic.Int64, n), first: make(chan []byte, 64)}
 	for i := range n {
+		<-time.After(while*time.Duration(i)/time.Duration(n) - time.Since(began))
 		conn, err := dial()
 		if err != nil {
 			return nil, err

@@ -33,7 +33,7 @@ func main() {
 	serves := flag.String("serve", "", "be the server of this kind, at -addr")
 	addr := flag.String("addr", "127.0.0.1:4737", "of the server")
 	quiet := flag.Bool("quiet", false, "measure heartbeats to readers that get nothing else, instead")
-	heartbeat := flag.Duration("heartbeat", 20*time.Second, "of the server: the silence after which it sends one")
+	heartbeat := flag.Duration("heartbeat", 8*time.Second, "with -quiet: the silence after which servers send one")
 	flag.Parse()
 	var err error
 	switch {
@@ -127,7 +127,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 		_ = send("POST", base+"/gc", nil)
 	}
 	before := usage.Memory(server.PID())
-	crowd, err := newCrowd(readers, dialer(k.serve, addr))
+	crowd, err := newCrowd(readers, 0, dialer(k.serve, addr))
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,8 @@ func runQuiet(readers, rounds int, addr string, heartbeat time.Duration) error {
 	return nil
 }
 
-// quiet has readers come, waits until each has had a heartbeat, and counts the next two periods'.
+// quiet has readers come, over one period so that heartbeats are as evenly spread as they are in
+// the loop in C, waits until each has had one, and counts those of the next three periods.
 func (k *kind) quiet(readers int, addr string, heartbeat time.Duration) (rate float64, err error) {
 	server, err := k.start(addr, heartbeat)
 	if err != nil {
@@ -56,7 +57,7 @@ func (k *kind) quiet(readers int, addr string, heartbeat time.Duration) (rate fl
 			return 0, err
 		}
 	}
-	crowd, err := newCrowd(readers, dialer(k.serve, addr))
+	crowd, err := newCrowd(readers, heartbeat*9/8, dialer(k.serve, addr))
 	if err != nil {
 		return 0, err
 	}
@@ -64,14 +65,15 @@ func (k *kind) quiet(readers int, addr string, heartbeat time.Duration) (rate fl
 	pass := func(d time.Duration) { <-time.After(d) }
 	pass(heartbeat * 3 / 2)
 	bytes, used := crowd.bytes(), usage.CPU(server.PID())
-	pass(2 * heartbeat)
+	pass(3 * heartbeat)
 	count := float64(crowd.bytes()-bytes) / float64(len(":\n\n"))
 	spent := usage.CPU(server.PID()) - used
-	if n := crowd.ended.Load(); n > 0 || count < float64(readers) {
-		return 0, fmt.Errorf("%d readers were cut, and there were %.0f heartbeats", n, count)
+	due := float64(readers) * 3 * 8 / 9
+	if n := crowd.ended.Load(); n > 0 || count < 0.95*due || count > 1.05*due {
+		return 0, fmt.Errorf("%d readers were cut, and there were %.0f heartbeats instead of %.0f", n, count, due)
 	}
 	k.cpu = append(k.cpu, spent.Seconds()*1e6/count)
-	return count / (2 * heartbeat).Seconds(), nil
+	return count / (3 * heartbeat).Seconds(), nil
 }
 
 // bytes is what all readers got.

@@ -25,14 +25,15 @@ type Embedded struct {
 	m        metrics
 
 	mu     sync.Mutex
-	basins map[string]Basin // bounded by the projects in use
+	basins map[string]Basin // bounded by the projects that are asked for
 }
 
 var _ shard.Log = (*Embedded)(nil)
 
 // Basin is a basin of an S2 in this process (s2dev.Direct). Each method is the call of S2's
 // API of that name; Append returns the first position, and the timestamps of the first and last
-// record; Read returns what stands from seq on, or the last count with fromEnd; Follow is a read session, which calls fn with records, or at the tail with none. An answer
+// record; Read returns what stands from seq on, or the last count with fromEnd; Follow is a read
+// session, which calls fn with records, or at the tail with none. An answer
 // of S2 that is an error is a Refusal; any other error is no answer.
 type Basin interface {
 	EnsureBasin() error

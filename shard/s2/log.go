@@ -25,7 +25,7 @@ type Log struct {
 	m        metrics
 
 	mu     sync.Mutex
-	basins map[string]*s2.BasinClient // bounded by the projects in use
+	basins map[string]*s2.BasinClient // bounded by the projects that are asked for
 }
 
 var _ shard.Log = (*Log)(nil)

@@ -127,34 +127,55 @@ const (
 
 // sequence lays the record out as proto.Marshal would, without a message made for it.
 func sequence(r *pb.AppendRecord, seq, time, at uint64) record {
-	size := metered(r.GetHeaders(), r.GetBody())
-	b := make([]byte, 0, size+32+8*len(r.GetHeaders()))
-	number := func(f protowire.Number, v uint64) {
-		if v != 0 {
-			b = protowire.AppendVarint(protowire.AppendTag(b, f, protowire.VarintType), v)
-		}
-	}
-	bytes := func(f protowire.Number, v []byte) {
-		if len(v) != 0 {
-			b = protowire.AppendBytes(protowire.AppendTag(b, f, protowire.BytesType), v)
-		}
-	}
-	field := func(v []byte) int {
-		if len(v) == 0 {
-			return 0
-		}
-		return 1 + protowire.SizeBytes(len(v))
-	}
-	number(fieldSeq, seq)
-	number(fieldTime, time)
+	b := make([]byte, 0, wireSize(r, seq, time))
+	b = appendNumber(b, fieldSeq, seq)
+	b = appendNumber(b, fieldTime, time)
 	for _, h := range r.GetHeaders() {
 		b = protowire.AppendTag(b, fieldHeader, protowire.BytesType)
-		b = protowire.AppendVarint(b, uint64(field(h.GetName())+field(h.GetValue())))
-		bytes(fieldName, h.GetName())
-		bytes(fieldValue, h.GetValue())
+		b = protowire.AppendVarint(b, uint64(headerSize(h)))
+		b = appendBytes(b, fieldName, h.GetName())
+		b = appendBytes(b, fieldValue, h.GetValue())
 	}
-	bytes(fieldBody, r.GetBody())
-	return record{seq: seq, time: time, at: at, size: size, wire: b}
+	b = appendBytes(b, fieldBody, r.GetBody())
+	return record{seq: seq, time: time, at: at, size: metered(r.GetHeaders(), r.GetBody()), wire: b}
+}
+
+// wireSize is what sequence makes of the record, exactly: it stays in memory.
+func wireSize(r *pb.AppendRecord, seq, time uint64) int {
+	n := bytesSize(r.GetBody())
+	for _, v := range []uint64{seq, time} {
+		if v != 0 {
+			n += 1 + protowire.SizeVarint(v)
+		}
+	}
+	for _, h := range r.GetHeaders() {
+		n += 1 + protowire.SizeBytes(headerSize(h))
+	}
+	return n
+}
+
+func headerSize(h *pb.Header) int { return bytesSize(h.GetName()) + bytesSize(h.GetValue()) }
+
+// An absent field and an empty one are the same. All tags are of one byte.
+func bytesSize(v []byte) int {
+	if len(v) == 0 {
+		return 0
+	}
+	return 1 + protowire.SizeBytes(len(v))
+}
+
+func appendNumber(b []byte, f protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, f, protowire.VarintType), v)
+}
+
+func appendBytes(b []byte, f protowire.Number, v []byte) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return protowire.AppendBytes(protowire.AppendTag(b, f, protowire.BytesType), v)
 }
 
 // batchWire is a ReadBatch of the records and, if not nil, the tail.

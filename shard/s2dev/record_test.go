@@ -23,8 +23,8 @@ func TestWireOfARecord(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := sequence(in, seq, time, 0).wire; string(got) != string(want) {
-			t.Fatalf("%x, want %x", got, want)
+		if got := sequence(in, seq, time, 0).wire; string(got) != string(want) || cap(got) > len(got)+len(got)/4+16 {
+			t.Fatalf("%x, with room for %d, want %x", got, cap(got), want)
 		}
 	})
 }

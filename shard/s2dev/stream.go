@@ -22,7 +22,7 @@ type stream struct {
 	broken     error
 	emptySince time.Time
 	// changed is closed when tail or gone change; followers wait on it and read by position, so a
-	// slow one costs nothing. nil: nobody waits.
+	// slow one costs nothing. nil: nobody has looked since.
 	changed chan struct{}
 }
 
