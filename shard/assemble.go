@@ -74,17 +74,17 @@ func (a *assembler) flush(s *State) Range {
 	for _, p := range a.done {
 		b.message(p.pos, p.next, p.body, p.more...)
 	}
-	a.emptied(to)
+	a.done, a.from = emptied(a.done), to
 	return b.build(to, s.tail, a.time, s.closed)
 }
 
-// emptied begins the next Range at from. A small array serves again.
-func (a *assembler) emptied(from uint64) {
-	clear(a.done) // it must hold no bodies
-	if a.done = a.done[:0]; cap(a.done) > 8 {
-		a.done = nil
+// emptied is all without what is in it. A small array serves again.
+func emptied[T any](all []T) []T {
+	if cap(all) > 8 {
+		return nil
 	}
-	a.from = from
+	clear(all) // it must keep nothing alive
+	return all[:0]
 }
 
 // skip moves on to next without what is under way.

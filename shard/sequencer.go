@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 )
 
@@ -99,10 +100,7 @@ func (s *Shard) lead(ctx context.Context) {
 
 // land ends a flight, under mu.
 func (s *Shard) land() {
-	if s.queue = s.queue[:0]; cap(s.queue) > 8 { // a small array serves again
-		s.queue = nil
-	}
-	s.queueBytes, s.flying = 0, false
+	s.queue, s.queueBytes, s.flying = emptied(s.queue), 0, false
 	s.idle.Broadcast()
 }
 
@@ -176,9 +174,7 @@ func (s *Shard) next() (*batch, bool) {
 	for _, c := range s.queue[:n] {
 		s.queueBytes -= c.size
 	}
-	left := copy(s.queue, s.queue[n:])
-	clear(s.queue[left:])
-	s.queue = s.queue[:left]
+	s.queue = slices.Delete(s.queue, 0, n)
 	return b, true
 }
 

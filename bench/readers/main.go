@@ -36,13 +36,15 @@ func main() {
 	heartbeat := flag.Duration("heartbeat", 8*time.Second, "with -quiet: the silence after which servers send one")
 	flag.Parse()
 	var err error
-	switch {
-	case *serves != "":
+	if *serves != "" {
 		err = serve(*serves, *addr, *heartbeat)
-	case *quiet:
-		err = runQuiet(*readers, *rounds, *addr, *heartbeat)
-	default:
-		err = run(*readers, *rounds, *events, *addr)
+	} else {
+		err = withLoop(func(loop string) error {
+			if *quiet {
+				return runQuiet(loop, *readers, *rounds, *addr, *heartbeat)
+			}
+			return run(loop, *readers, *rounds, *events, *addr)
+		})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "readers:", err)
@@ -58,7 +60,8 @@ type kind struct {
 	last        []float64 // ms until the last reader has an event
 }
 
-func run(readers, rounds, events int, addr string) error {
+// withLoop has something done with the loop in C.
+func withLoop(do func(loop string) error) error {
 	dir, err := os.MkdirTemp("", "fantail-readers-")
 	if err != nil {
 		return err
@@ -68,6 +71,10 @@ func run(readers, rounds, events int, addr string) error {
 	if err != nil {
 		return err
 	}
+	return do(loop)
+}
+
+func run(loop string, readers, rounds, events int, addr string) error {
 	kinds := []*kind{
 		{name: "C loop", serve: loop},
 		{name: "reactor", serve: "reactor"},

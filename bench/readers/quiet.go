@@ -7,22 +7,12 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/hist"
-	"github.com/fantail-dev/fantail/bench/internal/limit"
 	"github.com/fantail-dev/fantail/bench/internal/usage"
 )
 
 // runQuiet measures what readers cost that get heartbeats and nothing else: on the reactor, and
 // on the loop in C that sends as many.
-func runQuiet(readers, rounds int, addr string, heartbeat time.Duration) error {
-	dir, err := os.MkdirTemp("", "fantail-readers-")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	loop, err := limit.Build(dir)
-	if err != nil {
-		return err
-	}
+func runQuiet(loop string, readers, rounds int, addr string, heartbeat time.Duration) error {
 	kinds := []*kind{{name: "C loop", serve: loop}, {name: "reactor", serve: "reactor"}}
 	beats := make([][]float64, len(kinds)) // heartbeats a second
 	for round := range rounds {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,12 +19,9 @@ import (
 // implements shard.Log.
 type Embedded struct {
 	cfg      Config
-	open     func(basin string) Basin
+	basins   basins[Basin]
 	sessions atomic.Int64
 	m        metrics
-
-	mu     sync.Mutex
-	basins map[string]Basin // bounded by the projects that are asked for
 }
 
 var _ shard.Log = (*Embedded)(nil)
@@ -57,7 +53,7 @@ func OpenEmbedded(open func(basin string) Basin, cfg Config) (*Embedded, error) 
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
-	return &Embedded{cfg: cfg, open: open, basins: map[string]Basin{}, m: newMetrics(cfg.Metrics)}, nil
+	return &Embedded{cfg: cfg, basins: basins[Basin]{open: open}, m: newMetrics(cfg.Metrics)}, nil
 }
 
 // Close does nothing: the server is not the Log's.
@@ -68,14 +64,7 @@ func (l *Embedded) stream(id shard.StreamID) (d Basin, name string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	d = l.basins[basin]
-	if d == nil {
-		d = l.open(basin)
-		l.basins[basin] = d
-	}
-	return d, name, nil
+	return l.basins.get(basin), name, nil
 }
 
 // Create implements shard.Log.

@@ -23,9 +23,29 @@ type Log struct {
 	conns    *http.Transport
 	sessions atomic.Int64
 	m        metrics
+	basins   basins[*s2.BasinClient]
+}
+
+// basins are what stands for each basin, made once.
+type basins[T any] struct {
+	open func(name string) T
 
 	mu     sync.Mutex
-	basins map[string]*s2.BasinClient // bounded by the projects that are asked for
+	byName map[string]T // bounded by the projects that are asked for
+}
+
+func (b *basins[T]) get(name string) T {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	one, ok := b.byName[name]
+	if !ok {
+		one = b.open(name)
+		if b.byName == nil {
+			b.byName = map[string]T{}
+		}
+		b.byName[name] = one
+	}
+	return one
 }
 
 var _ shard.Log = (*Log)(nil)
@@ -35,7 +55,7 @@ func Open(cfg Config) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
-	l := &Log{cfg: cfg, basins: map[string]*s2.BasinClient{}, m: newMetrics(cfg.Metrics)}
+	l := &Log{cfg: cfg, m: newMetrics(cfg.Metrics)}
 	l.conns = &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 		MaxIdleConns:        4 * cfg.ConnsPerHost,
@@ -59,6 +79,7 @@ func Open(cfg Config) (*Log, error) {
 		opts.MakeBasinBaseURL = func(string) string { return base }
 	}
 	l.client = s2.New(cfg.Token, opts)
+	l.basins.open = l.client.Basin
 	return l, nil
 }
 
@@ -68,23 +89,12 @@ func (l *Log) Close() error {
 	return nil
 }
 
-func (l *Log) basin(name string) *s2.BasinClient {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	b := l.basins[name]
-	if b == nil {
-		b = l.client.Basin(name)
-		l.basins[name] = b
-	}
-	return b
-}
-
 func (l *Log) stream(id shard.StreamID) (*s2.StreamClient, error) {
 	basin, name, err := l.cfg.place(id)
 	if err != nil {
 		return nil, err
 	}
-	return l.basin(basin).Stream(s2.StreamName(name)), nil
+	return l.basins.get(basin).Stream(s2.StreamName(name)), nil
 }
 
 // EnsureBasin makes a basin exist. S2: PUT /basins/{b}.
@@ -104,7 +114,7 @@ func (l *Log) Create(ctx context.Context, id shard.StreamID) error {
 	ensure := func() error {
 		ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
 		defer cancel()
-		_, err := l.basin(basin).Streams.Ensure(ctx, s2.EnsureStreamArgs{
+		_, err := l.basins.get(basin).Streams.Ensure(ctx, s2.EnsureStreamArgs{
 			Stream: s2.StreamName(name),
 			Config: &s2.StreamConfig{
 				RetentionPolicy: &s2.RetentionPolicy{Infinite: &s2.InfiniteRetention{}},
