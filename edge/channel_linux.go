@@ -53,6 +53,10 @@ func (l *loop) work() (more bool) {
 		l.s.m.deliveries.Add(float64(l.delivered))
 		l.delivered = 0
 	}
+	if l.newest > 0 {
+		l.s.m.observeDelivery(l.newest)
+		l.newest = 0
+	}
 	return len(l.again) > 0 || len(l.dirty) > 0
 }
 

@@ -133,11 +133,7 @@ func (l *loop) pump(r *conn) (sent int) {
 		}
 	}()
 	for r.state != connGone {
-		c.interval = l.interval
-		var owed net.Buffers
-		if r.why == 0 || c.owes() { // it leaves between two events
-			owed = c.pending(writeBudget)
-		}
+		owed, newest := l.owed(r)
 		if len(r.pre) == 0 && len(owed) == 0 {
 			if r.why == 0 || r.last {
 				l.rest(r)
@@ -159,6 +155,7 @@ func (l *loop) pump(r *conn) (sent int) {
 			l.stick(r, n > 0)
 			break
 		}
+		l.newest = max(l.newest, newest)
 		if l.unstick(r); r.state == connGone {
 			break
 		}
@@ -171,6 +168,21 @@ func (l *loop) pump(r *conn) (sent int) {
 		}
 	}
 	return sent
+}
+
+// owed is what the reader is owed, and S2's time (ms) of the newest message in it if the
+// reader was up to date before; or 0.
+func (l *loop) owed(r *conn) (owed net.Buffers, newest uint64) {
+	c := &r.d.c
+	fresh := c.fresh && !c.owes()
+	c.interval = l.interval
+	if r.why == 0 || c.owes() { // it leaves between two events
+		owed = c.pending(writeBudget)
+	}
+	if fresh {
+		newest = c.room.newest()
+	}
+	return owed, newest
 }
 
 // write writes what the reader is owed in one call; all: everything was taken.

@@ -584,8 +584,11 @@ func TestDeliveryIsTimed(t *testing.T) {
 	s.want(s.do("POST", "/v1/stream/x", "two", text), 204)
 	s.events(resp, 2)
 	s.eventually("it is timed", func() bool { return count() == 1 })
+	s.want(s.do("POST", "/v1/stream/x", strings.Repeat("x", stepMost+1), text), 204) // not sent in one piece
+	s.events(resp, 2)
+	s.eventually("a large one is, too", func() bool { return count() == 2 })
 	s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), 2) // now it is in memory
-	if n := count(); n != 1 {
+	if n := count(); n != 2 {
 		t.Errorf("%d, with history in memory", n)
 	}
 }

@@ -14,7 +14,6 @@ type step struct {
 	from, to stand
 	room     *room  // what is owed, in pieces, and its frames; nil: there is no step
 	b        []byte // the same in one piece
-	time     uint64 // S2's, of the newest message, if those who stand there were up to date; or 0
 	messages uint32
 }
 
@@ -63,6 +62,9 @@ func (l *loop) lead(c *cursor, from stand) bool {
 	c.room, l.room = l.room, nil
 	c.interval = l.interval
 	owed := c.pending(writeBudget)
+	if from.fresh {
+		l.newest = max(l.newest, c.room.newest())
+	}
 	to, plain := c.stand()
 	size := 0
 	for _, b := range owed {
@@ -73,9 +75,6 @@ func (l *loop) lead(c *cursor, from stand) bool {
 	}
 	l.step.from, l.step.to, l.step.room, c.room = from, to, c.room, nil
 	l.step.messages, c.messages = c.messages, 0
-	if from.fresh {
-		l.step.time = l.step.room.newest()
-	}
 	for _, b := range owed {
 		l.step.b = append(l.step.b, b...)
 	}
@@ -85,13 +84,10 @@ func (l *loop) lead(c *cursor, from stand) bool {
 // endStep ends the step.
 func (l *loop) endStep() {
 	s := &l.step
-	if s.time != 0 {
-		l.s.m.observeDelivery(s.time)
-	}
 	if s.room != nil && s.room.drop(l.s.frames.pins) {
 		l.room = s.room
 	}
-	s.room, s.b, s.time = nil, s.b[:0], 0
+	s.room, s.b = nil, s.b[:0]
 }
 
 // send writes a little to a socket that does not block. The runtime is not told of the
