@@ -62,8 +62,11 @@ func newRig(t *testing.T) *rig {
 func (r *rig) basin(name string) Basin { return r.s2.Direct(name) }
 
 // host is a node that owns everything.
-func (r *rig) host() *shard.Host {
-	h := shard.NewHost(r.log, shard.NewTails(0, 0), shard.Config{})
+func (r *rig) host() *shard.Host { return r.hostAt(nil) }
+
+// hostAt is one with a clock of its own.
+func (r *rig) hostAt(now func() time.Time) *shard.Host {
+	h := shard.NewHost(r.log, shard.NewTails(0, 0), shard.Config{Now: now})
 	r.Cleanup(func() { _ = h.Close() })
 	return h
 }

@@ -3,6 +3,7 @@ package s2
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/s2dev"
@@ -14,11 +15,13 @@ func (r *rig) reads() (calls, records int64) {
 	return u.Ops[s2dev.OpRead] + u.Ops[s2dev.OpReadSession] + u.Ops[s2dev.OpCheckTail], u.RecordsRead
 }
 
-// takeOver has a new node take the stream over and says what that cost.
+// takeOver has a new node take the stream over and says what that cost. The node's clock
+// stands still: one that took long would look once more before it answers.
 func (r *rig) takeOver() (info shard.Info, calls, records int64) {
 	r.Helper()
 	calls, records = r.reads()
-	info = r.state(r.host())
+	now := time.Now()
+	info = r.state(r.hostAt(func() time.Time { return now }))
 	c, n := r.reads()
 	return info, c - calls, n - records
 }
