@@ -42,8 +42,9 @@
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. What is in flight is bounded: readers by MaxReaders, bodies by MaxBodies,
 //     a reader's owed bytes by its turn's budget and one append, what all of them hold
-//     while it is written by PinnedBytes, what was encrypted for them included, and what
-//     a loop copies to be sent to many by 64 KiB (stepMost).
+//     while it is written by PinnedBytes, what was encrypted for them included, the pages
+//     that are written to who catches up by ChunkBytes, and what a loop copies to be sent
+//     to many by 64 KiB (stepMost).
 //  8. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
 //     can block. What others want of it comes by mail.
 //

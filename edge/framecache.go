@@ -37,7 +37,7 @@ type frameKey struct {
 
 func newFrameCache(limit, pinned int64) *frameCache {
 	return &frameCache{
-		limit: limit, m: map[frameKey]*frameSet{}, pins: &pins{limit: pinned, writers: map[pinner]struct{}{}},
+		limit: limit, m: map[frameKey]*frameSet{}, pins: newPins(pinned),
 	}
 }
 

@@ -38,7 +38,7 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 			return
 		}
 		keep(w, r, keepPoll)
-		s.send(w, info, c, false)
+		s.send(w, r, info, c, false)
 		return
 	}
 	keep(w, r, keepNot)

@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"errors"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -98,6 +100,16 @@ func (m *metrics) reader(mode mode) func() {
 }
 
 func (m *metrics) observeAck(start time.Time) { m.ack.Observe(time.Since(start).Seconds()) }
+
+// countCut counts a reader that was cut, if err says so.
+func (m *metrics) countCut(out *pacer, err error) {
+	switch {
+	case out.isCut.Load():
+		m.cut.WithLabelValues(string(cutMemory)).Inc()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		m.cut.WithLabelValues(string(cutStalled)).Inc()
+	}
+}
 
 // observeDelivery counts how long after S2's time of it (ms) a message is written.
 func (m *metrics) observeDelivery(at uint64) {

@@ -4,10 +4,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
-// pins is what SSE readers hold while it is written to them: frames, each counted once
-// however many hold it. When that is more than limit, the reader is cut that has been
+// pins is what readers hold while it is written to them: frames of SSE, or pages, each
+// counted once however many hold it. When that is more than limit, the reader is cut that has been
 // at one write for the longest, and for longer than stuckFor: a reader that takes what
 // it gets is never cut for what others hold, so the bound may be passed for a moment.
 type pins struct {
@@ -16,6 +17,11 @@ type pins struct {
 
 	mu      sync.Mutex
 	writers map[pinner]struct{}
+	pages   map[*byte]int // by their memory: readers that each is being written to
+}
+
+func newPins(limit int64) *pins {
+	return &pins{limit: limit, writers: map[pinner]struct{}{}, pages: map[*byte]int{}}
 }
 
 // stuckFor is how long a reader may be at one write while there is too little room.
@@ -31,6 +37,33 @@ func (p *pins) pin(f *frame) {
 func (p *pins) unpin(f *frame) {
 	if f.pinned.Add(-1) == 0 {
 		p.bytes.Add(-int64(len(f.data)))
+	}
+}
+
+// hold notes that w holds the pages, until release.
+func (p *pins) hold(w pinner, pages []run) (release func()) {
+	p.count(pages, +1)
+	p.add(w)
+	p.relieve()
+	return func() {
+		p.remove(w)
+		p.count(pages, -1)
+	}
+}
+
+func (p *pins) count(pages []run, more int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range pages {
+		b := r.page.Payload()
+		key := unsafe.SliceData(b)
+		had := p.pages[key]
+		if p.pages[key] += more; had == 0 {
+			p.bytes.Add(int64(len(b)))
+		} else if had+more == 0 {
+			delete(p.pages, key)
+			p.bytes.Add(-int64(len(b)))
+		}
 	}
 }
 

@@ -42,15 +42,39 @@ func newReactor(s *Server) *reactor {
 	return x
 }
 
-// connKey is in the context of a request whose connection the reactor can take.
+// connKey is in the context of a request whose connection the reactor can take: the TCP
+// connection.
 type connKey struct{}
 
 // connContext is an http.Server's ConnContext.
 func connContext(ctx context.Context, c net.Conn) context.Context {
 	if tcp, _ := beneath(c); tcp != nil {
-		return context.WithValue(ctx, connKey{}, true)
+		return context.WithValue(ctx, connKey{}, tcp)
 	}
 	return ctx
+}
+
+// connOf is the TCP connection that serves nothing but this request; nil: it is another.
+func connOf(r *http.Request) *net.TCPConn {
+	tcp, _ := r.Context().Value(connKey{}).(*net.TCPConn)
+	if r.ProtoMajor != 1 {
+		return nil
+	}
+	return tcp
+}
+
+// acknowledged is how many bytes the peer's kernel has taken of a connection; 0: it is gone.
+func acknowledged(c *net.TCPConn) (n uint64) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = info.Bytes_acked
+		}
+	})
+	return n
 }
 
 // beneath is the TCP connection that c is, or that is beneath its TLS; nil: it is another.
@@ -69,7 +93,7 @@ func beneath(c net.Conn) (*net.TCPConn, *seal) {
 
 // take makes a loop serve the event stream; false: it is for the handler to serve.
 func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
-	if x.s.cfg.NoReactor || r.Context().Value(connKey{}) == nil || r.ProtoMajor != 1 || r.ContentLength != 0 {
+	if x.s.cfg.NoReactor || connOf(r) == nil || r.ContentLength != 0 {
 		return false
 	}
 	l := x.next()

@@ -23,4 +23,8 @@ func (*reactor) close() {}
 
 func (*loop) drained(bool) {}
 
+func connOf(*http.Request) *net.TCPConn { return nil }
+
+func acknowledged(*net.TCPConn) uint64 { return 0 }
+
 func connContext(ctx context.Context, _ net.Conn) context.Context { return ctx }

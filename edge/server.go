@@ -33,6 +33,9 @@ type Config struct {
 	// PinnedBytes bounds what is being written to SSE readers (64 MiB); beyond, the one
 	// that has been stuck for longest is cut.
 	PinnedBytes int64
+	// ChunkBytes bounds the pages that are being written to clients that catch up, each
+	// counted once (256 MiB); beyond, the one that has been stuck for longest is cut.
+	ChunkBytes int64
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
 	// a reactor cannot serve (HTTP/2, TLS without UnderTLS, other systems than Linux).
 	NoReactor bool
@@ -64,6 +67,9 @@ func (c *Config) defaults() {
 	if c.PinnedBytes <= 0 {
 		c.PinnedBytes = 64 << 20
 	}
+	if c.ChunkBytes <= 0 {
+		c.ChunkBytes = 256 << 20
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -79,6 +85,7 @@ type Server struct {
 	m       *metrics
 	bodies  atomic.Int64 // bytes of append bodies in flight
 	frames  *frameCache
+	chunks  *pins
 	// compress is what reads go through for clients that accept it; compressing is a
 	// semaphore: see compressors.
 	compress    func(http.Handler) http.HandlerFunc
@@ -100,7 +107,7 @@ func New(cfg Config, streams Streams) *Server {
 	s := &Server{
 		compress: compress, compressing: make(chan struct{}, compressors),
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics),
-		drain: newDrain(), shed: make(chan struct{}),
+		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes),
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 	s.reactor = newReactor(s)

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/fantail-dev/fantail/shard"
@@ -23,14 +21,14 @@ func (d *driver) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer d.leave()
-	if d.enter(w) == nil {
+	if d.enter(w, r) == nil {
 		d.run(r.Context())
 	}
 }
 
 // enter writes the head at once, whatever the first event waits for.
-func (d *driver) enter(w http.ResponseWriter) error {
-	d.out, d.news = d.server.pacer(w), make(signal, 1)
+func (d *driver) enter(w http.ResponseWriter, r *http.Request) error {
+	d.out, d.news = d.server.pacer(w, r, d.server.frames.pins), make(signal, 1)
 	d.server.frames.pins.add(d.out)
 	w.WriteHeader(http.StatusOK)
 	return d.out.flush()
@@ -133,7 +131,7 @@ func (d *driver) run(ctx context.Context) {
 		if err != nil && passes(err) { // storage has what is needed, and does not answer
 			again = time.After(pageAgain/2 + rand.N(pageAgain))
 		} else if err != nil || ctx.Err() != nil {
-			d.countCut(err)
+			s.m.countCut(d.out, err)
 			return
 		}
 		if more && again == nil {
@@ -169,16 +167,6 @@ func (d *driver) run(ctx context.Context) {
 			}
 			quiet.Reset(d.heartbeat())
 		}
-	}
-}
-
-// countCut counts a reader that was cut, if err says so.
-func (d *driver) countCut(err error) {
-	switch {
-	case d.out.isCut.Load():
-		d.server.m.cut.WithLabelValues(string(cutMemory)).Inc()
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		d.server.m.cut.WithLabelValues(string(cutStalled)).Inc()
 	}
 }
 
@@ -252,75 +240,3 @@ func (d *driver) turned(r shard.Range, err error) error {
 // errPage: a page does not hold the position that it was asked for. The reader is
 // cut rather than sent past a hole.
 var errPage = errors.New("page does not join")
-
-// pacer writes to a client and cuts one that takes nothing for a while. A slow one
-// has as long for each stallPiece, so that it is not cut in the middle of a large
-// message that it takes all the time.
-type pacer struct {
-	w     http.ResponseWriter
-	rc    *http.ResponseController
-	stall time.Duration
-	left  int          // of the piece that the deadline is for
-	began atomic.Int64 // when the write under way began, ns; 0: none
-	isCut atomic.Bool  // for room; see pins
-}
-
-const stallPiece = 16 << 10
-
-// stuckFor and cut implement pinner.
-func (p *pacer) stuckFor(now time.Time) time.Duration {
-	if at := p.began.Load(); at != 0 && !p.isCut.Load() {
-		return now.Sub(time.Unix(0, at))
-	}
-	return 0
-}
-
-func (p *pacer) cut() {
-	p.isCut.Store(true)
-	_ = p.until(time.Now()) // its request has not ended: it is among the pinners
-}
-
-func (s *Server) pacer(w http.ResponseWriter) *pacer {
-	return &pacer{w: w, rc: http.NewResponseController(w), stall: s.cfg.Stall}
-}
-
-func (p *pacer) write(b []byte) error {
-	p.began.Store(time.Now().UnixNano()) // also in the middle of a piece: it may block anywhere
-	defer p.began.Store(0)
-	for len(b) > 0 {
-		if p.left == 0 {
-			now := time.Now()
-			p.began.Store(now.UnixNano())
-			if p.isCut.Load() {
-				return os.ErrDeadlineExceeded
-			}
-			if err := p.until(now.Add(p.stall)); err != nil {
-				return err
-			}
-			p.left = stallPiece
-		}
-		n := min(len(b), p.left)
-		if _, err := p.w.Write(b[:n]); err != nil {
-			return err
-		}
-		p.left -= n
-		b = b[n:]
-	}
-	return nil
-}
-
-// flush ends the deadline with what it was for: HTTP/2 would end the response when
-// it passes, in silence too.
-func (p *pacer) flush() error {
-	p.left = 0
-	p.began.Store(time.Now().UnixNano())
-	defer p.began.Store(0)
-	return errors.Join(p.rc.Flush(), p.until(time.Time{}))
-}
-
-func (p *pacer) until(t time.Time) error {
-	if err := p.rc.SetWriteDeadline(t); !errors.Is(err, http.ErrNotSupported) {
-		return err
-	}
-	return nil
-}

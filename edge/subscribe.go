@@ -5,17 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 
 	"github.com/fantail-dev/fantail/shard"
-)
-
-// A catch-up chunk ends before the message that would take it over these; it
-// holds at least one. The rule knows nothing of pages, so the same offset gives
-// the same bytes on every node.
-const (
-	chunkMessages = 1000
-	chunkBytes    = 1 << 20
 )
 
 // head describes a stream (PROTOCOL 4.3).
@@ -147,58 +138,12 @@ func restsOnInfo(err error) bool {
 		errors.Is(err, errOffsetBeyond) || errors.Is(err, errOffsetGone)
 }
 
-// chunk is a run of messages for one answer.
-type chunk struct {
-	messages [][]byte
-	next     place // after the last one
-	bytes    int
-	full     bool // it ends by its own rule, and not at the tail
-}
-
-// collect reads messages from a place up to the tail that info tells, as far as a
-// chunk goes.
-func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info, at place, fromStart bool) (chunk, error) {
-	c := chunk{next: at}
-	for !at.atEnd(info) {
-		l := at.leg(id, info)
-		rg, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
-		var trimmed *shard.TrimmedError
-		if errors.As(err, &trimmed) && fromStart && len(c.messages) == 0 && trimmed.First > at.pos {
-			at.pos = trimmed.First // the first that is kept
-			at = at.normal(info.Start)
-			c.next = at
-			continue
-		}
-		if err != nil {
-			return c, err
-		}
-		for i := rg.Search(at.pos); i < rg.Len(); i++ {
-			m := rg.Message(i)
-			if m.Pos >= l.info.Tail {
-				break
-			}
-			full := len(c.messages) == chunkMessages || c.bytes+len(m.Body) > chunkBytes
-			if full && len(c.messages) > 0 {
-				c.full = true
-				return c, nil
-			}
-			c.messages = append(c.messages, m.Body)
-			c.bytes += len(m.Body)
-			c.next = place{at.past, m.Next}.normal(info.Start)
-		}
-		at.pos = max(rg.To(), at.pos)
-		at = at.normal(info.Start)
-	}
-	c.next = place{pos: max(at.pos, info.Tail)}
-	return c, nil
-}
-
 // catchUp answers a plain GET.
 func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
 	defer s.m.reader(modeCatchUp)()
 	if q.at.kind == offsetNow {
 		keep(w, r, keepNot)
-		s.send(w, info, chunk{next: at}, false)
+		s.send(w, r, info, chunk{next: at}, false)
 		return
 	}
 	c, err := s.collect(r.Context(), id, info, at, q.at.kind == offsetStart)
@@ -208,7 +153,7 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 	}
 	if q.old && !info.Closed {
 		keep(w, r, keepNot)
-		s.send(w, info, c, true)
+		s.send(w, r, info, c, true)
 		return
 	}
 	keep(w, r, c.lasting(q.at, info))
@@ -219,49 +164,5 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	s.send(w, info, c, false)
-}
-
-// send answers 200 with a chunk; old: nobody knows whether there is more by now.
-func (s *Server) send(w http.ResponseWriter, info shard.Info, c chunk, old bool) {
-	h := w.Header()
-	h.Set("Content-Type", info.Type)
-	h.Set(hNextOffset, c.next.offset(info))
-	if c.next.atEnd(info) && !old {
-		h.Set(hUpToDate, "true")
-		if info.Closed {
-			h.Set(hClosed, "true")
-		}
-	}
-	parts, size := body(info.Type, c.messages), 0
-	for _, b := range parts {
-		size += len(b)
-	}
-	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
-	w.WriteHeader(http.StatusOK)
-	out := s.pacer(w)
-	for _, b := range parts {
-		if out.write(b) != nil {
-			return // the client is gone, or takes nothing
-		}
-	}
-	s.m.deliveries.Add(float64(len(c.messages)))
-}
-
-// body is the messages as the stream's type wants them: one JSON array, or one
-// after the other.
-func body(typ string, messages [][]byte) [][]byte {
-	if !shard.IsJSON(typ) {
-		return messages
-	}
-	out := make([][]byte, 0, 2*len(messages)+1)
-	sep := []byte("[")
-	for _, m := range messages {
-		out = append(out, sep, m)
-		sep = []byte(",")
-	}
-	if len(messages) == 0 {
-		return [][]byte{[]byte("[]")}
-	}
-	return append(out, []byte("]"))
+	s.send(w, r, info, c, false)
 }

@@ -289,12 +289,13 @@ func (s *Shard) missing() error {
 	return ErrNotFound
 }
 
-// ReadPage reads history: a Range that holds position from and ends at info.Tail
-// or below, of the life that info describes. It may hold no message.
+// ReadPage reads history: a Range that holds position from and no message at or above
+// info.Tail, of the life that info describes. It may hold no message at all. Whoever asks
+// for the same gets the same memory.
 // *TrimmedError: from is no longer kept. Other errors as Do's.
 func (h *Host) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
-	if r := h.tails.read(id, info.Life, from); !r.IsZero() {
-		return r.before(info.Tail), nil
+	if rs := h.tails.read(id, info.Life, from); len(rs) > 0 {
+		return h.pages.join(id, info, rs).upTo(info.Tail), nil
 	}
 	return h.pages.read(ctx, id, info, from)
 }

@@ -88,7 +88,7 @@ func (p *pages) cached(id StreamID, info Info, from uint64) (Range, bool) {
 		c.Range = c.after(from)
 		p.cache.Set(key, c)
 	}
-	return c.before(info.Tail), true
+	return c.upTo(info.Tail), true
 }
 
 // reaches reports whether the page is what there is up to a tail.
@@ -181,25 +181,40 @@ func pageErr(err error) error {
 	return storeErr(err)
 }
 
-// read is a page out of memory: what the stream's Tail holds from from on, up to
-// about a page.
-func (s *Tails) read(id StreamID, life, from uint64) Range {
+// read is what the stream's Tail holds from from on, up to about a page.
+func (s *Tails) read(id StreamID, life, from uint64) []Range {
 	t := s.Lookup(id)
 	if t == nil {
-		return Range{}
+		return nil
 	}
 	defer t.Release()
 	if t.Life() != life {
-		return Range{}
+		return nil
 	}
 	rs, _ := t.ReadAt(from, MaxBatchBytes, nil)
-	if len(rs) == 0 || rs[0].From() > from {
-		return Range{}
+	if len(rs) > 0 && rs[0].From() > from {
+		return nil
 	}
+	return rs
+}
+
+// join is the page that Ranges of the Tail make. It is laid out once for all who catch up
+// with a stream in memory: each would hold a copy for as long as it is written to.
+func (p *pages) join(id StreamID, info Info, rs []Range) Range {
 	if len(rs) == 1 {
 		return rs[0]
 	}
-	return join(rs)
+	key, to := pageKey{id, info.Life, rs[0].From()}, rs[len(rs)-1].To()
+	if c, ok := p.cache.GetIfPresent(key); ok && c.To() == to {
+		return c.Range
+	}
+	v, _, _ := p.flight.Do("join\x00"+string(id)+"\x00"+uintKey(info.Life)+uintKey(key.from)+uintKey(to), func() (any, error) {
+		r := join(rs)
+		p.cache.Set(key, page{r, to < info.Tail})
+		return r, nil
+	})
+	r, _ := v.(Range)
+	return r
 }
 
 // join lays several adjoining Ranges out as one.

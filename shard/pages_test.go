@@ -89,3 +89,39 @@ func TestPageEndsInsideAnAppend(t *testing.T) {
 		}
 	})
 }
+
+// A page out of memory is laid out once: a crowd that catches up shares it, whether it is
+// made of many small Ranges or ends with a checkpoint that lies above the visible tail.
+func TestPagesInMemoryAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := node(t, logtest.NewMemory(1))
+		do(t, h, create("text/plain", "one"), shard.CodeCreated)
+		above := 0
+		page := func() []byte {
+			info, err := h.State(t.Context(), stream, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := h.ReadPage(t.Context(), stream, info, info.Start)
+			if err != nil || r.From() > info.Start || r.To() < info.Tail {
+				t.Fatal(r.From(), r.To(), info, err)
+			}
+			above += int(r.To() - info.Tail)
+			return r.Bytes()
+		}
+		for i := range 3 {
+			if a, b := page(), page(); &a[0] != &b[0] {
+				t.Errorf("two copies after %d appends", i)
+			}
+			do(t, h, appendReq("text/plain", fmt.Sprint("more", i)), shard.CodeAppended)
+		}
+		if all := history(t, h); fmt.Sprint(all) != "[one more0 more1 more2]" {
+			t.Errorf("%q", all)
+		}
+		do(t, h, appendReq("text/plain", strings.Repeat("x", 900<<10)), shard.CodeAppended)
+		synctest.Wait()
+		if a, b := page(), page(); &a[0] != &b[0] || above == 0 {
+			t.Errorf("two copies, or no checkpoint: %d", above)
+		}
+	})
+}

@@ -69,6 +69,9 @@ func (r Range) IsZero() bool { return r.b == nil }
 // Payload is all bodies, one after the other. Shared; must not be changed.
 func (r Range) Payload() []byte { return r.b[rangeFixed+r.Len()*rangeIndex:] }
 
+// Bodies is those of the messages [i, j), one after the other. Shared; must not be changed.
+func (r Range) Bodies(i, j int) []byte { return r.Payload()[r.start(i):r.start(j)] }
+
 // Message returns message i, 0 ≤ i < Len.
 func (r Range) Message(i int) Message {
 	ix := r.b[rangeFixed+i*rangeIndex:]
@@ -113,6 +116,15 @@ func (r Range) before(pos uint64) Range {
 		pos = max(pos, r.Message(n-1).Next)
 	}
 	return r.some(0, n, r.From()).build(pos, pos, r.Time(), false)
+}
+
+// upTo is r if it holds no message at or above pos: a copy of what it holds would be the
+// same. Otherwise it is the part below.
+func (r Range) upTo(pos uint64) Range {
+	if n := r.Len(); n == 0 || r.Message(n-1).Pos < pos {
+		return r
+	}
+	return r.before(pos)
 }
 
 // some begins a Range at from with the messages [i, j) of r.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,27 +45,36 @@ func write(s *server, r running, streams int, last time.Duration) (f figures, er
 	return f, err
 }
 
-const (
-	historyPiece  = 1 << 20
-	historyPieces = 200
-	historyReads  = 3 // the first fills caches
+const historyReads = 4 // the first fills caches
+
+// history is what is caught up with: times POSTs of a body each.
+type history struct {
+	kind  string
+	body  []byte
+	times int
+}
+
+// large is 200 MB in messages of 1 MiB, small 20 MB in messages of 200 bytes.
+var (
+	large = history{"application/octet-stream", bytes.Repeat([]byte("0123456789abcdef"), 1<<16), 200}
+	small = history{"application/json", fmt.Appendf(nil, "[%s]", bytes.Join(slices.Repeat(
+		[][]byte{fmt.Appendf(nil, "%q", strings.Repeat("x", 198))}, 1000), []byte(","))), 100}
 )
 
-// catchUp reads a stream of 200 MB from its start to its end; the last of some times counts.
-func catchUp(s *server, r running) (f figures, err error) {
-	const kind = "application/octet-stream"
+// catchUp has one client read a stream from its start to its end, again and again; the
+// fastest time after the first counts.
+func (h history) catchUp(s *server, r running) (f figures, err error) {
 	url := r.url + fmt.Sprintf(s.path, 0)
-	if err := ask.Send(http.DefaultClient, http.MethodPut, url, kind, nil); err != nil {
+	if err := ask.Send(http.DefaultClient, http.MethodPut, url, h.kind, nil); err != nil {
 		return f, err
 	}
-	piece := bytes.Repeat([]byte("0123456789abcdef"), historyPiece/16)
-	for range historyPieces {
-		if err := ask.Send(http.DefaultClient, http.MethodPost, url, kind, piece); err != nil {
+	for range h.times {
+		if err := ask.Send(http.DefaultClient, http.MethodPost, url, h.kind, h.body); err != nil {
 			return f, err
 		}
 	}
-	buf := make([]byte, historyPiece)
-	for range historyReads {
+	buf := make([]byte, 1<<20)
+	for i := range historyReads {
 		began, got := time.Now(), int64(0)
 		for offset, done := "-1", false; !done; {
 			n, next, end, err := chunk(url+"?offset="+offset, buf)
@@ -73,10 +83,13 @@ func catchUp(s *server, r running) (f figures, err error) {
 			}
 			got, offset, done = got+n, next, end
 		}
-		if got != historyPieces*historyPiece {
-			return f, fmt.Errorf("%d bytes of history, not %d", got, historyPieces*historyPiece)
+		// An array has as many brackets as there are answers.
+		if want := int64(h.times * len(h.body)); got > want || got < want*99/100 {
+			return f, fmt.Errorf("%d bytes of history, not %d", got, want)
 		}
-		f.BytesPerSecond = float64(got) / time.Since(began).Seconds()
+		if i > 0 {
+			f.BytesPerSecond = max(f.BytesPerSecond, float64(got)/time.Since(began).Seconds())
+		}
 	}
 	return f, nil
 }

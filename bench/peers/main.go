@@ -54,6 +54,7 @@ func modes(last time.Duration) []mode {
 		{"appends a second", perSecond, "%.0f", false},
 		{"µs of CPU for each", func(f *figures) float64 { return f.AppendCPU }, "%.1f", false},
 	}
+	bytesPerSecond := []value{{"MB a second", func(f *figures) float64 { return f.BytesPerSecond / 1e6 }, "%.0f", false}}
 	return []mode{
 		{
 			"A", "10,000 idle readers of one stream",
@@ -85,8 +86,12 @@ func modes(last time.Duration) []mode {
 		{"E", "64 writers on one stream, 210 bytes", nil, func(s *server, r running) (figures, error) { return write(s, r, 1, last) }, appends},
 		{"F", "64 writers over 1,000 streams, 210 bytes", nil, func(s *server, r running) (figures, error) { return write(s, r, 1000, last) }, appends},
 		{
-			"G", "one reader catches up with 200 MB, again and again", nil, catchUp,
-			[]value{{"MB a second", func(f *figures) float64 { return f.BytesPerSecond / 1e6 }, "%.0f", false}},
+			"G", "one reader catches up with 200 MB in messages of 1 MiB, the fastest of three", nil, large.catchUp,
+			bytesPerSecond,
+		},
+		{
+			"H", "one reader catches up with 20 MB in JSON messages of 200 bytes, the fastest of three", nil, small.catchUp,
+			bytesPerSecond,
 		},
 	}
 }
@@ -98,7 +103,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "of each")
 	last := flag.Duration("for", 10*time.Second, "of each measurement")
 	only := flag.String("only", "", "servers, with commas; all that are installed if empty")
-	which := flag.String("modes", "ABCDEFG", "what is measured")
+	which := flag.String("modes", "ABCDEFGH", "what is measured")
 	out := flag.String("json", "", "file for all figures")
 	serves := flag.String("serve", "", "be the net/http server at this address")
 	flag.Parse()

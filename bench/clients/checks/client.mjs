@@ -20,7 +20,7 @@ export default {
 // A whole stream, in several chunks, and again from each offset on the way.
 async function catchUp(fleet, signal) {
   const url = fleet.stream("json")
-  const list = messages(5000, "x".repeat(200))
+  const list = messages(25_000, "x".repeat(200)) // two and a half chunks
   const handle = await createJSON(url)
   for (let i = 0; i < list.length; i += 500) await handle.append(list.slice(i, i + 500).map((m) => JSON.stringify(m)).join(","))
   same("json()", await all(url, signal), list)

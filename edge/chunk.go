@@ -1,0 +1,161 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// A catch-up chunk ends before the message that would take it over these; it
+// holds at least one. The rule knows nothing of pages, so the same offset gives
+// the same bytes on every node.
+const (
+	chunkMessages = 10_000
+	chunkBytes    = 4 << 20
+)
+
+// chunk is messages in a row, for one answer.
+type chunk struct {
+	runs     []run
+	messages int
+	bytes    int   // of bodies
+	next     place // after the last one
+	full     bool  // it ends by its own rule, and not at the tail
+}
+
+// run is the messages [from, to) of a page.
+type run struct {
+	page     shard.Range
+	from, to int
+}
+
+// collect finds the messages from a place up to the tail that info tells, as far as a
+// chunk goes.
+func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info, at place, fromStart bool) (chunk, error) {
+	c := chunk{next: at}
+	for !c.full && !at.atEnd(info) {
+		l := at.leg(id, info)
+		page, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
+		var trimmed *shard.TrimmedError
+		if errors.As(err, &trimmed) && fromStart && c.messages == 0 && trimmed.First > at.pos {
+			at.pos = trimmed.First // the first that is kept
+			at = at.normal(info.Start)
+			c.next = at
+			continue
+		}
+		if err != nil {
+			return c, err
+		}
+		next := c.take(page, at.pos, l.info.Tail)
+		if next > 0 {
+			c.next = place{at.past, next}.normal(info.Start)
+		}
+		at.pos = max(at.pos, next, min(page.To(), l.info.Tail))
+		at = at.normal(info.Start)
+	}
+	if !c.full {
+		c.next = place{pos: max(at.pos, info.Tail)}
+	}
+	return c, nil
+}
+
+// take takes from a page what lies at or above pos and below tail, as far as the chunk
+// goes; next is the position after the last message taken, 0 if there was none.
+func (c *chunk) take(page shard.Range, pos, tail uint64) (next uint64) {
+	r := run{page: page, from: page.Search(pos)}
+	for r.to = r.from; r.to < page.Len(); r.to++ {
+		m := page.Message(r.to)
+		if m.Pos >= tail {
+			break
+		}
+		if c.messages > 0 && (c.messages == chunkMessages || c.bytes+len(m.Body) > chunkBytes) {
+			c.full = true
+			break
+		}
+		c.messages++
+		c.bytes += len(m.Body)
+		next = m.Next
+	}
+	if r.to > r.from {
+		c.runs = append(c.runs, r)
+	}
+	return next
+}
+
+// send answers 200 with a chunk; old: nobody knows whether there is more by now.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c chunk, old bool) {
+	h := w.Header()
+	h.Set("Content-Type", info.Type)
+	h.Set(hNextOffset, c.next.offset(info))
+	if c.next.atEnd(info) && !old {
+		h.Set(hUpToDate, "true")
+		if info.Closed {
+			h.Set(hClosed, "true")
+		}
+	}
+	size, write := c.bytes, c.write
+	if shard.IsJSON(info.Type) {
+		size, write = c.bytes+max(c.messages-1, 0)+len("[]"), c.writeArray
+	}
+	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
+	w.WriteHeader(http.StatusOK)
+	out := s.pacer(w, r, s.chunks)
+	defer s.chunks.hold(out, c.runs)()
+	if err := write(out); err != nil {
+		s.m.countCut(out, err) // or the client is gone
+		return
+	}
+	s.m.deliveries.Add(float64(c.messages))
+}
+
+// write writes the messages one after the other.
+func (c *chunk) write(out *pacer) error {
+	for _, r := range c.runs {
+		if err := out.write(r.page.Bodies(r.from, r.to)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// arrayPiece is how much of an array is laid out to be written in one call.
+const arrayPiece = 256 << 10
+
+// arrayPieces lends room for such a piece.
+var arrayPieces = sync.Pool{New: func() any { b := make([]byte, 0, arrayPiece); return &b }}
+
+// writeArray writes the messages as one JSON array.
+func (c *chunk) writeArray(out *pacer) error {
+	piece, _ := arrayPieces.Get().(*[]byte)
+	defer arrayPieces.Put(piece)
+	b := (*piece)[:0]
+	if c.messages == 0 {
+		b = append(b, '[')
+	}
+	sep := byte('[')
+	for _, r := range c.runs {
+		for i := r.from; i < r.to; i++ {
+			body := r.page.Message(i).Body
+			if len(b)+len(body)+len("[]") > cap(b) {
+				if err := out.write(b); err != nil {
+					return err
+				}
+				b = b[:0]
+			}
+			b, sep = append(b, sep), ','
+			if len(body)+len("[]") <= cap(b) {
+				b = append(b, body...)
+				continue
+			}
+			if err := errors.Join(out.write(b), out.write(body)); err != nil {
+				return err
+			}
+			b = b[:0]
+		}
+	}
+	return out.write(append(b, ']'))
+}

@@ -1,0 +1,119 @@
+package edge
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func (s *site) cuts(why reason) float64 {
+	return testutil.ToFloat64(s.srv.m.cut.WithLabelValues(string(why)))
+}
+
+// large is more than the kernel takes for somebody who reads nothing.
+var large = strings.Repeat("0123456789abcdef", 1<<20)
+
+// Who catches up slowly is not cut, though one write lasts for longer than a reader may
+// take nothing.
+func TestSlowCatchUp(t *testing.T) {
+	t.Parallel()
+	const stall = 2 * time.Second
+	s := newSite(t, Config{Stall: stall})
+	s.put("/v1/stream/x", large, text)
+	_, resp := s.raw("/v1/stream/x")
+	var got strings.Builder
+	tick := time.NewTicker(stall / 20)
+	defer tick.Stop()
+	for began := time.Now(); time.Since(began) < 2*stall; <-tick.C {
+		if _, err := io.CopyN(&got, resp.Body, 64<<10); err != nil {
+			t.Fatalf("cut after %v: %v", time.Since(began), err)
+		}
+	}
+	if got.Len() > len(large)/2 || s.srv.chunks.bytes.Load() < int64(len(large)) {
+		t.Errorf("%d bytes were read, %d held: nothing was slow", got.Len(), s.srv.chunks.bytes.Load())
+	}
+	if _, err := io.Copy(&got, resp.Body); err != nil || got.String() != large {
+		t.Errorf("%d bytes, then %v", got.Len(), err)
+	}
+	s.eventually("nothing is held", s.nothingHeld)
+	if n := s.cuts(cutStalled); n != 0 {
+		t.Errorf("%v cut", n)
+	}
+}
+
+// Who takes nothing is cut and counted.
+func TestCatchUpStall(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{Stall: 300 * time.Millisecond})
+	s.put("/v1/stream/x", large, text)
+	s.raw("/v1/stream/x")
+	s.eventually("it is cut", func() bool { return s.cuts(cutStalled) == 1 })
+	s.eventually("nothing is held", s.nothingHeld)
+}
+
+// Clients that catch up and take nothing hold pages, each counted once. Of too many those
+// go first that have been stuck for longest.
+func TestCatchUpPins(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{ChunkBytes: 40 << 20})
+	for i := range 4 {
+		s.put(fmt.Sprintf("/v1/stream/x%d", i), large, text)
+		if i == 0 {
+			for range 9 {
+				s.raw("/v1/stream/x0")
+			}
+			s.eventually("all are stuck", func() bool { return s.stuck() == 9 })
+			if n := s.srv.chunks.bytes.Load(); n > 17<<20 {
+				t.Errorf("%d bytes held", n)
+			}
+			continue
+		}
+		s.raw(fmt.Sprintf("/v1/stream/x%d", i))
+	}
+	// The nine hold as much as one: two of the four pages can stay.
+	s.eventually("there is room", func() bool { return s.srv.chunks.bytes.Load() <= 40<<20 })
+	if n := s.cuts(cutMemory); n < 2 {
+		t.Errorf("%v cut", n)
+	}
+}
+
+// stuck is how many are being written a chunk.
+func (s *site) stuck() int {
+	s.srv.chunks.mu.Lock()
+	defer s.srv.chunks.mu.Unlock()
+	return len(s.srv.chunks.writers)
+}
+
+func (s *site) nothingHeld() bool {
+	s.srv.chunks.mu.Lock()
+	defer s.srv.chunks.mu.Unlock()
+	return s.srv.chunks.bytes.Load() == 0 && len(s.srv.chunks.pages) == 0
+}
+
+// An array is laid out in pieces, whatever its messages are like.
+func TestArray(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{})
+	var want []string
+	for i, size := range []int{1, arrayPiece, arrayPiece - 8, 1, arrayPiece - 4, 2, arrayPiece - 3, arrayPiece - 5, arrayPiece - 2, arrayPiece / 2, arrayPiece / 2, 3 * arrayPiece, 1} {
+		path := fmt.Sprintf("/v1/stream/x%d", i)
+		want = append(want, strings.Repeat("x", size))
+		body, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.put(path, string(body), jsonType)
+		resp := s.do("GET", path, "", header{"Accept-Encoding": "identity"})
+		got := s.want(resp, 200)
+		var list []string
+		if err := json.Unmarshal([]byte(got), &list); err != nil || !slices.Equal(list, want) || resp.ContentLength != int64(len(got)) {
+			t.Errorf("%d messages, the last of %d bytes: %v, %d of them came", i+1, size, err, len(list))
+		}
+	}
+}
