@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"net/http"
@@ -97,23 +98,23 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c
 			h.Set(hClosed, "true")
 		}
 	}
-	size, write := c.bytes, c.write
+	size, write := c.bytes, s.writeBodies
 	if shard.IsJSON(info.Type) {
-		size, write = c.bytes+max(c.messages-1, 0)+len("[]"), c.writeArray
+		size, write = c.bytes+max(c.messages-1, 0)+len("[]"), s.writeArray
 	}
 	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
 	w.WriteHeader(http.StatusOK)
 	out := s.pacer(w, r, s.chunks)
 	defer s.chunks.hold(out, c.runs)()
-	if err := write(out); err != nil {
+	if err := write(&c, out); err != nil {
 		s.m.countCut(out, err) // or the client is gone
 		return
 	}
 	s.m.deliveries.Add(float64(c.messages))
 }
 
-// write writes the messages one after the other.
-func (c *chunk) write(out *pacer) error {
+// writeBodies writes the messages one after the other.
+func (s *Server) writeBodies(c *chunk, out *pacer) error {
 	for _, r := range c.runs {
 		if err := out.write(r.page.Bodies(r.from, r.to)); err != nil {
 			return err
@@ -122,40 +123,44 @@ func (c *chunk) write(out *pacer) error {
 	return nil
 }
 
-// arrayPiece is how much of an array is laid out to be written in one call.
-const arrayPiece = 256 << 10
+// An array is laid out to be written by arrayPiece in one call; if arrayWriters are at
+// that already, by arrayLeast: a crowd that catches up shares pages, but not this room.
+const (
+	arrayPiece   = 256 << 10
+	arrayLeast   = 16 << 10
+	arrayWriters = 256
+)
 
-// arrayPieces lends room for such a piece.
-var arrayPieces = sync.Pool{New: func() any { b := make([]byte, 0, arrayPiece); return &b }}
+var (
+	arrayPieces = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, arrayPiece) }}
+	arrayLeasts = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, arrayLeast) }}
+)
 
 // writeArray writes the messages as one JSON array.
-func (c *chunk) writeArray(out *pacer) error {
-	piece, _ := arrayPieces.Get().(*[]byte)
-	defer arrayPieces.Put(piece)
-	b := (*piece)[:0]
-	if c.messages == 0 {
-		b = append(b, '[')
+func (s *Server) writeArray(c *chunk, out *pacer) error {
+	rooms := &arrayLeasts
+	select {
+	case s.arrays <- struct{}{}:
+		defer func() { <-s.arrays }()
+		rooms = &arrayPieces
+	default:
 	}
-	sep := byte('[')
-	for _, r := range c.runs {
+	b, _ := rooms.Get().(*bufio.Writer)
+	defer rooms.Put(b)
+	room := int64(b.Size())
+	s.chunks.bytes.Add(room)
+	defer s.chunks.bytes.Add(-room)
+	defer b.Reset(nil)
+	b.Reset(out)
+	_ = b.WriteByte('[') // what goes wrong in any of these, Flush tells
+	for n, r := range c.runs {
 		for i := r.from; i < r.to; i++ {
-			body := r.page.Message(i).Body
-			if len(b)+len(body)+len("[]") > cap(b) {
-				if err := out.write(b); err != nil {
-					return err
-				}
-				b = b[:0]
+			if n > 0 || i > r.from {
+				_ = b.WriteByte(',')
 			}
-			b, sep = append(b, sep), ','
-			if len(body)+len("[]") <= cap(b) {
-				b = append(b, body...)
-				continue
-			}
-			if err := errors.Join(out.write(b), out.write(body)); err != nil {
-				return err
-			}
-			b = b[:0]
+			_, _ = b.Write(r.page.Message(i).Body)
 		}
 	}
-	return out.write(append(b, ']'))
+	_ = b.WriteByte(']')
+	return b.Flush()
 }

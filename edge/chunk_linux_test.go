@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 func (s *site) cuts(why reason) float64 {
@@ -80,6 +82,31 @@ func TestCatchUpPins(t *testing.T) {
 	s.eventually("there is room", func() bool { return s.srv.chunks.bytes.Load() <= 40<<20 })
 	if n := s.cuts(cutMemory); n < 2 {
 		t.Errorf("%v cut", n)
+	}
+}
+
+// The room in which an array is laid out is held by each who is written one, and counted;
+// of a crowd most have little.
+func TestArrayPins(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", `["`+large[:shard.MaxBody-10]+`"]`, jsonType)
+	for range 3 {
+		s.raw("/v1/stream/x")
+	}
+	s.eventually("all are stuck", func() bool { return s.stuck() == 3 })
+	held := func() int64 { return s.srv.chunks.bytes.Load() - int64(len(large)) }
+	if n := held(); n < 3*arrayPiece-10 {
+		t.Errorf("%d bytes held beside the page", n)
+	}
+	for range arrayWriters - 3 {
+		s.srv.arrays <- struct{}{}
+	}
+	before := held()
+	s.raw("/v1/stream/x")
+	s.eventually("one more is", func() bool { return s.stuck() == 4 })
+	if n := held() - before; n != arrayLeast {
+		t.Errorf("%d bytes for one more", n)
 	}
 }
 

@@ -133,7 +133,12 @@ func (l *loop) pump(r *conn) (sent int) {
 		}
 	}()
 	for r.state != connGone {
-		owed, newest := l.owed(r)
+		c.interval = l.interval
+		var owed net.Buffers
+		var newest uint64
+		if r.why == 0 || c.owes() { // it leaves between two events
+			owed, newest = c.news(writeBudget)
+		}
 		if len(r.pre) == 0 && len(owed) == 0 {
 			if r.why == 0 || r.last {
 				l.rest(r)
@@ -168,21 +173,6 @@ func (l *loop) pump(r *conn) (sent int) {
 		}
 	}
 	return sent
-}
-
-// owed is what the reader is owed, and S2's time (ms) of the newest message in it if the
-// reader was up to date before; or 0.
-func (l *loop) owed(r *conn) (owed net.Buffers, newest uint64) {
-	c := &r.d.c
-	fresh := c.fresh && !c.owes()
-	c.interval = l.interval
-	if r.why == 0 || c.owes() { // it leaves between two events
-		owed = c.pending(writeBudget)
-	}
-	if fresh {
-		newest = c.room.newest()
-	}
-	return owed, newest
 }
 
 // write writes what the reader is owed in one call; all: everything was taken.

@@ -84,6 +84,17 @@ func (c *cursor) life() uint64 {
 	return c.tail.Life()
 }
 
+// news is pending, and S2's time (ms) of the newest message in it, if the reader was up to
+// date before; or 0.
+func (c *cursor) news(budget int) (owed net.Buffers, newest uint64) {
+	fresh := c.fresh && !c.owes()
+	owed = c.pending(budget)
+	if fresh {
+		newest = c.room.newest()
+	}
+	return owed, newest
+}
+
 // leg is where history is read for the reader.
 func (c *cursor) leg() leg { return c.at.leg(c.tail.Stream(), c.tail.Info()) }
 

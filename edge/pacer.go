@@ -53,6 +53,14 @@ func (p *pacer) cut() {
 	_ = p.until(time.Now()) // its request has not ended: it is among the pinners
 }
 
+// Write implements io.Writer.
+func (p *pacer) Write(b []byte) (int, error) {
+	if err := p.write(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
 func (p *pacer) write(b []byte) error {
 	p.began.Store(time.Now().UnixNano()) // also in the middle of a piece: it may block anywhere
 	defer p.began.Store(0)

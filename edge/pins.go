@@ -8,9 +8,9 @@ import (
 )
 
 // pins is what readers hold while it is written to them: frames of SSE, or pages, each
-// counted once however many hold it. When that is more than limit, the reader is cut that has been
-// at one write for the longest, and for longer than stuckFor: a reader that takes what
-// it gets is never cut for what others hold, so the bound may be passed for a moment.
+// counted once however many hold it. When that is more than limit, the reader is cut that
+// has been at one write for the longest, and for longer than stuckFor: a reader that takes
+// what it gets is never cut for what others hold, so the bound may be passed for a moment.
 type pins struct {
 	limit int64
 	bytes atomic.Int64
@@ -42,8 +42,8 @@ func (p *pins) unpin(f *frame) {
 
 // hold notes that w holds the pages, until release.
 func (p *pins) hold(w pinner, pages []run) (release func()) {
-	p.count(pages, +1)
 	p.add(w)
+	p.count(pages, +1)
 	p.relieve()
 	return func() {
 		p.remove(w)
@@ -51,6 +51,7 @@ func (p *pins) hold(w pinner, pages []run) (release func()) {
 	}
 }
 
+// count is how many more hold the pages.
 func (p *pins) count(pages []run, more int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

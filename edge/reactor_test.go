@@ -285,7 +285,7 @@ func TestReactorPins(t *testing.T) {
 	var cut float64
 	s.eventually("some are cut", func() bool {
 		s.srv.frames.pins.relieve()
-		cut = testutil.ToFloat64(s.srv.m.cut.WithLabelValues(string(cutMemory)))
+		cut = s.cuts(cutMemory)
 		return s.srv.frames.pins.bytes.Load() <= 4<<20
 	})
 	if left := s.inReactor(); cut < 8 || left != 12-int(cut) {

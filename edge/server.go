@@ -34,7 +34,8 @@ type Config struct {
 	// that has been stuck for longest is cut.
 	PinnedBytes int64
 	// ChunkBytes bounds the pages that are being written to clients that catch up, each
-	// counted once (256 MiB); beyond, the one that has been stuck for longest is cut.
+	// counted once, and the room in which arrays are laid out (256 MiB); beyond, the one
+	// that has been stuck for longest is cut.
 	ChunkBytes int64
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
 	// a reactor cannot serve (HTTP/2, TLS without UnderTLS, other systems than Linux).
@@ -86,6 +87,7 @@ type Server struct {
 	bodies  atomic.Int64 // bytes of append bodies in flight
 	frames  *frameCache
 	chunks  *pins
+	arrays  chan struct{} // a semaphore: see arrayWriters
 	// compress is what reads go through for clients that accept it; compressing is a
 	// semaphore: see compressors.
 	compress    func(http.Handler) http.HandlerFunc
@@ -107,7 +109,7 @@ func New(cfg Config, streams Streams) *Server {
 	s := &Server{
 		compress: compress, compressing: make(chan struct{}, compressors),
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics),
-		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes),
+		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes), arrays: make(chan struct{}, arrayWriters),
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 	s.reactor = newReactor(s)

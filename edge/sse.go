@@ -189,11 +189,7 @@ func (d *driver) heartbeat() time.Duration {
 // something was done.
 func (d *driver) turn(ctx context.Context) (more bool, err error) {
 	d.c.interval = interval(d.server.cfg.Now())
-	live, at := d.c.fresh && !d.c.owes(), uint64(0)
-	bufs := d.c.pending(writeBudget)
-	if live {
-		at = d.c.room.newest()
-	}
+	bufs, newest := d.c.news(writeBudget)
 	if len(bufs) == 0 {
 		if d.c.state() != stateBehind {
 			return false, nil
@@ -209,8 +205,8 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 	}
 	d.server.m.count(&d.c)
 	err = d.out.flush()
-	if at != 0 {
-		d.server.m.observeDelivery(at)
+	if newest != 0 {
+		d.server.m.observeDelivery(newest)
 	}
 	return true, err
 }

@@ -61,10 +61,8 @@ func (l *loop) lead(c *cursor, from stand) bool {
 	l.endStep()
 	c.room, l.room = l.room, nil
 	c.interval = l.interval
-	owed := c.pending(writeBudget)
-	if from.fresh {
-		l.newest = max(l.newest, c.room.newest())
-	}
+	owed, newest := c.news(writeBudget)
+	l.newest = max(l.newest, newest)
 	to, plain := c.stand()
 	size := 0
 	for _, b := range owed {
