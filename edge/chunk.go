@@ -104,8 +104,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c
 	}
 	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
 	w.WriteHeader(http.StatusOK)
-	out := s.pacer(w, r, s.chunks)
+	out := s.pacer(w)
 	defer s.chunks.hold(out, c.runs)()
+	defer s.work(out, wireOf(r))()
 	if err := write(&c, out); err != nil {
 		s.m.countCut(out, err) // or the client is gone
 		return

@@ -85,6 +85,63 @@ func TestCatchUpPins(t *testing.T) {
 	}
 }
 
+// An answer waits for its turn for as long as that takes, and is not stuck meanwhile; one
+// whose connection takes no more has none.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	const stall = time.Second
+	s := newSite(t, Config{Stall: stall, ChunkBytes: 1})
+	s.put("/v1/stream/x", large, text)
+	s.put("/v1/stream/small", "hello", text)
+	turns := s.srv.turns
+	for range cap(turns) + 1 {
+		s.raw("/v1/stream/x")
+	}
+	s.eventually("all are stuck", func() bool { return s.stuck() == cap(turns)+1 && len(turns) == 0 })
+	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" {
+		t.Errorf("%q beside those that are stuck", got)
+	}
+	s.eventually("all are cut", func() bool { return s.stuck() == 0 })
+
+	cuts := s.cuts(cutMemory) + s.cuts(cutStalled)
+	_, resp := s.raw("/v1/stream/x")
+	s.eventually("it is stuck", func() bool { return s.stuck() == 1 && len(turns) == 0 })
+	for range cap(turns) {
+		turns <- struct{}{}
+	}
+	got := make(chan string)
+	go func() {
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- string(b)
+	}()
+	s.eventually("it waits for a turn", func() bool {
+		s.srv.chunks.mu.Lock()
+		defer s.srv.chunks.mu.Unlock()
+		for w := range s.srv.chunks.writers {
+			return w.stuckFor(time.Now()) == 0
+		}
+		return false
+	})
+	select {
+	case <-got:
+		t.Error("written out of turn")
+	case <-time.After(2 * stall):
+	}
+	for range cap(turns) {
+		<-turns
+	}
+	if <-got != large {
+		t.Error("not all of it came")
+	}
+	if n := s.cuts(cutMemory) + s.cuts(cutStalled) - cuts; n != 0 {
+		t.Errorf("%v cut for having waited", n)
+	}
+	s.eventually("nobody has a turn", func() bool { return len(turns) == 0 })
+}
+
 // The room in which an array is laid out is held by each who is written one, and counted;
 // of a crowd most have little.
 func TestArrayPins(t *testing.T) {

@@ -55,8 +55,8 @@ func newSiteOver(t *testing.T, cfg Config, overTLS bool) *site {
 	srv := New(cfg, host)
 	hs := httptest.NewUnstartedServer(srv)
 	hs.Config = srv.HTTPServer()
+	hs.Listener = Listen(hs.Listener)
 	if overTLS {
-		hs.Listener = UnderTLS(hs.Listener)
 		hs.StartTLS()
 	} else {
 		hs.Start()

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"errors"
-	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -10,17 +9,14 @@ import (
 	"time"
 )
 
-// pacer writes to a client and cuts one that takes nothing for a while. What goes to a TCP
-// connection by itself (HTTP/1.1 on Linux) is written in one call, and the deadline moves
-// on as long as the client's kernel takes something. Others are written to in pieces, and
-// a slow one has as long for each, so that it is not cut in the middle of a large message
-// that it takes all the time.
+// pacer writes to a client and cuts one that takes nothing for a while. It writes in pieces,
+// and a slow client has as long for each, so that it is not cut in the middle of a large
+// message that it takes all the time; but see stint.
 type pacer struct {
 	w     http.ResponseWriter
 	rc    *http.ResponseController
 	stall time.Duration
-	tcp   *net.TCPConn // that alone is written to; nil: it is another
-	pins  *pins        // has it looked at who is stuck
+	stint *stint       // nil: pieces
 	left  int          // of the piece that the deadline is for
 	began atomic.Int64 // when the write under way began, or was last seen to go on, ns; 0: none
 
@@ -28,14 +24,10 @@ type pacer struct {
 	isCut atomic.Bool // for room; see pins
 }
 
-const (
-	stallPiece = 16 << 10
-	// lookAfter is how often a large write is looked at.
-	lookAfter = time.Second
-)
+const stallPiece = 16 << 10
 
-func (s *Server) pacer(w http.ResponseWriter, r *http.Request, p *pins) *pacer {
-	return &pacer{w: w, rc: http.NewResponseController(w), stall: s.cfg.Stall, tcp: connOf(r), pins: p}
+func (s *Server) pacer(w http.ResponseWriter) *pacer {
+	return &pacer{w: w, rc: http.NewResponseController(w), stall: s.cfg.Stall}
 }
 
 // stuckFor and cut implement pinner.
@@ -62,6 +54,10 @@ func (p *pacer) Write(b []byte) (int, error) {
 }
 
 func (p *pacer) write(b []byte) error {
+	if p.stint != nil {
+		_, err := p.w.Write(b)
+		return err
+	}
 	p.began.Store(time.Now().UnixNano()) // also in the middle of a piece: it may block anywhere
 	defer p.began.Store(0)
 	for len(b) > 0 {
@@ -76,12 +72,6 @@ func (p *pacer) write(b []byte) error {
 			}
 			p.left = stallPiece
 		}
-		if p.tcp != nil && len(b) > stallPiece {
-			p.left = 0
-			defer p.watch()()
-			_, err := p.w.Write(b)
-			return err
-		}
 		n := min(len(b), p.left)
 		if _, err := p.w.Write(b[:n]); err != nil {
 			return err
@@ -90,35 +80,6 @@ func (p *pacer) write(b []byte) error {
 		b = b[n:]
 	}
 	return nil
-}
-
-// watch moves the deadline of a write on, as long as the client takes something.
-func (p *pacer) watch() (stop func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	every, had, over := min(lookAfter, p.stall/4), acknowledged(p.tcp), false
-	var t *time.Timer
-	t = time.AfterFunc(every, func() {
-		p.pins.relieve()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if over || p.isCut.Load() {
-			return
-		}
-		if has := acknowledged(p.tcp); has > had {
-			now := time.Now()
-			p.began.Store(now.UnixNano())
-			_ = p.until(now.Add(p.stall))
-			had = has
-		}
-		t.Reset(every)
-	})
-	return func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		over = true
-		t.Stop()
-	}
 }
 
 // flush ends the deadline with what it was for: HTTP/2 would end the response when

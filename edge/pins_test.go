@@ -25,7 +25,7 @@ func (b *began) Write(data []byte) (int, error) {
 func TestEveryWriteIsSeen(t *testing.T) {
 	t.Parallel()
 	w := &began{ResponseRecorder: httptest.NewRecorder()}
-	w.p = (&Server{cfg: Config{Stall: time.Second}}).pacer(w, httptest.NewRequest("GET", "/", nil), newPins(1))
+	w.p = (&Server{cfg: Config{Stall: time.Second}}).pacer(w)
 	for range 3 {
 		if err := w.p.write([]byte("data: x\n\n")); err != nil {
 			t.Fatal(err)

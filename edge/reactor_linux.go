@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"net"
 	"net/http"
 	"runtime"
@@ -42,58 +41,33 @@ func newReactor(s *Server) *reactor {
 	return x
 }
 
-// connKey is in the context of a request whose connection the reactor can take: the TCP
-// connection.
+// connKey is in the context of a request whose connection is, or has beneath its TLS, a wire.
 type connKey struct{}
 
 // connContext is an http.Server's ConnContext.
 func connContext(ctx context.Context, c net.Conn) context.Context {
-	if tcp, _ := beneath(c); tcp != nil {
-		return context.WithValue(ctx, connKey{}, tcp)
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if w, ok := c.(*wire); ok {
+		return context.WithValue(ctx, connKey{}, w)
 	}
 	return ctx
 }
 
-// connOf is the TCP connection that serves nothing but this request; nil: it is another.
-func connOf(r *http.Request) *net.TCPConn {
-	tcp, _ := r.Context().Value(connKey{}).(*net.TCPConn)
+// wireOf is the wire that serves nothing but this request; nil: there is none.
+func wireOf(r *http.Request) *wire {
+	w, _ := r.Context().Value(connKey{}).(*wire)
 	if r.ProtoMajor != 1 {
 		return nil
 	}
-	return tcp
-}
-
-// acknowledged is how many bytes the peer's kernel has taken of a connection; 0: it is gone.
-func acknowledged(c *net.TCPConn) (n uint64) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			n = info.Bytes_acked
-		}
-	})
-	return n
-}
-
-// beneath is the TCP connection that c is, or that is beneath its TLS; nil: it is another.
-func beneath(c net.Conn) (*net.TCPConn, *seal) {
-	var s *seal
-	if t, ok := c.(*tls.Conn); ok {
-		w, ok := t.NetConn().(*wire)
-		if !ok {
-			return nil, nil
-		}
-		c, s = w.Conn, &seal{tls: t, wire: w}
-	}
-	tcp, _ := c.(*net.TCPConn)
-	return tcp, s
+	return w
 }
 
 // take makes a loop serve the event stream; false: it is for the handler to serve.
 func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
-	if x.s.cfg.NoReactor || connOf(r) == nil || r.ContentLength != 0 {
+	wire := wireOf(r)
+	if x.s.cfg.NoReactor || wire == nil || r.ContentLength != 0 {
 		return false
 	}
 	l := x.next()
@@ -105,7 +79,7 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 	if err != nil {
 		return false
 	}
-	fd, seal, err := detach(c, x.s.cfg.Stall)
+	fd, seal, err := detach(c, wire, x.s.cfg.Stall)
 	if err != nil {
 		x.s.cfg.Logger.Warn("detach a connection", "err", err)
 		d.close()
@@ -130,16 +104,13 @@ func head(h http.Header) []byte {
 }
 
 // detach takes the descriptor out of a connection, and its TLS off it, if there is any.
-func detach(c net.Conn, stall time.Duration) (fd int, s *seal, err error) {
-	tcp, s := beneath(c)
-	if tcp == nil {
-		return 0, nil, errors.Join(http.ErrNotSupported, c.Close())
+func detach(c net.Conn, w *wire, stall time.Duration) (fd int, s *seal, err error) {
+	defer func() { _ = w.tcp.Close() }()
+	if t, ok := c.(*tls.Conn); ok {
+		s = &seal{tls: t, wire: w}
+		w.Conn = nil
 	}
-	defer func() { _ = tcp.Close() }()
-	if s != nil {
-		s.wire.Conn = nil
-	}
-	raw, err := tcp.SyscallConn() // File would make it blocking
+	raw, err := w.tcp.SyscallConn() // File would make it blocking
 	if err != nil {
 		return 0, nil, err
 	}

@@ -23,7 +23,9 @@ func (*reactor) close() {}
 
 func (*loop) drained(bool) {}
 
-func connOf(*http.Request) *net.TCPConn { return nil }
+func wireOf(*http.Request) *wire { return nil }
+
+func (*stint) write([]byte) (int, error) { return 0, http.ErrNotSupported }
 
 func acknowledged(*net.TCPConn) uint64 { return 0 }
 

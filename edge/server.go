@@ -3,6 +3,7 @@ package edge
 import (
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -38,7 +39,7 @@ type Config struct {
 	// that has been stuck for longest is cut.
 	ChunkBytes int64
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
-	// a reactor cannot serve (HTTP/2, TLS without UnderTLS, other systems than Linux).
+	// a reactor cannot serve (HTTP/2, TLS without Listen, other systems than Linux).
 	NoReactor bool
 	// Now is the clock (time.Now).
 	Now func() time.Time
@@ -87,6 +88,7 @@ type Server struct {
 	bodies  atomic.Int64 // bytes of append bodies in flight
 	frames  *frameCache
 	chunks  *pins
+	turns   chan struct{} // a semaphore: see stint
 	arrays  chan struct{} // a semaphore: see arrayWriters
 	// compress is what reads go through for clients that accept it; compressing is a
 	// semaphore: see compressors.
@@ -109,7 +111,8 @@ func New(cfg Config, streams Streams) *Server {
 	s := &Server{
 		compress: compress, compressing: make(chan struct{}, compressors),
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics),
-		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes), arrays: make(chan struct{}, arrayWriters),
+		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes),
+		turns: make(chan struct{}, runtime.GOMAXPROCS(0)), arrays: make(chan struct{}, arrayWriters),
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 	s.reactor = newReactor(s)

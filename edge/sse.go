@@ -28,7 +28,7 @@ func (d *driver) serve(w http.ResponseWriter, r *http.Request) {
 
 // enter writes the head at once, whatever the first event waits for.
 func (d *driver) enter(w http.ResponseWriter, r *http.Request) error {
-	d.out, d.news = d.server.pacer(w, r, d.server.frames.pins), make(signal, 1)
+	d.out, d.news = d.server.pacer(w), make(signal, 1)
 	d.server.frames.pins.add(d.out)
 	w.WriteHeader(http.StatusOK)
 	return d.out.flush()

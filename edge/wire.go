@@ -6,26 +6,32 @@ import (
 	"time"
 )
 
-// UnderTLS is a listener for http.Server.ServeTLS. The reactor takes the event streams of
-// its connections too (HTTP/1.1); those of another listener under TLS have a goroutine.
-func UnderTLS(l net.Listener) net.Listener { return wires{l} }
+// Listen is a listener for an HTTPServer, under TLS too. The reactor takes the event streams
+// of its TCP connections (HTTP/1.1), and catch-up on them is written in turns; what another
+// listener accepts has a goroutine for each stream, and no turns.
+func Listen(l net.Listener) net.Listener { return wires{l} }
 
 type wires struct{ net.Listener }
 
 func (l wires) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	tcp, ok := c.(*net.TCPConn)
+	if err != nil || !ok {
+		return c, err
 	}
-	return &wire{Conn: c}, nil
+	return &wire{Conn: tcp, tcp: tcp}, nil
 }
 
-// wire is the connection beneath a tls.Conn. From when the reactor has taken it, what the
-// tls.Conn writes is kept in out, and the loop sends it as the connection takes it; in is
-// what it reads from, and has nothing to read rather than wait. So the record layer is that
-// of crypto/tls, and does not block.
+// wire is a TCP connection as net/http has it, or the tls.Conn above it. While a catch-up
+// answer is written, its stint does that.
+//
+// From when the reactor has taken a tls.Conn, what that writes is kept in out, and the loop
+// sends it as the connection takes it; in is what it reads from, and has nothing to read
+// rather than wait. So the record layer is that of crypto/tls, and does not block.
 type wire struct {
-	net.Conn // nil: taken
+	net.Conn // tcp; nil: taken
+	tcp      *net.TCPConn
+	stint    *stint // nil: no catch-up; of the goroutine that writes
 	out      []byte
 	in       io.Reader
 }
@@ -38,12 +44,18 @@ func (w *wire) Read(b []byte) (int, error) {
 }
 
 func (w *wire) Write(b []byte) (int, error) {
-	if w.Conn != nil {
+	switch {
+	case w.stint != nil:
+		return w.stint.write(b)
+	case w.Conn != nil:
 		return w.Conn.Write(b)
 	}
 	w.out = append(w.out, b...)
 	return len(b), nil
 }
+
+// CloseWrite is what net/http calls so that an answer is not lost with what nobody has read.
+func (w *wire) CloseWrite() error { return w.tcp.CloseWrite() }
 
 // SetWriteDeadline is what closing a tls.Conn calls.
 func (w *wire) SetWriteDeadline(t time.Time) error {

@@ -37,12 +37,13 @@ func serve(kind, addr string, heartbeat time.Duration) error {
 	if err != nil {
 		return err
 	}
+	ln = edge.Listen(ln)
 	fmt.Println("serving")
 	if strings.HasPrefix(kind, "tls") {
 		if server.TLSConfig, err = selfSigned(); err != nil {
 			return err
 		}
-		return server.ServeTLS(edge.UnderTLS(ln), "", "")
+		return server.ServeTLS(ln, "", "")
 	}
 	return server.Serve(ln)
 }

@@ -73,7 +73,7 @@ func runNode(f nodeFlags) error {
 	n.at = "http://" + l.Addr().String()
 	public := edge.New(edge.Config{}, all).HTTPServer()
 	served := make(chan error, 1)
-	go func() { served <- public.Serve(l) }()
+	go func() { served <- public.Serve(edge.Listen(l)) }()
 	child.Serve(func(line string) (string, error) { return n.answer(ctx, line) })
 	errs := []error{public.Close()}
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {

@@ -144,10 +144,11 @@ func (n *node) build(ctx context.Context) (err error) {
 
 // serve serves the public address.
 func (n *node) serve() error {
+	l := edge.Listen(n.http)
 	if n.cfg.tls == nil {
-		return n.public.Serve(n.http)
+		return n.public.Serve(l)
 	}
-	return n.public.ServeTLS(edge.UnderTLS(n.http), "", "")
+	return n.public.ServeTLS(l, "", "")
 }
 
 // stop ends the node within ctx, in the order that loses nothing: it departs, closes the

@@ -1,0 +1,51 @@
+package edge
+
+import (
+	"errors"
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// write writes as much as the connection takes at once, and waits without a turn when it
+// takes no more. net.Conn.Write would wait with it.
+func (t *stint) write(b []byte) (n int, err error) {
+	raw, err := t.wire.tcp.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	waited := raw.Write(func(fd uintptr) (done bool) {
+		t.begin()
+		for n < len(b) {
+			var k int
+			k, err = unix.Write(int(fd), b[n:])
+			switch {
+			case err == nil:
+				n += k
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
+				t.pause()
+				err = nil
+				return false
+			default:
+				return true
+			}
+		}
+		return true
+	})
+	return n, errors.Join(waited, err)
+}
+
+// acknowledged is how many bytes the peer's kernel has taken of a connection; 0: it is gone.
+func acknowledged(c *net.TCPConn) (n uint64) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = info.Bytes_acked
+		}
+	})
+	return n
+}
