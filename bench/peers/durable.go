@@ -54,41 +54,26 @@ type history struct {
 	times int
 }
 
-// large is 200 MB in messages of 1 MiB, small 20 MB in messages of 200 bytes.
+// large is 200 MB in messages of 1 MiB, small 20 MB in messages of 200 bytes, half half of that.
 var (
 	large = history{"application/octet-stream", bytes.Repeat([]byte("0123456789abcdef"), 1<<16), 200}
 	small = history{"application/json", fmt.Appendf(nil, "[%s]", bytes.Join(slices.Repeat(
 		[][]byte{fmt.Appendf(nil, "%q", strings.Repeat("x", 198))}, 1000), []byte(","))), 100}
+	half = history{small.kind, small.body, small.times / 2}
 )
 
 // catchUp has one client read a stream from its start to its end, again and again; the
 // fastest time after the first counts.
 func (h history) catchUp(s *server, r running) (f figures, err error) {
 	url := r.url + fmt.Sprintf(s.path, 0)
-	if err := ask.Send(http.DefaultClient, http.MethodPut, url, h.kind, nil); err != nil {
+	if err := h.fill(url); err != nil {
 		return f, err
 	}
-	for range h.times {
-		if err := ask.Send(http.DefaultClient, http.MethodPost, url, h.kind, h.body); err != nil {
-			return f, err
-		}
-	}
-	buf := make([]byte, 1<<20)
 	for i := range historyReads {
-		began, got, answers := time.Now(), int64(0), int64(0)
-		for offset, done := "-1", false; !done; {
-			n, next, end, err := chunk(url+"?offset="+offset, buf)
-			if err != nil {
-				return f, err
-			}
-			got, offset, done, answers = got+n, next, end, answers+1
-		}
-		want := int64(h.times * len(h.body))
-		if h.kind == "application/json" { // n arrays of the same messages are n bytes longer than messages and commas
-			want += answers - int64(h.times)
-		}
-		if got != want {
-			return f, fmt.Errorf("%d bytes of history, not %d", got, want)
+		began := time.Now()
+		got, err := h.read(plain, url, make([]byte, 1<<20))
+		if err != nil {
+			return f, err
 		}
 		if i > 0 {
 			f.BytesPerSecond = max(f.BytesPerSecond, float64(got)/time.Since(began).Seconds())
@@ -97,12 +82,45 @@ func (h history) catchUp(s *server, r running) (f figures, err error) {
 	return f, nil
 }
 
+// fill makes a stream with the history.
+func (h history) fill(url string) error {
+	if err := ask.Send(http.DefaultClient, http.MethodPut, url, h.kind, nil); err != nil {
+		return err
+	}
+	for range h.times {
+		if err := ask.Send(http.DefaultClient, http.MethodPost, url, h.kind, h.body); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read reads all of it, and returns how many bytes that is.
+func (h history) read(client *http.Client, url string, buf []byte) (got int64, err error) {
+	answers := 0
+	for offset, done := "-1", false; !done; answers++ {
+		var n int64
+		if n, offset, done, err = chunk(client, url+"?offset="+offset, buf); err != nil {
+			return got, err
+		}
+		got += n
+	}
+	want := h.times * len(h.body)
+	if h.kind == "application/json" { // n arrays of the same messages are n bytes longer than messages and commas
+		want += answers - h.times
+	}
+	if got != int64(want) {
+		return got, fmt.Errorf("%d bytes of history, not %d", got, want)
+	}
+	return got, nil
+}
+
 // plain asks for nothing compressed, which http.DefaultClient would.
 var plain = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 
 // chunk is one answer: its length, what to ask for next, and whether that is the end.
-func chunk(url string, buf []byte) (n int64, next string, end bool, err error) {
-	resp, err := plain.Get(url) //nolint:noctx // a command's
+func chunk(client *http.Client, url string, buf []byte) (n int64, next string, end bool, err error) {
+	resp, err := client.Get(url) //nolint:noctx // a command's
 	if err != nil {
 		return 0, "", false, err
 	}

@@ -41,7 +41,9 @@ type value struct {
 type figures struct {
 	ReaderBytes, Cores, DeliveryCPU, PerSecond, P99, Busy float64
 	AppendCPU, BytesPerSecond                             float64
+	Seconds, Asked50, AskedWorst, PeakMB                  float64
 	Lost, Doubled, Behind                                 int
+	Refused                                               int
 }
 
 func p99(f *figures) float64 { return f.P99 }
@@ -93,6 +95,17 @@ func modes(last time.Duration) []mode {
 			"H", "one reader catches up with 20 MB in JSON messages of 200 bytes, the fastest of three", nil, small.catchUp,
 			bytesPerSecond,
 		},
+		{
+			"I", fmt.Sprintf("%d clients catch up with 10 MB in JSON messages of 200 bytes at once, and a HEAD of another stream meanwhile", stormClients),
+			nil, storm,
+			[]value{
+				{"seconds", func(f *figures) float64 { return f.Seconds }, "%.1f", false},
+				{"HEAD p50 ms", func(f *figures) float64 { return f.Asked50 }, "%.0f", false},
+				{"worst", func(f *figures) float64 { return f.AskedWorst }, "%.0f", false},
+				{"MB at most", func(f *figures) float64 { return f.PeakMB }, "%.0f", false},
+				{"refused", func(f *figures) float64 { return float64(f.Refused) }, "%.0f", false},
+			},
+		},
 	}
 }
 
@@ -103,10 +116,15 @@ func main() {
 	rounds := flag.Int("rounds", 3, "of each")
 	last := flag.Duration("for", 10*time.Second, "of each measurement")
 	only := flag.String("only", "", "servers, with commas; all that are installed if empty")
-	which := flag.String("modes", "ABCDEFGH", "what is measured")
+	which := flag.String("modes", "ABCDEFGHI", "what is measured")
 	out := flag.String("json", "", "file for all figures")
 	serves := flag.String("serve", "", "be the net/http server at this address")
+	clients := flag.Bool("crowd", false, "for internal use")
 	flag.Parse()
+	if *clients {
+		serveCrowd()
+		return
+	}
 	var err error
 	if *serves != "" {
 		err = serveNetHTTP(*serves)
