@@ -20,10 +20,16 @@ import (
 type Log struct {
 	cfg      Config
 	client   *s2.Client
-	conns    *http.Transport
+	conns    conns
 	sessions atomic.Int64
 	m        metrics
 	basins   basins[*s2.BasinClient]
+}
+
+// conns makes the calls, and keeps connections for that.
+type conns interface {
+	http.RoundTripper
+	CloseIdleConnections()
 }
 
 // basins are what stands for each basin, made once.
@@ -56,13 +62,18 @@ func Open(cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
 	l := &Log{cfg: cfg, m: newMetrics(cfg.Metrics)}
-	l.conns = &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
-		MaxIdleConns:        4 * cfg.ConnsPerHost,
-		MaxIdleConnsPerHost: cfg.ConnsPerHost,
-		IdleConnTimeout:     90 * time.Second,
-		ForceAttemptHTTP2:   true,
-		TLSHandshakeTimeout: 5 * time.Second,
+	dialer := &net.Dialer{Timeout: 3 * time.Second}
+	if strings.HasPrefix(cfg.Endpoint, "http://") {
+		l.conns = &unary{dial: dialer.DialContext, most: cfg.ConnsPerHost}
+	} else {
+		l.conns = &http.Transport{
+			DialContext:         dialer.DialContext,
+			MaxIdleConns:        4 * cfg.ConnsPerHost,
+			MaxIdleConnsPerHost: cfg.ConnsPerHost,
+			IdleConnTimeout:     idleMost,
+			ForceAttemptHTTP2:   true,
+			TLSHandshakeTimeout: 5 * time.Second,
+		}
 	}
 	opts := &s2.ClientOptions{
 		// No retries of the SDK's: an append's outcome is ours to settle, and a read
