@@ -16,6 +16,7 @@ type host interface {
 	State(ctx context.Context, id shard.StreamID, ask shard.Ask) (shard.Info, error)
 	Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.Tail, func(), error)
 	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.Range, error)
+	ReadPageVia(ctx context.Context, id shard.StreamID, info shard.Info, from uint64, ask func(context.Context) (shard.Range, error)) (shard.Range, error)
 	Owned() []shard.StreamID
 	Hot(within time.Duration) []shard.StreamID
 	Has(id shard.StreamID) bool

@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -39,7 +37,6 @@ type Relay struct {
 	news      chan struct{} // cap 1, never closed: ownership needs a look
 	drops     chan struct{} // cap dropAtOnce: streams being let go of
 
-	pages   singleflight.Group
 	past    past
 	strays  atomic.Bool // the host may have streams that others own
 	owing   atomic.Pointer[owing]
@@ -324,42 +321,22 @@ func (r *Relay) Follow(ctx context.Context, id shard.StreamID, from uint64) (
 // itself.
 const pageTimeout = time.Second
 
-// ReadPage reads history, as Host.ReadPage does: from the owner's memory if it
-// answers at once, from S2 otherwise.
+// ReadPage reads history, as Host.ReadPage does: from this node's memory, from the owner's
+// if it answers at once, from S2 otherwise.
 func (r *Relay) ReadPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
 ) (shard.Range, error) {
+	var ask func(context.Context) (shard.Range, error)
 	if m := r.table().Owner(id); m != nil && m.Name != r.self {
 		if l := r.peers.link(m.Name); l != nil {
-			page, err := r.pageFrom(ctx, l, id, info, from)
-			switch {
-			case err == nil, errors.Is(err, shard.ErrTrimmed), errors.Is(err, shard.ErrNotFound):
-				return page, err
-			case ctx.Err() != nil:
-				return shard.Range{}, context.Cause(ctx)
+			ask = func(ctx context.Context) (shard.Range, error) {
+				ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+				defer cancel()
+				return l.page(ctx, id, info, from)
 			}
 		}
 	}
-	return r.hosted.host.ReadPage(ctx, id, info, from)
-}
-
-// pageFrom asks a peer for a page, once for all who want it now.
-func (r *Relay) pageFrom(
-	ctx context.Context, l *link, id shard.StreamID, info shard.Info, from uint64,
-) (shard.Range, error) {
-	key := fmt.Sprintf("%d %d %d %s", info.Life, from, info.Tail, id)
-	done := r.pages.DoChan(key, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pageTimeout)
-		defer cancel()
-		return l.page(ctx, id, info, from)
-	})
-	select {
-	case res := <-done:
-		page, _ := res.Val.(shard.Range)
-		return page, res.Err
-	case <-ctx.Done():
-		return shard.Range{}, context.Cause(ctx)
-	}
+	return r.hosted.host.ReadPageVia(ctx, id, info, from, ask)
 }
 
 // route asks node after node, by the rules of course, until one gives a final

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -431,10 +433,10 @@ func TestRelayClose(t *testing.T) {
 	f.do(f.nodes[1], write(id, shard.OpAppend, "late"), shard.CodeClosed)
 }
 
-// History comes from the owner, and from the Log if the owner does not answer.
+// History comes from the owner, and is kept; from the Log if the owner does not answer.
 func TestRelayPages(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, 2)
+	f := newFleet(t, 3)
 	id := f.owned(f.nodes[0])
 	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
 	var want []string
@@ -446,13 +448,15 @@ func TestRelayPages(t *testing.T) {
 		f.do(f.nodes[0], write(id, shard.OpAppend, ms...), shard.CodeAppended)
 		want = append(want, ms...)
 	}
-	all := func() (got []string) {
-		info, err := f.nodes[1].State(t.Context(), id, 0)
+	all := func(s *station) {
+		t.Helper()
+		info, err := s.State(t.Context(), id, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
+		var got []string
 		for at := info.Start; at < info.Tail; {
-			p, err := f.nodes[1].ReadPage(t.Context(), id, info, at)
+			p, err := s.ReadPage(t.Context(), id, info, at)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -461,14 +465,31 @@ func TestRelayPages(t *testing.T) {
 			}
 			at = p.To()
 		}
-		return got
+		if strings.Join(got, ",") != strings.Join(want, ",") {
+			t.Fatalf("%s: %d messages, want %d", s.self, len(got), len(want))
+		}
 	}
-	if got := all(); strings.Join(got, ",") != strings.Join(want, ",") {
-		t.Fatalf("%d messages, want %d", len(got), len(want))
+	relayed := func() float64 { return testutil.ToFloat64(f.nodes[1].met.bytes[sideEdge]) }
+	before := relayed()
+	all(f.nodes[1])
+	once, reads := relayed()-before, f.log.Ops().Reads
+	if once < 700*5*4 {
+		t.Errorf("%v bytes came from the owner", once)
+	}
+	all(f.nodes[1])
+	if twice := relayed() - before; twice != once {
+		t.Errorf("%v bytes for the first time, %v with the second", once, twice)
+	}
+	f.do(f.nodes[0], write(id, shard.OpAppend, "more"), shard.CodeAppended)
+	want = append(want, "more")
+	all(f.nodes[1]) // the page that ended at the tail has grown
+	if n := f.log.Ops().Reads - reads; n > 1 {
+		t.Errorf("%d reads of the Log for what was in memory", n)
 	}
 	f.kill(f.nodes[0])
-	if got := all(); strings.Join(got, ",") != strings.Join(want, ",") {
-		t.Fatalf("%d messages without the owner, want %d", len(got), len(want))
+	all(f.nodes[2])
+	if n := f.log.Ops().Reads - reads; n < 4 {
+		t.Errorf("%d reads of the Log without the owner", n)
 	}
 }
 

@@ -12,3 +12,6 @@ func LaterRelease(pos uint64) []byte {
 
 // ProbeEvery is how long at most storage is taken for down after it is back.
 const ProbeEvery = probeEvery + time.Millisecond
+
+// Join is join.
+func Join(rs ...Range) Range { return join(rs) }

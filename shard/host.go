@@ -294,10 +294,20 @@ func (s *Shard) missing() error {
 // for the same gets the same memory.
 // *TrimmedError: from is no longer kept. Other errors as Do's.
 func (h *Host) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
+	return h.ReadPageVia(ctx, id, info, from, nil)
+}
+
+// ReadPageVia is ReadPage for a node that knows who may have the page in memory: ask, unless
+// nil, is asked before storage is, once for all who want the page now, and what it gives is
+// kept as any page. Its ErrTrimmed and ErrNotFound are final; after another error, or a
+// Range without from, storage is read.
+func (h *Host) ReadPageVia(
+	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (Range, error),
+) (Range, error) {
 	if rs := h.tails.read(id, info.Life, from); len(rs) > 0 {
 		return h.pages.join(id, info, rs).upTo(info.Tail), nil
 	}
-	return h.pages.read(ctx, id, info, from)
+	return h.pages.read(ctx, id, info, from, ask)
 }
 
 // Owned lists the streams in memory.

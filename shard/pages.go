@@ -45,8 +45,9 @@ func newPages(log Log, bytes int64) *pages {
 	})}
 }
 
-// read returns the page at from, which lies below info.Tail.
-func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
+// read returns the page at from, which lies below info.Tail. Unless nil, ask is asked for it
+// before the log is: what it cannot tell, the log does.
+func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (Range, error)) (Range, error) {
 	if r, ok := p.cached(id, info, from); ok {
 		return r, nil
 	}
@@ -55,7 +56,10 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64) (
 	ch := p.flight.DoChan(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
 		defer cancel()
-		r, whole, err := p.fetch(ctx, id, info, from)
+		r, whole, err := asked(ctx, info, from, ask)
+		if errors.Is(err, errNotAsked) {
+			r, whole, err = p.fetch(ctx, id, info, from)
+		}
 		if err != nil {
 			return r, err
 		}
@@ -114,6 +118,26 @@ func pieces(r Range) []Range {
 		end = m.Next
 	}
 	return append(out, r.some(first, r.Len(), from).build(r.To(), r.Tail(), r.Time(), r.Closed()))
+}
+
+var errNotAsked = errors.New("nobody gave the page")
+
+// asked is the page that ask gives, or errNotAsked. What ends below the tail ends by a
+// page's rule.
+func asked(ctx context.Context, info Info, from uint64, ask func(context.Context) (Range, error)) (_ Range, whole bool, _ error) {
+	if ask == nil {
+		return Range{}, false, errNotAsked
+	}
+	r, err := ask(ctx)
+	switch {
+	case errors.Is(err, ErrTrimmed), errors.Is(err, ErrNotFound):
+		return Range{}, false, err
+	case err != nil, r.From() > from, r.To() <= from:
+		return Range{}, false, errNotAsked
+	case r.From() < from:
+		r = r.after(from)
+	}
+	return r, r.To() < info.Tail, nil
 }
 
 // fetch reads the page from the log; whole: it ends by its own rule and not at

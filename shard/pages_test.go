@@ -1,6 +1,9 @@
 package shard_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -122,6 +125,63 @@ func TestPagesInMemoryAreShared(t *testing.T) {
 		synctest.Wait()
 		if a, b := page(), page(); &a[0] != &b[0] || above == 0 {
 			t.Errorf("two copies, or no checkpoint: %d", above)
+		}
+	})
+}
+
+// A page that somebody gives is kept as one that was read; what cannot be the page, or no
+// answer, leaves it to the log. That it is gone is believed.
+func TestPageVia(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		owner := node(t, log)
+		do(t, owner, create("text/plain"), shard.CodeCreated)
+		var info shard.Info
+		for i := range 2500 {
+			info = do(t, owner, appendReq("text/plain", fmt.Sprint("m", i)), shard.CodeAppended).Info
+		}
+		page := func(from uint64) shard.Range {
+			t.Helper()
+			r, err := node(t, log).ReadPage(t.Context(), stream, info, from)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		want, other := page(1000), errors.New("no answer")
+		for name, c := range map[string]struct {
+			gives shard.Range
+			err   error
+			reads int // of the log, and of who is asked, for the page twice
+			asks  int
+		}{
+			"the page":        {want, nil, 0, 1},
+			"an earlier one":  {page(1), nil, 1, 1},
+			"a later one":     {page(2000), nil, 1, 1},
+			"more than it":    {shard.Join(page(900), want), nil, 0, 1},
+			"nothing":         {shard.Range{}, other, 1, 1},
+			"that it is gone": {shard.Range{}, &shard.TrimmedError{First: 2000}, 0, 2},
+			"no such stream":  {shard.Range{}, shard.ErrNotFound, 0, 2},
+		} {
+			h, asks, reads := node(t, log), 0, log.Ops().Reads
+			for range 2 {
+				got, err := h.ReadPageVia(t.Context(), stream, info, 1000, func(context.Context) (shard.Range, error) {
+					asks++
+					return c.gives, c.err
+				})
+				if final := c.err != nil && !errors.Is(c.err, other); final != (err != nil) || final && !errors.Is(err, c.err) {
+					t.Fatalf("%s: %v", name, err)
+				} else if final {
+					continue
+				}
+				if !bytes.Equal(got.Bytes(), want.Bytes()) {
+					t.Errorf("%s: [%d, %d), %d messages; want [%d, %d), %d",
+						name, got.From(), got.To(), got.Len(), want.From(), want.To(), want.Len())
+				}
+			}
+			if n := log.Ops().Reads - reads; n != c.reads || asks != c.asks {
+				t.Errorf("%s: %d reads, asked %d times", name, n, asks)
+			}
 		}
 	})
 }
