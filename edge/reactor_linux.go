@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,7 @@ type reactor struct {
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup
+	came atomic.Int64 // readers
 
 	mu     sync.Mutex
 	loops  []*loop // made with the first reader
@@ -150,11 +152,13 @@ func (x *reactor) next() *loop {
 			x.wg.Go(l.run)
 			x.wg.Go(l.poll)
 		}
+		x.wg.Go(x.settle)
 	}
 	if len(x.loops) == 0 {
 		return nil
 	}
 	x.turn++
+	x.came.Add(1)
 	return x.loops[x.turn%len(x.loops)]
 }
 
