@@ -33,7 +33,7 @@ type stint struct {
 const lookAfter = time.Second
 
 // work waits for a turn to write through p, until end. A connection without a wire is
-// written to in pieces, which are short turns by themselves.
+// written to in pieces, and lets others run after each; see pacer.
 func (s *Server) work(p *pacer, w *wire) (end func()) {
 	if w == nil {
 		return func() {}
