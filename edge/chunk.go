@@ -34,9 +34,33 @@ type run struct {
 	from, to int
 }
 
+// collectors is how many chunks are collected at once. While what others hold is over its
+// bound, they wait for room: so a crowd, each of whom reads another stream, holds no more
+// than the bound and a chunk for each collector. More wait for one of those to be done.
+const collectors = 128
+
 // collect finds the messages from a place up to the tail that info tells, as far as a
-// chunk goes.
-func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info, at place, fromStart bool) (chunk, error) {
+// chunk goes. What it found is counted until drop.
+func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info, at place, fromStart bool) (c chunk, err error) {
+	select {
+	case s.collecting <- struct{}{}:
+		defer func() { <-s.collecting }()
+	case <-ctx.Done():
+		return c, context.Cause(ctx)
+	}
+	if err := s.chunks.await(ctx); err != nil {
+		return c, err
+	}
+	if c, err = s.find(ctx, id, info, at, fromStart); err == nil {
+		s.chunks.count(c.runs, +1)
+	}
+	return c, err
+}
+
+// drop lets go of what collect found.
+func (s *Server) drop(c *chunk) { s.chunks.count(c.runs, -1) }
+
+func (s *Server) find(ctx context.Context, id shard.StreamID, info shard.Info, at place, fromStart bool) (chunk, error) {
 	c := chunk{next: at}
 	for !c.full && !at.atEnd(info) {
 		l := at.leg(id, info)
@@ -105,8 +129,10 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c
 	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
 	w.WriteHeader(http.StatusOK)
 	out := s.pacer(w)
-	defer s.chunks.hold(out, c.runs)()
-	defer s.work(out, wireOf(r))()
+	defer s.chunks.written(out)()
+	if size > stallPiece { // what is less is a short turn by itself
+		defer s.work(out, r)()
+	}
 	if err := write(&c, out); err != nil {
 		s.m.countCut(out, err) // or the client is gone
 		return
@@ -148,9 +174,7 @@ func (s *Server) writeArray(c *chunk, out *pacer) error {
 	}
 	b, _ := rooms.Get().(*bufio.Writer)
 	defer rooms.Put(b)
-	room := int64(b.Size())
-	s.chunks.bytes.Add(room)
-	defer s.chunks.bytes.Add(-room)
+	defer s.chunks.room(int64(b.Size()))()
 	defer b.Reset(nil)
 	b.Reset(out)
 	_ = b.WriteByte('[') // what goes wrong in any of these, Flush tells

@@ -1,9 +1,13 @@
 package edge
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -90,7 +94,7 @@ func TestCatchUpPins(t *testing.T) {
 func TestTurns(t *testing.T) {
 	t.Parallel()
 	const stall = time.Second
-	s := newSite(t, Config{Stall: stall, ChunkBytes: 1})
+	s := newSite(t, Config{Stall: stall, ChunkBytes: 17 << 20})
 	s.put("/v1/stream/x", large, text)
 	s.put("/v1/stream/small", "hello", text)
 	turns := s.srv.turns
@@ -109,6 +113,7 @@ func TestTurns(t *testing.T) {
 	for range cap(turns) {
 		turns <- struct{}{}
 	}
+	defer s.srv.chunks.room(16 << 20)() // too much is held from now on
 	got := make(chan string)
 	go func() {
 		b, err := io.ReadAll(resp.Body)
@@ -140,6 +145,82 @@ func TestTurns(t *testing.T) {
 		t.Errorf("%v cut for having waited", n)
 	}
 	s.eventually("nobody has a turn", func() bool { return len(turns) == 0 })
+}
+
+// Who still writes when a stint is over, as TLS may of itself, keeps no turn, and takes
+// nobody's.
+func TestStintOver(t *testing.T) {
+	t.Parallel()
+	turns := make(chan struct{}, 1)
+	w := httptest.NewRecorder()
+	st := &stint{
+		p: (&Server{cfg: Config{Stall: time.Minute}}).pacer(w), wire: &wire{}, turns: turns,
+		look: time.NewTimer(time.Hour),
+	}
+	st.begin()
+	st.begin()
+	if len(turns) != 1 {
+		t.Fatalf("%d turns", len(turns))
+	}
+	st.pause()
+	turns <- struct{}{} // somebody's
+	late := make(chan struct{})
+	go func() {
+		st.begin()
+		close(late)
+	}()
+	st.end()
+	<-turns
+	<-late
+	if len(turns) != 0 {
+		t.Error("a turn is kept when the stint is over")
+	}
+	turns <- struct{}{}
+	st.begin()
+	st.pause()
+	if len(turns) != 1 {
+		t.Error("somebody's turn is gone")
+	}
+}
+
+// While those who are stuck hold more than the bound, others collect nothing, until one of
+// the former is cut. Who leaves meanwhile waits no more.
+func TestCatchUpRoom(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{ChunkBytes: 8 << 20})
+	s.put("/v1/stream/x", large, text)
+	s.put("/v1/stream/small", "hello", text)
+	s.raw("/v1/stream/x")
+	s.eventually("it is stuck", func() bool { return s.stuck() == 1 && len(s.srv.turns) == 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.srv.collect(ctx, "default/small", shard.Info{}, place{}, false); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" || s.cuts(cutMemory) != 1 {
+		t.Errorf("%q while %d bytes are held, %v cut", got, s.srv.chunks.bytes.Load(), s.cuts(cutMemory))
+	}
+	back := s.srv.chunks.room(16 << 20)
+	got := make(chan string)
+	go func() {
+		resp, err := http.Get(s.url + "/v1/stream/small") //nolint:noctx // it ends with the test
+		if err != nil {
+			t.Error(err)
+			close(got)
+			return
+		}
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || resp.Body.Close() != nil {
+			t.Error(err)
+		}
+		got <- string(b)
+	}()
+	s.eventually("it waits", func() bool { return s.srv.chunks.waiting.Load() == 1 })
+	back()
+	if b := <-got; b != "hello" {
+		t.Errorf("%q", b)
+	}
+	s.eventually("nothing is held", s.nothingHeld)
 }
 
 // The room in which an array is laid out is held by each who is written one, and counted;

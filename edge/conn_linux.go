@@ -61,6 +61,7 @@ const (
 // enter takes a reader in, who is owed the head of its response first.
 func (l *loop) enter(d *driver, fd int, seal *seal, head []byte) {
 	r := l.seats.take()
+	l.x.readers.Add(1)
 	r.d, r.fd, r.seal, r.pre = *d, int32(fd), seal, head
 	r.began, r.active = l.since(), l.since()
 	if err := l.watch(unix.EPOLL_CTL_ADD, r, false); err != nil {
@@ -364,4 +365,5 @@ func (l *loop) gone(r *conn) {
 	l.s.m.count(&r.d.c)
 	r.d.close()
 	l.seats.leave(r)
+	l.x.readers.Add(-1)
 }

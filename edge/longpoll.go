@@ -37,6 +37,7 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 			fail(w, err)
 			return
 		}
+		defer s.drop(&c)
 		keep(w, r, keepPoll)
 		s.send(w, r, info, c, false)
 		return

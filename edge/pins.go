@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,13 +16,18 @@ type pins struct {
 	limit int64
 	bytes atomic.Int64
 
+	waiting atomic.Int32 // for room
+
 	mu      sync.Mutex
 	writers map[pinner]struct{}
-	pages   map[*byte]int // by their memory: readers that each is being written to
+	less    sync.Cond     // there may be room
+	pages   map[*byte]int // by their memory: answers that hold each
 }
 
 func newPins(limit int64) *pins {
-	return &pins{limit: limit, writers: map[pinner]struct{}{}, pages: map[*byte]int{}}
+	p := &pins{limit: limit, writers: map[pinner]struct{}{}, pages: map[*byte]int{}}
+	p.less.L = &p.mu
+	return p
 }
 
 // stuckFor is how long a reader may be at one write while there is too little room.
@@ -40,15 +46,48 @@ func (p *pins) unpin(f *frame) {
 	}
 }
 
-// hold notes that w holds the pages, until release.
-func (p *pins) hold(w pinner, pages []run) (release func()) {
+// written notes that pages are being written to w, until done.
+func (p *pins) written(w pinner) (done func()) {
 	p.add(w)
-	p.count(pages, +1)
 	p.relieve()
-	return func() {
-		p.remove(w)
-		p.count(pages, -1)
+	return func() { p.remove(w) }
+}
+
+// await waits until what is held is not more than limit. Those who are stuck are cut
+// meanwhile: see stint.
+func (p *pins) await(ctx context.Context) error {
+	if p.bytes.Load() <= p.limit {
+		return nil
 	}
+	p.relieve()
+	defer context.AfterFunc(ctx, p.wake)()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting.Add(1)
+	defer p.waiting.Add(-1)
+	for p.bytes.Load() > p.limit {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		p.less.Wait()
+	}
+	return nil
+}
+
+// room counts what is held beside pages, until it is given back.
+func (p *pins) room(n int64) (back func()) {
+	p.bytes.Add(n)
+	return func() {
+		if p.bytes.Add(-n); p.waiting.Load() > 0 {
+			p.wake()
+		}
+	}
+}
+
+func (p *pins) wake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.less.Broadcast()
 }
 
 // count is how many more hold the pages.
@@ -64,6 +103,7 @@ func (p *pins) count(pages []run, more int) {
 		} else if had+more == 0 {
 			delete(p.pages, key)
 			p.bytes.Add(-int64(len(b)))
+			p.less.Broadcast()
 		}
 	}
 }

@@ -29,7 +29,8 @@ type reactor struct {
 	ctx  context.Context // ends with Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup
-	came atomic.Int64 // readers
+
+	readers atomic.Int64
 
 	mu     sync.Mutex
 	loops  []*loop // made with the first reader
@@ -152,13 +153,14 @@ func (x *reactor) next() *loop {
 			x.wg.Go(l.run)
 			x.wg.Go(l.poll)
 		}
-		x.wg.Go(x.settle)
+		if len(x.loops) > 0 {
+			x.wg.Go(x.settle)
+		}
 	}
 	if len(x.loops) == 0 {
 		return nil
 	}
 	x.turn++
-	x.came.Add(1)
 	return x.loops[x.turn%len(x.loops)]
 }
 

@@ -89,7 +89,9 @@ type Server struct {
 	frames  *frameCache
 	chunks  *pins
 	turns   chan struct{} // a semaphore: see stint
-	arrays  chan struct{} // a semaphore: see arrayWriters
+	// collecting is a semaphore: see collectors.
+	collecting chan struct{}
+	arrays     chan struct{} // a semaphore: see arrayWriters
 	// compress is what reads go through for clients that accept it; compressing is a
 	// semaphore: see compressors.
 	compress    func(http.Handler) http.HandlerFunc
@@ -111,7 +113,7 @@ func New(cfg Config, streams Streams) *Server {
 	s := &Server{
 		compress: compress, compressing: make(chan struct{}, compressors),
 		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics),
-		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes),
+		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes), collecting: make(chan struct{}, collectors),
 		turns: make(chan struct{}, runtime.GOMAXPROCS(0)), arrays: make(chan struct{}, arrayWriters),
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}

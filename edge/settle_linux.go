@@ -7,10 +7,11 @@ import (
 
 // settling tells when a crowd of readers has come. What letting one in leaves behind is ten
 // times what it needs from then on, and the runtime would keep twice the heap of that moment
-// for minutes: where many have come at once, memory is given back as soon as they have.
+// for minutes: where there are many more than there were, memory is given back as soon as
+// they have come. Readers that come as others leave are no crowd.
 type settling struct {
-	seen  int64 // who had come by the last look, since the reactor was made
-	given int64 // by when memory was given back
+	seen  int64 // readers at the last look
+	least int64 // since memory was given back
 	at    time.Time
 }
 
@@ -20,15 +21,15 @@ const (
 	settlePause = 30 * time.Second // at least, between two: it is a collection
 )
 
-// due is asked every settleEvery, with how many have come so far.
-func (s *settling) due(came int64, now time.Time) bool {
-	lately := came - s.seen
-	s.seen = came
-	crowd := came - s.given
+// due is asked every settleEvery, with how many readers there are.
+func (s *settling) due(readers int64, now time.Time) bool {
+	lately := readers - s.seen
+	s.seen, s.least = readers, min(s.least, readers)
+	crowd := readers - s.least
 	if crowd < settleLeast || lately > crowd/100 || now.Sub(s.at) < settlePause {
 		return false
 	}
-	s.given, s.at = came, now
+	s.least, s.at = readers, now
 	return true
 }
 
@@ -41,7 +42,7 @@ func (x *reactor) settle() {
 		case <-x.ctx.Done():
 			return
 		case now := <-tick.C:
-			if s.due(x.came.Load(), now) {
+			if s.due(x.readers.Load(), now) {
 				debug.FreeOSMemory()
 			}
 		}

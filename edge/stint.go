@@ -1,20 +1,23 @@
 package edge
 
 import (
+	"net/http"
 	"runtime"
+	"sync"
 	"time"
 )
 
 // stint is a catch-up answer on a TCP connection that serves nothing else: it is written in
-// calls as large as what there is, and in turns.
+// calls as large as what there is (under TLS, its records), and in turns.
 //
 // A socket takes megabytes at once, which is milliseconds for the goroutine that writes.
 // When thousands catch up, thousands are ready to run, each for that long, and whatever else
 // the node does waits for its turn among them for seconds: what S2 answers, heartbeats of
-// the fleet, live events. So as many as there are CPUs have a turn, and the others wait without being ready, in
-// the order in which they came. A turn lasts until the answer is written, or until its
-// connection takes no more; it waits for the next one when that does again. A client is
-// never waited for with a turn in hand. No more wait than there are connections.
+// the fleet, live events. So as many answers as there are CPUs have a turn, and the others wait
+// without being ready, in the order in which they came. A turn lasts until the answer is
+// written, or until its connection takes no more; it waits for the next one when that does
+// again. A client is never waited for with a turn in hand. No more wait than there are
+// connections.
 //
 // The deadline moves on with each turn, and while the client's kernel takes something of
 // what has been written: so a slow client is not cut.
@@ -22,25 +25,32 @@ type stint struct {
 	p     *pacer
 	wire  *wire
 	turns chan struct{}
-	has   bool // a turn
-
 	look  *time.Timer
-	acked uint64 // what the client's kernel had taken at the last look
-	over  bool   // both under p.mu
+	acked uint64 // what the client's kernel had taken at the last look; under p.mu
+
+	// Under TLS net/http's own reading may write, too, one with the handler at a time: an
+	// answer to new keys, which may come through when the stint is over.
+	mu   sync.Mutex
+	has  bool // a turn
+	over bool
 }
 
 // lookAfter is how often an answer is looked at that is being written.
 const lookAfter = time.Second
 
-// work waits for a turn to write through p, until end. A connection without a wire is
-// written to in pieces, and lets others run after each; see pacer.
-func (s *Server) work(p *pacer, w *wire) (end func()) {
+// work has what is written through p written in turns, until end. A connection without a
+// wire is written to in pieces, and lets others run after each; see pacer.
+func (s *Server) work(p *pacer, r *http.Request) (end func()) {
+	w := wireOf(r)
 	if w == nil {
 		return func() {}
 	}
-	t := &stint{p: p, wire: w, turns: s.turns}
-	t.begin()
-	p.stint, w.stint = t, t
+	t := &stint{p: p, wire: w, turns: s.turns, acked: acknowledged(w.tcp)}
+	if r.TLS == nil { // otherwise write does, that has the tls.Conn for itself
+		t.begin()
+	}
+	p.stint = t
+	w.stint.Store(t)
 	every := min(lookAfter, p.stall/4)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,44 +63,62 @@ func (s *Server) work(p *pacer, w *wire) (end func()) {
 	return t.end
 }
 
-// begin waits for a turn, unless it has one. Meanwhile it is not stuck.
+// begin waits for a turn, unless it has one. Meanwhile it is not stuck. When the stint is
+// over it needs none.
 func (t *stint) begin() {
-	if !t.has {
-		t.p.began.Store(0)
-		select {
-		case t.turns <- struct{}{}:
-		default:
-			t.turns <- struct{}{}
-			runtime.Gosched() // who is handed a turn runs next, and so would the one after it: others first
-		}
-		t.has = true
-		t.p.mu.Lock()
-		defer t.p.mu.Unlock()
-		t.moveOn()
+	t.mu.Lock()
+	needs := !t.has && !t.over
+	t.mu.Unlock()
+	if !needs {
+		return
 	}
+	t.p.began.Store(0)
+	select {
+	case t.turns <- struct{}{}:
+	default:
+		t.turns <- struct{}{}
+		runtime.Gosched() // who is handed a turn runs next, and so would the one after it: others first
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		<-t.turns
+		return
+	}
+	t.has = true
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
+	t.moveOn()
 }
 
 // pause gives the turn up: the connection takes no more.
 func (t *stint) pause() {
-	t.p.began.Store(time.Now().UnixNano())
-	t.has = false
-	<-t.turns
-}
-
-func (t *stint) end() {
-	t.p.mu.Lock()
-	defer t.p.mu.Unlock()
-	t.over = true
-	t.look.Stop()
-	t.p.stint, t.wire.stint = nil, nil
-	t.p.began.Store(0)
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.has {
+		t.p.began.Store(time.Now().UnixNano())
+		t.has = false
 		<-t.turns
 	}
 }
 
+func (t *stint) end() {
+	t.wire.stint.Store(nil)
+	t.p.stint = nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.look.Stop()
+	if t.over = true; t.has {
+		t.has = false
+		<-t.turns
+	}
+	t.p.began.Store(0)
+}
+
 // goesOn moves the deadline on if the client has taken something; false: it is over.
 func (t *stint) goesOn() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()
 	if t.over || t.p.isCut.Load() {

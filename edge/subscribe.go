@@ -151,6 +151,7 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 		fail(w, err)
 		return
 	}
+	defer s.drop(&c)
 	if q.old && !info.Closed {
 		keep(w, r, keepNot)
 		s.send(w, r, info, c, true)

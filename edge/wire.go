@@ -3,6 +3,7 @@ package edge
 import (
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,7 +32,7 @@ func (l wires) Accept() (net.Conn, error) {
 type wire struct {
 	net.Conn // tcp; nil: taken
 	tcp      *net.TCPConn
-	stint    *stint // nil: no catch-up; of the goroutine that writes
+	stint    atomic.Pointer[stint] // nil: no catch-up
 	out      []byte
 	in       io.Reader
 }
@@ -44,10 +45,10 @@ func (w *wire) Read(b []byte) (int, error) {
 }
 
 func (w *wire) Write(b []byte) (int, error) {
-	switch {
-	case w.stint != nil:
-		return w.stint.write(b)
-	case w.Conn != nil:
+	if t := w.stint.Load(); t != nil {
+		return t.write(b)
+	}
+	if w.Conn != nil {
 		return w.Conn.Write(b)
 	}
 	w.out = append(w.out, b...)

@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"strconv"
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/sync/singleflight"
@@ -51,8 +52,10 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, a
 	if r, ok := p.cached(id, info, from); ok {
 		return r, nil
 	}
-	// One read for all who ask; it is not given up when the first of them leaves.
-	name := string(id) + "\x00" + uintKey(info.Life) + uintKey(from) + uintKey(info.Tail)
+	// One read for all who ask; it is not given up when the first of them leaves. Another node
+	// that asks this one, which asks others itself, is not one of them: they might wait for
+	// each other.
+	name := strconv.FormatBool(ask != nil) + "\x00" + string(id) + "\x00" + uintKey(info.Life) + uintKey(from) + uintKey(info.Tail)
 	ch := p.flight.DoChan(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
 		defer cancel()
@@ -132,7 +135,7 @@ func asked(ctx context.Context, info Info, from uint64, ask func(context.Context
 	switch {
 	case errors.Is(err, ErrTrimmed), errors.Is(err, ErrNotFound):
 		return Range{}, false, err
-	case err != nil, r.From() > from, r.To() <= from:
+	case err != nil, r.IsZero(), r.From() > from, r.To() <= from:
 		return Range{}, false, errNotAsked
 	case r.From() < from:
 		r = r.after(from)

@@ -79,7 +79,10 @@ func Open(cfg Config) (*Log, error) {
 		// No retries of the SDK's: an append's outcome is ours to settle, and a read
 		// session's budget counts the failures of its whole life.
 		RetryConfig: &s2.RetryConfig{MaxAttempts: 1},
-		HTTPClient:  &http.Client{Transport: l.conns},
+		HTTPClient: &http.Client{
+			Transport:     l.conns,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // S2 sends nobody elsewhere
+		},
 	}
 	if cfg.Endpoint != "" {
 		base := strings.TrimSuffix(cfg.Endpoint, "/")

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// unary is the RoundTripper of calls to an S2 without TLS (s2-lite, fantail s2): HTTP/1.1,
+// unary is the RoundTripper of calls to one S2 without TLS (s2-lite, fantail s2): HTTP/1.1,
 // written and read on the goroutine that calls. http.Transport has two goroutines of its own
 // for each connection, and hands a call to one and its answer back from the other: with
 // small appends that was a third of what a node spends on one (bench/append). What is
@@ -50,7 +50,10 @@ type writer struct{ io.Writer }
 // RoundTrip implements http.RoundTripper. The context bounds it, the answer's body included.
 func (u *unary) RoundTrip(req *http.Request) (*http.Response, error) {
 	for {
-		l, used, err := u.take(req)
+		l, used, err := (*line)(nil), false, context.Cause(req.Context())
+		if err == nil {
+			l, used, err = u.take(req)
+		}
 		if err != nil {
 			if req.Body != nil {
 				_ = req.Body.Close()
@@ -105,7 +108,7 @@ func (u *unary) call(l *line, req *http.Request) (resp *http.Response, heard boo
 		return nil, false, a.why(wrote)
 	}
 	// A server that refuses a body may have answered before it closed the connection.
-	for resp == nil || resp.StatusCode == http.StatusContinue || resp.StatusCode == http.StatusEarlyHints {
+	for resp == nil || resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
 		_, err = l.r.Peek(1)
 		if heard = heard || err == nil; err == nil {
 			resp, err = http.ReadResponse(l.r, req)
@@ -115,7 +118,7 @@ func (u *unary) call(l *line, req *http.Request) (resp *http.Response, heard boo
 			return nil, heard, a.why(errors.Join(wrote, err))
 		}
 	}
-	a.keep = wrote == nil && !resp.Close
+	a.keep = wrote == nil && !resp.Close && resp.StatusCode >= 200
 	if a.body = resp.Body; resp.ContentLength == 0 {
 		a.end(true)
 	}
@@ -163,7 +166,7 @@ func (a *answer) end(whole bool) {
 	if a.l = nil; l == nil {
 		return
 	}
-	if a.stop() && whole && a.keep {
+	if a.stop() && whole && a.keep && l.r.Buffered() == 0 { // or the server has said more than it was asked
 		a.u.put(l)
 	} else {
 		_ = l.Close()

@@ -224,7 +224,7 @@ func TestUnaryRaw(t *testing.T) {
 			}
 			if req, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
 				_, _ = io.Copy(io.Discard, req.Body)
-				_, _ = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+				_, _ = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 			}
 			_ = c.Close()
 		}
@@ -281,6 +281,37 @@ func TestUnaryRefused(t *testing.T) {
 		if len(c.u.idle) != 0 {
 			t.Error("a connection with half a request is kept")
 		}
+	}
+}
+
+// What a server says beyond its answer is nobody's.
+func TestUnaryTooMuch(t *testing.T) {
+	t.Parallel()
+	for _, says := range []string{
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad",
+		"HTTP/1.1 204 No Content\r\n\r\nbody",
+		"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+	} {
+		server, client := net.Pipe()
+		u := &unary{most: 4, dial: func(context.Context, string, string) (net.Conn, error) { return client, nil }}
+		go func() {
+			if _, err := http.ReadRequest(bufio.NewReader(server)); err != nil {
+				t.Error(err)
+			}
+			_, _ = io.WriteString(server, says)
+		}()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := u.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(resp.Body); err != nil || resp.Body.Close() != nil || len(u.idle) != 0 {
+			t.Errorf("%q: %v, %d idle", says, err, len(u.idle))
+		}
+		_ = server.Close()
 	}
 }
 
