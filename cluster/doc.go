@@ -67,6 +67,7 @@
 // Subscriptions of one peer: 262,144, then refused as overloaded. Credit: 256 KiB for
 // a subscription, 8 MiB for a link, 256 MiB for all links (later ones get less);
 // without it records wait in the Tail, and what is evicted there is read from pages.
+// Pages that an owner gave are kept with those that this node has read itself.
 // Streams being opened for peers: 64 at once, mostly those first that need no fetching;
 // 65,536 wait, then refused. Append bodies from peers: 64 MiB, then refused before the
 // body is read. Streams being let go of: 16 at once, the others next second. Streams

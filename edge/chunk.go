@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -36,25 +37,48 @@ type run struct {
 
 // collectors is how many chunks are collected at once. While what others hold is over its
 // bound, they wait for room: so a crowd, each of whom reads another stream, holds no more
-// than the bound and a chunk for each collector. More wait for one of those to be done.
-const collectors = 128
+// than the bound and a chunk for each collector. Who waits for longer than roomTime is told to
+// come back: nobody who takes what it gets is cut for a newcomer, however slow it is.
+const (
+	collectors = 128
+	roomTime   = 5 * time.Second
+)
 
 // collect finds the messages from a place up to the tail that info tells, as far as a
-// chunk goes. What it found is counted until drop.
+// chunk goes. What it found is counted until drop. errCrowd: there is no room.
 func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info, at place, fromStart bool) (c chunk, err error) {
-	select {
-	case s.collecting <- struct{}{}:
-		defer func() { <-s.collecting }()
-	case <-ctx.Done():
-		return c, context.Cause(ctx)
-	}
-	if err := s.chunks.await(ctx); err != nil {
+	if err := s.turnToCollect(ctx); err != nil {
 		return c, err
 	}
+	defer func() { <-s.collecting }()
 	if c, err = s.find(ctx, id, info, at, fromStart); err == nil {
 		s.chunks.count(c.runs, +1)
 	}
 	return c, err
+}
+
+// turnToCollect takes a place in collecting when there is one, and room.
+func (s *Server) turnToCollect(ctx context.Context) error {
+	select {
+	case s.collecting <- struct{}{}:
+		if s.chunks.bytes.Load() <= s.chunks.limit {
+			return nil
+		}
+		<-s.collecting
+	default:
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, roomTime, errCrowd)
+	defer cancel()
+	select {
+	case s.collecting <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	err := s.chunks.await(ctx)
+	if err != nil {
+		<-s.collecting
+	}
+	return err
 }
 
 // drop lets go of what collect found.

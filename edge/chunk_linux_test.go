@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -221,6 +222,35 @@ func TestCatchUpRoom(t *testing.T) {
 		t.Errorf("%q", b)
 	}
 	s.eventually("nothing is held", s.nothingHeld)
+}
+
+// Who finds no room, or no place among those who collect, is told so after a while.
+func TestCatchUpCrowded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{ChunkBytes: 1}, nil)
+		refused := func(why string) {
+			t.Helper()
+			began := time.Now()
+			err := s.turnToCollect(t.Context())
+			if took := time.Since(began); !errors.Is(err, errCrowd) || mappingOf(err).status != 503 || took != roomTime {
+				t.Errorf("%s: %v after %v", why, err, took)
+			}
+		}
+		back := s.chunks.room(2)
+		refused("no room")
+		back()
+		for range collectors {
+			if err := s.turnToCollect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refused("no place")
+		<-s.collecting
+		if err := s.turnToCollect(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // The room in which an array is laid out is held by each who is written one, and counted;

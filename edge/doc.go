@@ -27,6 +27,12 @@
 // tls.Conn, if it has one (seal_linux.go). Readers of a stream who stand alike are sent the
 // same bytes (step_linux.go). All others are driven by their request's goroutine.
 //
+// # The life of a catch-up answer
+//
+// collect (chunk.go) finds a chunk's messages in pages, within what may be held (pins.go);
+// send writes it: on TCP in a turn (stint.go), so that a crowd that catches up leaves
+// processors for everything else; elsewhere piece by piece (pacer.go).
+//
 // # Invariants
 //
 //  1. Only this package knows client offsets; everything behind it speaks log
@@ -42,17 +48,18 @@
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. What is in flight is bounded: readers by MaxReaders, bodies by MaxBodies,
 //     a reader's owed bytes by its turn's budget and one append, what all of them hold
-//     while it is written by PinnedBytes, what was encrypted for them included, the pages
-//     that are written to who catches up by ChunkBytes, and what a loop copies to be sent
-//     to many by 64 KiB (stepMost).
+//     while it is written by PinnedBytes, what was encrypted for them included, what is
+//     written to those who catch up by ChunkBytes and a chunk for each of collectors, and
+//     what a loop copies to be sent to many by 64 KiB (stepMost).
 //  8. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
 //     can block. What others want of it comes by mail.
 //
 // # Goroutines
 //
 // The request's own, by net/http. With the first reader that it takes the reactor starts
-// two for each processor: the loop, and one that waits for its epoll descriptor; and one
-// for each page that readers of a loop wait for, at most pagesAtOnce. Server.Close ends
+// two for each processor: the loop, and one that waits for its epoll descriptor; one that
+// gives memory back once a crowd has come (settle_linux.go); and one for each page that
+// readers of a loop wait for, at most pagesAtOnce. Server.Close ends
 // them and waits.
 //
 // # Decision

@@ -35,8 +35,9 @@ type Config struct {
 	// that has been stuck for longest is cut.
 	PinnedBytes int64
 	// ChunkBytes bounds the pages that are being written to clients that catch up, each
-	// counted once, and the room in which arrays are laid out (256 MiB); beyond, the one
-	// that has been stuck for longest is cut.
+	// counted once, and the room in which arrays are laid out (512 MiB); beyond, the one
+	// that has been stuck for longest is cut, and others wait before they collect more: 503
+	// after roomTime.
 	ChunkBytes int64
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
 	// a reactor cannot serve (HTTP/2, TLS without Listen, other systems than Linux).
@@ -70,7 +71,7 @@ func (c *Config) defaults() {
 		c.PinnedBytes = 64 << 20
 	}
 	if c.ChunkBytes <= 0 {
-		c.ChunkBytes = 256 << 20
+		c.ChunkBytes = 512 << 20
 	}
 	if c.Now == nil {
 		c.Now = time.Now

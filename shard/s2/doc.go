@@ -6,7 +6,8 @@
 // A stream's name is mapped to a basin and a stream of S2 (config.go). Appends,
 // reads and tail checks are one unary call each, never repeated here: S2's reply
 // is translated into the Log contract (errors.go), and what it leaves open is
-// ErrUnknown, the shard's to settle. Records are translated in records.go. An S2
+// ErrUnknown, the shard's to settle. To an S2 without TLS it is made on the goroutine that
+// calls (unary.go). Records are translated in records.go. An S2
 // in the same process is called without SDK and wire (embedded.go); what it answers
 // is worded as the SDK's, and takes the same way from there.
 //
