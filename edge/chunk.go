@@ -41,7 +41,7 @@ type run struct {
 // come back: nobody who takes what it gets is cut for a newcomer, however slow it is.
 const (
 	collectors = 128
-	roomTime   = 5 * time.Second
+	roomTime   = 20 * time.Second
 )
 
 // collect finds the messages from a place up to the tail that info tells, as far as a
