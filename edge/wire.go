@@ -33,6 +33,7 @@ type wire struct {
 	net.Conn // tcp; nil: taken
 	tcp      *net.TCPConn
 	stint    atomic.Pointer[stint] // nil: no catch-up
+	broken   error                 // what the first write that failed said
 	out      []byte
 	in       io.Reader
 }
@@ -44,15 +45,23 @@ func (w *wire) Read(b []byte) (int, error) {
 	return w.in.Read(b)
 }
 
-func (w *wire) Write(b []byte) (int, error) {
+// Write writes nothing more once a write has failed: what came through ends in the middle of
+// something, and a tls.Conn that is closed would wait for 5 s to say so to a client that takes
+// nothing, while pages are held for it.
+func (w *wire) Write(b []byte) (n int, err error) {
+	if w.broken != nil {
+		return 0, w.broken
+	}
 	if t := w.stint.Load(); t != nil {
-		return t.write(b)
+		n, err = t.write(b)
+	} else if w.Conn != nil {
+		n, err = w.Conn.Write(b)
+	} else {
+		w.out = append(w.out, b...)
+		return len(b), nil
 	}
-	if w.Conn != nil {
-		return w.Conn.Write(b)
-	}
-	w.out = append(w.out, b...)
-	return len(b), nil
+	w.broken = err
+	return n, err
 }
 
 // CloseWrite is what net/http calls so that an answer is not lost with what nobody has read.
