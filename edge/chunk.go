@@ -61,7 +61,7 @@ func (s *Server) collect(ctx context.Context, id shard.StreamID, info shard.Info
 func (s *Server) turnToCollect(ctx context.Context) error {
 	select {
 	case s.collecting <- struct{}{}:
-		if s.chunks.bytes.Load() <= s.chunks.limit {
+		if !s.chunks.full() {
 			return nil
 		}
 		<-s.collecting

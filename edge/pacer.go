@@ -21,7 +21,7 @@ type pacer struct {
 	left  int          // of the piece that the deadline is for
 	began atomic.Int64 // when the write under way began, or was last seen to go on, ns; 0: none
 
-	mu    sync.Mutex  // is held while others than the writer move the deadline
+	mu    sync.Mutex  // is held while others than the writer may move the deadline, and of its stint
 	isCut atomic.Bool // for room; see pins
 }
 

@@ -46,6 +46,9 @@ func (p *pins) unpin(f *frame) {
 	}
 }
 
+// full: more is held than limit.
+func (p *pins) full() bool { return p.bytes.Load() > p.limit }
+
 // written notes that pages are being written to w, until done.
 func (p *pins) written(w pinner) (done func()) {
 	p.add(w)
@@ -56,7 +59,7 @@ func (p *pins) written(w pinner) (done func()) {
 // await waits until what is held is not more than limit. Those who are stuck are cut
 // meanwhile: see stint.
 func (p *pins) await(ctx context.Context) error {
-	if p.bytes.Load() <= p.limit {
+	if !p.full() {
 		return nil
 	}
 	p.relieve()
@@ -65,7 +68,7 @@ func (p *pins) await(ctx context.Context) error {
 	defer p.mu.Unlock()
 	p.waiting.Add(1)
 	defer p.waiting.Add(-1)
-	for p.bytes.Load() > p.limit {
+	for p.full() {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -130,7 +133,7 @@ func (p *pins) remove(w pinner) {
 
 // relieve cuts a reader if there is too little room and one is stuck.
 func (p *pins) relieve() {
-	if p.bytes.Load() <= p.limit {
+	if !p.full() {
 		return
 	}
 	now := time.Now()

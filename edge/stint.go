@@ -3,7 +3,6 @@ package edge
 import (
 	"net/http"
 	"runtime"
-	"sync"
 	"time"
 )
 
@@ -26,13 +25,13 @@ type stint struct {
 	wire  *wire
 	turns chan struct{}
 	look  *time.Timer
-	acked uint64 // what the client's kernel had taken at the last look; under p.mu
 
 	// Under TLS net/http's own reading may write, too, one with the handler at a time: an
 	// answer to new keys, which may come through when the stint is over.
-	mu   sync.Mutex
-	has  bool // a turn
-	over bool
+	// All under p.mu:
+	has   bool // a turn
+	over  bool
+	acked uint64 // what the client's kernel had taken at the last look
 }
 
 // lookAfter is how often an answer is looked at that is being written.
@@ -66,9 +65,9 @@ func (s *Server) work(p *pacer, r *http.Request) (end func()) {
 // begin waits for a turn, unless it has one. Meanwhile it is not stuck. When the stint is
 // over it needs none.
 func (t *stint) begin() {
-	t.mu.Lock()
+	t.p.mu.Lock()
 	needs := !t.has && !t.over
-	t.mu.Unlock()
+	t.p.mu.Unlock()
 	if !needs {
 		return
 	}
@@ -79,22 +78,20 @@ func (t *stint) begin() {
 		t.turns <- struct{}{}
 		runtime.Gosched() // who is handed a turn runs next, and so would the one after it: others first
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
 	if t.over {
 		<-t.turns
 		return
 	}
 	t.has = true
-	t.p.mu.Lock()
-	defer t.p.mu.Unlock()
 	t.moveOn()
 }
 
 // pause gives the turn up: the connection takes no more.
 func (t *stint) pause() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
 	if t.has {
 		t.p.began.Store(time.Now().UnixNano())
 		t.has = false
@@ -105,8 +102,8 @@ func (t *stint) pause() {
 func (t *stint) end() {
 	t.wire.stint.Store(nil)
 	t.p.stint = nil
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
 	t.look.Stop()
 	if t.over = true; t.has {
 		t.has = false
@@ -117,8 +114,6 @@ func (t *stint) end() {
 
 // goesOn moves the deadline on if the client has taken something; false: it is over.
 func (t *stint) goesOn() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()
 	if t.over || t.p.isCut.Load() {

@@ -50,10 +50,7 @@ type writer struct{ io.Writer }
 // RoundTrip implements http.RoundTripper. The context bounds it, the answer's body included.
 func (u *unary) RoundTrip(req *http.Request) (*http.Response, error) {
 	for {
-		l, used, err := (*line)(nil), false, context.Cause(req.Context())
-		if err == nil {
-			l, used, err = u.take(req)
-		}
+		l, used, err := u.take(req)
 		if err != nil {
 			if req.Body != nil {
 				_ = req.Body.Close()
@@ -70,6 +67,9 @@ func (u *unary) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // take is an idle connection that still is one, or a new one.
 func (u *unary) take(req *http.Request) (l *line, used bool, err error) {
+	if err := context.Cause(req.Context()); err != nil {
+		return nil, false, err
+	}
 	for {
 		u.mu.Lock()
 		n := len(u.idle) - 1
