@@ -67,6 +67,8 @@ func (s *Server) turnToCollect(ctx context.Context) error {
 		<-s.collecting
 	default:
 	}
+	s.m.waitRoom.Inc()
+	defer s.m.waitRoom.Dec()
 	ctx, cancel := context.WithTimeoutCause(ctx, roomTime, errCrowd)
 	defer cancel()
 	select {
@@ -81,8 +83,15 @@ func (s *Server) turnToCollect(ctx context.Context) error {
 	return err
 }
 
-// drop lets go of what collect found.
+// drop lets go of what collect found, as far as it is not written.
 func (s *Server) drop(c *chunk) { s.chunks.count(c.runs, -1) }
+
+// shift lets go of the first run, which is written: a slow client holds what is to come.
+func (s *Server) shift(c *chunk) {
+	s.chunks.count(c.runs[:1], -1)
+	c.runs[0] = run{}
+	c.runs = c.runs[1:]
+}
 
 func (s *Server) find(ctx context.Context, id shard.StreamID, info shard.Info, at place, fromStart bool) (chunk, error) {
 	c := chunk{next: at}
@@ -135,8 +144,9 @@ func (c *chunk) take(page shard.Range, pos, tail uint64) (next uint64) {
 	return next
 }
 
-// send answers 200 with a chunk; old: nobody knows whether there is more by now.
-func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c chunk, old bool) {
+// send answers 200 with a chunk, which it uses up; old: nobody knows whether there is more
+// by now.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c *chunk, old bool) {
 	h := w.Header()
 	h.Set("Content-Type", info.Type)
 	h.Set(hNextOffset, c.next.offset(info))
@@ -157,7 +167,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c
 	if size > stallPiece { // what is less is a short turn by itself
 		defer s.work(out, r)()
 	}
-	if err := write(&c, out); err != nil {
+	if err := write(c, out); err != nil {
 		s.m.countCut(out, err) // or the client is gone
 		return
 	}
@@ -166,7 +176,8 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c
 
 // writeBodies writes the messages one after the other.
 func (s *Server) writeBodies(c *chunk, out *pacer) error {
-	for _, r := range c.runs {
+	for ; len(c.runs) > 0; s.shift(c) {
+		r := c.runs[0]
 		if err := out.write(r.page.Bodies(r.from, r.to)); err != nil {
 			return err
 		}
@@ -202,12 +213,11 @@ func (s *Server) writeArray(c *chunk, out *pacer) error {
 	defer b.Reset(nil)
 	b.Reset(out)
 	_ = b.WriteByte('[') // what goes wrong in any of these, Flush tells
-	for n, r := range c.runs {
-		for i := r.from; i < r.to; i++ {
-			if n > 0 || i > r.from {
-				_ = b.WriteByte(',')
-			}
-			_, _ = b.Write(r.page.Message(i).Body)
+	for sep := ""; len(c.runs) > 0; s.shift(c) {
+		for i := c.runs[0].from; i < c.runs[0].to; i++ {
+			_, _ = b.WriteString(sep)
+			_, _ = b.Write(c.runs[0].page.Message(i).Body)
+			sep = ","
 		}
 	}
 	_ = b.WriteByte(']')

@@ -131,6 +131,9 @@ func TestTurns(t *testing.T) {
 		}
 		return false
 	})
+	if n := testutil.ToFloat64(s.srv.m.waitTurn); n != 1 {
+		t.Errorf("%v wait for a turn", n)
+	}
 	select {
 	case <-got:
 		t.Error("written out of turn")
@@ -153,11 +156,8 @@ func TestTurns(t *testing.T) {
 func TestStintOver(t *testing.T) {
 	t.Parallel()
 	turns := make(chan struct{}, 1)
-	w := httptest.NewRecorder()
-	st := &stint{
-		p: (&Server{cfg: Config{Stall: time.Minute}}).pacer(w), wire: &wire{}, turns: turns,
-		look: time.NewTimer(time.Hour),
-	}
+	s := &Server{cfg: Config{Stall: time.Minute}, turns: turns, m: newMetrics(nil)}
+	st := &stint{s: s, p: s.pacer(httptest.NewRecorder()), wire: &wire{}, look: time.NewTimer(time.Hour)}
 	st.begin()
 	st.begin()
 	if len(turns) != 1 {
@@ -217,6 +217,9 @@ func TestCatchUpRoom(t *testing.T) {
 		got <- string(b)
 	}()
 	s.eventually("it waits", func() bool { return s.srv.chunks.waiting.Load() == 1 })
+	if n := testutil.ToFloat64(s.srv.m.waitRoom); n != 1 {
+		t.Errorf("%v wait for room", n)
+	}
 	back()
 	if b := <-got; b != "hello" {
 		t.Errorf("%q", b)
@@ -289,6 +292,40 @@ func (s *site) nothingHeld() bool {
 	s.srv.chunks.mu.Lock()
 	defer s.srv.chunks.mu.Unlock()
 	return s.srv.chunks.bytes.Load() == 0 && len(s.srv.chunks.pages) == 0
+}
+
+// holding notes what is held whenever something is written to it.
+type holding struct {
+	*httptest.ResponseRecorder
+	pins *pins
+	seen []int64
+}
+
+func (h *holding) Write(b []byte) (int, error) {
+	h.seen = append(h.seen, h.pins.bytes.Load())
+	return h.ResponseRecorder.Write(b)
+}
+
+// A slow client holds the pages that are still to come, and not those it has got.
+func TestPagesGivenBack(t *testing.T) {
+	t.Parallel()
+	for _, typ := range []header{text, jsonType} {
+		s := newSite(t, Config{})
+		const one = 512 << 10 // two would not be a page
+		body := `"` + large[:one-2] + `"`
+		s.put("/v1/stream/x", body, typ)
+		for range 2 {
+			s.want(s.do("POST", "/v1/stream/x", body, typ), 204)
+		}
+		w := &holding{httptest.NewRecorder(), s.srv.chunks, nil}
+		s.srv.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/stream/x", nil))
+		if w.Body.Len() < 3*one || w.seen[0] < 3*one || w.seen[len(w.seen)-1] >= 2*one {
+			t.Errorf("%s: %d bytes, held at first and at last: %d, %d", typ, w.Body.Len(), w.seen[0], w.seen[len(w.seen)-1])
+		}
+		if !s.nothingHeld() {
+			t.Error("something is held")
+		}
+	}
 }
 
 // An array is laid out in pieces, whatever its messages are like.

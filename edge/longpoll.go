@@ -39,7 +39,7 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 		}
 		defer s.drop(&c)
 		keep(w, r, keepPoll)
-		s.send(w, r, info, c, false)
+		s.send(w, r, info, &c, false)
 		return
 	}
 	keep(w, r, keepNot)

@@ -36,6 +36,8 @@ type metrics struct {
 	gaps       prometheus.Counter
 	cut        *prometheus.CounterVec
 	moved      *prometheus.CounterVec
+	waitRoom   prometheus.Gauge
+	waitTurn   prometheus.Gauge
 	ack        prometheus.Histogram
 	delivery   prometheus.Histogram
 }
@@ -58,6 +60,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		moved: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_readers_moved_total", Help: "Readers ended for them to go on elsewhere, by reason.",
 		}, []string{"reason"}),
+		waitRoom: waiting("room"),
+		waitTurn: waiting("turn"),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "fantail_append_seconds", Help: "From a write's body read to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
@@ -78,9 +82,28 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.moved.WithLabelValues(string(r))
 	}
 	if reg != nil {
-		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.ack, m.delivery)
+		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.waitRoom, m.waitTurn, m.ack, m.delivery)
 	}
 	return m
+}
+
+// waiting counts clients that catch up and wait: for room to hold pages (see collectors), or
+// for a turn to be written to (see stint).
+func waiting(what string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fantail_catch_up_waiting", Help: "Clients that catch up and wait: for room to hold pages, or for a turn to be written to.",
+		ConstLabels: prometheus.Labels{"for": what},
+	})
+}
+
+// registerHeld has a gauge tell what pins hold.
+func (m *metrics) registerHeld(reg prometheus.Registerer, by mode, p *pins) {
+	if reg != nil {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fantail_held_bytes", Help: "Memory held for readers that have not taken it yet.",
+			ConstLabels: prometheus.Labels{"mode": string(by)},
+		}, func() float64 { return float64(p.bytes.Load()) }))
+	}
 }
 
 // count takes over what a cursor has counted.

@@ -119,6 +119,8 @@ func New(cfg Config, streams Streams) *Server {
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 	s.reactor = newReactor(s)
+	s.m.registerHeld(cfg.Metrics, modeCatchUp, s.chunks)
+	s.m.registerHeld(cfg.Metrics, modeSSE, s.frames.pins)
 	return s
 }
 

@@ -21,10 +21,10 @@ import (
 // The deadline moves on with each turn, and while the client's kernel takes something of
 // what has been written: so a slow client is not cut.
 type stint struct {
-	p     *pacer
-	wire  *wire
-	turns chan struct{}
-	look  *time.Timer
+	s    *Server
+	p    *pacer
+	wire *wire
+	look *time.Timer
 
 	// Under TLS net/http's own reading may write, too, one with the handler at a time: an
 	// answer to new keys, which may come through when the stint is over.
@@ -44,7 +44,7 @@ func (s *Server) work(p *pacer, r *http.Request) (end func()) {
 	if w == nil {
 		return func() {}
 	}
-	t := &stint{p: p, wire: w, turns: s.turns, acked: acknowledged(w.tcp)}
+	t := &stint{s: s, p: p, wire: w, acked: acknowledged(w.tcp)}
 	if r.TLS == nil { // otherwise write does, that has the tls.Conn for itself
 		t.begin()
 	}
@@ -73,15 +73,17 @@ func (t *stint) begin() {
 	}
 	t.p.began.Store(0)
 	select {
-	case t.turns <- struct{}{}:
+	case t.s.turns <- struct{}{}:
 	default:
-		t.turns <- struct{}{}
+		t.s.m.waitTurn.Inc()
+		t.s.turns <- struct{}{}
+		t.s.m.waitTurn.Dec()
 		runtime.Gosched() // who is handed a turn runs next, and so would the one after it: others first
 	}
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()
 	if t.over {
-		<-t.turns
+		<-t.s.turns
 		return
 	}
 	t.has = true
@@ -95,7 +97,7 @@ func (t *stint) pause() {
 	if t.has {
 		t.p.began.Store(time.Now().UnixNano())
 		t.has = false
-		<-t.turns
+		<-t.s.turns
 	}
 }
 
@@ -107,7 +109,7 @@ func (t *stint) end() {
 	t.look.Stop()
 	if t.over = true; t.has {
 		t.has = false
-		<-t.turns
+		<-t.s.turns
 	}
 	t.p.began.Store(0)
 }

@@ -143,7 +143,7 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 	defer s.m.reader(modeCatchUp)()
 	if q.at.kind == offsetNow {
 		keep(w, r, keepNot)
-		s.send(w, r, info, chunk{next: at}, false)
+		s.send(w, r, info, &chunk{next: at}, false)
 		return
 	}
 	c, err := s.collect(r.Context(), id, info, at, q.at.kind == offsetStart)
@@ -154,7 +154,7 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 	defer s.drop(&c)
 	if q.old && !info.Closed {
 		keep(w, r, keepNot)
-		s.send(w, r, info, c, true)
+		s.send(w, r, info, &c, true)
 		return
 	}
 	keep(w, r, c.lasting(q.at, info))
@@ -165,5 +165,5 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	s.send(w, r, info, c, false)
+	s.send(w, r, info, &c, false)
 }
