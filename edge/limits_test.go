@@ -165,6 +165,55 @@ func TestMaxBodies(t *testing.T) {
 	}
 }
 
+// Large bodies that come slowly hold what has come of them, four times at most, and leave
+// room for small ones.
+func TestSlowBodies(t *testing.T) {
+	accept := func(*shard.Request) (shard.Outcome, error) {
+		return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true}}, nil
+	}
+	s := New(Config{MaxBodies: 1 << 20}, fake{do: accept})
+	var clients []*io.PipeWriter
+	answers := make(chan int)
+	for range 3 {
+		body, client := io.Pipe()
+		clients = append(clients, client)
+		go func() {
+			r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/stream/x", body)
+			r.Header.Set("Content-Type", "text/plain")
+			r.ContentLength = 1 << 20
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, r)
+			_ = body.Close()
+			answers <- w.Code
+		}()
+	}
+	small := func() {
+		t.Helper()
+		if w := ask(t, s, "POST", "/v1/stream/x", strings.NewReader("abc"), text); w.Code != 204 {
+			t.Errorf("a small one: %d", w.Code)
+		}
+	}
+	for _, c := range clients {
+		if _, err := io.WriteString(c, "abc"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	small()
+	if n := s.bodies.Load(); n > 3*firstChunk {
+		t.Errorf("%d bytes are held of three bodies that have hardly begun", n)
+	}
+	for _, c := range clients {
+		go func() { _, _ = io.Copy(c, strings.NewReader(strings.Repeat("x", 1<<20))) }()
+		if status := <-answers; status != 429 {
+			t.Errorf("too large a part of all: %d", status)
+		}
+		small()
+	}
+	if n := s.bodies.Load(); n != 0 {
+		t.Errorf("%d bytes are held in the end", n)
+	}
+}
+
 // Readers beyond the limit are told to come back; nobody is sent away for them, and
 // a plain read is no such reader.
 func TestMaxReaders(t *testing.T) {

@@ -148,47 +148,72 @@ func (s *Server) body(w http.ResponseWriter, r *http.Request, req *shard.Request
 	return room, fill(req, data, isJSON)
 }
 
-// firstChunk is what a body of unknown length is given room for at first.
+// expect bounds for how long the request's body may be waited for, and reads one that
+// means nothing. net/http reads what is left of a body before it sends the first byte of an
+// answer, for as long as the client likes: nothing must be held by then that others need.
+func (s *Server) expect(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	s.patience(w)
+	if r.Method == http.MethodPost || r.Method == http.MethodPut {
+		return nil
+	}
+	switch _, err := io.CopyN(io.Discard, r.Body, meaningless+1); {
+	case err == nil:
+		return errTooLarge
+	case !errors.Is(err, io.EOF):
+		return fmt.Errorf("%w: %w", errBody, err)
+	}
+	impatient(w)
+	return nil
+}
+
+// meaningless is how long the body may be of a request whose body has no meaning.
+const meaningless = 64 << 10
+
+// patience gives the client Stall from now on to send more of its body. Unless all of it
+// comes, that stands until the answer has been sent.
+func (s *Server) patience(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.Stall)) // unsupported only in tests
+}
+
+// impatient is for when all of the body has come.
+func impatient(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+}
+
+// firstChunk is what a body is given room for before any of it has come.
 const firstChunk = 16 << 10
 
-// take reads a body. Room for all of a known length is taken before the first byte
-// is read, for another as it grows; an array that has too many elements is refused
-// while it comes. A client that sends nothing for as long as
-// Stall is given up: it holds room.
+// take reads a body. Room is taken as it comes, four times as much each time, and the last
+// quarter of all there is goes to bodies of no more than firstChunk: a few large ones that come
+// slowly do not keep the small ones out. An array that has too many elements is refused while
+// it comes. A client that sends nothing for as long as Stall is given up.
 func (s *Server) take(w http.ResponseWriter, r *http.Request, isJSON bool) (data []byte, room int64, err error) {
+	most := shard.MaxBody + 1
+	if r.ContentLength > 0 {
+		most = int(r.ContentLength)
+	}
 	grow := func(size int) error {
 		more := int64(size - cap(data))
+		limit := s.cfg.MaxBodies
+		if size > firstChunk {
+			limit -= limit / 4
+		}
 		room += more
-		if s.bodies.Add(more) > s.cfg.MaxBodies {
+		if s.bodies.Add(more) > limit {
 			return shard.ErrOverloaded
 		}
 		data = append(make([]byte, 0, size), data...)
 		return nil
 	}
-	size := firstChunk
-	if r.ContentLength > 0 {
-		size = int(r.ContentLength)
-	}
-	if err := grow(size); err != nil {
+	if err := grow(min(firstChunk, most)); err != nil {
 		return nil, room, err
 	}
 	var elements scan
 	isJSON = isJSON && (r.ContentLength < 0 || r.ContentLength > shard.MaxMessages)
-	rc := http.NewResponseController(w)
-	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	for {
-		switch n := cap(data); {
-		case len(data) < n:
-		case r.ContentLength > 0:
-			return data, room, nil
-		case n > shard.MaxBody:
-			return nil, room, errTooLarge
-		default:
-			if err := grow(min(2*n, shard.MaxBody+1)); err != nil {
-				return nil, room, err
-			}
-		}
-		_ = rc.SetReadDeadline(time.Now().Add(s.cfg.Stall)) // unsupported only in tests
 		n, err := r.Body.Read(data[len(data):cap(data)])
 		news := data[len(data) : len(data)+n]
 		data = data[:len(data)+n]
@@ -197,10 +222,17 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request, isJSON bool) (data
 			return nil, room, errTooLarge
 		case isJSON && elements.tooMany(news):
 			return nil, room, errTooMany
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF), len(data) == most:
+			impatient(w)
 			return data, room, nil
 		case err != nil:
 			return nil, room, fmt.Errorf("%w: %w", errBody, err)
+		}
+		s.patience(w)
+		if len(data) == cap(data) {
+			if err := grow(min(4*len(data), most)); err != nil {
+				return nil, room, err
+			}
 		}
 	}
 }

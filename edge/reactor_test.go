@@ -70,24 +70,34 @@ func (s *site) raw(path string) (net.Conn, *http.Response) {
 	return tcp, resp
 }
 
-// rawWithin is the same, and c is what the client writes to: its TLS, if the site has that.
-func (s *site) rawWithin(path string) (tcp, c net.Conn, resp *http.Response) {
+// dial connects to the site.
+func (s *site) dial() net.Conn {
 	s.Helper()
 	var d net.Dialer
 	scheme, addr, _ := strings.Cut(s.url, "://")
-	tcp, err := d.DialContext(s.Context(), "tcp", addr)
+	c, err := d.DialContext(s.Context(), "tcp", addr)
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.Cleanup(func() { _ = tcp.Close() })
-	c = tcp
+	s.Cleanup(func() { _ = c.Close() })
 	if scheme == "https" {
-		c = tls.Client(tcp, trusting)
+		return tls.Client(c, trusting)
+	}
+	return c
+}
+
+// rawWithin is the same, and c is what the client writes to: its TLS, if the site has that.
+func (s *site) rawWithin(path string) (tcp, c net.Conn, resp *http.Response) {
+	s.Helper()
+	c = s.dial()
+	tcp = c
+	if t, ok := c.(*tls.Conn); ok {
+		tcp = t.NetConn()
 	}
 	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path); err != nil {
 		s.Fatal(err)
 	}
-	resp, err = http.ReadResponse(bufio.NewReaderSize(c, 16), nil)
+	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 16), nil)
 	if err != nil || resp.StatusCode != 200 {
 		s.Fatal(resp, err)
 	}

@@ -25,8 +25,7 @@ type Config struct {
 	// MaxReaders bounds SSE and long-poll readers (200,000): newcomers beyond get
 	// 503; nobody is sent away to admit another.
 	MaxReaders int
-	// MaxBodies bounds the bytes of append bodies in flight (64 MiB): 429 beyond,
-	// before the body is read.
+	// MaxBodies bounds the bytes of append bodies in flight (64 MiB): 429 beyond.
 	MaxBodies int64
 	// FrameBytes bounds the frames that readers share, in bytes of what was rendered
 	// (256 MiB); the oldest go first and are rendered anew for who still needs them.
@@ -159,6 +158,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // route is the route table. An event stream is returned, to be served.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) {
 	common(w.Header())
+	if err := s.expect(w, r); err != nil {
+		fail(w, err)
+		return nil
+	}
 	if r.Method == http.MethodOptions {
 		preflight(w)
 		return nil

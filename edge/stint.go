@@ -45,13 +45,10 @@ func (s *Server) work(p *pacer, r *http.Request) (end func()) {
 		return func() {}
 	}
 	t := &stint{s: s, p: p, wire: w, acked: acknowledged(w.tcp)}
-	if r.TLS == nil { // otherwise write does, that has the tls.Conn for itself
-		t.begin()
-	}
 	p.stint = t
 	w.stint.Store(t)
 	every := min(lookAfter, p.stall/4)
-	p.mu.Lock()
+	p.mu.Lock() // goesOn takes it before look is used
 	defer p.mu.Unlock()
 	t.look = time.AfterFunc(every, func() {
 		s.chunks.relieve()

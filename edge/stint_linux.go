@@ -8,7 +8,8 @@ import (
 )
 
 // write writes as much as the connection takes at once, and waits without a turn when it
-// takes no more. net.Conn.Write would wait with it.
+// takes no more. net.Conn.Write would wait with it. Closing the connection waits meanwhile
+// for a turn that is waited for, which is not long: nobody waits for anything who has one.
 func (t *stint) write(b []byte) (n int, err error) {
 	raw, err := t.wire.tcp.SyscallConn()
 	if err != nil {
