@@ -162,8 +162,9 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c
 	}
 	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
 	w.WriteHeader(http.StatusOK)
-	out := s.pacer(w)
-	defer s.chunks.written(out)()
+	out := s.pacer(w, r)
+	s.chunks.add(out)
+	defer s.chunks.remove(out)
 	if size > stallPiece { // what is less is a short turn by itself
 		defer s.work(out, r)()
 	}
@@ -209,7 +210,8 @@ func (s *Server) writeArray(c *chunk, out *pacer) error {
 	}
 	b, _ := rooms.Get().(*bufio.Writer)
 	defer rooms.Put(b)
-	defer s.chunks.room(int64(b.Size()))()
+	s.chunks.hold(int64(b.Size()))
+	defer s.chunks.hold(-int64(b.Size()))
 	defer b.Reset(nil)
 	b.Reset(out)
 	_ = b.WriteByte('[') // what goes wrong in any of these, Flush tells

@@ -114,7 +114,8 @@ func TestTurns(t *testing.T) {
 	for range cap(turns) {
 		turns <- struct{}{}
 	}
-	defer s.srv.chunks.room(16 << 20)() // too much is held from now on
+	s.srv.chunks.hold(16 << 20) // too much is held from now on
+	defer s.srv.chunks.hold(-16 << 20)
 	got := make(chan string)
 	go func() {
 		b, err := io.ReadAll(resp.Body)
@@ -157,7 +158,7 @@ func TestStintOver(t *testing.T) {
 	t.Parallel()
 	turns := make(chan struct{}, 1)
 	s := &Server{cfg: Config{Stall: time.Minute}, turns: turns, m: newMetrics(nil)}
-	st := &stint{s: s, p: s.pacer(httptest.NewRecorder()), wire: &wire{}, look: time.NewTimer(time.Hour)}
+	st := &stint{s: s, p: s.pacer(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil)), wire: &wire{}, look: time.NewTimer(time.Hour)}
 	st.begin()
 	st.begin()
 	if len(turns) != 1 {
@@ -201,7 +202,7 @@ func TestCatchUpRoom(t *testing.T) {
 	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" || s.cuts(cutMemory) != 1 {
 		t.Errorf("%q while %d bytes are held, %v cut", got, s.srv.chunks.bytes.Load(), s.cuts(cutMemory))
 	}
-	back := s.srv.chunks.room(16 << 20)
+	s.srv.chunks.hold(16 << 20)
 	got := make(chan string)
 	go func() {
 		resp, err := http.Get(s.url + "/v1/stream/small") //nolint:noctx // it ends with the test
@@ -220,7 +221,7 @@ func TestCatchUpRoom(t *testing.T) {
 	if n := testutil.ToFloat64(s.srv.m.waitRoom); n != 1 {
 		t.Errorf("%v wait for room", n)
 	}
-	back()
+	s.srv.chunks.hold(-16 << 20)
 	if b := <-got; b != "hello" {
 		t.Errorf("%q", b)
 	}
@@ -240,9 +241,9 @@ func TestCatchUpCrowded(t *testing.T) {
 				t.Errorf("%s: %v after %v", why, err, took)
 			}
 		}
-		back := s.chunks.room(2)
+		s.chunks.hold(2)
 		refused("no room")
-		back()
+		s.chunks.hold(-2)
 		for range collectors {
 			if err := s.turnToCollect(t.Context()); err != nil {
 				t.Fatal(err)

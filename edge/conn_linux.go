@@ -225,7 +225,7 @@ func (l *loop) vector(b []byte, size int) int {
 func (l *loop) stick(r *conn, progress bool) {
 	if r.state != connStuck {
 		r.state = connStuck
-		l.blocked[r] = struct{}{}
+		l.blocked[r] = acked(int(r.fd))
 		l.s.frames.pins.add(r)
 		progress = true
 	}
@@ -237,7 +237,18 @@ func (l *loop) stick(r *conn, progress bool) {
 			l.gone(r)
 		}
 	}
-	l.s.frames.pins.relieve()
+}
+
+// takes reports whether the client has taken something since the last look: its connection
+// takes more of us only once there is little left to send.
+func (l *loop) takes(r *conn) bool {
+	n := acked(int(r.fd))
+	if n <= l.blocked[r] {
+		return false
+	}
+	l.blocked[r] = n
+	r.stuck.Store(int64(l.since()) + 1)
+	return true
 }
 
 func (l *loop) unstick(r *conn) {
@@ -264,10 +275,10 @@ func (r *conn) stuckFor(now time.Time) time.Duration {
 }
 
 func (r *conn) cut() {
-	r.stuck.Store(0) // it is asked once
+	r.stuck.Store(0) // it is asked once, unless it moves on
 	l, f := r.ch.l, r.ref
 	l.post(func() {
-		if r := l.seats.lookup(f); r != nil {
+		if r := l.seats.lookup(f); r != nil && r.state == connStuck && r.stuck.Load() == 0 && !l.takes(r) {
 			l.s.m.cut.WithLabelValues(string(cutMemory)).Inc()
 			l.gone(r)
 		}

@@ -2,9 +2,12 @@ package edge
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -44,5 +47,83 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 	s.eventually("nothing is held", s.nothingHeld)
 	if n := s.srv.bodies.Load(); n != 0 {
 		t.Errorf("%d bytes of bodies are held", n)
+	}
+}
+
+// Who asks and never reads an answer is given up, though answers that are short have no
+// deadline.
+func TestNeverReads(t *testing.T) {
+	t.Parallel()
+	s := newSiteOver(t, Config{Stall: time.Second}, false)
+	s.put("/v1/stream/x", "hello", text)
+	c, _ := s.dial().(*net.TCPConn)
+	if err := c.SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	ask := []byte(strings.Repeat("HEAD /v1/stream/x HTTP/1.1\r\nHost: x\r\n\r\n", 100))
+	for {
+		if _, err := c.Write(ask); err != nil {
+			if n, ok := err.(net.Error); ok && n.Timeout() { //nolint:errorlint // as it comes
+				t.Error(err)
+			}
+			return
+		}
+	}
+}
+
+// deaf is a connection that a client stops reading from.
+type deaf struct {
+	net.Conn
+	on  atomic.Bool
+	end chan struct{}
+}
+
+func (d *deaf) Read(b []byte) (int, error) {
+	if d.on.Load() {
+		<-d.end
+	}
+	return d.Conn.Read(b)
+}
+
+// Over HTTP/2 a stream does not end while its connection takes nothing: that is given up
+// with it, and what its streams held is free.
+func TestDeafHTTP2(t *testing.T) {
+	t.Parallel()
+	s := newSiteOver(t, Config{ChunkBytes: 17 << 20}, false)
+	s.put("/v1/stream/x", large, text)
+	s.put("/v1/stream/small", "hello", text)
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	c := &deaf{end: make(chan struct{})}
+	tr := &http.Transport{Protocols: &p, DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		c.Conn = s.dial()
+		return c, nil
+	}}
+	defer tr.CloseIdleConnections()
+	defer close(c.end)
+	const streams = 8 // each takes 4 MiB, the kernel less than that of all
+	for range streams {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/v1/stream/x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil || resp.ProtoMajor != 2 {
+			t.Fatal(resp, err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+	}
+	c.on.Store(true)
+	s.eventually("they are stuck", func() bool { return s.stuck() == streams })
+	s.srv.chunks.hold(16 << 20) // too much is held from now on
+	defer s.srv.chunks.hold(-16 << 20)
+	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" {
+		t.Errorf("%q", got)
+	}
+	if n := s.stuck(); n != 0 || s.cuts(cutMemory) == 0 {
+		t.Errorf("%d are still stuck, %v were cut", n, s.cuts(cutMemory))
 	}
 }

@@ -26,9 +26,9 @@ type loop struct {
 
 	seats    seats
 	channels map[frameKey]*channel
-	dirty    []*channel // have news; each at most once
-	again    []ref      // have had their turn, and are owed more; each at most once
-	blocked  map[*conn]struct{}
+	dirty    []*channel       // have news; each at most once
+	again    []ref            // have had their turn, and are owed more; each at most once
+	blocked  map[*conn]uint64 // what the client had taken at the last look
 	ending   map[*conn]struct{}
 	pages    []ref // wait for a page
 	fetching int
@@ -78,7 +78,7 @@ func newLoop(x *reactor) (*loop, error) {
 	return &loop{
 		x: x, s: x.s, ep: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
 		wake: make(signal, 1), events: make(chan []unix.EpollEvent), done: make(chan struct{}),
-		channels: map[frameKey]*channel{}, blocked: map[*conn]struct{}{}, ending: map[*conn]struct{}{},
+		channels: map[frameKey]*channel{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{},
 		now: time.Now(), ticked: time.Now(),
 	}, nil
 }

@@ -15,6 +15,7 @@ import (
 // message that it takes all the time; but see stint.
 type pacer struct {
 	w     http.ResponseWriter
+	below *wire // of a stream of HTTP/2, if it is known
 	rc    *http.ResponseController
 	stall time.Duration
 	stint *stint       // nil: pieces
@@ -27,8 +28,12 @@ type pacer struct {
 
 const stallPiece = 16 << 10
 
-func (s *Server) pacer(w http.ResponseWriter) *pacer {
-	return &pacer{w: w, rc: http.NewResponseController(w), stall: s.cfg.Stall}
+func (s *Server) pacer(w http.ResponseWriter, r *http.Request) *pacer {
+	p := &pacer{w: w, rc: http.NewResponseController(w), stall: s.cfg.Stall}
+	if r.ProtoMajor > 1 {
+		p.below = wireBelow(r)
+	}
+	return p
 }
 
 // stuckFor and cut implement pinner.
@@ -44,6 +49,11 @@ func (p *pacer) cut() {
 	defer p.mu.Unlock()
 	p.isCut.Store(true)
 	_ = p.until(time.Now()) // its request has not ended: it is among the pinners
+	if p.below != nil {
+		// A connection that takes nothing takes no word either of a stream that ends, and the
+		// stream stays. Each write of net/http's HTTP/2 sets a deadline; this is for one under way.
+		_ = p.below.tcp.SetWriteDeadline(time.Now().Add(stuckAfter))
+	}
 }
 
 // Write implements io.Writer.

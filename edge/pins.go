@@ -1,7 +1,9 @@
 package edge
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,12 +11,14 @@ import (
 )
 
 // pins is what readers hold while it is written to them: frames of SSE, or pages, each
-// counted once however many hold it. When that is more than limit, the reader is cut that
-// has been at one write for the longest, and for longer than stuckFor: a reader that takes
-// what it gets is never cut for what others hold, so the bound may be passed for a moment.
+// counted once however many hold it. While that is more than limit, readers are cut that have
+// been at one write for longer than stuckAfter, those first that have been for longest. So the
+// bound may be passed for as long as nobody is stuck: who takes what it gets is not cut for what
+// others hold. Over HTTP/2 that is 16 KiB a second; over TCP, anything.
 type pins struct {
-	limit int64
-	bytes atomic.Int64
+	limit  int64
+	bytes  atomic.Int64
+	easing atomic.Bool // ease will be called
 
 	waiting atomic.Int32 // for room
 
@@ -30,39 +34,48 @@ func newPins(limit int64) *pins {
 	return p
 }
 
-// stuckFor is how long a reader may be at one write while there is too little room.
-const stuckFor = time.Second
+const (
+	// stuckAfter is how long a reader may be at one write while there is too little room.
+	stuckAfter = time.Second
+	// easeEvery is how often readers are cut meanwhile, and easePart which part of those who
+	// are stuck at once: they may all hold the same.
+	easeEvery = 100 * time.Millisecond
+	easePart  = 16
+)
+
+// hold counts n bytes more, or fewer.
+func (p *pins) hold(n int64) {
+	switch held := p.bytes.Add(n); {
+	case n < 0:
+		if p.waiting.Load() > 0 {
+			p.wake()
+		}
+	case held > p.limit && p.easing.CompareAndSwap(false, true):
+		time.AfterFunc(easeEvery, p.ease)
+	}
+}
 
 // pin notes that one more reader holds the frame.
 func (p *pins) pin(f *frame) {
 	if f.pinned.Add(1) == 1 {
-		p.bytes.Add(int64(len(f.data)))
+		p.hold(int64(len(f.data)))
 	}
 }
 
 func (p *pins) unpin(f *frame) {
 	if f.pinned.Add(-1) == 0 {
-		p.bytes.Add(-int64(len(f.data)))
+		p.hold(-int64(len(f.data)))
 	}
 }
 
 // full: more is held than limit.
 func (p *pins) full() bool { return p.bytes.Load() > p.limit }
 
-// written notes that pages are being written to w, until done.
-func (p *pins) written(w pinner) (done func()) {
-	p.add(w)
-	p.relieve()
-	return func() { p.remove(w) }
-}
-
-// await waits until what is held is not more than limit. Those who are stuck are cut
-// meanwhile: see stint.
+// await waits until what is held is not more than limit.
 func (p *pins) await(ctx context.Context) error {
 	if !p.full() {
 		return nil
 	}
-	p.relieve()
 	defer context.AfterFunc(ctx, p.wake)()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -77,16 +90,6 @@ func (p *pins) await(ctx context.Context) error {
 	return nil
 }
 
-// room counts what is held beside pages, until it is given back.
-func (p *pins) room(n int64) (back func()) {
-	p.bytes.Add(n)
-	return func() {
-		if p.bytes.Add(-n); p.waiting.Load() > 0 {
-			p.wake()
-		}
-	}
-}
-
 func (p *pins) wake() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,20 +98,21 @@ func (p *pins) wake() {
 
 // count is how many more hold the pages.
 func (p *pins) count(pages []run, more int) {
+	var n int64
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, r := range pages {
 		b := r.page.Payload()
 		key := unsafe.SliceData(b)
 		had := p.pages[key]
 		if p.pages[key] += more; had == 0 {
-			p.bytes.Add(int64(len(b)))
+			n += int64(len(b))
 		} else if had+more == 0 {
 			delete(p.pages, key)
-			p.bytes.Add(-int64(len(b)))
-			p.less.Broadcast()
+			n -= int64(len(b))
 		}
 	}
+	p.mu.Unlock()
+	p.hold(n)
 }
 
 // pinner is a reader that may be cut for room. stuckFor is how long it has been at one
@@ -131,22 +135,28 @@ func (p *pins) remove(w pinner) {
 	p.mu.Unlock()
 }
 
-// relieve cuts a reader if there is too little room and one is stuck.
-func (p *pins) relieve() {
+// ease cuts readers that are stuck, for as long as there is too little room.
+func (p *pins) ease() {
+	p.easing.Store(false)
 	if !p.full() {
 		return
 	}
+	type one struct {
+		w  pinner
+		at time.Duration
+	}
 	now := time.Now()
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	var oldest pinner
-	longest := stuckFor
+	var stuck []one
 	for w := range p.writers {
-		if d := w.stuckFor(now); d > longest {
-			oldest, longest = w, d
+		if d := w.stuckFor(now); d > stuckAfter {
+			stuck = append(stuck, one{w, d})
 		}
 	}
-	if oldest != nil {
-		oldest.cut()
+	slices.SortFunc(stuck, func(a, b one) int { return cmp.Compare(b.at, a.at) })
+	for _, s := range stuck[:(len(stuck)+easePart-1)/easePart] {
+		s.w.cut()
 	}
+	p.mu.Unlock()
+	p.hold(0) // and again
 }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ func (b *began) Write(data []byte) (int, error) {
 func TestEveryWriteIsSeen(t *testing.T) {
 	t.Parallel()
 	w := &began{ResponseRecorder: httptest.NewRecorder()}
-	w.p = (&Server{cfg: Config{Stall: time.Second}}).pacer(w)
+	w.p = (&Server{cfg: Config{Stall: time.Second}}).pacer(w, httptest.NewRequest(http.MethodGet, "/", nil))
 	for range 3 {
 		if err := w.p.write([]byte("data: x\n\n")); err != nil {
 			t.Fatal(err)

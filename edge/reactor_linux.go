@@ -48,22 +48,27 @@ func newReactor(s *Server) *reactor {
 type connKey struct{}
 
 // connContext is an http.Server's ConnContext.
-func connContext(ctx context.Context, c net.Conn) context.Context {
+func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
-	if w, ok := c.(*wire); ok {
-		return context.WithValue(ctx, connKey{}, w)
+	w, ok := c.(*wire)
+	if !ok {
+		return ctx
 	}
-	return ctx
+	// Not everything that is written has a deadline (an error, a long-poll's answer): the kernel
+	// gives a connection up that takes none of it. What has a deadline ends before, and is counted.
+	if raw, err := w.tcp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*s.cfg.Stall.Milliseconds()))
+		})
+	}
+	return context.WithValue(ctx, connKey{}, w)
 }
 
-// wireOf is the wire that serves nothing but this request; nil: there is none.
-func wireOf(r *http.Request) *wire {
+// wireBelow is the wire that the request came by, among others over HTTP/2; nil: there is none.
+func wireBelow(r *http.Request) *wire {
 	w, _ := r.Context().Value(connKey{}).(*wire)
-	if r.ProtoMajor != 1 {
-		return nil
-	}
 	return w
 }
 
@@ -82,7 +87,7 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 	if err != nil {
 		return false
 	}
-	fd, seal, err := detach(c, wire, x.s.cfg.Stall)
+	fd, seal, err := detach(c, wire)
 	if err != nil {
 		x.s.cfg.Logger.Warn("detach a connection", "err", err)
 		d.close()
@@ -107,7 +112,7 @@ func head(h http.Header) []byte {
 }
 
 // detach takes the descriptor out of a connection, and its TLS off it, if there is any.
-func detach(c net.Conn, w *wire, stall time.Duration) (fd int, s *seal, err error) {
+func detach(c net.Conn, w *wire) (fd int, s *seal, err error) {
 	defer func() { _ = w.tcp.Close() }()
 	if t, ok := c.(*tls.Conn); ok {
 		s = &seal{tls: t, wire: w}
@@ -123,7 +128,6 @@ func detach(c net.Conn, w *wire, stall time.Duration) (fd int, s *seal, err erro
 	if err == nil {
 		// A stuck reader would hold megabytes of kernel memory.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*stall.Milliseconds())) // the loop counts it, before
 	}
 	if s != nil {
 		s.wire.in = socket(fd)

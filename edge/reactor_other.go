@@ -23,10 +23,10 @@ func (*reactor) close() {}
 
 func (*loop) drained(bool) {}
 
-func wireOf(*http.Request) *wire { return nil }
+func wireBelow(*http.Request) *wire { return nil }
 
 func (*stint) write([]byte) (int, error) { return 0, http.ErrNotSupported }
 
 func acknowledged(*net.TCPConn) uint64 { return 0 }
 
-func connContext(ctx context.Context, _ net.Conn) context.Context { return ctx }
+func (*Server) connContext(ctx context.Context, _ net.Conn) context.Context { return ctx }

@@ -294,7 +294,6 @@ func TestReactorPins(t *testing.T) {
 	}
 	var cut float64
 	s.eventually("some are cut", func() bool {
-		s.srv.frames.pins.relieve()
 		cut = s.cuts(cutMemory)
 		return s.srv.frames.pins.bytes.Load() <= 4<<20
 	})

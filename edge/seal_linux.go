@@ -71,7 +71,7 @@ func (l *loop) answer(r *conn) {
 	switch s := r.seal; {
 	case !s.owes():
 	case s.held > 0: // it has to wait
-		l.s.frames.pins.bytes.Add(int64(len(s.wire.out) - s.held))
+		l.s.frames.pins.hold(int64(len(s.wire.out) - s.held))
 		s.held = len(s.wire.out)
 	default:
 		if n, err := l.flush(r); err != nil {
@@ -154,7 +154,7 @@ func (l *loop) flush(r *conn) (n int, err error) {
 	if s.wire.out = rest; len(rest) == 0 {
 		s.wire.out = nil
 	}
-	l.s.frames.pins.bytes.Add(int64(len(rest) - s.held))
+	l.s.frames.pins.hold(int64(len(rest) - s.held))
 	s.held = len(rest)
 	return n, err
 }
@@ -197,7 +197,7 @@ func (l *loop) closeNotify(r *conn) (all bool) {
 // unseal gives back what a reader that leaves still holds.
 func (l *loop) unseal(s *seal) {
 	if s != nil {
-		l.s.frames.pins.bytes.Add(int64(-s.held))
+		l.s.frames.pins.hold(int64(-s.held))
 		s.held, s.wire.out = 0, nil
 	}
 }

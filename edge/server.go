@@ -133,8 +133,8 @@ func (c *Config) tick() time.Duration {
 }
 
 // HTTPServer is an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2
-// by prior knowledge. It has no write timeout, because readers stay; each write
-// to them has a deadline of its own.
+// by prior knowledge. It has no write timeout, because readers stay; writes to them have
+// deadlines of their own, and a connection that takes nothing is given up, see connContext.
 func (s *Server) HTTPServer() *http.Server {
 	var p http.Protocols
 	p.SetHTTP1(true)
@@ -142,7 +142,8 @@ func (s *Server) HTTPServer() *http.Server {
 	p.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler: s, Protocols: &p, ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ConnContext: connContext,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ConnContext: s.connContext,
+		HTTP2:    &http.HTTP2Config{WriteByteTimeout: s.cfg.Stall},
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 }

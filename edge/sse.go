@@ -28,7 +28,7 @@ func (d *driver) serve(w http.ResponseWriter, r *http.Request) {
 
 // enter writes the head at once, whatever the first event waits for.
 func (d *driver) enter(w http.ResponseWriter, r *http.Request) error {
-	d.out, d.news = d.server.pacer(w), make(signal, 1)
+	d.out, d.news = d.server.pacer(w, r), make(signal, 1)
 	d.server.frames.pins.add(d.out)
 	w.WriteHeader(http.StatusOK)
 	return d.out.flush()
@@ -196,7 +196,6 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 		}
 		return true, d.behind(ctx)
 	}
-	d.server.frames.pins.relieve()
 	for _, b := range append([][]byte(nil), bufs...) {
 		if err := d.out.write(b); err != nil {
 			return true, err

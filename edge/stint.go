@@ -51,7 +51,6 @@ func (s *Server) work(p *pacer, r *http.Request) (end func()) {
 	p.mu.Lock() // goesOn takes it before look is used
 	defer p.mu.Unlock()
 	t.look = time.AfterFunc(every, func() {
-		s.chunks.relieve()
 		if t.goesOn() {
 			t.look.Reset(every)
 		}

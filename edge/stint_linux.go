@@ -43,10 +43,15 @@ func acknowledged(c *net.TCPConn) (n uint64) {
 	if err != nil {
 		return 0
 	}
-	_ = raw.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			n = info.Bytes_acked
-		}
-	})
+	_ = raw.Control(func(fd uintptr) { n = acked(int(fd)) })
 	return n
+}
+
+// acked is the same of a descriptor.
+func acked(fd int) uint64 {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return info.Bytes_acked
 }

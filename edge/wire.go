@@ -3,6 +3,7 @@ package edge
 import (
 	"io"
 	"net"
+	"net/http"
 	"sync/atomic"
 	"time"
 )
@@ -36,6 +37,14 @@ type wire struct {
 	broken   error                 // what the first write that failed said
 	out      []byte
 	in       io.Reader
+}
+
+// wireOf is the wire that serves nothing but this request; nil: there is none.
+func wireOf(r *http.Request) *wire {
+	if r.ProtoMajor != 1 {
+		return nil
+	}
+	return wireBelow(r)
 }
 
 func (w *wire) Read(b []byte) (int, error) {
