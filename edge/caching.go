@@ -95,12 +95,21 @@ func compressor() (func(http.Handler) http.HandlerFunc, error) {
 
 // compressed serves a read, compressed if the client accepts that.
 func (s *Server) compressed(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
-	select {
-	case s.compressing <- struct{}{}:
-		defer func() { <-s.compressing }()
-		s.compress(serve)(w, r)
-	default:
-		w.Header().Add("Vary", "Accept-Encoding")
-		serve(w, r)
+	if accepts(r) {
+		select {
+		case s.compressing <- struct{}{}:
+			defer func() { <-s.compressing }()
+			s.compress(serve)(w, r)
+			return
+		default:
+		}
 	}
+	w.Header().Add("Vary", "Accept-Encoding")
+	serve(w, r)
+}
+
+// accepts reports whether the client may accept a form that there is; the compressor knows.
+func accepts(r *http.Request) bool {
+	h := r.Header.Get("Accept-Encoding")
+	return strings.Contains(h, "gzip") || strings.Contains(h, "zstd")
 }

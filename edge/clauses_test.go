@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -195,6 +197,54 @@ func (s *site) fill(path string) (second string) {
 		s.want(s.do("POST", path, "["+strings.Repeat("2,", chunkMessages)+"3]", jsonType), 204)
 	}
 	return resp.Header.Get(hNextOffset)
+}
+
+// A client that accepts no compression takes none of the places of those that do.
+func TestCompressors(t *testing.T) {
+	s := New(Config{}, fake{})
+	for accept, want := range map[string]int{"": 0, "identity": 0, "br": 0, "gzip": 1, "br, zstd": 1} {
+		r := httptest.NewRequest(http.MethodGet, "/v1/stream/x", nil)
+		r.Header.Set("Accept-Encoding", accept)
+		w := httptest.NewRecorder()
+		s.compressed(w, r, func(http.ResponseWriter, *http.Request) {
+			if n := len(s.compressing); n != want {
+				t.Errorf("%q: %d places", accept, n)
+			}
+		})
+		if v := w.Header().Get("Vary"); v != "Accept-Encoding" {
+			t.Errorf("%q: Vary: %q", accept, v)
+		}
+	}
+}
+
+// What somebody who asked for now was told is of no use to who asks later.
+func TestCacheControlNow(t *testing.T) {
+	s := newSite(t, Config{})
+	for path, want := range map[string]string{"/v1/stream/now": "no-store", "/v1/stream/tail": "public, max-age=20"} {
+		offset := s.put(path, "", text).Header.Get(hNextOffset)
+		if path == "/v1/stream/now" {
+			offset = "now"
+		}
+		got := make(chan string)
+		go func() {
+			resp, err := http.Get(s.url + path + "?live=long-poll&offset=" + offset) //nolint:noctx // it ends with the test
+			if err != nil {
+				t.Error(err)
+				close(got)
+				return
+			}
+			_ = resp.Body.Close()
+			got <- strconv.Itoa(resp.StatusCode) + " " + resp.Header.Get("Cache-Control")
+		}()
+		waiting := s.srv.m.readers.WithLabelValues(string(modeLongPoll))
+		for testutil.ToFloat64(waiting) == 0 {
+			<-time.After(time.Millisecond)
+		}
+		s.want(s.do("POST", path, "news", text), 204)
+		if h := <-got; h != "200 "+want {
+			t.Errorf("%s: %q, want %q", path, h, want)
+		}
+	}
 }
 
 // Only a whole chunk under an offset of the present life may be kept for ever, and

@@ -38,7 +38,11 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 			return
 		}
 		defer s.drop(&c)
-		keep(w, r, keepPoll)
+		long := keepPoll
+		if q.at.kind == offsetNow { // by which who comes later means another place
+			long = keepNot
+		}
+		keep(w, r, long)
 		s.send(w, r, info, &c, false)
 		return
 	}
