@@ -54,7 +54,7 @@ func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	}
 	gone := d.gone
 	d.mu.Unlock()
-	s.reactor.each(func(l *loop) { l.drained(true) })
+	s.reactor.each((*loop).drained)
 	select {
 	case <-gone:
 		return nil
@@ -72,7 +72,7 @@ func (s *Server) Undrain() {
 		d.begun, d.gone = make(chan struct{}), make(chan struct{})
 	}
 	d.mu.Unlock()
-	s.reactor.each(func(l *loop) { l.drained(false) })
+	s.reactor.each((*loop).drained)
 }
 
 // Readers is the number of event streams that are open.

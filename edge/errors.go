@@ -79,7 +79,7 @@ var failures = []struct {
 	{errTooMany, mapping{413, "too-many-messages", "Too many messages in one append", retry{}}},
 	{errBody, mapping{400, "bad-body", "The body could not be read", retry{}}},
 	{errFull, mapping{503, "full", "Too many readers on this node", retry{1, 5}}},
-	{errCrowd, mapping{503, "crowded", "Too many catch up slowly on this node", retry{1, 5}}},
+	{errCrowd, mapping{503, "crowded", "Too many catch up on this node", retry{1, 5}}},
 	{errDraining, mapping{503, "draining", "This node is stopping", retry{1, 3}}},
 	{shard.ErrNotFound, mapping{404, "stream-not-found", "No such stream", retry{}}},
 	{shard.ErrGone, mapping{410, "stream-gone", "The stream was deleted", retry{}}},

@@ -8,7 +8,7 @@ import (
 )
 
 // frameCache is the frames that readers share, by Tail and framing. It is bounded
-// twice: framesPerTail for one Tail and framing, and limit for the node, in bytes
+// twice: tailFrameBytes for one Tail and framing, and limit for the node, in bytes
 // of the Ranges that were rendered. When full the oldest frames go, each set's
 // newest last of all; a reader that still needs one has it by pointer, and one
 // that comes for it later has it rendered anew.
@@ -21,9 +21,10 @@ type frameCache struct {
 	m  map[frameKey]*frameSet
 }
 
-// framesPerTail bounds the frames of one Tail in one framing that nobody is being written.
+// tailFrameBytes bounds the frames of one Tail in one framing that nobody is being written, in
+// bytes of what was rendered.
 // Readers further back than this find their Ranges in the Tail or in pages all the same.
-const framesPerTail = 1 << 20
+const tailFrameBytes = 1 << 20
 
 // pinnedMost is how many of its oldest frames a ring passes over because they are being
 // written to somebody: they are in memory anyhow (see pins), and of a crowd that catches up
@@ -107,7 +108,7 @@ func (s *frameSet) of(r shard.Range, first int, life uint64, page bool, interval
 			f.time = r.Time()
 		}
 		ring.add(s.cache, span, f)
-		ring.shrink(s.cache, framesPerTail, 1)
+		ring.shrink(s.cache, tailFrameBytes, 1)
 	}
 	s.mu.Unlock()
 	f.once.Do(func() {

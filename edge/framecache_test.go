@@ -13,7 +13,7 @@ func TestPinnedFramesStay(t *testing.T) {
 	t.Parallel()
 	c := newFrameCache(1<<30, 1<<30)
 	set := c.open(nil, framingText)
-	body := bytes.Repeat([]byte("x"), framesPerTail/4)
+	body := bytes.Repeat([]byte("x"), tailFrameBytes/4)
 	ranges := make([]shard.Range, 3*pinnedMost)
 	for i := range ranges {
 		pos := uint64(i)
@@ -38,7 +38,7 @@ func TestPinnedFramesStay(t *testing.T) {
 	for i := range ranges {
 		c.pins.pin(of(i))
 	}
-	if most := (pinnedMost + 1) * len(body) * 11 / 10; set.past.bytes > most+framesPerTail {
+	if most := (pinnedMost + 1) * len(body) * 11 / 10; set.past.bytes > most+tailFrameBytes {
 		t.Errorf("%d bytes, want %d at most", set.past.bytes, most)
 	}
 	set.close() // while they are still being written

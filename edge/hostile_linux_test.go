@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // A body that does not come is waited for as long as Stall, whatever the request: it has an
@@ -88,6 +90,41 @@ func (d *deaf) Read(b []byte) (int, error) {
 	return d.Conn.Read(b)
 }
 
+// unread is a connection of HTTP/2 with so many answers that nobody reads the bodies of.
+func (s *site) unread(streams int) *deaf {
+	s.Helper()
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	c := &deaf{Conn: s.dial(), end: make(chan struct{})}
+	tr := &http.Transport{Protocols: &p, DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return c, nil
+	}}
+	s.Cleanup(tr.CloseIdleConnections)
+	s.Cleanup(func() { close(c.end) })
+	for range streams {
+		req, err := http.NewRequestWithContext(s.Context(), http.MethodGet, s.url+"/v1/stream/x", nil)
+		if err != nil {
+			s.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil || resp.ProtoMajor != 2 {
+			s.Fatal(resp, err)
+		}
+		s.Cleanup(func() { _ = resp.Body.Close() })
+	}
+	return c
+}
+
+// A stream of HTTP/2 that takes nothing is cut and counted, and not its connection.
+func TestStallHTTP2(t *testing.T) {
+	t.Parallel()
+	s := newSiteOver(t, Config{Stall: 300 * time.Millisecond}, false)
+	s.put("/v1/stream/x", large, text)
+	s.unread(2)
+	s.eventually("both are cut", func() bool { return s.cuts(cutStalled) == 2 })
+	s.eventually("nothing is held", s.nothingHeld)
+}
+
 // Over HTTP/2 a stream does not end while its connection takes nothing: that is given up
 // with it, and what its streams held is free.
 func TestDeafHTTP2(t *testing.T) {
@@ -95,27 +132,8 @@ func TestDeafHTTP2(t *testing.T) {
 	s := newSiteOver(t, Config{ChunkBytes: 17 << 20}, false)
 	s.put("/v1/stream/x", large, text)
 	s.put("/v1/stream/small", "hello", text)
-	var p http.Protocols
-	p.SetUnencryptedHTTP2(true)
-	c := &deaf{end: make(chan struct{})}
-	tr := &http.Transport{Protocols: &p, DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
-		c.Conn = s.dial()
-		return c, nil
-	}}
-	defer tr.CloseIdleConnections()
-	defer close(c.end)
 	const streams = 8 // each takes 4 MiB, the kernel less than that of all
-	for range streams {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/v1/stream/x", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := tr.RoundTrip(req)
-		if err != nil || resp.ProtoMajor != 2 {
-			t.Fatal(resp, err)
-		}
-		defer func() { _ = resp.Body.Close() }()
-	}
+	c := s.unread(streams)
 	c.on.Store(true)
 	s.eventually("they are stuck", func() bool { return s.stuck() == streams })
 	s.srv.chunks.hold(16 << 20) // too much is held from now on
@@ -125,5 +143,55 @@ func TestDeafHTTP2(t *testing.T) {
 	}
 	if n := s.stuck(); n != 0 || s.cuts(cutMemory) == 0 {
 		t.Errorf("%d are still stuck, %v were cut", n, s.cuts(cutMemory))
+	}
+}
+
+// down is a node whose storage has no more pages after the first, until it is up.
+type down struct {
+	Streams
+	reads atomic.Int32
+	up    atomic.Bool
+}
+
+func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.Range, error) {
+	if d.reads.Add(1) > 1 && !d.up.Load() {
+		return shard.Range{}, shard.ErrStoreDown
+	}
+	return d.Streams.ReadPage(ctx, id, info, from)
+}
+
+// Who waits for a page that storage does not give hears a heartbeat, as others who wait do,
+// and goes on where it was once there is the page.
+func TestBehindHearsHeartbeats(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{Heartbeat: 50 * time.Millisecond})
+	store := &down{Streams: s.srv.streams}
+	s.srv.streams = store
+	s.put("/v1/stream/x", large, text)
+	s.want(s.do("POST", "/v1/stream/x", large, text), 204) // both are more than a Tail holds
+	s.want(s.do("POST", "/v1/stream/x", "the end", text), 204)
+	c, resp := s.raw("/v1/stream/x?live=sse&offset=-1")
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(resp.Body)
+	messages, beats := 0, 0
+	for end := false; !end; {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch line {
+		case ":\n":
+			beats++
+			store.up.Store(store.up.Load() || beats == 3)
+		case "data:" + large + "\n", "data: " + large + "\n":
+			messages++
+		default:
+			end = strings.Contains(line, "the end")
+		}
+	}
+	if messages != 2 || beats < 3 {
+		t.Errorf("%d messages and %d heartbeats", messages, beats)
 	}
 }

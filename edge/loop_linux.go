@@ -39,7 +39,6 @@ type loop struct {
 	ticked   time.Time
 
 	now       time.Time
-	clock     time.Duration // since(), when this turn began
 	interval  uint64
 	iov       []unix.Iovec
 	sealed    []byte // lent to the TLS of the reader that is written to
@@ -190,7 +189,6 @@ func (l *loop) receive() {
 	l.mail, l.woken = nil, nil
 	l.mu.Unlock()
 	l.now = time.Now()
-	l.clock = l.since()
 	l.interval = interval(l.s.cfg.Now())
 	for _, do := range mail {
 		do()

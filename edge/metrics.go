@@ -87,11 +87,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// waiting counts clients that catch up and wait: for room to hold pages (see collectors), or
+// waiting counts clients that catch up and wait: to collect pages (see collectors), or
 // for a turn to be written to (see stint).
 func waiting(what string) prometheus.Gauge {
 	return prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "fantail_catch_up_waiting", Help: "Clients that catch up and wait: for room to hold pages, or for a turn to be written to.",
+		Name: "fantail_catch_up_waiting", Help: "Clients that catch up and wait: for room to hold pages or others to have got theirs, or for a turn to be written to.",
 		ConstLabels: prometheus.Labels{"for": what},
 	})
 }

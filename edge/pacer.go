@@ -85,6 +85,9 @@ func (p *pacer) write(b []byte) error {
 		}
 		n := min(len(b), p.left)
 		if _, err := p.w.Write(b[:n]); err != nil {
+			if time.Since(time.Unix(0, p.began.Load())) >= p.stall { // HTTP/2 says only that the stream is over
+				err = errors.Join(os.ErrDeadlineExceeded, err)
+			}
 			return err
 		}
 		p.left -= n

@@ -98,13 +98,13 @@ func (s *Server) now() uint64 { return uint64(max(s.cfg.Now().UnixMilli(), 0)) }
 
 // write carries a request out and answers unless it was accepted.
 func (s *Server) write(w http.ResponseWriter, r *http.Request, req *shard.Request) (shard.Outcome, bool) {
-	start := s.cfg.Now()
 	room, err := s.body(w, r, req)
 	defer s.bodies.Add(-room)
 	if err != nil {
 		fail(w, err)
 		return shard.Outcome{}, false
 	}
+	start := time.Now()
 	out, err := s.streams.Do(r.Context(), req)
 	s.m.observeAck(start)
 	switch {

@@ -21,7 +21,7 @@ func (*reactor) each(func(*loop)) {}
 
 func (*reactor) close() {}
 
-func (*loop) drained(bool) {}
+func (*loop) drained() {}
 
 func wireBelow(*http.Request) *wire { return nil }
 

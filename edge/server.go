@@ -39,7 +39,7 @@ type Config struct {
 	// after roomTime.
 	ChunkBytes int64
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
-	// a reactor cannot serve (HTTP/2, TLS without Listen, other systems than Linux).
+	// a reactor cannot serve (HTTP/2, a listener without Listen, other systems than Linux).
 	NoReactor bool
 	// Now is the clock (time.Now).
 	Now func() time.Time

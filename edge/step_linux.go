@@ -32,7 +32,7 @@ func (l *loop) deliver(r *conn) (sent int) {
 	}
 	c.standAt(l.step.to)
 	if sent > 0 {
-		r.active = l.clock
+		r.active = l.since()
 		l.delivered += int(l.step.messages)
 	}
 	switch {

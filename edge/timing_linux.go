@@ -56,9 +56,19 @@ func (l *loop) due(turns []turn, do func(*conn)) (left []turn) {
 // beat sends a heartbeat if the reader has heard nothing for long.
 func (l *loop) beat(r *conn) {
 	quiet := l.since()-r.active >= l.s.cfg.Heartbeat
-	if quiet && r.state == connIdle && r.why == 0 && len(r.pre) == 0 && !r.d.c.owes() {
-		r.pre = heartbeat
-		l.pump(r)
+	if quiet && r.why == 0 && len(r.pre) == 0 && !r.d.c.owes() && !r.seal.owes() {
+		switch r.state {
+		case connIdle:
+			r.pre = heartbeat
+			l.pump(r)
+		case connBehind: // pump would ask for its page once more; what is not taken now it sends
+			r.pre = heartbeat
+			if _, _, err := l.write(r, nil); err != nil {
+				l.gone(r)
+			} else {
+				r.active = l.since()
+			}
+		}
 	}
 	if r.state != connGone {
 		l.schedule(r)
@@ -84,9 +94,9 @@ func (l *loop) sendOff(r *conn) {
 }
 
 // drained begins a drain, or ends it.
-func (l *loop) drained(on bool) {
+func (l *loop) drained() {
 	l.leaving = nil
-	if !on {
+	if !l.s.drain.on.Load() {
 		return
 	}
 	for r := range l.seats.all() {
