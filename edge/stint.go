@@ -45,6 +45,11 @@ func (s *Server) work(p *pacer, r *http.Request) (end func()) {
 		return func() {}
 	}
 	t := &stint{s: s, p: p, wire: w, acked: acknowledged(w.tcp)}
+	if r.TLS == nil {
+		// So that an array is laid out by who has a turn. The request's body has come, which
+		// net/http reads first (see expect). Under TLS write does it, that has the tls.Conn for itself.
+		t.begin()
+	}
 	p.stint = t
 	w.stint.Store(t)
 	every := min(lookAfter, p.stall/4)
