@@ -36,15 +36,29 @@ const (
 // errBroken: the call was not made. As ErrLogBusy it is certainly without an effect.
 var errBroken = fmt.Errorf("%w: it does not answer", ErrLogBusy)
 
-// enter begins a call.
-func (b *breaker) enter(id StreamID) error {
+// ask makes a call. Of what is refused without asking storage nothing is learned.
+func ask[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.last = id; b.downLocked() {
-		return errBroken
+	if b.downLocked() {
+		b.mu.Unlock()
+		return got, errBroken
 	}
+	first, before := b.asked.IsZero(), b.last
+	b.last = id
 	b.askLocked()
-	return nil
+	b.mu.Unlock()
+	got, err = do()
+	if errors.Is(err, ErrNoPlace) {
+		b.mu.Lock()
+		if b.last == id {
+			b.last = before
+		}
+		if first {
+			b.asked = time.Time{}
+		}
+		b.mu.Unlock()
+	}
+	return got, b.leave(err)
 }
 
 func (b *breaker) askLocked() {
@@ -75,7 +89,7 @@ func answered(err error) bool {
 	}
 	var tail *TailError
 	return errors.As(err, &tail) || errors.Is(err, ErrNoLog) ||
-		errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy) && !errors.Is(err, ErrLogAway)
+		errors.Is(err, ErrLogDenied) && !errors.Is(err, ErrNoPlace) || errors.Is(err, ErrLogBusy) && !errors.Is(err, ErrLogAway)
 }
 
 // isDown reports whether storage answers nothing.
@@ -105,63 +119,48 @@ func (b *breaker) probe(ctx context.Context, following func() bool) {
 
 // Create implements Log.
 func (b *breaker) Create(ctx context.Context, id StreamID) error {
-	if err := b.enter(id); err != nil {
-		return err
-	}
-	return b.leave(b.Log.Create(ctx, id))
+	_, err := ask(b, id, func() (struct{}, error) { return struct{}{}, b.Log.Create(ctx, id) })
+	return err
 }
 
 // Append implements Log.
 func (b *breaker) Append(ctx context.Context, id StreamID, at uint64, batch []Entry) (Ack, error) {
-	if err := b.enter(id); err != nil {
-		return Ack{}, err
-	}
-	ack, err := b.Log.Append(ctx, id, at, batch)
-	return ack, b.leave(err)
+	return ask(b, id, func() (Ack, error) { return b.Log.Append(ctx, id, at, batch) })
 }
 
 // Read implements Log.
 func (b *breaker) Read(ctx context.Context, id StreamID, from uint64, max int) (Page, error) {
-	if err := b.enter(id); err != nil {
-		return Page{}, err
-	}
-	p, err := b.Log.Read(ctx, id, from, max)
-	return p, b.leave(err)
+	return ask(b, id, func() (Page, error) { return b.Log.Read(ctx, id, from, max) })
 }
 
 // Last implements Log.
 func (b *breaker) Last(ctx context.Context, id StreamID, n int) (Page, error) {
-	if err := b.enter(id); err != nil {
-		return Page{}, err
-	}
-	p, err := b.Log.Last(ctx, id, n)
-	return p, b.leave(err)
+	return ask(b, id, func() (Page, error) { return b.Log.Last(ctx, id, n) })
 }
 
 // Tail implements Log.
 func (b *breaker) Tail(ctx context.Context, id StreamID) (uint64, error) {
-	if err := b.enter(id); err != nil {
-		return 0, err
-	}
-	tail, err := b.Log.Tail(ctx, id)
-	return tail, b.leave(err)
+	return ask(b, id, func() (uint64, error) { return b.Log.Tail(ctx, id) })
 }
 
-// Replay implements Log. Each page is an answer.
+// Replay implements Log. Each page is an answer; what its caller says of one is not.
 func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
-	if err := b.enter(id); err != nil {
-		return err
-	}
 	var own error
-	err := b.Log.Replay(ctx, id, from, to, func(p Page) error {
-		_ = b.leave(nil)
-		own = fn(p)
-		return own
+	_, err := ask(b, id, func() (struct{}, error) {
+		err := b.Log.Replay(ctx, id, from, to, func(p Page) error {
+			_ = b.leave(nil)
+			own = fn(p)
+			return own
+		})
+		if own != nil {
+			return struct{}{}, nil // a page had come
+		}
+		return struct{}{}, err
 	})
 	if own != nil {
-		return err
+		return own
 	}
-	return b.leave(err)
+	return err
 }
 
 // Follow implements Log. A page with records is an answer. Its silence says nothing; nor

@@ -196,3 +196,56 @@ func TestStoreGoneBehindSessions(t *testing.T) {
 		}
 	})
 }
+
+// unplaced is a Log that has no place for one project, and says so without asking anybody.
+type unplaced struct{ *hooked }
+
+func (l unplaced) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+	if id == "none/x" {
+		return shard.Page{}, shard.ErrNoPlace
+	}
+	return l.hooked.Last(ctx, id, n)
+}
+
+func (l unplaced) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+	if id == "none/x" {
+		return 0, shard.ErrNoPlace
+	}
+	return l.hooked.Tail(ctx, id)
+}
+
+// Requests that are refused without asking storage say nothing of it.
+func TestStoreGoneBesideUnplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := unplaced{newHooked()}
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		log.set(hooks{
+			append: func(ctx context.Context, _ func() (shard.Ack, error)) (shard.Ack, error) {
+				<-ctx.Done()
+				return shard.Ack{}, errors.Join(shard.ErrUnknown, ctx.Err())
+			},
+			read: func() error { return errDown },
+			tail: noTail,
+		})
+		poll := func() {
+			if _, err := h.State(t.Context(), "none/x", 0); !errors.Is(err, shard.ErrLogDenied) && !errors.Is(err, shard.ErrStoreDown) {
+				t.Error(err)
+			}
+		}
+		poll()
+		doLater(t.Context(), h, appendReq("text/plain", "b"))
+		for range 100 {
+			advance(100 * time.Millisecond)
+			poll()
+		}
+		if !h.StoreDown() {
+			t.Error("nothing is answered, and nobody noticed")
+		}
+		log.set(hooks{})
+		advance(2 * time.Second)
+		if h.StoreDown() {
+			t.Error("it is back")
+		}
+	})
+}

@@ -14,6 +14,7 @@ import (
 //   - ErrNoLog: there is no such log (S2: stream_not_found). Final.
 //   - ErrLogDenied: storage refuses us for good (authentication, permission,
 //     a missing basin, a bad request). Final until somebody changes something.
+//     It is an ErrNoPlace too if storage was not asked.
 //   - ErrLogBusy: storage refused without any effect (429, 502 hot_server, 503
 //     server_draining, 409 transaction_conflict). Try again after a pause.
 //     It is an ErrLogAway too if there was nobody to take the request.
@@ -101,6 +102,10 @@ var (
 	// ErrLogAway is an ErrLogBusy that storage did not say itself: nobody was there to
 	// take the request.
 	ErrLogAway = fmt.Errorf("%w: it cannot be reached", ErrLogBusy)
+
+	// ErrNoPlace is an ErrLogDenied that storage did not say itself: nothing tells where in it
+	// the stream would be.
+	ErrNoPlace = fmt.Errorf("%w: the stream has no place there", ErrLogDenied)
 )
 
 // TailError is a refused position: the log's tail is Tail.

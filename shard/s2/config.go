@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -38,10 +39,15 @@ type Config struct {
 	// Backoff is the longest pause between two read sessions (5 s); the pauses
 	// double from 100 ms, with full jitter.
 	Backoff time.Duration
+	// Silence is how long a read session may say nothing at first (20 s); later the SDK
+	// ends one that has no heartbeat for as long.
+	Silence time.Duration
 	// Logger gets lost sessions (discard).
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+
+	reopen *rate.Limiter // of read sessions
 }
 
 func (c *Config) validate() error {
@@ -54,6 +60,19 @@ func (c *Config) validate() error {
 	}
 	if c.Basin == "" && c.BasinTemplate == "" && len(c.BasinMap) == 0 {
 		errs = append(errs, errors.New("no basin given"))
+	}
+	if c.BasinTemplate != "" && !strings.Contains(c.BasinTemplate, "{project}") {
+		errs = append(errs, fmt.Errorf("basin template %q has no {project}: all projects would share their streams", c.BasinTemplate))
+	}
+	if c.BasinTemplate != "" && len(c.BasinMap) > 0 || c.Basin != "" && (c.BasinTemplate != "" || len(c.BasinMap) > 0) {
+		errs = append(errs, errors.New("want one of a basin, a template and a map"))
+	}
+	owner := map[string]string{}
+	for project, basin := range c.BasinMap {
+		if other, ok := owner[basin]; ok {
+			errs = append(errs, fmt.Errorf("basin %q of projects %q and %q: they would share their streams", basin, min(project, other), max(project, other)))
+		}
+		owner[basin] = project
 	}
 	if c.Basin != "" && !validBasin(c.Basin) {
 		errs = append(errs, fmt.Errorf("basin %q: %w", c.Basin, errBasinName))
@@ -72,6 +91,10 @@ func (c *Config) validate() error {
 	if c.Backoff <= 0 {
 		c.Backoff = 5 * time.Second
 	}
+	if c.Silence <= 0 {
+		c.Silence = 20 * time.Second
+	}
+	c.reopen = rate.NewLimiter(reopens, reopens/4)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -90,16 +113,16 @@ func (c *Config) place(id shard.StreamID) (basin, stream string, err error) {
 	project, rest, ok := strings.Cut(string(id), "/")
 	switch {
 	case !ok || rest == "":
-		return "", "", fmt.Errorf("%w: stream %q has no project", shard.ErrLogDenied, id)
+		return "", "", fmt.Errorf("%w: stream %q has no project", shard.ErrNoPlace, id)
 	case len(c.BasinMap) > 0:
 		if basin, ok = c.BasinMap[project]; !ok {
-			return "", "", fmt.Errorf("%w: no basin for project %q", shard.ErrLogDenied, project)
+			return "", "", fmt.Errorf("%w: no basin for project %q", shard.ErrNoPlace, project)
 		}
 		return basin, rest, nil
 	case c.BasinTemplate != "":
 		basin = strings.ReplaceAll(c.BasinTemplate, "{project}", project)
 		if !validBasin(basin) {
-			return "", "", fmt.Errorf("%w: basin %q: %w", shard.ErrLogDenied, basin, errBasinName)
+			return "", "", fmt.Errorf("%w: basin %q: %w", shard.ErrNoPlace, basin, errBasinName)
 		}
 		return basin, rest, nil
 	default:

@@ -78,7 +78,7 @@ func neverSent(err error) bool {
 func noEffect(e *s2.S2Error) bool {
 	switch e.Code {
 	case "rate_limited", "hot_server", "server_draining", "transaction_conflict",
-		"basin_deletion_pending", "quota_exhausted":
+		"basin_deletion_pending":
 		return true
 	}
 	return e.Status == 409 || e.Status == 429

@@ -29,6 +29,41 @@ func TestForeignStreamIsReadable(t *testing.T) {
 	r.do(h, request(shard.OpAppend, "text/plain", "five"), shard.CodeTypeDiffers)
 }
 
+// Whose stream it is says how long it is kept, until a PUT makes it one of ours.
+func TestForeignStreamKeepsItsConfiguration(t *testing.T) {
+	r := newRig(t)
+	r.make()
+	streams, day := r.basinClient().Streams, int64(86400)
+	if _, err := streams.Reconfigure(t.Context(), sdk.ReconfigureStreamArgs{
+		Stream: sdk.StreamName(id), Config: sdk.StreamReconfiguration{RetentionPolicy: &sdk.RetentionPolicy{Age: &day}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	age := func() (days int64) {
+		t.Helper()
+		c, err := streams.GetConfig(t.Context(), sdk.StreamName(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := c.RetentionPolicy; p != nil && p.Age != nil {
+			return *p.Age / day
+		}
+		return 0
+	}
+	r.foreign("one")
+	h := r.host()
+	r.do(h, request(shard.OpAppend, shard.OctetStream, "two"), shard.CodeAppended)
+	r.do(h, request(shard.OpAppend, shard.OctetStream, "three"), shard.CodeAppended)
+	if n := age(); n != 1 {
+		t.Errorf("after appends: %d days", n)
+	}
+	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	if n := age(); n != 0 {
+		t.Errorf("after a PUT: %d days", n)
+	}
+	r.wantHistory(h, "one", "two", "three")
+}
+
 func TestFirstPutAdoptsForeignRecords(t *testing.T) {
 	r := newRig(t)
 	r.make()

@@ -80,7 +80,7 @@ func Open(cfg Config) (*Log, error) {
 		// session's budget counts the failures of its whole life.
 		RetryConfig: &s2.RetryConfig{MaxAttempts: 1},
 		HTTPClient: &http.Client{
-			Transport:     l.conns,
+			Transport:     genuine{l.conns},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // S2 sends nobody elsewhere
 		},
 	}
@@ -163,6 +163,10 @@ func (l *Log) Append(
 	l.m.observe(opAppend, start)
 	if err != nil {
 		return shard.Ack{}, l.cfg.appendErr(err)
+	}
+	if ack.Start.SeqNum != at || ack.End.SeqNum != at+uint64(len(batch)) {
+		return shard.Ack{}, fmt.Errorf("%w: acknowledged from %d to %d, and not %d records at %d",
+			shard.ErrUnknown, ack.Start.SeqNum, ack.End.SeqNum, len(batch), at)
 	}
 	return shard.Ack{
 		Start: ack.Start.SeqNum, End: ack.End.SeqNum,

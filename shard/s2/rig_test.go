@@ -72,12 +72,14 @@ func (r *rig) hostAt(now func() time.Time) *shard.Host {
 }
 
 // native is the stream as a program sees it that uses S2 and knows nothing of us.
-func (r *rig) native() *sdk.StreamClient {
+func (r *rig) native() *sdk.StreamClient { return r.basinClient().Stream(sdk.StreamName(id)) }
+
+func (r *rig) basinClient() *sdk.BasinClient {
 	c := sdk.New("none", &sdk.ClientOptions{
 		BaseURL: r.s2.URL() + "/v1", MakeBasinBaseURL: func(string) string { return r.s2.URL() + "/v1" },
 		HTTPClient: &http.Client{Transport: r.log.conns},
 	})
-	return c.Basin(testBasin).Stream(sdk.StreamName(id))
+	return c.Basin(testBasin)
 }
 
 // foreign appends records straight to S2.

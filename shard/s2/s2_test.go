@@ -41,6 +41,21 @@ func TestConfigErrorsAllAtOnce(t *testing.T) {
 	}
 }
 
+// Two projects never share streams, and no setting is passed over.
+func TestConfigOfBasins(t *testing.T) {
+	for want, cfg := range map[string]Config{
+		"{project}":    {BasinTemplate: "one-for-all"},
+		"share":        {BasinMap: map[string]string{"a": "basin-of-both", "b": "basin-of-both"}},
+		"one of":       {BasinMap: map[string]string{"a": "basin-of-a"}, BasinTemplate: "ds-{project}"},
+		"want one of ": {Basin: "fantail-dev", BasinTemplate: "ds-{project}"},
+	} {
+		cfg.Token = "t"
+		if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v", cfg, err)
+		}
+	}
+}
+
 func TestClassify(t *testing.T) {
 	server := func(status int, code string) error {
 		return &s2.S2Error{Status: status, Code: code, Origin: "server", Message: "m"}

@@ -23,6 +23,11 @@ const (
 	ahead = 256
 	// backoffBase is the first pause between two sessions.
 	backoffBase = 100 * time.Millisecond
+	// billed is what S2 counts of a session at least.
+	billed = time.Minute
+	// reopens is how many sessions are opened again in a second: when a connection to S2 goes,
+	// all that it carried do.
+	reopens = 200
 )
 
 // Follow implements shard.Log.
@@ -44,13 +49,10 @@ func (c *Config) follow(
 	session func(ctx context.Context, from uint64, fn func(shard.Page) error) error,
 ) error {
 	for try := 0; ; try++ {
-		got := from
+		got, began := from, time.Now()
 		err := session(ctx, from, func(p shard.Page) error {
 			if n := len(p.Records); n > 0 {
 				from = p.Records[n-1].Pos + 1
-			}
-			if len(p.Records) > 0 || p.HasTail {
-				try = 0
 			}
 			return fn(p)
 		})
@@ -66,9 +68,14 @@ func (c *Config) follow(
 		if err := fn(shard.Page{}); err != nil {
 			return err
 		}
+		// One that only told of the tail, and ended soon, is no success: each costs a minute.
+		if from > got || time.Since(began) >= billed {
+			try = 0
+		}
 		if got == from || try > 0 {
 			pause(ctx, min(backoffBase<<min(try, 10), c.Backoff))
 		}
+		_ = c.reopen.Wait(ctx)
 	}
 }
 
@@ -168,19 +175,25 @@ func (l *Log) session(
 		for range recs { // until the pump has ended
 		}
 	}()
-	if err := deliver(ctx, sess, *o.SeqNum, recs, fn); err != nil {
+	if err := deliver(ctx, sess, *o.SeqNum, recs, l.cfg.Silence, fn); err != nil {
 		return err
 	}
 	return l.cfg.classify("read session", end)
 }
 
-// deliver calls fn with pages, the first at next, until recs is closed.
+// errSilent: a session that was asked for, and of which nothing came.
+var errSilent = errors.New("s2: no word of a read session")
+
+// deliver calls fn with pages, the first at next, until recs is closed. errSilent: nothing
+// came for as long as patience.
 func deliver(
-	ctx context.Context, sess *s2.ReadSession, next uint64, recs <-chan shard.Record, fn func(shard.Page) error,
+	ctx context.Context, sess *s2.ReadSession, next uint64, recs <-chan shard.Record, patience time.Duration, fn func(shard.Page) error,
 ) error {
 	look := time.NewTimer(firstLook)
 	defer look.Stop()
 	every := firstLook
+	silent := time.NewTimer(patience) // the SDK bounds this only from the first frame on
+	defer silent.Stop()
 	for {
 		var p shard.Page
 		select {
@@ -188,11 +201,17 @@ func deliver(
 			if !ok {
 				return nil
 			}
+			silent.Stop()
 			p.Records = gather(r, recs)
 			next = p.Records[len(p.Records)-1].Pos + 1
 			every = firstLook
 		case <-look.C:
 			every = min(2*every, lastLook)
+		case <-silent.C:
+			if sess.LastObservedTail() == nil {
+				return errSilent
+			}
+			continue
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -1,0 +1,183 @@
+package s2
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "github.com/s2-streamstore/s2-sdk-go/generated"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// What somebody between us and S2 answers in its place is no success, whatever its status.
+func TestNotS2(t *testing.T) {
+	elsewhere, err := proto.Marshal(&pb.AppendAck{Start: &pb.StreamPosition{SeqNum: 4}, End: &pb.StreamPosition{SeqNum: 5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, answer := range map[string]http.HandlerFunc{
+		"nothing":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) },
+		"empty":       func(http.ResponseWriter, *http.Request) {},
+		"accepted":    func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) },
+		"redirection": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://login.example/", http.StatusFound) },
+		"moved":       func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusPermanentRedirect) },
+		"page":        func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>please log in</html>") },
+		"another position": func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodPost {
+				return
+			}
+			w.Header().Set("Content-Type", "application/protobuf")
+			_, _ = w.Write(elsewhere)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := httptest.NewServer(answer)
+			defer srv.Close()
+			log, err := Open(Config{Endpoint: srv.URL, Basin: testBasin})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = log.Close() }()
+			if ack, err := log.Append(t.Context(), id, 0, []shard.Entry{{Body: []byte("x")}}); !errors.Is(err, shard.ErrUnknown) {
+				t.Errorf("append: %+v %v", ack, err)
+			}
+			if p, err := log.Read(t.Context(), id, 0, 10); err == nil {
+				t.Errorf("read: %+v", p)
+			}
+			if tail, err := log.Tail(t.Context(), id); err == nil {
+				t.Errorf("tail: %d", tail)
+			}
+		})
+	}
+}
+
+// A read session of which no word comes is given up, and another one opened.
+func TestSilentSession(t *testing.T) {
+	var asked atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		<-r.Context().Done()
+	}))
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	p.SetHTTP1(true)
+	srv.Config.Protocols = &p
+	srv.Start()
+	defer srv.Close()
+	log, err := Open(Config{Endpoint: srv.URL, Basin: testBasin, Silence: 50 * time.Millisecond, Backoff: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = log.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err = log.Follow(ctx, id, 0, func(shard.Page) error {
+		if asked.Load() > 2 {
+			return errDone
+		}
+		return nil
+	})
+	if !errors.Is(err, errDone) {
+		t.Errorf("asked %d times: %v", asked.Load(), err)
+	}
+	if err := log.Replay(ctx, id, 0, 1, func(shard.Page) error { return nil }); !errors.Is(err, errSilent) {
+		t.Errorf("replay: %v", err)
+	}
+}
+
+// Sessions that end as soon as they have told of the tail are opened less and less often; one
+// that brought something, or was worth its minute, at once.
+func TestReopen(t *testing.T) {
+	const during = 10 * time.Minute
+	for _, c := range []struct {
+		name        string
+		lives       time.Duration
+		records     int
+		least, most int
+	}{
+		{"told of the tail", 0, 0, 120, 400},
+		{"lived for a minute", time.Minute, 0, 9, 11},
+		{"brought a record", time.Second, 1, 550, 601},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := Config{Basin: testBasin, Token: "t"}
+			if err := cfg.validate(); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), during)
+			defer cancel()
+			m, sessions := newMetrics(nil), 0
+			err := cfg.follow(ctx, id, 0, &m, func(shard.Page) error { return nil },
+				func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
+					sessions++
+					p := shard.Page{Tail: from, HasTail: true}
+					for i := range c.records {
+						p.Records = append(p.Records, shard.Record{Pos: from + uint64(i)})
+					}
+					select {
+					case <-time.After(c.lives):
+					case <-ctx.Done():
+					}
+					return fn(p)
+				})
+			if !errors.Is(err, context.DeadlineExceeded) || sessions < c.least || sessions > c.most {
+				t.Errorf("%s: %d sessions in %v, want %d to %d (%v)", c.name, sessions, during, c.least, c.most, err)
+			}
+		})
+	}
+}
+
+// When all sessions of a node are lost at once they are not all opened again at once.
+func TestReopenHerd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{Basin: testBasin, Token: "t"}
+		if err := cfg.validate(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		const streams = 2000
+		var opened atomic.Int32
+		lost, ended := make(chan struct{}), make(chan struct{}, streams)
+		for range streams {
+			go func() {
+				m := newMetrics(nil)
+				_ = cfg.follow(ctx, id, 0, &m, func(shard.Page) error { return nil },
+					func(ctx context.Context, _ uint64, _ func(shard.Page) error) error {
+						opened.Add(1)
+						select {
+						case <-lost:
+						case <-ctx.Done():
+						}
+						if opened.Load() > streams {
+							<-ctx.Done()
+						}
+						return nil
+					})
+				ended <- struct{}{}
+			}()
+		}
+		synctest.Wait()
+		close(lost)
+		<-time.After(time.Second)
+		if n := opened.Load() - streams; n > 2*reopens {
+			t.Errorf("%d sessions are opened in a second", n)
+		}
+		<-time.After(streams / reopens * time.Second)
+		if n := opened.Load() - streams; n != streams {
+			t.Errorf("%d of %d are open again", n, streams)
+		}
+		cancel()
+		for range streams {
+			<-ended
+		}
+	})
+}
