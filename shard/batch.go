@@ -166,9 +166,12 @@ func (d *draft) metered() int {
 
 // room bounds the metered size of a checkpoint of s from above.
 func (s *State) room() int {
-	n := 1024 + len(s.typ) + len(s.streamSeq) + windowSize*24 + s.heldSize()
+	n := 1024 + len(s.typ) + len(s.streamSeq) + len(s.expiresRaw) + windowSize*24 + s.heldSize()
 	for _, a := range s.chain {
 		n += len(a.Stream) + 32
+	}
+	if s.closedBy != nil {
+		n += len(s.closedBy.ID) + 32
 	}
 	for _, d := range s.debts {
 		n += len(d.source) + 16

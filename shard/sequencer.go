@@ -68,7 +68,7 @@ func (s *Shard) lead(ctx context.Context) {
 	if !more {
 		return
 	}
-	if b != nil && len(b.left()) > 0 && !s.needsLog() {
+	if b != nil && len(b.left()) > 0 && !s.needsLog(b) {
 		b.sent, b.err = true, s.send(ctx, b)
 	}
 	if b != nil && (b.sent && b.err == nil || len(b.left()) == 0 && b.settled) {
@@ -221,6 +221,11 @@ func (b *batch) left() []Entry {
 	}
 }
 
+// creates reports whether a life begins in what is left of the batch.
+func (b *batch) creates() bool {
+	return slices.ContainsFunc(b.left(), func(e Entry) bool { return e.known != nil && e.known.Kind == KindCreate })
+}
+
 // verdict is what callers hear of a batch that ended in err: whether it is
 // certain that nothing was written.
 func (b *batch) verdict(err error) error {
@@ -239,7 +244,7 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 		return s.confirm(ctx, b)
 	}
 	if !b.sent {
-		if err := s.makeLog(ctx); err != nil {
+		if err := s.makeLog(ctx, b); err != nil {
 			return err
 		}
 		b.err = s.send(ctx, b)
@@ -325,15 +330,17 @@ func (s *Shard) confirm(ctx context.Context, b *batch) error {
 	return nil
 }
 
-func (s *Shard) needsLog() bool {
+// needsLog: the log does not exist, or it is somebody else's and b makes a stream of it, which
+// is to be kept for ever. To append to it is no reason to set its configuration.
+func (s *Shard) needsLog(b *batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.noLog || s.state.life == 0 && !s.state.ended
+	return s.noLog || s.state.life == 0 && !s.state.ended && b.creates()
 }
 
-// makeLog makes the log exist before its first record of ours.
-func (s *Shard) makeLog(ctx context.Context) error {
-	if !s.needsLog() {
+// makeLog makes the log exist as b needs it.
+func (s *Shard) makeLog(ctx context.Context, b *batch) error {
+	if !s.needsLog(b) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
