@@ -214,3 +214,62 @@ func FuzzParseRange(f *testing.F) {
 		}
 	})
 }
+
+// What nobody reads is not kept beyond the budget, the newest of each stream included; of what
+// somebody reads that stays, and a set that cannot keep to its budget is not looked through
+// with every append.
+func TestTailsBudget(t *testing.T) {
+	const size, budget = 1 << 10, 16 << 10
+	set := NewTails(0, budget)
+	grow := func(tail *Tail) {
+		b := newRangeBuilder(tail.Next(), 1, size)
+		b.message(tail.Next(), tail.Next()+1, make([]byte, size))
+		if err := tail.Extend(b.build(tail.Next()+1, tail.Next()+1, 0, false)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func(n int, readers int) (tails []*Tail) {
+		for range n {
+			id := StreamID(fmt.Sprintf("s/%d", set.Len()))
+			tail := set.Open(id, Info{Exists: true, Life: 1}, 0)
+			for range readers {
+				set.Lookup(id)
+			}
+			tails = append(tails, tail)
+			grow(tail)
+		}
+		return tails
+	}
+	unread := open(40, 0)
+	if n := set.Bytes(); n > budget {
+		t.Errorf("%d bytes of Tails that nobody reads", n)
+	}
+	for _, tail := range unread {
+		if r, status := tail.ReadAt(0, 1, nil); len(r) == 0 && status != StatusBelow || tail.Next() != 1 {
+			t.Errorf("%d ranges, %v, next %d", len(r), status, tail.Next())
+		}
+		grow(tail) // it goes on where it was
+	}
+	read := open(40, 1)
+	for _, tail := range read {
+		if r, _ := tail.ReadAt(0, 1, nil); len(r) != 1 {
+			t.Error("what is read is gone")
+		}
+	}
+	if n := set.Bytes(); n < 40*size || n > 41*size+budget {
+		t.Errorf("%d bytes", n)
+	}
+	if n := set.enough.Load(); n <= set.Bytes() {
+		t.Errorf("the next append looks for what is not there: %d of %d", set.Bytes(), n)
+	}
+	for _, tail := range read {
+		tail.Release()
+		tail.Release()
+	}
+	for _, tail := range append(unread, open(40, 0)...) {
+		grow(tail)
+	}
+	if n := set.Bytes(); n > set.enough.Load() || set.enough.Load() > 64*size+budget/16 {
+		t.Errorf("%d bytes of Tails that nobody reads, of %d", n, set.enough.Load())
+	}
+}

@@ -6,13 +6,14 @@ import (
 )
 
 // Tails is a node's set of Tails, one per stream whatever the node's role, and
-// their common budget. When it is full, old Ranges go first, of any Tail; the
-// newest Range of each Tail stays (a reader must be able to take it), and
-// readers of what went find it in pages.
+// their common budget. When it is full, old Ranges go, of any Tail; the newest
+// Range of each Tail stays that somebody reads, who must be able to take it. Readers of
+// what went find it in pages.
 type Tails struct {
 	perTail int
 	budget  int64
 	bytes   atomic.Int64
+	enough  atomic.Int64 // bytes up to which nothing is looked for: the budget, or more if that cannot be kept
 
 	mu sync.Mutex
 	m  map[StreamID]*Tail
@@ -27,7 +28,9 @@ func NewTails(perTail int, budget int64) *Tails {
 	if budget <= 0 {
 		budget = 512 << 20
 	}
-	return &Tails{perTail: perTail, budget: budget, m: map[StreamID]*Tail{}}
+	s := &Tails{perTail: perTail, budget: budget, m: map[StreamID]*Tail{}}
+	s.enough.Store(budget)
+	return s
 }
 
 // Open returns the Tail of the stream's life info.Life, with one reference for
@@ -74,22 +77,31 @@ func (s *Tails) Bytes() int64 { return s.bytes.Load() }
 
 func (s *Tails) over() bool { return s.bytes.Load() > s.budget }
 
-// reclaim shrinks Tails to their newest Range until the set fits its budget.
+// reclaim shrinks Tails until the set fits its budget. If that cannot be, it looks again
+// once there is a sixteenth of the budget more: each append comes by here.
 func (s *Tails) reclaim() {
-	if !s.over() {
+	if s.bytes.Load() <= s.enough.Load() {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.m {
 		if !s.over() {
+			s.enough.Store(s.budget)
 			return
 		}
 		t.mu.Lock()
-		for len(t.ranges) > 1 {
+		keep := 1
+		if t.refs == 1 { // its feed's
+			keep = 0
+		}
+		for len(t.ranges) > keep {
 			t.drop()
 		}
 		t.mu.Unlock()
+	}
+	if s.enough.Store(s.budget); s.over() {
+		s.enough.Store(s.bytes.Load() + s.budget/16)
 	}
 }
 
