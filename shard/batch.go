@@ -51,8 +51,9 @@ func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
 		c.spec.recent.ring, c.spec.recent.ids = make([]outcome, 0, n), make([]AppendID, 0, n)
 	}
 	if (s.exists || s.gone) && (s.sinceBytes >= overdueBytes || s.sinceRecords >= overdueRecords) {
-		c.checkpoint()
-		return &c.b, 0
+		if c.checkpoint(); len(c.b.entries) > 0 { // or there is more of it than a batch takes
+			return &c.b, 0
+		}
 	}
 	for i, call := range queue {
 		if !c.take(call, i == 0) {

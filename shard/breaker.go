@@ -143,23 +143,14 @@ func (b *breaker) Tail(ctx context.Context, id StreamID) (uint64, error) {
 	return ask(b, id, func() (uint64, error) { return b.Log.Tail(ctx, id) })
 }
 
-// Replay implements Log. Each page is an answer; what its caller says of one is not.
+// Replay implements Log. Each page is an answer.
 func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
-	var own error
 	_, err := ask(b, id, func() (struct{}, error) {
-		err := b.Log.Replay(ctx, id, from, to, func(p Page) error {
+		return struct{}{}, b.Log.Replay(ctx, id, from, to, func(p Page) error {
 			_ = b.leave(nil)
-			own = fn(p)
-			return own
+			return fn(p)
 		})
-		if own != nil {
-			return struct{}{}, nil // a page had come
-		}
-		return struct{}{}, err
 	})
-	if own != nil {
-		return own
-	}
 	return err
 }
 

@@ -81,7 +81,12 @@ type run struct {
 	start  uint64
 	create *Header // the run begins with a create record
 	at     uint64  // its position
+
+	records, bytes int
 }
+
+// over: it is no append of ours, none of which is as large. What nobody commits is held.
+func (r *run) over() bool { return r.records > 2*MaxMessages || r.bytes > MaxBody }
 
 // mayTurn reports whether the record may end a life or begin one.
 func (s *State) mayTurn(r Record) bool {
@@ -281,6 +286,12 @@ func (s *State) foldPart(r Record, h *Header) effect {
 			return e
 		}
 		s.run = &run{id: h.Append, start: r.Pos}
+	}
+	s.run.records++
+	s.run.bytes += len(r.Body)
+	if s.run.over() {
+		s.run = nil
+		return effect{void: true}
 	}
 	switch {
 	case h.Kind == KindCreate:

@@ -53,8 +53,6 @@ func (s *Server) append(
 	if err != nil {
 		return ack, false, err
 	}
-	key := streamKey(basin, name)
-	s.meter.op(key, OpAppend)
 	st, lost, err := s.enterStream(ctx, basin, name, OpAppend, onAppend)
 	if lost || err != nil {
 		return ack, lost, err
@@ -64,30 +62,35 @@ func (s *Server) append(
 	if err != nil {
 		return ack, false, err
 	}
-	s.meter.appended(key, len(in.records))
+	s.meter.appended(st.used, len(in.records))
 	return jsonAck{Start: p.start, End: p.end, Tail: tail}, s.faults.after(ctx, name, OpAppend), nil
 }
 
-// enterStream finds the stream of an operation, with the faults that come before it.
+// enterStream counts an operation and finds its stream, with the faults that come before it.
 func (s *Server) enterStream(
 	ctx context.Context, basin, name string, op Op, auto func(basinConfig) bool,
 ) (st *stream, lost bool, err *apiError) {
-	if st, err = s.openStream(basin, name, auto); err != nil {
+	if st, err = s.openStream(basin, name, op, auto); err != nil {
 		return nil, false, err
 	}
 	lost, err = s.faults.before(ctx, name, op, st)
 	return st, lost, err
 }
 
-// openStream finds the stream for records, creates it if its basin says so, and refuses one with a
-// cipher: this server does not encrypt, and must not let anybody believe it does.
-func (s *Server) openStream(basin, name string, auto func(basinConfig) bool) (*stream, *apiError) {
+// openStream counts an operation and finds the stream for records, creates it if its basin says so,
+// and refuses one with a cipher: this server does not encrypt, and must not let anybody believe it
+// does.
+func (s *Server) openStream(
+	basin, name string, op Op, auto func(basinConfig) bool,
+) (*stream, *apiError) {
 	st, created, err := s.store.open(basin, name, auto)
 	if err != nil {
+		s.meter.op(nil, op)
 		return nil, err
 	}
+	s.meter.op(st.used, op)
 	if created {
-		s.meter.op(streamKey(basin, name), OpCreateStream)
+		s.meter.op(st.used, OpCreateStream)
 	}
 	if st.cipher != nil {
 		return nil, fail("not_implemented", "encrypted streams are not implemented")
@@ -156,7 +159,6 @@ func (c *call) checkTail(basin, name string) *apiError {
 }
 
 func (s *Server) tail(ctx context.Context, basin, name string) (tail position, lost bool, err *apiError) {
-	s.meter.op(streamKey(basin, name), OpCheckTail)
 	st, lost, err := s.enterStream(ctx, basin, name, OpCheckTail, onRead)
 	if lost || err != nil {
 		return tail, lost, err

@@ -20,7 +20,6 @@ const maxInflight = 32
 type appendSession struct {
 	c     *call
 	st    *stream
-	key   meterKey
 	name  string
 	queue chan queued // bounded by maxInflight
 
@@ -37,15 +36,13 @@ type queued struct {
 }
 
 func (c *call) appendSession(basin, name string) *apiError {
-	key := streamKey(basin, name)
-	c.meter.op(key, OpAppendSession)
-	st, err := c.openStream(basin, name, onAppend)
+	st, err := c.openStream(basin, name, OpAppendSession, onAppend)
 	if err != nil {
 		return err
 	}
-	defer c.meter.begin(key, OpAppendSession)()
+	defer c.meter.begin(st.used, OpAppendSession)()
 	s := &appendSession{
-		c: c, st: st, key: key, name: name,
+		c: c, st: st, name: name,
 		queue: make(chan queued, maxInflight), over: make(chan struct{}),
 	}
 	c.startSession()
@@ -192,7 +189,7 @@ func (s *appendSession) answer(q queued) bool {
 		s.finish(false)
 		return false
 	}
-	s.c.meter.appended(s.key, q.n)
+	s.c.meter.appended(s.st.used, q.n)
 	if s.c.faults.after(s.c.r.Context(), s.name, OpAppendSession) {
 		s.finish(true)
 		return false

@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// reserveShare is which part of MaxBytes there is beyond it, for commands and trims.
+const reserveShare = 16
+
 // errFull is an append refused because MaxBytes is reached.
 var errFull = errors.New("s2dev: memory is full")
 
@@ -56,8 +59,8 @@ type backing interface {
 // recordLog is one stream's records.
 type recordLog interface {
 	// begin orders the batch (the caller holds the stream's lock) and returns the wait for its
-	// durability. onlyCmds passes a full memory.
-	begin(recs []record, h head, onlyCmds bool) (wait func() error, err error)
+	// durability. spare may use what a full memory keeps in reserve.
+	begin(recs []record, h head, spare bool) (wait func() error, err error)
 	// read returns up to count records and about bytes metered bytes of [from, to), at least one
 	// if there is one.
 	read(from, to uint64, count, bytes int) ([]record, error)
@@ -88,6 +91,7 @@ type memoryLog struct {
 	owner *memory
 	mu    sync.RWMutex
 	recs  []record
+	freed uint64 // what is below makes room already, for a batch whose trim may yet come
 }
 
 func weigh(recs []record) int64 {
@@ -100,16 +104,37 @@ func weigh(recs []record) int64 {
 
 func durable() error { return nil }
 
-func (l *memoryLog) begin(recs []record, _ head, onlyCmds bool) (func() error, error) {
+// begin lets a batch that makes room pass a full memory: a stream's end is a trim and a record, and
+// refused it could never be emptied. The reserve is for the end of a stream that holds less than
+// that; it is bounded, since a trim may trim nothing.
+func (l *memoryLog) begin(recs []record, h head, spare bool) (func() error, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var reserve int64
+	if spare {
+		reserve = l.owner.max / reserveShare
+	}
 	n := weigh(recs)
-	if l.owner.used.Add(n) > l.owner.max && !onlyCmds {
+	if l.owner.used.Add(n)-l.owner.max > reserve && n > l.room(h.trim)+weigh(below(recs, h.trim)) {
 		l.owner.used.Add(-n)
 		return nil, errFull
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.freed = max(l.freed, h.trim)
 	l.recs = append(l.recs, recs...)
 	return durable, nil
+}
+
+// room is what a trim makes that no batch before asked for.
+func (l *memoryLog) room(trim uint64) int64 {
+	if trim <= l.freed {
+		return 0
+	}
+	return weigh(below(l.recs, trim)) - weigh(below(l.recs, l.freed))
+}
+
+// below is the records, in order, before a sequence number.
+func below(recs []record, seq uint64) []record {
+	return recs[:sort.Search(len(recs), func(i int) bool { return recs[i].seq >= seq })]
 }
 
 func (l *memoryLog) read(from, to uint64, count, bytes int) ([]record, error) {
@@ -130,12 +155,12 @@ func (l *memoryLog) read(from, to uint64, count, bytes int) ([]record, error) {
 func (l *memoryLog) trim(seq uint64, _ head) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := sort.Search(len(l.recs), func(i int) bool { return l.recs[i].seq >= seq })
-	if i == 0 {
+	gone := below(l.recs, seq)
+	if len(gone) == 0 {
 		return nil
 	}
-	l.owner.used.Add(-weigh(l.recs[:i]))
-	l.recs = append([]record(nil), l.recs[i:]...)
+	l.owner.used.Add(-weigh(gone))
+	l.recs = append([]record(nil), l.recs[len(gone):]...)
 	return nil
 }
 

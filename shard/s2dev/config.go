@@ -16,10 +16,12 @@ const (
 	// SyncAlways acknowledges an append after an fsync that covers it. The default.
 	SyncAlways SyncMode = "always"
 	// SyncInterval acknowledges at once and fsyncs every SyncEvery: a crash of the machine loses
-	// up to that much of what was acknowledged; a crash of the process alone loses nothing that
-	// reached the operating system.
+	// what was acknowledged since the last fsync began. So may a crash of the process alone: the
+	// end of the log, up to 32 KiB, reaches the operating system only with the fsync.
 	SyncInterval SyncMode = "interval"
-	// SyncNever leaves it to the operating system.
+	// SyncNever acknowledges at once and never fsyncs for an append: a crash of the machine loses
+	// what the operating system had not written, a crash of the process alone the last up to
+	// 32 KiB of the log, however long ago they were acknowledged. Close loses nothing.
 	SyncNever SyncMode = "never"
 )
 
@@ -52,7 +54,9 @@ type Config struct {
 	Logger *slog.Logger
 	// MaxBytes bounds the records kept in memory, in bytes with their overhead; default 1 GiB,
 	// without meaning with Dir. When full, an append is refused with 403 quota_exhausted and
-	// nothing is dropped; batches of commands alone still pass, so that a trim can make room.
+	// nothing is dropped. So that a trim can make room, a batch passes whose trim makes as much
+	// as the batch takes; and up to a sixteenth beyond MaxBytes one of commands alone, or with a
+	// trim.
 	MaxBytes int64
 
 	fs vfs.FS // the tests' disk; nil is the operating system's

@@ -56,7 +56,7 @@ func (c *call) listing() (prefix, after string, limit int, err *apiError) {
 }
 
 func (c *call) basins() *apiError {
-	c.meter.op(meterKey{}, OpBasin)
+	c.meter.op(&c.meter.basins, OpBasin)
 	if len(c.path) == 1 {
 		switch c.r.Method {
 		case http.MethodGet:
@@ -196,7 +196,7 @@ func (c *call) streams() *apiError {
 }
 
 func (c *call) listStreams(basin string) *apiError {
-	c.meter.op(streamKey(basin, ""), OpListStreams)
+	c.meter.op(c.store.tally(basin, ""), OpListStreams)
 	prefix, after, limit, err := c.listing()
 	if err != nil {
 		return err
@@ -211,7 +211,8 @@ func (c *call) listStreams(basin string) *apiError {
 
 // around runs an operation of the control plane between its faults.
 func (c *call) around(basin, name string, op Op, do func() *apiError) *apiError {
-	c.meter.op(streamKey(basin, name), op)
+	// At the end: only then what it makes is there. The answer is buffered until after it.
+	defer func() { c.meter.op(c.store.tally(basin, name), op) }()
 	lost, err := c.faults.before(c.r.Context(), name, op, nil)
 	if lost {
 		cut()

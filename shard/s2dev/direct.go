@@ -75,7 +75,8 @@ func (d *Direct) EnsureStream(ctx context.Context, name string) error {
 		return ErrCut
 	}
 	defer d.s.requests.Done()
-	d.s.meter.op(streamKey(d.basin, name), OpEnsureStream)
+	// At the end: only then what it makes is there.
+	defer func() { d.s.meter.op(d.s.store.tally(d.basin, name), OpEnsureStream) }()
 	if err := checkStreamName(name); err != nil {
 		return asDirect(false, err)
 	}
@@ -118,7 +119,6 @@ func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, f
 		return nil, ErrCut
 	}
 	defer d.s.requests.Done()
-	d.s.meter.op(streamKey(d.basin, name), OpRead)
 	st, lost, bad := d.s.enterStream(ctx, d.basin, name, OpRead, onRead)
 	if lost || bad != nil {
 		return nil, asDirect(lost, bad)
@@ -135,7 +135,7 @@ func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, f
 	if bad != nil {
 		return nil, asDirect(false, bad)
 	}
-	d.s.meter.read(streamKey(d.basin, name), len(p.recs))
+	d.s.meter.read(st.used, len(p.recs))
 	if d.s.faults.after(ctx, name, OpRead) {
 		return nil, ErrCut
 	}
@@ -152,8 +152,6 @@ func (d *Direct) Follow(
 		return ErrCut
 	}
 	defer d.s.requests.Done()
-	key := streamKey(d.basin, name)
-	d.s.meter.op(key, OpReadSession)
 	st, lost, bad := d.s.enterStream(ctx, d.basin, name, OpReadSession, onRead)
 	if lost || bad != nil {
 		return asDirect(lost, bad)
@@ -163,8 +161,15 @@ func (d *Direct) Follow(
 	if bad != nil {
 		return asDirect(false, bad)
 	}
-	defer d.s.meter.begin(key, OpReadSession)()
+	defer d.s.meter.begin(st.used, OpReadSession)()
 	for following := false; ; {
+		// A long stream is many batches, and idle comes only after them.
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if d.s.stopping.Err() != nil {
+			return ErrCut
+		}
 		p, bad := st.read(pos, maxBatchRecords)
 		if bad != nil {
 			return asDirect(false, bad)
@@ -178,7 +183,7 @@ func (d *Direct) Follow(
 			if err := fn(recs, p.tail.Seq); err != nil {
 				return err
 			}
-			d.s.meter.read(key, len(recs))
+			d.s.meter.read(st.used, len(recs))
 		}
 		if pos, following = p.next, atTail; !atTail {
 			continue

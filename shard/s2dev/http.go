@@ -101,7 +101,8 @@ func (c *call) operator(page string) *apiError {
 		_, _ = io.WriteString(c.w, "OK\n")
 	case "metrics":
 		c.w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		c.Usage().writeMetrics(c.w)
+		total := c.meter.sum()
+		total.writeMetrics(c.w)
 	default:
 		return noSuchRoute()
 	}

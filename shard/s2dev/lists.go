@@ -45,6 +45,52 @@ func (s *store) listStreams(basin, prefix, after string, limit int) (out []strea
 	return out, more
 }
 
+// tally is a stream's, or with an empty name a basin's; nil: there is none.
+func (s *store) tally(basin, name string) *StreamUsage {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b := s.basins[basin]
+	if b == nil {
+		return nil
+	}
+	if name == "" {
+		return b.used
+	}
+	if st := b.streams[name]; st != nil {
+		return st.used
+	}
+	return nil
+}
+
+// tallies is every tally by its name in Usage.
+func (s *store) tallies() map[string]*StreamUsage {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := map[string]*StreamUsage{}
+	for basin, b := range s.basins {
+		out[basin+"/"] = b.used
+		for name, st := range b.streams {
+			out[basin+"/"+name] = st.used
+		}
+	}
+	return out
+}
+
+// takeTallies goes on counting where a store left off that was closed and opened again; nobody uses
+// either of them meanwhile.
+func (s *store) takeTallies(was *store) {
+	for basin, b := range s.basins {
+		if t := was.tally(basin, ""); t != nil {
+			b.used = t
+		}
+		for name, st := range b.streams {
+			if t := was.tally(basin, name); t != nil {
+				st.used = t
+			}
+		}
+	}
+}
+
 // all returns every stream, for the sweeper.
 func (s *store) all() (out []*stream) {
 	s.mu.RLock()

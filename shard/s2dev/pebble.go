@@ -38,7 +38,9 @@ type disk struct {
 	sync SyncMode
 	ids  atomic.Uint64
 
-	dirty  atomic.Bool
+	commit func(*pebble.Batch, *pebble.WriteOptions) error // db.Apply; tests put a sync before it
+
+	dirty  atomic.Bool // there may be acknowledged records that no fsync covers
 	stop   chan struct{}
 	syncer sync.WaitGroup
 }
@@ -70,7 +72,7 @@ func openDisk(cfg Config) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("s2dev: open %s: %w", cfg.Dir, err)
 	}
-	d := &disk{db: db, sync: cfg.Sync, stop: make(chan struct{})}
+	d := &disk{db: db, sync: cfg.Sync, commit: db.Apply, stop: make(chan struct{})}
 	if d.sync == SyncInterval {
 		d.syncer.Go(func() { d.syncEvery(cfg.SyncEvery, cfg.Logger) })
 	}
@@ -86,13 +88,17 @@ func (d *disk) syncEvery(every time.Duration, log *slog.Logger) {
 		case <-d.stop:
 			return
 		}
-		if !d.dirty.Swap(false) {
-			continue
-		}
-		if err := d.db.LogData(nil, pebble.Sync); err != nil {
+		if err := d.syncDirty(); err != nil {
 			log.Error("sync", "error", err)
 		}
 	}
+}
+
+func (d *disk) syncDirty() error {
+	if !d.dirty.Swap(false) {
+		return nil
+	}
+	return d.db.LogData(nil, pebble.Sync)
 }
 
 func (d *disk) close() error {
@@ -216,7 +222,11 @@ func (d *disk) log(id uint64) (recordLog, head, error) {
 		return nil, head{}, err
 	}
 	h, err := decodeHead(raw)
-	return &diskLog{disk: d, id: id}, h, err
+	l := &diskLog{disk: d, id: id}
+	if err == nil && h.trim > 0 {
+		err = l.trimAgain(h)
+	}
+	return l, h, err
 }
 
 func (h head) encode() []byte {
@@ -277,8 +287,10 @@ func (l *diskLog) begin(recs []record, h head, _ bool) (func() error, error) {
 		return nil, errors.Join(err, b.Close())
 	}
 	if d.sync != SyncAlways {
+		err := errors.Join(d.commit(b, pebble.NoSync), b.Close())
+		// Not before: a sync between the two would take the mark and not cover the batch.
 		d.dirty.Store(true)
-		return durable, errors.Join(b.Commit(pebble.NoSync), b.Close())
+		return durable, err
 	}
 	// The order is decided here, under the stream's lock; the fsync is waited for outside it, so
 	// that one fsync serves many batches of one stream.
@@ -310,7 +322,18 @@ func (l *diskLog) read(from, to uint64, count, bytes int) (out []record, err err
 	return out, it.Error()
 }
 
-// trim need not be durable: the head that asks for it is.
+// trimAgain repeats a trim that a crash took back. A trim takes all that is below its point, so the
+// record just below shows whether it did. Without a look, every opening would leave a range
+// tombstone for each stream.
+func (l *diskLog) trimAgain(h head) error {
+	left, err := l.disk.get(recordKey(l.id, h.trim-1))
+	if err != nil || left == nil {
+		return err
+	}
+	return l.trim(h.trim, h)
+}
+
+// trim need not be durable: the head that asks for it is, and opening the stream repeats it.
 func (l *diskLog) trim(seq uint64, h head) error {
 	b := l.disk.db.NewBatch()
 	defer func() { _ = b.Close() }()

@@ -136,15 +136,13 @@ func (c *call) readRecords(basin, name string) *apiError {
 	if s2s || sse {
 		op = OpReadSession
 	}
-	c.meter.op(streamKey(basin, name), op)
 	rd, err := parseReading(c.r.URL.Query())
-	if err != nil {
-		return err
+	if err == nil && sse && !s2s {
+		err = rd.resume(c.r.Header.Get("Last-Event-ID"))
 	}
-	if sse && !s2s {
-		if err := rd.resume(c.r.Header.Get("Last-Event-ID")); err != nil {
-			return err
-		}
+	if err != nil {
+		c.meter.op(c.store.tally(basin, name), op)
+		return err
 	}
 	st, lost, err := c.enterStream(c.r.Context(), basin, name, op, onRead)
 	if lost {
@@ -226,7 +224,7 @@ func (c *call) readUnary(st *stream, rd reading) *apiError {
 
 // replyBatch answers a unary read; S2 gives the tail only with what was waited for.
 func (c *call) replyBatch(st *stream, recs []record, tail *position) *apiError {
-	c.meter.read(streamKey(st.basin, st.name), len(recs))
+	c.meter.read(st.used, len(recs))
 	c.done(st.name, OpRead)
 	if len(recs) == 0 {
 		tail = nil

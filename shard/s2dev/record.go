@@ -80,8 +80,8 @@ func parseCommand(r *pb.AppendRecord) (command, bool, *apiError) {
 type input struct {
 	records  []*pb.AppendRecord
 	commands map[int]command // by record; nil: none is one
-	onlyCmds bool
-	size     int // metered bytes
+	spare    bool            // only commands, or with a trim: may use the memory's reserve
+	size     int             // metered bytes
 	match    *uint64
 	fence    *string
 }
@@ -97,7 +97,7 @@ func checkInput(in *pb.AppendInput) (*input, *apiError) {
 	if out.fence != nil && len(*out.fence) > maxFenceToken {
 		return nil, invalid("fencing token exceeds %d bytes", maxFenceToken)
 	}
-	out.onlyCmds = true
+	onlyCmds, trims := true, false
 	for i, r := range out.records {
 		cmd, is, err := parseCommand(r)
 		if err != nil {
@@ -109,9 +109,10 @@ func checkInput(in *pb.AppendInput) (*input, *apiError) {
 			}
 			out.commands[i] = cmd
 		}
-		out.onlyCmds = out.onlyCmds && is
+		onlyCmds, trims = onlyCmds && is, trims || cmd.trim != nil
 		out.size += metered(r.GetHeaders(), r.GetBody())
 	}
+	out.spare = onlyCmds || trims
 	if out.size > maxBatchBytes {
 		return nil, invalid("record batch must not exceed %d metered bytes", maxBatchBytes)
 	}

@@ -162,7 +162,13 @@ func (s *Server) URL() string { return "http://" + s.Addr() }
 func (s *Server) Faults() *Faults { return s.faults }
 
 // Usage is what was asked of the server since Open, across Restart.
-func (s *Server) Usage() Usage { return s.meter.snapshot() }
+func (s *Server) Usage() Usage {
+	s.storeMu.RLock()
+	defer s.storeMu.RUnlock()
+	tallies := s.store.tallies()
+	tallies[""] = &s.meter.basins
+	return s.meter.snapshot(tallies)
+}
 
 // halt cuts every connection and waits for what served them. The caller holds mu.
 func (s *Server) halt() error {
@@ -194,7 +200,7 @@ func (s *Server) Restart() error {
 func (s *Server) reopen() error {
 	s.storeMu.Lock()
 	defer s.storeMu.Unlock()
-	old := s.store.back
+	was, old := s.store, s.store.back
 	// If the folder does not open again, an empty memory stands in until Close.
 	s.store = &store{back: &memory{}, now: s.cfg.Now, basins: map[string]*basinEntry{}}
 	if err := old.close(); err != nil {
@@ -208,6 +214,7 @@ func (s *Server) reopen() error {
 	if err != nil {
 		return errors.Join(err, back.close())
 	}
+	again.takeTallies(was)
 	s.store = again
 	return nil
 }

@@ -55,8 +55,7 @@ func (c *call) readSession(st *stream, rd reading, s2s bool) *apiError {
 		out = &sseOutlet{b64: b64, now: c.cfg.Now}
 		c.startEvents()
 	}
-	key := streamKey(st.basin, st.name)
-	defer c.meter.begin(key, OpReadSession)()
+	defer c.meter.begin(st.used, OpReadSession)()
 	s := &readSession{c: c, st: st, rd: rd, out: out, pos: pos}
 	if s.run() == endCut {
 		cut()
@@ -151,7 +150,7 @@ func (s *readSession) batch(recs []record, tail position) ending {
 	if how := s.send(f); how != goOn {
 		return how
 	}
-	s.c.meter.read(streamKey(s.st.basin, s.st.name), len(recs))
+	s.c.meter.read(s.st.used, len(recs))
 	return goOn
 }
 

@@ -21,13 +21,21 @@ type store struct {
 	back backing
 	now  func() time.Time
 
-	mu     sync.RWMutex
-	basins map[string]*basinEntry
+	// changing is held by whoever changes the catalogue, until that is durable; who holds it may
+	// read without mu. Every append and read takes mu, so nothing is waited for under that.
+	changing sync.Mutex
+	mu       sync.RWMutex // after changing, before a stream's
+	basins   map[string]*basinEntry
 }
 
 type basinEntry struct {
 	meta    basinMeta
+	used    *StreamUsage // listings
 	streams map[string]*stream
+}
+
+func newBasin(meta basinMeta) *basinEntry {
+	return &basinEntry{meta: meta, used: new(StreamUsage), streams: map[string]*stream{}}
 }
 
 func openStore(back backing, now func() time.Time) (*store, error) {
@@ -37,7 +45,7 @@ func openStore(back backing, now func() time.Time) (*store, error) {
 		return nil, err
 	}
 	for _, b := range basins {
-		s.basins[b.Name] = &basinEntry{meta: b, streams: map[string]*stream{}}
+		s.basins[b.Name] = newBasin(b)
 	}
 	for _, m := range streams {
 		log, h, err := back.log(m.ID)
@@ -69,8 +77,8 @@ func (s *store) provisionBasin(
 ) (basinMeta, string, *apiError) {
 	c.Defaults = c.Defaults.normal()
 	key := creationKey(token, c)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	b := s.basins[name]
 	switch {
 	case b == nil:
@@ -78,7 +86,7 @@ func (s *store) provisionBasin(
 		if err := s.back.putBasin(meta); err != nil {
 			return meta, "", fail("storage", "%s", err)
 		}
-		s.basins[name] = &basinEntry{meta: meta, streams: map[string]*stream{}}
+		s.set(func() { s.basins[name] = newBasin(meta) })
 		return meta, provisionCreated, nil
 	case !ensure && key != "" && key == b.meta.Key, ensure && sameJSON(b.meta.Config, c):
 		return b.meta, provisionNoop, nil
@@ -90,7 +98,7 @@ func (s *store) provisionBasin(
 	if err := s.back.putBasin(meta); err != nil {
 		return meta, "", fail("storage", "%s", err)
 	}
-	b.meta = meta
+	s.set(func() { b.meta = meta })
 	return meta, provisionUpdated, nil
 }
 
@@ -99,8 +107,13 @@ func (s *store) provisionStream(
 	basin, name string, c *streamConfig, token string, ensure bool,
 ) (streamMeta, string, *apiError) {
 	key := creationKey(token, c.normal())
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if ensure {
+		if meta, done := s.settled(basin, name, c); done {
+			return meta, provisionNoop, nil
+		}
+	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	b := s.basins[basin]
 	if b == nil {
 		return streamMeta{}, "", basinMissing(basin)
@@ -114,9 +127,9 @@ func (s *store) provisionStream(
 		}
 		return s.create(b, meta)
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
 	switch {
+	case st.isGone(): // and storage failed, or its name would be free
+		return st.meta, "", streamDeleted()
 	case !ensure && key != "" && key == st.meta.Key, ensure && sameJSON(st.meta.Config, config):
 		return st.meta, provisionNoop, nil
 	case !ensure:
@@ -128,8 +141,28 @@ func (s *store) provisionStream(
 	if err := s.back.putStream(meta); err != nil {
 		return meta, "", fail("storage", "%s", err)
 	}
-	st.meta = meta
+	st.set(meta)
 	return meta, provisionUpdated, nil
+}
+
+// settled reports whether an ensure has nothing to change: the common one, and it waits for
+// nobody's change.
+func (s *store) settled(basin, name string, c *streamConfig) (streamMeta, bool) {
+	b, _ := s.basin(basin)
+	st, err := s.find(basin, name)
+	if err != nil {
+		return streamMeta{}, false
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.meta, !st.gone && sameJSON(st.meta.Config, c.resolve(b.Config.Defaults))
+}
+
+// set changes what mu guards; changing is held.
+func (s *store) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
 }
 
 func (s *store) create(b *basinEntry, meta streamMeta) (streamMeta, string, *apiError) {
@@ -145,7 +178,8 @@ func (s *store) create(b *basinEntry, meta streamMeta) (streamMeta, string, *api
 	if err != nil {
 		return meta, "", fail("storage", "%s", err)
 	}
-	b.streams[meta.Name] = newStream(meta, log, h, s.now())
+	st := newStream(meta, log, h, s.now())
+	s.set(func() { b.streams[meta.Name] = st })
 	return meta, provisionCreated, nil
 }
 
@@ -160,8 +194,8 @@ func (s *store) basin(name string) (basinMeta, *apiError) {
 }
 
 func (s *store) patchBasin(name string, f fields) (basinConfig, *apiError) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	b := s.basins[name]
 	if b == nil {
 		return basinConfig{}, basinMissing(name)
@@ -175,14 +209,14 @@ func (s *store) patchBasin(name string, f fields) (basinConfig, *apiError) {
 	if err := s.back.putBasin(meta); err != nil {
 		return basinConfig{}, fail("storage", "%s", err)
 	}
-	b.meta = meta
+	s.set(func() { b.meta = meta })
 	return meta.Config, nil
 }
 
 // deleteBasin takes the basin and its streams away at once.
 func (s *store) deleteBasin(name string) *apiError {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	b := s.basins[name]
 	if b == nil {
 		return basinMissing(name)
@@ -195,7 +229,7 @@ func (s *store) deleteBasin(name string) *apiError {
 	if err := s.back.dropBasin(name); err != nil {
 		return fail("storage", "%s", err)
 	}
-	delete(s.basins, name)
+	s.set(func() { delete(s.basins, name) })
 	return nil
 }
 
@@ -237,8 +271,8 @@ func (s *store) open(
 }
 
 func (s *store) patchStream(basin, name string, f fields) (streamConfig, *apiError) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	b := s.basins[basin]
 	if b == nil {
 		return streamConfig{}, basinMissing(basin)
@@ -247,9 +281,7 @@ func (s *store) patchStream(basin, name string, f fields) (streamConfig, *apiErr
 	if st == nil {
 		return streamConfig{}, streamMissing(basin, name)
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.gone {
+	if st.isGone() {
 		return streamConfig{}, streamDeleted()
 	}
 	c, bad := st.meta.Config.patched(f)
@@ -261,13 +293,13 @@ func (s *store) patchStream(basin, name string, f fields) (streamConfig, *apiErr
 	if err := s.back.putStream(meta); err != nil {
 		return streamConfig{}, fail("storage", "%s", err)
 	}
-	st.meta = meta
+	st.set(meta)
 	return meta.Config, nil
 }
 
 func (s *store) deleteStream(basin, name string) *apiError {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	b := s.basins[basin]
 	if b == nil {
 		return basinMissing(basin)
@@ -279,17 +311,14 @@ func (s *store) deleteStream(basin, name string) *apiError {
 	return s.drop(b, st)
 }
 
-// drop must be called with mu held. The row goes before the name is free, so that a crash cannot
-// bring back a stream whose deletion was acknowledged.
+// drop must be called with changing held. The row goes before the name is free, so that a crash
+// cannot bring back a stream whose deletion was acknowledged.
 func (s *store) drop(b *basinEntry, st *stream) *apiError {
-	st.mu.Lock()
-	meta := st.meta
-	st.mu.Unlock()
 	st.end()
-	if err := s.back.dropStream(meta); err != nil {
+	if err := s.back.dropStream(st.meta); err != nil {
 		return fail("storage", "%s", err)
 	}
 	st.log.drop()
-	delete(b.streams, meta.Name)
+	s.set(func() { delete(b.streams, st.name) })
 	return nil
 }

@@ -12,12 +12,13 @@ type stream struct {
 	log         recordLog
 	basin, name string
 	cipher      *string
+	used        *StreamUsage
 
 	mu         sync.Mutex
-	meta       streamMeta
-	head       head     // as sequenced: what the next append is judged by
-	tail       position // as durable: what readers see; never ahead of head
-	trim       uint64   // as durable
+	meta       streamMeta // changes under the store's changing, too
+	head       head       // as sequenced: what the next append is judged by
+	tail       position   // as durable: what readers see; never ahead of head
+	trim       uint64     // as durable
 	gone       bool
 	broken     error
 	emptySince time.Time
@@ -29,7 +30,7 @@ type stream struct {
 func newStream(meta streamMeta, log recordLog, h head, now time.Time) *stream {
 	return &stream{
 		log: log, basin: meta.Basin, name: meta.Name, cipher: meta.Cipher,
-		meta: meta, head: h, tail: h.next, trim: h.trim,
+		used: new(StreamUsage), meta: meta, head: h, tail: h.next, trim: h.trim,
 		emptySince: now,
 	}
 }
@@ -82,7 +83,7 @@ func (st *stream) begin(in *input, now time.Time) *pending {
 	if err != nil {
 		return refuse(err)
 	}
-	wait, failed := st.log.begin(recs, h, in.onlyCmds)
+	wait, failed := st.log.begin(recs, h, in.spare)
 	if errors.Is(failed, errFull) {
 		return refuse(fail("quota_exhausted", "%s", failed))
 	}
@@ -209,6 +210,12 @@ func (st *stream) read(from uint64, count int) (page, *apiError) {
 		p.next = recs[len(recs)-1].seq + 1
 	}
 	return p, nil
+}
+
+func (st *stream) set(meta streamMeta) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.meta = meta
 }
 
 func (st *stream) isGone() bool {

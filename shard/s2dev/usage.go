@@ -55,78 +55,78 @@ type StreamUsage struct {
 	Cost                 float64 // US dollars by Config.Prices, without storage and transfer
 }
 
-// Usage is a snapshot. Streams is keyed by "basin/stream"; listings are under "basin/", calls about
-// basins under "".
+// Usage is a snapshot. Streams is keyed by "basin/stream", of those that are there; listings are
+// under "basin/", calls about basins under "". Total has all that was asked, of what was deleted
+// and of names that never were, too.
 type Usage struct {
 	Total   StreamUsage
 	Streams map[string]StreamUsage
 }
 
-// meter counts. Its memory is one small entry per stream name ever used.
-type meter struct {
-	now     func() time.Time
-	prices  Prices
-	mu      sync.Mutex
-	streams map[meterKey]*tally
-}
-
-// meterKey is whose usage it is; the stream is empty for listings, both are for calls about basins.
-type meterKey struct{ basin, stream string }
-
-func (k meterKey) String() string {
-	if k == (meterKey{}) {
-		return ""
+func (u *StreamUsage) op(op Op) {
+	if u.Ops == nil {
+		u.Ops = map[Op]int64{}
 	}
-	return k.basin + "/" + k.stream
+	u.Ops[op]++
 }
 
-type tally struct {
-	used StreamUsage
-	open map[*session]struct{}
+// meter counts, in total and in the tally it is given; nil: in total alone. A tally lives and dies
+// with its stream or basin: a meter that kept them by name would grow with every name that somebody
+// makes up.
+type meter struct {
+	now    func() time.Time
+	prices Prices
+	basins StreamUsage // calls about basins
+
+	sessions sync.Mutex // before mu; one of its own: no append waits while all of them are counted
+	open     map[*session]struct{}
+
+	mu    sync.Mutex // guards total and every tally; held for a few additions
+	total StreamUsage
 }
 
 // session is an open read or append session.
 type session struct {
 	op    Op
 	since time.Time
+	of    *StreamUsage // the stream's tally
 }
 
 func newMeter(now func() time.Time, prices Prices) *meter {
-	return &meter{now: now, prices: prices, streams: map[meterKey]*tally{}}
+	return &meter{now: now, prices: prices, open: map[*session]struct{}{}}
 }
 
-func streamKey(basin, stream string) meterKey { return meterKey{basin, stream} }
-
-func (m *meter) with(key meterKey, f func(*tally)) {
+func (m *meter) with(t *StreamUsage, f func(*StreamUsage)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := m.streams[key]
-	if t == nil {
-		t = &tally{open: map[*session]struct{}{}, used: StreamUsage{Ops: map[Op]int64{}}}
-		m.streams[key] = t
+	f(&m.total)
+	if t != nil {
+		f(t)
 	}
-	f(t)
 }
 
-func (m *meter) op(key meterKey, op Op) { m.with(key, func(t *tally) { t.used.Ops[op]++ }) }
+func (m *meter) op(t *StreamUsage, op Op) { m.with(t, func(u *StreamUsage) { u.op(op) }) }
 
-func (m *meter) appended(key meterKey, n int) {
-	m.with(key, func(t *tally) { t.used.RecordsAppended += int64(n) })
+func (m *meter) appended(t *StreamUsage, n int) {
+	m.with(t, func(u *StreamUsage) { u.RecordsAppended += int64(n) })
 }
 
-func (m *meter) read(key meterKey, n int) {
-	m.with(key, func(t *tally) { t.used.RecordsRead += int64(n) })
+func (m *meter) read(t *StreamUsage, n int) {
+	m.with(t, func(u *StreamUsage) { u.RecordsRead += int64(n) })
 }
 
 // begin opens a session and returns its end.
-func (m *meter) begin(key meterKey, op Op) (end func()) {
-	s := &session{op: op, since: m.now()}
-	m.with(key, func(t *tally) { t.open[s] = struct{}{} })
+func (m *meter) begin(t *StreamUsage, op Op) (end func()) {
+	s := &session{op: op, since: m.now(), of: t}
+	m.sessions.Lock()
+	defer m.sessions.Unlock()
+	m.open[s] = struct{}{}
 	return func() {
-		m.with(key, func(t *tally) {
-			delete(t.open, s)
-			t.used.addMinutes(op, m.now().Sub(s.since))
-		})
+		m.sessions.Lock()
+		defer m.sessions.Unlock()
+		delete(m.open, s)
+		d := m.now().Sub(s.since)
+		m.with(t, func(u *StreamUsage) { u.addMinutes(op, d) })
 	}
 }
 
@@ -150,59 +150,68 @@ func (u *StreamUsage) price(p Prices) {
 		p.CreateStream*float64(u.Ops[OpCreateStream]+u.Ops[OpEnsureStream])
 }
 
-func (u *StreamUsage) add(v StreamUsage) {
-	for op, n := range v.Ops {
-		u.Ops[op] += n
+// still counts a session that is open.
+func (u *StreamUsage) still(s *session, now time.Time) {
+	u.addMinutes(s.op, now.Sub(s.since))
+	if s.op == OpReadSession {
+		u.OpenReadSessions++
+	} else {
+		u.OpenAppendSessions++
 	}
-	u.RecordsAppended += v.RecordsAppended
-	u.RecordsRead += v.RecordsRead
-	u.OpenReadSessions += v.OpenReadSessions
-	u.OpenAppendSessions += v.OpenAppendSessions
-	u.ReadSessionMinutes += v.ReadSessionMinutes
-	u.AppendSessionMinutes += v.AppendSessionMinutes
 }
 
-func (m *meter) snapshot() Usage {
+// usage is what is counted in u, with the sessions that are open; m.sessions is held.
+func (m *meter) usage(u *StreamUsage, open []*session) StreamUsage {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	all := Usage{Total: StreamUsage{Ops: map[Op]int64{}}, Streams: map[string]StreamUsage{}}
+	v := *u
+	v.Ops = maps.Clone(u.Ops)
+	m.mu.Unlock()
 	now := m.now()
-	for key, t := range m.streams {
-		u := t.used
-		u.Ops = maps.Clone(u.Ops)
-		for s := range t.open {
-			u.addMinutes(s.op, now.Sub(s.since))
-			if s.op == OpReadSession {
-				u.OpenReadSessions++
-			} else {
-				u.OpenAppendSessions++
-			}
-		}
-		u.price(m.prices)
-		all.Streams[key.String()] = u
-		all.Total.add(u)
+	for _, s := range open {
+		v.still(s, now)
 	}
-	all.Total.price(m.prices)
+	v.price(m.prices)
+	return v
+}
+
+// sum is all that was asked, and does not take longer with more streams.
+func (m *meter) sum() StreamUsage {
+	m.sessions.Lock()
+	defer m.sessions.Unlock()
+	return m.usage(&m.total, slices.Collect(maps.Keys(m.open)))
+}
+
+// snapshot is the sum, and what each tally says.
+func (m *meter) snapshot(tallies map[string]*StreamUsage) Usage {
+	all := Usage{Total: m.sum(), Streams: map[string]StreamUsage{}}
+	m.sessions.Lock()
+	defer m.sessions.Unlock()
+	open := map[*StreamUsage][]*session{}
+	for s := range m.open {
+		open[s.of] = append(open[s.of], s)
+	}
+	for name, t := range tallies {
+		all.Streams[name] = m.usage(t, open[t])
+	}
 	return all
 }
 
-// writeMetrics writes the totals as Prometheus text; a stream's name is never a label.
-func (u Usage) writeMetrics(w io.Writer) {
-	t := u.Total
+// writeMetrics writes a total as Prometheus text; a stream's name is never a label.
+func (u *StreamUsage) writeMetrics(w io.Writer) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
 	p("# TYPE s2dev_operations_total counter")
-	for _, op := range slices.Sorted(maps.Keys(t.Ops)) {
-		p("s2dev_operations_total{op=%q} %d", op, t.Ops[op])
+	for _, op := range slices.Sorted(maps.Keys(u.Ops)) {
+		p("s2dev_operations_total{op=%q} %d", op, u.Ops[op])
 	}
 	p("# TYPE s2dev_records_appended_total counter\ns2dev_records_appended_total %d",
-		t.RecordsAppended)
-	p("# TYPE s2dev_records_read_total counter\ns2dev_records_read_total %d", t.RecordsRead)
-	p("# TYPE s2dev_open_read_sessions gauge\ns2dev_open_read_sessions %d", t.OpenReadSessions)
+		u.RecordsAppended)
+	p("# TYPE s2dev_records_read_total counter\ns2dev_records_read_total %d", u.RecordsRead)
+	p("# TYPE s2dev_open_read_sessions gauge\ns2dev_open_read_sessions %d", u.OpenReadSessions)
 	p("# TYPE s2dev_open_append_sessions gauge\ns2dev_open_append_sessions %d",
-		t.OpenAppendSessions)
+		u.OpenAppendSessions)
 	p("# TYPE s2dev_read_session_minutes_total counter\ns2dev_read_session_minutes_total %d",
-		t.ReadSessionMinutes)
+		u.ReadSessionMinutes)
 	p("# TYPE s2dev_append_session_minutes_total counter\ns2dev_append_session_minutes_total %d",
-		t.AppendSessionMinutes)
-	p("# TYPE s2dev_cost_dollars gauge\ns2dev_cost_dollars %g", t.Cost)
+		u.AppendSessionMinutes)
+	p("# TYPE s2dev_cost_dollars gauge\ns2dev_cost_dollars %g", u.Cost)
 }

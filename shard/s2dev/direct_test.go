@@ -1,0 +1,91 @@
+package s2dev
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"testing"
+
+	pb "github.com/s2-streamstore/s2-sdk-go/generated"
+)
+
+// texts is a batch for Direct.
+func texts(bodies ...string) *pb.AppendInput {
+	in := &pb.AppendInput{}
+	for _, b := range bodies {
+		in.Records = append(in.Records, &pb.AppendRecord{Body: []byte(b)})
+	}
+	return in
+}
+
+// trimming puts a trim before a batch.
+func trimming(to uint64, in *pb.AppendInput) *pb.AppendInput {
+	trim := &pb.AppendRecord{
+		Headers: []*pb.Header{{Value: []byte("trim")}},
+		Body:    binary.BigEndian.AppendUint64(nil, to),
+	}
+	in.Records = append([]*pb.AppendRecord{trim}, in.Records...)
+	return in
+}
+
+// direct is a server and its basin with a stream.
+func direct(t *testing.T, cfg Config) (*Server, *Direct) {
+	t.Helper()
+	cfg.Basins = append(cfg.Basins, testBasin)
+	s := open(t, cfg)
+	d := s.Direct(testBasin)
+	if err := d.EnsureStream(t.Context(), "s"); err != nil {
+		t.Fatal(err)
+	}
+	return s, d
+}
+
+func write(t *testing.T, d *Direct, in *pb.AppendInput) {
+	t.Helper()
+	if _, _, _, err := d.Append(t.Context(), "s", in); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantRefusal(t *testing.T, err error, status int, code string) {
+	t.Helper()
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Status != status || e.Code != code {
+		t.Fatalf("got %v, want %d %s", err, status, code)
+	}
+}
+
+// A long replay ends where it is told to, not at the tail.
+func TestFollowEndsBetweenBatches(t *testing.T) {
+	enough := errors.New("enough")
+	for name, want := range map[string]error{"cancelled": enough, "closed": ErrCut} {
+		t.Run(name, func(t *testing.T) {
+			s, d := direct(t, Config{})
+			for range 3 {
+				write(t, d, texts(make([]string, maxBatchRecords)...))
+			}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			closed := make(chan error, 1)
+			calls := 0
+			err := d.Follow(ctx, "s", 0, func([]*pb.SequencedRecord, uint64) error {
+				if calls++; calls > 1 {
+					return nil
+				}
+				if name == "cancelled" {
+					cancel(enough)
+					return nil
+				}
+				go func() { closed <- s.Close() }()
+				<-s.stopping.Done()
+				return nil
+			})
+			if !errors.Is(err, want) || calls != 1 {
+				t.Errorf("%v after %d batches", err, calls)
+			}
+			if name == "closed" && <-closed != nil {
+				t.Error("close")
+			}
+		})
+	}
+}

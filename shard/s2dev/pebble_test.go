@@ -1,0 +1,75 @@
+package s2dev
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// kept is how many records of the stream the disk has.
+func kept(t *testing.T, s *Server) int {
+	t.Helper()
+	st, bad := s.store.find(testBasin, "s")
+	if bad != nil {
+		t.Fatal(bad)
+	}
+	recs, err := st.log.read(0, 1000, 1000, maxBatchBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(recs)
+}
+
+// A sync that falls into an append does not cover it; the next one must.
+func TestIntervalSyncsWhatCameWithASync(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s, d := direct(t, Config{Dir: "data", fs: fs, Sync: SyncInterval, SyncEvery: time.Hour})
+	disk := s.store.back.(*disk)
+	disk.commit = func(b *pebble.Batch, o *pebble.WriteOptions) error {
+		if err := disk.syncDirty(); err != nil {
+			return err
+		}
+		return disk.db.Apply(b, o)
+	}
+	write(t, d, texts("a"))
+	if err := disk.syncDirty(); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, Config{Dir: "data", fs: fs.CrashClone(vfs.CrashCloneCfg{})})
+	if got := kept(t, again); got != 1 {
+		t.Fatalf("%d records after the sync and a power cut", got)
+	}
+}
+
+// What is promised of a clean end, without any fsync before it.
+func TestCloseSyncs(t *testing.T) {
+	for _, mode := range []SyncMode{SyncInterval, SyncNever} {
+		fs := vfs.NewCrashableMem()
+		s, d := direct(t, Config{Dir: "data", fs: fs, Sync: mode, SyncEvery: time.Hour})
+		write(t, d, texts("a"))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again := open(t, Config{Dir: "data", fs: fs.CrashClone(vfs.CrashCloneCfg{})})
+		if got := kept(t, again); got != 1 {
+			t.Errorf("%s: %d records", mode, got)
+		}
+	}
+}
+
+// The trim point is durable with its append, the deletion is not.
+func TestTrimIsRepeatedAfterACrash(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s, d := direct(t, Config{Dir: "data", fs: fs})
+	write(t, d, texts("a", "b", "c"))
+	write(t, d, trimming(3, texts("d")))
+	if got := kept(t, s); got != 2 {
+		t.Fatalf("%d records before the crash", got)
+	}
+	again := open(t, Config{Dir: "data", fs: fs.CrashClone(vfs.CrashCloneCfg{})})
+	if got := kept(t, again); got != 2 {
+		t.Fatalf("%d records after it", got)
+	}
+}
