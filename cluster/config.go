@@ -102,8 +102,10 @@ func (c *Config) validate() error {
 	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {
 		wrong("cluster: advertised address %q: want an IP address that others can reach", c.Advertise)
 	}
-	if _, _, err := splitAddr(c.Relay); err != nil {
+	if host, _, err := splitAddr(c.Relay); err != nil {
 		wrong("cluster: relay address: %w", err)
+	} else if loopback(host) && !loopback(c.Advertise) {
+		wrong("cluster: relay address %q: others, to whom this node is %s, do not reach it", c.Relay, c.Advertise)
 	}
 	if len(c.HTTP) > maxAddress {
 		wrong("cluster: HTTP address of %d bytes: at most %d", len(c.HTTP), maxAddress)
@@ -143,6 +145,11 @@ func (c *Config) fill() {
 	if c.Network == nil {
 		c.Network = machine{}
 	}
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func splitAddr(addr string) (host string, port int, err error) {

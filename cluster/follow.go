@@ -297,6 +297,12 @@ func (f *follower) from() uint64 {
 func (f *follower) openHere(m *move) {
 	from, must := f.from(), m.course.hop == hopMust
 	ok := f.fs.openers.add(f.fs.hosted.near(f.id), func() {
+		f.mu.Lock()
+		wanted := f.wantsHere(m)
+		f.mu.Unlock()
+		if !wanted {
+			return // it waited longer than the move
+		}
 		ctx, cancel := context.WithTimeout(f.fs.ctx, openTimeout)
 		defer cancel()
 		t, fd, err := f.fs.hosted.feed(ctx, f.id, from, must)
@@ -307,12 +313,17 @@ func (f *follower) openHere(m *move) {
 	}
 }
 
+// wantsHere reports whether the host's answer to a move is still waited for.
+func (f *follower) wantsHere(m *move) bool {
+	return f.move == m && m.waiting && m.target == f.fs.self
+}
+
 func (f *follower) openedHere(m *move, t *shard.Tail, fd hostFeed, err error) {
 	f.mu.Lock()
 	defer f.unlock()
 	here := feed{member: f.fs.self, host: fd}
 	switch {
-	case f.move != m || !m.waiting || m.target != f.fs.self: // too late
+	case !f.wantsHere(m): // too late
 		if err == nil {
 			f.drop(here)
 		}

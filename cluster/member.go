@@ -35,6 +35,11 @@ type Member struct {
 // milliseconds since 1970.
 func (m *Member) owns(ms uint64) bool { return m.StartAt <= ms && ms < m.StopAt }
 
+// newer reports whether, of two members with one key, m is the one that counts.
+func (m *Member) newer(o *Member) bool {
+	return m.Start > o.Start || m.Start == o.Start && m.Name > o.Name
+}
+
 // millis is an instant as a Member has it.
 func millis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 

@@ -146,22 +146,25 @@ func (m *membership) current() *View { return m.view.Load() }
 func (m *membership) publish(ctx context.Context) {
 	flip := time.NewTimer(time.Hour)
 	defer flip.Stop()
+	hidden := ""
 	for {
 		v := m.build()
 		now := m.cfg.Now()
 		owners := v.At(now).Len() // lays the ring out here, off the way of requests
 		m.met.owners.Set(float64(owners))
+		m.met.members.Set(float64(len(v.members)))
 		if old := m.view.Load(); !v.equal(old) {
 			m.view.Store(v)
 			m.met.views.Inc()
-			m.met.members.Set(float64(len(v.members)))
 			m.log.Info("view changed", "members", len(v.members), "owners", owners)
 		}
 		m.observe(m.view.Load())
+		hidden = m.complain(v.hides(m.self.Name, now), hidden)
+		m.layOut(m.view.Load(), now)
 		wait := time.Hour
 		for _, at := range v.Flips() {
 			if at.After(now) {
-				wait = at.Sub(now)
+				wait = max(at.Sub(m.cfg.Now()), 0)
 				break
 			}
 		}
@@ -175,19 +178,42 @@ func (m *membership) publish(ctx context.Context) {
 	}
 }
 
-// build makes the newest View, and makes this node an owner once it has company.
+// flipsAhead bounds the tables that are laid out ahead: nodes name whole seconds, so those
+// of a deploy are few.
+const flipsAhead = 4
+
+// layOut lays out the tables after the next dates: at a date all requests would wait for
+// the first that comes, and that one for the ring.
+func (m *membership) layOut(v *View, now time.Time) {
+	ahead := 0
+	for _, at := range v.Flips() {
+		if at.After(now) && ahead < flipsAhead {
+			ahead++
+			v.At(at)
+		}
+	}
+}
+
+// complain says once that another process has this node's ring key, so that this one owns
+// nothing, and returns its name. Two nodes were given one name.
+func (m *membership) complain(by *Member, before string) string {
+	if by == nil {
+		return ""
+	}
+	if by.Name != before {
+		m.log.Warn("a newer node has this one's ring key: this one owns nothing",
+			"key", by.Key, "addr", m.self.Relay, "peer", by.Name, "peerAddr", by.Relay)
+	}
+	return by.Name
+}
+
+// build makes the newest View, and names the date from which this node owns streams once
+// it knows somebody who does.
 func (m *membership) build() *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.self.StartAt == Never && len(m.known) > 0 {
-		at := uint64(0) // at once, where nobody owns anything yet
-		now := m.cfg.Now()
-		for _, o := range m.known {
-			if o.owns(millis(now)) {
-				at = m.flip(now)
-			}
-		}
-		m.activateLocked(at)
+	if now := m.cfg.Now(); m.self.StartAt == Never && m.ownedLocked(now) {
+		m.activateLocked(m.flip(now))
 	}
 	all := make([]Member, 0, 1+len(m.known))
 	all = append(all, m.self)
@@ -214,19 +240,44 @@ func (m *membership) activateLocked(at uint64) {
 	poke(m.tell)
 }
 
-// activate makes this node an owner although it found nobody.
-func (m *membership) activate(why string) {
+// ownedLocked reports whether somebody else owns streams.
+func (m *membership) ownedLocked(now time.Time) bool {
+	for _, o := range m.known {
+		if o.owns(millis(now)) {
+			return true
+		}
+	}
+	return false
+}
+
+// sought is the end of a round of joining. Who owns nothing yet and has met only such as
+// own nothing either may be the first to own, but not before that: the owners may be those
+// that were still being dialled. all: nobody was missed. Otherwise the owners may be among
+// the missed: then it names a date, by which it may hear of them. why, if not empty: a
+// node without company need not wait for any.
+func (m *membership) sought(all bool, why string) (company bool) {
 	m.mu.Lock()
-	late := m.self.StartAt != Never
-	if !late {
+	now := m.cfg.Now()
+	company = len(m.known) > 0
+	begins := m.self.StartAt == Never && !m.ownedLocked(now) && (company || why != "")
+	switch {
+	case !begins:
+	case all || !company:
 		m.activateLocked(0)
+	default:
+		m.activateLocked(m.flip(now))
 	}
 	m.mu.Unlock()
-	if !late {
-		m.log.Info("owning streams alone", "why", why)
+	if begins {
 		poke(m.news)
 	}
+	if begins && !company {
+		m.alone(why)
+	}
+	return company
 }
+
+func (m *membership) alone(why string) { m.log.Warn("this node is alone", "why", why) }
 
 // returning takes leaving back.
 func (m *membership) returning() {
@@ -346,23 +397,21 @@ const (
 // heals without it, because the dead are forgotten.
 func (m *membership) join(ctx context.Context) {
 	if len(m.cfg.Join) == 0 {
+		m.await(ctx)
 		return
 	}
 	began := time.Now()
 	for {
-		found, strangers := m.seek(ctx)
-		m.mu.Lock()
-		company := len(m.known) > 0
-		m.mu.Unlock()
+		all, strangers := m.seek(ctx)
+		why := ""
 		switch {
-		case company:
-		case found && !strangers:
-			m.activate("all addresses to join are this node's own")
+		case all && !strangers:
+			why = "all addresses to join are this node's own"
 		case time.Since(began) >= m.cfg.Alone:
-			m.activate("found nobody to join")
+			why = "found nobody to join"
 		}
 		wait := joinEvery + mrand.N(joinEvery/2)
-		if !company {
+		if !m.sought(all, why) {
 			wait = joinSoon/2 + mrand.N(joinSoon)
 		}
 		select {
@@ -373,22 +422,39 @@ func (m *membership) join(ctx context.Context) {
 	}
 }
 
+// await says so if nobody joins a node that has nobody to join: an address may be missing
+// in its configuration.
+func (m *membership) await(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(m.cfg.Alone):
+	}
+	m.mu.Lock()
+	company := len(m.known) > 0
+	m.mu.Unlock()
+	if !company {
+		m.alone("no addresses to join, and nobody has joined")
+	}
+}
+
 // seek looks up the addresses to join and dials those that are not in the view.
-// found: every name was looked up; strangers: there was somebody to dial.
-func (m *membership) seek(ctx context.Context) (found, strangers bool) {
+// all: every name was looked up, and whoever was dialled answered; strangers: there was
+// somebody to dial.
+func (m *membership) seek(ctx context.Context) (all, strangers bool) {
 	seen := map[string]bool{m.addr: true}
 	m.mu.Lock()
 	for _, a := range m.addrs {
 		seen[a] = true
 	}
 	m.mu.Unlock()
-	found = true
+	all = true
 	var dial errgroup.Group
 	dial.SetLimit(joinAtOnce)
 	for _, name := range m.cfg.Join {
 		addrs, err := m.resolve(ctx, name)
 		if err != nil {
-			found = false
+			all = false
 			m.log.Debug("look up a node to join", "addr", name, "err", err)
 			continue
 		}
@@ -397,23 +463,22 @@ func (m *membership) seek(ctx context.Context) (found, strangers bool) {
 				continue
 			}
 			seen[a], strangers = true, true
-			dial.Go(func() error {
-				m.dial(ctx, a)
-				return nil
-			})
+			dial.Go(func() error { return m.dial(ctx, a) })
 		}
 	}
-	_ = dial.Wait()
-	return found, strangers
+	return dial.Wait() == nil && all, strangers
 }
 
-func (m *membership) dial(ctx context.Context, addr string) {
+// dial learns what the node at an address knows, itself included.
+func (m *membership) dial(ctx context.Context, addr string) error {
 	if ctx.Err() != nil {
-		return
+		return ctx.Err()
 	}
-	if _, err := m.ml.Join([]string{addr}); err != nil {
+	_, err := m.ml.Join([]string{addr})
+	if err != nil {
 		m.log.Debug("join", "addr", addr, "err", err)
 	}
+	return err
 }
 
 // resolve turns host or host:port into addresses.

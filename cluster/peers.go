@@ -193,12 +193,19 @@ const (
 	redialMax = time.Second
 )
 
+// complainAfter is how long a member is out of reach when that is said: one that has died
+// is no member by then, as a rule; a port that is blocked stays so.
+const complainAfter = 10 * time.Second
+
 func (p *peer) run(ctx context.Context) {
-	wait := redialMin
+	wait, complained := redialMin, false
 	for ctx.Err() == nil {
 		l, err := openLink(ctx, p)
 		if err == nil {
-			wait = redialMin
+			if wait = redialMin; complained {
+				complained = false
+				p.peers.cfg.Logger.Warn("member is within reach again", "peer", p.to.name, "addr", p.to.address)
+			}
 			p.set(l)
 			p.peers.met.links.Inc()
 			p.peers.cfg.Logger.Info("link up", "peer", p.to.name)
@@ -212,6 +219,10 @@ func (p *peer) run(ctx context.Context) {
 		} else {
 			p.peers.cfg.Logger.Debug("open link", "peer", p.to.name, "err", err)
 			wait = min(2*wait, redialMax)
+			if !complained && ctx.Err() == nil && p.downFor() >= complainAfter {
+				complained = true
+				p.peers.cfg.Logger.Warn("member is out of reach", "peer", p.to.name, "addr", p.to.address, "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -229,6 +240,13 @@ func (p *peer) set(l *link) {
 	} else {
 		p.tellLocked()
 	}
+}
+
+// downFor is how long there has been no link.
+func (p *peer) downFor() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.since)
 }
 
 // tellLocked has those who wait look again.

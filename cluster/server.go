@@ -53,6 +53,10 @@ const (
 	keepaliveTimeout = 3 * time.Second
 )
 
+// greetTimeout bounds TLS and the first bytes of a connection. Whoever connects and says
+// nothing holds up close for so long, and a peer gives up sooner (helloTimeout).
+const greetTimeout = 3 * time.Second
+
 func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics) *server {
 	opts := []grpc.ServerOption{
 		grpc.InitialWindowSize(streamWindow),
@@ -60,6 +64,7 @@ func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics) *s
 		grpc.ReadBufferSize(frameBytes),
 		grpc.WriteBufferSize(frameBytes),
 		grpc.WaitForHandlers(true),
+		grpc.ConnectionTimeout(greetTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout,
 		}),

@@ -211,6 +211,12 @@ const openTimeout = 10 * time.Second
 
 // open has the stream followed here, or refuses the subscription.
 func (s *session) open(u *sub, from uint64, r route) {
+	s.mu.Lock()
+	dead := u.flags&subDead != 0
+	s.mu.Unlock()
+	if dead {
+		return // it waited longer than whoever asked: a read session would be for nobody
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, openTimeout)
 	defer cancel()
 	if err := s.server.judge(ctx, u.id, r); err != nil {

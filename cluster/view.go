@@ -108,7 +108,7 @@ func (v *View) eligible(ms uint64) []*Member {
 		if !m.owns(ms) {
 			continue
 		}
-		if o := newest[m.Key]; o == nil || m.Start > o.Start || m.Start == o.Start && m.Name > o.Name {
+		if o := newest[m.Key]; o == nil || m.newer(o) {
 			newest[m.Key] = m
 		}
 	}
@@ -123,6 +123,21 @@ func (v *View) eligible(ms uint64) []*Member {
 		return stored
 	}
 	return all
+}
+
+// hides is the member that owns at an instant what the one of that name would own: it has
+// the same key and is newer. nil: there is none.
+func (v *View) hides(name string, t time.Time) *Member {
+	m, ms := v.Member(name), millis(t)
+	if m == nil || !m.owns(ms) {
+		return nil
+	}
+	for i := range v.members {
+		if o := &v.members[i]; o.Key == m.Key && o.owns(ms) && o.newer(m) {
+			return o
+		}
+	}
+	return nil
 }
 
 // equal reports whether two views say the same.

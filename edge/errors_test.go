@@ -41,6 +41,7 @@ var shardErrors = map[string]struct {
 	"ErrNoLog":          {shard.ErrNoLog, 503, "store-down"},
 	"ErrLogDenied":      {shard.ErrLogDenied, 503, "store-refuses"},
 	"ErrLogAway":        {shard.ErrLogAway, 503, "store-down"},
+	"ErrNoPlace":        {shard.ErrNoPlace, 503, "store-refuses"},
 	"ErrLogBusy":        {shard.ErrLogBusy, 503, "store-down"},
 	"ErrUnknown":        {shard.ErrUnknown, 503, "append-outcome-unknown"},
 	"TrimmedError":      {&shard.TrimmedError{First: 7}, 410, "offset-gone"},

@@ -1,0 +1,30 @@
+package cluster
+
+import "testing"
+
+// Others cannot reach a relay on loopback, unless they are on it as well.
+func TestRelayOnLoopback(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		relay, gossip, advertise string
+		refused                  bool
+	}{
+		{"127.0.0.1:1", "127.0.0.1:2", "", false},
+		{"127.0.0.2:1", ":2", "127.0.0.2", false},
+		{"[::1]:1", "127.0.0.1:2", "", false},
+		{"10.0.0.1:1", "127.0.0.1:2", "10.0.0.1", false},
+		{":1", ":2", "10.0.0.1", false},
+		{"127.0.0.1:1", ":2", "10.0.0.1", true},
+		{"127.0.0.1:1", "10.0.0.1:2", "", true},
+		{"localhost:1", "10.0.0.1:2", "", true},
+		{"[::1]:1", "10.0.0.1:2", "", true},
+	} {
+		cfg := Config{
+			Name: "n", Cluster: "c", Secret: []byte("0123456789abcdef"),
+			Relay: c.relay, Gossip: c.gossip, Advertise: c.advertise,
+		}
+		if err := cfg.validate(); (err != nil) != c.refused {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}

@@ -1,0 +1,282 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// lines keeps what is logged at Warn and above.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// with lists the lines that say something.
+func (l *lines) with(what string) (all []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.b.String()) {
+		if strings.Contains(line, what) {
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+// unheard is a membership without gossip, which hears what a test tells it.
+func unheard(log *slog.Logger, join ...string) *membership {
+	cfg := &Config{Name: "me", Join: join, Logger: log}
+	cfg.fill()
+	return newMembership(cfg, newMetrics(nil), "10.0.0.1:1", func(*View) {})
+}
+
+func (m *membership) hears(all ...Member) {
+	for i, o := range all {
+		o.Relay = fmt.Sprintf("10.0.1.%d:1", i)
+		(*delegate)(m).heard(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.encode()})
+	}
+}
+
+// Who joins begins at once only where it has looked for everybody and nobody owns
+// anything; else from some second on, which it announces.
+func TestWhoBegins(t *testing.T) {
+	t.Parallel()
+	const never, atOnce, dated = "never", "at once", "dated"
+	newcomer := Member{Name: "newcomer-1", Key: "newcomer", Rev: 1, StartAt: Never, StopAt: Never}
+	drained := Member{Name: "drained-1", Key: "drained", Rev: 1, StopAt: 1}
+	owner := Member{Name: "owner-1", Key: "owner", Rev: 1, StopAt: Never}
+	for _, c := range []struct {
+		name   string
+		known  []Member
+		sought bool // a round of joining is over
+		all    bool
+		why    string
+		want   string
+	}{
+		{"nobody yet", nil, false, false, "", never},
+		{"still joining, with a newcomer", []Member{newcomer}, false, false, "", never},
+		{"still joining, with one that drains", []Member{drained}, false, false, "", never},
+		{"still joining, with an owner", []Member{newcomer, owner}, false, false, "", dated},
+		{"nobody found", nil, true, false, "", never},
+		{"nobody to be found", nil, true, true, "alone", atOnce},
+		{"a fleet begins", []Member{newcomer}, true, true, "", atOnce},
+		{"all others drain", []Member{drained}, true, true, "", atOnce},
+		{"somebody was missed", []Member{newcomer, drained}, true, false, "", dated},
+		{"found an owner, after all", []Member{owner}, true, true, "alone", dated},
+	} {
+		m := unheard(nil, "fleet")
+		m.hears(c.known...)
+		m.build()
+		if c.sought && m.sought(c.all, c.why) != (len(c.known) > 0) {
+			t.Errorf("%s: company", c.name)
+		}
+		me, got := m.build().Member(m.self.Name), dated
+		switch me.StartAt {
+		case Never:
+			got = never
+		case 0:
+			got = atOnce
+		}
+		if got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// slowLookup answers when it may.
+type slowLookup struct {
+	machine
+	may chan struct{}
+}
+
+func (n slowLookup) Lookup(ctx context.Context, host string) ([]string, error) {
+	if net.ParseIP(host) != nil {
+		return []string{host}, nil
+	}
+	select {
+	case <-n.may:
+		return []string{"127.0.0.1"}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Two nodes join at once, and find each other before they find those that own: neither
+// takes itself for the first.
+func TestTwoJoinAtOnce(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	gossip, _ := f.nodes[0].Addrs()
+	_, port, err := net.SplitHostPort(gossip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	net := slowLookup{may: make(chan struct{})}
+	first := f.add(func(c *Config) { c.Network, c.Join = net, []string{"fleet:" + port} })
+	other, _ := first.Addrs()
+	second := f.add(func(c *Config) { c.Network, c.Join = net, []string{other, "fleet:" + port} })
+	both := []*station{first, second}
+	f.eventually("they find each other", func() bool {
+		return len(first.View().Members()) == 2 && len(second.View().Members()) == 2
+	})
+	for _, s := range both {
+		if m := s.View().Member(s.self); m.StartAt != Never || s.Ready() {
+			t.Errorf("%s owns from %d on, ready: %v", s.self, m.StartAt, s.Ready())
+		}
+	}
+	close(net.may)
+	f.settle()
+	for _, s := range both {
+		if s.View().Member(s.self).StartAt == 0 {
+			t.Errorf("%s named no date", s.self)
+		}
+	}
+}
+
+// A whole fleet of newcomers owns streams at once.
+func TestColdStart(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 0)
+	join := func(c *Config) {
+		c.Lead, c.Alone = time.Hour, time.Hour
+		if c.Join == nil {
+			c.Join = []string{"127.0.0.1:1"} // nobody is there
+		}
+	}
+	for range 3 {
+		f.add(join)
+	}
+	f.eventually("somebody owns", func() bool {
+		return f.nodes[1].table().Len() > 0 && f.nodes[2].table().Len() > 0
+	})
+}
+
+// A node that is alone says so: at once if it cannot be otherwise, after a while if nobody
+// joins it.
+func TestAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		m := unheard(log.logger(), "fleet")
+		m.sought(true, "a reason")
+		m.sought(true, "a reason")
+		if n := len(log.with("alone")); n != 1 {
+			t.Errorf("said %d times", n)
+		}
+		for _, c := range []struct {
+			name  string
+			known []Member
+			want  int
+		}{
+			{"nobody joins", nil, 1},
+			{"somebody joins", []Member{{Name: "a", Key: "a", Rev: 1, StopAt: Never}}, 0},
+		} {
+			log := lines{}
+			m := unheard(log.logger())
+			m.hears(c.known...)
+			began := time.Now()
+			m.join(t.Context())
+			if n := len(log.with("alone")); n != c.want || time.Since(began) != m.cfg.Alone {
+				t.Errorf("%s: said %d times, after %v", c.name, n, time.Since(began))
+			}
+		}
+	})
+}
+
+// runs publishes Views until the end of the test.
+func (m *membership) runs(t *testing.T) {
+	m.run()
+	t.Cleanup(func() {
+		if err := m.close(false); err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Wait()
+}
+
+// Of two nodes with one key the older one says that it owns nothing, once.
+func TestHidden(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		m := unheard(log.logger())
+		m.runs(t)
+		said := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if all := log.with("owns nothing"); len(all) != want {
+				t.Errorf("%q, want %d lines", all, want)
+			}
+		}
+		twin := Member{Name: "me-2", Key: "me", Rev: 1, Start: m.self.Start - 1, StopAt: Never}
+		m.hears(twin) // older
+		said(0)
+		twin.Rev, twin.Start = 2, m.self.Start+1
+		m.hears(twin)
+		said(1)
+		if all := log.with("10.0.0.1:1"); len(all) != 1 || !strings.Contains(all[0], "10.0.1.0:1") {
+			t.Errorf("without both addresses: %q", all)
+		}
+		m.hears(Member{Name: "a", Key: "a", Rev: 1, StopAt: Never})
+		said(1)
+		(*delegate)(m).NotifyLeave(&memberlist.Node{Name: twin.Name})
+		said(1)
+		m.hears(twin)
+		said(2)
+	})
+}
+
+// The tables after the next dates stand before these pass.
+func TestTablesAhead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := unheard(nil)
+		m.runs(t)
+		now := millis(time.Now())
+		for i := range uint64(flipsAhead + 2) {
+			m.hears(Member{
+				Name: fmt.Sprint(i), Key: fmt.Sprint(i), Rev: 1, StartAt: now + 1000*(i+1), StopAt: Never,
+			})
+		}
+		synctest.Wait()
+		v := m.current()
+		for i := range v.spans {
+			if stands := v.spans[i].table != nil; stands != (i <= flipsAhead) {
+				t.Errorf("after %d dates: %v", i, stands)
+			}
+		}
+	})
+}
+
+// A node that nobody joins counts itself.
+func TestGaugesOfOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := unheard(nil)
+		m.runs(t)
+		if members, owners := testutil.ToFloat64(m.met.members), testutil.ToFloat64(m.met.owners); members != 1 || owners != 1 {
+			t.Errorf("%v members, %v owners", members, owners)
+		}
+	})
+}

@@ -1,0 +1,147 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+)
+
+// piped is a network of pipes to one server.
+type piped struct {
+	machine
+	backlog chan net.Conn
+	done    chan struct{}
+	once    sync.Once
+
+	mu  sync.Mutex
+	cut bool
+}
+
+func newPiped() *piped { return &piped{backlog: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *piped) Dial(ctx context.Context, _ string) (net.Conn, error) {
+	p.mu.Lock()
+	cut := p.cut
+	p.mu.Unlock()
+	if cut {
+		<-ctx.Done() // as where packets are dropped
+		return nil, ctx.Err()
+	}
+	here, there := net.Pipe()
+	select {
+	case p.backlog <- there:
+		return here, nil
+	case <-p.done:
+		return nil, errCable
+	}
+}
+
+func (p *piped) setCut(cut bool) {
+	p.mu.Lock()
+	p.cut = cut
+	p.mu.Unlock()
+}
+
+func (p *piped) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.backlog:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *piped) Close() error {
+	p.once.Do(func() { close(p.done) })
+	return nil
+}
+
+func (p *piped) Addr() net.Addr { return &net.TCPAddr{} }
+
+// serves runs a server at the other end of the pipes.
+func (p *piped) serves(t *testing.T, name string) *server {
+	cfg := &Config{Name: name}
+	cfg.fill()
+	s := newServer(cfg, name, nil, nil, newMetrics(nil))
+	s.status = func(string) *relaypb.Status { return &relaypb.Status{} }
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.grpc.Serve(p); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() {
+		s.close()
+		wg.Wait()
+	})
+	return s
+}
+
+// A connection that says nothing does not hold up the end.
+func TestCloseWithASilentConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPiped()
+		s := p.serves(t, "a")
+		conn, err := p.Dial(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		began := time.Now()
+		s.close()
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("took %v", took)
+		}
+		if err := errors.Join(conn.Close(), p.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A member that is there and cannot be reached is named once, and once when it can be.
+func TestOutOfReach(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, log := newPiped(), lines{}
+		s := p.serves(t, "b")
+		cfg := &Config{Name: "a", Network: p, Logger: log.logger()}
+		cfg.fill()
+		ps := newPeers(cfg, "a", "", newMetrics(nil))
+		ps.up, ps.lost = func(string) {}, func(*link, []*upstream) {}
+		says := func(out, again int) {
+			t.Helper()
+			if n, m := len(log.with("out of reach")), len(log.with("within reach")); n != out || m != again {
+				t.Errorf("%d, then %d lines; want %d and %d", n, m, out, again)
+			}
+		}
+		pass := func(d time.Duration) {
+			<-time.After(d)
+			synctest.Wait()
+		}
+		p.setCut(true)
+		ps.update(NewView([]Member{{Name: "a", Key: "a"}, {Name: "b", Key: "b", Relay: "10.0.0.2:1"}}))
+		pass(complainAfter - time.Second)
+		says(0, 0)
+		pass(time.Minute)
+		says(1, 0)
+		p.setCut(false)
+		pass(5 * time.Second)
+		says(1, 1)
+		p.setCut(true)
+		ps.link("b").cancel(errSilent)
+		pass(complainAfter - time.Second)
+		p.setCut(false)
+		pass(time.Minute) // it was not out of reach for long
+		says(1, 1)
+		ps.close()
+		s.close()
+		<-time.After(time.Minute)
+	})
+}

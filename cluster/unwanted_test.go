@@ -1,0 +1,106 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// countingHost counts who follows its streams, and has none.
+type countingHost struct {
+	host
+	follows atomic.Int64
+}
+
+func (h *countingHost) Has(shard.StreamID) bool { return true }
+
+func (h *countingHost) Follow(context.Context, shard.StreamID, uint64) (*shard.Tail, func(), error) {
+	h.follows.Add(1)
+	return nil, nil, shard.ErrNotFound
+}
+
+// oneAtATime are openers that are busy until they are freed.
+func oneAtATime() (o *openers, free func()) {
+	o, busy := &openers{limit: 1, waiting: 10}, make(chan struct{})
+	o.add(true, func() { <-busy })
+	return o, sync.OnceFunc(func() {
+		close(busy)
+		o.close()
+	})
+}
+
+// A subscription that was taken back while it waited to be opened opens nothing.
+func TestSubscriptionTakenBack(t *testing.T) {
+	t.Parallel()
+	_, table := tableOf("a")
+	for _, c := range []struct {
+		name string
+		end  func(*session)
+		want int64
+	}{
+		{"wanted", func(*session) {}, 1},
+		{"taken back", func(s *session) { s.take(&relaypb.ToOwner{Unsubscribe: []uint64{1}}) }, 0},
+		{"its link has ended", (*session).close, 0},
+	} {
+		h := &countingHost{}
+		o, free := oneAtATime()
+		s := newServer(&Config{}, "a", newHosted(h, nil), o, newMetrics(nil))
+		s.table = func() *Table { return table }
+		ses, err := s.open(t.Context(), &relaypb.Hello{Link: 1, To: "a", Version: relayVersion})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ses.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: "default/s"}}})
+		c.end(ses)
+		free()
+		if n := h.follows.Load(); n != c.want {
+			t.Errorf("%s: followed %d times", c.name, n)
+		}
+		s.forget(ses)
+		s.close()
+	}
+}
+
+// A move to this node that was given up while it waited for the host opens nothing.
+func TestMoveGivenUp(t *testing.T) {
+	t.Parallel()
+	view, table := tableOf("a")
+	for _, c := range []struct {
+		name string
+		now  func(*follower)
+		want int64
+	}{
+		{"wanted", func(*follower) {}, 1},
+		{"late", func(f *follower) { f.step(time.Now().Add(2 * answerTimeout)) }, 0},
+		{"nobody reads any more", func(f *follower) {
+			f.leave()
+			f.step(time.Now().Add(2 * unfollowAfter))
+		}, 0},
+	} {
+		h := &countingHost{}
+		o, free := oneAtATime()
+		fs := &followers{
+			self: "a", tails: shard.NewTails(0, 0), hosted: newHosted(h, nil), openers: o,
+			peers: newPeers(&Config{}, "a", "", newMetrics(nil)),
+			view:  func() *View { return view }, table: func() *Table { return table },
+			foreign: func() {}, freed: func() {}, met: newMetrics(nil), wake: make(chan struct{}, 1),
+			m: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
+		}
+		f, _, err := fs.hold("default/s", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.step(time.Now())
+		c.now(f)
+		free()
+		if n := h.follows.Load(); n != c.want {
+			t.Errorf("%s: followed %d times", c.name, n)
+		}
+		fs.close()
+	}
+}
