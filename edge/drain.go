@@ -13,7 +13,8 @@ import (
 // between two events, so that those who take them in meet no crowd. Plain requests and
 // long-polls are served on; only new event streams are refused.
 type drain struct {
-	on atomic.Bool // changed under mu
+	on      atomic.Bool // changed under mu
+	leaving atomic.Bool // answers say so; nothing else has changed
 
 	mu      sync.Mutex
 	begun   chan struct{} // closed by Drain; a new one after Undrain
@@ -38,11 +39,16 @@ const (
 	comeBackLate = 3 * time.Second
 )
 
+// Leave has answers say that their connection is the last one here. Drain comes next; Undrain
+// takes it back.
+func (s *Server) Leave() { s.drain.leaving.Store(true) }
+
 // Drain ends the readers that are there, over the window, and refuses new event streams.
 // Without a window they end at once. It returns when the last reader is gone. Requests
 // that are no readers are served on, with a hint to open no more connections here.
 func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	d := &s.drain
+	s.Leave()
 	d.mu.Lock()
 	if !d.on.Load() {
 		d.on.Store(true)
@@ -63,9 +69,10 @@ func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	}
 }
 
-// Undrain takes Drain back, whose caller has given it up: who is still here stays.
+// Undrain takes Leave and Drain back, whose caller has given it up: who is still here stays.
 func (s *Server) Undrain() {
 	d := &s.drain
+	d.leaving.Store(false)
 	d.mu.Lock()
 	if d.on.Load() {
 		d.on.Store(false)

@@ -47,6 +47,24 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// Before a drain answers only ask for their connection to be left; everything is served.
+func TestLeave(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "one", text)
+	s.srv.Leave()
+	s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), 2)
+	for method, status := range map[string]int{"GET": 200, "POST": 204, "OPTIONS": 204} {
+		w := ask(t, s.srv, method, "/v1/stream/x", strings.NewReader("two"), text)
+		if w.Code != status || w.Header().Get("Connection") != "close" {
+			t.Errorf("%s: %d %v", method, w.Code, w.Header())
+		}
+	}
+	s.srv.Undrain()
+	if w := ask(t, s.srv, "GET", "/v1/stream/x", nil, nil); w.Header().Get("Connection") != "" {
+		t.Errorf("taken back: %v", w.Header())
+	}
+}
+
 // A drain with a window ends readers one by one, all over it, each between two events
 // and none that has only just come; what is written meanwhile reaches who is still there.
 func TestDrainIsPaced(t *testing.T) {

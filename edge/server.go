@@ -159,6 +159,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // route is the route table. An event stream is returned, to be served.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) {
 	common(w.Header())
+	if s.drain.leaving.Load() {
+		w.Header().Set("Connection", "close") // over HTTP/2 net/http says GOAWAY for it
+	}
 	if err := s.expect(w, r); err != nil {
 		fail(w, err)
 		return nil
@@ -168,9 +171,6 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) 
 		return nil
 	}
 	id, err := parseName(r.URL.EscapedPath())
-	if s.drain.on.Load() {
-		w.Header().Set("Connection", "close") // over HTTP/2 net/http says GOAWAY for it
-	}
 	if err != nil {
 		fail(w, err)
 		return nil

@@ -88,7 +88,7 @@ func (f *fleet) startNode(n *node) (err error) {
 		"--relay=" + nodeAt(n.index) + ":4467",
 		"--s2-endpoint=http://" + storeAt + proxyPort, "--s2-basin=" + basin,
 		"--cluster=chaos", "--secret=00112233445566778899aabbccddeeff",
-		"--grace=30s", "--drain=" + f.drain.String(), "--join=" + strings.Join(join, ","),
+		"--grace=30s", "--linger=0s", "--drain=" + f.drain.String(), "--join=" + strings.Join(join, ","),
 	}
 	n.proc, err = start(n.name, fmt.Sprint("n", n.index), filepath.Join(f.dir, n.name+".log"), command...)
 	return err

@@ -31,7 +31,7 @@ export async function startFleet({ longPoll = "2s" } = {}) {
       nodes.push(await spawned("serving", "serve", `--name=node-${i}`, "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
         `--s2-endpoint=${s2.at.url}`, "--s2-basin=fantail-clients", "--s2-create-basins", "--cluster=clients",
         "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0", "--relay=127.0.0.1:0",
-        `--long-poll=${longPoll}`, "--grace=10s", "--drain=2s", ...join))
+        `--long-poll=${longPoll}`, "--grace=10s", "--linger=0s", "--drain=2s", ...join))
     }
     await until("the nodes know each other", async () => {
       for (const node of nodes) {

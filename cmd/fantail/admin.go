@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/fantail-dev/fantail/cluster"
 )
 
 // adminRoutes are for operators and orchestrators, never on the public address.
@@ -27,12 +31,37 @@ func (n *node) adminRoutes() http.Handler {
 // stopping. A failing S2 is no reason: reads go on from memory, and another node
 // would fare no better.
 func (n *node) ready(w http.ResponseWriter, _ *http.Request) {
-	switch {
-	case n.leaving.get() != stateServing:
+	switch state, final := n.leaving.get(); {
+	case final:
 		http.Error(w, "stopping", http.StatusServiceUnavailable)
+	case state != stateServing:
+		http.Error(w, string(state), http.StatusServiceUnavailable)
 	case n.relay != nil && !n.relay.Ready():
-		http.Error(w, "joining", http.StatusServiceUnavailable)
+		http.Error(w, unready(n.relay.View(), n.relay.Self(), time.Now()), http.StatusServiceUnavailable)
 	default:
 		fmt.Fprintln(w, "ok")
 	}
+}
+
+// unready is why a node that serves has no share of the streams, or not all of it.
+func unready(v *cluster.View, self string, now time.Time) string {
+	me := v.Member(self)
+	if me == nil {
+		return "joining"
+	}
+	ms := uint64(now.UnixMilli())
+	twin := func(o cluster.Member) bool {
+		return o.Key == me.Key && o.Start > me.Start && o.StartAt <= ms && ms < o.StopAt
+	}
+	switch {
+	case me.StartAt == cluster.Never:
+		return "joining: no other node found yet"
+	case ms < me.StartAt:
+		return "joining: owns streams from " + time.UnixMilli(int64(me.StartAt)).UTC().Format(time.RFC3339) + " on"
+	case slices.ContainsFunc(v.Members(), twin):
+		return "another node has started with the same name"
+	case me.Flags&cluster.FlagNoStore != 0:
+		return "S2 answers other nodes and not this one"
+	}
+	return "joining: streams in use are on their way here"
 }

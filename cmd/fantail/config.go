@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -33,13 +34,14 @@ type cli struct {
 
 // serveCmd is the configuration of a node.
 type serveCmd struct {
-	Name    string        `help:"Name of the node (default: the host's name)."`
+	Name    string        `help:"Name of the node, which no other has, and the same after a restart (default: the host's name)."`
 	HTTP    string        `name:"http" help:"Public address." default:":4437"`
-	Admin   string        `help:"Address of metrics and health; keep it private." default:"127.0.0.1:4447"`
+	Admin   string        `help:"Address of metrics, health, draining and profiles, for whoever reaches it; keep it private." default:"127.0.0.1:4447"`
 	TLSCert string        `name:"tls-cert" help:"File of the public address's certificates (PEM); none is no TLS. Read again every 30 s."`
 	TLSKey  string        `name:"tls-key" help:"File of the certificate's key."`
 	Grace   time.Duration `help:"Longest time that stopping takes." default:"60s"`
-	Drain   time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the grace at most." default:"15s"`
+	Linger  time.Duration `help:"How long a node that stops serves on before it ends readers and closes its address, so that balancers hear of it; half of the grace at most." default:"5s"`
+	Drain   time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the rest of the grace at most." default:"15s"`
 
 	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2); none is the managed S2."`
 	S2Token         string            `name:"s2-token" help:"Access token of S2."`
@@ -53,9 +55,9 @@ type serveCmd struct {
 	MaxReaders int           `help:"Most SSE and long-poll readers at once." default:"200000"`
 
 	Cluster   string   `help:"Name of the fleet; with it the node is one of several." group:"fleet"`
-	Secret    string   `help:"Secret of the fleet: 32, 48 or 64 hexadecimal digits." group:"fleet"`
-	Gossip    string   `help:"Address of gossip." default:":4457" group:"fleet"`
-	Relay     string   `help:"Address of the nodes' own traffic." default:":4467" group:"fleet"`
+	Secret    string   `help:"Secret of the fleet, for gossip: 32, 48 or 64 hexadecimal digits." group:"fleet"`
+	Gossip    string   `help:"Address of gossip; [::]:4457 where there is IPv6 only." default:":4457" group:"fleet"`
+	Relay     string   `help:"Address of the nodes' own traffic, plaintext and not authenticated; keep it private." default:":4467" group:"fleet"`
 	Advertise string   `help:"IP address that other nodes reach this one by (default: the machine's private one)." group:"fleet"`
 	Join      []string `help:"Other nodes, or a name that stands for them: host[:port]." group:"fleet"`
 
@@ -76,7 +78,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		c.Name = host
 	}
 	cfg := nodeConfig{
-		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace, drain: c.Drain,
+		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace, linger: c.Linger, drain: c.Drain,
 		s2: s2.Config{
 			Endpoint: c.S2Endpoint, Token: c.S2Token, Basin: c.S2Basin,
 			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
@@ -99,13 +101,18 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", flag, err))
 		}
 	}
-	for flag, ok := range map[string]bool{
-		"--grace": c.Grace > 0, "--drain": c.Drain >= 0, "--long-poll": c.LongPoll > 0, "--max-readers": c.MaxReaders > 0,
-		"--rebalance-threshold": c.RebalanceThreshold >= 0, "--rebalance-floor": c.RebalanceFloor >= 0,
-		"--rebalance-rate": c.RebalanceRate > 0 && c.RebalanceRate <= 1,
+	for flag, v := range map[string]struct {
+		ok   bool
+		want string
+	}{
+		"--grace": {c.Grace > 0, "more than 0"}, "--linger": {c.Linger >= 0 && c.Linger <= c.Grace/2, "0 to half of --grace"},
+		"--drain": {c.Drain >= 0, "0 or more"}, "--long-poll": {c.LongPoll > 0, "more than 0"},
+		"--max-readers":         {c.MaxReaders > 0, "more than 0"},
+		"--rebalance-threshold": {c.RebalanceThreshold >= 0, "0 or more"}, "--rebalance-floor": {c.RebalanceFloor >= 0, "0 or more"},
+		"--rebalance-rate": {c.RebalanceRate > 0 && c.RebalanceRate <= 1, "more than 0, and 1 at most"},
 	} {
-		if !ok {
-			errs = append(errs, fmt.Errorf("%s: want a positive value", flag))
+		if !v.ok {
+			errs = append(errs, fmt.Errorf("%s: want %s", flag, v.want))
 		}
 	}
 	if c.S2Basin == "" && c.S2BasinTemplate == "" && len(c.S2BasinMap) == 0 {
@@ -158,6 +165,14 @@ func eachFlag(m *kong.Application, fn func(*kong.Flag)) {
 	})
 }
 
+// ofService is the variables that Kubernetes sets in every pod for a Service named fantail or
+// fantail-…. A port of its is a URL there, so FANTAIL_ADMN_PORT=4447 is still a misspelt
+// setting.
+var ofService = regexp.MustCompile(`^FANTAIL(_[A-Z0-9]+)*_(` +
+	`SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)=` +
+	`|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://` +
+	`|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=)`)
+
 // unknownVariables refuses a FANTAIL_ variable that no flag has: a misspelt
 // setting must not be a silent default.
 func unknownVariables(m *kong.Application, environ []string) error {
@@ -166,7 +181,7 @@ func unknownVariables(m *kong.Application, environ []string) error {
 	var errs []error
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, "FANTAIL_") && !known[name] {
+		if strings.HasPrefix(name, "FANTAIL_") && !known[name] && !ofService.MatchString(kv) {
 			errs = append(errs, fmt.Errorf("%s: no such setting", name))
 		}
 	}

@@ -17,11 +17,36 @@ func TestUnknownSettings(t *testing.T) {
 		{[]string{"dev"}, []string{"FANTAIL_NODS=3"}, "FANTAIL_NODS"},
 		{[]string{"serve", "--s2-bsin=x"}, []string{"FANTAIL_C=1"}, "FANTAIL_C: no such setting\nunknown flag --s2-bsin"},
 		{[]string{"s2"}, []string{"FANTAIL_A=1", "FANTAIL_B=2", "HOME=/"}, "FANTAIL_B"},
+		{[]string{"serve"}, []string{"FANTAIL_ADMN_PORT=4447"}, "FANTAIL_ADMN_PORT"},
+		{[]string{"serve"}, []string{"FANTAIL_PORT_4437=tcp://10.0.0.1:4437"}, "FANTAIL_PORT_4437"},
+		{[]string{"serve"}, []string{"FANTAIL_SERVICE_NAME=x"}, "FANTAIL_SERVICE_NAME"},
+		{[]string{"serve"}, []string{"FANTAIL_SERVICE_HOSTS=x"}, "FANTAIL_SERVICE_HOSTS"},
 	} {
 		err := run(c.args, c.environ)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v %v: %v, want %s named", c.args, c.environ, err, c.want)
 		}
+	}
+}
+
+// What Kubernetes sets for Services named fantail and fantail-s2 is no setting, even where it
+// has the name of one of another command.
+func TestVariablesOfServices(t *testing.T) {
+	var environ []string
+	for prefix, port := range map[string]string{"FANTAIL": "4437", "FANTAIL_HTTP": "4437", "FANTAIL_S2": "4430", "FANTAIL_A_1": "53"} {
+		for _, kv := range []string{
+			"_SERVICE_HOST=10.0.0.1", "_SERVICE_PORT=" + port, "_SERVICE_PORT_HTTP=" + port, "_SERVICE_PORT_HTTP_ALT=" + port,
+			"_PORT=tcp://10.0.0.1:" + port, "_PORT_" + port + "_TCP=tcp://10.0.0.1:" + port, "_PORT_" + port + "_TCP_PROTO=tcp",
+			"_PORT_" + port + "_TCP_PORT=" + port, "_PORT_" + port + "_TCP_ADDR=10.0.0.1", "_PORT_" + port + "_UDP=udp://10.0.0.1:" + port,
+		} {
+			environ = append(environ, prefix+kv)
+			name, value, _ := strings.Cut(prefix+kv, "=")
+			t.Setenv(name, value)
+		}
+	}
+	err := run([]string{"serve"}, environ)
+	if err == nil || strings.Contains(err.Error(), "setting") || !strings.HasPrefix(err.Error(), "one of --s2-basin") {
+		t.Errorf("%v, want no more than a basin and a token asked for", err)
 	}
 }
 
@@ -48,13 +73,16 @@ func TestVariableSetsFlag(t *testing.T) {
 func TestAllErrorsAtOnce(t *testing.T) {
 	c := serveCmd{
 		HTTP: "nowhere", Admin: "x", Join: []string{"a"}, Cluster: "c", Secret: "zz",
-		Grace: -time.Second, MaxReaders: -1,
+		Grace: -time.Second, Linger: time.Second, MaxReaders: -1, RebalanceRate: 2,
 	}
 	_, err := c.node(slog.New(slog.DiscardHandler))
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"--http", "--admin", "--s2-basin", "--s2-token", "--secret", "--grace", "--long-poll", "--max-readers"} {
+	for _, want := range []string{
+		"--http", "--admin", "--s2-basin", "--s2-token", "--secret", "--grace", "--long-poll", "--max-readers",
+		"--linger: want 0 to half of --grace", "--rebalance-rate: want more than 0, and 1 at most",
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}

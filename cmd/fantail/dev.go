@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -53,7 +54,7 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 	}
 	f.welcome(os.Stdout)
 	f.status(ctx, os.Stdout)
-	return f.stop()
+	return f.stop() // with the error of a server that ended by itself, if any
 }
 
 func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
@@ -73,7 +74,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 	var seed string
 	for i := range c.Nodes {
 		cfg := nodeConfig{
-			name: fmt.Sprintf("node-%d", i+1), grace: 10 * time.Second,
+			name: fmt.Sprintf("node-%d", i+1), grace: 15 * time.Second, // no linger: there is no balancer
 			http: loopback(port(c.Port, i)), admin: loopback(port(c.Admin, i)),
 			s2:   s2.Config{Endpoint: f.at, Basin: devBasin, CreateBasins: true},
 			edge: edge.Config{LongPoll: c.LongPoll},
@@ -128,14 +129,12 @@ func port(first, i int) int {
 }
 
 func (f *fleet) stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
-	defer cancel()
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
 	for _, n := range f.nodes {
 		wg.Go(func() {
-			err := n.stop(ctx)
+			err := n.halt(nil)
 			mu.Lock()
 			errs = append(errs, err)
 			mu.Unlock()
@@ -161,20 +160,31 @@ func (f *fleet) welcome(w io.Writer) {
 	fmt.Fprintf(w, "  curl -H 'Content-Type: text/plain' -d 'hello, world' http://%s/v1/stream/hello\n\n", first.http.Addr())
 }
 
-// status prints the one line that tells what Fantail is about, until ctx ends.
+// broken reports whether a server of a node has ended by itself.
+func (f *fleet) broken() bool {
+	return slices.ContainsFunc(f.nodes, func(n *node) bool { return len(n.failed) > 0 })
+}
+
+// line is what Fantail is about: S2's sessions are as many as there are streams that
+// somebody follows, however many follow them.
+func (f *fleet) line() string {
+	var readers, streams, sessions float64
+	for _, n := range f.nodes {
+		readers += n.gauge("fantail_readers")
+		streams += n.gauge("fantail_followed_streams")
+		sessions += n.gauge("fantail_s2_read_sessions")
+	}
+	return fmt.Sprintf("readers %.0f · active streams %.0f · S2 read sessions %.0f", readers, streams, sessions)
+}
+
+// status prints the one line that tells what Fantail is about, until ctx or a server ends.
 func (f *fleet) status(ctx context.Context, w io.Writer) {
 	info, err := os.Stdout.Stat()
 	live := err == nil && info.Mode()&os.ModeCharDevice != 0
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for last := ""; ; {
-		var readers, streams, sessions float64
-		for _, n := range f.nodes {
-			readers += n.gauge("fantail_readers")
-			streams += n.gauge("fantail_owned_streams")
-			sessions += n.gauge("fantail_s2_read_sessions")
-		}
-		line := fmt.Sprintf("readers %.0f · active streams %.0f · S2 read sessions %.0f", readers, streams, sessions)
+	for last := ""; !f.broken(); {
+		line := f.line()
 		switch {
 		case live:
 			fmt.Fprintf(w, "\r\x1b[K%s", line)

@@ -10,9 +10,10 @@
 //
 // startNode opens S2, the Tails, the Host, the Relay (not for a lone node), the edge, in
 // the order in which a record meets them, and lets it serve. The first SIGTERM or
-// interrupt stops it in the reverse order, within the grace: readiness off; streams let
-// go of while others are still relayed; readers ended, each after a complete event;
-// servers, gossip, streams, S2. A second signal ends the process at once.
+// interrupt, or the end of one of its servers, stops it in the reverse order: readiness
+// off; streams let go of while others are still relayed; a while for balancers to hear of
+// it; readers ended, each after a complete event; servers, gossip, streams, S2. When the
+// grace runs out, or a second signal comes, the process ends at once.
 //
 // # Invariants
 //
@@ -25,5 +26,7 @@
 //
 // # Goroutines
 //
-// Two per node, one for each of its servers; node.stop waits for them.
+// Per node one for each of its two servers and, in a fleet, the one that evens readers out;
+// node.stop waits for them. node.halt has stop run in one that it does not wait for longer
+// than the grace: then the process ends.
 package main

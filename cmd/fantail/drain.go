@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // departure is a node's way out of the fleet: an operator's, who may take it back, or the
@@ -13,6 +14,7 @@ import (
 type departure struct {
 	mu     sync.Mutex
 	state  departState
+	since  time.Time          // when readiness went off; zero: it did not
 	final  bool               // the node stops
 	cancel context.CancelFunc // of an operator's
 	done   chan struct{}      // closed when that has ended
@@ -27,33 +29,53 @@ const (
 	stateDrained  departState = "drained" // no streams and no readers; requests are still served
 )
 
-func (d *departure) get() departState {
+// get tells the state, and whether it is the last one.
+func (d *departure) get() (s departState, final bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.state == "" {
-		return stateServing
+		return stateServing, d.final
 	}
-	return d.state
+	return d.state, d.final
 }
 
 // depart makes others do the node's work, within ctx, in the order that loses nothing:
 //
-//  1. readiness off, so that no balancer sends more;
+//  1. readiness off, so that no balancer sends more, and answers say not to come again;
 //  2. let go of the streams, so that their heirs serve while we still relay;
-//  3. end the readers' connections evenly over a while, each after a complete event.
+//  3. serve on until balancers have heard, or readers would be sent back here;
+//  4. end the readers' connections evenly over a while, each after a complete event.
 func (n *node) depart(ctx context.Context) error {
+	if n.edge != nil {
+		n.edge.Leave()
+	}
 	var errs []error
 	if n.relay != nil {
+		n.now.Store("handing streams over")
 		errs = append(errs, n.relay.Leave(ctx))
 	}
+	n.now.Store("serving on")
+	select {
+	case <-time.After(n.leaving.left(n.cfg.linger)):
+	case <-ctx.Done():
+		errs = append(errs, context.Cause(ctx))
+	}
 	if n.edge != nil {
-		window := min(n.cfg.drain, n.cfg.grace/2)
+		n.now.Store("ending readers")
+		window := min(n.cfg.drain, (n.cfg.grace-n.cfg.linger)/2)
 		if n.relay == nil { // there is no other node to go to: be back soon
 			window = 0
 		}
 		errs = append(errs, n.edge.Drain(ctx, window))
 	}
 	return errors.Join(errs...)
+}
+
+// left is what is left of a time from when readiness went off.
+func (d *departure) left(of time.Duration) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return of - time.Since(d.since)
 }
 
 // drain has the node depart in the background.
@@ -66,7 +88,7 @@ func (n *node) drain() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	d.state, d.cancel, d.done = stateDraining, cancel, done
+	d.state, d.since, d.cancel, d.done = stateDraining, time.Now(), cancel, done
 	n.cfg.log.Info("draining")
 	go func() {
 		defer close(done)
@@ -95,27 +117,37 @@ func (n *node) undrain() error {
 	case d.cancel == nil:
 		return nil
 	}
-	d.abandon()
+	switch mine := d.abandon(); {
+	case d.final:
+		return errStopping
+	case !mine:
+		return nil
+	}
 	n.edge.Undrain()
 	if n.relay != nil {
 		n.relay.Return()
 	}
-	d.state = stateServing
+	d.state, d.since = stateServing, time.Time{}
 	n.cfg.log.Info("serving again")
 	return nil
 }
 
-// abandon ends an operator's departure, under mu, which it gives up meanwhile.
-func (d *departure) abandon() {
+// abandon ends an operator's departure, under mu, which it gives up meanwhile: somebody else
+// may have done the same since, and not mine, or have begun the last one.
+func (d *departure) abandon() (mine bool) {
 	if d.cancel == nil {
-		return
+		return false
 	}
 	d.cancel()
 	done := d.done
 	d.mu.Unlock()
 	<-done
 	d.mu.Lock()
+	if d.done != done {
+		return false
+	}
 	d.cancel, d.done = nil, nil
+	return true
 }
 
 // end makes the departure the last one.
@@ -123,6 +155,9 @@ func (d *departure) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.final, d.state = true, stateDraining
+	if d.since.IsZero() {
+		d.since = time.Now()
+	}
 	d.abandon()
 }
 
@@ -139,11 +174,12 @@ func (n *node) drainRoute(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	state, _ := n.leaving.get()
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(struct {
 		State   departState `json:"state"`
 		Readers int         `json:"readers"`
 		Streams float64     `json:"streams"`
-	}{n.leaving.get(), n.edge.Readers(), n.gauge("fantail_owned_streams")})
+	}{state, n.edge.Readers(), n.gauge("fantail_owned_streams")})
 }

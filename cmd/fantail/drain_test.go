@@ -1,13 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/fantail-dev/fantail/edge"
 )
 
 // An operator drains a node and takes it back: meanwhile it owns nothing, has no readers
@@ -72,4 +78,40 @@ func TestAdminDrain(t *testing.T) {
 			t.Errorf("reader %d: %d messages of %d: %s", i, len(r.got), n, strings.Join(r.got[:min(10, len(r.got))], " "))
 		}
 	}
+}
+
+// An operator who takes a drain back while the node begins to stop takes nothing of that
+// back; of two who take the same drain back one does.
+func TestUndrainMeetsTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, final := range []bool{true, false} {
+			ended := make(chan struct{})
+			var log bytes.Buffer
+			n := &node{cfg: nodeConfig{log: slog.New(slog.NewTextHandler(&log, nil))}, edge: edge.New(edge.Config{}, nil)}
+			defer n.edge.Close()
+			n.leaving = departure{state: stateDraining, cancel: func() {}, done: ended}
+			back := make(chan error, 2)
+			go func() { back <- n.undrain() }()
+			synctest.Wait()
+			if final {
+				go n.leaving.end()
+			} else {
+				go func() { back <- n.undrain() }()
+			}
+			synctest.Wait()
+			close(ended)
+			synctest.Wait()
+			want, backs := map[bool]error{true: errStopping}[final], map[bool]int{false: 1}[final]
+			if err := <-back; !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+			state, _ := n.leaving.get()
+			if want := map[bool]departState{true: stateDraining, false: stateServing}[final]; state != want {
+				t.Errorf("%s, want %s", state, want)
+			}
+			if got := strings.Count(log.String(), "serving again"); got != backs {
+				t.Errorf("taken back %d times, want %d", got, backs)
+			}
+		}
+	})
 }

@@ -20,8 +20,11 @@ func main() {
 	}
 }
 
+// stopSignals end a command.
+var stopSignals = []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+
 // run parses the arguments, carries the command out and returns once everything
-// that it started has ended.
+// that it started has ended, or has had its time.
 func run(args, environ []string) error {
 	var c cli
 	parser, err := newParser(&c)
@@ -33,8 +36,8 @@ func run(args, environ []string) error {
 		return err
 	}
 	// The first signal stops in order; a second one, or the grace running out, ends
-	// the process at once.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	// the process at once: see node.halt.
+	ctx, stop := signal.NotifyContext(context.Background(), stopSignals...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	cmd.BindTo(ctx, (*context.Context)(nil))

@@ -8,6 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,16 +31,16 @@ var (
 )
 
 type nodeConfig struct {
-	name, http, admin string
-	tls               *keyPair // of http; nil: none
-	grace, drain      time.Duration
-	s2                s2.Config
-	embedded          *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
-	shard             shard.Config
-	edge              edge.Config
-	balance           edge.Balance
-	fleet             *cluster.Config // nil: a lone node
-	log               *slog.Logger
+	name, http, admin    string
+	tls                  *keyPair // of http; nil: none
+	grace, linger, drain time.Duration
+	s2                   s2.Config
+	embedded             *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
+	shard                shard.Config
+	edge                 edge.Config
+	balance              edge.Balance
+	fleet                *cluster.Config // nil: a lone node
+	log                  *slog.Logger
 }
 
 // store is a Log that is closed in the end.
@@ -77,22 +80,25 @@ type node struct {
 	http     net.Listener
 	adminAt  net.Listener
 	serving  errgroup.Group
+	failed   chan error // of servers that ended by themselves; has room for all, never closed
 	leaving  departure
 	steady   context.CancelFunc // ends the balancing of readers
+	now      atomic.Value       // string: what stopping is at
 }
 
 // startNode builds a node and lets it serve. What it opened before an error is
 // closed again.
 func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
-	n := &node{cfg: cfg, registry: prometheus.NewRegistry()}
+	n := &node{cfg: cfg, registry: prometheus.NewRegistry(), failed: make(chan error, 2)}
 	balance, steady := context.WithCancel(context.WithoutCancel(ctx))
 	n.steady = steady
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := n.build(ctx); err != nil {
-		return nil, errors.Join(err, n.stop(context.WithoutCancel(ctx)))
+		n.cfg.linger = 0 // nobody has been sent here
+		return nil, errors.Join(err, n.halt(nil))
 	}
-	n.serving.Go(n.serve)
-	n.serving.Go(func() error { return n.admin.Serve(n.adminAt) })
+	n.run("public", n.serve)
+	n.run("admin", func() error { return n.admin.Serve(n.adminAt) })
 	if n.relay != nil {
 		n.serving.Go(func() error {
 			n.edge.Rebalance(balance, cfg.balance, n.relay.Balance)
@@ -142,6 +148,19 @@ func (n *node) build(ctx context.Context) (err error) {
 	return nil
 }
 
+// run runs one of the servers. Without it the node is of no use, though it may seem ready.
+func (n *node) run(which string, serve func() error) {
+	n.serving.Go(func() error {
+		err := serve()
+		if errors.Is(err, http.ErrServerClosed) {
+			return nil
+		}
+		err = fmt.Errorf("%s server: %w", which, err)
+		n.failed <- err
+		return err
+	})
+}
+
 // serve serves the public address.
 func (n *node) serve() error {
 	l := edge.Listen(n.http)
@@ -151,30 +170,36 @@ func (n *node) serve() error {
 	return n.public.ServeTLS(l, "", "")
 }
 
-// stop ends the node within ctx, in the order that loses nothing: it departs, closes the
-// servers, then the fleet, the streams, and S2 last: what is in flight is written before
+// stop ends the node, in the order that loses nothing: it departs, closes the servers, both
+// within ctx, then the fleet, the streams, and S2 last: what is in flight is written before
 // its Log goes away.
 func (n *node) stop(ctx context.Context) error {
 	n.leaving.end()
 	n.steady()
 	errs := []error{n.depart(ctx)}
 	if n.public != nil {
+		n.now.Store("answering the last requests")
 		if err := n.public.Shutdown(ctx); err != nil {
 			errs = append(errs, err, n.public.Close())
 		}
 	}
 	if n.edge != nil {
+		n.now.Store("closing event streams")
 		n.edge.Close()
 	}
 	if n.relay != nil {
+		n.now.Store("leaving the fleet")
 		errs = append(errs, n.relay.Close())
 	}
 	if n.host != nil {
+		n.now.Store("closing streams")
 		errs = append(errs, n.host.Close())
 	}
 	if n.store != nil {
+		n.now.Store("closing S2")
 		errs = append(errs, n.store.Close())
 	}
+	n.now.Store("closing the admin address")
 	if n.admin != nil {
 		errs = append(errs, n.admin.Close())
 	}
@@ -183,19 +208,45 @@ func (n *node) stop(ctx context.Context) error {
 			_ = l.Close() // again, if its server never served
 		}
 	}
-	if err := n.serving.Wait(); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.serving.Wait())...)
 }
 
-// wait serves until ctx ends, then stops within the grace.
+// wait serves until ctx or one of the servers ends, then stops.
 func (n *node) wait(ctx context.Context) error {
-	<-ctx.Done()
-	n.cfg.log.Info("stopping")
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.cfg.grace)
+	select {
+	case <-ctx.Done():
+		n.cfg.log.Info("stopping")
+	case err := <-n.failed:
+		n.cfg.log.Error("stopping", "err", err)
+		return n.halt(nil) // a signal would be the first
+	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, stopSignals...)
+	defer signal.Stop(again)
+	return n.halt(again)
+}
+
+// halt stops the node. It returns before that is done if the grace runs out, or something
+// comes from again: what is still under way, such as a wait for a peer or S2 that says
+// nothing, is for the process's end to end.
+func (n *node) halt(again <-chan os.Signal) error {
+	grace := time.NewTimer(n.cfg.grace)
+	defer grace.Stop()
+	// An eighth is left for what follows the departure: others should hear a goodbye.
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.grace-n.cfg.grace/8)
 	defer cancel()
-	return n.stop(ctx)
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.stop(ctx) }()
+	why := "the grace ran out"
+	select {
+	case err := <-stopped:
+		return err
+	case <-grace.C:
+	case <-again:
+		why = "a second signal"
+	}
+	n.cfg.log.Error("stopping was cut short", "why", why, "while", n.now.Load())
+	return fmt.Errorf("stopping was cut short: %s", why)
 }
 
 // gauge is the sum of a metric of this node over all its labels.

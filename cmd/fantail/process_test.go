@@ -135,7 +135,7 @@ func (ps *processes) spawn(t *testing.T, i int, more ...string) *process {
 		"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
 		"--s2-endpoint=" + ps.s2.addr("url"), "--s2-basin=fantail-process-test", "--s2-create-basins",
 		"--cluster=test", "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0",
-		"--relay=127.0.0.1:0", "--grace=10s", "--drain=2s",
+		"--relay=127.0.0.1:0", "--grace=10s", "--linger=0s", "--drain=2s", // the balancer is in the test
 	}, more...)...)
 }
 

@@ -48,7 +48,10 @@ func settings(t *testing.T) string {
 		if n.Name != "serve" {
 			continue
 		}
-		for _, f := range n.Flags {
+		for _, f := range append(n.Flags, parser.Model.Flags...) {
+			if len(f.Envs) == 0 {
+				continue // --help and --version
+			}
 			def := f.Default
 			if def != "" {
 				def = "`" + def + "`"

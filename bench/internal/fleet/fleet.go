@@ -81,7 +81,7 @@ func (f *Fleet) start(i int) (err error) {
 	}
 	f.nodes[i], err = child.Start(f.bin, "", "serve", fmt.Sprint("--name=node-", i), "--http="+ip(i)+":4437", "--admin="+Admin(i),
 		"--gossip="+ip(i)+":4457", "--relay="+ip(i)+":4467", "--join="+strings.Join(join, ","),
-		"--cluster=bench", "--secret=00112233445566778899aabbccddeeff", "--drain="+f.drain.String(),
+		"--cluster=bench", "--secret=00112233445566778899aabbccddeeff", "--linger=0s", "--drain="+f.drain.String(),
 		"--s2-endpoint=http://"+Store, "--s2-basin=fantail-bench")
 	return err
 }

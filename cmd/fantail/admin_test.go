@@ -1,0 +1,36 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/cluster"
+)
+
+// A node that is not ready says what is the matter.
+func TestUnready(t *testing.T) {
+	now := time.Now()
+	ms := uint64(now.UnixMilli())
+	for want, ms := range map[string][]cluster.Member{
+		"joining\n":               {{Name: "b"}},
+		"no other node found yet": {{StartAt: cluster.Never}},
+		"owns streams from 20":    {{StartAt: ms + 1000}},
+		"the same name":           {{Start: 1}, {Name: "b", Start: 2}},
+		"S2 answers other nodes":  {{Flags: cluster.FlagNoStore}, {Name: "b", Key: "other", Start: 2}},
+		"on their way here":       {{Start: 1}, {Name: "b", Start: 2, StartAt: ms + 1000}},
+	} {
+		for i := range ms {
+			m := &ms[i]
+			if m.StopAt = cluster.Never; m.Key == "" {
+				m.Key = "node"
+			}
+			if m.Name == "" {
+				m.Name = "a"
+			}
+		}
+		if got := unready(cluster.NewView(ms), "a", now) + "\n"; !strings.Contains(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
