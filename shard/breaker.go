@@ -18,6 +18,7 @@ type breaker struct {
 	now func() time.Time
 
 	mu       sync.Mutex
+	calls    int       // under way
 	asked    time.Time // since when a call has waited and nothing was answered; zero: none
 	answered time.Time // the last answer
 	last     StreamID  // to probe with
@@ -46,18 +47,20 @@ func ask[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err error
 	first, before := b.asked.IsZero(), b.last
 	b.last = id
 	b.askLocked()
+	b.calls++
 	b.mu.Unlock()
 	got, err = do()
+	b.mu.Lock()
+	b.calls--
 	if errors.Is(err, ErrNoPlace) {
-		b.mu.Lock()
 		if b.last == id {
 			b.last = before
 		}
-		if first {
+		if first && b.calls == 0 { // or somebody else waits by now
 			b.asked = time.Time{}
 		}
-		b.mu.Unlock()
 	}
+	b.mu.Unlock()
 	return got, b.leave(err)
 }
 

@@ -80,7 +80,13 @@ func (s *Tails) over() bool { return s.bytes.Load() > s.budget }
 // reclaim shrinks Tails until the set fits its budget. If that cannot be, it looks again
 // once there is a sixteenth of the budget more: each append comes by here.
 func (s *Tails) reclaim() {
-	if s.bytes.Load() <= s.enough.Load() {
+	switch held := s.bytes.Load(); {
+	case held <= s.budget:
+		if s.enough.Load() > s.budget {
+			s.enough.Store(s.budget)
+		}
+		return
+	case held <= s.enough.Load():
 		return
 	}
 	s.mu.Lock()
@@ -124,6 +130,9 @@ func (t *Tail) Release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.refs--; t.refs > 0 {
+		for t.refs == 1 && len(t.ranges) > 0 && t.set.over() {
+			t.drop() // what only its last reader kept
+		}
 		return
 	}
 	if t.set.m[t.stream] == t {

@@ -39,8 +39,8 @@ type Config struct {
 	// Backoff is the longest pause between two read sessions (5 s); the pauses
 	// double from 100 ms, with full jitter.
 	Backoff time.Duration
-	// Silence is how long a read session may say nothing at first (20 s); later the SDK
-	// ends one that has no heartbeat for as long.
+	// Silence is how long a read session may say nothing at first (20 s); once it has been
+	// answered, the SDK ends one that has no heartbeat for as long.
 	Silence time.Duration
 	// Logger gets lost sessions (discard).
 	Logger *slog.Logger

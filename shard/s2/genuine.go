@@ -10,7 +10,8 @@ import (
 // genuine lets nothing through as a success that S2 has not answered. The SDK takes any status
 // below 400 for one, and an empty body for a message in which all is zero: a redirection by a
 // proxy, or its 204, would have acknowledged an append, and said of a log that all of it is
-// trimmed away.
+// trimmed away. Read sessions have a client of the SDK's, and frames of their own; what is none
+// ends one.
 type genuine struct{ conns }
 
 // RoundTrip implements http.RoundTripper.

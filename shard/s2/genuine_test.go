@@ -153,8 +153,11 @@ func TestReopenHerd(t *testing.T) {
 			go func() {
 				m := newMetrics(nil)
 				_ = cfg.follow(ctx, id, 0, &m, func(shard.Page) error { return nil },
-					func(ctx context.Context, _ uint64, _ func(shard.Page) error) error {
+					func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
 						opened.Add(1)
+						if err := fn(shard.Page{Tail: from, HasTail: true}); err != nil {
+							return err
+						}
 						select {
 						case <-lost:
 						case <-ctx.Done():

@@ -49,11 +49,12 @@ func (c *Config) follow(
 	session func(ctx context.Context, from uint64, fn func(shard.Page) error) error,
 ) error {
 	for try := 0; ; try++ {
-		got, began := from, time.Now()
+		got, began, told := from, time.Now(), false
 		err := session(ctx, from, func(p shard.Page) error {
 			if n := len(p.Records); n > 0 {
 				from = p.Records[n-1].Pos + 1
 			}
+			told = true
 			return fn(p)
 		})
 		switch {
@@ -75,7 +76,9 @@ func (c *Config) follow(
 		if got == from || try > 0 {
 			pause(ctx, min(backoffBase<<min(try, 10), c.Backoff))
 		}
-		_ = c.reopen.Wait(ctx)
+		if told { // those that fail would stand before those that do not
+			_ = c.reopen.Wait(ctx)
+		}
 	}
 }
 
@@ -192,7 +195,7 @@ func deliver(
 	look := time.NewTimer(firstLook)
 	defer look.Stop()
 	every := firstLook
-	silent := time.NewTimer(patience) // the SDK bounds this only from the first frame on
+	silent := time.NewTimer(patience) // nothing else bounds how long the head of an answer may take
 	defer silent.Stop()
 	for {
 		var p shard.Page
