@@ -52,7 +52,12 @@ func (p *pacer) cut() {
 	if p.below != nil {
 		// A connection that takes nothing takes no word either of a stream that ends, and the
 		// stream stays. Each write of net/http's HTTP/2 sets a deadline; this is for one under way.
-		_ = p.below.tcp.SetWriteDeadline(time.Now().Add(stuckAfter))
+		taken := acknowledged(p.below.tcp)
+		time.AfterFunc(stuckAfter, func() {
+			if p.began.Load() != 0 && acknowledged(p.below.tcp) == taken {
+				_ = p.below.tcp.SetWriteDeadline(time.Now())
+			}
+		})
 	}
 }
 

@@ -30,12 +30,12 @@ type Config struct {
 	// FrameBytes bounds the frames that readers share, in bytes of what was rendered
 	// (256 MiB); the oldest go first and are rendered anew for who still needs them.
 	FrameBytes int64
-	// PinnedBytes bounds what is being written to SSE readers (64 MiB); beyond, the one
-	// that has been stuck for longest is cut.
+	// PinnedBytes bounds what is being written to SSE readers (64 MiB); beyond, those are cut
+	// that have been stuck for longest.
 	PinnedBytes int64
 	// ChunkBytes bounds the pages that are being written to clients that catch up, each
-	// counted once, and the room in which arrays are laid out (512 MiB); beyond, the one
-	// that has been stuck for longest is cut, and others wait before they collect more: 503
+	// counted once, and the room in which arrays are laid out (512 MiB); beyond, those are
+	// cut that have been stuck for longest, and others wait before they collect more: 503
 	// after roomTime.
 	ChunkBytes int64
 	// NoReactor has every event stream served on a goroutine of its own, as those are that

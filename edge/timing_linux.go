@@ -28,7 +28,7 @@ func (l *loop) tick() {
 	})
 	l.fetch()
 	for r := range l.blocked {
-		if r.stuckFor(l.now) >= l.s.cfg.Stall && !l.takes(r) {
+		if !l.takes(r) && r.stuckFor(l.now) >= l.s.cfg.Stall {
 			l.s.m.cut.WithLabelValues(string(cutStalled)).Inc()
 			l.gone(r)
 		}

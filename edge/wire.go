@@ -1,9 +1,11 @@
 package edge
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync/atomic"
 	"time"
 )
@@ -56,7 +58,7 @@ func (w *wire) Read(b []byte) (int, error) {
 
 // Write writes nothing more once a write has failed: what came through ends in the middle of
 // something, and a tls.Conn that is closed would wait for 5 s to say so to a client that takes
-// nothing, while pages are held for it.
+// nothing, while pages are held for it. HTTP/2 goes on where something was taken in time.
 func (w *wire) Write(b []byte) (n int, err error) {
 	if w.broken != nil {
 		return 0, w.broken
@@ -69,7 +71,9 @@ func (w *wire) Write(b []byte) (n int, err error) {
 		w.out = append(w.out, b...)
 		return len(b), nil
 	}
-	w.broken = err
+	if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || w.stint.Load() != nil {
+		w.broken = err
+	}
 	return n, err
 }
 
