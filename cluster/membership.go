@@ -159,7 +159,7 @@ func (m *membership) publish(ctx context.Context) {
 			m.log.Info("view changed", "members", len(v.members), "owners", owners)
 		}
 		m.observe(m.view.Load())
-		hidden = m.complain(v.hides(m.self.Name, now), hidden)
+		hidden = m.complain(v.HiddenBy(m.self.Name, now), hidden)
 		m.layOut(m.view.Load(), now)
 		wait := time.Hour
 		for _, at := range v.Flips() {
@@ -393,6 +393,10 @@ const (
 	joinAtOnce = 8
 )
 
+// seekPatience is how long a round may take before the addresses that have not answered
+// yet count as missed: they must not keep a fleet from beginning.
+const seekPatience = time.Second
+
 // join looks for members for ever: a partition of more than half a minute never
 // heals without it, because the dead are forgotten.
 func (m *membership) join(ctx context.Context) {
@@ -402,7 +406,9 @@ func (m *membership) join(ctx context.Context) {
 	}
 	began := time.Now()
 	for {
+		late := time.AfterFunc(seekPatience, func() { m.sought(false, "") })
 		all, strangers := m.seek(ctx)
+		late.Stop()
 		why := ""
 		switch {
 		case all && !strangers:

@@ -125,9 +125,9 @@ func (v *View) eligible(ms uint64) []*Member {
 	return all
 }
 
-// hides is the member that owns at an instant what the one of that name would own: it has
+// HiddenBy is the member that owns at an instant what the one of that name would own: it has
 // the same key and is newer. nil: there is none.
-func (v *View) hides(name string, t time.Time) *Member {
+func (v *View) HiddenBy(name string, t time.Time) *Member {
 	m, ms := v.Member(name), millis(t)
 	if m == nil || !m.owns(ms) {
 		return nil

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
-	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -49,16 +48,12 @@ func unready(v *cluster.View, self string, now time.Time) string {
 	if me == nil {
 		return "joining"
 	}
-	ms := uint64(now.UnixMilli())
-	twin := func(o cluster.Member) bool {
-		return o.Key == me.Key && o.Start > me.Start && o.StartAt <= ms && ms < o.StopAt
-	}
 	switch {
 	case me.StartAt == cluster.Never:
-		return "joining: no other node found yet"
-	case ms < me.StartAt:
+		return "joining: still looking for other nodes"
+	case uint64(now.UnixMilli()) < me.StartAt:
 		return "joining: owns streams from " + time.UnixMilli(int64(me.StartAt)).UTC().Format(time.RFC3339) + " on"
-	case slices.ContainsFunc(v.Members(), twin):
+	case v.HiddenBy(self, now) != nil:
 		return "another node has started with the same name"
 	case me.Flags&cluster.FlagNoStore != 0:
 		return "S2 answers other nodes and not this one"

@@ -13,12 +13,12 @@ func TestUnready(t *testing.T) {
 	now := time.Now()
 	ms := uint64(now.UnixMilli())
 	for want, ms := range map[string][]cluster.Member{
-		"joining\n":               {{Name: "b"}},
-		"no other node found yet": {{StartAt: cluster.Never}},
-		"owns streams from 20":    {{StartAt: ms + 1000}},
-		"the same name":           {{Start: 1}, {Name: "b", Start: 2}},
-		"S2 answers other nodes":  {{Flags: cluster.FlagNoStore}, {Name: "b", Key: "other", Start: 2}},
-		"on their way here":       {{Start: 1}, {Name: "b", Start: 2, StartAt: ms + 1000}},
+		"joining\n":                     {{Name: "b"}},
+		"still looking for other nodes": {{StartAt: cluster.Never}},
+		"owns streams from 20":          {{StartAt: ms + 1000}},
+		"the same name":                 {{Start: 1}, {Name: "b", Start: 2}},
+		"S2 answers other nodes":        {{Flags: cluster.FlagNoStore}, {Name: "b", Key: "other", Start: 2}},
+		"on their way here":             {{Start: 1}, {Name: "b", Start: 2, StartAt: ms + 1000}},
 	} {
 		for i := range ms {
 			m := &ms[i]

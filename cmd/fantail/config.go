@@ -78,7 +78,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		c.Name = host
 	}
 	cfg := nodeConfig{
-		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace, linger: c.Linger, drain: c.Drain,
+		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace, linger: min(c.Linger, c.Grace/2), drain: c.Drain,
 		s2: s2.Config{
 			Endpoint: c.S2Endpoint, Token: c.S2Token, Basin: c.S2Basin,
 			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
@@ -105,7 +105,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		ok   bool
 		want string
 	}{
-		"--grace": {c.Grace > 0, "more than 0"}, "--linger": {c.Linger >= 0 && c.Linger <= c.Grace/2, "0 to half of --grace"},
+		"--grace": {c.Grace > 0, "more than 0"}, "--linger": {c.Linger >= 0, "0 or more"},
 		"--drain": {c.Drain >= 0, "0 or more"}, "--long-poll": {c.LongPoll > 0, "more than 0"},
 		"--max-readers":         {c.MaxReaders > 0, "more than 0"},
 		"--rebalance-threshold": {c.RebalanceThreshold >= 0, "0 or more"}, "--rebalance-floor": {c.RebalanceFloor >= 0, "0 or more"},

@@ -73,7 +73,7 @@ func TestVariableSetsFlag(t *testing.T) {
 func TestAllErrorsAtOnce(t *testing.T) {
 	c := serveCmd{
 		HTTP: "nowhere", Admin: "x", Join: []string{"a"}, Cluster: "c", Secret: "zz",
-		Grace: -time.Second, Linger: time.Second, MaxReaders: -1, RebalanceRate: 2,
+		Grace: -time.Second, Linger: -time.Second, MaxReaders: -1, RebalanceRate: 2,
 	}
 	_, err := c.node(slog.New(slog.DiscardHandler))
 	if err == nil {
@@ -81,7 +81,7 @@ func TestAllErrorsAtOnce(t *testing.T) {
 	}
 	for _, want := range []string{
 		"--http", "--admin", "--s2-basin", "--s2-token", "--secret", "--grace", "--long-poll", "--max-readers",
-		"--linger: want 0 to half of --grace", "--rebalance-rate: want more than 0, and 1 at most",
+		"--linger: want 0 or more", "--rebalance-rate: want more than 0, and 1 at most",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)

@@ -54,11 +54,13 @@ func (n *node) depart(ctx context.Context) error {
 		n.now.Store("handing streams over")
 		errs = append(errs, n.relay.Leave(ctx))
 	}
-	n.now.Store("serving on")
-	select {
-	case <-time.After(n.leaving.left(n.cfg.linger)):
-	case <-ctx.Done():
-		errs = append(errs, context.Cause(ctx))
+	if left := n.leaving.left(n.cfg.linger); left > 0 {
+		n.now.Store("serving on")
+		select {
+		case <-time.After(left):
+		case <-ctx.Done():
+			errs = append(errs, context.Cause(ctx))
+		}
 	}
 	if n.edge != nil {
 		n.now.Store("ending readers")
