@@ -240,10 +240,11 @@ func (m *membership) activateLocked(at uint64) {
 	poke(m.tell)
 }
 
-// ownedLocked reports whether somebody else owns streams.
+// ownedLocked reports whether somebody else owns streams, or has named the date from which it
+// will: to wait for that would have a fleet begin one date after the other.
 func (m *membership) ownedLocked(now time.Time) bool {
 	for _, o := range m.known {
-		if o.owns(millis(now)) {
+		if o.StartAt != Never && millis(now) < o.StopAt {
 			return true
 		}
 	}
