@@ -28,11 +28,11 @@
 //
 // A node that joins or leaves says from which second on (membership.go); every node
 // switches by its own clock. Only a node that has looked for all others, and found nobody
-// who owns anything, owns streams at once: so a fleet begins.
+// who owns anything or has named a date, owns streams at once: so a fleet begins.
 //
-// At that instant the old owner of a stream nudges the new
-// one, or somebody asks that one for the stream; it asks the old owner for all that it
-// knows (Hand), installs it, and serves: S2 is not read (handover.go). The old owner
+// At the date the old owner of a stream nudges the new one, or somebody asks that one for
+// the stream; it asks the old owner for all that it knows (Hand), installs it, and serves:
+// S2 is not read (handover.go). The old owner
 // refuses the stream from then on, whatever its own table says, and is fed by the new one
 // for the sake of who still follows the stream there. They move one by one, keeping the
 // old feed until the new one answers. Whatever is lost on the way costs a read.

@@ -73,9 +73,6 @@ func (p *pins) full() bool { return p.bytes.Load() > p.limit }
 
 // await waits until what is held is not more than limit.
 func (p *pins) await(ctx context.Context) error {
-	if !p.full() {
-		return nil
-	}
 	defer context.AfterFunc(ctx, p.wake)()
 	p.mu.Lock()
 	defer p.mu.Unlock()

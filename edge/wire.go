@@ -63,15 +63,17 @@ func (w *wire) Write(b []byte) (n int, err error) {
 	if w.broken != nil {
 		return 0, w.broken
 	}
-	if t := w.stint.Load(); t != nil {
+	t := w.stint.Load()
+	switch {
+	case t != nil:
 		n, err = t.write(b)
-	} else if w.Conn != nil {
+	case w.Conn != nil:
 		n, err = w.Conn.Write(b)
-	} else {
+	default:
 		w.out = append(w.out, b...)
 		return len(b), nil
 	}
-	if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) || w.stint.Load() != nil {
+	if t != nil || n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 		w.broken = err
 	}
 	return n, err

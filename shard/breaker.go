@@ -51,7 +51,9 @@ func ask[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err error
 	b.mu.Unlock()
 	got, err = do()
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.calls--
+	b.heardLocked(err)
 	if errors.Is(err, ErrNoPlace) {
 		if b.last == id {
 			b.last = before
@@ -60,8 +62,7 @@ func ask[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err error
 			b.asked = time.Time{}
 		}
 	}
-	b.mu.Unlock()
-	return got, b.leave(err)
+	return got, err
 }
 
 func (b *breaker) askLocked() {
@@ -75,14 +76,17 @@ func (b *breaker) downLocked() bool {
 	return !b.asked.IsZero() && b.now().Sub(b.asked) >= downAfter
 }
 
-// leave ends a call, and returns its error.
-func (b *breaker) leave(err error) error {
+// heard notes what came of a call, or a page.
+func (b *breaker) heard(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.heardLocked(err)
+}
+
+func (b *breaker) heardLocked(err error) {
 	if answered(err) {
-		b.mu.Lock()
 		b.asked, b.answered = time.Time{}, b.now()
-		b.mu.Unlock()
 	}
-	return err
 }
 
 // answered reports whether an error came from storage itself.
@@ -117,7 +121,7 @@ func (b *breaker) probe(ctx context.Context, following func() bool) {
 	ctx, cancel := context.WithTimeout(ctx, probeExpiry)
 	defer cancel()
 	_, err := b.Log.Tail(ctx, id)
-	_ = b.leave(err)
+	b.heard(err)
 }
 
 // Create implements Log.
@@ -150,7 +154,7 @@ func (b *breaker) Tail(ctx context.Context, id StreamID) (uint64, error) {
 func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
 	_, err := ask(b, id, func() (struct{}, error) {
 		return struct{}{}, b.Log.Replay(ctx, id, from, to, func(p Page) error {
-			_ = b.leave(nil)
+			b.heard(nil)
 			return fn(p)
 		})
 	})
@@ -165,7 +169,7 @@ func (b *breaker) Follow(ctx context.Context, id StreamID, from uint64, fn func(
 	b.mu.Unlock()
 	return b.Log.Follow(ctx, id, from, func(p Page) error {
 		if len(p.Records) > 0 {
-			_ = b.leave(nil)
+			b.heard(nil)
 		}
 		return fn(p)
 	})

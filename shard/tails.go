@@ -93,8 +93,7 @@ func (s *Tails) reclaim() {
 	defer s.mu.Unlock()
 	for _, t := range s.m {
 		if !s.over() {
-			s.enough.Store(s.budget)
-			return
+			break
 		}
 		t.mu.Lock()
 		keep := 1
@@ -106,9 +105,11 @@ func (s *Tails) reclaim() {
 		}
 		t.mu.Unlock()
 	}
-	if s.enough.Store(s.budget); s.over() {
-		s.enough.Store(s.bytes.Load() + s.budget/16)
+	enough := s.budget
+	if held := s.bytes.Load(); held > s.budget {
+		enough = held + s.budget/16
 	}
+	s.enough.Store(enough)
 }
 
 // retain adds a reference; false: the Tail has ended or was let go.

@@ -58,14 +58,20 @@ func (c *Config) validate() error {
 	if c.Token == "" {
 		c.Token = "none" // the SDK panics without one; self-hosted S2 ignores it
 	}
-	if c.Basin == "" && c.BasinTemplate == "" && len(c.BasinMap) == 0 {
+	ways := 0
+	for _, given := range []bool{c.Basin != "", c.BasinTemplate != "", len(c.BasinMap) > 0} {
+		if given {
+			ways++
+		}
+	}
+	switch {
+	case ways == 0:
 		errs = append(errs, errors.New("no basin given"))
+	case ways > 1:
+		errs = append(errs, errors.New("want one of a basin, a template and a map"))
 	}
 	if c.BasinTemplate != "" && !strings.Contains(c.BasinTemplate, "{project}") {
 		errs = append(errs, fmt.Errorf("basin template %q has no {project}: all projects would share their streams", c.BasinTemplate))
-	}
-	if c.BasinTemplate != "" && len(c.BasinMap) > 0 || c.Basin != "" && (c.BasinTemplate != "" || len(c.BasinMap) > 0) {
-		errs = append(errs, errors.New("want one of a basin, a template and a map"))
 	}
 	owner := map[string]string{}
 	for project, basin := range c.BasinMap {
