@@ -25,6 +25,14 @@ func (*loop) drained() {}
 
 func wireBelow(*http.Request) *wire { return nil }
 
+type transfer struct{}
+
+func newWire(c *net.TCPConn) (*wire, error) { return &wire{Conn: c, tcp: c}, nil }
+
+func (w *wire) receive(b []byte) (int, error) { return w.Conn.Read(b) }
+
+func (w *wire) send(b []byte) (int, error) { return w.Conn.Write(b) }
+
 func (*stint) write([]byte) (int, error) { return 0, http.ErrNotSupported }
 
 func acknowledged(*net.TCPConn) uint64 { return 0 }

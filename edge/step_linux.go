@@ -91,13 +91,20 @@ func (l *loop) endStep() {
 // send writes a little to a socket that does not block. The runtime is not told of the
 // call, which takes some microseconds: that would cost as much as all else here.
 func send(fd int32, b []byte) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
-		unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
+	n, errno := sendto(fd, b)
 	switch errno {
-	case 0:
-		return int(n), nil
-	case unix.EAGAIN, unix.EINTR:
-		return 0, nil
+	case 0, unix.EAGAIN, unix.EINTR:
+		return n, nil
 	}
 	return 0, errno
+}
+
+// sendto is the system call; n is 0 if it failed.
+func sendto(fd int32, b []byte) (n int, errno unix.Errno) {
+	sent, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+		unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(sent), 0
 }

@@ -23,7 +23,7 @@ func (l wires) Accept() (net.Conn, error) {
 	if err != nil || !ok {
 		return c, err
 	}
-	return &wire{Conn: tcp, tcp: tcp}, nil
+	return newWire(tcp)
 }
 
 // wire is a TCP connection as net/http has it, or the tls.Conn above it. While a catch-up
@@ -35,6 +35,8 @@ func (l wires) Accept() (net.Conn, error) {
 type wire struct {
 	net.Conn // tcp; nil: taken
 	tcp      *net.TCPConn
+	reads    transfer
+	writes   transfer
 	stint    atomic.Pointer[stint] // nil: no catch-up
 	broken   error                 // what the first write that failed said
 	out      []byte
@@ -51,7 +53,7 @@ func wireOf(r *http.Request) *wire {
 
 func (w *wire) Read(b []byte) (int, error) {
 	if w.Conn != nil {
-		return w.Conn.Read(b)
+		return w.receive(b)
 	}
 	return w.in.Read(b)
 }
@@ -68,7 +70,7 @@ func (w *wire) Write(b []byte) (n int, err error) {
 	case t != nil:
 		n, err = t.write(b)
 	case w.Conn != nil:
-		n, err = w.Conn.Write(b)
+		n, err = w.send(b)
 	default:
 		w.out = append(w.out, b...)
 		return len(b), nil
