@@ -33,6 +33,13 @@
 // send writes it: on TCP in a turn (stint.go), so that a crowd that catches up leaves
 // processors for everything else; elsewhere piece by piece (pacer.go).
 //
+// # The life of a connection that appends
+//
+// It is net/http's until it has brought a few appends in a row. From then on a writer (writer.go)
+// reads it, parses what is ordinary (request.go), and calls the same handler; what is not, and
+// what does not come, it gives back to net/http with the connection, as it came. So net/http
+// stays the only judge of what it could refuse, and an append costs half as much beside itself.
+//
 // # Invariants
 //
 //  1. Only this package knows client offsets; everything behind it speaks log
@@ -50,13 +57,16 @@
 //     a reader's owed bytes by its turn's budget and one append, what all of them hold
 //     while it is written by PinnedBytes, what was encrypted for them included, what is
 //     written to those who catch up by ChunkBytes and a chunk for each of collectors, and
-//     what a loop copies to be sent to many by 64 KiB (stepMost).
-//  8. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
+//     what a loop copies to be sent to many by 64 KiB (stepMost). A writer has room for 4 KiB
+//     (writerRoom), as a connection of net/http has.
+//  8. A writer's handler is asked what net/http's would be, of the same bytes, or nothing:
+//     FuzzWriter has both hear the same.
+//  9. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
 //     can block. What others want of it comes by mail.
 //
 // # Goroutines
 //
-// The request's own, by net/http. With the first reader that it takes the reactor starts
+// The request's own, by net/http; a writer's, in its place. With the first reader that it takes the reactor starts
 // two for each processor: the loop, and one that waits for its epoll descriptor; one that
 // gives memory back once a crowd has come (settle_linux.go); and one for each page that
 // readers of a loop wait for, at most pagesAtOnce. Server.Close ends

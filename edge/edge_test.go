@@ -26,8 +26,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// handlers has every test use the handler driver where the reactor would serve, and
-// overTLS has them use TLS; make test runs all three.
+// handlers has every test use the handler driver where the reactor would serve, and has every
+// append make a writer; overTLS has them use TLS. make test runs all three.
 var (
 	handlers = os.Getenv("TEST_EDGE_HANDLERS") != ""
 	overTLS  = os.Getenv("TEST_EDGE_TLS") != ""
@@ -53,6 +53,9 @@ func newSiteOver(t *testing.T, cfg Config, overTLS bool) *site {
 	host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
 	cfg.NoReactor = cfg.NoReactor || handlers
 	srv := New(cfg, host)
+	if handlers {
+		srv.writers.row = 1
+	}
 	hs := httptest.NewUnstartedServer(srv)
 	hs.Config = srv.HTTPServer()
 	hs.Listener = Listen(hs.Listener)

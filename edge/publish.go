@@ -81,9 +81,11 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		h.Set(hProducerSeq, strconv.FormatUint(p.Seq, 10))
 		if out.Code == shard.CodeAppended && len(req.Messages) > 0 {
 			status = http.StatusOK
+			h.Set("Content-Length", "0") // or net/http would send chunks when a writer is made
 		}
 	}
 	w.WriteHeader(status)
+	s.writers.take(w, r)
 }
 
 // remove deletes a stream (PROTOCOL 4.4).

@@ -63,6 +63,7 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*s.cfg.Stall.Milliseconds()))
 		})
 	}
+	w.base = ctx
 	return context.WithValue(ctx, connKey{}, w)
 }
 

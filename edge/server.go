@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -100,6 +101,7 @@ type Server struct {
 	complaints rate.Sometimes
 	drain      drain
 	reactor    *reactor
+	writers    writers
 	shed       chan struct{} // unbuffered: whoever receives leaves; see Rebalance
 }
 
@@ -118,14 +120,22 @@ func New(cfg Config, streams Streams) *Server {
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 	}
 	s.reactor = newReactor(s)
+	s.writers.init(cfg.Logger)
 	s.m.registerHeld(cfg.Metrics, modeCatchUp, s.chunks)
 	s.m.registerHeld(cfg.Metrics, modeSSE, s.frames.pins)
 	return s
 }
 
-// Close ends the event streams that have no request any more, at once, and waits for
+// Close ends the connections that net/http does not know any more, at once, and waits for
 // every goroutine of the Server's own.
-func (s *Server) Close() { s.reactor.close() }
+func (s *Server) Close() {
+	s.reactor.close()
+	s.writers.close()
+}
+
+// Shutdown ends those connections of them that http.Server's Shutdown would, which comes
+// before: who writes gets an answer. It returns when they are gone.
+func (s *Server) Shutdown(ctx context.Context) error { return s.writers.shutdown(ctx) }
 
 // tick is how exactly the reactor keeps time.
 func (c *Config) tick() time.Duration {
@@ -140,12 +150,14 @@ func (s *Server) HTTPServer() *http.Server {
 	p.SetHTTP1(true)
 	p.SetHTTP2(true)
 	p.SetUnencryptedHTTP2(true)
-	return &http.Server{
+	hs := &http.Server{
 		Handler: s, Protocols: &p, ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ConnContext: s.connContext,
 		HTTP2:    &http.HTTP2Config{WriteByteTimeout: s.cfg.Stall},
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
+	hs.RegisterOnShutdown(s.writers.leave)
+	return hs
 }
 
 // ServeHTTP answers a request. An event stream is served from here, and not from within

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -41,6 +42,11 @@ type wire struct {
 	broken   error                 // what the first write that failed said
 	out      []byte
 	in       io.Reader
+
+	base    context.Context // what http.Server and ConnContext gave the connection
+	ahead   []byte          // is read before what the connection has
+	appends int             // in a row; see writers.take
+	row     int             // as many make a writer, if more than usual
 }
 
 // wireOf is the wire that serves nothing but this request; nil: there is none.
@@ -52,6 +58,11 @@ func wireOf(r *http.Request) *wire {
 }
 
 func (w *wire) Read(b []byte) (int, error) {
+	if len(w.ahead) > 0 {
+		n := copy(b, w.ahead)
+		w.ahead = w.ahead[n:]
+		return n, nil
+	}
 	if w.Conn != nil {
 		return w.receive(b)
 	}

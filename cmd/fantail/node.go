@@ -179,7 +179,7 @@ func (n *node) stop(ctx context.Context) error {
 	errs := []error{n.depart(ctx)}
 	if n.public != nil {
 		n.now.Store("answering the last requests")
-		if err := n.public.Shutdown(ctx); err != nil {
+		if err := errors.Join(n.public.Shutdown(ctx), n.edge.Shutdown(ctx)); err != nil {
 			errs = append(errs, err, n.public.Close())
 		}
 	}
