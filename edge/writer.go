@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -44,6 +43,7 @@ type writer struct {
 	header http.Header // of the answer
 	status int         // 0: nothing is said yet
 	body   []byte
+	date   date
 	out    bytes.Buffer
 }
 
@@ -251,14 +251,16 @@ func (w *writer) reply() error {
 	} else {
 		w.header.Set("Content-Length", strconv.Itoa(len(w.body)))
 	}
+	w.header.Del("Date")
 	b := &w.out
 	b.Reset()
-	_, _ = fmt.Fprintf(b, "HTTP/1.1 %d %s\r\n", w.status, http.StatusText(w.status))
-	if w.header["Date"] == nil {
-		b.WriteString("Date: ")
-		b.Write(time.Now().UTC().AppendFormat(b.AvailableBuffer(), http.TimeFormat))
-		b.WriteString("\r\n")
-	}
+	b.WriteString("HTTP/1.1 ")
+	b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(w.status), 10))
+	b.WriteByte(' ')
+	b.WriteString(http.StatusText(w.status))
+	b.WriteString("\r\nDate: ")
+	b.Write(w.date.at(time.Now()))
+	b.WriteString("\r\n")
 	_ = w.header.Write(b) // a Buffer takes all
 	b.WriteString("\r\n")
 	b.Write(w.body)
@@ -281,6 +283,19 @@ func (w *writer) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
 	w.body = append(w.body, b...)
 	return len(b), nil
+}
+
+// date is the value of the field of that name, which changes each second.
+type date struct {
+	second int64
+	text   []byte
+}
+
+func (d *date) at(t time.Time) []byte {
+	if s := t.Unix(); s != d.second {
+		d.second, d.text = s, t.UTC().AppendFormat(d.text[:0], http.TimeFormat)
+	}
+	return d.text
 }
 
 // body is that of a request.
