@@ -35,10 +35,10 @@
 //
 // # The life of a connection that appends
 //
-// It is net/http's until it has brought a few appends in a row. From then on a writer (writer.go)
-// reads it, parses what is ordinary (request.go), and calls the same handler; what is not, and
-// what does not come, it gives back to net/http with the connection, as it came. So net/http
-// stays the only judge of what it could refuse, and an append costs half as much beside itself.
+// It is net/http's until it has brought a few appends. From then on a writer (writer.go) reads
+// it, parses what is ordinary (request.go), and calls the same handler; what is not, and what
+// does not come, it gives back to net/http with the connection, as it came. So net/http stays
+// the only judge of what it could refuse, and what an append costs beside the appending is half.
 //
 // # Invariants
 //
@@ -66,11 +66,11 @@
 //
 // # Goroutines
 //
-// The request's own, by net/http; a writer's, in its place. With the first reader that it takes the reactor starts
-// two for each processor: the loop, and one that waits for its epoll descriptor; one that
-// gives memory back once a crowd has come (settle_linux.go); and one for each page that
-// readers of a loop wait for, at most pagesAtOnce. Server.Close ends
-// them and waits.
+// The request's own, by net/http; a writer's, in its place, and one that looks for writers whose
+// clients have hung up. With the first reader that it takes the reactor starts two for each
+// processor: the loop, and one that waits for its epoll descriptor; one that gives memory back
+// once a crowd has come (settle_linux.go); and one for each page that readers of a loop wait
+// for, at most pagesAtOnce. Server.Close ends them and waits.
 //
 // # Decision
 //

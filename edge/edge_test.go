@@ -54,7 +54,7 @@ func newSiteOver(t *testing.T, cfg Config, overTLS bool) *site {
 	cfg.NoReactor = cfg.NoReactor || handlers
 	srv := New(cfg, host)
 	if handlers {
-		srv.writers.row = 1
+		srv.writers.enough = 1
 	}
 	hs := httptest.NewUnstartedServer(srv)
 	hs.Config = srv.HTTPServer()

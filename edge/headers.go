@@ -105,7 +105,7 @@ func producer(h http.Header) (*shard.Producer, error) {
 	if !id || !epoch || !seq {
 		return nil, badHeader("Producer-*", "want all three, or none")
 	}
-	p := &shard.Producer{ID: h.Get(hProducerID)}
+	p := &shard.Producer{ID: strings.Clone(h.Get(hProducerID))} // a writer's is part of a whole head, and is kept
 	if p.ID == "" || len(p.ID) > shard.MaxProducerID {
 		return nil, badHeader(hProducerID, "want 1 to 256 bytes")
 	}

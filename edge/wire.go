@@ -45,8 +45,8 @@ type wire struct {
 
 	base    context.Context // what http.Server and ConnContext gave the connection
 	ahead   []byte          // is read before what the connection has
-	appends int             // in a row; see writers.take
-	row     int             // as many make a writer, if more than usual
+	appends int             // see writers.take
+	enough  int             // as many make a writer, if more than usual
 }
 
 // wireOf is the wire that serves nothing but this request; nil: there is none.
@@ -60,7 +60,9 @@ func wireOf(r *http.Request) *wire {
 func (w *wire) Read(b []byte) (int, error) {
 	if len(w.ahead) > 0 {
 		n := copy(b, w.ahead)
-		w.ahead = w.ahead[n:]
+		if w.ahead = w.ahead[n:]; len(w.ahead) == 0 {
+			w.ahead = nil
+		}
 		return n, nil
 	}
 	if w.Conn != nil {

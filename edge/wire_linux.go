@@ -36,7 +36,7 @@ func newWire(c *net.TCPConn) (*wire, error) {
 // receive is net.Conn's Read.
 func (w *wire) receive(b []byte) (int, error) {
 	t := &w.reads
-	t.b, t.n, t.err = b, 0, nil
+	t.b, t.n, t.err = b[:min(len(b), stepMost)], 0, nil
 	err := t.raw.Read(t.do)
 	return t.end("read", err)
 }
@@ -50,6 +50,15 @@ func (w *wire) send(b []byte) (int, error) {
 	t.b, t.n, t.err = b, 0, nil
 	err := t.raw.Write(t.do)
 	return t.end("write", err)
+}
+
+// hungUp reports whether the client will say no more than it has said.
+func (w *wire) hungUp() (gone bool) {
+	_ = w.reads.raw.Control(func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		gone = n <= 0 && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	return gone
 }
 
 // end is what a call comes to whose waiting said err.

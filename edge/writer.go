@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -16,14 +18,16 @@ import (
 	"time"
 )
 
-// writer is a connection of HTTP/1.1 without TLS that has brought several appends in a row. Its
-// requests go to the http.Server's Handler, as before, but not through net/http, which for each
-// of them starts a goroutine that listens for the client's hanging up, stops it, and moves three
-// deadlines: where the append itself is in memory, that costs more than the append.
+// writer is a connection of HTTP/1.1 without TLS that has brought several appends. Its requests
+// go to the http.Server's Handler, as before, but not through net/http, which for each of them
+// starts a goroutine that listens for the client's hanging up, stops it, and moves three
+// deadlines: where the append itself is in memory, that costs more than the append. Here hanging
+// up is noticed by sweep, within two seconds.
 //
-// A request that is not ordinary (see parse), or whose rest does not come, goes back to net/http,
+// A request that is not ordinary (see parse), or whose body does not come, goes back to net/http,
 // with the connection and as it came. So that alone judges what is malformed, large, slow or
-// rare, and who speaks in a way that parse does not know is served all the same.
+// rare, and who speaks in a way that parse does not know is served all the same. Of the
+// http.Server's settings those that HTTPServer makes are kept, and no others.
 type writer struct {
 	x       *writers
 	wire    *wire
@@ -38,7 +42,10 @@ type writer struct {
 	size  int           // of next, with its body
 	until time.Time     // how long the connection is read from
 	begun bool          // in begins with next, and no more with empty lines
-	late  bool          // until is for the rest of next
+	timed bool          // until is for the rest of next
+
+	asked atomic.Uint32 // is odd while the handler has next
+	seen  uint32        // of that, by sweep
 
 	header http.Header // of the answer
 	status int         // 0: nothing is said yet
@@ -48,42 +55,48 @@ type writer struct {
 }
 
 const (
-	// appendsInRow make a writer. Each time something else comes after all, it takes twice as many.
-	appendsInRow = 4
+	// enoughAppends make a writer. Each time something else comes after all, it takes twice as many.
+	enoughAppends = 4
 	// writerRoom is the most that a request may have, head and body, and what waits for the next
 	// one. It is what net/http gives a connection.
 	writerRoom = 4 << 10
 	// least is what net/http waits for before it looks at a request.
 	least = 4
+	// sweepEvery is how often sweep looks for clients that have hung up.
+	sweepEvery = time.Second
 )
 
 // preface begins HTTP/2, for which it is too late here; net/http, to which the connection would
 // be a new one, would speak it.
-var preface = []byte("PRI ")
+var preface = []byte("PRI * HTTP/2.0")
 
 // writers are a Server's.
 type writers struct {
 	logger  *slog.Logger
-	row     int         // as many appends in a row make a writer
+	enough  int         // as many appends make a writer
 	leaving atomic.Bool // changed under mu
+	left    chan struct{}
 	mu      sync.Mutex
 	open    map[*writer]struct{}
+	sweeps  bool
 	wg      sync.WaitGroup
 }
 
 func (x *writers) init(logger *slog.Logger) {
-	x.logger, x.row, x.open = logger, appendsInRow, map[*writer]struct{}{}
+	x.logger, x.enough = logger, enoughAppends
+	x.open, x.left = map[*writer]struct{}{}, make(chan struct{})
 }
 
-// take makes the connection a writer's if it has brought several appends in a row. The one that
-// r is has been answered, and read to its end.
+// take makes the connection a writer's if it has brought enough appends. The one that r is has
+// been answered, and read to its end. Its Host is what others have to name as well.
 func (x *writers) take(w http.ResponseWriter, r *http.Request) {
 	wire := wireOf(r)
-	if wire == nil || r.TLS != nil || r.Proto != "HTTP/1.1" || r.ContentLength <= 0 || r.Close ||
-		r.Header.Get("Expect") != "" || w.Header().Get("Connection") != "" || x.leaving.Load() {
+	if wire == nil || r.TLS != nil || r.Proto != "HTTP/1.1" || r.Host == "" || r.URL.Host != "" ||
+		r.ContentLength <= 0 || r.ContentLength >= writerRoom || r.Header.Get("Expect") != "" ||
+		r.Close || w.Header().Get("Connection") != "" || x.leaving.Load() {
 		return
 	}
-	if wire.appends++; wire.appends < max(wire.row, x.row) {
+	if wire.appends++; wire.appends < max(wire.enough, x.enough) {
 		return
 	}
 	server, _ := wire.base.Value(http.ServerContextKey).(*http.Server)
@@ -115,18 +128,54 @@ func (x *writers) take(w http.ResponseWriter, r *http.Request) {
 	}
 	x.open[t] = struct{}{}
 	x.wg.Go(t.run)
+	if !x.sweeps {
+		x.sweeps = true
+		x.wg.Go(x.sweep)
+	}
+}
+
+// sweep ends the contexts of requests whose clients have hung up, while there are writers: what
+// waits for a stream that is busy need not be written for nobody. It looks at those only that
+// have been with the handler for a while.
+func (x *writers) sweep() {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for x.look() {
+		select {
+		case <-tick.C:
+		case <-x.left:
+			return
+		}
+	}
+}
+
+// look is one round of sweep; more: there is somebody to look at.
+func (x *writers) look() (more bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for w := range x.open {
+		asked := w.asked.Load()
+		if asked%2 == 1 && asked == w.seen && w.wire.hungUp() {
+			w.cancel()
+		}
+		w.seen = asked
+	}
+	x.sweeps = len(x.open) > 0
+	return x.sweeps
 }
 
 // leave ends every writer, each once it has answered what it has been asked.
 func (x *writers) leave() {
-	x.each(func(w *writer) { _ = w.wire.SetReadDeadline(time.Unix(1, 0)) })
+	x.end(func(w *writer) { _ = w.wire.SetReadDeadline(time.Unix(1, 0)) })
 }
 
-// each does something to every writer; there will be no more.
-func (x *writers) each(do func(*writer)) {
+// end takes no more writers, and does something to all there are.
+func (x *writers) end(do func(*writer)) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.leaving.Store(true)
+	if !x.leaving.Swap(true) {
+		close(x.left)
+	}
 	for w := range x.open {
 		do(w)
 	}
@@ -134,7 +183,7 @@ func (x *writers) each(do func(*writer)) {
 
 // close ends every writer at once and waits.
 func (x *writers) close() {
-	x.each(func(w *writer) {
+	x.end(func(w *writer) {
 		w.cancel()
 		_ = w.wire.Close()
 	})
@@ -171,7 +220,9 @@ func (w *writer) run() {
 			if w.answer() {
 				continue
 			}
-		case len(w.in) >= least && !bytes.HasPrefix(w.in, preface) && !w.x.leaving.Load():
+		case w.x.leaving.Load(), len(w.in) < least, bytes.HasPrefix(w.in, preface),
+			errors.Is(err, os.ErrDeadlineExceeded) && w.next == nil: // net/http would not wait for it again
+		default:
 			w.giveBack()
 			return
 		}
@@ -207,12 +258,12 @@ func (w *writer) await() error {
 func (w *writer) fill() error {
 	now, set := time.Now(), false
 	switch idle := cmp.Or(w.server.IdleTimeout, w.server.ReadTimeout, time.Hour); {
-	case len(w.in) == 0:
+	case len(w.in) == 0 && !w.begun:
 		if set = w.until.Before(now.Add(idle)); set {
 			w.until = now.Add(idle + idle/4)
 		}
-	case !w.late:
-		w.late, set = true, true
+	case !w.timed:
+		w.timed, set = true, true
 		w.until = now.Add(cmp.Or(w.server.ReadHeaderTimeout, w.server.ReadTimeout, time.Hour))
 	}
 	if set {
@@ -237,9 +288,11 @@ func (w *writer) answer() (more bool) {
 	}()
 	clear(w.header)
 	w.status, w.body = 0, w.body[:0]
+	w.asked.Add(1)
 	w.handler.ServeHTTP(w, w.next)
+	w.asked.Add(1)
 	w.in = w.in[:copy(w.in, w.in[w.size:])]
-	w.next, w.begun, w.late = nil, false, false
+	w.next, w.begun, w.timed = nil, false, false
 	return w.reply() == nil && !strings.EqualFold(w.header.Get("Connection"), "close")
 }
 
@@ -252,6 +305,9 @@ func (w *writer) reply() error {
 		w.header.Set("Content-Length", strconv.Itoa(len(w.body)))
 	}
 	w.header.Del("Date")
+	if w.x.leaving.Load() {
+		w.header.Set("Connection", "close")
+	}
 	b := &w.out
 	b.Reset()
 	b.WriteString("HTTP/1.1 ")
@@ -280,7 +336,9 @@ func (w *writer) WriteHeader(status int) {
 
 // Write implements http.ResponseWriter.
 func (w *writer) Write(b []byte) (int, error) {
-	w.WriteHeader(http.StatusOK)
+	if w.WriteHeader(http.StatusOK); w.status == http.StatusNoContent || w.status == http.StatusNotModified {
+		return 0, http.ErrBodyNotAllowed
+	}
 	w.body = append(w.body, b...)
 	return len(b), nil
 }
@@ -310,7 +368,7 @@ func (w *writer) SetReadDeadline(time.Time) error { return nil }
 // giveBack has net/http serve the connection again, from what has come of the next request.
 func (w *writer) giveBack() {
 	_ = w.wire.SetReadDeadline(time.Time{})
-	w.wire.ahead, w.wire.appends, w.wire.row = w.in, 0, 2*max(w.wire.row, w.x.row)
+	w.wire.ahead, w.wire.appends, w.wire.enough = w.in, 0, 2*max(w.wire.enough, w.x.enough)
 	l := &returned{addr: w.wire.LocalAddr()}
 	l.wire.Store(w.wire)
 	_ = w.server.Serve(l) // returns at once
