@@ -317,7 +317,17 @@ func (w *writer) reply() error {
 	b.WriteString("\r\nDate: ")
 	b.Write(w.date.at(time.Now()))
 	b.WriteString("\r\n")
-	_ = w.header.Write(b) // a Buffer takes all
+	for name, values := range w.header {
+		for _, v := range values {
+			if strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, '\n') >= 0 {
+				v = oneLine.Replace(v)
+			}
+			b.WriteString(name)
+			b.WriteString(": ")
+			b.WriteString(v)
+			b.WriteString("\r\n")
+		}
+	}
 	b.WriteString("\r\n")
 	b.Write(w.body)
 	_, err := w.wire.Write(b.Bytes())
@@ -342,6 +352,9 @@ func (w *writer) Write(b []byte) (int, error) {
 	w.body = append(w.body, b...)
 	return len(b), nil
 }
+
+// oneLine is what net/http does to a value that would end its line.
+var oneLine = strings.NewReplacer("\n", " ", "\r", " ")
 
 // date is the value of the field of that name, which changes each second.
 type date struct {

@@ -97,6 +97,7 @@ func newUnderstanding(t testing.TB) *understanding {
 				r.ContentLength, r.TransferEncoding, r.Close, body, err,
 				ctx.Value(http.ServerContextKey) != nil, ctx.Value(http.LocalAddrContextKey) != nil, head.Bytes()))
 			if r.Method == http.MethodPost {
+				w.Header()["X-Told"] = []string{"one\r\nline", "and another"}
 				w.WriteHeader(http.StatusNoContent)
 				return
 			}

@@ -8,7 +8,7 @@ import (
 
 // metrics of a Host; the zero value counts nothing.
 type metrics struct {
-	appends *prometheus.CounterVec
+	appends map[result]prometheus.Counter
 }
 
 // result labels fantail_appends_total. Closed set.
@@ -27,15 +27,19 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 	if reg == nil {
 		return m
 	}
-	m.appends = prometheus.NewCounterVec(prometheus.CounterOpts{
+	appends := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fantail_appends_total",
 		Help: "Writes decided by this node as owner, by outcome.",
 	}, []string{"outcome"})
+	m.appends = map[result]prometheus.Counter{}
+	for _, r := range []result{resultDone, resultDuplicate, resultRefused, resultUnknown, resultError} {
+		m.appends[r] = appends.WithLabelValues(string(r))
+	}
 	gauge := func(name, help string, fn func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn)
 	}
 	reg.MustRegister(
-		m.appends,
+		appends,
 		gauge("fantail_owned_streams", "Streams that this node holds as owner.", func() float64 {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -69,5 +73,5 @@ func (m *metrics) count(out Outcome, err error) {
 	case out.Code.Accepted():
 		r = resultDone
 	}
-	m.appends.WithLabelValues(string(r)).Inc()
+	m.appends[r].Inc()
 }
