@@ -131,7 +131,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 		if err := send("PUT", base+"/v1/stream/x", nil); err != nil {
 			return err
 		}
-		_ = send("POST", base+"/gc", nil)
+		_ = send("POST", "http://"+collector(addr), nil)
 	}
 	before := usage.Memory(server.PID())
 	crowd, err := newCrowd(readers, 0, dialer(k.serve, addr))
@@ -144,7 +144,7 @@ func (k *kind) round(readers, events int, addr string, frame *[]byte) error {
 	}
 	k.idle = append(k.idle, float64(usage.Memory(server.PID())-before)/float64(readers))
 	if !isC {
-		_ = send("POST", base+"/gc", nil)
+		_ = send("POST", "http://"+collector(addr), nil)
 	}
 	k.gced = append(k.gced, float64(usage.Memory(server.PID())-before)/float64(readers))
 	used, size := usage.CPU(server.PID()), 0 // net/http's chunks are a few bytes more
