@@ -106,6 +106,12 @@ func modes(last time.Duration) []mode {
 				{"refused", func(f *figures) float64 { return float64(f.Refused) }, "%.0f", false},
 			},
 		},
+		{
+			"J", "10,000 readers of 1,000 streams, a message a second on each",
+			[]string{"-mode=streams", "-readers=10000", "-streams=1000", "-rate=1000", "-arrive=5000", span},
+			nil,
+			[]value{{"µs a delivery", cpu, "%.2f", true}, {"p99 ms", p99, "%.1f", true}},
+		},
 	}
 }
 
@@ -116,7 +122,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "of each")
 	last := flag.Duration("for", 10*time.Second, "of each measurement")
 	only := flag.String("only", "", "servers, with commas; all that are installed if empty")
-	which := flag.String("modes", "ABCDEFGHI", "what is measured")
+	which := flag.String("modes", "ABCDEFGHIJ", "what is measured")
 	out := flag.String("json", "", "file for all figures")
 	serves := flag.String("serve", "", "be the net/http server at this address")
 	clients := flag.Bool("crowd", false, "for internal use")
