@@ -32,10 +32,10 @@
 //
 // At the date the old owner of a stream nudges the new one, or somebody asks that one for
 // the stream; it asks the old owner for all that it knows (Hand), installs it, and serves:
-// S2 is not read (handover.go). The old owner
-// refuses the stream from then on, whatever its own table says, and is fed by the new one
-// for the sake of who still follows the stream there. They move one by one, keeping the
-// old feed until the new one answers. Whatever is lost on the way costs a read.
+// S2 is not read (handover.go). The old owner refuses the stream from then on, whatever its
+// own table says, and is fed by the new one for the sake of who still follows the stream
+// there. They move one by one, keeping the old feed until the new one answers. Whatever is
+// lost on the way costs a read.
 //
 // # How a node fares
 //

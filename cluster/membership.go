@@ -253,9 +253,9 @@ func (m *membership) ownedLocked(now time.Time) bool {
 
 // sought is the end of a round of joining, or of the patience with it. Who owns nothing yet
 // and has met only such as own nothing either may be the first to own, but not before that:
-// the owners may be those that were still being dialled. all: nobody was missed. Otherwise the owners may be among
-// the missed: then it names a date, by which it may hear of them. why, if not empty: a
-// node without company need not wait for any.
+// the owners may be those that were still being dialled. all: nobody was missed. Otherwise
+// the owners may be among the missed: then it names a date, by which it may hear of them.
+// why, if not empty: a node without company need not wait for any.
 func (m *membership) sought(all bool, why string) (company bool) {
 	m.mu.Lock()
 	now := m.cfg.Now()

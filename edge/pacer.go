@@ -52,9 +52,9 @@ func (p *pacer) cut() {
 	if p.below != nil {
 		// A connection that takes nothing takes no word either of a stream that ends, and the
 		// stream stays. Each write of net/http's HTTP/2 sets a deadline; this is for one under way.
-		taken := acknowledged(p.below.tcp)
+		taken := acknowledged(p.below)
 		time.AfterFunc(stuckAfter, func() {
-			if p.began.Load() != 0 && acknowledged(p.below.tcp) == taken {
+			if p.began.Load() != 0 && acknowledged(p.below) == taken {
 				_ = p.below.tcp.SetWriteDeadline(time.Now())
 			}
 		})

@@ -58,11 +58,9 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	}
 	// Not everything that is written has a deadline (an error, a long-poll's answer): the kernel
 	// gives a connection up that takes none of it. What has a deadline ends before, and is counted.
-	if raw, err := w.tcp.SyscallConn(); err == nil {
-		_ = raw.Control(func(fd uintptr) {
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*s.cfg.Stall.Milliseconds()))
-		})
-	}
+	_ = w.raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*s.cfg.Stall.Milliseconds()))
+	})
 	w.base = ctx
 	return context.WithValue(ctx, connKey{}, w)
 }
@@ -119,11 +117,8 @@ func detach(c net.Conn, w *wire) (fd int, s *seal, err error) {
 		s = &seal{tls: t, wire: w}
 		w.Conn = nil
 	}
-	raw, err := w.tcp.SyscallConn() // File would make it blocking
-	if err != nil {
-		return 0, nil, err
-	}
-	if cerr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
+	// File would make it blocking.
+	if cerr := w.raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
 		return 0, nil, cerr
 	}
 	if err == nil {

@@ -37,6 +37,6 @@ func (*wire) hungUp() bool { return false }
 
 func (*stint) write([]byte) (int, error) { return 0, http.ErrNotSupported }
 
-func acknowledged(*net.TCPConn) uint64 { return 0 }
+func acknowledged(*wire) uint64 { return 0 }
 
 func (*Server) connContext(ctx context.Context, _ net.Conn) context.Context { return ctx }

@@ -44,7 +44,7 @@ func (s *Server) work(p *pacer, r *http.Request) (end func()) {
 	if w == nil {
 		return func() {}
 	}
-	t := &stint{s: s, p: p, wire: w, acked: acknowledged(w.tcp)}
+	t := &stint{s: s, p: p, wire: w, acked: acknowledged(w)}
 	if r.TLS == nil {
 		// So that an array is laid out by who has a turn. The request's body has come, which
 		// net/http reads first (see expect). Under TLS write does it, that has the tls.Conn for itself.
@@ -122,7 +122,7 @@ func (t *stint) goesOn() bool {
 	if t.over || t.p.isCut.Load() {
 		return false
 	}
-	if acked := acknowledged(t.wire.tcp); acked > t.acked {
+	if acked := acknowledged(t.wire); acked > t.acked {
 		t.acked = acked
 		if at := t.p.began.Load(); at != 0 {
 			t.p.began.CompareAndSwap(at, time.Now().UnixNano()) // or it has its turn by now

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"errors"
-	"net"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,11 +10,7 @@ import (
 // takes no more. net.Conn.Write would wait with it. Closing the connection waits meanwhile
 // for a turn that is waited for, which is not long: nobody waits for anything who has one.
 func (t *stint) write(b []byte) (n int, err error) {
-	raw, err := t.wire.tcp.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	waited := raw.Write(func(fd uintptr) (done bool) {
+	waited := t.wire.raw.Write(func(fd uintptr) (done bool) {
 		t.begin()
 		for n < len(b) {
 			var k int
@@ -38,12 +33,8 @@ func (t *stint) write(b []byte) (n int, err error) {
 }
 
 // acknowledged is how many bytes the peer's kernel has taken of a connection; 0: it is gone.
-func acknowledged(c *net.TCPConn) (n uint64) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	_ = raw.Control(func(fd uintptr) { n = acked(int(fd)) })
+func acknowledged(w *wire) (n uint64) {
+	_ = w.raw.Control(func(fd uintptr) { n = acked(int(fd)) })
 	return n
 }
 

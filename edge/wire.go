@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -36,6 +37,7 @@ func (l wires) Accept() (net.Conn, error) {
 type wire struct {
 	net.Conn // tcp; nil: taken
 	tcp      *net.TCPConn
+	raw      syscall.RawConn // tcp's, on Linux
 	reads    transfer
 	writes   transfer
 	stint    atomic.Pointer[stint] // nil: no catch-up

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +14,6 @@ import (
 // them: where most of the time nothing happens, being told wakes its monitor, which then looks
 // after every thread each 20 µs, and costs more than the call.
 type transfer struct {
-	raw syscall.RawConn
 	do  func(fd uintptr) (done bool) // made once: a call allocates nothing
 	b   []byte
 	n   int
@@ -27,9 +25,8 @@ func newWire(c *net.TCPConn) (*wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{Conn: c, tcp: c}
-	w.reads.raw, w.reads.do = raw, w.reads.read
-	w.writes.raw, w.writes.do = raw, w.writes.write
+	w := &wire{Conn: c, tcp: c, raw: raw}
+	w.reads.do, w.writes.do = w.reads.read, w.writes.write
 	return w, nil
 }
 
@@ -37,7 +34,7 @@ func newWire(c *net.TCPConn) (*wire, error) {
 func (w *wire) receive(b []byte) (int, error) {
 	t := &w.reads
 	t.b, t.n, t.err = b[:min(len(b), stepMost)], 0, nil
-	err := t.raw.Read(t.do)
+	err := w.raw.Read(t.do)
 	return t.end("read", err)
 }
 
@@ -48,13 +45,13 @@ func (w *wire) send(b []byte) (int, error) {
 	}
 	t := &w.writes
 	t.b, t.n, t.err = b, 0, nil
-	err := t.raw.Write(t.do)
+	err := w.raw.Write(t.do)
 	return t.end("write", err)
 }
 
 // hungUp reports whether the client will say no more than it has said.
 func (w *wire) hungUp() (gone bool) {
-	_ = w.reads.raw.Control(func(fd uintptr) {
+	_ = w.raw.Control(func(fd uintptr) {
 		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		gone = n <= 0 && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
 	})

@@ -72,20 +72,22 @@ var preface = []byte("PRI * HTTP/2.0")
 
 // writers are a Server's.
 type writers struct {
-	logger  *slog.Logger
-	enough  int         // as many appends make a writer
-	leaving atomic.Bool // changed under mu
-	left    chan struct{}
-	mu      sync.Mutex
-	open    map[*writer]struct{}
-	sweeps  bool
-	wg      sync.WaitGroup
+	logger *slog.Logger
+	enough int             // as many appends make a writer
+	ctx    context.Context // ends, under mu, when no more are taken
+	stop   context.CancelFunc
+	mu     sync.Mutex
+	open   map[*writer]struct{}
+	sweeps bool
+	wg     sync.WaitGroup
 }
 
 func (x *writers) init(logger *slog.Logger) {
-	x.logger, x.enough = logger, enoughAppends
-	x.open, x.left = map[*writer]struct{}{}, make(chan struct{})
+	x.logger, x.enough, x.open = logger, enoughAppends, map[*writer]struct{}{}
+	x.ctx, x.stop = context.WithCancel(context.Background())
 }
+
+func (x *writers) leaving() bool { return x.ctx.Err() != nil }
 
 // take makes the connection a writer's if it has brought enough appends. The one that r is has
 // been answered, and read to its end. Its Host is what others have to name as well.
@@ -93,7 +95,7 @@ func (x *writers) take(w http.ResponseWriter, r *http.Request) {
 	wire := wireOf(r)
 	if wire == nil || r.TLS != nil || r.Proto != "HTTP/1.1" || r.Host == "" || r.URL.Host != "" ||
 		r.ContentLength <= 0 || r.ContentLength >= writerRoom || r.Header.Get("Expect") != "" ||
-		r.Close || w.Header().Get("Connection") != "" || x.leaving.Load() {
+		r.Close || w.Header().Get("Connection") != "" || x.leaving() {
 		return
 	}
 	if wire.appends++; wire.appends < max(wire.enough, x.enough) {
@@ -121,7 +123,7 @@ func (x *writers) take(w http.ResponseWriter, r *http.Request) {
 	t.ctx, t.cancel = context.WithCancel(context.WithValue(wire.base, http.LocalAddrContextKey, c.LocalAddr()))
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.leaving.Load() {
+	if x.leaving() {
 		t.cancel()
 		_ = c.Close()
 		return
@@ -143,7 +145,7 @@ func (x *writers) sweep() {
 	for x.look() {
 		select {
 		case <-tick.C:
-		case <-x.left:
+		case <-x.ctx.Done():
 			return
 		}
 	}
@@ -173,9 +175,7 @@ func (x *writers) leave() {
 func (x *writers) end(do func(*writer)) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.leaving.Swap(true) {
-		close(x.left)
-	}
+	x.stop()
 	for w := range x.open {
 		do(w)
 	}
@@ -220,7 +220,7 @@ func (w *writer) run() {
 			if w.answer() {
 				continue
 			}
-		case w.x.leaving.Load(), len(w.in) < least, bytes.HasPrefix(w.in, preface),
+		case w.x.leaving(), len(w.in) < least, bytes.HasPrefix(w.in, preface),
 			errors.Is(err, os.ErrDeadlineExceeded) && w.next == nil: // net/http would not wait for it again
 		default:
 			w.giveBack()
@@ -271,7 +271,7 @@ func (w *writer) fill() error {
 			return err
 		}
 	}
-	if w.x.leaving.Load() { // asked after the deadline was set, which leave sets after it says so
+	if w.x.leaving() { // asked after the deadline was set, which leave sets after it says so
 		return http.ErrServerClosed
 	}
 	n, err := w.wire.Read(w.in[len(w.in):cap(w.in)])
@@ -305,7 +305,7 @@ func (w *writer) reply() error {
 		w.header.Set("Content-Length", strconv.Itoa(len(w.body)))
 	}
 	w.header.Del("Date")
-	if w.x.leaving.Load() {
+	if w.x.leaving() {
 		w.header.Set("Connection", "close")
 	}
 	b := &w.out

@@ -292,12 +292,17 @@ func (e *echo) made(n int) bool {
 	return len(x.open) >= n
 }
 
+func say(t testing.TB, c net.Conn, what string) {
+	t.Helper()
+	if _, err := io.WriteString(c, what); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // post asks, and wants a 204.
 func post(t testing.TB, c net.Conn, r *bufio.Reader, request string) {
 	t.Helper()
-	if _, err := io.WriteString(c, request); err != nil {
-		t.Fatal(err)
-	}
+	say(t, c, request)
 	answers(t, r)
 }
 
@@ -332,9 +337,7 @@ func TestWriterPatience(t *testing.T) {
 		})
 		c, r := e.writerOf(t)
 		post(t, c, r, simple)
-		if _, err := io.WriteString(c, said); err != nil {
-			t.Fatal(err)
-		}
+		say(t, c, said)
 		gone(t, r)
 	}
 }
@@ -352,9 +355,7 @@ func TestWriterShutdown(t *testing.T) {
 	})
 	_, idle := e.writerOf(t)
 	c, busy := e.writerOf(t)
-	if _, err := io.WriteString(c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"); err != nil {
-		t.Fatal(err)
-	}
+	say(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	<-asked
 	if err := e.hs.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
@@ -389,9 +390,7 @@ func TestWriterHungUp(t *testing.T) {
 		noContent(w, r)
 	})
 	c, _ := e.writerOf(t)
-	if _, err := io.WriteString(c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"); err != nil {
-		t.Fatal(err)
-	}
+	say(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	<-asked
 	_ = c.Close()
 	select {
@@ -413,9 +412,7 @@ func TestWriterClose(t *testing.T) {
 		noContent(w, r)
 	})
 	c, r := e.writerOf(t)
-	if _, err := io.WriteString(c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"); err != nil {
-		t.Fatal(err)
-	}
+	say(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	<-asked
 	e.srv.Close()
 	gone(t, r)
@@ -432,9 +429,7 @@ func TestWriterPanic(t *testing.T) {
 	})
 	c, r := e.writerOf(t)
 	d, s := e.writerOf(t)
-	if _, err := io.WriteString(c, "POST /abort HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"); err != nil {
-		t.Fatal(err)
-	}
+	say(t, c, "POST /abort HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	gone(t, r)
 	post(t, d, s, simple)
 }
