@@ -345,7 +345,7 @@ func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
 func (c *cursor) control(f *frame, at where) (b []byte) {
 	if f == nil {
 		c.least = max(c.least, c.interval)
-		return renderControl(c.told.life, c.told.pos, c.least, at)
+		return renderLoneControl(c.told.life, c.told.pos, c.least, at)
 	}
 	b, c.least = f.control(at, c.least, c.interval)
 	return b

@@ -42,7 +42,9 @@ func buildRange(t interface{ Fatal(...any) }, from, to, tail uint64, closed bool
 }
 
 // parseSSE reads whole events as the HTML standard says a client does; rest is
-// what begins after the last of them. Comments are dropped.
+// what begins after the last of them. Comments are dropped. An id is an event's last line;
+// an event without one, which only the control event of a data event may be, has the id of
+// the event before it, or none if that is not in b.
 func parseSSE(b []byte) (events []event, rest []byte, err error) {
 	var e event
 	fields := 0
@@ -64,12 +66,20 @@ func parseSSE(b []byte) (events []event, rest []byte, err error) {
 		case line == "":
 			if fields > 1 {
 				e.data = strings.Join(data, "\n")
+				if e.id == "" && e.name != "control" {
+					return events, rest, fmt.Errorf("no id in %+v", e)
+				}
+				if n := len(events); e.id == "" && n > 0 {
+					e.id = events[n-1].id
+				}
 				events = append(events, e)
 			}
 			e, fields, data, rest = event{}, 0, nil, b
 		case k == "", k == "retry": // a comment, or how long to wait
 			fields--
-		case k == "id" && e.id == "" && data == nil:
+		case e.id != "":
+			return events, rest, fmt.Errorf("line %q after the id", line)
+		case k == "id" && data != nil:
 			e.id = v
 		case k == "event" && e.name == "" && data == nil:
 			e.name = v
@@ -401,6 +411,9 @@ func (r *reader) parse() {
 	}
 	r.buf = append([]byte(nil), rest...)
 	for _, e := range es {
+		if e.id == "" {
+			e.id = r.after.id
+		}
 		o, err := parseOffset(e.id)
 		if err != nil || o.kind == offsetMinted && o.life != r.life || formatOffset(r.life, o.pos) != e.id {
 			r.Fatalf("id of %+v: %v", e, err)

@@ -16,8 +16,8 @@
 //
 // A cursor (cursor.go) is the reader's place in the stream's Tail and the bytes
 // that it is owed. Ranges become frames (frame.go), rendered once for all readers
-// that stand at the same place; each data event is followed by its control event,
-// and every event carries the offset after it as id. A driver writes what is
+// that stand at the same place; each data event is followed by its control event.
+// A driver writes what is
 // pending, fetches a page when the reader stands below the Tail, and waits for
 // news when it is idle.
 //
@@ -72,7 +72,15 @@
 // once a crowd has come (settle_linux.go); and one for each page that readers of a loop wait
 // for, at most pagesAtOnce. Server.Close ends them and waits.
 //
-// # Decision
+// # Decisions
+//
+// An event's id is its last line. Some clients (eventsource 1 and 2, fetch-event-source) take
+// an id when its line comes and not with the event, and a connection that broke below the line
+// would lose them the event. One byte is left, between that line and the empty one, because no
+// byte can end both. The control event that follows a data event has no id: the data event has
+// said it, so a connection that breaks between the two resumes behind the data. Of an event of
+// 256 bytes that is 38 bytes of 475. A control event that stands alone has one, or a reader that
+// is told nothing but where the stream ends would come back to where it began.
 //
 // A client takes one space away after "data:". Text that begins with one therefore
 // gets another (appendSpare), so that SSE gives what catch-up gives; the reference

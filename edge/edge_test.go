@@ -138,7 +138,7 @@ func (s *site) events(resp *http.Response, n int) []event {
 		case "":
 			if line == "" && e.name != "" {
 				out = append(out, e)
-				e = event{}
+				e = event{id: e.id} // which stands until there is another
 			}
 		}
 	}

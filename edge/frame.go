@@ -108,9 +108,7 @@ func renderData(form framing, life, next uint64, messages [][]byte) []byte {
 	if form == framingBase64 {
 		size = base64.StdEncoding.EncodedLen(size)
 	}
-	b := make([]byte, 0, size+size/32+96)
-	b = appendID(b, life, next)
-	b = append(b, "event: data\ndata:"...)
+	b := append(make([]byte, 0, size+size/32+96), "event: data\ndata:"...)
 	switch form {
 	case framingJSON:
 		b = append(b, '[')
@@ -130,7 +128,7 @@ func renderData(form framing, life, next uint64, messages [][]byte) []byte {
 	default:
 		b = appendBase64(b, messages)
 	}
-	return append(b, "\n\n"...)
+	return appendEnd(b, life, next)
 }
 
 func concat(messages [][]byte) []byte {
@@ -149,10 +147,13 @@ func appendBase64(b []byte, messages [][]byte) []byte {
 	return base64.StdEncoding.AppendEncode(b, concat(messages))
 }
 
-func appendID(b []byte, life, pos uint64) []byte {
-	b = append(b, "id: "...)
+// appendEnd ends a line, and the event that it is of with the id that a position has. The id
+// is the last line: some clients take it when that line comes, and whatever stood below it
+// would be lost to them if the connection broke there.
+func appendEnd(b []byte, life, pos uint64) []byte {
+	b = append(b, "\nid: "...)
 	b = appendOffset(b, life, pos)
-	return append(b, '\n')
+	return append(b, "\n\n"...)
 }
 
 // appendLines appends p with every line break (CRLF, CR, LF) as the start of a
@@ -192,10 +193,19 @@ const (
 	whereClosed                  // nothing above it, ever
 )
 
-// renderControl lays out a control event.
+// renderControl lays out a control event that follows the data event of the same position,
+// which has said the id.
 func renderControl(life, pos, cursor uint64, at where) []byte {
-	b := make([]byte, 0, 192)
-	b = appendID(b, life, pos)
+	return append(appendControl(make([]byte, 0, 160), life, pos, cursor, at), "\n\n"...)
+}
+
+// renderLoneControl lays out a control event that stands alone, and moves the client's id.
+func renderLoneControl(life, pos, cursor uint64, at where) []byte {
+	return appendEnd(appendControl(make([]byte, 0, 192), life, pos, cursor, at), life, pos)
+}
+
+// appendControl appends a control event up to the end of its data.
+func appendControl(b []byte, life, pos, cursor uint64, at where) []byte {
 	b = append(b, "event: control\ndata:{\"streamNextOffset\":\""...)
 	b = appendOffset(b, life, pos)
 	b = append(b, '"')
@@ -210,7 +220,7 @@ func renderControl(life, pos, cursor uint64, at where) []byte {
 	if at == whereClosed {
 		b = append(b, ",\"streamClosed\":true"...)
 	}
-	return append(b, "}\n\n"...)
+	return append(b, '}')
 }
 
 // cutsCharacter reports whether the messages, one after the other, end inside a

@@ -87,6 +87,7 @@ type stream struct {
 	resp *http.Response
 	buf  []byte  // what is not a whole event yet
 	come []event // what nobody asked for yet
+	id   string  // of the last event that came
 }
 
 // get opens an SSE response and takes nothing but its head.
@@ -120,7 +121,8 @@ func (s *stream) next(n int) []event {
 		if err != nil {
 			s.Fatal(err)
 		}
-		s.come, s.buf = append(s.come, es...), rest
+		s.take(es)
+		s.buf = rest
 	}
 	es := s.come[:n:n]
 	s.come = s.come[n:]
@@ -138,7 +140,19 @@ func (s *stream) rest() []event {
 	if err != nil || len(rest) > 0 {
 		s.Fatalf("ends inside an event: %q, %v", rest, err)
 	}
-	return append(s.come, es...)
+	s.take(es)
+	return s.come
+}
+
+// take adds events, each with its id.
+func (s *stream) take(es []event) {
+	for _, e := range es {
+		if e.id == "" {
+			e.id = s.id
+		}
+		s.id = e.id
+		s.come = append(s.come, e)
+	}
 }
 
 // count is the value of a counter of the Server, over all its labels.

@@ -79,7 +79,7 @@ func (r *reader) follow(ctx context.Context, url, offset string) string {
 			r.messages.Add(1)
 		case line == "":
 			if id != "" {
-				offset = id
+				offset = id // the event is complete
 			}
 			data = false
 		}

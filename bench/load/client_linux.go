@@ -404,6 +404,10 @@ func (c *client) lines(r *reader, b []byte, now time.Time) {
 }
 
 func (c *client) line(r *reader, line []byte, now time.Time) {
+	if len(line) == 0 && len(r.id) > 0 { // the event is complete, wherever its id stood
+		r.offset, r.id = append(r.offset[:0], r.id...), r.id[:0]
+		return
+	}
 	if rest, ok := bytes.CutPrefix(line, []byte("event:")); ok {
 		r.data = bytes.Contains(rest, []byte("data"))
 		return
@@ -418,9 +422,6 @@ func (c *client) line(r *reader, line []byte, now time.Time) {
 	case r.data, c.dialect.plain:
 		c.sum.Events++
 		c.messages(r, rest, now)
-		if len(r.id) > 0 {
-			r.offset = append(r.offset[:0], r.id...)
-		}
 	default:
 		if _, at, ok := bytes.Cut(rest, []byte(`"streamNextOffset":"`)); ok {
 			if end := bytes.IndexByte(at, '"'); end > 0 {

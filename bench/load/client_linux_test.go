@@ -9,8 +9,8 @@ import (
 
 // event is a data event and its control event, as a server sends them.
 func event(offset string, messages ...string) string {
-	return fmt.Sprintf("id: %s\nevent: data\ndata:[%s]\n\nid: %s\nevent: control\ndata:{\"streamNextOffset\":\"%s\",\"upToDate\":true}\n\n",
-		offset, strings.Join(messages, ","), offset, offset)
+	return fmt.Sprintf("event: data\ndata:[%s]\nid: %s\n\nevent: control\ndata:{\"streamNextOffset\":\"%s\",\"upToDate\":true}\n\n",
+		strings.Join(messages, ","), offset, offset)
 }
 
 func chunked(s string, size int) string {
