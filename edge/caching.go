@@ -88,9 +88,11 @@ func matches(header, tag string) (has string, ok bool) {
 const compressors = 64
 
 // compressor wraps a handler of reads, except those that stream: it compresses what
-// the client accepts and is worth it, with zstd or gzip.
+// the client accepts and is worth it. It takes gzip unless the client prefers zstd by q: a
+// browser lists both, and what stands between may know gzip only. Back ends that send their
+// client's Accept-Encoding on with a fetch that decompresses, as those on Node do, are many.
 func compressor() (func(http.Handler) http.HandlerFunc, error) {
-	return gzhttp.NewWrapper(gzhttp.SuffixETag(forms[0]), gzhttp.CompressionLevel(1))
+	return gzhttp.NewWrapper(gzhttp.SuffixETag(forms[0]), gzhttp.CompressionLevel(1), gzhttp.PreferZstd(false))
 }
 
 // compressed serves a read, compressed if the client accepts that.
@@ -108,8 +110,31 @@ func (s *Server) compressed(w http.ResponseWriter, r *http.Request, serve http.H
 	serve(w, r)
 }
 
-// accepts reports whether the client may accept a form that there is; the compressor knows.
+// accepts reports whether the client may accept a form that there is, which the compressor
+// knows, and likes none better.
 func accepts(r *http.Request) bool {
-	h := r.Header.Get("Accept-Encoding")
-	return strings.Contains(h, "gzip") || strings.Contains(h, "zstd")
+	h := strings.ToLower(r.Header.Get("Accept-Encoding"))
+	q := max(quality(h, "gzip"), quality(h, "zstd"))
+	return q > 0 && q >= quality(h, "identity")
+}
+
+// quality is how much a list of codings, in lower case, likes one that it names: from 0,
+// which is also for one that it does not name, to 1.
+func quality(list, coding string) float64 {
+	for item := range strings.SplitSeq(list, ",") {
+		name, params, _ := strings.Cut(item, ";")
+		if strings.TrimSpace(name) != coding {
+			continue
+		}
+		v, weighed := strings.CutPrefix(strings.TrimSpace(params), "q=")
+		if !weighed {
+			return 1
+		}
+		q, err := strconv.ParseFloat(v, 64)
+		if err != nil {
+			return 0
+		}
+		return min(max(q, 0), 1)
+	}
+	return 0
 }

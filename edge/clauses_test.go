@@ -322,8 +322,18 @@ func TestCompression(t *testing.T) {
 		{"br", ""},
 		{"gzip;q=0, zstd;q=0", ""},
 		{"gzip", "gzip"},
-		{"gzip, deflate, br, zstd", "zstd"},
+		{"gzip, deflate, br, zstd", "gzip"}, // of Chrome
+		{"zstd, br, gzip", "gzip"},
+		{"GZIP", "gzip"},
+		{"zstd", "zstd"},
 		{"zstd;q=0.5, gzip;q=0.8", "gzip"},
+		{"zstd;q=0.8, gzip;q=0.5", "zstd"},
+		{"zstd, gzip;q=0.999", "zstd"},
+		{"zstd, gzip;q=0", "zstd"},
+		{"zstd;q=0, gzip", "gzip"},
+		{"identity, gzip;q=0.5", ""},
+		{"identity;q=0.5, gzip", "gzip"},
+		{"gzip;q=x", ""},
 	} {
 		w := ask(t, s.srv, "GET", "/v1/stream/x", nil, header{"Accept-Encoding": c.accept})
 		if got := w.Header().Get("Content-Encoding"); w.Code != 200 || got != c.want || w.Header().Get("Vary") != "Accept-Encoding" {
