@@ -83,7 +83,7 @@ func (f *fleet) startNode(n *node) (err error) {
 		join = append(join, nodeAt(i))
 	}
 	command := []string{
-		f.binary, "--log-format=text", "serve", "--name=" + n.name,
+		f.binary, "--log-format=text", "serve", "--admin-pprof", "--name=" + n.name,
 		"--http=:4437", "--admin=:4447", "--advertise=" + nodeAt(n.index), "--gossip=" + nodeAt(n.index) + ":4457",
 		"--relay=" + nodeAt(n.index) + ":4467",
 		"--s2-endpoint=http://" + storeAt + proxyPort, "--s2-basin=" + basin,

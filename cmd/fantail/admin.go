@@ -12,6 +12,7 @@ import (
 )
 
 // adminRoutes are for operators and orchestrators, never on the public address.
+// newAdminServer guards them.
 func (n *node) adminRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
@@ -20,9 +21,14 @@ func (n *node) adminRoutes() http.Handler {
 	for _, method := range []string{"GET", "POST", "DELETE"} {
 		mux.HandleFunc(method+" /admin/drain", n.drainRoute)
 	}
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	if n.cfg.pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	if n.cfg.token != nil {
+		return n.cfg.token.protect(mux)
+	}
 	return mux
 }
 

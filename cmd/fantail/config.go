@@ -34,14 +34,16 @@ type cli struct {
 
 // serveCmd is the configuration of a node.
 type serveCmd struct {
-	Name    string        `help:"Name of the node, which no other has, and the same after a restart (default: the host's name)."`
-	HTTP    string        `name:"http" help:"Public address." default:":4437"`
-	Admin   string        `help:"Address of metrics, health, draining and profiles, for whoever reaches it; keep it private." default:"127.0.0.1:4447"`
-	TLSCert string        `name:"tls-cert" help:"File of the public address's certificates (PEM); none is no TLS. Read again every 30 s."`
-	TLSKey  string        `name:"tls-key" help:"File of the certificate's key."`
-	Grace   time.Duration `help:"Longest time that stopping takes." default:"60s"`
-	Linger  time.Duration `help:"How long a node that stops serves on before it ends readers and closes its address, so that balancers hear of it; half of the grace at most." default:"5s"`
-	Drain   time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the rest of the grace at most." default:"15s"`
+	Name       string        `help:"Name of the node, which no other has, and the same after a restart (default: the host's name)."`
+	HTTP       string        `name:"http" help:"Public address." default:":4437"`
+	Admin      string        `help:"Address of metrics, health, draining and profiles; keep it private." default:"127.0.0.1:4447"`
+	AdminToken string        `name:"admin-token-file" help:"File of a bearer token that the admin address asks for, but for /livez and /readyz. Read again when it changes."`
+	AdminPprof bool          `name:"admin-pprof" help:"The admin address serves profiles (/debug/pprof/): heap dumps hold what clients sent."`
+	TLSCert    string        `name:"tls-cert" help:"File of the public address's certificates (PEM); none is no TLS. Read again every 30 s."`
+	TLSKey     string        `name:"tls-key" help:"File of the certificate's key."`
+	Grace      time.Duration `help:"Longest time that stopping takes." default:"60s"`
+	Linger     time.Duration `help:"How long a node that stops serves on before it ends readers and closes its address, so that balancers hear of it; half of the grace at most." default:"5s"`
+	Drain      time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the rest of the grace at most." default:"15s"`
 
 	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2); none is the managed S2."`
 	S2Token         string            `name:"s2-token" help:"Access token of S2."`
@@ -79,6 +81,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 	}
 	cfg := nodeConfig{
 		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace, linger: min(c.Linger, c.Grace/2), drain: c.Drain,
+		pprof: c.AdminPprof,
 		s2: s2.Config{
 			Endpoint: c.S2Endpoint, Token: c.S2Token, Basin: c.S2Basin,
 			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
@@ -92,6 +95,12 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 	}
 	if c.TLSCert != "" {
 		cfg.tls = &keyPair{cert: c.TLSCert, key: c.TLSKey, log: cfg.log}
+	}
+	if c.AdminToken != "" {
+		var err error
+		if cfg.token, err = openToken(c.AdminToken, cfg.log); err != nil {
+			errs = append(errs, fmt.Errorf("--admin-token-file: %w", err))
+		}
 	}
 	if c.Exclusive {
 		cfg.shard.Mode = shard.ModeExclusive

@@ -77,8 +77,8 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 			name: fmt.Sprintf("node-%d", i+1), grace: 15 * time.Second, // no linger: there is no balancer
 			http: loopback(port(c.Port, i)), admin: loopback(port(c.Admin, i)),
 			s2:   s2.Config{Endpoint: f.at, Basin: devBasin, CreateBasins: true},
-			edge: edge.Config{LongPoll: c.LongPoll},
-			log:  log.With("node", fmt.Sprintf("node-%d", i+1)),
+			edge: edge.Config{LongPoll: c.LongPoll}, pprof: true,
+			log: log.With("node", fmt.Sprintf("node-%d", i+1)),
 		}
 		if c.Nodes == 1 {
 			cfg.embedded = f.s2 // a fleet's nodes take the wire, as anywhere else

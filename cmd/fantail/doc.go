@@ -3,7 +3,8 @@
 // # What it owns
 //
 // Configuration (config.go: flags, FANTAIL_ variables, nothing else), how a node is put
-// together and taken apart (node.go), its admin address (admin.go), and the commands:
+// together and taken apart (node.go), its admin address (admin.go, and guard.go for whom it
+// refuses), the process's log and signals (log.go, process.go), and the commands:
 // serve (one node), dev (a fleet on loopback, in one process), s2 (the embedded S2).
 //
 // # The life of a node
@@ -13,7 +14,7 @@
 // interrupt, or the end of one of its servers, stops it in the reverse order: readiness
 // off; streams let go of while others are still relayed; a while for balancers to hear of
 // it; readers ended, each after a complete event; servers, gossip, streams, S2. When the
-// grace runs out, or a second signal comes, the process ends at once.
+// grace runs out, or a second signal comes (a second later or more), the process ends at once.
 //
 // # Invariants
 //
@@ -21,12 +22,16 @@
 //     edge.Streams, which shard.Host and cluster.Relay both are.
 //  2. A setting that does not exist is an error, and so is a value that cannot be; all of
 //     them are told at once, before anything listens.
-//  3. Metrics, health and profiles are never on the public address.
+//  3. Metrics, health and profiles are never on the public address. The admin address serves no
+//     page of another origin, and holds adminConns connections at most.
 //  4. Whatever was opened before an error is closed again.
+//  5. No log line is written faster than the limiter lets it, and none holds anybody up for
+//     longer than logPatience: the node outlives whatever reads its log.
 //
 // # Goroutines
 //
 // Per node one for each of its two servers and, in a fleet, the one that evens readers out;
 // node.stop waits for them. node.halt has stop run in one that it does not wait for longer
-// than the grace: then the process ends.
+// than the grace: then the process ends. A process has one that waits for signals, which
+// stopping's done waits for, and for each log line one until the line is written.
 package main

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +31,9 @@ var (
 
 type nodeConfig struct {
 	name, http, admin    string
-	tls                  *keyPair // of http; nil: none
+	tls                  *keyPair   // of http; nil: none
+	token                *tokenFile // of admin; nil: none
+	pprof                bool       // admin has profiles
 	grace, linger, drain time.Duration
 	s2                   s2.Config
 	embedded             *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
@@ -137,7 +138,6 @@ func (n *node) build(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	n.admin = &http.Server{Handler: n.adminRoutes(), ReadHeaderTimeout: 5 * time.Second}
 	var lc net.ListenConfig
 	if n.http, err = lc.Listen(ctx, "tcp", cfg.http); err != nil {
 		return fmt.Errorf("public address: %w", err)
@@ -145,6 +145,7 @@ func (n *node) build(ctx context.Context) (err error) {
 	if n.adminAt, err = lc.Listen(ctx, "tcp", cfg.admin); err != nil {
 		return fmt.Errorf("admin address: %w", err)
 	}
+	n.admin = newAdminServer(n.adminRoutes(), isLoopback(n.adminAt.Addr()), cfg.log)
 	return nil
 }
 
@@ -211,18 +212,16 @@ func (n *node) stop(ctx context.Context) error {
 	return errors.Join(append(errs, n.serving.Wait())...)
 }
 
-// wait serves until ctx or one of the servers ends, then stops.
-func (n *node) wait(ctx context.Context) error {
+// wait serves until ctx or one of the servers ends, then stops; something from again cuts that
+// short.
+func (n *node) wait(ctx context.Context, again <-chan os.Signal) error {
 	select {
 	case <-ctx.Done():
 		n.cfg.log.Info("stopping")
 	case err := <-n.failed:
 		n.cfg.log.Error("stopping", "err", err)
-		return n.halt(nil) // a signal would be the first
+		return n.halt(again)
 	}
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, stopSignals...)
-	defer signal.Stop(again)
 	return n.halt(again)
 }
 

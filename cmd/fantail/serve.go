@@ -6,7 +6,7 @@ import (
 )
 
 // Run serves until a signal.
-func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
+func (c *serveCmd) Run(ctx context.Context, log *slog.Logger, again stopAgain) error {
 	cfg, err := c.node(log)
 	if err != nil {
 		return err
@@ -21,5 +21,5 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 		at = append(at, "gossip", gossip, "relay", relay)
 	}
 	n.cfg.log.Info("serving", at...)
-	return n.wait(ctx)
+	return n.wait(ctx, again)
 }

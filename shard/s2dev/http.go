@@ -51,8 +51,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *call) route() *apiError {
-	if !c.cfg.AllowRemote && !localHost(c.r.Host) {
-		// Another name for a loopback address is a browser led here by somebody's DNS.
+	if !c.cfg.AllowRemote && !LocalHost(c.r.Host) {
 		return fail("permission_denied", "host `%s` is not loopback", c.r.Host)
 	}
 	path, err := segments(c.r.URL)
@@ -87,7 +86,9 @@ func noSuchMethod() *apiError {
 	}
 }
 
-func localHost(hostport string) bool {
+// LocalHost reports whether a request's Host names loopback. On a loopback address any other name
+// is a browser led here by somebody's DNS.
+func LocalHost(hostport string) bool {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
 		host = strings.Trim(hostport, "[]")

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard/s2dev"
+)
+
+const (
+	// adminConns bounds the connections of the admin address. The one that has been idle for
+	// longest makes room for the next; where none is idle the next is closed.
+	adminConns = 64
+	// adminHeader bounds the head of a request to the admin address.
+	adminHeader = 16 << 10
+	// adminWrite bounds an answer of the admin address; profiles take their seconds of it.
+	adminWrite = 3 * time.Minute
+	// leastToken is the shortest token that is accepted.
+	leastToken = 16
+	// mostToken bounds what is read of a token's file.
+	mostToken = 4 << 10
+)
+
+// newAdminServer returns the server of the admin address, which is loopback or not. Everything
+// about it is bounded: whoever reaches it must not be able to starve the probes.
+func newAdminServer(h http.Handler, loopback bool, log *slog.Logger) *http.Server {
+	room := &adminRoom{since: map[net.Conn]time.Time{}}
+	return &http.Server{
+		Handler: guard(h, loopback), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: adminWrite, IdleTimeout: time.Minute, MaxHeaderBytes: adminHeader,
+		ConnState: room.state, ErrorLog: serverLog(log),
+	}
+}
+
+// guard refuses what a page in somebody's browser may send: a request from another origin, and on
+// a loopback address one for a host that is not loopback (a name that its owner pointed here).
+// Health is for everybody: a probe names what host it likes, and learns nothing that harms.
+func guard(next http.Handler, loopback bool) http.Handler {
+	cross := http.NewCrossOriginProtection().Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		site := r.Header.Get("Sec-Fetch-Site")
+		switch {
+		case isHealth(r.URL.Path) && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+			next.ServeHTTP(w, r)
+		case loopback && !s2dev.LocalHost(r.Host):
+			http.Error(w, "this address is loopback: ask for it as localhost or 127.0.0.1, not as another host", http.StatusForbidden)
+		case site == "cross-site" || site == "same-site":
+			http.Error(w, "requests from pages of other origins are refused", http.StatusForbidden)
+		default:
+			cross.ServeHTTP(w, r)
+		}
+	})
+}
+
+func isHealth(path string) bool { return path == "/livez" || path == "/readyz" }
+
+// tokenFile is the admin address's bearer token in a file, which is read again when it has
+// changed: Kubernetes renews a secret under the same name.
+type tokenFile struct {
+	path string
+	log  *slog.Logger
+
+	mu   sync.Mutex
+	read os.FileInfo // of what sum is of
+	sum  [sha256.Size]byte
+}
+
+// openToken reads the token; an error is the file's.
+func openToken(path string, log *slog.Logger) (*tokenFile, error) {
+	t := &tokenFile{path: path, log: log}
+	return t, t.load()
+}
+
+// load reads the file if it has changed. Where that fails the last token stays.
+func (t *tokenFile) load() error {
+	f, err := os.Open(t.path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if t.read != nil && os.SameFile(t.read, info) && t.read.ModTime().Equal(info.ModTime()) && t.read.Size() == info.Size() {
+		return nil
+	}
+	b, err := io.ReadAll(io.LimitReader(f, mostToken+1))
+	if err != nil {
+		return err
+	}
+	token := strings.TrimSpace(string(b))
+	switch {
+	case len(token) < leastToken || len(b) > mostToken:
+		return fmt.Errorf("%s: want a token of %d to %d bytes", t.path, leastToken, mostToken)
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return fmt.Errorf("%s: the token has blanks, control characters or other than ASCII in it", t.path)
+	}
+	t.read, t.sum = info, sha256.Sum256([]byte(token))
+	return nil
+}
+
+// admits reports whether the request brings the token. The comparison takes as long whatever
+// differs.
+func (t *tokenFile) admits(r *http.Request) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.load(); err != nil {
+		t.log.Error("the admin token cannot be read again, the old one is used", "err", err)
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
+	return strings.EqualFold(scheme, "bearer") && subtle.ConstantTimeCompare(sum[:], t.sum[:]) == 1
+}
+
+// protect asks for the token, but not for health: kubelet has none.
+func (t *tokenFile) protect(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isHealth(r.URL.Path) || t.admits(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="fantail admin"`)
+		http.Error(w, "want Authorization: Bearer and the token of --admin-token-file", http.StatusUnauthorized)
+	})
+}
+
+// adminRoom keeps the admin address's connections to adminConns.
+type adminRoom struct {
+	mu    sync.Mutex
+	since map[net.Conn]time.Time // when it became idle; zero: it is busy
+}
+
+// state is an http.Server's ConnState.
+func (a *adminRoom) state(c net.Conn, s http.ConnState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch s {
+	case http.StateNew:
+		if len(a.since) >= adminConns {
+			a.evict(c)
+		}
+		a.since[c] = time.Now() // it has said nothing yet
+	case http.StateActive:
+		a.since[c] = time.Time{}
+	case http.StateIdle:
+		a.since[c] = time.Now()
+	case http.StateClosed, http.StateHijacked:
+		delete(a.since, c)
+	}
+}
+
+// evict closes the connection that has been idle for longest, or else the newcomer.
+func (a *adminRoom) evict(newcomer net.Conn) {
+	oldest := newcomer
+	for c, t := range a.since {
+		if !t.IsZero() && (oldest == newcomer || t.Before(a.since[oldest])) {
+			oldest = c
+		}
+	}
+	delete(a.since, oldest)
+	_ = oldest.Close()
+}
+
+// isLoopback reports whether a listener can be reached from this machine only.
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
