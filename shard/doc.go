@@ -53,19 +53,31 @@
 //     reads and nothing else.
 //  9. While storage answers nothing, whoever needs it hears so at once; who is in the
 //     middle of an append waits for certainty (breaker.go). Sessions are opened under
-//     token buckets (opens.go).
+//     token buckets (opens.go), and streams that are not in memory are read under
+//     another (cold.go): followers' wait for their turn, other requests for a second.
+//
+// # Bounds
+//
+// The streams in memory are bounded by what they cost (Config.StateBytes, estimated in
+// weight.go) and by count. Full, the least recently used that is idle makes room
+// (states.go): no caller holds it, nothing is on its way, nobody follows it, it has no
+// session, owes nothing, and its uses are durable as far as the next owner's grace does
+// not cover them. If none is idle a newcomer hears ErrOverloaded, and at five quarters
+// of the budget so does what would make a State grow. Names without a stream have 64 MiB
+// of their own and push out only each other. Each stream's queue, its producers and its
+// forks have bounds of their own (Config, checkpoint.go, fork.go).
 //
 // # Goroutines
 //
 // None per stream at rest. Host.spawn starts every goroutine and Host.Close waits
 // for all: one per open session (runSession), one per attempt to open or to check
 // the tail, the sweeper, the probe of storage, one that gives turns while sessions wait
-// to be opened, one for the chores of a stream that owes or is gone, one
+// to be opened and one while streams wait to be read, one for the chores of a stream that owes or is gone, one
 // per reference that an attempt gives back, and, where callers wait behind a batch or its first
 // sending did not settle it, one that carries batches out (fly). The first
 // sending is done by the caller that found no batch in flight, on its own
 // goroutine. No lock is held over I/O, and wakers run after locks are released.
-// Lock order: Host.mu, Shard.mu, Tails.mu, Tail.mu.
+// Lock order: Host.mu, Shard.mu, cold.mu, Tails.mu, Tail.mu.
 //
 // # Not here
 //

@@ -310,7 +310,7 @@ func TestHeirOfFollowedStreams(t *testing.T) {
 		const streams, ttl = 4000, 240
 		log := logtest.NewMemory(1)
 		log.Latency = 40 * time.Millisecond
-		h := node(t, log)
+		h, _ := unpaced(t, log, shard.Config{})
 		id := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("default/", i)) }
 		var wg sync.WaitGroup
 		for i := range streams {
@@ -329,7 +329,7 @@ func TestHeirOfFollowedStreams(t *testing.T) {
 		wg.Wait()
 		advance(10*time.Minute + time.Second)
 		_ = h.Close()
-		heir := node(t, log)
+		heir, _ := unpaced(t, log, shard.Config{})
 		count := func() (n int) {
 			for i := range streams {
 				info, err := heir.State(t.Context(), id(i), 0)

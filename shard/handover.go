@@ -28,8 +28,10 @@ const (
 // for one hear ErrNotOwner, and nothing of theirs was written.
 func (h *Host) Hand(id StreamID, from uint64) (Handover, bool) {
 	h.mu.Lock()
-	s := h.shards[id]
-	delete(h.shards, id)
+	s := h.states.m[id]
+	if s != nil {
+		h.states.take(s)
+	}
 	h.mu.Unlock()
 	if s == nil {
 		return Handover{}, false
@@ -128,8 +130,10 @@ func (h *Host) Install(id StreamID, from Handover) error {
 		return err
 	}
 	s.mu.Lock()
+	s.weigh()
 	s.chores()
 	s.mu.Unlock()
+	h.reclaim()
 	return nil
 }
 

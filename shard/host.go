@@ -55,8 +55,15 @@ type Config struct {
 	PageBytes int64
 	// IdleAfter is how long an unused stream stays in memory (5 min).
 	IdleAfter time.Duration
-	// MaxStreams bounds the streams in memory (200,000); ErrOverloaded beyond.
+	// StateBytes bounds what the streams in memory cost (512 MiB), without their Tails, and
+	// MaxStreams how many they are (200,000). The least recently used that is idle makes
+	// room; ErrOverloaded if none is.
+	StateBytes int64
 	MaxStreams int
+	// ColdOpens is how many streams a second may be read from storage that are not in
+	// memory (200), after twice as many in a burst. Followers' streams wait for their turn;
+	// ErrOverloaded is for others that would wait for over a second.
+	ColdOpens float64
 	// Now is the clock (time.Now).
 	Now func() time.Time
 	// Logger gets state changes (default: discard).
@@ -85,6 +92,12 @@ func (c *Config) defaults() {
 	if c.MaxStreams <= 0 {
 		c.MaxStreams = 200_000
 	}
+	if c.StateBytes <= 0 {
+		c.StateBytes = 512 << 20
+	}
+	if c.ColdOpens <= 0 {
+		c.ColdOpens = coldPerSecond
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -103,6 +116,7 @@ type Host struct {
 	pages *pages
 	opens *opens
 	takes *opens // of streams that were handed over
+	cold  *cold
 	m     *metrics
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
@@ -110,18 +124,20 @@ type Host struct {
 	wg   sync.WaitGroup // every goroutine of the Host and its Shards
 
 	mu      sync.Mutex
-	shards  map[StreamID]*Shard
+	states  states
 	stopped bool
 }
 
 // NewHost returns a Host on log whose streams' Tails are in tails.
 func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	cfg.defaults()
-	h := &Host{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg, shards: map[StreamID]*Shard{}}
+	h := &Host{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
+	h.states = states{budget: cfg.StateBytes, most: int64(cfg.MaxStreams), m: map[StreamID]*Shard{}}
 	h.fleet = h
 	h.pages = newPages(h.log, cfg.PageBytes)
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
+	h.cold = newCold(h.spawn, cfg.ColdOpens)
 	h.m = newMetrics(cfg.Metrics, h)
 	h.every(sweepEvery, h.sweep)
 	h.every(probeEvery, h.probe)
@@ -166,26 +182,75 @@ func (h *Host) every(d time.Duration, do func(context.Context)) {
 func (h *Host) alone() bool { return h.fleet == Fleet(h) }
 
 // enter finds the stream's Shard, or makes it; the caller leaves it again.
-func (h *Host) enter(id StreamID) (*Shard, error) {
+func (h *Host) enter(ctx context.Context, id StreamID) (*Shard, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.stopped {
+		h.mu.Unlock()
 		return nil, ErrStopped
 	}
-	s := h.shards[id]
+	s := h.states.m[id]
+	var out []*Shard
 	if s == nil {
-		if len(h.shards) >= h.cfg.MaxStreams {
-			return nil, ErrOverloaded
+		var ok bool
+		if out, ok = h.admit(isPatient(ctx)); ok {
+			s = h.newShard(id)
+			h.states.put(s)
 		}
-		s = h.newShard(id)
-		h.shards[id] = s
 	}
-	s.users++
+	if s != nil {
+		s.users++
+		s.place.out()
+	}
+	h.mu.Unlock()
+	for _, old := range out {
+		old.halt()
+	}
+	if s == nil {
+		return nil, ErrOverloaded
+	}
 	return s, nil
 }
 
+// admit makes room for one more name, under mu; ok: there is. Those that it returns are to be
+// halted. A follower, of whom there are only so many on a node, is not refused for the names
+// that others invent.
+func (h *Host) admit(patient bool) (out []*Shard, ok bool) {
+	now := h.cfg.Now()
+	out, ok = h.states.makeRoomForName(now)
+	if patient && !ok {
+		ok = h.states.absentCount.Load() < h.states.most
+	}
+	if ok && h.states.over() {
+		out = append(out, h.states.makeRoom(now)...)
+		ok = !h.states.over()
+	}
+	return out, ok
+}
+
+// reclaim evicts idle streams while there are too many. If none is idle it looks again a
+// moment later: each append comes by here.
+func (h *Host) reclaim() {
+	if !h.states.over() || h.cfg.Now().UnixNano() < h.states.retry.Load() {
+		return
+	}
+	h.mu.Lock()
+	now := h.cfg.Now()
+	out := h.states.makeRoom(now)
+	if h.states.over() {
+		h.states.retry.Store(now.Add(reclaimEvery).UnixNano())
+	}
+	h.mu.Unlock()
+	for _, s := range out {
+		s.halt()
+	}
+}
+
+// reclaimEvery is how often idle streams are looked for while none is.
+const reclaimEvery = 100 * time.Millisecond
+
 func (h *Host) newShard(id StreamID) *Shard {
 	s := &Shard{id: id, host: h, used: h.cfg.Now()}
+	s.place.shard = s
 	s.idle = sync.NewCond(&s.mu)
 	return s
 }
@@ -193,27 +258,40 @@ func (h *Host) newShard(id StreamID) *Shard {
 // keep adds a Shard that was made whole, unless there is one already.
 func (h *Host) keep(s *Shard) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	var out []*Shard
+	err := error(nil)
 	switch {
 	case h.stopped:
-		return ErrStopped
-	case h.shards[s.id] != nil, len(h.shards) >= h.cfg.MaxStreams:
-		return ErrOverloaded
+		err = ErrStopped
+	case h.states.m[s.id] != nil:
+		err = ErrOverloaded
+	default:
+		if out = h.states.makeRoom(h.cfg.Now()); h.states.over() {
+			err = ErrOverloaded
+			break
+		}
+		h.states.put(s)
+		h.states.rest(s)
 	}
-	h.shards[s.id] = s
-	return nil
+	h.mu.Unlock()
+	for _, old := range out {
+		old.halt()
+	}
+	return err
 }
 
 // Has reports whether the stream is in memory.
 func (h *Host) Has(id StreamID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.shards[id] != nil
+	return h.states.m[id] != nil
 }
 
 func (h *Host) leave(s *Shard) {
 	h.mu.Lock()
-	s.users--
+	if s.users--; s.users == 0 {
+		h.states.rest(s)
+	}
 	h.mu.Unlock()
 }
 
@@ -222,7 +300,12 @@ func (h *Host) leave(s *Shard) {
 // ErrLogDenied (all: certainly not written) and ErrOutcomeUnknown. Once ctx ends
 // its cause is returned, unless the verdict is there: the outcome is unknown.
 func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
-	s, err := h.enter(req.Stream)
+	if h.states.full() && req.grows() {
+		if h.reclaim(); h.states.full() {
+			return Outcome{}, ErrOverloaded
+		}
+	}
+	s, err := h.enter(ctx, req.Stream)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -243,7 +326,7 @@ func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
 // State describes a stream; a stream that does not exist has Info.Exists false.
 // Errors as Do's.
 func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) {
-	s, err := h.enter(id)
+	s, err := h.enter(ctx, id)
 	if err != nil {
 		return Info{}, err
 	}
@@ -255,7 +338,8 @@ func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) {
 // (once). from is where the caller will read from; it is only a hint. Errors:
 // ErrNotFound, ErrGone, and Do's.
 func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (*Tail, func(), error) {
-	s, err := h.enter(id)
+	ctx = patiently(ctx)
+	s, err := h.enter(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -314,8 +398,8 @@ func (h *Host) ReadPageVia(
 func (h *Host) Owned() []StreamID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ids := make([]StreamID, 0, len(h.shards))
-	for id := range h.shards {
+	ids := make([]StreamID, 0, len(h.states.m))
+	for id := range h.states.m {
 		ids = append(ids, id)
 	}
 	return ids
@@ -326,8 +410,8 @@ func (h *Host) Owned() []StreamID {
 func (h *Host) Hot(d time.Duration) []StreamID {
 	now := h.cfg.Now()
 	h.mu.Lock()
-	all := make([]*Shard, 0, len(h.shards))
-	for _, s := range h.shards {
+	all := make([]*Shard, 0, len(h.states.m))
+	for _, s := range h.states.m {
 		all = append(all, s)
 	}
 	h.mu.Unlock()
@@ -352,7 +436,7 @@ func (h *Host) Hot(d time.Duration) []StreamID {
 // to the end of its minute. What is known of the stream stays.
 func (h *Host) Rest(id StreamID) {
 	h.mu.Lock()
-	s := h.shards[id]
+	s := h.states.m[id]
 	h.mu.Unlock()
 	if s == nil {
 		return
@@ -374,12 +458,14 @@ func (h *Host) DropUnused(id StreamID) bool { return h.drop(id, true) }
 
 func (h *Host) drop(id StreamID, unused bool) bool {
 	h.mu.Lock()
-	s := h.shards[id]
+	s := h.states.m[id]
 	if s != nil && unused && s.users > 0 {
 		h.mu.Unlock()
 		return false
 	}
-	delete(h.shards, id)
+	if s != nil {
+		h.states.take(s)
+	}
 	h.mu.Unlock()
 	if s != nil {
 		s.halt()
@@ -392,8 +478,9 @@ func (h *Host) drop(id StreamID, unused bool) bool {
 func (h *Host) Close() error {
 	h.mu.Lock()
 	h.stopped = true
-	shards := h.shards
-	h.shards = map[StreamID]*Shard{}
+	shards := h.states.m
+	h.states.m = map[StreamID]*Shard{}
+	h.states.idle, h.states.absent = lru{}, lru{}
 	h.mu.Unlock()
 	for _, s := range shards {
 		s.halt()
@@ -415,11 +502,11 @@ func (h *Host) sweep(ctx context.Context) {
 	now := h.cfg.Now()
 	var idle, touch []*Shard
 	h.mu.Lock()
-	for id, s := range h.shards {
+	for _, s := range h.states.m {
 		switch {
 		case s.users == 0 && s.idleSince(now, h.cfg.IdleAfter):
 			idle = append(idle, s)
-			delete(h.shards, id)
+			h.states.take(s)
 		case s.tend(now):
 			s.users++
 			touch = append(touch, s)
@@ -429,6 +516,7 @@ func (h *Host) sweep(ctx context.Context) {
 	for _, s := range idle {
 		s.halt()
 	}
+	h.reclaim()
 	var g errgroup.Group
 	g.SetLimit(sweepTouches)
 	for _, s := range touch {

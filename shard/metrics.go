@@ -38,12 +38,35 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 	gauge := func(name, help string, fn func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn)
 	}
+	count := func(name, help string, fn func() float64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, fn)
+	}
 	reg.MustRegister(
 		appends,
 		gauge("fantail_owned_streams", "Streams that this node holds as owner.", func() float64 {
 			h.mu.Lock()
 			defer h.mu.Unlock()
-			return float64(len(h.shards))
+			return float64(len(h.states.m))
+		}),
+		gauge("fantail_state_bytes", "What the streams that this node holds as owner cost in memory, without their Tails.", func() float64 {
+			return float64(h.states.bytes.Load())
+		}),
+		gauge("fantail_absent_names", "Names without a stream, or not known to have one yet, that this node keeps in memory.", func() float64 {
+			return float64(h.states.absentCount.Load())
+		}),
+		gauge("fantail_cold_opens_waiting", "Streams that wait for their turn to be read from S2.", func() float64 {
+			n, _ := h.cold.counts()
+			return float64(n)
+		}),
+		count("fantail_cold_opens_refused_total", "Requests refused because too many streams were to be read from S2.", func() float64 {
+			_, n := h.cold.counts()
+			return float64(n)
+		}),
+		count("fantail_states_evicted_total", "Idle streams that made room for others in memory.", func() float64 {
+			return float64(h.states.evicted.Load())
+		}),
+		count("fantail_absent_names_evicted_total", "Names without a stream that made room for others in memory.", func() float64 {
+			return float64(h.states.forgotten.Load())
 		}),
 		gauge("fantail_followed_streams", "Streams that somebody follows, at their owner.", func() float64 {
 			return float64(h.tails.followed())

@@ -82,6 +82,9 @@ func (r *Request) Bytes() int {
 	return n
 }
 
+// grows reports whether a stream's State may be larger for the request.
+func (r *Request) grows() bool { return r.Op == OpCreate || r.Op == OpAppend || r.Op == OpHold }
+
 // Code is the verdict on a Request. Its numbers go over the wire between nodes.
 type Code uint8
 

@@ -122,7 +122,7 @@ func (s *Shard) fly(ctx context.Context, b *batch) {
 		if b != nil {
 			s.settle(ctx, b)
 		}
-		if err := s.ready(ctx); err != nil { // after a reset
+		if err := s.ready(patiently(ctx)); err != nil { // after a reset
 			if ctx.Err() != nil {
 				err = ErrStopped
 			}

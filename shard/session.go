@@ -116,7 +116,7 @@ func (s *Shard) closeSession() {
 // runSession feeds the shard until its session is closed.
 func (s *Shard) runSession(ctx context.Context, ss *session) {
 	for try := 0; ctx.Err() == nil; try++ {
-		if err := s.ready(ctx); err != nil {
+		if err := s.ready(patiently(ctx)); err != nil {
 			if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrDeclined) {
 				return
 			}

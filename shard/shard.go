@@ -14,7 +14,9 @@ type Shard struct {
 	id   StreamID
 	host *Host
 
-	users int // guarded by host.mu: callers that hold this Shard
+	users  int   // guarded by host.mu: callers that hold this Shard
+	place  place // guarded by host.mu: in a list of those that nobody holds
+	charge charge
 
 	mu sync.Mutex
 	// Everything below is guarded by mu.
@@ -100,6 +102,9 @@ type attempt struct {
 	done chan struct{}
 	sent time.Time // when a check was
 	err  error     // set before done is closed
+
+	turn    *coldTurn // of an opening
+	waiters int       // for an opening; guarded by Shard.mu
 }
 
 // ready returns once the log is folded up to a recent tail.
@@ -117,21 +122,55 @@ func (s *Shard) ready(ctx context.Context) error {
 		s.mu.Unlock()
 		return nil
 	}
-	a := s.opening
-	if a == nil {
-		a = &attempt{done: make(chan struct{})}
-		if !s.host.spawn(func(ctx context.Context) { s.open(ctx, a) }) {
-			s.mu.Unlock()
-			return ErrStopped
-		}
-		s.opening = a
-	}
+	a, err := s.attempt(isPatient(ctx))
 	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	select {
 	case <-a.done:
 		return a.err
 	case <-ctx.Done():
+		s.giveUp(a)
 		return context.Cause(ctx)
+	}
+}
+
+// attempt joins the opening that is under way, or begins one, under mu. A patient one is
+// for a follower, and waits for its turn; others are refused if it would take long.
+func (s *Shard) attempt(patient bool) (*attempt, error) {
+	followers := 0
+	if patient {
+		followers = max(s.followers, 1)
+	}
+	a := s.opening
+	if a != nil {
+		if err := s.host.cold.join(a.turn, followers); err != nil {
+			return nil, err
+		}
+		a.waiters++
+		return a, nil
+	}
+	turn, err := s.host.cold.begin(followers)
+	if err != nil {
+		return nil, err
+	}
+	a = &attempt{done: make(chan struct{}), turn: turn, waiters: 1}
+	if !s.host.spawn(func(ctx context.Context) { s.open(ctx, a) }) {
+		s.host.cold.withdraw(turn)
+		return nil, ErrStopped
+	}
+	s.opening = a
+	return a, nil
+}
+
+// giveUp is for a caller that does not wait for an opening any more. The last one takes its
+// turn back.
+func (s *Shard) giveUp(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.waiters--; a.waiters == 0 && s.opening == a && s.host.cold.withdraw(a.turn) {
+		s.opening = nil
 	}
 }
 
@@ -150,9 +189,19 @@ func (s *Shard) lockReady(ctx context.Context) error {
 	}
 }
 
-// open folds the log.
+// open folds the log at its turn.
 func (s *Shard) open(ctx context.Context, a *attempt) {
-	err := s.takeOver(ctx)
+	var err error
+	select {
+	case <-a.turn.turn:
+		if a.turn.withdrawn {
+			close(a.done) // nobody waits for it
+			return
+		}
+		err = s.takeOver(ctx)
+	case <-ctx.Done():
+		err = ErrStopped
+	}
 	s.mu.Lock()
 	if err != nil && s.tail != nil { // for its other feeds, and for the next attempt
 		defer s.tail.Release()
@@ -162,7 +211,9 @@ func (s *Shard) open(ctx context.Context, a *attempt) {
 		s.failed = err
 	}
 	s.opening = nil
+	s.weigh()
 	s.mu.Unlock()
+	s.host.reclaim()
 	if err != nil {
 		a.err = storeErr(err)
 	}
@@ -281,10 +332,12 @@ func (s *Shard) take(on *State, recs []Record) error {
 		return &TailError{0}
 	}
 	wake, err := s.absorb(recs)
+	s.grow(recs)
 	s.chores()
 	s.mu.Unlock()
 	wake.run()
 	s.host.tails.reclaim()
+	s.host.reclaim()
 	return err
 }
 
@@ -403,8 +456,13 @@ func (s *Shard) idleSince(now time.Time, d time.Duration) bool {
 	if s.state == nil || !s.state.exists {
 		d = min(d, sweepEvery)
 	}
-	return !s.flying && !s.busy && !s.owes() && s.followers == 0 && s.session == nil && s.opening == nil &&
-		s.check == nil && now.Sub(s.used) > d && !s.touchDue(now)
+	return now.Sub(s.used) > d && s.rests(now)
+}
+
+// rests reports whether nothing goes on here, nor is to be done, under mu.
+func (s *Shard) rests(now time.Time) bool {
+	return !s.flying && len(s.queue) == 0 && !s.busy && !s.owes() && s.followers == 0 && s.session == nil &&
+		s.opening == nil && s.check == nil && !s.touchDue(now)
 }
 
 // tend has chores done that are due, and reports whether memory is too far ahead
@@ -437,6 +495,7 @@ func (s *Shard) seen(now uint64) uint64 {
 func (s *Shard) halt() {
 	s.mu.Lock()
 	s.stopped = true
+	s.host.states.remove(&s.charge)
 	queue := s.queue
 	s.queue, s.queueBytes = nil, 0
 	s.mu.Unlock()

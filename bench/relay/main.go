@@ -133,7 +133,7 @@ func runNode(name, join, endpoint string) error {
 		log = l
 	}
 	tails := shard.NewTails(0, 0)
-	n := &node{host: shard.NewHost(log, tails, shard.Config{IdleAfter: time.Hour})}
+	n := &node{host: shard.NewHost(log, tails, shard.Config{IdleAfter: time.Hour, ColdOpens: 1e6})}
 	cfg := cluster.Config{
 		Name: name, Cluster: "bench", Secret: []byte("0123456789abcdef"),
 		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0",

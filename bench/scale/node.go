@@ -46,7 +46,7 @@ func runNode(f nodeFlags) error {
 		return err
 	}
 	n := &node{}
-	cfg := shard.Config{Now: n.now}
+	cfg := shard.Config{Now: n.now, ColdOpens: 1e6}
 	if f.exclusive {
 		cfg.Mode = shard.ModeExclusive
 	}

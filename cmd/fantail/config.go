@@ -54,6 +54,7 @@ type serveCmd struct {
 	Exclusive       bool              `help:"Nobody else writes to the streams in S2: no read sessions at all."`
 
 	LongPoll   time.Duration `help:"How long a long-poll waits." default:"20s"`
+	ColdOpens  float64       `help:"How many streams a second this node reads from S2 that are not in memory, after twice as many in a burst; requests that would wait for over a second are refused." default:"200"`
 	MaxReaders int           `help:"Most SSE and long-poll readers at once." default:"200000"`
 
 	Cluster   string   `help:"Name of the fleet; with it the node is one of several." group:"fleet"`
@@ -86,6 +87,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 			Endpoint: c.S2Endpoint, Token: c.S2Token, Basin: c.S2Basin,
 			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
 		},
+		shard:   shard.Config{ColdOpens: c.ColdOpens},
 		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders},
 		balance: edge.Balance{Threshold: c.RebalanceThreshold, Floor: c.RebalanceFloor, Rate: c.RebalanceRate},
 		log:     log.With("node", c.Name),
@@ -117,6 +119,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		"--grace": {c.Grace > 0, "more than 0"}, "--linger": {c.Linger >= 0, "0 or more"},
 		"--drain": {c.Drain >= 0, "0 or more"}, "--long-poll": {c.LongPoll > 0, "more than 0"},
 		"--max-readers":         {c.MaxReaders > 0, "more than 0"},
+		"--cold-opens":          {c.ColdOpens > 0, "more than 0"},
 		"--rebalance-threshold": {c.RebalanceThreshold >= 0, "0 or more"}, "--rebalance-floor": {c.RebalanceFloor >= 0, "0 or more"},
 		"--rebalance-rate": {c.RebalanceRate > 0 && c.RebalanceRate <= 1, "more than 0, and 1 at most"},
 	} {

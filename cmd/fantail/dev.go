@@ -34,6 +34,7 @@ type devCmd struct {
 const (
 	devBasin = "fantail-dev"
 	devLead  = 200 * time.Millisecond // within one process nobody hears late
+	devOpens = 1e6                    // the embedded S2 sends no bill
 )
 
 // fleet is what devCmd runs.
@@ -79,6 +80,9 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 			s2:   s2.Config{Endpoint: f.at, Basin: devBasin, CreateBasins: true},
 			edge: edge.Config{LongPoll: c.LongPoll}, pprof: true,
 			log: log.With("node", fmt.Sprintf("node-%d", i+1)),
+		}
+		if c.Endpoint == "" {
+			cfg.shard.ColdOpens = devOpens
 		}
 		if c.Nodes == 1 {
 			cfg.embedded = f.s2 // a fleet's nodes take the wire, as anywhere else

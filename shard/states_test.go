@@ -1,0 +1,342 @@
+package shard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// unpaced is a node that reads any number of streams.
+func unpaced(t testing.TB, log shard.Log, cfg shard.Config) (*shard.Host, *prometheus.Registry) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	cfg.Metrics = reg
+	if cfg.ColdOpens == 0 {
+		cfg.ColdOpens = 1e9
+	}
+	h := shard.NewHost(log, shard.NewTails(0, 0), cfg)
+	t.Cleanup(func() { _ = h.Close() })
+	return h, reg
+}
+
+// metric is what a metric without labels says.
+func metric(t testing.TB, reg *prometheus.Registry, name string) float64 {
+	t.Helper()
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.GetName() == name {
+			m := f.GetMetric()[0]
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+func numbered(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("default/n%d", i)) }
+
+func to(id shard.StreamID, q *shard.Request) *shard.Request {
+	q.Stream = id
+	return q
+}
+
+// With room for ten streams a node serves fifty: whoever is idle makes room, and nobody
+// notices but by the time of a read. The one that is followed stays.
+func TestIdleStreamsMakeRoom(t *testing.T) { synctest.Test(t, testIdleStreamsMakeRoom) }
+
+func testIdleStreamsMakeRoom(t *testing.T) {
+	const streams, room = 50, 10
+	log := logtest.NewMemory(1)
+	h, reg := unpaced(t, log, shard.Config{MaxStreams: room})
+	first := do(t, h, create("text/plain"), shard.CodeCreated)
+	tail, release, err := h.Follow(t.Context(), stream, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	repeat := map[int]*shard.Request{}
+	for i := range streams {
+		do(t, h, to(numbered(i), create("text/plain", "a")), shard.CodeCreated)
+		repeat[i] = to(numbered(i), appendReq("text/plain", fmt.Sprint(i)))
+		do(t, h, repeat[i], shard.CodeAppended)
+	}
+	for i := range streams {
+		if info, err := h.State(t.Context(), numbered(i), 0); err != nil || info.Tail != 3 {
+			t.Fatalf("stream %d: %+v, %v", i, info, err)
+		}
+		again := *repeat[i]
+		again.Repeat = true
+		if out := do(t, h, &again, shard.CodeAppended); out.Info.Tail != 3 {
+			t.Fatalf("stream %d: an append that is sent again is written again", i)
+		}
+		if n := len(h.Owned()); n > room+1 {
+			t.Fatalf("%d streams in memory", n)
+		}
+	}
+	do(t, h, appendReq("text/plain", "x"), shard.CodeAppended)
+	equal(t, take(t, tail, first.Info.Tail, 1), []string{"x"})
+	if n := metric(t, reg, "fantail_states_evicted_total"); n < streams {
+		t.Errorf("%v evictions", n)
+	}
+}
+
+// Refused is only who comes when everything in memory is in use.
+func TestFullOfFollowedStreams(t *testing.T) { synctest.Test(t, testFullOfFollowed) }
+
+func testFullOfFollowed(t *testing.T) {
+	const room = 5
+	h, _ := unpaced(t, logtest.NewMemory(1), shard.Config{MaxStreams: room})
+	var release func()
+	for i := range room + 1 {
+		do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
+		_, r, err := h.Follow(t.Context(), numbered(i), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if release != nil {
+			defer release()
+		}
+		release = r
+	}
+	late := to(numbered(room+1), create("text/plain"))
+	if _, err := h.Do(t.Context(), late); !errors.Is(err, shard.ErrOverloaded) {
+		t.Fatalf("%v", err)
+	}
+	release()
+	advance(2 * time.Minute) // the session's minute
+	do(t, h, late, shard.CodeCreated)
+}
+
+// States are bounded by what they cost: here by their producers.
+func TestStatesAreBoundedByBytes(t *testing.T) { synctest.Test(t, testStatesBounded) }
+
+func testStatesBounded(t *testing.T) {
+	const streams, producers, budget = 12, 300, 1 << 20
+	h, reg := unpaced(t, logtest.NewMemory(1), shard.Config{StateBytes: budget})
+	claim := func(s, p int, seq uint64) *shard.Request {
+		q := to(numbered(s), appendReq("text/plain", "a"))
+		q.Producer = &shard.Producer{ID: fmt.Sprintf("%0200d", p), Seq: seq}
+		return q
+	}
+	for s := range streams {
+		do(t, h, to(numbered(s), create("text/plain")), shard.CodeCreated)
+		for p := range producers {
+			do(t, h, claim(s, p, 0), shard.CodeAppended)
+		}
+		if b := metric(t, reg, "fantail_state_bytes"); b > budget+budget/8 {
+			t.Fatalf("%v bytes of States after %d streams", b, s+1)
+		}
+	}
+	if n := metric(t, reg, "fantail_states_evicted_total"); n == 0 {
+		t.Fatal("nothing was evicted: the States cost less than this test thinks")
+	}
+	for s := range streams {
+		do(t, h, claim(s, producers-1, 0), shard.CodeDuplicate)
+		do(t, h, claim(s, 0, 1), shard.CodeAppended)
+	}
+}
+
+// A flood of invented names has no stream forgotten, and is itself bounded.
+func TestInventedNamesPushOutNoStream(t *testing.T) { synctest.Test(t, testInventedNames) }
+
+func testInventedNames(t *testing.T) {
+	const names = 100_000
+	log := logtest.NewMemory(1)
+	h, reg := unpaced(t, log, shard.Config{MaxStreams: 3})
+	for i := range 3 {
+		do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
+	}
+	for i := range names {
+		if _, err := h.State(t.Context(), shard.StreamID(fmt.Sprint("default/invented", i)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		if !h.Has(numbered(i)) {
+			t.Errorf("stream %d was forgotten", i)
+		}
+	}
+	kept := metric(t, reg, "fantail_absent_names")
+	if kept >= names || metric(t, reg, "fantail_absent_names_evicted_total") != names-kept {
+		t.Errorf("%v names are kept of %d", kept, names)
+	}
+	advance(25 * time.Second)
+	if n := metric(t, reg, "fantail_absent_names"); n != 0 {
+		t.Errorf("%v names are still there", n)
+	}
+}
+
+// A use that only memory knows of is not lost with the memory: whoever reads the stream
+// again grants what there may have been.
+func TestEvictedStreamKeepsItsTTL(t *testing.T) { synctest.Test(t, testEvictedTTL) }
+
+func testEvictedTTL(t *testing.T) {
+	h, _ := unpaced(t, logtest.NewMemory(1), shard.Config{MaxStreams: 1})
+	do(t, h, withTTL(300, "a"), shard.CodeCreated)
+	advance(70 * time.Second) // less than what memory may be ahead
+	if !exists(t, h, shard.AskTouch) {
+		t.Fatal("expired")
+	}
+	for i := range 3 {
+		do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
+	}
+	if h.Has(stream) {
+		t.Fatal("it is still in memory")
+	}
+	advance(299 * time.Second)
+	if !exists(t, h, 0) {
+		t.Error("expired before its TTL after the last use")
+	}
+}
+
+// After a restart whoever asks for streams is served in turn: followers' streams all come,
+// the most followed first; requests of others are refused before they wait for long.
+func TestColdOpensArePaced(t *testing.T) { synctest.Test(t, testColdOpens) }
+
+func testColdOpens(t *testing.T) {
+	const streams, perSecond = 1000, 50
+	log := logtest.NewMemory(1)
+	maker, _ := unpaced(t, log, shard.Config{})
+	for i := range streams {
+		do(t, maker, to(numbered(i), create("text/plain")), shard.CodeCreated)
+	}
+	h, reg := unpaced(t, log, shard.Config{ColdOpens: perSecond})
+	var mu sync.Mutex
+	var order []int
+	var refused, served int
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i := range streams { // a burst's worth is used up by the first
+		for range 1 + i%3 {
+			wg.Go(func() {
+				_, release, err := h.Follow(t.Context(), numbered(i), 0)
+				if err != nil {
+					t.Errorf("follow: %v", err)
+					return
+				}
+				mu.Lock()
+				order = append(order, i%3)
+				mu.Unlock()
+				release()
+			})
+		}
+		if i%100 == 0 {
+			synctest.Wait()
+		}
+	}
+	for i := range 200 {
+		wg.Go(func() {
+			from := time.Now()
+			_, err := h.State(t.Context(), shard.StreamID(fmt.Sprint("default/no", i)), 0)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case shard.IsColdOpens(err) && errors.Is(err, shard.ErrOverloaded):
+				refused++
+			case err == nil:
+				served++
+			default:
+				t.Errorf("state: %v", err)
+			}
+			if d := time.Since(from); d > 1500*time.Millisecond {
+				t.Errorf("a request waited for %v", d)
+			}
+		})
+	}
+	gone, leave := context.WithCancel(t.Context())
+	go func() { _, _, _ = h.Follow(gone, "default/left", 0) }()
+	synctest.Wait()
+	if n := metric(t, reg, "fantail_cold_opens_waiting"); n < streams-200 {
+		t.Errorf("%v wait", n)
+	}
+	leave()
+	wg.Wait()
+	if refused < 150 || served == 0 || float64(refused) != metric(t, reg, "fantail_cold_opens_refused_total") {
+		t.Errorf("%d refused, %d served", refused, served)
+	}
+	if d, want := time.Since(began), time.Second*(streams-2*perSecond)/perSecond; d < want || d > want*3/2 {
+		t.Errorf("it took %v, want %v", d, want)
+	}
+	if log.Ops().Reads < streams { // and the stream whose follower left was not read
+		t.Errorf("%d reads", log.Ops().Reads)
+	}
+	if h.Has("default/left") {
+		info, err := h.State(t.Context(), "default/left", 0)
+		t.Logf("%v %v", info, err)
+	}
+	late := slices.Clone(order[len(order)-streams/10:])
+	if slices.Contains(late, 2) {
+		t.Errorf("the most followed came last: %v", late)
+	}
+}
+
+// What a Shard is counted for is what it costs, within a factor of two.
+func TestWeightIsMeasured(t *testing.T) {
+	const streams = 400
+	log := logtest.NewMemory(1)
+	maker, _ := unpaced(t, log, shard.Config{})
+	bare := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("bare/", i)) }
+	busy := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("busy/", i)) }
+	many := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("many/", i)) }
+	for i := range streams {
+		do(t, maker, to(bare(i), create("text/plain")), shard.CodeCreated)
+		do(t, maker, to(busy(i), create("text/plain")), shard.CodeCreated)
+		for range 100 {
+			do(t, maker, to(busy(i), appendReq("text/plain", "a")), shard.CodeAppended)
+		}
+		do(t, maker, to(many(i), create("text/plain")), shard.CodeCreated)
+		for p := range 100 {
+			q := to(many(i), appendReq("text/plain", "a"))
+			q.Producer = &shard.Producer{ID: fmt.Sprintf("%s-%03d", strings.Repeat("p", 60), p)}
+			do(t, maker, q, shard.CodeAppended)
+		}
+	}
+	_ = maker.Close()
+	for name, id := range map[string]func(int) shard.StreamID{
+		"bare": bare, "busy": busy, "many": many,
+		"absent": func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("absent/", i)) },
+	} {
+		tails := shard.NewTails(0, 0)
+		reg := prometheus.NewRegistry()
+		h := shard.NewHost(log, tails, shard.Config{ColdOpens: 1e9, Metrics: reg})
+		before := heapInUse()
+		for i := range streams {
+			if _, err := h.State(t.Context(), id(i), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		costs := (float64(heapInUse()-before) - float64(tails.Bytes())) / streams
+		said := metric(t, reg, "fantail_state_bytes") / streams
+		if name == "absent" {
+			said = float64(shard.AbsentBytes(h)) / streams
+		}
+		t.Logf("%s: %.0f bytes, said to be %.0f", name, costs, said)
+		if said < costs/2 || said > 2*costs {
+			t.Errorf("%s costs %.0f bytes and is said to cost %.0f", name, costs, said)
+		}
+		_ = h.Close()
+	}
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

@@ -1,0 +1,96 @@
+package shard
+
+import (
+	"sync/atomic"
+	"unsafe"
+)
+
+// What a stream costs in memory is estimated: what a Shard always has, and from its State
+// what somebody's requests made of it. The bytes of its Tail and the bodies that wait are
+// counted elsewhere (Tails; the edge's budget for bodies).
+const (
+	// shardBytes is a Shard, its State, its place in the table and its empty Tail.
+	shardBytes = int(unsafe.Sizeof(Shard{})+unsafe.Sizeof(State{})+unsafe.Sizeof(Tail{})) + 512
+	// rowBytes is an entry of a map beside what its strings hold.
+	rowBytes = 96
+	// callBytes is a caller that waits, beside the bodies.
+	callBytes = int(unsafe.Sizeof(call{})+unsafe.Sizeof(Request{})) + 256
+	// reweigh is how much a State may have grown by estimate before it is measured again,
+	// or a quarter of it.
+	reweigh = 4 << 10
+)
+
+// weight is what the State holds beside itself, in bytes.
+func (s *State) weight() int {
+	n := len(s.typ) + len(s.expiresRaw) + len(s.streamSeq)
+	n += len(s.recent.ring)*int(unsafe.Sizeof(outcome{})) + len(s.recent.ids)*len(AppendID{})
+	for _, a := range s.chain {
+		n += int(unsafe.Sizeof(a)) + len(a.Stream)
+	}
+	if s.fork != nil {
+		n += int(unsafe.Sizeof(*s.fork)) + len(s.fork.Source) + len(s.fork.At)
+	}
+	for id := range s.producers {
+		n += rowBytes + len(id)
+	}
+	for _, f := range s.held {
+		n += rowBytes + len(f.stream)
+	}
+	for _, d := range s.debts {
+		n += int(unsafe.Sizeof(d)) + len(d.source)
+	}
+	if s.closedBy != nil {
+		n += int(unsafe.Sizeof(*s.closedBy)) + len(s.closedBy.ID)
+	}
+	return n
+}
+
+// growth is what folding a record adds to a State, from above.
+func growth(r *Record) int {
+	if r.Header == nil {
+		return 0
+	}
+	return len(r.Header) + rowBytes + int(unsafe.Sizeof(outcome{})) + len(AppendID{})
+}
+
+// charge is what the table of Shards counts for one of them.
+type charge struct {
+	cost   atomic.Int64 // what is counted; 0: nothing (any more)
+	exists atomic.Bool  // counted among the streams that exist, and not among the names
+	exact  int          // guarded by Shard.mu: the State's weight when it was measured
+	grown  int          // guarded by Shard.mu: by estimate, since
+}
+
+// grow notes what was folded, under mu.
+func (s *Shard) grow(recs []Record) {
+	for i := range recs {
+		s.charge.grown += growth(&recs[i])
+	}
+	if s.charge.grown > max(reweigh, s.charge.exact/4) {
+		s.weigh()
+	} else if s.exists() != s.charge.exists.Load() {
+		s.count()
+	}
+}
+
+// exists reports whether there is more to the Shard than a name, under mu.
+func (s *Shard) exists() bool {
+	return s.failed != nil || s.opened && (s.state.exists || s.state.gone || len(s.state.debts) > 0)
+}
+
+// weigh measures the Shard anew and has the table know, under mu.
+func (s *Shard) weigh() {
+	s.charge.exact, s.charge.grown = 0, 0
+	if s.state != nil {
+		s.charge.exact = s.state.weight()
+	}
+	s.count()
+}
+
+// count has the table know what the Shard costs, under mu.
+func (s *Shard) count() {
+	if s.stopped {
+		return
+	}
+	s.host.states.change(&s.charge, int64(shardBytes+s.charge.exact+s.charge.grown+len(s.queue)*callBytes), s.exists())
+}
