@@ -29,6 +29,12 @@ type Member struct {
 	Speaks uint8
 	// Relay is the address of its gRPC server, HTTP that of its public one.
 	Relay, HTTP string
+	// Format is the level of the log format that it speaks (shard.FormatLevel).
+	Format uint8
+	// Features says what else it can do.
+	Features Features
+	// Fleet is a hash of the identity of the fleet that it found in S2; 0: none yet.
+	Fleet uint64
 }
 
 // owns reports whether the member's dates let it own streams at an instant, in
@@ -57,6 +63,15 @@ const (
 	FlagNoStore Flags = 1 << 1
 )
 
+// Features of a Member: what a release, or its settings, brought.
+type Features uint8
+
+// The features.
+const (
+	// FeatureTLS: the relay's port speaks TLS, and nothing else must be sent there.
+	FeatureTLS Features = 1 << 0
+)
+
 // The metadata of a member in gossip, big-endian. A later layout only adds at
 // the end, so whoever knows less of it reads what it knows.
 //
@@ -66,9 +81,12 @@ const (
 //	5   relay contract: oldest and newest version spoken, 1 byte each
 //	7   rev · 15 start · 23 startAt · 31 stopAt, 8 bytes each
 //	39  ring key, relay address, http address: length (1 byte) and bytes each
+//	…   extension: length (1 byte), then log format level (1), features (1), fleet (8);
+//	    a later release may make it longer. Missing parts are 0.
 const (
 	metaVersion = 1
 	metaFixed   = 39
+	metaExtra   = 10
 	maxKey      = 64
 	maxAddress  = 128
 )
@@ -88,7 +106,24 @@ func (m *Member) encode() []byte {
 		b = append(b, byte(len(s)))
 		b = append(b, s...)
 	}
-	return b
+	b = append(b, metaExtra, m.Format, byte(m.Features))
+	return binary.BigEndian.AppendUint64(b, m.Fleet)
+}
+
+// decodeExtension reads what follows the addresses, as far as it is there.
+func (m *Member) decodeExtension(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	n := int(b[0])
+	if len(b) < 1+n {
+		return errMeta
+	}
+	var ext [metaExtra]byte
+	copy(ext[:], b[1:1+n])
+	m.Format, m.Features = ext[0], Features(ext[1])
+	m.Fleet = binary.BigEndian.Uint64(ext[2:])
+	return nil
 }
 
 // decodeMember reads the metadata of the member that gossip calls name.
@@ -121,5 +156,5 @@ func decodeMember(name string, b []byte) (Member, error) {
 	if m.Key == "" || m.Relay == "" {
 		return Member{}, errMeta
 	}
-	return m, nil
+	return m, m.decodeExtension(b)
 }

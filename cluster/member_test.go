@@ -10,6 +10,7 @@ func aMember() Member {
 	return Member{
 		Name: "node-0-1a2b3c4d", Key: "node-0", Start: 1700000000000, Rev: 7, StartAt: 0,
 		StopAt: Never, Flags: FlagLeaving, Speaks: relayVersion, Relay: "10.1.2.3:4458", HTTP: "10.1.2.3:4437",
+		Format: 1, Features: FeatureTLS, Fleet: 1 << 63,
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // membership keeps a node in its fleet's gossip and turns what gossip says into
@@ -71,7 +73,7 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		self: Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), Key: cfg.RingKey,
 			Start: millis(cfg.Now()), Rev: 1, StopAt: Never,
-			Speaks: relayVersion, Relay: relayAddr, HTTP: cfg.HTTP,
+			Speaks: relayVersion, Relay: relayAddr, HTTP: cfg.HTTP, Format: shard.FormatLevel,
 		},
 	}
 	if len(cfg.Join) > 0 {

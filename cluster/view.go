@@ -67,6 +67,16 @@ func (v *View) speaks(version uint8) bool {
 	return !slices.ContainsFunc(v.members, func(m Member) bool { return m.Speaks < version })
 }
 
+// FormatLevel returns the level of the log format that every member speaks: fields of
+// a higher one would be lost at a stream's next owner.
+func (v *View) FormatLevel() uint8 {
+	level := uint8(shard.FormatLevel)
+	for i := range v.members {
+		level = min(level, v.members[i].Format)
+	}
+	return level
+}
+
 // Member is the member of that name, or nil.
 func (v *View) Member(name string) *Member {
 	i, ok := slices.BinarySearchFunc(v.members, name, func(m Member, name string) int {

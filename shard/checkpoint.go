@@ -8,7 +8,9 @@ import (
 	"slices"
 )
 
-// Tags of the fields of an encoded State. Never reused; unknown ones are skipped.
+// Tags of the fields of an encoded State. Never reused. An unknown one up to 127 is
+// kept byte for byte and written again in the next checkpoint, tombstone and
+// handover; one of 128 and above makes a node decline the stream.
 const (
 	ckFlags     = 1
 	ckLife      = 2
@@ -34,7 +36,26 @@ const (
 	ckSince = 20 // records, bytes back to the last checkpoint
 	ckTrim  = 21
 	ckUsed  = 22
+
+	// Read and kept by format level 1, written first by level 2.
+	ckRetained    = 23 // position, ordinal, bytes: where retention has trimmed to
+	ckCounts      = 24 // visible messages, their bytes, since the life's start; absent: unknown
+	ckRetention   = 25 // as tagRetain
+	ckSealedFrom  = 26 // position: below it records need no seal
+	ckForeignSeen = 27 // S2 ms of the newest foreign record
+	ckLastBatch   = 28 // id of the last batch that had one, position after it
+	ckHeldFrom    = 29 // id of a hold, position from which its fork needs the source; repeated
+	ckChainTimes  = 30 // as tagChainTimes
+
+	ckConfirmed = 31 // handover only: the sources were asked, and hold this fork
+	ckMustKnow  = 128
 )
+
+// maxKept bounds the fields of a State that this release does not know, in bytes.
+const maxKept = 128 << 10
+
+// handedOver reports whether a field means something in a handover only.
+func handedOver(tag byte) bool { return tag >= ckNext && tag <= ckUsed || tag == ckConfirmed }
 
 const (
 	ckExists = 1 << iota
@@ -87,7 +108,36 @@ func (s *State) encodeAll(producers []byte) []byte {
 	recent, forgot := s.encodeRecent()
 	b = appendField(b, ckRecent, recent)
 	b = appendField(b, ckForgot, uvarints(forgot))
-	return s.encodeForks(b)
+	return append(s.encodeLevel2(s.encodeForks(b)), s.kept...)
+}
+
+// encodeLevel2 appends the fields of format level 2 that the State has from records
+// of that level.
+func (s *State) encodeLevel2(b []byte) []byte {
+	if r := s.retained; r != nil {
+		b = appendField(b, ckRetained, uvarints(r.pos, r.ordinal, r.bytes))
+	}
+	if c := s.counts; c.known {
+		b = appendField(b, ckCounts, uvarints(c.messages, c.bytes))
+	}
+	if s.retention != nil {
+		b = appendField(b, ckRetention, s.retention.encode())
+	}
+	if s.foreignSeen != 0 {
+		b = appendField(b, ckForeignSeen, uvarints(s.foreignSeen))
+	}
+	if !s.lastBatch.id.IsZero() {
+		b = appendField(b, ckLastBatch, append(s.lastBatch.id[:], uvarints(s.lastBatch.end)...))
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.held), AppendID.compare) {
+		if from := s.held[id].from; from != 0 {
+			b = appendField(b, ckHeldFrom, append(id[:], uvarints(from)...))
+		}
+	}
+	if s.chainTimes != nil {
+		b = appendField(b, ckChainTimes, uvarints(s.chainTimes...))
+	}
+	return b
 }
 
 // encodeForks appends what holds the stream and what it holds.
@@ -166,11 +216,13 @@ func (s *State) encodeRecent() (b []byte, forgot uint64) {
 }
 
 // restore replaces the State by the one in the checkpoint or tombstone r.
+// errForeign: no Fantail wrote it, and the State is as it was.
 func (s *State) restore(r Record, h *Header) error {
-	fresh := State{Next: s.Next, Time: s.Time, trimTo: s.trimTo}
+	fresh := State{Next: r.Pos + 1, Time: s.Time, trimTo: s.trimTo, rooted: s.rooted}
 	if err := fresh.decode(h.State, r.Time); err != nil {
 		return fmt.Errorf("checkpoint at %d: %w", r.Pos, err)
 	}
+	fresh.confirmed = s.confirmed && fresh.life == s.life && slices.Equal(fresh.chain, s.chain)
 	if h.Kind == KindTombstone && !h.Append.IsZero() {
 		fresh.recent.add(outcome{id: h.Append, op: OpDelete, time: r.Time})
 	}
@@ -179,17 +231,35 @@ func (s *State) restore(r Record, h *Header) error {
 	return nil
 }
 
-// decode reads what encode wrote; time stands in for the times that it left out.
-func (s *State) decode(b []byte, time uint64) error {
-	r := fieldReader{b: b}
+// decode reads what encode wrote, for the fold of a log up to s.Next; time stands in
+// for the times that it left out. errForeign: it is damaged, or no State that a log
+// can come to. ErrDeclined: it is of a later release.
+func (s *State) decode(b []byte, time uint64) error { return s.decodeAll(b, time, false) }
+
+func (s *State) decodeAll(b []byte, time uint64, handover bool) error {
+	r, declined := fieldReader{b: b}, false
 	for len(r.b) > 0 && !r.bad {
+		whole := r.b
 		tag := r.byte()
 		f := fieldReader{b: r.bytes()}
-		s.decodeField(tag, &f, time)
+		switch {
+		case r.bad, handedOver(tag) && !handover:
+		case tag >= ckMustKnow:
+			declined = true
+		case tag == ckSealedFrom, tag > ckConfirmed:
+			s.kept = append(s.kept, whole[:len(whole)-len(r.b)]...)
+		default:
+			s.decodeField(tag, &f, time)
+		}
 		r.bad = r.bad || f.bad
 	}
-	if r.bad {
+	switch {
+	case r.bad:
+		return errForeign
+	case declined:
 		return ErrDeclined
+	case !s.valid():
+		return errForeign
 	}
 	return nil
 }
@@ -252,7 +322,7 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 			s.held = map[AppendID]holder{}
 		}
 		at, id := orNow(f.uvarint()), f.head()
-		s.held[id] = holder{StreamID(f.rest()), at}
+		s.held[id] = holder{stream: StreamID(f.rest()), time: at}
 	case ckDebt:
 		s.debts = append(s.debts, debt{f.head(), StreamID(f.rest())})
 	case ckNext:
@@ -263,6 +333,34 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 		s.sinceRecords, s.sinceBytes = f.uvarint(), f.uvarint()
 	case ckTrim:
 		s.trimTo = f.uvarint()
+	case ckConfirmed:
+		s.confirmed = true
+	default:
+		s.decodeLevel2(tag, f)
+	}
+}
+
+// decodeLevel2 is decodeField for the fields that encodeLevel2 writes.
+func (s *State) decodeLevel2(tag byte, f *fieldReader) {
+	switch tag {
+	case ckRetained:
+		s.retained = &retainedFrom{f.uvarint(), f.uvarint(), f.uvarint()}
+	case ckCounts:
+		s.counts = counts{true, f.uvarint(), f.uvarint()}
+	case ckRetention:
+		s.retention = f.retention()
+	case ckForeignSeen:
+		s.foreignSeen = f.uvarint()
+	case ckLastBatch:
+		s.lastBatch = batchEnd{f.head(), f.uvarint()}
+	case ckHeldFrom:
+		id, from := f.head(), f.uvarint()
+		if h, ok := s.held[id]; ok {
+			h.from = from
+			s.held[id] = h
+		}
+	case ckChainTimes:
+		s.chainTimes = f.uvarints()
 	}
 }
 

@@ -22,6 +22,9 @@ func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
 	if o, ok := s.outcome(req.ID); ok {
 		return nil, first(s, req, o)
 	}
+	if !req.valid() {
+		return nil, refuse(s, CodeBadBody, "a header is longer or larger than a stream keeps")
+	}
 	switch req.Op {
 	case OpCreate:
 		return decideCreate(s, req, now)
@@ -102,9 +105,11 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 		return nil, refuse(s, CodeForeignJSON, "the records that are there are not all JSON")
 	case req.Bad != "":
 		return nil, refuse(s, CodeBadBody, req.Bad)
+	case s.life == MaxLife:
+		return nil, refuse(s, CodeNameHeld, "this name has had all the lives that offsets can tell apart: use another one")
 	}
 	h := Header{
-		Kind: KindCreate, Life: max(newLife(now, req.ID), s.life+1), Type: typ, HasTTL: req.HasTTL, TTL: req.TTL,
+		Kind: KindCreate, Life: min(max(newLife(now, req.ID), s.life+1), MaxLife), Type: typ, HasTTL: req.HasTTL, TTL: req.TTL,
 		Expires: req.Expires, ExpiresRaw: req.ExpiresRaw,
 	}
 	if adopts {
@@ -252,8 +257,11 @@ func bury(s *State, id AppendID, why Reason) []draft {
 	dead.closedBy, dead.streamSeq, dead.chain, dead.producers = nil, nil, nil, nil
 	dead.typ, dead.hasTTL, dead.ttl, dead.expires, dead.expiresRaw = "", false, 0, 0, ""
 	dead.mixed = false
+	dead.retained, dead.counts, dead.retention, dead.chainTimes = nil, counts{}, nil, nil
 	if s.fork != nil && !dead.gone {
-		dead.debts = append(slices.Clone(s.debts), debt{s.fork.Hold, s.fork.Source})
+		// A bound for logs that others wrote: of ours none owes so many.
+		owed := s.debts[max(len(s.debts)-2*maxDebts+1, 0):]
+		dead.debts = append(slices.Clone(owed), debt{s.fork.Hold, s.fork.Source})
 		dead.fork = nil
 	}
 	if dead.base != nil {

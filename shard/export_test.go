@@ -25,3 +25,26 @@ func AbsentBytes(h *Host) int64 { return h.states.absentBytes.Load() }
 // IsColdOpens reports whether a request was refused because its stream would wait too long
 // to be read.
 func IsColdOpens(err error) bool { return errors.Is(err, errColdOpens) }
+
+// The headers that a stranger with access to S2 might forge for a record at pos.
+var Forgeries = map[string]func(pos uint64) []byte{
+	"a checkpoint beyond the log": func(pos uint64) []byte {
+		s := State{Next: pos + 1, exists: true, life: 5, tail: 1 << 40}
+		return (&Header{Kind: KindCheckpoint, State: s.encode()}).encode(pos)
+	},
+	"a damaged checkpoint": func(pos uint64) []byte {
+		return (&Header{Kind: KindCheckpoint, State: []byte{ckTail}, HasBack: true}).encode(pos)
+	},
+	"a damaged tombstone": func(pos uint64) []byte {
+		return (&Header{Kind: KindTombstone, Reason: ReasonDeleted, State: []byte{ckFlags, 9}}).encode(pos)
+	},
+	"a checkpoint that is not there": func(pos uint64) []byte {
+		return (&Header{Kind: KindTouch, HasBack: true, BackRecords: 2}).encode(pos)
+	},
+	"a checkpoint that it is itself": func(pos uint64) []byte {
+		return (&Header{Kind: KindTouch, HasBack: true}).encode(pos)
+	},
+	"a create record of a life beyond all": func(pos uint64) []byte {
+		return (&Header{Kind: KindCreate, Life: MaxLife + 1}).encode(pos)
+	},
+}

@@ -60,6 +60,7 @@ const (
 type holder struct {
 	stream StreamID
 	time   uint64 // S2 timestamp, ms; 0: this batch's
+	from   uint64 // position from which the fork needs the stream; 0: from its start
 }
 
 // debt is a reference to be given back.
@@ -68,7 +69,11 @@ type debt struct {
 	source StreamID
 }
 
+// hold notes a fork. More of them than decideHold allows are not ours, and are not noted.
 func (s *State) hold(id AppendID, f holder) {
+	if s.heldSize()+f.size() > 2*heldBytes {
+		return
+	}
 	s.held = maps.Clone(s.held)
 	if s.held == nil {
 		s.held = map[AppendID]holder{}
@@ -131,7 +136,7 @@ func forkConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool) {
 		h.HasTTL, h.TTL = src.HasTTL, src.TTL
 		h.Expires, h.ExpiresRaw = src.Expires, src.ExpiresRaw
 	}
-	h.Fork, h.Chain, h.Life = &f, src.Chain, max(h.Life, src.Life+1)
+	h.Fork, h.Chain, h.Life = &f, src.Chain, min(max(h.Life, src.Life+1), MaxLife)
 	return Outcome{}, true
 }
 

@@ -65,14 +65,17 @@ func (s *State) hand() []byte {
 	b = appendField(b, ckNext, uvarints(s.Next))
 	b = appendField(b, ckTime, uvarints(s.Time))
 	b = appendField(b, ckSince, uvarints(s.sinceRecords, s.sinceBytes))
+	if s.confirmed {
+		b = appendField(b, ckConfirmed, nil)
+	}
 	return appendField(b, ckTrim, uvarints(s.trimTo))
 }
 
 // takeState reads what Hand wrote; used is the last use, and grace is what its owner
 // adds to that without having seen one.
 func takeState(b []byte) (s *State, used, grace uint64, err error) {
-	s = &State{}
-	if err := s.decode(b, 0); err != nil {
+	s = &State{rooted: true}
+	if err := s.decodeAll(b, 0, true); err != nil {
 		return nil, 0, 0, err
 	}
 	for r := (fieldReader{b: b}); len(r.b) > 0 && !r.bad; {

@@ -18,9 +18,10 @@ const HeaderName = "f"
 //	4…     fields: tag (1 byte), length (uvarint), that many bytes
 //	last 4 CRC-32C of the record's position (8 bytes, big-endian) and of all above
 //
-// The position is in the sum, so a header that somebody copied to another place
-// in a log is a foreign one there. Fields are in ascending order of tag; one
-// with an unknown tag is skipped.
+// The position is in the sum, so a header that was copied to another place in a
+// log is a foreign one there. Fields are in ascending order of tag. An unknown tag
+// up to 127 is skipped; one of 128 to 254 changes what the record means, so a
+// release that does not know it declines the stream.
 const (
 	headerMagic   = 0xFA
 	headerVersion = 1
@@ -28,11 +29,22 @@ const (
 	headerSum     = 4
 )
 
+// FormatLevel is the level of the log format that this release speaks. Members
+// gossip theirs, and a field of a higher level is written only once every member
+// speaks that level:
+//
+//	0  unknown fields of a State are lost at the next checkpoint
+//	1  keeps them, and reads everything that this file and checkpoint.go name
+//	2  writes header fields 17 to 25 and State fields 23 to 30
+const FormatLevel = 1
+
 // Kind says what a record of ours is. An unknown kind makes a node decline the
 // stream, so a later release may add kinds safely.
 type Kind uint8
 
-// The kinds. 9 belongs to the sealed mark; nothing writes it yet.
+// The kinds. Reserved: 9 for the mark of a log that ended for good, 11 for the
+// checkpoint of a stream with seals (a release without seals must decline it), and
+// 32 to 63 for logs that are no streams, which a stream's fold declines.
 const (
 	KindMessage    Kind = 1  // a message, or a fragment of one
 	KindCreate     Kind = 2  // begins a life
@@ -43,10 +55,14 @@ const (
 	KindHold       Kind = 7  // a fork refers to this stream: Ref, Name
 	KindRelease    Kind = 8  // it no longer does: Ref
 	KindSettled    Kind = 10 // a reference was given back, or will never be used: Ref
+	KindClock      Kind = 12 // changes nothing; its acknowledgement tells S2's time
+	KindRetain     Kind = 13 // replaces the retention policy: Retain
 )
 
 // known reports whether this release can fold records of the kind.
-func (k Kind) known() bool { return k <= KindRelease || k == KindSettled }
+func (k Kind) known() bool {
+	return k <= KindRelease || k == KindSettled || k == KindClock || k == KindRetain
+}
 
 // Flags of a message record.
 type Flags uint8
@@ -81,6 +97,28 @@ const (
 	tagFork       = 14 // create: see Fork
 	tagRef        = 15 // 8 bytes: the reference that a hold, release or settled record is about
 	tagName       = 16 // hold: the fork
+
+	// Read by format level 1, written by level 2.
+	tagBatch      = 17 // last record of a batch: 8 bytes, random for each composition
+	tagBase       = 18 // first record of a speculative batch: the batch expected directly below
+	tagPrev       = 19 // checkpoint, tombstone: records, bytes (uvarints) back to the checkpoint before
+	tagFrom       = 20 // hold: life, position (uvarints) from which the fork needs the source
+	tagKey        = 21 // Stream-Key
+	tagTrace      = 22 // traceparent in binary: version, trace id, parent id, flags (1, 16, 8, 1 bytes)
+	tagDigest     = 23 // algorithm (1 byte), digest
+	tagRetain     = 24 // create, retain: seconds, bytes, messages (uvarints); 0 is no bound
+	tagChainTimes = 25 // create: S2 ms of each bound of the chain (uvarints)
+
+	tagMustKnow = 128 // from here on: decline what is unknown
+	tagSeal     = 255 // key id (4 bytes), tag (12 bytes); always last. No release checks it yet.
+)
+
+// Bounds of the fields that level 2 writes, in bytes.
+const (
+	maxKey    = 256
+	traceSize = 26
+	maxDigest = 32
+	sealSize  = 16
 )
 
 // Producer is an idempotent producer's claim on an append (protocol 5.2.1).
@@ -129,7 +167,27 @@ type Header struct {
 
 	Reason Reason // tombstone
 	State  []byte // checkpoint and tombstone: the fold's state after it
+
+	Batch      AppendID // zero: absent
+	Base       AppendID // zero: the batch is not speculative
+	HasPrev    bool
+	Prev       distance
+	From       *source // hold; nil: the fork needs everything that is there
+	Key        string
+	Trace      []byte // nil: absent
+	Digest     []byte // nil: absent
+	Retain     *retention
+	ChainTimes []uint64
 }
+
+// distance is how far below a record another one stands.
+type distance struct{ Records, Bytes uint64 }
+
+// source is a place in the source of a fork.
+type source struct{ Life, Pos uint64 }
+
+// retention is how much of a stream is kept; a zero bound is no bound.
+type retention struct{ Seconds, Bytes, Messages uint64 }
 
 // Reason says why a life ended.
 type Reason uint8
@@ -143,8 +201,8 @@ const (
 var (
 	// errForeign: the value is not a header of ours; the record is foreign.
 	errForeign = errors.New("foreign record")
-	// ErrDeclined says that the log was written by a later release (a higher format
-	// version, or a kind that this one does not know), or is damaged. This node
+	// ErrDeclined says that the log was written by a later release: a higher format
+	// version, or a kind or field that this one does not know and must. This node
 	// must not append to it.
 	ErrDeclined = errors.New("stream needs a later release of Fantail")
 )
@@ -217,7 +275,54 @@ func (h *Header) encodeControl(b []byte) []byte {
 	if h.Name != "" {
 		b = appendField(b, tagName, []byte(h.Name))
 	}
+	return h.encodeLevel2(b)
+}
+
+// encodeLevel2 appends the fields that format level 2 brought.
+func (h *Header) encodeLevel2(b []byte) []byte {
+	if !h.Batch.IsZero() {
+		b = appendField(b, tagBatch, h.Batch[:])
+	}
+	if !h.Base.IsZero() {
+		b = appendField(b, tagBase, h.Base[:])
+	}
+	if h.HasPrev {
+		b = appendField(b, tagPrev, uvarints(h.Prev.Records, h.Prev.Bytes))
+	}
+	if h.From != nil {
+		b = appendField(b, tagFrom, uvarints(h.From.Life, h.From.Pos))
+	}
+	if h.Key != "" {
+		b = appendField(b, tagKey, []byte(h.Key))
+	}
+	if h.Trace != nil {
+		b = appendField(b, tagTrace, h.Trace)
+	}
+	if h.Digest != nil {
+		b = appendField(b, tagDigest, h.Digest)
+	}
+	if h.Retain != nil {
+		b = appendField(b, tagRetain, h.Retain.encode())
+	}
+	if h.ChainTimes != nil {
+		b = appendField(b, tagChainTimes, uvarints(h.ChainTimes...))
+	}
 	return b
+}
+
+func (p *retention) encode() []byte { return uvarints(p.Seconds, p.Bytes, p.Messages) }
+
+func (r *fieldReader) retention() *retention {
+	return &retention{r.uvarint(), r.uvarint(), r.uvarint()}
+}
+
+// uvarints returns all that is left as uvarints.
+func (r *fieldReader) uvarints() []uint64 {
+	out := []uint64{}
+	for len(r.b) > 0 {
+		out = append(out, r.uvarint())
+	}
+	return out
 }
 
 func (a *Ancestor) encode() []byte {
@@ -244,8 +349,9 @@ func appendField(b []byte, tag byte, v []byte) []byte {
 	return append(b, v...)
 }
 
-// decodeHeader reads the header of the record at pos. errForeign: not ours.
-// ErrDeclined: ours, but of a later release. The header refers to value.
+// decodeHeader reads the header of the record at pos. errForeign: not ours, or
+// nothing that a Fantail writes. ErrDeclined: ours, but of a later release. The
+// header refers to value.
 func decodeHeader(pos uint64, value []byte) (*Header, error) {
 	n := len(value) - headerSum
 	if n < headerFixed || value[0] != headerMagic ||
@@ -262,17 +368,25 @@ func decodeHeader(pos uint64, value []byte) (*Header, error) {
 	if !h.Kind.known() {
 		return nil, ErrDeclined
 	}
-	for b := value[headerFixed:n]; len(b) > 0; {
+	declined := false
+	for b, last := value[headerFixed:n], byte(0); len(b) > 0; {
 		tag := b[0]
 		size, used := binary.Uvarint(b[1:])
-		if used <= 0 || size > uint64(len(b)-1-used) {
+		if used <= 0 || size > uint64(len(b)-1-used) || tag < last || tag == last && tag != tagChain {
 			return nil, errForeign
 		}
 		v := b[1+used : 1+used+int(size)]
 		if !h.setField(tag, v) {
 			return nil, errForeign
 		}
-		b = b[1+used+int(size):]
+		declined = declined || tag >= tagMustKnow && tag != tagSeal
+		b, last = b[1+used+int(size):], tag
+	}
+	switch {
+	case declined:
+		return nil, ErrDeclined
+	case !h.valid(pos):
+		return nil, errForeign
 	}
 	return h, nil
 }
@@ -316,6 +430,40 @@ func (h *Header) setField(tag byte, v []byte) bool {
 		h.Ref = r.id()
 	case tagName:
 		h.Name = StreamID(v)
+	default:
+		return h.setLevel2(tag, v)
+	}
+	return !r.bad
+}
+
+// setLevel2 is setField for the fields that format level 2 brought, and for those
+// that this release does not know.
+func (h *Header) setLevel2(tag byte, v []byte) bool {
+	r := fieldReader{b: v}
+	switch tag {
+	case tagBatch:
+		h.Batch = r.id()
+	case tagBase:
+		h.Base = r.id()
+	case tagPrev:
+		h.HasPrev, h.Prev = true, distance{r.uvarint(), r.uvarint()}
+	case tagFrom:
+		h.From = &source{r.uvarint(), r.uvarint()}
+	case tagKey:
+		h.Key = string(v)
+		return len(v) <= maxKey
+	case tagTrace:
+		h.Trace = v
+		return len(v) == traceSize
+	case tagDigest:
+		h.Digest = v
+		return len(v) >= 1 && len(v) <= 1+maxDigest
+	case tagRetain:
+		h.Retain = r.retention()
+	case tagChainTimes:
+		h.ChainTimes = r.uvarints()
+	case tagSeal:
+		return len(v) == sealSize
 	}
 	return !r.bad
 }

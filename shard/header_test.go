@@ -44,6 +44,20 @@ func samples() []Header {
 		{Kind: KindHold, Flags: FlagFirst | FlagLast, Ref: id, Name: "p/f"},
 		{Kind: KindRelease, Flags: FlagFirst | FlagLast, Ref: id},
 		{Kind: KindSettled, Flags: FlagFirst | FlagLast, Ref: id},
+		// Format level 2.
+		{
+			Kind: KindMessage, Flags: FlagFirst | FlagLast, Append: id, Batch: AppendID{5}, Base: AppendID{6},
+			Key: "k", Trace: make([]byte, traceSize), Digest: []byte{1, 2, 3},
+		},
+		{
+			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Life: 7, Type: "text/plain",
+			Chain: []Ancestor{{Stream: "p/s", Life: 5, Start: 3, Bound: 9}}, ChainTimes: []uint64{1767225600000},
+			Retain: &retention{Seconds: 60, Bytes: 1 << 40},
+		},
+		{Kind: KindCheckpoint, State: s.encode(), Batch: AppendID{5}, HasPrev: true, Prev: distance{500, 1 << 19}},
+		{Kind: KindHold, Flags: FlagFirst | FlagLast, Ref: id, Name: "p/f", From: &source{Life: 7, Pos: 1000}},
+		{Kind: KindClock, Flags: FlagFirst | FlagLast},
+		{Kind: KindRetain, Flags: FlagFirst | FlagLast, Retain: &retention{Messages: 5}},
 	}
 }
 
@@ -103,12 +117,16 @@ func TestForeignHeaders(t *testing.T) {
 // A later release's record is declined, never mistaken for a message.
 func TestLaterReleases(t *testing.T) {
 	for name, change := range map[string]func([]byte){
-		"version": func(b []byte) { b[1] = headerVersion + 1 },
-		"kind":    func(b []byte) { b[2] = byte(KindSettled) + 1 },
-		"sealed":  func(b []byte) { b[2] = 9 },
+		"version":   func(b []byte) { b[1] = headerVersion + 1 },
+		"kind":      func(b []byte) { b[2] = byte(KindRetain) + 1 },
+		"ended":     func(b []byte) { b[2] = 9 },
+		"sealed":    func(b []byte) { b[2] = 11 },
+		"no stream": func(b []byte) { b[2] = 32 },
+		"field":     func(b []byte) { b[4] = tagMustKnow },
+		"fields":    func(b []byte) { b[4] = tagSeal - 1 },
 	} {
 		b := (&Header{Kind: KindMessage}).encode(5)
-		b = b[:len(b)-headerSum]
+		b = append(b[:len(b)-headerSum], 100, 0)
 		change(b)
 		if _, err := decodeHeader(5, resum(5, b)); !errors.Is(err, ErrDeclined) {
 			t.Errorf("%s: %v", name, err)
@@ -116,14 +134,63 @@ func TestLaterReleases(t *testing.T) {
 	}
 }
 
-// Unknown fields are skipped.
+// Unknown fields are skipped, and so is a seal, which no release checks yet.
 func TestUnknownField(t *testing.T) {
 	h := Header{Kind: KindTouch}
-	b := h.encode(5)
-	b = appendField(b[:len(b)-headerSum], 200, []byte("later"))
-	got, err := decodeHeader(5, resum(5, b))
-	if err != nil || got.Kind != KindTouch {
-		t.Errorf("%+v, %v", got, err)
+	for tag, v := range map[byte]string{tagChainTimes + 1: "later", tagMustKnow - 1: "", tagSeal: "0123456789abcdef"} {
+		b := h.encode(5)
+		b = appendField(b[:len(b)-headerSum], tag, []byte(v))
+		got, err := decodeHeader(5, resum(5, b))
+		if err != nil || got.Kind != KindTouch {
+			t.Errorf("%d: %+v, %v", tag, got, err)
+		}
+	}
+}
+
+// What no Fantail writes is foreign, however good its checksum: it neither counts
+// nor declines.
+func TestMalformedHeader(t *testing.T) {
+	id := AppendID{1}
+	long := StreamID(strings.Repeat("n", MaxStreamID+1))
+	for name, h := range map[string]Header{
+		"producer":     {Kind: KindMessage, Producer: &Producer{ID: strings.Repeat("p", MaxProducerID+1)}},
+		"sequence":     {Kind: KindMessage, StreamSeq: make([]byte, MaxStreamSeq+1)},
+		"type":         {Kind: KindCreate, Life: 1, Type: strings.Repeat("t", MaxContentType+1)},
+		"no life":      {Kind: KindCreate},
+		"life":         {Kind: KindCreate, Life: MaxLife + 1},
+		"TTL":          {Kind: KindCreate, Life: 1, HasTTL: true, TTL: 1 << 60},
+		"chain":        {Kind: KindCreate, Life: 1, Chain: make([]Ancestor, MaxChain+2)},
+		"ancestor":     {Kind: KindCreate, Life: 1, Chain: []Ancestor{{Stream: "p/s", Start: 2, Bound: 1}}},
+		"own ancestor": {Kind: KindCreate, Life: 1, Chain: []Ancestor{{Stream: "p/s"}, {}}},
+		"far ancestor": {Kind: KindCreate, Life: 1, Chain: []Ancestor{{Stream: "p/s", Bound: 1 << 60}}},
+		"chain times":  {Kind: KindCreate, Life: 1, ChainTimes: []uint64{1}},
+		"fork":         {Kind: KindCreate, Life: 1, Fork: &Fork{Source: "p/s"}},
+		"fork's name":  {Kind: KindCreate, Life: 1, Fork: &Fork{Source: long, Hold: id}},
+		"no state":     {Kind: KindCheckpoint},
+		"no reference": {Kind: KindHold, Name: "p/f"},
+		"holder":       {Kind: KindHold, Ref: id, Name: long},
+		"release":      {Kind: KindRelease},
+		"settled":      {Kind: KindSettled},
+		"retention":    {Kind: KindRetain},
+		"key":          {Kind: KindMessage, Key: strings.Repeat("k", maxKey+1)},
+		"trace":        {Kind: KindMessage, Trace: make([]byte, traceSize-1)},
+		"digest":       {Kind: KindMessage, Digest: make([]byte, maxDigest+2)},
+	} {
+		if got, err := decodeHeader(5, h.encode(5)); !errors.Is(err, errForeign) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	for name, fields := range map[string][]byte{
+		"descending": {tagClose, 0, tagStreamSeq, 0},
+		"twice":      {tagClose, 0, tagClose, 0},
+		"after seal": append(appendField(nil, tagSeal, make([]byte, sealSize)), tagSeal, 0),
+		"short seal": {tagSeal, 1, 0},
+		"cut":        {tagStreamSeq, 9, 0},
+	} {
+		b := (&Header{Kind: KindMessage}).encode(5)
+		if got, err := decodeHeader(5, resum(5, append(b[:len(b)-headerSum], fields...))); !errors.Is(err, errForeign) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
 	}
 }
 

@@ -23,13 +23,20 @@ import (
 //	40  per message 12 bytes: first position − from, position after it − from,
 //	    end of its body in the payload
 //	…   payload: the bodies, one after the other
+//
+// Layout version 2 may have, with bit 1 of the flags, extras behind the payload: for
+// each message its S2 time (zig-zag varint, in ms beside the Range's time), then its
+// key and its trace, each with its length before it (uvarint). Format level 1 reads
+// it and skips the extras; it is sent only to members of level 2.
 type Range struct{ b []byte }
 
 const (
 	rangeVersion = 1
+	rangeLatest  = 2
 	rangeFixed   = 40
 	rangeIndex   = 12
 	rangeClosed  = 1
+	rangeExtras  = 2
 )
 
 // Message is one message of a Range.
@@ -67,7 +74,11 @@ func (r Range) Bytes() []byte { return r.b }
 func (r Range) IsZero() bool { return r.b == nil }
 
 // Payload is all bodies, one after the other. Shared; must not be changed.
-func (r Range) Payload() []byte { return r.b[rangeFixed+r.Len()*rangeIndex:] }
+func (r Range) Payload() []byte {
+	n := r.Len()
+	p := r.b[rangeFixed+n*rangeIndex:]
+	return p[:r.start(n):len(p)]
+}
 
 // Bodies is those of the messages [i, j), one after the other. Shared; must not be changed.
 func (r Range) Bodies(i, j int) []byte { return r.Payload()[r.start(i):r.start(j)] }
@@ -141,12 +152,12 @@ var errRange = errors.New("malformed range")
 
 // ParseRange checks a Range that came from another node. It keeps b.
 func ParseRange(b []byte) (Range, error) {
-	if len(b) < rangeFixed || b[0] != rangeVersion {
+	if len(b) < rangeFixed || b[0] < rangeVersion || b[0] > rangeLatest {
 		return Range{}, errRange
 	}
 	r := Range{b}
 	n := uint64(binary.BigEndian.Uint32(b[4:]))
-	if r.From() >= r.To() || n > r.To()-r.From() || uint64(len(b)) < rangeFixed+n*rangeIndex {
+	if r.From() >= r.To() || r.To() > maxNumber || n > r.To()-r.From() || uint64(len(b)) < rangeFixed+n*rangeIndex {
 		return Range{}, errRange
 	}
 	size, pos, end := r.To()-r.From(), uint64(0), uint32(0)
@@ -159,10 +170,30 @@ func ParseRange(b []byte) (Range, error) {
 		}
 		pos, end = next, stop
 	}
-	if int(end) != len(r.Payload()) {
+	rest := uint64(len(b)) - rangeFixed - n*rangeIndex
+	switch {
+	case uint64(end) > rest:
+		return Range{}, errRange
+	case b[0] > rangeVersion && b[1]&rangeExtras != 0:
+		if !validExtras(b[uint64(len(b))-rest+uint64(end):], int(n)) {
+			return Range{}, errRange
+		}
+	case uint64(end) != rest:
 		return Range{}, errRange
 	}
 	return r, nil
+}
+
+// validExtras reports whether b is the extras of n messages.
+func validExtras(b []byte, n int) bool {
+	r := fieldReader{b: b}
+	for range n {
+		r.varint()
+		if len(r.bytes()) > maxKey || len(r.bytes()) > traceSize {
+			return false
+		}
+	}
+	return !r.bad && len(r.b) == 0
 }
 
 // EmptyRange covers [from, to), which holds no message.

@@ -370,6 +370,9 @@ func (s *Shard) catchUp(ctx context.Context, on *State, tail uint64) error {
 	defer stall.Stop()
 	fold := func(p Page) error {
 		stall.Reset(stallTimeout)
+		if err := on.root(p.Records); err != nil {
+			return err
+		}
 		return s.take(on, p.Records)
 	}
 	for {

@@ -46,6 +46,18 @@ type State struct {
 	gone  bool
 	debts []debt
 
+	// What format level 2 knows beside it; nil and zero: unknown. confirmed: the sources
+	// hold this fork, so its chain may be served (confirm.go).
+	retained    *retainedFrom
+	counts      counts
+	retention   *retention
+	foreignSeen uint64 // S2 ms of the newest foreign record
+	lastBatch   batchEnd
+	chainTimes  []uint64
+	confirmed   bool
+	// kept are the fields of a checkpoint that this release does not know, as they stood.
+	kept []byte
+
 	closed    bool
 	closedBy  *Producer
 	streamSeq []byte
@@ -60,6 +72,8 @@ type State struct {
 	open AppendID // id of the append whose first record was folded last
 	run  *run     // parts that still wait for their commit
 
+	// rooted: the fold began at the log's start or at a checkpoint.
+	rooted bool
 	// partial: a State that only decides what is visible in a page; it has never
 	// seen what lies below, so a run may begin without its first record and
 	// checkpoints tell it nothing.
@@ -67,6 +81,30 @@ type State struct {
 	// base: this State is a speculation on top of another; what is not here is
 	// looked up there.
 	base *State
+}
+
+// retainedFrom is where a stream begins that retention has trimmed: a position, and
+// how many messages and bytes lie below it.
+type retainedFrom struct{ pos, ordinal, bytes uint64 }
+
+// counts are the visible messages of a life, and their bytes.
+type counts struct {
+	known           bool
+	messages, bytes uint64
+}
+
+// batchEnd is the last batch that carried an id, and the position after it.
+type batchEnd struct {
+	id  AppendID
+	end uint64
+}
+
+// count adds visible messages to the counts, where they are known.
+func (s *State) count(messages, bytes int) {
+	if s.counts.known {
+		s.counts.messages += uint64(messages)
+		s.counts.bytes += uint64(bytes)
+	}
 }
 
 // claim is what a producer last had accepted.
@@ -81,8 +119,9 @@ type run struct {
 	start  uint64
 	create *Header // the run begins with a create record
 	at     uint64  // its position
+	own    bool    // this process wrote that record
 
-	records, bytes int
+	records, messages, bytes int
 }
 
 // over: it is no append of ours, none of which is as large. What nobody commits is held.
@@ -120,13 +159,29 @@ const (
 // unusable.
 func (s *State) apply(r Record) (effect, error) {
 	h := r.known
-	if h == nil && r.Header != nil && !r.Command {
+	if h == nil {
 		var err error
-		if h, err = decodeHeader(r.Pos, r.Header); errors.Is(err, ErrDeclined) {
+		if h, err = headerOf(r); err != nil {
 			return effect{}, err
 		}
 	}
 	return s.fold(r, h)
+}
+
+// headerOf returns the header of a record; nil: it is foreign. Its one error is
+// ErrDeclined.
+func headerOf(r Record) (*Header, error) {
+	if r.Command || r.Header == nil {
+		return nil, nil //nolint:nilnil // a foreign record is no error
+	}
+	h, err := decodeHeader(r.Pos, r.Header)
+	switch {
+	case errors.Is(err, ErrDeclined):
+		return nil, err
+	case err != nil, h.Kind != KindMessage && len(r.Body) > 0: // control records have no body
+		return nil, nil //nolint:nilnil,nilerr // as above
+	}
+	return h, nil
 }
 
 // fold is apply for a record whose header is decoded; nil is foreign.
@@ -142,8 +197,8 @@ func (s *State) fold(r Record, h *Header) (effect, error) {
 	e.void = s.run != nil
 	s.run = nil
 	switch {
-	case r.Command:
-		s.trimTo = max(s.trimTo, r.TrimTo)
+	case r.Command: // it may ask for more than there is
+		s.trimTo = max(s.trimTo, min(r.TrimTo, s.Next))
 	case h == nil:
 		e.show, e.begun = s.foldForeign(r)
 	default:
@@ -158,6 +213,9 @@ func (s *State) foldForeign(r Record) (show, bool) {
 		return showNone, false
 	}
 	begun := s.beginUncreated()
+	if s.foreignSeen != 0 { // where it is known: see counts
+		s.foreignSeen = max(s.foreignSeen, min(r.Time, maxNumber))
+	}
 	if !s.exists || s.closed {
 		return showNone, begun
 	}
@@ -168,6 +226,7 @@ func (s *State) foldForeign(r Record) (show, bool) {
 		return showNone, begun
 	}
 	s.tail, s.touched = s.Next, r.Time
+	s.count(1, len(r.Body))
 	return showMessage, begun
 }
 
@@ -184,6 +243,9 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 	if h.Flags&FlagFirst != 0 {
 		s.open = h.Append
 	}
+	if !h.Batch.IsZero() {
+		s.lastBatch = batchEnd{h.Batch, s.Next}
+	}
 	switch h.Kind {
 	case KindMessage:
 		e.begun = s.beginUncreated()
@@ -195,7 +257,7 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 			s.message(r, h)
 		}
 	case KindCreate:
-		s.create(r.Pos, r.Time, h)
+		s.create(r.Pos, r.Time, h, r.known != nil)
 		e.begun = true
 		s.finish(r, h, OpCreate)
 	case KindClose:
@@ -203,15 +265,28 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 	case KindTouch:
 		s.touched = r.Time
 	case KindHold:
-		s.hold(h.Ref, holder{h.Name, r.Time})
+		f := holder{stream: h.Name, time: r.Time}
+		if h.From != nil && h.From.Life == s.life {
+			f.from = h.From.Pos
+		}
+		s.hold(h.Ref, f)
+	case KindRetain:
+		s.retention = h.Retain
 	case KindRelease:
 		s.release(h.Ref)
 	case KindSettled:
 		s.debts = slices.DeleteFunc(slices.Clone(s.debts), func(d debt) bool { return d.id == h.Ref })
 	case KindCheckpoint, KindTombstone:
-		e.ended = h.Kind == KindTombstone
-		if !s.partial {
-			return e, s.restore(r, h)
+		if s.partial {
+			e.ended = h.Kind == KindTombstone
+			break
+		}
+		switch err := s.restore(r, h); {
+		case errors.Is(err, errForeign): // and so nothing: it has no body
+		case err != nil:
+			return e, err
+		default:
+			e.ended = h.Kind == KindTombstone
 		}
 	}
 	return e, nil
@@ -225,11 +300,16 @@ func (s *State) message(r Record, h *Header) {
 		s.mixed = h.Flags&FlagContinues != 0 || !validJSON(r.Body)
 	}
 	s.tail = s.Next
+	if h.Flags&FlagContinues != 0 {
+		s.count(0, len(r.Body))
+	} else {
+		s.count(1, len(r.Body))
+	}
 	s.finish(r, h, OpAppend)
 }
 
-// create begins a life.
-func (s *State) create(pos, time uint64, h *Header) {
+// create begins a life; own: this process wrote the record.
+func (s *State) create(pos, time uint64, h *Header, own bool) {
 	adopted := len(h.Chain) > 0 && h.Chain[0].Stream == ""
 	if !adopted {
 		s.start, s.tail = pos+1, pos+1
@@ -239,6 +319,8 @@ func (s *State) create(pos, time uint64, h *Header) {
 	s.expires, s.expiresRaw = h.Expires, h.ExpiresRaw
 	s.closed, s.closedBy, s.streamSeq = false, nil, nil
 	s.producers, s.mixed, s.touched = nil, false, time
+	s.retained, s.counts, s.retention, s.chainTimes = nil, counts{}, h.Retain, h.ChainTimes
+	s.confirmed = own
 	if s.base != nil { // lookups must not fall through to the life before
 		s.producers = map[string]claim{}
 		s.hideProducers()
@@ -289,13 +371,16 @@ func (s *State) foldPart(r Record, h *Header) effect {
 	}
 	s.run.records++
 	s.run.bytes += len(r.Body)
+	if h.Kind == KindMessage && h.Flags&FlagContinues == 0 {
+		s.run.messages++
+	}
 	if s.run.over() {
 		s.run = nil
 		return effect{void: true}
 	}
 	switch {
 	case h.Kind == KindCreate:
-		s.run.create, s.run.at = h, r.Pos
+		s.run.create, s.run.at, s.run.own = h, r.Pos, r.known != nil
 	case h.Flags&FlagContinues != 0:
 		e.show = holdContinues
 	default:
@@ -313,7 +398,7 @@ func (s *State) commit(e *effect, r Record, h *Header) {
 	s.run = nil
 	op := OpAppend
 	if done.create != nil {
-		s.create(done.at, r.Time, done.create)
+		s.create(done.at, r.Time, done.create, done.own)
 		e.begun, op = true, OpCreate
 	}
 	if !s.exists || s.closed {
@@ -322,6 +407,7 @@ func (s *State) commit(e *effect, r Record, h *Header) {
 	}
 	e.commit = true
 	s.tail, s.open = s.Next, done.id
+	s.count(done.messages, done.bytes)
 	s.mixed = s.mixed || s.life == 0
 	s.finish(r, h, op)
 }

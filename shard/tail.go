@@ -108,7 +108,9 @@ func (t *Tail) extend(r Range) (wakers, error) {
 	}
 	t.ranges = append(t.ranges, r)
 	t.grow(len(r.b))
-	t.next, t.info.Tail, t.info.Closed = r.To(), r.Tail(), r.Closed()
+	// A Range that claims to show more than it holds, or less than was shown, does not.
+	t.next, t.info.Closed = r.To(), r.Closed() && r.Tail() <= r.To()
+	t.info.Tail = max(t.info.Tail, min(r.Tail(), r.To()))
 	for len(t.ranges) > 1 && (t.bytes > t.set.perTail || t.set.over()) {
 		t.drop()
 	}

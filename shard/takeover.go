@@ -24,14 +24,12 @@ func (s *Shard) takeOver(ctx context.Context) error {
 			return err
 		}
 	}
-	on := &State{Next: from}
-	s.mu.Lock()
-	s.noLog, s.state, s.asm = noLog, on, assembler{from: from}
-	s.mu.Unlock()
-	if from+1 == tail {
-		err = s.take(on, last.Records)
-	} else {
-		err = s.catchUp(ctx, on, tail)
+	on, err := s.foldFrom(ctx, from, tail, noLog, last.Records)
+	if errors.Is(err, errNoRoot) { // the record that pointed there was none of ours
+		if from, err = searchBack(ctx, log, s.id, tail, isCheckpoint); err != nil {
+			return err
+		}
+		on, err = s.foldFrom(ctx, from, tail, noLog, nil)
 	}
 	if err != nil {
 		return err
@@ -42,11 +40,43 @@ func (s *Shard) takeOver(ctx context.Context) error {
 	if on.hasTTL {
 		s.grace = on.touched + touchAhead(on.ttl) + graceMargin
 	}
-	s.opened, s.synced = true, sent
+	s.opened, s.synced, on.rooted = true, sent, true
 	s.chores()
 	s.mu.Unlock()
 	wake.run()
 	return nil
+}
+
+// foldFrom folds the log from a position up to tail into a new State. last are the
+// log's last records. errNoRoot: at from there is no checkpoint to begin with.
+func (s *Shard) foldFrom(ctx context.Context, from, tail uint64, noLog bool, last []Record) (*State, error) {
+	on := &State{Next: from, rooted: from == 0}
+	s.mu.Lock()
+	s.noLog, s.state, s.asm = noLog, on, assembler{from: from}
+	s.mu.Unlock()
+	if from+1 == tail && len(last) > 0 {
+		if err := on.root(last); err != nil {
+			return nil, err
+		}
+		return on, s.take(on, last)
+	}
+	return on, s.catchUp(ctx, on, tail)
+}
+
+var errNoRoot = errors.New("no checkpoint to begin with")
+
+// root checks that the fold may begin with recs: at the log's start, or at a
+// checkpoint.
+func (s *State) root(recs []Record) error {
+	if s.rooted || len(recs) == 0 {
+		return nil
+	}
+	pos, ours, err := isCheckpoint(recs[0])
+	if err == nil && (!ours || pos != s.Next) {
+		err = errNoRoot
+	}
+	s.rooted = err == nil
+	return err
 }
 
 // startOf says where the fold of a log may begin whose last record is r.
@@ -55,39 +85,50 @@ func startOf(ctx context.Context, log Log, id StreamID, r Record) (uint64, error
 	if err != nil || ours {
 		return start, err
 	}
-	return searchBack(ctx, log, id, r.Pos)
+	return searchBack(ctx, log, id, r.Pos, checkpointOf)
 }
 
 // checkpointOf says where the fold may begin, as record r tells it; ours is
 // false for a foreign record, and for one of ours that does not tell.
 func checkpointOf(r Record) (start uint64, ours bool, err error) {
-	if r.Command || r.Header == nil {
-		return 0, false, nil
+	if start, ours, err = isCheckpoint(r); err != nil || ours {
+		return start, ours, err
 	}
-	h, err := decodeHeader(r.Pos, r.Header)
-	switch {
-	case errors.Is(err, errForeign):
-		return 0, false, nil
-	case err != nil:
-		return 0, false, err
-	case h.Kind == KindCheckpoint || h.Kind == KindTombstone:
-		return r.Pos, true, nil
-	case h.HasBack && h.BackRecords <= r.Pos:
-		return r.Pos - h.BackRecords, true, nil
-	default:
-		return 0, false, nil
+	h, err := headerOf(r)
+	if err == nil && h != nil && h.HasBack && h.BackRecords <= r.Pos {
+		switch h.Kind {
+		case KindCheckpoint, KindTombstone: // damaged: what it says counts for nothing
+		default:
+			return r.Pos - h.BackRecords, true, nil
+		}
 	}
+	return 0, false, err
 }
 
-// searchBack looks below pos for the newest record of ours that tells where the
+// isCheckpoint is checkpointOf for a record that is itself one, whole.
+func isCheckpoint(r Record) (start uint64, ours bool, err error) {
+	h, err := headerOf(r)
+	if err != nil || h == nil || h.Kind != KindCheckpoint && h.Kind != KindTombstone {
+		return 0, false, err
+	}
+	err = (&State{Next: r.Pos + 1}).decode(h.State, r.Time)
+	if errors.Is(err, errForeign) {
+		return 0, false, nil
+	}
+	return r.Pos, err == nil, err
+}
+
+// searchBack looks below pos for the newest record of which at tells where the
 // fold may begin, in windows that double. 0: there is none.
-func searchBack(ctx context.Context, log Log, id StreamID, pos uint64) (uint64, error) {
+func searchBack(
+	ctx context.Context, log Log, id StreamID, pos uint64, at func(Record) (uint64, bool, error),
+) (uint64, error) {
 	for width := uint64(MaxBatchRecords); pos > 0; width *= 2 {
 		from := pos - min(pos, width)
 		start, found := uint64(0), false
 		err := log.Replay(ctx, id, from, pos, func(p Page) error {
 			for _, r := range p.Records {
-				at, ours, err := checkpointOf(r)
+				at, ours, err := at(r)
 				if err != nil {
 					return err
 				}

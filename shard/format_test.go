@@ -1,0 +1,310 @@
+package shard
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// later is what a State of a later release holds beside what this one knows.
+var later = appendField(appendField(appendField(nil, ckSealedFrom, uvarints(3)), 99, []byte("later")), 99, []byte("once more"))
+
+// level2 is a State with everything that format level 2 brought.
+func level2() *State {
+	return &State{
+		Next: 900, Time: 8000, exists: true, life: 5, start: 3, tail: 899, typ: "text/plain", touched: 7,
+		retained: &retainedFrom{pos: 12, ordinal: 9, bytes: 4711}, counts: counts{true, 800, 9000},
+		retention: &retention{Seconds: 60}, foreignSeen: 77, lastBatch: batchEnd{AppendID{4}, 890},
+		held:  map[AppendID]holder{{1}: {stream: "p/f", time: 5, from: 30}, {2}: {stream: "p/g", time: 6}},
+		chain: []Ancestor{{Stream: "p/o", Life: 2, Bound: 8}}, chainTimes: []uint64{4000},
+		kept: bytes.Clone(later),
+	}
+}
+
+// A checkpoint, a tombstone and a handover keep what a later release put into the
+// State before: this release may own the stream for an hour in between.
+func TestStateKeepsWhatItDoesNotKnow(t *testing.T) {
+	want := level2()
+	ck := Header{Kind: KindCheckpoint, State: want.encode()}
+	got := &State{Next: 899, Time: 8000}
+	if _, err := got.apply(Record{Pos: 899, Time: 8000, Header: ck.encode(899)}); err != nil {
+		t.Fatal(err)
+	}
+	want.sinceRecords = 1
+	if d := cmp.Diff(want, got, sameState); d != "" {
+		t.Errorf("checkpoint: %s", d)
+	}
+	over, _, _, err := takeState(got.hand())
+	if d := cmp.Diff(want, over, sameState); d != "" || err != nil {
+		t.Errorf("handover: %v %s", err, d)
+	}
+	grave := bury(got, AppendID{}, ReasonDeleted)
+	dead := &State{}
+	if err := dead.fold1(901, grave[len(grave)-1].h); err != nil || !bytes.Equal(dead.kept, later) || dead.retained != nil || dead.counts.known {
+		t.Errorf("tombstone: %v, %q kept, of the life that ended: %+v", err, dead.kept, dead)
+	}
+	again := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Life: 9, Retain: &retention{Bytes: 5}}
+	if err := dead.fold1(902, again); err != nil || !bytes.Equal(dead.kept, later) || *dead.retention != (retention{Bytes: 5}) {
+		t.Errorf("next life: %v, %q kept, retention %+v", err, dead.kept, dead.retention)
+	}
+}
+
+// fold1 folds one record as it is read from a log.
+func (s *State) fold1(pos uint64, h Header) error {
+	_, err := s.apply(Record{Pos: pos, Header: h.encode(pos)})
+	return err
+}
+
+// This release writes nothing that a release before it would lose.
+func TestLevelOneWritesNothingNew(t *testing.T) {
+	s := &State{}
+	for pos, h := range []Header{
+		{Kind: KindCreate, Life: 1, Type: "text/plain", Flags: FlagFirst | FlagLast},
+		{Kind: KindHold, Ref: AppendID{1}, Name: "p/f"},
+		{Kind: KindMessage, Flags: FlagFirst | FlagLast},
+		{Kind: KindTouch},
+	} {
+		if err := s.fold1(uint64(pos), h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.apply(Record{Pos: 4, Time: 9, Body: []byte("foreign")}); err != nil {
+		t.Fatal(err)
+	}
+	for r := (fieldReader{b: s.encode()}); len(r.b) > 0; {
+		if tag := r.byte(); tag >= ckNext {
+			t.Errorf("field %d", tag)
+		}
+		r.bytes()
+	}
+}
+
+// Where the counts are known they are counted on, in every shape that an append has.
+func TestCounts(t *testing.T) {
+	id := AppendID{1}
+	s := level2()
+	for i, r := range []struct {
+		h    *Header
+		body string
+	}{
+		{&Header{Kind: KindMessage, Flags: FlagFirst}, "ab"},
+		{&Header{Kind: KindMessage, Flags: FlagContinues | FlagLast}, "c"},
+		{nil, "foreign"},
+		{&Header{Kind: KindMessage, Flags: FlagPart | FlagFirst, Append: id}, "part"},
+		{&Header{Kind: KindMessage, Flags: FlagPart | FlagContinues}, "on"},
+		{&Header{Kind: KindMessage, Flags: FlagPart | FlagLast | FlagCommit}, "end"},
+		{&Header{Kind: KindMessage, Flags: FlagPart | FlagFirst, Append: id}, "void"},
+		{&Header{Kind: KindTouch}, ""},
+	} {
+		rec := Record{Pos: 900 + uint64(i), Body: []byte(r.body)}
+		if r.h != nil {
+			rec.Header = r.h.encode(rec.Pos)
+		}
+		if _, err := s.apply(rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := (counts{true, 800 + 4, 9000 + 3 + 7 + 9}); s.counts != want {
+		t.Errorf("%+v, want %+v", s.counts, want)
+	}
+	if s.foreignSeen != 77 {
+		t.Errorf("a foreign record of time 0 moved %d", s.foreignSeen)
+	}
+}
+
+// A State that no log can come to is no checkpoint, whoever wrote it.
+func TestMalformedState(t *testing.T) {
+	good := func() *State { return level2() }
+	field := func(tag byte, vs ...uint64) []byte { return appendField(nil, tag, uvarints(vs...)) }
+	for name, b := range map[string][]byte{
+		"tail above":     field(ckTail, 901),
+		"start above":    field(ckStart, 900),
+		"life":           field(ckLife, MaxLife+1),
+		"both":           field(ckFlags, ckExists|ckEnded),
+		"touched":        field(ckTouched, 1<<60),
+		"TTL":            field(ckTTL, 1<<60),
+		"retained":       field(ckRetained, 901, 0, 0),
+		"counts":         field(ckCounts, 901, 0),
+		"own bound":      appendField(nil, ckChain, uvarints(0, 0, 901)),
+		"type":           appendField(nil, ckType, make([]byte, MaxContentType+1)),
+		"producer":       appendField(nil, ckProducers, append(append(uvarints(257), make([]byte, 257)...), 0, 0, 0)),
+		"outcome":        appendField(nil, ckRecent, append(make([]byte, 8), byte(OpAppend), 0xff, 0xff, 3, 0)),
+		"operation":      appendField(nil, ckRecent, append(make([]byte, 8), byte(LastOp)+1, 0, 0)),
+		"holder":         appendField(nil, ckHeld, append(uvarints(5), make([]byte, 8)...)),
+		"debt":           appendField(nil, ckDebt, append([]byte{1}, make([]byte, 7)...)),
+		"cut":            {ckTail, 9, 1},
+		"too much kept":  appendField(nil, 99, make([]byte, maxKept)),
+		"too much debts": bytes.Repeat(appendField(nil, ckDebt, []byte("12345678p/s")), 2*maxDebts+1),
+	} {
+		s := &State{Next: 900}
+		if err := s.decode(append(good().encode(), b...), 1); !errors.Is(err, errForeign) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := (&State{Next: 900}).decode(append(good().encode(), ckMustKnow, 0), 1); !errors.Is(err, ErrDeclined) {
+		t.Errorf("of a later release: %v", err)
+	}
+	// What only a handover says moves no fold of a log.
+	s := &State{Next: 900}
+	if err := s.decode(append(good().encode(), append(field(ckNext, 1<<40), ckConfirmed, 0)...), 1); err != nil || s.Next != 900 || s.confirmed {
+		t.Errorf("%v, next %d, confirmed %v", err, s.Next, s.confirmed)
+	}
+}
+
+// A damaged checkpoint changes nothing, and neither does a control record with a body.
+func TestDamagedCheckpointIsForeign(t *testing.T) {
+	s := level2()
+	before := s.Info()
+	for i, r := range []Record{
+		{Header: (&Header{Kind: KindCheckpoint, State: []byte{ckTail, 9}}).encode(900)},
+		{Header: (&Header{Kind: KindTombstone, State: []byte{ckFlags}, Reason: ReasonDeleted}).encode(901)},
+		{Header: (&Header{Kind: KindCheckpoint, State: appendField(nil, ckTail, uvarints(1<<40))}).encode(902)},
+	} {
+		r.Pos = 900 + uint64(i)
+		e, err := s.apply(r)
+		if err != nil || e != (effect{}) {
+			t.Errorf("%d: %+v, %v", i, e, err)
+		}
+	}
+	after := s.Info()
+	before.LogTail = after.LogTail
+	if d := cmp.Diff(before, after); d != "" {
+		t.Error(d)
+	}
+	r := Record{Pos: 903, Header: (&Header{Kind: KindClose}).encode(903), Body: []byte("text")}
+	if e, err := s.apply(r); err != nil || e.show != showMessage || s.closed {
+		t.Errorf("%+v, %v, closed: %v", e, err, s.closed)
+	}
+}
+
+// FuzzFold folds what anybody may have written, in a Tail that readers read: whatever
+// it is, it neither panics nor shows more than there is.
+func FuzzFold(f *testing.F) {
+	var seed []byte
+	for _, h := range samples() {
+		seed = append(seed, byte(h.Kind), byte(len(h.encode(0))-headerSum))
+		seed = append(seed, h.encode(0)[headerFixed:]...)
+	}
+	f.Add(seed)
+	st := level2().encode()
+	f.Add(append([]byte{byte(KindCheckpoint), byte(len(st))}, st...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		tails := NewTails(0, 0)
+		on, asm := &State{}, assembler{}
+		var tail *Tail
+		for pos := uint64(0); len(b) > 2; pos++ {
+			kind, flags := b[0], b[1]
+			n := min(int(b[1]), len(b)-2)
+			r := Record{Pos: pos, Time: uint64(flags), Body: b[2 : 2+n]}
+			if kind&0x80 == 0 {
+				head := append([]byte{headerMagic, headerVersion, kind & 0x3f, flags}, b[2:2+n]...)
+				r.Header = resum(pos, head)
+				r.Body = nil
+			}
+			b = b[2+n:]
+			e, err := on.apply(r)
+			if err != nil {
+				return
+			}
+			asm.add(r, e)
+			if e.begun || e.ended || tail == nil {
+				tail = tails.Open("p/s", on.Info(), asm.from)
+			}
+			if rg := asm.flush(on); !rg.IsZero() {
+				if _, err := ParseRange(rg.Bytes()); err != nil {
+					t.Fatalf("own range: %v", err)
+				}
+				_ = tail.Extend(rg)
+			}
+			if info := tail.Info(); info.Tail > tail.Next() {
+				t.Fatalf("the tail is at %d, %d are there", info.Tail, tail.Next())
+			}
+			for at := range pos + 2 {
+				_, _ = tail.ReadAt(at, 1, nil)
+			}
+			if !on.partial && !on.valid() && on.run == nil {
+				t.Fatalf("after %d: %+v", pos, on)
+			}
+		}
+	})
+}
+
+// A Range of the next layout is read without its extras.
+func TestRangeOfLayoutTwo(t *testing.T) {
+	b := newRangeBuilder(5, 2, 3)
+	b.message(5, 6, []byte("ab"))
+	b.message(7, 8, []byte("c"))
+	plain := b.build(9, 8, 70, true).Bytes()
+	two := bytes.Clone(plain)
+	two[0], two[1] = 2, rangeClosed|rangeExtras
+	extras := []byte{1, 0, 0, 0, 1, 'k', 0}
+	r, err := ParseRange(append(bytes.Clone(two), extras...))
+	if err != nil || string(r.Payload()) != "abc" || string(r.Message(1).Body) != "c" || !r.Closed() {
+		t.Fatalf("%v, %q", err, r.Payload())
+	}
+	if got := r.after(6); string(got.Payload()) != "c" || got.Bytes()[0] != rangeVersion {
+		t.Errorf("a part of it: %q, version %d", got.Payload(), got.Bytes()[0])
+	}
+	for name, bad := range map[string][]byte{
+		"no extras":   two,
+		"half extras": append(bytes.Clone(two), extras[:4]...),
+		"more":        append(append(bytes.Clone(two), extras...), 0),
+		"version 3":   append([]byte{3}, plain[1:]...),
+		"key":         append(append(bytes.Clone(two), 0, 0xff, 0xff, 3), make([]byte, 1<<16)...),
+	} {
+		if _, err := ParseRange(bad); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+	two[1] = rangeClosed
+	if _, err := ParseRange(two); err != nil {
+		t.Errorf("without extras: %v", err)
+	}
+}
+
+// What decide lets through folds as what it is: a request beyond the bounds of what a
+// stream keeps is refused, and never becomes a record that the next owner takes for
+// foreign.
+func TestRequestBeyondBounds(t *testing.T) {
+	long := strings.Repeat("x", 1<<17)
+	for name, change := range map[string]func(*Request){
+		"type":     func(r *Request) { r.Type = long },
+		"producer": func(r *Request) { r.Producer = &Producer{ID: long} },
+		"sequence": func(r *Request) { r.StreamSeq = []byte(long) },
+		"TTL":      func(r *Request) { r.HasTTL, r.TTL = true, 1<<60 },
+		"expiry":   func(r *Request) { r.Expires, r.ExpiresRaw = 1, long },
+		"source":   func(r *Request) { r.Fork, r.Source = &Fork{Source: StreamID(long)}, &Source{} },
+		"chain":    func(r *Request) { r.Fork, r.Source = &Fork{Source: "p/o"}, &Source{Chain: make([]Ancestor, 99)} },
+		"name":     func(r *Request) { r.Op, r.Ref, r.Name = OpHold, AppendID{1}, StreamID(long) },
+		"ref":      func(r *Request) { r.Op = OpRelease },
+	} {
+		req := &Request{Stream: "p/s", Op: OpCreate, ID: NewAppendID(), Type: "text/plain"}
+		change(req)
+		drafts, out := decide(&State{}, req, 1000)
+		if len(drafts) > 0 || out.Code.Accepted() {
+			t.Errorf("%s: %d records, %+v", name, len(drafts), out)
+		}
+	}
+}
+
+// Forged holds and lives fill no table beyond what a checkpoint may say.
+func TestTablesStayWithinTheirBounds(t *testing.T) {
+	s := &State{exists: true, life: 1}
+	for i := range 2 * heldBytes / 256 {
+		s.hold(AppendID{1, byte(i), byte(i >> 8), byte(i >> 16)}, holder{stream: StreamID(strings.Repeat("f", 256))})
+	}
+	for i := range 4 * maxDebts {
+		s.exists, s.fork = true, &Fork{Source: "p/o", Hold: AppendID{byte(i), byte(i >> 8), 1}}
+		s.held = nil
+		grave := bury(s, AppendID{}, ReasonDeleted)
+		if err := s.fold1(uint64(i), grave[len(grave)-1].h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !s.valid() || len(s.debts) > 2*maxDebts {
+		t.Errorf("%d debts, %d bytes of holds", len(s.debts), s.heldSize())
+	}
+}

@@ -1,0 +1,141 @@
+package shard
+
+// Whoever may append to a stream in S2 can write records that carry our header. So
+// nothing that a record, or a peer, says is used before it is checked here: what no
+// Fantail writes is a foreign record, and never ends the process or the stream.
+
+// MaxLife is the highest life that an offset has room for (16 digits).
+const MaxLife = 1e16 - 1
+
+// maxNumber bounds times (ms), durations and counts, so that sums of them cannot
+// wrap around.
+const maxNumber = 1<<53 - 1
+
+// maxForkAt bounds an offset as a fork's create record keeps it, in bytes.
+const maxForkAt = 64
+
+// valid reports whether a header of a known kind holds what a Fantail writes. It
+// depends on nothing but the header and its position: every node and every page
+// judges alike.
+func (h *Header) valid(pos uint64) bool {
+	switch {
+	case len(h.Chain) > 0 && h.Chain[0].Stream == "" && h.Chain[0].Bound > pos:
+		return false
+	case h.Producer != nil && len(h.Producer.ID) > MaxProducerID,
+		len(h.StreamSeq) > MaxStreamSeq, len(h.Type) > MaxContentType, h.Life > MaxLife,
+		h.TTL > maxNumber, h.Expires > maxNumber, len(h.ExpiresRaw) > maxExpiresRaw,
+		!validChain(h.Chain), h.Fork != nil && !h.Fork.valid():
+		return false
+	case h.ChainTimes != nil && len(h.ChainTimes) != len(h.Chain):
+		return false
+	}
+	switch h.Kind {
+	case KindCreate:
+		return h.Life > 0
+	case KindCheckpoint, KindTombstone:
+		return h.State != nil
+	case KindHold:
+		return !h.Ref.IsZero() && validName(h.Name)
+	case KindRelease, KindSettled:
+		return !h.Ref.IsZero()
+	case KindRetain:
+		return h.Retain != nil
+	}
+	return true
+}
+
+// maxExpiresRaw bounds Stream-Expires-At as a stream keeps it, in bytes.
+const maxExpiresRaw = 64 << 10
+
+func validName(id StreamID) bool { _, err := ParseStreamID(string(id)); return err == nil }
+
+func (f *Fork) valid() bool {
+	return validName(f.Source) && !f.Hold.IsZero() && len(f.At) <= maxForkAt && f.Sub <= maxNumber
+}
+
+// validChain checks what a life inherited. Only the first piece may be the stream's
+// own log. Lives may repeat: two pieces of one log share one.
+func validChain(chain []Ancestor) bool {
+	if len(chain) > MaxChain+1 {
+		return false
+	}
+	for i, a := range chain {
+		own := a.Stream == "" && i == 0
+		if a.Life > MaxLife || a.Start > a.Bound || a.Bound > maxNumber || !own && !validName(a.Stream) {
+			return false
+		}
+	}
+	return true
+}
+
+// valid reports whether a decoded State is one that the fold of a log up to Next can
+// come to.
+func (s *State) valid() bool {
+	switch {
+	case s.Next > maxNumber, s.start > s.tail, s.tail > s.Next, s.sinceRecords > s.Next,
+		s.exists && s.ended, s.life > MaxLife, s.Time > maxNumber, s.touched > maxNumber,
+		s.ttl > maxNumber, s.expires > maxNumber, s.recent.forgot > maxNumber:
+		return false
+	case len(s.typ) > MaxContentType, len(s.streamSeq) > MaxStreamSeq, len(s.expiresRaw) > maxExpiresRaw,
+		s.closedBy != nil && len(s.closedBy.ID) > MaxProducerID,
+		s.fork != nil && !s.fork.valid(), !validChain(s.chain),
+		s.chainTimes != nil && len(s.chainTimes) != len(s.chain),
+		len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Bound > s.Next:
+		return false
+	case s.retained != nil && s.retained.pos > s.Next, s.counts.messages > s.Next,
+		len(s.kept) > maxKept:
+		return false
+	}
+	return s.validTables()
+}
+
+// validTables checks what a State has many of.
+func (s *State) validTables() bool {
+	if len(s.debts) > 2*maxDebts || s.heldSize() > 2*heldBytes {
+		return false
+	}
+	for id, f := range s.held {
+		if id.IsZero() || !validName(f.stream) || f.time > maxNumber {
+			return false
+		}
+	}
+	for _, d := range s.debts {
+		if d.id.IsZero() || !validName(d.source) {
+			return false
+		}
+	}
+	for id, c := range s.producers {
+		if len(id) > MaxProducerID || c.time > maxNumber {
+			return false
+		}
+	}
+	for _, o := range s.recent.ring {
+		if o.end > s.Next || o.time > maxNumber || o.op > LastOp {
+			return false
+		}
+	}
+	return true
+}
+
+// valid reports whether what a stream would keep of the request is within its bounds.
+// The edge and the relay refuse such requests in better words; what they miss must not
+// become a record that the next owner takes for a foreign one.
+func (r *Request) valid() bool {
+	h := Header{
+		Kind: KindMessage, Producer: r.Producer, StreamSeq: r.StreamSeq, Type: r.Type,
+		TTL: r.TTL, Expires: r.Expires, ExpiresRaw: r.ExpiresRaw,
+	}
+	if r.Op >= OpHold && r.Ref.IsZero() || r.Op == OpHold && !validName(r.Name) {
+		return false
+	}
+	if s := r.Source; s != nil {
+		from := Header{Type: s.Type, TTL: s.TTL, Expires: s.Expires, ExpiresRaw: s.ExpiresRaw, Chain: s.Chain}
+		if !from.valid(maxNumber) || s.Life > MaxLife {
+			return false
+		}
+	}
+	if f := r.Fork; f != nil && (!validName(f.Source) || len(f.At) > maxForkAt || f.Sub > maxNumber || r.Source == nil) {
+		return false
+	}
+	return h.valid(maxNumber)
+}
