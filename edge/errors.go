@@ -71,6 +71,7 @@ var failures = []struct {
 	{errReserved, mapping{501, "not-supported", "Subscriptions are not supported", retry{}}},
 	{errMethod, mapping{405, "method", "Method not allowed", retry{}}},
 	{errHeader, mapping{400, "bad-header", "Malformed header", retry{}}},
+	{errForkProject, mapping{403, "fork-across-projects", "A fork stays within its project", retry{}}},
 	{errQuery, mapping{400, "bad-query", "Malformed query", retry{}}},
 	{errOffset, mapping{400, "bad-offset", "Malformed offset", retry{}}},
 	{errOffsetBeyond, mapping{400, "offset-beyond", "The offset lies beyond the stream", retry{}}},

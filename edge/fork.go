@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -22,6 +23,9 @@ func (s *Server) fork(r *http.Request, req *shard.Request) error {
 	source, err := parseName(h.Get(hForkedFrom))
 	if err != nil {
 		return badHeader(hForkedFrom, "want the path of a stream: "+err.Error())
+	}
+	if source.Project() != req.Stream.Project() {
+		return errForkProject
 	}
 	at := offset{kind: offsetNow}
 	if has(h, hForkOffset) {
@@ -93,11 +97,35 @@ func (s *Server) source(ctx context.Context, req *shard.Request, at offset) erro
 	case err != nil:
 		return err
 	case len(prefix) > 0:
+		if !s.copies.AllowN(time.Now(), min(len(prefix), copyBurst)) {
+			return shard.ErrOverloaded
+		}
 		req.Messages = [][]byte{prefix}
 	}
 	src.Chain = ancestry(id, info, from)
 	return nil
 }
+
+// A sub-offset inside a message has the node write that part of it once more: up to a whole
+// body for a request of a few hundred bytes. Such bytes count among the bodies in flight, and
+// a node copies so many a second; ErrOverloaded beyond.
+const (
+	copyPerSecond = 2 << 20
+	copyBurst     = 2 * shard.MaxBody
+)
+
+// copied takes the room of what a fork copies of its source.
+func (s *Server) copied(req *shard.Request) (room int64, err error) {
+	room = int64(req.Bytes())
+	if room > 0 && s.bodies.Add(room) > s.cfg.MaxBodies {
+		return room, shard.ErrOverloaded
+	}
+	return room, nil
+}
+
+// errForkProject: a fork reads its source and keeps it from being deleted, so without rights
+// to grant it stays within its project.
+var errForkProject = errors.New("a fork and its source have to be in the same project")
 
 var errSub = errors.New("the sub-offset lies beyond the next message")
 

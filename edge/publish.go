@@ -24,6 +24,12 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request, id shard.StreamID) 
 		fail(w, err)
 		return
 	}
+	room, err := s.copied(req)
+	defer s.bodies.Add(-room)
+	if err != nil {
+		fail(w, err)
+		return
+	}
 	out, ok := s.write(w, r, req)
 	if !ok {
 		return

@@ -99,6 +99,7 @@ type Server struct {
 	compressing chan struct{}
 	// complaints keeps the log readable while storage is down: one line a second.
 	complaints rate.Sometimes
+	copies     *rate.Limiter // bytes that forks copy of their sources
 	drain      drain
 	reactor    *reactor
 	writers    writers
@@ -118,6 +119,7 @@ func New(cfg Config, streams Streams) *Server {
 		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes), collecting: make(chan struct{}, collectors),
 		turns: make(chan struct{}, runtime.GOMAXPROCS(0)), arrays: make(chan struct{}, arrayWriters),
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
+		copies: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
 	s.reactor = newReactor(s)
 	s.writers.init(cfg.Logger)

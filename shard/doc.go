@@ -67,6 +67,13 @@
 // of their own and push out only each other. Each stream's queue, its producers and its
 // forks have bounds of their own (Config, checkpoint.go, fork.go).
 //
+// What a request may have written is bounded as well, beside its own body: a record of
+// at most 5 KiB (a create record with its chain, fork.go) or a tombstone (the last 1,024
+// append ids and the table of forks, some 45 KiB), and every 500 records or 512 KiB a
+// checkpoint (256 KiB of producers beside that). What streams ask of each other's owners
+// on their own (forks.go) takes turns under a token bucket, with longer and longer pauses
+// where it brings nothing. What a fork copies of a message is the edge's to charge.
+//
 // # Goroutines
 //
 // None per stream at rest. Host.spawn starts every goroutine and Host.Close waits

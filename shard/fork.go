@@ -49,8 +49,11 @@ type Source struct {
 const (
 	// MaxChain is how many ancestors a fork may have.
 	MaxChain = 64
-	// heldBytes bounds the table of forks of one stream.
-	heldBytes = 128 << 10
+	// chainBytes bounds the chain of a fork, which its create record holds and each of its
+	// checkpoints: a request of a few hundred bytes makes those.
+	chainBytes = 4 << 10
+	// heldBytes bounds the table of forks of one stream, which each of its checkpoints holds.
+	heldBytes = 32 << 10
 	// maxDebts bounds the references that a stream's earlier lives have still to give
 	// back: with so many, no source of theirs having answered, it is forked no more.
 	maxDebts = 64
@@ -97,6 +100,14 @@ func (s *State) heldSize() (n int) {
 	return n
 }
 
+// chainSize is the encoded size of a chain, from above.
+func chainSize(chain []Ancestor) (n int) {
+	for _, a := range chain {
+		n += len(a.Stream) + 24
+	}
+	return n
+}
+
 func (f *Fork) encode() []byte {
 	inherits := uint64(0)
 	if f.Inherits {
@@ -123,6 +134,8 @@ func forkConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool) {
 		return refuse(s, src.Refused, src.Why), false
 	case len(src.Chain) > MaxChain:
 		return refuse(s, CodeForkLimit, fmt.Sprintf("a fork may have %d ancestors", MaxChain)), false
+	case chainSize(src.Chain) > chainBytes:
+		return refuse(s, CodeForkLimit, fmt.Sprintf("the names of a fork's ancestors may have %d bytes together", chainBytes)), false
 	case len(s.debts) >= maxDebts:
 		return refuse(s, CodeForkLimit, "earlier forks of this name are still being given up"), false
 	case req.Fork.Hold.IsZero():
@@ -150,13 +163,16 @@ func sameFork(s *State, f *Fork) bool {
 }
 
 // decideHold writes the reference of a fork, anew if it is there: its time is from
-// when it is looked after.
+// when it is looked after. Forks stay within their project, because a fork reads its source
+// and keeps it, whatever the source's own people do.
 func decideHold(s *State, req *Request) ([]draft, Outcome) {
 	switch {
 	case s.gone:
 		return nil, refuse(s, CodeSourceGone, "the source was deleted")
 	case !s.exists:
 		return nil, refuse(s, CodeSourceMissing, "no such source")
+	case req.Name.Project() != req.Stream.Project():
+		return nil, refuse(s, CodeSourceMissing, "no such source in this project")
 	case s.life != req.Life:
 		return nil, refuse(s, CodeSourceChanged, "the source was made anew")
 	case s.heldSize()+(holder{stream: req.Name}).size() > heldBytes:

@@ -24,8 +24,19 @@ const (
 	// holdGrace is the age from which a reference is looked into: forkTime, and what the
 	// clocks of a fork's owner and of S2 may be apart.
 	holdGrace = 30 * time.Second
-	// verifyEvery is how often a stream that is gone looks whether its forks hold it.
+	// verifyEvery is how often a stream that is gone looks whether its forks hold it, at
+	// first. A round that brings nothing makes the next pause twice as long, up to
+	// verifyMost doublings.
 	verifyEvery = 10 * time.Minute
+	verifyMost  = 5
+	// asksPerSecond and asksAtOnce are a node's token bucket of questions to forks: one
+	// request can have a stream ask all of its forks, and each answer is a write.
+	asksPerSecond = 20
+	asksAtOnce    = 100
+	// settleEvery is how soon a stream tries again to give references back, at first, and
+	// settleMost how often that doubles.
+	settleEvery = 10 * time.Second
+	settleMost  = 6
 	// peerTime bounds one request to another stream's owner.
 	peerTime = 10 * time.Second
 )
@@ -109,7 +120,7 @@ func (h *Host) about(id StreamID, op Op, ref AppendID) *Request {
 // stream: references of ended lives are given back, and a stream that is gone
 // looks whether its forks still hold it. Under mu.
 func (s *Shard) chores() {
-	if s.busy || !s.opened || s.stopped || len(s.state.debts) == 0 && !s.verifyDue() {
+	if s.busy || !s.opened || s.stopped || !s.settleDue() && !s.verifyDue() {
 		return
 	}
 	s.busy = s.host.spawn(func(ctx context.Context) {
@@ -132,6 +143,10 @@ func (s *Shard) verifyDue() bool {
 	return (s.state.gone || s.crowded) && !s.host.cfg.Now().Before(s.verifyAt)
 }
 
+func (s *Shard) settleDue() bool {
+	return len(s.state.debts) > 0 && !s.host.cfg.Now().Before(s.settleAt)
+}
+
 // crowd notes that a fork was refused for the many that there are: some may be
 // references that were left behind, which nobody looks after while a stream lives.
 func (s *Shard) crowd() {
@@ -142,10 +157,15 @@ func (s *Shard) crowd() {
 }
 
 // settleDebts gives references of ended lives back and notes it in the log. What
-// fails is tried again by the sweeper.
+// fails is tried again by the sweeper, less and less often.
 func (s *Shard) settleDebts(ctx context.Context) {
 	s.mu.Lock()
-	debts := s.state.debts
+	var debts []debt
+	if s.settleDue() {
+		debts = s.state.debts
+		s.settleAt = s.host.cfg.Now().Add(settleEvery << s.settleTries)
+		s.settleTries = min(s.settleTries+1, settleMost)
+	}
 	s.mu.Unlock()
 	for _, d := range debts {
 		err := s.host.release(ctx, d.source, d.id)
@@ -156,6 +176,9 @@ func (s *Shard) settleDebts(ctx context.Context) {
 			s.host.cfg.Logger.Warn("settle", "stream", s.id, "source", d.source, "err", err)
 			return
 		}
+		s.mu.Lock()
+		s.settleAt, s.settleTries = time.Time{}, 0
+		s.mu.Unlock()
 	}
 }
 
@@ -165,7 +188,7 @@ func (s *Shard) settleDebts(ctx context.Context) {
 func (s *Shard) verify(ctx context.Context) {
 	s.mu.Lock()
 	now := s.host.cfg.Now()
-	due, next := s.verifyDue(), now.Add(verifyEvery)
+	due, next := s.verifyDue(), now.Add(verifyEvery<<s.verifyTries)
 	held := map[AppendID]holder{}
 	for id, f := range s.state.held {
 		if age := holdGrace - time.Duration(ms(now)-min(f.time, ms(now)))*time.Millisecond; age > 0 {
@@ -178,12 +201,16 @@ func (s *Shard) verify(ctx context.Context) {
 	}
 	if due {
 		s.verifyAt, s.verified, s.crowded = next, len(held) == len(s.state.held), false
+		s.verifyTries = min(s.verifyTries+1, verifyMost)
 	}
 	s.mu.Unlock()
 	if !due {
 		return
 	}
 	for id, f := range held {
+		if s.host.asks.Wait(ctx) != nil {
+			return
+		}
 		if err := s.verifyOne(ctx, id, f); err != nil {
 			s.host.cfg.Logger.Warn("verify", "stream", s.id, "fork", f.stream, "err", err)
 			s.mu.Lock()
@@ -200,6 +227,9 @@ func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {
 	if err != nil || out.Code == CodeExists {
 		return err
 	}
+	s.mu.Lock()
+	s.verifyTries = 0
+	s.mu.Unlock()
 	return s.note(ctx, OpRelease, ref)
 }
 

@@ -369,7 +369,7 @@ func TestForkLimits(t *testing.T) {
 			}
 			last = out.Code
 		}
-		if last != shard.CodeForkLimit || n < 300 {
+		if last != shard.CodeForkLimit || n < 90 {
 			t.Fatalf("code %d after %d forks", last, n)
 		}
 		do(t, h, appendReq("text/plain", "still works"), shard.CodeAppended)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 )
 
 // Mode says who writes to a stream's log.
@@ -117,6 +118,7 @@ type Host struct {
 	opens *opens
 	takes *opens // of streams that were handed over
 	cold  *cold
+	asks  *rate.Limiter // questions to forks
 	m     *metrics
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
@@ -137,6 +139,7 @@ func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	h.pages = newPages(h.log, cfg.PageBytes)
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
+	h.asks = rate.NewLimiter(asksPerSecond, asksAtOnce)
 	h.cold = newCold(h.spawn, cfg.ColdOpens)
 	h.m = newMetrics(cfg.Metrics, h)
 	h.every(sweepEvery, h.sweep)

@@ -6,12 +6,19 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // StreamID is the canonical name of a stream: "project/stream…", at most
 // MaxStreamID bytes. It is what the ring hashes and what a Log maps to a place
 // in S2; it is never a URL.
 type StreamID string
+
+// Project is the first segment of the name.
+func (id StreamID) Project() string {
+	project, _, _ := strings.Cut(string(id), "/")
+	return project
+}
 
 // Size limits, in bytes unless said otherwise.
 const (

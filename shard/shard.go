@@ -48,6 +48,9 @@ type Shard struct {
 	crowded  bool      // a fork was refused because there are too many
 	verifyAt time.Time // when a stream that is gone, or crowded, asks its forks again
 	verified bool      // it has asked all of them, and may leave memory
+	// How often that brought nothing, and the same of references that are to be given back.
+	verifyTries, settleTries int
+	settleAt                 time.Time
 
 	stopped bool
 }
@@ -285,6 +288,7 @@ func (s *Shard) turn(r Record, e effect) wakers {
 	}
 	s.grace, s.touched = 0, 0
 	s.verifyAt, s.verified, s.crowded = time.Time{}, false, false
+	s.verifyTries, s.settleTries, s.settleAt = 0, 0, time.Time{}
 	if held := s.asm.held; e.commit { // the new life's first messages
 		s.asm.skip(s.state.start)
 		s.asm.held = held
