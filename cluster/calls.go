@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -24,31 +25,38 @@ func (l *link) bind(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// do has the member carry a write out. delivered: it may have got it.
+// do has the member carry a write out. delivered: it may have got it. A call that this
+// side ended before its last chunk was not carried out.
 func (l *link) do(ctx context.Context, q *shard.Request, r route) (
 	out shard.Outcome, delivered bool, err error,
 ) {
+	head := requestToWire(q, r)
+	if l.version < relayBytes {
+		if err := readable(head.GetType(), head.GetExpiresRaw(), head.GetProducer().GetId()); err != nil {
+			return out, false, err
+		}
+	}
 	ctx, end := l.bind(ctx)
 	defer end()
 	call, err := l.client.Do(ctx)
 	if err != nil {
 		return out, false, statusToError(err)
 	}
-	if err := sendRequest(call, q, r); err != nil && !errors.Is(err, io.EOF) {
-		return out, true, statusToError(err)
+	if err := sendRequest(call, head, q); err != nil && !errors.Is(err, io.EOF) {
+		return out, false, statusToError(err)
 	}
 	reply, err := call.CloseAndRecv() // after io.EOF it says why
 	if err != nil {
-		return out, true, statusToError(err)
+		return out, !turnedAway(status.Code(err)), statusToError(err)
 	}
 	return outcomeFromWire(reply), true, nil
 }
 
 // sendRequest sends a request in chunks of frameBytes.
 func sendRequest(
-	call grpc.ClientStreamingClient[relaypb.DoChunk, relaypb.DoReply], q *shard.Request, r route,
+	call grpc.ClientStreamingClient[relaypb.DoChunk, relaypb.DoReply], head *relaypb.DoHead, q *shard.Request,
 ) error {
-	chunk := &relaypb.DoChunk{Head: requestToWire(q, r)}
+	chunk := &relaypb.DoChunk{Head: head}
 	buf := make([]byte, 0, min(q.Bytes(), frameBytes))
 	for _, m := range q.Messages {
 		for len(m) > 0 {
@@ -74,7 +82,7 @@ func (l *link) state(
 	ctx, end := l.bind(ctx)
 	defer end()
 	reply, err := l.client.State(ctx, &relaypb.StateRequest{
-		Route: routeToWire(r), Stream: string(id), Ask: uint32(a),
+		Route: routeToWire(r), Stream: raw(id), Ask: uint32(a),
 	})
 	if err != nil {
 		return shard.Info{}, statusToError(err)
@@ -89,7 +97,7 @@ func (l *link) page(
 	ctx, end := l.bind(ctx)
 	defer end()
 	call, err := l.client.ReadPage(ctx, &relaypb.PageRequest{
-		Stream: string(id), Info: infoToWire(info), From: from,
+		Stream: raw(id), Info: infoToWire(info), From: from,
 	})
 	if err != nil {
 		return shard.Range{}, statusToError(err)

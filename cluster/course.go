@@ -44,6 +44,11 @@ func (e *redirect) Error() string {
 // done.
 var errUnreachable = errors.New("node cannot be reached")
 
+// errFailed: the call failed, at the node that was asked or on this side of it: what
+// it carries is malformed or too large, or the node could not make an answer. It says
+// nothing of whether the node can be reached: no other is asked instead.
+var errFailed = errors.New("call failed")
+
 // target is whom to ask next: a member, or (nil) this node.
 type target struct {
 	member *Member

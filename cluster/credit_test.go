@@ -96,7 +96,7 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 	}
 	var err error
 	b.s, err = srv.open(context.Background(), &relaypb.Hello{
-		Version: relayVersion, To: "self", Link: 1, Window: rigWindow, LinkWindow: rigLink,
+		Version: relayVersion, To: []byte("self"), Link: 1, Window: rigWindow, LinkWindow: rigLink,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +123,7 @@ func (b *laneRig) subscribe(t *rapid.T) {
 	from := rapid.Uint64Range(0, b.host.tails[id].Next()).Draw(t, "from")
 	b.edge[b.handle] = &edgeEnd{id: id, next: from}
 	b.s.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
-		{Handle: b.handle, Stream: string(id), From: from},
+		{Handle: b.handle, Stream: raw(id), From: from},
 	}})
 	b.o.wg.Wait()
 	b.s.mu.Lock()
@@ -282,7 +282,7 @@ func TestFramesOfForks(t *testing.T) {
 		b.o.waiting = 1000
 		var q []*relaypb.Subscribe
 		for h := range uint64(500) {
-			q = append(q, &relaypb.Subscribe{Handle: h + 1, Stream: "s/0"})
+			q = append(q, &relaypb.Subscribe{Handle: h + 1, Stream: []byte("s/0")})
 		}
 		b.s.take(&relaypb.ToOwner{Subscribe: q})
 		b.o.wg.Wait()

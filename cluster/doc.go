@@ -64,6 +64,9 @@
 //  9. A stream is let go of only while nobody here is fed by it, or once another node
 //     feeds them; nobody uses it while it comes or goes (hosted.go).
 //  10. What is handed over is a cache. Two owners at once, or none, lose nothing.
+//  11. A node is unreachable only if it did not answer (wire.go, unanswered). Whatever else
+//     fails ends its own call or subscription, and never the lane or the link.
+//  12. The contract has no strings: what a client, a log or a name brought is bytes.
 //
 // # What is bounded, and what happens when it is full
 //

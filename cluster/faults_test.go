@@ -241,8 +241,8 @@ func (f *fleet) rawEdge(owner *station, window, linkWindow uint64) *rawEdge {
 	e := &rawEdge{frames: make(chan *relaypb.Frame), link: 77}
 	if e.control, err = client.Control(ctx); err == nil {
 		e.say(&relaypb.ToOwner{Lane: 1, Hello: &relaypb.Hello{
-			Version: relayVersion, To: owner.self, Link: e.link, Window: window, LinkWindow: linkWindow,
-			From: &relaypb.Place{Name: "raw"},
+			Version: relayVersion, To: raw(owner.self), Link: e.link, Window: window, LinkWindow: linkWindow,
+			From: &relaypb.Place{Name: []byte("raw")},
 		}})
 		_, err = e.control.Recv()
 	}
@@ -314,7 +314,7 @@ func TestPeerThatIsFrozen(t *testing.T) {
 	const window, linkWindow, size, writes = 64 << 10, 128 << 10, 10 << 10, 60
 	e := f.rawEdge(owner, window, linkWindow)
 	e.say(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
-		{Handle: 1, Stream: string(id)}, {Handle: 2, Stream: string(id)}, {Handle: 3, Stream: string(id)},
+		{Handle: 1, Stream: raw(id)}, {Handle: 2, Stream: raw(id)}, {Handle: 3, Stream: raw(id)},
 	}})
 	healthy := f.read(f.nodes[1], id)
 	var want []string

@@ -472,6 +472,9 @@ func (f *follower) over(u *upstream, why error) {
 	case f.feed.up != u:
 	case shard.IsAbsent(why):
 		f.end()
+	case errors.Is(why, errFailed): // it would fail again
+		f.fs.log.Warn("feed failed", "stream", f.id, "err", why)
+		f.unfed(now, jitter(againMin, againMax))
 	default:
 		f.unfed(now, jitter(0, lostMin))
 		var r *redirect
@@ -498,7 +501,7 @@ func (f *follower) lost(u *upstream) {
 func public(err error) error {
 	var r *redirect
 	switch {
-	case errors.Is(err, errUnreachable), errors.As(err, &r),
+	case errors.Is(err, errUnreachable), errors.Is(err, errFailed), errors.As(err, &r),
 		errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: %w", shard.ErrUnavailable, err)
 	case errors.Is(err, context.Canceled):

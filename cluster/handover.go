@@ -151,7 +151,7 @@ func (l *link) hand(ctx context.Context, id shard.StreamID, from uint64, to plac
 ) {
 	ctx, end := l.bind(ctx)
 	defer end()
-	reply, err := l.client.Hand(ctx, &relaypb.HandRequest{Stream: string(id), From: from, To: placeToWire(to)})
+	reply, err := l.client.Hand(ctx, &relaypb.HandRequest{Stream: raw(id), From: from, To: placeToWire(to)})
 	if err != nil {
 		return h, false, statusToError(err)
 	}
@@ -168,10 +168,10 @@ func (l *link) hand(ctx context.Context, id shard.StreamID, from uint64, to plac
 
 // Hand hands a stream over to the caller.
 func (s *server) Hand(ctx context.Context, q *relaypb.HandRequest) (*relaypb.HandReply, error) {
-	to := placeFromWire(q.GetTo())
-	h, found, used := s.hosted.hand(ctx, shard.StreamID(q.GetStream()), q.GetFrom(), to)
+	id, to := shard.StreamID(text(q.GetStream())), placeFromWire(q.GetTo())
+	h, found, used := s.hosted.hand(ctx, id, q.GetFrom(), to)
 	if used != nil {
-		s.handed(shard.StreamID(q.GetStream()), to, used)
+		s.handed(id, to, used)
 	}
 	if !found {
 		return &relaypb.HandReply{}, nil

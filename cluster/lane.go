@@ -44,9 +44,15 @@ func (f *framer) add(kind relaypb.Kind, u *sub, size int) *relaypb.Part {
 	return p
 }
 
-func (f *framer) subscribed(u *sub) {
+// subscribed says what the stream is. An error is for this subscription alone: a Part
+// that cannot be sent must not join a Frame, which has those of others.
+func (f *framer) subscribed(u *sub) error {
 	s := &relaypb.Subscribed{Info: infoToWire(u.tail.Info()), Start: u.pos}
+	if err := sayable(s.GetInfo(), u.s.version); err != nil {
+		return err
+	}
 	f.add(relaypb.Kind_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // a fork's chain may be long
+	return nil
 }
 
 func (f *framer) moved(u *sub, to place) {
@@ -56,9 +62,9 @@ func (f *framer) moved(u *sub, to place) {
 func (f *framer) end(u *sub, why error) {
 	refusal, _ := refusalOf(why)
 	if refusal == nil {
-		refusal = &relaypb.Refusal{Reason: relaypb.Reason_REASON_UNAVAILABLE, Why: why.Error()}
+		refusal = &relaypb.Refusal{Reason: relaypb.Reason_REASON_UNAVAILABLE, Why: sentence(why)}
 	}
-	f.add(relaypb.Kind_KIND_END, u, 128).Refusal = refusal
+	f.add(relaypb.Kind_KIND_END, u, proto.Size(refusal)).Refusal = refusal
 }
 
 // fill lays out the next Frame from the dirty list, in turn: at most pieceBytes
@@ -100,7 +106,9 @@ func (s *session) serve(u *sub, f *framer) (again bool) {
 		return false
 	}
 	if flags&subOpened != 0 {
-		f.subscribed(u)
+		if err := f.subscribed(u); end == nil {
+			end = err
+		}
 	}
 	if flags&subMoved != 0 && to != nil {
 		f.moved(u, to.to)
@@ -155,8 +163,7 @@ func (s *session) begin(u *sub, f *framer) bool {
 	}
 	switch st {
 	case shard.StatusBelow:
-		s.restart(u, f)
-		return true
+		return s.restart(u, f)
 	case shard.StatusGone:
 		if why := u.tail.Ended(); why != nil {
 			s.refuse(u, why)
@@ -208,9 +215,13 @@ func (s *session) abandon(u *sub) {
 }
 
 // restart begins again where memory begins: the position was overtaken.
-func (s *session) restart(u *sub, f *framer) {
+func (s *session) restart(u *sub, f *framer) bool {
 	u.pos = max(u.pos, u.tail.Floor())
-	f.subscribed(u)
+	if err := f.subscribed(u); err != nil {
+		s.refuse(u, err)
+		return false
+	}
+	return true
 }
 
 // conclude tells that a stream is closed if the last Range sent did not.

@@ -29,6 +29,7 @@ type link struct {
 	ctx         context.Context // ends with the link; its cause says why
 	cancel      context.CancelCauseFunc
 	met         *metrics
+	version     uint32 // of the contract, that the owner speaks
 	window      int
 	linkWindow  int
 	wake        chan struct{} // cap 1, never closed
@@ -122,7 +123,7 @@ func (l *link) hello(self place) error {
 	}
 	l.control = control
 	if err := control.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-		Version: relayVersion, From: placeToWire(self), To: l.to.name, Link: l.incarnation,
+		Version: relayVersion, From: placeToWire(self), To: raw(l.to.name), Link: l.incarnation,
 		Window: uint64(l.window), LinkWindow: uint64(l.linkWindow),
 	}}); err != nil {
 		return err
@@ -131,9 +132,10 @@ func (l *link) hello(self place) error {
 	switch {
 	case err != nil:
 		return err
-	case m.GetHello().GetFrom().GetName() != l.to.name:
+	case text(m.GetHello().GetFrom().GetName()) != l.to.name:
 		return fmt.Errorf("reached %q", m.GetHello().GetFrom().GetName())
 	}
+	l.version = m.GetHello().GetVersion()
 	l.heard.Store(time.Now().UnixNano())
 	return nil
 }
@@ -279,7 +281,7 @@ func (l *link) collect(beat bool) (m *relaypb.ToOwner, more bool) {
 		switch {
 		case u.ask != nil:
 			m.Subscribe = append(m.Subscribe, &relaypb.Subscribe{
-				Handle: u.handle, Stream: string(u.f.id), From: u.ask.from,
+				Handle: u.handle, Stream: raw(u.f.id), From: u.ask.from,
 				Route: routeToWire(u.ask.route),
 			})
 			u.ask = nil
@@ -352,16 +354,14 @@ func (l *link) readBulk(ctx context.Context, bulk grpc.ServerStreamingClient[rel
 		}
 		l.heard.Store(time.Now().UnixNano())
 		for _, part := range frame.GetParts() {
-			if err := l.take(part); err != nil {
-				l.cancel(fmt.Errorf("bulk lane: %w", err))
-				return
-			}
+			l.take(part)
 		}
 	}
 }
 
-// take gives a Part to its subscription. Credit is returned here, on receipt.
-func (l *link) take(p *relaypb.Part) error {
+// take gives a Part to its subscription, which a malformed one ends. Credit is returned
+// here, on receipt.
+func (l *link) take(p *relaypb.Part) {
 	n := len(p.GetData())
 	l.mu.Lock()
 	u := l.subs[p.GetHandle()]
@@ -381,20 +381,22 @@ func (l *link) take(p *relaypb.Part) error {
 	l.mu.Unlock()
 	l.met.bytes[sideEdge].Add(float64(n))
 	if u == nil {
-		return nil
+		return
 	}
 	switch p.GetKind() {
 	case relaypb.Kind_KIND_SUBSCRIBED:
 		s := p.GetSubscribed()
 		u.f.subscribed(u, infoFromWire(s.GetInfo()), s.GetStart())
 	case relaypb.Kind_KIND_RANGE:
-		return l.takeRange(u, p)
+		if err := l.takeRange(u, p); err != nil {
+			l.unsubscribe(u)
+			u.f.over(u, fmt.Errorf("%w: from %s: %w", errFailed, l.to.name, err))
+		}
 	case relaypb.Kind_KIND_MOVED:
 		u.f.moved(u, placeFromWire(p.GetMoved()))
 	case relaypb.Kind_KIND_END:
 		u.f.over(u, errorOf(p.GetRefusal()))
 	}
-	return nil
 }
 
 func (l *link) takeRange(u *upstream, p *relaypb.Part) error {

@@ -224,6 +224,7 @@ func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, erro
 	}
 	var out shard.Outcome
 	sent := false // somebody may have carried it out without telling
+	failed := 0   // nodes that failed the call
 	try := func(ctx context.Context, l *link, rt route) (err error) {
 		q := req
 		if sent && !req.Repeat {
@@ -236,7 +237,11 @@ func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, erro
 		} else {
 			out, delivered, err = l.do(ctx, q, rt)
 		}
-		sent = sent || delivered && errors.Is(err, errUnreachable) || errors.Is(err, shard.ErrOutcomeUnknown)
+		if errors.Is(err, errFailed) {
+			failed++
+		}
+		sent = sent || delivered && (errors.Is(err, errUnreachable) || errors.Is(err, errFailed)) ||
+			errors.Is(err, shard.ErrOutcomeUnknown)
 		if l != nil && err == nil && out.Code.Accepted() {
 			r.followers.heard(req.Stream, out.Info)
 		}
@@ -249,7 +254,7 @@ func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, erro
 			return out, err
 		case !sent:
 			return shard.Outcome{}, public(err)
-		case time.Since(began) > certainWithin:
+		case time.Since(began) > certainWithin, failed >= failedMost:
 			return shard.Outcome{}, errors.Join(shard.ErrOutcomeUnknown, public(err))
 		}
 		select {
@@ -264,6 +269,7 @@ func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, erro
 const (
 	certainWithin = 15 * time.Second
 	certainAgain  = 500 * time.Millisecond
+	failedMost    = 2 // what has failed a call twice will do so again
 )
 
 // errForksLater: an owner of an earlier release would make a plain stream of a fork,

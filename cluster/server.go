@@ -157,13 +157,13 @@ func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
 	switch {
 	case h == nil || h.GetLink() == 0:
 		return nil, status.Error(codes.InvalidArgument, "no hello")
-	case h.GetTo() != s.self:
+	case text(h.GetTo()) != s.self:
 		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self)
 	case h.GetVersion() < relayOldest:
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
 	ses := &session{
-		server: s, peer: h.GetFrom().GetName(), incarnation: h.GetLink(),
+		server: s, peer: text(h.GetFrom().GetName()), version: h.GetVersion(), incarnation: h.GetLink(),
 		window: int64(min(h.GetWindow(), maxGrant)),
 		credit: int64(min(h.GetLinkWindow(), maxGrant)),
 		wake:   make(chan struct{}, 1), bulk: make(chan struct{}, 1), subs: map[uint64]*sub{},
@@ -287,7 +287,7 @@ func readBody(
 func (s *server) State(
 	ctx context.Context, q *relaypb.StateRequest,
 ) (*relaypb.StateReply, error) {
-	id, err := shard.ParseStreamID(q.GetStream())
+	id, err := shard.ParseStreamID(text(q.GetStream()))
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -306,7 +306,7 @@ func (s *server) State(
 func (s *server) ReadPage(
 	q *relaypb.PageRequest, out grpc.ServerStreamingServer[relaypb.PageChunk],
 ) error {
-	id, err := shard.ParseStreamID(q.GetStream())
+	id, err := shard.ParseStreamID(text(q.GetStream()))
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}

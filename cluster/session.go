@@ -19,6 +19,7 @@ type session struct {
 	// set at construction
 	server      *server
 	peer        string
+	version     uint32 // of the contract, that the peer speaks
 	incarnation uint64
 	window      int64
 	ctx         context.Context // ends with the session
@@ -184,8 +185,8 @@ func (s *session) linkCreditLocked(n int64) {
 
 // subscribe makes a subscription and has it opened.
 func (s *session) subscribe(q *relaypb.Subscribe) {
-	u := &sub{s: s, id: shard.StreamID(q.GetStream()), handle: q.GetHandle(), credit: s.window}
-	_, err := shard.ParseStreamID(q.GetStream())
+	id, err := shard.ParseStreamID(text(q.GetStream()))
+	u := &sub{s: s, id: id, handle: q.GetHandle(), credit: s.window}
 	s.mu.Lock()
 	if s.closed || s.subs[u.handle] != nil {
 		s.mu.Unlock()

@@ -51,11 +51,11 @@ func TestSubscriptionTakenBack(t *testing.T) {
 		o, free := oneAtATime()
 		s := newServer(&Config{}, "a", newHosted(h, nil), o, newMetrics(nil))
 		s.table = func() *Table { return table }
-		ses, err := s.open(t.Context(), &relaypb.Hello{Link: 1, To: "a", Version: relayVersion})
+		ses, err := s.open(t.Context(), &relaypb.Hello{Link: 1, To: []byte("a"), Version: relayVersion})
 		if err != nil {
 			t.Fatal(err)
 		}
-		ses.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: "default/s"}}})
+		ses.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: []byte("default/s")}}})
 		c.end(ses)
 		free()
 		if n := h.follows.Load(); n != c.want {

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"unicode/utf8"
+	"unsafe"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -15,11 +19,13 @@ import (
 // This file knows both relaypb and shard: what travels, and what it means here.
 
 // The versions of the contract in relay.proto: the newest that this release
-// speaks, the oldest, and the one that brought forks.
+// speaks, the oldest, the one that brought forks, and the one from which on texts
+// are bytes. A release before relayBytes cannot read texts that are not UTF-8.
 const (
-	relayVersion = 2
+	relayVersion = 3
 	relayOldest  = 1
 	relayForks   = 2
+	relayBytes   = 3
 )
 
 // Sizes on the wire, in bytes.
@@ -62,7 +68,7 @@ var refusals = []struct {
 
 // refusalOf is how err travels; nil if it has no name of its own.
 func refusalOf(err error) (*relaypb.Refusal, codes.Code) {
-	why := err.Error()
+	why := sentence(err)
 	if r := (*redirect)(nil); errors.As(err, &r) {
 		reason := relaypb.Reason_REASON_NOT_OWNER
 		if r.alive {
@@ -110,13 +116,14 @@ func errorOf(f *relaypb.Refusal) error {
 	}
 	for _, row := range refusals {
 		if row.reason == f.GetReason() {
-			if f.GetWhy() == "" || f.GetWhy() == row.err.Error() {
+			why := strings.ToValidUTF8(string(f.GetWhy()), "\uFFFD")
+			if why == "" || why == row.err.Error() {
 				return row.err
 			}
-			return &peerError{row.err, f.GetWhy()}
+			return &peerError{row.err, why}
 		}
 	}
-	return fmt.Errorf("peer: reason %d: %s: %w", f.GetReason(), f.GetWhy(), errUnreachable)
+	return fmt.Errorf("%w: reason %d: %q", errFailed, f.GetReason(), f.GetWhy())
 }
 
 // peerError is a known error in a peer's own words.
@@ -138,17 +145,35 @@ func errorToStatus(err error) error {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return status.FromContextError(err).Err()
 		}
-		return status.Error(code, err.Error())
+		return status.Error(code, string(sentence(err)))
 	}
-	st, serr := status.New(code, f.GetWhy()).WithDetails(f)
+	st, serr := status.New(code, string(f.GetWhy())).WithDetails(f)
 	if serr != nil {
-		return status.Error(code, f.GetWhy())
+		return status.Error(code, string(f.GetWhy()))
 	}
 	return st.Err()
 }
 
-// statusToError is what the error of a call to a peer means here. Without a
-// refusal in it, nobody can say what became of the call: errUnreachable.
+// unanswered reports whether a status says that the peer did not answer: the
+// transport broke, nobody listens, the time ran out, or the link ended. Closed set:
+// whatever else goes wrong with a call, on this side too, says nothing of the peer.
+func unanswered(code codes.Code) bool {
+	return code == codes.Unavailable || code == codes.DeadlineExceeded || code == codes.Canceled
+}
+
+// turnedAway reports whether a status says that the call was not carried out.
+func turnedAway(code codes.Code) bool {
+	switch code {
+	case codes.InvalidArgument, codes.Unimplemented, codes.Unauthenticated, codes.PermissionDenied:
+		return true
+	default:
+		return false
+	}
+}
+
+// statusToError is what the error of a call to a peer means here: what the refusal
+// in it says; without one, errUnreachable if there was no answer, and otherwise
+// errFailed.
 func statusToError(err error) error {
 	if err == nil {
 		return nil
@@ -159,30 +184,57 @@ func statusToError(err error) error {
 			return errorOf(f)
 		}
 	}
-	return fmt.Errorf("%w: %s", errUnreachable, st.Message())
+	if unanswered(st.Code()) {
+		return fmt.Errorf("%w: %s", errUnreachable, st.Message())
+	}
+	return fmt.Errorf("%w: %s: %s", errFailed, st.Code(), st.Message())
 }
 
+// raw is a text as a message has it, and text what came in one. Neither copies: a
+// message is written when it is made, and never after that.
+func raw[S ~string](s S) []byte { return unsafe.Slice(unsafe.StringData(string(s)), len(s)) }
+
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// maxWords bounds a sentence for people, in bytes; the rest is cut off.
+const maxWords = 1 << 10
+
+// words is a sentence for people as a message has it. Every release can read it.
+func words(s string) []byte {
+	return raw(strings.ToValidUTF8(s[:min(len(s), maxWords)], "\uFFFD"))
+}
+
+func sentence(err error) []byte { return words(err.Error()) }
+
 func placeToWire(p place) *relaypb.Place {
-	return &relaypb.Place{Name: p.name, Address: p.address}
+	return &relaypb.Place{Name: raw(p.name), Address: raw(p.address)}
 }
 
 func placeFromWire(p *relaypb.Place) place {
-	return place{name: p.GetName(), address: p.GetAddress()}
+	return place{name: text(p.GetName()), address: text(p.GetAddress())}
 }
 
 func routeToWire(r route) *relaypb.Route {
-	return &relaypb.Route{Hop: relaypb.Hop(r.hop), Without: r.without}
+	out := &relaypb.Route{Hop: relaypb.Hop(r.hop)}
+	for _, name := range r.without {
+		out.Without = append(out.Without, raw(name))
+	}
+	return out
 }
 
 func routeFromWire(r *relaypb.Route) route {
-	return route{hop: hop(min(max(r.GetHop(), 0), relaypb.Hop(hopMust))), without: r.GetWithout()}
+	out := route{hop: hop(min(max(r.GetHop(), 0), relaypb.Hop(hopMust)))}
+	for _, name := range r.GetWithout() {
+		out.without = append(out.without, text(name))
+	}
+	return out
 }
 
 func infoToWire(i shard.Info) *relaypb.Info {
 	out := &relaypb.Info{
 		Exists: i.Exists, Life: i.Life, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
-		Closed: i.Closed, Type: i.Type, HasTtl: i.HasTTL, Ttl: i.TTL,
-		Expires: i.Expires, ExpiresRaw: i.ExpiresRaw, Gone: i.Gone, Hold: idToWire(i.Hold),
+		Closed: i.Closed, Type: raw(i.Type), HasTtl: i.HasTTL, Ttl: i.TTL,
+		Expires: i.Expires, ExpiresRaw: raw(i.ExpiresRaw), Gone: i.Gone, Hold: idToWire(i.Hold),
 		Chain: chainToWire(i.Chain),
 	}
 	return out
@@ -191,7 +243,7 @@ func infoToWire(i shard.Info) *relaypb.Info {
 func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 	for _, a := range chain {
 		out = append(out, &relaypb.Ancestor{
-			Stream: string(a.Stream), Life: a.Life, Start: a.Start, Bound: a.Bound,
+			Stream: raw(a.Stream), Life: a.Life, Start: a.Start, Bound: a.Bound,
 		})
 	}
 	return out
@@ -200,7 +252,7 @@ func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 func chainFromWire(chain []*relaypb.Ancestor) (out []shard.Ancestor) {
 	for _, a := range chain {
 		out = append(out, shard.Ancestor{
-			Stream: shard.StreamID(a.GetStream()), Life: a.GetLife(),
+			Stream: shard.StreamID(text(a.GetStream())), Life: a.GetLife(),
 			Start: a.GetStart(), Bound: a.GetBound(),
 		})
 	}
@@ -223,9 +275,9 @@ func idFromWire(b []byte) (id shard.AppendID) {
 func infoFromWire(i *relaypb.Info) shard.Info {
 	out := shard.Info{
 		Exists: i.GetExists(), Life: i.GetLife(), Start: i.GetStart(), Tail: i.GetTail(),
-		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: i.GetType(),
+		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: text(i.GetType()),
 		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: i.GetExpires(),
-		ExpiresRaw: i.GetExpiresRaw(), Gone: i.GetGone(), Hold: idFromWire(i.GetHold()),
+		ExpiresRaw: text(i.GetExpiresRaw()), Gone: i.GetGone(), Hold: idFromWire(i.GetHold()),
 		Chain: chainFromWire(i.GetChain()),
 	}
 	return out
@@ -235,29 +287,29 @@ func producerToWire(p *shard.Producer) *relaypb.Producer {
 	if p == nil {
 		return nil
 	}
-	return &relaypb.Producer{Id: p.ID, Epoch: p.Epoch, Seq: p.Seq}
+	return &relaypb.Producer{Id: raw(p.ID), Epoch: p.Epoch, Seq: p.Seq}
 }
 
 func producerFromWire(p *relaypb.Producer) *shard.Producer {
 	if p == nil {
 		return nil
 	}
-	return &shard.Producer{ID: p.GetId(), Epoch: p.GetEpoch(), Seq: p.GetSeq()}
+	return &shard.Producer{ID: text(p.GetId()), Epoch: p.GetEpoch(), Seq: p.GetSeq()}
 }
 
 func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
 	h := &relaypb.DoHead{
-		Route: routeToWire(r), Stream: string(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
-		Repeat: q.Repeat, Minted: q.Minted, Type: q.Type, Bad: q.Bad, Close: q.Close,
+		Route: routeToWire(r), Stream: raw(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
+		Repeat: q.Repeat, Minted: q.Minted, Type: raw(q.Type), Bad: words(q.Bad), Close: q.Close,
 		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
-		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: q.ExpiresRaw,
-		Ref: idToWire(q.Ref), Name: string(q.Name), Life: q.Life,
+		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: raw(q.ExpiresRaw),
+		Ref: idToWire(q.Ref), Name: raw(q.Name), Life: q.Life,
 	}
 	if f, s := q.Fork, q.Source; f != nil && s != nil {
-		h.Fork = &relaypb.Fork{Source: string(f.Source), At: f.At, Sub: f.Sub}
+		h.Fork = &relaypb.Fork{Source: raw(f.Source), At: raw(f.At), Sub: f.Sub}
 		h.Source = &relaypb.Source{
-			Refused: uint32(s.Refused), Why: s.Why, Life: s.Life, Type: s.Type, HasTtl: s.HasTTL,
-			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: s.ExpiresRaw, Chain: chainToWire(s.Chain),
+			Refused: uint32(s.Refused), Why: words(s.Why), Life: s.Life, Type: raw(s.Type), HasTtl: s.HasTTL,
+			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: raw(s.ExpiresRaw), Chain: chainToWire(s.Chain),
 		}
 	}
 	for _, m := range q.Messages {
@@ -270,7 +322,7 @@ var errRequest = errors.New("malformed request")
 
 // requestFromWire is the request without its messages, and their total size.
 func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
-	id, err := shard.ParseStreamID(h.GetStream())
+	id, err := shard.ParseStreamID(text(h.GetStream()))
 	total := 0
 	for _, n := range h.GetSizes() {
 		total += int(min(n, shard.MaxBody+1))
@@ -281,22 +333,22 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 	}
 	q := &shard.Request{
 		Stream: id, Op: shard.Op(h.GetOp()), ID: shard.AppendID(h.GetId()), Repeat: h.GetRepeat(),
-		Minted: h.GetMinted(), Type: h.GetType(), Bad: h.GetBad(), Close: h.GetClose(),
+		Minted: h.GetMinted(), Type: text(h.GetType()), Bad: text(h.GetBad()), Close: h.GetClose(),
 		Producer: producerFromWire(h.GetProducer()), StreamSeq: h.StreamSeq,
 		HasTTL: h.GetHasTtl(), TTL: h.GetTtl(), Expires: h.GetExpires(),
-		ExpiresRaw: h.GetExpiresRaw(), Ref: idFromWire(h.GetRef()),
-		Name: shard.StreamID(h.GetName()), Life: h.GetLife(),
+		ExpiresRaw: text(h.GetExpiresRaw()), Ref: idFromWire(h.GetRef()),
+		Name: shard.StreamID(text(h.GetName())), Life: h.GetLife(),
 	}
 	if f, s := h.GetFork(), h.GetSource(); f != nil && s != nil {
-		source, err := shard.ParseStreamID(f.GetSource())
+		source, err := shard.ParseStreamID(text(f.GetSource()))
 		if err != nil || len(s.GetChain()) > shard.MaxChain+1 {
 			return nil, 0, errRequest
 		}
-		q.Fork = &shard.Fork{Source: source, At: f.GetAt(), Sub: f.GetSub()}
+		q.Fork = &shard.Fork{Source: source, At: text(f.GetAt()), Sub: f.GetSub()}
 		q.Source = &shard.Source{
-			Refused: shard.Code(s.GetRefused()), Why: s.GetWhy(), Life: s.GetLife(),
-			Type: s.GetType(), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),
-			ExpiresRaw: s.GetExpiresRaw(), Chain: chainFromWire(s.GetChain()),
+			Refused: shard.Code(s.GetRefused()), Why: text(s.GetWhy()), Life: s.GetLife(),
+			Type: text(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),
+			ExpiresRaw: text(s.GetExpiresRaw()), Chain: chainFromWire(s.GetChain()),
 		}
 	}
 	return q, total, nil
@@ -325,17 +377,52 @@ func cutMessages(q *shard.Request, sizes []uint32, body []byte) error {
 func outcomeToWire(o shard.Outcome) *relaypb.DoReply {
 	o.Info.Chain = nil
 	return &relaypb.DoReply{
-		Code: uint32(o.Code), Why: o.Why, Info: infoToWire(o.Info),
+		Code: uint32(o.Code), Why: words(o.Why), Info: infoToWire(o.Info),
 		Producer: producerToWire(o.Producer), Expected: o.Expected, Received: o.Received,
 	}
 }
 
 func outcomeFromWire(o *relaypb.DoReply) shard.Outcome {
 	return shard.Outcome{
-		Code: shard.Code(o.GetCode()), Why: o.GetWhy(), Info: infoFromWire(o.GetInfo()),
+		Code: shard.Code(o.GetCode()), Why: text(o.GetWhy()), Info: infoFromWire(o.GetInfo()),
 		Producer: producerFromWire(o.GetProducer()),
 		Expected: o.GetExpected(), Received: o.GetReceived(),
 	}
+}
+
+// maxDescription bounds what is said of a stream in one message, in bytes. The longest
+// chain of forks takes half of it.
+const maxDescription = 64 << 10
+
+var (
+	errLong = fmt.Errorf("%w: its description is too long", shard.ErrDeclined)
+	errText = fmt.Errorf("%w: the peer reads no text but UTF-8", shard.ErrDeclined)
+)
+
+// sayable reports why a peer that speaks a version of the contract cannot be told of a
+// stream; nil: it can.
+func sayable(info *relaypb.Info, version uint32) error {
+	switch {
+	case proto.Size(info) > maxDescription:
+		return errLong
+	case version >= relayBytes:
+		return nil
+	}
+	texts := [][]byte{info.GetType(), info.GetExpiresRaw()}
+	for _, a := range info.GetChain() {
+		texts = append(texts, a.GetStream())
+	}
+	return readable(texts...)
+}
+
+// readable reports whether a release before relayBytes can read these texts.
+func readable(texts ...[]byte) error {
+	for _, t := range texts {
+		if !utf8.Valid(t) {
+			return errText
+		}
+	}
+	return nil
 }
 
 // infoAt is info as of position at: a Tail may not claim to show what it does

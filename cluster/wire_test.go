@@ -4,10 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"pgregory.net/rapid"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
@@ -31,16 +37,21 @@ func drawInfo(t *rapid.T) shard.Info {
 	i := shard.Info{
 		Exists: rapid.Bool().Draw(t, "exists"), Life: u.Draw(t, "life"), Start: u.Draw(t, "start"),
 		Tail: u.Draw(t, "tail"), LogTail: u.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
-		Type: rapid.String().Draw(t, "type"), HasTTL: rapid.Bool().Draw(t, "hasTTL"),
-		TTL: u.Draw(t, "ttl"), Expires: u.Draw(t, "expires"), ExpiresRaw: rapid.String().Draw(t, "raw"),
+		Type: drawText(t, "type"), HasTTL: rapid.Bool().Draw(t, "hasTTL"),
+		TTL: u.Draw(t, "ttl"), Expires: u.Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
 		Gone: rapid.Bool().Draw(t, "gone"), Hold: drawID(t),
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "chain") {
 		i.Chain = append(i.Chain, shard.Ancestor{
-			Stream: "p/s", Life: u.Draw(t, "l"), Start: u.Draw(t, "s"), Bound: u.Draw(t, "b"),
+			Stream: shard.StreamID(drawText(t, "ancestor")), Life: u.Draw(t, "l"), Start: u.Draw(t, "s"), Bound: u.Draw(t, "b"),
 		})
 	}
 	return i
+}
+
+// drawText is whatever a client may have sent: a header may hold any byte.
+func drawText(t *rapid.T, label string) string {
+	return string(rapid.SliceOf(rapid.Byte()).Draw(t, label))
 }
 
 // drawID is an id, or none.
@@ -54,7 +65,7 @@ func drawProducer(t *rapid.T) *shard.Producer {
 		return nil
 	}
 	return &shard.Producer{
-		ID: rapid.String().Draw(t, "id"), Epoch: rapid.Uint64().Draw(t, "epoch"), Seq: rapid.Uint64().Draw(t, "seq"),
+		ID: drawText(t, "id"), Epoch: rapid.Uint64().Draw(t, "epoch"), Seq: rapid.Uint64().Draw(t, "seq"),
 	}
 }
 
@@ -74,15 +85,15 @@ func TestWireRoundTrips(t *testing.T) {
 			t.Fatal(d)
 		}
 		q := &shard.Request{
-			Stream: "p/s", ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
+			Stream: shard.StreamID("p/" + drawText(t, "stream")), ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
 			Op:     shard.Op(rapid.IntRange(1, int(shard.LastOp)).Draw(t, "op")),
-			Minted: rapid.Uint64().Draw(t, "minted"), Type: rapid.String().Draw(t, "type"),
+			Minted: rapid.Uint64().Draw(t, "minted"), Type: drawText(t, "type"),
 			Bad: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
 			HasTTL: rapid.Bool().Draw(t, "hasTTL"), TTL: rapid.Uint64().Draw(t, "ttl"),
-			Expires: rapid.Uint64().Draw(t, "expires"), ExpiresRaw: rapid.String().Draw(t, "raw"),
+			Expires: rapid.Uint64().Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
 		}
 		if rapid.Bool().Draw(t, "fork") {
-			q.Fork = &shard.Fork{Source: "p/t", At: rapid.String().Draw(t, "at"), Sub: rapid.Uint64().Draw(t, "sub")}
+			q.Fork = &shard.Fork{Source: shard.StreamID("p/" + drawText(t, "source")), At: drawText(t, "at"), Sub: rapid.Uint64().Draw(t, "sub")}
 			q.Source = &shard.Source{
 				Refused: shard.Code(rapid.Uint8().Draw(t, "refused")), Why: rapid.String().Draw(t, "why"),
 				Life: info.Life, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL,
@@ -90,10 +101,10 @@ func TestWireRoundTrips(t *testing.T) {
 			}
 		}
 		if rapid.Bool().Draw(t, "ref") {
-			q.Ref, q.Name, q.Life = drawID(t), "p/f", rapid.Uint64().Draw(t, "life")
+			q.Ref, q.Name, q.Life = drawID(t), shard.StreamID("p/"+drawText(t, "name")), rapid.Uint64().Draw(t, "life")
 		}
 		if rapid.Bool().Draw(t, "seq") { // empty is not absent
-			q.StreamSeq = []byte(rapid.String().Draw(t, "streamSeq"))
+			q.StreamSeq = []byte(drawText(t, "streamSeq"))
 		}
 		for range rapid.IntRange(0, 5).Draw(t, "messages") {
 			q.Messages = append(q.Messages, rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
@@ -135,8 +146,61 @@ func TestErrorsTravel(t *testing.T) {
 	if err := statusToError(errorToStatus(want)); !errors.As(err, &r) || *r != *want {
 		t.Errorf("%v", err)
 	}
-	if err := statusToError(errorToStatus(errors.New("something new"))); !errors.Is(err, errUnreachable) {
-		t.Errorf("%v: an error without a name leaves the outcome open", err)
+}
+
+// Only what says that nobody answered makes a node unreachable: whatever else fails, on
+// either side, fails one call.
+func TestUnreachableIsAClosedClass(t *testing.T) {
+	t.Parallel()
+	silent := []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled}
+	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
+		err := statusToError(status.Error(code, "why"))
+		if want := slices.Contains(silent, code); errors.Is(err, errUnreachable) != want || errors.Is(err, errFailed) == want {
+			t.Errorf("%v is %v", code, err)
+		}
+	}
+	for _, err := range []error{
+		errorToStatus(errors.New("something new")), errors.New("grpc: error while marshaling"),
+		statusOf(&relaypb.Refusal{Reason: 250, Why: []byte("of a later release")}),
+	} {
+		if err = statusToError(err); errors.Is(err, errUnreachable) || !errors.Is(err, errFailed) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// statusOf is a refusal as a call's error.
+func statusOf(f *relaypb.Refusal) error {
+	st, _ := status.New(codes.Unavailable, "").WithDetails(f)
+	return st.Err()
+}
+
+// No text of the contract has a charset: what a client or a log brought would have to
+// have it too, or break what it travels with.
+func TestTheContractHasNoStrings(t *testing.T) {
+	t.Parallel()
+	messages := relaypb.File_relay_proto.Messages()
+	for i := range messages.Len() {
+		fields := messages.Get(i).Fields()
+		for j := range fields.Len() {
+			if f := fields.Get(j); f.Kind() == protoreflect.StringKind {
+				t.Errorf("%s is a string: want bytes", f.FullName())
+			}
+		}
+	}
+}
+
+// What a release before relayBytes reads as strings, a sentence above all, is UTF-8.
+func TestSentencesAreUTF8(t *testing.T) {
+	t.Parallel()
+	bad := "caf\xe9 " + strings.Repeat("é", maxWords)
+	f, _ := refusalOf(fmt.Errorf("%s: %w", bad, shard.ErrDeclined))
+	out := outcomeToWire(shard.Outcome{Why: bad})
+	q := requestToWire(&shard.Request{Bad: bad, Fork: &shard.Fork{}, Source: &shard.Source{Why: bad}}, route{})
+	for _, b := range [][]byte{f.GetWhy(), out.GetWhy(), q.GetBad(), q.GetSource().GetWhy()} {
+		if !utf8.Valid(b) || len(b) > maxWords+4 || !strings.HasPrefix(string(b), "caf\uFFFD ") {
+			t.Errorf("%d bytes: %.20q", len(b), b)
+		}
 	}
 }
 
