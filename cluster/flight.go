@@ -11,8 +11,9 @@ import (
 // and an answer is shared only by those who asked before its call was sent. So
 // whoever asks after a write was acknowledged gets an answer that knows of it.
 type flights struct {
-	ctx context.Context // of the calls
-	wg  sync.WaitGroup
+	ctx    context.Context // of the calls
+	panics *shard.Panics
+	wg     sync.WaitGroup
 
 	mu sync.Mutex
 	m  map[flightKey]*flight
@@ -83,6 +84,13 @@ func (fs *flights) board(
 	return f.next
 }
 
+func (fs *flights) send(
+	ctx context.Context, call func(context.Context) (shard.Info, error),
+) (_ shard.Info, err error) {
+	defer guard(fs.panics, caughtState, &err)
+	return call(ctx)
+}
+
 // run sends the calls of a key, one after the other, while anybody waits.
 func (fs *flights) run(
 	key flightKey, f *flight, call func(context.Context) (shard.Info, error),
@@ -94,7 +102,7 @@ func (fs *flights) run(
 			ctx, cancel := context.WithTimeout(fs.ctx, openTimeout)
 			c.sent, c.cancel = true, cancel
 			fs.mu.Unlock()
-			c.info, c.err = call(ctx)
+			c.info, c.err = fs.send(ctx, call)
 			cancel()
 			close(c.done)
 			fs.mu.Lock()

@@ -29,6 +29,7 @@ type link struct {
 	ctx         context.Context // ends with the link; its cause says why
 	cancel      context.CancelCauseFunc
 	met         *metrics
+	panics      *shard.Panics
 	version     uint32 // of the contract, that the owner speaks
 	window      int
 	linkWindow  int
@@ -100,7 +101,7 @@ func openLink(ctx context.Context, p *peer) (*link, error) {
 	}
 	l := &link{
 		to: p.to, incarnation: rand.Uint64(), conn: conn, client: relaypb.NewRelayClient(conn),
-		met: p.peers.met, window: cfg.window, linkWindow: p.peers.grant(),
+		met: p.peers.met, panics: p.peers.panics, window: cfg.window, linkWindow: p.peers.grant(),
 		wake: make(chan struct{}, 1), subs: map[uint64]*upstream{}, idle: time.Now(),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
@@ -114,7 +115,8 @@ func openLink(ctx context.Context, p *peer) (*link, error) {
 	return l, nil
 }
 
-func (l *link) hello(self place) error {
+func (l *link) hello(self place) (err error) {
+	defer guard(l.panics, caughtLink, &err)
 	late := time.AfterFunc(helloTimeout, func() { l.cancel(errSilent) })
 	defer late.Stop()
 	control, err := l.client.Control(l.ctx)
@@ -142,8 +144,8 @@ func (l *link) hello(self place) error {
 
 // run keeps the link until it breaks and says why.
 func (l *link) run() error {
-	l.wg.Go(l.readControl)
-	l.wg.Go(l.writeControl)
+	l.spawn(l.readControl)
+	l.spawn(l.writeControl)
 	watch := time.NewTicker(deadAfter / 6)
 	defer watch.Stop()
 	for l.ctx.Err() == nil {
@@ -158,6 +160,20 @@ func (l *link) run() error {
 	_ = l.conn.Close()
 	l.wg.Wait()
 	return context.Cause(l.ctx)
+}
+
+// spawn starts one of the link's goroutines. A panic of it costs the link.
+func (l *link) spawn(fn func()) {
+	l.wg.Go(func() {
+		var err error
+		defer func() {
+			if err != nil {
+				l.cancel(err)
+			}
+		}()
+		defer guard(l.panics, caughtLink, &err)
+		fn()
+	})
 }
 
 // close takes the subscriptions that were on the link.
@@ -329,7 +345,7 @@ func (l *link) openBulk() {
 		return
 	}
 	l.bulkStop = stop
-	l.wg.Go(func() { l.readBulk(ctx, bulk) })
+	l.spawn(func() { l.readBulk(ctx, bulk) })
 }
 
 // closeBulk closes a bulk lane that has not been needed for a while.

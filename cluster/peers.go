@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // peers holds one link to each other member: opened when the member appears in
@@ -24,6 +25,8 @@ type peers struct {
 	self string
 	addr string // of this node's server
 	met  *metrics
+	// panics catches those of a link's goroutines.
+	panics *shard.Panics
 	// up and lost are told of links, from the peer's goroutine; lost with the
 	// subscriptions that were on it.
 	up   func(name string)

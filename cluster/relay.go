@@ -89,11 +89,13 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.ctx = ctx
 	r.flights = newFlights(ctx)
+	r.flights.panics = shard.NewPanics(cfg.Logger, cfg.Metrics)
 	r.ms = newMembership(&r.cfg, r.met, r.addr, r.observe)
 	r.self = r.ms.self.Name
 	r.cfg.Logger = cfg.Logger.With("member", r.self)
 	r.ms.log = r.cfg.Logger
 	r.peers = newPeers(&r.cfg, r.self, r.addr, r.met)
+	r.peers.panics = r.flights.panics
 	r.server = newServer(&r.cfg, r.self, r.hosted, r.openers, r.met)
 	r.server.addr, r.server.table, r.server.foreign = r.addr, r.table, r.foreign
 	r.server.answers, r.server.handed, r.server.status = r.answers, r.handed, r.status

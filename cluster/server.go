@@ -36,6 +36,7 @@ type server struct {
 	handed  func(id shard.StreamID, to place, used *use)
 	status  func(peer string) *relaypb.Status
 	bodies  *semaphore.Weighted // bytes of append bodies in flight
+	panics  *shard.Panics
 	grpc    *grpc.Server
 	wg      sync.WaitGroup
 
@@ -72,8 +73,10 @@ func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics) *s
 	if cfg.TLS != nil {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(cfg.TLS.Clone())))
 	}
+	panics := shard.NewPanics(cfg.Logger, cfg.Metrics)
+	opts = append(opts, guarded(panics)...)
 	s := &server{
-		self: self, log: cfg.Logger, met: met, hosted: h, openers: o,
+		panics: panics, self: self, log: cfg.Logger, met: met, hosted: h, openers: o,
 		bodies: semaphore.NewWeighted(bodyBudget), grpc: grpc.NewServer(opts...),
 		sessions: map[uint64]*session{},
 	}
@@ -117,7 +120,12 @@ func (s *server) Control(
 		return err
 	}
 	read := make(chan error, 1)
-	s.wg.Go(func() { read <- ses.readControl(lane, m) })
+	s.wg.Go(func() {
+		var err error
+		defer func() { read <- err }()
+		defer guard(s.panics, caughtLink, &err)
+		err = ses.readControl(lane, m)
+	})
 	watch := time.NewTicker(deadAfter / 6)
 	defer watch.Stop()
 	for {

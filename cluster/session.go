@@ -212,6 +212,13 @@ const openTimeout = 10 * time.Second
 
 // open has the stream followed here, or refuses the subscription.
 func (s *session) open(u *sub, from uint64, r route) {
+	var broken error
+	defer func() {
+		if broken != nil {
+			s.refuse(u, broken)
+		}
+	}()
+	defer guard(s.server.panics, caughtSubscription, &broken)
 	s.mu.Lock()
 	dead := u.flags&subDead != 0
 	s.mu.Unlock()

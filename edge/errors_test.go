@@ -44,6 +44,7 @@ var shardErrors = map[string]struct {
 	"ErrNoPlace":        {shard.ErrNoPlace, 503, "store-refuses"},
 	"ErrLogBusy":        {shard.ErrLogBusy, 503, "store-down"},
 	"ErrUnknown":        {shard.ErrUnknown, 503, "append-outcome-unknown"},
+	"ErrPanic":          {shard.ErrPanic, 500, "internal"},
 	"TrimmedError":      {&shard.TrimmedError{First: 7}, 410, "offset-gone"},
 }
 

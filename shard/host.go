@@ -136,7 +136,7 @@ func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	h := &Host{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
 	h.states = states{budget: cfg.StateBytes, most: int64(cfg.MaxStreams), m: map[StreamID]*Shard{}}
 	h.fleet = h
-	h.pages = newPages(h.log, cfg.PageBytes)
+	h.pages = newPages(h.log, cfg.PageBytes, NewPanics(cfg.Logger, cfg.Metrics))
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
 	h.asks = rate.NewLimiter(asksPerSecond, asksAtOnce)
@@ -377,7 +377,8 @@ func (s *Shard) missing() error {
 }
 
 // ReadPage reads history: a Range that holds position from and no message at or above
-// info.Tail, of the life that info describes. It may hold no message at all. Whoever asks
+// info.Tail, which lies above from, of the life that info describes. It may hold no message
+// at all. Whoever asks
 // for the same gets the same memory.
 // *TrimmedError: from is no longer kept. Other errors as Do's.
 func (h *Host) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
@@ -391,6 +392,9 @@ func (h *Host) ReadPage(ctx context.Context, id StreamID, info Info, from uint64
 func (h *Host) ReadPageVia(
 	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (Range, error),
 ) (Range, error) {
+	if from >= info.Tail {
+		return Range{}, errNoPage
+	}
 	if rs := h.tails.read(id, info.Life, from); len(rs) > 0 {
 		return h.pages.join(id, info, rs).upTo(info.Tail), nil
 	}

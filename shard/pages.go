@@ -21,6 +21,7 @@ type pages struct {
 	log    Log
 	cache  *otter.Cache[pageKey, page]
 	flight singleflight.Group
+	panics *Panics
 }
 
 // page is a Range of history; whole: it ends by its own rule and not at the tail.
@@ -39,8 +40,8 @@ type pageKey struct {
 	from   uint64
 }
 
-func newPages(log Log, bytes int64) *pages {
-	return &pages{log: log, cache: otter.Must(&otter.Options[pageKey, page]{
+func newPages(log Log, bytes int64, panics *Panics) *pages {
+	return &pages{log: log, panics: panics, cache: otter.Must(&otter.Options[pageKey, page]{
 		MaximumWeight: uint64(bytes),
 		Weigher:       func(k pageKey, p page) uint32 { return uint32(len(k.stream) + 128 + len(p.b)) },
 	})}
@@ -59,18 +60,7 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, a
 	ch := p.flight.DoChan(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
 		defer cancel()
-		r, whole, err := asked(ctx, info, from, ask)
-		if errors.Is(err, errNotAsked) {
-			r, whole, err = p.fetch(ctx, id, info, from)
-		}
-		if err != nil {
-			return r, err
-		}
-		pieces := pieces(r)
-		for _, piece := range pieces {
-			p.cache.Set(pageKey{id, info.Life, piece.From()}, page{piece, whole || piece.To() < r.To()})
-		}
-		return pieces[0], nil
+		return p.readOnce(ctx, id, info, from, ask)
 	})
 	select {
 	case <-ctx.Done():
@@ -78,6 +68,30 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, a
 	case res := <-ch:
 		r, _ := res.Val.(Range)
 		return r, res.Err
+	}
+}
+
+// readOnce reads a page and remembers it. A panic costs those who wait for it.
+func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (Range, error)) (_ Range, err error) {
+	defer p.recovered(&err)
+	r, whole, err := asked(ctx, info, from, ask)
+	if errors.Is(err, errNotAsked) {
+		r, whole, err = p.fetch(ctx, id, info, from)
+	}
+	if err != nil {
+		return Range{}, err
+	}
+	pieces := pieces(r)
+	for _, piece := range pieces {
+		p.cache.Set(pageKey{id, info.Life, piece.From()}, page{piece, whole || piece.To() < r.To()})
+	}
+	return pieces[0], nil
+}
+
+// recovered makes an error of a panic: singleflight would end the process with it.
+func (p *pages) recovered(err *error) {
+	if v := recover(); v != nil {
+		*err = p.panics.Caught("page", v)
 	}
 }
 
@@ -183,6 +197,9 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 	}
 	st.run, st.tail = nil, info.Tail
 	r := asm.flush(st).before(info.Tail)
+	if r.IsZero() {
+		return Range{}, false, errNoPage
+	}
 	whole = st.Next < info.Tail
 	if n := r.Len(); n > 0 && whole && r.To() < end {
 		// It ends because S2 gives no more at once. An offset is the place after a message, so
@@ -191,6 +208,9 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 	}
 	return r, whole, nil
 }
+
+// errNoPage: the position is not below the tail of who asks.
+var errNoPage = errors.New("no page there")
 
 func trimmed(pg Page, info Info) error {
 	first := info.Tail
@@ -235,11 +255,15 @@ func (p *pages) join(id StreamID, info Info, rs []Range) Range {
 	if c, ok := p.cache.GetIfPresent(key); ok && c.To() == to {
 		return c.Range
 	}
-	v, _, _ := p.flight.Do("join\x00"+string(id)+"\x00"+uintKey(info.Life)+uintKey(key.from)+uintKey(to), func() (any, error) {
-		r := join(rs)
-		p.cache.Set(key, page{r, to < info.Tail})
-		return r, nil
+	v, err, _ := p.flight.Do("join\x00"+string(id)+"\x00"+uintKey(info.Life)+uintKey(key.from)+uintKey(to), func() (r any, err error) {
+		defer p.recovered(&err)
+		joined := join(rs)
+		p.cache.Set(key, page{joined, to < info.Tail})
+		return joined, nil
 	})
+	if err != nil {
+		return rs[0] // a shorter page
+	}
 	r, _ := v.(Range)
 	return r
 }

@@ -3,7 +3,6 @@ package shard
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
@@ -109,9 +108,7 @@ func (s *Shard) land() {
 // that it left behind would hold up the stream, and then the node, for ever.
 func fatal() {
 	if v := recover(); v != nil {
-		stack := debug.Stack()
-		go panic(fmt.Sprintf("%v\n\n%s", v, stack))
-		select {}
+		end(v, debug.Stack())
 	}
 }
 

@@ -1,0 +1,88 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Panics takes panics that cost one reader, one call or one link, and not the process: it
+// counts them and logs their stacks. What panics in a method of a Shard, a Tail, a set of
+// Tails or a Host is none of those: a lock may be held, and what it guards half changed, so
+// that ends the process. Reading a page of history holds no lock.
+type Panics struct {
+	log *slog.Logger
+	n   *prometheus.CounterVec
+}
+
+// ErrPanic is what a call ends with that panicked.
+var ErrPanic = errors.New("internal error")
+
+// NewPanics returns a Panics. All of one registry share a counter. log and reg may be nil.
+func NewPanics(log *slog.Logger, reg prometheus.Registerer) *Panics {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	p := &Panics{log: log, n: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fantail_panics_total", Help: "Panics that cost one reader, call or link, by where they were caught.",
+	}, []string{"where"})}
+	if reg == nil {
+		return p
+	}
+	if err := reg.Register(p.n); err != nil {
+		var there prometheus.AlreadyRegisteredError
+		if !errors.As(err, &there) {
+			panic(err)
+		}
+		p.n, _ = there.ExistingCollector.(*prometheus.CounterVec)
+	}
+	return p
+}
+
+// Caught takes what recover returned, which is not nil, in the deferred function that
+// called it. where is one of few words: it labels the metric. The error is ErrPanic. A nil
+// Panics catches nothing.
+func (p *Panics) Caught(where string, v any) error {
+	if p == nil {
+		panic(v)
+	}
+	stack := debug.Stack()
+	if underLock() {
+		end(v, stack)
+	}
+	p.n.WithLabelValues(where).Inc()
+	p.log.Error("panic", "where", where, "panic", fmt.Sprint(v), "stack", string(stack))
+	return fmt.Errorf("%w: %s", ErrPanic, where)
+}
+
+// lockers are the receivers whose methods hold locks over what they change.
+var lockers = []string{"shard.(*Shard).", "shard.(*Tail).", "shard.(*Tails).", "shard.(*Host)."}
+
+// underLock reports whether a method of a locker is on the stack.
+func underLock() bool {
+	pcs := make([]uintptr, 64)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
+	for {
+		f, more := frames.Next()
+		name := f.Function[strings.LastIndexByte(f.Function, '/')+1:]
+		for _, l := range lockers {
+			if strings.HasPrefix(name, l) && !strings.HasPrefix(name, "shard.(*Host).ReadPage") {
+				return true
+			}
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
+// end ends the process with a panic of another goroutine, whose stack is given.
+func end(v any, stack []byte) {
+	go panic(fmt.Sprintf("%v\n\n%s", v, stack))
+	select {}
+}

@@ -1,0 +1,86 @@
+package shard_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// A panic while a page is read costs those who wait for the page, and is counted.
+func TestPanicInAPage(t *testing.T) {
+	log, reg := newHooked(), prometheus.NewRegistry()
+	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{Metrics: reg})
+	defer h.Close()
+	do(t, h, create("text/plain"), shard.CodeCreated)
+	out := do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
+	h.Drop(stream) // and with it what memory has
+	log.set(hooks{read: func() error { panic("boom") }})
+	if _, err := h.ReadPage(t.Context(), stream, out.Info, out.Info.Start); !errors.Is(err, shard.ErrPanic) {
+		t.Fatalf("%v", err)
+	}
+	want := `
+# HELP fantail_panics_total Panics that cost one reader, call or link, by where they were caught.
+# TYPE fantail_panics_total counter
+fantail_panics_total{where="page"} 1
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fantail_panics_total"); err != nil {
+		t.Error(err)
+	}
+	log.set(hooks{})
+	if r, err := h.ReadPage(t.Context(), stream, out.Info, out.Info.Start); err != nil || r.Len() != 1 {
+		t.Errorf("%v: %d messages once it is mended", err, r.Len())
+	}
+	_ = shard.NewPanics(nil, reg) // a second one of the same registry
+}
+
+// Who asks for a page where none can be gets an error.
+func TestNoPageThere(t *testing.T) {
+	log := newHooked()
+	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	defer h.Close()
+	do(t, h, create("text/plain"), shard.CodeCreated)
+	out := do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
+	for _, info := range []shard.Info{
+		{Exists: true, Life: 2},
+		{Exists: true, Life: out.Info.Life},
+		{Exists: true, Life: 2, Start: 5, Tail: 1},
+		{},
+		{Exists: true, Life: 2, Start: 1 << 63, Tail: 1 << 62, LogTail: 1},
+	} {
+		for _, from := range []uint64{0, 1, 7, 1 << 62, ^uint64(0)} {
+			if r, err := h.ReadPage(t.Context(), stream, info, from); err == nil && (r.IsZero() || r.To() <= from) {
+				t.Errorf("%+v from %d: a page of nothing", info, from)
+			}
+		}
+	}
+}
+
+// What panics while a lock may be held ends the process, whoever recovers above it.
+func TestPanicUnderALockEndsTheProcess(t *testing.T) {
+	if os.Getenv("TEST_PANIC") != "" {
+		log := newHooked()
+		h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+		log.set(hooks{read: func() error { panic("boom") }})
+		defer func() {
+			if v := recover(); v != nil {
+				_ = shard.NewPanics(nil, nil).Caught("test", v)
+			}
+		}()
+		_, _ = h.State(context.Background(), stream, 0)
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPanicUnderALockEndsTheProcess$")
+	cmd.Env = append(os.Environ(), "TEST_PANIC=1")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "panic: boom") || !strings.Contains(string(out), "(*Shard)") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
