@@ -287,6 +287,7 @@ func (r *conn) cut() {
 
 // rest does what the cursor of a reader says that is owed nothing.
 func (l *loop) rest(r *conn) {
+	l.hold(r)
 	switch st := r.d.c.state(); {
 	case r.last, st == stateClosed, st == stateGone:
 		l.finish(r)
@@ -294,6 +295,31 @@ func (l *loop) rest(r *conn) {
 		r.state = connBehind
 		l.pages = append(l.pages, r.ref)
 		l.fetch()
+	}
+}
+
+// hold notes since when a reader holds what it holds.
+func (l *loop) hold(r *conn) {
+	switch held := r.d.c.holds(); {
+	case held == 0 && len(l.holding) == 0:
+	case held == 0:
+		delete(l.holding, r)
+	case l.holding[r].what != held:
+		l.holding[r] = heldSince{held, l.now}
+	}
+}
+
+// letGo has readers let go of what they have held for long enough.
+func (l *loop) letGo() {
+	for r, h := range l.holding {
+		switch {
+		case r.d.c.holds() != h.what:
+			l.hold(r)
+		case r.state == connIdle && l.now.Sub(h.since) >= heldFor:
+			delete(l.holding, r)
+			r.d.c.late = true
+			l.pump(r)
+		}
 	}
 }
 
@@ -308,7 +334,8 @@ func (l *loop) fetch() {
 			continue
 		}
 		l.fetching++
-		f, leg, pos := r.ref, r.d.c.leg(), r.d.c.at.pos
+		f := r.ref
+		leg, pos := r.d.c.wants()
 		l.x.wg.Go(func() {
 			page, err := l.s.streams.ReadPage(l.x.ctx, leg.id, leg.info, pos)
 			l.post(func() {
@@ -364,6 +391,7 @@ func (l *loop) gone(r *conn) {
 		l.s.frames.pins.remove(r)
 	}
 	delete(l.ending, r)
+	delete(l.holding, r)
 	l.unseal(r.seal)
 	_ = unix.Close(int(r.fd)) // which takes it out of epoll
 	if ch := r.ch; ch != nil {

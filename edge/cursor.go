@@ -3,6 +3,7 @@ package edge
 import (
 	"net"
 	"slices"
+	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -18,7 +19,7 @@ type cursor struct {
 	at   place // everything below was taken: it is framed, or in held
 	told mark  // what the newest control event named
 	// held: messages of a text stream that end inside a character. They wait for
-	// what follows, so that no event holds half a character.
+	// what follows, so that no event holds half a character; for heldFor at most.
 	held []heldMessage
 
 	least    uint64 // smallest streamCursor that the client may still be given
@@ -31,8 +32,11 @@ type cursor struct {
 	gaps     uint16 // Ranges that did not join; 0, or there is a bug somewhere
 	form     framing
 	now      state
-	begun    bool // a control event was owed
-	fresh    bool // the newest control event said "up to date"
+	begun    bool  // a control event was owed
+	fresh    bool  // the newest control event said "up to date"
+	late     bool  // what is held has waited for long enough
+	look     uint8 // times that the reader has looked for what stands before its place; see lookBack
+	joint    joint // at the place; behind what is held, if anything is, when it is let go
 }
 
 // room is what a cursor needs while it owes its reader something. A driver of many may
@@ -59,14 +63,19 @@ type state uint8
 
 const (
 	stateIdle   state = iota + 1 // wait for news above pos
-	stateBehind                  // bring the page at pos
+	stateBehind                  // bring the page that wants says
 	stateClosed                  // the end was told: end the connection
 	stateGone                    // this life is over: end the connection
 )
 
-// A reader of a text stream whose every message ends inside a character would be
-// held for ever; beyond this many bytes in more than one message it gets them.
-const heldLimit = 256 << 10
+// What is held is let go when its end has not come for heldFor, or when it is more than
+// heldLimit bytes in more than one message: a writer may have died inside a character, and
+// what is no UTF-8 may look so. The half is shown as U+FFFD then, and the reader goes on at
+// the next character. So of broken text two readers may see two versions; catch-up is exact.
+const (
+	heldLimit = 256 << 10
+	heldFor   = time.Second
+)
 
 // newCursor is a cursor at a place for a client whose streamCursor must be at least
 // least (0: any).
@@ -95,8 +104,68 @@ func (c *cursor) news(budget int) (owed net.Buffers, newest uint64) {
 	return owed, newest
 }
 
-// leg is where history is read for the reader.
-func (c *cursor) leg() leg { return c.at.leg(c.tail.Stream(), c.tail.Info()) }
+// wants is the page that the reader needs: where in which log.
+func (c *cursor) wants() (leg, uint64) {
+	if c.look == 0 {
+		return c.at.leg(c.tail.Stream(), c.tail.Info()), c.at.pos
+	}
+	l, end, _ := c.before()
+	return l, max(l.info.Start, end-min(end, 1<<(c.look-1)))
+}
+
+// before is the leg that holds what stands before the reader's place, and where that ends in
+// it; false: the stream begins here.
+func (c *cursor) before() (l leg, end uint64, ok bool) {
+	info := c.tail.Info()
+	all := legs(info)
+	l, end = c.at.leg(c.tail.Stream(), info), c.at.pos
+	for i := len(all) - len(c.at.past) - 1; end <= l.info.Start; i-- {
+		if i < 0 {
+			return l, end, false
+		}
+		l, end = all[i], all[i].info.Tail
+	}
+	return l, end, true
+}
+
+// lookMost is how often a reader looks for what stands before its place, each time from twice as
+// far below: the largest message has some twenty records.
+const lookMost = 7
+
+// lookBack has the driver bring the page before the place, or finds that there is none.
+func (c *cursor) lookBack() {
+	if _, _, ok := c.before(); !ok || c.look == lookMost {
+		c.beginAnew()
+		return
+	}
+	c.look++
+	c.now = stateBehind
+}
+
+// lookedAt takes a page that was brought because of lookBack.
+func (c *cursor) lookedAt(r shard.Range) {
+	_, end, _ := c.before()
+	if r.IsZero() || r.To() < end {
+		return
+	}
+	for i := r.Search(end) - 1; i >= 0; i-- {
+		if b := r.Message(i).Body; len(b) > 0 {
+			c.look, c.joint = 0, joint{}.after(b, 0)
+			return
+		}
+	}
+}
+
+// beginAnew says that nothing which matters stands before the place, or that it is not kept.
+func (c *cursor) beginAnew() { c.look, c.joint = 0, joint{left: c.joint.left} }
+
+// holds names what is held; 0: nothing is.
+func (c *cursor) holds() uint64 {
+	if len(c.held) == 0 {
+		return 0
+	}
+	return c.held[len(c.held)-1].Next
+}
 
 // state is valid while nothing is pending.
 func (c *cursor) state() state { return c.now }
@@ -117,7 +186,8 @@ func (c *cursor) pending(budget int) net.Buffers {
 	if c.room == nil {
 		c.room = &room{}
 	}
-	before := c.tail.Info()
+	before, late := c.tail.Info(), c.late
+	c.late = false
 	ranges, paged, st := c.take(budget)
 	switch st {
 	case shard.StatusGone:
@@ -132,7 +202,7 @@ func (c *cursor) pending(budget int) net.Buffers {
 	if !joined {
 		st = shard.StatusMore
 	}
-	if st == shard.StatusClosed {
+	if st == shard.StatusClosed || late && len(ranges) == 0 {
 		last = c.release(last, true)
 	}
 	c.finish(last, st, before)
@@ -174,22 +244,28 @@ type stand struct {
 	told         mark
 	now          state
 	begun, fresh bool
+	joint        joint
 }
 
 // stand is where the reader stands; false: there is more to say of it.
 func (c *cursor) stand() (stand, bool) {
-	plain := len(c.at.past) == 0 && len(c.held) == 0 && c.paged == nil
-	return stand{c.at.pos, c.least, c.told, c.now, c.begun, c.fresh}, plain
+	plain := len(c.at.past) == 0 && len(c.held) == 0 && c.paged == nil && c.look == 0
+	return stand{c.at.pos, c.least, c.told, c.now, c.begun, c.fresh, c.joint}, plain
 }
 
 // standAt moves the reader to where one like it has come to.
 func (c *cursor) standAt(s stand) {
-	c.at.pos, c.least, c.told, c.now, c.begun, c.fresh = s.pos, s.least, s.told, s.now, s.begun, s.fresh
+	c.at.pos, c.least, c.told, c.now, c.begun, c.fresh, c.joint = s.pos, s.least, s.told, s.now, s.begun, s.fresh, s.joint
 }
 
-// page is history that the driver brought for the reader's position; false: it
-// does not hold that position.
+// page is history that the driver brought because the reader wants it; false: it does not
+// hold the reader's position.
 func (c *cursor) page(r shard.Range) bool {
+	if c.look > 0 {
+		c.lookedAt(r)
+		c.now = stateIdle
+		return true
+	}
 	if r.IsZero() || r.From() > c.at.pos || r.To() <= c.at.pos {
 		c.gaps++
 		return false
@@ -206,6 +282,7 @@ func (c *cursor) skip(pos uint64) bool {
 		return false
 	}
 	c.at.pos = max(c.at.pos, pos)
+	c.joint = joint{left: characterRest}
 	c.move()
 	c.told = mark{c.life(), c.at.pos}
 	c.now = stateIdle
@@ -237,11 +314,20 @@ func (c *cursor) frame(ranges []shard.Range, paged bool) (last *frame, joined bo
 			continue
 		}
 		first := r.Search(c.at.pos)
-		c.at.pos = r.To()
 		if first == r.Len() {
+			c.at.pos = r.To()
 			continue
 		}
-		if len(c.held) == 0 && !c.cuts(r) {
+		shared, ok := c.shares(r, first)
+		if !ok {
+			if paged {
+				kept := r
+				c.paged = &kept
+			}
+			return last, false
+		}
+		c.at.pos = r.To()
+		if shared {
 			last = c.owe(last, c.set.of(r, first, c.life(), paged, c.interval))
 			continue
 		}
@@ -254,9 +340,28 @@ func (c *cursor) frame(ranges []shard.Range, paged bool) (last *frame, joined bo
 	return last, true
 }
 
-// cuts reports whether the Range ends inside a character of a text stream.
-func (c *cursor) cuts(r shard.Range) bool {
-	return c.form == framingText && cutsCharacter([]heldMessage{{Message: shard.Message{Body: r.Payload()}}})
+// shares reports whether the reader is owed the messages of the Range from first on as they
+// are; if not, it needs a frame of its own: some of them end inside a character, or what they
+// begin with was shown already. ok is false if the reader has to look back first.
+func (c *cursor) shares(r shard.Range, first int) (shared, ok bool) {
+	if c.form != framingText {
+		return true, true
+	}
+	if len(c.held) > 0 {
+		return false, true
+	}
+	text := r.Bodies(first, r.Len())
+	skips, known := c.joint.skips(text)
+	if !known {
+		if c.lookBack(); c.look > 0 {
+			return false, false
+		}
+	}
+	if cut, _ := unfinished(text); cut > 0 || skips > 0 {
+		return false, true
+	}
+	c.joint = c.joint.after(text, 0)
+	return true, true
 }
 
 // release owes what is held as a frame of the reader's own, up to the last message
@@ -279,7 +384,14 @@ func (c *cursor) release(last *frame, all bool) *frame {
 	if n == 0 {
 		return last
 	}
-	f := newFrame(c.form, c.held[n-1].life, c.held[n-1].Next, c.interval, bodies[:n])
+	bodies = bodies[:n]
+	if c.form == framingText {
+		var text []byte
+		text, c.joint = joined(bodies, c.joint)
+		bodies = [][]byte{text}
+	}
+	f := newFrame(c.form, c.held[n-1].life, c.held[n-1].Next, c.interval, bodies)
+	f.messages = n
 	c.held = append([]heldMessage(nil), c.held[n:]...)
 	return c.owe(last, f)
 }

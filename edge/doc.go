@@ -50,6 +50,12 @@
 //     and falls back to pages (fantail_gap_detected_total counts the contrary).
 //  4. What is cut into a chunk depends on the offset and the messages only, so
 //     every node gives the same bytes.
+//     A reader of text (text.go) is shown the same text whichever messages share an event: an LF
+//     after a CR is no second line break, though they lie in two, and no event ends inside a
+//     character. Only the half of a character whose rest does not come for a second is shown as
+//     U+FFFD, and the reader goes on at the next character: of broken text two readers may see
+//     two versions. Catch-up gives the bytes. Text that declares another charset than UTF-8 or
+//     US-ASCII is base64, as what is no text, and is never held.
 //  5. An SSE connection ends between two events: in a drain in its turn (drain.go), or
 //     because other nodes have fewer (rebalance.go).
 //  6. No answer says 404 or 410 because an owner could not be reached.

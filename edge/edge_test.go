@@ -49,7 +49,12 @@ func newSite(t *testing.T, cfg Config) *site {
 
 func newSiteOver(t *testing.T, cfg Config, overTLS bool) *site {
 	t.Helper()
-	log := logtest.NewMemory(1)
+	return newSiteOn(t, cfg, overTLS, logtest.NewMemory(1))
+}
+
+// newSiteOn is a lone node over a Log that others may use, too.
+func newSiteOn(t *testing.T, cfg Config, overTLS bool, log *logtest.Memory) *site {
+	t.Helper()
 	host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
 	cfg.NoReactor = cfg.NoReactor || handlers
 	srv := New(cfg, host)

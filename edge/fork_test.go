@@ -162,11 +162,11 @@ func (f *family) events(m *member, from, want string, again bool) {
 			}
 		}
 		if again {
-			f.events(m, e.id, want[len(got):], false)
+			f.events(m, e.id, want[min(len(got), len(want)):], false)
 		}
 	}
-	if got != want {
-		f.Fatalf("%s from %s: %q, want %q", m.path, from, got, want)
+	if shown, _ := joined([][]byte{[]byte(want)}, joint{}); got != string(shown) { // it may end inside a character
+		f.Fatalf("%s from %s: %q, want %q", m.path, from, got, shown)
 	}
 	if last := events[len(events)-1]; !strings.Contains(last.data, `"streamClosed":true`) ||
 		last.id != f.ask("HEAD", m.path, "", nil, 200).Header().Get(hNextOffset) {

@@ -15,7 +15,7 @@ import (
 type framing uint8
 
 const (
-	framingText   framing = iota + 1 // text/*: the bytes, one data line per line
+	framingText   framing = iota + 1 // text/* in UTF-8: the bytes, one data line per line
 	framingJSON                      // one JSON array per event
 	framingBase64                    // anything else
 )
@@ -24,7 +24,7 @@ func framingOf(contentType string) framing {
 	switch t := shard.MediaType(contentType); {
 	case t == "application/json":
 		return framingJSON
-	case strings.HasPrefix(t, "text/"):
+	case strings.HasPrefix(t, "text/") && !otherCharset(contentType):
 		return framingText
 	default:
 		return framingBase64

@@ -30,6 +30,7 @@ type loop struct {
 	again    []ref            // have had their turn, and are owed more; each at most once
 	blocked  map[*conn]uint64 // what the client had taken at the last look
 	ending   map[*conn]struct{}
+	holding  map[*conn]heldSince
 	pages    []ref // wait for a page
 	fetching int
 	later    []turn // ask for their page again
@@ -59,6 +60,12 @@ const (
 	maxBuffers  = 1024 // of one call
 )
 
+// heldSince is what a cursor holds, and since when.
+type heldSince struct {
+	what  uint64
+	since time.Time
+}
+
 // turn is when something is due for a reader.
 type turn struct {
 	at time.Time
@@ -77,7 +84,7 @@ func newLoop(x *reactor) (*loop, error) {
 	return &loop{
 		x: x, s: x.s, ep: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
 		wake: make(signal, 1), events: make(chan []unix.EpollEvent), done: make(chan struct{}),
-		channels: map[frameKey]*channel{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{},
+		channels: map[frameKey]*channel{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{}, holding: map[*conn]heldSince{},
 		now: time.Now(), ticked: time.Now(),
 	}, nil
 }

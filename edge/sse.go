@@ -57,6 +57,9 @@ func (s *Server) driver(r *http.Request, info shard.Info, id shard.StreamID, q q
 		c:     *newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
 		start: q.at.kind == offsetStart,
 	}
+	if form == framingText && !d.start {
+		d.c.joint = joint{kind: jointUnknown, left: characterRest}
+	}
 	if err = errOffsetGone; tail.Life() == info.Life { // or made anew between the two calls
 		err = d.prepare(r.Context())
 	}
@@ -101,8 +104,9 @@ type driver struct {
 	release func() // follows the stream no more
 	start   bool   // began at the start: what is trimmed there is no loss
 
-	out  *pacer // nil: the reactor's
-	news signal
+	out     *pacer // nil: the reactor's
+	news    signal
+	holding uint64 // what the cursor holds for which the timer is set
 }
 
 // prepare brings the page that a reader needs who stands below the Tail, before the
@@ -136,6 +140,7 @@ func (d *driver) run(ctx context.Context) {
 		}
 		if more && again == nil {
 			quiet.Reset(d.heartbeat())
+			d.holding = 0
 			if bye.due() { // between two events
 				d.farewell(movedDrain)
 				return
@@ -148,6 +153,7 @@ func (d *driver) run(ctx context.Context) {
 		if again == nil && !d.c.tail.Watch(d.news, d.c.at.pos) {
 			continue
 		}
+		d.hold(quiet)
 		select {
 		case <-again:
 		case <-d.news:
@@ -162,12 +168,29 @@ func (d *driver) run(ctx context.Context) {
 			d.farewell(movedRebalance)
 			return
 		case <-quiet.C:
-			if d.out.write([]byte(":\n\n")) != nil || d.out.flush() != nil {
+			if d.silence(quiet) != nil {
 				return
 			}
-			quiet.Reset(d.heartbeat())
 		}
 	}
+}
+
+// hold sets the timer for what the cursor holds, if that is news.
+func (d *driver) hold(timer *time.Timer) {
+	if held := d.c.holds(); held != d.holding {
+		d.holding = held
+		timer.Reset(heldFor)
+	}
+}
+
+// silence does what the timer was for: it has the cursor let go of what it holds, or sends a
+// heartbeat.
+func (d *driver) silence(timer *time.Timer) error {
+	if d.c.late = d.c.holds() != 0; d.c.late {
+		return nil
+	}
+	timer.Reset(d.heartbeat())
+	return errors.Join(d.out.write([]byte(":\n\n")), d.out.flush())
 }
 
 // pageAgain is about how long a reader waits before it asks again for a page that
@@ -212,13 +235,18 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 
 // behind brings the page at the reader's position.
 func (d *driver) behind(ctx context.Context) error {
-	l := d.c.leg()
-	return d.turned(d.server.streams.ReadPage(ctx, l.id, l.info, d.c.at.pos))
+	l, pos := d.c.wants()
+	return d.turned(d.server.streams.ReadPage(ctx, l.id, l.info, pos))
 }
 
 // turned takes the page that was read, or why none could be.
 func (d *driver) turned(r shard.Range, err error) error {
 	var trimmed *shard.TrimmedError
+	if errors.As(err, &trimmed) && d.c.look > 0 {
+		d.c.beginAnew()
+		d.c.now = stateIdle
+		return nil
+	}
 	if errors.As(err, &trimmed) && d.start && trimmed.First > d.c.at.pos && d.c.skip(trimmed.First) {
 		return nil
 	}

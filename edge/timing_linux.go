@@ -27,6 +27,7 @@ func (l *loop) tick() {
 		}
 	})
 	l.fetch()
+	l.letGo()
 	for r := range l.blocked {
 		if !l.takes(r) && r.stuckFor(l.now) >= l.s.cfg.Stall {
 			l.s.m.cut.WithLabelValues(string(cutStalled)).Inc()
