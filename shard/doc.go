@@ -31,7 +31,8 @@
 // reference back (KindRelease) after the fork's end. A source that is deleted while
 // it is held is gone: nothing of it is trimmed, and its name stays taken, until the
 // last reference is back. What a crash leaves behind is struck out by the source's
-// owner, which asks the forks (verify).
+// owner, which asks the forks (verify). A new owner of a fork believes its create record
+// only once the sources' logs hold it (confirm.go).
 //
 // # Invariants
 //
@@ -44,7 +45,10 @@
 //     never a second record.
 //  4. fold(checkpoint + what follows) = fold(everything).
 //  5. A record that does not carry our header, whole and at its own position, is a
-//     foreign message; a record of a later release makes the node decline.
+//     foreign message, and so is one that says what no Fantail writes (validate.go); a
+//     record of a later release makes the node decline. Whatever a stranger appends to
+//     one log has no effect on another: no log is read or written because a record of
+//     another one says so alone.
 //  6. Parts of an append are visible all or not at all: the run must be contiguous
 //     and end in its commit.
 //  7. A refusal rests on a tail check sent after its caller arrived; a description

@@ -48,3 +48,36 @@ var Forgeries = map[string]func(pos uint64) []byte{
 		return (&Header{Kind: KindCreate, Life: MaxLife + 1}).encode(pos)
 	},
 }
+
+// ForgeChain is a create record that claims a past.
+func ForgeChain(pos uint64, a Ancestor) []byte {
+	h := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Life: 1 << 52, Type: "text/plain", Chain: []Ancestor{a}}
+	return h.encode(pos)
+}
+
+// ForgeFork is ForgeChain for a fork with a reference that the source does not have.
+func ForgeFork(pos uint64, a Ancestor) []byte {
+	h := Header{
+		Kind: KindCreate, Flags: FlagFirst | FlagLast, Life: 1 << 52, Type: "text/plain", Chain: []Ancestor{a},
+		Fork: &Fork{Source: a.Stream, Hold: NewAppendID()},
+	}
+	return h.encode(pos)
+}
+
+// ForgeForkState is a checkpoint that says what ForgeFork does.
+func ForgeForkState(pos uint64, a Ancestor) []byte {
+	s := State{
+		Next: pos + 1, exists: true, life: 1 << 52, typ: "text/plain", chain: []Ancestor{a}, confirmed: true,
+		fork: &Fork{Source: a.Stream, Hold: NewAppendID()},
+	}
+	return (&Header{Kind: KindCheckpoint, State: s.hand()}).encode(pos)
+}
+
+// ForgeHolds is a tombstone of a stream that forks of such names hold.
+func ForgeHolds(pos uint64, names ...StreamID) []byte {
+	s := State{Next: pos + 1, ended: true, gone: true, life: 1, held: map[AppendID]holder{}}
+	for _, name := range names {
+		s.held[NewAppendID()] = holder{stream: name, time: 1}
+	}
+	return (&Header{Kind: KindTombstone, State: s.encode()}).encode(pos)
+}

@@ -29,6 +29,7 @@ type hooked struct {
 type hooks struct {
 	append func(ctx context.Context, write func() (shard.Ack, error)) (shard.Ack, error)
 	read   func() error // before Read, Last and Replay
+	last   func(id shard.StreamID) error
 	tail   func(ask func() (uint64, error)) (uint64, error)
 }
 
@@ -73,6 +74,11 @@ func (l *hooked) Read(ctx context.Context, id shard.StreamID, from uint64, n int
 func (l *hooked) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	if err := l.reading(); err != nil {
 		return shard.Page{}, err
+	}
+	if fn := l.get().last; fn != nil {
+		if err := fn(id); err != nil {
+			return shard.Page{}, err
+		}
 	}
 	return l.Memory.Last(ctx, id, n)
 }

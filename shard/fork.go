@@ -184,7 +184,8 @@ func decideHold(s *State, req *Request) ([]draft, Outcome) {
 // decideRelease gives a reference back. The last one of a stream that is gone
 // ends it for good.
 func decideRelease(s *State, req *Request) ([]draft, Outcome) {
-	if _, ok := s.held[req.Ref]; !ok {
+	// Only the fork that holds gives back. An earlier release does not say which it is.
+	if f, ok := s.held[req.Ref]; !ok || req.Name != "" && f.stream != req.Name {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
 	drafts := control(Header{Kind: KindRelease, Ref: req.Ref})
@@ -204,14 +205,16 @@ func decideSettled(s *State, req *Request) ([]draft, Outcome) {
 	return control(Header{Kind: KindSettled, Ref: req.Ref}), Outcome{Code: CodeAppended}
 }
 
-// decideVoid makes sure that no create record with the reference lands any more, if
-// none has: one that is on its way stands at a position that is taken now, and one
-// decided later is late (forkTime).
+// decideVoid says whether the stream is the fork that has the reference. It writes
+// nothing, since the question may rest on a forged record of another stream. A create
+// record with the reference that lands later all the same is a fork without a past: its
+// source does not hold it any more (confirm.go). None is likely: it was decided within
+// forkTime, and is asked for after holdGrace.
 func decideVoid(s *State, req *Request) ([]draft, Outcome) {
 	if s.fork != nil && s.fork.Hold == req.Ref {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
-	return control(Header{Kind: KindSettled, Ref: req.Ref}), Outcome{Code: CodeAppended}
+	return nil, refuse(s, CodeNotFound, "no such fork")
 }
 
 // control is one record that readers never see.

@@ -98,16 +98,18 @@ func certain(err error) bool {
 // out by itself.
 func (s *Shard) giveBack(source StreamID, ref AppendID) {
 	s.host.spawn(func(ctx context.Context) {
-		if err := s.host.release(ctx, source, ref); err != nil {
+		if err := s.host.release(ctx, s.id, source, ref); err != nil {
 			s.host.cfg.Logger.Warn("release", "stream", s.id, "source", source, "err", err)
 		}
 	})
 }
 
-func (h *Host) release(ctx context.Context, source StreamID, ref AppendID) error {
+func (h *Host) release(ctx context.Context, fork, source StreamID, ref AppendID) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTime)
 	defer cancel()
-	_, err := h.fleet.Do(ctx, h.about(source, OpRelease, ref))
+	req := h.about(source, OpRelease, ref)
+	req.Name = fork
+	_, err := h.fleet.Do(ctx, req)
 	return err
 }
 
@@ -168,7 +170,7 @@ func (s *Shard) settleDebts(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	for _, d := range debts {
-		err := s.host.release(ctx, d.source, d.id)
+		err := s.host.release(ctx, s.id, d.source, d.id)
 		if err == nil {
 			err = s.note(ctx, OpSettled, d.id)
 		}

@@ -121,6 +121,8 @@ type Host struct {
 	asks  *rate.Limiter // questions to forks
 	m     *metrics
 
+	foldTurns chan struct{} // see foldsMost
+
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc
 	wg   sync.WaitGroup // every goroutine of the Host and its Shards
@@ -141,6 +143,7 @@ func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
 	h.asks = rate.NewLimiter(asksPerSecond, asksAtOnce)
 	h.cold = newCold(h.spawn, cfg.ColdOpens)
+	h.foldTurns = make(chan struct{}, foldsMost)
 	h.m = newMetrics(cfg.Metrics, h)
 	h.every(sweepEvery, h.sweep)
 	h.every(probeEvery, h.probe)

@@ -8,7 +8,8 @@ import (
 
 // metrics of a Host; the zero value counts nothing.
 type metrics struct {
-	appends map[result]prometheus.Counter
+	appends       map[result]prometheus.Counter
+	chainsRefused prometheus.Counter
 }
 
 // result labels fantail_appends_total. Closed set.
@@ -23,7 +24,10 @@ const (
 )
 
 func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
-	m := &metrics{}
+	m := &metrics{chainsRefused: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "fantail_fork_chains_refused_total",
+		Help: "Forks whose sources do not hold them: what they claim to have inherited is not served.",
+	})}
 	if reg == nil {
 		return m
 	}
@@ -43,6 +47,7 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 	}
 	reg.MustRegister(
 		appends,
+		m.chainsRefused,
 		gauge("fantail_owned_streams", "Streams that this node holds as owner.", func() float64 {
 			h.mu.Lock()
 			defer h.mu.Unlock()

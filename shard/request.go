@@ -16,7 +16,7 @@ const (
 	OpHold    Op = 4 // of the source: keep your records for a fork
 	OpRelease Op = 5 // of the source: that fork needs them no more
 	OpSettled Op = 6 // of the fork's own log: the reference was given back
-	OpVoid    Op = 7 // of the fork: no life shall come of that reference any more
+	OpVoid    Op = 7 // of the fork: is it you that has the reference?
 
 	LastOp = OpVoid
 )
@@ -67,7 +67,7 @@ type Request struct {
 	Held uint64
 
 	// Ref is what OpHold and the others are about; Name is the fork that
-	// holds, Life the life of the source that it knows (OpHold).
+	// holds (OpHold, OpRelease), Life the life of the source that it knows (OpHold).
 	Ref  AppendID
 	Name StreamID
 	Life uint64

@@ -44,6 +44,10 @@ type Shard struct {
 	asked     int  // freshness checks in this minute
 	askedAt   time.Time
 
+	confirming *attempt  // the sources of this fork are being asked (confirm.go)
+	refused    uint64    // the life whose chain they did not confirm
+	confirmAt  time.Time // when they are asked again
+
 	busy     bool      // chores are under way
 	crowded  bool      // a fork was refused because there are too many
 	verifyAt time.Time // when a stream that is gone, or crowded, asks its forks again
@@ -426,6 +430,15 @@ func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
 	}
 	if err := s.lockReady(ctx); err != nil {
 		return Info{}, err
+	}
+	if s.confirmDue() {
+		s.mu.Unlock()
+		if err := s.confirmChain(ctx); err != nil {
+			return Info{}, err
+		}
+		if err := s.lockReady(ctx); err != nil {
+			return Info{}, err
+		}
 	}
 	now := ms(s.host.cfg.Now())
 	expired := s.state.expired(now, s.lastUse(now))

@@ -1,0 +1,217 @@
+package shard
+
+import (
+	"context"
+	"errors"
+)
+
+// A create record names the logs that a fork inherits from, and whoever may append to
+// the fork's log in S2 can forge one. So its word is not enough: a chain is served only
+// once the sources' logs say the same. Each fork on the way from this one to its oldest
+// source must be held by the next one, by the reference that its create record has, and
+// a chain may name no other log. A create record that this process wrote is believed
+// (its source was held first), and so is the owner before this one, at a handover.
+//
+// It costs up to two reads a source, once for each life and owner. A fork that nothing
+// holds is served without what it claims to have inherited.
+
+// inherits reports whether the life reads other logs than its own.
+func (s *State) inherits() bool {
+	return len(s.chain) > 1 || len(s.chain) == 1 && s.chain[0].Stream != ""
+}
+
+// servedChain returns what readers may be told of the chain.
+func (s *State) servedChain() []Ancestor {
+	if s.confirmed || !s.inherits() {
+		return s.chain
+	}
+	if s.chain[0].Stream == "" {
+		return s.chain[:1]
+	}
+	return nil
+}
+
+// confirmDue reports whether the sources are to be asked before anything is told, under
+// mu. What was refused is asked again only after a while.
+func (s *Shard) confirmDue() bool {
+	return s.state.exists && s.state.inherits() && !s.state.confirmed &&
+		(s.refused != s.state.life || !s.host.cfg.Now().Before(s.confirmAt))
+}
+
+// confirmChain has the sources of a fork confirm its chain, one attempt for all callers.
+// An error says that they cannot be asked now.
+func (s *Shard) confirmChain(ctx context.Context) error {
+	s.mu.Lock()
+	if !s.opened || !s.confirmDue() {
+		s.mu.Unlock()
+		return nil
+	}
+	a := s.confirming
+	if a == nil {
+		a = &attempt{done: make(chan struct{})}
+		on, fork, chain := s.state, s.state.fork, s.state.chain
+		if !s.host.spawn(func(ctx context.Context) { s.askSources(ctx, a, on, fork, chain) }) {
+			s.mu.Unlock()
+			return ErrStopped
+		}
+		s.confirming = a
+	}
+	s.mu.Unlock()
+	select {
+	case <-a.done:
+		return a.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// askSources is the attempt of confirmChain for the life of on.
+func (s *Shard) askSources(ctx context.Context, a *attempt, on *State, fork *Fork, chain []Ancestor) {
+	ctx, cancel := context.WithTimeout(ctx, peerTime)
+	defer cancel()
+	life := chain[len(chain)-1].Life // any chain of this State has the same last piece
+	held, err := s.host.holds(ctx, s.id, fork, chain)
+	s.mu.Lock()
+	s.confirming = nil
+	same := s.state == on && on.inherits() && on.chain[len(on.chain)-1].Life == life
+	switch {
+	case err != nil:
+		a.err = storeErr(err)
+	case !same:
+	case held:
+		on.confirmed = true
+		if s.tail != nil {
+			s.tail.setChain(on.chain)
+		}
+	default:
+		s.refused, s.confirmAt = on.life, s.host.cfg.Now().Add(verifyEvery)
+		s.host.m.chainsRefused.Inc()
+	}
+	s.mu.Unlock()
+	if err == nil && !held {
+		s.host.cfg.Logger.Warn("no source holds this fork: what it claims to have inherited is not served", "stream", s.id)
+	}
+	close(a.done)
+}
+
+// holds reports whether the logs of a fork's sources hold it, and the chain names none
+// but them.
+func (h *Host) holds(ctx context.Context, id StreamID, fork *Fork, chain []Ancestor) (bool, error) {
+	left := map[StreamID]bool{}
+	for _, a := range chain {
+		left[a.Stream] = true
+	}
+	delete(left, "")
+	for range MaxChain + 1 {
+		if len(left) == 0 {
+			return true, nil
+		}
+		if fork == nil {
+			return false, nil
+		}
+		src, err := h.stateFor(ctx, id, fork)
+		switch {
+		case errors.Is(err, ErrNoLog):
+			return false, nil
+		case err != nil:
+			return false, err
+		case src.held[fork.Hold].stream != id || !src.covers(fork.Source, chain):
+			return false, nil
+		}
+		delete(left, fork.Source)
+		id, fork = fork.Source, src.fork
+	}
+	return len(left) == 0, nil
+}
+
+// covers reports whether the pieces of a chain that lie in this log are its lives', as
+// far as it can tell: a life that has ended has left nothing but its hold.
+func (s *State) covers(id StreamID, chain []Ancestor) bool {
+	for _, a := range chain {
+		if a.Stream != id || !s.exists {
+			continue
+		}
+		own := a.Life == s.life || len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Life == a.Life
+		if !own || a.Bound > s.tail {
+			return false
+		}
+	}
+	return true
+}
+
+// stateFor returns the State of a fork's source: from memory, if that knows of the hold,
+// else from its log.
+func (h *Host) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
+	h.mu.Lock()
+	s := h.states.m[fork.Source]
+	h.mu.Unlock()
+	if s != nil {
+		s.mu.Lock()
+		if s.opened && s.state.held[fork.Hold].stream == id {
+			known := *s.state
+			s.mu.Unlock()
+			return &known, nil
+		}
+		s.mu.Unlock()
+	}
+	select {
+	case h.foldTurns <- struct{}{}:
+		defer func() { <-h.foldTurns }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	return readState(ctx, h.log, fork.Source)
+}
+
+// foldsMost bounds the logs that are folded at the same time for their States alone.
+const foldsMost = 16
+
+// readState folds the log of a stream of which this node need not be the owner.
+func readState(ctx context.Context, log Log, id StreamID) (*State, error) {
+	last, err := log.Last(ctx, id, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(last.Records) == 0 {
+		return &State{Next: last.Tail, rooted: true}, nil
+	}
+	tail := last.Records[0].Pos + 1
+	from, err := startOf(ctx, log, id, last.Records[0])
+	if err != nil {
+		return nil, err
+	}
+	on, err := foldLog(ctx, log, id, from, tail)
+	if errors.Is(err, errNoRoot) {
+		if from, err = searchBack(ctx, log, id, tail, isCheckpoint); err == nil {
+			on, err = foldLog(ctx, log, id, from, tail)
+		}
+	}
+	return on, err
+}
+
+// foldLog folds the records [from, tail) of a log into a State of its own.
+func foldLog(ctx context.Context, log Log, id StreamID, from, tail uint64) (*State, error) {
+	on := &State{Next: from, rooted: from == 0}
+	err := log.Replay(ctx, id, from, tail, func(p Page) error {
+		if err := on.root(p.Records); err != nil {
+			return err
+		}
+		for _, r := range p.Records {
+			if r.Pos > on.Next {
+				on.hole(r.Pos)
+			}
+			if _, err := on.apply(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return on, err
+}
+
+// setChain tells what a Tail's life inherited, once that is known.
+func (t *Tail) setChain(chain []Ancestor) {
+	t.mu.Lock()
+	t.info.Chain = chain
+	t.mu.Unlock()
+}

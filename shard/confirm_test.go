@@ -1,0 +1,198 @@
+package shard_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// chainOf returns what a node tells of a stream's past.
+func chainOf(t testing.TB, h *shard.Host, id shard.StreamID) []shard.Ancestor {
+	t.Helper()
+	info, err := h.State(t.Context(), id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Chain
+}
+
+// forge appends a record with the header h to a stream's log, past every owner.
+func forge(t testing.TB, log shard.Log, id shard.StreamID, header func(pos uint64) []byte) {
+	t.Helper()
+	if err := log.Create(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	at, err := log.Tail(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Append(t.Context(), id, at, []shard.Entry{{Header: header(at)}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A create record that somebody forged reads no other log than its own, whatever it
+// knows of the victim: in a cold stream, in one that is owned and followed, and where a
+// checkpoint says the same.
+func TestForgedChainReadsNothing(t *testing.T) {
+	const mine, victim = shard.StreamID("attacker/mine"), shard.StreamID("victim/secret")
+	for name, header := range map[string]func(uint64, shard.Ancestor) []byte{
+		"chain":      shard.ForgeChain,
+		"fork":       shard.ForgeFork,
+		"checkpoint": shard.ForgeForkState,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := logtest.NewMemory(1)
+				h := node(t, log)
+				q := create("text/plain", "secret")
+				q.Stream = victim
+				life := do(t, h, q, shard.CodeCreated).Info.Life
+				a := shard.Ancestor{Stream: victim, Life: life, Start: 1, Bound: 2}
+				at, err := log.Tail(t.Context(), victim)
+				if err != nil {
+					t.Fatal(err)
+				}
+				q = create("text/plain", "own")
+				q.Stream = mine
+				do(t, h, q, shard.CodeCreated)
+				tail, release, err := h.Follow(t.Context(), mine, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer release()
+				forge(t, log, mine, func(pos uint64) []byte { return header(pos, a) })
+				synctest.Wait()
+				for _, n := range []*shard.Host{h, node(t, log)} {
+					if chain := chainOf(t, n, mine); len(chain) > 0 {
+						t.Errorf("%+v is served", chain)
+					}
+				}
+				if chain := tail.Info().Chain; len(chain) > 0 {
+					t.Errorf("the Tail: %+v", chain)
+				}
+				if after, err := log.Tail(t.Context(), victim); err != nil || after != at {
+					t.Errorf("the victim's log went from %d to %d, %v", at, after, err)
+				}
+			})
+		})
+	}
+}
+
+// A fork is served its past by any owner, whoever made it, and as long as there are
+// sources on the way that hold the next: up a chain, after their end, and once more after
+// the store was away.
+func TestForkIsConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		do(t, h, forkOf(t, h, stream, forked, "b"), shard.CodeCreated)
+		do(t, h, forkOf(t, h, forked, "default/grandchild"), shard.CodeCreated)
+		check := func(when string) {
+			t.Helper()
+			for _, n := range []*shard.Host{h, node(t, log)} {
+				if a, b := chainOf(t, n, forked), chainOf(t, n, "default/grandchild"); len(a) != 1 || len(b) != 2 {
+					t.Errorf("%s: %+v, %+v", when, a, b)
+				}
+			}
+		}
+		check("alive")
+		do(t, h, remove(forked), shard.CodeDeleted)
+		do(t, h, remove(stream), shard.CodeDeleted)
+		n := node(t, log)
+		if chain := chainOf(t, n, "default/grandchild"); len(chain) != 2 {
+			t.Errorf("both sources gone: %+v", chain)
+		}
+		late := node(t, log)
+		info, err := late.State(t.Context(), "default/other", 0) // it can reach its store
+		if err != nil || info.Exists {
+			t.Fatal(info, err)
+		}
+		down := errors.New("away")
+		log.set(hooks{last: func(id shard.StreamID) error {
+			if id == stream {
+				return down
+			}
+			return nil
+		}})
+		if _, err := late.State(t.Context(), "default/grandchild", 0); !errors.Is(err, shard.ErrStoreDown) {
+			t.Errorf("a source that cannot be asked: %v", err)
+		}
+		log.set(hooks{})
+		if chain := chainOf(t, late, "default/grandchild"); len(chain) != 2 {
+			t.Errorf("once it can: %+v", chain)
+		}
+	})
+}
+
+// A handover takes along that a fork was confirmed: nobody is asked again.
+func TestHandoverOfAFork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h, heir := node(t, log), node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		do(t, h, forkOf(t, h, stream, forked, "b"), shard.CodeCreated)
+		over, ok := h.Hand(forked, 0)
+		if err := heir.Install(forked, over); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		before := log.Ops()
+		if chain, err := heir.State(t.Context(), forked, shard.AskLocal); err != nil || len(chain.Chain) != 1 {
+			t.Errorf("%+v, %v", chain.Chain, err)
+		}
+		if after := log.Ops(); after.Reads != before.Reads || after.Replays != before.Replays {
+			t.Errorf("%+v after %+v", after, before)
+		}
+	})
+}
+
+// A forged table of forks writes into no other log, and makes none.
+func TestForgedHoldsWriteNowhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		q := create("text/plain", "a")
+		q.Stream = "victim/log"
+		do(t, h, q, shard.CodeCreated)
+		at, err := log.Tail(t.Context(), "victim/log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		forge(t, log, stream, func(pos uint64) []byte { return shard.ForgeHolds(pos, "victim/log", "victim/new") })
+		if s := state(t, h, stream); s != "gone" {
+			t.Fatal(s)
+		}
+		before := log.Ops().Creates
+		advance(15 * time.Minute) // long past what forks are asked after
+		become(t, h, stream, "none", time.Hour)
+		if after, err := log.Tail(t.Context(), "victim/log"); err != nil || after != at {
+			t.Errorf("the victim's log went from %d to %d, %v", at, after, err)
+		}
+		if _, err := log.Tail(t.Context(), "victim/new"); !errors.Is(err, shard.ErrNoLog) || log.Ops().Creates != before {
+			t.Errorf("a log was made: %v", err)
+		}
+	})
+}
+
+// Only the fork that holds a stream lets go of it.
+func TestReleaseByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := node(t, logtest.NewMemory(1))
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated)
+		info, err := h.State(t.Context(), forked, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		do(t, h, &shard.Request{Stream: stream, Op: shard.OpRelease, ID: shard.NewAppendID(), Ref: info.Hold, Name: "default/another"}, shard.CodeExists)
+		do(t, h, remove(stream), shard.CodeDeleted)
+		if s := state(t, h, stream); s != "gone" {
+			t.Errorf("the source is %s", s)
+		}
+	})
+}
