@@ -69,6 +69,7 @@ var failures = []struct {
 	{errNoRoute, mapping{404, "no-such-path", "No such path", retry{}}},
 	{errName, mapping{400, "bad-name", "Malformed stream name", retry{}}},
 	{errReserved, mapping{501, "not-supported", "Subscriptions are not supported", retry{}}},
+	{errProject, mapping{404, "no-such-project", "No such project", retry{}}},
 	{errMethod, mapping{405, "method", "Method not allowed", retry{}}},
 	{errHeader, mapping{400, "bad-header", "Malformed header", retry{}}},
 	{errForkProject, mapping{403, "fork-across-projects", "A fork stays within its project", retry{}}},
@@ -88,6 +89,7 @@ var failures = []struct {
 	{shard.ErrOverloaded, mapping{429, "overloaded", "Too much in flight", retry{1, 3}}},
 	{shard.ErrContended, mapping{503, "stream-contended", "Others write to the stream too fast; not written", retry{1, 3}}},
 	{shard.ErrDeclined, mapping{503, "stream-declined", "The stream needs a later release", retry{30, 90}}},
+	{shard.ErrNoPlace, mapping{404, "no-such-project", "No such project", retry{}}},
 	{shard.ErrLogDenied, mapping{503, "store-refuses", "Storage refuses", retry{5, 15}}},
 	{shard.ErrLogBusy, mapping{503, "store-down", "Storage is busy", retry{1, 3}}},
 	{shard.ErrNoLog, mapping{503, "store-down", "Storage lost the stream", retry{1, 3}}},
@@ -175,6 +177,7 @@ func refuse(w http.ResponseWriter, out shard.Outcome) {
 
 var (
 	errMethod   = errors.New("method not allowed")
+	errProject  = errors.New("the first segment of the path is a project, and no streams are kept for this one")
 	errHeader   = errors.New("malformed header")
 	errQuery    = errors.New("malformed query")
 	errTooLarge = errors.New("body is too large")

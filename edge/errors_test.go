@@ -41,7 +41,7 @@ var shardErrors = map[string]struct {
 	"ErrNoLog":          {shard.ErrNoLog, 503, "store-down"},
 	"ErrLogDenied":      {shard.ErrLogDenied, 503, "store-refuses"},
 	"ErrLogAway":        {shard.ErrLogAway, 503, "store-down"},
-	"ErrNoPlace":        {shard.ErrNoPlace, 503, "store-refuses"},
+	"ErrNoPlace":        {shard.ErrNoPlace, 404, "no-such-project"},
 	"ErrLogBusy":        {shard.ErrLogBusy, 503, "store-down"},
 	"ErrUnknown":        {shard.ErrUnknown, 503, "append-outcome-unknown"},
 	"ErrPanic":          {shard.ErrPanic, 500, "internal"},

@@ -39,6 +39,9 @@ type Config struct {
 	// cut that have been stuck for longest, and others wait before they collect more: 503
 	// after roomTime.
 	ChunkBytes int64
+	// Place reports with an error that a stream can be kept nowhere, whatever storage says: 404
+	// (nil: each can be).
+	Place func(shard.StreamID) error
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
 	// a reactor cannot serve (HTTP/2, a listener without Listen, other systems than Linux).
 	NoReactor bool
@@ -185,6 +188,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) 
 		return nil
 	}
 	id, err := parseName(r.URL.EscapedPath())
+	if err == nil && s.cfg.Place != nil && s.cfg.Place(id) != nil {
+		err = errProject
+	}
 	if err != nil {
 		fail(w, err)
 		return nil

@@ -45,12 +45,12 @@ type serveCmd struct {
 	Linger     time.Duration `help:"How long a node that stops serves on before it ends readers and closes its address, so that balancers hear of it; half of the grace at most." default:"5s"`
 	Drain      time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the rest of the grace at most." default:"15s"`
 
-	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2); none is the managed S2."`
+	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2), http:// or https://; none is the managed S2. HTTPS_PROXY, HTTP_PROXY and NO_PROXY count."`
 	S2Token         string            `name:"s2-token" help:"Access token of S2."`
 	S2Basin         string            `name:"s2-basin" help:"Basin that holds all projects."`
-	S2BasinTemplate string            `name:"s2-basin-template" help:"A basin for each project, such as ds-{project}."`
+	S2BasinTemplate string            `name:"s2-basin-template" help:"A basin for each project, such as ds-{project}; the prefix is required."`
 	S2BasinMap      map[string]string `name:"s2-basin-map" help:"Basins by project: project=basin;…"`
-	S2CreateBasins  bool              `name:"s2-create-basins" help:"Make basins that do not exist."`
+	S2CreateBasins  bool              `name:"s2-create-basins" help:"Make basins that do not exist; with a template 20 together, then one each 5 s."`
 	Exclusive       bool              `help:"Nobody else writes to the streams in S2: no read sessions at all."`
 
 	LongPoll   time.Duration `help:"How long a long-poll waits." default:"20s"`
@@ -127,12 +127,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 			errs = append(errs, fmt.Errorf("%s: want %s", flag, v.want))
 		}
 	}
-	if c.S2Basin == "" && c.S2BasinTemplate == "" && len(c.S2BasinMap) == 0 {
-		errs = append(errs, errors.New("one of --s2-basin, --s2-basin-template, --s2-basin-map is required"))
-	}
-	if c.S2Endpoint == "" && c.S2Token == "" {
-		errs = append(errs, errors.New("--s2-token is required for the managed S2; --s2-endpoint names another one"))
-	}
+	errs = append(errs, s2Mistakes(&cfg.s2)...)
 	if c.Cluster == "" && (len(c.Join) > 0 || c.Secret != "") {
 		errs = append(errs, errors.New("--join and --secret need --cluster"))
 	}
@@ -149,6 +144,15 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 	return cfg, errors.Join(errs...)
 }
 
+// s2Mistakes is what is wrong with the settings for S2, each under its flag and its variable.
+func s2Mistakes(c *s2.Config) (errs []error) {
+	for _, m := range c.Check() {
+		name := "s2-" + m.Setting
+		errs = append(errs, fmt.Errorf("--%s (%s): %w", name, variableOf(name), m.Err))
+	}
+	return errs
+}
+
 // newParser reads flags into c, and variables for those that are not given.
 func newParser(c *cli) (*kong.Kong, error) {
 	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": version},
@@ -163,8 +167,10 @@ func newParser(c *cli) (*kong.Kong, error) {
 }
 
 // variable is a flag's name as a variable: FANTAIL_S2_TOKEN for s2-token.
-func variable(f *kong.Flag) string {
-	return "FANTAIL_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+func variable(f *kong.Flag) string { return variableOf(f.Name) }
+
+func variableOf(flag string) string {
+	return "FANTAIL_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
 // eachFlag visits every flag that may be a variable.

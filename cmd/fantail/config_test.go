@@ -45,7 +45,7 @@ func TestVariablesOfServices(t *testing.T) {
 		}
 	}
 	err := run([]string{"serve"}, environ)
-	if err == nil || strings.Contains(err.Error(), "setting") || !strings.HasPrefix(err.Error(), "one of --s2-basin") {
+	if err == nil || strings.Contains(err.Error(), "setting") || !strings.HasPrefix(err.Error(), "--s2-token (FANTAIL_S2_TOKEN): ") {
 		t.Errorf("%v, want no more than a basin and a token asked for", err)
 	}
 }
@@ -53,7 +53,7 @@ func TestVariablesOfServices(t *testing.T) {
 // A variable sets its flag.
 func TestVariableSetsFlag(t *testing.T) {
 	for name, want := range map[string]string{
-		"FANTAIL_NODES": "--nodes 77", "FANTAIL_S2_BASIN": `basin "77"`, "FANTAIL_LONG_POLL": "--long-poll",
+		"FANTAIL_NODES": "--nodes 77", "FANTAIL_S2_BASIN": `--s2-basin (FANTAIL_S2_BASIN): basin "77"`, "FANTAIL_LONG_POLL": "--long-poll",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv(name, "77")
@@ -87,4 +87,51 @@ func TestAllErrorsAtOnce(t *testing.T) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
 	}
+}
+
+// What is wrong with S2's settings is told under the flag and the variable, without the token.
+func TestS2Mistakes(t *testing.T) {
+	for want, c := range map[string]serveCmd{
+		"--s2-endpoint (FANTAIL_S2_ENDPOINT): ":             {S2Endpoint: "ftp://s2", S2Basin: "fantail-dev"},
+		"--s2-token (FANTAIL_S2_TOKEN): ":                   {S2Endpoint: "http://s2", S2Token: "very secret", S2Basin: "fantail-dev"},
+		"--s2-basin (FANTAIL_S2_BASIN): ":                   {S2Endpoint: "http://s2", S2Basin: "x"},
+		"--s2-basin-template (FANTAIL_S2_BASIN_TEMPLATE): ": {S2Endpoint: "http://s2", S2BasinTemplate: "{project}"},
+		"--s2-basin-map (FANTAIL_S2_BASIN_MAP): ":           {S2Endpoint: "http://s2", S2BasinMap: map[string]string{"p": "X"}},
+	} {
+		_, err := c.node(slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "very secret") {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// A project for which there is no basin is the client's mistake.
+func TestProjectWithoutBasin(t *testing.T) {
+	var c cli
+	parser, err := newParser(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{
+		"serve", "--http=127.0.0.1:0", "--admin=127.0.0.1:0", "--grace=1s", "--s2-endpoint=http://127.0.0.1:1", "--s2-basin-map=known=basin-of-known",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := c.Serve.node(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := startNode(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = n.halt(nil) }()
+	client := newClient(t)
+	for _, path := range []string{"wp-login.php", "other/x", "Known/x"} {
+		a := client.must(t, 404, "GET", "http://"+n.http.Addr().String()+"/v1/stream/"+path, "")
+		if !strings.Contains(string(a.body), "no-such-project") {
+			t.Errorf("%s: %s", path, a.body)
+		}
+	}
+	client.must(t, 503, "GET", "http://"+n.http.Addr().String()+"/v1/stream/known/x", "")
 }

@@ -59,7 +59,11 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 }
 
 func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
-	f := &fleet{at: c.Endpoint}
+	at := s2.Config{Endpoint: c.Endpoint, Token: "none", Basin: devBasin}
+	if err := errors.Join(s2Mistakes(&at)...); err != nil {
+		return nil, err
+	}
+	f := &fleet{at: at.Endpoint}
 	if f.at == "" {
 		var err error
 		f.s2, err = s2dev.Open(s2dev.Config{

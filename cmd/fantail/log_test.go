@@ -140,7 +140,7 @@ func TestLogReaderIsStuck(t *testing.T) {
 // rest is for debugging.
 func TestServerLog(t *testing.T) {
 	var b bytes.Buffer
-	l := serverLog(slog.New(newHandler(&b, slog.LevelInfo, "json"))).Writer()
+	l := serverLog(slog.New(newHandler(&b, slog.LevelInfo, "json"))).Writer() //nolint:forbidigo // http.Server's
 	write := func(format string, a ...any) { fmt.Fprintf(l, format+"\n", a...) }
 	write("http: TLS handshake error from %s: EOF", "10.0.0.1:1234")
 	write("http: panic serving %s: boom\nstack", "10.0.0.1:1234")

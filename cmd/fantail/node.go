@@ -131,6 +131,9 @@ func (n *node) build(ctx context.Context) (err error) {
 	}
 	// The readers and writers.
 	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry
+	if cfg.s2.Basin == "" { // the fixed one has room for all
+		cfg.edge.Place = cfg.s2.Place
+	}
 	n.edge = edge.New(cfg.edge, streams)
 	n.public = n.edge.HTTPServer()
 	if cfg.tls != nil {

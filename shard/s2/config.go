@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
+	"net/url"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/time/rate"
 
 	"github.com/fantail-dev/fantail/shard"
@@ -31,6 +32,8 @@ type Config struct {
 	BasinMap map[string]string
 	// CreateBasins makes basins that do not exist.
 	CreateBasins bool
+	// Proxy names the proxy for a URL; nil: none (as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say).
+	Proxy func(*url.URL) (*url.URL, error)
 	// Timeout bounds each unary call (5 s). Appends bring their own.
 	Timeout time.Duration
 	// ConnsPerHost is how many idle connections are kept (256): the SDK's own two
@@ -48,45 +51,19 @@ type Config struct {
 	Metrics prometheus.Registerer
 
 	reopen *rate.Limiter // of read sessions
+	making *rate.Limiter // of basins that a template names
 }
 
 func (c *Config) validate() error {
 	var errs []error
-	if c.Endpoint == "" && c.Token == "" {
-		errs = append(errs, errors.New("the managed S2 needs a token"))
+	for _, m := range c.Check() {
+		errs = append(errs, m)
 	}
 	if c.Token == "" {
 		c.Token = "none" // the SDK panics without one; self-hosted S2 ignores it
 	}
-	ways := 0
-	for _, given := range []bool{c.Basin != "", c.BasinTemplate != "", len(c.BasinMap) > 0} {
-		if given {
-			ways++
-		}
-	}
-	switch {
-	case ways == 0:
-		errs = append(errs, errors.New("no basin given"))
-	case ways > 1:
-		errs = append(errs, errors.New("want one of a basin, a template and a map"))
-	}
-	if c.BasinTemplate != "" && !strings.Contains(c.BasinTemplate, "{project}") {
-		errs = append(errs, fmt.Errorf("basin template %q has no {project}: all projects would share their streams", c.BasinTemplate))
-	}
-	owner := map[string]string{}
-	for project, basin := range c.BasinMap {
-		if other, ok := owner[basin]; ok {
-			errs = append(errs, fmt.Errorf("basin %q of projects %q and %q: they would share their streams", basin, min(project, other), max(project, other)))
-		}
-		owner[basin] = project
-	}
-	if c.Basin != "" && !validBasin(c.Basin) {
-		errs = append(errs, fmt.Errorf("basin %q: %w", c.Basin, errBasinName))
-	}
-	for project, basin := range c.BasinMap {
-		if !validBasin(basin) {
-			errs = append(errs, fmt.Errorf("basin %q of project %q: %w", basin, project, errBasinName))
-		}
+	if c.Proxy == nil {
+		c.Proxy = httpproxy.FromEnvironment().ProxyFunc()
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = 5 * time.Second
@@ -100,6 +77,7 @@ func (c *Config) validate() error {
 	if c.Silence <= 0 {
 		c.Silence = 20 * time.Second
 	}
+	c.making = rate.NewLimiter(rate.Every(makeEvery), makeBurst)
 	c.reopen = rate.NewLimiter(reopens, reopens/4)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -107,12 +85,11 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-var (
-	errBasinName = errors.New("want 8 to 48 of a-z, 0-9 and -, no - at the ends")
-	basinName    = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{6,46}[a-z0-9]$`)
-)
-
-func validBasin(name string) bool { return basinName.MatchString(name) }
+// Place reports with an ErrNoPlace that a stream can be in no basin.
+func (c *Config) Place(id shard.StreamID) error {
+	_, _, err := c.place(id)
+	return err
+}
 
 // place says where in S2 a stream is kept.
 func (c *Config) place(id shard.StreamID) (basin, stream string, err error) {
@@ -128,7 +105,7 @@ func (c *Config) place(id shard.StreamID) (basin, stream string, err error) {
 	case c.BasinTemplate != "":
 		basin = strings.ReplaceAll(c.BasinTemplate, "{project}", project)
 		if !validBasin(basin) {
-			return "", "", fmt.Errorf("%w: basin %q: %w", shard.ErrNoPlace, basin, errBasinName)
+			return "", "", fmt.Errorf("%w: %w", shard.ErrNoPlace, basinFault(basin))
 		}
 		return basin, rest, nil
 	default:

@@ -3,11 +3,11 @@
 //
 // # The life of a call
 //
-// A stream's name is mapped to a basin and a stream of S2 (config.go). Appends,
+// A stream's name is mapped to a basin and a stream of S2 (config.go; check.go is for what may be set). Appends,
 // reads and tail checks are one unary call each, never repeated here: S2's reply
 // is translated into the Log contract (errors.go), and what it leaves open is
 // ErrUnknown, the shard's to settle. To an S2 without TLS it is made on the goroutine that
-// calls (unary.go). Records are translated in records.go. An S2
+// calls (unary.go); through a proxy, by way of bridge.go. Records are translated in records.go. An S2
 // in the same process is called without SDK and wire (embedded.go); what it answers
 // is worded as the SDK's, and takes the same way from there.
 //
@@ -28,7 +28,8 @@
 // # Goroutines
 //
 // One pump per open session, waited for before Follow or Replay returns (the
-// SDK's own goroutines end with the session's context).
+// SDK's own goroutines end with the session's context). Where there is a proxy, those of the
+// bridge's server, which Close waits for.
 //
 // # Not here
 //

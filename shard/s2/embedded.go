@@ -75,6 +75,9 @@ func (l *Embedded) Create(ctx context.Context, id shard.StreamID) error {
 	}
 	err = asSDK(d.EnsureStream(ctx, name))
 	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
+		if err := l.cfg.mayMake(string(id)); err != nil {
+			return err
+		}
 		if err := d.EnsureBasin(); err != nil {
 			return classify("ensure basin", asSDK(err))
 		}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +19,7 @@ type Log struct {
 	cfg      Config
 	client   *s2.Client
 	conns    conns
+	bridge   *bridge // nil: no proxy is between us and S2
 	sessions atomic.Int64
 	m        metrics
 	basins   basins[*s2.BasinClient]
@@ -62,18 +61,9 @@ func Open(cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
 	l := &Log{cfg: cfg, m: newMetrics(cfg.Metrics)}
-	dialer := &net.Dialer{Timeout: 3 * time.Second}
-	if strings.HasPrefix(cfg.Endpoint, "http://") {
-		l.conns = &unary{dial: dialer.DialContext, most: cfg.ConnsPerHost}
-	} else {
-		l.conns = &http.Transport{
-			DialContext:         dialer.DialContext,
-			MaxIdleConns:        4 * cfg.ConnsPerHost,
-			MaxIdleConnsPerHost: cfg.ConnsPerHost,
-			IdleConnTimeout:     idleMost,
-			ForceAttemptHTTP2:   true,
-			TLSHandshakeTimeout: 5 * time.Second,
-		}
+	base, err := l.connect()
+	if err != nil {
+		return nil, err
 	}
 	opts := &s2.ClientOptions{
 		// No retries of the SDK's: an append's outcome is ours to settle, and a read
@@ -84,13 +74,8 @@ func Open(cfg Config) (*Log, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // S2 sends nobody elsewhere
 		},
 	}
-	if cfg.Endpoint != "" {
-		base := strings.TrimSuffix(cfg.Endpoint, "/")
-		if !strings.HasSuffix(base, "/v1") {
-			base += "/v1"
-		}
-		opts.BaseURL = base
-		opts.MakeBasinBaseURL = func(string) string { return base }
+	if base != nil {
+		opts.BaseURL, opts.MakeBasinBaseURL = base(""), base
 	}
 	l.client = s2.New(cfg.Token, opts)
 	l.basins.open = l.client.Basin
@@ -100,6 +85,9 @@ func Open(cfg Config) (*Log, error) {
 // Close drops idle connections. Sessions end with their contexts.
 func (l *Log) Close() error {
 	l.conns.CloseIdleConnections()
+	if l.bridge != nil {
+		return l.bridge.close()
+	}
 	return nil
 }
 
@@ -138,6 +126,9 @@ func (l *Log) Create(ctx context.Context, id shard.StreamID) error {
 	}
 	err = ensure()
 	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
+		if err := l.cfg.mayMake(basin); err != nil {
+			return err
+		}
 		if err := l.EnsureBasin(ctx, basin); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package s2
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -46,13 +47,106 @@ func TestConfigOfBasins(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"{project}":    {BasinTemplate: "one-for-all"},
 		"share":        {BasinMap: map[string]string{"a": "basin-of-both", "b": "basin-of-both"}},
-		"one of":       {BasinMap: map[string]string{"a": "basin-of-a"}, BasinTemplate: "ds-{project}"},
+		"want one of":  {BasinMap: map[string]string{"a": "basin-of-a"}, BasinTemplate: "ds-{project}"},
 		"want one of ": {Basin: "fantail-dev", BasinTemplate: "ds-{project}"},
 	} {
 		cfg.Token = "t"
 		if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v", cfg, err)
 		}
+	}
+}
+
+// What no endpoint can be is told at the start, with what to do about it, and what only looks
+// otherwise is the same.
+func TestEndpoint(t *testing.T) {
+	for given, want := range map[string]string{
+		"": "", "http://127.0.0.1:4430": "http://127.0.0.1:4430", "HTTP://S2.Example:5500/": "http://s2.example:5500",
+		" https://s2.example/v1\n": "https://s2.example", "http://[::1]:4430/v1/": "http://[::1]:4430",
+		"https://gate.example/s2/": "https://gate.example/s2", "http://s2_lite:80": "http://s2_lite:80",
+	} {
+		c := Config{Endpoint: given, Token: "t", Basin: testBasin}
+		if wrong := c.Check(); len(wrong) > 0 || c.Endpoint != want {
+			t.Errorf("%q: %q %v, want %q", given, c.Endpoint, wrong, want)
+		}
+	}
+	for given, want := range map[string]string{
+		"127.0.0.1:5500": "write http://127.0.0.1:5500 or", "s2:5500": "write http://s2:5500 or", "s2": "no scheme",
+		"ftp://s2": "want http or https", "://s2": "want http or https", "http://": "names no host", "http:///v1": "names no host",
+		"http://:80": "names no host", "http://s2:": "port", "http://s2:0": "port", "http://s2:70000": "port", "http://s2:x": "no URL",
+		"http://a b": "blanks", "http://s2\x00": "control", "http://s\u00fc": "ASCII", "http://me:secret@s2": "user",
+		"http://s2?x=1": "query", "http://s2/#x": "query", "http://s2/a%2fb": "plain path", "http://s2//v1": "plain path", "http://s2/../v1": "plain path",
+		"http:/s2": "no scheme", "http:s2": "no scheme",
+	} {
+		_, err := Open(Config{Endpoint: given, Token: "t", Basin: testBasin})
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v, want %q", given, err, want)
+		}
+	}
+}
+
+// A token is what goes into a header, and no more.
+func TestToken(t *testing.T) {
+	for given, want := range map[string]string{"t": "t", " t\n": "t", "a.b_c-d=": "a.b_c-d="} {
+		c := Config{Token: given, Basin: testBasin}
+		if wrong := c.Check(); len(wrong) > 0 || c.Token != want {
+			t.Errorf("%q: %q %v", given, c.Token, wrong)
+		}
+	}
+	for _, given := range []string{"two words", "two\nlines", "a\x00b", "t\u00f6ken", " "} {
+		c := Config{Token: given, Endpoint: "http://s2", Basin: testBasin}
+		wrong := c.Check()
+		if len(wrong) != 1 || wrong[0].Setting != "token" || strings.Contains(wrong[0].Error(), strings.TrimSpace(given)+"x") {
+			t.Errorf("%q: %v", given, wrong)
+		}
+	}
+}
+
+// A template names basins that can be, under a prefix of the operator's own.
+func TestTemplate(t *testing.T) {
+	for _, good := range []string{"ds-{project}", "d{project}", "ds-{project}-eu", "a-{project}-{project}"} {
+		if err := templateFault(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for given, want := range map[string]string{
+		"ds": "no {project}", "{project}": "prefix", "{project}-eu": "prefix", "ds-{project}-{env}": "placeholder", "ds-{Project}": "no {project}",
+		"ds-{project": "no {project}", "ds-{project}}": "placeholder", "DS-{project}": "a-z", "ds_{project}": "a-z", "-{project}": "a-z",
+		"ds-{project}-": "a-z", "d s-{project}": "a-z", strings.Repeat("d", 48) + "{project}": "at most",
+	} {
+		if err := templateFault(given); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", given, err, want)
+		}
+	}
+	for _, bad := range []map[string]string{{"": "basin-of-a"}, {" a": "basin-of-a"}, {"a/b": "basin-of-a"}, {"a": "Basin-of-a"}, {"a": " basin-of-a"}, {"a": "short"}} {
+		if mapFault(bad) == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}
+
+// Clients that invent projects do not make a basin of each.
+func TestMakeBasins(t *testing.T) {
+	r := newRig(t)
+	log, err := Open(Config{Endpoint: r.s2.URL(), BasinTemplate: "made-for-{project}", CreateBasins: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	made := 0
+	for i := range 3 * makeBurst {
+		switch err := log.Create(t.Context(), shard.StreamID(fmt.Sprintf("p%d/s", i))); {
+		case err == nil:
+			made++
+		case !errors.Is(err, shard.ErrLogBusy):
+			t.Error(err)
+		}
+	}
+	if made < makeBurst || made > makeBurst+2 {
+		t.Errorf("%d basins were made", made)
+	}
+	if err := log.Create(t.Context(), "p0/another"); err != nil {
+		t.Errorf("in a basin that is there: %v", err)
 	}
 }
 

@@ -1,0 +1,157 @@
+package s2
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// managed is the account's endpoint of the managed S2, and managedBasin the end of a basin's host.
+const (
+	managed      = "https://a.s2.dev"
+	managedBasin = ".b.s2.dev"
+)
+
+// connect makes the connections to S2. base is where the SDK is to call for a basin; nil: where it
+// does by itself.
+func (l *Log) connect() (base func(basin string) string, err error) {
+	cfg := &l.cfg
+	at := cfg.Endpoint
+	if at == "" {
+		at = managed
+	}
+	u, err := url.Parse(at)
+	if err != nil {
+		return nil, fmt.Errorf("s2: endpoint: %w", err)
+	}
+	proxy, err := cfg.Proxy(u)
+	if err != nil {
+		return nil, fmt.Errorf("s2: the proxy for %s: %w", u.Host, err)
+	}
+	dialer := &net.Dialer{Timeout: 3 * time.Second}
+	switch {
+	case proxy != nil:
+		t := cfg.transport(dialer)
+		t.Proxy = func(r *http.Request) (*url.URL, error) { return cfg.Proxy(r.URL) }
+		if l.bridge, err = newBridge(t, cfg); err != nil {
+			return nil, err
+		}
+		l.conns = l.bridge
+		cfg.Logger.Info("S2 is reached through a proxy", "s2", at, "proxy", proxy.Redacted())
+		return l.bridge.base, nil
+	case u.Scheme == "http":
+		l.conns = &unary{dial: dialer.DialContext, most: cfg.ConnsPerHost}
+	default:
+		l.conns = cfg.transport(dialer)
+	}
+	if cfg.Endpoint == "" {
+		return nil, nil
+	}
+	return func(string) string { return cfg.Endpoint + "/v1" }, nil
+}
+
+func (c *Config) transport(dialer *net.Dialer) *http.Transport {
+	return &http.Transport{
+		DialContext:         dialer.DialContext,
+		MaxIdleConns:        4 * c.ConnsPerHost,
+		MaxIdleConnsPerHost: c.ConnsPerHost,
+		IdleConnTimeout:     idleMost,
+		ForceAttemptHTTP2:   true,
+		TLSHandshakeTimeout: 5 * time.Second,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+	}
+}
+
+// bridge takes calls to S2 through a proxy. The SDK opens read sessions with a client of its own,
+// which knows no proxies: for it there is a server on loopback, which passes on what brings our
+// token. Calls that are no sessions do not take the way by the socket.
+type bridge struct {
+	out    *http.Transport
+	cfg    *Config
+	ln     net.Listener
+	server *http.Server
+	wg     sync.WaitGroup
+}
+
+func newBridge(out *http.Transport, cfg *Config) (*bridge, error) {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("s2: bridge to the proxy: %w", err)
+	}
+	b := &bridge{out: out, cfg: cfg, ln: ln}
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	pass := &httputil.ReverseProxy{
+		Transport: b, FlushInterval: -1, Rewrite: func(*httputil.ProxyRequest) {},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			cfg.Logger.Debug("bridge to the proxy", "err", err)
+			w.WriteHeader(http.StatusBadGateway)
+		},
+	}
+	token := []byte("Bearer " + cfg.Token)
+	b.server = &http.Server{
+		Protocols: &p, ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), token) != 1 {
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			pass.ServeHTTP(w, r)
+		}),
+	}
+	b.wg.Go(func() {
+		if err := b.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			cfg.Logger.Error("bridge to the proxy", "err", err)
+		}
+	})
+	return b, nil
+}
+
+// base is where the SDK is to call for a basin; "" is the account.
+func (b *bridge) base(string) string { return "http://" + b.ln.Addr().String() + "/v1" }
+
+// RoundTrip implements http.RoundTripper: it sends a call for the bridge where it is meant to go.
+func (b *bridge) RoundTrip(req *http.Request) (*http.Response, error) {
+	r := req.Clone(req.Context())
+	at := b.cfg.Endpoint
+	if at == "" {
+		at = managed
+		if basin := r.Header.Get("S2-Basin"); basin != "" {
+			at = "https://" + basin + managedBasin
+			r.Header.Del("S2-Basin")
+		}
+	}
+	u, err := url.Parse(at)
+	if err != nil {
+		return nil, err
+	}
+	r.URL.Scheme, r.URL.Host, r.Host, r.RequestURI = u.Scheme, u.Host, u.Host, ""
+	if u.Path != "" {
+		r.URL.RawPath = u.Path + r.URL.EscapedPath()
+		r.URL.Path = u.Path + r.URL.Path
+	}
+	for name := range r.Header {
+		if strings.HasPrefix(name, "X-Forwarded-") {
+			r.Header.Del(name)
+		}
+	}
+	return b.out.RoundTrip(r)
+}
+
+// CloseIdleConnections is what http.Client has of the same name.
+func (b *bridge) CloseIdleConnections() { b.out.CloseIdleConnections() }
+
+func (b *bridge) close() error {
+	err := b.server.Close()
+	b.wg.Wait()
+	return err
+}
