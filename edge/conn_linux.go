@@ -105,9 +105,11 @@ func (l *loop) watch(op int, r *conn, writes bool) error {
 // event is news of a connection.
 func (l *loop) event(ev *unix.EpollEvent) {
 	r := l.seats.lookup(ref{uint32(ev.Fd), uint32(ev.Pad)})
-	switch {
-	case r == nil:
+	if r == nil {
 		return
+	}
+	defer l.guard(r)
+	switch {
 	case ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
 		l.gone(r)
 	case ev.Events&unix.EPOLLIN != 0:
@@ -121,6 +123,7 @@ func (l *loop) event(ev *unix.EpollEvent) {
 // pump writes what the reader is owed, as far as its connection takes it and its turn
 // goes, and does what the cursor says then. It returns how many bytes were taken.
 func (l *loop) pump(r *conn) (sent int) {
+	defer l.guard(r)
 	c := &r.d.c
 	if r.seal.owes() && !l.deliverSealed(r) {
 		return 0
@@ -337,7 +340,7 @@ func (l *loop) fetch() {
 		f := r.ref
 		leg, pos := r.d.c.wants()
 		l.x.wg.Go(func() {
-			page, err := l.s.streams.ReadPage(l.x.ctx, leg.id, leg.info, pos)
+			page, err := l.s.readPage(l.x.ctx, leg, pos)
 			l.post(func() {
 				l.fetching--
 				l.paged(f, page, err)
@@ -353,6 +356,7 @@ func (l *loop) paged(f ref, page shard.Range, err error) {
 	if r == nil || r.state != connBehind {
 		return
 	}
+	defer l.guard(r)
 	switch err := r.d.turned(page, err); {
 	case err == nil:
 		r.state = connIdle

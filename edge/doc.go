@@ -67,7 +67,9 @@
 //     (writerRoom), as a connection of net/http has.
 //  8. A writer's handler is asked what net/http's would be, of the same bytes, or nothing:
 //     FuzzWriter has both hear the same.
-//  9. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
+//  9. A panic costs the reader or the request that met it, whatever drives it (guard.go). It
+//     is counted, and logged with its stack.
+//  10. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
 //     can block. What others want of it comes by mail.
 //
 // # Goroutines

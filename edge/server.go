@@ -102,6 +102,7 @@ type Server struct {
 	compressing chan struct{}
 	// complaints keeps the log readable while storage is down: one line a second.
 	complaints rate.Sometimes
+	panics     *shard.Panics
 	copies     *rate.Limiter // bytes that forks copy of their sources
 	drain      drain
 	reactor    *reactor
@@ -124,6 +125,7 @@ func New(cfg Config, streams Streams) *Server {
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 		copies: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
+	s.panics = shard.NewPanics(cfg.Logger, cfg.Metrics)
 	s.reactor = newReactor(s)
 	s.writers.init(cfg.Logger)
 	s.m.registerHeld(cfg.Metrics, modeCatchUp, s.chunks)
@@ -175,6 +177,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // route is the route table. An event stream is returned, to be served.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) {
+	defer s.guardRequest()
 	common(w.Header())
 	if s.drain.leaving.Load() {
 		w.Header().Set("Connection", "close") // over HTTP/2 net/http says GOAWAY for it

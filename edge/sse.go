@@ -34,10 +34,16 @@ func (d *driver) enter(w http.ResponseWriter, r *http.Request) error {
 	return d.out.flush()
 }
 
+// leave gives back what the reader held. It is deferred by itself: a panic costs the one
+// reader, whose connection is cut.
 func (d *driver) leave() {
+	v := recover()
 	d.c.tail.Unwatch(d.news)
 	d.server.frames.pins.remove(d.out)
 	d.close()
+	if v != nil {
+		d.server.abort(v)
+	}
 }
 
 // driver makes a reader that has its first page, if it needs one.
@@ -112,7 +118,8 @@ type driver struct {
 // prepare brings the page that a reader needs who stands below the Tail, before the
 // head is written: what is no longer kept is 410, and not an empty stream that an
 // EventSource would come back to for ever.
-func (d *driver) prepare(ctx context.Context) error {
+func (d *driver) prepare(ctx context.Context) (err error) {
+	defer d.server.guard(&err)
 	d.c.interval = interval(d.server.cfg.Now())
 	if len(d.c.pending(writeBudget)) > 0 || d.c.state() != stateBehind {
 		return nil

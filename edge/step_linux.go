@@ -22,7 +22,7 @@ func (l *loop) deliver(r *conn) (sent int) {
 	c := &r.d.c
 	from, plain := c.stand()
 	if !plain || r.why != 0 || len(r.pre) > 0 || c.owes() ||
-		(l.step.room == nil || l.step.from != from) && !l.lead(c, from) {
+		(l.step.room == nil || l.step.from != from) && !l.lead(r, from) {
 		return l.pump(r)
 	}
 	sent, err := l.put(r, l.step.b)
@@ -57,8 +57,10 @@ const stepMost = 64 << 10
 
 // lead makes the step of those who stand as this reader does; false: there is nothing to
 // share, and the reader goes on by itself, with what it owes and the loop's room.
-func (l *loop) lead(c *cursor, from stand) bool {
+func (l *loop) lead(r *conn, from stand) bool {
+	defer l.guard(r)
 	l.endStep()
+	c := &r.d.c
 	c.room, l.room = l.room, nil
 	c.interval = l.interval
 	owed, newest := c.news(writeBudget)
