@@ -109,7 +109,7 @@ func (s *Server) admit(m mode) error {
 	switch {
 	case d.on.Load() && m == modeSSE:
 		return errDraining
-	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders:
+	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders, s.cfg.Crowded():
 		return errFull
 	}
 	d.readers[m]++

@@ -42,6 +42,9 @@ type Config struct {
 	// Place reports with an error that a stream can be kept nowhere, whatever storage says: 404
 	// (nil: each can be).
 	Place func(shard.StreamID) error
+	// Crowded reports that the machine has hardly room for another connection: readers are
+	// refused as beyond MaxReaders, and each answer is the last on its connection (nil: never).
+	Crowded func() bool
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
 	// a reactor cannot serve (HTTP/2, a listener without Listen, other systems than Linux).
 	NoReactor bool
@@ -75,6 +78,9 @@ func (c *Config) defaults() {
 	}
 	if c.ChunkBytes <= 0 {
 		c.ChunkBytes = 512 << 20
+	}
+	if c.Crowded == nil {
+		c.Crowded = func() bool { return false }
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -179,7 +185,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) {
 	defer s.guardRequest()
 	common(w.Header())
-	if s.drain.leaving.Load() {
+	if s.drain.leaving.Load() || s.cfg.Crowded() {
 		w.Header().Set("Connection", "close") // over HTTP/2 net/http says GOAWAY for it
 	}
 	if err := s.expect(w, r); err != nil {

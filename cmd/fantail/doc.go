@@ -25,7 +25,9 @@
 //  3. Metrics, health and profiles are never on the public address. The admin address serves no
 //     page of another origin, and holds adminConns connections at most.
 //  4. Whatever was opened before an error is closed again.
-//  5. No log line is written faster than the limiter lets it, and none holds anybody up for
+//  5. While few descriptors are free (files.go) readers are refused, then nobody is accepted at the
+//     public address: the admin address, the other nodes and S2 always get theirs.
+//  6. No log line is written faster than the limiter lets it, and none holds anybody up for
 //     longer than logPatience: the node outlives whatever reads its log.
 //
 // # Goroutines

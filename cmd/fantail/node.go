@@ -75,6 +75,7 @@ type node struct {
 	tails    *shard.Tails
 	host     *shard.Host
 	relay    *cluster.Relay // nil: a lone node
+	files    *openFiles
 	edge     *edge.Server
 	public   *http.Server
 	admin    *http.Server
@@ -134,8 +135,11 @@ func (n *node) build(ctx context.Context) (err error) {
 	if cfg.s2.Basin == "" { // the fixed one has room for all
 		cfg.edge.Place = cfg.s2.Place
 	}
+	n.files = newOpenFiles(cfg.log, n.registry)
+	cfg.edge.Crowded = n.files.crowded
 	n.edge = edge.New(cfg.edge, streams)
 	n.public = n.edge.HTTPServer()
+	n.files.server = n.public
 	if cfg.tls != nil {
 		if n.public.TLSConfig, err = cfg.tls.config(); err != nil {
 			return err
@@ -145,6 +149,7 @@ func (n *node) build(ctx context.Context) (err error) {
 	if n.http, err = lc.Listen(ctx, "tcp", cfg.http); err != nil {
 		return fmt.Errorf("public address: %w", err)
 	}
+	n.http = n.files.listener(n.http)
 	if n.adminAt, err = lc.Listen(ctx, "tcp", cfg.admin); err != nil {
 		return fmt.Errorf("admin address: %w", err)
 	}

@@ -11,6 +11,7 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger, again stopAgain) e
 	if err != nil {
 		return err
 	}
+	cfg.edge.MaxReaders = lowerReaders(cfg.edge.MaxReaders, filesLimit(), cfg.log)
 	n, err := startNode(ctx, cfg)
 	if err != nil {
 		return err
