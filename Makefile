@@ -6,7 +6,7 @@ BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 PKGS     := ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients
+.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ conformance: build bench/conformance/node_modules ## the published suite: one no
 	@if test -x "$${S2_LITE:-$${CARGO_HOME:-$$HOME/.cargo}/bin/s2}"; then \
 	  bench/with-lite node bench/conformance/run.mjs all --s2 http://127.0.0.1:4430 --table bin/conformance.json; \
 	else echo 'not on s2-lite: cargo install --locked s2-cli --version 0.42.7'; fi
+
+releases: ## a fleet is rolled from an older release and back, over one log
+	bench/with-release go test -v -count=1 -run Release ./cmd/fantail
 
 clients: build bench/clients/node_modules ## real clients (TypeScript, Python, Go, a browser, curl), against three nodes
 	node bench/clients/run.mjs

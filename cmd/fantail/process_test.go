@@ -47,6 +47,12 @@ func spawn(t *testing.T, msg string, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return spawnBinary(t, path, msg, args...)
+}
+
+// spawnBinary is spawn for the command of another release.
+func spawnBinary(t *testing.T, path, msg string, args ...string) *process {
+	t.Helper()
 	p := &process{cmd: exec.Command(path, append([]string{"--log-format=json"}, args...)...), done: make(chan error, 1)}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
@@ -107,13 +113,20 @@ func (p *process) end(t *testing.T, within time.Duration) error {
 // processes is `fantail s2` and n times `fantail serve`.
 type processes struct {
 	run   string // a project of its own: another S2 keeps what earlier runs wrote
+	path  string // the release that spawn starts; empty: this one
 	s2    *process
 	nodes []*process
 }
 
 func startProcesses(t *testing.T, n int) *processes {
 	t.Helper()
-	ps := &processes{run: rand.Text(), s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")}
+	return startRelease(t, n, "")
+}
+
+// startRelease is startProcesses for another release; empty: this one.
+func startRelease(t *testing.T, n int, path string) *processes {
+	t.Helper()
+	ps := &processes{run: rand.Text(), path: path, s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")}
 	if s2 := os.Getenv("TEST_S2_ENDPOINT"); s2 != "" { // another S2, such as s2-lite
 		ps.s2.at["url"] = s2
 	}
@@ -131,7 +144,14 @@ func startProcesses(t *testing.T, n int) *processes {
 // spawn starts node i.
 func (ps *processes) spawn(t *testing.T, i int, more ...string) *process {
 	t.Helper()
-	return spawn(t, "serving", append([]string{
+	path := ps.path
+	if path == "" {
+		var err error
+		if path, err = binary(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return spawnBinary(t, path, "serving", append([]string{
 		"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
 		"--s2-endpoint=" + ps.s2.addr("url"), "--s2-basin=fantail-process-test", "--s2-create-basins",
 		"--cluster=test", "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0",

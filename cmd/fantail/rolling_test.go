@@ -15,7 +15,13 @@ import (
 // hardly read, and has one read session for each stream.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
-	ps := startProcesses(t, 3)
+	roll(t, startProcesses(t, 3), "", "", "")
+}
+
+// roll stops one node of three after the other, and starts it again as the releases say
+// (empty: this one), under readers and writers.
+func roll(t *testing.T, ps *processes, releases ...string) {
+	t.Helper()
 	c := newClient(t)
 	const streams, perStream = 12, 9
 	var mu sync.Mutex // guards ps.nodes and up
@@ -55,10 +61,12 @@ func TestRollingRestart(t *testing.T) {
 			}
 		})
 	}
-	for i := range 3 {
+	for step, release := range releases {
+		i := step % 3
 		mu.Lock()
 		up[i] = false
 		old := ps.nodes[i]
+		ps.path = release
 		mu.Unlock()
 		if err := old.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
