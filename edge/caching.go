@@ -28,17 +28,63 @@ const (
 	keepNot  = "no-store"
 )
 
-// keep says for how long an answer may be kept, and by whom: only by the client where
-// it showed who it is.
+// keep says for how long an answer may be kept, and by whom: only by the client, and not for
+// long, where it showed who it is, for it may lose its rights.
 func keep(w http.ResponseWriter, r *http.Request, long string) {
+	h := w.Header()
 	switch {
 	case long == keepNot:
-	case r.Header.Get("Authorization") != "":
-		long = "private, " + long
-	default:
+	case !showsWho(r):
 		long = "public, " + long
+		h.Add("Vary", "Authorization, Cookie")
+	case long == keepForever:
+		long = "private, " + keepWhile
+	case long == keepTail:
+		long = "private, max-age=0, must-revalidate"
+	default:
+		long = "private, " + long
 	}
-	w.Header().Set("Cache-Control", long)
+	h.Set("Cache-Control", long)
+}
+
+// showsWho reports whether something in a request may say who asks. In front of this node
+// somebody may judge by it, and others must not be given the answer: what looks like a
+// credential is one, and so is every parameter that is not ours.
+func showsWho(r *http.Request) bool {
+	for name := range r.Header {
+		if mayShowWho(name) {
+			return true
+		}
+	}
+	if r.URL.User != nil || r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return true
+	}
+	for name := range r.URL.Query() {
+		if !ours(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// credentials are parts of the names of headers that say who asks.
+var credentials = []string{
+	"auth", "cookie", "token", "key", "secret", "session", "signature", "credential", "password",
+	"jwt", "assertion", "dpop", "cert", "user", "identity", "principal", "tenant", "account", "email",
+}
+
+// mayShowWho reports whether a header, by its canonical name, may say who asks.
+func mayShowWho(name string) bool {
+	if name == "User-Agent" || strings.HasPrefix(name, "Sec-") {
+		return false
+	}
+	name = strings.ToLower(name)
+	for _, part := range credentials {
+		if strings.Contains(name, part) {
+			return true
+		}
+	}
+	return false
 }
 
 // lasting is how long a chunk of catch-up may be kept that a query named.

@@ -148,7 +148,7 @@ func (c *chunk) take(page shard.Range, pos, tail uint64) (next uint64) {
 // by now.
 func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c *chunk, old bool) {
 	h := w.Header()
-	h.Set("Content-Type", info.Type)
+	h.Set("Content-Type", stored(info.Type))
 	h.Set(hNextOffset, c.next.offset(info))
 	if c.next.atEnd(info) && !old {
 		h.Set(hUpToDate, "true")

@@ -270,15 +270,61 @@ func TestCacheControl(t *testing.T) {
 		{"HEAD", "x", "no-store"},
 		{"GET", "none", "no-store"},
 	} {
-		for token, want := range map[string]string{"": c.want, "Bearer t": strings.Replace(c.want, "public", "private", 1)} {
-			h := header{}
-			if token != "" {
-				h["Authorization"] = token
-			}
+		for _, h := range []header{nil, {"Accept": "*/*", "User-Agent": "x", "X-Request-Id": "1", "Sec-Fetch-User": "?1", "Traceparent": "00-1"}} {
 			w := ask(t, s.srv, c.method, "/v1/stream/"+c.path, nil, h)
-			if got := w.Header().Get("Cache-Control"); got != want {
-				t.Errorf("%s %s %v: %d %q, want %q", c.method, c.path, h, w.Code, got, want)
+			if got := w.Header().Get("Cache-Control"); got != c.want {
+				t.Errorf("%s %s %v: %d %q, want %q", c.method, c.path, h, w.Code, got, c.want)
 			}
+			if vary := strings.Join(w.Header().Values("Vary"), ","); strings.Contains(c.want, "public") != strings.Contains(vary, "Authorization, Cookie") {
+				t.Errorf("%s: Vary %s", c.path, vary)
+			}
+		}
+		private := func(query string, h header) {
+			t.Helper()
+			path := c.path
+			if query != "" {
+				path += map[bool]string{true: "&", false: "?"}[strings.Contains(path, "?")] + query
+			}
+			w := ask(t, s.srv, c.method, "/v1/stream/"+path, nil, h)
+			got := w.Header().Get("Cache-Control")
+			if c.want == keepNot && got != c.want || c.want != keepNot && !strings.HasPrefix(got, "private, ") ||
+				strings.Contains(got, "public") || strings.Contains(got, "immutable") || strings.Contains(got, "s-maxage") {
+				t.Errorf("%s %s %v: %q", c.method, path, h, got)
+			}
+		}
+		for _, name := range []string{
+			"Authorization", "Proxy-Authorization", "Cookie", "X-Api-Key", "Api-Key", "X-Auth-Token", "X-Access-Token", "X-Csrf-Token",
+			"X-Amz-Security-Token", "Cf-Access-Jwt-Assertion", "X-Goog-Iap-Jwt-Assertion", "X-Forwarded-User", "X-Forwarded-Email",
+			"X-Forwarded-Client-Cert", "X-Remote-User", "Remote-User", "X-Session-Id", "Dpop", "Signature", "X-Tenant-Id",
+		} {
+			private("", header{name: "x"})
+		}
+		for _, query := range []string{"token=x", "access_token=x", "sig=x", "key=x", "signature=x", "apikey=x", "X-Amz-Signature=x", "jwt", "OFFSET=1"} {
+			private(query, nil)
+		}
+	}
+	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
+	if h := resp.Header.Get("Cache-Control"); !strings.Contains(h, "private") || !strings.Contains(h, "no-store") {
+		t.Errorf("SSE: %s", h)
+	}
+}
+
+// Opened in a browser a stream runs nothing, whatever its type says, and is no service worker's script.
+func TestStreamsRunNothing(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "<script>alert(1)</script>", header{"Content-Type": "text/html"})
+	post := s.do("POST", "/v1/stream/x", "more", header{"Content-Type": "text/html"})
+	for _, resp := range []*http.Response{
+		post, s.do("GET", "/v1/stream/x", "", nil), s.do("HEAD", "/v1/stream/x", "", nil), s.do("GET", "/v1/stream/none", "", nil),
+		s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), s.do("GET", "/elsewhere", "", nil), s.do("OPTIONS", "/v1/stream/x", "", nil),
+	} {
+		if csp := resp.Header.Get("Content-Security-Policy"); csp != "sandbox; default-src 'none'" || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s %s: %d %v", resp.Request.Method, resp.Request.URL, resp.StatusCode, resp.Header)
+		}
+	}
+	for _, path := range []string{"/v1/stream/x", "/v1/stream/x?live=sse&offset=-1", "/elsewhere"} {
+		if p := problemOf(t, 403, "application/problem+json", s.want(s.do("GET", path, "", header{"Service-Worker": "script"}), 403)); p.Type != problemBase+"service-worker" {
+			t.Errorf("%s: %+v", path, p)
 		}
 	}
 }
@@ -426,6 +472,27 @@ func TestPreflight(t *testing.T) {
 				t.Errorf("%s lacks %s", name, v)
 			}
 		}
+	}
+	// What a page's libraries add, they may add; what cannot be a header's name is left out.
+	any := []string{"traceparent", "baggage", "sentry-trace", "x-request-id", "if-match", "authorization", "x-tenant", "idempotency-key"}
+	w = ask(t, s.srv, "OPTIONS", "/v1/stream/p/x", nil, header{requestHeaders: strings.Join(any, ",") + ", b@d, a b,, é, x:y,\"q\""})
+	got := list(w.Header(), "Access-Control-Allow-Headers")
+	for _, name := range any {
+		if !got[name] {
+			t.Errorf("%s is not allowed", name)
+		}
+	}
+	for _, name := range []string{"b@d", "a b", "", "é", "x:y", `"q"`} {
+		if got[name] {
+			t.Errorf("%q is allowed", name)
+		}
+	}
+	if w.Header().Get("Access-Control-Allow-Credentials") != "" || !strings.Contains(w.Header().Get("Vary"), requestHeaders) {
+		t.Errorf("%v", w.Header())
+	}
+	w = ask(t, s.srv, "OPTIONS", "/v1/stream/p/x", nil, header{requestHeaders: strings.Repeat("x", 4097)})
+	if h := w.Header().Get("Access-Control-Allow-Headers"); h != allowed {
+		t.Errorf("%d bytes", len(h))
 	}
 	for path, status := range map[string]int{"/v1/stream/none": 404, "/v1/stream/__ds/x": 501, "/elsewhere": 404, "/v1/stream/a//b": 400} {
 		h := ask(t, s.srv, "GET", path, nil, header{"Origin": "https://app.example"})

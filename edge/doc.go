@@ -6,8 +6,12 @@
 // (name.go), the method a handler. Writes (publish.go) read a bounded body, make
 // a shard.Request of it and let Streams.Do decide; refusals and errors become
 // problem documents by the tables in errors.go. Reads (subscribe.go) turn an
-// offset (offset.go) into a log position of the stream's current life, and then
+// offset (query.go, offset.go) into a log position of the stream's current life, and then
 // answer a chunk (catch-up), wait once (longpoll.go) or stream (sse.go).
+//
+// A header that is kept, travels to other nodes or comes back in an answer has a row in
+// headerTable (headertable.go), which says its bound, its bytes and where it goes; a write's are
+// checked before anything else of it is read.
 //
 // A fork is read leg by leg (place.go): what it inherited in its ancestors' logs,
 // under offsets of their lives, then its own. fork.go finds out what a PUT inherits.
@@ -89,6 +93,12 @@
 // said it, so a connection that breaks between the two resumes behind the data. Of an event of
 // 256 bytes that is 38 bytes of 475. A control event that stands alone has one, or a reader that
 // is told nothing but where the stream ends would come back to where it began.
+//
+// The id of the last event comes in Last-Event-ID, or in a parameter by that name or as
+// lastEventId, as event-source-polyfill sends it. Of several the one furthest on in the stream
+// counts: a URL may hold one from when its page was made.
+//
+// Any origin may ask with any header, because no answer allows credentials.
 //
 // A client takes one space away after "data:". Text that begins with one therefore
 // gets another (appendSpare), so that SSE gives what catch-up gives; the reference

@@ -70,6 +70,7 @@ var failures = []struct {
 	{errName, mapping{400, "bad-name", "Malformed stream name", retry{}}},
 	{errReserved, mapping{501, "not-supported", "Subscriptions are not supported", retry{}}},
 	{errProject, mapping{404, "no-such-project", "No such project", retry{}}},
+	{errWorker, mapping{403, "service-worker", "A stream is no script of a service worker", retry{}}},
 	{errMethod, mapping{405, "method", "Method not allowed", retry{}}},
 	{errHeader, mapping{400, "bad-header", "Malformed header", retry{}}},
 	{errForkProject, mapping{403, "fork-across-projects", "A fork stays within its project", retry{}}},
@@ -178,6 +179,7 @@ func refuse(w http.ResponseWriter, out shard.Outcome) {
 var (
 	errMethod   = errors.New("method not allowed")
 	errProject  = errors.New("the first segment of the path is a project, and no streams are kept for this one")
+	errWorker   = errors.New("requests for a service worker's script are refused")
 	errHeader   = errors.New("malformed header")
 	errQuery    = errors.New("malformed query")
 	errTooLarge = errors.New("body is too large")

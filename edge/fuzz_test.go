@@ -175,7 +175,10 @@ func FuzzParseCursor(f *testing.F) {
 		f.Add(s, int64(time.Hour), int64(0))
 	}
 	f.Fuzz(func(t *testing.T, s string, since, random int64) {
-		n := parseCursor(s)
+		n, ok := parseCursor(s)
+		if ok != (strings.Trim(s, "0123456789") == "") {
+			t.Fatalf("%q: %v", s, ok)
+		}
 		if v, err := strconv.ParseUint(s, 10, 64); n != 0 && (err != nil || v != n) || n > maxInteger {
 			t.Fatalf("%q: %d", s, n)
 		}

@@ -44,8 +44,11 @@ const (
 )
 
 // always is what every response carries (PROTOCOL 12, CORS), by canonical name. The
-// values are shared: nobody may add to them.
+// values are shared: nobody may add to them. What a stream holds is somebody's, and its type may
+// be that of a page or a script: opened in a browser it has an origin of its own and may load
+// and run nothing.
 var always = http.Header{
+	"Content-Security-Policy":       {"sandbox; default-src 'none'"},
 	"X-Content-Type-Options":        {"nosniff"},
 	"Cross-Origin-Resource-Policy":  {"cross-origin"},
 	"Access-Control-Allow-Origin":   {"*"},
@@ -54,24 +57,54 @@ var always = http.Header{
 
 func common(h http.Header) { maps.Copy(h, always) }
 
-// preflight answers OPTIONS.
-func preflight(w http.ResponseWriter) {
+// preflight answers OPTIONS. A page may send any header: what it sends without being asked for
+// it is all that there is, because no answer allows credentials.
+func preflight(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Access-Control-Allow-Methods", methods)
-	h.Set("Access-Control-Allow-Headers", allowed)
+	h.Set("Access-Control-Allow-Headers", allowed+asked(r.Header))
 	h.Set("Access-Control-Max-Age", "86400")
+	h.Set("Vary", "Access-Control-Request-Headers, Access-Control-Request-Method")
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// asked is what a preflight asks for and the fixed list lacks, each after a comma: names that can
+// be a header's, of as many bytes together as the table says.
+func asked(h http.Header) string {
+	list := strings.Join(h.Values(requestHeaders), ",")
+	if len(list) > headerRules[requestHeaders].most {
+		return ""
+	}
+	var b strings.Builder
+	for name := range strings.SplitSeq(list, ",") {
+		if name = strings.TrimSpace(name); name != "" && all(name, inToken) && !allowedNames[strings.ToLower(name)] {
+			b.WriteString(", ")
+			b.WriteString(name)
+		}
+	}
+	return b.String()
+}
+
+const requestHeaders = "Access-Control-Request-Headers"
+
+// allowedNames is the fixed list, in lower case.
+var allowedNames = func() map[string]bool {
+	m := map[string]bool{}
+	for name := range strings.SplitSeq(allowed, ", ") {
+		m[strings.ToLower(name)] = true
+	}
+	return m
+}()
+
 // describe sets the headers that describe a stream.
 func describe(h http.Header, info shard.Info) {
-	h.Set("Content-Type", info.Type)
+	h.Set("Content-Type", stored(info.Type))
 	h.Set(hNextOffset, formatOffset(info.Life, info.Tail))
 	if info.HasTTL {
 		h.Set(hTTL, strconv.FormatUint(info.TTL, 10))
 	}
 	if info.Expires != 0 {
-		h.Set(hExpires, info.ExpiresRaw)
+		h.Set(hExpires, stored(info.ExpiresRaw))
 	}
 	if info.Closed {
 		h.Set(hClosed, "true")
@@ -80,7 +113,7 @@ func describe(h http.Header, info shard.Info) {
 
 // closes reports whether a request asks to close: the header's value counts only
 // if it is "true", in any case.
-func closes(h http.Header) bool { return strings.EqualFold(h.Get(hClosed), "true") }
+func closes(h http.Header) bool { return strings.EqualFold(soft(h, hClosed), "true") }
 
 func badHeader(name, why string) error { return fmt.Errorf("%w: %s: %s", errHeader, name, why) }
 
@@ -106,8 +139,8 @@ func producer(h http.Header) (*shard.Producer, error) {
 		return nil, badHeader("Producer-*", "want all three, or none")
 	}
 	p := &shard.Producer{ID: strings.Clone(h.Get(hProducerID))} // a writer's is part of a whole head, and is kept
-	if p.ID == "" || len(p.ID) > shard.MaxProducerID {
-		return nil, badHeader(hProducerID, "want 1 to 256 bytes")
+	if p.ID == "" {
+		return nil, badHeader(hProducerID, "is empty; send 1 to 256 bytes of printable ASCII")
 	}
 	var err error
 	if p.Epoch, err = integer(h, hProducerEpoch); err != nil {

@@ -39,15 +39,8 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request, id shard.StreamID) 
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	w.Header().Set("Location", scheme(r)+"://"+r.Host+r.URL.EscapedPath())
+	w.Header().Set("Location", location(r))
 	w.WriteHeader(http.StatusCreated)
-}
-
-func scheme(r *http.Request) string {
-	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
-		return "https"
-	}
-	return "http"
 }
 
 // post appends, closes, or both (PROTOCOL 5.2). The order of its checks is
@@ -58,9 +51,6 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		req.Producer, err = producer(r.Header)
 	}
 	if seq := r.Header.Get(hSeq); err == nil && seq != "" {
-		if len(seq) > shard.MaxStreamSeq {
-			err = badHeader(hSeq, "at most 256 bytes")
-		}
 		req.StreamSeq = []byte(seq)
 	}
 	if err != nil {
@@ -129,13 +119,12 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, req *shard.Reques
 
 // request begins a Request; its body is read later.
 func (s *Server) request(r *http.Request, id shard.StreamID, op shard.Op) (*shard.Request, error) {
-	typ := r.Header.Get("Content-Type")
-	if len(typ) > shard.MaxContentType {
-		return nil, badHeader("Content-Type", "at most 256 bytes")
+	if err := checkHeaders(r); err != nil {
+		return nil, err
 	}
 	return &shard.Request{
 		Stream: id, Op: op, ID: shard.NewAppendID(), Minted: s.now(),
-		Type: typ, Close: closes(r.Header),
+		Type: r.Header.Get("Content-Type"), Close: closes(r.Header),
 	}, nil
 }
 

@@ -111,11 +111,29 @@ const (
 	inToken                    // RFC 9110, 5.6.2
 	inValue                    // printable ASCII, spaces and tabs
 	inDigits
+	inText // printable ASCII and spaces
+	inTag  // what an entity tag and a list of them may hold
 )
+
+// String says what may stand in a value of the class.
+func (c class) String() string {
+	switch c {
+	case inDigits:
+		return "digits"
+	case inTarget:
+		return "printable ASCII without spaces"
+	case inToken:
+		return "a token"
+	case inTag:
+		return "no control characters"
+	default:
+		return "printable ASCII"
+	}
+}
 
 var classes = func() (c [256]class) {
 	for b := byte(' '); b < 0x7f; b++ {
-		c[b] |= inValue
+		c[b] |= inValue | inText | inTag
 		if b != ' ' {
 			c[b] |= inTarget
 		}
@@ -126,7 +144,10 @@ var classes = func() (c [256]class) {
 			c[b] |= inToken
 		}
 	}
-	c['\t'] |= inValue
+	c['\t'] |= inValue | inTag
+	for b := 0x80; b <= 0xff; b++ {
+		c[b] |= inTag
+	}
 	return c
 }()
 

@@ -192,8 +192,12 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) 
 		fail(w, err)
 		return nil
 	}
+	if r.Header.Get("Service-Worker") != "" {
+		fail(w, errWorker)
+		return nil
+	}
 	if r.Method == http.MethodOptions {
-		preflight(w)
+		preflight(w, r)
 		return nil
 	}
 	id, err := parseName(r.URL.EscapedPath())

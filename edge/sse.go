@@ -95,7 +95,7 @@ func ahead(now time.Time, client uint64) uint64 {
 // sseHead sets the headers of an SSE response.
 func sseHead(h http.Header, form framing) {
 	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-cache, no-transform")
+	h.Set("Cache-Control", "private, no-cache, no-store, no-transform") // no-cache is the protocol's word
 	h.Set("X-Accel-Buffering", "no")
 	if form == framingBase64 {
 		h.Set(hEncoding, "base64")

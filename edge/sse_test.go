@@ -191,7 +191,7 @@ func TestFirstByteAtOnce(t *testing.T) {
 			}
 			h := s.resp.Header
 			if h.Get("Content-Type") != "text/event-stream" || h.Get("X-Accel-Buffering") != "no" ||
-				h.Get("Cache-Control") != "no-cache, no-transform" || s.resp.ContentLength != -1 {
+				h.Get("Cache-Control") != "private, no-cache, no-store, no-transform" || s.resp.ContentLength != -1 {
 				t.Errorf("%v", h)
 			}
 		}

@@ -31,10 +31,14 @@ func nextCursor(now time.Time, client uint64, random func(n int64) int64) uint64
 	return client + uint64((seconds+second-1)/second)
 }
 
-// parseCursor reads a client's cursor; a malformed one is as good as none.
-func parseCursor(s string) uint64 {
-	if n, ok := digits(s); ok && n <= maxInteger-cursorJitter {
-		return n
+// parseCursor reads a client's cursor: digits, or nothing. One that is further ahead than any
+// that was ever given is as good as none.
+func parseCursor(s string) (n uint64, ok bool) {
+	if !all(s, inDigits) {
+		return 0, false
 	}
-	return 0
+	if n, ok := digits(s); ok && n <= maxInteger-cursorJitter {
+		return n, true
+	}
+	return 0, true
 }

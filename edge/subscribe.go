@@ -3,8 +3,8 @@ package edge
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -24,50 +24,13 @@ func (s *Server) head(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	w.WriteHeader(http.StatusOK)
 }
 
-// query is a GET's query, read strictly where the protocol says so.
-type query struct {
-	at    offset
-	given bool // an offset was given
-	live  string
-	cur   uint64 // the client's cursor; 0: none
-	old   bool   // storage does not answer: the stream is as this fleet last knew it
-}
-
-func parseQuery(r *http.Request) (query, error) {
-	v := r.URL.Query()
-	q := query{at: offset{kind: offsetStart}, live: v.Get("live"), cur: parseCursor(v.Get("cursor"))}
-	offsets := v["offset"]
-	if len(offsets) > 1 {
-		return q, errOffset
-	}
-	if q.given = len(offsets) == 1; q.given {
-		var err error
-		if q.at, err = parseOffset(offsets[0]); err != nil {
-			return q, err
-		}
-	}
-	switch q.live {
-	case "", "long-poll", "sse":
-		return q, nil
-	default:
-		return q, fmt.Errorf("%w: live: want long-poll or sse", errQuery)
-	}
-}
-
 // read is every GET (PROTOCOL 5.6 to 5.8). An event stream is returned, to be served; its
 // head is not written yet.
 func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID) (events *driver) {
-	q, err := parseQuery(r)
-	last := r.Header.Get("Last-Event-ID")
-	if q.live == "sse" && last != "" {
-		if o, ok := lastEventID(last); ok {
-			q.at, q.given, err = o, true, nil
-		} else {
-			last = ""
-		}
-	}
-	if err == nil && q.live != "" && !q.given {
-		err = fmt.Errorf("%w: a live read needs an offset", errQuery)
+	err := checkHeaders(r)
+	var q query
+	if err == nil {
+		q, err = parseQuery(r)
 	}
 	if err != nil {
 		fail(w, err)
@@ -76,7 +39,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	info, at, err := s.locate(r.Context(), id, &q)
 	switch {
 	case q.live == "sse":
-		if err == nil && last != "" && info.Closed && at.atEnd(info) {
+		if err == nil && q.again && info.Closed && at.atEnd(info) {
 			w.WriteHeader(http.StatusNoContent) // EventSource stops for good
 			return nil
 		}
@@ -160,7 +123,7 @@ func (s *Server) catchUp(w http.ResponseWriter, r *http.Request, info shard.Info
 	keep(w, r, c.lasting(q.at, info))
 	tag := etag(info, at, c.next)
 	w.Header().Set("ETag", tag)
-	if has, ok := matches(r.Header.Get("If-None-Match"), tag); ok {
+	if has, ok := matches(strings.Join(r.Header.Values("If-None-Match"), ","), tag); ok {
 		w.Header().Set("ETag", has)
 		w.WriteHeader(http.StatusNotModified)
 		return
