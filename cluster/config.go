@@ -59,6 +59,10 @@ type Config struct {
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 
+	// BodyBytes bounds the append bodies that peers are sending (64 MiB), and LinkBytes the credit
+	// of all links together, what may be on its way to this node (256 MiB).
+	BodyBytes, LinkBytes int64
+
 	// Network is what nodes reach each other over (default: the machine's).
 	Network Network
 
@@ -135,6 +139,12 @@ func (c *Config) fill() {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.BodyBytes <= 0 {
+		c.BodyBytes = bodyBudget
+	}
+	if c.LinkBytes <= 0 {
+		c.LinkBytes = linkBudget
 	}
 	if c.window <= 0 {
 		c.window = defaultWindow

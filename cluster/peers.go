@@ -40,7 +40,7 @@ type peers struct {
 	granted int // link credit of the links that are open
 }
 
-// linkBudget bounds the credit of all links together, in bytes: what may be on its way
+// linkBudget is Config.LinkBytes's default: it bounds the credit of all links together, what may be on its way
 // to this node, whoever sends it.
 const linkBudget = 256 << 20
 
@@ -49,7 +49,7 @@ const linkBudget = 256 << 20
 func (ps *peers) grant() int {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	n := max(min(ps.cfg.linkWindow, (linkBudget-ps.granted)/4), ps.cfg.window)
+	n := max(min(ps.cfg.linkWindow, (int(ps.cfg.LinkBytes)-ps.granted)/4), ps.cfg.window)
 	ps.granted += n
 	return n
 }

@@ -44,7 +44,7 @@ type server struct {
 	sessions map[uint64]*session
 }
 
-// bodyBudget bounds the append bodies that peers are sending; ErrOverloaded
+// bodyBudget is Config.BodyBytes's default: it bounds the append bodies that peers are sending; ErrOverloaded
 // beyond, before a body is read.
 const bodyBudget = 64 << 20
 
@@ -77,7 +77,7 @@ func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics) *s
 	opts = append(opts, guarded(panics)...)
 	s := &server{
 		panics: panics, self: self, log: cfg.Logger, met: met, hosted: h, openers: o,
-		bodies: semaphore.NewWeighted(bodyBudget), grpc: grpc.NewServer(opts...),
+		bodies: semaphore.NewWeighted(cfg.BodyBytes), grpc: grpc.NewServer(opts...),
 		sessions: map[uint64]*session{},
 	}
 	relaypb.RegisterRelayServer(s.grpc, s)

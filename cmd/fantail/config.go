@@ -56,6 +56,7 @@ type serveCmd struct {
 	LongPoll   time.Duration `help:"How long a long-poll waits." default:"20s"`
 	ColdOpens  float64       `help:"How many streams a second this node reads from S2 that are not in memory, after twice as many in a burst; requests that would wait for over a second are refused." default:"200"`
 	MaxReaders int           `help:"Most SSE and long-poll readers at once." default:"200000"`
+	Memory     byteSize      `help:"What the process may use, such as 2GiB; caches and the collector keep to it (default: the cgroup's limit, or what GOMEMLIMIT is nine tenths of)."`
 
 	Cluster   string   `help:"Name of the fleet; with it the node is one of several." group:"fleet"`
 	Secret    string   `help:"Secret of the fleet, for gossip: 32, 48 or 64 hexadecimal digits." group:"fleet"`
@@ -119,6 +120,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		"--grace": {c.Grace > 0, "more than 0"}, "--linger": {c.Linger >= 0, "0 or more"},
 		"--drain": {c.Drain >= 0, "0 or more"}, "--long-poll": {c.LongPoll > 0, "more than 0"},
 		"--max-readers":         {c.MaxReaders > 0, "more than 0"},
+		"--memory":              {c.Memory == 0 || c.Memory >= leastMemory, "512MiB or more"},
 		"--cold-opens":          {c.ColdOpens > 0, "more than 0"},
 		"--rebalance-threshold": {c.RebalanceThreshold >= 0, "0 or more"}, "--rebalance-floor": {c.RebalanceFloor >= 0, "0 or more"},
 		"--rebalance-rate": {c.RebalanceRate > 0 && c.RebalanceRate <= 1, "more than 0, and 1 at most"},

@@ -95,8 +95,8 @@ func TestKubernetesSettings(t *testing.T) {
 		t.Errorf("nodes are killed after %v, within their grace of %v", patience, cfg.grace)
 	}
 	limit, _ := strconv.Atoi(one(t, text, `limits: \{ memory: (\d+)Gi`))
-	if soft, _ := strconv.Atoi(one(t, text, `GOMEMLIMIT, value: (\d+)MiB`)); soft <= 2048 || soft >= limit<<10 {
-		t.Errorf("GOMEMLIMIT of %d MiB below %d GiB", soft, limit)
+	if strings.Contains(text, "GOMEMLIMIT") || pool(int64(limit)<<30) < 1<<30 {
+		t.Errorf("the limit of %d GiB is not what the budgets follow, or leaves them little", limit)
 	}
 }
 

@@ -38,6 +38,7 @@ type nodeConfig struct {
 	s2                   s2.Config
 	embedded             *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
 	shard                shard.Config
+	tailBytes            int64 // of all Tails; 0: shard's default
 	edge                 edge.Config
 	balance              edge.Balance
 	fleet                *cluster.Config // nil: a lone node
@@ -118,7 +119,7 @@ func (n *node) build(ctx context.Context) (err error) {
 		return err
 	}
 	// The streams that this node owns, and the one Tail of each that it reads.
-	n.tails = shard.NewTails(0, 0)
+	n.tails = shard.NewTails(0, cfg.tailBytes)
 	cfg.shard.Logger, cfg.shard.Metrics = cfg.log, n.registry
 	n.host = shard.NewHost(n.store, n.tails, cfg.shard)
 	var streams edge.Streams = n.host

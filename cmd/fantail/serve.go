@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"os"
 )
 
 // Run serves until a signal.
@@ -11,6 +12,7 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger, again stopAgain) e
 	if err != nil {
 		return err
 	}
+	findMemory(c.Memory, os.Getenv, "/").apply(&cfg, cfg.log, os.Getenv)
 	cfg.edge.MaxReaders = lowerReaders(cfg.edge.MaxReaders, filesLimit(), cfg.log)
 	n, err := startNode(ctx, cfg)
 	if err != nil {

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+)
+
+const mib = 1 << 20
+
+// budgets is what a node holds of messages and streams at most: one line for each budget, with what
+// it has where memory is plenty, and the least with which it does its work (a body or a chunk of the
+// largest size, some of everything). Readers, the runtime and what is being encoded come on top.
+var budgets = []budget{
+	{"tails", 512 * mib, 32 * mib, func(c *nodeConfig, n int64) { c.tailBytes = n }},
+	{"states", 512 * mib, 32 * mib, func(c *nodeConfig, n int64) { c.shard.StateBytes = n }},
+	{"pages", 256 * mib, 16 * mib, func(c *nodeConfig, n int64) { c.shard.PageBytes = n }},
+	{"frames", 256 * mib, 16 * mib, func(c *nodeConfig, n int64) { c.edge.FrameBytes = n }},
+	{"sse", 64 * mib, 8 * mib, func(c *nodeConfig, n int64) { c.edge.PinnedBytes = n }},
+	{"chunks", 512 * mib, 40 * mib, func(c *nodeConfig, n int64) { c.edge.ChunkBytes = n }},
+	{"bodies", 64 * mib, 24 * mib, func(c *nodeConfig, n int64) { c.edge.MaxBodies = n }},
+	{"peer-bodies", 64 * mib, 20 * mib, func(c *nodeConfig, n int64) {
+		if c.fleet != nil {
+			c.fleet.BodyBytes = n
+		}
+	}},
+	{"links", 256 * mib, 16 * mib, func(c *nodeConfig, n int64) {
+		if c.fleet != nil {
+			c.fleet.LinkBytes = n
+		}
+	}},
+}
+
+type budget struct {
+	name        string
+	full, least int64
+	set         func(*nodeConfig, int64)
+}
+
+const (
+	// leastMemory is the least that --memory may be.
+	leastMemory = 512 * mib
+	// readerBytes is what an event stream's reader costs, with its share of the heap's slack.
+	readerBytes = 2 << 10
+)
+
+// pool is how much of a process's memory the budgets may have: three quarters without 256 MiB, but
+// two fifths where that is little.
+func pool(memory int64) int64 { return max(memory/4*3-256*mib, memory/5*2) }
+
+// split shares a pool out: each budget has its least, and all the same part of what more they have
+// where memory is plenty. memory 0 is plenty.
+func split(memory int64) []int64 {
+	var full, least int64
+	for _, b := range budgets {
+		full, least = full+b.full, least+b.least
+	}
+	part := 1.0
+	if memory > 0 {
+		part = min(max(float64(pool(memory)-least)/float64(full-least), 0), 1)
+	}
+	out := make([]int64, len(budgets))
+	for i, b := range budgets {
+		out[i] = b.least + int64(part*float64(b.full-b.least))
+	}
+	return out
+}
+
+// memory is what the process may use, and who says so; bytes 0: nobody does.
+type memory struct {
+	bytes int64
+	from  string
+}
+
+// findMemory is the setting's, the cgroup's or GOMEMLIMIT's.
+func findMemory(setting byteSize, getenv func(string) string, root string) memory {
+	group := cgroupMemory(root)
+	var soft byteSize
+	_ = soft.UnmarshalText([]byte(getenv("GOMEMLIMIT"))) // "off" and what Go itself has refused
+	switch {
+	case setting > 0:
+		return memory{int64(setting), "--memory"}
+	case soft > 0 && (group == 0 || int64(soft) < group):
+		return memory{int64(soft) / 9 * 10, "GOMEMLIMIT"}
+	case group > 0:
+		return memory{group, "cgroup"}
+	}
+	return memory{}
+}
+
+// apply has the node keep to the memory: its budgets, its readers, and the collector's limit at nine
+// tenths, unless GOMEMLIMIT says another.
+func (m memory) apply(cfg *nodeConfig, log *slog.Logger, getenv func(string) string) {
+	for i, n := range split(m.bytes) {
+		budgets[i].set(cfg, n)
+	}
+	if m.bytes == 0 {
+		return
+	}
+	if getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(m.bytes / 10 * 9)
+	}
+	if m.bytes < leastMemory {
+		log.Warn("there is little memory for a node: want 512 MiB or more", "memory", m.bytes, "from", m.from)
+	}
+	if room := int(m.bytes / 4 / readerBytes); cfg.edge.MaxReaders > room {
+		log.Warn("there is not the memory for --max-readers, which is lowered", "memory", m.bytes, "from", m.from,
+			"wanted", cfg.edge.MaxReaders, "max_readers", room)
+		cfg.edge.MaxReaders = room
+	}
+}
+
+// cgroupMemory is the least limit of memory on the way from the process's cgroup to the root of all,
+// of version 1 or 2; 0: there is none.
+func cgroupMemory(root string) int64 {
+	raw, err := os.ReadFile(path.Join(root, "proc/self/cgroup"))
+	if err != nil {
+		return 0
+	}
+	least := int64(math.MaxInt64)
+	look := func(mount, group, file string) {
+		for group = path.Clean("/" + group); ; group = path.Dir(group) {
+			b, err := os.ReadFile(path.Join(root, mount, group, file))
+			if n, bad := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil && bad == nil && n > 0 {
+				least = min(least, n)
+			}
+			if group == "/" {
+				return
+			}
+		}
+	}
+	for line := range strings.Lines(string(raw)) {
+		of, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, group, ok := strings.Cut(rest, ":")
+		switch {
+		case !ok:
+		case of == "0" && controllers == "":
+			look("sys/fs/cgroup", group, "memory.max")
+			look("sys/fs/cgroup/unified", group, "memory.max")
+		case strings.Contains(","+controllers+",", ",memory,"):
+			look("sys/fs/cgroup/memory", group, "memory.limit_in_bytes")
+		}
+	}
+	if least >= 1<<50 { // version 1 has a number for none
+		return 0
+	}
+	return least
+}
+
+// byteSize is a number of bytes as a setting: 1073741824, 1GiB, 512MiB; 0 is none.
+type byteSize int64
+
+// UnmarshalText implements encoding.TextUnmarshaler, as Go reads GOMEMLIMIT.
+func (b *byteSize) UnmarshalText(text []byte) error {
+	s, unit := strings.TrimSpace(string(text)), int64(1)
+	for suffix, n := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40} {
+		if t, ok := strings.CutSuffix(s, suffix); ok {
+			s, unit = t, n
+		}
+	}
+	n, err := strconv.ParseInt(strings.TrimSuffix(s, "B"), 10, 64)
+	if err != nil || n < 0 || n > math.MaxInt64/unit {
+		return fmt.Errorf("%q: want a number of bytes such as 2GiB or 512MiB", text)
+	}
+	*b = byteSize(n * unit)
+	return nil
+}
