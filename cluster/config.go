@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,8 +12,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// DefaultPort is the port of gossip where an address names none.
-const DefaultPort = 4457
+// DefaultPort is the port of gossip where an address names none, and DefaultRelayPort that
+// of the relay.
+const (
+	DefaultPort      = 4457
+	DefaultRelayPort = 4467
+)
+
+// maxSecrets bounds the secrets of a fleet: one that is used, one that comes or goes, and a
+// few for who is late.
+const maxSecrets = 8
 
 // Config of a Relay. Fields without a default are required.
 type Config struct {
@@ -25,12 +32,22 @@ type Config struct {
 	RingKey string
 	// Cluster is the fleet's name: the label of its gossip, at most 255 bytes.
 	Cluster string
-	// Secret encrypts gossip: 16, 24 or 32 bytes, the same on all nodes.
-	Secret []byte
+	// Secrets of the fleet, 16, 24 or 32 bytes each, at most maxSecrets, the same on all nodes.
+	// The first encrypts gossip, and all decrypt it; the first is what this node proves to the
+	// relays of others that it knows, and others may prove any.
+	Secrets [][]byte
+	// Identity, unless nil, is what nodes prove to each other's relays instead.
+	Identity *Identity
+	// Renew, unless nil, is asked every renewEvery for the secrets and the identity as they are
+	// by then. An error leaves them as they were.
+	Renew func() (secrets [][]byte, id *Identity, err error)
+	// Plaintext says with whom the relay speaks without TLS.
+	Plaintext Plaintext
 	// Gossip is the address, host:port, on which gossip listens, over TCP and UDP
 	// (default: all addresses, DefaultPort). Port 0 takes a free one.
 	Gossip string
-	// Relay is the address, host:port, of the gRPC server. Port 0 takes a free one.
+	// Relay is the address, host:port, of the gRPC server (default: Advertise,
+	// DefaultRelayPort). Port 0 takes a free one.
 	Relay string
 	// Advertise is the IP address that others are told for both (default: that of
 	// Gossip, or the machine's private one if Gossip listens on all addresses).
@@ -50,8 +67,6 @@ type Config struct {
 	// Calm is how long the owners have been the same when readers are evened out (default
 	// 1 min): in the middle of a deploy they would be sent to nodes that stop next.
 	Calm time.Duration
-	// TLS, if set, is used between nodes, in both directions.
-	TLS *tls.Config
 	// Now is the clock for the dates of a View (default time.Now).
 	Now func() time.Time
 	// Logger gets state changes (default: discard).
@@ -66,7 +81,8 @@ type Config struct {
 	// Network is what nodes reach each other over (default: the machine's).
 	Network Network
 
-	window, linkWindow int // smaller ones, for tests
+	window, linkWindow int           // smaller ones, for tests
+	renewEvery         time.Duration // shorter, for tests
 }
 
 // The credit that an edge grants, in bytes of Ranges (design: "The fleet").
@@ -89,8 +105,13 @@ func (c *Config) validate() error {
 	if n := len(c.Cluster); n == 0 || n > 255 {
 		wrong("cluster: cluster name of %d bytes: want 1 to 255", n)
 	}
-	if n := len(c.Secret); n != 16 && n != 24 && n != 32 {
-		wrong("cluster: secret of %d bytes: want 16, 24 or 32", n)
+	if err := CheckSecrets(c.Secrets); err != nil {
+		errs = append(errs, err)
+	}
+	if join, err := ParseJoin(c.Join); err != nil {
+		wrong("cluster: join: %w", err)
+	} else {
+		c.Join = join
 	}
 	host, _, err := splitAddr(c.Gossip)
 	if err != nil {
@@ -106,6 +127,9 @@ func (c *Config) validate() error {
 	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {
 		wrong("cluster: advertised address %q: want an IP address that others can reach", c.Advertise)
 	}
+	if c.Relay == "" {
+		c.Relay = net.JoinHostPort(c.Advertise, strconv.Itoa(DefaultRelayPort))
+	}
 	if host, _, err := splitAddr(c.Relay); err != nil {
 		wrong("cluster: relay address: %w", err)
 	} else if loopback(host) && !loopback(c.Advertise) {
@@ -115,6 +139,19 @@ func (c *Config) validate() error {
 		wrong("cluster: HTTP address of %d bytes: at most %d", len(c.HTTP), maxAddress)
 	}
 	return errors.Join(errs...)
+}
+
+// CheckSecrets reports what is wrong with the secrets of a fleet.
+func CheckSecrets(secrets [][]byte) error {
+	if n := len(secrets); n == 0 || n > maxSecrets {
+		return fmt.Errorf("cluster: %d secrets: want 1 to %d", n, maxSecrets)
+	}
+	for _, s := range secrets {
+		if n := len(s); n != 16 && n != 24 && n != 32 {
+			return fmt.Errorf("cluster: secret of %d bytes: want 16, 24 or 32", n)
+		}
+	}
+	return nil
 }
 
 func (c *Config) fill() {
@@ -151,6 +188,9 @@ func (c *Config) fill() {
 	}
 	if c.linkWindow <= 0 {
 		c.linkWindow = defaultLinkWindow
+	}
+	if c.renewEvery <= 0 {
+		c.renewEvery = renewEvery
 	}
 	if c.Network == nil {
 		c.Network = machine{}

@@ -20,7 +20,7 @@ func TestRelayOnLoopback(t *testing.T) {
 		{"[::1]:1", "10.0.0.1:2", "", true},
 	} {
 		cfg := Config{
-			Name: "n", Cluster: "c", Secret: []byte("0123456789abcdef"),
+			Name: "n", Cluster: "c", Secrets: [][]byte{[]byte("0123456789abcdef")},
 			Relay: c.relay, Gossip: c.gossip, Advertise: c.advertise,
 		}
 		if err := cfg.validate(); (err != nil) != c.refused {

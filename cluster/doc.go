@@ -28,7 +28,16 @@
 //
 // A node that joins or leaves says from which second on (membership.go); every node
 // switches by its own clock. Only a node that has looked for all others, and found nobody
-// who owns anything or has named a date, owns streams at once: so a fleet begins.
+// who owns anything or has named a date, owns streams immediately: so a fleet begins. An address
+// that answers, and does not speak this node's gossip, is not nobody (seek.go).
+//
+// # Trust
+//
+// Gossip is encrypted with the fleet's secret. The relay's port speaks TLS 1.3 with whoever
+// proves that it is of the fleet, by the secret or by a certificate (trust.go, creds.go). A
+// member that says in gossip that it speaks TLS is only ever spoken to over TLS; plaintext is
+// taken from the addresses of members that do not say so, which a setting ends. A connection
+// ends once what its peer proved is accepted no more.
 //
 // At the date the old owner of a stream nudges the new one, or somebody asks that one for
 // the stream; it asks the old owner for all that it knows (Hand), installs it, and serves:
@@ -78,12 +87,14 @@
 // 65,536 wait, then refused. Append bodies from peers: 64 MiB, then refused before the
 // body is read. Streams being let go of: 16 at once, the others next second. Streams
 // being handed over: 8 at once to each heir; those that were are remembered for 5 s.
+// Connections to the relay's port that have proved nothing: 128, then closed, each for 3 s.
 // Followers that move to a new owner while the one before feeds them: 2,000 a second, and all that are
 // left within 5 s.
 //
 // # Goroutines
 //
-// For a node: one that tends ownership, one that steps all followers, up to 9 for each
+// For a node: one that tends ownership, one that steps all followers, one that reads secrets
+// again where they are in a file, up to 9 for each
 // heir after a change of owners that nudge, those of gossip and of joining. For each
 // link: its keeper, a reader and a writer of the control lane, and a reader of the bulk
 // lane while anything is followed; at the other end, those of gRPC's handlers. None for a

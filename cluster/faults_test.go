@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -232,7 +231,7 @@ type rawEdge struct {
 func (f *fleet) rawEdge(owner *station, window, linkWindow uint64) *rawEdge {
 	f.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+owner.relay(),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(clientCreds{owner.creds}))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -34,6 +34,7 @@ type membership struct {
 	observe func(*View)
 	ml      *memberlist.Memberlist
 	addr    string // where gossip listens
+	keys    *memberlist.Keyring
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 
@@ -45,6 +46,10 @@ type membership struct {
 	self  Member
 	known map[string]Member // the others, by name
 	addrs map[string]string // where they gossip, by name
+	began time.Time         // when joining did
+	// attempts is the last try of each address to join that failed, by name or address; at most
+	// as many as there are.
+	attempts map[string]*attempt
 }
 
 // The calm profile: gossip places streams, links notice deaths.
@@ -69,12 +74,15 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		news:  make(chan struct{}, 1),
 		tell:  make(chan struct{}, 1),
 		known: map[string]Member{},
-		addrs: map[string]string{},
+		addrs: map[string]string{}, attempts: map[string]*attempt{}, began: time.Now(),
 		self: Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), Key: cfg.RingKey,
 			Start: millis(cfg.Now()), Rev: 1, StopAt: Never,
 			Speaks: relayVersion, Relay: relayAddr, HTTP: cfg.HTTP, Format: shard.FormatLevel,
 		},
+	}
+	if cfg.Plaintext != PlaintextAlways {
+		m.self.Features |= FeatureTLS
 	}
 	if len(cfg.Join) > 0 {
 		m.self.StartAt = Never // owns nothing before it has found somebody
@@ -106,7 +114,10 @@ func (m *membership) create() error {
 	c.BindAddr, c.BindPort = host, port
 	c.AdvertiseAddr, c.AdvertisePort = m.cfg.Advertise, port
 	c.Label = m.cfg.Cluster
-	c.SecretKey = m.cfg.Secret
+	if c.Keyring, err = memberlist.NewKeyring(m.cfg.Secrets, m.cfg.Secrets[0]); err != nil {
+		return err
+	}
+	m.keys = c.Keyring
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
 	c.GossipInterval, c.GossipNodes = gossipInterval, gossipNodes
 	c.RetransmitMult = retransmitMult
@@ -118,7 +129,7 @@ func (m *membership) create() error {
 	if c.Transport, err = m.cfg.Network.Gossip(m.cfg.Gossip); err != nil {
 		return err
 	}
-	c.Logger = log.New(gossipLog{m.log}, "", 0) //nolint:forbidigo // what memberlist takes
+	c.Logger = log.New(newGossipLog(m.log), "", 0) //nolint:forbidigo // what memberlist takes
 	if m.ml, err = memberlist.Create(c); err != nil {
 		return err
 	}
@@ -149,6 +160,7 @@ func (m *membership) publish(ctx context.Context) {
 	flip := time.NewTimer(time.Hour)
 	defer flip.Stop()
 	hidden := ""
+	var told *Table // the last one that the log tells of
 	for {
 		v := m.build()
 		now := m.cfg.Now()
@@ -158,7 +170,11 @@ func (m *membership) publish(ctx context.Context) {
 		if old := m.view.Load(); !v.equal(old) {
 			m.view.Store(v)
 			m.met.views.Inc()
-			m.log.Info("view changed", "members", len(v.members), "owners", owners)
+			tellMembers(m.log, m.self.Name, old, v)
+		}
+		if table := v.At(now); told == nil || !told.same(table) {
+			m.log.Info("owners changed", "owners", owners, "members", len(v.members), "self", table.has(m.self.Name))
+			told = table
 		}
 		m.observe(m.view.Load())
 		hidden = m.complain(v.HiddenBy(m.self.Name, now), hidden)
@@ -257,12 +273,13 @@ func (m *membership) ownedLocked(now time.Time) bool {
 // and has met only such as own nothing either may be the first to own, but not before that:
 // the owners may be those that were still being dialled. all: nobody was missed. Otherwise
 // the owners may be among the missed: then it names a date, by which it may hear of them.
-// why, if not empty: a node without company need not wait for any.
+// why, if not empty: a node without company need not wait for any. While an address answers that
+// does not speak this node's gossip (seek.go) it begins nothing.
 func (m *membership) sought(all bool, why string) (company bool) {
 	m.mu.Lock()
 	now := m.cfg.Now()
 	company = len(m.known) > 0
-	begins := m.self.StartAt == Never && !m.ownedLocked(now) && (company || why != "")
+	begins := m.self.StartAt == Never && !m.ownedLocked(now) && (company || why != "") && !m.aliensLocked()
 	switch {
 	case !begins:
 	case all || !company:
@@ -275,6 +292,9 @@ func (m *membership) sought(all bool, why string) (company bool) {
 		poke(m.news)
 	}
 	if begins && !company {
+		if tried := m.seeks(); tried != "" {
+			why += ": " + tried
+		}
 		m.alone(why)
 	}
 	return company
@@ -383,7 +403,7 @@ func (m *membership) close(goodbye bool) error {
 	}
 	if goodbye {
 		if err := m.ml.Leave(leaveTimeout); err != nil { // the others find out by themselves
-			m.log.Info("nobody heard the goodbye", "err", err)
+			m.log.Debug("nobody heard the goodbye", "err", err)
 		}
 	}
 	return m.ml.Shutdown()
@@ -407,7 +427,6 @@ func (m *membership) join(ctx context.Context) {
 		m.await(ctx)
 		return
 	}
-	began := time.Now()
 	for {
 		late := time.AfterFunc(seekPatience, func() { m.sought(false, "") })
 		all, strangers := m.seek(ctx)
@@ -416,7 +435,7 @@ func (m *membership) join(ctx context.Context) {
 		switch {
 		case all && !strangers:
 			why = "all addresses to join are this node's own"
-		case time.Since(began) >= m.cfg.Alone:
+		case time.Since(m.began) >= m.cfg.Alone:
 			why = "found nobody to join"
 		}
 		wait := joinEvery + mrand.N(joinEvery/2)
@@ -460,34 +479,25 @@ func (m *membership) seek(ctx context.Context) (all, strangers bool) {
 	all = true
 	var dial errgroup.Group
 	dial.SetLimit(joinAtOnce)
+	tried := map[string]bool{}
 	for _, name := range m.cfg.Join {
-		addrs, err := m.resolve(ctx, name)
+		tried[name] = true
+		addrs, err := m.lookup(ctx, name)
 		if err != nil {
 			all = false
-			m.log.Debug("look up a node to join", "addr", name, "err", err)
 			continue
 		}
 		for _, a := range addrs {
 			if seen[a] {
 				continue
 			}
-			seen[a], strangers = true, true
+			seen[a], tried[a], strangers = true, true, true
 			dial.Go(func() error { return m.dial(ctx, a) })
 		}
 	}
-	return dial.Wait() == nil && all, strangers
-}
-
-// dial learns what the node at an address knows, itself included.
-func (m *membership) dial(ctx context.Context, addr string) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	_, err := m.ml.Join([]string{addr})
-	if err != nil {
-		m.log.Debug("join", "addr", addr, "err", err)
-	}
-	return err
+	err := dial.Wait()
+	m.forgetTries(tried)
+	return err == nil && all, strangers
 }
 
 // resolve turns host or host:port into addresses.
@@ -558,24 +568,3 @@ func (d *delegate) NotifyMsg([]byte)                {}
 func (d *delegate) GetBroadcasts(_, _ int) [][]byte { return nil }
 func (d *delegate) LocalState(bool) []byte          { return nil }
 func (d *delegate) MergeRemoteState([]byte, bool)   {}
-
-// gossipLog takes memberlist's lines, which begin with their level in brackets.
-// Its errors are ours to know of, not to act upon: a missed probe is one.
-type gossipLog struct{ log *slog.Logger }
-
-func (g gossipLog) Write(line []byte) (int, error) {
-	n := len(line)
-	level := slog.LevelDebug
-	for tag, l := range map[string]slog.Level{
-		"[WARN] ": slog.LevelInfo, "[ERR] ": slog.LevelWarn, "[ERROR] ": slog.LevelWarn,
-	} {
-		if bytes.HasPrefix(line, []byte(tag)) {
-			level = l
-		}
-	}
-	if _, rest, ok := bytes.Cut(line, []byte("] ")); ok && line[0] == '[' {
-		line = rest
-	}
-	g.log.Log(context.Background(), level, "memberlist", "says", string(bytes.TrimSpace(line)))
-	return n, nil
-}

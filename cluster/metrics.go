@@ -22,6 +22,7 @@ type metrics struct {
 	members       prometheus.Gauge
 	owners        prometheus.Gauge
 	gaps          prometheus.Counter
+	refused       prometheus.Counter // connections to the relay's port
 	handovers     handoverCounters
 }
 
@@ -47,6 +48,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		owners:  gauge("fantail_owners", "Members that own streams, as this node sees it."),
 		gaps: counter("fantail_relay_gaps_total",
 			"Relayed records that did not join; mended by subscribing again."),
+		refused: counter("fantail_relay_refused_total",
+			"Connections to the relay's port that did not prove to be of the fleet."),
 	}
 	handovers := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fantail_handovers_total",
@@ -61,7 +64,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.bytes[s] = bytes.WithLabelValues(s)
 	}
 	if reg != nil {
-		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.owners, m.gaps, handovers)
+		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.owners, m.gaps, m.refused, handovers)
 	}
 	return m
 }

@@ -6,12 +6,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -27,6 +26,7 @@ type peers struct {
 	met  *metrics
 	// panics catches those of a link's goroutines.
 	panics *shard.Panics
+	creds  *creds
 	// up and lost are told of links, from the peer's goroutine; lost with the
 	// subscriptions that were on it.
 	up   func(name string)
@@ -74,10 +74,16 @@ func (ps *peers) update(v *View) {
 		return
 	}
 	for _, m := range v.Members() {
-		if m.Name == ps.self || ps.m[m.Name] != nil {
+		if m.Name == ps.self {
+			continue
+		}
+		secure := m.Features&FeatureTLS != 0
+		if p := ps.m[m.Name]; p != nil {
+			p.secure.Store(secure)
 			continue
 		}
 		p := &peer{peers: ps, to: place{m.Name, m.Relay}, since: time.Now()}
+		p.secure.Store(secure)
 		ctx, stop := context.WithCancel(ps.ctx)
 		p.stop = stop
 		ps.m[m.Name] = p
@@ -182,6 +188,8 @@ type peer struct {
 	peers *peers
 	to    place
 	stop  context.CancelFunc
+	// secure: it says that it speaks TLS, so nothing else is spoken to it.
+	secure atomic.Bool
 
 	mu     sync.Mutex
 	link   *link         // nil while it is down
@@ -216,7 +224,11 @@ func (p *peer) run(ctx context.Context) {
 			err = l.run()
 			p.set(nil)
 			p.peers.met.links.Dec()
-			p.peers.cfg.Logger.Info("link down", "peer", p.to.name, "err", err)
+			if ctx.Err() != nil { // it has left, or this node does
+				p.peers.cfg.Logger.Debug("link closed", "peer", p.to.name)
+			} else {
+				p.peers.cfg.Logger.Info("link down", "peer", p.to.name, "err", err)
+			}
 			p.peers.ungrant(l.linkWindow)
 			p.peers.lost(l, l.close())
 		} else {
@@ -284,10 +296,9 @@ func (p *peer) reachAddr(ctx context.Context, addr string) (net.Conn, error) {
 // dial makes a connection. It is the link's own: closing it is the only way to
 // be rid of a transport that has fallen silent.
 func (p *peer) dial() (*grpc.ClientConn, error) {
-	cfg := p.peers.cfg
-	creds := insecure.NewCredentials()
-	if cfg.TLS != nil {
-		creds = credentials.NewTLS(cfg.TLS.Clone())
+	creds, err := p.peers.creds.of(p.secure.Load())
+	if err != nil {
+		return nil, err
 	}
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),

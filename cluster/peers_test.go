@@ -68,7 +68,7 @@ func (p *piped) Addr() net.Addr { return &net.TCPAddr{} }
 func (p *piped) serves(t *testing.T, name string) *server {
 	cfg := &Config{Name: name}
 	cfg.fill()
-	s := newServer(cfg, name, nil, nil, newMetrics(nil))
+	s := newServer(cfg, name, nil, nil, newMetrics(nil), nil)
 	s.status = func(string) *relaypb.Status { return &relaypb.Status{} }
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -114,6 +114,7 @@ func TestOutOfReach(t *testing.T) {
 		cfg := &Config{Name: "a", Network: p, Logger: log.logger()}
 		cfg.fill()
 		ps := newPeers(cfg, "a", "", newMetrics(nil))
+		ps.creds = &creds{}
 		ps.up, ps.lost = func(string) {}, func(*link, []*upstream) {}
 		says := func(out, again int) {
 			t.Helper()

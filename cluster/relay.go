@@ -24,6 +24,7 @@ type Relay struct {
 	self      string
 	addr      string
 	met       *metrics
+	creds     *creds
 	ms        *membership
 	peers     *peers
 	hosted    *hosted
@@ -68,6 +69,9 @@ func Join(ctx context.Context, cfg Config, host *shard.Host, tails *shard.Tails)
 	if err := r.ms.start(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
+	if cfg.Renew != nil {
+		r.wg.Go(func() { r.renew(r.ctx) })
+	}
 	return r, nil
 }
 
@@ -77,10 +81,15 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 ) {
 	ln, err := cfg.Network.Listen(ctx, cfg.Relay)
 	if err != nil {
-		return nil, nil, fmt.Errorf("listen for peers: %w", err)
+		return nil, nil, fmt.Errorf("listen for peers (--relay; by default at --advertise): %w", err)
+	}
+	met := newMetrics(cfg.Metrics)
+	creds, err := newCreds(&cfg, met)
+	if err != nil {
+		return nil, nil, errors.Join(err, ln.Close())
 	}
 	r := &Relay{
-		cfg: cfg, met: newMetrics(cfg.Metrics),
+		cfg: cfg, met: met, creds: creds,
 		addr: advertised(&cfg, ln.Addr()), holds: map[*use]holding{},
 		openers: &openers{limit: openAtOnce, waiting: openWaiting},
 		news:    make(chan struct{}, 1), drops: make(chan struct{}, dropAtOnce),
@@ -95,8 +104,9 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	r.cfg.Logger = cfg.Logger.With("member", r.self)
 	r.ms.log = r.cfg.Logger
 	r.peers = newPeers(&r.cfg, r.self, r.addr, r.met)
-	r.peers.panics = r.flights.panics
-	r.server = newServer(&r.cfg, r.self, r.hosted, r.openers, r.met)
+	r.peers.panics, r.peers.creds = r.flights.panics, creds
+	creds.elder, creds.log = func(ip net.IP) bool { return r.View().elder(ip) }, r.cfg.Logger
+	r.server = newServer(&r.cfg, r.self, r.hosted, r.openers, r.met, creds)
 	r.server.addr, r.server.table, r.server.foreign = r.addr, r.table, r.foreign
 	r.server.answers, r.server.handed, r.server.status = r.answers, r.handed, r.status
 	r.followers = &followers{

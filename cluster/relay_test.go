@@ -54,7 +54,7 @@ func newFleetAt(t *testing.T, n int, now func() time.Time) *fleet {
 func (f *fleet) add(change ...func(*Config)) *station {
 	f.Helper()
 	cfg := Config{
-		Name: fmt.Sprintf("n%d", len(f.nodes)), Cluster: "test", Secret: []byte("0123456789abcdef"),
+		Name: fmt.Sprintf("n%d", len(f.nodes)), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
 		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", Lead: -1,
 	}
 	if len(f.nodes) > 0 {

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -58,7 +57,7 @@ const (
 // nothing holds up close for so long, and a peer gives up sooner (helloTimeout).
 const greetTimeout = 3 * time.Second
 
-func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics) *server {
+func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics, c *creds) *server {
 	opts := []grpc.ServerOption{
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
@@ -70,8 +69,8 @@ func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics) *s
 			Time: keepaliveTime, Timeout: keepaliveTimeout,
 		}),
 	}
-	if cfg.TLS != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(cfg.TLS.Clone())))
+	if c != nil {
+		opts = append(opts, grpc.Creds(serverCreds{clientCreds{c}}))
 	}
 	panics := shard.NewPanics(cfg.Logger, cfg.Metrics)
 	opts = append(opts, guarded(panics)...)

@@ -45,6 +45,10 @@ func (r *Relay) Ready() bool {
 	return true
 }
 
+// JoinErrors lists the addresses to join that this node does not reach, with the last error of
+// each; empty while there is none.
+func (r *Relay) JoinErrors() string { return r.ms.seeks() }
+
 // Balance tells others how many readers are connected to this node, and returns how many
 // are connected to each of those that are there to stay; nobody's if the fleet is
 // changing.

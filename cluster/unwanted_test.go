@@ -49,7 +49,7 @@ func TestSubscriptionTakenBack(t *testing.T) {
 	} {
 		h := &countingHost{}
 		o, free := oneAtATime()
-		s := newServer(&Config{}, "a", newHosted(h, nil), o, newMetrics(nil))
+		s := newServer(&Config{}, "a", newHosted(h, nil), o, newMetrics(nil), nil)
 		s.table = func() *Table { return table }
 		ses, err := s.open(t.Context(), &relaypb.Hello{Link: 1, To: []byte("a"), Version: relayVersion})
 		if err != nil {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -75,6 +76,14 @@ func (v *View) FormatLevel() uint8 {
 		level = min(level, v.members[i].Format)
 	}
 	return level
+}
+
+// elder reports whether a member is at an address that does not speak TLS.
+func (v *View) elder(ip net.IP) bool {
+	return slices.ContainsFunc(v.members, func(m Member) bool {
+		host, _, _ := net.SplitHostPort(m.Relay)
+		return m.Features&FeatureTLS == 0 && ip.Equal(net.ParseIP(host))
+	})
 }
 
 // Member is the member of that name, or nil.

@@ -135,7 +135,7 @@ func runNode(name, join, endpoint string) error {
 	tails := shard.NewTails(0, 0)
 	n := &node{host: shard.NewHost(log, tails, shard.Config{IdleAfter: time.Hour, ColdOpens: 1e6})}
 	cfg := cluster.Config{
-		Name: name, Cluster: "bench", Secret: []byte("0123456789abcdef"),
+		Name: name, Cluster: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
 		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0",
 	}
 	if join != "" {

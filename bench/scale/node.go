@@ -55,7 +55,7 @@ func runNode(f nodeFlags) error {
 	var all edge.Streams = n.host
 	if f.join != "" {
 		fleet := cluster.Config{
-			Name: f.name, Cluster: "bench", Secret: []byte("0123456789abcdef"),
+			Name: f.name, Cluster: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
 			Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0",
 		}
 		if f.join != beginsFleet {

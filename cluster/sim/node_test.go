@@ -82,7 +82,7 @@ func (n *node) start() error {
 	p.host = shard.NewHost(p.store, tails, shard.Config{Now: now, Logger: log, Metrics: p.registry})
 	var err error
 	p.relay, err = cluster.Join(context.Background(), cluster.Config{
-		Name: n.name, Cluster: "sim", Secret: []byte("0123456789abcdef"),
+		Name: n.name, Cluster: "sim", Secrets: [][]byte{[]byte("0123456789abcdef")},
 		Gossip: net.JoinHostPort(n.ip, portGossip), Relay: net.JoinHostPort(n.ip, portRelay),
 		Join: []string{"fleet:" + portGossip}, Now: now, Logger: log, Metrics: p.registry,
 		Network: p.port,

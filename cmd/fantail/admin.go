@@ -42,7 +42,11 @@ func (n *node) ready(w http.ResponseWriter, _ *http.Request) {
 	case state != stateServing:
 		http.Error(w, string(state), http.StatusServiceUnavailable)
 	case n.relay != nil && !n.relay.Ready():
-		http.Error(w, unready(n.relay.View(), n.relay.Self(), time.Now()), http.StatusServiceUnavailable)
+		why := unready(n.relay.View(), n.relay.Self(), time.Now())
+		if tried := n.relay.JoinErrors(); tried != "" {
+			why += "\ncannot join: " + tried
+		}
+		http.Error(w, why, http.StatusServiceUnavailable)
 	default:
 		fmt.Fprintln(w, "ok")
 	}

@@ -1,20 +1,17 @@
 package main
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
 
-	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/s2"
@@ -58,12 +55,7 @@ type serveCmd struct {
 	MaxReaders int           `help:"Most SSE and long-poll readers at once." default:"200000"`
 	Memory     byteSize      `help:"What the process may use, such as 2GiB; caches and the collector keep to it (default: the cgroup's limit, or what GOMEMLIMIT is nine tenths of)."`
 
-	Cluster   string   `help:"Name of the fleet; with it the node is one of several." group:"fleet"`
-	Secret    string   `help:"Secret of the fleet, for gossip: 32, 48 or 64 hexadecimal digits." group:"fleet"`
-	Gossip    string   `help:"Address of gossip; [::]:4457 where there is IPv6 only." default:":4457" group:"fleet"`
-	Relay     string   `help:"Address of the nodes' own traffic, plaintext and not authenticated; keep it private." default:":4467" group:"fleet"`
-	Advertise string   `help:"IP address that other nodes reach this one by (default: the machine's private one)." group:"fleet"`
-	Join      []string `help:"Other nodes, or a name that stands for them: host[:port]." group:"fleet"`
+	fleetFlags
 
 	RebalanceThreshold float64 `help:"How far above the mean of all nodes, as a part of it, this one's event streams may be before some are sent elsewhere; 0 is never." default:"0.25" group:"fleet"`
 	RebalanceFloor     int     `help:"How many event streams above the mean are left alone." default:"200" group:"fleet"`
@@ -130,19 +122,8 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		}
 	}
 	errs = append(errs, s2Mistakes(&cfg.s2)...)
-	if c.Cluster == "" && (len(c.Join) > 0 || c.Secret != "") {
-		errs = append(errs, errors.New("--join and --secret need --cluster"))
-	}
-	if c.Cluster != "" {
-		secret, err := hex.DecodeString(c.Secret)
-		if err != nil || !slices.Contains([]int{16, 24, 32}, len(secret)) {
-			errs = append(errs, errors.New("--secret: want 32, 48 or 64 hexadecimal digits, the same on all nodes"))
-		}
-		cfg.fleet = &cluster.Config{
-			Name: c.Name, Cluster: c.Cluster, Secret: secret, Gossip: c.Gossip, Relay: c.Relay,
-			Advertise: c.Advertise, HTTP: c.HTTP, Join: c.Join,
-		}
-	}
+	fleet, wrong := c.fleetConfig(c.Name, c.HTTP)
+	cfg.fleet, errs = fleet, append(errs, wrong...)
 	return cfg, errors.Join(errs...)
 }
 

@@ -72,7 +72,7 @@ func TestVariableSetsFlag(t *testing.T) {
 
 func TestAllErrorsAtOnce(t *testing.T) {
 	c := serveCmd{
-		HTTP: "nowhere", Admin: "x", Join: []string{"a"}, Cluster: "c", Secret: "zz",
+		HTTP: "nowhere", Admin: "x", fleetFlags: fleetFlags{Join: []string{"http://a"}, Cluster: "c", Secret: []string{"zz"}},
 		Grace: -time.Second, Linger: -time.Second, MaxReaders: -1, RebalanceRate: 2,
 	}
 	_, err := c.node(slog.New(slog.DiscardHandler))
@@ -80,7 +80,7 @@ func TestAllErrorsAtOnce(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		"--http", "--admin", "--s2-basin", "--s2-token", "--secret", "--grace", "--long-poll", "--max-readers",
+		"--http", "--admin", "--s2-basin", "--s2-token", "--secret", "--join", "--grace", "--long-poll", "--max-readers",
 		"--linger: want 0 or more", "--rebalance-rate: want more than 0, and 1 at most",
 	} {
 		if !strings.Contains(err.Error(), want) {

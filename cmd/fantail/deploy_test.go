@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fantail-dev/fantail/cluster"
 )
 
 // manifest is a file of deploy without its comments.
@@ -41,7 +43,7 @@ func settingsOf(t *testing.T) (names map[string]bool, ports map[string]string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names, ports = map[string]bool{}, map[string]string{}
+	names, ports = map[string]bool{}, map[string]string{"relay": strconv.Itoa(cluster.DefaultRelayPort)}
 	for _, n := range parser.Model.Children {
 		if n.Name != "serve" {
 			continue

@@ -92,7 +92,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 			cfg.embedded = f.s2 // a fleet's nodes take the wire, as anywhere else
 		} else {
 			cfg.fleet = &cluster.Config{
-				Name: cfg.name, Cluster: "fantail-dev", Secret: secret,
+				Name: cfg.name, Cluster: "fantail-dev", Secrets: [][]byte{secret}, Plaintext: cluster.PlaintextAlways,
 				Gossip: loopback(0), Relay: loopback(0), HTTP: cfg.http, Lead: devLead,
 			}
 			if seed != "" {

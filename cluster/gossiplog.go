@@ -1,0 +1,143 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// gossipLog takes memberlist's lines, which begin with their level in brackets. Its errors are
+// ours to know of, not to act upon: a missed probe is one. Of each kind one line passes in
+// gossipWindow, and whatever comes meanwhile is counted: each packet of a stranger, or of a node
+// with another secret, makes one.
+type gossipLog struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	kinds map[string]*gossipKind
+}
+
+// gossipKind counts lines of one kind within a window.
+type gossipKind struct {
+	more int
+	last string
+}
+
+const (
+	gossipWindow = 10 * time.Second
+	// gossipKinds bounds the kinds that are counted apart; all others are one.
+	gossipKinds = 64
+	otherKind   = "other"
+)
+
+func newGossipLog(log *slog.Logger) *gossipLog {
+	return &gossipLog{log: log, kinds: map[string]*gossipKind{}}
+}
+
+var gossipLevels = []struct {
+	tag   string
+	level slog.Level
+}{{"[WARN] ", slog.LevelInfo}, {"[ERR] ", slog.LevelWarn}, {"[ERROR] ", slog.LevelWarn}, {"[DEBUG] ", slog.LevelDebug}}
+
+// Write implements io.Writer for a log.Logger: a line at a time.
+func (g *gossipLog) Write(line []byte) (int, error) {
+	n := len(line)
+	level := slog.LevelDebug
+	for _, l := range gossipLevels {
+		if rest, ok := bytes.CutPrefix(line, []byte(l.tag)); ok {
+			level, line = l.level, rest
+			break
+		}
+	}
+	if !g.log.Enabled(context.Background(), level) {
+		return n, nil
+	}
+	text := strings.TrimPrefix(string(bytes.TrimSpace(line)), "memberlist: ")
+	if level == slog.LevelDebug || g.passes(level, text) {
+		g.say(level, text, 0)
+	}
+	return n, nil
+}
+
+func (g *gossipLog) say(level slog.Level, text string, more int) {
+	if more > 0 {
+		g.log.Log(context.Background(), level, "gossip", "says", text, "more", more, "over", gossipWindow)
+		return
+	}
+	g.log.Log(context.Background(), level, "gossip", "says", text)
+}
+
+// kindOf is what all lines of a kind begin with: a line without its numbers and addresses.
+func kindOf(text string) string {
+	if i := strings.IndexAny(text, "0123456789\"[("); i > 0 {
+		text = text[:i]
+	}
+	return text[:min(len(text), 80)]
+}
+
+// passes reports whether a line is the first of its kind in a window.
+func (g *gossipLog) passes(level slog.Level, text string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	kind := level.String() + kindOf(text)
+	k := g.kinds[kind]
+	if k == nil && len(g.kinds) >= gossipKinds {
+		kind = level.String() + otherKind
+		k = g.kinds[kind]
+	}
+	if k != nil {
+		k.more++
+		k.last = text
+		return false
+	}
+	k = &gossipKind{}
+	g.kinds[kind] = k
+	time.AfterFunc(gossipWindow, func() { g.end(kind, level) })
+	return true
+}
+
+// end tells of what a window has held back.
+func (g *gossipLog) end(kind string, level slog.Level) {
+	g.mu.Lock()
+	k := g.kinds[kind]
+	delete(g.kinds, kind)
+	g.mu.Unlock()
+	if k != nil && k.more > 0 {
+		g.say(level, k.last, k.more)
+	}
+}
+
+// tellMembers tells the log who joined, who left, and from or until when others own streams.
+func tellMembers(log *slog.Logger, self string, old, now *View) {
+	for _, m := range now.members {
+		was := old.Member(m.Name)
+		switch {
+		case m.Name == self:
+		case was == nil:
+			log.Info("node joined", "peer", m.Name, "addr", m.Relay, "owns_from", dateOf(m.StartAt))
+		case was.StartAt != m.StartAt:
+			log.Info("node owns streams from a date on", "peer", m.Name, "owns_from", dateOf(m.StartAt))
+		case was.StopAt != m.StopAt:
+			log.Info("node owns streams until a date", "peer", m.Name, "owns_until", dateOf(m.StopAt))
+		}
+	}
+	for _, m := range old.members {
+		if m.Name != self && now.Member(m.Name) == nil {
+			log.Info("node left", "peer", m.Name)
+		}
+	}
+}
+
+// dateOf is a date of a Member for people.
+func dateOf(ms uint64) string {
+	switch ms {
+	case 0:
+		return "its start"
+	case Never:
+		return "not yet"
+	}
+	return time.UnixMilli(int64(ms)).UTC().Format(time.RFC3339)
+}

@@ -1,0 +1,168 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Nodes prove to each other that they are of one fleet: over TLS 1.3, both ways. By default
+// each secret of the fleet stands for one Ed25519 key, which whoever knows the secret can
+// derive. A node shows the first and accepts all, so a secret can be changed without a
+// split: add the new one everywhere, make it the first everywhere, remove the old one
+// everywhere. An Identity takes the place of the keys. Which name or address a peer has does
+// not matter for either.
+
+// Identity is a certificate that an authority of the operator's gave this node.
+type Identity struct {
+	// Cert is what peers are shown, with its key.
+	Cert tls.Certificate
+	// Roots are the authorities that a peer's certificate must come from.
+	Roots *x509.CertPool
+	// Peers are the URIs of which a peer's certificate must have one, such as SPIFFE ids; one
+	// that ends in / stands for all below it. Empty: those of Cert. If that has none, whatever
+	// comes from Roots is a peer.
+	Peers []string
+}
+
+// proof is what this node shows, and whom it accepts. Immutable.
+type proof struct {
+	cert   *tls.Certificate
+	keys   []ed25519.PublicKey // accepted, if there is no identity
+	roots  *x509.CertPool
+	peers  []string
+	secret [][]byte // what keys were derived from
+}
+
+var (
+	errStranger = errors.New("not of this fleet: its secret or its certificate's authority differs")
+	errNoCert   = errors.New("no certificate")
+)
+
+// newProof derives what the secrets of a fleet stand for, or takes an identity.
+func newProof(cluster string, secrets [][]byte, id *Identity) (*proof, error) {
+	p := &proof{secret: secrets}
+	if id != nil {
+		p.cert, p.roots, p.peers = &id.Cert, id.Roots, id.Peers
+		return p, p.checkIdentity()
+	}
+	for i, s := range secrets {
+		key, err := deriveKey(cluster, s)
+		if err != nil {
+			return nil, err
+		}
+		pub, _ := key.Public().(ed25519.PublicKey)
+		p.keys = append(p.keys, pub)
+		if i > 0 {
+			continue
+		}
+		if p.cert, err = selfSigned(key); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// deriveKey is the key pair that a secret stands for in a fleet of that name.
+func deriveKey(cluster string, secret []byte) (ed25519.PrivateKey, error) {
+	seed, err := hkdf.Key(sha256.New, secret, nil, "fantail/relay/1\x00"+cluster, ed25519.SeedSize)
+	if err != nil {
+		return nil, fmt.Errorf("derive the relay's key: %w", err)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// selfSigned is a certificate for a key. TLS wants one; peers look at the key alone.
+func selfSigned(key ed25519.PrivateKey) (*tls.Certificate, error) {
+	t := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "fantail"},
+		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("the relay's certificate: %w", err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
+
+func (p *proof) checkIdentity() error {
+	if len(p.cert.Certificate) == 0 || p.roots == nil {
+		return fmt.Errorf("relay identity: %w", errNoCert)
+	}
+	leaf, err := x509.ParseCertificate(p.cert.Certificate[0])
+	if err != nil {
+		return fmt.Errorf("relay identity: %w", err)
+	}
+	if len(p.peers) == 0 {
+		for _, u := range leaf.URIs {
+			p.peers = append(p.peers, u.String())
+		}
+	}
+	chain := []*x509.Certificate{leaf}
+	for _, der := range p.cert.Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("relay identity: %w", err)
+		}
+		chain = append(chain, c)
+	}
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		if err := p.accept(chain, usage, time.Now()); err != nil {
+			return fmt.Errorf("relay identity: peers would not accept it: %w", err)
+		}
+	}
+	return nil
+}
+
+// accept reports why a peer that has proved to own the key of a certificate is a stranger;
+// at is when it did so.
+func (p *proof) accept(certs []*x509.Certificate, usage x509.ExtKeyUsage, at time.Time) error {
+	if len(certs) == 0 {
+		return errNoCert
+	}
+	if p.roots == nil {
+		pub, _ := certs[0].PublicKey.(ed25519.PublicKey)
+		if !slices.ContainsFunc(p.keys, func(k ed25519.PublicKey) bool { return k.Equal(pub) }) {
+			return errStranger
+		}
+		return nil
+	}
+	between := x509.NewCertPool()
+	for _, c := range certs[1:] {
+		between.AddCert(c)
+	}
+	if _, err := certs[0].Verify(x509.VerifyOptions{
+		Roots: p.roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage},
+	}); err != nil {
+		return fmt.Errorf("%w: %w", errStranger, err)
+	}
+	if len(p.peers) > 0 && !slices.ContainsFunc(certs[0].URIs, p.isPeer) {
+		return fmt.Errorf("%w: it is %v, not %q", errStranger, certs[0].URIs, p.peers)
+	}
+	return nil
+}
+
+func (p *proof) isPeer(u *url.URL) bool {
+	return slices.ContainsFunc(p.peers, func(want string) bool {
+		return u.String() == want || strings.HasSuffix(want, "/") && strings.HasPrefix(u.String(), want)
+	})
+}
+
+// same reports whether two proofs show and accept the same.
+func (p *proof) same(o *proof) bool {
+	return slices.EqualFunc(p.secret, o.secret, bytes.Equal) && (p.roots == nil) == (o.roots == nil) &&
+		(p.roots == nil || p.roots.Equal(o.roots) && slices.Equal(p.peers, o.peers) &&
+			slices.EqualFunc(p.cert.Certificate, o.cert.Certificate, bytes.Equal))
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const hex32 = "00112233445566778899aabbccddeeff"
+
+// A setting that would make a node a fleet of its own is refused, and its flag named.
+func TestFleetSettings(t *testing.T) {
+	dir := t.TempDir()
+	file := func(text string) string {
+		path := filepath.Join(dir, "secrets")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, c := range map[string]struct {
+		f    fleetFlags
+		want string // of the error; empty: none
+	}{
+		"a secret":           {fleetFlags{Cluster: "c", Secret: []string{" " + hex32 + "\n"}}, ""},
+		"two":                {fleetFlags{Cluster: "c", Secret: []string{hex32, strings.Repeat("ab", 32)}}, ""},
+		"of a file":          {fleetFlags{Cluster: "c", SecretFile: file(hex32 + "\n\n  " + strings.Repeat("cd", 24) + "\n")}, ""},
+		"none":               {fleetFlags{Cluster: "c"}, "--secret: want 32, 48 or 64"},
+		"no hexadecimal":     {fleetFlags{Cluster: "c", Secret: []string{hex32, "swordfish"}}, "--secret: number 2"},
+		"too short":          {fleetFlags{Cluster: "c", Secret: []string{"0011"}}, "--secret: number 1"},
+		"both":               {fleetFlags{Cluster: "c", Secret: []string{hex32}, SecretFile: file(hex32)}, "--secret and --secret-file"},
+		"no file":            {fleetFlags{Cluster: "c", SecretFile: dir + "/none"}, "--secret-file"},
+		"lone with a secret": {fleetFlags{Secret: []string{hex32}}, "--join and --secret need --cluster"},
+		"lone with a file":   {fleetFlags{SecretFile: "x"}, "--join and --secret need --cluster"},
+		"lone":               {fleetFlags{Secret: []string{""}, Join: []string{""}}, ""},
+		"a key without":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, RelayKey: "x"}, "--relay-cert, --relay-key and --relay-ca"},
+		"peers without":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, RelayPeers: []string{"spiffe://x"}}, "--relay-peers needs"},
+		"join":               {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{" a", "b:1 ", "[::1]:7", "::1", "10.0.0.7"}}, ""},
+		"join, a scheme":     {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{"http://a"}}, `--join (FANTAIL_JOIN): "http://a"`},
+		"join, empty":        {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{"a", "", "b"}}, "--join (FANTAIL_JOIN): \"\""},
+		"join, blanks":       {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{"a b"}}, "--join"},
+		"join, a path":       {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{"a:1/x"}}, "--join"},
+		"join, a port":       {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{"a:http"}}, "--join"},
+		"join, no port":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{"a:"}}, "--join"},
+		"join, no host":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{":1"}}, "--join"},
+		"join, quotes":       {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{`"a"`}}, "--join"},
+	} {
+		cfg, errs := c.f.fleetConfig("n", "")
+		text := ""
+		for _, err := range errs {
+			text += err.Error() + "\n"
+		}
+		switch {
+		case (c.want == "") != (text == "") || !strings.Contains(text, c.want):
+			t.Errorf("%s: %q, want %q", name, text, c.want)
+		case strings.Contains(text, "swordfish") || strings.Contains(text, "0011"):
+			t.Errorf("%s: the error repeats a secret: %q", name, text)
+		case c.want == "" && c.f.Cluster != "" && (cfg == nil || len(cfg.Secrets) == 0):
+			t.Errorf("%s: %+v", name, cfg)
+		case cfg != nil && (cfg.Renew != nil) != (c.f.SecretFile != ""):
+			t.Errorf("%s: read again: %v", name, cfg.Renew != nil)
+		}
+		for _, a := range strings.Fields("a b:1") {
+			if name == "join" && !strings.Contains(strings.Join(cfg.Join, "|"), a) {
+				t.Errorf("%q is not in %q", a, cfg.Join)
+			}
+		}
+	}
+}
+
+// A file of secrets that changes is what the node uses from then on.
+func TestSecretFileIsReadAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secrets")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(hex32)
+	f := fleetFlags{Cluster: "c", SecretFile: path}
+	cfg, errs := f.fleetConfig("n", "")
+	if len(errs) != 0 {
+		t.Fatal(errs)
+	}
+	write(strings.Repeat("ab", 16) + "\n" + hex32 + "\n")
+	secrets, _, err := cfg.Renew()
+	if err != nil || len(secrets) != 2 || !bytes.Equal(secrets[1], cfg.Secrets[0]) {
+		t.Errorf("%v: %x", err, secrets)
+	}
+	write("half")
+	if _, _, err := cfg.Renew(); err == nil {
+		t.Error("half a secret is taken")
+	}
+}
