@@ -57,22 +57,14 @@ func sendRequest(
 	call grpc.ClientStreamingClient[relaypb.DoChunk, relaypb.DoReply], head *relaypb.DoHead, q *shard.Request,
 ) error {
 	chunk := &relaypb.DoChunk{Head: head}
-	buf := make([]byte, 0, min(q.Bytes(), frameBytes))
-	for _, m := range q.Messages {
-		for len(m) > 0 {
-			if len(buf) == frameBytes {
-				chunk.Body = buf
-				if err := call.Send(chunk); err != nil {
-					return err
-				}
-				chunk, buf = &relaypb.DoChunk{}, buf[:0]
-			}
-			n := min(len(m), frameBytes-len(buf))
-			buf, m = append(buf, m[:n]...), m[n:]
+	for body := q.Messages.Body(); ; {
+		n := min(len(body), frameBytes)
+		chunk.Body, body = body[:n], body[n:]
+		if err := call.Send(chunk); err != nil || len(body) == 0 {
+			return err
 		}
+		chunk = &relaypb.DoChunk{}
 	}
-	chunk.Body = buf
-	return call.Send(chunk)
 }
 
 // state asks the member for a stream's state.

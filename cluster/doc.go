@@ -84,8 +84,8 @@
 // without it records wait in the Tail, and what is evicted there is read from pages.
 // Pages that an owner gave are kept with those that this node has read itself.
 // Streams being opened for peers: 64 at once, mostly those first that need no fetching;
-// 65,536 wait, then refused. Append bodies from peers: 64 MiB, then refused before the
-// body is read. Streams being let go of: 16 at once, the others next second. Streams
+// 65,536 wait, then refused. What the writes of peers hold (shard.Cost): 64 MiB, then
+// refused before the body is read. Streams being let go of: 16 at once, the others next second. Streams
 // being handed over: 8 at once to each heir; those that were are remembered for 5 s.
 // Connections to the relay's port that have proved nothing: 128, then closed, each for 3 s.
 // Followers that move to a new owner while the one before feeds them: 2,000 a second, and all that are

@@ -72,7 +72,7 @@ func TestPositionsTravel(t *testing.T) {
 func FuzzDoHead(f *testing.F) {
 	seed, err := proto.Marshal(requestToWire(&shard.Request{
 		Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain",
-		Messages: [][]byte{[]byte("a"), []byte("bc")}, Producer: &shard.Producer{ID: "w", Seq: 1},
+		Messages: shard.NewMessages([]byte("a"), []byte("bc")), Producer: &shard.Producer{ID: "w", Seq: 1},
 	}, route{hopSecond, []string{"n"}}))
 	if err != nil {
 		f.Fatal(err)
@@ -95,7 +95,7 @@ func FuzzDoHead(f *testing.F) {
 		if err := cutMessages(q, head.GetSizes(), body); err != nil {
 			return
 		}
-		if len(q.Messages) > 0 && !bytes.Equal(bytes.Join(q.Messages, nil), body) {
+		if q.Messages.Len() > 0 && !bytes.Equal(q.Messages.Body(), body) {
 			t.Fatal("another body")
 		}
 	})

@@ -145,7 +145,7 @@ func write(id shard.StreamID, op shard.Op, messages ...string) *shard.Request {
 		Minted: uint64(time.Now().UnixMilli()),
 	}
 	for _, m := range messages {
-		q.Messages = append(q.Messages, []byte(m))
+		q.Messages.Add([]byte(m))
 	}
 	return q
 }

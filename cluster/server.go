@@ -34,7 +34,7 @@ type server struct {
 	foreign func() // a stream that another owns is served here
 	handed  func(id shard.StreamID, to place, used *use)
 	status  func(peer string) *relaypb.Status
-	bodies  *semaphore.Weighted // bytes of append bodies in flight
+	bodies  *semaphore.Weighted // what the writes of peers hold, see shard.Cost
 	panics  *shard.Panics
 	grpc    *grpc.Server
 	wg      sync.WaitGroup
@@ -43,8 +43,8 @@ type server struct {
 	sessions map[uint64]*session
 }
 
-// bodyBudget is Config.BodyBytes's default: it bounds the append bodies that peers are sending; ErrOverloaded
-// beyond, before a body is read.
+// bodyBudget is Config.BodyBytes's default: it bounds what the writes of peers hold while they are carried out (shard.Cost);
+// ErrOverloaded beyond, before a body is read.
 const bodyBudget = 64 << 20
 
 // Keepalive of the transport: it cuts a peer that has stopped reading.
@@ -249,10 +249,11 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 	if err := s.judge(ctx, req.Stream, rt); err != nil {
 		return errorToStatus(err)
 	}
-	if !s.bodies.TryAcquire(int64(size)) {
+	cost := int64(shard.Cost(size, len(first.GetHead().GetSizes())))
+	if !s.bodies.TryAcquire(cost) {
 		return errorToStatus(shard.ErrOverloaded)
 	}
-	defer s.bodies.Release(int64(size))
+	defer s.bodies.Release(cost)
 	body, err := readBody(in, first.GetBody(), size)
 	if err != nil {
 		return err

@@ -312,8 +312,9 @@ func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
 			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: raw(s.ExpiresRaw), Chain: chainToWire(s.Chain),
 		}
 	}
-	for _, m := range q.Messages {
-		h.Sizes = append(h.Sizes, uint32(len(m)))
+	h.Sizes = make([]uint32, q.Messages.Len())
+	for i := range h.Sizes {
+		h.Sizes[i] = uint32(len(q.Messages.At(i)))
 	}
 	return h
 }
@@ -354,21 +355,21 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 	return q, total, nil
 }
 
-// cutMessages gives a request its messages, which lie in body one after the other.
+// cutMessages gives a request its messages, which lie in body one after the other. It keeps both,
+// and makes of the sizes where the messages end.
 func cutMessages(q *shard.Request, sizes []uint32, body []byte) error {
-	if len(sizes) == 0 {
-		return nil
-	}
-	q.Messages = make([][]byte, len(sizes))
+	end := uint64(0)
 	for i, n := range sizes {
-		if int(n) > len(body) {
+		if n == 0 {
 			return errRequest
 		}
-		q.Messages[i], body = body[:n:n], body[n:]
+		end += uint64(n)
+		sizes[i] = uint32(min(end, shard.MaxBody+1))
 	}
-	if len(body) != 0 {
+	if end != uint64(len(body)) {
 		return errRequest
 	}
+	q.Messages = shard.CutMessages(body, sizes)
 	return nil
 }
 

@@ -107,14 +107,14 @@ func TestWireRoundTrips(t *testing.T) {
 			q.StreamSeq = []byte(drawText(t, "streamSeq"))
 		}
 		for range rapid.IntRange(0, 5).Draw(t, "messages") {
-			q.Messages = append(q.Messages, rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
+			q.Messages.Add(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
 		}
 		head := over(t, requestToWire(q, route{hopSecond, []string{"a"}}), &relaypb.DoHead{})
 		got, size, err := requestFromWire(head)
 		if err == nil {
-			err = cutMessages(got, head.GetSizes(), bytes.Join(q.Messages, nil))
+			err = cutMessages(got, head.GetSizes(), q.Messages.Body())
 		}
-		if err != nil || size != q.Bytes() {
+		if err != nil || size != q.Messages.Bytes() {
 			t.Fatalf("%v, %d bytes", err, size)
 		}
 		if d := cmp.Diff(q, got); d != "" {

@@ -67,7 +67,7 @@ func (s *Server) source(ctx context.Context, req *shard.Request, at offset) erro
 		return err
 	}
 	src := &shard.Source{}
-	req.Source, req.Messages = src, nil
+	req.Source, req.Messages = src, shard.Messages{}
 	refuse := func(c shard.Code, why string) error {
 		src.Refused, src.Why = c, why
 		return nil
@@ -100,7 +100,7 @@ func (s *Server) source(ctx context.Context, req *shard.Request, at offset) erro
 		if !s.copies.AllowN(time.Now(), min(len(prefix), copyBurst)) {
 			return shard.ErrOverloaded
 		}
-		req.Messages = [][]byte{prefix}
+		req.Messages = shard.NewMessages(prefix)
 	}
 	src.Chain = ancestry(id, info, from)
 	return nil
@@ -116,7 +116,7 @@ const (
 
 // copied takes the room of what a fork copies of its source.
 func (s *Server) copied(req *shard.Request) (room int64, err error) {
-	room = int64(req.Bytes())
+	room = int64(req.Messages.Bytes())
 	if room > 0 && s.bodies.Add(room) > s.cfg.MaxBodies {
 		return room, shard.ErrOverloaded
 	}

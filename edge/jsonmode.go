@@ -17,34 +17,39 @@ var (
 
 // splitJSON takes a JSON body apart: the elements of an array, one level deep,
 // each as its own bytes; anything else is one message (PROTOCOL 7.1). The
-// messages refer to body.
-func splitJSON(body []byte) ([][]byte, error) {
+// messages are laid out in body.
+func splitJSON(body []byte) (shard.Messages, error) {
 	body = bytes.Trim(body, " \t\r\n")
 	if !json.Valid(body) || !utf8.Valid(body) {
-		return nil, errJSON
+		return shard.Messages{}, errJSON
 	}
 	if body[0] != '[' {
-		return [][]byte{body}, nil
+		return shard.NewMessages(body), nil
 	}
-	var out [][]byte
+	// An element ends at a comma or at the end, so there are no more than that.
+	ends := make([]uint32, 0, min(bytes.Count(body, []byte(",")), shard.MaxMessages)+1)
+	out := body[:0] // never reaches what was not looked at yet
 	var sc scan
 	start := 1
 	for i, c := range body {
 		if !sc.step(c) {
 			continue
 		}
-		if m := bytes.Trim(body[start:i], " \t\r\n"); len(m) > 0 {
-			out = append(out, m)
-		}
+		m := bytes.Trim(body[start:i], " \t\r\n")
 		start = i + 1
-		if len(out) > shard.MaxMessages {
-			return nil, errTooMany
+		if len(m) == 0 {
+			continue
 		}
+		if len(ends) == shard.MaxMessages {
+			return shard.Messages{}, errTooMany
+		}
+		out = append(out, m...)
+		ends = append(ends, uint32(len(out)))
 	}
-	if len(out) == 0 {
-		return nil, errNoneSent
+	if len(ends) == 0 {
+		return shard.Messages{}, errNoneSent
 	}
-	return out, nil
+	return shard.CutMessages(out, ends), nil
 }
 
 // scan walks JSON, byte by byte, and knows where the elements of its outermost

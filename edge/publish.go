@@ -75,7 +75,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	if p := out.Producer; p != nil {
 		h.Set(hProducerEpoch, strconv.FormatUint(p.Epoch, 10))
 		h.Set(hProducerSeq, strconv.FormatUint(p.Seq, 10))
-		if out.Code == shard.CodeAppended && len(req.Messages) > 0 {
+		if out.Code == shard.CodeAppended && req.Messages.Len() > 0 {
 			status = http.StatusOK
 			h.Set("Content-Length", "0") // or net/http would send chunks when a writer is made
 		}
@@ -97,6 +97,11 @@ func (s *Server) now() uint64 { return uint64(max(s.cfg.Now().UnixMilli(), 0)) }
 // write carries a request out and answers unless it was accepted.
 func (s *Server) write(w http.ResponseWriter, r *http.Request, req *shard.Request) (shard.Outcome, bool) {
 	room, err := s.body(w, r, req)
+	if err == nil {
+		var more int64
+		more, err = s.charge(w, r, req, room)
+		room += more
+	}
 	defer s.bodies.Add(-room)
 	if err != nil {
 		fail(w, err)
@@ -234,15 +239,44 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request, isJSON bool) (data
 	}
 }
 
+// charge takes room for what carrying the request out costs beside the room that its body has.
+func (s *Server) charge(w http.ResponseWriter, r *http.Request, req *shard.Request, room int64) (more int64, err error) {
+	cost := int64(req.Cost() + headBytes(w, r))
+	limit := s.cfg.MaxBodies
+	if cost > firstChunk {
+		limit -= limit / 4
+	}
+	more = max(cost-room, 0)
+	if s.bodies.Add(more) > limit {
+		err = shard.ErrOverloaded
+	}
+	return more, err
+}
+
+// headBytes is about how much memory the head of a request takes.
+func headBytes(w http.ResponseWriter, r *http.Request) int {
+	if fast, ok := w.(*writer); ok {
+		return fast.size
+	}
+	n := len(r.RequestURI)
+	for name, values := range r.Header {
+		n += len(name) + 64
+		for _, v := range values {
+			n += len(v) + 16
+		}
+	}
+	return n
+}
+
 // fill makes messages of a body. A fork may have got one from its source.
 func fill(req *shard.Request, data []byte, isJSON bool) error {
 	switch {
 	case len(data) == 0:
 		return nil
-	case req.Bytes()+len(data) > shard.MaxBody:
+	case req.Messages.Bytes()+len(data) > shard.MaxBody:
 		return errTooLarge
 	case !isJSON:
-		req.Messages = append(req.Messages, data)
+		req.Messages.Add(data)
 		return nil
 	}
 	var err error

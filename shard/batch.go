@@ -4,19 +4,20 @@ import "slices"
 
 // batch is what goes to S2 in one append, with the verdicts that rest on it.
 type batch struct {
-	on       *State // what it was decided on
-	at       uint64 // match_seq_num of what is left of it
-	entries  []Entry
-	bytes    int // metered
+	on       *State  // what it was decided on
+	at       uint64  // match_seq_num of what is left of it
+	entries  []Entry // what is left of it, as far as one append takes it
+	bytes    int     // metered
 	calls    []*call
 	verdicts []verdict // of calls[i], given once the batch is acknowledged
 	// settled: no verdict rests on anything that a newer log could reverse.
 	settled bool
-	// parts is set for a large append: its batches, in order; entries is empty.
-	parts [][]Entry
+	// large: the batch is one append in parts. Each is laid out in entries once the one before it
+	// is written (layPart); rest makes those that follow, and is nil with the last one.
+	large bool
+	rest  *script
 
 	// How far it was carried out.
-	written int   // parts acknowledged; without parts, 1: all
 	sent    bool  // err is the outcome of sending it
 	err     error // the last try's
 	unknown bool  // a try may have written it
@@ -29,6 +30,8 @@ type composer struct {
 	b    batch
 	now  uint64 // ms
 	used uint64 // when the stream was last used, as memory knows, ms
+	// heads is where headers are encoded, if there are several.
+	heads []byte
 
 	// What one caller needs, in the same piece of memory: most batches have no other.
 	calls    [1]*call
@@ -49,6 +52,7 @@ func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
 	if n := min(len(queue), MaxBatchRecords); n > 1 { // what such a batch will hold, as a rule
 		c.b.calls, c.b.verdicts, c.b.entries = make([]*call, 0, n), make([]verdict, 0, n), make([]Entry, 0, n+1)
 		c.spec.recent.ring, c.spec.recent.ids = make([]outcome, 0, n), make([]AppendID, 0, n)
+		c.heads = make([]byte, 0, n*fullHeader)
 	}
 	if (s.exists || s.gone) && (s.sinceBytes >= overdueBytes || s.sinceRecords >= overdueRecords) {
 		if c.checkpoint(); len(c.b.entries) > 0 { // or there is more of it than a batch takes
@@ -72,7 +76,7 @@ const (
 
 // take decides one caller and adds its records; false: they do not fit.
 func (c *composer) take(call *call, alone bool) bool {
-	if c.b.parts != nil {
+	if c.b.large {
 		return false
 	}
 	if c.spec.expired(c.now, c.used) {
@@ -119,19 +123,13 @@ func (c *composer) add(call *call, drafts []draft, out Outcome, alone bool) bool
 	return true
 }
 
-// fragmented reports whether a message of drafts is in several records. Such an
-// append goes in parts even if one batch has room for it: a read may end between
-// two records, and of a run of parts nothing is shown before its commit.
-func fragmented(drafts []draft) bool {
-	return slices.ContainsFunc(drafts, func(d draft) bool { return d.h.Flags&FlagContinues != 0 })
-}
-
 // fits reports whether drafts can join the batch. A batch that makes a
 // checkpoint due keeps room for it unless it has one caller only.
 func (c *composer) fits(drafts []draft) bool {
-	n, size := len(c.b.entries)+len(drafts), c.b.bytes
+	n, size := len(c.b.entries), c.b.bytes
 	for i := range drafts {
-		size += drafts[i].metered()
+		more := drafts[i].records()
+		n, size = n+more, size+drafts[i].metered(more)
 	}
 	if n > MaxBatchRecords || size > MaxBatchBytes {
 		return false
@@ -147,12 +145,19 @@ func (c *composer) dueWith(n, size int) bool {
 		c.spec.sinceBytes+uint64(size) >= checkpointBytes
 }
 
-// metered bounds the size of the draft's record from above.
-func (d *draft) metered() int {
+// plainRecord bounds from above what a record is metered beside its body, that says nothing of an
+// append's end.
+const plainRecord = 8 + 2 + len(HeaderName) + 64
+
+// metered bounds the size of the draft's records, of which there are n, from above.
+func (d *draft) metered(n int) int { return (n-1)*plainRecord + d.msgs.Bytes() + d.last() }
+
+// last is metered for the draft's last record, without its body.
+func (d *draft) last() int {
 	if d.trim {
 		return Entry{Trim: true}.Metered()
 	}
-	n := 8 + 2 + len(HeaderName) + 64 + len(d.body) + len(d.h.State) + len(d.h.StreamSeq) + len(d.h.Type)
+	n := plainRecord + len(d.h.State) + len(d.h.StreamSeq) + len(d.h.Type)
 	if d.h.Producer != nil {
 		n += len(d.h.Producer.ID) + 24
 	}
@@ -195,35 +200,61 @@ func (s *State) room() int {
 // place encodes drafts at the next positions of the batch and folds them into
 // the speculation.
 func (c *composer) place(drafts []draft) {
-	for i := range drafts {
-		e := c.encode(&drafts[i])
-		c.b.entries = append(c.b.entries, e)
-		c.b.bytes += e.Metered()
+	lines := newScript(drafts)
+	c.expect(lines.left)
+	for lines.left > 0 {
+		c.put(lines.next(false))
 	}
 }
 
-// encode gives a draft its position and distance, and folds it.
-func (c *composer) encode(d *draft) Entry {
-	e := Entry{Body: d.body}
+// expect makes room for n more records in few pieces of memory.
+func (c *composer) expect(n int) {
+	if n < 2 {
+		return
+	}
+	c.b.entries = slices.Grow(c.b.entries, n+1) // and a checkpoint
+	c.heads = make([]byte, 0, n*plainHeader+2*fullHeader)
+}
+
+const (
+	// plainHeader is how long the header is of a record in the middle of an append in parts, or less.
+	plainHeader = 18
+	// fullHeader is about how long one is that says more.
+	fullHeader = 64
+)
+
+// put gives a record its position and distance, folds it and adds it.
+func (c *composer) put(l line) {
 	pos := c.spec.Next
-	if d.trim {
+	e := Entry{Body: l.body, known: l.h}
+	if l.h == nil {
 		e = Entry{Trim: true, TrimTo: pos + 1}
-		_, _ = c.spec.fold(e.record(pos, 0), nil)
-		return e
+	} else {
+		if l.h.Flags&(FlagLast|FlagPart) != 0 && l.h.Kind != KindCheckpoint {
+			l.h.HasBack, l.h.BackRecords, l.h.BackBytes = true, c.spec.sinceRecords, c.spec.sinceBytes
+		}
+		e.Header = c.encode(l.h, pos)
 	}
-	if d.h.Flags&(FlagLast|FlagPart) != 0 && d.h.Kind != KindCheckpoint {
-		d.h.HasBack, d.h.BackRecords, d.h.BackBytes = true, c.spec.sinceRecords, c.spec.sinceBytes
-	}
-	e.Header, e.known = d.h.encode(pos), &d.h
-	if _, err := c.spec.fold(e.record(pos, 0), &d.h); err != nil {
+	if _, err := c.spec.fold(e.record(pos, 0), l.h); err != nil {
 		panic("shard: own record does not fold: " + err.Error())
 	}
-	return e
+	c.b.entries = append(c.b.entries, e)
+	c.b.bytes += e.Metered()
+}
+
+// encode is the header's value at pos. Those of a batch lie side by side.
+func (c *composer) encode(h *Header, pos uint64) []byte {
+	if c.heads == nil {
+		return h.encode(pos)
+	}
+	start := len(c.heads)
+	c.heads = h.appendTo(c.heads, pos)
+	return c.heads[start:len(c.heads):len(c.heads)]
 }
 
 // finish ends the batch with a checkpoint if one is due and fits.
 func (c *composer) finish() *batch {
-	if len(c.b.entries) > 0 && c.spec.due() && (c.spec.exists || c.spec.gone) && len(c.b.entries) < MaxBatchRecords {
+	if !c.b.large && len(c.b.entries) > 0 && c.spec.due() && (c.spec.exists || c.spec.gone) && len(c.b.entries) < MaxBatchRecords {
 		c.checkpoint()
 	}
 	return &c.b
@@ -231,7 +262,7 @@ func (c *composer) finish() *batch {
 
 func (c *composer) checkpoint() {
 	d := draft{h: Header{Kind: KindCheckpoint, State: c.spec.encode()}}
-	if c.b.bytes+d.metered() > MaxBatchBytes {
+	if c.b.bytes+d.metered(1) > MaxBatchBytes {
 		return
 	}
 	e := Entry{Header: d.h.encode(c.spec.Next)}
@@ -242,33 +273,38 @@ func (c *composer) checkpoint() {
 // split lays a large append out in parts: full batches, the last one with room
 // for the checkpoint that such an append always makes due.
 func (c *composer) split(drafts []draft) {
-	drafts[len(drafts)-1].h.Flags |= FlagCommit
-	room := c.spec.room()
-	var part []Entry
-	size := 0
-	cut := func() {
-		c.b.parts = append(c.b.parts, part)
-		part, size = nil, 0
+	lines := newScript(drafts)
+	lines.flags = FlagPart
+	c.b.large, c.b.rest = true, &lines
+	c.part(&c.b)
+}
+
+// layPart lays the next part of a large append out; s is the State after those before it.
+func (b *batch) layPart(s *State) {
+	c := &composer{}
+	c.spec.speculate(s)
+	c.part(b)
+	b.entries, b.bytes = c.b.entries, c.b.bytes
+	if b.rest == nil {
+		b.verdicts[0].out.Info = c.spec.Info()
 	}
-	for i := range drafts {
-		d := &drafts[i]
-		d.h.Flags |= FlagPart
-		limit, n := MaxBatchBytes, MaxBatchRecords
-		if i == len(drafts)-1 {
-			limit, n = limit-room, n-1
+}
+
+// part adds the next records of a large append, as many as one batch takes.
+func (c *composer) part(b *batch) {
+	lines := b.rest
+	c.expect(min(lines.left, MaxBatchRecords))
+	for lines.left > 0 {
+		limit, most := MaxBatchBytes, MaxBatchRecords
+		if lines.left == 1 {
+			limit, most = limit-c.spec.room(), most-1
 		}
-		if len(part) > 0 && (size+d.metered() > limit || len(part)+1 > n) {
-			cut()
+		n := len(c.b.entries)
+		if n > 0 && (c.b.bytes+lines.metered() > limit || n+1 > most) {
+			return
 		}
-		if len(part) == 0 {
-			d.h.Append = drafts[0].h.Append
-		}
-		part = append(part, c.encode(d))
-		size += part[len(part)-1].Metered()
+		c.put(lines.next(n == 0))
 	}
-	ck := draft{h: Header{Kind: KindCheckpoint, State: c.spec.encode()}}
-	if size+ck.metered() <= MaxBatchBytes {
-		part = append(part, Entry{Header: ck.h.encode(c.spec.Next)})
-	}
-	cut()
+	b.rest = nil
+	c.checkpoint()
 }

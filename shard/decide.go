@@ -5,11 +5,12 @@ import (
 	"slices"
 )
 
-// draft is one record to be written: everything but its place, which the batch
-// gives it.
+// draft is what is to be written: a record, all but its place, which the batch gives it, or the
+// records of a request's messages. Of those h says what the first one says (FlagFirst, Append) and
+// what the last one does (all else); script makes them, one at a time.
 type draft struct {
 	h    Header
-	body []byte
+	msgs Messages
 	trim bool // S2's trim command, up to the record after it
 }
 
@@ -120,7 +121,11 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 			return nil, out
 		}
 	}
-	drafts := append([]draft{{h: h}}, messages(req)...)
+	drafts := make([]draft, 1, 2)
+	drafts[0].h = h
+	if req.Messages.Len() > 0 {
+		drafts = append(drafts, messages(req))
+	}
 	return seal(drafts, req), Outcome{Code: CodeCreated}
 }
 
@@ -144,7 +149,7 @@ func sameConfig(s *State, req *Request, typ string) bool {
 }
 
 func decideAppend(s *State, req *Request) ([]draft, Outcome) {
-	hasBody := len(req.Messages) > 0 || req.Bad != ""
+	hasBody := req.Messages.Len() > 0 || req.Bad != ""
 	switch {
 	case !s.exists:
 		return nil, absent(s)
@@ -168,11 +173,11 @@ func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 	case req.Bad != "":
 		return nil, refuse(s, CodeBadBody, req.Bad)
 	}
-	drafts := messages(req)
-	if len(drafts) == 0 {
-		drafts = []draft{{h: Header{Kind: KindClose}}}
+	d := draft{h: Header{Kind: KindClose}}
+	if req.Messages.Len() > 0 {
+		d = messages(req)
 	}
-	return seal(drafts, req), Outcome{Code: CodeAppended, Producer: req.Producer}
+	return seal([]draft{d}, req), Outcome{Code: CodeAppended, Producer: req.Producer}
 }
 
 // decideClosed answers an append to a closed stream: only the tuple that closed
@@ -215,19 +220,10 @@ func checkProducer(s *State, p *Producer) (Outcome, bool) {
 	return out, false
 }
 
-// messages are the records of the request's messages: one each, or, where one
-// does not fit a record, fragments.
-func messages(req *Request) []draft {
-	out := make([]draft, 0, len(req.Messages))
-	for _, m := range req.Messages {
-		flags := Flags(0)
-		for len(m) > maxWhole {
-			out = append(out, draft{h: Header{Kind: KindMessage, Flags: flags}, body: m[:fragment]})
-			m, flags = m[fragment:], FlagContinues
-		}
-		out = append(out, draft{h: Header{Kind: KindMessage, Flags: flags}, body: m})
-	}
-	return out
+// messages is the draft of the request's messages: a record each or, where one does not fit
+// a record, fragments.
+func messages(req *Request) draft {
+	return draft{h: Header{Kind: KindMessage}, msgs: req.Messages}
 }
 
 // A message of up to maxWhole bytes is one record; a larger one is cut into

@@ -9,7 +9,8 @@
 // in flight; whoever comes meanwhile waits. compose (batch.go) then fills one
 // batch: it decides each caller (decide.go, pure) against the State plus what the
 // batch already holds, encodes the records (header.go) and, where due, adds a
-// checkpoint (checkpoint.go). The batch goes to the Log at exactly the position
+// checkpoint (checkpoint.go). An append that no batch holds goes in parts, each laid out once the
+// one before it is written (script.go). The batch goes to the Log at exactly the position
 // that the fold has reached. Acknowledged, its records are folded (state.go,
 // pure), assembled into a Range (assemble.go, range.go), appended to the Tail,
 // and the callers are answered. Refused, the Shard reads what somebody else
@@ -77,6 +78,14 @@
 // checkpoint (256 KiB of producers beside that). What streams ask of each other's owners
 // on their own (forks.go) takes turns under a token bucket, with longer and longer pauses
 // where it brings nothing. What a fork copies of a message is the edge's to charge.
+//
+// # What a write holds
+//
+// A Request's messages lie in one piece of memory (messages.go) and cost four bytes each beside
+// their own. Of its records one batch exists at a time, at most 1,000. Request.Cost bounds all that
+// carrying it out holds, wherever it waits, and whoever takes requests from strangers charges that
+// to a budget before Host.Do: the edge (MaxBodies) and the server of peers. What waits for one
+// stream's batch is bounded by QueueBytes and QueueRequests as well.
 //
 // # Goroutines
 //

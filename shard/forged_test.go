@@ -42,7 +42,7 @@ func TestForgedState(t *testing.T) {
 	for range 2 * MaxBatchBytes / 100 {
 		s.held[NewAppendID()] = holder{stream: StreamID(fmt.Sprintf("%0100d", 0))}
 	}
-	b, n := compose(s, []*call{{req: &Request{Op: OpAppend, Type: "text/plain", ID: NewAppendID(), Messages: [][]byte{[]byte("a")}}}}, 1, 0)
+	b, n := compose(s, []*call{{req: &Request{Op: OpAppend, Type: "text/plain", ID: NewAppendID(), Messages: NewMessages([]byte("a"))}}}, 1, 0)
 	if n != 1 || len(b.calls) != 1 || len(b.entries) == 0 {
 		t.Errorf("%d taken, %d calls, %d entries: %+v", n, len(b.calls), len(b.entries), b.verdicts)
 	}

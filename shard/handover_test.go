@@ -36,7 +36,7 @@ func TestHandoverReadsNothing(t *testing.T) {
 		want := []string{}
 		for i := range 700 { // checkpoints among them
 			r := by(fmt.Sprint("p", i%7), 0, uint64(i/7))
-			want = append(want, string(r.Messages[0]))
+			want = append(want, string(r.Messages.Body()))
 			do(t, a, r, shard.CodeAppended)
 		}
 		last := appendReq("text/plain", "last")

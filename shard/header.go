@@ -219,8 +219,13 @@ func headerCRC(pos uint64, b []byte) uint32 {
 
 // encode returns the header's value for a record at position pos.
 func (h *Header) encode(pos uint64) []byte {
-	b := make([]byte, headerFixed, 48+len(h.State))
-	b[0], b[1], b[2], b[3] = headerMagic, headerVersion, byte(h.Kind), byte(h.Flags)
+	return h.appendTo(make([]byte, 0, 48+len(h.State)), pos)
+}
+
+// appendTo appends the header's value for a record at position pos.
+func (h *Header) appendTo(b []byte, pos uint64) []byte {
+	start := len(b)
+	b = append(b, headerMagic, headerVersion, byte(h.Kind), byte(h.Flags))
 	if !h.Append.IsZero() {
 		b = appendField(b, tagAppendID, h.Append[:])
 	}
@@ -237,7 +242,7 @@ func (h *Header) encode(pos uint64) []byte {
 		b = appendField(b, tagBack, uvarints(h.BackRecords, h.BackBytes))
 	}
 	b = h.encodeControl(b)
-	return binary.BigEndian.AppendUint32(b, headerCRC(pos, b))
+	return binary.BigEndian.AppendUint32(b, headerCRC(pos, b[start:]))
 }
 
 // encodeControl appends the fields that only control records have.

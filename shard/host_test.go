@@ -37,7 +37,7 @@ func appendReq(typ string, msgs ...string) *shard.Request {
 		Minted: uint64(time.Now().UnixMilli()),
 	}
 	for _, m := range msgs {
-		r.Messages = append(r.Messages, []byte(m))
+		r.Messages.Add([]byte(m))
 	}
 	return r
 }

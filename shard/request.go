@@ -41,7 +41,7 @@ type Request struct {
 	Type string
 	// Messages are the messages to append, in order; none may be empty. At most
 	// MaxMessages, together at most MaxBody bytes.
-	Messages [][]byte
+	Messages Messages
 	// Bad says why the body cannot be accepted (invalid JSON, an empty array). It
 	// is a field and no early error because the protocol puts other refusals
 	// before this one.
@@ -73,17 +73,38 @@ type Request struct {
 	Life uint64
 }
 
-// Bytes is the size of all messages together.
-func (r *Request) Bytes() int {
-	n := 0
-	for _, m := range r.Messages {
-		n += len(m)
-	}
-	return n
+// Waiting bounds from above what the request holds in memory while it waits.
+func (r *Request) Waiting() int {
+	return requestCost + r.Messages.Bytes() + r.Messages.Len()*waitingMessage
 }
 
 // grows reports whether a stream's State may be larger for the request.
 func (r *Request) grows() bool { return r.Op == OpCreate || r.Op == OpAppend || r.Op == OpHold }
+
+// Cost bounds from above what carrying the request out holds in memory, at the node that does and
+// at one that has it done, until it is answered: its messages, what a batch of them is in records
+// on its way to storage, and, where there are several, what of them waits for the last one.
+func (r *Request) Cost() int { return Cost(r.Messages.Bytes(), r.Messages.Len()) }
+
+// Cost is Request.Cost for n messages of size bytes together.
+func Cost(size, n int) int {
+	c := requestCost + size + n*waitingMessage + batchCopies*min(size, MaxBatchBytes) + min(n, MaxBatchRecords)*recordCost
+	if n > MaxBatchRecords {
+		c += n * heldCost
+	}
+	return c
+}
+
+// What a request costs in bytes beside its body; TestWhatWritesHold of package edge measures it.
+const (
+	requestCost    = 1 << 10
+	waitingMessage = 4 // see Messages
+	// recordCost is what a record of a batch costs, here and on its way through a client of S2.
+	recordCost  = 512
+	batchCopies = 3
+	// heldCost is what a message costs of an append in parts, until its commit.
+	heldCost = 96
+)
 
 // Code is the verdict on a Request. Its numbers go over the wire between nodes.
 type Code uint8

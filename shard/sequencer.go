@@ -67,10 +67,10 @@ func (s *Shard) lead(ctx context.Context) {
 	if !more {
 		return
 	}
-	if b != nil && len(b.left()) > 0 && !s.needsLog(b) {
+	if b != nil && len(b.entries) > 0 && !s.needsLog(b) {
 		b.sent, b.err = true, s.send(ctx, b)
 	}
-	if b != nil && (b.sent && b.err == nil || len(b.left()) == 0 && b.settled) {
+	if b != nil && (b.sent && b.err == nil || b.done() && b.settled) {
 		b.answer(nil)
 		b = nil
 	}
@@ -205,22 +205,12 @@ func (b *batch) answer(err error) {
 	}
 }
 
-// left is what is still to be written of the batch, as far as one append takes
-// it: at b.at.
-func (b *batch) left() []Entry {
-	switch {
-	case b.written == 0 && b.parts == nil:
-		return b.entries
-	case b.written < len(b.parts):
-		return b.parts[b.written]
-	default:
-		return nil
-	}
-}
+// done reports whether nothing of the batch is left to be written.
+func (b *batch) done() bool { return len(b.entries) == 0 && b.rest == nil }
 
 // creates reports whether a life begins in what is left of the batch.
 func (b *batch) creates() bool {
-	return slices.ContainsFunc(b.left(), func(e Entry) bool { return e.known != nil && e.known.Kind == KindCreate })
+	return slices.ContainsFunc(b.entries, func(e Entry) bool { return e.known != nil && e.known.Kind == KindCreate })
 }
 
 // verdict is what callers hear of a batch that ended in err: whether it is
@@ -237,7 +227,7 @@ func (b *batch) verdict(err error) error {
 // more; refused (*TailError), reading back tells. Where storage is down, another node
 // may settle it sooner.
 func (s *Shard) carryOut(ctx context.Context, b *batch) error {
-	if len(b.left()) == 0 {
+	if b.done() {
 		return s.confirm(ctx, b)
 	}
 	if !b.sent {
@@ -283,8 +273,8 @@ const busyTimeout = 3 * time.Second
 
 // send appends what is left of the batch, each part once, and folds it.
 func (s *Shard) send(ctx context.Context, b *batch) error {
-	for part := b.left(); len(part) > 0; part = b.left() {
-		sent := s.host.cfg.Now()
+	for len(b.entries) > 0 {
+		part, sent := b.entries, s.host.cfg.Now()
 		attempt := &lazyTimeout{parent: ctx, d: s.host.cfg.AppendTimeout}
 		ack, err := s.host.log.Append(attempt, s.id, b.at, part)
 		attempt.end()
@@ -293,17 +283,35 @@ func (s *Shard) send(ctx context.Context, b *batch) error {
 			certain := errors.As(err, &lost) || errors.Is(err, ErrNoLog) ||
 				errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy)
 			// Parts without their commit are void, wherever they are.
-			b.unknown = b.unknown || !certain && b.written+1 >= len(b.parts)
+			b.unknown = b.unknown || !certain && b.rest == nil
 			return err
 		}
 		err = s.acked(b, part, ack, sent)
 		b.at += uint64(len(part))
-		b.written++
+		b.entries = nil
 		if err != nil {
 			b.unknown = true // it is there, but nobody here can read it
 			return err
 		}
+		if err := s.layNext(b); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// layNext lays out what follows the parts of b that are written, if anything does. *TailError:
+// something else does.
+func (s *Shard) layNext(b *batch) error {
+	if b.rest == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != b.on || s.state.Next != b.at || !s.opened {
+		return &TailError{s.state.Next}
+	}
+	b.layPart(s.state)
 	return nil
 }
 
@@ -392,7 +400,7 @@ func (s *Shard) afterLoss(ctx context.Context, b *batch, tail uint64) {
 		return
 	}
 	limit := maxLost
-	if b.parts != nil {
+	if b.large {
 		limit = maxLostParts
 	}
 	worst := 0

@@ -83,7 +83,7 @@ func (h *Host) newCall(req *Request) *call {
 	}
 	c.req, c.touch = req, req == nil
 	if req != nil {
-		c.size = req.Bytes()
+		c.size = req.Waiting()
 	}
 	return c
 }

@@ -507,6 +507,10 @@ const clockSlack = 2_000
 func (s *State) speculate(base *State) {
 	*s = *base
 	s.base, s.producers = base, nil
+	if base.run != nil { // which is folded further
+		r := *base.run
+		s.run = &r
+	}
 	s.recent = window{forgot: base.recent.forgot}
 }
 

@@ -43,10 +43,16 @@ func (w *world) write(t *rapid.T, reqs ...*Request) []Outcome {
 	var outs []Outcome
 	for len(calls) > 0 {
 		b, n := compose(w.state, calls, w.now, 0)
-		for _, e := range append(b.entries, flat(b.parts)...) {
-			w.add(t, e)
+		for {
+			checkLimits(t, b)
+			for _, e := range b.entries {
+				w.add(t, e)
+			}
+			if b.rest == nil {
+				break
+			}
+			b.layPart(w.state)
 		}
-		checkLimits(t, b)
 		for _, v := range b.verdicts {
 			outs = append(outs, v.out)
 		}
@@ -55,22 +61,13 @@ func (w *world) write(t *rapid.T, reqs ...*Request) []Outcome {
 	return outs
 }
 
-func flat(parts [][]Entry) (all []Entry) {
-	for _, p := range parts {
-		all = append(all, p...)
-	}
-	return all
-}
-
 func checkLimits(t *rapid.T, b *batch) {
-	for _, part := range append(b.parts, b.entries) {
-		size := 0
-		for _, e := range part {
-			size += e.Metered()
-		}
-		if len(part) > MaxBatchRecords || size > MaxBatchBytes {
-			t.Fatalf("batch of %d records, %d bytes", len(part), size)
-		}
+	size := 0
+	for _, e := range b.entries {
+		size += e.Metered()
+	}
+	if len(b.entries) > MaxBatchRecords || size > MaxBatchBytes {
+		t.Fatalf("batch of %d records, %d bytes", len(b.entries), size)
 	}
 }
 
@@ -123,7 +120,7 @@ func genRequest(t *rapid.T, w *world) *Request {
 		r.Close = true
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "messages") {
-		r.Messages = append(r.Messages, make([]byte, rapid.SampledFrom([]int{1, 1, 1, 100, 5000, 200_000, 700_000}).Draw(t, "size")))
+		r.Messages.Add(make([]byte, rapid.SampledFrom([]int{1, 1, 1, 100, 5000, 200_000, 700_000}).Draw(t, "size")))
 	}
 	if r.Op == OpAppend && rapid.Bool().Draw(t, "producer") {
 		r.Producer = &Producer{
@@ -153,7 +150,7 @@ func TestFoldFromCheckpoint(t *testing.T) {
 				w.now += 10
 				r := genRequest(t, w)
 				for range 300 {
-					r.Messages = append(r.Messages, []byte("m"))
+					r.Messages.Add([]byte("m"))
 				}
 				w.write(t, r)
 			},
@@ -236,7 +233,7 @@ func TestProducerTable(t *testing.T) {
 	base.write(rt, &Request{Op: OpCreate, ID: NewAppendID(), Type: "text/plain"})
 	post := func(w *world, p Producer) Outcome {
 		return w.write(rt, &Request{
-			Op: OpAppend, ID: NewAppendID(), Type: "text/plain", Messages: [][]byte{[]byte("x")}, Producer: &p,
+			Op: OpAppend, ID: NewAppendID(), Type: "text/plain", Messages: NewMessages([]byte("x")), Producer: &p,
 		})[0]
 	}
 	post(base, Producer{"p", 2, 0})
@@ -274,9 +271,9 @@ func TestBuryInAFullBatch(t *testing.T) {
 		first := &Request{Op: OpCreate, ID: NewAppendID(), Type: "text/plain", Expires: w.now}
 		n := rapid.IntRange(MaxBatchRecords-8, MaxBatchRecords).Draw(t, "n")
 		for range n {
-			first.Messages = append(first.Messages, []byte("x"))
+			first.Messages.Add([]byte("x"))
 		}
-		second := &Request{Op: OpAppend, ID: NewAppendID(), Type: "text/plain", Messages: [][]byte{{'y'}}}
+		second := &Request{Op: OpAppend, ID: NewAppendID(), Type: "text/plain", Messages: NewMessages([]byte{0x79})}
 		outs := w.write(t, first, second) // checks the limits
 		if outs[0].Code != CodeCreated || outs[1].Code != CodeNotFound {
 			t.Fatalf("codes %d, %d", outs[0].Code, outs[1].Code)

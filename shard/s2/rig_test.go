@@ -114,7 +114,7 @@ func request(op shard.Op, typ string, messages ...string) *shard.Request {
 		Stream: id, Op: op, ID: shard.NewAppendID(), Minted: uint64(time.Now().UnixMilli()), Type: typ,
 	}
 	for _, m := range messages {
-		q.Messages = append(q.Messages, []byte(m))
+		q.Messages.Add([]byte(m))
 	}
 	return q
 }

@@ -32,9 +32,9 @@ func (r *rig) fill(h *shard.Host, n int) {
 	for n > 0 {
 		q := request(shard.OpAppend, "text/plain")
 		for range min(n, 1000) {
-			q.Messages = append(q.Messages, []byte("0123456789"))
+			q.Messages.Add([]byte("0123456789"))
 		}
-		n -= len(q.Messages)
+		n -= q.Messages.Len()
 		r.do(h, q, shard.CodeAppended)
 	}
 }
@@ -57,7 +57,7 @@ func TestTakeoverCost(t *testing.T) {
 		{"after an array of 32,768", func(r *rig, h *shard.Host) {
 			q := request(shard.OpAppend, "text/plain")
 			for range shard.MaxMessages {
-				q.Messages = append(q.Messages, []byte("m"))
+				q.Messages.Add([]byte("m"))
 			}
 			r.do(h, q, shard.CodeAppended)
 		}},

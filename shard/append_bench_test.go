@@ -1,0 +1,62 @@
+package shard_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// acks is a Log that keeps nothing: appends succeed immediately.
+type acks struct {
+	tail atomic.Uint64
+}
+
+func (*acks) Create(context.Context, shard.StreamID) error { return nil }
+
+func (l *acks) Append(_ context.Context, _ shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+	end := at + uint64(len(batch))
+	l.tail.Store(end)
+	return shard.Ack{Start: at, End: end, StartTime: 1, EndTime: 1}, nil
+}
+
+func (*acks) Read(context.Context, shard.StreamID, uint64, int) (shard.Page, error) {
+	return shard.Page{}, nil
+}
+func (*acks) Last(context.Context, shard.StreamID, int) (shard.Page, error) { return shard.Page{}, nil }
+
+func (*acks) Replay(context.Context, shard.StreamID, uint64, uint64, func(shard.Page) error) error {
+	return nil
+}
+func (l *acks) Tail(context.Context, shard.StreamID) (uint64, error) { return l.tail.Load(), nil }
+func (*acks) OpenSessions() int                                      { return 0 }
+
+func (*acks) Follow(ctx context.Context, _ shard.StreamID, _ uint64, _ func(shard.Page) error) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func benchmarkAppend(b *testing.B, n int, m string) {
+	h := shard.NewHost(&acks{}, shard.NewTails(1<<20, 0), shard.Config{})
+	b.Cleanup(func() { _ = h.Close() })
+	do(b, h, create("text/plain"), shard.CodeCreated)
+	msgs := make([]string, n)
+	for i := range msgs {
+		msgs[i] = m
+	}
+	req := appendReq("text/plain", msgs...)
+	b.ReportAllocs()
+	for b.Loop() {
+		again := *req
+		again.ID = shard.NewAppendID()
+		if out, err := h.Do(b.Context(), &again); err != nil || out.Code != shard.CodeAppended {
+			b.Fatal(out, err)
+		}
+	}
+}
+
+func BenchmarkAppendOne(b *testing.B)      { benchmarkAppend(b, 1, "a message") }
+func BenchmarkAppendTen(b *testing.B)      { benchmarkAppend(b, 10, "a message") }
+func BenchmarkAppendThousand(b *testing.B) { benchmarkAppend(b, 999, "a message") }
+func BenchmarkAppendMost(b *testing.B)     { benchmarkAppend(b, shard.MaxMessages, "0") }
