@@ -37,6 +37,8 @@ type link struct {
 	wg          sync.WaitGroup
 	heard       atomic.Int64                   // when the owner was last heard, ns
 	status      atomic.Pointer[relaypb.Status] // its last one; nil: none yet
+	now         func() time.Time               // this node's clock, and skew how far it is ahead of the owner's, ms
+	skew        atomic.Int64
 
 	mu     sync.Mutex
 	closed bool
@@ -84,6 +86,9 @@ const (
 	pingTimeout  = 200 * time.Millisecond
 )
 
+// maxClock bounds what a peer may say of its clock, in milliseconds since 1970.
+const maxClock = 1 << 45
+
 // sayAtOnce bounds the subscriptions that one control message speaks of.
 const sayAtOnce = 512
 
@@ -101,7 +106,7 @@ func openLink(ctx context.Context, p *peer) (*link, error) {
 	}
 	l := &link{
 		to: p.to, incarnation: rand.Uint64(), conn: conn, client: relaypb.NewRelayClient(conn),
-		met: p.peers.met, panics: p.peers.panics, window: cfg.window, linkWindow: p.peers.grant(),
+		now: cfg.Now, met: p.peers.met, panics: p.peers.panics, window: cfg.window, linkWindow: p.peers.grant(),
 		wake: make(chan struct{}, 1), subs: map[uint64]*upstream{}, idle: time.Now(),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
@@ -255,6 +260,9 @@ func (l *link) readControl() {
 		l.heard.Store(time.Now().UnixNano())
 		if m.GetStatus() != nil {
 			l.status.Store(m.GetStatus())
+			if at := m.GetStatus().GetNow(); at != 0 && l.now != nil {
+				l.skew.Store(int64(millis(l.now())) - int64(min(at, maxClock)))
+			}
 		}
 	}
 }

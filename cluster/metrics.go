@@ -23,6 +23,7 @@ type metrics struct {
 	owners        prometheus.Gauge
 	gaps          prometheus.Counter
 	refused       prometheus.Counter // connections to the relay's port
+	skew          prometheus.Gauge
 	handovers     handoverCounters
 }
 
@@ -46,6 +47,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		links:   gauge("fantail_links_up", "Links to other nodes that are up."),
 		members: gauge("fantail_members", "Members in this node's view, itself included."),
 		owners:  gauge("fantail_owners", "Members that own streams, as this node sees it."),
+		skew: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "fantail_clock_skew_seconds", Help: "How far this node's clock is ahead of others', the worst of them.",
+			ConstLabels: prometheus.Labels{"against": "peers"},
+		}),
 		gaps: counter("fantail_relay_gaps_total",
 			"Relayed records that did not join; mended by subscribing again."),
 		refused: counter("fantail_relay_refused_total",
@@ -64,7 +69,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.bytes[s] = bytes.WithLabelValues(s)
 	}
 	if reg != nil {
-		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.owners, m.gaps, m.refused, handovers)
+		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.owners, m.gaps, m.refused, m.skew, handovers)
 	}
 	return m
 }

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -45,7 +47,8 @@ type Relay struct {
 	leaving atomic.Bool
 	readers atomic.Int64 // see Balance
 	store   store        // owned by tend
-	tending sync.Mutex   // held while ownership is looked at
+	skewed  rate.Sometimes
+	tending sync.Mutex // held while ownership is looked at
 	closing sync.Once
 
 	mu      sync.Mutex
@@ -94,6 +97,7 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 		openers: &openers{limit: openAtOnce, waiting: openWaiting},
 		news:    make(chan struct{}, 1), drops: make(chan struct{}, dropAtOnce),
 	}
+	r.skewed.Interval = time.Minute
 	r.hosted = newHosted(h, r.fetch)
 	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.ctx = ctx

@@ -15,7 +15,7 @@ func (r *Relay) status(peer string) *relaypb.Status {
 	left, owner := r.owing.Load().to(peer)
 	return &relaypb.Status{
 		Readers: uint64(max(r.readers.Load(), 0)), StoreDown: r.hosted.host.StoreDown(),
-		Owner: owner, Owed: uint64(max(left, 0)),
+		Owner: owner, Owed: uint64(max(left, 0)), Now: millis(r.cfg.Now()),
 	}
 }
 

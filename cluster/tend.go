@@ -29,6 +29,7 @@ func (r *Relay) tend(ctx context.Context) {
 		}
 		now := time.Now()
 		r.tendStore(now)
+		r.tendSkew()
 		if late := now.Sub(last); late > tendEvery+deadAfter {
 			r.ms.paused(late)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 	"unsafe"
 
@@ -300,7 +301,7 @@ func producerFromWire(p *relaypb.Producer) *shard.Producer {
 func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
 	h := &relaypb.DoHead{
 		Route: routeToWire(r), Stream: raw(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
-		Repeat: q.Repeat, Minted: q.Minted, Type: raw(q.Type), Bad: words(q.Bad), Close: q.Close,
+		Repeat: q.Repeat, Minted: q.Minted, Age: ageToWire(q.Born), Type: raw(q.Type), Bad: words(q.Bad), Close: q.Close,
 		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
 		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: raw(q.ExpiresRaw),
 		Ref: idToWire(q.Ref), Name: raw(q.Name), Life: q.Life,
@@ -319,6 +320,24 @@ func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
 	return h
 }
 
+// ageToWire is how long ago something was. Each time that it is sent it is older.
+func ageToWire(born time.Time) uint64 {
+	if born.IsZero() {
+		return 0
+	}
+	return 1 + uint64(max(time.Since(born), 0).Milliseconds())
+}
+
+func ageFromWire(age uint64) time.Time {
+	if age == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(-time.Duration(min(age-1, maxAge)) * time.Millisecond)
+}
+
+// maxAge bounds what a peer may say, in milliseconds.
+const maxAge = 24 * 3600 * 1000
+
 var errRequest = errors.New("malformed request")
 
 // requestFromWire is the request without its messages, and their total size.
@@ -334,7 +353,7 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 	}
 	q := &shard.Request{
 		Stream: id, Op: shard.Op(h.GetOp()), ID: shard.AppendID(h.GetId()), Repeat: h.GetRepeat(),
-		Minted: h.GetMinted(), Type: text(h.GetType()), Bad: text(h.GetBad()), Close: h.GetClose(),
+		Minted: h.GetMinted(), Born: ageFromWire(h.GetAge()), Type: text(h.GetType()), Bad: text(h.GetBad()), Close: h.GetClose(),
 		Producer: producerFromWire(h.GetProducer()), StreamSeq: h.StreamSeq,
 		HasTTL: h.GetHasTtl(), TTL: h.GetTtl(), Expires: h.GetExpires(),
 		ExpiresRaw: text(h.GetExpiresRaw()), Ref: idFromWire(h.GetRef()),

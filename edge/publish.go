@@ -86,7 +86,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 
 // remove deletes a stream (PROTOCOL 4.4).
 func (s *Server) remove(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
-	req := &shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), Minted: s.now()}
+	req := &shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), Born: time.Now(), Minted: s.now()}
 	if _, ok := s.write(w, r, req); ok {
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -128,7 +128,7 @@ func (s *Server) request(r *http.Request, id shard.StreamID, op shard.Op) (*shar
 		return nil, err
 	}
 	return &shard.Request{
-		Stream: id, Op: op, ID: shard.NewAppendID(), Minted: s.now(),
+		Stream: id, Op: op, ID: shard.NewAppendID(), Born: time.Now(), Minted: s.now(),
 		Type: r.Header.Get("Content-Type"), Close: closes(r.Header),
 	}, nil
 }

@@ -12,6 +12,8 @@ type batch struct {
 	verdicts []verdict // of calls[i], given once the batch is acknowledged
 	// settled: no verdict rests on anything that a newer log could reverse.
 	settled bool
+	// expired: it begins with the end of a life whose time was over.
+	expired bool
 	// large: the batch is one append in parts. Each is laid out in entries once the one before it
 	// is written (layPart); rest makes those that follow, and is nil with the last one.
 	large bool
@@ -28,8 +30,7 @@ type batch struct {
 type composer struct {
 	spec State // the time of each entry is not known before the ack: 0
 	b    batch
-	now  uint64 // ms
-	used uint64 // when the stream was last used, as memory knows, ms
+	at   moment
 	// heads is where headers are encoded, if there are several.
 	heads []byte
 
@@ -45,7 +46,12 @@ type composer struct {
 // and returns the batch and how many it took (at least one, unless the batch is
 // a lone checkpoint). s is not changed.
 func compose(s *State, queue []*call, now, used uint64) (*batch, int) {
-	c := &composer{now: now, used: used}
+	return composeAt(s, queue, moment{wall: now, ends: now, used: used})
+}
+
+// composeAt is compose where the node's clock is not what lives end by.
+func composeAt(s *State, queue []*call, at moment) (*batch, int) {
+	c := &composer{at: at}
 	c.spec.speculate(s)
 	c.b = batch{on: s, at: s.Next, settled: true, calls: c.calls[:0], verdicts: c.verdicts[:0], entries: c.entries[:0]}
 	c.spec.recent.ring, c.spec.recent.ids = c.ring[:0], c.ids[:0]
@@ -79,7 +85,7 @@ func (c *composer) take(call *call, alone bool) bool {
 	if c.b.large {
 		return false
 	}
-	if c.spec.expired(c.now, c.used) {
+	if c.spec.expired(c.at.ends, c.at.used) {
 		// The state below is the one that decide has to see, so it is folded now; a
 		// caller that then does not fit finds the stream expired again.
 		grave := bury(&c.spec, NewAppendID(), ReasonExpired)
@@ -87,17 +93,18 @@ func (c *composer) take(call *call, alone bool) bool {
 			return false
 		}
 		c.place(grave)
+		c.b.expired = true
 	}
 	switch {
 	case call.touch && c.spec.exists:
 		return c.add(call, touch(), Outcome{Code: CodeAppended}, alone)
 	case call.touch:
 		return c.add(call, nil, Outcome{Code: CodeAppended}, alone)
-	case call.req.Repeat && c.spec.lost(call.req):
+	case call.req.Repeat && c.spec.lost(call.req, call.minted):
 		c.answer(call, verdict{err: ErrOutcomeUnknown})
 		return true
 	}
-	drafts, out := decide(&c.spec, call.req, c.now)
+	drafts, out := decide(&c.spec, call.req, c.at.wall)
 	return c.add(call, drafts, out, alone)
 }
 

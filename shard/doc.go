@@ -87,17 +87,47 @@
 // to a budget before Host.Do: the edge (MaxBodies) and the server of peers. What waits for one
 // stream's batch is bounded by QueueBytes and QueueRequests as well.
 //
+// # Clocks
+//
+// A node has a wall clock (Config.Now), which may be off by any amount or jump, and a
+// monotonic one. Each place of storage has a clock, which acknowledgements show
+// (clock.go). Where two clocks meet:
+//
+//   - A life ends (TTL, Expires-At) only when the node's clock and storage's both say so:
+//     storage's is the newest acknowledgement in a log whose timestamps are its own or
+//     capped by it, plus monotonic time since. Where none is known for ten minutes, a
+//     clock record is written, once a minute at most, to the fleet's log (or, until the
+//     fleet's record is there, to __ds/clock), never to the stream. Where storage does
+//     not say, the stream lives on. A stream that is followed is in use.
+//   - Uses that memory knows of are monotonic instants, compared as "so long ago" on
+//     storage's scale; a Handover holds them as durations, too. Grace is storage's time.
+//   - A touch is due by storage's clock alone. The ages of producers, and the times that
+//     a checkpoint holds, are storage's times among each other.
+//   - A hold is looked into once an acknowledgement is holdGrace later than it, in
+//     storage's time alone. A fork's maker measures forkTime monotonically.
+//   - An append id's age is the sender's monotonic duration, handed on with each hop; the
+//     window's times are storage's, read by a clock that rather shows too little.
+//   - A new life's number is the wall clock's or the last one's successor: a clock that
+//     is off makes offsets look odd, and never makes two lives the same while the log is
+//     there.
+//   - Views of the fleet are dated by wall clocks (cluster): nodes that are apart disagree
+//     on owners for as long, which costs sessions and nothing else.
+//
+// A clock that is off by more than a second is told of: fantail_clock_skew_seconds.
+//
 // # Goroutines
 //
 // None per stream at rest. Host.spawn starts every goroutine and Host.Close waits
 // for all: one per open session (runSession), one per attempt to open or to check
 // the tail, the sweeper, the probe of storage, one that gives turns while sessions wait
-// to be opened and one while streams wait to be read, one for the chores of a stream that owes or is gone, one
+// to be opened and one while streams wait to be read, one per place of storage that
+// writes a clock record, one for the chores of a stream that owes or is gone, one
 // per reference that an attempt gives back, and, where callers wait behind a batch or its first
 // sending did not settle it, one that carries batches out (fly). The first
 // sending is done by the caller that found no batch in flight, on its own
 // goroutine. No lock is held over I/O, and wakers run after locks are released.
-// Lock order: Host.mu, Shard.mu, cold.mu, Tails.mu, Tail.mu.
+// Lock order: Host.mu, Shard.mu, (clocks.mu, clock.mu, cold.mu or
+// Tails.mu), Tail.mu.
 //
 // # Not here
 //

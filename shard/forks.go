@@ -21,8 +21,9 @@ const (
 	// forkTime is how long after it held the source an attempt may still decide to make
 	// its fork.
 	forkTime = 10 * time.Second
-	// holdGrace is the age from which a reference is looked into: forkTime, and what the
-	// clocks of a fork's owner and of S2 may be apart.
+	// holdGrace is the age from which a reference is looked into, in S2's time alone: the
+	// source's owner has to have seen an acknowledgement so much later than it. By then
+	// forkTime is over, whatever any node's clock says.
 	holdGrace = 30 * time.Second
 	// verifyEvery is how often a stream that is gone looks whether its forks hold it, at
 	// first. A round that brings nothing makes the next pause twice as long, up to
@@ -67,8 +68,10 @@ func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
 	}
 	again, fork := *req, *req.Fork
 	fork.Hold = ref
-	again.Fork, again.Held = &fork, hold.Minted
-	out, err = s.do(ctx, s.host.newCall(&again))
+	again.Fork = &fork
+	last := s.host.newCall(&again)
+	last.held = hold.Born
+	out, err = s.do(ctx, last)
 	switch {
 	case err == nil && out.Info.Hold == ref: // made by this attempt
 	case err == nil, certain(err):
@@ -115,7 +118,7 @@ func (h *Host) release(ctx context.Context, fork, source StreamID, ref AppendID)
 
 // about is a request to a stream about a reference.
 func (h *Host) about(id StreamID, op Op, ref AppendID) *Request {
-	return &Request{Stream: id, Op: op, ID: NewAppendID(), Minted: ms(h.cfg.Now()), Ref: ref}
+	return &Request{Stream: id, Op: op, ID: NewAppendID(), Born: time.Now(), Minted: ms(h.cfg.Now()), Ref: ref}
 }
 
 // chores has what a stream owes to others done in the background, one goroutine a
@@ -188,12 +191,13 @@ func (s *Shard) settleDebts(ctx context.Context) {
 // whether they hold it, and strikes out those that do not and never will: their makers
 // died, or could not tell.
 func (s *Shard) verify(ctx context.Context) {
+	acked := s.ackedFor(ctx)
 	s.mu.Lock()
 	now := s.host.cfg.Now()
 	due, next := s.verifyDue(), now.Add(verifyEvery<<s.verifyTries)
 	held := map[AppendID]holder{}
 	for id, f := range s.state.held {
-		if age := holdGrace - time.Duration(ms(now)-min(f.time, ms(now)))*time.Millisecond; age > 0 {
+		if age := holdGrace - time.Duration(acked-min(f.time, acked))*time.Millisecond; age > 0 {
 			if at := now.Add(age); at.Before(next) {
 				next = at
 			}
@@ -202,7 +206,8 @@ func (s *Shard) verify(ctx context.Context) {
 		}
 	}
 	if due {
-		s.verifyAt, s.verified, s.crowded = next, len(held) == len(s.state.held), false
+		all := len(held) == len(s.state.held) // else some are too young
+		s.verifyAt, s.verified, s.crowded = next, all, s.crowded && !all
 		s.verifyTries = min(s.verifyTries+1, verifyMost)
 	}
 	s.mu.Unlock()
@@ -220,6 +225,22 @@ func (s *Shard) verify(ctx context.Context) {
 			s.mu.Unlock()
 		}
 	}
+}
+
+// ackedFor is the time of the newest acknowledgement known, for holds to be compared with. If
+// some are younger than they have to be for that, a new one is asked for.
+func (s *Shard) ackedFor(ctx context.Context) uint64 {
+	s.mu.Lock()
+	clock, newest := s.site(), uint64(0)
+	for _, f := range s.state.held {
+		newest = max(newest, f.time)
+	}
+	due := s.verifyDue()
+	s.mu.Unlock()
+	if due && clock.newest() < newest+uint64(holdGrace.Milliseconds()) {
+		clock.ask(ctx)
+	}
+	return clock.newest()
 }
 
 func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {

@@ -1,6 +1,9 @@
 package shard
 
-import "math"
+import (
+	"math"
+	"time"
+)
 
 // Handover is all that a stream's owner knows of it: whoever owns it next goes on
 // from there without a read. It is worth nothing once somebody else has written; the
@@ -43,7 +46,7 @@ func (h *Host) Hand(id StreamID, from uint64) (Handover, bool) {
 	var out Handover
 	ok := s.opened && s.failed == nil && !s.noLog && s.state.whole()
 	if ok {
-		out.State = appendField(s.state.hand(), ckUsed, uvarints(s.seen(ms(h.cfg.Now())), s.grace))
+		out.State = appendField(s.state.hand(), ckUsed, s.use(h.cfg.Now()).encode())
 	}
 	s.opened, s.state = false, &State{} // for the session, which may not have ended yet
 	if t == nil {
@@ -71,6 +74,43 @@ func (s *State) hand() []byte {
 	return appendField(b, ckTrim, uvarints(s.trimTo))
 }
 
+// use is the last use of a stream that only its owner knows of.
+type use struct {
+	at    uint64 // ms since 1970, by a clock that may be the owner's own; for earlier releases
+	grace uint64 // what the owner adds to it without having seen one, by storage's clock
+	ago   uint64 // ms and 1; 0: none
+	said  bool   // ago was said
+}
+
+// use is what there is to tell, under mu.
+func (s *Shard) use(now time.Time) use {
+	at, ok := s.site().read(now)
+	if !ok {
+		at = ms(now)
+	}
+	u := use{at: s.seen(now, at), grace: s.grace}
+	switch {
+	case s.followers > 0:
+		u.ago = 1
+	case !s.touched.IsZero():
+		u.ago = 1 + uint64(max(now.Sub(s.touched), 0).Milliseconds())
+	}
+	return u
+}
+
+func (u use) encode() []byte { return uvarints(u.at, u.grace, u.ago) }
+
+// take has the Shard go on from what the owner before knew.
+func (u use) take(s *Shard, now time.Time) {
+	s.grace = u.grace
+	switch {
+	case !u.said: // by another node's clock: too late is better than too early
+		s.grace = max(s.grace, u.at)
+	case u.ago > 0:
+		s.touched = now.Add(-time.Duration(min(u.ago-1, uint64(longAgo.Milliseconds()))) * time.Millisecond)
+	}
+}
+
 // takeState reads what Hand wrote; used is the last use, and grace is what its owner
 // adds to that without having seen one.
 func takeState(b []byte) (s *State, used, grace uint64, err error) {
@@ -78,13 +118,22 @@ func takeState(b []byte) (s *State, used, grace uint64, err error) {
 	if err := s.decodeAll(b, 0, true); err != nil {
 		return nil, 0, 0, err
 	}
+	u := takeUse(b)
+	return s, u.at, u.grace, nil
+}
+
+// takeUse reads the last use from what Hand wrote.
+func takeUse(b []byte) (u use) {
 	for r := (fieldReader{b: b}); len(r.b) > 0 && !r.bad; {
 		tag := r.byte()
 		if f := (fieldReader{b: r.bytes()}); tag == ckUsed {
-			used, grace = f.uvarint(), f.uvarint()
+			u = use{at: f.uvarint(), grace: f.uvarint(), said: len(f.b) > 0}
+			if u.said {
+				u.ago = f.uvarint()
+			}
 		}
 	}
-	return s, used, grace, nil
+	return u
 }
 
 // newest is the last Ranges: what fits in handoverTail, and from position from on what
@@ -108,7 +157,7 @@ func (t *Tail) newest(from uint64) []Range {
 // that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrDeclined,
 // and ErrNotOwner if a later life is known here: another node has made it.
 func (h *Host) Install(id StreamID, from Handover) error {
-	on, used, grace, err := takeState(from.State)
+	on, _, _, err := takeState(from.State)
 	if err != nil {
 		return err
 	}
@@ -121,8 +170,8 @@ func (h *Host) Install(id StreamID, from Handover) error {
 	}
 	s := h.newShard(id)
 	s.mu.Lock()
-	s.state, s.asm, s.opened, s.touched = on, assembler{from: on.Next}, true, used
-	s.grace, s.inherited = grace, true
+	s.state, s.asm, s.opened, s.inherited = on, assembler{from: on.Next}, true, true
+	takeUse(from.State).take(s, h.cfg.Now())
 	wake := s.inherit(from.Tail)
 	s.mu.Unlock()
 	err = h.keep(s)

@@ -109,17 +109,19 @@ func (c *Config) defaults() {
 
 // Host runs the streams that this node owns.
 type Host struct {
-	log   *breaker
-	tails *Tails
-	cfg   Config
-	fleet Fleet     // how to reach other streams; the Host itself unless Join says otherwise
-	calls sync.Pool // of *call, answered
-	pages *pages
-	opens *opens
-	takes *opens // of streams that were handed over
-	cold  *cold
-	asks  *rate.Limiter // questions to forks
-	m     *metrics
+	log      *breaker
+	tails    *Tails
+	cfg      Config
+	fleet    Fleet     // how to reach other streams; the Host itself unless Join says otherwise
+	calls    sync.Pool // of *call, answered
+	pages    *pages
+	opens    *opens
+	takes    *opens // of streams that were handed over
+	cold     *cold
+	asks     *rate.Limiter // questions to forks
+	clocks   *clocks
+	expiries expiries
+	m        *metrics
 
 	foldTurns chan struct{} // see foldsMost
 
@@ -141,6 +143,7 @@ func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	h.pages = newPages(h.log, cfg.PageBytes, NewPanics(cfg.Logger, cfg.Metrics))
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
+	h.clocks = newClocks(h.log, &h.cfg, h.spawn)
 	h.asks = rate.NewLimiter(asksPerSecond, asksAtOnce)
 	h.cold = newCold(h.spawn, cfg.ColdOpens)
 	h.foldTurns = make(chan struct{}, foldsMost)
@@ -497,6 +500,7 @@ func (h *Host) Close() error {
 	}
 	h.stop()
 	h.wg.Wait()
+	h.expiries.tell(h.cfg.Logger, h.cfg.Now(), true)
 	return nil
 }
 
@@ -527,6 +531,7 @@ func (h *Host) sweep(ctx context.Context) {
 		s.halt()
 	}
 	h.reclaim()
+	h.expiries.tell(h.cfg.Logger, now, false)
 	var g errgroup.Group
 	g.SetLimit(sweepTouches)
 	for _, s := range touch {

@@ -59,6 +59,13 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		gauge("fantail_absent_names", "Names without a stream, or not known to have one yet, that this node keeps in memory.", func() float64 {
 			return float64(h.states.absentCount.Load())
 		}),
+		count("fantail_expired_streams_total", "Streams ended by this node as owner because their time was over.", func() float64 {
+			return float64(h.expiries.total.Load())
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fantail_clock_skew_seconds", Help: "How far this node's clock is ahead of others', the worst of them.",
+			ConstLabels: prometheus.Labels{"against": "s2"},
+		}, func() float64 { return h.clocks.skew().Seconds() }),
 		gauge("fantail_cold_opens_waiting", "Streams that wait for their turn to be read from S2.", func() float64 {
 			n, _ := h.cold.counts()
 			return float64(n)

@@ -1,6 +1,9 @@
 package shard
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // Op is what a Request asks for.
 type Op uint8
@@ -32,9 +35,11 @@ type Request struct {
 	// Repeat is true if this request was given to some node before and its
 	// outcome is not known here.
 	Repeat bool
-	// Minted is when ID was minted, in milliseconds since 1970 by the minting
-	// node's clock. It only serves to tell whether the window of remembered ids
-	// still reaches back to the first try.
+	// Born is when ID was minted, by the monotonic clock of this process: nodes tell each
+	// other how long ago that was. It only serves to tell whether the window of remembered
+	// ids still reaches back to the first try. Minted is the same in milliseconds since 1970
+	// by the minting node's clock, for nodes of an earlier release.
+	Born   time.Time
 	Minted uint64
 
 	// Type is the content type as given; empty: none given.
@@ -63,7 +68,8 @@ type Request struct {
 	// none), and Source what is known of that one.
 	Fork   *Fork
 	Source *Source
-	// Held is when that was held, in ms by the clock of the stream's owner, who sets it.
+	// Held is when that was held, in ms by the clock of the stream's owner, who sets it anew
+	// for each decision by how long ago it was.
 	Held uint64
 
 	// Ref is what OpHold and the others are about; Name is the fork that

@@ -17,6 +17,11 @@ func (s *Shard) do(ctx context.Context, c *call) (Outcome, error) {
 	}
 	c.ctx = ctx
 	lead, err := s.enqueue(c)
+	if errors.Is(err, errTime) {
+		s.settleTime(ctx)
+		c.timed = true
+		lead, err = s.enqueue(c)
+	}
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -45,6 +50,8 @@ func (s *Shard) enqueue(c *call) (lead bool, err error) {
 	switch {
 	case s.stopped:
 		return false, ErrNotOwner
+	case !c.timed && s.doubt():
+		return false, errTime
 	case s.host.log.isDown():
 		return false, ErrStoreDown
 	case len(s.queue) >= cfg.QueueRequests || s.queueBytes+c.size > cfg.QueueBytes:
@@ -166,8 +173,11 @@ func (s *Shard) next() (*batch, bool) {
 	if !s.opened {
 		return nil, true
 	}
-	now := ms(s.host.cfg.Now())
-	b, n := compose(s.state, s.queue, now, s.lastUse(now))
+	at := s.moment()
+	for _, c := range s.queue {
+		s.date(c, at)
+	}
+	b, n := composeAt(s.state, s.queue, at)
 	for _, c := range s.queue[:n] {
 		s.queueBytes -= c.size
 	}
@@ -175,14 +185,21 @@ func (s *Shard) next() (*batch, bool) {
 	return b, true
 }
 
-// lastUse is when the stream was last used as far as memory knows, in ms, the
-// grace of a new owner included. A stream that somebody follows is in use.
-func (s *Shard) lastUse(now uint64) uint64 {
-	if s.followers > 0 {
-		return now
+// date says when a call's request was made, by the clocks that it is decided by, under mu.
+func (s *Shard) date(c *call, at moment) {
+	if c.req == nil {
+		return
 	}
-	return max(s.touched, s.state.touched, s.grace)
+	if c.req.Repeat {
+		c.minted = s.mintedAt(c.req)
+	}
+	if !c.held.IsZero() {
+		c.req.Held = at.wall - min(at.wall, uint64(time.Since(c.held).Milliseconds()))
+	}
 }
+
+// errTime: storage has to be asked for the time before the caller waits.
+var errTime = errors.New("the stream's time may be over")
 
 func (s *Shard) refuseAll(err error) {
 	s.mu.Lock()
@@ -355,7 +372,7 @@ func (s *Shard) makeLog(ctx context.Context, b *batch) error {
 		return storeErr(err)
 	}
 	s.mu.Lock()
-	s.noLog = false
+	s.noLog, s.timing = false, timingCapped
 	s.mu.Unlock()
 	return nil
 }
@@ -370,8 +387,13 @@ func (s *Shard) acked(b *batch, entries []Entry, ack Ack, sent time.Time) error 
 		}
 		recs[i] = e.record(b.at+uint64(i), t)
 	}
+	s.heardAck(ack, sent)
 	err := s.take(b.on, recs)
 	s.knownAt(b.on, sent)
+	if b.expired {
+		b.expired = false
+		s.host.expiries.note(s.id, s.host.cfg.Now())
+	}
 	return err
 }
 
@@ -452,7 +474,7 @@ func (s *Shard) recall(b *batch, c *call) (verdict, bool) {
 	if o, ok := s.state.outcome(c.req.ID); ok {
 		return verdict{out: first(s.state, c.req, o)}, true
 	}
-	return verdict{err: ErrOutcomeUnknown}, b.unknown && s.state.lost(c.req)
+	return verdict{err: ErrOutcomeUnknown}, b.unknown && s.state.lost(c.req, s.mintedAt(c.req))
 }
 
 // resync brings the fold on up to tail, the answer to a call made when it ended

@@ -48,7 +48,7 @@ func (s *Shard) unfollow(t *Tail) {
 	s.mu.Lock()
 	s.followers--
 	s.used = s.host.cfg.Now()
-	s.touched = max(s.touched, ms(s.used))
+	s.touched = s.used
 	if s.followers == 0 {
 		s.lingerLocked()
 	}

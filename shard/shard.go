@@ -26,9 +26,11 @@ type Shard struct {
 	noLog   bool  // the log does not exist yet
 	state   *State
 	asm     assembler
-	tail    *Tail // this life's, with one reference; nil while no life
-	touched uint64
-	grace   uint64    // ms since 1970: until then the owner before may have known of reads
+	tail    *Tail     // this life's, with one reference; nil while no life
+	touched time.Time // the last use that may not be durable; zero: none
+	grace   uint64    // ms since 1970 by storage's clock: until then the owner before may have known of reads
+	clock   *clock    // of the place where the log is; nil: not looked up yet
+	timing  timing
 	synced  time.Time // when state.Next was last known to be the log's tail
 	check   *attempt
 	used    time.Time
@@ -61,13 +63,16 @@ type Shard struct {
 
 // call is a caller that waits for a verdict.
 type call struct {
-	req   *Request
-	touch bool // a touch instead of a request
-	size  int
-	tries int // lost compare-and-swaps
-	ctx   context.Context
-	v     verdict       // set before done is told
-	done  chan struct{} // capacity 1
+	req    *Request
+	touch  bool // a touch instead of a request
+	size   int
+	tries  int       // lost compare-and-swaps
+	held   time.Time // of a fork: when its source was, by this process's monotonic clock
+	timed  bool      // storage was asked whether the stream's time is over
+	minted uint64    // of a request that is repeated: when, by storage's clock
+	ctx    context.Context
+	v      verdict       // set before done is told
+	done   chan struct{} // capacity 1
 }
 
 type verdict struct {
@@ -290,7 +295,7 @@ func (s *Shard) turn(r Record, e effect) wakers {
 		s.tail.Release()
 		s.tail = nil
 	}
-	s.grace, s.touched = 0, 0
+	s.grace, s.touched = 0, time.Time{}
 	s.verifyAt, s.verified, s.crowded = time.Time{}, false, false
 	s.verifyTries, s.settleTries, s.settleAt = 0, 0, time.Time{}
 	if held := s.asm.held; e.commit { // the new life's first messages
@@ -440,11 +445,18 @@ func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
 			return Info{}, err
 		}
 	}
-	now := ms(s.host.cfg.Now())
-	expired := s.state.expired(now, s.lastUse(now))
+	if s.doubt() {
+		s.mu.Unlock()
+		s.settleTime(ctx)
+		if err := s.lockReady(ctx); err != nil {
+			return Info{}, err
+		}
+	}
+	m := s.moment()
+	expired := s.state.expired(m.ends, m.used)
 	info := s.state.Info()
 	if ask&AskTouch != 0 && !expired {
-		s.touched = max(s.touched, now)
+		s.touched = s.host.cfg.Now()
 	}
 	due := ask&AskTouch != 0 && s.touchDue(s.host.cfg.Now())
 	s.mu.Unlock()
@@ -498,16 +510,15 @@ func (s *Shard) touchDue(now time.Time) bool {
 	if !s.opened || s.stopped || !s.state.exists || !s.state.hasTTL {
 		return false
 	}
-	t := ms(now)
-	return s.seen(t) > s.state.touched+touchAhead(s.state.ttl) && !s.state.expired(t, s.lastUse(t))
-}
-
-// seen is the last use that this owner, or one before it, saw, in ms.
-func (s *Shard) seen(now uint64) uint64 {
-	if s.followers > 0 {
-		return now
+	at, ok := s.site().read(now)
+	if !ok {
+		if s.seen(now, 1) > 0 {
+			s.site().want()
+		}
+		return false
 	}
-	return s.touched
+	return s.seen(now, at) > s.state.touched+touchAhead(s.state.ttl) &&
+		!s.state.expired(min(ms(now), at), s.lastUse(now, at))
 }
 
 // halt ends the Shard: callers that wait are refused, the batch in flight is

@@ -486,8 +486,8 @@ func (s *State) forgets(minted uint64) bool {
 
 // lost reports whether nobody can tell if the request was written before: its id
 // has left the window, and no claim of its producer decides.
-func (s *State) lost(req *Request) bool {
-	if !s.forgets(req.Minted) {
+func (s *State) lost(req *Request, minted uint64) bool {
+	if !s.forgets(minted) {
 		return false
 	}
 	if _, ok := s.outcome(req.ID); ok {

@@ -913,8 +913,10 @@ type Status struct {
 	StoreDown bool `protobuf:"varint,2,opt,name=store_down,json=storeDown,proto3" json:"store_down,omitempty"`
 	// By its table the edge owns streams; owed is how many of those that are in use it has
 	// still to hand over to it.
-	Owner         bool   `protobuf:"varint,3,opt,name=owner,proto3" json:"owner,omitempty"`
-	Owed          uint64 `protobuf:"varint,4,opt,name=owed,proto3" json:"owed,omitempty"`
+	Owner bool   `protobuf:"varint,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owed  uint64 `protobuf:"varint,4,opt,name=owed,proto3" json:"owed,omitempty"`
+	// Its clock, in milliseconds since 1970, when this was sent.
+	Now           uint64 `protobuf:"varint,5,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -973,6 +975,13 @@ func (x *Status) GetOwner() bool {
 func (x *Status) GetOwed() uint64 {
 	if x != nil {
 		return x.Owed
+	}
+	return 0
+}
+
+func (x *Status) GetNow() uint64 {
+	if x != nil {
+		return x.Now
 	}
 	return 0
 }
@@ -1471,8 +1480,9 @@ type DoHead struct {
 	Op     uint32                 `protobuf:"varint,3,opt,name=op,proto3" json:"op,omitempty"`
 	Id     []byte                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`
 	Repeat bool                   `protobuf:"varint,5,opt,name=repeat,proto3" json:"repeat,omitempty"`
-	Minted uint64                 `protobuf:"varint,6,opt,name=minted,proto3" json:"minted,omitempty"`
-	Type   []byte                 `protobuf:"bytes,7,opt,name=type,proto3" json:"type,omitempty"`
+	// By the sender's clock; what counts is age, where it is said.
+	Minted uint64 `protobuf:"varint,6,opt,name=minted,proto3" json:"minted,omitempty"`
+	Type   []byte `protobuf:"bytes,7,opt,name=type,proto3" json:"type,omitempty"`
 	// The sizes of the messages, which follow one after the other.
 	Sizes      []uint32  `protobuf:"varint,8,rep,packed,name=sizes,proto3" json:"sizes,omitempty"`
 	Bad        []byte    `protobuf:"bytes,9,opt,name=bad,proto3" json:"bad,omitempty"`
@@ -1486,9 +1496,11 @@ type DoHead struct {
 	Fork       *Fork     `protobuf:"bytes,17,opt,name=fork,proto3" json:"fork,omitempty"`
 	Source     *Source   `protobuf:"bytes,18,opt,name=source,proto3" json:"source,omitempty"`
 	// What an owner asks of another stream's owner about a reference.
-	Ref           []byte `protobuf:"bytes,19,opt,name=ref,proto3" json:"ref,omitempty"`
-	Name          []byte `protobuf:"bytes,20,opt,name=name,proto3" json:"name,omitempty"`
-	Life          uint64 `protobuf:"varint,21,opt,name=life,proto3" json:"life,omitempty"`
+	Ref  []byte `protobuf:"bytes,19,opt,name=ref,proto3" json:"ref,omitempty"`
+	Name []byte `protobuf:"bytes,20,opt,name=name,proto3" json:"name,omitempty"`
+	Life uint64 `protobuf:"varint,21,opt,name=life,proto3" json:"life,omitempty"`
+	// How long ago the id was minted, in milliseconds and one more; 0: not said.
+	Age           uint64 `protobuf:"varint,22,opt,name=age,proto3" json:"age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1666,6 +1678,13 @@ func (x *DoHead) GetName() []byte {
 func (x *DoHead) GetLife() uint64 {
 	if x != nil {
 		return x.Life
+	}
+	return 0
+}
+
+func (x *DoHead) GetAge() uint64 {
+	if x != nil {
+		return x.Age
 	}
 	return 0
 }
@@ -2397,13 +2416,14 @@ const file_relay_proto_rawDesc = "" +
 	"\x06ToEdge\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.fantail.relay.v1.HelloR\x05hello\x12\x12\n" +
 	"\x04beat\x18\x02 \x01(\x04R\x04beat\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06statusJ\x04\b\b\x10\x10\"k\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06statusJ\x04\b\b\x10\x10\"}\n" +
 	"\x06Status\x12\x18\n" +
 	"\areaders\x18\x01 \x01(\x04R\areaders\x12\x1d\n" +
 	"\n" +
 	"store_down\x18\x02 \x01(\bR\tstoreDown\x12\x14\n" +
 	"\x05owner\x18\x03 \x01(\bR\x05owner\x12\x12\n" +
-	"\x04owed\x18\x04 \x01(\x04R\x04owed\"~\n" +
+	"\x04owed\x18\x04 \x01(\x04R\x04owed\x12\x10\n" +
+	"\x03now\x18\x05 \x01(\x04R\x03now\"~\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\fR\x06stream\x12\x12\n" +
@@ -2437,7 +2457,7 @@ const file_relay_proto_rawDesc = "" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\"K\n" +
 	"\aDoChunk\x12,\n" +
 	"\x04head\x18\x01 \x01(\v2\x18.fantail.relay.v1.DoHeadR\x04head\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"\xda\x04\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"\xec\x04\n" +
 	"\x06DoHead\x12-\n" +
 	"\x05route\x18\x01 \x01(\v2\x17.fantail.relay.v1.RouteR\x05route\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\fR\x06stream\x12\x0e\n" +
@@ -2462,7 +2482,8 @@ const file_relay_proto_rawDesc = "" +
 	"\x06source\x18\x12 \x01(\v2\x18.fantail.relay.v1.SourceR\x06source\x12\x10\n" +
 	"\x03ref\x18\x13 \x01(\fR\x03ref\x12\x12\n" +
 	"\x04name\x18\x14 \x01(\fR\x04name\x12\x12\n" +
-	"\x04life\x18\x15 \x01(\x04R\x04lifeB\r\n" +
+	"\x04life\x18\x15 \x01(\x04R\x04life\x12\x10\n" +
+	"\x03age\x18\x16 \x01(\x04R\x03ageB\r\n" +
 	"\v_stream_seq\"@\n" +
 	"\x04Fork\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\fR\x06source\x12\x0e\n" +

@@ -91,6 +91,14 @@ func (c *Config) Place(id shard.StreamID) error {
 	return err
 }
 
+// fleetLog names the fleet's own log in the basin where a stream is kept: __ds/fleet there.
+func (c *Config) fleetLog(id shard.StreamID) shard.StreamID {
+	if len(c.BasinMap) == 0 && c.BasinTemplate == "" {
+		return "__ds/fleet"
+	}
+	return shard.StreamID(id.Project() + "/__ds/fleet")
+}
+
 // place says where in S2 a stream is kept.
 func (c *Config) place(id shard.StreamID) (basin, stream string, err error) {
 	project, rest, ok := strings.Cut(string(id), "/")

@@ -27,13 +27,15 @@ type Embedded struct {
 var _ shard.Log = (*Embedded)(nil)
 
 // Basin is a basin of an S2 in this process (s2dev.Direct). Each method is the call of S2's
-// API of that name; Append returns the first position, and the timestamps of the first and last
+// API of that name, but for Capped, which says whether the stream's timestamps are at most
+// the server's own; Append returns the first position, and the timestamps of the first and last
 // record; Read returns what stands from seq on, or the last count with fromEnd; Follow is a read
 // session, which calls fn with records, or at the tail with none. An answer
 // of S2 that is an error is a Refusal; any other error is no answer.
 type Basin interface {
 	EnsureBasin() error
 	EnsureStream(ctx context.Context, name string) error
+	Capped(ctx context.Context, name string) (bool, error)
 	Append(ctx context.Context, name string, in *pb.AppendInput) (start, startTime, endTime uint64, err error)
 	Tail(ctx context.Context, name string) (uint64, error)
 	Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error)
@@ -84,6 +86,22 @@ func (l *Embedded) Create(ctx context.Context, id shard.StreamID) error {
 		err = asSDK(d.EnsureStream(ctx, name))
 	}
 	return classify("create", err)
+}
+
+// FleetLog implements shard.Sited.
+func (l *Embedded) FleetLog(id shard.StreamID) shard.StreamID { return l.cfg.fleetLog(id) }
+
+// Capped implements shard.Timed.
+func (l *Embedded) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
+	d, name, err := l.stream(id)
+	if err != nil {
+		return false, err
+	}
+	capped, err := d.Capped(ctx, name)
+	if err != nil {
+		return false, l.cfg.classify("stream config", asSDK(err))
+	}
+	return capped, nil
 }
 
 // Append implements shard.Log.

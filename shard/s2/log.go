@@ -120,6 +120,7 @@ func (l *Log) Create(ctx context.Context, id shard.StreamID) error {
 			Stream: s2.StreamName(name),
 			Config: &s2.StreamConfig{
 				RetentionPolicy: &s2.RetentionPolicy{Infinite: &s2.InfiniteRetention{}},
+				Timestamping:    &s2.TimestampingConfig{Mode: new(s2.TimestampingModeClientPrefer), Uncapped: new(false)},
 			},
 		})
 		return err
@@ -135,6 +136,28 @@ func (l *Log) Create(ctx context.Context, id shard.StreamID) error {
 		err = ensure()
 	}
 	return classify("create", err)
+}
+
+// FleetLog implements shard.Sited.
+func (l *Log) FleetLog(id shard.StreamID) shard.StreamID { return l.cfg.fleetLog(id) }
+
+// Capped implements shard.Timed. S2: GET /streams/{s}.
+func (l *Log) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
+	basin, name, err := l.cfg.place(id)
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	defer cancel()
+	c, err := l.basins.get(basin).Streams.GetConfig(ctx, s2.StreamName(name))
+	if err != nil {
+		return false, l.cfg.classify("stream config", err)
+	}
+	if c == nil || c.Timestamping == nil { // what S2 does unless told otherwise
+		return true, nil
+	}
+	t := c.Timestamping
+	return (t.Uncapped == nil || !*t.Uncapped) && (t.Mode == nil || *t.Mode != s2.TimestampingModeClientRequire), nil
 }
 
 // Append implements shard.Log.

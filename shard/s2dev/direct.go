@@ -83,10 +83,29 @@ func (d *Direct) EnsureStream(ctx context.Context, name string) error {
 	if lost, err := d.s.faults.before(ctx, name, OpEnsureStream, nil); lost || err != nil {
 		return asDirect(lost, err)
 	}
-	if _, _, err := d.s.store.provisionStream(d.basin, name, &streamConfig{Retention: &retention{}}, "", true); err != nil {
+	if _, _, err := d.s.store.provisionStream(d.basin, name, &streamConfig{
+		Retention: &retention{}, Timestamping: &timestamping{Mode: new(modePrefer), Uncapped: new(false)},
+	}, "", true); err != nil {
 		return asDirect(false, err)
 	}
 	return asDirect(d.s.faults.after(ctx, name, OpEnsureStream), nil)
+}
+
+// Capped reports whether no record of the stream can be later than this server's clock
+// (GET /streams/{s}).
+func (d *Direct) Capped(_ context.Context, name string) (bool, error) {
+	if !d.s.enter() {
+		return false, ErrCut
+	}
+	defer d.s.requests.Done()
+	st, bad := d.s.store.find(d.basin, name)
+	if bad != nil {
+		return false, asDirect(false, bad)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	t := st.meta.Config.Timestamping
+	return !*t.Uncapped && *t.Mode != modeRequire, nil
 }
 
 // Append appends a batch (POST /streams/{s}/records): its first position, and the timestamps of

@@ -1,0 +1,274 @@
+package shard_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// off is a node whose clock is off by so much.
+func off(t testing.TB, log shard.Log, by time.Duration) (*shard.Host, *prometheus.Registry, *bytes.Buffer) {
+	t.Helper()
+	reg, lines := prometheus.NewRegistry(), &bytes.Buffer{}
+	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{
+		Now: func() time.Time { return time.Now().Add(by) }, Metrics: reg, Logger: slog.New(slog.NewTextHandler(lines, nil)),
+	})
+	t.Cleanup(func() { _ = h.Close() })
+	return h, reg, lines
+}
+
+// apart calls fn with clocks that are right, an hour ahead and an hour behind.
+func apart(t *testing.T, fn func(t *testing.T, by time.Duration)) {
+	for name, by := range map[string]time.Duration{"right": 0, "ahead": time.Hour, "behind": -time.Hour} {
+		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { fn(t, by) }) })
+	}
+}
+
+// A node's clock ends no life: not the owner's, and not that of one who takes the stream
+// over, by the log or by hand.
+func TestNoClockEndsALifeEarly(t *testing.T) {
+	apart(t, func(t *testing.T, by time.Duration) {
+		log := logtest.NewMemory(1)
+		first := node(t, log)
+		do(t, first, withTTL(600, "a"), shard.CodeCreated)
+		expiry := to(numbered(1), create("text/plain", "a"))
+		expiry.Expires = uint64(time.Now().Add(10 * time.Minute).UnixMilli())
+		do(t, first, expiry, shard.CodeCreated)
+		there := func(h *shard.Host, when string) {
+			t.Helper()
+			for _, id := range []shard.StreamID{stream, numbered(1)} {
+				if info, err := h.State(t.Context(), id, 0); err != nil || !info.Exists {
+					t.Fatalf("%s: %s: %+v, %v", when, id, info, err)
+				}
+			}
+		}
+		second, _, _ := off(t, log, by)
+		there(second, "read")
+		do(t, second, appendReq("text/plain", "b"), shard.CodeAppended)
+		over, ok := second.Hand(stream, 0)
+		if !ok {
+			t.Fatal("nothing is handed over")
+		}
+		third, _, _ := off(t, log, -by)
+		if err := third.Install(stream, over); err != nil {
+			t.Fatal(err)
+		}
+		advance(9*time.Minute + 50*time.Second)
+		there(third, "handed over, ten seconds early")
+		fourth, _, _ := off(t, log, by)
+		there(fourth, "read, ten seconds early")
+	})
+}
+
+// Both clocks have said so: the life ends, by an hour late at the most where a clock is
+// behind. It is counted, and there is a line.
+func TestLifeEndsByBothClocks(t *testing.T) {
+	apart(t, func(t *testing.T, by time.Duration) {
+		log := logtest.NewMemory(1)
+		h, reg, lines := off(t, log, by)
+		do(t, h, withTTL(600, "a"), shard.CodeCreated)
+		late := max(-by, 0)
+		advance(15*time.Minute + late)
+		if exists(t, h, 0) {
+			t.Fatal("it is still there")
+		}
+		if n := metric(t, reg, "fantail_expired_streams_total"); n != 1 {
+			t.Errorf("%v expiries", n)
+		}
+		advance(2 * time.Minute)
+		_ = h.Close()
+		if n := strings.Count(lines.String(), "streams have expired"); n != 1 {
+			t.Errorf("%d lines about it:\n%s", n, lines)
+		}
+		if said := strings.Contains(lines.String(), "clock differs from S2's"); said != (by != 0) {
+			t.Errorf("a clock that is off by %v is told of: %v", by, said)
+		}
+		if skew := metric(t, reg, "fantail_clock_skew_seconds"); skew != by.Seconds() {
+			t.Errorf("skew %v, want %v", skew, by)
+		}
+	})
+}
+
+// A use is a use, whatever the clock of the node that sees it, and of the one that it is
+// handed over to.
+func TestUsesBetweenClocks(t *testing.T) {
+	apart(t, func(t *testing.T, by time.Duration) {
+		log := logtest.NewMemory(1)
+		first, _, _ := off(t, log, by)
+		do(t, first, withTTL(300, "a"), shard.CodeCreated)
+		advance(50 * time.Second) // so much is not made durable
+		if !exists(t, first, shard.AskTouch) {
+			t.Fatal("expired")
+		}
+		over, _ := first.Hand(stream, 0)
+		second, _, _ := off(t, log, -by)
+		if err := second.Install(stream, over); err != nil {
+			t.Fatal(err)
+		}
+		advance(298 * time.Second)
+		if !exists(t, second, 0) {
+			t.Error("a use was lost on the way")
+		}
+		advance(5*time.Minute + by.Abs())
+		if exists(t, second, 0) {
+			t.Error("it is used no more and still there")
+		}
+	})
+}
+
+// A stream that is followed does not expire where the clock is off, nor do its touches stop.
+func TestFollowedBetweenClocks(t *testing.T) {
+	apart(t, func(t *testing.T, by time.Duration) {
+		log := logtest.NewMemory(1)
+		h, _, _ := off(t, log, by)
+		do(t, h, withTTL(300, "a"), shard.CodeCreated)
+		_, release, err := h.Follow(t.Context(), stream, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		advance(3 * time.Hour)
+		if !exists(t, h, 0) {
+			t.Fatal("expired under its follower")
+		}
+		durable := log.Records(stream)
+		if d := time.Now().UnixMilli() - int64(durable[len(durable)-1].Time); d > 3*60_000 {
+			t.Errorf("the last touch is %d ms old", d)
+		}
+		release()
+		advance(299 * time.Second)
+		if !exists(t, h, 0) {
+			t.Error("expired before its TTL after the last follower")
+		}
+	})
+}
+
+// Where no append tells S2's time a node writes a clock record, once a minute at the most and
+// never to the stream.
+func TestClockRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		first := node(t, log)
+		do(t, first, withTTL(600, "a"), shard.CodeCreated)
+		for i := range 20 {
+			do(t, first, to(numbered(i), withTTL(600, "a")), shard.CodeCreated)
+		}
+		_ = first.Close()
+		wrote := len(log.Records(stream))
+		h, _, _ := off(t, log, 2*time.Hour)
+		before := log.Ops().Appends
+		for range 100 {
+			if !exists(t, h, 0) {
+				t.Fatal("expired")
+			}
+			for i := range 20 {
+				if info, err := h.State(t.Context(), numbered(i), 0); err != nil || !info.Exists {
+					t.Fatalf("%+v, %v", info, err)
+				}
+			}
+			advance(time.Second)
+		}
+		if n := log.Ops().Appends - before; n != 1 {
+			t.Errorf("%d appends", n)
+		}
+		if n := len(log.Records(stream)); n != wrote {
+			t.Errorf("%d records in the stream, and not %d", n, wrote)
+		}
+		if n := len(log.Records("__ds/clock")); n != 1 {
+			t.Errorf("%d clock records", n)
+		}
+		advance(15 * time.Minute)
+		if exists(t, h, 0) {
+			t.Error("it is still there long after its time")
+		}
+	})
+}
+
+// The first record of the fleet's log is the fleet's; clock records follow it.
+func TestClockRecordsFollowTheFleets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		do(t, node(t, log), withTTL(600, "a"), shard.CodeCreated)
+		log.Foreign("__ds/fleet", "the fleet")
+		h, _, _ := off(t, log, 2*time.Hour)
+		if !exists(t, h, 0) {
+			t.Fatal("expired")
+		}
+		if n := len(log.Records("__ds/fleet")); n != 2 {
+			t.Errorf("%d records in the fleet's log", n)
+		}
+		if string(log.Records("__ds/fleet")[0].Body) != "the fleet" {
+			t.Error("the fleet's record is gone")
+		}
+	})
+}
+
+// timed is a Log some of whose logs let others say what time it is.
+type timed struct {
+	*logtest.Memory
+	uncapped map[shard.StreamID]bool
+}
+
+func (l timed) Capped(_ context.Context, id shard.StreamID) (bool, error) {
+	return !l.uncapped[id], nil
+}
+
+// Of a log that takes others' timestamps nothing is believed: neither that its stream's time
+// is over, nor that other streams' is.
+func TestUncappedTimestamps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := timed{logtest.NewMemory(1), map[shard.StreamID]bool{stream: true}}
+		maker := node(t, log)
+		q := create("text/plain", "a")
+		q.Expires = uint64(time.Now().Add(time.Minute).UnixMilli())
+		do(t, maker, q, shard.CodeCreated)
+		do(t, maker, to(numbered(1), withTTL(3000, "a")), shard.CodeCreated)
+		h, _, lines := off(t, log, 2*time.Hour)
+		log.Now = func() time.Time { return time.Now().Add(1000 * time.Hour) }
+		log.Foreign(stream, "later than all") // and so are all that follow it there
+		log.Now = nil
+		do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
+		if info, err := h.State(t.Context(), numbered(1), 0); err != nil || !info.Exists {
+			t.Errorf("another stream has ended: %+v, %v", info, err)
+		}
+		advance(time.Hour)
+		if !exists(t, h, 0) || !strings.Contains(lines.String(), "does not expire") {
+			t.Errorf("the stream has ended:\n%s", lines)
+		}
+	})
+}
+
+// A repeat is told from the duration since its id was minted, not from a clock: from an edge
+// that is an hour ahead it is not written twice.
+func TestRepeatsBetweenClocks(t *testing.T) {
+	apart(t, func(t *testing.T, by time.Duration) {
+		log := logtest.NewMemory(1)
+		h, _, _ := off(t, log, by)
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		first := appendReq("text/plain", "once")
+		first.Minted = uint64(time.Now().Add(time.Hour).UnixMilli())
+		first.Born = time.Now()
+		do(t, h, first, shard.CodeAppended)
+		for range 1100 { // its id leaves the window
+			do(t, h, appendReq("text/plain", "x"), shard.CodeAppended)
+		}
+		advance(5 * time.Second)
+		again := *first
+		again.Repeat = true
+		if out, err := h.Do(t.Context(), &again); err == nil {
+			t.Errorf("written again: %+v", out)
+		}
+		late := appendReq("text/plain", "new")
+		late.Born, late.Minted, late.Repeat = time.Now(), 0, true
+		advance(time.Second)
+		do(t, h, late, shard.CodeAppended)
+	})
+}
