@@ -4,6 +4,8 @@ GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.
 GOVULN   := go run golang.org/x/vuln/cmd/govulncheck@v1.1.4
 BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 PKGS     := ./...
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases
@@ -15,7 +17,7 @@ run: ## three nodes and the embedded S2, in one process
 	go run ./cmd/fantail dev --nodes 3
 
 build: ## the binary, static, into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/fantail ./cmd/fantail
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)' -o bin/fantail ./cmd/fantail
 
 test: ## every test, with the race detector
 	go test -race -shuffle=on -timeout 20m $(PKGS)
@@ -76,7 +78,7 @@ conformance: build bench/conformance/node_modules ## the published suite: one no
 	node bench/conformance/run.mjs all --table bin/conformance.json
 	@if test -x "$${S2_LITE:-$${CARGO_HOME:-$$HOME/.cargo}/bin/s2}"; then \
 	  bench/with-lite node bench/conformance/run.mjs all --s2 http://127.0.0.1:4430 --table bin/conformance.json; \
-	else echo 'not on s2-lite: cargo install --locked s2-cli --version 0.42.7'; fi
+	else echo 'not on s2-lite: cargo install --locked s2-cli --version 0.43.4'; fi
 
 releases: ## a fleet is rolled from an older release and back, over one log
 	bench/with-release go test -v -count=1 -run Release ./cmd/fantail

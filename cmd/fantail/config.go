@@ -26,7 +26,7 @@ type cli struct {
 	Dev     devCmd           `cmd:"" help:"Nodes and an embedded S2, in one process, to try Fantail."`
 	Serve   serveCmd         `cmd:"" help:"One node, for real use."`
 	S2      s2Cmd            `cmd:"" name:"s2" help:"The embedded S2 alone."`
-	Version kong.VersionFlag `help:"Print the version."`
+	Version kong.VersionFlag `help:"Print the version, the commit and the version of Go."`
 }
 
 // serveCmd is the configuration of a node.
@@ -74,6 +74,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		c.Name = host
 	}
 	cfg := nodeConfig{
+		httpFlag: "--http (FANTAIL_HTTP)", adminFlag: "--admin (FANTAIL_ADMIN)",
 		name: c.Name, http: c.HTTP, admin: c.Admin, grace: c.Grace, linger: min(c.Linger, c.Grace/2), drain: c.Drain,
 		pprof: c.AdminPprof,
 		s2: s2.Config{
@@ -138,7 +139,7 @@ func s2Mistakes(c *s2.Config) (errs []error) {
 
 // newParser reads flags into c, and variables for those that are not given.
 func newParser(c *cli) (*kong.Kong, error) {
-	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": version},
+	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": thisBuild().String()},
 		kong.Description("Live, resumable streams for very many readers, kept in S2."),
 		kong.PostBuild(func(k *kong.Kong) error {
 			eachFlag(k.Model, func(f *kong.Flag) {

@@ -68,9 +68,10 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 		var err error
 		f.s2, err = s2dev.Open(s2dev.Config{
 			Listen: loopback(c.S2Port), Dir: c.Data, Basins: []string{devBasin}, Logger: log,
+			Fatal: storageFailed(log, c.Data),
 		})
 		if err != nil {
-			return nil, err
+			return nil, inUse("--s2-port", err)
 		}
 		f.at = f.s2.URL()
 	}
@@ -83,6 +84,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 			http: loopback(port(c.Port, i)), admin: loopback(port(c.Admin, i)),
 			s2:   s2.Config{Endpoint: f.at, Basin: devBasin, CreateBasins: true},
 			edge: edge.Config{LongPoll: c.LongPoll}, pprof: true,
+			httpFlag: "--port", adminFlag: "--admin-port",
 			log: log.With("node", fmt.Sprintf("node-%d", i+1)),
 		}
 		if c.Endpoint == "" {

@@ -8,9 +8,6 @@ import (
 	"os"
 )
 
-// version is set by the linker for releases.
-var version = "dev"
-
 func main() {
 	if err := run(os.Args[1:], os.Environ(), adopt); err != nil {
 		fmt.Fprintln(os.Stderr, "fantail:", err)

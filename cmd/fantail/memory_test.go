@@ -118,7 +118,7 @@ func confine(t *testing.T, limit int64) (procs string) {
 	for _, kind := range []struct{ root, file string }{
 		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, {"/sys/fs/cgroup", "memory.max"}, {"/sys/fs/cgroup/unified", "memory.max"},
 	} {
-		dir, err := os.MkdirTemp(kind.root, "fantail-test-")
+		dir, err := os.MkdirTemp(kind.root, "fantail-test-") //nolint:usetesting // in the cgroups' file system
 		if err != nil {
 			continue
 		}

@@ -31,6 +31,7 @@ var (
 
 type nodeConfig struct {
 	name, http, admin    string
+	httpFlag, adminFlag  string     // their settings
 	tls                  *keyPair   // of http; nil: none
 	token                *tokenFile // of admin; nil: none
 	pprof                bool       // admin has profiles
@@ -148,11 +149,11 @@ func (n *node) build(ctx context.Context) (err error) {
 	}
 	var lc net.ListenConfig
 	if n.http, err = lc.Listen(ctx, "tcp", cfg.http); err != nil {
-		return fmt.Errorf("public address: %w", err)
+		return fmt.Errorf("public address: %w", inUse(cfg.httpFlag, err))
 	}
 	n.http = n.files.listener(n.http)
 	if n.adminAt, err = lc.Listen(ctx, "tcp", cfg.admin); err != nil {
-		return fmt.Errorf("admin address: %w", err)
+		return fmt.Errorf("admin address: %w", inUse(cfg.adminFlag, err))
 	}
 	n.admin = newAdminServer(n.adminRoutes(), isLoopback(n.adminAt.Addr()), cfg.log)
 	return nil

@@ -52,6 +52,10 @@ type Config struct {
 	Now func() time.Time
 	// Logger; default discards.
 	Logger *slog.Logger
+	// Fatal is told, once, that the storage in Dir has failed: its process should end, since only
+	// opening the folder again tells what is there. Until then nothing is acknowledged. Default: a
+	// panic.
+	Fatal func(error)
 	// MaxBytes bounds the records kept in memory, in bytes with their overhead; default 1 GiB,
 	// without meaning with Dir. When full, an append is refused with 403 quota_exhausted and
 	// nothing is dropped. So that a trim can make room, a batch passes whose trim makes as much
@@ -59,7 +63,8 @@ type Config struct {
 	// trim.
 	MaxBytes int64
 
-	fs vfs.FS // the tests' disk; nil is the operating system's
+	fs      vfs.FS // the tests' disk; nil is the operating system's
+	failure *failure
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -201,7 +201,10 @@ func (c *call) listStreams(basin string) *apiError {
 	if err != nil {
 		return err
 	}
-	metas, more := c.store.listStreams(basin, prefix, after, limit)
+	metas, more, err := c.store.listStreams(basin, prefix, after, limit)
+	if err != nil {
+		return err
+	}
 	infos := make([]streamInfo, len(metas))
 	for i, m := range metas {
 		infos[i] = m.info()

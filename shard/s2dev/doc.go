@@ -34,6 +34,9 @@
 //     reading.
 //  9. Without AllowRemote it listens on loopback only and answers to loopback's names only; there
 //     is no authentication.
+//  10. A storage that has failed (failure.go: a full disk) acknowledges nothing more, is told of
+//     once, and ends its process. Damage in the log is looked for before the store opens
+//     (wal.go), and never taken for the log's end.
 //
 // # Goroutines
 //

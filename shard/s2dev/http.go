@@ -99,6 +99,9 @@ func LocalHost(hostport string) bool {
 func (c *call) operator(page string) *apiError {
 	switch page {
 	case "health", "ping":
+		if err := c.cfg.failure.err(); err != nil {
+			return fail("unavailable", "%s", err)
+		}
 		_, _ = io.WriteString(c.w, "OK\n")
 	case "metrics":
 		c.w.Header().Set("Content-Type", "text/plain; version=0.0.4")

@@ -28,12 +28,12 @@ func (s *store) listBasins(prefix, after string, limit int) (out []basinMeta, mo
 	return out, more
 }
 
-func (s *store) listStreams(basin, prefix, after string, limit int) (out []streamMeta, more bool) {
+func (s *store) listStreams(basin, prefix, after string, limit int) (out []streamMeta, more bool, err *apiError) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	b := s.basins[basin]
 	if b == nil {
-		return nil, false
+		return nil, false, basinMissing(basin)
 	}
 	names, more := listNames(b.streams, prefix, after, limit)
 	for _, n := range names {
@@ -42,7 +42,7 @@ func (s *store) listStreams(basin, prefix, after string, limit int) (out []strea
 		out = append(out, st.meta)
 		st.mu.Unlock()
 	}
-	return out, more
+	return out, more, nil
 }
 
 // tally is a stream's, or with an empty name a basin's; nil: there is none.

@@ -1,5 +1,7 @@
 package s2dev
 
+import "strings"
+
 // The limits of S2's API, in bytes or items.
 const (
 	minBasinName    = 8
@@ -33,6 +35,9 @@ func checkBasinName(name string) *apiError {
 func checkStreamName(name string) *apiError {
 	if name == "" || len(name) > maxStreamName {
 		return invalid("stream name must be between 1 and %d bytes in length", maxStreamName)
+	}
+	if strings.ContainsRune(name, 0) {
+		return invalid("stream name must not contain NUL bytes")
 	}
 	if name == "." || name == ".." {
 		return invalid("stream name must not be `.` or `..`")

@@ -34,9 +34,11 @@ const (
 // disk is the backing in a folder. An append is one Pebble batch of its records and the stream's
 // head, so it is there whole or not at all; Pebble shares one fsync among concurrent batches.
 type disk struct {
-	db   *pebble.DB
-	sync SyncMode
-	ids  atomic.Uint64
+	db      *pebble.DB
+	failure *failure
+	logger  *slog.Logger
+	sync    SyncMode
+	ids     atomic.Uint64
 
 	commit func(*pebble.Batch, *pebble.WriteOptions) error // db.Apply; tests put a sync before it
 
@@ -45,34 +47,30 @@ type disk struct {
 	syncer sync.WaitGroup
 }
 
-// pebbleLog passes Pebble's log on. Pebble calls Fatalf where it cannot know what is on the disk;
-// going on would acknowledge what may be lost.
-type pebbleLog struct{ *slog.Logger }
-
-func (l pebbleLog) Infof(string, ...any) {}
-func (l pebbleLog) Errorf(format string, args ...any) {
-	l.Error("pebble", "error", fmt.Sprintf(format, args...))
-}
-
-func (l pebbleLog) Fatalf(format string, args ...any) {
-	panic("s2dev: storage: " + fmt.Sprintf(format, args...))
-}
-
 func openDisk(cfg Config) (*disk, error) {
 	cache := pebble.NewCache(cacheBytes)
 	defer cache.Unref()
 	opts := &pebble.Options{
-		Cache: cache, MemTableSize: memTableBytes, Logger: pebbleLog{cfg.Logger},
+		Cache: cache, MemTableSize: memTableBytes, Logger: pebbleLog{cfg.Logger, cfg.failure},
 		FormatMajorVersion: pebble.FormatNewest, FS: vfs.Default,
 	}
 	if cfg.fs != nil {
 		opts.FS = cfg.fs
 	}
-	db, err := pebble.Open(cfg.Dir, opts)
-	if err != nil {
+	if err := checkLog(opts.FS, cfg.Dir, cfg.Logger); err != nil {
 		return nil, fmt.Errorf("s2dev: open %s: %w", cfg.Dir, err)
 	}
-	d := &disk{db: db, sync: cfg.Sync, commit: db.Apply, stop: make(chan struct{})}
+	was, peeked := pebble.Peek(cfg.Dir, opts.FS)
+	db, err := pebble.Open(cfg.Dir, opts)
+	if err != nil {
+		return nil, openError(cfg.Dir, err)
+	}
+	if peeked != nil || !was.Exists { // made now: its first log is of the oldest format, which does not tell what was synced
+		if err := db.Flush(); err != nil {
+			return nil, errors.Join(openError(cfg.Dir, err), db.Close())
+		}
+	}
+	d := &disk{db: db, failure: cfg.failure, logger: cfg.Logger, sync: cfg.Sync, commit: db.Apply, stop: make(chan struct{})}
 	if d.sync == SyncInterval {
 		d.syncer.Go(func() { d.syncEvery(cfg.SyncEvery, cfg.Logger) })
 	}
@@ -98,17 +96,31 @@ func (d *disk) syncDirty() error {
 	if !d.dirty.Swap(false) {
 		return nil
 	}
-	return d.db.LogData(nil, pebble.Sync)
+	return d.failure.check(d.db.LogData(nil, pebble.Sync))
 }
 
 func (d *disk) close() error {
 	close(d.stop)
 	d.syncer.Wait()
+	d.failure.closed.Store(true)
+	if err := d.failure.err(); err != nil {
+		return errors.Join(err, d.abandon())
+	}
 	var err error
 	if d.sync == SyncInterval {
 		err = d.db.LogData(nil, pebble.Sync)
 	}
 	return errors.Join(err, d.db.Close())
+}
+
+// abandon closes what has failed, as far as that goes.
+func (d *disk) abandon() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("s2dev: close: %v", p)
+		}
+	}()
+	return d.db.Close()
 }
 
 func idKey(kind byte, id uint64) []byte {
@@ -131,12 +143,15 @@ func (d *disk) putJSON(b *pebble.Batch, key []byte, v any) error {
 
 // change commits a batch that fill makes, durable when it returns.
 func (d *disk) change(fill func(*pebble.Batch) error) error {
+	if err := d.failure.err(); err != nil {
+		return err
+	}
 	b := d.db.NewBatch()
 	defer func() { _ = b.Close() }()
 	if err := fill(b); err != nil {
 		return err
 	}
-	return b.Commit(pebble.Sync)
+	return d.failure.check(b.Commit(pebble.Sync))
 }
 
 func (d *disk) putBasin(m basinMeta) error {
@@ -277,6 +292,9 @@ type diskLog struct {
 
 func (l *diskLog) begin(recs []record, h head, _ bool) (func() error, error) {
 	d := l.disk
+	if err := d.failure.err(); err != nil {
+		return nil, err
+	}
 	b := d.db.NewBatch()
 	for _, r := range recs {
 		if err := b.Set(recordKey(l.id, r.seq), r.encode(), nil); err != nil {
@@ -287,17 +305,17 @@ func (l *diskLog) begin(recs []record, h head, _ bool) (func() error, error) {
 		return nil, errors.Join(err, b.Close())
 	}
 	if d.sync != SyncAlways {
-		err := errors.Join(d.commit(b, pebble.NoSync), b.Close())
+		err := d.failure.check(errors.Join(d.commit(b, pebble.NoSync), b.Close()))
 		// Not before: a sync between the two would take the mark and not cover the batch.
 		d.dirty.Store(true)
 		return durable, err
 	}
 	// The order is decided here, under the stream's lock; the fsync is waited for outside it, so
 	// that one fsync serves many batches of one stream.
-	if err := d.db.ApplyNoSyncWait(b, pebble.Sync); err != nil {
+	if err := d.failure.check(d.db.ApplyNoSyncWait(b, pebble.Sync)); err != nil {
 		return nil, err
 	}
-	return func() error { return errors.Join(b.SyncWait(), b.Close()) }, nil
+	return func() error { return d.failure.check(errors.Join(b.SyncWait(), b.Close())) }, nil
 }
 
 func (l *diskLog) read(from, to uint64, count, bytes int) (out []record, err error) {
@@ -307,7 +325,11 @@ func (l *diskLog) read(from, to uint64, count, bytes int) (out []record, err err
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
+	defer func() {
+		if err = errors.Join(err, it.Close()); err != nil {
+			l.disk.logger.Error("records cannot be read", "stream_id", l.id, "from", from, "err", err)
+		}
+	}()
 	size := 0
 	for ok := it.First(); ok && len(out) < count; ok = it.Next() {
 		r, err := decodeRecord(it.Key(), it.Value())
@@ -335,13 +357,16 @@ func (l *diskLog) trimAgain(h head) error {
 
 // trim need not be durable: the head that asks for it is, and opening the stream repeats it.
 func (l *diskLog) trim(seq uint64, h head) error {
+	if err := l.disk.failure.err(); err != nil {
+		return err
+	}
 	b := l.disk.db.NewBatch()
 	defer func() { _ = b.Close() }()
-	return errors.Join(
+	return l.disk.failure.check(errors.Join(
 		b.Set(idKey(kindHead, l.id), h.encode(), nil),
 		b.DeleteRange(recordKey(l.id, 0), recordKey(l.id, seq), nil),
 		b.Commit(pebble.NoSync),
-	)
+	))
 }
 
 func (l *diskLog) drop() {}

@@ -53,8 +53,9 @@ func Open(cfg Config) (*Server, error) {
 		cfg: cfg, faults: newFaults(), meter: newMeter(cfg.Now, cfg.Prices),
 		heartbeat: randomHeartbeat, addr: cfg.Listen,
 	}
+	s.cfg.failure = newFailure(cfg.Fatal)
 	s.closing, s.shut = context.WithCancel(context.Background())
-	back, err := openBacking(cfg)
+	back, err := openBacking(s.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +105,7 @@ func (s *Server) listen() error {
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxHTTP2Streams},
 		ReadHeaderTimeout: readHeaderTimeout,
 		ConnState:         s.connection,
-		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
 	}
 	serving := s.http
 	s.running.Go(func() {
@@ -206,6 +207,7 @@ func (s *Server) reopen() error {
 	if err := old.close(); err != nil {
 		return err
 	}
+	s.cfg.failure = newFailure(s.cfg.Fatal)
 	back, err := openBacking(s.cfg)
 	if err != nil {
 		return err

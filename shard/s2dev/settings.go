@@ -78,9 +78,6 @@ func (c *streamConfig) check() *apiError {
 	if c == nil {
 		return nil
 	}
-	if c.StorageClass != nil && *c.StorageClass != "standard" && *c.StorageClass != "express" {
-		return fail("bad_json", "unknown storage class `%s`", *c.StorageClass)
-	}
 	if c.Timestamping != nil && c.Timestamping.Mode != nil {
 		switch *c.Timestamping.Mode {
 		case modePrefer, modeRequire, modeArrival:

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+)
+
+// version and revision are set by the linker for releases; else the build's own record tells.
+var version, revision string
+
+// build says what this program is.
+type build struct{ version, revision, goVersion string }
+
+// thisBuild is what the linker was told, or else what Go recorded of the module and its repository.
+func thisBuild() build {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		info = &debug.BuildInfo{}
+	}
+	return buildOf(info)
+}
+
+func buildOf(info *debug.BuildInfo) build {
+	settings := map[string]string{}
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	b := build{
+		version: version, revision: cmp.Or(revision, settings["vcs.revision"], "unknown"),
+		goVersion: cmp.Or(info.GoVersion, runtime.Version()),
+	}
+	if b.version == "" && info.Main.Version != "(devel)" {
+		b.version = info.Main.Version
+	}
+	if b.version = cmp.Or(b.version, "dev"); settings["vcs.modified"] == "true" && revision == "" {
+		b.revision += "-modified"
+	}
+	return b
+}
+
+func (b build) String() string {
+	return fmt.Sprintf("fantail %s (commit %s, %s, %s/%s)", b.version, b.revision, b.goVersion, runtime.GOOS, runtime.GOARCH)
+}
