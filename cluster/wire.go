@@ -235,7 +235,7 @@ func infoToWire(i shard.Info) *relaypb.Info {
 	out := &relaypb.Info{
 		Exists: i.Exists, Life: i.Life, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
 		Closed: i.Closed, Type: raw(i.Type), HasTtl: i.HasTTL, Ttl: i.TTL,
-		Expires: i.Expires, ExpiresRaw: raw(i.ExpiresRaw), Gone: i.Gone, Hold: idToWire(i.Hold),
+		Expires: i.Expires, ExpiresRaw: raw(i.ExpiresRaw), Gone: i.Gone, Cut: i.Cut, Hold: idToWire(i.Hold),
 		Chain: chainToWire(i.Chain),
 	}
 	return out
@@ -278,7 +278,7 @@ func infoFromWire(i *relaypb.Info) shard.Info {
 		Exists: i.GetExists(), Life: i.GetLife(), Start: i.GetStart(), Tail: i.GetTail(),
 		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: text(i.GetType()),
 		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: i.GetExpires(),
-		ExpiresRaw: text(i.GetExpiresRaw()), Gone: i.GetGone(), Hold: idFromWire(i.GetHold()),
+		ExpiresRaw: text(i.GetExpiresRaw()), Gone: i.GetGone(), Cut: i.GetCut(), Hold: idFromWire(i.GetHold()),
 		Chain: chainFromWire(i.GetChain()),
 	}
 	return out

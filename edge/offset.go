@@ -136,7 +136,7 @@ func (o offset) resolve(info shard.Info) (place, error) {
 			return place{pos: o.pos}, nil
 		}
 	}
-	if o.life > info.Life {
+	if o.life > info.Life && !info.Cut {
 		return place{}, errOffsetBeyond
 	}
 	return place{}, errOffsetGone

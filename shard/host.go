@@ -121,6 +121,7 @@ type Host struct {
 	asks     *rate.Limiter // questions to forks
 	clocks   *clocks
 	expiries expiries
+	damage   damage
 	m        *metrics
 
 	foldTurns chan struct{} // see foldsMost
@@ -143,6 +144,7 @@ func NewHost(log Log, tails *Tails, cfg Config) *Host {
 	h.pages = newPages(h.log, cfg.PageBytes, NewPanics(cfg.Logger, cfg.Metrics))
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
+	h.damage.say = rate.Sometimes{First: 10, Interval: 10 * time.Second}
 	h.clocks = newClocks(h.log, &h.cfg, h.spawn)
 	h.asks = rate.NewLimiter(asksPerSecond, asksAtOnce)
 	h.cold = newCold(h.spawn, cfg.ColdOpens)
@@ -404,7 +406,11 @@ func (h *Host) ReadPageVia(
 	if rs := h.tails.read(id, info.Life, from); len(rs) > 0 {
 		return h.pages.join(id, info, rs).upTo(info.Tail), nil
 	}
-	return h.pages.read(ctx, id, info, from, ask)
+	r, err := h.pages.read(ctx, id, info, from, ask)
+	if err != nil {
+		h.trimmedAway(id, info, from, err)
+	}
+	return r, err
 }
 
 // Owned lists the streams in memory.

@@ -59,6 +59,12 @@ func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
 		gauge("fantail_absent_names", "Names without a stream, or not known to have one yet, that this node keeps in memory.", func() float64 {
 			return float64(h.states.absentCount.Load())
 		}),
+		count("fantail_lost_logs_total", "Streams of which S2 has lost records that it had acknowledged.", func() float64 {
+			return float64(h.damage.lost.Load())
+		}),
+		count("fantail_cut_logs_total", "Streams found without the beginning of their log in S2, which Fantail did not trim.", func() float64 {
+			return float64(h.damage.cut.Load())
+		}),
 		count("fantail_expired_streams_total", "Streams ended by this node as owner because their time was over.", func() float64 {
 			return float64(h.expiries.total.Load())
 		}),

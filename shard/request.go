@@ -189,6 +189,9 @@ type Info struct {
 	// LogTail is where the next record will stand, at least Tail. An offset above
 	// it cannot be valid.
 	LogTail uint64
+	// Cut: the log's beginning was taken away by somebody else, and with it what lives there
+	// were: an offset of a life that is not known was one of them.
+	Cut bool
 	// Closed: no message will follow; Tail is final.
 	Closed bool
 

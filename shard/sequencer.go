@@ -264,7 +264,7 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 		case b.err == nil, errors.As(b.err, &lost):
 			return b.err
 		case errors.Is(b.err, ErrNoLog) && !b.unknown:
-			s.reset(b.on)
+			s.reset(b.on, 0)
 			return &TailError{0}
 		case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrDeclined):
 			return b.verdict(b.err)
@@ -488,12 +488,12 @@ func (s *Shard) resync(ctx context.Context, on *State, before, tail uint64) erro
 		return nil
 	}
 	if tail < before {
-		s.reset(on)
+		s.reset(on, tail)
 		return nil
 	}
 	err := s.catchUp(ctx, on, tail)
 	if errors.Is(err, ErrNoLog) {
-		s.reset(on)
+		s.reset(on, 0)
 		return nil
 	}
 	if err != nil {

@@ -147,8 +147,10 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 		}
 		var lost *TailError
 		switch {
-		case errors.As(err, &lost), errors.Is(err, ErrNoLog):
-			s.reset(on)
+		case errors.As(err, &lost):
+			s.reset(on, lost.Tail)
+		case errors.Is(err, ErrNoLog):
+			s.reset(on, 0)
 		case errors.Is(err, ErrDeclined): // ready says so, too
 		default:
 			s.host.cfg.Logger.Warn("read session failed", "stream", s.id, "err", err)
@@ -295,7 +297,7 @@ func (s *Shard) sync(ctx context.Context) error {
 	case errors.Is(err, ErrNoLog) && noLog:
 		tail, err = before, nil
 	case errors.Is(err, ErrNoLog), err == nil && noLog: // or somebody made it
-		s.reset(on)
+		s.reset(on, 0)
 		return s.ready(ctx)
 	}
 	if err != nil {

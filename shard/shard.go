@@ -31,6 +31,8 @@ type Shard struct {
 	grace   uint64    // ms since 1970 by storage's clock: until then the owner before may have known of reads
 	clock   *clock    // of the place where the log is; nil: not looked up yet
 	timing  timing
+	begins  uint64    // where the first record stood that was folded from a log's start
+	ours    bool      // a takeover met a record of ours
 	synced  time.Time // when state.Next was last known to be the log's tail
 	check   *attempt
 	used    time.Time
@@ -356,12 +358,15 @@ func (s *Shard) take(on *State, recs []Record) error {
 
 // reset forgets everything, if on is still the fold: the log is not the one that
 // was folded (it was wiped, or deleted in S2). Readers of the Tail see their life
-// end.
-func (s *Shard) reset(on *State) {
+// end. ends is where it ends, 0 if it is not there.
+func (s *Shard) reset(on *State, ends uint64) {
 	s.mu.Lock()
 	if s.state != on || !s.opened {
 		s.mu.Unlock()
 		return
+	}
+	if known := on.Next; ends < known {
+		defer s.lostLog(ends, known)
 	}
 	var wake wakers
 	if s.tail != nil {
@@ -386,6 +391,11 @@ func (s *Shard) catchUp(ctx context.Context, on *State, tail uint64) error {
 		if err := on.root(p.Records); err != nil {
 			return err
 		}
+		s.mu.Lock()
+		if s.state == on && !s.opened {
+			s.begin(p.Records)
+		}
+		s.mu.Unlock()
 		return s.take(on, p.Records)
 	}
 	for {
@@ -410,6 +420,9 @@ func (s *Shard) catchUp(ctx context.Context, on *State, tail uint64) error {
 		s.mu.Lock()
 		var wake wakers
 		if on.Next == next && s.state == on { // all trimmed away
+			if next == 0 && !s.opened {
+				s.begins = tail
+			}
 			on.hole(tail)
 			on.beginUncreated()
 			s.asm.skip(tail)

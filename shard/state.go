@@ -443,7 +443,7 @@ func (s *State) Info() Info {
 	return Info{
 		Hold:   info.Hold,
 		Exists: true, Life: s.life, Chain: s.servedChain(), Start: s.start, Tail: s.tail,
-		LogTail: s.Next, Closed: s.closed, Type: s.typ,
+		LogTail: s.Next, Cut: s.life == 0 && s.retained != nil, Closed: s.closed, Type: s.typ,
 		HasTTL: s.hasTTL, TTL: s.ttl, Expires: s.expires, ExpiresRaw: s.expiresRaw,
 	}
 }

@@ -36,6 +36,9 @@ func (s *Shard) takeOver(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	wake := s.attach()
+	if begins := s.begins; s.judgeCut() {
+		defer s.host.cutLog(s.id, begins, true)
+	}
 	s.grace = 0
 	if on.hasTTL {
 		s.grace = on.touched + touchAhead(on.ttl) + graceMargin
@@ -53,6 +56,7 @@ func (s *Shard) foldFrom(ctx context.Context, from, tail uint64, noLog bool, las
 	on := &State{Next: from, rooted: from == 0}
 	s.mu.Lock()
 	s.noLog, s.state, s.asm = noLog, on, assembler{from: from}
+	s.begins, s.ours = 0, false
 	s.mu.Unlock()
 	if from+1 == tail && len(last) > 0 {
 		if err := on.root(last); err != nil {

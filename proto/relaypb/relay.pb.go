@@ -521,6 +521,7 @@ type Info struct {
 	ExpiresRaw    []byte                 `protobuf:"bytes,12,opt,name=expires_raw,json=expiresRaw,proto3" json:"expires_raw,omitempty"`
 	Gone          bool                   `protobuf:"varint,13,opt,name=gone,proto3" json:"gone,omitempty"`
 	Hold          []byte                 `protobuf:"bytes,14,opt,name=hold,proto3" json:"hold,omitempty"`
+	Cut           bool                   `protobuf:"varint,15,opt,name=cut,proto3" json:"cut,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -651,6 +652,13 @@ func (x *Info) GetHold() []byte {
 		return x.Hold
 	}
 	return nil
+}
+
+func (x *Info) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
 }
 
 // Hello opens a link.
@@ -2378,7 +2386,7 @@ const file_relay_proto_rawDesc = "" +
 	"\x06stream\x18\x01 \x01(\fR\x06stream\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\x04R\x04life\x12\x14\n" +
 	"\x05bound\x18\x03 \x01(\x04R\x05bound\x12\x14\n" +
-	"\x05start\x18\x04 \x01(\x04R\x05start\"\xe3\x02\n" +
+	"\x05start\x18\x04 \x01(\x04R\x05start\"\xf5\x02\n" +
 	"\x04Info\x12\x16\n" +
 	"\x06exists\x18\x01 \x01(\bR\x06exists\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\x04R\x04life\x120\n" +
@@ -2395,7 +2403,8 @@ const file_relay_proto_rawDesc = "" +
 	"\vexpires_raw\x18\f \x01(\fR\n" +
 	"expiresRaw\x12\x12\n" +
 	"\x04gone\x18\r \x01(\bR\x04gone\x12\x12\n" +
-	"\x04hold\x18\x0e \x01(\fR\x04hold\"\xab\x01\n" +
+	"\x04hold\x18\x0e \x01(\fR\x04hold\x12\x10\n" +
+	"\x03cut\x18\x0f \x01(\bR\x03cut\"\xab\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12+\n" +
 	"\x04from\x18\x02 \x01(\v2\x17.fantail.relay.v1.PlaceR\x04from\x12\x0e\n" +

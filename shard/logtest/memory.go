@@ -176,6 +176,28 @@ func (m *Memory) Foreign(id shard.StreamID, bodies ...string) {
 	}
 }
 
+// Forget drops the records below a position, as a retention age does.
+func (m *Memory) Forget(id shard.StreamID, below uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.logs[id]; l != nil && below > l.first {
+		below = min(below, l.tail())
+		l.recs = append([]shard.Record(nil), l.recs[below-l.first:]...)
+		l.first = below
+	}
+}
+
+// Restore drops the records from a position on, as an older backup does.
+func (m *Memory) Restore(id shard.StreamID, from uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.logs[id]; l != nil && from >= l.first && from < l.tail() {
+		l.recs = l.recs[:from-l.first]
+		close(l.news)
+		l.news = make(chan struct{})
+	}
+}
+
 func (l *memoryLog) add(now uint64, batch []shard.Entry) shard.Ack {
 	l.time = max(l.time, now)
 	start := l.tail()
