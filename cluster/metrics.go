@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		bytes:         map[side]prometheus.Counter{},
 		notOwner: counter("fantail_not_owner_total",
 			"Requests answered with the name of another owner."),
-		must:    counter("fantail_must_total", "Requests that insisted on being served."),
+		must:    counter("fantail_owner_overrides_total", "Requests that insisted on being served."),
 		views:   counter("fantail_view_changes_total", "Changes of this node's view of the fleet."),
 		links:   gauge("fantail_links_up", "Links to other nodes that are up."),
 		members: gauge("fantail_members", "Members in this node's view, itself included."),

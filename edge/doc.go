@@ -51,7 +51,7 @@
 //  2. The offset shown is the place after the last message delivered, or the
 //     visible tail: POST, HEAD, GET and SSE agree, whatever control records follow.
 //  3. A reader is never skipped: it takes every Range that joins where it stands,
-//     and falls back to pages (fantail_gap_detected_total counts the contrary).
+//     and falls back to pages (fantail_gaps_detected_total counts the contrary).
 //  4. What is cut into a chunk depends on the offset and the messages only, so
 //     every node gives the same bytes.
 //     A reader of text (text.go) is shown the same text whichever messages share an event: an LF

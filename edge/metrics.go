@@ -48,10 +48,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "fantail_readers", Help: "Readers connected to this node.",
 		}, []string{"mode"}),
 		deliveries: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "fantail_deliveries_total", Help: "Messages written to readers.",
+			Name: "fantail_messages_delivered_total", Help: "Messages written to readers.",
 		}),
 		gaps: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "fantail_gap_detected_total",
+			Name: "fantail_gaps_detected_total",
 			Help: "Ranges that did not join where a reader stood. Anything but 0 is a bug.",
 		}),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -63,11 +63,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		waitRoom: waiting("room"),
 		waitTurn: waiting("turn"),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "fantail_append_seconds", Help: "From a write's body read to its answer.",
+			Name: "fantail_append_duration_seconds", Help: "From a write's body read to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
 		}),
 		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "fantail_delivery_seconds",
+			Name:    "fantail_delivery_latency_seconds",
 			Help:    "From S2's time of a message to its being written to event streams that were up to date; one observation for the last of each batch of readers. Clocks that differ show in it.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
 		}),

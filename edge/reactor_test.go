@@ -577,7 +577,7 @@ func TestDeliveryIsTimed(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range all {
-			if f.GetName() == "fantail_delivery_seconds" {
+			if f.GetName() == "fantail_delivery_latency_seconds" {
 				return f.GetMetric()[0].GetHistogram().GetSampleCount()
 			}
 		}

@@ -127,7 +127,7 @@ func (r *run) meet(f fault) (w row) {
 // stream's owner, or insisted.
 func share(now, then map[string]float64) float64 {
 	grown := func(name string) float64 { return now[name] - then[name] }
-	return (grown("fantail_not_owner_total") + grown("fantail_must_total")) / max(grown("fantail_append_seconds_count"), 1)
+	return (grown("fantail_not_owner_total") + grown("fantail_owner_overrides_total")) / max(grown("fantail_append_duration_seconds_count"), 1)
 }
 
 // sessions waits until there is one read session for each stream. Those that two nodes
@@ -161,8 +161,8 @@ func (r *run) judge(w *row, f fault, grown map[string]float64, losses int) {
 	if w.counts.wrong != "" {
 		w.fail("%s", w.counts.wrong)
 	}
-	if n := grown["fantail_gap_detected_total"]; n > 0 {
-		w.fail("fantail_gap_detected_total grew by %v", n)
+	if n := grown["fantail_gaps_detected_total"]; n > 0 {
+		w.fail("fantail_gaps_detected_total grew by %v", n)
 	}
 	if w.counts.acked == 0 || w.tally.Received == 0 {
 		w.fail("nothing was written and read")

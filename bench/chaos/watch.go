@@ -19,7 +19,7 @@ type watch struct {
 
 // The counters that rows need.
 var watched = []string{ //nolint:gochecknoglobals // a table
-	"fantail_not_owner_total", "fantail_must_total", "fantail_append_seconds_count", "fantail_gap_detected_total",
+	"fantail_not_owner_total", "fantail_owner_overrides_total", "fantail_append_duration_seconds_count", "fantail_gaps_detected_total",
 	"fantail_relay_gaps_total", `fantail_handovers_total{result="taken"}`, `fantail_handovers_total{result="lost"}`,
 	`fantail_readers_cut_total{reason="stalled"}`, `fantail_readers_cut_total{reason="memory"}`,
 	"process_cpu_seconds_total",

@@ -60,7 +60,7 @@ async function check({ seconds = 60, fleet: settings, run }) {
     await Promise.race([run(fleet, over.signal), late])
     for (const node of fleet.nodes.filter((n) => n.living)) {
       const m = await fleet.metrics(node)
-      if (m.fantail_gap_detected_total !== 0) throw new Error(`${node.name} saw a gap`)
+      if (m.fantail_gaps_detected_total !== 0) throw new Error(`${node.name} saw a gap`)
     }
   } catch (err) {
     error = err

@@ -531,7 +531,7 @@ func (s *sim) costs(w *watch) {
 	if gaps := s.ever("fantail_relay_gaps_total"); gaps > 0 {
 		s.failf("I1: %v times what was relayed did not join", gaps)
 	}
-	musts, elsewhere := s.ever("fantail_must_total"), s.ever("fantail_not_owner_total")
+	musts, elsewhere := s.ever("fantail_owner_overrides_total"), s.ever("fantail_not_owner_total")
 	again, twice := all.TookOver-w.tookOver, all.Followed-records
 	s.note("costs", "moved", w.moved, "excess", w.excess, "records", records, "read", all.Read,
 		"taken over", again, "followed twice", twice, "musts", musts, "elsewhere", elsewhere)

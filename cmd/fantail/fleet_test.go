@@ -76,7 +76,7 @@ func TestFleet(t *testing.T) {
 		return true
 	})
 	eventually(t, 5*time.Second, "every delivery is counted", func() bool {
-		return f.sum("fantail_deliveries_total") == float64((len(readers)+1)*len(all)) // readAll is one more
+		return f.sum("fantail_messages_delivered_total") == float64((len(readers)+1)*len(all)) // readAll is one more
 	})
 	usage := f.s2.Usage().Streams[devBasin+"/default/main"]
 	stop()
@@ -90,7 +90,7 @@ func TestFleet(t *testing.T) {
 	if usage.OpenReadSessions != 1 {
 		t.Errorf("S2 counts %d open read sessions", usage.OpenReadSessions)
 	}
-	if got := f.sum("fantail_gap_detected_total"); got != 0 {
+	if got := f.sum("fantail_gaps_detected_total"); got != 0 {
 		t.Errorf("%v gaps", got)
 	}
 }

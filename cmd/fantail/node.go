@@ -86,7 +86,7 @@ type node struct {
 	serving  errgroup.Group
 	failed   chan error // of servers that ended by themselves; has room for all, never closed
 	leaving  departure
-	steady   context.CancelFunc // ends the balancing of readers
+	steady   context.CancelFunc // ends the balancing of readers, and the watch on S2
 	now      atomic.Value       // string: what stopping is at
 }
 
@@ -103,6 +103,12 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 	}
 	n.run("public", n.serve)
 	n.run("admin", func() error { return n.admin.Serve(n.adminAt) })
+	if w, ok := n.store.(interface{ Watch(ctx context.Context) }); ok {
+		n.serving.Go(func() error {
+			w.Watch(balance)
+			return nil
+		})
+	}
 	if n.relay != nil {
 		n.serving.Go(func() error {
 			n.edge.Rebalance(balance, cfg.balance, n.relay.Balance)

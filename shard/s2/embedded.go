@@ -55,7 +55,7 @@ func OpenEmbedded(open func(basin string) Basin, cfg Config) (*Embedded, error) 
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
-	return &Embedded{cfg: cfg, basins: basins[Basin]{open: open}, m: newMetrics(cfg.Metrics)}, nil
+	return &Embedded{cfg: cfg, basins: basins[Basin]{open: open}, m: newMetrics(cfg.Metrics, newHealth("in this process", cfg.Logger))}, nil
 }
 
 // Close does nothing: the server is not the Log's.
@@ -118,7 +118,7 @@ func (l *Embedded) Append(
 	}
 	begun := time.Now()
 	start, startTime, endTime, err := d.Append(ctx, name, in)
-	l.m.observe(opAppend, begun)
+	l.m.done(opAppend, begun, l.cfg.classify("append", asSDK(err)))
 	if err != nil {
 		return shard.Ack{}, l.cfg.appendErr(asSDK(err))
 	}
@@ -170,10 +170,12 @@ func (l *Embedded) read(ctx context.Context, id shard.StreamID, from uint64, n i
 	if err != nil {
 		return shard.Page{}, err
 	}
-	defer l.m.observe(opRead, time.Now())
+	start := time.Now()
 	recs, err := d.Read(ctx, name, from, n, fromEnd)
+	err = l.cfg.classify("read", asSDK(err))
+	l.m.done(opRead, start, err)
 	if err != nil {
-		return shard.Page{}, l.cfg.classify("read", asSDK(err))
+		return shard.Page{}, err
 	}
 	return shard.Page{Records: fromWire(recs)}, nil
 }
@@ -184,9 +186,11 @@ func (l *Embedded) Tail(ctx context.Context, id shard.StreamID) (uint64, error) 
 	if err != nil {
 		return 0, err
 	}
-	defer l.m.observe(opTail, time.Now())
+	start := time.Now()
 	tail, err := d.Tail(ctx, name)
-	return tail, l.cfg.classify("check tail", asSDK(err))
+	err = l.cfg.classify("check tail", asSDK(err))
+	l.m.done(opTail, start, err)
+	return tail, err
 }
 
 // Follow implements shard.Log.
@@ -257,7 +261,9 @@ func (l *Embedded) session(
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	return l.cfg.classify("read session", asSDK(err))
+	err = l.cfg.classify("read session", asSDK(err))
+	l.m.ended(opSession, time.Now(), err)
+	return err
 }
 
 // OpenSessions implements shard.Log.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -116,7 +117,7 @@ func TestReopen(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), during)
 			defer cancel()
-			m, sessions := newMetrics(nil), 0
+			m, sessions := newMetrics(nil, newHealth("", slog.New(slog.DiscardHandler))), 0
 			err := cfg.follow(ctx, id, 0, &m, func(shard.Page) error { return nil },
 				func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
 					sessions++
@@ -151,7 +152,7 @@ func TestReopenHerd(t *testing.T) {
 		lost, ended := make(chan struct{}), make(chan struct{}, streams)
 		for range streams {
 			go func() {
-				m := newMetrics(nil)
+				m := newMetrics(nil, newHealth("", slog.New(slog.DiscardHandler)))
 				_ = cfg.follow(ctx, id, 0, &m, func(shard.Page) error { return nil },
 					func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
 						opened.Add(1)

@@ -1,6 +1,7 @@
 package s2
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,7 +61,7 @@ func Open(cfg Config) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
-	l := &Log{cfg: cfg, m: newMetrics(cfg.Metrics)}
+	l := &Log{cfg: cfg, m: newMetrics(cfg.Metrics, newHealth(cmp.Or(cfg.Endpoint, managed), cfg.Logger))}
 	base, err := l.connect()
 	if err != nil {
 		return nil, err
@@ -108,7 +109,7 @@ func (l *Log) EnsureBasin(ctx context.Context, name string) error {
 }
 
 // Create implements shard.Log.
-func (l *Log) Create(ctx context.Context, id shard.StreamID) error {
+func (l *Log) Create(ctx context.Context, id shard.StreamID) (err error) {
 	basin, name, err := l.cfg.place(id)
 	if err != nil {
 		return err
@@ -125,17 +126,20 @@ func (l *Log) Create(ctx context.Context, id shard.StreamID) error {
 		})
 		return err
 	}
+	start := time.Now()
 	err = ensure()
+	defer func() { l.m.done(opCreate, start, err) }()
 	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
-		if err := l.cfg.mayMake(basin); err != nil {
+		if err = l.cfg.mayMake(basin); err != nil {
 			return err
 		}
-		if err := l.EnsureBasin(ctx, basin); err != nil {
+		if err = l.EnsureBasin(ctx, basin); err != nil {
 			return err
 		}
 		err = ensure()
 	}
-	return classify("create", err)
+	err = classify("create", err)
+	return err
 }
 
 // FleetLog implements shard.Sited.
@@ -174,7 +178,7 @@ func (l *Log) Append(
 	}
 	start := time.Now()
 	ack, err := st.Append(ctx, in)
-	l.m.observe(opAppend, start)
+	l.m.done(opAppend, start, l.cfg.classify("append", err))
 	if err != nil {
 		return shard.Ack{}, l.cfg.appendErr(err)
 	}
@@ -219,19 +223,21 @@ func (l *Log) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, e
 	return p, err
 }
 
-func (l *Log) read(ctx context.Context, id shard.StreamID, o *s2.ReadOptions) (shard.Page, error) {
+func (l *Log) read(ctx context.Context, id shard.StreamID, o *s2.ReadOptions) (p shard.Page, err error) {
 	st, err := l.stream(id)
 	if err != nil {
 		return shard.Page{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
 	defer cancel()
-	defer l.m.observe(opRead, time.Now())
+	start := time.Now()
 	b, err := st.Read(ctx, o)
+	err = l.cfg.classify("read", err)
+	l.m.done(opRead, start, err)
 	if err != nil {
-		return shard.Page{}, l.cfg.classify("read", err)
+		return shard.Page{}, err
 	}
-	p := shard.Page{Records: make([]shard.Record, len(b.Records))}
+	p = shard.Page{Records: make([]shard.Record, len(b.Records))}
 	for i, r := range b.Records {
 		p.Records[i] = fromS2(r)
 	}
@@ -249,10 +255,12 @@ func (l *Log) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
 	defer cancel()
-	defer l.m.observe(opTail, time.Now())
+	start := time.Now()
 	t, err := st.CheckTail(ctx)
+	err = l.cfg.classify("check tail", err)
+	l.m.done(opTail, start, err)
 	if err != nil {
-		return 0, l.cfg.classify("check tail", err)
+		return 0, err
 	}
 	return t.Tail.SeqNum, nil
 }

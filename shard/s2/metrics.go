@@ -6,43 +6,81 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// op labels fantail_s2_seconds. Closed set.
+// op labels fantail_s2_request_duration_seconds and fantail_s2_requests_total. Closed set.
 type op string
 
 const (
-	opAppend op = "append"
-	opRead   op = "read"
-	opTail   op = "check-tail"
+	opAppend  op = "append"
+	opRead    op = "read"
+	opTail    op = "check-tail"
+	opCreate  op = "create"
+	opSession op = "read-session"
+	opAsk     op = "watch"
 )
 
 type metrics struct {
 	opened, lost prometheus.Counter
 	seconds      map[op]prometheus.Observer
+	requests     map[op]map[result]prometheus.Counter
+	health       *health
 }
 
-func newMetrics(reg prometheus.Registerer) metrics {
+func newMetrics(reg prometheus.Registerer, h *health) metrics {
 	m := metrics{
+		health: h,
 		opened: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_s2_session_opens_total", Help: "S2 read sessions opened; each bills a minute at least.",
 		}),
 		lost: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_s2_session_losses_total", Help: "S2 read sessions that ended while they were wanted.",
 		}),
-		seconds: map[op]prometheus.Observer{},
+		seconds: map[op]prometheus.Observer{}, requests: map[op]map[result]prometheus.Counter{},
 	}
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "fantail_s2_seconds", Help: "Time that S2 took to answer.",
+		Name: "fantail_s2_request_duration_seconds", Help: "Time that S2 took to answer.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
 	}, []string{"op"})
-	for _, o := range []op{opAppend, opRead, opTail} {
-		m.seconds[o] = seconds.WithLabelValues(string(o))
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "fantail_s2_requests_total", Help: "Calls of S2 by what came of them; a read session counts when it ends.",
+	}, []string{"op", "result"})
+	for _, o := range []op{opAppend, opRead, opTail, opCreate, opSession, opAsk} {
+		if o != opSession {
+			m.seconds[o] = seconds.WithLabelValues(string(o))
+		}
+		m.requests[o] = map[result]prometheus.Counter{}
+		for _, r := range results {
+			m.requests[o][r] = requests.WithLabelValues(string(o), string(r))
+		}
 	}
+	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fantail_s2_up", Help: "1 while S2 answers this node, 0 before its first answer and while nothing but failures come.",
+	}, func() float64 {
+		if h.up.Load() {
+			return 1
+		}
+		return 0
+	})
 	if reg != nil {
-		reg.MustRegister(m.opened, m.lost, seconds)
+		reg.MustRegister(m.opened, m.lost, seconds, requests, up)
 	}
 	return m
 }
 
-func (m *metrics) observe(o op, start time.Time) {
-	m.seconds[o].Observe(time.Since(start).Seconds())
+// done takes note of a call that began at start, and of what classify said of its end.
+func (m *metrics) done(o op, start time.Time, err error) {
+	now := time.Now()
+	m.seconds[o].Observe(now.Sub(start).Seconds())
+	m.ended(o, now, err)
+}
+
+// ended takes note of a call or a session without how long that took.
+func (m *metrics) ended(o op, now time.Time, err error) {
+	r := resultOf(err)
+	m.requests[o][r].Inc()
+	switch {
+	case r.outage():
+		m.health.failed(now, err)
+	case r != resultCancelled:
+		m.health.answered(now)
+	}
 }

@@ -148,9 +148,14 @@ var errCutShort = errors.New("s2: replay was cut short")
 // session runs one read session of the SDK and calls fn, on this goroutine, with
 // whatever is there at once. nil: it ended cleanly.
 func (l *Log) session(
-	ctx context.Context, st *s2.StreamClient, o *s2.ReadOptions, fn func(shard.Page) error,
-) error {
-	ctx, cancel := context.WithCancel(ctx)
+	outer context.Context, st *s2.StreamClient, o *s2.ReadOptions, fn func(shard.Page) error,
+) (err error) {
+	defer func() {
+		if outer.Err() == nil { // else nobody wanted it any more
+			l.m.ended(opSession, time.Now(), err)
+		}
+	}()
+	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
 	sess, err := st.ReadSession(ctx, o)
 	if err != nil {
