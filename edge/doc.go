@@ -63,7 +63,7 @@
 //  5. An SSE connection ends between two events: in a drain in its turn (drain.go), or
 //     because other nodes have fewer (rebalance.go).
 //  6. No answer says 404 or 410 because an owner could not be reached.
-//  7. What is in flight is bounded: readers by MaxReaders, bodies by MaxBodies,
+//  7. What is in flight is bounded: readers by MaxReaders, writes by MaxBodies (intake.go),
 //     a reader's owed bytes by its turn's budget and one append, what all of them hold
 //     while it is written by PinnedBytes, what was encrypted for them included, what is
 //     written to those who catch up by ChunkBytes and a chunk for each of collectors, and
@@ -75,6 +75,29 @@
 //     is counted, and logged with its stack.
 //  10. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
 //     can block. What others want of it comes by mail.
+//
+// # What a request may cost
+//
+// In memory, in bytes for each byte that was sent, and where that is counted; TestWhatWritesHold
+// measures it. A request has a goroutine as well, with a stack of 8 to 16 KiB while it is in flight:
+// one for a connection of HTTP/1.1, one for each stream of one of HTTP/2.
+//
+//	PUT, POST of text   2, and at most 2 MiB + 8 KiB (shard.Cost); MaxBodies
+//	POST of an array    2 to 5, and 512 for an element up to the 1,000th, 100 for each after
+//	                    it: 70 for [0,0,…] of 64 KiB; MaxBodies
+//	a body on its way   4 and 2 KiB, nothing before its first byte; coded with gzip 64 KiB more
+//	                    and 4 for each byte that it decodes to; MaxBodies
+//	PUT that forks      as PUT; what it copies of its source counts as if it were sent, and a
+//	                    node copies copyPerSecond bytes; MaxBodies
+//	HEAD, DELETE        8 KiB; a DELETE is counted as a POST without a body; MaxBodies
+//	GET, catch-up       a chunk (collect), shared by all who get the same one; ChunkBytes
+//	long-poll           as GET once there is news, nothing but the connection before; MaxReaders
+//	event stream        what it is written in one turn, shared by all who get the same;
+//	                    FrameBytes, PinnedBytes, MaxReaders
+//
+// A request's head has 32 KiB at most, and counts with a write; another's is the connection's.
+// What waits is refused when there is no room: writes with 429, readers with 503. Bodies on their
+// way go first, the slowest before the others (intake.ease).
 //
 // # Goroutines
 //

@@ -80,6 +80,10 @@ var failures = []struct {
 	{errOffsetGone, mapping{410, "offset-gone", "The offset is no longer kept", retry{}}},
 	{errTooLarge, mapping{413, "too-large", "The body is too large", retry{}}},
 	{errTooMany, mapping{413, "too-many-messages", "Too many messages in one append", retry{}}},
+	{errBodyLate, mapping{408, "body-late", "The body came too slowly", retry{}}},
+	{errBodyCut, mapping{429, "body-cut", "There was no room, and the body came slowest", retry{1, 3}}},
+	{errShare, mapping{429, "connection-share", "Too much in flight on one connection", retry{1, 3}}},
+	{errEncoding, mapping{415, "content-encoding", "The body has a coding that is not decoded", retry{}}},
 	{errBody, mapping{400, "bad-body", "The body could not be read", retry{}}},
 	{errFull, mapping{503, "full", "Too many readers on this node", retry{1, 5}}},
 	{errCrowd, mapping{503, "crowded", "Too many catch up on this node", retry{1, 5}}},
@@ -185,6 +189,10 @@ var (
 	errQuery    = errors.New("malformed query")
 	errTooLarge = errors.New("body is too large")
 	errBody     = errors.New("body could not be read")
+	errBodyLate = errors.New("all of the body has to come within 10 s and a second more for each 64 KiB, without a long pause")
+	errBodyCut  = errors.New("the node is short of room, and of all bodies on their way this one came slowest; send it again, faster")
+	errShare    = errors.New("the writes that came by this connection hold what one connection may; use others, or wait for answers")
+	errEncoding = errors.New("Content-Encoding")
 	errFull     = errors.New("too many readers")
 	errCrowd    = errors.New("no room for another chunk")
 	errDraining = errors.New("node is stopping")

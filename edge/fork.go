@@ -107,21 +107,12 @@ func (s *Server) source(ctx context.Context, req *shard.Request, at offset) erro
 }
 
 // A sub-offset inside a message has the node write that part of it once more: up to a whole
-// body for a request of a few hundred bytes. Such bytes count among the bodies in flight, and
+// body for a request of a few hundred bytes. They count among what writes hold, and
 // a node copies so many a second; ErrOverloaded beyond.
 const (
 	copyPerSecond = 2 << 20
 	copyBurst     = 2 * shard.MaxBody
 )
-
-// copied takes the room of what a fork copies of its source.
-func (s *Server) copied(req *shard.Request) (room int64, err error) {
-	room = int64(req.Messages.Bytes())
-	if room > 0 && s.bodies.Add(room) > s.cfg.MaxBodies {
-		return room, shard.ErrOverloaded
-	}
-	return room, nil
-}
 
 // errForkProject: a fork reads its source and keeps it from being deleted, so without rights
 // to grant it stays within its project.

@@ -47,7 +47,7 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 		}
 	}
 	s.eventually("nothing is held", s.nothingHeld)
-	if n := s.srv.bodies.Load(); n != 0 {
+	if n := s.srv.intake.held.Load(); n != 0 {
 		t.Errorf("%d bytes of bodies are held", n)
 	}
 }

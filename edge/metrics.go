@@ -25,6 +25,9 @@ const (
 	cutStalled reason = "stalled" // it took nothing for Config.Stall
 	cutMemory  reason = "memory"  // it was stuck while readers held too much
 
+	cutSlow reason = "slow" // a body: others had no room, and it came slowest
+	cutLate reason = "late" // a body: it took too long as a whole
+
 	movedDrain     reason = "drain"     // the node stops
 	movedRebalance reason = "rebalance" // others have fewer
 )
@@ -36,6 +39,8 @@ type metrics struct {
 	gaps       prometheus.Counter
 	cut        *prometheus.CounterVec
 	moved      *prometheus.CounterVec
+	bodies     prometheus.Gauge
+	cutBodies  *prometheus.CounterVec
 	waitRoom   prometheus.Gauge
 	waitTurn   prometheus.Gauge
 	ack        prometheus.Histogram
@@ -60,6 +65,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		moved: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_readers_moved_total", Help: "Readers ended for them to go on elsewhere, by reason.",
 		}, []string{"reason"}),
+		bodies: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "fantail_bodies_coming", Help: "Bodies of writes that are being read.",
+		}),
+		cutBodies: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_bodies_cut_total", Help: "Bodies of writes that were given up before they had come, by reason.",
+		}, []string{"reason"}),
 		waitRoom: waiting("room"),
 		waitTurn: waiting("turn"),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -78,11 +89,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range []reason{cutStalled, cutMemory} {
 		m.cut.WithLabelValues(string(r))
 	}
+	for _, r := range []reason{cutSlow, cutLate, cutStalled} {
+		m.cutBodies.WithLabelValues(string(r))
+	}
 	for _, r := range []reason{movedDrain, movedRebalance} {
 		m.moved.WithLabelValues(string(r))
 	}
 	if reg != nil {
-		reg.MustRegister(m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.waitRoom, m.waitTurn, m.ack, m.delivery)
+		reg.MustRegister(m.bodies, m.cutBodies, m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.waitRoom, m.waitTurn, m.ack, m.delivery)
 	}
 	return m
 }
@@ -103,6 +117,15 @@ func (m *metrics) registerHeld(reg prometheus.Registerer, by mode, p *pins) {
 			Name: "fantail_held_bytes", Help: "Memory held for readers that have not taken it yet.",
 			ConstLabels: prometheus.Labels{"mode": string(by)},
 		}, func() float64 { return float64(p.bytes.Load()) }))
+	}
+}
+
+// registerIntake has a gauge tell what writes hold.
+func (m *metrics) registerIntake(reg prometheus.Registerer, in *intake) {
+	if reg != nil {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fantail_writes_held_bytes", Help: "Memory that is counted for writes until they are answered.",
+		}, func() float64 { return float64(in.held.Load()) }))
 	}
 }
 

@@ -2,8 +2,6 @@ package edge
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -15,17 +13,11 @@ import (
 func (s *Server) put(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
 	req, err := s.request(r, id, shard.OpCreate)
 	if err == nil {
-		err = lifetime(r.Header, req)
+		err = lifetime(r.Header, &req.Request)
 	}
 	if err == nil {
-		err = s.fork(r, req)
+		err = s.fork(r, &req.Request)
 	}
-	if err != nil {
-		fail(w, err)
-		return
-	}
-	room, err := s.copied(req)
-	defer s.bodies.Add(-room)
 	if err != nil {
 		fail(w, err)
 		return
@@ -86,7 +78,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 
 // remove deletes a stream (PROTOCOL 4.4).
 func (s *Server) remove(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
-	req := &shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), Born: time.Now(), Minted: s.now()}
+	req := s.incoming(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), Born: time.Now(), Minted: s.now()})
 	if _, ok := s.write(w, r, req); ok {
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -95,20 +87,17 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request, id shard.StreamI
 func (s *Server) now() uint64 { return uint64(max(s.cfg.Now().UnixMilli(), 0)) }
 
 // write carries a request out and answers unless it was accepted.
-func (s *Server) write(w http.ResponseWriter, r *http.Request, req *shard.Request) (shard.Outcome, bool) {
-	room, err := s.body(w, r, req)
-	if err == nil {
-		var more int64
-		more, err = s.charge(w, r, req, room)
-		room += more
-	}
-	defer s.bodies.Add(-room)
-	if err != nil {
+func (s *Server) write(w http.ResponseWriter, r *http.Request, req *incoming) (shard.Outcome, bool) {
+	defer req.release()
+	if err := s.body(w, r, req); err != nil {
+		if errors.Is(err, errEncoding) {
+			w.Header().Set("Accept-Encoding", encodings)
+		}
 		fail(w, err)
 		return shard.Outcome{}, false
 	}
 	start := time.Now()
-	out, err := s.streams.Do(r.Context(), req)
+	out, err := s.streams.Do(r.Context(), &req.Request)
 	s.m.observeAck(start)
 	switch {
 	case err != nil:
@@ -123,170 +112,46 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, req *shard.Reques
 }
 
 // request begins a Request; its body is read later.
-func (s *Server) request(r *http.Request, id shard.StreamID, op shard.Op) (*shard.Request, error) {
+func (s *Server) request(r *http.Request, id shard.StreamID, op shard.Op) (*incoming, error) {
 	if err := checkHeaders(r); err != nil {
 		return nil, err
 	}
-	return &shard.Request{
+	return s.incoming(r, shard.Request{
 		Stream: id, Op: op, ID: shard.NewAppendID(), Born: time.Now(), Minted: s.now(),
 		Type: r.Header.Get("Content-Type"), Close: closes(r.Header),
-	}, nil
+	}), nil
 }
 
-// body reads the request's body into req.Messages, within the node's budget for
-// bodies in flight; room is what it took of that.
-func (s *Server) body(w http.ResponseWriter, r *http.Request, req *shard.Request) (room int64, err error) {
-	if req.Op == shard.OpDelete || r.ContentLength == 0 {
-		return 0, nil
+// incoming is a write, and what it holds.
+type incoming struct {
+	shard.Request
+	hold
+}
+
+func (s *Server) incoming(r *http.Request, req shard.Request) *incoming {
+	in := &incoming{req, hold{in: &s.intake}}
+	if wire := wireBelow(r); wire != nil {
+		in.conn = &wire.held
+	}
+	return in
+}
+
+// body reads the request's body into req.Messages, within what writes may hold.
+func (s *Server) body(w http.ResponseWriter, r *http.Request, req *incoming) error {
+	if err := req.take(int64(req.Messages.Bytes())); err != nil || req.Op == shard.OpDelete || r.ContentLength == 0 {
+		return err // a fork has some already
 	}
 	if r.ContentLength > shard.MaxBody {
-		return 0, errTooLarge
+		return errTooLarge
 	}
 	isJSON := shard.IsJSON(req.Type) || req.Type == "" && req.Source != nil && shard.IsJSON(req.Source.Type)
-	data, room, err := s.take(w, r, isJSON)
+	data, err := s.load(w, r, &req.hold, isJSON)
 	if err != nil {
-		return room, err
-	}
-	return room, fill(req, data, isJSON)
-}
-
-// expect bounds for how long the request's body may be waited for, and reads one that
-// means nothing. net/http reads what is left of a body before it sends the first byte of an
-// answer, for as long as the client likes: nothing must be held by then that others need.
-func (s *Server) expect(w http.ResponseWriter, r *http.Request) error {
-	if r.ContentLength == 0 {
-		return nil
-	}
-	s.patience(w)
-	if r.Method == http.MethodPost || r.Method == http.MethodPut {
-		return nil
-	}
-	switch _, err := io.CopyN(io.Discard, r.Body, meaningless+1); {
-	case err == nil:
-		return errTooLarge
-	case !errors.Is(err, io.EOF):
-		return fmt.Errorf("%w: %w", errBody, err)
-	}
-	impatient(w)
-	return nil
-}
-
-// meaningless is how long the body may be of a request whose body has no meaning.
-const meaningless = 64 << 10
-
-// patience gives the client Stall from now on to send more of its body. Unless all of it
-// comes, that stands until the answer has been sent.
-func (s *Server) patience(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.Stall)) // unsupported only in tests
-}
-
-// impatient is for when all of the body has come.
-func impatient(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-}
-
-// firstChunk is what a body is given room for before any of it has come.
-const firstChunk = 16 << 10
-
-// take reads a body. Room is taken as it comes, four times as much each time, and the last
-// quarter of all there is goes to bodies of no more than firstChunk: a few large ones that come
-// slowly do not keep the small ones out. An array that has too many elements is refused while
-// it comes. A client that sends nothing for as long as Stall is given up.
-func (s *Server) take(w http.ResponseWriter, r *http.Request, isJSON bool) (data []byte, room int64, err error) {
-	most := shard.MaxBody + 1
-	if r.ContentLength > 0 {
-		most = int(r.ContentLength)
-	}
-	grow := func(size int) error {
-		more := int64(size - cap(data))
-		limit := s.cfg.MaxBodies
-		if size > firstChunk {
-			limit -= limit / 4
-		}
-		room += more
-		if s.bodies.Add(more) > limit {
-			return shard.ErrOverloaded
-		}
-		data = append(make([]byte, 0, size), data...)
-		return nil
-	}
-	if err := grow(min(firstChunk, most)); err != nil {
-		return nil, room, err
-	}
-	var elements scan
-	isJSON = isJSON && (r.ContentLength < 0 || r.ContentLength > shard.MaxMessages)
-	for {
-		n, err := r.Body.Read(data[len(data):cap(data)])
-		news := data[len(data) : len(data)+n]
-		data = data[:len(data)+n]
-		switch {
-		case len(data) > shard.MaxBody:
-			return nil, room, errTooLarge
-		case isJSON && elements.tooMany(news):
-			return nil, room, errTooMany
-		case errors.Is(err, io.EOF), len(data) == most:
-			impatient(w)
-			return data, room, nil
-		case err != nil:
-			return nil, room, fmt.Errorf("%w: %w", errBody, err)
-		}
-		s.patience(w)
-		if len(data) == cap(data) {
-			if err := grow(min(4*len(data), most)); err != nil {
-				return nil, room, err
-			}
-		}
-	}
-}
-
-// charge takes room for what carrying the request out costs beside the room that its body has.
-func (s *Server) charge(w http.ResponseWriter, r *http.Request, req *shard.Request, room int64) (more int64, err error) {
-	cost := int64(req.Cost() + headBytes(w, r))
-	limit := s.cfg.MaxBodies
-	if cost > firstChunk {
-		limit -= limit / 4
-	}
-	more = max(cost-room, 0)
-	if s.bodies.Add(more) > limit {
-		err = shard.ErrOverloaded
-	}
-	return more, err
-}
-
-// headBytes is about how much memory the head of a request takes.
-func headBytes(w http.ResponseWriter, r *http.Request) int {
-	if fast, ok := w.(*writer); ok {
-		return fast.size
-	}
-	n := len(r.RequestURI)
-	for name, values := range r.Header {
-		n += len(name) + 64
-		for _, v := range values {
-			n += len(v) + 16
-		}
-	}
-	return n
-}
-
-// fill makes messages of a body. A fork may have got one from its source.
-func fill(req *shard.Request, data []byte, isJSON bool) error {
-	switch {
-	case len(data) == 0:
-		return nil
-	case req.Messages.Bytes()+len(data) > shard.MaxBody:
-		return errTooLarge
-	case !isJSON:
-		req.Messages.Add(data)
-		return nil
-	}
-	var err error
-	req.Messages, err = splitJSON(data)
-	switch {
-	case errors.Is(err, errTooMany):
 		return err
-	case errors.Is(err, errNoneSent) && req.Op == shard.OpCreate:
-	case err != nil:
-		req.Bad = err.Error()
 	}
-	return nil
+	size := len(data)
+	if err := fill(&req.Request, data, isJSON); err != nil {
+		return err
+	}
+	return req.take(int64(req.Cost() - size + headBytes(w, r)))
 }

@@ -30,7 +30,7 @@ func (w *writer) parse() error {
 	}
 	end := bytes.Index(w.in, []byte("\r\n\r\n"))
 	if end < 0 {
-		if len(w.in) == cap(w.in) {
+		if len(w.in) == cap(w.in) || bareEnd(w.in) {
 			return errExtraordinary
 		}
 		return nil
@@ -59,6 +59,21 @@ func (w *writer) parse() error {
 	r.RequestURI, r.URL, r.Header, r.ContentLength, r.Body = target, u, h, int64(length), http.NoBody
 	w.next = r
 	return nil
+}
+
+// bareEnd reports whether a line ends in a bare LF, by which to others the head may have come.
+func bareEnd(b []byte) bool {
+	for i := bytes.IndexByte(b, '\n'); i >= 0; {
+		if i == 0 || b[i-1] != '\r' {
+			return true
+		}
+		next := bytes.IndexByte(b[i+1:], '\n')
+		if next < 0 {
+			return false
+		}
+		i += 1 + next
+	}
+	return false
 }
 
 // fields parses the fields of a head: lines that end in CRLF. Of those that matter here there is

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,7 +25,7 @@ type Config struct {
 	// MaxReaders bounds SSE and long-poll readers (200,000): newcomers beyond get
 	// 503; nobody is sent away to admit another.
 	MaxReaders int
-	// MaxBodies bounds the bytes of append bodies in flight (64 MiB): 429 beyond.
+	// MaxBodies bounds what writes hold until they are answered (64 MiB), see intake: 429 beyond.
 	MaxBodies int64
 	// FrameBytes bounds the frames that readers share, in bytes of what was rendered
 	// (256 MiB); the oldest go first and are rendered anew for who still needs them.
@@ -95,7 +94,8 @@ type Server struct {
 	cfg     Config
 	streams Streams
 	m       *metrics
-	bodies  atomic.Int64 // bytes of append bodies in flight
+	intake  intake
+	grace   time.Duration // bodyGrace, but in tests
 	frames  *frameCache
 	chunks  *pins
 	turns   chan struct{} // a semaphore: see stint
@@ -132,8 +132,11 @@ func New(cfg Config, streams Streams) *Server {
 		copies: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
 	s.panics = shard.NewPanics(cfg.Logger, cfg.Metrics)
+	s.intake.init(cfg.MaxBodies, s.m)
+	s.grace = bodyGrace
 	s.reactor = newReactor(s)
 	s.writers.init(cfg.Logger)
+	s.m.registerIntake(cfg.Metrics, &s.intake)
 	s.m.registerHeld(cfg.Metrics, modeCatchUp, s.chunks)
 	s.m.registerHeld(cfg.Metrics, modeSSE, s.frames.pins)
 	return s

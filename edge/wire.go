@@ -49,6 +49,7 @@ type wire struct {
 	ahead   []byte          // is read before what the connection has
 	appends int             // see writers.take
 	enough  int             // as many make a writer, if more than usual
+	held    atomic.Int64    // what the writes that came by it hold, see intake
 }
 
 // wireOf is the wire that serves nothing but this request; nil: there is none.

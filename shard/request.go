@@ -103,11 +103,13 @@ func Cost(size, n int) int {
 
 // What a request costs in bytes beside its body; TestWhatWritesHold of package edge measures it.
 const (
-	requestCost    = 1 << 10
+	// requestCost is for the request, its headers' fields, its batch and a call to S2; the stacks of
+	// the goroutines that carry it come on top.
+	requestCost    = 8 << 10
 	waitingMessage = 4 // see Messages
 	// recordCost is what a record of a batch costs, here and on its way through a client of S2.
 	recordCost  = 512
-	batchCopies = 3
+	batchCopies = 2
 	// heldCost is what a message costs of an append in parts, until its commit.
 	heldCost = 96
 )
