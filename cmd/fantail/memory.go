@@ -24,12 +24,12 @@ var budgets = []budget{
 	{"sse", 64 * mib, 8 * mib, func(c *nodeConfig, n int64) { c.edge.PinnedBytes = n }},
 	{"chunks", 512 * mib, 40 * mib, func(c *nodeConfig, n int64) { c.edge.ChunkBytes = n }},
 	{"bodies", 64 * mib, 24 * mib, func(c *nodeConfig, n int64) { c.edge.MaxBodies = n }},
-	{"peer-bodies", 64 * mib, 20 * mib, func(c *nodeConfig, n int64) {
+	{"peer-bodies", 64 * mib, 24 * mib, func(c *nodeConfig, n int64) {
 		if c.fleet != nil {
 			c.fleet.BodyBytes = n
 		}
 	}},
-	{"links", 256 * mib, 16 * mib, func(c *nodeConfig, n int64) {
+	{"links", 256 * mib, 12 * mib, func(c *nodeConfig, n int64) {
 		if c.fleet != nil {
 			c.fleet.LinkBytes = n
 		}
