@@ -49,6 +49,9 @@ func (l *link) do(ctx context.Context, q *shard.Request, r route) (
 	if err != nil {
 		return out, !turnedAway(status.Code(err)), statusToError(err)
 	}
+	if err := checkOutcome(reply); err != nil {
+		return out, true, fmt.Errorf("%w: %w", errFailed, err)
+	}
 	return outcomeFromWire(reply), true, nil
 }
 
@@ -78,6 +81,9 @@ func (l *link) state(
 	})
 	if err != nil {
 		return shard.Info{}, statusToError(err)
+	}
+	if err := checkInfo(reply.GetInfo()); err != nil {
+		return shard.Info{}, fmt.Errorf("%w: %w", errFailed, err)
 	}
 	return infoFromWire(reply.GetInfo()), nil
 }

@@ -92,11 +92,11 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 		self: "self", met: newMetrics(nil), hosted: newHosted(b.host, nothing), openers: b.o,
 		table: func() *Table { return table }, foreign: func() {},
 		answers:  func(context.Context, *Member) bool { return true },
-		sessions: map[uint64]*session{},
+		sessions: map[uint64]*session{}, member: func(string) bool { return true },
 	}
 	var err error
 	b.s, err = srv.open(context.Background(), &relaypb.Hello{
-		Version: relayVersion, To: []byte("self"), Link: 1, Window: rigWindow, LinkWindow: rigLink,
+		Version: relayVersion, From: &relaypb.Place{Name: []byte("a")}, To: []byte("self"), Link: 1, Window: rigWindow, LinkWindow: rigLink,
 	})
 	if err != nil {
 		t.Fatal(err)

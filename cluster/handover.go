@@ -8,6 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -155,20 +158,45 @@ func (l *link) hand(ctx context.Context, id shard.StreamID, from uint64, to plac
 	if err != nil {
 		return h, false, statusToError(err)
 	}
-	h.State = reply.GetState()
-	for _, b := range reply.GetTail() {
-		r, err := shard.ParseRange(b)
-		if err != nil {
-			return h, false, err
-		}
-		h.Tail = append(h.Tail, r)
-	}
-	return h, reply.GetFound(), nil
+	h, err = handoverFrom(reply)
+	return h, reply.GetFound() && err == nil, err
 }
 
-// Hand hands a stream over to the caller.
+// handAhead is how far a peer's clock, and its news of who owns streams, may be ahead when it
+// asks for a stream.
+const handAhead = 10 * time.Second
+
+// heir reports whether a member that asks for a stream is its owner by this node's table, or
+// by that of a date that is near, or once this node owns nothing.
+func (r *Relay) heir(id shard.StreamID, to place) bool {
+	v, now := r.View(), r.cfg.Now()
+	m := v.Member(to.name)
+	if m == nil || m.Relay != to.address || to.name == r.self {
+		return false
+	}
+	tables := []*Table{v.At(now), v.At(now).without([]string{r.self})}
+	for _, at := range v.Flips() {
+		if at.After(now) && at.Before(now.Add(handAhead)) {
+			tables = append(tables, v.At(at))
+		}
+	}
+	return slices.ContainsFunc(tables, func(t *Table) bool {
+		o := t.Owner(id)
+		return o != nil && o.Name == to.name
+	})
+}
+
+// Hand hands a stream over to the caller, if that is its owner by now.
 func (s *server) Hand(ctx context.Context, q *relaypb.HandRequest) (*relaypb.HandReply, error) {
-	id, to := shard.StreamID(text(q.GetStream())), placeFromWire(q.GetTo())
+	id, err := checkHand(q)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	to := placeFromWire(q.GetTo())
+	if !s.heir(id, to) {
+		s.log.Info("stream not handed over", "stream", id, "peer", to.name, "why", "by this node's table it is not the owner")
+		return nil, status.Error(codes.PermissionDenied, "not the stream's owner")
+	}
 	h, found, used := s.hosted.hand(ctx, id, q.GetFrom(), to)
 	if used != nil {
 		s.handed(id, to, used)

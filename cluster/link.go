@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -89,8 +90,12 @@ const (
 // maxClock bounds what a peer may say of its clock, in milliseconds since 1970.
 const maxClock = 1 << 45
 
-// sayAtOnce bounds the subscriptions that one control message speaks of.
-const sayAtOnce = 512
+// sayAtOnce bounds the subscriptions that one control message speaks of, and sayBytes what it
+// asks for.
+const (
+	sayAtOnce = 512
+	sayBytes  = 256 << 10
+)
 
 var (
 	errSilent  = errors.New("no sign of life")
@@ -259,7 +264,7 @@ func (l *link) readControl() {
 		}
 		l.heard.Store(time.Now().UnixNano())
 		if m.GetStatus() != nil {
-			l.status.Store(m.GetStatus())
+			l.status.Store(checkStatus(m.GetStatus()))
 			if at := m.GetStatus().GetNow(); at != 0 && l.now != nil {
 				l.skew.Store(int64(millis(l.now())) - int64(min(at, maxClock)))
 			}
@@ -299,15 +304,21 @@ func (l *link) writeControl() {
 func (l *link) collect(beat bool) (m *relaypb.ToOwner, more bool) {
 	m = &relaypb.ToOwner{}
 	l.mu.Lock()
-	n := min(len(l.say), sayAtOnce)
-	for _, u := range l.say[:n] {
+	n, size := 0, 0
+	for _, u := range l.say[:min(len(l.say), sayAtOnce)] {
+		if size > sayBytes {
+			break
+		}
+		n++
 		u.listed = false
 		switch {
 		case u.ask != nil:
-			m.Subscribe = append(m.Subscribe, &relaypb.Subscribe{
+			q := &relaypb.Subscribe{
 				Handle: u.handle, Stream: raw(u.f.id), From: u.ask.from,
 				Route: routeToWire(u.ask.route),
-			})
+			}
+			size += proto.Size(q)
+			m.Subscribe = append(m.Subscribe, q)
 			u.ask = nil
 		case u.gone:
 			m.Unsubscribe = append(m.Unsubscribe, u.handle)
@@ -407,20 +418,29 @@ func (l *link) take(p *relaypb.Part) {
 	if u == nil {
 		return
 	}
+	if err := checkPart(p); err != nil {
+		l.malformed(u, err)
+		return
+	}
 	switch p.GetKind() {
 	case relaypb.Kind_KIND_SUBSCRIBED:
 		s := p.GetSubscribed()
 		u.f.subscribed(u, infoFromWire(s.GetInfo()), s.GetStart())
 	case relaypb.Kind_KIND_RANGE:
 		if err := l.takeRange(u, p); err != nil {
-			l.unsubscribe(u)
-			u.f.over(u, fmt.Errorf("%w: from %s: %w", errFailed, l.to.name, err))
+			l.malformed(u, err)
 		}
 	case relaypb.Kind_KIND_MOVED:
 		u.f.moved(u, placeFromWire(p.GetMoved()))
 	case relaypb.Kind_KIND_END:
 		u.f.over(u, errorOf(p.GetRefusal()))
 	}
+}
+
+// malformed ends a subscription for which something came that is nothing.
+func (l *link) malformed(u *upstream, err error) {
+	l.unsubscribe(u)
+	u.f.over(u, fmt.Errorf("%w: from %s: %w", errFailed, l.to.name, err))
 }
 
 func (l *link) takeRange(u *upstream, p *relaypb.Part) error {

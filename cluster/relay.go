@@ -113,6 +113,8 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	r.server = newServer(&r.cfg, r.self, r.hosted, r.openers, r.met, creds)
 	r.server.addr, r.server.table, r.server.foreign = r.addr, r.table, r.foreign
 	r.server.answers, r.server.handed, r.server.status = r.answers, r.handed, r.status
+	r.server.heir = r.heir
+	r.server.member = func(name string) bool { return r.View().Member(name) != nil }
 	r.followers = &followers{
 		self: r.self, tails: tails, hosted: r.hosted, openers: r.openers, peers: r.peers,
 		view: r.View, table: r.table, foreign: r.foreign, freed: func() { poke(r.news) },

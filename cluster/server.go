@@ -33,6 +33,8 @@ type server struct {
 	answers func(ctx context.Context, m *Member) bool
 	foreign func() // a stream that another owns is served here
 	handed  func(id shard.StreamID, to place, used *use)
+	heir    func(id shard.StreamID, to place) bool
+	member  func(name string) bool
 	status  func(peer string) *relaypb.Status
 	bodies  *semaphore.Weighted // what the writes of peers hold, see shard.Cost
 	panics  *shard.Panics
@@ -57,6 +59,13 @@ const (
 // nothing holds up close for so long, and a peer gives up sooner (helloTimeout).
 const greetTimeout = 3 * time.Second
 
+// maxCalls bounds the calls of one peer that are under way; it waits for one of them beyond.
+// maxHeaders bounds the headers of each, in bytes.
+const (
+	maxCalls   = 16384
+	maxHeaders = 16 << 10
+)
+
 func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics, c *creds) *server {
 	opts := []grpc.ServerOption{
 		grpc.InitialWindowSize(streamWindow),
@@ -65,6 +74,9 @@ func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics, c 
 		grpc.WriteBufferSize(frameBytes),
 		grpc.WaitForHandlers(true),
 		grpc.ConnectionTimeout(greetTimeout),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout,
 		}),
@@ -78,6 +90,8 @@ func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics, c 
 		panics: panics, self: self, log: cfg.Logger, met: met, hosted: h, openers: o,
 		bodies: semaphore.NewWeighted(cfg.BodyBytes), grpc: grpc.NewServer(opts...),
 		sessions: map[uint64]*session{},
+		heir:     func(shard.StreamID, place) bool { return false },
+		member:   func(string) bool { return false },
 	}
 	relaypb.RegisterRelayServer(s.grpc, s)
 	return s
@@ -143,6 +157,9 @@ func (s *session) readControl(
 	lane grpc.BidiStreamingServer[relaypb.ToOwner, relaypb.ToEdge], m *relaypb.ToOwner,
 ) error {
 	for {
+		if err := checkSaid(m); err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
 		s.take(m)
 		if b := m.GetBeat(); b != 0 {
 			if err := lane.Send(&relaypb.ToEdge{Beat: b, Status: s.server.status(s.peer)}); err != nil {
@@ -161,9 +178,10 @@ func (s *session) readControl(
 
 // open begins a session.
 func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
+	if err := checkHello(h); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
 	switch {
-	case h == nil || h.GetLink() == 0:
-		return nil, status.Error(codes.InvalidArgument, "no hello")
 	case text(h.GetTo()) != s.self:
 		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self)
 	case h.GetVersion() < relayOldest:
@@ -183,8 +201,38 @@ func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
 		ses.cancel()
 		return nil, status.Error(codes.AlreadyExists, "link incarnation")
 	}
+	if s.crowdedLocked(ses.peer) {
+		ses.cancel()
+		return nil, status.Error(codes.ResourceExhausted, "too many links")
+	}
 	s.sessions[ses.incarnation] = ses
 	return ses, nil
+}
+
+// A member has one link, and one more for a moment when it opens that anew; whoever this node
+// has not heard of yet has fewer, all of them together.
+const (
+	maxLinks     = 4
+	maxStrangers = 16
+)
+
+// crowdedLocked reports whether a peer has as many links as it may.
+func (s *server) crowdedLocked(peer string) bool {
+	if s.member(peer) {
+		return s.countLocked(func(name string) bool { return name == peer }) >= maxLinks
+	}
+	return s.countLocked(func(name string) bool {
+		return !s.member(name)
+	}) >= maxStrangers
+}
+
+func (s *server) countLocked(of func(name string) bool) (n int) {
+	for _, ses := range s.sessions {
+		if of(ses.peer) {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *server) forget(ses *session) {
@@ -193,6 +241,9 @@ func (s *server) forget(ses *session) {
 	s.mu.Unlock()
 	ses.close()
 }
+
+// maxLanes bounds the bulk lanes of a session that are open or wait for the one before.
+const maxLanes = 4
 
 // Bulk is the bulk lane of a session.
 func (s *server) Bulk(
@@ -204,6 +255,11 @@ func (s *server) Bulk(
 	if ses == nil {
 		return status.Error(codes.NotFound, "no such link")
 	}
+	if ses.lanes.Add(1) > maxLanes {
+		ses.lanes.Add(-1)
+		return status.Error(codes.ResourceExhausted, "too many bulk lanes")
+	}
+	defer ses.lanes.Add(-1)
 	select {
 	case ses.bulk <- struct{}{}: // the lane before it has ended
 	case <-lane.Context().Done():
@@ -295,7 +351,7 @@ func readBody(
 func (s *server) State(
 	ctx context.Context, q *relaypb.StateRequest,
 ) (*relaypb.StateReply, error) {
-	id, err := shard.ParseStreamID(text(q.GetStream()))
+	id, ask, err := checkState(q)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -303,7 +359,7 @@ func (s *server) State(
 	if err := s.judge(ctx, id, rt); err != nil {
 		return nil, errorToStatus(err)
 	}
-	info, err := s.hosted.state(ctx, id, shard.Ask(q.GetAsk()), rt.hop == hopMust)
+	info, err := s.hosted.state(ctx, id, ask, rt.hop == hopMust)
 	if err != nil {
 		return nil, errorToStatus(err)
 	}
@@ -314,7 +370,7 @@ func (s *server) State(
 func (s *server) ReadPage(
 	q *relaypb.PageRequest, out grpc.ServerStreamingServer[relaypb.PageChunk],
 ) error {
-	id, err := shard.ParseStreamID(text(q.GetStream()))
+	id, err := checkPage(q)
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}

@@ -26,6 +26,7 @@ type session struct {
 	cancel      context.CancelFunc
 	wake        chan struct{} // cap 1, never closed
 	bulk        chan struct{} // cap 1: the right to be the bulk lane
+	lanes       atomic.Int32  // that have it, or wait for it
 	heard       atomic.Int64  // when the edge was last heard, ns
 
 	mu     sync.Mutex
@@ -170,7 +171,7 @@ func (s *session) creditLocked(u *sub, n uint64) {
 }
 
 func (s *session) linkCreditLocked(n int64) {
-	s.credit += n
+	s.credit = min(s.credit+n, maxGrant)
 	if s.credit <= 0 || s.parked == 0 {
 		return
 	}
@@ -185,7 +186,10 @@ func (s *session) linkCreditLocked(n int64) {
 
 // subscribe makes a subscription and has it opened.
 func (s *session) subscribe(q *relaypb.Subscribe) {
-	id, err := shard.ParseStreamID(text(q.GetStream()))
+	id, err := checkStream(q.GetStream())
+	if err == nil {
+		err = checkRoute(q.GetRoute())
+	}
 	u := &sub{s: s, id: id, handle: q.GetHandle(), credit: s.window}
 	s.mu.Lock()
 	if s.closed || s.subs[u.handle] != nil {

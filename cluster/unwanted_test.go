@@ -51,7 +51,7 @@ func TestSubscriptionTakenBack(t *testing.T) {
 		o, free := oneAtATime()
 		s := newServer(&Config{}, "a", newHosted(h, nil), o, newMetrics(nil), nil)
 		s.table = func() *Table { return table }
-		ses, err := s.open(t.Context(), &relaypb.Hello{Link: 1, To: []byte("a"), Version: relayVersion})
+		ses, err := s.open(t.Context(), &relaypb.Hello{Link: 1, From: &relaypb.Place{Name: []byte("b")}, To: []byte("a"), Version: relayVersion})
 		if err != nil {
 			t.Fatal(err)
 		}

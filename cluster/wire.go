@@ -342,14 +342,9 @@ var errRequest = errors.New("malformed request")
 
 // requestFromWire is the request without its messages, and their total size.
 func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
-	id, err := shard.ParseStreamID(text(h.GetStream()))
-	total := 0
-	for _, n := range h.GetSizes() {
-		total += int(min(n, shard.MaxBody+1))
-	}
-	if err != nil || h.GetOp() > uint32(shard.LastOp) || len(h.GetId()) != len(shard.AppendID{}) ||
-		len(h.GetSizes()) > shard.MaxMessages || total > shard.MaxBody {
-		return nil, 0, errRequest
+	id, total, err := checkHead(h)
+	if err != nil {
+		return nil, 0, err
 	}
 	q := &shard.Request{
 		Stream: id, Op: shard.Op(h.GetOp()), ID: shard.AppendID(h.GetId()), Repeat: h.GetRepeat(),
@@ -360,11 +355,7 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 		Name: shard.StreamID(text(h.GetName())), Life: h.GetLife(),
 	}
 	if f, s := h.GetFork(), h.GetSource(); f != nil && s != nil {
-		source, err := shard.ParseStreamID(text(f.GetSource()))
-		if err != nil || len(s.GetChain()) > shard.MaxChain+1 {
-			return nil, 0, errRequest
-		}
-		q.Fork = &shard.Fork{Source: source, At: text(f.GetAt()), Sub: f.GetSub()}
+		q.Fork = &shard.Fork{Source: shard.StreamID(text(f.GetSource())), At: text(f.GetAt()), Sub: f.GetSub()}
 		q.Source = &shard.Source{
 			Refused: shard.Code(s.GetRefused()), Why: text(s.GetWhy()), Life: s.GetLife(),
 			Type: text(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),

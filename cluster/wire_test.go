@@ -33,17 +33,17 @@ func over[M proto.Message](t *rapid.T, m, into M) M {
 }
 
 func drawInfo(t *rapid.T) shard.Info {
-	u := rapid.Uint64()
+	u, at := rapid.Uint64(), rapid.Uint64Range(0, maxPos/2)
 	i := shard.Info{
-		Exists: rapid.Bool().Draw(t, "exists"), Life: u.Draw(t, "life"), Start: u.Draw(t, "start"),
-		Tail: u.Draw(t, "tail"), LogTail: u.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
+		Exists: rapid.Bool().Draw(t, "exists"), Life: u.Draw(t, "life"), Start: at.Draw(t, "start"),
+		Tail: at.Draw(t, "tail"), LogTail: maxPos - at.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
 		Type: drawText(t, "type"), HasTTL: rapid.Bool().Draw(t, "hasTTL"),
 		TTL: u.Draw(t, "ttl"), Expires: u.Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
 		Gone: rapid.Bool().Draw(t, "gone"), Hold: drawID(t),
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "chain") {
 		i.Chain = append(i.Chain, shard.Ancestor{
-			Stream: shard.StreamID(drawText(t, "ancestor")), Life: u.Draw(t, "l"), Start: u.Draw(t, "s"), Bound: u.Draw(t, "b"),
+			Stream: shard.StreamID(drawText(t, "ancestor")), Life: u.Draw(t, "l"), Start: at.Draw(t, "s"), Bound: maxPos - at.Draw(t, "b"),
 		})
 	}
 	return i
@@ -73,7 +73,11 @@ func drawProducer(t *rapid.T) *shard.Producer {
 func TestWireRoundTrips(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		info := drawInfo(t)
-		if d := cmp.Diff(info, infoFromWire(over(t, infoToWire(info), &relaypb.Info{}))); d != "" {
+		said := over(t, infoToWire(info), &relaypb.Info{})
+		if err := checkInfo(said); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(info, infoFromWire(said)); d != "" {
 			t.Fatal(d)
 		}
 		out := shard.Outcome{
@@ -86,13 +90,13 @@ func TestWireRoundTrips(t *testing.T) {
 		}
 		q := &shard.Request{
 			Stream: shard.StreamID("p/" + drawText(t, "stream")), ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
-			Op:     shard.Op(rapid.IntRange(1, int(shard.LastOp)).Draw(t, "op")),
+			Op:     rapid.SampledFrom([]shard.Op{shard.OpCreate, shard.OpAppend, shard.OpDelete}).Draw(t, "op"),
 			Minted: rapid.Uint64().Draw(t, "minted"), Type: drawText(t, "type"),
 			Bad: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
 			HasTTL: rapid.Bool().Draw(t, "hasTTL"), TTL: rapid.Uint64().Draw(t, "ttl"),
 			Expires: rapid.Uint64().Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
 		}
-		if rapid.Bool().Draw(t, "fork") {
+		if q.Op == shard.OpCreate && rapid.Bool().Draw(t, "fork") {
 			q.Fork = &shard.Fork{Source: shard.StreamID("p/" + drawText(t, "source")), At: drawText(t, "at"), Sub: rapid.Uint64().Draw(t, "sub")}
 			q.Source = &shard.Source{
 				Refused: shard.Code(rapid.Uint8().Draw(t, "refused")), Why: rapid.String().Draw(t, "why"),
@@ -106,7 +110,12 @@ func TestWireRoundTrips(t *testing.T) {
 		if rapid.Bool().Draw(t, "seq") { // empty is not absent
 			q.StreamSeq = []byte(drawText(t, "streamSeq"))
 		}
-		for range rapid.IntRange(0, 5).Draw(t, "messages") {
+		most := 5 // messages
+		if rapid.Bool().Draw(t, "owner's") {
+			q.Op = rapid.SampledFrom([]shard.Op{shard.OpHold, shard.OpRelease, shard.OpVoid}).Draw(t, "about")
+			q.Fork, q.Source, q.Ref, most = nil, nil, shard.NewAppendID(), 0
+		}
+		for range rapid.IntRange(0, most).Draw(t, "messages") {
 			q.Messages.Add(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
 		}
 		head := over(t, requestToWire(q, route{hopSecond, []string{"a"}}), &relaypb.DoHead{})
