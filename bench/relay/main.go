@@ -5,6 +5,7 @@
 // stands for the session), then the other node follows.
 //
 //	go run ./bench/relay
+//	go run ./bench/relay -load                 (records that flow, with TLS and without)
 //	go run ./bench/relay -s2 -streams 2000     (with the SDK's real sessions)
 package main
 
@@ -36,11 +37,18 @@ func main() {
 	node := flag.String("node", "", "run as this node, on behalf of the bench")
 	join := flag.String("join", "", "gossip address of the first node")
 	endpoint := flag.String("endpoint", "", "S2 of this node")
+	plaintext := flag.String("plaintext", "never", "when this node speaks plaintext: always or never")
+	withLoad := flag.Bool("load", false, "measure records that flow, with TLS and without, instead")
+	rounds := flag.Int("rounds", 5, "rounds of -load")
+	each := flag.Duration("for", 4*time.Second, "how long each measurement of -load takes")
 	flag.Parse()
 	var err error
-	if *node != "" {
-		err = runNode(*node, *join, *endpoint)
-	} else {
+	switch {
+	case *node != "":
+		err = runNode(*node, *join, *endpoint, *plaintext)
+	case *withLoad:
+		err = load(*rounds, *each)
+	default:
 		err = run(*streams, *withS2)
 	}
 	if err != nil {
@@ -59,7 +67,7 @@ func run(streams int, withS2 bool) error {
 		defer s.Close()
 		store, endpoint = "an embedded S2, through the SDK", s.URL()
 	}
-	owner, err := start("owner", "", endpoint)
+	owner, err := start("owner", "", endpoint, "never")
 	if err != nil {
 		return err
 	}
@@ -68,7 +76,7 @@ func run(streams int, withS2 bool) error {
 	if err != nil {
 		return err
 	}
-	edge, err := start("edge", gossip, endpoint)
+	edge, err := start("edge", gossip, endpoint, "never")
 	if err != nil {
 		return err
 	}
@@ -102,8 +110,8 @@ func run(streams int, withS2 bool) error {
 	return nil
 }
 
-func start(name, join, endpoint string) (*child.Peer, error) {
-	return child.Self("-node", name, "-join", join, "-endpoint", endpoint)
+func start(name, join, endpoint, plaintext string) (*child.Peer, error) {
+	return child.Self("-node", name, "-join", join, "-endpoint", endpoint, "-plaintext", plaintext)
 }
 
 // memoryOf is what a node's process holds, in bytes.
@@ -120,9 +128,10 @@ type node struct {
 	host  *shard.Host
 	relay *cluster.Relay
 	ids   []shard.StreamID // those that the first node owns
+	sink  sink
 }
 
-func runNode(name, join, endpoint string) error {
+func runNode(name, join, endpoint, plaintext string) error {
 	ctx := context.Background()
 	var log shard.Log = logtest.NewMemory(1)
 	if endpoint != "" {
@@ -136,7 +145,7 @@ func runNode(name, join, endpoint string) error {
 	n := &node{host: shard.NewHost(log, tails, shard.Config{IdleAfter: time.Hour, ColdOpens: 1e6})}
 	cfg := cluster.Config{
 		Name: name, Cluster: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
-		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0",
+		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", Plaintext: ways[plaintext],
 	}
 	if join != "" {
 		cfg.Join = []string{join}
@@ -162,6 +171,20 @@ func (n *node) answer(ctx context.Context, line string) (string, error) {
 		return "", n.each(ctx, count, n.create)
 	case "follow":
 		return "", n.each(ctx, count, n.follow)
+	case "sink":
+		return "", n.each(ctx, count, n.drain)
+	case "latency":
+		return n.sink.latencies(), nil
+	case "bytes":
+		return strconv.FormatInt(n.sink.bytes.Load(), 10), nil
+	case "cpu":
+		return fmt.Sprint(cpuTime()), nil
+	case "send":
+		var rate, size, ms int
+		if _, err := fmt.Sscan(arg, &rate, &size, &ms); err != nil {
+			return "", err
+		}
+		return n.send(ctx, rate, size, time.Duration(ms)*time.Millisecond)
 	}
 	return "", fmt.Errorf("%q", line)
 }
@@ -208,5 +231,14 @@ func (n *node) create(ctx context.Context, id shard.StreamID) error {
 // follow follows for ever.
 func (n *node) follow(ctx context.Context, id shard.StreamID) error {
 	_, _, err := n.relay.Follow(ctx, id, 0)
+	return err
+}
+
+// drain follows and reads for ever.
+func (n *node) drain(ctx context.Context, id shard.StreamID) error {
+	t, _, err := n.relay.Follow(ctx, id, 0)
+	if err == nil {
+		go n.sink.read(t)
+	}
 	return err
 }
