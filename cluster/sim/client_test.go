@@ -28,7 +28,16 @@ const soonest = 500 * time.Millisecond
 type stream struct {
 	name string // project/name
 	json bool
+	ttl  int // seconds; 0: none
 }
+
+// Streams that are used have a TTL that is over before the run is, if uses are lost. Those
+// that rest have one that is over after it, but for a clock that is off.
+const (
+	usedTTL    = 60
+	resting    = 4
+	restingTTL = 900
+)
 
 func (st *stream) contentType() string {
 	if st.json {
@@ -195,7 +204,7 @@ func (r *reader) sse(ctx context.Context, p *process, retry *time.Duration) erro
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		r.s.failf("%s: an EventSource gets %s from %s at %s", r.name, problem(resp), p.n.name, r.at)
+		r.s.failf("%s%s: an EventSource gets %s from %s at %s", early(resp), r.name, problem(resp), p.n.name, r.at)
 		return errRefused
 	}
 	r.mu.Lock()
@@ -432,7 +441,7 @@ func (w *writer) post(ctx context.Context, body []byte, seq uint64) (outcome, st
 	why := problem(resp)
 	switch {
 	case resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusTooManyRequests:
-		w.s.failf("%s: a write gets %s from %s", w.name, why, p.n.name)
+		w.s.failf("%s%s: a write gets %s from %s", early(resp), w.name, why, p.n.name)
 		return unknown, ""
 	case strings.Contains(why, "outcome-unknown"), strings.Contains(why, "timeout"):
 		return unknown, ""
@@ -446,6 +455,9 @@ func (c *client) create(ctx context.Context) {
 		if p := c.pick(); p != nil {
 			req := c.request(ctx, p, "PUT", "", nil)
 			req.Header.Set("Content-Type", c.st.contentType())
+			if c.st.ttl > 0 {
+				req.Header.Set("Stream-TTL", strconv.Itoa(c.st.ttl))
+			}
 			resp, err := c.http.Do(req)
 			if err == nil {
 				_ = resp.Body.Close()
@@ -455,6 +467,35 @@ func (c *client) create(ctx context.Context) {
 			}
 		}
 		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+// early is what an answer breaks that says that there is no such stream.
+func early(resp *http.Response) string {
+	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
+		return "E1: "
+	}
+	return ""
+}
+
+// visit makes the stream, and asks for it now and then, which is no use of it, and not often
+// enough for a session.
+func (c *client) visit(ctx context.Context) {
+	c.create(ctx)
+	for pause(ctx, 8*time.Second+time.Duration(c.rnd.Int64N(int64(8*time.Second)))) {
+		p := c.pick()
+		if p == nil {
+			continue
+		}
+		resp, err := c.http.Do(c.request(ctx, p, "HEAD", "", nil))
+		if err != nil {
+			continue
+		}
+		_ = resp.Body.Close()
+		if what := early(resp); what != "" {
+			c.s.failf("%s%s: %d from %s long before its time", what, c.st.name, resp.StatusCode, p.n.name)
+			return
+		}
 	}
 }
 

@@ -5,8 +5,9 @@
 //
 // A seed draws a fleet and a mix of faults (plan_test.go). Nodes are what cmd/fantail
 // builds (node_test.go): a shard.Host, a cluster.Relay with memberlist and gRPC, an
-// edge.Server behind net/http, each with a clock of its own, in half of the runs up to two
-// seconds off. They reach each other over a network in memory (net_test.go, conn_test.go)
+// edge.Server behind net/http, each with clocks of its own: in half of the runs the one by
+// which changes of owners are dated is up to two seconds off, and the one that streams see
+// up to an hour. They reach each other over a network in memory (net_test.go, conn_test.go)
 // and storage through a logtest.Client each. Once the fleet stands, by every clock,
 // clients (client_test.go) write, and read by SSE and long-poll as browsers behind a
 // balancer do. From the eighth second to the eighty-eighth the director (faults_test.go)
@@ -22,8 +23,9 @@
 // judged in runs that have nothing else, and I6 and I8 where clocks agree: a node whose
 // clock is ahead by more than a change is announced takes streams that nobody gives away
 // yet, and reads them. I9 of a death is judged where nothing else was wrong from its
-// beginning to ten seconds after its end. And two of the simulation's own: a fault that
-// was asked for has met traffic, and what is relayed joins.
+// beginning to ten seconds after its end. And three of the simulation's own: a fault that
+// was asked for has met traffic, what is relayed joins, and no stream ends before its time
+// (E1), whatever the clocks: most have a TTL, which uses extend or which is not over.
 //
 // # Goroutines
 //

@@ -68,8 +68,9 @@ func (n *node) process() *process {
 func (n *node) start() error {
 	s := n.s
 	machine := s.net.machine(n.ip)
-	skew := s.skew()
+	skew, off := s.skew(maxSkew), s.skew(maxOff)
 	now := func() time.Time { return time.Now().Add(skew) }
+	wall := func() time.Time { return time.Now().Add(off) }
 	p := &process{
 		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), born: time.Now(), skew: skew,
 		store: s.mem.Client(s.rand().Uint64(), storage),
@@ -79,7 +80,7 @@ func (n *node) start() error {
 	s.mu.Unlock()
 	log := slog.New(s.log.handler()).With("node", n.name)
 	tails := shard.NewTails(0, 0)
-	p.host = shard.NewHost(p.store, tails, shard.Config{Now: now, Logger: log, Metrics: p.registry})
+	p.host = shard.NewHost(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry})
 	var err error
 	p.relay, err = cluster.Join(context.Background(), cluster.Config{
 		Name: n.name, Cluster: "sim", Secrets: [][]byte{[]byte("0123456789abcdef")},
@@ -91,7 +92,7 @@ func (n *node) start() error {
 		return errors.Join(err, p.host.Close())
 	}
 	p.edge = edge.New(edge.Config{
-		Heartbeat: heartbeat, LongPoll: 10 * time.Second, Now: now, Logger: log, Metrics: p.registry,
+		Heartbeat: heartbeat, LongPoll: 10 * time.Second, Now: wall, Logger: log, Metrics: p.registry,
 	}, p.relay)
 	p.public = p.edge.HTTPServer()
 	ln, err := p.port.Listen(context.Background(), net.JoinHostPort(n.ip, portHTTP))
@@ -102,7 +103,7 @@ func (n *node) start() error {
 	n.mu.Lock()
 	n.proc = p
 	n.mu.Unlock()
-	s.note("start", "node", n.name, "member", p.relay.Self(), "skew", skew)
+	s.note("start", "node", n.name, "member", p.relay.Self(), "skew", skew, "off", off)
 	return nil
 }
 

@@ -91,17 +91,21 @@ func (s *sim) rand() *rand.Rand {
 	return rand.New(rand.NewPCG(s.rnd.Uint64(), s.rnd.Uint64()))
 }
 
-// maxSkew is how far a clock may be off.
-const maxSkew = 2 * time.Second
+// maxSkew is how far the clock may be off by which a node dates changes of owners, and maxOff
+// the one that its streams see.
+const (
+	maxSkew = 2 * time.Second
+	maxOff  = time.Hour
+)
 
-// skew is how far a clock is off.
-func (s *sim) skew() time.Duration {
+// skew is how far a clock is off, at most so far.
+func (s *sim) skew(most time.Duration) time.Duration {
 	if !s.plan.skewed {
 		return 0
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Duration(s.rnd.Int64N(int64(2*maxSkew))) - maxSkew
+	return time.Duration(s.rnd.Int64N(int64(2*most))) - most
 }
 
 func (s *sim) progress(n int) {
@@ -161,7 +165,7 @@ func (s *sim) play() {
 	}
 	s.starting = false
 	ctx, stop := context.WithCancel(context.Background())
-	var balancer, writers, readers sync.WaitGroup
+	var balancer, writers, readers, visitors sync.WaitGroup
 	balancer.Go(func() { s.balance(ctx) })
 	s.await("the fleet stands", calm/2, s.whole)
 	if s.plan.skewed { // by the clocks that are behind, too
@@ -175,6 +179,10 @@ func (s *sim) play() {
 	}
 	for _, w := range s.writers {
 		writers.Go(func() { w.run(wctx) })
+	}
+	for i := range resting {
+		v := s.client("visitor", &stream{name: fmt.Sprintf("sim/rest%d", i), ttl: restingTTL}, false)
+		visitors.Go(func() { v.visit(wctx) })
 	}
 	seen := &watch{owner: map[*stream]string{}}
 	for _, p := range s.procs {
@@ -200,6 +208,7 @@ func (s *sim) play() {
 	}
 	wstop()
 	writers.Wait()
+	visitors.Wait()
 	<-time.After(finish)
 	if open, want := s.sessions(), s.followed(); open != want {
 		s.failf("I5: %d sessions for %d streams that are followed", open, want)
@@ -266,6 +275,9 @@ func (s *sim) open(ctx context.Context) {
 	rnd := s.rand()
 	for i := range s.plan.streams {
 		st := &stream{name: fmt.Sprintf("sim/s%d", i), json: i%2 == 1}
+		if i%3 != 0 {
+			st.ttl = usedTTL
+		}
 		s.streams = append(s.streams, st)
 		maker := s.client("maker", st, false)
 		maker.create(ctx)
