@@ -63,7 +63,9 @@
 //  5. An SSE connection ends between two events: in a drain in its turn (drain.go), or
 //     because other nodes have fewer (rebalance.go).
 //  6. No answer says 404 or 410 because an owner could not be reached.
-//  7. What is in flight is bounded: readers by MaxReaders, writes by MaxBodies (intake.go),
+//  7. What is in flight is bounded: readers by MaxReaders, those of them
+//     that have a goroutine by MaxGoroutineReaders, and those on one connection of HTTP/2 by
+//     connReaders, which leaves room for appends beside them (occupy.go), writes by MaxBodies (intake.go),
 //     a reader's owed bytes by its turn's budget and one append, what all of them hold
 //     while it is written by PinnedBytes, what was encrypted for them included, what is
 //     written to those who catch up by ChunkBytes and a chunk for each of collectors, and

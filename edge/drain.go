@@ -21,6 +21,7 @@ type drain struct {
 	gone    chan struct{} // closed once there are no readers, after Drain
 	window  time.Duration
 	readers map[mode]int
+	owned   int // of the readers: those that have a goroutine
 }
 
 func newDrain() drain {
@@ -101,28 +102,47 @@ func (d *drain) turn(age time.Duration) time.Duration {
 	return max(rand.N(d.window), youngest-age)
 }
 
-// admit counts a reader in, and dismiss out.
-func (s *Server) admit(m mode) error {
+// admit counts a reader in, and dismiss out; own: it has a goroutine.
+func (s *Server) admit(m mode, own bool) error {
 	d := &s.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
 	case d.on.Load() && m == modeSSE:
-		return errDraining
+		return s.m.refuse(errDraining)
 	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders, s.cfg.Crowded():
-		return errFull
+		return s.m.refuse(errFull)
+	case own && d.owned >= s.cfg.MaxGoroutineReaders:
+		return s.m.refuse(errFullOwn)
+	case own:
+		d.owned++
 	}
 	d.readers[m]++
 	s.m.readers.WithLabelValues(string(m)).Inc()
 	return nil
 }
 
-func (s *Server) dismiss(m mode) {
+// own counts a reader that is in as one that has a goroutine.
+func (s *Server) own() error {
+	d := &s.drain
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.owned >= s.cfg.MaxGoroutineReaders {
+		return s.m.refuse(errFullOwn)
+	}
+	d.owned++
+	return nil
+}
+
+func (s *Server) dismiss(m mode, own bool) {
 	s.m.readers.WithLabelValues(string(m)).Dec()
 	d := &s.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.readers[m]--
+	if own {
+		d.owned--
+	}
 	if !d.empty() || !d.on.Load() {
 		return
 	}

@@ -86,6 +86,8 @@ var failures = []struct {
 	{errEncoding, mapping{415, "content-encoding", "The body has a coding that is not decoded", retry{}}},
 	{errBody, mapping{400, "bad-body", "The body could not be read", retry{}}},
 	{errFull, mapping{503, "full", "Too many readers on this node", retry{1, 5}}},
+	{errFullOwn, mapping{503, "full-waiting", "Too many readers over HTTP/2 or by long-poll on this node", retry{1, 5}}},
+	{errConnFull, mapping{503, "full-connection", "Too many readers on this connection; open another", retry{1, 5}}},
 	{errCrowd, mapping{503, "crowded", "Too many catch up on this node", retry{1, 5}}},
 	{errDraining, mapping{503, "draining", "This node is stopping", retry{1, 3}}},
 	{shard.ErrNotFound, mapping{404, "stream-not-found", "No such stream", retry{}}},
@@ -140,7 +142,9 @@ func failEvents(w http.ResponseWriter, r *http.Request, err error) {
 		fail(w, err)
 		return
 	}
-	w.Header().Set("Connection", "close") // the next attempt may meet another node
+	if !errors.Is(err, errConnFull) { // see occupy
+		w.Header().Set("Connection", "close") // the next attempt may meet another node
+	}
 	sseHead(w.Header(), framingText)
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(comeBack(time.Duration(m.retry.low)*time.Second, time.Duration(m.retry.high)*time.Second))
@@ -194,6 +198,8 @@ var (
 	errShare    = errors.New("the writes that came by this connection hold what one connection may; use others, or wait for answers")
 	errEncoding = errors.New("Content-Encoding")
 	errFull     = errors.New("too many readers")
+	errFullOwn  = errors.New("too many readers that have a goroutine")
+	errConnFull = errors.New("too many readers on this connection")
 	errCrowd    = errors.New("no room for another chunk")
 	errDraining = errors.New("node is stopping")
 )

@@ -13,12 +13,17 @@ import (
 // longPoll answers as soon as there is something at the place, or that there is
 // nothing (PROTOCOL 5.7).
 func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
-	err := s.admit(modeLongPoll)
+	done, err := s.occupy(w, r)
 	if err != nil {
 		fail(w, err)
 		return
 	}
-	defer s.dismiss(modeLongPoll)
+	defer done()
+	if err = s.admit(modeLongPoll, true); err != nil {
+		fail(w, err)
+		return
+	}
+	defer s.dismiss(modeLongPoll, true)
 	if at.atEnd(info) && !info.Closed {
 		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.LongPoll)
 		defer cancel()

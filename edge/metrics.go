@@ -41,6 +41,7 @@ type metrics struct {
 	moved      *prometheus.CounterVec
 	bodies     prometheus.Gauge
 	cutBodies  *prometheus.CounterVec
+	refused    *prometheus.CounterVec
 	waitRoom   prometheus.Gauge
 	waitTurn   prometheus.Gauge
 	ack        prometheus.Histogram
@@ -71,6 +72,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		cutBodies: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_bodies_cut_total", Help: "Bodies of writes that were given up before they had come, by reason.",
 		}, []string{"reason"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_readers_refused_total", Help: "Event streams and long-polls that were refused, by the problem that they were told.",
+		}, []string{"reason"}),
 		waitRoom: waiting("room"),
 		waitTurn: waiting("turn"),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -95,8 +99,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range []reason{movedDrain, movedRebalance} {
 		m.moved.WithLabelValues(string(r))
 	}
+	for _, err := range []error{errDraining, errFull, errFullOwn, errConnFull} {
+		m.refused.WithLabelValues(mappingOf(err).slug)
+	}
 	if reg != nil {
-		reg.MustRegister(m.bodies, m.cutBodies, m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.waitRoom, m.waitTurn, m.ack, m.delivery)
+		reg.MustRegister(m.bodies, m.cutBodies, m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.refused, m.waitRoom, m.waitTurn, m.ack, m.delivery)
 	}
 	return m
 }
@@ -127,6 +134,33 @@ func (m *metrics) registerIntake(reg prometheus.Registerer, in *intake) {
 			Name: "fantail_writes_held_bytes", Help: "Memory that is counted for writes until they are answered.",
 		}, func() float64 { return float64(in.held.Load()) }))
 	}
+}
+
+// registerLimits has gauges tell how many readers there may be, of all and of those that have a
+// goroutine, and how many of those there are.
+func (m *metrics) registerLimits(reg prometheus.Registerer, s *Server) {
+	if reg == nil {
+		return
+	}
+	limit := func(of string, n int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fantail_readers_limit", Help: "Most event streams and long-polls together, and most of them that have a goroutine (HTTP/2, long-polls).",
+			ConstLabels: prometheus.Labels{"of": of},
+		}, func() float64 { return float64(n) })
+	}
+	reg.MustRegister(limit("all", s.cfg.MaxReaders), limit("goroutine", s.cfg.MaxGoroutineReaders), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fantail_goroutine_readers", Help: "Readers that have a goroutine: over HTTP/2, and long-polls.",
+	}, func() float64 {
+		s.drain.mu.Lock()
+		defer s.drain.mu.Unlock()
+		return float64(s.drain.owned)
+	}))
+}
+
+// refuse counts a reader that is refused, and returns why.
+func (m *metrics) refuse(err error) error {
+	m.refused.WithLabelValues(mappingOf(err).slug).Inc()
+	return err
 }
 
 // count takes over what a cursor has counted.

@@ -24,6 +24,8 @@ type pacer struct {
 
 	mu    sync.Mutex  // is held while others than the writer may move the deadline, and of its stint
 	isCut atomic.Bool // for room; see pins
+
+	holding uint64 // of an event stream: what its cursor holds for which the timer is set
 }
 
 const stallPiece = 16 << 10

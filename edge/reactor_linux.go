@@ -71,13 +71,14 @@ func wireBelow(r *http.Request) *wire {
 	return w
 }
 
+// serves reports whether a loop can serve the event stream that is asked for.
+func (x *reactor) serves(r *http.Request) bool {
+	return !x.s.cfg.NoReactor && wireOf(r) != nil && r.ContentLength == 0
+}
+
 // take makes a loop serve the event stream; false: it is for the handler to serve.
 func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
-	wire := wireOf(r)
-	if x.s.cfg.NoReactor || wire == nil || r.ContentLength != 0 {
-		return false
-	}
-	l := x.next()
+	wire, l := wireOf(r), x.next()
 	if l == nil {
 		return false
 	}

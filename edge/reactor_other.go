@@ -15,6 +15,8 @@ type loop struct{}
 
 func newReactor(*Server) *reactor { return &reactor{} }
 
+func (*reactor) serves(*http.Request) bool { return false }
+
 func (*reactor) take(http.ResponseWriter, *http.Request, *driver) bool { return false }
 
 func (*reactor) each(func(*loop)) {}

@@ -437,7 +437,7 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 		}
 		b.ours, b.clients = append(b.ours, pair[0]), append(b.clients, pair[1])
 		t.Cleanup(func() { _ = unix.Close(pair[1]) })
-		if err := s.admit(modeSSE); err != nil {
+		if err := s.admit(modeSSE, false); err != nil {
 			t.Fatal(err)
 		}
 		c := newCursor(b.tail, s.frames.open(b.tail, framingText), framingText, place{}, 0)

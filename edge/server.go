@@ -22,6 +22,13 @@ type Config struct {
 	Heartbeat time.Duration
 	// Stall is how long a reader may take nothing before it is cut (60 s).
 	Stall time.Duration
+	// IdleTimeout is how long a connection is kept on which a request was answered and nothing is
+	// asked (620 s: balancers keep theirs for up to 600 s, and must be the first to give one up).
+	// One on which nothing ever was asked ends after ReadHeaderTimeout, 10 s.
+	IdleTimeout time.Duration
+	// MaxGoroutineReaders bounds those of them that have a goroutine (20,000, and MaxReaders at
+	// most): readers over HTTP/2 and long-polls, which cost thirty times what others do.
+	MaxGoroutineReaders int
 	// MaxReaders bounds SSE and long-poll readers (200,000): newcomers beyond get
 	// 503; nobody is sent away to admit another.
 	MaxReaders int
@@ -57,7 +64,8 @@ type Config struct {
 
 func (c *Config) defaults() {
 	for d, def := range map[*time.Duration]time.Duration{
-		&c.LongPoll: 20 * time.Second, &c.Heartbeat: 20 * time.Second, &c.Stall: time.Minute,
+		&c.IdleTimeout: 620 * time.Second,
+		&c.LongPoll:    20 * time.Second, &c.Heartbeat: 20 * time.Second, &c.Stall: time.Minute,
 	} {
 		if *d <= 0 {
 			*d = def
@@ -66,6 +74,10 @@ func (c *Config) defaults() {
 	if c.MaxReaders <= 0 {
 		c.MaxReaders = 200_000
 	}
+	if c.MaxGoroutineReaders <= 0 {
+		c.MaxGoroutineReaders = 20_000
+	}
+	c.MaxGoroutineReaders = min(c.MaxGoroutineReaders, c.MaxReaders)
 	if c.MaxBodies <= 0 {
 		c.MaxBodies = 64 << 20
 	}
@@ -138,6 +150,7 @@ func New(cfg Config, streams Streams) *Server {
 	s.writers.init(cfg.Logger)
 	s.m.registerIntake(cfg.Metrics, &s.intake)
 	s.m.registerHeld(cfg.Metrics, modeCatchUp, s.chunks)
+	s.m.registerLimits(cfg.Metrics, s)
 	s.m.registerHeld(cfg.Metrics, modeSSE, s.frames.pins)
 	return s
 }
@@ -168,8 +181,8 @@ func (s *Server) HTTPServer() *http.Server {
 	p.SetUnencryptedHTTP2(true)
 	hs := &http.Server{
 		Handler: s, Protocols: &p, ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, ConnContext: s.connContext,
-		HTTP2:    &http.HTTP2Config{WriteByteTimeout: s.cfg.Stall},
+		IdleTimeout: s.cfg.IdleTimeout, MaxHeaderBytes: 32 << 10, ConnContext: s.connContext,
+		HTTP2:    &http.HTTP2Config{WriteByteTimeout: s.cfg.Stall, MaxConcurrentStreams: connStreams},
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	hs.RegisterOnShutdown(s.writers.leave)

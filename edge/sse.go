@@ -17,8 +17,16 @@ const writeBudget = 256 << 10
 // is here, works wherever net/http does.
 func (d *driver) serve(w http.ResponseWriter, r *http.Request) {
 	sseHead(w.Header(), d.c.form)
-	if d.server.reactor.take(w, r, d) {
+	if !d.own && d.server.reactor.take(w, r, d) {
 		return
+	}
+	if !d.own { // the reactor could not, after all
+		if err := d.server.own(); err != nil {
+			d.close()
+			failEvents(w, r, err)
+			return
+		}
+		d.own = true
 	}
 	defer d.leave()
 	if d.enter(w, r) == nil {
@@ -47,19 +55,33 @@ func (d *driver) leave() {
 }
 
 // driver makes a reader that has its first page, if it needs one.
-func (s *Server) driver(r *http.Request, info shard.Info, id shard.StreamID, q query, at place) (*driver, error) {
-	if err := s.admit(modeSSE); err != nil {
+func (s *Server) driver(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) (*driver, error) {
+	done, err := s.occupy(w, r)
+	if err != nil {
 		return nil, err
 	}
-	tail, release, err := s.streams.Follow(r.Context(), id, at.own(info))
-	if err != nil {
-		s.dismiss(modeSSE)
+	own := !s.reactor.serves(r)
+	if err := s.admit(modeSSE, own); err != nil {
+		done()
 		return nil, err
+	}
+	tail, unfollow, err := s.streams.Follow(r.Context(), id, at.own(info))
+	if err != nil {
+		done()
+		s.dismiss(modeSSE, own)
+		return nil, err
+	}
+	release := unfollow
+	if r.ProtoMajor > 1 {
+		release = func() {
+			unfollow()
+			done()
+		}
 	}
 	form := framingOf(info.Type)
 	set := s.frames.open(tail, form)
 	d := &driver{
-		server: s, release: release,
+		server: s, release: release, own: own,
 		c:     *newCursor(tail, set, form, at, ahead(s.cfg.Now(), q.cur)),
 		start: q.at.kind == offsetStart,
 	}
@@ -81,7 +103,7 @@ func (d *driver) close() {
 	d.c.drop()
 	d.c.set.close()
 	d.release()
-	d.server.dismiss(modeSSE)
+	d.server.dismiss(modeSSE, d.own)
 }
 
 // ahead is the smallest streamCursor for a client that came with cursor client.
@@ -109,10 +131,10 @@ type driver struct {
 	c       cursor
 	release func() // follows the stream no more
 	start   bool   // began at the start: what is trimmed there is no loss
+	own     bool   // has a goroutine, and is counted as one that has
 
-	out     *pacer // nil: the reactor's
-	news    signal
-	holding uint64 // what the cursor holds for which the timer is set
+	out  *pacer // nil: the reactor's
+	news signal
 }
 
 // prepare brings the page that a reader needs who stands below the Tail, before the
@@ -147,7 +169,7 @@ func (d *driver) run(ctx context.Context) {
 		}
 		if more && again == nil {
 			quiet.Reset(d.heartbeat())
-			d.holding = 0
+			d.out.holding = 0
 			if bye.due() { // between two events
 				d.farewell(movedDrain)
 				return
@@ -184,8 +206,8 @@ func (d *driver) run(ctx context.Context) {
 
 // hold sets the timer for what the cursor holds, if that is news.
 func (d *driver) hold(timer *time.Timer) {
-	if held := d.c.holds(); held != d.holding {
-		d.holding = held
+	if held := d.c.holds(); held != d.out.holding {
+		d.out.holding = held
 		timer.Reset(heldFor)
 	}
 }

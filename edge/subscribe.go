@@ -44,7 +44,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 			return nil
 		}
 		if err == nil {
-			events, err = s.driver(r, info, id, q, at)
+			events, err = s.driver(w, r, info, id, q, at)
 		}
 		if err != nil {
 			failEvents(w, r, err)

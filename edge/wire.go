@@ -46,6 +46,7 @@ type wire struct {
 	in       io.Reader
 
 	base    context.Context // what http.Server and ConnContext gave the connection
+	readers atomic.Int32    // over HTTP/2; see occupy
 	ahead   []byte          // is read before what the connection has
 	appends int             // see writers.take
 	enough  int             // as many make a writer, if more than usual

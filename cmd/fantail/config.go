@@ -54,6 +54,8 @@ type serveCmd struct {
 	ColdOpens  float64       `help:"How many streams a second this node reads from S2 that are not in memory, after twice as many in a burst; requests that would wait for over a second are refused." default:"200"`
 	MaxReaders int           `help:"Most SSE and long-poll readers at once." default:"200000"`
 	Memory     byteSize      `help:"What the process may use, such as 2GiB; caches and the collector keep to it (default: the cgroup's limit, or what GOMEMLIMIT is nine tenths of)."`
+	MaxOwn     int           `name:"max-goroutine-readers" help:"Most of them over HTTP/2 or by long-poll, which cost some 17 KB of memory each." default:"20000"`
+	Idle       time.Duration `name:"idle-timeout" help:"How long a client's connection is kept on which nothing is asked; more than balancers in front keep theirs." default:"620s"`
 
 	fleetFlags
 
@@ -82,7 +84,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
 		},
 		shard:   shard.Config{ColdOpens: c.ColdOpens},
-		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders},
+		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders, MaxGoroutineReaders: c.MaxOwn, IdleTimeout: c.Idle},
 		balance: edge.Balance{Threshold: c.RebalanceThreshold, Floor: c.RebalanceFloor, Rate: c.RebalanceRate},
 		log:     log.With("node", c.Name),
 	}
@@ -112,8 +114,9 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 	}{
 		"--grace": {c.Grace > 0, "more than 0"}, "--linger": {c.Linger >= 0, "0 or more"},
 		"--drain": {c.Drain >= 0, "0 or more"}, "--long-poll": {c.LongPoll > 0, "more than 0"},
-		"--max-readers":         {c.MaxReaders > 0, "more than 0"},
-		"--memory":              {c.Memory == 0 || c.Memory >= leastMemory, "512MiB or more"},
+		"--memory":                {c.Memory == 0 || c.Memory >= leastMemory, "512MiB or more"},
+		"--max-readers":           {c.MaxReaders > 0, "more than 0"},
+		"--max-goroutine-readers": {c.MaxOwn > 0, "more than 0"}, "--idle-timeout": {c.Idle > 0, "more than 0"},
 		"--cold-opens":          {c.ColdOpens > 0, "more than 0"},
 		"--rebalance-threshold": {c.RebalanceThreshold >= 0, "0 or more"}, "--rebalance-floor": {c.RebalanceFloor >= 0, "0 or more"},
 		"--rebalance-rate": {c.RebalanceRate > 0 && c.RebalanceRate <= 1, "more than 0, and 1 at most"},
