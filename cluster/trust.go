@@ -22,13 +22,16 @@ import (
 // each secret of the fleet stands for one Ed25519 key, which whoever knows the secret can
 // derive. A node shows the first and accepts all, so a secret can be changed without a
 // split: add the new one everywhere, make it the first everywhere, remove the old one
-// everywhere. An Identity takes the place of the keys. Which name or address a peer has does
-// not matter for either.
+// everywhere. An Identity takes the place of the keys, in as many steps: have everybody accept
+// certificates, then show them, then accept nothing else. Which name or address a peer has
+// does not matter for either.
 
 // Identity is a certificate that an authority of the operator's gave this node.
 type Identity struct {
-	// Cert is what peers are shown, with its key.
+	// Cert is what peers are shown, with its key. Without one they are shown the first secret's.
 	Cert tls.Certificate
+	// Secrets has peers accepted that prove one of the secrets, too. It is so without a Cert.
+	Secrets bool
 	// Roots are the authorities that a peer's certificate must come from.
 	Roots *x509.CertPool
 	// Peers are the URIs of which a peer's certificate must have one, such as SPIFFE ids; one
@@ -40,7 +43,7 @@ type Identity struct {
 // proof is what this node shows, and whom it accepts. Immutable.
 type proof struct {
 	cert   *tls.Certificate
-	keys   []ed25519.PublicKey // accepted, if there is no identity
+	keys   []ed25519.PublicKey // accepted
 	roots  *x509.CertPool
 	peers  []string
 	secret [][]byte // what keys were derived from
@@ -55,8 +58,15 @@ var (
 func newProof(cluster string, secrets [][]byte, id *Identity) (*proof, error) {
 	p := &proof{secret: secrets}
 	if id != nil {
-		p.cert, p.roots, p.peers = &id.Cert, id.Roots, id.Peers
-		return p, p.checkIdentity()
+		if p.roots, p.peers = id.Roots, id.Peers; p.roots == nil {
+			return nil, errors.New("relay identity: no authority")
+		}
+		if len(id.Cert.Certificate) > 0 {
+			p.cert = &id.Cert
+			if err := p.checkIdentity(); err != nil || !id.Secrets {
+				return p, err
+			}
+		}
 	}
 	for i, s := range secrets {
 		key, err := deriveKey(cluster, s)
@@ -65,7 +75,7 @@ func newProof(cluster string, secrets [][]byte, id *Identity) (*proof, error) {
 		}
 		pub, _ := key.Public().(ed25519.PublicKey)
 		p.keys = append(p.keys, pub)
-		if i > 0 {
+		if i > 0 || p.cert != nil {
 			continue
 		}
 		if p.cert, err = selfSigned(key); err != nil {
@@ -98,9 +108,6 @@ func selfSigned(key ed25519.PrivateKey) (*tls.Certificate, error) {
 }
 
 func (p *proof) checkIdentity() error {
-	if len(p.cert.Certificate) == 0 || p.roots == nil {
-		return fmt.Errorf("relay identity: %w", errNoCert)
-	}
 	leaf, err := x509.ParseCertificate(p.cert.Certificate[0])
 	if err != nil {
 		return fmt.Errorf("relay identity: %w", err)
@@ -132,12 +139,12 @@ func (p *proof) accept(certs []*x509.Certificate, usage x509.ExtKeyUsage, at tim
 	if len(certs) == 0 {
 		return errNoCert
 	}
-	if p.roots == nil {
-		pub, _ := certs[0].PublicKey.(ed25519.PublicKey)
-		if !slices.ContainsFunc(p.keys, func(k ed25519.PublicKey) bool { return k.Equal(pub) }) {
-			return errStranger
-		}
+	pub, _ := certs[0].PublicKey.(ed25519.PublicKey)
+	switch {
+	case slices.ContainsFunc(p.keys, func(k ed25519.PublicKey) bool { return k.Equal(pub) }):
 		return nil
+	case p.roots == nil:
+		return errStranger
 	}
 	between := x509.NewCertPool()
 	for _, c := range certs[1:] {
@@ -162,7 +169,7 @@ func (p *proof) isPeer(u *url.URL) bool {
 
 // same reports whether two proofs show and accept the same.
 func (p *proof) same(o *proof) bool {
-	return slices.EqualFunc(p.secret, o.secret, bytes.Equal) && (p.roots == nil) == (o.roots == nil) &&
+	return slices.EqualFunc(p.secret, o.secret, bytes.Equal) && (p.roots == nil) == (o.roots == nil) && len(p.keys) == len(o.keys) &&
 		(p.roots == nil || p.roots.Equal(o.roots) && slices.Equal(p.peers, o.peers) &&
 			slices.EqualFunc(p.cert.Certificate, o.cert.Certificate, bytes.Equal))
 }

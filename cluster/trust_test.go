@@ -322,9 +322,58 @@ func TestIdentities(t *testing.T) {
 	if _, err := newProof("test", [][]byte{secretA}, mixed); err == nil {
 		t.Error("an identity that no peer would accept is taken")
 	}
+	if _, err := newProof("test", [][]byte{secretA}, &Identity{}); err == nil {
+		t.Error("an identity without an authority is taken")
+	}
 	below := &proof{peers: []string{"spiffe://example.org/ns/prod/"}}
 	u, _ := url.Parse("spiffe://example.org/ns/prod/sa/fantail")
 	if !below.isPeer(u) {
 		t.Errorf("%v is not below %q", u, below.peers)
+	}
+}
+
+// A fleet changes from its secret to certificates node by node, in three steps, without a
+// split.
+func TestFromSecretToCertificates(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	f := newFleet(t, 0)
+	var ids [3]atomic.Pointer[Identity]
+	for i := range ids {
+		f.add(func(c *Config) {
+			c.renewEvery = 10 * time.Millisecond
+			c.Renew = func() ([][]byte, *Identity, error) { return [][]byte{secretA}, ids[i].Load(), nil }
+			c.Secrets = [][]byte{secretA}
+		})
+	}
+	f.settle()
+	id := f.owned(f.nodes[2])
+	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	r := f.read(f.nodes[1], id)
+	var want []string
+	for step, of := range []func() *Identity{
+		func() *Identity { return &Identity{Roots: ca.gives("").Roots} },
+		func() *Identity { i := ca.gives("spiffe://x/fantail"); i.Secrets = true; return i },
+		func() *Identity { return ca.gives("spiffe://x/fantail") },
+	} {
+		for i := range ids {
+			before := f.nodes[i].creds.proof.Load()
+			ids[i].Store(of())
+			f.eventually("the node has taken it over", func() bool { return f.nodes[i].creds.proof.Load() != before })
+			f.settle()
+			m := fmt.Sprintf("%d.%d", step, i)
+			f.do(f.nodes[(step+i)%3], write(id, shard.OpAppend, m), shard.CodeAppended)
+			want = append(want, m)
+			f.wants(r, want)
+		}
+	}
+	f.settle()
+	for _, s := range f.nodes {
+		if err := f.asks(s, clientCreds{credsOf(t, "test", nil, secretA)}); err == nil {
+			t.Error("the secret still opens the relay")
+		}
+	}
+	if n := f.log.OpenSessions(); n != 1 {
+		t.Errorf("%d sessions for one stream", n)
 	}
 }

@@ -24,6 +24,7 @@ type fleetFlags struct {
 	RelayCert      string   `help:"File of the certificate (PEM) that nodes prove themselves with, instead of the secret. It needs no name: its authority counts, and its URI (a SPIFFE id), if it has one. Read again every 10 s." group:"fleet"`
 	RelayKey       string   `help:"File of the certificate's key." group:"fleet"`
 	RelayCA        string   `name:"relay-ca" help:"File of the authorities (PEM) that other nodes' certificates must come from." group:"fleet"`
+	RelaySecret    bool     `help:"Nodes that prove the secret are accepted beside those with certificates. To change to certificates: give every node --relay-ca, then every node --relay-cert, --relay-key and this, then take this away." group:"fleet"`
 	RelayPeers     []string `help:"URIs of which another node's certificate must have one; one that ends in / stands for all below it (default: those of this node's own)." group:"fleet"`
 	RelayPlaintext string   `help:"With whom the nodes' own traffic is plaintext: migrate is nodes of a release that knows nothing else; never; always is whoever reaches the address: nothing is encrypted, and nobody proves anything." enum:"migrate,never,always" default:"migrate" group:"fleet"`
 	Advertise      string   `help:"IP address that other nodes reach this one by (default: the machine's private one)." group:"fleet"`
@@ -54,7 +55,7 @@ func (f *fleetFlags) fleetConfig(name, http string) (*cluster.Config, []error) {
 			"never": cluster.PlaintextNever, "always": cluster.PlaintextAlways,
 		}[f.RelayPlaintext],
 	}
-	if f.SecretFile != "" || f.RelayCert != "" {
+	if f.SecretFile != "" || f.RelayCA != "" {
 		cfg.Renew = f.read
 	}
 	return cfg, errs
@@ -99,24 +100,26 @@ func (f *fleetFlags) secrets() ([][]byte, error) {
 
 // identity reads the relay's certificate; nil: there is none.
 func (f *fleetFlags) identity() (*cluster.Identity, error) {
-	if f.RelayCert == "" && f.RelayKey == "" && f.RelayCA == "" {
-		if len(f.RelayPeers) > 0 {
-			return nil, errors.New("--relay-peers needs --relay-cert")
-		}
+	switch {
+	case (f.RelayCert == "") != (f.RelayKey == ""):
+		return nil, errors.New("--relay-cert and --relay-key need each other")
+	case f.RelayCA == "" && (f.RelayCert != "" || f.RelaySecret || len(f.RelayPeers) > 0):
+		return nil, errors.New("--relay-cert, --relay-peers and --relay-secret need --relay-ca")
+	case f.RelayCA == "":
 		return nil, nil //nolint:nilnil // as promised
 	}
-	if f.RelayCert == "" || f.RelayKey == "" || f.RelayCA == "" {
-		return nil, errors.New("--relay-cert, --relay-key and --relay-ca need each other")
-	}
-	pair, err := tls.LoadX509KeyPair(f.RelayCert, f.RelayKey)
-	if err != nil {
-		return nil, fmt.Errorf("--relay-cert, --relay-key: %w", err)
+	var pair tls.Certificate
+	if f.RelayCert != "" {
+		var err error
+		if pair, err = tls.LoadX509KeyPair(f.RelayCert, f.RelayKey); err != nil {
+			return nil, fmt.Errorf("--relay-cert, --relay-key: %w", err)
+		}
 	}
 	ca, err := os.ReadFile(f.RelayCA)
 	if err != nil {
 		return nil, fmt.Errorf("--relay-ca: %w", err)
 	}
-	id := &cluster.Identity{Cert: pair, Roots: x509.NewCertPool(), Peers: f.RelayPeers}
+	id := &cluster.Identity{Cert: pair, Roots: x509.NewCertPool(), Peers: f.RelayPeers, Secrets: f.RelaySecret}
 	if !id.Roots.AppendCertsFromPEM(bytes.TrimSpace(ca)) {
 		return nil, errors.New("--relay-ca: no certificate in it")
 	}

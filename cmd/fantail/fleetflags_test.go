@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const hex32 = "00112233445566778899aabbccddeeff"
@@ -35,8 +37,8 @@ func TestFleetSettings(t *testing.T) {
 		"lone with a secret": {fleetFlags{Secret: []string{hex32}}, "--join and --secret need --cluster"},
 		"lone with a file":   {fleetFlags{SecretFile: "x"}, "--join and --secret need --cluster"},
 		"lone":               {fleetFlags{Secret: []string{""}, Join: []string{""}}, ""},
-		"a key without":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, RelayKey: "x"}, "--relay-cert, --relay-key and --relay-ca"},
-		"peers without":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, RelayPeers: []string{"spiffe://x"}}, "--relay-peers needs"},
+		"a key without":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, RelayKey: "x"}, "--relay-cert and --relay-key"},
+		"peers without":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, RelayPeers: []string{"spiffe://x"}}, "need --relay-ca"},
 		"join":               {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{" a", "b:1 ", "[::1]:7", "::1", "10.0.0.7"}}, ""},
 		"join, a scheme":     {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{"http://a"}}, `--join (FANTAIL_JOIN): "http://a"`},
 		"join, empty":        {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{"a", "", "b"}}, "--join (FANTAIL_JOIN): \"\""},
@@ -92,5 +94,43 @@ func TestSecretFileIsReadAgain(t *testing.T) {
 	write("half")
 	if _, _, err := cfg.Renew(); err == nil {
 		t.Error("half a secret is taken")
+	}
+}
+
+// Nodes prove themselves with certificates of files, whose authority counts and not their names.
+func TestRelayCertificates(t *testing.T) {
+	t.Parallel()
+	cert, key := files(t)
+	certificate(t, 1, cert, key)
+	flags := []string{"--relay-cert=" + cert, "--relay-key=" + key, "--relay-ca=" + cert, "--relay-plaintext=never"}
+	ps := startProcesses(t, 0)
+	ps.nodes = append(ps.nodes, ps.spawn(t, 0, flags...))
+	ps.nodes = append(ps.nodes, ps.spawn(t, 1, append(flags, "--join="+ps.nodes[0].addr("gossip"))...))
+	ps.settle(t)
+	c := newClient(t)
+	for i := range 4 { // of both owners
+		stream := fmt.Sprint("certified", i)
+		c.must(t, 201, "PUT", ps.url(0, stream), "", "Content-Type", "text/plain")
+		c.must(t, 204, "POST", ps.url(1, stream), "x", "Content-Type", "text/plain")
+	}
+	f := fleetFlags{Cluster: "c", Secret: []string{hex32}, RelayCert: cert, RelayKey: key, RelayCA: key}
+	if _, errs := f.fleetConfig("n", ""); len(errs) == 0 {
+		t.Error("a key is taken for an authority")
+	}
+}
+
+// A node of another fleet that was given this one's addresses is not ready, owns nothing and
+// says why.
+func TestAnotherCluster(t *testing.T) {
+	t.Parallel()
+	ps := startProcesses(t, 1)
+	lost := ps.spawn(t, 1, "--cluster=other", "--join="+ps.nodes[0].addr("gossip"))
+	c := newClient(t)
+	eventually(t, 20*time.Second, "it says why it is not ready", func() bool {
+		a, err := c.do(t.Context(), "GET", "http://"+lost.addr("admin")+"/readyz", "")
+		return err == nil && a.status == 503 && strings.Contains(string(a.body), ps.nodes[0].addr("gossip")+": it answers, but its --secret or --cluster differs")
+	})
+	if owners, _ := c.metric(t.Context(), lost.addr("admin"), "fantail_owners"); owners != 0 {
+		t.Errorf("%v owners", owners)
 	}
 }
