@@ -16,6 +16,11 @@
 // A fork is read leg by leg (place.go): what it inherited in its ancestors' logs,
 // under offsets of their lives, then its own. fork.go finds out what a PUT inherits.
 //
+// A request that has come whole is carried out and answered though its client says that nothing
+// follows (a FIN, which may be half of a hang-up), within wholeFor (whole.go). What waits for news
+// does not: a long-poll is answered then as if its time were over, and an event stream gets what is
+// there in one turn and ends.
+//
 // # The life of an SSE reader
 //
 // A cursor (cursor.go) is the reader's place in the stream's Tail and the bytes
@@ -104,7 +109,7 @@
 // # Goroutines
 //
 // The request's own, by net/http; a writer's, in its place, and one that looks for writers whose
-// clients have hung up. With the first reader that it takes the reactor starts two for each
+// requests take too long. With the first reader that it takes the reactor starts two for each
 // processor: the loop, and one that waits for its epoll descriptor; one that gives memory back
 // once a crowd has come (settle_linux.go); and one for each page that readers of a loop wait
 // for, at most pagesAtOnce. Server.Close ends them and waits.

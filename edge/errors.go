@@ -106,6 +106,7 @@ var failures = []struct {
 	{shard.ErrUnavailable, mapping{503, "owner-unreachable", "The stream's owner cannot be reached", retry{1, 3}}},
 	{shard.ErrNotOwner, mapping{503, "owner-unreachable", "The stream is moving", retry{1, 2}}},
 	{shard.ErrStopped, mapping{503, "draining", "This node is stopping", retry{1, 3}}},
+	{context.Canceled, mapping{503, "given-up", "The request was given up", retry{1, 3}}},
 	{context.DeadlineExceeded, mapping{503, "timeout", "It took too long", retry{1, 3}}},
 }
 

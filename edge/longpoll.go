@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -25,7 +24,7 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 	}
 	defer s.dismiss(modeLongPoll, true)
 	if at.atEnd(info) && !info.Closed {
-		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.LongPoll)
+		ctx, cancel := context.WithTimeout(clientOf(r), s.cfg.LongPoll)
 		defer cancel()
 		if info, err = s.await(ctx, id, info, at.pos); err != nil {
 			fail(w, err)
@@ -65,7 +64,7 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, pos uint64) (shard.Info, error) {
 	tail, release, err := s.streams.Follow(ctx, id, pos)
 	if err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
+		if ctx.Err() != nil { // nothing came in time, or the client says no more
 			return info, nil
 		}
 		return info, err

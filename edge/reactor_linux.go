@@ -44,9 +44,6 @@ func newReactor(s *Server) *reactor {
 	return x
 }
 
-// connKey is in the context of a request whose connection is, or has beneath its TLS, a wire.
-type connKey struct{}
-
 // connContext is an http.Server's ConnContext.
 func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	if t, ok := c.(*tls.Conn); ok {

@@ -35,8 +35,6 @@ func (w *wire) receive(b []byte) (int, error) { return w.Conn.Read(b) }
 
 func (w *wire) send(b []byte) (int, error) { return w.Conn.Write(b) }
 
-func (*wire) hungUp() bool { return false }
-
 func (*stint) write([]byte) (int, error) { return 0, http.ErrNotSupported }
 
 func acknowledged(*wire) uint64 { return 0 }

@@ -224,6 +224,11 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) 
 		fail(w, err)
 		return nil
 	}
+	if r.Method != http.MethodPost { // for which write does it: a writer needs nothing of the kind
+		var end func()
+		r, end = carryOut(r)
+		defer end()
+	}
 	switch r.Method {
 	case http.MethodGet:
 		return s.read(w, r, id)

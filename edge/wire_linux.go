@@ -49,15 +49,6 @@ func (w *wire) send(b []byte) (int, error) {
 	return t.end("write", err)
 }
 
-// hungUp reports whether the client will say no more than it has said.
-func (w *wire) hungUp() (gone bool) {
-	_ = w.raw.Control(func(fd uintptr) {
-		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		gone = n <= 0 && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
-	})
-	return gone
-}
-
 // end is what a call comes to whose waiting said err.
 func (t *transfer) end(op string, err error) (int, error) {
 	t.b = nil

@@ -21,8 +21,8 @@ import (
 // writer is a connection of HTTP/1.1 without TLS that has brought several appends. Its requests
 // go to the http.Server's Handler, as before, but not through net/http, which for each of them
 // starts a goroutine that listens for the client's hanging up, stops it, and moves three
-// deadlines: where the append itself is in memory, that costs more than the append. Here hanging
-// up is noticed by sweep, within two seconds.
+// deadlines: where the append itself is in memory, that costs more than the append. Here an append
+// that has come is carried out whatever its client does, and sweep bounds for how long.
 //
 // A request that is not ordinary (see parse), or whose body does not come, goes back to net/http,
 // with the connection and as it came. So that alone judges what is malformed, large, slow or
@@ -45,7 +45,9 @@ type writer struct {
 	timed bool          // until is for the rest of next
 
 	asked atomic.Uint32 // is odd while the handler has next
-	seen  uint32        // of that, by sweep
+	// Of that, by sweep: what it has seen, and for how many rounds.
+	seen   uint32
+	rounds int
 
 	header http.Header // of the answer
 	status int         // 0: nothing is said yet
@@ -62,7 +64,7 @@ const (
 	writerRoom = 4 << 10
 	// least is what net/http waits for before it looks at a request.
 	least = 4
-	// sweepEvery is how often sweep looks for clients that have hung up.
+	// sweepEvery is how often sweep looks for requests that take too long.
 	sweepEvery = time.Second
 )
 
@@ -74,6 +76,7 @@ var preface = []byte("PRI * HTTP/2.0")
 type writers struct {
 	logger *slog.Logger
 	enough int             // as many appends make a writer
+	rounds int             // for so many of sweep a request may take
 	ctx    context.Context // ends, under mu, when no more are taken
 	stop   context.CancelFunc
 	mu     sync.Mutex
@@ -84,6 +87,7 @@ type writers struct {
 
 func (x *writers) init(logger *slog.Logger) {
 	x.logger, x.enough, x.open = logger, enoughAppends, map[*writer]struct{}{}
+	x.rounds = int(wholeFor / sweepEvery)
 	x.ctx, x.stop = context.WithCancel(context.Background())
 }
 
@@ -136,9 +140,7 @@ func (x *writers) take(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// sweep ends the contexts of requests whose clients have hung up, while there are writers: what
-// waits for a stream that is busy need not be written for nobody. It looks at those only that
-// have been with the handler for a while.
+// sweep ends the contexts of requests that take too long (see whole), while there are writers.
 func (x *writers) sweep() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -157,10 +159,13 @@ func (x *writers) look() (more bool) {
 	defer x.mu.Unlock()
 	for w := range x.open {
 		asked := w.asked.Load()
-		if asked%2 == 1 && asked == w.seen && w.wire.hungUp() {
+		if asked%2 == 0 || asked != w.seen {
+			w.seen, w.rounds = asked, 0
+			continue
+		}
+		if w.rounds++; w.rounds >= x.rounds {
 			w.cancel()
 		}
-		w.seen = asked
 	}
 	x.sweeps = len(x.open) > 0
 	return x.sweeps
@@ -305,7 +310,7 @@ func (w *writer) reply() error {
 		w.header.Set("Content-Length", strconv.Itoa(len(w.body)))
 	}
 	w.header.Del("Date")
-	if w.x.leaving() {
+	if w.x.leaving() || w.ctx.Err() != nil { // which is the connection's
 		w.header.Set("Connection", "close")
 	}
 	b := &w.out
