@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -33,6 +34,8 @@ const (
 	clockKnown = 10 * time.Minute
 	// clockEvery is how often a node writes a clock record to learn it, at the most.
 	clockEvery = time.Minute
+	// hearEvery is how often acknowledgements are looked at.
+	hearEvery = 50 * time.Millisecond
 	// clockTries bounds the attempts at one: other nodes write there, too.
 	clockTries = 8
 	// skewLimit is how far a clock may be off before somebody is told.
@@ -48,7 +51,8 @@ type clocks struct {
 	now   func() time.Time
 	spawn func(func(context.Context)) bool
 	say   *slog.Logger
-	warn  rate.Sometimes
+	warn  rate.Sometimes // of a clock that is off
+	fails rate.Sometimes // of clock records that cannot be written
 
 	mu sync.Mutex
 	m  map[StreamID]*clock // by the fleet's own log; bounded by the places with streams
@@ -58,6 +62,8 @@ type clocks struct {
 type clock struct {
 	set *clocks
 	log StreamID // the fleet's own there
+
+	last atomic.Int64 // when an acknowledgement was noted, ns since 1970: each append comes by here
 
 	mu       sync.Mutex
 	at       uint64        // ms since 1970: the time of the newest acknowledgement
@@ -69,7 +75,7 @@ type clock struct {
 
 func newClocks(log *breaker, cfg *Config, spawn func(func(context.Context)) bool) *clocks {
 	c := &clocks{
-		log: log, now: cfg.Now, spawn: spawn, say: cfg.Logger, warn: rate.Sometimes{Interval: time.Minute},
+		log: log, now: cfg.Now, spawn: spawn, say: cfg.Logger, warn: rate.Sometimes{Interval: time.Minute}, fails: rate.Sometimes{Interval: time.Minute},
 		m: map[StreamID]*clock{},
 	}
 	c.sited, _ = log.Log.(Sited)
@@ -107,9 +113,14 @@ func (c *clocks) skew() (worst time.Duration) {
 	return worst
 }
 
-// hear notes that an append sent at sent was acknowledged with the time at.
+// hear notes that an append sent at sent was acknowledged with the time at, unless another
+// was a moment ago.
 func (c *clock) hear(at uint64, sent time.Time) {
+	if since := sent.UnixNano() - c.last.Load(); since >= 0 && since < int64(hearEvery) {
+		return
+	}
 	now := c.set.now()
+	c.last.Store(now.UnixNano())
 	skew := time.Duration(0)
 	switch {
 	case at < ms(sent):
@@ -178,7 +189,7 @@ func (c *clock) learn(ctx context.Context, a *attempt) {
 	ctx, cancel := context.WithTimeout(ctx, peerTime)
 	defer cancel()
 	if err := c.write(ctx); err != nil && ctx.Err() == nil {
-		c.set.warn.Do(func() {
+		c.set.fails.Do(func() {
 			c.set.say.Warn("S2's time cannot be learnt; streams with a TTL go on", "log", c.log, "err", err)
 		})
 	}
@@ -297,20 +308,27 @@ func (s *Shard) doubt() bool {
 	return !ok || s.timingNow() == timingUnknown && s.state.expired(at, s.lastUse(now, at))
 }
 
-// settleTime asks storage what doubt wants to know. If it does not say, the stream lives on.
+// settleTime asks storage what doubt wants to know, each once a minute. If it does not say,
+// the stream lives on.
 func (s *Shard) settleTime(ctx context.Context) {
 	s.mu.Lock()
-	clock, known := s.site(), s.timingNow() != timingUnknown
+	clock, known, asked := s.site(), s.timingNow() != timingUnknown, s.timingAsked
+	if !known {
+		s.timingAsked = s.host.cfg.Now()
+	}
 	s.mu.Unlock()
 	if _, ok := clock.read(s.host.cfg.Now()); !ok {
 		clock.ask(ctx)
 	}
-	if known {
+	if known || s.host.cfg.Now().Sub(asked) < clockEvery {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
 	defer cancel()
 	capped, err := s.host.clocks.timed.Capped(ctx, s.id)
+	if errors.Is(err, ErrLogDenied) {
+		capped, err = true, nil // who may not see it has to believe that it is as it was made
+	}
 	if err != nil {
 		return
 	}

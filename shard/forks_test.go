@@ -422,3 +422,42 @@ func TestAbandonedReferencesOfALiveSource(t *testing.T) {
 		}
 	})
 }
+
+// asked is a fleet that counts the questions to forks, none of which can be reached.
+type asked struct {
+	shard.Fleet
+	times []time.Time
+}
+
+func (f *asked) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
+	if q.Op == shard.OpVoid {
+		f.times = append(f.times, time.Now())
+		return shard.Outcome{}, shard.ErrUnavailable
+	}
+	return f.Fleet.Do(ctx, q)
+}
+
+// A stream that is gone asks its forks at the pace of its node, and, where they do not answer,
+// less and less often.
+func TestForksAreAskedAtAPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const forks = 250
+		h := node(t, logtest.NewMemory(1))
+		fleet := &asked{Fleet: h}
+		h.Join(fleet)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		for i := range forks {
+			do(t, h, forkOf(t, h, stream, numbered(i)), shard.CodeCreated)
+		}
+		do(t, h, remove(stream), shard.CodeDeleted)
+		advance(24 * time.Hour)
+		if n := len(fleet.times); n < 2*forks || n > 10*forks {
+			t.Errorf("%d questions to %d forks in a day", n, forks)
+		}
+		for i := range fleet.times {
+			if i >= 140 && fleet.times[i].Sub(fleet.times[i-140]) < time.Second {
+				t.Fatalf("140 questions within %v", fleet.times[i].Sub(fleet.times[i-140]))
+			}
+		}
+	})
+}

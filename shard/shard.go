@@ -31,11 +31,13 @@ type Shard struct {
 	grace   uint64    // ms since 1970 by storage's clock: until then the owner before may have known of reads
 	clock   *clock    // of the place where the log is; nil: not looked up yet
 	timing  timing
-	begins  uint64    // where the first record stood that was folded from a log's start
-	ours    bool      // a takeover met a record of ours
-	synced  time.Time // when state.Next was last known to be the log's tail
-	check   *attempt
-	used    time.Time
+	// timingAsked is when storage was asked for it last.
+	timingAsked time.Time
+	begins      uint64    // where the first record stood that was folded from a log's start
+	ours        bool      // a takeover met a record of ours
+	synced      time.Time // when state.Next was last known to be the log's tail
+	check       *attempt
+	used        time.Time
 
 	queue      []*call
 	queueBytes int
