@@ -89,6 +89,16 @@ func (b *breaker) heardLocked(err error) {
 	}
 }
 
+// asking notes that storage is being asked by the node's own probe, which waits for no breaker.
+func (b *breaker) asking(id StreamID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.last == "" {
+		b.last = id
+	}
+	b.askLocked()
+}
+
 // answered reports whether an error came from storage itself.
 func answered(err error) bool {
 	if err == nil {

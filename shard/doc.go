@@ -35,6 +35,16 @@
 // owner, which asks the forks (verify). A new owner of a fork believes its create record
 // only once the sources' logs hold it (confirm.go).
 //
+// # How a node stands with storage
+//
+// Where the Log is a Prober, Stand (stander.go) asks it every ten seconds, with the node's own
+// settings and in the basins that they name, for the fleet's record (fleetrecord.go) and for
+// each right that a node needs: by appends that are refused for their position, not for want
+// of the right. What it finds is a Standing (standing.go): the only thing that takes streams
+// from a node because storage refuses it. A refused request never does: clients name projects,
+// and would choose what is refused. The Host serves whatever its Standing is; readiness and
+// owners are for those who ask it.
+//
 // # Invariants
 //
 //  1. Every append carries the position at which it must stand. Two owners of one
@@ -119,8 +129,9 @@
 //
 // None per stream at rest. Host.spawn starts every goroutine and Host.Close waits
 // for all: one per open session (runSession), one per attempt to open or to check
-// the tail, the sweeper, the probe of storage, one that gives turns while sessions wait
-// to be opened and one while streams wait to be read, one per place of storage that
+// the tail, the sweeper, the probe of storage, the one that asks how the node stands (with
+// up to eight for the basins that it asks in), one that gives turns while sessions wait to
+// be opened and one while streams wait to be read, one per place of storage that
 // writes a clock record, one for the chores of a stream that owes or is gone, one
 // per reference that an attempt gives back, and, where callers wait behind a batch or its first
 // sending did not settle it, one that carries batches out (fly). The first

@@ -57,6 +57,8 @@ const (
 	KindSettled    Kind = 10 // a reference was given back, or will never be used: Ref
 	KindClock      Kind = 12 // changes nothing; its acknowledgement tells S2's time
 	KindRetain     Kind = 13 // replaces the retention policy: Retain
+
+	KindFleet Kind = 32 // the fleet's record: in a log that is no stream
 )
 
 // known reports whether this release can fold records of the kind.

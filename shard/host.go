@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -124,7 +125,8 @@ type Host struct {
 	damage   damage
 	m        *metrics
 
-	foldTurns chan struct{} // see foldsMost
+	foldTurns chan struct{}           // see foldsMost
+	stander   atomic.Pointer[stander] // nil: see Stand
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc

@@ -103,6 +103,9 @@ var (
 	// take the request.
 	ErrLogAway = fmt.Errorf("%w: it cannot be reached", ErrLogBusy)
 
+	// ErrNoIdentity is an ErrLogDenied whoever was asked for: storage does not know us.
+	ErrNoIdentity = fmt.Errorf("%w: it does not know us", ErrLogDenied)
+
 	// ErrNoPlace is an ErrLogDenied that storage did not say itself: nothing tells where in it
 	// the stream would be.
 	ErrNoPlace = fmt.Errorf("%w: the stream has no place there", ErrLogDenied)
@@ -110,5 +113,11 @@ var (
 
 // TailError is a refused position: the log's tail is Tail.
 type TailError struct{ Tail uint64 }
+
+// isTail reports whether an error is a refused position.
+func isTail(err error) bool {
+	var tail *TailError
+	return errors.As(err, &tail)
+}
 
 func (e *TailError) Error() string { return fmt.Sprintf("log tail is at %d", e.Tail) }

@@ -16,6 +16,8 @@ import (
 // and back: a request whose caller is gone lands all the same.
 type Client struct {
 	mem *Memory
+	// Basin is Memory.Basin, or another.
+	Basin string
 	// Latency is how long a call takes there and back.
 	latency  time.Duration
 	sessions atomic.Int64
@@ -36,6 +38,8 @@ type Trouble struct {
 	Hold bool
 	// Down: calls fail at once, sessions break.
 	Down bool
+	// Deny: storage refuses every call for good.
+	Deny bool
 	// Busy, Fail, LoseAck and Late are probabilities: refused without any effect; not
 	// done, and no answer; done, and no answer; no answer, and an append that
 	// is done LateBy later. Reads are not lost but by Fail.
@@ -61,7 +65,7 @@ type Counts struct {
 // Client is a way to the Memory; latency is what a call takes, there and back.
 func (m *Memory) Client(seed uint64, latency time.Duration) *Client {
 	return &Client{
-		mem: m, latency: latency, rnd: rand.New(rand.NewPCG(seed, 3)),
+		mem: m, Basin: m.Basin, latency: latency, rnd: rand.New(rand.NewPCG(seed, 3)),
 		changed: make(chan struct{}), drops: make(chan struct{}),
 	}
 }
@@ -164,6 +168,10 @@ func (c *Client) there(ctx context.Context) (Trouble, error) {
 	if err != nil {
 		return t, err
 	}
+	if t.Deny {
+		t.hit()
+		return t, errors.Join(shard.ErrLogDenied, c.wait(ctx, t))
+	}
 	if t.Busy > 0 && c.float() < t.Busy {
 		t.hit()
 		return t, errors.Join(shard.ErrLogBusy, c.wait(ctx, t))
@@ -211,7 +219,7 @@ func (c *Client) Append(
 ) (shard.Ack, error) {
 	t, err := c.there(ctx)
 	switch {
-	case errors.Is(err, shard.ErrLogBusy):
+	case errors.Is(err, shard.ErrLogBusy), errors.Is(err, shard.ErrLogDenied):
 		return shard.Ack{}, err
 	case err != nil:
 		return shard.Ack{}, errors.Join(shard.ErrUnknown, err)

@@ -19,6 +19,8 @@ type Memory struct {
 	Now func() time.Time
 	// Latency is how long an append takes.
 	Latency time.Duration
+	// Basin is where the fleet keeps its record; empty: nowhere, and nothing is probed.
+	Basin string
 
 	sessions atomic.Int64
 

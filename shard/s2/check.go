@@ -54,6 +54,13 @@ func (c *Config) Check() (wrong []Mistake) {
 	if c.BasinTemplate != "" {
 		check("basin-template", templateFault(c.BasinTemplate))
 	}
+	switch c.HomeBasin = strings.TrimSpace(c.HomeBasin); {
+	case c.HomeBasin == "":
+	case c.BasinTemplate == "":
+		check("home-basin", errors.New("it is for a template (--s2-basin-template): basins that are named hold the fleet's record themselves"))
+	default:
+		check("home-basin", basinFault(c.HomeBasin))
+	}
 	check("basin-map", mapFault(c.BasinMap))
 	return wrong
 }

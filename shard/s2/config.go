@@ -28,6 +28,9 @@ type Config struct {
 	// BasinTemplate makes a basin of each project, such as "ds-{project}"; the
 	// stream's name in it is the part after the project.
 	BasinTemplate string
+	// HomeBasin holds the fleet's record where BasinTemplate is given, and nothing else;
+	// without it no basin is checked.
+	HomeBasin string
 	// BasinMap names the basin of each project; others are refused.
 	BasinMap map[string]string
 	// CreateBasins makes basins that do not exist.
@@ -60,7 +63,7 @@ func (c *Config) validate() error {
 		errs = append(errs, m)
 	}
 	if c.Token == "" {
-		c.Token = "none" // the SDK panics without one; self-hosted S2 ignores it
+		c.Token = noToken // the SDK panics without one; self-hosted S2 ignores it
 	}
 	if c.Proxy == nil {
 		c.Proxy = httpproxy.FromEnvironment().ProxyFunc()
@@ -99,8 +102,14 @@ func (c *Config) fleetLog(id shard.StreamID) shard.StreamID {
 	return shard.StreamID(id.Project() + "/__ds/fleet")
 }
 
+// noToken stands for none.
+const noToken = "none"
+
 // place says where in S2 a stream is kept.
 func (c *Config) place(id shard.StreamID) (basin, stream string, err error) {
+	if basin, ok := c.siteOf(id); ok {
+		return basin, fleetStream, nil
+	}
 	project, rest, ok := strings.Cut(string(id), "/")
 	switch {
 	case !ok || rest == "":

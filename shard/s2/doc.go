@@ -19,6 +19,14 @@
 // after the last record that it delivered, never where the SDK says it stands:
 // records that the SDK had buffered may be lost with a session.
 //
+// # Where the fleet's record is
+//
+// In each basin that the settings fix the stream __ds/fleet is the fleet's (probe.go): the Log
+// takes it for a stream of the id __ds/fleet/BASIN. A template fixes none: its home basin, if
+// there is one, holds the record; without one only whether S2 answers and knows the token is
+// asked, at the basin of the project default. Errors are put in an operator's words there, with
+// the setting to look at and without the token.
+//
 // # Invariants
 //
 //  1. One attempt per append. A caller learns done, not done, or unknown.

@@ -51,7 +51,7 @@ type Refusal interface {
 
 // OpenEmbedded returns a Log on the basins of a server, which has to outlive it.
 func OpenEmbedded(open func(basin string) Basin, cfg Config) (*Embedded, error) {
-	cfg.Token = "none"
+	cfg.Token = noToken
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
 	}

@@ -57,7 +57,9 @@ func classify(what string, err error) error {
 	case e.Status == 404 && e.Code == "stream_not_found",
 		e.Status == 409 && e.Code == "stream_deletion_pending":
 		kind = shard.ErrNoLog
-	case e.Status == 401, e.Status == 403, e.Status == 404, e.Status == 422,
+	case e.Status == 401:
+		kind = shard.ErrNoIdentity
+	case e.Status == 403, e.Status == 404, e.Status == 422,
 		e.Status == 400, e.Origin == "sdk" && e.Code == "VALIDATION":
 		kind = shard.ErrLogDenied
 	case noEffect(e):

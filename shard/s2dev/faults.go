@@ -2,8 +2,10 @@ package s2dev
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,7 +61,36 @@ type Faults struct {
 	any     atomic.Bool // there are active ones: for those who ask on the way of everything
 	mu      sync.Mutex
 	active  []*Injected
-	changed chan struct{} // closed and replaced when active changes; idle sessions look again
+	changed chan struct{}                     // closed and replaced when active changes; idle sessions look again
+	denied  atomic.Pointer[map[string]string] // codes by token; never changed in place
+}
+
+// Deny answers every later request that brings a token by a code (authn, permission_denied), as a
+// revoked token is; an empty code lets it in again. Sessions that are open stay. The server knows
+// no tokens otherwise.
+func (f *Faults) Deny(token, code string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := map[string]string{}
+	if old := f.denied.Load(); old != nil {
+		maps.Copy(all, *old)
+	}
+	if all[token] = code; code == "" {
+		delete(all, token)
+	}
+	f.denied.Store(&all)
+}
+
+// deny is why a token is refused, or nil.
+func (f *Faults) deny(authorization string) *apiError {
+	all := f.denied.Load()
+	if all == nil {
+		return nil
+	}
+	if code := (*all)[strings.TrimPrefix(authorization, "Bearer ")]; code != "" {
+		return fail(code, "the token is not allowed to do this")
+	}
+	return nil
 }
 
 // Injected is a Fault at work.

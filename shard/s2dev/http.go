@@ -64,6 +64,9 @@ func (c *call) route() *apiError {
 	if path[0] != "v1" {
 		return noSuchRoute()
 	}
+	if err := c.faults.deny(c.r.Header.Get("Authorization")); err != nil {
+		return err
+	}
 	c.path = path[1:]
 	switch c.path[0] {
 	case "basins":

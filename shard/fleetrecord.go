@@ -1,0 +1,160 @@
+package shard
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+)
+
+// The fleet's record says whose basin this is. It stands in the log that a Prober names
+// for each basin, at position 0, written by the first node of a fleet. Later records of
+// the same kind may follow it; clocks stand between them (KindClock).
+//
+// Position 0 alone says which fleet it is. What a node finds there it keeps for as long as
+// it owns streams: whoever may append to the log, or trim it, can keep newcomers from a
+// fleet that way, and a fleet from starting anew, but stops no node that owns streams. To
+// mend it, delete the log in S2: an owner writes it again.
+//
+// Of the later records the newest valid one counts. It only says what to tell an operator
+// of the mapping, and the format level, which no node takes for more than it speaks.
+//
+// The record has our header (kind 32). Its body:
+//
+//	0      version, 1
+//	1…     fields: tag (1 byte), length (uvarint), that many bytes, in ascending order
+//	last 4 CRC-32C of the record's position (8 bytes, big-endian) and of all above
+//
+// Fields: 1 fleet id, 16 bytes · 2 mapping, SHA-256 · 3 mapping as text, at most 1 KiB ·
+// 4 key ids, 4 bytes each; none yet · 5 format level, 1 byte. Others up to 127 are kept,
+// byte for byte, in what is written after them; one above makes the record unreadable.
+
+// FleetID names a fleet, by what is found in a basin.
+type FleetID [16]byte
+
+func newFleetID() (id FleetID) {
+	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails
+	return id
+}
+
+func (id FleetID) String() string { return hex.EncodeToString(id[:]) }
+
+// fleetRecord is a decoded record.
+type fleetRecord struct {
+	id      FleetID
+	mapping [sha256.Size]byte
+	text    string // of the mapping, perhaps cut off
+	keys    []byte
+	level   uint8
+	unknown []byte // fields of a later release, as they stood
+}
+
+const (
+	fleetVersion = 1
+	fleetText    = 1 << 10
+	fleetBody    = 64 << 10 // more is not read
+
+	fleetTagID      = 1
+	fleetTagMapping = 2
+	fleetTagText    = 3
+	fleetTagKeys    = 4
+	fleetTagLevel   = 5
+	fleetKeySize    = 4
+)
+
+var (
+	errFleetForeign = errors.New("it is none that a Fantail writes")
+	errFleetLater   = errors.New("it needs a later release of Fantail")
+)
+
+// entry is the record as it is written at a position.
+func (f *fleetRecord) entry(pos uint64) Entry {
+	h := Header{Kind: KindFleet, Flags: FlagFirst | FlagLast}
+	b := []byte{fleetVersion}
+	b = appendField(b, fleetTagID, f.id[:])
+	b = appendField(b, fleetTagMapping, f.mapping[:])
+	b = appendField(b, fleetTagText, []byte(f.text[:min(len(f.text), fleetText)]))
+	b = appendField(b, fleetTagKeys, f.keys)
+	b = appendField(b, fleetTagLevel, []byte{f.level})
+	b = append(b, f.unknown...)
+	return Entry{Header: h.encode(pos), Body: binary.BigEndian.AppendUint32(b, headerCRC(pos, b))}
+}
+
+// isFleetRecord reports whether a record of the log claims to be one: clocks and what
+// others append do not.
+func isFleetRecord(r Record) bool {
+	return len(r.Header) >= headerFixed && r.Header[0] == headerMagic && Kind(r.Header[2]) == KindFleet
+}
+
+// decodeFleet reads a record. The header's fields are not read: none is defined.
+func decodeFleet(r Record) (*fleetRecord, error) {
+	n := len(r.Header) - headerSum
+	if !isFleetRecord(r) || n < headerFixed || binary.BigEndian.Uint32(r.Header[n:]) != headerCRC(r.Pos, r.Header[:n]) {
+		return nil, errFleetForeign
+	}
+	m := len(r.Body) - headerSum
+	if m < 1 || m > fleetBody || binary.BigEndian.Uint32(r.Body[m:]) != headerCRC(r.Pos, r.Body[:m]) {
+		return nil, errFleetForeign
+	}
+	if r.Header[1] > headerVersion || r.Body[0] > fleetVersion {
+		return nil, errFleetLater
+	}
+	f := new(fleetRecord)
+	for b, last := r.Body[1:m], byte(0); len(b) > 0; {
+		tag := b[0]
+		size, used := binary.Uvarint(b[1:])
+		if used <= 0 || size > uint64(len(b)-1-used) || tag <= last {
+			return nil, errFleetForeign
+		}
+		whole := 1 + used + int(size)
+		if tag >= tagMustKnow {
+			return nil, errFleetLater
+		}
+		if !f.setField(tag, b[1+used:whole], b[:whole]) {
+			return nil, errFleetForeign
+		}
+		b, last = b[whole:], tag
+	}
+	if f.id == (FleetID{}) {
+		return nil, errFleetForeign
+	}
+	return f, nil
+}
+
+// setField stores one field; false: it is malformed.
+func (f *fleetRecord) setField(tag byte, v, whole []byte) bool {
+	switch tag {
+	case fleetTagID:
+		return len(v) == copy(f.id[:], v) && len(v) == len(f.id)
+	case fleetTagMapping:
+		return len(v) == copy(f.mapping[:], v) && len(v) == len(f.mapping)
+	case fleetTagText:
+		f.text = string(v)
+		return len(v) <= fleetText
+	case fleetTagKeys:
+		f.keys = bytes.Clone(v)
+		return len(v)%fleetKeySize == 0
+	case fleetTagLevel:
+		if len(v) != 1 {
+			return false
+		}
+		f.level = v[0]
+	default:
+		f.unknown = append(f.unknown, whole...)
+	}
+	return true
+}
+
+// fleetHash stands for a fleet in gossip: what is found at each site, and how projects map
+// to them. It is never 0.
+func fleetHash(sites []Site, ids []FleetID, mapping string) uint64 {
+	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "fantail/fleet/1\n%d %s\n", len(mapping), mapping)
+	for i, s := range sites {
+		_, _ = fmt.Fprintf(h, "%d %s %s\n", len(s.Basin), s.Basin, ids[i])
+	}
+	return max(binary.BigEndian.Uint64(h.Sum(nil)), 1)
+}

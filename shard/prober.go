@@ -1,0 +1,50 @@
+package shard
+
+import "context"
+
+// Prober is a Log that knows where in storage the fleet keeps its record, and in what
+// words an operator is told of it. A Host asks there, with the node's own settings,
+// whether storage lets it do what it has to do (Host.Stand).
+type Prober interface {
+	Log
+	// Sites lists the basins that the settings name, in order of their names. The Log's
+	// methods take a Site's Log for an id.
+	Sites() []Site
+	// Mapping says in one line how projects map to basins, and the same for the same
+	// settings. It is part of the fleet's identity, the endpoint is not.
+	Mapping() string
+	// Describe says where a site is, and which setting says so.
+	Describe(s Site) string
+	// Explain says what an error of a call at a site means: who refuses or does not
+	// answer, and which setting to look at. It never contains a secret.
+	Explain(s Site, err error) string
+}
+
+// Site is a basin with a log of the fleet's own.
+type Site struct {
+	// Log is the id of that log.
+	Log StreamID
+	// Basin is the basin's name.
+	Basin string
+	// Loose: no setting fixes the basin (a template). It holds no record and may be
+	// missing; all it tells is whether storage answers, and knows the token.
+	Loose bool
+}
+
+// impossible is a position that no log reaches.
+const impossible = 1 << 62
+
+// probeRights asks storage for each of the rights that a node needs on a log, by what has no
+// effect: an append and a trim that are refused for their position where the right is
+// there. create asks for the right to make streams, too: it costs more. Errors as Log's.
+func probeRights(ctx context.Context, log Log, id StreamID, create bool) error {
+	for _, e := range []Entry{{Body: []byte("probe")}, {Trim: true}} {
+		if _, err := log.Append(ctx, id, impossible, []Entry{e}); !isTail(err) {
+			return err
+		}
+	}
+	if create {
+		return log.Create(ctx, id)
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package s2
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/s2-streamstore/s2-sdk-go/s2"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Where the fleet keeps its record, and what the settings have to do with an error there.
+// The calls themselves are the Log's own: an append with an impossible match_seq_num is
+// answered by 412 where the right is there and by 403 where it is not; so is a trim, which
+// is an append of a command record.
+
+// fleetStream is the stream of the fleet's record in its basin, and fleetSite what the ids of
+// such streams begin with: the basin follows.
+const (
+	fleetStream = "__ds/fleet"
+	fleetSite   = fleetStream + "/"
+)
+
+// looseProject is the project whose basin tells of a template's.
+const looseProject = "default"
+
+var (
+	_ shard.Prober = (*Log)(nil)
+	_ shard.Prober = (*Embedded)(nil)
+)
+
+// fixed lists the basins that the settings name; loose: they only make one up.
+func (c *Config) fixed() (basins []string, loose bool) {
+	switch {
+	case c.Basin != "":
+		return []string{c.Basin}, false
+	case c.HomeBasin != "":
+		return []string{c.HomeBasin}, false
+	case c.BasinTemplate != "":
+		if basin := strings.ReplaceAll(c.BasinTemplate, "{project}", looseProject); validBasin(basin) {
+			return []string{basin}, true
+		}
+		return nil, true
+	}
+	for _, basin := range c.BasinMap {
+		basins = append(basins, basin)
+	}
+	slices.Sort(basins)
+	return basins, false
+}
+
+func (c *Config) sites() []shard.Site {
+	basins, loose := c.fixed()
+	sites := make([]shard.Site, len(basins))
+	for i, b := range basins {
+		sites[i] = shard.Site{Log: shard.StreamID(fleetSite + b), Basin: b, Loose: loose}
+	}
+	return sites
+}
+
+// siteOf is the basin of a site's log.
+func (c *Config) siteOf(id shard.StreamID) (basin string, ok bool) {
+	if basin, ok = strings.CutPrefix(string(id), fleetSite); !ok {
+		return "", false
+	}
+	basins, _ := c.fixed()
+	return basin, slices.Contains(basins, basin)
+}
+
+func (c *Config) mapping() string {
+	switch {
+	case c.Basin != "":
+		return "all in basin " + c.Basin
+	case c.BasinTemplate != "":
+		return "a basin for each, " + c.BasinTemplate
+	}
+	projects := make([]string, 0, len(c.BasinMap))
+	for project, basin := range c.BasinMap {
+		projects = append(projects, project+" in "+basin)
+	}
+	slices.Sort(projects)
+	return strings.Join(projects, ", ")
+}
+
+func (c *Config) basinFlag() string {
+	switch {
+	case c.Basin != "":
+		return "--s2-basin"
+	case c.HomeBasin != "":
+		return "--s2-home-basin"
+	case c.BasinTemplate != "":
+		return "--s2-basin-template"
+	}
+	return "--s2-basin-map"
+}
+
+// at names this S2.
+func (c *Config) at() string {
+	if c.Endpoint == "" {
+		return "S2"
+	}
+	return "S2 " + c.Endpoint
+}
+
+func (c *Config) describe(s shard.Site) string {
+	return fmt.Sprintf("basin %s (%s) of %s", s.Basin, c.basinFlag(), c.at())
+}
+
+// explain is one line without the token.
+func (c *Config) explain(s shard.Site, err error) string {
+	text := c.reason(s, err)
+	if c.Token != "" && c.Token != noToken {
+		text = strings.ReplaceAll(text, c.Token, "…")
+	}
+	return strings.Join(strings.Fields(text), " ")
+}
+
+func (c *Config) reason(s shard.Site, err error) string {
+	var e *s2.S2Error
+	if !errors.As(err, &e) {
+		return c.at() + " does not answer: " + causeOf(err) + " (" + c.endpointFlag() + ")"
+	}
+	said := e.Code
+	if e.Message != "" {
+		said += ", " + e.Message
+	}
+	switch {
+	case e.Code == "basin_not_found":
+		return fmt.Sprintf("S2 refuses this node: basin %s not found (%s)", s.Basin, c.basinFlag())
+	case e.Status == 401:
+		return fmt.Sprintf("S2 refuses this node: it does not take the token (--s2-token, FANTAIL_S2_TOKEN): %s", said)
+	case e.Status == 403:
+		return fmt.Sprintf("S2 refuses this node in basin %s: the token (--s2-token, FANTAIL_S2_TOKEN) needs to read, append, trim and make streams in it, %s included: %s",
+			s.Basin, fleetStream, said)
+	case errors.Is(err, shard.ErrLogDenied):
+		return fmt.Sprintf("S2 refuses this node in basin %s (%s): HTTP %d %s", s.Basin, c.basinFlag(), e.Status, said)
+	}
+	return fmt.Sprintf("%s does not serve this node: HTTP %d %s", c.at(), e.Status, said)
+}
+
+func (c *Config) endpointFlag() string {
+	if c.Endpoint == "" {
+		return "the managed service: --s2-endpoint is not set"
+	}
+	return "--s2-endpoint"
+}
+
+// Sites implements shard.Prober.
+func (l *Log) Sites() []shard.Site { return l.cfg.sites() }
+
+// Mapping implements shard.Prober.
+func (l *Log) Mapping() string { return l.cfg.mapping() }
+
+// Describe implements shard.Prober.
+func (l *Log) Describe(s shard.Site) string { return l.cfg.describe(s) }
+
+// Explain implements shard.Prober.
+func (l *Log) Explain(s shard.Site, err error) string { return l.cfg.explain(s, err) }
+
+// Sites implements shard.Prober.
+func (l *Embedded) Sites() []shard.Site { return l.cfg.sites() }
+
+// Mapping implements shard.Prober.
+func (l *Embedded) Mapping() string { return l.cfg.mapping() }
+
+// Describe implements shard.Prober.
+func (l *Embedded) Describe(s shard.Site) string { return l.cfg.describe(s) }
+
+// Explain implements shard.Prober.
+func (l *Embedded) Explain(s shard.Site, err error) string { return l.cfg.explain(s, err) }

@@ -1,0 +1,147 @@
+package s2
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2dev"
+)
+
+// stand is how a node with these settings stands with S2, once its first probe is over.
+func (r *rig) stand(cfg Config) shard.Standing {
+	r.Helper()
+	log, err := Open(cfg)
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() { _ = log.Close() })
+	return r.standOn(log)
+}
+
+func (r *rig) standOn(log shard.Log) shard.Standing {
+	r.Helper()
+	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	defer h.Close()
+	told := make(chan shard.Standing, 16)
+	h.Stand(shard.Lone, func(st shard.Standing) { told <- st })
+	select {
+	case st := <-told:
+		return st
+	case <-time.After(20 * time.Second):
+		r.Fatal("nothing is known of S2")
+		return shard.Standing{}
+	}
+}
+
+// What an operator reads for each setting that is wrong.
+func TestProbeExplains(t *testing.T) {
+	r := newRig(t)
+	for _, d := range []struct{ token, code string }{{"no-rights", "permission_denied"}, {"unknown", "authn"}} {
+		r.s2.Faults().Deny(d.token, d.code)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := "http://" + ln.Addr().String()
+	_ = ln.Close()
+	for name, c := range map[string]struct {
+		cfg             Config
+		refused, silent string
+	}{
+		"well":              {cfg: Config{Basin: testBasin}},
+		"basin":             {cfg: Config{Basin: "fantail-tets"}, refused: "S2 refuses this node: basin fantail-tets not found (--s2-basin)"},
+		"one basin of many": {cfg: Config{BasinMap: map[string]string{"a": testBasin, "b": "fantail-tets"}}, refused: "S2 refuses this node: basin fantail-tets not found (--s2-basin-map)"},
+		"home basin":        {cfg: Config{BasinTemplate: "ds-{project}", HomeBasin: "fantail-tets"}, refused: "S2 refuses this node: basin fantail-tets not found (--s2-home-basin)"},
+		"a template alone":  {cfg: Config{BasinTemplate: "fantail-{project}"}},
+		"its token":         {cfg: Config{BasinTemplate: "fantail-{project}", Token: "unknown"}, refused: "S2 refuses this node: it does not take the token (--s2-token, FANTAIL_S2_TOKEN): authn"},
+		"rights":            {cfg: Config{Basin: testBasin, Token: "no-rights"}, refused: "the token (--s2-token, FANTAIL_S2_TOKEN) needs to read, append, trim and make streams in it, __ds/fleet included: permission_denied"},
+		"token":             {cfg: Config{Basin: testBasin, Token: "unknown"}, refused: "S2 refuses this node: it does not take the token (--s2-token, FANTAIL_S2_TOKEN): authn"},
+		"endpoint":          {cfg: Config{Basin: testBasin, Endpoint: dead}, silent: "S2 " + dead + " does not answer: connection refused (--s2-endpoint)"},
+	} {
+		if c.cfg.Endpoint == "" {
+			c.cfg.Endpoint = r.s2.URL()
+		}
+		st := r.stand(c.cfg)
+		if !strings.Contains(st.Refused, c.refused) || (c.refused == "") != (st.Refused == "") {
+			t.Errorf("%s: refused %q, want %q", name, st.Refused, c.refused)
+		}
+		if !strings.HasPrefix(st.Silent, c.silent) || (c.silent == "") != (st.Silent == "") {
+			t.Errorf("%s: silent %q, want %q", name, st.Silent, c.silent)
+		}
+		if st.Passed != (c.refused == "" && c.silent == "") || st.Passed != (st.Fleet != 0) {
+			t.Errorf("%s: %+v", name, st)
+		}
+		if token := c.cfg.Token; token != "" && strings.Contains(st.Refused, token) {
+			t.Errorf("%s: %q names the token", name, st.Refused)
+		}
+	}
+}
+
+// Each right that is missing is found; and what is asked for it changes nothing.
+func TestProbeRights(t *testing.T) {
+	r := newRig(t)
+	if st := r.standOn(r.log); !st.Passed || st.Fleet == 0 {
+		t.Fatalf("%+v", st)
+	}
+	before := r.s2.Usage().Streams[testBasin+"/"+fleetStream]
+	for _, op := range []s2dev.Op{s2dev.OpRead, s2dev.OpCheckTail, s2dev.OpAppend, s2dev.OpEnsureStream} {
+		f := r.s2.Faults().Add(s2dev.Fault{Stream: fleetStream, Op: op, Kind: s2dev.Refuse, Code: "permission_denied"})
+		if st := r.standOn(r.log); st.Refused == "" || st.Passed {
+			t.Errorf("without %s: %+v", op, st)
+		}
+		f.Remove()
+	}
+	tail, err := r.log.Tail(t.Context(), "__ds/fleet/"+testBasin)
+	if err != nil || tail != 1 {
+		t.Errorf("the log ends at %d, %v", tail, err)
+	}
+	if after := r.s2.Usage().Streams[testBasin+"/"+fleetStream]; after.RecordsAppended != before.RecordsAppended {
+		t.Errorf("%d records appended by probes", after.RecordsAppended-before.RecordsAppended)
+	}
+}
+
+// The embedded S2 without a wire is asked the same, and is the same fleet.
+func TestProbeEmbedded(t *testing.T) {
+	r := newRig(t)
+	log, err := OpenEmbedded(r.basin, Config{Basin: testBasin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, wire := r.standOn(log), r.standOn(r.log)
+	if !here.Passed || here.Fleet == 0 || here.Fleet != wire.Fleet {
+		t.Errorf("%+v, over the wire %+v", here, wire)
+	}
+	missing, err := OpenEmbedded(r.basin, Config{Basin: "fantail-tets"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := r.standOn(missing); !strings.Contains(st.Refused, "not found") {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A node that may make basins makes the one that holds the record.
+func TestProbeMakesBasin(t *testing.T) {
+	r := newRig(t)
+	st := r.stand(Config{Endpoint: r.s2.URL(), Basin: "fantail-made", CreateBasins: true})
+	if !st.Passed || st.Fleet == 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// The mapping is part of what a fleet is: the same basins in other use are another's. How S2 is
+// named is none.
+func TestProbeMapping(t *testing.T) {
+	r := newRig(t)
+	one := r.stand(Config{Endpoint: r.s2.URL(), Basin: testBasin})
+	if same := r.stand(Config{Endpoint: strings.Replace(r.s2.URL(), "127.0.0.1", "localhost", 1), Basin: testBasin}); same.Fleet != one.Fleet {
+		t.Error("another name of S2 is another fleet")
+	}
+	if other := r.stand(Config{Endpoint: r.s2.URL(), BasinMap: map[string]string{"default": testBasin}}); other.Fleet == one.Fleet || other.Fleet == 0 {
+		t.Errorf("another mapping is the same fleet: %+v", other)
+	}
+}
