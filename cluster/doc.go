@@ -54,6 +54,18 @@
 // nothing until it is back; and readers can be evened out (Balance). A process that finds
 // that it stood still joins anew (membership.go).
 //
+// # What S2 says to a node
+//
+// A node owns nothing before S2 has answered it with its own settings and it has found the
+// fleet's record there (fleetrecord.go). Gossip carries a hash of what it found. Who owns
+// streams is right: a node that found something else owns none, is not ready, and says which
+// setting to look at; owners yield only to owners that began before them. Such a node writes
+// nothing. One that its own probe finds refused, while S2 answers others, gives its streams away
+// as one that is cut off does; when a member is refused the others ask for themselves
+// immediately, so that where all are refused all keep what they have. While S2 answers nobody,
+// a node that it has never answered waits a minute, and then does without it: it is ready and
+// owns its share.
+//
 // # Invariants
 //
 //  1. A View is an immutable value behind one pointer, and At(t) a pure function of it:

@@ -50,6 +50,9 @@ type membership struct {
 	// attempts is the last try of each address to join that failed, by name or address; at most
 	// as many as there are.
 	attempts map[string]*attempt
+	gate     gate
+
+	looked func() // called once a round of joining might have begun a fleet; may be nil
 }
 
 // The calm profile: gossip places streams, links notice deaths.
@@ -84,8 +87,9 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 	if cfg.Plaintext != PlaintextAlways {
 		m.self.Features |= FeatureTLS
 	}
-	if len(cfg.Join) > 0 {
-		m.self.StartAt = Never // owns nothing before it has found somebody
+	m.gate.closed = cfg.gated
+	if len(cfg.Join) > 0 || cfg.gated {
+		m.self.StartAt = Never // owns nothing before it has found somebody, and S2
 	}
 	m.view.Store(NewView([]Member{m.self}))
 	return m
@@ -230,15 +234,12 @@ func (m *membership) complain(by *Member, before string) string {
 func (m *membership) build() *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if now := m.cfg.Now(); m.self.StartAt == Never && m.ownedLocked(now) {
+	now := m.cfg.Now()
+	m.yieldLocked(now)
+	if m.self.StartAt == Never && m.ownedLocked(now) && m.mayLocked(now) {
 		m.activateLocked(m.flip(now))
 	}
-	all := make([]Member, 0, 1+len(m.known))
-	all = append(all, m.self)
-	for _, o := range m.known {
-		all = append(all, o)
-	}
-	return NewView(all)
+	return NewView(m.allLocked())
 }
 
 // flip is the instant of a change that this node announces now: a whole second, so
@@ -262,7 +263,7 @@ func (m *membership) activateLocked(at uint64) {
 // will: to wait for that would have a fleet begin one date after the other.
 func (m *membership) ownedLocked(now time.Time) bool {
 	for _, o := range m.known {
-		if o.StartAt != Never && millis(now) < o.StopAt {
+		if o.dated(millis(now)) {
 			return true
 		}
 	}
@@ -279,7 +280,9 @@ func (m *membership) sought(all bool, why string) (company bool) {
 	m.mu.Lock()
 	now := m.cfg.Now()
 	company = len(m.known) > 0
-	begins := m.self.StartAt == Never && !m.ownedLocked(now) && (company || why != "") && !m.aliensLocked()
+	ripe := (company || why != "") && !m.aliensLocked()
+	first := ripe && m.soughtLocked(all, why)
+	begins := ripe && m.self.StartAt == Never && !m.ownedLocked(now) && m.mayLocked(now)
 	switch {
 	case !begins:
 	case all || !company:
@@ -288,6 +291,9 @@ func (m *membership) sought(all bool, why string) (company bool) {
 		m.activateLocked(m.flip(now))
 	}
 	m.mu.Unlock()
+	if first && m.looked != nil {
+		m.looked()
+	}
 	if begins {
 		poke(m.news)
 	}
@@ -308,6 +314,9 @@ func (m *membership) returning() {
 	if m.self.Flags&FlagLeaving != 0 {
 		m.self.Flags &^= FlagLeaving
 		m.self.StartAt, m.self.StopAt = m.flip(m.cfg.Now()), Never
+		if !m.mayLocked(m.cfg.Now()) {
+			m.self.StartAt = Never
+		}
 		m.self.Rev++
 	}
 	m.mu.Unlock()

@@ -34,7 +34,9 @@ type Relay struct {
 	server    *server
 	followers *followers
 	flights   *flights
-	ctx       context.Context // ends with Close
+	standing  func() shard.Standing // of the host; nil unless gated
+	restand   func()                // has the host ask anew
+	ctx       context.Context       // ends with Close
 	stop      context.CancelFunc
 	wg        sync.WaitGroup
 	news      chan struct{} // cap 1, never closed: ownership needs a look
@@ -45,8 +47,11 @@ type Relay struct {
 	owing   atomic.Pointer[owing]
 	full    atomic.Bool // this node has its share of the streams
 	leaving atomic.Bool
-	readers atomic.Int64 // see Balance
-	store   store        // owned by tend
+	readers atomic.Int64           // see Balance
+	store   store                  // owned by tend
+	stand   stand                  // owned by tend
+	verdict atomic.Pointer[string] // why this node must own nothing, for the sake of others
+	outage  atomic.Bool            // S2 has answered nobody: this node does without
 	skewed  rate.Sometimes
 	tending sync.Mutex // held while ownership is looked at
 	closing sync.Once
@@ -63,6 +68,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Host, tails *shard.Tails)
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	cfg.gated = host.Probes()
 	r, ln, err := newRelay(ctx, cfg, host, tails)
 	if err != nil {
 		return nil, err
@@ -75,6 +81,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Host, tails *shard.Tails)
 	if cfg.Renew != nil {
 		r.wg.Go(func() { r.renew(r.ctx) })
 	}
+	host.Stand(r.ms.role, func(shard.Standing) { poke(r.news) })
 	return r, nil
 }
 
@@ -104,6 +111,10 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	r.flights = newFlights(ctx)
 	r.flights.panics = shard.NewPanics(cfg.Logger, cfg.Metrics)
 	r.ms = newMembership(&r.cfg, r.met, r.addr, r.observe)
+	if h, ok := h.(*shard.Host); ok {
+		r.standing, r.restand, r.ms.looked = h.Standing, h.Restand, h.Restand
+		r.stand.heard = map[string]heard{}
+	}
 	r.self = r.ms.self.Name
 	r.cfg.Logger = cfg.Logger.With("member", r.self)
 	r.ms.log = r.cfg.Logger

@@ -14,7 +14,7 @@ import (
 func (r *Relay) status(peer string) *relaypb.Status {
 	left, owner := r.owing.Load().to(peer)
 	return &relaypb.Status{
-		Readers: uint64(max(r.readers.Load(), 0)), StoreDown: r.hosted.host.StoreDown(),
+		Readers: uint64(max(r.readers.Load(), 0)), StoreDown: r.storeLost(),
 		Owner: owner, Owed: uint64(max(left, 0)), Now: millis(r.cfg.Now()),
 	}
 }
@@ -27,7 +27,7 @@ const shareTimeout = 10 * time.Second
 func (r *Relay) Ready() bool {
 	v := r.View()
 	me := v.Member(r.self)
-	if me == nil || r.leaving.Load() || !v.At(r.cfg.Now()).has(r.self) {
+	if me == nil || r.leaving.Load() || r.Trouble() != "" || !v.At(r.cfg.Now()).has(r.self) {
 		return false
 	}
 	if r.full.Load() {
@@ -115,7 +115,9 @@ func (r *Relay) tendStore(now time.Time) {
 	for _, st := range r.peers.statuses() {
 		othersUp = othersUp || st != nil && !st.GetStoreDown()
 	}
-	if r.store.judge(now, r.hosted.host.StoreDown(), othersUp) {
+	me := r.View().Member(r.self)
+	owns := me != nil && me.StartAt != Never
+	if r.store.judge(now, owns && r.storeLost(), othersUp) {
 		r.cfg.Logger.Warn("storage", "lost", r.store.lost)
 		r.ms.noStore(r.store.lost)
 	}

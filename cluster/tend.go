@@ -28,6 +28,7 @@ func (r *Relay) tend(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := time.Now()
+		r.tendStanding(now)
 		r.tendStore(now)
 		r.tendSkew()
 		if late := now.Sub(last); late > tendEvery+deadAfter {

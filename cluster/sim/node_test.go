@@ -75,6 +75,7 @@ func (n *node) start() error {
 		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), born: time.Now(), skew: skew,
 		store: s.mem.Client(s.rand().Uint64(), storage),
 	}
+	p.store.SetTrouble(s.born)
 	s.mu.Lock()
 	s.procs = append(s.procs, p)
 	s.mu.Unlock()

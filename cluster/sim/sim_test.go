@@ -62,6 +62,8 @@ type sim struct {
 	log  record
 	zero time.Time
 
+	born logtest.Trouble // what the way to storage of a new process suffers
+
 	streams []*stream
 	writers []*writer
 	readers []*reader
@@ -139,6 +141,7 @@ func (s *sim) run(t *testing.T) {
 	s.net = newNetwork(s.plan.seed)
 	s.net.names = s.names
 	s.mem = logtest.NewMemory(s.plan.seed)
+	s.mem.Basin = "fantail-sim"
 	s.play()
 	s.mu.Lock()
 	defer s.mu.Unlock()
