@@ -32,24 +32,38 @@ func (n *node) adminRoutes() http.Handler {
 	return mux
 }
 
-// ready says whether a balancer should send requests here: joined, and not
-// stopping. A failing S2 is no reason: reads go on from memory, and another node
-// would fare no better.
+// ready says whether a balancer should send requests here: S2 has answered this node with its
+// own settings, it has joined, and is not stopping. That S2 fails later is no reason: reads go
+// on from memory, and another node would fare no better. That it refuses this node is one.
 func (n *node) ready(w http.ResponseWriter, _ *http.Request) {
+	if why := n.unready(time.Now()); why != "" {
+		http.Error(w, why, http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// unready is why the node is not ready; empty: it is.
+func (n *node) unready(now time.Time) string {
 	switch state, final := n.leaving.get(); {
 	case final:
-		http.Error(w, "stopping", http.StatusServiceUnavailable)
+		return "stopping"
 	case state != stateServing:
-		http.Error(w, string(state), http.StatusServiceUnavailable)
-	case n.relay != nil && !n.relay.Ready():
-		why := unready(n.relay.View(), n.relay.Self(), time.Now())
-		if tried := n.relay.JoinErrors(); tried != "" {
-			why += "\ncannot join: " + tried
-		}
-		http.Error(w, why, http.StatusServiceUnavailable)
-	default:
-		fmt.Fprintln(w, "ok")
+		return string(state)
+	case n.relay == nil:
+		return n.host.Standing().Trouble(now)
 	}
+	if why := n.relay.Trouble(); why != "" {
+		return why
+	}
+	if n.relay.Ready() {
+		return ""
+	}
+	why := unready(n.relay.View(), n.relay.Self(), now)
+	if tried := n.relay.JoinErrors(); tried != "" {
+		why += "\ncannot join: " + tried
+	}
+	return why
 }
 
 // unready is why a node that serves has no share of the streams, or not all of it.

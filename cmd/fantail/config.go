@@ -46,6 +46,7 @@ type serveCmd struct {
 	S2Token         string            `name:"s2-token" help:"Access token of S2."`
 	S2Basin         string            `name:"s2-basin" help:"Basin that holds all projects."`
 	S2BasinTemplate string            `name:"s2-basin-template" help:"A basin for each project, such as ds-{project}; the prefix is required."`
+	S2HomeBasin     string            `name:"s2-home-basin" help:"With a template: basin of the fleet's record (__ds/fleet). Without it no basin is checked at the start."`
 	S2BasinMap      map[string]string `name:"s2-basin-map" help:"Basins by project: project=basin;…"`
 	S2CreateBasins  bool              `name:"s2-create-basins" help:"Make basins that do not exist; with a template 20 together, then one each 5 s."`
 	Exclusive       bool              `help:"Nobody else writes to the streams in S2: no read sessions at all."`
@@ -81,7 +82,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		pprof: c.AdminPprof,
 		s2: s2.Config{
 			Endpoint: c.S2Endpoint, Token: c.S2Token, Basin: c.S2Basin,
-			BasinTemplate: c.S2BasinTemplate, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
+			BasinTemplate: c.S2BasinTemplate, HomeBasin: c.S2HomeBasin, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
 		},
 		shard:   shard.Config{ColdOpens: c.ColdOpens},
 		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders, MaxGoroutineReaders: c.MaxOwn, IdleTimeout: c.Idle},

@@ -137,6 +137,12 @@ func (n *node) build(ctx context.Context) (err error) {
 			return err
 		}
 		streams = n.relay
+	} else {
+		n.host.Stand(shard.Lone, func(st shard.Standing) {
+			if st.Record != "" {
+				cfg.log.Error("the fleet's record", "why", st.Record)
+			}
+		})
 	}
 	// The readers and writers.
 	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry

@@ -38,6 +38,26 @@ type process struct {
 	cmd  *exec.Cmd
 	at   map[string]any // the line that says where it serves
 	done chan error
+	log  *transcript
+}
+
+// transcript is what a process has said so far.
+type transcript struct {
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+// Write implements io.Writer.
+func (t *transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.all.Write(b)
+}
+
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.all.String()
 }
 
 // spawn starts a process and waits for the log line msg.
@@ -53,7 +73,7 @@ func spawn(t *testing.T, msg string, args ...string) *process {
 // spawnBinary is spawn for the command of another release.
 func spawnBinary(t *testing.T, path, msg string, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(path, append([]string{"--log-format=json"}, args...)...), done: make(chan error, 1)}
+	p := &process{cmd: exec.Command(path, append([]string{"--log-format=json"}, args...)...), done: make(chan error, 1), log: new(transcript)}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -62,9 +82,9 @@ func spawnBinary(t *testing.T, path, msg string, args ...string) *process {
 		t.Fatal(err)
 	}
 	ready := make(chan map[string]any, 1)
-	var log strings.Builder // read once the process has ended
+	log := p.log
 	go func() {
-		sc := bufio.NewScanner(io.TeeReader(stderr, &log))
+		sc := bufio.NewScanner(io.TeeReader(stderr, log))
 		for sc.Scan() {
 			var line map[string]any
 			if json.Unmarshal(sc.Bytes(), &line) == nil && line["msg"] == msg {

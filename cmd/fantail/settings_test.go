@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard/s2dev"
+)
+
+// settled is a fleet of processes on an S2 in this one, which knows their tokens.
+type settled struct {
+	*processes
+	*testing.T
+	c       *client
+	s2      *s2dev.Server
+	streams []string
+}
+
+const (
+	settledBasin = "my-streams"
+	otherBasin   = "other-basin"
+)
+
+// newSettled starts n nodes, each with a token of its own, and makes streams through all.
+func newSettled(t *testing.T, n, streams int) *settled {
+	t.Helper()
+	s2, err := s2dev.Open(s2dev.Config{Listen: "127.0.0.1:0", Basins: []string{settledBasin, otherBasin}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s2.Close() })
+	f := &settled{processes: &processes{run: rand.Text()}, T: t, c: newClient(t), s2: s2}
+	for i := range n {
+		f.nodes = append(f.nodes, f.start(i))
+	}
+	f.settle(t)
+	for i := range streams {
+		f.streams = append(f.streams, fmt.Sprintf("s%d", i))
+		f.c.must(t, 201, "PUT", f.url(i, f.streams[i]), "0", "Content-Type", "text/plain")
+	}
+	return f
+}
+
+func token(i int) string { return fmt.Sprintf("token-of-%d", i) }
+
+// start starts node i; a flag given again counts.
+func (f *settled) start(i int, more ...string) *process {
+	f.Helper()
+	args := []string{
+		"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
+		"--cluster=test", "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0", "--relay=127.0.0.1:0",
+		"--grace=10s", "--linger=0s", "--drain=2s",
+	}
+	if i > 0 {
+		args = append(args, "--join="+f.nodes[0].addr("gossip"))
+	}
+	given := strings.Join(more, " ")
+	for _, own := range []string{"--s2-endpoint=" + f.s2.URL(), "--s2-basin=" + settledBasin, "--s2-token=" + token(i)} {
+		if name, _, _ := strings.Cut(own, "="); !strings.Contains(given, name) {
+			args = append(args, own)
+		}
+	}
+	return spawn(f.T, "serving", append(args, more...)...)
+}
+
+// readyz is what a node says of itself.
+func (f *settled) readyz(p *process) (status int, why string) {
+	a, err := f.c.do(f.Context(), "GET", "http://"+p.addr("admin")+"/readyz", "")
+	if err != nil {
+		return 0, err.Error()
+	}
+	return a.status, string(a.body)
+}
+
+func (f *settled) metric(p *process, name string) int {
+	v, _ := f.c.metric(f.Context(), p.addr("admin"), name)
+	return int(v)
+}
+
+// use reads and appends to every stream, through a node each.
+func (f *settled) use(nodes []*process) {
+	f.Helper()
+	for i, s := range f.streams {
+		url := "http://" + nodes[i%len(nodes)].addr("http") + "/v1/stream/" + f.run + "/" + s
+		f.c.must(f.T, 200, "GET", url+"?offset=-1", "")
+		f.c.must(f.T, 204, "POST", url, "x", "Content-Type", "text/plain")
+	}
+}
+
+// A node whose settings for S2 are wrong is never ready, owns nothing and says why; the fleet
+// that it joined does not notice.
+func TestWrongSettings(t *testing.T) {
+	f := newSettled(t, 3, 30)
+	f.s2.Faults().Deny("wrong", "permission_denied")
+	f.s2.Faults().Deny("unknown", "authn")
+	dead := "http://" + freePorts(t, 1)[0]
+	for i, c := range []struct {
+		name, flag string
+		says       []string // in /readyz and its log
+		peers      string   // in the others' logs
+	}{
+		{"misspelt basin", "--s2-basin=my-streems", []string{"S2 refuses this node: basin my-streems not found (--s2-basin)"}, "S2 refuses a member"},
+		{"another basin", "--s2-basin=" + otherBasin, []string{"other-basin (--s2-basin)", "not those of node-"}, "other settings for S2"},
+		{"wrong token", "--s2-token=wrong", []string{"--s2-token, FANTAIL_S2_TOKEN", "permission_denied"}, "S2 refuses a member"},
+		{"unknown token", "--s2-token=unknown", []string{"--s2-token, FANTAIL_S2_TOKEN", "authn"}, "S2 refuses a member"},
+		{"dead endpoint", "--s2-endpoint=" + dead, []string{"S2 " + dead + " does not answer: connection refused"}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := f.start(10+i, c.flag)
+			f.eventually("it says why", func() bool {
+				status, why := f.readyz(p)
+				return status == http.StatusServiceUnavailable && containsAll(why, c.says)
+			})
+			f.eventually("all see it", func() bool {
+				return f.metric(p, "fantail_members") == 4 && f.metric(f.nodes[0], "fantail_members") == 4
+			})
+			// Twice the time in which it would own streams if nothing kept it.
+			for seen := time.Now(); time.Since(seen) < 4*time.Second; {
+				f.use(append([]*process{p}, f.nodes...))
+				if status, why := f.readyz(p); status == 200 {
+					t.Fatalf("ready: %s", why)
+				}
+				for _, n := range append([]*process{p}, f.nodes...) {
+					if owners := f.metric(n, "fantail_owners"); owners != 3 {
+						t.Fatalf("%d owners", owners)
+					}
+				}
+			}
+			if owned := f.metric(p, "fantail_owned_streams"); owned != 0 {
+				t.Errorf("it has %d streams", owned)
+			}
+			if said := p.log.String(); !strings.Contains(said, `"level":"ERROR"`) || !containsAll(said, c.says) {
+				t.Error("its log does not say why")
+			}
+			for _, secret := range []string{`"wrong"`, "=wrong", "unknown:"} {
+				if strings.Contains(p.log.String(), secret) {
+					t.Errorf("its log has %q", secret)
+				}
+			}
+			if peer := f.nodes[0].log.String(); c.peers != "" && strings.Count(peer, fmt.Sprintf(`"peer":"node-%d-`, 10+i)) == 0 {
+				t.Errorf("its peers do not say %q", c.peers)
+			}
+			_ = p.cmd.Process.Signal(syscall.SIGTERM)
+			f.eventually("it has left", func() bool { return f.metric(f.nodes[0], "fantail_members") == 3 })
+		})
+	}
+}
+
+func containsAll(s string, parts []string) bool {
+	for _, p := range parts {
+		if !strings.Contains(s, p) {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *settled) eventually(what string, ok func() bool) {
+	f.Helper()
+	eventually(f.T, 20*time.Second, what, ok)
+}
+
+// A token is revoked while the fleet runs: of one node, and its streams move and come back; of
+// all, and nothing moves.
+func TestTokenRevoked(t *testing.T) {
+	f := newSettled(t, 3, 12)
+	deny := f.s2.Faults().Deny
+	victim, others := f.nodes[1], []*process{f.nodes[0], f.nodes[2]}
+	deny(token(1), "permission_denied")
+	f.eventually("its streams have moved", func() bool {
+		return f.metric(others[0], "fantail_owners") == 2 && f.metric(others[1], "fantail_owners") == 2
+	})
+	f.eventually("it is not ready, and says why", func() bool {
+		status, why := f.readyz(victim)
+		return status == http.StatusServiceUnavailable && strings.Contains(why, "S2 refuses this node") && !strings.Contains(why, token(1))
+	})
+	f.use(others)
+	for _, p := range others {
+		if status, why := f.readyz(p); status != 200 {
+			t.Errorf("another one is not ready: %s", why)
+		}
+	}
+	deny(token(1), "")
+	f.eventually("it is back", func() bool {
+		status, _ := f.readyz(victim)
+		return status == 200 && f.metric(others[0], "fantail_owners") == 3 && f.metric(victim, "fantail_owners") == 3
+	})
+	f.use(f.nodes)
+
+	for i := range f.nodes {
+		deny(token(i), "permission_denied")
+	}
+	f.eventually("all are refused", func() bool {
+		for _, p := range f.nodes {
+			if status, why := f.readyz(p); status == 200 || !strings.Contains(why, "S2 refuses this node") {
+				return false
+			}
+		}
+		return true
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for ; ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
+		for _, p := range f.nodes {
+			if owners := f.metric(p, "fantail_owners"); owners != 3 {
+				t.Fatalf("%d owners while S2 refuses all", owners)
+			}
+		}
+	}
+	for i := range f.nodes {
+		deny(token(i), "")
+	}
+	f.eventually("all are ready", func() bool {
+		for _, p := range f.nodes {
+			if status, _ := f.readyz(p); status != 200 {
+				return false
+			}
+		}
+		return true
+	})
+	f.use(f.nodes)
+}
