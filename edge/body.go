@@ -261,7 +261,7 @@ func (b *source) collect(in io.Reader, first, most int, count bool) ([]byte, err
 
 // headBytes is about how much memory the head of a request takes.
 func headBytes(w http.ResponseWriter, r *http.Request) int {
-	if fast, ok := w.(*writer); ok {
+	if fast := writerOf(w); fast != nil {
 		return fast.size
 	}
 	n := len(r.RequestURI)

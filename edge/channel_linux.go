@@ -49,9 +49,10 @@ func (l *loop) work() (more bool) {
 			l.list(ch)
 		}
 	}
-	if l.delivered > 0 {
+	if l.sent > 0 {
+		l.s.m.delivered.Add(float64(l.sent))
 		l.s.m.deliveries.Add(float64(l.delivered))
-		l.delivered = 0
+		l.sent, l.delivered = 0, 0
 	}
 	if l.newest > 0 {
 		l.s.m.observeDelivery(l.newest)

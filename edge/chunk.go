@@ -173,6 +173,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, info shard.Info, c
 		return
 	}
 	s.m.deliveries.Add(float64(c.messages))
+	s.m.delivered.Add(float64(size))
 }
 
 // writeBodies writes the messages one after the other.

@@ -207,6 +207,7 @@ func (l *loop) write(r *conn, owed net.Buffers) (n int, all bool, err error) {
 
 // wrote counts what was taken.
 func (l *loop) wrote(r *conn, n int) {
+	l.sent += n
 	pre := min(n, len(r.pre))
 	if r.pre = r.pre[pre:]; len(r.pre) == 0 {
 		r.pre = nil

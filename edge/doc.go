@@ -2,6 +2,7 @@
 //
 // # The life of a request
 //
+// A tap (tap.go) takes note of every answer, for metrics, log and access log. Below it,
 // ServeHTTP (server.go) is the route table: the escaped path names a stream
 // (name.go), the method a handler. Writes (publish.go) read a bounded body, make
 // a shard.Request of it and let Streams.Do decide; refusals and errors become

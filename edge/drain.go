@@ -110,8 +110,10 @@ func (s *Server) admit(m mode, own bool) error {
 	switch {
 	case d.on.Load() && m == modeSSE:
 		return s.m.refuse(errDraining)
-	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders, s.cfg.Crowded():
+	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders:
 		return s.m.refuse(errFull)
+	case s.cfg.Crowded():
+		return s.m.refuse(errFiles)
 	case own && d.owned >= s.cfg.MaxGoroutineReaders:
 		return s.m.refuse(errFullOwn)
 	case own:

@@ -88,6 +88,7 @@ var failures = []struct {
 	{errFull, mapping{503, "full", "Too many readers on this node", retry{1, 5}}},
 	{errFullOwn, mapping{503, "full-waiting", "Too many readers over HTTP/2 or by long-poll on this node", retry{1, 5}}},
 	{errConnFull, mapping{503, "full-connection", "Too many readers on this connection; open another", retry{1, 5}}},
+	{errFiles, mapping{503, "full-files", "Too many connections on this node", retry{1, 5}}},
 	{errCrowd, mapping{503, "crowded", "Too many catch up on this node", retry{1, 5}}},
 	{errDraining, mapping{503, "draining", "This node is stopping", retry{1, 3}}},
 	{shard.ErrNotFound, mapping{404, "stream-not-found", "No such stream", retry{}}},
@@ -130,6 +131,7 @@ func fail(w http.ResponseWriter, err error) {
 	if m.status >= http.StatusInternalServerError {
 		detail = "" // what failed behind us is the operator's to know
 	}
+	noteRefusal(w, m, err)
 	answer(w, m, detail)
 }
 
@@ -143,6 +145,7 @@ func failEvents(w http.ResponseWriter, r *http.Request, err error) {
 		fail(w, err)
 		return
 	}
+	noteRefusal(w, m, err)
 	if !errors.Is(err, errConnFull) { // see occupy
 		w.Header().Set("Connection", "close") // the next attempt may meet another node
 	}
@@ -171,6 +174,7 @@ func refuse(w http.ResponseWriter, out shard.Outcome) {
 		m = unexpected
 	}
 	h := w.Header()
+	noteRefusal(w, m, nil)
 	switch out.Code {
 	case shard.CodeClosed:
 		h.Set(hClosed, "true")
@@ -201,6 +205,7 @@ var (
 	errFull     = errors.New("too many readers")
 	errFullOwn  = errors.New("too many readers that have a goroutine")
 	errConnFull = errors.New("too many readers on this connection")
+	errFiles    = errors.New("too few file descriptors are left")
 	errCrowd    = errors.New("no room for another chunk")
 	errDraining = errors.New("node is stopping")
 )

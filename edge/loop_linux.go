@@ -46,6 +46,7 @@ type loop struct {
 	heard     [512]byte
 	step      step
 	delivered int    // messages, not counted yet
+	sent      int    // bytes, not counted yet
 	newest    uint64 // S2's time (ms) of the newest message written in this turn to who was up to date; 0: none
 	room      *room  // lent to the cursor that is pumped, or to the step; nil: one that is stuck has it
 }

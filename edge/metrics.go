@@ -35,6 +35,9 @@ const (
 // metrics of a Server; without a Registerer they count for nobody.
 type metrics struct {
 	readers    *prometheus.GaugeVec
+	requests   *prometheus.CounterVec
+	appended   prometheus.Counter
+	delivered  prometheus.Counter
 	deliveries prometheus.Counter
 	gaps       prometheus.Counter
 	cut        *prometheus.CounterVec
@@ -53,6 +56,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		readers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "fantail_readers", Help: "Readers connected to this node.",
 		}, []string{"mode"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_http_requests_total",
+			Help: "Requests by the status that their answer means: a reader that is told to come back counts as 503. Event streams count when they begin.",
+		}, []string{"method", "mode", "code"}),
+		appended: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fantail_appended_bytes_total", Help: "Bytes of messages that writers were acknowledged here.",
+		}),
+		delivered: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "fantail_delivered_bytes_total", Help: "Bytes written to readers, with the framing of event streams.",
+		}),
 		deliveries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_messages_delivered_total", Help: "Messages written to readers.",
 		}),
@@ -99,11 +112,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range []reason{movedDrain, movedRebalance} {
 		m.moved.WithLabelValues(string(r))
 	}
-	for _, err := range []error{errDraining, errFull, errFullOwn, errConnFull} {
+	for _, err := range []error{errDraining, errFull, errFullOwn, errConnFull, errFiles, errCrowd} {
 		m.refused.WithLabelValues(mappingOf(err).slug)
 	}
 	if reg != nil {
-		reg.MustRegister(m.bodies, m.cutBodies, m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.refused, m.waitRoom, m.waitTurn, m.ack, m.delivery)
+		reg.MustRegister(m.bodies, m.cutBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.refused, m.waitRoom, m.waitTurn, m.ack, m.delivery)
 	}
 	return m
 }

@@ -97,7 +97,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, req *incoming) (s
 		return shard.Outcome{}, false
 	}
 	ctx := r.Context()
-	if _, fast := w.(*writer); !fast && r.Method == http.MethodPost {
+	if writerOf(w) == nil && r.Method == http.MethodPost {
 		c := &whole{request: ctx}
 		defer c.end()
 		ctx = c
@@ -107,23 +107,15 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, req *incoming) (s
 	s.m.observeAck(start)
 	switch {
 	case err != nil:
-		s.complain(r, req.Stream, err)
 		fail(w, err)
 		return out, false
 	case !out.Code.Accepted():
 		refuse(w, out)
 		return out, false
+	case out.Code != shard.CodeDuplicate:
+		s.m.appended.Add(float64(req.Messages.Bytes()))
 	}
 	return out, true
-}
-
-// complain logs a write that failed; of one whose client has gone, nobody needs to know.
-func (s *Server) complain(r *http.Request, id shard.StreamID, err error) {
-	if clientOf(r).Err() != nil {
-		s.cfg.Logger.Debug("write failed, and its client is gone", "stream", id, "err", err)
-		return
-	}
-	s.complaints.Do(func() { s.cfg.Logger.Warn("write failed", "stream", id, "err", err) })
 }
 
 // request begins a Request; its body is read later.

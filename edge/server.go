@@ -58,6 +58,8 @@ type Config struct {
 	Now func() time.Time
 	// Logger gets what an operator should see (discard).
 	Logger *slog.Logger
+	// AccessLog gets a line for each request; of an event stream when it begins (nil: none).
+	AccessLog *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 }
@@ -192,7 +194,7 @@ func (s *Server) HTTPServer() *http.Server {
 // ServeHTTP answers a request. An event stream is served from here, and not from within
 // whatever prepared it, whose frames would keep its stack at twice the size.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if events := s.route(w, r); events != nil {
+	if events := s.observed(w, r); events != nil {
 		events.serve(w, r)
 	}
 }

@@ -253,6 +253,7 @@ func (d *driver) turn(ctx context.Context) (more bool, err error) {
 			return true, err
 		}
 		d.c.wrote(len(b))
+		d.server.m.delivered.Add(float64(len(b)))
 	}
 	d.server.m.count(&d.c)
 	err = d.out.flush()

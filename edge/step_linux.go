@@ -34,6 +34,7 @@ func (l *loop) deliver(r *conn) (sent int) {
 	if sent > 0 {
 		r.active = l.since()
 		l.delivered += int(l.step.messages)
+		l.sent += sent
 	}
 	switch {
 	case r.seal.owes():

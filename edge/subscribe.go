@@ -36,6 +36,12 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		fail(w, err)
 		return nil
 	}
+	switch q.live {
+	case "sse":
+		noteMode(w, modeSSE)
+	case "long-poll":
+		noteMode(w, modeLongPoll)
+	}
 	info, at, err := s.locate(r.Context(), id, &q)
 	switch {
 	case q.live == "sse":

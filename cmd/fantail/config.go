@@ -54,6 +54,7 @@ type serveCmd struct {
 	LongPoll   time.Duration `help:"How long a long-poll waits." default:"20s"`
 	ColdOpens  float64       `help:"How many streams a second this node reads from S2 that are not in memory, after twice as many in a burst; requests that would wait for over a second are refused." default:"200"`
 	MaxReaders int           `help:"Most SSE and long-poll readers at once." default:"200000"`
+	AccessLog  bool          `help:"Write a line for each request to standard output."`
 	Memory     byteSize      `help:"What the process may use, such as 2GiB; caches and the collector keep to it (default: the cgroup's limit, or what GOMEMLIMIT is nine tenths of)."`
 	MaxOwn     int           `name:"max-goroutine-readers" help:"Most of them over HTTP/2 or by long-poll, which cost some 17 KB of memory each." default:"20000"`
 	Idle       time.Duration `name:"idle-timeout" help:"How long a client's connection is kept on which nothing is asked; more than balancers in front keep theirs." default:"620s"`

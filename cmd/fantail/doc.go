@@ -33,7 +33,8 @@
 // # Goroutines
 //
 // Per node one for each of its two servers and, in a fleet, the one that evens readers out,
-// and the one that watches S2 where that is not in this process;
+// one that watches whether the node is
+// ready, and where S2 is not in this process one that watches that;
 // node.stop waits for them. node.halt has stop run in one that it does not wait for longer
 // than the grace: then the process ends. A process has one that waits for signals, which
 // stopping's done waits for, and for each log line one until the line is written.

@@ -82,6 +82,7 @@ func (d *departure) left(of time.Duration) time.Duration {
 
 // drain has the node depart in the background.
 func (n *node) drain() {
+	began, readers, streams := time.Now(), n.edge.Readers(), n.gauge("fantail_owned_streams")
 	d := &n.leaving
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -91,7 +92,7 @@ func (n *node) drain() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	d.state, d.since, d.cancel, d.done = stateDraining, time.Now(), cancel, done
-	n.cfg.log.Info("draining")
+	n.cfg.log.Info("draining", "readers", readers, "streams", streams, "over", n.cfg.drain)
 	go func() {
 		defer close(done)
 		if n.depart(ctx) != nil {
@@ -102,7 +103,7 @@ func (n *node) drain() {
 			d.state = stateDrained
 		}
 		d.mu.Unlock()
-		n.cfg.log.Info("drained")
+		n.cfg.log.Info("drained", "in", time.Since(began).Round(time.Millisecond), "readers", n.edge.Readers(), "streams", n.gauge("fantail_owned_streams"))
 	}()
 }
 

@@ -27,6 +27,9 @@ const (
 	logPatience = 100 * time.Millisecond
 )
 
+// logFormat is text or json.
+type logFormat string
+
 // newLogger returns the process's logger. No line of it can flood the log, or hold the process up.
 func newLogger(level slog.Level, format string) *slog.Logger {
 	out := &outlet{w: os.Stderr, say: slog.New(newHandler(os.Stderr, level, format))}

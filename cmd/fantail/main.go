@@ -41,5 +41,5 @@ func run(args, environ []string, whole ...func(*slog.Logger)) error {
 	ctx, again, done := stopping(context.Background(), cmd.Command() != "serve")
 	defer done()
 	cmd.BindTo(ctx, (*context.Context)(nil))
-	return cmd.Run(log, again)
+	return cmd.Run(log, logFormat(c.LogFormat), again)
 }

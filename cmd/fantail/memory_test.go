@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
@@ -41,6 +42,12 @@ func TestSplit(t *testing.T) {
 	}
 	if sum(4<<30) != sum(0) {
 		t.Error("4 GiB are not plenty")
+	}
+	most := int64(shard.Cost(shard.MaxBody, shard.MaxMessages))
+	for _, b := range budgets {
+		if strings.HasSuffix(b.name, "bodies") && b.least < most {
+			t.Errorf("%s: the least is %d, and the largest append costs %d", b.name, b.least, most)
+		}
 	}
 	cfg := nodeConfig{fleet: &cluster.Config{}}
 	for i, b := range budgets {

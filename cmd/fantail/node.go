@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fantail-dev/fantail/cluster"
@@ -40,6 +39,7 @@ type nodeConfig struct {
 	embedded             *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
 	shard                shard.Config
 	tailBytes            int64 // of all Tails; 0: shard's default
+	memory               memory
 	edge                 edge.Config
 	balance              edge.Balance
 	fleet                *cluster.Config // nil: a lone node
@@ -86,7 +86,7 @@ type node struct {
 	serving  errgroup.Group
 	failed   chan error // of servers that ended by themselves; has room for all, never closed
 	leaving  departure
-	steady   context.CancelFunc // ends the balancing of readers, and the watch on S2
+	steady   context.CancelFunc // ends the balancing of readers, and the watches on S2 and readiness
 	now      atomic.Value       // string: what stopping is at
 }
 
@@ -96,7 +96,7 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 	n := &node{cfg: cfg, registry: prometheus.NewRegistry(), failed: make(chan error, 2)}
 	balance, steady := context.WithCancel(context.WithoutCancel(ctx))
 	n.steady = steady
-	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.registerNode()
 	if err := n.build(ctx); err != nil {
 		n.cfg.linger = 0 // nobody has been sent here
 		return nil, errors.Join(err, n.halt(nil))
@@ -109,6 +109,10 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 			return nil
 		})
 	}
+	n.serving.Go(func() error {
+		n.tellReady(balance)
+		return nil
+	})
 	if n.relay != nil {
 		n.serving.Go(func() error {
 			n.edge.Rebalance(balance, cfg.balance, n.relay.Balance)
@@ -239,7 +243,7 @@ func (n *node) stop(ctx context.Context) error {
 func (n *node) wait(ctx context.Context, again <-chan os.Signal) error {
 	select {
 	case <-ctx.Done():
-		n.cfg.log.Info("stopping")
+		n.cfg.log.Info("stopping", "readers", n.edge.Readers(), "streams", n.gauge("fantail_owned_streams"), "within", n.cfg.grace)
 	case err := <-n.failed:
 		n.cfg.log.Error("stopping", "err", err)
 		return n.halt(again)
@@ -256,11 +260,15 @@ func (n *node) halt(again <-chan os.Signal) error {
 	// An eighth is left for what follows the departure: others should hear a goodbye.
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.grace-n.cfg.grace/8)
 	defer cancel()
+	began := time.Now()
 	stopped := make(chan error, 1)
 	go func() { stopped <- n.stop(ctx) }()
 	why := "the grace ran out"
 	select {
 	case err := <-stopped:
+		if err == nil {
+			n.cfg.log.Info("stopped", "in", time.Since(began).Round(time.Millisecond))
+		}
 		return err
 	case <-grace.C:
 	case <-again:

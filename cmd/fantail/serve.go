@@ -7,13 +7,18 @@ import (
 )
 
 // Run serves until a signal.
-func (c *serveCmd) Run(ctx context.Context, log *slog.Logger, again stopAgain) error {
+func (c *serveCmd) Run(ctx context.Context, log *slog.Logger, format logFormat, again stopAgain) error {
 	cfg, err := c.node(log)
 	if err != nil {
 		return err
 	}
-	findMemory(c.Memory, os.Getenv, "/").apply(&cfg, cfg.log, os.Getenv)
+	cfg.memory = findMemory(c.Memory, os.Getenv, "/")
+	cfg.memory.apply(&cfg, cfg.log, os.Getenv)
 	cfg.edge.MaxReaders = lowerReaders(cfg.edge.MaxReaders, filesLimit(), cfg.log)
+	if c.AccessLog {
+		cfg.edge.AccessLog = newAccessLog(string(format), c.Name)
+	}
+	cfg.logStart()
 	n, err := startNode(ctx, cfg)
 	if err != nil {
 		return err

@@ -51,3 +51,12 @@ func (p *keyPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	return p.pair, nil
 }
+
+// notAfter is when the certificate that clients get expires, in seconds since 1970.
+func (p *keyPair) notAfter() float64 {
+	pair, err := p.get(nil)
+	if err != nil || pair == nil || pair.Leaf == nil {
+		return 0
+	}
+	return float64(pair.Leaf.NotAfter.Unix())
+}

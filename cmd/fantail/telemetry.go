@@ -1,0 +1,93 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// registerNode has the registry tell what the node is, and what it keeps to.
+func (n *node) registerNode() {
+	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	b := thisBuild()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fantail_build_info", Help: "1; the labels say what runs.",
+		ConstLabels: prometheus.Labels{"version": b.version, "revision": b.revision, "goversion": b.goVersion},
+	})
+	build.Set(1)
+	n.registry.MustRegister(build, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fantail_ready", Help: "1 while /readyz is ok.",
+	}, func() float64 {
+		if n.unready(time.Now()) == "" {
+			return 1
+		}
+		return 0
+	}))
+	if n.cfg.tls != nil {
+		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "fantail_tls_not_after_seconds", Help: "When the public address's certificate expires, in seconds since 1970.",
+		}, n.cfg.tls.notAfter))
+	}
+	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "fantail_memory_budget_bytes", Help: "What the node keeps of each kind at most (README).",
+	}, []string{"budget"})
+	for i, size := range split(n.cfg.memory.bytes) {
+		limits.WithLabelValues(budgets[i].name).Set(float64(size))
+	}
+	whole := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "fantail_memory_limit_bytes", Help: "What the process may use, as --memory, the cgroup or GOMEMLIMIT says; 0: nobody does.",
+	})
+	whole.Set(float64(n.cfg.memory.bytes))
+	n.registry.MustRegister(limits, whole)
+}
+
+// logStart says what starts, and with which settings.
+func (n *nodeConfig) logStart() {
+	b := thisBuild()
+	cluster := "none"
+	if n.fleet != nil {
+		cluster = n.fleet.Cluster
+	}
+	n.log.Info("starting", "version", b.version, "revision", b.revision, "go", b.goVersion,
+		"s2", cmp.Or(n.s2.Endpoint, "managed"), "basin", cmp.Or(n.s2.Basin, n.s2.BasinTemplate, "a map"),
+		"cluster", cluster, "max_readers", n.edge.MaxReaders, "nofile", filesLimit(),
+		"memory", n.memory.bytes, "memory_from", cmp.Or(n.memory.from, "nobody"))
+}
+
+// readyEvery is how often a node looks whether it is ready.
+const readyEvery = 100 * time.Millisecond
+
+// tellReady says when the node becomes ready, and when it is no more, until ctx ends.
+func (n *node) tellReady(ctx context.Context) {
+	tick := time.NewTicker(readyEvery)
+	defer tick.Stop()
+	began, was := time.Now(), false
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		switch why := n.unready(time.Now()); {
+		case why == "" && !was:
+			n.cfg.log.Info("ready", "after", time.Since(began).Round(time.Millisecond), "owners", max(n.gauge("fantail_owners"), 1))
+			was = true
+		case why != "" && was:
+			n.cfg.log.Warn("not ready", "why", strings.ReplaceAll(why, "\n", "; "))
+			began, was = time.Now(), false
+		}
+	}
+}
+
+// newAccessLog returns the log of requests, on standard output. It has no limiter, but drops lines
+// that nobody takes.
+func newAccessLog(format, name string) *slog.Logger {
+	out := &outlet{w: os.Stdout, say: slog.New(newHandler(os.Stdout, slog.LevelInfo, format))}
+	return slog.New(newHandler(out, slog.LevelInfo, format)).With("node", name)
+}
