@@ -212,6 +212,32 @@ func (q *coldHeap) Pop() any {
 	return last
 }
 
+// paceAbsent waits for a turn if there is no stream: to ask S2 whether there is one by now
+// costs as much as to open it, and whoever may send a request may ask for any name again.
+func (s *Shard) paceAbsent(ctx context.Context) error {
+	s.mu.Lock()
+	absent := s.opened && !s.exists()
+	s.mu.Unlock()
+	if !absent {
+		return nil
+	}
+	followers := 0
+	if isPatient(ctx) {
+		followers = 1
+	}
+	t, err := s.host.cold.begin(followers)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-t.turn:
+		return nil
+	case <-ctx.Done():
+		s.host.cold.withdraw(t)
+		return context.Cause(ctx)
+	}
+}
+
 // patient marks what is done for followers: it waits for its turn to open a stream.
 type patient struct{}
 

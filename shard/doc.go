@@ -70,6 +70,7 @@
 //     middle of an append waits for certainty (breaker.go). Sessions are opened under
 //     token buckets (opens.go), and streams that are not in memory are read under
 //     another (cold.go): followers' wait for their turn, other requests for a second.
+//     So are questions after names without a stream.
 //
 // # Bounds
 //

@@ -340,7 +340,11 @@ func (s *Shard) confirm(ctx context.Context, b *batch) error {
 		return nil
 	}
 	if s.host.cfg.Mode == ModeSession {
-		if err := s.sync(ctx); err != nil {
+		err := s.paceAbsent(ctx)
+		if err == nil {
+			err = s.sync(ctx)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -243,7 +243,13 @@ func (s *Shard) fresh(ctx context.Context, sure bool) error {
 		a := s.check
 		if a == nil {
 			a = &attempt{done: make(chan struct{}), sent: s.host.cfg.Now()}
-			if !s.host.spawn(func(ctx context.Context) { s.checkTail(ctx, a) }) {
+			follows := isPatient(ctx)
+			if !s.host.spawn(func(ctx context.Context) {
+				if follows {
+					ctx = patiently(ctx)
+				}
+				s.checkTail(ctx, a)
+			}) {
 				s.mu.Unlock()
 				return ErrStopped
 			}
@@ -277,7 +283,10 @@ func (s *Shard) countCheck() {
 
 // checkTail is one shared tail check.
 func (s *Shard) checkTail(ctx context.Context, a *attempt) {
-	a.err = s.sync(ctx)
+	if a.err = s.paceAbsent(ctx); a.err == nil {
+		a.sent = s.host.cfg.Now()
+		a.err = s.sync(ctx)
+	}
 	s.mu.Lock()
 	s.check = nil
 	s.mu.Unlock()

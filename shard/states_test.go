@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -339,4 +340,43 @@ func heapInUse() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// A name without a stream costs S2 a call each time that it is asked for; they are paced as
+// the first is.
+func TestAbsentNamesAreAskedAtAPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const perSecond = 50
+		log := logtest.NewMemory(1)
+		h, _ := unpaced(t, log, shard.Config{ColdOpens: perSecond})
+		before := log.Ops()
+		var refused atomic.Int64
+		began := time.Now()
+		for range 20 {
+			var wg sync.WaitGroup
+			for i := range 100 {
+				id := shard.StreamID(fmt.Sprint("default/no", i%50))
+				wg.Go(func() {
+					var err error
+					if i < 50 {
+						_, err = h.State(t.Context(), id, 0)
+					} else {
+						_, err = h.Do(t.Context(), to(id, appendReq("text/plain", "a")))
+					}
+					if shard.IsColdOpens(err) {
+						refused.Add(1)
+					} else if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			advance(500 * time.Millisecond)
+		}
+		after := log.Ops()
+		may := 2*perSecond + int(perSecond*time.Since(began).Seconds()) + 1
+		if n := after.Tails + after.Reads - before.Tails - before.Reads; n > may || refused.Load() == 0 {
+			t.Errorf("%d calls in %v for names without a stream, %d refused", n, time.Since(began), refused.Load())
+		}
+	})
 }
