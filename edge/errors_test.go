@@ -42,6 +42,7 @@ var shardErrors = map[string]struct {
 	"ErrLogDenied":      {shard.ErrLogDenied, 503, "store-refuses"},
 	"ErrLogAway":        {shard.ErrLogAway, 503, "store-down"},
 	"ErrNoPlace":        {shard.ErrNoPlace, 404, "no-such-project"},
+	"ErrNoIdentity":     {shard.ErrNoIdentity, 503, "store-refuses"},
 	"ErrLogBusy":        {shard.ErrLogBusy, 503, "store-down"},
 	"ErrUnknown":        {shard.ErrUnknown, 503, "append-outcome-unknown"},
 	"ErrPanic":          {shard.ErrPanic, 500, "internal"},
