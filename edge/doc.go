@@ -90,9 +90,9 @@
 // measures it. A request has a goroutine as well, with a stack of 8 to 16 KiB while it is in flight:
 // one for a connection of HTTP/1.1, one for each stream of one of HTTP/2.
 //
-//	PUT, POST of text   2, and at most 2 MiB + 8 KiB (shard.Cost); MaxBodies
-//	POST of an array    2 to 5, and 512 for an element up to the 1,000th, 100 for each after
-//	                    it: 70 for [0,0,…] of 64 KiB; MaxBodies
+//	PUT, POST of text   3 of the first MiB and 8 KiB, 1 beyond it (shard.Cost); MaxBodies
+//	POST of an array    as text, and 512 for an element up to the 1,000th, 60 for each of
+//	                    more than that: 45 for [0,0,…] of 64 KiB; MaxBodies
 //	a body on its way   4 and 2 KiB, nothing before its first byte; coded with gzip 64 KiB more
 //	                    and 4 for each byte that it decodes to; MaxBodies
 //	PUT that forks      as PUT; what it copies of its source counts as if it were sent, and a
@@ -103,7 +103,8 @@
 //	event stream        what it is written in one turn, shared by all who get the same;
 //	                    FrameBytes, PinnedBytes, MaxReaders
 //
-// A request's head has 32 KiB at most, and counts with a write; another's is the connection's.
+// Over HTTP/2 what has come of bodies and was not read is 1 MiB a connection at most; handlers read
+// immediately, or refuse. A request's head has 32 KiB at most, and counts with a write.
 // What waits is refused when there is no room: writes with 429, readers with 503. Bodies on their
 // way go first, the slowest before the others (intake.ease).
 //

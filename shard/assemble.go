@@ -9,16 +9,26 @@ type assembler struct {
 	held []piece // parts without their commit
 }
 
-// piece is a message under way: its records are [pos, next).
+// piece is a message under way: its records are [pos, next). An append in parts has as many as
+// messages, until its commit, so a piece is small.
 type piece struct {
-	pos, next uint64
-	body      []byte
-	more      [][]byte // the other fragments of one that is in several records
+	pos  uint64
+	body []byte
+	more *[][]byte // the other fragments of one that is in several records; nil: there are none
+}
+
+func (p *piece) next() uint64 { return p.pos + 1 + uint64(len(p.rest())) }
+
+func (p *piece) rest() [][]byte {
+	if p.more == nil {
+		return nil
+	}
+	return *p.more
 }
 
 func (p *piece) size() int {
 	n := len(p.body)
-	for _, b := range p.more {
+	for _, b := range p.rest() {
 		n += len(b)
 	}
 	return n
@@ -32,16 +42,20 @@ func (a *assembler) add(r Record, e effect) {
 	}
 	switch e.show {
 	case showMessage:
-		a.done = append(a.done, piece{pos: r.Pos, next: r.Pos + 1, body: r.Body})
+		a.done = append(a.done, piece{pos: r.Pos, body: r.Body})
 	case showContinues:
 		a.done = grow(a.done, r)
 	case holdMessage:
-		a.held = append(a.held, piece{pos: r.Pos, next: r.Pos + 1, body: r.Body})
+		a.held = append(a.held, piece{pos: r.Pos, body: r.Body})
 	case holdContinues:
 		a.held = grow(a.held, r)
 	}
 	if e.commit {
-		a.done = append(a.done, a.held...)
+		if len(a.done) == 0 {
+			a.done = a.held
+		} else {
+			a.done = append(a.done, a.held...)
+		}
 		a.held = nil
 	}
 }
@@ -49,10 +63,15 @@ func (a *assembler) add(r Record, e effect) {
 // grow adds a fragment to the last message. A fragment whose beginning lies
 // below (a page that starts inside a message) is not shown.
 func grow(ps []piece, r Record) []piece {
-	if n := len(ps); n > 0 && ps[n-1].next == r.Pos {
-		ps[n-1].next = r.Pos + 1
-		ps[n-1].more = append(ps[n-1].more, r.Body)
+	n := len(ps)
+	if n == 0 || ps[n-1].next() != r.Pos {
+		return ps
 	}
+	p := &ps[n-1]
+	if p.more == nil {
+		p.more = new([][]byte)
+	}
+	*p.more = append(*p.more, r.Body)
 	return ps
 }
 
@@ -72,7 +91,7 @@ func (a *assembler) flush(s *State) Range {
 	}
 	b := newRangeBuilder(a.from, len(a.done), size)
 	for _, p := range a.done {
-		b.message(p.pos, p.next, p.body, p.more...)
+		b.message(p.pos, p.next(), p.body, p.rest()...)
 	}
 	a.done, a.from = emptied(a.done), to
 	return b.build(to, s.tail, a.time, s.closed)

@@ -81,7 +81,7 @@ type Request struct {
 
 // Waiting bounds from above what the request holds in memory while it waits.
 func (r *Request) Waiting() int {
-	return requestCost + r.Messages.Bytes() + r.Messages.Len()*waitingMessage
+	return waitingRequest + r.Messages.Bytes() + r.Messages.Len()*waitingMessage
 }
 
 // grows reports whether a stream's State may be larger for the request.
@@ -105,13 +105,16 @@ func Cost(size, n int) int {
 const (
 	// requestCost is for the request, its headers' fields, its batch and a call to S2; the stacks of
 	// the goroutines that carry it come on top.
-	requestCost    = 8 << 10
-	waitingMessage = 4 // see Messages
+	requestCost = 8 << 10
+	// waitingRequest is what it is of that before its turn, and waitingMessage what a message is; see
+	// Messages.
+	waitingRequest = 1 << 10
+	waitingMessage = 4
 	// recordCost is what a record of a batch costs, here and on its way through a client of S2.
 	recordCost  = 512
 	batchCopies = 2
 	// heldCost is what a message costs of an append in parts, until its commit.
-	heldCost = 96
+	heldCost = 56
 )
 
 // Code is the verdict on a Request. Its numbers go over the wire between nodes.
