@@ -168,7 +168,7 @@ func checkOutcome(o *relaypb.DoReply) error {
 }
 
 func checkState(q *relaypb.StateRequest) (shard.StreamID, shard.Ask, error) {
-	const all = shard.AskTouch | shard.AskLocal | shard.AskSure
+	const all = shard.AskTouch | shard.AskLocal | shard.AskSure | shard.AskFollow
 	id, err := checkStream(q.GetStream())
 	if err == nil && q.GetAsk() > uint32(all) {
 		err = malformed("ask")

@@ -77,6 +77,9 @@ func (s *Server) locate(ctx context.Context, id shard.StreamID, q *query) (shard
 	if q.live != "" && q.at.kind != offsetNow {
 		ask |= shard.AskLocal
 	}
+	if q.live != "" {
+		ask |= shard.AskFollow
+	}
 	for {
 		info, err := s.streams.State(ctx, id, ask)
 		var at place

@@ -41,6 +41,9 @@ const (
 	// memory knows: a session brings what another owner wrote a moment late. For who is
 	// about to refuse somebody for good.
 	AskSure
+	// AskFollow says that the caller is about to follow the stream: if it is to be read from
+	// storage first, it waits for its turn, and is not refused for the length of the queue.
+	AskFollow
 )
 
 // Config of a Host. Zero values take the defaults.
@@ -339,6 +342,9 @@ func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
 // State describes a stream; a stream that does not exist has Info.Exists false.
 // Errors as Do's.
 func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) {
+	if ask&AskFollow != 0 {
+		ctx = patiently(ctx)
+	}
 	s, err := h.enter(ctx, id)
 	if err != nil {
 		return Info{}, err

@@ -259,6 +259,13 @@ func testColdOpens(t *testing.T) {
 			}
 		})
 	}
+	for i := range 5 {
+		wg.Go(func() {
+			if _, err := h.State(t.Context(), shard.StreamID(fmt.Sprint("default/soon", i)), shard.AskFollow); err != nil {
+				t.Errorf("who is about to follow is refused: %v", err)
+			}
+		})
+	}
 	gone, leave := context.WithCancel(t.Context())
 	go func() { _, _, _ = h.Follow(gone, "default/left", 0) }()
 	synctest.Wait()
