@@ -280,6 +280,9 @@ func (n *node) halt(again <-chan os.Signal) error {
 
 // gauge is the sum of a metric of this node over all its labels.
 func (n *node) gauge(name string) float64 {
+	if n.registry == nil { // it was not built
+		return 0
+	}
 	families, err := n.registry.Gather()
 	if err != nil {
 		return 0
