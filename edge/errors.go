@@ -20,6 +20,8 @@ type problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
+	// Request names it in the log, where what failed is the operator's to know.
+	Request string `json:"requestId,omitempty"`
 }
 
 const problemBase = "https://fantail.dev/problems/"
@@ -127,12 +129,9 @@ func passes(err error) bool { return mappingOf(err).retry.high > 0 }
 
 // fail answers with the problem that err stands for.
 func fail(w http.ResponseWriter, err error) {
-	m, detail := mappingOf(err), err.Error()
-	if m.status >= http.StatusInternalServerError {
-		detail = "" // what failed behind us is the operator's to know
-	}
+	m := mappingOf(err)
 	noteRefusal(w, m, err)
-	answer(w, m, detail)
+	answer(w, m, specific(err))
 }
 
 // failEvents is fail for a read with live=sse. An EventSource takes any status but 200
@@ -149,13 +148,20 @@ func failEvents(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.Is(err, errConnFull) { // see occupy
 		w.Header().Set("Connection", "close") // the next attempt may meet another node
 	}
+	w.Header().Set(hRequestID, newRequestID())
 	sseHead(w.Header(), framingText)
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(comeBack(time.Duration(m.retry.low)*time.Second, time.Duration(m.retry.high)*time.Second))
 }
 
-func answer(w http.ResponseWriter, m mapping, detail string) {
+// answer writes a problem; specific is what is the matter with this very request.
+func answer(w http.ResponseWriter, m mapping, specific string) {
 	h := w.Header()
+	p := problem{Type: problemBase + m.slug, Title: m.title, Status: m.status, Detail: m.detailOf(specific)}
+	if m.status >= http.StatusInternalServerError && m.status != http.StatusNotImplemented {
+		p.Request = newRequestID()
+		h.Set(hRequestID, p.Request)
+	}
 	h.Del("ETag")
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
@@ -163,12 +169,12 @@ func answer(w http.ResponseWriter, m mapping, detail string) {
 		h.Set("Retry-After", strconv.Itoa(m.retry.low+rand.N(m.retry.high-m.retry.low+1)))
 	}
 	w.WriteHeader(m.status)
-	_ = json.NewEncoder(w).Encode(problem{problemBase + m.slug, m.title, m.status, detail})
+	_ = json.NewEncoder(w).Encode(p)
 }
 
 // refuse answers a write that was not accepted, with what the client needs to go
 // on (PROTOCOL 5.2).
-func refuse(w http.ResponseWriter, out shard.Outcome) {
+func refuse(w http.ResponseWriter, req *shard.Request, out shard.Outcome) {
 	m, ok := codes[out.Code]
 	if !ok {
 		m = unexpected
@@ -187,7 +193,7 @@ func refuse(w http.ResponseWriter, out shard.Outcome) {
 		h.Set(hExpectedSeq, strconv.FormatUint(out.Expected, 10))
 		h.Set(hReceivedSeq, strconv.FormatUint(out.Received, 10))
 	}
-	answer(w, m, out.Why)
+	answer(w, m, whyRefused(req, out))
 }
 
 var (

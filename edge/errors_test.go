@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,8 +42,8 @@ var shardErrors = map[string]struct {
 	"ErrNoLog":          {shard.ErrNoLog, 503, "store-down"},
 	"ErrLogDenied":      {shard.ErrLogDenied, 503, "store-refuses"},
 	"ErrLogAway":        {shard.ErrLogAway, 503, "store-down"},
-	"ErrNoPlace":        {shard.ErrNoPlace, 404, "no-such-project"},
 	"ErrNoIdentity":     {shard.ErrNoIdentity, 503, "store-refuses"},
+	"ErrNoPlace":        {shard.ErrNoPlace, 404, "no-such-project"},
 	"ErrLogBusy":        {shard.ErrLogBusy, 503, "store-down"},
 	"ErrUnknown":        {shard.ErrUnknown, 503, "append-outcome-unknown"},
 	"ErrPanic":          {shard.ErrPanic, 500, "internal"},
@@ -166,7 +167,7 @@ func TestFailures(t *testing.T) {
 	}
 	w := httptest.NewRecorder()
 	fail(w, errors.New("dial tcp 10.0.0.7: the password is swordfish"))
-	if p := answered(t, w); w.Code != 500 || p.Detail != "" || strings.Contains(w.Body.String(), "swordfish") {
+	if p := answered(t, w); w.Code != 500 || p.Detail != advice["internal"] || strings.Contains(w.Body.String(), "swordfish") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	w = httptest.NewRecorder()
@@ -210,11 +211,14 @@ func TestVerdictsAreMapped(t *testing.T) {
 			t.Errorf("code %d: %d", c, m.status)
 		}
 		w := httptest.NewRecorder()
-		refuse(w, shard.Outcome{
+		refuse(w, &shard.Request{Stream: "p/s", Type: "text/html"}, shard.Outcome{
 			Code: c, Why: "because", Producer: &shard.Producer{Epoch: 4}, Expected: 5, Received: 9,
 			Info: shard.Info{Exists: true, Life: 3, Tail: 8},
 		})
-		if p := answered(t, w); w.Code != m.status || p.Type != problemBase+m.slug || p.Detail != "because" {
+		why := map[shard.Code]string{
+			shard.CodeNotFound: "p/s does not exist", shard.CodeGone: "p/s does not exist", shard.CodeConfigDiffers: "p/s exists",
+		}[c]
+		if p := answered(t, w); w.Code != m.status || p.Type != problemBase+m.slug || !strings.HasPrefix(p.Detail, cmp.Or(why, "because")) {
 			t.Errorf("code %d: %d %+v", c, w.Code, p)
 		}
 		h := w.Header()
@@ -239,7 +243,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 		t.Errorf("%d verdicts take effect and %d are mapped, of %v", accepted, refusals, names)
 	}
 	w := httptest.NewRecorder()
-	if refuse(w, shard.Outcome{Code: 200}); w.Code != 500 {
+	if refuse(w, &shard.Request{}, shard.Outcome{Code: 200}); w.Code != 500 {
 		t.Errorf("an unknown verdict: %d", w.Code)
 	}
 }

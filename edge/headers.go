@@ -40,7 +40,7 @@ const (
 	exposed = hNextOffset + ", " + hCursor + ", " + hUpToDate + ", " + hClosed + ", " +
 		hTTL + ", " + hExpires + ", " + hSeq + ", " +
 		hProducerID + ", " + hProducerEpoch + ", " + hProducerSeq + ", " +
-		hExpectedSeq + ", " + hReceivedSeq + ", " + hEncoding + ", ETag, Location, Retry-After"
+		hExpectedSeq + ", " + hReceivedSeq + ", " + hEncoding + ", ETag, Location, Retry-After, " + hRequestID
 )
 
 // always is what every response carries (PROTOCOL 12, CORS), by canonical name. The

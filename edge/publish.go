@@ -48,7 +48,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	if err != nil {
 		if errors.Is(err, errHeader) {
 			if info, serr := s.streams.State(r.Context(), id, 0); serr == nil && info.Absent() != nil {
-				err = info.Absent()
+				err = about(id, info.Absent())
 			}
 		}
 		fail(w, err)
@@ -110,7 +110,7 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, req *incoming) (s
 		fail(w, err)
 		return out, false
 	case !out.Code.Accepted():
-		refuse(w, out)
+		refuse(w, &req.Request, out)
 		return out, false
 	case out.Code != shard.CodeDuplicate:
 		s.m.appended.Add(float64(req.Messages.Bytes()))

@@ -17,7 +17,7 @@ func (s *Server) head(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		err = info.Absent()
 	}
 	if err != nil {
-		fail(w, err)
+		fail(w, about(id, err))
 		return
 	}
 	describe(w.Header(), info)
@@ -43,6 +43,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		noteMode(w, modeLongPoll)
 	}
 	info, at, err := s.locate(r.Context(), id, &q)
+	err = about(id, err)
 	switch {
 	case q.live == "sse":
 		if err == nil && q.again && info.Closed && at.atEnd(info) {

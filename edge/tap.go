@@ -116,8 +116,8 @@ func (s *Server) observed(w http.ResponseWriter, r *http.Request) (events *drive
 	return events
 }
 
-// complain leaves a line about a request that failed behind us. One a second: while storage is down
-// the log stays readable.
+// complain leaves a line about a request that failed behind us, with the id that its client has.
+// One a second is a warning: while storage is down the log stays readable. The others are debug.
 func (s *Server) complain(r *http.Request, t *tap) {
 	if t.err == nil || t.problem == "draining" {
 		return
@@ -126,14 +126,14 @@ func (s *Server) complain(r *http.Request, t *tap) {
 		s.cfg.Logger.Debug("request failed, and its client is gone", "problem", t.problem, "path", clip(r.URL.Path), "err", t.err)
 		return
 	}
+	level := slog.LevelDebug
 	s.complaints.Do(func() {
-		level := slog.LevelWarn
-		if t.problem == unexpected.slug {
+		if level = slog.LevelWarn; t.problem == unexpected.slug {
 			level = slog.LevelError
 		}
-		s.cfg.Logger.Log(r.Context(), level, "request failed", "problem", t.problem, "method", methodOf(r.Method), "mode", string(t.mode),
-			"path", clip(r.URL.Path), "err", strings.ReplaceAll(t.err.Error(), "\n", "; "))
 	})
+	s.cfg.Logger.Log(r.Context(), level, "request failed", "request", t.Header().Get(hRequestID), "problem", t.problem, "method", methodOf(r.Method),
+		"mode", string(t.mode), "path", clip(r.URL.Path), "err", strings.ReplaceAll(t.err.Error(), "\n", "; "))
 }
 
 // logAccess writes the access log's line about a request.
