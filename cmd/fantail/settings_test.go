@@ -152,6 +152,30 @@ func TestWrongSettings(t *testing.T) {
 	}
 }
 
+// A lone node asks as well, and says the same.
+func TestWrongSettingsAlone(t *testing.T) {
+	t.Parallel()
+	f := newSettled(t, 0, 0)
+	dead := "http://" + freePorts(t, 1)[0]
+	for name, c := range map[string]struct {
+		flags []string
+		says  string // empty: it is ready
+	}{
+		"well":           {[]string{"--s2-endpoint=" + f.s2.URL(), "--s2-basin=" + settledBasin}, ""},
+		"misspelt basin": {[]string{"--s2-endpoint=" + f.s2.URL(), "--s2-basin=my-streems"}, "S2 refuses this node: basin my-streems not found (--s2-basin)"},
+		"dead endpoint":  {[]string{"--s2-endpoint=" + dead, "--s2-basin=" + settledBasin}, "S2 " + dead + " does not answer: connection refused (--s2-endpoint)"},
+	} {
+		p := spawn(t, "serving", append([]string{"serve", "--http=127.0.0.1:0", "--admin=127.0.0.1:0", "--linger=0s"}, c.flags...)...)
+		f.eventually(name, func() bool {
+			status, why := f.readyz(p)
+			return c.says == "" && status == 200 || c.says != "" && status == 503 && strings.TrimSpace(why) == c.says
+		})
+		f.eventually(name+": its log says it", func() bool {
+			return c.says == "" || containsAll(p.log.String(), []string{`"level":"ERROR"`, c.says})
+		})
+	}
+}
+
 func containsAll(s string, parts []string) bool {
 	for _, p := range parts {
 		if !strings.Contains(s, p) {

@@ -2,6 +2,7 @@ package s2
 
 import (
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -143,5 +144,27 @@ func TestProbeMapping(t *testing.T) {
 	}
 	if other := r.stand(Config{Endpoint: r.s2.URL(), BasinMap: map[string]string{"default": testBasin}}); other.Fleet == one.Fleet || other.Fleet == 0 {
 		t.Errorf("another mapping is the same fleet: %+v", other)
+	}
+}
+
+// The real s2-lite answers a node's probe as the embedded S2 does (.ci/run).
+func TestLiteProbe(t *testing.T) {
+	endpoint := os.Getenv("TEST_S2_ENDPOINT")
+	if endpoint == "" {
+		t.Skip("TEST_S2_ENDPOINT names no S2")
+	}
+	r := newRig(t)
+	cfg := Config{Endpoint: endpoint, Basin: "fantail-probe", CreateBasins: true}
+	first := r.stand(cfg)
+	if !first.Passed || first.Fleet == 0 || first.Record != "" {
+		t.Fatalf("%+v", first)
+	}
+	cfg.CreateBasins = false
+	if again := r.stand(cfg); !again.Passed || again.Fleet != first.Fleet {
+		t.Errorf("%+v, and was of %x", again, first.Fleet)
+	}
+	cfg.Basin = "fantail-tets"
+	if st := r.stand(cfg); st.Refused != "S2 refuses this node: basin fantail-tets not found (--s2-basin)" {
+		t.Errorf("%+v", st)
 	}
 }
