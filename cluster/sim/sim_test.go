@@ -189,7 +189,7 @@ func (s *sim) play() {
 	}
 	seen := &watch{owner: map[*stream]string{}}
 	for _, p := range s.procs {
-		seen.tookOver += p.store.Counts().TookOver
+		seen.tookOver += s.tookOver(p.store.Counts())
 	}
 	lookout, blink := context.WithCancel(ctx)
 	var looking sync.WaitGroup

@@ -3,6 +3,7 @@ package logtest
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -57,9 +58,11 @@ type Counts struct {
 	// Replay's included.
 	Opens []time.Time
 	// Followed are the records that sessions brought, Read those that all other calls did,
-	// TookOver those of them that Last and Replay did, which only begin and mend a shard.
-	Followed, Read, TookOver int
-	Appends                  int
+	// TookOver, by stream, those of them that Last and Replay did, which only begin and mend a
+	// shard.
+	Followed, Read int
+	TookOver       map[shard.StreamID]int
+	Appends        int
 }
 
 // Client is a way to the Memory; latency is what a call takes, there and back.
@@ -100,6 +103,7 @@ func (c *Client) Counts() Counts {
 	defer c.mu.Unlock()
 	n := c.counts
 	n.Opens = append([]time.Time(nil), n.Opens...)
+	n.TookOver = maps.Clone(n.TookOver)
 	return n
 }
 
@@ -282,13 +286,16 @@ func (c *Client) Read(
 // Last implements shard.Log.
 func (c *Client) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	p, err := c.count(call(ctx, c, func() (shard.Page, error) { return c.mem.Last(ctx, id, n) }))
-	c.tookOver(p)
+	c.tookOver(id, p)
 	return p, err
 }
 
-func (c *Client) tookOver(p shard.Page) {
+func (c *Client) tookOver(id shard.StreamID, p shard.Page) {
 	c.mu.Lock()
-	c.counts.TookOver += len(p.Records)
+	if c.counts.TookOver == nil {
+		c.counts.TookOver = map[shard.StreamID]int{}
+	}
+	c.counts.TookOver[id] += len(p.Records)
 	c.mu.Unlock()
 }
 
@@ -318,7 +325,7 @@ func (c *Client) Replay(
 			return err
 		}
 		_, _ = c.count(p, nil)
-		c.tookOver(p)
+		c.tookOver(id, p)
 		return fn(p)
 	})
 }
