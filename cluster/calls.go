@@ -112,7 +112,7 @@ func (l *link) page(
 		}
 		if b == nil {
 			total = int(min(chunk.GetTotal(), maxRange))
-			b = make([]byte, 0, total)
+			b = roomFor(total)
 		}
 		if len(b)+len(chunk.GetData()) > total {
 			return shard.Range{}, fmt.Errorf("page: %w", errPiece)

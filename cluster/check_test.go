@@ -290,3 +290,15 @@ type liar struct{ host }
 func (liar) State(context.Context, shard.StreamID, shard.Ask) (shard.Info, error) {
 	return shard.Info{Exists: true, Life: 1, Tail: 9}, nil
 }
+
+// A peer that announces much and sends little is given room for little.
+func TestAnnouncedIsNotAllocated(t *testing.T) {
+	t.Parallel()
+	p := &pieces{}
+	if _, _, err := p.add([]byte{1}, maxRange); err != nil || cap(p.buf) > maxAnnounced {
+		t.Errorf("%v: %d bytes for one", err, cap(p.buf))
+	}
+	if _, _, err := (&pieces{}).add([]byte{1}, maxRange+1); err == nil {
+		t.Error("more than any Range is taken")
+	}
+}

@@ -78,6 +78,9 @@ func Join(ctx context.Context, cfg Config, host *shard.Host, tails *shard.Tails)
 	if err := r.ms.start(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
+	if cfg.Plaintext == PlaintextAlways && !loopback(cfg.Advertise) {
+		r.cfg.Logger.Warn("the nodes' own traffic is not encrypted, and whoever reaches its address is taken for a node", "addr", r.addr)
+	}
 	if cfg.Renew != nil {
 		r.wg.Go(func() { r.renew(r.ctx) })
 	}

@@ -109,11 +109,11 @@ func errorOf(f *relaypb.Refusal) error {
 	case relaypb.Reason_REASON_OWNER_ALIVE:
 		return &redirect{owner: placeFromWire(f.GetOwner()), alive: true}
 	case relaypb.Reason_REASON_TRIMMED:
-		return &shard.TrimmedError{First: f.GetPosition()}
+		return &shard.TrimmedError{First: min(f.GetPosition(), maxPos)}
 	case relaypb.Reason_REASON_TAIL:
-		return &shard.TailError{Tail: f.GetPosition()}
+		return &shard.TailError{Tail: min(f.GetPosition(), maxPos)}
 	case relaypb.Reason_REASON_GAP:
-		return &shard.GapError{Next: f.GetPosition()}
+		return &shard.GapError{Next: min(f.GetPosition(), maxPos)}
 	}
 	for _, row := range refusals {
 		if row.reason == f.GetReason() {
@@ -453,6 +453,12 @@ type pieces struct {
 
 var errPiece = errors.New("malformed piece of a range")
 
+// maxAnnounced bounds the room that is made for what a peer only announces, in bytes. What
+// comes makes more.
+const maxAnnounced = 256 << 10
+
+func roomFor(total int) []byte { return make([]byte, 0, min(total, maxAnnounced)) }
+
 // add takes the data of one Part. With the last piece it returns the whole Range.
 func (p *pieces) add(data []byte, total uint32) (shard.Range, bool, error) {
 	switch {
@@ -463,7 +469,7 @@ func (p *pieces) add(data []byte, total uint32) (shard.Range, bool, error) {
 		if total > maxRange || int(total) <= len(data) {
 			return shard.Range{}, false, errPiece
 		}
-		p.total, p.buf = int(total), make([]byte, 0, total)
+		p.total, p.buf = int(total), roomFor(int(total))
 	case total != 0:
 		return shard.Range{}, false, errPiece
 	}

@@ -230,6 +230,9 @@ func FuzzPieces(f *testing.F) {
 				total = uint32(len(b))
 			}
 			r, done, err := p.add(b[at:end], total)
+			if c := cap(p.buf); c > 2*max(len(p.buf), maxAnnounced) {
+				t.Fatalf("room for %d bytes, of which %d have come", c, len(p.buf))
+			}
 			if err != nil {
 				if wantErr == nil {
 					t.Fatalf("a whole Range of %d bytes in pieces of %d: %v", len(b), n, err)
