@@ -84,6 +84,7 @@ type Config struct {
 	window, linkWindow int           // smaller ones, for tests
 	renewEvery         time.Duration // shorter, for tests
 	gated              bool          // the Host asks storage how this node stands with it
+	anyHeir            bool          // streams are handed to any member, for tests
 }
 
 // The credit that an edge grants, in bytes of Ranges (design: "The fleet").

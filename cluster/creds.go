@@ -94,10 +94,20 @@ func (c *creds) renew(p *proof) {
 // heldConn is a connection whose peer has proved what it is.
 type heldConn struct {
 	net.Conn
+	below *batched
 	c     *creds
 	certs []*x509.Certificate
 	usage x509.ExtKeyUsage
 	at    time.Time
+}
+
+// Write implements net.Conn.
+func (h *heldConn) Write(p []byte) (int, error) {
+	n, err := h.Conn.Write(p)
+	if err == nil {
+		err = h.below.flush()
+	}
+	return n, err
 }
 
 // Close implements net.Conn.
@@ -133,13 +143,14 @@ func (c *creds) config(usage x509.ExtKeyUsage) *tls.Config {
 }
 
 // hold has a connection end when its peer is accepted no more.
-func (c *creds) hold(conn *tls.Conn, usage x509.ExtKeyUsage) (net.Conn, credentials.AuthInfo, error) {
+func (c *creds) hold(conn *tls.Conn, below *batched, usage x509.ExtKeyUsage) (net.Conn, credentials.AuthInfo, error) {
 	state := conn.ConnectionState()
 	if state.NegotiatedProtocol != "h2" {
 		_ = conn.Close()
 		return nil, nil, errProtocol
 	}
-	h := &heldConn{Conn: conn, c: c, certs: state.PeerCertificates, usage: usage, at: time.Now()}
+	below.start()
+	h := &heldConn{Conn: conn, below: below, c: c, certs: state.PeerCertificates, usage: usage, at: time.Now()}
 	c.mu.Lock()
 	c.conns[h] = struct{}{}
 	c.mu.Unlock()
@@ -159,12 +170,13 @@ type clientCreds struct{ c *creds }
 func (t clientCreds) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (
 	net.Conn, credentials.AuthInfo, error,
 ) {
-	conn := tls.Client(raw, t.c.config(x509.ExtKeyUsageServerAuth))
+	below := newBatched(raw)
+	conn := tls.Client(below, t.c.config(x509.ExtKeyUsageServerAuth))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, nil, err
 	}
-	return t.c.hold(conn, x509.ExtKeyUsageServerAuth)
+	return t.c.hold(conn, below, x509.ExtKeyUsageServerAuth)
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
@@ -212,19 +224,20 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 		return nil, nil, err
 	}
 	begun := &begunConn{Conn: raw, first: first[:]}
+	below := newBatched(begun)
 	if first[0] != recordHandshake {
 		if !c.takesPlaintext(raw.RemoteAddr()) {
 			return nil, nil, errPlaintext
 		}
 		return begun, plaintext{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}, nil
 	}
-	over := tls.Server(begun, c.config(x509.ExtKeyUsageClientAuth))
+	over := tls.Server(below, c.config(x509.ExtKeyUsageClientAuth))
 	ctx, cancel := context.WithTimeout(context.Background(), greetTimeout)
 	defer cancel()
 	if err := over.HandshakeContext(ctx); err != nil {
 		return nil, nil, err
 	}
-	return c.hold(over, x509.ExtKeyUsageClientAuth)
+	return c.hold(over, below, x509.ExtKeyUsageClientAuth)
 }
 
 // recordHandshake is the first byte of TLS. That of HTTP/2 is P.

@@ -99,14 +99,19 @@ func (g *gossipLog) passes(level slog.Level, text string) bool {
 	return true
 }
 
-// end tells of what a window has held back.
+// end tells of what a window has held back, and begins the next one with that line.
 func (g *gossipLog) end(kind string, level slog.Level) {
 	g.mu.Lock()
 	k := g.kinds[kind]
-	delete(g.kinds, kind)
+	more, last := k.more, k.last
+	if k.more = 0; more == 0 {
+		delete(g.kinds, kind)
+	} else {
+		time.AfterFunc(gossipWindow, func() { g.end(kind, level) })
+	}
 	g.mu.Unlock()
-	if k != nil && k.more > 0 {
-		g.say(level, k.last, k.more)
+	if more > 0 {
+		g.say(level, last, more)
 	}
 }
 

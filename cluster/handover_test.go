@@ -277,10 +277,20 @@ func TestFormerOwnersAreForgotten(t *testing.T) {
 	}
 }
 
+// newFleetOfHeirs is a fleet whose nodes hand streams to whomever a test names.
+func newFleetOfHeirs(t *testing.T, n int) *fleet {
+	t.Helper()
+	f := newFleet(t, 0)
+	for range n {
+		f.add(func(c *Config) { c.anyHeir = true })
+	}
+	f.settle()
+	return f
+}
+
 // handOver has one node ask for a stream of another's, as if it owned it.
 func (f *fleet) handOver(id shard.StreamID, from, to *station) {
 	f.Helper()
-	from.server.heir = func(shard.StreamID, place) bool { return true } // whatever the tables say
 	_, found, err := to.peers.link(from.self).hand(f.Context(), id, 0, place{to.self, to.addr})
 	if err != nil || !found {
 		f.Fatal(found, err)
@@ -291,7 +301,7 @@ func (f *fleet) handOver(id shard.StreamID, from, to *station) {
 // second was never asked for the stream, or is only just getting it itself.
 func TestHandedOverTwice(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, 3)
+	f := newFleetOfHeirs(t, 3)
 	first, second, last := f.nodes[0], f.nodes[1], f.nodes[2]
 	for i, busy := range []bool{false, true} {
 		id := f.owned(first)
@@ -301,9 +311,6 @@ func TestHandedOverTwice(t *testing.T) {
 		f.do(first, write(id, shard.OpCreate, "a"), shard.CodeCreated)
 		before := f.log.Ops()
 		// As if they owned it one after the other.
-		for _, s := range []*station{first, second} { // the tables are made up
-			s.server.heir = func(shard.StreamID, place) bool { return true }
-		}
 		for _, s := range []*station{second, last} {
 			s.past.mu.Lock()
 			_, owned := tableOfMember(first)
@@ -364,7 +371,7 @@ func (f *fleet) ownedBut(s *station, not shard.StreamID) shard.StreamID {
 // they changed again): who reads at the old owner is fed again, by that one.
 func TestHandedOverInVain(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, 2)
+	f := newFleetOfHeirs(t, 2)
 	owner, heir := f.nodes[0], f.nodes[1]
 	id := f.owned(owner)
 	f.do(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
@@ -381,7 +388,11 @@ func TestHandedOverInVainUnderSubscribers(t *testing.T) {
 	t.Parallel()
 	var passed atomic.Int64
 	began := time.Now()
-	f := newFleetAt(t, 3, func() time.Time { return began.Add(time.Duration(passed.Load())) })
+	f := newFleetAt(t, 0, func() time.Time { return began.Add(time.Duration(passed.Load())) })
+	for range 3 {
+		f.add(func(c *Config) { c.anyHeir = true })
+	}
+	f.settle()
 	owner, heir, edge := f.nodes[0], f.nodes[1], f.nodes[2]
 	id := f.owned(owner)
 	create := write(id, shard.OpCreate, "a")

@@ -115,8 +115,25 @@ func (m *membership) dial(ctx context.Context, addr string) error {
 		return ctx.Err()
 	}
 	_, err := m.ml.Join([]string{addr})
-	m.tried(ctx, addr, joinError(err), err != nil && m.takes(ctx, addr))
+	why := joinError(err)
+	m.tried(ctx, addr, why, why != nil && m.isAlien(ctx, addr, why))
 	return err
+}
+
+// isAlien reports whether somebody took the connection that failed with an error. Where that
+// does not tell, it tries: the other side's log has a line about each connection that is no
+// gossip.
+func (m *membership) isAlien(ctx context.Context, addr string, why error) bool {
+	text := why.Error()
+	if strings.HasPrefix(text, "dial ") {
+		return false
+	}
+	for _, said := range []string{"no installed keys", "remote error", "unacceptable label", "EOF"} {
+		if strings.Contains(text, said) {
+			return true
+		}
+	}
+	return m.takes(ctx, addr)
 }
 
 // joinError is memberlist's error of one address without what is said of it elsewhere.

@@ -163,14 +163,31 @@ func TestGossipLogIsLimited(t *testing.T) {
 		if all := log.with("more=499"); len(all) != 2 || !strings.Contains(all[0]+all[1], "from=127.0.0.1:499") {
 			t.Errorf("%q", all)
 		}
+		fmt.Fprintln(g, "[ERR] memberlist: failed to receive: No installed keys could decrypt the message from=127.0.0.1:1")
+		if all := log.with("gossip"); len(all) != 4 { // the window that began with the count
+			t.Errorf("%q", all)
+		}
+		<-time.After(2 * gossipWindow)
+		synctest.Wait()
+		if all := log.with("gossip"); len(all) != 5 || g.count() != 0 {
+			t.Errorf("%d kinds, %q", g.count(), all)
+		}
 		for i := range 10 * gossipKinds { // kinds without end are one
 			fmt.Fprintf(g, "[ERR] memberlist: %s\n", strings.Repeat("x", i%70+1)+string(rune('a'+i/70)))
 		}
-		if n := len(g.kinds); n > gossipKinds+1 {
+		if n := g.count(); n > gossipKinds+1 {
 			t.Errorf("%d kinds", n)
 		}
-		<-time.After(gossipWindow)
+		<-time.After(3 * gossipWindow)
+		synctest.Wait()
 	})
+}
+
+// count is how many kinds have a window.
+func (g *gossipLog) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.kinds)
 }
 
 func TestParseJoin(t *testing.T) {
