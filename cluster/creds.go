@@ -30,20 +30,22 @@ const (
 	PlaintextAlways
 )
 
-// maxHandshakes bounds the connections that have not proved anything yet; one more is closed
-// immediately. Each ends by itself within greetTimeout.
+// maxHandshakes bounds the connections that have not proved anything yet: those from the
+// addresses of members, and those from elsewhere, which so cannot take the places of members.
+// One more takes the place of the oldest. Each ends by itself within greetTimeout.
 const maxHandshakes = 128
 
 // creds is how the relay's connections are made trustworthy, on both sides.
 type creds struct {
 	// set at construction
-	mode  Plaintext
-	log   *slog.Logger
-	met   *metrics
-	elder func(net.IP) bool // a member is there that does not speak TLS
+	mode   Plaintext
+	log    *slog.Logger
+	met    *metrics
+	elder  func(net.IP) bool // a member is there that does not speak TLS
+	member func(net.IP) bool // a member is there
 
-	proof      atomic.Pointer[proof]
-	handshakes chan struct{}
+	proof              atomic.Pointer[proof]
+	members, strangers crowd // by the address that a connection comes from
 
 	mu    sync.Mutex
 	conns map[*heldConn]struct{} // over TLS
@@ -55,12 +57,14 @@ func newCreds(cfg *Config, met *metrics) (*creds, error) {
 		return nil, err
 	}
 	c := &creds{
-		mode: cfg.Plaintext, log: cfg.Logger, met: met, elder: func(net.IP) bool { return false },
-		handshakes: make(chan struct{}, maxHandshakes), conns: map[*heldConn]struct{}{},
+		mode: cfg.Plaintext, log: cfg.Logger, met: met, elder: nobodyAt, member: nobodyAt,
+		members: crowd{places: maxHandshakes}, strangers: crowd{places: maxHandshakes}, conns: map[*heldConn]struct{}{},
 	}
 	c.proof.Store(p)
 	return c, nil
 }
+
+func nobodyAt(net.IP) bool { return false }
 
 // of is how to speak to a member; secure: it says that it speaks TLS.
 func (c *creds) of(secure bool) (credentials.TransportCredentials, error) {
@@ -213,12 +217,16 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 			c.refused(raw, err)
 		}
 	}()
-	select {
-	case c.handshakes <- struct{}{}:
-		defer func() { <-c.handshakes }()
-	default:
-		return nil, nil, errCrowd
+	room := &c.strangers
+	if from := addressOf(raw.RemoteAddr()); from != nil && c.member(from) {
+		room = &c.members
 	}
+	place := room.enter(raw)
+	defer func() {
+		if room.leave(place) && err != nil {
+			err = errCrowd
+		}
+	}()
 	var first [1]byte
 	if _, err := raw.Read(first[:]); err != nil {
 		return nil, nil, err
@@ -249,12 +257,17 @@ func (c *creds) takesPlaintext(from net.Addr) bool {
 	case PlaintextAlways:
 		return true
 	case PlaintextMigrate:
-		host, _, _ := net.SplitHostPort(from.String())
-		ip := net.ParseIP(host)
+		ip := addressOf(from)
 		return ip != nil && c.elder(ip)
 	case PlaintextNever:
 	}
 	return false
+}
+
+// addressOf returns the IP address of a connection's end; nil: it has none.
+func addressOf(a net.Addr) net.IP {
+	host, _, _ := net.SplitHostPort(a.String())
+	return net.ParseIP(host)
 }
 
 // refused tells of a connection that was not taken.

@@ -124,6 +124,7 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	r.peers = newPeers(&r.cfg, r.self, r.addr, r.met)
 	r.peers.panics, r.peers.creds = r.flights.panics, creds
 	creds.elder, creds.log = func(ip net.IP) bool { return r.View().elder(ip) }, r.cfg.Logger
+	creds.member = func(ip net.IP) bool { return r.View().member(ip) }
 	r.server = newServer(&r.cfg, r.self, r.hosted, r.openers, r.met, creds)
 	r.server.addr, r.server.table, r.server.foreign = r.addr, r.table, r.foreign
 	r.server.answers, r.server.handed, r.server.status = r.answers, r.handed, r.status

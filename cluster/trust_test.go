@@ -94,37 +94,68 @@ func TestStrangersAtTheRelay(t *testing.T) {
 	}
 }
 
-// Connections that prove nothing are bounded, and end.
+// Connections that prove nothing are bounded, and end. One more closes the oldest, and not
+// itself: who holds all places keeps no peer out.
 func TestSilentConnections(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, 1)
-	s := f.nodes[0]
-	var conns []net.Conn
-	defer func() {
-		for _, c := range conns {
-			_ = c.Close()
-		}
-	}()
-	for range maxHandshakes {
-		c, err := net.Dial("tcp", s.relay())
-		if err != nil {
-			t.Fatal(err)
-		}
-		conns = append(conns, c)
+	for name, member := range map[string]bool{"from a member's address": true, "from elsewhere": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, c := &fleet{T: t}, credsOf(t, "test", nil, secretA)
+			c.member = func(net.IP) bool { return member }
+			room, other := &c.strangers, &c.members
+			if member {
+				room, other = other, room
+			}
+			ln := listenWith(t, c)
+			first := dialTCP(t, ln)
+			f.eventually("the first is waited for", func() bool { return room.size() == 1 })
+			for range maxHandshakes - 1 {
+				dialTCP(t, ln)
+			}
+			f.eventually("all of them are waited for", func() bool { return room.size() == maxHandshakes })
+			conn, info, err := clientCreds{c}.ClientHandshake(t.Context(), "", dialTCP(t, ln))
+			if err != nil {
+				t.Fatalf("a peer beside them: %v", err)
+			}
+			if info.AuthType() != "tls" {
+				t.Errorf("a peer beside them speaks %s", info.AuthType())
+			}
+			_ = conn.Close()
+			if _, err := io.ReadAll(first); err != nil { // closed, without a word
+				t.Errorf("the first of them: %v", err)
+			}
+			if n := other.size(); n != 0 {
+				t.Errorf("%d of them have places of the others", n)
+			}
+			f.eventually("they are given up", func() bool { return room.size() == 0 })
+		})
 	}
-	f.eventually("all of them are waited for", func() bool { return len(s.creds.handshakes) == maxHandshakes })
-	late, err := net.Dial("tcp", s.relay())
+}
+
+// listenWith serves a relay's port with credentials and nothing behind them.
+func listenWith(t *testing.T, c *creds) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	conns = append(conns, late)
-	if _, err := io.ReadAll(late); err != nil { // closed, without a word
-		t.Errorf("one too many: %v", err)
+	srv := grpc.NewServer(grpc.Creds(serverCreds{clientCreds{c}}), grpc.ConnectionTimeout(greetTimeout))
+	served := make(chan struct{})
+	go func() { defer close(served); _ = srv.Serve(ln) }()
+	t.Cleanup(func() { srv.Stop(); <-served })
+	return ln
+}
+
+// dialTCP is a connection on which nothing is said.
+func dialTCP(t *testing.T, ln net.Listener) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
 	}
-	f.eventually("they are given up", func() bool { return len(s.creds.handshakes) == 0 })
-	if err := f.asks(s, clientCreds{s.creds}); err != nil {
-		t.Errorf("a member afterwards: %v", err)
-	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 // A member of a release that speaks no TLS is spoken to in plaintext, both ways, and so is

@@ -81,9 +81,19 @@ func (v *View) FormatLevel() uint8 {
 // elder reports whether a member is at an address that does not speak TLS.
 func (v *View) elder(ip net.IP) bool {
 	return slices.ContainsFunc(v.members, func(m Member) bool {
-		host, _, _ := net.SplitHostPort(m.Relay)
-		return m.Features&FeatureTLS == 0 && ip.Equal(net.ParseIP(host))
+		return m.Features&FeatureTLS == 0 && m.at(ip)
 	})
+}
+
+// member reports whether a member is at an address.
+func (v *View) member(ip net.IP) bool {
+	return slices.ContainsFunc(v.members, func(m Member) bool { return m.at(ip) })
+}
+
+// at reports whether the member's relay is at an address.
+func (m *Member) at(ip net.IP) bool {
+	host, _, _ := net.SplitHostPort(m.Relay)
+	return ip.Equal(net.ParseIP(host))
 }
 
 // Member is the member of that name, or nil.
