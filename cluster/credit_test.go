@@ -104,6 +104,13 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 	return b
 }
 
+// take has the session take a message of the edge.
+func (b *laneRig) take(m *relaypb.ToOwner) {
+	if err := b.s.take(m); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 func (b *laneRig) stream(t *rapid.T) shard.StreamID {
 	return shard.StreamID(fmt.Sprintf("s/%d", rapid.IntRange(0, 2).Draw(t, "stream")))
 }
@@ -122,7 +129,7 @@ func (b *laneRig) subscribe(t *rapid.T) {
 	b.handle++
 	from := rapid.Uint64Range(0, b.host.tails[id].Next()).Draw(t, "from")
 	b.edge[b.handle] = &edgeEnd{id: id, next: from}
-	b.s.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
+	b.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
 		{Handle: b.handle, Stream: raw(id), From: from},
 	}})
 	b.o.wg.Wait()
@@ -140,7 +147,7 @@ func (b *laneRig) drawHandle(t *rapid.T) uint64 {
 
 func (b *laneRig) unsubscribe(h uint64) {
 	delete(b.edge, h)
-	b.s.take(&relaypb.ToOwner{Unsubscribe: []uint64{h}})
+	b.take(&relaypb.ToOwner{Unsubscribe: []uint64{h}})
 }
 
 // frame has the next Frame made and taken; false: there is nothing to send.
@@ -197,13 +204,13 @@ func (b *laneRig) removedMidway() {
 
 func (b *laneRig) credit(h uint64) {
 	if e := b.edge[h]; e != nil && e.owed > 0 {
-		b.s.take(&relaypb.ToOwner{Credit: []*relaypb.Credit{{Handle: h, Bytes: uint64(e.owed)}}})
+		b.take(&relaypb.ToOwner{Credit: []*relaypb.Credit{{Handle: h, Bytes: uint64(e.owed)}}})
 		e.owed = 0
 	}
 }
 
 func (b *laneRig) linkCredit() {
-	b.s.take(&relaypb.ToOwner{LinkCredit: uint64(b.owed)})
+	b.take(&relaypb.ToOwner{LinkCredit: uint64(b.owed)})
 	b.owed = 0
 }
 
@@ -284,7 +291,7 @@ func TestFramesOfForks(t *testing.T) {
 		for h := range uint64(500) {
 			q = append(q, &relaypb.Subscribe{Handle: h + 1, Stream: []byte("s/0")})
 		}
-		b.s.take(&relaypb.ToOwner{Subscribe: q})
+		b.take(&relaypb.ToOwner{Subscribe: q})
 		b.o.wg.Wait()
 		for opened := 0; opened < len(q); opened += len(b.fr.frame.Parts) {
 			b.s.fill(&b.fr, 0)

@@ -91,7 +91,8 @@
 //
 // # What is bounded, and what happens when it is full
 //
-// Subscriptions of one peer: 262,144, then refused as overloaded. Credit: 256 KiB for
+// Subscriptions of one peer: 262,144, then refused as overloaded; the link of a peer that asks
+// on and hears no answer ends. Credit: 256 KiB for
 // a subscription, 8 MiB for a link, 256 MiB for all links (later ones get less);
 // without it records wait in the Tail, and what is evicted there is read from pages.
 // Pages that an owner gave are kept with those that this node has read itself.

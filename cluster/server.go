@@ -160,7 +160,9 @@ func (s *session) readControl(
 		if err := checkSaid(m); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
-		s.take(m)
+		if err := s.take(m); err != nil {
+			return err
+		}
 		if b := m.GetBeat(); b != 0 {
 			if err := lane.Send(&relaypb.ToEdge{Beat: b, Status: s.server.status(s.peer)}); err != nil {
 				return err
@@ -189,7 +191,7 @@ func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
 	}
 	ses := &session{
 		server: s, peer: text(h.GetFrom().GetName()), version: h.GetVersion(), incarnation: h.GetLink(),
-		window: int64(min(h.GetWindow(), maxGrant)),
+		window: int64(min(h.GetWindow(), maxGrant)), most: maxSubs,
 		credit: int64(min(h.GetLinkWindow(), maxGrant)),
 		wake:   make(chan struct{}, 1), bulk: make(chan struct{}, 1), subs: map[uint64]*sub{},
 	}

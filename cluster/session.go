@@ -6,6 +6,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -22,6 +25,7 @@ type session struct {
 	version     uint32 // of the contract, that the peer speaks
 	incarnation uint64
 	window      int64
+	most        int             // subscriptions; see maxSubs
 	ctx         context.Context // ends with the session
 	cancel      context.CancelFunc
 	wake        chan struct{} // cap 1, never closed
@@ -34,6 +38,7 @@ type session struct {
 	subs   map[uint64]*sub
 	head   *sub // the dirty list
 	last   *sub
+	listed int // its length; removed subscriptions stay on it until the bulk lane comes by
 	credit int64
 	parked int    // subscriptions that wait for link credit
 	lane   uint64 // the newest bulk lane that the edge spoke of
@@ -88,7 +93,10 @@ type sending struct {
 // maxGrant bounds one grant of credit, so that sums cannot overflow.
 const maxGrant = 1 << 40
 
-// maxSubs bounds the subscriptions of one peer; ErrOverloaded beyond.
+// maxSubs bounds the subscriptions of one peer; ErrOverloaded beyond. A refusal waits for the
+// bulk lane to say it, and so does what is left of a subscription that was taken back. A peer
+// that asks on and on, and does not hear the answers, loses the link once there are twice as
+// many subscriptions, refused ones among them, or three times as many that wait.
 const maxSubs = 1 << 18
 
 // movedGrace is how long a subscription is served after its owner moved.
@@ -106,6 +114,7 @@ func (s *session) listLocked(u *sub) {
 		return
 	}
 	u.flags |= subListed
+	s.listed++
 	if s.last == nil {
 		s.head = u
 	} else {
@@ -129,17 +138,23 @@ func (s *session) pop(lane uint64) *sub {
 	}
 	u.next = nil
 	u.flags &^= subListed
+	s.listed--
 	return u
 }
 
-// take carries out what the edge says in the control lane.
-func (s *session) take(m *relaypb.ToOwner) {
+// errDeaf ends a session whose peer asks for more than it hears the answers of.
+var errDeaf = status.Error(codes.ResourceExhausted, "too many subscriptions wait for the bulk lane")
+
+// take carries out what the edge says in the control lane. An error ends the session.
+func (s *session) take(m *relaypb.ToOwner) error {
 	s.heard.Store(time.Now().UnixNano())
 	s.mu.Lock()
 	s.lane = max(s.lane, m.GetLane())
 	s.mu.Unlock()
 	for _, q := range m.GetSubscribe() {
-		s.subscribe(q)
+		if !s.subscribe(q) {
+			return errDeaf
+		}
 	}
 	for _, h := range m.GetUnsubscribe() {
 		s.mu.Lock()
@@ -157,6 +172,7 @@ func (s *session) take(m *relaypb.ToOwner) {
 		s.linkCreditLocked(int64(min(m.GetLinkCredit(), maxGrant)))
 		s.mu.Unlock()
 	}
+	return nil
 }
 
 func (s *session) creditLocked(u *sub, n uint64) {
@@ -184,19 +200,22 @@ func (s *session) linkCreditLocked(n int64) {
 	}
 }
 
-// subscribe makes a subscription and has it opened.
-func (s *session) subscribe(q *relaypb.Subscribe) {
+// subscribe makes a subscription and has it opened; false: far too many are there already.
+func (s *session) subscribe(q *relaypb.Subscribe) bool {
 	id, err := checkStream(q.GetStream())
 	if err == nil {
 		err = checkRoute(q.GetRoute())
 	}
 	u := &sub{s: s, id: id, handle: q.GetHandle(), credit: s.window}
 	s.mu.Lock()
-	if s.closed || s.subs[u.handle] != nil {
+	switch {
+	case len(s.subs) >= 2*s.most, s.listed >= 3*s.most:
 		s.mu.Unlock()
-		return
-	}
-	if len(s.subs) >= maxSubs {
+		return false
+	case s.closed, s.subs[u.handle] != nil:
+		s.mu.Unlock()
+		return true
+	case len(s.subs) >= s.most:
 		err = shard.ErrOverloaded
 	}
 	s.subs[u.handle] = u
@@ -209,6 +228,7 @@ func (s *session) subscribe(q *relaypb.Subscribe) {
 	if err != nil {
 		s.refuse(u, err)
 	}
+	return true
 }
 
 // openTimeout bounds the wait for a stream to be opened.
@@ -290,7 +310,7 @@ func (s *session) close() {
 	s.mu.Lock()
 	s.closed = true
 	subs := s.subs
-	s.subs, s.head, s.last = nil, nil, nil
+	s.subs, s.head, s.last, s.listed = nil, nil, nil, 0
 	for _, u := range subs {
 		u.flags |= subDead
 	}

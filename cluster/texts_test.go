@@ -117,7 +117,7 @@ func TestOneBadPart(t *testing.T) {
 			b := newLaneRig(nil, 0)
 			b.s.version = c.version
 			b.host.tails["s/0"] = shard.NewTails(0, 0).Open("s/0", c.info, 0)
-			b.s.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
+			_ = b.s.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
 				{Handle: 1, Stream: []byte("s/1")}, {Handle: 2, Stream: []byte("s/0")}, {Handle: 3, Stream: []byte("s/2")},
 			}})
 			b.o.wg.Wait()

@@ -44,7 +44,7 @@ func TestSubscriptionTakenBack(t *testing.T) {
 		want int64
 	}{
 		{"wanted", func(*session) {}, 1},
-		{"taken back", func(s *session) { s.take(&relaypb.ToOwner{Unsubscribe: []uint64{1}}) }, 0},
+		{"taken back", func(s *session) { _ = s.take(&relaypb.ToOwner{Unsubscribe: []uint64{1}}) }, 0},
 		{"its link has ended", (*session).close, 0},
 	} {
 		h := &countingHost{}
@@ -55,7 +55,7 @@ func TestSubscriptionTakenBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ses.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: []byte("default/s")}}})
+		_ = ses.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: []byte("default/s")}}})
 		c.end(ses)
 		free()
 		if n := h.follows.Load(); n != c.want {
@@ -63,6 +63,61 @@ func TestSubscriptionTakenBack(t *testing.T) {
 		}
 		s.forget(ses)
 		s.close()
+	}
+}
+
+// A peer that asks on and on without hearing the answers, or takes back what it has asked for,
+// loses its link: what waits for the bulk lane is bounded.
+func TestDeafPeer(t *testing.T) {
+	t.Parallel()
+	const most, asks = 16, 200
+	for name, say := range map[string]func(h uint64) *relaypb.ToOwner{
+		"it asks": func(h uint64) *relaypb.ToOwner {
+			return &relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: h, Stream: []byte("no name")}}}
+		},
+		"it asks and takes back": func(h uint64) *relaypb.ToOwner {
+			return &relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: h, Stream: []byte("no name")}}, Unsubscribe: []uint64{h}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := &openers{limit: 1, waiting: 10}
+			s := newServer(&Config{}, "a", newHosted(&countingHost{}, nil), o, newMetrics(nil), nil)
+			defer s.close()
+			defer o.close()
+			ses, err := s.open(t.Context(), &relaypb.Hello{
+				Link: 1, To: []byte("a"), Version: relayVersion, From: &relaypb.Place{Name: []byte("b")},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.forget(ses)
+			ses.most = most
+			said := uint64(0)
+			for err == nil && said < asks {
+				said++
+				err = ses.take(say(said))
+			}
+			if err == nil || len(ses.subs) > 2*most || ses.listed > 3*most {
+				t.Fatalf("after %d: %v, with %d subscriptions of which %d wait", said, err, len(ses.subs), ses.listed)
+			}
+		})
+	}
+}
+
+// A peer that hears the answers may ask for ever.
+func TestManySubscriptionsInTurn(t *testing.T) {
+	t.Parallel()
+	b := newLaneRig(nil, 0)
+	b.s.most = 16
+	for h := range uint64(200) {
+		if err := b.s.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: h, Stream: []byte("no name")}}, Unsubscribe: []uint64{h}}); err != nil {
+			t.Fatal(err)
+		}
+		b.s.fill(&b.fr, 0)
+	}
+	if b.s.listed != 0 || len(b.s.subs) != 0 {
+		t.Errorf("%d subscriptions, %d wait", len(b.s.subs), b.s.listed)
 	}
 }
 
