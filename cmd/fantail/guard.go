@@ -18,7 +18,8 @@ import (
 
 const (
 	// adminConns bounds the connections of the admin address. The one that has been idle for
-	// longest makes room for the next; where none is idle the next is closed.
+	// longest makes room for the next; where none is idle, the one that has been busy for
+	// longest: a request whose body does not come, or whose answer is not read, is busy.
 	adminConns = 64
 	// adminHeader bounds the head of a request to the admin address.
 	adminHeader = 16 << 10
@@ -33,7 +34,7 @@ const (
 // newAdminServer returns the server of the admin address, which is loopback or not. Everything
 // about it is bounded: whoever reaches it must not be able to starve the probes.
 func newAdminServer(h http.Handler, loopback bool, log *slog.Logger) *http.Server {
-	room := &adminRoom{since: map[net.Conn]time.Time{}}
+	room := &adminRoom{conns: map[net.Conn]adminConn{}}
 	return &http.Server{
 		Handler: guard(h, loopback), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: adminWrite, IdleTimeout: time.Minute, MaxHeaderBytes: adminHeader,
@@ -137,7 +138,14 @@ func (t *tokenFile) protect(next http.Handler) http.Handler {
 // adminRoom keeps the admin address's connections to adminConns.
 type adminRoom struct {
 	mu    sync.Mutex
-	since map[net.Conn]time.Time // when it became idle; zero: it is busy
+	conns map[net.Conn]adminConn
+}
+
+// adminConn is what is known of a connection: whether a request of it is under way, and since
+// when that is so.
+type adminConn struct {
+	busy  bool
+	since time.Time
 }
 
 // state is an http.Server's ConnState.
@@ -146,29 +154,31 @@ func (a *adminRoom) state(c net.Conn, s http.ConnState) {
 	defer a.mu.Unlock()
 	switch s {
 	case http.StateNew:
-		if len(a.since) >= adminConns {
-			a.evict(c)
+		if len(a.conns) >= adminConns {
+			a.evict()
 		}
-		a.since[c] = time.Now() // it has said nothing yet
-	case http.StateActive:
-		a.since[c] = time.Time{}
-	case http.StateIdle:
-		a.since[c] = time.Now()
+		a.conns[c] = adminConn{since: time.Now()} // it has said nothing yet
+	case http.StateActive, http.StateIdle:
+		if _, here := a.conns[c]; here {
+			a.conns[c] = adminConn{s == http.StateActive, time.Now()}
+		}
 	case http.StateClosed, http.StateHijacked:
-		delete(a.since, c)
+		delete(a.conns, c)
 	}
 }
 
-// evict closes the connection that has been idle for longest, or else the newcomer.
-func (a *adminRoom) evict(newcomer net.Conn) {
-	oldest := newcomer
-	for c, t := range a.since {
-		if !t.IsZero() && (oldest == newcomer || t.Before(a.since[oldest])) {
-			oldest = c
+// evict closes the connection that has been idle for longest, or else the one that has been
+// busy for longest. The newcomer gets its place: it may be a probe.
+func (a *adminRoom) evict() {
+	var out net.Conn
+	for c, is := range a.conns {
+		was := a.conns[out]
+		if out == nil || !is.busy && was.busy || is.busy == was.busy && is.since.Before(was.since) {
+			out = c
 		}
 	}
-	delete(a.since, oldest)
-	_ = oldest.Close()
+	delete(a.conns, out)
+	_ = out.Close()
 }
 
 // isLoopback reports whether a listener can be reached from this machine only.
