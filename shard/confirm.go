@@ -132,7 +132,7 @@ func (s *State) covers(id StreamID, chain []Ancestor) bool {
 			continue
 		}
 		own := a.Life == s.life || len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Life == a.Life
-		if !own || a.Bound > s.tail {
+		if !own || a.Start < s.start || a.Bound > s.tail {
 			return false
 		}
 	}

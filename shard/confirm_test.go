@@ -1,7 +1,10 @@
 package shard_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,6 +36,72 @@ func forge(t testing.TB, log shard.Log, id shard.StreamID, header func(pos uint6
 	if _, err := log.Append(t.Context(), id, at, []shard.Entry{{Header: header(at)}}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A fork that its source does hold, and whose create record somebody forged anew, reads no
+// lives of the source that it did not inherit.
+func TestForgedForkReadsOneLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Life
+		hold := do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated).Info.Hold
+		a := shard.Ancestor{Stream: stream, Life: life, Start: 1, Bound: 2}
+		for start, want := range map[uint64]int{1: 1, 0: 0} {
+			a.Start = start
+			forge(t, log, forked, func(pos uint64) []byte { return shard.ForgeHeldFork(pos, a, hold) })
+			if chain := chainOf(t, node(t, log), forked); len(chain) != want {
+				t.Errorf("from %d, of a life that begins at 1: %+v", start, chain)
+			}
+		}
+	})
+}
+
+// What a forged record leaves in a State is charged to the budget of states.
+func TestForgedStateIsCharged(t *testing.T) {
+	t.Parallel()
+	for kept, raw := range map[int]int{100 << 10: 0, 0: 60 << 10} {
+		if n := shard.ForgedWeight(kept, raw); n < kept+raw {
+			t.Errorf("%d and %d bytes are charged as %d", kept, raw, n)
+		}
+	}
+}
+
+// counted is a fleet of one node that counts requests about references.
+type counted struct {
+	*shard.Host
+	n atomic.Int64
+}
+
+func (c *counted) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
+	c.n.Add(1)
+	return c.Host.Do(ctx, q)
+}
+
+// Forged debts ask other streams no faster than a node asks all in all.
+func TestForgedDebtsAskSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const streams = 4
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		fleet := &counted{Host: h}
+		h.Join(fleet)
+		for i := range streams {
+			id := shard.StreamID(fmt.Sprintf("attacker/%d", i))
+			forge(t, log, id, func(pos uint64) []byte { return shard.ForgeDebts(pos, "victim/log", shard.MaxDebts) })
+			if _, err := h.State(t.Context(), id, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if n := fleet.n.Load(); n < shard.AsksAtOnce || n > shard.AsksAtOnce+streams {
+			t.Errorf("%d immediately", n)
+		}
+		time.Sleep(time.Minute)
+		if n := fleet.n.Load(); n != streams*shard.MaxDebts {
+			t.Errorf("%d in the end", n)
+		}
+	})
 }
 
 // A create record that somebody forged reads no other log than its own, whatever it

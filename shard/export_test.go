@@ -73,6 +73,51 @@ func ForgeForkState(pos uint64, a Ancestor) []byte {
 	return (&Header{Kind: KindCheckpoint, State: s.hand()}).encode(pos)
 }
 
+// ForgeHeldFork is ForgeFork for a fork that its source does hold.
+func ForgeHeldFork(pos uint64, a Ancestor, hold AppendID) []byte {
+	h := Header{
+		Kind: KindCreate, Flags: FlagFirst | FlagLast, Life: 1 << 52, Type: "text/plain", Chain: []Ancestor{a},
+		Fork: &Fork{Source: a.Stream, Hold: hold},
+	}
+	return h.encode(pos)
+}
+
+// ForgedWeight is what a State is charged that has no more than what a forged record may leave
+// in it: fields that this release does not know, or a create record without its commit.
+func ForgedWeight(kept, raw int) int {
+	s := State{kept: make([]byte, kept)}
+	s.run = &run{create: &Header{ExpiresRaw: string(make([]byte, raw))}}
+	return s.weight()
+}
+
+// ForgePart is a record of an append in parts.
+func ForgePart(pos uint64, id AppendID, first, last bool) []byte {
+	h := Header{Kind: KindMessage, Flags: FlagPart, Append: id}
+	if first {
+		h.Flags |= FlagFirst
+	}
+	if last {
+		h.Flags |= FlagLast | FlagCommit
+	}
+	return h.encode(pos)
+}
+
+// MaxDebts is how many references a State may have to give back, and AsksAtOnce how many of
+// all streams together are given back without a wait.
+const (
+	MaxDebts   = 2 * maxDebts
+	AsksAtOnce = asksAtOnce
+)
+
+// ForgeDebts is a tombstone of a stream that has so many references to give back.
+func ForgeDebts(pos uint64, source StreamID, n int) []byte {
+	s := State{Next: pos + 1, ended: true, life: 1}
+	for range n {
+		s.debts = append(s.debts, debt{NewAppendID(), source})
+	}
+	return (&Header{Kind: KindTombstone, State: s.encode()}).encode(pos)
+}
+
 // ForgeHolds is a tombstone of a stream that forks of such names hold.
 func ForgeHolds(pos uint64, names ...StreamID) []byte {
 	s := State{Next: pos + 1, ended: true, gone: true, life: 1, held: map[AppendID]holder{}}

@@ -31,7 +31,8 @@ const (
 	verifyEvery = 10 * time.Minute
 	verifyMost  = 5
 	// asksPerSecond and asksAtOnce are a node's token bucket of questions to forks: one
-	// request can have a stream ask all of its forks, and each answer is a write.
+	// request can have a stream ask all of its forks, and each answer is a write. The debts of
+	// a stream draw from it, too, but for the first: a life leaves one, a forged record many.
 	asksPerSecond = 20
 	asksAtOnce    = 100
 	// settleEvery is how soon a stream tries again to give references back, at first, and
@@ -172,7 +173,10 @@ func (s *Shard) settleDebts(ctx context.Context) {
 		s.settleTries = min(s.settleTries+1, settleMost)
 	}
 	s.mu.Unlock()
-	for _, d := range debts {
+	for i, d := range debts {
+		if i > 0 && s.host.asks.Wait(ctx) != nil {
+			return
+		}
 		err := s.host.release(ctx, s.id, d.source, d.id)
 		if err == nil {
 			err = s.note(ctx, OpSettled, d.id)

@@ -32,12 +32,25 @@ type page struct {
 
 const pageRecords = MaxBatchRecords
 
-// pageKey names a page. The life is in it because a log that was wiped uses its
-// positions again.
+// pageKey names a page. The life is in it because a log that was wiped uses its positions
+// again, and whether the stream is JSON because of what others wrote such a stream shows only
+// what is JSON: a fork's create record and a peer say that of a log without its owner's word.
 type pageKey struct {
 	stream StreamID
 	life   uint64
 	from   uint64
+	json   bool
+}
+
+// keyOf names the page at from of a stream that info describes.
+func keyOf(id StreamID, info *Info, from uint64) pageKey {
+	return pageKey{id, info.Life, from, IsJSON(info.Type)}
+}
+
+// flight is the key for those who want the same page at the same time.
+func (k pageKey) flight(way string, to uint64) string {
+	return way + "\x00" + strconv.FormatBool(k.json) + "\x00" + string(k.stream) + "\x00" +
+		uintKey(k.life) + uintKey(k.from) + uintKey(to)
 }
 
 func newPages(log Log, bytes int64, panics *Panics) *pages {
@@ -56,7 +69,7 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, a
 	// One read for all who ask; it is not given up when the first of them leaves. Another node
 	// that asks this one, which asks others itself, is not one of them: they might wait for
 	// each other.
-	name := strconv.FormatBool(ask != nil) + "\x00" + string(id) + "\x00" + uintKey(info.Life) + uintKey(from) + uintKey(info.Tail)
+	name := keyOf(id, &info, from).flight(strconv.FormatBool(ask != nil), info.Tail)
 	ch := p.flight.DoChan(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
 		defer cancel()
@@ -83,7 +96,7 @@ func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint6
 	}
 	pieces := pieces(r)
 	for _, piece := range pieces {
-		p.cache.Set(pageKey{id, info.Life, piece.From()}, page{piece, whole || piece.To() < r.To()})
+		p.cache.Set(keyOf(id, &info, piece.From()), page{piece, whole || piece.To() < r.To()})
 	}
 	return pieces[0], nil
 }
@@ -98,10 +111,10 @@ func (p *pages) recovered(err *error) {
 // cached finds a page at from; or makes one of that in which from lies: a reader
 // in chunks comes back inside the page where its last chunk ended.
 func (p *pages) cached(id StreamID, info Info, from uint64) (Range, bool) {
-	key := pageKey{id, info.Life, from}
+	key := keyOf(id, &info, from)
 	c, ok := p.cache.GetIfPresent(key)
 	if !ok || !c.reaches(info.Tail) {
-		around := pageKey{id, info.Life, max(info.Start, from-from%pageRecords)}
+		around := keyOf(id, &info, max(info.Start, from-from%pageRecords))
 		c, ok = p.cache.GetIfPresent(around)
 		if !ok || c.To() <= from || !c.reaches(info.Tail) {
 			return Range{}, false
@@ -195,12 +208,14 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 			break
 		}
 	}
+	// Inside an append the log has ended: whoever asks is wrong about the tail, and what may be
+	// shown of the append is not known yet.
+	whole = st.Next < info.Tail && !inside()
 	st.run, st.tail = nil, info.Tail
 	r := asm.flush(st).before(info.Tail)
 	if r.IsZero() {
 		return Range{}, false, errNoPage
 	}
-	whole = st.Next < info.Tail
 	if n := r.Len(); n > 0 && whole && r.To() < end {
 		// It ends because S2 gives no more at once. An offset is the place after a message, so
 		// that is where the next page is asked for: not after the checkpoint that follows.
@@ -251,11 +266,11 @@ func (p *pages) join(id StreamID, info Info, rs []Range) Range {
 	if len(rs) == 1 {
 		return rs[0]
 	}
-	key, to := pageKey{id, info.Life, rs[0].From()}, rs[len(rs)-1].To()
+	key, to := keyOf(id, &info, rs[0].From()), rs[len(rs)-1].To()
 	if c, ok := p.cache.GetIfPresent(key); ok && c.To() == to {
 		return c.Range
 	}
-	v, err, _ := p.flight.Do("join\x00"+string(id)+"\x00"+uintKey(info.Life)+uintKey(key.from)+uintKey(to), func() (r any, err error) {
+	v, err, _ := p.flight.Do(key.flight("join", to), func() (r any, err error) {
 		defer p.recovered(&err)
 		joined := join(rs)
 		p.cache.Set(key, page{joined, to < info.Tail})

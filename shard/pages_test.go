@@ -41,6 +41,68 @@ func TestMessageInRecordsStaysWhole(t *testing.T) {
 	}
 }
 
+// Who asks for a page says what the stream is, and may be wrong: a peer, or a fork whose
+// create record is forged. What is kept of the page is for those who say the same.
+func TestPageOfWhoIsWrong(t *testing.T) {
+	for name, c := range map[string]struct {
+		from  uint64 // "a" stands at 1, "b" of somebody else at 2, "c" at 3 and 4
+		wrong func(*shard.Info)
+		want  []string
+	}{
+		"the type": {2, func(i *shard.Info) { i.Type = "application/json" }, []string{"b"}},
+		"the tail": {3, func(i *shard.Info) { i.Tail = 1 << 40 }, []string{"c", "c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, id := logtest.NewMemory(1), shard.NewAppendID()
+				do(t, node(t, log), create("text/plain", "a"), shard.CodeCreated)
+				log.Foreign(stream, "b")
+				h := node(t, log) // which has no more of the stream than pages
+				info := infoOf(t, node(t, log))
+				forgePart(t, log, 3, shard.ForgePart(3, id, true, false))
+				wrong := info
+				c.wrong(&wrong)
+				if _, err := h.ReadPage(t.Context(), stream, wrong, c.from); err != nil {
+					t.Fatal(err)
+				}
+				forgePart(t, log, 4, shard.ForgePart(4, id, false, true))
+				if c.from >= info.Tail {
+					info = infoOf(t, node(t, log))
+				}
+				var got []string
+				for p := c.from; p < info.Tail; {
+					r, err := h.ReadPage(t.Context(), stream, info, p)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for i := range r.Len() {
+						got = append(got, string(r.Message(i).Body))
+					}
+					p = r.To()
+				}
+				equal(t, got, c.want)
+			})
+		})
+	}
+}
+
+func infoOf(t testing.TB, h *shard.Host) shard.Info {
+	t.Helper()
+	info, err := h.State(t.Context(), stream, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+// forgePart appends a part of an append, past every owner.
+func forgePart(t testing.TB, log shard.Log, at uint64, header []byte) {
+	t.Helper()
+	if _, err := log.Append(t.Context(), stream, at, []shard.Entry{{Header: header, Body: []byte("c")}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // held is every message that a Tail holds.
 func held(tail *shard.Tail) (all []string) {
 	ranges, _ := tail.ReadAt(tail.Floor(), 64<<20, nil)

@@ -22,7 +22,10 @@ const (
 
 // weight is what the State holds beside itself, in bytes.
 func (s *State) weight() int {
-	n := len(s.typ) + len(s.expiresRaw) + len(s.streamSeq)
+	n := len(s.typ) + len(s.expiresRaw) + len(s.streamSeq) + len(s.kept) + 8*len(s.chainTimes)
+	if s.run != nil && s.run.create != nil { // of an append that nobody has committed yet
+		n += len(s.run.create.Type) + len(s.run.create.ExpiresRaw)
+	}
 	n += len(s.recent.ring)*int(unsafe.Sizeof(outcome{})) + len(s.recent.ids)*len(AppendID{})
 	for _, a := range s.chain {
 		n += int(unsafe.Sizeof(a)) + len(a.Stream)
