@@ -221,6 +221,20 @@ func TestWhomToHandTo(t *testing.T) {
 	if !lone.heir("p/s", place{"b", "b:1"}) || lone.heir("p/s", place{"c", "c:1"}) {
 		t.Error("not the owner of a date that is near, but that of one far off")
 	}
+	// Who takes its leave back, or has S2 again, knows that before others do.
+	for what, back := range map[string]Member{
+		"its leave": {StopAt: 1, Flags: FlagLeaving}, "its way to S2": {StopAt: Never, Flags: FlagNoStore},
+	} {
+		back.Name, back.Key, back.Rev, back.Relay = "b", "b", 1, "b:1"
+		v := NewView([]Member{{Name: owner.self, Key: "a", Rev: 1, StopAt: Never, Relay: owner.addr}, back})
+		lone.ms.view.Store(v)
+		for _, id := range []shard.StreamID{"p/s", "p/t", "p/u", "p/v", "p/w", "p/x"} {
+			want := newTable([]*Member{{Name: owner.self, Key: "a"}, {Name: "b", Key: "b"}}).Owner(id).Name == "b"
+			if got := lone.heir(id, place{"b", "b:1"}); got != want {
+				t.Errorf("%s taken back: %s is handed over: %v, want %v", what, id, got, want)
+			}
+		}
+	}
 }
 
 // One stranger cannot have links without end, nor can all of them, nor a member; and they do

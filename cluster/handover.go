@@ -167,7 +167,8 @@ func (l *link) hand(ctx context.Context, id shard.StreamID, from uint64, to plac
 const handAhead = 10 * time.Second
 
 // heir reports whether a member that asks for a stream is its owner by this node's table, or
-// by that of a date that is near, or once this node owns nothing.
+// by that of a date that is near, or once this node owns nothing, or once the member has
+// taken its leave back, or S2 answers it again: that is its own news, of which others hear later.
 func (r *Relay) heir(id shard.StreamID, to place) bool {
 	v, now := r.View(), r.cfg.Now()
 	m := v.Member(to.name)
@@ -177,7 +178,7 @@ func (r *Relay) heir(id shard.StreamID, to place) bool {
 	if m == nil || m.Relay != to.address || to.name == r.self {
 		return false
 	}
-	tables := []*Table{v.At(now), v.At(now).without([]string{r.self})}
+	tables := []*Table{v.At(now), v.At(now).without([]string{r.self}), v.claimed(to.name, now)}
 	for _, at := range v.Flips() {
 		if at.After(now) && at.Before(now.Add(handAhead)) {
 			tables = append(tables, v.At(at))

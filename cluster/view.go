@@ -154,6 +154,23 @@ func (v *View) eligible(ms uint64) []*Member {
 	return all
 }
 
+// claimed is the table for an instant if the member of that name has not left and S2 answers
+// it, whatever is known of that.
+func (v *View) claimed(name string, t time.Time) *Table {
+	at, ms := v.At(t), millis(t)
+	if at.has(name) {
+		return at
+	}
+	members := slices.Clone(v.members)
+	for i := range members {
+		if m := &members[i]; m.Name == name {
+			m.Flags &^= FlagNoStore
+			m.StopAt = Never
+		}
+	}
+	return newTable((&View{members: members}).eligible(ms))
+}
+
 // HiddenBy is the member that owns at an instant what the one of that name would own: it has
 // the same key and is newer. nil: there is none.
 func (v *View) HiddenBy(name string, t time.Time) *Member {
