@@ -117,7 +117,7 @@ func TestWhatPeersSay(t *testing.T) {
 		"hello of nobody":      checkHello(&relaypb.Hello{Link: 1, Version: 1}),
 		"hello without a link": checkHello(&relaypb.Hello{Version: 1, From: me}),
 		"hello long":           checkHello(&relaypb.Hello{Link: 1, Version: 1, From: &relaypb.Place{Name: longName}}),
-		"state ask":            state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 8}),
+		"state ask":            state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 16}),
 		"state ask of a byte":  state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 257}),
 		"state none":           state(&relaypb.StateRequest{}),
 		"page of nothing":      page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: &relaypb.Info{Exists: true, Life: 2}}),
