@@ -97,7 +97,7 @@ func TestForgedDebtsAskSlowly(t *testing.T) {
 		if n := fleet.n.Load(); n < shard.AsksAtOnce || n > shard.AsksAtOnce+streams {
 			t.Errorf("%d immediately", n)
 		}
-		time.Sleep(time.Minute)
+		advance(time.Minute)
 		if n := fleet.n.Load(); n != streams*shard.MaxDebts {
 			t.Errorf("%d in the end", n)
 		}
