@@ -114,9 +114,9 @@ func (c *clocks) skew() (worst time.Duration) {
 }
 
 // hear notes that an append sent at sent was acknowledged with the time at, unless another
-// was a moment ago.
-func (c *clock) hear(at uint64, sent time.Time) {
-	if since := sent.UnixNano() - c.last.Load(); since >= 0 && since < int64(hearEvery) {
+// was a moment ago; always: it is of a stream whose life is judged by it.
+func (c *clock) hear(at uint64, sent time.Time, always bool) {
+	if since := sent.UnixNano() - c.last.Load(); !always && since >= 0 && since < int64(hearEvery) {
 		return
 	}
 	now := c.set.now()
@@ -208,7 +208,7 @@ func (c *clock) write(ctx context.Context) error {
 		var lost *TailError
 		switch {
 		case err == nil:
-			c.hear(ack.EndTime, sent)
+			c.hear(ack.EndTime, sent, true)
 			return nil
 		case errors.As(err, &lost) && try < clockTries:
 			at, err = lost.Tail, nil
@@ -376,9 +376,9 @@ func (s *Shard) mintedAt(q *Request) uint64 {
 // heardAck notes the time of an acknowledgement of this log, if it is storage's.
 func (s *Shard) heardAck(ack Ack, sent time.Time) {
 	s.mu.Lock()
-	capped, clock := s.timingNow() == timingCapped, s.site()
+	capped, clock, always := s.timingNow() == timingCapped, s.site(), s.state.mortal()
 	s.mu.Unlock()
 	if capped {
-		clock.hear(ack.EndTime, sent)
+		clock.hear(ack.EndTime, sent, always)
 	}
 }

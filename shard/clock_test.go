@@ -272,3 +272,21 @@ func TestRepeatsBetweenClocks(t *testing.T) {
 		do(t, h, late, shard.CodeAppended)
 	})
 }
+
+// A TTL of nothing is over with the acknowledgement, however late others' came before.
+func TestTTLOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		for i := range 20 {
+			do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
+			advance(time.Millisecond)
+		}
+		log.Now = func() time.Time { return time.Now().Add(30 * time.Millisecond) } // as acks differ in how long they take
+		do(t, h, withTTL(0, "a"), shard.CodeCreated)
+		advance(30 * time.Millisecond)
+		if exists(t, h, 0) {
+			t.Error("it is still there")
+		}
+	})
+}

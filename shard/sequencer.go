@@ -391,8 +391,8 @@ func (s *Shard) acked(b *batch, entries []Entry, ack Ack, sent time.Time) error 
 		}
 		recs[i] = e.record(b.at+uint64(i), t)
 	}
-	s.heardAck(ack, sent)
 	err := s.take(b.on, recs)
+	s.heardAck(ack, sent)
 	s.knownAt(b.on, sent)
 	if b.expired {
 		b.expired = false
