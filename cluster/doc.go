@@ -100,6 +100,7 @@
 // 65,536 wait, then refused. What the writes of peers hold (shard.Cost): 64 MiB, then
 // refused before the body is read. Streams being let go of: 16 at once, the others next second. Streams
 // being handed over: 8 at once to each heir; those that were are remembered for 5 s.
+// Connections to gossip's port: 256 (gossipconns.go), and a newcomer takes the place of the oldest.
 // Connections to the relay's port that have proved nothing: 128 from the addresses of members and
 // 128 from elsewhere, each for 3 s; one more closes the oldest of them.
 // Followers that move to a new owner while the one before feeds them: 2,000 a second, and all that are

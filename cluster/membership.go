@@ -134,7 +134,15 @@ func (m *membership) create() error {
 		return err
 	}
 	c.Logger = log.New(newGossipLog(m.log), "", 0) //nolint:forbidigo // what memberlist takes
+	if c.Transport == nil {
+		t, err := newGossipTransport(host, port, c.Logger)
+		if err != nil {
+			return err
+		}
+		c.Transport, c.BindPort, c.AdvertisePort = t, t.GetAutoBindPort(), t.GetAutoBindPort()
+	}
 	if m.ml, err = memberlist.Create(c); err != nil {
+		_ = c.Transport.Shutdown()
 		return err
 	}
 	m.addr = nodeAddr(m.ml.LocalNode())
