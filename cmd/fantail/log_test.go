@@ -82,12 +82,17 @@ func TestLogBounds(t *testing.T) {
 			}
 			log.Warn(string(text), "err", errors.New(string(text[200:]))) //nolint:sloglint // a stranger's
 		}
-		if n := len(l.t.windows); n > logKeys+8 {
+		open := func() int {
+			l.t.mu.Lock()
+			defer l.t.mu.Unlock()
+			return len(l.t.windows)
+		}
+		if n := open(); n > logKeys+8 {
 			t.Errorf("%d windows", n)
 		}
 		<-time.After(2 * logWindow)
 		synctest.Wait()
-		if n := len(l.t.windows); n != 0 {
+		if n := open(); n != 0 {
 			t.Errorf("%d windows are left", n)
 		}
 	})
