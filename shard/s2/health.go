@@ -126,13 +126,16 @@ var results = []result{
 
 // resultOf classifies what classify, or a call itself, has said.
 func resultOf(err error) result {
+	if err == nil { // before what the cases below put on the heap
+		return resultOK
+	}
 	var (
 		tail *shard.TailError
 		said *s2.S2Error
 		own  *callerError
 	)
 	switch {
-	case err == nil, errors.As(err, &own):
+	case errors.As(err, &own):
 		return resultOK
 	case errors.As(err, &tail):
 		return resultPosition
