@@ -36,9 +36,11 @@ func appendReq(typ string, msgs ...string) *shard.Request {
 		Stream: stream, Op: shard.OpAppend, ID: shard.NewAppendID(), Type: typ,
 		Minted: uint64(time.Now().UnixMilli()),
 	}
+	var bodies [][]byte
 	for _, m := range msgs {
-		r.Messages.Add([]byte(m))
+		bodies = append(bodies, []byte(m))
 	}
+	r.Messages = shard.NewMessages(bodies...)
 	return r
 }
 

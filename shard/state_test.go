@@ -149,9 +149,14 @@ func TestFoldFromCheckpoint(t *testing.T) {
 			"many": func(t *rapid.T) {
 				w.now += 10
 				r := genRequest(t, w)
-				for range 300 {
-					r.Messages.Add([]byte("m"))
+				many := make([][]byte, 300)
+				for i := range many {
+					many[i] = []byte("m")
 				}
+				for i := range r.Messages.Len() {
+					many = append(many, r.Messages.At(i))
+				}
+				r.Messages = NewMessages(many...)
 				w.write(t, r)
 			},
 			"foreign": func(t *rapid.T) {
