@@ -4,6 +4,7 @@ import { setMaxListeners } from "node:events"
 import { format } from "node:util"
 import { startFleet } from "./fleet.mjs"
 import ai from "./checks/ai-sdk.mjs"
+import applications from "./checks/applications.mjs"
 import browser from "./checks/browser.mjs"
 import client from "./checks/client.mjs"
 import curl from "./checks/curl.mjs"
@@ -12,7 +13,7 @@ import python from "./checks/python.mjs"
 import state from "./checks/state.mjs"
 import yjs from "./checks/yjs.mjs"
 
-const checks = { ...client, ...state, ...yjs, ...ai, ...python, ...go, ...browser, ...curl }
+const checks = { ...client, ...state, ...yjs, ...ai, ...python, ...go, ...browser, ...applications, ...curl }
 const names = process.argv.slice(2)
 const unknown = names.filter((name) => !Object.hasOwn(checks, name))
 if (unknown.length > 0) {

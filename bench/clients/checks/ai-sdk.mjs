@@ -1,19 +1,20 @@
 // @durable-streams/aisdk-transport: a chat of the AI SDK whose answer is a stream, so
 // that a client that comes back in the middle of it has all of it.
 
-import http from "node:http"
 import { createDurableChatTransport, toDurableStreamResponse } from "@durable-streams/aisdk-transport"
 import { convertToModelMessages, readUIMessageStream, streamText } from "ai"
 import { MockLanguageModelV3 } from "ai/test"
+import { listen } from "../site.mjs"
 import { all, ensure, same, until } from "../tools.mjs"
 
-const words = Array.from({ length: 200 }, (_, i) => `word${i} é🪭\n`)
+export const words = Array.from({ length: 200 }, (_, i) => `word${i} é🪭\n`)
 const usage = { inputTokens: { total: 1, noCache: 1 }, outputTokens: { total: words.length, text: words.length } }
 
 export default { "ai-sdk": { run: chat } }
 
-async function chat(fleet, signal) {
-  // The model says half of its answer, and the rest when it is let go.
+// application is the back end of a chat. Its model says half of its answer, and the rest
+// when go is called. It tells clients to read the answer at readUrl(id).
+export function application(fleet, readUrl = (id) => fleet.stream(`chat/${id}`)) {
   let go
   const rest = new Promise((done) => (go = done))
   const model = new MockLanguageModelV3({
@@ -34,21 +35,28 @@ async function chat(fleet, signal) {
     }),
   })
 
-  const active = new Map() // the application's own record of answers in progress
-  const server = await serve(async (request, body) => {
+  const active = new Set() // the application's own record of answers in progress
+  const handle = async (request, body) => {
     const { pathname } = new URL(request.url, "http://api")
     if (request.method === "POST") {
       const { id, messages } = JSON.parse(body)
-      active.set(id, fleet.stream(`chat/${id}`))
+      active.add(id)
       const result = streamText({ model, messages: await convertToModelMessages(messages) })
       return toDurableStreamResponse({
         source: result.toUIMessageStream({ onFinish: () => void active.delete(id) }),
-        stream: { writeUrl: fleet.stream(`chat/${id}`) },
+        stream: { writeUrl: fleet.stream(`chat/${id}`), readUrl: readUrl(id) },
       })
     }
-    const url = active.get(pathname.split("/")[3])
-    return url ? Response.json({ streamUrl: url }, { headers: { Location: url } }) : new Response(null, { status: 204 })
-  })
+    const id = pathname.split("/")[3]
+    if (!active.has(id)) return new Response(null, { status: 204 })
+    return Response.json({ streamUrl: readUrl(id) }, { headers: { Location: readUrl(id) } })
+  }
+  return { handle, go }
+}
+
+async function chat(fleet, signal) {
+  const { handle, go } = application(fleet)
+  const server = await listen(handle)
   try {
     const transport = () => createDurableChatTransport({ api: `${server.origin}/api/chat` })
     const leaves = new AbortController()
@@ -89,28 +97,4 @@ async function collect(stream) {
   const list = []
   for await (const chunk of stream) list.push(chunk)
   return list
-}
-
-// serve is an HTTP server that answers with what handle gives.
-async function serve(handle) {
-  const server = http.createServer(async (request, response) => {
-    try {
-      let body = ""
-      for await (const part of request.setEncoding("utf8")) body += part
-      const answer = await handle(request, body)
-      response.writeHead(answer.status, Object.fromEntries(answer.headers))
-      response.end(await answer.text())
-    } catch (err) {
-      response.writeHead(500)
-      response.end(String(err))
-    }
-  })
-  await new Promise((up, down) => server.once("error", down).listen(0, "127.0.0.1", up))
-  return {
-    origin: `http://127.0.0.1:${server.address().port}`,
-    close() {
-      server.close()
-      server.closeAllConnections()
-    },
-  }
 }

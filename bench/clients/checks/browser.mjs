@@ -1,15 +1,7 @@
 // A real browser, with pages of another origin than the nodes'.
 
-import { accessSync } from "node:fs"
-import { readFile } from "node:fs/promises"
-import http from "node:http"
-import { dirname, join } from "node:path"
-import { fileURLToPath } from "node:url"
-import { build } from "esbuild"
-import puppeteer from "puppeteer-core"
-import { all, createJSON, ensure, messages, produce, same, scratch, until } from "../tools.mjs"
-
-const pages = join(dirname(fileURLToPath(import.meta.url)), "../pages")
+import { browse } from "../site.mjs"
+import { all, createJSON, ensure, messages, produce, same, until } from "../tools.mjs"
 
 export default {
   "browser-owner-killed": { run: (fleet, signal) => eventSource(fleet, signal, "SIGKILL"), seconds: 120 },
@@ -61,63 +53,4 @@ async function client(fleet, signal) {
     ensure(asked.some((r) => r.method === "OPTIONS"), "the browser did not ask whether it may")
     ensure(asked.some((r) => r.method === "POST" && r.headers.has("producer-id")), "no append of the producer from the page")
   })
-}
-
-// browse opens a page of a site of its own.
-function browse(signal, use) {
-  return scratch(async (userDataDir) => {
-    const site = await serve()
-    let browser
-    const kill = () => browser?.process()?.kill("SIGKILL")
-    process.prependListener("exit", kill)
-    signal.addEventListener("abort", kill)
-    try {
-      browser = await puppeteer.launch({ executablePath: chromium(), userDataDir, args: ["--no-sandbox", "--disable-gpu"] })
-      const page = await browser.newPage()
-      const errors = []
-      page.on("pageerror", (err) => errors.push(String(err)))
-      await use(page, site.origin)
-      same("errors of the page", errors, [])
-    } finally {
-      await browser?.close()
-      process.off("exit", kill)
-      site.close()
-    }
-  })
-}
-
-// serve is the site: the files of pages/, scripts bundled.
-async function serve() {
-  const types = { "/eventsource.html": "text/html", "/client.html": "text/html", "/client.js": "text/javascript" }
-  const server = http.createServer(async (request, response) => {
-    const { pathname } = new URL(request.url, "http://site")
-    if (!types[pathname]) return response.writeHead(404).end()
-    const file = join(pages, pathname)
-    const body = pathname.endsWith(".js") ? await bundle(file) : await readFile(file)
-    response.writeHead(200, { "Content-Type": types[pathname] }).end(body)
-  })
-  await new Promise((up, down) => server.once("error", down).listen(0, "127.0.0.1", up))
-  return {
-    origin: `http://127.0.0.1:${server.address().port}`,
-    close() {
-      server.close()
-      server.closeAllConnections()
-    },
-  }
-}
-
-async function bundle(file) {
-  const { outputFiles } = await build({ entryPoints: [file], bundle: true, format: "esm", platform: "browser", write: false })
-  return outputFiles[0].text
-}
-
-function chromium() {
-  const places = process.env.CHROMIUM ? [process.env.CHROMIUM] : ["/usr/bin/chromium", "/usr/bin/chromium-browser"]
-  for (const path of places) {
-    try {
-      accessSync(path)
-      return path
-    } catch {} // the next
-  }
-  throw new Error(`not run: no ${places.join(" or ")}`)
 }
