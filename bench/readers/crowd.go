@@ -50,6 +50,9 @@ func asked(conn net.Conn, err error) (io.ReadCloser, error) {
 	return conn, err
 }
 
+// perConnection is how many event streams a server takes on one connection of HTTP/2.
+const perConnection = 80
+
 // dialer is how readers come to a server of a kind. The one of HTTP/2 shares connections.
 func dialer(serve, addr string) func() (io.ReadCloser, error) {
 	switch serve {
@@ -70,8 +73,20 @@ func dialer(serve, addr string) func() (io.ReadCloser, error) {
 	case "h2c":
 		var only http.Protocols
 		only.SetUnencryptedHTTP2(true)
-		client := &http.Client{Transport: &http.Transport{Protocols: &only}}
+		var mu sync.Mutex
+		var client *http.Client
+		dialled := 0
+		next := func() *http.Client {
+			mu.Lock()
+			defer mu.Unlock()
+			if dialled%perConnection == 0 {
+				client = &http.Client{Transport: &http.Transport{Protocols: &only}}
+			}
+			dialled++
+			return client
+		}
 		return func() (io.ReadCloser, error) {
+			client := next()
 			resp, err := client.Get("http://" + addr + target) //nolint:noctx // a measurement's
 			if err != nil {
 				return nil, err
