@@ -14,24 +14,34 @@ import (
 const writeBudget = 256 << 10
 
 // serve streams (PROTOCOL 5.8). The reactor takes what it can; the handler driver, which
-// is here, works wherever net/http does.
+// is here, works wherever net/http does. What is done before the reader waits has frames of
+// its own: see run.
 func (d *driver) serve(w http.ResponseWriter, r *http.Request) {
-	sseHead(w.Header(), d.c.form)
-	if !d.own && d.server.reactor.take(w, r, d) {
+	if d.taken(w, r) {
 		return
-	}
-	if !d.own { // the reactor could not, after all
-		if err := d.server.own(); err != nil {
-			d.close()
-			failEvents(w, r, err)
-			return
-		}
-		d.own = true
 	}
 	defer d.leave()
 	if d.enter(w, r) == nil {
 		d.run(r.Context())
 	}
+}
+
+// taken reports whether the reader is the reactor's now, or was refused.
+func (d *driver) taken(w http.ResponseWriter, r *http.Request) bool {
+	sseHead(w.Header(), d.c.form)
+	switch {
+	case d.own:
+		return false
+	case d.server.reactor.take(w, r, d):
+		return true
+	}
+	if err := d.server.own(); err != nil { // the reactor could not, after all
+		d.close()
+		failEvents(w, r, err)
+		return true
+	}
+	d.own = true
+	return false
 }
 
 // enter writes the head at once, whatever the first event waits for.
