@@ -167,7 +167,7 @@ func (h *Host) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State, e
 const foldsMost = 16
 
 // readState folds the log of a stream of which this node need not be the owner.
-func readState(ctx context.Context, log Log, id StreamID) (*State, error) {
+func readState(ctx context.Context, log Log, id StreamID) (on *State, err error) {
 	last, err := log.Last(ctx, id, 1)
 	if err != nil {
 		return nil, err
@@ -175,17 +175,10 @@ func readState(ctx context.Context, log Log, id StreamID) (*State, error) {
 	if len(last.Records) == 0 {
 		return &State{Next: last.Tail, rooted: true}, nil
 	}
-	tail := last.Records[0].Pos + 1
-	from, err := startOf(ctx, log, id, last.Records[0])
-	if err != nil {
-		return nil, err
-	}
-	on, err := foldLog(ctx, log, id, from, tail)
-	if errors.Is(err, errNoRoot) {
-		if from, err = searchBack(ctx, log, id, tail, isCheckpoint); err == nil {
-			on, err = foldLog(ctx, log, id, from, tail)
-		}
-	}
+	err = fromRoot(ctx, log, id, last, func(from, tail uint64) (err error) {
+		on, err = foldLog(ctx, log, id, from, tail)
+		return err
+	})
 	return on, err
 }
 

@@ -17,20 +17,11 @@ func (s *Shard) takeOver(ctx context.Context) error {
 	if err != nil && !noLog {
 		return err
 	}
-	from, tail := uint64(0), last.Tail
-	if len(last.Records) > 0 {
-		tail = last.Records[0].Pos + 1
-		if from, err = startOf(ctx, log, s.id, last.Records[0]); err != nil {
-			return err
-		}
-	}
-	on, err := s.foldFrom(ctx, from, tail, noLog, last.Records)
-	if errors.Is(err, errNoRoot) { // the record that pointed there was none of ours
-		if from, err = searchBack(ctx, log, s.id, tail, isCheckpoint); err != nil {
-			return err
-		}
-		on, err = s.foldFrom(ctx, from, tail, noLog, nil)
-	}
+	var on *State
+	err = fromRoot(ctx, log, s.id, last, func(from, tail uint64) (err error) {
+		on, err = s.foldFrom(ctx, from, tail, noLog, last.Records)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -48,6 +39,29 @@ func (s *Shard) takeOver(ctx context.Context) error {
 	s.mu.Unlock()
 	wake.run()
 	return nil
+}
+
+// fromRoot calls fold with the position where the fold of a log may begin and with its
+// tail, as its last record tells them. last is that record, or an empty page with the
+// tail. Where it points to no checkpoint (errNoRoot) none of ours has written it: fold is
+// called once more, from the newest checkpoint that a search finds.
+func fromRoot(ctx context.Context, log Log, id StreamID, last Page, fold func(from, tail uint64) error) error {
+	from, tail := uint64(0), last.Tail
+	if len(last.Records) > 0 {
+		tail = last.Records[0].Pos + 1
+		var err error
+		if from, err = startOf(ctx, log, id, last.Records[0]); err != nil {
+			return err
+		}
+	}
+	err := fold(from, tail)
+	if !errors.Is(err, errNoRoot) {
+		return err
+	}
+	if from, err = searchBack(ctx, log, id, tail, isCheckpoint); err != nil {
+		return err
+	}
+	return fold(from, tail)
 }
 
 // foldFrom folds the log from a position up to tail into a new State. last are the

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
 // The readers are lowered to what descriptors allow, with one warning that says what to do.
@@ -42,15 +40,7 @@ func TestLowerReaders(t *testing.T) {
 // lean starts a node that may open few files. Its S2 is in this process.
 func lean(t *testing.T, files int, args ...string) (public, admin string) {
 	t.Helper()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := s2dev.Open(s2dev.Config{Basins: []string{devBasin}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
+	path, s := ownS2(t)
 	at := freePorts(t, 2)
 	cmd := exec.Command("sh", append([]string{
 		"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), path,

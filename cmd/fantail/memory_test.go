@@ -15,7 +15,6 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/shard"
-	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
 // The budgets together are within the pool, whatever the memory is, and the pool leaves room.
@@ -141,15 +140,7 @@ func confine(t *testing.T, limit int64) (procs string) {
 // A node in a container of 512 MiB survives six clients that catch up with 400 MB, with nothing set.
 func TestSmallContainer(t *testing.T) {
 	procs := confine(t, 512*mib)
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := s2dev.Open(s2dev.Config{Basins: []string{devBasin}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
+	path, s := ownS2(t)
 	at := freePorts(t, 2)
 	cmd := exec.Command("sh", "-c", `echo $$ > "$0" && exec "$@"`, procs, path,
 		"serve", "--http="+at[0], "--admin="+at[1], "--s2-endpoint="+s.URL(), "--s2-basin="+devBasin)

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
 // binary builds the command once, as `make build` does.
@@ -32,6 +34,20 @@ var binary = sync.OnceValues(func() (string, error) {
 	}
 	return path, nil
 })
+
+// ownS2 returns the command, and an S2 in this process that has the basin of dev.
+func ownS2(t *testing.T) (path string, s *s2dev.Server) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err = s2dev.Open(s2dev.Config{Basins: []string{devBasin}}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return path, s
+}
 
 // process is one running fantail.
 type process struct {

@@ -10,23 +10,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
 // A node says what starts, when it is ready and how it ended, and its metrics say what it is and
 // what it keeps to; each request is a line of the access log.
 func TestNodeTells(t *testing.T) {
 	t.Parallel()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := s2dev.Open(s2dev.Config{Basins: []string{devBasin}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
+	path, s := ownS2(t)
 	cert, key := files(t)
 	certificate(t, 1, cert, key)
 	at := freePorts(t, 2)
