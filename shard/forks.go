@@ -231,17 +231,24 @@ func (s *Shard) verify(ctx context.Context) {
 	}
 }
 
-// ackedFor is the time of the newest acknowledgement known, for holds to be compared with. If
-// some are younger than they have to be for that, a new one is asked for.
+// ackedFor returns the time of the newest acknowledgement known, for holds to be compared
+// with. If one of them seems old enough by now, and no acknowledgement says so yet, a new
+// one is asked for. Not before: a node asks once a minute, and an answer that comes too
+// early costs the one that would do.
 func (s *Shard) ackedFor(ctx context.Context) uint64 {
 	s.mu.Lock()
-	clock, newest := s.site(), uint64(0)
-	for _, f := range s.state.held {
-		newest = max(newest, f.time)
+	clock := s.site()
+	acked := clock.newest()
+	shows, known := clock.read(s.host.cfg.Now())
+	ask := false
+	if s.verifyDue() {
+		for _, f := range s.state.held {
+			old := f.time + uint64(holdGrace.Milliseconds())
+			ask = ask || acked < old && (!known || old <= shows)
+		}
 	}
-	due := s.verifyDue()
 	s.mu.Unlock()
-	if due && clock.newest() < newest+uint64(holdGrace.Milliseconds()) {
+	if ask {
 		clock.ask(ctx)
 	}
 	return clock.newest()

@@ -294,9 +294,10 @@ func TestOrphanedReference(t *testing.T) {
 		if s := state(t, node(t, log), stream); s != "gone" {
 			t.Fatalf("deleted, and held: %s", s)
 		}
-		advance(5 * time.Minute)
+		// Half a minute, one round of the sweeper, and its writes.
+		advance(42 * time.Second)
 		if s := state(t, node(t, log), stream); s != "none" {
-			t.Fatalf("five minutes later: %s", s)
+			t.Fatalf("three quarters of a minute later: %s", s)
 		}
 	})
 }
