@@ -1,9 +1,13 @@
 package cluster
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -24,4 +28,34 @@ func TestPeersWritesAreCounted(t *testing.T) {
 		t.Errorf("300 messages of a byte: %v", err)
 	}
 	f.do(edge, write(id, shard.OpAppend, "small"), shard.CodeAppended)
+}
+
+// A peer that sends the head of a write, or all of its body, and then neither the rest nor the end
+// holds its part of the budget until the deadline, and no longer.
+func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
+	for name, sent := range map[string]int{"no body": 0, "part of the body": 100, "no end": 40000} {
+		t.Run(name, func(t *testing.T) {
+			f := &fleet{T: t, log: newFleet(t, 0).log}
+			edge := f.add()
+			owner := f.add(func(c *Config) { c.BodyBytes, c.bodyGrace = int64(shard.Cost(40000, 1)), 300*time.Millisecond })
+			f.settle()
+			id := f.owned(owner)
+			f.do(edge, write(id, shard.OpCreate), shard.CodeCreated)
+			body := make([]byte, 40000)
+			head := requestToWire(write(id, shard.OpAppend, string(body)), route{})
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			call, err := edge.peers.link(owner.self).client.Do(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := call.Send(&relaypb.DoChunk{Head: head, Body: body[:sent]}); err != nil {
+				t.Fatal(err)
+			}
+			if err := statusToError(call.RecvMsg(&relaypb.DoReply{})); !errors.Is(err, shard.ErrOverloaded) || !strings.Contains(err.Error(), "in time") {
+				t.Errorf("the write that never came whole: %v", err)
+			}
+			f.do(edge, write(id, shard.OpAppend, string(body)), shard.CodeAppended)
+		})
+	}
 }

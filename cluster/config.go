@@ -83,6 +83,7 @@ type Config struct {
 
 	window, linkWindow int           // smaller ones, for tests
 	renewEvery         time.Duration // shorter, for tests
+	bodyGrace          time.Duration // shorter, for tests
 	gated              bool          // the Host asks storage how this node stands with it
 	anyHeir            bool          // streams are handed to any member, for tests
 }
@@ -193,6 +194,9 @@ func (c *Config) fill() {
 	}
 	if c.renewEvery <= 0 {
 		c.renewEvery = renewEvery
+	}
+	if c.bodyGrace <= 0 {
+		c.bodyGrace = bodyGrace
 	}
 	if c.Network == nil {
 		c.Network = machine{}

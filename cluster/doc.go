@@ -98,7 +98,8 @@
 // Pages that an owner gave are kept with those that this node has read itself.
 // Streams being opened for peers: 64 at once, mostly those first that need no fetching;
 // 65,536 wait, then refused. What the writes of peers hold (shard.Cost): 64 MiB, then
-// refused before the body is read. Streams being let go of: 16 at once, the others next second. Streams
+// refused before the body is read; a body that does not arrive within 10 s and 1 s for each MiB
+// gives its part back. Streams being let go of: 16 at once, the others next second. Streams
 // being handed over: 8 at once to each heir; those that were are remembered for 5 s.
 // Connections to gossip's port: 256 (gossipconns.go), and a newcomer takes the place of the oldest.
 // Connections to the relay's port that have proved nothing: 128 from the addresses of members and
@@ -112,8 +113,8 @@
 // again where they are in a file, up to 9 for each
 // heir after a change of owners that nudge, those of gossip and of joining. For each
 // link: its keeper, a reader and a writer of the control lane, and a reader of the bulk
-// lane while anything is followed; at the other end, those of gRPC's handlers. None for a
-// stream. Close ends them all and waits.
+// lane while anything is followed; at the other end, those of gRPC's handlers, and one for a
+// write while its body arrives. None for a stream. Close ends them all and waits.
 //
 // Locks: followers.mu, follower.mu, then followers.pmu, link.mu or hosted.mu; a Tail's may
 // be taken under session.mu, never the other way round. Nothing is done over the network under

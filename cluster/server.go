@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -37,6 +38,7 @@ type server struct {
 	member  func(name string) bool
 	status  func(peer string) *relaypb.Status
 	bodies  *semaphore.Weighted // what the writes of peers hold, see shard.Cost
+	grace   time.Duration       // see bodyGrace
 	panics  *shard.Panics
 	grpc    *grpc.Server
 	wg      sync.WaitGroup
@@ -48,6 +50,16 @@ type server struct {
 // bodyBudget is Config.BodyBytes's default: it bounds what the writes of peers hold while they are carried out (shard.Cost);
 // ErrOverloaded beyond, before a body is read.
 const bodyBudget = 64 << 20
+
+// The body of a peer's write has to arrive within bodyGrace and the time that it takes at bodyRate,
+// bytes a second; ErrOverloaded beyond, and its part of the budget is free again. The peer has the
+// whole body before it sends the head, so only a peer that hangs is slower.
+const (
+	bodyGrace = 10 * time.Second
+	bodyRate  = 1 << 20
+)
+
+var errBodyLate = fmt.Errorf("%w: the body of a write did not arrive in time", shard.ErrOverloaded)
 
 // Keepalive of the transport: it cuts a peer that has stopped reading.
 const (
@@ -88,7 +100,7 @@ func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics, c 
 	opts = append(opts, guarded(panics)...)
 	s := &server{
 		panics: panics, self: self, log: cfg.Logger, met: met, hosted: h, openers: o,
-		bodies: semaphore.NewWeighted(cfg.BodyBytes), grpc: grpc.NewServer(opts...),
+		bodies: semaphore.NewWeighted(cfg.BodyBytes), grace: cfg.bodyGrace, grpc: grpc.NewServer(opts...),
 		sessions: map[uint64]*session{},
 		heir:     func(shard.StreamID, place) bool { return false },
 		member:   func(string) bool { return false },
@@ -312,7 +324,7 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 		return errorToStatus(shard.ErrOverloaded)
 	}
 	defer s.bodies.Release(cost)
-	body, err := readBody(in, first.GetBody(), size)
+	body, err := s.awaitBody(in, first.GetBody(), size)
 	if err != nil {
 		return err
 	}
@@ -324,6 +336,32 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 		return errorToStatus(err)
 	}
 	return in.SendAndClose(outcomeToWire(out))
+}
+
+// awaitBody returns a body of size bytes that arrives in chunks, or the status of errBodyLate. The
+// goroutine that reads ends with the handler at the latest: only that ends a read of gRPC's.
+func (s *server) awaitBody(
+	in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply], first []byte, size int,
+) ([]byte, error) {
+	type result struct {
+		body []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	s.wg.Go(func() {
+		var r result
+		defer func() { done <- r }()
+		defer guard(s.panics, caughtCall, &r.err)
+		r.body, r.err = readBody(in, first, size)
+	})
+	late := time.NewTimer(s.grace + time.Duration(size)*time.Second/bodyRate)
+	defer late.Stop()
+	select {
+	case r := <-done:
+		return r.body, r.err
+	case <-late.C:
+		return nil, errorToStatus(errBodyLate)
+	}
 }
 
 // readBody collects a body of size bytes that comes in chunks.
