@@ -2,24 +2,11 @@ package s2dev
 
 import (
 	"context"
-	"encoding/base64"
 	"net/http"
 
 	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 	"google.golang.org/protobuf/proto"
 )
-
-type jsonRecord struct {
-	Timestamp *uint64     `json:"timestamp,omitempty"`
-	Headers   [][2]string `json:"headers,omitempty"`
-	Body      string      `json:"body,omitempty"`
-}
-
-type jsonAppend struct {
-	Records []jsonRecord `json:"records"`
-	Match   *uint64      `json:"match_seq_num"`
-	Fence   *string      `json:"fencing_token"`
-}
 
 type jsonAck struct {
 	Start position `json:"start"`
@@ -100,8 +87,11 @@ func (s *Server) openStream(
 
 func (c *call) appendInput() (*pb.AppendInput, *apiError) {
 	if c.contentType() == mimeProto {
-		in := new(pb.AppendInput)
-		return in, c.decodeProto(in)
+		b, err := c.body()
+		if err != nil {
+			return nil, err
+		}
+		return decodeAppendInput(b, "bad_proto")
 	}
 	b64, err := c.base64Format()
 	if err != nil {
@@ -111,25 +101,7 @@ func (c *call) appendInput() (*pb.AppendInput, *apiError) {
 	if err := c.decode(&body, false); err != nil {
 		return nil, err
 	}
-	in := &pb.AppendInput{MatchSeqNum: body.Match, FencingToken: body.Fence}
-	text := func(s string) []byte {
-		if !b64 {
-			return []byte(s)
-		}
-		b, bad := base64.StdEncoding.DecodeString(s)
-		if bad != nil && err == nil {
-			err = invalid("invalid base64: %s", bad)
-		}
-		return b
-	}
-	for _, r := range body.Records {
-		rec := &pb.AppendRecord{Timestamp: r.Timestamp, Body: text(r.Body)}
-		for _, h := range r.Headers {
-			rec.Headers = append(rec.Headers, &pb.Header{Name: text(h[0]), Value: text(h[1])})
-		}
-		in.Records = append(in.Records, rec)
-	}
-	return in, err
+	return body.protobuf(b64)
 }
 
 func (a jsonAck) wire() []byte {

@@ -6,9 +6,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	pb "github.com/s2-streamstore/s2-sdk-go/generated"
-	"google.golang.org/protobuf/proto"
 )
 
 // maxInflight is how many batches of one append session wait for their durability. At the bound
@@ -99,9 +96,9 @@ func (s *appendSession) read() {
 
 // take orders one batch; false ends the reading.
 func (s *appendSession) take(raw []byte) bool {
-	msg := new(pb.AppendInput)
-	if err := proto.Unmarshal(raw, msg); err != nil {
-		return s.push(queued{err: fail("bad_frame", "%s", err)})
+	msg, bad := decodeAppendInput(raw, "bad_frame")
+	if bad != nil {
+		return s.push(queued{err: bad})
 	}
 	in, bad := checkInput(msg)
 	if bad != nil {

@@ -3,6 +3,7 @@ package s2dev
 import (
 	"net/http"
 	"time"
+	"unicode/utf8"
 )
 
 type basinInfo struct {
@@ -52,7 +53,11 @@ func (c *call) listing() (prefix, after string, limit int, err *apiError) {
 	if n != nil && *n > 0 && *n < maxListPage {
 		limit = int(*n)
 	}
-	return q.Get("prefix"), q.Get("start_after"), limit, err
+	prefix, after = q.Get("prefix"), q.Get("start_after")
+	if !utf8.ValidString(prefix) || !utf8.ValidString(after) {
+		return "", "", 0, fail("bad_query", "prefix and start_after must be valid UTF-8")
+	}
+	return prefix, after, limit, err
 }
 
 func (c *call) basins() *apiError {

@@ -1,6 +1,7 @@
 package s2dev
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -10,8 +11,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-
-	"google.golang.org/protobuf/proto"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 const (
@@ -181,21 +182,47 @@ func (c *call) decode(v any, mayBeEmpty bool) *apiError {
 	if len(b) == 0 && mayBeEmpty {
 		return nil
 	}
+	if !isUnicode(b) {
+		return fail("bad_json", "invalid unicode in a string")
+	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return jsonError(err)
 	}
 	return nil
 }
 
-func (c *call) decodeProto(m proto.Message) *apiError {
-	b, bad := c.body()
-	if bad != nil {
-		return bad
+// isUnicode reports whether every string in JSON text is Unicode: valid UTF-8, and no half of a
+// surrogate pair in an escape. encoding/json puts U+FFFD in place of either, so that a name would
+// become another one.
+func isUnicode(text []byte) bool {
+	if !utf8.Valid(text) {
+		return false
 	}
-	if err := proto.Unmarshal(b, m); err != nil {
-		return fail("bad_proto", "%s", err)
+	for {
+		at := bytes.IndexByte(text, '\\')
+		if at < 0 || at+2 > len(text) {
+			return true
+		}
+		r, ok := escapedUnit(text[at:])
+		if text = text[at+2:]; !ok || !utf16.IsSurrogate(r) {
+			continue
+		}
+		text = text[4:]
+		low, ok := escapedUnit(text)
+		if !ok || utf16.DecodeRune(r, low) == utf8.RuneError {
+			return false
+		}
+		text = text[6:]
 	}
-	return nil
+}
+
+// escapedUnit returns the UTF-16 code unit of an escape of the form \uXXXX at the start of a text.
+func escapedUnit(text []byte) (unit rune, ok bool) {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	return rune(n), err == nil
 }
 
 func (c *call) contentType() string { return mediaType(c.r.Header.Get("Content-Type")) }

@@ -1,6 +1,9 @@
 package s2dev
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // The limits of S2's API, in bytes or items.
 const (
@@ -35,6 +38,9 @@ func checkBasinName(name string) *apiError {
 func checkStreamName(name string) *apiError {
 	if name == "" || len(name) > maxStreamName {
 		return invalid("stream name must be between 1 and %d bytes in length", maxStreamName)
+	}
+	if !utf8.ValidString(name) {
+		return invalid("stream name must be valid UTF-8")
 	}
 	if strings.ContainsRune(name, 0) {
 		return invalid("stream name must not contain NUL bytes")

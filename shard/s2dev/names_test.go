@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 )
 
 // What s2-lite 0.43.4 answers to names and classes at the edge of what may be.
@@ -23,6 +25,24 @@ func TestNamesAndClasses(t *testing.T) {
 		{"PUT", testBasin, "streams/a%00b", "", 400, "NUL"},
 		{"POST", testBasin, "streams", `{"stream":"a\u0000b"}`, 422, "NUL"},
 		{"PUT", testBasin, "streams/" + strings.Repeat("n", 513), "", 400, "512"},
+		{"PUT", testBasin, "streams/a%ff", "", 400, "UTF-8"},
+		{"GET", testBasin, "streams/a%ff/records?seq_num=0", "", 400, "UTF-8"},
+		{"GET", testBasin, "streams/a%c3", "", 400, "UTF-8"},
+		{"GET", testBasin, "streams/%ed%a0%80/records/tail", "", 400, "UTF-8"},
+		{"PUT", testBasin, "basins/basin%ff-name", "", 400, "bad_path"},
+		{"GET", testBasin + "\xff", "streams", "", 400, "bad_header"},
+		{"GET", testBasin, "streams?prefix=%ff", "", 400, "UTF-8"},
+		{"GET", testBasin, "streams?start_after=a%ff", "", 400, "UTF-8"},
+		{"GET", testBasin, "basins?prefix=%ff", "", 400, "UTF-8"},
+		{"POST", testBasin, "streams", "{\"stream\":\"a\xff\"}", 400, "bad_json"},
+		{"POST", testBasin, "streams", `{"stream":"a\ud800"}`, 400, "bad_json"},
+		{"POST", testBasin, "streams", `{"stream":"a\udc00\ud800"}`, 400, "bad_json"},
+		{"POST", testBasin, "streams", `{"stream":"a\ud800\\udc00"}`, 400, "bad_json"},
+		{"POST", testBasin, "basins", "{\"basin\":\"some-basin\xff\"}", 400, "bad_json"},
+		{"POST", testBasin, "streams/a/records", "{\"records\":[{\"body\":\"\xff\"}]}", 400, "bad_json"},
+		{"POST", testBasin, "streams", `{"stream":"\\ud800 is text, \ud83d\ude00 a pair"}`, 201, "pair"},
+		{"PUT", testBasin, "streams/%c3%a9%f0%9f%98%80", "", 201, "é😀"},
+		{"PUT", testBasin, "streams/%ef%bf%bd", "", 201, "\ufffd"},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), c.method, s.URL()+"/v1/"+c.path, strings.NewReader(c.body))
 		if err != nil {
@@ -41,4 +61,24 @@ func TestNamesAndClasses(t *testing.T) {
 			t.Errorf("%s %s: %d %s %v, want %d %s", c.method, c.path, resp.StatusCode, b, err, c.status, c.want)
 		}
 	}
+}
+
+// A stream that is made by its first append or read has a name that could be given otherwise too.
+func TestNamesOfStreamsMadeByUseAreChecked(t *testing.T) {
+	s := open(t, Config{Basins: []string{testBasin}})
+	ask(t, s, "PATCH", "/v1/basins/"+testBasin, `{"create_stream_on_append":true,"create_stream_on_read":true}`).want(t, 200)
+	d := s.Direct(testBasin)
+	for _, name := range []string{"a\xff", "", "..", "a\x00"} {
+		if _, err := d.Tail(t.Context(), name); err == nil {
+			t.Errorf("the tail of %q was told", name)
+		}
+		in := &pb.AppendInput{Records: []*pb.AppendRecord{{Body: []byte("x")}}}
+		if _, _, _, err := d.Append(t.Context(), name, in); err == nil {
+			t.Errorf("appended to %q", name)
+		}
+		if err := d.EnsureStream(t.Context(), name); err == nil {
+			t.Errorf("%q was made", name)
+		}
+	}
+	ask(t, s, "GET", "/v1/streams", "").want(t, 200, `"streams":[]`)
 }

@@ -92,7 +92,7 @@ func checkInput(in *pb.AppendInput) (*input, *apiError) {
 		return nil, invalid("record batch must not be empty")
 	}
 	if len(out.records) > maxBatchRecords {
-		return nil, invalid("record batch must not exceed %d records", maxBatchRecords)
+		return nil, tooManyRecords()
 	}
 	if out.fence != nil && len(*out.fence) > maxFenceToken {
 		return nil, invalid("fencing token exceeds %d bytes", maxFenceToken)
@@ -114,7 +114,7 @@ func checkInput(in *pb.AppendInput) (*input, *apiError) {
 	}
 	out.spare = onlyCmds || trims
 	if out.size > maxBatchBytes {
-		return nil, invalid("record batch must not exceed %d metered bytes", maxBatchBytes)
+		return nil, batchTooLarge()
 	}
 	return out, nil
 }

@@ -262,6 +262,9 @@ func (s *store) open(
 	if !auto(meta.Config) {
 		return nil, false, err
 	}
+	if err := checkStreamName(name); err != nil {
+		return nil, false, err
+	}
 	_, how, bad := s.provisionStream(basin, name, nil, "", false)
 	if bad != nil && bad.code != "resource_already_exists" {
 		return nil, false, bad
