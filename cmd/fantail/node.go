@@ -56,7 +56,7 @@ type store interface {
 func openStore(cfg *nodeConfig) (store, error) {
 	if cfg.embedded != nil {
 		basin := func(name string) s2.Basin { return cfg.embedded.Direct(name) }
-		log, err := s2.OpenEmbedded(basin, cfg.s2)
+		log, err := s2.OpenInProcess(basin, cfg.s2)
 		if err != nil {
 			return nil, err
 		}
@@ -151,7 +151,7 @@ func (n *node) build(ctx context.Context) (err error) {
 	// The readers and writers.
 	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry
 	if cfg.s2.Basin == "" { // the fixed one has room for all
-		cfg.edge.Place = cfg.s2.Place
+		cfg.edge.Place = cfg.s2.CheckStream
 	}
 	n.files = newOpenFiles(cfg.log, n.registry)
 	cfg.edge.Crowded = n.files.crowded

@@ -53,8 +53,8 @@ type Config struct {
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 
-	reopen *rate.Limiter // of read sessions
-	making *rate.Limiter // of basins that a template names
+	reopenLimiter *rate.Limiter // of read sessions
+	createLimiter *rate.Limiter // of basins that a template names
 }
 
 func (c *Config) validate() error {
@@ -63,7 +63,7 @@ func (c *Config) validate() error {
 		errs = append(errs, m)
 	}
 	if c.Token == "" {
-		c.Token = noToken // the SDK panics without one; self-hosted S2 ignores it
+		c.Token = placeholderToken // the SDK panics without one; self-hosted S2 ignores it
 	}
 	if c.Proxy == nil {
 		c.Proxy = httpproxy.FromEnvironment().ProxyFunc()
@@ -80,17 +80,17 @@ func (c *Config) validate() error {
 	if c.Silence <= 0 {
 		c.Silence = 20 * time.Second
 	}
-	c.making = rate.NewLimiter(rate.Every(makeEvery), makeBurst)
-	c.reopen = rate.NewLimiter(reopens, reopens/4)
+	c.createLimiter = rate.NewLimiter(rate.Every(createBasinEvery), createBasinBurst)
+	c.reopenLimiter = rate.NewLimiter(reopensPerSecond, reopensPerSecond/4)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return errors.Join(errs...)
 }
 
-// Place reports with an ErrNoPlace that a stream can be in no basin.
-func (c *Config) Place(id shard.StreamID) error {
-	_, _, err := c.place(id)
+// CheckStream reports with an ErrNoPlace that a stream can be in no basin.
+func (c *Config) CheckStream(id shard.StreamID) error {
+	_, _, err := c.locate(id)
 	return err
 }
 
@@ -102,12 +102,12 @@ func (c *Config) fleetLog(id shard.StreamID) shard.StreamID {
 	return shard.StreamID(id.Project() + "/__ds/fleet")
 }
 
-// noToken stands for none.
-const noToken = "none"
+// placeholderToken stands for none.
+const placeholderToken = "none"
 
-// place says where in S2 a stream is kept.
-func (c *Config) place(id shard.StreamID) (basin, stream string, err error) {
-	if basin, ok := c.siteOf(id); ok {
+// locate says where in S2 a stream is kept.
+func (c *Config) locate(id shard.StreamID) (basin, stream string, err error) {
+	if basin, ok := c.basinOfSite(id); ok {
 		return basin, fleetStream, nil
 	}
 	project, rest, ok := strings.Cut(string(id), "/")
@@ -121,8 +121,8 @@ func (c *Config) place(id shard.StreamID) (basin, stream string, err error) {
 		return basin, rest, nil
 	case c.BasinTemplate != "":
 		basin = strings.ReplaceAll(c.BasinTemplate, "{project}", project)
-		if !validBasin(basin) {
-			return "", "", fmt.Errorf("%w: %w", shard.ErrNoPlace, basinFault(basin))
+		if !isValidBasin(basin) {
+			return "", "", fmt.Errorf("%w: %w", shard.ErrNoPlace, checkBasin(basin))
 		}
 		return basin, rest, nil
 	default:

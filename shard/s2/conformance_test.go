@@ -14,8 +14,8 @@ import (
 )
 
 // The conformance suite for logs, on the embedded S2.
-func TestEmbedded(t *testing.T) {
-	r := newRig(t)
+func TestConformanceOverTheSocket(t *testing.T) {
+	r := newTestEnv(t)
 	t.Run("suite", func(t *testing.T) { // its parallel cases end before the rig is closed
 		logtest.Test(t, func(*testing.T) shard.Log { return r.log })
 	})
@@ -42,9 +42,9 @@ func TestLite(t *testing.T) {
 }
 
 // The same without a wire.
-func TestInProcess(t *testing.T) {
-	r := newRig(t)
-	log, err := OpenEmbedded(r.basin, Config{Basin: "fantail-in-process", CreateBasins: true})
+func TestConformanceInProcess(t *testing.T) {
+	r := newTestEnv(t)
+	log, err := OpenInProcess(r.basin, Config{Basin: "fantail-in-process", CreateBasins: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,9 +54,9 @@ func TestInProcess(t *testing.T) {
 }
 
 // What the server loses or refuses is told as over the wire, and a session outlives a restart.
-func TestInProcessFaults(t *testing.T) {
-	r := newRig(t)
-	log, err := OpenEmbedded(r.basin, Config{Basin: testBasin, Backoff: time.Millisecond})
+func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
+	r := newTestEnv(t)
+	log, err := OpenInProcess(r.basin, Config{Basin: testBasin, Backoff: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestInProcessFaults(t *testing.T) {
 		{s2dev.Fault{Kind: s2dev.Refuse, Code: "permission_denied"}, shard.ErrLogDenied, 1},
 	} {
 		c.fault.Op, c.fault.Count = s2dev.OpAppend, 1
-		r.s2.Faults().Add(c.fault)
+		r.server.Faults().Add(c.fault)
 		if _, err := log.Append(t.Context(), id, min(uint64(at), c.tail), batch); !errors.Is(err, c.want) {
 			t.Errorf("%+v: %v, want %v", c.fault, err, c.want)
 		}
@@ -101,18 +101,18 @@ func TestInProcessFaults(t *testing.T) {
 		}
 		switch {
 		case pos == 3:
-			return errDone
+			return errReplayDone
 		case pos == 1 && p.HasTail:
 			restart.Do(func() {
 				go func() { // the session has to end before the server does
-					_ = r.s2.Restart()
+					_ = r.server.Restart()
 					_, _ = log.Append(ctx, id, 1, []shard.Entry{batch[0], batch[0]})
 				}()
 			})
 		}
 		return nil
 	})
-	if !errors.Is(err, errDone) || log.OpenSessions() != 0 {
+	if !errors.Is(err, errReplayDone) || log.OpenSessions() != 0 {
 		t.Errorf("%v; %d sessions are open", err, log.OpenSessions())
 	}
 }

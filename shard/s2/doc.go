@@ -3,17 +3,17 @@
 //
 // # The life of a call
 //
-// A stream's name is mapped to a basin and a stream of S2 (config.go; check.go is for what may be set). Appends,
+// A stream's name is mapped to a basin and a stream of S2 (config.go; check_settings.go is for what may be set). Appends,
 // reads and tail checks are one unary call each, never repeated here: S2's reply
 // is translated into the Log contract (errors.go), and what it leaves open is
 // ErrUnknown, the shard's to settle. To an S2 without TLS it is made on the goroutine that
-// calls (unary.go); through a proxy, by way of bridge.go. Records are translated in records.go. An S2
-// in the same process is called without SDK and wire (embedded.go); what it answers
+// calls (http1_transport.go); through a proxy, by way of connect.go. Records are translated in records.go. An S2
+// in the same process is called without SDK and wire (in_process.go); what it answers
 // is worded as the SDK's, and takes the same way from there.
 //
 // # The life of a read session
 //
-// Follow opens the SDK's session and opens it again whenever it ends (session.go),
+// Follow opens the SDK's session and opens it again whenever it ends (read_session.go),
 // because the SDK's own does not stay up: a clean end of the reply looks like
 // success, and its retry budget counts the losses of a whole life. It resumes
 // after the last record that it delivered, never where the SDK says it stands:
@@ -21,7 +21,7 @@
 //
 // # Where the fleet's record is
 //
-// In each basin that the settings fix the stream __ds/fleet is the fleet's (probe.go): the Log
+// In each basin that the settings fix the stream __ds/fleet is the fleet's (fleet_record.go): the Log
 // takes it for a stream of the id __ds/fleet/BASIN. A template fixes none: its home basin, if
 // there is one, holds the record; without one only whether S2 answers and knows the token is
 // asked, at the basin of the project default. Errors are put in an operator's words there, with

@@ -24,16 +24,16 @@ func hasCode(err error, codes ...string) bool {
 	return false
 }
 
-// classify maps an SDK error onto the Log contract's. Where Create makes basins, a
+// classifyError maps an SDK error onto the Log contract's. Where Create makes basins, a
 // basin that is missing is a log that is missing; otherwise it is misconfigured.
-func (c *Config) classify(what string, err error) error {
+func (c *Config) classifyError(what string, err error) error {
 	if c.CreateBasins && hasCode(err, "basin_not_found") {
 		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrNoLog, err)
 	}
-	return classify(what, err)
+	return classifyError(what, err)
 }
 
-func classify(what string, err error) error {
+func classifyError(what string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -47,7 +47,7 @@ func classify(what string, err error) error {
 		return &shard.TailError{Tail: matched.ExpectedSeqNum}
 	case errors.As(err, &beyond) && beyond.Tail != nil:
 		return &shard.TailError{Tail: beyond.Tail.SeqNum}
-	case neverSent(err):
+	case isDialError(err):
 		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrLogAway, err)
 	case !errors.As(err, &e):
 		return fmt.Errorf("s2: %s: %w", what, err)
@@ -62,7 +62,7 @@ func classify(what string, err error) error {
 	case e.Status == 403, e.Status == 404, e.Status == 422,
 		e.Status == 400, e.Origin == "sdk" && e.Code == "VALIDATION":
 		kind = shard.ErrLogDenied
-	case noEffect(e):
+	case hadNoEffect(e):
 		kind = shard.ErrLogBusy
 	default:
 		return fmt.Errorf("s2: %s: %w", what, err)
@@ -70,14 +70,14 @@ func classify(what string, err error) error {
 	return fmt.Errorf("s2: %s: %w: %w", what, kind, err)
 }
 
-// neverSent: there was no connection to send anything on.
-func neverSent(err error) bool {
+// isDialError: there was no connection to send anything on.
+func isDialError(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// noEffect: S2 declares these answers free of side effects; trying again helps.
-func noEffect(e *s2.S2Error) bool {
+// hadNoEffect: S2 declares these answers free of side effects; trying again helps.
+func hadNoEffect(e *s2.S2Error) bool {
 	switch e.Code {
 	case "rate_limited", "hot_server", "server_draining", "transaction_conflict",
 		"basin_deletion_pending":
@@ -86,10 +86,10 @@ func noEffect(e *s2.S2Error) bool {
 	return e.Status == 409 || e.Status == 429
 }
 
-// appendErr is classify for an append: whatever is not known to be without
+// classifyAppend is classify for an append: whatever is not known to be without
 // effect is unknown.
-func (c *Config) appendErr(err error) error {
-	out := c.classify("append", err)
+func (c *Config) classifyAppend(err error) error {
+	out := c.classifyError("append", err)
 	var lost *shard.TailError
 	if errors.As(out, &lost) || errors.Is(out, shard.ErrNoLog) ||
 		errors.Is(out, shard.ErrLogDenied) || errors.Is(out, shard.ErrLogBusy) {

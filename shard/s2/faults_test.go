@@ -12,18 +12,18 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// fault plays a fault on the test's stream.
-func (r *rig) fault(op s2dev.Op, kind s2dev.FaultKind, count int) *s2dev.Injected {
-	return r.s2.Faults().Add(s2dev.Fault{
+// addFault plays a fault on the test's stream.
+func (r *testEnv) addFault(op s2dev.Op, kind s2dev.FaultKind, count int) *s2dev.Injected {
+	return r.server.Faults().Add(s2dev.Fault{
 		Stream: string(id), Op: op, Kind: kind, Count: count,
 	})
 }
 
 // Whatever S2 does to appends, each accepted one is there once, in order.
-func TestAppendsUnderFaults(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+func TestAppendsUnderFaultsAreWrittenOnce(t *testing.T) {
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
 	for i, f := range []s2dev.Fault{
 		{Kind: s2dev.LoseAck, Probability: 0.1},
 		{Kind: s2dev.LoseRequest, Probability: 0.05},
@@ -35,7 +35,7 @@ func TestAppendsUnderFaults(t *testing.T) {
 		{Kind: s2dev.Refuse, Probability: 0.03, Code: "seq_num_mismatch"},
 	} {
 		f.Stream, f.Op, f.Seed = string(id), s2dev.OpAppend, uint64(i+1)
-		r.s2.Faults().Add(f)
+		r.server.Faults().Add(f)
 	}
 	const writers, writes = 8, 60
 	var wg sync.WaitGroup
@@ -50,9 +50,9 @@ func TestAppendsUnderFaults(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	r.s2.Faults().Clear()
+	r.server.Faults().Clear()
 	next := map[string]int{}
-	got := r.history(r.host())
+	got := r.readAll(r.newManager())
 	for _, m := range got {
 		w, i, _ := strings.Cut(m, "-")
 		if i != fmt.Sprint(next[w]) {
@@ -66,12 +66,12 @@ func TestAppendsUnderFaults(t *testing.T) {
 }
 
 // Whatever S2 does to the read session, a follower sees every record once.
-func TestFollowUnderFaults(t *testing.T) {
+func TestFollowUnderFaultsDeliversOnce(t *testing.T) {
 	for _, kind := range []s2dev.FaultKind{s2dev.EndSession, s2dev.CutFrame} {
 		t.Run(fmt.Sprint(kind), func(t *testing.T) {
-			r := newRig(t)
-			h := r.host()
-			r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+			r := newTestEnv(t)
+			h := r.newManager()
+			r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
 			var want []string
 			done := make(chan struct{})
 			for i := range 100 {
@@ -81,12 +81,12 @@ func TestFollowUnderFaults(t *testing.T) {
 				defer close(done)
 				for i, m := range want {
 					if i%10 == 5 {
-						r.fault(s2dev.OpReadSession, kind, 1)
+						r.addFault(s2dev.OpReadSession, kind, 1)
 					}
-					r.foreign(m) // only the session tells of it
+					r.appendForeign(m) // only the session tells of it
 				}
 			}()
-			r.want("live", r.live(h, len(want)), want...)
+			r.wantEqual("live", r.readLive(h, len(want)), want...)
 			<-done
 			r.eventually("one session is open", func() bool { return r.log.OpenSessions() == 1 })
 		})
@@ -97,32 +97,32 @@ func TestFollowUnderFaults(t *testing.T) {
 // SDK's 20 s and replaced; what was written meanwhile comes all the same.
 func TestFollowThroughSilence(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
-	r.foreign("before")
-	r.want("live", r.live(h, 1), "before")
-	silence := r.fault(s2dev.OpReadSession, s2dev.Silence, 1)
-	r.foreign("silent 1")
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	r.appendForeign("before")
+	r.wantEqual("live", r.readLive(h, 1), "before")
+	silence := r.addFault(s2dev.OpReadSession, s2dev.Silence, 1)
+	r.appendForeign("silent 1")
 	if err := silence.Wait(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	r.foreign("silent 2")
-	r.want("live", r.live(h, 3), "before", "silent 1", "silent 2")
+	r.appendForeign("silent 2")
+	r.wantEqual("live", r.readLive(h, 3), "before", "silent 1", "silent 2")
 }
 
 func TestFollowThroughRestart(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
-	info := r.state(h)
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	info := r.info(h)
 	tail, release, err := h.Follow(t.Context(), id, info.Start)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer release()
 	for i := range 3 {
-		if err := r.s2.Restart(); err != nil {
+		if err := r.server.Restart(); err != nil {
 			t.Fatal(err)
 		}
 		r.eventually("an append after the restart", func() bool {
@@ -130,7 +130,7 @@ func TestFollowThroughRestart(t *testing.T) {
 			return err == nil
 		})
 	}
-	r.want("live", r.live(h, 3), "0", "1", "2")
+	r.wantEqual("live", r.readLive(h, 3), "0", "1", "2")
 	if tail.Ended() != nil {
 		t.Errorf("the Tail ended: %v", tail.Ended())
 	}
@@ -138,13 +138,13 @@ func TestFollowThroughRestart(t *testing.T) {
 
 // The session goes when its last follower goes, at the end of the paid minute.
 func TestSessionsFollowFollowers(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain", "one"), shard.CodeCreated)
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain", "one"), shard.CodeCreated)
 	if got := r.log.OpenSessions(); got != 0 {
 		t.Fatalf("%d sessions without a follower", got)
 	}
-	info := r.state(h)
+	info := r.info(h)
 	var releases []func()
 	for range 10 {
 		_, release, err := h.Follow(t.Context(), id, info.Start)
@@ -153,7 +153,7 @@ func TestSessionsFollowFollowers(t *testing.T) {
 		}
 		releases = append(releases, release)
 	}
-	usage := func() s2dev.StreamUsage { return r.s2.Usage().Streams[testBasin+"/"+string(id)] }
+	usage := func() s2dev.StreamUsage { return r.server.Usage().Streams[testBasin+"/"+string(id)] }
 	r.eventually("one session", func() bool { return r.log.OpenSessions() == 1 && usage().OpenReadSessions == 1 })
 	for _, release := range releases {
 		release()
@@ -167,31 +167,31 @@ func TestSessionsFollowFollowers(t *testing.T) {
 
 // A store that refuses for good is said to refuse; nothing counts as written.
 func TestRefusalsAreNotUnknown(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
-	r.s2.Faults().Add(s2dev.Fault{
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	r.server.Faults().Add(s2dev.Fault{
 		Stream: string(id), Op: s2dev.OpAppend, Kind: s2dev.Refuse, Code: "permission_denied", Count: 1,
 	})
 	_, err := h.Do(t.Context(), request(shard.OpAppend, "text/plain", "no"))
 	if err == nil || errors.Is(err, shard.ErrOutcomeUnknown) {
 		t.Fatalf("%v", err)
 	}
-	r.do(h, request(shard.OpAppend, "text/plain", "yes"), shard.CodeAppended)
+	r.mustDo(h, request(shard.OpAppend, "text/plain", "yes"), shard.CodeAppended)
 	r.wantHistory(h, "yes")
 }
 
 // Where others write faster than we can, an append ends with a clear answer, and
 // was not written.
-func TestContended(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+func TestContendedAppendFailsClearlyAndWritesNothing(t *testing.T) {
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
 	for _, c := range []struct {
 		body  string
 		tries int
 	}{{"small", 8}, {strings.Repeat("x", 3<<20), 3}} {
-		lost := r.s2.Faults().Add(s2dev.Fault{
+		lost := r.server.Faults().Add(s2dev.Fault{
 			Stream: string(id), Op: s2dev.OpAppend, Kind: s2dev.Refuse, Code: "seq_num_mismatch",
 		})
 		_, err := h.Do(t.Context(), request(shard.OpAppend, "text/plain", c.body))
@@ -201,18 +201,18 @@ func TestContended(t *testing.T) {
 		lost.Remove()
 	}
 	r.wantHistory(h)
-	r.do(h, request(shard.OpAppend, "text/plain", "free again"), shard.CodeAppended)
+	r.mustDo(h, request(shard.OpAppend, "text/plain", "free again"), shard.CodeAppended)
 	r.wantHistory(h, "free again")
 }
 
 // An S2 that is not there has certainly written nothing.
 func TestUnreachableIsNotUnknown(t *testing.T) {
-	r := newRig(t)
-	r.make()
-	if err := r.s2.Close(); err != nil {
+	r := newTestEnv(t)
+	r.createStream()
+	if err := r.server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	r.log.conns.CloseIdleConnections()
+	r.log.transport.CloseIdleConnections()
 	_, err := r.log.Append(t.Context(), id, 0, []shard.Entry{{Body: []byte("x")}})
 	if !errors.Is(err, shard.ErrLogBusy) || errors.Is(err, shard.ErrUnknown) {
 		t.Errorf("%v", err)

@@ -17,71 +17,71 @@ import (
 )
 
 const (
-	// lostAfter is how long nothing but failures may come before S2 is lost: a connection that
+	// outageAfter is how long nothing but failures may come before S2 is lost: a connection that
 	// breaks takes all calls on it along, and is no outage.
-	lostAfter = time.Second
-	// askEvery is how often somebody asks S2 of which nothing else is wanted, and askLost how
+	outageAfter = time.Second
+	// askInterval is how often somebody asks S2 of which nothing else is wanted, and askIntervalFailing how
 	// often while calls fail.
-	askEvery = 10 * time.Second
-	askLost  = time.Second
+	askInterval        = 10 * time.Second
+	askIntervalFailing = time.Second
 )
 
 // health knows whether S2 answers, from the calls that are made of it. What S2 refuses is answered.
 type health struct {
-	log *slog.Logger
-	at  string // where S2 is
+	log      *slog.Logger
+	endpoint string // where S2 is
 
-	troubled atomic.Bool  // the last word is a failure, or there is none yet
-	heard    atomic.Int64 // when S2 answered last, ns since 1970
-	up       atomic.Bool
+	failing    atomic.Bool  // the last word is a failure, or there is none yet
+	lastAnswer atomic.Int64 // when S2 answered last, ns since 1970
+	up         atomic.Bool
 
-	mu    sync.Mutex
-	first time.Time // of the failures since the last answer; zero: there are none
-	lost  bool      // that is told
-	cause string
+	mu           sync.Mutex
+	failingSince time.Time // of the failures since the last answer; zero: there are none
+	reported     bool      // that is told
+	cause        string
 }
 
 func newHealth(at string, log *slog.Logger) *health {
-	h := &health{at: at, log: log}
-	h.troubled.Store(true)
+	h := &health{endpoint: at, log: log}
+	h.failing.Store(true)
 	return h
 }
 
-// answered takes note of an answer.
-func (h *health) answered(now time.Time) {
-	h.heard.Store(now.UnixNano())
-	if !h.troubled.Load() {
+// recordAnswer takes note of an answer.
+func (h *health) recordAnswer(now time.Time) {
+	h.lastAnswer.Store(now.UnixNano())
+	if !h.failing.Load() {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.troubled.Store(false)
+	h.failing.Store(false)
 	h.up.Store(true)
-	if h.lost {
-		h.log.Info("S2 is back", "s2", h.at, "after", now.Sub(h.first).Round(time.Millisecond), "cause", h.cause)
+	if h.reported {
+		h.log.Info("S2 is back", "s2", h.endpoint, "after", now.Sub(h.failingSince).Round(time.Millisecond), "cause", h.cause)
 	}
-	h.first, h.lost = time.Time{}, false
+	h.failingSince, h.reported = time.Time{}, false
 }
 
-// failed takes note of a call that nobody answered.
-func (h *health) failed(now time.Time, err error) {
+// recordFailure takes note of a call that nobody answered.
+func (h *health) recordFailure(now time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.troubled.Store(true)
-	if h.first.IsZero() {
-		h.first = now
+	h.failing.Store(true)
+	if h.failingSince.IsZero() {
+		h.failingSince = now
 	}
-	if h.lost || now.Sub(h.first) < lostAfter {
+	if h.reported || now.Sub(h.failingSince) < outageAfter {
 		return
 	}
-	h.lost, h.cause = true, causeOf(err)
+	h.reported, h.cause = true, rootCause(err)
 	h.up.Store(false)
-	h.log.Error("S2 does not answer: appends are refused, readers stay, what is in memory is served", "s2", h.at, "cause", h.cause)
+	h.log.Error("S2 does not answer: appends are refused, readers stay, what is in memory is served", "s2", h.endpoint, "cause", h.cause)
 }
 
-// causeOf is what is at the bottom of an error, in one line: "connection refused", and not how it
+// rootCause is what is at the bottom of an error, in one line: "connection refused", and not how it
 // came here.
-func causeOf(err error) string {
+func rootCause(err error) string {
 	var (
 		dns  *net.DNSError
 		op   *net.OpError
@@ -124,8 +124,8 @@ var results = []result{
 	resultError, resultUnreachable, resultUnanswered, resultCancelled,
 }
 
-// resultOf classifies what classify, or a call itself, has said.
-func resultOf(err error) result {
+// classifyResult classifies what classify, or a call itself, has said.
+func classifyResult(err error) result {
 	if err == nil { // before what the cases below put on the heap
 		return resultOK
 	}
@@ -145,7 +145,7 @@ func resultOf(err error) result {
 		return resultNoLog
 	case errors.Is(err, shard.ErrLogDenied):
 		return resultDenied
-	case errors.Is(err, shard.ErrLogAway), neverSent(err):
+	case errors.Is(err, shard.ErrLogAway), isDialError(err):
 		return resultUnreachable
 	case errors.Is(err, shard.ErrLogBusy):
 		return resultBusy
@@ -155,8 +155,8 @@ func resultOf(err error) result {
 	return resultUnanswered
 }
 
-// outage reports whether a result says that S2 is not there.
-func (r result) outage() bool {
+// isOutage reports whether a result says that S2 is not there.
+func (r result) isOutage() bool {
 	return r == resultError || r == resultUnreachable || r == resultUnanswered
 }
 
@@ -165,12 +165,12 @@ func (r result) outage() bool {
 // of a stream that need not exist, or, where clients choose the basins, for a list of basins: any
 // answer will do.
 func (l *Log) Watch(ctx context.Context) {
-	tick := time.NewTicker(askLost)
+	tick := time.NewTicker(askIntervalFailing)
 	defer tick.Stop()
 	for {
-		idle := time.Since(time.Unix(0, l.m.health.heard.Load()))
-		if idle >= askEvery || l.m.health.troubled.Load() {
-			l.ask(ctx)
+		idle := time.Since(time.Unix(0, l.metrics.health.lastAnswer.Load()))
+		if idle >= askInterval || l.metrics.health.failing.Load() {
+			l.askOnce(ctx)
 		}
 		select {
 		case <-tick.C:
@@ -180,7 +180,7 @@ func (l *Log) Watch(ctx context.Context) {
 	}
 }
 
-func (l *Log) ask(ctx context.Context) {
+func (l *Log) askOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
 	defer cancel()
 	basin := l.cfg.Basin
@@ -196,10 +196,10 @@ func (l *Log) ask(ctx context.Context) {
 	if basin == "" {
 		_, err = l.client.Basins.List(ctx, &s2.ListBasinsArgs{Limit: new(1)})
 	} else {
-		_, err = l.basins.get(basin).Stream(watched).CheckTail(ctx)
+		_, err = l.basins.get(basin).Stream(watchedStream).CheckTail(ctx)
 	}
-	l.m.done(opAsk, start, l.cfg.classify("ask", err))
+	l.metrics.recordCall(opWatch, start, l.cfg.classifyError("ask", err))
 }
 
-// watched is the stream that Watch asks for. Clients cannot name it.
-const watched = "__ds/fleet"
+// watchedStream is the stream that Watch asks for. Clients cannot name it.
+const watchedStream = "__ds/fleet"

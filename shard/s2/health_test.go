@@ -20,7 +20,7 @@ import (
 
 // One line says that S2 is lost, with where and why, and one that it is back, with how long; a
 // connection that breaks is neither.
-func TestHealth(t *testing.T) {
+func TestOutageIsReportedOnceAndItsEndOnce(t *testing.T) {
 	var b bytes.Buffer
 	h := newHealth("http://s2:4430", slog.New(slog.NewTextHandler(&b, nil)))
 	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
@@ -28,9 +28,9 @@ func TestHealth(t *testing.T) {
 	tell := func(after time.Duration, err error, up bool) {
 		t.Helper()
 		if now = now.Add(after); err == nil {
-			h.answered(now)
+			h.recordAnswer(now)
 		} else {
-			h.failed(now, err)
+			h.recordFailure(now, err)
 		}
 		if h.up.Load() != up {
 			t.Errorf("up: %v", !up)
@@ -40,12 +40,12 @@ func TestHealth(t *testing.T) {
 	for range 100 { // all calls of one connection
 		tell(0, errors.New("connection reset"), true)
 	}
-	tell(2*lostAfter, nil, true)
+	tell(2*outageAfter, nil, true)
 	if b.Len() > 0 {
 		t.Errorf("%s", b.String())
 	}
 	tell(time.Hour, refused, true)
-	tell(lostAfter, refused, false)
+	tell(outageAfter, refused, false)
 	for range 100 {
 		tell(time.Second, refused, false)
 	}
@@ -58,26 +58,26 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-func TestCause(t *testing.T) {
+func TestRootCauseIsOneLine(t *testing.T) {
 	for want, err := range map[string]error{
 		"no such host: s2.invalid": &net.OpError{Op: "dial", Err: &net.DNSError{Name: "s2.invalid"}},
 		"unavailable away":         &s2.S2Error{Code: "unavailable", Message: "away", Status: 503, Origin: "server"},
 		"no answer in time":        context.DeadlineExceeded,
 		"first":                    errors.New("first\nsecond"),
 	} {
-		if got := causeOf(err); got != want {
+		if got := rootCause(err); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }
 
 // Nobody asks anything of S2, it goes and comes back: somebody is told all the same.
-func TestWatch(t *testing.T) {
-	r := newRig(t)
+func TestOutageIsNoticedWithoutCalls(t *testing.T) {
+	r := newTestEnv(t)
 	var b lockedBuffer
 	reg := prometheus.NewRegistry()
 	log, err := Open(Config{
-		Endpoint: r.s2.URL(), Basin: testBasin, Timeout: time.Second, Metrics: reg, Logger: slog.New(slog.NewTextHandler(&b, nil)),
+		Endpoint: r.server.URL(), Basin: testBasin, Timeout: time.Second, Metrics: reg, Logger: slog.New(slog.NewTextHandler(&b, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -94,12 +94,12 @@ func TestWatch(t *testing.T) {
 		waitUntil(t, func() bool { return metric(t, reg, "fantail_s2_up") == want })
 	}
 	up(1)
-	addr := r.s2.Addr()
-	if err := r.s2.Close(); err != nil {
+	addr := r.server.Addr()
+	if err := r.server.Close(); err != nil {
 		t.Fatal(err)
 	}
 	// Nobody asks for what is told anyway: the next question is forced.
-	log.m.health.troubled.Store(true)
+	log.metrics.health.failing.Store(true)
 	up(0)
 	if got := b.String(); strings.Count(got, "level=ERROR") != 1 || !strings.Contains(got, "connection refused") || !strings.Contains(got, addr) {
 		t.Errorf("%s", got)

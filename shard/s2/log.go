@@ -17,35 +17,35 @@ import (
 
 // Log keeps streams in S2. It implements shard.Log.
 type Log struct {
-	cfg      Config
-	client   *s2.Client
-	conns    conns
-	bridge   *bridge // nil: no proxy is between us and S2
-	sessions atomic.Int64
-	m        metrics
-	basins   basins[*s2.BasinClient]
+	cfg       Config
+	client    *s2.Client
+	transport transport
+	bridge    *bridge // nil: no proxy is between us and S2
+	sessions  atomic.Int64
+	metrics   metrics
+	basins    basinCache[*s2.BasinClient]
 }
 
-// conns makes the calls, and keeps connections for that.
-type conns interface {
+// transport makes the calls, and keeps connections for that.
+type transport interface {
 	http.RoundTripper
 	CloseIdleConnections()
 }
 
-// basins are what stands for each basin, made once.
-type basins[T any] struct {
-	open func(name string) T
+// basinCache are what stands for each basin, made once.
+type basinCache[T any] struct {
+	newBasin func(name string) T
 
 	mu     sync.Mutex
 	byName map[string]T // bounded by the projects that are asked for
 }
 
-func (b *basins[T]) get(name string) T {
+func (b *basinCache[T]) get(name string) T {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	one, ok := b.byName[name]
 	if !ok {
-		one = b.open(name)
+		one = b.newBasin(name)
 		if b.byName == nil {
 			b.byName = map[string]T{}
 		}
@@ -61,7 +61,7 @@ func Open(cfg Config) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
-	l := &Log{cfg: cfg, m: newMetrics(cfg.Metrics, newHealth(cmp.Or(cfg.Endpoint, managed), cfg.Logger))}
+	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Metrics, newHealth(cmp.Or(cfg.Endpoint, managedEndpoint), cfg.Logger))}
 	base, err := l.connect()
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func Open(cfg Config) (*Log, error) {
 		// session's budget counts the failures of its whole life.
 		RetryConfig: &s2.RetryConfig{MaxAttempts: 1},
 		HTTPClient: &http.Client{
-			Transport:     genuine{l.conns},
+			Transport:     responseValidator{l.transport},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // S2 sends nobody elsewhere
 		},
 	}
@@ -79,21 +79,21 @@ func Open(cfg Config) (*Log, error) {
 		opts.BaseURL, opts.MakeBasinBaseURL = base(""), base
 	}
 	l.client = s2.New(cfg.Token, opts)
-	l.basins.open = l.client.Basin
+	l.basins.newBasin = l.client.Basin
 	return l, nil
 }
 
 // Close drops idle connections. Sessions end with their contexts.
 func (l *Log) Close() error {
-	l.conns.CloseIdleConnections()
+	l.transport.CloseIdleConnections()
 	if l.bridge != nil {
 		return l.bridge.close()
 	}
 	return nil
 }
 
-func (l *Log) stream(id shard.StreamID) (*s2.StreamClient, error) {
-	basin, name, err := l.cfg.place(id)
+func (l *Log) streamClient(id shard.StreamID) (*s2.StreamClient, error) {
+	basin, name, err := l.cfg.locate(id)
 	if err != nil {
 		return nil, err
 	}
@@ -105,12 +105,12 @@ func (l *Log) EnsureBasin(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
 	defer cancel()
 	_, err := l.client.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: s2.BasinName(name)})
-	return classify("ensure basin "+name, err)
+	return classifyError("ensure basin "+name, err)
 }
 
 // Create implements shard.Log.
 func (l *Log) Create(ctx context.Context, id shard.StreamID) (err error) {
-	basin, name, err := l.cfg.place(id)
+	basin, name, err := l.cfg.locate(id)
 	if err != nil {
 		return err
 	}
@@ -128,9 +128,9 @@ func (l *Log) Create(ctx context.Context, id shard.StreamID) (err error) {
 	}
 	start := time.Now()
 	err = ensure()
-	defer func() { l.m.done(opCreate, start, err) }()
+	defer func() { l.metrics.recordCall(opCreate, start, err) }()
 	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
-		if err = l.cfg.mayMake(basin); err != nil {
+		if err = l.cfg.allowCreation(basin); err != nil {
 			return err
 		}
 		if err = l.EnsureBasin(ctx, basin); err != nil {
@@ -138,7 +138,7 @@ func (l *Log) Create(ctx context.Context, id shard.StreamID) (err error) {
 		}
 		err = ensure()
 	}
-	err = classify("create", err)
+	err = classifyError("create", err)
 	return err
 }
 
@@ -147,7 +147,7 @@ func (l *Log) FleetLog(id shard.StreamID) shard.StreamID { return l.cfg.fleetLog
 
 // Capped implements shard.Timed. S2: GET /streams/{s}.
 func (l *Log) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
-	basin, name, err := l.cfg.place(id)
+	basin, name, err := l.cfg.locate(id)
 	if err != nil {
 		return false, err
 	}
@@ -155,7 +155,7 @@ func (l *Log) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
 	defer cancel()
 	c, err := l.basins.get(basin).Streams.GetConfig(ctx, s2.StreamName(name))
 	if err != nil {
-		return false, l.cfg.classify("stream config", err)
+		return false, l.cfg.classifyError("stream config", err)
 	}
 	if c == nil || c.Timestamping == nil { // what S2 does unless told otherwise
 		return true, nil
@@ -168,19 +168,19 @@ func (l *Log) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
 func (l *Log) Append(
 	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
 ) (shard.Ack, error) {
-	st, err := l.stream(id)
+	st, err := l.streamClient(id)
 	if err != nil {
 		return shard.Ack{}, err
 	}
 	in := &s2.AppendInput{Records: make([]s2.AppendRecord, len(batch)), MatchSeqNum: &at}
 	for i, e := range batch {
-		in.Records[i] = toS2(e)
+		in.Records[i] = toSDKRecord(e)
 	}
 	start := time.Now()
 	ack, err := st.Append(ctx, in)
-	l.m.done(opAppend, start, l.cfg.classify("append", err))
+	l.metrics.recordCall(opAppend, start, l.cfg.classifyError("append", err))
 	if err != nil {
-		return shard.Ack{}, l.cfg.appendErr(err)
+		return shard.Ack{}, l.cfg.classifyAppend(err)
 	}
 	if ack.Start.SeqNum != at || ack.End.SeqNum != at+uint64(len(batch)) {
 		return shard.Ack{}, fmt.Errorf("%w: acknowledged from %d to %d, and not %d records at %d",
@@ -224,7 +224,7 @@ func (l *Log) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, e
 }
 
 func (l *Log) read(ctx context.Context, id shard.StreamID, o *s2.ReadOptions) (p shard.Page, err error) {
-	st, err := l.stream(id)
+	st, err := l.streamClient(id)
 	if err != nil {
 		return shard.Page{}, err
 	}
@@ -232,14 +232,14 @@ func (l *Log) read(ctx context.Context, id shard.StreamID, o *s2.ReadOptions) (p
 	defer cancel()
 	start := time.Now()
 	b, err := st.Read(ctx, o)
-	err = l.cfg.classify("read", err)
-	l.m.done(opRead, start, err)
+	err = l.cfg.classifyError("read", err)
+	l.metrics.recordCall(opRead, start, err)
 	if err != nil {
 		return shard.Page{}, err
 	}
 	p = shard.Page{Records: make([]shard.Record, len(b.Records))}
 	for i, r := range b.Records {
-		p.Records[i] = fromS2(r)
+		p.Records[i] = fromSDKRecord(r)
 	}
 	if b.Tail != nil {
 		p.Tail, p.HasTail = b.Tail.SeqNum, true
@@ -249,7 +249,7 @@ func (l *Log) read(ctx context.Context, id shard.StreamID, o *s2.ReadOptions) (p
 
 // Tail implements shard.Log.
 func (l *Log) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
-	st, err := l.stream(id)
+	st, err := l.streamClient(id)
 	if err != nil {
 		return 0, err
 	}
@@ -257,8 +257,8 @@ func (l *Log) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 	defer cancel()
 	start := time.Now()
 	t, err := st.CheckTail(ctx)
-	err = l.cfg.classify("check tail", err)
-	l.m.done(opTail, start, err)
+	err = l.cfg.classifyError("check tail", err)
+	l.metrics.recordCall(opTail, start, err)
 	if err != nil {
 		return 0, err
 	}

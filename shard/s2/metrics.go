@@ -15,26 +15,26 @@ const (
 	opTail    op = "check-tail"
 	opCreate  op = "create"
 	opSession op = "read-session"
-	opAsk     op = "watch"
+	opWatch   op = "watch"
 )
 
 type metrics struct {
-	opened, lost prometheus.Counter
-	seconds      map[op]prometheus.Observer
-	requests     map[op]map[result]prometheus.Counter
-	health       *health
+	sessionOpens, sessionLosses prometheus.Counter
+	durations                   map[op]prometheus.Observer
+	requests                    map[op]map[result]prometheus.Counter
+	health                      *health
 }
 
 func newMetrics(reg prometheus.Registerer, h *health) metrics {
 	m := metrics{
 		health: h,
-		opened: prometheus.NewCounter(prometheus.CounterOpts{
+		sessionOpens: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_s2_session_opens_total", Help: "S2 read sessions opened; each bills a minute at least.",
 		}),
-		lost: prometheus.NewCounter(prometheus.CounterOpts{
+		sessionLosses: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_s2_session_losses_total", Help: "S2 read sessions that ended while they were wanted.",
 		}),
-		seconds: map[op]prometheus.Observer{}, requests: map[op]map[result]prometheus.Counter{},
+		durations: map[op]prometheus.Observer{}, requests: map[op]map[result]prometheus.Counter{},
 	}
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "fantail_s2_request_duration_seconds", Help: "Time that S2 took to answer.",
@@ -43,9 +43,9 @@ func newMetrics(reg prometheus.Registerer, h *health) metrics {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fantail_s2_requests_total", Help: "Calls of S2 by what came of them; a read session counts when it ends.",
 	}, []string{"op", "result"})
-	for _, o := range []op{opAppend, opRead, opTail, opCreate, opSession, opAsk} {
+	for _, o := range []op{opAppend, opRead, opTail, opCreate, opSession, opWatch} {
 		if o != opSession {
-			m.seconds[o] = seconds.WithLabelValues(string(o))
+			m.durations[o] = seconds.WithLabelValues(string(o))
 		}
 		m.requests[o] = map[result]prometheus.Counter{}
 		for _, r := range results {
@@ -61,26 +61,26 @@ func newMetrics(reg prometheus.Registerer, h *health) metrics {
 		return 0
 	})
 	if reg != nil {
-		reg.MustRegister(m.opened, m.lost, seconds, requests, up)
+		reg.MustRegister(m.sessionOpens, m.sessionLosses, seconds, requests, up)
 	}
 	return m
 }
 
-// done takes note of a call that began at start, and of what classify said of its end.
-func (m *metrics) done(o op, start time.Time, err error) {
+// recordCall takes note of a call that began at start, and of what classify said of its end.
+func (m *metrics) recordCall(o op, start time.Time, err error) {
 	now := time.Now()
-	m.seconds[o].Observe(now.Sub(start).Seconds())
-	m.ended(o, now, err)
+	m.durations[o].Observe(now.Sub(start).Seconds())
+	m.recordResult(o, now, err)
 }
 
-// ended takes note of a call or a session without how long that took.
-func (m *metrics) ended(o op, now time.Time, err error) {
-	r := resultOf(err)
+// recordResult takes note of a call or a session without how long that took.
+func (m *metrics) recordResult(o op, now time.Time, err error) {
+	r := classifyResult(err)
 	m.requests[o][r].Inc()
 	switch {
-	case r.outage():
-		m.health.failed(now, err)
+	case r.isOutage():
+		m.health.recordFailure(now, err)
 	case r != resultCancelled:
-		m.health.answered(now)
+		m.health.recordAnswer(now)
 	}
 }

@@ -10,8 +10,8 @@ import (
 
 var headerName = []byte(shard.HeaderName)
 
-// parts is an entry as S2 has it: the one header, if it has any, and the body.
-func parts(e shard.Entry) (name, value, body []byte, has bool) {
+// recordParts is an entry as S2 has it: the one header, if it has any, and the body.
+func recordParts(e shard.Entry) (name, value, body []byte, has bool) {
 	switch {
 	case e.Trim:
 		return nil, []byte("trim"), binary.BigEndian.AppendUint64(nil, e.TrimTo), true
@@ -22,15 +22,15 @@ func parts(e shard.Entry) (name, value, body []byte, has bool) {
 	}
 }
 
-func toS2(e shard.Entry) s2.AppendRecord {
-	name, value, body, has := parts(e)
+func toSDKRecord(e shard.Entry) s2.AppendRecord {
+	name, value, body, has := recordParts(e)
 	if !has {
 		return s2.AppendRecord{Body: body}
 	}
 	return s2.AppendRecord{Headers: []s2.Header{{Name: name, Value: value}}, Body: body}
 }
 
-func fromS2(r s2.SequencedRecord) shard.Record {
+func fromSDKRecord(r s2.SequencedRecord) shard.Record {
 	out := shard.Record{
 		Pos: r.SeqNum, Time: r.Timestamp, Body: r.Body, Command: r.IsCommandRecord(),
 		Size: int(s2.MeteredSequencedRecordBytes(r)),

@@ -11,27 +11,27 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// manyForeign appends more than one page straight to S2.
-func (r *rig) manyForeign() {
+// appendManyForeign appends more than one page straight to S2.
+func (r *testEnv) appendManyForeign() {
 	for i := range 3 {
 		b := make([]string, 900)
 		for j := range b {
 			b[j] = fmt.Sprint(i, "-", j)
 		}
-		r.foreign(b...)
+		r.appendForeign(b...)
 	}
 }
 
 // A session that ends early and cleanly is no proof that the log ends there.
-func TestTakeoverThroughEndedSessions(t *testing.T) {
+func TestTakeoverSurvivesEndedSessions(t *testing.T) {
 	for n := 1; n <= 4; n++ {
-		r := newRig(t)
-		h := r.host()
-		want := r.do(h, request(shard.OpCreate, "text/plain", "first"), shard.CodeCreated)
-		r.manyForeign()
+		r := newTestEnv(t)
+		h := r.newManager()
+		want := r.mustDo(h, request(shard.OpCreate, "text/plain", "first"), shard.CodeCreated)
+		r.appendManyForeign()
 		_ = h.Close()
-		f := r.fault(s2dev.OpReadSession, s2dev.EndSession, n)
-		heir := r.host()
+		f := r.addFault(s2dev.OpReadSession, s2dev.EndSession, n)
+		heir := r.newManager()
 		info, err := heir.State(t.Context(), id, 0)
 		if err == nil && (info.Life != want.Info.Life || info.Tail != info.Start+2701) {
 			t.Errorf("%d ended sessions (%d fired): %+v", n, f.Fired(), info)
@@ -44,34 +44,34 @@ func TestTakeoverThroughEndedSessions(t *testing.T) {
 	}
 }
 
-func TestCatchUpThroughAnEndedSession(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain", "first"), shard.CodeCreated)
-	r.manyForeign()
-	r.fault(s2dev.OpReadSession, s2dev.EndSession, 1)
+func TestCatchUpSurvivesAnEndedSession(t *testing.T) {
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain", "first"), shard.CodeCreated)
+	r.appendManyForeign()
+	r.addFault(s2dev.OpReadSession, s2dev.EndSession, 1)
 	r.eventually("an append", func() bool {
 		out, err := h.Do(t.Context(), request(shard.OpAppend, "text/plain", "last"))
 		return err == nil && out.Code == shard.CodeAppended
 	})
-	if got := r.history(h); len(got) != 2702 || got[2701] != "last" {
+	if got := r.readAll(h); len(got) != 2702 || got[2701] != "last" {
 		t.Errorf("%d messages", len(got))
 	}
 }
 
 // Somebody trims everything straight in S2: the stream goes on above it.
-func TestNativeTrim(t *testing.T) {
+func TestStreamGoesOnAboveANativeTrim(t *testing.T) {
 	for _, look := range []bool{false, true} {
-		r := newRig(t)
-		h := r.host()
-		r.do(h, request(shard.OpCreate, "text/plain", "first"), shard.CodeCreated)
-		r.raw(sdk.AppendRecord{
+		r := newTestEnv(t)
+		h := r.newManager()
+		r.mustDo(h, request(shard.OpCreate, "text/plain", "first"), shard.CodeCreated)
+		r.appendRaw(sdk.AppendRecord{
 			Headers: []sdk.Header{sdk.NewHeader("", "trim")}, Body: bytes.Repeat([]byte{0xff}, 8),
 		})
 		if look {
-			r.state(h)
+			r.info(h)
 		}
-		r.do(h, request(shard.OpAppend, "text/plain", "after"), shard.CodeAppended)
-		r.do(h, request(shard.OpAppend, "text/plain", "more"), shard.CodeAppended)
+		r.mustDo(h, request(shard.OpAppend, "text/plain", "after"), shard.CodeAppended)
+		r.mustDo(h, request(shard.OpAppend, "text/plain", "more"), shard.CodeAppended)
 	}
 }

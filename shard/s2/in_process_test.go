@@ -8,9 +8,9 @@ import (
 
 // An append that is alone allocates no more than it must: from the request to the ack, the
 // embedded S2 included. Each allocation more is one for every message.
-func TestAllocationsOfAnAppend(t *testing.T) {
-	r := newRig(t)
-	log, err := OpenEmbedded(r.basin, Config{Basin: testBasin})
+func TestAppendInProcessAllocatesLittle(t *testing.T) {
+	r := newTestEnv(t)
+	log, err := OpenInProcess(r.basin, Config{Basin: testBasin})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,16 +18,16 @@ import (
 	"time"
 )
 
-// calls is a server and a client of it.
-type calls struct {
+// httpCalls is a server and a client of it.
+type httpCalls struct {
 	*testing.T
 	*httptest.Server
-	u      *unary
+	u      *http1Transport
 	opened atomic.Int64 // connections
 }
 
-func newCalls(t *testing.T, serve http.HandlerFunc) *calls {
-	c := &calls{T: t}
+func newHTTPCalls(t *testing.T, serve http.HandlerFunc) *httpCalls {
+	c := &httpCalls{T: t}
 	c.Server = httptest.NewUnstartedServer(serve)
 	c.Config.ConnState = func(_ net.Conn, s http.ConnState) {
 		if s == http.StateNew {
@@ -35,7 +35,7 @@ func newCalls(t *testing.T, serve http.HandlerFunc) *calls {
 		}
 	}
 	c.Start()
-	c.u = &unary{dial: new(net.Dialer).DialContext, most: 4}
+	c.u = &http1Transport{dial: new(net.Dialer).DialContext, maxIdle: 4}
 	t.Cleanup(func() {
 		c.u.CloseIdleConnections()
 		c.Close()
@@ -44,7 +44,7 @@ func newCalls(t *testing.T, serve http.HandlerFunc) *calls {
 }
 
 // call makes a call and reads its answer.
-func (c *calls) call(ctx context.Context, method, body string) (string, error) {
+func (c *httpCalls) call(ctx context.Context, method, body string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.URL, strings.NewReader(body))
 	if err != nil {
 		return "", err
@@ -57,7 +57,7 @@ func (c *calls) call(ctx context.Context, method, body string) (string, error) {
 	return string(b), errors.Join(err, resp.Body.Close())
 }
 
-func (c *calls) want(method, body, want string) {
+func (c *httpCalls) want(method, body, want string) {
 	c.Helper()
 	if got, err := c.call(c.Context(), method, body); err != nil || got != want {
 		c.Fatalf("%s %q: %q, %v; want %q", method, body, got, err, want)
@@ -77,9 +77,9 @@ func echo(w http.ResponseWriter, r *http.Request) {
 }
 
 // Calls one after the other use one connection; of those that many at once used, a few stay.
-func TestUnaryReuse(t *testing.T) {
+func TestConnectionsAreReused(t *testing.T) {
 	t.Parallel()
-	c := newCalls(t, echo)
+	c := newHTTPCalls(t, echo)
 	for _, body := range []string{"a", "", strings.Repeat("x", 1<<20), "b"} {
 		c.want("POST", body, body)
 	}
@@ -104,9 +104,9 @@ func TestUnaryReuse(t *testing.T) {
 }
 
 // An answer that nobody reads to its end does not spoil the next one's.
-func TestUnaryUnread(t *testing.T) {
+func TestUnreadAnswerDoesNotSpoilTheNext(t *testing.T) {
 	t.Parallel()
-	c := newCalls(t, echo)
+	c := newHTTPCalls(t, echo)
 	for range 3 {
 		req, err := http.NewRequestWithContext(t.Context(), "POST", c.URL, strings.NewReader(strings.Repeat("x", 1<<20)))
 		if err != nil {
@@ -128,10 +128,10 @@ func TestUnaryUnread(t *testing.T) {
 
 // A connection that the server has closed meanwhile is not used again. If that is only
 // learnt from the call, a GET is made again, and what may have had an effect is not.
-func TestUnaryStale(t *testing.T) {
+func TestClosedConnectionIsNotUsedAgain(t *testing.T) {
 	t.Parallel()
 	var served atomic.Int64
-	c := newCalls(t, func(w http.ResponseWriter, r *http.Request) {
+	c := newHTTPCalls(t, func(w http.ResponseWriter, r *http.Request) {
 		served.Add(1)
 		echo(w, r)
 	})
@@ -142,7 +142,7 @@ func TestUnaryStale(t *testing.T) {
 		if len(c.u.idle) != 1 {
 			t.Fatalf("%d idle", len(c.u.idle))
 		}
-		c.u.idle[0].since = time.Now().Add(-d)
+		c.u.idle[0].idleSince = time.Now().Add(-d)
 		c.CloseClientConnections()
 	}
 	c.want("POST", "a", "a")
@@ -161,9 +161,9 @@ func TestUnaryStale(t *testing.T) {
 }
 
 // A body that fails ends its call, and the connection with it.
-func TestUnaryBody(t *testing.T) {
+func TestFailingRequestBodyEndsTheCall(t *testing.T) {
 	t.Parallel()
-	c := newCalls(t, echo)
+	c := newHTTPCalls(t, echo)
 	broken := errors.New("broken")
 	req, err := http.NewRequestWithContext(t.Context(), "POST", c.URL, io.MultiReader(strings.NewReader("x"), iotest.ErrReader(broken)))
 	if err != nil {
@@ -179,12 +179,12 @@ func TestUnaryBody(t *testing.T) {
 }
 
 // The context ends the wait for an answer, and for the rest of one.
-func TestUnaryContext(t *testing.T) {
+func TestContextEndsACall(t *testing.T) {
 	t.Parallel()
 	gone := errors.New("gone")
 	for _, first := range []string{"", "half"} {
 		at := make(chan struct{})
-		c := newCalls(t, func(w http.ResponseWriter, r *http.Request) {
+		c := newHTTPCalls(t, func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.WriteString(w, first)
 			if first != "" {
 				_ = http.NewResponseController(w).Flush()
@@ -207,7 +207,7 @@ func TestUnaryContext(t *testing.T) {
 }
 
 // What a server says before its answer is passed over, and one that closes is believed.
-func TestUnaryRaw(t *testing.T) {
+func TestInterimAnswersArePassedOver(t *testing.T) {
 	t.Parallel()
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -230,7 +230,7 @@ func TestUnaryRaw(t *testing.T) {
 		}
 		opened <- n
 	}()
-	u := &unary{dial: new(net.Dialer).DialContext, most: 4}
+	u := &http1Transport{dial: new(net.Dialer).DialContext, maxIdle: 4}
 	for range 2 {
 		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+l.Addr().String(), bytes.NewReader([]byte("x")))
 		if err != nil {
@@ -255,15 +255,15 @@ func TestUnaryRaw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.RoundTrip(req); !neverSent(err) { //nolint:bodyclose // there is none
+	if _, err := u.RoundTrip(req); !isDialError(err) { //nolint:bodyclose // there is none
 		t.Errorf("nobody listens: %v", err)
 	}
 }
 
 // A server that refuses a body before it has read that is heard.
-func TestUnaryRefused(t *testing.T) {
+func TestEarlyRefusalOfABodyIsRead(t *testing.T) {
 	t.Parallel()
-	c := newCalls(t, func(w http.ResponseWriter, _ *http.Request) {
+	c := newHTTPCalls(t, func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "too large", http.StatusRequestEntityTooLarge)
 	})
 	for range 3 {
@@ -285,7 +285,7 @@ func TestUnaryRefused(t *testing.T) {
 }
 
 // What a server says beyond its answer is nobody's.
-func TestUnaryTooMuch(t *testing.T) {
+func TestConnectionWithSurplusBytesIsClosed(t *testing.T) {
 	t.Parallel()
 	for _, says := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad",
@@ -293,7 +293,7 @@ func TestUnaryTooMuch(t *testing.T) {
 		"HTTP/1.1 101 Switching Protocols\r\n\r\n",
 	} {
 		server, client := net.Pipe()
-		u := &unary{most: 4, dial: func(context.Context, string, string) (net.Conn, error) { return client, nil }}
+		u := &http1Transport{maxIdle: 4, dial: func(context.Context, string, string) (net.Conn, error) { return client, nil }}
 		go func() {
 			if _, err := http.ReadRequest(bufio.NewReader(server)); err != nil {
 				t.Error(err)
@@ -316,19 +316,19 @@ func TestUnaryTooMuch(t *testing.T) {
 }
 
 // What has been idle for long is closed.
-func TestUnaryPrune(t *testing.T) {
+func TestIdleConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
-	c := newCalls(t, echo)
+	c := newHTTPCalls(t, echo)
 	c.want("POST", "a", "a")
-	c.u.prune()
+	c.u.closeExpired()
 	c.u.mu.Lock()
-	if len(c.u.idle) != 1 || c.u.sweep == nil {
+	if len(c.u.idle) != 1 || c.u.pruneTimer == nil {
 		t.Errorf("%d idle", len(c.u.idle))
 	}
-	c.u.idle[0].since = time.Now().Add(-idleMost)
+	c.u.idle[0].idleSince = time.Now().Add(-maxIdleTime)
 	c.u.mu.Unlock()
-	c.u.prune()
-	if len(c.u.idle) != 0 || c.u.sweep != nil {
+	c.u.closeExpired()
+	if len(c.u.idle) != 0 || c.u.pruneTimer != nil {
 		t.Errorf("%d idle", len(c.u.idle))
 	}
 }

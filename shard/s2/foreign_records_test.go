@@ -13,26 +13,26 @@ import (
 // through the SDK.
 
 func TestForeignStreamIsReadable(t *testing.T) {
-	r := newRig(t)
-	r.make()
-	r.foreign("one", "two")
-	h := r.host()
-	info := r.state(h)
+	r := newTestEnv(t)
+	r.createStream()
+	r.appendForeign("one", "two")
+	h := r.newManager()
+	info := r.info(h)
 	if !info.Exists || info.Life != 0 || info.Type != shard.OctetStream || info.Tail != 2 {
 		t.Fatalf("%+v", info)
 	}
 	r.wantHistory(h, "one", "two")
-	r.foreign("three")
-	r.want("live", r.live(h, 3), "one", "two", "three")
-	r.do(h, request(shard.OpAppend, shard.OctetStream, "four"), shard.CodeAppended)
+	r.appendForeign("three")
+	r.wantEqual("live", r.readLive(h, 3), "one", "two", "three")
+	r.mustDo(h, request(shard.OpAppend, shard.OctetStream, "four"), shard.CodeAppended)
 	r.wantHistory(h, "one", "two", "three", "four")
-	r.do(h, request(shard.OpAppend, "text/plain", "five"), shard.CodeTypeDiffers)
+	r.mustDo(h, request(shard.OpAppend, "text/plain", "five"), shard.CodeTypeDiffers)
 }
 
 // Whose stream it is says how long it is kept, until a PUT makes it one of ours.
 func TestForeignStreamKeepsItsConfiguration(t *testing.T) {
-	r := newRig(t)
-	r.make()
+	r := newTestEnv(t)
+	r.createStream()
 	streams, day := r.basinClient().Streams, int64(86400)
 	if _, err := streams.Reconfigure(t.Context(), sdk.ReconfigureStreamArgs{
 		Stream: sdk.StreamName(id), Config: sdk.StreamReconfiguration{RetentionPolicy: &sdk.RetentionPolicy{Age: &day}},
@@ -50,14 +50,14 @@ func TestForeignStreamKeepsItsConfiguration(t *testing.T) {
 		}
 		return 0
 	}
-	r.foreign("one")
-	h := r.host()
-	r.do(h, request(shard.OpAppend, shard.OctetStream, "two"), shard.CodeAppended)
-	r.do(h, request(shard.OpAppend, shard.OctetStream, "three"), shard.CodeAppended)
+	r.appendForeign("one")
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpAppend, shard.OctetStream, "two"), shard.CodeAppended)
+	r.mustDo(h, request(shard.OpAppend, shard.OctetStream, "three"), shard.CodeAppended)
 	if n := age(); n != 1 {
 		t.Errorf("after appends: %d days", n)
 	}
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
 	if n := age(); n != 0 {
 		t.Errorf("after a PUT: %d days", n)
 	}
@@ -65,55 +65,55 @@ func TestForeignStreamKeepsItsConfiguration(t *testing.T) {
 }
 
 func TestFirstPutAdoptsForeignRecords(t *testing.T) {
-	r := newRig(t)
-	r.make()
-	r.foreign("one", "two")
-	h := r.host()
-	out := r.do(h, request(shard.OpCreate, "text/plain", "three"), shard.CodeCreated)
+	r := newTestEnv(t)
+	r.createStream()
+	r.appendForeign("one", "two")
+	h := r.newManager()
+	out := r.mustDo(h, request(shard.OpCreate, "text/plain", "three"), shard.CodeCreated)
 	if out.Info.Life == 0 || out.Info.Type != "text/plain" {
 		t.Fatalf("%+v", out.Info)
 	}
 	r.wantHistory(h, "one", "two", "three")
-	r.wantHistory(r.host(), "one", "two", "three")
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeExists)
+	r.wantHistory(r.newManager(), "one", "two", "three")
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeExists)
 }
 
 func TestFirstPutAsJSONWantsJSON(t *testing.T) {
-	r := newRig(t)
-	r.make()
-	r.foreign(`{"a":1}`, `not json`)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "application/json"), shard.CodeForeignJSON)
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	r := newTestEnv(t)
+	r.createStream()
+	r.appendForeign(`{"a":1}`, `not json`)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "application/json"), shard.CodeForeignJSON)
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
 }
 
 func TestFirstPutAsJSONKeepsJSON(t *testing.T) {
-	r := newRig(t)
-	r.make()
-	r.foreign(`{"a":1}`, `[2]`)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "application/json"), shard.CodeCreated)
+	r := newTestEnv(t)
+	r.createStream()
+	r.appendForeign(`{"a":1}`, `[2]`)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "application/json"), shard.CodeCreated)
 	r.wantHistory(h, `{"a":1}`, `[2]`)
 }
 
 func TestInvalidForeignJSONIsSkipped(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "application/json", "1"), shard.CodeCreated)
-	r.foreign("2", "{oops", "3")
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "application/json", "1"), shard.CodeCreated)
+	r.appendForeign("2", "{oops", "3")
 	r.wantHistory(h, "1", "2", "3")
-	r.want("live", r.live(r.host(), 3), "1", "2", "3")
+	r.wantEqual("live", r.readLive(r.newManager(), 3), "1", "2", "3")
 }
 
 func TestForeignRecordsAfterCloseAreNotShown(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
+	r := newTestEnv(t)
+	h := r.newManager()
 	q := request(shard.OpCreate, "text/plain", "one")
 	q.Close = true
-	closed := r.do(h, q, shard.CodeCreated)
-	r.foreign("late")
-	for _, h := range []*shard.Host{h, r.host()} {
-		if info := r.state(h); !info.Closed || info.Tail != closed.Info.Tail {
+	closed := r.mustDo(h, q, shard.CodeCreated)
+	r.appendForeign("late")
+	for _, h := range []*shard.Host{h, r.newManager()} {
+		if info := r.info(h); !info.Closed || info.Tail != closed.Info.Tail {
 			t.Fatalf("%+v after a record behind the end, want tail %d", info, closed.Info.Tail)
 		}
 		r.wantHistory(h, "one")
@@ -121,88 +121,88 @@ func TestForeignRecordsAfterCloseAreNotShown(t *testing.T) {
 }
 
 func TestForeignRecordsBetweenLivesAreNotShown(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	first := r.do(h, request(shard.OpCreate, "text/plain", "one"), shard.CodeCreated)
-	r.do(h, request(shard.OpDelete, ""), shard.CodeDeleted)
-	r.foreign("between")
-	if info := r.state(r.host()); info.Exists {
+	r := newTestEnv(t)
+	h := r.newManager()
+	first := r.mustDo(h, request(shard.OpCreate, "text/plain", "one"), shard.CodeCreated)
+	r.mustDo(h, request(shard.OpDelete, ""), shard.CodeDeleted)
+	r.appendForeign("between")
+	if info := r.info(r.newManager()); info.Exists {
 		t.Fatalf("%+v: a foreign record brought a deleted stream back", info)
 	}
-	second := r.do(h, request(shard.OpCreate, "text/plain", "two"), shard.CodeCreated)
+	second := r.mustDo(h, request(shard.OpCreate, "text/plain", "two"), shard.CodeCreated)
 	if second.Info.Life <= first.Info.Life {
 		t.Fatalf("life %d after %d", second.Info.Life, first.Info.Life)
 	}
 	r.wantHistory(h, "two")
-	r.wantHistory(r.host(), "two")
+	r.wantHistory(r.newManager(), "two")
 }
 
 // Nothing that others write is taken for ours: headers of their own, our header's
 // name with other bytes, one of our headers copied, S2's own commands.
-func TestForeignHeaders(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	out := r.do(h, request(shard.OpCreate, "text/plain", "one"), shard.CodeCreated)
+func TestForeignHeadersAreNotTakenForOurs(t *testing.T) {
+	r := newTestEnv(t)
+	h := r.newManager()
+	out := r.mustDo(h, request(shard.OpCreate, "text/plain", "one"), shard.CodeCreated)
 	page, err := r.log.Last(t.Context(), id, 1)
 	if err != nil || len(page.Records) != 1 || page.Records[0].Header == nil {
 		t.Fatalf("%+v %v", page, err)
 	}
 	ours := page.Records[0].Header
 	name := []byte(shard.HeaderName)
-	r.raw(
+	r.appendRaw(
 		sdk.AppendRecord{Headers: []sdk.Header{{Name: []byte("x"), Value: []byte("y")}}, Body: []byte("own header")},
 		sdk.AppendRecord{Headers: []sdk.Header{{Name: name, Value: []byte("junk")}}, Body: []byte("our name")},
 		sdk.AppendRecord{Headers: []sdk.Header{{Name: name, Value: ours}}, Body: []byte("copied")},
 		sdk.AppendRecord{Headers: []sdk.Header{{Name: name, Value: nil}}, Body: []byte("no value")},
 	)
-	if _, err := r.native().Append(t.Context(), &sdk.AppendInput{
+	if _, err := r.nativeClient().Append(t.Context(), &sdk.AppendInput{
 		Records: []sdk.AppendRecord{sdk.NewFenceCommandRecord("", nil)},
 	}); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"one", "own header", "our name", "copied", "no value"}
 	r.wantHistory(h, want...)
-	r.wantHistory(r.host(), want...)
-	if info := r.state(h); info.Life != out.Info.Life || info.Closed {
+	r.wantHistory(r.newManager(), want...)
+	if info := r.info(h); info.Life != out.Info.Life || info.Closed {
 		t.Fatalf("%+v", info)
 	}
-	r.do(h, request(shard.OpAppend, "text/plain", "two"), shard.CodeAppended)
+	r.mustDo(h, request(shard.OpAppend, "text/plain", "two"), shard.CodeAppended)
 	r.wantHistory(h, append(want, "two")...)
 }
 
 // What memory may answer: with a foreign writer, a node that follows nothing tells
 // the truth all the same, and a refusal is never based on what is old.
-func TestForeignWriterAndMemory(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+func TestForeignRecordsAreSeenThoughNothingIsFollowed(t *testing.T) {
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
 	var want []string
 	for i := range 20 {
 		body := fmt.Sprint(i)
-		r.foreign(body)
+		r.appendForeign(body)
 		want = append(want, body)
 		// 250 ms is the age that an answer may have; an append of ours is exact at once.
 		if i%5 == 4 {
-			r.do(h, request(shard.OpAppend, "text/plain", "ours"+body), shard.CodeAppended)
+			r.mustDo(h, request(shard.OpAppend, "text/plain", "ours"+body), shard.CodeAppended)
 			want = append(want, "ours"+body)
 			r.wantHistory(h, want...)
 		}
 	}
-	other := r.host()
+	other := r.newManager()
 	q := request(shard.OpAppend, "")
 	q.Close = true
-	r.do(other, q, shard.CodeAppended)
-	r.do(h, request(shard.OpAppend, "text/plain", "late"), shard.CodeClosed)
+	r.mustDo(other, q, shard.CodeAppended)
+	r.mustDo(h, request(shard.OpAppend, "text/plain", "late"), shard.CodeClosed)
 }
 
 // An S2-native reader sees our messages as plain records, body untouched.
-func TestNativeReader(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "application/json"), shard.CodeCreated)
-	r.do(h, request(shard.OpAppend, "application/json", `{"a":1}`, `2`), shard.CodeAppended)
+func TestNativeReaderSeesMessages(t *testing.T) {
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "application/json"), shard.CodeCreated)
+	r.mustDo(h, request(shard.OpAppend, "application/json", `{"a":1}`, `2`), shard.CodeAppended)
 	from, count := uint64(0), uint64(100)
-	batch, err := r.native().Read(t.Context(), &sdk.ReadOptions{SeqNum: &from, Count: &count})
+	batch, err := r.nativeClient().Read(t.Context(), &sdk.ReadOptions{SeqNum: &from, Count: &count})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,5 +212,5 @@ func TestNativeReader(t *testing.T) {
 			got = append(got, string(rec.Body))
 		}
 	}
-	r.want("records", got, `{"a":1}`, `2`)
+	r.wantEqual("records", got, `{"a":1}`, `2`)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-func TestPlace(t *testing.T) {
+func TestStreamsAreLocatedInBasins(t *testing.T) {
 	for _, c := range []struct {
 		cfg           Config
 		id            shard.StreamID
@@ -26,14 +26,14 @@ func TestPlace(t *testing.T) {
 		{Config{BasinMap: map[string]string{"p": "basin-of-p"}}, "q/a", "", "", true},
 		{Config{Basin: "fantail-dev"}, "noproject", "", "", true},
 	} {
-		basin, stream, err := c.cfg.place(c.id)
+		basin, stream, err := c.cfg.locate(c.id)
 		if basin != c.basin && !c.denied || stream != c.stream && !c.denied || errors.Is(err, shard.ErrLogDenied) != c.denied {
 			t.Errorf("%s: %s %s %v", c.id, basin, stream, err)
 		}
 	}
 }
 
-func TestConfigErrorsAllAtOnce(t *testing.T) {
+func TestConfigErrorsAreReportedTogether(t *testing.T) {
 	_, err := Open(Config{Basin: "x"})
 	for _, want := range []string{"token", "basin \"x\""} {
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -43,7 +43,7 @@ func TestConfigErrorsAllAtOnce(t *testing.T) {
 }
 
 // Two projects never share streams, and no setting is passed over.
-func TestConfigOfBasins(t *testing.T) {
+func TestProjectsNeverShareStreams(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"{project}":    {BasinTemplate: "one-for-all"},
 		"share":        {BasinMap: map[string]string{"a": "basin-of-both", "b": "basin-of-both"}},
@@ -59,7 +59,7 @@ func TestConfigOfBasins(t *testing.T) {
 
 // What no endpoint can be is told at the start, with what to do about it, and what only looks
 // otherwise is the same.
-func TestEndpoint(t *testing.T) {
+func TestEndpointIsNormalized(t *testing.T) {
 	for given, want := range map[string]string{
 		"": "", "http://127.0.0.1:4430": "http://127.0.0.1:4430", "HTTP://S2.Example:5500/": "http://s2.example:5500",
 		" https://s2.example/v1\n": "https://s2.example", "http://[::1]:4430/v1/": "http://[::1]:4430",
@@ -86,7 +86,7 @@ func TestEndpoint(t *testing.T) {
 }
 
 // A token is what goes into a header, and no more.
-func TestToken(t *testing.T) {
+func TestTokenIsNormalized(t *testing.T) {
 	for given, want := range map[string]string{"t": "t", " t\n": "t", "a.b_c-d=": "a.b_c-d="} {
 		c := Config{Token: given, Basin: testBasin}
 		if wrong := c.Check(); len(wrong) > 0 || c.Token != want {
@@ -103,9 +103,9 @@ func TestToken(t *testing.T) {
 }
 
 // A template names basins that can be, under a prefix of the operator's own.
-func TestTemplate(t *testing.T) {
+func TestTemplateIsChecked(t *testing.T) {
 	for _, good := range []string{"ds-{project}", "d{project}", "ds-{project}-eu", "a-{project}-{project}"} {
-		if err := templateFault(good); err != nil {
+		if err := checkTemplate(good); err != nil {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
@@ -114,27 +114,27 @@ func TestTemplate(t *testing.T) {
 		"ds-{project": "no {project}", "ds-{project}}": "placeholder", "DS-{project}": "a-z", "ds_{project}": "a-z", "-{project}": "a-z",
 		"ds-{project}-": "a-z", "d s-{project}": "a-z", strings.Repeat("d", 48) + "{project}": "at most",
 	} {
-		if err := templateFault(given); err == nil || !strings.Contains(err.Error(), want) {
+		if err := checkTemplate(given); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", given, err, want)
 		}
 	}
 	for _, bad := range []map[string]string{{"": "basin-of-a"}, {" a": "basin-of-a"}, {"a/b": "basin-of-a"}, {"a": "Basin-of-a"}, {"a": " basin-of-a"}, {"a": "short"}} {
-		if mapFault(bad) == nil {
+		if checkBasinMap(bad) == nil {
 			t.Errorf("%q: no error", bad)
 		}
 	}
 }
 
 // Clients that invent projects do not make a basin of each.
-func TestMakeBasins(t *testing.T) {
-	r := newRig(t)
-	log, err := Open(Config{Endpoint: r.s2.URL(), BasinTemplate: "made-for-{project}", CreateBasins: true})
+func TestInventedProjectsDoNotCreateManyBasins(t *testing.T) {
+	r := newTestEnv(t)
+	log, err := Open(Config{Endpoint: r.server.URL(), BasinTemplate: "made-for-{project}", CreateBasins: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
 	made := 0
-	for i := range 3 * makeBurst {
+	for i := range 3 * createBasinBurst {
 		switch err := log.Create(t.Context(), shard.StreamID(fmt.Sprintf("p%d/s", i))); {
 		case err == nil:
 			made++
@@ -142,7 +142,7 @@ func TestMakeBasins(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if made < makeBurst || made > makeBurst+2 {
+	if made < createBasinBurst || made > createBasinBurst+2 {
 		t.Errorf("%d basins were made", made)
 	}
 	if err := log.Create(t.Context(), "p0/another"); err != nil {
@@ -150,7 +150,7 @@ func TestMakeBasins(t *testing.T) {
 	}
 }
 
-func TestClassify(t *testing.T) {
+func TestErrorsAreClassified(t *testing.T) {
 	server := func(status int, code string) error {
 		return &s2.S2Error{Status: status, Code: code, Origin: "server", Message: "m"}
 	}
@@ -172,7 +172,7 @@ func TestClassify(t *testing.T) {
 		{server(500, "storage"), shard.ErrUnknown},
 		{errors.New("connection reset"), shard.ErrUnknown},
 	} {
-		if got := new(Config).appendErr(c.err); !errors.Is(got, c.want) {
+		if got := new(Config).classifyAppend(c.err); !errors.Is(got, c.want) {
 			t.Errorf("%v: %v, want %v", c.err, got, c.want)
 		}
 	}

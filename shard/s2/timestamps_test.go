@@ -12,12 +12,12 @@ import (
 // A log is made so that no record is later than S2's clock; one that somebody sets otherwise
 // is known for it, over the wire and without.
 func TestTimestampsAreCapped(t *testing.T) {
-	r := newRig(t)
-	embedded, err := OpenEmbedded(r.basin, Config{Basin: testBasin})
+	r := newTestEnv(t)
+	embedded, err := OpenInProcess(r.basin, Config{Basin: testBasin})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.make()
+	r.createStream()
 	want := func(capped bool) {
 		t.Helper()
 		for _, l := range []shard.Timed{r.log, embedded} {
@@ -45,13 +45,13 @@ func TestTimestampsAreCapped(t *testing.T) {
 }
 
 // Each place of streams has a log of the fleet's own, and it can be written.
-func TestFleetLogs(t *testing.T) {
+func TestEachBasinHasAWritableFleetLog(t *testing.T) {
 	for want, c := range map[string]Config{
 		"fantail-dev __ds/fleet": {Basin: "fantail-dev"},
 		"ds-project __ds/fleet":  {BasinTemplate: "ds-{project}"},
 		"basin-of-p __ds/fleet":  {BasinMap: map[string]string{"project": "basin-of-p"}},
 	} {
-		basin, stream, err := c.place(c.fleetLog("project/a/b"))
+		basin, stream, err := c.locate(c.fleetLog("project/a/b"))
 		if got := basin + " " + stream; err != nil || got != want {
 			t.Errorf("%s, %v; want %s", got, err, want)
 		}
@@ -60,16 +60,16 @@ func TestFleetLogs(t *testing.T) {
 
 // A node that is an hour ahead, and has heard nothing of S2's time, asks S2 before it ends a
 // stream, with S2's real protocol.
-func TestClockRecordInS2(t *testing.T) {
-	r := newRig(t)
-	first := r.hostAt(nil)
+func TestNodeAheadAsksS2ForTheTimeBeforeItEndsAStream(t *testing.T) {
+	r := newTestEnv(t)
+	first := r.newManagerAt(nil)
 	q := &shard.Request{
 		Stream: id, Op: shard.OpCreate, ID: shard.NewAppendID(), Born: time.Now(), Type: "text/plain", HasTTL: true, TTL: 600,
 	}
 	if out, err := first.Do(t.Context(), q); err != nil || out.Code != shard.CodeCreated {
 		t.Fatal(out, err)
 	}
-	ahead := r.hostAt(func() time.Time { return time.Now().Add(time.Hour) })
+	ahead := r.newManagerAt(func() time.Time { return time.Now().Add(time.Hour) })
 	for range 3 {
 		if info, err := ahead.State(t.Context(), id, 0); err != nil || !info.Exists {
 			t.Fatalf("%+v, %v", info, err)

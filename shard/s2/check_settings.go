@@ -13,59 +13,59 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Mistake is a setting that cannot be. Setting is its name as in the flag --s2-NAME.
-type Mistake struct {
+// SettingError is a setting that cannot be. Setting is its name as in the flag --s2-NAME.
+type SettingError struct {
 	Setting string
 	Err     error
 }
 
-func (m Mistake) Error() string {
+func (m SettingError) Error() string {
 	return strings.ReplaceAll(m.Setting, "-", " ") + ": " + m.Err.Error()
 }
 
-func (m Mistake) Unwrap() error { return m.Err }
+func (m SettingError) Unwrap() error { return m.Err }
 
 // Check returns all that is wrong with the settings that an operator gives, and brings those that
 // are right into their one form: what a Secret or a shell adds around them goes.
-func (c *Config) Check() (wrong []Mistake) {
+func (c *Config) Check() (wrong []SettingError) {
 	check := func(setting string, err error) {
 		if err != nil {
-			wrong = append(wrong, Mistake{setting, err})
+			wrong = append(wrong, SettingError{setting, err})
 		}
 	}
 	var err error
-	c.Endpoint, err = cleanEndpoint(c.Endpoint)
+	c.Endpoint, err = normalizeEndpoint(c.Endpoint)
 	check("endpoint", err)
-	c.Token, err = cleanToken(c.Token)
+	c.Token, err = normalizeToken(c.Token)
 	check("token", err)
 	if c.Endpoint == "" && c.Token == "" && len(wrong) == 0 {
 		check("token", errors.New("the managed S2 needs one; --s2-endpoint names another S2"))
 	}
 	c.Basin, c.BasinTemplate = strings.TrimSpace(c.Basin), strings.TrimSpace(c.BasinTemplate)
-	switch ways := count(c.Basin != "", c.BasinTemplate != "", len(c.BasinMap) > 0); {
+	switch ways := countTrue(c.Basin != "", c.BasinTemplate != "", len(c.BasinMap) > 0); {
 	case ways == 0:
 		check("basin", errors.New("want a basin, a template or a map of basins (--s2-basin, --s2-basin-template, --s2-basin-map)"))
 	case ways > 1:
 		check("basin", errors.New("want one of a basin, a template and a map, not several"))
 	}
 	if c.Basin != "" {
-		check("basin", basinFault(c.Basin))
+		check("basin", checkBasin(c.Basin))
 	}
 	if c.BasinTemplate != "" {
-		check("basin-template", templateFault(c.BasinTemplate))
+		check("basin-template", checkTemplate(c.BasinTemplate))
 	}
 	switch c.HomeBasin = strings.TrimSpace(c.HomeBasin); {
 	case c.HomeBasin == "":
 	case c.BasinTemplate == "":
 		check("home-basin", errors.New("it is for a template (--s2-basin-template): basins that are named hold the fleet's record themselves"))
 	default:
-		check("home-basin", basinFault(c.HomeBasin))
+		check("home-basin", checkBasin(c.HomeBasin))
 	}
-	check("basin-map", mapFault(c.BasinMap))
+	check("basin-map", checkBasinMap(c.BasinMap))
 	return wrong
 }
 
-func count(given ...bool) (n int) {
+func countTrue(given ...bool) (n int) {
 	for _, g := range given {
 		if g {
 			n++
@@ -74,9 +74,9 @@ func count(given ...bool) (n int) {
 	return n
 }
 
-// cleanEndpoint is an endpoint as scheme, host and path, without a slash or the API's version at
+// normalizeEndpoint is an endpoint as scheme, host and path, without a slash or the API's version at
 // its end.
-func cleanEndpoint(given string) (string, error) {
+func normalizeEndpoint(given string) (string, error) {
 	given = strings.TrimSpace(given)
 	if given == "" {
 		return "", nil
@@ -111,8 +111,8 @@ func cleanEndpoint(given string) (string, error) {
 	return scheme + "://" + strings.ToLower(u.Host) + path, nil
 }
 
-// cleanToken is a token without what surrounds it. It goes into a header, and is never quoted.
-func cleanToken(given string) (string, error) {
+// normalizeToken is a token without what surrounds it. It goes into a header, and is never quoted.
+func normalizeToken(given string) (string, error) {
 	token := strings.TrimSpace(given)
 	switch {
 	case token == "" && given != "":
@@ -124,45 +124,45 @@ func cleanToken(given string) (string, error) {
 }
 
 var (
-	basinName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{6,46}[a-z0-9]$`)
-	literal   = regexp.MustCompile(`^[a-z0-9-]*$`)
+	basinPattern      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{6,46}[a-z0-9]$`)
+	basinCharsPattern = regexp.MustCompile(`^[a-z0-9-]*$`)
 )
 
 const (
-	projectHole  = "{project}"
-	longestBasin = 48
+	projectPlaceholder = "{project}"
+	maxBasinLen        = 48
 )
 
-func validBasin(name string) bool { return basinName.MatchString(name) }
+func isValidBasin(name string) bool { return basinPattern.MatchString(name) }
 
-func basinFault(name string) error {
-	if validBasin(name) {
+func checkBasin(name string) error {
+	if isValidBasin(name) {
 		return nil
 	}
 	return fmt.Errorf("basin %q: want 8 to 48 of a-z, 0-9 and -, no - at the ends", name)
 }
 
-// templateFault is why a template of basins can have none, or those of strangers: a client chooses
+// checkTemplate is why a template of basins can have none, or those of strangers: a client chooses
 // the project, and without something of ours before it that would be any basin that the token
 // reaches.
-func templateFault(template string) error {
-	rest := strings.ReplaceAll(template, projectHole, "")
+func checkTemplate(template string) error {
+	rest := strings.ReplaceAll(template, projectPlaceholder, "")
 	switch {
 	case rest == template:
 		return fmt.Errorf("%q has no {project}: all projects would share their streams", template)
 	case strings.ContainsAny(rest, "{}"):
 		return fmt.Errorf("%q: the one placeholder is {project}", template)
-	case strings.HasPrefix(template, projectHole):
+	case strings.HasPrefix(template, projectPlaceholder):
 		return fmt.Errorf("%q: want a prefix before {project}, such as ds-{project}: clients name projects, and would name other basins of yours", template)
-	case !literal.MatchString(rest) || strings.HasPrefix(rest, "-") || strings.HasSuffix(template, "-"):
+	case !basinCharsPattern.MatchString(rest) || strings.HasPrefix(rest, "-") || strings.HasSuffix(template, "-"):
 		return fmt.Errorf("%q: a basin is of a-z, 0-9 and -, with no - at the ends", template)
-	case len(rest) >= longestBasin:
-		return fmt.Errorf("%q: a basin is of at most %d bytes", template, longestBasin)
+	case len(rest) >= maxBasinLen:
+		return fmt.Errorf("%q: a basin is of at most %d bytes", template, maxBasinLen)
 	}
 	return nil
 }
 
-func mapFault(basins map[string]string) error {
+func checkBasinMap(basins map[string]string) error {
 	var errs []error
 	owner := map[string]string{}
 	for project, basin := range basins {
@@ -173,7 +173,7 @@ func mapFault(basins map[string]string) error {
 		if project == "" || strings.ContainsFunc(project, func(r rune) bool { return r <= ' ' || r == '/' || r == 0x7f }) {
 			errs = append(errs, fmt.Errorf("project %q: want a name without blanks and slashes", project))
 		}
-		if err := basinFault(basin); err != nil {
+		if err := checkBasin(basin); err != nil {
 			errs = append(errs, fmt.Errorf("project %q: %w", project, err))
 		}
 	}
@@ -181,15 +181,15 @@ func mapFault(basins map[string]string) error {
 }
 
 // Basins that a template names are made for whatever projects clients name: a few together, then
-// one each makeEvery.
+// one each createBasinEvery.
 const (
-	makeEvery = 5 * time.Second
-	makeBurst = 20
+	createBasinEvery = 5 * time.Second
+	createBasinBurst = 20
 )
 
-// mayMake refuses to make a basin that only a client has named, when there have been many.
-func (c *Config) mayMake(basin string) error {
-	if c.BasinTemplate == "" || c.making.Allow() {
+// allowCreation refuses to make a basin that only a client has named, when there have been many.
+func (c *Config) allowCreation(basin string) error {
+	if c.BasinTemplate == "" || c.createLimiter.Allow() {
 		return nil
 	}
 	return fmt.Errorf("s2: make basin %s: %w: too many new projects", basin, shard.ErrLogBusy)

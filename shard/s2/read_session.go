@@ -12,39 +12,39 @@ import (
 )
 
 const (
-	// firstLook is when a session is first asked for the tail that it has seen; it
-	// is asked again at doubling intervals up to lastLook, and no sooner than that
+	// minTailPoll is when a session is first asked for the tail that it has seen; it
+	// is asked again at doubling intervals up to maxTailPoll, and no sooner than that
 	// while nothing lies between us and the tail: of thousands of streams that would
 	// be most of what they cost. The SDK has no signal for a heartbeat.
-	firstLook = 10 * time.Millisecond
-	lastLook  = 5 * time.Second
-	// ahead is how many records may wait between the SDK's goroutine and ours; full
+	minTailPoll = 10 * time.Millisecond
+	maxTailPoll = 5 * time.Second
+	// sessionBuffer is how many records may wait between the SDK's goroutine and ours; full
 	// blocks the session, which is S2's back-pressure.
-	ahead = 256
-	// backoffBase is the first pause between two sessions.
-	backoffBase = 100 * time.Millisecond
-	// billed is what S2 counts of a session at least.
-	billed = time.Minute
-	// reopens is how many sessions are opened again in a second: when a connection to S2 goes,
+	sessionBuffer = 256
+	// minBackoff is the first pause between two sessions.
+	minBackoff = 100 * time.Millisecond
+	// minBilledTime is what S2 counts of a session at least.
+	minBilledTime = time.Minute
+	// reopensPerSecond is how many sessions are opened again in a second: when a connection to S2 goes,
 	// all that it carried do.
-	reopens = 200
+	reopensPerSecond = 200
 )
 
 // Follow implements shard.Log.
 func (l *Log) Follow(
 	ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error,
 ) error {
-	st, err := l.stream(id)
+	st, err := l.streamClient(id)
 	if err != nil {
 		return err
 	}
-	return l.cfg.follow(ctx, id, from, &l.m, fn, func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
-		return l.session(ctx, st, &s2.ReadOptions{SeqNum: &from}, fn)
+	return l.cfg.keepSessionOpen(ctx, id, from, &l.metrics, fn, func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
+		return l.readSession(ctx, st, &s2.ReadOptions{SeqNum: &from}, fn)
 	})
 }
 
-// follow keeps a read session open, one after the other.
-func (c *Config) follow(
+// keepSessionOpen keeps a read session open, one after the other.
+func (c *Config) keepSessionOpen(
 	ctx context.Context, id shard.StreamID, from uint64, m *metrics, fn func(shard.Page) error,
 	session func(ctx context.Context, from uint64, fn func(shard.Page) error) error,
 ) error {
@@ -60,30 +60,30 @@ func (c *Config) follow(
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case err != nil && final(err):
+		case err != nil && isFinal(err):
 			return err
 		}
 		// A clean end is a lost session too: the SDK does not open another one.
-		m.lost.Inc()
+		m.sessionLosses.Inc()
 		c.Logger.Debug("read session lost", "stream", id, "seq", from, "err", err)
 		if err := fn(shard.Page{}); err != nil {
 			return err
 		}
 		// One that only told of the tail, and ended soon, is no success: each costs a minute.
-		if from > got || time.Since(began) >= billed {
+		if from > got || time.Since(began) >= minBilledTime {
 			try = 0
 		}
 		if got == from || try > 0 {
-			pause(ctx, min(backoffBase<<min(try, 10), c.Backoff))
+			pauseWithJitter(ctx, min(minBackoff<<min(try, 10), c.Backoff))
 		}
 		if told { // those that fail would stand before those that do not
-			_ = c.reopen.Wait(ctx)
+			_ = c.reopenLimiter.Wait(ctx)
 		}
 	}
 }
 
-// final reports whether a session's error is the caller's to handle.
-func final(err error) bool {
+// isFinal reports whether a session's error is the caller's to handle.
+func isFinal(err error) bool {
 	var lost *shard.TailError
 	var own *callerError
 	return errors.As(err, &lost) || errors.As(err, &own) ||
@@ -99,7 +99,7 @@ func (e *callerError) Unwrap() error { return e.error }
 func (l *Log) Replay(
 	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
 ) error {
-	st, err := l.stream(id)
+	st, err := l.streamClient(id)
 	if err != nil || from >= to {
 		return err
 	}
@@ -107,7 +107,7 @@ func (l *Log) Replay(
 	for from < to {
 		before := from
 		o := &s2.ReadOptions{SeqNum: &from, Count: &count, Wait: &wait}
-		err := l.session(ctx, st, o, func(p shard.Page) error {
+		err := l.readSession(ctx, st, o, func(p shard.Page) error {
 			for n := len(p.Records); n > 0 && p.Records[n-1].Pos >= to; n-- {
 				p.Records = p.Records[:n-1] // a trim let the count reach further
 			}
@@ -136,7 +136,7 @@ func (l *Log) Replay(
 				err = errCutShort
 			}
 			return err
-		case err != nil && (final(err) || before == from):
+		case err != nil && (isFinal(err) || before == from):
 			return err
 		}
 	}
@@ -145,32 +145,32 @@ func (l *Log) Replay(
 
 var errCutShort = errors.New("s2: replay was cut short")
 
-// session runs one read session of the SDK and calls fn, on this goroutine, with
+// readSession runs one read session of the SDK and calls fn, on this goroutine, with
 // whatever is there at once. nil: it ended cleanly.
-func (l *Log) session(
+func (l *Log) readSession(
 	outer context.Context, st *s2.StreamClient, o *s2.ReadOptions, fn func(shard.Page) error,
 ) (err error) {
 	defer func() {
 		if outer.Err() == nil { // else nobody wanted it any more
-			l.m.ended(opSession, time.Now(), err)
+			l.metrics.recordResult(opSession, time.Now(), err)
 		}
 	}()
 	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
 	sess, err := st.ReadSession(ctx, o)
 	if err != nil {
-		return l.cfg.classify("open session", err)
+		return l.cfg.classifyError("open session", err)
 	}
 	l.sessions.Add(1)
-	l.m.opened.Inc()
+	l.metrics.sessionOpens.Inc()
 	defer l.sessions.Add(-1)
-	recs := make(chan shard.Record, ahead) // closed by the pump, its only sender
-	var end error                          // set before recs is closed
+	recs := make(chan shard.Record, sessionBuffer) // closed by the pump, its only sender
+	var end error                                  // set before recs is closed
 	go func() {
 		defer close(recs)
 		for sess.Next() {
 			select {
-			case recs <- fromS2(sess.Record()):
+			case recs <- fromSDKRecord(sess.Record()):
 			case <-ctx.Done():
 				return
 			}
@@ -183,23 +183,23 @@ func (l *Log) session(
 		for range recs { // until the pump has ended
 		}
 	}()
-	if err := deliver(ctx, sess, *o.SeqNum, recs, l.cfg.Silence, fn); err != nil {
+	if err := deliverPages(ctx, sess, *o.SeqNum, recs, l.cfg.Silence, fn); err != nil {
 		return err
 	}
-	return l.cfg.classify("read session", end)
+	return l.cfg.classifyError("read session", end)
 }
 
-// errSilent: a session that was asked for, and of which nothing came.
-var errSilent = errors.New("s2: no word of a read session")
+// errSessionSilent: a session that was asked for, and of which nothing came.
+var errSessionSilent = errors.New("s2: no word of a read session")
 
-// deliver calls fn with pages, the first at next, until recs is closed. errSilent: nothing
+// deliverPages calls fn with pages, the first at next, until recs is closed. errSessionSilent: nothing
 // came for as long as patience.
-func deliver(
+func deliverPages(
 	ctx context.Context, sess *s2.ReadSession, next uint64, recs <-chan shard.Record, patience time.Duration, fn func(shard.Page) error,
 ) error {
-	look := time.NewTimer(firstLook)
+	look := time.NewTimer(minTailPoll)
 	defer look.Stop()
-	every := firstLook
+	every := minTailPoll
 	silent := time.NewTimer(patience) // nothing else bounds how long the head of an answer may take
 	defer silent.Stop()
 	for {
@@ -210,14 +210,14 @@ func deliver(
 				return nil
 			}
 			silent.Stop()
-			p.Records = gather(r, recs)
+			p.Records = gatherPage(r, recs)
 			next = p.Records[len(p.Records)-1].Pos + 1
-			every = firstLook
+			every = minTailPoll
 		case <-look.C:
-			every = min(2*every, lastLook)
+			every = min(2*every, maxTailPoll)
 		case <-silent.C:
 			if sess.LastObservedTail() == nil {
-				return errSilent
+				return errSessionSilent
 			}
 			continue
 		case <-ctx.Done():
@@ -227,7 +227,7 @@ func deliver(
 		case t == nil:
 			every = min(every, 100*time.Millisecond)
 		case t.SeqNum == next:
-			every = lastLook
+			every = maxTailPoll
 			fallthrough
 		default:
 			p.Tail, p.HasTail = t.SeqNum, true
@@ -242,8 +242,8 @@ func deliver(
 	}
 }
 
-// gather takes what is there without waiting, up to a page.
-func gather(first shard.Record, recs <-chan shard.Record) []shard.Record {
+// gatherPage takes what is there without waiting, up to a page.
+func gatherPage(first shard.Record, recs <-chan shard.Record) []shard.Record {
 	out := []shard.Record{first}
 	for size := first.Size; len(out) < shard.MaxBatchRecords && size < shard.MaxBatchBytes; {
 		select {
@@ -260,8 +260,8 @@ func gather(first shard.Record, recs <-chan shard.Record) []shard.Record {
 	return out
 }
 
-// pause waits up to d, with full jitter.
-func pause(ctx context.Context, d time.Duration) {
+// pauseWithJitter waits up to d, with full jitter.
+func pauseWithJitter(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(rand.N(d) + 1)
 	defer t.Stop()
 	select {

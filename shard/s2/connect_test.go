@@ -19,9 +19,9 @@ import (
 
 // Appends, reads and sessions all take the way through the proxy, to an S2 whose name only the
 // proxy can look up.
-func TestProxy(t *testing.T) {
-	r := newRig(t)
-	behind, err := url.Parse(r.s2.URL())
+func TestCallsAndSessionsGoThroughTheProxy(t *testing.T) {
+	r := newTestEnv(t)
+	behind, err := url.Parse(r.server.URL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestProxy(t *testing.T) {
 		t.Errorf("the proxy was asked for %q", asked)
 	}
 	// Nobody else on this machine gets through the bridge.
-	resp, err := log.bridge.client().Get(log.bridge.base("") + "/basins") //nolint:noctx // loopback
+	resp, err := log.bridge.client().Get(log.bridge.baseURL("") + "/basins") //nolint:noctx // loopback
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func (b *bridge) client() *http.Client {
 }
 
 // The managed S2's hosts are what the proxy is asked to connect to.
-func TestProxyToManaged(t *testing.T) {
+func TestProxyReachesTheManagedService(t *testing.T) {
 	hosts := make(chan string, 16)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hosts <- r.Method + " " + r.Host
@@ -106,7 +106,7 @@ func TestProxyToManaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	want := "CONNECT " + net.JoinHostPort(testBasin+managedBasin, "443")
+	want := "CONNECT " + net.JoinHostPort(testBasin+managedBasinSuffix, "443")
 	if _, err := log.Tail(t.Context(), id); err == nil {
 		t.Error("an answer of a proxy that refuses")
 	}

@@ -16,30 +16,30 @@ import (
 // answered by 412 where the right is there and by 403 where it is not; so is a trim, which
 // is an append of a command record.
 
-// fleetStream is the stream of the fleet's record in its basin, and fleetSite what the ids of
+// fleetStream is the stream of the fleet's record in its basin, and fleetStreamPrefix what the ids of
 // such streams begin with: the basin follows.
 const (
-	fleetStream = "__ds/fleet"
-	fleetSite   = fleetStream + "/"
+	fleetStream       = "__ds/fleet"
+	fleetStreamPrefix = fleetStream + "/"
 )
 
-// looseProject is the project whose basin tells of a template's.
-const looseProject = "default"
+// sampleProject is the project whose basin tells of a template's.
+const sampleProject = "default"
 
 var (
 	_ shard.Prober = (*Log)(nil)
-	_ shard.Prober = (*Embedded)(nil)
+	_ shard.Prober = (*InProcess)(nil)
 )
 
-// fixed lists the basins that the settings name; loose: they only make one up.
-func (c *Config) fixed() (basins []string, loose bool) {
+// siteBasins lists the basins that the settings name; loose: they only make one up.
+func (c *Config) siteBasins() (basins []string, loose bool) {
 	switch {
 	case c.Basin != "":
 		return []string{c.Basin}, false
 	case c.HomeBasin != "":
 		return []string{c.HomeBasin}, false
 	case c.BasinTemplate != "":
-		if basin := strings.ReplaceAll(c.BasinTemplate, "{project}", looseProject); validBasin(basin) {
+		if basin := strings.ReplaceAll(c.BasinTemplate, "{project}", sampleProject); isValidBasin(basin) {
 			return []string{basin}, true
 		}
 		return nil, true
@@ -52,24 +52,24 @@ func (c *Config) fixed() (basins []string, loose bool) {
 }
 
 func (c *Config) sites() []shard.Site {
-	basins, loose := c.fixed()
+	basins, loose := c.siteBasins()
 	sites := make([]shard.Site, len(basins))
 	for i, b := range basins {
-		sites[i] = shard.Site{Log: shard.StreamID(fleetSite + b), Basin: b, Loose: loose}
+		sites[i] = shard.Site{Log: shard.StreamID(fleetStreamPrefix + b), Basin: b, Loose: loose}
 	}
 	return sites
 }
 
-// siteOf is the basin of a site's log.
-func (c *Config) siteOf(id shard.StreamID) (basin string, ok bool) {
-	if basin, ok = strings.CutPrefix(string(id), fleetSite); !ok {
+// basinOfSite is the basin of a site's log.
+func (c *Config) basinOfSite(id shard.StreamID) (basin string, ok bool) {
+	if basin, ok = strings.CutPrefix(string(id), fleetStreamPrefix); !ok {
 		return "", false
 	}
-	basins, _ := c.fixed()
+	basins, _ := c.siteBasins()
 	return basin, slices.Contains(basins, basin)
 }
 
-func (c *Config) mapping() string {
+func (c *Config) describeMapping() string {
 	switch {
 	case c.Basin != "":
 		return "all in basin " + c.Basin
@@ -96,31 +96,31 @@ func (c *Config) basinFlag() string {
 	return "--s2-basin-map"
 }
 
-// at names this S2.
-func (c *Config) at() string {
+// describeEndpoint names this S2.
+func (c *Config) describeEndpoint() string {
 	if c.Endpoint == "" {
 		return "S2"
 	}
 	return "S2 " + c.Endpoint
 }
 
-func (c *Config) describe(s shard.Site) string {
-	return fmt.Sprintf("basin %s (%s) of %s", s.Basin, c.basinFlag(), c.at())
+func (c *Config) describeSite(s shard.Site) string {
+	return fmt.Sprintf("basin %s (%s) of %s", s.Basin, c.basinFlag(), c.describeEndpoint())
 }
 
-// explain is one line without the token.
-func (c *Config) explain(s shard.Site, err error) string {
-	text := c.reason(s, err)
-	if c.Token != "" && c.Token != noToken {
+// explainError is one line without the token.
+func (c *Config) explainError(s shard.Site, err error) string {
+	text := c.errorReason(s, err)
+	if c.Token != "" && c.Token != placeholderToken {
 		text = strings.ReplaceAll(text, c.Token, "…")
 	}
 	return strings.Join(strings.Fields(text), " ")
 }
 
-func (c *Config) reason(s shard.Site, err error) string {
+func (c *Config) errorReason(s shard.Site, err error) string {
 	var e *s2.S2Error
 	if !errors.As(err, &e) {
-		return c.at() + " does not answer: " + causeOf(err) + " (" + c.endpointFlag() + ")"
+		return c.describeEndpoint() + " does not answer: " + rootCause(err) + " (" + c.endpointFlag() + ")"
 	}
 	said := e.Code
 	if e.Message != "" {
@@ -137,7 +137,7 @@ func (c *Config) reason(s shard.Site, err error) string {
 	case errors.Is(err, shard.ErrLogDenied):
 		return fmt.Sprintf("S2 refuses this node in basin %s (%s): HTTP %d %s", s.Basin, c.basinFlag(), e.Status, said)
 	}
-	return fmt.Sprintf("%s does not serve this node: HTTP %d %s", c.at(), e.Status, said)
+	return fmt.Sprintf("%s does not serve this node: HTTP %d %s", c.describeEndpoint(), e.Status, said)
 }
 
 func (c *Config) endpointFlag() string {
@@ -151,22 +151,22 @@ func (c *Config) endpointFlag() string {
 func (l *Log) Sites() []shard.Site { return l.cfg.sites() }
 
 // Mapping implements shard.Prober.
-func (l *Log) Mapping() string { return l.cfg.mapping() }
+func (l *Log) Mapping() string { return l.cfg.describeMapping() }
 
 // Describe implements shard.Prober.
-func (l *Log) Describe(s shard.Site) string { return l.cfg.describe(s) }
+func (l *Log) Describe(s shard.Site) string { return l.cfg.describeSite(s) }
 
 // Explain implements shard.Prober.
-func (l *Log) Explain(s shard.Site, err error) string { return l.cfg.explain(s, err) }
+func (l *Log) Explain(s shard.Site, err error) string { return l.cfg.explainError(s, err) }
 
 // Sites implements shard.Prober.
-func (l *Embedded) Sites() []shard.Site { return l.cfg.sites() }
+func (l *InProcess) Sites() []shard.Site { return l.cfg.sites() }
 
 // Mapping implements shard.Prober.
-func (l *Embedded) Mapping() string { return l.cfg.mapping() }
+func (l *InProcess) Mapping() string { return l.cfg.describeMapping() }
 
 // Describe implements shard.Prober.
-func (l *Embedded) Describe(s shard.Site) string { return l.cfg.describe(s) }
+func (l *InProcess) Describe(s shard.Site) string { return l.cfg.describeSite(s) }
 
 // Explain implements shard.Prober.
-func (l *Embedded) Explain(s shard.Site, err error) string { return l.cfg.explain(s, err) }
+func (l *InProcess) Explain(s shard.Site, err error) string { return l.cfg.explainError(s, err) }

@@ -13,7 +13,7 @@ import (
 )
 
 // What an append holds on its way to an S2 that does not answer is within what is counted for it.
-func TestWhatAnAppendHolds(t *testing.T) {
+func TestAppendHoldsNoMoreThanIsCountedForIt(t *testing.T) {
 	came, free := make(chan struct{}), make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		came <- struct{}{}

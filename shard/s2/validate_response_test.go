@@ -19,7 +19,7 @@ import (
 )
 
 // What somebody between us and S2 answers in its place is no success, whatever its status.
-func TestNotS2(t *testing.T) {
+func TestAnswersThatAreNotFromS2AreRefused(t *testing.T) {
 	elsewhere, err := proto.Marshal(&pb.AppendAck{Start: &pb.StreamPosition{SeqNum: 4}, End: &pb.StreamPosition{SeqNum: 5}})
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestNotS2(t *testing.T) {
 }
 
 // A read session of which no word comes is given up, and another one opened.
-func TestSilentSession(t *testing.T) {
+func TestSilentSessionIsReplaced(t *testing.T) {
 	var asked atomic.Int32
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
@@ -84,21 +84,21 @@ func TestSilentSession(t *testing.T) {
 	defer cancel()
 	err = log.Follow(ctx, id, 0, func(shard.Page) error {
 		if asked.Load() > 2 {
-			return errDone
+			return errReplayDone
 		}
 		return nil
 	})
-	if !errors.Is(err, errDone) {
+	if !errors.Is(err, errReplayDone) {
 		t.Errorf("asked %d times: %v", asked.Load(), err)
 	}
-	if err := log.Replay(ctx, id, 0, 1, func(shard.Page) error { return nil }); !errors.Is(err, errSilent) {
+	if err := log.Replay(ctx, id, 0, 1, func(shard.Page) error { return nil }); !errors.Is(err, errSessionSilent) {
 		t.Errorf("replay: %v", err)
 	}
 }
 
 // Sessions that end as soon as they have told of the tail are opened less and less often; one
 // that brought something, or was worth its minute, at once.
-func TestReopen(t *testing.T) {
+func TestSessionsThatBringNothingAreReopenedMoreAndMoreRarely(t *testing.T) {
 	const during = 10 * time.Minute
 	for _, c := range []struct {
 		name        string
@@ -118,7 +118,7 @@ func TestReopen(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), during)
 			defer cancel()
 			m, sessions := newMetrics(nil, newHealth("", slog.New(slog.DiscardHandler))), 0
-			err := cfg.follow(ctx, id, 0, &m, func(shard.Page) error { return nil },
+			err := cfg.keepSessionOpen(ctx, id, 0, &m, func(shard.Page) error { return nil },
 				func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
 					sessions++
 					p := shard.Page{Tail: from, HasTail: true}
@@ -139,7 +139,7 @@ func TestReopen(t *testing.T) {
 }
 
 // When all sessions of a node are lost at once they are not all opened again at once.
-func TestReopenHerd(t *testing.T) {
+func TestLostSessionsAreReopenedInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := Config{Basin: testBasin, Token: "t"}
 		if err := cfg.validate(); err != nil {
@@ -153,7 +153,7 @@ func TestReopenHerd(t *testing.T) {
 		for range streams {
 			go func() {
 				m := newMetrics(nil, newHealth("", slog.New(slog.DiscardHandler)))
-				_ = cfg.follow(ctx, id, 0, &m, func(shard.Page) error { return nil },
+				_ = cfg.keepSessionOpen(ctx, id, 0, &m, func(shard.Page) error { return nil },
 					func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
 						opened.Add(1)
 						if err := fn(shard.Page{Tail: from, HasTail: true}); err != nil {
@@ -174,10 +174,10 @@ func TestReopenHerd(t *testing.T) {
 		synctest.Wait()
 		close(lost)
 		<-time.After(time.Second)
-		if n := opened.Load() - streams; n > 2*reopens {
+		if n := opened.Load() - streams; n > 2*reopensPerSecond {
 			t.Errorf("%d sessions are opened in a second", n)
 		}
-		<-time.After(streams / reopens * time.Second)
+		<-time.After(streams / reopensPerSecond * time.Second)
 		if n := opened.Load() - streams; n != streams {
 			t.Errorf("%d of %d are open again", n, streams)
 		}

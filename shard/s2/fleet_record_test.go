@@ -11,18 +11,18 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// stand is how a node with these settings stands with S2, once its first probe is over.
-func (r *rig) stand(cfg Config) shard.Standing {
+// probe is how a node with these settings stands with S2, once its first probe is over.
+func (r *testEnv) probe(cfg Config) shard.Standing {
 	r.Helper()
 	log, err := Open(cfg)
 	if err != nil {
 		r.Fatal(err)
 	}
 	r.Cleanup(func() { _ = log.Close() })
-	return r.standOn(log)
+	return r.probeLog(log)
 }
 
-func (r *rig) standOn(log shard.Log) shard.Standing {
+func (r *testEnv) probeLog(log shard.Log) shard.Standing {
 	r.Helper()
 	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
 	defer h.Close()
@@ -38,10 +38,10 @@ func (r *rig) standOn(log shard.Log) shard.Standing {
 }
 
 // What an operator reads for each setting that is wrong.
-func TestProbeExplains(t *testing.T) {
-	r := newRig(t)
+func TestProbeExplainsEachWrongSetting(t *testing.T) {
+	r := newTestEnv(t)
 	for _, d := range []struct{ token, code string }{{"no-rights", "permission_denied"}, {"unknown", "authn"}} {
-		r.s2.Faults().Deny(d.token, d.code)
+		r.server.Faults().Deny(d.token, d.code)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -64,9 +64,9 @@ func TestProbeExplains(t *testing.T) {
 		"endpoint":          {cfg: Config{Basin: testBasin, Endpoint: dead}, silent: "S2 " + dead + " does not answer: connection refused (--s2-endpoint)"},
 	} {
 		if c.cfg.Endpoint == "" {
-			c.cfg.Endpoint = r.s2.URL()
+			c.cfg.Endpoint = r.server.URL()
 		}
-		st := r.stand(c.cfg)
+		st := r.probe(c.cfg)
 		if !strings.Contains(st.Refused, c.refused) || (c.refused == "") != (st.Refused == "") {
 			t.Errorf("%s: refused %q, want %q", name, st.Refused, c.refused)
 		}
@@ -83,15 +83,15 @@ func TestProbeExplains(t *testing.T) {
 }
 
 // Each right that is missing is found; and what is asked for it changes nothing.
-func TestProbeRights(t *testing.T) {
-	r := newRig(t)
-	if st := r.standOn(r.log); !st.Passed || st.Fleet == 0 {
+func TestProbeFindsMissingRights(t *testing.T) {
+	r := newTestEnv(t)
+	if st := r.probeLog(r.log); !st.Passed || st.Fleet == 0 {
 		t.Fatalf("%+v", st)
 	}
-	before := r.s2.Usage().Streams[testBasin+"/"+fleetStream]
+	before := r.server.Usage().Streams[testBasin+"/"+fleetStream]
 	for _, op := range []s2dev.Op{s2dev.OpRead, s2dev.OpCheckTail, s2dev.OpAppend, s2dev.OpEnsureStream} {
-		f := r.s2.Faults().Add(s2dev.Fault{Stream: fleetStream, Op: op, Kind: s2dev.Refuse, Code: "permission_denied"})
-		if st := r.standOn(r.log); st.Refused == "" || st.Passed {
+		f := r.server.Faults().Add(s2dev.Fault{Stream: fleetStream, Op: op, Kind: s2dev.Refuse, Code: "permission_denied"})
+		if st := r.probeLog(r.log); st.Refused == "" || st.Passed {
 			t.Errorf("without %s: %+v", op, st)
 		}
 		f.Remove()
@@ -100,35 +100,35 @@ func TestProbeRights(t *testing.T) {
 	if err != nil || tail != 1 {
 		t.Errorf("the log ends at %d, %v", tail, err)
 	}
-	if after := r.s2.Usage().Streams[testBasin+"/"+fleetStream]; after.RecordsAppended != before.RecordsAppended {
+	if after := r.server.Usage().Streams[testBasin+"/"+fleetStream]; after.RecordsAppended != before.RecordsAppended {
 		t.Errorf("%d records appended by probes", after.RecordsAppended-before.RecordsAppended)
 	}
 }
 
 // The embedded S2 without a wire is asked the same, and is the same fleet.
-func TestProbeEmbedded(t *testing.T) {
-	r := newRig(t)
-	log, err := OpenEmbedded(r.basin, Config{Basin: testBasin})
+func TestProbeInProcessIsTheSameFleet(t *testing.T) {
+	r := newTestEnv(t)
+	log, err := OpenInProcess(r.basin, Config{Basin: testBasin})
 	if err != nil {
 		t.Fatal(err)
 	}
-	here, wire := r.standOn(log), r.standOn(r.log)
+	here, wire := r.probeLog(log), r.probeLog(r.log)
 	if !here.Passed || here.Fleet == 0 || here.Fleet != wire.Fleet {
 		t.Errorf("%+v, over the wire %+v", here, wire)
 	}
-	missing, err := OpenEmbedded(r.basin, Config{Basin: "fantail-tets"})
+	missing, err := OpenInProcess(r.basin, Config{Basin: "fantail-tets"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if st := r.standOn(missing); !strings.Contains(st.Refused, "not found") {
+	if st := r.probeLog(missing); !strings.Contains(st.Refused, "not found") {
 		t.Errorf("%+v", st)
 	}
 }
 
 // A node that may make basins makes the one that holds the record.
-func TestProbeMakesBasin(t *testing.T) {
-	r := newRig(t)
-	st := r.stand(Config{Endpoint: r.s2.URL(), Basin: "fantail-made", CreateBasins: true})
+func TestProbeCreatesTheBasin(t *testing.T) {
+	r := newTestEnv(t)
+	st := r.probe(Config{Endpoint: r.server.URL(), Basin: "fantail-made", CreateBasins: true})
 	if !st.Passed || st.Fleet == 0 {
 		t.Errorf("%+v", st)
 	}
@@ -136,13 +136,13 @@ func TestProbeMakesBasin(t *testing.T) {
 
 // The mapping is part of what a fleet is: the same basins in other use are another's. How S2 is
 // named is none.
-func TestProbeMapping(t *testing.T) {
-	r := newRig(t)
-	one := r.stand(Config{Endpoint: r.s2.URL(), Basin: testBasin})
-	if same := r.stand(Config{Endpoint: strings.Replace(r.s2.URL(), "127.0.0.1", "localhost", 1), Basin: testBasin}); same.Fleet != one.Fleet {
+func TestMappingIsPartOfTheFleet(t *testing.T) {
+	r := newTestEnv(t)
+	one := r.probe(Config{Endpoint: r.server.URL(), Basin: testBasin})
+	if same := r.probe(Config{Endpoint: strings.Replace(r.server.URL(), "127.0.0.1", "localhost", 1), Basin: testBasin}); same.Fleet != one.Fleet {
 		t.Error("another name of S2 is another fleet")
 	}
-	if other := r.stand(Config{Endpoint: r.s2.URL(), BasinMap: map[string]string{"default": testBasin}}); other.Fleet == one.Fleet || other.Fleet == 0 {
+	if other := r.probe(Config{Endpoint: r.server.URL(), BasinMap: map[string]string{"default": testBasin}}); other.Fleet == one.Fleet || other.Fleet == 0 {
 		t.Errorf("another mapping is the same fleet: %+v", other)
 	}
 }
@@ -153,18 +153,18 @@ func TestLiteProbe(t *testing.T) {
 	if endpoint == "" {
 		t.Skip("TEST_S2_ENDPOINT names no S2")
 	}
-	r := newRig(t)
+	r := newTestEnv(t)
 	cfg := Config{Endpoint: endpoint, Basin: "fantail-probe", CreateBasins: true}
-	first := r.stand(cfg)
+	first := r.probe(cfg)
 	if !first.Passed || first.Fleet == 0 || first.Record != "" {
 		t.Fatalf("%+v", first)
 	}
 	cfg.CreateBasins = false
-	if again := r.stand(cfg); !again.Passed || again.Fleet != first.Fleet {
+	if again := r.probe(cfg); !again.Passed || again.Fleet != first.Fleet {
 		t.Errorf("%+v, and was of %x", again, first.Fleet)
 	}
 	cfg.Basin = "fantail-tets"
-	if st := r.stand(cfg); st.Refused != "S2 refuses this node: basin fantail-tets not found (--s2-basin)" {
+	if st := r.probe(cfg); st.Refused != "S2 refuses this node: basin fantail-tets not found (--s2-basin)" {
 		t.Errorf("%+v", st)
 	}
 }

@@ -30,14 +30,14 @@ const (
 	id        = shard.StreamID("default/s")
 )
 
-// rig is an embedded S2 with a Log on it, over its real wire protocol.
-type rig struct {
+// testEnv is an embedded S2 with a Log on it, over its real wire protocol.
+type testEnv struct {
 	*testing.T
-	s2  *s2dev.Server
-	log *Log
+	server *s2dev.Server
+	log    *Log
 }
 
-func newRig(t *testing.T) *rig {
+func newTestEnv(t *testing.T) *testEnv {
 	t.Helper()
 	s, err := s2dev.Open(s2dev.Config{Listen: "127.0.0.1:0", Basins: []string{testBasin}})
 	if err != nil {
@@ -55,54 +55,54 @@ func newRig(t *testing.T) *rig {
 			t.Error(err)
 		}
 	})
-	return &rig{t, s, log}
+	return &testEnv{t, s, log}
 }
 
 // basin is one of the same S2's without the wire.
-func (r *rig) basin(name string) Basin { return r.s2.Direct(name) }
+func (r *testEnv) basin(name string) Basin { return r.server.Direct(name) }
 
-// host is a node that owns everything.
-func (r *rig) host() *shard.Host { return r.hostAt(nil) }
+// newManager is a node that owns everything.
+func (r *testEnv) newManager() *shard.Host { return r.newManagerAt(nil) }
 
-// hostAt is one with a clock of its own.
-func (r *rig) hostAt(now func() time.Time) *shard.Host {
+// newManagerAt is one with a clock of its own.
+func (r *testEnv) newManagerAt(now func() time.Time) *shard.Host {
 	h := shard.NewHost(r.log, shard.NewTails(0, 0), shard.Config{Now: now})
 	r.Cleanup(func() { _ = h.Close() })
 	return h
 }
 
-// native is the stream as a program sees it that uses S2 and knows nothing of us.
-func (r *rig) native() *sdk.StreamClient { return r.basinClient().Stream(sdk.StreamName(id)) }
+// nativeClient is the stream as a program sees it that uses S2 and knows nothing of us.
+func (r *testEnv) nativeClient() *sdk.StreamClient { return r.basinClient().Stream(sdk.StreamName(id)) }
 
-func (r *rig) basinClient() *sdk.BasinClient {
+func (r *testEnv) basinClient() *sdk.BasinClient {
 	c := sdk.New("none", &sdk.ClientOptions{
-		BaseURL: r.s2.URL() + "/v1", MakeBasinBaseURL: func(string) string { return r.s2.URL() + "/v1" },
-		HTTPClient: &http.Client{Transport: r.log.conns},
+		BaseURL: r.server.URL() + "/v1", MakeBasinBaseURL: func(string) string { return r.server.URL() + "/v1" },
+		HTTPClient: &http.Client{Transport: r.log.transport},
 	})
 	return c.Basin(testBasin)
 }
 
-// foreign appends records straight to S2.
-func (r *rig) foreign(bodies ...string) {
+// appendForeign appends records straight to S2.
+func (r *testEnv) appendForeign(bodies ...string) {
 	r.Helper()
 	recs := make([]sdk.AppendRecord, len(bodies))
 	for i, b := range bodies {
 		recs[i] = sdk.AppendRecord{Body: []byte(b)}
 	}
-	r.raw(recs...)
+	r.appendRaw(recs...)
 }
 
-func (r *rig) raw(recs ...sdk.AppendRecord) *sdk.AppendAck {
+func (r *testEnv) appendRaw(recs ...sdk.AppendRecord) *sdk.AppendAck {
 	r.Helper()
-	ack, err := r.native().Append(r.Context(), &sdk.AppendInput{Records: recs})
+	ack, err := r.nativeClient().Append(r.Context(), &sdk.AppendInput{Records: recs})
 	if err != nil {
 		r.Fatal(err)
 	}
 	return ack
 }
 
-// make has S2 make the stream, without a record.
-func (r *rig) make() {
+// createStream has S2 make the stream, without a record.
+func (r *testEnv) createStream() {
 	r.Helper()
 	if err := r.log.Create(r.Context(), id); err != nil {
 		r.Fatal(err)
@@ -119,7 +119,7 @@ func request(op shard.Op, typ string, messages ...string) *shard.Request {
 	return q
 }
 
-func (r *rig) do(h *shard.Host, q *shard.Request, want shard.Code) shard.Outcome {
+func (r *testEnv) mustDo(h *shard.Host, q *shard.Request, want shard.Code) shard.Outcome {
 	r.Helper()
 	out, err := h.Do(r.Context(), q)
 	if err != nil || out.Code != want {
@@ -128,7 +128,7 @@ func (r *rig) do(h *shard.Host, q *shard.Request, want shard.Code) shard.Outcome
 	return out
 }
 
-func (r *rig) state(h *shard.Host) shard.Info {
+func (r *testEnv) info(h *shard.Host) shard.Info {
 	r.Helper()
 	info, err := h.State(r.Context(), id, 0)
 	if err != nil {
@@ -137,10 +137,10 @@ func (r *rig) state(h *shard.Host) shard.Info {
 	return info
 }
 
-// history is every visible message, by pages.
-func (r *rig) history(h *shard.Host) []string {
+// readAll is every visible message, by pages.
+func (r *testEnv) readAll(h *shard.Host) []string {
 	r.Helper()
-	info := r.state(h)
+	info := r.info(h)
 	var got []string
 	for at := info.Start; at < info.Tail; {
 		p, err := h.ReadPage(r.Context(), id, info, at)
@@ -155,10 +155,10 @@ func (r *rig) history(h *shard.Host) []string {
 	return got
 }
 
-// live reads the stream's Tail from its beginning until it has n messages.
-func (r *rig) live(h *shard.Host, n int) []string {
+// readLive reads the stream's Tail from its beginning until it has n messages.
+func (r *testEnv) readLive(h *shard.Host, n int) []string {
 	r.Helper()
-	info := r.state(h)
+	info := r.info(h)
 	tail, release, err := h.Follow(r.Context(), id, info.Start)
 	if err != nil {
 		r.Fatal(err)
@@ -208,7 +208,7 @@ func (w waker) Wake() {
 	}
 }
 
-func (r *rig) want(what string, got []string, want ...string) {
+func (r *testEnv) wantEqual(what string, got []string, want ...string) {
 	r.Helper()
 	if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
 		r.Fatalf("%s: %.300q, want %.300q", what, got, want)
@@ -217,18 +217,18 @@ func (r *rig) want(what string, got []string, want ...string) {
 
 // wantHistory waits until the node sees these messages: what others wrote straight
 // to S2 may be 250 ms old before it knows.
-func (r *rig) wantHistory(h *shard.Host, want ...string) {
+func (r *testEnv) wantHistory(h *shard.Host, want ...string) {
 	r.Helper()
 	var got []string
 	r.eventually("the history is as wanted", func() bool {
-		got = r.history(h)
+		got = r.readAll(h)
 		return len(got) >= len(want)
 	})
-	r.want("history", got, want...)
+	r.wantEqual("history", got, want...)
 }
 
 // eventually waits until ok says yes.
-func (r *rig) eventually(what string, ok func() bool) {
+func (r *testEnv) eventually(what string, ok func() bool) {
 	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 	defer cancel()

@@ -13,19 +13,19 @@ import (
 // A large append is visible whole or not at all, whatever happens to its parts.
 func TestLargeAppendIsAtomic(t *testing.T) {
 	for _, size := range []int{1<<20 - 1, 1 << 20, 1<<20 + 1, 10_000_000, shard.MaxBody} {
-		r := newRig(t)
-		h := r.host()
-		r.do(h, request(shard.OpCreate, "application/octet-stream", "before"), shard.CodeCreated)
+		r := newTestEnv(t)
+		h := r.newManager()
+		r.mustDo(h, request(shard.OpCreate, "application/octet-stream", "before"), shard.CodeCreated)
 		body := strings.Repeat("0123456789abcdef", size/16+1)[:size]
-		r.do(h, request(shard.OpAppend, "application/octet-stream", body), shard.CodeAppended)
-		r.do(h, request(shard.OpAppend, "application/octet-stream", "after"), shard.CodeAppended)
-		for _, h := range []*shard.Host{h, r.host()} {
-			got := r.history(h)
+		r.mustDo(h, request(shard.OpAppend, "application/octet-stream", body), shard.CodeAppended)
+		r.mustDo(h, request(shard.OpAppend, "application/octet-stream", "after"), shard.CodeAppended)
+		for _, h := range []*shard.Host{h, r.newManager()} {
+			got := r.readAll(h)
 			if len(got) != 3 || got[0] != "before" || got[1] != body || got[2] != "after" {
 				t.Fatalf("%d bytes: %d messages", size, len(got))
 			}
 		}
-		got := r.live(r.host(), 3)
+		got := r.readLive(r.newManager(), 3)
 		if !bytes.Equal([]byte(got[1]), []byte(body)) {
 			t.Fatalf("%d bytes: live differs", size)
 		}
@@ -35,11 +35,11 @@ func TestLargeAppendIsAtomic(t *testing.T) {
 // The writer dies between two parts: readers see nothing of it, and the next
 // append works.
 func TestWriterDiesInTheMiddleOfALargeAppend(t *testing.T) {
-	r := newRig(t)
+	r := newTestEnv(t)
 	h := shard.NewHost(r.log, shard.NewTails(0, 0), shard.Config{})
-	r.do(h, request(shard.OpCreate, "text/plain", "before"), shard.CodeCreated)
+	r.mustDo(h, request(shard.OpCreate, "text/plain", "before"), shard.CodeCreated)
 	// The third part's request is held until the host is gone.
-	r.s2.Faults().Add(s2dev.Fault{
+	r.server.Faults().Add(s2dev.Fault{
 		Stream: string(id), Op: s2dev.OpAppend, Kind: s2dev.Refuse, Code: "rate_limited", Probability: 0.5, Seed: 5,
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -52,17 +52,17 @@ func TestWriterDiesInTheMiddleOfALargeAppend(t *testing.T) {
 		tail, err := r.log.Tail(t.Context(), id)
 		return err == nil && tail > 5
 	})
-	r.s2.Faults().Clear()
+	r.server.Faults().Clear()
 	cancel()
 	_ = h.Close()
 	<-done
-	heir := r.host()
-	got := r.history(heir)
+	heir := r.newManager()
+	got := r.readAll(heir)
 	if len(got) != 1 && len(got) != 2 { // all or nothing: it may just have been done
 		t.Fatalf("%d messages", len(got))
 	}
-	r.do(heir, request(shard.OpAppend, "text/plain", "next"), shard.CodeAppended)
-	after := r.history(heir)
+	r.mustDo(heir, request(shard.OpAppend, "text/plain", "next"), shard.CodeAppended)
+	after := r.readAll(heir)
 	if len(after) != len(got)+1 || after[len(after)-1] != "next" {
 		t.Fatalf("%d messages after another append", len(after))
 	}
@@ -71,11 +71,11 @@ func TestWriterDiesInTheMiddleOfALargeAppend(t *testing.T) {
 // A record of somebody else between two parts voids what came before; the append
 // starts again and is there once.
 func TestForeignRecordBetweenParts(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
 	body := strings.Repeat("y", 8<<20)
-	held := r.s2.Faults().Add(s2dev.Fault{
+	held := r.server.Faults().Add(s2dev.Fault{
 		Stream: string(id), Op: s2dev.OpAppend, Kind: s2dev.DelayAfter, Count: 1,
 	})
 	done := make(chan error, 1)
@@ -86,13 +86,13 @@ func TestForeignRecordBetweenParts(t *testing.T) {
 	if err := held.Wait(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	r.foreign("between")
+	r.appendForeign("between")
 	held.Release()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range []*shard.Host{h, r.host()} {
-		got := r.history(h)
+	for _, h := range []*shard.Host{h, r.newManager()} {
+		got := r.readAll(h)
 		if len(got) != 2 || got[0] != "between" || got[1] != body {
 			t.Fatalf("%d messages, first of %d bytes", len(got), len(got[0]))
 		}

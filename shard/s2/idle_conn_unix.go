@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// quiet reports whether nothing has come on an idle connection, its end included.
-func quiet(c net.Conn) bool {
+// isStillIdle reports whether nothing has come on an idle connection, its end included.
+func isStillIdle(c net.Conn) bool {
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return true

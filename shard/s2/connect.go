@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// managed is the account's endpoint of the managed S2, and managedBasin the end of a basin's host.
+// managed is the account's endpoint of the managed S2, and managedBasinSuffix the end of a basin's host.
 const (
-	managed      = "https://a.s2.dev"
-	managedBasin = ".b.s2.dev"
+	managedEndpoint    = "https://a.s2.dev"
+	managedBasinSuffix = ".b.s2.dev"
 )
 
 // connect makes the connections to S2. base is where the SDK is to call for a basin; nil: where it
@@ -26,7 +26,7 @@ func (l *Log) connect() (base func(basin string) string, err error) {
 	cfg := &l.cfg
 	at := cfg.Endpoint
 	if at == "" {
-		at = managed
+		at = managedEndpoint
 	}
 	u, err := url.Parse(at)
 	if err != nil {
@@ -39,18 +39,18 @@ func (l *Log) connect() (base func(basin string) string, err error) {
 	dialer := &net.Dialer{Timeout: 3 * time.Second}
 	switch {
 	case proxy != nil:
-		t := cfg.transport(dialer)
+		t := cfg.newTransport(dialer)
 		t.Proxy = func(r *http.Request) (*url.URL, error) { return cfg.Proxy(r.URL) }
 		if l.bridge, err = newBridge(t, cfg); err != nil {
 			return nil, err
 		}
-		l.conns = l.bridge
+		l.transport = l.bridge
 		cfg.Logger.Info("S2 is reached through a proxy", "s2", at, "proxy", proxy.Redacted())
-		return l.bridge.base, nil
+		return l.bridge.baseURL, nil
 	case u.Scheme == "http":
-		l.conns = &unary{dial: dialer.DialContext, most: cfg.ConnsPerHost}
+		l.transport = &http1Transport{dial: dialer.DialContext, maxIdle: cfg.ConnsPerHost}
 	default:
-		l.conns = cfg.transport(dialer)
+		l.transport = cfg.newTransport(dialer)
 	}
 	if cfg.Endpoint == "" {
 		return nil, nil
@@ -58,12 +58,12 @@ func (l *Log) connect() (base func(basin string) string, err error) {
 	return func(string) string { return cfg.Endpoint + "/v1" }, nil
 }
 
-func (c *Config) transport(dialer *net.Dialer) *http.Transport {
+func (c *Config) newTransport(dialer *net.Dialer) *http.Transport {
 	return &http.Transport{
 		DialContext:         dialer.DialContext,
 		MaxIdleConns:        4 * c.ConnsPerHost,
 		MaxIdleConnsPerHost: c.ConnsPerHost,
-		IdleConnTimeout:     idleMost,
+		IdleConnTimeout:     maxIdleTime,
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 5 * time.Second,
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
@@ -74,11 +74,11 @@ func (c *Config) transport(dialer *net.Dialer) *http.Transport {
 // which knows no proxies: for it there is a server on loopback, which passes on what brings our
 // token. Calls that are no sessions do not take the way by the socket.
 type bridge struct {
-	out    *http.Transport
-	cfg    *Config
-	ln     net.Listener
-	server *http.Server
-	wg     sync.WaitGroup
+	transport *http.Transport
+	cfg       *Config
+	listener  net.Listener
+	server    *http.Server
+	serving   sync.WaitGroup
 }
 
 func newBridge(out *http.Transport, cfg *Config) (*bridge, error) {
@@ -87,7 +87,7 @@ func newBridge(out *http.Transport, cfg *Config) (*bridge, error) {
 	if err != nil {
 		return nil, fmt.Errorf("s2: bridge to the proxy: %w", err)
 	}
-	b := &bridge{out: out, cfg: cfg, ln: ln}
+	b := &bridge{transport: out, cfg: cfg, listener: ln}
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	pass := &httputil.ReverseProxy{
@@ -108,7 +108,7 @@ func newBridge(out *http.Transport, cfg *Config) (*bridge, error) {
 			pass.ServeHTTP(w, r)
 		}),
 	}
-	b.wg.Go(func() {
+	b.serving.Go(func() {
 		if err := b.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			cfg.Logger.Error("bridge to the proxy", "err", err)
 		}
@@ -116,17 +116,17 @@ func newBridge(out *http.Transport, cfg *Config) (*bridge, error) {
 	return b, nil
 }
 
-// base is where the SDK is to call for a basin; "" is the account.
-func (b *bridge) base(string) string { return "http://" + b.ln.Addr().String() + "/v1" }
+// baseURL is where the SDK is to call for a basin; "" is the account.
+func (b *bridge) baseURL(string) string { return "http://" + b.listener.Addr().String() + "/v1" }
 
 // RoundTrip implements http.RoundTripper: it sends a call for the bridge where it is meant to go.
 func (b *bridge) RoundTrip(req *http.Request) (*http.Response, error) {
 	r := req.Clone(req.Context())
 	at := b.cfg.Endpoint
 	if at == "" {
-		at = managed
+		at = managedEndpoint
 		if basin := r.Header.Get("S2-Basin"); basin != "" {
-			at = "https://" + basin + managedBasin
+			at = "https://" + basin + managedBasinSuffix
 			r.Header.Del("S2-Basin")
 		}
 	}
@@ -144,14 +144,14 @@ func (b *bridge) RoundTrip(req *http.Request) (*http.Response, error) {
 			r.Header.Del(name)
 		}
 	}
-	return b.out.RoundTrip(r)
+	return b.transport.RoundTrip(r)
 }
 
 // CloseIdleConnections is what http.Client has of the same name.
-func (b *bridge) CloseIdleConnections() { b.out.CloseIdleConnections() }
+func (b *bridge) CloseIdleConnections() { b.transport.CloseIdleConnections() }
 
 func (b *bridge) close() error {
 	err := b.server.Close()
-	b.wg.Wait()
+	b.serving.Wait()
 	return err
 }

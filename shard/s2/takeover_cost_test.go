@@ -9,25 +9,25 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// reads is what the stream has cost S2 in reads so far.
-func (r *rig) reads() (calls, records int64) {
-	u := r.s2.Usage().Streams[testBasin+"/"+string(id)]
+// readCounts is what the stream has cost S2 in reads so far.
+func (r *testEnv) readCounts() (calls, records int64) {
+	u := r.server.Usage().Streams[testBasin+"/"+string(id)]
 	return u.Ops[s2dev.OpRead] + u.Ops[s2dev.OpReadSession] + u.Ops[s2dev.OpCheckTail], u.RecordsRead
 }
 
 // takeOver has a new node take the stream over and says what that cost. The node's clock
 // stands still: one that took long would look once more before it answers.
-func (r *rig) takeOver() (info shard.Info, calls, records int64) {
+func (r *testEnv) takeOver() (info shard.Info, calls, records int64) {
 	r.Helper()
-	calls, records = r.reads()
+	calls, records = r.readCounts()
 	now := time.Now()
-	info = r.state(r.hostAt(func() time.Time { return now }))
-	c, n := r.reads()
+	info = r.info(r.newManagerAt(func() time.Time { return now }))
+	c, n := r.readCounts()
 	return info, c - calls, n - records
 }
 
-// fill appends n small messages, a thousand at a time.
-func (r *rig) fill(h *shard.Host, n int) {
+// appendMany appends n small messages, a thousand at a time.
+func (r *testEnv) appendMany(h *shard.Host, n int) {
 	r.Helper()
 	for n > 0 {
 		q := request(shard.OpAppend, "text/plain")
@@ -35,49 +35,49 @@ func (r *rig) fill(h *shard.Host, n int) {
 			q.Messages.Add([]byte("0123456789"))
 		}
 		n -= q.Messages.Len()
-		r.do(h, q, shard.CodeAppended)
+		r.mustDo(h, q, shard.CodeAppended)
 	}
 }
 
 // Where the last record is ours, a takeover is at most two reads, however long the
 // stream is.
-func TestTakeoverCost(t *testing.T) {
+func TestTakeoverTakesTwoReads(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		write func(r *rig, h *shard.Host)
+		write func(r *testEnv, h *shard.Host)
 	}{
-		{"empty", func(*rig, *shard.Host) {}},
-		{"10 records", func(r *rig, h *shard.Host) { r.fill(h, 10) }},
-		{"499 records", func(r *rig, h *shard.Host) { r.fill(h, 499) }},
-		{"100,000 records", func(r *rig, h *shard.Host) { r.fill(h, 100_000) }},
-		{"after 16 MiB in one append", func(r *rig, h *shard.Host) {
+		{"empty", func(*testEnv, *shard.Host) {}},
+		{"10 records", func(r *testEnv, h *shard.Host) { r.appendMany(h, 10) }},
+		{"499 records", func(r *testEnv, h *shard.Host) { r.appendMany(h, 499) }},
+		{"100,000 records", func(r *testEnv, h *shard.Host) { r.appendMany(h, 100_000) }},
+		{"after 16 MiB in one append", func(r *testEnv, h *shard.Host) {
 			q := request(shard.OpAppend, "text/plain", strings.Repeat("x", shard.MaxBody))
-			r.do(h, q, shard.CodeAppended)
+			r.mustDo(h, q, shard.CodeAppended)
 		}},
-		{"after an array of 32,768", func(r *rig, h *shard.Host) {
+		{"after an array of 32,768", func(r *testEnv, h *shard.Host) {
 			q := request(shard.OpAppend, "text/plain")
 			for range shard.MaxMessages {
 				q.Messages.Add([]byte("m"))
 			}
-			r.do(h, q, shard.CodeAppended)
+			r.mustDo(h, q, shard.CodeAppended)
 		}},
-		{"deleted", func(r *rig, h *shard.Host) {
-			r.fill(h, 2000)
-			r.do(h, request(shard.OpDelete, ""), shard.CodeDeleted)
+		{"deleted", func(r *testEnv, h *shard.Host) {
+			r.appendMany(h, 2000)
+			r.mustDo(h, request(shard.OpDelete, ""), shard.CodeDeleted)
 		}},
-		{"closed", func(r *rig, h *shard.Host) {
-			r.fill(h, 10)
+		{"closed", func(r *testEnv, h *shard.Host) {
+			r.appendMany(h, 10)
 			q := request(shard.OpAppend, "")
 			q.Close = true
-			r.do(h, q, shard.CodeAppended)
+			r.mustDo(h, q, shard.CodeAppended)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t)
-			h := r.host()
-			r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+			r := newTestEnv(t)
+			h := r.newManager()
+			r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
 			c.write(r, h)
-			want := r.state(h)
+			want := r.info(h)
 			got, calls, records := r.takeOver()
 			t.Logf("%d calls, %d records", calls, records)
 			if calls > 2 || records > 6000 {
@@ -92,25 +92,25 @@ func TestTakeoverCost(t *testing.T) {
 
 // With records of others at the end the price grows with them, until one of ours
 // stands last again.
-func TestTakeoverCostAfterForeigners(t *testing.T) {
-	r := newRig(t)
-	h := r.host()
-	r.do(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
-	r.fill(h, 10)
+func TestTakeoverCostGrowsWithForeignRecordsAtTheEnd(t *testing.T) {
+	r := newTestEnv(t)
+	h := r.newManager()
+	r.mustDo(h, request(shard.OpCreate, "text/plain"), shard.CodeCreated)
+	r.appendMany(h, 10)
 	bodies := make([]string, 1000)
 	for i := range bodies {
 		bodies[i] = "foreign"
 	}
 	for range 100 {
-		r.foreign(bodies...)
+		r.appendForeign(bodies...)
 	}
 	info, calls, records := r.takeOver()
 	t.Logf("after 100,000 foreign records: %d calls, %d records read", calls, records)
 	if info.Tail != info.Start+100_010 {
 		t.Errorf("tail %d, want %d", info.Tail, info.Start+100_010)
 	}
-	again := r.host()
-	r.fill(again, 1)
+	again := r.newManager()
+	r.appendMany(again, 1)
 	if _, calls, _ := r.takeOver(); calls > 2 {
 		t.Errorf("%d calls after an append of ours, want at most 2", calls)
 	}

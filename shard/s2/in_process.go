@@ -14,17 +14,17 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Embedded keeps streams in an S2 of this process, without a socket in between: what a lone
+// InProcess keeps streams in an S2 of this process, without a socket in between: what a lone
 // node's appends would spend on it is most of their time. Everything else is as with Log. It
 // implements shard.Log.
-type Embedded struct {
+type InProcess struct {
 	cfg      Config
-	basins   basins[Basin]
+	basins   basinCache[Basin]
 	sessions atomic.Int64
-	m        metrics
+	metrics  metrics
 }
 
-var _ shard.Log = (*Embedded)(nil)
+var _ shard.Log = (*InProcess)(nil)
 
 // Basin is a basin of an S2 in this process (s2dev.Direct). Each method is the call of S2's
 // API of that name, but for Capped, which says whether the stream's timestamps are at most
@@ -49,20 +49,20 @@ type Refusal interface {
 	Refusal() (status int, code, message string, tail *uint64)
 }
 
-// OpenEmbedded returns a Log on the basins of a server, which has to outlive it.
-func OpenEmbedded(open func(basin string) Basin, cfg Config) (*Embedded, error) {
-	cfg.Token = noToken
+// OpenInProcess returns a Log on the basins of a server, which has to outlive it.
+func OpenInProcess(open func(basin string) Basin, cfg Config) (*InProcess, error) {
+	cfg.Token = placeholderToken
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
 	}
-	return &Embedded{cfg: cfg, basins: basins[Basin]{open: open}, m: newMetrics(cfg.Metrics, newHealth("in this process", cfg.Logger))}, nil
+	return &InProcess{cfg: cfg, basins: basinCache[Basin]{newBasin: open}, metrics: newMetrics(cfg.Metrics, newHealth("in this process", cfg.Logger))}, nil
 }
 
 // Close does nothing: the server is not the Log's.
-func (l *Embedded) Close() error { return nil }
+func (l *InProcess) Close() error { return nil }
 
-func (l *Embedded) stream(id shard.StreamID) (d Basin, name string, err error) {
-	basin, name, err := l.cfg.place(id)
+func (l *InProcess) locate(id shard.StreamID) (d Basin, name string, err error) {
+	basin, name, err := l.cfg.locate(id)
 	if err != nil {
 		return nil, "", err
 	}
@@ -70,70 +70,70 @@ func (l *Embedded) stream(id shard.StreamID) (d Basin, name string, err error) {
 }
 
 // Create implements shard.Log.
-func (l *Embedded) Create(ctx context.Context, id shard.StreamID) error {
-	d, name, err := l.stream(id)
+func (l *InProcess) Create(ctx context.Context, id shard.StreamID) error {
+	d, name, err := l.locate(id)
 	if err != nil {
 		return err
 	}
-	err = asSDK(d.EnsureStream(ctx, name))
+	err = toSDKError(d.EnsureStream(ctx, name))
 	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
-		if err := l.cfg.mayMake(string(id)); err != nil {
+		if err := l.cfg.allowCreation(string(id)); err != nil {
 			return err
 		}
 		if err := d.EnsureBasin(); err != nil {
-			return classify("ensure basin", asSDK(err))
+			return classifyError("ensure basin", toSDKError(err))
 		}
-		err = asSDK(d.EnsureStream(ctx, name))
+		err = toSDKError(d.EnsureStream(ctx, name))
 	}
-	return classify("create", err)
+	return classifyError("create", err)
 }
 
 // FleetLog implements shard.Sited.
-func (l *Embedded) FleetLog(id shard.StreamID) shard.StreamID { return l.cfg.fleetLog(id) }
+func (l *InProcess) FleetLog(id shard.StreamID) shard.StreamID { return l.cfg.fleetLog(id) }
 
 // Capped implements shard.Timed.
-func (l *Embedded) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
-	d, name, err := l.stream(id)
+func (l *InProcess) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
+	d, name, err := l.locate(id)
 	if err != nil {
 		return false, err
 	}
 	capped, err := d.Capped(ctx, name)
 	if err != nil {
-		return false, l.cfg.classify("stream config", asSDK(err))
+		return false, l.cfg.classifyError("stream config", toSDKError(err))
 	}
 	return capped, nil
 }
 
 // Append implements shard.Log.
-func (l *Embedded) Append(
+func (l *InProcess) Append(
 	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
 ) (shard.Ack, error) {
-	d, name, err := l.stream(id)
+	d, name, err := l.locate(id)
 	if err != nil {
 		return shard.Ack{}, err
 	}
 	in := &pb.AppendInput{MatchSeqNum: &at, Records: make([]*pb.AppendRecord, len(batch))}
 	for i, e := range batch {
-		in.Records[i] = toWire(e)
+		in.Records[i] = toServerRecord(e)
 	}
 	begun := time.Now()
 	start, startTime, endTime, err := d.Append(ctx, name, in)
-	l.m.done(opAppend, begun, l.cfg.classify("append", asSDK(err)))
+	l.metrics.recordCall(opAppend, begun, l.cfg.classifyError("append", toSDKError(err)))
 	if err != nil {
-		return shard.Ack{}, l.cfg.appendErr(asSDK(err))
+		return shard.Ack{}, l.cfg.classifyAppend(toSDKError(err))
 	}
 	return shard.Ack{Start: start, End: start + uint64(len(batch)), StartTime: startTime, EndTime: endTime}, nil
 }
 
-// toWire makes the server's record of an entry, in one piece of memory.
-func toWire(e shard.Entry) *pb.AppendRecord {
+// toServerRecord makes the server's record of an entry, in one piece of memory.
+func toServerRecord(e shard.Entry) *pb.AppendRecord {
 	r := new(struct {
 		pb.AppendRecord
 		header  pb.Header
 		headers [1]*pb.Header
 	})
 	var has bool
-	if r.header.Name, r.header.Value, r.Body, has = parts(e); has {
+	if r.header.Name, r.header.Value, r.Body, has = recordParts(e); has {
 		r.headers[0] = &r.header
 		r.Headers = r.headers[:]
 	}
@@ -141,7 +141,7 @@ func toWire(e shard.Entry) *pb.AppendRecord {
 }
 
 // Read implements shard.Log.
-func (l *Embedded) Read(ctx context.Context, id shard.StreamID, from uint64, limit int) (shard.Page, error) {
+func (l *InProcess) Read(ctx context.Context, id shard.StreamID, from uint64, limit int) (shard.Page, error) {
 	if limit <= 0 || limit > shard.MaxBatchRecords {
 		limit = shard.MaxBatchRecords
 	}
@@ -153,7 +153,7 @@ func (l *Embedded) Read(ctx context.Context, id shard.StreamID, from uint64, lim
 }
 
 // Last implements shard.Log.
-func (l *Embedded) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+func (l *InProcess) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	p, err := l.read(ctx, id, 0, n, true)
 	if lost, ok := errors.AsType[*shard.TailError](err); ok {
 		return shard.Page{Tail: lost.Tail, HasTail: true}, nil
@@ -165,57 +165,57 @@ func (l *Embedded) Last(ctx context.Context, id shard.StreamID, n int) (shard.Pa
 	return p, err
 }
 
-func (l *Embedded) read(ctx context.Context, id shard.StreamID, from uint64, n int, fromEnd bool) (shard.Page, error) {
-	d, name, err := l.stream(id)
+func (l *InProcess) read(ctx context.Context, id shard.StreamID, from uint64, n int, fromEnd bool) (shard.Page, error) {
+	d, name, err := l.locate(id)
 	if err != nil {
 		return shard.Page{}, err
 	}
 	start := time.Now()
 	recs, err := d.Read(ctx, name, from, n, fromEnd)
-	err = l.cfg.classify("read", asSDK(err))
-	l.m.done(opRead, start, err)
+	err = l.cfg.classifyError("read", toSDKError(err))
+	l.metrics.recordCall(opRead, start, err)
 	if err != nil {
 		return shard.Page{}, err
 	}
-	return shard.Page{Records: fromWire(recs)}, nil
+	return shard.Page{Records: fromServerRecords(recs)}, nil
 }
 
 // Tail implements shard.Log.
-func (l *Embedded) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
-	d, name, err := l.stream(id)
+func (l *InProcess) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+	d, name, err := l.locate(id)
 	if err != nil {
 		return 0, err
 	}
 	start := time.Now()
 	tail, err := d.Tail(ctx, name)
-	err = l.cfg.classify("check tail", asSDK(err))
-	l.m.done(opTail, start, err)
+	err = l.cfg.classifyError("check tail", toSDKError(err))
+	l.metrics.recordCall(opTail, start, err)
 	return tail, err
 }
 
 // Follow implements shard.Log.
-func (l *Embedded) Follow(ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error) error {
-	d, name, err := l.stream(id)
+func (l *InProcess) Follow(ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error) error {
+	d, name, err := l.locate(id)
 	if err != nil {
 		return err
 	}
-	return l.cfg.follow(ctx, id, from, &l.m, fn, func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
-		return l.session(ctx, d, name, from, func(recs []shard.Record, tail uint64) error {
+	return l.cfg.keepSessionOpen(ctx, id, from, &l.metrics, fn, func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
+		return l.readSession(ctx, d, name, from, func(recs []shard.Record, tail uint64) error {
 			return fn(shard.Page{Records: recs, Tail: tail, HasTail: true})
 		})
 	})
 }
 
-// errDone ends a session that has delivered what was asked for.
-var errDone = errors.New("s2: done")
+// errReplayDone ends a session that has delivered what was asked for.
+var errReplayDone = errors.New("s2: done")
 
 // Replay implements shard.Log.
-func (l *Embedded) Replay(ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error) error {
-	d, name, err := l.stream(id)
+func (l *InProcess) Replay(ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error) error {
+	d, name, err := l.locate(id)
 	if err != nil || from >= to {
 		return err
 	}
-	err = l.session(ctx, d, name, from, func(recs []shard.Record, tail uint64) error {
+	err = l.readSession(ctx, d, name, from, func(recs []shard.Record, tail uint64) error {
 		ends := len(recs) == 0
 		for n := len(recs); n > 0 && recs[n-1].Pos+1 >= to; n-- {
 			if ends = true; recs[n-1].Pos < to {
@@ -230,11 +230,11 @@ func (l *Embedded) Replay(ctx context.Context, id shard.StreamID, from, to uint6
 			}
 		}
 		if ends {
-			return errDone
+			return errReplayDone
 		}
 		return nil
 	})
-	if _, ok := errors.AsType[*shard.TailError](err); ok || errors.Is(err, errDone) {
+	if _, ok := errors.AsType[*shard.TailError](err); ok || errors.Is(err, errReplayDone) {
 		return nil // the log ends here
 	}
 	if own, ok := errors.AsType[*callerError](err); ok {
@@ -243,16 +243,16 @@ func (l *Embedded) Replay(ctx context.Context, id shard.StreamID, from, to uint6
 	return err
 }
 
-// session is one read session.
-func (l *Embedded) session(
+// readSession is one read session.
+func (l *InProcess) readSession(
 	ctx context.Context, d Basin, name string, from uint64, fn func(recs []shard.Record, tail uint64) error,
 ) error {
 	l.sessions.Add(1)
 	defer l.sessions.Add(-1)
-	l.m.opened.Inc()
+	l.metrics.sessionOpens.Inc()
 	var own error
 	err := d.Follow(ctx, name, from, func(recs []*pb.SequencedRecord, tail uint64) error {
-		own = fn(fromWire(recs), tail)
+		own = fn(fromServerRecords(recs), tail)
 		return own
 	})
 	switch {
@@ -261,29 +261,29 @@ func (l *Embedded) session(
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	err = l.cfg.classify("read session", asSDK(err))
-	l.m.ended(opSession, time.Now(), err)
+	err = l.cfg.classifyError("read session", toSDKError(err))
+	l.metrics.recordResult(opSession, time.Now(), err)
 	return err
 }
 
 // OpenSessions implements shard.Log.
-func (l *Embedded) OpenSessions() int { return int(l.sessions.Load()) }
+func (l *InProcess) OpenSessions() int { return int(l.sessions.Load()) }
 
-// fromWire makes records of the server's.
-func fromWire(recs []*pb.SequencedRecord) []shard.Record {
+// fromServerRecords makes records of the server's.
+func fromServerRecords(recs []*pb.SequencedRecord) []shard.Record {
 	out := make([]shard.Record, len(recs))
 	for i, r := range recs {
 		one := s2.SequencedRecord{SeqNum: r.GetSeqNum(), Timestamp: r.GetTimestamp(), Body: r.GetBody(), Headers: make([]s2.Header, len(r.GetHeaders()))}
 		for k, h := range r.GetHeaders() {
 			one.Headers[k] = s2.Header{Name: h.GetName(), Value: h.GetValue()}
 		}
-		out[i] = fromS2(one)
+		out[i] = fromSDKRecord(one)
 	}
 	return out
 }
 
-// asSDK words an error of the server as the SDK would, so that there is one classify.
-func asSDK(err error) error {
+// toSDKError words an error of the server as the SDK would, so that there is one classify.
+func toSDKError(err error) error {
 	e, ok := errors.AsType[Refusal](err)
 	if !ok {
 		return err
