@@ -10,7 +10,7 @@ import (
 // cable is what one node dials others over. Faults are for the connections that
 // it dialled, so one node may lose another whom everybody else reaches.
 type cable struct {
-	machine
+	hostNetwork
 
 	mu      sync.Mutex
 	refused map[string]bool // by address
@@ -49,7 +49,7 @@ func (c *cable) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if refused {
 		return nil, errCable
 	}
-	conn, err := c.machine.Dial(ctx, addr)
+	conn, err := c.hostNetwork.Dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}

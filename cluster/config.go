@@ -38,7 +38,7 @@ type Config struct {
 	Secrets [][]byte
 	// Identity, unless nil, is what nodes prove to each other's relays instead.
 	Identity *Identity
-	// Renew, unless nil, is asked every renewEvery for the secrets and the identity as they are
+	// Renew, unless nil, is asked every renewInterval for the secrets and the identity as they are
 	// by then. An error leaves them as they were.
 	Renew func() (secrets [][]byte, id *Identity, err error)
 	// Plaintext says with whom the relay speaks without TLS.
@@ -81,29 +81,29 @@ type Config struct {
 	// Network is what nodes reach each other over (default: the machine's).
 	Network Network
 
-	window, linkWindow int           // smaller ones, for tests
-	renewEvery         time.Duration // shorter, for tests
-	bodyGrace          time.Duration // shorter, for tests
-	gated              bool          // the Host asks storage how this node stands with it
-	anyHeir            bool          // streams are handed to any member, for tests
+	subscriptionWindow, linkWindow int           // smaller ones, for tests
+	renewInterval                  time.Duration // shorter, for tests
+	bodyGrace                      time.Duration // shorter, for tests
+	storeGated                     bool          // the Host asks storage how this node stands with it
+	handOverToAny                  bool          // streams are handed to any member, for tests
 }
 
 // The credit that an edge grants, in bytes of Ranges (design: "The fleet").
 const (
-	defaultWindow     = 256 << 10
-	defaultLinkWindow = 8 << 20
+	defaultSubscriptionWindow = 256 << 10
+	defaultLinkWindow         = 8 << 20
 )
 
 // validate fills in defaults and returns all that is wrong.
 func (c *Config) validate() error {
 	var errs []error
 	wrong := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
-	c.fill()
+	c.setDefaults()
 	if c.Name == "" {
 		wrong("cluster: no node name")
 	}
-	if n := len(c.RingKey); n > maxKey {
-		wrong("cluster: ring key of %d bytes: at most %d", n, maxKey)
+	if n := len(c.RingKey); n > maxRingKey {
+		wrong("cluster: ring key of %d bytes: at most %d", n, maxRingKey)
 	}
 	if n := len(c.Cluster); n == 0 || n > 255 {
 		wrong("cluster: cluster name of %d bytes: want 1 to 255", n)
@@ -116,7 +116,7 @@ func (c *Config) validate() error {
 	} else {
 		c.Join = join
 	}
-	host, _, err := splitAddr(c.Gossip)
+	host, _, err := splitHostPort(c.Gossip)
 	if err != nil {
 		wrong("cluster: gossip address: %w", err)
 	}
@@ -133,9 +133,9 @@ func (c *Config) validate() error {
 	if c.Relay == "" {
 		c.Relay = net.JoinHostPort(c.Advertise, strconv.Itoa(DefaultRelayPort))
 	}
-	if host, _, err := splitAddr(c.Relay); err != nil {
+	if host, _, err := splitHostPort(c.Relay); err != nil {
 		wrong("cluster: relay address: %w", err)
-	} else if loopback(host) && !loopback(c.Advertise) {
+	} else if isLoopback(host) && !isLoopback(c.Advertise) {
 		wrong("cluster: relay address %q: others, to whom this node is %s, do not reach it", c.Relay, c.Advertise)
 	}
 	if len(c.HTTP) > maxAddress {
@@ -157,7 +157,7 @@ func CheckSecrets(secrets [][]byte) error {
 	return nil
 }
 
-func (c *Config) fill() {
+func (c *Config) setDefaults() {
 	if c.RingKey == "" {
 		c.RingKey = c.Name
 	}
@@ -181,34 +181,34 @@ func (c *Config) fill() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.BodyBytes <= 0 {
-		c.BodyBytes = bodyBudget
+		c.BodyBytes = defaultBodyBytes
 	}
 	if c.LinkBytes <= 0 {
-		c.LinkBytes = linkBudget
+		c.LinkBytes = defaultLinkBytes
 	}
-	if c.window <= 0 {
-		c.window = defaultWindow
+	if c.subscriptionWindow <= 0 {
+		c.subscriptionWindow = defaultSubscriptionWindow
 	}
 	if c.linkWindow <= 0 {
 		c.linkWindow = defaultLinkWindow
 	}
-	if c.renewEvery <= 0 {
-		c.renewEvery = renewEvery
+	if c.renewInterval <= 0 {
+		c.renewInterval = renewInterval
 	}
 	if c.bodyGrace <= 0 {
 		c.bodyGrace = bodyGrace
 	}
 	if c.Network == nil {
-		c.Network = machine{}
+		c.Network = hostNetwork{}
 	}
 }
 
-func loopback(host string) bool {
+func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-func splitAddr(addr string) (host string, port int, err error) {
+func splitHostPort(addr string) (host string, port int, err error) {
 	host, p, err := net.SplitHostPort(addr)
 	if err != nil {
 		return "", 0, err

@@ -52,12 +52,12 @@ func rangeOf(at uint64, size int) shard.Range {
 // laneRig is an owner's session and a model of the edge at its other end.
 type laneRig struct {
 	t       *rapid.T
-	s       *session
+	s       *peerSession
 	host    *tailsHost
-	o       *openers
-	fr      framer
+	o       *openPool
+	fr      frameBuilder
 	handle  uint64
-	subs    map[uint64]*sub // all there ever were
+	subs    map[uint64]*peerSub // all there ever were
 	edge    map[uint64]*edgeEnd
 	owed    int // received and not yet returned as link credit
 	largest int
@@ -66,7 +66,7 @@ type laneRig struct {
 // edgeEnd is the edge's side of one subscription.
 type edgeEnd struct {
 	id    shard.StreamID
-	parts pieces
+	parts batchAssembler
 	next  uint64
 	stood bool
 	owed  int
@@ -81,7 +81,7 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 	tails := shard.NewTails(perTail, 0)
 	b := &laneRig{
 		t: t, host: &tailsHost{tails: map[shard.StreamID]*shard.Tail{}},
-		o: &openers{limit: 4, waiting: 4}, subs: map[uint64]*sub{}, edge: map[uint64]*edgeEnd{},
+		o: &openPool{limit: 4, maxWaiting: 4}, subs: map[uint64]*peerSub{}, edge: map[uint64]*edgeEnd{},
 	}
 	for i := range 3 {
 		id := shard.StreamID(fmt.Sprintf("s/%d", i))
@@ -89,14 +89,14 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 	}
 	_, table := tableOf("self")
 	srv := &server{
-		self: "self", met: newMetrics(nil), hosted: newHosted(b.host, nothing), openers: b.o,
-		table: func() *Table { return table }, foreign: func() {},
-		answers:  func(context.Context, *Member) bool { return true },
-		sessions: map[uint64]*session{}, member: func(string) bool { return true },
+		self: "self", metrics: newMetrics(nil), local: newLocalStreams(b.host, nothing), openPool: b.o,
+		currentTable: func() *Table { return table }, noteMisplaced: func() {},
+		memberAnswers: func(context.Context, *Member) bool { return true },
+		sessions:      map[uint64]*peerSession{}, isMember: func(string) bool { return true },
 	}
 	var err error
-	b.s, err = srv.open(context.Background(), &relaypb.Hello{
-		Version: relayVersion, From: &relaypb.Place{Name: []byte("a")}, To: []byte("self"), Link: 1, Window: rigWindow, LinkWindow: rigLink,
+	b.s, err = srv.openSession(context.Background(), &relaypb.Hello{
+		Version: relayVersionNewest, From: &relaypb.Place{Name: []byte("a")}, To: []byte("self"), Link: 1, Window: rigWindow, LinkWindow: rigLink,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +106,7 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 
 // take has the session take a message of the edge.
 func (b *laneRig) take(m *relaypb.ToOwner) {
-	if err := b.s.take(m); err != nil {
+	if err := b.s.handleControl(m); err != nil {
 		b.t.Fatal(err)
 	}
 }
@@ -130,7 +130,7 @@ func (b *laneRig) subscribe(t *rapid.T) {
 	from := rapid.Uint64Range(0, b.host.tails[id].Next()).Draw(t, "from")
 	b.edge[b.handle] = &edgeEnd{id: id, next: from}
 	b.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
-		{Handle: b.handle, Stream: raw(id), From: from},
+		{Handle: b.handle, Stream: wireBytes(id), From: from},
 	}})
 	b.o.wg.Wait()
 	b.s.mu.Lock()
@@ -152,7 +152,7 @@ func (b *laneRig) unsubscribe(h uint64) {
 
 // frame has the next Frame made and taken; false: there is nothing to send.
 func (b *laneRig) frame() bool {
-	b.s.fill(&b.fr, 0)
+	b.s.fillFrame(&b.fr, 0)
 	return b.deliver()
 }
 
@@ -171,7 +171,7 @@ func (b *laneRig) deliver() bool {
 			}
 			e.stood = true
 		case relaypb.Kind_KIND_RANGE:
-			r, whole, err := e.parts.add(p.GetData(), p.GetTotal())
+			r, whole, err := e.parts.addPiece(p.GetData(), p.GetTotal())
 			switch {
 			case err != nil:
 				b.t.Fatal(err)
@@ -190,15 +190,15 @@ func (b *laneRig) deliver() bool {
 // removedMidway has a subscription served and taken back before it is listed again.
 func (b *laneRig) removedMidway() {
 	b.fr.reset()
-	u := b.s.pop(0)
+	u := b.s.popDirty(0)
 	if u == nil {
 		return
 	}
-	more := b.s.serve(u, &b.fr)
+	more := b.s.serveSub(u, &b.fr)
 	b.deliver()
 	b.unsubscribe(u.handle)
 	if more {
-		b.s.again(u)
+		b.s.relist(u)
 	}
 }
 
@@ -219,10 +219,10 @@ func (b *laneRig) linkCredit() {
 func (b *laneRig) check(t *rapid.T) {
 	onWay := 0
 	for h, u := range b.subs {
-		if g := u.sending; g != nil {
-			onWay += len(g.b) - g.off
+		if g := u.outgoing; g != nil {
+			onWay += len(g.data) - g.sent
 		}
-		if u.flags&subDead == 0 && int(u.credit) < -b.largest {
+		if u.flags&subRemoved == 0 && int(u.credit) < -b.largest {
 			t.Fatalf("handle %d is overdrawn by %d", h, -u.credit)
 		}
 	}
@@ -267,9 +267,9 @@ func TestCreditIsKept(t *testing.T) {
 		for b.frame() {
 			b.linkCredit()
 		}
-		if b.linkCredit(); b.s.credit != rigLink || len(b.s.subs) != 0 || len(b.s.server.hosted.uses) != 0 {
+		if b.linkCredit(); b.s.credit != rigLink || len(b.s.subs) != 0 || len(b.s.server.local.feedRefs) != 0 {
 			t.Fatalf("%d credit, %d subscriptions, %d uses when nothing is followed",
-				b.s.credit, len(b.s.subs), len(b.s.server.hosted.uses))
+				b.s.credit, len(b.s.subs), len(b.s.server.local.feedRefs))
 		}
 	})
 }
@@ -286,7 +286,7 @@ func TestFramesOfForks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := newLaneRig(t, 0)
 		b.host.tails["s/0"] = shard.NewTails(0, 0).Open("s/0", shard.Info{Exists: true, Chain: chain}, 0)
-		b.o.waiting = 1000
+		b.o.maxWaiting = 1000
 		var q []*relaypb.Subscribe
 		for h := range uint64(500) {
 			q = append(q, &relaypb.Subscribe{Handle: h + 1, Stream: []byte("s/0")})
@@ -294,8 +294,8 @@ func TestFramesOfForks(t *testing.T) {
 		b.take(&relaypb.ToOwner{Subscribe: q})
 		b.o.wg.Wait()
 		for opened := 0; opened < len(q); opened += len(b.fr.frame.Parts) {
-			b.s.fill(&b.fr, 0)
-			if n := proto.Size(&b.fr.frame); n > 2*frameBytes || n == 0 {
+			b.s.fillFrame(&b.fr, 0)
+			if n := proto.Size(&b.fr.frame); n > 2*maxFrameBytes || n == 0 {
 				t.Fatalf("a Frame of %d bytes", n)
 			}
 		}

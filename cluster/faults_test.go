@@ -94,8 +94,8 @@ func TestTwoOwners(t *testing.T) {
 	f.settle()
 	owner := f.nodes[1]
 	id := f.owned(owner)
-	for i := 0; edge.table().without([]string{owner.self}).Owner(id).Name == edge.self ||
-		edge.table().Owner(id).Name != owner.self; i++ {
+	for i := 0; edge.currentTable().without([]string{owner.self}).Owner(id).Name == edge.self ||
+		edge.currentTable().Owner(id).Name != owner.self; i++ {
 		id = shard.StreamID(fmt.Sprintf("default/two-%d", i))
 	}
 	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
@@ -181,12 +181,12 @@ func TestSilentOwner(t *testing.T) {
 	c.each(owner.relay(), func(cc *cableConn) { cc.deaf, cc.silent = true, true })
 	began := time.Now()
 	page, err := edge.ReadPage(t.Context(), other, info, info.Start)
-	if took := time.Since(began); err != nil || page.Len() != 1 || took < pageTimeout || took > pageTimeout+2*time.Second {
+	if took := time.Since(began); err != nil || page.Len() != 1 || took < peerPageTimeout || took > peerPageTimeout+2*time.Second {
 		t.Errorf("a page without the owner: %d messages, %v, after %v", page.Len(), err, took)
 	}
 	f.do(owner, write(id, shard.OpAppend, "b"), shard.CodeAppended)
 	f.wants(r, []string{"a", "b"})
-	if took := time.Since(began); took > 3*deadAfter {
+	if took := time.Since(began); took > 3*silenceTimeout {
 		t.Errorf("nobody noticed for %v", took)
 	}
 }
@@ -240,7 +240,7 @@ func (f *fleet) rawEdge(owner *station, window, linkWindow uint64) *rawEdge {
 	e := &rawEdge{frames: make(chan *relaypb.Frame), link: 77}
 	if e.control, err = client.Control(ctx); err == nil {
 		e.say(&relaypb.ToOwner{Lane: 1, Hello: &relaypb.Hello{
-			Version: relayVersion, To: raw(owner.self), Link: e.link, Window: window, LinkWindow: linkWindow,
+			Version: relayVersionNewest, To: wireBytes(owner.self), Link: e.link, Window: window, LinkWindow: linkWindow,
 			From: &relaypb.Place{Name: []byte("raw")},
 		}})
 		_, err = e.control.Recv()
@@ -267,7 +267,7 @@ func (f *fleet) rawEdge(owner *station, window, linkWindow uint64) *rawEdge {
 		}
 	})
 	wg.Go(func() { // heartbeats, and nothing else
-		tick := time.NewTicker(beatEvery)
+		tick := time.NewTicker(heartbeatInterval)
 		defer tick.Stop()
 		for {
 			select {
@@ -299,7 +299,7 @@ func (s *station) frozen(link, handle uint64) bool {
 	ses.mu.Lock()
 	defer ses.mu.Unlock()
 	u := ses.subs[handle]
-	return u != nil && u.flags&(subStarved|subParked) != 0
+	return u != nil && u.flags&(subNeedsCredit|subNeedsLinkCredit) != 0
 }
 
 // A peer that returns no credit gets its window and one Range, and holds nobody up.
@@ -313,7 +313,7 @@ func TestPeerThatIsFrozen(t *testing.T) {
 	const window, linkWindow, size, writes = 64 << 10, 128 << 10, 10 << 10, 60
 	e := f.rawEdge(owner, window, linkWindow)
 	e.say(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
-		{Handle: 1, Stream: raw(id)}, {Handle: 2, Stream: raw(id)}, {Handle: 3, Stream: raw(id)},
+		{Handle: 1, Stream: wireBytes(id)}, {Handle: 2, Stream: wireBytes(id)}, {Handle: 3, Stream: wireBytes(id)},
 	}})
 	healthy := f.read(f.nodes[1], id)
 	var want []string
@@ -325,7 +325,7 @@ func TestPeerThatIsFrozen(t *testing.T) {
 	f.wants(healthy, want)
 
 	got := map[uint64][]string{}
-	parts := map[uint64]*pieces{1: {}, 2: {}, 3: {}}
+	parts := map[uint64]*batchAssembler{1: {}, 2: {}, 3: {}}
 	bytes := map[uint64]int{}
 	take := func(frame *relaypb.Frame) {
 		for _, p := range frame.GetParts() {
@@ -333,7 +333,7 @@ func TestPeerThatIsFrozen(t *testing.T) {
 				continue
 			}
 			bytes[p.GetHandle()] += len(p.GetData())
-			r, whole, err := parts[p.GetHandle()].add(p.GetData(), p.GetTotal())
+			r, whole, err := parts[p.GetHandle()].addPiece(p.GetData(), p.GetTotal())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -438,11 +438,11 @@ func TestCloseUnderLoad(t *testing.T) {
 		if _, _, err := s.Follow(t.Context(), "default/late", 0); !errors.Is(err, shard.ErrStopped) {
 			t.Errorf("%s is followed after Close: %v", s.self, err)
 		}
-		s.hosted.mu.Lock()
-		if n := len(s.hosted.uses); n != 0 {
+		s.local.mu.Lock()
+		if n := len(s.local.feedRefs); n != 0 {
 			t.Errorf("%s: %d feeds are not given back", s.self, n)
 		}
-		s.hosted.mu.Unlock()
+		s.local.mu.Unlock()
 	}
 }
 
@@ -452,15 +452,15 @@ func TestDeadIsNotAwaited(t *testing.T) {
 	f := newFleet(t, 2)
 	owner, edge := f.nodes[0], f.nodes[1]
 	edge.peers.mu.Lock()
-	p := edge.peers.m[owner.self]
+	p := edge.peers.byName[owner.self]
 	edge.peers.mu.Unlock()
 	f.kill(owner)
 	f.eventually("it is known to have ended", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return p.gone && p.patience() == 0
+		return p.processGone && p.patienceLeftLocked() == 0
 	})
-	if _, err := edge.peers.reach(t.Context(), owner.self); !errors.Is(err, errUnreachable) {
+	if _, err := edge.peers.awaitLink(t.Context(), owner.self); !errors.Is(err, errUnreachable) {
 		t.Error(err)
 	}
 }

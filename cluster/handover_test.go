@@ -174,14 +174,14 @@ func TestHandoverFromTheDead(t *testing.T) {
 	tr.written(3)
 	var mine int
 	for _, id := range tr.ids {
-		if doomed.table().Owner(id).Name == doomed.self {
+		if doomed.currentTable().Owner(id).Name == doomed.self {
 			mine++
 		}
 	}
 	if mine == 0 {
 		t.Fatal("it owns nothing")
 	}
-	doomed.ms.leaving() // it is announced, and
+	doomed.membership.announceLeave() // it is announced, and
 	tr.stop()
 	tr.writers.Wait() // its own writer would die with it
 	f.kill(doomed)
@@ -202,11 +202,11 @@ func TestHandoverToTheDead(t *testing.T) {
 	f.do(f.nodes[0], write(id, shard.OpCreate, "a"), shard.CodeCreated)
 	r := f.read(f.nodes[0], id)
 	heir, last := f.nodes[1], f.nodes[2]
-	if f.nodes[0].table().without([]string{f.nodes[0].self}).Owner(id).Name != heir.self {
+	if f.nodes[0].currentTable().without([]string{f.nodes[0].self}).Owner(id).Name != heir.self {
 		heir, last = last, heir
 	}
 	l := heir.peers.link(f.nodes[0].self)
-	if _, found, err := l.hand(t.Context(), id, 0, place{heir.self, heir.addr}); err != nil || !found {
+	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{heir.self, heir.addr}); err != nil || !found {
 		t.Fatal(found, err)
 	}
 	f.kill(heir)
@@ -225,17 +225,17 @@ func TestFlipsAreAnnounced(t *testing.T) {
 	if m.StartAt == 0 || m.StartAt%1000 != 0 || m.StartAt < m.Start+1000 {
 		t.Fatalf("owns from %d, began at %d", m.StartAt, m.Start)
 	}
-	at := last.ms.leaving()
+	at := last.membership.announceLeave()
 	f.eventually("everybody knows of it", func() bool {
 		for _, s := range f.nodes {
 			m := s.View().Member(last.self)
 			if m == nil || m.StopAt != uint64(at.UnixMilli()) {
 				return false
 			}
-			if now := time.Now(); now.Before(at.Add(-10*time.Millisecond)) && !s.View().At(now).has(last.self) {
+			if now := time.Now(); now.Before(at.Add(-10*time.Millisecond)) && !s.View().At(now).hasOwner(last.self) {
 				t.Errorf("%s took it for gone %v early", s.self, at.Sub(now))
 			}
-			if s.View().At(at).has(last.self) {
+			if s.View().At(at).hasOwner(last.self) {
 				t.Errorf("%s takes it for an owner at %v", s.self, at)
 			}
 		}
@@ -253,7 +253,7 @@ func TestHandoverOfMuch(t *testing.T) {
 	f.read(owner, id)
 	f.do(owner, write(id, shard.OpAppend, strings.Repeat("x", 5<<20)), shard.CodeAppended)
 	l := heir.peers.link(owner.self)
-	_, found, err := l.hand(t.Context(), id, out.Info.LogTail, place{heir.self, heir.addr})
+	_, found, err := l.requestHandover(t.Context(), id, out.Info.LogTail, peerAddr{heir.self, heir.addr})
 	if err != nil || !found {
 		t.Fatal(found, err)
 	}
@@ -263,16 +263,16 @@ func TestHandoverOfMuch(t *testing.T) {
 // that hears of no other change.
 func TestFormerOwnersAreForgotten(t *testing.T) {
 	t.Parallel()
-	var p past
+	var p tableHistory
 	now := time.Now()
 	v, first := tableOf("a", "b")
 	_, second := tableOf("a", "c")
-	p.note(first, now)
-	p.note(second, now)
-	if n := len(p.before(v, now.Add(formerFor))); n != 1 {
+	p.noteTable(first, now)
+	p.noteTable(second, now)
+	if n := len(p.previousTables(v, now.Add(askPreviousFor))); n != 1 {
 		t.Errorf("%d tables in time", n)
 	}
-	if n := len(p.before(v, now.Add(formerFor+time.Second))); n != 0 {
+	if n := len(p.previousTables(v, now.Add(askPreviousFor+time.Second))); n != 0 {
 		t.Errorf("%d tables afterwards", n)
 	}
 }
@@ -282,7 +282,7 @@ func newFleetOfHeirs(t *testing.T, n int) *fleet {
 	t.Helper()
 	f := newFleet(t, 0)
 	for range n {
-		f.add(func(c *Config) { c.anyHeir = true })
+		f.add(func(c *Config) { c.handOverToAny = true })
 	}
 	f.settle()
 	return f
@@ -291,7 +291,7 @@ func newFleetOfHeirs(t *testing.T, n int) *fleet {
 // handOver has one node ask for a stream of another's, as if it owned it.
 func (f *fleet) handOver(id shard.StreamID, from, to *station) {
 	f.Helper()
-	_, found, err := to.peers.link(from.self).hand(f.Context(), id, 0, place{to.self, to.addr})
+	_, found, err := to.peers.link(from.self).requestHandover(f.Context(), id, 0, peerAddr{to.self, to.addr})
 	if err != nil || !found {
 		f.Fatal(found, err)
 	}
@@ -312,34 +312,34 @@ func TestHandedOverTwice(t *testing.T) {
 		before := f.log.Ops()
 		// As if they owned it one after the other.
 		for _, s := range []*station{second, last} {
-			s.past.mu.Lock()
+			s.history.mu.Lock()
 			_, owned := tableOfMember(first)
-			s.past.tables = []pastTable{{owned, time.Now().Add(time.Minute)}}
+			s.history.previous = []previousTable{{owned, time.Now().Add(time.Minute)}}
 			if s == last {
 				_, owned = tableOfMember(second)
-				s.past.tables = append(s.past.tables, pastTable{owned, time.Now().Add(time.Minute)})
+				s.history.previous = append(s.history.previous, previousTable{owned, time.Now().Add(time.Minute)})
 			}
-			s.past.mu.Unlock()
+			s.history.mu.Unlock()
 		}
 		if busy {
-			coming := &passage{make(chan struct{}), true}
-			second.hosted.mu.Lock()
-			second.hosted.moving[id] = coming
-			second.hosted.mu.Unlock()
+			coming := &transfer{make(chan struct{}), true}
+			second.local.mu.Lock()
+			second.local.transfers[id] = coming
+			second.local.mu.Unlock()
 			time.AfterFunc(50*time.Millisecond, func() {
-				h, _, err := second.peers.link(first.self).hand(f.Context(), id, 0, place{second.self, second.addr})
+				h, _, err := second.peers.link(first.self).requestHandover(f.Context(), id, 0, peerAddr{second.self, second.addr})
 				if err != nil || second.host.Install(id, h) != nil {
 					t.Error(err)
 				}
-				second.hosted.moved(id, coming)
+				second.local.endTransfer(id, coming)
 			})
 		}
 		found := false
-		for _, l := range last.formers(id) {
-			if _, ok, err := l.hand(t.Context(), id, 0, place{last.self, last.addr}); err != nil {
+		for _, l := range last.previousOwners(id) {
+			if _, ok, err := l.requestHandover(t.Context(), id, 0, peerAddr{last.self, last.addr}); err != nil {
 				t.Fatal(err)
 			} else if ok {
-				if got := l.to.name; got == second.self != busy {
+				if got := l.peer.name; got == second.self != busy {
 					t.Errorf("busy %v: given by %s", busy, got)
 				}
 				found = true
@@ -361,7 +361,7 @@ func tableOfMember(s *station) (*View, *Table) {
 func (f *fleet) ownedBut(s *station, not shard.StreamID) shard.StreamID {
 	for i := 0; ; i++ {
 		id := shard.StreamID(fmt.Sprintf("default/another-%d", i))
-		if m := s.table().Owner(id); id != not && m != nil && m.Name == s.self {
+		if m := s.currentTable().Owner(id); id != not && m != nil && m.Name == s.self {
 			return id
 		}
 	}
@@ -390,7 +390,7 @@ func TestHandedOverInVainUnderSubscribers(t *testing.T) {
 	began := time.Now()
 	f := newFleetAt(t, 0, func() time.Time { return began.Add(time.Duration(passed.Load())) })
 	for range 3 {
-		f.add(func(c *Config) { c.anyHeir = true })
+		f.add(func(c *Config) { c.handOverToAny = true })
 	}
 	f.settle()
 	owner, heir, edge := f.nodes[0], f.nodes[1], f.nodes[2]
@@ -400,22 +400,22 @@ func TestHandedOverInVainUnderSubscribers(t *testing.T) {
 	f.do(owner, create, shard.CodeCreated)
 	r := f.read(edge, id)
 	f.wants(r, []string{"a"})
-	owner.openers.mu.Lock() // the first attempt to follow it fails
-	limit, waiting := owner.openers.limit, owner.openers.waiting
-	owner.openers.limit, owner.openers.waiting = 0, 0
-	owner.openers.mu.Unlock()
+	owner.openPool.mu.Lock() // the first attempt to follow it fails
+	limit, waiting := owner.openPool.limit, owner.openPool.maxWaiting
+	owner.openPool.limit, owner.openPool.maxWaiting = 0, 0
+	owner.openPool.mu.Unlock()
 	f.handOver(id, owner, heir)
 	f.eventually("it fails", func() bool {
-		owner.followers.mu.Lock()
-		defer owner.followers.mu.Unlock()
-		return owner.followers.m[id] == nil
+		owner.followLoop.mu.Lock()
+		defer owner.followLoop.mu.Unlock()
+		return owner.followLoop.byStream[id] == nil
 	})
-	owner.openers.mu.Lock()
-	owner.openers.limit, owner.openers.waiting = limit, waiting
-	owner.openers.mu.Unlock()
+	owner.openPool.mu.Lock()
+	owner.openPool.limit, owner.openPool.maxWaiting = limit, waiting
+	owner.openPool.mu.Unlock()
 	f.eventually("the owner has it again and feeds", func() bool {
-		owner.unhold()
-		_, fed := owner.followers.local(id) // a use begins before the feed does
+		owner.closeBridges()
+		_, fed := owner.followLoop.localInfo(id) // a use begins before the feed does
 		return fed
 	})
 	passed.Add(int64(10 * time.Minute))
@@ -427,6 +427,6 @@ func TestHandedOverInVainUnderSubscribers(t *testing.T) {
 	f.eventually("nothing is held", func() bool {
 		owner.mu.Lock()
 		defer owner.mu.Unlock()
-		return len(owner.holds) == 0 && !owner.hosted.used(id)
+		return len(owner.bridges) == 0 && !owner.local.hasFeeds(id)
 	})
 }

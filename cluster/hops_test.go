@@ -15,21 +15,21 @@ func TestHintIsFollowedOnce(t *testing.T) {
 	t.Parallel()
 	v, table := tableOf("a", "b", "c", "d")
 	id, owner, heir := ownerAndHeir(table, "a")
-	var c course
+	var c routing
 	for i, want := range []struct {
 		name string
 		hop  hop
 		err  error
 	}{
-		{owner.Name, hopFirst, &redirect{owner: place{name: heir.Name}}},
-		{heir.Name, hopSecond, &redirect{owner: place{name: owner.Name}}},
-		{owner.Name, hopMust, nil},
+		{owner.Name, hopFirst, &redirectError{owner: peerAddr{name: heir.Name}}},
+		{heir.Name, hopRedirected, &redirectError{owner: peerAddr{name: owner.Name}}},
+		{owner.Name, hopForce, nil},
 	} {
-		to, ok := c.next(v, table, id, "a")
+		to, ok := c.nextTarget(v, table, id, "a")
 		if !ok || to.member == nil || to.member.Name != want.name || to.hop != want.hop {
 			t.Fatalf("step %d asks %+v, want %s at hop %d", i, to, want.name, want.hop)
 		}
-		if want.err != nil && !c.learn(want.name, want.err) {
+		if want.err != nil && !c.handleAnswer(want.name, want.err) {
 			t.Fatalf("gives up at step %d", i)
 		}
 	}
@@ -44,11 +44,11 @@ func TestHintToAStranger(t *testing.T) {
 	if owner.Name == self {
 		self = "b"
 	}
-	var c course
-	if !c.learn(owner.Name, &redirect{owner: place{name: "z"}}) {
+	var c routing
+	if !c.handleAnswer(owner.Name, &redirectError{owner: peerAddr{name: "z"}}) {
 		t.Fatal("gives up")
 	}
-	if to, _ := c.next(v, table, id, self); to.member != owner || to.hop != hopMust {
+	if to, _ := c.nextTarget(v, table, id, self); to.member != owner || to.hop != hopForce {
 		t.Errorf("asks %+v", to)
 	}
 }
@@ -61,13 +61,13 @@ func TestCourseEndsWhateverIsAnswered(t *testing.T) {
 	names := []string{"a", "b", "c", "d", "e", "stranger", ""}
 	rapid.Check(t, func(t *rapid.T) {
 		id := shard.StreamID("default/x")
-		var c course
+		var c routing
 		alive := 0
 		for step := 1; ; step++ {
-			if step > maxTurns {
+			if step > maxAnswers {
 				t.Fatalf("step %d", step)
 			}
-			to, ok := c.next(v, table, id, "a")
+			to, ok := c.nextTarget(v, table, id, "a")
 			if !ok {
 				t.Fatal("nobody to ask")
 			}
@@ -75,19 +75,19 @@ func TestCourseEndsWhateverIsAnswered(t *testing.T) {
 			if to.member != nil {
 				name = to.member.Name
 			}
-			owner := place{name: rapid.SampledFrom(names).Draw(t, "owner")}
+			owner := peerAddr{name: rapid.SampledFrom(names).Draw(t, "owner")}
 			err := rapid.SampledFrom([]error{
 				errUnreachable, shard.ErrStopped, shard.ErrNotOwner, shard.ErrStoreDown,
-				&redirect{owner: owner}, &redirect{owner: owner, alive: true}, shard.ErrContended,
+				&redirectError{owner: owner}, &redirectError{owner: owner, ownerAlive: true}, shard.ErrContended,
 			}).Draw(t, "answer")
-			var r *redirect
-			if errors.As(err, &r) && r.alive {
+			var r *redirectError
+			if errors.As(err, &r) && r.ownerAlive {
 				alive++
 			}
-			if !c.learn(name, err) {
+			if !c.handleAnswer(name, err) {
 				return
 			}
-			if c.hop < before && (alive != 1 || c.hop != hopSecond) || c.hop > hopMust {
+			if c.hop < before && (alive != 1 || c.hop != hopRedirected) || c.hop > hopForce {
 				t.Fatalf("hop %d after %d", c.hop, before)
 			}
 		}

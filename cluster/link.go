@@ -22,112 +22,112 @@ import (
 // subscriptions, which are listed at most once each.
 type link struct {
 	// set at construction
-	to          place
-	incarnation uint64
-	conn        *grpc.ClientConn
-	client      relaypb.RelayClient
-	control     grpc.BidiStreamingClient[relaypb.ToOwner, relaypb.ToEdge]
-	ctx         context.Context // ends with the link; its cause says why
-	cancel      context.CancelCauseFunc
-	met         *metrics
-	panics      *shard.Panics
-	version     uint32 // of the contract, that the owner speaks
-	window      int
-	linkWindow  int
-	wake        chan struct{} // cap 1, never closed
-	wg          sync.WaitGroup
-	heard       atomic.Int64                   // when the owner was last heard, ns
-	status      atomic.Pointer[relaypb.Status] // its last one; nil: none yet
-	now         func() time.Time               // this node's clock, and skew how far it is ahead of the owner's, ms
-	skew        atomic.Int64
+	peer               peerAddr
+	incarnation        uint64
+	conn               *grpc.ClientConn
+	client             relaypb.RelayClient
+	control            grpc.BidiStreamingClient[relaypb.ToOwner, relaypb.ToEdge]
+	ctx                context.Context // ends with the link; its cause says why
+	cancel             context.CancelCauseFunc
+	metrics            *metrics
+	panics             *shard.Panics
+	peerVersion        uint32 // of the contract, that the owner speaks
+	subscriptionWindow int
+	linkWindow         int
+	wake               chan struct{} // cap 1, never closed
+	wg                 sync.WaitGroup
+	lastHeard          atomic.Int64                   // when the owner was last heard, ns
+	peerStatus         atomic.Pointer[relaypb.Status] // its last one; nil: none yet
+	now                func() time.Time               // this node's clock, and skew how far it is ahead of the owner's, ms
+	clockSkew          atomic.Int64
 
-	mu     sync.Mutex
-	closed bool
-	subs   map[uint64]*upstream
-	handle uint64 // the last one given
-	say    []*upstream
-	owed   int       // bytes received and not yet returned as link credit
-	idle   time.Time // since when subs is empty
+	mu         sync.Mutex
+	closed     bool
+	subs       map[uint64]*upstreamSub
+	lastHandle uint64 // the last one given
+	outbox     []*upstreamSub
+	creditDue  int       // bytes received and not yet returned as link credit
+	idleSince  time.Time // since when subs is empty
 
 	// owned by the writer
-	beat     uint64
-	lane     uint64
-	bulkStop context.CancelFunc // nil: no bulk lane
+	lastBeat uint64
+	lastLane uint64
+	stopBulk context.CancelFunc // nil: no bulk lane
 }
 
-// upstream is the edge's half of a subscription.
-type upstream struct {
-	f      *follower
-	link   *link
-	handle uint64
+// upstreamSub is the edge's half of a subscription.
+type upstreamSub struct {
+	follower *follower
+	link     *link
+	handle   uint64
 
 	// guarded by link.mu
-	ask    *ask // until it is said
-	owed   uint32
-	listed bool
-	gone   bool // taken back
+	request   *subscribeRequest // until it is said
+	creditDue uint32
+	listed    bool
+	removed   bool // taken back
 
 	// owned by the link's bulk reader
-	tail  *shard.Tail
-	parts *pieces // nil: no Range in pieces under way
+	tail    *shard.Tail
+	partial *batchAssembler // nil: no Range in pieces under way
 }
 
-// ask is what a subscription asks for.
-type ask struct {
+// subscribeRequest is what a subscription asks for.
+type subscribeRequest struct {
 	from  uint64
 	route route
 }
 
 // Timing of links.
 const (
-	helloTimeout = time.Second
-	beatEvery    = time.Second
-	deadAfter    = 3 * time.Second // without a sign of life
-	bulkLinger   = time.Minute     // after the last subscription
-	pingTimeout  = 200 * time.Millisecond
+	helloTimeout      = time.Second
+	heartbeatInterval = time.Second
+	silenceTimeout    = 3 * time.Second // without a sign of life
+	bulkLinger        = time.Minute     // after the last subscription
+	pingTimeout       = 200 * time.Millisecond
 )
 
-// maxClock bounds what a peer may say of its clock, in milliseconds since 1970.
-const maxClock = 1 << 45
+// maxPeerClock bounds what a peer may say of its clock, in milliseconds since 1970.
+const maxPeerClock = 1 << 45
 
-// sayAtOnce bounds the subscriptions that one control message speaks of, and sayBytes what it
+// maxControlBatch bounds the subscriptions that one control message speaks of, and maxControlBytes what it
 // asks for.
 const (
-	sayAtOnce = 512
-	sayBytes  = 256 << 10
+	maxControlBatch = 512
+	maxControlBytes = 256 << 10
 )
 
 var (
-	errSilent  = errors.New("no sign of life")
-	errStopped = errors.New("link closed")
+	errPeerSilent = errors.New("no sign of life")
+	errLinkClosed = errors.New("link closed")
 )
 
 // openLink connects to a member and exchanges Hello.
 func openLink(ctx context.Context, p *peer) (*link, error) {
 	cfg := p.peers.cfg
-	conn, err := p.dial()
+	conn, err := p.newClientConn()
 	if err != nil {
 		return nil, err
 	}
 	l := &link{
-		to: p.to, incarnation: rand.Uint64(), conn: conn, client: relaypb.NewRelayClient(conn),
-		now: cfg.Now, met: p.peers.met, panics: p.peers.panics, window: cfg.window, linkWindow: p.peers.grant(),
-		wake: make(chan struct{}, 1), subs: map[uint64]*upstream{}, idle: time.Now(),
+		peer: p.addr, incarnation: rand.Uint64(), conn: conn, client: relaypb.NewRelayClient(conn),
+		now: cfg.Now, metrics: p.peers.metrics, panics: p.peers.panics, subscriptionWindow: cfg.subscriptionWindow, linkWindow: p.peers.grantCredit(),
+		wake: make(chan struct{}, 1), subs: map[uint64]*upstreamSub{}, idleSince: time.Now(),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
-	err = l.hello(place{p.peers.self, p.peers.addr})
+	err = l.exchangeHello(peerAddr{p.peers.self, p.peers.addr})
 	if err != nil {
 		l.cancel(err)
-		p.peers.ungrant(l.linkWindow)
+		p.peers.returnCredit(l.linkWindow)
 		_ = conn.Close()
-		return nil, fmt.Errorf("hello to %s: %w", p.to.name, err)
+		return nil, fmt.Errorf("hello to %s: %w", p.addr.name, err)
 	}
 	return l, nil
 }
 
-func (l *link) hello(self place) (err error) {
-	defer guard(l.panics, caughtLink, &err)
-	late := time.AfterFunc(helloTimeout, func() { l.cancel(errSilent) })
+func (l *link) exchangeHello(self peerAddr) (err error) {
+	defer recoverToError(l.panics, panicInLink, &err)
+	late := time.AfterFunc(helloTimeout, func() { l.cancel(errPeerSilent) })
 	defer late.Stop()
 	control, err := l.client.Control(l.ctx)
 	if err != nil {
@@ -135,8 +135,8 @@ func (l *link) hello(self place) (err error) {
 	}
 	l.control = control
 	if err := control.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-		Version: relayVersion, From: placeToWire(self), To: raw(l.to.name), Link: l.incarnation,
-		Window: uint64(l.window), LinkWindow: uint64(l.linkWindow),
+		Version: relayVersionNewest, From: placeToWire(self), To: wireBytes(l.peer.name), Link: l.incarnation,
+		Window: uint64(l.subscriptionWindow), LinkWindow: uint64(l.linkWindow),
 	}}); err != nil {
 		return err
 	}
@@ -144,26 +144,26 @@ func (l *link) hello(self place) (err error) {
 	switch {
 	case err != nil:
 		return err
-	case text(m.GetHello().GetFrom().GetName()) != l.to.name:
+	case wireText(m.GetHello().GetFrom().GetName()) != l.peer.name:
 		return fmt.Errorf("reached %q", m.GetHello().GetFrom().GetName())
 	}
-	l.version = m.GetHello().GetVersion()
-	l.heard.Store(time.Now().UnixNano())
+	l.peerVersion = m.GetHello().GetVersion()
+	l.lastHeard.Store(time.Now().UnixNano())
 	return nil
 }
 
 // run keeps the link until it breaks and says why.
 func (l *link) run() error {
-	l.spawn(l.readControl)
-	l.spawn(l.writeControl)
-	watch := time.NewTicker(deadAfter / 6)
+	l.goGuarded(l.readControl)
+	l.goGuarded(l.writeControl)
+	watch := time.NewTicker(silenceTimeout / 6)
 	defer watch.Stop()
 	for l.ctx.Err() == nil {
 		select {
 		case <-l.ctx.Done():
 		case <-watch.C:
-			if time.Since(time.Unix(0, l.heard.Load())) > deadAfter {
-				l.cancel(errSilent)
+			if time.Since(time.Unix(0, l.lastHeard.Load())) > silenceTimeout {
+				l.cancel(errPeerSilent)
 			}
 		}
 	}
@@ -172,8 +172,8 @@ func (l *link) run() error {
 	return context.Cause(l.ctx)
 }
 
-// spawn starts one of the link's goroutines. A panic of it costs the link.
-func (l *link) spawn(fn func()) {
+// goGuarded starts one of the link's goroutines. A panic of it costs the link.
+func (l *link) goGuarded(fn func()) {
 	l.wg.Go(func() {
 		var err error
 		defer func() {
@@ -181,69 +181,69 @@ func (l *link) spawn(fn func()) {
 				l.cancel(err)
 			}
 		}()
-		defer guard(l.panics, caughtLink, &err)
+		defer recoverToError(l.panics, panicInLink, &err)
 		fn()
 	})
 }
 
 // close takes the subscriptions that were on the link.
-func (l *link) close() []*upstream {
-	l.cancel(errStopped)
+func (l *link) close() []*upstreamSub {
+	l.cancel(errLinkClosed)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	subs := make([]*upstream, 0, len(l.subs))
+	subs := make([]*upstreamSub, 0, len(l.subs))
 	for _, u := range l.subs {
 		subs = append(subs, u)
 	}
-	l.met.subscriptions[sideEdge].Sub(float64(len(subs)))
-	l.subs, l.say = nil, nil
+	l.metrics.subscriptions[sideEdge].Sub(float64(len(subs)))
+	l.subs, l.outbox = nil, nil
 	return subs
 }
 
 // subscribe asks for a stream on behalf of f; nil if the link is gone.
-func (l *link) subscribe(f *follower, a ask) *upstream {
+func (l *link) subscribe(f *follower, a subscribeRequest) *upstreamSub {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil
 	}
-	l.handle++
-	u := &upstream{f: f, link: l, handle: l.handle, ask: &a}
+	l.lastHandle++
+	u := &upstreamSub{follower: f, link: l, handle: l.lastHandle, request: &a}
 	l.subs[u.handle] = u
-	l.met.subscriptions[sideEdge].Inc()
-	l.listLocked(u)
+	l.metrics.subscriptions[sideEdge].Inc()
+	l.enqueueLocked(u)
 	return u
 }
 
 // unsubscribe takes a subscription back. What still comes for it is ignored.
-func (l *link) unsubscribe(u *upstream) {
+func (l *link) unsubscribe(u *upstreamSub) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.removeLocked(u) && u.ask == nil {
-		l.listLocked(u)
+	if l.forgetSubLocked(u) && u.request == nil {
+		l.enqueueLocked(u)
 	}
-	u.ask = nil
+	u.request = nil
 }
 
-func (l *link) removeLocked(u *upstream) bool {
-	if u.gone || l.closed {
+func (l *link) forgetSubLocked(u *upstreamSub) bool {
+	if u.removed || l.closed {
 		return false
 	}
-	u.gone = true
+	u.removed = true
 	delete(l.subs, u.handle)
-	l.met.subscriptions[sideEdge].Dec()
+	l.metrics.subscriptions[sideEdge].Dec()
 	if len(l.subs) == 0 {
-		l.idle = time.Now()
+		l.idleSince = time.Now()
 	}
 	return true
 }
 
-func (l *link) listLocked(u *upstream) {
+func (l *link) enqueueLocked(u *upstreamSub) {
 	if !u.listed {
 		u.listed = true
-		l.say = append(l.say, u)
-		poke(l.wake)
+		l.outbox = append(l.outbox, u)
+		notify(l.wake)
 	}
 }
 
@@ -262,11 +262,11 @@ func (l *link) readControl() {
 			l.cancel(err)
 			return
 		}
-		l.heard.Store(time.Now().UnixNano())
+		l.lastHeard.Store(time.Now().UnixNano())
 		if m.GetStatus() != nil {
-			l.status.Store(checkStatus(m.GetStatus()))
+			l.peerStatus.Store(checkStatus(m.GetStatus()))
 			if at := m.GetStatus().GetNow(); at != 0 && l.now != nil {
-				l.skew.Store(int64(millis(l.now())) - int64(min(at, maxClock)))
+				l.clockSkew.Store(int64(unixMillis(l.now())) - int64(min(at, maxPeerClock)))
 			}
 		}
 	}
@@ -275,10 +275,10 @@ func (l *link) readControl() {
 // writeControl says what there is to say, a batch at a time, and a heartbeat
 // each second.
 func (l *link) writeControl() {
-	tick := time.NewTicker(beatEvery)
+	tick := time.NewTicker(heartbeatInterval)
 	defer tick.Stop()
 	for beat := true; ; {
-		m, more := l.collect(beat)
+		m, more := l.nextControlMessage(beat)
 		if m != nil {
 			if err := l.control.Send(m); err != nil {
 				l.cancel(err)
@@ -300,49 +300,49 @@ func (l *link) writeControl() {
 	}
 }
 
-// collect makes the next control message, or nil; more: there is another.
-func (l *link) collect(beat bool) (m *relaypb.ToOwner, more bool) {
+// nextControlMessage makes the next control message, or nil; more: there is another.
+func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 	m = &relaypb.ToOwner{}
 	l.mu.Lock()
 	n, size := 0, 0
-	for _, u := range l.say[:min(len(l.say), sayAtOnce)] {
-		if size > sayBytes {
+	for _, u := range l.outbox[:min(len(l.outbox), maxControlBatch)] {
+		if size > maxControlBytes {
 			break
 		}
 		n++
 		u.listed = false
 		switch {
-		case u.ask != nil:
+		case u.request != nil:
 			q := &relaypb.Subscribe{
-				Handle: u.handle, Stream: raw(u.f.id), From: u.ask.from,
-				Route: routeToWire(u.ask.route),
+				Handle: u.handle, Stream: wireBytes(u.follower.id), From: u.request.from,
+				Route: routeToWire(u.request.route),
 			}
 			size += proto.Size(q)
 			m.Subscribe = append(m.Subscribe, q)
-			u.ask = nil
-		case u.gone:
+			u.request = nil
+		case u.removed:
 			m.Unsubscribe = append(m.Unsubscribe, u.handle)
-		case u.owed > 0:
-			m.Credit = append(m.Credit, &relaypb.Credit{Handle: u.handle, Bytes: uint64(u.owed)})
-			u.owed = 0
+		case u.creditDue > 0:
+			m.Credit = append(m.Credit, &relaypb.Credit{Handle: u.handle, Bytes: uint64(u.creditDue)})
+			u.creditDue = 0
 		}
 	}
-	clear(l.say[:n])
-	l.say = l.say[n:]
-	if more = len(l.say) > 0; !more {
-		l.say = nil
+	clear(l.outbox[:n])
+	l.outbox = l.outbox[n:]
+	if more = len(l.outbox) > 0; !more {
+		l.outbox = nil
 	}
-	if l.owed >= l.linkWindow/8 {
-		m.LinkCredit, l.owed = uint64(l.owed), 0
+	if l.creditDue >= l.linkWindow/8 {
+		m.LinkCredit, l.creditDue = uint64(l.creditDue), 0
 	}
 	l.mu.Unlock()
 	if len(m.Subscribe) > 0 {
 		l.openBulk()
 	}
-	m.Lane = l.lane
+	m.Lane = l.lastLane
 	if beat {
-		l.beat++
-		m.Beat = l.beat
+		l.lastBeat++
+		m.Beat = l.lastBeat
 	}
 	if !beat && n == 0 && m.LinkCredit == 0 {
 		return nil, false
@@ -352,29 +352,29 @@ func (l *link) collect(beat bool) (m *relaypb.ToOwner, more bool) {
 
 // openBulk opens the bulk lane if there is none.
 func (l *link) openBulk() {
-	if l.bulkStop != nil {
+	if l.stopBulk != nil {
 		return
 	}
 	ctx, stop := context.WithCancel(l.ctx)
-	l.lane++
-	bulk, err := l.client.Bulk(ctx, &relaypb.BulkRequest{Link: l.incarnation, Lane: l.lane})
+	l.lastLane++
+	bulk, err := l.client.Bulk(ctx, &relaypb.BulkRequest{Link: l.incarnation, Lane: l.lastLane})
 	if err != nil {
 		stop()
 		l.cancel(err)
 		return
 	}
-	l.bulkStop = stop
-	l.spawn(func() { l.readBulk(ctx, bulk) })
+	l.stopBulk = stop
+	l.goGuarded(func() { l.readBulk(ctx, bulk) })
 }
 
 // closeBulk closes a bulk lane that has not been needed for a while.
 func (l *link) closeBulk() {
 	l.mu.Lock()
-	idle := len(l.subs) == 0 && len(l.say) == 0 && time.Since(l.idle) >= bulkLinger
+	idle := len(l.subs) == 0 && len(l.outbox) == 0 && time.Since(l.idleSince) >= bulkLinger
 	l.mu.Unlock()
-	if idle && l.bulkStop != nil {
-		l.bulkStop()
-		l.bulkStop = nil
+	if idle && l.stopBulk != nil {
+		l.stopBulk()
+		l.stopBulk = nil
 	}
 }
 
@@ -387,73 +387,73 @@ func (l *link) readBulk(ctx context.Context, bulk grpc.ServerStreamingClient[rel
 			}
 			return
 		}
-		l.heard.Store(time.Now().UnixNano())
+		l.lastHeard.Store(time.Now().UnixNano())
 		for _, part := range frame.GetParts() {
-			l.take(part)
+			l.handlePart(part)
 		}
 	}
 }
 
-// take gives a Part to its subscription, which a malformed one ends. Credit is returned
+// handlePart gives a Part to its subscription, which a malformed one ends. Credit is returned
 // here, on receipt.
-func (l *link) take(p *relaypb.Part) {
+func (l *link) handlePart(p *relaypb.Part) {
 	n := len(p.GetData())
 	l.mu.Lock()
 	u := l.subs[p.GetHandle()]
 	if n > 0 {
-		if l.owed += n; l.owed >= l.linkWindow/8 {
-			poke(l.wake)
+		if l.creditDue += n; l.creditDue >= l.linkWindow/8 {
+			notify(l.wake)
 		}
 		if u != nil {
-			if u.owed += uint32(n); int(u.owed) >= l.window/2 {
-				l.listLocked(u)
+			if u.creditDue += uint32(n); int(u.creditDue) >= l.subscriptionWindow/2 {
+				l.enqueueLocked(u)
 			}
 		}
 	}
 	if u != nil && p.GetKind() == relaypb.Kind_KIND_END {
-		l.removeLocked(u) // the owner has forgotten it already
+		l.forgetSubLocked(u) // the owner has forgotten it already
 	}
 	l.mu.Unlock()
-	l.met.bytes[sideEdge].Add(float64(n))
+	l.metrics.bytes[sideEdge].Add(float64(n))
 	if u == nil {
 		return
 	}
 	if err := checkPart(p); err != nil {
-		l.malformed(u, err)
+		l.failMalformed(u, err)
 		return
 	}
 	switch p.GetKind() {
 	case relaypb.Kind_KIND_SUBSCRIBED:
 		s := p.GetSubscribed()
-		u.f.subscribed(u, infoFromWire(s.GetInfo()), s.GetStart())
+		u.follower.onSubscribed(u, infoFromWire(s.GetInfo()), s.GetStart())
 	case relaypb.Kind_KIND_RANGE:
-		if err := l.takeRange(u, p); err != nil {
-			l.malformed(u, err)
+		if err := l.handleRange(u, p); err != nil {
+			l.failMalformed(u, err)
 		}
 	case relaypb.Kind_KIND_MOVED:
-		u.f.moved(u, placeFromWire(p.GetMoved()))
+		u.follower.onOwnerMoved(u, placeFromWire(p.GetMoved()))
 	case relaypb.Kind_KIND_END:
-		u.f.over(u, errorOf(p.GetRefusal()))
+		u.follower.onSubscriptionEnd(u, refusalToError(p.GetRefusal()))
 	}
 }
 
-// malformed ends a subscription for which something came that is nothing.
-func (l *link) malformed(u *upstream, err error) {
+// failMalformed ends a subscription for which something came that is nothing.
+func (l *link) failMalformed(u *upstreamSub, err error) {
 	l.unsubscribe(u)
-	u.f.over(u, fmt.Errorf("%w: from %s: %w", errFailed, l.to.name, err))
+	u.follower.onSubscriptionEnd(u, fmt.Errorf("%w: from %s: %w", errCallFailed, l.peer.name, err))
 }
 
-func (l *link) takeRange(u *upstream, p *relaypb.Part) error {
-	if u.parts == nil {
-		u.parts = &pieces{}
+func (l *link) handleRange(u *upstreamSub, p *relaypb.Part) error {
+	if u.partial == nil {
+		u.partial = &batchAssembler{}
 	}
-	r, whole, err := u.parts.add(p.GetData(), p.GetTotal())
+	r, whole, err := u.partial.addPiece(p.GetData(), p.GetTotal())
 	if err != nil {
 		return err
 	}
 	if whole {
-		u.parts = nil
-		u.f.fed(u, r)
+		u.partial = nil
+		u.follower.onRecords(u, r)
 	}
 	return nil
 }

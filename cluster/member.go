@@ -37,17 +37,17 @@ type Member struct {
 	Fleet uint64
 }
 
-// owns reports whether the member's dates let it own streams at an instant, in
+// ownsAt reports whether the member's dates let it own streams at an instant, in
 // milliseconds since 1970.
-func (m *Member) owns(ms uint64) bool { return m.StartAt <= ms && ms < m.StopAt }
+func (m *Member) ownsAt(ms uint64) bool { return m.StartAt <= ms && ms < m.StopAt }
 
-// newer reports whether, of two members with one key, m is the one that counts.
-func (m *Member) newer(o *Member) bool {
+// supersedes reports whether, of two members with one key, m is the one that counts.
+func (m *Member) supersedes(o *Member) bool {
 	return m.Start > o.Start || m.Start == o.Start && m.Name > o.Name
 }
 
-// millis is an instant as a Member has it.
-func millis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
+// unixMillis is an instant as a Member has it.
+func unixMillis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
 // Never is the instant that does not come.
 const Never = math.MaxUint64
@@ -84,21 +84,21 @@ const (
 //	…   extension: length (1 byte), then log format level (1), features (1), fleet (8);
 //	    a later release may make it longer. Missing parts are 0.
 const (
-	metaVersion = 1
-	metaFixed   = 39
-	metaExtra   = 10
-	maxKey      = 64
-	maxAddress  = 128
+	metaVersion        = 1
+	metaFixedBytes     = 39
+	metaExtensionBytes = 10
+	maxRingKey         = 64
+	maxAddress         = 128
 )
 
-var errMeta = errors.New("malformed metadata")
+var errMetadata = errors.New("malformed metadata")
 
 func (m *Member) encode() []byte {
-	b := make([]byte, 0, metaFixed+3+len(m.Key)+len(m.Relay)+len(m.HTTP))
+	b := make([]byte, 0, metaFixedBytes+3+len(m.Key)+len(m.Relay)+len(m.HTTP))
 	b = append(b, metaVersion)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.Flags))
 	b = binary.BigEndian.AppendUint16(b, ringGeneration)
-	b = append(b, relayOldest, m.Speaks)
+	b = append(b, relayVersionOldest, m.Speaks)
 	for _, v := range []uint64{m.Rev, m.Start, m.StartAt, m.StopAt} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
@@ -106,7 +106,7 @@ func (m *Member) encode() []byte {
 		b = append(b, byte(len(s)))
 		b = append(b, s...)
 	}
-	b = append(b, metaExtra, m.Format, byte(m.Features))
+	b = append(b, metaExtensionBytes, m.Format, byte(m.Features))
 	return binary.BigEndian.AppendUint64(b, m.Fleet)
 }
 
@@ -117,9 +117,9 @@ func (m *Member) decodeExtension(b []byte) error {
 	}
 	n := int(b[0])
 	if len(b) < 1+n {
-		return errMeta
+		return errMetadata
 	}
-	var ext [metaExtra]byte
+	var ext [metaExtensionBytes]byte
 	copy(ext[:], b[1:1+n])
 	m.Format, m.Features = ext[0], Features(ext[1])
 	m.Fleet = binary.BigEndian.Uint64(ext[2:])
@@ -128,8 +128,8 @@ func (m *Member) decodeExtension(b []byte) error {
 
 // decodeMember reads the metadata of the member that gossip calls name.
 func decodeMember(name string, b []byte) (Member, error) {
-	if len(b) < metaFixed || b[0] < metaVersion {
-		return Member{}, errMeta
+	if len(b) < metaFixedBytes || b[0] < metaVersion {
+		return Member{}, errMetadata
 	}
 	if gen := binary.BigEndian.Uint16(b[3:]); gen != ringGeneration {
 		return Member{}, fmt.Errorf("ring generation %d, not %d", gen, ringGeneration)
@@ -143,18 +143,18 @@ func decodeMember(name string, b []byte) (Member, error) {
 		StartAt: binary.BigEndian.Uint64(b[23:]),
 		StopAt:  binary.BigEndian.Uint64(b[31:]),
 	}
-	b = b[metaFixed:]
+	b = b[metaFixedBytes:]
 	for _, f := range []struct {
 		s   *string
 		max int
-	}{{&m.Key, maxKey}, {&m.Relay, maxAddress}, {&m.HTTP, maxAddress}} {
+	}{{&m.Key, maxRingKey}, {&m.Relay, maxAddress}, {&m.HTTP, maxAddress}} {
 		if len(b) == 0 || len(b) < 1+int(b[0]) || int(b[0]) > f.max {
-			return Member{}, errMeta
+			return Member{}, errMetadata
 		}
 		*f.s, b = string(b[1:1+int(b[0])]), b[1+int(b[0]):]
 	}
 	if m.Key == "" || m.Relay == "" {
-		return Member{}, errMeta
+		return Member{}, errMetadata
 	}
 	return m, m.decodeExtension(b)
 }

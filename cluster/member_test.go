@@ -9,7 +9,7 @@ import (
 func aMember() Member {
 	return Member{
 		Name: "node-0-1a2b3c4d", Key: "node-0", Start: 1700000000000, Rev: 7, StartAt: 0,
-		StopAt: Never, Flags: FlagLeaving, Speaks: relayVersion, Relay: "10.1.2.3:4458", HTTP: "10.1.2.3:4437",
+		StopAt: Never, Flags: FlagLeaving, Speaks: relayVersionNewest, Relay: "10.1.2.3:4458", HTTP: "10.1.2.3:4437",
 		Format: 1, Features: FeatureTLS, Fleet: 1 << 63,
 	}
 }
@@ -50,7 +50,7 @@ func TestMemberOfAnotherRing(t *testing.T) {
 func TestMemberFitsInGossip(t *testing.T) {
 	t.Parallel()
 	long := make([]byte, maxAddress)
-	m := Member{Key: string(long[:maxKey]), Relay: string(long), HTTP: string(long)}
+	m := Member{Key: string(long[:maxRingKey]), Relay: string(long), HTTP: string(long)}
 	if n := len(m.encode()); n > 512 {
 		t.Errorf("%d bytes", n)
 	}
@@ -60,7 +60,7 @@ func FuzzDecodeMember(f *testing.F) {
 	m := aMember()
 	f.Add(m.encode())
 	f.Add([]byte{metaVersion})
-	f.Add(m.encode()[:metaFixed+4])
+	f.Add(m.encode()[:metaFixedBytes+4])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeMember("n", b)
 		if err != nil {

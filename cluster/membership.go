@@ -28,43 +28,43 @@ import (
 // state, never a backlog, and a View may be told twice when a date passed.
 type membership struct {
 	// set at construction
-	cfg     *Config
-	log     *slog.Logger
-	met     *metrics
-	observe func(*View)
-	ml      *memberlist.Memberlist
-	addr    string // where gossip listens
-	keys    *memberlist.Keyring
-	stop    context.CancelFunc
-	wg      sync.WaitGroup
+	cfg        *Config
+	log        *slog.Logger
+	metrics    *metrics
+	onView     func(*View)
+	gossip     *memberlist.Memberlist
+	gossipAddr string // where gossip listens
+	keyring    *memberlist.Keyring
+	stop       context.CancelFunc
+	wg         sync.WaitGroup
 
-	view atomic.Pointer[View]
-	news chan struct{} // cap 1, never closed: something changed
-	tell chan struct{} // cap 1, never closed: self changed, others must hear
+	view        atomic.Pointer[View]
+	viewStale   chan struct{} // cap 1, never closed: something changed
+	selfChanged chan struct{} // cap 1, never closed: self changed, others must hear
 
-	mu    sync.Mutex
-	self  Member
-	known map[string]Member // the others, by name
-	addrs map[string]string // where they gossip, by name
-	began time.Time         // when joining did
-	// attempts is the last try of each address to join that failed, by name or address; at most
+	mu          sync.Mutex
+	self        Member
+	others      map[string]Member // the others, by name
+	gossipAddrs map[string]string // where they gossip, by name
+	joinBegan   time.Time         // when joining did
+	// joinAttempts is the last try of each address to join that failed, by name or address; at most
 	// as many as there are.
-	attempts map[string]*attempt
-	gate     gate
+	joinAttempts map[string]*joinAttempt
+	gate         ownershipGate
 
-	looked func() // called once a round of joining might have begun a fleet; may be nil
+	onJoinRound func() // called once a round of joining might have begun a fleet; may be nil
 }
 
 // The calm profile: gossip places streams, links notice deaths.
 const (
-	gossipInterval   = 100 * time.Millisecond
-	gossipNodes      = 4
-	retransmitMult   = 10 // with 6, of nine nodes one misses 3 changes in 1,000 until the next push/pull
-	pushPullInterval = 10 * time.Second
-	gossipTimeout    = 3 * time.Second
-	handoffQueue     = 4096
-	tellTimeout      = 2 * time.Second
-	leaveTimeout     = 2 * time.Second
+	gossipInterval    = 100 * time.Millisecond
+	gossipNodes       = 4
+	retransmitMult    = 10 // with 6, of nine nodes one misses 3 changes in 1,000 until the next push/pull
+	pushPullInterval  = 10 * time.Second
+	gossipTimeout     = 3 * time.Second
+	handoffQueueDepth = 4096
+	announceTimeout   = 2 * time.Second
+	leaveTimeout      = 2 * time.Second
 )
 
 // newMembership is this node, alone until start. relayAddr is where its server
@@ -73,22 +73,22 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 	var suffix [4]byte
 	_, _ = rand.Read(suffix[:]) // crypto/rand.Read never fails
 	m := &membership{
-		cfg: cfg, log: cfg.Logger, met: met, observe: observe,
-		news:  make(chan struct{}, 1),
-		tell:  make(chan struct{}, 1),
-		known: map[string]Member{},
-		addrs: map[string]string{}, attempts: map[string]*attempt{}, began: time.Now(),
+		cfg: cfg, log: cfg.Logger, metrics: met, onView: observe,
+		viewStale:   make(chan struct{}, 1),
+		selfChanged: make(chan struct{}, 1),
+		others:      map[string]Member{},
+		gossipAddrs: map[string]string{}, joinAttempts: map[string]*joinAttempt{}, joinBegan: time.Now(),
 		self: Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), Key: cfg.RingKey,
-			Start: millis(cfg.Now()), Rev: 1, StopAt: Never,
-			Speaks: relayVersion, Relay: relayAddr, HTTP: cfg.HTTP, Format: shard.FormatLevel,
+			Start: unixMillis(cfg.Now()), Rev: 1, StopAt: Never,
+			Speaks: relayVersionNewest, Relay: relayAddr, HTTP: cfg.HTTP, Format: shard.FormatLevel,
 		},
 	}
 	if cfg.Plaintext != PlaintextAlways {
 		m.self.Features |= FeatureTLS
 	}
-	m.gate.closed = cfg.gated
-	if len(cfg.Join) > 0 || cfg.gated {
+	m.gate.closed = cfg.storeGated
+	if len(cfg.Join) > 0 || cfg.storeGated {
 		m.self.StartAt = Never // owns nothing before it has found somebody, and S2
 	}
 	m.view.Store(NewView([]Member{m.self}))
@@ -97,16 +97,16 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 
 // start begins to gossip.
 func (m *membership) start() error {
-	if err := m.create(); err != nil {
+	if err := m.startMemberlist(); err != nil {
 		return fmt.Errorf("start gossip: %w", err)
 	}
-	m.log.Info("gossip started", "addr", m.addr)
-	m.run()
+	m.log.Info("gossip started", "addr", m.gossipAddr)
+	m.startLoops()
 	return nil
 }
 
-func (m *membership) create() error {
-	host, port, err := splitAddr(m.cfg.Gossip)
+func (m *membership) startMemberlist() error {
+	host, port, err := splitHostPort(m.cfg.Gossip)
 	if err != nil {
 		return err
 	}
@@ -121,15 +121,15 @@ func (m *membership) create() error {
 	if c.Keyring, err = memberlist.NewKeyring(m.cfg.Secrets, m.cfg.Secrets[0]); err != nil {
 		return err
 	}
-	m.keys = c.Keyring
+	m.keyring = c.Keyring
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
 	c.GossipInterval, c.GossipNodes = gossipInterval, gossipNodes
 	c.RetransmitMult = retransmitMult
 	c.PushPullInterval = pushPullInterval
 	c.TCPTimeout = gossipTimeout
 	c.EnableCompression = false
-	c.HandoffQueueDepth = handoffQueue
-	c.Delegate, c.Events = (*delegate)(m), (*delegate)(m)
+	c.HandoffQueueDepth = handoffQueueDepth
+	c.Delegate, c.Events = (*gossipDelegate)(m), (*gossipDelegate)(m)
 	if c.Transport, err = m.cfg.Network.Gossip(m.cfg.Gossip); err != nil {
 		return err
 	}
@@ -141,56 +141,56 @@ func (m *membership) create() error {
 		}
 		c.Transport, c.BindPort, c.AdvertisePort = t, t.GetAutoBindPort(), t.GetAutoBindPort()
 	}
-	if m.ml, err = memberlist.Create(c); err != nil {
+	if m.gossip, err = memberlist.Create(c); err != nil {
 		_ = c.Transport.Shutdown()
 		return err
 	}
-	m.addr = nodeAddr(m.ml.LocalNode())
+	m.gossipAddr = gossipAddrOf(m.gossip.LocalNode())
 	return nil
 }
 
-func nodeAddr(n *memberlist.Node) string {
+func gossipAddrOf(n *memberlist.Node) string {
 	return net.JoinHostPort(n.Addr.String(), strconv.Itoa(int(n.Port)))
 }
 
-func (m *membership) run() {
+func (m *membership) startLoops() {
 	ctx, stop := context.WithCancel(context.Background())
 	m.stop = stop
-	m.wg.Go(func() { m.publish(ctx) })
-	if m.ml != nil {
-		m.wg.Go(func() { m.join(ctx) })
-		m.wg.Go(func() { m.speak(ctx) })
+	m.wg.Go(func() { m.publishViews(ctx) })
+	if m.gossip != nil {
+		m.wg.Go(func() { m.joinLoop(ctx) })
+		m.wg.Go(func() { m.gossipSelf(ctx) })
 	}
 }
 
-// current is the newest View.
-func (m *membership) current() *View { return m.view.Load() }
+// currentView is the newest View.
+func (m *membership) currentView() *View { return m.view.Load() }
 
-// publish builds Views, and repeats the newest one to the observer whenever one
+// publishViews builds Views, and repeats the newest one to the observer whenever one
 // of its dates passes.
-func (m *membership) publish(ctx context.Context) {
-	flip := time.NewTimer(time.Hour)
-	defer flip.Stop()
-	hidden := ""
-	var told *Table // the last one that the log tells of
+func (m *membership) publishViews(ctx context.Context) {
+	nextChange := time.NewTimer(time.Hour)
+	defer nextChange.Stop()
+	superseder := ""
+	var loggedTable *Table // the last one that the log tells of
 	for {
-		v := m.build()
+		v := m.buildView()
 		now := m.cfg.Now()
 		owners := v.At(now).Len() // lays the ring out here, off the way of requests
-		m.met.owners.Set(float64(owners))
-		m.met.members.Set(float64(len(v.members)))
+		m.metrics.owners.Set(float64(owners))
+		m.metrics.members.Set(float64(len(v.members)))
 		if old := m.view.Load(); !v.equal(old) {
 			m.view.Store(v)
-			m.met.views.Inc()
-			tellMembers(m.log, m.self.Name, old, v)
+			m.metrics.viewChanges.Inc()
+			logMemberChanges(m.log, m.self.Name, old, v)
 		}
-		if table := v.At(now); told == nil || !told.same(table) {
-			m.log.Info("owners changed", "owners", owners, "members", len(v.members), "self", table.has(m.self.Name))
-			told = table
+		if table := v.At(now); loggedTable == nil || !loggedTable.sameOwners(table) {
+			m.log.Info("owners changed", "owners", owners, "members", len(v.members), "self", table.hasOwner(m.self.Name))
+			loggedTable = table
 		}
-		m.observe(m.view.Load())
-		hidden = m.complain(v.HiddenBy(m.self.Name, now), hidden)
-		m.layOut(m.view.Load(), now)
+		m.onView(m.view.Load())
+		superseder = m.warnSuperseded(v.HiddenBy(m.self.Name, now), superseder)
+		m.buildTablesAhead(m.view.Load(), now)
 		wait := time.Hour
 		for _, at := range v.Flips() {
 			if at.After(now) {
@@ -198,35 +198,35 @@ func (m *membership) publish(ctx context.Context) {
 				break
 			}
 		}
-		flip.Reset(wait)
+		nextChange.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return
-		case <-m.news:
-		case <-flip.C:
+		case <-m.viewStale:
+		case <-nextChange.C:
 		}
 	}
 }
 
-// flipsAhead bounds the tables that are laid out ahead: nodes name whole seconds, so those
+// maxTablesAhead bounds the tables that are laid out ahead: nodes name whole seconds, so those
 // of a deploy are few.
-const flipsAhead = 4
+const maxTablesAhead = 4
 
-// layOut lays out the tables after the next dates: at a date all requests would wait for
+// buildTablesAhead lays out the tables after the next dates: at a date all requests would wait for
 // the first that comes, and that one for the ring.
-func (m *membership) layOut(v *View, now time.Time) {
+func (m *membership) buildTablesAhead(v *View, now time.Time) {
 	ahead := 0
 	for _, at := range v.Flips() {
-		if at.After(now) && ahead < flipsAhead {
+		if at.After(now) && ahead < maxTablesAhead {
 			ahead++
 			v.At(at)
 		}
 	}
 }
 
-// complain says once that another process has this node's ring key, so that this one owns
+// warnSuperseded says once that another process has this node's ring key, so that this one owns
 // nothing, and returns its name. Two nodes were given one name.
-func (m *membership) complain(by *Member, before string) string {
+func (m *membership) warnSuperseded(by *Member, before string) string {
 	if by == nil {
 		return ""
 	}
@@ -237,108 +237,108 @@ func (m *membership) complain(by *Member, before string) string {
 	return by.Name
 }
 
-// build makes the newest View, and names the date from which this node owns streams once
+// buildView makes the newest View, and names the date from which this node owns streams once
 // it knows somebody who does, or will.
-func (m *membership) build() *View {
+func (m *membership) buildView() *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.cfg.Now()
-	m.yieldLocked(now)
-	if m.self.StartAt == Never && m.ownedLocked(now) && m.mayLocked(now) {
-		m.activateLocked(m.flip(now))
+	m.yieldOwnershipLocked(now)
+	if m.self.StartAt == Never && m.othersOwnLocked(now) && m.mayOwnLocked(now) {
+		m.setStartLocked(m.nextChangeAt(now))
 	}
-	return NewView(m.allLocked())
+	return NewView(m.allMembersLocked())
 }
 
-// flip is the instant of a change that this node announces now: a whole second, so
+// nextChangeAt is the instant of a change that this node announces now: a whole second, so
 // that changes of several nodes fall together, and so far ahead that every node knows of
 // it by then. All switch by their own clocks, and not when gossip comes by.
-func (m *membership) flip(now time.Time) uint64 {
+func (m *membership) nextChangeAt(now time.Time) uint64 {
 	at := now.Add(m.cfg.Lead)
 	if m.cfg.Lead >= time.Second {
 		at = at.Add(time.Second - 1).Truncate(time.Second)
 	}
-	return max(millis(at), 1)
+	return max(unixMillis(at), 1)
 }
 
-func (m *membership) activateLocked(at uint64) {
+func (m *membership) setStartLocked(at uint64) {
 	m.self.StartAt = at
 	m.self.Rev++
-	poke(m.tell)
+	notify(m.selfChanged)
 }
 
-// ownedLocked reports whether somebody else owns streams, or has named the date from which it
+// othersOwnLocked reports whether somebody else owns streams, or has named the date from which it
 // will: to wait for that would have a fleet begin one date after the other.
-func (m *membership) ownedLocked(now time.Time) bool {
-	for _, o := range m.known {
-		if o.dated(millis(now)) {
+func (m *membership) othersOwnLocked(now time.Time) bool {
+	for _, o := range m.others {
+		if o.ownsOrWill(unixMillis(now)) {
 			return true
 		}
 	}
 	return false
 }
 
-// sought is the end of a round of joining, or of the patience with it. Who owns nothing yet
+// endJoinRound is the end of a round of joining, or of the patience with it. Who owns nothing yet
 // and has met only such as own nothing either may be the first to own, but not before that:
 // the owners may be those that were still being dialled. all: nobody was missed. Otherwise
 // the owners may be among the missed: then it names a date, by which it may hear of them.
 // why, if not empty: a node without company need not wait for any. While an address answers that
 // does not speak this node's gossip (seek.go) it begins nothing.
-func (m *membership) sought(all bool, why string) (company bool) {
+func (m *membership) endJoinRound(all bool, why string) (company bool) {
 	m.mu.Lock()
 	now := m.cfg.Now()
-	company = len(m.known) > 0
-	ripe := (company || why != "") && !m.aliensLocked()
-	first := ripe && m.soughtLocked(all, why)
-	begins := ripe && m.self.StartAt == Never && !m.ownedLocked(now) && m.mayLocked(now)
+	company = len(m.others) > 0
+	ripe := (company || why != "") && !m.metForeignLocked()
+	first := ripe && m.noteJoinRoundLocked(all, why)
+	begins := ripe && m.self.StartAt == Never && !m.othersOwnLocked(now) && m.mayOwnLocked(now)
 	switch {
 	case !begins:
 	case all || !company:
-		m.activateLocked(0)
+		m.setStartLocked(0)
 	default:
-		m.activateLocked(m.flip(now))
+		m.setStartLocked(m.nextChangeAt(now))
 	}
 	m.mu.Unlock()
-	if first && m.looked != nil {
-		m.looked()
+	if first && m.onJoinRound != nil {
+		m.onJoinRound()
 	}
 	if begins {
-		poke(m.news)
+		notify(m.viewStale)
 	}
 	if begins && !company {
-		if tried := m.seeks(); tried != "" {
+		if tried := m.joinErrors(); tried != "" {
 			why += ": " + tried
 		}
-		m.alone(why)
+		m.warnAlone(why)
 	}
 	return company
 }
 
-func (m *membership) alone(why string) { m.log.Warn("this node is alone", "why", why) }
+func (m *membership) warnAlone(why string) { m.log.Warn("this node is alone", "why", why) }
 
-// returning takes leaving back.
-func (m *membership) returning() {
+// cancelLeave takes leaving back.
+func (m *membership) cancelLeave() {
 	m.mu.Lock()
 	if m.self.Flags&FlagLeaving != 0 {
 		m.self.Flags &^= FlagLeaving
-		m.self.StartAt, m.self.StopAt = m.flip(m.cfg.Now()), Never
-		if !m.mayLocked(m.cfg.Now()) {
+		m.self.StartAt, m.self.StopAt = m.nextChangeAt(m.cfg.Now()), Never
+		if !m.mayOwnLocked(m.cfg.Now()) {
 			m.self.StartAt = Never
 		}
 		m.self.Rev++
 	}
 	m.mu.Unlock()
-	m.changed()
+	m.announceChange()
 }
 
-// changed has a change of self heard, here and by others.
-func (m *membership) changed() {
-	poke(m.news)
-	poke(m.tell)
+// announceChange has a change of self heard, here and by others.
+func (m *membership) announceChange() {
+	notify(m.viewStale)
+	notify(m.selfChanged)
 }
 
-// noStore says whether S2 answers this node.
-func (m *membership) noStore(lost bool) {
+// setStoreLost says whether S2 answers this node.
+func (m *membership) setStoreLost(lost bool) {
 	m.mu.Lock()
 	m.self.Flags &^= FlagNoStore
 	if lost {
@@ -346,64 +346,64 @@ func (m *membership) noStore(lost bool) {
 	}
 	m.self.Rev++
 	m.mu.Unlock()
-	m.changed()
+	m.announceChange()
 }
 
-// paused: this node stood still for so long that others have taken its streams. It comes
+// rejoinAfterPause: this node stood still for so long that others have taken its streams. It comes
 // back as one that joins, instead of being a second owner of each.
-func (m *membership) paused(late time.Duration) {
+func (m *membership) rejoinAfterPause(late time.Duration) {
 	now := m.cfg.Now()
 	m.mu.Lock()
-	again := len(m.known) > 0 && m.self.owns(millis(now))
+	again := len(m.others) > 0 && m.self.ownsAt(unixMillis(now))
 	if again {
-		m.self.StartAt = m.flip(now)
+		m.self.StartAt = m.nextChangeAt(now)
 		m.self.Rev++
 	}
 	m.mu.Unlock()
 	m.log.Warn("stood still", "for", late)
 	if again {
-		m.changed()
+		m.announceChange()
 	}
 }
 
-// leaving says that this node owns nothing from some instant on, which it returns: now,
+// announceLeave says that this node owns nothing from some instant on, which it returns: now,
 // if there is nobody to tell.
-func (m *membership) leaving() (at time.Time) {
+func (m *membership) announceLeave() (at time.Time) {
 	m.mu.Lock()
 	if m.self.Flags&FlagLeaving == 0 {
 		now := m.cfg.Now()
 		m.self.Flags |= FlagLeaving
-		m.self.StopAt = m.flip(now)
-		if len(m.known) == 0 {
-			m.self.StopAt = max(millis(now), 1)
+		m.self.StopAt = m.nextChangeAt(now)
+		if len(m.others) == 0 {
+			m.self.StopAt = max(unixMillis(now), 1)
 		}
 		m.self.Rev++
 	}
 	at = time.UnixMilli(int64(m.self.StopAt))
 	m.mu.Unlock()
-	m.changed()
+	m.announceChange()
 	return at
 }
 
-// speak tells the fleet whenever self changed, and again if gossip holds an
+// gossipSelf tells the fleet whenever self changed, and again if gossip holds an
 // older saying of ours.
-func (m *membership) speak(ctx context.Context) {
+func (m *membership) gossipSelf(ctx context.Context) {
 	check := time.NewTicker(pushPullInterval)
 	defer check.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-m.tell:
+		case <-m.selfChanged:
 		case <-check.C:
 			m.mu.Lock()
 			now := m.self.encode()
 			m.mu.Unlock()
-			if bytes.Equal(now, m.ml.LocalNode().Meta) {
+			if bytes.Equal(now, m.gossip.LocalNode().Meta) {
 				continue
 			}
 		}
-		if err := m.ml.UpdateNode(tellTimeout); err != nil {
+		if err := m.gossip.UpdateNode(announceTimeout); err != nil {
 			m.log.Debug("gossip", "err", err)
 		}
 	}
@@ -415,49 +415,49 @@ func (m *membership) close(goodbye bool) error {
 		m.stop()
 	}
 	m.wg.Wait()
-	if m.ml == nil {
+	if m.gossip == nil {
 		return nil
 	}
 	if goodbye {
-		if err := m.ml.Leave(leaveTimeout); err != nil { // the others find out by themselves
+		if err := m.gossip.Leave(leaveTimeout); err != nil { // the others find out by themselves
 			m.log.Debug("nobody heard the goodbye", "err", err)
 		}
 	}
-	return m.ml.Shutdown()
+	return m.gossip.Shutdown()
 }
 
 // Joining.
 const (
-	joinSoon   = 500 * time.Millisecond // while nobody was found
-	joinEvery  = 10 * time.Second       // and up to half as much again
-	joinAtOnce = 8
+	joinRetry    = 500 * time.Millisecond // while nobody was found
+	joinInterval = 10 * time.Second       // and up to half as much again
+	maxJoinDials = 8
 )
 
-// seekPatience is how long a round may take before the addresses that have not answered
+// joinRoundTimeout is how long a round may take before the addresses that have not answered
 // yet count as missed: they must not keep a fleet from beginning.
-const seekPatience = time.Second
+const joinRoundTimeout = time.Second
 
-// join looks for members for ever: a partition of more than half a minute never
+// joinLoop looks for members for ever: a partition of more than half a minute never
 // heals without it, because the dead are forgotten.
-func (m *membership) join(ctx context.Context) {
+func (m *membership) joinLoop(ctx context.Context) {
 	if len(m.cfg.Join) == 0 {
-		m.await(ctx)
+		m.warnIfNeverJoined(ctx)
 		return
 	}
 	for {
-		late := time.AfterFunc(seekPatience, func() { m.sought(false, "") })
-		all, strangers := m.seek(ctx)
+		late := time.AfterFunc(joinRoundTimeout, func() { m.endJoinRound(false, "") })
+		all, strangers := m.joinRound(ctx)
 		late.Stop()
 		why := ""
 		switch {
 		case all && !strangers:
 			why = "all addresses to join are this node's own"
-		case time.Since(m.began) >= m.cfg.Alone:
+		case time.Since(m.joinBegan) >= m.cfg.Alone:
 			why = "found nobody to join"
 		}
-		wait := joinEvery + mrand.N(joinEvery/2)
-		if !m.sought(all, why) {
-			wait = joinSoon/2 + mrand.N(joinSoon)
+		wait := joinInterval + mrand.N(joinInterval/2)
+		if !m.endJoinRound(all, why) {
+			wait = joinRetry/2 + mrand.N(joinRetry)
 		}
 		select {
 		case <-ctx.Done():
@@ -467,39 +467,39 @@ func (m *membership) join(ctx context.Context) {
 	}
 }
 
-// await says so if nobody joins a node that has nobody to join: an address may be missing
+// warnIfNeverJoined says so if nobody joins a node that has nobody to join: an address may be missing
 // in its configuration.
-func (m *membership) await(ctx context.Context) {
+func (m *membership) warnIfNeverJoined(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
 	case <-time.After(m.cfg.Alone):
 	}
 	m.mu.Lock()
-	company := len(m.known) > 0
+	company := len(m.others) > 0
 	m.mu.Unlock()
 	if !company {
-		m.alone("no addresses to join, and nobody has joined")
+		m.warnAlone("no addresses to join, and nobody has joined")
 	}
 }
 
-// seek looks up the addresses to join and dials those that are not in the view.
+// joinRound looks up the addresses to join and dials those that are not in the view.
 // all: every name was looked up, and whoever was dialled answered; strangers: there was
 // somebody to dial.
-func (m *membership) seek(ctx context.Context) (all, strangers bool) {
-	seen := map[string]bool{m.addr: true}
+func (m *membership) joinRound(ctx context.Context) (all, strangers bool) {
+	seen := map[string]bool{m.gossipAddr: true}
 	m.mu.Lock()
-	for _, a := range m.addrs {
+	for _, a := range m.gossipAddrs {
 		seen[a] = true
 	}
 	m.mu.Unlock()
 	all = true
 	var dial errgroup.Group
-	dial.SetLimit(joinAtOnce)
+	dial.SetLimit(maxJoinDials)
 	tried := map[string]bool{}
 	for _, name := range m.cfg.Join {
 		tried[name] = true
-		addrs, err := m.lookup(ctx, name)
+		addrs, err := m.lookupAddrs(ctx, name)
 		if err != nil {
 			all = false
 			continue
@@ -509,16 +509,16 @@ func (m *membership) seek(ctx context.Context) (all, strangers bool) {
 				continue
 			}
 			seen[a], tried[a], strangers = true, true, true
-			dial.Go(func() error { return m.dial(ctx, a) })
+			dial.Go(func() error { return m.joinAt(ctx, a) })
 		}
 	}
 	err := dial.Wait()
-	m.forgetTries(tried)
+	m.forgetAttempts(tried)
 	return err == nil && all, strangers
 }
 
-// resolve turns host or host:port into addresses.
-func (m *membership) resolve(ctx context.Context, name string) ([]string, error) {
+// resolveAddrs turns host or host:port into addresses.
+func (m *membership) resolveAddrs(ctx context.Context, name string) ([]string, error) {
 	host, port, err := net.SplitHostPort(name)
 	if err != nil {
 		host, port = name, strconv.Itoa(DefaultPort)
@@ -535,35 +535,35 @@ func (m *membership) resolve(ctx context.Context, name string) ([]string, error)
 	return slices.Compact(slices.Sorted(slices.Values(ips))), nil
 }
 
-// poke leaves a note in a channel of capacity one.
-func poke(c chan struct{}) {
+// notify leaves a note in a channel of capacity one.
+func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
 	}
 }
 
-// delegate is what memberlist calls, under its own lock: it only notes.
-type delegate membership
+// gossipDelegate is what memberlist calls, under its own lock: it only notes.
+type gossipDelegate membership
 
-func (d *delegate) NodeMeta(int) []byte {
+func (d *gossipDelegate) NodeMeta(int) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.self.encode()
 }
 
-func (d *delegate) NotifyJoin(n *memberlist.Node)   { d.heard(n) }
-func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.heard(n) }
+func (d *gossipDelegate) NotifyJoin(n *memberlist.Node)   { d.noteMember(n) }
+func (d *gossipDelegate) NotifyUpdate(n *memberlist.Node) { d.noteMember(n) }
 
-func (d *delegate) NotifyLeave(n *memberlist.Node) {
+func (d *gossipDelegate) NotifyLeave(n *memberlist.Node) {
 	d.mu.Lock()
-	delete(d.known, n.Name)
-	delete(d.addrs, n.Name)
+	delete(d.others, n.Name)
+	delete(d.gossipAddrs, n.Name)
 	d.mu.Unlock()
-	poke(d.news)
+	notify(d.viewStale)
 }
 
-func (d *delegate) heard(n *memberlist.Node) {
+func (d *gossipDelegate) noteMember(n *memberlist.Node) {
 	if n.Name == d.self.Name { // set at construction
 		return
 	}
@@ -573,15 +573,15 @@ func (d *delegate) heard(n *memberlist.Node) {
 		return
 	}
 	d.mu.Lock()
-	d.addrs[n.Name] = nodeAddr(n)
-	if old, ok := d.known[n.Name]; !ok || o.Rev > old.Rev {
-		d.known[n.Name] = o
+	d.gossipAddrs[n.Name] = gossipAddrOf(n)
+	if old, ok := d.others[n.Name]; !ok || o.Rev > old.Rev {
+		d.others[n.Name] = o
 	}
 	d.mu.Unlock()
-	poke(d.news)
+	notify(d.viewStale)
 }
 
-func (d *delegate) NotifyMsg([]byte)                {}
-func (d *delegate) GetBroadcasts(_, _ int) [][]byte { return nil }
-func (d *delegate) LocalState(bool) []byte          { return nil }
-func (d *delegate) MergeRemoteState([]byte, bool)   {}
+func (d *gossipDelegate) NotifyMsg([]byte)                {}
+func (d *gossipDelegate) GetBroadcasts(_, _ int) [][]byte { return nil }
+func (d *gossipDelegate) LocalState(bool) []byte          { return nil }
+func (d *gossipDelegate) MergeRemoteState([]byte, bool)   {}

@@ -47,14 +47,14 @@ func (l *lines) with(what string) (all []string) {
 // unheard is a membership without gossip, which hears what a test tells it.
 func unheard(log *slog.Logger, join ...string) *membership {
 	cfg := &Config{Name: "me", Join: join, Logger: log}
-	cfg.fill()
+	cfg.setDefaults()
 	return newMembership(cfg, newMetrics(nil), "10.0.0.1:1", func(*View) {})
 }
 
 func (m *membership) hears(all ...Member) {
 	for i, o := range all {
 		o.Relay = fmt.Sprintf("10.0.1.%d:1", i)
-		(*delegate)(m).heard(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.encode()})
+		(*gossipDelegate)(m).noteMember(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.encode()})
 	}
 }
 
@@ -87,11 +87,11 @@ func TestWhoBegins(t *testing.T) {
 	} {
 		m := unheard(nil, "fleet")
 		m.hears(c.known...)
-		m.build()
-		if c.sought && m.sought(c.all, c.why) != (len(c.known) > 0) {
+		m.buildView()
+		if c.sought && m.endJoinRound(c.all, c.why) != (len(c.known) > 0) {
 			t.Errorf("%s: company", c.name)
 		}
-		me, got := m.build().Member(m.self.Name), dated
+		me, got := m.buildView().Member(m.self.Name), dated
 		switch me.StartAt {
 		case Never:
 			got = never
@@ -106,7 +106,7 @@ func TestWhoBegins(t *testing.T) {
 
 // slowLookup answers when it may.
 type slowLookup struct {
-	machine
+	hostNetwork
 	may chan struct{}
 }
 
@@ -168,7 +168,7 @@ func TestColdStart(t *testing.T) {
 		f.add(join)
 	}
 	f.eventually("somebody owns", func() bool {
-		return f.nodes[1].table().Len() > 0 && f.nodes[2].table().Len() > 0
+		return f.nodes[1].currentTable().Len() > 0 && f.nodes[2].currentTable().Len() > 0
 	})
 }
 
@@ -179,8 +179,8 @@ func TestAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
 		m := unheard(log.logger(), "fleet")
-		m.sought(true, "a reason")
-		m.sought(true, "a reason")
+		m.endJoinRound(true, "a reason")
+		m.endJoinRound(true, "a reason")
 		if n := len(log.with("alone")); n != 1 {
 			t.Errorf("said %d times", n)
 		}
@@ -196,7 +196,7 @@ func TestAlone(t *testing.T) {
 			m := unheard(log.logger())
 			m.hears(c.known...)
 			began := time.Now()
-			m.join(t.Context())
+			m.joinLoop(t.Context())
 			if n := len(log.with("alone")); n != c.want || time.Since(began) != m.cfg.Alone {
 				t.Errorf("%s: said %d times, after %v", c.name, n, time.Since(began))
 			}
@@ -206,7 +206,7 @@ func TestAlone(t *testing.T) {
 
 // runs publishes Views until the end of the test.
 func (m *membership) runs(t *testing.T) {
-	m.run()
+	m.startLoops()
 	t.Cleanup(func() {
 		if err := m.close(false); err != nil {
 			t.Error(err)
@@ -240,7 +240,7 @@ func TestHidden(t *testing.T) {
 		}
 		m.hears(Member{Name: "a", Key: "a", Rev: 1, StopAt: Never})
 		said(1)
-		(*delegate)(m).NotifyLeave(&memberlist.Node{Name: twin.Name})
+		(*gossipDelegate)(m).NotifyLeave(&memberlist.Node{Name: twin.Name})
 		said(1)
 		m.hears(twin)
 		said(2)
@@ -253,16 +253,16 @@ func TestTablesAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := unheard(nil)
 		m.runs(t)
-		now := millis(time.Now())
-		for i := range uint64(flipsAhead + 2) {
+		now := unixMillis(time.Now())
+		for i := range uint64(maxTablesAhead + 2) {
 			m.hears(Member{
 				Name: fmt.Sprint(i), Key: fmt.Sprint(i), Rev: 1, StartAt: now + 1000*(i+1), StopAt: Never,
 			})
 		}
 		synctest.Wait()
-		v := m.current()
+		v := m.currentView()
 		for i := range v.spans {
-			if stands := v.spans[i].table != nil; stands != (i <= flipsAhead) {
+			if stands := v.spans[i].table != nil; stands != (i <= maxTablesAhead) {
 				t.Errorf("after %d dates: %v", i, stands)
 			}
 		}
@@ -275,7 +275,7 @@ func TestGaugesOfOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := unheard(nil)
 		m.runs(t)
-		if members, owners := testutil.ToFloat64(m.met.members), testutil.ToFloat64(m.met.owners); members != 1 || owners != 1 {
+		if members, owners := testutil.ToFloat64(m.metrics.members), testutil.ToFloat64(m.metrics.owners); members != 1 || owners != 1 {
 			t.Errorf("%v members, %v owners", members, owners)
 		}
 	})

@@ -16,19 +16,19 @@ type metrics struct {
 	subscriptions map[side]prometheus.Gauge
 	bytes         map[side]prometheus.Counter // of Ranges
 	notOwner      prometheus.Counter          // answered by this node
-	must          prometheus.Counter          // sent by this node
-	views         prometheus.Counter
+	forced        prometheus.Counter          // sent by this node
+	viewChanges   prometheus.Counter
 	links         prometheus.Gauge
 	members       prometheus.Gauge
 	owners        prometheus.Gauge
 	gaps          prometheus.Counter
-	refused       prometheus.Counter // connections to the relay's port
-	skew          prometheus.Gauge
+	refusedConns  prometheus.Counter // connections to the relay's port
+	clockSkew     prometheus.Gauge
 	handovers     handoverCounters
 }
 
 // handoverCounters count streams that moved with what was known of them.
-type handoverCounters struct{ given, taken, lost prometheus.Counter }
+type handoverCounters struct{ given, received, lost prometheus.Counter }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	subscriptions := prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -42,18 +42,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		bytes:         map[side]prometheus.Counter{},
 		notOwner: counter("fantail_not_owner_total",
 			"Requests answered with the name of another owner."),
-		must:    counter("fantail_owner_overrides_total", "Requests that insisted on being served."),
-		views:   counter("fantail_view_changes_total", "Changes of this node's view of the fleet."),
-		links:   gauge("fantail_links_up", "Links to other nodes that are up."),
-		members: gauge("fantail_members", "Members in this node's view, itself included."),
-		owners:  gauge("fantail_owners", "Members that own streams, as this node sees it."),
-		skew: prometheus.NewGauge(prometheus.GaugeOpts{
+		forced:      counter("fantail_owner_overrides_total", "Requests that insisted on being served."),
+		viewChanges: counter("fantail_view_changes_total", "Changes of this node's view of the fleet."),
+		links:       gauge("fantail_links_up", "Links to other nodes that are up."),
+		members:     gauge("fantail_members", "Members in this node's view, itself included."),
+		owners:      gauge("fantail_owners", "Members that own streams, as this node sees it."),
+		clockSkew: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "fantail_clock_skew_seconds", Help: "How far this node's clock is ahead of others', the worst of them.",
 			ConstLabels: prometheus.Labels{"against": "peers"},
 		}),
 		gaps: counter("fantail_relay_gaps_total",
 			"Relayed records that did not join; mended by subscribing again."),
-		refused: counter("fantail_relay_refused_total",
+		refusedConns: counter("fantail_relay_refused_total",
 			"Connections to the relay's port that did not prove to be of the fleet."),
 	}
 	handovers := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -61,7 +61,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Help: "Streams handed over between owners: given, taken, or lost on the way (then S2 is read).",
 	}, []string{"result"})
 	m.handovers = handoverCounters{
-		given: handovers.WithLabelValues("given"), taken: handovers.WithLabelValues("taken"),
+		given: handovers.WithLabelValues("given"), received: handovers.WithLabelValues("taken"),
 		lost: handovers.WithLabelValues("lost"),
 	}
 	for _, s := range []side{sideEdge, sideOwner} {
@@ -69,7 +69,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.bytes[s] = bytes.WithLabelValues(s)
 	}
 	if reg != nil {
-		reg.MustRegister(subscriptions, bytes, m.notOwner, m.must, m.views, m.links, m.members, m.owners, m.gaps, m.refused, m.skew, handovers)
+		reg.MustRegister(subscriptions, bytes, m.notOwner, m.forced, m.viewChanges, m.links, m.members, m.owners, m.gaps, m.refusedConns, m.clockSkew, handovers)
 	}
 	return m
 }

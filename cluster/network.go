@@ -19,21 +19,21 @@ type Network interface {
 	Gossip(addr string) (memberlist.Transport, error)
 }
 
-// machine is the network of this machine.
-type machine struct{}
+// hostNetwork is the network of this machine.
+type hostNetwork struct{}
 
-func (machine) Listen(ctx context.Context, addr string) (net.Listener, error) {
+func (hostNetwork) Listen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	return lc.Listen(ctx, "tcp", addr)
 }
 
-func (machine) Dial(ctx context.Context, addr string) (net.Conn, error) {
+func (hostNetwork) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func (machine) Lookup(ctx context.Context, host string) ([]string, error) {
+func (hostNetwork) Lookup(ctx context.Context, host string) ([]string, error) {
 	return net.DefaultResolver.LookupHost(ctx, host)
 }
 
-func (machine) Gossip(string) (memberlist.Transport, error) { return nil, nil } //nolint:nilnil // as promised
+func (hostNetwork) Gossip(string) (memberlist.Transport, error) { return nil, nil } //nolint:nilnil // as promised

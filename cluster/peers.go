@@ -20,48 +20,48 @@ import (
 // the View, opened again for as long as it is there, closed when it goes.
 type peers struct {
 	// set at construction
-	cfg  *Config
-	self string
-	addr string // of this node's server
-	met  *metrics
+	cfg     *Config
+	self    string
+	addr    string // of this node's server
+	metrics *metrics
 	// panics catches those of a link's goroutines.
 	panics *shard.Panics
-	creds  *creds
-	// up and lost are told of links, from the peer's goroutine; lost with the
+	creds  *tlsCreds
+	// onLinkUp and lost are told of links, from the peer's goroutine; lost with the
 	// subscriptions that were on it.
-	up   func(name string)
-	lost func(l *link, subs []*upstream)
-	ctx  context.Context
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	onLinkUp   func(name string)
+	onLinkLost func(l *link, subs []*upstreamSub)
+	ctx        context.Context
+	stop       context.CancelFunc
+	wg         sync.WaitGroup
 
-	mu      sync.Mutex
-	m       map[string]*peer
-	granted int // link credit of the links that are open
+	mu            sync.Mutex
+	byName        map[string]*peer
+	creditGranted int // link credit of the links that are open
 }
 
-// linkBudget is Config.LinkBytes's default: it bounds the credit of all links together, what may be on its way
+// defaultLinkBytes is Config.LinkBytes's default: it bounds the credit of all links together, what may be on its way
 // to this node, whoever sends it.
-const linkBudget = 256 << 20
+const defaultLinkBytes = 256 << 20
 
-// grant is the credit of a link that is opened: Config's, as long as that is a quarter
+// grantCredit is the credit of a link that is opened: Config's, as long as that is a quarter
 // of what is left, and never less than a subscription's. ungrant takes it back.
-func (ps *peers) grant() int {
+func (ps *peers) grantCredit() int {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	n := max(min(ps.cfg.linkWindow, (int(ps.cfg.LinkBytes)-ps.granted)/4), ps.cfg.window)
-	ps.granted += n
+	n := max(min(ps.cfg.linkWindow, (int(ps.cfg.LinkBytes)-ps.creditGranted)/4), ps.cfg.subscriptionWindow)
+	ps.creditGranted += n
 	return n
 }
 
-func (ps *peers) ungrant(n int) {
+func (ps *peers) returnCredit(n int) {
 	ps.mu.Lock()
-	ps.granted -= n
+	ps.creditGranted -= n
 	ps.mu.Unlock()
 }
 
 func newPeers(cfg *Config, self, addr string, met *metrics) *peers {
-	ps := &peers{cfg: cfg, self: self, addr: addr, met: met, m: map[string]*peer{}}
+	ps := &peers{cfg: cfg, self: self, addr: addr, metrics: met, byName: map[string]*peer{}}
 	ps.ctx, ps.stop = context.WithCancel(context.Background())
 	return ps
 }
@@ -78,21 +78,21 @@ func (ps *peers) update(v *View) {
 			continue
 		}
 		secure := m.Features&FeatureTLS != 0
-		if p := ps.m[m.Name]; p != nil {
-			p.secure.Store(secure)
+		if p := ps.byName[m.Name]; p != nil {
+			p.speaksTLS.Store(secure)
 			continue
 		}
-		p := &peer{peers: ps, to: place{m.Name, m.Relay}, since: time.Now()}
-		p.secure.Store(secure)
+		p := &peer{peers: ps, addr: peerAddr{m.Name, m.Relay}, downSince: time.Now()}
+		p.speaksTLS.Store(secure)
 		ctx, stop := context.WithCancel(ps.ctx)
 		p.stop = stop
-		ps.m[m.Name] = p
-		ps.wg.Go(func() { p.run(ctx) })
+		ps.byName[m.Name] = p
+		ps.wg.Go(func() { p.keepLinked(ctx) })
 	}
-	for name, p := range ps.m {
+	for name, p := range ps.byName {
 		if v.Member(name) == nil {
 			p.stop()
-			delete(ps.m, name)
+			delete(ps.byName, name)
 		}
 	}
 }
@@ -100,7 +100,7 @@ func (ps *peers) update(v *View) {
 // link is the link to a member that is up now, or nil.
 func (ps *peers) link(name string) *link {
 	ps.mu.Lock()
-	p := ps.m[name]
+	p := ps.byName[name]
 	ps.mu.Unlock()
 	if p == nil {
 		return nil
@@ -114,35 +114,35 @@ func (ps *peers) link(name string) *link {
 func (ps *peers) statuses() map[string]*relaypb.Status {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	all := make(map[string]*relaypb.Status, len(ps.m))
-	for name, p := range ps.m {
+	all := make(map[string]*relaypb.Status, len(ps.byName))
+	for name, p := range ps.byName {
 		p.mu.Lock()
 		if p.link != nil {
-			all[name] = p.link.status.Load()
+			all[name] = p.link.peerStatus.Load()
 		}
 		p.mu.Unlock()
 	}
 	return all
 }
 
-// patience is how long a member may be down before a request gives it up.
-const patience = time.Second
+// downPatience is how long a member may be down before a request gives it up.
+const downPatience = time.Second
 
-// reach is link, but waits for a member that is not down for long.
-func (ps *peers) reach(ctx context.Context, name string) (*link, error) {
+// awaitLink is link, but waits for a member that is not down for long.
+func (ps *peers) awaitLink(ctx context.Context, name string) (*link, error) {
 	ps.mu.Lock()
-	p := ps.m[name]
+	p := ps.byName[name]
 	ps.mu.Unlock()
 	if p == nil {
 		return nil, errUnreachable
 	}
 	for {
 		p.mu.Lock()
-		l, left := p.link, p.patience()
-		if l == nil && p.change == nil {
-			p.change = make(chan struct{})
+		l, left := p.link, p.patienceLeftLocked()
+		if l == nil && p.changed == nil {
+			p.changed = make(chan struct{})
 		}
-		change := p.change
+		change := p.changed
 		p.mu.Unlock()
 		if l != nil {
 			return l, nil
@@ -163,18 +163,18 @@ func (ps *peers) reach(ctx context.Context, name string) (*link, error) {
 	}
 }
 
-// hopeful reports whether a member is down for so short a time that it is worth
+// isDownBriefly reports whether a member is down for so short a time that it is worth
 // waiting for.
-func (ps *peers) hopeful(name string) bool {
+func (ps *peers) isDownBriefly(name string) bool {
 	ps.mu.Lock()
-	p := ps.m[name]
+	p := ps.byName[name]
 	ps.mu.Unlock()
 	if p == nil {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.link == nil && p.patience() > 0
+	return p.link == nil && p.patienceLeftLocked() > 0
 }
 
 // close closes every link and waits.
@@ -186,16 +186,16 @@ func (ps *peers) close() {
 // peer is one other member.
 type peer struct {
 	peers *peers
-	to    place
+	addr  peerAddr
 	stop  context.CancelFunc
-	// secure: it says that it speaks TLS, so nothing else is spoken to it.
-	secure atomic.Bool
+	// speaksTLS: it says that it speaks TLS, so nothing else is spoken to it.
+	speaksTLS atomic.Bool
 
-	mu     sync.Mutex
-	link   *link         // nil while it is down
-	since  time.Time     // down since
-	gone   bool          // nobody listens at its address: the process has ended
-	change chan struct{} // closed when it comes up, or is gone; made when somebody waits
+	mu          sync.Mutex
+	link        *link         // nil while it is down
+	downSince   time.Time     // down since
+	processGone bool          // nobody listens at its address: the process has ended
+	changed     chan struct{} // closed when it comes up, or is gone; made when somebody waits
 }
 
 // Pauses between attempts to open a link, full jitter.
@@ -204,39 +204,39 @@ const (
 	redialMax = time.Second
 )
 
-// complainAfter is how long a member is out of reach when that is said: one that has died
+// warnUnreachableAfter is how long a member is out of reach when that is said: one that has died
 // is no member by then, as a rule; a port that is blocked stays so.
-const complainAfter = 10 * time.Second
+const warnUnreachableAfter = 10 * time.Second
 
-func (p *peer) run(ctx context.Context) {
-	wait, complained := redialMin, false
+func (p *peer) keepLinked(ctx context.Context) {
+	wait, warned := redialMin, false
 	for ctx.Err() == nil {
 		l, err := openLink(ctx, p)
 		if err == nil {
-			if wait = redialMin; complained {
-				complained = false
-				p.peers.cfg.Logger.Warn("member is within reach again", "peer", p.to.name, "addr", p.to.address)
+			if wait = redialMin; warned {
+				warned = false
+				p.peers.cfg.Logger.Warn("member is within reach again", "peer", p.addr.name, "addr", p.addr.address)
 			}
-			p.set(l)
-			p.peers.met.links.Inc()
-			p.peers.cfg.Logger.Info("link up", "peer", p.to.name)
-			p.peers.up(p.to.name)
+			p.setLink(l)
+			p.peers.metrics.links.Inc()
+			p.peers.cfg.Logger.Info("link up", "peer", p.addr.name)
+			p.peers.onLinkUp(p.addr.name)
 			err = l.run()
-			p.set(nil)
-			p.peers.met.links.Dec()
+			p.setLink(nil)
+			p.peers.metrics.links.Dec()
 			if ctx.Err() != nil { // it has left, or this node does
-				p.peers.cfg.Logger.Debug("link closed", "peer", p.to.name)
+				p.peers.cfg.Logger.Debug("link closed", "peer", p.addr.name)
 			} else {
-				p.peers.cfg.Logger.Info("link down", "peer", p.to.name, "err", err)
+				p.peers.cfg.Logger.Info("link down", "peer", p.addr.name, "err", err)
 			}
-			p.peers.ungrant(l.linkWindow)
-			p.peers.lost(l, l.close())
+			p.peers.returnCredit(l.linkWindow)
+			p.peers.onLinkLost(l, l.close())
 		} else {
-			p.peers.cfg.Logger.Debug("open link", "peer", p.to.name, "err", err)
+			p.peers.cfg.Logger.Debug("open link", "peer", p.addr.name, "err", err)
 			wait = min(2*wait, redialMax)
-			if !complained && ctx.Err() == nil && p.downFor() >= complainAfter {
-				complained = true
-				p.peers.cfg.Logger.Warn("member is out of reach", "peer", p.to.name, "addr", p.to.address, "err", err)
+			if !warned && ctx.Err() == nil && p.downFor() >= warnUnreachableAfter {
+				warned = true
+				p.peers.cfg.Logger.Warn("member is out of reach", "peer", p.addr.name, "addr", p.addr.address, "err", err)
 			}
 		}
 		select {
@@ -246,14 +246,14 @@ func (p *peer) run(ctx context.Context) {
 	}
 }
 
-func (p *peer) set(l *link) {
+func (p *peer) setLink(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.link = l
-	if p.gone = false; l == nil {
-		p.since = time.Now()
+	if p.processGone = false; l == nil {
+		p.downSince = time.Now()
 	} else {
-		p.tellLocked()
+		p.notifyWaitersLocked()
 	}
 }
 
@@ -261,42 +261,42 @@ func (p *peer) set(l *link) {
 func (p *peer) downFor() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Since(p.since)
+	return time.Since(p.downSince)
 }
 
-// tellLocked has those who wait look again.
-func (p *peer) tellLocked() {
-	if p.change != nil {
-		close(p.change)
-		p.change = nil
+// notifyWaitersLocked has those who wait look again.
+func (p *peer) notifyWaitersLocked() {
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
 	}
 }
 
-// patience is how long the member is still waited for, under mu.
-func (p *peer) patience() time.Duration {
-	if p.gone {
+// patienceLeftLocked is how long the member is still waited for, under mu.
+func (p *peer) patienceLeftLocked() time.Duration {
+	if p.processGone {
 		return 0
 	}
-	return patience - time.Since(p.since)
+	return downPatience - time.Since(p.downSince)
 }
 
-// reachAddr is the dialer. A process that has ended is not waited for: another one at its
+// dialAddr is the dialer. A process that has ended is not waited for: another one at its
 // address would have another name.
-func (p *peer) reachAddr(ctx context.Context, addr string) (net.Conn, error) {
+func (p *peer) dialAddr(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := p.peers.cfg.Network.Dial(ctx, addr)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		p.mu.Lock()
-		p.gone = true
-		p.tellLocked()
+		p.processGone = true
+		p.notifyWaitersLocked()
 		p.mu.Unlock()
 	}
 	return conn, err
 }
 
-// dial makes a connection. It is the link's own: closing it is the only way to
+// newClientConn makes a connection. It is the link's own: closing it is the only way to
 // be rid of a transport that has fallen silent.
-func (p *peer) dial() (*grpc.ClientConn, error) {
-	creds, err := p.peers.creds.of(p.secure.Load())
+func (p *peer) newClientConn() (*grpc.ClientConn, error) {
+	creds, err := p.peers.creds.clientCredsFor(p.speaksTLS.Load())
 	if err != nil {
 		return nil, err
 	}
@@ -304,13 +304,13 @@ func (p *peer) dial() (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithReadBufferSize(frameBytes),
-		grpc.WithWriteBufferSize(frameBytes),
+		grpc.WithReadBufferSize(maxFrameBytes),
+		grpc.WithWriteBufferSize(maxFrameBytes),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
-		grpc.WithContextDialer(p.reachAddr),
+		grpc.WithContextDialer(p.dialAddr),
 	}
-	return grpc.NewClient("passthrough:///"+p.to.address, opts...)
+	return grpc.NewClient("passthrough:///"+p.addr.address, opts...)
 }
 
 // Windows of the transport, in bytes. Set, they also turn its estimator off.

@@ -14,7 +14,7 @@ import (
 
 // piped is a network of pipes to one server.
 type piped struct {
-	machine
+	hostNetwork
 	backlog chan net.Conn
 	done    chan struct{}
 	once    sync.Once
@@ -67,9 +67,9 @@ func (p *piped) Addr() net.Addr { return &net.TCPAddr{} }
 // serves runs a server at the other end of the pipes.
 func (p *piped) serves(t *testing.T, name string) *server {
 	cfg := &Config{Name: name}
-	cfg.fill()
+	cfg.setDefaults()
 	s := newServer(cfg, name, nil, nil, newMetrics(nil), nil)
-	s.status = func(string) *relaypb.Status { return &relaypb.Status{} }
+	s.statusFor = func(string) *relaypb.Status { return &relaypb.Status{} }
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := s.grpc.Serve(p); err != nil {
@@ -112,10 +112,10 @@ func TestOutOfReach(t *testing.T) {
 		p, log := newPiped(), lines{}
 		s := p.serves(t, "b")
 		cfg := &Config{Name: "a", Network: p, Logger: log.logger()}
-		cfg.fill()
+		cfg.setDefaults()
 		ps := newPeers(cfg, "a", "", newMetrics(nil))
-		ps.creds = &creds{}
-		ps.up, ps.lost = func(string) {}, func(*link, []*upstream) {}
+		ps.creds = &tlsCreds{}
+		ps.onLinkUp, ps.onLinkLost = func(string) {}, func(*link, []*upstreamSub) {}
 		says := func(out, again int) {
 			t.Helper()
 			if n, m := len(log.with("out of reach")), len(log.with("within reach")); n != out || m != again {
@@ -128,7 +128,7 @@ func TestOutOfReach(t *testing.T) {
 		}
 		p.setCut(true)
 		ps.update(NewView([]Member{{Name: "a", Key: "a"}, {Name: "b", Key: "b", Relay: "10.0.0.2:1"}}))
-		pass(complainAfter - time.Second)
+		pass(warnUnreachableAfter - time.Second)
 		says(0, 0)
 		pass(time.Minute)
 		says(1, 0)
@@ -136,8 +136,8 @@ func TestOutOfReach(t *testing.T) {
 		pass(5 * time.Second)
 		says(1, 1)
 		p.setCut(true)
-		ps.link("b").cancel(errSilent)
-		pass(complainAfter - time.Second)
+		ps.link("b").cancel(errPeerSilent)
+		pass(warnUnreachableAfter - time.Second)
 		p.setCut(false)
 		pass(time.Minute) // it was not out of reach for long
 		says(1, 1)

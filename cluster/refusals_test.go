@@ -41,11 +41,11 @@ func TestEveryErrorHasAReason(t *testing.T) {
 	delete(exported, "ErrNoPlace") // as the ErrLogDenied, like the next
 	delete(exported, "ErrNoIdentity")
 	delete(exported, "ErrPanic") // as a call that failed
-	if len(exported) != len(refusals) {
-		t.Errorf("%d rows for %q", len(refusals), slices.Sorted(maps.Keys(exported)))
+	if len(exported) != len(errorReasons) {
+		t.Errorf("%d rows for %q", len(errorReasons), slices.Sorted(maps.Keys(exported)))
 	}
 	reasons := map[relaypb.Reason]bool{}
-	for _, row := range refusals {
+	for _, row := range errorReasons {
 		if reasons[row.reason] {
 			t.Errorf("%v is said of two errors", row.reason)
 		}
@@ -74,7 +74,7 @@ func FuzzDoHead(f *testing.F) {
 	seed, err := proto.Marshal(requestToWire(&shard.Request{
 		Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain",
 		Messages: shard.NewMessages([]byte("a"), []byte("bc")), Producer: &shard.Producer{ID: "w", Seq: 1},
-	}, route{hopSecond, []string{"n"}}))
+	}, route{hopRedirected, []string{"n"}}))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func FuzzDoHead(f *testing.F) {
 		if size > shard.MaxBody || len(head.GetSizes()) > shard.MaxMessages {
 			t.Fatalf("%d bytes in %d messages", size, len(head.GetSizes()))
 		}
-		if err := cutMessages(q, head.GetSizes(), body); err != nil {
+		if err := splitMessages(q, head.GetSizes(), body); err != nil {
 			return
 		}
 		if q.Messages.Len() > 0 && !bytes.Equal(q.Messages.Body(), body) {

@@ -98,7 +98,7 @@ func (f *fleet) settle() {
 	all := f.living()
 	f.eventually("the fleet is settled", func() bool {
 		for _, s := range all {
-			if t := s.table(); t.Len() != len(all) || !s.reaches(t) {
+			if t := s.currentTable(); t.Len() != len(all) || !s.reachesAll(t) {
 				return false
 			}
 		}
@@ -109,8 +109,8 @@ func (f *fleet) settle() {
 // kill is the end of a process: no goodbye, connections cut.
 func (f *fleet) kill(s *station) {
 	s.dead = true
-	_ = s.ms.ml.Shutdown()
-	_ = s.shut(false)
+	_ = s.membership.gossip.Shutdown()
+	_ = s.shutDown(false)
 	_ = s.host.Close()
 }
 
@@ -133,7 +133,7 @@ func (f *fleet) eventually(what string, ok func() bool) {
 func (f *fleet) owned(s *station) shard.StreamID {
 	for i := 0; ; i++ {
 		id := shard.StreamID(fmt.Sprintf("default/%d", i))
-		if s.table().Owner(id).Name == s.self {
+		if s.currentTable().Owner(id).Name == s.self {
 			return id
 		}
 	}
@@ -258,9 +258,9 @@ func TestRelay(t *testing.T) {
 	f.eventually("nobody follows any more", func() bool {
 		n := 0
 		for _, s := range f.nodes {
-			s.followers.mu.Lock()
-			n += len(s.followers.m)
-			s.followers.mu.Unlock()
+			s.followLoop.mu.Lock()
+			n += len(s.followLoop.byStream)
+			s.followLoop.mu.Unlock()
 			s.server.mu.Lock()
 			for _, ses := range s.server.sessions {
 				ses.mu.Lock()
@@ -469,7 +469,7 @@ func TestRelayPages(t *testing.T) {
 			t.Fatalf("%s: %d messages, want %d", s.self, len(got), len(want))
 		}
 	}
-	relayed := func() float64 { return testutil.ToFloat64(f.nodes[1].met.bytes[sideEdge]) }
+	relayed := func() float64 { return testutil.ToFloat64(f.nodes[1].metrics.bytes[sideEdge]) }
 	before := relayed()
 	all(f.nodes[1])
 	once, reads := relayed()-before, f.log.Ops().Reads
@@ -498,7 +498,7 @@ func TestRelayPages(t *testing.T) {
 func TestRelaySlowFollower(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	slow := f.add(func(c *Config) { c.window, c.linkWindow = 2<<10, 8<<10 })
+	slow := f.add(func(c *Config) { c.subscriptionWindow, c.linkWindow = 2<<10, 8<<10 })
 	f.settle()
 	id := f.owned(f.nodes[0])
 	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
@@ -534,7 +534,7 @@ func TestRelayLinkBreaks(t *testing.T) {
 				return
 			case <-tick.C:
 				if l := f.nodes[1].peers.link(f.nodes[0].self); l != nil {
-					l.cancel(errSilent)
+					l.cancel(errPeerSilent)
 					broken++
 				}
 			}
@@ -568,20 +568,20 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 		{Stream: src, Life: life, Start: 1, Bound: 2},
 	}}
 	speak := func(version uint8) {
-		b.ms.mu.Lock()
-		b.ms.self.Speaks = version
-		b.ms.self.Rev++
-		b.ms.mu.Unlock()
-		poke(b.ms.tell)
+		b.membership.mu.Lock()
+		b.membership.self.Speaks = version
+		b.membership.self.Rev++
+		b.membership.mu.Unlock()
+		notify(b.membership.selfChanged)
 		f.eventually("they know of each other", func() bool {
-			return a.View().speaks(relayForks) == (version >= relayForks)
+			return a.View().allSpeak(relayVersionForks) == (version >= relayVersionForks)
 		})
 	}
-	speak(relayForks - 1)
+	speak(relayVersionForks - 1)
 	if out, err := a.Do(f.Context(), fork); !errors.Is(err, shard.ErrUnavailable) {
 		t.Errorf("code %d, %v", out.Code, err)
 	}
-	speak(relayForks)
+	speak(relayVersionForks)
 	f.do(a, fork, shard.CodeCreated)
 }
 

@@ -15,17 +15,17 @@ import (
 // it is the ring generation: nodes that differ in any of it disagree about
 // owners, so a change of it is a new generation.
 const (
-	ringGeneration = 1
-	partitions     = 4093
-	replication    = 100
-	load           = 1.25
+	ringGeneration  = 1
+	ringPartitions  = 4093
+	ringReplication = 100
+	ringLoad        = 1.25
 )
 
 // Ring says which of its keys owns a stream. It is a pure function of the set of
 // keys: built from scratch, never changed.
 type Ring struct {
-	keys  []string           // sorted, distinct
-	table [partitions]uint16 // partition → index of its key
+	keys   []string               // sorted, distinct
+	owners [ringPartitions]uint16 // partition → index of its key
 }
 
 // NewRing lays out the ring of the given keys, in whatever order and however
@@ -41,66 +41,66 @@ func NewRing(keys []string) *Ring {
 		members[i], index[k] = ringKey(k), uint16(i)
 	}
 	c := consistent.New(members, consistent.Config{
-		Hasher: ringHash{}, PartitionCount: partitions, ReplicationFactor: replication, Load: load,
+		Hasher: ringHash{}, PartitionCount: ringPartitions, ReplicationFactor: ringReplication, Load: ringLoad,
 	})
-	for p := range r.table {
-		r.table[p] = index[c.GetPartitionOwner(p).String()]
+	for p := range r.owners {
+		r.owners[p] = index[c.GetPartitionOwner(p).String()]
 	}
 	return r
 }
 
-// rings are the rings of late, in order of their making. Views and tables come and go more
+// ringCache are the rings of late, in order of their making. Views and tables come and go more
 // often than sets of keys, and a ring of fifty keys takes tens of milliseconds.
-var rings struct {
+var ringCache struct {
 	mu    sync.Mutex
 	m     map[string]*Ring
 	order []string
 }
 
-// maxRings bounds the rings that are kept, at 8 KiB each.
-const maxRings = 256
+// maxCachedRings bounds the rings that are kept, at 8 KiB each.
+const maxCachedRings = 256
 
-// ringOf is NewRing, unless the ring was made of late.
-func ringOf(keys []string) *Ring {
+// cachedRing is NewRing, unless the ring was made of late.
+func cachedRing(keys []string) *Ring {
 	name := strings.Join(keys, "\x00")
-	rings.mu.Lock()
-	r := rings.m[name]
-	rings.mu.Unlock()
+	ringCache.mu.Lock()
+	r := ringCache.m[name]
+	ringCache.mu.Unlock()
 	if r != nil {
 		return r
 	}
 	r = NewRing(keys)
-	rings.mu.Lock()
-	defer rings.mu.Unlock()
-	if rings.m == nil {
-		rings.m = map[string]*Ring{}
+	ringCache.mu.Lock()
+	defer ringCache.mu.Unlock()
+	if ringCache.m == nil {
+		ringCache.m = map[string]*Ring{}
 	}
-	if rings.m[name] == nil {
-		rings.m[name] = r
-		rings.order = append(rings.order, name)
+	if ringCache.m[name] == nil {
+		ringCache.m[name] = r
+		ringCache.order = append(ringCache.order, name)
 	}
-	if len(rings.order) > maxRings {
-		delete(rings.m, rings.order[0])
-		rings.order = rings.order[1:]
+	if len(ringCache.order) > maxCachedRings {
+		delete(ringCache.m, ringCache.order[0])
+		ringCache.order = ringCache.order[1:]
 	}
 	return r
 }
 
 // Owner is the key that owns a stream; false if the ring has no keys.
 func (r *Ring) Owner(id shard.StreamID) (key string, ok bool) {
-	i := r.index(id)
+	i := r.ownerIndex(id)
 	if i < 0 {
 		return "", false
 	}
 	return r.keys[i], true
 }
 
-// index is the owner's index in keys, or -1.
-func (r *Ring) index(id shard.StreamID) int {
+// ownerIndex is the owner's index in keys, or -1.
+func (r *Ring) ownerIndex(id shard.StreamID) int {
 	if r == nil || len(r.keys) == 0 {
 		return -1
 	}
-	return int(r.table[xxhash.Sum64String(string(id))%partitions])
+	return int(r.owners[xxhash.Sum64String(string(id))%ringPartitions])
 }
 
 type ringKey string

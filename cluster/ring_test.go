@@ -31,7 +31,7 @@ func TestRingDependsOnTheSetAlone(t *testing.T) {
 				mixed := append(slices.Clone(keys), keys[rnd.IntN(n)])
 				rnd.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
 				got := NewRing(mixed)
-				if got.table != want.table || !slices.Equal(got.keys, want.keys) {
+				if got.owners != want.owners || !slices.Equal(got.keys, want.keys) {
 					t.Fatalf("%s, %d keys: another order gave another ring", style, n)
 				}
 			}
@@ -59,18 +59,18 @@ func TestRingMovesLittleAndIsBalanced(t *testing.T) {
 		keys := keysOf("fantail-%d", n+1)
 		before, after := NewRing(keys[:n]), NewRing(keys)
 		moved, load := 0, map[string]int{}
-		for p := range before.table {
-			from, to := before.keys[before.table[p]], after.keys[after.table[p]]
+		for p := range before.owners {
+			from, to := before.keys[before.owners[p]], after.keys[after.owners[p]]
 			if from != to {
 				moved++
 			}
 			load[from]++
 		}
-		if ideal := float64(partitions) / float64(n+1); float64(moved) > 1.35*ideal {
+		if ideal := float64(ringPartitions) / float64(n+1); float64(moved) > 1.35*ideal {
 			t.Errorf("%d nodes: a join moves %d partitions, ideal %.0f", n, moved, ideal)
 		}
 		for k, c := range load {
-			if avg := float64(partitions) / float64(n); float64(c) > 1.26*avg+1 {
+			if avg := float64(ringPartitions) / float64(n); float64(c) > 1.26*avg+1 {
 				t.Errorf("%d nodes: %s has %d partitions, average %.0f", n, k, c, avg)
 			}
 		}
@@ -118,14 +118,14 @@ func BenchmarkNewRing(b *testing.B) {
 // A ring that was made of late is not made again, and what is kept is bounded.
 func TestRingsOfLate(t *testing.T) {
 	keys := keysOf("late-%d", 5)
-	r := ringOf(keys)
-	if ringOf(keys) != r || ringOf(keys[:4]) == r {
+	r := cachedRing(keys)
+	if cachedRing(keys) != r || cachedRing(keys[:4]) == r {
 		t.Error("not the ring of these keys")
 	}
-	for i := range maxRings {
-		ringOf([]string{fmt.Sprint("other-", i)})
+	for i := range maxCachedRings {
+		cachedRing([]string{fmt.Sprint("other-", i)})
 	}
-	if len(rings.m) != maxRings || len(rings.order) != maxRings || ringOf(keys) == r {
-		t.Errorf("%d rings are kept", len(rings.m))
+	if len(ringCache.m) != maxCachedRings || len(ringCache.order) != maxCachedRings || cachedRing(keys) == r {
+		t.Errorf("%d rings are kept", len(ringCache.m))
 	}
 }

@@ -24,32 +24,32 @@ type server struct {
 	relaypb.UnimplementedRelayServer
 
 	// set at construction
-	self    string
-	addr    string
-	log     *slog.Logger
-	met     *metrics
-	hosted  *hosted
-	openers *openers
-	table   func() *Table
-	answers func(ctx context.Context, m *Member) bool
-	foreign func() // a stream that another owns is served here
-	handed  func(id shard.StreamID, to place, used *use)
-	heir    func(id shard.StreamID, to place) bool
-	member  func(name string) bool
-	status  func(peer string) *relaypb.Status
-	bodies  *semaphore.Weighted // what the writes of peers hold, see shard.Cost
-	grace   time.Duration       // see bodyGrace
-	panics  *shard.Panics
-	grpc    *grpc.Server
-	wg      sync.WaitGroup
+	self          string
+	addr          string
+	log           *slog.Logger
+	metrics       *metrics
+	local         *localStreams
+	openPool      *openPool
+	currentTable  func() *Table
+	memberAnswers func(ctx context.Context, m *Member) bool
+	noteMisplaced func() // a stream that another owns is served here
+	openBridge    func(id shard.StreamID, to peerAddr, used *feedRef)
+	isSuccessor   func(id shard.StreamID, to peerAddr) bool
+	isMember      func(name string) bool
+	statusFor     func(peer string) *relaypb.Status
+	writeBudget   *semaphore.Weighted // what the writes of peers hold, see shard.Cost
+	bodyGrace     time.Duration       // see bodyGrace
+	panics        *shard.Panics
+	grpc          *grpc.Server
+	wg            sync.WaitGroup
 
 	mu       sync.Mutex
-	sessions map[uint64]*session
+	sessions map[uint64]*peerSession
 }
 
-// bodyBudget is Config.BodyBytes's default: it bounds what the writes of peers hold while they are carried out (shard.Cost);
+// defaultBodyBytes is Config.BodyBytes's default: it bounds what the writes of peers hold while they are carried out (shard.Cost);
 // ErrOverloaded beyond, before a body is read.
-const bodyBudget = 64 << 20
+const defaultBodyBytes = 64 << 20
 
 // The body of a peer's write has to arrive within bodyGrace and the time that it takes at bodyRate,
 // bytes a second; ErrOverloaded beyond, and its part of the budget is free again. The peer has the
@@ -67,28 +67,28 @@ const (
 	keepaliveTimeout = 3 * time.Second
 )
 
-// greetTimeout bounds TLS and the first bytes of a connection. Whoever connects and says
+// handshakeTimeout bounds TLS and the first bytes of a connection. Whoever connects and says
 // nothing holds up close for so long, and a peer gives up sooner (helloTimeout).
-const greetTimeout = 3 * time.Second
+const handshakeTimeout = 3 * time.Second
 
-// maxCalls bounds the calls of one peer that are under way; it waits for one of them beyond.
-// maxHeaders bounds the headers of each, in bytes.
+// maxPeerCalls bounds the calls of one peer that are under way; it waits for one of them beyond.
+// maxHeaderBytes bounds the headers of each, in bytes.
 const (
-	maxCalls   = 16384
-	maxHeaders = 16 << 10
+	maxPeerCalls   = 16384
+	maxHeaderBytes = 16 << 10
 )
 
-func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics, c *creds) *server {
+func newServer(cfg *Config, self string, h *localStreams, o *openPool, met *metrics, c *tlsCreds) *server {
 	opts := []grpc.ServerOption{
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
-		grpc.ReadBufferSize(frameBytes),
-		grpc.WriteBufferSize(frameBytes),
+		grpc.ReadBufferSize(maxFrameBytes),
+		grpc.WriteBufferSize(maxFrameBytes),
 		grpc.WaitForHandlers(true),
-		grpc.ConnectionTimeout(greetTimeout),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxHeaderListSize(maxHeaders),
-		grpc.MaxConcurrentStreams(maxCalls),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxConcurrentStreams(maxPeerCalls),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: keepaliveTime, Timeout: keepaliveTimeout,
 		}),
@@ -97,13 +97,13 @@ func newServer(cfg *Config, self string, h *hosted, o *openers, met *metrics, c 
 		opts = append(opts, grpc.Creds(serverCreds{clientCreds{c}}))
 	}
 	panics := shard.NewPanics(cfg.Logger, cfg.Metrics)
-	opts = append(opts, guarded(panics)...)
+	opts = append(opts, panicInterceptors(panics)...)
 	s := &server{
-		panics: panics, self: self, log: cfg.Logger, met: met, hosted: h, openers: o,
-		bodies: semaphore.NewWeighted(cfg.BodyBytes), grace: cfg.bodyGrace, grpc: grpc.NewServer(opts...),
-		sessions: map[uint64]*session{},
-		heir:     func(shard.StreamID, place) bool { return false },
-		member:   func(string) bool { return false },
+		panics: panics, self: self, log: cfg.Logger, metrics: met, local: h, openPool: o,
+		writeBudget: semaphore.NewWeighted(cfg.BodyBytes), bodyGrace: cfg.bodyGrace, grpc: grpc.NewServer(opts...),
+		sessions:    map[uint64]*peerSession{},
+		isSuccessor: func(shard.StreamID, peerAddr) bool { return false },
+		isMember:    func(string) bool { return false },
 	}
 	relaypb.RegisterRelayServer(s.grpc, s)
 	return s
@@ -115,14 +115,14 @@ func (s *server) close() {
 	s.wg.Wait()
 }
 
-// judge says whether this node serves a request: nil, or a *redirect.
-func (s *server) judge(ctx context.Context, id shard.StreamID, r route) error {
-	t := s.table()
-	err := judge(t, s.self, id, r, func(m *Member) bool { return s.answers(ctx, m) })
+// checkOwnership says whether this node serves a request: nil, or a *redirect.
+func (s *server) checkOwnership(ctx context.Context, id shard.StreamID, r route) error {
+	t := s.currentTable()
+	err := checkOwnership(t, s.self, id, r, func(m *Member) bool { return s.memberAnswers(ctx, m) })
 	if err != nil {
-		s.met.notOwner.Inc()
+		s.metrics.notOwner.Inc()
 	} else if m := t.Owner(id); m == nil || m.Name != s.self {
-		s.foreign()
+		s.noteMisplaced()
 	}
 	return err
 }
@@ -135,12 +135,12 @@ func (s *server) Control(
 	if err != nil {
 		return err
 	}
-	ses, err := s.open(lane.Context(), m.GetHello())
+	ses, err := s.openSession(lane.Context(), m.GetHello())
 	if err != nil {
 		return err
 	}
-	defer s.forget(ses)
-	hello := &relaypb.Hello{Version: relayVersion, From: placeToWire(place{s.self, s.addr})}
+	defer s.closeSession(ses)
+	hello := &relaypb.Hello{Version: relayVersionNewest, From: placeToWire(peerAddr{s.self, s.addr})}
 	if err := lane.Send(&relaypb.ToEdge{Hello: hello}); err != nil {
 		return err
 	}
@@ -148,35 +148,35 @@ func (s *server) Control(
 	s.wg.Go(func() {
 		var err error
 		defer func() { read <- err }()
-		defer guard(s.panics, caughtLink, &err)
+		defer recoverToError(s.panics, panicInLink, &err)
 		err = ses.readControl(lane, m)
 	})
-	watch := time.NewTicker(deadAfter / 6)
+	watch := time.NewTicker(silenceTimeout / 6)
 	defer watch.Stop()
 	for {
 		select {
 		case err := <-read:
 			return err
 		case <-watch.C:
-			if time.Since(time.Unix(0, ses.heard.Load())) > deadAfter {
-				return status.Error(codes.DeadlineExceeded, errSilent.Error())
+			if time.Since(time.Unix(0, ses.lastHeard.Load())) > silenceTimeout {
+				return status.Error(codes.DeadlineExceeded, errPeerSilent.Error())
 			}
 		}
 	}
 }
 
-func (s *session) readControl(
+func (s *peerSession) readControl(
 	lane grpc.BidiStreamingServer[relaypb.ToOwner, relaypb.ToEdge], m *relaypb.ToOwner,
 ) error {
 	for {
-		if err := checkSaid(m); err != nil {
+		if err := checkToOwner(m); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
-		if err := s.take(m); err != nil {
+		if err := s.handleControl(m); err != nil {
 			return err
 		}
 		if b := m.GetBeat(); b != 0 {
-			if err := lane.Send(&relaypb.ToEdge{Beat: b, Status: s.server.status(s.peer)}); err != nil {
+			if err := lane.Send(&relaypb.ToEdge{Beat: b, Status: s.server.statusFor(s.peer)}); err != nil {
 				return err
 			}
 		}
@@ -190,24 +190,24 @@ func (s *session) readControl(
 	}
 }
 
-// open begins a session.
-func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
+// openSession begins a session.
+func (s *server) openSession(ctx context.Context, h *relaypb.Hello) (*peerSession, error) {
 	if err := checkHello(h); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	switch {
-	case text(h.GetTo()) != s.self:
+	case wireText(h.GetTo()) != s.self:
 		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self)
-	case h.GetVersion() < relayOldest:
+	case h.GetVersion() < relayVersionOldest:
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
-	ses := &session{
-		server: s, peer: text(h.GetFrom().GetName()), version: h.GetVersion(), incarnation: h.GetLink(),
-		window: int64(min(h.GetWindow(), maxGrant)), most: maxSubs,
-		credit: int64(min(h.GetLinkWindow(), maxGrant)),
-		wake:   make(chan struct{}, 1), bulk: make(chan struct{}, 1), subs: map[uint64]*sub{},
+	ses := &peerSession{
+		server: s, peer: wireText(h.GetFrom().GetName()), peerVersion: h.GetVersion(), incarnation: h.GetLink(),
+		subscriptionWindow: int64(min(h.GetWindow(), maxCreditGrant)), maxSubs: maxSubs,
+		credit: int64(min(h.GetLinkWindow(), maxCreditGrant)),
+		wake:   make(chan struct{}, 1), bulkSlot: make(chan struct{}, 1), subs: map[uint64]*peerSub{},
 	}
-	ses.heard.Store(time.Now().UnixNano())
+	ses.lastHeard.Store(time.Now().UnixNano())
 	ses.ctx, ses.cancel = context.WithCancel(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,7 +215,7 @@ func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
 		ses.cancel()
 		return nil, status.Error(codes.AlreadyExists, "link incarnation")
 	}
-	if s.crowdedLocked(ses.peer) {
+	if s.atLinkLimitLocked(ses.peer) {
 		ses.cancel()
 		return nil, status.Error(codes.ResourceExhausted, "too many links")
 	}
@@ -226,21 +226,21 @@ func (s *server) open(ctx context.Context, h *relaypb.Hello) (*session, error) {
 // A member has one link, and one more for a moment when it opens that anew; whoever this node
 // has not heard of yet has fewer, all of them together.
 const (
-	maxLinks     = 4
-	maxStrangers = 16
+	maxLinksPerMember = 4
+	maxUnknownLinks   = 16
 )
 
-// crowdedLocked reports whether a peer has as many links as it may.
-func (s *server) crowdedLocked(peer string) bool {
-	if s.member(peer) {
-		return s.countLocked(func(name string) bool { return name == peer }) >= maxLinks
+// atLinkLimitLocked reports whether a peer has as many links as it may.
+func (s *server) atLinkLimitLocked(peer string) bool {
+	if s.isMember(peer) {
+		return s.countSessionsLocked(func(name string) bool { return name == peer }) >= maxLinksPerMember
 	}
-	return s.countLocked(func(name string) bool {
-		return !s.member(name)
-	}) >= maxStrangers
+	return s.countSessionsLocked(func(name string) bool {
+		return !s.isMember(name)
+	}) >= maxUnknownLinks
 }
 
-func (s *server) countLocked(of func(name string) bool) (n int) {
+func (s *server) countSessionsLocked(of func(name string) bool) (n int) {
 	for _, ses := range s.sessions {
 		if of(ses.peer) {
 			n++
@@ -249,15 +249,15 @@ func (s *server) countLocked(of func(name string) bool) (n int) {
 	return n
 }
 
-func (s *server) forget(ses *session) {
+func (s *server) closeSession(ses *peerSession) {
 	s.mu.Lock()
 	delete(s.sessions, ses.incarnation)
 	s.mu.Unlock()
 	ses.close()
 }
 
-// maxLanes bounds the bulk lanes of a session that are open or wait for the one before.
-const maxLanes = 4
+// maxBulkLanes bounds the bulk lanes of a session that are open or wait for the one before.
+const maxBulkLanes = 4
 
 // Bulk is the bulk lane of a session.
 func (s *server) Bulk(
@@ -269,25 +269,25 @@ func (s *server) Bulk(
 	if ses == nil {
 		return status.Error(codes.NotFound, "no such link")
 	}
-	if ses.lanes.Add(1) > maxLanes {
-		ses.lanes.Add(-1)
+	if ses.bulkLanes.Add(1) > maxBulkLanes {
+		ses.bulkLanes.Add(-1)
 		return status.Error(codes.ResourceExhausted, "too many bulk lanes")
 	}
-	defer ses.lanes.Add(-1)
+	defer ses.bulkLanes.Add(-1)
 	select {
-	case ses.bulk <- struct{}{}: // the lane before it has ended
+	case ses.bulkSlot <- struct{}{}: // the lane before it has ended
 	case <-lane.Context().Done():
 		return nil
 	case <-ses.ctx.Done():
 		return nil
 	}
 	defer func() {
-		<-ses.bulk
-		poke(ses.wake) // a wake-up taken by this lane may be meant for the next
+		<-ses.bulkSlot
+		notify(ses.wake) // a wake-up taken by this lane may be meant for the next
 	}()
-	var f framer
+	var f frameBuilder
 	for {
-		ses.fill(&f, q.GetLane())
+		ses.fillFrame(&f, q.GetLane())
 		if len(f.frame.Parts) > 0 {
 			if err := lane.Send(&f.frame); err != nil {
 				return err
@@ -316,22 +316,22 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	rt := routeFromWire(first.GetHead().GetRoute())
-	if err := s.judge(ctx, req.Stream, rt); err != nil {
+	if err := s.checkOwnership(ctx, req.Stream, rt); err != nil {
 		return errorToStatus(err)
 	}
 	cost := int64(shard.Cost(size, len(first.GetHead().GetSizes())))
-	if !s.bodies.TryAcquire(cost) {
+	if !s.writeBudget.TryAcquire(cost) {
 		return errorToStatus(shard.ErrOverloaded)
 	}
-	defer s.bodies.Release(cost)
+	defer s.writeBudget.Release(cost)
 	body, err := s.awaitBody(in, first.GetBody(), size)
 	if err != nil {
 		return err
 	}
-	if err := cutMessages(req, first.GetHead().GetSizes(), body); err != nil {
+	if err := splitMessages(req, first.GetHead().GetSizes(), body); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	out, err := s.hosted.do(ctx, req, rt.hop == hopMust)
+	out, err := s.local.write(ctx, req, rt.hop == hopForce)
 	if err != nil {
 		return errorToStatus(err)
 	}
@@ -351,10 +351,10 @@ func (s *server) awaitBody(
 	s.wg.Go(func() {
 		var r result
 		defer func() { done <- r }()
-		defer guard(s.panics, caughtCall, &r.err)
+		defer recoverToError(s.panics, panicInCall, &r.err)
 		r.body, r.err = readBody(in, first, size)
 	})
-	late := time.NewTimer(s.grace + time.Duration(size)*time.Second/bodyRate)
+	late := time.NewTimer(s.bodyGrace + time.Duration(size)*time.Second/bodyRate)
 	defer late.Stop()
 	select {
 	case r := <-done:
@@ -391,15 +391,15 @@ func readBody(
 func (s *server) State(
 	ctx context.Context, q *relaypb.StateRequest,
 ) (*relaypb.StateReply, error) {
-	id, ask, err := checkState(q)
+	id, ask, err := checkStateRequest(q)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	rt := routeFromWire(q.GetRoute())
-	if err := s.judge(ctx, id, rt); err != nil {
+	if err := s.checkOwnership(ctx, id, rt); err != nil {
 		return nil, errorToStatus(err)
 	}
-	info, err := s.hosted.state(ctx, id, ask, rt.hop == hopMust)
+	info, err := s.local.info(ctx, id, ask, rt.hop == hopForce)
 	if err != nil {
 		return nil, errorToStatus(err)
 	}
@@ -410,18 +410,18 @@ func (s *server) State(
 func (s *server) ReadPage(
 	q *relaypb.PageRequest, out grpc.ServerStreamingServer[relaypb.PageChunk],
 ) error {
-	id, err := checkPage(q)
+	id, err := checkPageRequest(q)
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	r, err := s.hosted.host.ReadPage(out.Context(), id, infoFromWire(q.GetInfo()), q.GetFrom())
+	r, err := s.local.host.ReadPage(out.Context(), id, infoFromWire(q.GetInfo()), q.GetFrom())
 	if err != nil {
 		return errorToStatus(err)
 	}
 	b := r.Bytes()
-	s.met.bytes[sideOwner].Add(float64(len(b)))
+	s.metrics.bytes[sideOwner].Add(float64(len(b)))
 	for total := uint32(len(b)); len(b) > 0; total = 0 {
-		n := min(len(b), frameBytes)
+		n := min(len(b), maxFrameBytes)
 		if err := out.Send(&relaypb.PageChunk{Data: b[:n], Total: total}); err != nil {
 			return err
 		}
@@ -435,17 +435,17 @@ func (s *server) Ping(context.Context, *relaypb.PingRequest) (*relaypb.PingReply
 	return &relaypb.PingReply{}, nil
 }
 
-// examine has every session look at its subscriptions; it returns how many are
+// checkSubscriptions has every session look at its subscriptions; it returns how many are
 // not for this node to serve.
-func (s *server) examine(now time.Time, right func(shard.StreamID) (place, bool)) (wrong int) {
+func (s *server) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (peerAddr, bool)) (wrong int) {
 	s.mu.Lock()
-	all := make([]*session, 0, len(s.sessions))
+	all := make([]*peerSession, 0, len(s.sessions))
 	for _, ses := range s.sessions {
 		all = append(all, ses)
 	}
 	s.mu.Unlock()
 	for _, ses := range all {
-		wrong += ses.examine(now, right)
+		wrong += ses.checkSubscriptions(now, mayServe)
 	}
 	return wrong
 }

@@ -44,7 +44,7 @@ func (f *fleet) links() (all []uint64) {
 
 func (f *fleet) musts() (n float64) {
 	for _, s := range f.nodes {
-		n += testutil.ToFloat64(s.met.must)
+		n += testutil.ToFloat64(s.metrics.forced)
 	}
 	return n
 }
@@ -108,20 +108,20 @@ func TestOneBadPart(t *testing.T) {
 		info    shard.Info
 		version uint32
 	}{
-		"an old peer":        {shard.Info{Exists: true, Type: latin}, relayBytes - 1},
-		"an old peer, chain": {shard.Info{Exists: true, Chain: []shard.Ancestor{{Stream: "p/\xff"}}}, relayBytes - 1},
-		"too long":           {shard.Info{Exists: true, Type: strings.Repeat("x", 2*maxDescription)}, relayVersion},
+		"an old peer":        {shard.Info{Exists: true, Type: latin}, relayVersionBytes - 1},
+		"an old peer, chain": {shard.Info{Exists: true, Chain: []shard.Ancestor{{Stream: "p/\xff"}}}, relayVersionBytes - 1},
+		"too long":           {shard.Info{Exists: true, Type: strings.Repeat("x", 2*maxDescription)}, relayVersionNewest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newLaneRig(nil, 0)
-			b.s.version = c.version
+			b.s.peerVersion = c.version
 			b.host.tails["s/0"] = shard.NewTails(0, 0).Open("s/0", c.info, 0)
-			_ = b.s.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
+			_ = b.s.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
 				{Handle: 1, Stream: []byte("s/1")}, {Handle: 2, Stream: []byte("s/0")}, {Handle: 3, Stream: []byte("s/2")},
 			}})
 			b.o.wg.Wait()
-			b.s.fill(&b.fr, 0)
+			b.s.fillFrame(&b.fr, 0)
 			got := map[uint64]relaypb.Kind{}
 			for _, p := range b.fr.frame.GetParts() {
 				got[p.GetHandle()] = p.GetKind()
@@ -159,7 +159,7 @@ func TestMalformedRange(t *testing.T) {
 		handle = h
 	}
 	l.mu.Unlock()
-	l.take(&relaypb.Part{Kind: relaypb.Kind_KIND_RANGE, Handle: handle, Data: []byte("no range")})
+	l.handlePart(&relaypb.Part{Kind: relaypb.Kind_KIND_RANGE, Handle: handle, Data: []byte("no range")})
 	l.mu.Lock()
 	_, there := l.subs[handle]
 	l.mu.Unlock()

@@ -40,7 +40,7 @@ func TestTTLOnAnyNode(t *testing.T) {
 		t.Fatal("expired under its reader")
 	}
 	r.release()
-	f.eventually("the owner knows that nobody follows it", func() bool { return !f.nodes[0].hosted.used(id) })
+	f.eventually("the owner knows that nobody follows it", func() bool { return !f.nodes[0].local.hasFeeds(id) })
 	for range 3 {
 		advance(3 * time.Second)
 		for _, s := range f.nodes {

@@ -65,7 +65,7 @@ func TestUnfollow(t *testing.T) {
 		t.Errorf("gone after %v", took)
 	}
 	f.eventually("nothing is held", func() bool {
-		return edge.tails.Len() == 0 && edge.tails.Bytes() == 0 && !owner.hosted.used(id)
+		return edge.tails.Len() == 0 && edge.tails.Bytes() == 0 && !owner.local.hasFeeds(id)
 	})
 }
 
@@ -139,34 +139,34 @@ func TestReadersComeAndGo(t *testing.T) {
 	defer func() {
 		if t.Failed() {
 			for _, s := range f.nodes {
-				s.hosted.mu.Lock()
-				t.Log(s.self, s.hosted.uses, s.tails.Len(), s.host.Owned(), s.strays.Load())
-				s.hosted.mu.Unlock()
+				s.local.mu.Lock()
+				t.Log(s.self, s.local.feedRefs, s.tails.Len(), s.host.Owned(), s.hasMisplaced.Load())
+				s.local.mu.Unlock()
 				s.server.mu.Lock()
 				for _, ses := range s.server.sessions {
 					ses.mu.Lock()
 					for _, u := range ses.subs {
-						t.Logf("  from %s: %d %s flags %b credit %d end %v tail %v", ses.peer, u.handle, u.id, u.flags, u.credit, u.end, u.tail != nil)
+						t.Logf("  from %s: %d %s flags %b credit %d end %v tail %v", ses.peer, u.handle, u.id, u.flags, u.credit, u.endErr, u.tail != nil)
 					}
 					ses.mu.Unlock()
 				}
 				s.server.mu.Unlock()
-				s.followers.mu.Lock()
-				for _, fo := range s.followers.m {
+				s.followLoop.mu.Lock()
+				for _, fo := range s.followLoop.byStream {
 					fo.mu.Lock()
-					t.Logf("  follower %s readers %d feed %+v move %+v gone %v", fo.id, fo.readers, fo.feed, fo.move, fo.gone)
+					t.Logf("  follower %s readers %d feed %+v move %+v gone %v", fo.id, fo.readers, fo.feed, fo.move, fo.over)
 					fo.mu.Unlock()
 				}
-				s.followers.mu.Unlock()
+				s.followLoop.mu.Unlock()
 			}
 		}
 	}()
 	f.eventually("nothing is held", func() bool {
 		uses := 0
 		for _, s := range f.nodes {
-			s.hosted.mu.Lock()
-			uses += len(s.hosted.uses)
-			s.hosted.mu.Unlock()
+			s.local.mu.Lock()
+			uses += len(s.local.feedRefs)
+			s.local.mu.Unlock()
 		}
 		return uses == 0 && third.tails.Len() == 0
 	})

@@ -25,9 +25,9 @@ func (h *countingHost) Follow(context.Context, shard.StreamID, uint64) (*shard.T
 }
 
 // oneAtATime are openers that are busy until they are freed.
-func oneAtATime() (o *openers, free func()) {
-	o, busy := &openers{limit: 1, waiting: 10}, make(chan struct{})
-	o.add(true, func() { <-busy })
+func oneAtATime() (o *openPool, free func()) {
+	o, busy := &openPool{limit: 1, maxWaiting: 10}, make(chan struct{})
+	o.submit(true, func() { <-busy })
 	return o, sync.OnceFunc(func() {
 		close(busy)
 		o.close()
@@ -40,28 +40,28 @@ func TestSubscriptionTakenBack(t *testing.T) {
 	_, table := tableOf("a")
 	for _, c := range []struct {
 		name string
-		end  func(*session)
+		end  func(*peerSession)
 		want int64
 	}{
-		{"wanted", func(*session) {}, 1},
-		{"taken back", func(s *session) { _ = s.take(&relaypb.ToOwner{Unsubscribe: []uint64{1}}) }, 0},
-		{"its link has ended", (*session).close, 0},
+		{"wanted", func(*peerSession) {}, 1},
+		{"taken back", func(s *peerSession) { _ = s.handleControl(&relaypb.ToOwner{Unsubscribe: []uint64{1}}) }, 0},
+		{"its link has ended", (*peerSession).close, 0},
 	} {
 		h := &countingHost{}
 		o, free := oneAtATime()
-		s := newServer(&Config{}, "a", newHosted(h, nil), o, newMetrics(nil), nil)
-		s.table = func() *Table { return table }
-		ses, err := s.open(t.Context(), &relaypb.Hello{Link: 1, From: &relaypb.Place{Name: []byte("b")}, To: []byte("a"), Version: relayVersion})
+		s := newServer(&Config{}, "a", newLocalStreams(h, nil), o, newMetrics(nil), nil)
+		s.currentTable = func() *Table { return table }
+		ses, err := s.openSession(t.Context(), &relaypb.Hello{Link: 1, From: &relaypb.Place{Name: []byte("b")}, To: []byte("a"), Version: relayVersionNewest})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = ses.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: []byte("default/s")}}})
+		_ = ses.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: []byte("default/s")}}})
 		c.end(ses)
 		free()
 		if n := h.follows.Load(); n != c.want {
 			t.Errorf("%s: followed %d times", c.name, n)
 		}
-		s.forget(ses)
+		s.closeSession(ses)
 		s.close()
 	}
 }
@@ -81,25 +81,25 @@ func TestDeafPeer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			o := &openers{limit: 1, waiting: 10}
-			s := newServer(&Config{}, "a", newHosted(&countingHost{}, nil), o, newMetrics(nil), nil)
+			o := &openPool{limit: 1, maxWaiting: 10}
+			s := newServer(&Config{}, "a", newLocalStreams(&countingHost{}, nil), o, newMetrics(nil), nil)
 			defer s.close()
 			defer o.close()
-			ses, err := s.open(t.Context(), &relaypb.Hello{
-				Link: 1, To: []byte("a"), Version: relayVersion, From: &relaypb.Place{Name: []byte("b")},
+			ses, err := s.openSession(t.Context(), &relaypb.Hello{
+				Link: 1, To: []byte("a"), Version: relayVersionNewest, From: &relaypb.Place{Name: []byte("b")},
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer s.forget(ses)
-			ses.most = most
+			defer s.closeSession(ses)
+			ses.maxSubs = most
 			said := uint64(0)
 			for err == nil && said < asks {
 				said++
-				err = ses.take(say(said))
+				err = ses.handleControl(say(said))
 			}
-			if err == nil || len(ses.subs) > 2*most || ses.listed > 3*most {
-				t.Fatalf("after %d: %v, with %d subscriptions of which %d wait", said, err, len(ses.subs), ses.listed)
+			if err == nil || len(ses.subs) > 2*most || ses.dirtyLen > 3*most {
+				t.Fatalf("after %d: %v, with %d subscriptions of which %d wait", said, err, len(ses.subs), ses.dirtyLen)
 			}
 		})
 	}
@@ -109,15 +109,15 @@ func TestDeafPeer(t *testing.T) {
 func TestManySubscriptionsInTurn(t *testing.T) {
 	t.Parallel()
 	b := newLaneRig(nil, 0)
-	b.s.most = 16
+	b.s.maxSubs = 16
 	for h := range uint64(200) {
-		if err := b.s.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: h, Stream: []byte("no name")}}, Unsubscribe: []uint64{h}}); err != nil {
+		if err := b.s.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: h, Stream: []byte("no name")}}, Unsubscribe: []uint64{h}}); err != nil {
 			t.Fatal(err)
 		}
-		b.s.fill(&b.fr, 0)
+		b.s.fillFrame(&b.fr, 0)
 	}
-	if b.s.listed != 0 || len(b.s.subs) != 0 {
-		t.Errorf("%d subscriptions, %d wait", len(b.s.subs), b.s.listed)
+	if b.s.dirtyLen != 0 || len(b.s.subs) != 0 {
+		t.Errorf("%d subscriptions, %d wait", len(b.s.subs), b.s.dirtyLen)
 	}
 }
 
@@ -131,22 +131,22 @@ func TestMoveGivenUp(t *testing.T) {
 		want int64
 	}{
 		{"wanted", func(*follower) {}, 1},
-		{"late", func(f *follower) { f.step(time.Now().Add(2 * answerTimeout)) }, 0},
+		{"late", func(f *follower) { f.step(time.Now().Add(2 * subscribeTimeout)) }, 0},
 		{"nobody reads any more", func(f *follower) {
-			f.leave()
+			f.removeReader()
 			f.step(time.Now().Add(2 * unfollowAfter))
 		}, 0},
 	} {
 		h := &countingHost{}
 		o, free := oneAtATime()
-		fs := &followers{
-			self: "a", tails: shard.NewTails(0, 0), hosted: newHosted(h, nil), openers: o,
-			peers: newPeers(&Config{}, "a", "", newMetrics(nil)),
-			view:  func() *View { return view }, table: func() *Table { return table },
-			foreign: func() {}, freed: func() {}, met: newMetrics(nil), wake: make(chan struct{}, 1),
-			m: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
+		fs := &followLoop{
+			self: "a", tails: shard.NewTails(0, 0), local: newLocalStreams(h, nil), openPool: o,
+			peers:       newPeers(&Config{}, "a", "", newMetrics(nil)),
+			currentView: func() *View { return view }, currentTable: func() *Table { return table },
+			noteMisplaced: func() {}, onFeedReleased: func() {}, metrics: newMetrics(nil), wake: make(chan struct{}, 1),
+			byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
 		}
-		f, _, err := fs.hold("default/s", 0)
+		f, _, err := fs.addReader("default/s", 0)
 		if err != nil {
 			t.Fatal(err)
 		}

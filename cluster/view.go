@@ -14,7 +14,7 @@ import (
 // is an immutable value; views have identity but no order.
 type View struct {
 	members []Member // by Name, distinct
-	flips   []uint64 // the instants at which the table changes, ascending
+	changes []uint64 // the instants at which the table changes, ascending
 	spans   []span   // spans[i] is before flips[i]; the last one after them all
 }
 
@@ -32,24 +32,24 @@ func NewView(members []Member) *View {
 		if c := strings.Compare(a.Name, b.Name); c != 0 {
 			return c
 		}
-		return compare(b.Rev, a.Rev)
+		return compareUint64(b.Rev, a.Rev)
 	})
 	ms = slices.CompactFunc(ms, func(a, b Member) bool { return a.Name == b.Name })
 	v := &View{members: ms}
 	for _, m := range ms {
 		for _, at := range []uint64{m.StartAt, m.StopAt} {
 			if at != 0 && at != Never {
-				v.flips = append(v.flips, at)
+				v.changes = append(v.changes, at)
 			}
 		}
 	}
-	slices.Sort(v.flips)
-	v.flips = slices.Compact(v.flips)
-	v.spans = make([]span, len(v.flips)+1)
+	slices.Sort(v.changes)
+	v.changes = slices.Compact(v.changes)
+	v.spans = make([]span, len(v.changes)+1)
 	return v
 }
 
-func compare(a, b uint64) int {
+func compareUint64(a, b uint64) int {
 	switch {
 	case a < b:
 		return -1
@@ -63,8 +63,8 @@ func compare(a, b uint64) int {
 // Members lists the members by name. Shared; must not be changed.
 func (v *View) Members() []Member { return v.members }
 
-// speaks reports whether every member knows a version of the relay's contract.
-func (v *View) speaks(version uint8) bool {
+// allSpeak reports whether every member knows a version of the relay's contract.
+func (v *View) allSpeak(version uint8) bool {
 	return !slices.ContainsFunc(v.members, func(m Member) bool { return m.Speaks < version })
 }
 
@@ -78,20 +78,20 @@ func (v *View) FormatLevel() uint8 {
 	return level
 }
 
-// elder reports whether a member is at an address that does not speak TLS.
-func (v *View) elder(ip net.IP) bool {
+// hasLegacyAt reports whether a member is at an address that does not speak TLS.
+func (v *View) hasLegacyAt(ip net.IP) bool {
 	return slices.ContainsFunc(v.members, func(m Member) bool {
-		return m.Features&FeatureTLS == 0 && m.at(ip)
+		return m.Features&FeatureTLS == 0 && m.isAt(ip)
 	})
 }
 
-// member reports whether a member is at an address.
-func (v *View) member(ip net.IP) bool {
-	return slices.ContainsFunc(v.members, func(m Member) bool { return m.at(ip) })
+// hasMemberAt reports whether a member is at an address.
+func (v *View) hasMemberAt(ip net.IP) bool {
+	return slices.ContainsFunc(v.members, func(m Member) bool { return m.isAt(ip) })
 }
 
-// at reports whether the member's relay is at an address.
-func (m *Member) at(ip net.IP) bool {
+// isAt reports whether the member's relay is at an address.
+func (m *Member) isAt(ip net.IP) bool {
 	host, _, _ := net.SplitHostPort(m.Relay)
 	return ip.Equal(net.ParseIP(host))
 }
@@ -109,8 +109,8 @@ func (v *View) Member(name string) *Member {
 
 // Flips lists the instants at which the table changes, past ones included.
 func (v *View) Flips() []time.Time {
-	at := make([]time.Time, len(v.flips))
-	for i, ms := range v.flips {
+	at := make([]time.Time, len(v.changes))
+	for i, ms := range v.changes {
 		at[i] = time.UnixMilli(int64(ms))
 	}
 	return at
@@ -118,26 +118,26 @@ func (v *View) Flips() []time.Time {
 
 // At is the table for an instant.
 func (v *View) At(t time.Time) *Table {
-	ms := millis(t)
-	i, found := slices.BinarySearch(v.flips, ms)
+	ms := unixMillis(t)
+	i, found := slices.BinarySearch(v.changes, ms)
 	if found {
 		i++ // a flip's own instant is after it
 	}
 	s := &v.spans[i]
-	s.once.Do(func() { s.table = newTable(v.eligible(ms)) })
+	s.once.Do(func() { s.table = newTable(v.ownersAt(ms)) })
 	return s.table
 }
 
-// eligible lists who may own streams at an instant. The order of the filters
+// ownersAt lists who may own streams at an instant. The order of the filters
 // matters: a successor that is not yet due must not hide its predecessor.
-func (v *View) eligible(ms uint64) []*Member {
+func (v *View) ownersAt(ms uint64) []*Member {
 	newest := make(map[string]*Member, len(v.members))
 	for i := range v.members {
 		m := &v.members[i]
-		if !m.owns(ms) {
+		if !m.ownsAt(ms) {
 			continue
 		}
-		if o := newest[m.Key]; o == nil || m.newer(o) {
+		if o := newest[m.Key]; o == nil || m.supersedes(o) {
 			newest[m.Key] = m
 		}
 	}
@@ -154,11 +154,11 @@ func (v *View) eligible(ms uint64) []*Member {
 	return all
 }
 
-// claimed is the table for an instant if the member of that name has not left and S2 answers
+// tableIfPresent is the table for an instant if the member of that name has not left and S2 answers
 // it, whatever is known of that.
-func (v *View) claimed(name string, t time.Time) *Table {
-	at, ms := v.At(t), millis(t)
-	if at.has(name) {
+func (v *View) tableIfPresent(name string, t time.Time) *Table {
+	at, ms := v.At(t), unixMillis(t)
+	if at.hasOwner(name) {
 		return at
 	}
 	members := slices.Clone(v.members)
@@ -168,18 +168,18 @@ func (v *View) claimed(name string, t time.Time) *Table {
 			m.StopAt = Never
 		}
 	}
-	return newTable((&View{members: members}).eligible(ms))
+	return newTable((&View{members: members}).ownersAt(ms))
 }
 
 // HiddenBy is the member that owns at an instant what the one of that name would own: it has
 // the same key and is newer. nil: there is none.
 func (v *View) HiddenBy(name string, t time.Time) *Member {
-	m, ms := v.Member(name), millis(t)
-	if m == nil || !m.owns(ms) {
+	m, ms := v.Member(name), unixMillis(t)
+	if m == nil || !m.ownsAt(ms) {
 		return nil
 	}
 	for i := range v.members {
-		if o := &v.members[i]; o.Key == m.Key && o.owns(ms) && o.newer(m) {
+		if o := &v.members[i]; o.Key == m.Key && o.ownsAt(ms) && o.supersedes(m) {
 			return o
 		}
 	}
@@ -194,13 +194,13 @@ type Table struct {
 	members []*Member // by Key
 	ring    *Ring
 
-	mu   sync.Mutex
-	less map[string]*Table // see without
+	mu           sync.Mutex
+	withoutCache map[string]*Table // see without
 }
 
-// maxLess bounds the tables remembered by without; when it is reached they are
+// maxWithoutCache bounds the tables remembered by without; when it is reached they are
 // all forgotten.
-const maxLess = 32
+const maxWithoutCache = 32
 
 func newTable(ms []*Member) *Table {
 	slices.SortFunc(ms, func(a, b *Member) int { return strings.Compare(a.Key, b.Key) })
@@ -208,25 +208,25 @@ func newTable(ms []*Member) *Table {
 	for i, m := range ms {
 		keys[i] = m.Key
 	}
-	return &Table{members: ms, ring: ringOf(keys)}
+	return &Table{members: ms, ring: cachedRing(keys)}
 }
 
 // Len is the number of members that own streams.
 func (t *Table) Len() int { return len(t.members) }
 
-// same reports whether two tables name the same owners.
-func (t *Table) same(o *Table) bool {
+// sameOwners reports whether two tables name the same owners.
+func (t *Table) sameOwners(o *Table) bool {
 	return slices.EqualFunc(t.members, o.members, func(a, b *Member) bool { return a.Name == b.Name })
 }
 
-// has reports whether the member of that name owns streams.
-func (t *Table) has(name string) bool {
+// hasOwner reports whether the member of that name owns streams.
+func (t *Table) hasOwner(name string) bool {
 	return slices.ContainsFunc(t.members, func(m *Member) bool { return m.Name == name })
 }
 
 // Owner is the stream's owner, or nil if nobody owns anything.
 func (t *Table) Owner(id shard.StreamID) *Member {
-	i := t.ring.index(id)
+	i := t.ring.ownerIndex(id)
 	if i < 0 {
 		return nil
 	}
@@ -247,16 +247,16 @@ func (t *Table) without(names []string) *Table {
 	key := strings.Join(gone, "\x00") // in the table's order: one key for one set
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if o := t.less[key]; o != nil {
+	if o := t.withoutCache[key]; o != nil {
 		return o
 	}
-	if t.less == nil || len(t.less) >= maxLess {
-		t.less = make(map[string]*Table)
+	if t.withoutCache == nil || len(t.withoutCache) >= maxWithoutCache {
+		t.withoutCache = make(map[string]*Table)
 	}
 	left := slices.DeleteFunc(slices.Clone(t.members), func(m *Member) bool {
 		return slices.Contains(gone, m.Name)
 	})
 	o := newTable(left)
-	t.less[key] = o
+	t.withoutCache[key] = o
 	return o
 }

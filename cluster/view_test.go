@@ -135,7 +135,7 @@ func TestViewAtExhaustively(t *testing.T) {
 			v := NewView(all)
 			for ms := range uint64(5) {
 				// Not At: it lays a ring out each time, and TestViewAt has that.
-				got, want := owners(&Table{members: v.eligible(ms)}), naive(all, ms)
+				got, want := owners(&Table{members: v.ownersAt(ms)}), naive(all, ms)
 				if !slices.Equal(got, want) {
 					t.Fatalf("%+v at %d: %v, want %v", all, ms, got, want)
 				}
@@ -219,19 +219,19 @@ func TestTableWithout(t *testing.T) {
 // A View that changes without changing owners moves no stream.
 func TestTableStaysTheSame(t *testing.T) {
 	a, b := Member{Name: "a-1", Key: "a", Relay: "x", StopAt: Never, Rev: 1}, Member{Name: "b-1", Key: "b", Relay: "y", StopAt: Never, Rev: 1}
-	var p past
+	var p tableHistory
 	now := time.Unix(1000, 0)
-	if !p.note(NewView([]Member{a}).At(now), now) {
+	if !p.noteTable(NewView([]Member{a}).At(now), now) {
 		t.Error("the first table is no change")
 	}
-	if !p.note(NewView([]Member{a, b}).At(now), now.Add(time.Second)) {
+	if !p.noteTable(NewView([]Member{a, b}).At(now), now.Add(time.Second)) {
 		t.Error("another owner is no change")
 	}
 	b.Rev, b.HTTP = 2, "elsewhere"
-	if p.note(NewView([]Member{b, a}).At(now), now.Add(5*time.Second)) {
+	if p.noteTable(NewView([]Member{b, a}).At(now), now.Add(5*time.Second)) {
 		t.Error("a new address is a change")
 	}
-	if d := p.settledFor(now.Add(11 * time.Second)); d != 10*time.Second {
+	if d := p.unchangedFor(now.Add(11 * time.Second)); d != 10*time.Second {
 		t.Errorf("settled for %v", d)
 	}
 }

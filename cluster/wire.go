@@ -21,31 +21,31 @@ import (
 
 // The versions of the contract in relay.proto: the newest that this release
 // speaks, the oldest, the one that brought forks, and the one from which on texts
-// are bytes. A release before relayBytes cannot read texts that are not UTF-8.
+// are bytes. A release before relayVersionBytes cannot read texts that are not UTF-8.
 const (
-	relayVersion = 3
-	relayOldest  = 1
-	relayForks   = 2
-	relayBytes   = 3
+	relayVersionNewest = 3
+	relayVersionOldest = 1
+	relayVersionForks  = 2
+	relayVersionBytes  = 3
 )
 
 // Sizes on the wire, in bytes.
 const (
-	// frameBytes is about the most that a Frame or a chunk of a call carries.
-	frameBytes = 64 << 10
-	// pieceBytes is the most that one subscription puts into one Frame.
-	pieceBytes = 32 << 10
-	// partBytes is the room that a Part takes beside its data.
-	partBytes = 24
-	// maxRange is the largest Range taken: the largest append and what was
+	// maxFrameBytes is about the most that a Frame or a chunk of a call carries.
+	maxFrameBytes = 64 << 10
+	// maxPieceBytes is the most that one subscription puts into one Frame.
+	maxPieceBytes = 32 << 10
+	// partOverhead is the room that a Part takes beside its data.
+	partOverhead = 24
+	// maxBatchOnWire is the largest Range taken: the largest append and what was
 	// collected with it, with its index.
-	maxRange = 2*shard.MaxBody + 4<<20
+	maxBatchOnWire = 2*shard.MaxBody + 4<<20
 )
 
-// refusals is the one table of errors that travel between nodes; the first that matches
+// errorReasons is the one table of errors that travel between nodes; the first that matches
 // counts, and doubt comes before its causes, which alone would say that nothing was
 // written. The status code is for people and tools; the reason decides.
-var refusals = []struct {
+var errorReasons = []struct {
 	err    error
 	reason relaypb.Reason
 	code   codes.Code
@@ -67,12 +67,12 @@ var refusals = []struct {
 	{shard.ErrUnknown, relaypb.Reason_REASON_LOG_UNKNOWN, codes.Unknown},
 }
 
-// refusalOf is how err travels; nil if it has no name of its own.
-func refusalOf(err error) (*relaypb.Refusal, codes.Code) {
-	why := sentence(err)
-	if r := (*redirect)(nil); errors.As(err, &r) {
+// errorToRefusal is how err travels; nil if it has no name of its own.
+func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
+	why := errorToWire(err)
+	if r := (*redirectError)(nil); errors.As(err, &r) {
 		reason := relaypb.Reason_REASON_NOT_OWNER
-		if r.alive {
+		if r.ownerAlive {
 			reason = relaypb.Reason_REASON_OWNER_ALIVE
 		}
 		return &relaypb.Refusal{Reason: reason, Why: why, Owner: placeToWire(r.owner)},
@@ -83,7 +83,7 @@ func refusalOf(err error) (*relaypb.Refusal, codes.Code) {
 			Reason: relaypb.Reason_REASON_TRIMMED, Why: why, Position: t.First,
 		}, codes.OutOfRange
 	}
-	for _, row := range refusals {
+	for _, row := range errorReasons {
 		if errors.Is(err, row.err) {
 			return &relaypb.Refusal{Reason: row.reason, Why: why}, row.code
 		}
@@ -101,21 +101,21 @@ func refusalOf(err error) (*relaypb.Refusal, codes.Code) {
 	return nil, codes.Internal
 }
 
-// errorOf is what a refusal means here.
-func errorOf(f *relaypb.Refusal) error {
+// refusalToError is what a refusal means here.
+func refusalToError(f *relaypb.Refusal) error {
 	switch f.GetReason() {
 	case relaypb.Reason_REASON_NOT_OWNER:
-		return &redirect{owner: placeFromWire(f.GetOwner())}
+		return &redirectError{owner: placeFromWire(f.GetOwner())}
 	case relaypb.Reason_REASON_OWNER_ALIVE:
-		return &redirect{owner: placeFromWire(f.GetOwner()), alive: true}
+		return &redirectError{owner: placeFromWire(f.GetOwner()), ownerAlive: true}
 	case relaypb.Reason_REASON_TRIMMED:
-		return &shard.TrimmedError{First: min(f.GetPosition(), maxPos)}
+		return &shard.TrimmedError{First: min(f.GetPosition(), maxPosition)}
 	case relaypb.Reason_REASON_TAIL:
-		return &shard.TailError{Tail: min(f.GetPosition(), maxPos)}
+		return &shard.TailError{Tail: min(f.GetPosition(), maxPosition)}
 	case relaypb.Reason_REASON_GAP:
-		return &shard.GapError{Next: min(f.GetPosition(), maxPos)}
+		return &shard.GapError{Next: min(f.GetPosition(), maxPosition)}
 	}
-	for _, row := range refusals {
+	for _, row := range errorReasons {
 		if row.reason == f.GetReason() {
 			why := strings.ToValidUTF8(string(f.GetWhy()), "\uFFFD")
 			if why == "" || why == row.err.Error() {
@@ -124,7 +124,7 @@ func errorOf(f *relaypb.Refusal) error {
 			return &peerError{row.err, why}
 		}
 	}
-	return fmt.Errorf("%w: reason %d: %q", errFailed, f.GetReason(), f.GetWhy())
+	return fmt.Errorf("%w: reason %d: %q", errCallFailed, f.GetReason(), f.GetWhy())
 }
 
 // peerError is a known error in a peer's own words.
@@ -141,12 +141,12 @@ func errorToStatus(err error) error {
 	if err == nil {
 		return nil
 	}
-	f, code := refusalOf(err)
+	f, code := errorToRefusal(err)
 	if f == nil {
 		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 			return status.FromContextError(err).Err()
 		}
-		return status.Error(code, string(sentence(err)))
+		return status.Error(code, string(errorToWire(err)))
 	}
 	st, serr := status.New(code, string(f.GetWhy())).WithDetails(f)
 	if serr != nil {
@@ -155,15 +155,15 @@ func errorToStatus(err error) error {
 	return st.Err()
 }
 
-// unanswered reports whether a status says that the peer did not answer: the
+// isUnanswered reports whether a status says that the peer did not answer: the
 // transport broke, nobody listens, the time ran out, or the link ended. Closed set:
 // whatever else goes wrong with a call, on this side too, says nothing of the peer.
-func unanswered(code codes.Code) bool {
+func isUnanswered(code codes.Code) bool {
 	return code == codes.Unavailable || code == codes.DeadlineExceeded || code == codes.Canceled
 }
 
-// turnedAway reports whether a status says that the call was not carried out.
-func turnedAway(code codes.Code) bool {
+// isNotCarriedOut reports whether a status says that the call was not carried out.
+func isNotCarriedOut(code codes.Code) bool {
 	switch code {
 	case codes.InvalidArgument, codes.Unimplemented, codes.Unauthenticated, codes.PermissionDenied:
 		return true
@@ -174,7 +174,7 @@ func turnedAway(code codes.Code) bool {
 
 // statusToError is what the error of a call to a peer means here: what the refusal
 // in it says; without one, errUnreachable if there was no answer, and otherwise
-// errFailed.
+// errCallFailed.
 func statusToError(err error) error {
 	if err == nil {
 		return nil
@@ -182,51 +182,51 @@ func statusToError(err error) error {
 	st, _ := status.FromError(err)
 	for _, d := range st.Details() {
 		if f, ok := d.(*relaypb.Refusal); ok {
-			return errorOf(f)
+			return refusalToError(f)
 		}
 	}
-	if unanswered(st.Code()) {
+	if isUnanswered(st.Code()) {
 		return fmt.Errorf("%w: %s", errUnreachable, st.Message())
 	}
-	return fmt.Errorf("%w: %s: %s", errFailed, st.Code(), st.Message())
+	return fmt.Errorf("%w: %s: %s", errCallFailed, st.Code(), st.Message())
 }
 
-// raw is a text as a message has it, and text what came in one. Neither copies: a
+// wireBytes is a text as a message has it, and text what came in one. Neither copies: a
 // message is written when it is made, and never after that.
-func raw[S ~string](s S) []byte { return unsafe.Slice(unsafe.StringData(string(s)), len(s)) }
+func wireBytes[S ~string](s S) []byte { return unsafe.Slice(unsafe.StringData(string(s)), len(s)) }
 
-func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+func wireText(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// maxWords bounds a sentence for people, in bytes; the rest is cut off.
-const maxWords = 1 << 10
+// maxSentence bounds a sentence for people, in bytes; the rest is cut off.
+const maxSentence = 1 << 10
 
-// words is a sentence for people as a message has it. Every release can read it.
-func words(s string) []byte {
-	return raw(strings.ToValidUTF8(s[:min(len(s), maxWords)], "\uFFFD"))
+// sentenceToWire is a sentence for people as a message has it. Every release can read it.
+func sentenceToWire(s string) []byte {
+	return wireBytes(strings.ToValidUTF8(s[:min(len(s), maxSentence)], "\uFFFD"))
 }
 
-func sentence(err error) []byte { return words(err.Error()) }
+func errorToWire(err error) []byte { return sentenceToWire(err.Error()) }
 
-func placeToWire(p place) *relaypb.Place {
-	return &relaypb.Place{Name: raw(p.name), Address: raw(p.address)}
+func placeToWire(p peerAddr) *relaypb.Place {
+	return &relaypb.Place{Name: wireBytes(p.name), Address: wireBytes(p.address)}
 }
 
-func placeFromWire(p *relaypb.Place) place {
-	return place{name: text(p.GetName()), address: text(p.GetAddress())}
+func placeFromWire(p *relaypb.Place) peerAddr {
+	return peerAddr{name: wireText(p.GetName()), address: wireText(p.GetAddress())}
 }
 
 func routeToWire(r route) *relaypb.Route {
 	out := &relaypb.Route{Hop: relaypb.Hop(r.hop)}
-	for _, name := range r.without {
-		out.Without = append(out.Without, raw(name))
+	for _, name := range r.excluded {
+		out.Without = append(out.Without, wireBytes(name))
 	}
 	return out
 }
 
 func routeFromWire(r *relaypb.Route) route {
-	out := route{hop: hop(min(max(r.GetHop(), 0), relaypb.Hop(hopMust)))}
+	out := route{hop: hop(min(max(r.GetHop(), 0), relaypb.Hop(hopForce)))}
 	for _, name := range r.GetWithout() {
-		out.without = append(out.without, text(name))
+		out.excluded = append(out.excluded, wireText(name))
 	}
 	return out
 }
@@ -234,8 +234,8 @@ func routeFromWire(r *relaypb.Route) route {
 func infoToWire(i shard.Info) *relaypb.Info {
 	out := &relaypb.Info{
 		Exists: i.Exists, Life: i.Life, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
-		Closed: i.Closed, Type: raw(i.Type), HasTtl: i.HasTTL, Ttl: i.TTL,
-		Expires: i.Expires, ExpiresRaw: raw(i.ExpiresRaw), Gone: i.Gone, Cut: i.Cut, Hold: idToWire(i.Hold),
+		Closed: i.Closed, Type: wireBytes(i.Type), HasTtl: i.HasTTL, Ttl: i.TTL,
+		Expires: i.Expires, ExpiresRaw: wireBytes(i.ExpiresRaw), Gone: i.Gone, Cut: i.Cut, Hold: idToWire(i.Hold),
 		Chain: chainToWire(i.Chain),
 	}
 	return out
@@ -244,7 +244,7 @@ func infoToWire(i shard.Info) *relaypb.Info {
 func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 	for _, a := range chain {
 		out = append(out, &relaypb.Ancestor{
-			Stream: raw(a.Stream), Life: a.Life, Start: a.Start, Bound: a.Bound,
+			Stream: wireBytes(a.Stream), Life: a.Life, Start: a.Start, Bound: a.Bound,
 		})
 	}
 	return out
@@ -253,7 +253,7 @@ func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 func chainFromWire(chain []*relaypb.Ancestor) (out []shard.Ancestor) {
 	for _, a := range chain {
 		out = append(out, shard.Ancestor{
-			Stream: shard.StreamID(text(a.GetStream())), Life: a.GetLife(),
+			Stream: shard.StreamID(wireText(a.GetStream())), Life: a.GetLife(),
 			Start: a.GetStart(), Bound: a.GetBound(),
 		})
 	}
@@ -276,9 +276,9 @@ func idFromWire(b []byte) (id shard.AppendID) {
 func infoFromWire(i *relaypb.Info) shard.Info {
 	out := shard.Info{
 		Exists: i.GetExists(), Life: i.GetLife(), Start: i.GetStart(), Tail: i.GetTail(),
-		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: text(i.GetType()),
+		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: wireText(i.GetType()),
 		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: i.GetExpires(),
-		ExpiresRaw: text(i.GetExpiresRaw()), Gone: i.GetGone(), Cut: i.GetCut(), Hold: idFromWire(i.GetHold()),
+		ExpiresRaw: wireText(i.GetExpiresRaw()), Gone: i.GetGone(), Cut: i.GetCut(), Hold: idFromWire(i.GetHold()),
 		Chain: chainFromWire(i.GetChain()),
 	}
 	return out
@@ -288,29 +288,29 @@ func producerToWire(p *shard.Producer) *relaypb.Producer {
 	if p == nil {
 		return nil
 	}
-	return &relaypb.Producer{Id: raw(p.ID), Epoch: p.Epoch, Seq: p.Seq}
+	return &relaypb.Producer{Id: wireBytes(p.ID), Epoch: p.Epoch, Seq: p.Seq}
 }
 
 func producerFromWire(p *relaypb.Producer) *shard.Producer {
 	if p == nil {
 		return nil
 	}
-	return &shard.Producer{ID: text(p.GetId()), Epoch: p.GetEpoch(), Seq: p.GetSeq()}
+	return &shard.Producer{ID: wireText(p.GetId()), Epoch: p.GetEpoch(), Seq: p.GetSeq()}
 }
 
 func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
 	h := &relaypb.DoHead{
-		Route: routeToWire(r), Stream: raw(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
-		Repeat: q.Repeat, Minted: q.Minted, Age: ageToWire(q.Born), Type: raw(q.Type), Bad: words(q.Bad), Close: q.Close,
+		Route: routeToWire(r), Stream: wireBytes(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
+		Repeat: q.Repeat, Minted: q.Minted, Age: ageToWire(q.Born), Type: wireBytes(q.Type), Bad: sentenceToWire(q.Bad), Close: q.Close,
 		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
-		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: raw(q.ExpiresRaw),
-		Ref: idToWire(q.Ref), Name: raw(q.Name), Life: q.Life,
+		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: wireBytes(q.ExpiresRaw),
+		Ref: idToWire(q.Ref), Name: wireBytes(q.Name), Life: q.Life,
 	}
 	if f, s := q.Fork, q.Source; f != nil && s != nil {
-		h.Fork = &relaypb.Fork{Source: raw(f.Source), At: raw(f.At), Sub: f.Sub}
+		h.Fork = &relaypb.Fork{Source: wireBytes(f.Source), At: wireBytes(f.At), Sub: f.Sub}
 		h.Source = &relaypb.Source{
-			Refused: uint32(s.Refused), Why: words(s.Why), Life: s.Life, Type: raw(s.Type), HasTtl: s.HasTTL,
-			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: raw(s.ExpiresRaw), Chain: chainToWire(s.Chain),
+			Refused: uint32(s.Refused), Why: sentenceToWire(s.Why), Life: s.Life, Type: wireBytes(s.Type), HasTtl: s.HasTTL,
+			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: wireBytes(s.ExpiresRaw), Chain: chainToWire(s.Chain),
 		}
 	}
 	h.Sizes = make([]uint32, q.Messages.Len())
@@ -342,32 +342,32 @@ var errRequest = errors.New("malformed request")
 
 // requestFromWire is the request without its messages, and their total size.
 func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
-	id, total, err := checkHead(h)
+	id, total, err := checkWriteHead(h)
 	if err != nil {
 		return nil, 0, err
 	}
 	q := &shard.Request{
 		Stream: id, Op: shard.Op(h.GetOp()), ID: shard.AppendID(h.GetId()), Repeat: h.GetRepeat(),
-		Minted: h.GetMinted(), Born: ageFromWire(h.GetAge()), Type: text(h.GetType()), Bad: text(h.GetBad()), Close: h.GetClose(),
+		Minted: h.GetMinted(), Born: ageFromWire(h.GetAge()), Type: wireText(h.GetType()), Bad: wireText(h.GetBad()), Close: h.GetClose(),
 		Producer: producerFromWire(h.GetProducer()), StreamSeq: h.StreamSeq,
 		HasTTL: h.GetHasTtl(), TTL: h.GetTtl(), Expires: h.GetExpires(),
-		ExpiresRaw: text(h.GetExpiresRaw()), Ref: idFromWire(h.GetRef()),
-		Name: shard.StreamID(text(h.GetName())), Life: h.GetLife(),
+		ExpiresRaw: wireText(h.GetExpiresRaw()), Ref: idFromWire(h.GetRef()),
+		Name: shard.StreamID(wireText(h.GetName())), Life: h.GetLife(),
 	}
 	if f, s := h.GetFork(), h.GetSource(); f != nil && s != nil {
-		q.Fork = &shard.Fork{Source: shard.StreamID(text(f.GetSource())), At: text(f.GetAt()), Sub: f.GetSub()}
+		q.Fork = &shard.Fork{Source: shard.StreamID(wireText(f.GetSource())), At: wireText(f.GetAt()), Sub: f.GetSub()}
 		q.Source = &shard.Source{
-			Refused: shard.Code(s.GetRefused()), Why: text(s.GetWhy()), Life: s.GetLife(),
-			Type: text(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),
-			ExpiresRaw: text(s.GetExpiresRaw()), Chain: chainFromWire(s.GetChain()),
+			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Life: s.GetLife(),
+			Type: wireText(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),
+			ExpiresRaw: wireText(s.GetExpiresRaw()), Chain: chainFromWire(s.GetChain()),
 		}
 	}
 	return q, total, nil
 }
 
-// cutMessages gives a request its messages, which lie in body one after the other. It keeps both,
+// splitMessages gives a request its messages, which lie in body one after the other. It keeps both,
 // and makes of the sizes where the messages end.
-func cutMessages(q *shard.Request, sizes []uint32, body []byte) error {
+func splitMessages(q *shard.Request, sizes []uint32, body []byte) error {
 	end := uint64(0)
 	for i, n := range sizes {
 		if n == 0 {
@@ -388,14 +388,14 @@ func cutMessages(q *shard.Request, sizes []uint32, body []byte) error {
 func outcomeToWire(o shard.Outcome) *relaypb.DoReply {
 	o.Info.Chain = nil
 	return &relaypb.DoReply{
-		Code: uint32(o.Code), Why: words(o.Why), Info: infoToWire(o.Info),
+		Code: uint32(o.Code), Why: sentenceToWire(o.Why), Info: infoToWire(o.Info),
 		Producer: producerToWire(o.Producer), Expected: o.Expected, Received: o.Received,
 	}
 }
 
 func outcomeFromWire(o *relaypb.DoReply) shard.Outcome {
 	return shard.Outcome{
-		Code: shard.Code(o.GetCode()), Why: text(o.GetWhy()), Info: infoFromWire(o.GetInfo()),
+		Code: shard.Code(o.GetCode()), Why: wireText(o.GetWhy()), Info: infoFromWire(o.GetInfo()),
 		Producer: producerFromWire(o.GetProducer()),
 		Expected: o.GetExpected(), Received: o.GetReceived(),
 	}
@@ -406,31 +406,31 @@ func outcomeFromWire(o *relaypb.DoReply) shard.Outcome {
 const maxDescription = 64 << 10
 
 var (
-	errLong = fmt.Errorf("%w: its description is too long", shard.ErrDeclined)
-	errText = fmt.Errorf("%w: the peer reads no text but UTF-8", shard.ErrDeclined)
+	errDescriptionLong = fmt.Errorf("%w: its description is too long", shard.ErrDeclined)
+	errPeerNeedsUTF8   = fmt.Errorf("%w: the peer reads no text but UTF-8", shard.ErrDeclined)
 )
 
-// sayable reports why a peer that speaks a version of the contract cannot be told of a
+// checkDescribable reports why a peer that speaks a version of the contract cannot be told of a
 // stream; nil: it can.
-func sayable(info *relaypb.Info, version uint32) error {
+func checkDescribable(info *relaypb.Info, version uint32) error {
 	switch {
 	case proto.Size(info) > maxDescription:
-		return errLong
-	case version >= relayBytes:
+		return errDescriptionLong
+	case version >= relayVersionBytes:
 		return nil
 	}
 	texts := [][]byte{info.GetType(), info.GetExpiresRaw()}
 	for _, a := range info.GetChain() {
 		texts = append(texts, a.GetStream())
 	}
-	return readable(texts...)
+	return checkUTF8(texts...)
 }
 
-// readable reports whether a release before relayBytes can read these texts.
-func readable(texts ...[]byte) error {
+// checkUTF8 reports whether a release before relayVersionBytes can read these texts.
+func checkUTF8(texts ...[]byte) error {
 	for _, t := range texts {
 		if !utf8.Valid(t) {
-			return errText
+			return errPeerNeedsUTF8
 		}
 	}
 	return nil
@@ -445,43 +445,43 @@ func infoAt(info shard.Info, at uint64) shard.Info {
 	return info
 }
 
-// pieces puts Ranges together again that came in pieces.
-type pieces struct {
+// batchAssembler puts Ranges together again that came in pieces.
+type batchAssembler struct {
 	buf   []byte
 	total int
 }
 
-var errPiece = errors.New("malformed piece of a range")
+var errMalformedPiece = errors.New("malformed piece of a range")
 
-// maxAnnounced bounds the room that is made for what a peer only announces, in bytes. What
+// maxPreallocated bounds the room that is made for what a peer only announces, in bytes. What
 // comes makes more.
-const maxAnnounced = 256 << 10
+const maxPreallocated = 256 << 10
 
-func roomFor(total int) []byte { return make([]byte, 0, min(total, maxAnnounced)) }
+func bufferFor(total int) []byte { return make([]byte, 0, min(total, maxPreallocated)) }
 
-// add takes the data of one Part. With the last piece it returns the whole Range.
-func (p *pieces) add(data []byte, total uint32) (shard.Range, bool, error) {
+// addPiece takes the data of one Part. With the last piece it returns the whole Range.
+func (p *batchAssembler) addPiece(data []byte, total uint32) (shard.Range, bool, error) {
 	switch {
 	case p.total == 0 && total == 0:
 		r, err := shard.ParseRange(data)
 		return r, err == nil, err
 	case p.total == 0:
-		if total > maxRange || int(total) <= len(data) {
-			return shard.Range{}, false, errPiece
+		if total > maxBatchOnWire || int(total) <= len(data) {
+			return shard.Range{}, false, errMalformedPiece
 		}
-		p.total, p.buf = int(total), roomFor(int(total))
+		p.total, p.buf = int(total), bufferFor(int(total))
 	case total != 0:
-		return shard.Range{}, false, errPiece
+		return shard.Range{}, false, errMalformedPiece
 	}
 	if len(p.buf)+len(data) > p.total {
-		return shard.Range{}, false, errPiece
+		return shard.Range{}, false, errMalformedPiece
 	}
 	p.buf = append(p.buf, data...)
 	if len(p.buf) < p.total {
 		return shard.Range{}, false, nil
 	}
 	b := p.buf
-	*p = pieces{}
+	*p = batchAssembler{}
 	r, err := shard.ParseRange(b)
 	return r, err == nil, err
 }

@@ -33,17 +33,17 @@ func over[M proto.Message](t *rapid.T, m, into M) M {
 }
 
 func drawInfo(t *rapid.T) shard.Info {
-	u, at := rapid.Uint64(), rapid.Uint64Range(0, maxPos/2)
+	u, at := rapid.Uint64(), rapid.Uint64Range(0, maxPosition/2)
 	i := shard.Info{
 		Exists: rapid.Bool().Draw(t, "exists"), Life: u.Draw(t, "life"), Start: at.Draw(t, "start"),
-		Tail: at.Draw(t, "tail"), LogTail: maxPos - at.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
+		Tail: at.Draw(t, "tail"), LogTail: maxPosition - at.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
 		Type: drawText(t, "type"), HasTTL: rapid.Bool().Draw(t, "hasTTL"),
 		TTL: u.Draw(t, "ttl"), Expires: u.Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
 		Gone: rapid.Bool().Draw(t, "gone"), Hold: drawID(t),
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "chain") {
 		i.Chain = append(i.Chain, shard.Ancestor{
-			Stream: shard.StreamID(drawText(t, "ancestor")), Life: u.Draw(t, "l"), Start: at.Draw(t, "s"), Bound: maxPos - at.Draw(t, "b"),
+			Stream: shard.StreamID(drawText(t, "ancestor")), Life: u.Draw(t, "l"), Start: at.Draw(t, "s"), Bound: maxPosition - at.Draw(t, "b"),
 		})
 	}
 	return i
@@ -118,10 +118,10 @@ func TestWireRoundTrips(t *testing.T) {
 		for range rapid.IntRange(0, most).Draw(t, "messages") {
 			q.Messages.Add(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
 		}
-		head := over(t, requestToWire(q, route{hopSecond, []string{"a"}}), &relaypb.DoHead{})
+		head := over(t, requestToWire(q, route{hopRedirected, []string{"a"}}), &relaypb.DoHead{})
 		got, size, err := requestFromWire(head)
 		if err == nil {
-			err = cutMessages(got, head.GetSizes(), q.Messages.Body())
+			err = splitMessages(got, head.GetSizes(), q.Messages.Body())
 		}
 		if err != nil || size != q.Messages.Bytes() {
 			t.Fatalf("%v, %d bytes", err, size)
@@ -134,13 +134,13 @@ func TestWireRoundTrips(t *testing.T) {
 
 // Every error that a caller may have to tell apart travels, as itself.
 func TestErrorsTravel(t *testing.T) {
-	for _, row := range refusals {
+	for _, row := range errorReasons {
 		got := statusToError(errorToStatus(fmt.Errorf("while reading: %w", row.err)))
 		if !errors.Is(got, row.err) {
 			t.Errorf("%v arrives as %v", row.err, got)
 		}
 	}
-	for _, row := range refusals { // doubt outlives its cause
+	for _, row := range errorReasons { // doubt outlives its cause
 		err := errorToStatus(errors.Join(row.err, shard.ErrOutcomeUnknown))
 		if got := statusToError(err); !errors.Is(got, shard.ErrOutcomeUnknown) {
 			t.Errorf("%v arrives as %v", err, got)
@@ -150,8 +150,8 @@ func TestErrorsTravel(t *testing.T) {
 	if err := statusToError(errorToStatus(&shard.TrimmedError{First: 7})); !errors.As(err, &trimmed) || trimmed.First != 7 {
 		t.Errorf("%v", err)
 	}
-	var r *redirect
-	want := &redirect{owner: place{"n", "addr"}, alive: true}
+	var r *redirectError
+	want := &redirectError{owner: peerAddr{"n", "addr"}, ownerAlive: true}
 	if err := statusToError(errorToStatus(want)); !errors.As(err, &r) || *r != *want {
 		t.Errorf("%v", err)
 	}
@@ -164,7 +164,7 @@ func TestUnreachableIsAClosedClass(t *testing.T) {
 	silent := []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled}
 	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
 		err := statusToError(status.Error(code, "why"))
-		if want := slices.Contains(silent, code); errors.Is(err, errUnreachable) != want || errors.Is(err, errFailed) == want {
+		if want := slices.Contains(silent, code); errors.Is(err, errUnreachable) != want || errors.Is(err, errCallFailed) == want {
 			t.Errorf("%v is %v", code, err)
 		}
 	}
@@ -172,7 +172,7 @@ func TestUnreachableIsAClosedClass(t *testing.T) {
 		errorToStatus(errors.New("something new")), errors.New("grpc: error while marshaling"),
 		statusOf(&relaypb.Refusal{Reason: 250, Why: []byte("of a later release")}),
 	} {
-		if err = statusToError(err); errors.Is(err, errUnreachable) || !errors.Is(err, errFailed) {
+		if err = statusToError(err); errors.Is(err, errUnreachable) || !errors.Is(err, errCallFailed) {
 			t.Errorf("%v", err)
 		}
 	}
@@ -199,15 +199,15 @@ func TestTheContractHasNoStrings(t *testing.T) {
 	}
 }
 
-// What a release before relayBytes reads as strings, a sentence above all, is UTF-8.
+// What a release before relayVersionBytes reads as strings, a sentence above all, is UTF-8.
 func TestSentencesAreUTF8(t *testing.T) {
 	t.Parallel()
-	bad := "caf\xe9 " + strings.Repeat("é", maxWords)
-	f, _ := refusalOf(fmt.Errorf("%s: %w", bad, shard.ErrDeclined))
+	bad := "caf\xe9 " + strings.Repeat("é", maxSentence)
+	f, _ := errorToRefusal(fmt.Errorf("%s: %w", bad, shard.ErrDeclined))
 	out := outcomeToWire(shard.Outcome{Why: bad})
 	q := requestToWire(&shard.Request{Bad: bad, Fork: &shard.Fork{}, Source: &shard.Source{Why: bad}}, route{})
 	for _, b := range [][]byte{f.GetWhy(), out.GetWhy(), q.GetBad(), q.GetSource().GetWhy()} {
-		if !utf8.Valid(b) || len(b) > maxWords+4 || !strings.HasPrefix(string(b), "caf\uFFFD ") {
+		if !utf8.Valid(b) || len(b) > maxSentence+4 || !strings.HasPrefix(string(b), "caf\uFFFD ") {
 			t.Errorf("%d bytes: %.20q", len(b), b)
 		}
 	}
@@ -221,7 +221,7 @@ func FuzzPieces(f *testing.F) {
 	f.Add([]byte("no range at all"), uint8(3))
 	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
 		want, wantErr := shard.ParseRange(b)
-		p := &pieces{}
+		p := &batchAssembler{}
 		n := max(int(cut), 1)
 		for at := 0; at < len(b); at += n {
 			end := min(at+n, len(b))
@@ -229,8 +229,8 @@ func FuzzPieces(f *testing.F) {
 			if at == 0 && end < len(b) {
 				total = uint32(len(b))
 			}
-			r, done, err := p.add(b[at:end], total)
-			if c := cap(p.buf); c > 2*max(len(p.buf), maxAnnounced) {
+			r, done, err := p.addPiece(b[at:end], total)
+			if c := cap(p.buf); c > 2*max(len(p.buf), maxPreallocated) {
 				t.Fatalf("room for %d bytes, of which %d have come", c, len(p.buf))
 			}
 			if err != nil {

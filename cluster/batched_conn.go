@@ -1,0 +1,64 @@
+package cluster
+
+import (
+	"bufio"
+	"net"
+	"sync"
+)
+
+// batchedConn is a connection below TLS. TLS writes each of its records, of 16 KiB, by itself, and
+// reads little more than one: gRPC's buffers are four times as large, and so are the pieces in
+// which this one writes, when flush is called, and reads.
+type batchedConn struct {
+	net.Conn
+	reader *bufio.Reader // owned by who reads
+
+	mu       sync.Mutex
+	pending  []byte // not written yet
+	batching bool   // false, during the handshake: what is written goes out immediately
+}
+
+// writeBatchBytes is how much is written in one piece, about: gRPC's buffer, and what TLS adds.
+const writeBatchBytes = maxFrameBytes + 1<<10
+
+func newBatchedConn(conn net.Conn) *batchedConn {
+	return &batchedConn{Conn: conn, reader: bufio.NewReaderSize(conn, maxFrameBytes)}
+}
+
+// Read implements net.Conn.
+func (b *batchedConn) Read(p []byte) (int, error) { return b.reader.Read(p) }
+
+// Write implements net.Conn.
+func (b *batchedConn) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.batching {
+		return b.Conn.Write(p)
+	}
+	if b.pending = append(b.pending, p...); len(b.pending) >= 2*writeBatchBytes {
+		return len(p), b.flushLocked()
+	}
+	return len(p), nil
+}
+
+// startBatching has writes wait for flush from now on.
+func (b *batchedConn) startBatching() {
+	b.mu.Lock()
+	b.batching, b.pending = true, make([]byte, 0, writeBatchBytes)
+	b.mu.Unlock()
+}
+
+func (b *batchedConn) flush() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.flushLocked()
+}
+
+func (b *batchedConn) flushLocked() error {
+	if len(b.pending) == 0 {
+		return nil
+	}
+	_, err := b.Conn.Write(b.pending) // a Close ends it, and what is not written by then is lost
+	b.pending = b.pending[:0]
+	return err
+}

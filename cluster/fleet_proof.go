@@ -1,0 +1,175 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Nodes prove to each other that they are of one fleet: over TLS 1.3, both ways. By default
+// each secret of the fleet stands for one Ed25519 key, which whoever knows the secret can
+// derive. A node shows the first and accepts all, so a secret can be changed without a
+// split: add the new one everywhere, make it the first everywhere, remove the old one
+// everywhere. An Identity takes the place of the keys, in as many steps: have everybody accept
+// certificates, then show them, then accept nothing else. Which name or address a peer has
+// does not matter for either.
+
+// Identity is a certificate that an authority of the operator's gave this node.
+type Identity struct {
+	// Cert is what peers are shown, with its key. Without one they are shown the first secret's.
+	Cert tls.Certificate
+	// Secrets has peers accepted that prove one of the secrets, too. It is so without a Cert.
+	Secrets bool
+	// Roots are the authorities that a peer's certificate must come from.
+	Roots *x509.CertPool
+	// Peers are the URIs of which a peer's certificate must have one, such as SPIFFE ids; one
+	// that ends in / stands for all below it. Empty: those of Cert. If that has none, whatever
+	// comes from Roots is a peer.
+	Peers []string
+}
+
+// fleetProof is what this node shows, and whom it accepts. Immutable.
+type fleetProof struct {
+	cert         *tls.Certificate
+	acceptedKeys []ed25519.PublicKey // accepted
+	roots        *x509.CertPool
+	peerURIs     []string
+	secrets      [][]byte // what keys were derived from
+}
+
+var (
+	errNotOfFleet    = errors.New("not of this fleet: its secret or its certificate's authority differs")
+	errNoCertificate = errors.New("no certificate")
+)
+
+// newFleetProof derives what the secrets of a fleet stand for, or takes an identity.
+func newFleetProof(cluster string, secrets [][]byte, id *Identity) (*fleetProof, error) {
+	p := &fleetProof{secrets: secrets}
+	if id != nil {
+		if p.roots, p.peerURIs = id.Roots, id.Peers; p.roots == nil {
+			return nil, errors.New("relay identity: no authority")
+		}
+		if len(id.Cert.Certificate) > 0 {
+			p.cert = &id.Cert
+			if err := p.checkIdentity(); err != nil || !id.Secrets {
+				return p, err
+			}
+		}
+	}
+	for i, s := range secrets {
+		key, err := deriveKey(cluster, s)
+		if err != nil {
+			return nil, err
+		}
+		pub, _ := key.Public().(ed25519.PublicKey)
+		p.acceptedKeys = append(p.acceptedKeys, pub)
+		if i > 0 || p.cert != nil {
+			continue
+		}
+		if p.cert, err = selfSignedCert(key); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// deriveKey is the key pair that a secret stands for in a fleet of that name.
+func deriveKey(cluster string, secret []byte) (ed25519.PrivateKey, error) {
+	seed, err := hkdf.Key(sha256.New, secret, nil, "fantail/relay/1\x00"+cluster, ed25519.SeedSize)
+	if err != nil {
+		return nil, fmt.Errorf("derive the relay's key: %w", err)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// selfSignedCert is a certificate for a key. TLS wants one; peers look at the key alone.
+func selfSignedCert(key ed25519.PrivateKey) (*tls.Certificate, error) {
+	t := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "fantail"},
+		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("the relay's certificate: %w", err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
+
+func (p *fleetProof) checkIdentity() error {
+	leaf, err := x509.ParseCertificate(p.cert.Certificate[0])
+	if err != nil {
+		return fmt.Errorf("relay identity: %w", err)
+	}
+	if len(p.peerURIs) == 0 {
+		for _, u := range leaf.URIs {
+			p.peerURIs = append(p.peerURIs, u.String())
+		}
+	}
+	chain := []*x509.Certificate{leaf}
+	for _, der := range p.cert.Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("relay identity: %w", err)
+		}
+		chain = append(chain, c)
+	}
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		if err := p.checkPeer(chain, usage, time.Now()); err != nil {
+			return fmt.Errorf("relay identity: peers would not accept it: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkPeer reports why a peer that has proved to own the key of a certificate is a stranger;
+// at is when it did so.
+func (p *fleetProof) checkPeer(certs []*x509.Certificate, usage x509.ExtKeyUsage, at time.Time) error {
+	if len(certs) == 0 {
+		return errNoCertificate
+	}
+	pub, _ := certs[0].PublicKey.(ed25519.PublicKey)
+	switch {
+	case slices.ContainsFunc(p.acceptedKeys, func(k ed25519.PublicKey) bool { return k.Equal(pub) }):
+		return nil
+	case p.roots == nil:
+		return errNotOfFleet
+	}
+	between := x509.NewCertPool()
+	for _, c := range certs[1:] {
+		between.AddCert(c)
+	}
+	if _, err := certs[0].Verify(x509.VerifyOptions{
+		Roots: p.roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage},
+	}); err != nil {
+		return fmt.Errorf("%w: %w", errNotOfFleet, err)
+	}
+	if len(p.peerURIs) > 0 && !slices.ContainsFunc(certs[0].URIs, p.matchesPeerURI) {
+		return fmt.Errorf("%w: it is %v, not %q", errNotOfFleet, certs[0].URIs, p.peerURIs)
+	}
+	return nil
+}
+
+func (p *fleetProof) matchesPeerURI(u *url.URL) bool {
+	return slices.ContainsFunc(p.peerURIs, func(want string) bool {
+		return u.String() == want || strings.HasSuffix(want, "/") && strings.HasPrefix(u.String(), want)
+	})
+}
+
+// equal reports whether two proofs show and accept the same.
+func (p *fleetProof) equal(o *fleetProof) bool {
+	return slices.EqualFunc(p.secrets, o.secrets, bytes.Equal) && (p.roots == nil) == (o.roots == nil) && len(p.acceptedKeys) == len(o.acceptedKeys) &&
+		(p.roots == nil || p.roots.Equal(o.roots) && slices.Equal(p.peerURIs, o.peerURIs) &&
+			slices.EqualFunc(p.cert.Certificate, o.cert.Certificate, bytes.Equal))
+}

@@ -1,0 +1,230 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
+)
+
+// Whose record counts: the owners' that began first, of those that began together most; who owns
+// nothing, or tells of no record, has no say.
+func TestRightful(t *testing.T) {
+	t.Parallel()
+	const now = 10_000_000
+	owner := func(fleet, start, startAt uint64) Member {
+		return Member{Fleet: fleet, Start: start, StartAt: startAt, StopAt: Never}
+	}
+	left := owner(7, 1, 0)
+	left.StopAt = now - 1
+	for name, c := range map[string]struct {
+		members []Member
+		want    uint64
+	}{
+		"nobody":                          {nil, 0},
+		"an older release":                {[]Member{owner(0, 1, 0)}, 0},
+		"one":                             {[]Member{owner(7, 1, 0)}, 7},
+		"newcomers own nothing":           {[]Member{owner(7, 1, 0), owner(8, 2, Never), owner(8, 2, Never)}, 7},
+		"only newcomers":                  {[]Member{owner(8, 2, Never)}, 0},
+		"one that has left":               {[]Member{left, owner(8, 1, 0)}, 8},
+		"one that begins later":           {[]Member{owner(7, 1, 0), owner(8, 1, now), owner(8, 1, now)}, 7},
+		"one that was started later":      {[]Member{owner(8, 100_000, 0), owner(8, 100_000, 0), owner(7, 1, 0)}, 7},
+		"more of those who began at once": {[]Member{owner(8, 3000, 0), owner(7, 1, 0), owner(8, 2000, 0)}, 8},
+		"as many":                         {[]Member{owner(8, 1, 0), owner(7, 2000, 0)}, 7},
+		"beside an older release":         {[]Member{owner(0, 1, 0), owner(7, 9000, 0)}, 7},
+	} {
+		if got := rightfulRecord(c.members, now); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// asked is a node whose Host asks how it stands, on its own way to the fleet's Log.
+type asked struct {
+	*Relay
+	host *shard.Host
+	way  *logtest.Client
+	log  *lines
+}
+
+// askedFleet is a fleet of such nodes; join is the first one's address.
+type askedFleet struct {
+	*testing.T
+	mem   *logtest.Memory
+	nodes []*asked
+}
+
+func (f *askedFleet) add(basin string, trouble logtest.Trouble, change ...func(*Config)) *asked {
+	f.Helper()
+	n := &asked{way: f.mem.Client(uint64(len(f.nodes)), 0), log: &lines{}}
+	n.way.Basin = basin
+	n.way.SetTrouble(trouble)
+	cfg := Config{
+		Name: "n" + string(rune('0'+len(f.nodes))), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
+		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", Lead: -1,
+		Logger: n.log.logger(),
+	}
+	if len(f.nodes) > 0 {
+		gossip, _ := f.nodes[0].Addrs()
+		cfg.Join = []string{gossip}
+	}
+	for _, fn := range change {
+		fn(&cfg)
+	}
+	tails := shard.NewTails(0, 0)
+	n.host = shard.NewHost(n.way, tails, shard.Config{Logger: cfg.Logger})
+	var err error
+	if n.Relay, err = Join(f.Context(), cfg, n.host, tails); err != nil {
+		f.Fatal(err)
+	}
+	f.nodes = append(f.nodes, n)
+	f.Cleanup(func() {
+		if f.Failed() {
+			f.Logf("%s: %q", n.self, n.log.with(""))
+		}
+		_ = n.Close()
+		_ = n.host.Close()
+	})
+	return n
+}
+
+func (f *askedFleet) eventually(what string, ok func() bool) {
+	f.Helper()
+	(&fleet{T: f.T}).eventually(what, ok)
+}
+
+func newAskedFleet(t *testing.T, n int) *askedFleet {
+	t.Helper()
+	f := &askedFleet{T: t, mem: logtest.NewMemory(1)}
+	f.mem.Basin = "home"
+	for range n {
+		f.add("home", logtest.Trouble{})
+	}
+	f.eventually("all own streams, and are ready", func() bool {
+		for _, s := range f.nodes {
+			if s.currentTable().Len() != n || !s.Ready() {
+				return false
+			}
+		}
+		return true
+	})
+	return f
+}
+
+// What keeps a newcomer from owning, what it says, and that its peers go on; and that it joins
+// once the cause is gone.
+func TestNewcomersThatDiffer(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		basin   string
+		trouble logtest.Trouble
+		says    string
+		peers   string
+	}{
+		"another basin": {"other", logtest.Trouble{}, "not those of n", "other settings for S2"},
+		"denied":        {"home", logtest.Trouble{Deny: true}, "storage refuses", "S2 refuses a member"},
+		"down":          {"home", logtest.Trouble{Down: true}, "connection lost", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newAskedFleet(t, 2)
+			late := f.add(c.basin, c.trouble)
+			f.eventually("it is there, and says why it is not ready", func() bool {
+				return len(f.nodes[0].View().members) == 3 && len(late.View().members) == 3 && strings.Contains(late.Trouble(), c.says)
+			})
+			f.eventually("its peers say it", func() bool {
+				return c.peers == "" || len(f.nodes[0].log.with(c.peers)) == 1 && len(f.nodes[1].log.with(c.peers)) == 1
+			})
+			for _, s := range f.nodes {
+				if s.currentTable().Len() != 2 || s.currentTable().hasOwner(late.self) || s.Ready() == (s == late) {
+					t.Errorf("%s: %d owners, ready %v", s.self, s.currentTable().Len(), s.Ready())
+				}
+			}
+			if len(late.log.with("level=ERROR")) == 0 {
+				t.Error("its own log has no error")
+			}
+			if c.basin != "home" {
+				if n := len(f.mem.Records("__ds/fleet/other")); n != 0 {
+					t.Errorf("it wrote %d records", n)
+				}
+				return
+			}
+			late.way.SetTrouble(logtest.Trouble{})
+			f.eventually("it joins", func() bool { return late.Ready() && f.nodes[0].currentTable().Len() == 3 })
+		})
+	}
+}
+
+// Two fleets that began apart, each with a basin of its own, meet: one of them yields, and says
+// so; the other never notices but for a line.
+func TestFleetsMeet(t *testing.T) {
+	t.Parallel()
+	f := newAskedFleet(t, 2)
+	late := f.add("other", logtest.Trouble{}, func(c *Config) { c.Join = nil })
+	f.eventually("it is a fleet of its own", late.Ready)
+	gossip, _ := late.Addrs()
+	f.eventually("they meet", func() bool {
+		_, err := f.nodes[0].membership.gossip.Join([]string{gossip})
+		return err == nil && len(late.View().members) == 3
+	})
+	f.eventually("one yields", func() bool {
+		return !late.Ready() && late.currentTable().Len() == 2 && f.nodes[0].currentTable().Len() == 2 && f.nodes[1].currentTable().Len() == 2
+	})
+	if !f.nodes[0].Ready() || !f.nodes[1].Ready() {
+		t.Error("those who are right are not ready")
+	}
+}
+
+// A node that owns streams is refused: they move, and come back. Where all are refused nothing
+// moves.
+func TestOwnersRefused(t *testing.T) {
+	t.Parallel()
+	f := newAskedFleet(t, 3)
+	victim := f.nodes[1]
+	victim.way.SetTrouble(logtest.Trouble{Deny: true})
+	f.eventually("its streams have moved", func() bool {
+		return f.nodes[0].currentTable().Len() == 2 && victim.currentTable().Len() == 2 && !victim.Ready()
+	})
+	if !f.nodes[0].Ready() || !f.nodes[2].Ready() {
+		t.Error("others are not ready")
+	}
+	victim.way.SetTrouble(logtest.Trouble{})
+	f.eventually("it is back", func() bool { return f.nodes[0].currentTable().Len() == 3 && victim.Ready() })
+	for _, s := range f.nodes {
+		s.way.SetTrouble(logtest.Trouble{Deny: true})
+	}
+	began := time.Now()
+	f.eventually("all are refused, for longer than one alone would keep its streams", func() bool {
+		refused := 0
+		for _, s := range f.nodes {
+			if s.currentTable().Len() != 3 {
+				t.Fatalf("%d owners", s.currentTable().Len())
+			}
+			if s.Trouble() != "" {
+				refused++
+			}
+		}
+		return refused == 3 && time.Since(began) > 12*time.Second
+	})
+}
+
+// Beside an owner of a release that tells of no record a newcomer writes it and joins; it counts
+// from then on.
+func TestBesideAnOlderRelease(t *testing.T) {
+	t.Parallel()
+	f := &askedFleet{T: t, mem: logtest.NewMemory(1)}
+	f.mem.Basin = "home"
+	old := f.add("", logtest.Trouble{})
+	if old.cfg.storeGated {
+		t.Fatal("it asks")
+	}
+	next := f.add("home", logtest.Trouble{})
+	f.eventually("it joins", func() bool { return next.Ready() && old.currentTable().Len() == 2 })
+	if n := len(f.mem.Records("__ds/fleet")); n != 1 {
+		t.Errorf("%d records", n)
+	}
+	wrong := f.add("other", logtest.Trouble{})
+	f.eventually("another basin is refused", func() bool { return strings.Contains(wrong.Trouble(), "not those of") && old.currentTable().Len() == 2 })
+}

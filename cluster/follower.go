@@ -1,0 +1,516 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// follower keeps one stream's Tail fed on this node for as long as anybody here
+// reads it: from the host where this node serves the stream, from a peer
+// otherwise. Feeds are changed under the readers' feet: the next one is asked
+// for the position that the Tail needs, and the old one stays until it answers.
+type follower struct {
+	loop *followLoop
+	id   shard.StreamID
+
+	mu            sync.Mutex
+	tail          *shard.Tail // with one reference; nil until the first feed stands
+	opening       *firstFeed  // until then
+	feed          feed
+	move          *feedMove // nil: the feed is the one that is wanted
+	feedStartTail uint64    // where the stream stood when its feed began
+	idleSince     int64     // when the last reader left, ns
+	readers       int32
+	over          bool     // over: out of the set, unfed
+	afterUnlock   []func() // to be run once mu is free
+}
+
+// firstFeed is the first feed on its way; all early readers wait for it.
+type firstFeed struct {
+	ready chan struct{}
+	err   error // set before ready is closed
+	from  uint64
+	began time.Time
+}
+
+// feed is what extends the Tail; zero: nothing does.
+type feed struct {
+	member   string
+	upstream *upstreamSub // a subscription at a peer, or
+	local    localFeed
+}
+
+// isMissing reports that nothing feeds: also where the host has handed the stream over.
+func (f feed) isMissing() bool {
+	return f.upstream == nil && (f.local.ref == nil || f.local.ref.handedOver.Load())
+}
+
+// feedMove is the way to another feed.
+type feedMove struct {
+	routing        routing
+	notBefore      time.Time // not before
+	awaitingAnswer bool      // for an answer
+	target         string
+	upstream       *upstreamSub
+	deadline       time.Time // of the answer
+}
+
+// Timing of follow.
+const (
+	unfollowAfter    = time.Second            // after the last reader
+	noOwnerTimeout   = 5 * time.Second        // for somebody to own anything
+	noOwnerPoll      = 50 * time.Millisecond  // meanwhile
+	moveJitter       = 500 * time.Millisecond // before a move that is not urgent
+	movePace         = 500 * time.Microsecond // between two of them
+	lostFeedMinDelay = 300 * time.Millisecond // before a lost feed is replaced
+	lostFeedMaxDelay = 800 * time.Millisecond
+	retryMinDelay    = time.Second // before a failed move is tried again
+	retryMaxDelay    = 2 * time.Second
+	subscribeTimeout = openTimeout + time.Second
+)
+
+// unlockAndRun frees mu and then does what must not be done under it.
+func (f *follower) unlockAndRun() {
+	trash := f.afterUnlock
+	f.afterUnlock = nil
+	f.mu.Unlock()
+	for _, fn := range trash {
+		fn()
+	}
+}
+
+// removeReader takes one reader back.
+func (f *follower) removeReader() {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	if f.readers--; f.readers > 0 {
+		return
+	}
+	if f.over {
+		f.releaseTailLocked()
+		return
+	}
+	f.idleSince = time.Now().UnixNano()
+	f.loop.scheduleStep(f)
+}
+
+// isOver reports whether nothing feeds the Tail, or will.
+func (f *follower) isOver() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.over
+}
+
+func (f *follower) releaseTailLocked() {
+	if t := f.tail; t != nil {
+		f.tail = nil
+		f.afterUnlock = append(f.afterUnlock, t.Release)
+	}
+}
+
+// step does what is due and returns when to look again; zero: on news only.
+func (f *follower) step(now time.Time) time.Time {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	if f.over {
+		return time.Time{}
+	}
+	if f.tail != nil && f.tail.Ended() != nil {
+		f.finishLocked(f.tail.Ended())
+		return time.Time{}
+	}
+	var due time.Time
+	if f.readers == 0 {
+		due = time.Unix(0, f.idleSince).Add(unfollowAfter)
+		if !now.Before(due) {
+			f.finishLocked(shard.ErrStopped)
+			return time.Time{}
+		}
+	}
+	if f.move == nil {
+		f.planMoveLocked(now)
+	}
+	if f.move != nil {
+		if at := f.advanceMoveLocked(now); due.IsZero() || !at.IsZero() && at.Before(due) {
+			due = at
+		}
+	}
+	return due
+}
+
+// finishLocked ends the follower. Its Tail stays with whoever still reads it.
+func (f *follower) finishLocked(why error) {
+	f.over = true
+	f.resolveOpeningLocked(why)
+	if f.move != nil && f.move.upstream != nil {
+		f.move.upstream.link.unsubscribe(f.move.upstream)
+	}
+	f.move = nil
+	f.releaseFeedLocked(f.feed)
+	f.feed = feed{}
+	if f.readers == 0 {
+		f.releaseTailLocked()
+	}
+	f.loop.scheduleStep(f) // to be forgotten
+}
+
+// endGenerationLocked ends the Tail for its readers: the stream is gone, or has another life.
+func (f *follower) endGenerationLocked() {
+	if f.tail != nil {
+		f.tail.End(shard.ErrNotFound)
+	}
+	f.finishLocked(shard.ErrNotFound)
+}
+
+func (f *follower) resolveOpeningLocked(err error) {
+	if o := f.opening; o != nil {
+		o.err = err
+		close(o.ready)
+		f.opening = nil
+	}
+}
+
+func (f *follower) releaseFeedLocked(old feed) {
+	if old.upstream != nil {
+		old.upstream.link.unsubscribe(old.upstream)
+	}
+	if release := old.local.release; release != nil {
+		f.afterUnlock = append(f.afterUnlock, func() {
+			release()
+			f.loop.onFeedReleased()
+		})
+	}
+}
+
+// planMoveLocked begins a move if another feed is wanted.
+func (f *follower) planMoveLocked(now time.Time) {
+	if f.readers == 0 {
+		return
+	}
+	if f.feed.isMissing() {
+		f.move = &feedMove{notBefore: now}
+		return
+	}
+	want := f.loop.currentTable().Owner(f.id)
+	if want == nil || want.Name == f.feed.member {
+		return
+	}
+	if want.Name != f.loop.self && f.loop.peers.link(want.Name) == nil {
+		return // its links will say when it is back
+	}
+	f.move = &feedMove{notBefore: f.loop.nextMoveTime(now)}
+}
+
+// advanceMoveLocked goes on with the move and returns when to look again.
+func (f *follower) advanceMoveLocked(now time.Time) time.Time {
+	m := f.move
+	switch {
+	case m.awaitingAnswer && now.Before(m.deadline):
+		return m.deadline
+	case m.awaitingAnswer:
+		if m.upstream != nil {
+			m.upstream.link.unsubscribe(m.upstream)
+		}
+		f.handleRefusalLocked(now, errUnreachable)
+		return f.nextStepLocked()
+	case now.Before(m.notBefore):
+		return m.notBefore
+	}
+	for f.move == m && !m.awaitingAnswer {
+		if !f.tryNextTargetLocked(now, m) {
+			break
+		}
+	}
+	return f.nextStepLocked()
+}
+
+func (f *follower) nextStepLocked() time.Time {
+	switch {
+	case f.move == nil:
+		return time.Time{}
+	case f.move.awaitingAnswer:
+		return f.move.deadline
+	default:
+		return f.move.notBefore
+	}
+}
+
+// tryNextTargetLocked asks the next node for a feed; true: ask the one after it at once.
+func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
+	to, ok := m.routing.nextTarget(f.loop.currentView(), f.loop.currentTable(), f.id, f.loop.self)
+	switch {
+	case !ok && f.opening != nil && now.Sub(f.opening.began) >= noOwnerTimeout:
+		f.finishLocked(shard.ErrUnavailable)
+		return false
+	case !ok:
+		m.notBefore = now.Add(noOwnerPoll)
+		return false
+	case !f.feed.isMissing() && (to.hop == hopForce || f.isFedByLocked(to)):
+		f.retryMoveLocked(now) // what feeds now will do
+		return false
+	}
+	if to.hop == hopForce {
+		f.loop.metrics.forced.Inc()
+	}
+	m.awaitingAnswer, m.deadline = true, now.Add(subscribeTimeout)
+	if to.member == nil {
+		m.target = f.loop.self
+		f.openLocalFeedLocked(m)
+		return false
+	}
+	m.target = to.member.Name
+	if l := f.loop.peers.link(m.target); l != nil {
+		m.upstream = l.subscribe(f, subscribeRequest{f.nextPositionLocked(), m.routing.route})
+	}
+	if m.upstream != nil {
+		return false
+	}
+	m.awaitingAnswer = false
+	if f.opening != nil && f.loop.peers.isDownBriefly(m.target) {
+		m.routing.nextNode, m.notBefore = m.target, now.Add(noOwnerPoll)
+		return false
+	}
+	f.handleRefusalLocked(now, errUnreachable)
+	return f.move == m && m.notBefore.Equal(now)
+}
+
+// isFedByLocked reports whether the target is what feeds already.
+func (f *follower) isFedByLocked(to target) bool {
+	if to.member == nil {
+		return f.feed.local.ref != nil
+	}
+	return f.feed.upstream != nil && f.feed.member == to.member.Name
+}
+
+// nextPositionLocked is the position that the next feed has to begin at.
+func (f *follower) nextPositionLocked() uint64 {
+	if f.tail != nil {
+		return f.tail.Next()
+	}
+	return f.opening.from
+}
+
+// openLocalFeedLocked has the host feed the Tail.
+func (f *follower) openLocalFeedLocked(m *feedMove) {
+	from, must := f.nextPositionLocked(), m.routing.hop == hopForce
+	ok := f.loop.openPool.submit(f.loop.local.answersLocally(f.id), func() {
+		f.mu.Lock()
+		wanted := f.awaitsLocalFeedLocked(m)
+		f.mu.Unlock()
+		if !wanted {
+			return // it waited longer than the move
+		}
+		ctx, cancel := context.WithTimeout(f.loop.ctx, openTimeout)
+		defer cancel()
+		t, fd, err := f.loop.local.startFeed(ctx, f.id, from, must)
+		f.onLocalFeed(m, t, fd, err)
+	})
+	if !ok {
+		f.handleRefusalLocked(time.Now(), shard.ErrOverloaded)
+	}
+}
+
+// awaitsLocalFeedLocked reports whether the host's answer to a move is still waited for.
+func (f *follower) awaitsLocalFeedLocked(m *feedMove) bool {
+	return f.move == m && m.awaitingAnswer && m.target == f.loop.self
+}
+
+func (f *follower) onLocalFeed(m *feedMove, t *shard.Tail, fd localFeed, err error) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	here := feed{member: f.loop.self, local: fd}
+	switch {
+	case !f.awaitsLocalFeedLocked(m): // too late
+		if err == nil {
+			f.releaseFeedLocked(here)
+		}
+	case err != nil:
+		f.handleRefusalLocked(time.Now(), err)
+	case here.isMissing(): // handed over this very moment
+		f.releaseFeedLocked(here)
+		f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
+	case f.tail == nil:
+		if f.tail = f.loop.tails.Lookup(f.id); f.tail != t {
+			f.releaseTailLocked() // the life ended this very moment
+			f.releaseFeedLocked(here)
+			f.endGenerationLocked()
+			return
+		}
+		f.adoptFeedLocked(here, 0)
+	case f.tail != t:
+		f.releaseFeedLocked(here)
+		f.endGenerationLocked()
+	default:
+		f.adoptFeedLocked(here, 0)
+	}
+	f.loop.scheduleStep(f)
+}
+
+// adoptFeedLocked makes fd the feed and lets go of the one before.
+func (f *follower) adoptFeedLocked(fd feed, goal uint64) {
+	old := f.feed
+	f.feed, f.move, f.feedStartTail = fd, nil, goal
+	f.releaseFeedLocked(old)
+	f.resolveOpeningLocked(nil)
+	if fd.local.ref != nil && !f.loop.ownsStream(f.id) {
+		f.loop.noteMisplaced()
+	}
+}
+
+// handleRefusalLocked takes a target's no.
+func (f *follower) handleRefusalLocked(now time.Time, err error) {
+	m := f.move
+	m.awaitingAnswer, m.upstream = false, nil
+	switch {
+	case shard.IsAbsent(err):
+		f.endGenerationLocked()
+	case m.routing.handleAnswer(m.target, err):
+		m.notBefore = now
+	case f.opening != nil:
+		f.finishLocked(publicError(err))
+	default:
+		f.retryMoveLocked(now)
+	}
+	f.loop.scheduleStep(f)
+}
+
+// retryMoveLocked tries the whole move later.
+func (f *follower) retryMoveLocked(now time.Time) {
+	f.move = &feedMove{notBefore: now.Add(jitter(retryMinDelay, retryMaxDelay))}
+}
+
+// onSubscribed is the first word of a subscription, or of a new beginning of one.
+func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start uint64) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	answered := f.move != nil && f.move.upstream == u
+	if !answered && f.feed.upstream != u {
+		u.link.unsubscribe(u)
+		return
+	}
+	at := infoAt(info, start)
+	if f.tail == nil {
+		f.tail = f.loop.openTail(f.id, at, start)
+	}
+	switch {
+	case f.tail == nil || info.Life < f.tail.Life(): // the peer is behind the times
+		u.link.unsubscribe(u)
+		if answered {
+			f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
+		} else {
+			f.replaceFeedLocked(time.Now(), 0)
+		}
+		return
+	case info.Life > f.tail.Life():
+		f.endGenerationLocked()
+		return
+	}
+	f.tail.Skip(start, at.Tail, at.Closed)
+	u.tail = f.tail
+	if answered {
+		f.adoptFeedLocked(feed{member: f.move.target, upstream: u}, info.Tail)
+	}
+}
+
+// replaceFeedLocked notes that the feed is gone and has it replaced.
+func (f *follower) replaceFeedLocked(now time.Time, wait time.Duration) {
+	f.feed = feed{}
+	if f.move == nil || !f.move.awaitingAnswer {
+		f.move = &feedMove{notBefore: now.Add(wait)}
+	}
+	f.loop.scheduleStep(f)
+}
+
+// onRecords takes a Range. It runs in the goroutine of u's bulk lane alone, and needs
+// no lock of ours.
+func (f *follower) onRecords(u *upstreamSub, r shard.Range) {
+	if u.tail == nil {
+		return
+	}
+	err := u.tail.Extend(r)
+	if err == nil {
+		return
+	}
+	f.loop.metrics.gaps.Inc()
+	f.loop.log.Error("relayed records do not join", "peer", u.link.peer.name, "stream", f.id, "err", err)
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	u.tail = nil
+	u.link.unsubscribe(u)
+	if f.feed.upstream == u {
+		f.replaceFeedLocked(time.Now(), 0)
+	}
+}
+
+// onOwnerMoved is the feed's word that another node owns the stream.
+func (f *follower) onOwnerMoved(u *upstreamSub, to peerAddr) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	if f.over || f.feed.upstream != u || f.move != nil {
+		return
+	}
+	if to.name != f.loop.self && f.loop.peers.link(to.name) == nil {
+		return // the feed goes on for a while
+	}
+	f.move = &feedMove{
+		notBefore: f.loop.nextMoveTime(time.Now()),
+		routing:   routing{nextNode: to.name, route: route{hop: hopRedirected}},
+	}
+	f.loop.scheduleStep(f)
+}
+
+// onSubscriptionEnd is the end of a subscription, or its refusal.
+func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	now := time.Now()
+	switch {
+	case f.over:
+	case f.move != nil && f.move.upstream == u:
+		f.handleRefusalLocked(now, why)
+	case f.feed.upstream != u:
+	case shard.IsAbsent(why):
+		f.endGenerationLocked()
+	case errors.Is(why, errCallFailed): // it would fail again
+		f.loop.log.Warn("feed failed", "stream", f.id, "err", why)
+		f.replaceFeedLocked(now, jitter(retryMinDelay, retryMaxDelay))
+	default:
+		f.replaceFeedLocked(now, jitter(0, lostFeedMinDelay))
+		var r *redirectError
+		if errors.As(why, &r) && !f.move.awaitingAnswer {
+			f.move.routing = routing{nextNode: r.owner.name, route: route{hop: hopRedirected}}
+		}
+	}
+}
+
+// onLinkLost is the end of a subscription with its link.
+func (f *follower) onLinkLost(u *upstreamSub) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	switch {
+	case f.over:
+	case f.move != nil && f.move.upstream == u:
+		f.handleRefusalLocked(time.Now(), errUnreachable)
+	case f.feed.upstream == u:
+		f.replaceFeedLocked(time.Now(), jitter(lostFeedMinDelay, lostFeedMaxDelay))
+	}
+}
+
+// publicError is what a reader is told.
+func publicError(err error) error {
+	var r *redirectError
+	switch {
+	case errors.Is(err, errUnreachable), errors.Is(err, errCallFailed), errors.As(err, &r),
+		errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", shard.ErrUnavailable, err)
+	case errors.Is(err, context.Canceled):
+		return shard.ErrStopped
+	default:
+		return err
+	}
+}

@@ -1,0 +1,252 @@
+package cluster
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// frameBuilder lays out one Frame at a time. It belongs to a bulk lane's goroutine.
+type frameBuilder struct {
+	frame     relaypb.Frame
+	freeParts []*relaypb.Part // used again: a Frame is written out before Send returns
+	size      int
+	ranges    []shard.Range
+}
+
+func (f *frameBuilder) reset() {
+	for _, p := range f.frame.Parts {
+		p.Reset()
+	}
+	f.freeParts = append(f.freeParts, f.frame.Parts...)
+	clear(f.frame.Parts)
+	f.frame.Parts = f.frame.Parts[:0]
+	f.size = 0
+}
+
+func (f *frameBuilder) spaceLeft() int { return maxFrameBytes - f.size - partOverhead }
+
+// minFrameSpace is the least room in a Frame that another subscription is looked at
+// for: no crumbs.
+const minFrameSpace = 1 << 10
+
+func (f *frameBuilder) addPart(kind relaypb.Kind, u *peerSub, size int) *relaypb.Part {
+	var p *relaypb.Part
+	if n := len(f.freeParts); n > 0 {
+		p, f.freeParts = f.freeParts[n-1], f.freeParts[:n-1]
+	} else {
+		p = &relaypb.Part{}
+	}
+	p.Kind, p.Handle = kind, u.handle
+	f.frame.Parts = append(f.frame.Parts, p)
+	f.size += size + partOverhead
+	return p
+}
+
+// addSubscribed says what the stream is. An error is for this subscription alone: a Part
+// that cannot be sent must not join a Frame, which has those of others.
+func (f *frameBuilder) addSubscribed(u *peerSub) error {
+	s := &relaypb.Subscribed{Info: infoToWire(u.tail.Info()), Start: u.pos}
+	if err := checkDescribable(s.GetInfo(), u.session.peerVersion); err != nil {
+		return err
+	}
+	f.addPart(relaypb.Kind_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // a fork's chain may be long
+	return nil
+}
+
+func (f *frameBuilder) addMoved(u *peerSub, to peerAddr) {
+	f.addPart(relaypb.Kind_KIND_MOVED, u, 64).Moved = placeToWire(to)
+}
+
+func (f *frameBuilder) addEnd(u *peerSub, why error) {
+	refusal, _ := errorToRefusal(why)
+	if refusal == nil {
+		refusal = &relaypb.Refusal{Reason: relaypb.Reason_REASON_UNAVAILABLE, Why: errorToWire(why)}
+	}
+	f.addPart(relaypb.Kind_KIND_END, u, proto.Size(refusal)).Refusal = refusal
+}
+
+// fillFrame lays out the next Frame from the dirty list, in turn: at most maxPieceBytes
+// of each subscription. Empty: there is nothing to send.
+func (s *peerSession) fillFrame(f *frameBuilder, lane uint64) {
+	f.reset()
+	for f.spaceLeft() >= minFrameSpace {
+		u := s.popDirty(lane)
+		if u == nil {
+			return
+		}
+		if s.serveSub(u, f) {
+			s.relist(u)
+		}
+	}
+}
+
+// relist lists a subscription that there is more to send for. One that was removed
+// while it was served is on no list, and nobody else would give up its Range.
+func (s *peerSession) relist(u *peerSub) {
+	s.mu.Lock()
+	s.markDirtyLocked(u)
+	dead := u.flags&subRemoved != 0
+	s.mu.Unlock()
+	if dead {
+		s.abortSending(u)
+	}
+}
+
+// serveSub sends what there is for one subscription, up to its share, and reports
+// whether there is more.
+func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
+	s.mu.Lock()
+	flags, end, to := u.flags, u.endErr, u.moved
+	u.flags &^= subSaySubscribed | subSayMoved | subAllSent
+	s.mu.Unlock()
+	if flags&subRemoved != 0 {
+		s.abortSending(u)
+		return false
+	}
+	if flags&subSaySubscribed != 0 {
+		if err := f.addSubscribed(u); end == nil {
+			end = err
+		}
+	}
+	if flags&subSayMoved != 0 && to != nil {
+		f.addMoved(u, to.to)
+	}
+	switch {
+	case end != nil:
+		f.addEnd(u, end)
+		s.abortSending(u)
+		s.removeSub(u)
+		return false
+	case u.tail == nil:
+		return false
+	case u.outgoing == nil && !s.beginBatch(u, f):
+		return false
+	case u.outgoing != nil:
+		f.addPiece(u)
+	}
+	return true
+}
+
+// addPiece adds the next piece of the Range that is under way.
+func (f *frameBuilder) addPiece(u *peerSub) {
+	g := u.outgoing
+	n := min(len(g.data)-g.sent, maxPieceBytes, f.spaceLeft())
+	if n <= 0 {
+		return // in the next Frame
+	}
+	p := f.addPart(relaypb.Kind_KIND_RANGE, u, n)
+	p.Data = g.data[g.sent : g.sent+n]
+	if g.sent == 0 && n < len(g.data) {
+		p.Total = uint32(len(g.data))
+	}
+	u.session.server.metrics.bytes[sideOwner].Add(float64(n))
+	if g.sent += n; g.sent == len(g.data) {
+		u.pos, u.outgoing = g.end, nil
+	}
+}
+
+// beginBatch finds what comes next for a subscription; false: nothing, or it may not
+// be sent now. Whatever makes it possible later lists the subscription again.
+func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
+	if !s.hasCredit(u) {
+		return false
+	}
+	var st shard.Status
+	f.ranges, st = u.tail.ReadAt(u.pos, 1, f.ranges[:0])
+	if len(f.ranges) > 0 {
+		r := f.ranges[0]
+		clear(f.ranges)
+		s.startSending(u, r.Bytes(), r.To())
+		return true
+	}
+	switch st {
+	case shard.StatusBelow:
+		return s.restartAtFloor(u, f)
+	case shard.StatusGone:
+		if why := u.tail.Ended(); why != nil {
+			s.endSub(u, why)
+		}
+		return false // listed again by refuse
+	case shard.StatusClosed:
+		return s.sendClosed(u)
+	default:
+		return !s.watchTail(u)
+	}
+}
+
+// hasCredit reports whether there is credit for another Range. One Range may
+// overdraw it, so that even the largest can pass.
+func (s *peerSession) hasCredit(u *peerSub) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case u.credit <= 0:
+		u.flags |= subNeedsCredit
+		return false
+	case s.credit <= 0:
+		u.flags |= subNeedsLinkCredit
+		s.parkedSubs++
+		return false
+	default:
+		return true
+	}
+}
+
+func (s *peerSession) startSending(u *peerSub, b []byte, to uint64) {
+	u.outgoing = &outgoingBatch{data: b, end: to}
+	s.mu.Lock()
+	u.credit -= int64(len(b))
+	s.credit -= int64(len(b))
+	s.mu.Unlock()
+}
+
+// abortSending gives back the link credit of what will not be sent.
+func (s *peerSession) abortSending(u *peerSub) {
+	g := u.outgoing
+	if g == nil {
+		return
+	}
+	u.outgoing = nil
+	s.mu.Lock()
+	s.addLinkCreditLocked(int64(len(g.data) - g.sent))
+	s.mu.Unlock()
+}
+
+// restartAtFloor begins again where memory begins: the position was overtaken.
+func (s *peerSession) restartAtFloor(u *peerSub, f *frameBuilder) bool {
+	u.pos = max(u.pos, u.tail.Floor())
+	if err := f.addSubscribed(u); err != nil {
+		s.endSub(u, err)
+		return false
+	}
+	return true
+}
+
+// sendClosed tells that a stream is closed if the last Range sent did not.
+func (s *peerSession) sendClosed(u *peerSub) bool {
+	if info := u.tail.Info(); u.pos < info.LogTail {
+		rest := shard.EmptyRange(u.pos, info.LogTail, info.Tail, true)
+		s.startSending(u, rest.Bytes(), rest.To())
+		return true
+	}
+	s.mu.Lock()
+	u.flags |= subAllSent
+	s.mu.Unlock()
+	return false
+}
+
+// watchTail waits for news of the Tail; false: there are some already.
+func (s *peerSession) watchTail(u *peerSub) bool {
+	if !u.tail.Watch(u, u.pos) {
+		return false
+	}
+	s.mu.Lock()
+	dead := u.flags&subRemoved != 0
+	s.mu.Unlock()
+	if dead { // removed between the pop and the Watch
+		u.tail.Unwatch(u)
+	}
+	return true
+}

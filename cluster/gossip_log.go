@@ -1,0 +1,148 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+// gossipLog takes memberlist's lines, which begin with their level in brackets. Its errors are
+// ours to know of, not to act upon: a missed probe is one. Of each kind one line passes in
+// gossipWindow, and whatever comes meanwhile is counted: each packet of a stranger, or of a node
+// with another secret, makes one.
+type gossipLog struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	kinds map[string]*gossipKind
+}
+
+// gossipKind counts lines of one kind within a window.
+type gossipKind struct {
+	suppressed int
+	last       string
+}
+
+const (
+	gossipWindow = 10 * time.Second
+	// maxGossipKinds bounds the kinds that are counted apart; all others are one.
+	maxGossipKinds = 64
+	otherKind      = "other"
+)
+
+func newGossipLog(log *slog.Logger) *gossipLog {
+	return &gossipLog{log: log, kinds: map[string]*gossipKind{}}
+}
+
+var gossipLevels = []struct {
+	tag   string
+	level slog.Level
+}{{"[WARN] ", slog.LevelInfo}, {"[ERR] ", slog.LevelWarn}, {"[ERROR] ", slog.LevelWarn}, {"[DEBUG] ", slog.LevelDebug}}
+
+// Write implements io.Writer for a log.Logger: a line at a time.
+func (g *gossipLog) Write(line []byte) (int, error) {
+	n := len(line)
+	level := slog.LevelDebug
+	for _, l := range gossipLevels {
+		if rest, ok := bytes.CutPrefix(line, []byte(l.tag)); ok {
+			level, line = l.level, rest
+			break
+		}
+	}
+	if !g.log.Enabled(context.Background(), level) {
+		return n, nil
+	}
+	text := strings.TrimPrefix(string(bytes.TrimSpace(line)), "memberlist: ")
+	if level == slog.LevelDebug || g.isFirstOfKind(level, text) {
+		g.logLine(level, text, 0)
+	}
+	return n, nil
+}
+
+func (g *gossipLog) logLine(level slog.Level, text string, more int) {
+	if more > 0 {
+		g.log.Log(context.Background(), level, "gossip", "says", text, "more", more, "over", gossipWindow)
+		return
+	}
+	g.log.Log(context.Background(), level, "gossip", "says", text)
+}
+
+// kindOf is what all lines of a kind begin with: a line without its numbers and addresses.
+func kindOf(text string) string {
+	if i := strings.IndexAny(text, "0123456789\"[("); i > 0 {
+		text = text[:i]
+	}
+	return text[:min(len(text), 80)]
+}
+
+// isFirstOfKind reports whether a line is the first of its kind in a window.
+func (g *gossipLog) isFirstOfKind(level slog.Level, text string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	kind := level.String() + kindOf(text)
+	k := g.kinds[kind]
+	if k == nil && len(g.kinds) >= maxGossipKinds {
+		kind = level.String() + otherKind
+		k = g.kinds[kind]
+	}
+	if k != nil {
+		k.suppressed++
+		k.last = text
+		return false
+	}
+	k = &gossipKind{}
+	g.kinds[kind] = k
+	time.AfterFunc(gossipWindow, func() { g.endWindow(kind, level) })
+	return true
+}
+
+// endWindow tells of what a window has held back, and begins the next one with that line.
+func (g *gossipLog) endWindow(kind string, level slog.Level) {
+	g.mu.Lock()
+	k := g.kinds[kind]
+	more, last := k.suppressed, k.last
+	if k.suppressed = 0; more == 0 {
+		delete(g.kinds, kind)
+	} else {
+		time.AfterFunc(gossipWindow, func() { g.endWindow(kind, level) })
+	}
+	g.mu.Unlock()
+	if more > 0 {
+		g.logLine(level, last, more)
+	}
+}
+
+// logMemberChanges tells the log who joined, who left, and from or until when others own streams.
+func logMemberChanges(log *slog.Logger, self string, old, now *View) {
+	for _, m := range now.members {
+		was := old.Member(m.Name)
+		switch {
+		case m.Name == self:
+		case was == nil:
+			log.Info("node joined", "peer", m.Name, "addr", m.Relay, "owns_from", formatDate(m.StartAt))
+		case was.StartAt != m.StartAt:
+			log.Info("node owns streams from a date on", "peer", m.Name, "owns_from", formatDate(m.StartAt))
+		case was.StopAt != m.StopAt:
+			log.Info("node owns streams until a date", "peer", m.Name, "owns_until", formatDate(m.StopAt))
+		}
+	}
+	for _, m := range old.members {
+		if m.Name != self && now.Member(m.Name) == nil {
+			log.Info("node left", "peer", m.Name)
+		}
+	}
+}
+
+// formatDate is a date of a Member for people.
+func formatDate(ms uint64) string {
+	switch ms {
+	case 0:
+		return "its start"
+	case Never:
+		return "not yet"
+	}
+	return time.UnixMilli(int64(ms)).UTC().Format(time.RFC3339)
+}

@@ -1,0 +1,226 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// way is one node's way to the Log, which may be cut.
+type way struct {
+	shard.Log
+	cut  atomic.Bool
+	hold atomic.Pointer[chan struct{}] // appends wait until it is closed
+}
+
+var errWay = errors.New("no way to the log")
+
+func (w *way) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+	if w.cut.Load() {
+		return shard.Ack{}, errors.Join(shard.ErrUnknown, errWay)
+	}
+	if hold := w.hold.Load(); hold != nil {
+		<-*hold
+	}
+	return w.Log.Append(ctx, id, at, batch)
+}
+
+func (w *way) Read(ctx context.Context, id shard.StreamID, from uint64, n int) (shard.Page, error) {
+	if w.cut.Load() {
+		return shard.Page{}, errWay
+	}
+	return w.Log.Read(ctx, id, from, n)
+}
+
+func (w *way) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+	if w.cut.Load() {
+		return shard.Page{}, errWay
+	}
+	return w.Log.Last(ctx, id, n)
+}
+
+func (w *way) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+	if w.cut.Load() {
+		return 0, errWay
+	}
+	return w.Log.Tail(ctx, id)
+}
+
+// One node alone is cut off from S2: its streams go to others that are not, and come
+// back; every append is there once and every reader gets it.
+func TestCutFromStore(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	owner, edge := f.nodes[0], f.nodes[1]
+	id := f.owned(owner)
+	f.do(edge, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	readers := []*reading{f.read(owner, id), f.read(edge, id), f.read(f.nodes[2], id)}
+	owner.way.cut.Store(true)
+	began := time.Now()
+	f.push(edge, write(id, shard.OpAppend, "b"))
+	if d := time.Since(began); d > 8*time.Second {
+		t.Errorf("an append took %v", d)
+	}
+	f.eventually("the node is no owner", func() bool { return edge.currentTable().Len() == 2 && owner.currentTable().Len() == 2 })
+	for _, s := range f.nodes {
+		if !s.Ready() != (s == owner) {
+			t.Errorf("%s is ready: %v", s.self, s.Ready())
+		}
+		f.push(s, write(id, shard.OpAppend, s.self))
+	}
+	want := f.inLog(id)
+	for _, r := range readers {
+		f.wants(r, want)
+	}
+	owner.way.cut.Store(false)
+	f.settle()
+	f.push(edge, write(id, shard.OpAppend, "c"))
+	for _, r := range readers {
+		f.wants(r, f.inLog(id))
+	}
+	f.eventually("one session", func() bool { return f.log.OpenSessions() == 1 })
+}
+
+// S2 answers nobody: nobody's streams move, whoever asks first.
+func TestStoreDownForAll(t *testing.T) {
+	now, s := time.Unix(1_000_000, 0), &storeHealth{}
+	for _, c := range []struct {
+		name             string
+		down, othersUp   bool
+		after            time.Duration
+		changed, lostNow bool
+	}{
+		{"well", false, true, 0, false, false},
+		{"down here", true, true, time.Second, false, false},
+		{"and still", true, true, 2 * time.Second, true, true},
+		{"down for all", true, false, time.Second, true, false},
+		{"and still", true, false, 5 * time.Second, false, false},
+		{"back, for others first", true, true, time.Second, false, false},
+		{"and here", false, true, time.Second, false, false},
+		{"down here again", true, true, time.Second, false, false},
+		{"and still", true, true, 2 * time.Second, true, true},
+		{"up", false, true, time.Second, false, true},
+		{"and still", false, true, 9 * time.Second, false, true},
+		{"for long", false, true, 2 * time.Second, true, false},
+	} {
+		now = now.Add(c.after)
+		if got := s.updateLost(now, c.down, c.othersUp); got != c.changed || s.lost != c.lostNow {
+			t.Errorf("%s: changed %v, lost %v", c.name, got, s.lost)
+		}
+	}
+}
+
+// A node takes its leave back, and a node that stood still joins anew: both own streams
+// again, all agree, and nothing is lost.
+func TestReturn(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	s := f.nodes[1]
+	id := f.owned(s)
+	f.do(s, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	readers := []*reading{f.read(s, id), f.read(f.nodes[0], id)}
+	if err := s.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s.Ready() {
+		t.Error("ready, and has left")
+	}
+	f.do(s, write(id, shard.OpAppend, "b"), shard.CodeAppended)
+	before := f.log.Ops()
+	s.Return()
+	f.settle()
+	f.eventually("ready again", s.Ready)
+	if !s.host.Has(id) || f.nodes[0].host.Has(id) || f.nodes[2].host.Has(id) {
+		t.Error("ready, and does not have its stream")
+	}
+	if after := f.log.Ops(); after.Reads != before.Reads || after.Replays != before.Replays {
+		t.Errorf("storage was read: %+v, then %+v", before, after)
+	}
+	f.do(f.nodes[2], write(id, shard.OpAppend, "c"), shard.CodeAppended)
+	s.membership.rejoinAfterPause(time.Minute)
+	f.eventually("it begins anew", func() bool {
+		m := f.nodes[0].View().Member(s.self)
+		return m != nil && m.StartAt == s.View().Member(s.self).StartAt && m.Rev == s.View().Member(s.self).Rev
+	})
+	f.settle()
+	f.do(f.nodes[2], write(id, shard.OpAppend, "d"), shard.CodeAppended)
+	for _, r := range readers {
+		f.wants(r, []string{"a", "b", "c", "d"})
+	}
+}
+
+// Each node hears how many readers the others have; one that leaves does not count.
+func TestBalance(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	if n := len(f.nodes[0].Balance(0)); n != 0 {
+		t.Errorf("%d are heard while the fleet changes", n)
+	}
+	for _, s := range f.nodes {
+		s.cfg.Calm = time.Millisecond
+	}
+	hears := func(s *station, mine int, want ...int) func() bool {
+		return func() bool {
+			others := s.Balance(mine)
+			sum := 0
+			for _, n := range others {
+				sum += n
+			}
+			all := 0
+			for _, n := range want {
+				all += n
+			}
+			return len(others) == len(want) && sum == all
+		}
+	}
+	f.nodes[1].Balance(20)
+	f.nodes[2].Balance(300)
+	f.eventually("all are heard", hears(f.nodes[0], 1, 20, 300))
+	f.eventually("all are heard", hears(f.nodes[1], 20, 1, 300))
+	if err := f.nodes[2].Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.eventually("one leaves", hears(f.nodes[0], 1, 20))
+}
+
+// A node serves a write though another owns the stream; it does not let go of the stream
+// before the write is answered.
+func TestProvisionalOwnerAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	owner, other := f.nodes[0], f.nodes[1]
+	id := f.owned(owner)
+	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	other.history.mu.Lock()
+	other.history.since = time.Now().Add(-time.Hour) // it lets go of streams at once
+	other.history.mu.Unlock()
+	hold := make(chan struct{})
+	other.way.hold.Store(&hold)
+	done := make(chan error, 1)
+	go func() {
+		_, err := other.local.write(f.Context(), write(id, shard.OpAppend, "a"), true)
+		done <- err
+	}()
+	f.eventually("it has the stream", func() bool { return other.host.Has(id) })
+	for range 5 {
+		other.hasMisplaced.Store(true)
+		other.reconcileStreams()
+		if !other.host.Has(id) {
+			t.Error("let go of in the middle of a write")
+		}
+	}
+	other.way.hold.Store(nil)
+	close(hold)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	f.eventually("it is let go of", func() bool {
+		other.hasMisplaced.Store(true)
+		other.reconcileStreams()
+		return !other.host.Has(id)
+	})
+}

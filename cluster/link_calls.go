@@ -1,0 +1,122 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// The edge's half of the calls that are no lanes. Each ends with its link.
+
+// bindContext ends a call's context with the link.
+func (l *link) bindContext(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	unhook := context.AfterFunc(l.ctx, func() { cancel(errUnreachable) })
+	return ctx, func() {
+		unhook()
+		cancel(nil)
+	}
+}
+
+// requestWrite has the member carry a write out. delivered: it may have got it. A call that this
+// side ended before its last chunk was not carried out.
+func (l *link) requestWrite(ctx context.Context, q *shard.Request, r route) (
+	out shard.Outcome, delivered bool, err error,
+) {
+	head := requestToWire(q, r)
+	if l.peerVersion < relayVersionBytes {
+		if err := checkUTF8(head.GetType(), head.GetExpiresRaw(), head.GetProducer().GetId()); err != nil {
+			return out, false, err
+		}
+	}
+	ctx, end := l.bindContext(ctx)
+	defer end()
+	call, err := l.client.Do(ctx)
+	if err != nil {
+		return out, false, statusToError(err)
+	}
+	if err := sendWriteChunks(call, head, q); err != nil && !errors.Is(err, io.EOF) {
+		return out, false, statusToError(err)
+	}
+	reply, err := call.CloseAndRecv() // after io.EOF it says why
+	if err != nil {
+		return out, !isNotCarriedOut(status.Code(err)), statusToError(err)
+	}
+	if err := checkOutcome(reply); err != nil {
+		return out, true, fmt.Errorf("%w: %w", errCallFailed, err)
+	}
+	return outcomeFromWire(reply), true, nil
+}
+
+// sendWriteChunks sends a request in chunks of maxFrameBytes.
+func sendWriteChunks(
+	call grpc.ClientStreamingClient[relaypb.DoChunk, relaypb.DoReply], head *relaypb.DoHead, q *shard.Request,
+) error {
+	chunk := &relaypb.DoChunk{Head: head}
+	for body := q.Messages.Body(); ; {
+		n := min(len(body), maxFrameBytes)
+		chunk.Body, body = body[:n], body[n:]
+		if err := call.Send(chunk); err != nil || len(body) == 0 {
+			return err
+		}
+		chunk = &relaypb.DoChunk{}
+	}
+}
+
+// requestInfo asks the member for a stream's state.
+func (l *link) requestInfo(
+	ctx context.Context, id shard.StreamID, a shard.Ask, r route,
+) (shard.Info, error) {
+	ctx, end := l.bindContext(ctx)
+	defer end()
+	reply, err := l.client.State(ctx, &relaypb.StateRequest{
+		Route: routeToWire(r), Stream: wireBytes(id), Ask: uint32(a),
+	})
+	if err != nil {
+		return shard.Info{}, statusToError(err)
+	}
+	if err := checkInfo(reply.GetInfo()); err != nil {
+		return shard.Info{}, fmt.Errorf("%w: %w", errCallFailed, err)
+	}
+	return infoFromWire(reply.GetInfo()), nil
+}
+
+// requestPage asks the member for a page of history.
+func (l *link) requestPage(
+	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
+) (shard.Range, error) {
+	ctx, end := l.bindContext(ctx)
+	defer end()
+	call, err := l.client.ReadPage(ctx, &relaypb.PageRequest{
+		Stream: wireBytes(id), Info: infoToWire(info), From: from,
+	})
+	if err != nil {
+		return shard.Range{}, statusToError(err)
+	}
+	var b []byte
+	for total := 0; ; {
+		chunk, err := call.Recv()
+		if errors.Is(err, io.EOF) {
+			l.metrics.bytes[sideEdge].Add(float64(len(b)))
+			return shard.ParseRange(b)
+		}
+		if err != nil {
+			return shard.Range{}, statusToError(err)
+		}
+		if b == nil {
+			total = int(min(chunk.GetTotal(), maxBatchOnWire))
+			b = bufferFor(total)
+		}
+		if len(b)+len(chunk.GetData()) > total {
+			return shard.Range{}, fmt.Errorf("page: %w", errMalformedPiece)
+		}
+		b = append(b, chunk.GetData()...)
+	}
+}

@@ -1,0 +1,348 @@
+package cluster
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// host is what runs the streams that this node serves: *shard.Host.
+type host interface {
+	Do(ctx context.Context, req *shard.Request) (shard.Outcome, error)
+	State(ctx context.Context, id shard.StreamID, ask shard.Ask) (shard.Info, error)
+	Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.Tail, func(), error)
+	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.Range, error)
+	ReadPageVia(ctx context.Context, id shard.StreamID, info shard.Info, from uint64, ask func(context.Context) (shard.Range, error)) (shard.Range, error)
+	Owned() []shard.StreamID
+	Hot(within time.Duration) []shard.StreamID
+	Has(id shard.StreamID) bool
+	Rest(id shard.StreamID)
+	DropUnused(id shard.StreamID) bool
+	Hand(id shard.StreamID, from uint64) (shard.Handover, bool)
+	Install(id shard.StreamID, h shard.Handover) error
+	StoreDown() bool
+}
+
+// localStreams is the host with rules added. A stream is let go of only while nobody here is
+// fed by it, or somebody else feeds them; and nobody begins to use it while it comes or
+// goes (a Tail that its host dropped is fed no more, and would look idle for ever). A
+// stream that is not here is fetched from its owner before, if there was one of late.
+type localStreams struct {
+	host          host
+	fetchHandover func(ctx context.Context, id shard.StreamID) (shard.Handover, bool)
+
+	mu         sync.Mutex
+	feedRefs   map[shard.StreamID]*feedRef  // feeds taken from the host
+	transfers  map[shard.StreamID]*transfer // on its way here, or away
+	handedOver map[shard.StreamID]handoff   // at most as many as were handed over in handedOverFor
+}
+
+// feedRef is the feeds of one stream that end together, when the stream is handed over.
+type feedRef struct {
+	count      int         // guarded by hosted.mu: those that were not given back
+	handedOver atomic.Bool // the host feeds them no more
+}
+
+// transfer is a stream's way here, or away.
+type transfer struct {
+	done     chan struct{} // closed at its end
+	incoming bool
+}
+
+// handoff is where a stream went.
+type handoff struct {
+	to    peerAddr
+	until time.Time
+}
+
+func newLocalStreams(h host, fetch func(context.Context, shard.StreamID) (shard.Handover, bool)) *localStreams {
+	return &localStreams{
+		host: h, fetchHandover: fetch, feedRefs: map[shard.StreamID]*feedRef{},
+		transfers: map[shard.StreamID]*transfer{}, handedOver: map[shard.StreamID]handoff{},
+	}
+}
+
+// localFeed is a feed from the host. The holder calls release once, whatever became of
+// the stream.
+type localFeed struct {
+	ref     *feedRef
+	release func()
+}
+
+// startFeed has the host feed the stream's Tail. must: also if the stream was handed over.
+func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from uint64, force bool) (
+	*shard.Tail, localFeed, error,
+) {
+	u, err := h.acquire(ctx, id, 1, force)
+	if err != nil {
+		return nil, localFeed{}, err
+	}
+	t, release, err := h.host.Follow(ctx, id, from)
+	if err != nil {
+		h.releaseRef(id, u)
+		return nil, localFeed{}, err
+	}
+	return t, localFeed{u, func() {
+		release()
+		h.releaseRef(id, u)
+	}}, nil
+}
+
+// releaseRef takes one use back.
+func (h *localStreams) releaseRef(id shard.StreamID, u *feedRef) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if u.count--; u.count == 0 && h.feedRefs[id] == u {
+		delete(h.feedRefs, id)
+	}
+}
+
+// hasRefs reports whether anybody is left of those who were fed together.
+func (h *localStreams) hasRefs(u *feedRef) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return u.count > 0
+}
+
+// acquire waits until the stream neither comes nor goes, has it fetched if it is not
+// here, and adds uses to it. *redirect: it was handed over, and not must.
+func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int, force bool) (*feedRef, error) {
+	for fetched := false; ; {
+		h.mu.Lock()
+		over, ok := h.handedOver[id]
+		underway := h.transfers[id]
+		switch {
+		case underway != nil:
+		case ok && !force && time.Now().Before(over.until):
+			h.mu.Unlock()
+			return nil, &redirectError{owner: over.to}
+		case fetched, h.host.Has(id):
+			delete(h.handedOver, id)
+			u := h.refLocked(id, refs)
+			h.mu.Unlock()
+			return u, nil
+		default:
+			incoming := &transfer{make(chan struct{}), true}
+			h.transfers[id] = incoming
+			h.mu.Unlock()
+			h.fetchAndInstall(ctx, id)
+			h.endTransfer(id, incoming)
+			fetched = true
+			continue
+		}
+		h.mu.Unlock()
+		select {
+		case <-underway.done:
+			fetched = fetched || underway.incoming // if not even that helped, do without
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// refLocked adds uses of a stream; of none, which is what a request adds, it keeps no
+// account.
+func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
+	if refs == 0 {
+		return nil
+	}
+	u := h.feedRefs[id]
+	if u == nil {
+		u = &feedRef{}
+		h.feedRefs[id] = u
+	}
+	u.count += refs
+	return u
+}
+
+// fetchAndInstall fetches a stream. Whatever fails, the log has it all.
+func (h *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID) {
+	if over, ok := h.fetchHandover(ctx, id); ok {
+		_ = h.host.Install(id, over)
+	}
+}
+
+// endTransfer ends a stream's coming or going.
+func (h *localStreams) endTransfer(id shard.StreamID, p *transfer) {
+	h.mu.Lock()
+	delete(h.transfers, id)
+	h.mu.Unlock()
+	close(p.done)
+}
+
+// handOver lets go of a stream in favour of another node. used, if not nil: they were fed by
+// the host, and need another feed now.
+func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from uint64, to peerAddr) (
+	over shard.Handover, found bool, ref *feedRef,
+) {
+	h.mu.Lock()
+	if p := h.transfers[id]; p != nil && p.incoming {
+		h.mu.Unlock()
+		late := time.NewTimer(incomingWait)
+		defer late.Stop()
+		select {
+		case <-p.done:
+		case <-late.C: // it may be this very call that it waits for
+		case <-ctx.Done():
+		}
+		h.mu.Lock()
+	}
+	if h.transfers[id] != nil || !h.host.Has(id) {
+		h.mu.Unlock()
+		return over, false, nil
+	}
+	outgoing := &transfer{done: make(chan struct{})}
+	h.transfers[id] = outgoing
+	h.mu.Unlock()
+	over, found = h.host.Hand(id, from)
+	h.mu.Lock()
+	h.handedOver[id] = handoff{to, time.Now().Add(handedOverFor)}
+	if ref = h.feedRefs[id]; ref != nil {
+		ref.handedOver.Store(true)
+		delete(h.feedRefs, id)
+	}
+	h.mu.Unlock()
+	h.endTransfer(id, outgoing)
+	return over, found, ref
+}
+
+// forgetExpired drops what is no longer true of streams that were handed over.
+func (h *localStreams) forgetExpired(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, over := range h.handedOver {
+		if now.After(over.until) {
+			delete(h.handedOver, id)
+		}
+	}
+}
+
+// reclaimOwned forgets that streams were handed over that are this node's again.
+func (h *localStreams) reclaimOwned(owns func(shard.StreamID) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	maps.DeleteFunc(h.handedOver, func(id shard.StreamID, _ handoff) bool { return owns(id) })
+}
+
+// hasFeeds reports whether somebody here is fed by the host.
+func (h *localStreams) hasFeeds(id shard.StreamID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.feedRefs[id] != nil
+}
+
+// dropUnfed lets go of the stream and reports whether it did: not while it is used.
+// It waits for the batch in flight.
+func (h *localStreams) dropUnfed(id shard.StreamID) bool {
+	h.mu.Lock()
+	if h.feedRefs[id] != nil || h.transfers[id] != nil {
+		h.mu.Unlock()
+		return false
+	}
+	outgoing := &transfer{done: make(chan struct{})}
+	h.transfers[id] = outgoing
+	h.mu.Unlock()
+	defer h.endTransfer(id, outgoing)
+	return h.host.DropUnused(id)
+}
+
+func (h *localStreams) write(ctx context.Context, req *shard.Request, force bool) (shard.Outcome, error) {
+	if _, err := h.acquire(ctx, req.Stream, 0, force); err != nil {
+		return shard.Outcome{}, err
+	}
+	return h.host.Do(ctx, req)
+}
+
+func (h *localStreams) info(ctx context.Context, id shard.StreamID, a shard.Ask, force bool) (shard.Info, error) {
+	if _, err := h.acquire(ctx, id, 0, force); err != nil {
+		return shard.Info{}, err
+	}
+	return h.host.State(ctx, id, a)
+}
+
+// answersLocally reports whether an answer for the stream needs no other node: it is here, on its
+// way here, or was handed over.
+func (h *localStreams) answersLocally(id shard.StreamID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, over := h.handedOver[id]
+	p := h.transfers[id]
+	return over || p != nil && p.incoming || h.host.Has(id)
+}
+
+// openPool runs what may block on S2: at most limit at once. Those that wait are
+// at most waiting; beyond that add refuses (the asker tries again later). Streams that
+// are near go first, but for one in nearPerFar: after a change of owners a node that handed
+// its streams over follows them here for all its readers, who must not wait until
+// thousands of others are fetched.
+type openPool struct {
+	limit, maxWaiting int
+
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	active  int
+	near    []func()
+	far     []func()
+	jobsRun int
+	closed  bool
+}
+
+const (
+	maxOpening      = 64
+	maxOpensWaiting = 1 << 16
+	nearPerFar      = 16
+)
+
+// submit runs fn soon; false: too many wait, or the openers are closed.
+func (o *openPool) submit(near bool, fn func()) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.closed:
+		return false
+	case o.active < o.limit:
+		o.active++
+		o.wg.Go(func() { o.runJobs(fn) })
+		return true
+	case len(o.near)+len(o.far) >= o.maxWaiting:
+		return false
+	case near:
+		o.near = append(o.near, fn)
+	default:
+		o.far = append(o.far, fn)
+	}
+	return true
+}
+
+func (o *openPool) runJobs(fn func()) {
+	for fn != nil {
+		fn()
+		o.mu.Lock()
+		o.jobsRun++
+		queue := &o.near
+		if len(o.near) == 0 || len(o.far) > 0 && o.jobsRun%nearPerFar == 0 {
+			queue = &o.far
+		}
+		fn = nil
+		if len(*queue) > 0 {
+			fn, (*queue)[0] = (*queue)[0], nil
+			*queue = (*queue)[1:]
+		} else {
+			o.active--
+		}
+		o.mu.Unlock()
+	}
+}
+
+// close refuses what comes from now on and waits for the rest, which its
+// context tells to hurry.
+func (o *openPool) close() {
+	o.mu.Lock()
+	o.closed = true
+	o.mu.Unlock()
+	o.wg.Wait()
+}

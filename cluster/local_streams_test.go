@@ -1,0 +1,52 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// slowHost takes its time to begin with a stream that it does not have.
+type slowHost struct {
+	host
+	has atomic.Bool
+}
+
+func (h *slowHost) Has(shard.StreamID) bool { return h.has.Load() }
+
+func (h *slowHost) State(context.Context, shard.StreamID, shard.Ask) (shard.Info, error) {
+	<-time.After(time.Millisecond) // in a bubble: others run before it has the stream
+	h.has.Store(true)
+	return shard.Info{}, nil
+}
+
+// A former owner that does not answer holds up all who ask for a stream once, and not
+// one after the other.
+func TestFetchedOnceForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fetches := 0
+		h := newLocalStreams(&slowHost{}, func(context.Context, shard.StreamID) (shard.Handover, bool) {
+			fetches++
+			<-time.After(handoverTimeout)
+			return shard.Handover{}, false
+		})
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if _, err := h.info(t.Context(), "s/x", 0, false); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(began); fetches != 1 || took > handoverTimeout+time.Second {
+			t.Errorf("fetched %d times, in %v", fetches, took)
+		}
+	})
+}

@@ -1,0 +1,235 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// What a peer says is checked as if a stranger said it, before anything is made of it: one
+// function for each message, and one bound for each part of it that has a size. What is wrong
+// costs the call or the subscription that it came with; a control message that no release
+// says costs the link.
+const (
+	// maxMessageBytes bounds one message in bytes, whatever it is; gRPC refuses more.
+	maxMessageBytes = 4 << 20
+	// maxMemberName bounds a member's name, maxExcluded how many of them a route has.
+	maxMemberName = 255
+	maxExcluded   = 256
+	// maxTextBytes bounds a text that logs hold, such as a content type: a header of a record is
+	// no longer.
+	maxTextBytes = 64 << 10
+	// maxControlItems bounds the subscriptions of which one control message speaks.
+	maxControlItems = 4096
+	// maxPosition is above every position that S2 will ever have.
+	maxPosition = 1 << 62
+	// maxHandoverBatches bounds the Ranges of a Handover.
+	maxHandoverBatches = 1 << 16
+	// maxReaders bounds what a node says of its readers.
+	maxReaders = 1 << 30
+)
+
+var errMalformed = errors.New("malformed message")
+
+func malformedError(what string) error { return fmt.Errorf("%w: %s", errMalformed, what) }
+
+func checkPlace(p *relaypb.Place) error {
+	if len(p.GetName()) > maxMemberName || len(p.GetAddress()) > maxAddress {
+		return malformedError("place")
+	}
+	return nil
+}
+
+func checkRoute(r *relaypb.Route) error {
+	if len(r.GetWithout()) > maxExcluded {
+		return malformedError("route")
+	}
+	for _, name := range r.GetWithout() {
+		if len(name) > maxMemberName {
+			return malformedError("route")
+		}
+	}
+	return nil
+}
+
+func checkStream(name []byte) (shard.StreamID, error) {
+	id, err := shard.ParseStreamID(wireText(name))
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	return id, nil
+}
+
+func checkHello(h *relaypb.Hello) error {
+	if h.GetLink() == 0 || len(h.GetTo()) > maxMemberName || len(h.GetFrom().GetName()) == 0 || h.GetVersion() == 0 {
+		return malformedError("hello")
+	}
+	return checkPlace(h.GetFrom())
+}
+
+// checkToOwner is of a control message of an edge. Subscribe is checked by itself.
+func checkToOwner(m *relaypb.ToOwner) error {
+	if len(m.GetSubscribe()) > maxControlItems || len(m.GetUnsubscribe()) > maxControlItems || len(m.GetCredit()) > maxControlItems {
+		return malformedError("control")
+	}
+	return nil
+}
+
+func checkStatus(s *relaypb.Status) *relaypb.Status {
+	if s != nil {
+		s.Readers, s.Owed = min(s.GetReaders(), maxReaders), min(s.GetOwed(), maxReaders)
+	}
+	return s
+}
+
+func checkChain(chain []*relaypb.Ancestor) error {
+	if len(chain) > shard.MaxChain+1 {
+		return malformedError("chain")
+	}
+	for _, a := range chain {
+		if len(a.GetStream()) > shard.MaxStreamID || a.GetStart() > a.GetBound() || a.GetBound() > maxPosition {
+			return malformedError("chain")
+		}
+	}
+	return nil
+}
+
+// checkInfo is of what is said of a stream, or of a part of one that a page is wanted of.
+func checkInfo(i *relaypb.Info) error {
+	switch n := len(i.GetHold()); {
+	case i.GetTail() > maxPosition, i.GetStart() > maxPosition, i.GetLogTail() > maxPosition, i.GetLogTail() < i.GetTail(),
+		len(i.GetType()) > maxTextBytes, len(i.GetExpiresRaw()) > maxTextBytes, n != 0 && n != len(shard.AppendID{}):
+		return malformedError("description of a stream")
+	}
+	return checkChain(i.GetChain())
+}
+
+// peerOps are the operations that come from other nodes: what clients ask for, and what the
+// owners of forks and of their sources ask of each other. OpSettled is of a stream's own owner.
+var peerOps = map[shard.Op]bool{
+	shard.OpCreate: true, shard.OpAppend: true, shard.OpDelete: true,
+	shard.OpHold: true, shard.OpRelease: true, shard.OpVoid: true,
+}
+
+// checkWriteHead is of a write, without its messages; size is what they have together.
+func checkWriteHead(h *relaypb.DoHead) (id shard.StreamID, size int, err error) {
+	if id, err = checkStream(h.GetStream()); err != nil {
+		return "", 0, err
+	}
+	if len(h.GetSizes()) > shard.MaxMessages {
+		return "", 0, malformedError("number of messages")
+	}
+	for _, n := range h.GetSizes() {
+		if size += int(min(n, shard.MaxBody+1)); n == 0 || size > shard.MaxBody {
+			return "", 0, malformedError("size of the messages")
+		}
+	}
+	op := h.GetOp()
+	switch ref := len(h.GetRef()); {
+	case op > uint32(shard.LastOp) || !peerOps[shard.Op(op)]:
+		return "", 0, malformedError("operation")
+	case len(h.GetId()) != len(shard.AppendID{}), ref != 0 && ref != len(shard.AppendID{}), len(h.GetName()) > shard.MaxStreamID,
+		len(h.GetType()) > maxTextBytes, len(h.GetBad()) > maxTextBytes, len(h.GetExpiresRaw()) > maxTextBytes,
+		len(h.GetStreamSeq()) > shard.MaxStreamSeq, len(h.GetProducer().GetId()) > shard.MaxProducerID:
+		return "", 0, malformedError("write")
+	case shard.Op(op) >= shard.OpHold && (ref == 0 || size > 0 || h.GetFork() != nil):
+		return "", 0, malformedError("write about a reference")
+	case shard.Op(op) != shard.OpCreate && h.GetFork() != nil:
+		return "", 0, malformedError("fork")
+	}
+	if err := checkFork(h.GetFork(), h.GetSource()); err != nil {
+		return "", 0, err
+	}
+	return id, size, checkRoute(h.GetRoute())
+}
+
+func checkFork(f *relaypb.Fork, s *relaypb.Source) error {
+	if f == nil && s == nil {
+		return nil
+	}
+	if _, err := checkStream(f.GetSource()); err != nil {
+		return err
+	}
+	if s == nil || len(f.GetAt()) > maxTextBytes || s.GetRefused() > 255 || len(s.GetWhy()) > maxTextBytes ||
+		len(s.GetType()) > maxTextBytes || len(s.GetExpiresRaw()) > maxTextBytes {
+		return malformedError("fork")
+	}
+	return checkChain(s.GetChain())
+}
+
+func checkOutcome(o *relaypb.DoReply) error {
+	if o.GetCode() == 0 || o.GetCode() > 255 || len(o.GetWhy()) > maxTextBytes ||
+		len(o.GetProducer().GetId()) > shard.MaxProducerID {
+		return malformedError("outcome")
+	}
+	return checkInfo(o.GetInfo())
+}
+
+func checkStateRequest(q *relaypb.StateRequest) (shard.StreamID, shard.Ask, error) {
+	const all = shard.AskTouch | shard.AskLocal | shard.AskSure | shard.AskFollow
+	id, err := checkStream(q.GetStream())
+	if err == nil && q.GetAsk() > uint32(all) {
+		err = malformedError("ask")
+	}
+	if err == nil {
+		err = checkRoute(q.GetRoute())
+	}
+	return id, shard.Ask(q.GetAsk()), err
+}
+
+func checkPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
+	id, err := checkStream(q.GetStream())
+	if err == nil {
+		err = checkInfo(q.GetInfo())
+	}
+	if err == nil && q.GetFrom() >= q.GetInfo().GetTail() {
+		err = malformedError("page at or above the tail")
+	}
+	return id, err
+}
+
+func checkHandRequest(q *relaypb.HandRequest) (shard.StreamID, error) {
+	id, err := checkStream(q.GetStream())
+	if err == nil && (len(q.GetTo().GetName()) == 0 || q.GetFrom() > maxPosition) {
+		err = malformedError("hand")
+	}
+	if err == nil {
+		err = checkPlace(q.GetTo())
+	}
+	return id, err
+}
+
+// checkHandover checks what an owner hands over.
+func checkHandover(reply *relaypb.HandReply) (h shard.Handover, err error) {
+	if len(reply.GetTail()) > maxHandoverBatches {
+		return h, malformedError("handover")
+	}
+	h.State = reply.GetState()
+	for _, b := range reply.GetTail() {
+		r, err := shard.ParseRange(b)
+		if err != nil {
+			return h, err
+		}
+		h.Tail = append(h.Tail, r)
+	}
+	return h, nil
+}
+
+// checkPart is of a Part of a known subscription. Its data, if any, are checked whole.
+func checkPart(p *relaypb.Part) error {
+	switch p.GetKind() {
+	case relaypb.Kind_KIND_SUBSCRIBED:
+		if p.GetSubscribed().GetStart() > maxPosition {
+			return malformedError("start")
+		}
+		return checkInfo(p.GetSubscribed().GetInfo())
+	case relaypb.Kind_KIND_MOVED:
+		return checkPlace(p.GetMoved())
+	case relaypb.Kind_KIND_END:
+		return checkPlace(p.GetRefusal().GetOwner())
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,321 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+var (
+	longName = []byte(strings.Repeat("n", maxMemberName+1))
+	longText = []byte(strings.Repeat("t", maxTextBytes+1))
+	longID   = []byte(strings.Repeat("s", shard.MaxStreamID+1))
+)
+
+// aHead is a write that is as it should be.
+func aHead() *relaypb.DoHead {
+	return &relaypb.DoHead{Stream: []byte("p/s"), Op: uint32(shard.OpAppend), Id: make([]byte, 8), Sizes: []uint32{1}}
+}
+
+func anInfo() *relaypb.Info {
+	return &relaypb.Info{Exists: true, Life: 1, Start: 1, Tail: 5, LogTail: 6, Chain: []*relaypb.Ancestor{{Stream: []byte("p/a"), Bound: 3}}}
+}
+
+// Each part of each message that a peer may say has a bound, and what is beyond is refused.
+func TestWhatPeersSay(t *testing.T) {
+	t.Parallel()
+	head := func(change func(*relaypb.DoHead)) error {
+		h := aHead()
+		change(h)
+		_, _, err := checkWriteHead(h)
+		return err
+	}
+	info := func(change func(*relaypb.Info)) error {
+		i := anInfo()
+		change(i)
+		return checkInfo(i)
+	}
+	create := func(f *relaypb.Fork, s *relaypb.Source) error {
+		return head(func(h *relaypb.DoHead) { h.Op, h.Fork, h.Source = uint32(shard.OpCreate), f, s })
+	}
+	fork := &relaypb.Fork{Source: []byte("p/t")}
+	state := func(q *relaypb.StateRequest) error { _, _, err := checkStateRequest(q); return err }
+	page := func(q *relaypb.PageRequest) error { _, err := checkPageRequest(q); return err }
+	hand := func(q *relaypb.HandRequest) error { _, err := checkHandRequest(q); return err }
+	me := &relaypb.Place{Name: []byte("n"), Address: []byte("a:1")}
+	for name, err := range map[string]error{
+		"write":             head(func(*relaypb.DoHead) {}),
+		"write of a fork":   create(fork, &relaypb.Source{}),
+		"hold":              head(func(h *relaypb.DoHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpHold), nil, make([]byte, 8) }),
+		"info":              info(func(*relaypb.Info) {}),
+		"no stream":         info(func(i *relaypb.Info) { *i = relaypb.Info{} }), //nolint:govet // a message of its own
+		"hello":             checkHello(&relaypb.Hello{Link: 1, Version: 1, From: me}),
+		"state":             state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 7}),
+		"page":              page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: anInfo(), From: 4}),
+		"hand":              hand(&relaypb.HandRequest{Stream: []byte("p/s"), To: me}),
+		"outcome":           checkOutcome(&relaypb.DoReply{Code: 1, Info: anInfo()}),
+		"part":              checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Info: anInfo()}}),
+		"part of later":     checkPart(&relaypb.Part{Kind: 99}),
+		"control":           checkToOwner(&relaypb.ToOwner{}),
+		"handover of a lot": func() error { _, err := checkHandover(&relaypb.HandReply{}); return err }(),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, err := range map[string]error{
+		"stream none":          head(func(h *relaypb.DoHead) { h.Stream = nil }),
+		"stream long":          head(func(h *relaypb.DoHead) { h.Stream = longID }),
+		"op none":              head(func(h *relaypb.DoHead) { h.Op = 0 }),
+		"op of the owner":      head(func(h *relaypb.DoHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpSettled), nil, make([]byte, 8) }),
+		"op of later":          head(func(h *relaypb.DoHead) { h.Op = uint32(shard.LastOp) + 1 }),
+		"op beyond a byte":     head(func(h *relaypb.DoHead) { h.Op = 256 + uint32(shard.OpAppend) }),
+		"id":                   head(func(h *relaypb.DoHead) { h.Id = []byte("x") }),
+		"ref":                  head(func(h *relaypb.DoHead) { h.Ref = []byte("x") }),
+		"hold without ref":     head(func(h *relaypb.DoHead) { h.Op, h.Sizes = uint32(shard.OpHold), nil }),
+		"hold with messages":   head(func(h *relaypb.DoHead) { h.Op, h.Ref = uint32(shard.OpVoid), make([]byte, 8) }),
+		"empty message":        head(func(h *relaypb.DoHead) { h.Sizes = []uint32{1, 0} }),
+		"large":                head(func(h *relaypb.DoHead) { h.Sizes = []uint32{shard.MaxBody, 1} }),
+		"beyond":               head(func(h *relaypb.DoHead) { h.Sizes = []uint32{1 << 31, 1 << 31, 1 << 31} }),
+		"many":                 head(func(h *relaypb.DoHead) { h.Sizes = make([]uint32, shard.MaxMessages+1) }),
+		"type":                 head(func(h *relaypb.DoHead) { h.Type = longText }),
+		"bad":                  head(func(h *relaypb.DoHead) { h.Bad = longText }),
+		"expires":              head(func(h *relaypb.DoHead) { h.ExpiresRaw = longText }),
+		"name":                 head(func(h *relaypb.DoHead) { h.Name = longID }),
+		"producer":             head(func(h *relaypb.DoHead) { h.Producer = &relaypb.Producer{Id: longText} }),
+		"seq":                  head(func(h *relaypb.DoHead) { h.StreamSeq = longText }),
+		"append of a fork":     head(func(h *relaypb.DoHead) { h.Fork, h.Source = fork, &relaypb.Source{} }),
+		"route":                head(func(h *relaypb.DoHead) { h.Route = &relaypb.Route{Without: [][]byte{longName}} }),
+		"route of all":         head(func(h *relaypb.DoHead) { h.Route = &relaypb.Route{Without: make([][]byte, maxExcluded+1)} }),
+		"fork without":         create(fork, nil),
+		"source without":       create(nil, &relaypb.Source{}),
+		"fork of none":         create(&relaypb.Fork{}, &relaypb.Source{}),
+		"fork at":              create(&relaypb.Fork{Source: []byte("p/t"), At: longText}, &relaypb.Source{}),
+		"source code":          create(fork, &relaypb.Source{Refused: 256}),
+		"source type":          create(fork, &relaypb.Source{Type: longText}),
+		"source chain":         create(fork, &relaypb.Source{Chain: make([]*relaypb.Ancestor, shard.MaxChain+2)}),
+		"info tail":            info(func(i *relaypb.Info) { i.Tail = maxPosition + 1; i.LogTail = maxPosition + 2 }),
+		"info tail above log":  info(func(i *relaypb.Info) { i.Tail = 7 }),
+		"info start":           info(func(i *relaypb.Info) { i.Start = maxPosition + 1 }),
+		"info type":            info(func(i *relaypb.Info) { i.Type = longText }),
+		"info hold":            info(func(i *relaypb.Info) { i.Hold = []byte("x") }),
+		"ancestor backwards":   info(func(i *relaypb.Info) { i.Chain[0].Start = 4 }),
+		"ancestor beyond":      info(func(i *relaypb.Info) { i.Chain[0].Bound = maxPosition + 1 }),
+		"ancestor's name":      info(func(i *relaypb.Info) { i.Chain[0].Stream = longID }),
+		"hello none":           checkHello(nil),
+		"hello of nobody":      checkHello(&relaypb.Hello{Link: 1, Version: 1}),
+		"hello without a link": checkHello(&relaypb.Hello{Version: 1, From: me}),
+		"hello long":           checkHello(&relaypb.Hello{Link: 1, Version: 1, From: &relaypb.Place{Name: longName}}),
+		"state ask":            state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 16}),
+		"state ask of a byte":  state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 257}),
+		"state none":           state(&relaypb.StateRequest{}),
+		"page of nothing":      page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: &relaypb.Info{Exists: true, Life: 2}}),
+		"page at the tail":     page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: anInfo(), From: 5}),
+		"page without info":    page(&relaypb.PageRequest{Stream: []byte("p/s")}),
+		"hand none":            hand(&relaypb.HandRequest{To: me}),
+		"hand to nobody":       hand(&relaypb.HandRequest{Stream: []byte("p/s")}),
+		"outcome none":         checkOutcome(nil),
+		"outcome of later":     checkOutcome(&relaypb.DoReply{Code: 257}),
+		"outcome's producer":   checkOutcome(&relaypb.DoReply{Code: 1, Producer: &relaypb.Producer{Id: longText}}),
+		"part's start":         checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Start: maxPosition + 1}}),
+		"part's place":         checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_MOVED, Moved: &relaypb.Place{Name: longName}}),
+		"part's owner": checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_END, Refusal: &relaypb.Refusal{
+			Owner: &relaypb.Place{Address: longText},
+		}}),
+		"control of a lot": checkToOwner(&relaypb.ToOwner{Unsubscribe: make([]uint64, maxControlItems+1)}),
+		"handover of too much": func() error {
+			_, err := checkHandover(&relaypb.HandReply{Tail: make([][]byte, maxHandoverBatches+1)})
+			return err
+		}(),
+		"handover of no ranges": func() error { _, err := checkHandover(&relaypb.HandReply{Tail: [][]byte{{1}}}); return err }(),
+	} {
+		if err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	if s := checkStatus(&relaypb.Status{Readers: 1 << 63, Owed: 1 << 63}); int(s.GetReaders()) != maxReaders || int(s.GetOwed()) != maxReaders {
+		t.Errorf("%v", s)
+	}
+}
+
+// Whatever bytes come as an edge's or an owner's word: nothing panics, and what is taken keeps
+// its bounds.
+func FuzzWords(f *testing.F) {
+	for _, m := range []proto.Message{
+		&relaypb.Info{Exists: true, Tail: 1, LogTail: 1}, &relaypb.DoReply{Code: 1}, &relaypb.Part{Kind: 1}, aHead(), anInfo(),
+	} {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var i relaypb.Info
+		if proto.Unmarshal(b, &i) == nil && checkInfo(&i) == nil {
+			if info := infoFromWire(&i); info.Tail > info.LogTail || len(info.Chain) > shard.MaxChain+1 {
+				t.Fatalf("%+v", info)
+			}
+		}
+		var p relaypb.Part
+		if proto.Unmarshal(b, &p) == nil && checkPart(&p) == nil {
+			_, _ = infoFromWire(p.GetSubscribed().GetInfo()), refusalToError(p.GetRefusal())
+		}
+		var o relaypb.DoReply
+		if proto.Unmarshal(b, &o) == nil && checkOutcome(&o) == nil {
+			_ = outcomeFromWire(&o)
+		}
+		var q relaypb.PageRequest
+		if proto.Unmarshal(b, &q) == nil {
+			if _, err := checkPageRequest(&q); err == nil && q.GetFrom() >= q.GetInfo().GetTail() {
+				t.Fatal("a page of nothing")
+			}
+		}
+		var h relaypb.HandReply
+		if proto.Unmarshal(b, &h) == nil {
+			_, _ = checkHandover(&h)
+		}
+	})
+}
+
+// A stream is handed to its owner alone: by this node's table now or soon, or once this node
+// is gone.
+func TestWhomToHandTo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	owner := f.nodes[0]
+	id := f.owned(owner)
+	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	heir := owner.currentTable().without([]string{owner.self}).Owner(id)
+	for _, s := range f.nodes[1:] {
+		if got := owner.isSuccessor(id, peerAddr{s.self, s.addr}); got != (s.self == heir.Name) {
+			t.Errorf("%s, heir %s: %v", s.self, heir.Name, got)
+		}
+	}
+	for _, to := range []peerAddr{
+		{"evil", "10.0.0.1:1"}, {heir.Name, "10.0.0.1:1"}, {owner.self, owner.addr}, {},
+	} {
+		if owner.isSuccessor(id, to) {
+			t.Errorf("handed to %+v", to)
+		}
+	}
+	l := f.nodes[1].peers.link(owner.self)
+	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{"evil", "10.0.0.1:1"}); err == nil || found || !owner.host.Has(id) {
+		t.Errorf("given to a stranger: %v, %v", found, err)
+	}
+	soon := NewView([]Member{
+		{Name: owner.self, Key: "a", Rev: 1, StopAt: unixMillis(time.Now().Add(maxTakeoverLead / 2)), Relay: owner.addr},
+		{Name: "b", Key: "b", Rev: 1, StartAt: unixMillis(time.Now().Add(maxTakeoverLead / 2)), StopAt: Never, Relay: "b:1"},
+		{Name: "c", Key: "c", Rev: 1, StartAt: unixMillis(time.Now().Add(time.Hour)), StopAt: Never, Relay: "c:1"},
+	})
+	lone := &Relay{self: owner.self, membership: &membership{}, cfg: Config{Now: time.Now}}
+	lone.membership.view.Store(soon)
+	if !lone.isSuccessor("p/s", peerAddr{"b", "b:1"}) || lone.isSuccessor("p/s", peerAddr{"c", "c:1"}) {
+		t.Error("not the owner of a date that is near, but that of one far off")
+	}
+	// Who takes its leave back, or has S2 again, knows that before others do.
+	for what, back := range map[string]Member{
+		"its leave": {StopAt: 1, Flags: FlagLeaving}, "its way to S2": {StopAt: Never, Flags: FlagNoStore},
+	} {
+		back.Name, back.Key, back.Rev, back.Relay = "b", "b", 1, "b:1"
+		v := NewView([]Member{{Name: owner.self, Key: "a", Rev: 1, StopAt: Never, Relay: owner.addr}, back})
+		lone.membership.view.Store(v)
+		for _, id := range []shard.StreamID{"p/s", "p/t", "p/u", "p/v", "p/w", "p/x"} {
+			want := newTable([]*Member{{Name: owner.self, Key: "a"}, {Name: "b", Key: "b"}}).Owner(id).Name == "b"
+			if got := lone.isSuccessor(id, peerAddr{"b", "b:1"}); got != want {
+				t.Errorf("%s taken back: %s is handed over: %v, want %v", what, id, got, want)
+			}
+		}
+	}
+}
+
+// One stranger cannot have links without end, nor can all of them, nor a member; and they do
+// not keep a member out.
+func TestLinksAreBounded(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	s := f.nodes[0]
+	conn, err := grpc.NewClient("passthrough:///"+s.relay(), grpc.WithTransportCredentials(clientCreds{s.creds}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	link := uint64(1000)
+	opens := func(name string) error {
+		c, err := relaypb.NewRelayClient(conn).Control(ctx)
+		if err != nil {
+			return err
+		}
+		link++
+		err = c.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
+			Version: relayVersionNewest, From: &relaypb.Place{Name: []byte(name)}, To: wireBytes(s.self), Link: link,
+		}})
+		if err != nil {
+			return err
+		}
+		_, err = c.Recv()
+		return err
+	}
+	for i := range 2 * maxUnknownLinks {
+		err := opens(fmt.Sprintf("stranger-%d", i))
+		if want := i < maxUnknownLinks; (err == nil) != want || !want && status.Code(err) != codes.ResourceExhausted {
+			t.Fatalf("link %d of strangers: %v", i, err)
+		}
+	}
+	for i := 1; i < 2*maxLinksPerMember; i++ { // the member has one already
+		if err := opens(f.nodes[1].self); (err == nil) != (i < maxLinksPerMember) {
+			t.Fatalf("link %d of a member: %v", i, err)
+		}
+	}
+	f.add()
+	f.settle()
+}
+
+// What a later or a broken release says of a stream fails the call, and not the node.
+func TestMalformedAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	owner, other := f.nodes[0], f.nodes[1]
+	id := f.owned(owner)
+	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	owner.local.host = &liar{owner.local.host}
+	links := fmt.Sprint(f.links())
+	if _, err := other.State(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
+		t.Errorf("%v", err)
+	}
+	if got := fmt.Sprint(f.links()); got != links {
+		t.Errorf("links broke: %s, %s", links, got)
+	}
+}
+
+// liar describes streams that cannot be.
+type liar struct{ host }
+
+func (liar) State(context.Context, shard.StreamID, shard.Ask) (shard.Info, error) {
+	return shard.Info{Exists: true, Life: 1, Tail: 9}, nil
+}
+
+// A peer that announces much and sends little is given room for little.
+func TestAnnouncedIsNotAllocated(t *testing.T) {
+	t.Parallel()
+	p := &batchAssembler{}
+	if _, _, err := p.addPiece([]byte{1}, maxBatchOnWire); err != nil || cap(p.buf) > maxPreallocated {
+		t.Errorf("%v: %d bytes for one", err, cap(p.buf))
+	}
+	if _, _, err := (&batchAssembler{}).addPiece([]byte{1}, maxBatchOnWire+1); err == nil {
+		t.Error("more than any Range is taken")
+	}
+}

@@ -1,0 +1,52 @@
+package cluster
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Where panics are caught. Each costs what it is named after.
+const (
+	panicInCall         = "relay_call"
+	panicInLink         = "relay_link"
+	panicInSubscription = "relay_subscription"
+	panicInStateCall    = "relay_state"
+)
+
+// recoverToError makes an error of a panic. It is deferred by itself: only so it can recover.
+func recoverToError(p *shard.Panics, where string, err *error) {
+	if v := recover(); v != nil {
+		*err = p.Caught(where, v)
+	}
+}
+
+// recoverToStatus is guard for a call's handler.
+func recoverToStatus(p *shard.Panics, err *error) {
+	if v := recover(); v != nil {
+		*err = status.Error(codes.Internal, p.Caught(panicInCall, v).Error())
+	}
+}
+
+// panicInterceptors are the interceptors by which a panic of a handler costs one call. gRPC itself
+// would let it end the process.
+func panicInterceptors(p *shard.Panics) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(
+			ctx context.Context, q any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler,
+		) (reply any, err error) {
+			defer recoverToStatus(p, &err)
+			return next(ctx, q)
+		}),
+		grpc.ChainStreamInterceptor(func(
+			srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler,
+		) (err error) {
+			defer recoverToStatus(p, &err)
+			return next(srv, s)
+		}),
+	}
+}

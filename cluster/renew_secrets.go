@@ -1,0 +1,71 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"time"
+)
+
+// renewInterval is how often a node looks whether its secrets or its identity were changed.
+const renewInterval = 10 * time.Second
+
+// renewLoop takes over what Config.Renew says, whenever it says something new, until ctx ends.
+func (r *Relay) renewLoop(ctx context.Context) {
+	tick := time.NewTicker(r.cfg.renewInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := r.renewOnce(); err != nil {
+			r.cfg.Logger.Warn("the secrets or the identity cannot be read again, the old ones are used", "err", err)
+		}
+	}
+}
+
+func (r *Relay) renewOnce() error {
+	secrets, id, err := r.cfg.Renew()
+	if err != nil {
+		return err
+	}
+	if err := CheckSecrets(secrets); err != nil {
+		return err
+	}
+	p, err := newFleetProof(r.cfg.Cluster, secrets, id)
+	if err != nil {
+		return err
+	}
+	if p.equal(r.creds.proof.Load()) {
+		return nil
+	}
+	if err := r.membership.setSecrets(secrets); err != nil {
+		return err
+	}
+	r.creds.replaceProof(p)
+	r.cfg.Logger.Info("secrets renewed", "secrets", len(secrets), "identity", id != nil)
+	return nil
+}
+
+// setSecrets has gossip use other secrets: the first encrypts, all decrypt.
+func (m *membership) setSecrets(secrets [][]byte) error {
+	for _, s := range secrets {
+		if err := m.keyring.AddKey(s); err != nil {
+			return err
+		}
+	}
+	if err := m.keyring.UseKey(secrets[0]); err != nil {
+		return err
+	}
+	for _, s := range m.keyring.GetKeys() {
+		if slices.ContainsFunc(secrets, func(k []byte) bool { return bytes.Equal(k, s) }) {
+			continue
+		}
+		if err := m.keyring.RemoveKey(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}

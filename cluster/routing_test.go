@@ -1,0 +1,180 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+func tableOf(names ...string) (*View, *Table) {
+	var ms []Member
+	for _, n := range names {
+		ms = append(ms, Member{Name: n, Key: n, Rev: 1, StopAt: Never, Relay: n + ":1"})
+	}
+	v := NewView(ms)
+	return v, v.At(time.Unix(1, 0))
+}
+
+// sim is nodes that may disagree about who is there, and may not reach each other.
+type sim struct {
+	names  []string
+	views  map[string]*View
+	tables map[string]*Table
+	dead   map[string]bool            // answer nobody
+	cut    map[string]map[string]bool // cut[a][b]: a does not reach b
+}
+
+func drawSim(t *rapid.T) *sim {
+	s := &sim{
+		views: map[string]*View{}, tables: map[string]*Table{}, dead: map[string]bool{},
+		cut: map[string]map[string]bool{},
+	}
+	n := rapid.IntRange(1, 6).Draw(t, "nodes")
+	for i := range n {
+		s.names = append(s.names, fmt.Sprintf("n%d", i))
+	}
+	for i, name := range s.names {
+		sees := slices.DeleteFunc(slices.Clone(s.names), func(o string) bool {
+			return o != name && rapid.IntRange(0, 3).Draw(t, "unseen") == 0
+		})
+		s.views[name], s.tables[name] = tableOf(sees...)
+		s.dead[name] = i > 0 && rapid.IntRange(0, 3).Draw(t, "dead") == 0
+		s.cut[name] = map[string]bool{}
+		for _, o := range s.names {
+			s.cut[name][o] = o != name && rapid.IntRange(0, 4).Draw(t, "cut") == 0
+		}
+	}
+	return s
+}
+
+func (s *sim) reaches(a, b string) bool { return !s.dead[b] && !s.cut[a][b] }
+
+// ask is one attempt of a course: nil if somebody served it.
+func (s *sim) ask(from string, to target, id shard.StreamID, r route) (name string, err error) {
+	if to.member == nil {
+		return from, nil
+	}
+	name = to.member.Name
+	if !s.reaches(from, name) {
+		return name, errUnreachable
+	}
+	return name, checkOwnership(s.tables[name], name, id, r, func(m *Member) bool { return s.reaches(name, m.Name) })
+}
+
+// Whatever nodes believe and whoever is out of reach, a request that begins on a
+// living node is served, in few steps and by ever higher hops.
+func TestCourseEnds(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSim(t)
+		id := shard.StreamID(fmt.Sprintf("default/%d", rapid.IntRange(0, 50).Draw(t, "stream")))
+		var c routing
+		last := hopFirst
+		for step := 0; ; step++ {
+			if step > 4*len(s.names)+4 {
+				t.Fatalf("no end after %d steps", step)
+			}
+			to, ok := c.nextTarget(s.views["n0"], s.tables["n0"], id, "n0")
+			if !ok {
+				t.Fatal("nobody to ask")
+			}
+			if to.hop < last && !c.ownerVouched {
+				t.Fatalf("hop fell from %d to %d", last, to.hop)
+			}
+			last = to.hop
+			name, err := s.ask("n0", to, id, route{hop: to.hop, excluded: c.excluded})
+			if err == nil {
+				return
+			}
+			if !c.handleAnswer(name, err) {
+				t.Fatalf("gave up after %d steps: %v", step, err)
+			}
+		}
+	})
+}
+
+// ownerAndHeir are those of some stream in the table, and the stream.
+func ownerAndHeir(t *Table, not string) (id shard.StreamID, owner, heir *Member) {
+	for i := 0; ; i++ {
+		id = shard.StreamID(fmt.Sprintf("default/%d", i))
+		owner = t.Owner(id)
+		heir = t.without([]string{owner.Name}).Owner(id)
+		if owner.Name != not && heir.Name != not {
+			return id, owner, heir
+		}
+	}
+}
+
+func TestCourseOfALostOwner(t *testing.T) {
+	v, table := tableOf("a", "b", "c", "d")
+	id, owner, heir := ownerAndHeir(table, "a")
+	var c routing
+	step := func(want *Member, wantHop hop, err error) {
+		t.Helper()
+		to, _ := c.nextTarget(v, table, id, "a")
+		if to.member != want || to.hop != wantHop {
+			t.Fatalf("asks %+v at hop %d, want %s at %d", to.member, to.hop, want.Name, wantHop)
+		}
+		if err != nil && !c.handleAnswer(want.Name, err) {
+			t.Fatal("gives up")
+		}
+	}
+	step(owner, hopFirst, errUnreachable)
+	// The heir sees the owner; the caller tries it once more, and then insists.
+	step(heir, hopRedirected, &redirectError{owner: peerAddr{owner.Name, owner.Relay}, ownerAlive: true})
+	step(owner, hopRedirected, errUnreachable)
+	step(heir, hopForce, nil)
+}
+
+func TestJudge(t *testing.T) {
+	_, table := tableOf("a", "b", "c", "d")
+	id, owner, heir := ownerAndHeir(table, "a")
+	without := []string{owner.Name}
+	for _, c := range []struct {
+		name          string
+		self          string
+		r             route
+		answers       bool
+		served, alive bool
+	}{
+		{"the owner serves", owner.Name, route{}, true, true, false},
+		{"others name it", heir.Name, route{}, true, false, false},
+		{"at hop 1 too", "a", route{hop: hopRedirected}, true, false, false},
+		{"the heir serves for a lost owner", heir.Name, route{hopRedirected, without}, false, true, false},
+		{"unless that answers it", heir.Name, route{hopRedirected, without}, true, false, true},
+		{"others than the heir do not", "a", route{hopRedirected, without}, false, false, false},
+		{"must is always served", "a", route{hop: hopForce}, true, true, false},
+	} {
+		err := checkOwnership(table, c.self, id, c.r, func(*Member) bool { return c.answers })
+		var r *redirectError
+		if served := err == nil; served != c.served {
+			t.Errorf("%s: %v", c.name, err)
+		} else if !served && (!errors.As(err, &r) || r.ownerAlive != c.alive || r.owner.name != owner.Name) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// A node that S2 does not answer is asked once; two of them, and S2 is down.
+func TestCourseWithoutStore(t *testing.T) {
+	v, table := tableOf("a", "b", "c", "d")
+	id, owner, _ := ownerAndHeir(table, "a")
+	var c routing
+	to, _ := c.nextTarget(v, table, id, "a")
+	if to.member != owner || !c.handleAnswer(owner.Name, shard.ErrStoreDown) {
+		t.Fatal("gives up after the first")
+	}
+	to, _ = c.nextTarget(v, table, id, "a")
+	if to.member == owner || to.hop != hopForce {
+		t.Fatalf("asks %+v at hop %d", to.member, to.hop)
+	}
+	if c.handleAnswer(to.member.Name, shard.ErrStoreDown) {
+		t.Fatal("goes on after the second")
+	}
+}

@@ -1,0 +1,67 @@
+package cluster
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// An answer is shared only by those who asked before its call was sent: whoever
+// asks after a write was acknowledged gets an answer that knows of it.
+func TestFlightsShareNoOldAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := newStateCalls(t.Context())
+		var tail, calls atomic.Uint64
+		call := func(context.Context) (shard.Info, error) {
+			calls.Add(1)
+			seen := tail.Load() // what the owner knows when it is asked
+			<-time.After(100 * time.Millisecond)
+			return shard.Info{Tail: seen}, nil
+		}
+		answers := make(chan error, 200)
+		for i := range 200 {
+			go func() {
+				<-time.After(time.Duration(i) * 3 * time.Millisecond)
+				asked := tail.Add(1) // a write was acknowledged, and then:
+				info, err := fs.callShared(t.Context(), stateCallKey{"s/s", 0}, call)
+				if err == nil && info.Tail < asked {
+					t.Errorf("an answer as of %d to a question at %d", info.Tail, asked)
+				}
+				answers <- err
+			}()
+		}
+		for range 200 {
+			if err := <-answers; err != nil {
+				t.Error(err)
+			}
+		}
+		fs.wg.Wait()
+		if n := calls.Load(); n > 9 {
+			t.Errorf("%d calls for 200 questions in 600 ms", n)
+		}
+		if len(fs.byKey) != 0 {
+			t.Errorf("%d flights left", len(fs.byKey))
+		}
+	})
+}
+
+// A call that nobody waits for any more is cancelled.
+func TestFlightsCancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := newStateCalls(t.Context())
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		_, err := fs.callShared(ctx, stateCallKey{"s/s", 0}, func(ctx context.Context) (shard.Info, error) {
+			<-ctx.Done()
+			return shard.Info{}, ctx.Err()
+		})
+		if err == nil {
+			t.Error("no error")
+		}
+		fs.wg.Wait()
+	})
+}

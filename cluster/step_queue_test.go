@@ -1,0 +1,105 @@
+package cluster
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The agenda is a map from follower to time that knows its first.
+func TestAgenda(t *testing.T) {
+	base := time.Now()
+	fs := make([]*follower, 50)
+	for i := range fs {
+		fs[i] = &follower{}
+	}
+	var a stepQueue
+	model := map[*follower]time.Time{}
+	now := base
+	for range 20_000 {
+		f := fs[rand.IntN(len(fs))]
+		switch rand.IntN(4) {
+		case 0:
+			a.schedule(f, time.Time{})
+			delete(model, f)
+		case 1, 2:
+			at := now.Add(rand.N(time.Second))
+			a.schedule(f, at)
+			model[f] = at
+		default:
+			now = now.Add(rand.N(50 * time.Millisecond))
+			for f := a.popDue(now); f != nil; f = a.popDue(now) {
+				if at, ok := model[f]; !ok || now.Before(at) {
+					t.Fatalf("due at %v of %v", at, ok)
+				}
+				delete(model, f)
+			}
+			first := time.Hour
+			for _, at := range model {
+				first = min(first, at.Sub(now))
+			}
+			if first <= 0 || a.untilNext(now) != first || len(a.byFollower) != len(model) {
+				t.Fatalf("wait %v for %d, not %v for %d", a.untilNext(now), len(a.byFollower), first, len(model))
+			}
+		}
+	}
+}
+
+// Streams that are near are opened before all that have to be fetched.
+func TestOpenersNearFirst(t *testing.T) {
+	o := &openPool{limit: 1, maxWaiting: 4}
+	var order []string
+	begun, hold := make(chan struct{}), make(chan struct{})
+	add := func(near bool, name string) bool {
+		return o.submit(near, func() { order = append(order, name) })
+	}
+	o.submit(false, func() {
+		close(begun)
+		<-hold
+	})
+	<-begun
+	for _, far := range []string{"a", "b"} {
+		add(false, far)
+	}
+	add(true, "c")
+	add(true, "d")
+	if add(true, "e") {
+		t.Error("more wait than may")
+	}
+	close(hold)
+	o.close()
+	if got := strings.Join(order, ""); got != "cdab" {
+		t.Errorf("%q", got)
+	}
+}
+
+// Moves that are not urgent are spread over as long as there are many.
+func TestMovesTakeTurns(t *testing.T) {
+	var fs followLoop
+	now := time.Now()
+	const n = 4000
+	var last time.Time
+	early := 0
+	for range n {
+		at := fs.nextMoveTime(now)
+		if at.Before(now.Add(time.Second)) {
+			early++
+		}
+		last = at
+	}
+	if d := last.Sub(now); d < n*movePace || d > n*movePace+moveJitter {
+		t.Errorf("the last after %v", d)
+	}
+	for range 100_000 { // feeds go on for movedGrace
+		if d := fs.nextMoveTime(now).Sub(now); d > movedGrace*3/4 {
+			t.Fatalf("one after %v", d)
+		}
+	}
+	if early < n/4 || early > n/2 {
+		t.Errorf("%d of %d in the first second", early, n)
+	}
+	if later := now.Add(time.Hour); fs.nextMoveTime(later).Sub(later) > movePace+moveJitter {
+		t.Error("a later one waits for those before")
+	}
+}
