@@ -179,7 +179,7 @@ func (d *draft) last() int {
 
 // room bounds the metered size of a checkpoint of s from above.
 func (s *State) room() int {
-	n := 1024 + len(s.typ) + len(s.streamSeq) + len(s.expiresRaw) + windowSize*24 + s.heldSize()
+	n := 1024 + len(s.typ) + len(s.streamSeq) + len(s.expiresRaw) + windowSize*24 + s.held.size
 	for _, a := range s.chain {
 		n += len(a.Stream) + 32
 	}

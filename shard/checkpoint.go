@@ -129,8 +129,8 @@ func (s *State) encodeLevel2(b []byte) []byte {
 	if !s.lastBatch.id.IsZero() {
 		b = appendField(b, ckLastBatch, append(s.lastBatch.id[:], uvarints(s.lastBatch.end)...))
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.held), AppendID.compare) {
-		if from := s.held[id].from; from != 0 {
+	for _, id := range slices.SortedFunc(maps.Keys(s.held.rows), AppendID.compare) {
+		if from := s.held.rows[id].from; from != 0 {
 			b = appendField(b, ckHeldFrom, append(id[:], uvarints(from)...))
 		}
 	}
@@ -145,8 +145,8 @@ func (s *State) encodeForks(b []byte) []byte {
 	if s.fork != nil {
 		b = appendField(b, ckFork, s.fork.encode())
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.held), AppendID.compare) {
-		f := s.held[id]
+	for _, id := range slices.SortedFunc(maps.Keys(s.held.rows), AppendID.compare) {
+		f := s.held.rows[id]
 		b = appendField(b, ckHeld, append(append(uvarints(f.time), id[:]...), f.stream...))
 	}
 	for _, d := range s.debts {
@@ -228,6 +228,7 @@ func (s *State) restore(r Record, h *Header) error {
 	}
 	fresh.sinceRecords, fresh.sinceBytes = 1, uint64(r.Size)
 	*s = fresh
+	s.held.owner = s // decoded just now, and nobody else's
 	return nil
 }
 
@@ -318,11 +319,8 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 	case ckFork:
 		s.fork = f.fork()
 	case ckHeld:
-		if s.held == nil {
-			s.held = map[AppendID]holder{}
-		}
 		at, id := orNow(f.uvarint()), f.head()
-		s.held[id] = holder{stream: StreamID(f.rest()), time: at}
+		s.held.set(id, holder{stream: StreamID(f.rest()), time: at})
 	case ckDebt:
 		s.debts = append(s.debts, debt{f.head(), StreamID(f.rest())})
 	case ckNext:
@@ -355,9 +353,9 @@ func (s *State) decodeLevel2(tag byte, f *fieldReader) {
 		s.lastBatch = batchEnd{f.head(), f.uvarint()}
 	case ckHeldFrom:
 		id, from := f.head(), f.uvarint()
-		if h, ok := s.held[id]; ok {
+		if h, ok := s.held.rows[id]; ok {
 			h.from = from
-			s.held[id] = h
+			s.held.set(id, h)
 		}
 	case ckChainTimes:
 		s.chainTimes = f.uvarints()

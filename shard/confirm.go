@@ -115,7 +115,7 @@ func (h *Host) holds(ctx context.Context, id StreamID, fork *Fork, chain []Ances
 			return false, nil
 		case err != nil:
 			return false, err
-		case src.held[fork.Hold].stream != id || !src.covers(fork.Source, chain):
+		case src.held.rows[fork.Hold].stream != id || !src.covers(fork.Source, chain):
 			return false, nil
 		}
 		delete(left, fork.Source)
@@ -147,10 +147,10 @@ func (h *Host) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State, e
 	h.mu.Unlock()
 	if s != nil {
 		s.mu.Lock()
-		if s.opened && s.state.held[fork.Hold].stream == id {
-			known := *s.state
+		if s.opened && s.state.held.rows[fork.Hold].stream == id {
+			known := s.state.snapshot()
 			s.mu.Unlock()
-			return &known, nil
+			return known, nil
 		}
 		s.mu.Unlock()
 	}

@@ -249,7 +249,7 @@ func seal(drafts []draft, req *Request) []draft {
 func bury(s *State, id AppendID, why Reason) []draft {
 	dead := *s
 	dead.exists, dead.ended, dead.closed = false, true, false
-	dead.gone = len(s.held) > 0
+	dead.gone = len(s.held.rows) > 0
 	dead.closedBy, dead.streamSeq, dead.chain, dead.producers = nil, nil, nil, nil
 	dead.typ, dead.hasTTL, dead.ttl, dead.expires, dead.expiresRaw = "", false, 0, 0, ""
 	dead.mixed = false

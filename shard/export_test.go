@@ -120,9 +120,9 @@ func ForgeDebts(pos uint64, source StreamID, n int) []byte {
 
 // ForgeHolds is a tombstone of a stream that forks of such names hold.
 func ForgeHolds(pos uint64, names ...StreamID) []byte {
-	s := State{Next: pos + 1, ended: true, gone: true, life: 1, held: map[AppendID]holder{}}
+	s := State{Next: pos + 1, ended: true, gone: true, life: 1}
 	for _, name := range names {
-		s.held[NewAppendID()] = holder{stream: name, time: 1}
+		s.hold(NewAppendID(), holder{stream: name, time: 1})
 	}
 	return (&Header{Kind: KindTombstone, State: s.encode()}).encode(pos)
 }

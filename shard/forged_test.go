@@ -2,6 +2,8 @@ package shard
 
 import (
 	"fmt"
+	"maps"
+	"runtime"
 	"testing"
 )
 
@@ -38,12 +40,93 @@ func TestForgedRun(t *testing.T) {
 
 // A state that no checkpoint has room for keeps nobody from writing.
 func TestForgedState(t *testing.T) {
-	s := &State{exists: true, life: 1, typ: "text/plain", sinceBytes: overdueBytes, held: map[AppendID]holder{}}
+	s := &State{exists: true, life: 1, typ: "text/plain", sinceBytes: overdueBytes}
 	for range 2 * MaxBatchBytes / 100 {
-		s.held[NewAppendID()] = holder{stream: StreamID(fmt.Sprintf("%0100d", 0))}
+		s.held.set(NewAppendID(), holder{stream: StreamID(fmt.Sprintf("%0100d", 0))})
 	}
 	b, n := compose(s, []*call{{req: &Request{Op: OpAppend, Type: "text/plain", ID: NewAppendID(), Messages: NewMessages([]byte("a"))}}}, 1, 0)
 	if n != 1 || len(b.calls) != 1 || len(b.entries) == 0 {
 		t.Errorf("%d taken, %d calls, %d entries: %+v", n, len(b.calls), len(b.entries), b.verdicts)
+	}
+}
+
+// allocated returns the bytes that fn allocates. The caller does not run in parallel.
+func allocated(fn func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	fn()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// What a record about a reference costs the fold does not depend on how many references there
+// are, whoever wrote it and whether it changes anything.
+func TestFoldOfReferencesIsLinear(t *testing.T) {
+	const forks = 2000
+	ids := make([]AppendID, forks)
+	for i := range ids {
+		ids[i] = NewAppendID()
+	}
+	for name, header := range map[string]func(i int) Header{
+		"holds":             func(i int) Header { return Header{Kind: KindHold, Ref: ids[i], Name: "p/f"} },
+		"the same hold":     func(int) Header { return Header{Kind: KindHold, Ref: ids[0], Name: "p/f"} },
+		"releases":          func(i int) Header { return Header{Kind: KindRelease, Ref: ids[i]} },
+		"releases of none":  func(int) Header { return Header{Kind: KindRelease, Ref: AppendID{1}} },
+		"settled, and owed": func(i int) Header { return Header{Kind: KindSettled, Ref: ids[i]} },
+		"settled, not owed": func(int) Header { return Header{Kind: KindSettled, Ref: AppendID{1}} },
+	} {
+		s := &State{exists: true, life: 1}
+		for i := range forks {
+			s.hold(ids[i], holder{stream: "p/f"})
+		}
+		for i := range 2 * maxDebts {
+			s.debts = append(s.debts, debt{ids[i], "p/s"})
+		}
+		h := make([]Header, forks)
+		for i := range h {
+			h[i] = header(i)
+		}
+		s.snapshot()
+		n := allocated(func() {
+			for i := range h {
+				if _, err := s.fold(Record{Pos: uint64(i)}, &h[i]); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		if n > 4<<20 {
+			t.Errorf("%s: %d bytes for %d records", name, n, forks)
+		}
+	}
+}
+
+// Copies of a State keep their forks, whichever goes on, and the table knows its size.
+func TestForkTableIsCopiedOnce(t *testing.T) {
+	t.Parallel()
+	s := &State{exists: true, life: 1}
+	for i := range 100 {
+		s.hold(AppendID{1, byte(i)}, holder{stream: "p/f"})
+	}
+	kept, spec := s.snapshot(), State{}
+	want := maps.Clone(s.held.rows)
+	for i := range 50 {
+		s.release(AppendID{1, byte(i)})
+		s.hold(AppendID{2, byte(i)}, holder{stream: "p/longer"})
+	}
+	spec.speculate(s)
+	spec.release(AppendID{1, 99})
+	last := *s
+	last.hold(AppendID{3}, holder{stream: "p/g"})
+	if !maps.Equal(kept.held.rows, want) {
+		t.Errorf("the snapshot went on: %d forks", len(kept.held.rows))
+	}
+	for name, n := range map[*State]int{kept: 100, s: 100, &spec: 99, &last: 101} {
+		size := 0
+		for _, f := range name.held.rows {
+			size += f.size()
+		}
+		if len(name.held.rows) != n || name.held.size != size {
+			t.Errorf("%d forks of %d bytes, want %d of %d", len(name.held.rows), name.held.size, n, size)
+		}
 	}
 }

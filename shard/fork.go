@@ -72,33 +72,74 @@ type debt struct {
 	source StreamID
 }
 
+// forkTable is the forks that hold a stream. Copies of a State share its rows: the State
+// that owns them changes them in place, and any other copies them before its first change.
+// So the fold copies them once for each copy that goes on from there, and not for each
+// record.
+type forkTable struct {
+	rows  map[AppendID]holder
+	size  int    // what the rows take encoded, from above
+	owner *State // nil: nobody
+}
+
+// set adds or replaces a row.
+func (t *forkTable) set(id AppendID, f holder) {
+	t.drop(id)
+	if t.rows == nil {
+		t.rows = map[AppendID]holder{}
+	}
+	t.rows[id] = f
+	t.size += f.size()
+}
+
+// drop removes a row, if it is there.
+func (t *forkTable) drop(id AppendID) {
+	if f, ok := t.rows[id]; ok {
+		t.size -= f.size()
+		delete(t.rows, id)
+	}
+}
+
+// ownForks makes the table of forks the State's own, to be changed.
+func (s *State) ownForks() *forkTable {
+	if s.held.owner != s {
+		s.held.rows, s.held.owner = maps.Clone(s.held.rows), s
+	}
+	return &s.held
+}
+
+// snapshot returns what the State says of its life and its forks, to be kept while the fold
+// goes on.
+func (s *State) snapshot() *State {
+	s.held.owner = nil
+	kept := *s
+	kept.producers, kept.recent, kept.run, kept.base = nil, window{}, nil, nil
+	return &kept
+}
+
 // hold notes a fork. More of them than decideHold allows are not ours, and are not noted.
 func (s *State) hold(id AppendID, f holder) {
-	if s.heldSize()+f.size() > 2*heldBytes {
-		return
+	if s.held.size+f.size() <= 2*heldBytes {
+		s.ownForks().set(id, f)
 	}
-	s.held = maps.Clone(s.held)
-	if s.held == nil {
-		s.held = map[AppendID]holder{}
-	}
-	s.held[id] = f
 }
 
 func (s *State) release(id AppendID) {
-	s.held = maps.Clone(s.held)
-	delete(s.held, id)
+	if _, ok := s.held.rows[id]; ok {
+		s.ownForks().drop(id)
+	}
+}
+
+// settled strikes a debt out. Who has the debts of before keeps them as they were.
+func (s *State) settled(id AppendID) {
+	of := func(d debt) bool { return d.id == id }
+	if slices.ContainsFunc(s.debts, of) {
+		s.debts = slices.DeleteFunc(slices.Clone(s.debts), of)
+	}
 }
 
 // size is the encoded size of one fork in the table, from above.
 func (f holder) size() int { return len(f.stream) + 24 }
-
-// heldSize is the encoded size of the table of forks, from above.
-func (s *State) heldSize() (n int) {
-	for _, f := range s.held {
-		n += f.size()
-	}
-	return n
-}
 
 // chainSize is the encoded size of a chain, from above.
 func chainSize(chain []Ancestor) (n int) {
@@ -175,7 +216,7 @@ func decideHold(s *State, req *Request) ([]draft, Outcome) {
 		return nil, refuse(s, CodeSourceMissing, "no such source in this project")
 	case s.life != req.Life:
 		return nil, refuse(s, CodeSourceChanged, "the source was made anew")
-	case s.heldSize()+(holder{stream: req.Name}).size() > heldBytes:
+	case s.held.size+(holder{stream: req.Name}).size() > heldBytes:
 		return nil, refuse(s, CodeForkLimit, "the source has too many forks")
 	}
 	return control(Header{Kind: KindHold, Ref: req.Ref, Name: req.Name}), Outcome{Code: CodeAppended}
@@ -185,11 +226,11 @@ func decideHold(s *State, req *Request) ([]draft, Outcome) {
 // ends it for good.
 func decideRelease(s *State, req *Request) ([]draft, Outcome) {
 	// Only the fork that holds gives back. An earlier release does not say which it is.
-	if f, ok := s.held[req.Ref]; !ok || req.Name != "" && f.stream != req.Name {
+	if f, ok := s.held.rows[req.Ref]; !ok || req.Name != "" && f.stream != req.Name {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
 	drafts := control(Header{Kind: KindRelease, Ref: req.Ref})
-	if s.gone && len(s.held) == 1 {
+	if s.gone && len(s.held.rows) == 1 {
 		last := *s
 		last.release(req.Ref)
 		drafts = append(drafts, bury(&last, AppendID{}, ReasonDeleted)...)

@@ -200,7 +200,7 @@ func (s *Shard) verify(ctx context.Context) {
 	now := s.host.cfg.Now()
 	due, next := s.verifyDue(), now.Add(verifyEvery<<s.verifyTries)
 	held := map[AppendID]holder{}
-	for id, f := range s.state.held {
+	for id, f := range s.state.held.rows {
 		if age := holdGrace - time.Duration(acked-min(f.time, acked))*time.Millisecond; age > 0 {
 			if at := now.Add(age); at.Before(next) {
 				next = at
@@ -210,7 +210,7 @@ func (s *Shard) verify(ctx context.Context) {
 		}
 	}
 	if due {
-		all := len(held) == len(s.state.held) // else some are too young
+		all := len(held) == len(s.state.held.rows) // else some are too young
 		s.verifyAt, s.verified, s.crowded = next, all, s.crowded && !all
 		s.verifyTries = min(s.verifyTries+1, verifyMost)
 	}
@@ -242,7 +242,7 @@ func (s *Shard) ackedFor(ctx context.Context) uint64 {
 	shows, known := clock.read(s.host.cfg.Now())
 	ask := false
 	if s.verifyDue() {
-		for _, f := range s.state.held {
+		for _, f := range s.state.held.rows {
 			old := f.time + uint64(holdGrace.Milliseconds())
 			ask = ask || acked < old && (!known || old <= shows)
 		}

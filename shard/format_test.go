@@ -18,7 +18,7 @@ func level2() *State {
 		Next: 900, Time: 8000, exists: true, life: 5, start: 3, tail: 899, typ: "text/plain", touched: 7,
 		retained: &retainedFrom{pos: 12, ordinal: 9, bytes: 4711}, counts: counts{true, 800, 9000},
 		retention: &retention{Seconds: 60}, foreignSeen: 77, lastBatch: batchEnd{AppendID{4}, 890},
-		held:  map[AppendID]holder{{1}: {stream: "p/f", time: 5, from: 30}, {2}: {stream: "p/g", time: 6}},
+		held:  forkTable{rows: map[AppendID]holder{{1}: {stream: "p/f", time: 5, from: 30}, {2}: {stream: "p/g", time: 6}}, size: 54},
 		chain: []Ancestor{{Stream: "p/o", Life: 2, Bound: 8}}, chainTimes: []uint64{4000},
 		kept: bytes.Clone(later),
 	}
@@ -298,13 +298,13 @@ func TestTablesStayWithinTheirBounds(t *testing.T) {
 	}
 	for i := range 4 * maxDebts {
 		s.exists, s.fork = true, &Fork{Source: "p/o", Hold: AppendID{byte(i), byte(i >> 8), 1}}
-		s.held = nil
+		s.held = forkTable{}
 		grave := bury(s, AppendID{}, ReasonDeleted)
 		if err := s.fold1(uint64(i), grave[len(grave)-1].h); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if !s.valid() || len(s.debts) > 2*maxDebts {
-		t.Errorf("%d debts, %d bytes of holds", len(s.debts), s.heldSize())
+		t.Errorf("%d debts, %d bytes of holds", len(s.debts), s.held.size)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"mime"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -38,11 +37,11 @@ type State struct {
 	touched    uint64 // S2 time of the last create, message, close or touch; 0: this batch's
 
 	// fork says what this life was forked from; nil: nothing. held are the forks
-	// that refer to this stream: copied before it is changed. gone: the life has
-	// ended, and its records are kept for them. debts are references of lives that
-	// have ended, to be given back to their sources; they outlive lives.
+	// that refer to this stream. gone: the life has ended, and its records are kept
+	// for them. debts are references of lives that have ended, to be given back to
+	// their sources; they outlive lives, and are copied before they are changed.
 	fork  *Fork
-	held  map[AppendID]holder
+	held  forkTable
 	gone  bool
 	debts []debt
 
@@ -275,7 +274,7 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 	case KindRelease:
 		s.release(h.Ref)
 	case KindSettled:
-		s.debts = slices.DeleteFunc(slices.Clone(s.debts), func(d debt) bool { return d.id == h.Ref })
+		s.settled(h.Ref)
 	case KindCheckpoint, KindTombstone:
 		if s.partial {
 			e.ended = h.Kind == KindTombstone

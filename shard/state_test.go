@@ -86,6 +86,7 @@ var sameState = cmp.Options{
 	cmp.AllowUnexported(
 		State{}, claim{}, outcome{}, run{}, holder{}, debt{}, counts{}, batchEnd{}, retainedFrom{}, retention{},
 	), cmpopts.EquateEmpty(),
+	cmp.Comparer(func(a, b forkTable) bool { return maps.Equal(a.rows, b.rows) && a.size == b.size }),
 	cmp.Comparer(func(a, b window) bool {
 		var x, y []outcome
 		a.all(func(o outcome) { x = append(x, o) })
@@ -288,17 +289,17 @@ func TestBuryInAFullBatch(t *testing.T) {
 
 // A full table of forks is read with every checkpoint, while the stream waits.
 func TestForkTableIsReadInOneGo(t *testing.T) {
-	s := &State{exists: true, life: 1, typ: "text/plain", held: map[AppendID]holder{}}
-	for i := 0; s.heldSize()+40 < heldBytes; i++ {
-		s.held[NewAppendID()] = holder{stream: StreamID(fmt.Sprint("default/f", i)), time: 5}
+	s := &State{exists: true, life: 1, typ: "text/plain"}
+	for i := 0; s.held.size+40 < heldBytes; i++ {
+		s.held.set(NewAppendID(), holder{stream: StreamID(fmt.Sprint("default/f", i)), time: 5})
 	}
 	b, got := s.encode(), State{}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	err := got.decode(b, 1)
 	runtime.ReadMemStats(&after)
-	if err != nil || !maps.Equal(got.held, s.held) {
-		t.Fatalf("%d of %d forks, %v", len(got.held), len(s.held), err)
+	if err != nil || !maps.Equal(got.held.rows, s.held.rows) {
+		t.Fatalf("%d of %d forks, %v", len(got.held.rows), len(s.held.rows), err)
 	}
 	if n := after.TotalAlloc - before.TotalAlloc; n > 10<<20 {
 		t.Errorf("%d bytes for a table of %d", n, len(b))

@@ -91,10 +91,10 @@ func (s *State) valid() bool {
 
 // validTables checks what a State has many of.
 func (s *State) validTables() bool {
-	if len(s.debts) > 2*maxDebts || s.heldSize() > 2*heldBytes {
+	if len(s.debts) > 2*maxDebts || s.held.size > 2*heldBytes {
 		return false
 	}
-	for id, f := range s.held {
+	for id, f := range s.held.rows {
 		if id.IsZero() || !validName(f.stream) || f.time > maxNumber {
 			return false
 		}

@@ -36,9 +36,7 @@ func (s *State) weight() int {
 	for id := range s.producers {
 		n += rowBytes + len(id)
 	}
-	for _, f := range s.held {
-		n += rowBytes + len(f.stream)
-	}
+	n += len(s.held.rows)*rowBytes + s.held.size
 	for _, d := range s.debts {
 		n += int(unsafe.Sizeof(d)) + len(d.source)
 	}
