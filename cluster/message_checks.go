@@ -89,8 +89,13 @@ func checkChain(chain []*relaypb.Ancestor) error {
 		return malformedError("chain")
 	}
 	for _, a := range chain {
-		if len(a.GetStream()) > shard.MaxStreamID || a.GetStart() > a.GetBound() || a.GetBound() > maxPosition {
+		if a.GetStart() > a.GetBound() || a.GetBound() > maxPosition {
 			return malformedError("chain")
+		}
+		if len(a.GetStream()) > 0 { // else it is the stream's own log
+			if _, err := checkStream(a.GetStream()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -130,7 +135,7 @@ func checkWriteHead(h *relaypb.DoHead) (id shard.StreamID, size int, err error) 
 	switch ref := len(h.GetRef()); {
 	case op > uint32(shard.LastOp) || !peerOps[shard.Op(op)]:
 		return "", 0, malformedError("operation")
-	case len(h.GetId()) != len(shard.AppendID{}), ref != 0 && ref != len(shard.AppendID{}), len(h.GetName()) > shard.MaxStreamID,
+	case len(h.GetId()) != len(shard.AppendID{}), ref != 0 && ref != len(shard.AppendID{}),
 		len(h.GetType()) > maxTextBytes, len(h.GetBad()) > maxTextBytes, len(h.GetExpiresRaw()) > maxTextBytes,
 		len(h.GetStreamSeq()) > shard.MaxStreamSeq, len(h.GetProducer().GetId()) > shard.MaxProducerID:
 		return "", 0, malformedError("write")
@@ -138,6 +143,11 @@ func checkWriteHead(h *relaypb.DoHead) (id shard.StreamID, size int, err error) 
 		return "", 0, malformedError("write about a reference")
 	case shard.Op(op) != shard.OpCreate && h.GetFork() != nil:
 		return "", 0, malformedError("fork")
+	}
+	if len(h.GetName()) > 0 {
+		if _, err := checkStream(h.GetName()); err != nil {
+			return "", 0, err
+		}
 	}
 	if err := checkFork(h.GetFork(), h.GetSource()); err != nil {
 		return "", 0, err

@@ -21,6 +21,7 @@ var (
 	longName = []byte(strings.Repeat("n", maxMemberName+1))
 	longText = []byte(strings.Repeat("t", maxTextBytes+1))
 	longID   = []byte(strings.Repeat("s", shard.MaxStreamID+1))
+	ofFleet  = []byte("__ds/fleet") // no stream's name
 )
 
 // aHead is a write that is as it should be.
@@ -93,6 +94,14 @@ func TestWhatPeersSay(t *testing.T) {
 		"bad":                  head(func(h *relaypb.DoHead) { h.Bad = longText }),
 		"expires":              head(func(h *relaypb.DoHead) { h.ExpiresRaw = longText }),
 		"name":                 head(func(h *relaypb.DoHead) { h.Name = longID }),
+		"stream of the fleet":  head(func(h *relaypb.DoHead) { h.Stream = ofFleet }),
+		"name of the fleet":    head(func(h *relaypb.DoHead) { h.Name = ofFleet }),
+		"fork of the fleet":    create(&relaypb.Fork{Source: ofFleet}, &relaypb.Source{}),
+		"fleet's past":         create(fork, &relaypb.Source{Chain: []*relaypb.Ancestor{{Stream: ofFleet}}}),
+		"fleet as ancestor":    info(func(i *relaypb.Info) { i.Chain[0].Stream = ofFleet }),
+		"state of the fleet":   state(&relaypb.StateRequest{Stream: ofFleet}),
+		"page of the fleet":    page(&relaypb.PageRequest{Stream: ofFleet, Info: anInfo(), From: 4}),
+		"hand of the fleet":    hand(&relaypb.HandRequest{Stream: ofFleet, To: me}),
 		"producer":             head(func(h *relaypb.DoHead) { h.Producer = &relaypb.Producer{Id: longText} }),
 		"seq":                  head(func(h *relaypb.DoHead) { h.StreamSeq = longText }),
 		"append of a fork":     head(func(h *relaypb.DoHead) { h.Fork, h.Source = fork, &relaypb.Source{} }),

@@ -12,7 +12,6 @@ import (
 const (
 	root           = "/v1/stream/"
 	defaultProject = "default"
-	reserved       = "__ds" // the protocol's own first segment (PROTOCOL 6)
 )
 
 var (
@@ -37,13 +36,14 @@ func parseName(escaped string) (shard.StreamID, error) {
 		}
 		segments[i] = plain
 	}
-	if segments[0] == reserved || len(segments) > 1 && segments[1] == reserved {
-		return "", errReserved
-	}
 	if len(segments) == 1 {
 		segments = []string{defaultProject, segments[0]}
 	}
-	id, err := shard.ParseStreamID(strings.Join(segments, "/"))
+	name := strings.Join(segments, "/")
+	if shard.StreamID(name).Reserved() {
+		return "", errReserved
+	}
+	id, err := shard.ParseStreamID(name)
 	if err != nil {
 		return "", errName
 	}

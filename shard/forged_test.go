@@ -130,3 +130,34 @@ func TestForkTableIsCopiedOnce(t *testing.T) {
 		}
 	}
 }
+
+// A log of the fleet's own is no stream: no record and no request makes a fork, a holder, a
+// debt or an ancestor of it, in whatever project it is.
+func TestFleetLogsAreNoStreams(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[StreamID]bool{
+		"p/s": true, "p/a/__ds": true, "p/__dsx": true, "__ds": false, "__ds/fleet": false, "__ds/clock": false,
+		"__ds/fleet/basin": false, "p/__ds": false, "p/__ds/fleet": false,
+	} {
+		id, fork := NewAppendID(), &Fork{Source: name, Hold: AppendID{1}}
+		chain := []Ancestor{{Stream: name, Life: 1, Bound: 1}}
+		hold, debts := &State{Next: 9}, &State{Next: 9, debts: []debt{{id, name}}}
+		hold.hold(id, holder{stream: name})
+		for what, got := range map[string]bool{
+			"hold record":   (&Header{Kind: KindHold, Ref: id, Name: name}).valid(9),
+			"create record": (&Header{Kind: KindCreate, Life: 1, Fork: fork}).valid(9),
+			"chain":         (&Header{Kind: KindCreate, Life: 1, Chain: chain}).valid(9),
+			"held":          hold.valid(),
+			"debts":         debts.valid(),
+			"fork":          (&State{Next: 9, fork: fork}).valid(),
+			"ancestors":     (&State{Next: 9, chain: chain}).valid(),
+			"hold":          (&Request{Op: OpHold, Ref: id, Name: name}).valid(),
+			"create":        (&Request{Op: OpCreate, Fork: &Fork{Source: name}, Source: &Source{}}).valid(),
+			"past":          (&Request{Op: OpCreate, Fork: &Fork{Source: "p/s"}, Source: &Source{Chain: chain}}).valid(),
+		} {
+			if got != want {
+				t.Errorf("%s of %q: valid %v", what, name, got)
+			}
+		}
+	}
+}

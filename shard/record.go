@@ -118,12 +118,31 @@ func (e Entry) record(pos, time uint64) Record {
 	}
 }
 
-// ParseStreamID checks a canonical name.
+// ParseStreamID checks a canonical name that came from somebody else: a client, a peer or a
+// record. A log of the fleet's own is no stream.
 func ParseStreamID(s string) (StreamID, error) {
-	if s == "" || len(s) > MaxStreamID {
+	switch id := StreamID(s); {
+	case id.Reserved():
+		return "", errReserved
+	case s == "" || len(s) > MaxStreamID:
 		return "", fmt.Errorf("stream name of %d bytes: %w", len(s), errStreamID)
+	default:
+		return id, nil
 	}
-	return StreamID(s), nil
 }
 
-var errStreamID = errors.New("want 1 to 512 bytes")
+var (
+	errStreamID = errors.New("want 1 to 512 bytes")
+	errReserved = errors.New("the name is reserved by the protocol")
+)
+
+// reservedSegment is the first segment of a project's name, or of a stream's in its project,
+// that the protocol has reserved. The fleet's own logs are there.
+const reservedSegment = "__ds"
+
+// Reserved reports whether the name is the protocol's own (PROTOCOL 6), and no stream's.
+func (id StreamID) Reserved() bool {
+	project, rest, _ := strings.Cut(string(id), "/")
+	stream, _, _ := strings.Cut(rest, "/")
+	return project == reservedSegment || stream == reservedSegment
+}
