@@ -1,5 +1,7 @@
 package shard
 
+import "unsafe"
+
 // assembler turns folded records into Ranges: what may be shown, in order, each
 // message whole, parts only once they are committed.
 type assembler struct {
@@ -7,6 +9,9 @@ type assembler struct {
 	time uint64 // S2 time of the last record
 	done []piece
 	held []piece // parts without their commit
+	// cost is what held takes of parts that others wrote, which nothing else is charged for;
+	// those of this process are in a request, which was charged when it came.
+	cost int
 }
 
 // piece is a message under way: its records are [pos, next). An append in parts has as many as
@@ -38,7 +43,10 @@ func (p *piece) size() int {
 func (a *assembler) add(r Record, e effect) {
 	a.time = r.Time
 	if e.void {
-		a.held = nil
+		a.held, a.cost = nil, 0
+	}
+	if (e.show == holdMessage || e.show == holdContinues) && r.known == nil {
+		a.cost += len(r.Body) + int(unsafe.Sizeof(piece{}))
 	}
 	switch e.show {
 	case showMessage:
@@ -56,7 +64,7 @@ func (a *assembler) add(r Record, e effect) {
 		} else {
 			a.done = append(a.done, a.held...)
 		}
-		a.held = nil
+		a.held, a.cost = nil, 0
 	}
 }
 
@@ -108,5 +116,5 @@ func emptied[T any](all []T) []T {
 
 // skip moves on to next without what is under way.
 func (a *assembler) skip(next uint64) {
-	a.from, a.done, a.held = max(a.from, next), nil, nil
+	a.from, a.done, a.held, a.cost = max(a.from, next), nil, nil, 0
 }

@@ -161,3 +161,53 @@ func TestFleetLogsAreNoStreams(t *testing.T) {
 		}
 	}
 }
+
+// Parts without their commit are charged for what they hold, and no more once it is there, or
+// once they are void. What this process wrote itself was charged with its request.
+func TestPartsAreCharged(t *testing.T) {
+	t.Parallel()
+	const size, parts = 1 << 18, 16
+	for name, c := range map[string]struct {
+		own, commit bool
+		want        int
+	}{
+		"forged, void": {false, false, size * parts}, "committed": {false, true, size * parts}, "own": {true, true, 0},
+	} {
+		h := NewHost(nil, NewTails(1<<20, 1<<20), Config{})
+		s := h.newShard("p/s")
+		s.state, s.opened = &State{exists: true, typ: OctetStream}, true
+		h.states.put(s)
+		fold := func(pos uint64, hd *Header) {
+			r := Record{Pos: pos, Header: hd.encode(pos), Body: make([]byte, size)}
+			if c.own {
+				r.known = hd
+			}
+			if err := s.take(s.state, []Record{r}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		counted := func() int { return int(h.states.bytes.Load() + h.states.absentBytes.Load()) }
+		id, before := NewAppendID(), counted()
+		for pos := range uint64(parts) {
+			hd := &Header{Kind: KindMessage, Flags: FlagPart, Append: id}
+			if pos == 0 {
+				hd.Flags |= FlagFirst
+			}
+			fold(pos, hd)
+		}
+		if n := counted() - before; n < c.want-size || n > c.want+size {
+			t.Errorf("%s: %d bytes are charged for %d", name, n, size*parts)
+		}
+		end := &Header{Kind: KindTouch}
+		if c.commit {
+			end = &Header{Kind: KindMessage, Flags: FlagPart | FlagLast | FlagCommit, Append: id}
+		}
+		fold(parts, end)
+		if n := counted() - before; n > size {
+			t.Errorf("%s: %d bytes are charged in the end", name, n)
+		}
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

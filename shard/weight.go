@@ -6,7 +6,7 @@ import (
 )
 
 // What a stream costs in memory is estimated: what a Shard always has, and from its State
-// what somebody's requests made of it. The bytes of its Tail and the bodies that wait are
+// what somebody's requests made of it, with the parts of an append that waits for its commit. The bytes of its Tail and the bodies that wait are
 // counted elsewhere (Tails; the edge's budget for bodies).
 const (
 	// shardBytes is a Shard, its State, its place in the table and its empty Tail.
@@ -24,7 +24,7 @@ const (
 func (s *State) weight() int {
 	n := len(s.typ) + len(s.expiresRaw) + len(s.streamSeq) + len(s.kept) + 8*len(s.chainTimes)
 	if s.run != nil && s.run.create != nil { // of an append that nobody has committed yet
-		n += len(s.run.create.Type) + len(s.run.create.ExpiresRaw)
+		n += len(s.run.create.Type) + len(s.run.create.ExpiresRaw) + chainSize(s.run.create.Chain)
 	}
 	n += len(s.recent.ring)*int(unsafe.Sizeof(outcome{})) + len(s.recent.ids)*len(AppendID{})
 	for _, a := range s.chain {
@@ -60,6 +60,7 @@ type charge struct {
 	exists atomic.Bool  // counted among the streams that exist, and not among the names
 	exact  int          // guarded by Shard.mu: the State's weight when it was measured
 	grown  int          // guarded by Shard.mu: by estimate, since
+	parts  int          // guarded by Shard.mu: what is counted of parts without their commit
 }
 
 // grow notes what was folded, under mu.
@@ -69,7 +70,7 @@ func (s *Shard) grow(recs []Record) {
 	}
 	if s.charge.grown > max(reweigh, s.charge.exact/4) {
 		s.weigh()
-	} else if s.exists() != s.charge.exists.Load() {
+	} else if parts := s.asm.cost - s.charge.parts; parts > reweigh || parts < -reweigh || s.exists() != s.charge.exists.Load() {
 		s.count()
 	}
 }
@@ -93,5 +94,6 @@ func (s *Shard) count() {
 	if s.stopped {
 		return
 	}
-	s.host.states.change(&s.charge, int64(shardBytes+s.charge.exact+s.charge.grown+len(s.queue)*callBytes), s.exists())
+	s.charge.parts = s.asm.cost
+	s.host.states.change(&s.charge, int64(shardBytes+s.charge.exact+s.charge.grown+s.charge.parts+len(s.queue)*callBytes), s.exists())
 }
