@@ -37,7 +37,7 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := &fleet{T: t, log: newFleet(t, 0).log}
 			edge := f.add()
-			owner := f.add(func(c *Config) { c.BodyBytes, c.bodyGrace = int64(shard.Cost(40000, 1)), 300*time.Millisecond })
+			owner := f.add(func(c *Config) { c.BodyBytes, c.bodyGrace = int64(shard.RequestCost(40000, 1)), 300*time.Millisecond })
 			f.settle()
 			id := f.owned(owner)
 			f.do(edge, write(id, shard.OpCreate), shard.CodeCreated)

@@ -9,7 +9,7 @@ const maxClockSkew = time.Second
 
 // checkClockSkew compares clocks: a node that is ahead or behind takes streams too early or too
 // late, and lets those live on whose time is over.
-func (r *Relay) checkClockSkew() {
+func (r *Node) checkClockSkew() {
 	worst, name := r.peers.worstClockSkew()
 	r.metrics.clockSkew.Set(worst.Seconds())
 	if worst.Abs() > maxClockSkew {

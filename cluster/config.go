@@ -23,7 +23,7 @@ const (
 // few for who is late.
 const maxSecrets = 8
 
-// Config of a Relay. Fields without a default are required.
+// Config of a Node. Fields without a default are required.
 type Config struct {
 	// Name is the node's name (the pod's). A random suffix makes it unique for
 	// each process.
@@ -58,15 +58,15 @@ type Config struct {
 	// many nodes; it is looked up again for ever. Empty: this node begins a fleet,
 	// or is found by others.
 	Join []string
-	// Alone is how long a node with Join owns nothing while it finds nobody
+	// AloneAfter is how long a node with Join owns nothing while it finds nobody
 	// (default 30 s).
-	Alone time.Duration
-	// Lead is how far ahead this node announces that it begins or ceases to own streams
+	AloneAfter time.Duration
+	// ChangeNotice is how far ahead this node announces that it begins or ceases to own streams
 	// (default 2 s, four times what gossip takes; negative: at once).
-	Lead time.Duration
-	// Calm is how long the owners have been the same when readers are evened out (default
+	ChangeNotice time.Duration
+	// StableFor is how long the owners have been the same when readers are evened out (default
 	// 1 min): in the middle of a deploy they would be sent to nodes that stop next.
-	Calm time.Duration
+	StableFor time.Duration
 	// Now is the clock for the dates of a View (default time.Now).
 	Now func() time.Time
 	// Logger gets state changes (default: discard).
@@ -84,11 +84,11 @@ type Config struct {
 	subscriptionWindow, linkWindow int           // smaller ones, for tests
 	renewInterval                  time.Duration // shorter, for tests
 	bodyGrace                      time.Duration // shorter, for tests
-	storeGated                     bool          // the Host asks storage how this node stands with it
+	storeGated                     bool          // the Manager asks storage how this node stands with it
 	handOverToAny                  bool          // streams are handed to any member, for tests
 }
 
-// The credit that an edge grants, in bytes of Ranges (design: "The fleet").
+// The credit that an edge grants, in bytes of RecordBatches (design: "The fleet").
 const (
 	defaultSubscriptionWindow = 256 << 10
 	defaultLinkWindow         = 8 << 20
@@ -164,15 +164,15 @@ func (c *Config) setDefaults() {
 	if c.Gossip == "" {
 		c.Gossip = ":" + strconv.Itoa(DefaultPort)
 	}
-	if c.Alone <= 0 {
-		c.Alone = 30 * time.Second
+	if c.AloneAfter <= 0 {
+		c.AloneAfter = 30 * time.Second
 	}
-	if c.Lead == 0 {
-		c.Lead = 2 * time.Second
+	if c.ChangeNotice == 0 {
+		c.ChangeNotice = 2 * time.Second
 	}
-	c.Lead = max(c.Lead, 0)
-	if c.Calm <= 0 {
-		c.Calm = time.Minute
+	c.ChangeNotice = max(c.ChangeNotice, 0)
+	if c.StableFor <= 0 {
+		c.StableFor = time.Minute
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -13,13 +13,13 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// tailsHost is a host whose streams are just Tails.
+// tailsHost is a host whose streams are just TailBuffers.
 type tailsHost struct {
 	host
-	tails map[shard.StreamID]*shard.Tail
+	tails map[shard.StreamID]*shard.TailBuffer
 }
 
-func (h *tailsHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*shard.Tail, func(), error) {
+func (h *tailsHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*shard.TailBuffer, func(), error) {
 	t := h.tails[id]
 	if t == nil {
 		return nil, nil, shard.ErrNotFound
@@ -27,13 +27,13 @@ func (h *tailsHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*sha
 	return t, func() {}, nil
 }
 
-func (h *tailsHost) Has(shard.StreamID) bool { return true }
+func (h *tailsHost) HasStream(shard.StreamID) bool { return true }
 
 // nothing is known of any stream.
 func nothing(context.Context, shard.StreamID) (shard.Handover, bool) { return shard.Handover{}, false }
 
-// rangeOf is a Range of one message at one position.
-func rangeOf(at uint64, size int) shard.Range {
+// rangeOf is a RecordBatch of one message at one position.
+func rangeOf(at uint64, size int) shard.RecordBatch {
 	b := make([]byte, 52+size)
 	b[0] = 1
 	binary.BigEndian.PutUint32(b[4:], 1)
@@ -42,7 +42,7 @@ func rangeOf(at uint64, size int) shard.Range {
 	binary.BigEndian.PutUint64(b[24:], at+1)
 	binary.BigEndian.PutUint32(b[44:], 1)
 	binary.BigEndian.PutUint32(b[48:], uint32(size))
-	r, err := shard.ParseRange(b)
+	r, err := shard.ParseBatch(b)
 	if err != nil {
 		panic(err)
 	}
@@ -78,9 +78,9 @@ const (
 )
 
 func newLaneRig(t *rapid.T, perTail int) *laneRig {
-	tails := shard.NewTails(perTail, 0)
+	tails := shard.NewTailBuffers(perTail, 0)
 	b := &laneRig{
-		t: t, host: &tailsHost{tails: map[shard.StreamID]*shard.Tail{}},
+		t: t, host: &tailsHost{tails: map[shard.StreamID]*shard.TailBuffer{}},
 		o: &openPool{limit: 4, maxWaiting: 4}, subs: map[uint64]*peerSub{}, edge: map[uint64]*edgeEnd{},
 	}
 	for i := range 3 {
@@ -90,7 +90,7 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 	_, table := tableOf("self")
 	srv := &server{
 		self: "self", metrics: newMetrics(nil), local: newLocalStreams(b.host, nothing), openPool: b.o,
-		currentTable: func() *Table { return table }, noteMisplaced: func() {},
+		currentTable: func() *OwnerTable { return table }, noteMisplaced: func() {},
 		memberAnswers: func(context.Context, *Member) bool { return true },
 		sessions:      map[uint64]*peerSession{}, isMember: func(string) bool { return true },
 	}
@@ -236,7 +236,7 @@ func (b *laneRig) check(t *rapid.T) {
 }
 
 // Whatever an edge does: no credit is made or lost, no more is under way than was
-// granted and one Range, and once credit comes back everybody gets everything.
+// granted and one RecordBatch, and once credit comes back everybody gets everything.
 func TestCreditIsKept(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -281,11 +281,11 @@ func TestFramesOfForks(t *testing.T) {
 	var chain []shard.Ancestor
 	for i := range shard.MaxChain {
 		name := shard.StreamID(fmt.Sprintf("default/%0500d", i))
-		chain = append(chain, shard.Ancestor{Stream: name, Life: 1, Bound: 1})
+		chain = append(chain, shard.Ancestor{Stream: name, Generation: 1, Bound: 1})
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		b := newLaneRig(t, 0)
-		b.host.tails["s/0"] = shard.NewTails(0, 0).Open("s/0", shard.Info{Exists: true, Chain: chain}, 0)
+		b.host.tails["s/0"] = shard.NewTailBuffers(0, 0).Open("s/0", shard.Info{Exists: true, Chain: chain}, 0)
 		b.o.maxWaiting = 1000
 		var q []*relaypb.Subscribe
 		for h := range uint64(500) {

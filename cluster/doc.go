@@ -5,19 +5,19 @@
 //
 // A node that has readers of a stream follows it (follow.go): it asks the ring who
 // owns the stream and subscribes there, over the link that it keeps to every other
-// member (link.go). The owner has its Host follow the stream, which opens the one
+// member (link.go). The owner has its Manager follow the stream, which opens the one
 // read session, and answers Subscribed with the stream's description and the
 // position from which it will send (session.go). From then on news of the owner's
 // Tail only puts the subscription on its link's dirty list. The bulk lane's one
 // goroutine takes subscriptions from there in turn and pulls what each may have from
-// the Tail, by position, into frames of up to 64 KiB (lane.go). The other side puts
-// the pieces together (wire.go) and extends its own Tail. When the owner changes, the
-// follower asks the next one for the position that its Tail needs and keeps the old
+// the TailBuffer, by position, into frames of up to 64 KiB (lane.go). The other side puts
+// the pieces together (wire.go) and extends its own TailBuffer. When the owner changes, the
+// follower asks the next one for the position that its TailBuffer needs and keeps the old
 // feed until that answers; what arrives twice is dropped by position.
 //
 // # The life of a request
 //
-// Relay (relay.go) has the methods of shard.Host. course (course.go, pure) says whom
+// Relay (relay.go) has the methods of shard.Manager. course (course.go, pure) says whom
 // to ask: the owner (hop 0), whom a refusal names or the heir of a lost owner (hop 1),
 // and then somebody who must (hop 2). The receiver judges by its own table. A write
 // that may have been carried out without an answer is repeated with its append id,
@@ -75,11 +75,11 @@
 //     is the last one left, which serves.
 //  4. Nothing is queued for a slow peer. A subscription without credit is a position;
 //     credit returns when bytes are received, whatever readers do with them.
-//  5. What must be ordered with records (Subscribed, Range, Moved, End) travels in the
+//  5. What must be ordered with records (Subscribed, RecordBatch, Moved, End) travels in the
 //     bulk lane with them; nothing else does.
 //  6. A handle is never used twice on a link, and a link that broke never comes back:
 //     the next one has another incarnation.
-//  7. A Tail is extended only by what joins it; a hole is counted, logged, and the
+//  7. A TailBuffer is extended only by what joins it; a hole is counted, logged, and the
 //     stream is asked for again from the position that is needed.
 //  8. A reader's Tail ends only with the stream's life. Owners may come and go.
 //  9. A stream is let go of only while nobody here is fed by it, or once another node
@@ -94,7 +94,7 @@
 // Subscriptions of one peer: 262,144, then refused as overloaded; the link of a peer that asks
 // on and hears no answer ends. Credit: 256 KiB for
 // a subscription, 8 MiB for a link, 256 MiB for all links (later ones get less);
-// without it records wait in the Tail, and what is evicted there is read from pages.
+// without it records wait in the TailBuffer, and what is evicted there is read from pages.
 // Pages that an owner gave are kept with those that this node has read itself.
 // Streams being opened for peers: 64 at once, mostly those first that need no fetching;
 // 65,536 wait, then refused. What the writes of peers hold (shard.Cost): 64 MiB, then
@@ -116,7 +116,7 @@
 // lane while anything is followed; at the other end, those of gRPC's handlers, and one for a
 // write while its body arrives. None for a stream. Close ends them all and waits.
 //
-// Locks: followers.mu, follower.mu, then followers.pmu, link.mu or hosted.mu; a Tail's may
+// Locks: followers.mu, follower.mu, then followers.pmu, link.mu or hosted.mu; a TailBuffer's may
 // be taken under session.mu, never the other way round. Nothing is done over the network under
 // any of them.
 //

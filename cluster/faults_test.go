@@ -130,13 +130,13 @@ func TestTwoOwners(t *testing.T) {
 	for _, r := range readers {
 		f.wants(r, want)
 	}
-	if !slices.Contains(f.nodes[0].host.Owned(), id) {
+	if !slices.Contains(f.nodes[0].host.OwnedStreams(), id) {
 		t.Error("the heir never served")
 	}
 	c.refuse(owner.relay(), false)
 	f.settle()
 	f.eventually("one owner again", func() bool {
-		return f.log.OpenSessions() == 1 && len(f.nodes[0].host.Owned()) == 0
+		return f.log.OpenSessions() == 1 && len(f.nodes[0].host.OwnedStreams()) == 0
 	})
 	f.do(edge, write(id, shard.OpAppend, "healed"), shard.CodeAppended)
 	for _, r := range readers {
@@ -173,7 +173,7 @@ func TestSilentOwner(t *testing.T) {
 	f.wants(r, []string{"a"})
 	other := f.ownedBut(owner, id)
 	f.do(owner, write(other, shard.OpCreate, "x"), shard.CodeCreated)
-	info, err := edge.State(t.Context(), other, 0)
+	info, err := edge.Info(t.Context(), other, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestMadeAgainAtOnce(t *testing.T) {
 	}
 	for _, r := range readers {
 		f.eventually("the first life ends on "+r.node.self, func() bool {
-			return errors.Is(r.tail.Ended(), shard.ErrNotFound)
+			return errors.Is(r.tail.EndError(), shard.ErrNotFound)
 		})
 	}
 	f.do(f.nodes[1], write(id, shard.OpAppend, "more"), shard.CodeAppended)
@@ -302,7 +302,7 @@ func (s *station) frozen(link, handle uint64) bool {
 	return u != nil && u.flags&(subNeedsCredit|subNeedsLinkCredit) != 0
 }
 
-// A peer that returns no credit gets its window and one Range, and holds nobody up.
+// A peer that returns no credit gets its window and one RecordBatch, and holds nobody up.
 // With credit it gets the rest, and nothing is missing.
 func TestPeerThatIsFrozen(t *testing.T) {
 	t.Parallel()

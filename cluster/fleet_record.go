@@ -59,7 +59,7 @@ func rightfulRecord(members []Member, now uint64) uint64 {
 		if m.Fleet == 0 || !m.ownsOrWill(now) {
 			continue
 		}
-		since := max(m.StartAt, m.Start)
+		since := max(m.OwnsFrom, m.Start)
 		first = min(first, since)
 		at := slices.IndexFunc(all, func(p recordGroup) bool { return p.fleet == m.Fleet })
 		if at < 0 {
@@ -81,7 +81,7 @@ func rightfulRecord(members []Member, now uint64) uint64 {
 }
 
 // ownsOrWill reports whether the member owns streams, or has named the date from which it will.
-func (m *Member) ownsOrWill(now uint64) bool { return m.StartAt != Never && now < m.StopAt }
+func (m *Member) ownsOrWill(now uint64) bool { return m.OwnsFrom != Never && now < m.OwnsUntil }
 
 // allMembersLocked lists this node and the others.
 func (m *membership) allMembersLocked() []Member {
@@ -109,7 +109,7 @@ func (m *membership) mayOwnLocked(now time.Time) bool {
 
 // yieldOwnershipLocked ends the node's owning if it must.
 func (m *membership) yieldOwnershipLocked(now time.Time) {
-	if m.self.StartAt == Never || !m.gate.barred && !m.recordDiffersLocked(now) {
+	if m.self.OwnsFrom == Never || !m.gate.barred && !m.recordDiffersLocked(now) {
 		return
 	}
 	m.setStartLocked(Never)
@@ -132,12 +132,12 @@ func (m *membership) applyStanding(g ownershipGate, features Features, fleet uin
 	said := m.self.Features&^storeFeatures | features
 	if said != m.self.Features || fleet != m.self.Fleet {
 		m.self.Features, m.self.Fleet = said, fleet
-		m.self.Rev++
+		m.self.Revision++
 		notify(m.selfChanged)
 		changed = true
 	}
 	now := m.cfg.Now()
-	if opened && len(m.cfg.Join) == 0 && m.self.StartAt == Never && m.mayOwnLocked(now) && !m.othersOwnLocked(now) {
+	if opened && len(m.cfg.Join) == 0 && m.self.OwnsFrom == Never && m.mayOwnLocked(now) && !m.othersOwnLocked(now) {
 		m.setStartLocked(0)
 	}
 	again, all, why := opened && m.gate.joinRoundDone, m.gate.reachedAll, m.gate.aloneReason
@@ -150,19 +150,19 @@ func (m *membership) applyStanding(g ownershipGate, features Features, fleet uin
 	}
 }
 
-// fleetRole is what this node may do about the record: shard.Host.Stand asks.
+// fleetRole is what this node may do about the record: shard.Manager.Stand asks.
 func (m *membership) fleetRole() shard.Role {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := unixMillis(m.cfg.Now())
-	role := shard.Role{Owns: m.self.StartAt != Never, Level: shard.FormatLevel}
+	role := shard.Role{Owns: m.self.OwnsFrom != Never, Level: shard.FormatLevel}
 	looked := role.Owns || m.gate.joinRoundDone || len(m.cfg.Join) == 0
-	role.Founds, role.Rules = looked, looked
+	role.MayCreate, role.SoleOwner = looked, looked
 	for _, o := range m.others {
-		role.Level = min(role.Level, o.Format)
+		role.Level = min(role.Level, o.FormatLevel)
 		if o.ownsOrWill(now) {
-			role.Rules = false
-			role.Founds = role.Founds && (o.Fleet == 0 || o.Fleet == m.self.Fleet)
+			role.SoleOwner = false
+			role.MayCreate = role.MayCreate && (o.Fleet == 0 || o.Fleet == m.self.Fleet)
 		}
 	}
 	return role
@@ -176,12 +176,12 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, why string)
 	now := m.cfg.Now()
 	right = rightfulRecord(m.allMembersLocked(), unixMillis(now))
 	switch {
-	case !st.Passed, right != 0 && right == st.Fleet && st.Record == "":
+	case !st.Passed, right != 0 && right == st.Fleet && st.RecordProblem == "":
 		return right, ""
 	case right == 0 && !m.gate.joinRoundDone && len(m.cfg.Join) > 0:
 		return 0, "" // it may write the record once it has looked for others
 	case right == 0:
-		return 0, st.Record
+		return 0, st.RecordProblem
 	}
 	var owner string
 	for _, o := range m.others {
@@ -189,14 +189,14 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, why string)
 			owner = o.Name
 		}
 	}
-	what := st.Record
+	what := st.RecordProblem
 	if what == "" {
 		what = "in " + st.Where + " is the record of another fleet"
 	}
 	return right, "the settings for S2 are not those of " + owner + ": " + what
 }
 
-// standingState is what the Relay makes of its Standings. Owned by tend, but for why and outage.
+// standingState is what the Node makes of its Standings. Owned by tend, but for why and outage.
 type standingState struct {
 	othersSilentSince time.Time // since when storage has answered no other member
 	rightRecord       uint64    // the record that counts
@@ -215,7 +215,7 @@ const recheckAfter = 2 * time.Second
 const logAgainEvery = time.Minute
 
 // reconcileStanding draws the consequences of what storage says to this node and to others.
-func (r *Relay) reconcileStanding(now time.Time) {
+func (r *Node) reconcileStanding(now time.Time) {
 	if !r.cfg.storeGated {
 		return
 	}
@@ -249,8 +249,8 @@ func (r *Relay) reconcileStanding(now time.Time) {
 		}
 	}
 	r.membership.applyStanding(ownershipGate{
-		closed:        st.Refused != "" || !st.Passed && !outage || st.Passed && st.Record != "",
-		barred:        st.Passed && st.Refused == "" && st.Silent == "" && st.Record != "",
+		closed:        st.Refused != "" || !st.Passed && !outage || st.Passed && st.RecordProblem != "",
+		barred:        st.Passed && st.Refused == "" && st.Silent == "" && st.RecordProblem != "",
 		storeAnswered: st.Passed,
 	}, features, st.Fleet)
 	r.logDiffers(now, why)
@@ -258,7 +258,7 @@ func (r *Relay) reconcileStanding(now time.Time) {
 }
 
 // logDiffers logs why this node must own nothing, once and then each minute.
-func (r *Relay) logDiffers(now time.Time, why string) {
+func (r *Node) logDiffers(now time.Time, why string) {
 	if why == "" || why == r.standingState.loggedReason && now.Sub(r.standingState.loggedAt) < logAgainEvery {
 		return
 	}
@@ -271,7 +271,7 @@ type memberStoreState struct{ last, logged Features }
 
 // logOtherMembers logs once of each other member what is the matter with it. When S2 begins to refuse
 // one this node asks for itself, before that one's streams move: it may refuse all.
-func (r *Relay) logOtherMembers() {
+func (r *Node) logOtherMembers() {
 	v := r.View()
 	for i := range v.members {
 		m := &v.members[i]
@@ -294,7 +294,7 @@ func (r *Relay) logOtherMembers() {
 }
 
 // storeAnswersOthers reports whether storage answers another member, as far as is known here.
-func (r *Relay) storeAnswersOthers() bool {
+func (r *Node) storeAnswersOthers() bool {
 	said := r.peers.statuses()
 	for i := range r.View().members {
 		m := &r.View().members[i]
@@ -313,13 +313,13 @@ func (r *Relay) storeAnswersOthers() bool {
 
 // storeLost reports whether storage does not serve this node: none of its calls is answered,
 // or its own probe is refused, or was never answered.
-func (r *Relay) storeLost() bool {
+func (r *Node) storeLost() bool {
 	return r.local.host.StoreDown() || r.cfg.storeGated && r.storeStanding().Lost()
 }
 
-// Trouble says in one line what in S2, or in the settings for it, keeps this node from being
+// NotReadyReason says in one line what in S2, or in the settings for it, keeps this node from being
 // ready; empty: nothing.
-func (r *Relay) Trouble() string {
+func (r *Node) NotReadyReason() string {
 	if !r.cfg.storeGated {
 		return ""
 	}

@@ -15,10 +15,10 @@ func TestRightful(t *testing.T) {
 	t.Parallel()
 	const now = 10_000_000
 	owner := func(fleet, start, startAt uint64) Member {
-		return Member{Fleet: fleet, Start: start, StartAt: startAt, StopAt: Never}
+		return Member{Fleet: fleet, Start: start, OwnsFrom: startAt, OwnsUntil: Never}
 	}
 	left := owner(7, 1, 0)
-	left.StopAt = now - 1
+	left.OwnsUntil = now - 1
 	for name, c := range map[string]struct {
 		members []Member
 		want    uint64
@@ -43,8 +43,8 @@ func TestRightful(t *testing.T) {
 
 // asked is a node whose Host asks how it stands, on its own way to the fleet's Log.
 type asked struct {
-	*Relay
-	host *shard.Host
+	*Node
+	host *shard.Manager
 	way  *logtest.Client
 	log  *lines
 }
@@ -63,7 +63,7 @@ func (f *askedFleet) add(basin string, trouble logtest.Trouble, change ...func(*
 	n.way.SetTrouble(trouble)
 	cfg := Config{
 		Name: "n" + string(rune('0'+len(f.nodes))), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
-		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", Lead: -1,
+		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", ChangeNotice: -1,
 		Logger: n.log.logger(),
 	}
 	if len(f.nodes) > 0 {
@@ -73,10 +73,10 @@ func (f *askedFleet) add(basin string, trouble logtest.Trouble, change ...func(*
 	for _, fn := range change {
 		fn(&cfg)
 	}
-	tails := shard.NewTails(0, 0)
-	n.host = shard.NewHost(n.way, tails, shard.Config{Logger: cfg.Logger})
+	tails := shard.NewTailBuffers(0, 0)
+	n.host = shard.NewManager(n.way, tails, shard.Config{Logger: cfg.Logger})
 	var err error
-	if n.Relay, err = Join(f.Context(), cfg, n.host, tails); err != nil {
+	if n.Node, err = Join(f.Context(), cfg, n.host, tails); err != nil {
 		f.Fatal(err)
 	}
 	f.nodes = append(f.nodes, n)
@@ -132,7 +132,7 @@ func TestNewcomersThatDiffer(t *testing.T) {
 			f := newAskedFleet(t, 2)
 			late := f.add(c.basin, c.trouble)
 			f.eventually("it is there, and says why it is not ready", func() bool {
-				return len(f.nodes[0].View().members) == 3 && len(late.View().members) == 3 && strings.Contains(late.Trouble(), c.says)
+				return len(f.nodes[0].View().members) == 3 && len(late.View().members) == 3 && strings.Contains(late.NotReadyReason(), c.says)
 			})
 			f.eventually("its peers say it", func() bool {
 				return c.peers == "" || len(f.nodes[0].log.with(c.peers)) == 1 && len(f.nodes[1].log.with(c.peers)) == 1
@@ -202,7 +202,7 @@ func TestOwnersRefused(t *testing.T) {
 			if s.currentTable().Len() != 3 {
 				t.Fatalf("%d owners", s.currentTable().Len())
 			}
-			if s.Trouble() != "" {
+			if s.NotReadyReason() != "" {
 				refused++
 			}
 		}
@@ -226,5 +226,7 @@ func TestBesideAnOlderRelease(t *testing.T) {
 		t.Errorf("%d records", n)
 	}
 	wrong := f.add("other", logtest.Trouble{})
-	f.eventually("another basin is refused", func() bool { return strings.Contains(wrong.Trouble(), "not those of") && old.currentTable().Len() == 2 })
+	f.eventually("another basin is refused", func() bool {
+		return strings.Contains(wrong.NotReadyReason(), "not those of") && old.currentTable().Len() == 2
+	})
 }

@@ -18,12 +18,12 @@ import (
 type followLoop struct {
 	// set at construction
 	self           string
-	tails          *shard.Tails
+	tails          *shard.TailBuffers
 	local          *localStreams
 	openPool       *openPool
 	peers          *peers
 	currentView    func() *View
-	currentTable   func() *Table
+	currentTable   func() *OwnerTable
 	noteMisplaced  func() // a stream that another owns is fed by the host
 	onFeedReleased func() // the host feeds one stream less
 	log            *slog.Logger
@@ -44,9 +44,9 @@ type followLoop struct {
 
 func jitter(from, to time.Duration) time.Duration { return from + rand.N(to-from) }
 
-// follow returns the stream's Tail, fed until release is called (once).
+// follow returns the stream's TailBuffer, fed until release is called (once).
 func (fs *followLoop) follow(ctx context.Context, id shard.StreamID, from uint64) (
-	*shard.Tail, func(), error,
+	*shard.TailBuffer, func(), error,
 ) {
 	f, first, err := fs.addReader(id, from)
 	if err != nil {
@@ -95,7 +95,7 @@ func (fs *followLoop) addReader(id shard.StreamID, from uint64) (*follower, *fir
 	}
 	if f := fs.byStream[id]; f != nil {
 		f.mu.Lock()
-		if !f.over && (f.tail == nil || f.tail.Ended() == nil) {
+		if !f.over && (f.tail == nil || f.tail.EndError() == nil) {
 			if f.readers++; f.readers == 1 {
 				fs.scheduleStep(f)
 			}
@@ -114,7 +114,7 @@ func (fs *followLoop) addReader(id shard.StreamID, from uint64) (*follower, *fir
 }
 
 // followForBridge has a stream followed at another node that the host fed here until now, for
-// the sake of everybody who reads its Tail. Its leave ends that; nil: there is no need.
+// the sake of everybody who reads its TailBuffer. Its leave ends that; nil: there is no need.
 func (fs *followLoop) followForBridge(id shard.StreamID, to peerAddr) *follower {
 	t := fs.tails.Lookup(id)
 	if t == nil {
@@ -135,11 +135,11 @@ func (fs *followLoop) followForBridge(id shard.StreamID, to peerAddr) *follower 
 	return f
 }
 
-// openTail is the stream's Tail as a peer describes it, from start on; nil if this
+// openTail is the stream's TailBuffer as a peer describes it, from start on; nil if this
 // node knows of a later life.
-func (fs *followLoop) openTail(id shard.StreamID, info shard.Info, start uint64) *shard.Tail {
+func (fs *followLoop) openTail(id shard.StreamID, info shard.Info, start uint64) *shard.TailBuffer {
 	if t := fs.tails.Lookup(id); t != nil {
-		newer := t.Life() > info.Life
+		newer := t.Generation() > info.Generation
 		t.Release()
 		if newer {
 			return nil
@@ -148,7 +148,7 @@ func (fs *followLoop) openTail(id shard.StreamID, info shard.Info, start uint64)
 	return fs.tails.Open(id, info, start)
 }
 
-// localInfo describes a stream from its Tail here, if that is fed and not behind
+// localInfo describes a stream from its TailBuffer here, if that is fed and not behind
 // what its feed had when it began.
 func (fs *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
 	fs.mu.Lock()
@@ -159,7 +159,7 @@ func (fs *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.over || f.tail == nil || f.feed.isMissing() || f.tail.Ended() != nil || f.tail.Next() < f.feedStartTail {
+	if f.over || f.tail == nil || f.feed.isMissing() || f.tail.EndError() != nil || f.tail.Next() < f.feedStartTail {
 		return shard.Info{}, false
 	}
 	return f.tail.Info(), true
@@ -179,7 +179,7 @@ func (fs *followLoop) noteInfo(id shard.StreamID, info shard.Info) {
 	}
 	f.mu.Lock()
 	defer f.unlockAndRun()
-	if !f.over && f.tail != nil && info.Life > f.tail.Life() {
+	if !f.over && f.tail != nil && info.Generation > f.tail.Generation() {
 		f.endGenerationLocked()
 	}
 }
@@ -261,7 +261,7 @@ func (fs *followLoop) removeIfOver(f *follower) {
 	fs.mu.Unlock()
 }
 
-// close ends every follower. Readers keep their Tails, unfed.
+// close ends every follower. Readers keep their TailBuffers, unfed.
 func (fs *followLoop) close() {
 	fs.mu.Lock()
 	fs.closed = true

@@ -10,17 +10,17 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// follower keeps one stream's Tail fed on this node for as long as anybody here
+// follower keeps one stream's TailBuffer fed on this node for as long as anybody here
 // reads it: from the host where this node serves the stream, from a peer
 // otherwise. Feeds are changed under the readers' feet: the next one is asked
-// for the position that the Tail needs, and the old one stays until it answers.
+// for the position that the TailBuffer needs, and the old one stays until it answers.
 type follower struct {
 	loop *followLoop
 	id   shard.StreamID
 
 	mu            sync.Mutex
-	tail          *shard.Tail // with one reference; nil until the first feed stands
-	opening       *firstFeed  // until then
+	tail          *shard.TailBuffer // with one reference; nil until the first feed stands
+	opening       *firstFeed        // until then
 	feed          feed
 	move          *feedMove // nil: the feed is the one that is wanted
 	feedStartTail uint64    // where the stream stood when its feed began
@@ -38,7 +38,7 @@ type firstFeed struct {
 	began time.Time
 }
 
-// feed is what extends the Tail; zero: nothing does.
+// feed is what extends the TailBuffer; zero: nothing does.
 type feed struct {
 	member   string
 	upstream *upstreamSub // a subscription at a peer, or
@@ -99,7 +99,7 @@ func (f *follower) removeReader() {
 	f.loop.scheduleStep(f)
 }
 
-// isOver reports whether nothing feeds the Tail, or will.
+// isOver reports whether nothing feeds the TailBuffer, or will.
 func (f *follower) isOver() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -120,8 +120,8 @@ func (f *follower) step(now time.Time) time.Time {
 	if f.over {
 		return time.Time{}
 	}
-	if f.tail != nil && f.tail.Ended() != nil {
-		f.finishLocked(f.tail.Ended())
+	if f.tail != nil && f.tail.EndError() != nil {
+		f.finishLocked(f.tail.EndError())
 		return time.Time{}
 	}
 	var due time.Time
@@ -143,7 +143,7 @@ func (f *follower) step(now time.Time) time.Time {
 	return due
 }
 
-// finishLocked ends the follower. Its Tail stays with whoever still reads it.
+// finishLocked ends the follower. Its TailBuffer stays with whoever still reads it.
 func (f *follower) finishLocked(why error) {
 	f.over = true
 	f.resolveOpeningLocked(why)
@@ -159,7 +159,7 @@ func (f *follower) finishLocked(why error) {
 	f.loop.scheduleStep(f) // to be forgotten
 }
 
-// endGenerationLocked ends the Tail for its readers: the stream is gone, or has another life.
+// endGenerationLocked ends the TailBuffer for its readers: the stream is gone, or has another life.
 func (f *follower) endGenerationLocked() {
 	if f.tail != nil {
 		f.tail.End(shard.ErrNotFound)
@@ -295,7 +295,7 @@ func (f *follower) nextPositionLocked() uint64 {
 	return f.opening.from
 }
 
-// openLocalFeedLocked has the host feed the Tail.
+// openLocalFeedLocked has the host feed the TailBuffer.
 func (f *follower) openLocalFeedLocked(m *feedMove) {
 	from, must := f.nextPositionLocked(), m.routing.hop == hopForce
 	ok := f.loop.openPool.submit(f.loop.local.answersLocally(f.id), func() {
@@ -320,7 +320,7 @@ func (f *follower) awaitsLocalFeedLocked(m *feedMove) bool {
 	return f.move == m && m.awaitingAnswer && m.target == f.loop.self
 }
 
-func (f *follower) onLocalFeed(m *feedMove, t *shard.Tail, fd localFeed, err error) {
+func (f *follower) onLocalFeed(m *feedMove, t *shard.TailBuffer, fd localFeed, err error) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	here := feed{member: f.loop.self, local: fd}
@@ -398,7 +398,7 @@ func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start uint64) {
 		f.tail = f.loop.openTail(f.id, at, start)
 	}
 	switch {
-	case f.tail == nil || info.Life < f.tail.Life(): // the peer is behind the times
+	case f.tail == nil || info.Generation < f.tail.Generation(): // the peer is behind the times
 		u.link.unsubscribe(u)
 		if answered {
 			f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
@@ -406,11 +406,11 @@ func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start uint64) {
 			f.replaceFeedLocked(time.Now(), 0)
 		}
 		return
-	case info.Life > f.tail.Life():
+	case info.Generation > f.tail.Generation():
 		f.endGenerationLocked()
 		return
 	}
-	f.tail.Skip(start, at.Tail, at.Closed)
+	f.tail.SkipTo(start, at.Tail, at.Closed)
 	u.tail = f.tail
 	if answered {
 		f.adoptFeedLocked(feed{member: f.move.target, upstream: u}, info.Tail)
@@ -426,9 +426,9 @@ func (f *follower) replaceFeedLocked(now time.Time, wait time.Duration) {
 	f.loop.scheduleStep(f)
 }
 
-// onRecords takes a Range. It runs in the goroutine of u's bulk lane alone, and needs
+// onRecords takes a RecordBatch. It runs in the goroutine of u's bulk lane alone, and needs
 // no lock of ours.
-func (f *follower) onRecords(u *upstreamSub, r shard.Range) {
+func (f *follower) onRecords(u *upstreamSub, r shard.RecordBatch) {
 	if u.tail == nil {
 		return
 	}

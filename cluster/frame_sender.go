@@ -12,7 +12,7 @@ type frameBuilder struct {
 	frame     relaypb.Frame
 	freeParts []*relaypb.Part // used again: a Frame is written out before Send returns
 	size      int
-	ranges    []shard.Range
+	ranges    []shard.RecordBatch
 }
 
 func (f *frameBuilder) reset() {
@@ -83,7 +83,7 @@ func (s *peerSession) fillFrame(f *frameBuilder, lane uint64) {
 }
 
 // relist lists a subscription that there is more to send for. One that was removed
-// while it was served is on no list, and nobody else would give up its Range.
+// while it was served is on no list, and nobody else would give up its RecordBatch.
 func (s *peerSession) relist(u *peerSub) {
 	s.mu.Lock()
 	s.markDirtyLocked(u)
@@ -129,7 +129,7 @@ func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
 	return true
 }
 
-// addPiece adds the next piece of the Range that is under way.
+// addPiece adds the next piece of the RecordBatch that is under way.
 func (f *frameBuilder) addPiece(u *peerSub) {
 	g := u.outgoing
 	n := min(len(g.data)-g.sent, maxPieceBytes, f.spaceLeft())
@@ -153,7 +153,7 @@ func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
 	if !s.hasCredit(u) {
 		return false
 	}
-	var st shard.Status
+	var st shard.TailStatus
 	f.ranges, st = u.tail.ReadAt(u.pos, 1, f.ranges[:0])
 	if len(f.ranges) > 0 {
 		r := f.ranges[0]
@@ -165,7 +165,7 @@ func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
 	case shard.StatusBelow:
 		return s.restartAtFloor(u, f)
 	case shard.StatusGone:
-		if why := u.tail.Ended(); why != nil {
+		if why := u.tail.EndError(); why != nil {
 			s.endSub(u, why)
 		}
 		return false // listed again by refuse
@@ -176,7 +176,7 @@ func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
 	}
 }
 
-// hasCredit reports whether there is credit for another Range. One Range may
+// hasCredit reports whether there is credit for another RecordBatch. One RecordBatch may
 // overdraw it, so that even the largest can pass.
 func (s *peerSession) hasCredit(u *peerSub) bool {
 	s.mu.Lock()
@@ -224,10 +224,10 @@ func (s *peerSession) restartAtFloor(u *peerSub, f *frameBuilder) bool {
 	return true
 }
 
-// sendClosed tells that a stream is closed if the last Range sent did not.
+// sendClosed tells that a stream is closed if the last RecordBatch sent did not.
 func (s *peerSession) sendClosed(u *peerSub) bool {
 	if info := u.tail.Info(); u.pos < info.LogTail {
-		rest := shard.EmptyRange(u.pos, info.LogTail, info.Tail, true)
+		rest := shard.EmptyBatch(u.pos, info.LogTail, info.Tail, true)
 		s.startSending(u, rest.Bytes(), rest.To())
 		return true
 	}
@@ -237,7 +237,7 @@ func (s *peerSession) sendClosed(u *peerSub) bool {
 	return false
 }
 
-// watchTail waits for news of the Tail; false: there are some already.
+// watchTail waits for news of the TailBuffer; false: there are some already.
 func (s *peerSession) watchTail(u *peerSub) bool {
 	if !u.tail.Watch(u, u.pos) {
 		return false

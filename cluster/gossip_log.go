@@ -122,11 +122,11 @@ func logMemberChanges(log *slog.Logger, self string, old, now *View) {
 		switch {
 		case m.Name == self:
 		case was == nil:
-			log.Info("node joined", "peer", m.Name, "addr", m.Relay, "owns_from", formatDate(m.StartAt))
-		case was.StartAt != m.StartAt:
-			log.Info("node owns streams from a date on", "peer", m.Name, "owns_from", formatDate(m.StartAt))
-		case was.StopAt != m.StopAt:
-			log.Info("node owns streams until a date", "peer", m.Name, "owns_until", formatDate(m.StopAt))
+			log.Info("node joined", "peer", m.Name, "addr", m.Relay, "owns_from", formatDate(m.OwnsFrom))
+		case was.OwnsFrom != m.OwnsFrom:
+			log.Info("node owns streams from a date on", "peer", m.Name, "owns_from", formatDate(m.OwnsFrom))
+		case was.OwnsUntil != m.OwnsUntil:
+			log.Info("node owns streams until a date", "peer", m.Name, "owns_until", formatDate(m.OwnsUntil))
 		}
 	}
 	for _, m := range old.members {

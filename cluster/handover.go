@@ -56,18 +56,18 @@ const (
 // tableHistory is the tables of the last askPreviousFor, newest last.
 type tableHistory struct {
 	mu       sync.Mutex
-	current  *Table
+	current  *OwnerTable
 	since    time.Time // when last became the table
 	previous []previousTable
 }
 
 type previousTable struct {
-	table *Table
+	table *OwnerTable
 	until time.Time
 }
 
 // noteTable is told of the table of this moment; changed: it is another one.
-func (p *tableHistory) noteTable(t *Table, now time.Time) (changed bool) {
+func (p *tableHistory) noteTable(t *OwnerTable, now time.Time) (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.previous) > 0 && now.After(p.previous[0].until) {
@@ -93,12 +93,12 @@ func (p *tableHistory) unchangedFor(now time.Time) time.Duration {
 
 // previousTables lists the tables that were, newest first. The dates of v count from when they
 // pass, which may be before note is told.
-func (p *tableHistory) previousTables(v *View, now time.Time) (out []*Table) {
+func (p *tableHistory) previousTables(v *View, now time.Time) (out []*OwnerTable) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, flips := 0, v.Flips(); i < len(flips); i++ {
+	for i, flips := 0, v.TableChanges(); i < len(flips); i++ {
 		if at := flips[len(flips)-1-i]; at.After(p.since) && !at.After(now) {
-			out = append(out, v.At(at.Add(-time.Millisecond)))
+			out = append(out, v.TableAt(at.Add(-time.Millisecond)))
 		}
 	}
 	for i := len(p.previous) - 1; i >= 0 && !now.After(p.previous[i].until); i-- {
@@ -108,7 +108,7 @@ func (p *tableHistory) previousTables(v *View, now time.Time) (out []*Table) {
 }
 
 // previousOwners are the links to who owned a stream before this node, newest first.
-func (r *Relay) previousOwners(id shard.StreamID) (all []*link) {
+func (r *Node) previousOwners(id shard.StreamID) (all []*link) {
 	for _, t := range r.history.previousTables(r.View(), r.cfg.Now()) {
 		m := t.Owner(id)
 		if m == nil || m.Name == r.self || len(all) == maxPreviousOwners {
@@ -123,7 +123,7 @@ func (r *Relay) previousOwners(id shard.StreamID) (all []*link) {
 
 // fetchHandover gets what an owner before knows of a stream; false: nobody knows anything, or the
 // stream is served here though another owns it.
-func (r *Relay) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Handover, found bool) {
+func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Handover, found bool) {
 	if !r.followLoop.ownsStream(id) {
 		return h, false
 	}
@@ -169,7 +169,7 @@ const maxTakeoverLead = 10 * time.Second
 // isSuccessor reports whether a member that asks for a stream is its owner by this node's table, or
 // by that of a date that is near, or once this node owns nothing, or once the member has
 // taken its leave back, or S2 answers it again: that is its own news, of which others hear later.
-func (r *Relay) isSuccessor(id shard.StreamID, to peerAddr) bool {
+func (r *Node) isSuccessor(id shard.StreamID, to peerAddr) bool {
 	v, now := r.View(), r.cfg.Now()
 	m := v.Member(to.name)
 	if m != nil && r.cfg.handOverToAny {
@@ -178,13 +178,13 @@ func (r *Relay) isSuccessor(id shard.StreamID, to peerAddr) bool {
 	if m == nil || m.Relay != to.address || to.name == r.self {
 		return false
 	}
-	tables := []*Table{v.At(now), v.At(now).without([]string{r.self}), v.tableIfPresent(to.name, now)}
-	for _, at := range v.Flips() {
+	tables := []*OwnerTable{v.TableAt(now), v.TableAt(now).without([]string{r.self}), v.tableIfPresent(to.name, now)}
+	for _, at := range v.TableChanges() {
 		if at.After(now) && at.Before(now.Add(maxTakeoverLead)) {
-			tables = append(tables, v.At(at))
+			tables = append(tables, v.TableAt(at))
 		}
 	}
-	return slices.ContainsFunc(tables, func(t *Table) bool {
+	return slices.ContainsFunc(tables, func(t *OwnerTable) bool {
 		o := t.Owner(id)
 		return o != nil && o.Name == to.name
 	})
@@ -219,16 +219,16 @@ func (s *server) Hand(ctx context.Context, q *relaypb.HandRequest) (*relaypb.Han
 // handoffBacklog is what a node owes after a change of owners: the streams in use that others own
 // now, most-watched first.
 type handoffBacklog struct {
-	table   *Table
+	table   *OwnerTable
 	streams []shard.StreamID
 
 	mu        sync.Mutex
 	remaining map[string]int // by the name of the new owner
 }
 
-func (r *Relay) newBacklog(t *Table) *handoffBacklog {
+func (r *Node) newBacklog(t *OwnerTable) *handoffBacklog {
 	o := &handoffBacklog{table: t, remaining: map[string]int{}}
-	for _, id := range r.local.host.Hot(hotWithin) {
+	for _, id := range r.local.host.HotStreams(hotWithin) {
 		if m := t.Owner(id); m != nil && m.Name != r.self {
 			o.streams = append(o.streams, id)
 			o.remaining[m.Name]++
@@ -255,7 +255,7 @@ func (o *handoffBacklog) noteDone(name string) {
 
 // requestTakeovers has the new owners fetch what this node owes them. It returns once each has been
 // asked, or ctx ends.
-func (r *Relay) requestTakeovers(ctx context.Context, o *handoffBacklog) {
+func (r *Node) requestTakeovers(ctx context.Context, o *handoffBacklog) {
 	byOwner := map[string][]shard.StreamID{} // by owner: one that hangs holds up no other
 	for _, id := range o.streams {
 		m := o.table.Owner(id)
@@ -286,7 +286,7 @@ func (r *Relay) requestTakeovers(ctx context.Context, o *handoffBacklog) {
 	}
 }
 
-func (r *Relay) requestTakeover(ctx context.Context, member string, id shard.StreamID) {
+func (r *Node) requestTakeover(ctx context.Context, member string, id shard.StreamID) {
 	if l := r.peers.link(member); l != nil {
 		ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
 		defer cancel()
@@ -300,7 +300,7 @@ func (r *Relay) requestTakeover(ctx context.Context, member string, id shard.Str
 func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
 	for {
 		var other *redirectError
-		if _, err := l.requestInfo(ctx, id, shard.AskLocal, route{}); !errors.As(err, &other) {
+		if _, err := l.requestInfo(ctx, id, shard.InfoAllowCached, route{}); !errors.As(err, &other) {
 			return
 		}
 		select {
@@ -313,7 +313,7 @@ func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
 
 // openBridge has whoever was fed here by the host be fed by the new owner of a stream until
 // they have moved there. It is called before that one's answer, so with a head start.
-func (r *Relay) openBridge(id shard.StreamID, to peerAddr, ref *feedRef) {
+func (r *Node) openBridge(id shard.StreamID, to peerAddr, ref *feedRef) {
 	f := r.followLoop.followForBridge(id, to)
 	if f == nil {
 		return
@@ -330,7 +330,7 @@ type bridge struct {
 }
 
 // closeBridges gives up what nobody needs any more, and begins again where following failed.
-func (r *Relay) closeBridges() {
+func (r *Node) closeBridges() {
 	r.mu.Lock()
 	bridges := maps.Clone(r.bridges)
 	r.mu.Unlock()

@@ -96,7 +96,7 @@ func (tr *traffic) end() {
 	tr.Logf("the longest append took %v", tr.longest.Round(time.Millisecond))
 }
 
-func announced(c *Config) { c.Lead = time.Second }
+func announced(c *Config) { c.ChangeNotice = time.Second }
 
 // Nodes join and leave in order under readers and writers everywhere. Streams move with
 // what is known of them: S2 is not read, each stream has one read session, and nobody
@@ -112,7 +112,7 @@ func TestHandoverReadsNothing(t *testing.T) {
 
 	third := f.add(announced)
 	f.settle()
-	f.eventually("the newcomer has its share", func() bool { return len(third.host.Owned()) > 0 })
+	f.eventually("the newcomer has its share", func() bool { return len(third.host.OwnedStreams()) > 0 })
 	tr.written(5)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -123,7 +123,7 @@ func TestHandoverReadsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr.written(5)
-	if n := len(first.host.Owned()); n != 0 {
+	if n := len(first.host.OwnedStreams()); n != 0 {
 		t.Errorf("%d streams are left behind", n)
 	}
 	after := f.log.Ops()
@@ -222,20 +222,20 @@ func TestFlipsAreAnnounced(t *testing.T) {
 	last := f.add(announced)
 	f.settle()
 	m := f.nodes[0].View().Member(last.self)
-	if m.StartAt == 0 || m.StartAt%1000 != 0 || m.StartAt < m.Start+1000 {
-		t.Fatalf("owns from %d, began at %d", m.StartAt, m.Start)
+	if m.OwnsFrom == 0 || m.OwnsFrom%1000 != 0 || m.OwnsFrom < m.Start+1000 {
+		t.Fatalf("owns from %d, began at %d", m.OwnsFrom, m.Start)
 	}
 	at := last.membership.announceLeave()
 	f.eventually("everybody knows of it", func() bool {
 		for _, s := range f.nodes {
 			m := s.View().Member(last.self)
-			if m == nil || m.StopAt != uint64(at.UnixMilli()) {
+			if m == nil || m.OwnsUntil != uint64(at.UnixMilli()) {
 				return false
 			}
-			if now := time.Now(); now.Before(at.Add(-10*time.Millisecond)) && !s.View().At(now).hasOwner(last.self) {
+			if now := time.Now(); now.Before(at.Add(-10*time.Millisecond)) && !s.View().TableAt(now).hasOwner(last.self) {
 				t.Errorf("%s took it for gone %v early", s.self, at.Sub(now))
 			}
-			if s.View().At(at).hasOwner(last.self) {
+			if s.View().TableAt(at).hasOwner(last.self) {
 				t.Errorf("%s takes it for an owner at %v", s.self, at)
 			}
 		}
@@ -328,7 +328,7 @@ func TestHandedOverTwice(t *testing.T) {
 			second.local.mu.Unlock()
 			time.AfterFunc(50*time.Millisecond, func() {
 				h, _, err := second.peers.link(first.self).requestHandover(f.Context(), id, 0, peerAddr{second.self, second.addr})
-				if err != nil || second.host.Install(id, h) != nil {
+				if err != nil || second.host.InstallHandover(id, h) != nil {
 					t.Error(err)
 				}
 				second.local.endTransfer(id, coming)
@@ -352,9 +352,9 @@ func TestHandedOverTwice(t *testing.T) {
 	}
 }
 
-func tableOfMember(s *station) (*View, *Table) {
-	v := NewView([]Member{{Name: s.self, Key: s.self, Rev: 1, StopAt: Never, Relay: s.addr}})
-	return v, v.At(time.Unix(1, 0))
+func tableOfMember(s *station) (*View, *OwnerTable) {
+	v := NewView([]Member{{Name: s.self, RingKey: s.self, Revision: 1, OwnsUntil: Never, Relay: s.addr}})
+	return v, v.TableAt(time.Unix(1, 0))
 }
 
 // ownedBut is another stream that a node owns.
@@ -419,7 +419,7 @@ func TestHandedOverInVainUnderSubscribers(t *testing.T) {
 		return fed
 	})
 	passed.Add(int64(10 * time.Minute))
-	info, err := edge.State(t.Context(), id, 0)
+	info, err := edge.Info(t.Context(), id, 0)
 	if err != nil || !info.Exists {
 		t.Fatalf("expired under its reader: %+v %v", info, err)
 	}

@@ -11,7 +11,7 @@ import (
 // the way of one node to it.
 
 // statusFor is how this node is, for a peer.
-func (r *Relay) statusFor(peer string) *relaypb.Status {
+func (r *Node) statusFor(peer string) *relaypb.Status {
 	left, owner := r.backlog.Load().remainingFor(peer)
 	return &relaypb.Status{
 		Readers: uint64(max(r.readerCount.Load(), 0)), StoreDown: r.storeLost(),
@@ -24,17 +24,17 @@ const shareTimeout = 10 * time.Second
 
 // Ready reports whether this node owns its part of the streams, and has got those of them
 // that are in use.
-func (r *Relay) Ready() bool {
+func (r *Node) Ready() bool {
 	v := r.View()
 	me := v.Member(r.self)
-	if me == nil || r.leaving.Load() || r.Trouble() != "" || !v.At(r.cfg.Now()).hasOwner(r.self) {
+	if me == nil || r.leaving.Load() || r.NotReadyReason() != "" || !v.TableAt(r.cfg.Now()).hasOwner(r.self) {
 		return false
 	}
 	if r.hasShare.Load() {
 		return true
 	}
 	now := unixMillis(r.cfg.Now())
-	if now < me.StartAt+uint64(shareTimeout.Milliseconds()) {
+	if now < me.OwnsFrom+uint64(shareTimeout.Milliseconds()) {
 		for _, st := range r.peers.statuses() {
 			if st == nil || !st.GetOwner() || st.GetOwed() > 0 {
 				return false
@@ -47,14 +47,14 @@ func (r *Relay) Ready() bool {
 
 // JoinErrors lists the addresses to join that this node does not reach, with the last error of
 // each; empty while there is none.
-func (r *Relay) JoinErrors() string { return r.membership.joinErrors() }
+func (r *Node) JoinErrors() string { return r.membership.joinErrors() }
 
-// Balance tells others how many readers are connected to this node, and returns how many
+// ExchangeReaders tells others how many readers are connected to this node, and returns how many
 // are connected to each of those that are there to stay; nobody's if the fleet is
 // changing.
-func (r *Relay) Balance(readers int) (others []int) {
+func (r *Node) ExchangeReaders(readers int) (others []int) {
 	r.readerCount.Store(int64(readers))
-	if r.history.unchangedFor(r.cfg.Now()) < r.cfg.Calm {
+	if r.history.unchangedFor(r.cfg.Now()) < r.cfg.StableFor {
 		return nil
 	}
 	v := r.View()
@@ -75,7 +75,7 @@ type storeHealth struct {
 
 // Timing of store.
 const (
-	// storeLostAfter is how long S2 is down here, and not for others, on top of the Host's own
+	// storeLostAfter is how long S2 is down here, and not for others, on top of the Manager's own
 	// patience, before this node says so: where it comes back for all, some find out a
 	// little earlier.
 	storeLostAfter = 2 * time.Second
@@ -110,13 +110,13 @@ func (s *storeHealth) updateLost(now time.Time, down, othersUp bool) (changed bo
 	return s.lost != lost
 }
 
-func (r *Relay) reconcileStore(now time.Time) {
+func (r *Node) reconcileStore(now time.Time) {
 	othersUp := false
 	for _, st := range r.peers.statuses() {
 		othersUp = othersUp || st != nil && !st.GetStoreDown()
 	}
 	me := r.View().Member(r.self)
-	owns := me != nil && me.StartAt != Never
+	owns := me != nil && me.OwnsFrom != Never
 	if r.storeHealth.updateLost(now, owns && r.storeLost(), othersUp) {
 		r.cfg.Logger.Warn("storage", "lost", r.storeHealth.lost)
 		r.membership.setStoreLost(r.storeHealth.lost)

@@ -21,7 +21,7 @@ var errWay = errors.New("no way to the log")
 
 func (w *way) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
 	if w.cut.Load() {
-		return shard.Ack{}, errors.Join(shard.ErrUnknown, errWay)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errWay)
 	}
 	if hold := w.hold.Load(); hold != nil {
 		<-*hold
@@ -131,10 +131,10 @@ func TestReturn(t *testing.T) {
 	}
 	f.do(s, write(id, shard.OpAppend, "b"), shard.CodeAppended)
 	before := f.log.Ops()
-	s.Return()
+	s.CancelLeave()
 	f.settle()
 	f.eventually("ready again", s.Ready)
-	if !s.host.Has(id) || f.nodes[0].host.Has(id) || f.nodes[2].host.Has(id) {
+	if !s.host.HasStream(id) || f.nodes[0].host.HasStream(id) || f.nodes[2].host.HasStream(id) {
 		t.Error("ready, and does not have its stream")
 	}
 	if after := f.log.Ops(); after.Reads != before.Reads || after.Replays != before.Replays {
@@ -144,7 +144,7 @@ func TestReturn(t *testing.T) {
 	s.membership.rejoinAfterPause(time.Minute)
 	f.eventually("it begins anew", func() bool {
 		m := f.nodes[0].View().Member(s.self)
-		return m != nil && m.StartAt == s.View().Member(s.self).StartAt && m.Rev == s.View().Member(s.self).Rev
+		return m != nil && m.OwnsFrom == s.View().Member(s.self).OwnsFrom && m.Revision == s.View().Member(s.self).Revision
 	})
 	f.settle()
 	f.do(f.nodes[2], write(id, shard.OpAppend, "d"), shard.CodeAppended)
@@ -157,15 +157,15 @@ func TestReturn(t *testing.T) {
 func TestBalance(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
-	if n := len(f.nodes[0].Balance(0)); n != 0 {
+	if n := len(f.nodes[0].ExchangeReaders(0)); n != 0 {
 		t.Errorf("%d are heard while the fleet changes", n)
 	}
 	for _, s := range f.nodes {
-		s.cfg.Calm = time.Millisecond
+		s.cfg.StableFor = time.Millisecond
 	}
 	hears := func(s *station, mine int, want ...int) func() bool {
 		return func() bool {
-			others := s.Balance(mine)
+			others := s.ExchangeReaders(mine)
 			sum := 0
 			for _, n := range others {
 				sum += n
@@ -177,8 +177,8 @@ func TestBalance(t *testing.T) {
 			return len(others) == len(want) && sum == all
 		}
 	}
-	f.nodes[1].Balance(20)
-	f.nodes[2].Balance(300)
+	f.nodes[1].ExchangeReaders(20)
+	f.nodes[2].ExchangeReaders(300)
 	f.eventually("all are heard", hears(f.nodes[0], 1, 20, 300))
 	f.eventually("all are heard", hears(f.nodes[1], 20, 1, 300))
 	if err := f.nodes[2].Leave(t.Context()); err != nil {
@@ -205,11 +205,11 @@ func TestProvisionalOwnerAnswers(t *testing.T) {
 		_, err := other.local.write(f.Context(), write(id, shard.OpAppend, "a"), true)
 		done <- err
 	}()
-	f.eventually("it has the stream", func() bool { return other.host.Has(id) })
+	f.eventually("it has the stream", func() bool { return other.host.HasStream(id) })
 	for range 5 {
 		other.hasMisplaced.Store(true)
 		other.reconcileStreams()
-		if !other.host.Has(id) {
+		if !other.host.HasStream(id) {
 			t.Error("let go of in the middle of a write")
 		}
 	}
@@ -221,6 +221,6 @@ func TestProvisionalOwnerAnswers(t *testing.T) {
 	f.eventually("it is let go of", func() bool {
 		other.hasMisplaced.Store(true)
 		other.reconcileStreams()
-		return !other.host.Has(id)
+		return !other.host.HasStream(id)
 	})
 }

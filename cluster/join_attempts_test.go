@@ -26,10 +26,10 @@ func TestAliens(t *testing.T) {
 			t.Parallel()
 			f := newFleet(t, 1)
 			var log lines
-			newcomer := f.add(change, func(c *Config) { c.Alone, c.Logger = 300*time.Millisecond, log.logger() })
+			newcomer := f.add(change, func(c *Config) { c.AloneAfter, c.Logger = 300*time.Millisecond, log.logger() })
 			other, _ := newcomer.Addrs()
 			second := f.add(change, func(c *Config) { // they find each other, and that changes nothing
-				c.Alone, c.Join = 300*time.Millisecond, append(c.Join, other)
+				c.AloneAfter, c.Join = 300*time.Millisecond, append(c.Join, other)
 			})
 			f.eventually("they know each other and their patience is over", func() bool {
 				return len(newcomer.View().Members()) == 2 && time.Since(newcomer.membership.joinBegan) > time.Second &&
@@ -37,8 +37,8 @@ func TestAliens(t *testing.T) {
 					strings.Contains(second.JoinErrors(), "answers, but its --secret or --cluster differs")
 			})
 			for _, s := range []*station{newcomer, second} {
-				if m := s.View().Member(s.self); m.StartAt != Never || s.Ready() {
-					t.Errorf("%s owns from %s on, ready: %v", s.self, formatDate(m.StartAt), s.Ready())
+				if m := s.View().Member(s.self); m.OwnsFrom != Never || s.Ready() {
+					t.Errorf("%s owns from %s on, ready: %v", s.self, formatDate(m.OwnsFrom), s.Ready())
 				}
 			}
 			if all := log.with("cannot join"); len(all) != 1 {
@@ -73,7 +73,7 @@ func TestNoNodeAnswers(t *testing.T) {
 		}
 	}()
 	f := newFleet(t, 0)
-	s := f.add(func(c *Config) { c.Alone, c.Join = 200*time.Millisecond, []string{ln.Addr().String()} })
+	s := f.add(func(c *Config) { c.AloneAfter, c.Join = 200*time.Millisecond, []string{ln.Addr().String()} })
 	f.eventually("patience is over", func() bool {
 		return time.Since(s.membership.joinBegan) > time.Second && strings.Contains(s.JoinErrors(), errNotThisFleet.Error())
 	})
@@ -97,7 +97,7 @@ func TestWhyAlone(t *testing.T) {
 	f := newFleet(t, 0)
 	var log lines
 	s := f.add(func(c *Config) {
-		c.Alone, c.Join, c.Network, c.Logger = time.Millisecond, []string{"fleet.example"}, nameless{}, log.logger()
+		c.AloneAfter, c.Join, c.Network, c.Logger = time.Millisecond, []string{"fleet.example"}, nameless{}, log.logger()
 	})
 	f.eventually("it is alone", s.Ready)
 	all := log.with("this node is alone")
@@ -134,7 +134,7 @@ func TestTriesAreTold(t *testing.T) {
 				t.Errorf("after %v (alien %v): %d lines, want %d", c.err, c.alien, n, c.want)
 			}
 		}
-		m.hears(Member{Name: "a", Key: "a", Rev: 1, StopAt: Never})
+		m.hears(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
 		m.noteAttempt(t.Context(), "10.0.0.8:1", refused, false) // one that does not run, of a fleet
 		if n := len(log.with("10.0.0.8")); n != 0 {
 			t.Errorf("%d lines about a node that does not run", n)

@@ -30,7 +30,7 @@ type link struct {
 	ctx                context.Context // ends with the link; its cause says why
 	cancel             context.CancelCauseFunc
 	metrics            *metrics
-	panics             *shard.Panics
+	panics             *shard.PanicHandler
 	peerVersion        uint32 // of the contract, that the owner speaks
 	subscriptionWindow int
 	linkWindow         int
@@ -68,8 +68,8 @@ type upstreamSub struct {
 	removed   bool // taken back
 
 	// owned by the link's bulk reader
-	tail    *shard.Tail
-	partial *batchAssembler // nil: no Range in pieces under way
+	tail    *shard.TailBuffer
+	partial *batchAssembler // nil: no RecordBatch in pieces under way
 }
 
 // subscribeRequest is what a subscription asks for.

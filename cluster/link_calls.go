@@ -72,7 +72,7 @@ func sendWriteChunks(
 
 // requestInfo asks the member for a stream's state.
 func (l *link) requestInfo(
-	ctx context.Context, id shard.StreamID, a shard.Ask, r route,
+	ctx context.Context, id shard.StreamID, a shard.InfoOptions, r route,
 ) (shard.Info, error) {
 	ctx, end := l.bindContext(ctx)
 	defer end()
@@ -91,31 +91,31 @@ func (l *link) requestInfo(
 // requestPage asks the member for a page of history.
 func (l *link) requestPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
-) (shard.Range, error) {
+) (shard.RecordBatch, error) {
 	ctx, end := l.bindContext(ctx)
 	defer end()
 	call, err := l.client.ReadPage(ctx, &relaypb.PageRequest{
 		Stream: wireBytes(id), Info: infoToWire(info), From: from,
 	})
 	if err != nil {
-		return shard.Range{}, statusToError(err)
+		return shard.RecordBatch{}, statusToError(err)
 	}
 	var b []byte
 	for total := 0; ; {
 		chunk, err := call.Recv()
 		if errors.Is(err, io.EOF) {
 			l.metrics.bytes[sideEdge].Add(float64(len(b)))
-			return shard.ParseRange(b)
+			return shard.ParseBatch(b)
 		}
 		if err != nil {
-			return shard.Range{}, statusToError(err)
+			return shard.RecordBatch{}, statusToError(err)
 		}
 		if b == nil {
 			total = int(min(chunk.GetTotal(), maxBatchOnWire))
 			b = bufferFor(total)
 		}
 		if len(b)+len(chunk.GetData()) > total {
-			return shard.Range{}, fmt.Errorf("page: %w", errMalformedPiece)
+			return shard.RecordBatch{}, fmt.Errorf("page: %w", errMalformedPiece)
 		}
 		b = append(b, chunk.GetData()...)
 	}

@@ -10,26 +10,26 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// host is what runs the streams that this node serves: *shard.Host.
+// host is what runs the streams that this node serves: *shard.Manager.
 type host interface {
 	Do(ctx context.Context, req *shard.Request) (shard.Outcome, error)
-	State(ctx context.Context, id shard.StreamID, ask shard.Ask) (shard.Info, error)
-	Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.Tail, func(), error)
-	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.Range, error)
-	ReadPageVia(ctx context.Context, id shard.StreamID, info shard.Info, from uint64, ask func(context.Context) (shard.Range, error)) (shard.Range, error)
-	Owned() []shard.StreamID
-	Hot(within time.Duration) []shard.StreamID
-	Has(id shard.StreamID) bool
-	Rest(id shard.StreamID)
+	Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error)
+	Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error)
+	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.RecordBatch, error)
+	ReadPageVia(ctx context.Context, id shard.StreamID, info shard.Info, from uint64, ask func(context.Context) (shard.RecordBatch, error)) (shard.RecordBatch, error)
+	OwnedStreams() []shard.StreamID
+	HotStreams(within time.Duration) []shard.StreamID
+	HasStream(id shard.StreamID) bool
+	EndSession(id shard.StreamID)
 	DropUnused(id shard.StreamID) bool
-	Hand(id shard.StreamID, from uint64) (shard.Handover, bool)
-	Install(id shard.StreamID, h shard.Handover) error
+	HandOver(id shard.StreamID, from uint64) (shard.Handover, bool)
+	InstallHandover(id shard.StreamID, h shard.Handover) error
 	StoreDown() bool
 }
 
 // localStreams is the host with rules added. A stream is let go of only while nobody here is
 // fed by it, or somebody else feeds them; and nobody begins to use it while it comes or
-// goes (a Tail that its host dropped is fed no more, and would look idle for ever). A
+// goes (a TailBuffer that its host dropped is fed no more, and would look idle for ever). A
 // stream that is not here is fetched from its owner before, if there was one of late.
 type localStreams struct {
 	host          host
@@ -73,9 +73,9 @@ type localFeed struct {
 	release func()
 }
 
-// startFeed has the host feed the stream's Tail. must: also if the stream was handed over.
+// startFeed has the host feed the stream's TailBuffer. must: also if the stream was handed over.
 func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from uint64, force bool) (
-	*shard.Tail, localFeed, error,
+	*shard.TailBuffer, localFeed, error,
 ) {
 	u, err := h.acquire(ctx, id, 1, force)
 	if err != nil {
@@ -120,7 +120,7 @@ func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int,
 		case ok && !force && time.Now().Before(over.until):
 			h.mu.Unlock()
 			return nil, &redirectError{owner: over.to}
-		case fetched, h.host.Has(id):
+		case fetched, h.host.HasStream(id):
 			delete(h.handedOver, id)
 			u := h.refLocked(id, refs)
 			h.mu.Unlock()
@@ -162,7 +162,7 @@ func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 // fetchAndInstall fetches a stream. Whatever fails, the log has it all.
 func (h *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID) {
 	if over, ok := h.fetchHandover(ctx, id); ok {
-		_ = h.host.Install(id, over)
+		_ = h.host.InstallHandover(id, over)
 	}
 }
 
@@ -191,14 +191,14 @@ func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from uin
 		}
 		h.mu.Lock()
 	}
-	if h.transfers[id] != nil || !h.host.Has(id) {
+	if h.transfers[id] != nil || !h.host.HasStream(id) {
 		h.mu.Unlock()
 		return over, false, nil
 	}
 	outgoing := &transfer{done: make(chan struct{})}
 	h.transfers[id] = outgoing
 	h.mu.Unlock()
-	over, found = h.host.Hand(id, from)
+	over, found = h.host.HandOver(id, from)
 	h.mu.Lock()
 	h.handedOver[id] = handoff{to, time.Now().Add(handedOverFor)}
 	if ref = h.feedRefs[id]; ref != nil {
@@ -257,11 +257,11 @@ func (h *localStreams) write(ctx context.Context, req *shard.Request, force bool
 	return h.host.Do(ctx, req)
 }
 
-func (h *localStreams) info(ctx context.Context, id shard.StreamID, a shard.Ask, force bool) (shard.Info, error) {
+func (h *localStreams) info(ctx context.Context, id shard.StreamID, a shard.InfoOptions, force bool) (shard.Info, error) {
 	if _, err := h.acquire(ctx, id, 0, force); err != nil {
 		return shard.Info{}, err
 	}
-	return h.host.State(ctx, id, a)
+	return h.host.Info(ctx, id, a)
 }
 
 // answersLocally reports whether an answer for the stream needs no other node: it is here, on its
@@ -271,7 +271,7 @@ func (h *localStreams) answersLocally(id shard.StreamID) bool {
 	defer h.mu.Unlock()
 	_, over := h.handedOver[id]
 	p := h.transfers[id]
-	return over || p != nil && p.incoming || h.host.Has(id)
+	return over || p != nil && p.incoming || h.host.HasStream(id)
 }
 
 // openPool runs what may block on S2: at most limit at once. Those that wait are

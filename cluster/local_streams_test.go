@@ -17,9 +17,9 @@ type slowHost struct {
 	has atomic.Bool
 }
 
-func (h *slowHost) Has(shard.StreamID) bool { return h.has.Load() }
+func (h *slowHost) HasStream(shard.StreamID) bool { return h.has.Load() }
 
-func (h *slowHost) State(context.Context, shard.StreamID, shard.Ask) (shard.Info, error) {
+func (h *slowHost) Info(context.Context, shard.StreamID, shard.InfoOptions) (shard.Info, error) {
 	<-time.After(time.Millisecond) // in a bubble: others run before it has the stream
 	h.has.Store(true)
 	return shard.Info{}, nil

@@ -12,25 +12,25 @@ import (
 type Member struct {
 	// Name is unique for each process: the node's name and a random suffix.
 	Name string
-	// Key is the stable ring key: the same after a restart.
-	Key string
+	// RingKey is the stable ring key: the same after a restart.
+	RingKey string
 	// Start is when the process started, in milliseconds since 1970: of two
 	// members with one Key the later one counts.
 	Start uint64
-	// Rev grows by one with each change of what the process says of itself:
+	// Revision grows by one with each change of what the process says of itself:
 	// gossip may bring an old saying again.
-	Rev uint64
-	// StartAt and StopAt bound when the member owns streams, in milliseconds
-	// since 1970: StartAt ≤ t < StopAt. Never is for ever.
-	StartAt, StopAt uint64
+	Revision uint64
+	// OwnsFrom and OwnsUntil bound when the member owns streams, in milliseconds
+	// since 1970: OwnsFrom ≤ t < OwnsUntil. Never is for ever.
+	OwnsFrom, OwnsUntil uint64
 	// Flags say what else to know.
 	Flags Flags
-	// Speaks is the newest version of the relay's contract that it knows.
-	Speaks uint8
+	// RelayVersion is the newest version of the relay's contract that it knows.
+	RelayVersion uint8
 	// Relay is the address of its gRPC server, HTTP that of its public one.
 	Relay, HTTP string
-	// Format is the level of the log format that it speaks (shard.FormatLevel).
-	Format uint8
+	// FormatLevel is the level of the log format that it speaks (shard.FormatLevel).
+	FormatLevel uint8
 	// Features says what else it can do.
 	Features Features
 	// Fleet is a hash of the identity of the fleet that it found in S2; 0: none yet.
@@ -39,7 +39,7 @@ type Member struct {
 
 // ownsAt reports whether the member's dates let it own streams at an instant, in
 // milliseconds since 1970.
-func (m *Member) ownsAt(ms uint64) bool { return m.StartAt <= ms && ms < m.StopAt }
+func (m *Member) ownsAt(ms uint64) bool { return m.OwnsFrom <= ms && ms < m.OwnsUntil }
 
 // supersedes reports whether, of two members with one key, m is the one that counts.
 func (m *Member) supersedes(o *Member) bool {
@@ -94,19 +94,19 @@ const (
 var errMetadata = errors.New("malformed metadata")
 
 func (m *Member) encode() []byte {
-	b := make([]byte, 0, metaFixedBytes+3+len(m.Key)+len(m.Relay)+len(m.HTTP))
+	b := make([]byte, 0, metaFixedBytes+3+len(m.RingKey)+len(m.Relay)+len(m.HTTP))
 	b = append(b, metaVersion)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.Flags))
 	b = binary.BigEndian.AppendUint16(b, ringGeneration)
-	b = append(b, relayVersionOldest, m.Speaks)
-	for _, v := range []uint64{m.Rev, m.Start, m.StartAt, m.StopAt} {
+	b = append(b, relayVersionOldest, m.RelayVersion)
+	for _, v := range []uint64{m.Revision, m.Start, m.OwnsFrom, m.OwnsUntil} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
-	for _, s := range []string{m.Key, m.Relay, m.HTTP} {
+	for _, s := range []string{m.RingKey, m.Relay, m.HTTP} {
 		b = append(b, byte(len(s)))
 		b = append(b, s...)
 	}
-	b = append(b, metaExtensionBytes, m.Format, byte(m.Features))
+	b = append(b, metaExtensionBytes, m.FormatLevel, byte(m.Features))
 	return binary.BigEndian.AppendUint64(b, m.Fleet)
 }
 
@@ -121,7 +121,7 @@ func (m *Member) decodeExtension(b []byte) error {
 	}
 	var ext [metaExtensionBytes]byte
 	copy(ext[:], b[1:1+n])
-	m.Format, m.Features = ext[0], Features(ext[1])
+	m.FormatLevel, m.Features = ext[0], Features(ext[1])
 	m.Fleet = binary.BigEndian.Uint64(ext[2:])
 	return nil
 }
@@ -135,25 +135,25 @@ func decodeMember(name string, b []byte) (Member, error) {
 		return Member{}, fmt.Errorf("ring generation %d, not %d", gen, ringGeneration)
 	}
 	m := Member{
-		Name:    name,
-		Flags:   Flags(binary.BigEndian.Uint16(b[1:])),
-		Speaks:  b[6],
-		Rev:     binary.BigEndian.Uint64(b[7:]),
-		Start:   binary.BigEndian.Uint64(b[15:]),
-		StartAt: binary.BigEndian.Uint64(b[23:]),
-		StopAt:  binary.BigEndian.Uint64(b[31:]),
+		Name:         name,
+		Flags:        Flags(binary.BigEndian.Uint16(b[1:])),
+		RelayVersion: b[6],
+		Revision:     binary.BigEndian.Uint64(b[7:]),
+		Start:        binary.BigEndian.Uint64(b[15:]),
+		OwnsFrom:     binary.BigEndian.Uint64(b[23:]),
+		OwnsUntil:    binary.BigEndian.Uint64(b[31:]),
 	}
 	b = b[metaFixedBytes:]
 	for _, f := range []struct {
 		s   *string
 		max int
-	}{{&m.Key, maxRingKey}, {&m.Relay, maxAddress}, {&m.HTTP, maxAddress}} {
+	}{{&m.RingKey, maxRingKey}, {&m.Relay, maxAddress}, {&m.HTTP, maxAddress}} {
 		if len(b) == 0 || len(b) < 1+int(b[0]) || int(b[0]) > f.max {
 			return Member{}, errMetadata
 		}
 		*f.s, b = string(b[1:1+int(b[0])]), b[1+int(b[0]):]
 	}
-	if m.Key == "" || m.Relay == "" {
+	if m.RingKey == "" || m.Relay == "" {
 		return Member{}, errMetadata
 	}
 	return m, m.decodeExtension(b)

@@ -79,9 +79,9 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		others:      map[string]Member{},
 		gossipAddrs: map[string]string{}, joinAttempts: map[string]*joinAttempt{}, joinBegan: time.Now(),
 		self: Member{
-			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), Key: cfg.RingKey,
-			Start: unixMillis(cfg.Now()), Rev: 1, StopAt: Never,
-			Speaks: relayVersionNewest, Relay: relayAddr, HTTP: cfg.HTTP, Format: shard.FormatLevel,
+			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), RingKey: cfg.RingKey,
+			Start: unixMillis(cfg.Now()), Revision: 1, OwnsUntil: Never,
+			RelayVersion: relayVersionNewest, Relay: relayAddr, HTTP: cfg.HTTP, FormatLevel: shard.FormatLevel,
 		},
 	}
 	if cfg.Plaintext != PlaintextAlways {
@@ -89,7 +89,7 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 	}
 	m.gate.closed = cfg.storeGated
 	if len(cfg.Join) > 0 || cfg.storeGated {
-		m.self.StartAt = Never // owns nothing before it has found somebody, and S2
+		m.self.OwnsFrom = Never // owns nothing before it has found somebody, and S2
 	}
 	m.view.Store(NewView([]Member{m.self}))
 	return m
@@ -172,11 +172,11 @@ func (m *membership) publishViews(ctx context.Context) {
 	nextChange := time.NewTimer(time.Hour)
 	defer nextChange.Stop()
 	superseder := ""
-	var loggedTable *Table // the last one that the log tells of
+	var loggedTable *OwnerTable // the last one that the log tells of
 	for {
 		v := m.buildView()
 		now := m.cfg.Now()
-		owners := v.At(now).Len() // lays the ring out here, off the way of requests
+		owners := v.TableAt(now).Len() // lays the ring out here, off the way of requests
 		m.metrics.owners.Set(float64(owners))
 		m.metrics.members.Set(float64(len(v.members)))
 		if old := m.view.Load(); !v.equal(old) {
@@ -184,15 +184,15 @@ func (m *membership) publishViews(ctx context.Context) {
 			m.metrics.viewChanges.Inc()
 			logMemberChanges(m.log, m.self.Name, old, v)
 		}
-		if table := v.At(now); loggedTable == nil || !loggedTable.sameOwners(table) {
+		if table := v.TableAt(now); loggedTable == nil || !loggedTable.sameOwners(table) {
 			m.log.Info("owners changed", "owners", owners, "members", len(v.members), "self", table.hasOwner(m.self.Name))
 			loggedTable = table
 		}
 		m.onView(m.view.Load())
-		superseder = m.warnSuperseded(v.HiddenBy(m.self.Name, now), superseder)
+		superseder = m.warnSuperseded(v.SupersededBy(m.self.Name, now), superseder)
 		m.buildTablesAhead(m.view.Load(), now)
 		wait := time.Hour
-		for _, at := range v.Flips() {
+		for _, at := range v.TableChanges() {
 			if at.After(now) {
 				wait = max(at.Sub(m.cfg.Now()), 0)
 				break
@@ -216,10 +216,10 @@ const maxTablesAhead = 4
 // the first that comes, and that one for the ring.
 func (m *membership) buildTablesAhead(v *View, now time.Time) {
 	ahead := 0
-	for _, at := range v.Flips() {
+	for _, at := range v.TableChanges() {
 		if at.After(now) && ahead < maxTablesAhead {
 			ahead++
-			v.At(at)
+			v.TableAt(at)
 		}
 	}
 }
@@ -232,7 +232,7 @@ func (m *membership) warnSuperseded(by *Member, before string) string {
 	}
 	if by.Name != before {
 		m.log.Warn("a newer node has this one's ring key: this one owns nothing",
-			"key", by.Key, "addr", m.self.Relay, "peer", by.Name, "peerAddr", by.Relay)
+			"key", by.RingKey, "addr", m.self.Relay, "peer", by.Name, "peerAddr", by.Relay)
 	}
 	return by.Name
 }
@@ -244,7 +244,7 @@ func (m *membership) buildView() *View {
 	defer m.mu.Unlock()
 	now := m.cfg.Now()
 	m.yieldOwnershipLocked(now)
-	if m.self.StartAt == Never && m.othersOwnLocked(now) && m.mayOwnLocked(now) {
+	if m.self.OwnsFrom == Never && m.othersOwnLocked(now) && m.mayOwnLocked(now) {
 		m.setStartLocked(m.nextChangeAt(now))
 	}
 	return NewView(m.allMembersLocked())
@@ -254,16 +254,16 @@ func (m *membership) buildView() *View {
 // that changes of several nodes fall together, and so far ahead that every node knows of
 // it by then. All switch by their own clocks, and not when gossip comes by.
 func (m *membership) nextChangeAt(now time.Time) uint64 {
-	at := now.Add(m.cfg.Lead)
-	if m.cfg.Lead >= time.Second {
+	at := now.Add(m.cfg.ChangeNotice)
+	if m.cfg.ChangeNotice >= time.Second {
 		at = at.Add(time.Second - 1).Truncate(time.Second)
 	}
 	return max(unixMillis(at), 1)
 }
 
 func (m *membership) setStartLocked(at uint64) {
-	m.self.StartAt = at
-	m.self.Rev++
+	m.self.OwnsFrom = at
+	m.self.Revision++
 	notify(m.selfChanged)
 }
 
@@ -290,7 +290,7 @@ func (m *membership) endJoinRound(all bool, why string) (company bool) {
 	company = len(m.others) > 0
 	ripe := (company || why != "") && !m.metForeignLocked()
 	first := ripe && m.noteJoinRoundLocked(all, why)
-	begins := ripe && m.self.StartAt == Never && !m.othersOwnLocked(now) && m.mayOwnLocked(now)
+	begins := ripe && m.self.OwnsFrom == Never && !m.othersOwnLocked(now) && m.mayOwnLocked(now)
 	switch {
 	case !begins:
 	case all || !company:
@@ -321,11 +321,11 @@ func (m *membership) cancelLeave() {
 	m.mu.Lock()
 	if m.self.Flags&FlagLeaving != 0 {
 		m.self.Flags &^= FlagLeaving
-		m.self.StartAt, m.self.StopAt = m.nextChangeAt(m.cfg.Now()), Never
+		m.self.OwnsFrom, m.self.OwnsUntil = m.nextChangeAt(m.cfg.Now()), Never
 		if !m.mayOwnLocked(m.cfg.Now()) {
-			m.self.StartAt = Never
+			m.self.OwnsFrom = Never
 		}
-		m.self.Rev++
+		m.self.Revision++
 	}
 	m.mu.Unlock()
 	m.announceChange()
@@ -344,7 +344,7 @@ func (m *membership) setStoreLost(lost bool) {
 	if lost {
 		m.self.Flags |= FlagNoStore
 	}
-	m.self.Rev++
+	m.self.Revision++
 	m.mu.Unlock()
 	m.announceChange()
 }
@@ -356,8 +356,8 @@ func (m *membership) rejoinAfterPause(late time.Duration) {
 	m.mu.Lock()
 	again := len(m.others) > 0 && m.self.ownsAt(unixMillis(now))
 	if again {
-		m.self.StartAt = m.nextChangeAt(now)
-		m.self.Rev++
+		m.self.OwnsFrom = m.nextChangeAt(now)
+		m.self.Revision++
 	}
 	m.mu.Unlock()
 	m.log.Warn("stood still", "for", late)
@@ -373,13 +373,13 @@ func (m *membership) announceLeave() (at time.Time) {
 	if m.self.Flags&FlagLeaving == 0 {
 		now := m.cfg.Now()
 		m.self.Flags |= FlagLeaving
-		m.self.StopAt = m.nextChangeAt(now)
+		m.self.OwnsUntil = m.nextChangeAt(now)
 		if len(m.others) == 0 {
-			m.self.StopAt = max(unixMillis(now), 1)
+			m.self.OwnsUntil = max(unixMillis(now), 1)
 		}
-		m.self.Rev++
+		m.self.Revision++
 	}
-	at = time.UnixMilli(int64(m.self.StopAt))
+	at = time.UnixMilli(int64(m.self.OwnsUntil))
 	m.mu.Unlock()
 	m.announceChange()
 	return at
@@ -452,7 +452,7 @@ func (m *membership) joinLoop(ctx context.Context) {
 		switch {
 		case all && !strangers:
 			why = "all addresses to join are this node's own"
-		case time.Since(m.joinBegan) >= m.cfg.Alone:
+		case time.Since(m.joinBegan) >= m.cfg.AloneAfter:
 			why = "found nobody to join"
 		}
 		wait := joinInterval + mrand.N(joinInterval/2)
@@ -473,7 +473,7 @@ func (m *membership) warnIfNeverJoined(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
-	case <-time.After(m.cfg.Alone):
+	case <-time.After(m.cfg.AloneAfter):
 	}
 	m.mu.Lock()
 	company := len(m.others) > 0
@@ -574,7 +574,7 @@ func (d *gossipDelegate) noteMember(n *memberlist.Node) {
 	}
 	d.mu.Lock()
 	d.gossipAddrs[n.Name] = gossipAddrOf(n)
-	if old, ok := d.others[n.Name]; !ok || o.Rev > old.Rev {
+	if old, ok := d.others[n.Name]; !ok || o.Revision > old.Revision {
 		d.others[n.Name] = o
 	}
 	d.mu.Unlock()

@@ -63,9 +63,9 @@ func (m *membership) hears(all ...Member) {
 func TestWhoBegins(t *testing.T) {
 	t.Parallel()
 	const never, atOnce, dated = "never", "at once", "dated"
-	newcomer := Member{Name: "newcomer-1", Key: "newcomer", Rev: 1, StartAt: Never, StopAt: Never}
-	drained := Member{Name: "drained-1", Key: "drained", Rev: 1, StopAt: 1}
-	owner := Member{Name: "owner-1", Key: "owner", Rev: 1, StopAt: Never}
+	newcomer := Member{Name: "newcomer-1", RingKey: "newcomer", Revision: 1, OwnsFrom: Never, OwnsUntil: Never}
+	drained := Member{Name: "drained-1", RingKey: "drained", Revision: 1, OwnsUntil: 1}
+	owner := Member{Name: "owner-1", RingKey: "owner", Revision: 1, OwnsUntil: Never}
 	for _, c := range []struct {
 		name   string
 		known  []Member
@@ -92,7 +92,7 @@ func TestWhoBegins(t *testing.T) {
 			t.Errorf("%s: company", c.name)
 		}
 		me, got := m.buildView().Member(m.self.Name), dated
-		switch me.StartAt {
+		switch me.OwnsFrom {
 		case Never:
 			got = never
 		case 0:
@@ -141,14 +141,14 @@ func TestTwoJoinAtOnce(t *testing.T) {
 		return len(first.View().Members()) == 2 && len(second.View().Members()) == 2
 	})
 	for _, s := range both {
-		if m := s.View().Member(s.self); m.StartAt != Never || s.Ready() {
-			t.Errorf("%s owns from %d on, ready: %v", s.self, m.StartAt, s.Ready())
+		if m := s.View().Member(s.self); m.OwnsFrom != Never || s.Ready() {
+			t.Errorf("%s owns from %d on, ready: %v", s.self, m.OwnsFrom, s.Ready())
 		}
 	}
 	close(net.may)
 	f.settle()
 	for _, s := range both {
-		if s.View().Member(s.self).StartAt == 0 {
+		if s.View().Member(s.self).OwnsFrom == 0 {
 			t.Errorf("%s named no date", s.self)
 		}
 	}
@@ -159,7 +159,7 @@ func TestColdStart(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
 	join := func(c *Config) {
-		c.Lead, c.Alone = time.Hour, time.Hour
+		c.ChangeNotice, c.AloneAfter = time.Hour, time.Hour
 		if c.Join == nil {
 			c.Join = []string{"127.0.0.1:1"} // nobody is there
 		}
@@ -190,14 +190,14 @@ func TestAlone(t *testing.T) {
 			want  int
 		}{
 			{"nobody joins", nil, 1},
-			{"somebody joins", []Member{{Name: "a", Key: "a", Rev: 1, StopAt: Never}}, 0},
+			{"somebody joins", []Member{{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never}}, 0},
 		} {
 			log := lines{}
 			m := unheard(log.logger())
 			m.hears(c.known...)
 			began := time.Now()
 			m.joinLoop(t.Context())
-			if n := len(log.with("alone")); n != c.want || time.Since(began) != m.cfg.Alone {
+			if n := len(log.with("alone")); n != c.want || time.Since(began) != m.cfg.AloneAfter {
 				t.Errorf("%s: said %d times, after %v", c.name, n, time.Since(began))
 			}
 		}
@@ -229,16 +229,16 @@ func TestHidden(t *testing.T) {
 				t.Errorf("%q, want %d lines", all, want)
 			}
 		}
-		twin := Member{Name: "me-2", Key: "me", Rev: 1, Start: m.self.Start - 1, StopAt: Never}
+		twin := Member{Name: "me-2", RingKey: "me", Revision: 1, Start: m.self.Start - 1, OwnsUntil: Never}
 		m.hears(twin) // older
 		said(0)
-		twin.Rev, twin.Start = 2, m.self.Start+1
+		twin.Revision, twin.Start = 2, m.self.Start+1
 		m.hears(twin)
 		said(1)
 		if all := log.with("10.0.0.1:1"); len(all) != 1 || !strings.Contains(all[0], "10.0.1.0:1") {
 			t.Errorf("without both addresses: %q", all)
 		}
-		m.hears(Member{Name: "a", Key: "a", Rev: 1, StopAt: Never})
+		m.hears(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
 		said(1)
 		(*gossipDelegate)(m).NotifyLeave(&memberlist.Node{Name: twin.Name})
 		said(1)
@@ -256,7 +256,7 @@ func TestTablesAhead(t *testing.T) {
 		now := unixMillis(time.Now())
 		for i := range uint64(maxTablesAhead + 2) {
 			m.hears(Member{
-				Name: fmt.Sprint(i), Key: fmt.Sprint(i), Rev: 1, StartAt: now + 1000*(i+1), StopAt: Never,
+				Name: fmt.Sprint(i), RingKey: fmt.Sprint(i), Revision: 1, OwnsFrom: now + 1000*(i+1), OwnsUntil: Never,
 			})
 		}
 		synctest.Wait()

@@ -25,7 +25,7 @@ const (
 	maxControlItems = 4096
 	// maxPosition is above every position that S2 will ever have.
 	maxPosition = 1 << 62
-	// maxHandoverBatches bounds the Ranges of a Handover.
+	// maxHandoverBatches bounds the RecordBatches of a Handover.
 	maxHandoverBatches = 1 << 16
 	// maxReaders bounds what a node says of its readers.
 	maxReaders = 1 << 30
@@ -112,10 +112,10 @@ func checkInfo(i *relaypb.Info) error {
 }
 
 // peerOps are the operations that come from other nodes: what clients ask for, and what the
-// owners of forks and of their sources ask of each other. OpSettled is of a stream's own owner.
+// owners of forks and of their sources ask of each other. OpReleaseDone is of a stream's own owner.
 var peerOps = map[shard.Op]bool{
 	shard.OpCreate: true, shard.OpAppend: true, shard.OpDelete: true,
-	shard.OpHold: true, shard.OpRelease: true, shard.OpVoid: true,
+	shard.OpHold: true, shard.OpRelease: true, shard.OpCancelFork: true,
 }
 
 // checkWriteHead is of a write, without its messages; size is what they have together.
@@ -177,8 +177,8 @@ func checkOutcome(o *relaypb.DoReply) error {
 	return checkInfo(o.GetInfo())
 }
 
-func checkStateRequest(q *relaypb.StateRequest) (shard.StreamID, shard.Ask, error) {
-	const all = shard.AskTouch | shard.AskLocal | shard.AskSure | shard.AskFollow
+func checkStateRequest(q *relaypb.StateRequest) (shard.StreamID, shard.InfoOptions, error) {
+	const all = shard.InfoTouch | shard.InfoAllowCached | shard.InfoRequireFresh | shard.InfoWillFollow
 	id, err := checkStream(q.GetStream())
 	if err == nil && q.GetAsk() > uint32(all) {
 		err = malformedError("ask")
@@ -186,7 +186,7 @@ func checkStateRequest(q *relaypb.StateRequest) (shard.StreamID, shard.Ask, erro
 	if err == nil {
 		err = checkRoute(q.GetRoute())
 	}
-	return id, shard.Ask(q.GetAsk()), err
+	return id, shard.InfoOptions(q.GetAsk()), err
 }
 
 func checkPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
@@ -218,7 +218,7 @@ func checkHandover(reply *relaypb.HandReply) (h shard.Handover, err error) {
 	}
 	h.State = reply.GetState()
 	for _, b := range reply.GetTail() {
-		r, err := shard.ParseRange(b)
+		r, err := shard.ParseBatch(b)
 		if err != nil {
 			return h, err
 		}

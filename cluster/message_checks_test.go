@@ -79,13 +79,13 @@ func TestWhatPeersSay(t *testing.T) {
 		"stream none":          head(func(h *relaypb.DoHead) { h.Stream = nil }),
 		"stream long":          head(func(h *relaypb.DoHead) { h.Stream = longID }),
 		"op none":              head(func(h *relaypb.DoHead) { h.Op = 0 }),
-		"op of the owner":      head(func(h *relaypb.DoHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpSettled), nil, make([]byte, 8) }),
+		"op of the owner":      head(func(h *relaypb.DoHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpReleaseDone), nil, make([]byte, 8) }),
 		"op of later":          head(func(h *relaypb.DoHead) { h.Op = uint32(shard.LastOp) + 1 }),
 		"op beyond a byte":     head(func(h *relaypb.DoHead) { h.Op = 256 + uint32(shard.OpAppend) }),
 		"id":                   head(func(h *relaypb.DoHead) { h.Id = []byte("x") }),
 		"ref":                  head(func(h *relaypb.DoHead) { h.Ref = []byte("x") }),
 		"hold without ref":     head(func(h *relaypb.DoHead) { h.Op, h.Sizes = uint32(shard.OpHold), nil }),
-		"hold with messages":   head(func(h *relaypb.DoHead) { h.Op, h.Ref = uint32(shard.OpVoid), make([]byte, 8) }),
+		"hold with messages":   head(func(h *relaypb.DoHead) { h.Op, h.Ref = uint32(shard.OpCancelFork), make([]byte, 8) }),
 		"empty message":        head(func(h *relaypb.DoHead) { h.Sizes = []uint32{1, 0} }),
 		"large":                head(func(h *relaypb.DoHead) { h.Sizes = []uint32{shard.MaxBody, 1} }),
 		"beyond":               head(func(h *relaypb.DoHead) { h.Sizes = []uint32{1 << 31, 1 << 31, 1 << 31} }),
@@ -220,28 +220,28 @@ func TestWhomToHandTo(t *testing.T) {
 		}
 	}
 	l := f.nodes[1].peers.link(owner.self)
-	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{"evil", "10.0.0.1:1"}); err == nil || found || !owner.host.Has(id) {
+	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{"evil", "10.0.0.1:1"}); err == nil || found || !owner.host.HasStream(id) {
 		t.Errorf("given to a stranger: %v, %v", found, err)
 	}
 	soon := NewView([]Member{
-		{Name: owner.self, Key: "a", Rev: 1, StopAt: unixMillis(time.Now().Add(maxTakeoverLead / 2)), Relay: owner.addr},
-		{Name: "b", Key: "b", Rev: 1, StartAt: unixMillis(time.Now().Add(maxTakeoverLead / 2)), StopAt: Never, Relay: "b:1"},
-		{Name: "c", Key: "c", Rev: 1, StartAt: unixMillis(time.Now().Add(time.Hour)), StopAt: Never, Relay: "c:1"},
+		{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: unixMillis(time.Now().Add(maxTakeoverLead / 2)), Relay: owner.addr},
+		{Name: "b", RingKey: "b", Revision: 1, OwnsFrom: unixMillis(time.Now().Add(maxTakeoverLead / 2)), OwnsUntil: Never, Relay: "b:1"},
+		{Name: "c", RingKey: "c", Revision: 1, OwnsFrom: unixMillis(time.Now().Add(time.Hour)), OwnsUntil: Never, Relay: "c:1"},
 	})
-	lone := &Relay{self: owner.self, membership: &membership{}, cfg: Config{Now: time.Now}}
+	lone := &Node{self: owner.self, membership: &membership{}, cfg: Config{Now: time.Now}}
 	lone.membership.view.Store(soon)
 	if !lone.isSuccessor("p/s", peerAddr{"b", "b:1"}) || lone.isSuccessor("p/s", peerAddr{"c", "c:1"}) {
 		t.Error("not the owner of a date that is near, but that of one far off")
 	}
 	// Who takes its leave back, or has S2 again, knows that before others do.
 	for what, back := range map[string]Member{
-		"its leave": {StopAt: 1, Flags: FlagLeaving}, "its way to S2": {StopAt: Never, Flags: FlagNoStore},
+		"its leave": {OwnsUntil: 1, Flags: FlagLeaving}, "its way to S2": {OwnsUntil: Never, Flags: FlagNoStore},
 	} {
-		back.Name, back.Key, back.Rev, back.Relay = "b", "b", 1, "b:1"
-		v := NewView([]Member{{Name: owner.self, Key: "a", Rev: 1, StopAt: Never, Relay: owner.addr}, back})
+		back.Name, back.RingKey, back.Revision, back.Relay = "b", "b", 1, "b:1"
+		v := NewView([]Member{{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: Never, Relay: owner.addr}, back})
 		lone.membership.view.Store(v)
 		for _, id := range []shard.StreamID{"p/s", "p/t", "p/u", "p/v", "p/w", "p/x"} {
-			want := newTable([]*Member{{Name: owner.self, Key: "a"}, {Name: "b", Key: "b"}}).Owner(id).Name == "b"
+			want := newTable([]*Member{{Name: owner.self, RingKey: "a"}, {Name: "b", RingKey: "b"}}).Owner(id).Name == "b"
 			if got := lone.isSuccessor(id, peerAddr{"b", "b:1"}); got != want {
 				t.Errorf("%s taken back: %s is handed over: %v, want %v", what, id, got, want)
 			}
@@ -302,7 +302,7 @@ func TestMalformedAnswers(t *testing.T) {
 	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	owner.local.host = &liar{owner.local.host}
 	links := fmt.Sprint(f.links())
-	if _, err := other.State(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
+	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
 		t.Errorf("%v", err)
 	}
 	if got := fmt.Sprint(f.links()); got != links {
@@ -313,8 +313,8 @@ func TestMalformedAnswers(t *testing.T) {
 // liar describes streams that cannot be.
 type liar struct{ host }
 
-func (liar) State(context.Context, shard.StreamID, shard.Ask) (shard.Info, error) {
-	return shard.Info{Exists: true, Life: 1, Tail: 9}, nil
+func (liar) Info(context.Context, shard.StreamID, shard.InfoOptions) (shard.Info, error) {
+	return shard.Info{Exists: true, Generation: 1, Tail: 9}, nil
 }
 
 // A peer that announces much and sends little is given room for little.

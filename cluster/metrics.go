@@ -14,7 +14,7 @@ const (
 
 type metrics struct {
 	subscriptions map[side]prometheus.Gauge
-	bytes         map[side]prometheus.Counter // of Ranges
+	bytes         map[side]prometheus.Counter // of RecordBatches
 	notOwner      prometheus.Counter          // answered by this node
 	forced        prometheus.Counter          // sent by this node
 	viewChanges   prometheus.Counter

@@ -19,22 +19,22 @@ const (
 )
 
 // recoverToError makes an error of a panic. It is deferred by itself: only so it can recover.
-func recoverToError(p *shard.Panics, where string, err *error) {
+func recoverToError(p *shard.PanicHandler, where string, err *error) {
 	if v := recover(); v != nil {
-		*err = p.Caught(where, v)
+		*err = p.Handle(where, v)
 	}
 }
 
 // recoverToStatus is guard for a call's handler.
-func recoverToStatus(p *shard.Panics, err *error) {
+func recoverToStatus(p *shard.PanicHandler, err *error) {
 	if v := recover(); v != nil {
-		*err = status.Error(codes.Internal, p.Caught(panicInCall, v).Error())
+		*err = status.Error(codes.Internal, p.Handle(panicInCall, v).Error())
 	}
 }
 
 // panicInterceptors are the interceptors by which a panic of a handler costs one call. gRPC itself
 // would let it end the process.
-func panicInterceptors(p *shard.Panics) []grpc.ServerOption {
+func panicInterceptors(p *shard.PanicHandler) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(func(
 			ctx context.Context, q any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler,

@@ -27,9 +27,9 @@ func (b *brittle) panics(id shard.StreamID) {
 	}
 }
 
-func (b *brittle) State(ctx context.Context, id shard.StreamID, a shard.Ask) (shard.Info, error) {
+func (b *brittle) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
 	b.panics(id)
-	return b.host.State(ctx, id, a)
+	return b.host.Info(ctx, id, a)
 }
 
 func (b *brittle) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
@@ -37,7 +37,7 @@ func (b *brittle) Do(ctx context.Context, q *shard.Request) (shard.Outcome, erro
 	return b.host.Do(ctx, q)
 }
 
-func (b *brittle) Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.Tail, func(), error) {
+func (b *brittle) Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error) {
 	b.panics(id)
 	return b.host.Follow(ctx, id, from)
 }
@@ -73,7 +73,7 @@ func TestPanicOfAHandler(t *testing.T) {
 	b := &brittle{host: owner.local.host, id: id}
 	owner.local.host = b
 	links := f.links()
-	if _, err := other.State(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
+	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
 		t.Errorf("state: %v", err)
 	}
 	panicsOf(t, reg, `fantail_panics_total{where="relay_call"} 1`+"\n")
@@ -122,7 +122,7 @@ func TestPageOfNothing(t *testing.T) {
 	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	l := f.nodes[1].peers.link(owner.self)
 	for _, from := range []uint64{0, 1, 1 << 40} {
-		if _, err := l.requestPage(t.Context(), id, shard.Info{Exists: true, Life: 2}, from); !errors.Is(err, errCallFailed) {
+		if _, err := l.requestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, from); !errors.Is(err, errCallFailed) {
 			t.Errorf("from %d: %v", from, err)
 		}
 	}

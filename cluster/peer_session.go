@@ -56,12 +56,12 @@ type peerSub struct {
 	flags  subFlags
 	moved  *ownerMove // nil: this node may serve it
 	endErr error      // to be said; then the subscription is gone
-	tail   *shard.Tail
+	tail   *shard.TailBuffer
 	feed   localFeed
 
 	// owned by the bulk lane
 	pos      uint64         // everything below was sent
-	outgoing *outgoingBatch // nil: no Range under way
+	outgoing *outgoingBatch // nil: no RecordBatch under way
 }
 
 type subFlags uint8
@@ -82,7 +82,7 @@ type ownerMove struct {
 	since time.Time
 }
 
-// outgoingBatch is a Range that is under way in pieces. Its whole size was charged
+// outgoingBatch is a RecordBatch that is under way in pieces. Its whole size was charged
 // when it began.
 type outgoingBatch struct {
 	data []byte
@@ -102,7 +102,7 @@ const maxSubs = 1 << 18
 // movedGrace is how long a subscription is served after its owner moved.
 const movedGrace = 10 * time.Second
 
-// Wake says that the Tail has news. It is called by whoever brought them.
+// Wake says that the TailBuffer has news. It is called by whoever brought them.
 func (u *peerSub) Wake() {
 	u.session.mu.Lock()
 	u.session.markDirtyLocked(u)
@@ -330,7 +330,7 @@ func (s *peerSession) checkSubscriptions(now time.Time, mayServe func(shard.Stre
 		if u.tail == nil || u.endErr != nil {
 			continue
 		}
-		if u.flags&subAllSent != 0 && u.tail.Ended() != nil {
+		if u.flags&subAllSent != 0 && u.tail.EndError() != nil {
 			s.markDirtyLocked(u) // nobody is woken by the end of a closed stream
 		}
 		to, ok := mayServe(u.id)

@@ -25,7 +25,7 @@ type peers struct {
 	addr    string // of this node's server
 	metrics *metrics
 	// panics catches those of a link's goroutines.
-	panics *shard.Panics
+	panics *shard.PanicHandler
 	creds  *tlsCreds
 	// onLinkUp and lost are told of links, from the peer's goroutine; lost with the
 	// subscriptions that were on it.

@@ -127,7 +127,7 @@ func TestOutOfReach(t *testing.T) {
 			synctest.Wait()
 		}
 		p.setCut(true)
-		ps.update(NewView([]Member{{Name: "a", Key: "a"}, {Name: "b", Key: "b", Relay: "10.0.0.2:1"}}))
+		ps.update(NewView([]Member{{Name: "a", RingKey: "a"}, {Name: "b", RingKey: "b", Relay: "10.0.0.2:1"}}))
 		pass(warnUnreachableAfter - time.Second)
 		says(0, 0)
 		pass(time.Minute)

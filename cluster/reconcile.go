@@ -16,7 +16,7 @@ const (
 
 // reconcileLoop looks each second, and whenever owners or links changed, whether this
 // node is still right to serve what it serves.
-func (r *Relay) reconcileLoop(ctx context.Context) {
+func (r *Node) reconcileLoop(ctx context.Context) {
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
 	last := time.Now()
@@ -43,7 +43,7 @@ func (r *Relay) reconcileLoop(ctx context.Context) {
 
 // servingRule says whether this node may serve a stream: it owns it, or whoever does
 // cannot be reached from here; else who should.
-func (r *Relay) servingRule() func(shard.StreamID) (to peerAddr, ok bool) {
+func (r *Node) servingRule() func(shard.StreamID) (to peerAddr, ok bool) {
 	t := r.currentTable()
 	up := map[string]bool{}
 	for _, m := range t.members {
@@ -60,7 +60,7 @@ func (r *Relay) servingRule() func(shard.StreamID) (to peerAddr, ok bool) {
 
 // reconcileStreams sends subscribers of streams that others own to them, and lets go of
 // such streams once nobody here is fed by them. It returns how many are left.
-func (r *Relay) reconcileStreams() (left int) {
+func (r *Node) reconcileStreams() (left int) {
 	r.reconcileMu.Lock()
 	defer r.reconcileMu.Unlock()
 	mayServe := r.servingRule()
@@ -68,7 +68,7 @@ func (r *Relay) reconcileStreams() (left int) {
 	if !r.hasMisplaced.Swap(false) && left == 0 {
 		return 0
 	}
-	for _, id := range r.local.host.Owned() {
+	for _, id := range r.local.host.OwnedStreams() {
 		_, ok := mayServe(id)
 		switch {
 		case ok && r.followLoop.ownsStream(id):
@@ -84,7 +84,7 @@ func (r *Relay) reconcileStreams() (left int) {
 
 // releaseStream drops a stream if nobody is fed by it, without waiting. While its new owner may
 // still ask for it only its session ends: that one has its own.
-func (r *Relay) releaseStream(id shard.StreamID) {
+func (r *Node) releaseStream(id shard.StreamID) {
 	keep := keepMovedFor
 	if r.leaving.Load() {
 		keep = keepMovedLeaving
@@ -93,7 +93,7 @@ func (r *Relay) releaseStream(id shard.StreamID) {
 	case r.local.hasFeeds(id):
 		return
 	case r.history.unchangedFor(r.cfg.Now()) < keep:
-		r.local.host.Rest(id)
+		r.local.host.EndSession(id)
 		return
 	}
 	select {
@@ -111,14 +111,14 @@ func (r *Relay) releaseStream(id shard.StreamID) {
 // streams over, sends everybody who follows one here to the next owner, and lets go of
 // the rest. This node's own readers go on, fed by others. It returns when nothing is
 // owned here any more, or with ctx's cause. Close comes after the last reader has left.
-func (r *Relay) Leave(ctx context.Context) error {
+func (r *Node) Leave(ctx context.Context) error {
 	r.leaving.Store(true)
 	at := r.membership.announceLeave()
 	look := time.NewTicker(leavePoll)
 	defer look.Stop()
 	for {
 		r.hasMisplaced.Store(true) // a View is published before its observer hears of it
-		if r.View().At(at).Len() == 0 {
+		if r.View().TableAt(at).Len() == 0 {
 			return nil // there is nobody to leave anything to
 		} else if t := r.currentTable(); !t.hasOwner(r.self) && r.reconcileStreams() == 0 && len(r.dropSlots) == 0 {
 			return nil
@@ -131,8 +131,8 @@ func (r *Relay) Leave(ctx context.Context) error {
 	}
 }
 
-// Return takes Leave back: this node owns streams again, from some second on.
-func (r *Relay) Return() {
+// CancelLeave takes Leave back: this node owns streams again, from some second on.
+func (r *Node) CancelLeave() {
 	r.hasShare.Store(false)
 	r.membership.cancelLeave()
 	r.leaving.Store(false)
@@ -140,9 +140,9 @@ func (r *Relay) Return() {
 
 // Close leaves gossip, cuts all links and waits for every goroutine. Calls under
 // way fail.
-func (r *Relay) Close() error { return r.shutDown(true) }
+func (r *Node) Close() error { return r.shutDown(true) }
 
-func (r *Relay) shutDown(goodbye bool) (err error) {
+func (r *Node) shutDown(goodbye bool) (err error) {
 	r.closeOnce.Do(func() {
 		err = r.membership.close(goodbye) // nobody is sent here from now on
 		r.stop()

@@ -37,9 +37,9 @@ func TestEveryErrorHasAReason(t *testing.T) {
 			}
 		}
 	}
-	delete(exported, "ErrLogAway") // it travels as the ErrLogBusy that it is
-	delete(exported, "ErrNoPlace") // as the ErrLogDenied, like the next
-	delete(exported, "ErrNoIdentity")
+	delete(exported, "ErrLogUnreachable") // it travels as the ErrLogBusy that it is
+	delete(exported, "ErrNoBasin")        // as the ErrLogDenied, like the next
+	delete(exported, "ErrLogUnauthenticated")
 	delete(exported, "ErrPanic") // as a call that failed
 	if len(exported) != len(errorReasons) {
 		t.Errorf("%d rows for %q", len(errorReasons), slices.Sorted(maps.Keys(exported)))

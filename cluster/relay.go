@@ -16,11 +16,11 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Relay is a node's way to every stream of the fleet: here, where this node owns
-// it, or at the peer that does. It has the methods of shard.Host that an edge
+// Node is a node's way to every stream of the fleet: here, where this node owns
+// it, or at the peer that does. It has the methods of shard.Manager that an edge
 // needs. Errors are those of shard; beside them ErrUnavailable says that nobody
 // who could serve the stream can be reached.
-type Relay struct {
+type Node struct {
 	// set at construction
 	cfg           Config
 	self          string
@@ -62,18 +62,18 @@ type Relay struct {
 }
 
 // Join starts the node's part of the fleet: its server, gossip, links. host runs
-// what this node owns and feeds Tails of the set tails. The Relay owns nothing
-// else of either and does not close them; Close the Relay first.
-func Join(ctx context.Context, cfg Config, host *shard.Host, tails *shard.Tails) (*Relay, error) {
+// what this node owns and feeds TailBuffers of the set tails. The Node owns nothing
+// else of either and does not close them; Close the Node first.
+func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.TailBuffers) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	cfg.storeGated = host.Probes()
+	cfg.storeGated = host.CanProbe()
 	r, ln, err := newRelay(ctx, cfg, host, tails)
 	if err != nil {
 		return nil, err
 	}
-	host.Join(r) // before the first request
+	host.UseFleet(r) // before the first request
 	r.start(ln)
 	if err := r.membership.start(); err != nil {
 		return nil, errors.Join(err, r.Close())
@@ -84,13 +84,13 @@ func Join(ctx context.Context, cfg Config, host *shard.Host, tails *shard.Tails)
 	if cfg.Renew != nil {
 		r.wg.Go(func() { r.renewLoop(r.ctx) })
 	}
-	host.Stand(r.membership.fleetRole, func(shard.Standing) { notify(r.reconcileNow) })
+	host.WatchStanding(r.membership.fleetRole, func(shard.Standing) { notify(r.reconcileNow) })
 	return r, nil
 }
 
-// newRelay builds a Relay that knows only itself.
-func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
-	*Relay, net.Listener, error,
+// newRelay builds a Node that knows only itself.
+func newRelay(ctx context.Context, cfg Config, h host, tails *shard.TailBuffers) (
+	*Node, net.Listener, error,
 ) {
 	ln, err := cfg.Network.Listen(ctx, cfg.Relay)
 	if err != nil {
@@ -101,7 +101,7 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	if err != nil {
 		return nil, nil, errors.Join(err, ln.Close())
 	}
-	r := &Relay{
+	r := &Node{
 		cfg: cfg, metrics: m, creds: creds,
 		addr: advertisedAddr(&cfg, ln.Addr()), bridges: map[*feedRef]bridge{},
 		openPool:     &openPool{limit: maxOpening, maxWaiting: maxOpensWaiting},
@@ -112,10 +112,10 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.Tails) (
 	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.ctx = ctx
 	r.stateCalls = newStateCalls(ctx)
-	r.stateCalls.panics = shard.NewPanics(cfg.Logger, cfg.Metrics)
+	r.stateCalls.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	r.membership = newMembership(&r.cfg, r.metrics, r.addr, r.onView)
-	if h, ok := h.(*shard.Host); ok {
-		r.storeStanding, r.probeStoreNow, r.membership.onJoinRound = h.Standing, h.Restand, h.Restand
+	if h, ok := h.(*shard.Manager); ok {
+		r.storeStanding, r.probeStoreNow, r.membership.onJoinRound = h.Standing, h.ProbeNow, h.ProbeNow
 		r.standingState.byMember = map[string]memberStoreState{}
 	}
 	r.self = r.membership.self.Name
@@ -160,7 +160,7 @@ func advertisedAddr(cfg *Config, ln net.Addr) string {
 }
 
 // start begins to answer peers.
-func (r *Relay) start(ln net.Listener) {
+func (r *Node) start(ln net.Listener) {
 	r.wg.Go(func() {
 		if err := r.server.grpc.Serve(ln); err != nil {
 			r.cfg.Logger.Error("serve peers", "err", err)
@@ -169,24 +169,24 @@ func (r *Relay) start(ln net.Listener) {
 }
 
 // Addrs are the addresses at which gossip and the relay's server listen.
-func (r *Relay) Addrs() (gossip, relay string) { return r.membership.gossipAddr, r.addr }
+func (r *Node) Addrs() (gossip, relay string) { return r.membership.gossipAddr, r.addr }
 
-// Self is this node's member name.
-func (r *Relay) Self() string { return r.self }
+// Name is this node's member name.
+func (r *Node) Name() string { return r.self }
 
 // View is the newest view of the fleet.
-func (r *Relay) View() *View { return r.membership.currentView() }
+func (r *Node) View() *View { return r.membership.currentView() }
 
-func (r *Relay) currentTable() *Table { return r.membership.currentView().At(r.cfg.Now()) }
+func (r *Node) currentTable() *OwnerTable { return r.membership.currentView().TableAt(r.cfg.Now()) }
 
 // memberAnswers reports whether a member answers this node at once.
-func (r *Relay) memberAnswers(ctx context.Context, m *Member) bool {
+func (r *Node) memberAnswers(ctx context.Context, m *Member) bool {
 	l := r.peers.link(m.Name)
 	return l != nil && l.ping(ctx)
 }
 
 // onView is told of Views.
-func (r *Relay) onView(v *View) {
+func (r *Node) onView(v *View) {
 	r.peers.update(v)
 	if t := r.currentTable(); r.history.noteTable(t, r.cfg.Now()) && r.ctx.Err() == nil {
 		r.local.reclaimOwned(r.followLoop.ownsStream)
@@ -198,7 +198,7 @@ func (r *Relay) onView(v *View) {
 }
 
 // linksChanged has everything looked at that depends on who is reachable.
-func (r *Relay) linksChanged() {
+func (r *Node) linksChanged() {
 	r.mu.Lock()
 	if r.changed != nil {
 		close(r.changed)
@@ -210,7 +210,7 @@ func (r *Relay) linksChanged() {
 }
 
 // nextChange is closed when a View or a link changes after the call.
-func (r *Relay) nextChange() <-chan struct{} {
+func (r *Node) nextChange() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.changed == nil {
@@ -219,8 +219,8 @@ func (r *Relay) nextChange() <-chan struct{} {
 	return r.changed
 }
 
-// Await waits until n members own streams and this node reaches all of them.
-func (r *Relay) Await(ctx context.Context, n int) error {
+// AwaitOwners waits until n members own streams and this node reaches all of them.
+func (r *Node) AwaitOwners(ctx context.Context, n int) error {
 	for {
 		changed := r.nextChange()
 		if t := r.currentTable(); t.Len() >= n && r.reachesAll(t) {
@@ -234,7 +234,7 @@ func (r *Relay) Await(ctx context.Context, n int) error {
 	}
 }
 
-func (r *Relay) reachesAll(t *Table) bool {
+func (r *Node) reachesAll(t *OwnerTable) bool {
 	for _, m := range t.members {
 		if m.Name != r.self && r.peers.link(m.Name) == nil {
 			return false
@@ -244,14 +244,14 @@ func (r *Relay) reachesAll(t *Table) bool {
 }
 
 // noteMisplaced notes that the host may have streams that others own.
-func (r *Relay) noteMisplaced() {
+func (r *Node) noteMisplaced() {
 	r.hasMisplaced.Store(true)
 	notify(r.reconcileNow)
 }
 
-// Do carries a write out, at the stream's owner. Errors: those of Host.Do and
+// Do carries a write out, at the stream's owner. Errors: those of Manager.Do and
 // ErrUnavailable. After ErrOutcomeUnknown the write may have taken effect.
-func (r *Relay) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
+func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
 	if req.Fork != nil && !r.View().allSpeak(relayVersionForks) {
 		return shard.Outcome{}, errForksLater
 	}
@@ -309,16 +309,16 @@ const (
 // and an edge would show it without what it inherited.
 var errForksLater = fmt.Errorf("%w: a member runs a release that knows no forks", shard.ErrUnavailable)
 
-// State describes a stream, as Host.State does. Without AskLocal the answer
+// Info describes a stream, as Manager.Info does. Without InfoAllowCached the answer
 // knows of every write that was acknowledged anywhere before the call.
-func (r *Relay) State(ctx context.Context, id shard.StreamID, a shard.Ask) (shard.Info, error) {
+func (r *Node) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
 	if r.followLoop.ownsStream(id) {
 		info, err := r.routeInfo(ctx, id, a)
 		return info, publicError(err)
 	}
-	if a&shard.AskLocal != 0 {
+	if a&shard.InfoAllowCached != 0 {
 		info, ok := r.followLoop.localInfo(id)
-		if ok && (a&shard.AskTouch == 0 || !info.HasTTL) {
+		if ok && (a&shard.InfoTouch == 0 || !info.HasTTL) {
 			return info, nil
 		}
 	}
@@ -331,7 +331,7 @@ func (r *Relay) State(ctx context.Context, id shard.StreamID, a shard.Ask) (shar
 	return info, err
 }
 
-func (r *Relay) routeInfo(ctx context.Context, id shard.StreamID, a shard.Ask) (shard.Info, error) {
+func (r *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
 	var info shard.Info
 	err := r.routeRequest(ctx, id, func(ctx context.Context, l *link, rt route) (err error) {
 		if l == nil {
@@ -347,11 +347,11 @@ func (r *Relay) routeInfo(ctx context.Context, id shard.StreamID, a shard.Ask) (
 	return info, err
 }
 
-// Follow returns the stream's Tail on this node and keeps it fed, from wherever
+// Follow returns the stream's TailBuffer on this node and keeps it fed, from wherever
 // the stream is owned, until release is called (once). from is where the caller will
-// read from; it is only a hint. Errors: those of Host.Follow and ErrUnavailable.
-func (r *Relay) Follow(ctx context.Context, id shard.StreamID, from uint64) (
-	t *shard.Tail, release func(), err error,
+// read from; it is only a hint. Errors: those of Manager.Follow and ErrUnavailable.
+func (r *Node) Follow(ctx context.Context, id shard.StreamID, from uint64) (
+	t *shard.TailBuffer, release func(), err error,
 ) {
 	return r.followLoop.follow(ctx, id, from)
 }
@@ -360,15 +360,15 @@ func (r *Relay) Follow(ctx context.Context, id shard.StreamID, from uint64) (
 // itself.
 const peerPageTimeout = time.Second
 
-// ReadPage reads history, as Host.ReadPage does: from this node's memory, from the owner's
+// ReadPage reads history, as Manager.ReadPage does: from this node's memory, from the owner's
 // if it answers at once, from S2 otherwise.
-func (r *Relay) ReadPage(
+func (r *Node) ReadPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
-) (shard.Range, error) {
-	var ask func(context.Context) (shard.Range, error)
+) (shard.RecordBatch, error) {
+	var ask func(context.Context) (shard.RecordBatch, error)
 	if m := r.currentTable().Owner(id); m != nil && m.Name != r.self {
 		if l := r.peers.link(m.Name); l != nil {
-			ask = func(ctx context.Context) (shard.Range, error) {
+			ask = func(ctx context.Context) (shard.RecordBatch, error) {
 				ctx, cancel := context.WithTimeout(ctx, peerPageTimeout)
 				defer cancel()
 				return l.requestPage(ctx, id, info, from)
@@ -380,7 +380,7 @@ func (r *Relay) ReadPage(
 
 // routeRequest asks node after node, by the rules of course, until one gives a final
 // answer. try gets the link to ask over, or nil for this node.
-func (r *Relay) routeRequest(
+func (r *Node) routeRequest(
 	ctx context.Context, id shard.StreamID, attempt func(context.Context, *link, route) error,
 ) error {
 	var c routing
@@ -408,7 +408,7 @@ func (r *Relay) routeRequest(
 	}
 }
 
-func (r *Relay) askTarget(
+func (r *Node) askTarget(
 	ctx context.Context, id shard.StreamID, to target, rt route,
 	attempt func(context.Context, *link, route) error,
 ) (name string, err error) {
@@ -426,7 +426,7 @@ func (r *Relay) askTarget(
 }
 
 // awaitOwner waits for another View while nobody owns anything.
-func (r *Relay) awaitOwner(ctx context.Context, began time.Time) error {
+func (r *Node) awaitOwner(ctx context.Context, began time.Time) error {
 	changed := r.nextChange()
 	if r.currentTable().Len() > 0 {
 		return nil // changed in between

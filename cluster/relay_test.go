@@ -19,9 +19,9 @@ import (
 // station is one node of a fleet over real sockets; all share one Log, as they
 // share S2.
 type station struct {
-	*Relay
-	host  *shard.Host
-	tails *shard.Tails
+	*Node
+	host  *shard.Manager
+	tails *shard.TailBuffers
 	way   *way
 	dead  bool
 }
@@ -55,7 +55,7 @@ func (f *fleet) add(change ...func(*Config)) *station {
 	f.Helper()
 	cfg := Config{
 		Name: fmt.Sprintf("n%d", len(f.nodes)), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
-		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", Lead: -1,
+		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", ChangeNotice: -1,
 	}
 	if len(f.nodes) > 0 {
 		gossip, _ := f.nodes[0].Addrs()
@@ -64,10 +64,10 @@ func (f *fleet) add(change ...func(*Config)) *station {
 	for _, fn := range change {
 		fn(&cfg)
 	}
-	s := &station{tails: shard.NewTails(0, 0), way: &way{Log: f.log}}
-	s.host = shard.NewHost(s.way, s.tails, shard.Config{Now: f.now})
+	s := &station{tails: shard.NewTailBuffers(0, 0), way: &way{Log: f.log}}
+	s.host = shard.NewManager(s.way, s.tails, shard.Config{Now: f.now})
 	var err error
-	if s.Relay, err = Join(f.Context(), cfg, s.host, s.tails); err != nil {
+	if s.Node, err = Join(f.Context(), cfg, s.host, s.tails); err != nil {
 		f.Fatal(err)
 	}
 	f.nodes = append(f.nodes, s)
@@ -142,7 +142,7 @@ func (f *fleet) owned(s *station) shard.StreamID {
 func write(id shard.StreamID, op shard.Op, messages ...string) *shard.Request {
 	q := &shard.Request{
 		Stream: id, Op: op, ID: shard.NewAppendID(), Type: "text/plain",
-		Minted: uint64(time.Now().UnixMilli()),
+		MintedMillis: uint64(time.Now().UnixMilli()),
 	}
 	for _, m := range messages {
 		q.Messages.Add([]byte(m))
@@ -161,7 +161,7 @@ func (f *fleet) do(s *station, q *shard.Request, want shard.Code) shard.Outcome 
 
 // reading is one reader of a stream on a node.
 type reading struct {
-	tail    *shard.Tail
+	tail    *shard.TailBuffer
 	release func()
 	node    *station
 	id      shard.StreamID
@@ -171,7 +171,7 @@ type reading struct {
 
 func (f *fleet) read(s *station, id shard.StreamID) *reading {
 	f.Helper()
-	info, err := s.State(f.Context(), id, 0)
+	info, err := s.Info(f.Context(), id, 0)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -185,12 +185,12 @@ func (f *fleet) read(s *station, id shard.StreamID) *reading {
 	return r
 }
 
-// take reads what there is now; false: the Tail has ended.
+// take reads what there is now; false: the TailBuffer has ended.
 func (r *reading) take(ctx context.Context) error {
 	for {
 		ranges, st := r.tail.ReadAt(r.pos, 1<<20, nil)
 		if st == shard.StatusGone {
-			return r.tail.Ended()
+			return r.tail.EndError()
 		}
 		if st == shard.StatusBelow {
 			page, err := r.node.ReadPage(ctx, r.id, r.tail.Info(), r.pos)
@@ -241,7 +241,7 @@ func TestRelay(t *testing.T) {
 		m := fmt.Sprint(i)
 		out := f.do(f.nodes[i%3], write(id, shard.OpAppend, m), shard.CodeAppended)
 		want = append(want, m)
-		info, err := f.nodes[(i+1)%3].State(t.Context(), id, 0)
+		info, err := f.nodes[(i+1)%3].Info(t.Context(), id, 0)
 		if err != nil || info.Tail < out.Info.Tail {
 			t.Fatalf("state on another node: tail %d (%v), acknowledged %d", info.Tail, err, out.Info.Tail)
 		}
@@ -383,7 +383,7 @@ func TestRelayJoinAndLeave(t *testing.T) {
 	f.settle()
 	round(third)
 	f.eventually("one session for each stream, at its owner", func() bool {
-		return f.log.OpenSessions() == len(ids) && len(third.host.Owned()) > 0
+		return f.log.OpenSessions() == len(ids) && len(third.host.OwnedStreams()) > 0
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -391,7 +391,7 @@ func TestRelayJoinAndLeave(t *testing.T) {
 	if err := first.Leave(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(first.host.Owned()); n != 0 {
+	if n := len(first.host.OwnedStreams()); n != 0 {
 		t.Errorf("%d streams are left behind", n)
 	}
 	round(first)
@@ -408,8 +408,8 @@ func TestRelayDelete(t *testing.T) {
 	r := f.read(f.nodes[1], id)
 	f.wants(r, []string{"old"})
 	f.do(f.nodes[1], write(id, shard.OpDelete), shard.CodeDeleted)
-	f.eventually("the follower hears of it", func() bool { return errors.Is(r.tail.Ended(), shard.ErrNotFound) })
-	if info, err := f.nodes[1].State(t.Context(), id, shard.AskLocal); err != nil || info.Exists {
+	f.eventually("the follower hears of it", func() bool { return errors.Is(r.tail.EndError(), shard.ErrNotFound) })
+	if info, err := f.nodes[1].Info(t.Context(), id, shard.InfoAllowCached); err != nil || info.Exists {
 		t.Fatalf("%+v %v", info, err)
 	}
 	f.do(f.nodes[0], write(id, shard.OpCreate, "new"), shard.CodeCreated)
@@ -450,7 +450,7 @@ func TestRelayPages(t *testing.T) {
 	}
 	all := func(s *station) {
 		t.Helper()
-		info, err := s.State(t.Context(), id, 0)
+		info, err := s.Info(t.Context(), id, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -561,16 +561,16 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 	f := newFleet(t, 2)
 	a, b := f.nodes[0], f.nodes[1]
 	src := f.owned(a)
-	life := f.do(a, write(src, shard.OpCreate, "inherited"), shard.CodeCreated).Info.Life
+	life := f.do(a, write(src, shard.OpCreate, "inherited"), shard.CodeCreated).Info.Generation
 	fork := write("default/fork", shard.OpCreate)
 	fork.Fork = &shard.Fork{Source: src}
-	fork.Source = &shard.Source{Life: life, Type: "text/plain", Chain: []shard.Ancestor{
-		{Stream: src, Life: life, Start: 1, Bound: 2},
+	fork.Source = &shard.Source{Generation: life, Type: "text/plain", Chain: []shard.Ancestor{
+		{Stream: src, Generation: life, Start: 1, Bound: 2},
 	}}
 	speak := func(version uint8) {
 		b.membership.mu.Lock()
-		b.membership.self.Speaks = version
-		b.membership.self.Rev++
+		b.membership.self.RelayVersion = version
+		b.membership.self.Revision++
 		b.membership.mu.Unlock()
 		notify(b.membership.selfChanged)
 		f.eventually("they know of each other", func() bool {

@@ -11,7 +11,7 @@ import (
 const renewInterval = 10 * time.Second
 
 // renewLoop takes over what Config.Renew says, whenever it says something new, until ctx ends.
-func (r *Relay) renewLoop(ctx context.Context) {
+func (r *Node) renewLoop(ctx context.Context) {
 	tick := time.NewTicker(r.cfg.renewInterval)
 	defer tick.Stop()
 	for {
@@ -26,7 +26,7 @@ func (r *Relay) renewLoop(ctx context.Context) {
 	}
 }
 
-func (r *Relay) renewOnce() error {
+func (r *Node) renewOnce() error {
 	secrets, id, err := r.cfg.Renew()
 	if err != nil {
 		return err

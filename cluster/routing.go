@@ -71,7 +71,7 @@ type routing struct {
 const maxAnswers = 24
 
 // nextTarget says whom to ask; false if nobody owns anything (yet).
-func (c *routing) nextTarget(v *View, t *Table, id shard.StreamID, self string) (target, bool) {
+func (c *routing) nextTarget(v *View, t *OwnerTable, id shard.StreamID, self string) (target, bool) {
 	if name := c.nextNode; name != "" {
 		c.nextNode = ""
 		if name == self {
@@ -143,7 +143,7 @@ func (c *routing) excludeNode(name string) bool {
 
 // checkOwnership is the receiver's side: nil to serve, or a *redirect. answers reports
 // whether a member answers this node at once.
-func checkOwnership(t *Table, self string, id shard.StreamID, r route, answers func(*Member) bool) error {
+func checkOwnership(t *OwnerTable, self string, id shard.StreamID, r route, answers func(*Member) bool) error {
 	owner := t.Owner(id)
 	switch {
 	case r.hop >= hopForce, owner != nil && owner.Name == self:

@@ -12,27 +12,27 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-func tableOf(names ...string) (*View, *Table) {
+func tableOf(names ...string) (*View, *OwnerTable) {
 	var ms []Member
 	for _, n := range names {
-		ms = append(ms, Member{Name: n, Key: n, Rev: 1, StopAt: Never, Relay: n + ":1"})
+		ms = append(ms, Member{Name: n, RingKey: n, Revision: 1, OwnsUntil: Never, Relay: n + ":1"})
 	}
 	v := NewView(ms)
-	return v, v.At(time.Unix(1, 0))
+	return v, v.TableAt(time.Unix(1, 0))
 }
 
 // sim is nodes that may disagree about who is there, and may not reach each other.
 type sim struct {
 	names  []string
 	views  map[string]*View
-	tables map[string]*Table
+	tables map[string]*OwnerTable
 	dead   map[string]bool            // answer nobody
 	cut    map[string]map[string]bool // cut[a][b]: a does not reach b
 }
 
 func drawSim(t *rapid.T) *sim {
 	s := &sim{
-		views: map[string]*View{}, tables: map[string]*Table{}, dead: map[string]bool{},
+		views: map[string]*View{}, tables: map[string]*OwnerTable{}, dead: map[string]bool{},
 		cut: map[string]map[string]bool{},
 	}
 	n := rapid.IntRange(1, 6).Draw(t, "nodes")
@@ -100,7 +100,7 @@ func TestCourseEnds(t *testing.T) {
 }
 
 // ownerAndHeir are those of some stream in the table, and the stream.
-func ownerAndHeir(t *Table, not string) (id shard.StreamID, owner, heir *Member) {
+func ownerAndHeir(t *OwnerTable, not string) (id shard.StreamID, owner, heir *Member) {
 	for i := 0; ; i++ {
 		id = shard.StreamID(fmt.Sprintf("default/%d", i))
 		owner = t.Owner(id)

@@ -30,7 +30,7 @@ type server struct {
 	metrics       *metrics
 	local         *localStreams
 	openPool      *openPool
-	currentTable  func() *Table
+	currentTable  func() *OwnerTable
 	memberAnswers func(ctx context.Context, m *Member) bool
 	noteMisplaced func() // a stream that another owns is served here
 	openBridge    func(id shard.StreamID, to peerAddr, used *feedRef)
@@ -39,7 +39,7 @@ type server struct {
 	statusFor     func(peer string) *relaypb.Status
 	writeBudget   *semaphore.Weighted // what the writes of peers hold, see shard.Cost
 	bodyGrace     time.Duration       // see bodyGrace
-	panics        *shard.Panics
+	panics        *shard.PanicHandler
 	grpc          *grpc.Server
 	wg            sync.WaitGroup
 
@@ -96,7 +96,7 @@ func newServer(cfg *Config, self string, h *localStreams, o *openPool, met *metr
 	if c != nil {
 		opts = append(opts, grpc.Creds(serverCreds{clientCreds{c}}))
 	}
-	panics := shard.NewPanics(cfg.Logger, cfg.Metrics)
+	panics := shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	opts = append(opts, panicInterceptors(panics)...)
 	s := &server{
 		panics: panics, self: self, log: cfg.Logger, metrics: met, local: h, openPool: o,
@@ -319,7 +319,7 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 	if err := s.checkOwnership(ctx, req.Stream, rt); err != nil {
 		return errorToStatus(err)
 	}
-	cost := int64(shard.Cost(size, len(first.GetHead().GetSizes())))
+	cost := int64(shard.RequestCost(size, len(first.GetHead().GetSizes())))
 	if !s.writeBudget.TryAcquire(cost) {
 		return errorToStatus(shard.ErrOverloaded)
 	}

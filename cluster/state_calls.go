@@ -12,7 +12,7 @@ import (
 // whoever asks after a write was acknowledged gets an answer that knows of it.
 type stateCalls struct {
 	ctx    context.Context // of the calls
-	panics *shard.Panics
+	panics *shard.PanicHandler
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -21,7 +21,7 @@ type stateCalls struct {
 
 type stateCallKey struct {
 	id  shard.StreamID
-	ask shard.Ask
+	ask shard.InfoOptions
 }
 
 // stateCallPair is a call under way and the one after it.

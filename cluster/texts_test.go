@@ -81,7 +81,7 @@ func TestBytesThatAreNoUTF8(t *testing.T) {
 		}
 		for j, r := range readers {
 			f.wants(r, want)
-			info, err := f.nodes[j].State(t.Context(), id, 0)
+			info, err := f.nodes[j].Info(t.Context(), id, 0)
 			if err != nil || info.Type != latin || info.ExpiresRaw != "\xe9"+latin {
 				t.Fatalf("%v: %q expires %q", err, info.Type, info.ExpiresRaw)
 			}
@@ -116,7 +116,7 @@ func TestOneBadPart(t *testing.T) {
 			t.Parallel()
 			b := newLaneRig(nil, 0)
 			b.s.peerVersion = c.version
-			b.host.tails["s/0"] = shard.NewTails(0, 0).Open("s/0", c.info, 0)
+			b.host.tails["s/0"] = shard.NewTailBuffers(0, 0).Open("s/0", c.info, 0)
 			_ = b.s.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
 				{Handle: 1, Stream: []byte("s/1")}, {Handle: 2, Stream: []byte("s/0")}, {Handle: 3, Stream: []byte("s/2")},
 			}})
@@ -142,7 +142,7 @@ func TestOneBadPart(t *testing.T) {
 	}
 }
 
-// A Range that is none ends its own subscription, which is asked for again; the link and
+// A RecordBatch that is none ends its own subscription, which is asked for again; the link and
 // what else it brings stay.
 func TestMalformedRange(t *testing.T) {
 	t.Parallel()

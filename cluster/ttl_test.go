@@ -21,8 +21,8 @@ func TestTTLOnAnyNode(t *testing.T) {
 	create := write(id, shard.OpCreate, "a")
 	create.HasTTL, create.TTL = true, 10
 	f.do(f.nodes[1], create, shard.CodeCreated)
-	exists := func(s *station, a shard.Ask) bool {
-		info, err := s.State(t.Context(), id, a)
+	exists := func(s *station, a shard.InfoOptions) bool {
+		info, err := s.Info(t.Context(), id, a)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -30,7 +30,7 @@ func TestTTLOnAnyNode(t *testing.T) {
 	}
 	for i := range 9 {
 		advance(8 * time.Second)
-		if !exists(f.nodes[i%3], shard.AskTouch) {
+		if !exists(f.nodes[i%3], shard.InfoTouch) {
 			t.Fatalf("expired though it was read (%d)", i)
 		}
 	}
@@ -51,7 +51,7 @@ func TestTTLOnAnyNode(t *testing.T) {
 	}
 	advance(2 * time.Second)
 	for _, s := range f.nodes {
-		if exists(s, shard.AskTouch|shard.AskLocal) {
+		if exists(s, shard.InfoTouch|shard.InfoAllowCached) {
 			t.Fatal("still there after its time")
 		}
 		if _, _, err := s.Follow(t.Context(), id, 0); !errors.Is(err, shard.ErrNotFound) {

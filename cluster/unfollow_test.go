@@ -96,7 +96,7 @@ func TestReadersComeAndGo(t *testing.T) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				id := ids[rand.IntN(len(ids))]
-				info, err := s.State(ctx, id, shard.AskLocal)
+				info, err := s.Info(ctx, id, shard.InfoAllowCached)
 				if err != nil {
 					continue
 				}
@@ -126,7 +126,7 @@ func TestReadersComeAndGo(t *testing.T) {
 	if err := third.Leave(ctx); err != nil {
 		t.Error(err)
 	}
-	if n := len(third.host.Owned()); n != 0 {
+	if n := len(third.host.OwnedStreams()); n != 0 {
 		t.Errorf("%d streams are left behind", n)
 	}
 	stop()
@@ -140,7 +140,7 @@ func TestReadersComeAndGo(t *testing.T) {
 		if t.Failed() {
 			for _, s := range f.nodes {
 				s.local.mu.Lock()
-				t.Log(s.self, s.local.feedRefs, s.tails.Len(), s.host.Owned(), s.hasMisplaced.Load())
+				t.Log(s.self, s.local.feedRefs, s.tails.Len(), s.host.OwnedStreams(), s.hasMisplaced.Load())
 				s.local.mu.Unlock()
 				s.server.mu.Lock()
 				for _, ses := range s.server.sessions {

@@ -17,9 +17,9 @@ type countingHost struct {
 	follows atomic.Int64
 }
 
-func (h *countingHost) Has(shard.StreamID) bool { return true }
+func (h *countingHost) HasStream(shard.StreamID) bool { return true }
 
-func (h *countingHost) Follow(context.Context, shard.StreamID, uint64) (*shard.Tail, func(), error) {
+func (h *countingHost) Follow(context.Context, shard.StreamID, uint64) (*shard.TailBuffer, func(), error) {
 	h.follows.Add(1)
 	return nil, nil, shard.ErrNotFound
 }
@@ -50,7 +50,7 @@ func TestSubscriptionTakenBack(t *testing.T) {
 		h := &countingHost{}
 		o, free := oneAtATime()
 		s := newServer(&Config{}, "a", newLocalStreams(h, nil), o, newMetrics(nil), nil)
-		s.currentTable = func() *Table { return table }
+		s.currentTable = func() *OwnerTable { return table }
 		ses, err := s.openSession(t.Context(), &relaypb.Hello{Link: 1, From: &relaypb.Place{Name: []byte("b")}, To: []byte("a"), Version: relayVersionNewest})
 		if err != nil {
 			t.Fatal(err)
@@ -140,9 +140,9 @@ func TestMoveGivenUp(t *testing.T) {
 		h := &countingHost{}
 		o, free := oneAtATime()
 		fs := &followLoop{
-			self: "a", tails: shard.NewTails(0, 0), local: newLocalStreams(h, nil), openPool: o,
+			self: "a", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(h, nil), openPool: o,
 			peers:       newPeers(&Config{}, "a", "", newMetrics(nil)),
-			currentView: func() *View { return view }, currentTable: func() *Table { return table },
+			currentView: func() *View { return view }, currentTable: func() *OwnerTable { return table },
 			noteMisplaced: func() {}, onFeedReleased: func() {}, metrics: newMetrics(nil), wake: make(chan struct{}, 1),
 			byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
 		}

@@ -21,7 +21,7 @@ type View struct {
 // span is a stretch of time without a change.
 type span struct {
 	once  sync.Once
-	table *Table
+	table *OwnerTable
 }
 
 // NewView returns the view of the given members; of two with one Name the higher
@@ -32,12 +32,12 @@ func NewView(members []Member) *View {
 		if c := strings.Compare(a.Name, b.Name); c != 0 {
 			return c
 		}
-		return compareUint64(b.Rev, a.Rev)
+		return compareUint64(b.Revision, a.Revision)
 	})
 	ms = slices.CompactFunc(ms, func(a, b Member) bool { return a.Name == b.Name })
 	v := &View{members: ms}
 	for _, m := range ms {
-		for _, at := range []uint64{m.StartAt, m.StopAt} {
+		for _, at := range []uint64{m.OwnsFrom, m.OwnsUntil} {
 			if at != 0 && at != Never {
 				v.changes = append(v.changes, at)
 			}
@@ -65,7 +65,7 @@ func (v *View) Members() []Member { return v.members }
 
 // allSpeak reports whether every member knows a version of the relay's contract.
 func (v *View) allSpeak(version uint8) bool {
-	return !slices.ContainsFunc(v.members, func(m Member) bool { return m.Speaks < version })
+	return !slices.ContainsFunc(v.members, func(m Member) bool { return m.RelayVersion < version })
 }
 
 // FormatLevel returns the level of the log format that every member speaks: fields of
@@ -73,7 +73,7 @@ func (v *View) allSpeak(version uint8) bool {
 func (v *View) FormatLevel() uint8 {
 	level := uint8(shard.FormatLevel)
 	for i := range v.members {
-		level = min(level, v.members[i].Format)
+		level = min(level, v.members[i].FormatLevel)
 	}
 	return level
 }
@@ -107,8 +107,8 @@ func (v *View) Member(name string) *Member {
 	return &v.members[i]
 }
 
-// Flips lists the instants at which the table changes, past ones included.
-func (v *View) Flips() []time.Time {
+// TableChanges lists the instants at which the table changes, past ones included.
+func (v *View) TableChanges() []time.Time {
 	at := make([]time.Time, len(v.changes))
 	for i, ms := range v.changes {
 		at[i] = time.UnixMilli(int64(ms))
@@ -116,8 +116,8 @@ func (v *View) Flips() []time.Time {
 	return at
 }
 
-// At is the table for an instant.
-func (v *View) At(t time.Time) *Table {
+// TableAt is the table for an instant.
+func (v *View) TableAt(t time.Time) *OwnerTable {
 	ms := unixMillis(t)
 	i, found := slices.BinarySearch(v.changes, ms)
 	if found {
@@ -137,8 +137,8 @@ func (v *View) ownersAt(ms uint64) []*Member {
 		if !m.ownsAt(ms) {
 			continue
 		}
-		if o := newest[m.Key]; o == nil || m.supersedes(o) {
-			newest[m.Key] = m
+		if o := newest[m.RingKey]; o == nil || m.supersedes(o) {
+			newest[m.RingKey] = m
 		}
 	}
 	var all, stored []*Member
@@ -156,8 +156,8 @@ func (v *View) ownersAt(ms uint64) []*Member {
 
 // tableIfPresent is the table for an instant if the member of that name has not left and S2 answers
 // it, whatever is known of that.
-func (v *View) tableIfPresent(name string, t time.Time) *Table {
-	at, ms := v.At(t), unixMillis(t)
+func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
+	at, ms := v.TableAt(t), unixMillis(t)
 	if at.hasOwner(name) {
 		return at
 	}
@@ -165,21 +165,21 @@ func (v *View) tableIfPresent(name string, t time.Time) *Table {
 	for i := range members {
 		if m := &members[i]; m.Name == name {
 			m.Flags &^= FlagNoStore
-			m.StopAt = Never
+			m.OwnsUntil = Never
 		}
 	}
 	return newTable((&View{members: members}).ownersAt(ms))
 }
 
-// HiddenBy is the member that owns at an instant what the one of that name would own: it has
+// SupersededBy is the member that owns at an instant what the one of that name would own: it has
 // the same key and is newer. nil: there is none.
-func (v *View) HiddenBy(name string, t time.Time) *Member {
+func (v *View) SupersededBy(name string, t time.Time) *Member {
 	m, ms := v.Member(name), unixMillis(t)
 	if m == nil || !m.ownsAt(ms) {
 		return nil
 	}
 	for i := range v.members {
-		if o := &v.members[i]; o.Key == m.Key && o.ownsAt(ms) && o.supersedes(m) {
+		if o := &v.members[i]; o.RingKey == m.RingKey && o.ownsAt(ms) && o.supersedes(m) {
 			return o
 		}
 	}
@@ -189,43 +189,43 @@ func (v *View) HiddenBy(name string, t time.Time) *Member {
 // equal reports whether two views say the same.
 func (v *View) equal(o *View) bool { return slices.Equal(v.members, o.members) }
 
-// Table says who owns what at an instant. Immutable.
-type Table struct {
+// OwnerTable says who owns what at an instant. Immutable.
+type OwnerTable struct {
 	members []*Member // by Key
 	ring    *Ring
 
 	mu           sync.Mutex
-	withoutCache map[string]*Table // see without
+	withoutCache map[string]*OwnerTable // see without
 }
 
 // maxWithoutCache bounds the tables remembered by without; when it is reached they are
 // all forgotten.
 const maxWithoutCache = 32
 
-func newTable(ms []*Member) *Table {
-	slices.SortFunc(ms, func(a, b *Member) int { return strings.Compare(a.Key, b.Key) })
+func newTable(ms []*Member) *OwnerTable {
+	slices.SortFunc(ms, func(a, b *Member) int { return strings.Compare(a.RingKey, b.RingKey) })
 	keys := make([]string, len(ms))
 	for i, m := range ms {
-		keys[i] = m.Key
+		keys[i] = m.RingKey
 	}
-	return &Table{members: ms, ring: cachedRing(keys)}
+	return &OwnerTable{members: ms, ring: cachedRing(keys)}
 }
 
 // Len is the number of members that own streams.
-func (t *Table) Len() int { return len(t.members) }
+func (t *OwnerTable) Len() int { return len(t.members) }
 
 // sameOwners reports whether two tables name the same owners.
-func (t *Table) sameOwners(o *Table) bool {
+func (t *OwnerTable) sameOwners(o *OwnerTable) bool {
 	return slices.EqualFunc(t.members, o.members, func(a, b *Member) bool { return a.Name == b.Name })
 }
 
 // hasOwner reports whether the member of that name owns streams.
-func (t *Table) hasOwner(name string) bool {
+func (t *OwnerTable) hasOwner(name string) bool {
 	return slices.ContainsFunc(t.members, func(m *Member) bool { return m.Name == name })
 }
 
 // Owner is the stream's owner, or nil if nobody owns anything.
-func (t *Table) Owner(id shard.StreamID) *Member {
+func (t *OwnerTable) Owner(id shard.StreamID) *Member {
 	i := t.ring.ownerIndex(id)
 	if i < 0 {
 		return nil
@@ -234,7 +234,7 @@ func (t *Table) Owner(id shard.StreamID) *Member {
 }
 
 // without is the table that these members, by name, are not in.
-func (t *Table) without(names []string) *Table {
+func (t *OwnerTable) without(names []string) *OwnerTable {
 	gone := make([]string, 0, len(names))
 	for _, m := range t.members {
 		if slices.Contains(names, m.Name) {
@@ -251,7 +251,7 @@ func (t *Table) without(names []string) *Table {
 		return o
 	}
 	if t.withoutCache == nil || len(t.withoutCache) >= maxWithoutCache {
-		t.withoutCache = make(map[string]*Table)
+		t.withoutCache = make(map[string]*OwnerTable)
 	}
 	left := slices.DeleteFunc(slices.Clone(t.members), func(m *Member) bool {
 		return slices.Contains(gone, m.Name)

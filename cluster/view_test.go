@@ -11,7 +11,7 @@ import (
 
 func at(ms int64) time.Time { return time.UnixMilli(ms) }
 
-func owners(t *Table) []string {
+func owners(t *OwnerTable) []string {
 	names := make([]string, len(t.members))
 	for i, m := range t.members {
 		names[i] = m.Name
@@ -30,65 +30,65 @@ func TestViewAt(t *testing.T) {
 		{"nobody", nil, map[int64][]string{0: {}}},
 		{
 			"for ever",
-			[]Member{{Name: "a", Key: "a", StopAt: Never}, {Name: "b", Key: "b", StopAt: Never}},
+			[]Member{{Name: "a", RingKey: "a", OwnsUntil: Never}, {Name: "b", RingKey: "b", OwnsUntil: Never}},
 			map[int64][]string{0: {"a", "b"}, 1 << 40: {"a", "b"}},
 		},
 		{
 			"joins and leaves on the instant",
-			[]Member{{Name: "a", Key: "a", StopAt: 2000}, {Name: "b", Key: "b", StartAt: 1000, StopAt: Never}},
+			[]Member{{Name: "a", RingKey: "a", OwnsUntil: 2000}, {Name: "b", RingKey: "b", OwnsFrom: 1000, OwnsUntil: Never}},
 			map[int64][]string{0: {"a"}, 999: {"a"}, 1000: {"a", "b"}, 1999: {"a", "b"}, 2000: {"b"}},
 		},
 		{
 			"not yet joined",
-			[]Member{{Name: "a", Key: "a", StartAt: Never, StopAt: Never}},
+			[]Member{{Name: "a", RingKey: "a", OwnsFrom: Never, OwnsUntil: Never}},
 			map[int64][]string{0: {}, 1 << 50: {}},
 		},
 		{
 			"newest process of a key",
 			[]Member{
-				{Name: "a1", Key: "a", Start: 1, StopAt: Never},
-				{Name: "a2", Key: "a", Start: 2, StopAt: Never},
+				{Name: "a1", RingKey: "a", Start: 1, OwnsUntil: Never},
+				{Name: "a2", RingKey: "a", Start: 2, OwnsUntil: Never},
 			},
 			map[int64][]string{0: {"a2"}},
 		},
 		{
 			"a successor that is not due hides nobody",
 			[]Member{
-				{Name: "a1", Key: "a", Start: 1, StopAt: Never},
-				{Name: "a2", Key: "a", Start: 2, StartAt: 500, StopAt: Never},
+				{Name: "a1", RingKey: "a", Start: 1, OwnsUntil: Never},
+				{Name: "a2", RingKey: "a", Start: 2, OwnsFrom: 500, OwnsUntil: Never},
 			},
 			map[int64][]string{499: {"a1"}, 500: {"a2"}},
 		},
 		{
 			"no store",
 			[]Member{
-				{Name: "a", Key: "a", StopAt: Never, Flags: FlagNoStore},
-				{Name: "b", Key: "b", StartAt: 10, StopAt: Never},
+				{Name: "a", RingKey: "a", OwnsUntil: Never, Flags: FlagNoStore},
+				{Name: "b", RingKey: "b", OwnsFrom: 10, OwnsUntil: Never},
 			},
 			map[int64][]string{0: {"a"}, 10: {"b"}},
 		},
 		{
 			"no store anywhere",
 			[]Member{
-				{Name: "a", Key: "a", StopAt: Never, Flags: FlagNoStore},
-				{Name: "b", Key: "b", StopAt: Never, Flags: FlagNoStore},
+				{Name: "a", RingKey: "a", OwnsUntil: Never, Flags: FlagNoStore},
+				{Name: "b", RingKey: "b", OwnsUntil: Never, Flags: FlagNoStore},
 			},
 			map[int64][]string{0: {"a", "b"}},
 		},
 		{
 			"the newest process has no store: the key owns nothing",
 			[]Member{
-				{Name: "a1", Key: "a", Start: 1, StopAt: Never},
-				{Name: "a2", Key: "a", Start: 2, StopAt: Never, Flags: FlagNoStore},
-				{Name: "b", Key: "b", StopAt: Never},
+				{Name: "a1", RingKey: "a", Start: 1, OwnsUntil: Never},
+				{Name: "a2", RingKey: "a", Start: 2, OwnsUntil: Never, Flags: FlagNoStore},
+				{Name: "b", RingKey: "b", OwnsUntil: Never},
 			},
 			map[int64][]string{0: {"b"}},
 		},
 		{
 			"the higher revision counts",
 			[]Member{
-				{Name: "a", Key: "a", Rev: 2, StopAt: Never},
-				{Name: "a", Key: "a", Rev: 1, StopAt: 1},
+				{Name: "a", RingKey: "a", Revision: 2, OwnsUntil: Never},
+				{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: 1},
 			},
 			map[int64][]string{5: {"a"}},
 		},
@@ -98,7 +98,7 @@ func TestViewAt(t *testing.T) {
 			for _, ms := range [][]Member{tc.members, reversed(tc.members)} {
 				v := NewView(ms)
 				for ms, want := range tc.want {
-					if got := owners(v.At(at(ms))); !slices.Equal(got, want) {
+					if got := owners(v.TableAt(at(ms))); !slices.Equal(got, want) {
 						t.Errorf("at %d: %v, want %v", ms, got, want)
 					}
 				}
@@ -122,7 +122,7 @@ func TestViewAtExhaustively(t *testing.T) {
 	for _, d := range dates {
 		for _, f := range []Flags{0, FlagNoStore} {
 			for _, k := range []string{"k", "l"} {
-				kinds = append(kinds, Member{Key: k, StartAt: d[0], StopAt: d[1], Flags: f})
+				kinds = append(kinds, Member{RingKey: k, OwnsFrom: d[0], OwnsUntil: d[1], Flags: f})
 			}
 		}
 	}
@@ -130,12 +130,12 @@ func TestViewAtExhaustively(t *testing.T) {
 		for j := range kinds {
 			a, b := kinds[i], kinds[j]
 			a.Name, a.Start, b.Name, b.Start = "a", 1, "b", 2
-			c := Member{Name: "c", Key: "m", Start: 1, StartAt: 1, StopAt: Never}
+			c := Member{Name: "c", RingKey: "m", Start: 1, OwnsFrom: 1, OwnsUntil: Never}
 			all := []Member{a, b, c}
 			v := NewView(all)
 			for ms := range uint64(5) {
 				// Not At: it lays a ring out each time, and TestViewAt has that.
-				got, want := owners(&Table{members: v.ownersAt(ms)}), naive(all, ms)
+				got, want := owners(&OwnerTable{members: v.ownersAt(ms)}), naive(all, ms)
 				if !slices.Equal(got, want) {
 					t.Fatalf("%+v at %d: %v, want %v", all, ms, got, want)
 				}
@@ -147,12 +147,12 @@ func TestViewAtExhaustively(t *testing.T) {
 func naive(all []Member, ms uint64) []string {
 	var due, newest, stored []Member
 	for _, m := range all {
-		if m.StartAt <= ms && ms < m.StopAt {
+		if m.OwnsFrom <= ms && ms < m.OwnsUntil {
 			due = append(due, m)
 		}
 	}
 	for _, m := range due {
-		if !slices.ContainsFunc(due, func(o Member) bool { return o.Key == m.Key && o.Start > m.Start }) {
+		if !slices.ContainsFunc(due, func(o Member) bool { return o.RingKey == m.RingKey && o.Start > m.Start }) {
 			newest = append(newest, m)
 		}
 	}
@@ -175,12 +175,12 @@ func naive(all []Member, ms uint64) []string {
 func TestViewFlips(t *testing.T) {
 	t.Parallel()
 	v := NewView([]Member{
-		{Name: "a", Key: "a", StartAt: 3000, StopAt: Never},
-		{Name: "b", Key: "b", StopAt: 1000},
-		{Name: "c", Key: "c", StartAt: 1000, StopAt: 3000},
-		{Name: "d", Key: "d", StartAt: Never, StopAt: Never},
+		{Name: "a", RingKey: "a", OwnsFrom: 3000, OwnsUntil: Never},
+		{Name: "b", RingKey: "b", OwnsUntil: 1000},
+		{Name: "c", RingKey: "c", OwnsFrom: 1000, OwnsUntil: 3000},
+		{Name: "d", RingKey: "d", OwnsFrom: Never, OwnsUntil: Never},
 	})
-	if got := v.Flips(); len(got) != 2 || !got[0].Equal(at(1000)) || !got[1].Equal(at(3000)) {
+	if got := v.TableChanges(); len(got) != 2 || !got[0].Equal(at(1000)) || !got[1].Equal(at(3000)) {
 		t.Errorf("%v", got)
 	}
 }
@@ -189,14 +189,14 @@ func fleetView(n int) *View {
 	ms := make([]Member, n)
 	for i := range ms {
 		key := fmt.Sprintf("n%d", i)
-		ms[i] = Member{Name: key + "-x", Key: key, StopAt: Never, Relay: key}
+		ms[i] = Member{Name: key + "-x", RingKey: key, OwnsUntil: Never, Relay: key}
 	}
 	return NewView(ms)
 }
 
 func TestTableWithout(t *testing.T) {
 	t.Parallel()
-	tab := fleetView(4).At(at(0))
+	tab := fleetView(4).TableAt(at(0))
 	less := tab.without([]string{"n2-x", "nobody"})
 	if less.Len() != 3 || tab.without([]string{"n2-x"}) != less {
 		t.Errorf("%d members, or not remembered", less.Len())
@@ -218,17 +218,17 @@ func TestTableWithout(t *testing.T) {
 
 // A View that changes without changing owners moves no stream.
 func TestTableStaysTheSame(t *testing.T) {
-	a, b := Member{Name: "a-1", Key: "a", Relay: "x", StopAt: Never, Rev: 1}, Member{Name: "b-1", Key: "b", Relay: "y", StopAt: Never, Rev: 1}
+	a, b := Member{Name: "a-1", RingKey: "a", Relay: "x", OwnsUntil: Never, Revision: 1}, Member{Name: "b-1", RingKey: "b", Relay: "y", OwnsUntil: Never, Revision: 1}
 	var p tableHistory
 	now := time.Unix(1000, 0)
-	if !p.noteTable(NewView([]Member{a}).At(now), now) {
+	if !p.noteTable(NewView([]Member{a}).TableAt(now), now) {
 		t.Error("the first table is no change")
 	}
-	if !p.noteTable(NewView([]Member{a, b}).At(now), now.Add(time.Second)) {
+	if !p.noteTable(NewView([]Member{a, b}).TableAt(now), now.Add(time.Second)) {
 		t.Error("another owner is no change")
 	}
-	b.Rev, b.HTTP = 2, "elsewhere"
-	if p.noteTable(NewView([]Member{b, a}).At(now), now.Add(5*time.Second)) {
+	b.Revision, b.HTTP = 2, "elsewhere"
+	if p.noteTable(NewView([]Member{b, a}).TableAt(now), now.Add(5*time.Second)) {
 		t.Error("a new address is a change")
 	}
 	if d := p.unchangedFor(now.Add(11 * time.Second)); d != 10*time.Second {

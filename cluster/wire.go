@@ -37,7 +37,7 @@ const (
 	maxPieceBytes = 32 << 10
 	// partOverhead is the room that a Part takes beside its data.
 	partOverhead = 24
-	// maxBatchOnWire is the largest Range taken: the largest append and what was
+	// maxBatchOnWire is the largest RecordBatch taken: the largest append and what was
 	// collected with it, with its index.
 	maxBatchOnWire = 2*shard.MaxBody + 4<<20
 )
@@ -60,11 +60,11 @@ var errorReasons = []struct {
 	{shard.ErrUnavailable, relaypb.Reason_REASON_UNAVAILABLE, codes.Unavailable},
 	{shard.ErrNotOwner, relaypb.Reason_REASON_LET_GO, codes.FailedPrecondition},
 	{shard.ErrStopped, relaypb.Reason_REASON_STOPPED, codes.Unavailable},
-	{shard.ErrDeclined, relaypb.Reason_REASON_DECLINED, codes.FailedPrecondition},
+	{shard.ErrNeedsLaterRelease, relaypb.Reason_REASON_DECLINED, codes.FailedPrecondition},
 	{shard.ErrLogDenied, relaypb.Reason_REASON_LOG_DENIED, codes.PermissionDenied},
 	{shard.ErrLogBusy, relaypb.Reason_REASON_LOG_BUSY, codes.Unavailable},
 	{shard.ErrNoLog, relaypb.Reason_REASON_NO_LOG, codes.NotFound},
-	{shard.ErrUnknown, relaypb.Reason_REASON_LOG_UNKNOWN, codes.Unknown},
+	{shard.ErrAppendUnknown, relaypb.Reason_REASON_LOG_UNKNOWN, codes.Unknown},
 }
 
 // errorToRefusal is how err travels; nil if it has no name of its own.
@@ -233,9 +233,9 @@ func routeFromWire(r *relaypb.Route) route {
 
 func infoToWire(i shard.Info) *relaypb.Info {
 	out := &relaypb.Info{
-		Exists: i.Exists, Life: i.Life, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
+		Exists: i.Exists, Life: i.Generation, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
 		Closed: i.Closed, Type: wireBytes(i.Type), HasTtl: i.HasTTL, Ttl: i.TTL,
-		Expires: i.Expires, ExpiresRaw: wireBytes(i.ExpiresRaw), Gone: i.Gone, Cut: i.Cut, Hold: idToWire(i.Hold),
+		Expires: i.Expires, ExpiresRaw: wireBytes(i.ExpiresRaw), Gone: i.Gone, Cut: i.Truncated, Hold: idToWire(i.Hold),
 		Chain: chainToWire(i.Chain),
 	}
 	return out
@@ -244,7 +244,7 @@ func infoToWire(i shard.Info) *relaypb.Info {
 func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 	for _, a := range chain {
 		out = append(out, &relaypb.Ancestor{
-			Stream: wireBytes(a.Stream), Life: a.Life, Start: a.Start, Bound: a.Bound,
+			Stream: wireBytes(a.Stream), Life: a.Generation, Start: a.Start, Bound: a.Bound,
 		})
 	}
 	return out
@@ -253,7 +253,7 @@ func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 func chainFromWire(chain []*relaypb.Ancestor) (out []shard.Ancestor) {
 	for _, a := range chain {
 		out = append(out, shard.Ancestor{
-			Stream: shard.StreamID(wireText(a.GetStream())), Life: a.GetLife(),
+			Stream: shard.StreamID(wireText(a.GetStream())), Generation: a.GetLife(),
 			Start: a.GetStart(), Bound: a.GetBound(),
 		})
 	}
@@ -275,10 +275,10 @@ func idFromWire(b []byte) (id shard.AppendID) {
 
 func infoFromWire(i *relaypb.Info) shard.Info {
 	out := shard.Info{
-		Exists: i.GetExists(), Life: i.GetLife(), Start: i.GetStart(), Tail: i.GetTail(),
+		Exists: i.GetExists(), Generation: i.GetLife(), Start: i.GetStart(), Tail: i.GetTail(),
 		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: wireText(i.GetType()),
 		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: i.GetExpires(),
-		ExpiresRaw: wireText(i.GetExpiresRaw()), Gone: i.GetGone(), Cut: i.GetCut(), Hold: idFromWire(i.GetHold()),
+		ExpiresRaw: wireText(i.GetExpiresRaw()), Gone: i.GetGone(), Truncated: i.GetCut(), Hold: idFromWire(i.GetHold()),
 		Chain: chainFromWire(i.GetChain()),
 	}
 	return out
@@ -301,15 +301,15 @@ func producerFromWire(p *relaypb.Producer) *shard.Producer {
 func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
 	h := &relaypb.DoHead{
 		Route: routeToWire(r), Stream: wireBytes(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
-		Repeat: q.Repeat, Minted: q.Minted, Age: ageToWire(q.Born), Type: wireBytes(q.Type), Bad: sentenceToWire(q.Bad), Close: q.Close,
+		Repeat: q.Repeat, Minted: q.MintedMillis, Age: ageToWire(q.MintedAt), Type: wireBytes(q.Type), Bad: sentenceToWire(q.BodyError), Close: q.Close,
 		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
 		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: wireBytes(q.ExpiresRaw),
-		Ref: idToWire(q.Ref), Name: wireBytes(q.Name), Life: q.Life,
+		Ref: idToWire(q.Ref), Name: wireBytes(q.Name), Life: q.Generation,
 	}
 	if f, s := q.Fork, q.Source; f != nil && s != nil {
-		h.Fork = &relaypb.Fork{Source: wireBytes(f.Source), At: wireBytes(f.At), Sub: f.Sub}
+		h.Fork = &relaypb.Fork{Source: wireBytes(f.Source), At: wireBytes(f.Offset), Sub: f.SubOffset}
 		h.Source = &relaypb.Source{
-			Refused: uint32(s.Refused), Why: sentenceToWire(s.Why), Life: s.Life, Type: wireBytes(s.Type), HasTtl: s.HasTTL,
+			Refused: uint32(s.Refused), Why: sentenceToWire(s.Why), Life: s.Generation, Type: wireBytes(s.Type), HasTtl: s.HasTTL,
 			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: wireBytes(s.ExpiresRaw), Chain: chainToWire(s.Chain),
 		}
 	}
@@ -348,16 +348,16 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 	}
 	q := &shard.Request{
 		Stream: id, Op: shard.Op(h.GetOp()), ID: shard.AppendID(h.GetId()), Repeat: h.GetRepeat(),
-		Minted: h.GetMinted(), Born: ageFromWire(h.GetAge()), Type: wireText(h.GetType()), Bad: wireText(h.GetBad()), Close: h.GetClose(),
+		MintedMillis: h.GetMinted(), MintedAt: ageFromWire(h.GetAge()), Type: wireText(h.GetType()), BodyError: wireText(h.GetBad()), Close: h.GetClose(),
 		Producer: producerFromWire(h.GetProducer()), StreamSeq: h.StreamSeq,
 		HasTTL: h.GetHasTtl(), TTL: h.GetTtl(), Expires: h.GetExpires(),
 		ExpiresRaw: wireText(h.GetExpiresRaw()), Ref: idFromWire(h.GetRef()),
-		Name: shard.StreamID(wireText(h.GetName())), Life: h.GetLife(),
+		Name: shard.StreamID(wireText(h.GetName())), Generation: h.GetLife(),
 	}
 	if f, s := h.GetFork(), h.GetSource(); f != nil && s != nil {
-		q.Fork = &shard.Fork{Source: shard.StreamID(wireText(f.GetSource())), At: wireText(f.GetAt()), Sub: f.GetSub()}
+		q.Fork = &shard.Fork{Source: shard.StreamID(wireText(f.GetSource())), Offset: wireText(f.GetAt()), SubOffset: f.GetSub()}
 		q.Source = &shard.Source{
-			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Life: s.GetLife(),
+			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Generation: s.GetLife(),
 			Type: wireText(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),
 			ExpiresRaw: wireText(s.GetExpiresRaw()), Chain: chainFromWire(s.GetChain()),
 		}
@@ -379,7 +379,7 @@ func splitMessages(q *shard.Request, sizes []uint32, body []byte) error {
 	if end != uint64(len(body)) {
 		return errRequest
 	}
-	q.Messages = shard.CutMessages(body, sizes)
+	q.Messages = shard.SplitMessages(body, sizes)
 	return nil
 }
 
@@ -406,8 +406,8 @@ func outcomeFromWire(o *relaypb.DoReply) shard.Outcome {
 const maxDescription = 64 << 10
 
 var (
-	errDescriptionLong = fmt.Errorf("%w: its description is too long", shard.ErrDeclined)
-	errPeerNeedsUTF8   = fmt.Errorf("%w: the peer reads no text but UTF-8", shard.ErrDeclined)
+	errDescriptionLong = fmt.Errorf("%w: its description is too long", shard.ErrNeedsLaterRelease)
+	errPeerNeedsUTF8   = fmt.Errorf("%w: the peer reads no text but UTF-8", shard.ErrNeedsLaterRelease)
 )
 
 // checkDescribable reports why a peer that speaks a version of the contract cannot be told of a
@@ -436,7 +436,7 @@ func checkUTF8(texts ...[]byte) error {
 	return nil
 }
 
-// infoAt is info as of position at: a Tail may not claim to show what it does
+// infoAt is info as of position at: a TailBuffer may not claim to show what it does
 // not hold yet.
 func infoAt(info shard.Info, at uint64) shard.Info {
 	if info.Tail > at {
@@ -445,7 +445,7 @@ func infoAt(info shard.Info, at uint64) shard.Info {
 	return info
 }
 
-// batchAssembler puts Ranges together again that came in pieces.
+// batchAssembler puts RecordBatches together again that came in pieces.
 type batchAssembler struct {
 	buf   []byte
 	total int
@@ -459,29 +459,29 @@ const maxPreallocated = 256 << 10
 
 func bufferFor(total int) []byte { return make([]byte, 0, min(total, maxPreallocated)) }
 
-// addPiece takes the data of one Part. With the last piece it returns the whole Range.
-func (p *batchAssembler) addPiece(data []byte, total uint32) (shard.Range, bool, error) {
+// addPiece takes the data of one Part. With the last piece it returns the whole RecordBatch.
+func (p *batchAssembler) addPiece(data []byte, total uint32) (shard.RecordBatch, bool, error) {
 	switch {
 	case p.total == 0 && total == 0:
-		r, err := shard.ParseRange(data)
+		r, err := shard.ParseBatch(data)
 		return r, err == nil, err
 	case p.total == 0:
 		if total > maxBatchOnWire || int(total) <= len(data) {
-			return shard.Range{}, false, errMalformedPiece
+			return shard.RecordBatch{}, false, errMalformedPiece
 		}
 		p.total, p.buf = int(total), bufferFor(int(total))
 	case total != 0:
-		return shard.Range{}, false, errMalformedPiece
+		return shard.RecordBatch{}, false, errMalformedPiece
 	}
 	if len(p.buf)+len(data) > p.total {
-		return shard.Range{}, false, errMalformedPiece
+		return shard.RecordBatch{}, false, errMalformedPiece
 	}
 	p.buf = append(p.buf, data...)
 	if len(p.buf) < p.total {
-		return shard.Range{}, false, nil
+		return shard.RecordBatch{}, false, nil
 	}
 	b := p.buf
 	*p = batchAssembler{}
-	r, err := shard.ParseRange(b)
+	r, err := shard.ParseBatch(b)
 	return r, err == nil, err
 }

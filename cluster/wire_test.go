@@ -35,7 +35,7 @@ func over[M proto.Message](t *rapid.T, m, into M) M {
 func drawInfo(t *rapid.T) shard.Info {
 	u, at := rapid.Uint64(), rapid.Uint64Range(0, maxPosition/2)
 	i := shard.Info{
-		Exists: rapid.Bool().Draw(t, "exists"), Life: u.Draw(t, "life"), Start: at.Draw(t, "start"),
+		Exists: rapid.Bool().Draw(t, "exists"), Generation: u.Draw(t, "life"), Start: at.Draw(t, "start"),
 		Tail: at.Draw(t, "tail"), LogTail: maxPosition - at.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
 		Type: drawText(t, "type"), HasTTL: rapid.Bool().Draw(t, "hasTTL"),
 		TTL: u.Draw(t, "ttl"), Expires: u.Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
@@ -43,7 +43,7 @@ func drawInfo(t *rapid.T) shard.Info {
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "chain") {
 		i.Chain = append(i.Chain, shard.Ancestor{
-			Stream: shard.StreamID(drawText(t, "ancestor")), Life: u.Draw(t, "l"), Start: at.Draw(t, "s"), Bound: maxPosition - at.Draw(t, "b"),
+			Stream: shard.StreamID(drawText(t, "ancestor")), Generation: u.Draw(t, "l"), Start: at.Draw(t, "s"), Bound: maxPosition - at.Draw(t, "b"),
 		})
 	}
 	return i
@@ -90,29 +90,29 @@ func TestWireRoundTrips(t *testing.T) {
 		}
 		q := &shard.Request{
 			Stream: shard.StreamID("p/" + drawText(t, "stream")), ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
-			Op:     rapid.SampledFrom([]shard.Op{shard.OpCreate, shard.OpAppend, shard.OpDelete}).Draw(t, "op"),
-			Minted: rapid.Uint64().Draw(t, "minted"), Type: drawText(t, "type"),
-			Bad: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
+			Op:           rapid.SampledFrom([]shard.Op{shard.OpCreate, shard.OpAppend, shard.OpDelete}).Draw(t, "op"),
+			MintedMillis: rapid.Uint64().Draw(t, "minted"), Type: drawText(t, "type"),
+			BodyError: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
 			HasTTL: rapid.Bool().Draw(t, "hasTTL"), TTL: rapid.Uint64().Draw(t, "ttl"),
 			Expires: rapid.Uint64().Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
 		}
 		if q.Op == shard.OpCreate && rapid.Bool().Draw(t, "fork") {
-			q.Fork = &shard.Fork{Source: shard.StreamID("p/" + drawText(t, "source")), At: drawText(t, "at"), Sub: rapid.Uint64().Draw(t, "sub")}
+			q.Fork = &shard.Fork{Source: shard.StreamID("p/" + drawText(t, "source")), Offset: drawText(t, "at"), SubOffset: rapid.Uint64().Draw(t, "sub")}
 			q.Source = &shard.Source{
 				Refused: shard.Code(rapid.Uint8().Draw(t, "refused")), Why: rapid.String().Draw(t, "why"),
-				Life: info.Life, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL,
+				Generation: info.Generation, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL,
 				Expires: info.Expires, ExpiresRaw: info.ExpiresRaw, Chain: info.Chain,
 			}
 		}
 		if rapid.Bool().Draw(t, "ref") {
-			q.Ref, q.Name, q.Life = drawID(t), shard.StreamID("p/"+drawText(t, "name")), rapid.Uint64().Draw(t, "life")
+			q.Ref, q.Name, q.Generation = drawID(t), shard.StreamID("p/"+drawText(t, "name")), rapid.Uint64().Draw(t, "life")
 		}
 		if rapid.Bool().Draw(t, "seq") { // empty is not absent
 			q.StreamSeq = []byte(drawText(t, "streamSeq"))
 		}
 		most := 5 // messages
 		if rapid.Bool().Draw(t, "owner's") {
-			q.Op = rapid.SampledFrom([]shard.Op{shard.OpHold, shard.OpRelease, shard.OpVoid}).Draw(t, "about")
+			q.Op = rapid.SampledFrom([]shard.Op{shard.OpHold, shard.OpRelease, shard.OpCancelFork}).Draw(t, "about")
 			q.Fork, q.Source, q.Ref, most = nil, nil, shard.NewAppendID(), 0
 		}
 		for range rapid.IntRange(0, most).Draw(t, "messages") {
@@ -203,9 +203,9 @@ func TestTheContractHasNoStrings(t *testing.T) {
 func TestSentencesAreUTF8(t *testing.T) {
 	t.Parallel()
 	bad := "caf\xe9 " + strings.Repeat("é", maxSentence)
-	f, _ := errorToRefusal(fmt.Errorf("%s: %w", bad, shard.ErrDeclined))
+	f, _ := errorToRefusal(fmt.Errorf("%s: %w", bad, shard.ErrNeedsLaterRelease))
 	out := outcomeToWire(shard.Outcome{Why: bad})
-	q := requestToWire(&shard.Request{Bad: bad, Fork: &shard.Fork{}, Source: &shard.Source{Why: bad}}, route{})
+	q := requestToWire(&shard.Request{BodyError: bad, Fork: &shard.Fork{}, Source: &shard.Source{Why: bad}}, route{})
 	for _, b := range [][]byte{f.GetWhy(), out.GetWhy(), q.GetBad(), q.GetSource().GetWhy()} {
 		if !utf8.Valid(b) || len(b) > maxSentence+4 || !strings.HasPrefix(string(b), "caf\uFFFD ") {
 			t.Errorf("%d bytes: %.20q", len(b), b)
@@ -213,14 +213,14 @@ func TestSentencesAreUTF8(t *testing.T) {
 	}
 }
 
-// However a Range is cut, the pieces make it again; whatever else comes is refused
+// However a RecordBatch is cut, the pieces make it again; whatever else comes is refused
 // and takes no more room than was announced.
 func FuzzPieces(f *testing.F) {
-	whole := shard.EmptyRange(3, 9, 3, true).Bytes()
+	whole := shard.EmptyBatch(3, 9, 3, true).Bytes()
 	f.Add(whole, uint8(7))
 	f.Add([]byte("no range at all"), uint8(3))
 	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
-		want, wantErr := shard.ParseRange(b)
+		want, wantErr := shard.ParseBatch(b)
 		p := &batchAssembler{}
 		n := max(int(cut), 1)
 		for at := 0; at < len(b); at += n {

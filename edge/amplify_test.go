@@ -26,7 +26,7 @@ type metered struct {
 
 func (m *metered) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
 	for _, e := range batch {
-		m.bytes.Add(int64(e.Metered()))
+		m.bytes.Add(int64(e.MeteredSize()))
 	}
 	return m.Log.Append(ctx, id, at, batch)
 }
@@ -44,7 +44,7 @@ type amplifier struct {
 func newAmplifier(t *testing.T) *amplifier {
 	t.Helper()
 	log := &metered{Log: logtest.NewMemory(1)}
-	host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{ColdOpens: 1e9})
+	host := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{ColdOpens: 1e9})
 	srv := New(Config{}, host)
 	hs := httptest.NewServer(srv)
 	t.Cleanup(func() {

@@ -292,7 +292,7 @@ func fill(req *shard.Request, data []byte, isJSON bool) error {
 		return err
 	case errors.Is(err, errNoneSent) && req.Op == shard.OpCreate:
 	case err != nil:
-		req.Bad = err.Error()
+		req.BodyError = err.Error()
 	}
 	return nil
 }

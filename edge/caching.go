@@ -92,7 +92,7 @@ func (c *chunk) lasting(o offset, info shard.Info) string {
 	switch {
 	case !c.full:
 		return keepTail
-	case o.kind == offsetMinted && o.life == info.Life:
+	case o.kind == offsetMinted && o.life == info.Generation:
 		return keepForever
 	default:
 		return keepWhile
@@ -106,7 +106,7 @@ func etag(info shard.Info, from, to place) string {
 	if info.Closed && to.atEnd(info) {
 		end = ":c"
 	}
-	life := strconv.FormatUint(info.Life, 10)
+	life := strconv.FormatUint(info.Generation, 10)
 	return `"` + life + ":" + from.offset(info) + ":" + to.offset(info) + end + `"`
 }
 

@@ -64,7 +64,7 @@ func (l *loop) work() (more bool) {
 // walk looks at some readers of a stream with news; more: not at all of them yet.
 func (l *loop) walk(ch *channel) (more bool) {
 	if tail := ch.key.tail; ch.walked == 0 {
-		ch.ended = tail.Ended() != nil
+		ch.ended = tail.EndError() != nil
 		ch.before = tail.Info()
 	}
 	defer l.endStep()
@@ -86,7 +86,7 @@ func (l *loop) walk(ch *channel) (more bool) {
 // end of a stream is stuck, or behind, and finds it out in time.
 func (ch *channel) news() bool {
 	now := ch.key.tail.Info()
-	return now.Tail > ch.before.Tail || now.Closed != ch.before.Closed || !ch.ended && ch.key.tail.Ended() != nil
+	return now.Tail > ch.before.Tail || now.Closed != ch.before.Closed || !ch.ended && ch.key.tail.EndError() != nil
 }
 
 // remove keeps apart who was looked at in this walk, and who was not.

@@ -31,7 +31,7 @@ type chunk struct {
 
 // run is the messages [from, to) of a page.
 type run struct {
-	page     shard.Range
+	page     shard.RecordBatch
 	from, to int
 }
 
@@ -123,7 +123,7 @@ func (s *Server) find(ctx context.Context, id shard.StreamID, info shard.Info, a
 
 // take takes from a page what lies at or above pos and below tail, as far as the chunk
 // goes; next is the position after the last message taken, 0 if there was none.
-func (c *chunk) take(page shard.Range, pos, tail uint64) (next uint64) {
+func (c *chunk) take(page shard.RecordBatch, pos, tail uint64) (next uint64) {
 	r := run{page: page, from: page.Search(pos)}
 	for r.to = r.from; r.to < page.Len(); r.to++ {
 		m := page.Message(r.to)

@@ -510,7 +510,7 @@ func TestOffsetOfAWipedStore(t *testing.T) {
 	at := s.put("/v1/stream/x", "before", text).Header.Get(hNextOffset)
 	s.log.Wipe()
 	later := func() time.Time { return time.Now().Add(time.Second) }
-	host := shard.NewHost(s.log, shard.NewTails(0, 0), shard.Config{Now: later})
+	host := shard.NewManager(s.log, shard.NewTailBuffers(0, 0), shard.Config{Now: later})
 	defer func() { _ = host.Close() }()
 	srv := New(Config{LongPoll: time.Millisecond}, host) // a node that knows nothing of it
 	if w := ask(t, srv, "PUT", "/v1/stream/x", strings.NewReader("after, and longer"), text); w.Code != 201 {

@@ -352,7 +352,7 @@ func (l *loop) fetch() {
 }
 
 // paged is the page that a reader waited for.
-func (l *loop) paged(f ref, page shard.Range, err error) {
+func (l *loop) paged(f ref, page shard.RecordBatch, err error) {
 	r := l.seats.lookup(f)
 	if r == nil || r.state != connBehind {
 		return

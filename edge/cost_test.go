@@ -77,10 +77,10 @@ func TestWhatWritesHold(t *testing.T) {
 				Memory: logtest.NewMemory(1), takes: c.takes, taken: map[shard.StreamID]int{},
 				stuck: make(chan struct{}), free: make(chan struct{}),
 			}
-			host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+			host := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 			s := New(Config{MaxBodies: 32 << 20}, host)
 			defer s.Close()
-			n := 2 + 24<<20/shard.Cost(len(c.body), strings.Count(c.body, ",")+1)
+			n := 2 + 24<<20/shard.RequestCost(len(c.body), strings.Count(c.body, ",")+1)
 			n = min(n, 400)
 			path := func(i int) string { return fmt.Sprint("/v1/stream/", i) }
 			for i := range n {

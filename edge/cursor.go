@@ -13,7 +13,7 @@ import (
 // writes it, says how much of it was taken, and does what state says when nothing
 // is owed.
 type cursor struct {
-	tail *shard.Tail
+	tail *shard.TailBuffer
 	set  *frameSet
 
 	at   place // everything below was taken: it is framed, or in held
@@ -25,11 +25,11 @@ type cursor struct {
 	least    uint64 // smallest streamCursor that the client may still be given
 	interval uint64 // the streamCursor of this moment; the driver keeps it
 
-	paged *shard.Range // brought by the driver while the reader was behind
-	room  *room        // nil: nothing is owed
+	paged *shard.RecordBatch // brought by the driver while the reader was behind
+	room  *room              // nil: nothing is owed
 
 	messages uint32 // framed since the driver last looked
-	gaps     uint16 // Ranges that did not join; 0, or there is a bug somewhere
+	gaps     uint16 // RecordBatches that did not join; 0, or there is a bug somewhere
 	form     framing
 	now      state
 	begun    bool  // a control event was owed
@@ -45,7 +45,7 @@ type room struct {
 	owed    net.Buffers
 	done    int      // of owed: what was written
 	holds   []*frame // whose data is in owed
-	scratch []shard.Range
+	scratch []shard.RecordBatch
 }
 
 // mark is an offset: a position and the life that it is of.
@@ -79,7 +79,7 @@ const (
 
 // newCursor is a cursor at a place for a client whose streamCursor must be at least
 // least (0: any).
-func newCursor(t *shard.Tail, set *frameSet, form framing, at place, least uint64) *cursor {
+func newCursor(t *shard.TailBuffer, set *frameSet, form framing, at place, least uint64) *cursor {
 	c := &cursor{tail: t, set: set, form: form, at: at, least: least, now: stateIdle}
 	c.told = mark{c.life(), at.pos}
 	return c
@@ -88,9 +88,9 @@ func newCursor(t *shard.Tail, set *frameSet, form framing, at place, least uint6
 // life is that of the log in which the reader is.
 func (c *cursor) life() uint64 {
 	if len(c.at.past) > 0 {
-		return c.at.past[0].info.Life
+		return c.at.past[0].info.Generation
 	}
-	return c.tail.Life()
+	return c.tail.Generation()
 }
 
 // news is pending, and S2's time (ms) of the newest message in it, if the reader was up to
@@ -143,7 +143,7 @@ func (c *cursor) lookBack() {
 }
 
 // lookedAt takes a page that was brought because of lookBack.
-func (c *cursor) lookedAt(r shard.Range) {
+func (c *cursor) lookedAt(r shard.RecordBatch) {
 	_, end, _ := c.before()
 	if r.IsZero() || r.To() < end {
 		return
@@ -206,15 +206,15 @@ func (c *cursor) pending(budget int) net.Buffers {
 		last = c.release(last, true)
 	}
 	c.finish(last, st, before)
-	clear(ranges) // hold no Range while idle
+	clear(ranges) // hold no RecordBatch while idle
 	return c.room.owed[c.room.done:]
 }
 
-// take is the Ranges to frame next, and what there is after them.
-func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.Status) {
+// take is the RecordBatches to frame next, and what there is after them.
+func (c *cursor) take(budget int) (ranges []shard.RecordBatch, paged bool, st shard.TailStatus) {
 	past, into := len(c.at.past) > 0, &c.room.scratch
 	switch {
-	case c.paged == nil && past && c.tail.Ended() == nil:
+	case c.paged == nil && past && c.tail.EndError() == nil:
 		return nil, false, shard.StatusBelow
 	case c.paged == nil:
 		*into, st = c.tail.ReadAt(c.at.pos, budget, (*into)[:0])
@@ -225,7 +225,7 @@ func (c *cursor) take(budget int) (ranges []shard.Range, paged bool, st shard.St
 	*into = append((*into)[:0], r)
 	info := c.tail.Info()
 	switch {
-	case c.tail.Ended() != nil:
+	case c.tail.EndError() != nil:
 		st = shard.StatusGone
 	case past || r.To() < info.Tail:
 		st = shard.StatusMore
@@ -260,7 +260,7 @@ func (c *cursor) standAt(s stand) {
 
 // page is history that the driver brought because the reader wants it; false: it does not
 // hold the reader's position.
-func (c *cursor) page(r shard.Range) bool {
+func (c *cursor) page(r shard.RecordBatch) bool {
 	if c.look > 0 {
 		c.lookedAt(r)
 		c.now = stateIdle
@@ -301,9 +301,9 @@ func (c *cursor) move() {
 
 // frame owes the reader the messages of ranges, each data event but the last with
 // its control event. It returns that last frame, nil if there was none. joined is
-// false if a Range did not join: the reader has then to be brought what lies
+// false if a RecordBatch did not join: the reader has then to be brought what lies
 // before it, and nothing beyond was taken.
-func (c *cursor) frame(ranges []shard.Range, paged bool) (last *frame, joined bool) {
+func (c *cursor) frame(ranges []shard.RecordBatch, paged bool) (last *frame, joined bool) {
 	for _, r := range ranges {
 		if r.From() > c.at.pos {
 			c.gaps++
@@ -340,10 +340,10 @@ func (c *cursor) frame(ranges []shard.Range, paged bool) (last *frame, joined bo
 	return last, true
 }
 
-// shares reports whether the reader is owed the messages of the Range from first on as they
+// shares reports whether the reader is owed the messages of the RecordBatch from first on as they
 // are; if not, it needs a frame of its own: some of them end inside a character, or what they
 // begin with was shown already. ok is false if the reader has to look back first.
-func (c *cursor) shares(r shard.Range, first int) (shared, ok bool) {
+func (c *cursor) shares(r shard.RecordBatch, first int) (shared, ok bool) {
 	if c.form != framingText {
 		return true, true
 	}
@@ -420,7 +420,7 @@ func (r *room) newest() uint64 {
 
 // finish owes the control event that stands at the end of what there is: after the
 // last frame; or alone, where the client has not been told yet where it stands.
-func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
+func (c *cursor) finish(last *frame, st shard.TailStatus, before shard.Info) {
 	at := whereMid
 	switch {
 	case st == shard.StatusClosed:
@@ -439,7 +439,7 @@ func (c *cursor) finish(last *frame, st shard.Status, before shard.Info) {
 		c.room.owed = append(c.room.owed, c.control(last, at))
 	case at == whereClosed, at == whereTip && !c.fresh, st == shard.StatusTip && !c.begun:
 		if len(c.held) == 0 {
-			// All that was visible before the Tail was read lies below pos, and is told;
+			// All that was visible before the TailBuffer was read lies below pos, and is told;
 			// with info of now, a message that came since would be taken for told.
 			if m := (mark{c.life(), min(before.Tail, c.at.pos)}); m.life != c.told.life || m.pos > c.told.pos {
 				c.told = m

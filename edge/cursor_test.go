@@ -16,8 +16,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// buildRange lays a Range out as shard/range.go documents it.
-func buildRange(t interface{ Fatal(...any) }, from, to, tail uint64, closed bool, ms []shard.Message) shard.Range {
+// buildRange lays a RecordBatch out as shard/record_batch.go documents it.
+func buildRange(t interface{ Fatal(...any) }, from, to, tail uint64, closed bool, ms []shard.Message) shard.RecordBatch {
 	b := make([]byte, 40)
 	b[0] = 1
 	if closed {
@@ -34,7 +34,7 @@ func buildRange(t interface{ Fatal(...any) }, from, to, tail uint64, closed bool
 		b = binary.BigEndian.AppendUint32(b, uint32(m.Next-from))
 		b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
 	}
-	r, err := shard.ParseRange(append(b, payload...))
+	r, err := shard.ParseBatch(append(b, payload...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ type cell struct {
 	closes bool
 }
 
-// world is a stream as its log has it, a Tail that was fed some of it, and the
+// world is a stream as its log has it, a TailBuffer that was fed some of it, and the
 // readers of that.
 type world struct {
 	*rapid.T
@@ -119,7 +119,7 @@ type world struct {
 	closed   bool
 	interval uint64
 
-	tail    *shard.Tail
+	tail    *shard.TailBuffer
 	frames  *frameCache
 	readers []*reader
 	told    []uint64 // every position that some event carried
@@ -135,8 +135,8 @@ func newWorld(t *rapid.T) *world {
 		frames:   newFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), 64<<20),
 	}
 	w.first = w.start
-	tails := shard.NewTails(rapid.IntRange(1, 600).Draw(t, "per tail"), rapid.Int64Range(1, 1000).Draw(t, "budget"))
-	info := shard.Info{Exists: true, Life: w.life, Start: w.start, Tail: w.start, Type: "x/y"}
+	tails := shard.NewTailBuffers(rapid.IntRange(1, 600).Draw(t, "per tail"), rapid.Int64Range(1, 1000).Draw(t, "budget"))
+	info := shard.Info{Exists: true, Generation: w.life, Start: w.start, Tail: w.start, Type: "x/y"}
 	w.tail = tails.Open("p/s", info, w.start)
 	return w
 }
@@ -162,8 +162,8 @@ func (w *world) pick(lo, hi uint64, label string) uint64 {
 	return rapid.SampledFrom(places).Draw(w.T, label)
 }
 
-// rangeOf is the Range [from, to).
-func (w *world) rangeOf(from, to uint64) shard.Range {
+// rangeOf is the RecordBatch [from, to).
+func (w *world) rangeOf(from, to uint64) shard.RecordBatch {
 	tail, closed := w.state(to)
 	var ms []shard.Message
 	for _, m := range w.msgs {
@@ -244,7 +244,7 @@ func (w *world) body(t *rapid.T) (b []byte, cut bool) {
 	return b, cut
 }
 
-// feed brings the Tail on, as several feeds do: what it has, what joins, a hole.
+// feed brings the TailBuffer on, as several feeds do: what it has, what joins, a hole.
 func (w *world) feed(t *rapid.T) {
 	w.T = t
 	next, end := w.tail.Next(), w.end()
@@ -255,11 +255,11 @@ func (w *world) feed(t *rapid.T) {
 	case 0:
 		to := w.pick(next, end, "skip to")
 		tail, closed := w.state(to)
-		w.tail.Skip(to, tail, closed)
+		w.tail.SkipTo(to, tail, closed)
 	case 1:
 		from := w.pick(next, end, "hole")
 		var gap *shard.GapError
-		if from == next || from == end || w.tail.Ended() != nil {
+		if from == next || from == end || w.tail.EndError() != nil {
 			return
 		}
 		if err := w.tail.Extend(w.rangeOf(from, end)); !errors.As(err, &gap) || gap.Next != next {
@@ -557,7 +557,7 @@ func (r *reader) drain(budget int) {
 	switch {
 	case r.lost:
 		return
-	case r.c.tail.Ended() != nil:
+	case r.c.tail.EndError() != nil:
 		// One turn may be needed to find out; what was owed came first.
 		if r.c.state() != stateGone && !r.closed {
 			r.Fatalf("state %d of an ended life", r.c.state())
@@ -573,7 +573,7 @@ func (r *reader) drain(budget int) {
 		r.Fatalf("state %d, %+v", r.c.state(), r.after)
 	}
 	held, last := 0, max(r.from, info.Tail)
-	if r.got > 0 { // a page may know more than the Tail
+	if r.got > 0 { // a page may know more than the TailBuffer
 		last = max(last, r.msgs[r.next-1].Next)
 	}
 	for _, m := range r.msgs[r.next:] {
@@ -594,7 +594,7 @@ func (r *reader) drain(budget int) {
 	}
 }
 
-// Invariants 2, 3 and 5: whatever the Tail forgets, skips and is fed twice, a
+// Invariants 2, 3 and 5: whatever the TailBuffer forgets, skips and is fed twice, a
 // reader from anywhere gets every message from there on, once and in order, and
 // every offset that it was told is a place to go on from.
 func TestCursorModel(t *testing.T) {
@@ -672,10 +672,10 @@ func model(t *rapid.T) {
 	}
 }
 
-// lone is a cursor at the start of a Tail with these Ranges of one message each.
-func lone(t *testing.T, form framing, bodies ...string) (*cursor, *shard.Tail) {
+// lone is a cursor at the start of a TailBuffer with these RecordBatches of one message each.
+func lone(t *testing.T, form framing, bodies ...string) (*cursor, *shard.TailBuffer) {
 	t.Helper()
-	tail := shard.NewTails(0, 0).Open("p/s", shard.Info{Exists: true, Life: 7}, 0)
+	tail := shard.NewTailBuffers(0, 0).Open("p/s", shard.Info{Exists: true, Generation: 7}, 0)
 	set := newFrameCache(1<<20, 64<<20).open(tail, form)
 	for i, b := range bodies {
 		pos := uint64(i)

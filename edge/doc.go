@@ -24,11 +24,11 @@
 //
 // # The life of an SSE reader
 //
-// A cursor (cursor.go) is the reader's place in the stream's Tail and the bytes
-// that it is owed. Ranges become frames (frame.go), rendered once for all readers
+// A cursor (cursor.go) is the reader's place in the stream's TailBuffer and the bytes
+// that it is owed. RecordBatches become frames (frame.go), rendered once for all readers
 // that stand at the same place; each data event is followed by its control event.
 // A driver writes what is
-// pending, fetches a page when the reader stands below the Tail, and waits for
+// pending, fetches a page when the reader stands below the TailBuffer, and waits for
 // news when it is idle.
 //
 // There are two. The handler has read the request, checked it and brought the first page
@@ -56,7 +56,7 @@
 //     positions.
 //  2. The offset shown is the place after the last message delivered, or the
 //     visible tail: POST, HEAD, GET and SSE agree, whatever control records follow.
-//  3. A reader is never skipped: it takes every Range that joins where it stands,
+//  3. A reader is never skipped: it takes every RecordBatch that joins where it stands,
 //     and falls back to pages (fantail_gaps_detected_total counts the contrary).
 //  4. What is cut into a chunk depends on the offset and the messages only, so
 //     every node gives the same bytes.

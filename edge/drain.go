@@ -70,8 +70,8 @@ func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	}
 }
 
-// Undrain takes Leave and Drain back, whose caller has given it up: who is still here stays.
-func (s *Server) Undrain() {
+// CancelDrain takes Leave and Drain back, whose caller has given it up: who is still here stays.
+func (s *Server) CancelDrain() {
 	d := &s.drain
 	d.leaving.Store(false)
 	d.mu.Lock()
@@ -112,7 +112,7 @@ func (s *Server) admit(m mode, own bool) error {
 		return s.m.refuse(errDraining)
 	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders:
 		return s.m.refuse(errFull)
-	case s.cfg.Crowded():
+	case s.cfg.ConnectionsFull():
 		return s.m.refuse(errFiles)
 	case own && d.owned >= s.cfg.MaxGoroutineReaders:
 		return s.m.refuse(errFullOwn)

@@ -59,7 +59,7 @@ func TestLeave(t *testing.T) {
 			t.Errorf("%s: %d %v", method, w.Code, w.Header())
 		}
 	}
-	s.srv.Undrain()
+	s.srv.CancelDrain()
 	if w := ask(t, s.srv, "GET", "/v1/stream/x", nil, nil); w.Header().Get("Connection") != "" {
 		t.Errorf("taken back: %v", w.Header())
 	}

@@ -55,7 +55,7 @@ func newSiteOver(t *testing.T, cfg Config, overTLS bool) *site {
 // newSiteOn is a lone node over a Log that others may use, too.
 func newSiteOn(t *testing.T, cfg Config, overTLS bool, log *logtest.Memory) *site {
 	t.Helper()
-	host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	host := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 	cfg.NoReactor = cfg.NoReactor || handlers
 	srv := New(cfg, host)
 	if handlers {
@@ -331,22 +331,22 @@ func TestTooLarge(t *testing.T) {
 
 // lateStates answers once it may.
 type lateStates struct {
-	Streams
+	Backend
 	gate atomic.Pointer[chan struct{}]
 }
 
-func (l *lateStates) State(ctx context.Context, id shard.StreamID, ask shard.Ask) (shard.Info, error) {
+func (l *lateStates) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
 	if gate := l.gate.Load(); gate != nil {
 		<-*gate
 	}
-	return l.Streams.State(ctx, id, ask)
+	return l.Backend.Info(ctx, id, ask)
 }
 
 // A long-poll whose stream is made anew while it waits has an offset of an earlier
 // life: 410, and no word that there is no stream.
 func TestMadeAnewWhileWaiting(t *testing.T) {
 	s := newSite(t, Config{LongPoll: 20 * time.Second})
-	states := &lateStates{Streams: s.srv.streams}
+	states := &lateStates{Backend: s.srv.streams}
 	s.srv.streams = states
 	at := s.put("/v1/stream/s", "old", text).Header.Get(hNextOffset)
 	polled := make(chan *http.Response, 1)

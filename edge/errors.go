@@ -50,13 +50,13 @@ var codes = map[shard.Code]mapping{
 	shard.CodeSeqGap:        {409, "producer-gap", "The producer's seq is ahead", retry{}},
 	shard.CodeSeqOrder:      {409, "stream-seq-order", "Stream-Seq is not above the last sequence", retry{}},
 	shard.CodeBadBody:       {400, "bad-body", "The body cannot be accepted", retry{}},
-	shard.CodeNothing:       {400, "empty-body", "Nothing to append", retry{}},
+	shard.CodeEmptyAppend:   {400, "empty-body", "Nothing to append", retry{}},
 	shard.CodeForeignJSON:   {409, "foreign-records", "The records that are there are not all JSON", retry{}},
-	shard.CodeNameHeld:      {409, "name-held", "A deleted stream keeps this name for its forks", retry{}},
+	shard.CodeNameTaken:     {409, "name-held", "A deleted stream keeps this name for its forks", retry{}},
 	shard.CodeSourceMissing: {404, "source-not-found", "No such source to fork", retry{}},
 	shard.CodeSourceGone:    {409, "source-gone", "The source was deleted", retry{}},
 	shard.CodeSourceType:    {409, "source-content-type", "Not the source's content type", retry{}},
-	shard.CodeForkPlace:     {400, "fork-offset", "The source has no such offset", retry{}},
+	shard.CodeForkOffset:    {400, "fork-offset", "The source has no such offset", retry{}},
 	shard.CodeForkLimit:     {409, "fork-limit", "Too many forks, or too long a chain of them", retry{}},
 	shard.CodeSourceChanged: {409, "source-changed", "The source was made anew just now; try again", retry{}},
 }
@@ -98,14 +98,14 @@ var failures = []struct {
 	{shard.ErrTrimmed, mapping{410, "offset-gone", "The offset is no longer kept", retry{}}},
 	{shard.ErrOverloaded, mapping{429, "overloaded", "Too much in flight", retry{1, 3}}},
 	{shard.ErrContended, mapping{503, "stream-contended", "Others write to the stream too fast; not written", retry{1, 3}}},
-	{shard.ErrDeclined, mapping{503, "stream-declined", "The stream needs a later release", retry{30, 90}}},
-	{shard.ErrNoPlace, mapping{404, "no-such-project", "No such project", retry{}}},
+	{shard.ErrNeedsLaterRelease, mapping{503, "stream-declined", "The stream needs a later release", retry{30, 90}}},
+	{shard.ErrNoBasin, mapping{404, "no-such-project", "No such project", retry{}}},
 	{shard.ErrLogDenied, mapping{503, "store-refuses", "Storage refuses", retry{5, 15}}},
-	{shard.ErrLogAway, mapping{503, "store-down", "Storage cannot be reached", retry{1, 3}}},
+	{shard.ErrLogUnreachable, mapping{503, "store-down", "Storage cannot be reached", retry{1, 3}}},
 	{shard.ErrStoreDown, mapping{503, "store-down", "Storage cannot be reached", retry{1, 5}}},
 	{shard.ErrLogBusy, mapping{503, "store-down", "Storage is busy", retry{1, 3}}},
 	{shard.ErrNoLog, mapping{503, "store-down", "Storage lost the stream", retry{1, 3}}},
-	{shard.ErrUnknown, mapping{503, "append-outcome-unknown", "Nobody can say whether this was written", retry{1, 3}}},
+	{shard.ErrAppendUnknown, mapping{503, "append-outcome-unknown", "Nobody can say whether this was written", retry{1, 3}}},
 	{shard.ErrUnavailable, mapping{503, "owner-unreachable", "The stream's owner cannot be reached", retry{1, 3}}},
 	{shard.ErrNotOwner, mapping{503, "owner-unreachable", "The stream is moving", retry{1, 2}}},
 	{shard.ErrStopped, mapping{503, "draining", "This node is stopping", retry{1, 3}}},
@@ -184,7 +184,7 @@ func refuse(w http.ResponseWriter, req *shard.Request, out shard.Outcome) {
 	switch out.Code {
 	case shard.CodeClosed:
 		h.Set(hClosed, "true")
-		h.Set(hNextOffset, formatOffset(out.Info.Life, out.Info.Tail))
+		h.Set(hNextOffset, formatOffset(out.Info.Generation, out.Info.Tail))
 	case shard.CodeEpochStale:
 		if out.Producer != nil {
 			h.Set(hProducerEpoch, strconv.FormatUint(out.Producer.Epoch, 10))

@@ -28,26 +28,26 @@ var shardErrors = map[string]struct {
 	status int
 	slug   string
 }{
-	"ErrNotFound":       {shard.ErrNotFound, 404, "stream-not-found"},
-	"ErrGone":           {shard.ErrGone, 410, "stream-gone"},
-	"ErrTrimmed":        {shard.ErrTrimmed, 410, "offset-gone"},
-	"ErrContended":      {shard.ErrContended, 503, "stream-contended"},
-	"ErrOverloaded":     {shard.ErrOverloaded, 429, "overloaded"},
-	"ErrStoreDown":      {shard.ErrStoreDown, 503, "store-down"},
-	"ErrOutcomeUnknown": {shard.ErrOutcomeUnknown, 503, "append-outcome-unknown"},
-	"ErrUnavailable":    {shard.ErrUnavailable, 503, "owner-unreachable"},
-	"ErrNotOwner":       {shard.ErrNotOwner, 503, "owner-unreachable"},
-	"ErrStopped":        {shard.ErrStopped, 503, "draining"},
-	"ErrDeclined":       {shard.ErrDeclined, 503, "stream-declined"},
-	"ErrNoLog":          {shard.ErrNoLog, 503, "store-down"},
-	"ErrLogDenied":      {shard.ErrLogDenied, 503, "store-refuses"},
-	"ErrLogAway":        {shard.ErrLogAway, 503, "store-down"},
-	"ErrNoIdentity":     {shard.ErrNoIdentity, 503, "store-refuses"},
-	"ErrNoPlace":        {shard.ErrNoPlace, 404, "no-such-project"},
-	"ErrLogBusy":        {shard.ErrLogBusy, 503, "store-down"},
-	"ErrUnknown":        {shard.ErrUnknown, 503, "append-outcome-unknown"},
-	"ErrPanic":          {shard.ErrPanic, 500, "internal"},
-	"TrimmedError":      {&shard.TrimmedError{First: 7}, 410, "offset-gone"},
+	"ErrNotFound":           {shard.ErrNotFound, 404, "stream-not-found"},
+	"ErrGone":               {shard.ErrGone, 410, "stream-gone"},
+	"ErrTrimmed":            {shard.ErrTrimmed, 410, "offset-gone"},
+	"ErrContended":          {shard.ErrContended, 503, "stream-contended"},
+	"ErrOverloaded":         {shard.ErrOverloaded, 429, "overloaded"},
+	"ErrStoreDown":          {shard.ErrStoreDown, 503, "store-down"},
+	"ErrOutcomeUnknown":     {shard.ErrOutcomeUnknown, 503, "append-outcome-unknown"},
+	"ErrUnavailable":        {shard.ErrUnavailable, 503, "owner-unreachable"},
+	"ErrNotOwner":           {shard.ErrNotOwner, 503, "owner-unreachable"},
+	"ErrStopped":            {shard.ErrStopped, 503, "draining"},
+	"ErrNeedsLaterRelease":  {shard.ErrNeedsLaterRelease, 503, "stream-declined"},
+	"ErrNoLog":              {shard.ErrNoLog, 503, "store-down"},
+	"ErrLogDenied":          {shard.ErrLogDenied, 503, "store-refuses"},
+	"ErrLogUnreachable":     {shard.ErrLogUnreachable, 503, "store-down"},
+	"ErrLogUnauthenticated": {shard.ErrLogUnauthenticated, 503, "store-refuses"},
+	"ErrNoBasin":            {shard.ErrNoBasin, 404, "no-such-project"},
+	"ErrLogBusy":            {shard.ErrLogBusy, 503, "store-down"},
+	"ErrAppendUnknown":      {shard.ErrAppendUnknown, 503, "append-outcome-unknown"},
+	"ErrPanic":              {shard.ErrPanic, 500, "internal"},
+	"TrimmedError":          {&shard.TrimmedError{First: 7}, 410, "offset-gone"},
 }
 
 // inside are error types that no Streams method returns: they are caught in shard.
@@ -213,7 +213,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 		w := httptest.NewRecorder()
 		refuse(w, &shard.Request{Stream: "p/s", Type: "text/html"}, shard.Outcome{
 			Code: c, Why: "because", Producer: &shard.Producer{Epoch: 4}, Expected: 5, Received: 9,
-			Info: shard.Info{Exists: true, Life: 3, Tail: 8},
+			Info: shard.Info{Exists: true, Generation: 3, Tail: 8},
 		})
 		why := map[shard.Code]string{
 			shard.CodeNotFound: "p/s does not exist", shard.CodeGone: "p/s does not exist", shard.CodeConfigDiffers: "p/s exists",

@@ -152,11 +152,11 @@ func readForged(t *testing.T, seed uint64) {
 	live := make(chan string)
 	go func() { live <- forgedGet(ctx, sites[0], "?live=sse&offset=-1") }()
 	synctest.Wait()
-	info, err := sites[0].streams.State(t.Context(), "default/forged", 0)
+	info, err := sites[0].streams.Info(t.Context(), "default/forged", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &forger{rand.New(rand.NewPCG(seed, 1)), info.Life}
+	f := &forger{rand.New(rand.NewPCG(seed, 1)), info.Generation}
 	for i, e := range f.entries(2) { // each by itself: what one of them does must not hide the next
 		if at, err := log.Tail(t.Context(), "default/forged"); err != nil || at != uint64(2+i) {
 			break // the owner has written: the others would not stand where they say
@@ -195,7 +195,7 @@ func readForged(t *testing.T, seed uint64) {
 // forgedSite is a node on log, without sockets.
 func forgedSite(t *testing.T, log shard.Log) *Server {
 	t.Helper()
-	host := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	host := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 	t.Cleanup(func() { _ = host.Close() })
 	return New(Config{LongPoll: time.Second}, host)
 }

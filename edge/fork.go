@@ -39,7 +39,7 @@ func (s *Server) fork(r *http.Request, req *shard.Request) error {
 			return badHeader(hForkSub, "want digits, without sign or leading zero")
 		}
 	}
-	req.Fork = &shard.Fork{Source: source, At: at.String(), Sub: sub}
+	req.Fork = &shard.Fork{Source: source, Offset: at.String(), SubOffset: sub}
 	return s.source(r.Context(), req, at)
 }
 
@@ -62,7 +62,7 @@ func (o offset) String() string {
 // fork's own first message.
 func (s *Server) source(ctx context.Context, req *shard.Request, at offset) error {
 	id := req.Fork.Source
-	info, err := s.streams.State(ctx, id, 0)
+	info, err := s.streams.Info(ctx, id, 0)
 	if err != nil {
 		return err
 	}
@@ -80,20 +80,20 @@ func (s *Server) source(ctx context.Context, req *shard.Request, at offset) erro
 	case req.Type != "" && shard.MediaType(req.Type) != shard.MediaType(info.Type):
 		return refuse(shard.CodeSourceType, "the source's type is "+info.Type)
 	}
-	src.Life, src.Type = info.Life, info.Type
+	src.Generation, src.Type = info.Generation, info.Type
 	src.HasTTL, src.TTL = info.HasTTL, info.TTL
 	src.Expires, src.ExpiresRaw = info.Expires, info.ExpiresRaw
 	from, err := at.resolve(info)
 	if err != nil {
-		return refuse(shard.CodeForkPlace, err.Error())
+		return refuse(shard.CodeForkOffset, err.Error())
 	}
 	if len(from.past) == 0 { // what stands above the tail may come to be seen later
 		from.pos = min(from.pos, info.Tail)
 	}
-	from, prefix, err := s.refine(ctx, id, info, from, req.Fork.Sub)
+	from, prefix, err := s.refine(ctx, id, info, from, req.Fork.SubOffset)
 	switch {
 	case errors.Is(err, errSub):
-		return refuse(shard.CodeForkPlace, err.Error())
+		return refuse(shard.CodeForkOffset, err.Error())
 	case err != nil:
 		return err
 	case len(prefix) > 0:
@@ -152,7 +152,7 @@ func (s *Server) refine(
 
 // page is what was read last of a stream, and how many legs were ahead there.
 type page struct {
-	shard.Range
+	shard.RecordBatch
 	past int
 }
 

@@ -180,9 +180,9 @@ func (f *family) events(m *member, from, want string, again bool) {
 func TestForkFamilies(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		log := logtest.NewMemory(1)
-		hosts := []*shard.Host{}
-		open := func() *shard.Host {
-			h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+		hosts := []*shard.Manager{}
+		open := func() *shard.Manager {
+			h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 			hosts = append(hosts, h)
 			return h
 		}
@@ -370,7 +370,7 @@ func TestForkLifetimes(t *testing.T) {
 // its fork.
 func TestReadingForkNeverTouchesSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
+		host := shard.NewManager(logtest.NewMemory(1), shard.NewTailBuffers(0, 0), shard.Config{})
 		defer func() { _ = host.Close() }()
 		srv := New(Config{LongPoll: time.Second}, host)
 		want := func(method, path string, h header, status int) string {
@@ -398,22 +398,22 @@ func TestReadingForkNeverTouchesSource(t *testing.T) {
 
 // countingPages counts the pages that are asked for.
 type countingPages struct {
-	Streams
+	Backend
 	n atomic.Int64
 }
 
 func (c *countingPages) ReadPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
-) (shard.Range, error) {
+) (shard.RecordBatch, error) {
 	c.n.Add(1)
-	return c.Streams.ReadPage(ctx, id, info, from)
+	return c.Backend.ReadPage(ctx, id, info, from)
 }
 
 // A sub-offset over many messages asks for each page once: it may be a peer's, and
 // is up to 1 MiB.
 func TestSubOffsetReadsPagesOnce(t *testing.T) {
 	s := newSite(t, Config{})
-	pages := &countingPages{Streams: s.srv.streams}
+	pages := &countingPages{Backend: s.srv.streams}
 	s.srv.streams = pages
 	json := header{"Content-Type": "application/json"}
 	s.put("/v1/stream/src", "["+strings.Repeat("7,", 2999)+"7]", json)
@@ -445,9 +445,9 @@ func TestForkInsideWhatIsNotThereYet(t *testing.T) {
 	}()
 	var info shard.Info
 	for info.LogTail < 500 {
-		info, _ = s.srv.streams.State(t.Context(), "default/src", shard.AskLocal)
+		info, _ = s.srv.streams.Info(t.Context(), "default/src", shard.InfoAllowCached)
 	}
-	s.put("/v1/stream/f", "[8]", header{hForkedFrom: "/v1/stream/src", hForkOffset: formatOffset(info.Life, 500)})
+	s.put("/v1/stream/f", "[8]", header{hForkedFrom: "/v1/stream/src", hForkOffset: formatOffset(info.Generation, 500)})
 	s.want(<-written, 204)
 	if got := s.want(s.do("GET", "/v1/stream/f", "", nil), 200); got != "[0,8]" {
 		t.Errorf("%.100s", got)

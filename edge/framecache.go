@@ -9,7 +9,7 @@ import (
 
 // frameCache is the frames that readers share, by Tail and framing. It is bounded
 // twice: tailFrameBytes for one Tail and framing, and limit for the node, in bytes
-// of the Ranges that were rendered. When full the oldest frames go, each set's
+// of the RecordBatches that were rendered. When full the oldest frames go, each set's
 // newest last of all; a reader that still needs one has it by pointer, and one
 // that comes for it later has it rendered anew.
 type frameCache struct {
@@ -23,7 +23,7 @@ type frameCache struct {
 
 // tailFrameBytes bounds the frames of one Tail in one framing that nobody is being written, in
 // bytes of what was rendered.
-// Readers further back than this find their Ranges in the Tail or in pages all the same.
+// Readers further back than this find their RecordBatches in the TailBuffer or in pages all the same.
 const tailFrameBytes = 1 << 20
 
 // pinnedMost is how many of its oldest frames a ring passes over because they are being
@@ -32,7 +32,7 @@ const tailFrameBytes = 1 << 20
 const pinnedMost = 64
 
 type frameKey struct {
-	tail *shard.Tail
+	tail *shard.TailBuffer
 	form framing
 }
 
@@ -42,9 +42,9 @@ func newFrameCache(limit, pinned int64) *frameCache {
 	}
 }
 
-// open returns the set of a Tail's frames for one more reader; close gives it
+// open returns the set of a TailBuffer's frames for one more reader; close gives it
 // back. A set lives as long as somebody reads.
-func (c *frameCache) open(t *shard.Tail, form framing) *frameSet {
+func (c *frameCache) open(t *shard.TailBuffer, form framing) *frameSet {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := frameKey{t, form}
@@ -82,10 +82,10 @@ type frameSet struct {
 	past frameRing
 }
 
-// of is the frame of a Range of one life from its message first on; page: of history. The
+// of is the frame of a RecordBatch of one life from its message first on; page: of history. The
 // first reader that asks renders it; whoever asks meanwhile waits for that. A crowd that
-// comes from pages into the middle of a Range of the Tail shares what is left of it, too.
-func (s *frameSet) of(r shard.Range, first int, life uint64, page bool, interval uint64) *frame {
+// comes from pages into the middle of a RecordBatch of the TailBuffer shares what is left of it, too.
+func (s *frameSet) of(r shard.RecordBatch, first int, life uint64, page bool, interval uint64) *frame {
 	next, from := r.Message(r.Len()-1).Next, r.From()
 	ring := &s.live
 	if page || first > 0 {
@@ -147,7 +147,7 @@ type frameRing struct {
 	bytes int
 }
 
-// frameSpan names a frame: its life, the first position of its Range, and the
+// frameSpan names a frame: its life, the first position of its RecordBatch, and the
 // position after its last message. A fork's readers share frames of several lives.
 type frameSpan struct{ life, from, next uint64 }
 

@@ -14,7 +14,7 @@ func TestPinnedFramesStay(t *testing.T) {
 	c := newFrameCache(1<<30, 1<<30)
 	set := c.open(nil, framingText)
 	body := bytes.Repeat([]byte("x"), tailFrameBytes/4)
-	ranges := make([]shard.Range, 3*pinnedMost)
+	ranges := make([]shard.RecordBatch, 3*pinnedMost)
 	for i := range ranges {
 		pos := uint64(i)
 		ranges[i] = buildRange(t, pos, pos+1, pos+1, false, []shard.Message{{Pos: pos, Next: pos + 1, Body: body}})
@@ -47,7 +47,7 @@ func TestPinnedFramesStay(t *testing.T) {
 	}
 }
 
-// A part of a Range counts for what it holds.
+// A part of a RecordBatch counts for what it holds.
 func TestPartOfARangeCounts(t *testing.T) {
 	t.Parallel()
 	c := newFrameCache(1<<30, 1<<30)

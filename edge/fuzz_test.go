@@ -61,7 +61,7 @@ func FuzzParseOffset(f *testing.F) {
 		default:
 			t.Fatalf("%q: %+v", s, o)
 		}
-		info := shard.Info{Life: 5, Start: 3, Tail: 8, LogTail: 10}
+		info := shard.Info{Generation: 5, Start: 3, Tail: 8, LogTail: 10}
 		if at, err := o.resolve(info); err == nil && (at.pos < info.Start || at.pos > info.LogTail) {
 			t.Fatalf("%q resolves to %+v", s, at)
 		}

@@ -16,7 +16,7 @@ const (
 // guard makes an error of a panic. It is deferred by itself: only so it can recover.
 func (s *Server) guard(err *error) {
 	if v := recover(); v != nil {
-		*err = s.panics.Caught(caughtReader, v)
+		*err = s.panics.Handle(caughtReader, v)
 	}
 }
 
@@ -27,19 +27,19 @@ func (s *Server) guardRequest() {
 		if v == http.ErrAbortHandler { //nolint:errorlint // as net/http does
 			panic(v)
 		}
-		_ = s.panics.Caught(caughtRequest, v)
+		_ = s.panics.Handle(caughtRequest, v)
 		panic(http.ErrAbortHandler)
 	}
 }
 
 // abort is guardRequest for a panic that an event stream recovered from.
 func (s *Server) abort(v any) {
-	_ = s.panics.Caught(caughtReader, v)
+	_ = s.panics.Handle(caughtReader, v)
 	panic(http.ErrAbortHandler)
 }
 
 // readPage is Streams.ReadPage on a goroutine that nothing guards.
-func (s *Server) readPage(ctx context.Context, l leg, pos uint64) (r shard.Range, err error) {
+func (s *Server) readPage(ctx context.Context, l leg, pos uint64) (r shard.RecordBatch, err error) {
 	defer s.guard(&err)
 	return s.streams.ReadPage(ctx, l.id, l.info, pos)
 }

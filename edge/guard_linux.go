@@ -7,7 +7,7 @@ func (l *loop) guard(r *conn) {
 	if v == nil {
 		return
 	}
-	_ = l.s.panics.Caught(caughtReader, v)
+	_ = l.s.panics.Handle(caughtReader, v)
 	l.step, l.room = step{}, nil
 	l.gone(r)
 }

@@ -18,8 +18,8 @@ import (
 // poisoned is Streams that have one stream more, whose records make whatever renders
 // them panic; pages of another stream panic where they are read.
 type poisoned struct {
-	Streams
-	bad  *shard.Tail
+	Backend
+	bad  *shard.TailBuffer
 	info shard.Info
 }
 
@@ -28,29 +28,29 @@ const (
 	badPages  = shard.StreamID("default/pages")
 )
 
-func (p *poisoned) State(ctx context.Context, id shard.StreamID, ask shard.Ask) (shard.Info, error) {
+func (p *poisoned) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
 	if id == badStream {
 		return p.info, nil
 	}
-	return p.Streams.State(ctx, id, ask)
+	return p.Backend.Info(ctx, id, ask)
 }
 
-func (p *poisoned) Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.Tail, func(), error) {
+func (p *poisoned) Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error) {
 	if id == badStream {
 		return p.bad, func() {}, nil
 	}
-	return p.Streams.Follow(ctx, id, from)
+	return p.Backend.Follow(ctx, id, from)
 }
 
-func (p *poisoned) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.Range, error) {
+func (p *poisoned) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.RecordBatch, error) {
 	if id == badPages {
 		panic("a page that cannot be read")
 	}
-	return p.Streams.ReadPage(ctx, id, info, from)
+	return p.Backend.ReadPage(ctx, id, info, from)
 }
 
-// brokenRange returns a Range whose one message ends beyond its bytes.
-func brokenRange(t *testing.T, from uint64) shard.Range {
+// brokenRange returns a RecordBatch whose one message ends beyond its bytes.
+func brokenRange(t *testing.T, from uint64) shard.RecordBatch {
 	t.Helper()
 	const fixed, index = 40, 12
 	b := make([]byte, fixed+index+3)
@@ -58,7 +58,7 @@ func brokenRange(t *testing.T, from uint64) shard.Range {
 	b[15], b[23], b[31] = byte(from), byte(from+1), byte(from+1)
 	b[fixed+7], b[fixed+11] = 1, 3
 	copy(b[fixed+index:], "abc")
-	r, err := shard.ParseRange(b)
+	r, err := shard.ParseBatch(b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,10 +70,10 @@ func brokenRange(t *testing.T, from uint64) shard.Range {
 // the reader held is given back.
 func TestPanicCostsOneReader(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	p := &poisoned{info: shard.Info{Exists: true, Life: 5, Tail: 1, LogTail: 1, Type: "text/plain"}}
-	p.bad = shard.NewTails(0, 0).Open(badStream, p.info, 1)
+	p := &poisoned{info: shard.Info{Exists: true, Generation: 5, Tail: 1, LogTail: 1, Type: "text/plain"}}
+	p.bad = shard.NewTailBuffers(0, 0).Open(badStream, p.info, 1)
 	s := newSiteOn(t, Config{Metrics: reg}, false, logtest.NewMemory(1))
-	p.Streams, s.srv.streams = s.srv.streams, p
+	p.Backend, s.srv.streams = s.srv.streams, p
 	s.put("/v1/stream/good", "", text)
 	s.put("/v1/stream/pages", "one", text)
 	_, good := s.raw("/v1/stream/good?live=sse&offset=-1")

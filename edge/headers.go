@@ -99,7 +99,7 @@ var allowedNames = func() map[string]bool {
 // describe sets the headers that describe a stream.
 func describe(h http.Header, info shard.Info) {
 	h.Set("Content-Type", stored(info.Type))
-	h.Set(hNextOffset, formatOffset(info.Life, info.Tail))
+	h.Set(hNextOffset, formatOffset(info.Generation, info.Tail))
 	if info.HasTTL {
 		h.Set(hTTL, strconv.FormatUint(info.TTL, 10))
 	}

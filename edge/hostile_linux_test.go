@@ -148,16 +148,16 @@ func TestDeafHTTP2(t *testing.T) {
 
 // down is a node whose storage has no more pages after the first, until it is up.
 type down struct {
-	Streams
+	Backend
 	reads atomic.Int32
 	up    atomic.Bool
 }
 
-func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.Range, error) {
+func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.RecordBatch, error) {
 	if d.reads.Add(1) > 1 && !d.up.Load() {
-		return shard.Range{}, shard.ErrStoreDown
+		return shard.RecordBatch{}, shard.ErrStoreDown
 	}
-	return d.Streams.ReadPage(ctx, id, info, from)
+	return d.Backend.ReadPage(ctx, id, info, from)
 }
 
 // Who waits for a page that storage does not give hears a heartbeat, as others who wait do,
@@ -165,10 +165,10 @@ func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info,
 func TestBehindHearsHeartbeats(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{Heartbeat: 50 * time.Millisecond})
-	store := &down{Streams: s.srv.streams}
+	store := &down{Backend: s.srv.streams}
 	s.srv.streams = store
 	s.put("/v1/stream/x", large, text)
-	s.want(s.do("POST", "/v1/stream/x", large, text), 204) // both are more than a Tail holds
+	s.want(s.do("POST", "/v1/stream/x", large, text), 204) // both are more than a TailBuffer holds
 	s.want(s.do("POST", "/v1/stream/x", "the end", text), 204)
 	c, resp := s.raw("/v1/stream/x?live=sse&offset=-1")
 	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {

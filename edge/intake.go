@@ -94,7 +94,7 @@ func (h *hold) take(n int64) error {
 
 // reserve is what is kept for small writes: a quarter, or as much as leaves room for the largest write.
 func (in *intake) reserve() int64 {
-	quarter, beside := in.limit/4, in.limit-int64(shard.Cost(shard.MaxBody, shard.MaxMessages))
+	quarter, beside := in.limit/4, in.limit-int64(shard.RequestCost(shard.MaxBody, shard.MaxMessages))
 	if beside < 0 { // it has no room anyway
 		return quarter
 	}

@@ -49,7 +49,7 @@ func splitJSON(body []byte) (shard.Messages, error) {
 	if len(ends) == 0 {
 		return shard.Messages{}, errNoneSent
 	}
-	return shard.CutMessages(out, ends), nil
+	return shard.SplitMessages(out, ends), nil
 }
 
 // scan walks JSON, byte by byte, and knows where the elements of its outermost

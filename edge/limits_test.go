@@ -18,9 +18,9 @@ import (
 // fake is a Streams that says what a test wants; unset methods do not answer.
 type fake struct {
 	do     func(*shard.Request) (shard.Outcome, error)
-	state  func(shard.Ask) (shard.Info, error)
-	follow func() (*shard.Tail, error)
-	page   func(from uint64) (shard.Range, error)
+	state  func(shard.InfoOptions) (shard.Info, error)
+	follow func() (*shard.TailBuffer, error)
+	page   func(from uint64) (shard.RecordBatch, error)
 }
 
 func (f fake) Do(_ context.Context, req *shard.Request) (shard.Outcome, error) {
@@ -30,14 +30,14 @@ func (f fake) Do(_ context.Context, req *shard.Request) (shard.Outcome, error) {
 	return f.do(req)
 }
 
-func (f fake) State(_ context.Context, _ shard.StreamID, ask shard.Ask) (shard.Info, error) {
+func (f fake) Info(_ context.Context, _ shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
 	if f.state == nil {
 		return shard.Info{}, shard.ErrUnavailable
 	}
 	return f.state(ask)
 }
 
-func (f fake) Follow(context.Context, shard.StreamID, uint64) (*shard.Tail, func(), error) {
+func (f fake) Follow(context.Context, shard.StreamID, uint64) (*shard.TailBuffer, func(), error) {
 	if f.follow == nil {
 		return nil, nil, shard.ErrUnavailable
 	}
@@ -45,9 +45,9 @@ func (f fake) Follow(context.Context, shard.StreamID, uint64) (*shard.Tail, func
 	return t, func() {}, err
 }
 
-func (f fake) ReadPage(_ context.Context, _ shard.StreamID, _ shard.Info, from uint64) (shard.Range, error) {
+func (f fake) ReadPage(_ context.Context, _ shard.StreamID, _ shard.Info, from uint64) (shard.RecordBatch, error) {
 	if f.page == nil {
-		return shard.Range{}, shard.ErrUnavailable
+		return shard.RecordBatch{}, shard.ErrUnavailable
 	}
 	return f.page(from)
 }
@@ -223,7 +223,7 @@ func TestSlowBodies(t *testing.T) {
 // a plain read is no such reader.
 func TestMaxReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
+		host := shard.NewManager(logtest.NewMemory(1), shard.NewTailBuffers(0, 0), shard.Config{})
 		defer func() { _ = host.Close() }()
 		s := New(Config{MaxReaders: 1}, host)
 		if w := ask(t, s, "PUT", "/v1/stream/x", strings.NewReader("a"), text); w.Code != 201 {
@@ -275,28 +275,28 @@ func TestNotSupported(t *testing.T) {
 // Invariant 6: that an owner cannot be reached never says that a stream, or a place
 // in it, is gone.
 func TestUnavailableIsNotGone(t *testing.T) {
-	info := shard.Info{Exists: true, Life: 9, Tail: 4, LogTail: 4, Type: "text/plain"}
-	known := func(shard.Ask) (shard.Info, error) { return info, nil }
+	info := shard.Info{Exists: true, Generation: 9, Tail: 4, LogTail: 4, Type: "text/plain"}
+	known := func(shard.InfoOptions) (shard.Info, error) { return info, nil }
 	// What this node remembers is old: no stream, another life, or a shorter one.
-	old := func(was shard.Info) func(shard.Ask) (shard.Info, error) {
-		return func(a shard.Ask) (shard.Info, error) {
-			if a&shard.AskLocal != 0 {
+	old := func(was shard.Info) func(shard.InfoOptions) (shard.Info, error) {
+		return func(a shard.InfoOptions) (shard.Info, error) {
+			if a&shard.InfoAllowCached != 0 {
 				return was, nil
 			}
 			return shard.Info{}, shard.ErrUnavailable
 		}
 	}
-	tail := shard.NewTails(0, 0).Open("default/x", info, 4)
+	tail := shard.NewTailBuffers(0, 0).Open("default/x", info, 4)
 	for name, f := range map[string]fake{
 		"nothing answers": {},
-		"no page":         {state: known, follow: func() (*shard.Tail, error) { return tail, nil }},
+		"no page":         {state: known, follow: func() (*shard.TailBuffer, error) { return tail, nil }},
 		"no tail":         {state: known},
 		"old: none":       {state: old(shard.Info{})},
-		"old: other life": {state: old(shard.Info{Exists: true, Life: 10})},
-		"old: shorter":    {state: old(shard.Info{Exists: true, Life: 9, Tail: 1, LogTail: 1})},
+		"old: other life": {state: old(shard.Info{Exists: true, Generation: 10})},
+		"old: shorter":    {state: old(shard.Info{Exists: true, Generation: 9, Tail: 1, LogTail: 1})},
 		"not the owner": {
 			do:    func(*shard.Request) (shard.Outcome, error) { return shard.Outcome{}, shard.ErrNotOwner },
-			state: func(shard.Ask) (shard.Info, error) { return shard.Info{}, shard.ErrNotOwner },
+			state: func(shard.InfoOptions) (shard.Info, error) { return shard.Info{}, shard.ErrNotOwner },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

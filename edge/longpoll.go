@@ -51,7 +51,7 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 		return
 	}
 	keep(w, r, keepNot)
-	h.Set(hNextOffset, formatOffset(info.Life, max(info.Tail, at.pos)))
+	h.Set(hNextOffset, formatOffset(info.Generation, max(info.Tail, at.pos)))
 	h.Set(hUpToDate, "true")
 	if info.Closed {
 		h.Set(hClosed, "true")
@@ -70,7 +70,7 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 		return info, err
 	}
 	defer release()
-	if tail.Life() != info.Life { // made anew between the two calls
+	if tail.Generation() != info.Generation { // made anew between the two calls
 		return info, errOffsetGone
 	}
 	w := make(signal, 1)
@@ -87,10 +87,10 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 			}
 		}
 	}
-	if tail.Ended() == nil {
+	if tail.EndError() == nil {
 		return tail.Info(), nil
 	}
-	now, err := s.streams.State(ctx, id, 0)
+	now, err := s.streams.Info(ctx, id, 0)
 	if err == nil {
 		err = now.Absent()
 	}

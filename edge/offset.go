@@ -120,9 +120,9 @@ func (o offset) resolve(info shard.Info) (place, error) {
 	case offsetNow:
 		return place{pos: info.Tail}, nil
 	case offsetBare:
-		o.life = info.Life
+		o.life = info.Generation
 	}
-	if o.life == info.Life {
+	if o.life == info.Generation {
 		if o.pos > info.LogTail {
 			return place{}, errOffsetBeyond
 		}
@@ -132,11 +132,11 @@ func (o offset) resolve(info shard.Info) (place, error) {
 		return at, err
 	}
 	for _, a := range info.Chain {
-		if a.Life == o.life && a.Stream == "" && o.pos <= a.Bound {
+		if a.Generation == o.life && a.Stream == "" && o.pos <= a.Bound {
 			return place{pos: o.pos}, nil
 		}
 	}
-	if o.life > info.Life && !info.Cut {
+	if o.life > info.Generation && !info.Truncated {
 		return place{}, errOffsetBeyond
 	}
 	return place{}, errOffsetGone

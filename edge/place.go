@@ -29,7 +29,7 @@ func legs(info shard.Info) []leg {
 			continue
 		}
 		out = append(out, leg{a.Stream, shard.Info{
-			Exists: true, Life: a.Life, Start: a.Start, Tail: a.Bound, LogTail: a.Bound, Type: info.Type,
+			Exists: true, Generation: a.Generation, Start: a.Start, Tail: a.Bound, LogTail: a.Bound, Type: info.Type,
 		}})
 	}
 	return out
@@ -75,13 +75,13 @@ func (p place) own(info shard.Info) uint64 {
 }
 
 func (p place) offset(info shard.Info) string {
-	return formatOffset(p.leg("", info).info.Life, p.pos)
+	return formatOffset(p.leg("", info).info.Generation, p.pos)
 }
 
 // inherited finds the place that an offset of another life names in a stream.
 func inherited(life, pos uint64, info shard.Info) (place, bool, error) {
 	past := legs(info)
-	i := slices.IndexFunc(past, func(l leg) bool { return l.info.Life == life })
+	i := slices.IndexFunc(past, func(l leg) bool { return l.info.Generation == life })
 	switch {
 	case i < 0:
 		return place{}, false, nil
@@ -114,9 +114,9 @@ func ancestry(id shard.StreamID, info shard.Info, at place) []shard.Ancestor {
 	for _, a := range info.Chain {
 		if a.Stream == "" {
 			bound := min(a.Bound, at.pos)
-			chain = append(chain, shard.Ancestor{Stream: id, Life: a.Life, Start: a.Start, Bound: bound})
+			chain = append(chain, shard.Ancestor{Stream: id, Generation: a.Generation, Start: a.Start, Bound: bound})
 			start = bound
 		}
 	}
-	return append(chain, shard.Ancestor{Stream: id, Life: info.Life, Start: start, Bound: at.pos})
+	return append(chain, shard.Ancestor{Stream: id, Generation: info.Generation, Start: start, Bound: at.pos})
 }

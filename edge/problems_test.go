@@ -126,7 +126,7 @@ func TestFailuresAreFound(t *testing.T) {
 			var log bytes.Buffer
 			s := New(Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, fake{
 				do:    func(*shard.Request) (shard.Outcome, error) { return shard.Outcome{}, secret },
-				state: func(shard.Ask) (shard.Info, error) { return shard.Info{}, secret },
+				state: func(shard.InfoOptions) (shard.Info, error) { return shard.Info{}, secret },
 			})
 			w := ask(t, s, c.method, "/v1/stream/x"+c.query, strings.NewReader(""), header{"Content-Type": "text/plain", hClosed: "true", "Accept": accept})
 			id := w.Header().Get(hRequestID)

@@ -47,7 +47,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 	}
 	if err != nil {
 		if errors.Is(err, errHeader) {
-			if info, serr := s.streams.State(r.Context(), id, 0); serr == nil && info.Absent() != nil {
+			if info, serr := s.streams.Info(r.Context(), id, 0); serr == nil && info.Absent() != nil {
 				err = about(id, info.Absent())
 			}
 		}
@@ -59,7 +59,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 		return
 	}
 	h := w.Header()
-	h.Set(hNextOffset, formatOffset(out.Info.Life, out.Info.Tail))
+	h.Set(hNextOffset, formatOffset(out.Info.Generation, out.Info.Tail))
 	if out.Info.Closed {
 		h.Set(hClosed, "true")
 	}
@@ -78,7 +78,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 
 // remove deletes a stream (PROTOCOL 4.4).
 func (s *Server) remove(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
-	req := s.incoming(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), Born: time.Now(), Minted: s.now()})
+	req := s.incoming(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.now()})
 	if _, ok := s.write(w, r, req); ok {
 		w.WriteHeader(http.StatusNoContent)
 	}
@@ -124,7 +124,7 @@ func (s *Server) request(r *http.Request, id shard.StreamID, op shard.Op) (*inco
 		return nil, err
 	}
 	return s.incoming(r, shard.Request{
-		Stream: id, Op: op, ID: shard.NewAppendID(), Born: time.Now(), Minted: s.now(),
+		Stream: id, Op: op, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.now(),
 		Type: r.Header.Get("Content-Type"), Close: closes(r.Header),
 	}), nil
 }

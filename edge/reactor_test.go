@@ -211,7 +211,7 @@ func TestReactor(t *testing.T) {
 	})
 }
 
-// A reader that takes nothing for a while, and falls out of the Tail, gets all of it by
+// A reader that takes nothing for a while, and falls out of the TailBuffer, gets all of it by
 // pages once it reads again; the others wait for nothing.
 func TestReactorSlow(t *testing.T) {
 	s, _ := reactorSite(t, Config{})
@@ -362,7 +362,7 @@ func TestReactorDrain(t *testing.T) {
 	if err := <-drained; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	s.srv.Undrain()
+	s.srv.CancelDrain()
 	left := s.inReactor()
 	if left == 0 {
 		t.Fatal("nobody is left")
@@ -412,7 +412,7 @@ func TestReactorTakesOnlyPlain(t *testing.T) {
 type bareLoop struct {
 	*testing.T
 	*loop
-	tail    *shard.Tail
+	tail    *shard.TailBuffer
 	pos     uint64
 	ours    []int // the loop's ends of the connections
 	clients []int
@@ -428,7 +428,7 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 	}
 	t.Cleanup(l.end)
 	b := &bareLoop{T: t, loop: l, buf: make([]byte, 64<<10)}
-	b.tail = shard.NewTails(0, 0).Open("default/x", shard.Info{Exists: true, Life: 7, Type: "text/plain"}, 0)
+	b.tail = shard.NewTailBuffers(0, 0).Open("default/x", shard.Info{Exists: true, Generation: 7, Type: "text/plain"}, 0)
 	t.Cleanup(b.tail.Release)
 	for range readers {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Balance says when a node sends readers elsewhere because it has many more than others,
+// RebalancePolicy says when a node sends readers elsewhere because it has many more than others,
 // as after a deploy that began with it.
-type Balance struct {
+type RebalancePolicy struct {
 	// Threshold is how far above the mean a node may be, as a part of it (0.25; 0: it
 	// sends nobody away).
 	Threshold float64
@@ -23,7 +23,7 @@ const settledAfter = 30 * time.Second
 
 // excess is how many readers a node sends away in a second that has so many, and others
 // so many each.
-func (b Balance) excess(mine int, others []int) int {
+func (b RebalancePolicy) excess(mine int, others []int) int {
 	if b.Threshold <= 0 || len(others) == 0 {
 		return 0
 	}
@@ -43,7 +43,7 @@ func (b Balance) excess(mine int, others []int) int {
 // others, until ctx ends. exchange tells the fleet how many are here and returns how many
 // each other node has. Who is sent away has been here for a while, and is between two
 // events.
-func (s *Server) Rebalance(ctx context.Context, b Balance, exchange func(readers int) (others []int)) {
+func (s *Server) Rebalance(ctx context.Context, b RebalancePolicy, exchange func(readers int) (others []int)) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for n := 0; ; {

@@ -9,7 +9,7 @@ import (
 )
 
 func TestExcess(t *testing.T) {
-	b := Balance{Threshold: 0.25, Floor: 200, Rate: 0.01}
+	b := RebalancePolicy{Threshold: 0.25, Floor: 200, Rate: 0.01}
 	for _, c := range []struct {
 		mine   int
 		others []int
@@ -27,7 +27,7 @@ func TestExcess(t *testing.T) {
 			t.Errorf("%d beside %v: %d a second, not %d", c.mine, c.others, got, c.want)
 		}
 	}
-	if got := (Balance{Floor: 200, Rate: 0.01}).excess(20_000, []int{0}); got != 0 {
+	if got := (RebalancePolicy{Floor: 200, Rate: 0.01}).excess(20_000, []int{0}); got != 0 {
 		t.Errorf("turned off: %d", got)
 	}
 }
@@ -54,7 +54,7 @@ func TestRebalance(t *testing.T) {
 		go func() {
 			defer close(done)
 			other := 0 // takes in whoever was sent away
-			b.srv.Rebalance(ctx, Balance{Threshold: 0.2, Floor: 10, Rate: 0.02}, func(n int) []int {
+			b.srv.Rebalance(ctx, RebalancePolicy{Threshold: 0.2, Floor: 10, Rate: 0.02}, func(n int) []int {
 				other = readers - n
 				return []int{other}
 			})
@@ -107,7 +107,7 @@ func TestUndrain(t *testing.T) {
 			if err := <-drained; err == nil {
 				t.Error("drained")
 			}
-			b.srv.Undrain()
+			b.srv.CancelDrain()
 		}
 		<-time.After(10 * time.Minute)
 		left := b.srv.Readers()

@@ -57,7 +57,7 @@ func FuzzServe(f *testing.F) {
 	} {
 		f.Add(s.method, s.target, s.headers, []byte(s.body))
 	}
-	host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
+	host := shard.NewManager(logtest.NewMemory(1), shard.NewTailBuffers(0, 0), shard.Config{})
 	srv := New(Config{LongPoll: time.Millisecond}, host)
 	f.Cleanup(func() { _ = host.Close() })
 	serve := func(ctx context.Context, method, target string, h http.Header, body []byte) *httptest.ResponseRecorder {

@@ -45,12 +45,12 @@ type Config struct {
 	// cut that have been stuck for longest, and others wait before they collect more: 503
 	// after roomTime.
 	ChunkBytes int64
-	// Place reports with an error that a stream can be kept nowhere, whatever storage says: 404
+	// CheckStream reports with an error that a stream can be kept nowhere, whatever storage says: 404
 	// (nil: each can be).
-	Place func(shard.StreamID) error
-	// Crowded reports that the machine has hardly room for another connection: readers are
+	CheckStream func(shard.StreamID) error
+	// ConnectionsFull reports that the machine has hardly room for another connection: readers are
 	// refused as beyond MaxReaders, and each answer is the last on its connection (nil: never).
-	Crowded func() bool
+	ConnectionsFull func() bool
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
 	// a reactor cannot serve (HTTP/2, a listener without Listen, other systems than Linux).
 	NoReactor bool
@@ -92,8 +92,8 @@ func (c *Config) defaults() {
 	if c.ChunkBytes <= 0 {
 		c.ChunkBytes = 512 << 20
 	}
-	if c.Crowded == nil {
-		c.Crowded = func() bool { return false }
+	if c.ConnectionsFull == nil {
+		c.ConnectionsFull = func() bool { return false }
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -106,7 +106,7 @@ func (c *Config) defaults() {
 // Server speaks Durable Streams over HTTP. It is an http.Handler.
 type Server struct {
 	cfg     Config
-	streams Streams
+	streams Backend
 	m       *metrics
 	intake  intake
 	grace   time.Duration // bodyGrace, but in tests
@@ -122,7 +122,7 @@ type Server struct {
 	compressing chan struct{}
 	// complaints keeps the log readable while storage is down: one line a second.
 	complaints rate.Sometimes
-	panics     *shard.Panics
+	panics     *shard.PanicHandler
 	copies     *rate.Limiter // bytes that forks copy of their sources
 	drain      drain
 	reactor    *reactor
@@ -131,7 +131,7 @@ type Server struct {
 }
 
 // New returns a Server over streams.
-func New(cfg Config, streams Streams) *Server {
+func New(cfg Config, streams Backend) *Server {
 	cfg.defaults()
 	compress, err := compressor()
 	if err != nil {
@@ -145,7 +145,7 @@ func New(cfg Config, streams Streams) *Server {
 		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
 		copies: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
-	s.panics = shard.NewPanics(cfg.Logger, cfg.Metrics)
+	s.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	s.intake.init(cfg.MaxBodies, s.m)
 	s.grace = bodyGrace
 	s.reactor = newReactor(s)
@@ -203,7 +203,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) {
 	defer s.guardRequest()
 	common(w.Header())
-	if s.drain.leaving.Load() || s.cfg.Crowded() {
+	if s.drain.leaving.Load() || s.cfg.ConnectionsFull() {
 		w.Header().Set("Connection", "close") // over HTTP/2 net/http says GOAWAY for it
 	}
 	if err := s.expect(w, r); err != nil {
@@ -219,7 +219,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) 
 		return nil
 	}
 	id, err := parseName(r.URL.EscapedPath())
-	if err == nil && s.cfg.Place != nil && s.cfg.Place(id) != nil {
+	if err == nil && s.cfg.CheckStream != nil && s.cfg.CheckStream(id) != nil {
 		err = errProject
 	}
 	if err != nil {

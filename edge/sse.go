@@ -98,7 +98,7 @@ func (s *Server) driver(w http.ResponseWriter, r *http.Request, info shard.Info,
 	if form == framingText && !d.start {
 		d.c.joint = joint{kind: jointUnknown, left: characterRest}
 	}
-	if err = errOffsetGone; tail.Life() == info.Life { // or made anew between the two calls
+	if err = errOffsetGone; tail.Generation() == info.Generation { // or made anew between the two calls
 		err = d.prepare(r.Context())
 	}
 	if err != nil {
@@ -147,7 +147,7 @@ type driver struct {
 	news signal
 }
 
-// prepare brings the page that a reader needs who stands below the Tail, before the
+// prepare brings the page that a reader needs who stands below the TailBuffer, before the
 // head is written: what is no longer kept is 410, and not an empty stream that an
 // EventSource would come back to for ever.
 func (d *driver) prepare(ctx context.Context) (err error) {
@@ -280,7 +280,7 @@ func (d *driver) behind(ctx context.Context) error {
 }
 
 // turned takes the page that was read, or why none could be.
-func (d *driver) turned(r shard.Range, err error) error {
+func (d *driver) turned(r shard.RecordBatch, err error) error {
 	var trimmed *shard.TrimmedError
 	if errors.As(err, &trimmed) && d.c.look > 0 {
 		d.c.beginAnew()

@@ -29,11 +29,11 @@ type bubble struct {
 	reg   *prometheus.Registry
 }
 
-func newBubble(t *testing.T, cfg Config, streams Streams) *bubble {
+func newBubble(t *testing.T, cfg Config, streams Backend) *bubble {
 	t.Helper()
 	b := &bubble{T: t, conns: make(chan net.Conn), reg: prometheus.NewRegistry()}
 	if streams == nil {
-		host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{})
+		host := shard.NewManager(logtest.NewMemory(1), shard.NewTailBuffers(0, 0), shard.Config{})
 		t.Cleanup(func() { _ = host.Close() })
 		streams = host
 	}
@@ -423,15 +423,15 @@ func TestIdleReaderHTTP2(t *testing.T) {
 // what is no longer kept; one that was told nothing begins where the stream begins.
 func TestTrimmedReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		info := shard.Info{Exists: true, Life: 7, Type: "text/plain"}
-		tail := shard.NewTails(0, 0).Open("default/x", info, 0)
+		info := shard.Info{Exists: true, Generation: 7, Type: "text/plain"}
+		tail := shard.NewTailBuffers(0, 0).Open("default/x", info, 0)
 		m := shard.Message{Pos: 5, Next: 6, Body: []byte("five")}
 		b := newBubble(t, Config{}, fake{
-			state:  func(shard.Ask) (shard.Info, error) { return info, nil },
-			follow: func() (*shard.Tail, error) { return tail, nil },
-			page: func(from uint64) (shard.Range, error) {
+			state:  func(shard.InfoOptions) (shard.Info, error) { return info, nil },
+			follow: func() (*shard.TailBuffer, error) { return tail, nil },
+			page: func(from uint64) (shard.RecordBatch, error) {
 				if from < 5 {
-					return shard.Range{}, &shard.TrimmedError{First: 5}
+					return shard.RecordBatch{}, &shard.TrimmedError{First: 5}
 				}
 				return buildRange(t, from, 6, 6, false, []shard.Message{m}), nil
 			},
@@ -442,7 +442,7 @@ func TestTrimmedReader(t *testing.T) {
 		if err := early.conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		tail.Skip(6, 6, false)
+		tail.SkipTo(6, 6, false)
 		if es := early.rest(); len(es) != 0 {
 			t.Errorf("sent past a hole: %+v", es)
 		}
@@ -457,15 +457,15 @@ func TestTrimmedReader(t *testing.T) {
 // the rest once it is back.
 func TestStoreGoneForAReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		info := shard.Info{Exists: true, Life: 7, Type: "text/plain", Tail: 4, LogTail: 4}
-		tail := shard.NewTails(0, 0).Open("default/x", info, 4)
+		info := shard.Info{Exists: true, Generation: 7, Type: "text/plain", Tail: 4, LogTail: 4}
+		tail := shard.NewTailBuffers(0, 0).Open("default/x", info, 4)
 		back := time.Now().Add(5 * time.Minute)
 		b := newBubble(t, Config{}, fake{
-			state:  func(shard.Ask) (shard.Info, error) { return info, nil },
-			follow: func() (*shard.Tail, error) { return tail, nil },
-			page: func(from uint64) (shard.Range, error) {
+			state:  func(shard.InfoOptions) (shard.Info, error) { return info, nil },
+			follow: func() (*shard.TailBuffer, error) { return tail, nil },
+			page: func(from uint64) (shard.RecordBatch, error) {
 				if from >= 2 && time.Now().Before(back) {
-					return shard.Range{}, shard.ErrStoreDown
+					return shard.RecordBatch{}, shard.ErrStoreDown
 				}
 				m := shard.Message{Pos: from, Next: from + 1, Body: fmt.Append(nil, "m", from)}
 				return buildRange(t, from, from+1, from+1, false, []shard.Message{m}), nil
@@ -490,14 +490,14 @@ func TestStoreGoneForAReader(t *testing.T) {
 // While storage does not answer, what is known is served, and not called up to date; what
 // rests on more than that is 503.
 func TestCatchUpWithoutStore(t *testing.T) {
-	info := shard.Info{Exists: true, Life: 7, Type: "text/plain", Tail: 2, LogTail: 2}
-	local := func(a shard.Ask) (shard.Info, error) {
-		if a&shard.AskLocal == 0 {
+	info := shard.Info{Exists: true, Generation: 7, Type: "text/plain", Tail: 2, LogTail: 2}
+	local := func(a shard.InfoOptions) (shard.Info, error) {
+		if a&shard.InfoAllowCached == 0 {
 			return shard.Info{}, shard.ErrStoreDown
 		}
 		return info, nil
 	}
-	srv := New(Config{}, fake{state: local, page: func(from uint64) (shard.Range, error) {
+	srv := New(Config{}, fake{state: local, page: func(from uint64) (shard.RecordBatch, error) {
 		m := shard.Message{Pos: from, Next: from + 1, Body: fmt.Append(nil, "m", from)}
 		return buildRange(t, from, from+1, from+1, false, []shard.Message{m}), nil
 	}})
@@ -533,7 +533,7 @@ func TestTrimmedOffsetIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.want(s.do("POST", "/v1/stream/s", "d", text), 204) // with a checkpoint, for the one that is trimmed
-	host := shard.NewHost(s.log, shard.NewTails(0, 0), shard.Config{})
+	host := shard.NewManager(s.log, shard.NewTailBuffers(0, 0), shard.Config{})
 	defer func() { _ = host.Close() }()
 	o, _ := parseOffset(ids[0])
 	early := formatOffset(o.life, 1)

@@ -12,7 +12,7 @@ import (
 // head describes a stream (PROTOCOL 4.3).
 func (s *Server) head(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
 	keep(w, r, keepNot)
-	info, err := s.streams.State(r.Context(), id, 0)
+	info, err := s.streams.Info(r.Context(), id, 0)
 	if err == nil {
 		err = info.Absent()
 	}
@@ -69,20 +69,20 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, id shard.StreamID)
 }
 
 // locate finds the stream and the place that the query names in it. A live
-// read that names a place may rest on this node's own Tail; if that does not
+// read that names a place may rest on this node's own TailBuffer; if that does not
 // know the place yet, the answer is asked for anew: at the owner, and, because there may
 // be two of them, of storage in the end. While storage does not answer, catching up goes
 // on in what is known: such an answer does not say that it is up to date.
 func (s *Server) locate(ctx context.Context, id shard.StreamID, q *query) (shard.Info, place, error) {
-	ask := shard.AskTouch
+	ask := shard.InfoTouch
 	if q.live != "" && q.at.kind != offsetNow {
-		ask |= shard.AskLocal
+		ask |= shard.InfoAllowCached
 	}
 	if q.live != "" {
-		ask |= shard.AskFollow
+		ask |= shard.InfoWillFollow
 	}
 	for {
-		info, err := s.streams.State(ctx, id, ask)
+		info, err := s.streams.Info(ctx, id, ask)
 		var at place
 		if err == nil {
 			err = info.Absent()
@@ -92,15 +92,15 @@ func (s *Server) locate(ctx context.Context, id shard.StreamID, q *query) (shard
 		}
 		switch {
 		case errors.Is(err, shard.ErrStoreDown) && q.live == "" && q.at.kind != offsetNow && !q.old:
-			q.old, ask = true, shard.AskLocal
+			q.old, ask = true, shard.InfoAllowCached
 		case q.old && restsOnInfo(err):
 			return info, at, shard.ErrStoreDown
-		case ask&shard.AskSure != 0 || !restsOnInfo(err):
+		case ask&shard.InfoRequireFresh != 0 || !restsOnInfo(err):
 			return info, at, err
-		case ask&shard.AskLocal != 0:
-			ask &^= shard.AskLocal
+		case ask&shard.InfoAllowCached != 0:
+			ask &^= shard.InfoAllowCached
 		default:
-			ask |= shard.AskSure
+			ask |= shard.InfoRequireFresh
 		}
 	}
 }

@@ -49,11 +49,11 @@ func TestRequestsAreTold(t *testing.T) {
 		Metrics: reg, MaxReaders: 7, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 		AccessLog: slog.New(slog.NewJSONHandler(&access, nil)),
 	}, fake{
-		state: func(shard.Ask) (shard.Info, error) {
+		state: func(shard.InfoOptions) (shard.Info, error) {
 			return shard.Info{}, fmt.Errorf("s2: read: %w\n%w", shard.ErrLogDenied, errors.New("token unknown"))
 		},
 		do: func(*shard.Request) (shard.Outcome, error) {
-			return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true, Life: 1, Tail: 3}}, nil
+			return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true, Generation: 1, Tail: 3}}, nil
 		},
 	})
 	defer s.Close()
@@ -108,13 +108,13 @@ func TestRequestsAreTold(t *testing.T) {
 func TestRefusedReadersAreCounted(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"full":       {MaxReaders: 1},
-		"full-files": {Crowded: func() bool { return true }},
+		"full-files": {ConnectionsFull: func() bool { return true }},
 		"draining":   {},
 	} {
 		reg := prometheus.NewRegistry()
 		cfg.Metrics = reg
-		s := New(cfg, fake{state: func(shard.Ask) (shard.Info, error) {
-			return shard.Info{Exists: true, Life: 1, Type: "text/plain"}, nil
+		s := New(cfg, fake{state: func(shard.InfoOptions) (shard.Info, error) {
+			return shard.Info{Exists: true, Generation: 1, Type: "text/plain"}, nil
 		}})
 		switch want {
 		case "full":

@@ -38,7 +38,7 @@ func (*acks) Follow(ctx context.Context, _ shard.StreamID, _ uint64, _ func(shar
 }
 
 func benchmarkAppend(b *testing.B, n int, m string) {
-	h := shard.NewHost(&acks{}, shard.NewTails(1<<20, 0), shard.Config{})
+	h := shard.NewManager(&acks{}, shard.NewTailBuffers(1<<20, 0), shard.Config{})
 	b.Cleanup(func() { _ = h.Close() })
 	do(b, h, create("text/plain"), shard.CodeCreated)
 	msgs := make([]string, n)

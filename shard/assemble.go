@@ -2,10 +2,10 @@ package shard
 
 import "unsafe"
 
-// assembler turns folded records into Ranges: what may be shown, in order, each
+// assembler turns folded records into RecordBatches: what may be shown, in order, each
 // message whole, parts only once they are committed.
 type assembler struct {
-	from uint64 // first position of the next Range
+	from uint64 // first position of the next RecordBatch
 	time uint64 // S2 time of the last record
 	done []piece
 	held []piece // parts without their commit
@@ -83,15 +83,15 @@ func grow(ps []piece, r Record) []piece {
 	return ps
 }
 
-// flush lays out the Range up to next, or up to the first part that is still
+// flush lays out the RecordBatch up to next, or up to the first part that is still
 // held; tail and closed are the state after it. The zero Range: nothing to say.
-func (a *assembler) flush(s *State) Range {
+func (a *assembler) flush(s *State) RecordBatch {
 	to := s.Next
 	if s.run != nil {
 		to = s.run.start
 	}
 	if to <= a.from {
-		return Range{}
+		return RecordBatch{}
 	}
 	size := 0
 	for _, p := range a.done {

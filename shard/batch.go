@@ -162,7 +162,7 @@ func (d *draft) metered(n int) int { return (n-1)*plainRecord + d.msgs.Bytes() +
 // last is metered for the draft's last record, without its body.
 func (d *draft) last() int {
 	if d.trim {
-		return Entry{Trim: true}.Metered()
+		return Entry{Trim: true}.MeteredSize()
 	}
 	n := plainRecord + len(d.h.State) + len(d.h.StreamSeq) + len(d.h.Type)
 	if d.h.Producer != nil {
@@ -172,7 +172,7 @@ func (d *draft) last() int {
 		n += len(a.Stream) + 32
 	}
 	if f := d.h.Fork; f != nil {
-		n += len(f.Source) + len(f.At) + 32
+		n += len(f.Source) + len(f.Offset) + 32
 	}
 	return n + len(d.h.ExpiresRaw) + len(d.h.Name)
 }
@@ -190,7 +190,7 @@ func (s *State) room() int {
 		n += len(d.source) + 16
 	}
 	if s.fork != nil {
-		n += len(s.fork.Source) + len(s.fork.At) + 32
+		n += len(s.fork.Source) + len(s.fork.Offset) + 32
 	}
 	table := 0
 	for id := range s.producers {
@@ -238,7 +238,7 @@ func (c *composer) put(l line) {
 		e = Entry{Trim: true, TrimTo: pos + 1}
 	} else {
 		if l.h.Flags&(FlagLast|FlagPart) != 0 && l.h.Kind != KindCheckpoint {
-			l.h.HasBack, l.h.BackRecords, l.h.BackBytes = true, c.spec.sinceRecords, c.spec.sinceBytes
+			l.h.HasCheckpoint, l.h.RecordsSinceCheckpoint, l.h.BytesSinceCheckpoint = true, c.spec.sinceRecords, c.spec.sinceBytes
 		}
 		e.Header = c.encode(l.h, pos)
 	}
@@ -246,7 +246,7 @@ func (c *composer) put(l line) {
 		panic("shard: own record does not fold: " + err.Error())
 	}
 	c.b.entries = append(c.b.entries, e)
-	c.b.bytes += e.Metered()
+	c.b.bytes += e.MeteredSize()
 }
 
 // encode is the header's value at pos. Those of a batch lie side by side.
@@ -274,7 +274,7 @@ func (c *composer) checkpoint() {
 	}
 	e := Entry{Header: d.h.encode(c.spec.Next)}
 	c.b.entries = append(c.b.entries, e)
-	c.b.bytes += e.Metered()
+	c.b.bytes += e.MeteredSize()
 }
 
 // split lays a large append out in parts: full batches, the last one with room

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// breaker is the Log of a Host with a circuit breaker: once storage has answered
+// breaker is the Log of a Manager with a circuit breaker: once storage has answered
 // nothing for downAfter, calls fail at once, and certainly without an effect, until a
 // probe is answered. So a caller does not wait for what will not come, and a fleet can
-// tell a node that is cut off from storage (Host.StoreDown). A refusal is an answer.
+// tell a node that is cut off from storage (Manager.StoreDown). A refusal is an answer.
 // Calls that are under way are left alone.
 type breaker struct {
 	Log
@@ -54,7 +54,7 @@ func ask[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err error
 	defer b.mu.Unlock()
 	b.calls--
 	b.heardLocked(err)
-	if errors.Is(err, ErrNoPlace) {
+	if errors.Is(err, ErrNoBasin) {
 		if b.last == id {
 			b.last = before
 		}
@@ -106,7 +106,7 @@ func answered(err error) bool {
 	}
 	var tail *TailError
 	return errors.As(err, &tail) || errors.Is(err, ErrNoLog) ||
-		errors.Is(err, ErrLogDenied) && !errors.Is(err, ErrNoPlace) || errors.Is(err, ErrLogBusy) && !errors.Is(err, ErrLogAway)
+		errors.Is(err, ErrLogDenied) && !errors.Is(err, ErrNoBasin) || errors.Is(err, ErrLogBusy) && !errors.Is(err, ErrLogUnreachable)
 }
 
 // isDown reports whether storage answers nothing.

@@ -32,7 +32,7 @@ func TestStoreGone(t *testing.T) {
 		}
 		log.set(hooks{
 			append: func(ctx context.Context, _ func() (shard.Ack, error)) (shard.Ack, error) {
-				return shard.Ack{}, errors.Join(shard.ErrUnknown, silent(ctx))
+				return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, silent(ctx))
 			},
 			read: func() error { return errDown },
 			tail: noTail,
@@ -52,11 +52,11 @@ func TestStoreGone(t *testing.T) {
 			if _, err := h.Do(t.Context(), appendReq("text/plain", "d")); !errors.Is(err, shard.ErrStoreDown) {
 				t.Error(err)
 			}
-			if _, err := h.State(t.Context(), "default/another", 0); !errors.Is(err, shard.ErrStoreDown) {
+			if _, err := h.Info(t.Context(), "default/another", 0); !errors.Is(err, shard.ErrStoreDown) {
 				t.Error(err)
 			}
 		}
-		if info, err := h.State(t.Context(), stream, shard.AskLocal); err != nil || info.Tail != tail.Info().Tail {
+		if info, err := h.Info(t.Context(), stream, shard.InfoAllowCached); err != nil || info.Tail != tail.Info().Tail {
 			t.Errorf("%+v %v", info, err)
 		}
 		if d := time.Since(began); d > 0 {
@@ -111,7 +111,7 @@ func TestAppendsHang(t *testing.T) {
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		log.set(hooks{append: func(ctx context.Context, _ func() (shard.Ack, error)) (shard.Ack, error) {
 			<-ctx.Done()
-			return shard.Ack{}, errors.Join(shard.ErrUnknown, ctx.Err())
+			return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, ctx.Err())
 		}})
 		began := time.Now()
 		first := doLater(t.Context(), h, appendReq("text/plain", "b"))
@@ -134,7 +134,7 @@ func TestStoreCannotBeReached(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
-		away := fmt.Errorf("dial: %w", shard.ErrLogAway)
+		away := fmt.Errorf("dial: %w", shard.ErrLogUnreachable)
 		log.set(hooks{
 			append: func(context.Context, func() (shard.Ack, error)) (shard.Ack, error) {
 				advance(100 * time.Millisecond)
@@ -202,14 +202,14 @@ type unplaced struct{ *hooked }
 
 func (l unplaced) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	if id == "none/x" {
-		return shard.Page{}, shard.ErrNoPlace
+		return shard.Page{}, shard.ErrNoBasin
 	}
 	return l.hooked.Last(ctx, id, n)
 }
 
 func (l unplaced) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 	if id == "none/x" {
-		return 0, shard.ErrNoPlace
+		return 0, shard.ErrNoBasin
 	}
 	return l.hooked.Tail(ctx, id)
 }
@@ -223,13 +223,13 @@ func TestStoreGoneBesideUnplaced(t *testing.T) {
 		log.set(hooks{
 			append: func(ctx context.Context, _ func() (shard.Ack, error)) (shard.Ack, error) {
 				<-ctx.Done()
-				return shard.Ack{}, errors.Join(shard.ErrUnknown, ctx.Err())
+				return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, ctx.Err())
 			},
 			read: func() error { return errDown },
 			tail: noTail,
 		})
 		poll := func() {
-			if _, err := h.State(t.Context(), "none/x", 0); !errors.Is(err, shard.ErrLogDenied) && !errors.Is(err, shard.ErrStoreDown) {
+			if _, err := h.Info(t.Context(), "none/x", 0); !errors.Is(err, shard.ErrLogDenied) && !errors.Is(err, shard.ErrStoreDown) {
 				t.Error(err)
 			}
 		}

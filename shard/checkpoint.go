@@ -234,7 +234,7 @@ func (s *State) restore(r Record, h *Header) error {
 
 // decode reads what encode wrote, for the fold of a log up to s.Next; time stands in
 // for the times that it left out. errForeign: it is damaged, or no State that a log
-// can come to. ErrDeclined: it is of a later release.
+// can come to. ErrNeedsLaterRelease: it is of a later release.
 func (s *State) decode(b []byte, time uint64) error { return s.decodeAll(b, time, false) }
 
 func (s *State) decodeAll(b []byte, time uint64, handover bool) error {
@@ -258,7 +258,7 @@ func (s *State) decodeAll(b []byte, time uint64, handover bool) error {
 	case r.bad:
 		return errForeign
 	case declined:
-		return ErrDeclined
+		return ErrNeedsLaterRelease
 	case !s.valid():
 		return errForeign
 	}

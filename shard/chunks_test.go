@@ -27,7 +27,7 @@ func TestPagesAreReadOnce(t *testing.T) {
 				all = append(all, msgs...)
 				do(t, h, appendReq("text/plain", msgs...), shard.CodeAppended)
 			}
-			info, err := h.State(t.Context(), stream, 0)
+			info, err := h.Info(t.Context(), stream, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,7 +106,7 @@ func TestPagesOfLargeAppend(t *testing.T) {
 			}
 			do(t, h, appendReq("text/plain", msgs...), shard.CodeAppended)
 			do(t, h, appendReq("text/plain", "after"), shard.CodeAppended)
-			info, err := h.State(t.Context(), stream, 0)
+			info, err := h.Info(t.Context(), stream, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,7 +130,7 @@ func TestPagesOfLargeAppend(t *testing.T) {
 }
 
 // chunks reads the stream in runs of n messages, each from where the last one ended.
-func chunks(t *testing.T, h *shard.Host, info shard.Info, n int) []string {
+func chunks(t *testing.T, h *shard.Manager, info shard.Info, n int) []string {
 	var got []string
 	for at, left := info.Start, n; at < info.Tail; {
 		r, err := h.ReadPage(t.Context(), stream, info, at)

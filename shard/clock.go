@@ -12,16 +12,16 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Sited is a Log that keeps streams in several places, each with a clock of its own. One that
+// MultiSiteLog is a Log that keeps streams in several places, each with a clock of its own. One that
 // is not Sited has one.
-type Sited interface {
+type MultiSiteLog interface {
 	// FleetLog names the log of the fleet's own in the place where a stream is kept.
 	FleetLog(id StreamID) StreamID
 }
 
-// Timed is a Log whose logs may get their records' times in several ways. One that is not
+// TimestampPolicy is a Log whose logs may get their records' times in several ways. One that is not
 // Timed gives them its own.
-type Timed interface {
+type TimestampPolicy interface {
 	// Capped reports whether no record of the log can be later than storage's own clock.
 	Capped(ctx context.Context, id StreamID) (bool, error)
 }
@@ -46,8 +46,8 @@ const (
 // what they show. A life ends only when such a clock and the node's own both say so.
 type clocks struct {
 	log   *breaker
-	sited Sited // nil: there is one place
-	timed Timed // nil: all times are storage's own
+	sited MultiSiteLog    // nil: there is one place
+	timed TimestampPolicy // nil: all times are storage's own
 	now   func() time.Time
 	spawn func(func(context.Context)) bool
 	say   *slog.Logger
@@ -78,8 +78,8 @@ func newClocks(log *breaker, cfg *Config, spawn func(func(context.Context)) bool
 		log: log, now: cfg.Now, spawn: spawn, say: cfg.Logger, warn: rate.Sometimes{Interval: time.Minute}, fails: rate.Sometimes{Interval: time.Minute},
 		m: map[StreamID]*clock{},
 	}
-	c.sited, _ = log.Log.(Sited)
-	c.timed, _ = log.Log.(Timed)
+	c.sited, _ = log.Log.(MultiSiteLog)
+	c.timed, _ = log.Log.(TimestampPolicy)
 	return c
 }
 
@@ -263,7 +263,7 @@ const (
 )
 
 // site is the clock of the stream's place, under mu.
-func (s *Shard) site() *clock {
+func (s *Stream) site() *clock {
 	if s.clock == nil {
 		s.clock = s.host.clocks.of(s.id)
 	}
@@ -271,7 +271,7 @@ func (s *Shard) site() *clock {
 }
 
 // timingNow is how the log's records get their times, as far as is known, under mu.
-func (s *Shard) timingNow() timing {
+func (s *Stream) timingNow() timing {
 	if s.host.clocks.timed == nil {
 		return timingCapped
 	}
@@ -282,7 +282,7 @@ func (s *Shard) timingNow() timing {
 func (s *State) mortal() bool { return s.exists && (s.hasTTL || s.expires != 0) }
 
 // moment is what time it is, under mu.
-func (s *Shard) moment() moment {
+func (s *Stream) moment() moment {
 	now := s.host.cfg.Now()
 	m := moment{wall: ms(now)}
 	if !s.state.mortal() || s.timingNow() != timingCapped {
@@ -296,7 +296,7 @@ func (s *Shard) moment() moment {
 
 // doubt reports whether the node's clock says that the life is over, and storage has yet to
 // be asked what it says, under mu.
-func (s *Shard) doubt() bool {
+func (s *Stream) doubt() bool {
 	if !s.opened || !s.state.mortal() || s.timingNow() == timingOther {
 		return false
 	}
@@ -310,7 +310,7 @@ func (s *Shard) doubt() bool {
 
 // settleTime asks storage what doubt wants to know, each once a minute. If it does not say,
 // the stream lives on.
-func (s *Shard) settleTime(ctx context.Context) {
+func (s *Stream) settleTime(ctx context.Context) {
 	s.mu.Lock()
 	clock, known, asked := s.site(), s.timingNow() != timingUnknown, s.timingAsked
 	if !known {
@@ -345,12 +345,12 @@ func (s *Shard) settleTime(ctx context.Context) {
 
 // lastUse is when the stream was last used as far as memory knows, in ms by a clock that
 // shows at, the grace of a new owner included. A stream that somebody follows is in use.
-func (s *Shard) lastUse(now time.Time, at uint64) uint64 {
+func (s *Stream) lastUse(now time.Time, at uint64) uint64 {
 	return max(s.seen(now, at), s.state.touched, s.grace)
 }
 
 // seen is the last use that this owner, or one before it, saw, by a clock that shows at.
-func (s *Shard) seen(now time.Time, at uint64) uint64 {
+func (s *Stream) seen(now time.Time, at uint64) uint64 {
 	switch {
 	case s.followers > 0:
 		return at
@@ -362,19 +362,19 @@ func (s *Shard) seen(now time.Time, at uint64) uint64 {
 
 // mintedAt is when a request's id was minted, by storage's clock and rather too early than
 // too late, under mu: what its sender says is how long ago.
-func (s *Shard) mintedAt(q *Request) uint64 {
-	if q.Born.IsZero() { // from a node of an earlier release
-		return q.Minted
+func (s *Stream) mintedAt(q *Request) uint64 {
+	if q.MintedAt.IsZero() { // from a node of an earlier release
+		return q.MintedMillis
 	}
 	at, ok := s.site().read(s.host.cfg.Now())
 	if !ok {
 		at = s.state.Time
 	}
-	return at - min(at, uint64(max(time.Since(q.Born), 0).Milliseconds()))
+	return at - min(at, uint64(max(time.Since(q.MintedAt), 0).Milliseconds()))
 }
 
 // heardAck notes the time of an acknowledgement of this log, if it is storage's.
-func (s *Shard) heardAck(ack Ack, sent time.Time) {
+func (s *Stream) heardAck(ack Ack, sent time.Time) {
 	s.mu.Lock()
 	capped, clock, always := s.timingNow() == timingCapped, s.site(), s.state.mortal()
 	s.mu.Unlock()

@@ -16,10 +16,10 @@ import (
 )
 
 // off is a node whose clock is off by so much.
-func off(t testing.TB, log shard.Log, by time.Duration) (*shard.Host, *prometheus.Registry, *bytes.Buffer) {
+func off(t testing.TB, log shard.Log, by time.Duration) (*shard.Manager, *prometheus.Registry, *bytes.Buffer) {
 	t.Helper()
 	reg, lines := prometheus.NewRegistry(), &bytes.Buffer{}
-	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{
 		Now: func() time.Time { return time.Now().Add(by) }, Metrics: reg, Logger: slog.New(slog.NewTextHandler(lines, nil)),
 	})
 	t.Cleanup(func() { _ = h.Close() })
@@ -43,10 +43,10 @@ func TestNoClockEndsALifeEarly(t *testing.T) {
 		expiry := to(numbered(1), create("text/plain", "a"))
 		expiry.Expires = uint64(time.Now().Add(10 * time.Minute).UnixMilli())
 		do(t, first, expiry, shard.CodeCreated)
-		there := func(h *shard.Host, when string) {
+		there := func(h *shard.Manager, when string) {
 			t.Helper()
 			for _, id := range []shard.StreamID{stream, numbered(1)} {
-				if info, err := h.State(t.Context(), id, 0); err != nil || !info.Exists {
+				if info, err := h.Info(t.Context(), id, 0); err != nil || !info.Exists {
 					t.Fatalf("%s: %s: %+v, %v", when, id, info, err)
 				}
 			}
@@ -54,12 +54,12 @@ func TestNoClockEndsALifeEarly(t *testing.T) {
 		second, _, _ := off(t, log, by)
 		there(second, "read")
 		do(t, second, appendReq("text/plain", "b"), shard.CodeAppended)
-		over, ok := second.Hand(stream, 0)
+		over, ok := second.HandOver(stream, 0)
 		if !ok {
 			t.Fatal("nothing is handed over")
 		}
 		third, _, _ := off(t, log, -by)
-		if err := third.Install(stream, over); err != nil {
+		if err := third.InstallHandover(stream, over); err != nil {
 			t.Fatal(err)
 		}
 		advance(9*time.Minute + 50*time.Second)
@@ -106,12 +106,12 @@ func TestUsesBetweenClocks(t *testing.T) {
 		first, _, _ := off(t, log, by)
 		do(t, first, withTTL(300, "a"), shard.CodeCreated)
 		advance(50 * time.Second) // so much is not made durable
-		if !exists(t, first, shard.AskTouch) {
+		if !exists(t, first, shard.InfoTouch) {
 			t.Fatal("expired")
 		}
-		over, _ := first.Hand(stream, 0)
+		over, _ := first.HandOver(stream, 0)
 		second, _, _ := off(t, log, -by)
-		if err := second.Install(stream, over); err != nil {
+		if err := second.InstallHandover(stream, over); err != nil {
 			t.Fatal(err)
 		}
 		advance(298 * time.Second)
@@ -170,7 +170,7 @@ func TestClockRecords(t *testing.T) {
 				t.Fatal("expired")
 			}
 			for i := range 20 {
-				if info, err := h.State(t.Context(), numbered(i), 0); err != nil || !info.Exists {
+				if info, err := h.Info(t.Context(), numbered(i), 0); err != nil || !info.Exists {
 					t.Fatalf("%+v, %v", info, err)
 				}
 			}
@@ -236,7 +236,7 @@ func TestUncappedTimestamps(t *testing.T) {
 		log.Foreign(stream, "later than all") // and so are all that follow it there
 		log.Now = nil
 		do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
-		if info, err := h.State(t.Context(), numbered(1), 0); err != nil || !info.Exists {
+		if info, err := h.Info(t.Context(), numbered(1), 0); err != nil || !info.Exists {
 			t.Errorf("another stream has ended: %+v, %v", info, err)
 		}
 		advance(time.Hour)
@@ -254,8 +254,8 @@ func TestRepeatsBetweenClocks(t *testing.T) {
 		h, _, _ := off(t, log, by)
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		first := appendReq("text/plain", "once")
-		first.Minted = uint64(time.Now().Add(time.Hour).UnixMilli())
-		first.Born = time.Now()
+		first.MintedMillis = uint64(time.Now().Add(time.Hour).UnixMilli())
+		first.MintedAt = time.Now()
 		do(t, h, first, shard.CodeAppended)
 		for range 1100 { // its id leaves the window
 			do(t, h, appendReq("text/plain", "x"), shard.CodeAppended)
@@ -267,7 +267,7 @@ func TestRepeatsBetweenClocks(t *testing.T) {
 			t.Errorf("written again: %+v", out)
 		}
 		late := appendReq("text/plain", "new")
-		late.Born, late.Minted, late.Repeat = time.Now(), 0, true
+		late.MintedAt, late.MintedMillis, late.Repeat = time.Now(), 0, true
 		advance(time.Second)
 		do(t, h, late, shard.CodeAppended)
 	})

@@ -214,7 +214,7 @@ func (q *coldHeap) Pop() any {
 
 // paceAbsent waits for a turn if there is no stream: to ask S2 whether there is one by now
 // costs as much as to open it, and whoever may send a request may ask for any name again.
-func (s *Shard) paceAbsent(ctx context.Context) error {
+func (s *Stream) paceAbsent(ctx context.Context) error {
 	s.mu.Lock()
 	absent := s.opened && !s.exists()
 	s.mu.Unlock()

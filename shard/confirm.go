@@ -33,14 +33,14 @@ func (s *State) servedChain() []Ancestor {
 
 // confirmDue reports whether the sources are to be asked before anything is told, under
 // mu. What was refused is asked again only after a while.
-func (s *Shard) confirmDue() bool {
+func (s *Stream) confirmDue() bool {
 	return s.state.exists && s.state.inherits() && !s.state.confirmed &&
 		(s.refused != s.state.life || !s.host.cfg.Now().Before(s.confirmAt))
 }
 
 // confirmChain has the sources of a fork confirm its chain, one attempt for all callers.
 // An error says that they cannot be asked now.
-func (s *Shard) confirmChain(ctx context.Context) error {
+func (s *Stream) confirmChain(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.opened || !s.confirmDue() {
 		s.mu.Unlock()
@@ -66,14 +66,14 @@ func (s *Shard) confirmChain(ctx context.Context) error {
 }
 
 // askSources is the attempt of confirmChain for the life of on.
-func (s *Shard) askSources(ctx context.Context, a *attempt, on *State, fork *Fork, chain []Ancestor) {
+func (s *Stream) askSources(ctx context.Context, a *attempt, on *State, fork *Fork, chain []Ancestor) {
 	ctx, cancel := context.WithTimeout(ctx, peerTime)
 	defer cancel()
-	life := chain[len(chain)-1].Life // any chain of this State has the same last piece
+	life := chain[len(chain)-1].Generation // any chain of this State has the same last piece
 	held, err := s.host.holds(ctx, s.id, fork, chain)
 	s.mu.Lock()
 	s.confirming = nil
-	same := s.state == on && on.inherits() && on.chain[len(on.chain)-1].Life == life
+	same := s.state == on && on.inherits() && on.chain[len(on.chain)-1].Generation == life
 	switch {
 	case err != nil:
 		a.err = storeErr(err)
@@ -96,7 +96,7 @@ func (s *Shard) askSources(ctx context.Context, a *attempt, on *State, fork *For
 
 // holds reports whether the logs of a fork's sources hold it, and the chain names none
 // but them.
-func (h *Host) holds(ctx context.Context, id StreamID, fork *Fork, chain []Ancestor) (bool, error) {
+func (h *Manager) holds(ctx context.Context, id StreamID, fork *Fork, chain []Ancestor) (bool, error) {
 	left := map[StreamID]bool{}
 	for _, a := range chain {
 		left[a.Stream] = true
@@ -131,7 +131,7 @@ func (s *State) covers(id StreamID, chain []Ancestor) bool {
 		if a.Stream != id || !s.exists {
 			continue
 		}
-		own := a.Life == s.life || len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Life == a.Life
+		own := a.Generation == s.life || len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Generation == a.Generation
 		if !own || a.Start < s.start || a.Bound > s.tail {
 			return false
 		}
@@ -141,7 +141,7 @@ func (s *State) covers(id StreamID, chain []Ancestor) bool {
 
 // stateFor returns the State of a fork's source: from memory, if that knows of the hold,
 // else from its log.
-func (h *Host) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
+func (h *Manager) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
 	h.mu.Lock()
 	s := h.states.m[fork.Source]
 	h.mu.Unlock()
@@ -202,8 +202,8 @@ func foldLog(ctx context.Context, log Log, id StreamID, from, tail uint64) (*Sta
 	return on, err
 }
 
-// setChain tells what a Tail's life inherited, once that is known.
-func (t *Tail) setChain(chain []Ancestor) {
+// setChain tells what a TailBuffer's life inherited, once that is known.
+func (t *TailBuffer) setChain(chain []Ancestor) {
 	t.mu.Lock()
 	t.info.Chain = chain
 	t.mu.Unlock()

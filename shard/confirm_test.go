@@ -14,9 +14,9 @@ import (
 )
 
 // chainOf returns what a node tells of a stream's past.
-func chainOf(t testing.TB, h *shard.Host, id shard.StreamID) []shard.Ancestor {
+func chainOf(t testing.TB, h *shard.Manager, id shard.StreamID) []shard.Ancestor {
 	t.Helper()
-	info, err := h.State(t.Context(), id, 0)
+	info, err := h.Info(t.Context(), id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,9 +44,9 @@ func TestForgedForkReadsOneLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
-		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Life
+		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Generation
 		hold := do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated).Info.Hold
-		a := shard.Ancestor{Stream: stream, Life: life, Start: 1, Bound: 2}
+		a := shard.Ancestor{Stream: stream, Generation: life, Start: 1, Bound: 2}
 		for start, want := range map[uint64]int{1: 1, 0: 0} {
 			a.Start = start
 			forge(t, log, forked, func(pos uint64) []byte { return shard.ForgeHeldFork(pos, a, hold) })
@@ -69,13 +69,13 @@ func TestForgedStateIsCharged(t *testing.T) {
 
 // counted is a fleet of one node that counts requests about references.
 type counted struct {
-	*shard.Host
+	*shard.Manager
 	n atomic.Int64
 }
 
 func (c *counted) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
 	c.n.Add(1)
-	return c.Host.Do(ctx, q)
+	return c.Manager.Do(ctx, q)
 }
 
 // Forged debts ask other streams no faster than a node asks all in all.
@@ -84,12 +84,12 @@ func TestForgedDebtsAskSlowly(t *testing.T) {
 		const streams = 4
 		log := logtest.NewMemory(1)
 		h := node(t, log)
-		fleet := &counted{Host: h}
-		h.Join(fleet)
+		fleet := &counted{Manager: h}
+		h.UseFleet(fleet)
 		for i := range streams {
 			id := shard.StreamID(fmt.Sprintf("attacker/%d", i))
 			forge(t, log, id, func(pos uint64) []byte { return shard.ForgeDebts(pos, "victim/log", shard.MaxDebts) })
-			if _, err := h.State(t.Context(), id, 0); err != nil {
+			if _, err := h.Info(t.Context(), id, 0); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -120,8 +120,8 @@ func TestForgedChainReadsNothing(t *testing.T) {
 				h := node(t, log)
 				q := create("text/plain", "secret")
 				q.Stream = victim
-				life := do(t, h, q, shard.CodeCreated).Info.Life
-				a := shard.Ancestor{Stream: victim, Life: life, Start: 1, Bound: 2}
+				life := do(t, h, q, shard.CodeCreated).Info.Generation
+				a := shard.Ancestor{Stream: victim, Generation: life, Start: 1, Bound: 2}
 				at, err := log.Tail(t.Context(), victim)
 				if err != nil {
 					t.Fatal(err)
@@ -136,7 +136,7 @@ func TestForgedChainReadsNothing(t *testing.T) {
 				defer release()
 				forge(t, log, mine, func(pos uint64) []byte { return header(pos, a) })
 				synctest.Wait()
-				for _, n := range []*shard.Host{h, node(t, log)} {
+				for _, n := range []*shard.Manager{h, node(t, log)} {
 					if chain := chainOf(t, n, mine); len(chain) > 0 {
 						t.Errorf("%+v is served", chain)
 					}
@@ -164,7 +164,7 @@ func TestForkIsConfirmed(t *testing.T) {
 		do(t, h, forkOf(t, h, forked, "default/grandchild"), shard.CodeCreated)
 		check := func(when string) {
 			t.Helper()
-			for _, n := range []*shard.Host{h, node(t, log)} {
+			for _, n := range []*shard.Manager{h, node(t, log)} {
 				if a, b := chainOf(t, n, forked), chainOf(t, n, "default/grandchild"); len(a) != 1 || len(b) != 2 {
 					t.Errorf("%s: %+v, %+v", when, a, b)
 				}
@@ -178,7 +178,7 @@ func TestForkIsConfirmed(t *testing.T) {
 			t.Errorf("both sources gone: %+v", chain)
 		}
 		late := node(t, log)
-		info, err := late.State(t.Context(), "default/other", 0) // it can reach its store
+		info, err := late.Info(t.Context(), "default/other", 0) // it can reach its store
 		if err != nil || info.Exists {
 			t.Fatal(info, err)
 		}
@@ -189,7 +189,7 @@ func TestForkIsConfirmed(t *testing.T) {
 			}
 			return nil
 		}})
-		if _, err := late.State(t.Context(), "default/grandchild", 0); !errors.Is(err, shard.ErrStoreDown) {
+		if _, err := late.Info(t.Context(), "default/grandchild", 0); !errors.Is(err, shard.ErrStoreDown) {
 			t.Errorf("a source that cannot be asked: %v", err)
 		}
 		log.set(hooks{})
@@ -206,12 +206,12 @@ func TestHandoverOfAFork(t *testing.T) {
 		h, heir := node(t, log), node(t, log)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		do(t, h, forkOf(t, h, stream, forked, "b"), shard.CodeCreated)
-		over, ok := h.Hand(forked, 0)
-		if err := heir.Install(forked, over); err != nil || !ok {
+		over, ok := h.HandOver(forked, 0)
+		if err := heir.InstallHandover(forked, over); err != nil || !ok {
 			t.Fatal(ok, err)
 		}
 		before := log.Ops()
-		if chain, err := heir.State(t.Context(), forked, shard.AskLocal); err != nil || len(chain.Chain) != 1 {
+		if chain, err := heir.Info(t.Context(), forked, shard.InfoAllowCached); err != nil || len(chain.Chain) != 1 {
 			t.Errorf("%+v, %v", chain.Chain, err)
 		}
 		if after := log.Ops(); after.Reads != before.Reads || after.Replays != before.Replays {
@@ -254,7 +254,7 @@ func TestReleaseByAnother(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated)
-		info, err := h.State(t.Context(), forked, 0)
+		info, err := h.Info(t.Context(), forked, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

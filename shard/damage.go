@@ -16,7 +16,7 @@ type damage struct {
 }
 
 // lostLog is for a log that ends below what it had acknowledged.
-func (s *Shard) lostLog(ends, acknowledged uint64) {
+func (s *Stream) lostLog(ends, acknowledged uint64) {
 	d := &s.host.damage
 	d.lost.Add(1)
 	d.say.Do(func() {
@@ -27,7 +27,7 @@ func (s *Shard) lostLog(ends, acknowledged uint64) {
 
 // cutLog is for a log whose beginning somebody else has trimmed; whole: nothing of what the
 // stream was is left.
-func (h *Host) cutLog(id StreamID, first uint64, whole bool) {
+func (h *Manager) cutLog(id StreamID, first uint64, whole bool) {
 	h.damage.cut.Add(1)
 	h.damage.say.Do(func() {
 		h.cfg.Logger.Warn("the beginning of a stream's log in S2 is gone: has it got a retention age there? It must have none",
@@ -37,7 +37,7 @@ func (h *Host) cutLog(id StreamID, first uint64, whole bool) {
 
 // begin notes where the first record stands that a takeover folds, if that is not where it
 // was to begin, under mu.
-func (s *Shard) begin(recs []Record) {
+func (s *Stream) begin(recs []Record) {
 	for i := range recs {
 		s.ours = s.ours || recs[i].Header != nil
 	}
@@ -50,7 +50,7 @@ func (s *Shard) begin(recs []Record) {
 // that in its State, under mu: offsets of lives that nobody knows any more are gone, and not
 // wrong. Where S2 still has a checkpoint the fold has begun there. A log that only others write
 // to may be trimmed as they like.
-func (s *Shard) judgeCut() (cut bool) {
+func (s *Stream) judgeCut() (cut bool) {
 	on := s.state
 	if s.begins == 0 || on.life != 0 || on.ended {
 		return false
@@ -62,7 +62,7 @@ func (s *Shard) judgeCut() (cut bool) {
 }
 
 // trimmedAway notes that a page is not there that the stream is said to have.
-func (h *Host) trimmedAway(id StreamID, info Info, from uint64, err error) {
+func (h *Manager) trimmedAway(id StreamID, info Info, from uint64, err error) {
 	var gone *TrimmedError
 	if errors.As(err, &gone) && from >= info.Start && gone.First > from && gone.First < info.Tail {
 		h.cutLog(id, gone.First, false)

@@ -26,8 +26,8 @@ func testRetentionAge(t *testing.T) {
 
 	log.Forget(stream, 900) // a checkpoint is above
 	kept, reg, lines := off(t, log, 0)
-	info, err := kept.State(t.Context(), stream, 0)
-	if err != nil || info.Type != "text/plain" || info.Life == 0 || info.Cut {
+	info, err := kept.Info(t.Context(), stream, 0)
+	if err != nil || info.Type != "text/plain" || info.Generation == 0 || info.Truncated {
 		t.Fatalf("%+v, %v", info, err)
 	}
 	if _, err := kept.ReadPage(t.Context(), stream, info, info.Start); err == nil {
@@ -42,8 +42,8 @@ func testRetentionAge(t *testing.T) {
 	log.Forget(stream, tail-20) // and now none is
 	for round := range 2 {
 		lost, reg, lines := off(t, log, 0)
-		info, err = lost.State(t.Context(), stream, 0)
-		if err != nil || !info.Cut || info.Life != 0 || info.LogTail <= tail {
+		info, err = lost.Info(t.Context(), stream, 0)
+		if err != nil || !info.Truncated || info.Generation != 0 || info.LogTail <= tail {
 			t.Fatalf("round %d: %+v, %v", round, info, err)
 		}
 		told := strings.Contains(lines.String(), `"identity lost"=true`) && metric(t, reg, "fantail_cut_logs_total") == 1
@@ -57,10 +57,10 @@ func testRetentionAge(t *testing.T) {
 	}
 	log.Forget(stream, 1<<40)
 	gone, _, _ := off(t, log, 0)
-	if info, err = gone.State(t.Context(), stream, 0); err != nil || !info.Cut {
+	if info, err = gone.Info(t.Context(), stream, 0); err != nil || !info.Truncated {
 		t.Errorf("all is gone: %+v, %v", info, err)
 	}
-	if out := do(t, gone, create("text/plain", "anew"), shard.CodeCreated); out.Info.Cut {
+	if out := do(t, gone, create("text/plain", "anew"), shard.CodeCreated); out.Info.Truncated {
 		t.Error("a new life is cut")
 	}
 }
@@ -73,7 +73,7 @@ func TestForeignLogIsTrimmed(t *testing.T) {
 		log.Forget(stream, 1)
 		h, _, lines := off(t, log, 0)
 		equal(t, func() []string {
-			info, err := h.State(t.Context(), stream, 0)
+			info, err := h.Info(t.Context(), stream, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -97,7 +97,7 @@ func TestLostRecordsAreSaid(t *testing.T) {
 		do(t, h, create("text/plain", "a", "b", "c"), shard.CodeCreated)
 		log.Restore(stream, 2)
 		advance(time.Second)
-		if info, err := h.State(t.Context(), stream, 0); err != nil || info.LogTail != 2 {
+		if info, err := h.Info(t.Context(), stream, 0); err != nil || info.LogTail != 2 {
 			t.Fatalf("%+v, %v", info, err)
 		}
 		if !strings.Contains(lines.String(), "level=ERROR") || !strings.Contains(lines.String(), `"log ends at"=2 "acknowledged up to"=4`) {

@@ -38,9 +38,9 @@ func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
 		return decideHold(s, req)
 	case OpRelease:
 		return decideRelease(s, req)
-	case OpSettled:
+	case OpReleaseDone:
 		return decideSettled(s, req)
-	case OpVoid:
+	case OpCancelFork:
 		return decideVoid(s, req)
 	default:
 		return decideAppend(s, req)
@@ -101,20 +101,20 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 	case s.exists && !adopts:
 		return nil, refuse(s, CodeConfigDiffers, "stream exists with another configuration")
 	case s.gone:
-		return nil, refuse(s, CodeNameHeld, "a deleted stream has this name until its forks are deleted")
+		return nil, refuse(s, CodeNameTaken, "a deleted stream has this name until its forks are deleted")
 	case adopts && IsJSON(typ) && s.mixed:
 		return nil, refuse(s, CodeForeignJSON, "the records that are there are not all JSON")
-	case req.Bad != "":
-		return nil, refuse(s, CodeBadBody, req.Bad)
-	case s.life == MaxLife:
-		return nil, refuse(s, CodeNameHeld, "this name has had all the lives that offsets can tell apart: use another one")
+	case req.BodyError != "":
+		return nil, refuse(s, CodeBadBody, req.BodyError)
+	case s.life == MaxGeneration:
+		return nil, refuse(s, CodeNameTaken, "this name has had all the lives that offsets can tell apart: use another one")
 	}
 	h := Header{
-		Kind: KindCreate, Life: min(max(newLife(now, req.ID), s.life+1), MaxLife), Type: typ, HasTTL: req.HasTTL, TTL: req.TTL,
+		Kind: KindCreate, Generation: min(max(newLife(now, req.ID), s.life+1), MaxGeneration), Type: typ, HasTTL: req.HasTTL, TTL: req.TTL,
 		Expires: req.Expires, ExpiresRaw: req.ExpiresRaw,
 	}
 	if adopts {
-		h.Chain = []Ancestor{{Life: 0, Bound: s.Next}}
+		h.Chain = []Ancestor{{Generation: 0, Bound: s.Next}}
 	}
 	if req.Fork != nil {
 		if out, ok := forkConfig(s, req, &h, now); !ok {
@@ -143,18 +143,18 @@ func sameConfig(s *State, req *Request, typ string) bool {
 	sameType := fork && req.Type == "" || MediaType(s.typ) == MediaType(typ)
 	sameLife := s.hasTTL == req.HasTTL && s.ttl == req.TTL && s.expires == req.Expires
 	if fork && s.fork != nil && !req.HasTTL && req.Expires == 0 {
-		sameLife = s.fork.Inherits
+		sameLife = s.fork.InheritsExpiry
 	}
 	return sameType && sameLife && s.closed == req.Close && sameFork(s, req.Fork)
 }
 
 func decideAppend(s *State, req *Request) ([]draft, Outcome) {
-	hasBody := req.Messages.Len() > 0 || req.Bad != ""
+	hasBody := req.Messages.Len() > 0 || req.BodyError != ""
 	switch {
 	case !s.exists:
 		return nil, absent(s)
 	case !hasBody && !req.Close:
-		return nil, refuse(s, CodeNothing, "an append needs a body, or Stream-Closed: true")
+		return nil, refuse(s, CodeEmptyAppend, "an append needs a body, or Stream-Closed: true")
 	case hasBody && req.Type == "":
 		return nil, refuse(s, CodeTypeMissing, "a body needs a Content-Type")
 	case s.closed:
@@ -170,8 +170,8 @@ func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 	switch {
 	case req.StreamSeq != nil && s.streamSeq != nil && string(req.StreamSeq) <= string(s.streamSeq):
 		return nil, refuse(s, CodeSeqOrder, "Stream-Seq is not above the last sequence")
-	case req.Bad != "":
-		return nil, refuse(s, CodeBadBody, req.Bad)
+	case req.BodyError != "":
+		return nil, refuse(s, CodeBadBody, req.BodyError)
 	}
 	d := draft{h: Header{Kind: KindClose}}
 	if req.Messages.Len() > 0 {
@@ -265,7 +265,7 @@ func bury(s *State, id AppendID, why Reason) []draft {
 	}
 	end := draft{h: Header{
 		Kind: KindTombstone, Flags: FlagFirst | FlagLast, Append: id,
-		Life: s.life, Reason: why, State: dead.encode(),
+		Generation: s.life, Reason: why, State: dead.encode(),
 	}}
 	if dead.gone {
 		return []draft{end}

@@ -1,9 +1,9 @@
 // Package shard keeps streams: the record format, the fold of a log into a
-// state, the sequencer of appends, and the Tail that every reader reads.
+// state, the sequencer of appends, and the TailBuffer that every reader reads.
 //
 // # The life of an append
 //
-// Host.Do finds the stream's Shard and gives it the request. If the Shard is
+// Manager.Do finds the stream's Stream and gives it the request. If the Stream is
 // cold it first takes the log over (takeover.go): the last record, then from the
 // checkpoint that it points back to. The sequencer (sequencer.go) has one batch
 // in flight; whoever comes meanwhile waits. compose (batch.go) then fills one
@@ -12,16 +12,16 @@
 // checkpoint (checkpoint.go). An append that no batch holds goes in parts, each laid out once the
 // one before it is written (script.go). The batch goes to the Log at exactly the position
 // that the fold has reached. Acknowledged, its records are folded (state.go,
-// pure), assembled into a Range (assemble.go, range.go), appended to the Tail,
-// and the callers are answered. Refused, the Shard reads what somebody else
+// pure), assembled into a RecordBatch (assemble.go, record_batch.go), appended to the TailBuffer,
+// and the callers are answered. Refused, the Stream reads what somebody else
 // wrote, folds it, and every caller is decided again.
 //
 // # The life of a reader
 //
-// Host.Follow gives the stream's Tail and has a read session open while anybody
+// Manager.Follow gives the stream's TailBuffer and has a read session open while anybody
 // follows. Records enter from acks, the session and read-back through one
-// function, Shard.absorb; what is known already is dropped by position. A reader
-// reads at its position: Ranges from the Tail, pages (pages.go) below it, and
+// function, Stream.absorb; what is known already is dropped by position. A reader
+// reads at its position: RecordBatches from the TailBuffer, pages (pages.go) below it, and
 // waits by a Waker at the tip. Nothing is queued for a reader.
 //
 // # The life of a fork
@@ -42,14 +42,14 @@
 // each right that a node needs: by appends that are refused for their position, not for want
 // of the right. What it finds is a Standing (standing.go): the only thing that takes streams
 // from a node because storage refuses it. A refused request never does: clients name projects,
-// and would choose what is refused. The Host serves whatever its Standing is; readiness and
+// and would choose what is refused. The Manager serves whatever its Standing is; readiness and
 // owners are for those who ask it.
 //
 // # Invariants
 //
 //  1. Every append carries the position at which it must stand. Two owners of one
 //     stream cannot corrupt it: one of them loses, reads, and decides again.
-//  2. Nothing enters a Tail before the Log has acknowledged it, and everything
+//  2. Nothing enters a TailBuffer before the Log has acknowledged it, and everything
 //     acknowledged enters it once, in order.
 //  3. An append id is written at most once, whoever sends it, as long as it is
 //     among the last 1,024; beyond that the answer is ErrOutcomeUnknown and
@@ -64,7 +64,7 @@
 //     and end in its commit.
 //  7. A refusal rests on a tail check sent after its caller arrived; a description
 //     on one such, on an open session, or on a check sent within 250 ms.
-//  8. All that is here is a cache. Dropping a Shard at any moment costs one or two
+//  8. All that is here is a cache. Dropping a Stream at any moment costs one or two
 //     reads and nothing else.
 //  9. While storage answers nothing, whoever needs it hears so at once; who is in the
 //     middle of an append waits for certainty (breaker.go). Sessions are opened under
@@ -95,7 +95,7 @@
 // A Request's messages lie in one piece of memory (messages.go) and cost four bytes each beside
 // their own. Of its records one batch exists at a time, at most 1,000. Request.Cost bounds all that
 // carrying it out holds, wherever it waits, and whoever takes requests from strangers charges that
-// to a budget before Host.Do: the edge (MaxBodies) and the server of peers. What waits for one
+// to a budget before Manager.Do: the edge (MaxBodies) and the server of peers. What waits for one
 // stream's batch is bounded by QueueBytes and QueueRequests as well.
 //
 // # Clocks
@@ -128,7 +128,7 @@
 //
 // # Goroutines
 //
-// None per stream at rest. Host.spawn starts every goroutine and Host.Close waits
+// None per stream at rest. Manager.spawn starts every goroutine and Manager.Close waits
 // for all: one per open session (runSession), one per attempt to open or to check
 // the tail, the sweeper, the probe of storage, the one that asks how the node stands (with
 // up to eight for the basins that it asks in), one that gives turns while sessions wait to
@@ -138,8 +138,8 @@
 // sending did not settle it, one that carries batches out (fly). The first
 // sending is done by the caller that found no batch in flight, on its own
 // goroutine. No lock is held over I/O, and wakers run after locks are released.
-// Lock order: Host.mu, Shard.mu, (clocks.mu, clock.mu, cold.mu or
-// Tails.mu), Tail.mu.
+// Lock order: Manager.mu, Stream.mu, (clocks.mu, clock.mu, cold.mu or
+// TailBuffers.mu), Tail.mu.
 //
 // # Not here
 //

@@ -16,9 +16,9 @@ func withTTL(seconds uint64, msgs ...string) *shard.Request {
 	return q
 }
 
-func exists(t testing.TB, h *shard.Host, ask shard.Ask) bool {
+func exists(t testing.TB, h *shard.Manager, ask shard.InfoOptions) bool {
 	t.Helper()
-	info, err := h.State(t.Context(), stream, ask)
+	info, err := h.Info(t.Context(), stream, ask)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func testTTLSlides(t *testing.T) {
 	first := do(t, h, withTTL(10, "a"), shard.CodeCreated)
 	for range 5 { // reads and appends extend it
 		advance(8 * time.Second)
-		if !exists(t, h, shard.AskTouch) {
+		if !exists(t, h, shard.InfoTouch) {
 			t.Fatal("expired though it was read")
 		}
 		advance(8 * time.Second)
@@ -48,8 +48,8 @@ func testTTLSlides(t *testing.T) {
 	}
 	do(t, h, appendReq("text/plain", "late"), shard.CodeNotFound)
 	second := do(t, h, withTTL(10, "new"), shard.CodeCreated)
-	if second.Info.Life <= first.Info.Life {
-		t.Errorf("life %d after %d", second.Info.Life, first.Info.Life)
+	if second.Info.Generation <= first.Info.Generation {
+		t.Errorf("life %d after %d", second.Info.Generation, first.Info.Generation)
 	}
 	equal(t, history(t, h), []string{"new"})
 }
@@ -63,11 +63,11 @@ func testExpiresAt(t *testing.T) {
 	do(t, h, q, shard.CodeCreated)
 	advance(9 * time.Second)
 	do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
-	if !exists(t, h, shard.AskTouch) {
+	if !exists(t, h, shard.InfoTouch) {
 		t.Fatal("expired too early")
 	}
 	advance(2 * time.Second)
-	if exists(t, h, shard.AskTouch) {
+	if exists(t, h, shard.InfoTouch) {
 		t.Fatal("still there after its time")
 	}
 }
@@ -103,7 +103,7 @@ func testHeirTTL(t *testing.T) {
 	do(t, h, withTTL(600, "a"), shard.CodeCreated)
 	for range 10 { // reads only, for longer than the TTL: they are made durable now and then
 		advance(2 * time.Minute)
-		if !exists(t, h, shard.AskTouch) {
+		if !exists(t, h, shard.InfoTouch) {
 			t.Fatal("expired though it was read")
 		}
 	}
@@ -129,7 +129,7 @@ func TestExclusive(t *testing.T) { synctest.Test(t, testExclusive) }
 
 func testExclusive(t *testing.T) {
 	log := logtest.NewMemory(1)
-	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{Mode: shard.ModeExclusive})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{Mode: shard.ModeExclusive})
 	defer func() { _ = h.Close() }()
 	out := do(t, h, create("text/plain"), shard.CodeCreated)
 	tail, release, err := h.Follow(t.Context(), stream, 0)

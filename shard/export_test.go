@@ -17,10 +17,10 @@ func LaterRelease(pos uint64) []byte {
 const ProbeEvery = probeEvery + time.Millisecond
 
 // Join is join.
-func Join(rs ...Range) Range { return join(rs) }
+func Join(rs ...RecordBatch) RecordBatch { return join(rs) }
 
 // AbsentBytes is what names without a stream cost.
-func AbsentBytes(h *Host) int64 { return h.states.absentBytes.Load() }
+func AbsentBytes(h *Manager) int64 { return h.states.absentBytes.Load() }
 
 // IsColdOpens reports whether a request was refused because its stream would wait too long
 // to be read.
@@ -33,32 +33,32 @@ var Forgeries = map[string]func(pos uint64) []byte{
 		return (&Header{Kind: KindCheckpoint, State: s.encode()}).encode(pos)
 	},
 	"a damaged checkpoint": func(pos uint64) []byte {
-		return (&Header{Kind: KindCheckpoint, State: []byte{ckTail}, HasBack: true}).encode(pos)
+		return (&Header{Kind: KindCheckpoint, State: []byte{ckTail}, HasCheckpoint: true}).encode(pos)
 	},
 	"a damaged tombstone": func(pos uint64) []byte {
 		return (&Header{Kind: KindTombstone, Reason: ReasonDeleted, State: []byte{ckFlags, 9}}).encode(pos)
 	},
 	"a checkpoint that is not there": func(pos uint64) []byte {
-		return (&Header{Kind: KindTouch, HasBack: true, BackRecords: 2}).encode(pos)
+		return (&Header{Kind: KindTouch, HasCheckpoint: true, RecordsSinceCheckpoint: 2}).encode(pos)
 	},
 	"a checkpoint that it is itself": func(pos uint64) []byte {
-		return (&Header{Kind: KindTouch, HasBack: true}).encode(pos)
+		return (&Header{Kind: KindTouch, HasCheckpoint: true}).encode(pos)
 	},
 	"a create record of a life beyond all": func(pos uint64) []byte {
-		return (&Header{Kind: KindCreate, Life: MaxLife + 1}).encode(pos)
+		return (&Header{Kind: KindCreate, Generation: MaxGeneration + 1}).encode(pos)
 	},
 }
 
 // ForgeChain is a create record that claims a past.
 func ForgeChain(pos uint64, a Ancestor) []byte {
-	h := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Life: 1 << 52, Type: "text/plain", Chain: []Ancestor{a}}
+	h := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 1 << 52, Type: "text/plain", Chain: []Ancestor{a}}
 	return h.encode(pos)
 }
 
 // ForgeFork is ForgeChain for a fork with a reference that the source does not have.
 func ForgeFork(pos uint64, a Ancestor) []byte {
 	h := Header{
-		Kind: KindCreate, Flags: FlagFirst | FlagLast, Life: 1 << 52, Type: "text/plain", Chain: []Ancestor{a},
+		Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 1 << 52, Type: "text/plain", Chain: []Ancestor{a},
 		Fork: &Fork{Source: a.Stream, Hold: NewAppendID()},
 	}
 	return h.encode(pos)
@@ -76,7 +76,7 @@ func ForgeForkState(pos uint64, a Ancestor) []byte {
 // ForgeHeldFork is ForgeFork for a fork that its source does hold.
 func ForgeHeldFork(pos uint64, a Ancestor, hold AppendID) []byte {
 	h := Header{
-		Kind: KindCreate, Flags: FlagFirst | FlagLast, Life: 1 << 52, Type: "text/plain", Chain: []Ancestor{a},
+		Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 1 << 52, Type: "text/plain", Chain: []Ancestor{a},
 		Fork: &Fork{Source: a.Stream, Hold: hold},
 	}
 	return h.encode(pos)

@@ -106,13 +106,13 @@ func (l *hooked) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 func loseAck(_ context.Context, write func() (shard.Ack, error)) (shard.Ack, error) {
 	ack, err := write()
 	if err == nil {
-		err = errors.Join(shard.ErrUnknown, errDown)
+		err = errors.Join(shard.ErrAppendUnknown, errDown)
 	}
 	return ack, err
 }
 
 // doLater starts Do and returns a function that waits for its end.
-func doLater(ctx context.Context, h *shard.Host, r *shard.Request) func() (shard.Outcome, error) {
+func doLater(ctx context.Context, h *shard.Manager, r *shard.Request) func() (shard.Outcome, error) {
 	var out shard.Outcome
 	var err error
 	done := make(chan struct{})
@@ -233,7 +233,7 @@ func TestLeaderLeaves(t *testing.T) {
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		log.set(hooks{append: func(ctx context.Context, _ func() (shard.Ack, error)) (shard.Ack, error) {
 			<-ctx.Done()
-			return shard.Ack{}, errors.Join(shard.ErrUnknown, ctx.Err())
+			return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, ctx.Err())
 		}})
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
@@ -248,7 +248,7 @@ func TestLeaderLeaves(t *testing.T) {
 	})
 }
 
-// A record of a later release ends the Tail of whoever reads here: what follows
+// A record of a later release ends the TailBuffer of whoever reads here: what follows
 // cannot be shown to them.
 func TestDeclinedStreamEndsItsTail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -266,13 +266,13 @@ func TestDeclinedStreamEndsItsTail(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if !errors.Is(tail.Ended(), shard.ErrDeclined) {
-			t.Errorf("the Tail goes on: %v", tail.Ended())
+		if !errors.Is(tail.EndError(), shard.ErrNeedsLaterRelease) {
+			t.Errorf("the Tail goes on: %v", tail.EndError())
 		}
-		if _, err := h.State(t.Context(), stream, 0); !errors.Is(err, shard.ErrDeclined) {
+		if _, err := h.Info(t.Context(), stream, 0); !errors.Is(err, shard.ErrNeedsLaterRelease) {
 			t.Errorf("state: %v", err)
 		}
-		if out, err := h.Do(t.Context(), appendReq("text/plain", "b")); !errors.Is(err, shard.ErrDeclined) {
+		if out, err := h.Do(t.Context(), appendReq("text/plain", "b")); !errors.Is(err, shard.ErrNeedsLaterRelease) {
 			t.Errorf("append: %+v, %v", out, err)
 		}
 		advance(time.Minute) // and nothing goes on behind it
@@ -296,12 +296,12 @@ func TestCheckIsNotSharedAcrossArrival(t *testing.T) {
 		}})
 		early := make(chan struct{})
 		go func() {
-			_, _ = h.State(t.Context(), stream, 0)
+			_, _ = h.Info(t.Context(), stream, 0)
 			close(early)
 		}()
 		advance(100 * time.Millisecond)
 		out := do(t, rival, appendReq("text/plain", "a"), shard.CodeAppended)
-		info, err := h.State(t.Context(), stream, 0)
+		info, err := h.Info(t.Context(), stream, 0)
 		if err != nil || info.Tail != out.Info.Tail {
 			t.Errorf("tail %d, %v; acknowledged before: %d", info.Tail, err, out.Info.Tail)
 		}
@@ -338,7 +338,7 @@ func TestHeirOfFollowedStreams(t *testing.T) {
 		heir, _ := unpaced(t, log, shard.Config{})
 		count := func() (n int) {
 			for i := range streams {
-				info, err := heir.State(t.Context(), id(i), 0)
+				info, err := heir.Info(t.Context(), id(i), 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -381,7 +381,7 @@ func TestTakeoverBreaksOff(t *testing.T) {
 		}})
 		h := node(t, log)
 		for try := 0; ; try++ {
-			_, err := h.State(t.Context(), stream, 0)
+			_, err := h.Info(t.Context(), stream, 0)
 			if err == nil {
 				break
 			}
@@ -401,7 +401,7 @@ func TestTakeoverBreaksOff(t *testing.T) {
 func TestPanicEndsTheProcess(t *testing.T) {
 	if os.Getenv("TEST_PANIC") != "" {
 		log := newHooked()
-		h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+		h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		for range 20 { // the flight that made the log lands meanwhile
 			do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)

@@ -30,7 +30,7 @@ func TestFleetRecord(t *testing.T) {
 	if _, err := decodeFleet(f.entry(0).record(0, 1)); !errors.Is(err, errFleetLater) {
 		t.Errorf("a field that must be understood: %v", err)
 	}
-	if _, err := decodeHeader(3, e.Header); !errors.Is(err, ErrDeclined) {
+	if _, err := decodeHeader(3, e.Header); !errors.Is(err, ErrNeedsLaterRelease) {
 		t.Errorf("a stream's fold: %v, want it declined", err)
 	}
 }

@@ -30,7 +30,7 @@ func testForged(t *testing.T, forge func(pos uint64) []byte) {
 		t.Fatal(err)
 	}
 	defer release()
-	before, err := h.State(t.Context(), stream, 0)
+	before, err := h.Info(t.Context(), stream, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,15 +40,15 @@ func testForged(t *testing.T, forge func(pos uint64) []byte) {
 	}
 	synctest.Wait()
 	next := node(t, log) // and it finds the forged record last
-	for _, owner := range []*shard.Host{h, next} {
-		after, err := owner.State(t.Context(), stream, 0)
+	for _, owner := range []*shard.Manager{h, next} {
+		after, err := owner.Info(t.Context(), stream, 0)
 		after.LogTail = before.LogTail
 		if d := cmp.Diff(before, after); d != "" || err != nil {
 			t.Errorf("%v %s", err, d)
 		}
 	}
-	if tail.Ended() != nil || tail.Info().Tail > tail.Next() {
-		t.Errorf("the Tail: %v, %+v", tail.Ended(), tail.Info())
+	if tail.EndError() != nil || tail.Info().Tail > tail.Next() {
+		t.Errorf("the Tail: %v, %+v", tail.EndError(), tail.Info())
 	}
 	tail.ReadAt(before.Tail, 1, nil)
 	p2 := appendReq("text/plain", "c")

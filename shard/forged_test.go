@@ -72,8 +72,8 @@ func TestFoldOfReferencesIsLinear(t *testing.T) {
 		"the same hold":     func(int) Header { return Header{Kind: KindHold, Ref: ids[0], Name: "p/f"} },
 		"releases":          func(i int) Header { return Header{Kind: KindRelease, Ref: ids[i]} },
 		"releases of none":  func(int) Header { return Header{Kind: KindRelease, Ref: AppendID{1}} },
-		"settled, and owed": func(i int) Header { return Header{Kind: KindSettled, Ref: ids[i]} },
-		"settled, not owed": func(int) Header { return Header{Kind: KindSettled, Ref: AppendID{1}} },
+		"settled, and owed": func(i int) Header { return Header{Kind: KindReleaseDone, Ref: ids[i]} },
+		"settled, not owed": func(int) Header { return Header{Kind: KindReleaseDone, Ref: AppendID{1}} },
 	} {
 		s := &State{exists: true, life: 1}
 		for i := range forks {
@@ -140,13 +140,13 @@ func TestFleetLogsAreNoStreams(t *testing.T) {
 		"__ds/fleet/basin": false, "p/__ds": false, "p/__ds/fleet": false,
 	} {
 		id, fork := NewAppendID(), &Fork{Source: name, Hold: AppendID{1}}
-		chain := []Ancestor{{Stream: name, Life: 1, Bound: 1}}
+		chain := []Ancestor{{Stream: name, Generation: 1, Bound: 1}}
 		hold, debts := &State{Next: 9}, &State{Next: 9, debts: []debt{{id, name}}}
 		hold.hold(id, holder{stream: name})
 		for what, got := range map[string]bool{
 			"hold record":   (&Header{Kind: KindHold, Ref: id, Name: name}).valid(9),
-			"create record": (&Header{Kind: KindCreate, Life: 1, Fork: fork}).valid(9),
-			"chain":         (&Header{Kind: KindCreate, Life: 1, Chain: chain}).valid(9),
+			"create record": (&Header{Kind: KindCreate, Generation: 1, Fork: fork}).valid(9),
+			"chain":         (&Header{Kind: KindCreate, Generation: 1, Chain: chain}).valid(9),
 			"held":          hold.valid(),
 			"debts":         debts.valid(),
 			"fork":          (&State{Next: 9, fork: fork}).valid(),
@@ -173,7 +173,7 @@ func TestPartsAreCharged(t *testing.T) {
 	}{
 		"forged, void": {false, false, size * parts}, "committed": {false, true, size * parts}, "own": {true, true, 0},
 	} {
-		h := NewHost(nil, NewTails(1<<20, 1<<20), Config{})
+		h := NewManager(nil, NewTailBuffers(1<<20, 1<<20), Config{})
 		s := h.newShard("p/s")
 		s.state, s.opened = &State{exists: true, typ: OctetStream}, true
 		h.states.put(s)

@@ -19,12 +19,12 @@ type Fork struct {
 	// Hold is the reference at Source: random for each attempt, so that an attempt
 	// that loses cannot give back the winner's.
 	Hold AppendID
-	// At is the offset as given, as its edge writes it; empty: none was given.
-	At string
-	// Sub is the sub-offset.
-	Sub uint64
-	// Inherits: the request gave neither TTL nor expiry; they are the source's.
-	Inherits bool
+	// Offset is the offset as given, as its edge writes it; empty: none was given.
+	Offset string
+	// SubOffset is the sub-offset.
+	SubOffset uint64
+	// InheritsExpiry: the request gave neither TTL nor expiry; they are the source's.
+	InheritsExpiry bool
 }
 
 // Source is what an edge has found out about the stream that a request forks.
@@ -34,8 +34,8 @@ type Source struct {
 	Refused Code
 	Why     string
 
-	// Life is the source's, Type its content type, and so on.
-	Life       uint64
+	// Generation is the source's, Type its content type, and so on.
+	Generation uint64
 	Type       string
 	HasTTL     bool
 	TTL        uint64
@@ -151,17 +151,17 @@ func chainSize(chain []Ancestor) (n int) {
 
 func (f *Fork) encode() []byte {
 	inherits := uint64(0)
-	if f.Inherits {
+	if f.InheritsExpiry {
 		inherits = 1
 	}
-	b := append(uvarints(inherits, f.Sub), f.Hold[:]...)
-	b = append(b, uvarints(uint64(len(f.At)))...)
-	return append(append(b, f.At...), f.Source...)
+	b := append(uvarints(inherits, f.SubOffset), f.Hold[:]...)
+	b = append(b, uvarints(uint64(len(f.Offset)))...)
+	return append(append(b, f.Offset...), f.Source...)
 }
 
 func (r *fieldReader) fork() *Fork {
-	f := &Fork{Inherits: r.uvarint()&1 != 0, Sub: r.uvarint(), Hold: r.head()}
-	f.At = string(r.bytes())
+	f := &Fork{InheritsExpiry: r.uvarint()&1 != 0, SubOffset: r.uvarint(), Hold: r.head()}
+	f.Offset = string(r.bytes())
 	f.Source = StreamID(r.rest())
 	return f
 }
@@ -181,16 +181,16 @@ func forkConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool) {
 		return refuse(s, CodeForkLimit, "earlier forks of this name are still being given up"), false
 	case req.Fork.Hold.IsZero():
 		return refuse(s, codeUnheld, ""), false
-	case now > req.Held+uint64(forkTime.Milliseconds()):
+	case now > req.HeldAt+uint64(forkTime.Milliseconds()):
 		return refuse(s, codeHeldLong, ""), false
 	}
 	f := *req.Fork
-	f.Inherits = !req.HasTTL && req.Expires == 0
-	if f.Inherits {
+	f.InheritsExpiry = !req.HasTTL && req.Expires == 0
+	if f.InheritsExpiry {
 		h.HasTTL, h.TTL = src.HasTTL, src.TTL
 		h.Expires, h.ExpiresRaw = src.Expires, src.ExpiresRaw
 	}
-	h.Fork, h.Chain, h.Life = &f, src.Chain, min(max(h.Life, src.Life+1), MaxLife)
+	h.Fork, h.Chain, h.Generation = &f, src.Chain, min(max(h.Generation, src.Generation+1), MaxGeneration)
 	return Outcome{}, true
 }
 
@@ -200,7 +200,7 @@ func sameFork(s *State, f *Fork) bool {
 	if s.fork == nil || f == nil {
 		return s.fork == f
 	}
-	return s.fork.Source == f.Source && s.fork.At == f.At && s.fork.Sub == f.Sub
+	return s.fork.Source == f.Source && s.fork.Offset == f.Offset && s.fork.SubOffset == f.SubOffset
 }
 
 // decideHold writes the reference of a fork, anew if it is there: its time is from
@@ -214,7 +214,7 @@ func decideHold(s *State, req *Request) ([]draft, Outcome) {
 		return nil, refuse(s, CodeSourceMissing, "no such source")
 	case req.Name.Project() != req.Stream.Project():
 		return nil, refuse(s, CodeSourceMissing, "no such source in this project")
-	case s.life != req.Life:
+	case s.life != req.Generation:
 		return nil, refuse(s, CodeSourceChanged, "the source was made anew")
 	case s.held.size+(holder{stream: req.Name}).size() > heldBytes:
 		return nil, refuse(s, CodeForkLimit, "the source has too many forks")
@@ -243,7 +243,7 @@ func decideSettled(s *State, req *Request) ([]draft, Outcome) {
 	if !slices.ContainsFunc(s.debts, func(d debt) bool { return d.id == req.Ref }) {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
-	return control(Header{Kind: KindSettled, Ref: req.Ref}), Outcome{Code: CodeAppended}
+	return control(Header{Kind: KindReleaseDone, Ref: req.Ref}), Outcome{Code: CodeAppended}
 }
 
 // decideVoid says whether the stream is the fork that has the reference. It writes

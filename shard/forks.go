@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Fleet reaches streams wherever they are owned: *cluster.Relay, or on a lone node
-// the Host itself. See Host.Do.
+// Fleet reaches streams wherever they are owned: *cluster.Node, or on a lone node
+// the Manager itself. See Manager.Do.
 type Fleet interface {
 	Do(ctx context.Context, req *Request) (Outcome, error)
 }
 
-// Join has the Host reach the sources and forks of its streams through fleet. To
+// UseFleet has the Manager reach the sources and forks of its streams through fleet. To
 // be called before the first request; without it they have to be here.
-func (h *Host) Join(fleet Fleet) { h.fleet = fleet }
+func (h *Manager) UseFleet(fleet Fleet) { h.fleet = fleet }
 
 const (
 	// forkTime is how long after it held the source an attempt may still decide to make
@@ -46,7 +46,7 @@ const (
 // fork carries out a create request that forks: once the stream would be made, its
 // source is held, and then it is made. An attempt that did not make it gives its
 // reference back; where nobody knows, the source finds out (verify).
-func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
+func (s *Stream) fork(ctx context.Context, req *Request) (Outcome, error) {
 	out, err := s.do(ctx, s.host.newCall(req))
 	if err != nil || out.Code != codeUnheld {
 		return out, err
@@ -55,7 +55,7 @@ func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
 	defer cancel()
 	ref := NewAppendID()
 	hold := s.host.about(req.Fork.Source, OpHold, ref)
-	hold.Name, hold.Life = req.Stream, req.Source.Life
+	hold.Name, hold.Generation = req.Stream, req.Source.Generation
 	held, err := s.host.fleet.Do(ctx, hold)
 	switch {
 	case err != nil:
@@ -71,7 +71,7 @@ func (s *Shard) fork(ctx context.Context, req *Request) (Outcome, error) {
 	fork.Hold = ref
 	again.Fork = &fork
 	last := s.host.newCall(&again)
-	last.held = hold.Born
+	last.held = hold.MintedAt
 	out, err = s.do(ctx, last)
 	switch {
 	case err == nil && out.Info.Hold == ref: // made by this attempt
@@ -89,7 +89,7 @@ var errForkTime = fmt.Errorf("%w: it took too long to hold the source", ErrUnava
 // certain reports whether an error of do says that nothing was written.
 func certain(err error) bool {
 	for _, e := range []error{
-		ErrContended, ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrDeclined, ErrLogDenied,
+		ErrContended, ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrNeedsLaterRelease, ErrLogDenied,
 	} {
 		if errors.Is(err, e) {
 			return !errors.Is(err, ErrOutcomeUnknown)
@@ -100,7 +100,7 @@ func certain(err error) bool {
 
 // giveBack releases a reference in the background. If that fails the source finds
 // out by itself.
-func (s *Shard) giveBack(source StreamID, ref AppendID) {
+func (s *Stream) giveBack(source StreamID, ref AppendID) {
 	s.host.spawn(func(ctx context.Context) {
 		if err := s.host.release(ctx, s.id, source, ref); err != nil {
 			s.host.cfg.Logger.Warn("release", "stream", s.id, "source", source, "err", err)
@@ -108,7 +108,7 @@ func (s *Shard) giveBack(source StreamID, ref AppendID) {
 	})
 }
 
-func (h *Host) release(ctx context.Context, fork, source StreamID, ref AppendID) error {
+func (h *Manager) release(ctx context.Context, fork, source StreamID, ref AppendID) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTime)
 	defer cancel()
 	req := h.about(source, OpRelease, ref)
@@ -118,14 +118,14 @@ func (h *Host) release(ctx context.Context, fork, source StreamID, ref AppendID)
 }
 
 // about is a request to a stream about a reference.
-func (h *Host) about(id StreamID, op Op, ref AppendID) *Request {
-	return &Request{Stream: id, Op: op, ID: NewAppendID(), Born: time.Now(), Minted: ms(h.cfg.Now()), Ref: ref}
+func (h *Manager) about(id StreamID, op Op, ref AppendID) *Request {
+	return &Request{Stream: id, Op: op, ID: NewAppendID(), MintedAt: time.Now(), MintedMillis: ms(h.cfg.Now()), Ref: ref}
 }
 
 // chores has what a stream owes to others done in the background, one goroutine a
 // stream: references of ended lives are given back, and a stream that is gone
 // looks whether its forks still hold it. Under mu.
-func (s *Shard) chores() {
+func (s *Stream) chores() {
 	if s.busy || !s.opened || s.stopped || !s.settleDue() && !s.verifyDue() {
 		return
 	}
@@ -138,24 +138,24 @@ func (s *Shard) chores() {
 	})
 }
 
-// owes reports whether chores are to be done that nobody else would do: the Shard
+// owes reports whether chores are to be done that nobody else would do: the Stream
 // stays in memory for them. What a node leaves undone because it died is done once
 // somebody asks for the stream again.
-func (s *Shard) owes() bool {
+func (s *Stream) owes() bool {
 	return s.opened && (len(s.state.debts) > 0 || s.state.gone && !s.verified)
 }
 
-func (s *Shard) verifyDue() bool {
+func (s *Stream) verifyDue() bool {
 	return (s.state.gone || s.crowded) && !s.host.cfg.Now().Before(s.verifyAt)
 }
 
-func (s *Shard) settleDue() bool {
+func (s *Stream) settleDue() bool {
 	return len(s.state.debts) > 0 && !s.host.cfg.Now().Before(s.settleAt)
 }
 
 // crowd notes that a fork was refused for the many that there are: some may be
 // references that were left behind, which nobody looks after while a stream lives.
-func (s *Shard) crowd() {
+func (s *Stream) crowd() {
 	s.mu.Lock()
 	s.crowded = true
 	s.chores()
@@ -164,7 +164,7 @@ func (s *Shard) crowd() {
 
 // settleDebts gives references of ended lives back and notes it in the log. What
 // fails is tried again by the sweeper, less and less often.
-func (s *Shard) settleDebts(ctx context.Context) {
+func (s *Stream) settleDebts(ctx context.Context) {
 	s.mu.Lock()
 	var debts []debt
 	if s.settleDue() {
@@ -179,7 +179,7 @@ func (s *Shard) settleDebts(ctx context.Context) {
 		}
 		err := s.host.release(ctx, s.id, d.source, d.id)
 		if err == nil {
-			err = s.note(ctx, OpSettled, d.id)
+			err = s.note(ctx, OpReleaseDone, d.id)
 		}
 		if err != nil {
 			s.host.cfg.Logger.Warn("settle", "stream", s.id, "source", d.source, "err", err)
@@ -194,7 +194,7 @@ func (s *Shard) settleDebts(ctx context.Context) {
 // verify asks the forks of a stream that is gone, or that has too many of them,
 // whether they hold it, and strikes out those that do not and never will: their makers
 // died, or could not tell.
-func (s *Shard) verify(ctx context.Context) {
+func (s *Stream) verify(ctx context.Context) {
 	acked := s.ackedFor(ctx)
 	s.mu.Lock()
 	now := s.host.cfg.Now()
@@ -235,7 +235,7 @@ func (s *Shard) verify(ctx context.Context) {
 // with. If one of them seems old enough by now, and no acknowledgement says so yet, a new
 // one is asked for. Not before: a node asks once a minute, and an answer that comes too
 // early costs the one that would do.
-func (s *Shard) ackedFor(ctx context.Context) uint64 {
+func (s *Stream) ackedFor(ctx context.Context) uint64 {
 	s.mu.Lock()
 	clock := s.site()
 	acked := clock.newest()
@@ -254,10 +254,10 @@ func (s *Shard) ackedFor(ctx context.Context) uint64 {
 	return clock.newest()
 }
 
-func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {
+func (s *Stream) verifyOne(ctx context.Context, ref AppendID, f holder) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTime)
 	defer cancel()
-	out, err := s.host.fleet.Do(ctx, s.host.about(f.stream, OpVoid, ref))
+	out, err := s.host.fleet.Do(ctx, s.host.about(f.stream, OpCancelFork, ref))
 	if err != nil || out.Code == CodeExists {
 		return err
 	}
@@ -268,7 +268,7 @@ func (s *Shard) verifyOne(ctx context.Context, ref AppendID, f holder) error {
 }
 
 // note writes about a reference in the stream's own log.
-func (s *Shard) note(ctx context.Context, op Op, ref AppendID) error {
+func (s *Stream) note(ctx context.Context, op Op, ref AppendID) error {
 	_, err := s.do(ctx, s.host.newCall(s.host.about(s.id, op, ref)))
 	return err
 }

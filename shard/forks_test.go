@@ -15,30 +15,30 @@ import (
 const forked = shard.StreamID("default/fork")
 
 // forkOf is the create request of a fork of a whole stream, as an edge makes it.
-func forkOf(t testing.TB, h *shard.Host, source, name shard.StreamID, msgs ...string) *shard.Request {
+func forkOf(t testing.TB, h *shard.Manager, source, name shard.StreamID, msgs ...string) *shard.Request {
 	t.Helper()
-	info, err := h.State(t.Context(), source, 0)
+	info, err := h.Info(t.Context(), source, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	q := create("", msgs...)
 	q.Stream, q.Fork = name, &shard.Fork{Source: source}
-	q.Source = &shard.Source{Life: info.Life, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL}
+	q.Source = &shard.Source{Generation: info.Generation, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL}
 	q.Source.Chain = append(append([]shard.Ancestor(nil), info.Chain...),
-		shard.Ancestor{Stream: source, Life: info.Life, Start: info.Start, Bound: info.Tail})
+		shard.Ancestor{Stream: source, Generation: info.Generation, Start: info.Start, Bound: info.Tail})
 	return q
 }
 
 func remove(id shard.StreamID) *shard.Request {
 	return &shard.Request{
-		Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), Minted: uint64(time.Now().UnixMilli()),
+		Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedMillis: uint64(time.Now().UnixMilli()),
 	}
 }
 
 // state is "live", "gone" or "none".
-func state(t testing.TB, h *shard.Host, id shard.StreamID) string {
+func state(t testing.TB, h *shard.Manager, id shard.StreamID) string {
 	t.Helper()
-	info, err := h.State(t.Context(), id, 0)
+	info, err := h.Info(t.Context(), id, 0)
 	switch {
 	case err != nil:
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func state(t testing.TB, h *shard.Host, id shard.StreamID) string {
 }
 
 // become waits until the stream's state is want, within d.
-func become(t testing.TB, h *shard.Host, id shard.StreamID, want string, d time.Duration) {
+func become(t testing.TB, h *shard.Manager, id shard.StreamID, want string, d time.Duration) {
 	t.Helper()
 	for end := time.Now().Add(d); state(t, h, id) != want; advance(time.Second) {
 		if time.Now().After(end) {
@@ -73,19 +73,19 @@ func TestSourceStaysForItsForks(t *testing.T) {
 		do(t, h, forkOf(t, h, forked, "default/grandchild"), shard.CodeCreated)
 		do(t, h, remove(stream), shard.CodeDeleted)
 		do(t, h, remove(forked), shard.CodeDeleted)
-		for _, n := range []*shard.Host{h, other, node(t, log)} {
+		for _, n := range []*shard.Manager{h, other, node(t, log)} {
 			if a, b, c := state(t, n, stream), state(t, n, forked), state(t, n, "default/grandchild"); a+b+c != "gonegonelive" {
 				t.Fatalf("%s, %s, %s", a, b, c)
 			}
 		}
-		do(t, h, create("text/plain"), shard.CodeNameHeld)
+		do(t, h, create("text/plain"), shard.CodeNameTaken)
 		do(t, h, appendReq("text/plain", "x"), shard.CodeGone)
 		do(t, h, remove(stream), shard.CodeGone)
 		if _, _, err := h.Follow(t.Context(), stream, 0); !errors.Is(err, shard.ErrGone) {
 			t.Errorf("follow: %v", err)
 		}
 		if q := forkOf(t, h, stream, "default/late"); q != nil {
-			q.Source.Refused, q.Source.Life = 0, 1 // an edge that knows an old state
+			q.Source.Refused, q.Source.Generation = 0, 1 // an edge that knows an old state
 			do(t, h, q, shard.CodeSourceGone)
 		}
 		do(t, h, remove("default/grandchild"), shard.CodeDeleted)
@@ -107,13 +107,13 @@ func TestInheritedRecordsStay(t *testing.T) {
 		do(t, h, appendReq("text/plain", "later"), shard.CodeAppended)
 		do(t, h, remove(stream), shard.CodeDeleted)
 		fresh := node(t, log)
-		info, err := fresh.State(t.Context(), forked, 0)
+		info, err := fresh.Info(t.Context(), forked, 0)
 		if err != nil || len(info.Chain) != 1 {
 			t.Fatal(info, err)
 		}
 		a := info.Chain[0]
-		past := shard.Info{Exists: true, Life: a.Life, Start: a.Start, Tail: a.Bound, Type: info.Type}
-		for _, n := range []*shard.Host{h, fresh} {
+		past := shard.Info{Exists: true, Generation: a.Generation, Start: a.Start, Tail: a.Bound, Type: info.Type}
+		for _, n := range []*shard.Manager{h, fresh} {
 			r, err := n.ReadPage(t.Context(), a.Stream, past, a.Start)
 			if err != nil || r.Len() != 2 || r.To() != a.Bound {
 				t.Errorf("%d messages to %d, %v", r.Len(), r.To(), err)
@@ -128,7 +128,7 @@ func TestForkRace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		log.Latency = 10 * time.Millisecond
-		hosts := []*shard.Host{node(t, log), node(t, log)}
+		hosts := []*shard.Manager{node(t, log), node(t, log)}
 		do(t, hosts[0], create("text/plain", "a"), shard.CodeCreated)
 		for i := range 20 {
 			name := shard.StreamID(fmt.Sprint("default/fork-", i))
@@ -171,10 +171,10 @@ func TestRefusedForkLeavesNothing(t *testing.T) {
 		do(t, h, taken, shard.CodeCreated)
 		do(t, h, forkOf(t, h, stream, forked), shard.CodeConfigDiffers)
 		bad := forkOf(t, h, stream, "default/bad")
-		bad.Bad = "no JSON"
+		bad.BodyError = "no JSON"
 		do(t, h, bad, shard.CodeBadBody)
 		old := forkOf(t, h, stream, "default/old")
-		old.Source.Life--
+		old.Source.Generation--
 		do(t, h, old, shard.CodeSourceChanged)
 		do(t, h, remove(stream), shard.CodeDeleted)
 		if s := state(t, h, stream); s != "none" {
@@ -245,7 +245,7 @@ func TestForkCrashes(t *testing.T) {
 			log := logtest.NewMemory(1)
 			do(t, node(t, log), create("text/plain", "a"), shard.CodeCreated)
 			life := &mortal{Memory: log, left: steps}
-			h := shard.NewHost(life, shard.NewTails(0, 0), shard.Config{})
+			h := shard.NewManager(life, shard.NewTailBuffers(0, 0), shard.Config{})
 			q := forkOf(t, node(t, log), stream, forked)
 			for _, r := range []*shard.Request{q, remove(stream), remove(forked)} {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -285,10 +285,10 @@ func TestOrphanedReference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
-		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Life
+		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Generation
 		do(t, h, &shard.Request{
 			Stream: stream, Op: shard.OpHold, ID: shard.NewAppendID(),
-			Ref: shard.NewAppendID(), Name: forked, Life: life,
+			Ref: shard.NewAppendID(), Name: forked, Generation: life,
 		}, shard.CodeAppended)
 		do(t, h, remove(stream), shard.CodeDeleted)
 		if s := state(t, node(t, log), stream); s != "gone" {
@@ -316,7 +316,7 @@ func (l slow) Append(
 		return l.Memory.Append(ctx, id, at, batch)
 	}
 	time.AfterFunc(5*time.Minute, func() { _, _ = l.Memory.Append(context.Background(), id, at, batch) })
-	return shard.Ack{}, shard.ErrUnknown
+	return shard.Ack{}, shard.ErrAppendUnknown
 }
 
 // A create record may arrive long after its attempt was given up, and its source with
@@ -339,7 +339,7 @@ func TestForkArrivesLate(t *testing.T) {
 			t.Fatalf("given up: %s", s)
 		}
 		advance(4 * time.Minute)
-		info, err := node(t, log).State(t.Context(), forked, 0)
+		info, err := node(t, log).Info(t.Context(), forked, 0)
 		if err != nil || !info.Exists || len(info.Chain) > 0 {
 			t.Fatalf("a fork without its source: %+v, %v", info, err)
 		}
@@ -398,7 +398,7 @@ func TestAbandonedReferencesOfALiveSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
 		fleet := &parting{Fleet: h}
-		h.Join(fleet)
+		h.UseFleet(fleet)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		name := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("default/%0490d", i)) }
 		full := false
@@ -431,7 +431,7 @@ type asked struct {
 }
 
 func (f *asked) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
-	if q.Op == shard.OpVoid {
+	if q.Op == shard.OpCancelFork {
 		f.times = append(f.times, time.Now())
 		return shard.Outcome{}, shard.ErrUnavailable
 	}
@@ -445,7 +445,7 @@ func TestForksAreAskedAtAPace(t *testing.T) {
 		const forks = 250
 		h := node(t, logtest.NewMemory(1))
 		fleet := &asked{Fleet: h}
-		h.Join(fleet)
+		h.UseFleet(fleet)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		for i := range forks {
 			do(t, h, forkOf(t, h, stream, numbered(i)), shard.CodeCreated)

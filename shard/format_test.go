@@ -19,7 +19,7 @@ func level2() *State {
 		retained: &retainedFrom{pos: 12, ordinal: 9, bytes: 4711}, counts: counts{true, 800, 9000},
 		retention: &retention{Seconds: 60}, foreignSeen: 77, lastBatch: batchEnd{AppendID{4}, 890},
 		held:  forkTable{rows: map[AppendID]holder{{1}: {stream: "p/f", time: 5, from: 30}, {2}: {stream: "p/g", time: 6}}, size: 54},
-		chain: []Ancestor{{Stream: "p/o", Life: 2, Bound: 8}}, chainTimes: []uint64{4000},
+		chain: []Ancestor{{Stream: "p/o", Generation: 2, Bound: 8}}, chainTimes: []uint64{4000},
 		kept: bytes.Clone(later),
 	}
 }
@@ -46,7 +46,7 @@ func TestStateKeepsWhatItDoesNotKnow(t *testing.T) {
 	if err := dead.fold1(901, grave[len(grave)-1].h); err != nil || !bytes.Equal(dead.kept, later) || dead.retained != nil || dead.counts.known {
 		t.Errorf("tombstone: %v, %q kept, of the life that ended: %+v", err, dead.kept, dead)
 	}
-	again := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Life: 9, Retain: &retention{Bytes: 5}}
+	again := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 9, Retain: &retention{Bytes: 5}}
 	if err := dead.fold1(902, again); err != nil || !bytes.Equal(dead.kept, later) || *dead.retention != (retention{Bytes: 5}) {
 		t.Errorf("next life: %v, %q kept, retention %+v", err, dead.kept, dead.retention)
 	}
@@ -62,7 +62,7 @@ func (s *State) fold1(pos uint64, h Header) error {
 func TestLevelOneWritesNothingNew(t *testing.T) {
 	s := &State{}
 	for pos, h := range []Header{
-		{Kind: KindCreate, Life: 1, Type: "text/plain", Flags: FlagFirst | FlagLast},
+		{Kind: KindCreate, Generation: 1, Type: "text/plain", Flags: FlagFirst | FlagLast},
 		{Kind: KindHold, Ref: AppendID{1}, Name: "p/f"},
 		{Kind: KindMessage, Flags: FlagFirst | FlagLast},
 		{Kind: KindTouch},
@@ -122,7 +122,7 @@ func TestMalformedState(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"tail above":     field(ckTail, 901),
 		"start above":    field(ckStart, 900),
-		"life":           field(ckLife, MaxLife+1),
+		"life":           field(ckLife, MaxGeneration+1),
 		"both":           field(ckFlags, ckExists|ckEnded),
 		"touched":        field(ckTouched, 1<<60),
 		"TTL":            field(ckTTL, 1<<60),
@@ -144,7 +144,7 @@ func TestMalformedState(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := (&State{Next: 900}).decode(append(good().encode(), ckMustKnow, 0), 1); !errors.Is(err, ErrDeclined) {
+	if err := (&State{Next: 900}).decode(append(good().encode(), ckMustKnow, 0), 1); !errors.Is(err, ErrNeedsLaterRelease) {
 		t.Errorf("of a later release: %v", err)
 	}
 	// What only a handover says moves no fold of a log.
@@ -180,7 +180,7 @@ func TestDamagedCheckpointIsForeign(t *testing.T) {
 	}
 }
 
-// FuzzFold folds what anybody may have written, in a Tail that readers read: whatever
+// FuzzFold folds what anybody may have written, in a TailBuffer that readers read: whatever
 // it is, it neither panics nor shows more than there is.
 func FuzzFold(f *testing.F) {
 	var seed []byte
@@ -192,9 +192,9 @@ func FuzzFold(f *testing.F) {
 	st := level2().encode()
 	f.Add(append([]byte{byte(KindCheckpoint), byte(len(st))}, st...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		tails := NewTails(0, 0)
+		tails := NewTailBuffers(0, 0)
 		on, asm := &State{}, assembler{}
-		var tail *Tail
+		var tail *TailBuffer
 		for pos := uint64(0); len(b) > 2; pos++ {
 			kind, flags := b[0], b[1]
 			n := min(int(b[1]), len(b)-2)
@@ -214,7 +214,7 @@ func FuzzFold(f *testing.F) {
 				tail = tails.Open("p/s", on.Info(), asm.from)
 			}
 			if rg := asm.flush(on); !rg.IsZero() {
-				if _, err := ParseRange(rg.Bytes()); err != nil {
+				if _, err := ParseBatch(rg.Bytes()); err != nil {
 					t.Fatalf("own range: %v", err)
 				}
 				_ = tail.Extend(rg)
@@ -232,7 +232,7 @@ func FuzzFold(f *testing.F) {
 	})
 }
 
-// A Range of the next layout is read without its extras.
+// A RecordBatch of the next layout is read without its extras.
 func TestRangeOfLayoutTwo(t *testing.T) {
 	b := newRangeBuilder(5, 2, 3)
 	b.message(5, 6, []byte("ab"))
@@ -241,7 +241,7 @@ func TestRangeOfLayoutTwo(t *testing.T) {
 	two := bytes.Clone(plain)
 	two[0], two[1] = 2, rangeClosed|rangeExtras
 	extras := []byte{1, 0, 0, 0, 1, 'k', 0}
-	r, err := ParseRange(append(bytes.Clone(two), extras...))
+	r, err := ParseBatch(append(bytes.Clone(two), extras...))
 	if err != nil || string(r.Payload()) != "abc" || string(r.Message(1).Body) != "c" || !r.Closed() {
 		t.Fatalf("%v, %q", err, r.Payload())
 	}
@@ -255,12 +255,12 @@ func TestRangeOfLayoutTwo(t *testing.T) {
 		"version 3":   append([]byte{3}, plain[1:]...),
 		"key":         append(append(bytes.Clone(two), 0, 0xff, 0xff, 3), make([]byte, 1<<16)...),
 	} {
-		if _, err := ParseRange(bad); err == nil {
+		if _, err := ParseBatch(bad); err == nil {
 			t.Errorf("%s was taken", name)
 		}
 	}
 	two[1] = rangeClosed
-	if _, err := ParseRange(two); err != nil {
+	if _, err := ParseBatch(two); err != nil {
 		t.Errorf("without extras: %v", err)
 	}
 }

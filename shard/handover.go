@@ -13,23 +13,23 @@ type Handover struct {
 	// stand, the distance to the last checkpoint, the last use that only memory knows
 	// of. Producers are not evicted by it.
 	State []byte
-	// Tail is the newest part of the stream's Tail, up to there: for who is a little
+	// Tail is the newest part of the stream's TailBuffer, up to there: for who is a little
 	// behind.
-	Tail []Range
+	Tail []RecordBatch
 }
 
-// handoverTail bounds the Tail in a Handover that nobody is further behind than, and
+// handoverTail bounds the TailBuffer in a Handover that nobody is further behind than, and
 // handoverMost any other: a Handover is one message, and pages have the rest.
 const (
 	handoverTail = 16 << 10
 	handoverMost = 1 << 20
 )
 
-// Hand lets go of a stream, as Drop does, and returns what this node knows of it;
+// HandOver lets go of a stream, as Drop does, and returns what this node knows of it;
 // false: nothing that would be of use. from is the position that the next owner's own
 // Tail needs (0: it has none). No batch is on its way any more; callers that waited
 // for one hear ErrNotOwner, and nothing of theirs was written.
-func (h *Host) Hand(id StreamID, from uint64) (Handover, bool) {
+func (h *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 	h.mu.Lock()
 	s := h.states.m[id]
 	if s != nil {
@@ -83,7 +83,7 @@ type use struct {
 }
 
 // use is what there is to tell, under mu.
-func (s *Shard) use(now time.Time) use {
+func (s *Stream) use(now time.Time) use {
 	at, ok := s.site().read(now)
 	if !ok {
 		at = ms(now)
@@ -100,8 +100,8 @@ func (s *Shard) use(now time.Time) use {
 
 func (u use) encode() []byte { return uvarints(u.at, u.grace, u.ago) }
 
-// take has the Shard go on from what the owner before knew.
-func (u use) take(s *Shard, now time.Time) {
+// take has the Stream go on from what the owner before knew.
+func (u use) take(s *Stream, now time.Time) {
 	s.grace = u.grace
 	switch {
 	case !u.said: // by another node's clock: too late is better than too early
@@ -136,9 +136,9 @@ func takeUse(b []byte) (u use) {
 	return u
 }
 
-// newest is the last Ranges: what fits in handoverTail, and from position from on what
+// newest is the last RecordBatches: what fits in handoverTail, and from position from on what
 // fits in handoverMost.
-func (t *Tail) newest(from uint64) []Range {
+func (t *TailBuffer) newest(from uint64) []RecordBatch {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n, size := len(t.ranges), 0
@@ -150,19 +150,19 @@ func (t *Tail) newest(from uint64) []Range {
 		}
 		n = i - 1
 	}
-	return append([]Range(nil), t.ranges[n:]...)
+	return append([]RecordBatch(nil), t.ranges[n:]...)
 }
 
-// Install makes this node the owner of a stream, as its last owner left it. A stream
-// that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrDeclined,
+// InstallHandover makes this node the owner of a stream, as its last owner left it. A stream
+// that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrNeedsLaterRelease,
 // and ErrNotOwner if a later life is known here: another node has made it.
-func (h *Host) Install(id StreamID, from Handover) error {
+func (h *Manager) InstallHandover(id StreamID, from Handover) error {
 	on, _, _, err := takeState(from.State)
 	if err != nil {
 		return err
 	}
 	if t := h.tails.Lookup(id); t != nil {
-		later := t.Life() > on.life
+		later := t.Generation() > on.life
 		t.Release()
 		if later { // its readers would be told that their life has ended
 			return ErrNotOwner
@@ -189,8 +189,8 @@ func (h *Host) Install(id StreamID, from Handover) error {
 	return nil
 }
 
-// inherit gives a Shard that was installed its Tail.
-func (s *Shard) inherit(newest []Range) (wake wakers) {
+// inherit gives a Stream that was installed its TailBuffer.
+func (s *Stream) inherit(newest []RecordBatch) (wake wakers) {
 	if !s.state.exists {
 		return nil
 	}

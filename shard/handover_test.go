@@ -12,16 +12,16 @@ import (
 )
 
 // handed moves the stream from one host to another.
-func handed(t testing.TB, from, to *shard.Host, next uint64) {
+func handed(t testing.TB, from, to *shard.Manager, next uint64) {
 	t.Helper()
-	h, ok := from.Hand(stream, next)
+	h, ok := from.HandOver(stream, next)
 	if !ok {
 		t.Fatal("nothing to hand over")
 	}
-	if from.Has(stream) {
+	if from.HasStream(stream) {
 		t.Fatal("still there")
 	}
-	if err := to.Install(stream, h); err != nil {
+	if err := to.InstallHandover(stream, h); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -81,8 +81,8 @@ func TestHandoverUnderReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		a := node(t, log)
-		tails := shard.NewTails(0, 0)
-		b := shard.NewHost(log, tails, shard.Config{})
+		tails := shard.NewTailBuffers(0, 0)
+		b := shard.NewManager(log, tails, shard.Config{})
 		defer func() { _ = b.Close() }()
 		out := do(t, a, create("text/plain", "one"), shard.CodeCreated)
 		do(t, a, appendReq("text/plain", "two"), shard.CodeAppended)
@@ -109,7 +109,7 @@ func TestHandoverKeepsTheLastUse(t *testing.T) {
 		a, b := node(t, log), node(t, log)
 		do(t, a, withTTL(30), shard.CodeCreated)
 		advance(20 * time.Second)
-		exists(t, a, shard.AskTouch)
+		exists(t, a, shard.InfoTouch)
 		handed(t, a, b, 0)
 		advance(20 * time.Second)
 		if !exists(t, b, 0) {
@@ -144,26 +144,26 @@ func TestHandoverOfAnEarlierLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		a, rival := node(t, log), node(t, log)
-		tails := shard.NewTails(0, 0)
-		b := shard.NewHost(log, tails, shard.Config{})
+		tails := shard.NewTailBuffers(0, 0)
+		b := shard.NewManager(log, tails, shard.Config{})
 		defer func() { _ = b.Close() }()
 		do(t, a, create("text/plain", "one"), shard.CodeCreated)
 		do(t, rival, &shard.Request{Stream: stream, Op: shard.OpDelete, ID: shard.NewAppendID()}, shard.CodeDeleted)
 		out := do(t, rival, create("text/plain", "two"), shard.CodeCreated)
 		far := tails.Open(stream, out.Info, out.Info.LogTail)
 		defer far.Release()
-		h, ok := a.Hand(stream, 0)
+		h, ok := a.HandOver(stream, 0)
 		if !ok {
 			t.Fatal("nothing to hand over")
 		}
-		if err := b.Install(stream, h); !errors.Is(err, shard.ErrNotOwner) {
+		if err := b.InstallHandover(stream, h); !errors.Is(err, shard.ErrNotOwner) {
 			t.Error(err)
 		}
-		if err := far.Ended(); err != nil {
+		if err := far.EndError(); err != nil {
 			t.Errorf("the later life ended: %v", err)
 		}
 		do(t, b, appendReq("text/plain", "three"), shard.CodeAppended)
-		if err := far.Ended(); err != nil {
+		if err := far.EndError(); err != nil {
 			t.Errorf("the later life ended: %v", err)
 		}
 	})
@@ -176,17 +176,17 @@ func TestHandoverOfOldNews(t *testing.T) {
 		log := logtest.NewMemory(1)
 		a, b, rival := node(t, log), node(t, log), node(t, log)
 		do(t, a, create("text/plain", "one"), shard.CodeCreated)
-		h, ok := a.Hand(stream, 0)
+		h, ok := a.HandOver(stream, 0)
 		if !ok {
 			t.Fatal("nothing to hand over")
 		}
 		do(t, rival, appendReq("text/plain", "two"), shard.CodeAppended)
-		if err := b.Install(stream, h); err != nil {
+		if err := b.InstallHandover(stream, h); err != nil {
 			t.Fatal(err)
 		}
 		do(t, b, appendReq("text/plain", "three"), shard.CodeAppended)
 		equal(t, history(t, b), []string{"one", "two", "three"})
-		if _, ok := a.Hand(stream, 0); ok {
+		if _, ok := a.HandOver(stream, 0); ok {
 			t.Error("handed over twice")
 		}
 	})
@@ -235,7 +235,7 @@ func TestRest(t *testing.T) {
 			t.Fatal(err)
 		}
 		advance(time.Second)
-		h.Rest(stream)
+		h.EndSession(stream)
 		if n := log.OpenSessions(); n != 1 {
 			t.Errorf("%d sessions while it is followed", n)
 		}
@@ -244,11 +244,11 @@ func TestRest(t *testing.T) {
 		if n := log.OpenSessions(); n != 1 {
 			t.Errorf("%d sessions in a minute that is paid for", n)
 		}
-		h.Rest(stream)
-		h.Rest("default/none")
+		h.EndSession(stream)
+		h.EndSession("default/none")
 		advance(time.Second)
-		if n := log.OpenSessions(); n != 0 || !h.Has(stream) {
-			t.Errorf("%d sessions; the stream is here: %v", n, h.Has(stream))
+		if n := log.OpenSessions(); n != 0 || !h.HasStream(stream) {
+			t.Errorf("%d sessions; the stream is here: %v", n, h.HasStream(stream))
 		}
 	})
 }

@@ -46,24 +46,24 @@ type Kind uint8
 // checkpoint of a stream with seals (a release without seals must decline it), and
 // 32 to 63 for logs that are no streams, which a stream's fold declines.
 const (
-	KindMessage    Kind = 1  // a message, or a fragment of one
-	KindCreate     Kind = 2  // begins a life
-	KindClose      Kind = 3  // closes the stream without a message
-	KindCheckpoint Kind = 4  // replaces the fold's state
-	KindTouch      Kind = 5  // moves the time of last use (its S2 timestamp)
-	KindTombstone  Kind = 6  // ends a life; counts as a checkpoint
-	KindHold       Kind = 7  // a fork refers to this stream: Ref, Name
-	KindRelease    Kind = 8  // it no longer does: Ref
-	KindSettled    Kind = 10 // a reference was given back, or will never be used: Ref
-	KindClock      Kind = 12 // changes nothing; its acknowledgement tells S2's time
-	KindRetain     Kind = 13 // replaces the retention policy: Retain
+	KindMessage     Kind = 1  // a message, or a fragment of one
+	KindCreate      Kind = 2  // begins a life
+	KindClose       Kind = 3  // closes the stream without a message
+	KindCheckpoint  Kind = 4  // replaces the fold's state
+	KindTouch       Kind = 5  // moves the time of last use (its S2 timestamp)
+	KindTombstone   Kind = 6  // ends a life; counts as a checkpoint
+	KindHold        Kind = 7  // a fork refers to this stream: Ref, Name
+	KindRelease     Kind = 8  // it no longer does: Ref
+	KindReleaseDone Kind = 10 // a reference was given back, or will never be used: Ref
+	KindClock       Kind = 12 // changes nothing; its acknowledgement tells S2's time
+	KindRetain      Kind = 13 // replaces the retention policy: Retain
 
 	KindFleet Kind = 32 // the fleet's record: in a log that is no stream
 )
 
 // known reports whether this release can fold records of the kind.
 func (k Kind) known() bool {
-	return k <= KindRelease || k == KindSettled || k == KindClock || k == KindRetain
+	return k <= KindRelease || k == KindReleaseDone || k == KindClock || k == KindRetain
 }
 
 // Flags of a message record.
@@ -134,10 +134,10 @@ type Producer struct {
 // and below Bound, under offsets of that life. Stream is empty for the stream's
 // own log (records that stood there before its first create).
 type Ancestor struct {
-	Stream StreamID
-	Life   uint64
-	Start  uint64
-	Bound  uint64
+	Stream     StreamID
+	Generation uint64
+	Start      uint64
+	Bound      uint64
 }
 
 // Header is a decoded header. Absent fields are zero; those that may be zero and
@@ -151,11 +151,11 @@ type Header struct {
 	StreamSeq []byte // nil: absent
 	Close     bool
 
-	HasBack                bool
-	BackRecords, BackBytes uint64
+	HasCheckpoint                                bool
+	RecordsSinceCheckpoint, BytesSinceCheckpoint uint64
 
 	// Create.
-	Life       uint64
+	Generation uint64
 	Type       string
 	HasTTL     bool
 	TTL        uint64 // seconds
@@ -203,10 +203,10 @@ const (
 var (
 	// errForeign: the value is not a header of ours; the record is foreign.
 	errForeign = errors.New("foreign record")
-	// ErrDeclined says that the log was written by a later release: a higher format
+	// ErrNeedsLaterRelease says that the log was written by a later release: a higher format
 	// version, or a kind or field that this one does not know and must. This node
 	// must not append to it.
-	ErrDeclined = errors.New("stream needs a later release of Fantail")
+	ErrNeedsLaterRelease = errors.New("stream needs a later release of Fantail")
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -240,8 +240,8 @@ func (h *Header) appendTo(b []byte, pos uint64) []byte {
 	if h.Close {
 		b = appendField(b, tagClose, nil)
 	}
-	if h.HasBack {
-		b = appendField(b, tagBack, uvarints(h.BackRecords, h.BackBytes))
+	if h.HasCheckpoint {
+		b = appendField(b, tagBack, uvarints(h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint))
 	}
 	b = h.encodeControl(b)
 	return binary.BigEndian.AppendUint32(b, headerCRC(pos, b[start:]))
@@ -249,8 +249,8 @@ func (h *Header) appendTo(b []byte, pos uint64) []byte {
 
 // encodeControl appends the fields that only control records have.
 func (h *Header) encodeControl(b []byte) []byte {
-	if h.Life != 0 {
-		b = appendField(b, tagLife, uvarints(h.Life))
+	if h.Generation != 0 {
+		b = appendField(b, tagLife, uvarints(h.Generation))
 	}
 	if h.Type != "" {
 		b = appendField(b, tagType, []byte(h.Type))
@@ -333,12 +333,12 @@ func (r *fieldReader) uvarints() []uint64 {
 }
 
 func (a *Ancestor) encode() []byte {
-	return append(uvarints(a.Life, a.Start, a.Bound), a.Stream...)
+	return append(uvarints(a.Generation, a.Start, a.Bound), a.Stream...)
 }
 
 func (r *fieldReader) ancestor() Ancestor {
 	return Ancestor{
-		Life: r.uvarint(), Start: r.uvarint(), Bound: r.uvarint(), Stream: StreamID(r.rest()),
+		Generation: r.uvarint(), Start: r.uvarint(), Bound: r.uvarint(), Stream: StreamID(r.rest()),
 	}
 }
 
@@ -357,7 +357,7 @@ func appendField(b []byte, tag byte, v []byte) []byte {
 }
 
 // decodeHeader reads the header of the record at pos. errForeign: not ours, or
-// nothing that a Fantail writes. ErrDeclined: ours, but of a later release. The
+// nothing that a Fantail writes. ErrNeedsLaterRelease: ours, but of a later release. The
 // header refers to value.
 func decodeHeader(pos uint64, value []byte) (*Header, error) {
 	n := len(value) - headerSum
@@ -366,14 +366,14 @@ func decodeHeader(pos uint64, value []byte) (*Header, error) {
 		return nil, errForeign
 	}
 	if value[1] > headerVersion {
-		return nil, ErrDeclined
+		return nil, ErrNeedsLaterRelease
 	}
 	h := &Header{Kind: Kind(value[2]), Flags: Flags(value[3])}
 	if value[1] == 0 || h.Kind == 0 {
 		return nil, errForeign
 	}
 	if !h.Kind.known() {
-		return nil, ErrDeclined
+		return nil, ErrNeedsLaterRelease
 	}
 	declined := false
 	for b, last := value[headerFixed:n], byte(0); len(b) > 0; {
@@ -391,7 +391,7 @@ func decodeHeader(pos uint64, value []byte) (*Header, error) {
 	}
 	switch {
 	case declined:
-		return nil, ErrDeclined
+		return nil, ErrNeedsLaterRelease
 	case !h.valid(pos):
 		return nil, errForeign
 	}
@@ -411,9 +411,9 @@ func (h *Header) setField(tag byte, v []byte) bool {
 	case tagClose:
 		h.Close = true
 	case tagBack:
-		h.HasBack, h.BackRecords, h.BackBytes = true, r.uvarint(), r.uvarint()
+		h.HasCheckpoint, h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint = true, r.uvarint(), r.uvarint()
 	case tagLife:
-		h.Life = r.uvarint()
+		h.Generation = r.uvarint()
 	case tagType:
 		h.Type = string(v)
 	case tagTTL:

@@ -24,34 +24,34 @@ func samples() []Header {
 		{
 			Kind: KindMessage, Flags: FlagFirst | FlagLast, Append: id,
 			Producer: &Producer{ID: "p-1", Epoch: 3, Seq: 1 << 40}, StreamSeq: []byte("a"), Close: true,
-			HasBack: true, BackRecords: 500, BackBytes: 524288,
+			HasCheckpoint: true, RecordsSinceCheckpoint: 500, BytesSinceCheckpoint: 524288,
 		},
 		{Kind: KindMessage, Flags: FlagContinues | FlagPart | FlagLast | FlagCommit, Append: id},
 		{
-			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Life: 1767225600000, Type: "text/plain",
-			HasTTL: true, TTL: 3600, Chain: []Ancestor{{Life: 0, Bound: 12}, {Stream: "p/s", Life: 5, Start: 3, Bound: 9}},
+			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Generation: 1767225600000, Type: "text/plain",
+			HasTTL: true, TTL: 3600, Chain: []Ancestor{{Generation: 0, Bound: 12}, {Stream: "p/s", Generation: 5, Start: 3, Bound: 9}},
 		},
-		{Kind: KindCreate, Life: 1, Type: OctetStream, Expires: 1767225600000, ExpiresRaw: "2026-01-01T00:00:00Z"},
+		{Kind: KindCreate, Generation: 1, Type: OctetStream, Expires: 1767225600000, ExpiresRaw: "2026-01-01T00:00:00Z"},
 		{Kind: KindClose, Flags: FlagFirst | FlagLast, Append: id, Close: true},
 		{Kind: KindCheckpoint, State: s.encode()},
 		{Kind: KindTouch, Flags: FlagFirst | FlagLast},
-		{Kind: KindTombstone, Flags: FlagFirst | FlagLast, Append: id, Life: 4, Reason: ReasonExpired, State: s.encode()},
+		{Kind: KindTombstone, Flags: FlagFirst | FlagLast, Append: id, Generation: 4, Reason: ReasonExpired, State: s.encode()},
 		{
-			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Life: 6, Type: "text/plain",
-			Chain: []Ancestor{{Stream: "p/s", Life: 5, Start: 3, Bound: 9}},
-			Fork:  &Fork{Source: "p/s", Hold: AppendID{9, 8}, At: "-1", Sub: 3, Inherits: true},
+			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Generation: 6, Type: "text/plain",
+			Chain: []Ancestor{{Stream: "p/s", Generation: 5, Start: 3, Bound: 9}},
+			Fork:  &Fork{Source: "p/s", Hold: AppendID{9, 8}, Offset: "-1", SubOffset: 3, InheritsExpiry: true},
 		},
 		{Kind: KindHold, Flags: FlagFirst | FlagLast, Ref: id, Name: "p/f"},
 		{Kind: KindRelease, Flags: FlagFirst | FlagLast, Ref: id},
-		{Kind: KindSettled, Flags: FlagFirst | FlagLast, Ref: id},
+		{Kind: KindReleaseDone, Flags: FlagFirst | FlagLast, Ref: id},
 		// Format level 2.
 		{
 			Kind: KindMessage, Flags: FlagFirst | FlagLast, Append: id, Batch: AppendID{5}, Base: AppendID{6},
 			Key: "k", Trace: make([]byte, traceSize), Digest: []byte{1, 2, 3},
 		},
 		{
-			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Life: 7, Type: "text/plain",
-			Chain: []Ancestor{{Stream: "p/s", Life: 5, Start: 3, Bound: 9}}, ChainTimes: []uint64{1767225600000},
+			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Generation: 7, Type: "text/plain",
+			Chain: []Ancestor{{Stream: "p/s", Generation: 5, Start: 3, Bound: 9}}, ChainTimes: []uint64{1767225600000},
 			Retain: &retention{Seconds: 60, Bytes: 1 << 40},
 		},
 		{Kind: KindCheckpoint, State: s.encode(), Batch: AppendID{5}, HasPrev: true, Prev: distance{500, 1 << 19}},
@@ -128,7 +128,7 @@ func TestLaterReleases(t *testing.T) {
 		b := (&Header{Kind: KindMessage}).encode(5)
 		b = append(b[:len(b)-headerSum], 100, 0)
 		change(b)
-		if _, err := decodeHeader(5, resum(5, b)); !errors.Is(err, ErrDeclined) {
+		if _, err := decodeHeader(5, resum(5, b)); !errors.Is(err, ErrNeedsLaterRelease) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -155,22 +155,22 @@ func TestMalformedHeader(t *testing.T) {
 	for name, h := range map[string]Header{
 		"producer":     {Kind: KindMessage, Producer: &Producer{ID: strings.Repeat("p", MaxProducerID+1)}},
 		"sequence":     {Kind: KindMessage, StreamSeq: make([]byte, MaxStreamSeq+1)},
-		"type":         {Kind: KindCreate, Life: 1, Type: strings.Repeat("t", MaxContentType+1)},
+		"type":         {Kind: KindCreate, Generation: 1, Type: strings.Repeat("t", MaxContentType+1)},
 		"no life":      {Kind: KindCreate},
-		"life":         {Kind: KindCreate, Life: MaxLife + 1},
-		"TTL":          {Kind: KindCreate, Life: 1, HasTTL: true, TTL: 1 << 60},
-		"chain":        {Kind: KindCreate, Life: 1, Chain: make([]Ancestor, MaxChain+2)},
-		"ancestor":     {Kind: KindCreate, Life: 1, Chain: []Ancestor{{Stream: "p/s", Start: 2, Bound: 1}}},
-		"own ancestor": {Kind: KindCreate, Life: 1, Chain: []Ancestor{{Stream: "p/s"}, {}}},
-		"far ancestor": {Kind: KindCreate, Life: 1, Chain: []Ancestor{{Stream: "p/s", Bound: 1 << 60}}},
-		"chain times":  {Kind: KindCreate, Life: 1, ChainTimes: []uint64{1}},
-		"fork":         {Kind: KindCreate, Life: 1, Fork: &Fork{Source: "p/s"}},
-		"fork's name":  {Kind: KindCreate, Life: 1, Fork: &Fork{Source: long, Hold: id}},
+		"life":         {Kind: KindCreate, Generation: MaxGeneration + 1},
+		"TTL":          {Kind: KindCreate, Generation: 1, HasTTL: true, TTL: 1 << 60},
+		"chain":        {Kind: KindCreate, Generation: 1, Chain: make([]Ancestor, MaxChain+2)},
+		"ancestor":     {Kind: KindCreate, Generation: 1, Chain: []Ancestor{{Stream: "p/s", Start: 2, Bound: 1}}},
+		"own ancestor": {Kind: KindCreate, Generation: 1, Chain: []Ancestor{{Stream: "p/s"}, {}}},
+		"far ancestor": {Kind: KindCreate, Generation: 1, Chain: []Ancestor{{Stream: "p/s", Bound: 1 << 60}}},
+		"chain times":  {Kind: KindCreate, Generation: 1, ChainTimes: []uint64{1}},
+		"fork":         {Kind: KindCreate, Generation: 1, Fork: &Fork{Source: "p/s"}},
+		"fork's name":  {Kind: KindCreate, Generation: 1, Fork: &Fork{Source: long, Hold: id}},
 		"no state":     {Kind: KindCheckpoint},
 		"no reference": {Kind: KindHold, Name: "p/f"},
 		"holder":       {Kind: KindHold, Ref: id, Name: long},
 		"release":      {Kind: KindRelease},
-		"settled":      {Kind: KindSettled},
+		"settled":      {Kind: KindReleaseDone},
 		"retention":    {Kind: KindRetain},
 		"key":          {Kind: KindMessage, Key: strings.Repeat("k", maxKey+1)},
 		"trace":        {Kind: KindMessage, Trace: make([]byte, traceSize-1)},

@@ -40,7 +40,7 @@ func TestLinearizable(t *testing.T) {
 func testLinearizable(t *testing.T) {
 	log := logtest.NewMemory(rand.Uint64())
 	log.Latency = 10 * time.Millisecond
-	hosts := []*shard.Host{node(t, log), node(t, log)}
+	hosts := []*shard.Manager{node(t, log), node(t, log)}
 	do(t, hosts[0], create("text/plain"), shard.CodeCreated)
 	log.SetOdds(faults)
 	var mu sync.Mutex
@@ -67,7 +67,7 @@ func testLinearizable(t *testing.T) {
 					continue
 				}
 				h := hosts[rand.N(2)]
-				info, err := h.State(t.Context(), stream, 0)
+				info, err := h.Info(t.Context(), stream, 0)
 				if err != nil {
 					continue // S2 failed just then: nothing was read
 				}
@@ -86,7 +86,7 @@ func testLinearizable(t *testing.T) {
 }
 
 // upTo is every message below info's tail.
-func upTo(h *shard.Host, info shard.Info) (got []string, err error) {
+func upTo(h *shard.Manager, info shard.Info) (got []string, err error) {
 	for at := info.Start; at < info.Tail; {
 		r, err := h.ReadPage(context.Background(), stream, info, at)
 		if err != nil {

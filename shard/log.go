@@ -14,12 +14,12 @@ import (
 //   - ErrNoLog: there is no such log (S2: stream_not_found). Final.
 //   - ErrLogDenied: storage refuses us for good (authentication, permission,
 //     a missing basin, a bad request). Final until somebody changes something.
-//     It is an ErrNoPlace too if storage was not asked.
+//     It is an ErrNoBasin too if storage was not asked.
 //   - ErrLogBusy: storage refused without any effect (429, 502 hot_server, 503
 //     server_draining, 409 transaction_conflict). Try again after a pause.
-//     It is an ErrLogAway too if there was nobody to take the request.
+//     It is an ErrLogUnreachable too if there was nobody to take the request.
 //   - anything else: it did not answer. For Append this means that the outcome
-//     is unknown: wrapped in ErrUnknown.
+//     is unknown: wrapped in ErrAppendUnknown.
 //
 // A Log is safe for concurrent use and retries no Append by itself.
 type Log interface {
@@ -33,7 +33,7 @@ type Log interface {
 	//   - nil: written; Ack says when.
 	//   - *TailError: certainly not written by this call; Tail is the tail.
 	//   - ErrNoLog, ErrLogDenied, ErrLogBusy: certainly not written.
-	//   - ErrUnknown: written, or not, or still on its way. Sending the same
+	//   - ErrAppendUnknown: written, or not, or still on its way. Sending the same
 	//     batch again at the same position settles it.
 	// Where it waits for anything it watches ctx, whose time counts from when it first does.
 	// S2: POST /streams/{s}/records with match_seq_num, one attempt.
@@ -94,21 +94,21 @@ type Page struct {
 
 // The errors of a Log. See Log.
 var (
-	ErrNoLog     = errors.New("no such log")
-	ErrLogDenied = errors.New("storage refuses")
-	ErrLogBusy   = errors.New("storage busy")
-	ErrUnknown   = errors.New("append outcome unknown")
+	ErrNoLog         = errors.New("no such log")
+	ErrLogDenied     = errors.New("storage refuses")
+	ErrLogBusy       = errors.New("storage busy")
+	ErrAppendUnknown = errors.New("append outcome unknown")
 
-	// ErrLogAway is an ErrLogBusy that storage did not say itself: nobody was there to
+	// ErrLogUnreachable is an ErrLogBusy that storage did not say itself: nobody was there to
 	// take the request.
-	ErrLogAway = fmt.Errorf("%w: it cannot be reached", ErrLogBusy)
+	ErrLogUnreachable = fmt.Errorf("%w: it cannot be reached", ErrLogBusy)
 
-	// ErrNoIdentity is an ErrLogDenied whoever was asked for: storage does not know us.
-	ErrNoIdentity = fmt.Errorf("%w: it does not know us", ErrLogDenied)
+	// ErrLogUnauthenticated is an ErrLogDenied whoever was asked for: storage does not know us.
+	ErrLogUnauthenticated = fmt.Errorf("%w: it does not know us", ErrLogDenied)
 
-	// ErrNoPlace is an ErrLogDenied that storage did not say itself: nothing tells where in it
+	// ErrNoBasin is an ErrLogDenied that storage did not say itself: nothing tells where in it
 	// the stream would be.
-	ErrNoPlace = fmt.Errorf("%w: the stream has no place there", ErrLogDenied)
+	ErrNoBasin = fmt.Errorf("%w: the stream has no place there", ErrLogDenied)
 )
 
 // TailError is a refused position: the log's tail is Tail.

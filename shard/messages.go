@@ -26,12 +26,12 @@ func NewMessages(bodies ...[]byte) (m Messages) {
 		end += uint32(len(b))
 		m.ends[i] = end
 	}
-	return CutMessages(m.body, m.ends)
+	return SplitMessages(m.body, m.ends)
 }
 
-// CutMessages returns the messages that lie in body one after the other and end at ends, which
+// SplitMessages returns the messages that lie in body one after the other and end at ends, which
 // ascend up to the length of body. It keeps both.
-func CutMessages(body []byte, ends []uint32) Messages {
+func SplitMessages(body []byte, ends []uint32) Messages {
 	if len(ends) <= 1 {
 		ends = nil
 	}

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics of a Host; the zero value counts nothing.
+// metrics of a Manager; the zero value counts nothing.
 type metrics struct {
 	appends       map[result]prometheus.Counter
 	chainsRefused prometheus.Counter
@@ -23,7 +23,7 @@ const (
 	resultError     result = "error"
 )
 
-func newMetrics(reg prometheus.Registerer, h *Host) *metrics {
+func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 	m := &metrics{chainsRefused: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "fantail_fork_chains_refused_total",
 		Help: "Forks whose sources do not hold them: what they claim to have inherited is not served.",

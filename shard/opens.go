@@ -8,10 +8,10 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// opens paces the read sessions that a Host opens: after the death of a node its heirs
+// opens paces the read sessions that a Manager opens: after the death of a node its heirs
 // follow all of its streams at once, and storage must not meet a herd. The most followed
 // streams come first. A stream that waits is live meanwhile with all that is appended
-// through this node. Those that were handed over have turns of their own (Host.takes), and
+// through this node. Those that were handed over have turns of their own (Manager.takes), and
 // many of them: a session takes the place of the one before, and is paced only because
 // thousands that are opened at once would hold up appends in this process.
 type opens struct {
@@ -58,7 +58,7 @@ func (o *opens) wait(ctx context.Context, followers int) error {
 	select {
 	case <-me.turn:
 		return nil
-	case <-ctx.Done(): // also when the Host is closed
+	case <-ctx.Done(): // also when the Manager is closed
 		return context.Cause(ctx)
 	}
 }

@@ -21,12 +21,12 @@ type pages struct {
 	log    Log
 	cache  *otter.Cache[pageKey, page]
 	flight singleflight.Group
-	panics *Panics
+	panics *PanicHandler
 }
 
-// page is a Range of history; whole: it ends by its own rule and not at the tail.
+// page is a RecordBatch of history; whole: it ends by its own rule and not at the tail.
 type page struct {
-	Range
+	RecordBatch
 	whole bool
 }
 
@@ -44,7 +44,7 @@ type pageKey struct {
 
 // keyOf names the page at from of a stream that info describes.
 func keyOf(id StreamID, info *Info, from uint64) pageKey {
-	return pageKey{id, info.Life, from, IsJSON(info.Type)}
+	return pageKey{id, info.Generation, from, IsJSON(info.Type)}
 }
 
 // flight is the key for those who want the same page at the same time.
@@ -53,7 +53,7 @@ func (k pageKey) flight(way string, to uint64) string {
 		uintKey(k.life) + uintKey(k.from) + uintKey(to)
 }
 
-func newPages(log Log, bytes int64, panics *Panics) *pages {
+func newPages(log Log, bytes int64, panics *PanicHandler) *pages {
 	return &pages{log: log, panics: panics, cache: otter.Must(&otter.Options[pageKey, page]{
 		MaximumWeight: uint64(bytes),
 		Weigher:       func(k pageKey, p page) uint32 { return uint32(len(k.stream) + 128 + len(p.b)) },
@@ -62,7 +62,7 @@ func newPages(log Log, bytes int64, panics *Panics) *pages {
 
 // read returns the page at from, which lies below info.Tail. Unless nil, ask is asked for it
 // before the log is: what it cannot tell, the log does.
-func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (Range, error)) (Range, error) {
+func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (RecordBatch, error) {
 	if r, ok := p.cached(id, info, from); ok {
 		return r, nil
 	}
@@ -77,22 +77,22 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, a
 	})
 	select {
 	case <-ctx.Done():
-		return Range{}, context.Cause(ctx)
+		return RecordBatch{}, context.Cause(ctx)
 	case res := <-ch:
-		r, _ := res.Val.(Range)
+		r, _ := res.Val.(RecordBatch)
 		return r, res.Err
 	}
 }
 
 // readOnce reads a page and remembers it. A panic costs those who wait for it.
-func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (Range, error)) (_ Range, err error) {
+func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, err error) {
 	defer p.recovered(&err)
 	r, whole, err := asked(ctx, info, from, ask)
 	if errors.Is(err, errNotAsked) {
 		r, whole, err = p.fetch(ctx, id, info, from)
 	}
 	if err != nil {
-		return Range{}, err
+		return RecordBatch{}, err
 	}
 	pieces := pieces(r)
 	for _, piece := range pieces {
@@ -104,22 +104,22 @@ func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint6
 // recovered makes an error of a panic: singleflight would end the process with it.
 func (p *pages) recovered(err *error) {
 	if v := recover(); v != nil {
-		*err = p.panics.Caught("page", v)
+		*err = p.panics.Handle("page", v)
 	}
 }
 
 // cached finds a page at from; or makes one of that in which from lies: a reader
 // in chunks comes back inside the page where its last chunk ended.
-func (p *pages) cached(id StreamID, info Info, from uint64) (Range, bool) {
+func (p *pages) cached(id StreamID, info Info, from uint64) (RecordBatch, bool) {
 	key := keyOf(id, &info, from)
 	c, ok := p.cache.GetIfPresent(key)
 	if !ok || !c.reaches(info.Tail) {
 		around := keyOf(id, &info, max(info.Start, from-from%pageRecords))
 		c, ok = p.cache.GetIfPresent(around)
 		if !ok || c.To() <= from || !c.reaches(info.Tail) {
-			return Range{}, false
+			return RecordBatch{}, false
 		}
-		c.Range = c.after(from)
+		c.RecordBatch = c.after(from)
 		p.cache.Set(key, c)
 	}
 	return c.upTo(info.Tail), true
@@ -132,11 +132,11 @@ func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
 
 // pieces cuts what was read to the end of a large append into pages. No message is
 // cut.
-func pieces(r Range) []Range {
+func pieces(r RecordBatch) []RecordBatch {
 	if r.To() <= r.From()-r.From()%pageRecords+pageRecords {
-		return []Range{r}
+		return []RecordBatch{r}
 	}
-	var out []Range
+	var out []RecordBatch
 	first, from, end := 0, r.From(), r.From()
 	for i := range r.Len() {
 		m := r.Message(i)
@@ -154,16 +154,16 @@ var errNotAsked = errors.New("nobody gave the page")
 
 // asked is the page that ask gives, or errNotAsked. What ends below the tail ends by a
 // page's rule.
-func asked(ctx context.Context, info Info, from uint64, ask func(context.Context) (Range, error)) (_ Range, whole bool, _ error) {
+func asked(ctx context.Context, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, whole bool, _ error) {
 	if ask == nil {
-		return Range{}, false, errNotAsked
+		return RecordBatch{}, false, errNotAsked
 	}
 	r, err := ask(ctx)
 	switch {
 	case errors.Is(err, ErrTrimmed), errors.Is(err, ErrNotFound):
-		return Range{}, false, err
+		return RecordBatch{}, false, err
 	case err != nil, r.IsZero(), r.From() > from, r.To() <= from:
-		return Range{}, false, errNotAsked
+		return RecordBatch{}, false, errNotAsked
 	case r.From() < from:
 		r = r.after(from)
 	}
@@ -172,10 +172,10 @@ func asked(ctx context.Context, info Info, from uint64, ask func(context.Context
 
 // fetch reads the page from the log; whole: it ends by its own rule and not at
 // the tail.
-func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) (_ Range, whole bool, _ error) {
+func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) (_ RecordBatch, whole bool, _ error) {
 	end := from - from%pageRecords + pageRecords
 	st := &State{
-		Next: from, exists: true, life: info.Life, start: info.Start, tail: from,
+		Next: from, exists: true, life: info.Generation, start: info.Start, tail: from,
 		typ: info.Type, partial: true,
 	}
 	asm := assembler{from: from}
@@ -189,10 +189,10 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 		}
 		pg, err := p.log.Read(ctx, id, st.Next, max)
 		if err != nil {
-			return Range{}, false, pageErr(err)
+			return RecordBatch{}, false, pageErr(err)
 		}
 		if first && (len(pg.Records) == 0 || pg.Records[0].Pos > from) {
-			return Range{}, false, trimmed(pg, info)
+			return RecordBatch{}, false, trimmed(pg, info)
 		}
 		for _, r := range pg.Records {
 			if !inside() && (r.Pos >= info.Tail || !first) {
@@ -200,7 +200,7 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 			}
 			e, err := st.apply(r)
 			if err != nil {
-				return Range{}, false, err
+				return RecordBatch{}, false, err
 			}
 			asm.add(r, e)
 		}
@@ -214,7 +214,7 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 	st.run, st.tail = nil, info.Tail
 	r := asm.flush(st).before(info.Tail)
 	if r.IsZero() {
-		return Range{}, false, errNoPage
+		return RecordBatch{}, false, errNoPage
 	}
 	if n := r.Len(); n > 0 && whole && r.To() < end {
 		// It ends because S2 gives no more at once. An offset is the place after a message, so
@@ -243,14 +243,14 @@ func pageErr(err error) error {
 	return storeErr(err)
 }
 
-// read is what the stream's Tail holds from from on, up to about a page.
-func (s *Tails) read(id StreamID, life, from uint64) []Range {
+// read is what the stream's TailBuffer holds from from on, up to about a page.
+func (s *TailBuffers) read(id StreamID, life, from uint64) []RecordBatch {
 	t := s.Lookup(id)
 	if t == nil {
 		return nil
 	}
 	defer t.Release()
-	if t.Life() != life {
+	if t.Generation() != life {
 		return nil
 	}
 	rs, _ := t.ReadAt(from, MaxBatchBytes, nil)
@@ -260,15 +260,15 @@ func (s *Tails) read(id StreamID, life, from uint64) []Range {
 	return rs
 }
 
-// join is the page that Ranges of the Tail make. It is laid out once for all who catch up
+// join is the page that RecordBatches of the TailBuffer make. It is laid out once for all who catch up
 // with a stream in memory: each would hold a copy for as long as it is written to.
-func (p *pages) join(id StreamID, info Info, rs []Range) Range {
+func (p *pages) join(id StreamID, info Info, rs []RecordBatch) RecordBatch {
 	if len(rs) == 1 {
 		return rs[0]
 	}
 	key, to := keyOf(id, &info, rs[0].From()), rs[len(rs)-1].To()
 	if c, ok := p.cache.GetIfPresent(key); ok && c.To() == to {
-		return c.Range
+		return c.RecordBatch
 	}
 	v, err, _ := p.flight.Do(key.flight("join", to), func() (r any, err error) {
 		defer p.recovered(&err)
@@ -279,12 +279,12 @@ func (p *pages) join(id StreamID, info Info, rs []Range) Range {
 	if err != nil {
 		return rs[0] // a shorter page
 	}
-	r, _ := v.(Range)
+	r, _ := v.(RecordBatch)
 	return r
 }
 
-// join lays several adjoining Ranges out as one.
-func join(rs []Range) Range {
+// join lays several adjoining RecordBatches out as one.
+func join(rs []RecordBatch) RecordBatch {
 	n, size := 0, 0
 	for _, r := range rs {
 		n, size = n+r.Len(), size+len(r.Payload())

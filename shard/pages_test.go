@@ -86,9 +86,9 @@ func TestPageOfWhoIsWrong(t *testing.T) {
 	}
 }
 
-func infoOf(t testing.TB, h *shard.Host) shard.Info {
+func infoOf(t testing.TB, h *shard.Manager) shard.Info {
 	t.Helper()
-	info, err := h.State(t.Context(), stream, 0)
+	info, err := h.Info(t.Context(), stream, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,8 +103,8 @@ func forgePart(t testing.TB, log shard.Log, at uint64, header []byte) {
 	}
 }
 
-// held is every message that a Tail holds.
-func held(tail *shard.Tail) (all []string) {
+// held is every message that a TailBuffer holds.
+func held(tail *shard.TailBuffer) (all []string) {
 	ranges, _ := tail.ReadAt(tail.Floor(), 64<<20, nil)
 	for _, r := range ranges {
 		for i := range r.Len() {
@@ -137,7 +137,7 @@ func TestPageEndsInsideAnAppend(t *testing.T) {
 		do(t, h, appendReq("text/plain", "later"), shard.CodeAppended)
 		for _, bound := range []uint64{2, 1000, 1001, 1500, 2500} {
 			info.Tail, info.LogTail = bound, bound
-			for name, n := range map[string]*shard.Host{"memory": h, "log": node(t, log)} {
+			for name, n := range map[string]*shard.Manager{"memory": h, "log": node(t, log)} {
 				got := 0
 				for p := uint64(1); p < bound; {
 					r, err := n.ReadPage(t.Context(), stream, info, p)
@@ -156,14 +156,14 @@ func TestPageEndsInsideAnAppend(t *testing.T) {
 }
 
 // A page out of memory is laid out once: a crowd that catches up shares it, whether it is
-// made of many small Ranges or ends with a checkpoint that lies above the visible tail.
+// made of many small RecordBatches or ends with a checkpoint that lies above the visible tail.
 func TestPagesInMemoryAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
 		do(t, h, create("text/plain", "one"), shard.CodeCreated)
 		above := 0
 		page := func() []byte {
-			info, err := h.State(t.Context(), stream, 0)
+			info, err := h.Info(t.Context(), stream, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -202,7 +202,7 @@ func TestPageVia(t *testing.T) {
 		for i := range 2500 {
 			info = do(t, owner, appendReq("text/plain", fmt.Sprint("m", i)), shard.CodeAppended).Info
 		}
-		page := func(from uint64) shard.Range {
+		page := func(from uint64) shard.RecordBatch {
 			t.Helper()
 			r, err := node(t, log).ReadPage(t.Context(), stream, info, from)
 			if err != nil {
@@ -212,7 +212,7 @@ func TestPageVia(t *testing.T) {
 		}
 		want, other := page(1000), errors.New("no answer")
 		for name, c := range map[string]struct {
-			gives shard.Range
+			gives shard.RecordBatch
 			err   error
 			reads int // of the log, and of who is asked, for the page twice
 			asks  int
@@ -221,13 +221,13 @@ func TestPageVia(t *testing.T) {
 			"an earlier one":  {page(1), nil, 1, 1},
 			"a later one":     {page(2000), nil, 1, 1},
 			"more than it":    {shard.Join(page(900), want), nil, 0, 1},
-			"nothing":         {shard.Range{}, other, 1, 1},
-			"that it is gone": {shard.Range{}, &shard.TrimmedError{First: 2000}, 0, 2},
-			"no such stream":  {shard.Range{}, shard.ErrNotFound, 0, 2},
+			"nothing":         {shard.RecordBatch{}, other, 1, 1},
+			"that it is gone": {shard.RecordBatch{}, &shard.TrimmedError{First: 2000}, 0, 2},
+			"no such stream":  {shard.RecordBatch{}, shard.ErrNotFound, 0, 2},
 		} {
 			h, asks, reads := node(t, log), 0, log.Ops().Reads
 			for range 2 {
-				got, err := h.ReadPageVia(t.Context(), stream, info, 1000, func(context.Context) (shard.Range, error) {
+				got, err := h.ReadPageVia(t.Context(), stream, info, 1000, func(context.Context) (shard.RecordBatch, error) {
 					asks++
 					return c.gives, c.err
 				})

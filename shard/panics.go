@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -11,11 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Panics takes panics that cost one reader, one call or one link, and not the process: it
-// counts them and logs their stacks. What panics in a method of a Shard, a Tail, a set of
-// Tails or a Host is none of those: a lock may be held, and what it guards half changed, so
+// PanicHandler takes panics that cost one reader, one call or one link, and not the process: it
+// counts them and logs their stacks. What panics in a method of a Stream, a TailBuffer, a set of
+// TailBuffers or a Manager is none of those: a lock may be held, and what it guards half changed, so
 // that ends the process. Reading a page of history holds no lock.
-type Panics struct {
+type PanicHandler struct {
 	log *slog.Logger
 	n   *prometheus.CounterVec
 }
@@ -23,12 +24,12 @@ type Panics struct {
 // ErrPanic is what a call ends with that panicked.
 var ErrPanic = errors.New("internal error")
 
-// NewPanics returns a Panics. All of one registry share a counter. log and reg may be nil.
-func NewPanics(log *slog.Logger, reg prometheus.Registerer) *Panics {
+// NewPanicHandler returns a Panics. All of one registry share a counter. log and reg may be nil.
+func NewPanicHandler(log *slog.Logger, reg prometheus.Registerer) *PanicHandler {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	p := &Panics{log: log, n: prometheus.NewCounterVec(prometheus.CounterOpts{
+	p := &PanicHandler{log: log, n: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fantail_panics_total", Help: "Panics that cost one reader, call or link, by where they were caught.",
 	}, []string{"where"})}
 	if reg == nil {
@@ -44,10 +45,10 @@ func NewPanics(log *slog.Logger, reg prometheus.Registerer) *Panics {
 	return p
 }
 
-// Caught takes what recover returned, which is not nil, in the deferred function that
+// Handle takes what recover returned, which is not nil, in the deferred function that
 // called it. where is one of few words: it labels the metric. The error is ErrPanic. A nil
 // Panics catches nothing.
-func (p *Panics) Caught(where string, v any) error {
+func (p *PanicHandler) Handle(where string, v any) error {
 	if p == nil {
 		panic(v)
 	}
@@ -60,8 +61,11 @@ func (p *Panics) Caught(where string, v any) error {
 	return fmt.Errorf("%w: %s", ErrPanic, where)
 }
 
-// lockers are the receivers whose methods hold locks over what they change.
-var lockers = []string{"shard.(*Shard).", "shard.(*Tail).", "shard.(*Tails).", "shard.(*Host)."}
+// lockers lists the receivers whose methods hold locks over what they change, as the names
+// of functions begin in a stack.
+var lockers = []string{methodsOf[Stream](), methodsOf[TailBuffer](), methodsOf[TailBuffers](), methodsOf[Manager]()}
+
+func methodsOf[T any]() string { return "shard.(*" + reflect.TypeFor[T]().Name() + ")." }
 
 // underLock reports whether a method of a locker is on the stack.
 func underLock() bool {
@@ -71,7 +75,7 @@ func underLock() bool {
 		f, more := frames.Next()
 		name := f.Function[strings.LastIndexByte(f.Function, '/')+1:]
 		for _, l := range lockers {
-			if strings.HasPrefix(name, l) && !strings.HasPrefix(name, "shard.(*Host).ReadPage") {
+			if strings.HasPrefix(name, l) && !strings.HasPrefix(name, methodsOf[Manager]()+"ReadPage") {
 				return true
 			}
 		}

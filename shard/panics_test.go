@@ -17,7 +17,7 @@ import (
 // A panic while a page is read costs those who wait for the page, and is counted.
 func TestPanicInAPage(t *testing.T) {
 	log, reg := newHooked(), prometheus.NewRegistry()
-	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{Metrics: reg})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{Metrics: reg})
 	defer h.Close()
 	do(t, h, create("text/plain"), shard.CodeCreated)
 	out := do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
@@ -38,22 +38,22 @@ fantail_panics_total{where="page"} 1
 	if r, err := h.ReadPage(t.Context(), stream, out.Info, out.Info.Start); err != nil || r.Len() != 1 {
 		t.Errorf("%v: %d messages once it is mended", err, r.Len())
 	}
-	_ = shard.NewPanics(nil, reg) // a second one of the same registry
+	_ = shard.NewPanicHandler(nil, reg) // a second one of the same registry
 }
 
 // Who asks for a page where none can be gets an error.
 func TestNoPageThere(t *testing.T) {
 	log := newHooked()
-	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 	defer h.Close()
 	do(t, h, create("text/plain"), shard.CodeCreated)
 	out := do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
 	for _, info := range []shard.Info{
-		{Exists: true, Life: 2},
-		{Exists: true, Life: out.Info.Life},
-		{Exists: true, Life: 2, Start: 5, Tail: 1},
+		{Exists: true, Generation: 2},
+		{Exists: true, Generation: out.Info.Generation},
+		{Exists: true, Generation: 2, Start: 5, Tail: 1},
 		{},
-		{Exists: true, Life: 2, Start: 1 << 63, Tail: 1 << 62, LogTail: 1},
+		{Exists: true, Generation: 2, Start: 1 << 63, Tail: 1 << 62, LogTail: 1},
 	} {
 		for _, from := range []uint64{0, 1, 7, 1 << 62, ^uint64(0)} {
 			if r, err := h.ReadPage(t.Context(), stream, info, from); err == nil && (r.IsZero() || r.To() <= from) {
@@ -67,20 +67,20 @@ func TestNoPageThere(t *testing.T) {
 func TestPanicUnderALockEndsTheProcess(t *testing.T) {
 	if os.Getenv("TEST_PANIC") != "" {
 		log := newHooked()
-		h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+		h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 		log.set(hooks{read: func() error { panic("boom") }})
 		defer func() {
 			if v := recover(); v != nil {
-				_ = shard.NewPanics(nil, nil).Caught("test", v)
+				_ = shard.NewPanicHandler(nil, nil).Handle("test", v)
 			}
 		}()
-		_, _ = h.State(context.Background(), stream, 0)
+		_, _ = h.Info(context.Background(), stream, 0)
 		return
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPanicUnderALockEndsTheProcess$")
 	cmd.Env = append(os.Environ(), "TEST_PANIC=1")
 	out, err := cmd.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "panic: boom") || !strings.Contains(string(out), "(*Shard)") {
+	if err == nil || !strings.Contains(string(out), "panic: boom") || !strings.Contains(string(out), "(*Stream)") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }

@@ -3,8 +3,8 @@ package shard
 import "context"
 
 // Prober is a Log that knows where in storage the fleet keeps its record, and in what
-// words an operator is told of it. A Host asks there, with the node's own settings,
-// whether storage lets it do what it has to do (Host.Stand).
+// words an operator is told of it. A Manager asks there, with the node's own settings,
+// whether storage lets it do what it has to do (Manager.WatchStanding).
 type Prober interface {
 	Log
 	// Sites lists the basins that the settings name, in order of their names. The Log's
@@ -26,9 +26,9 @@ type Site struct {
 	Log StreamID
 	// Basin is the basin's name.
 	Basin string
-	// Loose: no setting fixes the basin (a template). It holds no record and may be
+	// Templated: no setting fixes the basin (a template). It holds no record and may be
 	// missing; all it tells is whether storage answers, and knows the token.
-	Loose bool
+	Templated bool
 }
 
 // impossible is a position that no log reaches.

@@ -27,7 +27,7 @@ func TestProducersSurviveOwners(t *testing.T) {
 		first := node(t, log)
 		do(t, first, create("text/plain"), shard.CodeCreated)
 		const producers = 40
-		owners := []*shard.Host{first, node(t, log), first, node(t, log)}
+		owners := []*shard.Manager{first, node(t, log), first, node(t, log)}
 		for turn, owner := range owners {
 			first.Drop(stream) // what it knew is gone
 			for p := range producers {
@@ -136,7 +136,7 @@ func TestTenThousandProducers(t *testing.T) {
 		if used := heap() - before; used > 24<<20 {
 			t.Errorf("%d MB for %d producers and their messages", used>>20, producers)
 		}
-		for name, owner := range map[string]*shard.Host{"the owner": h, "an heir": node(t, log)} {
+		for name, owner := range map[string]*shard.Manager{"the owner": h, "an heir": node(t, log)} {
 			known := 0
 			for p := range producers {
 				out, err := owner.Do(t.Context(), by(id(p), 0, 2)) // a gap, and says what is due

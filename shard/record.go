@@ -76,9 +76,9 @@ type Entry struct {
 	known *Header // what Header says, for who wrote it
 }
 
-// Metered is the entry's size as S2 counts it: 8 bytes, 2 per header, header
+// MeteredSize is the entry's size as S2 counts it: 8 bytes, 2 per header, header
 // names and values, body.
-func (e Entry) Metered() int {
+func (e Entry) MeteredSize() int {
 	switch {
 	case e.Trim:
 		return 8 + 2 + len("trim") + 8
@@ -114,7 +114,7 @@ type Record struct {
 func (e Entry) record(pos, time uint64) Record {
 	return Record{
 		Pos: pos, Time: time, Header: e.Header, Body: e.Body,
-		Command: e.Trim, TrimTo: e.TrimTo, Size: e.Metered(), known: e.known,
+		Command: e.Trim, TrimTo: e.TrimTo, Size: e.MeteredSize(), known: e.known,
 	}
 }
 

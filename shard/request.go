@@ -16,12 +16,12 @@ const (
 
 	// What the owners of forks and of their sources ask of each other, and of
 	// themselves: about the reference Request.Ref.
-	OpHold    Op = 4 // of the source: keep your records for a fork
-	OpRelease Op = 5 // of the source: that fork needs them no more
-	OpSettled Op = 6 // of the fork's own log: the reference was given back
-	OpVoid    Op = 7 // of the fork: is it you that has the reference?
+	OpHold        Op = 4 // of the source: keep your records for a fork
+	OpRelease     Op = 5 // of the source: that fork needs them no more
+	OpReleaseDone Op = 6 // of the fork's own log: the reference was given back
+	OpCancelFork  Op = 7 // of the fork: is it you that has the reference?
 
-	LastOp = OpVoid
+	LastOp = OpCancelFork
 )
 
 // Request is one write, as the edge understood it. It is immutable once given
@@ -35,22 +35,22 @@ type Request struct {
 	// Repeat is true if this request was given to some node before and its
 	// outcome is not known here.
 	Repeat bool
-	// Born is when ID was minted, by the monotonic clock of this process: nodes tell each
+	// MintedAt is when ID was minted, by the monotonic clock of this process: nodes tell each
 	// other how long ago that was. It only serves to tell whether the window of remembered
 	// ids still reaches back to the first try. Minted is the same in milliseconds since 1970
 	// by the minting node's clock, for nodes of an earlier release.
-	Born   time.Time
-	Minted uint64
+	MintedAt     time.Time
+	MintedMillis uint64
 
 	// Type is the content type as given; empty: none given.
 	Type string
 	// Messages are the messages to append, in order; none may be empty. At most
 	// MaxMessages, together at most MaxBody bytes.
 	Messages Messages
-	// Bad says why the body cannot be accepted (invalid JSON, an empty array). It
+	// BodyError says why the body cannot be accepted (invalid JSON, an empty array). It
 	// is a field and no early error because the protocol puts other refusals
 	// before this one.
-	Bad string
+	BodyError string
 	// Close closes the stream with (or, without messages, after) this append. On
 	// OpCreate the stream is created closed.
 	Close bool
@@ -68,19 +68,19 @@ type Request struct {
 	// none), and Source what is known of that one.
 	Fork   *Fork
 	Source *Source
-	// Held is when that was held, in ms by the clock of the stream's owner, who sets it anew
+	// HeldAt is when that was held, in ms by the clock of the stream's owner, who sets it anew
 	// for each decision by how long ago it was.
-	Held uint64
+	HeldAt uint64
 
 	// Ref is what OpHold and the others are about; Name is the fork that
 	// holds (OpHold, OpRelease), Life the life of the source that it knows (OpHold).
-	Ref  AppendID
-	Name StreamID
-	Life uint64
+	Ref        AppendID
+	Name       StreamID
+	Generation uint64
 }
 
-// Waiting bounds from above what the request holds in memory while it waits.
-func (r *Request) Waiting() int {
+// WaitingCost bounds from above what the request holds in memory while it waits.
+func (r *Request) WaitingCost() int {
 	return waitingRequest + r.Messages.Bytes() + r.Messages.Len()*waitingMessage
 }
 
@@ -90,10 +90,10 @@ func (r *Request) grows() bool { return r.Op == OpCreate || r.Op == OpAppend || 
 // Cost bounds from above what carrying the request out holds in memory, at the node that does and
 // at one that has it done, until it is answered: its messages, what a batch of them is in records
 // on its way to storage, and, where there are several, what of them waits for the last one.
-func (r *Request) Cost() int { return Cost(r.Messages.Bytes(), r.Messages.Len()) }
+func (r *Request) Cost() int { return RequestCost(r.Messages.Bytes(), r.Messages.Len()) }
 
-// Cost is Request.Cost for n messages of size bytes together.
-func Cost(size, n int) int {
+// RequestCost is Request.Cost for n messages of size bytes together.
+func RequestCost(size, n int) int {
 	c := requestCost + size + n*waitingMessage + batchCopies*min(size, MaxBatchBytes) + min(n, MaxBatchRecords)*recordCost
 	if n > MaxBatchRecords {
 		c += n * heldCost
@@ -139,15 +139,15 @@ const (
 	CodeSeqGap        Code = 28 // producer seq ahead: Outcome.Expected, Received
 	CodeSeqOrder      Code = 29 // Stream-Seq not above the last one
 	CodeBadBody       Code = 30 // Request.Bad: Outcome.Why
-	CodeNothing       Code = 31 // neither messages nor close
+	CodeEmptyAppend   Code = 31 // neither messages nor close
 	CodeForeignJSON   Code = 32 // OpCreate as JSON over records that are not all JSON
-	CodeNameHeld      Code = 33 // OpCreate: CodeGone, and so its name is taken
+	CodeNameTaken     Code = 33 // OpCreate: CodeGone, and so its name is taken
 
 	// Of a fork's source.
 	CodeSourceMissing Code = 34 // no such stream
 	CodeSourceGone    Code = 35 // deleted, though forks of it live
 	CodeSourceType    Code = 36 // another content type
-	CodeForkPlace     Code = 37 // the fork's offset or sub-offset is not in it
+	CodeForkOffset    Code = 37 // the fork's offset or sub-offset is not in it
 	CodeForkLimit     Code = 38 // too many forks, or too long a chain of them
 	CodeSourceChanged Code = 39 // another life than Request.Life: look again
 	codeUnheld        Code = 40 // create: the source is to be held first; never told
@@ -181,9 +181,9 @@ type Info struct {
 	Exists bool
 	// Gone: the stream was deleted or has expired, but forks of it live.
 	Gone bool
-	// Life is the stream's incarnation: 1,000 times the milliseconds since 1970 at its
+	// Generation is the stream's incarnation: 1,000 times the milliseconds since 1970 at its
 	// create, or higher; 0 for a log that only others wrote to. Offsets carry it.
-	Life uint64
+	Generation uint64
 	// Chain is the past that this life inherited; see Ancestor.
 	Chain []Ancestor
 	// Start is the first position that may hold a message of this life.
@@ -194,9 +194,9 @@ type Info struct {
 	// LogTail is where the next record will stand, at least Tail. An offset above
 	// it cannot be valid.
 	LogTail uint64
-	// Cut: the log's beginning was taken away by somebody else, and with it what lives there
+	// Truncated: the log's beginning was taken away by somebody else, and with it what lives there
 	// were: an offset of a life that is not known was one of them.
-	Cut bool
+	Truncated bool
 	// Closed: no message will follow; Tail is final.
 	Closed bool
 

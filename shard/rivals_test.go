@@ -59,7 +59,7 @@ const (
 func rivals(t *testing.T, req func(w, i int) *shard.Request, check func(*testing.T, []string)) {
 	log := logtest.NewMemory(rand.Uint64())
 	log.Latency = 40 * time.Millisecond // S2 Express
-	hosts := []*shard.Host{node(t, log), node(t, log)}
+	hosts := []*shard.Manager{node(t, log), node(t, log)}
 	do(t, hosts[0], create("text/plain"), shard.CodeCreated)
 	log.SetOdds(faults)
 	var wg sync.WaitGroup
@@ -88,7 +88,7 @@ func rivals(t *testing.T, req func(w, i int) *shard.Request, check func(*testing
 }
 
 // insist gives the request to random owners until one has a verdict.
-func insist(t *testing.T, hosts []*shard.Host, r *shard.Request) {
+func insist(t *testing.T, hosts []*shard.Manager, r *shard.Request) {
 	for try := 0; ; try++ {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+rand.N(4000))*time.Millisecond)
 		out, err := hosts[rand.N(len(hosts))].Do(ctx, r)
@@ -126,11 +126,11 @@ func TestSessionIsLate(t *testing.T) {
 		defer release()
 		advance(time.Second)
 		tail := do(t, a, appendReq("text/plain", "m"), shard.CodeAppended).Info.Tail
-		info, err := b.State(t.Context(), stream, 0)
+		info, err := b.Info(t.Context(), stream, 0)
 		if err != nil || info.Tail == tail {
 			t.Fatalf("the session is not late: %+v, %v", info, err)
 		}
-		if info, err = b.State(t.Context(), stream, shard.AskSure); err != nil || info.Tail != tail {
+		if info, err = b.Info(t.Context(), stream, shard.InfoRequireFresh); err != nil || info.Tail != tail {
 			t.Errorf("%+v, %v; the tail is %d", info, err, tail)
 		}
 	})

@@ -11,7 +11,7 @@ import (
 )
 
 // do gives a caller's request to the sequencer and waits for the verdict.
-func (s *Shard) do(ctx context.Context, c *call) (Outcome, error) {
+func (s *Stream) do(ctx context.Context, c *call) (Outcome, error) {
 	if err := s.ready(ctx); err != nil {
 		return Outcome{}, err
 	}
@@ -43,7 +43,7 @@ func (s *Shard) do(ctx context.Context, c *call) (Outcome, error) {
 
 // enqueue lets the caller wait for the next batch; lead: none is in flight, and
 // the caller has to carry it out. Full: refuse.
-func (s *Shard) enqueue(c *call) (lead bool, err error) {
+func (s *Stream) enqueue(c *call) (lead bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cfg := &s.host.cfg
@@ -68,7 +68,7 @@ func (s *Shard) enqueue(c *call) (lead bool, err error) {
 // to wake another one would cost a tenth of an append that is alone. It does so
 // once and within the caller's ctx. Whatever is not settled by that, and whoever
 // waits by then, is left to a flight.
-func (s *Shard) lead(ctx context.Context) {
+func (s *Stream) lead(ctx context.Context) {
 	defer fatal()
 	b, more := s.next()
 	if !more {
@@ -105,7 +105,7 @@ func (s *Shard) lead(ctx context.Context) {
 }
 
 // land ends a flight, under mu.
-func (s *Shard) land() {
+func (s *Stream) land() {
 	s.queue, s.queueBytes, s.flying = emptied(s.queue), 0, false
 	s.idle.Broadcast()
 }
@@ -121,7 +121,7 @@ func fatal() {
 
 // fly carries batches out, one at a time, until nobody waits; first the one that
 // its leader could not settle, if any.
-func (s *Shard) fly(ctx context.Context, b *batch) {
+func (s *Stream) fly(ctx context.Context, b *batch) {
 	for more := true; more; {
 		if b != nil {
 			s.settle(ctx, b)
@@ -141,7 +141,7 @@ func (s *Shard) fly(ctx context.Context, b *batch) {
 }
 
 // settle carries a batch out and answers its callers, or puts them back.
-func (s *Shard) settle(ctx context.Context, b *batch) {
+func (s *Stream) settle(ctx context.Context, b *batch) {
 	err := s.carryOut(ctx, b)
 	var lost *TailError
 	if errors.As(err, &lost) {
@@ -153,7 +153,7 @@ func (s *Shard) settle(ctx context.Context, b *batch) {
 
 // next composes a batch from those who wait; false: nobody does, and fly ends.
 // Without a batch the log has to be opened first.
-func (s *Shard) next() (*batch, bool) {
+func (s *Stream) next() (*batch, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	waiting := s.queue[:0]
@@ -186,7 +186,7 @@ func (s *Shard) next() (*batch, bool) {
 }
 
 // date says when a call's request was made, by the clocks that it is decided by, under mu.
-func (s *Shard) date(c *call, at moment) {
+func (s *Stream) date(c *call, at moment) {
 	if c.req == nil {
 		return
 	}
@@ -194,14 +194,14 @@ func (s *Shard) date(c *call, at moment) {
 		c.minted = s.mintedAt(c.req)
 	}
 	if !c.held.IsZero() {
-		c.req.Held = at.wall - min(at.wall, uint64(time.Since(c.held).Milliseconds()))
+		c.req.HeldAt = at.wall - min(at.wall, uint64(time.Since(c.held).Milliseconds()))
 	}
 }
 
 // errTime: storage has to be asked for the time before the caller waits.
 var errTime = errors.New("the stream's time may be over")
 
-func (s *Shard) refuseAll(err error) {
+func (s *Stream) refuseAll(err error) {
 	s.mu.Lock()
 	queue := s.queue
 	s.queue, s.queueBytes = nil, 0
@@ -243,7 +243,7 @@ func (b *batch) verdict(err error) error {
 // same batch again: acknowledged, it is written and no earlier copy can land any
 // more; refused (*TailError), reading back tells. Where storage is down, another node
 // may settle it sooner.
-func (s *Shard) carryOut(ctx context.Context, b *batch) error {
+func (s *Stream) carryOut(ctx context.Context, b *batch) error {
 	if b.done() {
 		return s.confirm(ctx, b)
 	}
@@ -266,7 +266,7 @@ func (s *Shard) carryOut(ctx context.Context, b *batch) error {
 		case errors.Is(b.err, ErrNoLog) && !b.unknown:
 			s.reset(b.on, 0)
 			return &TailError{0}
-		case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrDeclined):
+		case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrNeedsLaterRelease):
 			return b.verdict(b.err)
 		case ctx.Err() != nil, s.host.log.isDown() && (!b.unknown || !s.host.alone()), s.host.cfg.Now().Sub(began) > patience:
 			return b.verdict(errors.Join(ErrStoreDown, b.err))
@@ -289,7 +289,7 @@ const settleTimeout = 15 * time.Second
 const busyTimeout = 3 * time.Second
 
 // send appends what is left of the batch, each part once, and folds it.
-func (s *Shard) send(ctx context.Context, b *batch) error {
+func (s *Stream) send(ctx context.Context, b *batch) error {
 	for len(b.entries) > 0 {
 		part, sent := b.entries, s.host.cfg.Now()
 		attempt := &lazyTimeout{parent: ctx, d: s.host.cfg.AppendTimeout}
@@ -319,7 +319,7 @@ func (s *Shard) send(ctx context.Context, b *batch) error {
 
 // layNext lays out what follows the parts of b that are written, if anything does. *TailError:
 // something else does.
-func (s *Shard) layNext(b *batch) error {
+func (s *Stream) layNext(b *batch) error {
 	if b.rest == nil {
 		return nil
 	}
@@ -335,7 +335,7 @@ func (s *Shard) layNext(b *batch) error {
 // confirm makes sure that refusals rest on the log as it is, by a tail check sent
 // after the callers arrived: a batch without records proved nothing, and a
 // rival owner may just have written what makes the refusal wrong.
-func (s *Shard) confirm(ctx context.Context, b *batch) error {
+func (s *Stream) confirm(ctx context.Context, b *batch) error {
 	if b.settled {
 		return nil
 	}
@@ -358,14 +358,14 @@ func (s *Shard) confirm(ctx context.Context, b *batch) error {
 
 // needsLog: the log does not exist, or it is somebody else's and b makes a stream of it, which
 // is to be kept for ever. To append to it is no reason to set its configuration.
-func (s *Shard) needsLog(b *batch) bool {
+func (s *Stream) needsLog(b *batch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.noLog || s.state.life == 0 && !s.state.ended && b.creates()
 }
 
 // makeLog makes the log exist as b needs it.
-func (s *Shard) makeLog(ctx context.Context, b *batch) error {
+func (s *Stream) makeLog(ctx context.Context, b *batch) error {
 	if !s.needsLog(b) {
 		return nil
 	}
@@ -382,7 +382,7 @@ func (s *Shard) makeLog(ctx context.Context, b *batch) error {
 }
 
 // acked folds what was written of b: ack is the answer to an append sent at sent.
-func (s *Shard) acked(b *batch, entries []Entry, ack Ack, sent time.Time) error {
+func (s *Stream) acked(b *batch, entries []Entry, ack Ack, sent time.Time) error {
 	recs := make([]Record, len(entries))
 	for i, e := range entries {
 		t := ack.StartTime
@@ -402,7 +402,7 @@ func (s *Shard) acked(b *batch, entries []Entry, ack Ack, sent time.Time) error 
 }
 
 // knownAt notes that the fold has everything that the log held at t.
-func (s *Shard) knownAt(on *State, t time.Time) {
+func (s *Stream) knownAt(on *State, t time.Time) {
 	s.mu.Lock()
 	if s.state == on && t.After(s.synced) {
 		s.synced = t
@@ -420,7 +420,7 @@ const (
 // afterLoss reads what somebody else wrote, up to tail at least. It answers the
 // callers whose append is there after all and puts the others, whose is
 // certainly not, back at the head of the queue, to be decided again.
-func (s *Shard) afterLoss(ctx context.Context, b *batch, tail uint64) {
+func (s *Stream) afterLoss(ctx context.Context, b *batch, tail uint64) {
 	if err := s.readBack(ctx, b, tail); err != nil {
 		b.answer(b.verdict(err))
 		return
@@ -455,7 +455,7 @@ func (s *Shard) afterLoss(ctx context.Context, b *batch, tail uint64) {
 
 // readBack is resync, tried again for a while: on it rests what the callers of a
 // batch hear whose outcome is unknown.
-func (s *Shard) readBack(ctx context.Context, b *batch, tail uint64) error {
+func (s *Stream) readBack(ctx context.Context, b *batch, tail uint64) error {
 	deadline := s.host.cfg.Now().Add(settleTimeout)
 	for try := 0; ; try++ {
 		err := s.resync(ctx, b.on, b.at, tail)
@@ -468,7 +468,7 @@ func (s *Shard) readBack(ctx context.Context, b *batch, tail uint64) error {
 
 // recall is what the fold knows of a caller's append after the batch b was lost;
 // false: it was certainly not written, and may be decided again.
-func (s *Shard) recall(b *batch, c *call) (verdict, bool) {
+func (s *Stream) recall(b *batch, c *call) (verdict, bool) {
 	if c.req == nil {
 		return verdict{}, false
 	}
@@ -484,7 +484,7 @@ func (s *Shard) recall(b *batch, c *call) (verdict, bool) {
 // resync brings the fold on up to tail, the answer to a call made when it ended
 // at before. A tail below that means that the log is another one: everything is
 // forgotten and read again.
-func (s *Shard) resync(ctx context.Context, on *State, before, tail uint64) error {
+func (s *Stream) resync(ctx context.Context, on *State, before, tail uint64) error {
 	s.mu.Lock()
 	same := s.opened && s.state == on
 	s.mu.Unlock()

@@ -12,7 +12,7 @@ type session struct {
 	opened time.Time
 	cancel context.CancelFunc
 	linger *time.Timer // closes it at the end of a minute already paid for
-	live   bool        // guarded by Shard.mu: connected and caught up
+	live   bool        // guarded by Stream.mu: connected and caught up
 }
 
 const (
@@ -36,15 +36,15 @@ const (
 func touchAhead(ttl uint64) uint64 { return max(ttl*1000/4, touchFloor) }
 
 // follow counts one more follower and has a session open, until unfollow.
-func (s *Shard) follow() {
+func (s *Stream) follow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.followers++
 	s.openSession()
 }
 
-// unfollow gives back what Host.Follow took.
-func (s *Shard) unfollow(t *Tail) {
+// unfollow gives back what Manager.Follow took.
+func (s *Stream) unfollow(t *TailBuffer) {
 	s.mu.Lock()
 	s.followers--
 	s.used = s.host.cfg.Now()
@@ -58,7 +58,7 @@ func (s *Shard) unfollow(t *Tail) {
 }
 
 // openSession starts the session if none is open.
-func (s *Shard) openSession() {
+func (s *Stream) openSession() {
 	if s.session != nil && s.session.linger != nil {
 		s.session.linger.Stop()
 		s.session.linger = nil
@@ -84,7 +84,7 @@ func (s *Shard) openSession() {
 }
 
 // lingerLocked lets the session live to the end of the minute already paid for.
-func (s *Shard) lingerLocked() {
+func (s *Stream) lingerLocked() {
 	ss := s.session
 	if ss == nil || ss.linger != nil {
 		return
@@ -99,7 +99,7 @@ func (s *Shard) lingerLocked() {
 	})
 }
 
-func (s *Shard) closeSession() {
+func (s *Stream) closeSession() {
 	ss := s.session
 	if ss == nil {
 		return
@@ -114,10 +114,10 @@ func (s *Shard) closeSession() {
 }
 
 // runSession feeds the shard until its session is closed.
-func (s *Shard) runSession(ctx context.Context, ss *session) {
+func (s *Stream) runSession(ctx context.Context, ss *session) {
 	for try := 0; ctx.Err() == nil; try++ {
 		if err := s.ready(patiently(ctx)); err != nil {
-			if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrDeclined) {
+			if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrNeedsLaterRelease) {
 				return
 			}
 			pause(ctx, try, 100*time.Millisecond, 10*time.Second)
@@ -151,7 +151,7 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 			s.reset(on, lost.Tail)
 		case errors.Is(err, ErrNoLog):
 			s.reset(on, 0)
-		case errors.Is(err, ErrDeclined): // ready says so, too
+		case errors.Is(err, ErrNeedsLaterRelease): // ready says so, too
 		default:
 			s.host.cfg.Logger.Warn("read session failed", "stream", s.id, "err", err)
 		}
@@ -163,7 +163,7 @@ func (s *Shard) runSession(ctx context.Context, ss *session) {
 }
 
 // feed follows the log from the fold on; in exclusive mode it only guards.
-func (s *Shard) feed(ctx context.Context, ss *session, on *State) error {
+func (s *Stream) feed(ctx context.Context, ss *session, on *State) error {
 	if s.host.cfg.Mode == ModeExclusive {
 		return s.guard(ctx, on)
 	}
@@ -182,14 +182,14 @@ func (s *Shard) feed(ctx context.Context, ss *session, on *State) error {
 }
 
 // nextOf is where the next record of a fold will stand.
-func (s *Shard) nextOf(on *State) uint64 {
+func (s *Stream) nextOf(on *State) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return on.Next
 }
 
 // guard checks in exclusive mode that really nobody else writes.
-func (s *Shard) guard(ctx context.Context, on *State) error {
+func (s *Stream) guard(ctx context.Context, on *State) error {
 	tick := time.NewTicker(guardEvery)
 	defer tick.Stop()
 	for {
@@ -212,14 +212,14 @@ func (s *Shard) guard(ctx context.Context, on *State) error {
 	}
 }
 
-func (s *Shard) askTail(ctx context.Context) (uint64, error) {
+func (s *Stream) askTail(ctx context.Context) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
 	defer cancel()
 	return s.host.log.Tail(ctx, s.id)
 }
 
 // freshLocked reports whether the fold may answer for the log's tail.
-func (s *Shard) freshLocked() bool {
+func (s *Stream) freshLocked() bool {
 	if s.host.cfg.Mode == ModeExclusive || s.session != nil && s.session.live {
 		return true
 	}
@@ -230,7 +230,7 @@ func (s *Shard) freshLocked() bool {
 // held when the caller came. Callers share one tail check; one that finds a check
 // under way that was sent before it came looks again afterwards. sure: only a check will
 // do.
-func (s *Shard) fresh(ctx context.Context, sure bool) error {
+func (s *Stream) fresh(ctx context.Context, sure bool) error {
 	came := s.host.cfg.Now()
 	for {
 		if err := s.lockReady(ctx); err != nil {
@@ -270,7 +270,7 @@ func (s *Shard) fresh(ctx context.Context, sure bool) error {
 
 // countCheck makes a stream that is asked for often count as followed for a
 // minute: a session is cheaper than its checks.
-func (s *Shard) countCheck() {
+func (s *Stream) countCheck() {
 	now := s.host.cfg.Now()
 	if now.Sub(s.askedAt) > time.Minute {
 		s.asked, s.askedAt = 0, now
@@ -282,7 +282,7 @@ func (s *Shard) countCheck() {
 }
 
 // checkTail is one shared tail check.
-func (s *Shard) checkTail(ctx context.Context, a *attempt) {
+func (s *Stream) checkTail(ctx context.Context, a *attempt) {
 	if a.err = s.paceAbsent(ctx); a.err == nil {
 		a.sent = s.host.cfg.Now()
 		a.err = s.sync(ctx)
@@ -294,7 +294,7 @@ func (s *Shard) checkTail(ctx context.Context, a *attempt) {
 }
 
 // sync brings the fold up to the log's tail as of now.
-func (s *Shard) sync(ctx context.Context) error {
+func (s *Stream) sync(ctx context.Context) error {
 	if err := s.lockReady(ctx); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // stander asks storage how this node stands with it, again and again, and keeps the fleet's
-// record. One goroutine of the Host's does.
+// record. One goroutine of the Manager's does.
 //
 // A round costs, for each site, a read of one record, a check of the tail, and two appends that
 // are refused; when the tail has moved, one more read; every five minutes one call that makes a
@@ -53,10 +53,10 @@ const (
 	recordWithin = MaxBatchRecords
 )
 
-// Stand has the Host ask storage for as long as it lives, if its Log is a Prober: at once, every
+// WatchStanding has the Manager ask storage for as long as it lives, if its Log is a Prober: at once, every
 // ten seconds, and every second while something is wrong. role is asked before each round; told
 // hears each Standing that differs from the one before, from one goroutine. Call it once.
-func (h *Host) Stand(role func() Role, told func(Standing)) {
+func (h *Manager) WatchStanding(role func() Role, told func(Standing)) {
 	in, ok := h.log.Log.(Prober)
 	if !ok || len(in.Sites()) == 0 {
 		return
@@ -68,30 +68,30 @@ func (h *Host) Stand(role func() Role, told func(Standing)) {
 	for _, site := range in.Sites() {
 		s.plots = append(s.plots, &plot{Site: site})
 	}
-	s.newest.Store(&Standing{Asked: true, Since: s.now(), Where: in.Describe(s.plots[0].Site)})
+	s.newest.Store(&Standing{HasSites: true, Since: s.now(), Where: in.Describe(s.plots[0].Site)})
 	h.stander.Store(s)
-	if s.plots[0].Loose {
+	if s.plots[0].Templated {
 		h.cfg.Logger.Warn("no basin is checked: a template names one for each project", "mapping", in.Mapping())
 	}
 	h.spawn(s.run)
 }
 
-// Probes reports whether Stand has anything to ask.
-func (h *Host) Probes() bool {
+// CanProbe reports whether Stand has anything to ask.
+func (h *Manager) CanProbe() bool {
 	in, ok := h.log.Log.(Prober)
 	return ok && len(in.Sites()) > 0
 }
 
 // Standing is the newest one.
-func (h *Host) Standing() Standing {
+func (h *Manager) Standing() Standing {
 	if s := h.stander.Load(); s != nil {
 		return *s.newest.Load()
 	}
 	return Standing{}
 }
 
-// Restand has storage asked now: the node's role has changed.
-func (h *Host) Restand() {
+// ProbeNow has storage asked now: the node's role has changed.
+func (h *Manager) ProbeNow() {
 	if s := h.stander.Load(); s != nil {
 		select {
 		case s.look <- struct{}{}:
@@ -100,8 +100,8 @@ func (h *Host) Restand() {
 	}
 }
 
-// Lone is the Role of a node without others.
-func Lone() Role { return Role{Owns: true, Founds: true, Rules: true, Level: FormatLevel} }
+// LoneRole is the Role of a node without others.
+func LoneRole() Role { return Role{Owns: true, MayCreate: true, SoleOwner: true, Level: FormatLevel} }
 
 func (s *stander) run(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -127,7 +127,7 @@ func (s *stander) run(ctx context.Context) {
 func (s *stander) round(ctx context.Context) (well bool) {
 	role := s.role()
 	old := *s.newest.Load()
-	all := !old.Passed || old.Record != "" || old.Refused != ""
+	all := !old.Passed || old.RecordProblem != "" || old.Refused != ""
 	asked := s.turn(all)
 	s.ask(ctx, asked, role)
 	if ctx.Err() != nil {
@@ -139,7 +139,7 @@ func (s *stander) round(ctx context.Context) (well bool) {
 		s.newest.Store(&st)
 		s.told(st)
 	}
-	return st.Passed && st.Refused == "" && st.Silent == "" && st.Record == ""
+	return st.Passed && st.Refused == "" && st.Silent == "" && st.RecordProblem == ""
 }
 
 // turn is the sites of this round.
@@ -174,10 +174,10 @@ func (s *stander) askAt(ctx context.Context, p *plot, role Role) {
 	ctx, cancel := context.WithTimeout(ctx, standTimeout)
 	defer cancel()
 	s.log.asking(p.Log)
-	if p.Loose {
+	if p.Templated {
 		_, err := s.log.Log.Tail(ctx, p.Log)
 		s.log.heard(err)
-		if errors.Is(err, ErrNoLog) || errors.Is(err, ErrLogDenied) && !errors.Is(err, ErrNoIdentity) {
+		if errors.Is(err, ErrNoLog) || errors.Is(err, ErrLogDenied) && !errors.Is(err, ErrLogUnauthenticated) {
 			err = nil
 		}
 		p.err = err
@@ -185,7 +185,7 @@ func (s *stander) askAt(ctx context.Context, p *plot, role Role) {
 	}
 	for range 3 { // who loses the first place to another reads what that one wrote
 		p.finding = s.read(ctx, p)
-		if p.err == nil && p.absent && role.Founds {
+		if p.err == nil && p.absent && role.MayCreate {
 			p.err = s.found(ctx, p, role)
 			if isTail(p.err) {
 				continue
@@ -276,7 +276,7 @@ func (s *stander) record(p *plot, last *fleetRecord) *fleetRecord {
 // reach of newcomers. What it says is advice: a failure is for the next round.
 func (s *stander) renew(ctx context.Context, p *plot, role Role) {
 	f := s.record(p, p.last)
-	other := f.mapping != p.last.mapping && role.Rules
+	other := f.mapping != p.last.mapping && role.SoleOwner
 	if !other {
 		f.text, f.mapping = p.last.text, p.last.mapping
 	}
@@ -300,7 +300,7 @@ func (s *stander) renew(ctx context.Context, p *plot, role Role) {
 
 // judge makes a Standing of what was found.
 func (s *stander) judge(old Standing, asked []*plot, role Role) Standing {
-	st := Standing{Asked: true, Since: old.Since, Passed: old.Passed, Where: old.Where, Fleet: old.Fleet, Level: old.Level}
+	st := Standing{HasSites: true, Since: old.Since, Passed: old.Passed, Where: old.Where, Fleet: old.Fleet, Level: old.Level}
 	var refused, silent []string
 	for _, p := range asked {
 		switch why := p.err; {
@@ -318,7 +318,7 @@ func (s *stander) judge(old Standing, asked []*plot, role Role) Standing {
 	}
 	st.Refused, st.Silent = oneLine(refused), oneLine(silent)
 	if st.Refused != "" || st.Silent != "" {
-		st.Record = old.Record
+		st.RecordProblem = old.RecordProblem
 		return st
 	}
 	st.Passed = true
@@ -336,8 +336,8 @@ func (s *stander) partly(refused []string) {
 
 // identify says whose the sites are.
 func (s *stander) identify(st *Standing, role Role) {
-	if s.plots[0].Loose { // the settings alone say which fleet it is
-		st.Record, st.Fleet = "", fleetHash(nil, nil, s.in.Mapping())
+	if s.plots[0].Templated { // the settings alone say which fleet it is
+		st.RecordProblem, st.Fleet = "", fleetHash(nil, nil, s.in.Mapping())
 		return
 	}
 	var wrong []string
@@ -360,7 +360,7 @@ func (s *stander) identify(st *Standing, role Role) {
 			st.Level = p.last.level
 		}
 	}
-	st.Record, st.Fleet = oneLine(wrong), 0
+	st.RecordProblem, st.Fleet = oneLine(wrong), 0
 	if !slices.ContainsFunc(s.plots, func(p *plot) bool { return !p.had }) {
 		st.Fleet = fleetHash(sitesOf(s.plots), ids, s.in.Mapping())
 	}
@@ -387,7 +387,7 @@ func (p *plot) wrong(in Prober, role Role) string {
 			"; delete the stream " + fleetStream + " there, and a node that owns streams writes it again"
 	case p.had && p.first.id != p.id && role.Owns:
 		return "the record in " + where + " is another fleet's than it was"
-	case p.last.mapping != sha256.Sum256([]byte(in.Mapping())) && !role.Rules:
+	case p.last.mapping != sha256.Sum256([]byte(in.Mapping())) && !role.SoleOwner:
 		return "projects map to basins in another way than the fleet's record says: here " + in.Mapping() +
 			", there " + p.last.text
 	}

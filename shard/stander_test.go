@@ -17,9 +17,9 @@ import (
 
 const homeLog = shard.StreamID("__ds/fleet")
 
-// stands is a Host that asks how it stands, in a bubble.
+// stands is a Manager that asks how it stands, in a bubble.
 type stands struct {
-	*shard.Host
+	*shard.Manager
 	way *logtest.Client
 	log bytes.Buffer
 
@@ -35,9 +35,9 @@ func newStands(t *testing.T, mem *logtest.Memory, role shard.Role) *stands {
 }
 
 func (s *stands) start(t *testing.T) *stands {
-	s.Host = shard.NewHost(s.way, shard.NewTails(0, 0), shard.Config{Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+	s.Manager = shard.NewManager(s.way, shard.NewTailBuffers(0, 0), shard.Config{Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
 	t.Cleanup(func() { _ = s.Close() })
-	s.Stand(func() shard.Role {
+	s.WatchStanding(func() shard.Role {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.role
@@ -49,7 +49,7 @@ func (s *stands) is(role shard.Role) {
 	s.mu.Lock()
 	s.role = role
 	s.mu.Unlock()
-	s.Restand()
+	s.ProbeNow()
 	synctest.Wait()
 }
 
@@ -63,20 +63,20 @@ func TestStandFounds(t *testing.T) {
 		mem := logtest.NewMemory(1)
 		early := newStands(t, mem, newcomer)
 		synctest.Wait()
-		if st := early.Standing(); !st.Passed || st.Fleet != 0 || !strings.Contains(st.Record, "no record of a fleet") {
+		if st := early.Standing(); !st.Passed || st.Fleet != 0 || !strings.Contains(st.RecordProblem, "no record of a fleet") {
 			t.Errorf("nothing is there, and it knows of an owner: %+v", st)
 		}
 		if n := len(mem.Records(homeLog)); n != 0 || mem.Ops().Creates != 0 {
 			t.Errorf("it wrote %d records, and made %d logs", n, mem.Ops().Creates)
 		}
-		first := newStands(t, mem, shard.Lone())
+		first := newStands(t, mem, shard.LoneRole())
 		synctest.Wait()
-		if st := first.Standing(); !st.Passed || st.Fleet == 0 || st.Record != "" || st.Trouble(time.Now()) != "" || st.Level != shard.FormatLevel {
+		if st := first.Standing(); !st.Passed || st.Fleet == 0 || st.RecordProblem != "" || st.Trouble(time.Now()) != "" || st.Level != shard.FormatLevel {
 			t.Fatalf("the first: %+v", st)
 		}
-		early.Restand()
+		early.ProbeNow()
 		synctest.Wait()
-		if st := early.Standing(); st.Fleet != first.Standing().Fleet || st.Record != "" {
+		if st := early.Standing(); st.Fleet != first.Standing().Fleet || st.RecordProblem != "" {
 			t.Errorf("the one that waited: %+v", st)
 		}
 		if n := len(mem.Records(homeLog)); n != 1 {
@@ -95,7 +95,7 @@ func TestStandFoundsTogether(t *testing.T) {
 		mem := logtest.NewMemory(1)
 		all := make([]*stands, 5)
 		for i := range all {
-			all[i] = newStands(t, mem, shard.Role{Founds: true, Rules: true, Level: shard.FormatLevel})
+			all[i] = newStands(t, mem, shard.Role{MayCreate: true, SoleOwner: true, Level: shard.FormatLevel})
 		}
 		<-time.After(5 * time.Second)
 		synctest.Wait()
@@ -129,11 +129,11 @@ func TestStandRecordDamaged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mem := logtest.NewMemory(1)
-				owner := newStands(t, mem, shard.Lone())
+				owner := newStands(t, mem, shard.LoneRole())
 				synctest.Wait()
 				before := owner.Standing()
 				damage(mem)
-				owner.is(shard.Role{Owns: true, Founds: true, Level: shard.FormatLevel})
+				owner.is(shard.Role{Owns: true, MayCreate: true, Level: shard.FormatLevel})
 				if st := owner.Standing(); st != before {
 					t.Errorf("the owner: %+v, was %+v", st, before)
 				}
@@ -143,11 +143,11 @@ func TestStandRecordDamaged(t *testing.T) {
 					t.Errorf("a newcomer: %+v", st)
 				}
 				mem.Wipe()
-				owner.Restand()
+				owner.ProbeNow()
 				synctest.Wait()
-				late.Restand()
+				late.ProbeNow()
 				synctest.Wait()
-				if st := late.Standing(); st.Fleet != before.Fleet || st.Record != "" {
+				if st := late.Standing(); st.Fleet != before.Fleet || st.RecordProblem != "" {
 					t.Errorf("after the log was deleted, a newcomer: %+v", st)
 				}
 			})
@@ -159,14 +159,14 @@ func TestStandRecordDamaged(t *testing.T) {
 func TestStandForgedAfterwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
-		owner := newStands(t, mem, shard.Lone())
+		owner := newStands(t, mem, shard.LoneRole())
 		synctest.Wait()
 		for range 3 {
 			mem.Foreign(homeLog, strings.Repeat("x", 100))
 		}
 		late := newStands(t, mem, newcomer)
 		synctest.Wait()
-		if st := late.Standing(); st.Fleet != owner.Standing().Fleet || st.Record != "" {
+		if st := late.Standing(); st.Fleet != owner.Standing().Fleet || st.RecordProblem != "" {
 			t.Errorf("%+v", st)
 		}
 	})
@@ -190,7 +190,7 @@ func TestStandTrouble(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mem := logtest.NewMemory(1)
 				mem.Basin = "home"
-				s := &stands{way: mem.Client(1, 0), role: shard.Lone()}
+				s := &stands{way: mem.Client(1, 0), role: shard.LoneRole()}
 				s.way.SetTrouble(c.trouble)
 				s.start(t)
 				<-time.After(10 * time.Second)
@@ -222,7 +222,7 @@ func TestStandTrouble(t *testing.T) {
 // A node that has owned streams is refused later, and accepted again: it is the same fleet.
 func TestStandRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStands(t, logtest.NewMemory(1), shard.Lone())
+		s := newStands(t, logtest.NewMemory(1), shard.LoneRole())
 		synctest.Wait()
 		before := s.Standing()
 		s.way.SetTrouble(logtest.Trouble{Deny: true})
@@ -250,12 +250,12 @@ func TestStandRevoked(t *testing.T) {
 func TestStandRequestsDoNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
-		s := newStands(t, mem, shard.Lone())
+		s := newStands(t, mem, shard.LoneRole())
 		synctest.Wait()
 		before := s.Standing()
 		s.way.SetTrouble(logtest.Trouble{Deny: true})
 		for range 20 {
-			if _, err := s.State(t.Context(), "p/s", 0); !errors.Is(err, shard.ErrLogDenied) {
+			if _, err := s.Info(t.Context(), "p/s", 0); !errors.Is(err, shard.ErrLogDenied) {
 				t.Fatal(err)
 			}
 		}
@@ -272,7 +272,7 @@ func TestStandRequestsDoNotCount(t *testing.T) {
 func TestStandLevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
-		low := shard.Role{Owns: true, Founds: true}
+		low := shard.Role{Owns: true, MayCreate: true}
 		high := low
 		high.Level = shard.FormatLevel
 		s := newStands(t, mem, low)

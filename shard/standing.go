@@ -11,8 +11,8 @@ import (
 // settings. It is a value; answers to requests never change it. The zero Standing is that of
 // a Log with nothing to ask: all is well.
 type Standing struct {
-	// Asked: there are sites to ask at.
-	Asked bool
+	// HasSites: there are sites to ask at.
+	HasSites bool
 	// Since is when the node began to ask.
 	Since time.Time
 	// Passed: since then storage has answered the probe, and given every right.
@@ -23,9 +23,9 @@ type Standing struct {
 	Silent string
 	// Fleet stands for the fleet whose record was found (Member.Fleet); 0: none was.
 	Fleet uint64
-	// Record is what is wrong with the fleet's record, so that this node must not own
+	// RecordProblem is what is wrong with the fleet's record, so that this node must not own
 	// streams; empty: nothing.
-	Record string
+	RecordProblem string
 	// Where says which basin, and by which setting.
 	Where string
 	// Level is the format level of the record; 0 where there is none.
@@ -37,15 +37,15 @@ type Standing struct {
 // be wrong, and readers are better refused by a node than by a balancer.
 const OutageAfter = time.Minute
 
-// Lost reports whether storage does not serve this node, whatever the Host finds: it refuses
+// Lost reports whether storage does not serve this node, whatever the Manager finds: it refuses
 // it, or has never answered it.
-func (s Standing) Lost() bool { return s.Asked && (s.Refused != "" || !s.Passed) }
+func (s Standing) Lost() bool { return s.HasSites && (s.Refused != "" || !s.Passed) }
 
 // Trouble says in one line why the node must not be ready, if it has no fleet beside it;
 // empty: it may.
 func (s Standing) Trouble(now time.Time) string {
 	switch {
-	case !s.Asked:
+	case !s.HasSites:
 		return ""
 	case s.Refused != "":
 		return s.Refused
@@ -56,18 +56,18 @@ func (s Standing) Trouble(now time.Time) string {
 	case !s.Passed:
 		return s.Silent
 	}
-	return s.Record
+	return s.RecordProblem
 }
 
 // Role is what a node may do about the fleet's record.
 type Role struct {
 	// Owns: the node owns streams. What it has found stands until it does not.
 	Owns bool
-	// Founds: the node may write a record where there is none: it has looked for others and
+	// MayCreate: the node may write a record where there is none: it has looked for others and
 	// knows of no owner that has one.
-	Founds bool
-	// Rules: no other node owns streams, so what this node's settings say is right.
-	Rules bool
+	MayCreate bool
+	// SoleOwner: no other node owns streams, so what this node's settings say is right.
+	SoleOwner bool
 	// Level is the format level that all members speak.
 	Level uint8
 }

@@ -154,7 +154,7 @@ const (
 	holdContinues             // as showContinues, once committed
 )
 
-// apply folds the record at Next. Its errors (ErrDeclined) leave the State
+// apply folds the record at Next. Its errors (ErrNeedsLaterRelease) leave the State
 // unusable.
 func (s *State) apply(r Record) (effect, error) {
 	h := r.known
@@ -168,14 +168,14 @@ func (s *State) apply(r Record) (effect, error) {
 }
 
 // headerOf returns the header of a record; nil: it is foreign. Its one error is
-// ErrDeclined.
+// ErrNeedsLaterRelease.
 func headerOf(r Record) (*Header, error) {
 	if r.Command || r.Header == nil {
 		return nil, nil //nolint:nilnil // a foreign record is no error
 	}
 	h, err := decodeHeader(r.Pos, r.Header)
 	switch {
-	case errors.Is(err, ErrDeclined):
+	case errors.Is(err, ErrNeedsLaterRelease):
 		return nil, err
 	case err != nil, h.Kind != KindMessage && len(r.Body) > 0: // control records have no body
 		return nil, nil //nolint:nilnil,nilerr // as above
@@ -273,7 +273,7 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 		s.retention = h.Retain
 	case KindRelease:
 		s.release(h.Ref)
-	case KindSettled:
+	case KindReleaseDone:
 		s.settled(h.Ref)
 	case KindCheckpoint, KindTombstone:
 		if s.partial {
@@ -313,7 +313,7 @@ func (s *State) create(pos, time uint64, h *Header, own bool) {
 	if !adopted {
 		s.start, s.tail = pos+1, pos+1
 	}
-	s.exists, s.ended, s.life, s.chain, s.fork = true, false, h.Life, h.Chain, h.Fork
+	s.exists, s.ended, s.life, s.chain, s.fork = true, false, h.Generation, h.Chain, h.Fork
 	s.typ, s.hasTTL, s.ttl = h.Type, h.HasTTL, h.TTL
 	s.expires, s.expiresRaw = h.Expires, h.ExpiresRaw
 	s.closed, s.closedBy, s.streamSeq = false, nil, nil
@@ -441,8 +441,8 @@ func (s *State) Info() Info {
 	}
 	return Info{
 		Hold:   info.Hold,
-		Exists: true, Life: s.life, Chain: s.servedChain(), Start: s.start, Tail: s.tail,
-		LogTail: s.Next, Cut: s.life == 0 && s.retained != nil, Closed: s.closed, Type: s.typ,
+		Exists: true, Generation: s.life, Chain: s.servedChain(), Start: s.start, Tail: s.tail,
+		LogTail: s.Next, Truncated: s.life == 0 && s.retained != nil, Closed: s.closed, Type: s.typ,
 		HasTTL: s.hasTTL, TTL: s.ttl, Expires: s.expires, ExpiresRaw: s.expiresRaw,
 	}
 }

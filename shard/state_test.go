@@ -64,7 +64,7 @@ func (w *world) write(t *rapid.T, reqs ...*Request) []Outcome {
 func checkLimits(t *rapid.T, b *batch) {
 	size := 0
 	for _, e := range b.entries {
-		size += e.Metered()
+		size += e.MeteredSize()
 	}
 	if len(b.entries) > MaxBatchRecords || size > MaxBatchBytes {
 		t.Fatalf("batch of %d records, %d bytes", len(b.entries), size)
@@ -104,14 +104,14 @@ func genRequest(t *rapid.T, w *world) *Request {
 	case 0:
 		r.Op = OpDelete
 	case 21:
-		return &Request{Stream: "p/s", Op: OpHold, ID: r.ID, Ref: ref, Name: "p/f", Life: w.state.life}
+		return &Request{Stream: "p/s", Op: OpHold, ID: r.ID, Ref: ref, Name: "p/f", Generation: w.state.life}
 	case 22:
 		return &Request{Stream: "p/s", Op: OpRelease, ID: r.ID, Ref: ref}
 	case 23:
-		return &Request{Stream: "p/s", Op: OpSettled, ID: r.ID, Ref: ref}
+		return &Request{Stream: "p/s", Op: OpReleaseDone, ID: r.ID, Ref: ref}
 	case 24:
-		r.Op, r.Type, r.Fork = OpCreate, "", &Fork{Source: "p/o", Hold: ref, At: "-1", Sub: 2}
-		r.Source = &Source{Life: 7, Type: "text/plain", HasTTL: true, TTL: 60, Chain: []Ancestor{{Stream: "p/o", Life: 7, Bound: 9}}}
+		r.Op, r.Type, r.Fork = OpCreate, "", &Fork{Source: "p/o", Hold: ref, Offset: "-1", SubOffset: 2}
+		r.Source = &Source{Generation: 7, Type: "text/plain", HasTTL: true, TTL: 60, Chain: []Ancestor{{Stream: "p/o", Generation: 7, Bound: 9}}}
 	case 1, 2, 3:
 		r.Op, r.HasTTL = OpCreate, rapid.Bool().Draw(t, "ttl")
 		if r.HasTTL {
@@ -166,7 +166,7 @@ func TestFoldFromCheckpoint(t *testing.T) {
 			},
 			"abandoned part": func(t *rapid.T) {
 				h := Header{Kind: KindMessage, Flags: FlagFirst | FlagPart, Append: NewAppendID()}
-				h.HasBack, h.BackRecords, h.BackBytes = true, w.state.sinceRecords, w.state.sinceBytes
+				h.HasCheckpoint, h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint = true, w.state.sinceRecords, w.state.sinceBytes
 				w.add(t, Entry{Header: h.encode(w.state.Next), Body: []byte("part")})
 			},
 			"": func(t *rapid.T) {

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// states is the table of a node's Shards by name, bounded by bytes and by count. Guarded by
-// Host.mu, but for what is atomic.
+// states is the table of a node's Streams by name, bounded by bytes and by count. Guarded by
+// Manager.mu, but for what is atomic.
 //
 // Full: the least recently used that is idle goes (dropping one costs a read or two); a
 // newcomer is refused only if none is. Names of streams that do not exist, or are not known
@@ -16,7 +16,7 @@ type states struct {
 	budget int64
 	most   int64
 
-	m      map[StreamID]*Shard
+	m      map[StreamID]*Stream
 	idle   lru // nobody uses them; the least recently used first
 	absent lru
 
@@ -29,12 +29,12 @@ type states struct {
 const (
 	// absentBudget bounds the names of streams that do not exist.
 	absentBudget = 64 << 20
-	// evictLooks bounds the Shards that are looked at to make room once: those that cannot
+	// evictLooks bounds the Streams that are looked at to make room once: those that cannot
 	// go yet (a session that lingers) wait at the end of the list.
 	evictLooks = 256
 )
 
-// change counts a Shard for what it costs now.
+// change counts a Stream for what it costs now.
 func (t *states) change(c *charge, cost int64, exists bool) {
 	was := c.cost.Swap(cost)
 	if did := c.exists.Swap(exists); did == exists {
@@ -47,7 +47,7 @@ func (t *states) change(c *charge, cost int64, exists bool) {
 	t.number(exists).Add(1)
 }
 
-// add counts a new Shard, and remove one that was let go of.
+// add counts a new Stream, and remove one that was let go of.
 func (t *states) add(c *charge) {
 	c.cost.Store(int64(shardBytes))
 	t.sum(c.exists.Load()).Add(int64(shardBytes))
@@ -84,21 +84,21 @@ func (t *states) full() bool {
 	return t.bytes.Load() > t.budget+t.budget/4 || t.count.Load() > t.most+t.most/16
 }
 
-// put adds a Shard, and take removes it.
-func (t *states) put(s *Shard) {
+// put adds a Stream, and take removes it.
+func (t *states) put(s *Stream) {
 	t.m[s.id] = s
 	t.add(&s.charge)
 }
 
-func (t *states) take(s *Shard) {
+func (t *states) take(s *Stream) {
 	if t.m[s.id] == s {
 		delete(t.m, s.id)
 	}
 	s.place.out()
 }
 
-// rest is for when nobody uses a Shard any more.
-func (t *states) rest(s *Shard) {
+// rest is for when nobody uses a Stream any more.
+func (t *states) rest(s *Stream) {
 	if t.m[s.id] != s {
 		return
 	}
@@ -109,9 +109,9 @@ func (t *states) rest(s *Shard) {
 	}
 }
 
-// evict lets go of idle Shards, from the least recently used on, until enough returns true;
-// the caller halts them once Host.mu is free.
-func (t *states) evict(from *lru, now time.Time, enough func() bool) (out []*Shard) {
+// evict lets go of idle Streams, from the least recently used on, until enough returns true;
+// the caller halts them once Manager.mu is free.
+func (t *states) evict(from *lru, now time.Time, enough func() bool) (out []*Stream) {
 	for range evictLooks {
 		p := from.first()
 		if p == nil || enough() {
@@ -133,14 +133,14 @@ func (t *states) evict(from *lru, now time.Time, enough func() bool) (out []*Sha
 }
 
 // makeRoom evicts streams that exist while there are too many of them.
-func (t *states) makeRoom(now time.Time) []*Shard {
+func (t *states) makeRoom(now time.Time) []*Stream {
 	out := t.evict(&t.idle, now, func() bool { return !t.over() })
 	t.evicted.Add(uint64(len(out)))
 	return out
 }
 
 // makeRoomForName evicts names of streams that do not exist until one more fits; ok: it does.
-func (t *states) makeRoomForName(now time.Time) (out []*Shard, ok bool) {
+func (t *states) makeRoomForName(now time.Time) (out []*Stream, ok bool) {
 	fits := func() bool { return t.absentBytes.Load()+int64(shardBytes) <= absentBudget }
 	if fits() {
 		return nil, true
@@ -150,10 +150,10 @@ func (t *states) makeRoomForName(now time.Time) (out []*Shard, ok bool) {
 	return out, fits()
 }
 
-// retire stops an idle Shard if nothing is lost with it: uses of a stream with a TTL that are
+// retire stops an idle Stream if nothing is lost with it: uses of a stream with a TTL that are
 // not durable are within what the next owner grants. One that is busy this moment is not
 // waited for.
-func (s *Shard) retire(now time.Time) bool {
+func (s *Stream) retire(now time.Time) bool {
 	if !s.mu.TryLock() {
 		return false
 	}
@@ -166,11 +166,11 @@ func (s *Shard) retire(now time.Time) bool {
 	return true
 }
 
-// lru is a list of Shards, and place the place of one in it.
+// lru is a list of Streams, and place the place of one in it.
 type lru struct{ head place }
 
 type place struct {
-	shard      *Shard
+	shard      *Stream
 	prev, next *place
 }
 

@@ -20,14 +20,14 @@ import (
 )
 
 // unpaced is a node that reads any number of streams.
-func unpaced(t testing.TB, log shard.Log, cfg shard.Config) (*shard.Host, *prometheus.Registry) {
+func unpaced(t testing.TB, log shard.Log, cfg shard.Config) (*shard.Manager, *prometheus.Registry) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	cfg.Metrics = reg
 	if cfg.ColdOpens == 0 {
 		cfg.ColdOpens = 1e9
 	}
-	h := shard.NewHost(log, shard.NewTails(0, 0), cfg)
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), cfg)
 	t.Cleanup(func() { _ = h.Close() })
 	return h, reg
 }
@@ -77,7 +77,7 @@ func testIdleStreamsMakeRoom(t *testing.T) {
 		do(t, h, repeat[i], shard.CodeAppended)
 	}
 	for i := range streams {
-		if info, err := h.State(t.Context(), numbered(i), 0); err != nil || info.Tail != 3 {
+		if info, err := h.Info(t.Context(), numbered(i), 0); err != nil || info.Tail != 3 {
 			t.Fatalf("stream %d: %+v, %v", i, info, err)
 		}
 		again := *repeat[i]
@@ -85,7 +85,7 @@ func testIdleStreamsMakeRoom(t *testing.T) {
 		if out := do(t, h, &again, shard.CodeAppended); out.Info.Tail != 3 {
 			t.Fatalf("stream %d: an append that is sent again is written again", i)
 		}
-		if n := len(h.Owned()); n > room+1 {
+		if n := len(h.OwnedStreams()); n > room+1 {
 			t.Fatalf("%d streams in memory", n)
 		}
 	}
@@ -163,12 +163,12 @@ func testInventedNames(t *testing.T) {
 		do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
 	}
 	for i := range names {
-		if _, err := h.State(t.Context(), shard.StreamID(fmt.Sprint("default/invented", i)), 0); err != nil {
+		if _, err := h.Info(t.Context(), shard.StreamID(fmt.Sprint("default/invented", i)), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i := range 3 {
-		if !h.Has(numbered(i)) {
+		if !h.HasStream(numbered(i)) {
 			t.Errorf("stream %d was forgotten", i)
 		}
 	}
@@ -190,13 +190,13 @@ func testEvictedTTL(t *testing.T) {
 	h, _ := unpaced(t, logtest.NewMemory(1), shard.Config{MaxStreams: 1})
 	do(t, h, withTTL(300, "a"), shard.CodeCreated)
 	advance(70 * time.Second) // less than what memory may be ahead
-	if !exists(t, h, shard.AskTouch) {
+	if !exists(t, h, shard.InfoTouch) {
 		t.Fatal("expired")
 	}
 	for i := range 3 {
 		do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
 	}
-	if h.Has(stream) {
+	if h.HasStream(stream) {
 		t.Fatal("it is still in memory")
 	}
 	advance(299 * time.Second)
@@ -243,7 +243,7 @@ func testColdOpens(t *testing.T) {
 	for i := range 200 {
 		wg.Go(func() {
 			from := time.Now()
-			_, err := h.State(t.Context(), shard.StreamID(fmt.Sprint("default/no", i)), 0)
+			_, err := h.Info(t.Context(), shard.StreamID(fmt.Sprint("default/no", i)), 0)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -261,7 +261,7 @@ func testColdOpens(t *testing.T) {
 	}
 	for i := range 5 {
 		wg.Go(func() {
-			if _, err := h.State(t.Context(), shard.StreamID(fmt.Sprint("default/soon", i)), shard.AskFollow); err != nil {
+			if _, err := h.Info(t.Context(), shard.StreamID(fmt.Sprint("default/soon", i)), shard.InfoWillFollow); err != nil {
 				t.Errorf("who is about to follow is refused: %v", err)
 			}
 		})
@@ -283,8 +283,8 @@ func testColdOpens(t *testing.T) {
 	if log.Ops().Reads < streams { // and the stream whose follower left was not read
 		t.Errorf("%d reads", log.Ops().Reads)
 	}
-	if h.Has("default/left") {
-		info, err := h.State(t.Context(), "default/left", 0)
+	if h.HasStream("default/left") {
+		info, err := h.Info(t.Context(), "default/left", 0)
 		t.Logf("%v %v", info, err)
 	}
 	late := slices.Clone(order[len(order)-streams/10:])
@@ -293,7 +293,7 @@ func testColdOpens(t *testing.T) {
 	}
 }
 
-// What a Shard is counted for is what it costs, within a factor of two.
+// What a Stream is counted for is what it costs, within a factor of two.
 func TestWeightIsMeasured(t *testing.T) {
 	const streams = 400
 	log := logtest.NewMemory(1)
@@ -319,12 +319,12 @@ func TestWeightIsMeasured(t *testing.T) {
 		"bare": bare, "busy": busy, "many": many,
 		"absent": func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("absent/", i)) },
 	} {
-		tails := shard.NewTails(0, 0)
+		tails := shard.NewTailBuffers(0, 0)
 		reg := prometheus.NewRegistry()
-		h := shard.NewHost(log, tails, shard.Config{ColdOpens: 1e9, Metrics: reg})
+		h := shard.NewManager(log, tails, shard.Config{ColdOpens: 1e9, Metrics: reg})
 		before := heapInUse()
 		for i := range streams {
-			if _, err := h.State(t.Context(), id(i), 0); err != nil {
+			if _, err := h.Info(t.Context(), id(i), 0); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -366,7 +366,7 @@ func TestAbsentNamesAreAskedAtAPace(t *testing.T) {
 				wg.Go(func() {
 					var err error
 					if i < 50 {
-						_, err = h.State(t.Context(), id, 0)
+						_, err = h.Info(t.Context(), id, 0)
 					} else {
 						_, err = h.Do(t.Context(), to(id, appendReq("text/plain", "a")))
 					}

@@ -7,8 +7,8 @@ import (
 
 // takeOver folds what a new owner needs: the last record, then from the
 // checkpoint that it points back to. Where others wrote last, it looks backwards
-// for the newest record of ours. Nothing but the Tail and the fold is held.
-func (s *Shard) takeOver(ctx context.Context) error {
+// for the newest record of ours. Nothing but the TailBuffer and the fold is held.
+func (s *Stream) takeOver(ctx context.Context) error {
 	log, sent := s.host.log, s.host.cfg.Now()
 	first, cancel := context.WithTimeout(ctx, stallTimeout)
 	defer cancel()
@@ -66,7 +66,7 @@ func fromRoot(ctx context.Context, log Log, id StreamID, last Page, fold func(fr
 
 // foldFrom folds the log from a position up to tail into a new State. last are the
 // log's last records. errNoRoot: at from there is no checkpoint to begin with.
-func (s *Shard) foldFrom(ctx context.Context, from, tail uint64, noLog bool, last []Record) (*State, error) {
+func (s *Stream) foldFrom(ctx context.Context, from, tail uint64, noLog bool, last []Record) (*State, error) {
 	on := &State{Next: from, rooted: from == 0}
 	s.mu.Lock()
 	s.noLog, s.state, s.asm = noLog, on, assembler{from: from}
@@ -113,11 +113,11 @@ func checkpointOf(r Record) (start uint64, ours bool, err error) {
 		return start, ours, err
 	}
 	h, err := headerOf(r)
-	if err == nil && h != nil && h.HasBack && h.BackRecords <= r.Pos {
+	if err == nil && h != nil && h.HasCheckpoint && h.RecordsSinceCheckpoint <= r.Pos {
 		switch h.Kind {
 		case KindCheckpoint, KindTombstone: // damaged: what it says counts for nothing
 		default:
-			return r.Pos - h.BackRecords, true, nil
+			return r.Pos - h.RecordsSinceCheckpoint, true, nil
 		}
 	}
 	return 0, false, err

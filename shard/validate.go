@@ -4,8 +4,8 @@ package shard
 // nothing that a record, or a peer, says is used before it is checked here: what no
 // Fantail writes is a foreign record, and never ends the process or the stream.
 
-// MaxLife is the highest life that an offset has room for (16 digits).
-const MaxLife = 1e16 - 1
+// MaxGeneration is the highest life that an offset has room for (16 digits).
+const MaxGeneration = 1e16 - 1
 
 // maxNumber bounds times (ms), durations and counts, so that sums of them cannot
 // wrap around.
@@ -22,7 +22,7 @@ func (h *Header) valid(pos uint64) bool {
 	case len(h.Chain) > 0 && h.Chain[0].Stream == "" && h.Chain[0].Bound > pos:
 		return false
 	case h.Producer != nil && len(h.Producer.ID) > MaxProducerID,
-		len(h.StreamSeq) > MaxStreamSeq, len(h.Type) > MaxContentType, h.Life > MaxLife,
+		len(h.StreamSeq) > MaxStreamSeq, len(h.Type) > MaxContentType, h.Generation > MaxGeneration,
 		h.TTL > maxNumber, h.Expires > maxNumber, len(h.ExpiresRaw) > maxExpiresRaw,
 		!validChain(h.Chain), h.Fork != nil && !h.Fork.valid():
 		return false
@@ -31,12 +31,12 @@ func (h *Header) valid(pos uint64) bool {
 	}
 	switch h.Kind {
 	case KindCreate:
-		return h.Life > 0
+		return h.Generation > 0
 	case KindCheckpoint, KindTombstone:
 		return h.State != nil
 	case KindHold:
 		return !h.Ref.IsZero() && validName(h.Name)
-	case KindRelease, KindSettled:
+	case KindRelease, KindReleaseDone:
 		return !h.Ref.IsZero()
 	case KindRetain:
 		return h.Retain != nil
@@ -50,7 +50,7 @@ const maxExpiresRaw = 64 << 10
 func validName(id StreamID) bool { _, err := ParseStreamID(string(id)); return err == nil }
 
 func (f *Fork) valid() bool {
-	return validName(f.Source) && !f.Hold.IsZero() && len(f.At) <= maxForkAt && f.Sub <= maxNumber
+	return validName(f.Source) && !f.Hold.IsZero() && len(f.Offset) <= maxForkAt && f.SubOffset <= maxNumber
 }
 
 // validChain checks what a life inherited. Only the first piece may be the stream's
@@ -61,7 +61,7 @@ func validChain(chain []Ancestor) bool {
 	}
 	for i, a := range chain {
 		own := a.Stream == "" && i == 0
-		if a.Life > MaxLife || a.Start > a.Bound || a.Bound > maxNumber || !own && !validName(a.Stream) {
+		if a.Generation > MaxGeneration || a.Start > a.Bound || a.Bound > maxNumber || !own && !validName(a.Stream) {
 			return false
 		}
 	}
@@ -73,7 +73,7 @@ func validChain(chain []Ancestor) bool {
 func (s *State) valid() bool {
 	switch {
 	case s.Next > maxNumber, s.start > s.tail, s.tail > s.Next, s.sinceRecords > s.Next,
-		s.exists && s.ended, s.life > MaxLife, s.Time > maxNumber, s.touched > maxNumber,
+		s.exists && s.ended, s.life > MaxGeneration, s.Time > maxNumber, s.touched > maxNumber,
 		s.ttl > maxNumber, s.expires > maxNumber, s.recent.forgot > maxNumber:
 		return false
 	case len(s.typ) > MaxContentType, len(s.streamSeq) > MaxStreamSeq, len(s.expiresRaw) > maxExpiresRaw,
@@ -130,11 +130,11 @@ func (r *Request) valid() bool {
 	}
 	if s := r.Source; s != nil {
 		from := Header{Type: s.Type, TTL: s.TTL, Expires: s.Expires, ExpiresRaw: s.ExpiresRaw, Chain: s.Chain}
-		if !from.valid(maxNumber) || s.Life > MaxLife {
+		if !from.valid(maxNumber) || s.Generation > MaxGeneration {
 			return false
 		}
 	}
-	if f := r.Fork; f != nil && (!validName(f.Source) || len(f.At) > maxForkAt || f.Sub > maxNumber || r.Source == nil) {
+	if f := r.Fork; f != nil && (!validName(f.Source) || len(f.Offset) > maxForkAt || f.SubOffset > maxNumber || r.Source == nil) {
 		return false
 	}
 	return h.valid(maxNumber)

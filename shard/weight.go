@@ -5,12 +5,12 @@ import (
 	"unsafe"
 )
 
-// What a stream costs in memory is estimated: what a Shard always has, and from its State
-// what somebody's requests made of it, with the parts of an append that waits for its commit. The bytes of its Tail and the bodies that wait are
-// counted elsewhere (Tails; the edge's budget for bodies).
+// What a stream costs in memory is estimated: what a Stream always has, and from its State
+// what somebody's requests made of it, with the parts of an append that waits for its commit. The bytes of its TailBuffer and the bodies that wait are
+// counted elsewhere (TailBuffers; the edge's budget for bodies).
 const (
-	// shardBytes is a Shard, its State, its place in the table and its empty Tail.
-	shardBytes = int(unsafe.Sizeof(Shard{})+unsafe.Sizeof(State{})+unsafe.Sizeof(Tail{})) + 512
+	// shardBytes is a Stream, its State, its place in the table and its empty Tail.
+	shardBytes = int(unsafe.Sizeof(Stream{})+unsafe.Sizeof(State{})+unsafe.Sizeof(TailBuffer{})) + 512
 	// rowBytes is an entry of a map beside what its strings hold.
 	rowBytes = 96
 	// callBytes is a caller that waits, beside the bodies.
@@ -31,7 +31,7 @@ func (s *State) weight() int {
 		n += int(unsafe.Sizeof(a)) + len(a.Stream)
 	}
 	if s.fork != nil {
-		n += int(unsafe.Sizeof(*s.fork)) + len(s.fork.Source) + len(s.fork.At)
+		n += int(unsafe.Sizeof(*s.fork)) + len(s.fork.Source) + len(s.fork.Offset)
 	}
 	for id := range s.producers {
 		n += rowBytes + len(id)
@@ -54,17 +54,17 @@ func growth(r *Record) int {
 	return len(r.Header) + rowBytes + int(unsafe.Sizeof(outcome{})) + len(AppendID{})
 }
 
-// charge is what the table of Shards counts for one of them.
+// charge is what the table of Streams counts for one of them.
 type charge struct {
 	cost   atomic.Int64 // what is counted; 0: nothing (any more)
 	exists atomic.Bool  // counted among the streams that exist, and not among the names
-	exact  int          // guarded by Shard.mu: the State's weight when it was measured
-	grown  int          // guarded by Shard.mu: by estimate, since
-	parts  int          // guarded by Shard.mu: what is counted of parts without their commit
+	exact  int          // guarded by Stream.mu: the State's weight when it was measured
+	grown  int          // guarded by Stream.mu: by estimate, since
+	parts  int          // guarded by Stream.mu: what is counted of parts without their commit
 }
 
 // grow notes what was folded, under mu.
-func (s *Shard) grow(recs []Record) {
+func (s *Stream) grow(recs []Record) {
 	for i := range recs {
 		s.charge.grown += growth(&recs[i])
 	}
@@ -75,13 +75,13 @@ func (s *Shard) grow(recs []Record) {
 	}
 }
 
-// exists reports whether there is more to the Shard than a name, under mu.
-func (s *Shard) exists() bool {
+// exists reports whether there is more to the Stream than a name, under mu.
+func (s *Stream) exists() bool {
 	return s.failed != nil || s.opened && (s.state.exists || s.state.gone || len(s.state.debts) > 0)
 }
 
-// weigh measures the Shard anew and has the table know, under mu.
-func (s *Shard) weigh() {
+// weigh measures the Stream anew and has the table know, under mu.
+func (s *Stream) weigh() {
 	s.charge.exact, s.charge.grown = 0, 0
 	if s.state != nil {
 		s.charge.exact = s.state.weight()
@@ -89,8 +89,8 @@ func (s *Shard) weigh() {
 	s.count()
 }
 
-// count has the table know what the Shard costs, under mu.
-func (s *Shard) count() {
+// count has the table know what the Stream costs, under mu.
+func (s *Stream) count() {
 	if s.stopped {
 		return
 	}

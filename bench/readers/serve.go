@@ -30,7 +30,7 @@ func collector(addr string) string {
 
 // serve is a lone node over a log in memory.
 func serve(kind, addr string, heartbeat time.Duration) error {
-	host := shard.NewHost(logtest.NewMemory(1), shard.NewTails(0, 0), shard.Config{ColdOpens: 1e6})
+	host := shard.NewManager(logtest.NewMemory(1), shard.NewTailBuffers(0, 0), shard.Config{ColdOpens: 1e6})
 	node := edge.New(edge.Config{Heartbeat: heartbeat, NoReactor: kind != "reactor" && kind != "tls"}, host)
 	server := node.HTTPServer()
 	var lc net.ListenConfig

@@ -174,10 +174,10 @@ func (w waker) Wake() {
 	}
 }
 
-func (s *sink) read(t *shard.Tail) {
+func (s *sink) read(t *shard.TailBuffer) {
 	wake := make(waker, 1)
 	pos := t.Next()
-	var rs []shard.Range
+	var rs []shard.RecordBatch
 	for {
 		rs, _ = t.ReadAt(pos, 1<<20, rs[:0])
 		if len(rs) == 0 {
@@ -261,7 +261,7 @@ func (n *node) write(ctx context.Context, w, rate, size int, began time.Time, fo
 		binary.BigEndian.PutUint64(body, uint64(now.UnixNano()))
 		out, err := n.relay.Do(ctx, &shard.Request{
 			Stream: n.ids[i%len(n.ids)], Op: shard.OpAppend, ID: shard.NewAppendID(),
-			Minted: uint64(now.UnixMilli()), Type: "text/plain", Messages: shard.NewMessages(body),
+			MintedMillis: uint64(now.UnixMilli()), Type: "text/plain", Messages: shard.NewMessages(body),
 		})
 		if err == nil && !out.Code.Accepted() {
 			err = fmt.Errorf("%s", out.Why)

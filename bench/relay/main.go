@@ -125,8 +125,8 @@ func memoryOf(p *child.Peer) (int, error) {
 
 // node is one of the two.
 type node struct {
-	host  *shard.Host
-	relay *cluster.Relay
+	host  *shard.Manager
+	relay *cluster.Node
 	ids   []shard.StreamID // those that the first node owns
 	sink  sink
 }
@@ -141,8 +141,8 @@ func runNode(name, join, endpoint, plaintext string) error {
 		}
 		log = l
 	}
-	tails := shard.NewTails(0, 0)
-	n := &node{host: shard.NewHost(log, tails, shard.Config{IdleAfter: time.Hour, ColdOpens: 1e6})}
+	tails := shard.NewTailBuffers(0, 0)
+	n := &node{host: shard.NewManager(log, tails, shard.Config{IdleAfter: time.Hour, ColdOpens: 1e6})}
 	cfg := cluster.Config{
 		Name: name, Cluster: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
 		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", Plaintext: ways[plaintext],
@@ -204,13 +204,13 @@ func memory() int {
 func (n *node) each(ctx context.Context, count int, fn func(context.Context, shard.StreamID) error) error {
 	wait, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	if err := n.relay.Await(wait, 2); err != nil {
+	if err := n.relay.AwaitOwners(wait, 2); err != nil {
 		return err
 	}
-	table := n.relay.View().At(time.Now())
+	table := n.relay.View().TableAt(time.Now())
 	for i := 0; len(n.ids) < count; i++ {
 		id := shard.StreamID(fmt.Sprintf("bench/%d", i))
-		if table.Owner(id).Key == "owner" {
+		if table.Owner(id).RingKey == "owner" {
 			n.ids = append(n.ids, id)
 		}
 	}
@@ -220,7 +220,7 @@ func (n *node) each(ctx context.Context, count int, fn func(context.Context, sha
 func (n *node) create(ctx context.Context, id shard.StreamID) error {
 	out, err := n.relay.Do(ctx, &shard.Request{
 		Stream: id, Op: shard.OpCreate, ID: shard.NewAppendID(),
-		Minted: uint64(time.Now().UnixMilli()), Type: "text/plain",
+		MintedMillis: uint64(time.Now().UnixMilli()), Type: "text/plain",
 	})
 	if err == nil && !out.Code.Accepted() {
 		err = errors.New(out.Why)

@@ -33,10 +33,10 @@ const beginsFleet = "first"
 
 // node is one node: what cmd/fantail puts together, without metrics.
 type node struct {
-	host  *shard.Host
-	relay *cluster.Relay // nil: a lone node
-	at    string         // URL of its public address
-	ahead atomic.Int64   // how far the clock of its Host is ahead, in ns
+	host  *shard.Manager
+	relay *cluster.Node // nil: a lone node
+	at    string        // URL of its public address
+	ahead atomic.Int64  // how far the clock of its Host is ahead, in ns
 }
 
 func runNode(f nodeFlags) error {
@@ -50,9 +50,9 @@ func runNode(f nodeFlags) error {
 	if f.exclusive {
 		cfg.Mode = shard.ModeExclusive
 	}
-	tails := shard.NewTails(0, 0)
-	n.host = shard.NewHost(log, tails, cfg)
-	var all edge.Streams = n.host
+	tails := shard.NewTailBuffers(0, 0)
+	n.host = shard.NewManager(log, tails, cfg)
+	var all edge.Backend = n.host
 	if f.join != "" {
 		fleet := cluster.Config{
 			Name: f.name, Cluster: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
@@ -97,9 +97,9 @@ func (n *node) answer(ctx context.Context, line string) (string, error) {
 		gossip, _ := n.relay.Addrs()
 		return gossip, nil
 	case "await":
-		return "", n.relay.Await(ctx, count)
+		return "", n.relay.AwaitOwners(ctx, count)
 	case "owner":
-		return n.relay.View().At(time.Now()).Owner(shard.StreamID(arg)).Key, nil
+		return n.relay.View().TableAt(time.Now()).Owner(shard.StreamID(arg)).RingKey, nil
 	case "warm":
 		return "", parallel.Do(count, func(i int) error { return n.create(ctx, "warm", i) })
 	case "create":
@@ -141,7 +141,7 @@ func numbered(project string, i int) shard.StreamID {
 func (n *node) create(ctx context.Context, project string, i int) error {
 	out, err := n.host.Do(ctx, &shard.Request{
 		Stream: numbered(project, i), Op: shard.OpCreate, ID: shard.NewAppendID(),
-		Minted: uint64(time.Now().UnixMilli()), Type: "text/plain",
+		MintedMillis: uint64(time.Now().UnixMilli()), Type: "text/plain",
 	})
 	if err == nil && !out.Code.Accepted() {
 		err = errors.New(out.Why)
@@ -164,11 +164,11 @@ func (n *node) awaitIdle(ctx context.Context) error {
 	n.ahead.Add(int64(10 * time.Minute))
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for len(n.host.Owned()) > 0 {
+	for len(n.host.OwnedStreams()) > 0 {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%d streams are still held", len(n.host.Owned()))
+			return fmt.Errorf("%d streams are still held", len(n.host.OwnedStreams()))
 		}
 	}
 	return nil

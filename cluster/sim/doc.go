@@ -4,7 +4,7 @@
 // # The life of a run
 //
 // A seed draws a fleet and a mix of faults (plan_test.go). Nodes are what cmd/fantail
-// builds (node_test.go): a shard.Host, a cluster.Relay with memberlist and gRPC, an
+// builds (node_test.go): a shard.Manager, a cluster.Node with memberlist and gRPC, an
 // edge.Server behind net/http, each with clocks of its own: in half of the runs the one by
 // which changes of owners are dated is up to two seconds off, and the one that streams see
 // up to an hour. They reach each other over a network in memory (net_test.go, conn_test.go)

@@ -44,8 +44,8 @@ type process struct {
 	port     *port
 	store    *logtest.Client
 	registry *prometheus.Registry
-	host     *shard.Host
-	relay    *cluster.Relay
+	host     *shard.Manager
+	relay    *cluster.Node
 	edge     *edge.Server
 	public   *http.Server
 	born     time.Time
@@ -80,8 +80,8 @@ func (n *node) start() error {
 	s.procs = append(s.procs, p)
 	s.mu.Unlock()
 	log := slog.New(s.log.handler()).With("node", n.name)
-	tails := shard.NewTails(0, 0)
-	p.host = shard.NewHost(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry})
+	tails := shard.NewTailBuffers(0, 0)
+	p.host = shard.NewManager(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry})
 	var err error
 	p.relay, err = cluster.Join(context.Background(), cluster.Config{
 		Name: n.name, Cluster: "sim", Secrets: [][]byte{[]byte("0123456789abcdef")},
@@ -104,7 +104,7 @@ func (n *node) start() error {
 	n.mu.Lock()
 	n.proc = p
 	n.mu.Unlock()
-	s.note("start", "node", n.name, "member", p.relay.Self(), "skew", skew, "off", off)
+	s.note("start", "node", n.name, "member", p.relay.Name(), "skew", skew, "off", off)
 	return nil
 }
 
@@ -122,7 +122,7 @@ func (p *process) stop() {
 	if err := p.relay.Leave(ctx); err != nil {
 		s.gracefully("I11: %s: leave: %v", p.n.name, err)
 	}
-	if left := len(p.host.Owned()); left > 0 && p.others() {
+	if left := len(p.host.OwnedStreams()); left > 0 && p.others() {
 		s.gracefully("I11: %s owns %d streams after it left", p.n.name, left)
 	}
 	p.ending.Store(time.Now().UnixNano())
@@ -144,7 +144,7 @@ func (p *process) stop() {
 
 // others reports whether there is anybody to leave streams to.
 func (p *process) others() bool {
-	return p.relay.View().At(time.Now().Add(10*time.Second)).Len() > 0
+	return p.relay.View().TableAt(time.Now().Add(10*time.Second)).Len() > 0
 }
 
 func (p *process) end() {

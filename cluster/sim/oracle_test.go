@@ -394,7 +394,7 @@ func (s *sim) whole() error {
 	ps := s.up()
 	var names []string
 	for _, p := range ps {
-		names = append(names, p.relay.Self())
+		names = append(names, p.relay.Name())
 	}
 	slices.Sort(names)
 	now := time.Now()
@@ -414,7 +414,7 @@ func (s *sim) whole() error {
 		if !slices.Equal(first, v.Members()) {
 			return fmt.Errorf("%s sees %+v, %s sees %+v", p.n.name, v.Members(), ps[0].n.name, first)
 		}
-		if n := v.At(now).Len(); n != len(ps) {
+		if n := v.TableAt(now).Len(); n != len(ps) {
 			return fmt.Errorf("%s sees %d owners of %d", p.n.name, n, len(ps))
 		}
 		if up := p.gauge("fantail_links_up"); int(up) != len(ps)-1 {
@@ -424,7 +424,7 @@ func (s *sim) whole() error {
 	for _, st := range s.streams {
 		id := shard.StreamID(st.name)
 		for _, p := range ps {
-			a, b := p.relay.View().At(now).Owner(id), ps[0].relay.View().At(now).Owner(id)
+			a, b := p.relay.View().TableAt(now).Owner(id), ps[0].relay.View().TableAt(now).Owner(id)
 			if a.Name != b.Name {
 				return fmt.Errorf("%s has two owners: %s and %s", id, a.Name, b.Name)
 			}
@@ -482,7 +482,7 @@ func (s *sim) look(w *watch) {
 	if len(ps) == 0 {
 		return
 	}
-	t := ps[0].relay.View().At(time.Now())
+	t := ps[0].relay.View().TableAt(time.Now())
 	for _, st := range s.streams {
 		if m := t.Owner(shard.StreamID(st.name)); m != nil && w.owner[st] != m.Name {
 			if w.owner[st] != "" {

@@ -46,7 +46,7 @@ func (s *sim) all(ready, owners int) error {
 		if p.ready() {
 			n++
 		}
-		if got := p.relay.View().At(time.Now()).Len(); got != owners {
+		if got := p.relay.View().TableAt(time.Now()).Len(); got != owners {
 			return fmt.Errorf("%s sees %d owners, want %d", p.n.name, got, owners)
 		}
 	}

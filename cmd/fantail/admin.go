@@ -53,13 +53,13 @@ func (n *node) unready(now time.Time) string {
 	case n.relay == nil:
 		return n.host.Standing().Trouble(now)
 	}
-	if why := n.relay.Trouble(); why != "" {
+	if why := n.relay.NotReadyReason(); why != "" {
 		return why
 	}
 	if n.relay.Ready() {
 		return ""
 	}
-	why := unready(n.relay.View(), n.relay.Self(), now)
+	why := unready(n.relay.View(), n.relay.Name(), now)
 	if tried := n.relay.JoinErrors(); tried != "" {
 		why += "\ncannot join: " + tried
 	}
@@ -73,11 +73,11 @@ func unready(v *cluster.View, self string, now time.Time) string {
 		return "joining"
 	}
 	switch {
-	case me.StartAt == cluster.Never:
+	case me.OwnsFrom == cluster.Never:
 		return "joining: still looking for other nodes"
-	case uint64(now.UnixMilli()) < me.StartAt:
-		return "joining: owns streams from " + time.UnixMilli(int64(me.StartAt)).UTC().Format(time.RFC3339) + " on"
-	case v.HiddenBy(self, now) != nil:
+	case uint64(now.UnixMilli()) < me.OwnsFrom:
+		return "joining: owns streams from " + time.UnixMilli(int64(me.OwnsFrom)).UTC().Format(time.RFC3339) + " on"
+	case v.SupersededBy(self, now) != nil:
 		return "another node has started with the same name"
 	case me.Flags&cluster.FlagNoStore != 0:
 		return "S2 answers other nodes and not this one"

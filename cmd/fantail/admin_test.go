@@ -14,16 +14,16 @@ func TestUnready(t *testing.T) {
 	ms := uint64(now.UnixMilli())
 	for want, ms := range map[string][]cluster.Member{
 		"joining\n":                     {{Name: "b"}},
-		"still looking for other nodes": {{StartAt: cluster.Never}},
-		"owns streams from 20":          {{StartAt: ms + 1000}},
+		"still looking for other nodes": {{OwnsFrom: cluster.Never}},
+		"owns streams from 20":          {{OwnsFrom: ms + 1000}},
 		"the same name":                 {{Start: 1}, {Name: "b", Start: 2}},
-		"S2 answers other nodes":        {{Flags: cluster.FlagNoStore}, {Name: "b", Key: "other", Start: 2}},
-		"on their way here":             {{Start: 1}, {Name: "b", Start: 2, StartAt: ms + 1000}},
+		"S2 answers other nodes":        {{Flags: cluster.FlagNoStore}, {Name: "b", RingKey: "other", Start: 2}},
+		"on their way here":             {{Start: 1}, {Name: "b", Start: 2, OwnsFrom: ms + 1000}},
 	} {
 		for i := range ms {
 			m := &ms[i]
-			if m.StopAt = cluster.Never; m.Key == "" {
-				m.Key = "node"
+			if m.OwnsUntil = cluster.Never; m.RingKey == "" {
+				m.RingKey = "node"
 			}
 			if m.Name == "" {
 				m.Name = "a"

@@ -87,7 +87,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		},
 		shard:   shard.Config{ColdOpens: c.ColdOpens},
 		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders, MaxGoroutineReaders: c.MaxOwn, IdleTimeout: c.Idle},
-		balance: edge.Balance{Threshold: c.RebalanceThreshold, Floor: c.RebalanceFloor, Rate: c.RebalanceRate},
+		balance: edge.RebalancePolicy{Threshold: c.RebalanceThreshold, Floor: c.RebalanceFloor, Rate: c.RebalanceRate},
 		log:     log.With("node", c.Name),
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {

@@ -95,7 +95,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 		} else {
 			cfg.fleet = &cluster.Config{
 				Name: cfg.name, Cluster: "fantail-dev", Secrets: [][]byte{secret}, Plaintext: cluster.PlaintextAlways,
-				Gossip: loopback(0), Relay: loopback(0), HTTP: cfg.http, Lead: devLead,
+				Gossip: loopback(0), Relay: loopback(0), HTTP: cfg.http, ChangeNotice: devLead,
 			}
 			if seed != "" {
 				cfg.fleet.Join = []string{seed}
@@ -121,7 +121,7 @@ func (f *fleet) ready(ctx context.Context) error {
 		if n.relay == nil {
 			continue
 		}
-		if err := n.relay.Await(ctx, len(f.nodes)); err != nil {
+		if err := n.relay.AwaitOwners(ctx, len(f.nodes)); err != nil {
 			return errors.Join(err, f.stop())
 		}
 	}

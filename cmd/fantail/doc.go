@@ -9,7 +9,7 @@
 //
 // # The life of a node
 //
-// startNode opens S2, the Tails, the Host, the Relay (not for a lone node), the edge, in
+// startNode opens S2, the tail buffers, the Manager, the Node (not for a lone node), the edge, in
 // the order in which a record meets them, and lets it serve. The first SIGTERM or
 // interrupt, or the end of one of its servers, stops it in the reverse order: readiness
 // off; streams let go of while others are still relayed; a while for balancers to hear of
@@ -19,7 +19,7 @@
 // # Invariants
 //
 //  1. This is the only package that knows all the others. They meet in one interface,
-//     edge.Streams, which shard.Host and cluster.Relay both are.
+//     edge.Streams, which shard.Manager and cluster.Node both are.
 //  2. A setting that does not exist is an error, and so is a value that cannot be; all of
 //     them are told at once, before anything listens.
 //  3. Metrics, health and profiles are never on the public address. The admin address serves no

@@ -126,9 +126,9 @@ func (n *node) undrain() error {
 	case !mine:
 		return nil
 	}
-	n.edge.Undrain()
+	n.edge.CancelDrain()
 	if n.relay != nil {
-		n.relay.Return()
+		n.relay.CancelLeave()
 	}
 	d.state, d.since = stateServing, time.Time{}
 	n.cfg.log.Info("serving again")

@@ -42,7 +42,7 @@ func TestSplit(t *testing.T) {
 	if sum(4<<30) != sum(0) {
 		t.Error("4 GiB are not plenty")
 	}
-	most := int64(shard.Cost(shard.MaxBody, shard.MaxMessages))
+	most := int64(shard.RequestCost(shard.MaxBody, shard.MaxMessages))
 	for _, b := range budgets {
 		if strings.HasSuffix(b.name, "bodies") && b.least < most {
 			t.Errorf("%s: the least is %d, and the largest append costs %d", b.name, b.least, most)

@@ -24,8 +24,8 @@ import (
 
 // The one interface between rooms, satisfied by both of its kinds.
 var (
-	_ edge.Streams = (*shard.Host)(nil)
-	_ edge.Streams = (*cluster.Relay)(nil)
+	_ edge.Backend = (*shard.Manager)(nil)
+	_ edge.Backend = (*cluster.Node)(nil)
 )
 
 type nodeConfig struct {
@@ -38,10 +38,10 @@ type nodeConfig struct {
 	s2                   s2.Config
 	embedded             *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
 	shard                shard.Config
-	tailBytes            int64 // of all Tails; 0: shard's default
+	tailBytes            int64 // of all TailBuffers; 0: shard's default
 	memory               memory
 	edge                 edge.Config
-	balance              edge.Balance
+	balance              edge.RebalancePolicy
 	fleet                *cluster.Config // nil: a lone node
 	log                  *slog.Logger
 }
@@ -74,9 +74,9 @@ type node struct {
 	cfg      nodeConfig
 	registry *prometheus.Registry
 	store    store
-	tails    *shard.Tails
-	host     *shard.Host
-	relay    *cluster.Relay // nil: a lone node
+	tails    *shard.TailBuffers
+	host     *shard.Manager
+	relay    *cluster.Node // nil: a lone node
 	files    *openFiles
 	edge     *edge.Server
 	public   *http.Server
@@ -115,7 +115,7 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 	})
 	if n.relay != nil {
 		n.serving.Go(func() error {
-			n.edge.Rebalance(balance, cfg.balance, n.relay.Balance)
+			n.edge.Rebalance(balance, cfg.balance, n.relay.ExchangeReaders)
 			return nil
 		})
 	}
@@ -130,10 +130,10 @@ func (n *node) build(ctx context.Context) (err error) {
 		return err
 	}
 	// The streams that this node owns, and the one Tail of each that it reads.
-	n.tails = shard.NewTails(0, cfg.tailBytes)
+	n.tails = shard.NewTailBuffers(0, cfg.tailBytes)
 	cfg.shard.Logger, cfg.shard.Metrics = cfg.log, n.registry
-	n.host = shard.NewHost(n.store, n.tails, cfg.shard)
-	var streams edge.Streams = n.host
+	n.host = shard.NewManager(n.store, n.tails, cfg.shard)
+	var streams edge.Backend = n.host
 	// The other nodes. A lone node has no cluster code in its path.
 	if cfg.fleet != nil {
 		cfg.fleet.Logger, cfg.fleet.Metrics = cfg.log, n.registry
@@ -142,19 +142,19 @@ func (n *node) build(ctx context.Context) (err error) {
 		}
 		streams = n.relay
 	} else {
-		n.host.Stand(shard.Lone, func(st shard.Standing) {
-			if st.Record != "" {
-				cfg.log.Error("the fleet's record", "why", st.Record)
+		n.host.WatchStanding(shard.LoneRole, func(st shard.Standing) {
+			if st.RecordProblem != "" {
+				cfg.log.Error("the fleet's record", "why", st.RecordProblem)
 			}
 		})
 	}
 	// The readers and writers.
 	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry
 	if cfg.s2.Basin == "" { // the fixed one has room for all
-		cfg.edge.Place = cfg.s2.CheckStream
+		cfg.edge.CheckStream = cfg.s2.CheckStream
 	}
 	n.files = newOpenFiles(cfg.log, n.registry)
-	cfg.edge.Crowded = n.files.crowded
+	cfg.edge.ConnectionsFull = n.files.crowded
 	n.edge = edge.New(cfg.edge, streams)
 	n.public = n.edge.HTTPServer()
 	n.files.server = n.public

@@ -226,7 +226,7 @@ func (c *Client) Append(
 	case errors.Is(err, shard.ErrLogBusy), errors.Is(err, shard.ErrLogDenied):
 		return shard.Ack{}, err
 	case err != nil:
-		return shard.Ack{}, errors.Join(shard.ErrUnknown, err)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, err)
 	}
 	late := t.Late > 0 && c.float() < t.Late
 	sent := time.Now()
@@ -239,7 +239,7 @@ func (c *Client) Append(
 			by += t.LateBy
 		}
 		time.AfterFunc(by, func() { _, _ = c.write(id, at, batch) })
-		return shard.Ack{}, errors.Join(shard.ErrUnknown, errLost, err)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost, err)
 	}
 	ack, err := c.write(id, at, batch)
 	lost := t.LoseAck > 0 && c.float() < t.LoseAck
@@ -247,7 +247,7 @@ func (c *Client) Append(
 		t.hit()
 	}
 	if back := c.back(ctx, t); lost || back != nil {
-		return shard.Ack{}, errors.Join(shard.ErrUnknown, errLost, back)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost, back)
 	}
 	return ack, err
 }

@@ -106,7 +106,7 @@ func (m *Memory) Append(
 		select {
 		case <-time.After(m.Latency):
 		case <-ctx.Done():
-			return shard.Ack{}, errors.Join(shard.ErrUnknown, ctx.Err())
+			return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, ctx.Err())
 		}
 	}
 	m.mu.Lock()
@@ -116,7 +116,7 @@ func (m *Memory) Append(
 	switch {
 	case p < m.odds.LoseRequest:
 		m.ops.LostRequests++
-		return shard.Ack{}, errors.Join(shard.ErrUnknown, errLost)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
 	case p < m.odds.LoseRequest+m.odds.LateAck:
 		m.ops.LateAcks++
 		time.AfterFunc(m.odds.Late, func() {
@@ -124,12 +124,12 @@ func (m *Memory) Append(
 			defer m.mu.Unlock()
 			_, _ = m.write(id, at, batch)
 		})
-		return shard.Ack{}, errors.Join(shard.ErrUnknown, errLost)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
 	}
 	ack, err := m.write(id, at, batch)
 	if err == nil && p > 1-m.odds.LoseAck {
 		m.ops.LostAcks++
-		return shard.Ack{}, errors.Join(shard.ErrUnknown, errLost)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
 	}
 	return ack, err
 }
@@ -158,7 +158,7 @@ func (m *Memory) write(id shard.StreamID, at uint64, batch []shard.Entry) (shard
 func checkBatch(batch []shard.Entry) error {
 	size := 0
 	for _, e := range batch {
-		size += e.Metered()
+		size += e.MeteredSize()
 	}
 	if len(batch) == 0 || len(batch) > shard.MaxBatchRecords || size > shard.MaxBatchBytes {
 		return errors.Join(shard.ErrLogDenied, errors.New("batch over the limits"))
@@ -206,7 +206,7 @@ func (l *memoryLog) add(now uint64, batch []shard.Entry) shard.Ack {
 	for _, e := range batch {
 		l.recs = append(l.recs, shard.Record{
 			Pos: l.tail(), Time: l.time, Header: e.Header, Body: e.Body,
-			Command: e.Trim, TrimTo: e.TrimTo, Size: e.Metered(),
+			Command: e.Trim, TrimTo: e.TrimTo, Size: e.MeteredSize(),
 		})
 	}
 	for _, e := range batch {

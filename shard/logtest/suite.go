@@ -167,7 +167,7 @@ func testLimits(e *env) {
 	}
 	e.append(0, many)
 	full := shard.Entry{Header: []byte("h")}
-	full.Body = bytes.Repeat([]byte("x"), shard.MaxBatchBytes-full.Metered())
+	full.Body = bytes.Repeat([]byte("x"), shard.MaxBatchBytes-full.MeteredSize())
 	e.append(uint64(len(many)), []shard.Entry{full})
 	p, err := e.Last(e.ctx, e.id, 1)
 	if err != nil || len(p.Records) != 1 || p.Records[0].Size != shard.MaxBatchBytes {

@@ -41,7 +41,7 @@ func TestAppendHoldsNoMoreThanIsCountedForIt(t *testing.T) {
 		}
 		held := (inUse() - before) / appends
 		size := c.records * c.size
-		counted := int64(shard.Cost(size, c.records) - size)
+		counted := int64(shard.RequestCost(size, c.records) - size)
 		t.Logf("%d records of %d bytes: %d bytes are held beside them, %d counted", c.records, c.size, held, counted)
 		const connection = 24 << 10 // both ends of one, which stays
 		if held > counted+counted/50+connection {

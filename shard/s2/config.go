@@ -88,7 +88,7 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// CheckStream reports with an ErrNoPlace that a stream can be in no basin.
+// CheckStream reports with an ErrNoBasin that a stream can be in no basin.
 func (c *Config) CheckStream(id shard.StreamID) error {
 	_, _, err := c.locate(id)
 	return err
@@ -113,16 +113,16 @@ func (c *Config) locate(id shard.StreamID) (basin, stream string, err error) {
 	project, rest, ok := strings.Cut(string(id), "/")
 	switch {
 	case !ok || rest == "":
-		return "", "", fmt.Errorf("%w: stream %q has no project", shard.ErrNoPlace, id)
+		return "", "", fmt.Errorf("%w: stream %q has no project", shard.ErrNoBasin, id)
 	case len(c.BasinMap) > 0:
 		if basin, ok = c.BasinMap[project]; !ok {
-			return "", "", fmt.Errorf("%w: no basin for project %q", shard.ErrNoPlace, project)
+			return "", "", fmt.Errorf("%w: no basin for project %q", shard.ErrNoBasin, project)
 		}
 		return basin, rest, nil
 	case c.BasinTemplate != "":
 		basin = strings.ReplaceAll(c.BasinTemplate, "{project}", project)
 		if !isValidBasin(basin) {
-			return "", "", fmt.Errorf("%w: %w", shard.ErrNoPlace, checkBasin(basin))
+			return "", "", fmt.Errorf("%w: %w", shard.ErrNoBasin, checkBasin(basin))
 		}
 		return basin, rest, nil
 	default:

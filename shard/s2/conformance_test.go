@@ -69,8 +69,8 @@ func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
 		want  error
 		tail  uint64
 	}{
-		{s2dev.Fault{Kind: s2dev.LoseAck}, shard.ErrUnknown, 1},
-		{s2dev.Fault{Kind: s2dev.LoseRequest}, shard.ErrUnknown, 1},
+		{s2dev.Fault{Kind: s2dev.LoseAck}, shard.ErrAppendUnknown, 1},
+		{s2dev.Fault{Kind: s2dev.LoseRequest}, shard.ErrAppendUnknown, 1},
 		{s2dev.Fault{Kind: s2dev.Refuse, Code: "rate_limited"}, shard.ErrLogBusy, 1},
 		{s2dev.Fault{Kind: s2dev.Refuse, Code: "permission_denied"}, shard.ErrLogDenied, 1},
 	} {

@@ -6,7 +6,7 @@
 // A stream's name is mapped to a basin and a stream of S2 (config.go; check_settings.go is for what may be set). Appends,
 // reads and tail checks are one unary call each, never repeated here: S2's reply
 // is translated into the Log contract (errors.go), and what it leaves open is
-// ErrUnknown, the shard's to settle. To an S2 without TLS it is made on the goroutine that
+// ErrAppendUnknown, the shard's to settle. To an S2 without TLS it is made on the goroutine that
 // calls (http1_transport.go); through a proxy, by way of connect.go. Records are translated in records.go. An S2
 // in the same process is called without SDK and wire (in_process.go); what it answers
 // is worded as the SDK's, and takes the same way from there.

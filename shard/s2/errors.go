@@ -48,7 +48,7 @@ func classifyError(what string, err error) error {
 	case errors.As(err, &beyond) && beyond.Tail != nil:
 		return &shard.TailError{Tail: beyond.Tail.SeqNum}
 	case isDialError(err):
-		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrLogAway, err)
+		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrLogUnreachable, err)
 	case !errors.As(err, &e):
 		return fmt.Errorf("s2: %s: %w", what, err)
 	}
@@ -58,7 +58,7 @@ func classifyError(what string, err error) error {
 		e.Status == 409 && e.Code == "stream_deletion_pending":
 		kind = shard.ErrNoLog
 	case e.Status == 401:
-		kind = shard.ErrNoIdentity
+		kind = shard.ErrLogUnauthenticated
 	case e.Status == 403, e.Status == 404, e.Status == 422,
 		e.Status == 400, e.Origin == "sdk" && e.Code == "VALIDATION":
 		kind = shard.ErrLogDenied
@@ -95,5 +95,5 @@ func (c *Config) classifyAppend(err error) error {
 		errors.Is(out, shard.ErrLogDenied) || errors.Is(out, shard.ErrLogBusy) {
 		return out
 	}
-	return fmt.Errorf("%w: %w", shard.ErrUnknown, out)
+	return fmt.Errorf("%w: %w", shard.ErrAppendUnknown, out)
 }

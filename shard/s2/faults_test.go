@@ -131,8 +131,8 @@ func TestFollowThroughRestart(t *testing.T) {
 		})
 	}
 	r.wantEqual("live", r.readLive(h, 3), "0", "1", "2")
-	if tail.Ended() != nil {
-		t.Errorf("the Tail ended: %v", tail.Ended())
+	if tail.EndError() != nil {
+		t.Errorf("the Tail ended: %v", tail.EndError())
 	}
 }
 
@@ -214,7 +214,7 @@ func TestUnreachableIsNotUnknown(t *testing.T) {
 	}
 	r.log.transport.CloseIdleConnections()
 	_, err := r.log.Append(t.Context(), id, 0, []shard.Entry{{Body: []byte("x")}})
-	if !errors.Is(err, shard.ErrLogBusy) || errors.Is(err, shard.ErrUnknown) {
+	if !errors.Is(err, shard.ErrLogBusy) || errors.Is(err, shard.ErrAppendUnknown) {
 		t.Errorf("%v", err)
 	}
 }

@@ -55,7 +55,7 @@ func (c *Config) sites() []shard.Site {
 	basins, loose := c.siteBasins()
 	sites := make([]shard.Site, len(basins))
 	for i, b := range basins {
-		sites[i] = shard.Site{Log: shard.StreamID(fleetStreamPrefix + b), Basin: b, Loose: loose}
+		sites[i] = shard.Site{Log: shard.StreamID(fleetStreamPrefix + b), Basin: b, Templated: loose}
 	}
 	return sites
 }

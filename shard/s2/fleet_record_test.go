@@ -24,10 +24,10 @@ func (r *testEnv) probe(cfg Config) shard.Standing {
 
 func (r *testEnv) probeLog(log shard.Log) shard.Standing {
 	r.Helper()
-	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 	defer h.Close()
 	told := make(chan shard.Standing, 16)
-	h.Stand(shard.Lone, func(st shard.Standing) { told <- st })
+	h.WatchStanding(shard.LoneRole, func(st shard.Standing) { told <- st })
 	select {
 	case st := <-told:
 		return st
@@ -156,7 +156,7 @@ func TestLiteProbe(t *testing.T) {
 	r := newTestEnv(t)
 	cfg := Config{Endpoint: endpoint, Basin: "fantail-probe", CreateBasins: true}
 	first := r.probe(cfg)
-	if !first.Passed || first.Fleet == 0 || first.Record != "" {
+	if !first.Passed || first.Fleet == 0 || first.RecordProblem != "" {
 		t.Fatalf("%+v", first)
 	}
 	cfg.CreateBasins = false

@@ -18,7 +18,7 @@ func TestForeignStreamIsReadable(t *testing.T) {
 	r.appendForeign("one", "two")
 	h := r.newManager()
 	info := r.info(h)
-	if !info.Exists || info.Life != 0 || info.Type != shard.OctetStream || info.Tail != 2 {
+	if !info.Exists || info.Generation != 0 || info.Type != shard.OctetStream || info.Tail != 2 {
 		t.Fatalf("%+v", info)
 	}
 	r.wantHistory(h, "one", "two")
@@ -70,7 +70,7 @@ func TestFirstPutAdoptsForeignRecords(t *testing.T) {
 	r.appendForeign("one", "two")
 	h := r.newManager()
 	out := r.mustDo(h, request(shard.OpCreate, "text/plain", "three"), shard.CodeCreated)
-	if out.Info.Life == 0 || out.Info.Type != "text/plain" {
+	if out.Info.Generation == 0 || out.Info.Type != "text/plain" {
 		t.Fatalf("%+v", out.Info)
 	}
 	r.wantHistory(h, "one", "two", "three")
@@ -112,7 +112,7 @@ func TestForeignRecordsAfterCloseAreNotShown(t *testing.T) {
 	q.Close = true
 	closed := r.mustDo(h, q, shard.CodeCreated)
 	r.appendForeign("late")
-	for _, h := range []*shard.Host{h, r.newManager()} {
+	for _, h := range []*shard.Manager{h, r.newManager()} {
 		if info := r.info(h); !info.Closed || info.Tail != closed.Info.Tail {
 			t.Fatalf("%+v after a record behind the end, want tail %d", info, closed.Info.Tail)
 		}
@@ -130,8 +130,8 @@ func TestForeignRecordsBetweenLivesAreNotShown(t *testing.T) {
 		t.Fatalf("%+v: a foreign record brought a deleted stream back", info)
 	}
 	second := r.mustDo(h, request(shard.OpCreate, "text/plain", "two"), shard.CodeCreated)
-	if second.Info.Life <= first.Info.Life {
-		t.Fatalf("life %d after %d", second.Info.Life, first.Info.Life)
+	if second.Info.Generation <= first.Info.Generation {
+		t.Fatalf("life %d after %d", second.Info.Generation, first.Info.Generation)
 	}
 	r.wantHistory(h, "two")
 	r.wantHistory(r.newManager(), "two")
@@ -163,7 +163,7 @@ func TestForeignHeadersAreNotTakenForOurs(t *testing.T) {
 	want := []string{"one", "own header", "our name", "copied", "no value"}
 	r.wantHistory(h, want...)
 	r.wantHistory(r.newManager(), want...)
-	if info := r.info(h); info.Life != out.Info.Life || info.Closed {
+	if info := r.info(h); info.Generation != out.Info.Generation || info.Closed {
 		t.Fatalf("%+v", info)
 	}
 	r.mustDo(h, request(shard.OpAppend, "text/plain", "two"), shard.CodeAppended)

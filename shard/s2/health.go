@@ -145,7 +145,7 @@ func classifyResult(err error) result {
 		return resultNoLog
 	case errors.Is(err, shard.ErrLogDenied):
 		return resultDenied
-	case errors.Is(err, shard.ErrLogAway), isDialError(err):
+	case errors.Is(err, shard.ErrLogUnreachable), isDialError(err):
 		return resultUnreachable
 	case errors.Is(err, shard.ErrLogBusy):
 		return resultBusy

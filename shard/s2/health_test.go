@@ -109,7 +109,7 @@ func TestOutageIsNoticedWithoutCalls(t *testing.T) {
 	if n := metric(t, reg, "fantail_s2_requests_total"); n < 3 {
 		t.Errorf("%v requests are counted", n)
 	}
-	if _, err := log.Tail(t.Context(), id); !errors.Is(err, shard.ErrLogAway) {
+	if _, err := log.Tail(t.Context(), id); !errors.Is(err, shard.ErrLogUnreachable) {
 		t.Errorf("%v", err)
 	}
 }

@@ -14,7 +14,7 @@ func TestAppendInProcessAllocatesLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 	t.Cleanup(func() { _ = h.Close() })
 	do := func(q *shard.Request, want shard.Code) {
 		if out, err := h.Do(t.Context(), q); err != nil || out.Code != want {

@@ -19,7 +19,7 @@ func TestLargeAppendIsAtomic(t *testing.T) {
 		body := strings.Repeat("0123456789abcdef", size/16+1)[:size]
 		r.mustDo(h, request(shard.OpAppend, "application/octet-stream", body), shard.CodeAppended)
 		r.mustDo(h, request(shard.OpAppend, "application/octet-stream", "after"), shard.CodeAppended)
-		for _, h := range []*shard.Host{h, r.newManager()} {
+		for _, h := range []*shard.Manager{h, r.newManager()} {
 			got := r.readAll(h)
 			if len(got) != 3 || got[0] != "before" || got[1] != body || got[2] != "after" {
 				t.Fatalf("%d bytes: %d messages", size, len(got))
@@ -36,7 +36,7 @@ func TestLargeAppendIsAtomic(t *testing.T) {
 // append works.
 func TestWriterDiesInTheMiddleOfALargeAppend(t *testing.T) {
 	r := newTestEnv(t)
-	h := shard.NewHost(r.log, shard.NewTails(0, 0), shard.Config{})
+	h := shard.NewManager(r.log, shard.NewTailBuffers(0, 0), shard.Config{})
 	r.mustDo(h, request(shard.OpCreate, "text/plain", "before"), shard.CodeCreated)
 	// The third part's request is held until the host is gone.
 	r.server.Faults().Add(s2dev.Fault{
@@ -91,7 +91,7 @@ func TestForeignRecordBetweenParts(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range []*shard.Host{h, r.newManager()} {
+	for _, h := range []*shard.Manager{h, r.newManager()} {
 		got := r.readAll(h)
 		if len(got) != 2 || got[0] != "between" || got[1] != body {
 			t.Fatalf("%d messages, first of %d bytes", len(got), len(got[0]))

@@ -184,7 +184,7 @@ func (l *Log) Append(
 	}
 	if ack.Start.SeqNum != at || ack.End.SeqNum != at+uint64(len(batch)) {
 		return shard.Ack{}, fmt.Errorf("%w: acknowledged from %d to %d, and not %d records at %d",
-			shard.ErrUnknown, ack.Start.SeqNum, ack.End.SeqNum, len(batch), at)
+			shard.ErrAppendUnknown, ack.Start.SeqNum, ack.End.SeqNum, len(batch), at)
 	}
 	return shard.Ack{
 		Start: ack.Start.SeqNum, End: ack.End.SeqNum,

@@ -32,14 +32,14 @@ func TestTakeoverSurvivesEndedSessions(t *testing.T) {
 		_ = h.Close()
 		f := r.addFault(s2dev.OpReadSession, s2dev.EndSession, n)
 		heir := r.newManager()
-		info, err := heir.State(t.Context(), id, 0)
-		if err == nil && (info.Life != want.Info.Life || info.Tail != info.Start+2701) {
+		info, err := heir.Info(t.Context(), id, 0)
+		if err == nil && (info.Generation != want.Info.Generation || info.Tail != info.Start+2701) {
 			t.Errorf("%d ended sessions (%d fired): %+v", n, f.Fired(), info)
 		}
 		f.Remove()
 		r.eventually("the heir knows the stream", func() bool {
-			info, err := heir.State(t.Context(), id, 0)
-			return err == nil && info.Life == want.Info.Life && info.Tail == info.Start+2701
+			info, err := heir.Info(t.Context(), id, 0)
+			return err == nil && info.Generation == want.Info.Generation && info.Tail == info.Start+2701
 		})
 	}
 }

@@ -167,10 +167,10 @@ func TestErrorsAreClassified(t *testing.T) {
 		{server(502, "hot_server"), shard.ErrLogBusy},
 		{server(503, "server_draining"), shard.ErrLogBusy},
 		{server(409, "transaction_conflict"), shard.ErrLogBusy},
-		{server(408, "request_timeout"), shard.ErrUnknown},
-		{server(503, "unavailable"), shard.ErrUnknown},
-		{server(500, "storage"), shard.ErrUnknown},
-		{errors.New("connection reset"), shard.ErrUnknown},
+		{server(408, "request_timeout"), shard.ErrAppendUnknown},
+		{server(503, "unavailable"), shard.ErrAppendUnknown},
+		{server(500, "storage"), shard.ErrAppendUnknown},
+		{errors.New("connection reset"), shard.ErrAppendUnknown},
 	} {
 		if got := new(Config).classifyAppend(c.err); !errors.Is(got, c.want) {
 			t.Errorf("%v: %v, want %v", c.err, got, c.want)

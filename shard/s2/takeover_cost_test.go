@@ -27,7 +27,7 @@ func (r *testEnv) takeOver() (info shard.Info, calls, records int64) {
 }
 
 // appendMany appends n small messages, a thousand at a time.
-func (r *testEnv) appendMany(h *shard.Host, n int) {
+func (r *testEnv) appendMany(h *shard.Manager, n int) {
 	r.Helper()
 	for n > 0 {
 		q := request(shard.OpAppend, "text/plain")
@@ -44,28 +44,28 @@ func (r *testEnv) appendMany(h *shard.Host, n int) {
 func TestTakeoverTakesTwoReads(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		write func(r *testEnv, h *shard.Host)
+		write func(r *testEnv, h *shard.Manager)
 	}{
-		{"empty", func(*testEnv, *shard.Host) {}},
-		{"10 records", func(r *testEnv, h *shard.Host) { r.appendMany(h, 10) }},
-		{"499 records", func(r *testEnv, h *shard.Host) { r.appendMany(h, 499) }},
-		{"100,000 records", func(r *testEnv, h *shard.Host) { r.appendMany(h, 100_000) }},
-		{"after 16 MiB in one append", func(r *testEnv, h *shard.Host) {
+		{"empty", func(*testEnv, *shard.Manager) {}},
+		{"10 records", func(r *testEnv, h *shard.Manager) { r.appendMany(h, 10) }},
+		{"499 records", func(r *testEnv, h *shard.Manager) { r.appendMany(h, 499) }},
+		{"100,000 records", func(r *testEnv, h *shard.Manager) { r.appendMany(h, 100_000) }},
+		{"after 16 MiB in one append", func(r *testEnv, h *shard.Manager) {
 			q := request(shard.OpAppend, "text/plain", strings.Repeat("x", shard.MaxBody))
 			r.mustDo(h, q, shard.CodeAppended)
 		}},
-		{"after an array of 32,768", func(r *testEnv, h *shard.Host) {
+		{"after an array of 32,768", func(r *testEnv, h *shard.Manager) {
 			q := request(shard.OpAppend, "text/plain")
 			for range shard.MaxMessages {
 				q.Messages.Add([]byte("m"))
 			}
 			r.mustDo(h, q, shard.CodeAppended)
 		}},
-		{"deleted", func(r *testEnv, h *shard.Host) {
+		{"deleted", func(r *testEnv, h *shard.Manager) {
 			r.appendMany(h, 2000)
 			r.mustDo(h, request(shard.OpDelete, ""), shard.CodeDeleted)
 		}},
-		{"closed", func(r *testEnv, h *shard.Host) {
+		{"closed", func(r *testEnv, h *shard.Manager) {
 			r.appendMany(h, 10)
 			q := request(shard.OpAppend, "")
 			q.Close = true
@@ -83,7 +83,7 @@ func TestTakeoverTakesTwoReads(t *testing.T) {
 			if calls > 2 || records > 6000 {
 				t.Errorf("%d calls, %d records, want at most 2 and a few batches", calls, records)
 			}
-			if got.Life != want.Life || got.Tail != want.Tail || got.LogTail != want.LogTail || got.Exists != want.Exists {
+			if got.Generation != want.Generation || got.Tail != want.Tail || got.LogTail != want.LogTail || got.Exists != want.Exists {
 				t.Errorf("state %+v, want %+v", got, want)
 			}
 		})

@@ -62,11 +62,11 @@ func newTestEnv(t *testing.T) *testEnv {
 func (r *testEnv) basin(name string) Basin { return r.server.Direct(name) }
 
 // newManager is a node that owns everything.
-func (r *testEnv) newManager() *shard.Host { return r.newManagerAt(nil) }
+func (r *testEnv) newManager() *shard.Manager { return r.newManagerAt(nil) }
 
 // newManagerAt is one with a clock of its own.
-func (r *testEnv) newManagerAt(now func() time.Time) *shard.Host {
-	h := shard.NewHost(r.log, shard.NewTails(0, 0), shard.Config{Now: now})
+func (r *testEnv) newManagerAt(now func() time.Time) *shard.Manager {
+	h := shard.NewManager(r.log, shard.NewTailBuffers(0, 0), shard.Config{Now: now})
 	r.Cleanup(func() { _ = h.Close() })
 	return h
 }
@@ -111,7 +111,7 @@ func (r *testEnv) createStream() {
 
 func request(op shard.Op, typ string, messages ...string) *shard.Request {
 	q := &shard.Request{
-		Stream: id, Op: op, ID: shard.NewAppendID(), Minted: uint64(time.Now().UnixMilli()), Type: typ,
+		Stream: id, Op: op, ID: shard.NewAppendID(), MintedMillis: uint64(time.Now().UnixMilli()), Type: typ,
 	}
 	for _, m := range messages {
 		q.Messages.Add([]byte(m))
@@ -119,7 +119,7 @@ func request(op shard.Op, typ string, messages ...string) *shard.Request {
 	return q
 }
 
-func (r *testEnv) mustDo(h *shard.Host, q *shard.Request, want shard.Code) shard.Outcome {
+func (r *testEnv) mustDo(h *shard.Manager, q *shard.Request, want shard.Code) shard.Outcome {
 	r.Helper()
 	out, err := h.Do(r.Context(), q)
 	if err != nil || out.Code != want {
@@ -128,9 +128,9 @@ func (r *testEnv) mustDo(h *shard.Host, q *shard.Request, want shard.Code) shard
 	return out
 }
 
-func (r *testEnv) info(h *shard.Host) shard.Info {
+func (r *testEnv) info(h *shard.Manager) shard.Info {
 	r.Helper()
-	info, err := h.State(r.Context(), id, 0)
+	info, err := h.Info(r.Context(), id, 0)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func (r *testEnv) info(h *shard.Host) shard.Info {
 }
 
 // readAll is every visible message, by pages.
-func (r *testEnv) readAll(h *shard.Host) []string {
+func (r *testEnv) readAll(h *shard.Manager) []string {
 	r.Helper()
 	info := r.info(h)
 	var got []string
@@ -155,8 +155,8 @@ func (r *testEnv) readAll(h *shard.Host) []string {
 	return got
 }
 
-// readLive reads the stream's Tail from its beginning until it has n messages.
-func (r *testEnv) readLive(h *shard.Host, n int) []string {
+// readLive reads the stream's TailBuffer from its beginning until it has n messages.
+func (r *testEnv) readLive(h *shard.Manager, n int) []string {
 	r.Helper()
 	info := r.info(h)
 	tail, release, err := h.Follow(r.Context(), id, info.Start)
@@ -217,7 +217,7 @@ func (r *testEnv) wantEqual(what string, got []string, want ...string) {
 
 // wantHistory waits until the node sees these messages: what others wrote straight
 // to S2 may be 250 ms old before it knows.
-func (r *testEnv) wantHistory(h *shard.Host, want ...string) {
+func (r *testEnv) wantHistory(h *shard.Manager, want ...string) {
 	r.Helper()
 	var got []string
 	r.eventually("the history is as wanted", func() bool {

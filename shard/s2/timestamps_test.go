@@ -20,7 +20,7 @@ func TestTimestampsAreCapped(t *testing.T) {
 	r.createStream()
 	want := func(capped bool) {
 		t.Helper()
-		for _, l := range []shard.Timed{r.log, embedded} {
+		for _, l := range []shard.TimestampPolicy{r.log, embedded} {
 			if got, err := l.Capped(t.Context(), id); err != nil || got != capped {
 				t.Errorf("%T: %v, %v", l, got, err)
 			}
@@ -64,14 +64,14 @@ func TestNodeAheadAsksS2ForTheTimeBeforeItEndsAStream(t *testing.T) {
 	r := newTestEnv(t)
 	first := r.newManagerAt(nil)
 	q := &shard.Request{
-		Stream: id, Op: shard.OpCreate, ID: shard.NewAppendID(), Born: time.Now(), Type: "text/plain", HasTTL: true, TTL: 600,
+		Stream: id, Op: shard.OpCreate, ID: shard.NewAppendID(), MintedAt: time.Now(), Type: "text/plain", HasTTL: true, TTL: 600,
 	}
 	if out, err := first.Do(t.Context(), q); err != nil || out.Code != shard.CodeCreated {
 		t.Fatal(out, err)
 	}
 	ahead := r.newManagerAt(func() time.Time { return time.Now().Add(time.Hour) })
 	for range 3 {
-		if info, err := ahead.State(t.Context(), id, 0); err != nil || !info.Exists {
+		if info, err := ahead.Info(t.Context(), id, 0); err != nil || !info.Exists {
 			t.Fatalf("%+v, %v", info, err)
 		}
 	}

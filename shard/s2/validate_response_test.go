@@ -49,7 +49,7 @@ func TestAnswersThatAreNotFromS2AreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = log.Close() }()
-			if ack, err := log.Append(t.Context(), id, 0, []shard.Entry{{Body: []byte("x")}}); !errors.Is(err, shard.ErrUnknown) {
+			if ack, err := log.Append(t.Context(), id, 0, []shard.Entry{{Body: []byte("x")}}); !errors.Is(err, shard.ErrAppendUnknown) {
 				t.Errorf("append: %+v %v", ack, err)
 			}
 			if p, err := log.Read(t.Context(), id, 0, 10); err == nil {

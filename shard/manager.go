@@ -27,26 +27,26 @@ const (
 	ModeExclusive
 )
 
-// Ask is what a State call wants beside the description.
-type Ask uint8
+// InfoOptions is what a State call wants beside the description.
+type InfoOptions uint8
 
 // The wishes, to be combined.
 const (
-	// AskTouch counts the call as a use of the stream (a sliding TTL starts anew).
-	AskTouch Ask = 1 << iota
-	// AskLocal allows an answer from this node's own Tail, which may be a moment
+	// InfoTouch counts the call as a use of the stream (a sliding TTL starts anew).
+	InfoTouch InfoOptions = 1 << iota
+	// InfoAllowCached allows an answer from this node's own TailBuffer, which may be a moment
 	// old; without it the answer is the tail as of now.
-	AskLocal
-	// AskSure wants an answer that rests on a tail check sent after the call, whatever
+	InfoAllowCached
+	// InfoRequireFresh wants an answer that rests on a tail check sent after the call, whatever
 	// memory knows: a session brings what another owner wrote a moment late. For who is
 	// about to refuse somebody for good.
-	AskSure
-	// AskFollow says that the caller is about to follow the stream: if it is to be read from
+	InfoRequireFresh
+	// InfoWillFollow says that the caller is about to follow the stream: if it is to be read from
 	// storage first, it waits for its turn, and is not refused for the length of the queue.
-	AskFollow
+	InfoWillFollow
 )
 
-// Config of a Host. Zero values take the defaults.
+// Config of a Manager. Zero values take the defaults.
 type Config struct {
 	Mode Mode
 	// AppendTimeout bounds how long a Log waits in one attempt to write a batch: it ends the
@@ -60,7 +60,7 @@ type Config struct {
 	PageBytes int64
 	// IdleAfter is how long an unused stream stays in memory (5 min).
 	IdleAfter time.Duration
-	// StateBytes bounds what the streams in memory cost (512 MiB), without their Tails, and
+	// StateBytes bounds what the streams in memory cost (512 MiB), without their TailBuffers, and
 	// MaxStreams how many they are (200,000). The least recently used that is idle makes
 	// room; ErrOverloaded if none is.
 	StateBytes int64
@@ -111,12 +111,12 @@ func (c *Config) defaults() {
 	}
 }
 
-// Host runs the streams that this node owns.
-type Host struct {
+// Manager runs the streams that this node owns.
+type Manager struct {
 	log      *breaker
-	tails    *Tails
+	tails    *TailBuffers
 	cfg      Config
-	fleet    Fleet     // how to reach other streams; the Host itself unless Join says otherwise
+	fleet    Fleet     // how to reach other streams; the Manager itself unless Join says otherwise
 	calls    sync.Pool // of *call, answered
 	pages    *pages
 	opens    *opens
@@ -133,20 +133,20 @@ type Host struct {
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc
-	wg   sync.WaitGroup // every goroutine of the Host and its Shards
+	wg   sync.WaitGroup // every goroutine of the Manager and its Streams
 
 	mu      sync.Mutex
 	states  states
 	stopped bool
 }
 
-// NewHost returns a Host on log whose streams' Tails are in tails.
-func NewHost(log Log, tails *Tails, cfg Config) *Host {
+// NewManager returns a Manager on log whose streams' TailBuffers are in tails.
+func NewManager(log Log, tails *TailBuffers, cfg Config) *Manager {
 	cfg.defaults()
-	h := &Host{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
-	h.states = states{budget: cfg.StateBytes, most: int64(cfg.MaxStreams), m: map[StreamID]*Shard{}}
+	h := &Manager{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
+	h.states = states{budget: cfg.StateBytes, most: int64(cfg.MaxStreams), m: map[StreamID]*Stream{}}
 	h.fleet = h
-	h.pages = newPages(h.log, cfg.PageBytes, NewPanics(cfg.Logger, cfg.Metrics))
+	h.pages = newPages(h.log, cfg.PageBytes, NewPanicHandler(cfg.Logger, cfg.Metrics))
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
 	h.damage.say = rate.Sometimes{First: 10, Interval: 10 * time.Second}
@@ -161,16 +161,16 @@ func NewHost(log Log, tails *Tails, cfg Config) *Host {
 }
 
 // probe asks storage for a sign of life where nothing else does.
-func (h *Host) probe(ctx context.Context) {
+func (h *Manager) probe(ctx context.Context) {
 	h.log.probe(ctx, func() bool { return h.tails.followed() > 0 })
 }
 
 // StoreDown reports whether storage answers nothing, for at least downAfter. Whatever
 // needs it fails at once meanwhile, with ErrStoreDown.
-func (h *Host) StoreDown() bool { return h.log.isDown() }
+func (h *Manager) StoreDown() bool { return h.log.isDown() }
 
-// spawn starts a goroutine that Close waits for; false: the Host is closed.
-func (h *Host) spawn(fn func(context.Context)) bool {
+// spawn starts a goroutine that Close waits for; false: the Manager is closed.
+func (h *Manager) spawn(fn func(context.Context)) bool {
 	if h.ctx.Err() != nil {
 		return false
 	}
@@ -179,7 +179,7 @@ func (h *Host) spawn(fn func(context.Context)) bool {
 }
 
 // every does something again and again, one after the other, until Close.
-func (h *Host) every(d time.Duration, do func(context.Context)) {
+func (h *Manager) every(d time.Duration, do func(context.Context)) {
 	h.spawn(func(ctx context.Context) {
 		tick := time.NewTicker(d)
 		defer tick.Stop()
@@ -195,17 +195,17 @@ func (h *Host) every(d time.Duration, do func(context.Context)) {
 }
 
 // alone reports whether this Host has no other nodes beside it.
-func (h *Host) alone() bool { return h.fleet == Fleet(h) }
+func (h *Manager) alone() bool { return h.fleet == Fleet(h) }
 
-// enter finds the stream's Shard, or makes it; the caller leaves it again.
-func (h *Host) enter(ctx context.Context, id StreamID) (*Shard, error) {
+// enter finds the stream's Stream, or makes it; the caller leaves it again.
+func (h *Manager) enter(ctx context.Context, id StreamID) (*Stream, error) {
 	h.mu.Lock()
 	if h.stopped {
 		h.mu.Unlock()
 		return nil, ErrStopped
 	}
 	s := h.states.m[id]
-	var out []*Shard
+	var out []*Stream
 	if s == nil {
 		var ok bool
 		if out, ok = h.admit(isPatient(ctx)); ok {
@@ -230,7 +230,7 @@ func (h *Host) enter(ctx context.Context, id StreamID) (*Shard, error) {
 // admit makes room for one more name, under mu; ok: there is. Those that it returns are to be
 // halted. A follower, of whom there are only so many on a node, is not refused for the names
 // that others invent.
-func (h *Host) admit(patient bool) (out []*Shard, ok bool) {
+func (h *Manager) admit(patient bool) (out []*Stream, ok bool) {
 	now := h.cfg.Now()
 	out, ok = h.states.makeRoomForName(now)
 	if patient && !ok {
@@ -245,7 +245,7 @@ func (h *Host) admit(patient bool) (out []*Shard, ok bool) {
 
 // reclaim evicts idle streams while there are too many. If none is idle it looks again a
 // moment later: each append comes by here.
-func (h *Host) reclaim() {
+func (h *Manager) reclaim() {
 	if !h.states.over() || h.cfg.Now().UnixNano() < h.states.retry.Load() {
 		return
 	}
@@ -264,17 +264,17 @@ func (h *Host) reclaim() {
 // reclaimEvery is how often idle streams are looked for while none is.
 const reclaimEvery = 100 * time.Millisecond
 
-func (h *Host) newShard(id StreamID) *Shard {
-	s := &Shard{id: id, host: h, used: h.cfg.Now()}
+func (h *Manager) newShard(id StreamID) *Stream {
+	s := &Stream{id: id, host: h, used: h.cfg.Now()}
 	s.place.shard = s
 	s.idle = sync.NewCond(&s.mu)
 	return s
 }
 
-// keep adds a Shard that was made whole, unless there is one already.
-func (h *Host) keep(s *Shard) error {
+// keep adds a Stream that was made whole, unless there is one already.
+func (h *Manager) keep(s *Stream) error {
 	h.mu.Lock()
-	var out []*Shard
+	var out []*Stream
 	err := error(nil)
 	switch {
 	case h.stopped:
@@ -296,14 +296,14 @@ func (h *Host) keep(s *Shard) error {
 	return err
 }
 
-// Has reports whether the stream is in memory.
-func (h *Host) Has(id StreamID) bool {
+// HasStream reports whether the stream is in memory.
+func (h *Manager) HasStream(id StreamID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.states.m[id] != nil
 }
 
-func (h *Host) leave(s *Shard) {
+func (h *Manager) leave(s *Stream) {
 	h.mu.Lock()
 	if s.users--; s.users == 0 {
 		h.states.rest(s)
@@ -312,10 +312,10 @@ func (h *Host) leave(s *Shard) {
 }
 
 // Do carries a write out and returns the verdict. Errors: ErrContended,
-// ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrDeclined,
+// ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrNeedsLaterRelease,
 // ErrLogDenied (all: certainly not written) and ErrOutcomeUnknown. Once ctx ends
 // its cause is returned, unless the verdict is there: the outcome is unknown.
-func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
+func (h *Manager) Do(ctx context.Context, req *Request) (Outcome, error) {
 	if h.states.full() && req.grows() {
 		if h.reclaim(); h.states.full() {
 			return Outcome{}, ErrOverloaded
@@ -339,10 +339,10 @@ func (h *Host) Do(ctx context.Context, req *Request) (Outcome, error) {
 	return out, err
 }
 
-// State describes a stream; a stream that does not exist has Info.Exists false.
+// Info describes a stream; a stream that does not exist has Info.Exists false.
 // Errors as Do's.
-func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) {
-	if ask&AskFollow != 0 {
+func (h *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info, error) {
+	if ask&InfoWillFollow != 0 {
 		ctx = patiently(ctx)
 	}
 	s, err := h.enter(ctx, id)
@@ -353,19 +353,19 @@ func (h *Host) State(ctx context.Context, id StreamID, ask Ask) (Info, error) {
 	return s.describe(ctx, ask)
 }
 
-// Follow returns the stream's Tail and keeps it fed until release is called
+// Follow returns the stream's TailBuffer and keeps it fed until release is called
 // (once). from is where the caller will read from; it is only a hint. Errors:
 // ErrNotFound, ErrGone, and Do's.
-func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (*Tail, func(), error) {
+func (h *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffer, func(), error) {
 	ctx = patiently(ctx)
 	s, err := h.enter(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
-	info, err := s.describe(ctx, AskLocal|AskTouch)
+	info, err := s.describe(ctx, InfoAllowCached|InfoTouch)
 	if err == nil && !info.Exists {
 		// Memory may be behind; a refusal has to rest on the log.
-		info, err = s.describe(ctx, AskTouch)
+		info, err = s.describe(ctx, InfoTouch)
 	}
 	if err == nil {
 		err = info.Absent()
@@ -381,9 +381,9 @@ func (h *Host) Follow(ctx context.Context, id StreamID, _ uint64) (*Tail, func()
 	return nil, nil, err
 }
 
-// missing is why there is no Tail of a stream that exists: this node has let go of
+// missing is why there is no TailBuffer of a stream that exists: this node has let go of
 // it, or it was deleted, this very moment.
-func (s *Shard) missing() error {
+func (s *Stream) missing() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -392,26 +392,26 @@ func (s *Shard) missing() error {
 	return ErrNotFound
 }
 
-// ReadPage reads history: a Range that holds position from and no message at or above
+// ReadPage reads history: a RecordBatch that holds position from and no message at or above
 // info.Tail, which lies above from, of the life that info describes. It may hold no message
 // at all. Whoever asks
 // for the same gets the same memory.
 // *TrimmedError: from is no longer kept. Other errors as Do's.
-func (h *Host) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (Range, error) {
+func (h *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (RecordBatch, error) {
 	return h.ReadPageVia(ctx, id, info, from, nil)
 }
 
 // ReadPageVia is ReadPage for a node that knows who may have the page in memory: ask, unless
 // nil, is asked before storage is, once for all who want the page now, and what it gives is
 // kept as any page. Its ErrTrimmed and ErrNotFound are final; after another error, or a
-// Range without from, storage is read.
-func (h *Host) ReadPageVia(
-	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (Range, error),
-) (Range, error) {
+// RecordBatch without from, storage is read.
+func (h *Manager) ReadPageVia(
+	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error),
+) (RecordBatch, error) {
 	if from >= info.Tail {
-		return Range{}, errNoPage
+		return RecordBatch{}, errNoPage
 	}
-	if rs := h.tails.read(id, info.Life, from); len(rs) > 0 {
+	if rs := h.tails.read(id, info.Generation, from); len(rs) > 0 {
 		return h.pages.join(id, info, rs).upTo(info.Tail), nil
 	}
 	r, err := h.pages.read(ctx, id, info, from, ask)
@@ -421,8 +421,8 @@ func (h *Host) ReadPageVia(
 	return r, err
 }
 
-// Owned lists the streams in memory.
-func (h *Host) Owned() []StreamID {
+// OwnedStreams lists the streams in memory.
+func (h *Manager) OwnedStreams() []StreamID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	ids := make([]StreamID, 0, len(h.states.m))
@@ -432,12 +432,12 @@ func (h *Host) Owned() []StreamID {
 	return ids
 }
 
-// Hot lists the streams in memory that somebody follows or that were used within d, most
+// HotStreams lists the streams in memory that somebody follows or that were used within d, most
 // followed first.
-func (h *Host) Hot(d time.Duration) []StreamID {
+func (h *Manager) HotStreams(d time.Duration) []StreamID {
 	now := h.cfg.Now()
 	h.mu.Lock()
-	all := make([]*Shard, 0, len(h.states.m))
+	all := make([]*Stream, 0, len(h.states.m))
 	for _, s := range h.states.m {
 		all = append(all, s)
 	}
@@ -459,9 +459,9 @@ func (h *Host) Hot(d time.Duration) []StreamID {
 	return ids
 }
 
-// Rest ends the read session of a stream that nobody follows here; left alone it would live
+// EndSession ends the read session of a stream that nobody follows here; left alone it would live
 // to the end of its minute. What is known of the stream stays.
-func (h *Host) Rest(id StreamID) {
+func (h *Manager) EndSession(id StreamID) {
 	h.mu.Lock()
 	s := h.states.m[id]
 	h.mu.Unlock()
@@ -477,13 +477,13 @@ func (h *Host) Rest(id StreamID) {
 
 // Drop lets go of a stream: waits for the batch in flight, ends the session. Its
 // Tail stays for whoever holds it, unfed.
-func (h *Host) Drop(id StreamID) { h.drop(id, false) }
+func (h *Manager) Drop(id StreamID) { h.drop(id, false) }
 
 // DropUnused is Drop, unless somebody waits for an answer about the stream, or follows it;
 // it reports whether the stream is gone.
-func (h *Host) DropUnused(id StreamID) bool { return h.drop(id, true) }
+func (h *Manager) DropUnused(id StreamID) bool { return h.drop(id, true) }
 
-func (h *Host) drop(id StreamID, unused bool) bool {
+func (h *Manager) drop(id StreamID, unused bool) bool {
 	h.mu.Lock()
 	s := h.states.m[id]
 	if s != nil && unused && s.users > 0 {
@@ -502,11 +502,11 @@ func (h *Host) drop(id StreamID, unused bool) bool {
 
 // Close lets go of every stream, waits for the batches in flight, and then for
 // every goroutine.
-func (h *Host) Close() error {
+func (h *Manager) Close() error {
 	h.mu.Lock()
 	h.stopped = true
 	shards := h.states.m
-	h.states.m = map[StreamID]*Shard{}
+	h.states.m = map[StreamID]*Stream{}
 	h.states.idle, h.states.absent = lru{}, lru{}
 	h.mu.Unlock()
 	for _, s := range shards {
@@ -526,9 +526,9 @@ const (
 )
 
 // sweep drops streams that nobody uses and makes touches durable.
-func (h *Host) sweep(ctx context.Context) {
+func (h *Manager) sweep(ctx context.Context) {
 	now := h.cfg.Now()
-	var idle, touch []*Shard
+	var idle, touch []*Stream
 	h.mu.Lock()
 	for _, s := range h.states.m {
 		switch {

@@ -5,57 +5,57 @@ import (
 	"sync"
 )
 
-// Tail is the newest part of one stream on one node, in one life: a run of
-// Ranges without a hole, bounded in bytes. Every reader of the stream on this
+// TailBuffer is the newest part of one stream on one node, in one life: a run of
+// RecordBatches without a hole, bounded in bytes. Every reader of the stream on this
 // node, and every peer that it feeds, reads the same Tail by position; nothing
 // is queued for anybody. Feeds (own acks, the S2 session, the relay) extend it,
 // several at once: what it has it drops, what joins it takes, a hole it
 // reports. Which feeds it has is not its business.
-type Tail struct {
+type TailBuffer struct {
 	stream StreamID
-	set    *Tails
+	set    *TailBuffers
 
 	mu     sync.Mutex
-	info   Info    // Tail and Closed move with each Range
-	floor  uint64  // first position held
-	next   uint64  // one past the last
-	ranges []Range // [floor, next), in order
+	info   Info          // Tail and Closed move with each RecordBatch
+	floor  uint64        // first position held
+	next   uint64        // one past the last
+	ranges []RecordBatch // [floor, next), in order
 	bytes  int
 	ended  error // why there will be no more; nil while there may be
 	refs   int   // readers and feeds
 	watch  map[Waker]struct{}
 }
 
-// Waker is somebody who waits for news of a Tail. Wake is called at most once
-// for each Watch, never under the Tail's lock, from whatever goroutine brought
+// Waker is somebody who waits for news of a TailBuffer. Wake is called at most once
+// for each Watch, never under the TailBuffer's lock, from whatever goroutine brought
 // the news: it must not block.
 type Waker interface{ Wake() }
 
-// Status says what there is at a position.
-type Status uint8
+// TailStatus says what there is at a position.
+type TailStatus uint8
 
 // The statuses of ReadAt.
 const (
-	StatusTip    Status = iota + 1 // nothing above what was returned, yet
-	StatusMore                     // read again, above what was returned
-	StatusBelow                    // below what is held: ask for pages
-	StatusClosed                   // closed, and nothing above what was returned
-	StatusGone                     // this life has ended; see Tail.Ended
+	StatusTip    TailStatus = iota + 1 // nothing above what was returned, yet
+	StatusMore                         // read again, above what was returned
+	StatusBelow                        // below what is held: ask for pages
+	StatusClosed                       // closed, and nothing above what was returned
+	StatusGone                         // this life has ended; see Tail.Ended
 )
 
-// GapError says that a Range did not join: the Tail continues at Next.
+// GapError says that a RecordBatch did not join: the TailBuffer continues at Next.
 type GapError struct{ Next uint64 }
 
 func (e *GapError) Error() string { return fmt.Sprintf("gap: tail continues at %d", e.Next) }
 
 // Stream is the stream's name.
-func (t *Tail) Stream() StreamID { return t.stream }
+func (t *TailBuffer) Stream() StreamID { return t.stream }
 
-// Life is the life that this Tail belongs to.
-func (t *Tail) Life() uint64 { return t.info.Life } // set at construction
+// Generation is the life that this Tail belongs to.
+func (t *TailBuffer) Generation() uint64 { return t.info.Generation } // set at construction
 
 // Info describes the stream as far as this Tail knows it; LogTail is Next.
-func (t *Tail) Info() Info {
+func (t *TailBuffer) Info() Info {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	info := t.info
@@ -63,22 +63,22 @@ func (t *Tail) Info() Info {
 	return info
 }
 
-// Next is the position that the next Range has to cover.
-func (t *Tail) Next() uint64 {
+// Next is the position that the next RecordBatch has to cover.
+func (t *TailBuffer) Next() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.next
 }
 
 // Floor is the first position that memory holds.
-func (t *Tail) Floor() uint64 {
+func (t *TailBuffer) Floor() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.floor
 }
 
-// Ended is why this life has ended, or nil.
-func (t *Tail) Ended() error {
+// EndError is why this life has ended, or nil.
+func (t *TailBuffer) EndError() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ended
@@ -86,7 +86,7 @@ func (t *Tail) Ended() error {
 
 // Extend takes what is new of r. *GapError: r begins above Next; nothing was
 // taken. An ended Tail takes nothing.
-func (t *Tail) Extend(r Range) error {
+func (t *TailBuffer) Extend(r RecordBatch) error {
 	wake, err := t.extend(r)
 	wake.run()
 	t.set.reclaim()
@@ -94,7 +94,7 @@ func (t *Tail) Extend(r Range) error {
 }
 
 // extend is Extend without the wake-ups, for feeds that hold a lock of their own.
-func (t *Tail) extend(r Range) (wakers, error) {
+func (t *TailBuffer) extend(r RecordBatch) (wakers, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended != nil || r.To() <= t.next {
@@ -108,7 +108,7 @@ func (t *Tail) extend(r Range) (wakers, error) {
 	}
 	t.ranges = append(t.ranges, r)
 	t.grow(len(r.b))
-	// A Range that claims to show more than it holds, or less than was shown, does not.
+	// A RecordBatch that claims to show more than it holds, or less than was shown, does not.
 	t.next, t.info.Closed = r.To(), r.Closed() && r.Tail() <= r.To()
 	t.info.Tail = max(t.info.Tail, min(r.Tail(), r.To()))
 	for len(t.ranges) > 1 && (t.bytes > t.set.perTail || t.set.over()) {
@@ -117,12 +117,12 @@ func (t *Tail) extend(r Range) (wakers, error) {
 	return t.newsLocked(), nil
 }
 
-// Skip moves Next up to next without the records between (a feed could not
+// SkipTo moves Next up to next without the records between (a feed could not
 // bring them): readers below find them in pages. tail and closed are the state
-// there. A Tail that is already further ignores it.
-func (t *Tail) Skip(next, tail uint64, closed bool) { t.skip(next, tail, closed).run() }
+// there. A TailBuffer that is already further ignores it.
+func (t *TailBuffer) SkipTo(next, tail uint64, closed bool) { t.skip(next, tail, closed).run() }
 
-func (t *Tail) skip(next, tail uint64, closed bool) wakers {
+func (t *TailBuffer) skip(next, tail uint64, closed bool) wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended != nil || next <= t.next {
@@ -140,9 +140,9 @@ func (t *Tail) skip(next, tail uint64, closed bool) wakers {
 
 // End ends this life for all readers: the stream was deleted, expired or made
 // anew, or the node lets go of it for good. Later calls change nothing.
-func (t *Tail) End(why error) { t.end(why).run() }
+func (t *TailBuffer) End(why error) { t.end(why).run() }
 
-func (t *Tail) end(why error) wakers {
+func (t *TailBuffer) end(why error) wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended != nil {
@@ -152,11 +152,11 @@ func (t *Tail) end(why error) wakers {
 	return t.newsLocked()
 }
 
-// ReadAt appends to into the Ranges that hold positions from pos on, up to
+// ReadAt appends to into the RecordBatches that hold positions from pos on, up to
 // about max bytes and at least one, and says what there is after them. The
-// first Range may begin below pos and may hold nothing at or above it. A pos
+// first RecordBatch may begin below pos and may hold nothing at or above it. A pos
 // beyond Next waits: StatusTip.
-func (t *Tail) ReadAt(pos uint64, max int, into []Range) ([]Range, Status) {
+func (t *TailBuffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBatch, TailStatus) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -170,7 +170,7 @@ func (t *Tail) ReadAt(pos uint64, max int, into []Range) ([]Range, Status) {
 		return into, StatusBelow
 	}
 	lo, hi := 0, len(t.ranges)
-	for lo < hi { // the first Range that ends above pos
+	for lo < hi { // the first RecordBatch that ends above pos
 		if mid := int(uint(lo+hi) >> 1); t.ranges[mid].To() <= pos {
 			lo = mid + 1
 		} else {
@@ -191,10 +191,10 @@ func (t *Tail) ReadAt(pos uint64, max int, into []Range) ([]Range, Status) {
 	}
 }
 
-// Watch arms w: it is woken by the next news (a Range, a skip, the end). If
+// Watch arms w: it is woken by the next news (a RecordBatch, a skip, the end). If
 // there is something to read at pos already, Watch arms nothing and returns
 // false: read again.
-func (t *Tail) Watch(w Waker, pos uint64) bool {
+func (t *TailBuffer) Watch(w Waker, pos uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended != nil || pos < t.info.Tail || t.info.Closed {
@@ -208,27 +208,27 @@ func (t *Tail) Watch(w Waker, pos uint64) bool {
 }
 
 // Unwatch takes w back. A Wake that is under way may still come.
-func (t *Tail) Unwatch(w Waker) {
+func (t *TailBuffer) Unwatch(w Waker) {
 	t.mu.Lock()
 	delete(t.watch, w)
 	t.mu.Unlock()
 }
 
-// drop forgets the oldest Range.
-func (t *Tail) drop() {
+// drop forgets the oldest RecordBatch.
+func (t *TailBuffer) drop() {
 	t.grow(-len(t.ranges[0].b))
 	t.floor = t.ranges[0].To()
-	t.ranges[0] = Range{} // a reader may hold it; this array must not
+	t.ranges[0] = RecordBatch{} // a reader may hold it; this array must not
 	t.ranges = t.ranges[1:]
 }
 
-func (t *Tail) grow(n int) {
+func (t *TailBuffer) grow(n int) {
 	t.bytes += n
 	t.set.bytes.Add(int64(n))
 }
 
 // newsLocked disarms and returns everybody who waits.
-func (t *Tail) newsLocked() wakers {
+func (t *TailBuffer) newsLocked() wakers {
 	if len(t.watch) == 0 {
 		return nil
 	}

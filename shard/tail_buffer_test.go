@@ -9,11 +9,11 @@ import (
 	"pgregory.net/rapid"
 )
 
-// tailModel is what a Tail has to be equal to: every message that there ever was,
-// and what of it the Tail may be asked for.
+// tailModel is what a TailBuffer has to be equal to: every message that there ever was,
+// and what of it the TailBuffer may be asked for.
 type tailModel struct {
-	tail   *Tail
-	set    *Tails
+	tail   *TailBuffer
+	set    *TailBuffers
 	bodies map[uint64]string // by position
 	next   uint64
 	shown  uint64 // visible tail
@@ -24,7 +24,7 @@ type tailModel struct {
 func (m *tailModel) Wake() { m.woken++ }
 
 // rangeOf lays out [from, to) from the model, which it first extends.
-func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) Range {
+func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) RecordBatch {
 	for p := m.next; p < to; p++ {
 		if rapid.IntRange(0, 3).Draw(t, "kind") > 0 { // else a control record
 			m.bodies[p] = fmt.Sprintf("m%d", p)
@@ -46,13 +46,13 @@ func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) Range {
 	return b.build(to, shown, 0, false)
 }
 
-// A Tail is a run of Ranges without a hole, whatever feeds it, in whatever order,
+// A TailBuffer is a run of RecordBatches without a hole, whatever feeds it, in whatever order,
 // and whatever is evicted meanwhile.
 func TestTailModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		set := NewTails(rapid.IntRange(100, 600).Draw(t, "budget"), 1<<20)
+		set := NewTailBuffers(rapid.IntRange(100, 600).Draw(t, "budget"), 1<<20)
 		m := &tailModel{set: set, bodies: map[uint64]string{}, next: 5, shown: 5}
-		m.tail = set.Open("s/s", Info{Exists: true, Life: 1, Start: 5, Tail: 5}, 5)
+		m.tail = set.Open("s/s", Info{Exists: true, Generation: 1, Start: 5, Tail: 5}, 5)
 		t.Repeat(map[string]func(*rapid.T){
 			"extend": m.extend, "again": m.again, "gap": m.gap, "skip": m.skip,
 			"read": m.read, "watch": m.watch, "": m.check,
@@ -64,7 +64,7 @@ func TestTailModel(t *testing.T) {
 	})
 }
 
-func (m *tailModel) apply(t *rapid.T, r Range) {
+func (m *tailModel) apply(t *rapid.T, r RecordBatch) {
 	if err := m.tail.Extend(r); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func (m *tailModel) skip(t *rapid.T) {
 			}
 		}
 	}
-	m.tail.Skip(to, m.shown, false)
+	m.tail.SkipTo(to, m.shown, false)
 	if to > m.next {
 		m.next = to
 		m.news(t)
@@ -174,7 +174,7 @@ func (m *tailModel) check(t *rapid.T) {
 	}
 }
 
-// Bytes from another node are a Range, whole and in order, or refused.
+// Bytes from another node are a RecordBatch, whole and in order, or refused.
 func FuzzParseRange(f *testing.F) {
 	b := newRangeBuilder(7, 2, 6)
 	b.message(7, 8, []byte("one"))
@@ -183,7 +183,7 @@ func FuzzParseRange(f *testing.F) {
 	f.Add(newRangeBuilder(0, 0, 0).build(1, 0, 0, false).Bytes())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		r, err := ParseRange(in)
+		r, err := ParseBatch(in)
 		if err != nil {
 			return
 		}
@@ -206,7 +206,7 @@ func FuzzParseRange(f *testing.F) {
 		}
 		mid := r.From() + 1
 		rest := r.after(mid)
-		if again, err := ParseRange(rest.Bytes()); err != nil || !bytes.Equal(again.Bytes(), rest.Bytes()) {
+		if again, err := ParseBatch(rest.Bytes()); err != nil || !bytes.Equal(again.Bytes(), rest.Bytes()) {
 			t.Fatalf("the rest does not parse: %v", err)
 		}
 		if rest.Len() != r.Len()-r.Search(mid) || rest.To() != r.To() || rest.Closed() != r.Closed() {
@@ -220,18 +220,18 @@ func FuzzParseRange(f *testing.F) {
 // with every append.
 func TestTailsBudget(t *testing.T) {
 	const size, budget = 1 << 10, 16 << 10
-	set := NewTails(0, budget)
-	grow := func(tail *Tail) {
+	set := NewTailBuffers(0, budget)
+	grow := func(tail *TailBuffer) {
 		b := newRangeBuilder(tail.Next(), 1, size)
 		b.message(tail.Next(), tail.Next()+1, make([]byte, size))
 		if err := tail.Extend(b.build(tail.Next()+1, tail.Next()+1, 0, false)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	open := func(n int, readers int) (tails []*Tail) {
+	open := func(n int, readers int) (tails []*TailBuffer) {
 		for range n {
 			id := StreamID(fmt.Sprintf("s/%d", set.Len()))
-			tail := set.Open(id, Info{Exists: true, Life: 1}, 0)
+			tail := set.Open(id, Info{Exists: true, Generation: 1}, 0)
 			for range readers {
 				set.Lookup(id)
 			}

@@ -6,14 +6,14 @@ import (
 	"sort"
 )
 
-// Range is the one unit in which records travel: from the Log's reply into a
+// RecordBatch is the one unit in which records travel: from the Log's reply into a
 // Tail, over the relay, in a page. It covers the log positions [From, To), holds
 // the visible messages among them and the visible tail and state after them. It
 // may hold no message and still cover positions (control records, abandoned
-// parts). A Range is immutable and its bytes are shared by everybody who holds
-// it; the zero Range is no Range.
+// parts). A RecordBatch is immutable and its bytes are shared by everybody who holds
+// it; the zero RecordBatch is no RecordBatch.
 //
-// The one byte layout, big-endian, written by rangeBuilder and read in place:
+// The one byte layout, big-endian, written by batchBuilder and read in place:
 //
 //	0   layout version, 1 byte
 //	1   flags, 1 byte: bit 0 closed after it
@@ -25,10 +25,10 @@ import (
 //	…   payload: the bodies, one after the other
 //
 // Layout version 2 may have, with bit 1 of the flags, extras behind the payload: for
-// each message its S2 time (zig-zag varint, in ms beside the Range's time), then its
+// each message its S2 time (zig-zag varint, in ms beside the RecordBatch's time), then its
 // key and its trace, each with its length before it (uvarint). Format level 1 reads
 // it and skips the extras; it is sent only to members of level 2.
-type Range struct{ b []byte }
+type RecordBatch struct{ b []byte }
 
 const (
 	rangeVersion = 1
@@ -39,7 +39,7 @@ const (
 	rangeExtras  = 2
 )
 
-// Message is one message of a Range.
+// Message is one message of a RecordBatch.
 type Message struct {
 	// Pos is the position of its first record, Next the one after its last: what
 	// an offset minted after this message says.
@@ -49,42 +49,42 @@ type Message struct {
 }
 
 // From is the first position covered.
-func (r Range) From() uint64 { return binary.BigEndian.Uint64(r.b[8:]) }
+func (r RecordBatch) From() uint64 { return binary.BigEndian.Uint64(r.b[8:]) }
 
 // To is the first position above.
-func (r Range) To() uint64 { return binary.BigEndian.Uint64(r.b[16:]) }
+func (r RecordBatch) To() uint64 { return binary.BigEndian.Uint64(r.b[16:]) }
 
-// Tail is the stream's visible tail after this Range.
-func (r Range) Tail() uint64 { return binary.BigEndian.Uint64(r.b[24:]) }
+// Tail is the stream's visible tail after this RecordBatch.
+func (r RecordBatch) Tail() uint64 { return binary.BigEndian.Uint64(r.b[24:]) }
 
 // Time is the S2 timestamp of the last record covered, in milliseconds; 0 if
 // not known.
-func (r Range) Time() uint64 { return binary.BigEndian.Uint64(r.b[32:]) }
+func (r RecordBatch) Time() uint64 { return binary.BigEndian.Uint64(r.b[32:]) }
 
-// Closed reports whether the stream is closed after this Range.
-func (r Range) Closed() bool { return r.b[1]&rangeClosed != 0 }
+// Closed reports whether the stream is closed after this RecordBatch.
+func (r RecordBatch) Closed() bool { return r.b[1]&rangeClosed != 0 }
 
 // Len is the number of messages.
-func (r Range) Len() int { return int(binary.BigEndian.Uint32(r.b[4:])) }
+func (r RecordBatch) Len() int { return int(binary.BigEndian.Uint32(r.b[4:])) }
 
-// Bytes is the Range in its one layout. Shared; must not be changed.
-func (r Range) Bytes() []byte { return r.b }
+// Bytes is the RecordBatch in its one layout. Shared; must not be changed.
+func (r RecordBatch) Bytes() []byte { return r.b }
 
-// IsZero reports whether r is no Range at all.
-func (r Range) IsZero() bool { return r.b == nil }
+// IsZero reports whether r is no RecordBatch at all.
+func (r RecordBatch) IsZero() bool { return r.b == nil }
 
 // Payload is all bodies, one after the other. Shared; must not be changed.
-func (r Range) Payload() []byte {
+func (r RecordBatch) Payload() []byte {
 	n := r.Len()
 	p := r.b[rangeFixed+n*rangeIndex:]
 	return p[:r.start(n):len(p)]
 }
 
 // Bodies is those of the messages [i, j), one after the other. Shared; must not be changed.
-func (r Range) Bodies(i, j int) []byte { return r.Payload()[r.start(i):r.start(j)] }
+func (r RecordBatch) Bodies(i, j int) []byte { return r.Payload()[r.start(i):r.start(j)] }
 
 // Message returns message i, 0 ≤ i < Len.
-func (r Range) Message(i int) Message {
+func (r RecordBatch) Message(i int) Message {
 	ix := r.b[rangeFixed+i*rangeIndex:]
 	p := r.Payload()
 	return Message{
@@ -95,7 +95,7 @@ func (r Range) Message(i int) Message {
 }
 
 // start is where body i begins in the payload; start(Len) is its end.
-func (r Range) start(i int) uint32 {
+func (r RecordBatch) start(i int) uint32 {
 	if i == 0 {
 		return 0
 	}
@@ -104,7 +104,7 @@ func (r Range) start(i int) uint32 {
 
 // Search returns the first message at or above pos; Len if there is none. A
 // position inside a message finds the one after it.
-func (r Range) Search(pos uint64) int {
+func (r RecordBatch) Search(pos uint64) int {
 	return sort.Search(r.Len(), func(i int) bool {
 		off := r.b[rangeFixed+i*rangeIndex:]
 		return r.From()+uint64(binary.BigEndian.Uint32(off)) >= pos
@@ -112,13 +112,13 @@ func (r Range) Search(pos uint64) int {
 }
 
 // after is the part of r from pos on, From < pos < To.
-func (r Range) after(pos uint64) Range {
+func (r RecordBatch) after(pos uint64) RecordBatch {
 	return r.some(r.Search(pos), r.Len(), pos).build(r.To(), r.Tail(), r.Time(), r.Closed())
 }
 
 // before is the part of r below pos, From < pos. A message that crosses pos stays
 // whole.
-func (r Range) before(pos uint64) Range {
+func (r RecordBatch) before(pos uint64) RecordBatch {
 	if r.IsZero() || r.To() <= pos {
 		return r
 	}
@@ -131,15 +131,15 @@ func (r Range) before(pos uint64) Range {
 
 // upTo is r if it holds no message at or above pos: a copy of what it holds would be the
 // same. Otherwise it is the part below.
-func (r Range) upTo(pos uint64) Range {
+func (r RecordBatch) upTo(pos uint64) RecordBatch {
 	if n := r.Len(); n == 0 || r.Message(n-1).Pos < pos {
 		return r
 	}
 	return r.before(pos)
 }
 
-// some begins a Range at from with the messages [i, j) of r.
-func (r Range) some(i, j int, from uint64) *rangeBuilder {
+// some begins a RecordBatch at from with the messages [i, j) of r.
+func (r RecordBatch) some(i, j int, from uint64) *batchBuilder {
 	b := newRangeBuilder(from, j-i, int(r.start(j)-r.start(i)))
 	for ; i < j; i++ {
 		m := r.Message(i)
@@ -150,15 +150,15 @@ func (r Range) some(i, j int, from uint64) *rangeBuilder {
 
 var errRange = errors.New("malformed range")
 
-// ParseRange checks a Range that came from another node. It keeps b.
-func ParseRange(b []byte) (Range, error) {
+// ParseBatch checks a RecordBatch that came from another node. It keeps b.
+func ParseBatch(b []byte) (RecordBatch, error) {
 	if len(b) < rangeFixed || b[0] < rangeVersion || b[0] > rangeLatest {
-		return Range{}, errRange
+		return RecordBatch{}, errRange
 	}
-	r := Range{b}
+	r := RecordBatch{b}
 	n := uint64(binary.BigEndian.Uint32(b[4:]))
 	if r.From() >= r.To() || r.To() > maxNumber || n > r.To()-r.From() || uint64(len(b)) < rangeFixed+n*rangeIndex {
-		return Range{}, errRange
+		return RecordBatch{}, errRange
 	}
 	size, pos, end := r.To()-r.From(), uint64(0), uint32(0)
 	for i := range int(n) {
@@ -166,20 +166,20 @@ func ParseRange(b []byte) (Range, error) {
 		first, next := uint64(binary.BigEndian.Uint32(ix)), uint64(binary.BigEndian.Uint32(ix[4:]))
 		stop := binary.BigEndian.Uint32(ix[8:])
 		if first < pos || next <= first || next > size || stop < end {
-			return Range{}, errRange
+			return RecordBatch{}, errRange
 		}
 		pos, end = next, stop
 	}
 	rest := uint64(len(b)) - rangeFixed - n*rangeIndex
 	switch {
 	case uint64(end) > rest:
-		return Range{}, errRange
+		return RecordBatch{}, errRange
 	case b[0] > rangeVersion && b[1]&rangeExtras != 0:
 		if !validExtras(b[uint64(len(b))-rest+uint64(end):], int(n)) {
-			return Range{}, errRange
+			return RecordBatch{}, errRange
 		}
 	case uint64(end) != rest:
-		return Range{}, errRange
+		return RecordBatch{}, errRange
 	}
 	return r, nil
 }
@@ -196,28 +196,28 @@ func validExtras(b []byte, n int) bool {
 	return !r.bad && len(r.b) == 0
 }
 
-// EmptyRange covers [from, to), which holds no message.
-func EmptyRange(from, to, tail uint64, closed bool) Range {
+// EmptyBatch covers [from, to), which holds no message.
+func EmptyBatch(from, to, tail uint64, closed bool) RecordBatch {
 	return newRangeBuilder(from, 0, 0).build(to, tail, 0, closed)
 }
 
-// rangeBuilder lays a Range out in place.
-type rangeBuilder struct {
+// batchBuilder lays a RecordBatch out in place.
+type batchBuilder struct {
 	out  []byte // the payload so far at its end
 	from uint64
 	i    int // messages so far
 	n    int // room in the index
 }
 
-// newRangeBuilder begins the Range of n messages, whose bodies are size bytes
+// newRangeBuilder begins the RecordBatch of n messages, whose bodies are size bytes
 // together, or about that.
-func newRangeBuilder(from uint64, n, size int) *rangeBuilder {
+func newRangeBuilder(from uint64, n, size int) *batchBuilder {
 	head := rangeFixed + n*rangeIndex
-	return &rangeBuilder{out: make([]byte, head, head+size), from: from, n: n}
+	return &batchBuilder{out: make([]byte, head, head+size), from: from, n: n}
 }
 
 // message adds a message whose records are [pos, next); more is the rest of its body.
-func (b *rangeBuilder) message(pos, next uint64, body []byte, more ...[]byte) {
+func (b *batchBuilder) message(pos, next uint64, body []byte, more ...[]byte) {
 	b.out = append(b.out, body...)
 	for _, p := range more {
 		b.out = append(b.out, p...)
@@ -229,8 +229,8 @@ func (b *rangeBuilder) message(pos, next uint64, body []byte, more ...[]byte) {
 	b.i++
 }
 
-// build ends the Range at to.
-func (b *rangeBuilder) build(to, tail, time uint64, closed bool) Range {
+// build ends the RecordBatch at to.
+func (b *batchBuilder) build(to, tail, time uint64, closed bool) RecordBatch {
 	if b.i != b.n {
 		panic("shard: a Range of another number of messages")
 	}
@@ -243,5 +243,5 @@ func (b *rangeBuilder) build(to, tail, time uint64, closed bool) Range {
 	binary.BigEndian.PutUint64(b.out[16:], to)
 	binary.BigEndian.PutUint64(b.out[24:], tail)
 	binary.BigEndian.PutUint64(b.out[32:], time)
-	return Range{b.out}
+	return RecordBatch{b.out}
 }

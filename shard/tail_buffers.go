@@ -5,48 +5,48 @@ import (
 	"sync/atomic"
 )
 
-// Tails is a node's set of Tails, one per stream whatever the node's role, and
-// their common budget. When it is full, old Ranges go, of any Tail; the newest
-// Range of each Tail stays that somebody reads, who must be able to take it. Readers of
+// TailBuffers is a node's set of TailBuffers, one per stream whatever the node's role, and
+// their common budget. When it is full, old RecordBatches go, of any Tail; the newest
+// RecordBatch of each TailBuffer stays that somebody reads, who must be able to take it. Readers of
 // what went find it in pages.
-type Tails struct {
+type TailBuffers struct {
 	perTail int
 	budget  int64
 	bytes   atomic.Int64
 	enough  atomic.Int64 // bytes up to which nothing is looked for: the budget, or more if that cannot be kept
 
 	mu sync.Mutex
-	m  map[StreamID]*Tail
+	m  map[StreamID]*TailBuffer
 }
 
-// NewTails makes an empty set: at most perTail bytes for one stream and budget
+// NewTailBuffers makes an empty set: at most perTail bytes for one stream and budget
 // bytes for all (0: 4 MiB and 512 MiB).
-func NewTails(perTail int, budget int64) *Tails {
+func NewTailBuffers(perTail int, budget int64) *TailBuffers {
 	if perTail <= 0 {
 		perTail = 4 << 20
 	}
 	if budget <= 0 {
 		budget = 512 << 20
 	}
-	s := &Tails{perTail: perTail, budget: budget, m: map[StreamID]*Tail{}}
+	s := &TailBuffers{perTail: perTail, budget: budget, m: map[StreamID]*TailBuffer{}}
 	s.enough.Store(budget)
 	return s
 }
 
-// Open returns the Tail of the stream's life info.Life, with one reference for
-// the caller: the one that is there, or an empty one that begins at next. A Tail
+// Open returns the TailBuffer of the stream's life info.Life, with one reference for
+// the caller: the one that is there, or an empty one that begins at next. A TailBuffer
 // of another life is ended with ErrNotFound first.
-func (s *Tails) Open(id StreamID, info Info, next uint64) *Tail {
+func (s *TailBuffers) Open(id StreamID, info Info, next uint64) *TailBuffer {
 	s.mu.Lock()
 	t := s.m[id]
-	if t != nil && t.Life() == info.Life && t.retain() {
+	if t != nil && t.Generation() == info.Generation && t.retain() {
 		s.mu.Unlock()
 		return t
 	}
 	if info.Tail > next { // whoever feeds it tells of more when it brings it
 		info.Tail, info.Closed = next, false
 	}
-	fresh := &Tail{stream: id, set: s, info: info, floor: next, next: next, refs: 1}
+	fresh := &TailBuffer{stream: id, set: s, info: info, floor: next, next: next, refs: 1}
 	s.m[id] = fresh
 	s.mu.Unlock()
 	if t != nil {
@@ -55,8 +55,8 @@ func (s *Tails) Open(id StreamID, info Info, next uint64) *Tail {
 	return fresh
 }
 
-// Lookup returns the stream's Tail with one reference for the caller, or nil.
-func (s *Tails) Lookup(id StreamID) *Tail {
+// Lookup returns the stream's TailBuffer with one reference for the caller, or nil.
+func (s *TailBuffers) Lookup(id StreamID) *TailBuffer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.m[id]; t != nil && t.retain() {
@@ -65,21 +65,21 @@ func (s *Tails) Lookup(id StreamID) *Tail {
 	return nil
 }
 
-// Len is the number of Tails.
-func (s *Tails) Len() int {
+// Len is the number of TailBuffers.
+func (s *TailBuffers) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.m)
 }
 
-// Bytes is what all Tails hold.
-func (s *Tails) Bytes() int64 { return s.bytes.Load() }
+// Bytes is what all TailBuffers hold.
+func (s *TailBuffers) Bytes() int64 { return s.bytes.Load() }
 
-func (s *Tails) over() bool { return s.bytes.Load() > s.budget }
+func (s *TailBuffers) over() bool { return s.bytes.Load() > s.budget }
 
-// reclaim shrinks Tails until the set fits its budget. If that cannot be, it looks again
+// reclaim shrinks TailBuffers until the set fits its budget. If that cannot be, it looks again
 // once there is a sixteenth of the budget more: each append comes by here.
-func (s *Tails) reclaim() {
+func (s *TailBuffers) reclaim() {
 	switch held := s.bytes.Load(); {
 	case held <= s.budget:
 		if s.enough.Load() > s.budget {
@@ -112,8 +112,8 @@ func (s *Tails) reclaim() {
 	s.enough.Store(enough)
 }
 
-// retain adds a reference; false: the Tail has ended or was let go.
-func (t *Tail) retain() bool {
+// retain adds a reference; false: the TailBuffer has ended or was let go.
+func (t *TailBuffer) retain() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended != nil || t.refs == 0 {
@@ -123,9 +123,9 @@ func (t *Tail) retain() bool {
 	return true
 }
 
-// Release gives one reference back. With the last one the Tail leaves the set
+// Release gives one reference back. With the last one the TailBuffer leaves the set
 // and its memory is free.
-func (t *Tail) Release() {
+func (t *TailBuffer) Release() {
 	t.set.mu.Lock()
 	defer t.set.mu.Unlock()
 	t.mu.Lock()
@@ -146,8 +146,8 @@ func (t *Tail) Release() {
 	}
 }
 
-// followed is the number of Tails that somebody beside their feed holds.
-func (s *Tails) followed() int {
+// followed is the number of TailBuffers that somebody beside their feed holds.
+func (s *TailBuffers) followed() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0

@@ -17,10 +17,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const stream = shard.StreamID("default/s")
 
-// node is one Host with its own Tails.
-func node(t testing.TB, log shard.Log) *shard.Host {
+// node is one Host with its own TailBuffers.
+func node(t testing.TB, log shard.Log) *shard.Manager {
 	t.Helper()
-	h := shard.NewHost(log, shard.NewTails(0, 0), shard.Config{})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 	t.Cleanup(func() { _ = h.Close() })
 	return h
 }
@@ -34,7 +34,7 @@ func create(typ string, msgs ...string) *shard.Request {
 func appendReq(typ string, msgs ...string) *shard.Request {
 	r := &shard.Request{
 		Stream: stream, Op: shard.OpAppend, ID: shard.NewAppendID(), Type: typ,
-		Minted: uint64(time.Now().UnixMilli()),
+		MintedMillis: uint64(time.Now().UnixMilli()),
 	}
 	var bodies [][]byte
 	for _, m := range msgs {
@@ -44,7 +44,7 @@ func appendReq(typ string, msgs ...string) *shard.Request {
 	return r
 }
 
-func do(t testing.TB, h *shard.Host, r *shard.Request, want shard.Code) shard.Outcome {
+func do(t testing.TB, h *shard.Manager, r *shard.Request, want shard.Code) shard.Outcome {
 	t.Helper()
 	out, err := h.Do(t.Context(), r)
 	if err != nil {
@@ -57,9 +57,9 @@ func do(t testing.TB, h *shard.Host, r *shard.Request, want shard.Code) shard.Ou
 }
 
 // history reads all visible messages of the stream through h, by pages.
-func history(t testing.TB, h *shard.Host) []string {
+func history(t testing.TB, h *shard.Manager) []string {
 	t.Helper()
-	info, err := h.State(t.Context(), stream, 0)
+	info, err := h.Info(t.Context(), stream, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,13 +116,13 @@ func testDeleteAndRecreate(t *testing.T) {
 	}
 	defer release()
 	do(t, h, &shard.Request{Stream: stream, Op: shard.OpDelete, ID: shard.NewAppendID()}, shard.CodeDeleted)
-	if tail.Ended() == nil {
+	if tail.EndError() == nil {
 		t.Error("the life's Tail goes on")
 	}
 	do(t, h, appendReq("text/plain", "x"), shard.CodeNotFound)
 	second := do(t, h, create("application/json", "1"), shard.CodeCreated)
-	if second.Info.Life <= first.Info.Life {
-		t.Errorf("life %d after %d", second.Info.Life, first.Info.Life)
+	if second.Info.Generation <= first.Info.Generation {
+		t.Errorf("life %d after %d", second.Info.Generation, first.Info.Generation)
 	}
 	equal(t, history(t, h), []string{"1"})
 	equal(t, history(t, node(t, log)), []string{"1"})
@@ -137,8 +137,8 @@ func testWipedStore(t *testing.T) {
 	advance(time.Second) // memory may not answer any more
 	log.Wipe()
 	second := do(t, h, create("text/plain", "new"), shard.CodeCreated)
-	if second.Info.Life <= first.Info.Life {
-		t.Errorf("life %d after %d", second.Info.Life, first.Info.Life)
+	if second.Info.Generation <= first.Info.Generation {
+		t.Errorf("life %d after %d", second.Info.Generation, first.Info.Generation)
 	}
 	equal(t, history(t, h), []string{"new"})
 }
@@ -178,8 +178,8 @@ func (w wake) Wake() {
 	}
 }
 
-// take reads n messages from a Tail as a reader does.
-func take(t testing.TB, tail *shard.Tail, pos uint64, n int) []string {
+// take reads n messages from a TailBuffer as a reader does.
+func take(t testing.TB, tail *shard.TailBuffer, pos uint64, n int) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

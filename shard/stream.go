@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// Shard is one stream at its owner: the fold of its log, its Tail, the sequencer
+// Stream is one stream at its owner: the fold of its log, its TailBuffer, the sequencer
 // of its appends and its read session. It exists in memory only; whatever it
 // knows can be read again from the log.
-type Shard struct {
+type Stream struct {
 	id   StreamID
-	host *Host
+	host *Manager
 
-	users  int   // guarded by host.mu: callers that hold this Shard
+	users  int   // guarded by host.mu: callers that hold this Stream
 	place  place // guarded by host.mu: in a list of those that nobody holds
 	charge charge
 
@@ -22,14 +22,14 @@ type Shard struct {
 	// Everything below is guarded by mu.
 	opening *attempt // under way; nil: none
 	opened  bool
-	failed  error // the log cannot be folded (ErrDeclined); final for this Shard
+	failed  error // the log cannot be folded (ErrNeedsLaterRelease); final for this Stream
 	noLog   bool  // the log does not exist yet
 	state   *State
 	asm     assembler
-	tail    *Tail     // this life's, with one reference; nil while no life
-	touched time.Time // the last use that may not be durable; zero: none
-	grace   uint64    // ms since 1970 by storage's clock: until then the owner before may have known of reads
-	clock   *clock    // of the place where the log is; nil: not looked up yet
+	tail    *TailBuffer // this life's, with one reference; nil while no life
+	touched time.Time   // the last use that may not be durable; zero: none
+	grace   uint64      // ms since 1970 by storage's clock: until then the owner before may have known of reads
+	clock   *clock      // of the place where the log is; nil: not looked up yet
 	timing  timing
 	// timingAsked is when storage was asked for it last.
 	timingAsked time.Time
@@ -85,14 +85,14 @@ type verdict struct {
 }
 
 // newCall is a call for a request, or for a touch if that is nil.
-func (h *Host) newCall(req *Request) *call {
+func (h *Manager) newCall(req *Request) *call {
 	c, ok := h.calls.Get().(*call)
 	if !ok {
 		c = &call{done: make(chan struct{}, 1)}
 	}
 	c.req, c.touch = req, req == nil
 	if req != nil {
-		c.size = req.Waiting()
+		c.size = req.WaitingCost()
 	}
 	return c
 }
@@ -104,7 +104,7 @@ func (c *call) answer(out Outcome, err error) {
 }
 
 // free ends an answered call, which will serve again, and returns the answer.
-func (h *Host) free(c *call) (Outcome, error) {
+func (h *Manager) free(c *call) (Outcome, error) {
 	v := c.v
 	*c = call{done: c.done}
 	h.calls.Put(c)
@@ -120,11 +120,11 @@ type attempt struct {
 	err  error     // set before done is closed
 
 	turn    *coldTurn // of an opening
-	waiters int       // for an opening; guarded by Shard.mu
+	waiters int       // for an opening; guarded by Stream.mu
 }
 
 // ready returns once the log is folded up to a recent tail.
-func (s *Shard) ready(ctx context.Context) error {
+func (s *Stream) ready(ctx context.Context) error {
 	s.mu.Lock()
 	s.used = s.host.cfg.Now()
 	switch {
@@ -154,7 +154,7 @@ func (s *Shard) ready(ctx context.Context) error {
 
 // attempt joins the opening that is under way, or begins one, under mu. A patient one is
 // for a follower, and waits for its turn; others are refused if it would take long.
-func (s *Shard) attempt(patient bool) (*attempt, error) {
+func (s *Stream) attempt(patient bool) (*attempt, error) {
 	followers := 0
 	if patient {
 		followers = max(s.followers, 1)
@@ -182,7 +182,7 @@ func (s *Shard) attempt(patient bool) (*attempt, error) {
 
 // giveUp is for a caller that does not wait for an opening any more. The last one takes its
 // turn back.
-func (s *Shard) giveUp(a *attempt) {
+func (s *Stream) giveUp(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.waiters--; a.waiters == 0 && s.opening == a && s.host.cold.withdraw(a.turn) {
@@ -192,7 +192,7 @@ func (s *Shard) giveUp(a *attempt) {
 
 // lockReady locks mu once the log is folded. A fold that is under way is not to
 // be looked at: it is the stream as it was some time ago.
-func (s *Shard) lockReady(ctx context.Context) error {
+func (s *Stream) lockReady(ctx context.Context) error {
 	for {
 		if err := s.ready(ctx); err != nil {
 			return err
@@ -206,7 +206,7 @@ func (s *Shard) lockReady(ctx context.Context) error {
 }
 
 // open folds the log at its turn.
-func (s *Shard) open(ctx context.Context, a *attempt) {
+func (s *Stream) open(ctx context.Context, a *attempt) {
 	var err error
 	select {
 	case <-a.turn.turn:
@@ -223,7 +223,7 @@ func (s *Shard) open(ctx context.Context, a *attempt) {
 		defer s.tail.Release()
 		s.tail = nil
 	}
-	if errors.Is(err, ErrDeclined) {
+	if errors.Is(err, ErrNeedsLaterRelease) {
 		s.failed = err
 	}
 	s.opening = nil
@@ -239,7 +239,7 @@ func (s *Shard) open(ctx context.Context, a *attempt) {
 // storeErr maps a Log's error that is not about an append's outcome.
 func storeErr(err error) error {
 	switch {
-	case errors.Is(err, ErrLogDenied), errors.Is(err, ErrDeclined), errors.Is(err, ErrStopped):
+	case errors.Is(err, ErrLogDenied), errors.Is(err, ErrNeedsLaterRelease), errors.Is(err, ErrStopped):
 		return err
 	default:
 		return errors.Join(ErrStoreDown, err)
@@ -247,9 +247,9 @@ func storeErr(err error) error {
 }
 
 // absorb is the one way in for records, from acks, the session and read-back: it
-// folds what is new and extends the Tail with it. The caller runs the wakers
+// folds what is new and extends the TailBuffer with it. The caller runs the wakers
 // after it has released mu.
-func (s *Shard) absorb(recs []Record) (wakers, error) {
+func (s *Stream) absorb(recs []Record) (wakers, error) {
 	var wake wakers
 	for _, r := range recs {
 		if r.Pos < s.state.Next {
@@ -279,7 +279,7 @@ func (s *Shard) absorb(recs []Record) (wakers, error) {
 }
 
 // decline ends the stream here: its log cannot be folded any further.
-func (s *Shard) decline(err error) wakers {
+func (s *Stream) decline(err error) wakers {
 	wake := s.publish()
 	s.failed = err
 	if s.tail == nil {
@@ -291,8 +291,8 @@ func (s *Shard) decline(err error) wakers {
 	return wake
 }
 
-// turn ends the Tail of a life that is over and begins the next one's.
-func (s *Shard) turn(r Record, e effect) wakers {
+// turn ends the TailBuffer of a life that is over and begins the next one's.
+func (s *Stream) turn(r Record, e effect) wakers {
 	var wake wakers
 	if s.tail != nil {
 		wake = s.tail.end(ErrNotFound)
@@ -311,8 +311,8 @@ func (s *Shard) turn(r Record, e effect) wakers {
 	return wake
 }
 
-// attach gives a life its Tail.
-func (s *Shard) attach() wakers {
+// attach gives a life its TailBuffer.
+func (s *Stream) attach() wakers {
 	if s.tail != nil || !s.state.exists || s.stopped { // nobody would let go of it
 		return nil
 	}
@@ -322,8 +322,8 @@ func (s *Shard) attach() wakers {
 	return s.tail.skip(s.asm.from, s.state.tail, s.state.closed)
 }
 
-// publish extends the Tail with what was folded since.
-func (s *Shard) publish() wakers {
+// publish extends the TailBuffer with what was folded since.
+func (s *Stream) publish() wakers {
 	wake := s.attach()
 	r := s.asm.flush(s.state)
 	if r.IsZero() || s.tail == nil {
@@ -338,7 +338,7 @@ func (s *Shard) publish() wakers {
 
 // take folds records that a Log gave us and wakes whom they concern. *TailError:
 // the fold is not on any more, but one of another log.
-func (s *Shard) take(on *State, recs []Record) error {
+func (s *Stream) take(on *State, recs []Record) error {
 	s.mu.Lock()
 	switch {
 	case s.failed != nil:
@@ -359,9 +359,9 @@ func (s *Shard) take(on *State, recs []Record) error {
 }
 
 // reset forgets everything, if on is still the fold: the log is not the one that
-// was folded (it was wiped, or deleted in S2). Readers of the Tail see their life
+// was folded (it was wiped, or deleted in S2). Readers of the TailBuffer see their life
 // end. ends is where it ends, 0 if it is not there.
-func (s *Shard) reset(on *State, ends uint64) {
+func (s *Stream) reset(on *State, ends uint64) {
 	s.mu.Lock()
 	if s.state != on || !s.opened {
 		s.mu.Unlock()
@@ -383,7 +383,7 @@ func (s *Shard) reset(on *State, ends uint64) {
 
 // catchUp folds what the log has beyond the fold on, up to tail. It fails once
 // nothing came for stallTimeout.
-func (s *Shard) catchUp(ctx context.Context, on *State, tail uint64) error {
+func (s *Stream) catchUp(ctx context.Context, on *State, tail uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stall := time.AfterFunc(stallTimeout, cancel)
@@ -442,9 +442,9 @@ func (s *Shard) catchUp(ctx context.Context, on *State, tail uint64) error {
 const stallTimeout = 30 * time.Second
 
 // describe is State for this stream.
-func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
-	if ask&AskLocal == 0 {
-		if err := s.fresh(ctx, ask&AskSure != 0); err != nil {
+func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
+	if ask&InfoAllowCached == 0 {
+		if err := s.fresh(ctx, ask&InfoRequireFresh != 0); err != nil {
 			return Info{}, err
 		}
 	}
@@ -470,10 +470,10 @@ func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
 	m := s.moment()
 	expired := s.state.expired(m.ends, m.used)
 	info := s.state.Info()
-	if ask&AskTouch != 0 && !expired {
+	if ask&InfoTouch != 0 && !expired {
 		s.touched = s.host.cfg.Now()
 	}
-	due := ask&AskTouch != 0 && s.touchDue(s.host.cfg.Now())
+	due := ask&InfoTouch != 0 && s.touchDue(s.host.cfg.Now())
 	s.mu.Unlock()
 	if due {
 		// Before the reader is answered, so that its use counts for an heir as well. A
@@ -497,7 +497,7 @@ func (s *Shard) describe(ctx context.Context, ask Ask) (Info, error) {
 
 // idleSince reports whether nothing happened here for so long. A stream that
 // does not exist is kept only for seconds.
-func (s *Shard) idleSince(now time.Time, d time.Duration) bool {
+func (s *Stream) idleSince(now time.Time, d time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == nil || !s.state.exists {
@@ -507,21 +507,21 @@ func (s *Shard) idleSince(now time.Time, d time.Duration) bool {
 }
 
 // rests reports whether nothing goes on here, nor is to be done, under mu.
-func (s *Shard) rests(now time.Time) bool {
+func (s *Stream) rests(now time.Time) bool {
 	return !s.flying && len(s.queue) == 0 && !s.busy && !s.owes() && s.followers == 0 && s.session == nil &&
 		s.opening == nil && s.check == nil && !s.touchDue(now)
 }
 
 // tend has chores done that are due, and reports whether memory is too far ahead
 // of the last durable use.
-func (s *Shard) tend(now time.Time) (touch bool) {
+func (s *Stream) tend(now time.Time) (touch bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.chores()
 	return s.touchDue(now)
 }
 
-func (s *Shard) touchDue(now time.Time) bool {
+func (s *Stream) touchDue(now time.Time) bool {
 	if !s.opened || s.stopped || !s.state.exists || !s.state.hasTTL {
 		return false
 	}
@@ -536,9 +536,9 @@ func (s *Shard) touchDue(now time.Time) bool {
 		!s.state.expired(min(ms(now), at), s.lastUse(now, at))
 }
 
-// halt ends the Shard: callers that wait are refused, the batch in flight is
-// waited for, the session ends, the Tail is let go.
-func (s *Shard) halt() {
+// halt ends the Stream: callers that wait are refused, the batch in flight is
+// waited for, the session ends, the TailBuffer is let go.
+func (s *Stream) halt() {
 	s.mu.Lock()
 	s.stopped = true
 	s.host.states.remove(&s.charge)
