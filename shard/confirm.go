@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // A create record names the logs that a fork inherits from, and whoever may append to
@@ -36,6 +37,15 @@ func (s *State) servedChain() []Ancestor {
 func (s *Stream) confirmDue() bool {
 	return s.state.exists && s.state.inherits() && !s.state.confirmed &&
 		(s.refused != s.state.life || !s.host.cfg.Now().Before(s.confirmAt))
+}
+
+// unconfirmed says why nothing can be told of the stream, under mu: its sources cannot be asked,
+// for the length of their logs, and are asked again only after a while.
+func (s *Stream) unconfirmed() error {
+	if s.state.exists && s.state.inherits() && !s.state.confirmed && s.refused == s.state.life {
+		return s.unsure
+	}
+	return nil
 }
 
 // confirmChain has the sources of a fork confirm its chain, one attempt for all callers.
@@ -75,6 +85,11 @@ func (s *Stream) askSources(ctx context.Context, a *attempt, on *State, fork *Fo
 	s.confirming = nil
 	same := s.state == on && on.inherits() && on.chain[len(on.chain)-1].Generation == life
 	switch {
+	case errors.Is(err, errLongSource):
+		a.err = err
+		if same {
+			s.refused, s.confirmAt, s.unsure = on.life, s.host.cfg.Now().Add(verifyEvery), err
+		}
 	case err != nil:
 		a.err = storeErr(err)
 	case !same:
@@ -84,7 +99,7 @@ func (s *Stream) askSources(ctx context.Context, a *attempt, on *State, fork *Fo
 			s.tail.setChain(on.chain)
 		}
 	default:
-		s.refused, s.confirmAt = on.life, s.host.cfg.Now().Add(verifyEvery)
+		s.refused, s.confirmAt, s.unsure = on.life, s.host.cfg.Now().Add(verifyEvery), nil
 		s.host.m.chainsRefused.Inc()
 	}
 	s.mu.Unlock()
@@ -166,8 +181,42 @@ func (h *Manager) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State
 // foldsMost bounds the logs that are folded at the same time for their States alone.
 const foldsMost = 16
 
-// readState folds the log of a stream of which this node need not be the owner.
+// foldRecords and foldBytes bound what is read of one log for its State alone. A source that
+// Fantail writes to has a checkpoint within a few thousand records, or one large append; of one
+// that others have written more to, no fork can be confirmed until its owner has written a
+// checkpoint, or has it in memory here.
+const (
+	foldRecords = 100_000
+	foldBytes   = 64 << 20
+)
+
+var errLongSource = fmt.Errorf("%w: to confirm the fork, more than %d records or %d bytes of a source's log would have to be read",
+	ErrUnavailable, foldRecords, foldBytes)
+
+// boundedLog is a Log of which only so much may be read.
+type boundedLog struct {
+	Log
+	records, bytes int // left
+}
+
+// Replay implements Log. errLongSource: the bound is reached.
+func (l *boundedLog) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
+	return l.Log.Replay(ctx, id, from, to, func(p Page) error {
+		l.records -= len(p.Records)
+		for i := range p.Records {
+			l.bytes -= p.Records[i].Size
+		}
+		if l.records < 0 || l.bytes < 0 {
+			return errLongSource
+		}
+		return fn(p)
+	})
+}
+
+// readState folds the log of a stream of which this node need not be the owner. errLongSource:
+// there is too much to be read.
 func readState(ctx context.Context, log Log, id StreamID) (on *State, err error) {
+	log = &boundedLog{log, foldRecords, foldBytes}
 	last, err := log.Last(ctx, id, 1)
 	if err != nil {
 		return nil, err

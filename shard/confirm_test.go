@@ -265,3 +265,30 @@ func TestReleaseByAnother(t *testing.T) {
 		}
 	})
 }
+
+// A fork whose source's log is too long costs a bounded read, once in a while, and nothing is
+// told of it meanwhile: to leave its past out would be wrong.
+func TestForkOfALongLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logtest.NewMemory(1)
+		h := node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated)
+		log.Foreign(stream, make([]string, 2*shard.FoldRecords)...)
+		late := node(t, log)
+		for range 3 {
+			before := log.Ops().Replays
+			if _, err := late.Info(t.Context(), forked, 0); !errors.Is(err, shard.ErrUnavailable) {
+				t.Fatalf("%v", err)
+			}
+			again := log.Ops().Replays
+			if _, err := late.Info(t.Context(), forked, 0); !errors.Is(err, shard.ErrUnavailable) {
+				t.Fatalf("%v", err)
+			}
+			if after := log.Ops().Replays; again == before || after != again {
+				t.Errorf("%d replays, and %d immediately after", again-before, after-again)
+			}
+			advance(11 * time.Minute)
+		}
+	})
+}

@@ -33,7 +33,12 @@
 // it is held is gone: nothing of it is trimmed, and its name stays taken, until the
 // last reference is back. What a crash leaves behind is struck out by the source's
 // owner, which asks the forks (verify). A new owner of a fork believes its create record
-// only once the sources' logs hold it (confirm.go).
+// only once the sources' logs hold it (confirm.go). What it reads of them is bounded: beyond
+// that nothing is told of the fork, and the sources are asked again ten minutes later.
+//
+// A checkpoint is written with an append, or before one, and never because somebody reads: a
+// log that only others write to is read from its last checkpoint, or its start, at each cold
+// open. Such a log that nobody has created is not this fleet's to write to.
 //
 // # How a node stands with storage
 //

@@ -126,3 +126,6 @@ func ForgeHolds(pos uint64, names ...StreamID) []byte {
 	}
 	return (&Header{Kind: KindTombstone, State: s.encode()}).encode(pos)
 }
+
+// FoldRecords is how many records are read of a log for its State alone.
+const FoldRecords = foldRecords

@@ -53,6 +53,7 @@ type Stream struct {
 	confirming *attempt  // the sources of this fork are being asked (confirm.go)
 	refused    uint64    // the life whose chain they did not confirm
 	confirmAt  time.Time // when they are asked again
+	unsure     error     // they could not be asked, for a reason that lasts until then
 
 	busy     bool      // chores are under way
 	crowded  bool      // a fork was refused because there are too many
@@ -459,6 +460,10 @@ func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 		if err := s.lockReady(ctx); err != nil {
 			return Info{}, err
 		}
+	}
+	if err := s.unconfirmed(); err != nil {
+		s.mu.Unlock()
+		return Info{}, err
 	}
 	if s.doubt() {
 		s.mu.Unlock()
