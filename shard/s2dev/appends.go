@@ -8,49 +8,49 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-type jsonAck struct {
+type appendAck struct {
 	Start position `json:"start"`
 	End   position `json:"end"`
 	Tail  position `json:"tail"`
 }
 
-func (c *call) appendRecords(basin, name string) *apiError {
+func (c *apiCall) appendRecords(basin, name string) *apiError {
 	if c.contentType() == mimeS2S {
-		return c.appendSession(basin, name)
+		return c.serveAppendSession(basin, name)
 	}
-	raw, err := c.appendInput()
+	raw, err := c.readAppendInput()
 	if err != nil {
 		return err
 	}
-	ack, lost, err := c.append(c.r.Context(), basin, name, raw)
+	ack, lost, err := c.appendBatch(c.r.Context(), basin, name, raw)
 	if lost {
-		cut()
+		abortConnection()
 	}
 	if err != nil {
 		return err
 	}
-	return c.ack(ack)
+	return c.replyAck(ack)
 }
 
-// append carries a unary append out; lost: its answer is to be.
-func (s *Server) append(
+// appendBatch carries a unary append out; lost: its answer is to be.
+func (s *Server) appendBatch(
 	ctx context.Context, basin, name string, raw *pb.AppendInput,
-) (ack jsonAck, lost bool, err *apiError) {
-	in, err := checkInput(raw)
+) (ack appendAck, lost bool, err *apiError) {
+	in, err := checkAppend(raw)
 	if err != nil {
 		return ack, false, err
 	}
-	st, lost, err := s.enterStream(ctx, basin, name, OpAppend, onAppend)
+	st, lost, err := s.enterStream(ctx, basin, name, OpAppend, createsOnAppend)
 	if lost || err != nil {
 		return ack, lost, err
 	}
-	p := st.begin(in, s.cfg.Now())
-	tail, err := p.settle()
+	p := st.startAppend(in, s.cfg.Now())
+	tail, err := p.complete()
 	if err != nil {
 		return ack, false, err
 	}
-	s.meter.appended(st.used, len(in.records))
-	return jsonAck{Start: p.start, End: p.end, Tail: tail}, s.faults.after(ctx, name, OpAppend), nil
+	s.meter.countAppended(st.usage, len(in.records))
+	return appendAck{Start: p.start, End: p.end, Tail: tail}, s.faults.applyAfter(ctx, name, OpAppend), nil
 }
 
 // enterStream counts an operation and finds its stream, with the faults that come before it.
@@ -60,7 +60,7 @@ func (s *Server) enterStream(
 	if st, err = s.openStream(basin, name, op, auto); err != nil {
 		return nil, false, err
 	}
-	lost, err = s.faults.before(ctx, name, op, st)
+	lost, err = s.faults.applyBefore(ctx, name, op, st)
 	return st, lost, err
 }
 
@@ -70,24 +70,24 @@ func (s *Server) enterStream(
 func (s *Server) openStream(
 	basin, name string, op Op, auto func(basinConfig) bool,
 ) (*stream, *apiError) {
-	st, created, err := s.store.open(basin, name, auto)
+	st, created, err := s.catalogue.openOrCreate(basin, name, auto)
 	if err != nil {
-		s.meter.op(nil, op)
+		s.meter.countOp(nil, op)
 		return nil, err
 	}
-	s.meter.op(st.used, op)
+	s.meter.countOp(st.usage, op)
 	if created {
-		s.meter.op(st.used, OpCreateStream)
+		s.meter.countOp(st.usage, OpCreateStream)
 	}
 	if st.cipher != nil {
-		return nil, fail("not_implemented", "encrypted streams are not implemented")
+		return nil, newError("not_implemented", "encrypted streams are not implemented")
 	}
 	return st, nil
 }
 
-func (c *call) appendInput() (*pb.AppendInput, *apiError) {
+func (c *apiCall) readAppendInput() (*pb.AppendInput, *apiError) {
 	if c.contentType() == mimeProto {
-		b, err := c.body()
+		b, err := c.readBody()
 		if err != nil {
 			return nil, err
 		}
@@ -98,50 +98,50 @@ func (c *call) appendInput() (*pb.AppendInput, *apiError) {
 		return nil, err
 	}
 	var body jsonAppend
-	if err := c.decode(&body, false); err != nil {
+	if err := c.decodeBody(&body, false); err != nil {
 		return nil, err
 	}
 	return body.protobuf(b64)
 }
 
-func (a jsonAck) wire() []byte {
+func (a appendAck) encode() []byte {
 	// Three positions cannot fail to marshal.
 	b, _ := proto.Marshal(&pb.AppendAck{Start: a.Start.pb(), End: a.End.pb(), Tail: a.Tail.pb()})
 	return b
 }
 
-func (c *call) ack(a jsonAck) *apiError {
+func (c *apiCall) replyAck(a appendAck) *apiError {
 	if !c.accepts(mimeProto) {
-		return c.json(http.StatusOK, a)
+		return c.replyJSON(http.StatusOK, a)
 	}
 	c.w.Header().Set("Content-Type", mimeProto)
-	_, _ = c.w.Write(a.wire())
+	_, _ = c.w.Write(a.encode())
 	return nil
 }
 
-func (c *call) checkTail(basin, name string) *apiError {
-	tail, lost, err := c.tail(c.r.Context(), basin, name)
+func (c *apiCall) checkTail(basin, name string) *apiError {
+	tail, lost, err := c.durableTail(c.r.Context(), basin, name)
 	if lost {
-		cut()
+		abortConnection()
 	}
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, map[string]position{"tail": tail})
+	return c.replyJSON(http.StatusOK, map[string]position{"tail": tail})
 }
 
-func (s *Server) tail(ctx context.Context, basin, name string) (tail position, lost bool, err *apiError) {
-	st, lost, err := s.enterStream(ctx, basin, name, OpCheckTail, onRead)
+func (s *Server) durableTail(ctx context.Context, basin, name string) (tail position, lost bool, err *apiError) {
+	st, lost, err := s.enterStream(ctx, basin, name, OpCheckTail, createsOnRead)
 	if lost || err != nil {
 		return tail, lost, err
 	}
-	tail, _, gone := st.durable()
+	tail, _, gone := st.durableState()
 	if gone {
 		return tail, false, streamDeleted()
 	}
-	return tail, s.faults.after(ctx, name, OpCheckTail), nil
+	return tail, s.faults.applyAfter(ctx, name, OpCheckTail), nil
 }
 
-// onAppend and onRead say whether a basin makes streams of itself.
-func onAppend(b basinConfig) bool { return b.CreateOnAppend }
-func onRead(b basinConfig) bool   { return b.CreateOnRead }
+// createsOnAppend and createsOnRead say whether a basin makes streams of itself.
+func createsOnAppend(b basinConfig) bool { return b.CreateOnAppend }
+func createsOnRead(b basinConfig) bool   { return b.CreateOnRead }

@@ -64,7 +64,7 @@ type Config struct {
 	MaxBytes int64
 
 	fs      vfs.FS // the tests' disk; nil is the operating system's
-	failure *failure
+	failure *storageFailure
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -29,39 +29,39 @@ func (m streamMeta) info() streamInfo {
 	return streamInfo{Name: m.Name, Created: m.Created, Cipher: m.Cipher}
 }
 
-// provisioned answers a create (always 201) or an ensure (201 only if it created).
-func (c *call) provisioned(how string, ensure bool, info any) *apiError {
+// replyProvisioned answers a create (always 201) or an ensure (201 only if it created).
+func (c *apiCall) replyProvisioned(how string, ensure bool, info any) *apiError {
 	c.w.Header().Set("S2-Provision-Result", how)
 	if ensure && how != provisionCreated {
-		return c.json(http.StatusOK, info)
+		return c.replyJSON(http.StatusOK, info)
 	}
-	return c.json(http.StatusCreated, info)
+	return c.replyJSON(http.StatusCreated, info)
 }
 
-func (c *call) requestToken() (string, *apiError) {
+func (c *apiCall) requestToken() (string, *apiError) {
 	t := c.r.Header.Get("S2-Request-Token")
 	if len(t) > maxRequestToken {
-		return "", fail("bad_header", "request token exceeds %d bytes", maxRequestToken)
+		return "", newError("bad_header", "request token exceeds %d bytes", maxRequestToken)
 	}
 	return t, nil
 }
 
-func (c *call) listing() (prefix, after string, limit int, err *apiError) {
+func (c *apiCall) listParams() (prefix, after string, limit int, err *apiError) {
 	q := c.r.URL.Query()
-	n, err := number(q, "limit")
+	n, err := queryNumber(q, "limit")
 	limit = maxListPage
 	if n != nil && *n > 0 && *n < maxListPage {
 		limit = int(*n)
 	}
 	prefix, after = q.Get("prefix"), q.Get("start_after")
 	if !utf8.ValidString(prefix) || !utf8.ValidString(after) {
-		return "", "", 0, fail("bad_query", "prefix and start_after must be valid UTF-8")
+		return "", "", 0, newError("bad_query", "prefix and start_after must be valid UTF-8")
 	}
 	return prefix, after, limit, err
 }
 
-func (c *call) basins() *apiError {
-	c.meter.op(&c.meter.basins, OpBasin)
+func (c *apiCall) routeBasins() *apiError {
+	c.meter.countOp(&c.meter.basinCalls, OpBasin)
 	if len(c.path) == 1 {
 		switch c.r.Method {
 		case http.MethodGet:
@@ -76,29 +76,29 @@ func (c *call) basins() *apiError {
 	}
 	name := c.path[1]
 	if err := checkBasinName(name); err != nil {
-		return fail("bad_path", "%s", err.message)
+		return newError("bad_path", "%s", err.message)
 	}
 	switch c.r.Method {
 	case http.MethodGet:
-		meta, err := c.store.basin(name)
+		meta, err := c.catalogue.findBasin(name)
 		if err != nil {
 			return err
 		}
-		return c.json(http.StatusOK, meta.Config)
+		return c.replyJSON(http.StatusOK, meta.Config)
 	case http.MethodPut:
 		return c.ensureBasin(name)
 	case http.MethodPatch:
-		var f fields
-		if err := c.decode(&f, false); err != nil {
+		var f patchFields
+		if err := c.decodeBody(&f, false); err != nil {
 			return err
 		}
-		config, err := c.store.patchBasin(name, f)
+		config, err := c.catalogue.patchBasin(name, f)
 		if err != nil {
 			return err
 		}
-		return c.json(http.StatusOK, config)
+		return c.replyJSON(http.StatusOK, config)
 	case http.MethodDelete:
-		if err := c.store.deleteBasin(name); err != nil {
+		if err := c.catalogue.deleteBasin(name); err != nil {
 			return err
 		}
 		c.w.WriteHeader(http.StatusAccepted)
@@ -107,25 +107,25 @@ func (c *call) basins() *apiError {
 	return noSuchMethod()
 }
 
-func (c *call) listBasins() *apiError {
-	prefix, after, limit, err := c.listing()
+func (c *apiCall) listBasins() *apiError {
+	prefix, after, limit, err := c.listParams()
 	if err != nil {
 		return err
 	}
-	metas, more := c.store.listBasins(prefix, after, limit)
+	metas, more := c.catalogue.listBasins(prefix, after, limit)
 	infos := make([]basinInfo, len(metas))
 	for i, m := range metas {
 		infos[i] = m.info()
 	}
-	return c.json(http.StatusOK, map[string]any{"basins": infos, "has_more": more})
+	return c.replyJSON(http.StatusOK, map[string]any{"basins": infos, "has_more": more})
 }
 
-func (c *call) createBasin() *apiError {
+func (c *apiCall) createBasin() *apiError {
 	var body struct {
 		Basin  string      `json:"basin"`
 		Config basinConfig `json:"config"`
 	}
-	if err := c.decode(&body, false); err != nil {
+	if err := c.decodeBody(&body, false); err != nil {
 		return err
 	}
 	token, err := c.requestToken()
@@ -135,34 +135,34 @@ func (c *call) createBasin() *apiError {
 	if err := checkBasinName(body.Basin); err != nil {
 		return err
 	}
-	if err := body.Config.check(); err != nil {
+	if err := body.Config.validate(); err != nil {
 		return err
 	}
-	meta, how, err := c.store.provisionBasin(body.Basin, body.Config, token, false)
+	meta, how, err := c.catalogue.provisionBasin(body.Basin, body.Config, token, false)
 	if err != nil {
 		return err
 	}
-	return c.provisioned(how, false, meta.info())
+	return c.replyProvisioned(how, false, meta.info())
 }
 
-func (c *call) ensureBasin(name string) *apiError {
+func (c *apiCall) ensureBasin(name string) *apiError {
 	var body struct {
 		Config basinConfig `json:"config"`
 	}
-	if err := c.decode(&body, true); err != nil {
+	if err := c.decodeBody(&body, true); err != nil {
 		return err
 	}
-	if err := body.Config.check(); err != nil {
+	if err := body.Config.validate(); err != nil {
 		return err
 	}
-	meta, how, err := c.store.provisionBasin(name, body.Config, "", true)
+	meta, how, err := c.catalogue.provisionBasin(name, body.Config, "", true)
 	if err != nil {
 		return err
 	}
-	return c.provisioned(how, true, meta.info())
+	return c.replyProvisioned(how, true, meta.info())
 }
 
-func (c *call) streams() *apiError {
+func (c *apiCall) routeStreams() *apiError {
 	basin, err := c.basinHeader()
 	if err != nil {
 		return err
@@ -178,11 +178,11 @@ func (c *call) streams() *apiError {
 	}
 	name := c.path[1]
 	if err := checkStreamName(name); err != nil {
-		return fail("bad_path", "%s", err.message)
+		return newError("bad_path", "%s", err.message)
 	}
 	switch {
 	case len(c.path) == 2:
-		return c.oneStream(basin, name)
+		return c.routeStream(basin, name)
 	case len(c.path) == 3 && c.path[2] == "records":
 		switch c.r.Method {
 		case http.MethodGet:
@@ -200,13 +200,13 @@ func (c *call) streams() *apiError {
 	return noSuchRoute()
 }
 
-func (c *call) listStreams(basin string) *apiError {
-	c.meter.op(c.store.tally(basin, ""), OpListStreams)
-	prefix, after, limit, err := c.listing()
+func (c *apiCall) listStreams(basin string) *apiError {
+	c.meter.countOp(c.catalogue.usageOf(basin, ""), OpListStreams)
+	prefix, after, limit, err := c.listParams()
 	if err != nil {
 		return err
 	}
-	metas, more, err := c.store.listStreams(basin, prefix, after, limit)
+	metas, more, err := c.catalogue.listStreams(basin, prefix, after, limit)
 	if err != nil {
 		return err
 	}
@@ -214,16 +214,16 @@ func (c *call) listStreams(basin string) *apiError {
 	for i, m := range metas {
 		infos[i] = m.info()
 	}
-	return c.json(http.StatusOK, map[string]any{"streams": infos, "has_more": more})
+	return c.replyJSON(http.StatusOK, map[string]any{"streams": infos, "has_more": more})
 }
 
-// around runs an operation of the control plane between its faults.
-func (c *call) around(basin, name string, op Op, do func() *apiError) *apiError {
+// withFaults runs an operation of the control plane between its faults.
+func (c *apiCall) withFaults(basin, name string, op Op, do func() *apiError) *apiError {
 	// At the end: only then what it makes is there. The answer is buffered until after it.
-	defer func() { c.meter.op(c.store.tally(basin, name), op) }()
-	lost, err := c.faults.before(c.r.Context(), name, op, nil)
+	defer func() { c.meter.countOp(c.catalogue.usageOf(basin, name), op) }()
+	lost, err := c.faults.applyBefore(c.r.Context(), name, op, nil)
 	if lost {
-		cut()
+		abortConnection()
 	}
 	if err != nil {
 		return err
@@ -231,19 +231,19 @@ func (c *call) around(basin, name string, op Op, do func() *apiError) *apiError 
 	return do()
 }
 
-// done applies the faults that come after an operation, before its answer.
-func (c *call) done(name string, op Op) {
-	if c.faults.after(c.r.Context(), name, op) {
-		cut()
+// applyFaultsAfter applies the faults that come after an operation, before its answer.
+func (c *apiCall) applyFaultsAfter(name string, op Op) {
+	if c.faults.applyAfter(c.r.Context(), name, op) {
+		abortConnection()
 	}
 }
 
-func (c *call) createStream(basin string) *apiError {
+func (c *apiCall) createStream(basin string) *apiError {
 	var body struct {
 		Stream string        `json:"stream"`
 		Config *streamConfig `json:"config"`
 	}
-	if err := c.decode(&body, false); err != nil {
+	if err := c.decodeBody(&body, false); err != nil {
 		return err
 	}
 	token, err := c.requestToken()
@@ -253,52 +253,52 @@ func (c *call) createStream(basin string) *apiError {
 	if err := checkStreamName(body.Stream); err != nil {
 		return err
 	}
-	if err := body.Config.check(); err != nil {
+	if err := body.Config.validate(); err != nil {
 		return err
 	}
-	return c.around(basin, body.Stream, OpCreateStream, func() *apiError {
-		meta, how, err := c.store.provisionStream(basin, body.Stream, body.Config, token, false)
+	return c.withFaults(basin, body.Stream, OpCreateStream, func() *apiError {
+		meta, how, err := c.catalogue.provisionStream(basin, body.Stream, body.Config, token, false)
 		if err != nil {
 			return err
 		}
-		c.done(body.Stream, OpCreateStream)
-		return c.provisioned(how, false, meta.info())
+		c.applyFaultsAfter(body.Stream, OpCreateStream)
+		return c.replyProvisioned(how, false, meta.info())
 	})
 }
 
-func (c *call) oneStream(basin, name string) *apiError {
+func (c *apiCall) routeStream(basin, name string) *apiError {
 	switch c.r.Method {
 	case http.MethodGet:
-		return c.around(basin, name, OpStreamConfig, func() *apiError {
-			st, err := c.store.find(basin, name)
+		return c.withFaults(basin, name, OpStreamConfig, func() *apiError {
+			st, err := c.catalogue.findStream(basin, name)
 			if err != nil {
 				return err
 			}
 			st.mu.Lock()
 			config := st.meta.Config
 			st.mu.Unlock()
-			return c.json(http.StatusOK, config)
+			return c.replyJSON(http.StatusOK, config)
 		})
 	case http.MethodPut:
 		return c.ensureStream(basin, name)
 	case http.MethodPatch:
-		var f fields
-		if err := c.decode(&f, false); err != nil {
+		var f patchFields
+		if err := c.decodeBody(&f, false); err != nil {
 			return err
 		}
-		return c.around(basin, name, OpStreamConfig, func() *apiError {
-			config, err := c.store.patchStream(basin, name, f)
+		return c.withFaults(basin, name, OpStreamConfig, func() *apiError {
+			config, err := c.catalogue.patchStream(basin, name, f)
 			if err != nil {
 				return err
 			}
-			return c.json(http.StatusOK, config)
+			return c.replyJSON(http.StatusOK, config)
 		})
 	case http.MethodDelete:
-		return c.around(basin, name, OpDeleteStream, func() *apiError {
-			if err := c.store.deleteStream(basin, name); err != nil {
+		return c.withFaults(basin, name, OpDeleteStream, func() *apiError {
+			if err := c.catalogue.deleteStream(basin, name); err != nil {
 				return err
 			}
-			c.done(name, OpDeleteStream)
+			c.applyFaultsAfter(name, OpDeleteStream)
 			c.w.WriteHeader(http.StatusAccepted)
 			return nil
 		})
@@ -306,20 +306,20 @@ func (c *call) oneStream(basin, name string) *apiError {
 	return noSuchMethod()
 }
 
-func (c *call) ensureStream(basin, name string) *apiError {
+func (c *apiCall) ensureStream(basin, name string) *apiError {
 	var config *streamConfig
-	if err := c.decode(&config, true); err != nil {
+	if err := c.decodeBody(&config, true); err != nil {
 		return err
 	}
-	if err := config.check(); err != nil {
+	if err := config.validate(); err != nil {
 		return err
 	}
-	return c.around(basin, name, OpEnsureStream, func() *apiError {
-		meta, how, err := c.store.provisionStream(basin, name, config, "", true)
+	return c.withFaults(basin, name, OpEnsureStream, func() *apiError {
+		meta, how, err := c.catalogue.provisionStream(basin, name, config, "", true)
 		if err != nil {
 			return err
 		}
-		c.done(name, OpEnsureStream)
-		return c.provisioned(how, true, meta.info())
+		c.applyFaultsAfter(name, OpEnsureStream)
+		return c.replyProvisioned(how, true, meta.info())
 	})
 }

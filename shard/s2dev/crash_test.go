@@ -24,13 +24,13 @@ const (
 	crashGoal    = 50 // batches acknowledged before a kill, at least
 )
 
-// child is a server in a process of its own.
-type child struct {
+// serverProcess is a server in a process of its own.
+type serverProcess struct {
 	cmd *exec.Cmd
 	url string
 }
 
-func spawn(t *testing.T, dir string) *child {
+func spawnServer(t *testing.T, dir string) *serverProcess {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
 	cmd.Env = append(os.Environ(), crashDir+"="+dir)
@@ -47,17 +47,17 @@ func spawn(t *testing.T, dir string) *child {
 		_ = cmd.Process.Kill()
 		t.Fatalf("server: %q %v", line, err)
 	}
-	return &child{cmd: cmd, url: strings.TrimSpace(line)}
+	return &serverProcess{cmd: cmd, url: strings.TrimSpace(line)}
 }
 
 // kill ends it as a power switch would end a process: SIGKILL, no handler runs.
-func (c *child) kill() {
+func (c *serverProcess) kill() {
 	_ = c.cmd.Process.Kill()
 	_ = c.cmd.Wait()
 }
 
-// ledger is what was acknowledged: a batch's tag by stream and first sequence number.
-type ledger struct {
+// ackLedger is what was acknowledged: a batch's tag by stream and first sequence number.
+type ackLedger struct {
 	mu    sync.Mutex
 	acked map[string]map[uint64]string
 	total int
@@ -66,17 +66,17 @@ type ledger struct {
 	reached chan struct{} // closed when total passes goal
 }
 
-func newLedger() *ledger { return &ledger{acked: map[string]map[uint64]string{}} }
+func newLedger() *ackLedger { return &ackLedger{acked: map[string]map[uint64]string{}} }
 
 // after returns what closes when n more batches were acknowledged.
-func (l *ledger) after(n int) <-chan struct{} {
+func (l *ackLedger) after(n int) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.goal, l.reached = l.total+n, make(chan struct{})
 	return l.reached
 }
 
-func (l *ledger) note(stream string, seq uint64, tag string) {
+func (l *ackLedger) note(stream string, seq uint64, tag string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.acked[stream] == nil {
@@ -88,7 +88,7 @@ func (l *ledger) note(stream string, seq uint64, tag string) {
 	}
 }
 
-func tagged(tag string) *s2.AppendInput {
+func taggedRecord(tag string) *s2.AppendInput {
 	texts := make([]string, crashBatch)
 	for i := range texts {
 		texts[i] = fmt.Sprintf("%s/%d", tag, i)
@@ -97,11 +97,11 @@ func tagged(tag string) *s2.AppendInput {
 }
 
 // writeUntilDead appends batches until the server is gone.
-func writeUntilDead(ctx context.Context, b *s2.BasinClient, stream, who string, l *ledger) {
+func writeUntilDead(ctx context.Context, b *s2.BasinClient, stream, who string, l *ackLedger) {
 	client := b.Stream(s2.StreamName(stream))
 	for n := 0; ctx.Err() == nil; n++ {
 		tag := fmt.Sprintf("%s-%d", who, n)
-		ack, err := client.Append(ctx, tagged(tag))
+		ack, err := client.Append(ctx, taggedRecord(tag))
 		if err != nil {
 			return
 		}
@@ -109,8 +109,8 @@ func writeUntilDead(ctx context.Context, b *s2.BasinClient, stream, who string, 
 	}
 }
 
-// history reads a whole stream.
-func history(t *testing.T, c *s2.StreamClient) []s2.SequencedRecord {
+// readAllRecords reads a whole stream.
+func readAllRecords(t *testing.T, c *s2.StreamClient) []s2.SequencedRecord {
 	t.Helper()
 	tail, err := c.CheckTail(t.Context())
 	if err != nil {
@@ -127,11 +127,11 @@ func history(t *testing.T, c *s2.StreamClient) []s2.SequencedRecord {
 	return out
 }
 
-// verify reads a stream that survived: no hole, no torn batch, no batch twice, and everything
+// verifyAcked reads a stream that survived: no hole, no torn batch, no batch twice, and everything
 // acknowledged where the acknowledgement said.
-func verify(t *testing.T, b *s2.BasinClient, stream string, acked map[uint64]string) {
+func verifyAcked(t *testing.T, b *s2.BasinClient, stream string, acked map[uint64]string) {
 	t.Helper()
-	recs := history(t, b.Stream(s2.StreamName(stream)))
+	recs := readAllRecords(t, b.Stream(s2.StreamName(stream)))
 	if len(recs)%crashBatch != 0 {
 		t.Fatalf("%s: torn batch: %d records", stream, len(recs))
 	}
@@ -158,9 +158,9 @@ func verify(t *testing.T, b *s2.BasinClient, stream string, acked map[uint64]str
 	}
 }
 
-func crashRound(t *testing.T, dir string, round int, l *ledger) {
+func crashRound(t *testing.T, dir string, round int, l *ackLedger) {
 	t.Helper()
-	server := spawn(t, dir)
+	server := spawnServer(t, dir)
 	defer server.kill()
 	b := dial(server.url)
 	for i := range crashStreams {
@@ -168,7 +168,7 @@ func crashRound(t *testing.T, dir string, round int, l *ledger) {
 		if round == 0 {
 			mustCreate(t, b, name)
 		} else {
-			verify(t, b, name, l.acked[name])
+			verifyAcked(t, b, name, l.acked[name])
 		}
 	}
 	enough := l.after(crashGoal + rand.N(8*crashGoal))
@@ -195,7 +195,7 @@ func TestKilledServerKeepsWhatItAcknowledged(t *testing.T) {
 	}
 	s := open(t, Config{Dir: dir})
 	for name, acked := range l.acked {
-		verify(t, dial(s.URL()), name, acked)
+		verifyAcked(t, dial(s.URL()), name, acked)
 	}
 	t.Logf("%d kills, %d batches of %d acknowledged, none lost, none torn",
 		crashRounds, l.total, crashBatch)
@@ -226,6 +226,6 @@ func TestPowerCutKeepsWhatItAcknowledged(t *testing.T) {
 		stop()
 		writers.Wait()
 		again := open(t, Config{Dir: "data", fs: after, Basins: []string{testBasin}})
-		verify(t, dial(again.URL()), "s", acked)
+		verifyAcked(t, dial(again.URL()), "s", acked)
 	}
 }

@@ -14,18 +14,18 @@ import (
 // durability, faults and meter as over the wire, and no wire. Sessions know only those faults
 // that come before they open, and EndSession.
 //
-// Its errors are an *Error, or ErrCut for what a client would see as a lost connection.
+// Its errors are an *Error, or ErrNoAnswer for what a client would see as a lost connection.
 type Direct struct {
-	s     *Server
-	basin string
+	server *Server
+	basin  string
 }
 
 // Direct is for a basin, which need not exist yet.
 func (s *Server) Direct(basin string) *Direct { return &Direct{s, basin} }
 
-// ErrCut is a call without an answer: the server stopped, or a fault lost it. An append may have
+// ErrNoAnswer is a call without an answer: the server stopped, or a fault lost it. An append may have
 // been carried out.
-var ErrCut = errors.New("s2dev: no answer")
+var ErrNoAnswer = errors.New("s2dev: no answer")
 
 // Error is a refusal, as S2 words it.
 type Error struct {
@@ -42,11 +42,11 @@ func (e *Error) Refusal() (status int, code, message string, tail *uint64) {
 	return e.Status, e.Code, e.Message, e.Tail
 }
 
-// asDirect makes the callers' error of an answer.
-func asDirect(lost bool, err *apiError) error {
+// toDirectError makes the callers' error of an answer.
+func toDirectError(lost bool, err *apiError) error {
 	switch {
 	case lost:
-		return ErrCut
+		return ErrNoAnswer
 	case err == nil:
 		return nil
 	}
@@ -62,45 +62,45 @@ func asDirect(lost bool, err *apiError) error {
 
 // EnsureBasin makes the basin exist (PUT /basins/{b}).
 func (d *Direct) EnsureBasin() error {
-	if !d.s.enter() {
-		return ErrCut
+	if !d.server.enterRequest() {
+		return ErrNoAnswer
 	}
-	defer d.s.requests.Done()
-	return d.s.ensure(d.basin)
+	defer d.server.requests.Done()
+	return d.server.ensureBasin(d.basin)
 }
 
 // EnsureStream makes a stream exist that keeps its records (PUT /streams/{s}).
 func (d *Direct) EnsureStream(ctx context.Context, name string) error {
-	if !d.s.enter() {
-		return ErrCut
+	if !d.server.enterRequest() {
+		return ErrNoAnswer
 	}
-	defer d.s.requests.Done()
+	defer d.server.requests.Done()
 	// At the end: only then what it makes is there.
-	defer func() { d.s.meter.op(d.s.store.tally(d.basin, name), OpEnsureStream) }()
+	defer func() { d.server.meter.countOp(d.server.catalogue.usageOf(d.basin, name), OpEnsureStream) }()
 	if err := checkStreamName(name); err != nil {
-		return asDirect(false, err)
+		return toDirectError(false, err)
 	}
-	if lost, err := d.s.faults.before(ctx, name, OpEnsureStream, nil); lost || err != nil {
-		return asDirect(lost, err)
+	if lost, err := d.server.faults.applyBefore(ctx, name, OpEnsureStream, nil); lost || err != nil {
+		return toDirectError(lost, err)
 	}
-	if _, _, err := d.s.store.provisionStream(d.basin, name, &streamConfig{
+	if _, _, err := d.server.catalogue.provisionStream(d.basin, name, &streamConfig{
 		Retention: &retention{}, Timestamping: &timestamping{Mode: new(modePrefer), Uncapped: new(false)},
 	}, "", true); err != nil {
-		return asDirect(false, err)
+		return toDirectError(false, err)
 	}
-	return asDirect(d.s.faults.after(ctx, name, OpEnsureStream), nil)
+	return toDirectError(d.server.faults.applyAfter(ctx, name, OpEnsureStream), nil)
 }
 
 // Capped reports whether no record of the stream can be later than this server's clock
 // (GET /streams/{s}).
 func (d *Direct) Capped(_ context.Context, name string) (bool, error) {
-	if !d.s.enter() {
-		return false, ErrCut
+	if !d.server.enterRequest() {
+		return false, ErrNoAnswer
 	}
-	defer d.s.requests.Done()
-	st, bad := d.s.store.find(d.basin, name)
+	defer d.server.requests.Done()
+	st, bad := d.server.catalogue.findStream(d.basin, name)
 	if bad != nil {
-		return false, asDirect(false, bad)
+		return false, toDirectError(false, bad)
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -113,116 +113,116 @@ func (d *Direct) Capped(_ context.Context, name string) (bool, error) {
 func (d *Direct) Append(
 	ctx context.Context, name string, in *pb.AppendInput,
 ) (start, startTime, endTime uint64, err error) {
-	if !d.s.enter() {
-		return 0, 0, 0, ErrCut
+	if !d.server.enterRequest() {
+		return 0, 0, 0, ErrNoAnswer
 	}
-	defer d.s.requests.Done()
-	ack, lost, bad := d.s.append(ctx, d.basin, name, in)
-	return ack.Start.Seq, ack.Start.Time, ack.End.Time, asDirect(lost, bad)
+	defer d.server.requests.Done()
+	ack, lost, bad := d.server.appendBatch(ctx, d.basin, name, in)
+	return ack.Start.Seq, ack.Start.Time, ack.End.Time, toDirectError(lost, bad)
 }
 
 // Tail is the position of the next record (GET /streams/{s}/records/tail).
 func (d *Direct) Tail(ctx context.Context, name string) (uint64, error) {
-	if !d.s.enter() {
-		return 0, ErrCut
+	if !d.server.enterRequest() {
+		return 0, ErrNoAnswer
 	}
-	defer d.s.requests.Done()
-	tail, lost, bad := d.s.tail(ctx, d.basin, name)
-	return tail.Seq, asDirect(lost, bad)
+	defer d.server.requests.Done()
+	tail, lost, bad := d.server.durableTail(ctx, d.basin, name)
+	return tail.Seq, toDirectError(lost, bad)
 }
 
 // Read returns up to count records from seq on (GET /streams/{s}/records); fromEnd: from the
 // count-th last.
 func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error) {
-	if !d.s.enter() {
-		return nil, ErrCut
+	if !d.server.enterRequest() {
+		return nil, ErrNoAnswer
 	}
-	defer d.s.requests.Done()
-	st, lost, bad := d.s.enterStream(ctx, d.basin, name, OpRead, onRead)
+	defer d.server.requests.Done()
+	st, lost, bad := d.server.enterStream(ctx, d.basin, name, OpRead, createsOnRead)
 	if lost || bad != nil {
-		return nil, asDirect(lost, bad)
+		return nil, toDirectError(lost, bad)
 	}
-	rd := reading{seq: &seq, count: new(uint64(count))}
+	rd := readBounds{seq: &seq, count: new(uint64(count))}
 	if fromEnd {
 		rd.seq, rd.offset = nil, rd.count
 	}
-	pos, bad := rd.start(st)
+	pos, bad := rd.resolveStart(st)
 	if bad != nil {
-		return nil, asDirect(false, bad)
+		return nil, toDirectError(false, bad)
 	}
-	p, bad := st.read(pos, rd.room())
+	p, bad := st.read(pos, rd.maxRecords())
 	if bad != nil {
-		return nil, asDirect(false, bad)
+		return nil, toDirectError(false, bad)
 	}
-	d.s.meter.read(st.used, len(p.recs))
-	if d.s.faults.after(ctx, name, OpRead) {
-		return nil, ErrCut
+	d.server.meter.countRead(st.usage, len(p.recs))
+	if d.server.faults.applyAfter(ctx, name, OpRead) {
+		return nil, ErrNoAnswer
 	}
-	return decoded(p.recs)
+	return decodeRecords(p.recs)
 }
 
 // Follow is a read session from seq on: it calls fn with what is there and what comes, and at the
 // tail, on arrival and every 5 to 15 s of silence, with nothing but the tail. It returns fn's
-// error, ctx's cause, an *Error, or ErrCut.
+// error, ctx's cause, an *Error, or ErrNoAnswer.
 func (d *Direct) Follow(
 	ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error,
 ) error {
-	if !d.s.enter() {
-		return ErrCut
+	if !d.server.enterRequest() {
+		return ErrNoAnswer
 	}
-	defer d.s.requests.Done()
-	st, lost, bad := d.s.enterStream(ctx, d.basin, name, OpReadSession, onRead)
+	defer d.server.requests.Done()
+	st, lost, bad := d.server.enterStream(ctx, d.basin, name, OpReadSession, createsOnRead)
 	if lost || bad != nil {
-		return asDirect(lost, bad)
+		return toDirectError(lost, bad)
 	}
-	rd := reading{seq: &seq}
-	pos, bad := rd.start(st)
+	rd := readBounds{seq: &seq}
+	pos, bad := rd.resolveStart(st)
 	if bad != nil {
-		return asDirect(false, bad)
+		return toDirectError(false, bad)
 	}
-	defer d.s.meter.begin(st.used, OpReadSession)()
+	defer d.server.meter.openSession(st.usage, OpReadSession)()
 	for following := false; ; {
 		// A long stream is many batches, and idle comes only after them.
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if d.s.stopping.Err() != nil {
-			return ErrCut
+		if d.server.stopping.Err() != nil {
+			return ErrNoAnswer
 		}
 		p, bad := st.read(pos, maxBatchRecords)
 		if bad != nil {
-			return asDirect(false, bad)
+			return toDirectError(false, bad)
 		}
 		atTail := p.next >= p.tail.Seq
 		if len(p.recs) > 0 || atTail && !following {
-			recs, err := decoded(p.recs)
+			recs, err := decodeRecords(p.recs)
 			if err != nil {
 				return err
 			}
 			if err := fn(recs, p.tail.Seq); err != nil {
 				return err
 			}
-			d.s.meter.read(st.used, len(recs))
+			d.server.meter.countRead(st.usage, len(recs))
 		}
 		if pos, following = p.next, atTail; !atTail {
 			continue
 		}
-		if err := d.idle(ctx, name, p, fn); err != nil {
+		if err := d.waitAtTail(ctx, name, p, fn); err != nil {
 			return err
 		}
 	}
 }
 
-// idle waits at the tail for more.
-func (d *Direct) idle(
+// waitAtTail waits at the tail for more.
+func (d *Direct) waitAtTail(
 	ctx context.Context, name string, p page, fn func([]*pb.SequencedRecord, uint64) error,
 ) error {
-	beat := time.NewTimer(d.s.heartbeat())
+	beat := time.NewTimer(d.server.heartbeat())
 	defer beat.Stop()
 	for {
-		changed := d.s.faults.watch()
-		if d.s.faults.take(name, OpReadSession, EndSession) != nil {
-			return ErrCut
+		changed := d.server.faults.changes()
+		if d.server.faults.hit(name, OpReadSession, EndSession) != nil {
+			return ErrNoAnswer
 		}
 		select {
 		case <-p.changed:
@@ -231,23 +231,23 @@ func (d *Direct) idle(
 			if err := fn(nil, p.tail.Seq); err != nil {
 				return err
 			}
-			beat.Reset(d.s.heartbeat())
+			beat.Reset(d.server.heartbeat())
 		case <-changed:
-		case <-d.s.stopping.Done():
-			return ErrCut
+		case <-d.server.stopping.Done():
+			return ErrNoAnswer
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// decoded are records as the wire has them.
-func decoded(recs []record) ([]*pb.SequencedRecord, error) {
+// decodeRecords are records as the wire has them.
+func decodeRecords(recs []record) ([]*pb.SequencedRecord, error) {
 	out := make([]*pb.SequencedRecord, len(recs))
 	for i, r := range recs {
 		out[i] = new(pb.SequencedRecord)
-		if err := proto.Unmarshal(r.wire, out[i]); err != nil {
-			return nil, asDirect(false, fail("storage", "%s", err))
+		if err := proto.Unmarshal(r.encoded, out[i]); err != nil {
+			return nil, toDirectError(false, newError("storage", "%s", err))
 		}
 	}
 	return out, nil

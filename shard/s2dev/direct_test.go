@@ -9,8 +9,8 @@ import (
 	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 )
 
-// texts is a batch for Direct.
-func texts(bodies ...string) *pb.AppendInput {
+// textRecords is a batch for Direct.
+func textRecords(bodies ...string) *pb.AppendInput {
 	in := &pb.AppendInput{}
 	for _, b := range bodies {
 		in.Records = append(in.Records, &pb.AppendRecord{Body: []byte(b)})
@@ -18,8 +18,8 @@ func texts(bodies ...string) *pb.AppendInput {
 	return in
 }
 
-// trimming puts a trim before a batch.
-func trimming(to uint64, in *pb.AppendInput) *pb.AppendInput {
+// withTrim puts a trim before a batch.
+func withTrim(to uint64, in *pb.AppendInput) *pb.AppendInput {
 	trim := &pb.AppendRecord{
 		Headers: []*pb.Header{{Value: []byte("trim")}},
 		Body:    binary.BigEndian.AppendUint64(nil, to),
@@ -28,8 +28,8 @@ func trimming(to uint64, in *pb.AppendInput) *pb.AppendInput {
 	return in
 }
 
-// direct is a server and its basin with a stream.
-func direct(t *testing.T, cfg Config) (*Server, *Direct) {
+// openDirect is a server and its basin with a stream.
+func openDirect(t *testing.T, cfg Config) (*Server, *Direct) {
 	t.Helper()
 	cfg.Basins = append(cfg.Basins, testBasin)
 	s := open(t, cfg)
@@ -40,7 +40,7 @@ func direct(t *testing.T, cfg Config) (*Server, *Direct) {
 	return s, d
 }
 
-func write(t *testing.T, d *Direct, in *pb.AppendInput) {
+func mustAppend(t *testing.T, d *Direct, in *pb.AppendInput) {
 	t.Helper()
 	if _, _, _, err := d.Append(t.Context(), "s", in); err != nil {
 		t.Fatal(err)
@@ -56,13 +56,13 @@ func wantRefusal(t *testing.T, err error, status int, code string) {
 }
 
 // A long replay ends where it is told to, not at the tail.
-func TestFollowEndsBetweenBatches(t *testing.T) {
+func TestFollowEndsBetweenBatchesWithItsContext(t *testing.T) {
 	enough := errors.New("enough")
-	for name, want := range map[string]error{"cancelled": enough, "closed": ErrCut} {
+	for name, want := range map[string]error{"cancelled": enough, "closed": ErrNoAnswer} {
 		t.Run(name, func(t *testing.T) {
-			s, d := direct(t, Config{})
+			s, d := openDirect(t, Config{})
 			for range 3 {
-				write(t, d, texts(make([]string, maxBatchRecords)...))
+				mustAppend(t, d, textRecords(make([]string, maxBatchRecords)...))
 			}
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)

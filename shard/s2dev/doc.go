@@ -8,7 +8,7 @@
 // # The life of a record
 //
 // A request comes in over HTTP/1.1 or HTTP/2 without TLS, as JSON, protobuf, or a frame of an
-// append session (http.go, frames.go), decoded under the bounds of a batch (appendinput.go). checkInput judges what needs no state: sizes, headers,
+// append session (http.go, frames.go), decoded under the bounds of a batch (appendinput.go). checkAppend judges what needs no state: sizes, headers,
 // commands (record.go). stream.begin takes the stream's lock, judges the fencing token and the
 // match, gives every record its sequence number and timestamp, encodes it once as it will go out,
 // and hands the batch to the backing, which decides its place: a slice (backing.go) or one Pebble
@@ -30,7 +30,7 @@
 //  6. A stream's id is never used again; a stream made again under a name is another one, and no
 //     follower of the first ever sees the second.
 //  7. Timestamps and arrivals never fall along a stream, so that both can be searched.
-//  8. Nothing is queued per follower. An append session queues maxInflight batches and then stops
+//  8. Nothing is queued per follower. An append session queues maxUnacked batches and then stops
 //     reading.
 //  9. Without AllowRemote it listens on loopback only and answers to loopback's names only; there
 //     is no authentication.

@@ -34,8 +34,8 @@ func (e *apiError) json() []byte {
 	return b
 }
 
-// statuses is the server's own table of codes (s2-api error.rs).
-var statuses = map[string]int{
+// statusByCode is the server's own table of codes (s2-api error.rs).
+var statusByCode = map[string]int{
 	"bad_frame": 400, "bad_header": 400, "bad_json": 400, "bad_path": 400, "bad_proto": 400,
 	"bad_query": 400, "decryption_failed": 400,
 	"authn":             401,
@@ -54,15 +54,15 @@ var statuses = map[string]int{
 	"upstream_timeout": 504,
 }
 
-func fail(code, format string, args ...any) *apiError {
-	status, ok := statuses[code]
+func newError(code, format string, args ...any) *apiError {
+	status, ok := statusByCode[code]
 	if !ok {
 		status = http.StatusInternalServerError
 	}
 	return &apiError{status: status, code: code, message: fmt.Sprintf(format, args...)}
 }
 
-func invalid(format string, args ...any) *apiError { return fail("invalid", format, args...) }
+func invalidError(format string, args ...any) *apiError { return newError("invalid", format, args...) }
 
 func seqMismatch(expected uint64) *apiError {
 	return &apiError{
@@ -78,21 +78,21 @@ func fenceMismatch(current string) *apiError {
 	}
 }
 
-func unwritten(tail position) *apiError {
+func positionUnwritten(tail position) *apiError {
 	return &apiError{
 		status: http.StatusRequestedRangeNotSatisfiable,
 		body:   map[string]position{"tail": tail},
 	}
 }
 
-func basinMissing(basin string) *apiError {
-	return fail("basin_not_found", "basin `%s` not found", basin)
+func basinNotFound(basin string) *apiError {
+	return newError("basin_not_found", "basin `%s` not found", basin)
 }
 
-func streamMissing(basin, stream string) *apiError {
-	return fail("stream_not_found", "stream `%s` in basin `%s` not found", stream, basin)
+func streamNotFound(basin, stream string) *apiError {
+	return newError("stream_not_found", "stream `%s` in basin `%s` not found", stream, basin)
 }
 
 func streamDeleted() *apiError {
-	return fail("stream_deletion_pending", "stream deletion pending")
+	return newError("stream_deletion_pending", "stream deletion pending")
 }

@@ -58,11 +58,11 @@ type Fault struct {
 
 // Faults makes operations fail on purpose. It is safe for concurrent use.
 type Faults struct {
-	any     atomic.Bool // there are active ones: for those who ask on the way of everything
-	mu      sync.Mutex
-	active  []*Injected
-	changed chan struct{}                     // closed and replaced when active changes; idle sessions look again
-	denied  atomic.Pointer[map[string]string] // codes by token; never changed in place
+	anyActive atomic.Bool // there are active ones: for those who ask on the way of everything
+	mu        sync.Mutex
+	active    []*Injected
+	changed   chan struct{}                     // closed and replaced when active changes; idle sessions look again
+	denied    atomic.Pointer[map[string]string] // codes by token; never changed in place
 }
 
 // Deny answers every later request that brings a token by a code (authn, permission_denied), as a
@@ -81,28 +81,28 @@ func (f *Faults) Deny(token, code string) {
 	f.denied.Store(&all)
 }
 
-// deny is why a token is refused, or nil.
-func (f *Faults) deny(authorization string) *apiError {
+// checkToken is why a token is refused, or nil.
+func (f *Faults) checkToken(authorization string) *apiError {
 	all := f.denied.Load()
 	if all == nil {
 		return nil
 	}
 	if code := (*all)[strings.TrimPrefix(authorization, "Bearer ")]; code != "" {
-		return fail(code, "the token is not allowed to do this")
+		return newError(code, "the token is not allowed to do this")
 	}
 	return nil
 }
 
 // Injected is a Fault at work.
 type Injected struct {
-	fault   Fault
-	owner   *Faults
-	rnd     *rand.Rand
-	fired   int
-	held    int
-	more    chan struct{} // closed and replaced when fired or held grow
-	release chan struct{} // closed and replaced by Release
-	removed chan struct{} // closed by Remove
+	fault    Fault
+	owner    *Faults
+	rand     *rand.Rand
+	fired    int
+	held     int
+	progress chan struct{} // closed and replaced when fired or held grow
+	release  chan struct{} // closed and replaced by Release
+	removed  chan struct{} // closed by Remove
 }
 
 func newFaults() *Faults { return &Faults{changed: make(chan struct{})} }
@@ -112,12 +112,12 @@ func (f *Faults) Add(fault Fault) *Injected {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i := &Injected{
-		fault: fault, owner: f, rnd: rand.New(rand.NewPCG(fault.Seed, 0)),
-		more: make(chan struct{}), release: make(chan struct{}), removed: make(chan struct{}),
+		fault: fault, owner: f, rand: rand.New(rand.NewPCG(fault.Seed, 0)),
+		progress: make(chan struct{}), release: make(chan struct{}), removed: make(chan struct{}),
 	}
 	f.active = append(f.active, i)
-	f.any.Store(true)
-	f.wake()
+	f.anyActive.Store(true)
+	f.notifyChanged()
 	return i
 }
 
@@ -131,7 +131,7 @@ func (f *Faults) Clear() {
 	}
 }
 
-func (f *Faults) wake() {
+func (f *Faults) notifyChanged() {
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
@@ -154,7 +154,7 @@ func (i *Injected) Held() int {
 func (i *Injected) Wait(ctx context.Context, n int) error {
 	for {
 		i.owner.mu.Lock()
-		fired, more := i.fired, i.more
+		fired, more := i.fired, i.progress
 		i.owner.mu.Unlock()
 		if fired >= n {
 			return nil
@@ -187,13 +187,13 @@ func (i *Injected) Remove() {
 	}
 	close(i.removed)
 	f.active = slices.DeleteFunc(f.active, func(x *Injected) bool { return x == i })
-	f.any.Store(len(f.active) > 0)
-	f.wake()
+	f.anyActive.Store(len(f.active) > 0)
+	f.notifyChanged()
 }
 
-// take returns the first fault of a kind that hits this operation, counted, or nil.
-func (f *Faults) take(stream string, op Op, kind FaultKind) *Injected {
-	if !f.any.Load() {
+// hit returns the first fault of a kind that hits this operation, counted, or nil.
+func (f *Faults) hit(stream string, op Op, kind FaultKind) *Injected {
+	if !f.anyActive.Load() {
 		return nil
 	}
 	f.mu.Lock()
@@ -204,24 +204,24 @@ func (f *Faults) take(stream string, op Op, kind FaultKind) *Injected {
 			i.fault.Count > 0 && i.fired >= i.fault.Count {
 			continue
 		}
-		if p := i.fault.Probability; p > 0 && i.rnd.Float64() >= p {
+		if p := i.fault.Probability; p > 0 && i.rand.Float64() >= p {
 			continue
 		}
 		i.fired++
-		close(i.more)
-		i.more = make(chan struct{})
+		close(i.progress)
+		i.progress = make(chan struct{})
 		return i
 	}
 	return nil
 }
 
-func (f *Faults) watch() <-chan struct{} {
+func (f *Faults) changes() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.changed
 }
 
-func (i *Injected) count(n int) <-chan struct{} {
+func (i *Injected) addHeld(n int) <-chan struct{} {
 	i.owner.mu.Lock()
 	defer i.owner.mu.Unlock()
 	i.held += n
@@ -230,8 +230,8 @@ func (i *Injected) count(n int) <-chan struct{} {
 
 // hold blocks for Delay, until Release or Remove, or until ctx ends.
 func (i *Injected) hold(ctx context.Context) {
-	release := i.count(1)
-	defer i.count(-1)
+	release := i.addHeld(1)
+	defer i.addHeld(-1)
 	var after <-chan time.Time
 	if i.fault.Delay > 0 {
 		t := time.NewTimer(i.fault.Delay)
@@ -246,28 +246,28 @@ func (i *Injected) hold(ctx context.Context) {
 	}
 }
 
-// before applies the faults that come before an operation: lost reports a cut connection.
-func (f *Faults) before(
+// applyBefore applies the faults that come before an operation: lost reports a cut connection.
+func (f *Faults) applyBefore(
 	ctx context.Context, stream string, op Op, st *stream,
 ) (lost bool, err *apiError) {
-	if i := f.take(stream, op, DelayBefore); i != nil {
+	if i := f.hit(stream, op, DelayBefore); i != nil {
 		i.hold(ctx)
 	}
-	if f.take(stream, op, LoseRequest) != nil {
+	if f.hit(stream, op, LoseRequest) != nil {
 		return true, nil
 	}
-	if i := f.take(stream, op, Refuse); i != nil {
+	if i := f.hit(stream, op, Refuse); i != nil {
 		return false, i.fault.refusal(st)
 	}
 	return false, nil
 }
 
-// after applies the faults that come after an operation: lost reports a cut connection.
-func (f *Faults) after(ctx context.Context, stream string, op Op) (lost bool) {
-	if i := f.take(stream, op, DelayAfter); i != nil {
+// applyAfter applies the faults that come after an operation: lost reports a cut connection.
+func (f *Faults) applyAfter(ctx context.Context, stream string, op Op) (lost bool) {
+	if i := f.hit(stream, op, DelayAfter); i != nil {
 		i.hold(ctx)
 	}
-	return f.take(stream, op, LoseAck) != nil
+	return f.hit(stream, op, LoseAck) != nil
 }
 
 func (f Fault) refusal(st *stream) *apiError {
@@ -275,14 +275,14 @@ func (f Fault) refusal(st *stream) *apiError {
 	case "seq_num_mismatch":
 		expected := f.Expected
 		if expected == 0 && st != nil {
-			tail, _, _ := st.durable()
+			tail, _, _ := st.durableState()
 			expected = tail.Seq
 		}
 		return seqMismatch(expected)
 	case "fencing_token_mismatch":
 		return fenceMismatch("fault")
 	case "":
-		return fail("unavailable", "fault")
+		return newError("unavailable", "fault")
 	}
-	return fail(f.Code, "fault")
+	return newError(f.Code, "fault")
 }

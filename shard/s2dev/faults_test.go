@@ -9,8 +9,8 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 )
 
-// rig is a server with one stream.
-func rig(t *testing.T, cfg Config) (*Server, *s2.StreamClient) {
+// openWithStream is a server with one stream.
+func openWithStream(t *testing.T, cfg Config) (*Server, *s2.StreamClient) {
 	t.Helper()
 	cfg.Basins = append(cfg.Basins, testBasin)
 	s := open(t, cfg)
@@ -35,7 +35,7 @@ func wantCode(t *testing.T, err error, status int, code string) {
 }
 
 func TestLostAckIsCommitted(t *testing.T) {
-	s, c := rig(t, Config{})
+	s, c := openWithStream(t, Config{})
 	f := s.Faults().Add(Fault{Stream: "s", Op: OpAppend, Kind: LoseAck, Count: 1})
 	if _, err := c.Append(t.Context(), bodies("a")); err == nil {
 		t.Fatal("the ack was not lost")
@@ -48,8 +48,8 @@ func TestLostAckIsCommitted(t *testing.T) {
 	}
 }
 
-func TestLostRequestIsNot(t *testing.T) {
-	s, c := rig(t, Config{})
+func TestLostRequestIsNotCommitted(t *testing.T) {
+	s, c := openWithStream(t, Config{})
 	f := s.Faults().Add(Fault{Kind: LoseRequest, Op: OpAppend})
 	for range 3 {
 		if _, err := c.Append(t.Context(), bodies("a")); err == nil {
@@ -63,7 +63,7 @@ func TestLostRequestIsNot(t *testing.T) {
 }
 
 func TestRefusalsCarryTheirCodes(t *testing.T) {
-	s, c := rig(t, Config{})
+	s, c := openWithStream(t, Config{})
 	for code, status := range map[string]int{
 		"transaction_conflict": 409, "rate_limited": 429, "unavailable": 503, "hot_server": 502,
 	} {
@@ -85,7 +85,7 @@ func TestRefusalsCarryTheirCodes(t *testing.T) {
 }
 
 func TestDelaysHoldOnTheirSideOfTheCommit(t *testing.T) {
-	s, c := rig(t, Config{})
+	s, c := openWithStream(t, Config{})
 	for _, kind := range []FaultKind{DelayBefore, DelayAfter} {
 		before := tailOf(t, c)
 		f := s.Faults().Add(Fault{Kind: kind, Op: OpAppend, Count: 1})
@@ -114,12 +114,12 @@ func TestDelaysHoldOnTheirSideOfTheCommit(t *testing.T) {
 	}
 }
 
-func TestProbabilityRepeats(t *testing.T) {
+func TestFaultsOfOneSeedRepeat(t *testing.T) {
 	draw := func() (hits []bool) {
 		f := newFaults()
 		f.Add(Fault{Kind: LoseAck, Probability: 0.3, Seed: 4})
 		for range 200 {
-			hits = append(hits, f.take("s", OpAppend, LoseAck) != nil)
+			hits = append(hits, f.hit("s", OpAppend, LoseAck) != nil)
 		}
 		return hits
 	}
@@ -137,8 +137,8 @@ func TestProbabilityRepeats(t *testing.T) {
 	}
 }
 
-// follow opens a read session at a sequence number and waits until it is open at the server.
-func follow(t *testing.T, s *Server, c *s2.StreamClient, seq uint64) *s2.ReadSession {
+// openReadSession opens a read session at a sequence number and waits until it is open at the server.
+func openReadSession(t *testing.T, s *Server, c *s2.StreamClient, seq uint64) *s2.ReadSession {
 	t.Helper()
 	r, err := c.ReadSession(t.Context(), &s2.ReadOptions{SeqNum: &seq})
 	if err != nil {
@@ -166,8 +166,8 @@ func eventually(t *testing.T, ok func() bool) {
 }
 
 func TestEndSessionEndsAnIdleTailCleanly(t *testing.T) {
-	s, c := rig(t, Config{})
-	r := follow(t, s, c, 0)
+	s, c := openWithStream(t, Config{})
+	r := openReadSession(t, s, c, 0)
 	f := s.Faults().Add(Fault{Kind: EndSession, Op: OpReadSession, Count: 1})
 	if r.Next() || r.Err() != nil {
 		t.Fatalf("ended with %v", r.Err())
@@ -178,8 +178,8 @@ func TestEndSessionEndsAnIdleTailCleanly(t *testing.T) {
 }
 
 func TestCutFrameBreaksTheTail(t *testing.T) {
-	s, c := rig(t, Config{})
-	r := follow(t, s, c, 0)
+	s, c := openWithStream(t, Config{})
+	r := openReadSession(t, s, c, 0)
 	f := s.Faults().Add(Fault{Kind: CutFrame, Op: OpReadSession, Count: 1})
 	if _, err := c.Append(t.Context(), bodies("a")); err != nil {
 		t.Fatal(err)
@@ -193,8 +193,8 @@ func TestCutFrameBreaksTheTail(t *testing.T) {
 }
 
 func TestSilenceSaysNothingUntilRemoved(t *testing.T) {
-	s, c := rig(t, Config{})
-	r := follow(t, s, c, 0)
+	s, c := openWithStream(t, Config{})
+	r := openReadSession(t, s, c, 0)
 	f := s.Faults().Add(Fault{Kind: Silence, Op: OpReadSession})
 	if err := f.Wait(t.Context(), 1); err != nil {
 		t.Fatal(err)
@@ -211,7 +211,7 @@ func TestSilenceSaysNothingUntilRemoved(t *testing.T) {
 	}
 }
 
-func appending(t *testing.T, c *s2.StreamClient) *s2.AppendSession {
+func openAppendSession(t *testing.T, c *s2.StreamClient) *s2.AppendSession {
 	t.Helper()
 	a, err := c.AppendSession(t.Context(), &s2.AppendSessionOptions{
 		RetryConfig: &s2.RetryConfig{MaxAttempts: 1},
@@ -236,10 +236,10 @@ func submit(t *testing.T, a *s2.AppendSession, in *s2.AppendInput) (*s2.AppendAc
 	return ticket.Ack(t.Context())
 }
 
-func TestAppendSessionFaults(t *testing.T) {
+func TestFaultsOfAnAppendSession(t *testing.T) {
 	for _, kind := range []FaultKind{LoseAck, LoseRequest, CutFrame, Refuse} {
-		s, c := rig(t, Config{})
-		a := appending(t, c)
+		s, c := openWithStream(t, Config{})
+		a := openAppendSession(t, c)
 		if _, err := submit(t, a, bodies("a")); err != nil {
 			t.Fatal(err)
 		}
@@ -261,11 +261,11 @@ func TestAppendSessionFaults(t *testing.T) {
 	}
 }
 
-// TestAbandonedBatchesAreSettled breaks a session with batches in its queue: a refusal afterwards
+// TestAbandonedBatchesBecomeVisible breaks a session with batches in its queue: a refusal afterwards
 // waits for all of them to be durable, and would wait for ever for one that nobody settles.
-func TestAbandonedBatchesAreSettled(t *testing.T) {
-	s, c := rig(t, Config{Dir: t.TempDir()})
-	a := appending(t, c)
+func TestAbandonedBatchesBecomeVisible(t *testing.T) {
+	s, c := openWithStream(t, Config{Dir: t.TempDir()})
+	a := openAppendSession(t, c)
 	hold := s.Faults().Add(Fault{Kind: DelayAfter, Op: OpAppendSession, Count: 1})
 	for range 20 {
 		if _, err := a.Submit(bodies("a")); err != nil {

@@ -14,12 +14,12 @@ import (
 
 // A frame of a session: three bytes of length (of flag and payload), the flag, the payload.
 const (
-	maxFrame      = 2 << 20
-	compressFrom  = 1 << 10
-	flagTerminal  = 0x80
-	flagMask      = 0x60
-	flagShift     = 5
-	maxUnaryInput = 8 << 20 // of a request's body, decompressed: JSON may escape 1 MiB sixfold
+	maxFrameBytes    = 2 << 20
+	minCompressBytes = 1 << 10
+	flagTerminal     = 0x80
+	flagMask         = 0x60
+	flagShift        = 5
+	maxBodyBytes     = 8 << 20 // of a request's body, decompressed: JSON may escape 1 MiB sixfold
 )
 
 type compression byte
@@ -34,7 +34,7 @@ var (
 	zstdEncoder, _ = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderLevel(zstd.SpeedFastest))
 	zstdDecoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(2),
-		zstd.WithDecoderMaxMemory(maxUnaryInput))
+		zstd.WithDecoderMaxMemory(maxBodyBytes))
 )
 
 // acceptedCompression is zstd before gzip, as S2 prefers.
@@ -55,7 +55,7 @@ func acceptedCompression(h http.Header) compression {
 }
 
 func compress(c compression, payload []byte) ([]byte, compression) {
-	if len(payload) < compressFrom {
+	if len(payload) < minCompressBytes {
 		return payload, plain
 	}
 	switch c {
@@ -118,19 +118,19 @@ func readFrame(r io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	n := int(head[0])<<16 | int(head[1])<<8 | int(head[2])
-	if n == 0 || n > maxFrame {
-		return nil, fail("bad_frame", "frame of %d bytes", n)
+	if n == 0 || n > maxFrameBytes {
+		return nil, newError("bad_frame", "frame of %d bytes", n)
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r, b); err != nil {
 		return nil, io.ErrUnexpectedEOF
 	}
 	if b[0]&flagTerminal != 0 {
-		return nil, fail("bad_frame", "unexpected terminal frame as input")
+		return nil, newError("bad_frame", "unexpected terminal frame as input")
 	}
-	out, err := decompress(compression(b[0]&flagMask>>flagShift), b[1:], maxFrame)
+	out, err := decompress(compression(b[0]&flagMask>>flagShift), b[1:], maxFrameBytes)
 	if err != nil {
-		return nil, fail("bad_frame", "%s", err)
+		return nil, newError("bad_frame", "%s", err)
 	}
 	return out, nil
 }

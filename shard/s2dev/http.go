@@ -22,9 +22,9 @@ const (
 	mimeSSE   = "text/event-stream"
 )
 
-// call is one request on its way: the path's segments after /v1, each decoded on its own, since
+// apiCall is one request on its way: the path's segments after /v1, each decoded on its own, since
 // a stream's name may hold an escaped slash.
-type call struct {
+type apiCall struct {
 	*Server
 	w    http.ResponseWriter
 	r    *http.Request
@@ -36,7 +36,7 @@ func segments(u *url.URL) ([]string, *apiError) {
 	for i, p := range parts {
 		s, err := url.PathUnescape(p)
 		if err != nil {
-			return nil, fail("bad_path", "%s", err)
+			return nil, newError("bad_path", "%s", err)
 		}
 		parts[i] = s
 	}
@@ -44,38 +44,38 @@ func segments(u *url.URL) ([]string, *apiError) {
 }
 
 // ServeHTTP answers S2's API and the two operator's pages.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	c := &call{Server: s, w: w, r: r}
+func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	c := &apiCall{Server: s, w: w, r: r}
 	if err := c.route(); err != nil {
-		c.refuse(err)
+		c.replyError(err)
 	}
 }
 
-func (c *call) route() *apiError {
+func (c *apiCall) route() *apiError {
 	if !c.cfg.AllowRemote && !LocalHost(c.r.Host) {
-		return fail("permission_denied", "host `%s` is not loopback", c.r.Host)
+		return newError("permission_denied", "host `%s` is not loopback", c.r.Host)
 	}
 	path, err := segments(c.r.URL)
 	if err != nil {
 		return err
 	}
 	if len(path) == 1 {
-		return c.operator(path[0])
+		return c.operatorPage(path[0])
 	}
 	if path[0] != "v1" {
 		return noSuchRoute()
 	}
-	if err := c.faults.deny(c.r.Header.Get("Authorization")); err != nil {
+	if err := c.faults.checkToken(c.r.Header.Get("Authorization")); err != nil {
 		return err
 	}
 	c.path = path[1:]
 	switch c.path[0] {
 	case "basins":
-		return c.basins()
+		return c.routeBasins()
 	case "streams":
-		return c.streams()
+		return c.routeStreams()
 	case "access-tokens", "locations", "metrics":
-		return fail("not_implemented", "Not implemented")
+		return newError("not_implemented", "Not implemented")
 	}
 	return noSuchRoute()
 }
@@ -100,16 +100,16 @@ func LocalHost(hostport string) bool {
 	return isLoopback(host) || strings.HasSuffix(host, ".localhost")
 }
 
-func (c *call) operator(page string) *apiError {
+func (c *apiCall) operatorPage(page string) *apiError {
 	switch page {
 	case "health", "ping":
 		if err := c.cfg.failure.err(); err != nil {
-			return fail("unavailable", "%s", err)
+			return newError("unavailable", "%s", err)
 		}
 		_, _ = io.WriteString(c.w, "OK\n")
 	case "metrics":
 		c.w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		total := c.meter.sum()
+		total := c.meter.readTotal()
 		total.writeMetrics(c.w)
 	default:
 		return noSuchRoute()
@@ -117,7 +117,7 @@ func (c *call) operator(page string) *apiError {
 	return nil
 }
 
-func (c *call) refuse(err *apiError) {
+func (c *apiCall) replyError(err *apiError) {
 	if err.status == http.StatusTooManyRequests {
 		c.w.Header().Set("Retry-After", "1")
 	}
@@ -126,10 +126,10 @@ func (c *call) refuse(err *apiError) {
 	_, _ = c.w.Write(err.json())
 }
 
-func (c *call) json(status int, body any) *apiError {
+func (c *apiCall) replyJSON(status int, body any) *apiError {
 	b, err := json.Marshal(body)
 	if err != nil {
-		return fail("other", "%s", err)
+		return newError("other", "%s", err)
 	}
 	c.w.Header().Set("Content-Type", mimeJSON)
 	c.w.WriteHeader(status)
@@ -137,17 +137,17 @@ func (c *call) json(status int, body any) *apiError {
 	return nil
 }
 
-// cut ends the response without an end: the client sees a lost connection.
-func cut() { panic(http.ErrAbortHandler) }
+// abortConnection ends the response without an end: the client sees a lost connection.
+func abortConnection() { panic(http.ErrAbortHandler) }
 
-// body reads the request's body, decompressed.
-func (c *call) body() ([]byte, *apiError) {
-	raw, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxUnaryInput))
+// readBody reads the request's body, decompressed.
+func (c *apiCall) readBody() ([]byte, *apiError) {
+	raw, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBodyBytes))
 	if err != nil {
 		if _, big := errors.AsType[*http.MaxBytesError](err); big {
 			return nil, &apiError{status: 413, code: "invalid", message: "body too large"}
 		}
-		return nil, fail("client_hangup", "%s", err)
+		return nil, newError("client_hangup", "%s", err)
 	}
 	kind := plain
 	switch strings.ToLower(c.r.Header.Get("Content-Encoding")) {
@@ -157,11 +157,11 @@ func (c *call) body() ([]byte, *apiError) {
 	case "gzip":
 		kind = gzipped
 	default:
-		return nil, fail("bad_header", "unknown content encoding")
+		return nil, newError("bad_header", "unknown content encoding")
 	}
-	out, err := decompress(kind, raw, maxUnaryInput)
+	out, err := decompress(kind, raw, maxBodyBytes)
 	if err != nil {
-		return nil, fail("bad_header", "body: %s", err)
+		return nil, newError("bad_header", "body: %s", err)
 	}
 	return out, nil
 }
@@ -170,12 +170,12 @@ func jsonError(err error) *apiError {
 	if e, ok := errors.AsType[*apiError](err); ok {
 		return e
 	}
-	return fail("bad_json", "%s", err)
+	return newError("bad_json", "%s", err)
 }
 
-// decode reads a JSON body into v; an empty body leaves v where it may be empty.
-func (c *call) decode(v any, mayBeEmpty bool) *apiError {
-	b, bad := c.body()
+// decodeBody reads a JSON body into v; an empty body leaves v where it may be empty.
+func (c *apiCall) decodeBody(v any, mayBeEmpty bool) *apiError {
+	b, bad := c.readBody()
 	if bad != nil {
 		return bad
 	}
@@ -183,7 +183,7 @@ func (c *call) decode(v any, mayBeEmpty bool) *apiError {
 		return nil
 	}
 	if !isUnicode(b) {
-		return fail("bad_json", "invalid unicode in a string")
+		return newError("bad_json", "invalid unicode in a string")
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return jsonError(err)
@@ -225,7 +225,7 @@ func escapedUnit(text []byte) (unit rune, ok bool) {
 	return rune(n), err == nil
 }
 
-func (c *call) contentType() string { return mediaType(c.r.Header.Get("Content-Type")) }
+func (c *apiCall) contentType() string { return mediaType(c.r.Header.Get("Content-Type")) }
 
 func mediaType(v string) string {
 	t, _, err := mime.ParseMediaType(v)
@@ -236,7 +236,7 @@ func mediaType(v string) string {
 }
 
 // accepts reports whether the client's first choice, or its only one, is a type.
-func (c *call) accepts(kind string) bool {
+func (c *apiCall) accepts(kind string) bool {
 	for part := range strings.SplitSeq(c.r.Header.Get("Accept"), ",") {
 		if mediaType(strings.TrimSpace(part)) == kind {
 			return true
@@ -245,36 +245,36 @@ func (c *call) accepts(kind string) bool {
 	return false
 }
 
-func (c *call) basinHeader() (string, *apiError) {
+func (c *apiCall) basinHeader() (string, *apiError) {
 	name := c.r.Header.Get("S2-Basin")
 	if name == "" {
-		return "", fail("bad_header", "missing header `s2-basin`")
+		return "", newError("bad_header", "missing header `s2-basin`")
 	}
 	if err := checkBasinName(name); err != nil {
-		return "", fail("bad_header", "%s", err.message)
+		return "", newError("bad_header", "%s", err.message)
 	}
 	return name, nil
 }
 
 // base64Format reports the s2-format header's choice.
-func (c *call) base64Format() (bool, *apiError) {
+func (c *apiCall) base64Format() (bool, *apiError) {
 	switch c.r.Header.Get("S2-Format") {
 	case "", "raw", "json":
 		return false, nil
 	case "base64", "json-binsafe":
 		return true, nil
 	}
-	return false, fail("bad_header", "unknown s2-format")
+	return false, newError("bad_header", "unknown s2-format")
 }
 
-// number reads a query parameter; nil if it is absent.
-func number(q url.Values, key string) (*uint64, *apiError) {
+// queryNumber reads a query parameter; nil if it is absent.
+func queryNumber(q url.Values, key string) (*uint64, *apiError) {
 	if !q.Has(key) {
 		return nil, nil
 	}
 	n, err := strconv.ParseUint(q.Get(key), 10, 64)
 	if err != nil {
-		return nil, fail("bad_query", "%s: %s", key, err)
+		return nil, newError("bad_query", "%s: %s", key, err)
 	}
 	return &n, nil
 }

@@ -56,8 +56,8 @@ func (a answer) want(t *testing.T, status int, parts ...string) {
 	}
 }
 
-func TestAnswers(t *testing.T) {
-	s, _ := rig(t, Config{})
+func TestAnswersAreThoseOfS2(t *testing.T) {
+	s, _ := openWithStream(t, Config{})
 	const records = "/v1/streams/s/records"
 	fence := `{"records":[{"headers":[["","fence"]],"body":"me"}]}`
 	for _, c := range []struct {
@@ -120,14 +120,14 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestStreamNameIsOneSegment(t *testing.T) {
-	s, _ := rig(t, Config{})
+	s, _ := openWithStream(t, Config{})
 	b := dial(s.URL())
 	for _, name := range []string{"a/b", "a/records", "records/tail", "a%2Fb", "ü ?#", "a//b/"} {
 		c := mustCreate(t, b, name)
 		if _, err := c.Append(t.Context(), bodies(name)); err != nil {
 			t.Fatal(err)
 		}
-		got := history(t, c)
+		got := readAllRecords(t, c)
 		if len(got) != 1 || string(got[0].Body) != name {
 			t.Fatalf("%q: %v", name, got)
 		}
@@ -139,7 +139,7 @@ func TestStreamNameIsOneSegment(t *testing.T) {
 }
 
 func TestPatchHasThreeStates(t *testing.T) {
-	s, _ := rig(t, Config{})
+	s, _ := openWithStream(t, Config{})
 	patch := func(body string, want ...string) {
 		t.Helper()
 		ask(t, s, "PATCH", "/v1/streams/s", body).want(t, 200, want...)
@@ -159,8 +159,8 @@ func TestPatchHasThreeStates(t *testing.T) {
 	}
 }
 
-func TestContentEncodings(t *testing.T) {
-	s, _ := rig(t, Config{})
+func TestBodiesMayBeCompressed(t *testing.T) {
+	s, _ := openWithStream(t, Config{})
 	body := []byte(`{"records":[{"body":"` + strings.Repeat("a", 4000) + `"}]}`)
 	var zipped bytes.Buffer
 	w := gzip.NewWriter(&zipped)
@@ -172,12 +172,12 @@ func TestContentEncodings(t *testing.T) {
 		ask(t, s, "POST", "/v1/streams/s/records", wire, "Content-Encoding", encoding).want(t, 200)
 	}
 	ask(t, s, "POST", "/v1/streams/s/records", "x", "Content-Encoding", "br").want(t, 400, "bad_header")
-	bomb := zstdEncoder.EncodeAll(make([]byte, maxUnaryInput+1), nil)
+	bomb := zstdEncoder.EncodeAll(make([]byte, maxBodyBytes+1), nil)
 	ask(t, s, "POST", "/v1/streams/s/records", string(bomb), "Content-Encoding", "zstd").want(t, 400, "bad_header")
 }
 
-func TestCompressedSessions(t *testing.T) {
-	s, _ := rig(t, Config{})
+func TestSessionsMayBeCompressed(t *testing.T) {
+	s, _ := openWithStream(t, Config{})
 	text := strings.Repeat("compress me ", 1000)
 	for _, kind := range []s2.CompressionType{s2.CompressionZstd, s2.CompressionGzip} {
 		base := s.URL() + "/v1"
@@ -185,7 +185,7 @@ func TestCompressedSessions(t *testing.T) {
 			BaseURL: base, MakeBasinBaseURL: func(string) string { return base },
 			Compression: kind,
 		}).Basin(testBasin).Stream("s")
-		ack, err := submit(t, appending(t, c), bodies(text))
+		ack, err := submit(t, openAppendSession(t, c), bodies(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,8 +233,8 @@ func events(t *testing.T, s *Server, path string, n int, headers ...string) []st
 	return out
 }
 
-func TestServerSentEvents(t *testing.T) {
-	s, c := rig(t, Config{})
+func TestReadSessionsAsServerSentEvents(t *testing.T) {
+	s, c := openWithStream(t, Config{})
 	if _, err := c.Append(t.Context(), bodies("a", "b", "c")); err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestServerSentEvents(t *testing.T) {
 }
 
 func TestUnaryReadWaits(t *testing.T) {
-	s, c := rig(t, Config{})
+	s, c := openWithStream(t, Config{})
 	got := make(chan string, 1)
 	go func() {
 		req, err := http.NewRequestWithContext(t.Context(), "GET",
@@ -284,8 +284,8 @@ func TestUnaryReadWaits(t *testing.T) {
 	ask(t, s, "GET", "/v1/streams/s/records?seq_num=1&wait=1", "").want(t, 200, `{"records":[]}`)
 }
 
-func TestForeignPagesAreRefused(t *testing.T) {
-	s, _ := rig(t, Config{})
+func TestRequestsFromOtherOriginsAreRefused(t *testing.T) {
+	s, _ := openWithStream(t, Config{})
 	ask(t, s, "POST", "/v1/basins", `{"basin":"from-a-page"}`,
 		"Origin", "https://example.org", "Sec-Fetch-Site", "cross-site").want(t, 403)
 	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL()+"/v1/basins", nil)

@@ -21,15 +21,15 @@ func lowerOrDigit(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <=
 
 func checkBasinName(name string) *apiError {
 	if len(name) < minBasinName || len(name) > maxBasinName {
-		return invalid("basin name must be between %d and %d bytes in length",
+		return invalidError("basin name must be between %d and %d bytes in length",
 			minBasinName, maxBasinName)
 	}
 	if !lowerOrDigit(name[0]) || !lowerOrDigit(name[len(name)-1]) {
-		return invalid("basin name must begin and end with a lowercase letter or number")
+		return invalidError("basin name must begin and end with a lowercase letter or number")
 	}
 	for i := range len(name) {
 		if !lowerOrDigit(name[i]) && name[i] != '-' {
-			return invalid("basin name must comprise lowercase letters, numbers, and hyphens")
+			return invalidError("basin name must comprise lowercase letters, numbers, and hyphens")
 		}
 	}
 	return nil
@@ -37,16 +37,16 @@ func checkBasinName(name string) *apiError {
 
 func checkStreamName(name string) *apiError {
 	if name == "" || len(name) > maxStreamName {
-		return invalid("stream name must be between 1 and %d bytes in length", maxStreamName)
+		return invalidError("stream name must be between 1 and %d bytes in length", maxStreamName)
 	}
 	if !utf8.ValidString(name) {
-		return invalid("stream name must be valid UTF-8")
+		return invalidError("stream name must be valid UTF-8")
 	}
 	if strings.ContainsRune(name, 0) {
-		return invalid("stream name must not contain NUL bytes")
+		return invalidError("stream name must not contain NUL bytes")
 	}
 	if name == "." || name == ".." {
-		return invalid("stream name must not be `.` or `..`")
+		return invalidError("stream name must not be `.` or `..`")
 	}
 	return nil
 }

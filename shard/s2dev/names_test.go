@@ -10,7 +10,7 @@ import (
 )
 
 // What s2-lite 0.43.4 answers to names and classes at the edge of what may be.
-func TestNamesAndClasses(t *testing.T) {
+func TestNamesAndClassesAreCheckedAsByS2(t *testing.T) {
 	s := open(t, Config{Basins: []string{testBasin}})
 	for _, c := range []struct {
 		method, basin, path, body string

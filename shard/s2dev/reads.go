@@ -15,8 +15,8 @@ import (
 
 const maxUnaryWait = 60 * time.Second
 
-// reading is where a read starts and what ends it.
-type reading struct {
+// readBounds is where a read starts and what ends it.
+type readBounds struct {
 	seq, time, offset *uint64 // at most one; none is offset 0
 	clamp             bool
 	count, bytes      *uint64 // what is left of the bounds
@@ -24,13 +24,13 @@ type reading struct {
 	wait              *time.Duration
 }
 
-func parseReading(q url.Values) (rd reading, err *apiError) {
+func parseReadBounds(q url.Values) (rd readBounds, err *apiError) {
 	var secs *uint64
 	for key, to := range map[string]**uint64{
 		"seq_num": &rd.seq, "timestamp": &rd.time, "tail_offset": &rd.offset,
 		"count": &rd.count, "bytes": &rd.bytes, "until": &rd.until, "wait": &secs,
 	} {
-		if *to, err = number(q, key); err != nil {
+		if *to, err = queryNumber(q, key); err != nil {
 			return rd, err
 		}
 	}
@@ -41,12 +41,12 @@ func parseReading(q url.Values) (rd reading, err *apiError) {
 		}
 	}
 	if starts > 1 {
-		return rd, invalid("only one of seq_num, timestamp, or tail_offset can be provided")
+		return rd, invalidError("only one of seq_num, timestamp, or tail_offset can be provided")
 	}
 	if q.Has("clamp") {
 		b, bad := strconv.ParseBool(q.Get("clamp"))
 		if bad != nil {
-			return rd, fail("bad_query", "clamp: %s", bad)
+			return rd, newError("bad_query", "clamp: %s", bad)
 		}
 		rd.clamp = b
 	}
@@ -54,25 +54,25 @@ func parseReading(q url.Values) (rd reading, err *apiError) {
 		rd.wait = new(time.Duration(min(*secs, 1<<32)) * time.Second)
 	}
 	if rd.time != nil && rd.until != nil && *rd.time >= *rd.until {
-		return rd, invalid("start `timestamp` exceeds or equal to `until`")
+		return rd, invalidError("start `timestamp` exceeds or equal to `until`")
 	}
 	return rd, nil
 }
 
-func (rd *reading) follows() bool {
+func (rd *readBounds) follows() bool {
 	unbounded := rd.count == nil && rd.bytes == nil && rd.until == nil
 	return unbounded && rd.wait == nil || rd.waits()
 }
 
-func (rd *reading) waits() bool { return rd.wait != nil && *rd.wait > 0 }
+func (rd *readBounds) waits() bool { return rd.wait != nil && *rd.wait > 0 }
 
-func (rd *reading) exhausted() bool {
+func (rd *readBounds) exhausted() bool {
 	return rd.count != nil && *rd.count == 0 || rd.bytes != nil && *rd.bytes == 0
 }
 
-// start resolves where the read begins.
-func (rd *reading) start(st *stream) (uint64, *apiError) {
-	tail, trim, gone := st.durable()
+// resolveStart resolves where the read begins.
+func (rd *readBounds) resolveStart(st *stream) (uint64, *apiError) {
+	tail, trim, gone := st.durableState()
 	if gone {
 		return 0, streamDeleted()
 	}
@@ -88,22 +88,22 @@ func (rd *reading) start(st *stream) (uint64, *apiError) {
 		}
 		seq = tail.Seq + 1
 	default:
-		seq = tail.Seq - min(tail.Seq, *or(rd.offset, new(uint64)))
+		seq = tail.Seq - min(tail.Seq, *firstNonNil(rd.offset, new(uint64)))
 	}
 	if seq > tail.Seq {
 		if !rd.clamp {
-			return 0, unwritten(tail)
+			return 0, positionUnwritten(tail)
 		}
 		seq = tail.Seq
 	}
 	if seq == tail.Seq && !rd.follows() {
-		return 0, unwritten(tail)
+		return 0, positionUnwritten(tail)
 	}
 	return seq, nil
 }
 
-// admit takes the records the bounds allow and lowers the bounds; done means no more may come.
-func (rd *reading) admit(recs []record) (taken []record, done bool) {
+// limitRecords takes the records the bounds allow and lowers the bounds; done means no more may come.
+func (rd *readBounds) limitRecords(recs []record) (taken []record, done bool) {
 	n, size := 0, uint64(0)
 	for _, r := range recs {
 		if rd.count != nil && uint64(n+1) > *rd.count ||
@@ -123,54 +123,54 @@ func (rd *reading) admit(recs []record) (taken []record, done bool) {
 	return recs[:n], done || rd.exhausted()
 }
 
-func (rd *reading) room() int {
+func (rd *readBounds) maxRecords() int {
 	if rd.count != nil && *rd.count < maxBatchRecords {
 		return int(*rd.count)
 	}
 	return maxBatchRecords
 }
 
-func (c *call) readRecords(basin, name string) *apiError {
+func (c *apiCall) readRecords(basin, name string) *apiError {
 	op := OpRead
 	s2s, sse := c.contentType() == mimeS2S, c.accepts(mimeSSE)
 	if s2s || sse {
 		op = OpReadSession
 	}
-	rd, err := parseReading(c.r.URL.Query())
+	rd, err := parseReadBounds(c.r.URL.Query())
 	if err == nil && sse && !s2s {
-		err = rd.resume(c.r.Header.Get("Last-Event-ID"))
+		err = rd.applyLastEventID(c.r.Header.Get("Last-Event-ID"))
 	}
 	if err != nil {
-		c.meter.op(c.store.tally(basin, name), op)
+		c.meter.countOp(c.catalogue.usageOf(basin, name), op)
 		return err
 	}
-	st, lost, err := c.enterStream(c.r.Context(), basin, name, op, onRead)
+	st, lost, err := c.enterStream(c.r.Context(), basin, name, op, createsOnRead)
 	if lost {
-		cut()
+		abortConnection()
 	}
 	if err != nil {
 		return err
 	}
 	if op == OpReadSession {
-		return c.readSession(st, rd, s2s)
+		return c.serveReadSession(st, rd, s2s)
 	}
 	return c.readUnary(st, rd)
 }
 
-// resume applies a Last-Event-ID: seq,count,bytes of what the client has.
-func (rd *reading) resume(id string) *apiError {
+// applyLastEventID applies a Last-Event-ID: seq,count,bytes of what the client has.
+func (rd *readBounds) applyLastEventID(id string) *apiError {
 	if id == "" {
 		return nil
 	}
 	parts := strings.Split(id, ",")
 	if len(parts) != 3 {
-		return fail("bad_header", "invalid Last-Event-ID")
+		return newError("bad_header", "invalid Last-Event-ID")
 	}
 	var n [3]uint64
 	for i, p := range parts {
 		v, err := strconv.ParseUint(p, 10, 64)
 		if err != nil {
-			return fail("bad_header", "invalid Last-Event-ID: %s", err)
+			return newError("bad_header", "invalid Last-Event-ID: %s", err)
 		}
 		n[i] = v
 	}
@@ -184,10 +184,10 @@ func (rd *reading) resume(id string) *apiError {
 	return nil
 }
 
-func (c *call) readUnary(st *stream, rd reading) *apiError {
-	rd.count = new(min(*or(rd.count, new(uint64(maxBatchRecords))), maxBatchRecords))
-	rd.bytes = new(min(*or(rd.bytes, new(uint64(maxBatchBytes))), maxBatchBytes))
-	pos, err := rd.start(st)
+func (c *apiCall) readUnary(st *stream, rd readBounds) *apiError {
+	rd.count = new(min(*firstNonNil(rd.count, new(uint64(maxBatchRecords))), maxBatchRecords))
+	rd.bytes = new(min(*firstNonNil(rd.bytes, new(uint64(maxBatchBytes))), maxBatchBytes))
+	pos, err := rd.resolveStart(st)
 	if err != nil {
 		return err
 	}
@@ -201,11 +201,11 @@ func (c *call) readUnary(st *stream, rd reading) *apiError {
 		defer stop()
 	}
 	for waited := false; ; waited = true {
-		p, err := st.read(pos, rd.room())
+		p, err := st.read(pos, rd.maxRecords())
 		if err != nil {
 			return err
 		}
-		recs, done := rd.admit(p.recs)
+		recs, done := rd.limitRecords(p.recs)
 		if len(recs) > 0 || done || !rd.waits() || len(p.recs) == 0 && ctx.Err() != nil {
 			if !waited {
 				return c.replyBatch(st, recs, nil)
@@ -217,21 +217,21 @@ func (c *call) readUnary(st *stream, rd reading) *apiError {
 		case <-p.changed:
 		case <-ctx.Done():
 		case <-c.stopping.Done():
-			cut()
+			abortConnection()
 		}
 	}
 }
 
 // replyBatch answers a unary read; S2 gives the tail only with what was waited for.
-func (c *call) replyBatch(st *stream, recs []record, tail *position) *apiError {
-	c.meter.read(st.used, len(recs))
-	c.done(st.name, OpRead)
+func (c *apiCall) replyBatch(st *stream, recs []record, tail *position) *apiError {
+	c.meter.countRead(st.usage, len(recs))
+	c.applyFaultsAfter(st.name, OpRead)
 	if len(recs) == 0 {
 		tail = nil
 	}
 	if c.accepts(mimeProto) {
 		c.w.Header().Set("Content-Type", mimeProto)
-		_, _ = c.w.Write(batchWire(recs, tail))
+		_, _ = c.w.Write(encodeBatch(recs, tail))
 		return nil
 	}
 	b64, err := c.base64Format()
@@ -242,22 +242,22 @@ func (c *call) replyBatch(st *stream, recs []record, tail *position) *apiError {
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, body)
+	return c.replyJSON(http.StatusOK, body)
 }
 
-type jsonSequenced struct {
+type jsonSequencedRecord struct {
 	Seq  uint64 `json:"seq_num"`
 	Time uint64 `json:"timestamp"`
 	jsonRecord
 }
 
 type jsonReadBatch struct {
-	Records []jsonSequenced `json:"records"`
-	Tail    *position       `json:"tail,omitempty"`
+	Records []jsonSequencedRecord `json:"records"`
+	Tail    *position             `json:"tail,omitempty"`
 }
 
 func jsonBatch(recs []record, tail *position, b64 bool) (jsonReadBatch, *apiError) {
-	out := jsonReadBatch{Records: make([]jsonSequenced, len(recs)), Tail: tail}
+	out := jsonReadBatch{Records: make([]jsonSequencedRecord, len(recs)), Tail: tail}
 	text := func(b []byte) string {
 		if b64 {
 			return base64.StdEncoding.EncodeToString(b)
@@ -266,10 +266,10 @@ func jsonBatch(recs []record, tail *position, b64 bool) (jsonReadBatch, *apiErro
 	}
 	for i, r := range recs {
 		m := new(pb.SequencedRecord)
-		if err := proto.Unmarshal(r.wire, m); err != nil {
-			return out, fail("storage", "%s", err)
+		if err := proto.Unmarshal(r.encoded, m); err != nil {
+			return out, newError("storage", "%s", err)
 		}
-		j := jsonSequenced{Seq: r.seq, Time: r.time}
+		j := jsonSequencedRecord{Seq: r.seq, Time: r.time}
 		j.Body = text(m.GetBody())
 		for _, h := range m.GetHeaders() {
 			j.Headers = append(j.Headers, [2]string{text(h.GetName()), text(h.GetValue())})

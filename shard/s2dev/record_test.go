@@ -9,7 +9,7 @@ import (
 )
 
 // A stored record is, byte for byte, what protobuf makes of the SequencedRecord.
-func TestWireOfARecord(t *testing.T) {
+func TestRecordIsEncodedAsProtobufDoes(t *testing.T) {
 	bytes := rapid.SliceOfN(rapid.Byte(), 0, 300)
 	rapid.Check(t, func(t *rapid.T) {
 		in := &pb.AppendRecord{Body: bytes.Draw(t, "body")}
@@ -23,7 +23,7 @@ func TestWireOfARecord(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := sequence(in, seq, time, 0).wire; string(got) != string(want) || cap(got) > len(got)+len(got)/4+16 {
+		if got := newRecord(in, seq, time, 0).encoded; string(got) != string(want) || cap(got) > len(got)+len(got)/4+16 {
 			t.Fatalf("%x, with room for %d, want %x", got, cap(got), want)
 		}
 	})

@@ -23,22 +23,22 @@ type Server struct {
 	meter     *meter
 	heartbeat func() time.Duration
 
-	closing context.Context // ends with Close
-	shut    context.CancelFunc
-	swept   sync.WaitGroup
+	closing       context.Context // ends with Close
+	cancelClosing context.CancelFunc
+	sweeping      sync.WaitGroup
 
-	storeMu sync.RWMutex // guards store against Restart; requests never overlap one
-	store   *store
+	catalogueMu sync.RWMutex // guards store against Restart; requests never overlap one
+	catalogue   *catalogue
 
-	mu       sync.Mutex // guards what follows, and Restart and Close against each other
-	addr     string
-	http     *http.Server
-	stopping context.Context // ends with this listener
-	stop     context.CancelFunc
-	running  sync.WaitGroup // the accept loop and the connections
-	closed   bool
+	mu         sync.Mutex // guards what follows, and Restart and Close against each other
+	addr       string
+	httpServer *http.Server
+	stopping   context.Context // ends with this listener
+	stop       context.CancelFunc
+	serving    sync.WaitGroup // the accept loop and the connections
+	closed     bool
 
-	gate     sync.Mutex // orders a request's entry against halt
+	gateMu   sync.Mutex // orders a request's entry against halt
 	halted   bool
 	requests sync.WaitGroup
 }
@@ -53,36 +53,36 @@ func Open(cfg Config) (*Server, error) {
 		cfg: cfg, faults: newFaults(), meter: newMeter(cfg.Now, cfg.Prices),
 		heartbeat: randomHeartbeat, addr: cfg.Listen,
 	}
-	s.cfg.failure = newFailure(cfg.Fatal)
-	s.closing, s.shut = context.WithCancel(context.Background())
-	back, err := openBacking(s.cfg)
+	s.cfg.failure = newStorageFailure(cfg.Fatal)
+	s.closing, s.cancelClosing = context.WithCancel(context.Background())
+	back, err := openStorage(s.cfg)
 	if err != nil {
 		return nil, err
 	}
-	if s.store, err = openStore(back, cfg.Now); err != nil {
+	if s.catalogue, err = openCatalogue(back, cfg.Now); err != nil {
 		return nil, errors.Join(err, back.close())
 	}
 	for _, name := range cfg.Basins {
-		if err := s.ensure(name); err != nil {
+		if err := s.ensureBasin(name); err != nil {
 			return nil, errors.Join(err, back.close())
 		}
 	}
 	if err := s.listen(); err != nil {
 		return nil, errors.Join(err, back.close())
 	}
-	s.swept.Go(s.sweeper)
+	s.sweeping.Go(s.runSweeper)
 	return s, nil
 }
 
-func (s *Server) ensure(basin string) error {
+func (s *Server) ensureBasin(basin string) error {
 	if err := checkBasinName(basin); err != nil {
 		return err
 	}
-	_, err := s.store.basin(basin)
+	_, err := s.catalogue.findBasin(basin)
 	if err == nil {
 		return nil
 	}
-	_, _, err = s.store.provisionBasin(basin, basinConfig{}, "", true)
+	_, _, err = s.catalogue.provisionBasin(basin, basinConfig{}, "", true)
 	return asError(err)
 }
 
@@ -99,16 +99,16 @@ func (s *Server) listen() error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	s.http = &http.Server{
-		Handler:           http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.track)),
+	s.httpServer = &http.Server{
+		Handler:           http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.serveTracked)),
 		Protocols:         &protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxHTTP2Streams},
 		ReadHeaderTimeout: readHeaderTimeout,
-		ConnState:         s.connection,
+		ConnState:         s.countConn,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
 	}
-	serving := s.http
-	s.running.Go(func() {
+	serving := s.httpServer
+	s.serving.Go(func() {
 		if err := serving.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			s.cfg.Logger.Error("serve", "error", err)
 		}
@@ -116,27 +116,27 @@ func (s *Server) listen() error {
 	return nil
 }
 
-// connection counts connections, so that Close can wait for their goroutines.
-func (s *Server) connection(_ net.Conn, state http.ConnState) {
+// countConn counts connections, so that Close can wait for their goroutines.
+func (s *Server) countConn(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		s.running.Add(1)
+		s.serving.Add(1)
 	case http.StateClosed, http.StateHijacked:
-		s.running.Done()
+		s.serving.Done()
 	}
 }
 
-func (s *Server) track(w http.ResponseWriter, r *http.Request) {
-	if !s.enter() {
-		cut()
+func (s *Server) serveTracked(w http.ResponseWriter, r *http.Request) {
+	if !s.enterRequest() {
+		abortConnection()
 	}
 	defer s.requests.Done()
-	s.serve(w, r)
+	s.handle(w, r)
 }
 
-func (s *Server) enter() bool {
-	s.gate.Lock()
-	defer s.gate.Unlock()
+func (s *Server) enterRequest() bool {
+	s.gateMu.Lock()
+	defer s.gateMu.Unlock()
 	if !s.halted {
 		s.requests.Add(1)
 	}
@@ -144,8 +144,8 @@ func (s *Server) enter() bool {
 }
 
 func (s *Server) setHalted(v bool) {
-	s.gate.Lock()
-	defer s.gate.Unlock()
+	s.gateMu.Lock()
+	defer s.gateMu.Unlock()
 	s.halted = v
 }
 
@@ -164,20 +164,20 @@ func (s *Server) Faults() *Faults { return s.faults }
 
 // Usage is what was asked of the server since Open, across Restart.
 func (s *Server) Usage() Usage {
-	s.storeMu.RLock()
-	defer s.storeMu.RUnlock()
-	tallies := s.store.tallies()
-	tallies[""] = &s.meter.basins
+	s.catalogueMu.RLock()
+	defer s.catalogueMu.RUnlock()
+	tallies := s.catalogue.usages()
+	tallies[""] = &s.meter.basinCalls
 	return s.meter.snapshot(tallies)
 }
 
-// halt cuts every connection and waits for what served them. The caller holds mu.
-func (s *Server) halt() error {
+// stopServing cuts every connection and waits for what served them. The caller holds mu.
+func (s *Server) stopServing() error {
 	s.setHalted(true)
 	s.stop()
-	err := s.http.Close()
+	err := s.httpServer.Close()
 	s.requests.Wait()
-	s.running.Wait()
+	s.serving.Wait()
 	return err
 }
 
@@ -189,35 +189,35 @@ func (s *Server) Restart() error {
 	if s.closed {
 		return errors.New("s2dev: closed")
 	}
-	err := s.halt()
+	err := s.stopServing()
 	if s.cfg.Dir != "" {
-		if again := s.reopen(); again != nil {
+		if again := s.reopenStorage(); again != nil {
 			return errors.Join(err, again)
 		}
 	}
 	return errors.Join(err, s.listen())
 }
 
-func (s *Server) reopen() error {
-	s.storeMu.Lock()
-	defer s.storeMu.Unlock()
-	was, old := s.store, s.store.back
+func (s *Server) reopenStorage() error {
+	s.catalogueMu.Lock()
+	defer s.catalogueMu.Unlock()
+	was, old := s.catalogue, s.catalogue.storage
 	// If the folder does not open again, an empty memory stands in until Close.
-	s.store = &store{back: &memory{}, now: s.cfg.Now, basins: map[string]*basinEntry{}}
+	s.catalogue = &catalogue{storage: &memoryStorage{}, now: s.cfg.Now, basins: map[string]*basinEntry{}}
 	if err := old.close(); err != nil {
 		return err
 	}
-	s.cfg.failure = newFailure(s.cfg.Fatal)
-	back, err := openBacking(s.cfg)
+	s.cfg.failure = newStorageFailure(s.cfg.Fatal)
+	back, err := openStorage(s.cfg)
 	if err != nil {
 		return err
 	}
-	again, err := openStore(back, s.cfg.Now)
+	again, err := openCatalogue(back, s.cfg.Now)
 	if err != nil {
 		return errors.Join(err, back.close())
 	}
-	again.takeTallies(was)
-	s.store = again
+	again.keepUsages(was)
+	s.catalogue = again
 	return nil
 }
 
@@ -230,13 +230,13 @@ func (s *Server) Close() error {
 		return nil
 	}
 	s.closed = true
-	err := s.halt()
-	s.shut()
-	s.swept.Wait()
-	return errors.Join(err, s.store.back.close())
+	err := s.stopServing()
+	s.cancelClosing()
+	s.sweeping.Wait()
+	return errors.Join(err, s.catalogue.storage.close())
 }
 
-func openBacking(cfg Config) (backing, error) {
+func openStorage(cfg Config) (storage, error) {
 	if cfg.Dir != "" {
 		d, err := openDisk(cfg)
 		if err != nil {
@@ -244,5 +244,5 @@ func openBacking(cfg Config) (backing, error) {
 		}
 		return d, nil
 	}
-	return &memory{max: cfg.MaxBytes}, nil
+	return &memoryStorage{maxBytes: cfg.MaxBytes}, nil
 }

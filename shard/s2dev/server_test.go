@@ -22,7 +22,7 @@ func newClock() *clock {
 func (c *clock) now() time.Time          { return time.UnixMilli(c.ms.Load()) }
 func (c *clock) advance(d time.Duration) { c.ms.Add(d.Milliseconds()) }
 
-func TestOnlyLoopback(t *testing.T) {
+func TestOnlyLoopbackIsListenedOn(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", ":0", "192.0.2.1:0", "[::]:0", "example.org:0"} {
 		if s, err := Open(Config{Listen: addr}); err == nil {
 			_ = s.Close()
@@ -37,14 +37,14 @@ func TestOnlyLoopback(t *testing.T) {
 func TestRestartKeepsPortAndRecords(t *testing.T) {
 	for name, dir := range map[string]string{"memory": "", "disk": t.TempDir()} {
 		t.Run(name, func(t *testing.T) {
-			s, c := rig(t, Config{Dir: dir})
+			s, c := openWithStream(t, Config{Dir: dir})
 			fence := "f"
 			in := bodies("a", "b")
 			in.Records = append(in.Records, s2.NewFenceCommandRecord(fence, nil))
 			if _, err := c.Append(t.Context(), in); err != nil {
 				t.Fatal(err)
 			}
-			r := follow(t, s, c, 3)
+			r := openReadSession(t, s, c, 3)
 			before := s.URL()
 			if err := s.Restart(); err != nil {
 				t.Fatal(err)
@@ -55,7 +55,7 @@ func TestRestartKeepsPortAndRecords(t *testing.T) {
 			if r.Next() || r.Err() == nil {
 				t.Fatal("a session outlived the restart")
 			}
-			got := history(t, c)
+			got := readAllRecords(t, c)
 			if len(got) != 3 || string(got[1].Body) != "b" {
 				t.Fatalf("got %v", got)
 			}
@@ -71,7 +71,7 @@ func TestRestartKeepsPortAndRecords(t *testing.T) {
 }
 
 func TestIDsAreNotReused(t *testing.T) {
-	s, c := rig(t, Config{Dir: t.TempDir()})
+	s, c := openWithStream(t, Config{Dir: t.TempDir()})
 	b := dial(s.URL())
 	for round := range 3 {
 		if _, err := c.Append(t.Context(), bodies("old")); err != nil {
@@ -93,8 +93,8 @@ func TestIDsAreNotReused(t *testing.T) {
 }
 
 func TestDeletionWakesFollowers(t *testing.T) {
-	s, c := rig(t, Config{})
-	r := follow(t, s, c, 0)
+	s, c := openWithStream(t, Config{})
+	r := openReadSession(t, s, c, 0)
 	if err := dial(s.URL()).Streams.Delete(t.Context(), "s"); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestRetentionAndDeleteOnEmpty(t *testing.T) {
 	for name, dir := range map[string]string{"memory": "", "disk": t.TempDir()} {
 		t.Run(name, func(t *testing.T) {
 			clock := newClock()
-			s, c := rig(t, Config{Dir: dir, Now: clock.now})
+			s, c := openWithStream(t, Config{Dir: dir, Now: clock.now})
 			configure(t, s, s2.StreamReconfiguration{
 				RetentionPolicy: &s2.RetentionPolicy{Age: new(int64(60))},
 				DeleteOnEmpty:   &s2.DeleteOnEmptyReconfiguration{MinAgeSecs: new(int64(30))},
@@ -153,7 +153,7 @@ func TestRetentionAndDeleteOnEmpty(t *testing.T) {
 }
 
 func TestFullMemoryRefusesAndTrimMakesRoom(t *testing.T) {
-	_, c := rig(t, Config{MaxBytes: 10_000})
+	_, c := openWithStream(t, Config{MaxBytes: 10_000})
 	big := strings.Repeat("x", 4000)
 	for range 2 {
 		if _, err := c.Append(t.Context(), bodies(big)); err != nil {
@@ -171,13 +171,13 @@ func TestFullMemoryRefusesAndTrimMakesRoom(t *testing.T) {
 	}
 }
 
-func TestUsage(t *testing.T) {
+func TestUsageCountsCallsAndSessions(t *testing.T) {
 	clock := newClock()
-	s, c := rig(t, Config{Now: clock.now})
+	s, c := openWithStream(t, Config{Now: clock.now})
 	if _, err := c.Append(t.Context(), bodies("a", "b")); err != nil {
 		t.Fatal(err)
 	}
-	r := follow(t, s, c, 0)
+	r := openReadSession(t, s, c, 0)
 	for range 2 {
 		if !r.Next() {
 			t.Fatal(r.Err())
@@ -202,19 +202,19 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-func TestHeartbeats(t *testing.T) {
-	s, c := rig(t, Config{})
+func TestIdleReadSessionsGetHeartbeats(t *testing.T) {
+	s, c := openWithStream(t, Config{})
 	if _, err := c.Append(t.Context(), bodies("a")); err != nil {
 		t.Fatal(err)
 	}
-	r := follow(t, s, c, 1)
+	r := openReadSession(t, s, c, 1)
 	eventually(t, func() bool {
 		tail := r.LastObservedTail()
 		return tail != nil && tail.SeqNum == 1
 	})
 }
 
-func TestDiskIsLocked(t *testing.T) {
+func TestFolderIsLockedByOneServer(t *testing.T) {
 	dir := t.TempDir()
 	open(t, Config{Dir: dir})
 	if s, err := Open(Config{Dir: dir}); err == nil {

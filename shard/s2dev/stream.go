@@ -12,15 +12,15 @@ type stream struct {
 	log         recordLog
 	basin, name string
 	cipher      *string
-	used        *StreamUsage
+	usage       *StreamUsage
 
 	mu         sync.Mutex
 	meta       streamMeta // changes under the store's changing, too
 	head       head       // as sequenced: what the next append is judged by
 	tail       position   // as durable: what readers see; never ahead of head
 	trim       uint64     // as durable
-	gone       bool
-	broken     error
+	deleted    bool
+	storageErr error
 	emptySince time.Time
 	// changed is closed when tail or gone change; followers wait on it and read by position, so a
 	// slow one costs nothing. nil: nobody has looked since.
@@ -30,75 +30,75 @@ type stream struct {
 func newStream(meta streamMeta, log recordLog, h head, now time.Time) *stream {
 	return &stream{
 		log: log, basin: meta.Basin, name: meta.Name, cipher: meta.Cipher,
-		used: new(StreamUsage), meta: meta, head: h, tail: h.next, trim: h.trim,
+		usage: new(StreamUsage), meta: meta, head: h, tail: h.next, trim: h.trim,
 		emptySince: now,
 	}
 }
 
-// wake must be called with mu held.
-func (st *stream) wake() {
+// notify must be called with mu held.
+func (st *stream) notify() {
 	if st.changed != nil {
 		close(st.changed)
 		st.changed = nil
 	}
 }
 
-// watch must be called with mu held.
-func (st *stream) watch() <-chan struct{} {
+// changes must be called with mu held.
+func (st *stream) changes() <-chan struct{} {
 	if st.changed == nil {
 		st.changed = make(chan struct{})
 	}
 	return st.changed
 }
 
-// pending is an append that has its place and waits for its durability.
-type pending struct {
-	st         *stream
-	wait       func() error
-	start, end position
-	head       head
-	refused    *apiError // a refusal, true once everything before upTo is durable
-	upTo       uint64
+// pendingAppend is an append that has its place and waits for its durability.
+type pendingAppend struct {
+	st          *stream
+	waitSync    func() error
+	start, end  position
+	head        head
+	refusal     *apiError // a refusal, true once everything before durableUpTo is durable
+	durableUpTo uint64
 }
 
-// begin judges and orders an append. Checks run in S2's order: deletion, fencing token, match,
+// startAppend judges and orders an append. Checks run in S2's order: deletion, fencing token, match,
 // timestamps.
-func (st *stream) begin(in *input, now time.Time) *pending {
+func (st *stream) startAppend(in *checkedAppend, now time.Time) *pendingAppend {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	refuse := func(e *apiError) *pending {
-		return &pending{st: st, refused: e, upTo: st.head.next.Seq}
+	refuse := func(e *apiError) *pendingAppend {
+		return &pendingAppend{st: st, refusal: e, durableUpTo: st.head.next.Seq}
 	}
 	switch {
-	case st.gone:
+	case st.deleted:
 		return refuse(streamDeleted())
-	case st.broken != nil:
-		return refuse(fail("storage", "%s", st.broken))
+	case st.storageErr != nil:
+		return refuse(newError("storage", "%s", st.storageErr))
 	case in.fence != nil && *in.fence != st.head.fence:
 		return refuse(fenceMismatch(st.head.fence))
 	case in.match != nil && *in.match != st.head.next.Seq:
 		return refuse(seqMismatch(st.head.next.Seq))
 	}
-	recs, h, err := st.sequence(in, uint64(now.UnixMilli()))
+	recs, h, err := st.sequenceBatch(in, uint64(now.UnixMilli()))
 	if err != nil {
 		return refuse(err)
 	}
-	wait, failed := st.log.begin(recs, h, in.spare)
-	if errors.Is(failed, errFull) {
-		return refuse(fail("quota_exhausted", "%s", failed))
+	wait, failed := st.log.startAppend(recs, h, in.mayUseReserve)
+	if errors.Is(failed, errMemoryFull) {
+		return refuse(newError("quota_exhausted", "%s", failed))
 	}
 	if failed != nil {
-		st.broken = failed
-		return refuse(fail("storage", "%s", failed))
+		st.storageErr = failed
+		return refuse(newError("storage", "%s", failed))
 	}
 	start := position{Seq: recs[0].seq, Time: recs[0].time}
 	st.head = h
-	return &pending{st: st, wait: wait, start: start, end: h.next, head: h}
+	return &pendingAppend{st: st, waitSync: wait, start: start, end: h.next, head: h}
 }
 
-func (st *stream) sequence(in *input, now uint64) ([]record, head, *apiError) {
+func (st *stream) sequenceBatch(in *checkedAppend, now uint64) ([]record, head, *apiError) {
 	h := st.head
-	h.arrived = max(h.arrived, now)
+	h.lastArrival = max(h.lastArrival, now)
 	recs := make([]record, len(in.records))
 	for i, r := range in.records {
 		t := now
@@ -107,13 +107,13 @@ func (st *stream) sequence(in *input, now uint64) ([]record, head, *apiError) {
 			t = r.GetTimestamp()
 		}
 		if mode == modeRequire && r.Timestamp == nil {
-			return nil, h, invalid("record timestamp was required but was missing")
+			return nil, h, invalidError("record timestamp was required but was missing")
 		}
 		if !*st.meta.Config.Timestamping.Uncapped {
 			t = min(t, now)
 		}
 		t = max(t, h.next.Time)
-		recs[i] = sequence(r, h.next.Seq, t, h.arrived)
+		recs[i] = newRecord(r, h.next.Seq, t, h.lastArrival)
 		if f := in.commands[i].fence; f != nil {
 			h.fence = *f
 		}
@@ -125,47 +125,47 @@ func (st *stream) sequence(in *input, now uint64) ([]record, head, *apiError) {
 	return recs, h, nil
 }
 
-// settle waits until the verdict is durable and publishes what was appended.
-func (p *pending) settle() (tail position, err *apiError) {
-	if p.refused != nil {
-		p.st.await(p.upTo)
-		return position{}, p.refused
+// complete waits until the verdict is durable and publishes what was appended.
+func (p *pendingAppend) complete() (tail position, err *apiError) {
+	if p.refusal != nil {
+		p.st.awaitDurable(p.durableUpTo)
+		return position{}, p.refusal
 	}
-	failed := p.wait()
+	failed := p.waitSync()
 	p.st.mu.Lock()
 	defer p.st.mu.Unlock()
 	if failed != nil {
-		p.st.broken = failed
-		p.st.wake()
-		return position{}, fail("storage", "%s", failed)
+		p.st.storageErr = failed
+		p.st.notify()
+		return position{}, newError("storage", "%s", failed)
 	}
 	if p.end.Seq > p.st.tail.Seq {
 		p.st.tail = p.end
-		p.st.wake()
+		p.st.notify()
 	}
-	p.st.forget(p.head)
+	p.st.applyTrim(p.head)
 	return p.st.tail, nil
 }
 
-// forget takes over a durable head's trim point; mu is held. The head in memory has it already.
-func (st *stream) forget(h head) {
-	if st.gone || h.trim <= st.trim {
+// applyTrim takes over a durable head's trim point; mu is held. The head in memory has it already.
+func (st *stream) applyTrim(h head) {
+	if st.deleted || h.trim <= st.trim {
 		return
 	}
 	st.trim = h.trim
 	if err := st.log.trim(h.trim, st.head); err != nil {
-		st.broken = err
+		st.storageErr = err
 	}
 }
 
-// await returns when everything below seq is durable, or never will be.
-func (st *stream) await(seq uint64) {
+// awaitDurable returns when everything below seq is durable, or never will be.
+func (st *stream) awaitDurable(seq uint64) {
 	for {
 		st.mu.Lock()
-		done := st.tail.Seq >= seq || st.gone || st.broken != nil
+		done := st.tail.Seq >= seq || st.deleted || st.storageErr != nil
 		var changed <-chan struct{}
 		if !done {
-			changed = st.watch()
+			changed = st.changes()
 		}
 		st.mu.Unlock()
 		if done {
@@ -186,9 +186,9 @@ type page struct {
 // read returns the page at from: up to count records and 1 MiB.
 func (st *stream) read(from uint64, count int) (page, *apiError) {
 	st.mu.Lock()
-	p := page{tail: st.tail, changed: st.watch()}
+	p := page{tail: st.tail, changed: st.changes()}
 	from = max(from, st.trim)
-	gone := st.gone
+	gone := st.deleted
 	st.mu.Unlock()
 	if gone {
 		return page{}, streamDeleted()
@@ -199,9 +199,9 @@ func (st *stream) read(from uint64, count int) (page, *apiError) {
 	}
 	recs, err := st.log.read(from, p.tail.Seq, count, maxBatchBytes)
 	if err != nil {
-		return page{}, fail("storage", "%s", err)
+		return page{}, newError("storage", "%s", err)
 	}
-	if st.isGone() {
+	if st.isDeleted() {
 		return page{}, streamDeleted()
 	}
 	p.recs = recs
@@ -212,22 +212,22 @@ func (st *stream) read(from uint64, count int) (page, *apiError) {
 	return p, nil
 }
 
-func (st *stream) set(meta streamMeta) {
+func (st *stream) setMeta(meta streamMeta) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.meta = meta
 }
 
-func (st *stream) isGone() bool {
+func (st *stream) isDeleted() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.gone
+	return st.deleted
 }
 
-func (st *stream) durable() (tail position, trim uint64, gone bool) {
+func (st *stream) durableState() (tail position, trim uint64, gone bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.tail, st.trim, st.gone
+	return st.tail, st.trim, st.deleted
 }
 
 // search returns the first sequence number in [lo, hi) whose record satisfies ok, or hi. ok must
@@ -237,7 +237,7 @@ func (st *stream) search(lo, hi uint64, ok func(record) bool) (uint64, *apiError
 		mid := lo + (hi-lo)/2
 		recs, err := st.log.read(mid, hi, 1, 1)
 		if err != nil {
-			return 0, fail("storage", "%s", err)
+			return 0, newError("storage", "%s", err)
 		}
 		switch {
 		case len(recs) == 0:
@@ -251,12 +251,12 @@ func (st *stream) search(lo, hi uint64, ok func(record) bool) (uint64, *apiError
 	return lo, nil
 }
 
-// end makes the stream gone: followers wake and every later call is refused.
-func (st *stream) end() {
+// markDeleted makes the stream gone: followers wake and every later call is refused.
+func (st *stream) markDeleted() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if !st.gone {
-		st.gone = true
-		st.wake()
+	if !st.deleted {
+		st.deleted = true
+		st.notify()
 	}
 }

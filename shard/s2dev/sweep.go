@@ -6,8 +6,8 @@ import (
 
 const sweepEvery = time.Second
 
-// sweeper applies retention and delete-on-empty until the server stops.
-func (s *Server) sweeper() {
+// runSweeper applies retention and delete-on-empty until the server stops.
+func (s *Server) runSweeper() {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
 	for {
@@ -23,11 +23,11 @@ func (s *Server) sweeper() {
 // sweep goes over every stream once, by the configured clock.
 func (s *Server) sweep() {
 	now := s.cfg.Now()
-	s.storeMu.RLock()
-	defer s.storeMu.RUnlock()
-	store := s.store
-	for _, st := range store.all() {
-		if err := st.expire(now); err != nil {
+	s.catalogueMu.RLock()
+	defer s.catalogueMu.RUnlock()
+	store := s.catalogue
+	for _, st := range store.allStreams() {
+		if err := st.trimExpired(now); err != nil {
 			s.cfg.Logger.Error("retention", "stream", st.name, "error", err)
 		}
 		if st.emptyFor(now) {
@@ -38,8 +38,8 @@ func (s *Server) sweep() {
 	}
 }
 
-// expire trims what arrived longer ago than the retention's age.
-func (st *stream) expire(now time.Time) error {
+// trimExpired trims what arrived longer ago than the retention's age.
+func (st *stream) trimExpired(now time.Time) error {
 	st.mu.Lock()
 	age := st.meta.Config.Retention.Age
 	tail, trim := st.tail, min(st.trim, st.tail.Seq)
@@ -48,13 +48,13 @@ func (st *stream) expire(now time.Time) error {
 	if age == 0 || trim == tail.Seq || limit <= 0 {
 		return nil
 	}
-	seq, bad := st.search(trim, tail.Seq, func(r record) bool { return r.at > uint64(limit) })
+	seq, bad := st.search(trim, tail.Seq, func(r record) bool { return r.arrived > uint64(limit) })
 	if bad != nil || seq == trim {
 		return asError(bad)
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.gone || seq <= st.trim {
+	if st.deleted || seq <= st.trim {
 		return nil
 	}
 	st.head.trim = max(st.head.trim, seq)
@@ -73,7 +73,7 @@ func asError(e *apiError) error {
 func (st *stream) emptyFor(now time.Time) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.gone || st.trim < st.tail.Seq || st.head.next.Seq > st.tail.Seq {
+	if st.deleted || st.trim < st.tail.Seq || st.head.next.Seq > st.tail.Seq {
 		st.emptySince = time.Time{}
 		return false
 	}

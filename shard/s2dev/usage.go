@@ -63,7 +63,7 @@ type Usage struct {
 	Streams map[string]StreamUsage
 }
 
-func (u *StreamUsage) op(op Op) {
+func (u *StreamUsage) countOp(op Op) {
 	if u.Ops == nil {
 		u.Ops = map[Op]int64{}
 	}
@@ -74,29 +74,29 @@ func (u *StreamUsage) op(op Op) {
 // with its stream or basin: a meter that kept them by name would grow with every name that somebody
 // makes up.
 type meter struct {
-	now    func() time.Time
-	prices Prices
-	basins StreamUsage // calls about basins
+	now        func() time.Time
+	prices     Prices
+	basinCalls StreamUsage // calls about basins
 
-	sessions sync.Mutex // before mu; one of its own: no append waits while all of them are counted
-	open     map[*session]struct{}
+	sessionsMu   sync.Mutex // before mu; one of its own: no append waits while all of them are counted
+	openSessions map[*meteredSession]struct{}
 
 	mu    sync.Mutex // guards total and every tally; held for a few additions
 	total StreamUsage
 }
 
-// session is an open read or append session.
-type session struct {
+// meteredSession is an open read or append session.
+type meteredSession struct {
 	op    Op
 	since time.Time
-	of    *StreamUsage // the stream's tally
+	usage *StreamUsage // the stream's tally
 }
 
 func newMeter(now func() time.Time, prices Prices) *meter {
-	return &meter{now: now, prices: prices, open: map[*session]struct{}{}}
+	return &meter{now: now, prices: prices, openSessions: map[*meteredSession]struct{}{}}
 }
 
-func (m *meter) with(t *StreamUsage, f func(*StreamUsage)) {
+func (m *meter) add(t *StreamUsage, f func(*StreamUsage)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f(&m.total)
@@ -105,28 +105,28 @@ func (m *meter) with(t *StreamUsage, f func(*StreamUsage)) {
 	}
 }
 
-func (m *meter) op(t *StreamUsage, op Op) { m.with(t, func(u *StreamUsage) { u.op(op) }) }
+func (m *meter) countOp(t *StreamUsage, op Op) { m.add(t, func(u *StreamUsage) { u.countOp(op) }) }
 
-func (m *meter) appended(t *StreamUsage, n int) {
-	m.with(t, func(u *StreamUsage) { u.RecordsAppended += int64(n) })
+func (m *meter) countAppended(t *StreamUsage, n int) {
+	m.add(t, func(u *StreamUsage) { u.RecordsAppended += int64(n) })
 }
 
-func (m *meter) read(t *StreamUsage, n int) {
-	m.with(t, func(u *StreamUsage) { u.RecordsRead += int64(n) })
+func (m *meter) countRead(t *StreamUsage, n int) {
+	m.add(t, func(u *StreamUsage) { u.RecordsRead += int64(n) })
 }
 
-// begin opens a session and returns its end.
-func (m *meter) begin(t *StreamUsage, op Op) (end func()) {
-	s := &session{op: op, since: m.now(), of: t}
-	m.sessions.Lock()
-	defer m.sessions.Unlock()
-	m.open[s] = struct{}{}
+// openSession opens a session and returns its end.
+func (m *meter) openSession(t *StreamUsage, op Op) (end func()) {
+	s := &meteredSession{op: op, since: m.now(), usage: t}
+	m.sessionsMu.Lock()
+	defer m.sessionsMu.Unlock()
+	m.openSessions[s] = struct{}{}
 	return func() {
-		m.sessions.Lock()
-		defer m.sessions.Unlock()
-		delete(m.open, s)
+		m.sessionsMu.Lock()
+		defer m.sessionsMu.Unlock()
+		delete(m.openSessions, s)
 		d := m.now().Sub(s.since)
-		m.with(t, func(u *StreamUsage) { u.addMinutes(op, d) })
+		m.add(t, func(u *StreamUsage) { u.addMinutes(op, d) })
 	}
 }
 
@@ -139,9 +139,9 @@ func (u *StreamUsage) addMinutes(op Op, d time.Duration) {
 	}
 }
 
-// price counts an ensure as a creation, and leaves out S2's waiver for appends that follow one
+// setCost counts an ensure as a creation, and leaves out S2's waiver for appends that follow one
 // another within a minute: it is an upper bound.
-func (u *StreamUsage) price(p Prices) {
+func (u *StreamUsage) setCost(p Prices) {
 	u.Cost = p.Append*float64(u.Ops[OpAppend]) +
 		p.AppendSessionMinute*float64(u.AppendSessionMinutes) +
 		p.Read*float64(u.Ops[OpRead]) +
@@ -150,8 +150,8 @@ func (u *StreamUsage) price(p Prices) {
 		p.CreateStream*float64(u.Ops[OpCreateStream]+u.Ops[OpEnsureStream])
 }
 
-// still counts a session that is open.
-func (u *StreamUsage) still(s *session, now time.Time) {
+// addOpenSession counts a session that is open.
+func (u *StreamUsage) addOpenSession(s *meteredSession, now time.Time) {
 	u.addMinutes(s.op, now.Sub(s.since))
 	if s.op == OpReadSession {
 		u.OpenReadSessions++
@@ -160,38 +160,38 @@ func (u *StreamUsage) still(s *session, now time.Time) {
 	}
 }
 
-// usage is what is counted in u, with the sessions that are open; m.sessions is held.
-func (m *meter) usage(u *StreamUsage, open []*session) StreamUsage {
+// read is what is counted in u, with the sessions that are open; m.sessions is held.
+func (m *meter) read(u *StreamUsage, open []*meteredSession) StreamUsage {
 	m.mu.Lock()
 	v := *u
 	v.Ops = maps.Clone(u.Ops)
 	m.mu.Unlock()
 	now := m.now()
 	for _, s := range open {
-		v.still(s, now)
+		v.addOpenSession(s, now)
 	}
-	v.price(m.prices)
+	v.setCost(m.prices)
 	return v
 }
 
-// sum is all that was asked, and does not take longer with more streams.
-func (m *meter) sum() StreamUsage {
-	m.sessions.Lock()
-	defer m.sessions.Unlock()
-	return m.usage(&m.total, slices.Collect(maps.Keys(m.open)))
+// readTotal is all that was asked, and does not take longer with more streams.
+func (m *meter) readTotal() StreamUsage {
+	m.sessionsMu.Lock()
+	defer m.sessionsMu.Unlock()
+	return m.read(&m.total, slices.Collect(maps.Keys(m.openSessions)))
 }
 
 // snapshot is the sum, and what each tally says.
 func (m *meter) snapshot(tallies map[string]*StreamUsage) Usage {
-	all := Usage{Total: m.sum(), Streams: map[string]StreamUsage{}}
-	m.sessions.Lock()
-	defer m.sessions.Unlock()
-	open := map[*StreamUsage][]*session{}
-	for s := range m.open {
-		open[s.of] = append(open[s.of], s)
+	all := Usage{Total: m.readTotal(), Streams: map[string]StreamUsage{}}
+	m.sessionsMu.Lock()
+	defer m.sessionsMu.Unlock()
+	open := map[*StreamUsage][]*meteredSession{}
+	for s := range m.openSessions {
+		open[s.usage] = append(open[s.usage], s)
 	}
 	for name, t := range tallies {
-		all.Streams[name] = m.usage(t, open[t])
+		all.Streams[name] = m.read(t, open[t])
 	}
 	return all
 }

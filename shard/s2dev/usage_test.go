@@ -10,8 +10,8 @@ import (
 )
 
 // Names that do not exist, and streams that no longer do, are in the total and nowhere else.
-func TestUsageKeepsNoNames(t *testing.T) {
-	s, d := direct(t, Config{})
+func TestUsageDoesNotGrowWithUnknownNames(t *testing.T) {
+	s, d := openDirect(t, Config{})
 	nothing := func([]*pb.SequencedRecord, uint64) error { return nil }
 	for i := range 10 {
 		name := fmt.Sprintf("no-%d", i)
@@ -19,7 +19,7 @@ func TestUsageKeepsNoNames(t *testing.T) {
 		wantRefusal(t, err, 404, "stream_not_found")
 		_, err = d.Read(t.Context(), name, 0, 1, false)
 		wantRefusal(t, err, 404, "stream_not_found")
-		_, _, _, err = d.Append(t.Context(), name, texts("a"))
+		_, _, _, err = d.Append(t.Context(), name, textRecords("a"))
 		wantRefusal(t, err, 404, "stream_not_found")
 		wantRefusal(t, d.Follow(t.Context(), name, 0, nothing), 404, "stream_not_found")
 		other := s.Direct("basin-that-" + name + "t")
@@ -35,7 +35,7 @@ func TestUsageKeepsNoNames(t *testing.T) {
 	if got := names(); !slices.Equal(got, want) {
 		t.Fatalf("usage of %q", got)
 	}
-	write(t, d, texts("a"))
+	mustAppend(t, d, textRecords("a"))
 	ended := make(chan error, 1)
 	go func() { ended <- d.Follow(t.Context(), "s", 0, nothing) }()
 	eventually(t, func() bool { return s.Usage().Total.RecordsRead == 1 })
@@ -58,14 +58,14 @@ func TestUsageKeepsNoNames(t *testing.T) {
 	}
 }
 
-func TestUsageAcrossRestart(t *testing.T) {
-	s, d := direct(t, Config{Dir: t.TempDir()})
-	write(t, d, texts("a"))
+func TestUsageSurvivesARestart(t *testing.T) {
+	s, d := openDirect(t, Config{Dir: t.TempDir()})
+	mustAppend(t, d, textRecords("a"))
 	ask(t, s, "GET", "/v1/streams", "").want(t, 200)
 	if err := s.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	write(t, d, texts("b"))
+	mustAppend(t, d, textRecords("b"))
 	u := s.Usage().Streams
 	if of := u[testBasin+"/s"]; of.Ops[OpAppend] != 2 || of.RecordsAppended != 2 {
 		t.Errorf("the stream's: %+v", of)
@@ -77,8 +77,8 @@ func TestUsageAcrossRestart(t *testing.T) {
 
 // Every append takes the lock that a scrape takes.
 func TestScrapeDoesNotGrowWithStreams(t *testing.T) {
-	s, d := direct(t, Config{})
-	scrape := func() float64 { return testing.AllocsPerRun(10, func() { s.meter.sum() }) }
+	s, d := openDirect(t, Config{})
+	scrape := func() float64 { return testing.AllocsPerRun(10, func() { s.meter.readTotal() }) }
 	one := scrape()
 	for i := range 1000 {
 		if err := d.EnsureStream(t.Context(), fmt.Sprint(i)); err != nil {

@@ -17,31 +17,31 @@ import (
 // cannot read for the log's end, unless one of the following blocks shows that it is not. A log of
 // one block, or damage in the last one, goes unseen that way, and what stood behind it with it.
 const (
-	walBlock   = 32 << 10
-	walHeader  = 4 + 2 + 1 + 4 + 8
-	walOldest  = 5 // the first encoding with a log's number
-	walSynced  = 9 // the first with what an fsync covered
-	walNewest  = 12
-	walMost    = 1 << 30 // a log that is longer is not looked at
-	walChecked = 4 + 2   // where what the CRC covers begins
+	walBlock          = 32 << 10
+	walHeader         = 4 + 2 + 1 + 4 + 8
+	walMinEncoding    = 5 // the first encoding with a log's number
+	walSyncedEncoding = 9 // the first with what an fsync covered
+	walMaxEncoding    = 12
+	walMaxSize        = 1 << 30 // a log that is longer is not looked at
+	walCRCStart       = 4 + 2   // where what the CRC covers begins
 )
 
-// damage is where a log cannot be read, and what was found behind that.
-type damage struct {
-	file   string
-	at     int  // its first byte
-	chunks int  // whole ones behind it
-	synced bool // one of them shows that an fsync had covered the damaged place
+// logDamage is where a log cannot be read, and what was found behind that.
+type logDamage struct {
+	file        string
+	at          int  // its first byte
+	wholeChunks int  // whole ones behind it
+	synced      bool // one of them shows that an fsync had covered the damaged place
 }
 
-func (d *damage) Error() string {
-	return fmt.Sprintf("%s is damaged at byte %d, with %d whole pieces behind it: what they hold was acknowledged, and is lost unless the folder comes from a backup", d.file, d.at, d.chunks)
+func (d *logDamage) Error() string {
+	return fmt.Sprintf("%s is damaged at byte %d, with %d whole pieces behind it: what they hold was acknowledged, and is lost unless the folder comes from a backup", d.file, d.at, d.wholeChunks)
 }
 
-// checkLog looks at the newest write-ahead log in a folder before Pebble does. Damage in acknowledged
+// checkNewestLog looks at the newest write-ahead log in a folder before Pebble does. Damage in acknowledged
 // records is an error. Damage with whole pieces behind it that no fsync is known to have covered may
 // be a crash's, and is only said.
-func checkLog(fs vfs.FS, dir string, log *slog.Logger) error {
+func checkNewestLog(fs vfs.FS, dir string, log *slog.Logger) error {
 	names, err := fs.List(dir)
 	if err != nil {
 		return nil //nolint:nilerr // a new folder, or Pebble's to say
@@ -61,7 +61,7 @@ func checkLog(fs vfs.FS, dir string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	d := scanLog(raw, uint32(number))
+	d := findDamage(raw, uint32(number))
 	if d == nil {
 		return nil
 	}
@@ -69,13 +69,13 @@ func checkLog(fs vfs.FS, dir string, log *slog.Logger) error {
 		return d
 	}
 	log.Warn("the end of the log is not whole: a crash cut it off, or it is damaged; what was not forced to the disk there is lost",
-		"file", d.file, "at", d.at, "pieces", d.chunks)
+		"file", d.file, "at", d.at, "pieces", d.wholeChunks)
 	return nil
 }
 
 func readLog(fs vfs.FS, path string) ([]byte, error) {
 	info, err := fs.Stat(path)
-	if err != nil || info.Size() > walMost {
+	if err != nil || info.Size() > walMaxSize {
 		return nil, err
 	}
 	f, err := fs.Open(path)
@@ -93,75 +93,75 @@ func joinClose(err error, c io.Closer) error {
 	return err
 }
 
-// scanLog returns the first place in a log that is no chunk of it, if there are chunks of it behind
+// findDamage returns the first place in a log that is no chunk of it, if there are chunks of it behind
 // that.
-func scanLog(raw []byte, number uint32) *damage {
+func findDamage(raw []byte, number uint32) *logDamage {
 	at := 0
 	for at < len(raw) {
 		left := walBlock - at%walBlock
 		if left < walHeader { // Pebble may fill the end of a block
-			if _, ok := chunkAt(raw, at, number); !ok {
+			if _, ok := chunkLenAt(raw, at, number); !ok {
 				at += left
 				continue
 			}
 		}
-		n, ok := chunkAt(raw, at, number)
+		n, ok := chunkLenAt(raw, at, number)
 		if !ok {
 			break
 		}
 		at += n
 	}
-	if at >= len(raw) || isTrailer(raw, at, number) {
+	if at >= len(raw) || isLogTrailer(raw, at, number) {
 		return nil
 	}
-	d := &damage{at: at}
+	d := &logDamage{at: at}
 	for i := at + 1; i < len(raw); {
-		n, ok := chunkAt(raw, i, number)
+		n, ok := chunkLenAt(raw, i, number)
 		if !ok {
-			if isTrailer(raw, i, number) { // it was closed, whole
+			if isLogTrailer(raw, i, number) { // it was closed, whole
 				d.synced = true
-				d.chunks++
+				d.wholeChunks++
 			}
 			i++
 			continue
 		}
-		d.chunks++
-		if raw[i+6] >= walSynced && binary.LittleEndian.Uint64(raw[i+11:]) > uint64(at) {
+		d.wholeChunks++
+		if raw[i+6] >= walSyncedEncoding && binary.LittleEndian.Uint64(raw[i+11:]) > uint64(at) {
 			d.synced = true
 		}
 		i += n
 	}
-	if d.chunks == 0 {
+	if d.wholeChunks == 0 {
 		return nil
 	}
 	return d
 }
 
-// isTrailer reports whether at a byte there is what Pebble ends a log with when it closes it: an
+// isLogTrailer reports whether at a byte there is what Pebble ends a log with when it closes it: an
 // empty chunk of the next log.
-func isTrailer(raw []byte, at int, number uint32) bool {
-	return at+walChecked+5 <= len(raw) && binary.LittleEndian.Uint32(raw[at:]) == 0 && binary.LittleEndian.Uint16(raw[at+4:]) == 0 &&
-		raw[at+6] >= walOldest && raw[at+6] <= walNewest && binary.LittleEndian.Uint32(raw[at+7:]) == number+1
+func isLogTrailer(raw []byte, at int, number uint32) bool {
+	return at+walCRCStart+5 <= len(raw) && binary.LittleEndian.Uint32(raw[at:]) == 0 && binary.LittleEndian.Uint16(raw[at+4:]) == 0 &&
+		raw[at+6] >= walMinEncoding && raw[at+6] <= walMaxEncoding && binary.LittleEndian.Uint32(raw[at+7:]) == number+1
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// chunkAt is the length of the log's chunk that begins at a byte, if there is one.
-func chunkAt(raw []byte, at int, number uint32) (n int, ok bool) {
-	if at+walChecked+5 > len(raw) {
+// chunkLenAt is the length of the log's chunk that begins at a byte, if there is one.
+func chunkLenAt(raw []byte, at int, number uint32) (n int, ok bool) {
+	if at+walCRCStart+5 > len(raw) {
 		return 0, false
 	}
 	encoding, header := raw[at+6], walHeader
-	if encoding < walOldest || encoding > walNewest || binary.LittleEndian.Uint32(raw[at+7:]) != number {
+	if encoding < walMinEncoding || encoding > walMaxEncoding || binary.LittleEndian.Uint32(raw[at+7:]) != number {
 		return 0, false
 	}
-	if encoding < walSynced {
+	if encoding < walSyncedEncoding {
 		header -= 8
 	}
 	n = header + int(binary.LittleEndian.Uint16(raw[at+4:]))
 	if at+n > len(raw) || at%walBlock+n > walBlock {
 		return 0, false
 	}
-	c := crc32.Checksum(raw[at+walChecked:at+n], castagnoli)
+	c := crc32.Checksum(raw[at+walCRCStart:at+n], castagnoli)
 	return n, binary.LittleEndian.Uint32(raw[at:]) == (c>>15|c<<17)+0xa282ead8
 }

@@ -110,7 +110,7 @@ func FuzzDecodeAppendInput(f *testing.F) {
 }
 
 func TestTooManyRecordsAreRefusedByEveryAppend(t *testing.T) {
-	s, c := rig(t, Config{})
+	s, c := openWithStream(t, Config{})
 	many := `{"records":[` + strings.Repeat("{},", 1_000_000) + `{}]}`
 	ask(t, s, "POST", "/v1/streams/s/records", many).want(t, 422, "1000 records")
 	raw := string(repeatedField(fieldRecords, nil, 500_000))

@@ -13,16 +13,16 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// stuck is a disk whose log does not sync, from hold until let.
-type stuck struct {
+// heldDisk is a disk whose log does not sync, from hold until let.
+type heldDisk struct {
 	vfs.FS
 	held    atomic.Bool
 	waiting chan struct{} // one syncs
 	let     func()
 }
 
-func newStuck() *stuck {
-	d := &stuck{waiting: make(chan struct{}, 1)}
+func newHeldDisk() *heldDisk {
+	d := &heldDisk{waiting: make(chan struct{}, 1)}
 	on := make(chan struct{})
 	d.let = sync.OnceFunc(func() { close(on) })
 	d.FS = errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -44,27 +44,27 @@ func newStuck() *stuck {
 }
 
 // A change of the catalogue waits for the disk, and nobody who changes nothing waits for it.
-func TestCatalogueChangesStallNobody(t *testing.T) {
+func TestCatalogueChangesDoNotStallOtherCalls(t *testing.T) {
 	for name, change := range map[string]func(*Server, *Direct) error{
 		"create": func(_ *Server, d *Direct) error {
 			return d.EnsureStream(t.Context(), "new")
 		},
 		"reconfigure": func(s *Server, _ *Direct) error {
-			_, err := s.store.patchStream(testBasin, "s", fields{"storage_class": []byte(`"standard"`)})
+			_, err := s.catalogue.patchStream(testBasin, "s", patchFields{"storage_class": []byte(`"standard"`)})
 			return asError(err)
 		},
 		"delete": func(s *Server, _ *Direct) error {
-			return asError(s.store.deleteStream(testBasin, "other"))
+			return asError(s.catalogue.deleteStream(testBasin, "other"))
 		},
 		"create a basin": func(s *Server, _ *Direct) error {
 			return s.Direct("another-basin").EnsureBasin()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			disk := newStuck()
-			s, d := direct(t, Config{Dir: "data", fs: disk})
+			disk := newHeldDisk()
+			s, d := openDirect(t, Config{Dir: "data", fs: disk})
 			t.Cleanup(disk.let)
-			write(t, d, texts("a"))
+			mustAppend(t, d, textRecords("a"))
 			if err := d.EnsureStream(t.Context(), "other"); err != nil {
 				t.Fatal(err)
 			}

@@ -25,29 +25,29 @@ const (
 )
 
 const (
-	memTableBytes = 16 << 20
-	cacheBytes    = 64 << 20
-	recordHeader  = 4 + 8 + 8
-	headFixed     = 4 * 8
+	memTableBytes   = 16 << 20
+	cacheBytes      = 64 << 20
+	recordHeaderLen = 4 + 8 + 8
+	headFixedLen    = 4 * 8
 )
 
-// disk is the backing in a folder. An append is one Pebble batch of its records and the stream's
+// diskStorage is the backing in a folder. An append is one Pebble batch of its records and the stream's
 // head, so it is there whole or not at all; Pebble shares one fsync among concurrent batches.
-type disk struct {
-	db      *pebble.DB
-	failure *failure
-	logger  *slog.Logger
-	sync    SyncMode
-	ids     atomic.Uint64
+type diskStorage struct {
+	db       *pebble.DB
+	failure  *storageFailure
+	logger   *slog.Logger
+	syncMode SyncMode
+	ids      atomic.Uint64
 
 	commit func(*pebble.Batch, *pebble.WriteOptions) error // db.Apply; tests put a sync before it
 
-	dirty  atomic.Bool // there may be acknowledged records that no fsync covers
-	stop   chan struct{}
-	syncer sync.WaitGroup
+	unsynced atomic.Bool // there may be acknowledged records that no fsync covers
+	stop     chan struct{}
+	syncer   sync.WaitGroup
 }
 
-func openDisk(cfg Config) (*disk, error) {
+func openDisk(cfg Config) (*diskStorage, error) {
 	cache := pebble.NewCache(cacheBytes)
 	defer cache.Unref()
 	opts := &pebble.Options{
@@ -57,7 +57,7 @@ func openDisk(cfg Config) (*disk, error) {
 	if cfg.fs != nil {
 		opts.FS = cfg.fs
 	}
-	if err := checkLog(opts.FS, cfg.Dir, cfg.Logger); err != nil {
+	if err := checkNewestLog(opts.FS, cfg.Dir, cfg.Logger); err != nil {
 		return nil, fmt.Errorf("s2dev: open %s: %w", cfg.Dir, err)
 	}
 	was, peeked := pebble.Peek(cfg.Dir, opts.FS)
@@ -70,14 +70,14 @@ func openDisk(cfg Config) (*disk, error) {
 			return nil, errors.Join(openError(cfg.Dir, err), db.Close())
 		}
 	}
-	d := &disk{db: db, failure: cfg.failure, logger: cfg.Logger, sync: cfg.Sync, commit: db.Apply, stop: make(chan struct{})}
-	if d.sync == SyncInterval {
-		d.syncer.Go(func() { d.syncEvery(cfg.SyncEvery, cfg.Logger) })
+	d := &diskStorage{db: db, failure: cfg.failure, logger: cfg.Logger, syncMode: cfg.Sync, commit: db.Apply, stop: make(chan struct{})}
+	if d.syncMode == SyncInterval {
+		d.syncer.Go(func() { d.runSyncer(cfg.SyncEvery, cfg.Logger) })
 	}
 	return d, nil
 }
 
-func (d *disk) syncEvery(every time.Duration, log *slog.Logger) {
+func (d *diskStorage) runSyncer(every time.Duration, log *slog.Logger) {
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
@@ -86,35 +86,35 @@ func (d *disk) syncEvery(every time.Duration, log *slog.Logger) {
 		case <-d.stop:
 			return
 		}
-		if err := d.syncDirty(); err != nil {
+		if err := d.syncUnsynced(); err != nil {
 			log.Error("sync", "error", err)
 		}
 	}
 }
 
-func (d *disk) syncDirty() error {
-	if !d.dirty.Swap(false) {
+func (d *diskStorage) syncUnsynced() error {
+	if !d.unsynced.Swap(false) {
 		return nil
 	}
-	return d.failure.check(d.db.LogData(nil, pebble.Sync))
+	return d.failure.report(d.db.LogData(nil, pebble.Sync))
 }
 
-func (d *disk) close() error {
+func (d *diskStorage) close() error {
 	close(d.stop)
 	d.syncer.Wait()
-	d.failure.closed.Store(true)
+	d.failure.closing.Store(true)
 	if err := d.failure.err(); err != nil {
-		return errors.Join(err, d.abandon())
+		return errors.Join(err, d.closeFailed())
 	}
 	var err error
-	if d.sync == SyncInterval {
+	if d.syncMode == SyncInterval {
 		err = d.db.LogData(nil, pebble.Sync)
 	}
 	return errors.Join(err, d.db.Close())
 }
 
-// abandon closes what has failed, as far as that goes.
-func (d *disk) abandon() (err error) {
+// closeFailed closes what has failed, as far as that goes.
+func (d *diskStorage) closeFailed() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("s2dev: close: %v", p)
@@ -133,7 +133,7 @@ func recordKey(id, seq uint64) []byte {
 
 func basinKey(name string) []byte { return append([]byte{kindBasin}, name...) }
 
-func (d *disk) putJSON(b *pebble.Batch, key []byte, v any) error {
+func (d *diskStorage) putJSON(b *pebble.Batch, key []byte, v any) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -141,8 +141,8 @@ func (d *disk) putJSON(b *pebble.Batch, key []byte, v any) error {
 	return b.Set(key, raw, nil)
 }
 
-// change commits a batch that fill makes, durable when it returns.
-func (d *disk) change(fill func(*pebble.Batch) error) error {
+// commitSync commits a batch that fill makes, durable when it returns.
+func (d *diskStorage) commitSync(fill func(*pebble.Batch) error) error {
 	if err := d.failure.err(); err != nil {
 		return err
 	}
@@ -151,19 +151,19 @@ func (d *disk) change(fill func(*pebble.Batch) error) error {
 	if err := fill(b); err != nil {
 		return err
 	}
-	return d.failure.check(b.Commit(pebble.Sync))
+	return d.failure.report(b.Commit(pebble.Sync))
 }
 
-func (d *disk) putBasin(m basinMeta) error {
-	return d.change(func(b *pebble.Batch) error { return d.putJSON(b, basinKey(m.Name), m) })
+func (d *diskStorage) putBasin(m basinMeta) error {
+	return d.commitSync(func(b *pebble.Batch) error { return d.putJSON(b, basinKey(m.Name), m) })
 }
 
-func (d *disk) dropBasin(name string) error {
-	return d.change(func(b *pebble.Batch) error { return b.Delete(basinKey(name), nil) })
+func (d *diskStorage) dropBasin(name string) error {
+	return d.commitSync(func(b *pebble.Batch) error { return b.Delete(basinKey(name), nil) })
 }
 
-func (d *disk) putStream(m streamMeta) error {
-	return d.change(func(b *pebble.Batch) error {
+func (d *diskStorage) putStream(m streamMeta) error {
+	return d.commitSync(func(b *pebble.Batch) error {
 		last := binary.BigEndian.AppendUint64(nil, d.ids.Load())
 		if err := b.Set([]byte{kindLastID}, last, nil); err != nil {
 			return err
@@ -173,8 +173,8 @@ func (d *disk) putStream(m streamMeta) error {
 }
 
 // dropStream writes a range tombstone: the space comes back as Pebble compacts.
-func (d *disk) dropStream(m streamMeta) error {
-	return d.change(func(b *pebble.Batch) error {
+func (d *diskStorage) dropStream(m streamMeta) error {
+	return d.commitSync(func(b *pebble.Batch) error {
 		return errors.Join(
 			b.Delete(idKey(kindStream, m.ID), nil),
 			b.Delete(idKey(kindHead, m.ID), nil),
@@ -183,10 +183,10 @@ func (d *disk) dropStream(m streamMeta) error {
 	})
 }
 
-func (d *disk) newID() (uint64, error) { return d.ids.Add(1), nil }
+func (d *diskStorage) newID() (uint64, error) { return d.ids.Add(1), nil }
 
-// get copies a value; nil if there is none.
-func (d *disk) get(key []byte) ([]byte, error) {
+// getCopy copies a value; nil if there is none.
+func (d *diskStorage) getCopy(key []byte) ([]byte, error) {
 	v, done, err := d.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
@@ -197,23 +197,23 @@ func (d *disk) get(key []byte) ([]byte, error) {
 	return append([]byte(nil), v...), done.Close()
 }
 
-func (d *disk) load() ([]basinMeta, []streamMeta, error) {
-	last, err := d.get([]byte{kindLastID})
+func (d *diskStorage) load() ([]basinMeta, []streamMeta, error) {
+	last, err := d.getCopy([]byte{kindLastID})
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(last) == 8 {
 		d.ids.Store(binary.BigEndian.Uint64(last))
 	}
-	basins, err := loadAll[basinMeta](d.db, kindBasin)
+	basins, err := loadRows[basinMeta](d.db, kindBasin)
 	if err != nil {
 		return nil, nil, err
 	}
-	streams, err := loadAll[streamMeta](d.db, kindStream)
+	streams, err := loadRows[streamMeta](d.db, kindStream)
 	return basins, streams, err
 }
 
-func loadAll[T any](db *pebble.DB, kind byte) (out []T, err error) {
+func loadRows[T any](db *pebble.DB, kind byte) (out []T, err error) {
 	it, err := db.NewIter(&pebble.IterOptions{
 		LowerBound: []byte{kind}, UpperBound: []byte{kind + 1},
 	})
@@ -231,22 +231,22 @@ func loadAll[T any](db *pebble.DB, kind byte) (out []T, err error) {
 	return out, it.Error()
 }
 
-func (d *disk) log(id uint64) (recordLog, head, error) {
-	raw, err := d.get(idKey(kindHead, id))
+func (d *diskStorage) openLog(id uint64) (recordLog, head, error) {
+	raw, err := d.getCopy(idKey(kindHead, id))
 	if err != nil {
 		return nil, head{}, err
 	}
 	h, err := decodeHead(raw)
-	l := &diskLog{disk: d, id: id}
+	l := &diskLog{storage: d, id: id}
 	if err == nil && h.trim > 0 {
-		err = l.trimAgain(h)
+		err = l.repeatTrim(h)
 	}
 	return l, h, err
 }
 
 func (h head) encode() []byte {
-	b := make([]byte, 0, headFixed+len(h.fence))
-	for _, n := range []uint64{h.next.Seq, h.next.Time, h.arrived, h.trim} {
+	b := make([]byte, 0, headFixedLen+len(h.fence))
+	for _, n := range []uint64{h.next.Seq, h.next.Time, h.lastArrival, h.trim} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
 	return append(b, h.fence...)
@@ -256,42 +256,42 @@ func decodeHead(b []byte) (head, error) {
 	if len(b) == 0 {
 		return head{}, nil
 	}
-	if len(b) < headFixed {
+	if len(b) < headFixedLen {
 		return head{}, fmt.Errorf("s2dev: head of %d bytes", len(b))
 	}
 	n := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
 	return head{
-		next: position{Seq: n(0), Time: n(1)}, arrived: n(2), trim: n(3),
-		fence: string(b[headFixed:]),
+		next: position{Seq: n(0), Time: n(1)}, lastArrival: n(2), trim: n(3),
+		fence: string(b[headFixedLen:]),
 	}, nil
 }
 
 func (r record) encode() []byte {
-	b := make([]byte, 0, recordHeader+len(r.wire))
+	b := make([]byte, 0, recordHeaderLen+len(r.encoded))
 	b = binary.BigEndian.AppendUint32(b, uint32(r.size))
 	b = binary.BigEndian.AppendUint64(b, r.time)
-	b = binary.BigEndian.AppendUint64(b, r.at)
-	return append(b, r.wire...)
+	b = binary.BigEndian.AppendUint64(b, r.arrived)
+	return append(b, r.encoded...)
 }
 
 func decodeRecord(key, b []byte) (record, error) {
-	if len(key) != 17 || len(b) < recordHeader {
+	if len(key) != 17 || len(b) < recordHeaderLen {
 		return record{}, fmt.Errorf("s2dev: record of %d bytes at %x", len(b), key)
 	}
 	return record{
 		seq: binary.BigEndian.Uint64(key[9:]), size: int(binary.BigEndian.Uint32(b)),
-		time: binary.BigEndian.Uint64(b[4:]), at: binary.BigEndian.Uint64(b[12:]),
-		wire: append([]byte(nil), b[recordHeader:]...),
+		time: binary.BigEndian.Uint64(b[4:]), arrived: binary.BigEndian.Uint64(b[12:]),
+		encoded: append([]byte(nil), b[recordHeaderLen:]...),
 	}, nil
 }
 
 type diskLog struct {
-	disk *disk
-	id   uint64
+	storage *diskStorage
+	id      uint64
 }
 
-func (l *diskLog) begin(recs []record, h head, _ bool) (func() error, error) {
-	d := l.disk
+func (l *diskLog) startAppend(recs []record, h head, _ bool) (func() error, error) {
+	d := l.storage
 	if err := d.failure.err(); err != nil {
 		return nil, err
 	}
@@ -304,22 +304,22 @@ func (l *diskLog) begin(recs []record, h head, _ bool) (func() error, error) {
 	if err := b.Set(idKey(kindHead, l.id), h.encode(), nil); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	if d.sync != SyncAlways {
-		err := d.failure.check(errors.Join(d.commit(b, pebble.NoSync), b.Close()))
+	if d.syncMode != SyncAlways {
+		err := d.failure.report(errors.Join(d.commit(b, pebble.NoSync), b.Close()))
 		// Not before: a sync between the two would take the mark and not cover the batch.
-		d.dirty.Store(true)
-		return durable, err
+		d.unsynced.Store(true)
+		return alreadyDurable, err
 	}
 	// The order is decided here, under the stream's lock; the fsync is waited for outside it, so
 	// that one fsync serves many batches of one stream.
-	if err := d.failure.check(d.db.ApplyNoSyncWait(b, pebble.Sync)); err != nil {
+	if err := d.failure.report(d.db.ApplyNoSyncWait(b, pebble.Sync)); err != nil {
 		return nil, err
 	}
-	return func() error { return d.failure.check(errors.Join(b.SyncWait(), b.Close())) }, nil
+	return func() error { return d.failure.report(errors.Join(b.SyncWait(), b.Close())) }, nil
 }
 
 func (l *diskLog) read(from, to uint64, count, bytes int) (out []record, err error) {
-	it, err := l.disk.db.NewIter(&pebble.IterOptions{
+	it, err := l.storage.db.NewIter(&pebble.IterOptions{
 		LowerBound: recordKey(l.id, from), UpperBound: recordKey(l.id, to),
 	})
 	if err != nil {
@@ -327,7 +327,7 @@ func (l *diskLog) read(from, to uint64, count, bytes int) (out []record, err err
 	}
 	defer func() {
 		if err = errors.Join(err, it.Close()); err != nil {
-			l.disk.logger.Error("records cannot be read", "stream_id", l.id, "from", from, "err", err)
+			l.storage.logger.Error("records cannot be read", "stream_id", l.id, "from", from, "err", err)
 		}
 	}()
 	size := 0
@@ -344,11 +344,11 @@ func (l *diskLog) read(from, to uint64, count, bytes int) (out []record, err err
 	return out, it.Error()
 }
 
-// trimAgain repeats a trim that a crash took back. A trim takes all that is below its point, so the
+// repeatTrim repeats a trim that a crash took back. A trim takes all that is below its point, so the
 // record just below shows whether it did. Without a look, every opening would leave a range
 // tombstone for each stream.
-func (l *diskLog) trimAgain(h head) error {
-	left, err := l.disk.get(recordKey(l.id, h.trim-1))
+func (l *diskLog) repeatTrim(h head) error {
+	left, err := l.storage.getCopy(recordKey(l.id, h.trim-1))
 	if err != nil || left == nil {
 		return err
 	}
@@ -357,12 +357,12 @@ func (l *diskLog) trimAgain(h head) error {
 
 // trim need not be durable: the head that asks for it is, and opening the stream repeats it.
 func (l *diskLog) trim(seq uint64, h head) error {
-	if err := l.disk.failure.err(); err != nil {
+	if err := l.storage.failure.err(); err != nil {
 		return err
 	}
-	b := l.disk.db.NewBatch()
+	b := l.storage.db.NewBatch()
 	defer func() { _ = b.Close() }()
-	return l.disk.failure.check(errors.Join(
+	return l.storage.failure.report(errors.Join(
 		b.Set(idKey(kindHead, l.id), h.encode(), nil),
 		b.DeleteRange(recordKey(l.id, 0), recordKey(l.id, seq), nil),
 		b.Commit(pebble.NoSync),

@@ -8,10 +8,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// kept is how many records of the stream the disk has.
-func kept(t *testing.T, s *Server) int {
+// countKept is how many records of the stream the disk has.
+func countKept(t *testing.T, s *Server) int {
 	t.Helper()
-	st, bad := s.store.find(testBasin, "s")
+	st, bad := s.catalogue.findStream(testBasin, "s")
 	if bad != nil {
 		t.Fatal(bad)
 	}
@@ -23,22 +23,22 @@ func kept(t *testing.T, s *Server) int {
 }
 
 // A sync that falls into an append does not cover it; the next one must.
-func TestIntervalSyncsWhatCameWithASync(t *testing.T) {
+func TestIntervalSyncsRecordsThatCameDuringASync(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	s, d := direct(t, Config{Dir: "data", fs: fs, Sync: SyncInterval, SyncEvery: time.Hour})
-	disk := s.store.back.(*disk)
+	s, d := openDirect(t, Config{Dir: "data", fs: fs, Sync: SyncInterval, SyncEvery: time.Hour})
+	disk := s.catalogue.storage.(*diskStorage)
 	disk.commit = func(b *pebble.Batch, o *pebble.WriteOptions) error {
-		if err := disk.syncDirty(); err != nil {
+		if err := disk.syncUnsynced(); err != nil {
 			return err
 		}
 		return disk.db.Apply(b, o)
 	}
-	write(t, d, texts("a"))
-	if err := disk.syncDirty(); err != nil {
+	mustAppend(t, d, textRecords("a"))
+	if err := disk.syncUnsynced(); err != nil {
 		t.Fatal(err)
 	}
 	again := open(t, Config{Dir: "data", fs: fs.CrashClone(vfs.CrashCloneCfg{})})
-	if got := kept(t, again); got != 1 {
+	if got := countKept(t, again); got != 1 {
 		t.Fatalf("%d records after the sync and a power cut", got)
 	}
 }
@@ -47,13 +47,13 @@ func TestIntervalSyncsWhatCameWithASync(t *testing.T) {
 func TestCloseSyncs(t *testing.T) {
 	for _, mode := range []SyncMode{SyncInterval, SyncNever} {
 		fs := vfs.NewCrashableMem()
-		s, d := direct(t, Config{Dir: "data", fs: fs, Sync: mode, SyncEvery: time.Hour})
-		write(t, d, texts("a"))
+		s, d := openDirect(t, Config{Dir: "data", fs: fs, Sync: mode, SyncEvery: time.Hour})
+		mustAppend(t, d, textRecords("a"))
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
 		again := open(t, Config{Dir: "data", fs: fs.CrashClone(vfs.CrashCloneCfg{})})
-		if got := kept(t, again); got != 1 {
+		if got := countKept(t, again); got != 1 {
 			t.Errorf("%s: %d records", mode, got)
 		}
 	}
@@ -62,14 +62,14 @@ func TestCloseSyncs(t *testing.T) {
 // The trim point is durable with its append, the deletion is not.
 func TestTrimIsRepeatedAfterACrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
-	s, d := direct(t, Config{Dir: "data", fs: fs})
-	write(t, d, texts("a", "b", "c"))
-	write(t, d, trimming(3, texts("d")))
-	if got := kept(t, s); got != 2 {
+	s, d := openDirect(t, Config{Dir: "data", fs: fs})
+	mustAppend(t, d, textRecords("a", "b", "c"))
+	mustAppend(t, d, withTrim(3, textRecords("d")))
+	if got := countKept(t, s); got != 2 {
 		t.Fatalf("%d records before the crash", got)
 	}
 	again := open(t, Config{Dir: "data", fs: fs.CrashClone(vfs.CrashCloneCfg{})})
-	if got := kept(t, again); got != 2 {
+	if got := countKept(t, again); got != 2 {
 		t.Fatalf("%d records after it", got)
 	}
 }

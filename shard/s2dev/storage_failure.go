@@ -8,36 +8,36 @@ import (
 	"syscall"
 )
 
-// failure is the end of a storage that can no longer tell what is on the disk (full, broken, gone).
+// storageFailure is the end of a storage that can no longer tell what is on the disk (full, broken, gone).
 // From then on nothing is acknowledged, health is not OK, and the process is told, once.
-type failure struct {
-	failed atomic.Bool
-	closed atomic.Bool // the storage closes: what fails now fails because of that
-	tell   func(error)
+type storageFailure struct {
+	failed    atomic.Bool
+	closing   atomic.Bool // the storage closes: what fails now fails because of that
+	onFailure func(error)
 }
 
 // errFailed is what a storage answers that has failed.
 var errFailed = errors.New("s2dev: storage has failed")
 
-// newFailure returns one that calls tell, or ends the process: from a goroutine of its own, since a
+// newStorageFailure returns one that calls tell, or ends the process: from a goroutine of its own, since a
 // panic of a request's is the request's end only.
-func newFailure(tell func(error)) *failure {
+func newStorageFailure(tell func(error)) *storageFailure {
 	if tell == nil {
 		tell = func(err error) { go panic(err) }
 	}
-	return &failure{tell: tell}
+	return &storageFailure{onFailure: tell}
 }
 
-// check passes an error of writing on, after it has told of it.
-func (f *failure) check(err error) error {
-	if err != nil && !f.closed.Load() && !f.failed.Swap(true) {
-		f.tell(fmt.Errorf("%w: %w", errFailed, err))
+// report passes an error of writing on, after it has told of it.
+func (f *storageFailure) report(err error) error {
+	if err != nil && !f.closing.Load() && !f.failed.Swap(true) {
+		f.onFailure(fmt.Errorf("%w: %w", errFailed, err))
 	}
 	return err
 }
 
 // err is what whoever wants to write is answered: nil as long as the storage has not failed.
-func (f *failure) err() error {
+func (f *storageFailure) err() error {
 	if f.failed.Load() {
 		return errFailed
 	}
@@ -48,7 +48,7 @@ func (f *failure) err() error {
 // going on would acknowledge what may be lost.
 type pebbleLog struct {
 	*slog.Logger
-	failure *failure
+	failure *storageFailure
 }
 
 func (l pebbleLog) Infof(string, ...any) {}
@@ -59,7 +59,7 @@ func (l pebbleLog) Errorf(format string, args ...any) {
 // Fatalf does not return: Pebble relies on that.
 func (l pebbleLog) Fatalf(format string, args ...any) {
 	err := fmt.Errorf(format, args...)
-	_ = l.failure.check(err)
+	_ = l.failure.report(err)
 	panic(fmt.Errorf("%w: %w", errFailed, err))
 }
 

@@ -22,7 +22,7 @@ import (
 // A disk that is full ends the storage: the process is told once, with the cause; health is not OK;
 // nothing more is acknowledged, though there is room again; and opened anew all that was
 // acknowledged is there.
-func TestDiskIsFull(t *testing.T) {
+func TestFullDiskStopsAcknowledging(t *testing.T) {
 	for _, where := range []string{"write", "sync"} {
 		t.Run(where, func(t *testing.T) {
 			var full atomic.Bool
@@ -75,7 +75,7 @@ func TestDiskIsFull(t *testing.T) {
 				t.Errorf("the process was told %d times more", n)
 			}
 			again := open(t, Config{Dir: "data", fs: mem.CrashClone(vfs.CrashCloneCfg{}), Basins: []string{testBasin}})
-			got := history(t, dial(again.URL()).Stream("s"))
+			got := readAllRecords(t, dial(again.URL()).Stream("s"))
 			if len(got) < acked || string(got[acked-1].Body) != fmt.Sprint(acked-1) {
 				t.Errorf("%d records are there, of %d that were acknowledged", len(got), acked)
 			}
@@ -100,9 +100,9 @@ func health(t *testing.T, s *Server) int {
 }
 
 // A folder that somebody has open is said to be in use, in these words.
-func TestFolderInUse(t *testing.T) {
+func TestFolderInUseIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	c := spawn(t, dir)
+	c := spawnServer(t, dir)
 	_, err := Open(Config{Dir: dir})
 	c.kill()
 	if err == nil || !strings.Contains(err.Error(), "in use by another process") || !strings.Contains(err.Error(), dir) {
@@ -114,9 +114,9 @@ func TestFolderInUse(t *testing.T) {
 	}
 }
 
-// written makes a folder whose log holds acknowledged records of three streams, and returns the
+// writeLog makes a folder whose log holds acknowledged records of three streams, and returns the
 // log.
-func written(t *testing.T, dir string) (path string, raw []byte, number uint32) {
+func writeLog(t *testing.T, dir string) (path string, raw []byte, number uint32) {
 	t.Helper()
 	s, err := Open(Config{Dir: dir, Basins: []string{testBasin}})
 	if err != nil {
@@ -128,7 +128,7 @@ func written(t *testing.T, dir string) (path string, raw []byte, number uint32) 
 		if err := d.EnsureStream(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, _, err := d.Append(t.Context(), name, texts(strings.Repeat("x", 100))); err != nil {
+		if _, _, _, err := d.Append(t.Context(), name, textRecords(strings.Repeat("x", 100))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,7 +151,7 @@ func written(t *testing.T, dir string) (path string, raw []byte, number uint32) 
 }
 
 // Damage in what was acknowledged is never taken for the log's end, however short the log is.
-func TestDamagedLog(t *testing.T) {
+func TestDamageInAcknowledgedRecordsIsRefused(t *testing.T) {
 	for name, damage := range map[string]func(raw []byte) []byte{
 		"the middle": func(raw []byte) []byte { copy(raw[len(raw)/2:], "garbage, garbage"); return raw },
 		"the start":  func(raw []byte) []byte { raw[2]++; return raw },
@@ -160,11 +160,11 @@ func TestDamagedLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			path, raw, number := written(t, dir)
+			path, raw, number := writeLog(t, dir)
 			if len(raw) > walBlock {
 				t.Fatalf("the log has %d bytes: Pebble would see the damage", len(raw))
 			}
-			if d := scanLog(raw, number); d != nil {
+			if d := findDamage(raw, number); d != nil {
 				t.Fatalf("a whole log: %v", d)
 			}
 			if err := os.WriteFile(path, damage(raw), 0o644); err != nil {
@@ -183,7 +183,7 @@ func TestDamagedLog(t *testing.T) {
 }
 
 // What a crash cuts off is no damage, and a log that was used before is none.
-func TestTornLog(t *testing.T) {
+func TestTornEndOfTheLogIsNoDamage(t *testing.T) {
 	for name, tear := range map[string]func(raw []byte, number uint32) []byte{
 		"in a record":  func(raw []byte, _ uint32) []byte { return raw[:len(raw)-30] },
 		"zeros behind": func(raw []byte, _ uint32) []byte { return append(raw[:len(raw)/2], make([]byte, 4096)...) },
@@ -194,7 +194,7 @@ func TestTornLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			path, raw, number := written(t, dir)
+			path, raw, number := writeLog(t, dir)
 			if err := os.WriteFile(path, tear(raw, number), 0o644); err != nil {
 				t.Fatal(err)
 			}

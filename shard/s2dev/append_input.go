@@ -17,11 +17,11 @@ import (
 const maxBatchHeaders = maxBatchBytes / 2
 
 func tooManyRecords() *apiError {
-	return invalid("record batch must not exceed %d records", maxBatchRecords)
+	return invalidError("record batch must not exceed %d records", maxBatchRecords)
 }
 
 func batchTooLarge() *apiError {
-	return invalid("record batch must not exceed %d metered bytes", maxBatchBytes)
+	return invalidError("record batch must not exceed %d metered bytes", maxBatchBytes)
 }
 
 type jsonRecord struct {
@@ -104,7 +104,7 @@ func (a jsonAppend) protobuf(b64 bool) (in *pb.AppendInput, err *apiError) {
 		}
 		b, bad := base64.StdEncoding.DecodeString(s)
 		if bad != nil && err == nil {
-			err = invalid("invalid base64: %s", bad)
+			err = invalidError("invalid base64: %s", bad)
 		}
 		return b
 	}
@@ -144,7 +144,7 @@ func decodeAppendInput(raw []byte, code string) (*pb.AppendInput, *apiError) {
 	}
 	in := new(pb.AppendInput)
 	if err := proto.Unmarshal(raw, in); err != nil {
-		return nil, fail(code, "%s", err)
+		return nil, newError(code, "%s", err)
 	}
 	return in, nil
 }

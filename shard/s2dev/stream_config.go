@@ -69,12 +69,12 @@ func (r *retention) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	if r.Age == 0 {
-		return invalid("age must be greater than 0 seconds")
+		return invalidError("age must be greater than 0 seconds")
 	}
 	return nil
 }
 
-func (c *streamConfig) check() *apiError {
+func (c *streamConfig) validate() *apiError {
 	if c == nil {
 		return nil
 	}
@@ -82,20 +82,20 @@ func (c *streamConfig) check() *apiError {
 		switch *c.Timestamping.Mode {
 		case modePrefer, modeRequire, modeArrival:
 		default:
-			return fail("bad_json", "unknown timestamping mode `%s`", *c.Timestamping.Mode)
+			return newError("bad_json", "unknown timestamping mode `%s`", *c.Timestamping.Mode)
 		}
 	}
 	return nil
 }
 
-func (c *basinConfig) check() *apiError {
+func (c *basinConfig) validate() *apiError {
 	if c.Cipher != nil && *c.Cipher != "aegis-256" && *c.Cipher != "aes-256-gcm" {
-		return fail("bad_json", "unknown stream cipher `%s`", *c.Cipher)
+		return newError("bad_json", "unknown stream cipher `%s`", *c.Cipher)
 	}
-	return c.Defaults.check()
+	return c.Defaults.validate()
 }
 
-func or[T any](vs ...*T) *T {
+func firstNonNil[T any](vs ...*T) *T {
 	for _, v := range vs {
 		if v != nil {
 			return v
@@ -104,25 +104,25 @@ func or[T any](vs ...*T) *T {
 	return nil
 }
 
-// resolve fills the holes: the stream's own value, the basin's default, the system's default.
-func (c *streamConfig) resolve(defaults *streamConfig) streamConfig {
-	own, base := or(c, &streamConfig{}), or(defaults, &streamConfig{})
-	ownT := or(own.Timestamping, &timestamping{})
-	baseT := or(base.Timestamping, &timestamping{})
+// withDefaults fills the holes: the stream's own value, the basin's default, the system's default.
+func (c *streamConfig) withDefaults(defaults *streamConfig) streamConfig {
+	own, base := firstNonNil(c, &streamConfig{}), firstNonNil(defaults, &streamConfig{})
+	ownT := firstNonNil(own.Timestamping, &timestamping{})
+	baseT := firstNonNil(base.Timestamping, &timestamping{})
 	week := retention{Age: uint64(defaultRetention / time.Second)}
 	return streamConfig{
-		StorageClass: or(own.StorageClass, base.StorageClass, new("express")),
-		Retention:    or(own.Retention, base.Retention, &week),
+		StorageClass: firstNonNil(own.StorageClass, base.StorageClass, new("express")),
+		Retention:    firstNonNil(own.Retention, base.Retention, &week),
 		Timestamping: &timestamping{
-			Mode:     or(ownT.Mode, baseT.Mode, new(modePrefer)),
-			Uncapped: or(ownT.Uncapped, baseT.Uncapped, new(false)),
+			Mode:     firstNonNil(ownT.Mode, baseT.Mode, new(modePrefer)),
+			Uncapped: firstNonNil(ownT.Uncapped, baseT.Uncapped, new(false)),
 		},
-		DeleteOnEmpty: or(own.DeleteOnEmpty, base.DeleteOnEmpty, &deleteOnEmpty{}),
+		DeleteOnEmpty: firstNonNil(own.DeleteOnEmpty, base.DeleteOnEmpty, &deleteOnEmpty{}),
 	}
 }
 
-// normal gives a configuration without settings the one form nil, so that equal ones compare equal.
-func (c *streamConfig) normal() *streamConfig {
+// normalized gives a configuration without settings the one form nil, so that equal ones compare equal.
+func (c *streamConfig) normalized() *streamConfig {
 	if c == nil {
 		return nil
 	}
@@ -136,7 +136,7 @@ func (c *streamConfig) normal() *streamConfig {
 	return &n
 }
 
-func sameJSON(a, b any) bool {
+func equalJSON(a, b any) bool {
 	x, errX := json.Marshal(a)
 	y, errY := json.Marshal(b)
 	return errX == nil && errY == nil && bytes.Equal(x, y)

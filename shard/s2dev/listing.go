@@ -18,7 +18,7 @@ func listNames[T any](all map[string]T, prefix, after string, limit int) (names 
 	return names, false
 }
 
-func (s *store) listBasins(prefix, after string, limit int) (out []basinMeta, more bool) {
+func (s *catalogue) listBasins(prefix, after string, limit int) (out []basinMeta, more bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	names, more := listNames(s.basins, prefix, after, limit)
@@ -28,12 +28,12 @@ func (s *store) listBasins(prefix, after string, limit int) (out []basinMeta, mo
 	return out, more
 }
 
-func (s *store) listStreams(basin, prefix, after string, limit int) (out []streamMeta, more bool, err *apiError) {
+func (s *catalogue) listStreams(basin, prefix, after string, limit int) (out []streamMeta, more bool, err *apiError) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	b := s.basins[basin]
 	if b == nil {
-		return nil, false, basinMissing(basin)
+		return nil, false, basinNotFound(basin)
 	}
 	names, more := listNames(b.streams, prefix, after, limit)
 	for _, n := range names {
@@ -45,8 +45,8 @@ func (s *store) listStreams(basin, prefix, after string, limit int) (out []strea
 	return out, more, nil
 }
 
-// tally is a stream's, or with an empty name a basin's; nil: there is none.
-func (s *store) tally(basin, name string) *StreamUsage {
+// usageOf is a stream's, or with an empty name a basin's; nil: there is none.
+func (s *catalogue) usageOf(basin, name string) *StreamUsage {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	b := s.basins[basin]
@@ -54,45 +54,45 @@ func (s *store) tally(basin, name string) *StreamUsage {
 		return nil
 	}
 	if name == "" {
-		return b.used
+		return b.usage
 	}
 	if st := b.streams[name]; st != nil {
-		return st.used
+		return st.usage
 	}
 	return nil
 }
 
-// tallies is every tally by its name in Usage.
-func (s *store) tallies() map[string]*StreamUsage {
+// usages is every tally by its name in Usage.
+func (s *catalogue) usages() map[string]*StreamUsage {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	out := map[string]*StreamUsage{}
 	for basin, b := range s.basins {
-		out[basin+"/"] = b.used
+		out[basin+"/"] = b.usage
 		for name, st := range b.streams {
-			out[basin+"/"+name] = st.used
+			out[basin+"/"+name] = st.usage
 		}
 	}
 	return out
 }
 
-// takeTallies goes on counting where a store left off that was closed and opened again; nobody uses
+// keepUsages goes on counting where a store left off that was closed and opened again; nobody uses
 // either of them meanwhile.
-func (s *store) takeTallies(was *store) {
+func (s *catalogue) keepUsages(was *catalogue) {
 	for basin, b := range s.basins {
-		if t := was.tally(basin, ""); t != nil {
-			b.used = t
+		if t := was.usageOf(basin, ""); t != nil {
+			b.usage = t
 		}
 		for name, st := range b.streams {
-			if t := was.tally(basin, name); t != nil {
-				st.used = t
+			if t := was.usageOf(basin, name); t != nil {
+				st.usage = t
 			}
 		}
 	}
 }
 
-// all returns every stream, for the sweeper.
-func (s *store) all() (out []*stream) {
+// allStreams returns every stream, for the sweeper.
+func (s *catalogue) allStreams() (out []*stream) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, b := range s.basins {

@@ -1,0 +1,327 @@
+package s2dev
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"sync"
+	"time"
+)
+
+// The answers of the s2-provision-result header.
+const (
+	provisionCreated = "created"
+	provisionUpdated = "updated"
+	provisionNoop    = "noop"
+)
+
+// catalogue is the catalogue: every basin and stream by name. Its lock covers names and
+// configurations; a stream's own lock covers its records.
+type catalogue struct {
+	storage storage
+	now     func() time.Time
+
+	// changeMu is held by whoever changes the catalogue, until that is durable; who holds it may
+	// read without mu. Every append and read takes mu, so nothing is waited for under that.
+	changeMu sync.Mutex
+	mu       sync.RWMutex // after changing, before a stream's
+	basins   map[string]*basinEntry
+}
+
+type basinEntry struct {
+	meta    basinMeta
+	usage   *StreamUsage // listings
+	streams map[string]*stream
+}
+
+func newBasin(meta basinMeta) *basinEntry {
+	return &basinEntry{meta: meta, usage: new(StreamUsage), streams: map[string]*stream{}}
+}
+
+func openCatalogue(back storage, now func() time.Time) (*catalogue, error) {
+	s := &catalogue{storage: back, now: now, basins: map[string]*basinEntry{}}
+	basins, streams, err := back.load()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range basins {
+		s.basins[b.Name] = newBasin(b)
+	}
+	for _, m := range streams {
+		log, h, err := back.openLog(m.ID)
+		if err != nil {
+			return nil, err
+		}
+		if b := s.basins[m.Basin]; b != nil {
+			b.streams[m.Name] = newStream(m, log, h, now())
+		}
+	}
+	return s, nil
+}
+
+func idempotencyKey(token string, config any) string {
+	if token == "" {
+		return ""
+	}
+	b, err := json.Marshal(config)
+	if err != nil {
+		panic("s2dev: configuration: " + err.Error())
+	}
+	sum := sha256.Sum256(append([]byte(token+"\x00"), b...))
+	return hex.EncodeToString(sum[:])
+}
+
+// provisionBasin creates a basin, or with ensure makes it have the configuration.
+func (s *catalogue) provisionBasin(
+	name string, c basinConfig, token string, ensure bool,
+) (basinMeta, string, *apiError) {
+	c.Defaults = c.Defaults.normalized()
+	key := idempotencyKey(token, c)
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	b := s.basins[name]
+	switch {
+	case b == nil:
+		meta := basinMeta{Name: name, Config: c, Created: s.now().UTC(), Key: key}
+		if err := s.storage.putBasin(meta); err != nil {
+			return meta, "", newError("storage", "%s", err)
+		}
+		s.update(func() { s.basins[name] = newBasin(meta) })
+		return meta, provisionCreated, nil
+	case !ensure && key != "" && key == b.meta.Key, ensure && equalJSON(b.meta.Config, c):
+		return b.meta, provisionNoop, nil
+	case !ensure:
+		return b.meta, "", newError("resource_already_exists", "basin `%s` already exists", name)
+	}
+	meta := b.meta
+	meta.Config = c
+	if err := s.storage.putBasin(meta); err != nil {
+		return meta, "", newError("storage", "%s", err)
+	}
+	s.update(func() { b.meta = meta })
+	return meta, provisionUpdated, nil
+}
+
+// provisionStream creates a stream, or with ensure makes it have the configuration.
+func (s *catalogue) provisionStream(
+	basin, name string, c *streamConfig, token string, ensure bool,
+) (streamMeta, string, *apiError) {
+	key := idempotencyKey(token, c.normalized())
+	if ensure {
+		if meta, done := s.alreadyEnsured(basin, name, c); done {
+			return meta, provisionNoop, nil
+		}
+	}
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	b := s.basins[basin]
+	if b == nil {
+		return streamMeta{}, "", basinNotFound(basin)
+	}
+	config := c.withDefaults(b.meta.Config.Defaults)
+	st := b.streams[name]
+	if st == nil {
+		meta := streamMeta{
+			Basin: basin, Name: name, Config: config, Cipher: b.meta.Config.Cipher,
+			Created: s.now().UTC(), Key: key,
+		}
+		return s.createStream(b, meta)
+	}
+	switch {
+	case st.isDeleted(): // and storage failed, or its name would be free
+		return st.meta, "", streamDeleted()
+	case !ensure && key != "" && key == st.meta.Key, ensure && equalJSON(st.meta.Config, config):
+		return st.meta, provisionNoop, nil
+	case !ensure:
+		return st.meta, "", newError("resource_already_exists",
+			"stream `%s` in basin `%s` already exists", name, basin)
+	}
+	meta := st.meta
+	meta.Config = config
+	if err := s.storage.putStream(meta); err != nil {
+		return meta, "", newError("storage", "%s", err)
+	}
+	st.setMeta(meta)
+	return meta, provisionUpdated, nil
+}
+
+// alreadyEnsured reports whether an ensure has nothing to change: the common one, and it waits for
+// nobody's change.
+func (s *catalogue) alreadyEnsured(basin, name string, c *streamConfig) (streamMeta, bool) {
+	b, _ := s.findBasin(basin)
+	st, err := s.findStream(basin, name)
+	if err != nil {
+		return streamMeta{}, false
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.meta, !st.deleted && equalJSON(st.meta.Config, c.withDefaults(b.Config.Defaults))
+}
+
+// update changes what mu guards; changing is held.
+func (s *catalogue) update(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+func (s *catalogue) createStream(b *basinEntry, meta streamMeta) (streamMeta, string, *apiError) {
+	id, err := s.storage.newID()
+	if err != nil {
+		return meta, "", newError("storage", "%s", err)
+	}
+	meta.ID = id
+	log, h, err := s.storage.openLog(id)
+	if err == nil {
+		err = s.storage.putStream(meta)
+	}
+	if err != nil {
+		return meta, "", newError("storage", "%s", err)
+	}
+	st := newStream(meta, log, h, s.now())
+	s.update(func() { b.streams[meta.Name] = st })
+	return meta, provisionCreated, nil
+}
+
+func (s *catalogue) findBasin(name string) (basinMeta, *apiError) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b := s.basins[name]
+	if b == nil {
+		return basinMeta{}, basinNotFound(name)
+	}
+	return b.meta, nil
+}
+
+func (s *catalogue) patchBasin(name string, f patchFields) (basinConfig, *apiError) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	b := s.basins[name]
+	if b == nil {
+		return basinConfig{}, basinNotFound(name)
+	}
+	meta := b.meta
+	var bad *apiError
+	if meta.Config, bad = meta.Config.patched(f); bad != nil {
+		return basinConfig{}, bad
+	}
+	meta.Config.Defaults = meta.Config.Defaults.normalized()
+	if err := s.storage.putBasin(meta); err != nil {
+		return basinConfig{}, newError("storage", "%s", err)
+	}
+	s.update(func() { b.meta = meta })
+	return meta.Config, nil
+}
+
+// deleteBasin takes the basin and its streams away at once.
+func (s *catalogue) deleteBasin(name string) *apiError {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	b := s.basins[name]
+	if b == nil {
+		return basinNotFound(name)
+	}
+	for _, st := range b.streams {
+		if err := s.dropStream(b, st); err != nil {
+			return err
+		}
+	}
+	if err := s.storage.dropBasin(name); err != nil {
+		return newError("storage", "%s", err)
+	}
+	s.update(func() { delete(s.basins, name) })
+	return nil
+}
+
+func (s *catalogue) findStream(basin, name string) (*stream, *apiError) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b := s.basins[basin]
+	if b == nil {
+		return nil, basinNotFound(basin)
+	}
+	st := b.streams[name]
+	if st == nil {
+		return nil, streamNotFound(basin, name)
+	}
+	return st, nil
+}
+
+// openOrCreate finds a stream, or creates it if its basin says so.
+func (s *catalogue) openOrCreate(
+	basin, name string, auto func(basinConfig) bool,
+) (st *stream, created bool, err *apiError) {
+	st, err = s.findStream(basin, name)
+	if err == nil {
+		return st, false, nil
+	}
+	meta, missing := s.findBasin(basin)
+	if missing != nil {
+		return nil, false, missing
+	}
+	if !auto(meta.Config) {
+		return nil, false, err
+	}
+	if err := checkStreamName(name); err != nil {
+		return nil, false, err
+	}
+	_, how, bad := s.provisionStream(basin, name, nil, "", false)
+	if bad != nil && bad.code != "resource_already_exists" {
+		return nil, false, bad
+	}
+	st, err = s.findStream(basin, name)
+	return st, how == provisionCreated, err
+}
+
+func (s *catalogue) patchStream(basin, name string, f patchFields) (streamConfig, *apiError) {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	b := s.basins[basin]
+	if b == nil {
+		return streamConfig{}, basinNotFound(basin)
+	}
+	st := b.streams[name]
+	if st == nil {
+		return streamConfig{}, streamNotFound(basin, name)
+	}
+	if st.isDeleted() {
+		return streamConfig{}, streamDeleted()
+	}
+	c, bad := st.meta.Config.patched(f)
+	if bad != nil {
+		return streamConfig{}, bad
+	}
+	meta := st.meta
+	meta.Config = c.withDefaults(b.meta.Config.Defaults)
+	if err := s.storage.putStream(meta); err != nil {
+		return streamConfig{}, newError("storage", "%s", err)
+	}
+	st.setMeta(meta)
+	return meta.Config, nil
+}
+
+func (s *catalogue) deleteStream(basin, name string) *apiError {
+	s.changeMu.Lock()
+	defer s.changeMu.Unlock()
+	b := s.basins[basin]
+	if b == nil {
+		return basinNotFound(basin)
+	}
+	st := b.streams[name]
+	if st == nil {
+		return streamNotFound(basin, name)
+	}
+	return s.dropStream(b, st)
+}
+
+// dropStream must be called with changing held. The row goes before the name is free, so that a crash
+// cannot bring back a stream whose deletion was acknowledged.
+func (s *catalogue) dropStream(b *basinEntry, st *stream) *apiError {
+	st.markDeleted()
+	if err := s.storage.dropStream(st.meta); err != nil {
+		return newError("storage", "%s", err)
+	}
+	st.log.drop()
+	s.update(func() { delete(b.streams, st.name) })
+	return nil
+}
