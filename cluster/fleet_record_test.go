@@ -56,11 +56,11 @@ type askedFleet struct {
 	nodes []*asked
 }
 
-func (f *askedFleet) add(basin string, trouble logtest.Trouble, change ...func(*Config)) *asked {
+func (f *askedFleet) add(basin string, trouble logtest.Faults, change ...func(*Config)) *asked {
 	f.Helper()
-	n := &asked{way: f.mem.Client(uint64(len(f.nodes)), 0), log: &lines{}}
+	n := &asked{way: f.mem.NewClient(uint64(len(f.nodes)), 0), log: &lines{}}
 	n.way.Basin = basin
-	n.way.SetTrouble(trouble)
+	n.way.SetFaults(trouble)
 	cfg := Config{
 		Name: "n" + string(rune('0'+len(f.nodes))), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
 		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", ChangeNotice: -1,
@@ -100,7 +100,7 @@ func newAskedFleet(t *testing.T, n int) *askedFleet {
 	f := &askedFleet{T: t, mem: logtest.NewMemory(1)}
 	f.mem.Basin = "home"
 	for range n {
-		f.add("home", logtest.Trouble{})
+		f.add("home", logtest.Faults{})
 	}
 	f.eventually("all own streams, and are ready", func() bool {
 		for _, s := range f.nodes {
@@ -119,13 +119,13 @@ func TestNewcomersThatDiffer(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		basin   string
-		trouble logtest.Trouble
+		trouble logtest.Faults
 		says    string
 		peers   string
 	}{
-		"another basin": {"other", logtest.Trouble{}, "not those of n", "other settings for S2"},
-		"denied":        {"home", logtest.Trouble{Deny: true}, "storage refuses", "S2 refuses a member"},
-		"down":          {"home", logtest.Trouble{Down: true}, "connection lost", ""},
+		"another basin": {"other", logtest.Faults{}, "not those of n", "other settings for S2"},
+		"denied":        {"home", logtest.Faults{Deny: true}, "storage refuses", "S2 refuses a member"},
+		"down":          {"home", logtest.Faults{Down: true}, "connection lost", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,7 +151,7 @@ func TestNewcomersThatDiffer(t *testing.T) {
 				}
 				return
 			}
-			late.way.SetTrouble(logtest.Trouble{})
+			late.way.SetFaults(logtest.Faults{})
 			f.eventually("it joins", func() bool { return late.Ready() && f.nodes[0].currentTable().Len() == 3 })
 		})
 	}
@@ -162,7 +162,7 @@ func TestNewcomersThatDiffer(t *testing.T) {
 func TestFleetsMeet(t *testing.T) {
 	t.Parallel()
 	f := newAskedFleet(t, 2)
-	late := f.add("other", logtest.Trouble{}, func(c *Config) { c.Join = nil })
+	late := f.add("other", logtest.Faults{}, func(c *Config) { c.Join = nil })
 	f.eventually("it is a fleet of its own", late.Ready)
 	gossip, _ := late.Addrs()
 	f.eventually("they meet", func() bool {
@@ -183,17 +183,17 @@ func TestOwnersRefused(t *testing.T) {
 	t.Parallel()
 	f := newAskedFleet(t, 3)
 	victim := f.nodes[1]
-	victim.way.SetTrouble(logtest.Trouble{Deny: true})
+	victim.way.SetFaults(logtest.Faults{Deny: true})
 	f.eventually("its streams have moved", func() bool {
 		return f.nodes[0].currentTable().Len() == 2 && victim.currentTable().Len() == 2 && !victim.Ready()
 	})
 	if !f.nodes[0].Ready() || !f.nodes[2].Ready() {
 		t.Error("others are not ready")
 	}
-	victim.way.SetTrouble(logtest.Trouble{})
+	victim.way.SetFaults(logtest.Faults{})
 	f.eventually("it is back", func() bool { return f.nodes[0].currentTable().Len() == 3 && victim.Ready() })
 	for _, s := range f.nodes {
-		s.way.SetTrouble(logtest.Trouble{Deny: true})
+		s.way.SetFaults(logtest.Faults{Deny: true})
 	}
 	began := time.Now()
 	f.eventually("all are refused, for longer than one alone would keep its streams", func() bool {
@@ -216,16 +216,16 @@ func TestBesideAnOlderRelease(t *testing.T) {
 	t.Parallel()
 	f := &askedFleet{T: t, mem: logtest.NewMemory(1)}
 	f.mem.Basin = "home"
-	old := f.add("", logtest.Trouble{})
+	old := f.add("", logtest.Faults{})
 	if old.cfg.storeGated {
 		t.Fatal("it asks")
 	}
-	next := f.add("home", logtest.Trouble{})
+	next := f.add("home", logtest.Faults{})
 	f.eventually("it joins", func() bool { return next.Ready() && old.currentTable().Len() == 2 })
 	if n := len(f.mem.Records("__ds/fleet")); n != 1 {
 		t.Errorf("%d records", n)
 	}
-	wrong := f.add("other", logtest.Trouble{})
+	wrong := f.add("other", logtest.Faults{})
 	f.eventually("another basin is refused", func() bool {
 		return strings.Contains(wrong.NotReadyReason(), "not those of") && old.currentTable().Len() == 2
 	})

@@ -378,7 +378,7 @@ func TestHandedOverInVain(t *testing.T) {
 	r := f.read(owner, id)
 	f.wants(r, []string{"a"})
 	f.handOver(id, owner, heir)
-	f.log.Foreign(id, "b")
+	f.log.AppendForeign(id, "b")
 	f.wants(r, []string{"a", "b"})
 }
 

@@ -13,7 +13,7 @@ func TestOffsetOfACutLog(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", `["a"]`, header{"Content-Type": "application/json"})
 	at := s.do("POST", "/v1/stream/x", `["b","c"]`, header{"Content-Type": "application/json"}).Header.Get(hNextOffset)
-	s.log.Forget("default/x", 2)
+	s.log.DropBelow("default/x", 2)
 	host := shard.NewManager(s.log, shard.NewTailBuffers(0, 0), shard.Config{})
 	defer func() { _ = host.Close() }()
 	srv := New(Config{}, host) // a node that did not know it before

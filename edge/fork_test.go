@@ -197,7 +197,7 @@ func TestForkFamilies(t *testing.T) {
 			for range rapid.IntRange(1, 3).Draw(rt, "foreign") {
 				root.messages = append(root.messages, f.body())
 			}
-			log.Foreign("default/s0", root.messages...)
+			log.AppendForeign("default/s0", root.messages...)
 			root.add("", f.ask("HEAD", root.path, "", nil, 200))
 		}
 		root.add("", f.ask("PUT", root.path, "", text, 201))
@@ -252,7 +252,7 @@ func TestForkJSON(t *testing.T) {
 // what they wrote: they are good in its forks as well.
 func TestForkOfAdopted(t *testing.T) {
 	s := newSite(t, Config{})
-	s.log.Foreign("default/src", "a", "b", "c")
+	s.log.AppendForeign("default/src", "a", "b", "c")
 	s.put("/v1/stream/src", "d", text)
 	end := s.do("HEAD", "/v1/stream/src", "", nil).Header.Get(hNextOffset)
 	o, err := parseOffset(end)

@@ -21,7 +21,7 @@ import (
 
 // far is a node whose storage takes a while.
 func far(t *testing.T, log io.Writer) string {
-	host := shard.NewManager(logtest.NewMemory(1).Client(1, 10*time.Millisecond), shard.NewTailBuffers(0, 0), shard.Config{})
+	host := shard.NewManager(logtest.NewMemory(1).NewClient(1, 10*time.Millisecond), shard.NewTailBuffers(0, 0), shard.Config{})
 	s := New(Config{Logger: slog.New(slog.NewTextHandler(log, nil))}, host)
 	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is local
 	if err != nil {

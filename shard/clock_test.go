@@ -197,7 +197,7 @@ func TestClockRecordsFollowTheFleets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		do(t, node(t, log), withTTL(600, "a"), shard.CodeCreated)
-		log.Foreign("__ds/fleet", "the fleet")
+		log.AppendForeign("__ds/fleet", "the fleet")
 		h, _, _ := off(t, log, 2*time.Hour)
 		if !exists(t, h, 0) {
 			t.Fatal("expired")
@@ -233,7 +233,7 @@ func TestUncappedTimestamps(t *testing.T) {
 		do(t, maker, to(numbered(1), withTTL(3000, "a")), shard.CodeCreated)
 		h, _, lines := off(t, log, 2*time.Hour)
 		log.Now = func() time.Time { return time.Now().Add(1000 * time.Hour) }
-		log.Foreign(stream, "later than all") // and so are all that follow it there
+		log.AppendForeign(stream, "later than all") // and so are all that follow it there
 		log.Now = nil
 		do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
 		if info, err := h.Info(t.Context(), numbered(1), 0); err != nil || !info.Exists {

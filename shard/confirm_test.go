@@ -274,7 +274,7 @@ func TestForkOfALongLog(t *testing.T) {
 		h := node(t, log)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated)
-		log.Foreign(stream, make([]string, 2*shard.FoldRecords)...)
+		log.AppendForeign(stream, make([]string, 2*shard.FoldRecords)...)
 		late := node(t, log)
 		for range 3 {
 			before := log.Ops().Replays

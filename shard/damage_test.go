@@ -24,7 +24,7 @@ func testRetentionAge(t *testing.T) {
 	}
 	_ = maker.Close()
 
-	log.Forget(stream, 900) // a checkpoint is above
+	log.DropBelow(stream, 900) // a checkpoint is above
 	kept, reg, lines := off(t, log, 0)
 	info, err := kept.Info(t.Context(), stream, 0)
 	if err != nil || info.Type != "text/plain" || info.Generation == 0 || info.Truncated {
@@ -39,7 +39,7 @@ func testRetentionAge(t *testing.T) {
 	_ = kept.Close()
 
 	tail := log.Records(stream)[len(log.Records(stream))-1].Pos
-	log.Forget(stream, tail-20) // and now none is
+	log.DropBelow(stream, tail-20) // and now none is
 	for round := range 2 {
 		lost, reg, lines := off(t, log, 0)
 		info, err = lost.Info(t.Context(), stream, 0)
@@ -55,7 +55,7 @@ func testRetentionAge(t *testing.T) {
 		}
 		_ = lost.Close()
 	}
-	log.Forget(stream, 1<<40)
+	log.DropBelow(stream, 1<<40)
 	gone, _, _ := off(t, log, 0)
 	if info, err = gone.Info(t.Context(), stream, 0); err != nil || !info.Truncated {
 		t.Errorf("all is gone: %+v, %v", info, err)
@@ -69,8 +69,8 @@ func testRetentionAge(t *testing.T) {
 func TestForeignLogIsTrimmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
-		log.Foreign(stream, "a", "b", "c")
-		log.Forget(stream, 1)
+		log.AppendForeign(stream, "a", "b", "c")
+		log.DropBelow(stream, 1)
 		h, _, lines := off(t, log, 0)
 		equal(t, func() []string {
 			info, err := h.Info(t.Context(), stream, 0)
@@ -95,7 +95,7 @@ func TestLostRecordsAreSaid(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h, reg, lines := off(t, log, 0)
 		do(t, h, create("text/plain", "a", "b", "c"), shard.CodeCreated)
-		log.Restore(stream, 2)
+		log.RollBack(stream, 2)
 		advance(time.Second)
 		if info, err := h.Info(t.Context(), stream, 0); err != nil || info.LogTail != 2 {
 			t.Fatalf("%+v, %v", info, err)

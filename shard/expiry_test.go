@@ -142,7 +142,7 @@ func testExclusive(t *testing.T) {
 	if n := log.OpenSessions(); n != 0 {
 		t.Fatalf("%d sessions in exclusive mode", n)
 	}
-	log.Foreign(stream, "intruder")
+	log.AppendForeign(stream, "intruder")
 	advance(31 * time.Second)
 	synctest.Wait()
 	equal(t, take(t, tail, out.Info.Tail, 3), []string{"a", "b", "intruder"})
@@ -163,7 +163,7 @@ func testManyFollowers(t *testing.T) {
 		}
 		defer release()
 		m := fmt.Sprint(i)
-		log.Foreign(stream, m)
+		log.AppendForeign(stream, m)
 		want = append(want, m)
 		equal(t, take(t, tail, out.Info.Tail, len(want)), want)
 		if n := log.OpenSessions(); n != 1 {

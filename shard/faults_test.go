@@ -371,7 +371,7 @@ func TestTakeoverBreaksOff(t *testing.T) {
 		for i := range 5000 {
 			want = append(want, fmt.Sprint(i))
 		}
-		log.Foreign(stream, want[1:]...)
+		log.AppendForeign(stream, want[1:]...)
 		calls := 0
 		log.set(hooks{read: func() error {
 			if calls++; calls%6 == 5 {

@@ -42,7 +42,7 @@ func testLinearizable(t *testing.T) {
 	log.Latency = 10 * time.Millisecond
 	hosts := []*shard.Manager{node(t, log), node(t, log)}
 	do(t, hosts[0], create("text/plain"), shard.CodeCreated)
-	log.SetOdds(faults)
+	log.SetFaultOdds(faults)
 	var mu sync.Mutex
 	var ops []porcupine.Operation
 	began := time.Now()
@@ -79,7 +79,7 @@ func testLinearizable(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	log.SetOdds(logtest.Odds{})
+	log.SetFaultOdds(logtest.FaultOdds{})
 	if !porcupine.CheckOperations(logModel, ops) {
 		t.Fatalf("not linearizable: %+v", ops)
 	}

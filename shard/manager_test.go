@@ -154,7 +154,7 @@ func testFollowSeesEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
-	log.Foreign(stream, "f")
+	log.AppendForeign(stream, "f")
 	do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
 	equal(t, take(t, tail, out.Info.Tail, 3), []string{"a", "f", "b"})
 	synctest.Wait()

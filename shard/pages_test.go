@@ -56,7 +56,7 @@ func TestPageOfWhoIsWrong(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				log, id := logtest.NewMemory(1), shard.NewAppendID()
 				do(t, node(t, log), create("text/plain", "a"), shard.CodeCreated)
-				log.Foreign(stream, "b")
+				log.AppendForeign(stream, "b")
 				h := node(t, log) // which has no more of the stream than pages
 				info := infoOf(t, node(t, log))
 				forgePart(t, log, 3, shard.ForgePart(3, id, true, false))

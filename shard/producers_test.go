@@ -64,7 +64,7 @@ func TestDuplicateOfABatchInFlight(t *testing.T) {
 			log.Latency = time.Second
 			if lost { // somebody else writes there first: the batch is refused, and decided again
 				synctest.Wait()
-				log.Foreign(stream, "foreign")
+				log.AppendForeign(stream, "foreign")
 			}
 			began := time.Now()
 			one := doLater(t.Context(), h, by("p", 0, 0))
@@ -98,7 +98,7 @@ func TestDuplicateOfAFailedAppend(t *testing.T) {
 		h := node(t, log)
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		log.Latency = time.Second
-		log.SetOdds(logtest.Odds{LoseRequest: 1})
+		log.SetFaultOdds(logtest.FaultOdds{LoseRequest: 1})
 		one := doLater(t.Context(), h, by("p", 0, 0))
 		two := doLater(t.Context(), h, by("p", 0, 0))
 		for _, wait := range []func() (shard.Outcome, error){one, two} {
@@ -108,7 +108,7 @@ func TestDuplicateOfAFailedAppend(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		log.SetOdds(logtest.Odds{})
+		log.SetFaultOdds(logtest.FaultOdds{})
 		equal(t, history(t, node(t, log)), nil)
 		advance(shard.ProbeEvery)
 		do(t, h, by("p", 0, 0), shard.CodeAppended)

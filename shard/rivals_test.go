@@ -16,7 +16,7 @@ import (
 
 // faults of the rival tests: one append in ten loses its ack, one in twenty
 // never arrives, some arrive seconds late.
-var faults = logtest.Odds{LoseAck: 0.10, LoseRequest: 0.05, LateAck: 0.01, Late: 3 * time.Second}
+var faults = logtest.FaultOdds{LoseAck: 0.10, LoseRequest: 0.05, LateAck: 0.01, LateBy: 3 * time.Second}
 
 // Two owners of one stream, eight writers that retry through either: each
 // accepted write is in the log exactly once, in order (I2, I3).
@@ -61,7 +61,7 @@ func rivals(t *testing.T, req func(w, i int) *shard.Request, check func(*testing
 	log.Latency = 40 * time.Millisecond // S2 Express
 	hosts := []*shard.Manager{node(t, log), node(t, log)}
 	do(t, hosts[0], create("text/plain"), shard.CodeCreated)
-	log.SetOdds(faults)
+	log.SetFaultOdds(faults)
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
@@ -71,7 +71,7 @@ func rivals(t *testing.T, req func(w, i int) *shard.Request, check func(*testing
 		})
 	}
 	wg.Wait()
-	log.SetOdds(logtest.Odds{})
+	log.SetFaultOdds(logtest.FaultOdds{})
 	advance(10 * time.Second) // whatever is late arrives now
 	ops := log.Ops()
 	if ops.LostAcks == 0 || ops.LostRequests == 0 || ops.LateAcks == 0 {
@@ -117,7 +117,7 @@ func insist(t *testing.T, hosts []*shard.Manager, r *shard.Request) {
 func TestSessionIsLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
-		a, b := node(t, log), node(t, log.Client(1, 100*time.Millisecond))
+		a, b := node(t, log), node(t, log.NewClient(1, 100*time.Millisecond))
 		do(t, a, create("text/plain"), shard.CodeCreated)
 		_, release, err := b.Follow(t.Context(), stream, 0)
 		if err != nil {

@@ -30,7 +30,7 @@ type stands struct {
 func newStands(t *testing.T, mem *logtest.Memory, role shard.Role) *stands {
 	t.Helper()
 	mem.Basin = "home"
-	s := &stands{way: mem.Client(1, 0), role: role}
+	s := &stands{way: mem.NewClient(1, 0), role: role}
 	return s.start(t)
 }
 
@@ -117,7 +117,7 @@ func TestStandRecordDamaged(t *testing.T) {
 	for name, damage := range map[string]func(*logtest.Memory){
 		"forged": func(m *logtest.Memory) {
 			m.Wipe()
-			m.Foreign(homeLog, "anybody")
+			m.AppendForeign(homeLog, "anybody")
 		},
 		"trimmed": func(m *logtest.Memory) {
 			_, err := m.Append(context.Background(), homeLog, 1, []shard.Entry{{Trim: true, TrimTo: 2}, {Body: []byte("x")}})
@@ -162,7 +162,7 @@ func TestStandForgedAfterwards(t *testing.T) {
 		owner := newStands(t, mem, shard.LoneRole())
 		synctest.Wait()
 		for range 3 {
-			mem.Foreign(homeLog, strings.Repeat("x", 100))
+			mem.AppendForeign(homeLog, strings.Repeat("x", 100))
 		}
 		late := newStands(t, mem, newcomer)
 		synctest.Wait()
@@ -175,23 +175,23 @@ func TestStandForgedAfterwards(t *testing.T) {
 // Each way in which storage does not serve a node, and the way back.
 func TestStandTrouble(t *testing.T) {
 	for name, c := range map[string]struct {
-		trouble          logtest.Trouble
+		trouble          logtest.Faults
 		refused, stays   bool // stays: it has not passed
 		afterAMinute     bool // ready
 		errorsIn3Minutes int
 	}{
-		"denied":   {trouble: logtest.Trouble{Deny: true}, refused: true, stays: true, errorsIn3Minutes: 3},
-		"down":     {trouble: logtest.Trouble{Down: true}, stays: true, afterAMinute: true, errorsIn3Minutes: 3},
-		"cut":      {trouble: logtest.Trouble{Cut: true}, stays: true, afterAMinute: true, errorsIn3Minutes: 3},
-		"busy":     {trouble: logtest.Trouble{Busy: 1}, stays: true, afterAMinute: true, errorsIn3Minutes: 3},
+		"denied":   {trouble: logtest.Faults{Deny: true}, refused: true, stays: true, errorsIn3Minutes: 3},
+		"down":     {trouble: logtest.Faults{Down: true}, stays: true, afterAMinute: true, errorsIn3Minutes: 3},
+		"cut":      {trouble: logtest.Faults{Partition: true}, stays: true, afterAMinute: true, errorsIn3Minutes: 3},
+		"busy":     {trouble: logtest.Faults{Busy: 1}, stays: true, afterAMinute: true, errorsIn3Minutes: 3},
 		"no fault": {afterAMinute: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mem := logtest.NewMemory(1)
 				mem.Basin = "home"
-				s := &stands{way: mem.Client(1, 0), role: shard.LoneRole()}
-				s.way.SetTrouble(c.trouble)
+				s := &stands{way: mem.NewClient(1, 0), role: shard.LoneRole()}
+				s.way.SetFaults(c.trouble)
 				s.start(t)
 				<-time.After(10 * time.Second)
 				st := s.Standing()
@@ -209,7 +209,7 @@ func TestStandTrouble(t *testing.T) {
 				if n := strings.Count(s.log.String(), "level=ERROR"); n != c.errorsIn3Minutes {
 					t.Errorf("%d errors logged in 3 minutes:\n%s", n, s.log.String())
 				}
-				s.way.SetTrouble(logtest.Trouble{})
+				s.way.SetFaults(logtest.Faults{})
 				<-time.After(15 * time.Second)
 				if st := s.Standing(); !st.Passed || st.Refused != "" || st.Fleet == 0 || st.Trouble(time.Now()) != "" {
 					t.Errorf("once it is over: %+v", st)
@@ -225,12 +225,12 @@ func TestStandRevoked(t *testing.T) {
 		s := newStands(t, logtest.NewMemory(1), shard.LoneRole())
 		synctest.Wait()
 		before := s.Standing()
-		s.way.SetTrouble(logtest.Trouble{Deny: true})
+		s.way.SetFaults(logtest.Faults{Deny: true})
 		<-time.After(15 * time.Second)
 		if st := s.Standing(); st.Refused == "" || !st.Passed || st.Fleet != before.Fleet || st.Trouble(time.Now()) == "" {
 			t.Errorf("denied: %+v", st)
 		}
-		s.way.SetTrouble(logtest.Trouble{Down: true})
+		s.way.SetFaults(logtest.Faults{Down: true})
 		<-time.After(15 * time.Second)
 		if st := s.Standing(); st.Refused != "" || st.Silent == "" || st.Trouble(time.Now()) != "" {
 			t.Errorf("down: %+v", st)
@@ -238,7 +238,7 @@ func TestStandRevoked(t *testing.T) {
 		if !s.StoreDown() {
 			t.Error("nobody asks anything, and it is not noticed that storage is down")
 		}
-		s.way.SetTrouble(logtest.Trouble{})
+		s.way.SetFaults(logtest.Faults{})
 		<-time.After(15 * time.Second)
 		if st := s.Standing(); st != before {
 			t.Errorf("back: %+v, was %+v", st, before)
@@ -253,13 +253,13 @@ func TestStandRequestsDoNotCount(t *testing.T) {
 		s := newStands(t, mem, shard.LoneRole())
 		synctest.Wait()
 		before := s.Standing()
-		s.way.SetTrouble(logtest.Trouble{Deny: true})
+		s.way.SetFaults(logtest.Faults{Deny: true})
 		for range 20 {
 			if _, err := s.Info(t.Context(), "p/s", 0); !errors.Is(err, shard.ErrLogDenied) {
 				t.Fatal(err)
 			}
 		}
-		s.way.SetTrouble(logtest.Trouble{})
+		s.way.SetFaults(logtest.Faults{})
 		<-time.After(time.Minute)
 		if st := s.Standing(); st != before {
 			t.Errorf("%+v", st)
@@ -299,7 +299,7 @@ func TestStandLevel(t *testing.T) {
 		level(shard.FormatLevel, "an older member has joined")
 		for range 40 { // clocks would come as slowly
 			for range 100 {
-				mem.Foreign(homeLog, "x")
+				mem.AppendForeign(homeLog, "x")
 			}
 			<-time.After(30 * time.Second)
 		}

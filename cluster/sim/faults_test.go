@@ -144,9 +144,9 @@ func (s *sim) beginNode(f *fault, rnd *rand.Rand) (undo func()) {
 	default: // freeze
 		m := s.net.machine(n.ip)
 		m.pause(f)
-		p.store.SetTrouble(logtest.Trouble{Hold: true, Hit: f.hit})
+		p.store.SetFaults(logtest.Faults{Stall: true, OnFault: f.hit})
 		return func() {
-			p.store.SetTrouble(logtest.Trouble{})
+			p.store.SetFaults(logtest.Faults{})
 			m.resume(f)
 			free()
 		}
@@ -239,13 +239,13 @@ func (s *sim) beginNet(f *fault, rnd *rand.Rand) (undo func()) {
 }
 
 func (s *sim) beginStore(f *fault, rnd *rand.Rand) (undo func()) {
-	t := logtest.Trouble{Hit: f.hit}
+	t := logtest.Faults{OnFault: f.hit}
 	all := false
 	switch f.kind {
 	case noStore:
-		t.Cut = true
+		t.Partition = true
 	case frozen:
-		t.Hold = true
+		t.Stall = true
 	case busy:
 		t.Busy, all = 0.2+0.5*rnd.Float64(), true
 	case failing:
@@ -253,9 +253,9 @@ func (s *sim) beginStore(f *fault, rnd *rand.Rand) (undo func()) {
 	case lostAcks:
 		t.LoseAck, all = 0.1+0.3*rnd.Float64(), true
 	case lateAcks:
-		t.Late, t.LateBy, all = 0.2, time.Duration(rnd.Int64N(int64(2*time.Second))), true
+		t.LateAppend, t.LateBy, all = 0.2, time.Duration(rnd.Int64N(int64(2*time.Second))), true
 	case sluggish:
-		t.Slow, all = 50*time.Millisecond+time.Duration(rnd.Int64N(int64(500*time.Millisecond))), true
+		t.ExtraLatency, all = 50*time.Millisecond+time.Duration(rnd.Int64N(int64(500*time.Millisecond))), true
 	}
 	var ps []*process
 	free := func() {}
@@ -284,7 +284,7 @@ func (s *sim) beginStore(f *fault, rnd *rand.Rand) (undo func()) {
 	return func() {
 		for _, p := range ps {
 			if p.meets.CompareAndSwap(f, nil) { // or it has met another since
-				p.trouble(logtest.Trouble{})
+				p.trouble(logtest.Faults{})
 			}
 		}
 		free()
@@ -292,8 +292,8 @@ func (s *sim) beginStore(f *fault, rnd *rand.Rand) (undo func()) {
 }
 
 // trouble changes what is wrong with the process's way to storage, unless it is dead.
-func (p *process) trouble(t logtest.Trouble) {
+func (p *process) trouble(t logtest.Faults) {
 	if !p.dead.Load() {
-		p.store.SetTrouble(t)
+		p.store.SetFaults(t)
 	}
 }

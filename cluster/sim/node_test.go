@@ -73,9 +73,9 @@ func (n *node) start() error {
 	wall := func() time.Time { return time.Now().Add(off) }
 	p := &process{
 		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), born: time.Now(), skew: skew,
-		store: s.mem.Client(s.rand().Uint64(), storage),
+		store: s.mem.NewClient(s.rand().Uint64(), storage),
 	}
-	p.store.SetTrouble(s.born)
+	p.store.SetFaults(s.born)
 	s.mu.Lock()
 	s.procs = append(s.procs, p)
 	s.mu.Unlock()
@@ -167,7 +167,7 @@ func (p *process) crash(silent bool) {
 	s.note("crash", "node", p.n.name, "silent", silent)
 	p.dead.Store(true)
 	p.port.kill(silent)
-	p.store.SetTrouble(logtest.Trouble{Down: true})
+	p.store.SetFaults(logtest.Faults{Down: true})
 	p.n.gone(p)
 	s.ends.Go(func() {
 		_ = p.public.Close()

@@ -510,7 +510,7 @@ func (s *sim) apart() time.Duration {
 // that rests is not handed over, and costs a read where it is asked for next.
 func (s *sim) tookOver(n logtest.Counts) (sum int) {
 	for _, st := range s.streams {
-		sum += n.TookOver[shard.StreamID(st.name)]
+		sum += n.TakeoverRecords[shard.StreamID(st.name)]
 	}
 	return sum
 }
@@ -521,12 +521,12 @@ func (s *sim) costs(w *watch) {
 	again := 0
 	for _, p := range s.procs {
 		n := p.store.Counts()
-		all.Followed += n.Followed
-		all.Read += n.Read
+		all.SessionRecords += n.SessionRecords
+		all.ReadRecords += n.ReadRecords
 		again += s.tookOver(n)
 		from := 0
-		for i, at := range n.Opens {
-			for at.Sub(n.Opens[from]) >= time.Second {
+		for i, at := range n.SessionOpens {
+			for at.Sub(n.SessionOpens[from]) >= time.Second {
 				from++
 			}
 			if n := i - from + 1; n > opensBurst+opensPerSecond {
@@ -543,8 +543,8 @@ func (s *sim) costs(w *watch) {
 	}
 	musts, elsewhere := s.ever("fantail_owner_overrides_total"), s.ever("fantail_not_owner_total")
 	again -= w.tookOver
-	twice := all.Followed - records
-	s.note("costs", "moved", w.moved, "excess", w.excess, "records", records, "read", all.Read,
+	twice := all.SessionRecords - records
+	s.note("costs", "moved", w.moved, "excess", w.excess, "records", records, "read", all.ReadRecords,
 		"taken over", again, "followed twice", twice, "musts", musts, "elsewhere", elsewhere)
 	if s.plan.mix != mixPlanned {
 		return

@@ -22,7 +22,7 @@ func whileDown(t *testing.T, nodes int, then func(*sim)) {
 		s.net.names = s.names
 		s.mem = logtest.NewMemory(1)
 		s.mem.Basin = "fantail-sim"
-		s.born = logtest.Trouble{Down: true}
+		s.born = logtest.Faults{Down: true}
 		s.starting = true
 		for range nodes {
 			s.started(s.addNode().start())
@@ -76,9 +76,9 @@ func TestStartWithoutStorage(t *testing.T) {
 		if _, err := s.up()[0].relay.Do(ctx, req); err == nil {
 			s.failf("a create while storage is away")
 		}
-		s.born = logtest.Trouble{}
+		s.born = logtest.Faults{}
 		for _, p := range s.up() {
-			p.store.SetTrouble(logtest.Trouble{})
+			p.store.SetFaults(logtest.Faults{})
 		}
 		s.await("storage is back", 20*time.Second, func() error {
 			for _, p := range s.up() {
@@ -91,7 +91,7 @@ func TestStartWithoutStorage(t *testing.T) {
 		if n := len(s.mem.Records("__ds/fleet")); n != 1 {
 			s.failf("%d records", n)
 		}
-		s.born = logtest.Trouble{Down: true}
+		s.born = logtest.Faults{Down: true}
 		s.started(s.addNode().start())
 		s.await("it is heard of", 5*time.Second, func() error { return s.all(3, 3) })
 		for began := time.Now(); time.Since(began) < 5*time.Minute; <-time.After(time.Second) {
@@ -108,15 +108,15 @@ func TestStartWithoutStorage(t *testing.T) {
 func TestJoinInAnOutage(t *testing.T) {
 	t.Parallel()
 	whileDown(t, 3, func(s *sim) {
-		s.born = logtest.Trouble{}
+		s.born = logtest.Faults{}
 		for _, p := range s.up() {
-			p.store.SetTrouble(logtest.Trouble{})
+			p.store.SetFaults(logtest.Faults{})
 		}
 		s.await("the fleet stands", 20*time.Second, func() error { return s.all(3, 3) })
 		for _, p := range s.up() {
-			p.store.SetTrouble(logtest.Trouble{Down: true})
+			p.store.SetFaults(logtest.Faults{Down: true})
 		}
-		s.born = logtest.Trouble{Down: true}
+		s.born = logtest.Faults{Down: true}
 		s.started(s.addNode().start())
 		s.await("it is heard of", 5*time.Second, func() error { return s.all(3, 3) })
 		for began := time.Now(); time.Since(began) < shard.OutageAfter-5*time.Second; <-time.After(time.Second) {
@@ -127,7 +127,7 @@ func TestJoinInAnOutage(t *testing.T) {
 		}
 		s.await("the newcomer is ready, too", 40*time.Second, func() error { return s.all(4, 4) })
 		for _, p := range s.up() {
-			p.store.SetTrouble(logtest.Trouble{})
+			p.store.SetFaults(logtest.Faults{})
 		}
 		<-time.After(20 * time.Second)
 		s.await("storage is back", time.Second, func() error { return s.all(4, 4) })

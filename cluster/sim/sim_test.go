@@ -62,7 +62,7 @@ type sim struct {
 	log  record
 	zero time.Time
 
-	born logtest.Trouble // what the way to storage of a new process suffers
+	born logtest.Faults // what the way to storage of a new process suffers
 
 	streams []*stream
 	writers []*writer

@@ -11,47 +11,47 @@ import (
 	"github.com/fantail-dev/fantail/cluster"
 )
 
-// adminRoutes are for operators and orchestrators, never on the public address.
+// adminHandler are for operators and orchestrators, never on the public address.
 // newAdminServer guards them.
-func (n *node) adminRoutes() http.Handler {
+func (n *node) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", n.ready)
+	mux.HandleFunc("GET /readyz", n.handleReady)
 	for _, method := range []string{"GET", "POST", "DELETE"} {
-		mux.HandleFunc(method+" /admin/drain", n.drainRoute)
+		mux.HandleFunc(method+" /admin/drain", n.handleDrain)
 	}
 	if n.cfg.pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	if n.cfg.token != nil {
-		return n.cfg.token.protect(mux)
+	if n.cfg.adminToken != nil {
+		return n.cfg.adminToken.requireToken(mux)
 	}
 	return mux
 }
 
-// ready says whether a balancer should send requests here: S2 has answered this node with its
+// handleReady says whether a balancer should send requests here: S2 has answered this node with its
 // own settings, it has joined, and is not stopping. That S2 fails later is no reason: reads go
 // on from memory, and another node would fare no better. That it refuses this node is one.
-func (n *node) ready(w http.ResponseWriter, _ *http.Request) {
-	if why := n.unready(time.Now()); why != "" {
+func (n *node) handleReady(w http.ResponseWriter, _ *http.Request) {
+	if why := n.notReadyReason(time.Now()); why != "" {
 		http.Error(w, why, http.StatusServiceUnavailable)
 		return
 	}
 	fmt.Fprintln(w, "ok")
 }
 
-// unready is why the node is not ready; empty: it is.
-func (n *node) unready(now time.Time) string {
-	switch state, final := n.leaving.get(); {
+// notReadyReason is why the node is not ready; empty: it is.
+func (n *node) notReadyReason(now time.Time) string {
+	switch state, final := n.departure.current(); {
 	case final:
 		return "stopping"
 	case state != stateServing:
 		return string(state)
 	case n.relay == nil:
-		return n.host.Standing().Trouble(now)
+		return n.manager.Standing().Trouble(now)
 	}
 	if why := n.relay.NotReadyReason(); why != "" {
 		return why
@@ -59,15 +59,15 @@ func (n *node) unready(now time.Time) string {
 	if n.relay.Ready() {
 		return ""
 	}
-	why := unready(n.relay.View(), n.relay.Name(), now)
+	why := notOwningReason(n.relay.View(), n.relay.Name(), now)
 	if tried := n.relay.JoinErrors(); tried != "" {
 		why += "\ncannot join: " + tried
 	}
 	return why
 }
 
-// unready is why a node that serves has no share of the streams, or not all of it.
-func unready(v *cluster.View, self string, now time.Time) string {
+// notOwningReason is why a node that serves has no share of the streams, or not all of it.
+func notOwningReason(v *cluster.View, self string, now time.Time) string {
 	me := v.Member(self)
 	if me == nil {
 		return "joining"

@@ -9,7 +9,7 @@ import (
 )
 
 // A node that is not ready says what is the matter.
-func TestUnready(t *testing.T) {
+func TestNodeReportsWhyItIsNotReady(t *testing.T) {
 	now := time.Now()
 	ms := uint64(now.UnixMilli())
 	for want, ms := range map[string][]cluster.Member{
@@ -29,7 +29,7 @@ func TestUnready(t *testing.T) {
 				m.Name = "a"
 			}
 		}
-		if got := unready(cluster.NewView(ms), "a", now) + "\n"; !strings.Contains(got, want) {
+		if got := notOwningReason(cluster.NewView(ms), "a", now) + "\n"; !strings.Contains(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

@@ -102,7 +102,7 @@ type balancer struct {
 	conns []net.Conn
 }
 
-func startBalancer(t *testing.T, f *fleet) *balancer {
+func startBalancer(t *testing.T, f *devFleet) *balancer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -116,7 +116,7 @@ func startBalancer(t *testing.T, f *fleet) *balancer {
 			if err != nil {
 				return
 			}
-			out, err := net.Dial("tcp", f.nodes[i%len(f.nodes)].http.Addr().String())
+			out, err := net.Dial("tcp", f.nodes[i%len(f.nodes)].publicListener.Addr().String())
 			if err != nil {
 				_ = in.Close()
 				continue

@@ -251,8 +251,8 @@ func (c *client) metric(ctx context.Context, admin, name string) (sum float64, o
 	return sum, true
 }
 
-// same fails unless both lists are equal, and says where they part.
-func same(t *testing.T, who string, got, want []string) {
+// wantSame fails unless both lists are equal, and says where they part.
+func wantSame(t *testing.T, who string, got, want []string) {
 	t.Helper()
 	for i := range min(len(got), len(want)) {
 		if got[i] != want[i] {

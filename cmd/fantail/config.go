@@ -31,16 +31,16 @@ type cli struct {
 
 // serveCmd is the configuration of a node.
 type serveCmd struct {
-	Name       string        `help:"Name of the node, which no other has, and the same after a restart (default: the host's name)."`
-	HTTP       string        `name:"http" help:"Public address." default:":4437"`
-	Admin      string        `help:"Address of metrics, health, draining and profiles; keep it private." default:"127.0.0.1:4447"`
-	AdminToken string        `name:"admin-token-file" help:"File of a bearer token that the admin address asks for, but for /livez and /readyz. Read again when it changes."`
-	AdminPprof bool          `name:"admin-pprof" help:"The admin address serves profiles (/debug/pprof/): heap dumps hold what clients sent."`
-	TLSCert    string        `name:"tls-cert" help:"File of the public address's certificates (PEM); none is no TLS. Read again every 30 s."`
-	TLSKey     string        `name:"tls-key" help:"File of the certificate's key."`
-	Grace      time.Duration `help:"Longest time that stopping takes." default:"60s"`
-	Linger     time.Duration `help:"How long a node that stops serves on before it ends readers and closes its address, so that balancers hear of it; half of the grace at most." default:"5s"`
-	Drain      time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the rest of the grace at most." default:"15s"`
+	Name           string        `help:"Name of the node, which no other has, and the same after a restart (default: the host's name)."`
+	HTTP           string        `name:"http" help:"Public address." default:":4437"`
+	Admin          string        `help:"Address of metrics, health, draining and profiles; keep it private." default:"127.0.0.1:4447"`
+	AdminTokenFile string        `name:"admin-token-file" help:"File of a bearer token that the admin address asks for, but for /livez and /readyz. Read again when it changes."`
+	AdminPprof     bool          `name:"admin-pprof" help:"The admin address serves profiles (/debug/pprof/): heap dumps hold what clients sent."`
+	TLSCert        string        `name:"tls-cert" help:"File of the public address's certificates (PEM); none is no TLS. Read again every 30 s."`
+	TLSKey         string        `name:"tls-key" help:"File of the certificate's key."`
+	Grace          time.Duration `help:"Longest time that stopping takes." default:"60s"`
+	Linger         time.Duration `help:"How long a node that stops serves on before it ends readers and closes its address, so that balancers hear of it; half of the grace at most." default:"5s"`
+	Drain          time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the rest of the grace at most." default:"15s"`
 
 	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2), http:// or https://; none is the managed S2. HTTPS_PROXY, HTTP_PROXY and NO_PROXY count."`
 	S2Token         string            `name:"s2-token" help:"Access token of S2."`
@@ -51,13 +51,13 @@ type serveCmd struct {
 	S2CreateBasins  bool              `name:"s2-create-basins" help:"Make basins that do not exist; with a template 20 together, then one each 5 s."`
 	Exclusive       bool              `help:"Nobody else writes to the streams in S2: no read sessions at all."`
 
-	LongPoll   time.Duration `help:"How long a long-poll waits." default:"20s"`
-	ColdOpens  float64       `help:"How many streams a second this node reads from S2 that are not in memory, after twice as many in a burst; requests that would wait for over a second are refused." default:"200"`
-	MaxReaders int           `help:"Most SSE and long-poll readers at once." default:"200000"`
-	AccessLog  bool          `help:"Write a line for each request to standard output."`
-	Memory     byteSize      `help:"What the process may use, such as 2GiB; caches and the collector keep to it (default: the cgroup's limit, or what GOMEMLIMIT is nine tenths of)."`
-	MaxOwn     int           `name:"max-goroutine-readers" help:"Most of them over HTTP/2 or by long-poll, which cost some 17 KB of memory each." default:"20000"`
-	Idle       time.Duration `name:"idle-timeout" help:"How long a client's connection is kept on which nothing is asked; more than balancers in front keep theirs." default:"620s"`
+	LongPoll            time.Duration `help:"How long a long-poll waits." default:"20s"`
+	ColdOpens           float64       `help:"How many streams a second this node reads from S2 that are not in memory, after twice as many in a burst; requests that would wait for over a second are refused." default:"200"`
+	MaxReaders          int           `help:"Most SSE and long-poll readers at once." default:"200000"`
+	AccessLog           bool          `help:"Write a line for each request to standard output."`
+	Memory              byteSize      `help:"What the process may use, such as 2GiB; caches and the collector keep to it (default: the cgroup's limit, or what GOMEMLIMIT is nine tenths of)."`
+	MaxGoroutineReaders int           `name:"max-goroutine-readers" help:"Most of them over HTTP/2 or by long-poll, which cost some 17 KB of memory each." default:"20000"`
+	IdleTimeout         time.Duration `name:"idle-timeout" help:"How long a client's connection is kept on which nothing is asked; more than balancers in front keep theirs." default:"620s"`
 
 	fleetFlags
 
@@ -66,9 +66,9 @@ type serveCmd struct {
 	RebalanceRate      float64 `help:"The part of its event streams that a node sends elsewhere each second." default:"0.01" group:"fleet"`
 }
 
-// node is the configuration as the packages want it; all that is wrong is
+// nodeConfig is the configuration as the packages want it; all that is wrong is
 // returned at once.
-func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
+func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	var errs []error
 	if c.Name == "" {
 		host, err := os.Hostname()
@@ -86,7 +86,7 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 			BasinTemplate: c.S2BasinTemplate, HomeBasin: c.S2HomeBasin, BasinMap: c.S2BasinMap, CreateBasins: c.S2CreateBasins,
 		},
 		shard:   shard.Config{ColdOpens: c.ColdOpens},
-		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders, MaxGoroutineReaders: c.MaxOwn, IdleTimeout: c.Idle},
+		edge:    edge.Config{LongPoll: c.LongPoll, MaxReaders: c.MaxReaders, MaxGoroutineReaders: c.MaxGoroutineReaders, IdleTimeout: c.IdleTimeout},
 		balance: edge.RebalancePolicy{Threshold: c.RebalanceThreshold, Floor: c.RebalanceFloor, Rate: c.RebalanceRate},
 		log:     log.With("node", c.Name),
 	}
@@ -94,11 +94,11 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 		errs = append(errs, errors.New("--tls-cert and --tls-key need each other"))
 	}
 	if c.TLSCert != "" {
-		cfg.tls = &keyPair{cert: c.TLSCert, key: c.TLSKey, log: cfg.log}
+		cfg.certificate = &certificateFiles{cert: c.TLSCert, key: c.TLSKey, log: cfg.log}
 	}
-	if c.AdminToken != "" {
+	if c.AdminTokenFile != "" {
 		var err error
-		if cfg.token, err = openToken(c.AdminToken, cfg.log); err != nil {
+		if cfg.adminToken, err = openTokenFile(c.AdminTokenFile, cfg.log); err != nil {
 			errs = append(errs, fmt.Errorf("--admin-token-file: %w", err))
 		}
 	}
@@ -116,9 +116,9 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 	}{
 		"--grace": {c.Grace > 0, "more than 0"}, "--linger": {c.Linger >= 0, "0 or more"},
 		"--drain": {c.Drain >= 0, "0 or more"}, "--long-poll": {c.LongPoll > 0, "more than 0"},
-		"--memory":                {c.Memory == 0 || c.Memory >= leastMemory, "512MiB or more"},
+		"--memory":                {c.Memory == 0 || c.Memory >= minMemory, "512MiB or more"},
 		"--max-readers":           {c.MaxReaders > 0, "more than 0"},
-		"--max-goroutine-readers": {c.MaxOwn > 0, "more than 0"}, "--idle-timeout": {c.Idle > 0, "more than 0"},
+		"--max-goroutine-readers": {c.MaxGoroutineReaders > 0, "more than 0"}, "--idle-timeout": {c.IdleTimeout > 0, "more than 0"},
 		"--cold-opens":          {c.ColdOpens > 0, "more than 0"},
 		"--rebalance-threshold": {c.RebalanceThreshold >= 0, "0 or more"}, "--rebalance-floor": {c.RebalanceFloor >= 0, "0 or more"},
 		"--rebalance-rate": {c.RebalanceRate > 0 && c.RebalanceRate <= 1, "more than 0, and 1 at most"},
@@ -127,14 +127,14 @@ func (c *serveCmd) node(log *slog.Logger) (nodeConfig, error) {
 			errs = append(errs, fmt.Errorf("%s: want %s", flag, v.want))
 		}
 	}
-	errs = append(errs, s2Mistakes(&cfg.s2)...)
+	errs = append(errs, checkS2Settings(&cfg.s2)...)
 	fleet, wrong := c.fleetConfig(c.Name, c.HTTP)
 	cfg.fleet, errs = fleet, append(errs, wrong...)
 	return cfg, errors.Join(errs...)
 }
 
-// s2Mistakes is what is wrong with the settings for S2, each under its flag and its variable.
-func s2Mistakes(c *s2.Config) (errs []error) {
+// checkS2Settings is what is wrong with the settings for S2, each under its flag and its variable.
+func checkS2Settings(c *s2.Config) (errs []error) {
 	for _, m := range c.Check() {
 		name := "s2-" + m.Setting
 		errs = append(errs, fmt.Errorf("--%s (%s): %w", name, variableOf(name), m.Err))
@@ -144,19 +144,19 @@ func s2Mistakes(c *s2.Config) (errs []error) {
 
 // newParser reads flags into c, and variables for those that are not given.
 func newParser(c *cli) (*kong.Kong, error) {
-	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": thisBuild().String()},
+	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": currentBuild().String()},
 		kong.Description("Live, resumable streams for very many readers, kept in S2."),
 		kong.PostBuild(func(k *kong.Kong) error {
 			eachFlag(k.Model, func(f *kong.Flag) {
-				f.Envs = []string{variable(f)}
+				f.Envs = []string{variableOfFlag(f)}
 				f.Tag.Envs = f.Envs
 			})
 			return nil
 		}))
 }
 
-// variable is a flag's name as a variable: FANTAIL_S2_TOKEN for s2-token.
-func variable(f *kong.Flag) string { return variableOf(f.Name) }
+// variableOfFlag is a flag's name as a variable: FANTAIL_S2_TOKEN for s2-token.
+func variableOfFlag(f *kong.Flag) string { return variableOf(f.Name) }
 
 func variableOf(flag string) string {
 	return "FANTAIL_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
@@ -172,23 +172,23 @@ func eachFlag(m *kong.Application, fn func(*kong.Flag)) {
 	})
 }
 
-// ofService is the variables that Kubernetes sets in every pod for a Service named fantail or
+// serviceVariable is the variables that Kubernetes sets in every pod for a Service named fantail or
 // fantail-…. A port of its is a URL there, so FANTAIL_ADMN_PORT=4447 is still a misspelt
 // setting.
-var ofService = regexp.MustCompile(`^FANTAIL(_[A-Z0-9]+)*_(` +
+var serviceVariable = regexp.MustCompile(`^FANTAIL(_[A-Z0-9]+)*_(` +
 	`SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)=` +
 	`|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://` +
 	`|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=)`)
 
-// unknownVariables refuses a FANTAIL_ variable that no flag has: a misspelt
+// checkVariables refuses a FANTAIL_ variable that no flag has: a misspelt
 // setting must not be a silent default.
-func unknownVariables(m *kong.Application, environ []string) error {
+func checkVariables(m *kong.Application, environ []string) error {
 	known := map[string]bool{}
-	eachFlag(m, func(f *kong.Flag) { known[variable(f)] = true })
+	eachFlag(m, func(f *kong.Flag) { known[variableOfFlag(f)] = true })
 	var errs []error
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, "FANTAIL_") && !known[name] && !ofService.MatchString(kv) {
+		if strings.HasPrefix(name, "FANTAIL_") && !known[name] && !serviceVariable.MatchString(kv) {
 			errs = append(errs, fmt.Errorf("%s: no such setting", name))
 		}
 	}

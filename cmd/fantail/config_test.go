@@ -8,7 +8,7 @@ import (
 )
 
 // A setting that does not exist is an error, not a silent default.
-func TestUnknownSettings(t *testing.T) {
+func TestUnknownSettingsAreErrors(t *testing.T) {
 	for _, c := range []struct {
 		args, environ []string
 		want          string
@@ -31,7 +31,7 @@ func TestUnknownSettings(t *testing.T) {
 
 // What Kubernetes sets for Services named fantail and fantail-s2 is no setting, even where it
 // has the name of one of another command.
-func TestVariablesOfServices(t *testing.T) {
+func TestVariablesOfKubernetesServicesAreIgnored(t *testing.T) {
 	var environ []string
 	for prefix, port := range map[string]string{"FANTAIL": "4437", "FANTAIL_HTTP": "4437", "FANTAIL_S2": "4430", "FANTAIL_A_1": "53"} {
 		for _, kv := range []string{
@@ -70,12 +70,12 @@ func TestVariableSetsFlag(t *testing.T) {
 	}
 }
 
-func TestAllErrorsAtOnce(t *testing.T) {
+func TestAllWrongSettingsAreReportedTogether(t *testing.T) {
 	c := serveCmd{
 		HTTP: "nowhere", Admin: "x", fleetFlags: fleetFlags{Join: []string{"http://a"}, Cluster: "c", Secret: []string{"zz"}},
 		Grace: -time.Second, Linger: -time.Second, MaxReaders: -1, RebalanceRate: 2,
 	}
-	_, err := c.node(slog.New(slog.DiscardHandler))
+	_, err := c.nodeConfig(slog.New(slog.DiscardHandler))
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -90,7 +90,7 @@ func TestAllErrorsAtOnce(t *testing.T) {
 }
 
 // What is wrong with S2's settings is told under the flag and the variable, without the token.
-func TestS2Mistakes(t *testing.T) {
+func TestWrongS2SettingsNameFlagAndVariable(t *testing.T) {
 	for want, c := range map[string]serveCmd{
 		"--s2-endpoint (FANTAIL_S2_ENDPOINT): ":             {S2Endpoint: "ftp://s2", S2Basin: "fantail-dev"},
 		"--s2-token (FANTAIL_S2_TOKEN): ":                   {S2Endpoint: "http://s2", S2Token: "very secret", S2Basin: "fantail-dev"},
@@ -98,7 +98,7 @@ func TestS2Mistakes(t *testing.T) {
 		"--s2-basin-template (FANTAIL_S2_BASIN_TEMPLATE): ": {S2Endpoint: "http://s2", S2BasinTemplate: "{project}"},
 		"--s2-basin-map (FANTAIL_S2_BASIN_MAP): ":           {S2Endpoint: "http://s2", S2BasinMap: map[string]string{"p": "X"}},
 	} {
-		_, err := c.node(slog.New(slog.DiscardHandler))
+		_, err := c.nodeConfig(slog.New(slog.DiscardHandler))
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "very secret") {
 			t.Errorf("%v, want %s", err, want)
 		}
@@ -106,7 +106,7 @@ func TestS2Mistakes(t *testing.T) {
 }
 
 // A project for which there is no basin is the client's mistake.
-func TestProjectWithoutBasin(t *testing.T) {
+func TestProjectWithoutBasinIsTheClientsMistake(t *testing.T) {
 	var c cli
 	parser, err := newParser(&c)
 	if err != nil {
@@ -117,7 +117,7 @@ func TestProjectWithoutBasin(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := c.Serve.node(slog.New(slog.DiscardHandler))
+	cfg, err := c.Serve.nodeConfig(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,13 +125,13 @@ func TestProjectWithoutBasin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = n.halt(nil) }()
+	defer func() { _ = n.stopWithinGrace(nil) }()
 	client := newClient(t)
 	for _, path := range []string{"wp-login.php", "other/x", "Known/x"} {
-		a := client.must(t, 404, "GET", "http://"+n.http.Addr().String()+"/v1/stream/"+path, "")
+		a := client.must(t, 404, "GET", "http://"+n.publicListener.Addr().String()+"/v1/stream/"+path, "")
 		if !strings.Contains(string(a.body), "no-such-project") {
 			t.Errorf("%s: %s", path, a.body)
 		}
 	}
-	client.must(t, 503, "GET", "http://"+n.http.Addr().String()+"/v1/stream/known/x", "")
+	client.must(t, 503, "GET", "http://"+n.publicListener.Addr().String()+"/v1/stream/known/x", "")
 }

@@ -49,7 +49,7 @@ func settingsOf(t *testing.T) (names map[string]bool, ports map[string]string) {
 			continue
 		}
 		for _, f := range slices.Concat(parser.Model.Flags, n.Flags) {
-			names["--"+f.Name], names[variable(f)] = true, true
+			names["--"+f.Name], names[variableOfFlag(f)] = true, true
 			if _, port, err := net.SplitHostPort(f.Default); err == nil {
 				ports[f.Name] = port
 			}
@@ -59,7 +59,7 @@ func settingsOf(t *testing.T) (names map[string]bool, ports map[string]string) {
 }
 
 // The manifest starts nodes with settings that exist and fit each other.
-func TestKubernetesSettings(t *testing.T) {
+func TestKubernetesManifestSettingsExist(t *testing.T) {
 	text := manifest(t, "kubernetes.yaml")
 	names, _ := settingsOf(t)
 	for _, name := range regexp.MustCompile(`FANTAIL_[A-Z0-9_]+|--[a-z][a-z0-9-]*`).FindAllString(text, -1) {
@@ -85,10 +85,10 @@ func TestKubernetesSettings(t *testing.T) {
 	if _, err := parser.Parse([]string{one(t, text, `args: \[(\w+)\]`)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := unknownVariables(parser.Model, environ); err != nil {
+	if err := checkVariables(parser.Model, environ); err != nil {
 		t.Error(err)
 	}
-	cfg, err := c.Serve.node(slog.New(slog.DiscardHandler))
+	cfg, err := c.Serve.nodeConfig(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,13 +97,13 @@ func TestKubernetesSettings(t *testing.T) {
 		t.Errorf("nodes are killed after %v, within their grace of %v", patience, cfg.grace)
 	}
 	limit, _ := strconv.Atoi(one(t, text, `limits: \{ memory: (\d+)Gi`))
-	if strings.Contains(text, "GOMEMLIMIT") || pool(int64(limit)<<30) < 1<<30 {
+	if strings.Contains(text, "GOMEMLIMIT") || budgetPool(int64(limit)<<30) < 1<<30 {
 		t.Errorf("the limit of %d GiB is not what the budgets follow, or leaves them little", limit)
 	}
 }
 
 // The manifest has all that a fleet needs, and its ports are the nodes'.
-func TestKubernetesObjects(t *testing.T) {
+func TestKubernetesManifestIsComplete(t *testing.T) {
 	text := manifest(t, "kubernetes.yaml")
 	var kinds []string
 	services := map[string]string{}
@@ -145,7 +145,7 @@ func TestKubernetesObjects(t *testing.T) {
 }
 
 // The compose file and the image agree with the command.
-func TestImage(t *testing.T) {
+func TestComposeFileAndImageAgree(t *testing.T) {
 	names, ports := settingsOf(t)
 	for _, name := range regexp.MustCompile(`FANTAIL_[A-Z0-9_]+`).FindAllString(manifest(t, "compose.yaml"), -1) {
 		if !names[name] {

@@ -3,8 +3,8 @@
 // # What it owns
 //
 // Configuration (config.go: flags, FANTAIL_ variables, nothing else), how a node is put
-// together and taken apart (node.go), its admin address (admin.go, and guard.go for whom it
-// refuses), the process's log and signals (log.go, process.go), and the commands:
+// together and taken apart (node.go), its admin address (admin.go, and admin_guard.go for whom it
+// refuses), the process's log and signals (log.go, signals.go), and the commands:
 // serve (one node), dev (a fleet on loopback, in one process), s2 (the embedded S2).
 //
 // # The life of a node
@@ -23,12 +23,12 @@
 //  2. A setting that does not exist is an error, and so is a value that cannot be; all of
 //     them are told at once, before anything listens.
 //  3. Metrics, health and profiles are never on the public address. The admin address serves no
-//     page of another origin, and holds adminConns connections at most.
+//     page of another origin, and holds maxAdminConns connections at most.
 //  4. Whatever was opened before an error is closed again.
-//  5. While few descriptors are free (files.go) readers are refused, then nobody is accepted at the
+//  5. While few descriptors are free (open_files.go) readers are refused, then nobody is accepted at the
 //     public address: the admin address, the other nodes and S2 always get theirs.
 //  6. No log line is written faster than the limiter lets it, and none holds anybody up for
-//     longer than logPatience: the node outlives whatever reads its log.
+//     longer than logWriteTimeout: the node outlives whatever reads its log.
 //
 // # Goroutines
 //

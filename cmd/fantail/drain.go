@@ -13,24 +13,24 @@ import (
 // last one.
 type departure struct {
 	mu     sync.Mutex
-	state  departState
+	state  drainState
 	since  time.Time          // when readiness went off; zero: it did not
 	final  bool               // the node stops
 	cancel context.CancelFunc // of an operator's
 	done   chan struct{}      // closed when that has ended
 }
 
-// departState is what GET /admin/drain answers. Closed set.
-type departState string
+// drainState is what GET /admin/drain answers. Closed set.
+type drainState string
 
 const (
-	stateServing  departState = "serving"
-	stateDraining departState = "draining"
-	stateDrained  departState = "drained" // no streams and no readers; requests are still served
+	stateServing  drainState = "serving"
+	stateDraining drainState = "draining"
+	stateDrained  drainState = "drained" // no streams and no readers; requests are still served
 )
 
-// get tells the state, and whether it is the last one.
-func (d *departure) get() (s departState, final bool) {
+// current tells the state, and whether it is the last one.
+func (d *departure) current() (s drainState, final bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.state == "" {
@@ -51,11 +51,11 @@ func (n *node) depart(ctx context.Context) error {
 	}
 	var errs []error
 	if n.relay != nil {
-		n.now.Store("handing streams over")
+		n.stopStep.Store("handing streams over")
 		errs = append(errs, n.relay.Leave(ctx))
 	}
-	if left := n.leaving.left(n.cfg.linger); left > 0 {
-		n.now.Store("serving on")
+	if left := n.departure.remaining(n.cfg.linger); left > 0 {
+		n.stopStep.Store("serving on")
 		select {
 		case <-time.After(left):
 		case <-ctx.Done():
@@ -63,7 +63,7 @@ func (n *node) depart(ctx context.Context) error {
 		}
 	}
 	if n.edge != nil {
-		n.now.Store("ending readers")
+		n.stopStep.Store("ending readers")
 		window := min(n.cfg.drain, (n.cfg.grace-n.cfg.linger)/2)
 		if n.relay == nil { // there is no other node to go to: be back soon
 			window = 0
@@ -73,17 +73,17 @@ func (n *node) depart(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// left is what is left of a time from when readiness went off.
-func (d *departure) left(of time.Duration) time.Duration {
+// remaining is what is left of a time from when readiness went off.
+func (d *departure) remaining(of time.Duration) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return of - time.Since(d.since)
 }
 
-// drain has the node depart in the background.
-func (n *node) drain() {
-	began, readers, streams := time.Now(), n.edge.Readers(), n.gauge("fantail_owned_streams")
-	d := &n.leaving
+// startDrain has the node depart in the background.
+func (n *node) startDrain() {
+	began, readers, streams := time.Now(), n.edge.Readers(), n.metricSum("fantail_owned_streams")
+	d := &n.departure
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.final || d.cancel != nil {
@@ -103,15 +103,15 @@ func (n *node) drain() {
 			d.state = stateDrained
 		}
 		d.mu.Unlock()
-		n.cfg.log.Info("drained", "in", time.Since(began).Round(time.Millisecond), "readers", n.edge.Readers(), "streams", n.gauge("fantail_owned_streams"))
+		n.cfg.log.Info("drained", "in", time.Since(began).Round(time.Millisecond), "readers", n.edge.Readers(), "streams", n.metricSum("fantail_owned_streams"))
 	}()
 }
 
 var errStopping = errors.New("the node is stopping")
 
-// undrain takes drain back.
-func (n *node) undrain() error {
-	d := &n.leaving
+// cancelDrain takes drain back.
+func (n *node) cancelDrain() error {
+	d := &n.departure
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -120,7 +120,7 @@ func (n *node) undrain() error {
 	case d.cancel == nil:
 		return nil
 	}
-	switch mine := d.abandon(); {
+	switch mine := d.cancelLocked(); {
 	case d.final:
 		return errStopping
 	case !mine:
@@ -135,9 +135,9 @@ func (n *node) undrain() error {
 	return nil
 }
 
-// abandon ends an operator's departure, under mu, which it gives up meanwhile: somebody else
+// cancelLocked ends an operator's departure, under mu, which it gives up meanwhile: somebody else
 // may have done the same since, and not mine, or have begun the last one.
-func (d *departure) abandon() (mine bool) {
+func (d *departure) cancelLocked() (mine bool) {
 	if d.cancel == nil {
 		return false
 	}
@@ -153,36 +153,36 @@ func (d *departure) abandon() (mine bool) {
 	return true
 }
 
-// end makes the departure the last one.
-func (d *departure) end() {
+// makeFinal makes the departure the last one.
+func (d *departure) makeFinal() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.final, d.state = true, stateDraining
 	if d.since.IsZero() {
 		d.since = time.Now()
 	}
-	d.abandon()
+	d.cancelLocked()
 }
 
-// drainRoute is /admin/drain: GET tells, POST drains, DELETE takes it back.
-func (n *node) drainRoute(w http.ResponseWriter, r *http.Request) {
+// handleDrain is /admin/drain: GET tells, POST drains, DELETE takes it back.
+func (n *node) handleDrain(w http.ResponseWriter, r *http.Request) {
 	code := http.StatusOK
 	switch r.Method {
 	case http.MethodPost:
-		n.drain()
+		n.startDrain()
 		code = http.StatusAccepted
 	case http.MethodDelete:
-		if err := n.undrain(); err != nil {
+		if err := n.cancelDrain(); err != nil {
 			http.Error(w, err.Error(), http.StatusConflict)
 			return
 		}
 	}
-	state, _ := n.leaving.get()
+	state, _ := n.departure.current()
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(struct {
-		State   departState `json:"state"`
-		Readers int         `json:"readers"`
-		Streams float64     `json:"streams"`
-	}{state, n.edge.Readers(), n.gauge("fantail_owned_streams")})
+		State   drainState `json:"state"`
+		Readers int        `json:"readers"`
+		Streams float64    `json:"streams"`
+	}{state, n.edge.Readers(), n.metricSum("fantail_owned_streams")})
 }

@@ -18,11 +18,11 @@ import (
 
 // An operator drains a node and takes it back: meanwhile it owns nothing, has no readers
 // and serves whoever asks; nobody loses anything.
-func TestAdminDrain(t *testing.T) {
+func TestDrainAndItsCancellationLoseNothing(t *testing.T) {
 	f := startFleet(t, 3)
 	c := newClient(t)
 	f.nodes[0].cfg.drain = time.Second
-	admin := "http://" + f.nodes[0].adminAt.Addr().String()
+	admin := "http://" + f.nodes[0].adminListener.Addr().String()
 	c.must(t, 201, "PUT", f.url(0, "s"), "", ofJSON...)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -59,7 +59,7 @@ func TestAdminDrain(t *testing.T) {
 	})
 	state("POST", 202) // again
 	c.must(t, 503, "GET", admin+"/readyz", "")
-	if v := f.nodes[0].gauge("fantail_owners"); v != 2 {
+	if v := f.nodes[0].metricSum("fantail_owners"); v != 2 {
 		t.Errorf("%v nodes own streams", v)
 	}
 	if s, _ := state("DELETE", 200); s != "serving" {
@@ -68,7 +68,7 @@ func TestAdminDrain(t *testing.T) {
 	eventually(t, 20*time.Second, "it is back", func() bool {
 		write()
 		a, err := c.do(ctx, "GET", admin+"/readyz", "")
-		return err == nil && a.status == 200 && f.nodes[0].gauge("fantail_owners") == 3
+		return err == nil && a.status == 200 && f.nodes[0].metricSum("fantail_owners") == 3
 	})
 	write()
 	c.must(t, 204, "POST", f.url(0, "s"), "", "Stream-Closed", "true")
@@ -82,21 +82,21 @@ func TestAdminDrain(t *testing.T) {
 
 // An operator who takes a drain back while the node begins to stop takes nothing of that
 // back; of two who take the same drain back one does.
-func TestUndrainMeetsTheEnd(t *testing.T) {
+func TestCancellingADrainWhileTheNodeStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, final := range []bool{true, false} {
 			ended := make(chan struct{})
 			var log bytes.Buffer
 			n := &node{cfg: nodeConfig{log: slog.New(slog.NewTextHandler(&log, nil))}, edge: edge.New(edge.Config{}, nil)}
 			defer n.edge.Close()
-			n.leaving = departure{state: stateDraining, cancel: func() {}, done: ended}
+			n.departure = departure{state: stateDraining, cancel: func() {}, done: ended}
 			back := make(chan error, 2)
-			go func() { back <- n.undrain() }()
+			go func() { back <- n.cancelDrain() }()
 			synctest.Wait()
 			if final {
-				go n.leaving.end()
+				go n.departure.makeFinal()
 			} else {
-				go func() { back <- n.undrain() }()
+				go func() { back <- n.cancelDrain() }()
 			}
 			synctest.Wait()
 			close(ended)
@@ -105,8 +105,8 @@ func TestUndrainMeetsTheEnd(t *testing.T) {
 			if err := <-back; !errors.Is(err, want) {
 				t.Errorf("%v, want %v", err, want)
 			}
-			state, _ := n.leaving.get()
-			if want := map[bool]departState{true: stateDraining, false: stateServing}[final]; state != want {
+			state, _ := n.departure.current()
+			if want := map[bool]drainState{true: stateDraining, false: stateServing}[final]; state != want {
 				t.Errorf("%s, want %s", state, want)
 			}
 			if got := strings.Count(log.String(), "serving again"); got != backs {

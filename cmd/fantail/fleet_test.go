@@ -10,7 +10,7 @@ import (
 )
 
 // startFleet is `fantail dev --nodes n` on free ports.
-func startFleet(t *testing.T, n int) *fleet {
+func startFleet(t *testing.T, n int) *devFleet {
 	t.Helper()
 	c := devCmd{Nodes: n, LongPoll: 20 * time.Second}
 	f, err := c.start(t.Context(), slog.New(slog.DiscardHandler))
@@ -25,20 +25,20 @@ func startFleet(t *testing.T, n int) *fleet {
 	return f
 }
 
-func (f *fleet) url(i int, stream string) string {
-	return "http://" + f.nodes[i%len(f.nodes)].http.Addr().String() + "/v1/stream/" + stream
+func (f *devFleet) url(i int, stream string) string {
+	return "http://" + f.nodes[i%len(f.nodes)].publicListener.Addr().String() + "/v1/stream/" + stream
 }
 
-func (f *fleet) sum(name string) (sum float64) {
+func (f *devFleet) sum(name string) (sum float64) {
 	for _, n := range f.nodes {
-		sum += n.gauge(name)
+		sum += n.metricSum(name)
 	}
 	return sum
 }
 
 // The main job: three nodes, one stream, a hundred SSE readers on each, writers on
 // all: everybody gets everything once, in order, and S2 sees one read session.
-func TestFleet(t *testing.T) {
+func TestFleetDeliversOnceInOrderWithOneSession(t *testing.T) {
 	f := startFleet(t, 3)
 	c := newClient(t)
 	c.must(t, 201, "PUT", f.url(0, "main"), "", "Content-Type", "application/json")
@@ -82,7 +82,7 @@ func TestFleet(t *testing.T) {
 	stop()
 	ended()
 	for i, r := range readers {
-		same(t, fmt.Sprintf("reader %d", i), r.got, all)
+		wantSame(t, fmt.Sprintf("reader %d", i), r.got, all)
 		if r.tries != 1 {
 			t.Errorf("reader %d connected %d times", i, r.tries)
 		}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// doomed is three nodes of which the owner of a stream will be killed.
-type doomed struct {
+// killableFleet is three nodes of which the owner of a stream will be killed.
+type killableFleet struct {
 	*processes
 	*client
 	t     *testing.T
@@ -20,10 +20,10 @@ type doomed struct {
 	dead  atomic.Bool
 }
 
-// doom starts the processes and makes the stream.
-func doom(t *testing.T, stream, body string, header ...string) *doomed {
+// startKillableFleet starts the processes and makes the stream.
+func startKillableFleet(t *testing.T, stream, body string, header ...string) *killableFleet {
 	t.Helper()
-	d := &doomed{processes: startProcesses(t, 3), client: newClient(t), t: t, owner: -1}
+	d := &killableFleet{processes: startProcesses(t, 3), client: newClient(t), t: t, owner: -1}
 	d.must(t, 201, "PUT", d.url(0, stream), body, header...)
 	for i, p := range d.nodes {
 		if v, _ := d.metric(t.Context(), p.addr("admin"), "fantail_owned_streams"); v == 1 {
@@ -36,15 +36,15 @@ func doom(t *testing.T, stream, body string, header ...string) *doomed {
 	return d
 }
 
-// living is a stream at a node that a balancer would choose.
-func (d *doomed) living(i int, stream string) string {
+// urlOfLiving is a stream at a node that a balancer would choose.
+func (d *killableFleet) urlOfLiving(i int, stream string) string {
 	if i%3 == d.owner && d.dead.Load() {
 		i++
 	}
 	return d.url(i, stream)
 }
 
-func (d *doomed) kill() {
+func (d *killableFleet) kill() {
 	d.t.Helper()
 	d.dead.Store(true)
 	if err := d.nodes[d.owner].cmd.Process.Kill(); err != nil {
@@ -52,14 +52,14 @@ func (d *doomed) kill() {
 	}
 }
 
-// surely sends a request that is safe to repeat until some node has an answer to it,
+// mustEventually sends a request that is safe to repeat until some node has an answer to it,
 // and wants one of statuses.
-func (d *doomed) surely(method string, i int, stream, body string, statuses []int, header ...string) answer {
+func (d *killableFleet) mustEventually(method string, i int, stream, body string, statuses []int, header ...string) answer {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), 60*time.Second)
 	defer cancel()
 	for ; ctx.Err() == nil; i++ {
-		a, err := d.do(ctx, method, d.living(i, stream), body, header...)
+		a, err := d.do(ctx, method, d.urlOfLiving(i, stream), body, header...)
 		if err == nil && a.status < 500 && a.status != http.StatusTooManyRequests {
 			for _, s := range statuses {
 				if a.status == s {
@@ -79,7 +79,7 @@ func (d *doomed) surely(method string, i int, stream, body string, statuses []in
 // acknowledged is whole; the source stays for them, and goes with the last.
 func TestForksWhileOwnerIsKilled(t *testing.T) {
 	t.Parallel()
-	d := doom(t, "source", `["a","b","c"]`, ofJSON...)
+	d := startKillableFleet(t, "source", `["a","b","c"]`, ofJSON...)
 	const forks = 48
 	name := func(i int) string { return fmt.Sprint("fork-", i) }
 	source := "/v1/stream/" + d.run + "/source"
@@ -89,7 +89,7 @@ func TestForksWhileOwnerIsKilled(t *testing.T) {
 	for w := range 6 {
 		making.Go(func() {
 			for i := w; i < forks; i += 6 {
-				d.surely("PUT", i, name(i), fmt.Sprintf(`["own-%d"]`, i), []int{200, 201}, "Stream-Forked-From", source)
+				d.mustEventually("PUT", i, name(i), fmt.Sprintf(`["own-%d"]`, i), []int{200, 201}, "Stream-Forked-From", source)
 				if made.Add(1) == forks/2 {
 					close(half)
 				}
@@ -102,32 +102,32 @@ func TestForksWhileOwnerIsKilled(t *testing.T) {
 	check := func(when string) {
 		for i := range forks {
 			for n := range 2 {
-				same(t, fmt.Sprint(when, ", ", name(i)), d.readAll(t, d.living(d.owner+n, name(i))), []string{"a", "b", "c", fmt.Sprint("own-", i)})
+				wantSame(t, fmt.Sprint(when, ", ", name(i)), d.readAll(t, d.urlOfLiving(d.owner+n, name(i))), []string{"a", "b", "c", fmt.Sprint("own-", i)})
 			}
 		}
 	}
 	check("after the kill")
-	d.surely("DELETE", 1, "source", "", []int{204})
+	d.mustEventually("DELETE", 1, "source", "", []int{204})
 	check("without the source")
-	d.surely("GET", 2, "source", "", []int{410})
+	d.mustEventually("GET", 2, "source", "", []int{410})
 	for i := range forks {
-		d.surely("DELETE", i, name(i), "", []int{204, 404})
+		d.mustEventually("DELETE", i, name(i), "", []int{204, 404})
 	}
 	// At once, unless the kill left a reference behind that belongs to no fork: that is
 	// looked into after half a minute.
 	began := time.Now()
 	eventually(t, 60*time.Second, "the source is gone for good", func() bool {
-		a, err := d.do(t.Context(), "HEAD", d.living(1, "source"), "")
+		a, err := d.do(t.Context(), "HEAD", d.urlOfLiving(1, "source"), "")
 		return err == nil && a.status == http.StatusNotFound
 	})
 	t.Logf("the source went after %v", time.Since(began).Round(time.Millisecond))
-	d.surely("PUT", 0, "source", `["anew"]`, []int{201}, ofJSON...)
+	d.mustEventually("PUT", 0, "source", `["anew"]`, []int{201}, ofJSON...)
 }
 
 // A duplicate is a duplicate after the owner's death as well; a fresh epoch fences.
 func TestProducersWhenOwnerIsKilled(t *testing.T) {
 	t.Parallel()
-	d := doom(t, "produced", "", ofJSON...)
+	d := startKillableFleet(t, "produced", "", ofJSON...)
 	const producers, writes = 20, 6
 	tuple := func(p, epoch, seq int) []string {
 		return append([]string{"Producer-Id", fmt.Sprint("p", p), "Producer-Epoch", fmt.Sprint(epoch), "Producer-Seq", fmt.Sprint(seq)}, ofJSON...)
@@ -140,16 +140,16 @@ func TestProducersWhenOwnerIsKilled(t *testing.T) {
 	d.kill()
 	for p := range producers {
 		for seq := range writes {
-			a := d.surely("POST", p+seq, "produced", `"twice"`, []int{204}, tuple(p, 0, seq)...)
+			a := d.mustEventually("POST", p+seq, "produced", `"twice"`, []int{204}, tuple(p, 0, seq)...)
 			if got := a.header.Get("Producer-Seq"); got != fmt.Sprint(writes-1) {
 				t.Errorf("p%d-%d: highest seq %q", p, seq, got)
 			}
 		}
-		d.surely("POST", p, "produced", `"gap"`, []int{409}, tuple(p, 0, writes+1)...)
+		d.mustEventually("POST", p, "produced", `"gap"`, []int{409}, tuple(p, 0, writes+1)...)
 	}
-	checkOnceInOrder(t, d.readAll(t, d.living(0, "produced")), producers, writes)
-	d.surely("POST", 0, "produced", `"new"`, []int{200}, tuple(0, 1, 0)...)
-	a := d.surely("POST", 1, "produced", `"old"`, []int{403}, tuple(0, 0, writes)...)
+	checkOnceInOrder(t, d.readAll(t, d.urlOfLiving(0, "produced")), producers, writes)
+	d.mustEventually("POST", 0, "produced", `"new"`, []int{200}, tuple(0, 1, 0)...)
+	a := d.mustEventually("POST", 1, "produced", `"old"`, []int{403}, tuple(0, 0, writes)...)
 	if a.header.Get("Producer-Epoch") != "1" {
 		t.Errorf("fenced by epoch %q", a.header.Get("Producer-Epoch"))
 	}
@@ -159,7 +159,7 @@ func TestProducersWhenOwnerIsKilled(t *testing.T) {
 // see each of them whole or not at all, never in part, and later appends work.
 func TestLargeAppendsWhileOwnerIsKilled(t *testing.T) {
 	t.Parallel()
-	d := doom(t, "large", "", ofJSON...)
+	d := startKillableFleet(t, "large", "", ofJSON...)
 	const elements = 20_000
 	array := func(n int) string {
 		return "[" + strings.Repeat(fmt.Sprintf(`"%d-%s",`, n, strings.Repeat("x", 100)), elements-1) + fmt.Sprintf(`"%d-last"]`, n)
@@ -169,7 +169,7 @@ func TestLargeAppendsWhileOwnerIsKilled(t *testing.T) {
 	first := make(chan struct{})
 	for n := range outcomes {
 		writing.Go(func() {
-			a, err := d.do(t.Context(), "POST", d.living(d.owner+1+n%2, "large"), array(n), ofJSON...)
+			a, err := d.do(t.Context(), "POST", d.urlOfLiving(d.owner+1+n%2, "large"), array(n), ofJSON...)
 			if err == nil {
 				outcomes[n] = a.status
 			}
@@ -181,8 +181,8 @@ func TestLargeAppendsWhileOwnerIsKilled(t *testing.T) {
 	<-first // the others are on their way
 	d.kill()
 	writing.Wait()
-	d.surely("POST", 0, "large", `"next"`, []int{204}, ofJSON...)
-	all := d.readAll(t, d.living(0, "large"))
+	d.mustEventually("POST", 0, "large", `"next"`, []int{204}, ofJSON...)
+	all := d.readAll(t, d.urlOfLiving(0, "large"))
 	counts, at := map[string]int{}, ""
 	for i, m := range all {
 		n, _, _ := strings.Cut(m, "-")
@@ -205,7 +205,7 @@ func TestLargeAppendsWhileOwnerIsKilled(t *testing.T) {
 }
 
 // Bodies at and around every limit, through any node; and one beyond.
-func TestLargeAppends(t *testing.T) {
+func TestBodiesAroundEveryLimit(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
 	c := newClient(t)

@@ -14,17 +14,17 @@ import (
 const (
 	// logWindow is the time that the bounds below are for.
 	logWindow = 10 * time.Second
-	// logLines is how many lines of one message pass in a window; at debug, which somebody asked
-	// for, debugLines.
-	logLines   = 10
-	debugLines = 1000
-	// logSame is how many of them may have the same error.
-	logSame = 3
-	// logKeys bounds the messages, and the errors, that are counted apart. What comes beyond is
+	// maxLines is how many lines of one message pass in a window; at debug, which somebody asked
+	// for, maxDebugLines.
+	maxLines      = 10
+	maxDebugLines = 1000
+	// maxSameError is how many of them may have the same error.
+	maxSameError = 3
+	// maxLogKeys bounds the messages, and the errors, that are counted apart. What comes beyond is
 	// counted as one message a level.
-	logKeys = 256
-	// logPatience is how long a line waits for whatever reads the log.
-	logPatience = 100 * time.Millisecond
+	maxLogKeys = 256
+	// logWriteTimeout is how long a line waits for whatever reads the log.
+	logWriteTimeout = 100 * time.Millisecond
 )
 
 // logFormat is text or json.
@@ -32,7 +32,7 @@ type logFormat string
 
 // newLogger returns the process's logger. No line of it can flood the log, or hold the process up.
 func newLogger(level slog.Level, format string) *slog.Logger {
-	out := &outlet{w: os.Stderr, say: slog.New(newHandler(os.Stderr, level, format))}
+	out := &lossyWriter{w: os.Stderr, lossLogger: slog.New(newHandler(os.Stderr, level, format))}
 	return slog.New(newLimiter(newHandler(out, level, format)))
 }
 
@@ -44,38 +44,38 @@ func newHandler(w io.Writer, level slog.Level, format string) slog.Handler {
 	return slog.NewTextHandler(w, opts)
 }
 
-// outlet writes lines to w for as long as w takes them. A pipe that nobody empties would stop
-// every goroutine that has something to say: a line waits for logPatience, and while that line is
+// lossyWriter writes lines to w for as long as w takes them. A pipe that nobody empties would stop
+// every goroutine that has something to say: a line waits for logWriteTimeout, and while that line is
 // under way all others are dropped and counted. An error of w is nobody's business: the log is
 // lost then, and the node is not.
-type outlet struct {
-	w   io.Writer
-	say *slog.Logger // writes to w how many lines were dropped
+type lossyWriter struct {
+	w          io.Writer
+	lossLogger *slog.Logger // writes to w how many lines were dropped
 
-	mu   sync.Mutex
-	busy bool // a line is under way
-	lost int
+	mu      sync.Mutex
+	writing bool // a line is under way
+	dropped int
 }
 
 // Write implements io.Writer.
-func (o *outlet) Write(line []byte) (int, error) {
+func (o *lossyWriter) Write(line []byte) (int, error) {
 	o.mu.Lock()
-	if o.busy {
-		o.lost++
+	if o.writing {
+		o.dropped++
 		o.mu.Unlock()
 		return len(line), nil
 	}
-	o.busy = true
+	o.writing = true
 	o.mu.Unlock()
 	whole := append([]byte(nil), line...)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_, _ = o.w.Write(whole)
-		for o.lag() {
+		for o.reportDropped() {
 		}
 	}()
-	t := time.NewTimer(logPatience)
+	t := time.NewTimer(logWriteTimeout)
 	defer t.Stop()
 	select {
 	case <-done:
@@ -84,29 +84,29 @@ func (o *outlet) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// lag tells of lines that were dropped while one was under way; false: there are none.
-func (o *outlet) lag() bool {
+// reportDropped tells of lines that were dropped while one was under way; false: there are none.
+func (o *lossyWriter) reportDropped() bool {
 	o.mu.Lock()
-	lost := o.lost
-	o.lost = 0
-	o.busy = lost > 0
+	lost := o.dropped
+	o.dropped = 0
+	o.writing = lost > 0
 	o.mu.Unlock()
 	if lost > 0 {
-		o.say.Warn("log lines were lost: nobody took them", "lines", lost)
+		o.lossLogger.Warn("log lines were lost: nobody took them", "lines", lost)
 	}
 	return lost > 0
 }
 
-// limiter passes records on to a handler, of each message no more than logLines in logWindow. Of
+// logLimiter passes records on to a handler, of each message no more than maxLines in logWindow. Of
 // what it drops the last is passed on when the window ends, with the count. It holds at most
-// logKeys windows, and two records in each.
-type limiter struct {
+// maxLogKeys windows, and two records in each.
+type logLimiter struct {
 	slog.Handler
-	t *limits
+	windows *logWindows
 }
 
-// limits is what all handlers that are derived from one limiter count in.
-type limits struct {
+// logWindows is what all handlers that are derived from one limiter count in.
+type logWindows struct {
 	mu      sync.Mutex
 	windows map[logKey]*window
 }
@@ -121,91 +121,91 @@ type logKey struct {
 
 // window counts lines of one key.
 type window struct {
-	n       int
+	passed  int
 	dropped int
 	last    slog.Record // that was dropped
-	by      slog.Handler
+	handler slog.Handler
 }
 
-func newLimiter(h slog.Handler) *limiter {
-	return &limiter{Handler: h, t: &limits{windows: map[logKey]*window{}}}
+func newLimiter(h slog.Handler) *logLimiter {
+	return &logLimiter{Handler: h, windows: &logWindows{windows: map[logKey]*window{}}}
 }
 
 // Handle implements slog.Handler.
-func (l *limiter) Handle(ctx context.Context, r slog.Record) error {
-	if !l.t.pass(l.Handler, r) {
+func (l *logLimiter) Handle(ctx context.Context, r slog.Record) error {
+	if !l.windows.allow(l.Handler, r) {
 		return nil
 	}
 	return l.Handler.Handle(ctx, r)
 }
 
 // WithAttrs implements slog.Handler.
-func (l *limiter) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &limiter{Handler: l.Handler.WithAttrs(attrs), t: l.t}
+func (l *logLimiter) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &logLimiter{Handler: l.Handler.WithAttrs(attrs), windows: l.windows}
 }
 
 // WithGroup implements slog.Handler.
-func (l *limiter) WithGroup(name string) slog.Handler {
-	return &limiter{Handler: l.Handler.WithGroup(name), t: l.t}
+func (l *logLimiter) WithGroup(name string) slog.Handler {
+	return &logLimiter{Handler: l.Handler.WithGroup(name), windows: l.windows}
 }
 
-// pass counts a record, and reports whether it may be written.
-func (t *limits) pass(h slog.Handler, r slog.Record) bool {
+// allow counts a record, and reports whether it may be written.
+func (t *logWindows) allow(h slog.Handler, r slog.Record) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	most := logLines
+	most := maxLines
 	if r.Level < slog.LevelInfo {
-		most = debugLines
+		most = maxDebugLines
 	}
-	all := t.window(logKey{level: r.Level, msg: plain(r.Message)})
-	if all.n >= most {
+	all := t.windowOf(logKey{level: r.Level, msg: withoutDigits(r.Message)})
+	if all.passed >= most {
 		all.drop(h, r)
 		return false
 	}
 	same := all
-	if err := errorOf(r); err != "" && r.Level >= slog.LevelInfo {
-		same = t.window(logKey{r.Level, plain(r.Message), plain(err)})
+	if err := errorText(r); err != "" && r.Level >= slog.LevelInfo {
+		same = t.windowOf(logKey{r.Level, withoutDigits(r.Message), withoutDigits(err)})
 	}
-	if same != all && same.n >= logSame {
+	if same != all && same.passed >= maxSameError {
 		same.drop(h, r)
 		return false
 	}
-	all.n++
+	all.passed++
 	if same != all {
-		same.n++
+		same.passed++
 	}
 	return true
 }
 
-// window is the key's, or that of all keys of its level for which there is no room. The caller
+// windowOf is the key's, or that of all keys of its level for which there is no room. The caller
 // holds mu.
-func (t *limits) window(k logKey) *window {
+func (t *logWindows) windowOf(k logKey) *window {
 	if w := t.windows[k]; w != nil {
 		return w
 	}
-	if len(t.windows) >= logKeys {
+	if len(t.windows) >= maxLogKeys {
 		if k = (logKey{level: k.level}); t.windows[k] != nil {
 			return t.windows[k]
 		}
 	}
 	w := &window{}
 	t.windows[k] = w
-	time.AfterFunc(logWindow, func() { t.end(k, w) })
+	time.AfterFunc(logWindow, func() { t.endWindow(k, w) })
 	return w
 }
 
 func (w *window) drop(h slog.Handler, r slog.Record) {
 	w.dropped++
-	w.last, w.by = r.Clone(), h
+	w.last, w.handler = r.Clone(), h
 }
 
-// end tells of what a window has dropped.
-func (t *limits) end(k logKey, w *window) {
+// endWindow tells of what a window has dropped.
+func (t *logWindows) endWindow(k logKey, w *window) {
 	t.mu.Lock()
 	if t.windows[k] == w {
 		delete(t.windows, k)
 	}
-	dropped, last, by := w.dropped, w.last, w.by
+	dropped, last, by := w.dropped, w.last, w.handler
 	t.mu.Unlock()
 	if dropped == 0 {
 		return
@@ -215,8 +215,8 @@ func (t *limits) end(k logKey, w *window) {
 	_ = by.Handle(context.Background(), last)
 }
 
-// errorOf is the text of the record's error, if it has one.
-func errorOf(r slog.Record) (text string) {
+// errorText is the text of the record's error, if it has one.
+func errorText(r slog.Record) (text string) {
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == "err" || a.Key == "error" {
 			text = a.Value.String()
@@ -227,12 +227,12 @@ func errorOf(r slog.Record) (text string) {
 	return text
 }
 
-// keyLength bounds a text in a key.
-const keyLength = 256
+// maxKeyText bounds a text in a key.
+const maxKeyText = 256
 
-// plain is a text with a # for each run of digits, at most keyLength of it.
-func plain(s string) string {
-	s = s[:min(len(s), keyLength)]
+// withoutDigits is a text with a # for each run of digits, at most maxKeyText of it.
+func withoutDigits(s string) string {
+	s = s[:min(len(s), maxKeyText)]
 	if !strings.ContainsAny(s, "0123456789") {
 		return strings.Clone(s)
 	}
@@ -247,19 +247,19 @@ func plain(s string) string {
 	return string(out)
 }
 
-// serverLog is an http.Server's ErrorLog: what a client did is for debugging, a panic and an
+// newServerLog is an http.Server's ErrorLog: what a client did is for debugging, a panic and an
 // address that accepts nobody are not.
-func serverLog(l *slog.Logger) *log.Logger { //nolint:forbidigo // http.Server wants one
-	return slog.NewLogLogger(serverLines{l.Handler()}, slog.LevelInfo)
+func newServerLog(l *slog.Logger) *log.Logger { //nolint:forbidigo // http.Server wants one
+	return slog.NewLogLogger(serverLogHandler{l.Handler()}, slog.LevelInfo)
 }
 
-type serverLines struct{ slog.Handler }
+type serverLogHandler struct{ slog.Handler }
 
 // Enabled implements slog.Handler.
-func (serverLines) Enabled(context.Context, slog.Level) bool { return true }
+func (serverLogHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle implements slog.Handler.
-func (s serverLines) Handle(ctx context.Context, r slog.Record) error {
+func (s serverLogHandler) Handle(ctx context.Context, r slog.Record) error {
 	level := slog.LevelDebug
 	switch {
 	case strings.HasPrefix(r.Message, "http: panic"):

@@ -32,7 +32,7 @@ func lines(t *testing.T, level slog.Level, do func(log *slog.Logger)) (out []str
 }
 
 // A flood of one complaint becomes a few lines and the count.
-func TestLogFlood(t *testing.T) {
+func TestLogFloodBecomesAFewLinesAndACount(t *testing.T) {
 	got := lines(t, slog.LevelInfo, func(log *slog.Logger) {
 		for i := range 2472 {
 			log.With("node", "a").Warn("read session failed", "stream", fmt.Sprint("p/s", i%200), "err", "token revoked")
@@ -53,14 +53,14 @@ func TestLogFlood(t *testing.T) {
 		}
 	}
 	// The last that was dropped stands on the line with the count, and in the count.
-	if len(got) > 4*(logSame+1) || suppressed != 2472 {
+	if len(got) > 4*(maxSameError+1) || suppressed != 2472 {
 		t.Errorf("%d lines stand for %d:\n%s", len(got), suppressed, strings.Join(got, "\n"))
 	}
 }
 
 // What differs in numbers only is one message; messages that differ are told apart; nobody makes
 // the table grow.
-func TestLogBounds(t *testing.T) {
+func TestLogWindowsAreBounded(t *testing.T) {
 	got := lines(t, slog.LevelInfo, func(log *slog.Logger) {
 		for i := range 1000 {
 			log.Error("discarding packet", "err", fmt.Errorf("from 10.0.%d.%d:%d", i/256, i%256, 1024+i))
@@ -69,13 +69,13 @@ func TestLogBounds(t *testing.T) {
 		}
 		log.Warn("another message")
 	})
-	if n := logSame + 1 + logLines + 1 + 1; len(got) != n {
+	if n := maxSameError + 1 + maxLines + 1 + 1; len(got) != n {
 		t.Errorf("%d lines, want %d:\n%s", len(got), n, strings.Join(got, "\n"))
 	}
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(newHandler(io.Discard, slog.LevelDebug, "json"))
 		log := slog.New(l)
-		for range 20 * logKeys {
+		for range 20 * maxLogKeys {
 			text := make([]byte, 400)
 			for i := range text {
 				text[i] = byte('a' + rand.IntN(26))
@@ -83,11 +83,11 @@ func TestLogBounds(t *testing.T) {
 			log.Warn(string(text), "err", errors.New(string(text[200:]))) //nolint:sloglint // a stranger's
 		}
 		open := func() int {
-			l.t.mu.Lock()
-			defer l.t.mu.Unlock()
-			return len(l.t.windows)
+			l.windows.mu.Lock()
+			defer l.windows.mu.Unlock()
+			return len(l.windows.windows)
 		}
-		if n := open(); n > logKeys+8 {
+		if n := open(); n > maxLogKeys+8 {
 			t.Errorf("%d windows", n)
 		}
 		<-time.After(2 * logWindow)
@@ -97,22 +97,22 @@ func TestLogBounds(t *testing.T) {
 		}
 	})
 	if n := len(lines(t, slog.LevelDebug, func(log *slog.Logger) {
-		for range debugLines / 2 {
+		for range maxDebugLines / 2 {
 			log.Debug("asked for")
 		}
-	})); n != debugLines/2 {
+	})); n != maxDebugLines/2 {
 		t.Errorf("%d lines at debug, want all", n)
 	}
 }
 
-// blocked is a pipe that nobody empties, until it is opened.
-type blocked struct {
+// blockedWriter is a pipe that nobody empties, until it is opened.
+type blockedWriter struct {
 	open chan struct{}
 	mu   sync.Mutex
 	b    bytes.Buffer
 }
 
-func (b *blocked) Write(p []byte) (int, error) {
+func (b *blockedWriter) Write(p []byte) (int, error) {
 	<-b.open
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,15 +120,15 @@ func (b *blocked) Write(p []byte) (int, error) {
 }
 
 // A log that nobody takes holds nobody up, and says afterwards what is missing.
-func TestLogReaderIsStuck(t *testing.T) {
+func TestStuckLogReaderDoesNotHoldTheNodeUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &blocked{open: make(chan struct{})}
-		log := slog.New(newHandler(&outlet{w: w, say: slog.New(newHandler(w, slog.LevelInfo, "text"))}, slog.LevelInfo, "text"))
+		w := &blockedWriter{open: make(chan struct{})}
+		log := slog.New(newHandler(&lossyWriter{w: w, lossLogger: slog.New(newHandler(w, slog.LevelInfo, "text"))}, slog.LevelInfo, "text"))
 		began := time.Now()
 		for range 1000 {
 			log.Info("line")
 		}
-		if d := time.Since(began); d > logPatience {
+		if d := time.Since(began); d > logWriteTimeout {
 			t.Errorf("1000 lines took %v", d)
 		}
 		close(w.open)
@@ -143,9 +143,9 @@ func TestLogReaderIsStuck(t *testing.T) {
 
 // A panic in a server's handler and an address that accepts nobody are for everybody to see; the
 // rest is for debugging.
-func TestServerLog(t *testing.T) {
+func TestServerLogLevels(t *testing.T) {
 	var b bytes.Buffer
-	l := serverLog(slog.New(newHandler(&b, slog.LevelInfo, "json"))).Writer() //nolint:forbidigo // http.Server's
+	l := newServerLog(slog.New(newHandler(&b, slog.LevelInfo, "json"))).Writer() //nolint:forbidigo // http.Server's
 	write := func(format string, a ...any) { fmt.Fprintf(l, format+"\n", a...) }
 	write("http: TLS handshake error from %s: EOF", "10.0.0.1:1234")
 	write("http: panic serving %s: boom\nstack", "10.0.0.1:1234")
@@ -157,7 +157,7 @@ func TestServerLog(t *testing.T) {
 }
 
 // A process outlives whatever reads its log.
-func TestLogReaderDies(t *testing.T) {
+func TestProcessOutlivesItsLogReader(t *testing.T) {
 	t.Parallel()
 	path, err := binary()
 	if err != nil {
@@ -204,12 +204,12 @@ func TestLogReaderDies(t *testing.T) {
 }
 
 // Signals that come together are one stop.
-func TestOneStop(t *testing.T) {
+func TestSignalsThatComeTogetherAreOneStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all, over := make(chan os.Signal), make(chan struct{})
 		stops, more := 0, 0
-		go relayStops(all, over, func() { stops++ }, func(os.Signal) { more++ })
-		for _, wait := range []time.Duration{0, time.Millisecond, oneStop / 2} {
+		go dispatchStops(all, over, func() { stops++ }, func(os.Signal) { more++ })
+		for _, wait := range []time.Duration{0, time.Millisecond, sameStopWithin / 2} {
 			<-time.After(wait)
 			all <- syscall.SIGTERM
 		}
@@ -217,7 +217,7 @@ func TestOneStop(t *testing.T) {
 		if stops != 1 || more != 0 {
 			t.Errorf("%d stops and %d more", stops, more)
 		}
-		<-time.After(oneStop)
+		<-time.After(sameStopWithin)
 		all <- syscall.SIGINT
 		synctest.Wait()
 		if stops != 1 || more != 1 {

@@ -9,7 +9,7 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1:], os.Environ(), adopt); err != nil {
+	if err := run(os.Args[1:], os.Environ(), adoptLog); err != nil {
 		fmt.Fprintln(os.Stderr, "fantail:", err)
 		os.Exit(1)
 	}
@@ -24,7 +24,7 @@ func run(args, environ []string, whole ...func(*slog.Logger)) error {
 		return err
 	}
 	cmd, err := parser.Parse(args)
-	if err := errors.Join(unknownVariables(parser.Model, environ), err); err != nil {
+	if err := errors.Join(checkVariables(parser.Model, environ), err); err != nil {
 		return err
 	}
 	level := slog.LevelInfo
@@ -38,7 +38,7 @@ func run(args, environ []string, whole ...func(*slog.Logger)) error {
 	for _, tell := range whole {
 		tell(log)
 	}
-	ctx, again, done := stopping(context.Background(), cmd.Command() != "serve")
+	ctx, again, done := stopOnSignal(context.Background(), cmd.Command() != "serve")
 	defer done()
 	cmd.BindTo(ctx, (*context.Context)(nil))
 	return cmd.Run(log, logFormat(c.LogFormat), again)

@@ -30,7 +30,7 @@ func (s stuck) Close() error {
 
 // What says nothing does not keep a node that stops: neither beyond its grace, nor beyond
 // a second signal.
-func TestStopIsCutShort(t *testing.T) {
+func TestStopEndsWithTheGraceOrASecondSignal(t *testing.T) {
 	for why, again := range map[string]chan os.Signal{"the grace ran out": nil, "a second signal": make(chan os.Signal, 1)} {
 		f := startFleet(t, 1)
 		n := f.nodes[0]
@@ -45,7 +45,7 @@ func TestStopIsCutShort(t *testing.T) {
 			again <- syscall.SIGTERM
 		}
 		stopped := make(chan error)
-		go func() { stopped <- n.halt(again) }()
+		go func() { stopped <- n.stopWithinGrace(again) }()
 		select {
 		case err := <-stopped:
 			if err == nil || !strings.Contains(err.Error(), why) {
@@ -62,7 +62,7 @@ func TestStopIsCutShort(t *testing.T) {
 
 // A process ends within its grace though somebody has connected to its relay and says
 // nothing, and at once at a second signal.
-func TestStopIsBounded(t *testing.T) {
+func TestProcessEndsWithinItsGrace(t *testing.T) {
 	t.Parallel()
 	ps := startProcesses(t, 0)
 	deaf := ps.spawn(t, 0, "--grace=3s")
@@ -94,14 +94,14 @@ func TestStopIsBounded(t *testing.T) {
 }
 
 // A node whose public or admin server ends by itself stops, with that server's error.
-func TestServerEnds(t *testing.T) {
+func TestNodeStopsWhenAServerEnds(t *testing.T) {
 	for _, which := range []string{"public", "admin"} {
 		f := startFleet(t, 1)
 		n := f.nodes[0]
-		l := map[string]net.Listener{"public": n.http, "admin": n.adminAt}[which]
+		l := map[string]net.Listener{"public": n.publicListener, "admin": n.adminListener}[which]
 		f.nodes = nil
 		over := make(chan error)
-		go func() { over <- n.wait(t.Context(), nil) }()
+		go func() { over <- n.serveUntil(t.Context(), nil) }()
 		_ = l.Close()
 		select {
 		case err := <-over:
@@ -116,7 +116,7 @@ func TestServerEnds(t *testing.T) {
 
 // A node that stops is not ready, and serves on for the whole of linger: requests and event
 // streams that a balancer sends meanwhile, with a hint not to come again.
-func TestLinger(t *testing.T) {
+func TestStoppingNodeServesOnWhileItLingers(t *testing.T) {
 	f := startFleet(t, 1)
 	n := f.nodes[0]
 	if n.cfg.linger != 0 {
@@ -131,7 +131,7 @@ func TestLinger(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- n.stop(ctx) }()
 	eventually(t, 10*time.Second, "it is not ready", func() bool {
-		a, err := c.do(ctx, "GET", "http://"+n.adminAt.Addr().String()+"/readyz", "")
+		a, err := c.do(ctx, "GET", "http://"+n.adminListener.Addr().String()+"/readyz", "")
 		return err == nil && a.status == 503
 	})
 	eventually(t, 10*time.Second, "answers say not to come again", func() bool {
@@ -167,18 +167,18 @@ func TestLingerCountsFromReadiness(t *testing.T) {
 		defer n.edge.Close()
 		took := func() time.Duration {
 			began := time.Now()
-			n.leaving.end()
+			n.departure.makeFinal()
 			if err := n.depart(t.Context()); err != nil {
 				t.Error(err)
 			}
 			return time.Since(began)
 		}
-		n.drain()
+		n.startDrain()
 		<-time.After(3 * time.Second)
 		if d := took(); d != 2*time.Second {
 			t.Errorf("it took %v after a drain of 3 s", d)
 		}
-		n.leaving = departure{}
+		n.departure = departure{}
 		if d := took(); d != 5*time.Second {
 			t.Errorf("it took %v", d)
 		}
@@ -186,10 +186,10 @@ func TestLingerCountsFromReadiness(t *testing.T) {
 }
 
 // Streams that nobody follows are not active.
-func TestActiveStreams(t *testing.T) {
+func TestStreamsWithoutReadersAreNotActive(t *testing.T) {
 	f := startFleet(t, 1)
 	newClient(t).must(t, 201, "PUT", f.url(0, "s"), "", ofJSON...)
-	if got, want := f.line(), "readers 0 · active streams 0 · S2 read sessions 0"; got != want {
+	if got, want := f.statusLine(), "readers 0 · active streams 0 · S2 read sessions 0"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

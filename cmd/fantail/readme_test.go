@@ -11,7 +11,7 @@ import (
 var update = flag.Bool("update", false, "write the configuration into the README")
 
 // The README's table of settings is what the command really has.
-func TestReadmeConfiguration(t *testing.T) {
+func TestReadmeListsTheCommandsSettings(t *testing.T) {
 	const path = "../../README.md"
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -24,19 +24,19 @@ func olderRelease(t *testing.T) string {
 // once more: nothing is lost, doubled or reordered, and each stream has one session.
 func TestRollsFromAnOlderRelease(t *testing.T) {
 	older := olderRelease(t)
-	roll(t, startRelease(t, 3, older), "", "", "", older, "")
+	rollNodes(t, startRelease(t, 3, older), "", "", "", older, "")
 }
 
 // turn is one node after another over one S2, each of another release.
-type turns struct {
+type alternatingReleases struct {
 	*client
 	t    *testing.T
 	s2   string
 	node *process
 }
 
-// next stops the node and starts one of another release; empty: this one.
-func (x *turns) next(release string) {
+// startRelease stops the node and starts one of another release; empty: this one.
+func (x *alternatingReleases) startRelease(release string) {
 	x.t.Helper()
 	if x.node != nil {
 		if err := x.node.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -56,12 +56,12 @@ func (x *turns) next(release string) {
 		"--s2-endpoint="+x.s2, "--s2-basin=fantail-release-test", "--s2-create-basins", "--linger=0s", "--drain=1s")
 }
 
-func (x *turns) url(stream string) string {
+func (x *alternatingReleases) url(stream string) string {
 	return "http://" + x.node.addr("http") + "/v1/stream/" + stream
 }
 
 // post appends as producer p with a sequence number, and wants a status.
-func (x *turns) post(stream string, status, seq int, body string) answer {
+func (x *alternatingReleases) post(stream string, status, seq int, body string) answer {
 	x.t.Helper()
 	return x.must(x.t, status, "POST", x.url(stream), body, "Content-Type", "application/json",
 		"Producer-Id", "p", "Producer-Epoch", "1", "Producer-Seq", fmt.Sprint(seq))
@@ -71,7 +71,7 @@ func (x *turns) post(stream string, status, seq int, body string) answer {
 // checkpoints: lives, producers, lifetimes, forks and offsets are what they were.
 func TestReleasesShareOneLog(t *testing.T) {
 	older := olderRelease(t)
-	x := &turns{client: newClient(t), t: t, s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0").addr("url")}
+	x := &alternatingReleases{client: newClient(t), t: t, s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0").addr("url")}
 	var wrote []string
 	seq := 0
 	offsets := map[string]string{} // and how much lies before
@@ -90,7 +90,7 @@ func TestReleasesShareOneLog(t *testing.T) {
 	}
 	check := func(when string) {
 		t.Helper()
-		same(t, when, x.readAll(t, x.url("log")), wrote)
+		wantSame(t, when, x.readAll(t, x.url("log")), wrote)
 		x.post("log", 204, seq-1, `["again"]`)     // written before
 		x.post("log", 409, seq+1, `["too early"]`) // a gap
 		for at, n := range offsets {
@@ -99,7 +99,7 @@ func TestReleasesShareOneLog(t *testing.T) {
 				t.Errorf("%s: at %s: %.20s, want %s", when, at, a.body, want)
 			}
 		}
-		same(t, when+", the fork", x.readAll(t, x.url("fork")), append(wrote[:400:400], "own"))
+		wantSame(t, when+", the fork", x.readAll(t, x.url("fork")), append(wrote[:400:400], "own"))
 		x.must(t, 409, "POST", x.url("closed"), "x", "Content-Type", "text/plain")
 		if a := x.must(t, 200, "HEAD", x.url("ttl"), ""); a.header.Get("Stream-TTL") != "86400" || a.header.Get("Content-Type") != "text/csv" {
 			t.Errorf("%s: %v", when, a.header)
@@ -110,7 +110,7 @@ func TestReleasesShareOneLog(t *testing.T) {
 			t.Errorf("%s: %q", when, got)
 		}
 	}
-	x.next(older)
+	x.startRelease(older)
 	x.must(t, 201, "PUT", x.url("log"), "", ofJSON...)
 	write(10)
 	x.must(t, 201, "PUT", x.url("fork"), `["own"]`, "Stream-Forked-From", "/v1/stream/log")
@@ -124,15 +124,15 @@ func TestReleasesShareOneLog(t *testing.T) {
 	write(20)
 	check("the older one")
 	for round := range 2 {
-		x.next("")
+		x.startRelease("")
 		check(fmt.Sprint("this one, round ", round))
 		write(30)
 		check(fmt.Sprint("this one wrote, round ", round))
-		x.next(older)
+		x.startRelease(older)
 		check(fmt.Sprint("rolled back, round ", round))
 		write(30)
 		check(fmt.Sprint("it wrote, round ", round))
 	}
-	x.next("")
+	x.startRelease("")
 	check("in the end")
 }

@@ -15,12 +15,12 @@ import (
 // hardly read, and has one read session for each stream.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
-	roll(t, startProcesses(t, 3), "", "", "")
+	rollNodes(t, startProcesses(t, 3), "", "", "")
 }
 
-// roll stops one node of three after the other, and starts it again as the releases say
+// rollNodes stops one node of three after the other, and starts it again as the releases say
 // (empty: this one), under readers and writers.
-func roll(t *testing.T, ps *processes, releases ...string) {
+func rollNodes(t *testing.T, ps *processes, releases ...string) {
 	t.Helper()
 	c := newClient(t)
 	const streams, perStream = 12, 9
@@ -78,7 +78,7 @@ func roll(t *testing.T, ps *processes, releases ...string) {
 		mu.Lock()
 		ps.nodes[i] = fresh
 		mu.Unlock()
-		ps.settle(t)
+		ps.awaitOwners(t)
 		mu.Lock()
 		up[i] = true
 		mu.Unlock()
@@ -101,7 +101,7 @@ func roll(t *testing.T, ps *processes, releases ...string) {
 		for i := range want {
 			want[i] = fmt.Sprintf("%d-%d", s, i)
 		}
-		same(t, name(s), all, want)
+		wantSame(t, name(s), all, want)
 		c.must(t, 204, "POST", url(s, name(s)), "", "Stream-Closed", "true")
 	}
 	time.AfterFunc(30*time.Second, stop)

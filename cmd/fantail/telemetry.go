@@ -12,10 +12,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// registerNode has the registry tell what the node is, and what it keeps to.
-func (n *node) registerNode() {
+// registerMetrics has the registry tell what the node is, and what it keeps to.
+func (n *node) registerMetrics() {
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	b := thisBuild()
+	b := currentBuild()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "fantail_build_info", Help: "1; the labels say what runs.",
 		ConstLabels: prometheus.Labels{"version": b.version, "revision": b.revision, "goversion": b.goVersion},
@@ -24,20 +24,20 @@ func (n *node) registerNode() {
 	n.registry.MustRegister(build, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "fantail_ready", Help: "1 while /readyz is ok.",
 	}, func() float64 {
-		if n.unready(time.Now()) == "" {
+		if n.notReadyReason(time.Now()) == "" {
 			return 1
 		}
 		return 0
 	}))
-	if n.cfg.tls != nil {
+	if n.cfg.certificate != nil {
 		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fantail_tls_not_after_seconds", Help: "When the public address's certificate expires, in seconds since 1970.",
-		}, n.cfg.tls.notAfter))
+		}, n.cfg.certificate.notAfter))
 	}
 	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "fantail_memory_budget_bytes", Help: "What the node keeps of each kind at most (README).",
 	}, []string{"budget"})
-	for i, size := range split(n.cfg.memory.bytes) {
+	for i, size := range splitBudgets(n.cfg.memory.bytes) {
 		limits.WithLabelValues(budgets[i].name).Set(float64(size))
 	}
 	whole := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -47,25 +47,25 @@ func (n *node) registerNode() {
 	n.registry.MustRegister(limits, whole)
 }
 
-// logStart says what starts, and with which settings.
-func (n *nodeConfig) logStart() {
-	b := thisBuild()
+// logSettings says what starts, and with which settings.
+func (n *nodeConfig) logSettings() {
+	b := currentBuild()
 	cluster := "none"
 	if n.fleet != nil {
 		cluster = n.fleet.Cluster
 	}
 	n.log.Info("starting", "version", b.version, "revision", b.revision, "go", b.goVersion,
 		"s2", cmp.Or(n.s2.Endpoint, "managed"), "basin", cmp.Or(n.s2.Basin, n.s2.BasinTemplate, "a map"),
-		"cluster", cluster, "max_readers", n.edge.MaxReaders, "nofile", filesLimit(),
-		"memory", n.memory.bytes, "memory_from", cmp.Or(n.memory.from, "nobody"))
+		"cluster", cluster, "max_readers", n.edge.MaxReaders, "nofile", raiseFilesLimit(),
+		"memory", n.memory.bytes, "memory_from", cmp.Or(n.memory.source, "nobody"))
 }
 
-// readyEvery is how often a node looks whether it is ready.
-const readyEvery = 100 * time.Millisecond
+// readinessInterval is how often a node looks whether it is ready.
+const readinessInterval = 100 * time.Millisecond
 
-// tellReady says when the node becomes ready, and when it is no more, until ctx ends.
-func (n *node) tellReady(ctx context.Context) {
-	tick := time.NewTicker(readyEvery)
+// logReadiness says when the node becomes ready, and when it is no more, until ctx ends.
+func (n *node) logReadiness(ctx context.Context) {
+	tick := time.NewTicker(readinessInterval)
 	defer tick.Stop()
 	began, was := time.Now(), false
 	for {
@@ -74,9 +74,9 @@ func (n *node) tellReady(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		switch why := n.unready(time.Now()); {
+		switch why := n.notReadyReason(time.Now()); {
 		case why == "" && !was:
-			n.cfg.log.Info("ready", "after", time.Since(began).Round(time.Millisecond), "owners", max(n.gauge("fantail_owners"), 1))
+			n.cfg.log.Info("ready", "after", time.Since(began).Round(time.Millisecond), "owners", max(n.metricSum("fantail_owners"), 1))
 			was = true
 		case why != "" && was:
 			n.cfg.log.Warn("not ready", "why", strings.ReplaceAll(why, "\n", "; "))
@@ -88,6 +88,6 @@ func (n *node) tellReady(ctx context.Context) {
 // newAccessLog returns the log of requests, on standard output. It has no limiter, but drops lines
 // that nobody takes.
 func newAccessLog(format, name string) *slog.Logger {
-	out := &outlet{w: os.Stdout, say: slog.New(newHandler(os.Stdout, slog.LevelInfo, format))}
+	out := &lossyWriter{w: os.Stdout, lossLogger: slog.New(newHandler(os.Stdout, slog.LevelInfo, format))}
 	return slog.New(newHandler(out, slog.LevelInfo, format)).With("node", name)
 }

@@ -14,11 +14,11 @@ import (
 
 // A node says what starts, when it is ready and how it ended, and its metrics say what it is and
 // what it keeps to; each request is a line of the access log.
-func TestNodeTells(t *testing.T) {
+func TestNodeReportsItselfInLogAndMetrics(t *testing.T) {
 	t.Parallel()
-	path, s := ownS2(t)
-	cert, key := files(t)
-	certificate(t, 1, cert, key)
+	path, s := startS2(t)
+	cert, key := certificatePaths(t)
+	writeCertificate(t, 1, cert, key)
 	at := freePorts(t, 2)
 	cmd := exec.Command(path, "--log-format=json", "serve", "--name=teller", "--http="+at[0], "--admin="+at[1], "--access-log", "--memory=1GiB",
 		"--s2-endpoint="+s.URL(), "--s2-basin="+devBasin, "--linger=0s", "--tls-cert="+cert, "--tls-key="+key)
@@ -31,7 +31,7 @@ func TestNodeTells(t *testing.T) {
 	c := newClient(t)
 	eventually(t, 20*time.Second, "it says that it is ready", func() bool { return strings.Contains(log.String(), `"msg":"ready"`) })
 	c.must(t, 200, "GET", "http://"+at[1]+"/readyz", "")
-	insecure(c)
+	trustAnyCertificate(c)
 	c.must(t, 201, "PUT", "https://"+at[0]+"/v1/stream/p/s", "", "Content-Type", "text/plain", "X-Request-Id", "its-id")
 	for name, want := range map[string]float64{
 		"fantail_build_info": 1, "fantail_ready": 1, "fantail_s2_up": 1, "fantail_memory_limit_bytes": 1 << 30,
@@ -77,8 +77,8 @@ func TestNodeTells(t *testing.T) {
 	}
 }
 
-// insecure has a client take any certificate.
-func insecure(c *client) {
+// trustAnyCertificate has a client take any certificate.
+func trustAnyCertificate(c *client) {
 	tr, _ := c.http.Transport.(*http.Transport)
 	tr.TLSClientConfig = insecureTLS()
 }

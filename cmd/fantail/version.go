@@ -10,24 +10,24 @@ import (
 // version and revision are set by the linker for releases; else the build's own record tells.
 var version, revision string
 
-// build says what this program is.
-type build struct{ version, revision, goVersion string }
+// buildInfo says what this program is.
+type buildInfo struct{ version, revision, goVersion string }
 
-// thisBuild is what the linker was told, or else what Go recorded of the module and its repository.
-func thisBuild() build {
+// currentBuild is what the linker was told, or else what Go recorded of the module and its repository.
+func currentBuild() buildInfo {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		info = &debug.BuildInfo{}
 	}
-	return buildOf(info)
+	return buildInfoOf(info)
 }
 
-func buildOf(info *debug.BuildInfo) build {
+func buildInfoOf(info *debug.BuildInfo) buildInfo {
 	settings := map[string]string{}
 	for _, s := range info.Settings {
 		settings[s.Key] = s.Value
 	}
-	b := build{
+	b := buildInfo{
 		version: version, revision: cmp.Or(revision, settings["vcs.revision"], "unknown"),
 		goVersion: cmp.Or(info.GoVersion, runtime.Version()),
 	}
@@ -40,6 +40,6 @@ func buildOf(info *debug.BuildInfo) build {
 	return b
 }
 
-func (b build) String() string {
+func (b buildInfo) String() string {
 	return fmt.Sprintf("fantail %s (commit %s, %s, %s/%s)", b.version, b.revision, b.goVersion, runtime.GOOS, runtime.GOARCH)
 }

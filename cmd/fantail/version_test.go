@@ -10,22 +10,22 @@ import (
 
 // What a build says of itself without the linker's help: a module's version where there is one, and
 // the commit.
-func TestBuildOf(t *testing.T) {
+func TestBuildInfoWithoutTheLinker(t *testing.T) {
 	vcs := []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}}
-	for want, info := range map[build]*debug.BuildInfo{
+	for want, info := range map[buildInfo]*debug.BuildInfo{
 		{"v1.2.3", "unknown", "go1.26"}:       {GoVersion: "go1.26", Main: debug.Module{Version: "v1.2.3"}},
 		{"dev", "abc-modified", "go1.26"}:     {GoVersion: "go1.26", Main: debug.Module{Version: "(devel)"}, Settings: vcs},
 		{"dev", "abc", "go1.26"}:              {GoVersion: "go1.26", Settings: vcs[:1]},
 		{"dev", "unknown", runtime.Version()}: {},
 	} {
-		if got := buildOf(info); got != want {
+		if got := buildInfoOf(info); got != want {
 			t.Errorf("%+v, want %+v", got, want)
 		}
 	}
 }
 
 // The command tells its version, commit and Go version, also as the linker was told them.
-func TestVersionFlag(t *testing.T) {
+func TestVersionFlagPrintsTheBuild(t *testing.T) {
 	t.Parallel()
 	path, err := binary()
 	if err != nil {

@@ -24,19 +24,19 @@ type Memory struct {
 
 	sessions atomic.Int64
 
-	mu   sync.Mutex
-	logs map[shard.StreamID]*memoryLog
-	ops  Ops
-	rnd  *rand.Rand
-	odds Odds
+	mu        sync.Mutex
+	logs      map[shard.StreamID]*memoryLog
+	ops       Ops
+	rnd       *rand.Rand
+	faultOdds FaultOdds
 }
 
-// Odds are the probabilities of faults, each in [0, 1].
-type Odds struct {
+// FaultOdds are the probabilities of faults, each in [0, 1].
+type FaultOdds struct {
 	LoseRequest float64 // not written, reported as unknown
 	LoseAck     float64 // written, reported as unknown
 	LateAck     float64 // reported as unknown at once, written later
-	Late        time.Duration
+	LateBy      time.Duration
 }
 
 // Ops counts calls, and how often each fault fired.
@@ -46,10 +46,10 @@ type Ops struct {
 }
 
 type memoryLog struct {
-	first uint64
-	recs  []shard.Record
-	time  uint64
-	news  chan struct{} // closed and replaced by each append
+	first   uint64
+	recs    []shard.Record
+	time    uint64
+	changed chan struct{} // closed and replaced by each append
 }
 
 // NewMemory returns an empty Memory without faults; seed makes them repeatable.
@@ -59,10 +59,10 @@ func NewMemory(seed uint64) *Memory {
 	}
 }
 
-// SetOdds changes the odds of faults from now on.
-func (m *Memory) SetOdds(o Odds) {
+// SetFaultOdds changes the odds of faults from now on.
+func (m *Memory) SetFaultOdds(o FaultOdds) {
 	m.mu.Lock()
-	m.odds = o
+	m.faultOdds = o
 	m.mu.Unlock()
 }
 
@@ -78,7 +78,7 @@ func (m *Memory) Wipe() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, l := range m.logs {
-		close(l.news)
+		close(l.changed)
 	}
 	m.logs = map[shard.StreamID]*memoryLog{}
 }
@@ -89,7 +89,7 @@ func (m *Memory) Create(_ context.Context, id shard.StreamID) error {
 	defer m.mu.Unlock()
 	m.ops.Creates++
 	if m.logs[id] == nil {
-		m.logs[id] = &memoryLog{news: make(chan struct{})}
+		m.logs[id] = &memoryLog{changed: make(chan struct{})}
 	}
 	return nil
 }
@@ -114,20 +114,20 @@ func (m *Memory) Append(
 	m.ops.Appends++
 	p := m.rnd.Float64()
 	switch {
-	case p < m.odds.LoseRequest:
+	case p < m.faultOdds.LoseRequest:
 		m.ops.LostRequests++
 		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
-	case p < m.odds.LoseRequest+m.odds.LateAck:
+	case p < m.faultOdds.LoseRequest+m.faultOdds.LateAck:
 		m.ops.LateAcks++
-		time.AfterFunc(m.odds.Late, func() {
+		time.AfterFunc(m.faultOdds.LateBy, func() {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			_, _ = m.write(id, at, batch)
+			_, _ = m.writeLocked(id, at, batch)
 		})
 		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
 	}
-	ack, err := m.write(id, at, batch)
-	if err == nil && p > 1-m.odds.LoseAck {
+	ack, err := m.writeLocked(id, at, batch)
+	if err == nil && p > 1-m.faultOdds.LoseAck {
 		m.ops.LostAcks++
 		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
 	}
@@ -141,7 +141,7 @@ func (m *Memory) now() uint64 {
 	return uint64(time.Now().UnixMilli())
 }
 
-func (m *Memory) write(id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+func (m *Memory) writeLocked(id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
 	l := m.logs[id]
 	if l == nil {
 		return shard.Ack{}, shard.ErrNoLog
@@ -152,7 +152,7 @@ func (m *Memory) write(id shard.StreamID, at uint64, batch []shard.Entry) (shard
 	if err := checkBatch(batch); err != nil {
 		return shard.Ack{}, err
 	}
-	return l.add(m.now(), batch), nil
+	return l.append(m.now(), batch), nil
 }
 
 func checkBatch(batch []shard.Entry) error {
@@ -166,20 +166,20 @@ func checkBatch(batch []shard.Entry) error {
 	return nil
 }
 
-// Foreign appends records that are not Fantail's, as an S2-native writer would.
-func (m *Memory) Foreign(id shard.StreamID, bodies ...string) {
+// AppendForeign appends records that are not Fantail's, as an S2-native writer would.
+func (m *Memory) AppendForeign(id shard.StreamID, bodies ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.logs[id] == nil {
-		m.logs[id] = &memoryLog{news: make(chan struct{})}
+		m.logs[id] = &memoryLog{changed: make(chan struct{})}
 	}
 	for _, b := range bodies {
-		m.logs[id].add(m.now(), []shard.Entry{{Body: []byte(b)}})
+		m.logs[id].append(m.now(), []shard.Entry{{Body: []byte(b)}})
 	}
 }
 
-// Forget drops the records below a position, as a retention age does.
-func (m *Memory) Forget(id shard.StreamID, below uint64) {
+// DropBelow drops the records below a position, as a retention age does.
+func (m *Memory) DropBelow(id shard.StreamID, below uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if l := m.logs[id]; l != nil && below > l.first {
@@ -189,18 +189,18 @@ func (m *Memory) Forget(id shard.StreamID, below uint64) {
 	}
 }
 
-// Restore drops the records from a position on, as an older backup does.
-func (m *Memory) Restore(id shard.StreamID, from uint64) {
+// RollBack drops the records from a position on, as an older backup does.
+func (m *Memory) RollBack(id shard.StreamID, from uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if l := m.logs[id]; l != nil && from >= l.first && from < l.tail() {
 		l.recs = l.recs[:from-l.first]
-		close(l.news)
-		l.news = make(chan struct{})
+		close(l.changed)
+		l.changed = make(chan struct{})
 	}
 }
 
-func (l *memoryLog) add(now uint64, batch []shard.Entry) shard.Ack {
+func (l *memoryLog) append(now uint64, batch []shard.Entry) shard.Ack {
 	l.time = max(l.time, now)
 	start := l.tail()
 	for _, e := range batch {
@@ -215,8 +215,8 @@ func (l *memoryLog) add(now uint64, batch []shard.Entry) shard.Ack {
 			l.first = to
 		}
 	}
-	close(l.news)
-	l.news = make(chan struct{})
+	close(l.changed)
+	l.changed = make(chan struct{})
 	return shard.Ack{Start: start, End: l.tail(), StartTime: l.time, EndTime: l.time}
 }
 
@@ -233,7 +233,7 @@ func (l *memoryLog) page(from uint64, limit int) shard.Page {
 	return p
 }
 
-func (m *Memory) at(id shard.StreamID, from uint64) (*memoryLog, error) {
+func (m *Memory) logAt(id shard.StreamID, from uint64) (*memoryLog, error) {
 	l := m.logs[id]
 	if l == nil {
 		return nil, shard.ErrNoLog
@@ -254,7 +254,7 @@ func (m *Memory) Read(
 	if limit <= 0 || limit > shard.MaxBatchRecords {
 		limit = shard.MaxBatchRecords
 	}
-	l, err := m.at(id, from)
+	l, err := m.logAt(id, from)
 	if err != nil {
 		return shard.Page{}, err
 	}
@@ -284,7 +284,7 @@ func (m *Memory) Replay(
 	defer m.sessions.Add(-1)
 	for from < to && ctx.Err() == nil {
 		m.mu.Lock()
-		l, err := m.at(id, from)
+		l, err := m.logAt(id, from)
 		var p shard.Page
 		if err == nil {
 			p = l.page(from, int(min(to-from, shard.MaxBatchRecords)))
@@ -309,7 +309,7 @@ func (m *Memory) Tail(_ context.Context, id shard.StreamID) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ops.Tails++
-	l, err := m.at(id, 0)
+	l, err := m.logAt(id, 0)
 	if err != nil {
 		return 0, err
 	}
@@ -327,12 +327,12 @@ func (m *Memory) Follow(
 	defer m.sessions.Add(-1)
 	for {
 		m.mu.Lock()
-		l, err := m.at(id, from)
+		l, err := m.logAt(id, from)
 		if err != nil {
 			m.mu.Unlock()
 			return err
 		}
-		p, news := l.page(from, shard.MaxBatchRecords), l.news
+		p, news := l.page(from, shard.MaxBatchRecords), l.changed
 		m.mu.Unlock()
 		if err := fn(p); err != nil {
 			return err

@@ -8,11 +8,11 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-func TestMemory(t *testing.T) {
+func TestMemoryPassesTheConformanceSuite(t *testing.T) {
 	logtest.Test(t, func(*testing.T) shard.Log { return logtest.NewMemory(1) })
 }
 
-func TestClient(t *testing.T) {
+func TestClientPassesTheConformanceSuite(t *testing.T) {
 	m := logtest.NewMemory(1)
-	logtest.Test(t, func(*testing.T) shard.Log { return m.Client(1, time.Millisecond) })
+	logtest.Test(t, func(*testing.T) shard.Log { return m.NewClient(1, time.Millisecond) })
 }

@@ -37,66 +37,66 @@ var budgets = []budget{
 }
 
 type budget struct {
-	name        string
-	full, least int64
-	set         func(*nodeConfig, int64)
+	name     string
+	max, min int64
+	set      func(*nodeConfig, int64)
 }
 
 const (
-	// leastMemory is the least that --memory may be.
-	leastMemory = 512 * mib
+	// minMemory is the least that --memory may be.
+	minMemory = 512 * mib
 	// readerBytes is what an event stream's reader costs, with its share of the heap's slack.
 	readerBytes = 2 << 10
 )
 
-// pool is how much of a process's memory the budgets may have: three quarters without 256 MiB, but
+// budgetPool is how much of a process's memory the budgets may have: three quarters without 256 MiB, but
 // two fifths where that is little.
-func pool(memory int64) int64 { return max(memory/4*3-256*mib, memory/5*2) }
+func budgetPool(memory int64) int64 { return max(memory/4*3-256*mib, memory/5*2) }
 
-// split shares a pool out: each budget has its least, and all the same part of what more they have
+// splitBudgets shares a pool out: each budget has its least, and all the same part of what more they have
 // where memory is plenty. memory 0 is plenty.
-func split(memory int64) []int64 {
+func splitBudgets(memory int64) []int64 {
 	var full, least int64
 	for _, b := range budgets {
-		full, least = full+b.full, least+b.least
+		full, least = full+b.max, least+b.min
 	}
 	part := 1.0
 	if memory > 0 {
-		part = min(max(float64(pool(memory)-least)/float64(full-least), 0), 1)
+		part = min(max(float64(budgetPool(memory)-least)/float64(full-least), 0), 1)
 	}
 	out := make([]int64, len(budgets))
 	for i, b := range budgets {
-		out[i] = b.least + int64(part*float64(b.full-b.least))
+		out[i] = b.min + int64(part*float64(b.max-b.min))
 	}
 	return out
 }
 
-// memory is what the process may use, and who says so; bytes 0: nobody does.
-type memory struct {
-	bytes int64
-	from  string
+// memoryLimit is what the process may use, and who says so; bytes 0: nobody does.
+type memoryLimit struct {
+	bytes  int64
+	source string
 }
 
-// findMemory is the setting's, the cgroup's or GOMEMLIMIT's.
-func findMemory(setting byteSize, getenv func(string) string, root string) memory {
-	group := cgroupMemory(root)
+// findMemoryLimit is the setting's, the cgroup's or GOMEMLIMIT's.
+func findMemoryLimit(setting byteSize, getenv func(string) string, root string) memoryLimit {
+	group := cgroupMemoryLimit(root)
 	var soft byteSize
 	_ = soft.UnmarshalText([]byte(getenv("GOMEMLIMIT"))) // "off" and what Go itself has refused
 	switch {
 	case setting > 0:
-		return memory{int64(setting), "--memory"}
+		return memoryLimit{int64(setting), "--memory"}
 	case soft > 0 && (group == 0 || int64(soft) < group):
-		return memory{int64(soft) / 9 * 10, "GOMEMLIMIT"}
+		return memoryLimit{int64(soft) / 9 * 10, "GOMEMLIMIT"}
 	case group > 0:
-		return memory{group, "cgroup"}
+		return memoryLimit{group, "cgroup"}
 	}
-	return memory{}
+	return memoryLimit{}
 }
 
-// apply has the node keep to the memory: its budgets, its readers, and the collector's limit at nine
+// applyTo has the node keep to the memory: its budgets, its readers, and the collector's limit at nine
 // tenths, unless GOMEMLIMIT says another.
-func (m memory) apply(cfg *nodeConfig, log *slog.Logger, getenv func(string) string) {
-	for i, n := range split(m.bytes) {
+func (m memoryLimit) applyTo(cfg *nodeConfig, log *slog.Logger, getenv func(string) string) {
+	for i, n := range splitBudgets(m.bytes) {
 		budgets[i].set(cfg, n)
 	}
 	if m.bytes == 0 {
@@ -105,19 +105,19 @@ func (m memory) apply(cfg *nodeConfig, log *slog.Logger, getenv func(string) str
 	if getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(m.bytes / 10 * 9)
 	}
-	if m.bytes < leastMemory {
-		log.Warn("there is little memory for a node: want 512 MiB or more", "memory", m.bytes, "from", m.from)
+	if m.bytes < minMemory {
+		log.Warn("there is little memory for a node: want 512 MiB or more", "memory", m.bytes, "from", m.source)
 	}
 	if room := int(m.bytes / 4 / readerBytes); cfg.edge.MaxReaders > room {
-		log.Warn("there is not the memory for --max-readers, which is lowered", "memory", m.bytes, "from", m.from,
+		log.Warn("there is not the memory for --max-readers, which is lowered", "memory", m.bytes, "from", m.source,
 			"wanted", cfg.edge.MaxReaders, "max_readers", room)
 		cfg.edge.MaxReaders = room
 	}
 }
 
-// cgroupMemory is the least limit of memory on the way from the process's cgroup to the root of all,
+// cgroupMemoryLimit is the least limit of memory on the way from the process's cgroup to the root of all,
 // of version 1 or 2; 0: there is none.
-func cgroupMemory(root string) int64 {
+func cgroupMemoryLimit(root string) int64 {
 	raw, err := os.ReadFile(path.Join(root, "proc/self/cgroup"))
 	if err != nil {
 		return 0

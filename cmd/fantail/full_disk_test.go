@@ -17,7 +17,7 @@ import (
 
 // `fantail s2 --data` on a disk that becomes full ends with one line at ERROR and status 1; once
 // there is room it has all that was acknowledged.
-func TestFullDisk(t *testing.T) {
+func TestFullDiskEndsTheEmbeddedS2AndLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
 		t.Skipf("no tmpfs can be mounted here: %v", err)
@@ -91,7 +91,7 @@ func TestFullDisk(t *testing.T) {
 
 // An address that is taken is said with the setting that named it, and a folder that is in use in
 // these words.
-func TestTaken(t *testing.T) {
+func TestAddressOrFolderInUseIsNamed(t *testing.T) {
 	t.Parallel()
 	path, err := binary()
 	if err != nil {

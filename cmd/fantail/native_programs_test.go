@@ -13,7 +13,7 @@ import (
 // A program that uses S2 directly and knows nothing of Fantail writes to and reads
 // from the same stream: its records reach SSE readers on every node, ours are plain
 // records to it.
-func TestNativePrograms(t *testing.T) {
+func TestNativeProgramsShareAStream(t *testing.T) {
 	f := startFleet(t, 3)
 	c := newClient(t)
 	c.must(t, 201, "PUT", f.url(0, "shared"), "", "Content-Type", "application/json")
@@ -57,10 +57,10 @@ func TestNativePrograms(t *testing.T) {
 			seen = append(seen, string(body))
 		}
 	}
-	same(t, "the native reader", seen, []string{`"1 native"`, `"2 ours"`, `"3 native"`, `"4 ours"`})
+	wantSame(t, "the native reader", seen, []string{`"1 native"`, `"2 ours"`, `"3 native"`, `"4 ours"`})
 	c.must(t, 204, "POST", f.url(2, "shared"), "", "Stream-Closed", "true")
 	reading.Wait()
 	for _, r := range readers {
-		same(t, "an SSE reader", r.got, []string{"1 native", "2 ours", "3 native", "4 ours"})
+		wantSame(t, "an SSE reader", r.got, []string{"1 native", "2 ours", "3 native", "4 ours"})
 	}
 }

@@ -13,7 +13,7 @@ import (
 const hex32 = "00112233445566778899aabbccddeeff"
 
 // A setting that would make a node a fleet of its own is refused, and its flag named.
-func TestFleetSettings(t *testing.T) {
+func TestFleetSettingsAreChecked(t *testing.T) {
 	dir := t.TempDir()
 	file := func(text string) string {
 		path := filepath.Join(dir, "secrets")
@@ -98,15 +98,15 @@ func TestSecretFileIsReadAgain(t *testing.T) {
 }
 
 // Nodes prove themselves with certificates of files, whose authority counts and not their names.
-func TestRelayCertificates(t *testing.T) {
+func TestNodesProveThemselvesWithCertificates(t *testing.T) {
 	t.Parallel()
-	cert, key := files(t)
-	certificate(t, 1, cert, key)
+	cert, key := certificatePaths(t)
+	writeCertificate(t, 1, cert, key)
 	flags := []string{"--relay-cert=" + cert, "--relay-key=" + key, "--relay-ca=" + cert, "--relay-plaintext=never"}
 	ps := startProcesses(t, 0)
 	ps.nodes = append(ps.nodes, ps.spawn(t, 0, flags...))
 	ps.nodes = append(ps.nodes, ps.spawn(t, 1, append(flags, "--join="+ps.nodes[0].addr("gossip"))...))
-	ps.settle(t)
+	ps.awaitOwners(t)
 	c := newClient(t)
 	for i := range 4 { // of both owners
 		stream := fmt.Sprint("certified", i)
@@ -121,7 +121,7 @@ func TestRelayCertificates(t *testing.T) {
 
 // A node of another fleet that was given this one's addresses is not ready, owns nothing and
 // says why.
-func TestAnotherCluster(t *testing.T) {
+func TestNodeOfAnotherClusterIsNotReady(t *testing.T) {
 	t.Parallel()
 	ps := startProcesses(t, 1)
 	lost := ps.spawn(t, 1, "--cluster=other", "--join="+ps.nodes[0].addr("gossip"))

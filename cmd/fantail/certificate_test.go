@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// certificate writes a certificate of its own for 127.0.0.1, and its key.
-func certificate(t *testing.T, serial int64, cert, key string) {
+// writeCertificate writes a certificate of its own for 127.0.0.1, and its key.
+func writeCertificate(t *testing.T, serial int64, cert, key string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -42,16 +42,16 @@ func certificate(t *testing.T, serial int64, cert, key string) {
 	}
 }
 
-func files(t *testing.T) (cert, key string) {
+func certificatePaths(t *testing.T) (cert, key string) {
 	t.Helper()
 	dir := t.TempDir()
 	return filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 }
 
 // A node speaks HTTP/2 and HTTP/1.1 under TLS, event streams too.
-func TestTLS(t *testing.T) {
-	cert, key := files(t)
-	certificate(t, 1, cert, key)
+func TestHTTP1AndHTTP2UnderTLS(t *testing.T) {
+	cert, key := certificatePaths(t)
+	writeCertificate(t, 1, cert, key)
 	ps := startProcesses(t, 0)
 	node := ps.spawn(t, 0, "--tls-cert="+cert, "--tls-key="+key)
 	url := "https://" + node.addr("http") + "/v1/stream/" + ps.run + "/s"
@@ -87,15 +87,15 @@ func TestTLS(t *testing.T) {
 
 // A certificate is read again when it is half a minute old; one that cannot be read
 // leaves the old one.
-func TestKeyPairIsRenewed(t *testing.T) {
+func TestCertificateIsReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cert, key := files(t)
-		p := &keyPair{cert: cert, key: key, log: slog.New(slog.DiscardHandler)}
-		if _, err := p.config(); err == nil {
+		cert, key := certificatePaths(t)
+		p := &certificateFiles{cert: cert, key: key, log: slog.New(slog.DiscardHandler)}
+		if _, err := p.tlsConfig(); err == nil {
 			t.Error("no error without files")
 		}
-		certificate(t, 1, cert, key)
-		cfg, err := p.config()
+		writeCertificate(t, 1, cert, key)
+		cfg, err := p.tlsConfig()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,17 +107,17 @@ func TestKeyPairIsRenewed(t *testing.T) {
 			}
 		}
 		want(1)
-		certificate(t, 2, cert, key)
+		writeCertificate(t, 2, cert, key)
 		want(1)
-		<-time.After(keyPairAge)
+		<-time.After(certificateMaxAge)
 		want(2)
 		if err := os.WriteFile(key, []byte("half"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(keyPairAge)
+		<-time.After(certificateMaxAge)
 		want(2)
-		certificate(t, 3, cert, key)
-		<-time.After(keyPairAge)
+		writeCertificate(t, 3, cert, key)
+		<-time.After(certificateMaxAge)
 		want(3)
 	})
 }

@@ -22,18 +22,18 @@ func Test(t *testing.T, open func(t *testing.T) shard.Log) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			c.run(&env{T: t, ctx: ctx, Log: open(t), id: fresh(t)})
+			c.run(&testCase{T: t, ctx: ctx, Log: open(t), id: newStreamID(t)})
 		})
 	}
 }
 
 var cases = []struct {
 	name string
-	run  func(*env)
+	run  func(*testCase)
 }{
 	{"missing", testMissing},
 	{"create is idempotent", testCreate},
-	{"compare and swap", testSwap},
+	{"compare and swap", testCompareAndSwap},
 	{"limits of a batch", testLimits},
 	{"headers", testHeaders},
 	{"read", testRead},
@@ -42,19 +42,19 @@ var cases = []struct {
 	{"replay", testReplay},
 	{"follow", testFollow},
 	{"follow ends", testFollowEnds},
-	{"rivals", testRivals},
+	{"rivals", testCompetingWriters},
 }
 
-// env is one case's log and stream.
-type env struct {
+// testCase is one case's log and stream.
+type testCase struct {
 	*testing.T
 	shard.Log
 	ctx context.Context
 	id  shard.StreamID
 }
 
-// fresh names a stream that no other case or run uses.
-func fresh(t *testing.T) shard.StreamID {
+// newStreamID names a stream that no other case or run uses.
+func newStreamID(t *testing.T) shard.StreamID {
 	name := strings.Map(func(r rune) rune {
 		if r == ' ' || r == '/' {
 			return '-'
@@ -72,14 +72,14 @@ func entries(bodies ...string) []shard.Entry {
 	return out
 }
 
-func (e *env) create() {
+func (e *testCase) create() {
 	e.Helper()
 	if err := e.Create(e.ctx, e.id); err != nil {
 		e.Fatalf("create: %v", err)
 	}
 }
 
-func (e *env) append(at uint64, batch []shard.Entry) shard.Ack {
+func (e *testCase) append(at uint64, batch []shard.Entry) shard.Ack {
 	e.Helper()
 	ack, err := e.Append(e.ctx, e.id, at, batch)
 	if err != nil {
@@ -91,7 +91,7 @@ func (e *env) append(at uint64, batch []shard.Entry) shard.Ack {
 	return ack
 }
 
-func (e *env) wantTail(what string, err error, tail uint64) {
+func (e *testCase) wantTail(what string, err error, tail uint64) {
 	e.Helper()
 	var lost *shard.TailError
 	if !errors.As(err, &lost) || lost.Tail != tail {
@@ -99,7 +99,7 @@ func (e *env) wantTail(what string, err error, tail uint64) {
 	}
 }
 
-func (e *env) wantBodies(what string, recs []shard.Record, from uint64, want ...string) {
+func (e *testCase) wantBodies(what string, recs []shard.Record, from uint64, want ...string) {
 	e.Helper()
 	if len(recs) != len(want) {
 		e.Fatalf("%s: %d records, want %d", what, len(recs), len(want))
@@ -111,7 +111,7 @@ func (e *env) wantBodies(what string, recs []shard.Record, from uint64, want ...
 	}
 }
 
-func testMissing(e *env) {
+func testMissing(e *testCase) {
 	_, err := e.Append(e.ctx, e.id, 0, entries("a"))
 	check := func(what string, err error) {
 		if !errors.Is(err, shard.ErrNoLog) {
@@ -129,7 +129,7 @@ func testMissing(e *env) {
 	check("follow", e.Follow(e.ctx, e.id, 0, func(shard.Page) error { return nil }))
 }
 
-func testCreate(e *env) {
+func testCreate(e *testCase) {
 	e.create()
 	e.append(0, entries("a"))
 	e.create()
@@ -138,7 +138,7 @@ func testCreate(e *env) {
 	}
 }
 
-func testSwap(e *env) {
+func testCompareAndSwap(e *testCase) {
 	e.create()
 	first := e.append(0, entries("a", "b"))
 	for _, at := range []uint64{0, 1, 3} {
@@ -159,7 +159,7 @@ func testSwap(e *env) {
 	}
 }
 
-func testLimits(e *env) {
+func testLimits(e *testCase) {
 	e.create()
 	many := make([]shard.Entry, shard.MaxBatchRecords)
 	for i := range many {
@@ -180,7 +180,7 @@ func testLimits(e *env) {
 	}
 }
 
-func testHeaders(e *env) {
+func testHeaders(e *testCase) {
 	e.create()
 	large := bytes.Repeat([]byte{0, 255, 'h'}, 100_000)
 	e.append(0, []shard.Entry{
@@ -201,7 +201,7 @@ func testHeaders(e *env) {
 	}
 }
 
-func testRead(e *env) {
+func testRead(e *testCase) {
 	e.create()
 	p, err := e.Read(e.ctx, e.id, 0, 0)
 	if err != nil || len(p.Records) != 0 {
@@ -220,7 +220,7 @@ func testRead(e *env) {
 	e.wantTail("beyond the tail", err, 3)
 }
 
-func testLast(e *env) {
+func testLast(e *testCase) {
 	e.create()
 	if p, err := e.Last(e.ctx, e.id, 1); err != nil || len(p.Records) != 0 || !p.HasTail || p.Tail != 0 {
 		e.Errorf("empty log: %+v, %v", p, err)
@@ -237,7 +237,7 @@ func testLast(e *env) {
 	e.wantBodies("last 100", p.Records, 0, "a", "b", "c")
 }
 
-func testTrim(e *env) {
+func testTrim(e *testCase) {
 	e.create()
 	e.append(0, entries("a", "b", "c"))
 	e.append(3, []shard.Entry{{Trim: true, TrimTo: 4}, {Body: []byte("kept")}})
@@ -265,7 +265,7 @@ func testTrim(e *env) {
 	}
 }
 
-func testReplay(e *env) {
+func testReplay(e *testCase) {
 	const n = 2500
 	e.create()
 	for at := 0; at < n; at += 500 {
@@ -304,7 +304,7 @@ func testReplay(e *env) {
 
 var errEnough = errors.New("enough")
 
-func testFollow(e *env) {
+func testFollow(e *testCase) {
 	e.create()
 	e.append(0, entries("a", "b"))
 	var got []string
@@ -334,7 +334,7 @@ func testFollow(e *env) {
 	}
 }
 
-func testFollowEnds(e *env) {
+func testFollowEnds(e *testCase) {
 	e.create()
 	e.append(0, entries("a"))
 	e.wantTail("beyond the tail", e.Follow(e.ctx, e.id, 7, func(shard.Page) error { return nil }), 1)
@@ -351,8 +351,8 @@ func testFollowEnds(e *env) {
 	}
 }
 
-// testRivals: of two writers at one position exactly one wins.
-func testRivals(e *env) {
+// testCompetingWriters: of two writers at one position exactly one wins.
+func testCompetingWriters(e *testCase) {
 	e.create()
 	const n = 50
 	var wg sync.WaitGroup

@@ -17,35 +17,35 @@ import (
 )
 
 const (
-	// adminConns bounds the connections of the admin address. The one that has been idle for
+	// maxAdminConns bounds the connections of the admin address. The one that has been idle for
 	// longest makes room for the next; where none is idle, the one that has been busy for
 	// longest: a request whose body does not come, or whose answer is not read, is busy.
-	adminConns = 64
-	// adminHeader bounds the head of a request to the admin address.
-	adminHeader = 16 << 10
-	// adminWrite bounds an answer of the admin address; profiles take their seconds of it.
-	adminWrite = 3 * time.Minute
-	// leastToken is the shortest token that is accepted.
-	leastToken = 16
-	// mostToken bounds what is read of a token's file.
-	mostToken = 4 << 10
+	maxAdminConns = 64
+	// maxAdminHeader bounds the head of a request to the admin address.
+	maxAdminHeader = 16 << 10
+	// adminWriteTimeout bounds an answer of the admin address; profiles take their seconds of it.
+	adminWriteTimeout = 3 * time.Minute
+	// minTokenLen is the shortest token that is accepted.
+	minTokenLen = 16
+	// maxTokenFile bounds what is read of a token's file.
+	maxTokenFile = 4 << 10
 )
 
 // newAdminServer returns the server of the admin address, which is loopback or not. Everything
 // about it is bounded: whoever reaches it must not be able to starve the probes.
 func newAdminServer(h http.Handler, loopback bool, log *slog.Logger) *http.Server {
-	room := &adminRoom{conns: map[net.Conn]adminConn{}}
+	room := &adminConnLimit{conns: map[net.Conn]adminConn{}}
 	return &http.Server{
-		Handler: guard(h, loopback), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: adminWrite, IdleTimeout: time.Minute, MaxHeaderBytes: adminHeader,
-		ConnState: room.state, ErrorLog: serverLog(log),
+		Handler: refuseForeignOrigins(h, loopback), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: adminWriteTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: maxAdminHeader,
+		ConnState: room.onConnState, ErrorLog: newServerLog(log),
 	}
 }
 
-// guard refuses what a page in somebody's browser may send: a request from another origin, and on
+// refuseForeignOrigins refuses what a page in somebody's browser may send: a request from another origin, and on
 // a loopback address one for a host that is not loopback (a name that its owner pointed here).
 // Health is for everybody: a probe names what host it likes, and learns nothing that harms.
-func guard(next http.Handler, loopback bool) http.Handler {
+func refuseForeignOrigins(next http.Handler, loopback bool) http.Handler {
 	cross := http.NewCrossOriginProtection().Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		site := r.Header.Get("Sec-Fetch-Site")
@@ -71,12 +71,12 @@ type tokenFile struct {
 	log  *slog.Logger
 
 	mu   sync.Mutex
-	read os.FileInfo // of what sum is of
+	info os.FileInfo // of what sum is of
 	sum  [sha256.Size]byte
 }
 
-// openToken reads the token; an error is the file's.
-func openToken(path string, log *slog.Logger) (*tokenFile, error) {
+// openTokenFile reads the token; an error is the file's.
+func openTokenFile(path string, log *slog.Logger) (*tokenFile, error) {
 	t := &tokenFile{path: path, log: log}
 	return t, t.load()
 }
@@ -92,27 +92,27 @@ func (t *tokenFile) load() error {
 	if err != nil {
 		return err
 	}
-	if t.read != nil && os.SameFile(t.read, info) && t.read.ModTime().Equal(info.ModTime()) && t.read.Size() == info.Size() {
+	if t.info != nil && os.SameFile(t.info, info) && t.info.ModTime().Equal(info.ModTime()) && t.info.Size() == info.Size() {
 		return nil
 	}
-	b, err := io.ReadAll(io.LimitReader(f, mostToken+1))
+	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
 	if err != nil {
 		return err
 	}
 	token := strings.TrimSpace(string(b))
 	switch {
-	case len(token) < leastToken || len(b) > mostToken:
-		return fmt.Errorf("%s: want a token of %d to %d bytes", t.path, leastToken, mostToken)
+	case len(token) < minTokenLen || len(b) > maxTokenFile:
+		return fmt.Errorf("%s: want a token of %d to %d bytes", t.path, minTokenLen, maxTokenFile)
 	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return fmt.Errorf("%s: the token has blanks, control characters or other than ASCII in it", t.path)
 	}
-	t.read, t.sum = info, sha256.Sum256([]byte(token))
+	t.info, t.sum = info, sha256.Sum256([]byte(token))
 	return nil
 }
 
-// admits reports whether the request brings the token. The comparison takes as long whatever
+// isAllowed reports whether the request brings the token. The comparison takes as long whatever
 // differs.
-func (t *tokenFile) admits(r *http.Request) bool {
+func (t *tokenFile) isAllowed(r *http.Request) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.load(); err != nil {
@@ -123,10 +123,10 @@ func (t *tokenFile) admits(r *http.Request) bool {
 	return strings.EqualFold(scheme, "bearer") && subtle.ConstantTimeCompare(sum[:], t.sum[:]) == 1
 }
 
-// protect asks for the token, but not for health: kubelet has none.
-func (t *tokenFile) protect(next http.Handler) http.Handler {
+// requireToken asks for the token, but not for health: kubelet has none.
+func (t *tokenFile) requireToken(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if isHealth(r.URL.Path) || t.admits(r) {
+		if isHealth(r.URL.Path) || t.isAllowed(r) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -135,8 +135,8 @@ func (t *tokenFile) protect(next http.Handler) http.Handler {
 	})
 }
 
-// adminRoom keeps the admin address's connections to adminConns.
-type adminRoom struct {
+// adminConnLimit keeps the admin address's connections to maxAdminConns.
+type adminConnLimit struct {
 	mu    sync.Mutex
 	conns map[net.Conn]adminConn
 }
@@ -148,13 +148,13 @@ type adminConn struct {
 	since time.Time
 }
 
-// state is an http.Server's ConnState.
-func (a *adminRoom) state(c net.Conn, s http.ConnState) {
+// onConnState is an http.Server's ConnState.
+func (a *adminConnLimit) onConnState(c net.Conn, s http.ConnState) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch s {
 	case http.StateNew:
-		if len(a.conns) >= adminConns {
+		if len(a.conns) >= maxAdminConns {
 			a.evict()
 		}
 		a.conns[c] = adminConn{since: time.Now()} // it has said nothing yet
@@ -169,7 +169,7 @@ func (a *adminRoom) state(c net.Conn, s http.ConnState) {
 
 // evict closes the connection that has been idle for longest, or else the one that has been
 // busy for longest. The newcomer gets its place: it may be a probe.
-func (a *adminRoom) evict() {
+func (a *adminConnLimit) evict() {
 	var out net.Conn
 	for c, is := range a.conns {
 		was := a.conns[out]

@@ -18,7 +18,7 @@ var ofJSON = []string{"Content-Type", "application/json"}
 
 // What was acknowledged on one node is there on every other, at once, however it is
 // asked for. A thousand times.
-func TestReadYourWrites(t *testing.T) {
+func TestWritesAreReadOnEveryNodeImmediately(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
 	c := newClient(t)
@@ -71,7 +71,7 @@ func TestReadYourWrites(t *testing.T) {
 // Forks of forks whose owners differ: every node reads the same, from every offset; a
 // fork that is followed costs one read session, and its past none; deletion goes up
 // the whole chain.
-func TestForksAcrossOwners(t *testing.T) {
+func TestForksOfForksReadTheSameOnEveryNode(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
 	c := newClient(t)
@@ -101,10 +101,10 @@ func TestForksAcrossOwners(t *testing.T) {
 		t.Errorf("offsets do not sort: %q", marks)
 	}
 	for n := range f.nodes {
-		same(t, fmt.Sprint("node ", n), c.readAll(t, f.url(n, far)), all)
+		wantSame(t, fmt.Sprint("node ", n), c.readAll(t, f.url(n, far)), all)
 		for i, mark := range marks {
 			a := c.must(t, 200, "GET", f.url(n, far)+"?offset="+mark, "")
-			same(t, fmt.Sprintf("node %d from %d", n, counts[i]), texts(t, a.body), all[counts[i]:])
+			wantSame(t, fmt.Sprintf("node %d from %d", n, counts[i]), texts(t, a.body), all[counts[i]:])
 		}
 	}
 
@@ -137,7 +137,7 @@ func TestForksAcrossOwners(t *testing.T) {
 	all = append(all, "live")
 	reading.Wait()
 	for i, r := range readers {
-		same(t, fmt.Sprint("reader ", i), r.got, all)
+		wantSame(t, fmt.Sprint("reader ", i), r.got, all)
 		if r.tries != 1 {
 			t.Errorf("reader %d connected %d times", i, r.tries)
 		}
@@ -151,7 +151,7 @@ func TestForksAcrossOwners(t *testing.T) {
 		}
 	}
 	for n := range f.nodes {
-		same(t, fmt.Sprint("without sources, node ", n), c.readAll(t, f.url(n, far)), all)
+		wantSame(t, fmt.Sprint("without sources, node ", n), c.readAll(t, f.url(n, far)), all)
 	}
 	c.must(t, 204, "DELETE", f.url(0, far), "")
 	for i := range depth {
@@ -163,12 +163,12 @@ func TestForksAcrossOwners(t *testing.T) {
 		}
 	}
 	c.must(t, 201, "PUT", f.url(1, name(0)), `["anew"]`, ofJSON...)
-	same(t, "made anew", c.readAll(t, f.url(2, name(0))), []string{"anew"})
+	wantSame(t, "made anew", c.readAll(t, f.url(2, name(0))), []string{"anew"})
 }
 
 // A stream that was deleted, or has expired, and made again never shows anything of an
 // earlier life, on any node, whatever the nodes have in memory.
-func TestNoEarlierLife(t *testing.T) {
+func TestStreamMadeAgainShowsNothingOfTheEarlierOne(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
 	c := newClient(t)
@@ -191,8 +191,8 @@ func TestNoEarlierLife(t *testing.T) {
 		for n := range f.nodes {
 			a := c.must(t, 200, "GET", f.url(n, stream)+"?offset=-1&live=long-poll", "")
 			offset = a.header.Get("Stream-Next-Offset")
-			same(t, fmt.Sprintf("life %d, node %d", life, n), texts(t, a.body), []string{fmt.Sprint(life, "-a"), fmt.Sprint(life, "-b")})
-			same(t, fmt.Sprintf("life %d, node %d", life, n), c.readAll(t, f.url(n, stream)), texts(t, a.body))
+			wantSame(t, fmt.Sprintf("life %d, node %d", life, n), texts(t, a.body), []string{fmt.Sprint(life, "-a"), fmt.Sprint(life, "-b")})
+			wantSame(t, fmt.Sprintf("life %d, node %d", life, n), c.readAll(t, f.url(n, stream)), texts(t, a.body))
 		}
 		c.must(t, 204, "DELETE", f.url(life+1, stream), "")
 		for n := range f.nodes {
@@ -215,7 +215,7 @@ func TestNoEarlierLife(t *testing.T) {
 }
 
 // The same offset has the same bytes on every node, and the same tag.
-func TestSameChunksEverywhere(t *testing.T) {
+func TestSameOffsetHasTheSameBytesOnEveryNode(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
 	c := newClient(t)

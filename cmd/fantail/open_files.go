@@ -15,12 +15,12 @@ import (
 
 const (
 	// The reserve is a quarter of the limit of open files, between these.
-	leastReserve = 64
-	mostReserve  = 1024
-	// filesAgain is how long the public listener waits before it looks for free descriptors again.
-	filesAgain = 50 * time.Millisecond
-	// relieveEvery is how often idle connections are closed to make room.
-	relieveEvery = time.Second
+	minReserve = 64
+	maxReserve = 1024
+	// acceptRetry is how long the public listener waits before it looks for free descriptors again.
+	acceptRetry = 50 * time.Millisecond
+	// closeIdleEvery is how often idle connections are closed to make room.
+	closeIdleEvery = time.Second
 )
 
 // openFiles watches the process's descriptors for a node, and keeps the reserve back: for the admin
@@ -35,26 +35,26 @@ type openFiles struct {
 	log            *slog.Logger
 	server         *http.Server // whose idle connections go
 
-	tight atomic.Bool
-	waits prometheus.Counter
+	nearLimit   atomic.Bool
+	acceptWaits prometheus.Counter
 
-	mu       sync.Mutex
-	relieved time.Time
+	mu         sync.Mutex
+	idleClosed time.Time
 }
 
 // newOpenFiles reads the limit. Go has raised the soft limit to the hard one before main began; this
 // says it again for a program that has not.
 func newOpenFiles(log *slog.Logger, reg prometheus.Registerer) *openFiles {
-	f := &openFiles{log: log, count: countFiles}
-	f.limit = filesLimit()
+	f := &openFiles{log: log, count: countOpenFiles}
+	f.limit = raiseFilesLimit()
 	f.reserve = filesReserve(f.limit)
-	f.waits = prometheus.NewCounter(prometheus.CounterOpts{
+	f.acceptWaits = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "fantail_accept_waits_total", Help: "Connections that waited to be accepted, since nearly all descriptors were in use.",
 	})
 	gauge := func(name, help string, of func() int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(of()) })
 	}
-	reg.MustRegister(f.waits,
+	reg.MustRegister(f.acceptWaits,
 		gauge("fantail_open_files", "Descriptors that the process has open.", func() int { return f.count() }),
 		gauge("fantail_open_files_limit", "The limit of descriptors (RLIMIT_NOFILE).", func() int { return f.limit }),
 		gauge("fantail_open_files_reserve", "Descriptors that are kept for the admin address, other nodes and S2.", func() int { return f.reserve }),
@@ -62,8 +62,8 @@ func newOpenFiles(log *slog.Logger, reg prometheus.Registerer) *openFiles {
 	return f
 }
 
-// filesLimit raises the limit of open files as far as may be, and returns it.
-func filesLimit() int {
+// raiseFilesLimit raises the limit of open files as far as may be, and returns it.
+func raiseFilesLimit() int {
 	var l syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
 		return 1 << 20
@@ -77,11 +77,11 @@ func filesLimit() int {
 	return int(min(l.Cur, 1<<30))
 }
 
-func filesReserve(limit int) int { return min(max(limit/4, leastReserve), mostReserve) }
+func filesReserve(limit int) int { return min(max(limit/4, minReserve), maxReserve) }
 
-// lowerReaders returns how many readers the limit of open files has room for, with a warning if
+// limitReaders returns how many readers the limit of open files has room for, with a warning if
 // those are fewer.
-func lowerReaders(readers, limit int, log *slog.Logger) int {
+func limitReaders(readers, limit int, log *slog.Logger) int {
 	room := max(limit-filesReserve(limit), 1)
 	if readers <= room {
 		return readers
@@ -91,8 +91,8 @@ func lowerReaders(readers, limit int, log *slog.Logger) int {
 	return room
 }
 
-// countFiles counts this process's open descriptors.
-func countFiles() int {
+// countOpenFiles counts this process's open descriptors.
+func countOpenFiles() int {
 	const at = "/proc/self/fd"
 	if info, err := os.Stat(at); err == nil && info.Size() > 0 { // Linux 6.2 has the number there
 		return int(info.Size())
@@ -106,38 +106,38 @@ func countFiles() int {
 	return len(names)
 }
 
-// free looks how many descriptors are left.
-func (f *openFiles) free() int {
+// checkFree looks how many descriptors are left.
+func (f *openFiles) checkFree() int {
 	free := f.limit - f.count()
-	if tight := free < f.reserve; f.tight.Swap(tight) != tight && tight {
+	if tight := free < f.reserve; f.nearLimit.Swap(tight) != tight && tight {
 		f.log.Warn("the limit of open files is near: new readers are refused; raise it (ulimit -n, LimitNOFILE=, the container's ulimits)",
 			"nofile", f.limit, "free", free, "reserve", f.reserve)
 	}
 	return free
 }
 
-// crowded reports whether the node is tight. It costs nothing while it is not.
-func (f *openFiles) crowded() bool { return f.tight.Load() && f.free() < f.reserve }
+// isNearLimit reports whether the node is tight. It costs nothing while it is not.
+func (f *openFiles) isNearLimit() bool { return f.nearLimit.Load() && f.checkFree() < f.reserve }
 
-// relieve closes idle connections.
-func (f *openFiles) relieve() {
+// closeIdle closes idle connections.
+func (f *openFiles) closeIdle() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.server == nil || time.Since(f.relieved) < relieveEvery {
+	if f.server == nil || time.Since(f.idleClosed) < closeIdleEvery {
 		return
 	}
-	f.relieved = time.Now()
+	f.idleClosed = time.Now()
 	f.server.SetKeepAlivesEnabled(false) // which closes those that are idle
 	f.server.SetKeepAlivesEnabled(true)
 }
 
-// listener is the public one.
-func (f *openFiles) listener(l net.Listener) net.Listener {
-	return &choked{Listener: l, files: f, closed: make(chan struct{})}
+// wrapListener is the public one.
+func (f *openFiles) wrapListener(l net.Listener) net.Listener {
+	return &limitedListener{Listener: l, files: f, closed: make(chan struct{})}
 }
 
-// choked accepts nobody while descriptors are short.
-type choked struct {
+// limitedListener accepts nobody while descriptors are short.
+type limitedListener struct {
 	net.Listener
 	files  *openFiles
 	once   sync.Once
@@ -145,23 +145,23 @@ type choked struct {
 }
 
 // Accept implements net.Listener.
-func (c *choked) Accept() (net.Conn, error) {
+func (c *limitedListener) Accept() (net.Conn, error) {
 	conn, err := c.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
 	for waited := false; ; waited = true {
-		free := c.files.free()
+		free := c.files.checkFree()
 		if free < c.files.reserve {
-			c.files.relieve()
+			c.files.closeIdle()
 		}
 		if free >= c.files.reserve/2 {
 			return conn, nil
 		}
 		if !waited {
-			c.files.waits.Inc()
+			c.files.acceptWaits.Inc()
 		}
-		again := time.NewTimer(filesAgain)
+		again := time.NewTimer(acceptRetry)
 		select {
 		case <-again.C:
 		case <-c.closed:
@@ -173,7 +173,7 @@ func (c *choked) Accept() (net.Conn, error) {
 }
 
 // Close implements net.Listener.
-func (c *choked) Close() error {
+func (c *limitedListener) Close() error {
 	c.once.Do(func() { close(c.closed) })
 	return c.Listener.Close()
 }

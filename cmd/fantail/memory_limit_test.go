@@ -18,10 +18,10 @@ import (
 )
 
 // The budgets together are within the pool, whatever the memory is, and the pool leaves room.
-func TestSplit(t *testing.T) {
+func TestMemoryBudgetsFitTheLimit(t *testing.T) {
 	sum := func(memory int64) (sum int64) {
-		for i, n := range split(memory) {
-			if n < budgets[i].least || n > budgets[i].full {
+		for i, n := range splitBudgets(memory) {
+			if n < budgets[i].min || n > budgets[i].max {
 				t.Errorf("%s of %d MiB: %d", budgets[i].name, memory/mib, n)
 			}
 			sum += n
@@ -32,10 +32,10 @@ func TestSplit(t *testing.T) {
 		t.Errorf("all budgets are %d MiB: README says 2.4 GiB", got)
 	}
 	last := int64(0)
-	for m := int64(leastMemory); m <= 16<<30; m += 64 * mib {
+	for m := int64(minMemory); m <= 16<<30; m += 64 * mib {
 		got := sum(m)
-		if got > pool(m) || pool(m) > m/5*4 || got < last {
-			t.Errorf("of %d MiB the pool is %d and the budgets are %d", m/mib, pool(m)/mib, got/mib)
+		if got > budgetPool(m) || budgetPool(m) > m/5*4 || got < last {
+			t.Errorf("of %d MiB the pool is %d and the budgets are %d", m/mib, budgetPool(m)/mib, got/mib)
 		}
 		last = got
 	}
@@ -44,8 +44,8 @@ func TestSplit(t *testing.T) {
 	}
 	most := int64(shard.RequestCost(shard.MaxBody, shard.MaxMessages))
 	for _, b := range budgets {
-		if strings.HasSuffix(b.name, "bodies") && b.least < most {
-			t.Errorf("%s: the least is %d, and the largest append costs %d", b.name, b.least, most)
+		if strings.HasSuffix(b.name, "bodies") && b.min < most {
+			t.Errorf("%s: the least is %d, and the largest append costs %d", b.name, b.min, most)
 		}
 	}
 	cfg := nodeConfig{fleet: &cluster.Config{}}
@@ -63,7 +63,7 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-func TestFindMemory(t *testing.T) {
+func TestMemoryLimitIsFound(t *testing.T) {
 	write := func(root string, files ...string) string {
 		for i := 0; i < len(files); i += 2 {
 			path := filepath.Join(root, files[i])
@@ -100,8 +100,8 @@ func TestFindMemory(t *testing.T) {
 		{v2, "off", 0, 512 * mib, "cgroup"},
 		{none, "900MiB", 0, 1000 * mib, "GOMEMLIMIT"},
 	} {
-		got := findMemory(c.setting, func(string) string { return c.soft }, c.root)
-		if got.bytes != c.want || got.from != c.from {
+		got := findMemoryLimit(c.setting, func(string) string { return c.soft }, c.root)
+		if got.bytes != c.want || got.source != c.from {
 			t.Errorf("%+v: %+v", c, got)
 		}
 	}
@@ -118,8 +118,8 @@ func TestFindMemory(t *testing.T) {
 	}
 }
 
-// confine makes a cgroup with a limit of memory, and returns where processes are put into it.
-func confine(t *testing.T, limit int64) (procs string) {
+// limitMemory makes a cgroup with a limit of memory, and returns where processes are put into it.
+func limitMemory(t *testing.T, limit int64) (procs string) {
 	t.Helper()
 	for _, kind := range []struct{ root, file string }{
 		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, {"/sys/fs/cgroup", "memory.max"}, {"/sys/fs/cgroup/unified", "memory.max"},
@@ -138,9 +138,9 @@ func confine(t *testing.T, limit int64) (procs string) {
 }
 
 // A node in a container of 512 MiB survives six clients that catch up with 400 MB, with nothing set.
-func TestSmallContainer(t *testing.T) {
-	procs := confine(t, 512*mib)
-	path, s := ownS2(t)
+func TestSmallContainerSurvivesCatchUp(t *testing.T) {
+	procs := limitMemory(t, 512*mib)
+	path, s := startS2(t)
 	at := freePorts(t, 2)
 	cmd := exec.Command("sh", "-c", `echo $$ > "$0" && exec "$@"`, procs, path,
 		"serve", "--http="+at[0], "--admin="+at[1], "--s2-endpoint="+s.URL(), "--s2-basin="+devBasin)

@@ -13,8 +13,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// settled is a fleet of processes on an S2 in this one, which knows their tokens.
-type settled struct {
+// settingsFleet is a fleet of processes on an S2 in this one, which knows their tokens.
+type settingsFleet struct {
 	*processes
 	*testing.T
 	c       *client
@@ -27,19 +27,19 @@ const (
 	otherBasin   = "other-basin"
 )
 
-// newSettled starts n nodes, each with a token of its own, and makes streams through all.
-func newSettled(t *testing.T, n, streams int) *settled {
+// newSettingsFleet starts n nodes, each with a token of its own, and makes streams through all.
+func newSettingsFleet(t *testing.T, n, streams int) *settingsFleet {
 	t.Helper()
 	s2, err := s2dev.Open(s2dev.Config{Listen: "127.0.0.1:0", Basins: []string{settledBasin, otherBasin}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s2.Close() })
-	f := &settled{processes: &processes{run: rand.Text()}, T: t, c: newClient(t), s2: s2}
+	f := &settingsFleet{processes: &processes{run: rand.Text()}, T: t, c: newClient(t), s2: s2}
 	for i := range n {
 		f.nodes = append(f.nodes, f.start(i))
 	}
-	f.settle(t)
+	f.awaitOwners(t)
 	for i := range streams {
 		f.streams = append(f.streams, fmt.Sprintf("s%d", i))
 		f.c.must(t, 201, "PUT", f.url(i, f.streams[i]), "0", "Content-Type", "text/plain")
@@ -50,7 +50,7 @@ func newSettled(t *testing.T, n, streams int) *settled {
 func token(i int) string { return fmt.Sprintf("token-of-%d", i) }
 
 // start starts node i; a flag given again counts.
-func (f *settled) start(i int, more ...string) *process {
+func (f *settingsFleet) start(i int, more ...string) *process {
 	f.Helper()
 	args := []string{
 		"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
@@ -70,7 +70,7 @@ func (f *settled) start(i int, more ...string) *process {
 }
 
 // readyz is what a node says of itself.
-func (f *settled) readyz(p *process) (status int, why string) {
+func (f *settingsFleet) readyz(p *process) (status int, why string) {
 	a, err := f.c.do(f.Context(), "GET", "http://"+p.addr("admin")+"/readyz", "")
 	if err != nil {
 		return 0, err.Error()
@@ -78,13 +78,13 @@ func (f *settled) readyz(p *process) (status int, why string) {
 	return a.status, string(a.body)
 }
 
-func (f *settled) metric(p *process, name string) int {
+func (f *settingsFleet) metric(p *process, name string) int {
 	v, _ := f.c.metric(f.Context(), p.addr("admin"), name)
 	return int(v)
 }
 
 // use reads and appends to every stream, through a node each.
-func (f *settled) use(nodes []*process) {
+func (f *settingsFleet) use(nodes []*process) {
 	f.Helper()
 	for i, s := range f.streams {
 		url := "http://" + nodes[i%len(nodes)].addr("http") + "/v1/stream/" + f.run + "/" + s
@@ -95,8 +95,8 @@ func (f *settled) use(nodes []*process) {
 
 // A node whose settings for S2 are wrong is never ready, owns nothing and says why; the fleet
 // that it joined does not notice.
-func TestWrongSettings(t *testing.T) {
-	f := newSettled(t, 3, 30)
+func TestNodeWithWrongS2SettingsIsNeverReady(t *testing.T) {
+	f := newSettingsFleet(t, 3, 30)
 	f.s2.Faults().Deny("wrong", "permission_denied")
 	f.s2.Faults().Deny("unknown", "authn")
 	dead := "http://" + freePorts(t, 1)[0]
@@ -153,9 +153,9 @@ func TestWrongSettings(t *testing.T) {
 }
 
 // A lone node asks as well, and says the same.
-func TestWrongSettingsAlone(t *testing.T) {
+func TestLoneNodeWithWrongS2SettingsIsNeverReady(t *testing.T) {
 	t.Parallel()
-	f := newSettled(t, 0, 0)
+	f := newSettingsFleet(t, 0, 0)
 	dead := "http://" + freePorts(t, 1)[0]
 	for name, c := range map[string]struct {
 		flags []string
@@ -185,15 +185,15 @@ func containsAll(s string, parts []string) bool {
 	return true
 }
 
-func (f *settled) eventually(what string, ok func() bool) {
+func (f *settingsFleet) eventually(what string, ok func() bool) {
 	f.Helper()
 	eventually(f.T, 20*time.Second, what, ok)
 }
 
 // A token is revoked while the fleet runs: of one node, and its streams move and come back; of
 // all, and nothing moves.
-func TestTokenRevoked(t *testing.T) {
-	f := newSettled(t, 3, 12)
+func TestRevokedTokenMovesTheStreamsOfOneNode(t *testing.T) {
+	f := newSettingsFleet(t, 3, 12)
 	deny := f.s2.Faults().Deny
 	victim, others := f.nodes[1], []*process{f.nodes[0], f.nodes[2]}
 	deny(token(1), "permission_denied")

@@ -15,7 +15,7 @@ import (
 
 // A page in a browser can neither change anything at the admin address nor read it, whether it
 // asks across origins or has its own name point there. Probes are served.
-func TestAdminGuard(t *testing.T) {
+func TestAdminAddressRefusesPagesOfOtherOrigins(t *testing.T) {
 	passed := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 	for _, c := range []struct {
 		method, path, host string
@@ -50,7 +50,7 @@ func TestAdminGuard(t *testing.T) {
 			r.Header.Set(c.header[0], c.header[1])
 		}
 		w := httptest.NewRecorder()
-		guard(passed, c.loopback).ServeHTTP(w, r)
+		refuseForeignOrigins(passed, c.loopback).ServeHTTP(w, r)
 		if w.Code != c.want {
 			t.Errorf("%s %s of %q, %v, loopback %v: %d, want %d", c.method, c.path, c.host, c.header, c.loopback, w.Code, c.want)
 		}
@@ -58,7 +58,7 @@ func TestAdminGuard(t *testing.T) {
 }
 
 // With a token everything but health asks for it; a renewed file counts, a broken one does not.
-func TestAdminToken(t *testing.T) {
+func TestAdminAddressAsksForTheToken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	write := func(s string) {
 		t.Helper()
@@ -69,18 +69,18 @@ func TestAdminToken(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, bad := range []string{"", "short", " \n", "has a blank inside it", "has\x00control-in-it", strings.Repeat("x", mostToken+1), "schlüssel-schlüssel"} {
+	for _, bad := range []string{"", "short", " \n", "has a blank inside it", "has\x00control-in-it", strings.Repeat("x", maxTokenFile+1), "schlüssel-schlüssel"} {
 		write(bad)
-		if _, err := openToken(path, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := openTokenFile(path, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%.20q: %v, want an error that names the file", bad, err)
 		}
 	}
 	write("0123456789abcdef\n")
-	token, err := openToken(path, slog.New(slog.DiscardHandler))
+	token, err := openTokenFile(path, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := token.protect(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	h := token.requireToken(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	check := func(path, auth string, want int) {
 		t.Helper()
 		r := httptest.NewRequestWithContext(t.Context(), "GET", path, nil)
@@ -115,9 +115,9 @@ func TestAdminToken(t *testing.T) {
 }
 
 // Connections that say nothing, or whose requests do not come to an end, do not keep a probe out.
-func TestAdminRoom(t *testing.T) {
+func TestSilentAdminConnectionsDoNotKeepProbesOut(t *testing.T) {
 	n := startFleet(t, 1).nodes[0]
-	addr, c := n.adminAt.Addr().String(), newClient(t)
+	addr, c := n.adminListener.Addr().String(), newClient(t)
 	for name, said := range map[string]string{
 		"nothing":      "",
 		"half a head":  "GET /livez HTT",
@@ -125,7 +125,7 @@ func TestAdminRoom(t *testing.T) {
 		"another host": "POST /nowhere HTTP/1.1\r\nHost: a.example\r\nContent-Length: 10\r\n\r\n",
 	} {
 		var held []net.Conn
-		for range adminConns + 8 {
+		for range maxAdminConns + 8 {
 			conn, err := net.Dial("tcp", addr)
 			if err != nil {
 				t.Fatal(err)
@@ -152,11 +152,11 @@ func TestAdminRoom(t *testing.T) {
 }
 
 // Profiles are served only where they were asked for.
-func TestProfilesAreAskedFor(t *testing.T) {
+func TestProfilesAreServedOnlyWhenAskedFor(t *testing.T) {
 	for asked, want := range map[bool]int{true: 200, false: 404} {
 		n := &node{cfg: nodeConfig{pprof: asked}}
 		w := httptest.NewRecorder()
-		n.adminRoutes().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/debug/pprof/goroutine?debug=1", nil))
+		n.adminHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/debug/pprof/goroutine?debug=1", nil))
 		if w.Code != want {
 			t.Errorf("asked %v: %d, want %d", asked, w.Code, want)
 		}

@@ -32,15 +32,15 @@ type devCmd struct {
 }
 
 const (
-	devBasin = "fantail-dev"
-	devLead  = 200 * time.Millisecond // within one process nobody hears late
-	devOpens = 1e6                    // the embedded S2 sends no bill
+	devBasin        = "fantail-dev"
+	devChangeNotice = 200 * time.Millisecond // within one process nobody hears late
+	devColdOpens    = 1e6                    // the embedded S2 sends no bill
 )
 
-// fleet is what devCmd runs.
-type fleet struct {
+// devFleet is what devCmd runs.
+type devFleet struct {
 	s2    *s2dev.Server // nil: another one is used
-	at    string        // where S2 is
+	s2URL string        // where S2 is
 	nodes []*node
 }
 
@@ -53,27 +53,27 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	f.welcome(os.Stdout)
-	f.status(ctx, os.Stdout)
+	f.printWelcome(os.Stdout)
+	f.printStatus(ctx, os.Stdout)
 	return f.stop() // with the error of a server that ended by itself, if any
 }
 
-func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
+func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error) {
 	at := s2.Config{Endpoint: c.Endpoint, Token: "none", Basin: devBasin}
-	if err := errors.Join(s2Mistakes(&at)...); err != nil {
+	if err := errors.Join(checkS2Settings(&at)...); err != nil {
 		return nil, err
 	}
-	f := &fleet{at: at.Endpoint}
-	if f.at == "" {
+	f := &devFleet{s2URL: at.Endpoint}
+	if f.s2URL == "" {
 		var err error
 		f.s2, err = s2dev.Open(s2dev.Config{
-			Listen: loopback(c.S2Port), Dir: c.Data, Basins: []string{devBasin}, Logger: log,
-			Fatal: storageFailed(log, c.Data),
+			Listen: loopbackAddr(c.S2Port), Dir: c.Data, Basins: []string{devBasin}, Logger: log,
+			Fatal: exitOnStorageFailure(log, c.Data),
 		})
 		if err != nil {
-			return nil, inUse("--s2-port", err)
+			return nil, addressInUse("--s2-port", err)
 		}
-		f.at = f.s2.URL()
+		f.s2URL = f.s2.URL()
 	}
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
@@ -81,21 +81,21 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 	for i := range c.Nodes {
 		cfg := nodeConfig{
 			name: fmt.Sprintf("node-%d", i+1), grace: 15 * time.Second, // no linger: there is no balancer
-			http: loopback(port(c.Port, i)), admin: loopback(port(c.Admin, i)),
-			s2:   s2.Config{Endpoint: f.at, Basin: devBasin, CreateBasins: true},
+			http: loopbackAddr(nthPort(c.Port, i)), admin: loopbackAddr(nthPort(c.Admin, i)),
+			s2:   s2.Config{Endpoint: f.s2URL, Basin: devBasin, CreateBasins: true},
 			edge: edge.Config{LongPoll: c.LongPoll}, pprof: true,
 			httpFlag: "--port", adminFlag: "--admin-port",
 			log: log.With("node", fmt.Sprintf("node-%d", i+1)),
 		}
 		if c.Endpoint == "" {
-			cfg.shard.ColdOpens = devOpens
+			cfg.shard.ColdOpens = devColdOpens
 		}
 		if c.Nodes == 1 {
-			cfg.embedded = f.s2 // a fleet's nodes take the wire, as anywhere else
+			cfg.inProcessS2 = f.s2 // a fleet's nodes take the wire, as anywhere else
 		} else {
 			cfg.fleet = &cluster.Config{
 				Name: cfg.name, Cluster: "fantail-dev", Secrets: [][]byte{secret}, Plaintext: cluster.PlaintextAlways,
-				Gossip: loopback(0), Relay: loopback(0), HTTP: cfg.http, ChangeNotice: devLead,
+				Gossip: loopbackAddr(0), Relay: loopbackAddr(0), HTTP: cfg.http, ChangeNotice: devChangeNotice,
 			}
 			if seed != "" {
 				cfg.fleet.Join = []string{seed}
@@ -110,11 +110,11 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*fleet, error) {
 			seed, _ = n.relay.Addrs()
 		}
 	}
-	return f, f.ready(ctx)
+	return f, f.awaitOwners(ctx)
 }
 
-// ready waits until every node sees every other.
-func (f *fleet) ready(ctx context.Context) error {
+// awaitOwners waits until every node sees every other.
+func (f *devFleet) awaitOwners(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for _, n := range f.nodes {
@@ -128,23 +128,23 @@ func (f *fleet) ready(ctx context.Context) error {
 	return nil
 }
 
-func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+func loopbackAddr(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// port is the i-th from first; 0 stays 0 (any).
-func port(first, i int) int {
+// nthPort is the i-th from first; 0 stays 0 (any).
+func nthPort(first, i int) int {
 	if first == 0 {
 		return 0
 	}
 	return first + i
 }
 
-func (f *fleet) stop() error {
+func (f *devFleet) stop() error {
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
 	for _, n := range f.nodes {
 		wg.Go(func() {
-			err := n.halt(nil)
+			err := n.stopWithinGrace(nil)
 			mu.Lock()
 			errs = append(errs, err)
 			mu.Unlock()
@@ -157,44 +157,44 @@ func (f *fleet) stop() error {
 	return errors.Join(errs...)
 }
 
-// welcome says where everything is, and what to try.
-func (f *fleet) welcome(w io.Writer) {
+// printWelcome says where everything is, and what to try.
+func (f *devFleet) printWelcome(w io.Writer) {
 	first, last := f.nodes[0], f.nodes[len(f.nodes)-1]
 	fmt.Fprintf(w, "\nFantail is up.\n\n")
 	for _, n := range f.nodes {
-		fmt.Fprintf(w, "  %s   http://%s   admin http://%s/metrics\n", n.cfg.name, n.http.Addr(), n.adminAt.Addr())
+		fmt.Fprintf(w, "  %s   http://%s   admin http://%s/metrics\n", n.cfg.name, n.publicListener.Addr(), n.adminListener.Addr())
 	}
-	fmt.Fprintf(w, "  S2       %s\n\nTry it: make a stream and read it, then write from another terminal.\n\n", f.at)
-	fmt.Fprintf(w, "  curl -X PUT -H 'Content-Type: text/plain' http://%s/v1/stream/hello\n", first.http.Addr())
-	fmt.Fprintf(w, "  curl -N 'http://%s/v1/stream/hello?live=sse&offset=-1'\n\n", last.http.Addr())
-	fmt.Fprintf(w, "  curl -H 'Content-Type: text/plain' -d 'hello, world' http://%s/v1/stream/hello\n\n", first.http.Addr())
+	fmt.Fprintf(w, "  S2       %s\n\nTry it: make a stream and read it, then write from another terminal.\n\n", f.s2URL)
+	fmt.Fprintf(w, "  curl -X PUT -H 'Content-Type: text/plain' http://%s/v1/stream/hello\n", first.publicListener.Addr())
+	fmt.Fprintf(w, "  curl -N 'http://%s/v1/stream/hello?live=sse&offset=-1'\n\n", last.publicListener.Addr())
+	fmt.Fprintf(w, "  curl -H 'Content-Type: text/plain' -d 'hello, world' http://%s/v1/stream/hello\n\n", first.publicListener.Addr())
 }
 
-// broken reports whether a server of a node has ended by itself.
-func (f *fleet) broken() bool {
-	return slices.ContainsFunc(f.nodes, func(n *node) bool { return len(n.failed) > 0 })
+// serverEnded reports whether a server of a node has ended by itself.
+func (f *devFleet) serverEnded() bool {
+	return slices.ContainsFunc(f.nodes, func(n *node) bool { return len(n.serverErrors) > 0 })
 }
 
-// line is what Fantail is about: S2's sessions are as many as there are streams that
+// statusLine is what Fantail is about: S2's sessions are as many as there are streams that
 // somebody follows, however many follow them.
-func (f *fleet) line() string {
+func (f *devFleet) statusLine() string {
 	var readers, streams, sessions float64
 	for _, n := range f.nodes {
-		readers += n.gauge("fantail_readers")
-		streams += n.gauge("fantail_followed_streams")
-		sessions += n.gauge("fantail_s2_read_sessions")
+		readers += n.metricSum("fantail_readers")
+		streams += n.metricSum("fantail_followed_streams")
+		sessions += n.metricSum("fantail_s2_read_sessions")
 	}
 	return fmt.Sprintf("readers %.0f · active streams %.0f · S2 read sessions %.0f", readers, streams, sessions)
 }
 
-// status prints the one line that tells what Fantail is about, until ctx or a server ends.
-func (f *fleet) status(ctx context.Context, w io.Writer) {
+// printStatus prints the one line that tells what Fantail is about, until ctx or a server ends.
+func (f *devFleet) printStatus(ctx context.Context, w io.Writer) {
 	info, err := os.Stdout.Stat()
 	live := err == nil && info.Mode()&os.ModeCharDevice != 0
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for last := ""; !f.broken(); {
-		line := f.line()
+	for last := ""; !f.serverEnded(); {
+		line := f.statusLine()
 		switch {
 		case live:
 			fmt.Fprintf(w, "\r\x1b[K%s", line)

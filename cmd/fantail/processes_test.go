@@ -35,8 +35,8 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// ownS2 returns the command, and an S2 in this process that has the basin of dev.
-func ownS2(t *testing.T) (path string, s *s2dev.Server) {
+// startS2 returns the command, and an S2 in this process that has the basin of dev.
+func startS2(t *testing.T) (path string, s *s2dev.Server) {
 	t.Helper()
 	path, err := binary()
 	if err != nil {
@@ -173,7 +173,7 @@ func startRelease(t *testing.T, n int, path string) *processes {
 		}
 		ps.nodes = append(ps.nodes, ps.spawn(t, i, join...))
 	}
-	ps.settle(t)
+	ps.awaitOwners(t)
 	return ps
 }
 
@@ -197,7 +197,7 @@ func (ps *processes) spawn(t *testing.T, i int, more ...string) *process {
 
 // Three nodes that list each other, started at the same moment, as a deployment
 // does: nobody is first.
-func TestStartTogether(t *testing.T) {
+func TestNodesThatStartTogetherFormOneFleet(t *testing.T) {
 	t.Parallel()
 	s2 := spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")
 	gossip := freePorts(t, 3)
@@ -214,7 +214,7 @@ func TestStartTogether(t *testing.T) {
 		})
 	}
 	starting.Wait()
-	ps.settle(t)
+	ps.awaitOwners(t)
 	c := newClient(t)
 	for i := range 3 {
 		c.must(t, 201, "PUT", ps.url(i, fmt.Sprintf("t%d", i)), "", "Content-Type", "text/plain")
@@ -236,9 +236,9 @@ func freePorts(t *testing.T, n int) []string {
 	return addrs
 }
 
-// settle waits until every node is ready, sees all others own streams, and has a
+// awaitOwners waits until every node is ready, sees all others own streams, and has a
 // link to each.
-func (ps *processes) settle(t *testing.T) {
+func (ps *processes) awaitOwners(t *testing.T) {
 	t.Helper()
 	c := newClient(t)
 	n := len(ps.nodes)
@@ -335,7 +335,7 @@ func TestOwnerIsKilled(t *testing.T) {
 	ended() // a closed stream ends its readers
 	for i, r := range readers {
 		who := fmt.Sprintf("reader %d of node %d", i, i%3)
-		same(t, who, r.got, all)
+		wantSame(t, who, r.got, all)
 		if i%3 != owner && r.tries != 1 {
 			t.Errorf("%s lost its connection, though its node lived", who)
 		}
@@ -427,7 +427,7 @@ func TestTerminate(t *testing.T) {
 	time.AfterFunc(20*time.Second, stop)
 	reading.Wait()
 	for i, r := range readers {
-		same(t, fmt.Sprintf("reader %d", i), r.got, []string{"0", "1"})
+		wantSame(t, fmt.Sprintf("reader %d", i), r.got, []string{"0", "1"})
 	}
 	// A session lives to the end of the minute that is paid for, and no longer.
 	eventually(t, 65*time.Second, "read sessions are closed", func() bool {

@@ -16,7 +16,7 @@ import (
 )
 
 // The readers are lowered to what descriptors allow, with one warning that says what to do.
-func TestLowerReaders(t *testing.T) {
+func TestReadersAreLimitedByDescriptors(t *testing.T) {
 	for _, c := range []struct{ readers, limit, want int }{
 		{200_000, 1 << 20, 200_000},
 		{200_000, 201_024, 200_000},
@@ -27,7 +27,7 @@ func TestLowerReaders(t *testing.T) {
 		{200_000, 10, 1},
 	} {
 		var b bytes.Buffer
-		got := lowerReaders(c.readers, c.limit, slog.New(newHandler(&b, slog.LevelInfo, "text")))
+		got := limitReaders(c.readers, c.limit, slog.New(newHandler(&b, slog.LevelInfo, "text")))
 		if got != c.want {
 			t.Errorf("%d readers with %d files: %d, want %d", c.readers, c.limit, got, c.want)
 		}
@@ -37,10 +37,10 @@ func TestLowerReaders(t *testing.T) {
 	}
 }
 
-// lean starts a node that may open few files. Its S2 is in this process.
-func lean(t *testing.T, files int, args ...string) (public, admin string) {
+// startWithFewFiles starts a node that may open few files. Its S2 is in this process.
+func startWithFewFiles(t *testing.T, files int, args ...string) (public, admin string) {
 	t.Helper()
-	path, s := ownS2(t)
+	path, s := startS2(t)
 	at := freePorts(t, 2)
 	cmd := exec.Command("sh", append([]string{
 		"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files), path,
@@ -85,9 +85,9 @@ func (b *syncBuffer) String() string {
 
 // More readers come than there are descriptors: each is served or gets an answer, and the node's
 // own connections go on.
-func TestReadersBeyondDescriptors(t *testing.T) {
+func TestReadersBeyondDescriptorsAreAnswered(t *testing.T) {
 	t.Parallel()
-	public, admin := lean(t, 256)
+	public, admin := startWithFewFiles(t, 256)
 	c := newClient(t)
 	url := "http://" + public + "/v1/stream/p/s"
 	c.must(t, 201, "PUT", url, "", "Content-Type", "text/plain")
@@ -131,9 +131,9 @@ func TestReadersBeyondDescriptors(t *testing.T) {
 }
 
 // Connections that say nothing, and those that are idle, do not keep the node from its own work.
-func TestIdleConnectionsBeyondDescriptors(t *testing.T) {
+func TestIdleConnectionsDoNotTakeAllDescriptors(t *testing.T) {
 	t.Parallel()
-	public, admin := lean(t, 256)
+	public, admin := startWithFewFiles(t, 256)
 	c := newClient(t)
 	for i := range 300 {
 		conn, err := net.Dial("tcp", public)

@@ -11,24 +11,24 @@ import (
 	"github.com/fantail-dev/fantail/cluster"
 )
 
-// adopt makes the process's log the libraries' as well, and has the process outlive whatever reads
+// adoptLog makes the process's log the libraries' as well, and has the process outlive whatever reads
 // its output: without that Go ends it when it writes to a pipe that nobody reads any more.
-func adopt(log *slog.Logger) {
+func adoptLog(log *slog.Logger) {
 	signal.Ignore(syscall.SIGPIPE)
 	slog.SetDefault(log)
 	cluster.AdoptLog(log)
 }
 
-// oneStop is how long after a signal to stop others count as the same: wrappers (npm, timeout, a
+// sameStopWithin is how long after a signal to stop others count as the same: wrappers (npm, timeout, a
 // terminal's process group) send several.
-const oneStop = time.Second
+const sameStopWithin = time.Second
 
-// stopAgain brings the signals that come after the first one, and after oneStop.
-type stopAgain <-chan os.Signal
+// repeatedStop brings the signals that come after the first one, and after sameStopWithin.
+type repeatedStop <-chan os.Signal
 
-// stopping returns a context that ends with the first signal to stop. Another one comes from
+// stopOnSignal returns a context that ends with the first signal to stop. Another one comes from
 // again; with exits it ends the process. done gives the signals back.
-func stopping(parent context.Context, exits bool) (ctx context.Context, again stopAgain, done func()) {
+func stopOnSignal(parent context.Context, exits bool) (ctx context.Context, again repeatedStop, done func()) {
 	ctx, cancel := context.WithCancel(parent)
 	all := make(chan os.Signal, 4)
 	signal.Notify(all, stopSignals()...)
@@ -37,7 +37,7 @@ func stopping(parent context.Context, exits bool) (ctx context.Context, again st
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		relayStops(all, over, cancel, func(s os.Signal) {
+		dispatchStops(all, over, cancel, func(s os.Signal) {
 			if exits {
 				os.Exit(1)
 			}
@@ -65,9 +65,9 @@ func stopSignals() []os.Signal {
 	return s
 }
 
-// relayStops calls stop for the first signal, and again for those that come after oneStop, until
+// dispatchStops calls stop for the first signal, and again for those that come after sameStopWithin, until
 // over.
-func relayStops(signals <-chan os.Signal, over <-chan struct{}, stop func(), again func(os.Signal)) {
+func dispatchStops(signals <-chan os.Signal, over <-chan struct{}, stop func(), again func(os.Signal)) {
 	var first time.Time
 	for {
 		select {
@@ -76,7 +76,7 @@ func relayStops(signals <-chan os.Signal, over <-chan struct{}, stop func(), aga
 			case first.IsZero():
 				first = time.Now()
 				stop()
-			case time.Since(first) >= oneStop:
+			case time.Since(first) >= sameStopWithin:
 				again(s)
 			}
 		case <-over:

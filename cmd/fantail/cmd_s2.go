@@ -28,30 +28,30 @@ func (c *s2Cmd) Run(ctx context.Context, log *slog.Logger) error {
 	s, err := s2dev.Open(s2dev.Config{
 		Listen: c.Listen, Dir: c.Data, Sync: c.Sync, SyncEvery: c.SyncEvery,
 		Basins: c.Basin, AllowRemote: c.AllowRemote, Logger: log,
-		Fatal: storageFailed(log, c.Data),
+		Fatal: exitOnStorageFailure(log, c.Data),
 	})
 	if err != nil {
-		return inUse("--listen", err)
+		return addressInUse("--listen", err)
 	}
 	began := time.Now()
-	log.Info("embedded S2", "url", s.URL(), "data", cmp.Or(c.Data, "memory"), "sync", c.Sync, "version", thisBuild().version)
+	log.Info("embedded S2", "url", s.URL(), "data", cmp.Or(c.Data, "memory"), "sync", c.Sync, "version", currentBuild().version)
 	<-ctx.Done()
 	err = s.Close()
 	log.Info("stopped", "after", time.Since(began).Round(time.Millisecond))
 	return err
 }
 
-// storageFailed ends the process, with a line that says why: what is on the disk can only be told by
+// exitOnStorageFailure ends the process, with a line that says why: what is on the disk can only be told by
 // opening the folder again.
-func storageFailed(log *slog.Logger, dir string) func(error) {
+func exitOnStorageFailure(log *slog.Logger, dir string) func(error) {
 	return func(err error) {
 		log.Error("storage has failed, the process ends: nothing that was acknowledged is lost; start it again when the disk is in order", "data", dir, "err", err)
 		os.Exit(1)
 	}
 }
 
-// inUse names the setting whose address somebody else has.
-func inUse(setting string, err error) error {
+// addressInUse names the setting whose address somebody else has.
+func addressInUse(setting string, err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%s: %w: another process has it", setting, err)
 	}

@@ -38,13 +38,13 @@ func (m *Memory) Explain(s shard.Site, err error) string {
 }
 
 // Sites implements shard.Prober.
-func (c *Client) Sites() []shard.Site { return c.mem.sites(c.Basin) }
+func (c *Client) Sites() []shard.Site { return c.memory.sites(c.Basin) }
 
 // Mapping implements shard.Prober.
 func (c *Client) Mapping() string { return "all in basin " + c.Basin }
 
 // Describe implements shard.Prober.
-func (c *Client) Describe(s shard.Site) string { return c.mem.Describe(s) }
+func (c *Client) Describe(s shard.Site) string { return c.memory.Describe(s) }
 
 // Explain implements shard.Prober.
-func (c *Client) Explain(s shard.Site, err error) string { return c.mem.Explain(s, err) }
+func (c *Client) Explain(s shard.Site, err error) string { return c.memory.Explain(s, err) }
