@@ -12,7 +12,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// What an append holds on its way to an S2 that does not answer is within what is counted for it.
+// An append to an S2 that does not answer holds no more memory than the budget counts for it.
 func TestAppendHoldsNoMoreThanIsCountedForIt(t *testing.T) {
 	came, free := make(chan struct{}), make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -43,7 +43,7 @@ func TestAppendHoldsNoMoreThanIsCountedForIt(t *testing.T) {
 		size := c.records * c.size
 		counted := int64(shard.RequestCost(size, c.records) - size)
 		t.Logf("%d records of %d bytes: %d bytes are held beside them, %d counted", c.records, c.size, held, counted)
-		const connection = 24 << 10 // both ends of one, which stays
+		const connection = 24 << 10 // for both ends of a connection, which stays
 		if held > counted+counted/50+connection {
 			t.Error("more is held than counted")
 		}

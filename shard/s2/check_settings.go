@@ -13,7 +13,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// SettingError is a setting that cannot be. Setting is its name as in the flag --s2-NAME.
+// SettingError reports a setting with an impossible value. Setting is its name as in the flag
+// --s2-NAME.
 type SettingError struct {
 	Setting string
 	Err     error
@@ -25,8 +26,8 @@ func (m SettingError) Error() string {
 
 func (m SettingError) Unwrap() error { return m.Err }
 
-// Check returns all that is wrong with the settings that an operator gives, and brings those that
-// are right into their one form: what a Secret or a shell adds around them goes.
+// Check returns all errors in the operator's settings, and normalizes the settings that are right:
+// it removes what a Kubernetes Secret or a shell adds around them.
 func (c *Config) Check() (wrong []SettingError) {
 	check := func(setting string, err error) {
 		if err != nil {
@@ -74,8 +75,8 @@ func countTrue(given ...bool) (n int) {
 	return n
 }
 
-// normalizeEndpoint is an endpoint as scheme, host and path, without a slash or the API's version at
-// its end.
+// normalizeEndpoint returns an endpoint as scheme, host and path, without a trailing slash or API
+// version.
 func normalizeEndpoint(given string) (string, error) {
 	given = strings.TrimSpace(given)
 	if given == "" {
@@ -111,7 +112,8 @@ func normalizeEndpoint(given string) (string, error) {
 	return scheme + "://" + strings.ToLower(u.Host) + path, nil
 }
 
-// normalizeToken is a token without what surrounds it. It goes into a header, and is never quoted.
+// normalizeToken returns a token without the white space around it. The token goes into a header.
+// No error quotes it.
 func normalizeToken(given string) (string, error) {
 	token := strings.TrimSpace(given)
 	switch {
@@ -142,9 +144,9 @@ func checkBasin(name string) error {
 	return fmt.Errorf("basin %q: want 8 to 48 of a-z, 0-9 and -, no - at the ends", name)
 }
 
-// checkTemplate is why a template of basins can have none, or those of strangers: a client chooses
-// the project, and without something of ours before it that would be any basin that the token
-// reaches.
+// checkTemplate returns an error for a template that names no valid basin, or basins of other
+// owners. Clients choose the project: without a prefix of the operator's, a client could name any
+// basin that the token can reach.
 func checkTemplate(template string) error {
 	rest := strings.ReplaceAll(template, projectPlaceholder, "")
 	switch {
@@ -180,14 +182,14 @@ func checkBasinMap(basins map[string]string) error {
 	return errors.Join(errs...)
 }
 
-// Basins that a template names are made for whatever projects clients name: a few together, then
-// one each createBasinEvery.
+// Clients choose projects, and each new project needs a basin: createBasinBurst basins are created
+// without a wait, then one each createBasinEvery.
 const (
 	createBasinEvery = 5 * time.Second
 	createBasinBurst = 20
 )
 
-// allowCreation refuses to make a basin that only a client has named, when there have been many.
+// allowCreation returns an ErrLogBusy if the basins of too many new projects were created recently.
 func (c *Config) allowCreation(basin string) error {
 	if c.BasinTemplate == "" || c.createLimiter.Allow() {
 		return nil

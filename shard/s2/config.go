@@ -15,46 +15,45 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Config says where S2 is and how projects map to it.
+// Config holds the address of S2, its credentials, and the mapping of projects to basins.
 type Config struct {
-	// Endpoint of a self-hosted S2 (s2-lite, fantail s2), such as
-	// http://127.0.0.1:4430. Empty: the managed service.
+	// Endpoint is the URL of a self-hosted S2 (s2-lite, fantail s2), such as http://127.0.0.1:4430.
+	// Empty: the managed service.
 	Endpoint string
-	// Token authorises us; required for the managed service.
+	// Token is the access token. The managed service requires one.
 	Token string
 	// Basin holds all projects' streams as "project/stream", unless BasinMap or
 	// BasinTemplate says otherwise.
 	Basin string
-	// BasinTemplate makes a basin of each project, such as "ds-{project}"; the
-	// stream's name in it is the part after the project.
+	// BasinTemplate names a basin for each project, such as "ds-{project}". A stream's name in its
+	// basin is the part after the project.
 	BasinTemplate string
-	// HomeBasin holds the fleet's record where BasinTemplate is given, and nothing else;
-	// without it no basin is checked.
+	// HomeBasin holds the fleet's record, and nothing else, where BasinTemplate is set. Without it
+	// no basin is checked at the start.
 	HomeBasin string
-	// BasinMap names the basin of each project; others are refused.
+	// BasinMap names the basin of each project. Projects that are not in it are refused.
 	BasinMap map[string]string
-	// CreateBasins makes basins that do not exist.
+	// CreateBasins lets Create create basins that do not exist.
 	CreateBasins bool
-	// Proxy names the proxy for a URL; nil: none (as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say).
+	// Proxy returns the proxy for a URL, or nil for none. Default: as the variables HTTPS_PROXY,
+	// HTTP_PROXY and NO_PROXY say.
 	Proxy func(*url.URL) (*url.URL, error)
-	// Timeout bounds each unary call (5 s). Appends bring their own.
+	// Timeout bounds each unary call; default 5 s. The context of an append bounds that append.
 	Timeout time.Duration
-	// ConnsPerHost is how many idle connections are kept (256): the SDK's own two
-	// make a new connection for most calls of a busy node.
-	ConnsPerHost int
-	// Backoff is the longest pause between two read sessions (5 s); the pauses
-	// double from 100 ms, with full jitter.
+	// Backoff is the longest pause between two read sessions; default 5 s. The pauses double from
+	// minBackoff, with full jitter.
 	Backoff time.Duration
-	// Silence is how long a read session may say nothing at first (20 s); once it has been
-	// answered, the SDK ends one that has no heartbeat for as long.
+	// Silence bounds the wait of a new read session for its first answer; default 20 s. After the
+	// first answer, the SDK ends a session that has had no heartbeat for as long.
 	Silence time.Duration
-	// Logger gets lost sessions (discard).
+	// Logger receives a line for each lost session, and for each outage; default: lines are
+	// discarded.
 	Logger *slog.Logger
-	// Metrics may be nil.
+	// Metrics registers the metrics; nil: they are not registered.
 	Metrics prometheus.Registerer
 
-	reopenLimiter *rate.Limiter // of read sessions
-	createLimiter *rate.Limiter // of basins that a template names
+	reopenLimiter *rate.Limiter // limits how often read sessions are reopened
+	createLimiter *rate.Limiter // limits how often the basins of a template are created
 }
 
 func (c *Config) validate() error {
@@ -63,16 +62,13 @@ func (c *Config) validate() error {
 		errs = append(errs, m)
 	}
 	if c.Token == "" {
-		c.Token = placeholderToken // the SDK panics without one; self-hosted S2 ignores it
+		c.Token = placeholderToken // the SDK panics without a token; a self-hosted S2 ignores it
 	}
 	if c.Proxy == nil {
 		c.Proxy = httpproxy.FromEnvironment().ProxyFunc()
 	}
 	if c.Timeout <= 0 {
 		c.Timeout = 5 * time.Second
-	}
-	if c.ConnsPerHost <= 0 {
-		c.ConnsPerHost = 256
 	}
 	if c.Backoff <= 0 {
 		c.Backoff = 5 * time.Second
@@ -88,13 +84,13 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// CheckStream reports with an ErrNoBasin that a stream can be in no basin.
+// CheckStream returns an ErrNoBasin if no basin can hold a stream.
 func (c *Config) CheckStream(id shard.StreamID) error {
 	_, _, err := c.locate(id)
 	return err
 }
 
-// fleetLog names the fleet's own log in the basin where a stream is kept: __ds/fleet there.
+// fleetLog returns the id of the fleet's own log in the basin of a stream: __ds/fleet there.
 func (c *Config) fleetLog(id shard.StreamID) shard.StreamID {
 	if len(c.BasinMap) == 0 && c.BasinTemplate == "" {
 		return "__ds/fleet"
@@ -102,10 +98,10 @@ func (c *Config) fleetLog(id shard.StreamID) shard.StreamID {
 	return shard.StreamID(id.Project() + "/__ds/fleet")
 }
 
-// placeholderToken stands for none.
+// placeholderToken stands for no token.
 const placeholderToken = "none"
 
-// locate says where in S2 a stream is kept.
+// locate returns the basin of a stream, and the stream's name in it.
 func (c *Config) locate(id shard.StreamID) (basin, stream string, err error) {
 	if basin, ok := c.basinOfSite(id); ok {
 		return basin, fleetStream, nil

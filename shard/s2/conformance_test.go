@@ -13,16 +13,15 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// The conformance suite for logs, on the embedded S2.
+// The embedded S2 passes the conformance suite of logs over a socket.
 func TestConformanceOverTheSocket(t *testing.T) {
 	r := newTestEnv(t)
-	t.Run("suite", func(t *testing.T) { // its parallel cases end before the rig is closed
+	t.Run("suite", func(t *testing.T) { // its parallel cases end before the server is closed
 		logtest.Test(t, func(*testing.T) shard.Log { return r.log })
 	})
 }
 
-// TestLite runs it on the S2 at TEST_S2_ENDPOINT, which .ci/run sets for the real
-// s2-lite.
+// TestLite runs the suite on the S2 at TEST_S2_ENDPOINT. .ci/run sets it to a real s2-lite.
 func TestLite(t *testing.T) {
 	endpoint := os.Getenv("TEST_S2_ENDPOINT")
 	if endpoint == "" {
@@ -41,7 +40,7 @@ func TestLite(t *testing.T) {
 	})
 }
 
-// The same without a wire.
+// The embedded S2 passes the suite without a socket.
 func TestConformanceInProcess(t *testing.T) {
 	r := newTestEnv(t)
 	log, err := OpenInProcess(r.basin, Config{Basin: "fantail-in-process", CreateBasins: true})
@@ -53,7 +52,7 @@ func TestConformanceInProcess(t *testing.T) {
 	})
 }
 
-// What the server loses or refuses is told as over the wire, and a session outlives a restart.
+// Lost and refused calls are reported as over a socket, and a session survives a restart.
 func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
 	r := newTestEnv(t)
 	log, err := OpenInProcess(r.basin, Config{Basin: testBasin, Backoff: time.Millisecond})

@@ -14,14 +14,19 @@ import (
 	"time"
 )
 
-// managed is the account's endpoint of the managed S2, and managedBasinSuffix the end of a basin's host.
+// managedEndpoint is the account's endpoint of the managed S2. managedBasinSuffix ends the host
+// name of each of its basins.
 const (
 	managedEndpoint    = "https://a.s2.dev"
 	managedBasinSuffix = ".b.s2.dev"
 )
 
-// connect makes the connections to S2. base is where the SDK is to call for a basin; nil: where it
-// does by itself.
+// maxIdleConns bounds the idle connections to S2 that are kept. With the SDK's own limit of two, most
+// calls of a busy node would make a new connection.
+const maxIdleConns = 256
+
+// connect sets the transport to S2. base returns the URL that the SDK calls for a basin; nil: the
+// SDK's own choice.
 func (l *Log) connect() (base func(basin string) string, err error) {
 	cfg := &l.cfg
 	at := cfg.Endpoint
@@ -48,7 +53,7 @@ func (l *Log) connect() (base func(basin string) string, err error) {
 		cfg.Logger.Info("S2 is reached through a proxy", "s2", at, "proxy", proxy.Redacted())
 		return l.bridge.baseURL, nil
 	case u.Scheme == "http":
-		l.transport = &http1Transport{dial: dialer.DialContext, maxIdle: cfg.ConnsPerHost}
+		l.transport = &http1Transport{dial: dialer.DialContext, maxIdle: maxIdleConns}
 	default:
 		l.transport = cfg.newTransport(dialer)
 	}
@@ -61,8 +66,8 @@ func (l *Log) connect() (base func(basin string) string, err error) {
 func (c *Config) newTransport(dialer *net.Dialer) *http.Transport {
 	return &http.Transport{
 		DialContext:         dialer.DialContext,
-		MaxIdleConns:        4 * c.ConnsPerHost,
-		MaxIdleConnsPerHost: c.ConnsPerHost,
+		MaxIdleConns:        4 * maxIdleConns,
+		MaxIdleConnsPerHost: maxIdleConns,
 		IdleConnTimeout:     maxIdleTime,
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 5 * time.Second,
@@ -70,9 +75,9 @@ func (c *Config) newTransport(dialer *net.Dialer) *http.Transport {
 	}
 }
 
-// bridge takes calls to S2 through a proxy. The SDK opens read sessions with a client of its own,
-// which knows no proxies: for it there is a server on loopback, which passes on what brings our
-// token. Calls that are no sessions do not take the way by the socket.
+// bridge sends calls to S2 through a proxy. The SDK opens read sessions with an HTTP client of its
+// own, which supports no proxies. For it, the bridge runs a server on loopback that forwards the
+// requests with our token. Unary calls use the bridge as their transport, without that server.
 type bridge struct {
 	transport *http.Transport
 	cfg       *Config
@@ -116,10 +121,11 @@ func newBridge(out *http.Transport, cfg *Config) (*bridge, error) {
 	return b, nil
 }
 
-// baseURL is where the SDK is to call for a basin; "" is the account.
+// baseURL returns the URL that the SDK calls for a basin; "" stands for the account.
 func (b *bridge) baseURL(string) string { return "http://" + b.listener.Addr().String() + "/v1" }
 
-// RoundTrip implements http.RoundTripper: it sends a call for the bridge where it is meant to go.
+// RoundTrip implements http.RoundTripper: it sends a request for the bridge to the host of its
+// basin.
 func (b *bridge) RoundTrip(req *http.Request) (*http.Response, error) {
 	r := req.Clone(req.Context())
 	at := b.cfg.Endpoint
@@ -147,7 +153,7 @@ func (b *bridge) RoundTrip(req *http.Request) (*http.Response, error) {
 	return b.transport.RoundTrip(r)
 }
 
-// CloseIdleConnections is what http.Client has of the same name.
+// CloseIdleConnections implements transport.
 func (b *bridge) CloseIdleConnections() { b.transport.CloseIdleConnections() }
 
 func (b *bridge) close() error {

@@ -17,8 +17,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Appends, reads and sessions all take the way through the proxy, to an S2 whose name only the
-// proxy can look up.
+// Appends, reads and sessions all go through the proxy, to an S2 whose name only the proxy can
+// resolve.
 func TestCallsAndSessionsGoThroughTheProxy(t *testing.T) {
 	r := newTestEnv(t)
 	behind, err := url.Parse(r.server.URL())
@@ -71,7 +71,7 @@ func TestCallsAndSessionsGoThroughTheProxy(t *testing.T) {
 	if len(asked) != 3 || slices.ContainsFunc(asked, func(s string) bool { return !strings.HasPrefix(s, "s2.invalid ") }) {
 		t.Errorf("the proxy was asked for %q", asked)
 	}
-	// Nobody else on this machine gets through the bridge.
+	// Requests without our token are refused by the bridge.
 	resp, err := log.bridge.client().Get(log.bridge.baseURL("") + "/basins") //nolint:noctx // loopback
 	if err != nil {
 		t.Fatal(err)
@@ -82,14 +82,14 @@ func TestCallsAndSessionsGoThroughTheProxy(t *testing.T) {
 	}
 }
 
-// client is one that speaks as the SDK's sessions do.
+// client returns an HTTP client that speaks as the SDK's sessions do.
 func (b *bridge) client() *http.Client {
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	return &http.Client{Transport: &http.Transport{Protocols: &p, DisableKeepAlives: true}}
 }
 
-// The managed S2's hosts are what the proxy is asked to connect to.
+// The proxy is asked to connect to the hosts of the managed S2.
 func TestProxyReachesTheManagedService(t *testing.T) {
 	hosts := make(chan string, 16)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

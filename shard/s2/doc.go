@@ -1,46 +1,71 @@
-// Package s2 keeps streams in S2 with the official Go SDK: it is the shard.Log
-// of every real deployment and the only importer of the SDK.
+// Package s2 keeps streams in S2 with the official Go SDK. It is the shard.Log of every deployment,
+// and the only importer of the SDK.
 //
-// # The life of a call
+// # The path of an append
 //
-// A stream's name is mapped to a basin and a stream of S2 (config.go; check_settings.go is for what may be set). Appends,
-// reads and tail checks are one unary call each, never repeated here: S2's reply
-// is translated into the Log contract (errors.go), and what it leaves open is
-// ErrAppendUnknown, the shard's to settle. To an S2 without TLS it is made on the goroutine that
-// calls (http1_transport.go); through a proxy, by way of connect.go. Records are translated in records.go. An S2
-// in the same process is called without SDK and wire (in_process.go); what it answers
-// is worded as the SDK's, and takes the same way from there.
+// Log.Append calls Config.locate, which maps the stream's id to a basin and a stream of S2.
+// toSDKRecord converts each entry. The SDK encodes one unary call and hands it to
+// responseValidator, which calls the transport. Config.classifyAppend converts an error into one of
+// the Log contract: certainly not written, or ErrAppendUnknown, which shard resolves.
+// metrics.recordCall counts the call, and health.recordAnswer or recordFailure notes whether S2
+// answers.
 //
-// # The life of a read session
+// connect chooses the transport: http1Transport for an S2 without TLS, on the caller's goroutine;
+// http.Transport for an S2 with TLS; bridge through a proxy.
 //
-// Follow opens the SDK's session and opens it again whenever it ends (read_session.go),
-// because the SDK's own does not stay up: a clean end of the reply looks like
-// success, and its retry budget counts the losses of a whole life. It resumes
-// after the last record that it delivered, never where the SDK says it stands:
-// records that the SDK had buffered may be lost with a session.
+// Read, Last and Tail are one unary call each, too. No call is repeated here, except a GET on a
+// reused connection that the server had closed.
 //
-// # Where the fleet's record is
+// # The path of a delivery
 //
-// In each basin that the settings fix the stream __ds/fleet is the fleet's (fleet_record.go): the Log
-// takes it for a stream of the id __ds/fleet/BASIN. A template fixes none: its home basin, if
-// there is one, holds the record; without one only whether S2 answers and knows the token is
-// asked, at the basin of the project default. Errors are put in an operator's words there, with
-// the setting to look at and without the token.
+// Log.Follow calls keepSessionOpen, which runs one Log.readSession after another: the SDK's own
+// session does not stay open, since it takes a clean end for success, and its retry budget counts
+// the losses of a whole life. In readSession the pump goroutine takes records from the SDK,
+// fromSDKRecord converts them, and a channel of sessionBuffer records carries them to deliverPages
+// on the caller's goroutine, which calls fn with pages. A new session begins after the last record
+// that was delivered, not where the SDK stands: records in the SDK's buffer may be lost with a
+// session.
+//
+// Log.Replay runs sessions with a count, for takeovers. A handover reads nothing here. A page of a
+// fork is a Read of its source's stream.
+//
+// # An S2 in this process
+//
+// InProcess is the Log of a lone node with the embedded S2: it calls a Basin (s2dev.Direct) in
+// place of the SDK. It shares with Log what does not depend on the SDK: locate, keepSessionOpen,
+// the metrics, the explanations for operators, and, after toSDKError, the classification of errors.
+// It differs from Log in these points: calls have no timeout of their own; Create and Capped are
+// not counted; there is no Watch, since there is nothing that could be unreachable; Replay is one
+// session that ends at the tail, and not sessions with a count; sessions have no pump goroutine.
+//
+// # The fleet's record
+//
+// In each basin that the settings name, the stream __ds/fleet belongs to the fleet
+// (fleet_record.go). The Log knows it by the id __ds/fleet/BASIN. A template names no fixed basin:
+// its home basin holds the record, if there is one. Without a home basin, a probe only asks whether
+// S2 answers and accepts the token, in the basin of the project "default". Errors of a probe are
+// explained in an operator's words, with the setting to look at and without the token.
 //
 // # Invariants
 //
-//  1. One attempt per append. A caller learns done, not done, or unknown.
-//  2. Records reach the caller in order, once, by one goroutine.
-//  3. OpenSessions counts what S2 would bill.
+//  1. An append is attempted once. The caller learns that it is done, is not done, or may be done.
+//  2. Records reach the caller in order, once, on one goroutine.
+//  3. OpenSessions counts the sessions that S2 bills.
+//
+// # Bounds
+//
+// sessionBuffer records per session; maxIdleConns idle connections, further ones are closed after
+// their call; reopensPerSecond sessions reopened, further ones wait; createBasinBurst basins
+// created for new projects of a template, and one each createBasinEvery after that, further ones
+// are refused with ErrLogBusy.
 //
 // # Goroutines
 //
-// One pump per open session, waited for before Follow or Replay returns (the
-// SDK's own goroutines end with the session's context). Where there is a proxy, those of the
-// bridge's server, which Close waits for.
+// One pump per open session. Follow and Replay wait for it. The SDK's own goroutines end with the
+// session's context. With a proxy, those of the bridge's server: Close waits for them.
 //
 // # Not here
 //
-// Whether a session is wanted, and for how long (shard). Decision: no session for
-// appends: an idle one of the SDK wakes a hundred times a second.
+// Whether a session is wanted, and for how long (shard). Append sessions: an idle one of the SDK
+// wakes up a hundred times a second.
 package s2

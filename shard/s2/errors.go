@@ -24,8 +24,8 @@ func hasCode(err error, codes ...string) bool {
 	return false
 }
 
-// classifyError maps an SDK error onto the Log contract's. Where Create makes basins, a
-// basin that is missing is a log that is missing; otherwise it is misconfigured.
+// classifyError maps an SDK error to an error of the Log contract. Where Create creates basins, a
+// missing basin counts as a missing log. Otherwise it is a wrong setting.
 func (c *Config) classifyError(what string, err error) error {
 	if c.CreateBasins && hasCode(err, "basin_not_found") {
 		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrNoLog, err)
@@ -70,13 +70,14 @@ func classifyError(what string, err error) error {
 	return fmt.Errorf("s2: %s: %w: %w", what, kind, err)
 }
 
-// isDialError: there was no connection to send anything on.
+// isDialError reports whether no connection was made, so that nothing was sent.
 func isDialError(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// hadNoEffect: S2 declares these answers free of side effects; trying again helps.
+// hadNoEffect reports whether S2 declares an answer free of side effects, so that the call can be
+// repeated.
 func hadNoEffect(e *s2.S2Error) bool {
 	switch e.Code {
 	case "rate_limited", "hot_server", "server_draining", "transaction_conflict",
@@ -86,8 +87,8 @@ func hadNoEffect(e *s2.S2Error) bool {
 	return e.Status == 409 || e.Status == 429
 }
 
-// classifyAppend is classify for an append: whatever is not known to be without
-// effect is unknown.
+// classifyAppend is classifyError for an append: an error that is not known to be without effect
+// becomes an ErrAppendUnknown.
 func (c *Config) classifyAppend(err error) error {
 	out := c.classifyError("append", err)
 	var lost *shard.TailError

@@ -12,14 +12,14 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// addFault plays a fault on the test's stream.
+// addFault adds a fault on the test's stream.
 func (r *testEnv) addFault(op s2dev.Op, kind s2dev.FaultKind, count int) *s2dev.Injected {
 	return r.server.Faults().Add(s2dev.Fault{
 		Stream: string(id), Op: op, Kind: kind, Count: count,
 	})
 }
 
-// Whatever S2 does to appends, each accepted one is there once, in order.
+// Under all faults of appends, each accepted append is in the log once, in order.
 func TestAppendsUnderFaultsAreWrittenOnce(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()
@@ -65,7 +65,7 @@ func TestAppendsUnderFaultsAreWrittenOnce(t *testing.T) {
 	}
 }
 
-// Whatever S2 does to the read session, a follower sees every record once.
+// Under all faults of the read session, a follower sees every record once.
 func TestFollowUnderFaultsDeliversOnce(t *testing.T) {
 	for _, kind := range []s2dev.FaultKind{s2dev.EndSession, s2dev.CutFrame} {
 		t.Run(fmt.Sprint(kind), func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestFollowUnderFaultsDeliversOnce(t *testing.T) {
 					if i%10 == 5 {
 						r.addFault(s2dev.OpReadSession, kind, 1)
 					}
-					r.appendForeign(m) // only the session tells of it
+					r.appendForeign(m) // only the session reports it
 				}
 			}()
 			r.wantEqual("live", r.readLive(h, len(want)), want...)
@@ -93,8 +93,8 @@ func TestFollowUnderFaultsDeliversOnce(t *testing.T) {
 	}
 }
 
-// A session that says nothing any more, no heartbeat either, is given up after the
-// SDK's 20 s and replaced; what was written meanwhile comes all the same.
+// A session that falls silent, without heartbeats, is replaced after the SDK's 20 s. Records that
+// were written meanwhile arrive.
 func TestFollowThroughSilence(t *testing.T) {
 	t.Parallel()
 	r := newTestEnv(t)
@@ -136,7 +136,7 @@ func TestFollowThroughRestart(t *testing.T) {
 	}
 }
 
-// The session goes when its last follower goes, at the end of the paid minute.
+// The session ends after its last follower has ended, at the end of the billed minute.
 func TestSessionsFollowFollowers(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()
@@ -158,14 +158,15 @@ func TestSessionsFollowFollowers(t *testing.T) {
 	for _, release := range releases {
 		release()
 	}
-	h.Drop(id) // the minute is tested in a bubble (shard); letting go ends it at once
+	h.Drop(id) // the minute is tested in a bubble (shard); Drop ends the session immediately
 	r.eventually("no session", func() bool { return r.log.OpenSessions() == 0 })
 	if n := usage().Ops[s2dev.OpReadSession]; n != 1 {
 		t.Errorf("%d sessions were opened", n)
 	}
 }
 
-// A store that refuses for good is said to refuse; nothing counts as written.
+// A refusal that repeating cannot change is reported as such, and the append does not count as
+// written.
 func TestRefusalsAreNotUnknown(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()
@@ -181,8 +182,7 @@ func TestRefusalsAreNotUnknown(t *testing.T) {
 	r.wantHistory(h, "yes")
 }
 
-// Where others write faster than we can, an append ends with a clear answer, and
-// was not written.
+// While other writers always win, an append ends with a clear error, and is not written.
 func TestContendedAppendFailsClearlyAndWritesNothing(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()
@@ -205,7 +205,7 @@ func TestContendedAppendFailsClearlyAndWritesNothing(t *testing.T) {
 	r.wantHistory(h, "free again")
 }
 
-// An S2 that is not there has certainly written nothing.
+// An append to an unreachable S2 is certainly not written.
 func TestUnreachableIsNotUnknown(t *testing.T) {
 	r := newTestEnv(t)
 	r.createStream()

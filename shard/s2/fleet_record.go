@@ -11,19 +11,19 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Where the fleet keeps its record, and what the settings have to do with an error there.
-// The calls themselves are the Log's own: an append with an impossible match_seq_num is
-// answered by 412 where the right is there and by 403 where it is not; so is a trim, which
-// is an append of a command record.
+// This file says where the fleet keeps its record, and explains errors there by the operator's
+// settings. The calls themselves are ordinary calls of the Log. S2 answers an append with an
+// impossible match_seq_num by 412 if the token may append, and by 403 if it may not. The same holds
+// for a trim, which is an append of a command record.
 
-// fleetStream is the stream of the fleet's record in its basin, and fleetStreamPrefix what the ids of
-// such streams begin with: the basin follows.
+// fleetStream is the name of the stream with the fleet's record in its basin. fleetStreamPrefix
+// starts the ids of such streams, and the basin follows it.
 const (
 	fleetStream       = "__ds/fleet"
 	fleetStreamPrefix = fleetStream + "/"
 )
 
-// sampleProject is the project whose basin tells of a template's.
+// sampleProject is the project whose basin stands for all basins of a template.
 const sampleProject = "default"
 
 var (
@@ -31,8 +31,9 @@ var (
 	_ shard.Prober = (*InProcess)(nil)
 )
 
-// siteBasins lists the basins that the settings name; loose: they only make one up.
-func (c *Config) siteBasins() (basins []string, loose bool) {
+// siteBasins returns the basins that the settings name. templated: a template names them, and they
+// need not exist.
+func (c *Config) siteBasins() (basins []string, templated bool) {
 	switch {
 	case c.Basin != "":
 		return []string{c.Basin}, false
@@ -52,15 +53,15 @@ func (c *Config) siteBasins() (basins []string, loose bool) {
 }
 
 func (c *Config) sites() []shard.Site {
-	basins, loose := c.siteBasins()
+	basins, templated := c.siteBasins()
 	sites := make([]shard.Site, len(basins))
 	for i, b := range basins {
-		sites[i] = shard.Site{Log: shard.StreamID(fleetStreamPrefix + b), Basin: b, Templated: loose}
+		sites[i] = shard.Site{Log: shard.StreamID(fleetStreamPrefix + b), Basin: b, Templated: templated}
 	}
 	return sites
 }
 
-// basinOfSite is the basin of a site's log.
+// basinOfSite returns the basin of a site's log.
 func (c *Config) basinOfSite(id shard.StreamID) (basin string, ok bool) {
 	if basin, ok = strings.CutPrefix(string(id), fleetStreamPrefix); !ok {
 		return "", false
@@ -96,7 +97,7 @@ func (c *Config) basinFlag() string {
 	return "--s2-basin-map"
 }
 
-// describeEndpoint names this S2.
+// describeEndpoint returns a name of this S2 for messages.
 func (c *Config) describeEndpoint() string {
 	if c.Endpoint == "" {
 		return "S2"
@@ -108,7 +109,7 @@ func (c *Config) describeSite(s shard.Site) string {
 	return fmt.Sprintf("basin %s (%s) of %s", s.Basin, c.basinFlag(), c.describeEndpoint())
 }
 
-// explainError is one line without the token.
+// explainError returns an explanation of an error in one line, without the token.
 func (c *Config) explainError(s shard.Site, err error) string {
 	text := c.errorReason(s, err)
 	if c.Token != "" && c.Token != placeholderToken {

@@ -11,7 +11,7 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// probe is how a node with these settings stands with S2, once its first probe is over.
+// probe returns the standing of a node with these settings after its first probe.
 func (r *testEnv) probe(cfg Config) shard.Standing {
 	r.Helper()
 	log, err := Open(cfg)
@@ -37,7 +37,7 @@ func (r *testEnv) probeLog(log shard.Log) shard.Standing {
 	}
 }
 
-// What an operator reads for each setting that is wrong.
+// Each wrong setting gets an explanation that the operator can act on.
 func TestProbeExplainsEachWrongSetting(t *testing.T) {
 	r := newTestEnv(t)
 	for _, d := range []struct{ token, code string }{{"no-rights", "permission_denied"}, {"unknown", "authn"}} {
@@ -82,7 +82,7 @@ func TestProbeExplainsEachWrongSetting(t *testing.T) {
 	}
 }
 
-// Each right that is missing is found; and what is asked for it changes nothing.
+// Each missing right is found, and the search for it changes nothing.
 func TestProbeFindsMissingRights(t *testing.T) {
 	r := newTestEnv(t)
 	if st := r.probeLog(r.log); !st.Passed || st.Fleet == 0 {
@@ -105,7 +105,7 @@ func TestProbeFindsMissingRights(t *testing.T) {
 	}
 }
 
-// The embedded S2 without a wire is asked the same, and is the same fleet.
+// The embedded S2 in the process answers a probe as over a socket, and both are the same fleet.
 func TestProbeInProcessIsTheSameFleet(t *testing.T) {
 	r := newTestEnv(t)
 	log, err := OpenInProcess(r.basin, Config{Basin: testBasin})
@@ -125,7 +125,7 @@ func TestProbeInProcessIsTheSameFleet(t *testing.T) {
 	}
 }
 
-// A node that may make basins makes the one that holds the record.
+// A node that may create basins creates the basin of the fleet's record.
 func TestProbeCreatesTheBasin(t *testing.T) {
 	r := newTestEnv(t)
 	st := r.probe(Config{Endpoint: r.server.URL(), Basin: "fantail-made", CreateBasins: true})
@@ -134,8 +134,8 @@ func TestProbeCreatesTheBasin(t *testing.T) {
 	}
 }
 
-// The mapping is part of what a fleet is: the same basins in other use are another's. How S2 is
-// named is none.
+// The mapping of projects is part of a fleet's identity: another mapping to the same basins is
+// another fleet. The URL of S2 is no part of it.
 func TestMappingIsPartOfTheFleet(t *testing.T) {
 	r := newTestEnv(t)
 	one := r.probe(Config{Endpoint: r.server.URL(), Basin: testBasin})
@@ -147,7 +147,7 @@ func TestMappingIsPartOfTheFleet(t *testing.T) {
 	}
 }
 
-// The real s2-lite answers a node's probe as the embedded S2 does (.ci/run).
+// A real s2-lite answers a node's probe as the embedded S2 does (.ci/run).
 func TestLiteProbe(t *testing.T) {
 	endpoint := os.Getenv("TEST_S2_ENDPOINT")
 	if endpoint == "" {

@@ -9,8 +9,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Records that others append straight to S2 (design: Foreign records), each case
-// through the SDK.
+// These tests append records straight to S2 through the SDK, as other programs do.
 
 func TestForeignStreamIsReadable(t *testing.T) {
 	r := newTestEnv(t)
@@ -29,7 +28,8 @@ func TestForeignStreamIsReadable(t *testing.T) {
 	r.mustDo(h, request(shard.OpAppend, "text/plain", "five"), shard.CodeTypeDiffers)
 }
 
-// Whose stream it is says how long it is kept, until a PUT makes it one of ours.
+// The owner of a foreign stream decides how long its records are kept, until a PUT makes it a
+// stream of Fantail.
 func TestForeignStreamKeepsItsConfiguration(t *testing.T) {
 	r := newTestEnv(t)
 	r.createStream()
@@ -137,8 +137,8 @@ func TestForeignRecordsBetweenLivesAreNotShown(t *testing.T) {
 	r.wantHistory(r.newManager(), "two")
 }
 
-// Nothing that others write is taken for ours: headers of their own, our header's
-// name with other bytes, one of our headers copied, S2's own commands.
+// Records of other writers are not taken for ours: records with their own headers, with our
+// header's name and other bytes, with a copy of our header, and S2's own commands.
 func TestForeignHeadersAreNotTakenForOurs(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()
@@ -170,8 +170,8 @@ func TestForeignHeadersAreNotTakenForOurs(t *testing.T) {
 	r.wantHistory(h, append(want, "two")...)
 }
 
-// What memory may answer: with a foreign writer, a node that follows nothing tells
-// the truth all the same, and a refusal is never based on what is old.
+// With a foreign writer, a node without followers still answers correctly, and never refuses
+// because of old state.
 func TestForeignRecordsAreSeenThoughNothingIsFollowed(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()
@@ -181,7 +181,7 @@ func TestForeignRecordsAreSeenThoughNothingIsFollowed(t *testing.T) {
 		body := fmt.Sprint(i)
 		r.appendForeign(body)
 		want = append(want, body)
-		// 250 ms is the age that an answer may have; an append of ours is exact at once.
+		// An answer may be 250 ms old. After an append of ours it is exact.
 		if i%5 == 4 {
 			r.mustDo(h, request(shard.OpAppend, "text/plain", "ours"+body), shard.CodeAppended)
 			want = append(want, "ours"+body)
@@ -195,7 +195,7 @@ func TestForeignRecordsAreSeenThoughNothingIsFollowed(t *testing.T) {
 	r.mustDo(h, request(shard.OpAppend, "text/plain", "late"), shard.CodeClosed)
 }
 
-// An S2-native reader sees our messages as plain records, body untouched.
+// A program that reads S2 directly sees our messages as plain records, with unchanged bodies.
 func TestNativeReaderSeesMessages(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()

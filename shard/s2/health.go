@@ -17,27 +17,27 @@ import (
 )
 
 const (
-	// outageAfter is how long nothing but failures may come before S2 is lost: a connection that
-	// breaks takes all calls on it along, and is no outage.
+	// outageAfter is how long all calls must fail before S2 counts as lost. A broken connection
+	// fails all calls on it, and is no outage.
 	outageAfter = time.Second
-	// askInterval is how often somebody asks S2 of which nothing else is wanted, and askIntervalFailing how
-	// often while calls fail.
+	// askInterval is the longest time without a call: then Watch makes one. askIntervalFailing is
+	// the time between two such calls while calls fail.
 	askInterval        = 10 * time.Second
 	askIntervalFailing = time.Second
 )
 
-// health knows whether S2 answers, from the calls that are made of it. What S2 refuses is answered.
+// health judges from the results of calls whether S2 answers. A refusal by S2 is an answer.
 type health struct {
 	log      *slog.Logger
-	endpoint string // where S2 is
+	endpoint string // the endpoint, for log lines
 
-	failing    atomic.Bool  // the last word is a failure, or there is none yet
-	lastAnswer atomic.Int64 // when S2 answered last, ns since 1970
+	failing    atomic.Bool  // the last call failed, or there was none yet
+	lastAnswer atomic.Int64 // the time of S2's last answer, ns since 1970
 	up         atomic.Bool
 
 	mu           sync.Mutex
-	failingSince time.Time // of the failures since the last answer; zero: there are none
-	reported     bool      // that is told
+	failingSince time.Time // the first failure since the last answer; zero: there is none
+	reported     bool      // the outage was logged
 	cause        string
 }
 
@@ -47,7 +47,7 @@ func newHealth(at string, log *slog.Logger) *health {
 	return h
 }
 
-// recordAnswer takes note of an answer.
+// recordAnswer notes an answer of S2.
 func (h *health) recordAnswer(now time.Time) {
 	h.lastAnswer.Store(now.UnixNano())
 	if !h.failing.Load() {
@@ -63,7 +63,7 @@ func (h *health) recordAnswer(now time.Time) {
 	h.failingSince, h.reported = time.Time{}, false
 }
 
-// recordFailure takes note of a call that nobody answered.
+// recordFailure notes a call without an answer.
 func (h *health) recordFailure(now time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -79,8 +79,7 @@ func (h *health) recordFailure(now time.Time, err error) {
 	h.log.Error("S2 does not answer: appends are refused, readers stay, what is in memory is served", "s2", h.endpoint, "cause", h.cause)
 }
 
-// rootCause is what is at the bottom of an error, in one line: "connection refused", and not how it
-// came here.
+// rootCause returns the innermost cause of an error in one line, such as "connection refused".
 func rootCause(err error) string {
 	var (
 		dns  *net.DNSError
@@ -104,19 +103,19 @@ func rootCause(err error) string {
 	return line
 }
 
-// result labels fantail_s2_requests_total. Closed set.
+// result is a label of fantail_s2_requests_total. Closed set.
 type result string
 
 const (
 	resultOK          result = "ok"
-	resultPosition    result = "position"    // the log's tail is elsewhere
-	resultNoLog       result = "no-log"      // there is no such stream
-	resultDenied      result = "denied"      // rights, a basin that is missing, a malformed call
-	resultBusy        result = "busy"        // S2 asks to come again
+	resultPosition    result = "position"    // the log's tail is at another position
+	resultNoLog       result = "no-log"      // the stream does not exist
+	resultDenied      result = "denied"      // missing rights, missing basin, or malformed call
+	resultBusy        result = "busy"        // S2 asks for a later attempt
 	resultError       result = "error"       // S2 failed
-	resultUnreachable result = "unreachable" // nobody took the call
-	resultUnanswered  result = "unanswered"  // no answer came
-	resultCancelled   result = "cancelled"   // nobody wanted it any more
+	resultUnreachable result = "unreachable" // no connection
+	resultUnanswered  result = "unanswered"  // a connection, and no answer
+	resultCancelled   result = "cancelled"   // the caller cancelled the call
 )
 
 var results = []result{
@@ -124,9 +123,9 @@ var results = []result{
 	resultError, resultUnreachable, resultUnanswered, resultCancelled,
 }
 
-// classifyResult classifies what classify, or a call itself, has said.
+// classifyResult returns the label for the error of classifyError, or of a call itself.
 func classifyResult(err error) result {
-	if err == nil { // before what the cases below put on the heap
+	if err == nil { // first: the variables below go to the heap
 		return resultOK
 	}
 	var (
@@ -155,15 +154,15 @@ func classifyResult(err error) result {
 	return resultUnanswered
 }
 
-// isOutage reports whether a result says that S2 is not there.
+// isOutage reports whether a result means that S2 is not reachable.
 func (r result) isOutage() bool {
 	return r == resultError || r == resultUnreachable || r == resultUnanswered
 }
 
-// Watch asks S2 something when nothing else has been asked of it for a while, until ctx ends: so that
-// somebody is told when it goes and when it is back, also while nobody writes. It asks for the tail
-// of a stream that need not exist, or, where clients choose the basins, for a list of basins: any
-// answer will do.
+// Watch calls S2 whenever there has been no other call for askInterval, until ctx ends. So an
+// outage and its end are logged even while there is no traffic. It asks for the tail of a stream
+// that need not exist. Where clients choose the basins, it lists basins instead. Any answer will
+// do.
 func (l *Log) Watch(ctx context.Context) {
 	tick := time.NewTicker(askIntervalFailing)
 	defer tick.Stop()
@@ -201,5 +200,5 @@ func (l *Log) askOnce(ctx context.Context) {
 	l.metrics.recordCall(opWatch, start, l.cfg.classifyError("ask", err))
 }
 
-// watchedStream is the stream that Watch asks for. Clients cannot name it.
+// watchedStream is the stream whose tail Watch asks for. Clients cannot name it.
 const watchedStream = "__ds/fleet"

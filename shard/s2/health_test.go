@@ -18,8 +18,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// One line says that S2 is lost, with where and why, and one that it is back, with how long; a
-// connection that breaks is neither.
+// One line reports the loss of S2, with endpoint and cause, and one its return, with the duration.
+// A broken connection is not reported.
 func TestOutageIsReportedOnceAndItsEndOnce(t *testing.T) {
 	var b bytes.Buffer
 	h := newHealth("http://s2:4430", slog.New(slog.NewTextHandler(&b, nil)))
@@ -71,7 +71,7 @@ func TestRootCauseIsOneLine(t *testing.T) {
 	}
 }
 
-// Nobody asks anything of S2, it goes and comes back: somebody is told all the same.
+// Without any other call, the loss of S2 and its return are noticed.
 func TestOutageIsNoticedWithoutCalls(t *testing.T) {
 	r := newTestEnv(t)
 	var b lockedBuffer
@@ -98,7 +98,7 @@ func TestOutageIsNoticedWithoutCalls(t *testing.T) {
 	if err := r.server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Nobody asks for what is told anyway: the next question is forced.
+	// Nothing else calls S2: the next call is forced.
 	log.metrics.health.failing.Store(true)
 	up(0)
 	if got := b.String(); strings.Count(got, "level=ERROR") != 1 || !strings.Contains(got, "connection refused") || !strings.Contains(got, addr) {
@@ -131,7 +131,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// metric is the sum of a metric over its labels.
+// metric returns the sum of a metric over its labels.
 func metric(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
 	t.Helper()
 	families, err := reg.Gather()

@@ -12,42 +12,44 @@ import (
 	"time"
 )
 
-// http1Transport is the RoundTripper of calls to one S2 without TLS (s2-lite, fantail s2): HTTP/1.1,
-// written and read on the goroutine that calls. http.Transport has two goroutines of its own
-// for each connection, and hands a call to one and its answer back from the other: with
-// small appends that was a third of what a node spends on one (bench/append). What is
-// written and parsed is net/http's all the same. Sessions have a client of the SDK's.
+// http1Transport is the RoundTripper of unary calls to one S2 without TLS (s2-lite, fantail s2). It
+// writes and reads HTTP/1.1 on the caller's goroutine. http.Transport has two goroutines for each
+// connection, and every call and its answer pass between goroutines: with small appends that was a
+// third of what a node spends on an append (bench/append). net/http still encodes the requests and
+// parses the answers. Read sessions use the SDK's own client.
 //
-// A call that fails has failed, unless it is a GET on a connection that had been used before
-// and nothing came back: the server may have given that up meanwhile.
+// A failed call is not repeated, with one exception: a GET on a reused connection that brought no
+// byte back. The server may have closed that connection meanwhile.
 type http1Transport struct {
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
-	maxIdle int // connections kept while idle; more are closed
+	maxIdle int // of idle connections; more are closed
 
 	mu         sync.Mutex
-	idle       []*http1Conn // the first has been idle for longest
+	idle       []*http1Conn // the first has been idle for the longest time
 	pruneTimer *time.Timer
 }
 
 const (
-	// maxIdleTime is how long a connection is kept that nothing uses.
+	// maxIdleTime is how long an idle connection is kept.
 	maxIdleTime = 90 * time.Second
-	// uncheckedIdle is how long nobody looks whether the server has closed it.
+	// uncheckedIdle is how long a connection may be idle and be reused without a check that the
+	// server has not closed it.
 	uncheckedIdle = 50 * time.Millisecond
 )
 
-// http1Conn is a connection.
+// http1Conn is a connection with its buffers.
 type http1Conn struct {
 	net.Conn
 	r         *bufio.Reader
 	w         *bufio.Writer
-	idleSince time.Time // it is idle
+	idleSince time.Time // when it became idle
 }
 
-// plainWriter hides TCPConn.ReadFrom, which calls a body's error one of the connection.
+// plainWriter hides TCPConn.ReadFrom, which reports a body's error as the connection's error.
 type plainWriter struct{ io.Writer }
 
-// RoundTrip implements http.RoundTripper. The context bounds it, the answer's body included.
+// RoundTrip implements http.RoundTripper. The request's context bounds the call, reading the
+// answer's body included.
 func (u *http1Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	for {
 		l, used, err := u.takeConn(req)
@@ -65,7 +67,7 @@ func (u *http1Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// takeConn is an idle connection that still is one, or a new one.
+// takeConn returns an idle connection that is still open (used), or a new one.
 func (u *http1Transport) takeConn(req *http.Request) (l *http1Conn, used bool, err error) {
 	if err := context.Cause(req.Context()); err != nil {
 		return nil, false, err
@@ -96,14 +98,14 @@ func (u *http1Transport) takeConn(req *http.Request) (l *http1Conn, used bool, e
 	return &http1Conn{Conn: c, r: bufio.NewReader(c), w: bufio.NewWriter(plainWriter{c})}, false, nil
 }
 
-// roundTripOn makes a call; heard: something came back.
+// roundTripOn makes a call on a connection. heard: at least one byte came back.
 func (u *http1Transport) roundTripOn(l *http1Conn, req *http.Request) (resp *http.Response, heard bool, err error) {
 	ctx := req.Context()
 	a := &responseBody{transport: u, conn: l, ctx: ctx}
 	a.stopWatching = context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Unix(1, 0)) })
 	wrote := errors.Join(req.Write(l.w), l.w.Flush())
 	var op *net.OpError
-	if wrote != nil && !errors.As(wrote, &op) { // the body, and not the connection
+	if wrote != nil && !errors.As(wrote, &op) { // the body failed, and not the connection
 		a.releaseConn(false)
 		return nil, false, a.contextCause(wrote)
 	}
@@ -126,13 +128,14 @@ func (u *http1Transport) roundTripOn(l *http1Conn, req *http.Request) (resp *htt
 	return resp, true, nil
 }
 
-// responseBody is the body of an answer. Its connection is idle again once all of it is read.
+// responseBody is the body of an answer. When all of it has been read, its connection is idle
+// again.
 type responseBody struct {
 	transport    *http1Transport
-	conn         *http1Conn // nil: given back
+	conn         *http1Conn // nil: released
 	ctx          context.Context
 	stopWatching func() bool
-	reusable     bool // the connection may be used again
+	reusable     bool // the connection can serve another call
 	body         io.ReadCloser
 }
 
@@ -145,14 +148,14 @@ func (a *responseBody) Read(b []byte) (int, error) {
 	return n, a.contextCause(err)
 }
 
-// Close implements io.Closer. It reads what is left.
+// Close implements io.Closer. It reads the rest of the body.
 func (a *responseBody) Close() error {
 	err := a.body.Close()
 	a.releaseConn(err == nil)
 	return err
 }
 
-// contextCause is that the context has ended, if it has.
+// contextCause returns the context's cause in place of err, if the context has ended.
 func (a *responseBody) contextCause(err error) error {
 	if err != nil && !errors.Is(err, io.EOF) && a.ctx.Err() != nil {
 		return context.Cause(a.ctx)
@@ -160,13 +163,13 @@ func (a *responseBody) contextCause(err error) error {
 	return err
 }
 
-// releaseConn gives the connection back, or closes it; whole: nothing is to come on it.
+// releaseConn makes the connection idle, or closes it. whole: the whole answer was read.
 func (a *responseBody) releaseConn(whole bool) {
 	l := a.conn
 	if a.conn = nil; l == nil {
 		return
 	}
-	if a.stopWatching() && whole && a.reusable && l.r.Buffered() == 0 { // or the server has said more than it was asked
+	if a.stopWatching() && whole && a.reusable && l.r.Buffered() == 0 { // buffered bytes: the server sent more than the answer
 		a.transport.keepConn(l)
 	} else {
 		_ = l.Close()
@@ -186,7 +189,7 @@ func (u *http1Transport) keepConn(l *http1Conn) {
 	}
 }
 
-// closeExpired closes what has been idle for long.
+// closeExpired closes connections that have been idle for maxIdleTime.
 func (u *http1Transport) closeExpired() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -196,7 +199,7 @@ func (u *http1Transport) closeExpired() {
 	}
 }
 
-// CloseIdleConnections is what http.Client has of the same name.
+// CloseIdleConnections implements transport.
 func (u *http1Transport) CloseIdleConnections() {
 	u.mu.Lock()
 	defer u.mu.Unlock()

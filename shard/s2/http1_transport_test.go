@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// httpCalls is a server and a client of it.
+// httpCalls is a server with a client.
 type httpCalls struct {
 	*testing.T
 	*httptest.Server
@@ -64,7 +64,8 @@ func (c *httpCalls) want(method, body, want string) {
 	}
 }
 
-// echo answers with what it got; its length is known, or not, or none.
+// echo answers with the request's body, with a known length, with an unknown one, or without a
+// body.
 func echo(w http.ResponseWriter, r *http.Request) {
 	b, _ := io.ReadAll(r.Body)
 	if len(b) == 0 {
@@ -76,7 +77,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(b[len(b)/2:])
 }
 
-// Calls one after the other use one connection; of those that many at once used, a few stay.
+// Consecutive calls use one connection. After simultaneous calls, up to maxIdle connections stay.
 func TestConnectionsAreReused(t *testing.T) {
 	t.Parallel()
 	c := newHTTPCalls(t, echo)
@@ -103,7 +104,7 @@ func TestConnectionsAreReused(t *testing.T) {
 	}
 }
 
-// An answer that nobody reads to its end does not spoil the next one's.
+// An answer that is not read to its end does not spoil the next call.
 func TestUnreadAnswerDoesNotSpoilTheNext(t *testing.T) {
 	t.Parallel()
 	c := newHTTPCalls(t, echo)
@@ -126,8 +127,8 @@ func TestUnreadAnswerDoesNotSpoilTheNext(t *testing.T) {
 	}
 }
 
-// A connection that the server has closed meanwhile is not used again. If that is only
-// learnt from the call, a GET is made again, and what may have had an effect is not.
+// A connection that the server has closed is not used again. If the call is the first to notice, a
+// GET is repeated, and a call with possible effects is not.
 func TestClosedConnectionIsNotUsedAgain(t *testing.T) {
 	t.Parallel()
 	var served atomic.Int64
@@ -148,7 +149,7 @@ func TestClosedConnectionIsNotUsedAgain(t *testing.T) {
 	c.want("POST", "a", "a")
 	age(time.Second)
 	c.want("POST", "b", "b")
-	age(-time.Minute) // as if it were fresh
+	age(-time.Minute) // as if it had just been used
 	c.want("GET", "", "")
 	age(-time.Minute)
 	if got, err := c.call(t.Context(), "POST", "d"); err == nil {
@@ -160,7 +161,7 @@ func TestClosedConnectionIsNotUsedAgain(t *testing.T) {
 	}
 }
 
-// A body that fails ends its call, and the connection with it.
+// A request body that fails ends its call and the connection.
 func TestFailingRequestBodyEndsTheCall(t *testing.T) {
 	t.Parallel()
 	c := newHTTPCalls(t, echo)
@@ -170,7 +171,7 @@ func TestFailingRequestBodyEndsTheCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.ContentLength = 2
-	if _, err := c.u.RoundTrip(req); err == nil || !strings.Contains(err.Error(), broken.Error()) { //nolint:bodyclose // there is none
+	if _, err := c.u.RoundTrip(req); err == nil || !strings.Contains(err.Error(), broken.Error()) { //nolint:bodyclose // there is no body
 		t.Error(err) // net/http's own error has no Unwrap
 	}
 	if n := len(c.u.idle); n != 0 {
@@ -206,7 +207,7 @@ func TestContextEndsACall(t *testing.T) {
 	}
 }
 
-// What a server says before its answer is passed over, and one that closes is believed.
+// Interim answers are passed over, and a server that says it closes the connection is believed.
 func TestInterimAnswersArePassedOver(t *testing.T) {
 	t.Parallel()
 	var lc net.ListenConfig
@@ -255,12 +256,12 @@ func TestInterimAnswersArePassedOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.RoundTrip(req); !isDialError(err) { //nolint:bodyclose // there is none
+	if _, err := u.RoundTrip(req); !isDialError(err) { //nolint:bodyclose // there is no body
 		t.Errorf("nobody listens: %v", err)
 	}
 }
 
-// A server that refuses a body before it has read that is heard.
+// The answer of a server that refuses a body before reading it is returned.
 func TestEarlyRefusalOfABodyIsRead(t *testing.T) {
 	t.Parallel()
 	c := newHTTPCalls(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -284,7 +285,7 @@ func TestEarlyRefusalOfABodyIsRead(t *testing.T) {
 	}
 }
 
-// What a server says beyond its answer is nobody's.
+// A connection with bytes after the answer is closed.
 func TestConnectionWithSurplusBytesIsClosed(t *testing.T) {
 	t.Parallel()
 	for _, says := range []string{
@@ -315,7 +316,7 @@ func TestConnectionWithSurplusBytesIsClosed(t *testing.T) {
 	}
 }
 
-// What has been idle for long is closed.
+// Connections that have been idle for maxIdleTime are closed.
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	t.Parallel()
 	c := newHTTPCalls(t, echo)

@@ -4,5 +4,6 @@ package s2
 
 import "net"
 
-// quiet would tell whether a connection has ended; here the call that is made on it does.
-func quiet(net.Conn) bool { return true }
+// isStillIdle always returns true: where a socket cannot be peeked at, the next call finds out
+// whether the connection has ended.
+func isStillIdle(net.Conn) bool { return true }

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isStillIdle reports whether nothing has come on an idle connection, its end included.
+// isStillIdle reports whether nothing has arrived on an idle connection, the end of the connection
+// included.
 func isStillIdle(c net.Conn) bool {
 	sc, ok := c.(syscall.Conn)
 	if !ok {

@@ -14,9 +14,9 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// InProcess keeps streams in an S2 of this process, without a socket in between: what a lone
-// node's appends would spend on it is most of their time. Everything else is as with Log. It
-// implements shard.Log.
+// InProcess keeps streams in an S2 of this process, without a socket in between: the socket would
+// take most of the time of a lone node's appends. Everything else is as with Log. It implements
+// shard.Log.
 type InProcess struct {
 	cfg      Config
 	basins   basinCache[Basin]
@@ -26,12 +26,12 @@ type InProcess struct {
 
 var _ shard.Log = (*InProcess)(nil)
 
-// Basin is a basin of an S2 in this process (s2dev.Direct). Each method is the call of S2's
-// API of that name, but for Capped, which says whether the stream's timestamps are at most
-// the server's own; Append returns the first position, and the timestamps of the first and last
-// record; Read returns what stands from seq on, or the last count with fromEnd; Follow is a read
-// session, which calls fn with records, or at the tail with none. An answer
-// of S2 that is an error is a Refusal; any other error is no answer.
+// Basin is a basin of an S2 in this process (s2dev.Direct). Each method is the call of S2's API
+// with that name. Capped is the exception: it reports whether the stream's timestamps never exceed
+// the server's clock. Append returns the first position, and the timestamps of the first and last
+// record. Read returns records from seq on, or the last count records with fromEnd. Follow is a
+// read session: it calls fn with records, and at the tail with none. A Refusal is an error that S2
+// answered. Any other error means that there was no answer.
 type Basin interface {
 	EnsureBasin() error
 	EnsureStream(ctx context.Context, name string) error
@@ -42,14 +42,14 @@ type Basin interface {
 	Follow(ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error) error
 }
 
-// Refusal is an error that S2 answered with: its HTTP status, its code and message, and of a
-// refused position (412, 416) the tail.
+// Refusal is an error that S2 answered: HTTP status, code and message. For a refused position (412,
+// 416) it has the tail, too.
 type Refusal interface {
 	error
 	Refusal() (status int, code, message string, tail *uint64)
 }
 
-// OpenInProcess returns a Log on the basins of a server, which has to outlive it.
+// OpenInProcess returns a Log on the basins of a server. The server must be closed after the Log.
 func OpenInProcess(open func(basin string) Basin, cfg Config) (*InProcess, error) {
 	cfg.Token = placeholderToken
 	if err := cfg.validate(); err != nil {
@@ -58,7 +58,7 @@ func OpenInProcess(open func(basin string) Basin, cfg Config) (*InProcess, error
 	return &InProcess{cfg: cfg, basins: basinCache[Basin]{newBasin: open}, metrics: newMetrics(cfg.Metrics, newHealth("in this process", cfg.Logger))}, nil
 }
 
-// Close does nothing: the server is not the Log's.
+// Close does nothing: the Log does not own the server.
 func (l *InProcess) Close() error { return nil }
 
 func (l *InProcess) locate(id shard.StreamID) (d Basin, name string, err error) {
@@ -125,7 +125,7 @@ func (l *InProcess) Append(
 	return shard.Ack{Start: start, End: start + uint64(len(batch)), StartTime: startTime, EndTime: endTime}, nil
 }
 
-// toServerRecord makes the server's record of an entry, in one piece of memory.
+// toServerRecord converts an entry to a record of the server, with one allocation.
 func toServerRecord(e shard.Entry) *pb.AppendRecord {
 	r := new(struct {
 		pb.AppendRecord
@@ -158,7 +158,7 @@ func (l *InProcess) Last(ctx context.Context, id shard.StreamID, n int) (shard.P
 	if lost, ok := errors.AsType[*shard.TailError](err); ok {
 		return shard.Page{Tail: lost.Tail, HasTail: true}, nil
 	}
-	if err == nil && len(p.Records) == 0 { // all there was is trimmed
+	if err == nil && len(p.Records) == 0 { // all records are trimmed
 		p.Tail, err = l.Tail(ctx, id)
 		p.HasTail = err == nil
 	}
@@ -206,7 +206,7 @@ func (l *InProcess) Follow(ctx context.Context, id shard.StreamID, from uint64, 
 	})
 }
 
-// errReplayDone ends a session that has delivered what was asked for.
+// errReplayDone ends a session that has delivered all records of a replay.
 var errReplayDone = errors.New("s2: done")
 
 // Replay implements shard.Log.
@@ -243,7 +243,7 @@ func (l *InProcess) Replay(ctx context.Context, id shard.StreamID, from, to uint
 	return err
 }
 
-// readSession is one read session.
+// readSession runs one read session.
 func (l *InProcess) readSession(
 	ctx context.Context, d Basin, name string, from uint64, fn func(recs []shard.Record, tail uint64) error,
 ) error {
@@ -269,7 +269,7 @@ func (l *InProcess) readSession(
 // OpenSessions implements shard.Log.
 func (l *InProcess) OpenSessions() int { return int(l.sessions.Load()) }
 
-// fromServerRecords makes records of the server's.
+// fromServerRecords converts records of the server.
 func fromServerRecords(recs []*pb.SequencedRecord) []shard.Record {
 	out := make([]shard.Record, len(recs))
 	for i, r := range recs {
@@ -282,7 +282,8 @@ func fromServerRecords(recs []*pb.SequencedRecord) []shard.Record {
 	return out
 }
 
-// toSDKError words an error of the server as the SDK would, so that there is one classify.
+// toSDKError converts an error of the server to the SDK's error for the same answer, so that
+// classifyError serves both.
 func toSDKError(err error) error {
 	e, ok := errors.AsType[Refusal](err)
 	if !ok {

@@ -6,8 +6,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// An append that is alone allocates no more than it must: from the request to the ack, the
-// embedded S2 included. Each allocation more is one for every message.
+// A lone append allocates no more than it must, from the request to the ack, the embedded S2
+// included. Each further allocation would be one for every message.
 func TestAppendInProcessAllocatesLittle(t *testing.T) {
 	r := newTestEnv(t)
 	log, err := OpenInProcess(r.basin, Config{Basin: testBasin})

@@ -32,13 +32,13 @@ func TestLargeAppendIsAtomic(t *testing.T) {
 	}
 }
 
-// The writer dies between two parts: readers see nothing of it, and the next
-// append works.
+// When the writer dies between two parts, readers see nothing of the append, and the next append
+// works.
 func TestWriterDiesInTheMiddleOfALargeAppend(t *testing.T) {
 	r := newTestEnv(t)
 	h := shard.NewManager(r.log, shard.NewTailBuffers(0, 0), shard.Config{})
 	r.mustDo(h, request(shard.OpCreate, "text/plain", "before"), shard.CodeCreated)
-	// The third part's request is held until the host is gone.
+	// The third part's request is held until the manager is closed.
 	r.server.Faults().Add(s2dev.Fault{
 		Stream: string(id), Op: s2dev.OpAppend, Kind: s2dev.Refuse, Code: "rate_limited", Probability: 0.5, Seed: 5,
 	})
@@ -58,7 +58,7 @@ func TestWriterDiesInTheMiddleOfALargeAppend(t *testing.T) {
 	<-done
 	heir := r.newManager()
 	got := r.readAll(heir)
-	if len(got) != 1 && len(got) != 2 { // all or nothing: it may just have been done
+	if len(got) != 1 && len(got) != 2 { // all or nothing: the append may just have succeeded
 		t.Fatalf("%d messages", len(got))
 	}
 	r.mustDo(heir, request(shard.OpAppend, "text/plain", "next"), shard.CodeAppended)
@@ -68,8 +68,8 @@ func TestWriterDiesInTheMiddleOfALargeAppend(t *testing.T) {
 	}
 }
 
-// A record of somebody else between two parts voids what came before; the append
-// starts again and is there once.
+// A foreign record between two parts voids the earlier parts. The append starts again and is there
+// once.
 func TestForeignRecordBetweenParts(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()

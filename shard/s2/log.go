@@ -20,24 +20,24 @@ type Log struct {
 	cfg       Config
 	client    *s2.Client
 	transport transport
-	bridge    *bridge // nil: no proxy is between us and S2
+	bridge    *bridge // nil: S2 is reached without a proxy
 	sessions  atomic.Int64
 	metrics   metrics
 	basins    basinCache[*s2.BasinClient]
 }
 
-// transport makes the calls, and keeps connections for that.
+// transport makes unary calls, and keeps connections for them.
 type transport interface {
 	http.RoundTripper
 	CloseIdleConnections()
 }
 
-// basinCache are what stands for each basin, made once.
+// basinCache holds one client for each basin.
 type basinCache[T any] struct {
 	newBasin func(name string) T
 
 	mu     sync.Mutex
-	byName map[string]T // bounded by the projects that are asked for
+	byName map[string]T // bounded by the number of projects that clients use
 }
 
 func (b *basinCache[T]) get(name string) T {
@@ -56,7 +56,7 @@ func (b *basinCache[T]) get(name string) T {
 
 var _ shard.Log = (*Log)(nil)
 
-// Open returns a Log; it does not talk to S2 yet.
+// Open returns a Log. It does not call S2 yet.
 func Open(cfg Config) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("s2: %w", err)
@@ -67,12 +67,12 @@ func Open(cfg Config) (*Log, error) {
 		return nil, err
 	}
 	opts := &s2.ClientOptions{
-		// No retries of the SDK's: an append's outcome is ours to settle, and a read
-		// session's budget counts the failures of its whole life.
+		// The SDK repeats nothing: shard resolves an append's outcome, and the SDK's retry budget
+		// for a read session counts the failures of its whole life.
 		RetryConfig: &s2.RetryConfig{MaxAttempts: 1},
 		HTTPClient: &http.Client{
 			Transport:     responseValidator{l.transport},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // S2 sends nobody elsewhere
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // S2 sends no redirects
 		},
 	}
 	if base != nil {
@@ -83,7 +83,7 @@ func Open(cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// Close drops idle connections. Sessions end with their contexts.
+// Close closes idle connections. Sessions end with their contexts.
 func (l *Log) Close() error {
 	l.transport.CloseIdleConnections()
 	if l.bridge != nil {
@@ -100,7 +100,7 @@ func (l *Log) streamClient(id shard.StreamID) (*s2.StreamClient, error) {
 	return l.basins.get(basin).Stream(s2.StreamName(name)), nil
 }
 
-// EnsureBasin makes a basin exist. S2: PUT /basins/{b}.
+// EnsureBasin creates a basin if it does not exist. S2: PUT /basins/{b}.
 func (l *Log) EnsureBasin(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
 	defer cancel()
@@ -157,7 +157,7 @@ func (l *Log) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
 	if err != nil {
 		return false, l.cfg.classifyError("stream config", err)
 	}
-	if c == nil || c.Timestamping == nil { // what S2 does unless told otherwise
+	if c == nil || c.Timestamping == nil { // S2's default is capped
 		return true, nil
 	}
 	t := c.Timestamping
@@ -216,7 +216,7 @@ func (l *Log) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, e
 	if errors.As(err, &lost) {
 		return shard.Page{Tail: lost.Tail, HasTail: true}, nil
 	}
-	if err == nil && len(p.Records) == 0 && !p.HasTail { // all there was is trimmed
+	if err == nil && len(p.Records) == 0 && !p.HasTail { // all records are trimmed
 		p.Tail, err = l.Tail(ctx, id)
 		p.HasTail = err == nil
 	}

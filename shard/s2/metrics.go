@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// op labels fantail_s2_request_duration_seconds and fantail_s2_requests_total. Closed set.
+// op is a label of fantail_s2_request_duration_seconds and fantail_s2_requests_total. Closed set.
 type op string
 
 const (
@@ -66,14 +66,14 @@ func newMetrics(reg prometheus.Registerer, h *health) metrics {
 	return m
 }
 
-// recordCall takes note of a call that began at start, and of what classify said of its end.
+// recordCall records a call that began at start, with its classified error.
 func (m *metrics) recordCall(o op, start time.Time, err error) {
 	now := time.Now()
 	m.durations[o].Observe(now.Sub(start).Seconds())
 	m.recordResult(o, now, err)
 }
 
-// recordResult takes note of a call or a session without how long that took.
+// recordResult records the result of a call or session, without its duration.
 func (m *metrics) recordResult(o op, now time.Time, err error) {
 	r := classifyResult(err)
 	m.requests[o][r].Inc()

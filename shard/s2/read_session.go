@@ -12,21 +12,21 @@ import (
 )
 
 const (
-	// minTailPoll is when a session is first asked for the tail that it has seen; it
-	// is asked again at doubling intervals up to maxTailPoll, and no sooner than that
-	// while nothing lies between us and the tail: of thousands of streams that would
-	// be most of what they cost. The SDK has no signal for a heartbeat.
+	// minTailPoll is the time until a session is first asked for the tail that it has observed. The
+	// SDK has no signal for a heartbeat. The interval doubles up to maxTailPoll, and is maxTailPoll
+	// while the session is at the tail: with thousands of streams, polling would be most of what
+	// they cost.
 	minTailPoll = 10 * time.Millisecond
 	maxTailPoll = 5 * time.Second
-	// sessionBuffer is how many records may wait between the SDK's goroutine and ours; full
-	// blocks the session, which is S2's back-pressure.
+	// sessionBuffer is how many records may wait between the SDK's goroutine and ours. A full
+	// buffer blocks the session, and S2 stops sending.
 	sessionBuffer = 256
 	// minBackoff is the first pause between two sessions.
 	minBackoff = 100 * time.Millisecond
-	// minBilledTime is what S2 counts of a session at least.
+	// minBilledTime is the shortest time that S2 bills for a session.
 	minBilledTime = time.Minute
-	// reopensPerSecond is how many sessions are opened again in a second: when a connection to S2 goes,
-	// all that it carried do.
+	// reopensPerSecond bounds how many sessions are reopened in a second: a lost connection to S2
+	// ends all sessions on it.
 	reopensPerSecond = 200
 )
 
@@ -43,7 +43,7 @@ func (l *Log) Follow(
 	})
 }
 
-// keepSessionOpen keeps a read session open, one after the other.
+// keepSessionOpen runs one read session after another, until ctx ends or an error is final.
 func (c *Config) keepSessionOpen(
 	ctx context.Context, id shard.StreamID, from uint64, m *metrics, fn func(shard.Page) error,
 	session func(ctx context.Context, from uint64, fn func(shard.Page) error) error,
@@ -63,26 +63,26 @@ func (c *Config) keepSessionOpen(
 		case err != nil && isFinal(err):
 			return err
 		}
-		// A clean end is a lost session too: the SDK does not open another one.
+		// A clean end is a lost session, too: the SDK does not open another one.
 		m.sessionLosses.Inc()
 		c.Logger.Debug("read session lost", "stream", id, "seq", from, "err", err)
 		if err := fn(shard.Page{}); err != nil {
 			return err
 		}
-		// One that only told of the tail, and ended soon, is no success: each costs a minute.
+		// A session that only told the tail and ended soon is no success: each costs a minute.
 		if from > got || time.Since(began) >= minBilledTime {
 			try = 0
 		}
 		if got == from || try > 0 {
 			pauseWithJitter(ctx, min(minBackoff<<min(try, 10), c.Backoff))
 		}
-		if told { // those that fail would stand before those that do not
+		if told { // failing sessions would delay the others in the limiter's queue
 			_ = c.reopenLimiter.Wait(ctx)
 		}
 	}
 }
 
-// isFinal reports whether a session's error is the caller's to handle.
+// isFinal reports whether the caller must handle a session's error.
 func isFinal(err error) bool {
 	var lost *shard.TailError
 	var own *callerError
@@ -90,7 +90,7 @@ func isFinal(err error) bool {
 		errors.Is(err, shard.ErrNoLog) || errors.Is(err, shard.ErrLogDenied)
 }
 
-// callerError is what the caller's fn returned.
+// callerError is an error that the caller's fn returned.
 type callerError struct{ error }
 
 func (e *callerError) Unwrap() error { return e.error }
@@ -109,7 +109,7 @@ func (l *Log) Replay(
 		o := &s2.ReadOptions{SeqNum: &from, Count: &count, Wait: &wait}
 		err := l.readSession(ctx, st, o, func(p shard.Page) error {
 			for n := len(p.Records); n > 0 && p.Records[n-1].Pos >= to; n-- {
-				p.Records = p.Records[:n-1] // a trim let the count reach further
+				p.Records = p.Records[:n-1] // a trim made the count reach beyond to
 			}
 			n := len(p.Records)
 			if n == 0 {
@@ -129,7 +129,7 @@ func (l *Log) Replay(
 		case errors.As(err, &lost):
 			return nil // the log ends here
 		case err == nil && before == from:
-			// A clean end says nothing: the SDK gives it for a session cut short as well.
+			// A clean end proves nothing: the SDK returns it for a session that was cut short, too.
 			// Only a read that finds nothing below to proves that nothing is left.
 			p, err := l.Read(ctx, id, from, 1)
 			if err == nil && len(p.Records) > 0 && p.Records[0].Pos < to {
@@ -145,13 +145,13 @@ func (l *Log) Replay(
 
 var errCutShort = errors.New("s2: replay was cut short")
 
-// readSession runs one read session of the SDK and calls fn, on this goroutine, with
-// whatever is there at once. nil: it ended cleanly.
+// readSession runs one read session of the SDK and calls fn, on the caller's goroutine, with all
+// records that have arrived. It returns nil if the session ended cleanly.
 func (l *Log) readSession(
 	outer context.Context, st *s2.StreamClient, o *s2.ReadOptions, fn func(shard.Page) error,
 ) (err error) {
 	defer func() {
-		if outer.Err() == nil { // else nobody wanted it any more
+		if outer.Err() == nil { // else the caller ended it
 			l.metrics.recordResult(opSession, time.Now(), err)
 		}
 	}()
@@ -189,18 +189,18 @@ func (l *Log) readSession(
 	return l.cfg.classifyError("read session", end)
 }
 
-// errSessionSilent: a session that was asked for, and of which nothing came.
+// errSessionSilent is the error of a session that was requested, and brought no answer.
 var errSessionSilent = errors.New("s2: no word of a read session")
 
-// deliverPages calls fn with pages, the first at next, until recs is closed. errSessionSilent: nothing
-// came for as long as patience.
+// deliverPages calls fn with pages, the first at next, until recs is closed. It returns
+// errSessionSilent if nothing arrives for as long as patience.
 func deliverPages(
 	ctx context.Context, sess *s2.ReadSession, next uint64, recs <-chan shard.Record, patience time.Duration, fn func(shard.Page) error,
 ) error {
 	look := time.NewTimer(minTailPoll)
 	defer look.Stop()
 	every := minTailPoll
-	silent := time.NewTimer(patience) // nothing else bounds how long the head of an answer may take
+	silent := time.NewTimer(patience) // nothing else bounds the wait for the answer's header
 	defer silent.Stop()
 	for {
 		var p shard.Page
@@ -242,7 +242,7 @@ func deliverPages(
 	}
 }
 
-// gatherPage takes what is there without waiting, up to a page.
+// gatherPage returns the records that have arrived, up to a page, without waiting.
 func gatherPage(first shard.Record, recs <-chan shard.Record) []shard.Record {
 	out := []shard.Record{first}
 	for size := first.Size; len(out) < shard.MaxBatchRecords && size < shard.MaxBatchBytes; {
@@ -260,7 +260,7 @@ func gatherPage(first shard.Record, recs <-chan shard.Record) []shard.Record {
 	return out
 }
 
-// pauseWithJitter waits up to d, with full jitter.
+// pauseWithJitter waits for a random time up to d.
 func pauseWithJitter(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(rand.N(d) + 1)
 	defer t.Stop()

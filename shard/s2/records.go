@@ -10,7 +10,7 @@ import (
 
 var headerName = []byte(shard.HeaderName)
 
-// recordParts is an entry as S2 has it: the one header, if it has any, and the body.
+// recordParts returns an entry as S2 stores it: its one header, if it has one, and its body.
 func recordParts(e shard.Entry) (name, value, body []byte, has bool) {
 	switch {
 	case e.Trim:

@@ -59,7 +59,7 @@ func TestCatchUpSurvivesAnEndedSession(t *testing.T) {
 	}
 }
 
-// Somebody trims everything straight in S2: the stream goes on above it.
+// After another program has trimmed all records in S2, the stream continues above the trim.
 func TestStreamGoesOnAboveANativeTrim(t *testing.T) {
 	for _, look := range []bool{false, true} {
 		r := newTestEnv(t)

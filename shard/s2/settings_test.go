@@ -42,7 +42,7 @@ func TestConfigErrorsAreReportedTogether(t *testing.T) {
 	}
 }
 
-// Two projects never share streams, and no setting is passed over.
+// No two projects ever share streams, and no setting is ignored.
 func TestProjectsNeverShareStreams(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"{project}":    {BasinTemplate: "one-for-all"},
@@ -57,8 +57,8 @@ func TestProjectsNeverShareStreams(t *testing.T) {
 	}
 }
 
-// What no endpoint can be is told at the start, with what to do about it, and what only looks
-// otherwise is the same.
+// An impossible endpoint is refused at the start, with advice. Other spellings of a valid endpoint
+// are equal to it.
 func TestEndpointIsNormalized(t *testing.T) {
 	for given, want := range map[string]string{
 		"": "", "http://127.0.0.1:4430": "http://127.0.0.1:4430", "HTTP://S2.Example:5500/": "http://s2.example:5500",
@@ -85,7 +85,7 @@ func TestEndpointIsNormalized(t *testing.T) {
 	}
 }
 
-// A token is what goes into a header, and no more.
+// A token is valid if it fits into a header.
 func TestTokenIsNormalized(t *testing.T) {
 	for given, want := range map[string]string{"t": "t", " t\n": "t", "a.b_c-d=": "a.b_c-d="} {
 		c := Config{Token: given, Basin: testBasin}
@@ -102,7 +102,7 @@ func TestTokenIsNormalized(t *testing.T) {
 	}
 }
 
-// A template names basins that can be, under a prefix of the operator's own.
+// A template names valid basins under a prefix of the operator's own.
 func TestTemplateIsChecked(t *testing.T) {
 	for _, good := range []string{"ds-{project}", "d{project}", "ds-{project}-eu", "a-{project}-{project}"} {
 		if err := checkTemplate(good); err != nil {
@@ -125,7 +125,7 @@ func TestTemplateIsChecked(t *testing.T) {
 	}
 }
 
-// Clients that invent projects do not make a basin of each.
+// Clients that invent projects do not cause the creation of a basin for each.
 func TestInventedProjectsDoNotCreateManyBasins(t *testing.T) {
 	r := newTestEnv(t)
 	log, err := Open(Config{Endpoint: r.server.URL(), BasinTemplate: "made-for-{project}", CreateBasins: true})

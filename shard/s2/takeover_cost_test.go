@@ -9,14 +9,15 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// readCounts is what the stream has cost S2 in reads so far.
+// readCounts returns how many reads of the stream S2 has served, and how many records they
+// returned.
 func (r *testEnv) readCounts() (calls, records int64) {
 	u := r.server.Usage().Streams[testBasin+"/"+string(id)]
 	return u.Ops[s2dev.OpRead] + u.Ops[s2dev.OpReadSession] + u.Ops[s2dev.OpCheckTail], u.RecordsRead
 }
 
-// takeOver has a new node take the stream over and says what that cost. The node's clock
-// stands still: one that took long would look once more before it answers.
+// takeOver lets a new node take over the stream and returns the cost. The node's clock stands
+// still: a slow takeover would read once more before it answers.
 func (r *testEnv) takeOver() (info shard.Info, calls, records int64) {
 	r.Helper()
 	calls, records = r.readCounts()
@@ -39,8 +40,7 @@ func (r *testEnv) appendMany(h *shard.Manager, n int) {
 	}
 }
 
-// Where the last record is ours, a takeover is at most two reads, however long the
-// stream is.
+// If the last record is ours, a takeover needs at most two reads, whatever the stream's length.
 func TestTakeoverTakesTwoReads(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -90,8 +90,8 @@ func TestTakeoverTakesTwoReads(t *testing.T) {
 	}
 }
 
-// With records of others at the end the price grows with them, until one of ours
-// stands last again.
+// With foreign records at the end, the cost grows with their number, until one of our records is
+// last again.
 func TestTakeoverCostGrowsWithForeignRecordsAtTheEnd(t *testing.T) {
 	r := newTestEnv(t)
 	h := r.newManager()

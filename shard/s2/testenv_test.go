@@ -18,8 +18,8 @@ import (
 func TestMain(m *testing.M) {
 	var allow []goleak.Option
 	if os.Getenv("TEST_S2_ENDPOINT") != "" {
-		// The SDK has no way to close its idle session connection; the embedded S2 closes
-		// it when it ends, another S2 does not.
+		// The SDK cannot close its idle session connection. The embedded S2 closes it at its own
+		// end. Another S2 does not.
 		allow = append(allow, goleak.IgnoreAnyFunction("golang.org/x/net/http2.(*clientConnReadLoop).run"))
 	}
 	goleak.VerifyTestMain(m, allow...)
@@ -30,7 +30,7 @@ const (
 	id        = shard.StreamID("default/s")
 )
 
-// testEnv is an embedded S2 with a Log on it, over its real wire protocol.
+// testEnv is an embedded S2 and a Log that reaches it over a socket.
 type testEnv struct {
 	*testing.T
 	server *s2dev.Server
@@ -58,20 +58,21 @@ func newTestEnv(t *testing.T) *testEnv {
 	return &testEnv{t, s, log}
 }
 
-// basin is one of the same S2's without the wire.
+// basin returns a basin of the same S2 without a socket.
 func (r *testEnv) basin(name string) Basin { return r.server.Direct(name) }
 
-// newManager is a node that owns everything.
+// newManager returns a manager that owns all streams.
 func (r *testEnv) newManager() *shard.Manager { return r.newManagerAt(nil) }
 
-// newManagerAt is one with a clock of its own.
+// newManagerAt returns a manager with its own clock.
 func (r *testEnv) newManagerAt(now func() time.Time) *shard.Manager {
 	h := shard.NewManager(r.log, shard.NewTailBuffers(0, 0), shard.Config{Now: now})
 	r.Cleanup(func() { _ = h.Close() })
 	return h
 }
 
-// nativeClient is the stream as a program sees it that uses S2 and knows nothing of us.
+// nativeClient returns a client of the stream, as a program has it that uses S2 and knows nothing
+// of us.
 func (r *testEnv) nativeClient() *sdk.StreamClient { return r.basinClient().Stream(sdk.StreamName(id)) }
 
 func (r *testEnv) basinClient() *sdk.BasinClient {
@@ -101,7 +102,7 @@ func (r *testEnv) appendRaw(recs ...sdk.AppendRecord) *sdk.AppendAck {
 	return ack
 }
 
-// createStream has S2 make the stream, without a record.
+// createStream creates the stream in S2, without a record.
 func (r *testEnv) createStream() {
 	r.Helper()
 	if err := r.log.Create(r.Context(), id); err != nil {
@@ -137,7 +138,7 @@ func (r *testEnv) info(h *shard.Manager) shard.Info {
 	return info
 }
 
-// readAll is every visible message, by pages.
+// readAll returns all visible messages, read in pages.
 func (r *testEnv) readAll(h *shard.Manager) []string {
 	r.Helper()
 	info := r.info(h)
@@ -215,8 +216,8 @@ func (r *testEnv) wantEqual(what string, got []string, want ...string) {
 	}
 }
 
-// wantHistory waits until the node sees these messages: what others wrote straight
-// to S2 may be 250 ms old before it knows.
+// wantHistory waits until the node sees these messages: it may learn of foreign records 250 ms
+// late.
 func (r *testEnv) wantHistory(h *shard.Manager, want ...string) {
 	r.Helper()
 	var got []string
@@ -227,7 +228,7 @@ func (r *testEnv) wantHistory(h *shard.Manager, want ...string) {
 	r.wantEqual("history", got, want...)
 }
 
-// eventually waits until ok says yes.
+// eventually waits until ok returns true.
 func (r *testEnv) eventually(what string, ok func() bool) {
 	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)

@@ -9,8 +9,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// A log is made so that no record is later than S2's clock; one that somebody sets otherwise
-// is known for it, over the wire and without.
+// A log is created so that no record is later than S2's clock. A log with other settings is
+// recognized, with and without a socket.
 func TestTimestampsAreCapped(t *testing.T) {
 	r := newTestEnv(t)
 	embedded, err := OpenInProcess(r.basin, Config{Basin: testBasin})
@@ -44,7 +44,7 @@ func TestTimestampsAreCapped(t *testing.T) {
 	}
 }
 
-// Each place of streams has a log of the fleet's own, and it can be written.
+// Each basin with streams has a log of the fleet, and it is writable.
 func TestEachBasinHasAWritableFleetLog(t *testing.T) {
 	for want, c := range map[string]Config{
 		"fantail-dev __ds/fleet": {Basin: "fantail-dev"},
@@ -58,8 +58,8 @@ func TestEachBasinHasAWritableFleetLog(t *testing.T) {
 	}
 }
 
-// A node that is an hour ahead, and has heard nothing of S2's time, asks S2 before it ends a
-// stream, with S2's real protocol.
+// A node whose clock is an hour ahead, and that has not heard S2's time, asks S2 before it ends a
+// stream.
 func TestNodeAheadAsksS2ForTheTimeBeforeItEndsAStream(t *testing.T) {
 	r := newTestEnv(t)
 	first := r.newManagerAt(nil)

@@ -7,11 +7,10 @@ import (
 	"strings"
 )
 
-// responseValidator lets nothing through as a success that S2 has not answered. The SDK takes any status
-// below 400 for one, and an empty body for a message in which all is zero: a redirection by a
-// proxy, or its 204, would have acknowledged an append, and said of a log that all of it is
-// trimmed away. Read sessions have a client of the SDK's, and frames of their own; what is none
-// ends one.
+// responseValidator rejects success answers that did not come from S2. The SDK takes any status
+// below 400 for a success, and an empty body for a message with only zeros: a proxy's redirection
+// or 204 would acknowledge an append, and would report a whole log as trimmed. Read sessions use
+// the SDK's own client. They have frames, and bytes that are no frame end a session.
 type responseValidator struct{ transport }
 
 // RoundTrip implements http.RoundTripper.
@@ -25,8 +24,8 @@ func (g responseValidator) RoundTrip(req *http.Request) (*http.Response, error) 
 	return nil, fmt.Errorf("%s with %q is no answer of S2", resp.Status, resp.Header.Get("Content-Type"))
 }
 
-// isValidResponse: what is read or appended is answered by 200 and protobuf or JSON, as was asked for;
-// what is made to exist (PUT), by any success.
+// isValidResponse reports whether an answer has the form of S2's: for a read or an append, 200 with
+// protobuf or JSON, as requested; for a PUT, any success.
 func isValidResponse(req *http.Request, resp *http.Response) bool {
 	if req.Method == http.MethodPut {
 		return resp.StatusCode < http.StatusMultipleChoices

@@ -18,7 +18,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// What somebody between us and S2 answers in its place is no success, whatever its status.
+// An answer of a proxy in place of S2's is no success, whatever its status.
 func TestAnswersThatAreNotFromS2AreRefused(t *testing.T) {
 	elsewhere, err := proto.Marshal(&pb.AppendAck{Start: &pb.StreamPosition{SeqNum: 4}, End: &pb.StreamPosition{SeqNum: 5}})
 	if err != nil {
@@ -62,7 +62,7 @@ func TestAnswersThatAreNotFromS2AreRefused(t *testing.T) {
 	}
 }
 
-// A read session of which no word comes is given up, and another one opened.
+// A read session without any answer is given up, and another one is opened.
 func TestSilentSessionIsReplaced(t *testing.T) {
 	var asked atomic.Int32
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -96,8 +96,8 @@ func TestSilentSessionIsReplaced(t *testing.T) {
 	}
 }
 
-// Sessions that end as soon as they have told of the tail are opened less and less often; one
-// that brought something, or was worth its minute, at once.
+// Sessions that end right after they have told the tail are reopened at growing intervals. Those
+// that brought records, or lasted their billed minute, are reopened immediately.
 func TestSessionsThatBringNothingAreReopenedMoreAndMoreRarely(t *testing.T) {
 	const during = 10 * time.Minute
 	for _, c := range []struct {
@@ -138,7 +138,7 @@ func TestSessionsThatBringNothingAreReopenedMoreAndMoreRarely(t *testing.T) {
 	}
 }
 
-// When all sessions of a node are lost at once they are not all opened again at once.
+// When all sessions of a node are lost together, they are not all reopened together.
 func TestLostSessionsAreReopenedInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := Config{Basin: testBasin, Token: "t"}
