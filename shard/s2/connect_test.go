@@ -17,8 +17,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Appends, reads and sessions all go through the proxy, to an S2 whose name only the proxy can
-// resolve.
+// Appends, reads and sessions all go through the proxy, to an S2 with a name that only
+// the proxy can resolve.
 func TestCallsAndSessionsGoThroughTheProxy(t *testing.T) {
 	r := newTestEnv(t)
 	behind, err := url.Parse(r.server.URL())

@@ -23,7 +23,7 @@ const (
 	fleetStreamPrefix = fleetStream + "/"
 )
 
-// sampleProject is the project whose basin stands for all basins of a template.
+// sampleProject names the project with the basin that stands for all basins of a template.
 const sampleProject = "default"
 
 var (

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// outageAfter is how long all calls must fail before S2 counts as lost. A broken connection
+	// outageAfter is the time for which all calls must fail before S2 counts as lost. A broken connection
 	// fails all calls on it, and is no outage.
 	outageAfter = time.Second
 	// askInterval is the longest time without a call: then Watch makes one. askIntervalFailing is
@@ -200,5 +200,5 @@ func (l *Log) askOnce(ctx context.Context) {
 	l.metrics.recordCall(opWatch, start, l.cfg.classifyError("ask", err))
 }
 
-// watchedStream is the stream whose tail Watch asks for. Clients cannot name it.
+// watchedStream is the stream that Watch asks for its tail. Clients cannot name it.
 const watchedStream = "__ds/fleet"

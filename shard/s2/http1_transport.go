@@ -30,9 +30,9 @@ type http1Transport struct {
 }
 
 const (
-	// maxIdleTime is how long an idle connection is kept.
+	// maxIdleTime bounds the time for which an idle connection is kept.
 	maxIdleTime = 90 * time.Second
-	// uncheckedIdle is how long a connection may be idle and be reused without a check that the
+	// uncheckedIdle bounds the idle time of a connection that is reused without a check that the
 	// server has not closed it.
 	uncheckedIdle = 50 * time.Millisecond
 )

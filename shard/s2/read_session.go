@@ -18,7 +18,7 @@ const (
 	// they cost.
 	minTailPoll = 10 * time.Millisecond
 	maxTailPoll = 5 * time.Second
-	// sessionBuffer is how many records may wait between the SDK's goroutine and ours. A full
+	// sessionBuffer bounds the records that wait between the SDK's goroutine and ours. A full
 	// buffer blocks the session, and S2 stops sending.
 	sessionBuffer = 256
 	// minBackoff is the first pause between two sessions.

@@ -58,7 +58,7 @@ func TestEachBasinHasAWritableFleetLog(t *testing.T) {
 	}
 }
 
-// A node whose clock is an hour ahead, and that has not heard S2's time, asks S2 before it ends a
+// A node with a clock an hour ahead, that has not heard S2's time, asks S2 before it ends a
 // stream.
 func TestNodeAheadAsksS2ForTheTimeBeforeItEndsAStream(t *testing.T) {
 	r := newTestEnv(t)

@@ -10,8 +10,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The bodies of appends are decoded under the bounds of a batch: a body of a few megabytes can hold
-// millions of records or headers of two bytes each, and each of them takes dozens in memory.
+// The bodies of appends are decoded within the bounds of a batch: a body of a few megabytes can
+// hold millions of records or headers of two bytes each, and each of them takes dozens of bytes in
+// memory.
 
 // maxBatchHeaders is the number of headers that fit into a batch: each takes two metered bytes.
 const maxBatchHeaders = maxBatchBytes / 2
@@ -72,10 +73,10 @@ func (hs *jsonHeaders) UnmarshalJSON(raw []byte) error {
 	})
 }
 
-// decodeArray calls add with each element of a JSON array, or of none for null. It ends with add's
-// first error.
+// decodeArray calls add with each element of a JSON array. It stops at the first error of add. For
+// null it does nothing.
 func decodeArray[T any](raw []byte, add func(T) error) error {
-	if raw[0] != '[' { // null leaves v empty; anything else is the decoder's error
+	if raw[0] != '[' { // null is valid; anything else is the decoder's error
 		var v []T
 		return json.Unmarshal(raw, &v)
 	}
@@ -95,7 +96,7 @@ func decodeArray[T any](raw []byte, add func(T) error) error {
 	return nil
 }
 
-// protobuf returns the append as protobuf has it. With b64 the bodies and headers are in base64.
+// protobuf converts the append to protobuf. With b64, bodies and headers are decoded from base64.
 func (a jsonAppend) protobuf(b64 bool) (in *pb.AppendInput, err *apiError) {
 	in = &pb.AppendInput{MatchSeqNum: a.Match, FencingToken: a.Fence}
 	text := func(s string) []byte {
@@ -118,14 +119,14 @@ func (a jsonAppend) protobuf(b64 bool) (in *pb.AppendInput, err *apiError) {
 	return in, err
 }
 
-// The fields of an AppendInput and of an AppendRecord that repeat.
+// The repeated fields of an AppendInput and of an AppendRecord.
 const (
 	fieldRecords       protowire.Number = 1
 	fieldRecordHeaders protowire.Number = 2
 )
 
-// decodeAppendInput decodes an append in protobuf; code is for one that is malformed. It counts
-// the records and headers before it decodes them.
+// decodeAppendInput decodes an append in protobuf. code is the error's code for a malformed one.
+// The records and headers are counted before they are decoded.
 func decodeAppendInput(raw []byte, code string) (*pb.AppendInput, *apiError) {
 	records, headers := 0, 0
 	scanFields(raw, fieldRecords, func(record []byte) bool {
@@ -149,8 +150,9 @@ func decodeAppendInput(raw []byte, code string) (*pb.AppendInput, *apiError) {
 	return in, nil
 }
 
-// scanFields calls fn with each value of a field of bytes in a message, until fn returns false or
-// the message ends. A malformed message ends early: proto.Unmarshal refuses it at the same place.
+// scanFields calls fn with each value of a length-delimited field of a message, until fn returns
+// false or the message ends. A malformed message ends early: proto.Unmarshal refuses it at the same
+// place.
 func scanFields(msg []byte, field protowire.Number, fn func(value []byte) bool) {
 	for len(msg) > 0 {
 		number, kind, n := protowire.ConsumeTag(msg)

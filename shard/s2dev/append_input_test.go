@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// repeatedField returns a protobuf message of n times a field with a value.
+// repeatedField returns a protobuf message with a field n times.
 func repeatedField(field protowire.Number, value []byte, n int) []byte {
 	one := protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), value)
 	return []byte(strings.Repeat(string(one), n))

@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// maxUnacked is how many batches of one append session wait for their durability. At the bound
+// maxUnacked bounds the batches of one append session that wait for their durability. At the bound
 // the session stops reading its body, and HTTP/2's flow control stops the client.
 const maxUnacked = 32
 
-// serveAppendSession is one append session: the request's goroutine reads and orders batches, a second
-// one waits for their durability and writes the acks in order. Either ending ends the other.
+// appendSession is one append session. The request's goroutine reads batches and orders them. A
+// second goroutine waits for their durability and writes the acks in order. The end of either ends
+// the other.
 type appendSession struct {
 	c     *apiCall
 	st    *stream
@@ -22,10 +23,10 @@ type appendSession struct {
 
 	endOnce    sync.Once
 	ended      chan struct{} // closed when nothing more is written
-	disconnect bool          // the connection is to be cut; read after the writer's end
+	disconnect bool          // the connection is to be aborted; read after the writer's end
 }
 
-// queuedBatch is a batch in order, or the error that ends the session.
+// queuedBatch holds an ordered batch, or the error that ends the session.
 type queuedBatch struct {
 	append  *pendingAppend
 	records int
@@ -55,14 +56,14 @@ func (c *apiCall) serveAppendSession(basin, name string) *apiError {
 	return nil
 }
 
-// startS2S sends the headers before anything is read: the client waits for them.
+// startS2S sends the response header before anything is read: the client waits for it.
 func (c *apiCall) startS2S() {
 	h := c.w.Header()
 	h.Set("Content-Type", mimeS2S)
 	h.Set("Cache-Control", "no-cache, no-transform")
 	h.Set("X-Accel-Buffering", "no")
 	rc := http.NewResponseController(c.w)
-	// Only HTTP/1.1 needs it, and only there it can fail.
+	// Only HTTP/1.1 needs this, and it can fail only there.
 	_ = rc.EnableFullDuplex()
 	c.w.WriteHeader(http.StatusOK)
 	_ = rc.Flush()
@@ -94,7 +95,7 @@ func (s *appendSession) readBatches() {
 	}
 }
 
-// acceptBatch orders one batch; false ends the reading.
+// acceptBatch orders one batch. It returns false if no more may be read.
 func (s *appendSession) acceptBatch(raw []byte) bool {
 	msg, bad := decodeAppendInput(raw, "bad_frame")
 	if bad != nil {
@@ -120,8 +121,8 @@ func (s *appendSession) acceptBatch(raw []byte) bool {
 	return p.refusal == nil
 }
 
-// completeQueued settles what was ordered and will not be answered: every batch in a stream's order is
-// published, or the stream's tail would stay behind its head.
+// completeQueued completes batches that are ordered and will not be acknowledged: otherwise the
+// stream's tail would stay behind its head.
 func (s *appendSession) completeQueued() {
 	for q := range s.queue {
 		if q.append != nil {
@@ -139,12 +140,12 @@ func (s *appendSession) enqueue(q queuedBatch) bool {
 	}
 }
 
-// end ends the session: nothing more is written, and the reader's wait for the body ends.
+// end ends the session: nothing more is written, and the read of the body returns.
 func (s *appendSession) end(lost bool) {
 	s.endOnce.Do(func() {
 		s.disconnect = lost
 		close(s.ended)
-		// Where it cannot be set the body ends with the connection.
+		// Where the deadline cannot be set, the body ends with the connection.
 		_ = http.NewResponseController(s.c.w).SetReadDeadline(time.Unix(1, 0))
 	})
 }

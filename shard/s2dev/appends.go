@@ -32,7 +32,7 @@ func (c *apiCall) appendRecords(basin, name string) *apiError {
 	return c.replyAck(ack)
 }
 
-// appendBatch carries a unary append out; lost: its answer is to be.
+// appendBatch carries out a unary append. lost: a fault loses the answer.
 func (s *Server) appendBatch(
 	ctx context.Context, basin, name string, raw *pb.AppendInput,
 ) (ack appendAck, lost bool, err *apiError) {
@@ -53,24 +53,24 @@ func (s *Server) appendBatch(
 	return appendAck{Start: p.start, End: p.end, Tail: tail}, s.faults.applyAfter(ctx, name, OpAppend), nil
 }
 
-// enterStream counts an operation and finds its stream, with the faults that come before it.
+// enterStream counts an operation, finds its stream and applies the faults that come before it.
 func (s *Server) enterStream(
-	ctx context.Context, basin, name string, op Op, auto func(basinConfig) bool,
+	ctx context.Context, basin, name string, op Op, mayCreate func(basinConfig) bool,
 ) (st *stream, lost bool, err *apiError) {
-	if st, err = s.openStream(basin, name, op, auto); err != nil {
+	if st, err = s.openStream(basin, name, op, mayCreate); err != nil {
 		return nil, false, err
 	}
 	lost, err = s.faults.applyBefore(ctx, name, op, st)
 	return st, lost, err
 }
 
-// openStream counts an operation and finds the stream for records, creates it if its basin says so,
-// and refuses one with a cipher: this server does not encrypt, and must not let anybody believe it
-// does.
+// openStream counts an operation and finds the stream for records. It creates the stream if the
+// basin's configuration says so. It refuses a stream with a cipher: this server does not encrypt,
+// and must not pretend to.
 func (s *Server) openStream(
-	basin, name string, op Op, auto func(basinConfig) bool,
+	basin, name string, op Op, mayCreate func(basinConfig) bool,
 ) (*stream, *apiError) {
-	st, created, err := s.catalogue.openOrCreate(basin, name, auto)
+	st, created, err := s.catalogue.openOrCreate(basin, name, mayCreate)
 	if err != nil {
 		s.meter.countOp(nil, op)
 		return nil, err
@@ -105,7 +105,7 @@ func (c *apiCall) readAppendInput() (*pb.AppendInput, *apiError) {
 }
 
 func (a appendAck) encode() []byte {
-	// Three positions cannot fail to marshal.
+	// Marshalling three positions cannot fail.
 	b, _ := proto.Marshal(&pb.AppendAck{Start: a.Start.pb(), End: a.End.pb(), Tail: a.Tail.pb()})
 	return b
 }
@@ -142,6 +142,7 @@ func (s *Server) durableTail(ctx context.Context, basin, name string) (tail posi
 	return tail, s.faults.applyAfter(ctx, name, OpCheckTail), nil
 }
 
-// createsOnAppend and createsOnRead say whether a basin makes streams of itself.
+// createsOnAppend and createsOnRead report whether a basin creates missing streams on an append or
+// read.
 func createsOnAppend(b basinConfig) bool { return b.CreateOnAppend }
 func createsOnRead(b basinConfig) bool   { return b.CreateOnRead }

@@ -8,29 +8,29 @@ import (
 	"time"
 )
 
-// The answers of the s2-provision-result header.
+// The values of the s2-provision-result header.
 const (
 	provisionCreated = "created"
 	provisionUpdated = "updated"
 	provisionNoop    = "noop"
 )
 
-// catalogue is the catalogue: every basin and stream by name. Its lock covers names and
-// configurations; a stream's own lock covers its records.
+// catalogue holds every basin and stream by name. Its locks cover names and configurations. A
+// stream's own lock covers its records.
 type catalogue struct {
 	storage storage
 	now     func() time.Time
 
-	// changeMu is held by whoever changes the catalogue, until that is durable; who holds it may
-	// read without mu. Every append and read takes mu, so nothing is waited for under that.
+	// changeMu is held during a change of the catalogue, until the change is durable. Its holder
+	// may read without mu. Nothing is waited for under mu, since every append and read takes mu.
 	changeMu sync.Mutex
-	mu       sync.RWMutex // after changing, before a stream's
+	mu       sync.RWMutex // after changeMu, before a stream's
 	basins   map[string]*basinEntry
 }
 
 type basinEntry struct {
 	meta    basinMeta
-	usage   *StreamUsage // listings
+	usage   *StreamUsage // of listings
 	streams map[string]*stream
 }
 
@@ -71,7 +71,7 @@ func idempotencyKey(token string, config any) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// provisionBasin creates a basin, or with ensure makes it have the configuration.
+// provisionBasin creates a basin. With ensure, it creates or reconfigures it.
 func (s *catalogue) provisionBasin(
 	name string, c basinConfig, token string, ensure bool,
 ) (basinMeta, string, *apiError) {
@@ -102,7 +102,7 @@ func (s *catalogue) provisionBasin(
 	return meta, provisionUpdated, nil
 }
 
-// provisionStream creates a stream, or with ensure makes it have the configuration.
+// provisionStream creates a stream. With ensure, it creates or reconfigures it.
 func (s *catalogue) provisionStream(
 	basin, name string, c *streamConfig, token string, ensure bool,
 ) (streamMeta, string, *apiError) {
@@ -128,7 +128,7 @@ func (s *catalogue) provisionStream(
 		return s.createStream(b, meta)
 	}
 	switch {
-	case st.isDeleted(): // and storage failed, or its name would be free
+	case st.isDeleted(): // and the storage failed, or the name would be free
 		return st.meta, "", streamDeleted()
 	case !ensure && key != "" && key == st.meta.Key, ensure && equalJSON(st.meta.Config, config):
 		return st.meta, provisionNoop, nil
@@ -145,8 +145,8 @@ func (s *catalogue) provisionStream(
 	return meta, provisionUpdated, nil
 }
 
-// alreadyEnsured reports whether an ensure has nothing to change: the common one, and it waits for
-// nobody's change.
+// alreadyEnsured reports whether an ensure has nothing to change, which is the common case. It does
+// not wait for changes under way.
 func (s *catalogue) alreadyEnsured(basin, name string, c *streamConfig) (streamMeta, bool) {
 	b, _ := s.findBasin(basin)
 	st, err := s.findStream(basin, name)
@@ -158,7 +158,7 @@ func (s *catalogue) alreadyEnsured(basin, name string, c *streamConfig) (streamM
 	return st.meta, !st.deleted && equalJSON(st.meta.Config, c.withDefaults(b.Config.Defaults))
 }
 
-// update changes what mu guards; changing is held.
+// update calls change with mu held. The caller holds changeMu.
 func (s *catalogue) update(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,7 +213,7 @@ func (s *catalogue) patchBasin(name string, f patchFields) (basinConfig, *apiErr
 	return meta.Config, nil
 }
 
-// deleteBasin takes the basin and its streams away at once.
+// deleteBasin removes the basin and its streams immediately.
 func (s *catalogue) deleteBasin(name string) *apiError {
 	s.changeMu.Lock()
 	defer s.changeMu.Unlock()
@@ -247,9 +247,9 @@ func (s *catalogue) findStream(basin, name string) (*stream, *apiError) {
 	return st, nil
 }
 
-// openOrCreate finds a stream, or creates it if its basin says so.
+// openOrCreate finds a stream. It creates a missing stream if mayCreate allows it for the basin.
 func (s *catalogue) openOrCreate(
-	basin, name string, auto func(basinConfig) bool,
+	basin, name string, mayCreate func(basinConfig) bool,
 ) (st *stream, created bool, err *apiError) {
 	st, err = s.findStream(basin, name)
 	if err == nil {
@@ -259,7 +259,7 @@ func (s *catalogue) openOrCreate(
 	if missing != nil {
 		return nil, false, missing
 	}
-	if !auto(meta.Config) {
+	if !mayCreate(meta.Config) {
 		return nil, false, err
 	}
 	if err := checkStreamName(name); err != nil {
@@ -314,8 +314,8 @@ func (s *catalogue) deleteStream(basin, name string) *apiError {
 	return s.dropStream(b, st)
 }
 
-// dropStream must be called with changing held. The row goes before the name is free, so that a crash
-// cannot bring back a stream whose deletion was acknowledged.
+// dropStream deletes a stream. The caller holds changeMu. The row is deleted before the name is
+// free, so that a crash cannot bring back a stream after its deletion was acknowledged.
 func (s *catalogue) dropStream(b *basinEntry, st *stream) *apiError {
 	st.markDeleted()
 	if err := s.storage.dropStream(st.meta); err != nil {
@@ -324,4 +324,16 @@ func (s *catalogue) dropStream(b *basinEntry, st *stream) *apiError {
 	st.log.drop()
 	s.update(func() { delete(b.streams, st.name) })
 	return nil
+}
+
+// allStreams returns every stream, for the sweeper.
+func (s *catalogue) allStreams() (out []*stream) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, b := range s.basins {
+		for _, st := range b.streams {
+			out = append(out, st)
+		}
+	}
+	return out
 }

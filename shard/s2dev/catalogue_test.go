@@ -13,11 +13,11 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// heldDisk is a disk whose log does not sync, from hold until let.
+// heldDisk is a disk that does not sync its log, from held on until let.
 type heldDisk struct {
 	vfs.FS
 	held    atomic.Bool
-	waiting chan struct{} // one syncs
+	waiting chan struct{} // a sync waits
 	let     func()
 }
 
@@ -43,7 +43,7 @@ func newHeldDisk() *heldDisk {
 	return d
 }
 
-// A change of the catalogue waits for the disk, and nobody who changes nothing waits for it.
+// A change of the catalogue waits for the disk. Calls without a change do not wait for it.
 func TestCatalogueChangesDoNotStallOtherCalls(t *testing.T) {
 	for name, change := range map[string]func(*Server, *Direct) error{
 		"create": func(_ *Server, d *Direct) error {
@@ -89,7 +89,7 @@ func TestCatalogueChangesDoNotStallOtherCalls(t *testing.T) {
 			}
 			if name == "create" {
 				_, err := d.Tail(t.Context(), "new")
-				wantRefusal(t, err, 404, "stream_not_found") // it is not durable
+				wantRefusal(t, err, 404, "stream_not_found") // the change is not durable yet
 			}
 			disk.let()
 			if err := <-changed; err != nil {

@@ -9,19 +9,19 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// SyncMode says when what is written to Dir is forced to the disk.
+// SyncMode chooses when data in Dir is forced to disk.
 type SyncMode string
 
 const (
-	// SyncAlways acknowledges an append after an fsync that covers it. The default.
+	// SyncAlways acknowledges an append after an fsync that covers it. It is the default.
 	SyncAlways SyncMode = "always"
-	// SyncInterval acknowledges at once and fsyncs every SyncEvery: a crash of the machine loses
-	// what was acknowledged since the last fsync began. So may a crash of the process alone: the
-	// end of the log, up to 32 KiB, reaches the operating system only with the fsync.
+	// SyncInterval acknowledges immediately and fsyncs every SyncEvery. A crash of the machine
+	// loses what was acknowledged since the last fsync began. A crash of the process alone may lose
+	// as much: the end of the log, up to 32 KiB, reaches the operating system only with the fsync.
 	SyncInterval SyncMode = "interval"
-	// SyncNever acknowledges at once and never fsyncs for an append: a crash of the machine loses
-	// what the operating system had not written, a crash of the process alone the last up to
-	// 32 KiB of the log, however long ago they were acknowledged. Close loses nothing.
+	// SyncNever acknowledges immediately and never fsyncs for an append. A crash of the machine
+	// loses what the operating system had not written. A crash of the process alone loses up to the
+	// last 32 KiB of the log, however long ago they were acknowledged. Close loses nothing.
 	SyncNever SyncMode = "never"
 )
 
@@ -30,40 +30,39 @@ const (
 	defaultMaxBytes  = 1 << 30
 )
 
-// Config is what a Server is opened with. The zero value is a server in memory on a free port.
+// Config holds the settings of a Server. The zero value is a server in memory on a free port.
 type Config struct {
 	// Listen is host:port; default 127.0.0.1:0. A host that is not loopback is refused unless
 	// AllowRemote.
 	Listen string
-	// Dir keeps the data; empty keeps it in memory. One Server per Dir at a time.
+	// Dir is the folder with the data. Empty: data is kept in memory. Only one Server at a time can
+	// open a Dir.
 	Dir string
-	// Sync is when Dir is forced to disk; default SyncAlways.
+	// Sync chooses when data in Dir is forced to disk; default SyncAlways.
 	Sync SyncMode
 	// SyncEvery is the interval of SyncInterval; default 100 ms.
 	SyncEvery time.Duration
-	// AllowRemote lets Listen be an address others can reach. There is no authentication:
-	// anybody who reaches it can read and delete everything.
+	// AllowRemote allows Listen to be an address that other machines can reach. There is no
+	// authentication: every client that reaches it can read and delete everything.
 	AllowRemote bool
-	// Basins are made at the start unless they exist.
+	// Basins are created at the start if they do not exist.
 	Basins []string
-	// Prices turns Usage into money; the zero value is DefaultPrices.
-	Prices Prices
-	// Now is the clock of timestamps, retention and session minutes; default time.Now.
+	// Now returns the time for timestamps, retention and session minutes; default time.Now.
 	Now func() time.Time
-	// Logger; default discards.
+	// Logger receives log lines; default: they are discarded.
 	Logger *slog.Logger
-	// Fatal is told, once, that the storage in Dir has failed: its process should end, since only
-	// opening the folder again tells what is there. Until then nothing is acknowledged. Default: a
-	// panic.
+	// Fatal is called once when the storage in Dir has failed. The process should end then: only
+	// opening the folder again shows what is on disk. Until then nothing is acknowledged. Default:
+	// a panic.
 	Fatal func(error)
 	// MaxBytes bounds the records kept in memory, in bytes with their overhead; default 1 GiB,
-	// without meaning with Dir. When full, an append is refused with 403 quota_exhausted and
-	// nothing is dropped. So that a trim can make room, a batch passes whose trim makes as much
-	// as the batch takes; and up to a sixteenth beyond MaxBytes one of commands alone, or with a
-	// trim.
+	// without effect with Dir. When it is full, appends are refused with 403 quota_exhausted, and
+	// nothing is dropped. So that a trim can make room, two kinds of batches pass: a batch with a
+	// trim that frees as much as the batch takes; and, up to a sixteenth beyond MaxBytes, a batch
+	// with a trim, or with commands only.
 	MaxBytes int64
 
-	fs      vfs.FS // the tests' disk; nil is the operating system's
+	fs      vfs.FS // replaced by tests; nil: the operating system's
 	failure *storageFailure
 }
 
@@ -81,9 +80,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.SyncEvery <= 0 {
 		c.SyncEvery = defaultSyncEvery
-	}
-	if c.Prices == (Prices{}) {
-		c.Prices = DefaultPrices
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -106,7 +102,7 @@ func (c Config) checkListen() error {
 		return nil
 	}
 	return fmt.Errorf("s2dev: %q is not loopback, and this server has no authentication: "+
-		"anybody who reaches it can read and delete everything (--allow-remote, or Config.AllowRemote, permits it)", c.Listen)
+		"every client that reaches it can read and delete everything (--allow-remote, or Config.AllowRemote, permits it)", c.Listen)
 }
 
 func isLoopback(host string) bool {

@@ -217,9 +217,10 @@ func (c *apiCall) listStreams(basin string) *apiError {
 	return c.replyJSON(http.StatusOK, map[string]any{"streams": infos, "has_more": more})
 }
 
-// withFaults runs an operation of the control plane between its faults.
+// withFaults runs an operation of the control plane, with the faults that come before it.
 func (c *apiCall) withFaults(basin, name string, op Op, do func() *apiError) *apiError {
-	// At the end: only then what it makes is there. The answer is buffered until after it.
+	// The operation is counted last: only then the stream that it creates exists. The answer is
+	// buffered until then.
 	defer func() { c.meter.countOp(c.catalogue.usageOf(basin, name), op) }()
 	lost, err := c.faults.applyBefore(c.r.Context(), name, op, nil)
 	if lost {

@@ -21,10 +21,10 @@ const (
 	crashWriters = 6
 	crashStreams = 2
 	crashBatch   = 5
-	crashGoal    = 50 // batches acknowledged before a kill, at least
+	crashGoal    = 50 // the least number of batches acknowledged before a kill
 )
 
-// serverProcess is a server in a process of its own.
+// serverProcess is a server in a separate process.
 type serverProcess struct {
 	cmd *exec.Cmd
 	url string
@@ -50,13 +50,13 @@ func spawnServer(t *testing.T, dir string) *serverProcess {
 	return &serverProcess{cmd: cmd, url: strings.TrimSpace(line)}
 }
 
-// kill ends it as a power switch would end a process: SIGKILL, no handler runs.
+// kill ends the process with SIGKILL: no handler runs.
 func (c *serverProcess) kill() {
 	_ = c.cmd.Process.Kill()
 	_ = c.cmd.Wait()
 }
 
-// ackLedger is what was acknowledged: a batch's tag by stream and first sequence number.
+// ackLedger records the tags of acknowledged batches by stream and first sequence number.
 type ackLedger struct {
 	mu    sync.Mutex
 	acked map[string]map[uint64]string
@@ -68,7 +68,7 @@ type ackLedger struct {
 
 func newLedger() *ackLedger { return &ackLedger{acked: map[string]map[uint64]string{}} }
 
-// after returns what closes when n more batches were acknowledged.
+// after returns a channel that closes when n more batches are acknowledged.
 func (l *ackLedger) after(n int) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,8 +127,8 @@ func readAllRecords(t *testing.T, c *s2.StreamClient) []s2.SequencedRecord {
 	return out
 }
 
-// verifyAcked reads a stream that survived: no hole, no torn batch, no batch twice, and everything
-// acknowledged where the acknowledgement said.
+// verifyAcked checks a stream after a crash: no hole, no torn batch, no batch twice, and every
+// acknowledged batch at its acknowledged place.
 func verifyAcked(t *testing.T, b *s2.BasinClient, stream string, acked map[uint64]string) {
 	t.Helper()
 	recs := readAllRecords(t, b.Stream(s2.StreamName(stream)))
@@ -201,8 +201,8 @@ func TestKilledServerKeepsWhatItAcknowledged(t *testing.T) {
 		crashRounds, l.total, crashBatch)
 }
 
-// TestPowerCutKeepsWhatItAcknowledged takes the disk away with everything that was not fsynced; a
-// killed process alone cannot show that.
+// TestPowerCutKeepsWhatItAcknowledged drops everything from the disk that was not fsynced. Killing
+// a process alone cannot show that.
 func TestPowerCutKeepsWhatItAcknowledged(t *testing.T) {
 	for round := range uint64(10) {
 		fs := vfs.NewCrashableMem()

@@ -10,39 +10,39 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Direct is a basin of the server for callers in the same process: the same checks, order,
-// durability, faults and meter as over the wire, and no wire. Sessions know only those faults
+// Direct is a basin of the server for callers in the same process. It has the same checks, order,
+// durability, faults and usage counts as over a socket. Of the faults of sessions it knows those
 // that come before they open, and EndSession.
 //
-// Its errors are an *Error, or ErrNoAnswer for what a client would see as a lost connection.
+// Its errors are an *Error, or ErrNoAnswer where a client would see a lost connection.
 type Direct struct {
 	server *Server
 	basin  string
 }
 
-// Direct is for a basin, which need not exist yet.
+// Direct returns a basin, which need not exist yet.
 func (s *Server) Direct(basin string) *Direct { return &Direct{s, basin} }
 
-// ErrNoAnswer is a call without an answer: the server stopped, or a fault lost it. An append may have
-// been carried out.
+// ErrNoAnswer is returned for a call without an answer: the server stopped, or a fault lost the
+// answer. An append may have been carried out.
 var ErrNoAnswer = errors.New("s2dev: no answer")
 
-// Error is a refusal, as S2 words it.
+// Error is a refusal with S2's status, code and message.
 type Error struct {
 	Status        int
 	Code, Message string
-	// Tail is where the stream ends, of a refused position (412, 416).
+	// Tail is the stream's tail, for a refused position (412, 416).
 	Tail *uint64
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("s2dev: %d %s: %s", e.Status, e.Code, e.Message) }
 
-// Refusal is what S2's API has for it: the HTTP status, the code and message, and the tail.
+// Refusal returns the HTTP status, code and message of S2's API, and the tail.
 func (e *Error) Refusal() (status int, code, message string, tail *uint64) {
 	return e.Status, e.Code, e.Message, e.Tail
 }
 
-// toDirectError makes the callers' error of an answer.
+// toDirectError converts an outcome to the error for the caller.
 func toDirectError(lost bool, err *apiError) error {
 	switch {
 	case lost:
@@ -60,7 +60,7 @@ func toDirectError(lost bool, err *apiError) error {
 	return e
 }
 
-// EnsureBasin makes the basin exist (PUT /basins/{b}).
+// EnsureBasin creates the basin if it does not exist (PUT /basins/{b}).
 func (d *Direct) EnsureBasin() error {
 	if !d.server.enterRequest() {
 		return ErrNoAnswer
@@ -69,13 +69,13 @@ func (d *Direct) EnsureBasin() error {
 	return d.server.ensureBasin(d.basin)
 }
 
-// EnsureStream makes a stream exist that keeps its records (PUT /streams/{s}).
+// EnsureStream creates a stream that keeps its records, if it does not exist (PUT /streams/{s}).
 func (d *Direct) EnsureStream(ctx context.Context, name string) error {
 	if !d.server.enterRequest() {
 		return ErrNoAnswer
 	}
 	defer d.server.requests.Done()
-	// At the end: only then what it makes is there.
+	// The operation is counted last: only then the stream that it creates exists.
 	defer func() { d.server.meter.countOp(d.server.catalogue.usageOf(d.basin, name), OpEnsureStream) }()
 	if err := checkStreamName(name); err != nil {
 		return toDirectError(false, err)
@@ -91,8 +91,8 @@ func (d *Direct) EnsureStream(ctx context.Context, name string) error {
 	return toDirectError(d.server.faults.applyAfter(ctx, name, OpEnsureStream), nil)
 }
 
-// Capped reports whether no record of the stream can be later than this server's clock
-// (GET /streams/{s}).
+// Capped reports whether no record of the stream can be later than this server's clock (GET
+// /streams/{s}).
 func (d *Direct) Capped(_ context.Context, name string) (bool, error) {
 	if !d.server.enterRequest() {
 		return false, ErrNoAnswer
@@ -108,8 +108,8 @@ func (d *Direct) Capped(_ context.Context, name string) (bool, error) {
 	return !*t.Uncapped && *t.Mode != modeRequire, nil
 }
 
-// Append appends a batch (POST /streams/{s}/records): its first position, and the timestamps of
-// its first and last record, in milliseconds since 1970.
+// Append appends a batch (POST /streams/{s}/records). It returns the first position, and the
+// timestamps of the first and last record, in milliseconds since 1970.
 func (d *Direct) Append(
 	ctx context.Context, name string, in *pb.AppendInput,
 ) (start, startTime, endTime uint64, err error) {
@@ -121,7 +121,7 @@ func (d *Direct) Append(
 	return ack.Start.Seq, ack.Start.Time, ack.End.Time, toDirectError(lost, bad)
 }
 
-// Tail is the position of the next record (GET /streams/{s}/records/tail).
+// Tail returns the position of the next record (GET /streams/{s}/records/tail).
 func (d *Direct) Tail(ctx context.Context, name string) (uint64, error) {
 	if !d.server.enterRequest() {
 		return 0, ErrNoAnswer
@@ -131,8 +131,8 @@ func (d *Direct) Tail(ctx context.Context, name string) (uint64, error) {
 	return tail.Seq, toDirectError(lost, bad)
 }
 
-// Read returns up to count records from seq on (GET /streams/{s}/records); fromEnd: from the
-// count-th last.
+// Read returns up to count records from seq on (GET /streams/{s}/records). With fromEnd it returns
+// the last count records.
 func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error) {
 	if !d.server.enterRequest() {
 		return nil, ErrNoAnswer
@@ -161,9 +161,9 @@ func (d *Direct) Read(ctx context.Context, name string, seq uint64, count int, f
 	return decodeRecords(p.recs)
 }
 
-// Follow is a read session from seq on: it calls fn with what is there and what comes, and at the
-// tail, on arrival and every 5 to 15 s of silence, with nothing but the tail. It returns fn's
-// error, ctx's cause, an *Error, or ErrNoAnswer.
+// Follow runs a read session from seq on. It calls fn with records as they come, and without
+// records at the tail: on arrival there, and every 5 to 15 s of silence. It returns fn's error,
+// ctx's cause, an *Error, or ErrNoAnswer.
 func (d *Direct) Follow(
 	ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error,
 ) error {
@@ -182,7 +182,7 @@ func (d *Direct) Follow(
 	}
 	defer d.server.meter.openSession(st.usage, OpReadSession)()
 	for following := false; ; {
-		// A long stream is many batches, and idle comes only after them.
+		// A long stream takes many batches, and waitAtTail comes only after them.
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -213,7 +213,7 @@ func (d *Direct) Follow(
 	}
 }
 
-// waitAtTail waits at the tail for more.
+// waitAtTail returns nil when there may be more to read.
 func (d *Direct) waitAtTail(
 	ctx context.Context, name string, p page, fn func([]*pb.SequencedRecord, uint64) error,
 ) error {
@@ -241,7 +241,7 @@ func (d *Direct) waitAtTail(
 	}
 }
 
-// decodeRecords are records as the wire has them.
+// decodeRecords decodes records into the messages of S2's API.
 func decodeRecords(recs []record) ([]*pb.SequencedRecord, error) {
 	out := make([]*pb.SequencedRecord, len(recs))
 	for i, r := range recs {

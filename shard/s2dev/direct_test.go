@@ -9,7 +9,7 @@ import (
 	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 )
 
-// textRecords is a batch for Direct.
+// textRecords returns a batch for Direct.
 func textRecords(bodies ...string) *pb.AppendInput {
 	in := &pb.AppendInput{}
 	for _, b := range bodies {
@@ -28,7 +28,7 @@ func withTrim(to uint64, in *pb.AppendInput) *pb.AppendInput {
 	return in
 }
 
-// openDirect is a server and its basin with a stream.
+// openDirect returns a server, and a basin of it with a stream.
 func openDirect(t *testing.T, cfg Config) (*Server, *Direct) {
 	t.Helper()
 	cfg.Basins = append(cfg.Basins, testBasin)
@@ -55,7 +55,7 @@ func wantRefusal(t *testing.T, err error, status int, code string) {
 	}
 }
 
-// A long replay ends where it is told to, not at the tail.
+// A long Follow ends with its context between batches, and not only at the tail.
 func TestFollowEndsBetweenBatchesWithItsContext(t *testing.T) {
 	enough := errors.New("enough")
 	for name, want := range map[string]error{"cancelled": enough, "closed": ErrNoAnswer} {

@@ -14,7 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Keys are a kind, then a basin's name or 8 bytes of stream id, then for records 8 bytes of
+// A key is a kind, then a basin's name or 8 bytes of stream id, then for records 8 bytes of
 // sequence number, both big-endian.
 const (
 	kindBasin  = 'b' // basinMeta in JSON
@@ -31,8 +31,9 @@ const (
 	headFixedLen    = 4 * 8
 )
 
-// diskStorage is the backing in a folder. An append is one Pebble batch of its records and the stream's
-// head, so it is there whole or not at all; Pebble shares one fsync among concurrent batches.
+// diskStorage keeps the data in a folder with Pebble. An append is one Pebble batch of its records
+// and the stream's head, so that all of it is there or nothing. Pebble shares one fsync among
+// concurrent batches.
 type diskStorage struct {
 	db       *pebble.DB
 	failure  *storageFailure
@@ -40,9 +41,9 @@ type diskStorage struct {
 	syncMode SyncMode
 	ids      atomic.Uint64
 
-	commit func(*pebble.Batch, *pebble.WriteOptions) error // db.Apply; tests put a sync before it
+	commit func(*pebble.Batch, *pebble.WriteOptions) error // db.Apply; tests run a sync before it
 
-	unsynced atomic.Bool // there may be acknowledged records that no fsync covers
+	unsynced atomic.Bool // acknowledged records may not be covered by an fsync
 	stop     chan struct{}
 	syncer   sync.WaitGroup
 }
@@ -65,7 +66,7 @@ func openDisk(cfg Config) (*diskStorage, error) {
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
-	if peeked != nil || !was.Exists { // made now: its first log is of the oldest format, which does not tell what was synced
+	if peeked != nil || !was.Exists { // a new folder: its first log has the oldest format, which does not tell what an fsync covered
 		if err := db.Flush(); err != nil {
 			return nil, errors.Join(openError(cfg.Dir, err), db.Close())
 		}
@@ -113,7 +114,7 @@ func (d *diskStorage) close() error {
 	return errors.Join(err, d.db.Close())
 }
 
-// closeFailed closes what has failed, as far as that goes.
+// closeFailed closes a failed database, as far as possible.
 func (d *diskStorage) closeFailed() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -141,7 +142,7 @@ func (d *diskStorage) putJSON(b *pebble.Batch, key []byte, v any) error {
 	return b.Set(key, raw, nil)
 }
 
-// commitSync commits a batch that fill makes, durable when it returns.
+// commitSync commits the batch that fill writes. It is durable when commitSync returns.
 func (d *diskStorage) commitSync(fill func(*pebble.Batch) error) error {
 	if err := d.failure.err(); err != nil {
 		return err
@@ -172,7 +173,7 @@ func (d *diskStorage) putStream(m streamMeta) error {
 	})
 }
 
-// dropStream writes a range tombstone: the space comes back as Pebble compacts.
+// dropStream writes a range tombstone: the space becomes free as Pebble compacts.
 func (d *diskStorage) dropStream(m streamMeta) error {
 	return d.commitSync(func(b *pebble.Batch) error {
 		return errors.Join(
@@ -185,7 +186,7 @@ func (d *diskStorage) dropStream(m streamMeta) error {
 
 func (d *diskStorage) newID() (uint64, error) { return d.ids.Add(1), nil }
 
-// getCopy copies a value; nil if there is none.
+// getCopy returns a copy of a value; nil if there is none.
 func (d *diskStorage) getCopy(key []byte) ([]byte, error) {
 	v, done, err := d.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -306,12 +307,12 @@ func (l *diskLog) startAppend(recs []record, h head, _ bool) (func() error, erro
 	}
 	if d.syncMode != SyncAlways {
 		err := d.failure.report(errors.Join(d.commit(b, pebble.NoSync), b.Close()))
-		// Not before: a sync between the two would take the mark and not cover the batch.
+		// After the commit: a sync between the two would reset the mark and not cover the batch.
 		d.unsynced.Store(true)
 		return alreadyDurable, err
 	}
-	// The order is decided here, under the stream's lock; the fsync is waited for outside it, so
-	// that one fsync serves many batches of one stream.
+	// The order is decided here, under the stream's lock. The caller waits for the fsync outside
+	// the lock, so that one fsync serves many batches of a stream.
 	if err := d.failure.report(d.db.ApplyNoSyncWait(b, pebble.Sync)); err != nil {
 		return nil, err
 	}
@@ -344,9 +345,9 @@ func (l *diskLog) read(from, to uint64, count, bytes int) (out []record, err err
 	return out, it.Error()
 }
 
-// repeatTrim repeats a trim that a crash took back. A trim takes all that is below its point, so the
-// record just below shows whether it did. Without a look, every opening would leave a range
-// tombstone for each stream.
+// repeatTrim repeats a trim that a crash undid. A trim deletes all records below its point, so the
+// record just below shows whether it was undone. Without this check, every opening would leave a
+// range tombstone for each stream.
 func (l *diskLog) repeatTrim(h head) error {
 	left, err := l.storage.getCopy(recordKey(l.id, h.trim-1))
 	if err != nil || left == nil {
@@ -355,7 +356,7 @@ func (l *diskLog) repeatTrim(h head) error {
 	return l.trim(h.trim, h)
 }
 
-// trim need not be durable: the head that asks for it is, and opening the stream repeats it.
+// trim need not be durable: the head with its point is, and opening the stream repeats the trim.
 func (l *diskLog) trim(seq uint64, h head) error {
 	if err := l.storage.failure.err(); err != nil {
 		return err

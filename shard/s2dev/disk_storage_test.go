@@ -8,7 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// countKept is how many records of the stream the disk has.
+// countKept returns how many records of the stream are on disk.
 func countKept(t *testing.T, s *Server) int {
 	t.Helper()
 	st, bad := s.catalogue.findStream(testBasin, "s")
@@ -22,7 +22,7 @@ func countKept(t *testing.T, s *Server) int {
 	return len(recs)
 }
 
-// A sync that falls into an append does not cover it; the next one must.
+// A sync that runs during an append does not cover it. The next sync must.
 func TestIntervalSyncsRecordsThatCameDuringASync(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s, d := openDirect(t, Config{Dir: "data", fs: fs, Sync: SyncInterval, SyncEvery: time.Hour})
@@ -43,7 +43,7 @@ func TestIntervalSyncsRecordsThatCameDuringASync(t *testing.T) {
 	}
 }
 
-// What is promised of a clean end, without any fsync before it.
+// Close keeps all records, without any fsync before it.
 func TestCloseSyncs(t *testing.T) {
 	for _, mode := range []SyncMode{SyncInterval, SyncNever} {
 		fs := vfs.NewCrashableMem()
@@ -59,7 +59,7 @@ func TestCloseSyncs(t *testing.T) {
 	}
 }
 
-// The trim point is durable with its append, the deletion is not.
+// A trim's point is durable with its append. The deletion of the records is not.
 func TestTrimIsRepeatedAfterACrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s, d := openDirect(t, Config{Dir: "data", fs: fs})

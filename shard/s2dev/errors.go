@@ -6,12 +6,12 @@ import (
 	"net/http"
 )
 
-// apiError is a refusal as the client reads it: an HTTP status and a JSON body.
+// apiError is a refusal as the client gets it: an HTTP status and a JSON body.
 type apiError struct {
 	status  int
 	code    string
 	message string
-	body    any // replaces {code, message}; the 412 and 416 bodies
+	body    any // replaces {code, message} for 412 and 416
 }
 
 func (e *apiError) Error() string {
@@ -34,7 +34,7 @@ func (e *apiError) json() []byte {
 	return b
 }
 
-// statusByCode is the server's own table of codes (s2-api error.rs).
+// statusByCode is S2's own table of codes (s2-api error.rs).
 var statusByCode = map[string]int{
 	"bad_frame": 400, "bad_header": 400, "bad_json": 400, "bad_path": 400, "bad_proto": 400,
 	"bad_query": 400, "decryption_failed": 400,

@@ -11,63 +11,64 @@ import (
 	"time"
 )
 
-// FaultKind is what goes wrong.
+// FaultKind is the kind of a fault.
 type FaultKind int
 
 const (
-	// LoseAck cuts the connection (in HTTP/2: resets the stream) after the operation was done.
-	// In an append session it takes the ack of one batch and ends the session.
+	// LoseAck aborts the connection (in HTTP/2: resets the stream) after the operation was done. In
+	// an append session it loses the ack of one batch and ends the session.
 	LoseAck FaultKind = iota + 1
-	// LoseRequest cuts the connection before anything was done.
+	// LoseRequest aborts the connection before the operation is done.
 	LoseRequest
-	// DelayBefore holds the operation before it is done, for Delay or until Release.
+	// DelayBefore delays the operation before it is done, for Delay or until Release.
 	DelayBefore
-	// DelayAfter holds the answer after the operation was done, for Delay or until Release. In a
-	// read session it holds each frame.
+	// DelayAfter delays the answer after the operation was done, for Delay or until Release. In a
+	// read session it delays each frame.
 	DelayAfter
-	// CutFrame sends half of a session's next frame and cuts the connection.
+	// CutFrame sends half of a session's next frame and aborts the connection.
 	CutFrame
-	// EndSession ends a session's body cleanly, at once, also an idle one.
+	// EndSession ends a session's body cleanly and immediately, also while it is idle.
 	EndSession
-	// Silence keeps a read session open and sends nothing more, no heartbeat either, until the
+	// Silence keeps a read session open and sends nothing more, not even heartbeats, until the
 	// fault is removed.
 	Silence
-	// Refuse answers Code before anything was done; in an append session as a terminal frame.
+	// Refuse answers Code before the operation is done. In an append session the answer is a
+	// terminal frame.
 	Refuse
 )
 
-// Fault matches operations and says what happens to them.
+// Fault selects operations and says what happens to them.
 type Fault struct {
-	Stream string // the stream's name without its basin; empty is every stream
-	Op     Op     // empty is every operation
+	Stream string // the stream's name without its basin; empty: every stream
+	Op     Op     // empty: every operation
 	Kind   FaultKind
-	// Count is how many operations it hits; 0 is until it is removed.
+	// Count is the number of operations that the fault hits; 0: all until it is removed.
 	Count int
-	// Probability of hitting a matching operation, in (0, 1]; 0 is always. Seed makes the draw
+	// Probability of hitting a selected operation, in (0, 1]; 0: always. Seed makes the draws
 	// repeatable.
 	Probability float64
 	Seed        uint64
-	// Delay of DelayBefore and DelayAfter; 0 is until Release or Remove.
+	// Delay of DelayBefore and DelayAfter; 0: until Release or Remove.
 	Delay time.Duration
 	// Code of Refuse: a code of S2 (rate_limited, unavailable, transaction_conflict, …), or
-	// seq_num_mismatch and fencing_token_mismatch, the two 412s. Empty is unavailable.
+	// seq_num_mismatch and fencing_token_mismatch for the two 412s. Empty: unavailable.
 	Code string
-	// Expected is the sequence number a seq_num_mismatch tells; 0 is the stream's own tail.
+	// Expected is the sequence number in a seq_num_mismatch; 0: the stream's tail.
 	Expected uint64
 }
 
 // Faults makes operations fail on purpose. It is safe for concurrent use.
 type Faults struct {
-	anyActive atomic.Bool // there are active ones: for those who ask on the way of everything
+	anyActive atomic.Bool // active is not empty: every operation reads this first
 	mu        sync.Mutex
 	active    []*Injected
-	changed   chan struct{}                     // closed and replaced when active changes; idle sessions look again
-	denied    atomic.Pointer[map[string]string] // codes by token; never changed in place
+	changed   chan struct{}                     // closed and replaced when active changes; idle sessions check again
+	denied    atomic.Pointer[map[string]string] // codes by token; a map is never changed after it is stored
 }
 
-// Deny answers every later request that brings a token by a code (authn, permission_denied), as a
-// revoked token is; an empty code lets it in again. Sessions that are open stay. The server knows
-// no tokens otherwise.
+// Deny refuses all later requests with a token by a code (authn, permission_denied), as S2 refuses
+// a revoked token. An empty code allows the token again. Open sessions stay open. Without Deny the
+// server accepts every token.
 func (f *Faults) Deny(token, code string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -81,7 +82,7 @@ func (f *Faults) Deny(token, code string) {
 	f.denied.Store(&all)
 }
 
-// checkToken is why a token is refused, or nil.
+// checkToken returns the refusal of a token, or nil.
 func (f *Faults) checkToken(authorization string) *apiError {
 	all := f.denied.Load()
 	if all == nil {
@@ -93,7 +94,7 @@ func (f *Faults) checkToken(authorization string) *apiError {
 	return nil
 }
 
-// Injected is a Fault at work.
+// Injected is an active Fault.
 type Injected struct {
 	fault    Fault
 	owner    *Faults
@@ -107,7 +108,7 @@ type Injected struct {
 
 func newFaults() *Faults { return &Faults{changed: make(chan struct{})} }
 
-// Add puts a fault to work. Faults are tried in the order they were added.
+// Add activates a fault. Faults are tried in the order in which they were added.
 func (f *Faults) Add(fault Fault) *Injected {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -136,21 +137,21 @@ func (f *Faults) notifyChanged() {
 	f.changed = make(chan struct{})
 }
 
-// Fired is how many operations it hit.
+// Fired returns how many operations the fault has hit.
 func (i *Injected) Fired() int {
 	i.owner.mu.Lock()
 	defer i.owner.mu.Unlock()
 	return i.fired
 }
 
-// Held is how many operations it holds now.
+// Held returns how many operations the fault delays now.
 func (i *Injected) Held() int {
 	i.owner.mu.Lock()
 	defer i.owner.mu.Unlock()
 	return i.held
 }
 
-// Wait returns when it has hit n operations, or with the context's error.
+// Wait returns when the fault has hit n operations, or with the context's error.
 func (i *Injected) Wait(ctx context.Context, n int) error {
 	for {
 		i.owner.mu.Lock()
@@ -167,7 +168,7 @@ func (i *Injected) Wait(ctx context.Context, n int) error {
 	}
 }
 
-// Release lets go of what it holds now; later operations are held again.
+// Release ends the current delays of the fault. Later operations are delayed again.
 func (i *Injected) Release() {
 	i.owner.mu.Lock()
 	defer i.owner.mu.Unlock()
@@ -175,7 +176,7 @@ func (i *Injected) Release() {
 	i.release = make(chan struct{})
 }
 
-// Remove takes it out of work and lets go of everything it holds. It may be called again.
+// Remove deactivates the fault and ends its delays. It may be called again.
 func (i *Injected) Remove() {
 	f := i.owner
 	f.mu.Lock()
@@ -191,7 +192,8 @@ func (i *Injected) Remove() {
 	f.notifyChanged()
 }
 
-// hit returns the first fault of a kind that hits this operation, counted, or nil.
+// hit returns the first active fault of a kind that hits an operation, and counts the hit; nil:
+// there is none.
 func (f *Faults) hit(stream string, op Op, kind FaultKind) *Injected {
 	if !f.anyActive.Load() {
 		return nil
@@ -228,7 +230,7 @@ func (i *Injected) addHeld(n int) <-chan struct{} {
 	return i.release
 }
 
-// hold blocks for Delay, until Release or Remove, or until ctx ends.
+// hold waits for Delay, until Release or Remove, or until ctx ends.
 func (i *Injected) hold(ctx context.Context) {
 	release := i.addHeld(1)
 	defer i.addHeld(-1)
@@ -246,7 +248,8 @@ func (i *Injected) hold(ctx context.Context) {
 	}
 }
 
-// applyBefore applies the faults that come before an operation: lost reports a cut connection.
+// applyBefore applies the faults that come before an operation. lost: the connection is to be
+// aborted.
 func (f *Faults) applyBefore(
 	ctx context.Context, stream string, op Op, st *stream,
 ) (lost bool, err *apiError) {
@@ -262,7 +265,8 @@ func (f *Faults) applyBefore(
 	return false, nil
 }
 
-// applyAfter applies the faults that come after an operation: lost reports a cut connection.
+// applyAfter applies the faults that come after an operation. lost: the connection is to be
+// aborted.
 func (f *Faults) applyAfter(ctx context.Context, stream string, op Op) (lost bool) {
 	if i := f.hit(stream, op, DelayAfter); i != nil {
 		i.hold(ctx)

@@ -9,7 +9,7 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 )
 
-// openWithStream is a server with one stream.
+// openWithStream returns a server with one stream.
 func openWithStream(t *testing.T, cfg Config) (*Server, *s2.StreamClient) {
 	t.Helper()
 	cfg.Basins = append(cfg.Basins, testBasin)
@@ -261,8 +261,9 @@ func TestFaultsOfAnAppendSession(t *testing.T) {
 	}
 }
 
-// TestAbandonedBatchesBecomeVisible breaks a session with batches in its queue: a refusal afterwards
-// waits for all of them to be durable, and would wait for ever for one that nobody settles.
+// TestAbandonedBatchesBecomeVisible breaks a session with batches in its queue. A refusal
+// afterwards waits until all of them are durable, and would wait forever for one that was never
+// completed.
 func TestAbandonedBatchesBecomeVisible(t *testing.T) {
 	s, c := openWithStream(t, Config{Dir: t.TempDir()})
 	a := openAppendSession(t, c)

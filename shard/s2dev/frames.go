@@ -12,7 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A frame of a session: three bytes of length (of flag and payload), the flag, the payload.
+// A frame of a session is three bytes of length (of flag and payload), the flag, and the payload.
 const (
 	maxFrameBytes    = 2 << 20
 	minCompressBytes = 1 << 10
@@ -37,7 +37,8 @@ var (
 		zstd.WithDecoderMaxMemory(maxBodyBytes))
 )
 
-// acceptedCompression is zstd before gzip, as S2 prefers.
+// acceptedCompression returns the best compression that the client accepts: zstd before gzip, as in
+// S2.
 func acceptedCompression(h http.Header) compression {
 	best := plain
 	for _, line := range h.Values("Accept-Encoding") {
@@ -111,7 +112,7 @@ func terminalFrame(e *apiError) []byte {
 	return frame(flagTerminal, append(payload, e.json()...))
 }
 
-// readFrame returns the next message a client sent, and io.EOF at a clean end.
+// readFrame returns the next message of the client, and io.EOF at a clean end.
 func readFrame(r io.Reader) ([]byte, error) {
 	var head [3]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

@@ -22,8 +22,8 @@ const (
 	mimeSSE   = "text/event-stream"
 )
 
-// apiCall is one request on its way: the path's segments after /v1, each decoded on its own, since
-// a stream's name may hold an escaped slash.
+// apiCall is one request. path has the segments after /v1, each decoded on its own, since a
+// stream's name may hold an escaped slash.
 type apiCall struct {
 	*Server
 	w    http.ResponseWriter
@@ -43,7 +43,7 @@ func segments(u *url.URL) ([]string, *apiError) {
 	return parts, nil
 }
 
-// ServeHTTP answers S2's API and the two operator's pages.
+// handle answers a request for S2's API or for an operator's page.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	c := &apiCall{Server: s, w: w, r: r}
 	if err := c.route(); err != nil {
@@ -90,8 +90,8 @@ func noSuchMethod() *apiError {
 	}
 }
 
-// LocalHost reports whether a request's Host names loopback. On a loopback address any other name
-// is a browser led here by somebody's DNS.
+// LocalHost reports whether a request's Host names loopback. Any other name on a loopback address
+// means that a browser was led here by a foreign DNS entry.
 func LocalHost(hostport string) bool {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
@@ -137,10 +137,10 @@ func (c *apiCall) replyJSON(status int, body any) *apiError {
 	return nil
 }
 
-// abortConnection ends the response without an end: the client sees a lost connection.
+// abortConnection ends the response without completing it: the client sees a lost connection.
 func abortConnection() { panic(http.ErrAbortHandler) }
 
-// readBody reads the request's body, decompressed.
+// readBody returns the request's body, decompressed.
 func (c *apiCall) readBody() ([]byte, *apiError) {
 	raw, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBodyBytes))
 	if err != nil {
@@ -173,7 +173,7 @@ func jsonError(err error) *apiError {
 	return newError("bad_json", "%s", err)
 }
 
-// decodeBody reads a JSON body into v; an empty body leaves v where it may be empty.
+// decodeBody decodes a JSON body into v. With mayBeEmpty, an empty body leaves v unchanged.
 func (c *apiCall) decodeBody(v any, mayBeEmpty bool) *apiError {
 	b, bad := c.readBody()
 	if bad != nil {
@@ -191,9 +191,9 @@ func (c *apiCall) decodeBody(v any, mayBeEmpty bool) *apiError {
 	return nil
 }
 
-// isUnicode reports whether every string in JSON text is Unicode: valid UTF-8, and no half of a
-// surrogate pair in an escape. encoding/json puts U+FFFD in place of either, so that a name would
-// become another one.
+// isUnicode reports whether all strings in a JSON text are Unicode: valid UTF-8, without half a
+// surrogate pair in an escape. encoding/json replaces both by U+FFFD, which would turn a name into
+// another.
 func isUnicode(text []byte) bool {
 	if !utf8.Valid(text) {
 		return false
@@ -216,7 +216,7 @@ func isUnicode(text []byte) bool {
 	}
 }
 
-// escapedUnit returns the UTF-16 code unit of an escape of the form \uXXXX at the start of a text.
+// escapedUnit returns the UTF-16 code unit of an escape \uXXXX at the start of a text.
 func escapedUnit(text []byte) (unit rune, ok bool) {
 	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
 		return 0, false
@@ -235,7 +235,7 @@ func mediaType(v string) string {
 	return t
 }
 
-// accepts reports whether the client's first choice, or its only one, is a type.
+// accepts reports whether the Accept header names a media type.
 func (c *apiCall) accepts(kind string) bool {
 	for part := range strings.SplitSeq(c.r.Header.Get("Accept"), ",") {
 		if mediaType(strings.TrimSpace(part)) == kind {
@@ -256,7 +256,7 @@ func (c *apiCall) basinHeader() (string, *apiError) {
 	return name, nil
 }
 
-// base64Format reports the s2-format header's choice.
+// base64Format reports whether the s2-format header asks for base64.
 func (c *apiCall) base64Format() (bool, *apiError) {
 	switch c.r.Header.Get("S2-Format") {
 	case "", "raw", "json":
@@ -267,7 +267,7 @@ func (c *apiCall) base64Format() (bool, *apiError) {
 	return false, newError("bad_header", "unknown s2-format")
 }
 
-// queryNumber reads a query parameter; nil if it is absent.
+// queryNumber returns a query parameter; nil if it is absent.
 func queryNumber(q url.Values, key string) (*uint64, *apiError) {
 	if !q.Has(key) {
 		return nil, nil

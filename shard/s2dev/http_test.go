@@ -13,7 +13,7 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 )
 
-// answer is a plain request's.
+// answer holds the answer to one request.
 type answer struct {
 	asked  string
 	status int

@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// reserveFraction is which part of MaxBytes there is beyond it, for commands and trims.
+// reserveFraction sets the reserve for commands and trims: MaxBytes divided by it, beyond MaxBytes.
 const reserveFraction = 16
 
-// errMemoryFull is an append refused because MaxBytes is reached.
+// errMemoryFull refuses an append because MaxBytes is reached.
 var errMemoryFull = errors.New("s2dev: memory is full")
 
-// head is what a stream remembers beside its records; it is written with every append.
+// head holds what a stream remembers beside its records. It is written with every append.
 type head struct {
 	next        position
-	lastArrival uint64 // the last record's arrival, milliseconds since 1970
+	lastArrival uint64 // of the last record, in milliseconds since 1970
 	trim        uint64 // the first sequence number that is kept
 	fence       string
 }
@@ -30,7 +30,7 @@ type streamMeta struct {
 	Config  streamConfig `json:"config"`
 	Cipher  *string      `json:"cipher"`
 	Created time.Time    `json:"created"`
-	Key     string       `json:"key,omitempty"` // request token and configuration of its creation
+	Key     string       `json:"key,omitempty"` // of the request token and configuration at its creation
 }
 
 // basinMeta is a basin's row in the catalogue.
@@ -41,36 +41,36 @@ type basinMeta struct {
 	Key     string      `json:"key,omitempty"`
 }
 
-// storage keeps the catalogue and the records. Changes of the catalogue are durable when the call
+// storage keeps the catalogue and the records. A change of the catalogue is durable when the call
 // returns.
 type storage interface {
 	load() ([]basinMeta, []streamMeta, error)
 	putBasin(basinMeta) error
 	dropBasin(name string) error
 	putStream(streamMeta) error
-	// dropStream takes the row away at once and the records in the background; an id is never
-	// used again.
+	// dropStream deletes the row immediately and the records in the background. An id is never used
+	// again.
 	dropStream(streamMeta) error
 	newID() (uint64, error)
 	openLog(id uint64) (recordLog, head, error)
 	close() error
 }
 
-// recordLog is one stream's records.
+// recordLog holds one stream's records.
 type recordLog interface {
-	// startAppend orders the batch (the caller holds the stream's lock) and returns the wait for its
-	// durability. spare may use what a full memory keeps in reserve.
+	// startAppend orders the batch and returns a function that waits for its durability. The caller
+	// holds the stream's lock. spare: the batch may use the reserve of a full memory.
 	startAppend(recs []record, h head, spare bool) (wait func() error, err error)
-	// read returns up to count records and about bytes metered bytes of [from, to), at least one
-	// if there is one.
+	// read returns records of [from, to): up to count records and about bytes metered bytes, and at
+	// least one if there is one.
 	read(from, to uint64, count, bytes int) ([]record, error)
-	// trim forgets what is below seq, in its own time; h is the head with that trim.
+	// trim deletes the records below seq, now or later. h is the head with that trim point.
 	trim(seq uint64, h head) error
-	// drop forgets everything; the stream is gone.
+	// drop deletes all records of a deleted stream.
 	drop()
 }
 
-// memoryStorage is the backing without a disk.
+// memoryStorage keeps the data in memory only.
 type memoryStorage struct {
 	maxBytes int64
 	used     atomic.Int64
@@ -93,7 +93,7 @@ type memoryLog struct {
 	storage       *memoryStorage
 	mu            sync.RWMutex
 	recs          []record
-	roomCountedTo uint64 // what is below makes room already, for a batch whose trim may yet come
+	roomCountedTo uint64 // the trim point up to which room was counted; the trim itself may still follow
 }
 
 func memorySize(recs []record) int64 {
@@ -106,9 +106,9 @@ func memorySize(recs []record) int64 {
 
 func alreadyDurable() error { return nil }
 
-// startAppend lets a batch that makes room pass a full memory: a stream's end is a trim and a record, and
-// refused it could never be emptied. The reserve is for the end of a stream that holds less than
-// that; it is bounded, since a trim may trim nothing.
+// startAppend accepts a batch that makes room even if memory is full: a stream ends with a trim and
+// a record, and if those were refused it could never be emptied. The reserve is for the end of a
+// stream that holds less than that batch. The reserve is bounded, since a trim may free nothing.
 func (l *memoryLog) startAppend(recs []record, h head, spare bool) (func() error, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,7 +126,8 @@ func (l *memoryLog) startAppend(recs []record, h head, spare bool) (func() error
 	return alreadyDurable, nil
 }
 
-// roomFromTrim is what a trim makes that no batch before asked for.
+// roomFromTrim returns the bytes that a trim frees, without those that an earlier batch's trim
+// frees.
 func (l *memoryLog) roomFromTrim(trim uint64) int64 {
 	if trim <= l.roomCountedTo {
 		return 0
@@ -134,7 +135,7 @@ func (l *memoryLog) roomFromTrim(trim uint64) int64 {
 	return memorySize(recordsBelow(l.recs, trim)) - memorySize(recordsBelow(l.recs, l.roomCountedTo))
 }
 
-// recordsBelow is the records, in order, before a sequence number.
+// recordsBelow returns the records before a sequence number. recs is in order.
 func recordsBelow(recs []record, seq uint64) []record {
 	return recs[:sort.Search(len(recs), func(i int) bool { return recs[i].seq >= seq })]
 }
@@ -153,7 +154,7 @@ func (l *memoryLog) read(from, to uint64, count, bytes int) ([]record, error) {
 	return l.recs[i:j:j], nil
 }
 
-// trim copies what is kept: a slice from the middle would hold the forgotten records' memory.
+// trim copies the kept records: a subslice would keep the memory of the deleted ones.
 func (l *memoryLog) trim(seq uint64, _ head) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 
 const fullAt = 10_000
 
-// openFull is a server whose memory one stream of two records fills.
+// openFull returns a server with a memory that is full with the two records of one stream.
 func openFull(t *testing.T) (*Server, *Direct) {
 	t.Helper()
 	s, d := openDirect(t, Config{MaxBytes: fullAt})
@@ -21,7 +21,7 @@ func openFull(t *testing.T) (*Server, *Direct) {
 	return s, d
 }
 
-// A stream's end is a trim and the record that says so.
+// A stream ends with a trim and a record.
 func TestFullMemoryCanBeEmptied(t *testing.T) {
 	s, d := openFull(t)
 	mustAppend(t, d, withTrim(3, textRecords(strings.Repeat("x", 4000))))
@@ -31,7 +31,7 @@ func TestFullMemoryCanBeEmptied(t *testing.T) {
 	mustAppend(t, d, textRecords(strings.Repeat("x", 4800)))
 }
 
-// A trim that trims nothing is no way around the bound.
+// Trims that free nothing do not get around the bound.
 func TestFullMemoryStaysBounded(t *testing.T) {
 	for name, in := range map[string]func() *pb.AppendInput{
 		"a trim and data": func() *pb.AppendInput { return withTrim(0, textRecords("data")) },
@@ -52,7 +52,7 @@ func TestFullMemoryStaysBounded(t *testing.T) {
 	}
 }
 
-// What a trim makes is counted once, also while it has yet to come.
+// The room that a trim makes is counted once, also before the trim is applied.
 func TestRoomFromATrimIsCountedOnce(t *testing.T) {
 	s, _ := openFull(t)
 	st, bad := s.catalogue.findStream(testBasin, "s")

@@ -9,7 +9,7 @@ import (
 	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 )
 
-// What s2-lite 0.43.4 answers to names and classes at the edge of what may be.
+// Names and storage classes at the edge of what is allowed get the answers of s2-lite 0.43.4.
 func TestNamesAndClassesAreCheckedAsByS2(t *testing.T) {
 	s := open(t, Config{Basins: []string{testBasin}})
 	for _, c := range []struct {
@@ -63,7 +63,7 @@ func TestNamesAndClassesAreCheckedAsByS2(t *testing.T) {
 	}
 }
 
-// A stream that is made by its first append or read has a name that could be given otherwise too.
+// The name of a stream that its first append or read creates is checked, too.
 func TestNamesOfStreamsMadeByUseAreChecked(t *testing.T) {
 	s := open(t, Config{Basins: []string{testBasin}})
 	ask(t, s, "PATCH", "/v1/basins/"+testBasin, `{"create_stream_on_append":true,"create_stream_on_read":true}`).want(t, 200)

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 )
 
-// patchFields is a PATCH body: a key that is absent keeps its setting, null takes the default back, a
-// value replaces it. Go's decoder cannot tell the first two apart in a struct.
+// patchFields is the body of a PATCH. An absent key keeps its setting, null restores the default, a
+// value replaces it. In a struct, Go's decoder cannot tell the first two apart.
 type patchFields map[string]json.RawMessage
 
 func isNull(raw json.RawMessage) bool { return bytes.Equal(bytes.TrimSpace(raw), []byte("null")) }
@@ -19,7 +19,7 @@ func parseFields(raw []byte) (patchFields, *apiError) {
 	return f, nil
 }
 
-// applyField applies key to *to: absent leaves it, null makes it nil.
+// applyField applies a key to *to: an absent key leaves it, null makes it nil.
 func applyField[T any](f patchFields, key string, to **T) *apiError {
 	raw, ok := f[key]
 	if !ok {
@@ -49,7 +49,7 @@ func applyBool(f patchFields, key string, to *bool) *apiError {
 	return nil
 }
 
-// patched returns c changed by a PATCH body; c is left as it was.
+// patched returns c changed by the body of a PATCH. It does not modify c.
 func (c *streamConfig) patched(f patchFields) (*streamConfig, *apiError) {
 	n := *firstNonNil(c, &streamConfig{})
 	if err := applyField(f, "storage_class", &n.StorageClass); err != nil {
@@ -104,7 +104,7 @@ func patchDeleteOnEmpty(d *deleteOnEmpty, f patchFields) *apiError {
 	return nil
 }
 
-// patched returns c changed by a PATCH body; c is left as it was.
+// patched returns c changed by the body of a PATCH. It does not modify c.
 func (c basinConfig) patched(f patchFields) (basinConfig, *apiError) {
 	if raw, ok := f["default_stream_config"]; ok {
 		if isNull(raw) {

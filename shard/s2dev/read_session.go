@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// frameEncoder is the form of a read session's frames: S2S or server-sent events.
+// frameEncoder encodes the frames of a read session, as S2S or as server-sent events.
 type frameEncoder interface {
 	encodeBatch(recs []record, tail *position) ([]byte, *apiError)
 	encodeHeartbeat(tail position) []byte
@@ -16,20 +16,20 @@ type frameEncoder interface {
 	encodeEnd() []byte
 }
 
-// serveReadSession is one read session. It keeps no queue: it reads the store at its own position, at
-// the pace its client takes.
+// readSession is one read session. It has no queue: it reads the stream at its own position, as
+// fast as its client takes the frames.
 type readSession struct {
 	c       *apiCall
 	st      *stream
 	bounds  readBounds
 	encoder frameEncoder
 	pos     uint64
-	// following is true between the heartbeat at the tail and the next lag of a whole page; only
-	// then batches carry the tail.
+	// following is true from a heartbeat at the tail until the session lags a whole page behind.
+	// Batches carry the tail only while it is true.
 	following bool
 }
 
-// sessionState is how a session ends.
+// sessionState says whether a session goes on, or how it ends.
 type sessionState int
 
 const (
@@ -99,7 +99,7 @@ func (s *readSession) run() sessionState {
 	}
 }
 
-// waitAtTail waits at the tail for more, with heartbeats.
+// waitAtTail waits at the tail for more records, and sends heartbeats.
 func (s *readSession) waitAtTail(p page, deadline <-chan time.Time) sessionState {
 	if !s.following {
 		s.following = true
@@ -133,7 +133,7 @@ func (s *readSession) waitAtTail(p page, deadline <-chan time.Time) sessionState
 	}
 }
 
-// randomHeartbeat is S2's: 5 to 15 s of silence.
+// randomHeartbeat returns S2's interval: 5 to 15 s of silence.
 func randomHeartbeat() time.Duration {
 	return 5*time.Second + rand.N(10*time.Second)
 }
@@ -154,7 +154,7 @@ func (s *readSession) sendBatch(recs []record, tail position) sessionState {
 	return sessionOpen
 }
 
-// applyFaults applies the faults of a session between its frames.
+// applyFaults applies the faults that hit a session between its frames.
 func (s *readSession) applyFaults() sessionState {
 	f := s.c.faults
 	if f.hit(s.st.name, OpReadSession, EndSession) != nil {
@@ -234,7 +234,8 @@ func (c *apiCall) startSSE() {
 	_ = http.NewResponseController(c.w).Flush()
 }
 
-// sseEncoder numbers its events seq,count,bytes, of what this session sent.
+// sseEncoder numbers its events by seq,count,bytes: the last sequence number, and what this session
+// has sent.
 type sseEncoder struct {
 	b64     bool
 	now     func() time.Time
@@ -268,7 +269,7 @@ func (o *sseEncoder) encodeBatch(recs []record, tail *position) ([]byte, *apiErr
 }
 
 func (o *sseEncoder) encodeHeartbeat(tail position) []byte {
-	// Numbers cannot fail to marshal.
+	// Marshalling numbers cannot fail.
 	b, _ := sseEvent("ping", "", struct {
 		Timestamp int64    `json:"timestamp"`
 		Tail      position `json:"tail"`

@@ -15,11 +15,11 @@ import (
 
 const maxUnaryWait = 60 * time.Second
 
-// readBounds is where a read starts and what ends it.
+// readBounds holds the start and the bounds of a read.
 type readBounds struct {
-	seq, time, offset *uint64 // at most one; none is offset 0
+	seq, time, offset *uint64 // at most one is set; none: offset 0
 	clamp             bool
-	count, bytes      *uint64 // what is left of the bounds
+	count, bytes      *uint64 // what is left of each bound
 	until             *uint64
 	wait              *time.Duration
 }
@@ -70,7 +70,7 @@ func (rd *readBounds) exhausted() bool {
 	return rd.count != nil && *rd.count == 0 || rd.bytes != nil && *rd.bytes == 0
 }
 
-// resolveStart resolves where the read begins.
+// resolveStart returns the sequence number at which the read starts.
 func (rd *readBounds) resolveStart(st *stream) (uint64, *apiError) {
 	tail, trim, gone := st.durableState()
 	if gone {
@@ -102,7 +102,8 @@ func (rd *readBounds) resolveStart(st *stream) (uint64, *apiError) {
 	return seq, nil
 }
 
-// limitRecords takes the records the bounds allow and lowers the bounds; done means no more may come.
+// limitRecords returns the records within the bounds, and lowers the bounds. done: no more may
+// follow.
 func (rd *readBounds) limitRecords(recs []record) (taken []record, done bool) {
 	n, size := 0, uint64(0)
 	for _, r := range recs {
@@ -157,7 +158,8 @@ func (c *apiCall) readRecords(basin, name string) *apiError {
 	return c.readUnary(st, rd)
 }
 
-// applyLastEventID applies a Last-Event-ID: seq,count,bytes of what the client has.
+// applyLastEventID continues after a Last-Event-ID: seq,count,bytes of what the client has
+// received.
 func (rd *readBounds) applyLastEventID(id string) *apiError {
 	if id == "" {
 		return nil
@@ -222,7 +224,7 @@ func (c *apiCall) readUnary(st *stream, rd readBounds) *apiError {
 	}
 }
 
-// replyBatch answers a unary read; S2 gives the tail only with what was waited for.
+// replyBatch answers a unary read. As in S2, the answer has the tail only if the read waited.
 func (c *apiCall) replyBatch(st *stream, recs []record, tail *position) *apiError {
 	c.meter.countRead(st.usage, len(recs))
 	c.applyFaultsAfter(st.name, OpRead)

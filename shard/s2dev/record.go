@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// position is a place in a stream: the next sequence number and the last record's timestamp.
+// position is a position in a stream: the next sequence number, and the last record's timestamp.
 type position struct {
 	Seq  uint64 `json:"seq_num"`
 	Time uint64 `json:"timestamp"` // milliseconds since 1970
@@ -19,17 +19,17 @@ func (p position) pb() *pb.StreamPosition {
 	return &pb.StreamPosition{SeqNum: p.Seq, Timestamp: p.Time}
 }
 
-// record is one stored record. wire is its SequencedRecord in protobuf, made once at the append
-// and copied as it is into every reply that carries it.
+// record is one stored record. encoded is its SequencedRecord in protobuf. It is encoded once, at
+// the append, and copied into every answer.
 type record struct {
 	seq     uint64
-	time    uint64 // milliseconds since 1970, as the stream's timestamping made it
-	arrived uint64 // milliseconds since 1970 at arrival; what retention counts from
+	time    uint64 // milliseconds since 1970, as set by the stream's timestamping
+	arrived uint64 // milliseconds since 1970; retention counts from it
 	size    int    // metered bytes
 	encoded []byte
 }
 
-// recordOverhead is what a record costs in memory beside its wire bytes.
+// recordOverhead is the memory that a record takes beside its encoded bytes.
 const recordOverhead = 64
 
 func meteredSize(headers []*pb.Header, body []byte) int {
@@ -45,7 +45,7 @@ type command struct {
 	trim  *uint64
 }
 
-// parseCommand returns the command a record is, and false for a record of data.
+// parseCommand returns the command in a record, and false for a record of data.
 func parseCommand(r *pb.AppendRecord) (command, bool, *apiError) {
 	if len(r.GetHeaders()) != 1 || len(r.GetHeaders()[0].GetName()) > 0 {
 		for _, h := range r.GetHeaders() {
@@ -76,11 +76,11 @@ func parseCommand(r *pb.AppendRecord) (command, bool, *apiError) {
 	return command{}, true, invalidError("unknown command")
 }
 
-// checkedAppend is a checked append.
+// checkedAppend is an append that has passed the checks without state.
 type checkedAppend struct {
 	records       []*pb.AppendRecord
-	commands      map[int]command // by record; nil: none is one
-	mayUseReserve bool            // only commands, or with a trim: may use the memory's reserve
+	commands      map[int]command // by index of the record; nil: there is none
+	mayUseReserve bool            // the batch has only commands, or a trim
 	size          int             // metered bytes
 	match         *uint64
 	fence         *string
@@ -119,14 +119,14 @@ func checkAppend(in *pb.AppendInput) (*checkedAppend, *apiError) {
 	return out, nil
 }
 
-// The fields of a SequencedRecord, and of a header within it.
+// The fields of a SequencedRecord, and of a header in it.
 const (
 	fieldSeq, fieldTime, fieldHeader, fieldBody protowire.Number = 1, 2, 3, 4
 
 	fieldName, fieldValue protowire.Number = 1, 2
 )
 
-// newRecord lays the record out as proto.Marshal would, without a message made for it.
+// newRecord encodes the record as proto.Marshal would, without allocating a message for it.
 func newRecord(r *pb.AppendRecord, seq, time, at uint64) record {
 	b := make([]byte, 0, encodedSize(r, seq, time))
 	b = appendVarintField(b, fieldSeq, seq)
@@ -141,7 +141,7 @@ func newRecord(r *pb.AppendRecord, seq, time, at uint64) record {
 	return record{seq: seq, time: time, arrived: at, size: meteredSize(r.GetHeaders(), r.GetBody()), encoded: b}
 }
 
-// encodedSize is what sequence makes of the record, exactly: it stays in memory.
+// encodedSize returns the exact size of what newRecord encodes: the record stays in memory.
 func encodedSize(r *pb.AppendRecord, seq, time uint64) int {
 	n := bytesFieldSize(r.GetBody())
 	for _, v := range []uint64{seq, time} {
@@ -159,7 +159,8 @@ func headerFieldsSize(h *pb.Header) int {
 	return bytesFieldSize(h.GetName()) + bytesFieldSize(h.GetValue())
 }
 
-// An absent field and an empty one are the same. All tags are of one byte.
+// bytesFieldSize returns the encoded size of a field of bytes; 0 for an empty one, which is not
+// encoded. All tags take one byte.
 func bytesFieldSize(v []byte) int {
 	if len(v) == 0 {
 		return 0
@@ -181,7 +182,7 @@ func appendBytesField(b []byte, f protowire.Number, v []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, f, protowire.BytesType), v)
 }
 
-// encodeBatch is a ReadBatch of the records and, if not nil, the tail.
+// encodeBatch encodes a ReadBatch of the records and, if it is not nil, the tail.
 func encodeBatch(recs []record, tail *position) []byte {
 	n := 32
 	for _, r := range recs {
@@ -193,7 +194,7 @@ func encodeBatch(recs []record, tail *position) []byte {
 		b = protowire.AppendBytes(b, r.encoded)
 	}
 	if tail != nil {
-		// A position of two numbers cannot fail to marshal.
+		// Marshalling a position cannot fail.
 		p, _ := proto.Marshal(tail.pb())
 		b = protowire.AppendTag(b, 2, protowire.BytesType)
 		b = protowire.AppendBytes(b, p)

@@ -14,7 +14,7 @@ import (
 
 const (
 	sdkModule = "github.com/s2-streamstore/s2-sdk-go"
-	// suiteTotal is how many tests the SDK's own integration pattern selects.
+	// suiteTotal is the number of tests that the SDK's own integration pattern selects.
 	suiteTotal = 221
 )
 

@@ -16,7 +16,7 @@ const (
 	maxHTTP2Streams   = 100 // net/http looks at each of them for every frame that it writes; the SDK opens more connections
 )
 
-// Server is an S2, listening.
+// Server is an S2 that listens on one address.
 type Server struct {
 	cfg       Config
 	faults    *Faults
@@ -27,10 +27,10 @@ type Server struct {
 	cancelClosing context.CancelFunc
 	sweeping      sync.WaitGroup
 
-	catalogueMu sync.RWMutex // guards store against Restart; requests never overlap one
+	catalogueMu sync.RWMutex // guards catalogue against Restart; no request overlaps a Restart
 	catalogue   *catalogue
 
-	mu         sync.Mutex // guards what follows, and Restart and Close against each other
+	mu         sync.Mutex // guards the fields below, and Restart and Close against each other
 	addr       string
 	httpServer *http.Server
 	stopping   context.Context // ends with this listener
@@ -38,19 +38,19 @@ type Server struct {
 	serving    sync.WaitGroup // the accept loop and the connections
 	closed     bool
 
-	gateMu   sync.Mutex // orders a request's entry against halt
+	gateMu   sync.Mutex // orders the entry of requests against stopServing
 	halted   bool
 	requests sync.WaitGroup
 }
 
-// Open starts a server. With Dir it takes the folder's lock; a folder in use is an error.
+// Open starts a server. With Dir it locks the folder; it fails if another process has locked it.
 func Open(cfg Config) (*Server, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, faults: newFaults(), meter: newMeter(cfg.Now, cfg.Prices),
+		cfg: cfg, faults: newFaults(), meter: newMeter(cfg.Now),
 		heartbeat: randomHeartbeat, addr: cfg.Listen,
 	}
 	s.cfg.failure = newStorageFailure(cfg.Fatal)
@@ -86,7 +86,7 @@ func (s *Server) ensureBasin(basin string) error {
 	return asError(err)
 }
 
-// listen starts serving on addr and pins the port it got. The caller holds mu, or is Open.
+// listen starts to serve on addr and keeps the port that it got. The caller holds mu, or is Open.
 func (s *Server) listen() error {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(s.closing, "tcp", s.addr)
@@ -149,29 +149,29 @@ func (s *Server) setHalted(v bool) {
 	s.halted = v
 }
 
-// Addr is host:port.
+// Addr returns host:port.
 func (s *Server) Addr() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.addr
 }
 
-// URL is http://host:port; the SDK's base URLs are URL()+"/v1".
+// URL returns http://host:port. The SDK's base URLs are URL()+"/v1".
 func (s *Server) URL() string { return "http://" + s.Addr() }
 
-// Faults makes the server fail on purpose.
+// Faults returns the faults of the server.
 func (s *Server) Faults() *Faults { return s.faults }
 
-// Usage is what was asked of the server since Open, across Restart.
+// Usage returns all that was asked of the server since Open, across Restart.
 func (s *Server) Usage() Usage {
 	s.catalogueMu.RLock()
 	defer s.catalogueMu.RUnlock()
-	tallies := s.catalogue.usages()
-	tallies[""] = &s.meter.basinCalls
-	return s.meter.snapshot(tallies)
+	usages := s.catalogue.usages()
+	usages[""] = &s.meter.basinCalls
+	return s.meter.snapshot(usages)
 }
 
-// stopServing cuts every connection and waits for what served them. The caller holds mu.
+// stopServing aborts every connection and waits for their goroutines. The caller holds mu.
 func (s *Server) stopServing() error {
 	s.setHalted(true)
 	s.stop()
@@ -181,8 +181,8 @@ func (s *Server) stopServing() error {
 	return err
 }
 
-// Restart cuts every connection, opens the store again and listens on the same port. In memory
-// the records stay: it is the listener that restarts.
+// Restart aborts every connection, opens the storage again and listens on the same port. In memory
+// the records stay: only the listener restarts.
 func (s *Server) Restart() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,7 +202,7 @@ func (s *Server) reopenStorage() error {
 	s.catalogueMu.Lock()
 	defer s.catalogueMu.Unlock()
 	was, old := s.catalogue, s.catalogue.storage
-	// If the folder does not open again, an empty memory stands in until Close.
+	// If the folder does not open again, an empty memory takes its place until Close.
 	s.catalogue = &catalogue{storage: &memoryStorage{}, now: s.cfg.Now, basins: map[string]*basinEntry{}}
 	if err := old.close(); err != nil {
 		return err
@@ -221,7 +221,7 @@ func (s *Server) reopenStorage() error {
 	return nil
 }
 
-// Close cuts every connection, waits for every goroutine and closes the store. It may be called
+// Close aborts every connection, waits for every goroutine and closes the storage. It may be called
 // again.
 func (s *Server) Close() error {
 	s.mu.Lock()

@@ -10,7 +10,7 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 )
 
-// clock is a clock the test moves.
+// clock is a clock that the test moves.
 type clock struct{ ms atomic.Int64 }
 
 func newClock() *clock {

@@ -8,19 +8,19 @@ import (
 	"syscall"
 )
 
-// storageFailure is the end of a storage that can no longer tell what is on the disk (full, broken, gone).
-// From then on nothing is acknowledged, health is not OK, and the process is told, once.
+// storageFailure records that a storage can no longer tell what is on disk (full, broken, gone).
+// From then on nothing is acknowledged, health is not OK, and the process has been told once.
 type storageFailure struct {
 	failed    atomic.Bool
-	closing   atomic.Bool // the storage closes: what fails now fails because of that
+	closing   atomic.Bool // the storage is being closed: later errors come from that
 	onFailure func(error)
 }
 
-// errFailed is what a storage answers that has failed.
+// errFailed is the error of a storage that has failed.
 var errFailed = errors.New("s2dev: storage has failed")
 
-// newStorageFailure returns one that calls tell, or ends the process: from a goroutine of its own, since a
-// panic of a request's is the request's end only.
+// newStorageFailure returns a storageFailure that calls tell. Without tell it ends the process by a
+// panic in a goroutine of its own: a panic in a request would end only that request.
 func newStorageFailure(tell func(error)) *storageFailure {
 	if tell == nil {
 		tell = func(err error) { go panic(err) }
@@ -28,7 +28,7 @@ func newStorageFailure(tell func(error)) *storageFailure {
 	return &storageFailure{onFailure: tell}
 }
 
-// report passes an error of writing on, after it has told of it.
+// report returns err. It first calls onFailure, if this is the first error of writing.
 func (f *storageFailure) report(err error) error {
 	if err != nil && !f.closing.Load() && !f.failed.Swap(true) {
 		f.onFailure(fmt.Errorf("%w: %w", errFailed, err))
@@ -36,7 +36,7 @@ func (f *storageFailure) report(err error) error {
 	return err
 }
 
-// err is what whoever wants to write is answered: nil as long as the storage has not failed.
+// err returns errFailed once the storage has failed.
 func (f *storageFailure) err() error {
 	if f.failed.Load() {
 		return errFailed
@@ -44,8 +44,8 @@ func (f *storageFailure) err() error {
 	return nil
 }
 
-// pebbleLog passes Pebble's log on. Pebble calls Fatalf where it cannot know what is on the disk;
-// going on would acknowledge what may be lost.
+// pebbleLog passes on Pebble's log. Pebble calls Fatalf where it cannot know what is on disk. To
+// continue would acknowledge records that may be lost.
 type pebbleLog struct {
 	*slog.Logger
 	failure *storageFailure
@@ -63,7 +63,7 @@ func (l pebbleLog) Fatalf(format string, args ...any) {
 	panic(fmt.Errorf("%w: %w", errFailed, err))
 }
 
-// openError words why a folder could not be opened.
+// openError explains why a folder could not be opened.
 func openError(dir string, err error) error {
 	if errors.Is(err, syscall.EAGAIN) || err.Error() == "lock held by current process" {
 		return fmt.Errorf("s2dev: %s is in use by another process, and one at a time may have it", dir)

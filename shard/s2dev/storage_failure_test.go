@@ -19,8 +19,8 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 )
 
-// A disk that is full ends the storage: the process is told once, with the cause; health is not OK;
-// nothing more is acknowledged, though there is room again; and opened anew all that was
+// A full disk ends the storage. The process is told once, with the cause. Health is not OK. Nothing
+// more is acknowledged, even if there is room again. After opening the folder again, all that was
 // acknowledged is there.
 func TestFullDiskStopsAcknowledging(t *testing.T) {
 	for _, where := range []string{"write", "sync"} {
@@ -99,7 +99,7 @@ func health(t *testing.T, s *Server) int {
 	return resp.StatusCode
 }
 
-// A folder that somebody has open is said to be in use, in these words.
+// An error says that the folder is in use, in these words.
 func TestFolderInUseIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	c := spawnServer(t, dir)
@@ -114,8 +114,8 @@ func TestFolderInUseIsRefused(t *testing.T) {
 	}
 }
 
-// writeLog makes a folder whose log holds acknowledged records of three streams, and returns the
-// log.
+// writeLog creates a folder, with acknowledged records of three
+// streams in its log, and returns the log.
 func writeLog(t *testing.T, dir string) (path string, raw []byte, number uint32) {
 	t.Helper()
 	s, err := Open(Config{Dir: dir, Basins: []string{testBasin}})
@@ -150,7 +150,7 @@ func writeLog(t *testing.T, dir string) (path string, raw []byte, number uint32)
 	return path, raw, n
 }
 
-// Damage in what was acknowledged is never taken for the log's end, however short the log is.
+// Damage in acknowledged records is never taken for the log's end, however short the log is.
 func TestDamageInAcknowledgedRecordsIsRefused(t *testing.T) {
 	for name, damage := range map[string]func(raw []byte) []byte{
 		"the middle": func(raw []byte) []byte { copy(raw[len(raw)/2:], "garbage, garbage"); return raw },
@@ -182,7 +182,7 @@ func TestDamageInAcknowledgedRecordsIsRefused(t *testing.T) {
 	}
 }
 
-// What a crash cuts off is no damage, and a log that was used before is none.
+// A torn end after a crash is no damage, and neither are remains of an earlier log.
 func TestTornEndOfTheLogIsNoDamage(t *testing.T) {
 	for name, tear := range map[string]func(raw []byte, number uint32) []byte{
 		"in a record":  func(raw []byte, _ uint32) []byte { return raw[:len(raw)-30] },
@@ -207,7 +207,7 @@ func TestTornEndOfTheLogIsNoDamage(t *testing.T) {
 	}
 }
 
-// renumbered gives what looks like a log's number another one.
+// renumbered changes the number of the log in all its chunks.
 func renumbered(raw []byte, number uint32) []byte {
 	old := binary.LittleEndian.AppendUint32(nil, number)
 	return bytes.ReplaceAll(bytes.Clone(raw), old, binary.LittleEndian.AppendUint32(nil, number+1000))

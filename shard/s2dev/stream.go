@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// stream is one stream's life, from its creation to its deletion. A stream made again under the
-// same name is another one.
+// stream is one stream from its creation to its deletion. A stream that is created again under the
+// same name is another stream.
 type stream struct {
 	log         recordLog
 	basin, name string
@@ -15,15 +15,15 @@ type stream struct {
 	usage       *StreamUsage
 
 	mu         sync.Mutex
-	meta       streamMeta // changes under the store's changing, too
-	head       head       // as sequenced: what the next append is judged by
-	tail       position   // as durable: what readers see; never ahead of head
-	trim       uint64     // as durable
+	meta       streamMeta // written under the catalogue's changeMu, too
+	head       head       // as ordered: judges the next append
+	tail       position   // durable, and visible to readers; never ahead of head
+	trim       uint64     // durable
 	deleted    bool
 	storageErr error
 	emptySince time.Time
-	// changed is closed when tail or gone change; followers wait on it and read by position, so a
-	// slow one costs nothing. nil: nobody has looked since.
+	// changed is closed when tail or deleted change. Followers wait for it and read by position, so
+	// a slow follower costs nothing. nil: no follower waits.
 	changed chan struct{}
 }
 
@@ -35,7 +35,7 @@ func newStream(meta streamMeta, log recordLog, h head, now time.Time) *stream {
 	}
 }
 
-// notify must be called with mu held.
+// notify wakes the followers. The caller holds mu.
 func (st *stream) notify() {
 	if st.changed != nil {
 		close(st.changed)
@@ -43,7 +43,7 @@ func (st *stream) notify() {
 	}
 }
 
-// changes must be called with mu held.
+// changes returns the channel for the next change. The caller holds mu.
 func (st *stream) changes() <-chan struct{} {
 	if st.changed == nil {
 		st.changed = make(chan struct{})
@@ -51,18 +51,18 @@ func (st *stream) changes() <-chan struct{} {
 	return st.changed
 }
 
-// pendingAppend is an append that has its place and waits for its durability.
+// pendingAppend is an append that is ordered and waits for its durability.
 type pendingAppend struct {
 	st          *stream
 	waitSync    func() error
 	start, end  position
 	head        head
-	refusal     *apiError // a refusal, true once everything before durableUpTo is durable
+	refusal     *apiError // valid once everything before durableUpTo is durable
 	durableUpTo uint64
 }
 
-// startAppend judges and orders an append. Checks run in S2's order: deletion, fencing token, match,
-// timestamps.
+// startAppend judges and orders an append. Its checks have S2's order: deletion, fencing token,
+// match, timestamps.
 func (st *stream) startAppend(in *checkedAppend, now time.Time) *pendingAppend {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -125,7 +125,7 @@ func (st *stream) sequenceBatch(in *checkedAppend, now uint64) ([]record, head, 
 	return recs, h, nil
 }
 
-// complete waits until the verdict is durable and publishes what was appended.
+// complete waits until the outcome is durable, and makes the records visible.
 func (p *pendingAppend) complete() (tail position, err *apiError) {
 	if p.refusal != nil {
 		p.st.awaitDurable(p.durableUpTo)
@@ -147,7 +147,8 @@ func (p *pendingAppend) complete() (tail position, err *apiError) {
 	return p.st.tail, nil
 }
 
-// applyTrim takes over a durable head's trim point; mu is held. The head in memory has it already.
+// applyTrim applies a durable head's trim point. The caller holds mu. The head in memory has the
+// point already.
 func (st *stream) applyTrim(h head) {
 	if st.deleted || h.trim <= st.trim {
 		return
@@ -158,7 +159,7 @@ func (st *stream) applyTrim(h head) {
 	}
 }
 
-// awaitDurable returns when everything below seq is durable, or never will be.
+// awaitDurable returns when everything below seq is durable, or can no longer become durable.
 func (st *stream) awaitDurable(seq uint64) {
 	for {
 		st.mu.Lock()
@@ -175,10 +176,10 @@ func (st *stream) awaitDurable(seq uint64) {
 	}
 }
 
-// page is what a reader sees at a position: records, or the wait for them.
+// page holds what a reader gets at a position: records, or a channel to wait for.
 type page struct {
 	recs    []record
-	next    uint64 // where to read on
+	next    uint64 // the next position to read
 	tail    position
 	changed <-chan struct{}
 }
@@ -230,8 +231,8 @@ func (st *stream) durableState() (tail position, trim uint64, gone bool) {
 	return st.tail, st.trim, st.deleted
 }
 
-// search returns the first sequence number in [lo, hi) whose record satisfies ok, or hi. ok must
-// be monotonic along the stream.
+// search returns the first sequence number in [lo, hi) with a record that satisfies ok, or hi.
+// Along the stream, ok must change from false to true at most once.
 func (st *stream) search(lo, hi uint64, ok func(record) bool) (uint64, *apiError) {
 	for lo < hi {
 		mid := lo + (hi-lo)/2
@@ -251,7 +252,7 @@ func (st *stream) search(lo, hi uint64, ok func(record) bool) (uint64, *apiError
 	return lo, nil
 }
 
-// markDeleted makes the stream gone: followers wake and every later call is refused.
+// markDeleted marks the stream as deleted: followers wake up, and every later call is refused.
 func (st *stream) markDeleted() {
 	st.mu.Lock()
 	defer st.mu.Unlock()

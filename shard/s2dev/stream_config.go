@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// streamConfig is a stream's configuration with holes; a stored stream's has none (resolve).
+// streamConfig is a stream's configuration. Fields may be nil, but not in a stored stream
+// (withDefaults).
 type streamConfig struct {
 	StorageClass  *string        `json:"storage_class"`
 	Retention     *retention     `json:"retention_policy"`
@@ -15,7 +16,7 @@ type streamConfig struct {
 	DeleteOnEmpty *deleteOnEmpty `json:"delete_on_empty"`
 }
 
-// retention is {"age": seconds} or {"infinite": {}}; Age 0 is infinite.
+// retention is {"age": seconds} or {"infinite": {}}. Age 0 is infinite.
 type retention struct{ Age uint64 }
 
 type timestamping struct {
@@ -104,7 +105,7 @@ func firstNonNil[T any](vs ...*T) *T {
 	return nil
 }
 
-// withDefaults fills the holes: the stream's own value, the basin's default, the system's default.
+// withDefaults sets each missing value: from the basin's defaults, or else S2's default.
 func (c *streamConfig) withDefaults(defaults *streamConfig) streamConfig {
 	own, base := firstNonNil(c, &streamConfig{}), firstNonNil(defaults, &streamConfig{})
 	ownT := firstNonNil(own.Timestamping, &timestamping{})
@@ -121,7 +122,8 @@ func (c *streamConfig) withDefaults(defaults *streamConfig) streamConfig {
 	}
 }
 
-// normalized gives a configuration without settings the one form nil, so that equal ones compare equal.
+// normalized returns nil for a configuration without settings, so that equal configurations compare
+// equal.
 func (c *streamConfig) normalized() *streamConfig {
 	if c == nil {
 		return nil

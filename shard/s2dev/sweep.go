@@ -20,7 +20,7 @@ func (s *Server) runSweeper() {
 	}
 }
 
-// sweep goes over every stream once, by the configured clock.
+// sweep visits every stream once, by the configured clock.
 func (s *Server) sweep() {
 	now := s.cfg.Now()
 	s.catalogueMu.RLock()
@@ -38,7 +38,7 @@ func (s *Server) sweep() {
 	}
 }
 
-// trimExpired trims what arrived longer ago than the retention's age.
+// trimExpired trims the records that are older than the retention's age.
 func (st *stream) trimExpired(now time.Time) error {
 	st.mu.Lock()
 	age := st.meta.Config.Retention.Age

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// Op is an operation of S2, as it is counted, priced and failed.
+// Op names an operation of S2 for counts, prices and faults.
 type Op string
 
-// The operations. A session counts once when it opens, and its minutes beside that.
+// A session counts once when it opens. Its minutes are counted separately.
 const (
 	OpAppend        Op = "append"
 	OpAppendSession Op = "append-session"
@@ -27,7 +27,7 @@ const (
 	OpBasin         Op = "basin"
 )
 
-// Prices are in US dollars for one operation, or for one minute of a session.
+// Prices holds US dollars for one operation, or for one minute of a session.
 type Prices struct {
 	Append              float64
 	AppendSessionMinute float64
@@ -37,27 +37,27 @@ type Prices struct {
 	CreateStream        float64
 }
 
-// DefaultPrices is managed S2's table as of 2026; prices move.
+// DefaultPrices is the managed S2's price list of 2026. Prices change.
 var DefaultPrices = Prices{
 	Append: 1e-7, AppendSessionMinute: 1e-7, Read: 1e-6, ReadSessionMinute: 1e-6,
 	CheckTail: 1e-7, CreateStream: 1e-5,
 }
 
-// StreamUsage is what one stream, or all together, asked of the server since it was opened.
+// StreamUsage counts what one stream, or all together, asked of the server since it was opened.
 type StreamUsage struct {
-	Ops                  map[Op]int64 // calls that reached the operation, refused ones included
+	Ops                  map[Op]int64 // calls that reached the operation, including refused ones
 	RecordsAppended      int64
 	RecordsRead          int64
 	OpenReadSessions     int64
 	OpenAppendSessions   int64
-	ReadSessionMinutes   int64 // rounded up per session; open ones count up to now
+	ReadSessionMinutes   int64 // rounded up per session; open sessions count up to now
 	AppendSessionMinutes int64
-	Cost                 float64 // US dollars by Config.Prices, without storage and transfer
+	Cost                 float64 // US dollars by DefaultPrices, without storage and transfer
 }
 
-// Usage is a snapshot. Streams is keyed by "basin/stream", of those that are there; listings are
-// under "basin/", calls about basins under "". Total has all that was asked, of what was deleted
-// and of names that never were, too.
+// Usage is a snapshot. Streams has the existing streams by "basin/stream", listings by "basin/",
+// and calls about basins by "". Total counts everything, including deleted streams and names that
+// never existed.
 type Usage struct {
 	Total   StreamUsage
 	Streams map[string]StreamUsage
@@ -70,18 +70,17 @@ func (u *StreamUsage) countOp(op Op) {
 	u.Ops[op]++
 }
 
-// meter counts, in total and in the tally it is given; nil: in total alone. A tally lives and dies
-// with its stream or basin: a meter that kept them by name would grow with every name that somebody
-// makes up.
+// meter counts usage, in total and in the StreamUsage it is given; nil: in total only. A
+// StreamUsage belongs to its stream or basin. A map by name in the meter would grow with every name
+// that clients make up.
 type meter struct {
 	now        func() time.Time
-	prices     Prices
-	basinCalls StreamUsage // calls about basins
+	basinCalls StreamUsage // of calls about basins
 
-	sessionsMu   sync.Mutex // before mu; one of its own: no append waits while all of them are counted
+	sessionsMu   sync.Mutex // before mu; separate, so that no append waits while all sessions are counted
 	openSessions map[*meteredSession]struct{}
 
-	mu    sync.Mutex // guards total and every tally; held for a few additions
+	mu    sync.Mutex // guards total and every StreamUsage; held for a few additions
 	total StreamUsage
 }
 
@@ -89,11 +88,11 @@ type meter struct {
 type meteredSession struct {
 	op    Op
 	since time.Time
-	usage *StreamUsage // the stream's tally
+	usage *StreamUsage // of the stream
 }
 
-func newMeter(now func() time.Time, prices Prices) *meter {
-	return &meter{now: now, prices: prices, openSessions: map[*meteredSession]struct{}{}}
+func newMeter(now func() time.Time) *meter {
+	return &meter{now: now, openSessions: map[*meteredSession]struct{}{}}
 }
 
 func (m *meter) add(t *StreamUsage, f func(*StreamUsage)) {
@@ -115,7 +114,7 @@ func (m *meter) countRead(t *StreamUsage, n int) {
 	m.add(t, func(u *StreamUsage) { u.RecordsRead += int64(n) })
 }
 
-// openSession opens a session and returns its end.
+// openSession counts a new session and returns the function that ends it.
 func (m *meter) openSession(t *StreamUsage, op Op) (end func()) {
 	s := &meteredSession{op: op, since: m.now(), usage: t}
 	m.sessionsMu.Lock()
@@ -139,8 +138,8 @@ func (u *StreamUsage) addMinutes(op Op, d time.Duration) {
 	}
 }
 
-// setCost counts an ensure as a creation, and leaves out S2's waiver for appends that follow one
-// another within a minute: it is an upper bound.
+// setCost counts an ensure as a creation, and ignores that S2 waives the price of appends within a
+// minute of each other: the cost is an upper bound.
 func (u *StreamUsage) setCost(p Prices) {
 	u.Cost = p.Append*float64(u.Ops[OpAppend]) +
 		p.AppendSessionMinute*float64(u.AppendSessionMinutes) +
@@ -160,7 +159,7 @@ func (u *StreamUsage) addOpenSession(s *meteredSession, now time.Time) {
 	}
 }
 
-// read is what is counted in u, with the sessions that are open; m.sessions is held.
+// read returns a copy of u, with the open sessions added. The caller holds sessionsMu.
 func (m *meter) read(u *StreamUsage, open []*meteredSession) StreamUsage {
 	m.mu.Lock()
 	v := *u
@@ -170,19 +169,19 @@ func (m *meter) read(u *StreamUsage, open []*meteredSession) StreamUsage {
 	for _, s := range open {
 		v.addOpenSession(s, now)
 	}
-	v.setCost(m.prices)
+	v.setCost(DefaultPrices)
 	return v
 }
 
-// readTotal is all that was asked, and does not take longer with more streams.
+// readTotal returns the total. It does not take longer with more streams.
 func (m *meter) readTotal() StreamUsage {
 	m.sessionsMu.Lock()
 	defer m.sessionsMu.Unlock()
 	return m.read(&m.total, slices.Collect(maps.Keys(m.openSessions)))
 }
 
-// snapshot is the sum, and what each tally says.
-func (m *meter) snapshot(tallies map[string]*StreamUsage) Usage {
+// snapshot returns the total and each usage.
+func (m *meter) snapshot(usages map[string]*StreamUsage) Usage {
 	all := Usage{Total: m.readTotal(), Streams: map[string]StreamUsage{}}
 	m.sessionsMu.Lock()
 	defer m.sessionsMu.Unlock()
@@ -190,13 +189,59 @@ func (m *meter) snapshot(tallies map[string]*StreamUsage) Usage {
 	for s := range m.openSessions {
 		open[s.usage] = append(open[s.usage], s)
 	}
-	for name, t := range tallies {
+	for name, t := range usages {
 		all.Streams[name] = m.read(t, open[t])
 	}
 	return all
 }
 
-// writeMetrics writes a total as Prometheus text; a stream's name is never a label.
+// usageOf returns the usage of a stream, or with an empty name of a basin; nil: there is none.
+func (s *catalogue) usageOf(basin, name string) *StreamUsage {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	b := s.basins[basin]
+	if b == nil {
+		return nil
+	}
+	if name == "" {
+		return b.usage
+	}
+	if st := b.streams[name]; st != nil {
+		return st.usage
+	}
+	return nil
+}
+
+// usages returns every usage by its key in Usage.
+func (s *catalogue) usages() map[string]*StreamUsage {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := map[string]*StreamUsage{}
+	for basin, b := range s.basins {
+		out[basin+"/"] = b.usage
+		for name, st := range b.streams {
+			out[basin+"/"+name] = st.usage
+		}
+	}
+	return out
+}
+
+// keepUsages takes over the usages of a catalogue that was closed and opened again. Neither is in
+// use meanwhile.
+func (s *catalogue) keepUsages(was *catalogue) {
+	for basin, b := range s.basins {
+		if t := was.usageOf(basin, ""); t != nil {
+			b.usage = t
+		}
+		for name, st := range b.streams {
+			if t := was.usageOf(basin, name); t != nil {
+				st.usage = t
+			}
+		}
+	}
+}
+
+// writeMetrics writes a total in the Prometheus text format. A stream's name is never a label.
 func (u *StreamUsage) writeMetrics(w io.Writer) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
 	p("# TYPE s2dev_operations_total counter")

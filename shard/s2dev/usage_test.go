@@ -9,7 +9,7 @@ import (
 	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 )
 
-// Names that do not exist, and streams that no longer do, are in the total and nowhere else.
+// Names that do not exist, and deleted streams, count in the total and nowhere else.
 func TestUsageDoesNotGrowWithUnknownNames(t *testing.T) {
 	s, d := openDirect(t, Config{})
 	nothing := func([]*pb.SequencedRecord, uint64) error { return nil }
@@ -75,7 +75,7 @@ func TestUsageSurvivesARestart(t *testing.T) {
 	}
 }
 
-// Every append takes the lock that a scrape takes.
+// A scrape holds the lock of appends for a short time, however many streams there are.
 func TestScrapeDoesNotGrowWithStreams(t *testing.T) {
 	s, d := openDirect(t, Config{})
 	scrape := func() float64 { return testing.AllocsPerRun(10, func() { s.meter.readTotal() }) }

@@ -12,39 +12,40 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Pebble's write-ahead log is blocks of chunks: CRC (4), length (2), encoding (1), number of the log
-// (4), and how much of the log an fsync covered when the chunk was made (8). Pebble takes what it
-// cannot read for the log's end, unless one of the following blocks shows that it is not. A log of
-// one block, or damage in the last one, goes unseen that way, and what stood behind it with it.
+// Pebble's write-ahead log consists of blocks of chunks. A chunk begins with a CRC (4 bytes), its
+// length (2), its encoding (1), the log's number (4), and how much of the log an fsync had covered
+// when the chunk was written (8). Pebble takes an unreadable place for the log's end, unless a
+// later block shows that it is not. Damage in the last block, or in a log of one block, therefore
+// goes unnoticed, and the records behind it are lost.
 const (
 	walBlock          = 32 << 10
 	walHeader         = 4 + 2 + 1 + 4 + 8
-	walMinEncoding    = 5 // the first encoding with a log's number
-	walSyncedEncoding = 9 // the first with what an fsync covered
+	walMinEncoding    = 5 // the first encoding with the log's number
+	walSyncedEncoding = 9 // the first encoding with what an fsync covered
 	walMaxEncoding    = 12
-	walMaxSize        = 1 << 30 // a log that is longer is not looked at
-	walCRCStart       = 4 + 2   // where what the CRC covers begins
+	walMaxSize        = 1 << 30 // longer logs are not checked
+	walCRCStart       = 4 + 2   // the first byte that the CRC covers
 )
 
-// logDamage is where a log cannot be read, and what was found behind that.
+// logDamage describes an unreadable place in a log, and what was found behind it.
 type logDamage struct {
 	file        string
 	at          int  // its first byte
-	wholeChunks int  // whole ones behind it
-	synced      bool // one of them shows that an fsync had covered the damaged place
+	wholeChunks int  // behind the place
+	synced      bool // a chunk behind it shows that an fsync had covered the place
 }
 
 func (d *logDamage) Error() string {
 	return fmt.Sprintf("%s is damaged at byte %d, with %d whole pieces behind it: what they hold was acknowledged, and is lost unless the folder comes from a backup", d.file, d.at, d.wholeChunks)
 }
 
-// checkNewestLog looks at the newest write-ahead log in a folder before Pebble does. Damage in acknowledged
-// records is an error. Damage with whole pieces behind it that no fsync is known to have covered may
-// be a crash's, and is only said.
+// checkNewestLog checks the newest write-ahead log in a folder before Pebble opens it. Damage in
+// acknowledged records is an error. Damage with whole chunks behind it that no fsync is known to
+// have covered may come from a crash, and is only logged.
 func checkNewestLog(fs vfs.FS, dir string, log *slog.Logger) error {
 	names, err := fs.List(dir)
 	if err != nil {
-		return nil //nolint:nilerr // a new folder, or Pebble's to say
+		return nil //nolint:nilerr // a new folder, or an error that Pebble will report
 	}
 	newest, number := "", uint64(0)
 	for _, name := range names {
@@ -93,13 +94,13 @@ func joinClose(err error, c io.Closer) error {
 	return err
 }
 
-// findDamage returns the first place in a log that is no chunk of it, if there are chunks of it behind
-// that.
+// findDamage returns the first place in a log that is no chunk of it, if there are chunks behind
+// that place; otherwise nil.
 func findDamage(raw []byte, number uint32) *logDamage {
 	at := 0
 	for at < len(raw) {
 		left := walBlock - at%walBlock
-		if left < walHeader { // Pebble may fill the end of a block
+		if left < walHeader { // Pebble may pad the end of a block
 			if _, ok := chunkLenAt(raw, at, number); !ok {
 				at += left
 				continue
@@ -118,7 +119,7 @@ func findDamage(raw []byte, number uint32) *logDamage {
 	for i := at + 1; i < len(raw); {
 		n, ok := chunkLenAt(raw, i, number)
 		if !ok {
-			if isLogTrailer(raw, i, number) { // it was closed, whole
+			if isLogTrailer(raw, i, number) { // the log was closed properly
 				d.synced = true
 				d.wholeChunks++
 			}
@@ -137,8 +138,8 @@ func findDamage(raw []byte, number uint32) *logDamage {
 	return d
 }
 
-// isLogTrailer reports whether at a byte there is what Pebble ends a log with when it closes it: an
-// empty chunk of the next log.
+// isLogTrailer reports whether the place at a byte is what Pebble ends a closed log with: an empty
+// chunk of the next log.
 func isLogTrailer(raw []byte, at int, number uint32) bool {
 	return at+walCRCStart+5 <= len(raw) && binary.LittleEndian.Uint32(raw[at:]) == 0 && binary.LittleEndian.Uint16(raw[at+4:]) == 0 &&
 		raw[at+6] >= walMinEncoding && raw[at+6] <= walMaxEncoding && binary.LittleEndian.Uint32(raw[at+7:]) == number+1
@@ -146,7 +147,7 @@ func isLogTrailer(raw []byte, at int, number uint32) bool {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// chunkLenAt is the length of the log's chunk that begins at a byte, if there is one.
+// chunkLenAt returns the length of the log's chunk at a byte; ok is false if there is none.
 func chunkLenAt(raw []byte, at int, number uint32) (n int, ok bool) {
 	if at+walCRCStart+5 > len(raw) {
 		return 0, false
