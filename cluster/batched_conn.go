@@ -6,19 +6,20 @@ import (
 	"sync"
 )
 
-// batchedConn is a connection below TLS. TLS writes each of its records, of 16 KiB, by itself, and
-// reads little more than one: gRPC's buffers are four times as large, and so are the pieces in
-// which this one writes, when flush is called, and reads.
+// batchedConn is a connection below TLS that writes and reads in larger pieces. TLS writes each of
+// its records, of 16 KiB, separately, and reads little more than one. gRPC's buffers are four times
+// as large, and so are the pieces that batchedConn writes, when flush is called, and reads.
 type batchedConn struct {
 	net.Conn
-	reader *bufio.Reader // owned by who reads
+	reader *bufio.Reader // owned by the reading goroutine
 
 	mu       sync.Mutex
 	pending  []byte // not written yet
-	batching bool   // false, during the handshake: what is written goes out immediately
+	batching bool   // false during the handshake: writes go out immediately
 }
 
-// writeBatchBytes is how much is written in one piece, about: gRPC's buffer, and what TLS adds.
+// writeBatchBytes is about how many bytes are written in one piece: gRPC's buffer, and what TLS
+// adds.
 const writeBatchBytes = maxFrameBytes + 1<<10
 
 func newBatchedConn(conn net.Conn) *batchedConn {
@@ -41,7 +42,7 @@ func (b *batchedConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// startBatching has writes wait for flush from now on.
+// startBatching makes writes wait for flush from now on.
 func (b *batchedConn) startBatching() {
 	b.mu.Lock()
 	b.batching, b.pending = true, make([]byte, 0, writeBatchBytes)
@@ -58,7 +59,7 @@ func (b *batchedConn) flushLocked() error {
 	if len(b.pending) == 0 {
 		return nil
 	}
-	_, err := b.Conn.Write(b.pending) // a Close ends it, and what is not written by then is lost
+	_, err := b.Conn.Write(b.pending) // Close interrupts it, and what is unwritten is lost
 	b.pending = b.pending[:0]
 	return err
 }

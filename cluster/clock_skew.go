@@ -4,11 +4,11 @@ import (
 	"time"
 )
 
-// maxClockSkew is how far a clock may be from a peer's before somebody is told.
+// maxClockSkew bounds the difference of two nodes' clocks; beyond it a warning is logged.
 const maxClockSkew = time.Second
 
-// checkClockSkew compares clocks: a node that is ahead or behind takes streams too early or too
-// late, and lets those live on whose time is over.
+// checkClockSkew compares clocks. A node with a wrong clock takes streams over too early or too
+// late.
 func (r *Node) checkClockSkew() {
 	worst, name := r.peers.worstClockSkew()
 	r.metrics.clockSkew.Set(worst.Seconds())
@@ -19,7 +19,8 @@ func (r *Node) checkClockSkew() {
 	}
 }
 
-// worstClockSkew is how far this node's clock is ahead of its peers', the worst of all.
+// worstClockSkew returns how far this node's clock is ahead of a peer's, for the peer with the
+// largest difference, and that peer's name.
 func (ps *peers) worstClockSkew() (worst time.Duration, name string) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

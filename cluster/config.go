@@ -12,18 +12,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// DefaultPort is the port of gossip where an address names none, and DefaultRelayPort that
-// of the relay.
+// DefaultPort is the port of gossip where an address has none, and DefaultRelayPort that of the
+// relay.
 const (
 	DefaultPort      = 4457
 	DefaultRelayPort = 4467
 )
 
-// maxSecrets bounds the secrets of a fleet: one that is used, one that comes or goes, and a
-// few for who is late.
+// maxSecrets bounds the secrets of a fleet: the one in use, one that is being added or removed, and
+// a few for nodes that are late.
 const maxSecrets = 8
 
-// Config of a Node. Fields without a default are required.
+// Config configures a Node. Fields without a default are required.
 type Config struct {
 	// Name is the node's name (the pod's). A random suffix makes it unique for
 	// each process.
@@ -32,69 +32,67 @@ type Config struct {
 	RingKey string
 	// Cluster is the fleet's name: the label of its gossip, at most 255 bytes.
 	Cluster string
-	// Secrets of the fleet, 16, 24 or 32 bytes each, at most maxSecrets, the same on all nodes.
-	// The first encrypts gossip, and all decrypt it; the first is what this node proves to the
-	// relays of others that it knows, and others may prove any.
+	// Secrets holds the fleet's secrets, of 16, 24 or 32 bytes each, at most maxSecrets, the same
+	// on all nodes. The first encrypts gossip, and all decrypt it. To the relays of others this
+	// node proves that it knows the first; they may prove any.
 	Secrets [][]byte
-	// Identity, unless nil, is what nodes prove to each other's relays instead.
+	// Identity, unless nil, is proved to other relays instead.
 	Identity *Identity
-	// Renew, unless nil, is asked every renewInterval for the secrets and the identity as they are
-	// by then. An error leaves them as they were.
+	// Renew, unless nil, is called every renewInterval and returns the current secrets and
+	// identity. After an error the previous ones stay.
 	Renew func() (secrets [][]byte, id *Identity, err error)
-	// Plaintext says with whom the relay speaks without TLS.
+	// Plaintext selects the peers with which the relay speaks without TLS.
 	Plaintext Plaintext
-	// Gossip is the address, host:port, on which gossip listens, over TCP and UDP
-	// (default: all addresses, DefaultPort). Port 0 takes a free one.
+	// Gossip is the address, host:port, on which gossip listens, over TCP and UDP (default: all
+	// addresses, DefaultPort). Port 0 chooses a free one.
 	Gossip string
-	// Relay is the address, host:port, of the gRPC server (default: Advertise,
-	// DefaultRelayPort). Port 0 takes a free one.
+	// Relay is the address, host:port, of the gRPC server (default: Advertise, DefaultRelayPort).
+	// Port 0 chooses a free one.
 	Relay string
-	// Advertise is the IP address that others are told for both (default: that of
-	// Gossip, or the machine's private one if Gossip listens on all addresses).
+	// Advertise is the IP address that other nodes get for both (default: that of Gossip, or the
+	// machine's private address if Gossip listens on all addresses).
 	Advertise string
-	// HTTP is the node's public address, told to others for display only.
+	// HTTP is the node's public address, which other nodes only display.
 	HTTP string
-	// Join lists addresses, host or host:port, of other nodes. A name may stand for
-	// many nodes; it is looked up again for ever. Empty: this node begins a fleet,
-	// or is found by others.
+	// Join lists addresses, host or host:port, of other nodes. A name may stand for many nodes, and
+	// is looked up again and again. Empty: this node begins a fleet, or other nodes join it.
 	Join []string
-	// AloneAfter is how long a node with Join owns nothing while it finds nobody
-	// (default 30 s).
+	// AloneAfter bounds the time for which a node with Join owns nothing while it finds no other node (default 30 s).
 	AloneAfter time.Duration
-	// ChangeNotice is how far ahead this node announces that it begins or ceases to own streams
-	// (default 2 s, four times what gossip takes; negative: at once).
+	// ChangeNotice is the time between the announcement of a change and the change, when this node begins or ceases to own streams (default 2 s, four times what gossip takes; negative: none).
 	ChangeNotice time.Duration
-	// StableFor is how long the owners have been the same when readers are evened out (default
-	// 1 min): in the middle of a deploy they would be sent to nodes that stop next.
+	// StableFor is the time without a change of owners after which readers are balanced (default 1 min).
+	// In the middle of a deploy they would be sent to nodes that stop next.
 	StableFor time.Duration
 	// Now is the clock for the dates of a View (default time.Now).
 	Now func() time.Time
-	// Logger gets state changes (default: discard).
+	// Logger receives changes of state (default: none are logged).
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 
-	// BodyBytes bounds the append bodies that peers are sending (64 MiB), and LinkBytes the credit
-	// of all links together, what may be on its way to this node (256 MiB).
+	// BodyBytes bounds the bytes that peers' writes hold (64 MiB), and LinkBytes the credit of all
+	// links together: the bytes that may be on their way to this node (256 MiB).
 	BodyBytes, LinkBytes int64
 
-	// Network is what nodes reach each other over (default: the machine's).
+	// Network connects the nodes (default: this machine's network).
 	Network Network
 
-	subscriptionWindow, linkWindow int           // smaller ones, for tests
-	renewInterval                  time.Duration // shorter, for tests
-	bodyGrace                      time.Duration // shorter, for tests
-	storeGated                     bool          // the Manager asks storage how this node stands with it
-	handOverToAny                  bool          // streams are handed to any member, for tests
+	subscriptionWindow, linkWindow int           // smaller in tests
+	renewInterval                  time.Duration // shorter in tests
+	bodyGrace                      time.Duration // shorter in tests
+	storeGated                     bool          // set by Join: the stream manager probes S2 (shard.Standing)
+	handOverToAny                  bool          // tests only: streams are handed over to any member
 }
 
-// The credit that an edge grants, in bytes of RecordBatches (design: "The fleet").
+// The credit that an edge grants, in bytes of record batches: to a subscription, and to a link.
+// DESIGN.md, "Links and credit", has the reasons.
 const (
 	defaultSubscriptionWindow = 256 << 10
 	defaultLinkWindow         = 8 << 20
 )
 
-// validate fills in defaults and returns all that is wrong.
+// validate sets the defaults and returns all errors together.
 func (c *Config) validate() error {
 	var errs []error
 	wrong := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
@@ -136,7 +134,7 @@ func (c *Config) validate() error {
 	if host, _, err := splitHostPort(c.Relay); err != nil {
 		wrong("cluster: relay address: %w", err)
 	} else if isLoopback(host) && !isLoopback(c.Advertise) {
-		wrong("cluster: relay address %q: others, to whom this node is %s, do not reach it", c.Relay, c.Advertise)
+		wrong("cluster: relay address %q: other nodes, which know this node as %s, cannot reach it", c.Relay, c.Advertise)
 	}
 	if len(c.HTTP) > maxAddress {
 		wrong("cluster: HTTP address of %d bytes: at most %d", len(c.HTTP), maxAddress)

@@ -6,25 +6,25 @@ import (
 	"sync"
 )
 
-// connSlots is the connections that have not proved anything yet. There are only so many places:
-// each newcomer gets one, and where none is free it takes that of the connection that has been
-// there for longest. So a peer, which proves what it is within a few round trips, gets in
-// beside strangers that hold on to their places.
+// connSlots holds the connections that have not proved anything yet, at most limit. A new
+// connection always gets a slot: if none is free the oldest connection is evicted, that is closed.
+// So a peer, which proves itself within a few round trips, gets in even while strangers hold on to
+// their slots.
 type connSlots struct {
 	limit int
 
 	mu    sync.Mutex
-	slots []*connSlot // in the order in which they came
+	slots []*connSlot // oldest first
 }
 
-// connSlot is one connection of a crowd.
+// connSlot is the slot of one connection.
 type connSlot struct {
 	conn    net.Conn
-	evicted bool // its place was taken; guarded by crowd.mu
+	evicted bool // guarded by connSlots.mu
 }
 
-// acquire gives a connection a place. The caller calls leave once, when the connection has
-// proved something or has failed.
+// acquire gives a connection a slot. The caller calls release once, when the connection has proved
+// itself or has failed.
 func (c *connSlots) acquire(conn net.Conn) *connSlot {
 	g := &connSlot{conn: conn}
 	c.mu.Lock()
@@ -42,7 +42,7 @@ func (c *connSlots) acquire(conn net.Conn) *connSlot {
 	return g
 }
 
-// release gives the place back, and reports whether another connection has taken it.
+// release frees the slot, and reports whether the connection was evicted from it.
 func (c *connSlots) release(g *connSlot) (pushed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +52,7 @@ func (c *connSlots) release(g *connSlot) (pushed bool) {
 	return g.evicted
 }
 
-// count returns how many connections are there.
+// count returns the number of slots in use.
 func (c *connSlots) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

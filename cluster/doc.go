@@ -1,128 +1,210 @@
-// Package cluster makes one of many nodes: who is here, who owns which stream, and
-// how a request or a record gets from one node to another.
+// Package cluster connects the nodes of one fleet: it knows the members, it knows which of
+// them owns each stream, and it carries requests and records from one node to another.
+// DESIGN.md has the reasons; this page has the paths through the code.
 //
-// # The life of a relayed record
+// # The path of an append
 //
-// A node that has readers of a stream follows it (follow.go): it asks the ring who
-// owns the stream and subscribes there, over the link that it keeps to every other
-// member (link.go). The owner has its Manager follow the stream, which opens the one
-// read session, and answers Subscribed with the stream's description and the
-// position from which it will send (session.go). From then on news of the owner's
-// Tail only puts the subscription on its link's dirty list. The bulk lane's one
-// goroutine takes subscriptions from there in turn and pulls what each may have from
-// the TailBuffer, by position, into frames of up to 64 KiB (lane.go). The other side puts
-// the pieces together (wire.go) and extends its own TailBuffer. When the owner changes, the
-// follower asks the next one for the position that its TailBuffer needs and keeps the old
-// feed until that answers; what arrives twice is dropped by position.
+// The edge calls Node.Do. Node.routeRequest asks one node after another: routing.nextTarget
+// (routing.go, pure) returns the owner by this node's table (hop 0), then the node that a
+// refusal names or the successor of a lost owner (hop 1), then a node that must serve
+// (hop 2); routing.handleAnswer decides whether to go on. Node.askTarget serves the request
+// here (localStreams.write) or sends it over the link of that peer: peers.awaitLink,
+// link.requestWrite, sendWriteChunks.
 //
-// # The life of a request
+// At the peer, server.Do checks the head (checkWriteHead), compares the stream with its own
+// table (server.checkOwnership), reserves the request's cost, waits for the body
+// (server.awaitBody) and calls localStreams.write. That acquires the stream
+// (localStreams.acquire, which fetches it if another node has it) and calls the stream manager
+// (package shard). The Outcome returns the same way.
 //
-// Relay (relay.go) has the methods of shard.Manager. course (course.go, pure) says whom
-// to ask: the owner (hop 0), whom a refusal names or the heir of a lost owner (hop 1),
-// and then somebody who must (hop 2). The receiver judges by its own table. A write
-// that may have been carried out without an answer is repeated with its append id,
-// by whatever node comes next: it is written once. A refusal changes no View; only
-// gossip does (membership.go).
+// If no node says whether the write was carried out, Node.Do sends it again with its append
+// id; S2 holds it once. A refusal changes no View: only gossip does.
 //
-// # The life of a change of owners
+// # The path of a delivery
 //
-// A node that joins or leaves says from which second on (membership.go); every node
-// switches by its own clock. Only a node that has looked for all others, and found nobody
-// who owns anything or has named a date, owns streams immediately: so a fleet begins. An address
-// that answers, and does not speak this node's gossip, is not nobody (seek.go).
+// A reader's edge calls Node.Follow. followLoop.addReader finds or creates the stream's
+// follower, and the goroutine of followLoop.run steps it (follower.step). planMoveLocked
+// decides that a feed is needed, advanceMoveLocked and tryNextTargetLocked choose the source
+// by the same routing. The source is either the stream manager of this node
+// (openLocalFeedLocked, localStreams.startFeed, then onLocalFeed) or a peer (link.subscribe;
+// link.writeControl sends Subscribe).
+//
+// At the owner, peerSession.handleControl calls addSubscription, and openSubscription has the
+// stream manager follow the stream, which opens its one read session with S2. From then on
+// each change of the stream's tail buffer calls peerSub.Wake, which only puts the subscription
+// on the session's dirty list. server.Bulk, the bulk lane's goroutine, calls
+// peerSession.fillFrame: popDirty, serveSub, beginBatch (reads the tail buffer by position),
+// addPiece. Frames have up to 64 KiB.
+//
+// Back at the reader's node, link.readBulk calls link.handlePart for each Part.
+// batchAssembler.addPiece joins the pieces, and follower.onRecords extends this node's tail
+// buffer, which wakes its readers (package edge). Credit is returned by handlePart, on receipt.
+//
+// # The states of a follower
+//
+//	           addReader                      first feed works
+//	(no follower) ──────► opening ───────────────────────────► fed ◄──────────────┐
+//	                        │                                  │ ▲                │
+//	        no node serves  │      planMoveLocked: another     │ │ retryMove-     │ adoptFeed-
+//	        the stream      │      owner; onOwnerMoved         │ │ Locked         │ Locked
+//	                        │                                  ▼ │                │
+//	                        │                                 moving ─────────────┤
+//	                        │                                                     │
+//	                        │      onLinkLost, onSubscriptionEnd                  │
+//	                        │      (from fed or moving) ────► unfed ──────────────┘
+//	                        ▼
+//	                      over ◄── from any state: the last reader has left for a second, the
+//	                               generation has ended, or the loop closes
+//
+//	opening  opening != nil, feed.isMissing, move != nil: all early readers wait for
+//	         firstFeed.ready; the tail buffer does not exist until Subscribed or onLocalFeed
+//	fed      move == nil, and the feed extends the tail buffer
+//	moving   move != nil, and the old feed still extends the tail buffer; adoptFeedLocked
+//	         releases it once the new one has answered. What arrives twice is dropped by
+//	         position. The move does nothing until notBefore, so that not all followers of a
+//	         node move together; while awaitingAnswer, target has been asked
+//	unfed    tail buffer without a feed, move != nil: readers wait, and the move begins after
+//	         a random pause
+//	over     final: not in the loop's set, no feed; readers keep the tail buffer they have
+//
+// follower.step runs only in the loop's goroutine. The on… methods run in the goroutines of
+// links and of the openPool, under follower.mu; they change the state and schedule a step.
+//
+// # The path of a handover
+//
+// A node that joins or leaves announces the second from which it does
+// (membership.nextChangeAt). Every node switches by its own clock: publishViews calls
+// Node.onView at that date. A is the owner until then, B the next one, E a node with readers
+// of the stream:
+//
+//	A (previous owner)                  B (new owner)                E (edge)
+//	│ onView: tableHistory.noteTable    │ onView                     │ onView: followers
+//	│ newBacklog                        │                            │ move one by one
+//	│ requestTakeovers                  │                            │
+//	├─ State(stream) ──────────────────►│ localStreams.acquire       │
+//	│                                   │ fetchHandover              │
+//	│◄──────────────────── Hand(stream)─┤                            │
+//	│ isSuccessor?                      │                            │
+//	│ localStreams.handOver: seal,      │                            │
+//	│   wait for the batch in flight    │                            │
+//	│ openBridge: follow at B           │                            │
+//	├─ state, newest records ──────────►│ install; no read of S2     │
+//	│◄──────────────────── State reply ─┤                            │
+//	│◄─ Subscribe (bridge) ─────────────┤                            │
+//	│ records from B, also for E ───────────────────────────────────► │
+//	│ reconcileStreams: Moved(B) ──────────────────────────────────► │ onOwnerMoved
+//	│                                   │◄───────────── Subscribe ───┤ tryNextTargetLocked
+//	│                                   ├─ Subscribed, records ─────►│ adoptFeedLocked
+//	│◄────────────────────────────────────────────── Unsubscribe ────┤
+//	│ closeBridges                      │                            │
+//
+// The Subscribe of the bridge goes from A to B: A is the edge on that link. The first request
+// for the stream at B has the same effect as A's State call. From the moment of
+// localStreams.handOver A refuses the stream and names B, whatever its own table says
+// (handedOver). If A cannot be reached, or answers nothing within handoverTimeout, B reads S2:
+// what is handed over is a cache.
+//
+// Node.Leave announces the date and returns once reconcileStreams finds nothing left here.
+// A stream that was not handed over is released by releaseStream once it feeds no subscriber.
+// A process that finds that it stood still joins again (membership.rejoinAfterPause).
+//
+// # A page of history
+//
+// Node.ReadPage, also for an ancestor of a fork: history is immutable, so any node may
+// answer. The stream manager looks into this node's memory, asks the owner once
+// (link.requestPage, server.ReadPage), and reads S2 if that does not answer within
+// peerPageTimeout.
+//
+// # Beginning a fleet
+//
+// Only a node that has tried all addresses to join, and has met no member that owns streams or
+// has announced a date, owns streams immediately (membership.endJoinRound). So a fleet begins.
+// An address that answers, but not in this node's gossip, prevents it (join_attempts.go).
 //
 // # Trust
 //
-// Gossip is encrypted with the fleet's secret. The relay's port speaks TLS 1.3 with whoever
-// proves that it is of the fleet, by the secret or by a certificate (trust.go, creds.go). A
-// member that says in gossip that it speaks TLS is only ever spoken to over TLS; plaintext is
-// taken from the addresses of members that do not say so, which a setting ends. A connection
-// ends once what its peer proved is accepted no more.
+// Gossip is encrypted with the fleet's secret. The relay's port speaks TLS 1.3 with every peer
+// that proves that it is of the fleet, by the secret or by a certificate (fleet_proof.go,
+// tls_creds.go). A member that announces TLS in gossip is only ever spoken to over TLS. Plaintext
+// is accepted from the addresses of members that do not announce it, unless a setting forbids
+// that. A connection ends once what its peer proved is no longer accepted.
 //
-// At the date the old owner of a stream nudges the new one, or somebody asks that one for
-// the stream; it asks the old owner for all that it knows (Hand), installs it, and serves:
-// S2 is not read (handover.go). The old owner refuses the stream from then on, whatever its
-// own table says, and is fed by the new one for the sake of who still follows the stream
-// there. They move one by one, keeping the old feed until the new one answers. Whatever is
-// lost on the way costs a read.
+// # Health
 //
-// # How a node fares
+// With each heartbeat a node tells its peers its number of readers, whether S2 answers it, and
+// how many streams it has still to hand over to them (health.go). From that a new node knows
+// when it has its share (Node.Ready), a node that alone is cut off from S2 announces it and
+// owns nothing until S2 answers again (reconcileStore), and readers are balanced
+// (Node.ExchangeReaders).
 //
-// With each heartbeat a node tells its peers how many readers it has, whether S2 answers
-// it, and which streams it owes them (status.go). So a newcomer knows when it has its
-// share (Ready); a node that alone is cut off from S2 says so in its metadata and owns
-// nothing until it is back; and readers can be evened out (Balance). A process that finds
-// that it stood still joins anew (membership.go).
-//
-// # What S2 says to a node
+// # What S2 answers to a node
 //
 // A node owns nothing before S2 has answered it with its own settings and it has found the
-// fleet's record there (fleetrecord.go). Gossip carries a hash of what it found. Who owns
-// streams is right: a node that found something else owns none, is not ready, and says which
-// setting to look at; owners yield only to owners that began before them. Such a node writes
-// nothing. One that its own probe finds refused, while S2 answers others, gives its streams away
-// as one that is cut off does; when a member is refused the others ask for themselves
-// immediately, so that where all are refused all keep what they have. While S2 answers nobody,
-// a node that it has never answered waits a minute, and then does without it: it is ready and
-// owns its share.
+// fleet's record there (fleet_record.go). Gossip carries a hash of the record. Members that own
+// streams are right: a node that found another record owns none, is not ready, and reports which
+// setting to check. An owner yields only to owners that began before it. A node with a different
+// record writes nothing. A node that its own probe finds refused, while S2 answers others, gives
+// its streams away as one that is cut off does. When a member is refused the others probe
+// immediately, so that where all are refused all keep what they have. While S2 answers no node, a
+// node that it has never answered waits a minute and then does without it: it is ready and owns
+// its share.
 //
 // # Invariants
 //
-//  1. A View is an immutable value behind one pointer, and At(t) a pure function of it:
-//     two nodes with the same members and the same instant agree on every owner.
+//  1. A View is an immutable value behind one pointer, and its table of an instant is a pure
+//     function: two nodes with the same members and the same instant agree on every owner.
 //  2. The ring is built from the sorted set of keys, from scratch (ring.go).
 //  3. A request ends: each answer raises its hop or excludes a member, and this node
 //     is the last one left, which serves.
 //  4. Nothing is queued for a slow peer. A subscription without credit is a position;
 //     credit returns when bytes are received, whatever readers do with them.
-//  5. What must be ordered with records (Subscribed, RecordBatch, Moved, End) travels in the
+//  5. What must be ordered with records (Subscribed, record batches, Moved, End) travels in the
 //     bulk lane with them; nothing else does.
 //  6. A handle is never used twice on a link, and a link that broke never comes back:
 //     the next one has another incarnation.
-//  7. A TailBuffer is extended only by what joins it; a hole is counted, logged, and the
+//  7. A tail buffer is extended only by what joins it. A gap is counted and logged, and the
 //     stream is asked for again from the position that is needed.
-//  8. A reader's Tail ends only with the stream's life. Owners may come and go.
-//  9. A stream is let go of only while nobody here is fed by it, or once another node
-//     feeds them; nobody uses it while it comes or goes (hosted.go).
-//  10. What is handed over is a cache. Two owners at once, or none, lose nothing.
-//  11. A node is unreachable only if it did not answer (wire.go, unanswered). Whatever else
-//     fails ends its own call or subscription, and never the lane or the link.
-//  12. The contract has no strings: what a client, a log or a name brought is bytes.
+//  8. A reader's tail buffer ends only with the stream's generation. Owners may come and go.
+//  9. A stream is released only while no subscriber here is fed by it, or once another node
+//     feeds them. No request uses it while it arrives or leaves (local_streams.go).
+//  10. What is handed over is a cache. Two owners, or none, lose nothing.
+//  11. A node is unreachable only if it did not answer (isUnanswered, in wire.go). Any other
+//     failure ends its own call or subscription, and never the lane or the link.
+//  12. The contract has no strings: what a client, a log or a name contains is bytes.
 //
 // # What is bounded, and what happens when it is full
 //
-// Subscriptions of one peer: 262,144, then refused as overloaded; the link of a peer that asks
-// on and hears no answer ends. Credit: 256 KiB for
-// a subscription, 8 MiB for a link, 256 MiB for all links (later ones get less);
-// without it records wait in the TailBuffer, and what is evicted there is read from pages.
-// Pages that an owner gave are kept with those that this node has read itself.
-// Streams being opened for peers: 64 at once, mostly those first that need no fetching;
-// 65,536 wait, then refused. What the writes of peers hold (shard.Cost): 64 MiB, then
-// refused before the body is read; a body that does not arrive within 10 s and 1 s for each MiB
-// gives its part back. Streams being let go of: 16 at once, the others next second. Streams
-// being handed over: 8 at once to each heir; those that were are remembered for 5 s.
-// Connections to gossip's port: 256 (gossipconns.go), and a newcomer takes the place of the oldest.
-// Connections to the relay's port that have proved nothing: 128 from the addresses of members and
-// 128 from elsewhere, each for 3 s; one more closes the oldest of them.
-// Followers that move to a new owner while the one before feeds them: 2,000 a second, and all that are
-// left within 5 s.
+// Subscriptions of one peer: 262,144, then refused as overloaded; a peer that keeps asking
+// without reading the answers loses its link. Credit: 256 KiB for a subscription, 8 MiB for a
+// link, 256 MiB for all links (later ones get less); without it records wait in the tail buffer,
+// and what is evicted there is read from pages. Pages that an owner sent are cached with those
+// that this node has read itself. Streams being opened for peers: 64 concurrently, and mostly
+// those first that need no fetching; 65,536 wait, then refused. What the writes of peers hold
+// (shard.Cost): 64 MiB, then refused before the body is read; a body that does not arrive within
+// 10 s and 1 s for each MiB gives its part back. Streams being dropped: 16 concurrently, the
+// others in the next second. Streams being handed over: 8 concurrently to each new owner;
+// finished handovers are remembered for 5 s. Connections to gossip's port: 256
+// (gossip_transport.go), and one more evicts the oldest. Connections to the relay's port that
+// have proved nothing: 128 from the addresses of members and 128 from elsewhere, each for 3 s;
+// one more evicts the oldest of them. Followers that move to a new owner while the previous one
+// feeds them: 2,000 a second, and all that are left within 5 s.
 //
 // # Goroutines
 //
-// For a node: one that tends ownership, one that steps all followers, one that reads secrets
-// again where they are in a file, up to 9 for each
-// heir after a change of owners that nudge, those of gossip and of joining. For each
-// link: its keeper, a reader and a writer of the control lane, and a reader of the bulk
-// lane while anything is followed; at the other end, those of gRPC's handlers, and one for a
-// write while its body arrives. None for a stream. Close ends them all and waits.
+// For a node: one reconciles ownership, one steps all followers, one reads secrets again where
+// they are in a file, up to 9 for each new owner request takeovers after a change of owners, and
+// gossip and joining have theirs. For each link: its keeper, a reader and a writer of the control
+// lane, and a reader of the bulk lane while anything is followed; at the other end, those of
+// gRPC's handlers, and one for a write while its body arrives. None for a stream. Close ends them
+// all and waits.
 //
-// Locks: followers.mu, follower.mu, then followers.pmu, link.mu or hosted.mu; a TailBuffer's may
-// be taken under session.mu, never the other way round. Nothing is done over the network under
-// any of them.
+// Lock order: followLoop.mu, follower.mu, then any of followLoop.pendingMu, link.mu and
+// localStreams.mu. A tail buffer's lock may be taken under peerSession.mu, never the other way
+// round. No lock is held during network I/O.
 //
 // # Not here
 //
-// What a record means (shard), HTTP (edge), and any work of an owner's that failed:
-// a node that cannot reach an owner sends the request to the heir and does not become
-// a second writer by itself.
+// What a record means (package shard), HTTP (package edge), and the work of an owner that
+// failed: a node that cannot reach an owner sends the request to the successor, and does not
+// become a second writer by itself.
 package cluster

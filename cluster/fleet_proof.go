@@ -18,35 +18,36 @@ import (
 	"time"
 )
 
-// Nodes prove to each other that they are of one fleet: over TLS 1.3, both ways. By default
-// each secret of the fleet stands for one Ed25519 key, which whoever knows the secret can
-// derive. A node shows the first and accepts all, so a secret can be changed without a
-// split: add the new one everywhere, make it the first everywhere, remove the old one
-// everywhere. An Identity takes the place of the keys, in as many steps: have everybody accept
-// certificates, then show them, then accept nothing else. Which name or address a peer has
-// does not matter for either.
+// Nodes prove to each other that they belong to one fleet: over TLS 1.3, in both directions. By
+// default each secret of the fleet stands for one Ed25519 key, which every holder of the secret can
+// derive. A node shows the first key and accepts all, so a secret can be changed without a split:
+// add the new one everywhere, make it the first everywhere, remove the old one everywhere. An
+// Identity replaces the keys in as many steps: accept certificates everywhere, then show them, then
+// accept nothing else. The name and the address of a peer do not matter for either.
 
-// Identity is a certificate that an authority of the operator's gave this node.
+// Identity is a certificate that the operator's authority issued for this node.
 type Identity struct {
-	// Cert is what peers are shown, with its key. Without one they are shown the first secret's.
+	// Cert is the certificate that peers are shown, with its key. Without one they are shown the
+	// first secret's.
 	Cert tls.Certificate
-	// Secrets has peers accepted that prove one of the secrets, too. It is so without a Cert.
+	// Secrets makes this node also accept peers that prove one of the secrets. Without a Cert it
+	// always does.
 	Secrets bool
-	// Roots are the authorities that a peer's certificate must come from.
+	// Roots holds the authorities that a peer's certificate must come from.
 	Roots *x509.CertPool
-	// Peers are the URIs of which a peer's certificate must have one, such as SPIFFE ids; one
-	// that ends in / stands for all below it. Empty: those of Cert. If that has none, whatever
-	// comes from Roots is a peer.
+	// Peers lists URIs, such as SPIFFE ids, of which a peer's certificate must have one. An entry
+	// that ends in / stands for all URIs below it. Empty: those of Cert. If Cert has none, every
+	// certificate from Roots is accepted.
 	Peers []string
 }
 
-// fleetProof is what this node shows, and whom it accepts. Immutable.
+// fleetProof holds what this node shows to peers, and what it accepts from them. It is immutable.
 type fleetProof struct {
 	cert         *tls.Certificate
-	acceptedKeys []ed25519.PublicKey // accepted
+	acceptedKeys []ed25519.PublicKey // of peers
 	roots        *x509.CertPool
 	peerURIs     []string
-	secrets      [][]byte // what keys were derived from
+	secrets      [][]byte // from which acceptedKeys were derived
 }
 
 var (
@@ -54,7 +55,7 @@ var (
 	errNoCertificate = errors.New("no certificate")
 )
 
-// newFleetProof derives what the secrets of a fleet stand for, or takes an identity.
+// newFleetProof derives the keys of a fleet's secrets, or uses an identity.
 func newFleetProof(cluster string, secrets [][]byte, id *Identity) (*fleetProof, error) {
 	p := &fleetProof{secrets: secrets}
 	if id != nil {
@@ -85,7 +86,7 @@ func newFleetProof(cluster string, secrets [][]byte, id *Identity) (*fleetProof,
 	return p, nil
 }
 
-// deriveKey is the key pair that a secret stands for in a fleet of that name.
+// deriveKey returns the key pair that a secret stands for in a fleet of that name.
 func deriveKey(cluster string, secret []byte) (ed25519.PrivateKey, error) {
 	seed, err := hkdf.Key(sha256.New, secret, nil, "fantail/relay/1\x00"+cluster, ed25519.SeedSize)
 	if err != nil {
@@ -94,7 +95,7 @@ func deriveKey(cluster string, secret []byte) (ed25519.PrivateKey, error) {
 	return ed25519.NewKeyFromSeed(seed), nil
 }
 
-// selfSignedCert is a certificate for a key. TLS wants one; peers look at the key alone.
+// selfSignedCert returns a certificate for a key. TLS needs one; peers check only the key.
 func selfSignedCert(key ed25519.PrivateKey) (*tls.Certificate, error) {
 	t := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "fantail"},
@@ -133,8 +134,8 @@ func (p *fleetProof) checkIdentity() error {
 	return nil
 }
 
-// checkPeer reports why a peer that has proved to own the key of a certificate is a stranger;
-// at is when it did so.
+// checkPeer returns why a peer that owns the key of a certificate is not accepted; at is when it
+// proved that.
 func (p *fleetProof) checkPeer(certs []*x509.Certificate, usage x509.ExtKeyUsage, at time.Time) error {
 	if len(certs) == 0 {
 		return errNoCertificate

@@ -9,48 +9,50 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// What storage says to a node, and what follows for the streams that it owns. A node owns
-// nothing before storage has answered it with its own settings, and has shown it the fleet's
-// record (shard.Standing). Members that own streams are right: one whose record differs
-// from theirs owns nothing and is not ready. None yields to a newcomer, and a member of a
-// release that tells nothing of a record neither bars nor is barred. What requests are
-// answered plays no part.
+// This file decides, from what S2 answers, whether this node may own streams. A node owns nothing
+// before S2 has answered it with its own settings and has shown it the fleet's record
+// (shard.Standing). Members that own streams are right: a node with another record owns nothing and
+// is not ready. Owners never yield to a newcomer. A member of a release that announces no record
+// neither excludes others nor is excluded. The answers to requests play no part.
 
-// Features that tell of S2. A change of each is gossip: a probe finds it, ten seconds apart.
+// Features that tell of S2. Each change is spread by gossip: a probe finds it, and probes are ten
+// seconds apart.
 const (
-	// featureStoreAnswered: S2 has answered this process, with all rights.
+	// featureStoreAnswered: S2 has answered this process, and allowed all that it needs.
 	featureStoreAnswered Features = 1 << 1
-	// featureStoreRefused: S2 refuses it now.
+	// featureStoreRefused: S2 refuses this process now.
 	featureStoreRefused Features = 1 << 2
-	// featureRecordDiffers: what it found in S2 is not what the members that own streams found.
+	// featureRecordDiffers: this process found another fleet record than the members that own
+	// streams.
 	featureRecordDiffers Features = 1 << 3
 
 	storeFeatures = featureStoreAnswered | featureStoreRefused | featureRecordDiffers
 )
 
-// ownershipGate is what a node's standing lets its membership do. The zero gate is open.
+// ownershipGate holds what a node's standing allows its membership. The zero gate allows all.
 type ownershipGate struct {
-	closed        bool // owning must not begin
-	barred        bool // and must end
-	storeAnswered bool // storage has answered this node
+	closed        bool // the node must not begin to own
+	barred        bool // the node must stop owning
+	storeAnswered bool // S2 has answered this node
 
-	// What the last round of joining found that might have begun a fleet (sought).
+	// Result of the last round of joining that might have begun a fleet (endJoinRound).
 	joinRoundDone, reachedAll bool
 	aloneReason               string
 }
 
-// foundersWindow is how far apart the dates of owners may be that began together.
+// foundersWindow bounds the time between the start dates of owners that count as having begun
+// together.
 const foundersWindow = 10 * time.Second
 
-// recordGroup is the owners that found one record.
+// recordGroup holds the owners that found the same record.
 type recordGroup struct {
 	fleet uint64
 	since uint64
 	count int
 }
 
-// rightfulRecord returns the record that counts among members: that of whoever has owned streams for
-// longest; of those that began together, that of most. 0: no owner tells of one.
+// rightfulRecord returns the fleet record that counts: that of the member that has owned streams
+// for longest, and of those that began together that of most. 0: no owner announces one.
 func rightfulRecord(members []Member, now uint64) uint64 {
 	var all []recordGroup
 	first := uint64(Never)
@@ -80,10 +82,10 @@ func rightfulRecord(members []Member, now uint64) uint64 {
 	}).fleet
 }
 
-// ownsOrWill reports whether the member owns streams, or has named the date from which it will.
+// ownsOrWill reports whether the member owns streams or has announced the date from which it will.
 func (m *Member) ownsOrWill(now uint64) bool { return m.OwnsFrom != Never && now < m.OwnsUntil }
 
-// allMembersLocked lists this node and the others.
+// allMembersLocked returns this node and the others.
 func (m *membership) allMembersLocked() []Member {
 	all := make([]Member, 0, 1+len(m.others))
 	all = append(all, m.self)
@@ -93,7 +95,7 @@ func (m *membership) allMembersLocked() []Member {
 	return all
 }
 
-// recordDiffersLocked reports whether this node found another record than those who are right.
+// recordDiffersLocked reports whether this node found another record than the rightful one.
 func (m *membership) recordDiffersLocked(now time.Time) bool {
 	if m.self.Fleet == 0 && !m.gate.storeAnswered {
 		return false
@@ -107,7 +109,7 @@ func (m *membership) mayOwnLocked(now time.Time) bool {
 	return !m.gate.closed && !m.recordDiffersLocked(now)
 }
 
-// yieldOwnershipLocked ends the node's owning if it must.
+// yieldOwnershipLocked ends this node's ownership if it must end.
 func (m *membership) yieldOwnershipLocked(now time.Time) {
 	if m.self.OwnsFrom == Never || !m.gate.barred && !m.recordDiffersLocked(now) {
 		return
@@ -115,15 +117,15 @@ func (m *membership) yieldOwnershipLocked(now time.Time) {
 	m.setStartLocked(Never)
 }
 
-// noteJoinRoundLocked keeps what a round of joining found, for when the gate opens; first: nothing was
-// before.
+// noteJoinRoundLocked keeps the result of a round of joining for when the gate opens; first: it is
+// the first result.
 func (m *membership) noteJoinRoundLocked(all bool, why string) (first bool) {
 	first = !m.gate.joinRoundDone
 	m.gate.joinRoundDone, m.gate.reachedAll, m.gate.aloneReason = true, all, why
 	return first
 }
 
-// applyStanding takes in what storage says.
+// applyStanding applies what S2 answers to this node's membership.
 func (m *membership) applyStanding(g ownershipGate, features Features, fleet uint64) {
 	m.mu.Lock()
 	opened := m.gate.closed && !g.closed
@@ -150,7 +152,7 @@ func (m *membership) applyStanding(g ownershipGate, features Features, fleet uin
 	}
 }
 
-// fleetRole is what this node may do about the record: shard.Manager.Stand asks.
+// fleetRole returns what this node may do about the fleet record. The stream manager asks for it.
 func (m *membership) fleetRole() shard.Role {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -168,8 +170,8 @@ func (m *membership) fleetRole() shard.Role {
 	return role
 }
 
-// judgeStanding is what a Standing means beside the members that own streams: right is the record of
-// theirs that counts, and why says why this node must own nothing; empty: it may.
+// judgeStanding compares a Standing with the members that own streams. It returns their rightful
+// record, and why this node must own nothing; empty: it may own.
 func (m *membership) judgeStanding(st shard.Standing) (right uint64, why string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -179,7 +181,7 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, why string)
 	case !st.Passed, right != 0 && right == st.Fleet && st.RecordProblem == "":
 		return right, ""
 	case right == 0 && !m.gate.joinRoundDone && len(m.cfg.Join) > 0:
-		return 0, "" // it may write the record once it has looked for others
+		return 0, "" // it may write the record, once it has looked for other members
 	case right == 0:
 		return 0, st.RecordProblem
 	}
@@ -196,25 +198,25 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, why string)
 	return right, "the settings for S2 are not those of " + owner + ": " + what
 }
 
-// standingState is what the Node makes of its Standings. Owned by tend, but for why and outage.
+// standingState holds what reconcileStanding remembers between its calls. reconcileLoop owns it.
 type standingState struct {
-	othersSilentSince time.Time // since when storage has answered no other member
+	othersSilentSince time.Time // since when S2 has answered no other member
 	rightRecord       uint64    // the record that counts
-	reason            string    // the verdict
-	reasonSince       time.Time // it has been this one
-	loggedReason      string    // the last error that was logged
+	reason            string    // of judgeStanding
+	reasonSince       time.Time // since when it has been this reason
+	loggedReason      string    // the last one that was logged
 	loggedAt          time.Time
-	byMember          map[string]memberStoreState // by member
+	byMember          map[string]memberStoreState // by member name
 }
 
-// recheckAfter is how long a node that does not find the record of others looks again before it
-// says so: they may just have written it.
+// recheckAfter is the time for which a node that does not find the others' record checks again
+// before it reports that: they may just have written it.
 const recheckAfter = 2 * time.Second
 
-// logAgainEvery is how often an error that lasts is logged.
+// logAgainEvery is the pause between two log lines about an error that lasts.
 const logAgainEvery = time.Minute
 
-// reconcileStanding draws the consequences of what storage says to this node and to others.
+// reconcileStanding acts on what S2 answers to this node and to others.
 func (r *Node) reconcileStanding(now time.Time) {
 	if !r.cfg.storeGated {
 		return
@@ -266,11 +268,11 @@ func (r *Node) logDiffers(now time.Time, why string) {
 	r.cfg.Logger.Error("this node owns no streams", "why", why)
 }
 
-// memberStoreState is what a member said last of S2, and what was said of it here.
+// memberStoreState holds the last S2 features of a member, and those that were logged.
 type memberStoreState struct{ last, logged Features }
 
-// logOtherMembers logs once of each other member what is the matter with it. When S2 begins to refuse
-// one this node asks for itself, before that one's streams move: it may refuse all.
+// logOtherMembers logs once what is wrong with each other member. When S2 begins to refuse one,
+// this node probes immediately, before that member's streams move: S2 may refuse all.
 func (r *Node) logOtherMembers() {
 	v := r.View()
 	for i := range v.members {
@@ -293,7 +295,7 @@ func (r *Node) logOtherMembers() {
 	maps.DeleteFunc(r.standingState.byMember, func(name string, _ memberStoreState) bool { return v.Member(name) == nil })
 }
 
-// storeAnswersOthers reports whether storage answers another member, as far as is known here.
+// storeAnswersOthers reports whether S2 answers another member, as far as this node knows.
 func (r *Node) storeAnswersOthers() bool {
 	said := r.peers.statuses()
 	for i := range r.View().members {
@@ -311,14 +313,14 @@ func (r *Node) storeAnswersOthers() bool {
 	return false
 }
 
-// storeLost reports whether storage does not serve this node: none of its calls is answered,
-// or its own probe is refused, or was never answered.
+// storeLost reports whether S2 does not serve this node: it answers none of its calls, refuses its
+// probe, or has never answered it.
 func (r *Node) storeLost() bool {
 	return r.local.host.StoreDown() || r.cfg.storeGated && r.storeStanding().Lost()
 }
 
-// NotReadyReason says in one line what in S2, or in the settings for it, keeps this node from being
-// ready; empty: nothing.
+// NotReadyReason returns, in one line, what in S2 or in the settings for it keeps this node from being
+// ready; empty: nothing does.
 func (r *Node) NotReadyReason() string {
 	if !r.cfg.storeGated {
 		return ""

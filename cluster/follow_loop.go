@@ -10,13 +10,13 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// followLoop is the set of followers of a node. One goroutine looks after all of
-// them: news marks a follower, the goroutine steps it. None has a goroutine or a
-// queue of its own, and one that is well fed costs nothing.
+// followLoop holds the followers of a node. One goroutine serves all of them: an event schedules a
+// follower, and the goroutine runs its step. No follower has a goroutine or a queue of its own, and
+// a follower with a working feed costs nothing.
 //
-// Locks: mu before follower.mu before (pmu, link.mu, or hosted.mu).
+// Lock order: mu, follower.mu, then any of pendingMu, link.mu and localStreams.mu.
 type followLoop struct {
-	// set at construction
+	// Set at construction.
 	self           string
 	tails          *shard.TailBuffers
 	local          *localStreams
@@ -24,8 +24,8 @@ type followLoop struct {
 	peers          *peers
 	currentView    func() *View
 	currentTable   func() *OwnerTable
-	noteMisplaced  func() // a stream that another owns is fed by the host
-	onFeedReleased func() // the host feeds one stream less
+	noteMisplaced  func() // called when the stream manager feeds a stream that another node owns
+	onFeedReleased func() // called when the stream manager feeds one stream less
 	log            *slog.Logger
 	metrics        *metrics
 	ctx            context.Context
@@ -38,13 +38,14 @@ type followLoop struct {
 	closed   bool
 
 	pendingMu  sync.Mutex
-	pending    map[*follower]struct{} // to be stepped; each at most once
-	lastMoveAt time.Time              // when the last had its turn that moves for no urgent reason
+	pending    map[*follower]struct{} // to be stepped, each at most once
+	lastMoveAt time.Time              // the latest time that nextMoveTime has given out
 }
 
 func jitter(from, to time.Duration) time.Duration { return from + rand.N(to-from) }
 
-// follow returns the stream's TailBuffer, fed until release is called (once).
+// follow returns the stream's tail buffer, which is fed until the caller calls release, exactly
+// once.
 func (fs *followLoop) follow(ctx context.Context, id shard.StreamID, from uint64) (
 	*shard.TailBuffer, func(), error,
 ) {
@@ -65,13 +66,14 @@ func (fs *followLoop) follow(ctx context.Context, id shard.StreamID, from uint64
 		}
 	}
 	f.mu.Lock()
-	t := f.tail // stays while there are readers
+	t := f.tail // not nil while there are readers
 	f.mu.Unlock()
 	return t, f.removeReader, nil
 }
 
-// nextMoveTime is when one more follower may move that is fed meanwhile: all of a node that stops
-// at once would hold up appends. Nobody waits for as long as feeds go on.
+// nextMoveTime returns when one more follower with a working feed may move. Moving all
+// followers of a stopping node at the same time would delay appends. No move is later than its old
+// feed lasts.
 func (fs *followLoop) nextMoveTime(now time.Time) time.Time {
 	fs.pendingMu.Lock()
 	defer fs.pendingMu.Unlock()
@@ -85,8 +87,8 @@ func (fs *followLoop) nextMoveTime(now time.Time) time.Time {
 	return fs.lastMoveAt.Add(jitter(0, moveJitter))
 }
 
-// addReader adds a reader to the stream's follower, which it makes if need be. The
-// opening is not nil while its first feed is on its way.
+// addReader adds a reader to the stream's follower, which it creates if there is none. The
+// firstFeed is not nil while the follower waits for one.
 func (fs *followLoop) addReader(id shard.StreamID, from uint64) (*follower, *firstFeed, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -104,7 +106,7 @@ func (fs *followLoop) addReader(id shard.StreamID, from uint64) (*follower, *fir
 			return f, opening, nil
 		}
 		f.mu.Unlock()
-		fs.scheduleStep(f) // it finds out that it is over
+		fs.scheduleStep(f) // the step finds that it is over
 	}
 	opening := &firstFeed{ready: make(chan struct{}), from: from, began: time.Now()}
 	f := &follower{loop: fs, id: id, readers: 1, opening: opening}
@@ -113,8 +115,9 @@ func (fs *followLoop) addReader(id shard.StreamID, from uint64) (*follower, *fir
 	return f, opening, nil
 }
 
-// followForBridge has a stream followed at another node that the host fed here until now, for
-// the sake of everybody who reads its TailBuffer. Its leave ends that; nil: there is no need.
+// followForBridge follows a stream at its new owner that the stream manager fed on this node until
+// now, for all readers of its tail buffer. removeReader ends that. It returns nil if no reader
+// needs it.
 func (fs *followLoop) followForBridge(id shard.StreamID, to peerAddr) *follower {
 	t := fs.tails.Lookup(id)
 	if t == nil {
@@ -135,8 +138,8 @@ func (fs *followLoop) followForBridge(id shard.StreamID, to peerAddr) *follower 
 	return f
 }
 
-// openTail is the stream's TailBuffer as a peer describes it, from start on; nil if this
-// node knows of a later life.
+// openTail returns the stream's tail buffer as a peer describes it, from start on; nil if this node
+// knows a later generation.
 func (fs *followLoop) openTail(id shard.StreamID, info shard.Info, start uint64) *shard.TailBuffer {
 	if t := fs.tails.Lookup(id); t != nil {
 		newer := t.Generation() > info.Generation
@@ -148,8 +151,8 @@ func (fs *followLoop) openTail(id shard.StreamID, info shard.Info, start uint64)
 	return fs.tails.Open(id, info, start)
 }
 
-// localInfo describes a stream from its TailBuffer here, if that is fed and not behind
-// what its feed had when it began.
+// localInfo describes a stream from its tail buffer, if that is fed and has reached the tail that
+// its feed began with.
 func (fs *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
 	fs.mu.Lock()
 	f := fs.byStream[id]
@@ -165,8 +168,8 @@ func (fs *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
 	return f.tail.Info(), true
 }
 
-// noteInfo takes what an answer from elsewhere tells of a stream: a later life ends
-// the one that is followed.
+// noteInfo handles a description from another node: a later generation ends the one that is
+// followed here.
 func (fs *followLoop) noteInfo(id shard.StreamID, info shard.Info) {
 	if !info.Exists {
 		return
@@ -190,7 +193,7 @@ func (fs *followLoop) ownsStream(id shard.StreamID) bool {
 	return m != nil && m.Name == fs.self
 }
 
-// scheduleStep has a follower stepped.
+// scheduleStep has a follower stepped by the loop.
 func (fs *followLoop) scheduleStep(f *follower) {
 	fs.pendingMu.Lock()
 	fs.pending[f] = struct{}{}
@@ -210,7 +213,7 @@ func (fs *followLoop) scheduleAll() {
 	notify(fs.wake)
 }
 
-// onLinkLost is told of a link that is gone, with the subscriptions on it.
+// onLinkLost handles the loss of a link, with the subscriptions that were on it.
 func (fs *followLoop) onLinkLost(subs []*upstreamSub) {
 	for _, u := range subs {
 		u.follower.onLinkLost(u)
@@ -218,7 +221,8 @@ func (fs *followLoop) onLinkLost(subs []*upstreamSub) {
 	fs.scheduleAll()
 }
 
-// minStepInterval is the least time between two looks at what is due.
+// minStepInterval is the least time between two rounds of the loop, so that one round serves many
+// followers.
 const minStepInterval = 5 * time.Millisecond
 
 // run steps followers until the context ends.
@@ -249,7 +253,7 @@ func (fs *followLoop) run() {
 	}
 }
 
-// removeIfOver takes a follower that is over out of the set.
+// removeIfOver removes a follower that is over from the set.
 func (fs *followLoop) removeIfOver(f *follower) {
 	if !f.isOver() {
 		return
@@ -261,7 +265,7 @@ func (fs *followLoop) removeIfOver(f *follower) {
 	fs.mu.Unlock()
 }
 
-// close ends every follower. Readers keep their TailBuffers, unfed.
+// close ends every follower. Readers keep their tail buffers, which nothing feeds any more.
 func (fs *followLoop) close() {
 	fs.mu.Lock()
 	fs.closed = true

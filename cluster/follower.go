@@ -10,27 +10,27 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// follower keeps one stream's TailBuffer fed on this node for as long as anybody here
-// reads it: from the host where this node serves the stream, from a peer
-// otherwise. Feeds are changed under the readers' feet: the next one is asked
-// for the position that the TailBuffer needs, and the old one stays until it answers.
+// follower keeps one stream's tail buffer fed while this node has readers of the stream: from the
+// stream manager if this node serves the stream, else from a peer. Readers do not notice when the
+// source changes: the follower asks the next source for the position that the buffer needs, and
+// keeps the old source until the next one answers. The package comment has its states.
 type follower struct {
 	loop *followLoop
 	id   shard.StreamID
 
 	mu            sync.Mutex
-	tail          *shard.TailBuffer // with one reference; nil until the first feed stands
-	opening       *firstFeed        // until then
+	tail          *shard.TailBuffer // holds one reference; nil until the first feed works
+	opening       *firstFeed        // nil once the first feed works
 	feed          feed
-	move          *feedMove // nil: the feed is the one that is wanted
-	feedStartTail uint64    // where the stream stood when its feed began
-	idleSince     int64     // when the last reader left, ns
+	move          *feedMove // nil: the current feed is the wanted one
+	feedStartTail uint64    // the stream's tail when the current feed began
+	idleSince     int64     // when the last reader left, Unix ns
 	readers       int32
-	over          bool     // over: out of the set, unfed
-	afterUnlock   []func() // to be run once mu is free
+	over          bool     // final: removed from the loop's set, not fed
+	afterUnlock   []func() // run by unlockAndRun once mu is free
 }
 
-// firstFeed is the first feed on its way; all early readers wait for it.
+// firstFeed is the wait for the first feed, which all early readers share.
 type firstFeed struct {
 	ready chan struct{}
 	err   error // set before ready is closed
@@ -38,43 +38,44 @@ type firstFeed struct {
 	began time.Time
 }
 
-// feed is what extends the TailBuffer; zero: nothing does.
+// feed is the source that extends the tail buffer; the zero feed is none.
 type feed struct {
 	member   string
-	upstream *upstreamSub // a subscription at a peer, or
+	upstream *upstreamSub // a subscription at a peer; nil: local is the source
 	local    localFeed
 }
 
-// isMissing reports that nothing feeds: also where the host has handed the stream over.
+// isMissing reports whether no source feeds: there is none, or the stream manager has handed the
+// stream over.
 func (f feed) isMissing() bool {
 	return f.upstream == nil && (f.local.ref == nil || f.local.ref.handedOver.Load())
 }
 
-// feedMove is the way to another feed.
+// feedMove is a change to another feed.
 type feedMove struct {
 	routing        routing
-	notBefore      time.Time // not before
-	awaitingAnswer bool      // for an answer
+	notBefore      time.Time // nothing is done before it
+	awaitingAnswer bool      // target has been asked and has not answered
 	target         string
 	upstream       *upstreamSub
 	deadline       time.Time // of the answer
 }
 
-// Timing of follow.
+// Timing of a follower.
 const (
-	unfollowAfter    = time.Second            // after the last reader
-	noOwnerTimeout   = 5 * time.Second        // for somebody to own anything
-	noOwnerPoll      = 50 * time.Millisecond  // meanwhile
-	moveJitter       = 500 * time.Millisecond // before a move that is not urgent
-	movePace         = 500 * time.Microsecond // between two of them
-	lostFeedMinDelay = 300 * time.Millisecond // before a lost feed is replaced
+	unfollowAfter    = time.Second            // after the last reader has left
+	noOwnerTimeout   = 5 * time.Second        // for a member to own streams
+	noOwnerPoll      = 50 * time.Millisecond  // how often that is checked
+	moveJitter       = 500 * time.Millisecond // before a move while the old feed still works
+	movePace         = 500 * time.Microsecond // between two such moves of a node
+	lostFeedMinDelay = 300 * time.Millisecond // before a lost feed is replaced, random up to the next
 	lostFeedMaxDelay = 800 * time.Millisecond
-	retryMinDelay    = time.Second // before a failed move is tried again
+	retryMinDelay    = time.Second // before a failed move is tried again, random up to the next
 	retryMaxDelay    = 2 * time.Second
 	subscribeTimeout = openTimeout + time.Second
 )
 
-// unlockAndRun frees mu and then does what must not be done under it.
+// unlockAndRun frees mu, and then does what must not be done under it.
 func (f *follower) unlockAndRun() {
 	trash := f.afterUnlock
 	f.afterUnlock = nil
@@ -84,7 +85,7 @@ func (f *follower) unlockAndRun() {
 	}
 }
 
-// removeReader takes one reader back.
+// removeReader takes one reader away. It is the release function of follow.
 func (f *follower) removeReader() {
 	f.mu.Lock()
 	defer f.unlockAndRun()
@@ -99,7 +100,7 @@ func (f *follower) removeReader() {
 	f.loop.scheduleStep(f)
 }
 
-// isOver reports whether nothing feeds the TailBuffer, or will.
+// isOver reports whether the follower has ended and nothing will feed its tail buffer.
 func (f *follower) isOver() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -113,7 +114,8 @@ func (f *follower) releaseTailLocked() {
 	}
 }
 
-// step does what is due and returns when to look again; zero: on news only.
+// step does what is due and returns when the next step is due; the zero time: only when an event
+// schedules it.
 func (f *follower) step(now time.Time) time.Time {
 	f.mu.Lock()
 	defer f.unlockAndRun()
@@ -143,7 +145,7 @@ func (f *follower) step(now time.Time) time.Time {
 	return due
 }
 
-// finishLocked ends the follower. Its TailBuffer stays with whoever still reads it.
+// finishLocked ends the follower. Readers keep its tail buffer.
 func (f *follower) finishLocked(why error) {
 	f.over = true
 	f.resolveOpeningLocked(why)
@@ -156,10 +158,11 @@ func (f *follower) finishLocked(why error) {
 	if f.readers == 0 {
 		f.releaseTailLocked()
 	}
-	f.loop.scheduleStep(f) // to be forgotten
+	f.loop.scheduleStep(f) // so that the loop removes it
 }
 
-// endGenerationLocked ends the TailBuffer for its readers: the stream is gone, or has another life.
+// endGenerationLocked ends the tail buffer for its readers: the stream is gone, or has a new
+// generation.
 func (f *follower) endGenerationLocked() {
 	if f.tail != nil {
 		f.tail.End(shard.ErrNotFound)
@@ -201,12 +204,12 @@ func (f *follower) planMoveLocked(now time.Time) {
 		return
 	}
 	if want.Name != f.loop.self && f.loop.peers.link(want.Name) == nil {
-		return // its links will say when it is back
+		return // linksChanged schedules a step when it is back
 	}
 	f.move = &feedMove{notBefore: f.loop.nextMoveTime(now)}
 }
 
-// advanceMoveLocked goes on with the move and returns when to look again.
+// advanceMoveLocked continues the move and returns when the next step is due.
 func (f *follower) advanceMoveLocked(now time.Time) time.Time {
 	m := f.move
 	switch {
@@ -240,7 +243,8 @@ func (f *follower) nextStepLocked() time.Time {
 	}
 }
 
-// tryNextTargetLocked asks the next node for a feed; true: ask the one after it at once.
+// tryNextTargetLocked asks the next node for a feed; true: the node after it is to be asked
+// immediately.
 func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
 	to, ok := m.routing.nextTarget(f.loop.currentView(), f.loop.currentTable(), f.id, f.loop.self)
 	switch {
@@ -251,7 +255,7 @@ func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
 		m.notBefore = now.Add(noOwnerPoll)
 		return false
 	case !f.feed.isMissing() && (to.hop == hopForce || f.isFedByLocked(to)):
-		f.retryMoveLocked(now) // what feeds now will do
+		f.retryMoveLocked(now) // the current feed is good enough
 		return false
 	}
 	if to.hop == hopForce {
@@ -279,7 +283,7 @@ func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
 	return f.move == m && m.notBefore.Equal(now)
 }
 
-// isFedByLocked reports whether the target is what feeds already.
+// isFedByLocked reports whether the target is the current source.
 func (f *follower) isFedByLocked(to target) bool {
 	if to.member == nil {
 		return f.feed.local.ref != nil
@@ -287,7 +291,7 @@ func (f *follower) isFedByLocked(to target) bool {
 	return f.feed.upstream != nil && f.feed.member == to.member.Name
 }
 
-// nextPositionLocked is the position that the next feed has to begin at.
+// nextPositionLocked returns the position at which the next feed has to begin.
 func (f *follower) nextPositionLocked() uint64 {
 	if f.tail != nil {
 		return f.tail.Next()
@@ -295,7 +299,7 @@ func (f *follower) nextPositionLocked() uint64 {
 	return f.opening.from
 }
 
-// openLocalFeedLocked has the host feed the TailBuffer.
+// openLocalFeedLocked has the stream manager feed the tail buffer.
 func (f *follower) openLocalFeedLocked(m *feedMove) {
 	from, must := f.nextPositionLocked(), m.routing.hop == hopForce
 	ok := f.loop.openPool.submit(f.loop.local.answersLocally(f.id), func() {
@@ -303,7 +307,7 @@ func (f *follower) openLocalFeedLocked(m *feedMove) {
 		wanted := f.awaitsLocalFeedLocked(m)
 		f.mu.Unlock()
 		if !wanted {
-			return // it waited longer than the move
+			return // the move was given up while this waited
 		}
 		ctx, cancel := context.WithTimeout(f.loop.ctx, openTimeout)
 		defer cancel()
@@ -315,7 +319,7 @@ func (f *follower) openLocalFeedLocked(m *feedMove) {
 	}
 }
 
-// awaitsLocalFeedLocked reports whether the host's answer to a move is still waited for.
+// awaitsLocalFeedLocked reports whether the move still waits for the stream manager's answer.
 func (f *follower) awaitsLocalFeedLocked(m *feedMove) bool {
 	return f.move == m && m.awaitingAnswer && m.target == f.loop.self
 }
@@ -331,12 +335,12 @@ func (f *follower) onLocalFeed(m *feedMove, t *shard.TailBuffer, fd localFeed, e
 		}
 	case err != nil:
 		f.handleRefusalLocked(time.Now(), err)
-	case here.isMissing(): // handed over this very moment
+	case here.isMissing(): // handed over in this very moment
 		f.releaseFeedLocked(here)
 		f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
 	case f.tail == nil:
 		if f.tail = f.loop.tails.Lookup(f.id); f.tail != t {
-			f.releaseTailLocked() // the life ended this very moment
+			f.releaseTailLocked() // the generation ended in this very moment
 			f.releaseFeedLocked(here)
 			f.endGenerationLocked()
 			return
@@ -351,7 +355,7 @@ func (f *follower) onLocalFeed(m *feedMove, t *shard.TailBuffer, fd localFeed, e
 	f.loop.scheduleStep(f)
 }
 
-// adoptFeedLocked makes fd the feed and lets go of the one before.
+// adoptFeedLocked makes fd the feed and releases the previous one.
 func (f *follower) adoptFeedLocked(fd feed, goal uint64) {
 	old := f.feed
 	f.feed, f.move, f.feedStartTail = fd, nil, goal
@@ -362,7 +366,8 @@ func (f *follower) adoptFeedLocked(fd feed, goal uint64) {
 	}
 }
 
-// handleRefusalLocked takes a target's no.
+// handleRefusalLocked handles a target's refusal: it asks the next one, retries later, or ends the
+// follower.
 func (f *follower) handleRefusalLocked(now time.Time, err error) {
 	m := f.move
 	m.awaitingAnswer, m.upstream = false, nil
@@ -379,12 +384,13 @@ func (f *follower) handleRefusalLocked(now time.Time, err error) {
 	f.loop.scheduleStep(f)
 }
 
-// retryMoveLocked tries the whole move later.
+// retryMoveLocked begins the whole move again later.
 func (f *follower) retryMoveLocked(now time.Time) {
 	f.move = &feedMove{notBefore: now.Add(jitter(retryMinDelay, retryMaxDelay))}
 }
 
-// onSubscribed is the first word of a subscription, or of a new beginning of one.
+// onSubscribed handles Subscribed: the owner's answer to a subscription, or its restart at a later
+// position.
 func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start uint64) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
@@ -398,7 +404,7 @@ func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start uint64) {
 		f.tail = f.loop.openTail(f.id, at, start)
 	}
 	switch {
-	case f.tail == nil || info.Generation < f.tail.Generation(): // the peer is behind the times
+	case f.tail == nil || info.Generation < f.tail.Generation(): // the peer has not heard of the newest generation
 		u.link.unsubscribe(u)
 		if answered {
 			f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
@@ -417,7 +423,7 @@ func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start uint64) {
 	}
 }
 
-// replaceFeedLocked notes that the feed is gone and has it replaced.
+// replaceFeedLocked clears the lost feed and has another one asked for after wait.
 func (f *follower) replaceFeedLocked(now time.Time, wait time.Duration) {
 	f.feed = feed{}
 	if f.move == nil || !f.move.awaitingAnswer {
@@ -426,8 +432,8 @@ func (f *follower) replaceFeedLocked(now time.Time, wait time.Duration) {
 	f.loop.scheduleStep(f)
 }
 
-// onRecords takes a RecordBatch. It runs in the goroutine of u's bulk lane alone, and needs
-// no lock of ours.
+// onRecords extends the tail buffer with a batch. Only the goroutine of u's bulk lane calls it,
+// without mu.
 func (f *follower) onRecords(u *upstreamSub, r shard.RecordBatch) {
 	if u.tail == nil {
 		return
@@ -447,7 +453,7 @@ func (f *follower) onRecords(u *upstreamSub, r shard.RecordBatch) {
 	}
 }
 
-// onOwnerMoved is the feed's word that another node owns the stream.
+// onOwnerMoved handles Moved: the feed says that another node owns the stream.
 func (f *follower) onOwnerMoved(u *upstreamSub, to peerAddr) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
@@ -455,7 +461,7 @@ func (f *follower) onOwnerMoved(u *upstreamSub, to peerAddr) {
 		return
 	}
 	if to.name != f.loop.self && f.loop.peers.link(to.name) == nil {
-		return // the feed goes on for a while
+		return // the old feed continues for movedGrace
 	}
 	f.move = &feedMove{
 		notBefore: f.loop.nextMoveTime(time.Now()),
@@ -464,7 +470,7 @@ func (f *follower) onOwnerMoved(u *upstreamSub, to peerAddr) {
 	f.loop.scheduleStep(f)
 }
 
-// onSubscriptionEnd is the end of a subscription, or its refusal.
+// onSubscriptionEnd handles End: the subscription is over, or was refused.
 func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
@@ -476,7 +482,7 @@ func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
 	case f.feed.upstream != u:
 	case shard.IsAbsent(why):
 		f.endGenerationLocked()
-	case errors.Is(why, errCallFailed): // it would fail again
+	case errors.Is(why, errCallFailed): // it would fail again soon
 		f.loop.log.Warn("feed failed", "stream", f.id, "err", why)
 		f.replaceFeedLocked(now, jitter(retryMinDelay, retryMaxDelay))
 	default:
@@ -488,7 +494,7 @@ func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
 	}
 }
 
-// onLinkLost is the end of a subscription with its link.
+// onLinkLost handles the loss of the link that carried the subscription.
 func (f *follower) onLinkLost(u *upstreamSub) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
@@ -501,7 +507,7 @@ func (f *follower) onLinkLost(u *upstreamSub) {
 	}
 }
 
-// publicError is what a reader is told.
+// publicError returns the error that a caller of the package gets for an internal one.
 func publicError(err error) error {
 	var r *redirectError
 	switch {

@@ -7,10 +7,10 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// frameBuilder lays out one Frame at a time. It belongs to a bulk lane's goroutine.
+// frameBuilder builds one Frame at a time. A bulk lane's goroutine owns it.
 type frameBuilder struct {
 	frame     relaypb.Frame
-	freeParts []*relaypb.Part // used again: a Frame is written out before Send returns
+	freeParts []*relaypb.Part // reused: Send returns only after the Frame is encoded
 	size      int
 	ranges    []shard.RecordBatch
 }
@@ -27,8 +27,8 @@ func (f *frameBuilder) reset() {
 
 func (f *frameBuilder) spaceLeft() int { return maxFrameBytes - f.size - partOverhead }
 
-// minFrameSpace is the least room in a Frame that another subscription is looked at
-// for: no crumbs.
+// minFrameSpace is the space in bytes that a Frame must have left for another subscription to be
+// served, so that no piece is tiny.
 const minFrameSpace = 1 << 10
 
 func (f *frameBuilder) addPart(kind relaypb.Kind, u *peerSub, size int) *relaypb.Part {
@@ -44,14 +44,14 @@ func (f *frameBuilder) addPart(kind relaypb.Kind, u *peerSub, size int) *relaypb
 	return p
 }
 
-// addSubscribed says what the stream is. An error is for this subscription alone: a Part
-// that cannot be sent must not join a Frame, which has those of others.
+// addSubscribed adds the stream's description. An error concerns this subscription alone: a Part
+// that cannot be sent must not join a Frame that carries those of others.
 func (f *frameBuilder) addSubscribed(u *peerSub) error {
 	s := &relaypb.Subscribed{Info: infoToWire(u.tail.Info()), Start: u.pos}
 	if err := checkDescribable(s.GetInfo(), u.session.peerVersion); err != nil {
 		return err
 	}
-	f.addPart(relaypb.Kind_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // a fork's chain may be long
+	f.addPart(relaypb.Kind_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // the ancestry of a fork may be long
 	return nil
 }
 
@@ -67,8 +67,8 @@ func (f *frameBuilder) addEnd(u *peerSub, why error) {
 	f.addPart(relaypb.Kind_KIND_END, u, proto.Size(refusal)).Refusal = refusal
 }
 
-// fillFrame lays out the next Frame from the dirty list, in turn: at most maxPieceBytes
-// of each subscription. Empty: there is nothing to send.
+// fillFrame builds the next Frame from the dirty list, in turn, with at most maxPieceBytes of each
+// subscription. An empty Frame means that there is nothing to send.
 func (s *peerSession) fillFrame(f *frameBuilder, lane uint64) {
 	f.reset()
 	for f.spaceLeft() >= minFrameSpace {
@@ -82,8 +82,8 @@ func (s *peerSession) fillFrame(f *frameBuilder, lane uint64) {
 	}
 }
 
-// relist lists a subscription that there is more to send for. One that was removed
-// while it was served is on no list, and nobody else would give up its RecordBatch.
+// relist puts a subscription that has more to send back on the dirty list. A subscription that was
+// removed meanwhile is not listed again, so its batch is dropped here.
 func (s *peerSession) relist(u *peerSub) {
 	s.mu.Lock()
 	s.markDirtyLocked(u)
@@ -94,8 +94,8 @@ func (s *peerSession) relist(u *peerSub) {
 	}
 }
 
-// serveSub sends what there is for one subscription, up to its share, and reports
-// whether there is more.
+// serveSub adds what one subscription is due, up to its share of the Frame, and reports whether
+// there is more.
 func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
 	s.mu.Lock()
 	flags, end, to := u.flags, u.endErr, u.moved
@@ -129,12 +129,12 @@ func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
 	return true
 }
 
-// addPiece adds the next piece of the RecordBatch that is under way.
+// addPiece adds the next piece of the batch that is being sent.
 func (f *frameBuilder) addPiece(u *peerSub) {
 	g := u.outgoing
 	n := min(len(g.data)-g.sent, maxPieceBytes, f.spaceLeft())
 	if n <= 0 {
-		return // in the next Frame
+		return // no space: it goes into the next Frame
 	}
 	p := f.addPart(relaypb.Kind_KIND_RANGE, u, n)
 	p.Data = g.data[g.sent : g.sent+n]
@@ -147,8 +147,8 @@ func (f *frameBuilder) addPiece(u *peerSub) {
 	}
 }
 
-// beginBatch finds what comes next for a subscription; false: nothing, or it may not
-// be sent now. Whatever makes it possible later lists the subscription again.
+// beginBatch finds the next batch of a subscription; false: there is none, or it may not be sent
+// now. Whatever makes it possible later lists the subscription again.
 func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
 	if !s.hasCredit(u) {
 		return false
@@ -168,7 +168,7 @@ func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
 		if why := u.tail.EndError(); why != nil {
 			s.endSub(u, why)
 		}
-		return false // listed again by refuse
+		return false // endSub listed it again
 	case shard.StatusClosed:
 		return s.sendClosed(u)
 	default:
@@ -176,8 +176,8 @@ func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
 	}
 }
 
-// hasCredit reports whether there is credit for another RecordBatch. One RecordBatch may
-// overdraw it, so that even the largest can pass.
+// hasCredit reports whether there is credit for another batch. One batch may overdraw the credit,
+// so that even the largest can pass.
 func (s *peerSession) hasCredit(u *peerSub) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,7 +202,7 @@ func (s *peerSession) startSending(u *peerSub, b []byte, to uint64) {
 	s.mu.Unlock()
 }
 
-// abortSending gives back the link credit of what will not be sent.
+// abortSending returns the link credit of the bytes that will not be sent.
 func (s *peerSession) abortSending(u *peerSub) {
 	g := u.outgoing
 	if g == nil {
@@ -214,7 +214,7 @@ func (s *peerSession) abortSending(u *peerSub) {
 	s.mu.Unlock()
 }
 
-// restartAtFloor begins again where memory begins: the position was overtaken.
+// restartAtFloor continues at the oldest record in memory: the position has been evicted.
 func (s *peerSession) restartAtFloor(u *peerSub, f *frameBuilder) bool {
 	u.pos = max(u.pos, u.tail.Floor())
 	if err := f.addSubscribed(u); err != nil {
@@ -224,7 +224,7 @@ func (s *peerSession) restartAtFloor(u *peerSub, f *frameBuilder) bool {
 	return true
 }
 
-// sendClosed tells that a stream is closed if the last RecordBatch sent did not.
+// sendClosed sends an empty batch that says that the stream is closed, if the last batch did not.
 func (s *peerSession) sendClosed(u *peerSub) bool {
 	if info := u.tail.Info(); u.pos < info.LogTail {
 		rest := shard.EmptyBatch(u.pos, info.LogTail, info.Tail, true)
@@ -237,7 +237,7 @@ func (s *peerSession) sendClosed(u *peerSub) bool {
 	return false
 }
 
-// watchTail waits for news of the TailBuffer; false: there are some already.
+// watchTail waits for a change of the tail buffer; false: it has changed already.
 func (s *peerSession) watchTail(u *peerSub) bool {
 	if !u.tail.Watch(u, u.pos) {
 		return false
@@ -245,7 +245,7 @@ func (s *peerSession) watchTail(u *peerSub) bool {
 	s.mu.Lock()
 	dead := u.flags&subRemoved != 0
 	s.mu.Unlock()
-	if dead { // removed between the pop and the Watch
+	if dead { // removed between popDirty and Watch
 		u.tail.Unwatch(u)
 	}
 	return true

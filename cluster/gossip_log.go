@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// gossipLog takes memberlist's lines, which begin with their level in brackets. Its errors are
-// ours to know of, not to act upon: a missed probe is one. Of each kind one line passes in
-// gossipWindow, and whatever comes meanwhile is counted: each packet of a stranger, or of a node
-// with another secret, makes one.
+// gossipLog receives memberlist's lines, which begin with their level in brackets. Its errors are
+// for information, and call for no action: a missed probe is one. One line of each kind passes in
+// gossipWindow, and further ones are counted: each packet of a stranger, or of a node with another
+// secret, causes one.
 type gossipLog struct {
 	log *slog.Logger
 
@@ -20,7 +20,7 @@ type gossipLog struct {
 	kinds map[string]*gossipKind
 }
 
-// gossipKind counts lines of one kind within a window.
+// gossipKind counts the lines of one kind within a window.
 type gossipKind struct {
 	suppressed int
 	last       string
@@ -28,7 +28,7 @@ type gossipKind struct {
 
 const (
 	gossipWindow = 10 * time.Second
-	// maxGossipKinds bounds the kinds that are counted apart; all others are one.
+	// maxGossipKinds bounds the kinds that are counted separately; all others count as one.
 	maxGossipKinds = 64
 	otherKind      = "other"
 )
@@ -42,7 +42,7 @@ var gossipLevels = []struct {
 	level slog.Level
 }{{"[WARN] ", slog.LevelInfo}, {"[ERR] ", slog.LevelWarn}, {"[ERROR] ", slog.LevelWarn}, {"[DEBUG] ", slog.LevelDebug}}
 
-// Write implements io.Writer for a log.Logger: a line at a time.
+// Write implements io.Writer for a log.Logger, which writes a line at a time.
 func (g *gossipLog) Write(line []byte) (int, error) {
 	n := len(line)
 	level := slog.LevelDebug
@@ -70,7 +70,8 @@ func (g *gossipLog) logLine(level slog.Level, text string, more int) {
 	g.log.Log(context.Background(), level, "gossip", "says", text)
 }
 
-// kindOf is what all lines of a kind begin with: a line without its numbers and addresses.
+// kindOf returns the common beginning of all lines of a kind: a line up to its first number or
+// address.
 func kindOf(text string) string {
 	if i := strings.IndexAny(text, "0123456789\"[("); i > 0 {
 		text = text[:i]
@@ -99,7 +100,7 @@ func (g *gossipLog) isFirstOfKind(level slog.Level, text string) bool {
 	return true
 }
 
-// endWindow tells of what a window has held back, and begins the next one with that line.
+// endWindow logs how many lines the window suppressed, and begins the next window with that.
 func (g *gossipLog) endWindow(kind string, level slog.Level) {
 	g.mu.Lock()
 	k := g.kinds[kind]
@@ -115,7 +116,7 @@ func (g *gossipLog) endWindow(kind string, level slog.Level) {
 	}
 }
 
-// logMemberChanges tells the log who joined, who left, and from or until when others own streams.
+// logMemberChanges logs which nodes joined or left, and from or until when members own streams.
 func logMemberChanges(log *slog.Logger, self string, old, now *View) {
 	for _, m := range now.members {
 		was := old.Member(m.Name)
@@ -136,7 +137,7 @@ func logMemberChanges(log *slog.Logger, self string, old, now *View) {
 	}
 }
 
-// formatDate is a date of a Member for people.
+// formatDate returns a Member's date for people.
 func formatDate(ms uint64) string {
 	switch ms {
 	case 0:

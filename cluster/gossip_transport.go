@@ -8,14 +8,12 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// maxGossipConns bounds the connections that gossip has taken and not done with. A peer's
-// lasts for milliseconds; one that says nothing ends within gossipTimeout, and without a
-// bound so many would come meanwhile that the process had no descriptor left. A newcomer
-// takes the place of the oldest.
+// maxGossipConns bounds the connections to gossip's port. A peer's lasts for milliseconds, and one
+// that sends nothing ends within gossipTimeout. Without a bound the process could run out of
+// descriptors meanwhile. A new connection evicts the oldest.
 const maxGossipConns = 256
 
-// gossipTransport is memberlist's own transport over TCP and UDP, with a bound on its
-// connections.
+// gossipTransport is memberlist's transport over TCP and UDP, with a bound on its connections.
 type gossipTransport struct {
 	*memberlist.NetTransport
 	slots   connSlots
@@ -24,13 +22,14 @@ type gossipTransport struct {
 	wg      sync.WaitGroup
 }
 
-// newGossipTransport listens on host and port; of port 0 it takes one that is free for both.
+// newGossipTransport listens on host and port; for port 0 it chooses one that is free for both
+// protocols.
 func newGossipTransport(
 	host string, port int, logger *log.Logger, //nolint:forbidigo // what memberlist takes
 ) (*gossipTransport, error) {
 	cfg := &memberlist.NetTransportConfig{BindAddrs: []string{host}, BindPort: port, Logger: logger}
 	below, err := memberlist.NewNetTransport(cfg)
-	for range freePortTries { // the port that TCP found free may be taken for UDP
+	for range freePortTries { // the port that is free for TCP may be taken for UDP
 		if port != 0 || err == nil {
 			break
 		}
@@ -49,7 +48,7 @@ func newGossipTransport(
 
 const freePortTries = 10
 
-// acceptConns takes connections until Shutdown. memberlist reads StreamCh for as long.
+// acceptConns accepts connections until Shutdown. memberlist reads StreamCh until then.
 func (t *gossipTransport) acceptConns() {
 	for {
 		select {
@@ -71,13 +70,13 @@ func (t *gossipTransport) StreamCh() <-chan net.Conn { return t.streams }
 
 // Shutdown implements memberlist.Transport.
 func (t *gossipTransport) Shutdown() error {
-	err := t.NetTransport.Shutdown() // it waits until what it has accepted is taken
+	err := t.NetTransport.Shutdown() // waits until what it has accepted is received
 	close(t.done)
 	t.wg.Wait()
 	return err
 }
 
-// gossipConn gives its place back when memberlist closes it.
+// gossipConn frees its slot when memberlist closes it.
 type gossipConn struct {
 	net.Conn
 	slots *connSlots

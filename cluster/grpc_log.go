@@ -8,12 +8,12 @@ import (
 	"google.golang.org/grpc/grpclog"
 )
 
-// AdoptLog makes a logger that of gRPC, for the whole process. It is to be called before anything
-// of gRPC's is used.
+// AdoptLog makes log the logger of gRPC, for the whole process. It must be called before any use of
+// gRPC.
 func AdoptLog(log *slog.Logger) { grpclog.SetLoggerV2(grpcLog{log}) }
 
-// grpcLog is gRPC's log in the process's own. What gRPC informs of is of use to nobody here, and
-// what it warns of is a connection's state, which the relay tells better.
+// grpcLog passes gRPC's log on to the process's own. gRPC's information is of no use here, and its
+// warnings report the state of connections, which the relay's log lines tell better.
 type grpcLog struct{ *slog.Logger }
 
 func (grpcLog) Info(...any)            {}

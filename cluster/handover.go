@@ -15,49 +15,47 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// A stream moves by being fetched. Whoever is asked for a stream that it owns and does
-// not have asks who owned it until now (Hand), installs what it gets, and serves: it
-// reads nothing. At a flip the old owner only nudges the new one about each stream that
-// somebody follows or used of late; the first request for a stream does the same. So
-// every change of owners takes the one way, whoever joins, leaves or is shifted by the
-// load bound, and whatever is lost on it costs a read and nothing else: what is handed
-// over is a cache.
+// A stream moves by being fetched. A new owner that is asked for a stream it does not hold fetches
+// it from the previous owner (Hand), installs it and serves, without reading S2. When owners
+// change, the previous owner only asks the new one to take over each stream that is followed or was
+// used recently (requestTakeovers); the first request for a stream has the same effect. So every
+// change of owners works in this one way, whether a node joins, leaves, or the load bound of the
+// ring shifts partitions. What is handed over is a cache: whatever is lost on the way costs a read
+// of S2 and nothing else.
 //
-// The old owner sends requests for the stream to the new one from then on, whatever its
-// own table says (handed), and feeds those who still follow the stream there from the
-// new owner (followers.handed) until they have moved: nobody's feed stops.
+// From then on the previous owner sends requests for the stream to the new one, whatever its own
+// table says (localStreams.handedOver). It feeds the subscribers that have not moved yet from the
+// new owner (openBridge), so no feed is interrupted.
 
-// Timing of handing over.
+// Timing of handovers.
 const (
-	// askPreviousFor is how long after a change the owner before it is asked, and maxPreviousOwners
-	// how many of them, if there were more changes.
+	// askPreviousFor bounds the time after a change in which the previous owner is asked, and maxPreviousOwners bounds how many of them are, if there were several changes.
 	askPreviousFor    = 15 * time.Second
 	maxPreviousOwners = 3
-	// handoverTimeout bounds that; then the stream is read from S2.
+	// handoverTimeout bounds one fetch; after it the stream is read from S2.
 	handoverTimeout = 2 * time.Second
-	// incomingWait is how long a stream is waited for that is on its way to this node when
-	// the next one asks for it.
+	// incomingWait bounds the wait for a stream that is arriving at this node while the next owner
+	// already asks for it.
 	incomingWait = 500 * time.Millisecond
-	// handedOverFor is how long a node that handed a stream over refuses to serve it.
+	// handedOverFor bounds how long a node refuses a stream that it has handed over.
 	handedOverFor = 5 * time.Second
-	// maxTakeoversPerPeer bounds the streams that one node is handing over to another. With more
-	// nothing is faster, and appends wait longer for the processor.
+	// maxTakeoversPerPeer bounds the streams that a node hands over to one other concurrently. More
+	// of them are not faster, and delay appends.
 	maxTakeoversPerPeer = 8
-	// takeoverRetry is the pause before another nudge of a member that is behind.
+	// takeoverRetry is the pause before a member with a clock that is behind is asked again.
 	takeoverRetry = 100 * time.Millisecond
-	// hotWithin is how recently a stream was used that is handed over without being asked for.
+	// hotWithin bounds the time since the last use of a stream that is handed over without being asked for.
 	hotWithin = time.Minute
-	// keepMovedFor is how long streams that moved are kept to be asked for, and
-	// keepMovedLeaving how long by a node that leaves.
+	// keepMovedFor bounds how long streams that moved are kept, because their new owner may ask for them. keepMovedLeaving does for a node that leaves.
 	keepMovedFor     = 10 * time.Second
 	keepMovedLeaving = time.Second
 )
 
-// tableHistory is the tables of the last askPreviousFor, newest last.
+// tableHistory holds the owner tables of the last askPreviousFor, newest last.
 type tableHistory struct {
 	mu       sync.Mutex
 	current  *OwnerTable
-	since    time.Time // when last became the table
+	since    time.Time // when current became the table
 	previous []previousTable
 }
 
@@ -66,14 +64,14 @@ type previousTable struct {
 	until time.Time
 }
 
-// noteTable is told of the table of this moment; changed: it is another one.
+// noteTable records the table of this moment, and reports whether it names other owners.
 func (p *tableHistory) noteTable(t *OwnerTable, now time.Time) (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.previous) > 0 && now.After(p.previous[0].until) {
 		p.previous = p.previous[1:]
 	}
-	if p.current != nil && t.sameOwners(p.current) { // of another View, perhaps
+	if p.current != nil && t.sameOwners(p.current) { // the same owners, perhaps in another View
 		p.current = t
 		return false
 	}
@@ -84,15 +82,15 @@ func (p *tableHistory) noteTable(t *OwnerTable, now time.Time) (changed bool) {
 	return true
 }
 
-// unchangedFor is how long the table has been the same.
+// unchangedFor returns how long the owners have been the same.
 func (p *tableHistory) unchangedFor(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return now.Sub(p.since)
 }
 
-// previousTables lists the tables that were, newest first. The dates of v count from when they
-// pass, which may be before note is told.
+// previousTables returns the earlier tables, newest first. The dates of v count from the moment
+// they pass, which may be before noteTable is called.
 func (p *tableHistory) previousTables(v *View, now time.Time) (out []*OwnerTable) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,7 +105,7 @@ func (p *tableHistory) previousTables(v *View, now time.Time) (out []*OwnerTable
 	return out
 }
 
-// previousOwners are the links to who owned a stream before this node, newest first.
+// previousOwners returns the links to the nodes that owned a stream before this one, newest first.
 func (r *Node) previousOwners(id shard.StreamID) (all []*link) {
 	for _, t := range r.history.previousTables(r.View(), r.cfg.Now()) {
 		m := t.Owner(id)
@@ -121,8 +119,8 @@ func (r *Node) previousOwners(id shard.StreamID) (all []*link) {
 	return all
 }
 
-// fetchHandover gets what an owner before knows of a stream; false: nobody knows anything, or the
-// stream is served here though another owns it.
+// fetchHandover asks the previous owners for what they know of a stream; false: none of them knows
+// anything, or this node serves the stream without owning it.
 func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Handover, found bool) {
 	if !r.followLoop.ownsStream(id) {
 		return h, false
@@ -148,7 +146,7 @@ func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Ha
 	return h, false
 }
 
-// requestHandover asks the member to hand a stream over.
+// requestHandover asks the member to hand a stream over to this node.
 func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from uint64, to peerAddr) (
 	h shard.Handover, found bool, err error,
 ) {
@@ -162,13 +160,13 @@ func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from uint
 	return h, reply.GetFound() && err == nil, err
 }
 
-// maxTakeoverLead is how far a peer's clock, and its news of who owns streams, may be ahead when it
-// asks for a stream.
+// maxTakeoverLead bounds how far a peer that asks for a stream may be ahead of this node, by its clock
+// and by its news of owners.
 const maxTakeoverLead = 10 * time.Second
 
-// isSuccessor reports whether a member that asks for a stream is its owner by this node's table, or
-// by that of a date that is near, or once this node owns nothing, or once the member has
-// taken its leave back, or S2 answers it again: that is its own news, of which others hear later.
+// isSuccessor reports whether the member that asks for a stream is its next owner: by the present
+// table, by one of a date that is near, without this node, or with that member present although
+// this node still sees it leaving or cut off from S2. The member knows of its own changes earlier.
 func (r *Node) isSuccessor(id shard.StreamID, to peerAddr) bool {
 	v, now := r.View(), r.cfg.Now()
 	m := v.Member(to.name)
@@ -190,7 +188,7 @@ func (r *Node) isSuccessor(id shard.StreamID, to peerAddr) bool {
 	})
 }
 
-// Hand hands a stream over to the caller, if that is its owner by now.
+// Hand hands a stream over to the caller, if the caller is its next owner.
 func (s *server) Hand(ctx context.Context, q *relaypb.HandRequest) (*relaypb.HandReply, error) {
 	id, err := checkHandRequest(q)
 	if err != nil {
@@ -216,14 +214,14 @@ func (s *server) Hand(ctx context.Context, q *relaypb.HandRequest) (*relaypb.Han
 	return reply, nil
 }
 
-// handoffBacklog is what a node owes after a change of owners: the streams in use that others own
-// now, most-watched first.
+// handoffBacklog holds the streams in use that this node has still to hand over after a change of
+// owners, most-watched first.
 type handoffBacklog struct {
 	table   *OwnerTable
 	streams []shard.StreamID
 
 	mu        sync.Mutex
-	remaining map[string]int // by the name of the new owner
+	remaining map[string]int // how many streams, by the name of their new owner
 }
 
 func (r *Node) newBacklog(t *OwnerTable) *handoffBacklog {
@@ -237,7 +235,8 @@ func (r *Node) newBacklog(t *OwnerTable) *handoffBacklog {
 	return o
 }
 
-// remainingFor is how many streams are owed to a member; owner: it owns any.
+// remainingFor returns how many streams the member has still to receive, and whether it owns any at
+// all.
 func (o *handoffBacklog) remainingFor(name string) (left int, owner bool) {
 	if o == nil {
 		return 0, false
@@ -253,10 +252,10 @@ func (o *handoffBacklog) noteDone(name string) {
 	o.mu.Unlock()
 }
 
-// requestTakeovers has the new owners fetch what this node owes them. It returns once each has been
-// asked, or ctx ends.
+// requestTakeovers has the new owners fetch the streams of the backlog. It returns once each has
+// been asked, or when ctx ends.
 func (r *Node) requestTakeovers(ctx context.Context, o *handoffBacklog) {
-	byOwner := map[string][]shard.StreamID{} // by owner: one that hangs holds up no other
+	byOwner := map[string][]shard.StreamID{} // by owner, so that one that hangs delays no other
 	for _, id := range o.streams {
 		m := o.table.Owner(id)
 		byOwner[m.Name] = append(byOwner[m.Name], id)
@@ -294,9 +293,8 @@ func (r *Node) requestTakeover(ctx context.Context, member string, id shard.Stre
 	}
 }
 
-// requestTakeover has the member serve a stream, and so fetch it. One whose clock is behind says
-// that it does not own it yet. If all fails, whoever asks for the stream next asks the
-// same.
+// requestTakeover has the member serve a stream, and so fetch it. A member with a clock that is behind answers that it does not own the stream yet, and is asked again. If all attempts fail, the next
+// request for the stream has the same effect.
 func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
 	for {
 		var other *redirectError
@@ -311,8 +309,8 @@ func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
 	}
 }
 
-// openBridge has whoever was fed here by the host be fed by the new owner of a stream until
-// they have moved there. It is called before that one's answer, so with a head start.
+// openBridge feeds the subscribers that the stream manager was feeding from the new owner, until
+// they have moved there. It runs before Hand replies, which gives the new feed a head start.
 func (r *Node) openBridge(id shard.StreamID, to peerAddr, ref *feedRef) {
 	f := r.followLoop.followForBridge(id, to)
 	if f == nil {
@@ -323,13 +321,14 @@ func (r *Node) openBridge(id shard.StreamID, to peerAddr, ref *feedRef) {
 	r.mu.Unlock()
 }
 
-// bridge is a stream that is followed here for the sake of who has not moved yet.
+// bridge is a stream that this node follows for subscribers that have not moved yet.
 type bridge struct {
 	follower *follower
 	to       peerAddr
 }
 
-// closeBridges gives up what nobody needs any more, and begins again where following failed.
+// closeBridges closes the bridges that no subscriber needs any more, and opens those again that
+// failed.
 func (r *Node) closeBridges() {
 	r.mu.Lock()
 	bridges := maps.Clone(r.bridges)

@@ -6,11 +6,11 @@ import (
 	"github.com/fantail-dev/fantail/proto/relaypb"
 )
 
-// What nodes tell each other with every heartbeat, and what follows from it: whether a
-// newcomer has its share, how readers are spread, and whether it is S2 that fails or only
-// the way of one node to it.
+// This file has what nodes tell each other with every heartbeat, and its uses: whether a new node
+// has its share of the streams, how readers are spread, and whether S2 fails or only one node's
+// access to it.
 
-// statusFor is how this node is, for a peer.
+// statusFor returns this node's status for a peer.
 func (r *Node) statusFor(peer string) *relaypb.Status {
 	left, owner := r.backlog.Load().remainingFor(peer)
 	return &relaypb.Status{
@@ -19,11 +19,12 @@ func (r *Node) statusFor(peer string) *relaypb.Status {
 	}
 }
 
-// shareTimeout is how long after it became an owner a node is ready, whatever it is owed.
+// shareTimeout bounds the time after it became an owner until a node is ready, even if streams have still to
+// be handed over to it.
 const shareTimeout = 10 * time.Second
 
-// Ready reports whether this node owns its part of the streams, and has got those of them
-// that are in use.
+// Ready reports whether this node owns its part of the streams and has received those that are in
+// use.
 func (r *Node) Ready() bool {
 	v := r.View()
 	me := v.Member(r.self)
@@ -46,12 +47,11 @@ func (r *Node) Ready() bool {
 }
 
 // JoinErrors lists the addresses to join that this node does not reach, with the last error of
-// each; empty while there is none.
+// each; empty: there is none.
 func (r *Node) JoinErrors() string { return r.membership.joinErrors() }
 
-// ExchangeReaders tells others how many readers are connected to this node, and returns how many
-// are connected to each of those that are there to stay; nobody's if the fleet is
-// changing.
+// ExchangeReaders tells the other nodes how many readers are connected to this one, and returns the counts
+// of those that are not leaving. It returns none while the fleet is changing.
 func (r *Node) ExchangeReaders(readers int) (others []int) {
 	r.readerCount.Store(int64(readers))
 	if r.history.unchangedFor(r.cfg.Now()) < r.cfg.StableFor {
@@ -66,25 +66,26 @@ func (r *Node) ExchangeReaders(readers int) (others []int) {
 	return others
 }
 
-// storeHealth is what this node says of its way to S2.
+// storeHealth holds the announcements of this node about its access to S2.
 type storeHealth struct {
-	lost           bool      // it said that S2 is lost to it
-	downAloneSince time.Time // since when S2 has answered others and not this node; zero: no
-	upSince        time.Time // since when it has; zero: it does not
+	lost           bool      // announced: S2 does not answer this node
+	downAloneSince time.Time // since when S2 has answered others but not this node; zero: it does not differ
+	upSince        time.Time // since when S2 has answered this node; zero: it does not
 }
 
-// Timing of store.
+// Timing of storeHealth.
 const (
-	// storeLostAfter is how long S2 is down here, and not for others, on top of the Manager's own
-	// patience, before this node says so: where it comes back for all, some find out a
-	// little earlier.
+	// storeLostAfter is the time for which S2 must fail here and not for others, after StoreDown has said so,
+	// before this node announces it. Where S2 comes back for all nodes, some find out a little
+	// earlier.
 	storeLostAfter = 2 * time.Second
-	// storeFoundAfter is how long it answers again before this node takes that back.
+	// storeFoundAfter is the time for which S2 must answer again before this node withdraws that.
 	storeFoundAfter = 10 * time.Second
 )
 
-// updateLost reports whether what the node says changes: it has no S2 while S2 has been down
-// here for a while and answers others. If it answers nobody, no other would fare better.
+// updateLost updates lost and reports whether it changed. This node is lost while S2 has failed
+// here for storeLostAfter and answers others. If S2 answers no node, no other owner would fare
+// better.
 func (s *storeHealth) updateLost(now time.Time, down, othersUp bool) (changed bool) {
 	switch alone := down && othersUp; {
 	case !alone:

@@ -9,8 +9,8 @@ import (
 	"unicode"
 )
 
-// ParseJoin returns the addresses of Config.Join without the blanks around them, and all that
-// is wrong with them. A name that is never found would make the node a fleet of its own.
+// ParseJoin returns the addresses of Config.Join without the blanks around them, and all their
+// errors. A name that is never found would make the node a fleet of its own.
 func ParseJoin(addrs []string) (clean []string, err error) {
 	if len(addrs) == 1 && strings.TrimSpace(addrs[0]) == "" {
 		return nil, nil
@@ -26,7 +26,7 @@ func ParseJoin(addrs []string) (clean []string, err error) {
 	return clean, errors.Join(errs...)
 }
 
-// checkJoinAddr reports what is wrong with one address.
+// checkJoinAddr returns what is wrong with one address.
 func checkJoinAddr(a string) error {
 	switch {
 	case a == "":

@@ -11,32 +11,33 @@ import (
 	"time"
 )
 
-// What became of the addresses to join. An address where nobody is, and one whose name is not
-// known, may be that of a node that does not run. One that takes connections and does not speak
-// this node's gossip is of a node of another secret or fleet, or of something else: while there
-// is one, and nobody who owns streams was found, a node must not take itself for the first.
+// This file records what became of the addresses to join. An address that refuses connections, and
+// a name that is not found, may belong to a node that is not running. An address that accepts
+// connections and does not speak this node's gossip belongs to a node with another secret or fleet,
+// or to something else. While there is such an address, and no member that owns streams was found,
+// this node must not take itself for the first of its fleet.
 
-// joinAttempt is the last try to reach an address to join.
+// joinAttempt holds the last attempt to reach an address to join.
 type joinAttempt struct {
 	err        error
-	foreign    bool      // it takes connections, and does not speak this node's gossip
-	lookupOnly bool      // it was looked up only
-	loggedText string    // of it, in the log
-	loggedAt   time.Time // when
+	foreign    bool      // it accepts connections, and does not speak this node's gossip
+	lookupOnly bool      // only its lookup failed
+	loggedText string    // the last log line about it
+	loggedAt   time.Time // when that was logged
 }
 
-// Pauses between two lines of the log about one address that say the same.
+// Pauses of the log, for each address.
 const (
 	joinWarnEvery = time.Minute
-	joinWarnGrace = 3 * time.Second // how long addresses may be unreachable in a fleet that starts
+	joinWarnGrace = 3 * time.Second // in a starting fleet addresses may be unreachable for so long
 )
 
-// joinProbeTimeout bounds the look whether somebody takes connections at an address.
+// joinProbeTimeout bounds the check whether an address accepts connections.
 const joinProbeTimeout = time.Second
 
 var errNotThisFleet = errors.New("it answers, but its --secret or --cluster differs, or it is no node")
 
-// noteAttempt notes what became of an address; nil: it was joined.
+// noteAttempt records the result for an address; nil: it was joined.
 func (m *membership) noteAttempt(ctx context.Context, addr string, err error, alien bool) {
 	m.mu.Lock()
 	company := len(m.others) > 0
@@ -68,14 +69,14 @@ func (m *membership) noteAttempt(ctx context.Context, addr string, err error, al
 	}
 }
 
-// forgetAttempts forgets the addresses that a round did not try.
+// forgetAttempts forgets the addresses that the last round did not try.
 func (m *membership) forgetAttempts(of map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	maps.DeleteFunc(m.joinAttempts, func(addr string, _ *joinAttempt) bool { return !of[addr] })
 }
 
-// metForeignLocked reports whether an address takes connections and does not speak this node's
+// metForeignLocked reports whether an address accepts connections and does not speak this node's
 // gossip.
 func (m *membership) metForeignLocked() bool {
 	for _, a := range m.joinAttempts {
@@ -86,7 +87,7 @@ func (m *membership) metForeignLocked() bool {
 	return false
 }
 
-// joinErrors lists the addresses that this node cannot join, with the last error of each.
+// joinErrors returns the addresses that this node cannot join, with the last error of each.
 func (m *membership) joinErrors() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -97,7 +98,7 @@ func (m *membership) joinErrors() string {
 	return strings.Join(all, "; ")
 }
 
-// acceptsConns reports whether somebody takes connections at an address.
+// acceptsConns reports whether an address accepts connections.
 func (m *membership) acceptsConns(ctx context.Context, addr string) bool {
 	ctx, cancel := context.WithTimeout(ctx, joinProbeTimeout)
 	defer cancel()
@@ -109,7 +110,7 @@ func (m *membership) acceptsConns(ctx context.Context, addr string) bool {
 	return true
 }
 
-// joinAt learns what the node at an address knows, itself included.
+// joinAt exchanges members with the node at an address.
 func (m *membership) joinAt(ctx context.Context, addr string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -120,8 +121,8 @@ func (m *membership) joinAt(ctx context.Context, addr string) error {
 	return err
 }
 
-// isForeign reports whether somebody took the connection that failed with an error. Where that
-// does not tell, it tries: the other side's log has a line about each connection that is no
+// isForeign reports whether the address accepted the connection that failed with an error. If the
+// error does not tell, it connects: the other side logs a line about each connection that is not
 // gossip.
 func (m *membership) isForeign(ctx context.Context, addr string, why error) bool {
 	text := why.Error()
@@ -136,7 +137,7 @@ func (m *membership) isForeign(ctx context.Context, addr string, why error) bool
 	return m.acceptsConns(ctx, addr)
 }
 
-// trimJoinError is memberlist's error of one address without what is said of it elsewhere.
+// trimJoinError returns memberlist's error about one address, without what other log lines say.
 func trimJoinError(err error) error {
 	if err == nil {
 		return nil
@@ -151,7 +152,7 @@ func trimJoinError(err error) error {
 	return errors.New(strings.TrimSpace(text))
 }
 
-// lookupAddrs turns host or host:port into addresses, and notes a name that is not known.
+// lookupAddrs resolves host or host:port, and records a name that is not found.
 func (m *membership) lookupAddrs(ctx context.Context, name string) ([]string, error) {
 	addrs, err := m.resolveAddrs(ctx, name)
 	if err == nil {

@@ -16,43 +16,42 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// link is the edge's half of a link: one incarnation of the connection to a
-// member, with its control lane and, while anything is followed, its bulk lane.
-// Nothing is queued for the control lane: what there is to say stands in the
-// subscriptions, which are listed at most once each.
+// link is the edge's half of a link: one incarnation of the connection to a member, with its
+// control lane and, while anything is followed, its bulk lane. Nothing is queued for the control
+// lane: what is to be sent is kept in the subscriptions, and each is in the outbox at most once.
 type link struct {
-	// set at construction
+	// Set at construction, or by exchangeHello before the link is shared.
 	peer               peerAddr
 	incarnation        uint64
 	conn               *grpc.ClientConn
 	client             relaypb.RelayClient
 	control            grpc.BidiStreamingClient[relaypb.ToOwner, relaypb.ToEdge]
-	ctx                context.Context // ends with the link; its cause says why
+	ctx                context.Context // ends with the link; its cause is the reason
 	cancel             context.CancelCauseFunc
 	metrics            *metrics
 	panics             *shard.PanicHandler
-	peerVersion        uint32 // of the contract, that the owner speaks
+	peerVersion        uint32 // newest contract version that the owner speaks
 	subscriptionWindow int
 	linkWindow         int
 	wake               chan struct{} // cap 1, never closed
 	wg                 sync.WaitGroup
-	lastHeard          atomic.Int64                   // when the owner was last heard, ns
-	peerStatus         atomic.Pointer[relaypb.Status] // its last one; nil: none yet
-	now                func() time.Time               // this node's clock, and skew how far it is ahead of the owner's, ms
+	lastHeard          atomic.Int64                   // when the owner was last heard, Unix ns
+	peerStatus         atomic.Pointer[relaypb.Status] // the owner's last Status; nil: none yet
+	now                func() time.Time               // this node's clock; clockSkew is how many ms it is ahead of the owner's
 	clockSkew          atomic.Int64
 
 	mu         sync.Mutex
 	closed     bool
 	subs       map[uint64]*upstreamSub
-	lastHandle uint64 // the last one given
+	lastHandle uint64 // the last handle given out
 	outbox     []*upstreamSub
 	creditDue  int       // bytes received and not yet returned as link credit
 	idleSince  time.Time // since when subs is empty
 
-	// owned by the writer
+	// Owned by the goroutine of writeControl.
 	lastBeat uint64
 	lastLane uint64
-	stopBulk context.CancelFunc // nil: no bulk lane
+	stopBulk context.CancelFunc // nil: there is no bulk lane
 }
 
 // upstreamSub is the edge's half of a subscription.
@@ -61,18 +60,18 @@ type upstreamSub struct {
 	link     *link
 	handle   uint64
 
-	// guarded by link.mu
-	request   *subscribeRequest // until it is said
+	// Guarded by link.mu.
+	request   *subscribeRequest // nil once it is sent
 	creditDue uint32
 	listed    bool
 	removed   bool // taken back
 
-	// owned by the link's bulk reader
+	// Owned by the goroutine of the link's bulk lane.
 	tail    *shard.TailBuffer
-	partial *batchAssembler // nil: no RecordBatch in pieces under way
+	partial *batchAssembler // nil: no batch is arriving in pieces
 }
 
-// subscribeRequest is what a subscription asks for.
+// subscribeRequest holds the content of a Subscribe that is still to be sent.
 type subscribeRequest struct {
 	from  uint64
 	route route
@@ -82,16 +81,16 @@ type subscribeRequest struct {
 const (
 	helloTimeout      = time.Second
 	heartbeatInterval = time.Second
-	silenceTimeout    = 3 * time.Second // without a sign of life
+	silenceTimeout    = 3 * time.Second // without any message
 	bulkLinger        = time.Minute     // after the last subscription
 	pingTimeout       = 200 * time.Millisecond
 )
 
-// maxPeerClock bounds what a peer may say of its clock, in milliseconds since 1970.
+// maxPeerClock bounds the clock that a peer may report, in milliseconds since 1970.
 const maxPeerClock = 1 << 45
 
-// maxControlBatch bounds the subscriptions that one control message speaks of, and maxControlBytes what it
-// asks for.
+// maxControlBatch bounds the subscriptions in one control message, and maxControlBytes the size of
+// its requests.
 const (
 	maxControlBatch = 512
 	maxControlBytes = 256 << 10
@@ -152,7 +151,7 @@ func (l *link) exchangeHello(self peerAddr) (err error) {
 	return nil
 }
 
-// run keeps the link until it breaks and says why.
+// run keeps the link until it breaks, and returns why.
 func (l *link) run() error {
 	l.goGuarded(l.readControl)
 	l.goGuarded(l.writeControl)
@@ -172,7 +171,7 @@ func (l *link) run() error {
 	return context.Cause(l.ctx)
 }
 
-// goGuarded starts one of the link's goroutines. A panic of it costs the link.
+// goGuarded starts one of the link's goroutines. A panic in it ends the link.
 func (l *link) goGuarded(fn func()) {
 	l.wg.Go(func() {
 		var err error
@@ -186,7 +185,7 @@ func (l *link) goGuarded(fn func()) {
 	})
 }
 
-// close takes the subscriptions that were on the link.
+// close ends the link and returns the subscriptions that were on it.
 func (l *link) close() []*upstreamSub {
 	l.cancel(errLinkClosed)
 	l.mu.Lock()
@@ -201,7 +200,7 @@ func (l *link) close() []*upstreamSub {
 	return subs
 }
 
-// subscribe asks for a stream on behalf of f; nil if the link is gone.
+// subscribe asks for a stream on behalf of f; nil: the link is closed.
 func (l *link) subscribe(f *follower, a subscribeRequest) *upstreamSub {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -216,7 +215,7 @@ func (l *link) subscribe(f *follower, a subscribeRequest) *upstreamSub {
 	return u
 }
 
-// unsubscribe takes a subscription back. What still comes for it is ignored.
+// unsubscribe takes a subscription back. Parts that still arrive for it are ignored.
 func (l *link) unsubscribe(u *upstreamSub) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -247,7 +246,7 @@ func (l *link) enqueueLocked(u *upstreamSub) {
 	}
 }
 
-// ping reports whether the member answers at once.
+// ping reports whether the member answers within pingTimeout.
 func (l *link) ping(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
@@ -272,8 +271,7 @@ func (l *link) readControl() {
 	}
 }
 
-// writeControl says what there is to say, a batch at a time, and a heartbeat
-// each second.
+// writeControl sends what is in the outbox, one batch at a time, and a heartbeat each second.
 func (l *link) writeControl() {
 	tick := time.NewTicker(heartbeatInterval)
 	defer tick.Stop()
@@ -300,7 +298,8 @@ func (l *link) writeControl() {
 	}
 }
 
-// nextControlMessage makes the next control message, or nil; more: there is another.
+// nextControlMessage builds the next control message, or returns nil; more: the outbox is not
+// empty.
 func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 	m = &relaypb.ToOwner{}
 	l.mu.Lock()
@@ -382,7 +381,7 @@ func (l *link) readBulk(ctx context.Context, bulk grpc.ServerStreamingClient[rel
 	for {
 		frame, err := bulk.Recv()
 		if err != nil {
-			if ctx.Err() == nil { // not closed by this side
+			if ctx.Err() == nil { // this side did not close it
 				l.cancel(fmt.Errorf("bulk lane: %w", err))
 			}
 			return
@@ -394,7 +393,7 @@ func (l *link) readBulk(ctx context.Context, bulk grpc.ServerStreamingClient[rel
 	}
 }
 
-// handlePart gives a Part to its subscription, which a malformed one ends. Credit is returned
+// handlePart passes a Part to its subscription; a malformed Part ends that. Credit is returned
 // here, on receipt.
 func (l *link) handlePart(p *relaypb.Part) {
 	n := len(p.GetData())
@@ -411,7 +410,7 @@ func (l *link) handlePart(p *relaypb.Part) {
 		}
 	}
 	if u != nil && p.GetKind() == relaypb.Kind_KIND_END {
-		l.forgetSubLocked(u) // the owner has forgotten it already
+		l.forgetSubLocked(u) // the owner has removed it already
 	}
 	l.mu.Unlock()
 	l.metrics.bytes[sideEdge].Add(float64(n))
@@ -437,7 +436,7 @@ func (l *link) handlePart(p *relaypb.Part) {
 	}
 }
 
-// failMalformed ends a subscription for which something came that is nothing.
+// failMalformed ends a subscription after a malformed Part.
 func (l *link) failMalformed(u *upstreamSub, err error) {
 	l.unsubscribe(u)
 	u.follower.onSubscriptionEnd(u, fmt.Errorf("%w: from %s: %w", errCallFailed, l.peer.name, err))

@@ -13,9 +13,9 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// The edge's half of the calls that are no lanes. Each ends with its link.
+// This file has the edge's half of the calls that are not lanes. Each ends with its link.
 
-// bindContext ends a call's context with the link.
+// bindContext returns a context that also ends with the link.
 func (l *link) bindContext(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	unhook := context.AfterFunc(l.ctx, func() { cancel(errUnreachable) })
@@ -25,8 +25,8 @@ func (l *link) bindContext(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// requestWrite has the member carry a write out. delivered: it may have got it. A call that this
-// side ended before its last chunk was not carried out.
+// requestWrite has the member carry out a write. delivered reports that it may have received the
+// write. A call that this side ended before its last chunk was not carried out.
 func (l *link) requestWrite(ctx context.Context, q *shard.Request, r route) (
 	out shard.Outcome, delivered bool, err error,
 ) {
@@ -45,7 +45,7 @@ func (l *link) requestWrite(ctx context.Context, q *shard.Request, r route) (
 	if err := sendWriteChunks(call, head, q); err != nil && !errors.Is(err, io.EOF) {
 		return out, false, statusToError(err)
 	}
-	reply, err := call.CloseAndRecv() // after io.EOF it says why
+	reply, err := call.CloseAndRecv() // after io.EOF it returns the reason
 	if err != nil {
 		return out, !isNotCarriedOut(status.Code(err)), statusToError(err)
 	}
@@ -70,7 +70,7 @@ func sendWriteChunks(
 	}
 }
 
-// requestInfo asks the member for a stream's state.
+// requestInfo asks the member for a stream's description.
 func (l *link) requestInfo(
 	ctx context.Context, id shard.StreamID, a shard.InfoOptions, r route,
 ) (shard.Info, error) {

@@ -10,7 +10,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// host is what runs the streams that this node serves: *shard.Manager.
+// host is the stream manager that runs the streams which this node serves: *shard.Manager.
 type host interface {
 	Do(ctx context.Context, req *shard.Request) (shard.Outcome, error)
 	Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error)
@@ -27,33 +27,34 @@ type host interface {
 	StoreDown() bool
 }
 
-// localStreams is the host with rules added. A stream is let go of only while nobody here is
-// fed by it, or somebody else feeds them; and nobody begins to use it while it comes or
-// goes (a TailBuffer that its host dropped is fed no more, and would look idle for ever). A
-// stream that is not here is fetched from its owner before, if there was one of late.
+// localStreams adds rules to the stream manager. A stream is released only while no subscriber on
+// this node is fed by it, or once another node feeds them. No request begins to use a stream that
+// is arriving or leaving: the stream manager never feeds a dropped tail buffer again, so its
+// readers would wait forever. A stream that is not here is first fetched from its previous owner,
+// if it had another one recently.
 type localStreams struct {
 	host          host
 	fetchHandover func(ctx context.Context, id shard.StreamID) (shard.Handover, bool)
 
 	mu         sync.Mutex
-	feedRefs   map[shard.StreamID]*feedRef  // feeds taken from the host
-	transfers  map[shard.StreamID]*transfer // on its way here, or away
-	handedOver map[shard.StreamID]handoff   // at most as many as were handed over in handedOverFor
+	feedRefs   map[shard.StreamID]*feedRef  // feeds taken from the stream manager
+	transfers  map[shard.StreamID]*transfer // streams that are arriving here or leaving
+	handedOver map[shard.StreamID]handoff   // streams handed over within the last handedOverFor
 }
 
-// feedRef is the feeds of one stream that end together, when the stream is handed over.
+// feedRef counts the feeds of one stream. They end together, when the stream is handed over.
 type feedRef struct {
-	count      int         // guarded by hosted.mu: those that were not given back
-	handedOver atomic.Bool // the host feeds them no more
+	count      int         // guarded by localStreams.mu: feeds that were not released
+	handedOver atomic.Bool // the stream manager feeds them no more
 }
 
-// transfer is a stream's way here, or away.
+// transfer is a stream's arrival here, or its departure.
 type transfer struct {
-	done     chan struct{} // closed at its end
+	done     chan struct{} // closed when it is over
 	incoming bool
 }
 
-// handoff is where a stream went.
+// handoff is the node that a stream went to, and until when requests for it are sent there.
 type handoff struct {
 	to    peerAddr
 	until time.Time
@@ -66,14 +67,15 @@ func newLocalStreams(h host, fetch func(context.Context, shard.StreamID) (shard.
 	}
 }
 
-// localFeed is a feed from the host. The holder calls release once, whatever became of
-// the stream.
+// localFeed is a feed from the stream manager. Its holder calls release exactly once, even if the
+// stream was handed over.
 type localFeed struct {
 	ref     *feedRef
 	release func()
 }
 
-// startFeed has the host feed the stream's TailBuffer. must: also if the stream was handed over.
+// startFeed has the stream manager feed the stream's tail buffer. With force it does so even if the
+// stream was handed over.
 func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from uint64, force bool) (
 	*shard.TailBuffer, localFeed, error,
 ) {
@@ -92,7 +94,7 @@ func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from ui
 	}}, nil
 }
 
-// releaseRef takes one use back.
+// releaseRef drops one reference.
 func (h *localStreams) releaseRef(id shard.StreamID, u *feedRef) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -101,15 +103,16 @@ func (h *localStreams) releaseRef(id shard.StreamID, u *feedRef) {
 	}
 }
 
-// hasRefs reports whether anybody is left of those who were fed together.
+// hasRefs reports whether any of the feeds that u counts is left.
 func (h *localStreams) hasRefs(u *feedRef) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return u.count > 0
 }
 
-// acquire waits until the stream neither comes nor goes, has it fetched if it is not
-// here, and adds uses to it. *redirect: it was handed over, and not must.
+// acquire waits until the stream neither arrives nor leaves, fetches it if it is not here, and adds
+// refs to its feed references. It returns a *redirectError if the stream was handed over, unless
+// force is set.
 func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int, force bool) (*feedRef, error) {
 	for fetched := false; ; {
 		h.mu.Lock()
@@ -137,15 +140,14 @@ func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int,
 		h.mu.Unlock()
 		select {
 		case <-underway.done:
-			fetched = fetched || underway.incoming // if not even that helped, do without
+			fetched = fetched || underway.incoming // if the transfer did not bring it, S2 is read
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-// refLocked adds uses of a stream; of none, which is what a request adds, it keeps no
-// account.
+// refLocked adds refs feed references to a stream. Requests add none and are not counted.
 func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 	if refs == 0 {
 		return nil
@@ -159,14 +161,15 @@ func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 	return u
 }
 
-// fetchAndInstall fetches a stream. Whatever fails, the log has it all.
+// fetchAndInstall fetches a stream from its previous owner. If that fails the stream is read from
+// S2.
 func (h *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID) {
 	if over, ok := h.fetchHandover(ctx, id); ok {
 		_ = h.host.InstallHandover(id, over)
 	}
 }
 
-// endTransfer ends a stream's coming or going.
+// endTransfer ends a stream's arrival or departure.
 func (h *localStreams) endTransfer(id shard.StreamID, p *transfer) {
 	h.mu.Lock()
 	delete(h.transfers, id)
@@ -174,8 +177,8 @@ func (h *localStreams) endTransfer(id shard.StreamID, p *transfer) {
 	close(p.done)
 }
 
-// handOver lets go of a stream in favour of another node. used, if not nil: they were fed by
-// the host, and need another feed now.
+// handOver gives up a stream in favour of the node to. If ref is not nil, it counts feeds which the
+// stream manager no longer supplies and which need another source now.
 func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from uint64, to peerAddr) (
 	over shard.Handover, found bool, ref *feedRef,
 ) {
@@ -186,7 +189,7 @@ func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from uin
 		defer late.Stop()
 		select {
 		case <-p.done:
-		case <-late.C: // it may be this very call that it waits for
+		case <-late.C: // the transfer may be waiting for this very call
 		case <-ctx.Done():
 		}
 		h.mu.Lock()
@@ -210,7 +213,7 @@ func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from uin
 	return over, found, ref
 }
 
-// forgetExpired drops what is no longer true of streams that were handed over.
+// forgetExpired forgets handovers that are over.
 func (h *localStreams) forgetExpired(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -221,22 +224,22 @@ func (h *localStreams) forgetExpired(now time.Time) {
 	}
 }
 
-// reclaimOwned forgets that streams were handed over that are this node's again.
+// reclaimOwned forgets the handovers of streams that this node owns again.
 func (h *localStreams) reclaimOwned(owns func(shard.StreamID) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	maps.DeleteFunc(h.handedOver, func(id shard.StreamID, _ handoff) bool { return owns(id) })
 }
 
-// hasFeeds reports whether somebody here is fed by the host.
+// hasFeeds reports whether the stream manager feeds any subscriber on this node with the stream.
 func (h *localStreams) hasFeeds(id shard.StreamID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.feedRefs[id] != nil
 }
 
-// dropUnfed lets go of the stream and reports whether it did: not while it is used.
-// It waits for the batch in flight.
+// dropUnfed drops the stream unless it has feeds, and reports whether it did. It waits for the
+// batch in flight.
 func (h *localStreams) dropUnfed(id shard.StreamID) bool {
 	h.mu.Lock()
 	if h.feedRefs[id] != nil || h.transfers[id] != nil {
@@ -264,8 +267,8 @@ func (h *localStreams) info(ctx context.Context, id shard.StreamID, a shard.Info
 	return h.host.Info(ctx, id, a)
 }
 
-// answersLocally reports whether an answer for the stream needs no other node: it is here, on its
-// way here, or was handed over.
+// answersLocally reports whether the stream can be answered for without another node: it is here,
+// arriving, or was handed over.
 func (h *localStreams) answersLocally(id shard.StreamID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -274,11 +277,11 @@ func (h *localStreams) answersLocally(id shard.StreamID) bool {
 	return over || p != nil && p.incoming || h.host.HasStream(id)
 }
 
-// openPool runs what may block on S2: at most limit at once. Those that wait are
-// at most waiting; beyond that add refuses (the asker tries again later). Streams that
-// are near go first, but for one in nearPerFar: after a change of owners a node that handed
-// its streams over follows them here for all its readers, who must not wait until
-// thousands of others are fetched.
+// openPool runs functions that may block on S2, at most limit concurrently. At most maxWaiting
+// wait; beyond that submit refuses, and the caller tries again later. Functions for streams that
+// answersLocally go first, but for one in nearPerFar. After a change of owners a node follows the
+// streams that it handed over for all its readers, and those must not wait until thousands of other
+// streams are fetched.
 type openPool struct {
 	limit, maxWaiting int
 
@@ -297,7 +300,7 @@ const (
 	nearPerFar      = 16
 )
 
-// submit runs fn soon; false: too many wait, or the openers are closed.
+// submit runs fn soon; false: too many wait, or the pool is closed.
 func (o *openPool) submit(near bool, fn func()) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -338,8 +341,7 @@ func (o *openPool) runJobs(fn func()) {
 	}
 }
 
-// close refuses what comes from now on and waits for the rest, which its
-// context tells to hurry.
+// close refuses further functions and waits for the rest, which their context ends early.
 func (o *openPool) close() {
 	o.mu.Lock()
 	o.closed = true

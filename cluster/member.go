@@ -8,32 +8,32 @@ import (
 	"time"
 )
 
-// Member is what a node says of itself through gossip.
+// Member holds the description of a node that it spreads by gossip.
 type Member struct {
 	// Name is unique for each process: the node's name and a random suffix.
 	Name string
 	// RingKey is the stable ring key: the same after a restart.
 	RingKey string
-	// Start is when the process started, in milliseconds since 1970: of two
-	// members with one Key the later one counts.
+	// Start is the time at which the process started, in milliseconds since 1970. Of two members with one Key
+	// the later one counts.
 	Start uint64
-	// Revision grows by one with each change of what the process says of itself:
-	// gossip may bring an old saying again.
+	// Revision grows by one with each change of what the process tells of itself: gossip may repeat an
+	// older version.
 	Revision uint64
-	// OwnsFrom and OwnsUntil bound when the member owns streams, in milliseconds
-	// since 1970: OwnsFrom ≤ t < OwnsUntil. Never is for ever.
+	// OwnsFrom and OwnsUntil bound the time in which the member owns streams, in milliseconds since
+	// 1970: OwnsFrom ≤ t < OwnsUntil. Never means that the bound does not come.
 	OwnsFrom, OwnsUntil uint64
-	// Flags say what else to know.
+	// Flags hold its conditions.
 	Flags Flags
 	// RelayVersion is the newest version of the relay's contract that it knows.
 	RelayVersion uint8
-	// Relay is the address of its gRPC server, HTTP that of its public one.
+	// Relay is the address of its gRPC server, HTTP that of its public server.
 	Relay, HTTP string
-	// FormatLevel is the level of the log format that it speaks (shard.FormatLevel).
+	// FormatLevel is the level of the log format that it knows (shard.FormatLevel).
 	FormatLevel uint8
-	// Features says what else it can do.
+	// Features holds what its release and its settings support.
 	Features Features
-	// Fleet is a hash of the identity of the fleet that it found in S2; 0: none yet.
+	// Fleet is a hash of the fleet record that it found in S2; 0: none yet.
 	Fleet uint64
 }
 
@@ -41,15 +41,15 @@ type Member struct {
 // milliseconds since 1970.
 func (m *Member) ownsAt(ms uint64) bool { return m.OwnsFrom <= ms && ms < m.OwnsUntil }
 
-// supersedes reports whether, of two members with one key, m is the one that counts.
+// supersedes reports whether m counts, of two members with one key.
 func (m *Member) supersedes(o *Member) bool {
 	return m.Start > o.Start || m.Start == o.Start && m.Name > o.Name
 }
 
-// unixMillis is an instant as a Member has it.
+// unixMillis returns an instant in the unit of a Member's dates.
 func unixMillis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
-// Never is the instant that does not come.
+// Never is an instant that does not come.
 const Never = math.MaxUint64
 
 // Flags of a Member.
@@ -57,23 +57,23 @@ type Flags uint16
 
 // The flags.
 const (
-	// FlagLeaving: the node is on its way out.
+	// FlagLeaving marks a node that is leaving.
 	FlagLeaving Flags = 1 << 0
-	// FlagNoStore: the node cannot reach S2.
+	// FlagNoStore marks a node that cannot reach S2.
 	FlagNoStore Flags = 1 << 1
 )
 
-// Features of a Member: what a release, or its settings, brought.
+// Features of a Member: what its release and its settings support.
 type Features uint8
 
 // The features.
 const (
-	// FeatureTLS: the relay's port speaks TLS, and nothing else must be sent there.
+	// FeatureTLS marks a relay's port that speaks TLS: plaintext must not be sent there.
 	FeatureTLS Features = 1 << 0
 )
 
 // The metadata of a member in gossip, big-endian. A later layout only adds at
-// the end, so whoever knows less of it reads what it knows.
+// the end, so that an earlier release reads the part that it knows.
 //
 //	0   layout version, 1 byte
 //	1   flags, 2 bytes
@@ -110,7 +110,7 @@ func (m *Member) encode() []byte {
 	return binary.BigEndian.AppendUint64(b, m.Fleet)
 }
 
-// decodeExtension reads what follows the addresses, as far as it is there.
+// decodeExtension reads what follows the addresses, as far as it is present.
 func (m *Member) decodeExtension(b []byte) error {
 	if len(b) == 0 {
 		return nil
@@ -126,7 +126,7 @@ func (m *Member) decodeExtension(b []byte) error {
 	return nil
 }
 
-// decodeMember reads the metadata of the member that gossip calls name.
+// decodeMember decodes the metadata of the member with that name in gossip.
 func decodeMember(name string, b []byte) (Member, error) {
 	if len(b) < metaFixedBytes || b[0] < metaVersion {
 		return Member{}, errMetadata

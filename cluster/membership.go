@@ -22,44 +22,44 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// membership keeps a node in its fleet's gossip and turns what gossip says into
-// Views. Events only mark that something changed; one goroutine builds the
-// newest View, publishes it and then calls the observer: it is told the newest
-// state, never a backlog, and a View may be told twice when a date passed.
+// membership keeps a node in its fleet's gossip and turns gossip into Views. Gossip events only
+// mark the View as stale. One goroutine builds the newest View, publishes it and then calls onView,
+// so onView sees the newest state and never a backlog. It gets the same View again when one of its
+// dates has passed.
 type membership struct {
-	// set at construction
+	// Set at construction or by startMemberlist, before any goroutine runs.
 	cfg        *Config
 	log        *slog.Logger
 	metrics    *metrics
 	onView     func(*View)
 	gossip     *memberlist.Memberlist
-	gossipAddr string // where gossip listens
+	gossipAddr string // address on which gossip listens
 	keyring    *memberlist.Keyring
 	stop       context.CancelFunc
 	wg         sync.WaitGroup
 
 	view        atomic.Pointer[View]
-	viewStale   chan struct{} // cap 1, never closed: something changed
-	selfChanged chan struct{} // cap 1, never closed: self changed, others must hear
+	viewStale   chan struct{} // cap 1, never closed: the View must be built again
+	selfChanged chan struct{} // cap 1, never closed: self changed, and gossip must spread it
 
 	mu          sync.Mutex
 	self        Member
-	others      map[string]Member // the others, by name
-	gossipAddrs map[string]string // where they gossip, by name
-	joinBegan   time.Time         // when joining did
-	// joinAttempts is the last try of each address to join that failed, by name or address; at most
-	// as many as there are.
+	others      map[string]Member // the other members, by name
+	gossipAddrs map[string]string // their gossip addresses, by name
+	joinBegan   time.Time         // when joining began
+	// The last failed attempt for each address to join, by name or address; bounded by the number
+	// of those.
 	joinAttempts map[string]*joinAttempt
 	gate         ownershipGate
 
-	onJoinRound func() // called once a round of joining might have begun a fleet; may be nil
+	onJoinRound func() // called after the first round of joining that may begin a fleet; may be nil
 }
 
-// The calm profile: gossip places streams, links notice deaths.
+// A slow profile: gossip only decides owners. Links notice deaths.
 const (
 	gossipInterval    = 100 * time.Millisecond
 	gossipNodes       = 4
-	retransmitMult    = 10 // with 6, of nine nodes one misses 3 changes in 1,000 until the next push/pull
+	retransmitMult    = 10 // with 6, one of nine nodes misses 3 of 1,000 changes until the next push/pull
 	pushPullInterval  = 10 * time.Second
 	gossipTimeout     = 3 * time.Second
 	handoffQueueDepth = 4096
@@ -67,8 +67,9 @@ const (
 	leaveTimeout      = 2 * time.Second
 )
 
-// newMembership is this node, alone until start. relayAddr is where its server
-// listens; observe is called from one goroutine, from start to close.
+// newMembership returns this node's membership, which knows no other node until start. relayAddr is
+// the address on which its server listens. onView is called from one goroutine, between start and
+// close.
 func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*View)) *membership {
 	var suffix [4]byte
 	_, _ = rand.Read(suffix[:]) // crypto/rand.Read never fails
@@ -89,7 +90,7 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 	}
 	m.gate.closed = cfg.storeGated
 	if len(cfg.Join) > 0 || cfg.storeGated {
-		m.self.OwnsFrom = Never // owns nothing before it has found somebody, and S2
+		m.self.OwnsFrom = Never // it owns nothing until it has found other nodes, and S2
 	}
 	m.view.Store(NewView([]Member{m.self}))
 	return m
@@ -163,20 +164,20 @@ func (m *membership) startLoops() {
 	}
 }
 
-// currentView is the newest View.
+// currentView returns the newest View.
 func (m *membership) currentView() *View { return m.view.Load() }
 
-// publishViews builds Views, and repeats the newest one to the observer whenever one
-// of its dates passes.
+// publishViews builds Views and passes them to onView, the newest one again whenever one of its
+// dates passes.
 func (m *membership) publishViews(ctx context.Context) {
 	nextChange := time.NewTimer(time.Hour)
 	defer nextChange.Stop()
 	superseder := ""
-	var loggedTable *OwnerTable // the last one that the log tells of
+	var loggedTable *OwnerTable // the last one that was logged
 	for {
 		v := m.buildView()
 		now := m.cfg.Now()
-		owners := v.TableAt(now).Len() // lays the ring out here, off the way of requests
+		owners := v.TableAt(now).Len() // builds the ring here, so that no request does
 		m.metrics.owners.Set(float64(owners))
 		m.metrics.members.Set(float64(len(v.members)))
 		if old := m.view.Load(); !v.equal(old) {
@@ -208,12 +209,12 @@ func (m *membership) publishViews(ctx context.Context) {
 	}
 }
 
-// maxTablesAhead bounds the tables that are laid out ahead: nodes name whole seconds, so those
-// of a deploy are few.
+// maxTablesAhead bounds the tables that are built ahead. Nodes announce whole seconds, so a deploy
+// has few of them.
 const maxTablesAhead = 4
 
-// buildTablesAhead lays out the tables after the next dates: at a date all requests would wait for
-// the first that comes, and that one for the ring.
+// buildTablesAhead builds the tables of the next dates. Otherwise all requests at a date would wait
+// for the first one to build the ring.
 func (m *membership) buildTablesAhead(v *View, now time.Time) {
 	ahead := 0
 	for _, at := range v.TableChanges() {
@@ -224,8 +225,8 @@ func (m *membership) buildTablesAhead(v *View, now time.Time) {
 	}
 }
 
-// warnSuperseded says once that another process has this node's ring key, so that this one owns
-// nothing, and returns its name. Two nodes were given one name.
+// warnSuperseded warns once that another process has this node's ring key, so that this node owns
+// nothing, and returns that member's name. The same name was given to two nodes.
 func (m *membership) warnSuperseded(by *Member, before string) string {
 	if by == nil {
 		return ""
@@ -237,8 +238,8 @@ func (m *membership) warnSuperseded(by *Member, before string) string {
 	return by.Name
 }
 
-// buildView makes the newest View, and names the date from which this node owns streams once
-// it knows somebody who does, or will.
+// buildView builds the newest View. It also sets the date from which this node owns streams, once
+// another member owns some or has announced a date.
 func (m *membership) buildView() *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -250,9 +251,9 @@ func (m *membership) buildView() *View {
 	return NewView(m.allMembersLocked())
 }
 
-// nextChangeAt is the instant of a change that this node announces now: a whole second, so
-// that changes of several nodes fall together, and so far ahead that every node knows of
-// it by then. All switch by their own clocks, and not when gossip comes by.
+// nextChangeAt returns the instant of a change that this node announces now. It is a whole second,
+// so that changes of several nodes coincide, and so far ahead that every node knows of it by then.
+// All nodes switch by their own clocks, not when gossip arrives.
 func (m *membership) nextChangeAt(now time.Time) uint64 {
 	at := now.Add(m.cfg.ChangeNotice)
 	if m.cfg.ChangeNotice >= time.Second {
@@ -267,8 +268,8 @@ func (m *membership) setStartLocked(at uint64) {
 	notify(m.selfChanged)
 }
 
-// othersOwnLocked reports whether somebody else owns streams, or has named the date from which it
-// will: to wait for that would have a fleet begin one date after the other.
+// othersOwnLocked reports whether another member owns streams or has announced a date. A node that
+// waited for the date to pass would make a fleet begin one date after the other.
 func (m *membership) othersOwnLocked(now time.Time) bool {
 	for _, o := range m.others {
 		if o.ownsOrWill(unixMillis(now)) {
@@ -278,12 +279,15 @@ func (m *membership) othersOwnLocked(now time.Time) bool {
 	return false
 }
 
-// endJoinRound is the end of a round of joining, or of the patience with it. Who owns nothing yet
-// and has met only such as own nothing either may be the first to own, but not before that:
-// the owners may be those that were still being dialled. all: nobody was missed. Otherwise
-// the owners may be among the missed: then it names a date, by which it may hear of them.
-// why, if not empty: a node without company need not wait for any. While an address answers that
-// does not speak this node's gossip (seek.go) it begins nothing.
+// endJoinRound ends a round of joining, or is called when a round takes longer than
+// joinRoundTimeout. A node that owns nothing and knows only nodes that own nothing may become the
+// first owner, but only once the round is over: an owner may be among the peers still being
+// dialled.
+//
+// all reports that every address was reached. Otherwise an owner may be among those that were not,
+// so this node announces a date by which it may hear of them. why, if not empty, allows a node
+// without company to begin. While an address answers that does not speak this node's gossip
+// (join_attempts.go) the node does not begin.
 func (m *membership) endJoinRound(all bool, why string) (company bool) {
 	m.mu.Lock()
 	now := m.cfg.Now()
@@ -316,7 +320,7 @@ func (m *membership) endJoinRound(all bool, why string) (company bool) {
 
 func (m *membership) warnAlone(why string) { m.log.Warn("this node is alone", "why", why) }
 
-// cancelLeave takes leaving back.
+// cancelLeave withdraws announceLeave.
 func (m *membership) cancelLeave() {
 	m.mu.Lock()
 	if m.self.Flags&FlagLeaving != 0 {
@@ -331,13 +335,13 @@ func (m *membership) cancelLeave() {
 	m.announceChange()
 }
 
-// announceChange has a change of self heard, here and by others.
+// announceChange rebuilds the View and spreads self by gossip.
 func (m *membership) announceChange() {
 	notify(m.viewStale)
 	notify(m.selfChanged)
 }
 
-// setStoreLost says whether S2 answers this node.
+// setStoreLost announces whether S2 answers this node.
 func (m *membership) setStoreLost(lost bool) {
 	m.mu.Lock()
 	m.self.Flags &^= FlagNoStore
@@ -349,8 +353,8 @@ func (m *membership) setStoreLost(lost bool) {
 	m.announceChange()
 }
 
-// rejoinAfterPause: this node stood still for so long that others have taken its streams. It comes
-// back as one that joins, instead of being a second owner of each.
+// rejoinAfterPause announces a new start date after this process stood still for so long that
+// others have taken its streams. Otherwise each of those would have two owners.
 func (m *membership) rejoinAfterPause(late time.Duration) {
 	now := m.cfg.Now()
 	m.mu.Lock()
@@ -366,8 +370,8 @@ func (m *membership) rejoinAfterPause(late time.Duration) {
 	}
 }
 
-// announceLeave says that this node owns nothing from some instant on, which it returns: now,
-// if there is nobody to tell.
+// announceLeave announces the instant from which this node owns nothing, and returns it. Without
+// other members that is now.
 func (m *membership) announceLeave() (at time.Time) {
 	m.mu.Lock()
 	if m.self.Flags&FlagLeaving == 0 {
@@ -385,8 +389,7 @@ func (m *membership) announceLeave() (at time.Time) {
 	return at
 }
 
-// gossipSelf tells the fleet whenever self changed, and again if gossip holds an
-// older saying of ours.
+// gossipSelf spreads self whenever it changed, and again if gossip holds an older version.
 func (m *membership) gossipSelf(ctx context.Context) {
 	check := time.NewTicker(pushPullInterval)
 	defer check.Stop()
@@ -420,25 +423,25 @@ func (m *membership) close(goodbye bool) error {
 	}
 	if goodbye {
 		if err := m.gossip.Leave(leaveTimeout); err != nil { // the others find out by themselves
-			m.log.Debug("nobody heard the goodbye", "err", err)
+			m.log.Debug("no member heard the goodbye", "err", err)
 		}
 	}
 	return m.gossip.Shutdown()
 }
 
-// Joining.
+// Timing and bounds of joining.
 const (
-	joinRetry    = 500 * time.Millisecond // while nobody was found
-	joinInterval = 10 * time.Second       // and up to half as much again
+	joinRetry    = 500 * time.Millisecond // while no member was found, on average
+	joinInterval = 10 * time.Second       // plus up to half of it
 	maxJoinDials = 8
 )
 
-// joinRoundTimeout is how long a round may take before the addresses that have not answered
-// yet count as missed: they must not keep a fleet from beginning.
+// joinRoundTimeout bounds the time after which the addresses of a round that have not answered
+// count as not reached: they must not keep a fleet from beginning.
 const joinRoundTimeout = time.Second
 
-// joinLoop looks for members for ever: a partition of more than half a minute never
-// heals without it, because the dead are forgotten.
+// joinLoop looks for members as long as the node lives: gossip forgets the dead, so a partition of
+// more than half a minute would never heal without it.
 func (m *membership) joinLoop(ctx context.Context) {
 	if len(m.cfg.Join) == 0 {
 		m.warnIfNeverJoined(ctx)
@@ -453,7 +456,7 @@ func (m *membership) joinLoop(ctx context.Context) {
 		case all && !strangers:
 			why = "all addresses to join are this node's own"
 		case time.Since(m.joinBegan) >= m.cfg.AloneAfter:
-			why = "found nobody to join"
+			why = "found no node to join"
 		}
 		wait := joinInterval + mrand.N(joinInterval/2)
 		if !m.endJoinRound(all, why) {
@@ -467,8 +470,8 @@ func (m *membership) joinLoop(ctx context.Context) {
 	}
 }
 
-// warnIfNeverJoined says so if nobody joins a node that has nobody to join: an address may be missing
-// in its configuration.
+// warnIfNeverJoined warns if no other node joins a node that has no addresses to join: one may be
+// missing in its configuration.
 func (m *membership) warnIfNeverJoined(ctx context.Context) {
 	select {
 	case <-ctx.Done():
@@ -479,13 +482,13 @@ func (m *membership) warnIfNeverJoined(ctx context.Context) {
 	company := len(m.others) > 0
 	m.mu.Unlock()
 	if !company {
-		m.warnAlone("no addresses to join, and nobody has joined")
+		m.warnAlone("no addresses to join, and no node has joined")
 	}
 }
 
-// joinRound looks up the addresses to join and dials those that are not in the view.
-// all: every name was looked up, and whoever was dialled answered; strangers: there was
-// somebody to dial.
+// joinRound looks up the addresses to join and dials those that are not members. all: every name
+// was found, and every address that was dialled answered. strangers: at least one address was
+// dialled.
 func (m *membership) joinRound(ctx context.Context) (all, strangers bool) {
 	seen := map[string]bool{m.gossipAddr: true}
 	m.mu.Lock()
@@ -517,7 +520,7 @@ func (m *membership) joinRound(ctx context.Context) (all, strangers bool) {
 	return err == nil && all, strangers
 }
 
-// resolveAddrs turns host or host:port into addresses.
+// resolveAddrs looks up host or host:port and returns the addresses.
 func (m *membership) resolveAddrs(ctx context.Context, name string) ([]string, error) {
 	host, port, err := net.SplitHostPort(name)
 	if err != nil {
@@ -535,7 +538,7 @@ func (m *membership) resolveAddrs(ctx context.Context, name string) ([]string, e
 	return slices.Compact(slices.Sorted(slices.Values(ips))), nil
 }
 
-// notify leaves a note in a channel of capacity one.
+// notify puts a token into a channel of capacity one, unless one is there.
 func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -543,7 +546,8 @@ func notify(c chan struct{}) {
 	}
 }
 
-// gossipDelegate is what memberlist calls, under its own lock: it only notes.
+// gossipDelegate receives memberlist's callbacks. They run under memberlist's lock, so they only
+// record changes.
 type gossipDelegate membership
 
 func (d *gossipDelegate) NodeMeta(int) []byte {
@@ -564,7 +568,7 @@ func (d *gossipDelegate) NotifyLeave(n *memberlist.Node) {
 }
 
 func (d *gossipDelegate) noteMember(n *memberlist.Node) {
-	if n.Name == d.self.Name { // set at construction
+	if n.Name == d.self.Name { // immutable, so read without mu
 		return
 	}
 	o, err := decodeMember(n.Name, n.Meta)

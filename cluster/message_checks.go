@@ -8,26 +8,25 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// What a peer says is checked as if a stranger said it, before anything is made of it: one
-// function for each message, and one bound for each part of it that has a size. What is wrong
-// costs the call or the subscription that it came with; a control message that no release
-// says costs the link.
+// Each message of a peer is checked as if a stranger had sent it, before it is used: one function
+// per message, and one bound for each part that has a size. A bad message costs the call or the
+// subscription that it belongs to. A control message that no release sends costs the link.
 const (
-	// maxMessageBytes bounds one message in bytes, whatever it is; gRPC refuses more.
+	// maxMessageBytes bounds one message of any kind; gRPC refuses more.
 	maxMessageBytes = 4 << 20
-	// maxMemberName bounds a member's name, maxExcluded how many of them a route has.
+	// maxMemberName bounds a member's name, maxExcluded the names in a route.
 	maxMemberName = 255
 	maxExcluded   = 256
-	// maxTextBytes bounds a text that logs hold, such as a content type: a header of a record is
-	// no longer.
+	// maxTextBytes bounds a text that logs hold, such as a content type: no record header is
+	// longer.
 	maxTextBytes = 64 << 10
-	// maxControlItems bounds the subscriptions of which one control message speaks.
+	// maxControlItems bounds each list of one control message.
 	maxControlItems = 4096
 	// maxPosition is above every position that S2 will ever have.
 	maxPosition = 1 << 62
-	// maxHandoverBatches bounds the RecordBatches of a Handover.
+	// maxHandoverBatches bounds the record batches of a Handover.
 	maxHandoverBatches = 1 << 16
-	// maxReaders bounds what a node says of its readers.
+	// maxReaders bounds the number of readers that a node reports.
 	maxReaders = 1 << 30
 )
 
@@ -69,7 +68,7 @@ func checkHello(h *relaypb.Hello) error {
 	return checkPlace(h.GetFrom())
 }
 
-// checkToOwner is of a control message of an edge. Subscribe is checked by itself.
+// checkToOwner checks an edge's control message. Each Subscribe is checked by addSubscription.
 func checkToOwner(m *relaypb.ToOwner) error {
 	if len(m.GetSubscribe()) > maxControlItems || len(m.GetUnsubscribe()) > maxControlItems || len(m.GetCredit()) > maxControlItems {
 		return malformedError("control")
@@ -101,7 +100,7 @@ func checkChain(chain []*relaypb.Ancestor) error {
 	return nil
 }
 
-// checkInfo is of what is said of a stream, or of a part of one that a page is wanted of.
+// checkInfo checks the description of a stream, or of the part of one that a page is requested of.
 func checkInfo(i *relaypb.Info) error {
 	switch n := len(i.GetHold()); {
 	case i.GetTail() > maxPosition, i.GetStart() > maxPosition, i.GetLogTail() > maxPosition, i.GetLogTail() < i.GetTail(),
@@ -111,14 +110,15 @@ func checkInfo(i *relaypb.Info) error {
 	return checkChain(i.GetChain())
 }
 
-// peerOps are the operations that come from other nodes: what clients ask for, and what the
-// owners of forks and of their sources ask of each other. OpReleaseDone is of a stream's own owner.
+// peerOps lists the operations that other nodes may request: those of clients, and those that the
+// owners of forks and of their sources request of each other. Only a stream's own owner uses
+// OpReleaseDone.
 var peerOps = map[shard.Op]bool{
 	shard.OpCreate: true, shard.OpAppend: true, shard.OpDelete: true,
 	shard.OpHold: true, shard.OpRelease: true, shard.OpCancelFork: true,
 }
 
-// checkWriteHead is of a write, without its messages; size is what they have together.
+// checkWriteHead checks a write without its messages. size is their total.
 func checkWriteHead(h *relaypb.DoHead) (id shard.StreamID, size int, err error) {
 	if id, err = checkStream(h.GetStream()); err != nil {
 		return "", 0, err
@@ -211,7 +211,7 @@ func checkHandRequest(q *relaypb.HandRequest) (shard.StreamID, error) {
 	return id, err
 }
 
-// checkHandover checks what an owner hands over.
+// checkHandover checks and converts a Handover.
 func checkHandover(reply *relaypb.HandReply) (h shard.Handover, err error) {
 	if len(reply.GetTail()) > maxHandoverBatches {
 		return h, malformedError("handover")
@@ -227,7 +227,8 @@ func checkHandover(reply *relaypb.HandReply) (h shard.Handover, err error) {
 	return h, nil
 }
 
-// checkPart is of a Part of a known subscription. Its data, if any, are checked whole.
+// checkPart checks a Part of a known subscription. Its data, if any, are checked once they are
+// complete.
 func checkPart(p *relaypb.Part) error {
 	switch p.GetKind() {
 	case relaypb.Kind_KIND_SUBSCRIBED:

@@ -4,7 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// side is which end of a link something is counted at.
+// side names the end of a link that something is counted at.
 type side = string
 
 const (
@@ -14,7 +14,7 @@ const (
 
 type metrics struct {
 	subscriptions map[side]prometheus.Gauge
-	bytes         map[side]prometheus.Counter // of RecordBatches
+	bytes         map[side]prometheus.Counter // of record batches
 	notOwner      prometheus.Counter          // answered by this node
 	forced        prometheus.Counter          // sent by this node
 	viewChanges   prometheus.Counter
@@ -27,7 +27,7 @@ type metrics struct {
 	handovers     handoverCounters
 }
 
-// handoverCounters count streams that moved with what was known of them.
+// handoverCounters count the streams that moved together with what the owner knew of them.
 type handoverCounters struct{ given, received, lost prometheus.Counter }
 
 func newMetrics(reg prometheus.Registerer) *metrics {

@@ -7,15 +7,15 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// Network is how a node reaches others and is reached by them. Addresses are host:port,
-// the host an IP address.
+// Network connects a node with the others. Addresses are host:port, and the host is an IP address.
 type Network interface {
-	// Listen and Dial are the relay's, over TCP.
+	// Listen and Dial serve the relay, over TCP.
 	Listen(ctx context.Context, addr string) (net.Listener, error)
 	Dial(ctx context.Context, addr string) (net.Conn, error)
-	// Lookup finds the IP addresses that a name to join stands for.
+	// Lookup returns the IP addresses of a name to join.
 	Lookup(ctx context.Context, host string) ([]string, error)
-	// Gossip is memberlist's transport at an address; nil is its own, over TCP and UDP.
+	// Gossip returns memberlist's transport for an address; nil: memberlist's own, over TCP and
+	// UDP.
 	Gossip(addr string) (memberlist.Transport, error)
 }
 

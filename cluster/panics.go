@@ -10,7 +10,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Where panics are caught. Each costs what it is named after.
+// The places where panics are recovered. Each costs the thing that it is named after.
 const (
 	panicInCall         = "relay_call"
 	panicInLink         = "relay_link"
@@ -18,21 +18,21 @@ const (
 	panicInStateCall    = "relay_state"
 )
 
-// recoverToError makes an error of a panic. It is deferred by itself: only so it can recover.
+// recoverToError turns a panic into an error. It must be deferred itself, or it recovers nothing.
 func recoverToError(p *shard.PanicHandler, where string, err *error) {
 	if v := recover(); v != nil {
 		*err = p.Handle(where, v)
 	}
 }
 
-// recoverToStatus is guard for a call's handler.
+// recoverToStatus does what recoverToError does, for a call's handler.
 func recoverToStatus(p *shard.PanicHandler, err *error) {
 	if v := recover(); v != nil {
 		*err = status.Error(codes.Internal, p.Handle(panicInCall, v).Error())
 	}
 }
 
-// panicInterceptors are the interceptors by which a panic of a handler costs one call. gRPC itself
+// panicInterceptors returns the interceptors that make a handler's panic cost one call. gRPC itself
 // would let it end the process.
 func panicInterceptors(p *shard.PanicHandler) []grpc.ServerOption {
 	return []grpc.ServerOption{

@@ -13,35 +13,34 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// peerSession is the owner's half of a link: the subscriptions of one peer. News of
-// a stream only puts its subscription on the dirty list; the bulk lane's one
-// goroutine takes them from there in turn and pulls what each may have from its
-// Tail, by position. So nothing is queued for a slow peer: a subscription
-// without credit is a position.
+// peerSession is the owner's half of a link: the subscriptions of one peer. A change of a stream
+// only puts its subscription on the dirty list. The bulk lane's one goroutine takes subscriptions
+// from that list in turn and reads what each may have from its tail buffer, by position. Nothing is
+// queued for a slow peer: a subscription without credit is a position.
 type peerSession struct {
-	// set at construction
+	// Set at construction.
 	server             *server
 	peer               string
-	peerVersion        uint32 // of the contract, that the peer speaks
+	peerVersion        uint32 // newest contract version that the peer speaks
 	incarnation        uint64
 	subscriptionWindow int64
-	maxSubs            int             // subscriptions; see maxSubs
+	maxSubs            int             // the constant; smaller in tests
 	ctx                context.Context // ends with the session
 	cancel             context.CancelFunc
 	wake               chan struct{} // cap 1, never closed
-	bulkSlot           chan struct{} // cap 1: the right to be the bulk lane
-	bulkLanes          atomic.Int32  // that have it, or wait for it
-	lastHeard          atomic.Int64  // when the edge was last heard, ns
+	bulkSlot           chan struct{} // cap 1: a bulk lane holds it while it sends
+	bulkLanes          atomic.Int32  // lanes that hold bulkSlot or wait for it
+	lastHeard          atomic.Int64  // when the edge was last heard, Unix ns
 
 	mu         sync.Mutex
 	closed     bool
 	subs       map[uint64]*peerSub
-	dirtyFirst *peerSub // the dirty list
+	dirtyFirst *peerSub // of the dirty list
 	dirtyLast  *peerSub
-	dirtyLen   int // its length; removed subscriptions stay on it until the bulk lane comes by
+	dirtyLen   int // length of the dirty list; removed subscriptions stay on it until the bulk lane reaches them
 	credit     int64
-	parkedSubs int    // subscriptions that wait for link credit
-	newestLane uint64 // the newest bulk lane that the edge spoke of
+	parkedSubs int    // how many subscriptions have subNeedsLinkCredit
+	newestLane uint64 // the newest bulk lane that the edge has announced
 }
 
 // peerSub is the owner's half of a subscription.
@@ -50,18 +49,20 @@ type peerSub struct {
 	id      shard.StreamID
 	handle  uint64
 
-	// guarded by s.mu
+	// Guarded by session.mu. tail and feed are written once, by openSubscription before it lists
+	// the subscription, so the bulk lane, which takes it from the list under session.mu, reads them
+	// without the lock. So does a removal: it sees subRemoved or the feed.
 	next   *peerSub // on the dirty list
 	credit int64
 	flags  subFlags
 	moved  *ownerMove // nil: this node may serve it
-	endErr error      // to be said; then the subscription is gone
+	endErr error      // to be sent as End; after that the subscription is removed
 	tail   *shard.TailBuffer
 	feed   localFeed
 
-	// owned by the bulk lane
-	pos      uint64         // everything below was sent
-	outgoing *outgoingBatch // nil: no RecordBatch under way
+	// Written by openSubscription before it lists the subscription, then owned by the bulk lane.
+	pos      uint64         // everything below it was sent
+	outgoing *outgoingBatch // nil: no batch is being sent
 }
 
 type subFlags uint8
@@ -69,20 +70,20 @@ type subFlags uint8
 const (
 	subDirty           subFlags = 1 << iota // on the dirty list
 	subRemoved                              // removed
-	subNeedsCredit                          // waits for credit of its own
-	subNeedsLinkCredit                      // waits for link credit
-	subSaySubscribed                        // Subscribed is to be said
-	subSayMoved                             // Moved is to be said
-	subAllSent                              // closed and all sent: only watched for its end
+	subNeedsCredit                          // has no credit of its own
+	subNeedsLinkCredit                      // has no link credit
+	subSaySubscribed                        // Subscribed is to be sent
+	subSayMoved                             // Moved is to be sent
+	subAllSent                              // closed and all sent: only the end of its generation is still awaited
 )
 
-// ownerMove is where the stream's owner is now.
+// ownerMove is the stream's new owner, and since when this node has known of it.
 type ownerMove struct {
 	to    peerAddr
 	since time.Time
 }
 
-// outgoingBatch is a RecordBatch that is under way in pieces. Its whole size was charged
+// outgoingBatch is a record batch that is sent in pieces. Its whole size was charged to the credit
 // when it began.
 type outgoingBatch struct {
 	data []byte
@@ -90,19 +91,20 @@ type outgoingBatch struct {
 	sent int
 }
 
-// maxCreditGrant bounds one grant of credit, so that sums cannot overflow.
+// maxCreditGrant bounds one grant of credit, in bytes, so that sums cannot overflow.
 const maxCreditGrant = 1 << 40
 
-// maxSubs bounds the subscriptions of one peer; ErrOverloaded beyond. A refusal waits for the
-// bulk lane to say it, and so does what is left of a subscription that was taken back. A peer
-// that asks on and on, and does not hear the answers, loses the link once there are twice as
-// many subscriptions, refused ones among them, or three times as many that wait.
+// maxSubs bounds the subscriptions of one peer; ErrOverloaded beyond. A refusal stays in the list
+// until the bulk lane sends it, and so does a subscription that was taken back. A peer that keeps
+// asking without reading the answers loses its link once it has twice as many subscriptions,
+// refused ones included, or three times as many on the dirty list.
 const maxSubs = 1 << 18
 
-// movedGrace is how long a subscription is served after its owner moved.
+// movedGrace bounds how long a subscription is still served after its stream got another owner.
 const movedGrace = 10 * time.Second
 
-// Wake says that the TailBuffer has news. It is called by whoever brought them.
+// Wake puts the subscription on the dirty list: its tail buffer has changed. The goroutine that
+// changed the buffer calls it.
 func (u *peerSub) Wake() {
 	u.session.mu.Lock()
 	u.session.markDirtyLocked(u)
@@ -124,8 +126,8 @@ func (s *peerSession) markDirtyLocked(u *peerSub) {
 	notify(s.wake)
 }
 
-// popDirty takes the next subscription off the dirty list; nil: none, or the lane is
-// no longer the newest.
+// popDirty removes the next subscription from the dirty list and returns it; nil: the list is
+// empty, or a newer bulk lane has been announced.
 func (s *peerSession) popDirty(lane uint64) *peerSub {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,10 +144,10 @@ func (s *peerSession) popDirty(lane uint64) *peerSub {
 	return u
 }
 
-// errPeerDeaf ends a session whose peer asks for more than it hears the answers of.
+// errPeerDeaf ends the session of a peer that asks for more than it reads the answers to.
 var errPeerDeaf = status.Error(codes.ResourceExhausted, "too many subscriptions wait for the bulk lane")
 
-// handleControl carries out what the edge says in the control lane. An error ends the session.
+// handleControl carries out a control message of the edge. An error ends the session.
 func (s *peerSession) handleControl(m *relaypb.ToOwner) error {
 	s.lastHeard.Store(time.Now().UnixNano())
 	s.mu.Lock()
@@ -200,7 +202,8 @@ func (s *peerSession) addLinkCreditLocked(n int64) {
 	}
 }
 
-// addSubscription makes a subscription and has it opened; false: far too many are there already.
+// addSubscription adds a subscription and has it opened; false: the peer is beyond all limits, and
+// its session must end.
 func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 	id, err := checkStream(q.GetStream())
 	if err == nil {
@@ -247,7 +250,7 @@ func (s *peerSession) openSubscription(u *peerSub, from uint64, r route) {
 	dead := u.flags&subRemoved != 0
 	s.mu.Unlock()
 	if dead {
-		return // it waited longer than whoever asked: a read session would be for nobody
+		return // removed while it waited: a read session would have no reader
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, openTimeout)
 	defer cancel()
@@ -280,7 +283,7 @@ func (s *peerSession) endSub(u *peerSub, err error) {
 	s.mu.Unlock()
 }
 
-// removeSub forgets a subscription.
+// removeSub removes a subscription and releases its feed.
 func (s *peerSession) removeSub(u *peerSub) {
 	s.mu.Lock()
 	gone := u.flags&subRemoved != 0
@@ -295,16 +298,16 @@ func (s *peerSession) removeSub(u *peerSub) {
 	}
 }
 
-// releaseStream gives back what a dead subscription held.
+// releaseFeed releases what a removed subscription held.
 func (u *peerSub) releaseFeed() {
 	if u.feed.release == nil {
-		return // still being opened: whoever opens it sees that it is dead
+		return // still being opened: openSubscription sees that it was removed
 	}
 	u.tail.Unwatch(u)
 	u.feed.release()
 }
 
-// close forgets every subscription.
+// close removes every subscription.
 func (s *peerSession) close() {
 	s.cancel()
 	s.mu.Lock()
@@ -321,8 +324,8 @@ func (s *peerSession) close() {
 	}
 }
 
-// checkSubscriptions looks whether this node is still right to serve each subscription, and
-// reports how many it is not right to serve.
+// checkSubscriptions checks whether this node should still serve each subscription, tells the peer
+// where it should not, and returns how many those are.
 func (s *peerSession) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (peerAddr, bool)) (wrong int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -331,7 +334,7 @@ func (s *peerSession) checkSubscriptions(now time.Time, mayServe func(shard.Stre
 			continue
 		}
 		if u.flags&subAllSent != 0 && u.tail.EndError() != nil {
-			s.markDirtyLocked(u) // nobody is woken by the end of a closed stream
+			s.markDirtyLocked(u) // the end of a closed stream wakes no watcher
 		}
 		to, ok := mayServe(u.id)
 		if ok {

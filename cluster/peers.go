@@ -16,18 +16,18 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// peers holds one link to each other member: opened when the member appears in
-// the View, opened again for as long as it is there, closed when it goes.
+// peers holds one link to each other member: it is opened when the member appears in the View,
+// reopened while the member is there, and closed when it goes.
 type peers struct {
-	// set at construction
+	// Set at construction; newRelay sets the functions, panics and creds before the first update.
 	cfg     *Config
 	self    string
 	addr    string // of this node's server
 	metrics *metrics
-	// panics catches those of a link's goroutines.
+	// handles panics of a link's goroutines
 	panics *shard.PanicHandler
 	creds  *tlsCreds
-	// onLinkUp and lost are told of links, from the peer's goroutine; lost with the
+	// Called from the peer's goroutine when its link is up, and when it is lost, with the
 	// subscriptions that were on it.
 	onLinkUp   func(name string)
 	onLinkLost func(l *link, subs []*upstreamSub)
@@ -37,15 +37,16 @@ type peers struct {
 
 	mu            sync.Mutex
 	byName        map[string]*peer
-	creditGranted int // link credit of the links that are open
+	creditGranted int // link credit of all open links, in bytes
 }
 
-// defaultLinkBytes is Config.LinkBytes's default: it bounds the credit of all links together, what may be on its way
-// to this node, whoever sends it.
+// defaultLinkBytes is the default of Config.LinkBytes, which bounds the credit of all links
+// together: the bytes that may be on their way to this node.
 const defaultLinkBytes = 256 << 20
 
-// grantCredit is the credit of a link that is opened: Config's, as long as that is a quarter
-// of what is left, and never less than a subscription's. ungrant takes it back.
+// grantCredit returns the credit of a link that is being opened: Config.linkWindow while that is at
+// most a quarter of what is left, and never less than that of one subscription. returnCredit takes
+// it back.
 func (ps *peers) grantCredit() int {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -66,7 +67,7 @@ func newPeers(cfg *Config, self, addr string, met *metrics) *peers {
 	return ps
 }
 
-// update opens and closes links as the View says.
+// update opens and closes links as the View demands.
 func (ps *peers) update(v *View) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -97,7 +98,7 @@ func (ps *peers) update(v *View) {
 	}
 }
 
-// link is the link to a member that is up now, or nil.
+// link returns the link to a member if it is up, else nil.
 func (ps *peers) link(name string) *link {
 	ps.mu.Lock()
 	p := ps.byName[name]
@@ -110,7 +111,7 @@ func (ps *peers) link(name string) *link {
 	return p.link
 }
 
-// statuses lists what the members that are up said last, by name.
+// statuses returns the last status of each member with a link, by name.
 func (ps *peers) statuses() map[string]*relaypb.Status {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -125,10 +126,11 @@ func (ps *peers) statuses() map[string]*relaypb.Status {
 	return all
 }
 
-// downPatience is how long a member may be down before a request gives it up.
+// downPatience bounds the time for which a request waits for a member that is down.
 const downPatience = time.Second
 
-// awaitLink is link, but waits for a member that is not down for long.
+// awaitLink returns the link to a member, and waits for it if the member has not been down for
+// long.
 func (ps *peers) awaitLink(ctx context.Context, name string) (*link, error) {
 	ps.mu.Lock()
 	p := ps.byName[name]
@@ -163,8 +165,8 @@ func (ps *peers) awaitLink(ctx context.Context, name string) (*link, error) {
 	}
 }
 
-// isDownBriefly reports whether a member is down for so short a time that it is worth
-// waiting for.
+// isDownBriefly reports whether a member has been down for so short a time that it is worth waiting
+// for.
 func (ps *peers) isDownBriefly(name string) bool {
 	ps.mu.Lock()
 	p := ps.byName[name]
@@ -177,7 +179,7 @@ func (ps *peers) isDownBriefly(name string) bool {
 	return p.link == nil && p.patienceLeftLocked() > 0
 }
 
-// close closes every link and waits.
+// close closes every link and waits for their goroutines.
 func (ps *peers) close() {
 	ps.stop()
 	ps.wg.Wait()
@@ -188,24 +190,24 @@ type peer struct {
 	peers *peers
 	addr  peerAddr
 	stop  context.CancelFunc
-	// speaksTLS: it says that it speaks TLS, so nothing else is spoken to it.
+	// the member announces TLS, so it is never spoken to in plaintext
 	speaksTLS atomic.Bool
 
 	mu          sync.Mutex
 	link        *link         // nil while it is down
-	downSince   time.Time     // down since
-	processGone bool          // nobody listens at its address: the process has ended
-	changed     chan struct{} // closed when it comes up, or is gone; made when somebody waits
+	downSince   time.Time     // since when it has been down
+	processGone bool          // its address refuses connections: the process has ended
+	changed     chan struct{} // closed when the member comes up or its process ends; nil while no goroutine waits
 }
 
-// Pauses between attempts to open a link, full jitter.
+// Pauses between attempts to open a link, with full jitter.
 const (
 	redialMin = 50 * time.Millisecond
 	redialMax = time.Second
 )
 
-// warnUnreachableAfter is how long a member is out of reach when that is said: one that has died
-// is no member by then, as a rule; a port that is blocked stays so.
+// warnUnreachableAfter is the time for which a member must be unreachable before a warning is logged. A
+// member that died has usually left the View by then; a blocked port stays blocked.
 const warnUnreachableAfter = 10 * time.Second
 
 func (p *peer) keepLinked(ctx context.Context) {
@@ -224,7 +226,7 @@ func (p *peer) keepLinked(ctx context.Context) {
 			err = l.run()
 			p.setLink(nil)
 			p.peers.metrics.links.Dec()
-			if ctx.Err() != nil { // it has left, or this node does
+			if ctx.Err() != nil { // the member has left, or this node stops
 				p.peers.cfg.Logger.Debug("link closed", "peer", p.addr.name)
 			} else {
 				p.peers.cfg.Logger.Info("link down", "peer", p.addr.name, "err", err)
@@ -257,14 +259,14 @@ func (p *peer) setLink(l *link) {
 	}
 }
 
-// downFor is how long there has been no link.
+// downFor returns how long there has been no link.
 func (p *peer) downFor() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return time.Since(p.downSince)
 }
 
-// notifyWaitersLocked has those who wait look again.
+// notifyWaitersLocked wakes the goroutines that wait for the link.
 func (p *peer) notifyWaitersLocked() {
 	if p.changed != nil {
 		close(p.changed)
@@ -272,7 +274,7 @@ func (p *peer) notifyWaitersLocked() {
 	}
 }
 
-// patienceLeftLocked is how long the member is still waited for, under mu.
+// patienceLeftLocked returns how much longer a request waits for the member. The caller holds mu.
 func (p *peer) patienceLeftLocked() time.Duration {
 	if p.processGone {
 		return 0
@@ -280,8 +282,8 @@ func (p *peer) patienceLeftLocked() time.Duration {
 	return downPatience - time.Since(p.downSince)
 }
 
-// dialAddr is the dialer. A process that has ended is not waited for: another one at its
-// address would have another name.
+// dialAddr connects to the member. If the address refuses connections, its process has ended and is
+// not waited for: another process at that address would have another name.
 func (p *peer) dialAddr(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := p.peers.cfg.Network.Dial(ctx, addr)
 	if errors.Is(err, syscall.ECONNREFUSED) {
@@ -293,8 +295,8 @@ func (p *peer) dialAddr(ctx context.Context, addr string) (net.Conn, error) {
 	return conn, err
 }
 
-// newClientConn makes a connection. It is the link's own: closing it is the only way to
-// be rid of a transport that has fallen silent.
+// newClientConn returns a connection for one link alone: closing it is the only way to get rid of a
+// transport that has fallen silent.
 func (p *peer) newClientConn() (*grpc.ClientConn, error) {
 	creds, err := p.peers.creds.clientCredsFor(p.speaksTLS.Load())
 	if err != nil {
@@ -313,7 +315,7 @@ func (p *peer) newClientConn() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+p.addr.address, opts...)
 }
 
-// Windows of the transport, in bytes. Set, they also turn its estimator off.
+// Windows of the transport, in bytes. Setting them turns its window estimator off.
 const (
 	streamWindow = 2 << 20
 	connWindow   = 8 << 20

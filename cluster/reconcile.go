@@ -7,15 +7,15 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Timing of tend and Leave.
+// Timing of reconcileLoop and Leave.
 const (
 	reconcileEvery = time.Second
 	maxDropping    = 16
 	leavePoll      = 50 * time.Millisecond
 )
 
-// reconcileLoop looks each second, and whenever owners or links changed, whether this
-// node is still right to serve what it serves.
+// reconcileLoop checks each second, and whenever owners or links change, whether this node should
+// still serve what it serves.
 func (r *Node) reconcileLoop(ctx context.Context) {
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
@@ -41,8 +41,8 @@ func (r *Node) reconcileLoop(ctx context.Context) {
 	}
 }
 
-// servingRule says whether this node may serve a stream: it owns it, or whoever does
-// cannot be reached from here; else who should.
+// servingRule returns a function that reports whether this node may serve a stream: because it owns
+// it, or because the owner cannot be reached from here. Otherwise the function returns the owner.
 func (r *Node) servingRule() func(shard.StreamID) (to peerAddr, ok bool) {
 	t := r.currentTable()
 	up := map[string]bool{}
@@ -58,8 +58,8 @@ func (r *Node) servingRule() func(shard.StreamID) (to peerAddr, ok bool) {
 	}
 }
 
-// reconcileStreams sends subscribers of streams that others own to them, and lets go of
-// such streams once nobody here is fed by them. It returns how many are left.
+// reconcileStreams tells subscribers of streams that others own to move, and releases those streams
+// once no subscriber here is fed. It returns how many are left.
 func (r *Node) reconcileStreams() (left int) {
 	r.reconcileMu.Lock()
 	defer r.reconcileMu.Unlock()
@@ -77,13 +77,13 @@ func (r *Node) reconcileStreams() (left int) {
 			left++
 			r.releaseStream(id)
 		}
-		r.hasMisplaced.Store(true) // to be looked at again
+		r.hasMisplaced.Store(true) // checked again next time
 	}
 	return left
 }
 
-// releaseStream drops a stream if nobody is fed by it, without waiting. While its new owner may
-// still ask for it only its session ends: that one has its own.
+// releaseStream drops a stream unless it has feeds, without waiting. While the new owner may still
+// ask for the stream only its read session ends: the new owner has its own.
 func (r *Node) releaseStream(id shard.StreamID) {
 	keep := keepMovedFor
 	if r.leaving.Load() {
@@ -99,7 +99,7 @@ func (r *Node) releaseStream(id shard.StreamID) {
 	select {
 	case r.dropSlots <- struct{}{}:
 	default:
-		return // next time
+		return // all slots are taken: next time
 	}
 	r.wg.Go(func() {
 		defer func() { <-r.dropSlots }()
@@ -107,9 +107,9 @@ func (r *Node) releaseStream(id shard.StreamID) {
 	})
 }
 
-// Leave stops being an owner: it says from when on, serves until then, hands its
-// streams over, sends everybody who follows one here to the next owner, and lets go of
-// the rest. This node's own readers go on, fed by others. It returns when nothing is
+// Leave ends this node's ownership: it announces from when on this node owns nothing, serves until
+// then, hands its streams over, tells the subscribers of each to move to the next owner, and
+// releases the rest. This node's own readers continue, fed by others. It returns when nothing is
 // owned here any more, or with ctx's cause. Close comes after the last reader has left.
 func (r *Node) Leave(ctx context.Context) error {
 	r.leaving.Store(true)
@@ -117,9 +117,9 @@ func (r *Node) Leave(ctx context.Context) error {
 	look := time.NewTicker(leavePoll)
 	defer look.Stop()
 	for {
-		r.hasMisplaced.Store(true) // a View is published before its observer hears of it
+		r.hasMisplaced.Store(true) // a View is published before onView runs
 		if r.View().TableAt(at).Len() == 0 {
-			return nil // there is nobody to leave anything to
+			return nil // there is no other owner
 		} else if t := r.currentTable(); !t.hasOwner(r.self) && r.reconcileStreams() == 0 && len(r.dropSlots) == 0 {
 			return nil
 		}
@@ -131,20 +131,19 @@ func (r *Node) Leave(ctx context.Context) error {
 	}
 }
 
-// CancelLeave takes Leave back: this node owns streams again, from some second on.
+// CancelLeave cancels Leave: this node owns streams again, from an announced second on.
 func (r *Node) CancelLeave() {
 	r.hasShare.Store(false)
 	r.membership.cancelLeave()
 	r.leaving.Store(false)
 }
 
-// Close leaves gossip, cuts all links and waits for every goroutine. Calls under
-// way fail.
+// Close leaves gossip, disconnects all links and waits for every goroutine. Calls in progress fail.
 func (r *Node) Close() error { return r.shutDown(true) }
 
 func (r *Node) shutDown(goodbye bool) (err error) {
 	r.closeOnce.Do(func() {
-		err = r.membership.close(goodbye) // nobody is sent here from now on
+		err = r.membership.close(goodbye) // from here on no peer sends requests here
 		r.stop()
 		r.followLoop.close()
 		r.peers.close()

@@ -16,12 +16,12 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Node is a node's way to every stream of the fleet: here, where this node owns
-// it, or at the peer that does. It has the methods of shard.Manager that an edge
-// needs. Errors are those of shard; beside them ErrUnavailable says that nobody
-// who could serve the stream can be reached.
+// Node is this node's access to every stream of the fleet: a stream that this node owns is served
+// here, and any other by the peer that owns it. Its methods are those that an edge needs. They
+// return the errors of package shard, and ErrUnavailable where no node that could serve the stream
+// can be reached.
 type Node struct {
-	// set at construction
+	// Set at construction.
 	cfg           Config
 	self          string
 	addr          string
@@ -34,36 +34,36 @@ type Node struct {
 	server        *server
 	followLoop    *followLoop
 	stateCalls    *stateCalls
-	storeStanding func() shard.Standing // of the host; nil unless gated
-	probeStoreNow func()                // has the host ask anew
+	storeStanding func() shard.Standing // of the stream manager; nil unless cfg.storeGated
+	probeStoreNow func()                // makes the stream manager probe S2 immediately
 	ctx           context.Context       // ends with Close
 	stop          context.CancelFunc
 	wg            sync.WaitGroup
-	reconcileNow  chan struct{} // cap 1, never closed: ownership needs a look
-	dropSlots     chan struct{} // cap maxDropping: streams being let go of
+	reconcileNow  chan struct{} // cap 1, never closed: wakes reconcileLoop
+	dropSlots     chan struct{} // cap maxDropping: held by each goroutine that drops a stream
 
 	history       tableHistory
-	hasMisplaced  atomic.Bool // the host may have streams that others own
+	hasMisplaced  atomic.Bool // the stream manager may hold streams that other nodes own
 	backlog       atomic.Pointer[handoffBacklog]
-	hasShare      atomic.Bool // this node has its share of the streams
+	hasShare      atomic.Bool // this node has received its share of the streams in use
 	leaving       atomic.Bool
 	readerCount   atomic.Int64           // see Balance
-	storeHealth   storeHealth            // owned by tend
-	standingState standingState          // owned by tend
-	recordProblem atomic.Pointer[string] // why this node must own nothing, for the sake of others
-	storeOutage   atomic.Bool            // S2 has answered nobody: this node does without
+	storeHealth   storeHealth            // owned by reconcileLoop
+	standingState standingState          // owned by reconcileLoop
+	recordProblem atomic.Pointer[string] // why this node must own nothing: its fleet record differs
+	storeOutage   atomic.Bool            // S2 answers no node, so this node serves without it
 	skewWarning   rate.Sometimes
-	reconcileMu   sync.Mutex // held while ownership is looked at
+	reconcileMu   sync.Mutex // held during reconcileStreams
 	closeOnce     sync.Once
 
 	mu      sync.Mutex
-	changed chan struct{} // closed with the next View or link; made when somebody waits
+	changed chan struct{} // closed with the next View or link change; nil while no goroutine waits for it
 	bridges map[*feedRef]bridge
 }
 
-// Join starts the node's part of the fleet: its server, gossip, links. host runs
-// what this node owns and feeds TailBuffers of the set tails. The Node owns nothing
-// else of either and does not close them; Close the Node first.
+// Join starts this node's part of the fleet: its server, gossip and links. host runs the streams
+// that this node owns, and feeds the tail buffers of tails. The caller closes both, after Close of
+// the value returned.
 func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.TailBuffers) (*Node, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -73,13 +73,13 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 	if err != nil {
 		return nil, err
 	}
-	host.UseFleet(r) // before the first request
+	host.UseFleet(r) // must precede the first request
 	r.start(ln)
 	if err := r.membership.start(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	if cfg.Plaintext == PlaintextAlways && !isLoopback(cfg.Advertise) {
-		r.cfg.Logger.Warn("the nodes' own traffic is not encrypted, and whoever reaches its address is taken for a node", "addr", r.addr)
+		r.cfg.Logger.Warn("the nodes' own traffic is not encrypted, and every client that reaches its address is taken for a node", "addr", r.addr)
 	}
 	if cfg.Renew != nil {
 		r.wg.Go(func() { r.renewLoop(r.ctx) })
@@ -88,7 +88,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 	return r, nil
 }
 
-// newRelay builds a Node that knows only itself.
+// newRelay returns a Node that knows no other member yet.
 func newRelay(ctx context.Context, cfg Config, h host, tails *shard.TailBuffers) (
 	*Node, net.Listener, error,
 ) {
@@ -147,7 +147,7 @@ func newRelay(ctx context.Context, cfg Config, h host, tails *shard.TailBuffers)
 	return r, ln, nil
 }
 
-// advertisedAddr is the address at which others reach the server.
+// advertisedAddr returns the address at which peers reach the server.
 func advertisedAddr(cfg *Config, ln net.Addr) string {
 	tcp, ok := ln.(*net.TCPAddr)
 	if !ok {
@@ -159,7 +159,7 @@ func advertisedAddr(cfg *Config, ln net.Addr) string {
 	return tcp.String()
 }
 
-// start begins to answer peers.
+// start serves peers in a goroutine.
 func (r *Node) start(ln net.Listener) {
 	r.wg.Go(func() {
 		if err := r.server.grpc.Serve(ln); err != nil {
@@ -168,24 +168,25 @@ func (r *Node) start(ln net.Listener) {
 	})
 }
 
-// Addrs are the addresses at which gossip and the relay's server listen.
+// Addrs returns the addresses on which gossip and the relay's server listen.
 func (r *Node) Addrs() (gossip, relay string) { return r.membership.gossipAddr, r.addr }
 
-// Name is this node's member name.
+// Name returns this node's member name.
 func (r *Node) Name() string { return r.self }
 
-// View is the newest view of the fleet.
+// View returns the newest view of the fleet.
 func (r *Node) View() *View { return r.membership.currentView() }
 
 func (r *Node) currentTable() *OwnerTable { return r.membership.currentView().TableAt(r.cfg.Now()) }
 
-// memberAnswers reports whether a member answers this node at once.
+// memberAnswers reports whether a member answers a ping of this node within pingTimeout.
 func (r *Node) memberAnswers(ctx context.Context, m *Member) bool {
 	l := r.peers.link(m.Name)
 	return l != nil && l.ping(ctx)
 }
 
-// onView is told of Views.
+// onView is called with each new View, and again with the same one when one of its dates has
+// passed.
 func (r *Node) onView(v *View) {
 	r.peers.update(v)
 	if t := r.currentTable(); r.history.noteTable(t, r.cfg.Now()) && r.ctx.Err() == nil {
@@ -197,7 +198,7 @@ func (r *Node) onView(v *View) {
 	r.linksChanged()
 }
 
-// linksChanged has everything looked at that depends on who is reachable.
+// linksChanged wakes everything that depends on which members can be reached.
 func (r *Node) linksChanged() {
 	r.mu.Lock()
 	if r.changed != nil {
@@ -209,7 +210,7 @@ func (r *Node) linksChanged() {
 	r.noteMisplaced()
 }
 
-// nextChange is closed when a View or a link changes after the call.
+// nextChange returns a channel that is closed when a View or a link changes after the call.
 func (r *Node) nextChange() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -219,7 +220,7 @@ func (r *Node) nextChange() <-chan struct{} {
 	return r.changed
 }
 
-// AwaitOwners waits until n members own streams and this node reaches all of them.
+// AwaitOwners waits until n members own streams and this node has a link to each of them.
 func (r *Node) AwaitOwners(ctx context.Context, n int) error {
 	for {
 		changed := r.nextChange()
@@ -243,21 +244,21 @@ func (r *Node) reachesAll(t *OwnerTable) bool {
 	return true
 }
 
-// noteMisplaced notes that the host may have streams that others own.
+// noteMisplaced records that the stream manager may hold streams that other nodes own.
 func (r *Node) noteMisplaced() {
 	r.hasMisplaced.Store(true)
 	notify(r.reconcileNow)
 }
 
-// Do carries a write out, at the stream's owner. Errors: those of Manager.Do and
+// Do carries out a write at the stream's owner. It returns the errors of the stream manager, and
 // ErrUnavailable. After ErrOutcomeUnknown the write may have taken effect.
 func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
 	if req.Fork != nil && !r.View().allSpeak(relayVersionForks) {
 		return shard.Outcome{}, errForksLater
 	}
 	var out shard.Outcome
-	maybeWritten := false // somebody may have carried it out without telling
-	failures := 0         // nodes that failed the call
+	maybeWritten := false // a node may have carried it out without answering
+	failures := 0         // nodes at which the call failed
 	attempt := func(ctx context.Context, l *link, rt route) (err error) {
 		q := req
 		if maybeWritten && !req.Repeat {
@@ -297,20 +298,20 @@ func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error
 	}
 }
 
-// A write that may have been carried out is repeated, with its id, until some node says
-// so or not; after resolveTimeout its caller hears that nobody can say.
+// A write that a node may have carried out is sent again, with its append id, until some node tells
+// its outcome. After resolveTimeout the caller gets ErrOutcomeUnknown.
 const (
 	resolveTimeout = 15 * time.Second
 	resolveRetry   = 500 * time.Millisecond
-	maxFailures    = 2 // what has failed a call twice will do so again
+	maxFailures    = 2 // a call that failed twice will fail again
 )
 
-// errForksLater: an owner of an earlier release would make a plain stream of a fork,
-// and an edge would show it without what it inherited.
+// errForksLater refuses a fork while a member runs a release that knows none: such an owner would
+// create a plain stream instead, and such an edge would show the fork without what it inherited.
 var errForksLater = fmt.Errorf("%w: a member runs a release that knows no forks", shard.ErrUnavailable)
 
-// Info describes a stream, as Manager.Info does. Without InfoAllowCached the answer
-// knows of every write that was acknowledged anywhere before the call.
+// Info describes a stream. Without InfoAllowCached the answer reflects every write that any node
+// acknowledged before the call.
 func (r *Node) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
 	if r.followLoop.ownsStream(id) {
 		info, err := r.routeInfo(ctx, id, a)
@@ -347,21 +348,22 @@ func (r *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOpt
 	return info, err
 }
 
-// Follow returns the stream's TailBuffer on this node and keeps it fed, from wherever
-// the stream is owned, until release is called (once). from is where the caller will
-// read from; it is only a hint. Errors: those of Manager.Follow and ErrUnavailable.
+// Follow returns the stream's tail buffer on this node and keeps it fed, from whichever node owns
+// the stream, until the caller calls release, which it does exactly once. from is the position at
+// which the caller will read, and only a hint. It returns the errors of the stream manager, and
+// ErrUnavailable.
 func (r *Node) Follow(ctx context.Context, id shard.StreamID, from uint64) (
 	t *shard.TailBuffer, release func(), err error,
 ) {
 	return r.followLoop.follow(ctx, id, from)
 }
 
-// peerPageTimeout is how long the owner may take for a page that this node can read
-// itself.
+// peerPageTimeout bounds the wait for a page from the owner. After it this node reads the page from
+// S2.
 const peerPageTimeout = time.Second
 
-// ReadPage reads history, as Manager.ReadPage does: from this node's memory, from the owner's
-// if it answers at once, from S2 otherwise.
+// ReadPage returns a page of history: from this node's memory, else from the owner if it answers
+// within peerPageTimeout, else from S2.
 func (r *Node) ReadPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
 ) (shard.RecordBatch, error) {
@@ -378,8 +380,8 @@ func (r *Node) ReadPage(
 	return r.local.host.ReadPageVia(ctx, id, info, from, ask)
 }
 
-// routeRequest asks node after node, by the rules of course, until one gives a final
-// answer. try gets the link to ask over, or nil for this node.
+// routeRequest sends a request to one node after another, as routing.nextTarget says, until a node
+// gives a final answer. attempt gets the link of the node, or nil for this node.
 func (r *Node) routeRequest(
 	ctx context.Context, id shard.StreamID, attempt func(context.Context, *link, route) error,
 ) error {
@@ -425,11 +427,12 @@ func (r *Node) askTarget(
 	return to.member.Name, err
 }
 
-// awaitOwner waits for another View while nobody owns anything.
+// awaitOwner waits for the next View while no member owns streams, until noOwnerTimeout after
+// began.
 func (r *Node) awaitOwner(ctx context.Context, began time.Time) error {
 	changed := r.nextChange()
 	if r.currentTable().Len() > 0 {
-		return nil // changed in between
+		return nil // the View changed in between
 	}
 	left := time.NewTimer(noOwnerTimeout - time.Since(began))
 	defer left.Stop()

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// renewInterval is how often a node looks whether its secrets or its identity were changed.
+// renewInterval is the pause between two checks for changed secrets or a changed identity.
 const renewInterval = 10 * time.Second
 
-// renewLoop takes over what Config.Renew says, whenever it says something new, until ctx ends.
+// renewLoop applies what Config.Renew returns, whenever that has changed, until ctx ends.
 func (r *Node) renewLoop(ctx context.Context) {
 	tick := time.NewTicker(r.cfg.renewInterval)
 	defer tick.Stop()
@@ -49,7 +49,7 @@ func (r *Node) renewOnce() error {
 	return nil
 }
 
-// setSecrets has gossip use other secrets: the first encrypts, all decrypt.
+// setSecrets makes gossip use other secrets: the first encrypts, all decrypt.
 func (m *membership) setSecrets(secrets [][]byte) error {
 	for _, s := range secrets {
 		if err := m.keyring.AddKey(s); err != nil {

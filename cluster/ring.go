@@ -11,9 +11,9 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// The shape of the ring. Together with the library's major version and the hash
-// it is the ring generation: nodes that differ in any of it disagree about
-// owners, so a change of it is a new generation.
+// The shape of the ring. Together with the library's major version and the hash it makes the ring
+// generation. Nodes that differ in any of it disagree about owners, so each change of it is a new
+// generation.
 const (
 	ringGeneration  = 1
 	ringPartitions  = 4093
@@ -21,15 +21,15 @@ const (
 	ringLoad        = 1.25
 )
 
-// Ring says which of its keys owns a stream. It is a pure function of the set of
-// keys: built from scratch, never changed.
+// Ring maps each stream to the key that owns it. It is a pure function of the set of keys: built
+// from scratch, never changed.
 type Ring struct {
 	keys   []string               // sorted, distinct
 	owners [ringPartitions]uint16 // partition → index of its key
 }
 
-// NewRing lays out the ring of the given keys, in whatever order and however
-// often they are named. It takes milliseconds: never on the way of a request.
+// NewRing returns the ring of the given keys, in any order and with duplicates. It takes
+// milliseconds, so no request may call it.
 func NewRing(keys []string) *Ring {
 	r := &Ring{keys: slices.Compact(slices.Sorted(slices.Values(keys)))}
 	if len(r.keys) == 0 {
@@ -49,8 +49,9 @@ func NewRing(keys []string) *Ring {
 	return r
 }
 
-// ringCache are the rings of late, in order of their making. Views and tables come and go more
-// often than sets of keys, and a ring of fifty keys takes tens of milliseconds.
+// ringCache holds the rings that were built recently, in the order of their building. Views and
+// tables change more often than the set of keys, and a ring of fifty keys takes tens of
+// milliseconds.
 var ringCache struct {
 	mu    sync.Mutex
 	m     map[string]*Ring
@@ -60,7 +61,7 @@ var ringCache struct {
 // maxCachedRings bounds the rings that are kept, at 8 KiB each.
 const maxCachedRings = 256
 
-// cachedRing is NewRing, unless the ring was made of late.
+// cachedRing returns the ring of the keys, from the cache if it is there.
 func cachedRing(keys []string) *Ring {
 	name := strings.Join(keys, "\x00")
 	ringCache.mu.Lock()
@@ -86,7 +87,7 @@ func cachedRing(keys []string) *Ring {
 	return r
 }
 
-// Owner is the key that owns a stream; false if the ring has no keys.
+// Owner returns the key that owns a stream; false: the ring has no keys.
 func (r *Ring) Owner(id shard.StreamID) (key string, ok bool) {
 	i := r.ownerIndex(id)
 	if i < 0 {
@@ -95,7 +96,7 @@ func (r *Ring) Owner(id shard.StreamID) (key string, ok bool) {
 	return r.keys[i], true
 }
 
-// ownerIndex is the owner's index in keys, or -1.
+// ownerIndex returns the owner's index in keys, or -1.
 func (r *Ring) ownerIndex(id shard.StreamID) int {
 	if r == nil || len(r.keys) == 0 {
 		return -1

@@ -8,29 +8,29 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// hop says how often a request was sent on. The numbers go over the wire.
+// hop counts how often a request was sent on. The numbers go over the wire.
 type hop uint8
 
 const (
-	hopFirst      hop = 0 // to the owner, as the caller sees it
-	hopRedirected hop = 1 // to whom another named, or to the heir of a lost owner
-	hopForce      hop = 2 // always served
+	hopFirst      hop = 0 // to the owner, by the caller's table
+	hopRedirected hop = 1 // to the node that a refusal named, or to the successor of a lost owner
+	hopForce      hop = 2 // the receiver always serves it
 )
 
-// route is where a request stands on its way.
+// route holds the hops that a request has made and the members that could not serve it.
 type route struct {
 	hop      hop
-	excluded []string // members, by name, that the caller could not use
+	excluded []string // names of members that the caller could not use
 }
 
-// peerAddr is a member and how to reach it.
+// peerAddr is a member's name and the address of its relay server.
 type peerAddr struct{ name, address string }
 
-// redirectError is a receiver's refusal to serve: the owner is somebody else. It is a
+// redirectError is a receiver's refusal to serve, because another node owns the stream. It is a
 // hint for one request and changes no View.
 type redirectError struct {
 	owner      peerAddr
-	ownerAlive bool // said by the heir: the owner answers me
+	ownerAlive bool // the successor says that the owner answers it
 }
 
 func (e *redirectError) Error() string {
@@ -40,37 +40,36 @@ func (e *redirectError) Error() string {
 	return fmt.Sprintf("not the owner; %q is", e.owner.name)
 }
 
-// errUnreachable: the node did not answer. What it was asked may still have been
-// done.
+// errUnreachable reports that the node did not answer. It may still have carried the request out.
 var errUnreachable = errors.New("node cannot be reached")
 
-// errCallFailed: the call failed, at the node that was asked or on this side of it: what
-// it carries is malformed or too large, or the node could not make an answer. It says
-// nothing of whether the node can be reached: no other is asked instead.
+// errCallFailed reports that the call failed at the node that was asked or on this side: its
+// content is malformed or too large, or the node could not produce an answer. The node can be
+// reached, so no other node is asked instead.
 var errCallFailed = errors.New("call failed")
 
-// target is whom to ask next: a member, or (nil) this node.
+// target is the node to ask next: a member, or (nil) this node.
 type target struct {
 	member *Member
 	hop    hop
 }
 
-// routing finds the way of one request through nodes that may disagree. Pure: it
-// is told the table and what came back, and says whom to ask. It ends because
-// each answer either raises hop or shrinks the set of members that are left; the
-// last one left is this node, which serves.
+// routing finds the way of one request through nodes with tables that may differ. It is pure: the
+// caller passes the table and the answers, and gets the next node to ask. It ends, because each
+// answer either raises the hop or excludes a member; the last member left is this node, which
+// serves.
 type routing struct {
 	route
-	nextNode     string // asked next, whoever owns
-	ownerVouched bool   // an heir has said that the owner is alive
+	nextNode     string // asked next, whatever the table says
+	ownerVouched bool   // a successor has said that the owner answers it
 	answers      int
-	storeDowns   int // nodes that said that S2 does not answer them
+	storeDowns   int // nodes that answered that S2 does not answer them
 }
 
-// maxAnswers bounds a course even if answers make no sense.
+// maxAnswers ends a routing even if the answers make no sense.
 const maxAnswers = 24
 
-// nextTarget says whom to ask; false if nobody owns anything (yet).
+// nextTarget returns the node to ask; false: no member owns streams yet.
 func (c *routing) nextTarget(v *View, t *OwnerTable, id shard.StreamID, self string) (target, bool) {
 	if name := c.nextNode; name != "" {
 		c.nextNode = ""
@@ -80,7 +79,7 @@ func (c *routing) nextTarget(v *View, t *OwnerTable, id shard.StreamID, self str
 		if m := v.Member(name); m != nil && !slices.Contains(c.excluded, name) {
 			return target{m, c.hop}, true
 		}
-		c.hop = hopForce // a member that this node has not heard of
+		c.hop = hopForce // this node has not heard of that member
 	}
 	if t.Len() == 0 {
 		return target{}, false
@@ -92,8 +91,8 @@ func (c *routing) nextTarget(v *View, t *OwnerTable, id shard.StreamID, self str
 	return target{m, c.hop}, true
 }
 
-// handleAnswer takes the answer of the node that was asked, named name, and reports
-// whether to ask again.
+// handleAnswer handles the error that the node of that name answered, and reports whether to ask
+// another node.
 func (c *routing) handleAnswer(name string, err error) bool {
 	if c.answers++; c.answers >= maxAnswers {
 		return false
@@ -112,7 +111,8 @@ func (c *routing) handleAnswer(name string, err error) bool {
 	case errors.Is(err, shard.ErrNotOwner):
 		c.hop++
 	case errors.Is(err, shard.ErrStoreDown), errors.Is(err, shard.ErrOutcomeUnknown):
-		// Another node may reach S2, and find out: it shuts out what is on its way.
+		// Another node may reach S2 and find out: its own append shuts out the one that is still on
+		// its way.
 		if c.storeDowns++; c.storeDowns > 1 {
 			return false
 		}
@@ -131,7 +131,7 @@ func (c *routing) handleAnswer(name string, err error) bool {
 	return true
 }
 
-// excludeNode leaves a node out from here on; false if it was left out before.
+// excludeNode excludes a node from now on; false: it was excluded already.
 func (c *routing) excludeNode(name string) bool {
 	c.hop = min(c.hop, hopForce)
 	if slices.Contains(c.excluded, name) {
@@ -141,8 +141,8 @@ func (c *routing) excludeNode(name string) bool {
 	return true
 }
 
-// checkOwnership is the receiver's side: nil to serve, or a *redirect. answers reports
-// whether a member answers this node at once.
+// checkOwnership is the receiver's decision: nil to serve, else a *redirectError. answers reports
+// whether a member answers this node's ping.
 func checkOwnership(t *OwnerTable, self string, id shard.StreamID, r route, answers func(*Member) bool) error {
 	owner := t.Owner(id)
 	switch {

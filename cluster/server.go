@@ -19,11 +19,12 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// server answers other nodes: it serves what this node owns, or says who does.
+// server answers other nodes: it serves the streams that this node owns, and names the owner of
+// others.
 type server struct {
 	relaypb.UnimplementedRelayServer
 
-	// set at construction
+	// Set at construction; newRelay sets the functions and addr before the server serves.
 	self          string
 	addr          string
 	log           *slog.Logger
@@ -32,12 +33,12 @@ type server struct {
 	openPool      *openPool
 	currentTable  func() *OwnerTable
 	memberAnswers func(ctx context.Context, m *Member) bool
-	noteMisplaced func() // a stream that another owns is served here
+	noteMisplaced func() // called when a stream that another node owns is served here
 	openBridge    func(id shard.StreamID, to peerAddr, used *feedRef)
 	isSuccessor   func(id shard.StreamID, to peerAddr) bool
 	isMember      func(name string) bool
 	statusFor     func(peer string) *relaypb.Status
-	writeBudget   *semaphore.Weighted // what the writes of peers hold, see shard.Cost
+	writeBudget   *semaphore.Weighted // bytes that peers' writes hold, see shard.Cost
 	bodyGrace     time.Duration       // see bodyGrace
 	panics        *shard.PanicHandler
 	grpc          *grpc.Server
@@ -47,13 +48,14 @@ type server struct {
 	sessions map[uint64]*peerSession
 }
 
-// defaultBodyBytes is Config.BodyBytes's default: it bounds what the writes of peers hold while they are carried out (shard.Cost);
-// ErrOverloaded beyond, before a body is read.
+// defaultBodyBytes is the default of Config.BodyBytes, which bounds the bytes that peers' writes
+// hold while they are carried out (shard.Cost). A write beyond it gets ErrOverloaded before its
+// body is read.
 const defaultBodyBytes = 64 << 20
 
-// The body of a peer's write has to arrive within bodyGrace and the time that it takes at bodyRate,
-// bytes a second; ErrOverloaded beyond, and its part of the budget is free again. The peer has the
-// whole body before it sends the head, so only a peer that hangs is slower.
+// The body of a peer's write has to arrive within bodyGrace plus its size divided by bodyRate, in
+// bytes a second. A later write gets ErrOverloaded, and its part of the budget is free again. The
+// peer holds the whole body before it sends the head, so only a peer that hangs is slower.
 const (
 	bodyGrace = 10 * time.Second
 	bodyRate  = 1 << 20
@@ -61,18 +63,18 @@ const (
 
 var errBodyLate = fmt.Errorf("%w: the body of a write did not arrive in time", shard.ErrOverloaded)
 
-// Keepalive of the transport: it cuts a peer that has stopped reading.
+// Keepalive of the transport: it disconnects a peer that has stopped reading.
 const (
 	keepaliveTime    = 5 * time.Second
 	keepaliveTimeout = 3 * time.Second
 )
 
-// handshakeTimeout bounds TLS and the first bytes of a connection. Whoever connects and says
-// nothing holds up close for so long, and a peer gives up sooner (helloTimeout).
+// handshakeTimeout bounds TLS and the first bytes of a connection. A client that connects and says
+// nothing delays close by as much. A peer gives up sooner (helloTimeout).
 const handshakeTimeout = 3 * time.Second
 
-// maxPeerCalls bounds the calls of one peer that are under way; it waits for one of them beyond.
-// maxHeaderBytes bounds the headers of each, in bytes.
+// maxPeerCalls bounds the concurrent calls of one peer, which waits before it sends another.
+// maxHeaderBytes bounds the headers of each call.
 const (
 	maxPeerCalls   = 16384
 	maxHeaderBytes = 16 << 10
@@ -109,13 +111,13 @@ func newServer(cfg *Config, self string, h *localStreams, o *openPool, met *metr
 	return s
 }
 
-// close cuts every link and waits for every goroutine.
+// close disconnects every link and waits for every goroutine.
 func (s *server) close() {
 	s.grpc.Stop()
 	s.wg.Wait()
 }
 
-// checkOwnership says whether this node serves a request: nil, or a *redirect.
+// checkOwnership returns nil if this node serves a request, else a *redirectError.
 func (s *server) checkOwnership(ctx context.Context, id shard.StreamID, r route) error {
 	t := s.currentTable()
 	err := checkOwnership(t, s.self, id, r, func(m *Member) bool { return s.memberAnswers(ctx, m) })
@@ -127,7 +129,7 @@ func (s *server) checkOwnership(ctx context.Context, id shard.StreamID, r route)
 	return err
 }
 
-// Control is the control lane, and the life of a session.
+// Control serves a link's control lane. The peer's session lasts as long as this call.
 func (s *server) Control(
 	lane grpc.BidiStreamingServer[relaypb.ToOwner, relaypb.ToEdge],
 ) error {
@@ -190,7 +192,7 @@ func (s *peerSession) readControl(
 	}
 }
 
-// openSession begins a session.
+// openSession begins the session that a Hello asks for.
 func (s *server) openSession(ctx context.Context, h *relaypb.Hello) (*peerSession, error) {
 	if err := checkHello(h); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
@@ -223,8 +225,8 @@ func (s *server) openSession(ctx context.Context, h *relaypb.Hello) (*peerSessio
 	return ses, nil
 }
 
-// A member has one link, and one more for a moment when it opens that anew; whoever this node
-// has not heard of yet has fewer, all of them together.
+// A member has one link, and briefly a second one while it opens the link again. The peers that
+// this node has not heard of by gossip share maxUnknownLinks.
 const (
 	maxLinksPerMember = 4
 	maxUnknownLinks   = 16
@@ -256,10 +258,11 @@ func (s *server) closeSession(ses *peerSession) {
 	ses.close()
 }
 
-// maxBulkLanes bounds the bulk lanes of a session that are open or wait for the one before.
+// maxBulkLanes bounds the bulk lanes of a session that are open or wait for the previous one to
+// end.
 const maxBulkLanes = 4
 
-// Bulk is the bulk lane of a session.
+// Bulk serves a link's bulk lane: it sends Frames of what the session's subscriptions are due.
 func (s *server) Bulk(
 	q *relaypb.BulkRequest, lane grpc.ServerStreamingServer[relaypb.Frame],
 ) error {
@@ -275,7 +278,7 @@ func (s *server) Bulk(
 	}
 	defer ses.bulkLanes.Add(-1)
 	select {
-	case ses.bulkSlot <- struct{}{}: // the lane before it has ended
+	case ses.bulkSlot <- struct{}{}: // the previous lane has ended
 	case <-lane.Context().Done():
 		return nil
 	case <-ses.ctx.Done():
@@ -283,7 +286,7 @@ func (s *server) Bulk(
 	}
 	defer func() {
 		<-ses.bulkSlot
-		notify(ses.wake) // a wake-up taken by this lane may be meant for the next
+		notify(ses.wake) // a wake-up that this lane consumed may be meant for the next one
 	}()
 	var f frameBuilder
 	for {
@@ -304,7 +307,7 @@ func (s *server) Bulk(
 	}
 }
 
-// Do takes a write.
+// Do carries out a peer's write.
 func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply]) error {
 	ctx := in.Context()
 	first, err := in.Recv()
@@ -339,7 +342,7 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 }
 
 // awaitBody returns a body of size bytes that arrives in chunks, or the status of errBodyLate. The
-// goroutine that reads ends with the handler at the latest: only that ends a read of gRPC's.
+// goroutine that reads ends with the handler at the latest: only that ends a pending read in gRPC.
 func (s *server) awaitBody(
 	in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply], first []byte, size int,
 ) ([]byte, error) {
@@ -364,7 +367,7 @@ func (s *server) awaitBody(
 	}
 }
 
-// readBody collects a body of size bytes that comes in chunks.
+// readBody returns a body of size bytes that arrives in chunks.
 func readBody(
 	in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply], first []byte, size int,
 ) ([]byte, error) {
@@ -387,7 +390,7 @@ func readBody(
 	}
 }
 
-// State describes a stream.
+// State describes a stream to a peer.
 func (s *server) State(
 	ctx context.Context, q *relaypb.StateRequest,
 ) (*relaypb.StateReply, error) {
@@ -406,7 +409,7 @@ func (s *server) State(
 	return &relaypb.StateReply{Info: infoToWire(info)}, nil
 }
 
-// ReadPage reads history.
+// ReadPage sends a peer a page of history.
 func (s *server) ReadPage(
 	q *relaypb.PageRequest, out grpc.ServerStreamingServer[relaypb.PageChunk],
 ) error {
@@ -430,13 +433,13 @@ func (s *server) ReadPage(
 	return nil
 }
 
-// Ping answers.
+// Ping tells a peer that this node answers.
 func (s *server) Ping(context.Context, *relaypb.PingRequest) (*relaypb.PingReply, error) {
 	return &relaypb.PingReply{}, nil
 }
 
-// checkSubscriptions has every session look at its subscriptions; it returns how many are
-// not for this node to serve.
+// checkSubscriptions checks the subscriptions of every session and returns how many of them another
+// node should serve.
 func (s *server) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (peerAddr, bool)) (wrong int) {
 	s.mu.Lock()
 	all := make([]*peerSession, 0, len(s.sessions))

@@ -7,11 +7,11 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// stateCalls shares calls for a stream's state: at most one is under way for a key,
-// and an answer is shared only by those who asked before its call was sent. So
-// whoever asks after a write was acknowledged gets an answer that knows of it.
+// stateCalls shares calls for a stream's Info. At most one call per key is in flight, and its
+// answer goes only to callers that asked before it was sent. So a caller that asks after a write
+// was acknowledged gets an answer that reflects the write.
 type stateCalls struct {
-	ctx    context.Context // of the calls
+	ctx    context.Context // parent of the calls' contexts
 	panics *shard.PanicHandler
 	wg     sync.WaitGroup
 
@@ -24,13 +24,13 @@ type stateCallKey struct {
 	ask shard.InfoOptions
 }
 
-// stateCallPair is a call under way and the one after it.
+// stateCallPair is the call in flight and the one after it.
 type stateCallPair struct {
 	current, next *stateCall
 }
 
 type stateCall struct {
-	waiters int // guarded by flights.mu
+	waiters int // guarded by stateCalls.mu
 	sent    bool
 	cancel  context.CancelFunc
 
@@ -43,7 +43,7 @@ func newStateCalls(ctx context.Context) *stateCalls {
 	return &stateCalls{ctx: ctx, byKey: map[stateCallKey]*stateCallPair{}}
 }
 
-// callShared returns what call returns, from a call that was sent after do was called.
+// callShared returns what call returns, from a call that was sent after callShared was called.
 func (fs *stateCalls) callShared(
 	ctx context.Context, key stateCallKey, call func(context.Context) (shard.Info, error),
 ) (shard.Info, error) {
@@ -55,13 +55,13 @@ func (fs *stateCalls) callShared(
 	}
 	fs.mu.Lock()
 	if c.waiters--; c.waiters == 0 && c.cancel != nil {
-		c.cancel() // nobody wants to know any more
+		c.cancel() // no caller waits any more
 	}
 	fs.mu.Unlock()
 	return shard.Info{}, context.Cause(ctx)
 }
 
-// joinCall finds the call that is not sent yet, or makes it.
+// joinCall returns the key's call that has not been sent yet, and creates it if there is none.
 func (fs *stateCalls) joinCall(
 	key stateCallKey, call func(context.Context) (shard.Info, error),
 ) *stateCall {
@@ -91,7 +91,7 @@ func (fs *stateCalls) callGuarded(
 	return call(ctx)
 }
 
-// sendCalls sends the calls of a key, one after the other, while anybody waits.
+// sendCalls sends the calls of a key, one after the other, while callers wait.
 func (fs *stateCalls) sendCalls(
 	key stateCallKey, f *stateCallPair, call func(context.Context) (shard.Info, error),
 ) {

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// stepQueue is when followers are to be looked at again, each at most once. After a change of
-// owners it has all of them, and news of each: nothing here may look at all.
+// stepQueue orders followers by the time of their next step, each at most once. After a change of
+// owners it holds all of them, and all are scheduled, so no operation may be linear.
 type stepQueue struct {
 	heap       stepHeap
 	byFollower map[*follower]*queuedStep
@@ -15,11 +15,10 @@ type stepQueue struct {
 type queuedStep struct {
 	follower *follower
 	at       time.Time
-	index    int // in entries
+	index    int // in the heap
 }
 
-// schedule has a follower looked at at some time, instead of when it was put down for; zero:
-// not at all.
+// schedule sets the time of a follower's next step; the zero time removes it from the queue.
 func (a *stepQueue) schedule(f *follower, at time.Time) {
 	e := a.byFollower[f]
 	switch {
@@ -40,7 +39,7 @@ func (a *stepQueue) schedule(f *follower, at time.Time) {
 	}
 }
 
-// popDue takes one whose time has come; nil: there is none.
+// popDue removes a follower with a due step and returns it; nil: there is none.
 func (a *stepQueue) popDue(now time.Time) *follower {
 	if len(a.heap) == 0 || now.Before(a.heap[0].at) {
 		return nil
@@ -50,7 +49,7 @@ func (a *stepQueue) popDue(now time.Time) *follower {
 	return f
 }
 
-// untilNext is how long the first has time, an hour if there is none.
+// untilNext returns the time until the first step is due, an hour if there is none.
 func (a *stepQueue) untilNext(now time.Time) time.Duration {
 	if len(a.heap) == 0 {
 		return time.Hour

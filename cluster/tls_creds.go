@@ -15,40 +15,40 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Plaintext says with whom the relay speaks without TLS.
+// Plaintext selects the peers with which the relay speaks without TLS.
 type Plaintext uint8
 
-// The ways.
+// The modes.
 const (
-	// PlaintextMigrate: with members whose gossip does not say that they speak TLS, those of
-	// a release before it. Whoever says so is only ever spoken to over TLS.
+	// PlaintextMigrate allows members that do not announce TLS in gossip: those of a release
+	// without it. Members that announce TLS are only ever spoken to over TLS.
 	PlaintextMigrate Plaintext = iota
-	// PlaintextNever: with nobody.
+	// PlaintextNever allows none.
 	PlaintextNever
-	// PlaintextAlways: with whoever reaches the port and does not begin with TLS. This node does
-	// not say that it speaks TLS.
+	// PlaintextAlways allows every client that reaches the port and does not begin with TLS. This
+	// node then does not announce TLS.
 	PlaintextAlways
 )
 
-// maxHandshakes bounds the connections that have not proved anything yet: those from the
-// addresses of members, and those from elsewhere, which so cannot take the places of members.
-// One more takes the place of the oldest. Each ends by itself within handshakeTimeout.
+// maxHandshakes bounds the connections that have not proved anything yet: as many from the
+// addresses of members, and as many from elsewhere, so that strangers cannot take the slots of
+// members. One more evicts the oldest. Each ends by itself within handshakeTimeout.
 const maxHandshakes = 128
 
-// tlsCreds is how the relay's connections are made trustworthy, on both sides.
+// tlsCreds authenticates the relay's connections, on both sides.
 type tlsCreds struct {
-	// set at construction
+	// Set at construction; newRelay sets log and the functions before the server serves.
 	mode         Plaintext
 	log          *slog.Logger
 	metrics      *metrics
-	isLegacyAddr func(net.IP) bool // a member is there that does not speak TLS
-	isMemberAddr func(net.IP) bool // a member is there
+	isLegacyAddr func(net.IP) bool // a member without TLS is at the address
+	isMemberAddr func(net.IP) bool // a member is at the address
 
 	proof                                atomic.Pointer[fleetProof]
-	memberHandshakes, strangerHandshakes connSlots // by the address that a connection comes from
+	memberHandshakes, strangerHandshakes connSlots // by the address of the peer
 
 	mu          sync.Mutex
-	provenConns map[*provenConn]struct{} // over TLS
+	provenConns map[*provenConn]struct{} // those over TLS
 }
 
 func newTLSCreds(cfg *Config, met *metrics) (*tlsCreds, error) {
@@ -66,7 +66,7 @@ func newTLSCreds(cfg *Config, met *metrics) (*tlsCreds, error) {
 
 func noAddr(net.IP) bool { return false }
 
-// clientCredsFor is how to speak to a member; secure: it says that it speaks TLS.
+// clientCredsFor returns the credentials for dialling a member; secure: the member announces TLS.
 func (c *tlsCreds) clientCredsFor(secure bool) (credentials.TransportCredentials, error) {
 	switch {
 	case secure:
@@ -78,8 +78,8 @@ func (c *tlsCreds) clientCredsFor(secure bool) (credentials.TransportCredentials
 	}
 }
 
-// replaceProof replaces what is shown and accepted, and cuts the connections of whom that accepts
-// no more: a secret is changed because somebody else may know it.
+// replaceProof replaces what this node shows and accepts, and disconnects the peers that it no
+// longer accepts: a secret is replaced because a stranger may know it.
 func (c *tlsCreds) replaceProof(p *fleetProof) {
 	c.proof.Store(p)
 	c.mu.Lock()
@@ -95,7 +95,7 @@ func (c *tlsCreds) replaceProof(p *fleetProof) {
 	}
 }
 
-// provenConn is a connection whose peer has proved what it is.
+// provenConn is a connection over TLS with a peer that has proved that it is of the fleet.
 type provenConn struct {
 	net.Conn
 	batched  *batchedConn
@@ -123,10 +123,10 @@ func (h *provenConn) Close() error {
 }
 
 var (
-	errTooManyHandshakes = errors.New("too many connections that prove nothing")
-	errPlaintextRefused  = errors.New("plaintext, from whom none is taken")
-	errPeerWithoutTLS    = errors.New("the member does not speak TLS, and plaintext is ruled out here")
-	errNotHTTP2          = errors.New("no HTTP/2 over TLS")
+	errTooManyHandshakes = errors.New("evicted: too many connections that have not proved anything")
+	errPlaintextRefused  = errors.New("plaintext, which is not accepted from this address")
+	errPeerWithoutTLS    = errors.New("the member does not speak TLS, and this node allows no plaintext")
+	errNotHTTP2          = errors.New("the peer does not speak HTTP/2 over TLS")
 )
 
 func (c *tlsCreds) tlsConfig(usage x509.ExtKeyUsage) *tls.Config {
@@ -146,7 +146,7 @@ func (c *tlsCreds) tlsConfig(usage x509.ExtKeyUsage) *tls.Config {
 	}
 }
 
-// trackConn has a connection end when its peer is accepted no more.
+// trackConn registers the connection, so that it ends when its peer is no longer accepted.
 func (c *tlsCreds) trackConn(conn *tls.Conn, below *batchedConn, usage x509.ExtKeyUsage) (net.Conn, credentials.AuthInfo, error) {
 	state := conn.ConnectionState()
 	if state.NegotiatedProtocol != "h2" {
@@ -158,7 +158,7 @@ func (c *tlsCreds) trackConn(conn *tls.Conn, below *batchedConn, usage x509.ExtK
 	c.mu.Lock()
 	c.provenConns[h] = struct{}{}
 	c.mu.Unlock()
-	if err := c.proof.Load().checkPeer(h.certs, usage, h.provenAt); err != nil { // renewed meanwhile
+	if err := c.proof.Load().checkPeer(h.certs, usage, h.provenAt); err != nil { // the proof was replaced meanwhile
 		_ = h.Close()
 		return nil, nil, err
 	}
@@ -167,7 +167,7 @@ func (c *tlsCreds) trackConn(conn *tls.Conn, below *batchedConn, usage x509.ExtK
 	}, nil
 }
 
-// clientCreds is the side that dials a member which speaks TLS.
+// clientCreds authenticates the side that dials a member with TLS.
 type clientCreds struct{ creds *tlsCreds }
 
 // ClientHandshake implements credentials.TransportCredentials.
@@ -199,14 +199,15 @@ func (t clientCreds) Clone() credentials.TransportCredentials { return t }
 // OverrideServerName implements credentials.TransportCredentials.
 func (clientCreds) OverrideServerName(string) error { return nil }
 
-// serverCreds is the side that listens. The first byte of a connection tells TLS from
-// plaintext.
+// serverCreds authenticates the side that listens. The first byte of a connection distinguishes TLS
+// from plaintext.
 type serverCreds struct{ clientCreds }
 
 // Clone implements credentials.TransportCredentials.
 func (t serverCreds) Clone() credentials.TransportCredentials { return t }
 
-// ServerHandshake implements credentials.TransportCredentials. gRPC bounds its time.
+// ServerHandshake implements credentials.TransportCredentials. gRPC bounds its time
+// (handshakeTimeout).
 func (t serverCreds) ServerHandshake(raw net.Conn) (
 	conn net.Conn, info credentials.AuthInfo, err error,
 ) {
@@ -248,10 +249,10 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 	return c.trackConn(tlsConn, batched, x509.ExtKeyUsageClientAuth)
 }
 
-// tlsHandshakeRecord is the first byte of TLS. That of HTTP/2 is P.
+// tlsHandshakeRecord is the first byte of a TLS connection. HTTP/2 begins with P.
 const tlsHandshakeRecord = 0x16
 
-// allowsPlaintext reports whether whoever is at an address may go without TLS.
+// allowsPlaintext reports whether a peer at an address may speak without TLS.
 func (c *tlsCreds) allowsPlaintext(from net.Addr) bool {
 	switch c.mode {
 	case PlaintextAlways:
@@ -270,7 +271,7 @@ func ipOf(a net.Addr) net.IP {
 	return net.ParseIP(host)
 }
 
-// logRefusal tells of a connection that was not taken.
+// logRefusal logs and counts a connection that was refused.
 func (c *tlsCreds) logRefusal(conn net.Conn, err error) {
 	c.metrics.refusedConns.Inc()
 	if errors.Is(err, errPlaintextRefused) || errors.Is(err, errNotOfFleet) {
@@ -280,13 +281,13 @@ func (c *tlsCreds) logRefusal(conn net.Conn, err error) {
 	c.log.Debug("connection of a peer refused", "from", conn.RemoteAddr().String(), "err", err)
 }
 
-// plaintextInfo is what is known of a peer that uses none.
+// plaintextInfo describes a peer without TLS.
 type plaintextInfo struct{ credentials.CommonAuthInfo }
 
 // AuthType implements credentials.AuthInfo.
 func (plaintextInfo) AuthType() string { return "plaintext" }
 
-// prefixedConn is a connection of which the first byte was read.
+// prefixedConn gives back the first byte, which was read before.
 type prefixedConn struct {
 	net.Conn
 	prefix []byte

@@ -10,22 +10,21 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// View is who is here, with the dates between which each member owns streams. It
-// is an immutable value; views have identity but no order.
+// View holds the members, with the dates between which each owns streams. It is immutable.
 type View struct {
 	members []Member // by Name, distinct
 	changes []uint64 // the instants at which the table changes, ascending
-	spans   []span   // spans[i] is before flips[i]; the last one after them all
+	spans   []span   // spans[i] is before changes[i]; the last one after them all
 }
 
-// span is a stretch of time without a change.
+// span is a stretch of time in which owners do not change.
 type span struct {
 	once  sync.Once
 	table *OwnerTable
 }
 
-// NewView returns the view of the given members; of two with one Name the higher
-// Rev counts.
+// NewView returns the view of the given members. Of two entries with one Name the one with the
+// higher Revision counts.
 func NewView(members []Member) *View {
 	ms := slices.Clone(members)
 	slices.SortFunc(ms, func(a, b Member) int {
@@ -60,16 +59,16 @@ func compareUint64(a, b uint64) int {
 	}
 }
 
-// Members lists the members by name. Shared; must not be changed.
+// Members returns the members by name. The slice is shared; callers must not change it.
 func (v *View) Members() []Member { return v.members }
 
-// allSpeak reports whether every member knows a version of the relay's contract.
+// allSpeak reports whether every member speaks a version of the relay's contract.
 func (v *View) allSpeak(version uint8) bool {
 	return !slices.ContainsFunc(v.members, func(m Member) bool { return m.RelayVersion < version })
 }
 
-// FormatLevel returns the level of the log format that every member speaks: fields of
-// a higher one would be lost at a stream's next owner.
+// FormatLevel returns the highest level of the log format that every member knows: a stream's next
+// owner would lose the fields of a higher one.
 func (v *View) FormatLevel() uint8 {
 	level := uint8(shard.FormatLevel)
 	for i := range v.members {
@@ -78,25 +77,25 @@ func (v *View) FormatLevel() uint8 {
 	return level
 }
 
-// hasLegacyAt reports whether a member is at an address that does not speak TLS.
+// hasLegacyAt reports whether a member at an IP address speaks no TLS.
 func (v *View) hasLegacyAt(ip net.IP) bool {
 	return slices.ContainsFunc(v.members, func(m Member) bool {
 		return m.Features&FeatureTLS == 0 && m.isAt(ip)
 	})
 }
 
-// hasMemberAt reports whether a member is at an address.
+// hasMemberAt reports whether a member is at an IP address.
 func (v *View) hasMemberAt(ip net.IP) bool {
 	return slices.ContainsFunc(v.members, func(m Member) bool { return m.isAt(ip) })
 }
 
-// isAt reports whether the member's relay is at an address.
+// isAt reports whether the member's relay is at an IP address.
 func (m *Member) isAt(ip net.IP) bool {
 	host, _, _ := net.SplitHostPort(m.Relay)
 	return ip.Equal(net.ParseIP(host))
 }
 
-// Member is the member of that name, or nil.
+// Member returns the member of that name, or nil.
 func (v *View) Member(name string) *Member {
 	i, ok := slices.BinarySearchFunc(v.members, name, func(m Member, name string) int {
 		return strings.Compare(m.Name, name)
@@ -107,7 +106,7 @@ func (v *View) Member(name string) *Member {
 	return &v.members[i]
 }
 
-// TableChanges lists the instants at which the table changes, past ones included.
+// TableChanges returns the instants at which the table changes, past ones included.
 func (v *View) TableChanges() []time.Time {
 	at := make([]time.Time, len(v.changes))
 	for i, ms := range v.changes {
@@ -116,20 +115,20 @@ func (v *View) TableChanges() []time.Time {
 	return at
 }
 
-// TableAt is the table for an instant.
+// TableAt returns the table for an instant.
 func (v *View) TableAt(t time.Time) *OwnerTable {
 	ms := unixMillis(t)
 	i, found := slices.BinarySearch(v.changes, ms)
 	if found {
-		i++ // a flip's own instant is after it
+		i++ // an instant of change belongs to the span after it
 	}
 	s := &v.spans[i]
 	s.once.Do(func() { s.table = newTable(v.ownersAt(ms)) })
 	return s.table
 }
 
-// ownersAt lists who may own streams at an instant. The order of the filters
-// matters: a successor that is not yet due must not hide its predecessor.
+// ownersAt returns the members that own streams at an instant. The order of the filters matters: a
+// successor that is not due yet must not hide its predecessor.
 func (v *View) ownersAt(ms uint64) []*Member {
 	newest := make(map[string]*Member, len(v.members))
 	for i := range v.members {
@@ -154,8 +153,8 @@ func (v *View) ownersAt(ms uint64) []*Member {
 	return all
 }
 
-// tableIfPresent is the table for an instant if the member of that name has not left and S2 answers
-// it, whatever is known of that.
+// tableIfPresent returns the table for an instant as if the member of that name were not leaving
+// and S2 answered it.
 func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
 	at, ms := v.TableAt(t), unixMillis(t)
 	if at.hasOwner(name) {
@@ -171,8 +170,8 @@ func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
 	return newTable((&View{members: members}).ownersAt(ms))
 }
 
-// SupersededBy is the member that owns at an instant what the one of that name would own: it has
-// the same key and is newer. nil: there is none.
+// SupersededBy returns the newer member with the same key that owns, at an instant, what the member of
+// that name would own; nil: there is none.
 func (v *View) SupersededBy(name string, t time.Time) *Member {
 	m, ms := v.Member(name), unixMillis(t)
 	if m == nil || !m.ownsAt(ms) {
@@ -186,20 +185,19 @@ func (v *View) SupersededBy(name string, t time.Time) *Member {
 	return nil
 }
 
-// equal reports whether two views say the same.
+// equal reports whether two views have the same content.
 func (v *View) equal(o *View) bool { return slices.Equal(v.members, o.members) }
 
-// OwnerTable says who owns what at an instant. Immutable.
+// OwnerTable maps streams to their owners at an instant. It is immutable but for withoutCache.
 type OwnerTable struct {
 	members []*Member // by Key
 	ring    *Ring
 
 	mu           sync.Mutex
-	withoutCache map[string]*OwnerTable // see without
+	withoutCache map[string]*OwnerTable // guarded by mu; see without
 }
 
-// maxWithoutCache bounds the tables remembered by without; when it is reached they are
-// all forgotten.
+// maxWithoutCache bounds the tables that without remembers; when it is reached all are forgotten.
 const maxWithoutCache = 32
 
 func newTable(ms []*Member) *OwnerTable {
@@ -211,7 +209,7 @@ func newTable(ms []*Member) *OwnerTable {
 	return &OwnerTable{members: ms, ring: cachedRing(keys)}
 }
 
-// Len is the number of members that own streams.
+// Len returns the number of members that own streams.
 func (t *OwnerTable) Len() int { return len(t.members) }
 
 // sameOwners reports whether two tables name the same owners.
@@ -224,7 +222,7 @@ func (t *OwnerTable) hasOwner(name string) bool {
 	return slices.ContainsFunc(t.members, func(m *Member) bool { return m.Name == name })
 }
 
-// Owner is the stream's owner, or nil if nobody owns anything.
+// Owner returns the stream's owner; nil: no member owns streams.
 func (t *OwnerTable) Owner(id shard.StreamID) *Member {
 	i := t.ring.ownerIndex(id)
 	if i < 0 {
@@ -233,7 +231,7 @@ func (t *OwnerTable) Owner(id shard.StreamID) *Member {
 	return t.members[i]
 }
 
-// without is the table that these members, by name, are not in.
+// without returns the table without the members of these names.
 func (t *OwnerTable) without(names []string) *OwnerTable {
 	gone := make([]string, 0, len(names))
 	for _, m := range t.members {

@@ -17,11 +17,11 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// This file knows both relaypb and shard: what travels, and what it means here.
+// This file converts between relaypb and shard: the messages that travel, and what they mean here.
 
-// The versions of the contract in relay.proto: the newest that this release
-// speaks, the oldest, the one that brought forks, and the one from which on texts
-// are bytes. A release before relayVersionBytes cannot read texts that are not UTF-8.
+// The versions of the contract in relay.proto: the newest that this release speaks, the oldest, the
+// first with forks, and the first with texts as bytes. A release before relayVersionBytes cannot
+// read texts that are not UTF-8.
 const (
 	relayVersionNewest = 3
 	relayVersionOldest = 1
@@ -31,20 +31,20 @@ const (
 
 // Sizes on the wire, in bytes.
 const (
-	// maxFrameBytes is about the most that a Frame or a chunk of a call carries.
+	// maxFrameBytes bounds the data of a Frame, about, and of a chunk of a call.
 	maxFrameBytes = 64 << 10
-	// maxPieceBytes is the most that one subscription puts into one Frame.
+	// maxPieceBytes bounds the data of one subscription in one Frame.
 	maxPieceBytes = 32 << 10
-	// partOverhead is the room that a Part takes beside its data.
+	// partOverhead is the space that a Part takes beside its data.
 	partOverhead = 24
-	// maxBatchOnWire is the largest RecordBatch taken: the largest append and what was
-	// collected with it, with its index.
+	// maxBatchOnWire bounds a record batch: the largest append and what was batched with it, with
+	// its index.
 	maxBatchOnWire = 2*shard.MaxBody + 4<<20
 )
 
-// errorReasons is the one table of errors that travel between nodes; the first that matches
-// counts, and doubt comes before its causes, which alone would say that nothing was
-// written. The status code is for people and tools; the reason decides.
+// errorReasons lists the errors that travel between nodes. The first match counts. An unknown
+// outcome comes before its causes, which by themselves say that nothing was written. The status
+// code is for people and tools; the reason decides.
 var errorReasons = []struct {
 	err    error
 	reason relaypb.Reason
@@ -67,7 +67,7 @@ var errorReasons = []struct {
 	{shard.ErrAppendUnknown, relaypb.Reason_REASON_LOG_UNKNOWN, codes.Unknown},
 }
 
-// errorToRefusal is how err travels; nil if it has no name of its own.
+// errorToRefusal returns the Refusal that err travels as; nil: err has no reason of its own.
 func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
 	why := errorToWire(err)
 	if r := (*redirectError)(nil); errors.As(err, &r) {
@@ -101,7 +101,7 @@ func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
 	return nil, codes.Internal
 }
 
-// refusalToError is what a refusal means here.
+// refusalToError returns the error that a Refusal stands for.
 func refusalToError(f *relaypb.Refusal) error {
 	switch f.GetReason() {
 	case relaypb.Reason_REASON_NOT_OWNER:
@@ -127,7 +127,7 @@ func refusalToError(f *relaypb.Refusal) error {
 	return fmt.Errorf("%w: reason %d: %q", errCallFailed, f.GetReason(), f.GetWhy())
 }
 
-// peerError is a known error in a peer's own words.
+// peerError is a known error with the peer's own sentence.
 type peerError struct {
 	err error
 	why string
@@ -136,7 +136,7 @@ type peerError struct {
 func (e *peerError) Error() string { return "peer: " + e.why }
 func (e *peerError) Unwrap() error { return e.err }
 
-// errorToStatus is what a call of the server returns for err.
+// errorToStatus returns the status that a handler returns for err.
 func errorToStatus(err error) error {
 	if err == nil {
 		return nil
@@ -155,14 +155,14 @@ func errorToStatus(err error) error {
 	return st.Err()
 }
 
-// isUnanswered reports whether a status says that the peer did not answer: the
-// transport broke, nobody listens, the time ran out, or the link ended. Closed set:
-// whatever else goes wrong with a call, on this side too, says nothing of the peer.
+// isUnanswered reports whether a status means that the peer did not answer: the transport broke, no
+// process listens, the time ran out, or the link ended. The set is closed: whatever else goes wrong
+// with a call, on this side too, says nothing about whether the peer can be reached.
 func isUnanswered(code codes.Code) bool {
 	return code == codes.Unavailable || code == codes.DeadlineExceeded || code == codes.Canceled
 }
 
-// isNotCarriedOut reports whether a status says that the call was not carried out.
+// isNotCarriedOut reports whether a status means that the call was certainly not carried out.
 func isNotCarriedOut(code codes.Code) bool {
 	switch code {
 	case codes.InvalidArgument, codes.Unimplemented, codes.Unauthenticated, codes.PermissionDenied:
@@ -172,9 +172,8 @@ func isNotCarriedOut(code codes.Code) bool {
 	}
 }
 
-// statusToError is what the error of a call to a peer means here: what the refusal
-// in it says; without one, errUnreachable if there was no answer, and otherwise
-// errCallFailed.
+// statusToError returns the error that a call to a peer ended with: that of the Refusal in it;
+// without one errUnreachable if the peer did not answer, else errCallFailed.
 func statusToError(err error) error {
 	if err == nil {
 		return nil
@@ -191,16 +190,16 @@ func statusToError(err error) error {
 	return fmt.Errorf("%w: %s: %s", errCallFailed, st.Code(), st.Message())
 }
 
-// wireBytes is a text as a message has it, and text what came in one. Neither copies: a
-// message is written when it is made, and never after that.
+// wireBytes returns a text as the bytes of a message, and wireText the text of a message's bytes.
+// Neither copies: a message is only written while it is built.
 func wireBytes[S ~string](s S) []byte { return unsafe.Slice(unsafe.StringData(string(s)), len(s)) }
 
 func wireText(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// maxSentence bounds a sentence for people, in bytes; the rest is cut off.
+// maxSentence bounds a sentence for people, in bytes; the rest is dropped.
 const maxSentence = 1 << 10
 
-// sentenceToWire is a sentence for people as a message has it. Every release can read it.
+// sentenceToWire returns a sentence for people as bytes that every release can read.
 func sentenceToWire(s string) []byte {
 	return wireBytes(strings.ToValidUTF8(s[:min(len(s), maxSentence)], "\uFFFD"))
 }
@@ -260,7 +259,7 @@ func chainFromWire(chain []*relaypb.Ancestor) (out []shard.Ancestor) {
 	return out
 }
 
-// idToWire is an id's bytes, or nothing where there is none.
+// idToWire returns an id's bytes; nil: the id is zero.
 func idToWire(id shard.AppendID) []byte {
 	if id.IsZero() {
 		return nil
@@ -320,7 +319,7 @@ func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
 	return h
 }
 
-// ageToWire is how long ago something was. Each time that it is sent it is older.
+// ageToWire returns how long ago born was. It is computed again each time that a request is sent.
 func ageToWire(born time.Time) uint64 {
 	if born.IsZero() {
 		return 0
@@ -335,12 +334,12 @@ func ageFromWire(age uint64) time.Time {
 	return time.Now().Add(-time.Duration(min(age-1, maxAge)) * time.Millisecond)
 }
 
-// maxAge bounds what a peer may say, in milliseconds.
+// maxAge bounds the age that a peer may report, in milliseconds.
 const maxAge = 24 * 3600 * 1000
 
 var errRequest = errors.New("malformed request")
 
-// requestFromWire is the request without its messages, and their total size.
+// requestFromWire returns the request without its messages, and their total size.
 func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 	id, total, err := checkWriteHead(h)
 	if err != nil {
@@ -365,8 +364,8 @@ func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
 	return q, total, nil
 }
 
-// splitMessages gives a request its messages, which lie in body one after the other. It keeps both,
-// and makes of the sizes where the messages end.
+// splitMessages sets the messages of a request, which lie in body one after the other. It keeps
+// both slices, and replaces each size by the end of its message.
 func splitMessages(q *shard.Request, sizes []uint32, body []byte) error {
 	end := uint64(0)
 	for i, n := range sizes {
@@ -383,8 +382,8 @@ func splitMessages(q *shard.Request, sizes []uint32, body []byte) error {
 	return nil
 }
 
-// outcomeToWire leaves the chain of a fork out: nobody asks an outcome for it, and it
-// may be longer than the append.
+// outcomeToWire converts an Outcome. It leaves out the ancestry of a fork, which no caller needs
+// from an Outcome and which may be longer than the append.
 func outcomeToWire(o shard.Outcome) *relaypb.DoReply {
 	o.Info.Chain = nil
 	return &relaypb.DoReply{
@@ -401,8 +400,8 @@ func outcomeFromWire(o *relaypb.DoReply) shard.Outcome {
 	}
 }
 
-// maxDescription bounds what is said of a stream in one message, in bytes. The longest
-// chain of forks takes half of it.
+// maxDescription bounds the description of a stream in one message, in bytes. The longest ancestry
+// of a fork takes half of it.
 const maxDescription = 64 << 10
 
 var (
@@ -410,8 +409,8 @@ var (
 	errPeerNeedsUTF8   = fmt.Errorf("%w: the peer reads no text but UTF-8", shard.ErrNeedsLaterRelease)
 )
 
-// checkDescribable reports why a peer that speaks a version of the contract cannot be told of a
-// stream; nil: it can.
+// checkDescribable returns why a peer that speaks a version of the contract cannot receive a
+// stream's description; nil: it can.
 func checkDescribable(info *relaypb.Info, version uint32) error {
 	switch {
 	case proto.Size(info) > maxDescription:
@@ -426,7 +425,7 @@ func checkDescribable(info *relaypb.Info, version uint32) error {
 	return checkUTF8(texts...)
 }
 
-// checkUTF8 reports whether a release before relayVersionBytes can read these texts.
+// checkUTF8 returns errPeerNeedsUTF8 unless a release before relayVersionBytes can read the texts.
 func checkUTF8(texts ...[]byte) error {
 	for _, t := range texts {
 		if !utf8.Valid(t) {
@@ -436,8 +435,7 @@ func checkUTF8(texts ...[]byte) error {
 	return nil
 }
 
-// infoAt is info as of position at: a TailBuffer may not claim to show what it does
-// not hold yet.
+// infoAt returns info as of the position at: a tail buffer must not claim more than it holds.
 func infoAt(info shard.Info, at uint64) shard.Info {
 	if info.Tail > at {
 		info.Tail, info.Closed = at, false
@@ -445,7 +443,7 @@ func infoAt(info shard.Info, at uint64) shard.Info {
 	return info
 }
 
-// batchAssembler puts RecordBatches together again that came in pieces.
+// batchAssembler joins the pieces of a record batch.
 type batchAssembler struct {
 	buf   []byte
 	total int
@@ -453,13 +451,13 @@ type batchAssembler struct {
 
 var errMalformedPiece = errors.New("malformed piece of a range")
 
-// maxPreallocated bounds the room that is made for what a peer only announces, in bytes. What
-// comes makes more.
+// maxPreallocated bounds the space that is allocated for a size that a peer only announces, in
+// bytes. It grows with what arrives.
 const maxPreallocated = 256 << 10
 
 func bufferFor(total int) []byte { return make([]byte, 0, min(total, maxPreallocated)) }
 
-// addPiece takes the data of one Part. With the last piece it returns the whole RecordBatch.
+// addPiece adds the data of one Part. With the last piece it returns the whole batch.
 func (p *batchAssembler) addPiece(data []byte, total uint32) (shard.RecordBatch, bool, error) {
 	switch {
 	case p.total == 0 && total == 0:
