@@ -29,7 +29,7 @@ func (c *countedConn) Close() error {
 
 // What TLS writes during its handshake goes out immediately; after it the records of one write
 // go out together, and nothing waits without a bound.
-func TestRecordsAreBatched(t *testing.T) {
+func TestTLSRecordsAreWrittenTogether(t *testing.T) {
 	t.Parallel()
 	c := &countedConn{}
 	b := newBatchedConn(c)

@@ -8,7 +8,7 @@ import (
 )
 
 // Nodes hear with heartbeats how far their clocks are apart.
-func TestSkewOfPeers(t *testing.T) {
+func TestClockSkewIsMeasuredByHeartbeats(t *testing.T) {
 	t.Parallel()
 	const ahead = 1500 * time.Millisecond
 	reg := prometheus.NewRegistry()
@@ -16,7 +16,7 @@ func TestSkewOfPeers(t *testing.T) {
 	f.add(func(c *Config) {
 		c.Now, c.Metrics = func() time.Time { return time.Now().Add(ahead) }, reg
 	})
-	near := func(s *station, want time.Duration) bool {
+	near := func(s *testNode, want time.Duration) bool {
 		d, name := s.peers.worstClockSkew()
 		return name != "" && (d-want).Abs() < 300*time.Millisecond
 	}

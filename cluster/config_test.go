@@ -3,7 +3,7 @@ package cluster
 import "testing"
 
 // Others cannot reach a relay on loopback, unless they are on it as well.
-func TestRelayOnLoopback(t *testing.T) {
+func TestRelayOnLoopbackNeedsLoopbackAddress(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		relay, gossip, advertise string

@@ -26,23 +26,23 @@ func (f *fleet) inLog(id shard.StreamID) (all []string) {
 	return all
 }
 
-// relay is the address of a node's server.
-func (s *station) relay() string {
+// relayAddr is the address of a node's server.
+func (s *testNode) relayAddr() string {
 	_, addr := s.Addrs()
 	return addr
 }
 
 // The answer to an append is lost with the connection: it is repeated with its id,
 // and written once.
-func TestReplyLost(t *testing.T) {
+func TestAppendWithALostReplyIsWrittenOnce(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 1), newCable()
-	edge := f.add(c.plug)
-	f.settle()
+	f, c := newFleet(t, 1), newFaultyDialer()
+	edge := f.add(c.useIn)
+	f.awaitAgreement()
 	owner := f.nodes[0]
-	id := f.owned(owner)
-	f.do(edge, write(id, shard.OpCreate), shard.CodeCreated)
-	c.each(owner.relay(), func(cc *cableConn) { cc.deaf = true })
+	id := f.streamOwnedBy(owner)
+	f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
+	c.changeConns(owner.relayAddr(), func(cc *faultyConn) { cc.dropsReads = true })
 	done := make(chan error, 1)
 	go func() {
 		out, err := edge.Do(t.Context(), write(id, shard.OpAppend, "once"))
@@ -57,7 +57,7 @@ func TestReplyLost(t *testing.T) {
 		t.Fatalf("answered over a connection that brings nothing: %v", err)
 	default:
 	}
-	c.sever(owner.relay())
+	c.sever(owner.relayAddr())
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -67,19 +67,19 @@ func TestReplyLost(t *testing.T) {
 }
 
 // The connection breaks in the middle of a body: the append is sent again, whole.
-func TestBodyCutShort(t *testing.T) {
+func TestBrokenBodyIsSentAgain(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 1), newCable()
-	edge := f.add(c.plug)
-	f.settle()
+	f, c := newFleet(t, 1), newFaultyDialer()
+	edge := f.add(c.useIn)
+	f.awaitAgreement()
 	owner := f.nodes[0]
-	id := f.owned(owner)
-	f.do(edge, write(id, shard.OpCreate), shard.CodeCreated)
+	id := f.streamOwnedBy(owner)
+	f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
 	before := edge.peers.link(owner.self)
-	c.each(owner.relay(), func(cc *cableConn) { cc.cut, cc.left = true, 600<<10 })
+	c.changeConns(owner.relayAddr(), func(cc *faultyConn) { cc.cut, cc.left = true, 600<<10 })
 	body := strings.Repeat("0123456789abcdef", 1<<16)
-	f.do(edge, write(id, shard.OpAppend, body[:1<<19], body[1<<19:]), shard.CodeAppended)
-	f.wants(f.read(edge, id), []string{body[:1<<19], body[1<<19:]})
+	f.mustDo(edge, write(id, shard.OpAppend, body[:1<<19], body[1<<19:]), shard.CodeAppended)
+	f.awaitMessages(f.startReader(edge, id), []string{body[:1<<19], body[1<<19:]})
 	if edge.peers.link(owner.self) == before {
 		t.Error("the link did not break")
 	}
@@ -87,30 +87,30 @@ func TestBodyCutShort(t *testing.T) {
 
 // One node does not reach the owner that all others reach: the heir says so once and
 // then must serve. Two nodes write one log, and it still holds each append once.
-func TestTwoOwners(t *testing.T) {
+func TestTwoOwnersWriteEachAppendOnce(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 2), newCable()
-	edge := f.add(c.plug)
-	f.settle()
+	f, c := newFleet(t, 2), newFaultyDialer()
+	edge := f.add(c.useIn)
+	f.awaitAgreement()
 	owner := f.nodes[1]
-	id := f.owned(owner)
+	id := f.streamOwnedBy(owner)
 	for i := 0; edge.currentTable().without([]string{owner.self}).Owner(id).Name == edge.self ||
 		edge.currentTable().Owner(id).Name != owner.self; i++ {
 		id = shard.StreamID(fmt.Sprintf("default/two-%d", i))
 	}
-	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	var readers []*reading
+	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	var readers []*streamReader
 	for _, s := range f.nodes {
-		readers = append(readers, f.read(s, id))
+		readers = append(readers, f.startReader(s, id))
 	}
-	c.refuse(owner.relay(), true)
-	c.sever(owner.relay())
+	c.refuse(owner.relayAddr(), true)
+	c.sever(owner.relayAddr())
 	const writes = 25
 	var wg sync.WaitGroup
-	for w, s := range []*station{edge, owner, f.nodes[0]} {
+	for w, s := range []*testNode{edge, owner, f.nodes[0]} {
 		wg.Go(func() {
 			for i := range writes {
-				f.push(s, write(id, shard.OpAppend, fmt.Sprintf("%d-%d", w, i)))
+				f.insistAmongOthers(s, write(id, shard.OpAppend, fmt.Sprintf("%d-%d", w, i)))
 			}
 		})
 	}
@@ -128,24 +128,24 @@ func TestTwoOwners(t *testing.T) {
 		t.Fatalf("%d records in the log of %d", len(want), 3*writes)
 	}
 	for _, r := range readers {
-		f.wants(r, want)
+		f.awaitMessages(r, want)
 	}
 	if !slices.Contains(f.nodes[0].host.OwnedStreams(), id) {
 		t.Error("the heir never served")
 	}
-	c.refuse(owner.relay(), false)
-	f.settle()
+	c.refuse(owner.relayAddr(), false)
+	f.awaitAgreement()
 	f.eventually("one owner again", func() bool {
 		return f.log.OpenSessions() == 1 && len(f.nodes[0].host.OwnedStreams()) == 0
 	})
-	f.do(edge, write(id, shard.OpAppend, "healed"), shard.CodeAppended)
+	f.mustDo(edge, write(id, shard.OpAppend, "healed"), shard.CodeAppended)
 	for _, r := range readers {
-		f.wants(r, slices.Concat(want, []string{"healed"}))
+		f.awaitMessages(r, slices.Concat(want, []string{"healed"}))
 	}
 }
 
-// push is insist, for a stream that others write to as well.
-func (f *fleet) push(s *station, q *shard.Request) {
+// insistAmongOthers is insist, for a stream that others write to as well.
+func (f *fleet) insistAmongOthers(s *testNode, q *shard.Request) {
 	for f.Context().Err() == nil {
 		out, err := s.Do(f.Context(), q)
 		if err == nil {
@@ -161,31 +161,31 @@ func (f *fleet) push(s *station, q *shard.Request) {
 
 // A connection that falls silent without breaking: pages are read here after a
 // second, and the link is dead after three; readers lose nothing.
-func TestSilentOwner(t *testing.T) {
+func TestSilentOwnerLosesItsLink(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 1), newCable()
-	edge := f.add(c.plug)
-	f.settle()
+	f, c := newFleet(t, 1), newFaultyDialer()
+	edge := f.add(c.useIn)
+	f.awaitAgreement()
 	owner := f.nodes[0]
-	id := f.owned(owner)
-	f.do(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
-	r := f.read(edge, id)
-	f.wants(r, []string{"a"})
-	other := f.ownedBut(owner, id)
-	f.do(owner, write(other, shard.OpCreate, "x"), shard.CodeCreated)
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	r := f.startReader(edge, id)
+	f.awaitMessages(r, []string{"a"})
+	other := f.otherOwned(owner, id)
+	f.mustDo(owner, write(other, shard.OpCreate, "x"), shard.CodeCreated)
 	info, err := edge.Info(t.Context(), other, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.refuse(owner.relay(), true)
-	c.each(owner.relay(), func(cc *cableConn) { cc.deaf, cc.silent = true, true })
+	c.refuse(owner.relayAddr(), true)
+	c.changeConns(owner.relayAddr(), func(cc *faultyConn) { cc.dropsReads, cc.dropsWrites = true, true })
 	began := time.Now()
 	page, err := edge.ReadPage(t.Context(), other, info, info.Start)
 	if took := time.Since(began); err != nil || page.Len() != 1 || took < peerPageTimeout || took > peerPageTimeout+2*time.Second {
 		t.Errorf("a page without the owner: %d messages, %v, after %v", page.Len(), err, took)
 	}
-	f.do(owner, write(id, shard.OpAppend, "b"), shard.CodeAppended)
-	f.wants(r, []string{"a", "b"})
+	f.mustDo(owner, write(id, shard.OpAppend, "b"), shard.CodeAppended)
+	f.awaitMessages(r, []string{"a", "b"})
 	if took := time.Since(began); took > 3*silenceTimeout {
 		t.Errorf("nobody noticed for %v", took)
 	}
@@ -193,51 +193,51 @@ func TestSilentOwner(t *testing.T) {
 
 // A stream is deleted and made again before anybody hears of it: readers of the
 // first life see it end, wherever they are, and whoever comes reads the second.
-func TestMadeAgainAtOnce(t *testing.T) {
+func TestRecreatedStreamEndsTheOldGeneration(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[0], write(id, shard.OpCreate, "old"), shard.CodeCreated)
-	var readers []*reading
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate, "old"), shard.CodeCreated)
+	var readers []*streamReader
 	for _, s := range f.nodes {
-		r := f.read(s, id)
-		f.wants(r, []string{"old"})
+		r := f.startReader(s, id)
+		f.awaitMessages(r, []string{"old"})
 		readers = append(readers, r)
 	}
-	f.do(f.nodes[1], write(id, shard.OpDelete), shard.CodeDeleted)
-	f.do(f.nodes[2], write(id, shard.OpCreate, "new"), shard.CodeCreated)
+	f.mustDo(f.nodes[1], write(id, shard.OpDelete), shard.CodeDeleted)
+	f.mustDo(f.nodes[2], write(id, shard.OpCreate, "new"), shard.CodeCreated)
 	for _, s := range f.nodes {
-		f.wants(f.read(s, id), []string{"new"})
+		f.awaitMessages(f.startReader(s, id), []string{"new"})
 	}
 	for _, r := range readers {
 		f.eventually("the first life ends on "+r.node.self, func() bool {
 			return errors.Is(r.tail.EndError(), shard.ErrNotFound)
 		})
 	}
-	f.do(f.nodes[1], write(id, shard.OpAppend, "more"), shard.CodeAppended)
+	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "more"), shard.CodeAppended)
 	for _, s := range f.nodes {
-		f.wants(f.read(s, id), []string{"new", "more"})
+		f.awaitMessages(f.startReader(s, id), []string{"new", "more"})
 	}
 }
 
-// rawEdge is a peer that says just what a test has it say.
-type rawEdge struct {
+// openScriptedEdge is a peer that says just what a test has it say.
+type scriptedEdge struct {
 	control grpc.BidiStreamingClient[relaypb.ToOwner, relaypb.ToEdge]
 	frames  chan *relaypb.Frame
 	link    uint64
 }
 
-// rawEdge opens a link with the given windows.
-func (f *fleet) rawEdge(owner *station, window, linkWindow uint64) *rawEdge {
+// openScriptedEdge opens a link with the given windows.
+func (f *fleet) openScriptedEdge(owner *testNode, window, linkWindow uint64) *scriptedEdge {
 	f.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+owner.relay(),
+	conn, err := grpc.NewClient("passthrough:///"+owner.relayAddr(),
 		grpc.WithTransportCredentials(clientCreds{owner.creds}))
 	if err != nil {
 		f.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(f.Context())
 	client := relaypb.NewRelayClient(conn)
-	e := &rawEdge{frames: make(chan *relaypb.Frame), link: 77}
+	e := &scriptedEdge{frames: make(chan *relaypb.Frame), link: 77}
 	if e.control, err = client.Control(ctx); err == nil {
 		e.say(&relaypb.ToOwner{Lane: 1, Hello: &relaypb.Hello{
 			Version: relayVersionNewest, To: wireBytes(owner.self), Link: e.link, Window: window, LinkWindow: linkWindow,
@@ -286,10 +286,10 @@ func (f *fleet) rawEdge(owner *station, window, linkWindow uint64) *rawEdge {
 	return e
 }
 
-func (e *rawEdge) say(m *relaypb.ToOwner) { _ = e.control.Send(m) }
+func (e *scriptedEdge) say(m *relaypb.ToOwner) { _ = e.control.Send(m) }
 
-// frozen reports whether the owner waits for credit of the subscription or link.
-func (s *station) frozen(link, handle uint64) bool {
+// waitsForCredit reports whether the owner waits for credit of the subscription or link.
+func (s *testNode) waitsForCredit(link, handle uint64) bool {
 	s.server.mu.Lock()
 	ses := s.server.sessions[link]
 	s.server.mu.Unlock()
@@ -304,25 +304,25 @@ func (s *station) frozen(link, handle uint64) bool {
 
 // A peer that returns no credit gets its window and one RecordBatch, and holds nobody up.
 // With credit it gets the rest, and nothing is missing.
-func TestPeerThatIsFrozen(t *testing.T) {
+func TestFrozenPeerHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	owner := f.nodes[0]
-	id := f.owned(owner)
-	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	const window, linkWindow, size, writes = 64 << 10, 128 << 10, 10 << 10, 60
-	e := f.rawEdge(owner, window, linkWindow)
+	e := f.openScriptedEdge(owner, window, linkWindow)
 	e.say(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
 		{Handle: 1, Stream: wireBytes(id)}, {Handle: 2, Stream: wireBytes(id)}, {Handle: 3, Stream: wireBytes(id)},
 	}})
-	healthy := f.read(f.nodes[1], id)
+	healthy := f.startReader(f.nodes[1], id)
 	var want []string
 	for i := range writes {
 		m := fmt.Sprintf("%04d%s", i, strings.Repeat("x", size))
-		f.do(owner, write(id, shard.OpAppend, m), shard.CodeAppended)
+		f.mustDo(owner, write(id, shard.OpAppend, m), shard.CodeAppended)
 		want = append(want, m)
 	}
-	f.wants(healthy, want)
+	f.awaitMessages(healthy, want)
 
 	got := map[uint64][]string{}
 	parts := map[uint64]*batchAssembler{1: {}, 2: {}, 3: {}}
@@ -350,7 +350,7 @@ func TestPeerThatIsFrozen(t *testing.T) {
 				continue
 			default:
 			}
-			return owner.frozen(e.link, 1) && owner.frozen(e.link, 2) && owner.frozen(e.link, 3)
+			return owner.waitsForCredit(e.link, 1) && owner.waitsForCredit(e.link, 2) && owner.waitsForCredit(e.link, 3)
 		}
 	})
 	all := bytes[1] + bytes[2] + bytes[3]
@@ -374,7 +374,7 @@ func TestPeerThatIsFrozen(t *testing.T) {
 				continue
 			default:
 			}
-			if len(got[1]) < writes && owner.frozen(e.link, 1) {
+			if len(got[1]) < writes && owner.waitsForCredit(e.link, 1) {
 				e.say(&relaypb.ToOwner{Credit: []*relaypb.Credit{{Handle: 1, Bytes: window}}})
 			}
 			return len(got[1]) == writes
@@ -447,14 +447,14 @@ func TestCloseUnderLoad(t *testing.T) {
 }
 
 // A process that has ended is not waited for: nobody listens at its address.
-func TestDeadIsNotAwaited(t *testing.T) {
+func TestEndedProcessIsNotAwaited(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	owner, edge := f.nodes[0], f.nodes[1]
 	edge.peers.mu.Lock()
 	p := edge.peers.byName[owner.self]
 	edge.peers.mu.Unlock()
-	f.kill(owner)
+	f.killNode(owner)
 	f.eventually("it is known to have ended", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()

@@ -31,10 +31,10 @@ var (
 	secretB = []byte("fedcba9876543210")
 )
 
-// asks is what a call over credentials of one's own gets from a station's relay.
-func (f *fleet) asks(s *station, with credentials.TransportCredentials) error {
+// callRelay is what a call over credentials of one's own gets from a station's relay.
+func (f *fleet) callRelay(s *testNode, with credentials.TransportCredentials) error {
 	f.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+s.relay(), grpc.WithTransportCredentials(with))
+	conn, err := grpc.NewClient("passthrough:///"+s.relayAddr(), grpc.WithTransportCredentials(with))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func (f *fleet) asks(s *station, with credentials.TransportCredentials) error {
 	return err
 }
 
-func credsOf(t *testing.T, cluster string, id *Identity, secrets ...[]byte) *tlsCreds {
+func tlsCredsOf(t *testing.T, cluster string, id *Identity, secrets ...[]byte) *tlsCreds {
 	t.Helper()
 	cfg := Config{Cluster: cluster, Secrets: secrets, Identity: id}
 	cfg.setDefaults()
@@ -56,22 +56,22 @@ func credsOf(t *testing.T, cluster string, id *Identity, secrets ...[]byte) *tls
 
 // Who does not know the fleet's secret gets no answer from the relay's port, nor who speaks
 // plaintext, nor who shows a certificate of its own.
-func TestStrangersAtTheRelay(t *testing.T) {
+func TestStrangersGetNoAnswerFromTheRelay(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	s := f.nodes[0]
-	if err := f.asks(s, clientCreds{credsOf(t, "test", nil, secretA)}); err != nil {
+	if err := f.callRelay(s, clientCreds{tlsCredsOf(t, "test", nil, secretA)}); err != nil {
 		t.Fatalf("a member: %v", err)
 	}
 	tls12 := &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}
 	for name, with := range map[string]credentials.TransportCredentials{
-		"another secret": clientCreds{credsOf(t, "test", nil, secretB)},
-		"another fleet":  clientCreds{credsOf(t, "other", nil, secretA)},
+		"another secret": clientCreds{tlsCredsOf(t, "test", nil, secretB)},
+		"another fleet":  clientCreds{tlsCredsOf(t, "other", nil, secretA)},
 		"plaintext":      insecure.NewCredentials(),
 		"no certificate": credentials.NewTLS(&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}),
 		"TLS 1.2":        credentials.NewTLS(tls12),
 	} {
-		if err := f.asks(s, with); err == nil {
+		if err := f.callRelay(s, with); err == nil {
 			t.Errorf("%s: answered", name)
 		}
 	}
@@ -82,7 +82,7 @@ func TestStrangersAtTheRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	fake := grpc.NewServer(grpc.Creds(serverCreds{clientCreds{credsOf(t, "test", nil, secretB)}}))
+	fake := grpc.NewServer(grpc.Creds(serverCreds{clientCreds{tlsCredsOf(t, "test", nil, secretB)}}))
 	go func() { _ = fake.Serve(ln) }()
 	defer fake.Stop()
 	conn, err := net.Dial("tcp", ln.Addr().String())
@@ -96,12 +96,12 @@ func TestStrangersAtTheRelay(t *testing.T) {
 
 // Connections that prove nothing are bounded, and end. One more closes the oldest, and not
 // itself: who holds all places keeps no peer out.
-func TestSilentConnections(t *testing.T) {
+func TestUnprovenConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, member := range map[string]bool{"from a member's address": true, "from elsewhere": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f, c := &fleet{T: t}, credsOf(t, "test", nil, secretA)
+			f, c := &fleet{T: t}, tlsCredsOf(t, "test", nil, secretA)
 			c.isMemberAddr = func(net.IP) bool { return member }
 			room, other := &c.strangerHandshakes, &c.memberHandshakes
 			if member {
@@ -163,11 +163,11 @@ func dialTCP(t *testing.T, ln net.Listener) net.Conn {
 func TestMigrationToTLS(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	if err := f.asks(f.nodes[0], insecure.NewCredentials()); err == nil {
+	if err := f.callRelay(f.nodes[0], insecure.NewCredentials()); err == nil {
 		t.Error("plaintext is taken though every member speaks TLS")
 	}
 	old := f.add(func(c *Config) { c.Plaintext = PlaintextAlways })
-	f.settle()
+	f.awaitAgreement()
 	if old.membership.self.Features&FeatureTLS != 0 || f.nodes[0].membership.self.Features&FeatureTLS == 0 {
 		t.Fatal("gossip does not say who speaks TLS")
 	}
@@ -177,25 +177,25 @@ func TestMigrationToTLS(t *testing.T) {
 	if secure != 3 { // to and from node 1, and from the old one, which speaks TLS to whom says so
 		t.Errorf("%d connections over TLS", secure)
 	}
-	if err := f.asks(f.nodes[0], insecure.NewCredentials()); err != nil {
+	if err := f.callRelay(f.nodes[0], insecure.NewCredentials()); err != nil {
 		t.Errorf("plaintext from the address of an old member: %v", err)
 	}
-	id := f.owned(old)
-	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
-	f.do(f.nodes[1], write(id, shard.OpAppend, "x"), shard.CodeAppended)
-	f.wants(f.read(f.nodes[0], id), []string{"x"})
+	id := f.streamOwnedBy(old)
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "x"), shard.CodeAppended)
+	f.awaitMessages(f.startReader(f.nodes[0], id), []string{"x"})
 	old.dead = true
 	if err := old.Close(); err != nil {
 		t.Fatal(err)
 	}
-	f.settle()
-	if err := f.asks(f.nodes[0], insecure.NewCredentials()); err == nil {
+	f.awaitAgreement()
+	if err := f.callRelay(f.nodes[0], insecure.NewCredentials()); err == nil {
 		t.Error("plaintext is still taken")
 	}
 }
 
 // A node that rules plaintext out has no link to a member that knows nothing else.
-func TestNoPlaintext(t *testing.T) {
+func TestNoLinkInPlaintextWhereItIsForbidden(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
 	f.add(func(c *Config) { c.Plaintext = PlaintextNever })
@@ -207,14 +207,14 @@ func TestNoPlaintext(t *testing.T) {
 	if f.nodes[0].peers.link(old.self) != nil {
 		t.Error("plaintext is spoken")
 	}
-	if err := f.asks(f.nodes[0], insecure.NewCredentials()); err == nil {
+	if err := f.callRelay(f.nodes[0], insecure.NewCredentials()); err == nil {
 		t.Error("plaintext is taken")
 	}
 }
 
 // A secret is changed in three steps, node by node: no step splits the fleet, and after the
 // last one the old secret opens neither gossip nor the relay.
-func TestSecretsAreRotated(t *testing.T) {
+func TestSecretsAreRotatedWithoutASplit(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
 	var secrets [3]atomic.Pointer[[][]byte]
@@ -226,10 +226,10 @@ func TestSecretsAreRotated(t *testing.T) {
 			c.Renew = func() ([][]byte, *Identity, error) { return *secrets[i].Load(), nil, nil }
 		})
 	}
-	f.settle()
-	id := f.owned(f.nodes[2])
-	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
-	r := f.read(f.nodes[1], id)
+	f.awaitAgreement()
+	id := f.streamOwnedBy(f.nodes[2])
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	r := f.startReader(f.nodes[1], id)
 	var want []string
 	views := testutil.ToFloat64(f.nodes[0].metrics.viewChanges)
 	for step, s := range [][][]byte{{secretA, secretB}, {secretB, secretA}, {secretB}} {
@@ -240,10 +240,10 @@ func TestSecretsAreRotated(t *testing.T) {
 				return len(p.acceptedKeys) == len(s) && string(p.secrets[0]) == string(s[0])
 			})
 			m := fmt.Sprintf("%d.%d", step, i)
-			f.do(f.nodes[(step+i)%3], write(id, shard.OpAppend, m), shard.CodeAppended)
+			f.mustDo(f.nodes[(step+i)%3], write(id, shard.OpAppend, m), shard.CodeAppended)
 			want = append(want, m)
-			f.wants(r, want)
-			f.settle()
+			f.awaitMessages(r, want)
+			f.awaitAgreement()
 		}
 	}
 	if n := testutil.ToFloat64(f.nodes[0].metrics.viewChanges) - views; n != 0 {
@@ -252,12 +252,12 @@ func TestSecretsAreRotated(t *testing.T) {
 	if n := f.log.OpenSessions(); n != 1 {
 		t.Errorf("%d sessions for one stream", n)
 	}
-	if err := f.asks(f.nodes[0], clientCreds{credsOf(t, "test", nil, secretA)}); err == nil {
+	if err := f.callRelay(f.nodes[0], clientCreds{tlsCredsOf(t, "test", nil, secretA)}); err == nil {
 		t.Error("the old secret opens the relay")
 	}
 	late := f.add(func(c *Config) { c.Secrets = [][]byte{secretB} })
-	f.settle()
-	f.do(late, write(id, shard.OpAppend, "late"), shard.CodeAppended)
+	f.awaitAgreement()
+	f.mustDo(late, write(id, shard.OpAppend, "late"), shard.CodeAppended)
 	for _, s := range f.nodes {
 		s.creds.mu.Lock()
 		for h := range s.creds.provenConns {
@@ -292,8 +292,8 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// gives is a certificate for a URI; no name or address is in it.
-func (a *authority) gives(uri string, peers ...string) *Identity {
+// issue is a certificate for a URI; no name or address is in it.
+func (a *authority) issue(uri string, peers ...string) *Identity {
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "leaf"},
@@ -314,42 +314,42 @@ func (a *authority) gives(uri string, peers ...string) *Identity {
 }
 
 // With certificates the authority and the URI decide, and the secret opens gossip alone.
-func TestIdentities(t *testing.T) {
+func TestCertificatesDecideByAuthorityAndURI(t *testing.T) {
 	t.Parallel()
 	ca, other := newAuthority(t), newAuthority(t)
 	const fantail = "spiffe://example.org/fantail"
 	f := newFleet(t, 0)
-	f.add(func(c *Config) { c.Identity = ca.gives(fantail) })
-	f.add(func(c *Config) { c.Identity = ca.gives(fantail) })
-	f.settle()
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
+	f.add(func(c *Config) { c.Identity = ca.issue(fantail) })
+	f.add(func(c *Config) { c.Identity = ca.issue(fantail) })
+	f.awaitAgreement()
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
 	for name, c := range map[string]struct {
 		id *Identity
 		ok bool
 	}{
-		"the same":               {ca.gives(fantail), true},
-		"another workload":       {ca.gives("spiffe://example.org/web"), false},
-		"no URI":                 {ca.gives(""), false},
-		"below it":               {ca.gives(fantail + "/x"), false},
-		"of another authority":   {other.gives(fantail), false},
-		"accepts another itself": {ca.gives(fantail, "spiffe://example.org/"), true},
+		"the same":               {ca.issue(fantail), true},
+		"another workload":       {ca.issue("spiffe://example.org/web"), false},
+		"no URI":                 {ca.issue(""), false},
+		"below it":               {ca.issue(fantail + "/x"), false},
+		"of another authority":   {other.issue(fantail), false},
+		"accepts another itself": {ca.issue(fantail, "spiffe://example.org/"), true},
 	} {
-		theirs := credsOf(t, "test", c.id, secretA)
+		theirs := tlsCredsOf(t, "test", c.id, secretA)
 		p := theirs.proof.Load()
 		shown := *p
 		shown.roots, shown.peerURIs = c.id.Roots.Clone(), nil
 		shown.roots.AddCert(ca.cert) // to find out whether they are accepted, not whether they accept
 		theirs.proof.Store(&shown)
-		if err := f.asks(f.nodes[0], clientCreds{theirs}); (err == nil) != c.ok {
+		if err := f.callRelay(f.nodes[0], clientCreds{theirs}); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := f.asks(f.nodes[0], clientCreds{credsOf(t, "test", nil, secretA)}); err == nil {
+	if err := f.callRelay(f.nodes[0], clientCreds{tlsCredsOf(t, "test", nil, secretA)}); err == nil {
 		t.Error("the secret opens the relay beside certificates")
 	}
-	mixed := ca.gives("")
-	mixed.Roots = other.gives("").Roots
+	mixed := ca.issue("")
+	mixed.Roots = other.issue("").Roots
 	if _, err := newFleetProof("test", [][]byte{secretA}, mixed); err == nil {
 		t.Error("an identity that no peer would accept is taken")
 	}
@@ -365,7 +365,7 @@ func TestIdentities(t *testing.T) {
 
 // A fleet changes from its secret to certificates node by node, in three steps, without a
 // split.
-func TestFromSecretToCertificates(t *testing.T) {
+func TestFleetMovesFromSecretToCertificates(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)
 	f := newFleet(t, 0)
@@ -377,30 +377,30 @@ func TestFromSecretToCertificates(t *testing.T) {
 			c.Secrets = [][]byte{secretA}
 		})
 	}
-	f.settle()
-	id := f.owned(f.nodes[2])
-	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
-	r := f.read(f.nodes[1], id)
+	f.awaitAgreement()
+	id := f.streamOwnedBy(f.nodes[2])
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	r := f.startReader(f.nodes[1], id)
 	var want []string
 	for step, of := range []func() *Identity{
-		func() *Identity { return &Identity{Roots: ca.gives("").Roots} },
-		func() *Identity { i := ca.gives("spiffe://x/fantail"); i.Secrets = true; return i },
-		func() *Identity { return ca.gives("spiffe://x/fantail") },
+		func() *Identity { return &Identity{Roots: ca.issue("").Roots} },
+		func() *Identity { i := ca.issue("spiffe://x/fantail"); i.Secrets = true; return i },
+		func() *Identity { return ca.issue("spiffe://x/fantail") },
 	} {
 		for i := range ids {
 			before := f.nodes[i].creds.proof.Load()
 			ids[i].Store(of())
 			f.eventually("the node has taken it over", func() bool { return f.nodes[i].creds.proof.Load() != before })
-			f.settle()
+			f.awaitAgreement()
 			m := fmt.Sprintf("%d.%d", step, i)
-			f.do(f.nodes[(step+i)%3], write(id, shard.OpAppend, m), shard.CodeAppended)
+			f.mustDo(f.nodes[(step+i)%3], write(id, shard.OpAppend, m), shard.CodeAppended)
 			want = append(want, m)
-			f.wants(r, want)
+			f.awaitMessages(r, want)
 		}
 	}
-	f.settle()
+	f.awaitAgreement()
 	for _, s := range f.nodes {
-		if err := f.asks(s, clientCreds{credsOf(t, "test", nil, secretA)}); err == nil {
+		if err := f.callRelay(s, clientCreds{tlsCredsOf(t, "test", nil, secretA)}); err == nil {
 			t.Error("the secret still opens the relay")
 		}
 	}

@@ -316,7 +316,7 @@ func (r *Node) storeAnswersOthers() bool {
 // storeLost reports whether S2 does not serve this node: it answers none of its calls, refuses its
 // probe, or has never answered it.
 func (r *Node) storeLost() bool {
-	return r.local.host.StoreDown() || r.cfg.storeGated && r.storeStanding().Lost()
+	return r.local.manager.StoreDown() || r.cfg.storeGated && r.storeStanding().Lost()
 }
 
 // NotReadyReason returns, in one line, what in S2 or in the settings for it keeps this node from being

@@ -11,7 +11,7 @@ import (
 
 // Whose record counts: the owners' that began first, of those that began together most; who owns
 // nothing, or tells of no record, has no say.
-func TestRightful(t *testing.T) {
+func TestRightfulRecordIsThatOfTheFirstOwners(t *testing.T) {
 	t.Parallel()
 	const now = 10_000_000
 	owner := func(fleet, start, startAt uint64) Member {
@@ -41,26 +41,26 @@ func TestRightful(t *testing.T) {
 	}
 }
 
-// asked is a node whose Host asks how it stands, on its own way to the fleet's Log.
-type asked struct {
+// probingNode is a node whose Host asks how it stands, on its own way to the fleet's Log.
+type probingNode struct {
 	*Node
-	host *shard.Manager
-	way  *logtest.Client
-	log  *lines
+	host  *shard.Manager
+	store *logtest.Client
+	log   *logLines
 }
 
-// askedFleet is a fleet of such nodes; join is the first one's address.
-type askedFleet struct {
+// probingFleet is a fleet of such nodes; join is the first one's address.
+type probingFleet struct {
 	*testing.T
 	mem   *logtest.Memory
-	nodes []*asked
+	nodes []*probingNode
 }
 
-func (f *askedFleet) add(basin string, trouble logtest.Faults, change ...func(*Config)) *asked {
+func (f *probingFleet) add(basin string, trouble logtest.Faults, change ...func(*Config)) *probingNode {
 	f.Helper()
-	n := &asked{way: f.mem.NewClient(uint64(len(f.nodes)), 0), log: &lines{}}
-	n.way.Basin = basin
-	n.way.SetFaults(trouble)
+	n := &probingNode{store: f.mem.NewClient(uint64(len(f.nodes)), 0), log: &logLines{}}
+	n.store.Basin = basin
+	n.store.SetFaults(trouble)
 	cfg := Config{
 		Name: "n" + string(rune('0'+len(f.nodes))), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
 		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", ChangeNotice: -1,
@@ -74,7 +74,7 @@ func (f *askedFleet) add(basin string, trouble logtest.Faults, change ...func(*C
 		fn(&cfg)
 	}
 	tails := shard.NewTailBuffers(0, 0)
-	n.host = shard.NewManager(n.way, tails, shard.Config{Logger: cfg.Logger})
+	n.host = shard.NewManager(n.store, tails, shard.Config{Logger: cfg.Logger})
 	var err error
 	if n.Node, err = Join(f.Context(), cfg, n.host, tails); err != nil {
 		f.Fatal(err)
@@ -82,7 +82,7 @@ func (f *askedFleet) add(basin string, trouble logtest.Faults, change ...func(*C
 	f.nodes = append(f.nodes, n)
 	f.Cleanup(func() {
 		if f.Failed() {
-			f.Logf("%s: %q", n.self, n.log.with(""))
+			f.Logf("%s: %q", n.self, n.log.containing(""))
 		}
 		_ = n.Close()
 		_ = n.host.Close()
@@ -90,14 +90,14 @@ func (f *askedFleet) add(basin string, trouble logtest.Faults, change ...func(*C
 	return n
 }
 
-func (f *askedFleet) eventually(what string, ok func() bool) {
+func (f *probingFleet) eventually(what string, ok func() bool) {
 	f.Helper()
 	(&fleet{T: f.T}).eventually(what, ok)
 }
 
-func newAskedFleet(t *testing.T, n int) *askedFleet {
+func newProbingFleet(t *testing.T, n int) *probingFleet {
 	t.Helper()
-	f := &askedFleet{T: t, mem: logtest.NewMemory(1)}
+	f := &probingFleet{T: t, mem: logtest.NewMemory(1)}
 	f.mem.Basin = "home"
 	for range n {
 		f.add("home", logtest.Faults{})
@@ -115,7 +115,7 @@ func newAskedFleet(t *testing.T, n int) *askedFleet {
 
 // What keeps a newcomer from owning, what it says, and that its peers go on; and that it joins
 // once the cause is gone.
-func TestNewcomersThatDiffer(t *testing.T) {
+func TestNewcomerWithOtherSettingsOwnsNothing(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		basin   string
@@ -129,20 +129,20 @@ func TestNewcomersThatDiffer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newAskedFleet(t, 2)
+			f := newProbingFleet(t, 2)
 			late := f.add(c.basin, c.trouble)
 			f.eventually("it is there, and says why it is not ready", func() bool {
 				return len(f.nodes[0].View().members) == 3 && len(late.View().members) == 3 && strings.Contains(late.NotReadyReason(), c.says)
 			})
 			f.eventually("its peers say it", func() bool {
-				return c.peers == "" || len(f.nodes[0].log.with(c.peers)) == 1 && len(f.nodes[1].log.with(c.peers)) == 1
+				return c.peers == "" || len(f.nodes[0].log.containing(c.peers)) == 1 && len(f.nodes[1].log.containing(c.peers)) == 1
 			})
 			for _, s := range f.nodes {
 				if s.currentTable().Len() != 2 || s.currentTable().hasOwner(late.self) || s.Ready() == (s == late) {
 					t.Errorf("%s: %d owners, ready %v", s.self, s.currentTable().Len(), s.Ready())
 				}
 			}
-			if len(late.log.with("level=ERROR")) == 0 {
+			if len(late.log.containing("level=ERROR")) == 0 {
 				t.Error("its own log has no error")
 			}
 			if c.basin != "home" {
@@ -151,7 +151,7 @@ func TestNewcomersThatDiffer(t *testing.T) {
 				}
 				return
 			}
-			late.way.SetFaults(logtest.Faults{})
+			late.store.SetFaults(logtest.Faults{})
 			f.eventually("it joins", func() bool { return late.Ready() && f.nodes[0].currentTable().Len() == 3 })
 		})
 	}
@@ -159,9 +159,9 @@ func TestNewcomersThatDiffer(t *testing.T) {
 
 // Two fleets that began apart, each with a basin of its own, meet: one of them yields, and says
 // so; the other never notices but for a line.
-func TestFleetsMeet(t *testing.T) {
+func TestOfTwoFleetsThatMeetOneYields(t *testing.T) {
 	t.Parallel()
-	f := newAskedFleet(t, 2)
+	f := newProbingFleet(t, 2)
 	late := f.add("other", logtest.Faults{}, func(c *Config) { c.Join = nil })
 	f.eventually("it is a fleet of its own", late.Ready)
 	gossip, _ := late.Addrs()
@@ -179,21 +179,21 @@ func TestFleetsMeet(t *testing.T) {
 
 // A node that owns streams is refused: they move, and come back. Where all are refused nothing
 // moves.
-func TestOwnersRefused(t *testing.T) {
+func TestOwnerRefusedByS2LosesItsStreams(t *testing.T) {
 	t.Parallel()
-	f := newAskedFleet(t, 3)
+	f := newProbingFleet(t, 3)
 	victim := f.nodes[1]
-	victim.way.SetFaults(logtest.Faults{Deny: true})
+	victim.store.SetFaults(logtest.Faults{Deny: true})
 	f.eventually("its streams have moved", func() bool {
 		return f.nodes[0].currentTable().Len() == 2 && victim.currentTable().Len() == 2 && !victim.Ready()
 	})
 	if !f.nodes[0].Ready() || !f.nodes[2].Ready() {
 		t.Error("others are not ready")
 	}
-	victim.way.SetFaults(logtest.Faults{})
+	victim.store.SetFaults(logtest.Faults{})
 	f.eventually("it is back", func() bool { return f.nodes[0].currentTable().Len() == 3 && victim.Ready() })
 	for _, s := range f.nodes {
-		s.way.SetFaults(logtest.Faults{Deny: true})
+		s.store.SetFaults(logtest.Faults{Deny: true})
 	}
 	began := time.Now()
 	f.eventually("all are refused, for longer than one alone would keep its streams", func() bool {
@@ -212,9 +212,9 @@ func TestOwnersRefused(t *testing.T) {
 
 // Beside an owner of a release that tells of no record a newcomer writes it and joins; it counts
 // from then on.
-func TestBesideAnOlderRelease(t *testing.T) {
+func TestNewcomerWritesTheRecordBesideAnOlderRelease(t *testing.T) {
 	t.Parallel()
-	f := &askedFleet{T: t, mem: logtest.NewMemory(1)}
+	f := &probingFleet{T: t, mem: logtest.NewMemory(1)}
 	f.mem.Basin = "home"
 	old := f.add("", logtest.Faults{})
 	if old.cfg.storeGated {

@@ -226,7 +226,7 @@ type handoffBacklog struct {
 
 func (r *Node) newBacklog(t *OwnerTable) *handoffBacklog {
 	o := &handoffBacklog{table: t, remaining: map[string]int{}}
-	for _, id := range r.local.host.HotStreams(hotWithin) {
+	for _, id := range r.local.manager.HotStreams(hotWithin) {
 		if m := t.Owner(id); m != nil && m.Name != r.self {
 			o.streams = append(o.streams, id)
 			o.remaining[m.Name]++

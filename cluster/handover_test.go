@@ -16,7 +16,7 @@ import (
 type traffic struct {
 	*fleet
 	ids     []shard.StreamID
-	readers [][]*reading
+	readers [][]*streamReader
 	stop    context.CancelFunc
 	writers sync.WaitGroup
 	mu      sync.Mutex
@@ -32,11 +32,11 @@ func (f *fleet) traffic(streams int) *traffic {
 	f.Cleanup(stop)
 	for i := range streams {
 		id := shard.StreamID(fmt.Sprintf("default/busy-%d", i))
-		f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+		f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
 		tr.ids = append(tr.ids, id)
-		var rs []*reading
+		var rs []*streamReader
 		for _, s := range f.nodes {
-			rs = append(rs, f.read(s, id))
+			rs = append(rs, f.startReader(s, id))
 		}
 		tr.readers = append(tr.readers, rs)
 	}
@@ -50,7 +50,7 @@ func (f *fleet) traffic(streams int) *traffic {
 					}
 					m := fmt.Sprintf("%d-%d", i, n)
 					began := time.Now()
-					f.insist(s, write(id, shard.OpAppend, m))
+					f.appendUntilAcked(s, write(id, shard.OpAppend, m))
 					tr.mu.Lock()
 					tr.wrote[i] = append(tr.wrote[i], m)
 					tr.longest = max(tr.longest, time.Since(began))
@@ -62,8 +62,8 @@ func (f *fleet) traffic(streams int) *traffic {
 	return tr
 }
 
-// written waits until so much more was written to each stream.
-func (tr *traffic) written(n int) {
+// awaitWritten waits until so much more was written to each stream.
+func (tr *traffic) awaitWritten(n int) {
 	tr.Helper()
 	tr.mu.Lock()
 	goal := make([]int, len(tr.wrote))
@@ -83,20 +83,20 @@ func (tr *traffic) written(n int) {
 	})
 }
 
-// end stops the writers and has every reader compared with what was written.
-func (tr *traffic) end() {
+// checkAndStop stops the writers and has every reader compared with what was written.
+func (tr *traffic) checkAndStop() {
 	tr.Helper()
 	tr.stop()
 	tr.writers.Wait()
 	for i, rs := range tr.readers {
 		for _, r := range rs {
-			tr.wants(r, tr.wrote[i])
+			tr.awaitMessages(r, tr.wrote[i])
 		}
 	}
 	tr.Logf("the longest append took %v", tr.longest.Round(time.Millisecond))
 }
 
-func announced(c *Config) { c.ChangeNotice = time.Second }
+func announcedDates(c *Config) { c.ChangeNotice = time.Second }
 
 // Nodes join and leave in order under readers and writers everywhere. Streams move with
 // what is known of them: S2 is not read, each stream has one read session, and nobody
@@ -104,25 +104,25 @@ func announced(c *Config) { c.ChangeNotice = time.Second }
 func TestHandoverReadsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	first := f.add(announced)
-	f.settle()
+	first := f.add(announcedDates)
+	f.awaitAgreement()
 	tr := f.traffic(30)
-	tr.written(5)
+	tr.awaitWritten(5)
 	before := f.log.Ops()
 
-	third := f.add(announced)
-	f.settle()
+	third := f.add(announcedDates)
+	f.awaitAgreement()
 	f.eventually("the newcomer has its share", func() bool { return len(third.host.OwnedStreams()) > 0 })
-	tr.written(5)
+	tr.awaitWritten(5)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	leaving := make(chan error, 1)
 	go func() { leaving <- first.Leave(ctx) }()
-	tr.written(20)
+	tr.awaitWritten(20)
 	if err := <-leaving; err != nil {
 		t.Fatal(err)
 	}
-	tr.written(5)
+	tr.awaitWritten(5)
 	if n := len(first.host.OwnedStreams()); n != 0 {
 		t.Errorf("%d streams are left behind", n)
 	}
@@ -130,7 +130,7 @@ func TestHandoverReadsNothing(t *testing.T) {
 	if after.Reads != before.Reads || after.Replays != before.Replays {
 		t.Errorf("S2 was read: %+v, before %+v", after, before)
 	}
-	tr.end()
+	tr.checkAndStop()
 	f.eventually("one session for each stream", func() bool { return f.log.OpenSessions() == len(tr.ids) })
 }
 
@@ -139,14 +139,14 @@ func TestHandoverReadsNothing(t *testing.T) {
 func TestHandoverWithoutReaders(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	last := f.add(announced)
-	f.settle()
-	id := f.owned(last)
-	f.do(last, write(id, shard.OpCreate), shard.CodeCreated)
+	last := f.add(announcedDates)
+	f.awaitAgreement()
+	id := f.streamOwnedBy(last)
+	f.mustDo(last, write(id, shard.OpCreate), shard.CodeCreated)
 	for i := range 10 {
 		q := write(id, shard.OpAppend, fmt.Sprint(i))
 		q.Producer = &shard.Producer{ID: "p", Seq: uint64(i)}
-		f.do(last, q, shard.CodeAppended)
+		f.mustDo(last, q, shard.CodeAppended)
 	}
 	before := f.log.Ops()
 	if err := last.Leave(t.Context()); err != nil {
@@ -154,10 +154,10 @@ func TestHandoverWithoutReaders(t *testing.T) {
 	}
 	q := write(id, shard.OpAppend, "9")
 	q.Producer = &shard.Producer{ID: "p", Seq: 9}
-	f.do(f.nodes[0], q, shard.CodeDuplicate)
+	f.mustDo(f.nodes[0], q, shard.CodeDuplicate)
 	q = write(id, shard.OpAppend, "10")
 	q.Producer = &shard.Producer{ID: "p", Seq: 10}
-	f.do(f.nodes[1], q, shard.CodeAppended)
+	f.mustDo(f.nodes[1], q, shard.CodeAppended)
 	after := f.log.Ops()
 	if after.Reads != before.Reads || after.Replays != before.Replays {
 		t.Errorf("S2 was read: %+v, before %+v", after, before)
@@ -165,13 +165,13 @@ func TestHandoverWithoutReaders(t *testing.T) {
 }
 
 // The old owner dies before it has handed anything over: its heirs read the log.
-func TestHandoverFromTheDead(t *testing.T) {
+func TestHandoverFromADeadOwnerReadsTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	doomed := f.add(announced)
-	f.settle()
+	doomed := f.add(announcedDates)
+	f.awaitAgreement()
 	tr := f.traffic(12)
-	tr.written(3)
+	tr.awaitWritten(3)
 	var mine int
 	for _, id := range tr.ids {
 		if doomed.currentTable().Owner(id).Name == doomed.self {
@@ -184,23 +184,23 @@ func TestHandoverFromTheDead(t *testing.T) {
 	doomed.membership.announceLeave() // it is announced, and
 	tr.stop()
 	tr.writers.Wait() // its own writer would die with it
-	f.kill(doomed)
-	f.settle()
+	f.killNode(doomed)
+	f.awaitAgreement()
 	for i, id := range tr.ids {
-		f.insist(f.nodes[0], write(id, shard.OpAppend, "after"))
+		f.appendUntilAcked(f.nodes[0], write(id, shard.OpAppend, "after"))
 		tr.wrote[i] = append(tr.wrote[i], "after")
 		tr.readers[i] = tr.readers[i][:2]
 	}
-	tr.end()
+	tr.checkAndStop()
 }
 
 // The heir dies right after it was given everything: the next one reads the log.
-func TestHandoverToTheDead(t *testing.T) {
+func TestHandoverToADeadOwnerReadsTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[0], write(id, shard.OpCreate, "a"), shard.CodeCreated)
-	r := f.read(f.nodes[0], id)
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	r := f.startReader(f.nodes[0], id)
 	heir, last := f.nodes[1], f.nodes[2]
 	if f.nodes[0].currentTable().without([]string{f.nodes[0].self}).Owner(id).Name != heir.self {
 		heir, last = last, heir
@@ -209,18 +209,18 @@ func TestHandoverToTheDead(t *testing.T) {
 	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{heir.self, heir.addr}); err != nil || !found {
 		t.Fatal(found, err)
 	}
-	f.kill(heir)
-	f.insist(last, write(id, shard.OpAppend, "b"))
-	f.insist(f.nodes[0], write(id, shard.OpAppend, "c"))
-	f.wants(r, []string{"a", "b", "c"})
+	f.killNode(heir)
+	f.appendUntilAcked(last, write(id, shard.OpAppend, "b"))
+	f.appendUntilAcked(f.nodes[0], write(id, shard.OpAppend, "c"))
+	f.awaitMessages(r, []string{"a", "b", "c"})
 }
 
 // All nodes change owners at one instant, announced ahead, and not when gossip comes by.
-func TestFlipsAreAnnounced(t *testing.T) {
+func TestNodesChangeOwnersAtTheAnnouncedSecond(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
-	last := f.add(announced)
-	f.settle()
+	last := f.add(announcedDates)
+	f.awaitAgreement()
 	m := f.nodes[0].View().Member(last.self)
 	if m.OwnsFrom == 0 || m.OwnsFrom%1000 != 0 || m.OwnsFrom < m.Start+1000 {
 		t.Fatalf("owns from %d, began at %d", m.OwnsFrom, m.Start)
@@ -244,14 +244,14 @@ func TestFlipsAreAnnounced(t *testing.T) {
 }
 
 // However far behind the heir's Tail is: what it is given fits in one message.
-func TestHandoverOfMuch(t *testing.T) {
+func TestHandoverFitsInOneMessage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	owner, heir := f.nodes[0], f.nodes[1]
-	id := f.owned(owner)
-	out := f.do(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
-	f.read(owner, id)
-	f.do(owner, write(id, shard.OpAppend, strings.Repeat("x", 5<<20)), shard.CodeAppended)
+	id := f.streamOwnedBy(owner)
+	out := f.mustDo(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	f.startReader(owner, id)
+	f.mustDo(owner, write(id, shard.OpAppend, strings.Repeat("x", 5<<20)), shard.CodeAppended)
 	l := heir.peers.link(owner.self)
 	_, found, err := l.requestHandover(t.Context(), id, out.Info.LogTail, peerAddr{heir.self, heir.addr})
 	if err != nil || !found {
@@ -277,19 +277,19 @@ func TestFormerOwnersAreForgotten(t *testing.T) {
 	}
 }
 
-// newFleetOfHeirs is a fleet whose nodes hand streams to whomever a test names.
-func newFleetOfHeirs(t *testing.T, n int) *fleet {
+// newFleetHandingToAny is a fleet whose nodes hand streams to whomever a test names.
+func newFleetHandingToAny(t *testing.T, n int) *fleet {
 	t.Helper()
 	f := newFleet(t, 0)
 	for range n {
 		f.add(func(c *Config) { c.handOverToAny = true })
 	}
-	f.settle()
+	f.awaitAgreement()
 	return f
 }
 
 // handOver has one node ask for a stream of another's, as if it owned it.
-func (f *fleet) handOver(id shard.StreamID, from, to *station) {
+func (f *fleet) handOver(id shard.StreamID, from, to *testNode) {
 	f.Helper()
 	_, found, err := to.peers.link(from.self).requestHandover(f.Context(), id, 0, peerAddr{to.self, to.addr})
 	if err != nil || !found {
@@ -299,19 +299,19 @@ func (f *fleet) handOver(id shard.StreamID, from, to *station) {
 
 // Three owners within a moment: the last one is given what the first one knew, also if the
 // second was never asked for the stream, or is only just getting it itself.
-func TestHandedOverTwice(t *testing.T) {
+func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 	t.Parallel()
-	f := newFleetOfHeirs(t, 3)
+	f := newFleetHandingToAny(t, 3)
 	first, second, last := f.nodes[0], f.nodes[1], f.nodes[2]
 	for i, busy := range []bool{false, true} {
-		id := f.owned(first)
+		id := f.streamOwnedBy(first)
 		if i > 0 {
-			id = f.ownedBut(first, id)
+			id = f.otherOwned(first, id)
 		}
-		f.do(first, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+		f.mustDo(first, write(id, shard.OpCreate, "a"), shard.CodeCreated)
 		before := f.log.Ops()
 		// As if they owned it one after the other.
-		for _, s := range []*station{second, last} {
+		for _, s := range []*testNode{second, last} {
 			s.history.mu.Lock()
 			_, owned := tableOfMember(first)
 			s.history.previous = []previousTable{{owned, time.Now().Add(time.Minute)}}
@@ -352,13 +352,13 @@ func TestHandedOverTwice(t *testing.T) {
 	}
 }
 
-func tableOfMember(s *station) (*View, *OwnerTable) {
+func tableOfMember(s *testNode) (*View, *OwnerTable) {
 	v := NewView([]Member{{Name: s.self, RingKey: s.self, Revision: 1, OwnsUntil: Never, Relay: s.addr}})
 	return v, v.TableAt(time.Unix(1, 0))
 }
 
-// ownedBut is another stream that a node owns.
-func (f *fleet) ownedBut(s *station, not shard.StreamID) shard.StreamID {
+// otherOwned is another stream that a node owns.
+func (f *fleet) otherOwned(s *testNode, not shard.StreamID) shard.StreamID {
 	for i := 0; ; i++ {
 		id := shard.StreamID(fmt.Sprintf("default/another-%d", i))
 		if m := s.currentTable().Owner(id); id != not && m != nil && m.Name == s.self {
@@ -369,22 +369,22 @@ func (f *fleet) ownedBut(s *station, not shard.StreamID) shard.StreamID {
 
 // The heir was given a stream and does not want it (it was wrong about the owners, or
 // they changed again): who reads at the old owner is fed again, by that one.
-func TestHandedOverInVain(t *testing.T) {
+func TestUnwantedHandoverFeedsReadersAgain(t *testing.T) {
 	t.Parallel()
-	f := newFleetOfHeirs(t, 2)
+	f := newFleetHandingToAny(t, 2)
 	owner, heir := f.nodes[0], f.nodes[1]
-	id := f.owned(owner)
-	f.do(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
-	r := f.read(owner, id)
-	f.wants(r, []string{"a"})
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	r := f.startReader(owner, id)
+	f.awaitMessages(r, []string{"a"})
 	f.handOver(id, owner, heir)
 	f.log.AppendForeign(id, "b")
-	f.wants(r, []string{"a", "b"})
+	f.awaitMessages(r, []string{"a", "b"})
 }
 
 // A subscription that was fed while its stream was handed over is fed for as long as it
 // stays, and counts as a use of the stream: also if the owner before owns it still.
-func TestHandedOverInVainUnderSubscribers(t *testing.T) {
+func TestUnwantedHandoverKeepsSubscribersFed(t *testing.T) {
 	t.Parallel()
 	var passed atomic.Int64
 	began := time.Now()
@@ -392,14 +392,14 @@ func TestHandedOverInVainUnderSubscribers(t *testing.T) {
 	for range 3 {
 		f.add(func(c *Config) { c.handOverToAny = true })
 	}
-	f.settle()
+	f.awaitAgreement()
 	owner, heir, edge := f.nodes[0], f.nodes[1], f.nodes[2]
-	id := f.owned(owner)
+	id := f.streamOwnedBy(owner)
 	create := write(id, shard.OpCreate, "a")
 	create.HasTTL, create.TTL = true, 10
-	f.do(owner, create, shard.CodeCreated)
-	r := f.read(edge, id)
-	f.wants(r, []string{"a"})
+	f.mustDo(owner, create, shard.CodeCreated)
+	r := f.startReader(edge, id)
+	f.awaitMessages(r, []string{"a"})
 	owner.openPool.mu.Lock() // the first attempt to follow it fails
 	limit, waiting := owner.openPool.limit, owner.openPool.maxWaiting
 	owner.openPool.limit, owner.openPool.maxWaiting = 0, 0

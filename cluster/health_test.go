@@ -10,18 +10,18 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// way is one node's way to the Log, which may be cut.
-type way struct {
+// faultyStore is one node's way to the Log, which may be cut.
+type faultyStore struct {
 	shard.Log
 	cut  atomic.Bool
 	hold atomic.Pointer[chan struct{}] // appends wait until it is closed
 }
 
-var errWay = errors.New("no way to the log")
+var errStoreCut = errors.New("no way to the log")
 
-func (w *way) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+func (w *faultyStore) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
 	if w.cut.Load() {
-		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errWay)
+		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errStoreCut)
 	}
 	if hold := w.hold.Load(); hold != nil {
 		<-*hold
@@ -29,39 +29,39 @@ func (w *way) Append(ctx context.Context, id shard.StreamID, at uint64, batch []
 	return w.Log.Append(ctx, id, at, batch)
 }
 
-func (w *way) Read(ctx context.Context, id shard.StreamID, from uint64, n int) (shard.Page, error) {
+func (w *faultyStore) Read(ctx context.Context, id shard.StreamID, from uint64, n int) (shard.Page, error) {
 	if w.cut.Load() {
-		return shard.Page{}, errWay
+		return shard.Page{}, errStoreCut
 	}
 	return w.Log.Read(ctx, id, from, n)
 }
 
-func (w *way) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+func (w *faultyStore) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	if w.cut.Load() {
-		return shard.Page{}, errWay
+		return shard.Page{}, errStoreCut
 	}
 	return w.Log.Last(ctx, id, n)
 }
 
-func (w *way) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+func (w *faultyStore) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 	if w.cut.Load() {
-		return 0, errWay
+		return 0, errStoreCut
 	}
 	return w.Log.Tail(ctx, id)
 }
 
 // One node alone is cut off from S2: its streams go to others that are not, and come
 // back; every append is there once and every reader gets it.
-func TestCutFromStore(t *testing.T) {
+func TestNodeCutFromStoreGivesItsStreamsAway(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
 	owner, edge := f.nodes[0], f.nodes[1]
-	id := f.owned(owner)
-	f.do(edge, write(id, shard.OpCreate, "a"), shard.CodeCreated)
-	readers := []*reading{f.read(owner, id), f.read(edge, id), f.read(f.nodes[2], id)}
-	owner.way.cut.Store(true)
+	id := f.streamOwnedBy(owner)
+	f.mustDo(edge, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	readers := []*streamReader{f.startReader(owner, id), f.startReader(edge, id), f.startReader(f.nodes[2], id)}
+	owner.store.cut.Store(true)
 	began := time.Now()
-	f.push(edge, write(id, shard.OpAppend, "b"))
+	f.insistAmongOthers(edge, write(id, shard.OpAppend, "b"))
 	if d := time.Since(began); d > 8*time.Second {
 		t.Errorf("an append took %v", d)
 	}
@@ -70,23 +70,23 @@ func TestCutFromStore(t *testing.T) {
 		if !s.Ready() != (s == owner) {
 			t.Errorf("%s is ready: %v", s.self, s.Ready())
 		}
-		f.push(s, write(id, shard.OpAppend, s.self))
+		f.insistAmongOthers(s, write(id, shard.OpAppend, s.self))
 	}
 	want := f.inLog(id)
 	for _, r := range readers {
-		f.wants(r, want)
+		f.awaitMessages(r, want)
 	}
-	owner.way.cut.Store(false)
-	f.settle()
-	f.push(edge, write(id, shard.OpAppend, "c"))
+	owner.store.cut.Store(false)
+	f.awaitAgreement()
+	f.insistAmongOthers(edge, write(id, shard.OpAppend, "c"))
 	for _, r := range readers {
-		f.wants(r, f.inLog(id))
+		f.awaitMessages(r, f.inLog(id))
 	}
 	f.eventually("one session", func() bool { return f.log.OpenSessions() == 1 })
 }
 
 // S2 answers nobody: nobody's streams move, whoever asks first.
-func TestStoreDownForAll(t *testing.T) {
+func TestStoreDownForAllMovesNothing(t *testing.T) {
 	now, s := time.Unix(1_000_000, 0), &storeHealth{}
 	for _, c := range []struct {
 		name             string
@@ -116,23 +116,23 @@ func TestStoreDownForAll(t *testing.T) {
 
 // A node takes its leave back, and a node that stood still joins anew: both own streams
 // again, all agree, and nothing is lost.
-func TestReturn(t *testing.T) {
+func TestCancelledLeaveAndPauseOwnAgain(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
 	s := f.nodes[1]
-	id := f.owned(s)
-	f.do(s, write(id, shard.OpCreate, "a"), shard.CodeCreated)
-	readers := []*reading{f.read(s, id), f.read(f.nodes[0], id)}
+	id := f.streamOwnedBy(s)
+	f.mustDo(s, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	readers := []*streamReader{f.startReader(s, id), f.startReader(f.nodes[0], id)}
 	if err := s.Leave(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if s.Ready() {
 		t.Error("ready, and has left")
 	}
-	f.do(s, write(id, shard.OpAppend, "b"), shard.CodeAppended)
+	f.mustDo(s, write(id, shard.OpAppend, "b"), shard.CodeAppended)
 	before := f.log.Ops()
 	s.CancelLeave()
-	f.settle()
+	f.awaitAgreement()
 	f.eventually("ready again", s.Ready)
 	if !s.host.HasStream(id) || f.nodes[0].host.HasStream(id) || f.nodes[2].host.HasStream(id) {
 		t.Error("ready, and does not have its stream")
@@ -140,21 +140,21 @@ func TestReturn(t *testing.T) {
 	if after := f.log.Ops(); after.Reads != before.Reads || after.Replays != before.Replays {
 		t.Errorf("storage was read: %+v, then %+v", before, after)
 	}
-	f.do(f.nodes[2], write(id, shard.OpAppend, "c"), shard.CodeAppended)
+	f.mustDo(f.nodes[2], write(id, shard.OpAppend, "c"), shard.CodeAppended)
 	s.membership.rejoinAfterPause(time.Minute)
 	f.eventually("it begins anew", func() bool {
 		m := f.nodes[0].View().Member(s.self)
 		return m != nil && m.OwnsFrom == s.View().Member(s.self).OwnsFrom && m.Revision == s.View().Member(s.self).Revision
 	})
-	f.settle()
-	f.do(f.nodes[2], write(id, shard.OpAppend, "d"), shard.CodeAppended)
+	f.awaitAgreement()
+	f.mustDo(f.nodes[2], write(id, shard.OpAppend, "d"), shard.CodeAppended)
 	for _, r := range readers {
-		f.wants(r, []string{"a", "b", "c", "d"})
+		f.awaitMessages(r, []string{"a", "b", "c", "d"})
 	}
 }
 
 // Each node hears how many readers the others have; one that leaves does not count.
-func TestBalance(t *testing.T) {
+func TestReadersAreCountedByPeer(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
 	if n := len(f.nodes[0].ExchangeReaders(0)); n != 0 {
@@ -163,7 +163,7 @@ func TestBalance(t *testing.T) {
 	for _, s := range f.nodes {
 		s.cfg.StableFor = time.Millisecond
 	}
-	hears := func(s *station, mine int, want ...int) func() bool {
+	hears := func(s *testNode, mine int, want ...int) func() bool {
 		return func() bool {
 			others := s.ExchangeReaders(mine)
 			sum := 0
@@ -189,17 +189,17 @@ func TestBalance(t *testing.T) {
 
 // A node serves a write though another owns the stream; it does not let go of the stream
 // before the write is answered.
-func TestProvisionalOwnerAnswers(t *testing.T) {
+func TestProvisionalOwnerKeepsAStreamUntilItAnswers(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	owner, other := f.nodes[0], f.nodes[1]
-	id := f.owned(owner)
-	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	other.history.mu.Lock()
 	other.history.since = time.Now().Add(-time.Hour) // it lets go of streams at once
 	other.history.mu.Unlock()
 	hold := make(chan struct{})
-	other.way.hold.Store(&hold)
+	other.store.hold.Store(&hold)
 	done := make(chan error, 1)
 	go func() {
 		_, err := other.local.write(f.Context(), write(id, shard.OpAppend, "a"), true)
@@ -213,7 +213,7 @@ func TestProvisionalOwnerAnswers(t *testing.T) {
 			t.Error("let go of in the middle of a write")
 		}
 	}
-	other.way.hold.Store(nil)
+	other.store.hold.Store(nil)
 	close(hold)
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -16,7 +16,7 @@ import (
 
 // A node whose settings keep it from its fleet is no fleet of its own: it owns nothing for as
 // long as somebody answers who does not speak its gossip, and says so; and the fleet goes on.
-func TestAliens(t *testing.T) {
+func TestNodeWithOtherSettingsBeginsNoFleet(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*Config){
 		"another secret":  func(c *Config) { c.Secrets = [][]byte{secretB} },
@@ -25,7 +25,7 @@ func TestAliens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFleet(t, 1)
-			var log lines
+			var log logLines
 			newcomer := f.add(change, func(c *Config) { c.AloneAfter, c.Logger = 300*time.Millisecond, log.logger() })
 			other, _ := newcomer.Addrs()
 			second := f.add(change, func(c *Config) { // they find each other, and that changes nothing
@@ -36,27 +36,27 @@ func TestAliens(t *testing.T) {
 					strings.Contains(newcomer.JoinErrors(), "answers, but its --secret or --cluster differs") &&
 					strings.Contains(second.JoinErrors(), "answers, but its --secret or --cluster differs")
 			})
-			for _, s := range []*station{newcomer, second} {
+			for _, s := range []*testNode{newcomer, second} {
 				if m := s.View().Member(s.self); m.OwnsFrom != Never || s.Ready() {
 					t.Errorf("%s owns from %s on, ready: %v", s.self, formatDate(m.OwnsFrom), s.Ready())
 				}
 			}
-			if all := log.with("cannot join"); len(all) != 1 {
+			if all := log.containing("cannot join"); len(all) != 1 {
 				t.Errorf("%d lines: %q", len(all), all)
 			}
 			if !f.nodes[0].Ready() || len(f.nodes[0].View().Members()) != 1 {
 				t.Error("the fleet has changed")
 			}
-			id := f.owned(f.nodes[0])
-			f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
-			f.kill(f.nodes[0]) // with it the last who answers
+			id := f.streamOwnedBy(f.nodes[0])
+			f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+			f.killNode(f.nodes[0]) // with it the last who answers
 			f.eventually("the two are a fleet", func() bool { return newcomer.Ready() && second.Ready() })
 		})
 	}
 }
 
 // What takes connections and is no node at all is not nobody either.
-func TestNoNodeAnswers(t *testing.T) {
+func TestListenerThatIsNoNodePreventsABeginning(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -84,34 +84,34 @@ func TestNoNodeAnswers(t *testing.T) {
 	f.eventually("nobody is there any more, so it begins a fleet", s.Ready)
 }
 
-// nameless finds no name.
-type nameless struct{ hostNetwork }
+// noNames finds no name.
+type noNames struct{ hostNetwork }
 
-func (nameless) Lookup(_ context.Context, host string) ([]string, error) {
+func (noNames) Lookup(_ context.Context, host string) ([]string, error) {
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
 // Why a node is alone is said: the name that is not known, the address that refuses.
-func TestWhyAlone(t *testing.T) {
+func TestWarningSaysWhyANodeIsAlone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
-	var log lines
+	var log logLines
 	s := f.add(func(c *Config) {
-		c.AloneAfter, c.Join, c.Network, c.Logger = time.Millisecond, []string{"fleet.example"}, nameless{}, log.logger()
+		c.AloneAfter, c.Join, c.Network, c.Logger = time.Millisecond, []string{"fleet.example"}, noNames{}, log.logger()
 	})
 	f.eventually("it is alone", s.Ready)
-	all := log.with("this node is alone")
+	all := log.containing("this node is alone")
 	if len(all) != 1 || !strings.Contains(all[0], "fleet.example: the name is not known") {
 		t.Errorf("%q", all)
 	}
 }
 
 // Lines about an address are told while nobody was found, when they change, and once a minute.
-func TestTriesAreTold(t *testing.T) {
+func TestJoinAttemptsAreLoggedSparingly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var log lines
-		m := unheard(log.logger(), "fleet")
+		var log logLines
+		m := membershipWithoutGossip(log.logger(), "fleet")
 		refused, other := errors.New("refused"), errors.New("timeout")
 		for _, c := range []struct {
 			after time.Duration
@@ -130,13 +130,13 @@ func TestTriesAreTold(t *testing.T) {
 		} {
 			<-time.After(c.after)
 			m.noteAttempt(t.Context(), "10.0.0.9:1", c.err, c.alien)
-			if n := len(log.with("cannot join")); n != c.want {
+			if n := len(log.containing("cannot join")); n != c.want {
 				t.Errorf("after %v (alien %v): %d lines, want %d", c.err, c.alien, n, c.want)
 			}
 		}
-		m.hears(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
+		m.receive(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
 		m.noteAttempt(t.Context(), "10.0.0.8:1", refused, false) // one that does not run, of a fleet
-		if n := len(log.with("10.0.0.8")); n != 0 {
+		if n := len(log.containing("10.0.0.8")); n != 0 {
 			t.Errorf("%d lines about a node that does not run", n)
 		}
 		if m.forgetAttempts(map[string]bool{"10.0.0.8:1": true}); strings.Contains(m.joinErrors(), "10.0.0.9") {
@@ -149,27 +149,27 @@ func TestTriesAreTold(t *testing.T) {
 func TestGossipLogIsLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var log lines
+		var log logLines
 		g := newGossipLog(log.logger())
 		for i := range 500 {
 			fmt.Fprintf(g, "[ERR] memberlist: failed to receive: No installed keys could decrypt the message from=127.0.0.1:%d\n", i)
 			fmt.Fprintf(g, "[ERR] memberlist: discarding stream with unacceptable label \"x%d\": from=10.0.0.%d:1\n", i, i)
 		}
-		if all := log.with("gossip"); len(all) != 2 {
+		if all := log.containing("gossip"); len(all) != 2 {
 			t.Errorf("%q", all)
 		}
 		<-time.After(gossipWindow)
 		synctest.Wait()
-		if all := log.with("more=499"); len(all) != 2 || !strings.Contains(all[0]+all[1], "from=127.0.0.1:499") {
+		if all := log.containing("more=499"); len(all) != 2 || !strings.Contains(all[0]+all[1], "from=127.0.0.1:499") {
 			t.Errorf("%q", all)
 		}
 		fmt.Fprintln(g, "[ERR] memberlist: failed to receive: No installed keys could decrypt the message from=127.0.0.1:1")
-		if all := log.with("gossip"); len(all) != 4 { // the window that began with the count
+		if all := log.containing("gossip"); len(all) != 4 { // the window that began with the count
 			t.Errorf("%q", all)
 		}
 		<-time.After(2 * gossipWindow)
 		synctest.Wait()
-		if all := log.with("gossip"); len(all) != 5 || g.count() != 0 {
+		if all := log.containing("gossip"); len(all) != 5 || g.count() != 0 {
 			t.Errorf("%d kinds, %q", g.count(), all)
 		}
 		for i := range 10 * maxGossipKinds { // kinds without end are one

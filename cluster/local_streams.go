@@ -10,8 +10,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// host is the stream manager that runs the streams which this node serves: *shard.Manager.
-type host interface {
+// streamManager is the stream manager that runs the streams which this node serves: *shard.Manager.
+type streamManager interface {
 	Do(ctx context.Context, req *shard.Request) (shard.Outcome, error)
 	Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error)
 	Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error)
@@ -33,7 +33,7 @@ type host interface {
 // readers would wait forever. A stream that is not here is first fetched from its previous owner,
 // if it had another one recently.
 type localStreams struct {
-	host          host
+	manager       streamManager
 	fetchHandover func(ctx context.Context, id shard.StreamID) (shard.Handover, bool)
 
 	mu         sync.Mutex
@@ -60,9 +60,9 @@ type handoff struct {
 	until time.Time
 }
 
-func newLocalStreams(h host, fetch func(context.Context, shard.StreamID) (shard.Handover, bool)) *localStreams {
+func newLocalStreams(h streamManager, fetch func(context.Context, shard.StreamID) (shard.Handover, bool)) *localStreams {
 	return &localStreams{
-		host: h, fetchHandover: fetch, feedRefs: map[shard.StreamID]*feedRef{},
+		manager: h, fetchHandover: fetch, feedRefs: map[shard.StreamID]*feedRef{},
 		transfers: map[shard.StreamID]*transfer{}, handedOver: map[shard.StreamID]handoff{},
 	}
 }
@@ -83,7 +83,7 @@ func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from ui
 	if err != nil {
 		return nil, localFeed{}, err
 	}
-	t, release, err := h.host.Follow(ctx, id, from)
+	t, release, err := h.manager.Follow(ctx, id, from)
 	if err != nil {
 		h.releaseRef(id, u)
 		return nil, localFeed{}, err
@@ -123,7 +123,7 @@ func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int,
 		case ok && !force && time.Now().Before(over.until):
 			h.mu.Unlock()
 			return nil, &redirectError{owner: over.to}
-		case fetched, h.host.HasStream(id):
+		case fetched, h.manager.HasStream(id):
 			delete(h.handedOver, id)
 			u := h.refLocked(id, refs)
 			h.mu.Unlock()
@@ -165,7 +165,7 @@ func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 // S2.
 func (h *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID) {
 	if over, ok := h.fetchHandover(ctx, id); ok {
-		_ = h.host.InstallHandover(id, over)
+		_ = h.manager.InstallHandover(id, over)
 	}
 }
 
@@ -194,14 +194,14 @@ func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from uin
 		}
 		h.mu.Lock()
 	}
-	if h.transfers[id] != nil || !h.host.HasStream(id) {
+	if h.transfers[id] != nil || !h.manager.HasStream(id) {
 		h.mu.Unlock()
 		return over, false, nil
 	}
 	outgoing := &transfer{done: make(chan struct{})}
 	h.transfers[id] = outgoing
 	h.mu.Unlock()
-	over, found = h.host.HandOver(id, from)
+	over, found = h.manager.HandOver(id, from)
 	h.mu.Lock()
 	h.handedOver[id] = handoff{to, time.Now().Add(handedOverFor)}
 	if ref = h.feedRefs[id]; ref != nil {
@@ -250,21 +250,21 @@ func (h *localStreams) dropUnfed(id shard.StreamID) bool {
 	h.transfers[id] = outgoing
 	h.mu.Unlock()
 	defer h.endTransfer(id, outgoing)
-	return h.host.DropUnused(id)
+	return h.manager.DropUnused(id)
 }
 
 func (h *localStreams) write(ctx context.Context, req *shard.Request, force bool) (shard.Outcome, error) {
 	if _, err := h.acquire(ctx, req.Stream, 0, force); err != nil {
 		return shard.Outcome{}, err
 	}
-	return h.host.Do(ctx, req)
+	return h.manager.Do(ctx, req)
 }
 
 func (h *localStreams) info(ctx context.Context, id shard.StreamID, a shard.InfoOptions, force bool) (shard.Info, error) {
 	if _, err := h.acquire(ctx, id, 0, force); err != nil {
 		return shard.Info{}, err
 	}
-	return h.host.Info(ctx, id, a)
+	return h.manager.Info(ctx, id, a)
 }
 
 // answersLocally reports whether the stream can be answered for without another node: it is here,
@@ -274,7 +274,7 @@ func (h *localStreams) answersLocally(id shard.StreamID) bool {
 	defer h.mu.Unlock()
 	_, over := h.handedOver[id]
 	p := h.transfers[id]
-	return over || p != nil && p.incoming || h.host.HasStream(id)
+	return over || p != nil && p.incoming || h.manager.HasStream(id)
 }
 
 // openPool runs functions that may block on S2, at most limit concurrently. At most maxWaiting

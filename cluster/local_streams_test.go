@@ -13,7 +13,7 @@ import (
 
 // slowHost takes its time to begin with a stream that it does not have.
 type slowHost struct {
-	host
+	streamManager
 	has atomic.Bool
 }
 
@@ -27,7 +27,7 @@ func (h *slowHost) Info(context.Context, shard.StreamID, shard.InfoOptions) (sha
 
 // A former owner that does not answer holds up all who ask for a stream once, and not
 // one after the other.
-func TestFetchedOnceForAll(t *testing.T) {
+func TestAllCallersShareOneFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fetches := 0
 		h := newLocalStreams(&slowHost{}, func(context.Context, shard.StreamID) (shard.Handover, bool) {

@@ -6,7 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func aMember() Member {
+func validMember() Member {
 	return Member{
 		Name: "node-0-1a2b3c4d", RingKey: "node-0", Start: 1700000000000, Revision: 7, OwnsFrom: 0,
 		OwnsUntil: Never, Flags: FlagLeaving, RelayVersion: relayVersionNewest, Relay: "10.1.2.3:4458", HTTP: "10.1.2.3:4437",
@@ -14,9 +14,9 @@ func aMember() Member {
 	}
 }
 
-func TestMemberRoundTrip(t *testing.T) {
+func TestMemberMetadataRoundTrips(t *testing.T) {
 	t.Parallel()
-	for _, m := range []Member{aMember(), {Name: "n", RingKey: "k", Relay: "r", OwnsFrom: Never, OwnsUntil: 5}} {
+	for _, m := range []Member{validMember(), {Name: "n", RingKey: "k", Relay: "r", OwnsFrom: Never, OwnsUntil: 5}} {
 		got, err := decodeMember(m.Name, m.encode())
 		if err != nil {
 			t.Fatal(err)
@@ -27,9 +27,9 @@ func TestMemberRoundTrip(t *testing.T) {
 	}
 }
 
-func TestMemberOfALaterLayout(t *testing.T) {
+func TestMemberMetadataOfALaterLayoutIsRead(t *testing.T) {
 	t.Parallel()
-	m := aMember()
+	m := validMember()
 	b := append(m.encode(), "more than this release knows"...)
 	b[0]++
 	if got, err := decodeMember(m.Name, b); err != nil || got != m {
@@ -37,9 +37,9 @@ func TestMemberOfALaterLayout(t *testing.T) {
 	}
 }
 
-func TestMemberOfAnotherRing(t *testing.T) {
+func TestMemberOfAnotherRingGenerationIsRefused(t *testing.T) {
 	t.Parallel()
-	m := aMember()
+	m := validMember()
 	b := m.encode()
 	b[4]++
 	if _, err := decodeMember(m.Name, b); err == nil {
@@ -47,7 +47,7 @@ func TestMemberOfAnotherRing(t *testing.T) {
 	}
 }
 
-func TestMemberFitsInGossip(t *testing.T) {
+func TestMemberMetadataFitsInGossip(t *testing.T) {
 	t.Parallel()
 	long := make([]byte, maxAddress)
 	m := Member{RingKey: string(long[:maxRingKey]), Relay: string(long), HTTP: string(long)}
@@ -57,7 +57,7 @@ func TestMemberFitsInGossip(t *testing.T) {
 }
 
 func FuzzDecodeMember(f *testing.F) {
-	m := aMember()
+	m := validMember()
 	f.Add(m.encode())
 	f.Add([]byte{metaVersion})
 	f.Add(m.encode()[:metaFixedBytes+4])

@@ -16,24 +16,24 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// lines keeps what is logged at Warn and above.
-type lines struct {
+// logLines keeps what is logged at Warn and above.
+type logLines struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *lines) Write(b []byte) (int, error) {
+func (l *logLines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(b)
 }
 
-func (l *lines) logger() *slog.Logger {
+func (l *logLines) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// with lists the lines that say something.
-func (l *lines) with(what string) (all []string) {
+// containing lists the lines that say something.
+func (l *logLines) containing(what string) (all []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for line := range strings.Lines(l.b.String()) {
@@ -44,14 +44,14 @@ func (l *lines) with(what string) (all []string) {
 	return all
 }
 
-// unheard is a membership without gossip, which hears what a test tells it.
-func unheard(log *slog.Logger, join ...string) *membership {
+// membershipWithoutGossip is a membership without gossip, which hears what a test tells it.
+func membershipWithoutGossip(log *slog.Logger, join ...string) *membership {
 	cfg := &Config{Name: "me", Join: join, Logger: log}
 	cfg.setDefaults()
 	return newMembership(cfg, newMetrics(nil), "10.0.0.1:1", func(*View) {})
 }
 
-func (m *membership) hears(all ...Member) {
+func (m *membership) receive(all ...Member) {
 	for i, o := range all {
 		o.Relay = fmt.Sprintf("10.0.1.%d:1", i)
 		(*gossipDelegate)(m).noteMember(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.encode()})
@@ -60,7 +60,7 @@ func (m *membership) hears(all ...Member) {
 
 // Who joins begins at once only where it has looked for everybody and nobody owns
 // anything; else from some second on, which it announces.
-func TestWhoBegins(t *testing.T) {
+func TestWhichNewNodeBeginsToOwn(t *testing.T) {
 	t.Parallel()
 	const never, atOnce, dated = "never", "at once", "dated"
 	newcomer := Member{Name: "newcomer-1", RingKey: "newcomer", Revision: 1, OwnsFrom: Never, OwnsUntil: Never}
@@ -85,8 +85,8 @@ func TestWhoBegins(t *testing.T) {
 		{"somebody was missed", []Member{newcomer, drained}, true, false, "", dated},
 		{"found an owner, after all", []Member{owner}, true, true, "alone", dated},
 	} {
-		m := unheard(nil, "fleet")
-		m.hears(c.known...)
+		m := membershipWithoutGossip(nil, "fleet")
+		m.receive(c.known...)
 		m.buildView()
 		if c.sought && m.endJoinRound(c.all, c.why) != (len(c.known) > 0) {
 			t.Errorf("%s: company", c.name)
@@ -124,7 +124,7 @@ func (n slowLookup) Lookup(ctx context.Context, host string) ([]string, error) {
 
 // Two nodes join at once, and find each other before they find those that own: neither
 // takes itself for the first.
-func TestTwoJoinAtOnce(t *testing.T) {
+func TestTwoNodesThatJoinTogetherWaitForOwners(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	gossip, _ := f.nodes[0].Addrs()
@@ -136,7 +136,7 @@ func TestTwoJoinAtOnce(t *testing.T) {
 	first := f.add(func(c *Config) { c.Network, c.Join = net, []string{"fleet:" + port} })
 	other, _ := first.Addrs()
 	second := f.add(func(c *Config) { c.Network, c.Join = net, []string{other, "fleet:" + port} })
-	both := []*station{first, second}
+	both := []*testNode{first, second}
 	f.eventually("they find each other", func() bool {
 		return len(first.View().Members()) == 2 && len(second.View().Members()) == 2
 	})
@@ -146,7 +146,7 @@ func TestTwoJoinAtOnce(t *testing.T) {
 		}
 	}
 	close(net.may)
-	f.settle()
+	f.awaitAgreement()
 	for _, s := range both {
 		if s.View().Member(s.self).OwnsFrom == 0 {
 			t.Errorf("%s named no date", s.self)
@@ -155,7 +155,7 @@ func TestTwoJoinAtOnce(t *testing.T) {
 }
 
 // A whole fleet of newcomers owns streams at once.
-func TestColdStart(t *testing.T) {
+func TestNewFleetOwnsImmediately(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
 	join := func(c *Config) {
@@ -174,14 +174,14 @@ func TestColdStart(t *testing.T) {
 
 // A node that is alone says so: at once if it cannot be otherwise, after a while if nobody
 // joins it.
-func TestAlone(t *testing.T) {
+func TestNodeThatIsAloneWarns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var log lines
-		m := unheard(log.logger(), "fleet")
+		var log logLines
+		m := membershipWithoutGossip(log.logger(), "fleet")
 		m.endJoinRound(true, "a reason")
 		m.endJoinRound(true, "a reason")
-		if n := len(log.with("alone")); n != 1 {
+		if n := len(log.containing("alone")); n != 1 {
 			t.Errorf("said %d times", n)
 		}
 		for _, c := range []struct {
@@ -192,20 +192,20 @@ func TestAlone(t *testing.T) {
 			{"nobody joins", nil, 1},
 			{"somebody joins", []Member{{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never}}, 0},
 		} {
-			log := lines{}
-			m := unheard(log.logger())
-			m.hears(c.known...)
+			log := logLines{}
+			m := membershipWithoutGossip(log.logger())
+			m.receive(c.known...)
 			began := time.Now()
 			m.joinLoop(t.Context())
-			if n := len(log.with("alone")); n != c.want || time.Since(began) != m.cfg.AloneAfter {
+			if n := len(log.containing("alone")); n != c.want || time.Since(began) != m.cfg.AloneAfter {
 				t.Errorf("%s: said %d times, after %v", c.name, n, time.Since(began))
 			}
 		}
 	})
 }
 
-// runs publishes Views until the end of the test.
-func (m *membership) runs(t *testing.T) {
+// runUntilEnd publishes Views until the end of the test.
+func (m *membership) runUntilEnd(t *testing.T) {
 	m.startLoops()
 	t.Cleanup(func() {
 		if err := m.close(false); err != nil {
@@ -216,46 +216,46 @@ func (m *membership) runs(t *testing.T) {
 }
 
 // Of two nodes with one key the older one says that it owns nothing, once.
-func TestHidden(t *testing.T) {
+func TestSupersededNodeWarnsOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var log lines
-		m := unheard(log.logger())
-		m.runs(t)
+		var log logLines
+		m := membershipWithoutGossip(log.logger())
+		m.runUntilEnd(t)
 		said := func(want int) {
 			t.Helper()
 			synctest.Wait()
-			if all := log.with("owns nothing"); len(all) != want {
+			if all := log.containing("owns nothing"); len(all) != want {
 				t.Errorf("%q, want %d lines", all, want)
 			}
 		}
 		twin := Member{Name: "me-2", RingKey: "me", Revision: 1, Start: m.self.Start - 1, OwnsUntil: Never}
-		m.hears(twin) // older
+		m.receive(twin) // older
 		said(0)
 		twin.Revision, twin.Start = 2, m.self.Start+1
-		m.hears(twin)
+		m.receive(twin)
 		said(1)
-		if all := log.with("10.0.0.1:1"); len(all) != 1 || !strings.Contains(all[0], "10.0.1.0:1") {
+		if all := log.containing("10.0.0.1:1"); len(all) != 1 || !strings.Contains(all[0], "10.0.1.0:1") {
 			t.Errorf("without both addresses: %q", all)
 		}
-		m.hears(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
+		m.receive(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
 		said(1)
 		(*gossipDelegate)(m).NotifyLeave(&memberlist.Node{Name: twin.Name})
 		said(1)
-		m.hears(twin)
+		m.receive(twin)
 		said(2)
 	})
 }
 
 // The tables after the next dates stand before these pass.
-func TestTablesAhead(t *testing.T) {
+func TestTablesAreBuiltAhead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		m := unheard(nil)
-		m.runs(t)
+		m := membershipWithoutGossip(nil)
+		m.runUntilEnd(t)
 		now := unixMillis(time.Now())
 		for i := range uint64(maxTablesAhead + 2) {
-			m.hears(Member{
+			m.receive(Member{
 				Name: fmt.Sprint(i), RingKey: fmt.Sprint(i), Revision: 1, OwnsFrom: now + 1000*(i+1), OwnsUntil: Never,
 			})
 		}
@@ -270,11 +270,11 @@ func TestTablesAhead(t *testing.T) {
 }
 
 // A node that nobody joins counts itself.
-func TestGaugesOfOne(t *testing.T) {
+func TestLoneNodeCountsItself(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		m := unheard(nil)
-		m.runs(t)
+		m := membershipWithoutGossip(nil)
+		m.runUntilEnd(t)
 		if members, owners := testutil.ToFloat64(m.metrics.members), testutil.ToFloat64(m.metrics.owners); members != 1 || owners != 1 {
 			t.Errorf("%v members, %v owners", members, owners)
 		}

@@ -24,26 +24,26 @@ var (
 	ofFleet  = []byte("__ds/fleet") // no stream's name
 )
 
-// aHead is a write that is as it should be.
-func aHead() *relaypb.DoHead {
+// validHead is a write that is as it should be.
+func validHead() *relaypb.DoHead {
 	return &relaypb.DoHead{Stream: []byte("p/s"), Op: uint32(shard.OpAppend), Id: make([]byte, 8), Sizes: []uint32{1}}
 }
 
-func anInfo() *relaypb.Info {
+func validInfo() *relaypb.Info {
 	return &relaypb.Info{Exists: true, Life: 1, Start: 1, Tail: 5, LogTail: 6, Chain: []*relaypb.Ancestor{{Stream: []byte("p/a"), Bound: 3}}}
 }
 
 // Each part of each message that a peer may say has a bound, and what is beyond is refused.
-func TestWhatPeersSay(t *testing.T) {
+func TestEveryPeerMessageIsBounded(t *testing.T) {
 	t.Parallel()
 	head := func(change func(*relaypb.DoHead)) error {
-		h := aHead()
+		h := validHead()
 		change(h)
 		_, _, err := checkWriteHead(h)
 		return err
 	}
 	info := func(change func(*relaypb.Info)) error {
-		i := anInfo()
+		i := validInfo()
 		change(i)
 		return checkInfo(i)
 	}
@@ -63,10 +63,10 @@ func TestWhatPeersSay(t *testing.T) {
 		"no stream":         info(func(i *relaypb.Info) { *i = relaypb.Info{} }), //nolint:govet // a message of its own
 		"hello":             checkHello(&relaypb.Hello{Link: 1, Version: 1, From: me}),
 		"state":             state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 7}),
-		"page":              page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: anInfo(), From: 4}),
+		"page":              page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: validInfo(), From: 4}),
 		"hand":              hand(&relaypb.HandRequest{Stream: []byte("p/s"), To: me}),
-		"outcome":           checkOutcome(&relaypb.DoReply{Code: 1, Info: anInfo()}),
-		"part":              checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Info: anInfo()}}),
+		"outcome":           checkOutcome(&relaypb.DoReply{Code: 1, Info: validInfo()}),
+		"part":              checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Info: validInfo()}}),
 		"part of later":     checkPart(&relaypb.Part{Kind: 99}),
 		"control":           checkToOwner(&relaypb.ToOwner{}),
 		"handover of a lot": func() error { _, err := checkHandover(&relaypb.HandReply{}); return err }(),
@@ -100,7 +100,7 @@ func TestWhatPeersSay(t *testing.T) {
 		"fleet's past":         create(fork, &relaypb.Source{Chain: []*relaypb.Ancestor{{Stream: ofFleet}}}),
 		"fleet as ancestor":    info(func(i *relaypb.Info) { i.Chain[0].Stream = ofFleet }),
 		"state of the fleet":   state(&relaypb.StateRequest{Stream: ofFleet}),
-		"page of the fleet":    page(&relaypb.PageRequest{Stream: ofFleet, Info: anInfo(), From: 4}),
+		"page of the fleet":    page(&relaypb.PageRequest{Stream: ofFleet, Info: validInfo(), From: 4}),
 		"hand of the fleet":    hand(&relaypb.HandRequest{Stream: ofFleet, To: me}),
 		"producer":             head(func(h *relaypb.DoHead) { h.Producer = &relaypb.Producer{Id: longText} }),
 		"seq":                  head(func(h *relaypb.DoHead) { h.StreamSeq = longText }),
@@ -130,7 +130,7 @@ func TestWhatPeersSay(t *testing.T) {
 		"state ask of a byte":  state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 257}),
 		"state none":           state(&relaypb.StateRequest{}),
 		"page of nothing":      page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: &relaypb.Info{Exists: true, Life: 2}}),
-		"page at the tail":     page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: anInfo(), From: 5}),
+		"page at the tail":     page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: validInfo(), From: 5}),
 		"page without info":    page(&relaypb.PageRequest{Stream: []byte("p/s")}),
 		"hand none":            hand(&relaypb.HandRequest{To: me}),
 		"hand to nobody":       hand(&relaypb.HandRequest{Stream: []byte("p/s")}),
@@ -160,9 +160,9 @@ func TestWhatPeersSay(t *testing.T) {
 
 // Whatever bytes come as an edge's or an owner's word: nothing panics, and what is taken keeps
 // its bounds.
-func FuzzWords(f *testing.F) {
+func FuzzPeerMessages(f *testing.F) {
 	for _, m := range []proto.Message{
-		&relaypb.Info{Exists: true, Tail: 1, LogTail: 1}, &relaypb.DoReply{Code: 1}, &relaypb.Part{Kind: 1}, aHead(), anInfo(),
+		&relaypb.Info{Exists: true, Tail: 1, LogTail: 1}, &relaypb.DoReply{Code: 1}, &relaypb.Part{Kind: 1}, validHead(), validInfo(),
 	} {
 		b, err := proto.Marshal(m)
 		if err != nil {
@@ -200,12 +200,12 @@ func FuzzWords(f *testing.F) {
 
 // A stream is handed to its owner alone: by this node's table now or soon, or once this node
 // is gone.
-func TestWhomToHandTo(t *testing.T) {
+func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
 	owner := f.nodes[0]
-	id := f.owned(owner)
-	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	heir := owner.currentTable().without([]string{owner.self}).Owner(id)
 	for _, s := range f.nodes[1:] {
 		if got := owner.isSuccessor(id, peerAddr{s.self, s.addr}); got != (s.self == heir.Name) {
@@ -251,11 +251,11 @@ func TestWhomToHandTo(t *testing.T) {
 
 // One stranger cannot have links without end, nor can all of them, nor a member; and they do
 // not keep a member out.
-func TestLinksAreBounded(t *testing.T) {
+func TestLinksOfAPeerAreBounded(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	s := f.nodes[0]
-	conn, err := grpc.NewClient("passthrough:///"+s.relay(), grpc.WithTransportCredentials(clientCreds{s.creds}))
+	conn, err := grpc.NewClient("passthrough:///"+s.relayAddr(), grpc.WithTransportCredentials(clientCreds{s.creds}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,35 +290,35 @@ func TestLinksAreBounded(t *testing.T) {
 		}
 	}
 	f.add()
-	f.settle()
+	f.awaitAgreement()
 }
 
 // What a later or a broken release says of a stream fails the call, and not the node.
-func TestMalformedAnswers(t *testing.T) {
+func TestMalformedAnswersFailTheCallAlone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	owner, other := f.nodes[0], f.nodes[1]
-	id := f.owned(owner)
-	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	owner.local.host = &liar{owner.local.host}
-	links := fmt.Sprint(f.links())
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	owner.local.manager = &lyingServer{owner.local.manager}
+	links := fmt.Sprint(f.linkIncarnations())
 	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
 		t.Errorf("%v", err)
 	}
-	if got := fmt.Sprint(f.links()); got != links {
+	if got := fmt.Sprint(f.linkIncarnations()); got != links {
 		t.Errorf("links broke: %s, %s", links, got)
 	}
 }
 
-// liar describes streams that cannot be.
-type liar struct{ host }
+// lyingServer describes streams that cannot be.
+type lyingServer struct{ streamManager }
 
-func (liar) Info(context.Context, shard.StreamID, shard.InfoOptions) (shard.Info, error) {
+func (lyingServer) Info(context.Context, shard.StreamID, shard.InfoOptions) (shard.Info, error) {
 	return shard.Info{Exists: true, Generation: 1, Tail: 9}, nil
 }
 
 // A peer that announces much and sends little is given room for little.
-func TestAnnouncedIsNotAllocated(t *testing.T) {
+func TestAnnouncedSizesAreNotAllocated(t *testing.T) {
 	t.Parallel()
 	p := &batchAssembler{}
 	if _, _, err := p.addPiece([]byte{1}, maxBatchOnWire); err != nil || cap(p.buf) > maxPreallocated {

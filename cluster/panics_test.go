@@ -14,36 +14,36 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// brittle is a host that panics when it is asked for one stream.
-type brittle struct {
-	host
+// panickingHost is a host that panics when it is asked for one stream.
+type panickingHost struct {
+	streamManager
 	id  shard.StreamID
 	off atomic.Bool
 }
 
-func (b *brittle) panics(id shard.StreamID) {
+func (b *panickingHost) panicIfAsked(id shard.StreamID) {
 	if id == b.id && !b.off.Load() {
 		panic("boom")
 	}
 }
 
-func (b *brittle) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
-	b.panics(id)
-	return b.host.Info(ctx, id, a)
+func (b *panickingHost) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
+	b.panicIfAsked(id)
+	return b.streamManager.Info(ctx, id, a)
 }
 
-func (b *brittle) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
-	b.panics(q.Stream)
-	return b.host.Do(ctx, q)
+func (b *panickingHost) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
+	b.panicIfAsked(q.Stream)
+	return b.streamManager.Do(ctx, q)
 }
 
-func (b *brittle) Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error) {
-	b.panics(id)
-	return b.host.Follow(ctx, id, from)
+func (b *panickingHost) Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error) {
+	b.panicIfAsked(id)
+	return b.streamManager.Follow(ctx, id, from)
 }
 
-// panicsOf is what a node's registry has counted, by where.
-func panicsOf(t *testing.T, reg prometheus.Gatherer, want string) {
+// checkPanics is what a node's registry has counted, by where.
+func checkPanics(t *testing.T, reg prometheus.Gatherer, want string) {
 	t.Helper()
 	want = "# HELP fantail_panics_total Panics that cost one reader, call or link, by where they were caught.\n" +
 		"# TYPE fantail_panics_total counter\n" + want
@@ -54,77 +54,77 @@ func panicsOf(t *testing.T, reg prometheus.Gatherer, want string) {
 
 // A handler that panics costs the call: nobody else notices, no link breaks, no other node
 // takes the stream, and a write's caller hears that nobody can say what became of it.
-func TestPanicOfAHandler(t *testing.T) {
+func TestPanicOfAHandlerCostsOneCall(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
 	reg := prometheus.NewRegistry()
 	owner := f.add(func(c *Config) { c.Metrics = reg })
 	other := f.nodes[0]
-	f.settle()
-	id, innocent := f.owned(owner), shard.StreamID("")
+	f.awaitAgreement()
+	id, innocent := f.streamOwnedBy(owner), shard.StreamID("")
 	for i := 0; innocent == "" || innocent == id; i++ {
 		innocent = shard.StreamID("other/" + strings.Repeat("x", i))
 		if owner.currentTable().Owner(innocent).Name != owner.self {
 			innocent = ""
 		}
 	}
-	f.do(other, write(id, shard.OpCreate), shard.CodeCreated)
-	f.do(other, write(innocent, shard.OpCreate), shard.CodeCreated)
-	b := &brittle{host: owner.local.host, id: id}
-	owner.local.host = b
-	links := f.links()
+	f.mustDo(other, write(id, shard.OpCreate), shard.CodeCreated)
+	f.mustDo(other, write(innocent, shard.OpCreate), shard.CodeCreated)
+	b := &panickingHost{streamManager: owner.local.manager, id: id}
+	owner.local.manager = b
+	links := f.linkIncarnations()
 	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
 		t.Errorf("state: %v", err)
 	}
-	panicsOf(t, reg, `fantail_panics_total{where="relay_call"} 1`+"\n")
+	checkPanics(t, reg, `fantail_panics_total{where="relay_call"} 1`+"\n")
 	if _, err := other.Do(t.Context(), write(id, shard.OpAppend, "x")); !errors.Is(err, shard.ErrOutcomeUnknown) {
 		t.Errorf("append: %v", err)
 	}
-	panicsOf(t, reg, `fantail_panics_total{where="relay_call"} 3`+"\n") // it was tried twice
+	checkPanics(t, reg, `fantail_panics_total{where="relay_call"} 3`+"\n") // it was tried twice
 	if _, _, err := other.Follow(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) {
 		t.Errorf("follow: %v", err)
 	}
-	panicsOf(t, reg, `fantail_panics_total{where="relay_call"} 3`+"\n"+`fantail_panics_total{where="relay_subscription"} 1`+"\n")
-	f.do(other, write(innocent, shard.OpAppend, "x"), shard.CodeAppended)
-	if d := cmp.Diff(links, f.links()); d != "" {
+	checkPanics(t, reg, `fantail_panics_total{where="relay_call"} 3`+"\n"+`fantail_panics_total{where="relay_subscription"} 1`+"\n")
+	f.mustDo(other, write(innocent, shard.OpAppend, "x"), shard.CodeAppended)
+	if d := cmp.Diff(links, f.linkIncarnations()); d != "" {
 		t.Errorf("links broke: %s", d)
 	}
-	if n := f.musts(); n != 0 {
+	if n := f.forcedRequests(); n != 0 {
 		t.Errorf("%v requests insisted on being served", n)
 	}
 	b.off.Store(true)
-	f.do(other, write(id, shard.OpAppend, "x"), shard.CodeAppended)
+	f.mustDo(other, write(id, shard.OpAppend, "x"), shard.CodeAppended)
 }
 
 // A goroutine of a link that panics costs the link, which comes again.
-func TestPanicOfALink(t *testing.T) {
+func TestPanicOfALinkCostsTheLink(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
 	reg := prometheus.NewRegistry()
 	edge := f.add(func(c *Config) { c.Metrics = reg })
-	f.settle()
+	f.awaitAgreement()
 	l := edge.peers.link(f.nodes[0].self)
 	l.goGuarded(func() { panic("boom") })
 	f.eventually("the link ends", func() bool { return l.ctx.Err() != nil })
 	if err := context.Cause(l.ctx); !errors.Is(err, shard.ErrPanic) {
 		t.Errorf("ended by %v", err)
 	}
-	f.settle()
-	panicsOf(t, reg, `fantail_panics_total{where="relay_link"} 1`+"\n")
+	f.awaitAgreement()
+	checkPanics(t, reg, `fantail_panics_total{where="relay_link"} 1`+"\n")
 }
 
 // A peer that asks for a page where none can be is refused.
-func TestPageOfNothing(t *testing.T) {
+func TestPageAboveTheTailIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	owner := f.nodes[0]
-	id := f.owned(owner)
-	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	l := f.nodes[1].peers.link(owner.self)
 	for _, from := range []uint64{0, 1, 1 << 40} {
 		if _, err := l.requestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, from); !errors.Is(err, errCallFailed) {
 			t.Errorf("from %d: %v", from, err)
 		}
 	}
-	f.do(f.nodes[1], write(id, shard.OpAppend, "x"), shard.CodeAppended)
+	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "x"), shard.CodeAppended)
 }

@@ -19,7 +19,7 @@ import (
 // peers holds one link to each other member: it is opened when the member appears in the View,
 // reopened while the member is there, and closed when it goes.
 type peers struct {
-	// Set at construction; newRelay sets the functions, panics and creds before the first update.
+	// Set at construction; newNode sets the functions, panics and creds before the first update.
 	cfg     *Config
 	self    string
 	addr    string // of this node's server

@@ -12,8 +12,8 @@ import (
 	"github.com/fantail-dev/fantail/proto/relaypb"
 )
 
-// piped is a network of pipes to one server.
-type piped struct {
+// pipeNetwork is a network of pipes to one server.
+type pipeNetwork struct {
 	hostNetwork
 	backlog chan net.Conn
 	done    chan struct{}
@@ -23,9 +23,11 @@ type piped struct {
 	cut bool
 }
 
-func newPiped() *piped { return &piped{backlog: make(chan net.Conn), done: make(chan struct{})} }
+func newPipeNetwork() *pipeNetwork {
+	return &pipeNetwork{backlog: make(chan net.Conn), done: make(chan struct{})}
+}
 
-func (p *piped) Dial(ctx context.Context, _ string) (net.Conn, error) {
+func (p *pipeNetwork) Dial(ctx context.Context, _ string) (net.Conn, error) {
 	p.mu.Lock()
 	cut := p.cut
 	p.mu.Unlock()
@@ -38,17 +40,17 @@ func (p *piped) Dial(ctx context.Context, _ string) (net.Conn, error) {
 	case p.backlog <- there:
 		return here, nil
 	case <-p.done:
-		return nil, errCable
+		return nil, errFaultyDialer
 	}
 }
 
-func (p *piped) setCut(cut bool) {
+func (p *pipeNetwork) setCut(cut bool) {
 	p.mu.Lock()
 	p.cut = cut
 	p.mu.Unlock()
 }
 
-func (p *piped) Accept() (net.Conn, error) {
+func (p *pipeNetwork) Accept() (net.Conn, error) {
 	select {
 	case c := <-p.backlog:
 		return c, nil
@@ -57,15 +59,15 @@ func (p *piped) Accept() (net.Conn, error) {
 	}
 }
 
-func (p *piped) Close() error {
+func (p *pipeNetwork) Close() error {
 	p.once.Do(func() { close(p.done) })
 	return nil
 }
 
-func (p *piped) Addr() net.Addr { return &net.TCPAddr{} }
+func (p *pipeNetwork) Addr() net.Addr { return &net.TCPAddr{} }
 
-// serves runs a server at the other end of the pipes.
-func (p *piped) serves(t *testing.T, name string) *server {
+// serve runs a server at the other end of the pipes.
+func (p *pipeNetwork) serve(t *testing.T, name string) *server {
 	cfg := &Config{Name: name}
 	cfg.setDefaults()
 	s := newServer(cfg, name, nil, nil, newMetrics(nil), nil)
@@ -84,11 +86,11 @@ func (p *piped) serves(t *testing.T, name string) *server {
 }
 
 // A connection that says nothing does not hold up the end.
-func TestCloseWithASilentConnection(t *testing.T) {
+func TestCloseDoesNotWaitForASilentConnection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := newPiped()
-		s := p.serves(t, "a")
+		p := newPipeNetwork()
+		s := p.serve(t, "a")
 		conn, err := p.Dial(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
@@ -106,11 +108,11 @@ func TestCloseWithASilentConnection(t *testing.T) {
 }
 
 // A member that is there and cannot be reached is named once, and once when it can be.
-func TestOutOfReach(t *testing.T) {
+func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p, log := newPiped(), lines{}
-		s := p.serves(t, "b")
+		p, log := newPipeNetwork(), logLines{}
+		s := p.serve(t, "b")
 		cfg := &Config{Name: "a", Network: p, Logger: log.logger()}
 		cfg.setDefaults()
 		ps := newPeers(cfg, "a", "", newMetrics(nil))
@@ -118,7 +120,7 @@ func TestOutOfReach(t *testing.T) {
 		ps.onLinkUp, ps.onLinkLost = func(string) {}, func(*link, []*upstreamSub) {}
 		says := func(out, again int) {
 			t.Helper()
-			if n, m := len(log.with("out of reach")), len(log.with("within reach")); n != out || m != again {
+			if n, m := len(log.containing("out of reach")), len(log.containing("within reach")); n != out || m != again {
 				t.Errorf("%d, then %d lines; want %d and %d", n, m, out, again)
 			}
 		}

@@ -68,7 +68,7 @@ func (r *Node) reconcileStreams() (left int) {
 	if !r.hasMisplaced.Swap(false) && left == 0 {
 		return 0
 	}
-	for _, id := range r.local.host.OwnedStreams() {
+	for _, id := range r.local.manager.OwnedStreams() {
 		_, ok := mayServe(id)
 		switch {
 		case ok && r.followLoop.ownsStream(id):
@@ -93,7 +93,7 @@ func (r *Node) releaseStream(id shard.StreamID) {
 	case r.local.hasFeeds(id):
 		return
 	case r.history.unchangedFor(r.cfg.Now()) < keep:
-		r.local.host.EndSession(id)
+		r.local.manager.EndSession(id)
 		return
 	}
 	select {

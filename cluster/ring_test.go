@@ -41,7 +41,7 @@ func TestRingDependsOnTheSetAlone(t *testing.T) {
 
 // The ring is part of what nodes agree on: another table for the same members is
 // another ring generation.
-func TestRingGolden(t *testing.T) {
+func TestRingHasNotChanged(t *testing.T) {
 	t.Parallel()
 	r := NewRing([]string{"node-0", "node-1", "node-2"})
 	for id, want := range map[shard.StreamID]string{
@@ -116,7 +116,7 @@ func BenchmarkNewRing(b *testing.B) {
 }
 
 // A ring that was made of late is not made again, and what is kept is bounded.
-func TestRingsOfLate(t *testing.T) {
+func TestRecentRingsAreCached(t *testing.T) {
 	keys := keysOf("late-%d", 5)
 	r := cachedRing(keys)
 	if cachedRing(keys) != r || cachedRing(keys[:4]) == r {

@@ -21,8 +21,8 @@ func tableOf(names ...string) (*View, *OwnerTable) {
 	return v, v.TableAt(time.Unix(1, 0))
 }
 
-// sim is nodes that may disagree about who is there, and may not reach each other.
-type sim struct {
+// routingSim is nodes that may disagree about who is there, and may not reach each other.
+type routingSim struct {
 	names  []string
 	views  map[string]*View
 	tables map[string]*OwnerTable
@@ -30,8 +30,8 @@ type sim struct {
 	cut    map[string]map[string]bool // cut[a][b]: a does not reach b
 }
 
-func drawSim(t *rapid.T) *sim {
-	s := &sim{
+func drawRoutingSim(t *rapid.T) *routingSim {
+	s := &routingSim{
 		views: map[string]*View{}, tables: map[string]*OwnerTable{}, dead: map[string]bool{},
 		cut: map[string]map[string]bool{},
 	}
@@ -53,10 +53,10 @@ func drawSim(t *rapid.T) *sim {
 	return s
 }
 
-func (s *sim) reaches(a, b string) bool { return !s.dead[b] && !s.cut[a][b] }
+func (s *routingSim) reaches(a, b string) bool { return !s.dead[b] && !s.cut[a][b] }
 
 // ask is one attempt of a course: nil if somebody served it.
-func (s *sim) ask(from string, to target, id shard.StreamID, r route) (name string, err error) {
+func (s *routingSim) ask(from string, to target, id shard.StreamID, r route) (name string, err error) {
 	if to.member == nil {
 		return from, nil
 	}
@@ -69,10 +69,10 @@ func (s *sim) ask(from string, to target, id shard.StreamID, r route) (name stri
 
 // Whatever nodes believe and whoever is out of reach, a request that begins on a
 // living node is served, in few steps and by ever higher hops.
-func TestCourseEnds(t *testing.T) {
+func TestRoutingEndsWhateverNodesBelieve(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		s := drawSim(t)
+		s := drawRoutingSim(t)
 		id := shard.StreamID(fmt.Sprintf("default/%d", rapid.IntRange(0, 50).Draw(t, "stream")))
 		var c routing
 		last := hopFirst
@@ -99,8 +99,8 @@ func TestCourseEnds(t *testing.T) {
 	})
 }
 
-// ownerAndHeir are those of some stream in the table, and the stream.
-func ownerAndHeir(t *OwnerTable, not string) (id shard.StreamID, owner, heir *Member) {
+// ownerAndSuccessor are those of some stream in the table, and the stream.
+func ownerAndSuccessor(t *OwnerTable, not string) (id shard.StreamID, owner, heir *Member) {
 	for i := 0; ; i++ {
 		id = shard.StreamID(fmt.Sprintf("default/%d", i))
 		owner = t.Owner(id)
@@ -111,9 +111,9 @@ func ownerAndHeir(t *OwnerTable, not string) (id shard.StreamID, owner, heir *Me
 	}
 }
 
-func TestCourseOfALostOwner(t *testing.T) {
+func TestRoutingAfterALostOwner(t *testing.T) {
 	v, table := tableOf("a", "b", "c", "d")
-	id, owner, heir := ownerAndHeir(table, "a")
+	id, owner, heir := ownerAndSuccessor(table, "a")
 	var c routing
 	step := func(want *Member, wantHop hop, err error) {
 		t.Helper()
@@ -132,9 +132,9 @@ func TestCourseOfALostOwner(t *testing.T) {
 	step(heir, hopForce, nil)
 }
 
-func TestJudge(t *testing.T) {
+func TestCheckOwnership(t *testing.T) {
 	_, table := tableOf("a", "b", "c", "d")
-	id, owner, heir := ownerAndHeir(table, "a")
+	id, owner, heir := ownerAndSuccessor(table, "a")
 	without := []string{owner.Name}
 	for _, c := range []struct {
 		name          string
@@ -162,9 +162,9 @@ func TestJudge(t *testing.T) {
 }
 
 // A node that S2 does not answer is asked once; two of them, and S2 is down.
-func TestCourseWithoutStore(t *testing.T) {
+func TestRoutingWhenStoreIsDown(t *testing.T) {
 	v, table := tableOf("a", "b", "c", "d")
-	id, owner, _ := ownerAndHeir(table, "a")
+	id, owner, _ := ownerAndSuccessor(table, "a")
 	var c routing
 	to, _ := c.nextTarget(v, table, id, "a")
 	if to.member != owner || !c.handleAnswer(owner.Name, shard.ErrStoreDown) {

@@ -24,7 +24,7 @@ import (
 type server struct {
 	relaypb.UnimplementedRelayServer
 
-	// Set at construction; newRelay sets the functions and addr before the server serves.
+	// Set at construction; newNode sets the functions and addr before the server serves.
 	self          string
 	addr          string
 	log           *slog.Logger
@@ -417,7 +417,7 @@ func (s *server) ReadPage(
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	r, err := s.local.host.ReadPage(out.Context(), id, infoFromWire(q.GetInfo()), q.GetFrom())
+	r, err := s.local.manager.ReadPage(out.Context(), id, infoFromWire(q.GetInfo()), q.GetFrom())
 	if err != nil {
 		return errorToStatus(err)
 	}

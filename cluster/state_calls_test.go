@@ -12,7 +12,7 @@ import (
 
 // An answer is shared only by those who asked before its call was sent: whoever
 // asks after a write was acknowledged gets an answer that knows of it.
-func TestFlightsShareNoOldAnswer(t *testing.T) {
+func TestStateCallsShareNoOldAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := newStateCalls(t.Context())
 		var tail, calls atomic.Uint64
@@ -50,7 +50,7 @@ func TestFlightsShareNoOldAnswer(t *testing.T) {
 }
 
 // A call that nobody waits for any more is cancelled.
-func TestFlightsCancel(t *testing.T) {
+func TestStateCallWithoutWaitersIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := newStateCalls(t.Context())
 		ctx, cancel := context.WithCancel(t.Context())

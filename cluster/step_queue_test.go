@@ -8,7 +8,7 @@ import (
 )
 
 // The agenda is a map from follower to time that knows its first.
-func TestAgenda(t *testing.T) {
+func TestStepQueueMatchesAMap(t *testing.T) {
 	base := time.Now()
 	fs := make([]*follower, 50)
 	for i := range fs {
@@ -47,7 +47,7 @@ func TestAgenda(t *testing.T) {
 }
 
 // Streams that are near are opened before all that have to be fetched.
-func TestOpenersNearFirst(t *testing.T) {
+func TestOpenPoolRunsLocalStreamsFirst(t *testing.T) {
 	o := &openPool{limit: 1, maxWaiting: 4}
 	var order []string
 	begun, hold := make(chan struct{}), make(chan struct{})
@@ -75,7 +75,7 @@ func TestOpenersNearFirst(t *testing.T) {
 }
 
 // Moves that are not urgent are spread over as long as there are many.
-func TestMovesTakeTurns(t *testing.T) {
+func TestMovesThatAreNotUrgentAreSpread(t *testing.T) {
 	var fs followLoop
 	now := time.Now()
 	const n = 4000

@@ -37,7 +37,7 @@ const maxHandshakes = 128
 
 // tlsCreds authenticates the relay's connections, on both sides.
 type tlsCreds struct {
-	// Set at construction; newRelay sets log and the functions before the server serves.
+	// Set at construction; newNode sets log and the functions before the server serves.
 	mode         Plaintext
 	log          *slog.Logger
 	metrics      *metrics

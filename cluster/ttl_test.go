@@ -11,17 +11,17 @@ import (
 
 // A read on any node extends a TTL, a description on none; once it is over the stream
 // is gone on every node, and who follows it hears of it.
-func TestTTLOnAnyNode(t *testing.T) {
+func TestReadsOnAnyNodeExtendATTL(t *testing.T) {
 	t.Parallel()
 	var passed atomic.Int64
 	began := time.Now()
 	f := newFleetAt(t, 3, func() time.Time { return began.Add(time.Duration(passed.Load())) })
 	advance := func(d time.Duration) { passed.Add(int64(d)) }
-	id := f.owned(f.nodes[0])
+	id := f.streamOwnedBy(f.nodes[0])
 	create := write(id, shard.OpCreate, "a")
 	create.HasTTL, create.TTL = true, 10
-	f.do(f.nodes[1], create, shard.CodeCreated)
-	exists := func(s *station, a shard.InfoOptions) bool {
+	f.mustDo(f.nodes[1], create, shard.CodeCreated)
+	exists := func(s *testNode, a shard.InfoOptions) bool {
 		info, err := s.Info(t.Context(), id, a)
 		if err != nil {
 			t.Fatal(err)
@@ -34,7 +34,7 @@ func TestTTLOnAnyNode(t *testing.T) {
 			t.Fatalf("expired though it was read (%d)", i)
 		}
 	}
-	r := f.read(f.nodes[2], id) // somebody reads it live, on a node that does not own it
+	r := f.startReader(f.nodes[2], id) // somebody reads it live, on a node that does not own it
 	advance(10 * time.Minute)
 	if !exists(f.nodes[1], 0) {
 		t.Fatal("expired under its reader")
@@ -58,6 +58,6 @@ func TestTTLOnAnyNode(t *testing.T) {
 			t.Fatalf("follow: %v", err)
 		}
 	}
-	f.do(f.nodes[2], write(id, shard.OpCreate, "new"), shard.CodeCreated)
-	f.wants(f.read(f.nodes[1], id), []string{"new"})
+	f.mustDo(f.nodes[2], write(id, shard.OpCreate, "new"), shard.CodeCreated)
+	f.awaitMessages(f.startReader(f.nodes[1], id), []string{"new"})
 }

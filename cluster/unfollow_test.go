@@ -33,7 +33,7 @@ func (f *fleet) subscriptions(reg *prometheus.Registry, at side) float64 {
 
 // A second after the last reader the subscription is gone at both ends, and so is
 // all that it held; a reader that comes before finds it as it was.
-func TestUnfollow(t *testing.T) {
+func TestSubscriptionEndsASecondAfterItsLastReader(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
 	var regs []*prometheus.Registry
@@ -42,14 +42,14 @@ func TestUnfollow(t *testing.T) {
 		regs = append(regs, reg)
 		f.add(func(c *Config) { c.Metrics = reg })
 	}
-	f.settle()
+	f.awaitAgreement()
 	owner, edge := f.nodes[0], f.nodes[1]
-	id := f.owned(owner)
-	f.do(edge, write(id, shard.OpCreate, "a"), shard.CodeCreated)
-	first := f.read(edge, id)
-	f.wants(first, []string{"a"})
+	id := f.streamOwnedBy(owner)
+	f.mustDo(edge, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+	first := f.startReader(edge, id)
+	f.awaitMessages(first, []string{"a"})
 	first.release()
-	second := f.read(edge, id) // long before the second is over
+	second := f.startReader(edge, id) // long before the second is over
 	if second.tail != first.tail {
 		t.Error("another Tail for a reader that came at once")
 	}
@@ -71,13 +71,13 @@ func TestUnfollow(t *testing.T) {
 
 // Readers come and go while streams are written to and change their owner: each
 // reads from its start without a hole, and in the end nothing is held.
-func TestReadersComeAndGo(t *testing.T) {
+func TestReadersThatComeAndGoMissNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	var ids []shard.StreamID
 	for i := range 6 {
 		id := shard.StreamID(fmt.Sprintf("default/churn-%d", i))
-		f.do(f.nodes[0], write(id, shard.OpCreate, "0"), shard.CodeCreated)
+		f.mustDo(f.nodes[0], write(id, shard.OpCreate, "0"), shard.CodeCreated)
 		ids = append(ids, id)
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -86,7 +86,7 @@ func TestReadersComeAndGo(t *testing.T) {
 	wg.Go(func() {
 		for i := 1; ctx.Err() == nil; i++ {
 			for _, id := range ids {
-				f.insist(first[i%2], write(id, shard.OpAppend, fmt.Sprint(i)))
+				f.appendUntilAcked(first[i%2], write(id, shard.OpAppend, fmt.Sprint(i)))
 			}
 		}
 	})
@@ -104,8 +104,8 @@ func TestReadersComeAndGo(t *testing.T) {
 				if err != nil {
 					continue
 				}
-				r := &reading{tail: tail, release: release, node: s, id: id, pos: info.Start}
-				err = r.take(ctx)
+				r := &streamReader{tail: tail, release: release, node: s, id: id, pos: info.Start}
+				err = r.readAvailable(ctx)
 				for i, m := range r.got {
 					if m != fmt.Sprint(i) {
 						t.Errorf("%s on %s: %s at %d", id, s.self, m, i)
@@ -122,7 +122,7 @@ func TestReadersComeAndGo(t *testing.T) {
 		})
 	}
 	third := f.add()
-	f.settle()
+	f.awaitAgreement()
 	if err := third.Leave(ctx); err != nil {
 		t.Error(err)
 	}

@@ -11,7 +11,7 @@ import (
 
 func at(ms int64) time.Time { return time.UnixMilli(ms) }
 
-func owners(t *OwnerTable) []string {
+func ownerNames(t *OwnerTable) []string {
 	names := make([]string, len(t.members))
 	for i, m := range t.members {
 		names[i] = m.Name
@@ -20,7 +20,7 @@ func owners(t *OwnerTable) []string {
 	return names
 }
 
-func TestViewAt(t *testing.T) {
+func TestViewTableOfAnInstant(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name    string
@@ -98,7 +98,7 @@ func TestViewAt(t *testing.T) {
 			for _, ms := range [][]Member{tc.members, reversed(tc.members)} {
 				v := NewView(ms)
 				for ms, want := range tc.want {
-					if got := owners(v.TableAt(at(ms))); !slices.Equal(got, want) {
+					if got := ownerNames(v.TableAt(at(ms))); !slices.Equal(got, want) {
 						t.Errorf("at %d: %v, want %v", ms, got, want)
 					}
 				}
@@ -115,7 +115,7 @@ func reversed(ms []Member) []Member {
 
 // Every combination of three members' dates, keys and flags, against the rules
 // written out naively.
-func TestViewAtExhaustively(t *testing.T) {
+func TestViewTableMatchesTheRules(t *testing.T) {
 	t.Parallel()
 	dates := [][2]uint64{{0, Never}, {0, 2}, {2, Never}, {1, 3}, {Never, Never}}
 	kinds := []Member{}
@@ -134,8 +134,8 @@ func TestViewAtExhaustively(t *testing.T) {
 			all := []Member{a, b, c}
 			v := NewView(all)
 			for ms := range uint64(5) {
-				// Not At: it lays a ring out each time, and TestViewAt has that.
-				got, want := owners(&OwnerTable{members: v.ownersAt(ms)}), naive(all, ms)
+				// Not At: it lays a ring out each time, and TestViewTableOfAnInstant has that.
+				got, want := ownerNames(&OwnerTable{members: v.ownersAt(ms)}), naiveOwners(all, ms)
 				if !slices.Equal(got, want) {
 					t.Fatalf("%+v at %d: %v, want %v", all, ms, got, want)
 				}
@@ -144,7 +144,7 @@ func TestViewAtExhaustively(t *testing.T) {
 	}
 }
 
-func naive(all []Member, ms uint64) []string {
+func naiveOwners(all []Member, ms uint64) []string {
 	var due, newest, stored []Member
 	for _, m := range all {
 		if m.OwnsFrom <= ms && ms < m.OwnsUntil {
@@ -172,7 +172,7 @@ func naive(all []Member, ms uint64) []string {
 	return names
 }
 
-func TestViewFlips(t *testing.T) {
+func TestViewListsItsDates(t *testing.T) {
 	t.Parallel()
 	v := NewView([]Member{
 		{Name: "a", RingKey: "a", OwnsFrom: 3000, OwnsUntil: Never},
@@ -194,7 +194,7 @@ func fleetView(n int) *View {
 	return NewView(ms)
 }
 
-func TestTableWithout(t *testing.T) {
+func TestTableWithoutMembers(t *testing.T) {
 	t.Parallel()
 	tab := fleetView(4).TableAt(at(0))
 	less := tab.without([]string{"n2-x", "nobody"})
@@ -217,7 +217,7 @@ func TestTableWithout(t *testing.T) {
 }
 
 // A View that changes without changing owners moves no stream.
-func TestTableStaysTheSame(t *testing.T) {
+func TestViewChangeWithoutOwnersMovesNothing(t *testing.T) {
 	a, b := Member{Name: "a-1", RingKey: "a", Relay: "x", OwnsUntil: Never, Revision: 1}, Member{Name: "b-1", RingKey: "b", Relay: "y", OwnsUntil: Never, Revision: 1}
 	var p tableHistory
 	now := time.Unix(1000, 0)

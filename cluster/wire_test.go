@@ -20,8 +20,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// over is m as the other side gets it.
-func over[M proto.Message](t *rapid.T, m, into M) M {
+// overTheWire is m as the other side gets it.
+func overTheWire[M proto.Message](t *rapid.T, m, into M) M {
 	b, err := proto.Marshal(m)
 	if err == nil {
 		err = proto.Unmarshal(b, into)
@@ -70,10 +70,10 @@ func drawProducer(t *rapid.T) *shard.Producer {
 }
 
 // What a node says is what the other one understands.
-func TestWireRoundTrips(t *testing.T) {
+func TestMessagesRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		info := drawInfo(t)
-		said := over(t, infoToWire(info), &relaypb.Info{})
+		said := overTheWire(t, infoToWire(info), &relaypb.Info{})
 		if err := checkInfo(said); err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestWireRoundTrips(t *testing.T) {
 			Producer: drawProducer(t), Expected: rapid.Uint64().Draw(t, "e"), Received: rapid.Uint64().Draw(t, "r"),
 		}
 		out.Info.Chain = nil // stays behind
-		if d := cmp.Diff(out, outcomeFromWire(over(t, outcomeToWire(out), &relaypb.DoReply{}))); d != "" {
+		if d := cmp.Diff(out, outcomeFromWire(overTheWire(t, outcomeToWire(out), &relaypb.DoReply{}))); d != "" {
 			t.Fatal(d)
 		}
 		q := &shard.Request{
@@ -118,7 +118,7 @@ func TestWireRoundTrips(t *testing.T) {
 		for range rapid.IntRange(0, most).Draw(t, "messages") {
 			q.Messages.Add(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
 		}
-		head := over(t, requestToWire(q, route{hopRedirected, []string{"a"}}), &relaypb.DoHead{})
+		head := overTheWire(t, requestToWire(q, route{hopRedirected, []string{"a"}}), &relaypb.DoHead{})
 		got, size, err := requestFromWire(head)
 		if err == nil {
 			err = splitMessages(got, head.GetSizes(), q.Messages.Body())
@@ -133,7 +133,7 @@ func TestWireRoundTrips(t *testing.T) {
 }
 
 // Every error that a caller may have to tell apart travels, as itself.
-func TestErrorsTravel(t *testing.T) {
+func TestErrorsRoundTrip(t *testing.T) {
 	for _, row := range errorReasons {
 		got := statusToError(errorToStatus(fmt.Errorf("while reading: %w", row.err)))
 		if !errors.Is(got, row.err) {
@@ -159,7 +159,7 @@ func TestErrorsTravel(t *testing.T) {
 
 // Only what says that nobody answered makes a node unreachable: whatever else fails, on
 // either side, fails one call.
-func TestUnreachableIsAClosedClass(t *testing.T) {
+func TestOnlyMissingAnswersMakeANodeUnreachable(t *testing.T) {
 	t.Parallel()
 	silent := []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled}
 	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
@@ -170,7 +170,7 @@ func TestUnreachableIsAClosedClass(t *testing.T) {
 	}
 	for _, err := range []error{
 		errorToStatus(errors.New("something new")), errors.New("grpc: error while marshaling"),
-		statusOf(&relaypb.Refusal{Reason: 250, Why: []byte("of a later release")}),
+		statusWithRefusal(&relaypb.Refusal{Reason: 250, Why: []byte("of a later release")}),
 	} {
 		if err = statusToError(err); errors.Is(err, errUnreachable) || !errors.Is(err, errCallFailed) {
 			t.Errorf("%v", err)
@@ -178,8 +178,8 @@ func TestUnreachableIsAClosedClass(t *testing.T) {
 	}
 }
 
-// statusOf is a refusal as a call's error.
-func statusOf(f *relaypb.Refusal) error {
+// statusWithRefusal is a refusal as a call's error.
+func statusWithRefusal(f *relaypb.Refusal) error {
 	st, _ := status.New(codes.Unavailable, "").WithDetails(f)
 	return st.Err()
 }
@@ -200,7 +200,7 @@ func TestTheContractHasNoStrings(t *testing.T) {
 }
 
 // What a release before relayVersionBytes reads as strings, a sentence above all, is UTF-8.
-func TestSentencesAreUTF8(t *testing.T) {
+func TestSentencesForPeopleAreUTF8(t *testing.T) {
 	t.Parallel()
 	bad := "caf\xe9 " + strings.Repeat("é", maxSentence)
 	f, _ := errorToRefusal(fmt.Errorf("%s: %w", bad, shard.ErrNeedsLaterRelease))
@@ -215,7 +215,7 @@ func TestSentencesAreUTF8(t *testing.T) {
 
 // However a RecordBatch is cut, the pieces make it again; whatever else comes is refused
 // and takes no more room than was announced.
-func FuzzPieces(f *testing.F) {
+func FuzzBatchAssembler(f *testing.F) {
 	whole := shard.EmptyBatch(3, 9, 3, true).Bytes()
 	f.Add(whole, uint8(7))
 	f.Add([]byte("no range at all"), uint8(3))

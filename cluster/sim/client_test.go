@@ -17,12 +17,12 @@ import (
 	"time"
 )
 
-// silence is after how long without a byte a reader takes its connection for dead: a
+// silenceTimeout is after how long without a byte a reader takes its connection for dead: a
 // heartbeat comes sooner.
-const silence = 2 * heartbeat
+const silenceTimeout = 2 * heartbeat
 
-// soonest is the least pause that a reader is told to make before it comes back.
-const soonest = 500 * time.Millisecond
+// minRetry is the least pause that a reader is told to make before it comes back.
+const minRetry = 500 * time.Millisecond
 
 // stream is one stream of the run.
 type stream struct {
@@ -34,9 +34,9 @@ type stream struct {
 // Streams that are used have a TTL that is over before the run is, if uses are lost. Those
 // that rest have one that is over after it, but for a clock that is off.
 const (
-	usedTTL    = 60
-	resting    = 4
-	restingTTL = 900
+	ttlWhileUsed   = 60
+	restingStreams = 4
+	restingTTL     = 900
 )
 
 func (st *stream) contentType() string {
@@ -62,7 +62,7 @@ func (s *sim) client(name string, st *stream, keep bool) client {
 	ip := fmt.Sprintf("10.1.%d.%d", s.clients/200, 1+s.clients%200)
 	s.mu.Unlock()
 	p := s.net.machine(ip).boot()
-	return client{s: s, name: name, st: st, port: p, rnd: s.rand(), http: &http.Client{
+	return client{s: s, name: name, st: st, port: p, rnd: s.newRand(), http: &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 				ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -74,8 +74,8 @@ func (s *sim) client(name string, st *stream, keep bool) client {
 	}}
 }
 
-// pick is a process that the balancer holds for ready.
-func (c *client) pick() *process {
+// pickReady is a process that the balancer holds for ready.
+func (c *client) pickReady() *process {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if len(c.s.ready) == 0 {
@@ -84,8 +84,8 @@ func (c *client) pick() *process {
 	return c.s.ready[c.rnd.IntN(len(c.s.ready))]
 }
 
-// pause waits; false: the client is to end.
-func pause(ctx context.Context, d time.Duration) bool {
+// sleepUnlessDone waits; false: the client is to end.
+func sleepUnlessDone(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
 		return true
@@ -107,8 +107,8 @@ func (c *client) request(ctx context.Context, p *process, method, query string, 
 	return req
 }
 
-// problem is what a refusal says, in short.
-func problem(resp *http.Response) string {
+// problemOf is what a refusal says, in short.
+func problemOf(resp *http.Response) string {
 	b, _ := io.ReadAll(resp.Body)
 	var doc struct{ Type, Detail string }
 	_ = json.Unmarshal(b, &doc)
@@ -121,9 +121,9 @@ type token struct {
 	size int
 }
 
-// tokens takes the messages out of what a reader got. Each is a name, maybe filling
+// parseTokens takes the messages out of what a reader got. Each is a name, maybe filling
 // after a colon, and a semicolon; in JSON they are strings of an array.
-func tokens(data string) (all []token, err error) {
+func parseTokens(data string) (all []token, err error) {
 	for {
 		data = strings.TrimLeft(data, "[]\", \n\r")
 		if data == "" {
@@ -145,10 +145,10 @@ func tokens(data string) (all []token, err error) {
 // delivery is a run of messages that came at once.
 type delivery struct {
 	token
-	at     time.Time
-	opened time.Time // when the connection stood that brought it
-	proc   *process
-	after  string // the offset behind it; empty: not known
+	receivedAt time.Time
+	opened     time.Time // when the connection stood that brought it
+	process    *process
+	after      string // the offset behind it; empty: not known
 }
 
 // reader reads one stream, again and again from where it was.
@@ -157,21 +157,21 @@ type reader struct {
 	from string // the first offset
 	poll bool   // by long-poll
 
-	mu    sync.Mutex
-	at    string // offset
-	began string // the first offset that the server named
-	got   []delivery
-	on    *process // connected to
-	opens int
+	mu          sync.Mutex
+	offset      string // offset
+	firstOffset string // the first offset that the server named
+	got         []delivery
+	process     *process // connected to
+	opens       int
 }
 
 func (r *reader) run(ctx context.Context) {
 	retry := time.Second
-	r.at = r.from
+	r.offset = r.from
 	for ctx.Err() == nil {
-		p := r.pick()
+		p := r.pickReady()
 		if p == nil {
-			pause(ctx, 200*time.Millisecond)
+			sleepUnlessDone(ctx, 200*time.Millisecond)
 			continue
 		}
 		var err error
@@ -183,7 +183,7 @@ func (r *reader) run(ctx context.Context) {
 		if r.poll && err == nil {
 			continue
 		}
-		pause(ctx, retry/2+time.Duration(r.rnd.Int64N(int64(retry))))
+		sleepUnlessDone(ctx, retry/2+time.Duration(r.rnd.Int64N(int64(retry))))
 	}
 }
 
@@ -191,12 +191,12 @@ func (r *reader) run(ctx context.Context) {
 func (r *reader) sse(ctx context.Context, p *process, retry *time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	quiet := time.AfterFunc(silence, func() { cancel(errSilence) })
+	quiet := time.AfterFunc(silenceTimeout, func() { cancel(errSilence) })
 	defer quiet.Stop()
 	req := r.request(ctx, p, "GET", "?live=sse&offset="+r.from, nil)
 	req.Header.Set("Accept", "text/event-stream")
-	if r.at != r.from {
-		req.Header.Set("Last-Event-ID", r.at)
+	if r.offset != r.from {
+		req.Header.Set("Last-Event-ID", r.offset)
 	}
 	resp, err := r.http.Do(req)
 	if err != nil {
@@ -204,19 +204,19 @@ func (r *reader) sse(ctx context.Context, p *process, retry *time.Duration) erro
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		r.s.failf("%s%s: an EventSource gets %s from %s at %s", early(resp), r.name, problem(resp), p.n.name, r.at)
+		r.s.failf("%s%s: an EventSource gets %s from %s at %s", checkNotEarly(resp), r.name, problemOf(resp), p.n.name, r.offset)
 		return errRefused
 	}
 	r.mu.Lock()
-	r.on = p
+	r.process = p
 	r.opens++
 	r.mu.Unlock()
 	err = r.events(resp.Body, p, quiet, retry)
 	r.mu.Lock()
-	r.on = nil
+	r.process = nil
 	r.mu.Unlock()
 	if ctx.Err() == nil || errors.Is(context.Cause(ctx), errSilence) {
-		r.s.closed(r, p, errors.Join(err, context.Cause(ctx)))
+		r.s.noteClosed(r, p, errors.Join(err, context.Cause(ctx)))
 	}
 	return err
 }
@@ -237,7 +237,7 @@ func (r *reader) events(body io.Reader, p *process, quiet *time.Timer, retry *ti
 		if err != nil {
 			return err // an event that is cut short is none
 		}
-		quiet.Reset(silence)
+		quiet.Reset(silenceTimeout)
 		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
 		value = strings.TrimPrefix(value, " ")
 		switch field {
@@ -250,9 +250,9 @@ func (r *reader) events(body io.Reader, p *process, quiet *time.Timer, retry *ti
 		case "retry":
 			if ms, err := strconv.Atoi(value); err == nil {
 				*retry = time.Duration(ms) * time.Millisecond
-				if *retry < soonest {
+				if *retry < minRetry {
 					r.s.failf("I4: %s is to come back to the fleet in %v", r.name, *retry)
-					*retry = soonest
+					*retry = minRetry
 				}
 			}
 		}
@@ -267,32 +267,32 @@ func (r *reader) event(id, name, data string, p *process, opened time.Time) {
 	var all []token
 	if name == "data" {
 		var err error
-		if all, err = tokens(data); err != nil {
+		if all, err = parseTokens(data); err != nil {
 			r.s.failf("I1: %s: %v", r.name, err)
 		}
 	}
-	r.take(id, all, p, opened)
+	r.noteMessages(id, all, p, opened)
 }
 
-// take notes messages, and the offset behind them.
-func (r *reader) take(after string, all []token, p *process, opened time.Time) {
+// noteMessages notes messages, and the offset behind them.
+func (r *reader) noteMessages(after string, all []token, p *process, opened time.Time) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.began == "" {
-		r.began = after
+	if r.firstOffset == "" {
+		r.firstOffset = after
 		if len(all) > 0 {
-			r.began = r.from
+			r.firstOffset = r.from
 		}
 	}
 	if after != "" {
-		if after < r.at && r.at != r.from {
-			r.s.failf("I1: %s: offset %s after %s", r.name, after, r.at)
+		if after < r.offset && r.offset != r.from {
+			r.s.failf("I1: %s: offset %s after %s", r.name, after, r.offset)
 		}
-		r.at = after
+		r.offset = after
 	}
 	for i, k := range all {
-		d := delivery{token: k, at: now, opened: opened, proc: p}
+		d := delivery{token: k, receivedAt: now, opened: opened, process: p}
 		if i == len(all)-1 {
 			d.after = after
 		}
@@ -306,7 +306,7 @@ func (r *reader) longPoll(ctx context.Context, p *process) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	opened := time.Now()
-	resp, err := r.http.Do(r.request(ctx, p, "GET", "?live=long-poll&offset="+r.at, nil))
+	resp, err := r.http.Do(r.request(ctx, p, "GET", "?live=long-poll&offset="+r.offset, nil))
 	if err != nil {
 		return err
 	}
@@ -316,18 +316,18 @@ func (r *reader) longPoll(ctx context.Context, p *process) error {
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		return errRefused
 	default:
-		r.s.failf("%s: a long-poll gets %s from %s at %s", r.name, problem(resp), p.n.name, r.at)
+		r.s.failf("%s: a long-poll gets %s from %s at %s", r.name, problemOf(resp), p.n.name, r.offset)
 		return errRefused
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return err
 	}
-	all, err := tokens(string(body))
+	all, err := parseTokens(string(body))
 	if err != nil {
 		r.s.failf("I1: %s: %v", r.name, err)
 	}
-	r.take(resp.Header.Get("Stream-Next-Offset"), all, p, opened)
+	r.noteMessages(resp.Header.Get("Stream-Next-Offset"), all, p, opened)
 	return nil
 }
 
@@ -350,10 +350,10 @@ type sent struct {
 	outcome outcome
 }
 
-// lostAnswer is of how many messages of a producer one is sent again though it was
+// lostAnswerEvery is of how many messages of a producer one is sent again though it was
 // acknowledged: its answer is lost on the last hop, which no fault of the fleet's own
 // network makes happen often enough.
-const lostAnswer = 20
+const lostAnswerEvery = 20
 
 // writer writes to one stream, one message after the other.
 type writer struct {
@@ -367,10 +367,10 @@ type writer struct {
 }
 
 func (w *writer) run(ctx context.Context) {
-	for i := 0; pause(ctx, w.pace/2+time.Duration(w.rnd.Int64N(int64(w.pace)))); i++ {
+	for i := 0; sleepUnlessDone(ctx, w.pace/2+time.Duration(w.rnd.Int64N(int64(w.pace)))); i++ {
 		m := sent{token: token{key: fmt.Sprintf("%s-%d", w.name, i)}, seq: uint64(i), first: time.Now()}
 		text := m.key
-		if n := w.filling(); n > 0 {
+		if n := w.messageSize(); n > 0 {
 			text += ":" + strings.Repeat("x", n)
 		}
 		m.size = len(text)
@@ -380,13 +380,13 @@ func (w *writer) run(ctx context.Context) {
 		}
 		for try := 0; ; try++ {
 			m.outcome, m.offset = w.post(ctx, []byte(body), m.seq)
-			if w.producer && m.outcome == acked && try == 0 && m.seq%lostAnswer == lostAnswer-1 {
+			if w.producer && m.outcome == acked && try == 0 && m.seq%lostAnswerEvery == lostAnswerEvery-1 {
 				m.outcome = unknown
 			}
 			if !w.producer || m.outcome == acked || ctx.Err() != nil {
 				break
 			}
-			if !pause(ctx, time.Duration(w.rnd.Int64N(int64(300*time.Millisecond)))) {
+			if !sleepUnlessDone(ctx, time.Duration(w.rnd.Int64N(int64(300*time.Millisecond)))) {
 				break
 			}
 		}
@@ -400,8 +400,8 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
-// filling makes some messages larger than a frame, and a few than a record.
-func (w *writer) filling() int {
+// messageSize makes some messages larger than a frame, and a few than a record.
+func (w *writer) messageSize() int {
 	switch p := w.rnd.Float64(); {
 	case !w.large:
 		return 0
@@ -416,7 +416,7 @@ func (w *writer) filling() int {
 
 // post tries once, at a node that the balancer holds for ready.
 func (w *writer) post(ctx context.Context, body []byte, seq uint64) (outcome, string) {
-	p := w.pick()
+	p := w.pickReady()
 	if p == nil {
 		return refused, ""
 	}
@@ -438,10 +438,10 @@ func (w *writer) post(ctx context.Context, body []byte, seq uint64) (outcome, st
 	case http.StatusOK, http.StatusNoContent:
 		return acked, resp.Header.Get("Stream-Next-Offset")
 	}
-	why := problem(resp)
+	why := problemOf(resp)
 	switch {
 	case resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusTooManyRequests:
-		w.s.failf("%s%s: a write gets %s from %s", early(resp), w.name, why, p.n.name)
+		w.s.failf("%s%s: a write gets %s from %s", checkNotEarly(resp), w.name, why, p.n.name)
 		return unknown, ""
 	case strings.Contains(why, "outcome-unknown"), strings.Contains(why, "timeout"):
 		return unknown, ""
@@ -452,7 +452,7 @@ func (w *writer) post(ctx context.Context, body []byte, seq uint64) (outcome, st
 // create makes the stream.
 func (c *client) create(ctx context.Context) {
 	for ctx.Err() == nil {
-		if p := c.pick(); p != nil {
+		if p := c.pickReady(); p != nil {
 			req := c.request(ctx, p, "PUT", "", nil)
 			req.Header.Set("Content-Type", c.st.contentType())
 			if c.st.ttl > 0 {
@@ -466,24 +466,24 @@ func (c *client) create(ctx context.Context) {
 				}
 			}
 		}
-		pause(ctx, 100*time.Millisecond)
+		sleepUnlessDone(ctx, 100*time.Millisecond)
 	}
 }
 
-// early is what an answer breaks that says that there is no such stream.
-func early(resp *http.Response) string {
+// checkNotEarly is what an answer breaks that says that there is no such stream.
+func checkNotEarly(resp *http.Response) string {
 	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
 		return "E1: "
 	}
 	return ""
 }
 
-// visit makes the stream, and asks for it now and then, which is no use of it, and not often
+// visitRestingStream makes the stream, and asks for it now and then, which is no use of it, and not often
 // enough for a session.
-func (c *client) visit(ctx context.Context) {
+func (c *client) visitRestingStream(ctx context.Context) {
 	c.create(ctx)
-	for pause(ctx, 8*time.Second+time.Duration(c.rnd.Int64N(int64(8*time.Second)))) {
-		p := c.pick()
+	for sleepUnlessDone(ctx, 8*time.Second+time.Duration(c.rnd.Int64N(int64(8*time.Second)))) {
+		p := c.pickReady()
 		if p == nil {
 			continue
 		}
@@ -492,18 +492,18 @@ func (c *client) visit(ctx context.Context) {
 			continue
 		}
 		_ = resp.Body.Close()
-		if what := early(resp); what != "" {
+		if what := checkNotEarly(resp); what != "" {
 			c.s.failf("%s%s: %d from %s long before its time", what, c.st.name, resp.StatusCode, p.n.name)
 			return
 		}
 	}
 }
 
-// history reads the whole stream in chunks, from any nodes.
-func (c *client) history(ctx context.Context) (all []token, err error) {
+// readHistory reads the whole stream in chunks, from any nodes.
+func (c *client) readHistory(ctx context.Context) (all []token, err error) {
 	at := "-1"
 	for ctx.Err() == nil {
-		p := c.pick()
+		p := c.pickReady()
 		resp, err := c.http.Do(c.request(ctx, p, "GET", "?offset="+at, nil))
 		if err != nil {
 			return nil, err
@@ -513,7 +513,7 @@ func (c *client) history(ctx context.Context) (all []token, err error) {
 		if err != nil || resp.StatusCode != http.StatusOK {
 			return nil, fmt.Errorf("%d from %s: %w", resp.StatusCode, p.n.name, err)
 		}
-		some, err := tokens(string(body))
+		some, err := parseTokens(string(body))
 		if err != nil {
 			return nil, err
 		}

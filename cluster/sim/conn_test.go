@@ -18,27 +18,27 @@ const socketBytes = 512 << 10
 // path's delay; while the path is shut it stays where it is, and arrives, in order, when
 // the path is open again, as TCP has it.
 type conn struct {
-	in, out       *half
+	in, out       *direction
 	local, remote *net.TCPAddr
 	rd, wr        deadline
 	close         func() // takes it out of the network's books
 	once          sync.Once
 }
 
-// half is one direction.
-type half struct {
-	path *path
-	wake chan struct{} // cap 1: something for the reader
-	room chan struct{} // cap 1: something for the writer
+// direction is one direction.
+type direction struct {
+	path  *path
+	wake  chan struct{} // cap 1: something for the reader
+	space chan struct{} // cap 1: something for the writer
 
-	mu     sync.Mutex
-	chunks []chunk
-	size   int
-	last   time.Time // when the newest chunk arrives
-	rerr   error     // what the reader gets, and nothing else any more
-	werr   error     // what the writer gets
-	lost   bool      // its host is lost: nothing arrives, not even the end
-	deaf   bool      // nobody reads any more: what is written is thrown away
+	mu       sync.Mutex
+	chunks   []chunk
+	size     int
+	last     time.Time // when the newest chunk arrives
+	readErr  error     // what the reader gets, and nothing else any more
+	writeErr error     // what the writer gets
+	lost     bool      // its host is lost: nothing arrives, not even the end
+	discards bool      // nobody reads any more: what is written is thrown away
 }
 
 // chunk is what one Write sent; nil bytes are the end.
@@ -47,20 +47,20 @@ type chunk struct {
 	at time.Time
 }
 
-func newHalf(p *path) *half {
-	return &half{path: p, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+func newDirection(p *path) *direction {
+	return &direction{path: p, wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
 }
 
-func poke(c chan struct{}) {
+func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
 	}
 }
 
-// pair is a connection between two hosts.
-func pair(there, back *path, from, to *net.TCPAddr) (client, server *conn) {
-	a, b := newHalf(there), newHalf(back)
+// newConnPair is a connection between two hosts.
+func newConnPair(there, back *path, from, to *net.TCPAddr) (client, server *conn) {
+	a, b := newDirection(there), newDirection(back)
 	client = &conn{in: b, out: a, local: from, remote: to}
 	server = &conn{in: a, out: b, local: to, remote: from}
 	for _, c := range []*conn{client, server} {
@@ -77,7 +77,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		if c.rd.passed() {
 			return 0, os.ErrDeadlineExceeded
 		}
-		n, wait, err := h.take(b)
+		n, wait, err := h.receive(b)
 		if n > 0 || err != nil {
 			return n, err
 		}
@@ -93,20 +93,20 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 }
 
-// take reads what has arrived; wait: when more will.
-func (h *half) take(b []byte) (n int, wait time.Duration, err error) {
+// receive reads what has arrived; wait: when more will.
+func (h *direction) receive(b []byte) (n int, wait time.Duration, err error) {
 	now := time.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.rerr != nil {
-		return 0, 0, h.rerr
+	if h.readErr != nil {
+		return 0, 0, h.readErr
 	}
 	if h.lost {
 		return 0, 0, nil
 	}
 	for n < len(b) && len(h.chunks) > 0 {
 		ch := &h.chunks[0]
-		if h.path.shut() {
+		if h.path.isShut() {
 			return n, 0, nil
 		}
 		if wait := ch.at.Sub(now); wait > 0 {
@@ -127,7 +127,7 @@ func (h *half) take(b []byte) (n int, wait time.Duration, err error) {
 		}
 	}
 	if n > 0 {
-		poke(h.room)
+		notify(h.space)
 	}
 	return n, 0, nil
 }
@@ -139,25 +139,25 @@ func (c *conn) Write(b []byte) (int, error) {
 		if c.wr.passed() {
 			return done, os.ErrDeadlineExceeded
 		}
-		n, err := h.put(b[done:])
+		n, err := h.send(b[done:])
 		if done += n; err != nil || done == len(b) {
 			return done, err
 		}
 		select {
-		case <-h.room:
+		case <-h.space:
 		case <-c.wr.wait():
 		}
 	}
 }
 
-func (h *half) put(b []byte) (int, error) {
+func (h *direction) send(b []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := min(len(b), socketBytes-h.size)
 	switch {
-	case h.werr != nil:
-		return 0, h.werr
-	case h.deaf:
+	case h.writeErr != nil:
+		return 0, h.writeErr
+	case h.discards:
 		// An error would come before the other side's end does, which the path may hold
 		// for long, and no socket has that.
 		return len(b), nil
@@ -167,7 +167,7 @@ func (h *half) put(b []byte) (int, error) {
 	return n, nil
 }
 
-func (h *half) addLocked(b []byte) {
+func (h *direction) addLocked(b []byte) {
 	at := time.Now().Add(h.path.streamDelay(len(b)))
 	if at.Before(h.last) {
 		at = h.last
@@ -175,24 +175,24 @@ func (h *half) addLocked(b []byte) {
 	h.last = at
 	h.chunks = append(h.chunks, chunk{b, at})
 	h.size += len(b)
-	poke(h.wake)
+	notify(h.wake)
 }
 
 // Close implements net.Conn: what was written still arrives.
 func (c *conn) Close() error {
 	c.once.Do(func() {
 		c.out.mu.Lock()
-		if c.out.werr == nil && !c.out.deaf {
+		if c.out.writeErr == nil && !c.out.discards {
 			c.out.addLocked(nil)
 		}
-		c.out.werr = net.ErrClosed
+		c.out.writeErr = net.ErrClosed
 		c.out.mu.Unlock()
-		poke(c.out.room)
+		notify(c.out.space)
 		c.in.mu.Lock()
-		c.in.rerr, c.in.deaf, c.in.chunks, c.in.size = net.ErrClosed, true, nil, 0
+		c.in.readErr, c.in.discards, c.in.chunks, c.in.size = net.ErrClosed, true, nil, 0
 		c.in.mu.Unlock()
-		poke(c.in.wake)
-		poke(c.in.room)
+		notify(c.in.wake)
+		notify(c.in.space)
 		if c.close != nil {
 			c.close()
 		}
@@ -205,21 +205,21 @@ func (c *conn) Close() error {
 // never taken.
 func (c *conn) reset(silent bool) {
 	c.in.mu.Lock()
-	c.in.rerr = cmp.Or(c.in.rerr, error(syscall.ECONNRESET))
+	c.in.readErr = cmp.Or(c.in.readErr, error(syscall.ECONNRESET))
 	if !silent {
-		c.in.werr = cmp.Or(c.in.werr, error(syscall.ECONNRESET))
+		c.in.writeErr = cmp.Or(c.in.writeErr, error(syscall.ECONNRESET))
 	}
 	c.in.mu.Unlock()
 	c.out.mu.Lock()
-	c.out.werr = cmp.Or(c.out.werr, error(syscall.ECONNRESET))
+	c.out.writeErr = cmp.Or(c.out.writeErr, error(syscall.ECONNRESET))
 	if c.out.lost = silent; !silent {
-		c.out.rerr = cmp.Or(c.out.rerr, error(syscall.ECONNRESET))
+		c.out.readErr = cmp.Or(c.out.readErr, error(syscall.ECONNRESET))
 	}
 	c.out.chunks, c.out.size = nil, 0
 	c.out.mu.Unlock()
-	for _, h := range []*half{c.in, c.out} {
-		poke(h.wake)
-		poke(h.room)
+	for _, h := range []*direction{c.in, c.out} {
+		notify(h.wake)
+		notify(h.space)
 	}
 }
 

@@ -13,62 +13,62 @@ import (
 // fault is a step of the plan as it happens.
 type fault struct {
 	step
-	who              string
+	victim           string
 	began, ended     time.Time
 	loss, packetLoss float64
 	delay            time.Duration
 	hits             atomic.Int64 // what it met
-	void             bool         // there was nobody to do it to
+	noVictim         bool         // there was nobody to do it to
 }
 
-func (f *fault) hit() { f.hits.Add(1) }
+func (f *fault) noteHit() { f.hits.Add(1) }
 
-// noProbe is for how long a member may send no packet: one that has doubts of itself
+// maxPacketSilence is for how long a member may send no packet: one that has doubts of itself
 // probes every eighth second (memberlist's awareness), and gossips only what is new.
-const noProbe = 9 * time.Second
+const maxPacketSilence = 9 * time.Second
 
 // missed reports whether the fault should have met something and did not.
 func (f *fault) missed() bool {
-	if f.void || f.kind == noPacket && f.lasts < noProbe {
+	if f.noVictim || f.kind == noPacket && f.lasts < maxPacketSilence {
 		return false
 	}
 	return f.hits.Load() == 0
 }
 
-func (f *fault) String() string { return fmt.Sprintf("%s %s", f.kind, f.who) }
+func (f *fault) String() string { return fmt.Sprintf("%s %s", f.kind, f.victim) }
 
-// direct carries the plan out and returns when all is healed.
-func (s *sim) direct(began time.Time) {
+// runFaults carries the plan out and returns when all is healed.
+func (s *sim) runFaults(began time.Time) {
 	var wg sync.WaitGroup
-	rnd := s.rand()
+	rnd := s.newRand()
 	for _, st := range s.plan.steps {
 		<-time.After(time.Until(began.Add(st.at)))
 		f := &fault{step: st, began: time.Now()}
-		undo := s.begin(f, rnd)
+		undo := s.beginFault(f, rnd)
 		s.mu.Lock()
 		s.faults = append(s.faults, f)
 		s.mu.Unlock()
-		if f.void {
+		if f.noVictim {
 			continue
 		}
-		s.note("fault", "what", f.String(), "lasts", f.lasts)
+		s.logEvent("fault", "what", f.String(), "lasts", f.lasts)
 		wg.Go(func() {
 			<-time.After(f.lasts)
 			undo()
 			f.ended = time.Now()
-			s.note("fault over", "what", f.String(), "hits", f.hits.Load())
+			s.logEvent("fault over", "what", f.String(), "hits", f.hits.Load())
 		})
 	}
 	wg.Wait()
-	<-time.After(time.Until(began.Add(healed)))
+	<-time.After(time.Until(began.Add(healedAt)))
 }
 
-// victim is a process that no other fault has and that owns something if owner; so many
+// pickVictim is a process that no other fault has and that owns something if owner; so many
 // ready ones as spare must be left. The node is busy until free is called.
-func (s *sim) victim(rnd *rand.Rand, spare int, owner bool) (p *process, free func()) {
+func (s *sim) pickVictim(rnd *rand.Rand, spare int, owner bool) (p *process, free func()) {
 	var all []*process
 	ready := 0
-	for _, p := range s.up() {
+	for _, p := range s.running() {
 		p.n.mu.Lock()
 		if !p.n.busy && p.ready() {
 			if ready++; !owner || p.store.OpenSessions() > 0 {
@@ -91,37 +91,37 @@ func (s *sim) victim(rnd *rand.Rand, spare int, owner bool) (p *process, free fu
 	}
 }
 
-// begin does what a fault is, and returns what ends it. A fault without a victim is
+// beginFault does what a fault is, and returns what ends it. A fault without a victim is
 // void.
-func (s *sim) begin(f *fault, rnd *rand.Rand) (undo func()) {
+func (s *sim) beginFault(f *fault, rnd *rand.Rand) (undo func()) {
 	switch f.kind {
 	case join, leave, roll, kill, lose, freeze:
-		return s.beginNode(f, rnd)
+		return s.beginNodeFault(f, rnd)
 	case split, island, deaf, noPacket, lossy, slow:
-		return s.beginNet(f, rnd)
+		return s.beginNetFault(f, rnd)
 	default:
-		return s.beginStore(f, rnd)
+		return s.beginStoreFault(f, rnd)
 	}
 }
 
-func (s *sim) beginNode(f *fault, rnd *rand.Rand) (undo func()) {
+func (s *sim) beginNodeFault(f *fault, rnd *rand.Rand) (undo func()) {
 	if f.kind == join {
 		n := s.addNode()
-		f.who = n.name
-		f.hit()
-		s.started(n.start())
+		f.victim = n.name
+		f.noteHit()
+		s.failUnlessStarted(n.start())
 		return func() {}
 	}
-	p, free := s.victim(rnd, 2, false)
+	p, free := s.pickVictim(rnd, 2, false)
 	if p == nil {
-		f.void = true
+		f.noVictim = true
 		return nil
 	}
 	n := p.n
-	f.who = n.name
+	f.victim = n.name
 	switch f.kind {
 	case leave, roll:
-		f.hit()
+		f.noteHit()
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -130,7 +130,7 @@ func (s *sim) beginNode(f *fault, rnd *rand.Rand) (undo func()) {
 		return func() {
 			<-done
 			if f.kind == roll {
-				s.started(n.start())
+				s.failUnlessStarted(n.start())
 			}
 			free()
 		}
@@ -138,13 +138,13 @@ func (s *sim) beginNode(f *fault, rnd *rand.Rand) (undo func()) {
 		f.hits.Add(int64(p.connections()))
 		p.crash(f.kind == lose)
 		return func() {
-			s.started(n.start())
+			s.failUnlessStarted(n.start())
 			free()
 		}
 	default: // freeze
 		m := s.net.machine(n.ip)
 		m.pause(f)
-		p.store.SetFaults(logtest.Faults{Stall: true, OnFault: f.hit})
+		p.store.SetFaults(logtest.Faults{Stall: true, OnFault: f.noteHit})
 		return func() {
 			p.store.SetFaults(logtest.Faults{})
 			m.resume(f)
@@ -160,14 +160,14 @@ func (p *process) connections() int {
 	return len(p.port.conns)
 }
 
-func (s *sim) started(err error) {
+func (s *sim) failUnlessStarted(err error) {
 	if err != nil {
 		s.failf("start: %v", err)
 	}
 }
 
-// ips lists the nodes' addresses, of those that are not up, too.
-func (s *sim) ips() (all []string) {
+// nodeIPs lists the nodes' addresses, of those that are not up, too.
+func (s *sim) nodeIPs() (all []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {
@@ -176,11 +176,11 @@ func (s *sim) ips() (all []string) {
 	return all
 }
 
-func (s *sim) beginNet(f *fault, rnd *rand.Rand) (undo func()) {
-	ips := s.ips()
-	up := s.up()
+func (s *sim) beginNetFault(f *fault, rnd *rand.Rand) (undo func()) {
+	ips := s.nodeIPs()
+	up := s.running()
 	one := up[rnd.IntN(len(up))].n.ip
-	f.who = one
+	f.victim = one
 	var paths []*path
 	between := func(a, b string, both bool) {
 		if a == b {
@@ -195,7 +195,7 @@ func (s *sim) beginNet(f *fault, rnd *rand.Rand) (undo func()) {
 	case split:
 		rnd.Shuffle(len(ips), func(i, j int) { ips[i], ips[j] = ips[j], ips[i] })
 		k := 1 + rnd.IntN(len(ips)-1)
-		f.who = fmt.Sprint(ips[:k], " from ", ips[k:])
+		f.victim = fmt.Sprint(ips[:k], " from ", ips[k:])
 		for _, a := range ips[:k] {
 			for _, b := range ips[k:] {
 				between(a, b, true)
@@ -211,7 +211,7 @@ func (s *sim) beginNet(f *fault, rnd *rand.Rand) (undo func()) {
 			between(b, one, true)
 		}
 	case lossy, noPacket:
-		f.who = "all"
+		f.victim = "all"
 		f.loss = 0.02 + 0.18*rnd.Float64()
 		if f.kind == noPacket {
 			f.loss, f.packetLoss = 0, 1
@@ -227,19 +227,19 @@ func (s *sim) beginNet(f *fault, rnd *rand.Rand) (undo func()) {
 		case split, island, deaf:
 			p.cut(f)
 		default:
-			p.ail(f)
+			p.addFault(f)
 		}
 	}
 	return func() {
 		for _, p := range paths {
-			p.heal(f)
+			p.removeFault(f)
 		}
 		s.net.wakeAll()
 	}
 }
 
-func (s *sim) beginStore(f *fault, rnd *rand.Rand) (undo func()) {
-	t := logtest.Faults{OnFault: f.hit}
+func (s *sim) beginStoreFault(f *fault, rnd *rand.Rand) (undo func()) {
+	t := logtest.Faults{OnFault: f.noteHit}
 	all := false
 	switch f.kind {
 	case noStore:
@@ -260,15 +260,15 @@ func (s *sim) beginStore(f *fault, rnd *rand.Rand) (undo func()) {
 	var ps []*process
 	free := func() {}
 	if all || f.kind == drops {
-		f.who = "all"
-		ps = s.up()
+		f.victim = "all"
+		ps = s.running()
 	} else {
 		var p *process
-		if p, free = s.victim(rnd, 1, true); p == nil {
-			f.void = true
+		if p, free = s.pickVictim(rnd, 1, true); p == nil {
+			f.noVictim = true
 			return nil
 		}
-		f.who, ps = p.n.name, []*process{p}
+		f.victim, ps = p.n.name, []*process{p}
 	}
 	if f.kind == drops {
 		for _, p := range ps {
@@ -278,21 +278,21 @@ func (s *sim) beginStore(f *fault, rnd *rand.Rand) (undo func()) {
 		return free
 	}
 	for _, p := range ps {
-		p.meets.Store(f)
-		p.trouble(t)
+		p.storeFault.Store(f)
+		p.changeStoreTrouble(t)
 	}
 	return func() {
 		for _, p := range ps {
-			if p.meets.CompareAndSwap(f, nil) { // or it has met another since
-				p.trouble(logtest.Faults{})
+			if p.storeFault.CompareAndSwap(f, nil) { // or it has met another since
+				p.changeStoreTrouble(logtest.Faults{})
 			}
 		}
 		free()
 	}
 }
 
-// trouble changes what is wrong with the process's way to storage, unless it is dead.
-func (p *process) trouble(t logtest.Faults) {
+// changeStoreTrouble changes what is wrong with the process's way to storage, unless it is dead.
+func (p *process) changeStoreTrouble(t logtest.Faults) {
 	if !p.dead.Load() {
 		p.store.SetFaults(t)
 	}

@@ -21,10 +21,10 @@ import (
 
 // What nodes are given, and what clients count on.
 const (
-	grace     = 60 * time.Second
-	drain     = 15 * time.Second
-	heartbeat = 5 * time.Second
-	storage   = 8 * time.Millisecond // a call of the log
+	grace        = 60 * time.Second
+	drain        = 15 * time.Second
+	heartbeat    = 5 * time.Second
+	storeTimeout = 8 * time.Millisecond // a call of the log
 )
 
 // node is a place for processes, one at a time: a pod of a stateful set.
@@ -40,22 +40,22 @@ type node struct {
 
 // process is one running node, built in the order of cmd/fantail.
 type process struct {
-	n        *node
-	port     *port
-	store    *logtest.Client
-	registry *prometheus.Registry
-	host     *shard.Manager
-	relay    *cluster.Node
-	edge     *edge.Server
-	public   *http.Server
-	born     time.Time
-	skew     time.Duration
-	draining atomic.Bool
-	ending   atomic.Int64 // when its readers began to be ended, ns; 0: not yet
-	dead     atomic.Bool
-	ended    []time.Time           // when its readers were; guarded by s.mu
-	meets    atomic.Pointer[fault] // what its way to storage suffers
-	serving  sync.WaitGroup
+	n              *node
+	port           *port
+	store          *logtest.Client
+	registry       *prometheus.Registry
+	host           *shard.Manager
+	relay          *cluster.Node
+	edge           *edge.Server
+	public         *http.Server
+	startedAt      time.Time
+	skew           time.Duration
+	draining       atomic.Bool
+	drainBegan     atomic.Int64 // when its readers began to be ended, ns; 0: not yet
+	dead           atomic.Bool
+	drainedReaders []time.Time           // when its readers were; guarded by s.mu
+	storeFault     atomic.Pointer[fault] // what its way to storage suffers
+	serving        sync.WaitGroup
 }
 
 func (n *node) process() *process {
@@ -68,14 +68,14 @@ func (n *node) process() *process {
 func (n *node) start() error {
 	s := n.s
 	machine := s.net.machine(n.ip)
-	skew, off := s.skew(maxSkew), s.skew(maxOff)
+	skew, off := s.drawSkew(maxSkew), s.drawSkew(maxOff)
 	now := func() time.Time { return time.Now().Add(skew) }
 	wall := func() time.Time { return time.Now().Add(off) }
 	p := &process{
-		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), born: time.Now(), skew: skew,
-		store: s.mem.NewClient(s.rand().Uint64(), storage),
+		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), startedAt: time.Now(), skew: skew,
+		store: s.mem.NewClient(s.newRand().Uint64(), storeTimeout),
 	}
-	p.store.SetFaults(s.born)
+	p.store.SetFaults(s.newStoreTrouble)
 	s.mu.Lock()
 	s.procs = append(s.procs, p)
 	s.mu.Unlock()
@@ -104,7 +104,7 @@ func (n *node) start() error {
 	n.mu.Lock()
 	n.proc = p
 	n.mu.Unlock()
-	s.note("start", "node", n.name, "member", p.relay.Name(), "skew", skew, "off", off)
+	s.logEvent("start", "node", n.name, "member", p.relay.Name(), "skew", skew, "off", off)
 	return nil
 }
 
@@ -115,35 +115,35 @@ func (p *process) ready() bool { return !p.draining.Load() && !p.dead.Load() && 
 func (p *process) stop() {
 	s := p.n.s
 	began := time.Now()
-	s.note("stop", "node", p.n.name)
+	s.logEvent("stop", "node", p.n.name)
 	p.draining.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	if err := p.relay.Leave(ctx); err != nil {
-		s.gracefully("I11: %s: leave: %v", p.n.name, err)
+		s.failIfPlanned("I11: %s: leave: %v", p.n.name, err)
 	}
-	if left := len(p.host.OwnedStreams()); left > 0 && p.others() {
-		s.gracefully("I11: %s owns %d streams after it left", p.n.name, left)
+	if left := len(p.host.OwnedStreams()); left > 0 && p.hasOtherOwners() {
+		s.failIfPlanned("I11: %s owns %d streams after it left", p.n.name, left)
 	}
-	p.ending.Store(time.Now().UnixNano())
+	p.drainBegan.Store(time.Now().UnixNano())
 	if err := p.edge.Drain(ctx, drain); err != nil {
-		s.gracefully("I11: %s: drain: %v", p.n.name, err)
+		s.failIfPlanned("I11: %s: drain: %v", p.n.name, err)
 	}
 	if err := p.public.Shutdown(ctx); err != nil {
-		s.gracefully("I11: %s: shutdown: %v", p.n.name, err)
+		s.failIfPlanned("I11: %s: shutdown: %v", p.n.name, err)
 		_ = p.public.Close()
 	}
 	p.end()
 	if took := time.Since(began); took >= grace {
-		s.gracefully("I11: %s took %v to stop", p.n.name, took)
+		s.failIfPlanned("I11: %s took %v to stop", p.n.name, took)
 	}
 	p.port.kill(false)
-	p.n.gone(p)
-	s.note("stopped", "node", p.n.name, "took", time.Since(began))
+	p.n.forgetProcess(p)
+	s.logEvent("stopped", "node", p.n.name, "took", time.Since(began))
 }
 
-// others reports whether there is anybody to leave streams to.
-func (p *process) others() bool {
+// hasOtherOwners reports whether there is anybody to leave streams to.
+func (p *process) hasOtherOwners() bool {
 	return p.relay.View().TableAt(time.Now().Add(10*time.Second)).Len() > 0
 }
 
@@ -153,7 +153,7 @@ func (p *process) end() {
 	p.serving.Wait()
 }
 
-func (n *node) gone(p *process) {
+func (n *node) forgetProcess(p *process) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.proc == p {
@@ -164,11 +164,11 @@ func (n *node) gone(p *process) {
 // crash ends the process without a word. silent: its machine is lost with it.
 func (p *process) crash(silent bool) {
 	s := p.n.s
-	s.note("crash", "node", p.n.name, "silent", silent)
+	s.logEvent("crash", "node", p.n.name, "silent", silent)
 	p.dead.Store(true)
 	p.port.kill(silent)
 	p.store.SetFaults(logtest.Faults{Down: true})
-	p.n.gone(p)
+	p.n.forgetProcess(p)
 	s.ends.Go(func() {
 		_ = p.public.Close()
 		p.end()
@@ -192,8 +192,8 @@ func (p *process) gauge(name string) float64 {
 	return sum
 }
 
-// up lists the processes that run.
-func (s *sim) up() (all []*process) {
+// running lists the processes that run.
+func (s *sim) running() (all []*process) {
 	s.mu.Lock()
 	nodes := s.nodes
 	s.mu.Unlock()
@@ -215,8 +215,8 @@ func (s *sim) addNode() *node {
 	return n
 }
 
-// names are the addresses of a headless service: of all pods that are there.
-func (s *sim) names() (ips []string) {
+// podIPs are the addresses of a headless service: of all pods that are there.
+func (s *sim) podIPs() (ips []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {

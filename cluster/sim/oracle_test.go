@@ -24,8 +24,8 @@ type message struct {
 	at       time.Time
 }
 
-// tuple is what an idempotent producer claims.
-type tuple struct {
+// producerTuple is what an idempotent producer claims.
+type producerTuple struct {
 	id         string
 	epoch, seq uint64
 }
@@ -35,7 +35,7 @@ type tuple struct {
 type header struct {
 	kind, flags byte
 	id          string
-	tuple       *tuple
+	tuple       *producerTuple
 	life        uint64
 }
 
@@ -73,7 +73,7 @@ func parseHeader(pos uint64, b []byte) (h header, err error) {
 		case 2:
 			epoch, k := binary.Uvarint(v)
 			seq, k2 := binary.Uvarint(v[k:])
-			h.tuple = &tuple{string(v[k+k2:]), epoch, seq}
+			h.tuple = &producerTuple{string(v[k+k2:]), epoch, seq}
 		case 6:
 			h.life, _ = binary.Uvarint(v)
 		}
@@ -81,18 +81,18 @@ func parseHeader(pos uint64, b []byte) (h header, err error) {
 	return h, nil
 }
 
-// book is a stream's log as the oracle reads it.
-type book struct {
+// streamLog is a stream's log as the oracle reads it.
+type streamLog struct {
 	life     uint64
 	messages []message
-	tuples   []tuple
+	tuples   []producerTuple
 	index    map[string]int // of a message's name
 }
 
 // read is a fold of its own: messages in order, those of an append in parts only if it
 // is whole.
-func readBook(recs []shard.Record) (*book, []error) {
-	b := &book{index: map[string]int{}}
+func readStreamLog(recs []shard.Record) (*streamLog, []error) {
+	b := &streamLog{index: map[string]int{}}
 	var errs []error
 	var parts []message // of an append in parts, or of a message in pieces
 	var run string
@@ -171,37 +171,37 @@ func tokenOf(body []byte) token {
 	return token{string(key), len(body)}
 }
 
-// place is the position in an offset.
-func place(offset string) (life, pos uint64, ok bool) {
+// parseOffset is the position in an offset.
+func parseOffset(offset string) (life, pos uint64, ok bool) {
 	l, p, found := strings.Cut(offset, "_")
 	life, err := strconv.ParseUint(l, 10, 64)
 	pos, err2 := strconv.ParseUint(p, 10, 64)
 	return life, pos / 1000, found && err == nil && err2 == nil && pos%1000 == 0
 }
 
-// judge compares what everybody saw with the log.
-func (s *sim) judge() {
-	books := map[*stream]*book{}
+// checkAll compares what everybody saw with the log.
+func (s *sim) checkAll() {
+	books := map[*stream]*streamLog{}
 	for _, st := range s.streams {
-		b, errs := readBook(s.mem.Records(shard.StreamID(st.name)))
+		b, errs := readStreamLog(s.mem.Records(shard.StreamID(st.name)))
 		for _, err := range errs {
 			s.failf("%s: %v", st.name, err)
 		}
 		books[st] = b
 		s.messages += len(b.messages)
-		s.judgeTuples(st, b)
+		s.checkProducers(st, b)
 	}
 	for _, w := range s.writers {
-		s.judgeWriter(w, books[w.st])
+		s.checkWriter(w, books[w.st])
 	}
 	for _, r := range s.readers {
-		s.judgeReader(r, books[r.st])
+		s.checkReader(r, books[r.st])
 	}
-	s.judgeHistory(books)
+	s.checkHistory(books)
 }
 
-// judgeTuples is I3.
-func (s *sim) judgeTuples(st *stream, b *book) {
+// checkProducers is I3.
+func (s *sim) checkProducers(st *stream, b *streamLog) {
 	next := map[string]uint64{}
 	for _, t := range b.tuples {
 		if t.seq != next[t.id] {
@@ -211,8 +211,8 @@ func (s *sim) judgeTuples(st *stream, b *book) {
 	}
 }
 
-// judgeWriter is I2, and that what was refused never appears.
-func (s *sim) judgeWriter(w *writer, b *book) {
+// checkWriter is I2, and that what was refused never appears.
+func (s *sim) checkWriter(w *writer, b *streamLog) {
 	last := -1
 	for _, m := range w.all {
 		i, ok := b.index[m.key]
@@ -230,7 +230,7 @@ func (s *sim) judgeWriter(w *writer, b *book) {
 		}
 		if m.outcome == acked {
 			s.acked++
-			life, pos, good := place(m.offset)
+			life, pos, good := parseOffset(m.offset)
 			if !good || life != b.life || pos < b.messages[i].end || !w.producer && pos != b.messages[i].end {
 				s.failf("I2: %s is at %d of life %d, acknowledged at %s", m.key, b.messages[i].pos, b.life, m.offset)
 			}
@@ -238,17 +238,17 @@ func (s *sim) judgeWriter(w *writer, b *book) {
 				s.failf("I2: %s stands before what was acknowledged before it", m.key)
 			}
 			last = i
-			s.to(m.first, m.done, func(a *stalls) { a.write = append(a.write, m.done.Sub(m.first)) })
+			s.addLatency(m.first, m.done, func(a *latencies) { a.write = append(a.write, m.done.Sub(m.first)) })
 		}
 	}
 }
 
-// judgeReader is I1.
-func (s *sim) judgeReader(r *reader, b *book) {
+// checkReader is I1.
+func (s *sim) checkReader(r *reader, b *streamLog) {
 	at := 0
 	if r.from != "-1" {
 		at = -1
-		if life, pos, ok := place(r.began); ok && life == b.life {
+		if life, pos, ok := parseOffset(r.firstOffset); ok && life == b.life {
 			at, _ = slices.BinarySearchFunc(b.messages, pos, func(m message, pos uint64) int {
 				return cmp.Compare(m.pos, pos)
 			})
@@ -262,15 +262,15 @@ func (s *sim) judgeReader(r *reader, b *book) {
 			if at >= 0 && at < len(b.messages) {
 				want = fmt.Sprintf("%v", b.messages[at].token)
 			}
-			s.failf("I1: %s got %v at %v, due was %s", r.name, d.token, s.since(d.at), want)
+			s.failf("I1: %s got %v at %v, due was %s", r.name, d.token, s.since(d.receivedAt), want)
 			return
 		}
 		m := b.messages[at]
-		if life, pos, ok := place(d.after); d.after != "" && (!ok || life != b.life || pos != m.end && !r.poll || pos < m.end) {
+		if life, pos, ok := parseOffset(d.after); d.after != "" && (!ok || life != b.life || pos != m.end && !r.poll || pos < m.end) {
 			s.failf("I1: %s got %v with offset %s; it ends at %d of life %d", r.name, d.token, d.after, m.end, b.life)
 		}
 		if !r.poll {
-			s.stall(d, m)
+			s.noteLatency(d, m)
 		}
 		at++
 	}
@@ -280,13 +280,13 @@ func (s *sim) judgeReader(r *reader, b *book) {
 	}
 }
 
-// judgeHistory reads each stream once more, from the start.
-func (s *sim) judgeHistory(books map[*stream]*book) {
+// checkHistory reads each stream once more, from the start.
+func (s *sim) checkHistory(books map[*stream]*streamLog) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, st := range s.streams {
 		c := s.client("history", st, false)
-		all, err := c.history(ctx)
+		all, err := c.readHistory(ctx)
 		if err != nil {
 			s.failf("history of %s: %v", st.name, err)
 			continue
@@ -305,30 +305,30 @@ func (s *sim) judgeHistory(books map[*stream]*book) {
 	}
 }
 
-// stalls are what the latencies of a run came to.
-type stalls struct {
-	read  []time.Duration // from the log to a reader that was connected
-	again []time.Duration // to one that had to come back
-	write []time.Duration // of an append, from the client's first try
+// latencies are what the latencies of a run came to.
+type latencies struct {
+	read        []time.Duration // from the log to a reader that was connected
+	reconnected []time.Duration // to one that had to come back
+	write       []time.Duration // of an append, from the client's first try
 }
 
-func (a *stalls) add(b *stalls) {
+func (a *latencies) add(b *latencies) {
 	a.read = append(a.read, b.read...)
-	a.again = append(a.again, b.again...)
+	a.reconnected = append(a.reconnected, b.reconnected...)
 	a.write = append(a.write, b.write...)
 }
 
-// after is how long after its end a fault is blamed for a stall.
-const after = 10 * time.Second
+// blameFor is how long after its end a fault is blamed for a stall.
+const blameFor = 10 * time.Second
 
-// blame is what was done to the fleet while something went on; false: more than one thing.
-func (s *sim) blame(from, to time.Time) (k kind, alone bool) {
-	k = calmly
+// faultDuring is what was done to the fleet while something went on; false: more than one thing.
+func (s *sim) faultDuring(from, to time.Time) (k kind, alone bool) {
+	k = calmFault
 	for _, f := range s.faults {
-		if f.void || to.Before(f.began) || from.After(f.ended.Add(after)) {
+		if f.noVictim || to.Before(f.began) || from.After(f.ended.Add(blameFor)) {
 			continue
 		}
-		if k != calmly && k != f.kind {
+		if k != calmFault && k != f.kind {
 			return k, false
 		}
 		k = f.kind
@@ -336,62 +336,62 @@ func (s *sim) blame(from, to time.Time) (k kind, alone bool) {
 	return k, true
 }
 
-func (s *sim) to(from, to time.Time, note func(*stalls)) {
+func (s *sim) addLatency(from, to time.Time, note func(*latencies)) {
 	note(&s.stalls)
-	k, alone := s.blame(from, to)
+	k, alone := s.faultDuring(from, to)
 	if !alone {
 		return
 	}
 	if s.byKind[k] == nil {
-		s.byKind[k] = &stalls{}
+		s.byKind[k] = &latencies{}
 	}
 	note(s.byKind[k])
 }
 
-// mostPlanned is how long any message may take to a reader who is connected, where
+// maxPlannedStall is how long any message may take to a reader who is connected, where
 // nothing but planned changes happens: feeds go on until the next ones answer.
-const mostPlanned = 250 * time.Millisecond
+const maxPlannedStall = 250 * time.Millisecond
 
-// stall notes how long a message took to a reader (I9).
-func (s *sim) stall(d delivery, m message) {
-	took := d.at.Sub(m.at)
-	if s.plan.mix == mixPlanned && d.opened.Before(m.at) && took > mostPlanned {
+// noteLatency notes how long a message took to a reader (I9).
+func (s *sim) noteLatency(d delivery, m message) {
+	took := d.receivedAt.Sub(m.at)
+	if s.plan.mix == mixPlanned && d.opened.Before(m.at) && took > maxPlannedStall {
 		s.failf("I9: %v was %v on its way to a reader", m.key, took)
 	}
-	s.to(m.at, d.at, func(a *stalls) {
+	s.addLatency(m.at, d.receivedAt, func(a *latencies) {
 		if d.opened.Before(m.at) {
 			a.read = append(a.read, took)
 		} else if r := d.opened.Sub(m.at); r < 30*time.Second {
-			a.again = append(a.again, took)
+			a.reconnected = append(a.reconnected, took)
 		}
 	})
 }
 
-// closed is told of an event stream that ended, and not by its reader (I4).
-func (s *sim) closed(r *reader, p *process, err error) {
+// noteClosed is told of an event stream that ended, and not by its reader (I4).
+func (s *sim) noteClosed(r *reader, p *process, err error) {
 	s.mu.Lock()
-	p.ended = append(p.ended, time.Now())
+	p.drainedReaders = append(p.drainedReaders, time.Now())
 	s.mu.Unlock()
-	switch end := p.ending.Load(); {
+	switch end := p.drainBegan.Load(); {
 	case s.plan.mix != mixPlanned:
 	case end == 0 || end > time.Now().UnixNano():
 		s.failf("I4: %s was cut off %s, which does not end its readers: %v", r.name, p.n.name, err)
 	}
 }
 
-// gracefully is a failure only where nothing but planned changes are.
-func (s *sim) gracefully(format string, a ...any) {
+// failIfPlanned is a failure only where nothing but planned changes are.
+func (s *sim) failIfPlanned(format string, a ...any) {
 	if s.plan.mix == mixPlanned {
 		s.failf(format, a...)
 	} else {
-		s.note("not in order", "what", fmt.Sprintf(format, a...))
+		s.logEvent("not in order", "what", fmt.Sprintf(format, a...))
 	}
 }
 
-// whole reports what is missing of I7 and I13: all see the same fleet, each partition
+// checkWhole reports what is missing of I7 and I13: all see the same fleet, each partition
 // has one owner, and everybody reaches everybody.
-func (s *sim) whole() error {
-	ps := s.up()
+func (s *sim) checkWhole() error {
+	ps := s.running()
 	var names []string
 	for _, p := range ps {
 		names = append(names, p.relay.Name())
@@ -433,20 +433,20 @@ func (s *sim) whole() error {
 	return nil
 }
 
-// sessions is how many read sessions are open.
-func (s *sim) sessions() (n int) {
-	for _, p := range s.up() {
+// openSessions is how many read sessions are open.
+func (s *sim) openSessions() (n int) {
+	for _, p := range s.running() {
 		n += p.store.OpenSessions()
 	}
 	return n
 }
 
-// followed is how many streams have a reader connected.
-func (s *sim) followed() int {
+// followedStreams is how many streams have a reader connected.
+func (s *sim) followedStreams() int {
 	on := map[*stream]bool{}
 	for _, r := range s.readers {
 		r.mu.Lock()
-		if r.on != nil {
+		if r.process != nil {
 			on[r.st] = true
 		}
 		r.mu.Unlock()
@@ -454,28 +454,28 @@ func (s *sim) followed() int {
 	return len(on)
 }
 
-// watch is what a run of planned changes costs storage, while it goes on.
-type watch struct {
-	excess time.Duration // integral of the sessions beyond one for each stream
-	moved  int           // streams that changed their owner
-	owner  map[*stream]string
+// storeCosts is what a run of planned changes costs storage, while it goes on.
+type storeCosts struct {
+	excessSessions time.Duration // integral of the sessions beyond one for each stream
+	moved          int           // streams that changed their owner
+	owners         map[*stream]string
 
-	tookOver int // records that had been read for that before
+	takeoverReads int // records that had been read for that before
 }
 
-const watchEvery = 50 * time.Millisecond
+const sampleEvery = 50 * time.Millisecond
 
-// look is I5 at any time.
-func (s *sim) look(w *watch) {
-	ps := s.up()
-	open, moving := s.sessions(), 0
+// sampleCosts is I5 at any time.
+func (s *sim) sampleCosts(w *storeCosts) {
+	ps := s.running()
+	open, moving := s.openSessions(), 0
 	for _, p := range ps {
-		if p.draining.Load() || time.Since(p.born) < 15*time.Second {
+		if p.draining.Load() || time.Since(p.startedAt) < 15*time.Second {
 			moving++
 		}
 	}
 	more := open - len(s.streams)
-	w.excess += time.Duration(max(more, 0)) * watchEvery
+	w.excessSessions += time.Duration(max(more, 0)) * sampleEvery
 	if more > 64*moving {
 		s.failf("I5: %d sessions for %d streams, and %d nodes come or go", open, len(s.streams), moving)
 	}
@@ -484,21 +484,21 @@ func (s *sim) look(w *watch) {
 	}
 	t := ps[0].relay.View().TableAt(time.Now())
 	for _, st := range s.streams {
-		if m := t.Owner(shard.StreamID(st.name)); m != nil && w.owner[st] != m.Name {
-			if w.owner[st] != "" {
+		if m := t.Owner(shard.StreamID(st.name)); m != nil && w.owners[st] != m.Name {
+			if w.owners[st] != "" {
 				w.moved++
 			}
-			w.owner[st] = m.Name
+			w.owners[st] = m.Name
 		}
 	}
 }
 
-// perMove is what of sessions' time a move may cost where clocks agree. Where they do not,
+// maxExcessPerMove is what of sessions' time a move may cost where clocks agree. Where they do not,
 // a node serves without having been handed the stream for as long as they are apart.
-const perMove = 200 * time.Millisecond
+const maxExcessPerMove = 200 * time.Millisecond
 
-// apart is how far the clocks of the run were apart.
-func (s *sim) apart() time.Duration {
+// clockSpread is how far the clocks of the run were apart.
+func (s *sim) clockSpread() time.Duration {
 	first, last := time.Duration(0), time.Duration(0)
 	for _, p := range s.procs {
 		first, last = min(first, p.skew), max(last, p.skew)
@@ -506,24 +506,24 @@ func (s *sim) apart() time.Duration {
 	return last - first
 }
 
-// tookOver is how many records were read to take streams over, of those that are in use: one
+// takeoverReads is how many records were read to take streams over, of those that are in use: one
 // that rests is not handed over, and costs a read where it is asked for next.
-func (s *sim) tookOver(n logtest.Counts) (sum int) {
+func (s *sim) takeoverReads(n logtest.Counts) (sum int) {
 	for _, st := range s.streams {
 		sum += n.TakeoverRecords[shard.StreamID(st.name)]
 	}
 	return sum
 }
 
-// costs is I5, I6 and I8 of a run of planned changes, and I12 of any.
-func (s *sim) costs(w *watch) {
+// checkCosts is I5, I6 and I8 of a run of planned changes, and I12 of any.
+func (s *sim) checkCosts(w *storeCosts) {
 	var all logtest.Counts
 	again := 0
 	for _, p := range s.procs {
 		n := p.store.Counts()
 		all.SessionRecords += n.SessionRecords
 		all.ReadRecords += n.ReadRecords
-		again += s.tookOver(n)
+		again += s.takeoverReads(n)
 		from := 0
 		for i, at := range n.SessionOpens {
 			for at.Sub(n.SessionOpens[from]) >= time.Second {
@@ -538,19 +538,19 @@ func (s *sim) costs(w *watch) {
 	for _, st := range s.streams {
 		records += len(s.mem.Records(shard.StreamID(st.name)))
 	}
-	if gaps := s.ever("fantail_relay_gaps_total"); gaps > 0 {
+	if gaps := s.metricOfAll("fantail_relay_gaps_total"); gaps > 0 {
 		s.failf("I1: %v times what was relayed did not join", gaps)
 	}
-	musts, elsewhere := s.ever("fantail_owner_overrides_total"), s.ever("fantail_not_owner_total")
-	again -= w.tookOver
+	musts, elsewhere := s.metricOfAll("fantail_owner_overrides_total"), s.metricOfAll("fantail_not_owner_total")
+	again -= w.takeoverReads
 	twice := all.SessionRecords - records
-	s.note("costs", "moved", w.moved, "excess", w.excess, "records", records, "read", all.ReadRecords,
+	s.logEvent("costs", "moved", w.moved, "excess", w.excessSessions, "records", records, "read", all.ReadRecords,
 		"taken over", again, "followed twice", twice, "musts", musts, "elsewhere", elsewhere)
 	if s.plan.mix != mixPlanned {
 		return
 	}
-	if w.excess > time.Duration(w.moved+1)*(perMove+s.apart()) {
-		s.failf("I5: sessions beyond need for %v in all, and %d streams moved", w.excess, w.moved)
+	if w.excessSessions > time.Duration(w.moved+1)*(maxExcessPerMove+s.clockSpread()) {
+		s.failf("I5: sessions beyond need for %v in all, and %d streams moved", w.excessSessions, w.moved)
 	}
 	if s.plan.skewed { // who is ahead takes streams that are not to be had yet
 		return
@@ -565,8 +565,8 @@ func (s *sim) costs(w *watch) {
 	}
 }
 
-// ever is a metric of all that ever ran.
-func (s *sim) ever(name string) (v float64) {
+// metricOfAll is a metric of all that ever ran.
+func (s *sim) metricOfAll(name string) (v float64) {
 	for _, p := range s.procs {
 		v += p.gauge(name)
 	}
@@ -576,19 +576,19 @@ func (s *sim) ever(name string) (v float64) {
 // crowd is how close together the last of at least so many readers of a node that stops
 // does not follow the first: each has its own turn.
 const (
-	crowd      = 4
-	crowdApart = 100 * time.Millisecond
+	drainGroup     = 4
+	minDrainSpread = 100 * time.Millisecond
 )
 
-// turns is I4: readers of a node that stops are ended one by one.
-func (s *sim) turns() {
+// checkDrains is I4: readers of a node that stops are ended one by one.
+func (s *sim) checkDrains() {
 	for _, p := range s.procs {
-		if len(p.ended) < crowd || p.dead.Load() || s.plan.mix != mixPlanned {
+		if len(p.drainedReaders) < drainGroup || p.dead.Load() || s.plan.mix != mixPlanned {
 			continue
 		}
-		slices.SortFunc(p.ended, time.Time.Compare)
-		if apart := p.ended[len(p.ended)-1].Sub(p.ended[0]); apart < crowdApart {
-			s.failf("I4: %s ended %d readers within %v", p.n.name, len(p.ended), apart)
+		slices.SortFunc(p.drainedReaders, time.Time.Compare)
+		if apart := p.drainedReaders[len(p.drainedReaders)-1].Sub(p.drainedReaders[0]); apart < minDrainSpread {
+			s.failf("I4: %s ended %d readers within %v", p.n.name, len(p.drainedReaders), apart)
 		}
 	}
 }

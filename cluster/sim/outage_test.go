@@ -12,24 +12,24 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// whileDown is a fleet that starts while storage does not answer.
-func whileDown(t *testing.T, nodes int, then func(*sim)) {
+// startDuringOutage is a fleet that starts while storage does not answer.
+func startDuringOutage(t *testing.T, nodes int, then func(*sim)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &sim{plan: newPlan(1, nodes), t: t, zero: time.Now(), byKind: map[kind]*stalls{}}
+		s := &sim{plan: newPlan(1, nodes), t: t, zero: time.Now(), byKind: map[kind]*latencies{}}
 		s.log.zero = s.zero
 		s.rnd = rand.New(rand.NewPCG(1, 5))
 		s.net = newNetwork(1)
-		s.net.names = s.names
+		s.net.names = s.podIPs
 		s.mem = logtest.NewMemory(1)
 		s.mem.Basin = "fantail-sim"
-		s.born = logtest.Faults{Down: true}
+		s.newStoreTrouble = logtest.Faults{Down: true}
 		s.starting = true
 		for range nodes {
-			s.started(s.addNode().start())
+			s.failUnlessStarted(s.addNode().start())
 		}
 		s.starting = false
 		then(s)
-		s.down()
+		s.stopAll()
 		for _, f := range s.failures {
 			t.Error(f)
 		}
@@ -39,10 +39,10 @@ func whileDown(t *testing.T, nodes int, then func(*sim)) {
 	})
 }
 
-// all reports an error unless so many processes are ready and all that are up see so many owners.
-func (s *sim) all(ready, owners int) error {
+// checkReadyAndOwners reports an error unless so many processes are ready and all that are up see so many owners.
+func (s *sim) checkReadyAndOwners(ready, owners int) error {
 	n := 0
-	for _, p := range s.up() {
+	for _, p := range s.running() {
 		if p.ready() {
 			n++
 		}
@@ -61,41 +61,41 @@ func (s *sim) all(ready, owners int) error {
 // storage is never ready, and owns nothing.
 func TestStartWithoutStorage(t *testing.T) {
 	t.Parallel()
-	whileDown(t, 3, func(s *sim) {
+	startDuringOutage(t, 3, func(s *sim) {
 		for time.Since(s.zero) < shard.OutageAfter-5*time.Second {
-			if err := s.all(0, 0); err != nil {
+			if err := s.checkReadyAndOwners(0, 0); err != nil {
 				s.failf("after %v: %v", time.Since(s.zero), err)
 				return
 			}
 			<-time.After(time.Second)
 		}
-		s.await("ready without storage", 20*time.Second, func() error { return s.all(3, 3) })
+		s.await("ready without storage", 20*time.Second, func() error { return s.checkReadyAndOwners(3, 3) })
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		req := &shard.Request{Stream: "p/s", Op: shard.OpCreate, ID: shard.NewAppendID(), Type: "text/plain"}
-		if _, err := s.up()[0].relay.Do(ctx, req); err == nil {
+		if _, err := s.running()[0].relay.Do(ctx, req); err == nil {
 			s.failf("a create while storage is away")
 		}
-		s.born = logtest.Faults{}
-		for _, p := range s.up() {
+		s.newStoreTrouble = logtest.Faults{}
+		for _, p := range s.running() {
 			p.store.SetFaults(logtest.Faults{})
 		}
 		s.await("storage is back", 20*time.Second, func() error {
-			for _, p := range s.up() {
+			for _, p := range s.running() {
 				if st := p.host.Standing(); !st.Passed || st.Fleet == 0 {
 					return fmt.Errorf("%s: %+v", p.n.name, st)
 				}
 			}
-			return s.all(3, 3)
+			return s.checkReadyAndOwners(3, 3)
 		})
 		if n := len(s.mem.Records("__ds/fleet")); n != 1 {
 			s.failf("%d records", n)
 		}
-		s.born = logtest.Faults{Down: true}
-		s.started(s.addNode().start())
-		s.await("it is heard of", 5*time.Second, func() error { return s.all(3, 3) })
+		s.newStoreTrouble = logtest.Faults{Down: true}
+		s.failUnlessStarted(s.addNode().start())
+		s.await("it is heard of", 5*time.Second, func() error { return s.checkReadyAndOwners(3, 3) })
 		for began := time.Now(); time.Since(began) < 5*time.Minute; <-time.After(time.Second) {
-			if err := s.all(3, 3); err != nil {
+			if err := s.checkReadyAndOwners(3, 3); err != nil {
 				s.failf("with a fourth that has no way to storage, after %v: %v", time.Since(began), err)
 				return
 			}
@@ -107,29 +107,29 @@ func TestStartWithoutStorage(t *testing.T) {
 // whom storage had answered before.
 func TestJoinInAnOutage(t *testing.T) {
 	t.Parallel()
-	whileDown(t, 3, func(s *sim) {
-		s.born = logtest.Faults{}
-		for _, p := range s.up() {
+	startDuringOutage(t, 3, func(s *sim) {
+		s.newStoreTrouble = logtest.Faults{}
+		for _, p := range s.running() {
 			p.store.SetFaults(logtest.Faults{})
 		}
-		s.await("the fleet stands", 20*time.Second, func() error { return s.all(3, 3) })
-		for _, p := range s.up() {
+		s.await("the fleet stands", 20*time.Second, func() error { return s.checkReadyAndOwners(3, 3) })
+		for _, p := range s.running() {
 			p.store.SetFaults(logtest.Faults{Down: true})
 		}
-		s.born = logtest.Faults{Down: true}
-		s.started(s.addNode().start())
-		s.await("it is heard of", 5*time.Second, func() error { return s.all(3, 3) })
+		s.newStoreTrouble = logtest.Faults{Down: true}
+		s.failUnlessStarted(s.addNode().start())
+		s.await("it is heard of", 5*time.Second, func() error { return s.checkReadyAndOwners(3, 3) })
 		for began := time.Now(); time.Since(began) < shard.OutageAfter-5*time.Second; <-time.After(time.Second) {
-			if err := s.all(3, 3); err != nil {
+			if err := s.checkReadyAndOwners(3, 3); err != nil {
 				s.failf("after %v: %v", time.Since(began), err)
 				return
 			}
 		}
-		s.await("the newcomer is ready, too", 40*time.Second, func() error { return s.all(4, 4) })
-		for _, p := range s.up() {
+		s.await("the newcomer is ready, too", 40*time.Second, func() error { return s.checkReadyAndOwners(4, 4) })
+		for _, p := range s.running() {
 			p.store.SetFaults(logtest.Faults{})
 		}
 		<-time.After(20 * time.Second)
-		s.await("storage is back", time.Second, func() error { return s.all(4, 4) })
+		s.await("storage is back", time.Second, func() error { return s.checkReadyAndOwners(4, 4) })
 	})
 }

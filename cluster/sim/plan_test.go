@@ -9,10 +9,10 @@ import (
 // The phases of a run, in virtual time. Faults begin when everything stands, and end
 // before healed; then there is quiet until the run is judged.
 const (
-	calm   = 8 * time.Second
-	healed = 88 * time.Second
-	quiet  = 22 * time.Second // two push/pulls
-	finish = 10 * time.Second // writers are done: readers get the rest
+	calmUntil = 8 * time.Second
+	healedAt  = 88 * time.Second
+	quiet     = 22 * time.Second // two push/pulls
+	finish    = 10 * time.Second // writers are done: readers get the rest
 )
 
 // mix is what may go wrong in a run.
@@ -33,27 +33,27 @@ var mixes = []mix{mixPlanned, mixCrash, mixPartition, mixLoss, mixStore, mixAll}
 type kind string
 
 const (
-	calmly   kind = "calm"     // nothing
-	join     kind = "join"     // one more node
-	leave    kind = "leave"    // one stops in order, for good
-	roll     kind = "roll"     // one stops in order and comes back
-	kill     kind = "kill"     // a process dies, its machine says so
-	lose     kind = "lose"     // a machine is gone
-	freeze   kind = "freeze"   // a process is paused
-	split    kind = "split"    // two halves do not reach each other
-	island   kind = "island"   // one node reaches no other
-	deaf     kind = "deaf"     // one node sends and hears nothing
-	noPacket kind = "nopacket" // no UDP
-	lossy    kind = "lossy"
-	slow     kind = "slow"    // one node is far away
-	noStore  kind = "nostore" // one node does not reach storage
-	frozen   kind = "stuck"   // storage takes everything and answers later
-	busy     kind = "busy"
-	failing  kind = "failing"
-	lostAcks kind = "lostacks"
-	lateAcks kind = "lateacks"
-	drops    kind = "drops" // sessions break
-	sluggish kind = "sluggish"
+	calmFault kind = "calm"     // nothing
+	join      kind = "join"     // one more node
+	leave     kind = "leave"    // one stops in order, for good
+	roll      kind = "roll"     // one stops in order and comes back
+	kill      kind = "kill"     // a process dies, its machine says so
+	lose      kind = "lose"     // a machine is gone
+	freeze    kind = "freeze"   // a process is paused
+	split     kind = "split"    // two halves do not reach each other
+	island    kind = "island"   // one node reaches no other
+	deaf      kind = "deaf"     // one node sends and hears nothing
+	noPacket  kind = "nopacket" // no UDP
+	lossy     kind = "lossy"
+	slow      kind = "slow"    // one node is far away
+	noStore   kind = "nostore" // one node does not reach storage
+	frozen    kind = "stuck"   // storage takes everything and answers later
+	busy      kind = "busy"
+	failing   kind = "failing"
+	lostAcks  kind = "lostacks"
+	lateAcks  kind = "lateacks"
+	drops     kind = "drops" // sessions break
+	sluggish  kind = "sluggish"
 )
 
 var kinds = map[mix][]kind{
@@ -113,7 +113,7 @@ func newPlan(seed uint64, nodes int) *plan {
 		most = 2 // a change of owners costs fifty nodes a ring each
 	}
 	all := kinds[p.mix]
-	for at := calm; ; {
+	for at := calmUntil; ; {
 		at += time.Duration(r.Int64N(int64(9 * time.Second)))
 		s := step{kind: all[r.IntN(len(all))], at: at, lasts: time.Second + time.Duration(r.Int64N(int64(9*time.Second)))}
 		switch s.kind {
@@ -124,14 +124,14 @@ func newPlan(seed uint64, nodes int) *plan {
 		case lostAcks, lateAcks, failing, busy: // so long that chance has its turn
 			s.lasts += 5 * time.Second
 		}
-		if s.at+s.lasts > healed-time.Second || len(p.steps) == most {
+		if s.at+s.lasts > healedAt-time.Second || len(p.steps) == most {
 			break
 		}
 		p.steps = append(p.steps, s)
 		at += 3 * time.Second
 	}
 	if len(p.steps) == 0 {
-		p.steps = []step{{kind: all[0], at: calm + time.Second, lasts: 5 * time.Second}}
+		p.steps = []step{{kind: all[0], at: calmUntil + time.Second, lasts: 5 * time.Second}}
 	}
 	return p
 }

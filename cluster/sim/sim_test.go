@@ -59,10 +59,10 @@ type sim struct {
 	plan *plan
 	net  *network
 	mem  *logtest.Memory
-	log  record
+	log  logTail
 	zero time.Time
 
-	born logtest.Faults // what the way to storage of a new process suffers
+	newStoreTrouble logtest.Faults // what the way to storage of a new process suffers
 
 	streams []*stream
 	writers []*writer
@@ -82,12 +82,12 @@ type sim struct {
 	// once it is judged
 	messages, acked int
 	deliveries      int
-	stalls          stalls
-	byKind          map[kind]*stalls
+	stalls          latencies
+	byKind          map[kind]*latencies
 }
 
-// rand is one more source of chance, fixed by the seed.
-func (s *sim) rand() *rand.Rand {
+// newRand is one more source of chance, fixed by the seed.
+func (s *sim) newRand() *rand.Rand {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return rand.New(rand.NewPCG(s.rnd.Uint64(), s.rnd.Uint64()))
@@ -100,8 +100,8 @@ const (
 	maxOff  = time.Hour
 )
 
-// skew is how far a clock is off, at most so far.
-func (s *sim) skew(most time.Duration) time.Duration {
+// drawSkew is how far a clock is off, at most so far.
+func (s *sim) drawSkew(most time.Duration) time.Duration {
 	if !s.plan.skewed {
 		return 0
 	}
@@ -121,7 +121,7 @@ func (s *sim) since(t time.Time) time.Duration { return t.Sub(s.zero).Round(time
 // failf notes a failure; the run goes on.
 func (s *sim) failf(format string, a ...any) {
 	text := fmt.Sprintf(format, a...)
-	s.note("FAILURE", "what", text)
+	s.logEvent("FAILURE", "what", text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.failures) < 20 {
@@ -129,20 +129,20 @@ func (s *sim) failf(format string, a ...any) {
 	}
 }
 
-func (s *sim) note(what string, args ...any) {
+func (s *sim) logEvent(what string, args ...any) {
 	slog.New(s.log.handler()).Info(what, args...) //nolint:sloglint // the texts are the callers' constants
 }
 
 // run is one run, in its bubble.
 func (s *sim) run(t *testing.T) {
-	s.t, s.zero, s.byKind = t, time.Now(), map[kind]*stalls{}
+	s.t, s.zero, s.byKind = t, time.Now(), map[kind]*latencies{}
 	s.log.zero = s.zero
 	s.rnd = rand.New(rand.NewPCG(s.plan.seed, 5))
 	s.net = newNetwork(s.plan.seed)
-	s.net.names = s.names
+	s.net.names = s.podIPs
 	s.mem = logtest.NewMemory(s.plan.seed)
 	s.mem.Basin = "fantail-sim"
-	s.play()
+	s.playPlan()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.failures) > 0 {
@@ -150,7 +150,7 @@ func (s *sim) run(t *testing.T) {
 			t.Error(f)
 		}
 		for _, f := range s.faults {
-			if f.void {
+			if f.noVictim {
 				continue
 			}
 			t.Logf("%v to %v: %s", s.since(f.began), s.since(f.ended), f)
@@ -160,21 +160,21 @@ func (s *sim) run(t *testing.T) {
 	}
 }
 
-func (s *sim) play() {
+func (s *sim) playPlan() {
 	s.starting = true
 	for range s.plan.nodes {
 		n := s.addNode()
-		s.started(n.start())
+		s.failUnlessStarted(n.start())
 	}
 	s.starting = false
 	ctx, stop := context.WithCancel(context.Background())
 	var balancer, writers, readers, visitors sync.WaitGroup
-	balancer.Go(func() { s.balance(ctx) })
-	s.await("the fleet stands", calm/2, s.whole)
+	balancer.Go(func() { s.trackReady(ctx) })
+	s.await("the fleet stands", calmUntil/2, s.checkWhole)
 	if s.plan.skewed { // by the clocks that are behind, too
 		<-time.After(maxSkew)
 	}
-	s.open(ctx)
+	s.startClients(ctx)
 	wctx, wstop := context.WithCancel(ctx)
 	rctx, rstop := context.WithCancel(ctx)
 	for _, r := range s.readers {
@@ -183,50 +183,50 @@ func (s *sim) play() {
 	for _, w := range s.writers {
 		writers.Go(func() { w.run(wctx) })
 	}
-	for i := range resting {
+	for i := range restingStreams {
 		v := s.client("visitor", &stream{name: fmt.Sprintf("sim/rest%d", i), ttl: restingTTL}, false)
-		visitors.Go(func() { v.visit(wctx) })
+		visitors.Go(func() { v.visitRestingStream(wctx) })
 	}
-	seen := &watch{owner: map[*stream]string{}}
+	seen := &storeCosts{owners: map[*stream]string{}}
 	for _, p := range s.procs {
-		seen.tookOver += s.tookOver(p.store.Counts())
+		seen.takeoverReads += s.takeoverReads(p.store.Counts())
 	}
 	lookout, blink := context.WithCancel(ctx)
 	var looking sync.WaitGroup
 	looking.Go(func() {
-		for s.plan.mix == mixPlanned && pause(lookout, watchEvery) {
-			s.look(seen)
+		for s.plan.mix == mixPlanned && sleepUnlessDone(lookout, sampleEvery) {
+			s.sampleCosts(seen)
 		}
 	})
-	s.direct(s.zero)
-	s.await("I13: whole again", 20*time.Second, s.whole)
-	<-time.After(time.Until(s.zero.Add(healed + quiet - 5*time.Second)))
-	asked := s.sum("fantail_not_owner_total")
-	<-time.After(time.Until(s.zero.Add(healed + quiet)))
-	if more := s.sum("fantail_not_owner_total") - asked; more > 0 {
+	s.runFaults(s.zero)
+	s.await("I13: whole again", 20*time.Second, s.checkWhole)
+	<-time.After(time.Until(s.zero.Add(healedAt + quiet - 5*time.Second)))
+	asked := s.metricOfRunning("fantail_not_owner_total")
+	<-time.After(time.Until(s.zero.Add(healedAt + quiet)))
+	if more := s.metricOfRunning("fantail_not_owner_total") - asked; more > 0 {
 		s.failf("I8: %v requests went to the wrong owner after quiet", more)
 	}
-	if err := s.whole(); err != nil {
+	if err := s.checkWhole(); err != nil {
 		s.failf("I7: after quiet: %v", err)
 	}
 	wstop()
 	writers.Wait()
 	visitors.Wait()
 	<-time.After(finish)
-	if open, want := s.sessions(), s.followed(); open != want {
+	if open, want := s.openSessions(), s.followedStreams(); open != want {
 		s.failf("I5: %d sessions for %d streams that are followed", open, want)
 	}
 	blink()
 	looking.Wait()
-	s.costs(seen)
-	s.turns()
-	s.judge()
+	s.checkCosts(seen)
+	s.checkDrains()
+	s.checkAll()
 	rstop()
 	readers.Wait()
-	s.empty()
+	s.checkNothingLeft()
 	stop()
 	balancer.Wait()
-	s.down()
+	s.stopAll()
 	for _, f := range s.faults {
 		if f.missed() {
 			s.failf("the fault %s did not fire", f)
@@ -234,19 +234,19 @@ func (s *sim) play() {
 	}
 }
 
-// sum is a metric of all that run.
-func (s *sim) sum(name string) (v float64) {
-	for _, p := range s.up() {
+// metricOfRunning is a metric of all that run.
+func (s *sim) metricOfRunning(name string) (v float64) {
+	for _, p := range s.running() {
 		v += p.gauge(name)
 	}
 	return v
 }
 
-// balance keeps the list of processes that are ready.
-func (s *sim) balance(ctx context.Context) {
-	for pause(ctx, 250*time.Millisecond) {
+// trackReady keeps the list of processes that are ready.
+func (s *sim) trackReady(ctx context.Context) {
+	for sleepUnlessDone(ctx, 250*time.Millisecond) {
 		var ready []*process
-		for _, p := range s.up() {
+		for _, p := range s.running() {
 			if p.ready() {
 				ready = append(ready, p)
 			}
@@ -273,13 +273,13 @@ func (s *sim) await(what string, within time.Duration, check func() error) {
 	}
 }
 
-// open makes the streams and their clients.
-func (s *sim) open(ctx context.Context) {
-	rnd := s.rand()
+// startClients makes the streams and their clients.
+func (s *sim) startClients(ctx context.Context) {
+	rnd := s.newRand()
 	for i := range s.plan.streams {
 		st := &stream{name: fmt.Sprintf("sim/s%d", i), json: i%2 == 1}
 		if i%3 != 0 {
-			st.ttl = usedTTL
+			st.ttl = ttlWhileUsed
 		}
 		s.streams = append(s.streams, st)
 		maker := s.client("maker", st, false)
@@ -308,8 +308,8 @@ func (s *sim) open(ctx context.Context) {
 	}
 }
 
-// empty is I14: with the last client nothing of it is left.
-func (s *sim) empty() {
+// checkNothingLeft is I14: with the last client nothing of it is left.
+func (s *sim) checkNothingLeft() {
 	for _, w := range s.writers {
 		w.http.CloseIdleConnections()
 	}
@@ -317,7 +317,7 @@ func (s *sim) empty() {
 		r.http.CloseIdleConnections()
 	}
 	<-time.After(75 * time.Second) // the minute that a session may linger
-	for _, p := range s.up() {
+	for _, p := range s.running() {
 		for _, g := range []string{
 			"fantail_readers", "fantail_relay_subscriptions", "fantail_followed_streams", "fantail_s2_read_sessions",
 		} {
@@ -328,11 +328,11 @@ func (s *sim) empty() {
 	}
 }
 
-// down stops all nodes, and gives what is left of them a minute to end: the bubble
+// stopAll stops all nodes, and gives what is left of them a minute to end: the bubble
 // reports what does not.
-func (s *sim) down() {
+func (s *sim) stopAll() {
 	var wg sync.WaitGroup
-	for _, p := range s.up() {
+	for _, p := range s.running() {
 		wg.Go(p.stop)
 	}
 	wg.Wait()
@@ -340,16 +340,16 @@ func (s *sim) down() {
 	<-time.After(time.Minute)
 }
 
-// record keeps the last lines of the log.
-type record struct {
+// logTail keeps the last lines of the log.
+type logTail struct {
 	zero  time.Time
 	mu    sync.Mutex
 	lines []string
 }
 
-const recorded = 4000
+const maxLogLines = 4000
 
-func (r *record) handler() slog.Handler {
+func (r *logTail) handler() slog.Handler {
 	level := slog.LevelInfo
 	if *logFlag {
 		level = slog.LevelDebug
@@ -365,20 +365,20 @@ func (r *record) handler() slog.Handler {
 }
 
 // Write implements io.Writer.
-func (r *record) Write(line []byte) (int, error) {
+func (r *logTail) Write(line []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if *logFlag {
 		_, _ = io.Copy(os.Stderr, bytes.NewReader(line))
 	}
-	if len(r.lines) >= recorded {
-		r.lines = append(r.lines[:0], r.lines[recorded/2:]...)
+	if len(r.lines) >= maxLogLines {
+		r.lines = append(r.lines[:0], r.lines[maxLogLines/2:]...)
 	}
 	r.lines = append(r.lines, string(line))
 	return len(line), nil
 }
 
-func (r *record) last(n int) string {
+func (r *logTail) last(n int) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return strings.Join(r.lines[max(len(r.lines)-n, 0):], "")
@@ -388,8 +388,8 @@ func (r *record) last(n int) string {
 type report struct {
 	mu     sync.Mutex
 	runs   int
-	byMix  map[mix]*stalls
-	byKind map[kind]*stalls // of what was alone
+	byMix  map[mix]*latencies
+	byKind map[kind]*latencies // of what was alone
 }
 
 func (r *report) add(s *sim, took time.Duration) {
@@ -397,7 +397,7 @@ func (r *report) add(s *sim, took time.Duration) {
 	defer r.mu.Unlock()
 	r.runs++
 	if r.byMix == nil {
-		r.byMix, r.byKind = map[mix]*stalls{}, map[kind]*stalls{}
+		r.byMix, r.byKind = map[mix]*latencies{}, map[kind]*latencies{}
 	}
 	merge(r.byMix, s.plan.mix, &s.stalls)
 	for k, a := range s.byKind {
@@ -405,7 +405,7 @@ func (r *report) add(s *sim, took time.Duration) {
 	}
 	fired := map[kind]int{}
 	for _, f := range s.faults {
-		if !f.void {
+		if !f.noVictim {
 			fired[f.kind]++
 		}
 	}
@@ -413,9 +413,9 @@ func (r *report) add(s *sim, took time.Duration) {
 		s.plan, fired, s.messages, s.acked, s.deliveries, worst(s.stalls.read), took.Seconds())
 }
 
-func merge[K comparable](m map[K]*stalls, k K, a *stalls) {
+func merge[K comparable](m map[K]*latencies, k K, a *latencies) {
 	if m[k] == nil {
-		m[k] = &stalls{}
+		m[k] = &latencies{}
 	}
 	m[k].add(a)
 }
@@ -429,9 +429,9 @@ func worst(ds []time.Duration) time.Duration {
 	return slices.Max(ds).Round(time.Millisecond)
 }
 
-// bounds are what 99 of a hundred messages may take to a reader that is connected (I9),
+// maxLatency are what 99 of a hundred messages may take to a reader that is connected (I9),
 // where nothing else is wrong. What planned changes may cost, stall says of each message.
-var bounds = map[kind]time.Duration{kill: 2 * time.Second, lose: 6 * time.Second}
+var maxLatency = map[kind]time.Duration{kill: 2 * time.Second, lose: 6 * time.Second}
 
 // print is the table of stalls.
 func (r *report) print(t *testing.T, took time.Duration) {
@@ -440,14 +440,14 @@ func (r *report) print(t *testing.T, took time.Duration) {
 	say(row, "p50/p99/max", "log to reader", "to one that came back", "append")
 	for _, m := range mixes {
 		if a := r.byMix[m]; a != nil {
-			say(row, m, quantiles(a.read), quantiles(a.again), quantiles(a.write))
+			say(row, m, quantiles(a.read), quantiles(a.reconnected), quantiles(a.write))
 		}
 	}
-	say("from the beginning of each to %v after its end, if nothing else is wrong\n", after)
+	say("from the beginning of each to %v after its end, if nothing else is wrong\n", blameFor)
 	for _, k := range slices.Sorted(maps.Keys(r.byKind)) {
 		a := r.byKind[k]
-		say(row, k, quantiles(a.read), quantiles(a.again), quantiles(a.write))
-		if b := bounds[k]; b > 0 && quantile(a.read, 0.99) > b {
+		say(row, k, quantiles(a.read), quantiles(a.reconnected), quantiles(a.write))
+		if b := maxLatency[k]; b > 0 && quantile(a.read, 0.99) > b {
 			t.Errorf("I9: %s: %v to a reader, of 99 in a hundred messages", k, quantile(a.read, 0.99))
 		}
 	}

@@ -13,7 +13,7 @@ import (
 
 // countingHost counts who follows its streams, and has none.
 type countingHost struct {
-	host
+	streamManager
 	follows atomic.Int64
 }
 
@@ -24,8 +24,8 @@ func (h *countingHost) Follow(context.Context, shard.StreamID, uint64) (*shard.T
 	return nil, nil, shard.ErrNotFound
 }
 
-// oneAtATime are openers that are busy until they are freed.
-func oneAtATime() (o *openPool, free func()) {
+// busyPool are openers that are busy until they are freed.
+func busyPool() (o *openPool, free func()) {
 	o, busy := &openPool{limit: 1, maxWaiting: 10}, make(chan struct{})
 	o.submit(true, func() { <-busy })
 	return o, sync.OnceFunc(func() {
@@ -35,7 +35,7 @@ func oneAtATime() (o *openPool, free func()) {
 }
 
 // A subscription that was taken back while it waited to be opened opens nothing.
-func TestSubscriptionTakenBack(t *testing.T) {
+func TestSubscriptionTakenBackOpensNothing(t *testing.T) {
 	t.Parallel()
 	_, table := tableOf("a")
 	for _, c := range []struct {
@@ -48,7 +48,7 @@ func TestSubscriptionTakenBack(t *testing.T) {
 		{"its link has ended", (*peerSession).close, 0},
 	} {
 		h := &countingHost{}
-		o, free := oneAtATime()
+		o, free := busyPool()
 		s := newServer(&Config{}, "a", newLocalStreams(h, nil), o, newMetrics(nil), nil)
 		s.currentTable = func() *OwnerTable { return table }
 		ses, err := s.openSession(t.Context(), &relaypb.Hello{Link: 1, From: &relaypb.Place{Name: []byte("b")}, To: []byte("a"), Version: relayVersionNewest})
@@ -68,7 +68,7 @@ func TestSubscriptionTakenBack(t *testing.T) {
 
 // A peer that asks on and on without hearing the answers, or takes back what it has asked for,
 // loses its link: what waits for the bulk lane is bounded.
-func TestDeafPeer(t *testing.T) {
+func TestPeerThatReadsNoAnswersLosesItsLink(t *testing.T) {
 	t.Parallel()
 	const most, asks = 16, 200
 	for name, say := range map[string]func(h uint64) *relaypb.ToOwner{
@@ -106,15 +106,15 @@ func TestDeafPeer(t *testing.T) {
 }
 
 // A peer that hears the answers may ask for ever.
-func TestManySubscriptionsInTurn(t *testing.T) {
+func TestPeerThatReadsAnswersMayAskForever(t *testing.T) {
 	t.Parallel()
-	b := newLaneRig(nil, 0)
+	b := newFrameRig(nil, 0)
 	b.s.maxSubs = 16
 	for h := range uint64(200) {
 		if err := b.s.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: h, Stream: []byte("no name")}}, Unsubscribe: []uint64{h}}); err != nil {
 			t.Fatal(err)
 		}
-		b.s.fillFrame(&b.fr, 0)
+		b.s.fillFrame(&b.builder, 0)
 	}
 	if b.s.dirtyLen != 0 || len(b.s.subs) != 0 {
 		t.Errorf("%d subscriptions, %d wait", len(b.s.subs), b.s.dirtyLen)
@@ -122,7 +122,7 @@ func TestManySubscriptionsInTurn(t *testing.T) {
 }
 
 // A move to this node that was given up while it waited for the host opens nothing.
-func TestMoveGivenUp(t *testing.T) {
+func TestMoveGivenUpOpensNothing(t *testing.T) {
 	t.Parallel()
 	view, table := tableOf("a")
 	for _, c := range []struct {
@@ -138,7 +138,7 @@ func TestMoveGivenUp(t *testing.T) {
 		}, 0},
 	} {
 		h := &countingHost{}
-		o, free := oneAtATime()
+		o, free := busyPool()
 		fs := &followLoop{
 			self: "a", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(h, nil), openPool: o,
 			peers:       newPeers(&Config{}, "a", "", newMetrics(nil)),

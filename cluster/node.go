@@ -69,7 +69,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 		return nil, err
 	}
 	cfg.storeGated = host.CanProbe()
-	r, ln, err := newRelay(ctx, cfg, host, tails)
+	r, ln, err := newNode(ctx, cfg, host, tails)
 	if err != nil {
 		return nil, err
 	}
@@ -88,8 +88,8 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 	return r, nil
 }
 
-// newRelay returns a Node that knows no other member yet.
-func newRelay(ctx context.Context, cfg Config, h host, tails *shard.TailBuffers) (
+// newNode returns a Node that knows no other member yet.
+func newNode(ctx context.Context, cfg Config, h streamManager, tails *shard.TailBuffers) (
 	*Node, net.Listener, error,
 ) {
 	ln, err := cfg.Network.Listen(ctx, cfg.Relay)
@@ -377,7 +377,7 @@ func (r *Node) ReadPage(
 			}
 		}
 	}
-	return r.local.host.ReadPageVia(ctx, id, info, from, ask)
+	return r.local.manager.ReadPageVia(ctx, id, info, from, ask)
 }
 
 // routeRequest sends a request to one node after another, as routing.nextTarget says, until a node

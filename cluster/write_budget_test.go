@@ -16,10 +16,10 @@ func TestPeersWritesAreCounted(t *testing.T) {
 	f := &fleet{T: t, log: newFleet(t, 0).log}
 	edge := f.add()
 	owner := f.add(func(c *Config) { c.BodyBytes = 64 << 10 })
-	f.settle()
-	id := f.owned(owner)
-	f.do(edge, write(id, shard.OpCreate), shard.CodeCreated)
-	f.do(edge, write(id, shard.OpAppend, "small"), shard.CodeAppended)
+	f.awaitAgreement()
+	id := f.streamOwnedBy(owner)
+	f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
+	f.mustDo(edge, write(id, shard.OpAppend, "small"), shard.CodeAppended)
 	zeros := make([]string, 300)
 	for i := range zeros {
 		zeros[i] = "0"
@@ -27,7 +27,7 @@ func TestPeersWritesAreCounted(t *testing.T) {
 	if _, err := edge.Do(t.Context(), write(id, shard.OpAppend, zeros...)); !errors.Is(err, shard.ErrOverloaded) {
 		t.Errorf("300 messages of a byte: %v", err)
 	}
-	f.do(edge, write(id, shard.OpAppend, "small"), shard.CodeAppended)
+	f.mustDo(edge, write(id, shard.OpAppend, "small"), shard.CodeAppended)
 }
 
 // A peer that sends the head of a write, or all of its body, and then neither the rest nor the end
@@ -38,9 +38,9 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 			f := &fleet{T: t, log: newFleet(t, 0).log}
 			edge := f.add()
 			owner := f.add(func(c *Config) { c.BodyBytes, c.bodyGrace = int64(shard.RequestCost(40000, 1)), 300*time.Millisecond })
-			f.settle()
-			id := f.owned(owner)
-			f.do(edge, write(id, shard.OpCreate), shard.CodeCreated)
+			f.awaitAgreement()
+			id := f.streamOwnedBy(owner)
+			f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
 			body := make([]byte, 40000)
 			head := requestToWire(write(id, shard.OpAppend, string(body)), route{})
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -55,7 +55,7 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 			if err := statusToError(call.RecvMsg(&relaypb.DoReply{})); !errors.Is(err, shard.ErrOverloaded) || !strings.Contains(err.Error(), "in time") {
 				t.Errorf("the write that never came whole: %v", err)
 			}
-			f.do(edge, write(id, shard.OpAppend, string(body)), shard.CodeAppended)
+			f.mustDo(edge, write(id, shard.OpAppend, string(body)), shard.CodeAppended)
 		})
 	}
 }

@@ -54,7 +54,7 @@ func TestEveryErrorHasAReason(t *testing.T) {
 }
 
 // Errors that carry a position arrive with it.
-func TestPositionsTravel(t *testing.T) {
+func TestErrorsKeepTheirPosition(t *testing.T) {
 	t.Parallel()
 	var tail *shard.TailError
 	if err := statusToError(errorToStatus(&shard.TailError{Tail: 9})); !errors.As(err, &tail) || tail.Tail != 9 {
@@ -70,7 +70,7 @@ func TestPositionsTravel(t *testing.T) {
 }
 
 // Whatever a peer sends as a write is refused or understood, within the limits.
-func FuzzDoHead(f *testing.F) {
+func FuzzWriteHead(f *testing.F) {
 	seed, err := proto.Marshal(requestToWire(&shard.Request{
 		Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain",
 		Messages: shard.NewMessages([]byte("a"), []byte("bc")), Producer: &shard.Producer{ID: "w", Seq: 1},

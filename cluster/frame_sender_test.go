@@ -13,13 +13,13 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// tailsHost is a host whose streams are just TailBuffers.
-type tailsHost struct {
-	host
+// bufferHost is a host whose streams are just TailBuffers.
+type bufferHost struct {
+	streamManager
 	tails map[shard.StreamID]*shard.TailBuffer
 }
 
-func (h *tailsHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*shard.TailBuffer, func(), error) {
+func (h *bufferHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*shard.TailBuffer, func(), error) {
 	t := h.tails[id]
 	if t == nil {
 		return nil, nil, shard.ErrNotFound
@@ -27,10 +27,12 @@ func (h *tailsHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*sha
 	return t, func() {}, nil
 }
 
-func (h *tailsHost) HasStream(shard.StreamID) bool { return true }
+func (h *bufferHost) HasStream(shard.StreamID) bool { return true }
 
-// nothing is known of any stream.
-func nothing(context.Context, shard.StreamID) (shard.Handover, bool) { return shard.Handover{}, false }
+// fetchNothing is known of any stream.
+func fetchNothing(context.Context, shard.StreamID) (shard.Handover, bool) {
+	return shard.Handover{}, false
+}
 
 // rangeOf is a RecordBatch of one message at one position.
 func rangeOf(at uint64, size int) shard.RecordBatch {
@@ -49,27 +51,27 @@ func rangeOf(at uint64, size int) shard.RecordBatch {
 	return r
 }
 
-// laneRig is an owner's session and a model of the edge at its other end.
-type laneRig struct {
-	t       *rapid.T
-	s       *peerSession
-	host    *tailsHost
-	o       *openPool
-	fr      frameBuilder
-	handle  uint64
-	subs    map[uint64]*peerSub // all there ever were
-	edge    map[uint64]*edgeEnd
-	owed    int // received and not yet returned as link credit
-	largest int
+// frameRig is an owner's session and a model of the edge at its other end.
+type frameRig struct {
+	t             *rapid.T
+	s             *peerSession
+	host          *bufferHost
+	o             *openPool
+	builder       frameBuilder
+	handle        uint64
+	subs          map[uint64]*peerSub // all there ever were
+	edge          map[uint64]*edgeSub
+	linkCreditDue int // received and not yet returned as link credit
+	largest       int
 }
 
-// edgeEnd is the edge's side of one subscription.
-type edgeEnd struct {
-	id    shard.StreamID
-	parts batchAssembler
-	next  uint64
-	stood bool
-	owed  int
+// edgeSub is the edge's side of one subscription.
+type edgeSub struct {
+	id         shard.StreamID
+	parts      batchAssembler
+	next       uint64
+	subscribed bool
+	owed       int
 }
 
 const (
@@ -77,11 +79,11 @@ const (
 	rigLink   = 10 << 10
 )
 
-func newLaneRig(t *rapid.T, perTail int) *laneRig {
+func newFrameRig(t *rapid.T, perTail int) *frameRig {
 	tails := shard.NewTailBuffers(perTail, 0)
-	b := &laneRig{
-		t: t, host: &tailsHost{tails: map[shard.StreamID]*shard.TailBuffer{}},
-		o: &openPool{limit: 4, maxWaiting: 4}, subs: map[uint64]*peerSub{}, edge: map[uint64]*edgeEnd{},
+	b := &frameRig{
+		t: t, host: &bufferHost{tails: map[shard.StreamID]*shard.TailBuffer{}},
+		o: &openPool{limit: 4, maxWaiting: 4}, subs: map[uint64]*peerSub{}, edge: map[uint64]*edgeSub{},
 	}
 	for i := range 3 {
 		id := shard.StreamID(fmt.Sprintf("s/%d", i))
@@ -89,7 +91,7 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 	}
 	_, table := tableOf("self")
 	srv := &server{
-		self: "self", metrics: newMetrics(nil), local: newLocalStreams(b.host, nothing), openPool: b.o,
+		self: "self", metrics: newMetrics(nil), local: newLocalStreams(b.host, fetchNothing), openPool: b.o,
 		currentTable: func() *OwnerTable { return table }, noteMisplaced: func() {},
 		memberAnswers: func(context.Context, *Member) bool { return true },
 		sessions:      map[uint64]*peerSession{}, isMember: func(string) bool { return true },
@@ -104,18 +106,18 @@ func newLaneRig(t *rapid.T, perTail int) *laneRig {
 	return b
 }
 
-// take has the session take a message of the edge.
-func (b *laneRig) take(m *relaypb.ToOwner) {
+// receive has the session take a message of the edge.
+func (b *frameRig) receive(m *relaypb.ToOwner) {
 	if err := b.s.handleControl(m); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
-func (b *laneRig) stream(t *rapid.T) shard.StreamID {
+func (b *frameRig) stream(t *rapid.T) shard.StreamID {
 	return shard.StreamID(fmt.Sprintf("s/%d", rapid.IntRange(0, 2).Draw(t, "stream")))
 }
 
-func (b *laneRig) extend(t *rapid.T) {
+func (b *frameRig) extend(t *rapid.T) {
 	tail := b.host.tails[b.stream(t)]
 	r := rangeOf(tail.Next(), rapid.SampledFrom([]int{1, 500, 3000, 9000, 50000}).Draw(t, "size"))
 	b.largest = max(b.largest, len(r.Bytes()))
@@ -124,12 +126,12 @@ func (b *laneRig) extend(t *rapid.T) {
 	}
 }
 
-func (b *laneRig) subscribe(t *rapid.T) {
+func (b *frameRig) subscribe(t *rapid.T) {
 	id := b.stream(t)
 	b.handle++
 	from := rapid.Uint64Range(0, b.host.tails[id].Next()).Draw(t, "from")
-	b.edge[b.handle] = &edgeEnd{id: id, next: from}
-	b.take(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
+	b.edge[b.handle] = &edgeSub{id: id, next: from}
+	b.receive(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
 		{Handle: b.handle, Stream: wireBytes(id), From: from},
 	}})
 	b.o.wg.Wait()
@@ -138,27 +140,27 @@ func (b *laneRig) subscribe(t *rapid.T) {
 	b.s.mu.Unlock()
 }
 
-func (b *laneRig) drawHandle(t *rapid.T) uint64 {
+func (b *frameRig) drawHandle(t *rapid.T) uint64 {
 	if b.handle == 0 {
 		t.Skip("nothing is followed")
 	}
 	return rapid.Uint64Range(1, b.handle).Draw(t, "handle")
 }
 
-func (b *laneRig) unsubscribe(h uint64) {
+func (b *frameRig) unsubscribe(h uint64) {
 	delete(b.edge, h)
-	b.take(&relaypb.ToOwner{Unsubscribe: []uint64{h}})
+	b.receive(&relaypb.ToOwner{Unsubscribe: []uint64{h}})
 }
 
 // frame has the next Frame made and taken; false: there is nothing to send.
-func (b *laneRig) frame() bool {
-	b.s.fillFrame(&b.fr, 0)
+func (b *frameRig) frame() bool {
+	b.s.fillFrame(&b.builder, 0)
 	return b.deliver()
 }
 
-func (b *laneRig) deliver() bool {
-	for _, p := range b.fr.frame.Parts {
-		b.owed += len(p.GetData())
+func (b *frameRig) deliver() bool {
+	for _, p := range b.builder.frame.Parts {
+		b.linkCreditDue += len(p.GetData())
 		e := b.edge[p.GetHandle()]
 		if e == nil {
 			continue
@@ -166,16 +168,16 @@ func (b *laneRig) deliver() bool {
 		e.owed += len(p.GetData())
 		switch p.GetKind() {
 		case relaypb.Kind_KIND_SUBSCRIBED:
-			if start := p.GetSubscribed().GetStart(); start > e.next || !e.stood {
+			if start := p.GetSubscribed().GetStart(); start > e.next || !e.subscribed {
 				e.next = start
 			}
-			e.stood = true
+			e.subscribed = true
 		case relaypb.Kind_KIND_RANGE:
 			r, whole, err := e.parts.addPiece(p.GetData(), p.GetTotal())
 			switch {
 			case err != nil:
 				b.t.Fatal(err)
-			case whole && (r.From() > e.next || !e.stood):
+			case whole && (r.From() > e.next || !e.subscribed):
 				b.t.Fatalf("handle %d: [%d, %d) does not join %d", p.GetHandle(), r.From(), r.To(), e.next)
 			case whole:
 				e.next = max(e.next, r.To())
@@ -184,17 +186,17 @@ func (b *laneRig) deliver() bool {
 			b.t.Fatalf("handle %d: %v", p.GetHandle(), p.GetKind())
 		}
 	}
-	return len(b.fr.frame.Parts) > 0
+	return len(b.builder.frame.Parts) > 0
 }
 
-// removedMidway has a subscription served and taken back before it is listed again.
-func (b *laneRig) removedMidway() {
-	b.fr.reset()
+// removeWhileServed has a subscription served and taken back before it is listed again.
+func (b *frameRig) removeWhileServed() {
+	b.builder.reset()
 	u := b.s.popDirty(0)
 	if u == nil {
 		return
 	}
-	more := b.s.serveSub(u, &b.fr)
+	more := b.s.serveSub(u, &b.builder)
 	b.deliver()
 	b.unsubscribe(u.handle)
 	if more {
@@ -202,21 +204,21 @@ func (b *laneRig) removedMidway() {
 	}
 }
 
-func (b *laneRig) credit(h uint64) {
+func (b *frameRig) credit(h uint64) {
 	if e := b.edge[h]; e != nil && e.owed > 0 {
-		b.take(&relaypb.ToOwner{Credit: []*relaypb.Credit{{Handle: h, Bytes: uint64(e.owed)}}})
+		b.receive(&relaypb.ToOwner{Credit: []*relaypb.Credit{{Handle: h, Bytes: uint64(e.owed)}}})
 		e.owed = 0
 	}
 }
 
-func (b *laneRig) linkCredit() {
-	b.take(&relaypb.ToOwner{LinkCredit: uint64(b.owed)})
-	b.owed = 0
+func (b *frameRig) linkCredit() {
+	b.receive(&relaypb.ToOwner{LinkCredit: uint64(b.linkCreditDue)})
+	b.linkCreditDue = 0
 }
 
 // check is what must hold at any moment: credit is neither made nor lost, and
 // what is under way is bounded whatever the edge does.
-func (b *laneRig) check(t *rapid.T) {
+func (b *frameRig) check(t *rapid.T) {
 	onWay := 0
 	for h, u := range b.subs {
 		if g := u.outgoing; g != nil {
@@ -226,9 +228,9 @@ func (b *laneRig) check(t *rapid.T) {
 			t.Fatalf("handle %d is overdrawn by %d", h, -u.credit)
 		}
 	}
-	if got := int(b.s.credit) + b.owed + onWay; got != rigLink {
+	if got := int(b.s.credit) + b.linkCreditDue + onWay; got != rigLink {
 		t.Fatalf("%d link credit, %d owed, %d being sent: %d in all, granted %d",
-			b.s.credit, b.owed, onWay, got, rigLink)
+			b.s.credit, b.linkCreditDue, onWay, got, rigLink)
 	}
 	if int(b.s.credit) < -b.largest {
 		t.Fatalf("the link is overdrawn by %d", -b.s.credit)
@@ -237,17 +239,17 @@ func (b *laneRig) check(t *rapid.T) {
 
 // Whatever an edge does: no credit is made or lost, no more is under way than was
 // granted and one RecordBatch, and once credit comes back everybody gets everything.
-func TestCreditIsKept(t *testing.T) {
+func TestCreditIsNeitherMadeNorLost(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		b := newLaneRig(t, rapid.SampledFrom([]int{20 << 10, 0}).Draw(t, "perTail"))
+		b := newFrameRig(t, rapid.SampledFrom([]int{20 << 10, 0}).Draw(t, "perTail"))
 		t.Repeat(map[string]func(*rapid.T){
 			"extend":      b.extend,
 			"extend more": b.extend,
 			"subscribe":   b.subscribe,
 			"unsubscribe": func(t *rapid.T) { b.unsubscribe(b.drawHandle(t)) },
 			"frame":       func(*rapid.T) { b.frame() },
-			"midway":      func(*rapid.T) { b.removedMidway() },
+			"midway":      func(*rapid.T) { b.removeWhileServed() },
 			"credit":      func(t *rapid.T) { b.credit(b.drawHandle(t)) },
 			"link credit": func(*rapid.T) { b.linkCredit() },
 			"":            b.check,
@@ -276,7 +278,7 @@ func TestCreditIsKept(t *testing.T) {
 
 // A Frame keeps its size when it opens subscriptions of forks, whose chains are long:
 // gRPC would refuse it, and with it the whole link, again and again.
-func TestFramesOfForks(t *testing.T) {
+func TestFramesWithForksKeepTheirSize(t *testing.T) {
 	t.Parallel()
 	var chain []shard.Ancestor
 	for i := range shard.MaxChain {
@@ -284,18 +286,18 @@ func TestFramesOfForks(t *testing.T) {
 		chain = append(chain, shard.Ancestor{Stream: name, Generation: 1, Bound: 1})
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		b := newLaneRig(t, 0)
+		b := newFrameRig(t, 0)
 		b.host.tails["s/0"] = shard.NewTailBuffers(0, 0).Open("s/0", shard.Info{Exists: true, Chain: chain}, 0)
 		b.o.maxWaiting = 1000
 		var q []*relaypb.Subscribe
 		for h := range uint64(500) {
 			q = append(q, &relaypb.Subscribe{Handle: h + 1, Stream: []byte("s/0")})
 		}
-		b.take(&relaypb.ToOwner{Subscribe: q})
+		b.receive(&relaypb.ToOwner{Subscribe: q})
 		b.o.wg.Wait()
-		for opened := 0; opened < len(q); opened += len(b.fr.frame.Parts) {
-			b.s.fillFrame(&b.fr, 0)
-			if n := proto.Size(&b.fr.frame); n > 2*maxFrameBytes || n == 0 {
+		for opened := 0; opened < len(q); opened += len(b.builder.frame.Parts) {
+			b.s.fillFrame(&b.builder, 0)
+			if n := proto.Size(&b.builder.frame); n > 2*maxFrameBytes || n == 0 {
 				t.Fatalf("a Frame of %d bytes", n)
 			}
 		}

@@ -52,13 +52,13 @@ type machine struct {
 	net *network
 	ip  string
 
-	mu     sync.Mutex
-	lost   bool    // off: it does not even refuse
-	ghosts []*conn // what its connections were when it was lost
-	pauses []*fault
-	held   []func() // packets that wait for the end of a pause
-	tcp    map[string]*listener
-	gossip *gossip
+	mu            sync.Mutex
+	lost          bool    // off: it does not even refuse
+	connsWhenLost []*conn // what its connections were when it was lost
+	pauses        []*fault
+	heldPackets   []func() // packets that wait for the end of a pause
+	tcp           map[string]*listener
+	gossip        *gossip
 }
 
 func (n *network) machine(ip string) *machine {
@@ -72,15 +72,15 @@ func (n *network) machine(ip string) *machine {
 	return m
 }
 
-// heldPackets bounds the packets that wait for a machine that is paused.
-const heldPackets = 512
+// maxHeldPackets bounds the packets that wait for a machine that is paused.
+const maxHeldPackets = 512
 
 // paused reports whether a pause holds the machine's traffic.
 func (m *machine) paused() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, f := range m.pauses {
-		f.hit()
+		f.noteHit()
 	}
 	return len(m.pauses) > 0
 }
@@ -88,8 +88,8 @@ func (m *machine) paused() bool {
 func (m *machine) hold(packet func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.held) < heldPackets {
-		m.held = append(m.held, packet)
+	if len(m.heldPackets) < maxHeldPackets {
+		m.heldPackets = append(m.heldPackets, packet)
 	}
 }
 
@@ -103,8 +103,8 @@ func (m *machine) pause(f *fault) {
 func (m *machine) resume(f *fault) {
 	m.mu.Lock()
 	m.pauses = without(m.pauses, f)
-	held := m.held
-	m.held = nil
+	held := m.heldPackets
+	m.heldPackets = nil
 	m.mu.Unlock()
 	for _, packet := range held {
 		packet()
@@ -126,9 +126,9 @@ type path struct {
 	net      *network
 	from, to *machine
 
-	mu   sync.Mutex
-	cuts []*fault
-	ills []*fault // that add loss or delay, or block packets
+	mu     sync.Mutex
+	cuts   []*fault
+	faults []*fault // that add loss or delay, or block packets
 }
 
 func (n *network) path(from, to string) *path {
@@ -143,12 +143,12 @@ func (n *network) path(from, to string) *path {
 	return p
 }
 
-// shut reports whether nothing gets through. Asking counts as having met the fault: it
+// isShut reports whether nothing gets through. Asking counts as having met the fault: it
 // is asked only for something that is to be sent.
-func (p *path) shut() bool {
+func (p *path) isShut() bool {
 	p.mu.Lock()
 	for _, f := range p.cuts {
-		f.hit()
+		f.noteHit()
 	}
 	cut := len(p.cuts) > 0
 	p.mu.Unlock()
@@ -161,16 +161,16 @@ func (p *path) cut(f *fault) {
 	p.mu.Unlock()
 }
 
-func (p *path) ail(f *fault) {
+func (p *path) addFault(f *fault) {
 	p.mu.Lock()
-	p.ills = append(p.ills, f)
+	p.faults = append(p.faults, f)
 	p.mu.Unlock()
 }
 
-// heal ends what a fault does to the path. The caller wakes who waited.
-func (p *path) heal(f *fault) {
+// removeFault ends what a fault does to the path. The caller wakes who waited.
+func (p *path) removeFault(f *fault) {
 	p.mu.Lock()
-	p.cuts, p.ills = without(p.cuts, f), without(p.ills, f)
+	p.cuts, p.faults = without(p.cuts, f), without(p.faults, f)
 	p.mu.Unlock()
 }
 
@@ -185,12 +185,12 @@ const (
 func (p *path) state() (loss, packetLoss float64, delay time.Duration, by []*fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, f := range p.ills {
+	for _, f := range p.faults {
 		loss = max(loss, f.loss)
 		packetLoss = max(packetLoss, f.loss, f.packetLoss)
 		delay += f.delay
 	}
-	return loss, packetLoss, delay, p.ills
+	return loss, packetLoss, delay, p.faults
 }
 
 func (n *network) jitter() time.Duration {
@@ -203,18 +203,18 @@ func (p *path) streamDelay(int) time.Duration {
 	d := p.net.jitter()
 	if more > 0 {
 		d += time.Duration((0.5 + p.net.float()/2) * float64(more))
-		hitAll(by)
+		noteHits(by)
 	}
 	for again := retransmit; loss > 0 && again < 4*time.Second && p.net.float() < loss; again *= 2 {
 		d += again
-		hitAll(by)
+		noteHits(by)
 	}
 	return d
 }
 
-func hitAll(fs []*fault) {
+func noteHits(fs []*fault) {
 	for _, f := range fs {
-		f.hit()
+		f.noteHit()
 	}
 }
 
@@ -224,14 +224,14 @@ func (p *path) send(deliver func()) {
 	p.mu.Lock()
 	cut := len(p.cuts) > 0
 	for _, f := range p.cuts {
-		f.hit()
+		f.noteHit()
 	}
 	p.mu.Unlock()
 	if cut {
 		return
 	}
 	if loss > 0 && p.net.float() < loss {
-		hitAll(by)
+		noteHits(by)
 		return
 	}
 	d := p.net.jitter()
@@ -254,7 +254,7 @@ func (n *network) wakeAll() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for c := range n.conns {
-		poke(c.in.wake)
+		notify(c.in.wake)
 	}
 }
 
@@ -273,8 +273,8 @@ var _ cluster.Network = (*port)(nil)
 
 func (m *machine) boot() *port {
 	m.mu.Lock()
-	ghosts := m.ghosts
-	m.lost, m.ghosts = false, nil
+	ghosts := m.connsWhenLost
+	m.lost, m.connsWhenLost = false, nil
 	m.mu.Unlock()
 	for _, c := range ghosts { // it knows nothing of them any more, and says so
 		c.reset(false)
@@ -299,24 +299,24 @@ func (p *port) kill(silent bool) {
 		_ = l.Close()
 	}
 	if g != nil {
-		g.off()
+		g.takeOff()
 	}
 	for c := range conns {
 		c.reset(silent)
 		if silent {
-			p.m.ghosts = append(p.m.ghosts, c)
+			p.m.connsWhenLost = append(p.m.connsWhenLost, c)
 		}
 	}
 }
 
-func (p *port) isDead() bool {
+func (p *port) isKilled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.dead
 }
 
-// own keeps a connection for kill.
-func (p *port) own(c *conn) bool {
+// register keeps a connection for kill.
+func (p *port) register(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.dead {
@@ -426,8 +426,8 @@ func (l *listener) Close() error {
 // Addr implements net.Listener.
 func (l *listener) Addr() net.Addr { return l.addr }
 
-// dialAgain is how soon a lost request for a connection is sent again.
-const dialAgain = 250 * time.Millisecond
+// dialRetry is how soon a lost request for a connection is sent again.
+const dialRetry = 250 * time.Millisecond
 
 // Dial implements cluster.Network.
 func (p *port) Dial(ctx context.Context, addr string) (net.Conn, error) {
@@ -438,11 +438,11 @@ func (p *port) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	n := p.m.net
 	there, back := n.path(p.m.ip, to.IP.String()), n.path(to.IP.String(), p.m.ip)
 	for {
-		if p.isDead() {
+		if p.isKilled() {
 			return nil, errDead
 		}
-		open := !there.shut() && !back.shut() && !there.to.isLost()
-		wait := dialAgain
+		open := !there.isShut() && !back.isShut() && !there.to.isLost()
+		wait := dialRetry
 		if open {
 			wait = there.streamDelay(0) + back.streamDelay(0)
 		}
@@ -475,11 +475,11 @@ func (p *port) connect(there, back *path, to *net.TCPAddr) (net.Conn, error) {
 	n.port = 32768 + (n.port+1-32768)%28000
 	from := &net.TCPAddr{IP: net.ParseIP(p.m.ip), Port: n.port}
 	n.mu.Unlock()
-	client, server := pair(there, back, from, to)
-	if !p.own(client) {
+	client, server := newConnPair(there, back, from, to)
+	if !p.register(client) {
 		return nil, errDead
 	}
-	if !l.port.own(server) {
+	if !l.port.register(server) {
 		_ = client.Close()
 		return nil, syscall.ECONNREFUSED
 	}
@@ -545,7 +545,7 @@ func (g *gossip) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 // WriteTo implements memberlist.Transport.
 func (g *gossip) WriteTo(b []byte, addr string) (time.Time, error) {
 	now := time.Now()
-	if g.port.isDead() {
+	if g.port.isKilled() {
 		return now, errDead
 	}
 	to, err := tcpAddr(addr)
@@ -587,8 +587,8 @@ func (g *gossip) DialTimeout(addr string, timeout time.Duration) (net.Conn, erro
 	return g.port.Dial(ctx, addr)
 }
 
-// off takes the transport off the network.
-func (g *gossip) off() {
+// takeOff takes the transport off the network.
+func (g *gossip) takeOff() {
 	m := g.port.m
 	m.mu.Lock()
 	if m.gossip == g {
@@ -600,7 +600,7 @@ func (g *gossip) off() {
 // Shutdown implements memberlist.Transport.
 func (g *gossip) Shutdown() error {
 	g.once.Do(func() {
-		g.off()
+		g.takeOff()
 		_ = g.ln.Close()
 		close(g.done)
 		g.wg.Wait()

@@ -11,10 +11,10 @@ import (
 
 // A refusal's hint is followed once; after the second refusal the request must be
 // served.
-func TestHintIsFollowedOnce(t *testing.T) {
+func TestRefusalHintIsFollowedOnce(t *testing.T) {
 	t.Parallel()
 	v, table := tableOf("a", "b", "c", "d")
-	id, owner, heir := ownerAndHeir(table, "a")
+	id, owner, heir := ownerAndSuccessor(table, "a")
 	var c routing
 	for i, want := range []struct {
 		name string
@@ -36,10 +36,10 @@ func TestHintIsFollowedOnce(t *testing.T) {
 }
 
 // A hint to a member that this node has not heard of is not followed blindly.
-func TestHintToAStranger(t *testing.T) {
+func TestHintToAnUnknownMemberIsNotFollowed(t *testing.T) {
 	t.Parallel()
 	v, table := tableOf("a", "b")
-	id, owner, _ := ownerAndHeir(table, "")
+	id, owner, _ := ownerAndSuccessor(table, "")
 	self := "a"
 	if owner.Name == self {
 		self = "b"
@@ -55,7 +55,7 @@ func TestHintToAStranger(t *testing.T) {
 
 // Whatever is answered, sense or nonsense, a course ends; only an heir's first word
 // that the owner is alive may lower its hop, and only to the second.
-func TestCourseEndsWhateverIsAnswered(t *testing.T) {
+func TestRoutingEndsWhateverIsAnswered(t *testing.T) {
 	t.Parallel()
 	v, table := tableOf("a", "b", "c", "d", "e")
 	names := []string{"a", "b", "c", "d", "e", "stranger", ""}

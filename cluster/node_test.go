@@ -16,13 +16,13 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// station is one node of a fleet over real sockets; all share one Log, as they
+// testNode is one node of a fleet over real sockets; all share one Log, as they
 // share S2.
-type station struct {
+type testNode struct {
 	*Node
 	host  *shard.Manager
 	tails *shard.TailBuffers
-	way   *way
+	store *faultyStore
 	dead  bool
 }
 
@@ -30,7 +30,7 @@ type fleet struct {
 	*testing.T
 	log   *logtest.Memory
 	now   func() time.Time // the clock of the Log and of the hosts; nil: the real one
-	nodes []*station
+	nodes []*testNode
 }
 
 func newFleet(t *testing.T, n int) *fleet {
@@ -46,12 +46,12 @@ func newFleetAt(t *testing.T, n int, now func() time.Time) *fleet {
 	for range n {
 		f.add()
 	}
-	f.settle()
+	f.awaitAgreement()
 	return f
 }
 
 // add starts one more node.
-func (f *fleet) add(change ...func(*Config)) *station {
+func (f *fleet) add(change ...func(*Config)) *testNode {
 	f.Helper()
 	cfg := Config{
 		Name: fmt.Sprintf("n%d", len(f.nodes)), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
@@ -64,8 +64,8 @@ func (f *fleet) add(change ...func(*Config)) *station {
 	for _, fn := range change {
 		fn(&cfg)
 	}
-	s := &station{tails: shard.NewTailBuffers(0, 0), way: &way{Log: f.log}}
-	s.host = shard.NewManager(s.way, s.tails, shard.Config{Now: f.now})
+	s := &testNode{tails: shard.NewTailBuffers(0, 0), store: &faultyStore{Log: f.log}}
+	s.host = shard.NewManager(s.store, s.tails, shard.Config{Now: f.now})
 	var err error
 	if s.Node, err = Join(f.Context(), cfg, s.host, s.tails); err != nil {
 		f.Fatal(err)
@@ -83,7 +83,7 @@ func (f *fleet) add(change ...func(*Config)) *station {
 	return s
 }
 
-func (f *fleet) living() (all []*station) {
+func (f *fleet) living() (all []*testNode) {
 	for _, s := range f.nodes {
 		if !s.dead {
 			all = append(all, s)
@@ -92,8 +92,8 @@ func (f *fleet) living() (all []*station) {
 	return all
 }
 
-// settle waits until all living nodes agree and reach each other.
-func (f *fleet) settle() {
+// awaitAgreement waits until all living nodes agree and reach each other.
+func (f *fleet) awaitAgreement() {
 	f.Helper()
 	all := f.living()
 	f.eventually("the fleet is settled", func() bool {
@@ -106,8 +106,8 @@ func (f *fleet) settle() {
 	})
 }
 
-// kill is the end of a process: no goodbye, connections cut.
-func (f *fleet) kill(s *station) {
+// killNode is the end of a process: no goodbye, connections cut.
+func (f *fleet) killNode(s *testNode) {
 	s.dead = true
 	_ = s.membership.gossip.Shutdown()
 	_ = s.shutDown(false)
@@ -129,8 +129,8 @@ func (f *fleet) eventually(what string, ok func() bool) {
 	}
 }
 
-// owned is a stream that node s owns.
-func (f *fleet) owned(s *station) shard.StreamID {
+// streamOwnedBy is a stream that node s owns.
+func (f *fleet) streamOwnedBy(s *testNode) shard.StreamID {
 	for i := 0; ; i++ {
 		id := shard.StreamID(fmt.Sprintf("default/%d", i))
 		if s.currentTable().Owner(id).Name == s.self {
@@ -150,7 +150,7 @@ func write(id shard.StreamID, op shard.Op, messages ...string) *shard.Request {
 	return q
 }
 
-func (f *fleet) do(s *station, q *shard.Request, want shard.Code) shard.Outcome {
+func (f *fleet) mustDo(s *testNode, q *shard.Request, want shard.Code) shard.Outcome {
 	f.Helper()
 	out, err := s.Do(f.Context(), q)
 	if err != nil || out.Code != want {
@@ -159,17 +159,17 @@ func (f *fleet) do(s *station, q *shard.Request, want shard.Code) shard.Outcome 
 	return out
 }
 
-// reading is one reader of a stream on a node.
-type reading struct {
+// streamReader is one reader of a stream on a node.
+type streamReader struct {
 	tail    *shard.TailBuffer
 	release func()
-	node    *station
+	node    *testNode
 	id      shard.StreamID
 	pos     uint64
 	got     []string
 }
 
-func (f *fleet) read(s *station, id shard.StreamID) *reading {
+func (f *fleet) startReader(s *testNode, id shard.StreamID) *streamReader {
 	f.Helper()
 	info, err := s.Info(f.Context(), id, 0)
 	if err != nil {
@@ -180,13 +180,13 @@ func (f *fleet) read(s *station, id shard.StreamID) *reading {
 		f.Fatal(err)
 	}
 	release = sync.OnceFunc(release)
-	r := &reading{tail: tail, release: release, node: s, id: id, pos: info.Start}
+	r := &streamReader{tail: tail, release: release, node: s, id: id, pos: info.Start}
 	f.Cleanup(release)
 	return r
 }
 
-// take reads what there is now; false: the TailBuffer has ended.
-func (r *reading) take(ctx context.Context) error {
+// readAvailable reads what there is now; false: the TailBuffer has ended.
+func (r *streamReader) readAvailable(ctx context.Context) error {
 	for {
 		ranges, st := r.tail.ReadAt(r.pos, 1<<20, nil)
 		if st == shard.StatusGone {
@@ -211,11 +211,11 @@ func (r *reading) take(ctx context.Context) error {
 	}
 }
 
-// wants waits until the reader has just these messages.
-func (f *fleet) wants(r *reading, want []string) {
+// awaitMessages waits until the reader has just these messages.
+func (f *fleet) awaitMessages(r *streamReader, want []string) {
 	f.Helper()
 	f.eventually(fmt.Sprintf("%d messages on %s", len(want), r.node.self), func() bool {
-		if err := r.take(f.Context()); err != nil {
+		if err := r.readAvailable(f.Context()); err != nil {
 			f.Fatalf("%s: %v after %d messages", r.node.self, err, len(r.got))
 		}
 		return len(r.got) >= len(want)
@@ -227,19 +227,19 @@ func (f *fleet) wants(r *reading, want []string) {
 
 // Whoever writes and whoever reads, on whichever node: once, in order, at once, and
 // with one read session.
-func TestRelay(t *testing.T) {
+func TestRelayDeliversOnceInOrder(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
-	id := f.owned(f.nodes[1])
-	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
-	var readers []*reading
+	id := f.streamOwnedBy(f.nodes[1])
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	var readers []*streamReader
 	for _, s := range f.nodes {
-		readers = append(readers, f.read(s, id), f.read(s, id))
+		readers = append(readers, f.startReader(s, id), f.startReader(s, id))
 	}
 	var want []string
 	for i := range 60 {
 		m := fmt.Sprint(i)
-		out := f.do(f.nodes[i%3], write(id, shard.OpAppend, m), shard.CodeAppended)
+		out := f.mustDo(f.nodes[i%3], write(id, shard.OpAppend, m), shard.CodeAppended)
 		want = append(want, m)
 		info, err := f.nodes[(i+1)%3].Info(t.Context(), id, 0)
 		if err != nil || info.Tail < out.Info.Tail {
@@ -247,7 +247,7 @@ func TestRelay(t *testing.T) {
 		}
 	}
 	for _, r := range readers {
-		f.wants(r, want)
+		f.awaitMessages(r, want)
 	}
 	if n := f.log.OpenSessions(); n != 1 {
 		t.Errorf("%d read sessions for one followed stream", n)
@@ -275,27 +275,27 @@ func TestRelay(t *testing.T) {
 
 // The largest append passes through in chunks, and comes back in pieces, through a
 // window that is much smaller.
-func TestRelayLargest(t *testing.T) {
+func TestRelayDeliversTheLargestAppend(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
-	r := f.read(f.nodes[1], id)
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
+	r := f.startReader(f.nodes[1], id)
 	body := strings.Repeat("0123456789abcdef", shard.MaxBody/16)
-	f.do(f.nodes[1], write(id, shard.OpAppend, "small", body[:shard.MaxBody-5]), shard.CodeAppended)
-	f.do(f.nodes[1], write(id, shard.OpAppend, "after"), shard.CodeAppended)
-	f.wants(r, []string{"small", body[:shard.MaxBody-5], "after"})
+	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "small", body[:shard.MaxBody-5]), shard.CodeAppended)
+	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "after"), shard.CodeAppended)
+	f.awaitMessages(r, []string{"small", body[:shard.MaxBody-5], "after"})
 }
 
 // The owner dies under writers and readers: nobody's Tail ends, nothing is lost,
 // doubled or reordered, and there is one session again.
-func TestRelayOwnerDies(t *testing.T) {
+func TestRelayLosesNothingWhenAnOwnerDies(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
 	owner := f.nodes[1]
-	id := f.owned(owner)
-	f.do(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	r0, r2 := f.read(f.nodes[0], id), f.read(f.nodes[2], id)
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	r0, r2 := f.startReader(f.nodes[0], id), f.startReader(f.nodes[2], id)
 	const writers, writes = 6, 40
 	var wg sync.WaitGroup
 	half := make(chan struct{}, writers)
@@ -303,7 +303,7 @@ func TestRelayOwnerDies(t *testing.T) {
 		s := f.nodes[(w%2)*2]
 		wg.Go(func() {
 			for i := range writes {
-				f.insist(s, write(id, shard.OpAppend, fmt.Sprintf("%d-%d", w, i)))
+				f.appendUntilAcked(s, write(id, shard.OpAppend, fmt.Sprintf("%d-%d", w, i)))
 				if i == writes/3 {
 					half <- struct{}{}
 				}
@@ -313,7 +313,7 @@ func TestRelayOwnerDies(t *testing.T) {
 	for range writers {
 		<-half
 	}
-	f.kill(owner)
+	f.killNode(owner)
 	wg.Wait()
 	var want []string
 	for _, rec := range f.log.Records(id) {
@@ -332,13 +332,13 @@ func TestRelayOwnerDies(t *testing.T) {
 	if len(want) != writers*writes {
 		t.Fatalf("%d records in the log, %d were acknowledged", len(want), writers*writes)
 	}
-	f.wants(r0, want)
-	f.wants(r2, want)
+	f.awaitMessages(r0, want)
+	f.awaitMessages(r2, want)
 	f.eventually("one session again", func() bool { return f.log.OpenSessions() == 1 })
 }
 
-// insist repeats an append, with its id, until it is acknowledged.
-func (f *fleet) insist(s *station, q *shard.Request) {
+// appendUntilAcked repeats an append, with its id, until it is acknowledged.
+func (f *fleet) appendUntilAcked(s *testNode, q *shard.Request) {
 	for f.Context().Err() == nil {
 		out, err := s.Do(f.Context(), q)
 		if err == nil && out.Code == shard.CodeAppended {
@@ -354,33 +354,33 @@ func (f *fleet) insist(s *station, q *shard.Request) {
 }
 
 // Nodes come and go in order: their streams move, their readers do not notice.
-func TestRelayJoinAndLeave(t *testing.T) {
+func TestRelayReadersSurviveJoinsAndLeaves(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	var ids []shard.StreamID
-	var readers [][]*reading
+	var readers [][]*streamReader
 	var want []string
 	for i := range 12 {
 		id := shard.StreamID(fmt.Sprintf("default/move-%d", i))
-		f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+		f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
 		ids = append(ids, id)
-		readers = append(readers, []*reading{f.read(f.nodes[0], id), f.read(f.nodes[1], id)})
+		readers = append(readers, []*streamReader{f.startReader(f.nodes[0], id), f.startReader(f.nodes[1], id)})
 	}
-	round := func(by *station) {
+	round := func(by *testNode) {
 		t.Helper()
 		m := fmt.Sprint(len(want))
 		want = append(want, m)
 		for i, id := range ids {
-			f.do(by, write(id, shard.OpAppend, m), shard.CodeAppended)
+			f.mustDo(by, write(id, shard.OpAppend, m), shard.CodeAppended)
 			for _, r := range readers[i] {
-				f.wants(r, want)
+				f.awaitMessages(r, want)
 			}
 		}
 	}
 	round(f.nodes[0])
 	third := f.add()
 	round(f.nodes[0])
-	f.settle()
+	f.awaitAgreement()
 	round(third)
 	f.eventually("one session for each stream, at its owner", func() bool {
 		return f.log.OpenSessions() == len(ids) && len(third.host.OwnedStreams()) > 0
@@ -400,55 +400,55 @@ func TestRelayJoinAndLeave(t *testing.T) {
 }
 
 // A stream that is deleted and made again is another one for all who follow it.
-func TestRelayDelete(t *testing.T) {
+func TestRelayDeletedStreamIsAnotherOne(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[1], write(id, shard.OpCreate, "old"), shard.CodeCreated)
-	r := f.read(f.nodes[1], id)
-	f.wants(r, []string{"old"})
-	f.do(f.nodes[1], write(id, shard.OpDelete), shard.CodeDeleted)
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[1], write(id, shard.OpCreate, "old"), shard.CodeCreated)
+	r := f.startReader(f.nodes[1], id)
+	f.awaitMessages(r, []string{"old"})
+	f.mustDo(f.nodes[1], write(id, shard.OpDelete), shard.CodeDeleted)
 	f.eventually("the follower hears of it", func() bool { return errors.Is(r.tail.EndError(), shard.ErrNotFound) })
 	if info, err := f.nodes[1].Info(t.Context(), id, shard.InfoAllowCached); err != nil || info.Exists {
 		t.Fatalf("%+v %v", info, err)
 	}
-	f.do(f.nodes[0], write(id, shard.OpCreate, "new"), shard.CodeCreated)
-	f.wants(f.read(f.nodes[1], id), []string{"new"})
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate, "new"), shard.CodeCreated)
+	f.awaitMessages(f.startReader(f.nodes[1], id), []string{"new"})
 }
 
 // A closed stream is closed everywhere.
-func TestRelayClose(t *testing.T) {
+func TestRelayClosedStreamIsClosedEverywhere(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
-	r := f.read(f.nodes[1], id)
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	r := f.startReader(f.nodes[1], id)
 	q := write(id, shard.OpAppend, "last")
 	q.Close = true
-	f.do(f.nodes[1], q, shard.CodeAppended)
-	f.wants(r, []string{"last"})
+	f.mustDo(f.nodes[1], q, shard.CodeAppended)
+	f.awaitMessages(r, []string{"last"})
 	f.eventually("the follower hears of it", func() bool { return r.tail.Info().Closed })
-	late := f.read(f.nodes[1], id)
-	f.wants(late, []string{"last"})
-	f.do(f.nodes[1], write(id, shard.OpAppend, "late"), shard.CodeClosed)
+	late := f.startReader(f.nodes[1], id)
+	f.awaitMessages(late, []string{"last"})
+	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "late"), shard.CodeClosed)
 }
 
 // History comes from the owner, and is kept; from the Log if the owner does not answer.
-func TestRelayPages(t *testing.T) {
+func TestRelayPagesComeFromTheOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
 	var want []string
 	for i := range 5 {
 		var ms []string
 		for j := range 700 {
 			ms = append(ms, fmt.Sprintf("%d-%d", i, j))
 		}
-		f.do(f.nodes[0], write(id, shard.OpAppend, ms...), shard.CodeAppended)
+		f.mustDo(f.nodes[0], write(id, shard.OpAppend, ms...), shard.CodeAppended)
 		want = append(want, ms...)
 	}
-	all := func(s *station) {
+	all := func(s *testNode) {
 		t.Helper()
 		info, err := s.Info(t.Context(), id, 0)
 		if err != nil {
@@ -480,13 +480,13 @@ func TestRelayPages(t *testing.T) {
 	if twice := relayed() - before; twice != once {
 		t.Errorf("%v bytes for the first time, %v with the second", once, twice)
 	}
-	f.do(f.nodes[0], write(id, shard.OpAppend, "more"), shard.CodeAppended)
+	f.mustDo(f.nodes[0], write(id, shard.OpAppend, "more"), shard.CodeAppended)
 	want = append(want, "more")
 	all(f.nodes[1]) // the page that ended at the tail has grown
 	if n := f.log.Ops().Reads - reads; n > 1 {
 		t.Errorf("%d reads of the Log for what was in memory", n)
 	}
-	f.kill(f.nodes[0])
+	f.killNode(f.nodes[0])
 	all(f.nodes[2])
 	if n := f.log.Ops().Reads - reads; n < 4 {
 		t.Errorf("%d reads of the Log without the owner", n)
@@ -495,32 +495,32 @@ func TestRelayPages(t *testing.T) {
 
 // A slow follower costs the owner a position: it holds back nobody, and loses
 // nothing.
-func TestRelaySlowFollower(t *testing.T) {
+func TestRelaySlowFollowerHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	slow := f.add(func(c *Config) { c.subscriptionWindow, c.linkWindow = 2<<10, 8<<10 })
-	f.settle()
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
-	readers := []*reading{f.read(f.nodes[1], id), f.read(slow, id)}
+	f.awaitAgreement()
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
+	readers := []*streamReader{f.startReader(f.nodes[1], id), f.startReader(slow, id)}
 	var want []string
 	for i := range 200 {
 		m := fmt.Sprintf("%d-%s", i, strings.Repeat("x", rand.IntN(4000)))
-		f.do(f.nodes[0], write(id, shard.OpAppend, m), shard.CodeAppended)
+		f.mustDo(f.nodes[0], write(id, shard.OpAppend, m), shard.CodeAppended)
 		want = append(want, m)
 	}
 	for _, r := range readers {
-		f.wants(r, want)
+		f.awaitMessages(r, want)
 	}
 }
 
 // An append whose answer is lost with the link is repeated with its id, and is in
 // the log once.
-func TestRelayLinkBreaks(t *testing.T) {
+func TestRelayAppendOverABrokenLinkIsWrittenOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	id := f.owned(f.nodes[0])
-	f.do(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
+	id := f.streamOwnedBy(f.nodes[0])
+	f.mustDo(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
 	f.log.Latency = 5 * time.Millisecond
 	stop := make(chan struct{})
 	broken := 0
@@ -540,16 +540,16 @@ func TestRelayLinkBreaks(t *testing.T) {
 			}
 		}
 	})
-	r := f.read(f.nodes[1], id)
+	r := f.startReader(f.nodes[1], id)
 	var want []string
 	for i := range 150 {
 		m := fmt.Sprint(i)
-		f.insist(f.nodes[1], write(id, shard.OpAppend, m))
+		f.appendUntilAcked(f.nodes[1], write(id, shard.OpAppend, m))
 		want = append(want, m)
 	}
 	close(stop)
 	breaking.Wait()
-	f.wants(r, want)
+	f.awaitMessages(r, want)
 	if broken < 3 {
 		t.Errorf("the link broke %d times only", broken)
 	}
@@ -560,8 +560,8 @@ func TestRelayLinkBreaks(t *testing.T) {
 func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 	f := newFleet(t, 2)
 	a, b := f.nodes[0], f.nodes[1]
-	src := f.owned(a)
-	life := f.do(a, write(src, shard.OpCreate, "inherited"), shard.CodeCreated).Info.Generation
+	src := f.streamOwnedBy(a)
+	life := f.mustDo(a, write(src, shard.OpCreate, "inherited"), shard.CodeCreated).Info.Generation
 	fork := write("default/fork", shard.OpCreate)
 	fork.Fork = &shard.Fork{Source: src}
 	fork.Source = &shard.Source{Generation: life, Type: "text/plain", Chain: []shard.Ancestor{
@@ -582,11 +582,11 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 		t.Errorf("code %d, %v", out.Code, err)
 	}
 	speak(relayVersionForks)
-	f.do(a, fork, shard.CodeCreated)
+	f.mustDo(a, fork, shard.CodeCreated)
 }
 
 // What only a later release can mean is not taken for an append.
-func TestUnknownOperation(t *testing.T) {
+func TestUnknownOperationIsRefused(t *testing.T) {
 	t.Parallel()
 	q := write("default/s", shard.LastOp+1, "x")
 	if q, _, err := requestFromWire(requestToWire(q, route{})); err == nil {
