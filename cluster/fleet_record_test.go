@@ -191,7 +191,9 @@ func TestOwnerRefusedByS2LosesItsStreams(t *testing.T) {
 		t.Error("others are not ready")
 	}
 	victim.store.SetFaults(logtest.Faults{})
-	f.eventually("it is back", func() bool { return f.nodes[0].currentTable().Len() == 3 && victim.Ready() })
+	f.eventually("it is back", func() bool {
+		return f.nodes[0].currentTable().Len() == 3 && f.nodes[2].currentTable().Len() == 3 && victim.Ready()
+	})
 	for _, s := range f.nodes {
 		s.store.SetFaults(logtest.Faults{Deny: true})
 	}

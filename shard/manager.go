@@ -17,7 +17,7 @@ import (
 // Mode says who writes to a stream's log.
 type Mode uint8
 
-// The modes (design: "The owner", Cost modes).
+// The modes (cluster/DESIGN.md, "Cost modes").
 const (
 	// ModeSession: others may write to S2 directly; one read session per followed
 	// stream.

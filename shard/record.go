@@ -42,7 +42,7 @@ const (
 
 // AppendID names one append for ever. It is minted where the HTTP request
 // arrived, so a request repeated inside the fleet keeps its id and is written
-// once (design: "The owner", Outcome).
+// once (cluster/DESIGN.md, "The owner").
 type AppendID [8]byte
 
 // NewAppendID returns a random id. It is never zero.
