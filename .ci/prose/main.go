@@ -37,14 +37,14 @@ var words = []rule{
 	{phrase(`for ever`), `"forever", or how long`},
 	{phrase(`anew`), `"again", or "from the start"`},
 	{phrase(`let(s|ting)? go of`), `"release"`},
-	{phrase(`who|whom|whose|whoever|whomever`), `name the actor, then "that": "a client that …"`},
+	{phrase(`who|whom|whoever|whomever`), `name the actor, then "that": "a client that …"`},
 	{phrase(`(some|no|any|every)(body|one)`), `name the actor: caller, reader, owner, peer, client, goroutine`},
 	{phrase(`such as own|such as are`), `"those that"`},
 }
 
 // opening is how a doc comment must not begin, after the name.
 var opening = rule{
-	regexp.MustCompile(`^\w+ (is|are|was|says|tells) (how|what|when|where|why|which|that)\b`),
+	regexp.MustCompile(`^\w+ (is|are|was) (how|what|when|where|why|which|that)\b`),
 	`open with a verb: "returns", "holds", "reports"`,
 }
 
