@@ -11,7 +11,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// countingHost counts who follows its streams, and has none.
+// countingHost counts the calls that follow its streams, and has none.
 type countingHost struct {
 	streamManager
 	follows atomic.Int64
@@ -24,7 +24,7 @@ func (h *countingHost) Follow(context.Context, shard.StreamID, uint64) (*shard.T
 	return nil, nil, shard.ErrNotFound
 }
 
-// busyPool are openers that are busy until they are freed.
+// busyPool returns a pool that is busy until it is freed.
 func busyPool() (o *openPool, free func()) {
 	o, busy := &openPool{limit: 1, maxWaiting: 10}, make(chan struct{})
 	o.submit(true, func() { <-busy })
@@ -66,8 +66,8 @@ func TestSubscriptionTakenBackOpensNothing(t *testing.T) {
 	}
 }
 
-// A peer that asks on and on without hearing the answers, or takes back what it has asked for,
-// loses its link: what waits for the bulk lane is bounded.
+// A peer that keeps asking without reading the answers, or takes back what it has asked for, loses
+// its link: what waits for the bulk lane is bounded.
 func TestPeerThatReadsNoAnswersLosesItsLink(t *testing.T) {
 	t.Parallel()
 	const most, asks = 16, 200
@@ -105,7 +105,7 @@ func TestPeerThatReadsNoAnswersLosesItsLink(t *testing.T) {
 	}
 }
 
-// A peer that hears the answers may ask for ever.
+// A peer that reads the answers may go on asking.
 func TestPeerThatReadsAnswersMayAskForever(t *testing.T) {
 	t.Parallel()
 	b := newFrameRig(nil, 0)
@@ -121,7 +121,7 @@ func TestPeerThatReadsAnswersMayAskForever(t *testing.T) {
 	}
 }
 
-// A move to this node that was given up while it waited for the host opens nothing.
+// A move to this node that was given up while it waited for the stream manager opens nothing.
 func TestMoveGivenUpOpensNothing(t *testing.T) {
 	t.Parallel()
 	view, table := tableOf("a")

@@ -27,8 +27,8 @@ func (c *countedConn) Close() error {
 	return nil
 }
 
-// What TLS writes during its handshake goes out immediately; after it the records of one write
-// go out together, and nothing waits without a bound.
+// What TLS writes during its handshake goes out immediately. After it the records of one write go
+// out together, and none waits without a bound.
 func TestTLSRecordsAreWrittenTogether(t *testing.T) {
 	t.Parallel()
 	c := &countedConn{}

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Nodes hear with heartbeats how far their clocks are apart.
+// Nodes learn from heartbeats how far their clocks differ.
 func TestClockSkewIsMeasuredByHeartbeats(t *testing.T) {
 	t.Parallel()
 	const ahead = 1500 * time.Millisecond

@@ -2,7 +2,7 @@ package cluster
 
 import "testing"
 
-// Others cannot reach a relay on loopback, unless they are on it as well.
+// Other nodes cannot reach a relay on loopback, unless they are on it as well.
 func TestRelayOnLoopbackNeedsLoopbackAddress(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

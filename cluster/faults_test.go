@@ -16,7 +16,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// inLog are the messages that the log holds.
+// inLog returns the messages that the log holds.
 func (f *fleet) inLog(id shard.StreamID) (all []string) {
 	for _, rec := range f.log.Records(id) {
 		if len(rec.Body) > 0 {
@@ -26,14 +26,14 @@ func (f *fleet) inLog(id shard.StreamID) (all []string) {
 	return all
 }
 
-// relayAddr is the address of a node's server.
+// relayAddr returns the address of a node's server.
 func (s *testNode) relayAddr() string {
 	_, addr := s.Addrs()
 	return addr
 }
 
-// The answer to an append is lost with the connection: it is repeated with its id,
-// and written once.
+// An append with an answer that is lost with the connection is repeated with its id, and written
+// once.
 func TestAppendWithALostReplyIsWrittenOnce(t *testing.T) {
 	t.Parallel()
 	f, c := newFleet(t, 1), newFaultyDialer()
@@ -85,8 +85,8 @@ func TestBrokenBodyIsSentAgain(t *testing.T) {
 	}
 }
 
-// One node does not reach the owner that all others reach: the heir says so once and
-// then must serve. Two nodes write one log, and it still holds each append once.
+// One node does not reach the owner that all others reach: the successor says so once and then must
+// serve. Two nodes write one log, and it still holds each append once.
 func TestTwoOwnersWriteEachAppendOnce(t *testing.T) {
 	t.Parallel()
 	f, c := newFleet(t, 2), newFaultyDialer()
@@ -144,7 +144,7 @@ func TestTwoOwnersWriteEachAppendOnce(t *testing.T) {
 	}
 }
 
-// insistAmongOthers is insist, for a stream that others write to as well.
+// insistAmongOthers is appendUntilAcked for a stream that others write to as well.
 func (f *fleet) insistAmongOthers(s *testNode, q *shard.Request) {
 	for f.Context().Err() == nil {
 		out, err := s.Do(f.Context(), q)
@@ -159,8 +159,8 @@ func (f *fleet) insistAmongOthers(s *testNode, q *shard.Request) {
 	}
 }
 
-// A connection that falls silent without breaking: pages are read here after a
-// second, and the link is dead after three; readers lose nothing.
+// A connection falls silent without breaking: pages are read here after a second, and the link is
+// dead after three. Readers lose nothing.
 func TestSilentOwnerLosesItsLink(t *testing.T) {
 	t.Parallel()
 	f, c := newFleet(t, 1), newFaultyDialer()
@@ -191,8 +191,8 @@ func TestSilentOwnerLosesItsLink(t *testing.T) {
 	}
 }
 
-// A stream is deleted and made again before anybody hears of it: readers of the
-// first life see it end, wherever they are, and whoever comes reads the second.
+// A stream is deleted and created again before any other node hears of it: readers of the first
+// generation see its end, wherever they are, and new readers read the second.
 func TestRecreatedStreamEndsTheOldGeneration(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -220,7 +220,7 @@ func TestRecreatedStreamEndsTheOldGeneration(t *testing.T) {
 	}
 }
 
-// openScriptedEdge is a peer that says just what a test has it say.
+// scriptedEdge is a peer that sends exactly what a test has it send.
 type scriptedEdge struct {
 	control grpc.BidiStreamingClient[relaypb.ToOwner, relaypb.ToEdge]
 	frames  chan *relaypb.Frame
@@ -288,7 +288,7 @@ func (f *fleet) openScriptedEdge(owner *testNode, window, linkWindow uint64) *sc
 
 func (e *scriptedEdge) say(m *relaypb.ToOwner) { _ = e.control.Send(m) }
 
-// waitsForCredit reports whether the owner waits for credit of the subscription or link.
+// waitsForCredit reports whether the owner waits for credit of the subscription or of the link.
 func (s *testNode) waitsForCredit(link, handle uint64) bool {
 	s.server.mu.Lock()
 	ses := s.server.sessions[link]
@@ -302,8 +302,8 @@ func (s *testNode) waitsForCredit(link, handle uint64) bool {
 	return u != nil && u.flags&(subNeedsCredit|subNeedsLinkCredit) != 0
 }
 
-// A peer that returns no credit gets its window and one RecordBatch, and holds nobody up.
-// With credit it gets the rest, and nothing is missing.
+// A peer that returns no credit gets its window and one batch, and delays no other. With credit it
+// gets the rest, and nothing is missing.
 func TestFrozenPeerHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -385,7 +385,7 @@ func TestFrozenPeerHoldsUpNoOther(t *testing.T) {
 	}
 }
 
-// Closing does not wait for anybody, ends what is under way and leaves nothing.
+// Close waits for no peer, ends what is in progress and leaves nothing behind.
 func TestCloseUnderLoad(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -446,7 +446,7 @@ func TestCloseUnderLoad(t *testing.T) {
 	}
 }
 
-// A process that has ended is not waited for: nobody listens at its address.
+// A process that has ended is not waited for: its address refuses connections.
 func TestEndedProcessIsNotAwaited(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)

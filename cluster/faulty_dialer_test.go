@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// faultyDialer is what one node dials others over. Faults are for the connections that
-// it dialled, so one node may lose another whom everybody else reaches.
+// faultyDialer dials other nodes for one node. Its faults hit only the connections that it dialled,
+// so one node may lose a peer that all others reach.
 type faultyDialer struct {
 	hostNetwork
 
@@ -26,9 +26,9 @@ type faultyConn struct {
 	closed chan struct{}
 
 	mu          sync.Mutex
-	dropsReads  bool // what comes is lost
+	dropsReads  bool // what arrives is lost
 	dropsWrites bool // what is sent is lost
-	left        int  // bytes that may still be sent, if cut
+	left        int  // bytes that may still be sent before the connection breaks
 	cut         bool
 }
 
@@ -38,7 +38,7 @@ func newFaultyDialer() *faultyDialer {
 	return &faultyDialer{refused: map[string]bool{}, conns: map[*faultyConn]struct{}{}}
 }
 
-// useIn has a node dial over the cable.
+// useIn makes a node dial through the faultyDialer.
 func (c *faultyDialer) useIn(cfg *Config) { cfg.Network = c }
 
 // Dial implements Network.
@@ -60,7 +60,7 @@ func (c *faultyDialer) Dial(ctx context.Context, addr string) (net.Conn, error) 
 	return cc, nil
 }
 
-// changeConns changes every connection to an address.
+// changeConns applies fn to every connection to an address.
 func (c *faultyDialer) changeConns(addr string, fn func(*faultyConn)) {
 	c.mu.Lock()
 	var all []*faultyConn
@@ -77,14 +77,14 @@ func (c *faultyDialer) changeConns(addr string, fn func(*faultyConn)) {
 	}
 }
 
-// refuse has further dials to an address fail, or not.
+// refuse makes further dials to an address fail, or not.
 func (c *faultyDialer) refuse(addr string, refused bool) {
 	c.mu.Lock()
 	c.refused[addr] = refused
 	c.mu.Unlock()
 }
 
-// sever ends the connections to an address.
+// sever breaks the connections to an address.
 func (c *faultyDialer) sever(addr string) {
 	c.changeConns(addr, func(cc *faultyConn) { _ = cc.Close() })
 }

@@ -31,7 +31,7 @@ var (
 	secretB = []byte("fedcba9876543210")
 )
 
-// callRelay is what a call over credentials of one's own gets from a station's relay.
+// callRelay makes a call to a node's relay with the given credentials.
 func (f *fleet) callRelay(s *testNode, with credentials.TransportCredentials) error {
 	f.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+s.relayAddr(), grpc.WithTransportCredentials(with))
@@ -54,8 +54,8 @@ func tlsCredsOf(t *testing.T, cluster string, id *Identity, secrets ...[]byte) *
 	return c
 }
 
-// Who does not know the fleet's secret gets no answer from the relay's port, nor who speaks
-// plaintext, nor who shows a certificate of its own.
+// A client without the fleet's secret gets no answer from the relay's port, nor does one in
+// plaintext, nor one with a certificate of its own.
 func TestStrangersGetNoAnswerFromTheRelay(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -76,7 +76,7 @@ func TestStrangersGetNoAnswerFromTheRelay(t *testing.T) {
 		}
 	}
 	f.eventually("they are counted", func() bool { return testutil.ToFloat64(s.metrics.refusedConns) >= 5 })
-	// A server that only pretends is not spoken to either.
+	// A node does not speak to a server that only pretends, either.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -94,8 +94,8 @@ func TestStrangersGetNoAnswerFromTheRelay(t *testing.T) {
 	}
 }
 
-// Connections that prove nothing are bounded, and end. One more closes the oldest, and not
-// itself: who holds all places keeps no peer out.
+// Connections that prove nothing are bounded, and end. One more evicts the oldest, and not itself,
+// so clients that hold all slots keep no peer out.
 func TestUnprovenConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, member := range map[string]bool{"from a member's address": true, "from elsewhere": false} {
@@ -122,7 +122,7 @@ func TestUnprovenConnectionsAreBounded(t *testing.T) {
 				t.Errorf("a peer beside them speaks %s", info.AuthType())
 			}
 			_ = conn.Close()
-			if _, err := io.ReadAll(first); err != nil { // closed, without a word
+			if _, err := io.ReadAll(first); err != nil { // closed without a byte
 				t.Errorf("the first of them: %v", err)
 			}
 			if n := other.count(); n != 0 {
@@ -133,7 +133,7 @@ func TestUnprovenConnectionsAreBounded(t *testing.T) {
 	}
 }
 
-// listenWith serves a relay's port with credentials and nothing behind them.
+// listenWith serves a relay's port with credentials, and nothing behind them.
 func listenWith(t *testing.T, c *tlsCreds) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -147,7 +147,7 @@ func listenWith(t *testing.T, c *tlsCreds) net.Listener {
 	return ln
 }
 
-// dialTCP is a connection on which nothing is said.
+// dialTCP opens a connection and sends nothing.
 func dialTCP(t *testing.T, ln net.Listener) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", ln.Addr().String())
@@ -158,8 +158,8 @@ func dialTCP(t *testing.T, ln net.Listener) net.Conn {
 	return c
 }
 
-// A member of a release that speaks no TLS is spoken to in plaintext, both ways, and so is
-// nobody else; once it is gone the port takes none.
+// A member of a release without TLS is spoken to in plaintext, both ways, and no other is. Once it
+// is gone the port accepts no plaintext.
 func TestMigrationToTLS(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -174,7 +174,7 @@ func TestMigrationToTLS(t *testing.T) {
 	f.nodes[0].creds.mu.Lock()
 	secure := len(f.nodes[0].creds.provenConns)
 	f.nodes[0].creds.mu.Unlock()
-	if secure != 3 { // to and from node 1, and from the old one, which speaks TLS to whom says so
+	if secure != 3 { // to and from node 1, and from the old one, which uses TLS with a member that announces it
 		t.Errorf("%d connections over TLS", secure)
 	}
 	if err := f.callRelay(f.nodes[0], insecure.NewCredentials()); err != nil {
@@ -194,7 +194,7 @@ func TestMigrationToTLS(t *testing.T) {
 	}
 }
 
-// A node that rules plaintext out has no link to a member that knows nothing else.
+// A node that forbids plaintext has no link to a member without TLS.
 func TestNoLinkInPlaintextWhereItIsForbidden(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
@@ -212,8 +212,8 @@ func TestNoLinkInPlaintextWhereItIsForbidden(t *testing.T) {
 	}
 }
 
-// A secret is changed in three steps, node by node: no step splits the fleet, and after the
-// last one the old secret opens neither gossip nor the relay.
+// A secret is changed in three steps, node by node. No step splits the fleet, and after the last
+// one the old secret opens neither gossip nor the relay.
 func TestSecretsAreRotatedWithoutASplit(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
@@ -292,7 +292,7 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-// issue is a certificate for a URI; no name or address is in it.
+// issue returns a certificate for a URI, without a name or an address.
 func (a *authority) issue(uri string, peers ...string) *Identity {
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	template := &x509.Certificate{
@@ -313,7 +313,7 @@ func (a *authority) issue(uri string, peers ...string) *Identity {
 	return id
 }
 
-// With certificates the authority and the URI decide, and the secret opens gossip alone.
+// With certificates the authority and the URI decide, and the secret opens gossip only.
 func TestCertificatesDecideByAuthorityAndURI(t *testing.T) {
 	t.Parallel()
 	ca, other := newAuthority(t), newAuthority(t)
@@ -339,7 +339,7 @@ func TestCertificatesDecideByAuthorityAndURI(t *testing.T) {
 		p := theirs.proof.Load()
 		shown := *p
 		shown.roots, shown.peerURIs = c.id.Roots.Clone(), nil
-		shown.roots.AddCert(ca.cert) // to find out whether they are accepted, not whether they accept
+		shown.roots.AddCert(ca.cert) // to find out whether others accept it, not whether it accepts them
 		theirs.proof.Store(&shown)
 		if err := f.callRelay(f.nodes[0], clientCreds{theirs}); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)

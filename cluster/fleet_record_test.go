@@ -9,8 +9,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// Whose record counts: the owners' that began first, of those that began together most; who owns
-// nothing, or tells of no record, has no say.
+// The record of the owners that began first counts, and of those that began together that of most.
+// A member that owns nothing, or announces no record, has no say.
 func TestRightfulRecordIsThatOfTheFirstOwners(t *testing.T) {
 	t.Parallel()
 	const now = 10_000_000
@@ -41,7 +41,8 @@ func TestRightfulRecordIsThatOfTheFirstOwners(t *testing.T) {
 	}
 }
 
-// probingNode is a node whose Host asks how it stands, on its own way to the fleet's Log.
+// probingNode is a node with a stream manager that probes S2, with its own access to the fleet's
+// Log.
 type probingNode struct {
 	*Node
 	host  *shard.Manager
@@ -49,7 +50,7 @@ type probingNode struct {
 	log   *logLines
 }
 
-// probingFleet is a fleet of such nodes; join is the first one's address.
+// probingFleet is a fleet of such nodes.
 type probingFleet struct {
 	*testing.T
 	mem   *logtest.Memory
@@ -113,8 +114,8 @@ func newProbingFleet(t *testing.T, n int) *probingFleet {
 	return f
 }
 
-// What keeps a newcomer from owning, what it says, and that its peers go on; and that it joins
-// once the cause is gone.
+// A newcomer with other settings owns nothing and says why, and its peers go on. It joins once the
+// cause is gone.
 func TestNewcomerWithOtherSettingsOwnsNothing(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -157,8 +158,8 @@ func TestNewcomerWithOtherSettingsOwnsNothing(t *testing.T) {
 	}
 }
 
-// Two fleets that began apart, each with a basin of its own, meet: one of them yields, and says
-// so; the other never notices but for a line.
+// Two fleets that began separately, each with a basin of its own, meet: one of them yields and says
+// so, and the other only logs a line.
 func TestOfTwoFleetsThatMeetOneYields(t *testing.T) {
 	t.Parallel()
 	f := newProbingFleet(t, 2)
@@ -177,7 +178,7 @@ func TestOfTwoFleetsThatMeetOneYields(t *testing.T) {
 	}
 }
 
-// A node that owns streams is refused: they move, and come back. Where all are refused nothing
+// An owner that S2 refuses loses its streams, and gets them back. Where all are refused nothing
 // moves.
 func TestOwnerRefusedByS2LosesItsStreams(t *testing.T) {
 	t.Parallel()
@@ -212,8 +213,8 @@ func TestOwnerRefusedByS2LosesItsStreams(t *testing.T) {
 	})
 }
 
-// Beside an owner of a release that tells of no record a newcomer writes it and joins; it counts
-// from then on.
+// Beside an owner of a release without records a newcomer writes the record and joins. From then on
+// it counts.
 func TestNewcomerWritesTheRecordBesideAnOlderRelease(t *testing.T) {
 	t.Parallel()
 	f := &probingFleet{T: t, mem: logtest.NewMemory(1)}

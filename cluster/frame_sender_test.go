@@ -13,7 +13,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// bufferHost is a host whose streams are just TailBuffers.
+// bufferHost is a stream manager with streams that are only tail buffers.
 type bufferHost struct {
 	streamManager
 	tails map[shard.StreamID]*shard.TailBuffer
@@ -29,12 +29,12 @@ func (h *bufferHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*sh
 
 func (h *bufferHost) HasStream(shard.StreamID) bool { return true }
 
-// fetchNothing is known of any stream.
+// fetchNothing finds no handover of any stream.
 func fetchNothing(context.Context, shard.StreamID) (shard.Handover, bool) {
 	return shard.Handover{}, false
 }
 
-// rangeOf is a RecordBatch of one message at one position.
+// rangeOf returns a batch with one message, at one position.
 func rangeOf(at uint64, size int) shard.RecordBatch {
 	b := make([]byte, 52+size)
 	b[0] = 1
@@ -51,7 +51,7 @@ func rangeOf(at uint64, size int) shard.RecordBatch {
 	return r
 }
 
-// frameRig is an owner's session and a model of the edge at its other end.
+// frameRig holds an owner's session and a model of the edge at its other end.
 type frameRig struct {
 	t             *rapid.T
 	s             *peerSession
@@ -59,7 +59,7 @@ type frameRig struct {
 	o             *openPool
 	builder       frameBuilder
 	handle        uint64
-	subs          map[uint64]*peerSub // all there ever were
+	subs          map[uint64]*peerSub // all that there ever were
 	edge          map[uint64]*edgeSub
 	linkCreditDue int // received and not yet returned as link credit
 	largest       int
@@ -106,7 +106,7 @@ func newFrameRig(t *rapid.T, perTail int) *frameRig {
 	return b
 }
 
-// receive has the session take a message of the edge.
+// receive passes a message of the edge to the session.
 func (b *frameRig) receive(m *relaypb.ToOwner) {
 	if err := b.s.handleControl(m); err != nil {
 		b.t.Fatal(err)
@@ -152,7 +152,7 @@ func (b *frameRig) unsubscribe(h uint64) {
 	b.receive(&relaypb.ToOwner{Unsubscribe: []uint64{h}})
 }
 
-// frame has the next Frame made and taken; false: there is nothing to send.
+// frame builds the next Frame and passes it to the edge; false: there is nothing to send.
 func (b *frameRig) frame() bool {
 	b.s.fillFrame(&b.builder, 0)
 	return b.deliver()
@@ -189,7 +189,7 @@ func (b *frameRig) deliver() bool {
 	return len(b.builder.frame.Parts) > 0
 }
 
-// removeWhileServed has a subscription served and taken back before it is listed again.
+// removeWhileServed has a subscription served, and taken back before it is listed again.
 func (b *frameRig) removeWhileServed() {
 	b.builder.reset()
 	u := b.s.popDirty(0)
@@ -216,8 +216,8 @@ func (b *frameRig) linkCredit() {
 	b.linkCreditDue = 0
 }
 
-// check is what must hold at any moment: credit is neither made nor lost, and
-// what is under way is bounded whatever the edge does.
+// check checks what must hold at any moment: credit is neither made nor lost, and the bytes on
+// their way are bounded whatever the edge does.
 func (b *frameRig) check(t *rapid.T) {
 	onWay := 0
 	for h, u := range b.subs {
@@ -237,8 +237,8 @@ func (b *frameRig) check(t *rapid.T) {
 	}
 }
 
-// Whatever an edge does: no credit is made or lost, no more is under way than was
-// granted and one RecordBatch, and once credit comes back everybody gets everything.
+// Whatever an edge does: no credit is made or lost, no more is on its way than was granted plus one
+// batch, and once credit returns every subscription gets everything.
 func TestCreditIsNeitherMadeNorLost(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -276,8 +276,8 @@ func TestCreditIsNeitherMadeNorLost(t *testing.T) {
 	})
 }
 
-// A Frame keeps its size when it opens subscriptions of forks, whose chains are long:
-// gRPC would refuse it, and with it the whole link, again and again.
+// A Frame keeps its size when it opens subscriptions of forks with a long ancestry: otherwise gRPC
+// would refuse it, and with it the whole link, again and again.
 func TestFramesWithForksKeepTheirSize(t *testing.T) {
 	t.Parallel()
 	var chain []shard.Ancestor

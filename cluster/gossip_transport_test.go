@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Strangers that connect to gossip and say nothing hold a bounded number of connections,
-// and keep no newcomer out.
+// Strangers that connect to gossip and send nothing hold a bounded number of connections, and keep
+// no newcomer out.
 func TestGossipConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	tr, err := newGossipTransport("127.0.0.1", 0, log.New(io.Discard, "", 0)) //nolint:forbidigo // what memberlist takes
@@ -19,7 +19,7 @@ func TestGossipConnectionsAreBounded(t *testing.T) {
 	}
 	taken := make(chan net.Conn, 2*maxGossipConns)
 	ended := make(chan struct{})
-	go func() { // as memberlist does, which waits for what never comes
+	go func() { // as memberlist does, which waits for data that never arrives
 		for {
 			select {
 			case c := <-tr.StreamCh():
@@ -43,7 +43,7 @@ func TestGossipConnectionsAreBounded(t *testing.T) {
 			t.Fatalf("%d connections", n)
 		}
 	}
-	for i, c := range conns[:maxGossipConns] { // those went to make room
+	for i, c := range conns[:maxGossipConns] { // those were evicted
 		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// traffic is streams that are written and read on every node of a fleet.
+// traffic writes and reads streams on every node of a fleet.
 type traffic struct {
 	*fleet
 	ids     []shard.StreamID
@@ -21,10 +21,10 @@ type traffic struct {
 	writers sync.WaitGroup
 	mu      sync.Mutex
 	wrote   [][]string
-	longest time.Duration // that an append took
+	longest time.Duration // the longest time that an append took
 }
 
-// traffic starts it: one writer for each node that is there.
+// traffic starts it, with one writer for each node.
 func (f *fleet) traffic(streams int) *traffic {
 	f.Helper()
 	ctx, stop := context.WithCancel(f.Context())
@@ -45,7 +45,7 @@ func (f *fleet) traffic(streams int) *traffic {
 		tr.writers.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				for i, id := range tr.ids {
-					if i%writers != w { // each stream has one writer: what it wrote is what there is
+					if i%writers != w { // each stream has one writer, so its messages are exactly what that wrote
 						continue
 					}
 					m := fmt.Sprintf("%d-%d", i, n)
@@ -62,7 +62,7 @@ func (f *fleet) traffic(streams int) *traffic {
 	return tr
 }
 
-// awaitWritten waits until so much more was written to each stream.
+// awaitWritten waits until n more messages were written to each stream.
 func (tr *traffic) awaitWritten(n int) {
 	tr.Helper()
 	tr.mu.Lock()
@@ -83,7 +83,7 @@ func (tr *traffic) awaitWritten(n int) {
 	})
 }
 
-// checkAndStop stops the writers and has every reader compared with what was written.
+// checkAndStop stops the writers and compares every reader with what was written.
 func (tr *traffic) checkAndStop() {
 	tr.Helper()
 	tr.stop()
@@ -98,9 +98,8 @@ func (tr *traffic) checkAndStop() {
 
 func announcedDates(c *Config) { c.ChangeNotice = time.Second }
 
-// Nodes join and leave in order under readers and writers everywhere. Streams move with
-// what is known of them: S2 is not read, each stream has one read session, and nobody
-// misses anything.
+// Nodes join and leave in order under readers and writers everywhere. Streams move with what is
+// known of them: S2 is not read, each stream has one read session, and no reader misses anything.
 func TestHandoverReadsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -134,8 +133,8 @@ func TestHandoverReadsNothing(t *testing.T) {
 	f.eventually("one session for each stream", func() bool { return f.log.OpenSessions() == len(tr.ids) })
 }
 
-// A stream that has writers and no readers moves just so: whoever is asked for it first
-// fetches it.
+// A stream with writers and without readers moves in the same way: the node that is asked for it
+// first fetches it.
 func TestHandoverWithoutReaders(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -164,7 +163,7 @@ func TestHandoverWithoutReaders(t *testing.T) {
 	}
 }
 
-// The old owner dies before it has handed anything over: its heirs read the log.
+// The old owner dies before it has handed anything over: its successors read the log.
 func TestHandoverFromADeadOwnerReadsTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -181,7 +180,7 @@ func TestHandoverFromADeadOwnerReadsTheLog(t *testing.T) {
 	if mine == 0 {
 		t.Fatal("it owns nothing")
 	}
-	doomed.membership.announceLeave() // it is announced, and
+	doomed.membership.announceLeave() // its end is announced, and it dies before
 	tr.stop()
 	tr.writers.Wait() // its own writer would die with it
 	f.killNode(doomed)
@@ -194,7 +193,7 @@ func TestHandoverFromADeadOwnerReadsTheLog(t *testing.T) {
 	tr.checkAndStop()
 }
 
-// The heir dies right after it was given everything: the next one reads the log.
+// The successor dies immediately after it received everything: the next one reads the log.
 func TestHandoverToADeadOwnerReadsTheLog(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -215,7 +214,7 @@ func TestHandoverToADeadOwnerReadsTheLog(t *testing.T) {
 	f.awaitMessages(r, []string{"a", "b", "c"})
 }
 
-// All nodes change owners at one instant, announced ahead, and not when gossip comes by.
+// All nodes change owners at one announced instant, and not when gossip arrives.
 func TestNodesChangeOwnersAtTheAnnouncedSecond(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -243,7 +242,7 @@ func TestNodesChangeOwnersAtTheAnnouncedSecond(t *testing.T) {
 	})
 }
 
-// However far behind the heir's Tail is: what it is given fits in one message.
+// However far behind the successor's tail buffer is: what it receives fits in one message.
 func TestHandoverFitsInOneMessage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -259,7 +258,7 @@ func TestHandoverFitsInOneMessage(t *testing.T) {
 	}
 }
 
-// Whoever owned streams is asked for them for a while, and then no more: also on a node
+// The previous owner of streams is asked for them for a while, and then no more, also on a node
 // that hears of no other change.
 func TestFormerOwnersAreForgotten(t *testing.T) {
 	t.Parallel()
@@ -277,7 +276,7 @@ func TestFormerOwnersAreForgotten(t *testing.T) {
 	}
 }
 
-// newFleetHandingToAny is a fleet whose nodes hand streams to whomever a test names.
+// newFleetHandingToAny returns a fleet of nodes that hand streams to any node that a test names.
 func newFleetHandingToAny(t *testing.T, n int) *fleet {
 	t.Helper()
 	f := newFleet(t, 0)
@@ -288,7 +287,7 @@ func newFleetHandingToAny(t *testing.T, n int) *fleet {
 	return f
 }
 
-// handOver has one node ask for a stream of another's, as if it owned it.
+// handOver has one node ask another for a stream as if it owned it.
 func (f *fleet) handOver(id shard.StreamID, from, to *testNode) {
 	f.Helper()
 	_, found, err := to.peers.link(from.self).requestHandover(f.Context(), id, 0, peerAddr{to.self, to.addr})
@@ -297,8 +296,8 @@ func (f *fleet) handOver(id shard.StreamID, from, to *testNode) {
 	}
 }
 
-// Three owners within a moment: the last one is given what the first one knew, also if the
-// second was never asked for the stream, or is only just getting it itself.
+// Three owners within a moment: the last one receives what the first one knew, even if the second
+// was never asked for the stream, or is only just fetching it.
 func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 	t.Parallel()
 	f := newFleetHandingToAny(t, 3)
@@ -357,7 +356,7 @@ func tableOfMember(s *testNode) (*View, *OwnerTable) {
 	return v, v.TableAt(time.Unix(1, 0))
 }
 
-// otherOwned is another stream that a node owns.
+// otherOwned returns another stream that a node owns.
 func (f *fleet) otherOwned(s *testNode, not shard.StreamID) shard.StreamID {
 	for i := 0; ; i++ {
 		id := shard.StreamID(fmt.Sprintf("default/another-%d", i))
@@ -367,8 +366,8 @@ func (f *fleet) otherOwned(s *testNode, not shard.StreamID) shard.StreamID {
 	}
 }
 
-// The heir was given a stream and does not want it (it was wrong about the owners, or
-// they changed again): who reads at the old owner is fed again, by that one.
+// The successor received a stream and does not want it, because it was wrong about the owners or
+// they changed again: readers at the old owner are fed by the old owner again.
 func TestUnwantedHandoverFeedsReadersAgain(t *testing.T) {
 	t.Parallel()
 	f := newFleetHandingToAny(t, 2)
@@ -382,8 +381,8 @@ func TestUnwantedHandoverFeedsReadersAgain(t *testing.T) {
 	f.awaitMessages(r, []string{"a", "b"})
 }
 
-// A subscription that was fed while its stream was handed over is fed for as long as it
-// stays, and counts as a use of the stream: also if the owner before owns it still.
+// A subscription that was fed while its stream was handed over is fed as long as it lasts, and
+// counts as a use of the stream, even if the previous owner still owns it.
 func TestUnwantedHandoverKeepsSubscribersFed(t *testing.T) {
 	t.Parallel()
 	var passed atomic.Int64

@@ -10,7 +10,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// faultyStore is one node's way to the Log, which may be cut.
+// faultyStore is one node's access to the Log, which may be cut.
 type faultyStore struct {
 	shard.Log
 	cut  atomic.Bool
@@ -50,8 +50,8 @@ func (w *faultyStore) Tail(ctx context.Context, id shard.StreamID) (uint64, erro
 	return w.Log.Tail(ctx, id)
 }
 
-// One node alone is cut off from S2: its streams go to others that are not, and come
-// back; every append is there once and every reader gets it.
+// One node alone is cut off from S2: its streams go to others that are not, and come back. Every
+// append is there once and every reader gets it.
 func TestNodeCutFromStoreGivesItsStreamsAway(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -85,7 +85,7 @@ func TestNodeCutFromStoreGivesItsStreamsAway(t *testing.T) {
 	f.eventually("one session", func() bool { return f.log.OpenSessions() == 1 })
 }
 
-// S2 answers nobody: nobody's streams move, whoever asks first.
+// S2 answers no node: no stream moves, whichever node asks first.
 func TestStoreDownForAllMovesNothing(t *testing.T) {
 	now, s := time.Unix(1_000_000, 0), &storeHealth{}
 	for _, c := range []struct {
@@ -114,8 +114,8 @@ func TestStoreDownForAllMovesNothing(t *testing.T) {
 	}
 }
 
-// A node takes its leave back, and a node that stood still joins anew: both own streams
-// again, all agree, and nothing is lost.
+// A node cancels its leave, and a node that stood still joins again: both own streams again, all
+// agree, and nothing is lost.
 func TestCancelledLeaveAndPauseOwnAgain(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -153,7 +153,7 @@ func TestCancelledLeaveAndPauseOwnAgain(t *testing.T) {
 	}
 }
 
-// Each node hears how many readers the others have; one that leaves does not count.
+// Each node learns how many readers the others have. A node that leaves does not count.
 func TestReadersAreCountedByPeer(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -187,8 +187,8 @@ func TestReadersAreCountedByPeer(t *testing.T) {
 	f.eventually("one leaves", hears(f.nodes[0], 1, 20))
 }
 
-// A node serves a write though another owns the stream; it does not let go of the stream
-// before the write is answered.
+// A node that serves a write although another owns the stream does not release the stream before
+// the write is answered.
 func TestProvisionalOwnerKeepsAStreamUntilItAnswers(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -196,7 +196,7 @@ func TestProvisionalOwnerKeepsAStreamUntilItAnswers(t *testing.T) {
 	id := f.streamOwnedBy(owner)
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	other.history.mu.Lock()
-	other.history.since = time.Now().Add(-time.Hour) // it lets go of streams at once
+	other.history.since = time.Now().Add(-time.Hour) // so that it drops streams immediately
 	other.history.mu.Unlock()
 	hold := make(chan struct{})
 	other.store.hold.Store(&hold)

@@ -14,8 +14,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// A node whose settings keep it from its fleet is no fleet of its own: it owns nothing for as
-// long as somebody answers who does not speak its gossip, and says so; and the fleet goes on.
+// A node with settings that keep it from its fleet does not begin one of its own: it owns nothing
+// while an address answers that does not speak its gossip, and says so. The fleet goes on.
 func TestNodeWithOtherSettingsBeginsNoFleet(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*Config){
@@ -49,13 +49,13 @@ func TestNodeWithOtherSettingsBeginsNoFleet(t *testing.T) {
 			}
 			id := f.streamOwnedBy(f.nodes[0])
 			f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
-			f.killNode(f.nodes[0]) // with it the last who answers
+			f.killNode(f.nodes[0]) // the last node that answers
 			f.eventually("the two are a fleet", func() bool { return newcomer.Ready() && second.Ready() })
 		})
 	}
 }
 
-// What takes connections and is no node at all is not nobody either.
+// A listener that is no node prevents a beginning, too.
 func TestListenerThatIsNoNodePreventsABeginning(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -84,14 +84,14 @@ func TestListenerThatIsNoNodePreventsABeginning(t *testing.T) {
 	f.eventually("nobody is there any more, so it begins a fleet", s.Ready)
 }
 
-// noNames finds no name.
+// noNames is a network that finds no name.
 type noNames struct{ hostNetwork }
 
 func (noNames) Lookup(_ context.Context, host string) ([]string, error) {
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-// Why a node is alone is said: the name that is not known, the address that refuses.
+// A node that is alone logs why: the name that is not found, or the address that refuses.
 func TestWarningSaysWhyANodeIsAlone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
@@ -106,7 +106,8 @@ func TestWarningSaysWhyANodeIsAlone(t *testing.T) {
 	}
 }
 
-// Lines about an address are told while nobody was found, when they change, and once a minute.
+// Attempts at an address are logged while no node was found, when their result changes, and once a
+// minute.
 func TestJoinAttemptsAreLoggedSparingly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -135,7 +136,7 @@ func TestJoinAttemptsAreLoggedSparingly(t *testing.T) {
 			}
 		}
 		m.receive(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
-		m.noteAttempt(t.Context(), "10.0.0.8:1", refused, false) // one that does not run, of a fleet
+		m.noteAttempt(t.Context(), "10.0.0.8:1", refused, false) // an address of a fleet that refuses
 		if n := len(log.containing("10.0.0.8")); n != 0 {
 			t.Errorf("%d lines about a node that does not run", n)
 		}
@@ -145,7 +146,7 @@ func TestJoinAttemptsAreLoggedSparingly(t *testing.T) {
 	})
 }
 
-// One line of gossip's a kind passes in a window, then one with the count of the others.
+// One line of each kind passes in a window, then one with the count of the others.
 func TestGossipLogIsLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -172,7 +173,7 @@ func TestGossipLogIsLimited(t *testing.T) {
 		if all := log.containing("gossip"); len(all) != 5 || g.count() != 0 {
 			t.Errorf("%d kinds, %q", g.count(), all)
 		}
-		for i := range 10 * maxGossipKinds { // kinds without end are one
+		for i := range 10 * maxGossipKinds { // further kinds count as one
 			fmt.Fprintf(g, "[ERR] memberlist: %s\n", strings.Repeat("x", i%70+1)+string(rune('a'+i/70)))
 		}
 		if n := g.count(); n > maxGossipKinds+1 {
@@ -183,7 +184,7 @@ func TestGossipLogIsLimited(t *testing.T) {
 	})
 }
 
-// count is how many kinds have a window.
+// count returns how many kinds have a window.
 func (g *gossipLog) count() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()

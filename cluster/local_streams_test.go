@@ -11,7 +11,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// slowHost takes its time to begin with a stream that it does not have.
+// slowHost needs time to open a stream that it does not have.
 type slowHost struct {
 	streamManager
 	has atomic.Bool
@@ -25,8 +25,8 @@ func (h *slowHost) Info(context.Context, shard.StreamID, shard.InfoOptions) (sha
 	return shard.Info{}, nil
 }
 
-// A former owner that does not answer holds up all who ask for a stream once, and not
-// one after the other.
+// A previous owner that does not answer delays all callers for a stream together, and not one after
+// the other.
 func TestAllCallersShareOneFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fetches := 0

@@ -32,7 +32,7 @@ func (l *logLines) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// containing lists the lines that say something.
+// containing returns the lines that contain a text.
 func (l *logLines) containing(what string) (all []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -44,7 +44,7 @@ func (l *logLines) containing(what string) (all []string) {
 	return all
 }
 
-// membershipWithoutGossip is a membership without gossip, which hears what a test tells it.
+// membershipWithoutGossip returns a membership that hears what a test tells it.
 func membershipWithoutGossip(log *slog.Logger, join ...string) *membership {
 	cfg := &Config{Name: "me", Join: join, Logger: log}
 	cfg.setDefaults()
@@ -58,8 +58,8 @@ func (m *membership) receive(all ...Member) {
 	}
 }
 
-// Who joins begins at once only where it has looked for everybody and nobody owns
-// anything; else from some second on, which it announces.
+// A node that joins begins to own immediately only if it reached every address and no member owns
+// anything. Otherwise it begins at a second that it announces.
 func TestWhichNewNodeBeginsToOwn(t *testing.T) {
 	t.Parallel()
 	const never, atOnce, dated = "never", "at once", "dated"
@@ -104,7 +104,7 @@ func TestWhichNewNodeBeginsToOwn(t *testing.T) {
 	}
 }
 
-// slowLookup answers when it may.
+// slowLookup answers when the test allows it.
 type slowLookup struct {
 	hostNetwork
 	may chan struct{}
@@ -122,8 +122,8 @@ func (n slowLookup) Lookup(ctx context.Context, host string) ([]string, error) {
 	}
 }
 
-// Two nodes join at once, and find each other before they find those that own: neither
-// takes itself for the first.
+// Two nodes that join together, and find each other before they find the owners, do not take
+// themselves for the first.
 func TestTwoNodesThatJoinTogetherWaitForOwners(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -154,14 +154,14 @@ func TestTwoNodesThatJoinTogetherWaitForOwners(t *testing.T) {
 	}
 }
 
-// A whole fleet of newcomers owns streams at once.
+// A whole fleet of new nodes owns streams immediately.
 func TestNewFleetOwnsImmediately(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
 	join := func(c *Config) {
 		c.ChangeNotice, c.AloneAfter = time.Hour, time.Hour
 		if c.Join == nil {
-			c.Join = []string{"127.0.0.1:1"} // nobody is there
+			c.Join = []string{"127.0.0.1:1"} // no node listens there
 		}
 	}
 	for range 3 {
@@ -172,8 +172,8 @@ func TestNewFleetOwnsImmediately(t *testing.T) {
 	})
 }
 
-// A node that is alone says so: at once if it cannot be otherwise, after a while if nobody
-// joins it.
+// A node that is alone warns: immediately if it cannot be otherwise, after a while if no node joins
+// it.
 func TestNodeThatIsAloneWarns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -215,7 +215,7 @@ func (m *membership) runUntilEnd(t *testing.T) {
 	synctest.Wait()
 }
 
-// Of two nodes with one key the older one says that it owns nothing, once.
+// Of two nodes with one key the older one warns, once, that it owns nothing.
 func TestSupersededNodeWarnsOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -230,7 +230,7 @@ func TestSupersededNodeWarnsOnce(t *testing.T) {
 			}
 		}
 		twin := Member{Name: "me-2", RingKey: "me", Revision: 1, Start: m.self.Start - 1, OwnsUntil: Never}
-		m.receive(twin) // older
+		m.receive(twin) // the older one
 		said(0)
 		twin.Revision, twin.Start = 2, m.self.Start+1
 		m.receive(twin)
@@ -247,7 +247,7 @@ func TestSupersededNodeWarnsOnce(t *testing.T) {
 	})
 }
 
-// The tables after the next dates stand before these pass.
+// The tables of the next dates are built before these pass.
 func TestTablesAreBuiltAhead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -269,7 +269,7 @@ func TestTablesAreBuiltAhead(t *testing.T) {
 	})
 }
 
-// A node that nobody joins counts itself.
+// A node that no other joins counts itself.
 func TestLoneNodeCountsItself(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

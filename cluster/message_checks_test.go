@@ -24,7 +24,7 @@ var (
 	ofFleet  = []byte("__ds/fleet") // no stream's name
 )
 
-// validHead is a write that is as it should be.
+// validHead returns a write as it should be.
 func validHead() *relaypb.DoHead {
 	return &relaypb.DoHead{Stream: []byte("p/s"), Op: uint32(shard.OpAppend), Id: make([]byte, 8), Sizes: []uint32{1}}
 }
@@ -33,7 +33,7 @@ func validInfo() *relaypb.Info {
 	return &relaypb.Info{Exists: true, Life: 1, Start: 1, Tail: 5, LogTail: 6, Chain: []*relaypb.Ancestor{{Stream: []byte("p/a"), Bound: 3}}}
 }
 
-// Each part of each message that a peer may say has a bound, and what is beyond is refused.
+// Each part of each message of a peer has a bound, and what exceeds it is refused.
 func TestEveryPeerMessageIsBounded(t *testing.T) {
 	t.Parallel()
 	head := func(change func(*relaypb.DoHead)) error {
@@ -158,8 +158,7 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 	}
 }
 
-// Whatever bytes come as an edge's or an owner's word: nothing panics, and what is taken keeps
-// its bounds.
+// Whatever bytes an edge or an owner sends: nothing panics, and what is accepted keeps its bounds.
 func FuzzPeerMessages(f *testing.F) {
 	for _, m := range []proto.Message{
 		&relaypb.Info{Exists: true, Tail: 1, LogTail: 1}, &relaypb.DoReply{Code: 1}, &relaypb.Part{Kind: 1}, validHead(), validInfo(),
@@ -198,8 +197,8 @@ func FuzzPeerMessages(f *testing.F) {
 	})
 }
 
-// A stream is handed to its owner alone: by this node's table now or soon, or once this node
-// is gone.
+// A stream is handed only to its owner: by this node's table now or soon, or once this node is
+// gone.
 func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -233,7 +232,7 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 	if !lone.isSuccessor("p/s", peerAddr{"b", "b:1"}) || lone.isSuccessor("p/s", peerAddr{"c", "c:1"}) {
 		t.Error("not the owner of a date that is near, but that of one far off")
 	}
-	// Who takes its leave back, or has S2 again, knows that before others do.
+	// A member that cancels its leave, or that S2 answers again, knows that before others do.
 	for what, back := range map[string]Member{
 		"its leave": {OwnsUntil: 1, Flags: FlagLeaving}, "its way to S2": {OwnsUntil: Never, Flags: FlagNoStore},
 	} {
@@ -249,8 +248,8 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 	}
 }
 
-// One stranger cannot have links without end, nor can all of them, nor a member; and they do
-// not keep a member out.
+// Neither one stranger, nor all of them, nor a member can have more than a bounded number of links,
+// and they keep no member out.
 func TestLinksOfAPeerAreBounded(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -293,7 +292,7 @@ func TestLinksOfAPeerAreBounded(t *testing.T) {
 	f.awaitAgreement()
 }
 
-// What a later or a broken release says of a stream fails the call, and not the node.
+// A description from a later or a broken release fails the call, and not the node.
 func TestMalformedAnswersFailTheCallAlone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -310,14 +309,14 @@ func TestMalformedAnswersFailTheCallAlone(t *testing.T) {
 	}
 }
 
-// lyingServer describes streams that cannot be.
+// lyingServer describes streams that cannot exist.
 type lyingServer struct{ streamManager }
 
 func (lyingServer) Info(context.Context, shard.StreamID, shard.InfoOptions) (shard.Info, error) {
 	return shard.Info{Exists: true, Generation: 1, Tail: 9}, nil
 }
 
-// A peer that announces much and sends little is given room for little.
+// A peer that announces much and sends little is allocated little.
 func TestAnnouncedSizesAreNotAllocated(t *testing.T) {
 	t.Parallel()
 	p := &batchAssembler{}

@@ -16,8 +16,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// testNode is one node of a fleet over real sockets; all share one Log, as they
-// share S2.
+// testNode is one node of a fleet over real sockets. All nodes share one Log, as they would share
+// S2.
 type testNode struct {
 	*Node
 	host  *shard.Manager
@@ -29,7 +29,7 @@ type testNode struct {
 type fleet struct {
 	*testing.T
 	log   *logtest.Memory
-	now   func() time.Time // the clock of the Log and of the hosts; nil: the real one
+	now   func() time.Time // the clock of the Log and of the stream managers; nil: the real one
 	nodes []*testNode
 }
 
@@ -38,7 +38,7 @@ func newFleet(t *testing.T, n int) *fleet {
 	return newFleetAt(t, n, nil)
 }
 
-// newFleetAt is a fleet whose streams live by another clock.
+// newFleetAt returns a fleet with another clock for its streams.
 func newFleetAt(t *testing.T, n int, now func() time.Time) *fleet {
 	t.Helper()
 	f := &fleet{T: t, log: logtest.NewMemory(1), now: now}
@@ -106,7 +106,7 @@ func (f *fleet) awaitAgreement() {
 	})
 }
 
-// killNode is the end of a process: no goodbye, connections cut.
+// killNode ends a node as a process that dies: no goodbye, connections cut.
 func (f *fleet) killNode(s *testNode) {
 	s.dead = true
 	_ = s.membership.gossip.Shutdown()
@@ -129,7 +129,7 @@ func (f *fleet) eventually(what string, ok func() bool) {
 	}
 }
 
-// streamOwnedBy is a stream that node s owns.
+// streamOwnedBy returns a stream that node s owns.
 func (f *fleet) streamOwnedBy(s *testNode) shard.StreamID {
 	for i := 0; ; i++ {
 		id := shard.StreamID(fmt.Sprintf("default/%d", i))
@@ -185,7 +185,7 @@ func (f *fleet) startReader(s *testNode, id shard.StreamID) *streamReader {
 	return r
 }
 
-// readAvailable reads what there is now; false: the TailBuffer has ended.
+// readAvailable reads what there is now. It returns an error once the tail buffer has ended.
 func (r *streamReader) readAvailable(ctx context.Context) error {
 	for {
 		ranges, st := r.tail.ReadAt(r.pos, 1<<20, nil)
@@ -211,7 +211,7 @@ func (r *streamReader) readAvailable(ctx context.Context) error {
 	}
 }
 
-// awaitMessages waits until the reader has just these messages.
+// awaitMessages waits until the reader has exactly these messages.
 func (f *fleet) awaitMessages(r *streamReader, want []string) {
 	f.Helper()
 	f.eventually(fmt.Sprintf("%d messages on %s", len(want), r.node.self), func() bool {
@@ -225,8 +225,8 @@ func (f *fleet) awaitMessages(r *streamReader, want []string) {
 	}
 }
 
-// Whoever writes and whoever reads, on whichever node: once, in order, at once, and
-// with one read session.
+// Whichever nodes write and read: messages arrive once, in order, immediately, and with one read
+// session.
 func TestRelayDeliversOnceInOrder(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -273,8 +273,7 @@ func TestRelayDeliversOnceInOrder(t *testing.T) {
 	})
 }
 
-// The largest append passes through in chunks, and comes back in pieces, through a
-// window that is much smaller.
+// The largest append passes in chunks, and returns in pieces, through a much smaller window.
 func TestRelayDeliversTheLargestAppend(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -287,8 +286,8 @@ func TestRelayDeliversTheLargestAppend(t *testing.T) {
 	f.awaitMessages(r, []string{"small", body[:shard.MaxBody-5], "after"})
 }
 
-// The owner dies under writers and readers: nobody's Tail ends, nothing is lost,
-// doubled or reordered, and there is one session again.
+// The owner dies under writers and readers: no tail buffer ends, nothing is lost, repeated or
+// reordered, and there is one session again.
 func TestRelayLosesNothingWhenAnOwnerDies(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -353,7 +352,7 @@ func (f *fleet) appendUntilAcked(s *testNode, q *shard.Request) {
 	}
 }
 
-// Nodes come and go in order: their streams move, their readers do not notice.
+// Nodes join and leave in order: their streams move, and their readers do not notice.
 func TestRelayReadersSurviveJoinsAndLeaves(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -387,7 +386,7 @@ func TestRelayReadersSurviveJoinsAndLeaves(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	first := f.nodes[0] // with readers of its own, which go on while it is no owner
+	first := f.nodes[0] // with readers of its own, which continue while it owns nothing
 	if err := first.Leave(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -399,7 +398,7 @@ func TestRelayReadersSurviveJoinsAndLeaves(t *testing.T) {
 	f.eventually("one session for each stream", func() bool { return f.log.OpenSessions() == len(ids) })
 }
 
-// A stream that is deleted and made again is another one for all who follow it.
+// A stream that is deleted and created again is another one for all its followers.
 func TestRelayDeletedStreamIsAnotherOne(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -433,7 +432,7 @@ func TestRelayClosedStreamIsClosedEverywhere(t *testing.T) {
 	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "late"), shard.CodeClosed)
 }
 
-// History comes from the owner, and is kept; from the Log if the owner does not answer.
+// History comes from the owner and is cached, and from the Log if the owner does not answer.
 func TestRelayPagesComeFromTheOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -493,8 +492,7 @@ func TestRelayPagesComeFromTheOwner(t *testing.T) {
 	}
 }
 
-// A slow follower costs the owner a position: it holds back nobody, and loses
-// nothing.
+// A slow follower costs the owner a position: it delays no other, and loses nothing.
 func TestRelaySlowFollowerHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -514,8 +512,8 @@ func TestRelaySlowFollowerHoldsUpNoOther(t *testing.T) {
 	}
 }
 
-// An append whose answer is lost with the link is repeated with its id, and is in
-// the log once.
+// An append with an answer that is lost with the link is repeated with its id, and is in the log
+// once.
 func TestRelayAppendOverABrokenLinkIsWrittenOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
@@ -555,8 +553,8 @@ func TestRelayAppendOverABrokenLinkIsWrittenOnce(t *testing.T) {
 	}
 }
 
-// While a member of an earlier release is there nothing is forked: as an owner it
-// would make a plain stream of a fork, and as an edge show it without its past.
+// While a member of an earlier release is there no stream is forked: as an owner it would create a
+// plain stream, and as an edge it would show the fork without its past.
 func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 	f := newFleet(t, 2)
 	a, b := f.nodes[0], f.nodes[1]
@@ -585,7 +583,7 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 	f.mustDo(a, fork, shard.CodeCreated)
 }
 
-// What only a later release can mean is not taken for an append.
+// An operation of a later release is not taken for an append.
 func TestUnknownOperationIsRefused(t *testing.T) {
 	t.Parallel()
 	q := write("default/s", shard.LastOp+1, "x")

@@ -13,10 +13,10 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// nonUTF8 is text as any header may have it, which is no UTF-8.
+// nonUTF8 is text as any header may hold it.
 const nonUTF8 = "text/plain; x=\xe9\xff\x80"
 
-// nonUTF8Request is a write whose every text is latin.
+// nonUTF8Request returns a write with nonUTF8 in every text.
 func nonUTF8Request(id shard.StreamID, op shard.Op, seq uint64, messages ...string) *shard.Request {
 	q := write(id, op, messages...)
 	q.Type = nonUTF8
@@ -30,7 +30,7 @@ func nonUTF8Request(id shard.StreamID, op shard.Op, seq uint64, messages ...stri
 	return q
 }
 
-// linkIncarnations are the incarnations of a fleet's links.
+// linkIncarnations returns the incarnations of a fleet's links.
 func (f *fleet) linkIncarnations() (all []uint64) {
 	for _, s := range f.nodes {
 		for _, o := range f.nodes {
@@ -49,8 +49,8 @@ func (f *fleet) forcedRequests() (n float64) {
 	return n
 }
 
-// Whatever bytes a client sent as a type, a producer, a sequence, a date or a name: they
-// travel as they are, and cost no link, no second owner and no second session.
+// Whatever bytes a client sent as a type, a producer, a sequence, a date or a name: they travel
+// unchanged, and cost no link, no second owner and no second session.
 func TestTextsNeedNotBeUTF8(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 3)
@@ -100,8 +100,8 @@ func TestTextsNeedNotBeUTF8(t *testing.T) {
 	}
 }
 
-// A stream that cannot be described to a peer ends that one subscription: what travels
-// beside it is complete.
+// A stream that cannot be described to a peer ends that one subscription: what travels beside it is
+// complete.
 func TestUndescribableStreamEndsOneSubscription(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -142,8 +142,8 @@ func TestUndescribableStreamEndsOneSubscription(t *testing.T) {
 	}
 }
 
-// A RecordBatch that is none ends its own subscription, which is asked for again; the link and
-// what else it brings stay.
+// A batch that is malformed ends its own subscription, which is asked for again. The link and its
+// other subscriptions stay.
 func TestMalformedBatchEndsOneSubscription(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)

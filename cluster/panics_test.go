@@ -14,7 +14,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// panickingHost is a host that panics when it is asked for one stream.
+// panickingHost is a stream manager that panics when it is asked for one stream.
 type panickingHost struct {
 	streamManager
 	id  shard.StreamID
@@ -42,7 +42,7 @@ func (b *panickingHost) Follow(ctx context.Context, id shard.StreamID, from uint
 	return b.streamManager.Follow(ctx, id, from)
 }
 
-// checkPanics is what a node's registry has counted, by where.
+// checkPanics checks what a node's registry has counted, by place.
 func checkPanics(t *testing.T, reg prometheus.Gatherer, want string) {
 	t.Helper()
 	want = "# HELP fantail_panics_total Panics that cost one reader, call or link, by where they were caught.\n" +
@@ -52,8 +52,8 @@ func checkPanics(t *testing.T, reg prometheus.Gatherer, want string) {
 	}
 }
 
-// A handler that panics costs the call: nobody else notices, no link breaks, no other node
-// takes the stream, and a write's caller hears that nobody can say what became of it.
+// A handler that panics costs the call: no other call fails, no link breaks, no other node takes
+// the stream, and a write's caller learns that its outcome is unknown.
 func TestPanicOfAHandlerCostsOneCall(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
@@ -96,7 +96,7 @@ func TestPanicOfAHandlerCostsOneCall(t *testing.T) {
 	f.mustDo(other, write(id, shard.OpAppend, "x"), shard.CodeAppended)
 }
 
-// A goroutine of a link that panics costs the link, which comes again.
+// A goroutine of a link that panics costs the link, which is opened again.
 func TestPanicOfALinkCostsTheLink(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)
@@ -113,7 +113,7 @@ func TestPanicOfALinkCostsTheLink(t *testing.T) {
 	checkPanics(t, reg, `fantail_panics_total{where="relay_link"} 1`+"\n")
 }
 
-// A peer that asks for a page where none can be is refused.
+// A peer that asks for a page above the tail is refused.
 func TestPageAboveTheTailIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)

@@ -85,7 +85,7 @@ func (p *pipeNetwork) serve(t *testing.T, name string) *server {
 	return s
 }
 
-// A connection that says nothing does not hold up the end.
+// A connection that sends nothing does not delay Close.
 func TestCloseDoesNotWaitForASilentConnection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -107,7 +107,7 @@ func TestCloseDoesNotWaitForASilentConnection(t *testing.T) {
 	})
 }
 
-// A member that is there and cannot be reached is named once, and once when it can be.
+// A member that cannot be reached is logged once, and once more when it can.
 func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -141,7 +141,7 @@ func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 		ps.link("b").cancel(errPeerSilent)
 		pass(warnUnreachableAfter - time.Second)
 		p.setCut(false)
-		pass(time.Minute) // it was not out of reach for long
+		pass(time.Minute) // it was not unreachable for long
 		says(1, 1)
 		ps.close()
 		s.close()

@@ -17,7 +17,7 @@ func keysOf(format string, n int) []string {
 	return keys
 }
 
-// The names that earlier versions of the library gave different rings to.
+// The names for which earlier versions of the library built different rings.
 var keyStyles = []string{"fantail-%d", "fantail-7d9f-%05x", "10.0.0.%d:4457", "x-%d"}
 
 func TestRingDependsOnTheSetAlone(t *testing.T) {
@@ -39,8 +39,8 @@ func TestRingDependsOnTheSetAlone(t *testing.T) {
 	}
 }
 
-// The ring is part of what nodes agree on: another table for the same members is
-// another ring generation.
+// The ring is part of what nodes agree on: another table for the same members is another ring
+// generation.
 func TestRingHasNotChanged(t *testing.T) {
 	t.Parallel()
 	r := NewRing([]string{"node-0", "node-1", "node-2"})
@@ -115,7 +115,7 @@ func BenchmarkNewRing(b *testing.B) {
 	}
 }
 
-// A ring that was made of late is not made again, and what is kept is bounded.
+// A ring that was built recently is not built again, and what is cached is bounded.
 func TestRecentRingsAreCached(t *testing.T) {
 	keys := keysOf("late-%d", 5)
 	r := cachedRing(keys)

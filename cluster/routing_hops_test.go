@@ -9,8 +9,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// A refusal's hint is followed once; after the second refusal the request must be
-// served.
+// A refusal's hint is followed once. After the second refusal the request must be served.
 func TestRefusalHintIsFollowedOnce(t *testing.T) {
 	t.Parallel()
 	v, table := tableOf("a", "b", "c", "d")
@@ -53,8 +52,8 @@ func TestHintToAnUnknownMemberIsNotFollowed(t *testing.T) {
 	}
 }
 
-// Whatever is answered, sense or nonsense, a course ends; only an heir's first word
-// that the owner is alive may lower its hop, and only to the second.
+// Whatever is answered, sense or nonsense, a routing ends. Only a successor's first word that the
+// owner is alive may lower its hop, and only to the second.
 func TestRoutingEndsWhateverIsAnswered(t *testing.T) {
 	t.Parallel()
 	v, table := tableOf("a", "b", "c", "d", "e")

@@ -21,12 +21,12 @@ func tableOf(names ...string) (*View, *OwnerTable) {
 	return v, v.TableAt(time.Unix(1, 0))
 }
 
-// routingSim is nodes that may disagree about who is there, and may not reach each other.
+// routingSim holds nodes with tables that may differ, and that may not reach each other.
 type routingSim struct {
 	names  []string
 	views  map[string]*View
 	tables map[string]*OwnerTable
-	dead   map[string]bool            // answer nobody
+	dead   map[string]bool            // they answer no other node
 	cut    map[string]map[string]bool // cut[a][b]: a does not reach b
 }
 
@@ -55,7 +55,7 @@ func drawRoutingSim(t *rapid.T) *routingSim {
 
 func (s *routingSim) reaches(a, b string) bool { return !s.dead[b] && !s.cut[a][b] }
 
-// ask is one attempt of a course: nil if somebody served it.
+// ask makes one attempt of a routing; nil: it was served.
 func (s *routingSim) ask(from string, to target, id shard.StreamID, r route) (name string, err error) {
 	if to.member == nil {
 		return from, nil
@@ -67,8 +67,8 @@ func (s *routingSim) ask(from string, to target, id shard.StreamID, r route) (na
 	return name, checkOwnership(s.tables[name], name, id, r, func(m *Member) bool { return s.reaches(name, m.Name) })
 }
 
-// Whatever nodes believe and whoever is out of reach, a request that begins on a
-// living node is served, in few steps and by ever higher hops.
+// Whatever nodes believe and whichever cannot be reached, a request that begins on a living node is
+// served, in few steps and by ever higher hops.
 func TestRoutingEndsWhateverNodesBelieve(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -99,7 +99,7 @@ func TestRoutingEndsWhateverNodesBelieve(t *testing.T) {
 	})
 }
 
-// ownerAndSuccessor are those of some stream in the table, and the stream.
+// ownerAndSuccessor returns some stream in the table, with its owner and successor.
 func ownerAndSuccessor(t *OwnerTable, not string) (id shard.StreamID, owner, heir *Member) {
 	for i := 0; ; i++ {
 		id = shard.StreamID(fmt.Sprintf("default/%d", i))
@@ -126,7 +126,7 @@ func TestRoutingAfterALostOwner(t *testing.T) {
 		}
 	}
 	step(owner, hopFirst, errUnreachable)
-	// The heir sees the owner; the caller tries it once more, and then insists.
+	// The successor reaches the owner. The caller tries it once more, and then forces it.
 	step(heir, hopRedirected, &redirectError{owner: peerAddr{owner.Name, owner.Relay}, ownerAlive: true})
 	step(owner, hopRedirected, errUnreachable)
 	step(heir, hopForce, nil)
@@ -161,7 +161,7 @@ func TestCheckOwnership(t *testing.T) {
 	}
 }
 
-// A node that S2 does not answer is asked once; two of them, and S2 is down.
+// A node that S2 does not answer is asked once. After two of them S2 counts as down.
 func TestRoutingWhenStoreIsDown(t *testing.T) {
 	v, table := tableOf("a", "b", "c", "d")
 	id, owner, _ := ownerAndSuccessor(table, "a")

@@ -10,8 +10,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// An answer is shared only by those who asked before its call was sent: whoever
-// asks after a write was acknowledged gets an answer that knows of it.
+// An answer goes only to callers that asked before its call was sent: a caller that asks after a
+// write was acknowledged gets an answer that reflects it.
 func TestStateCallsShareNoOldAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := newStateCalls(t.Context())
@@ -49,7 +49,7 @@ func TestStateCallsShareNoOldAnswer(t *testing.T) {
 	})
 }
 
-// A call that nobody waits for any more is cancelled.
+// A call that no caller waits for any more is cancelled.
 func TestStateCallWithoutWaitersIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fs := newStateCalls(t.Context())

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// The agenda is a map from follower to time that knows its first.
+// The queue is a map from follower to time that finds its first.
 func TestStepQueueMatchesAMap(t *testing.T) {
 	base := time.Now()
 	fs := make([]*follower, 50)
@@ -46,7 +46,7 @@ func TestStepQueueMatchesAMap(t *testing.T) {
 	}
 }
 
-// Streams that are near are opened before all that have to be fetched.
+// Streams that answersLocally are opened before all that have to be fetched.
 func TestOpenPoolRunsLocalStreamsFirst(t *testing.T) {
 	o := &openPool{limit: 1, maxWaiting: 4}
 	var order []string
@@ -74,7 +74,7 @@ func TestOpenPoolRunsLocalStreamsFirst(t *testing.T) {
 	}
 }
 
-// Moves that are not urgent are spread over as long as there are many.
+// Moves that are not urgent are spread, if there are many.
 func TestMovesThatAreNotUrgentAreSpread(t *testing.T) {
 	var fs followLoop
 	now := time.Now()
@@ -91,7 +91,7 @@ func TestMovesThatAreNotUrgentAreSpread(t *testing.T) {
 	if d := last.Sub(now); d < n*movePace || d > n*movePace+moveJitter {
 		t.Errorf("the last after %v", d)
 	}
-	for range 100_000 { // feeds go on for movedGrace
+	for range 100_000 { // feeds last for movedGrace
 		if d := fs.nextMoveTime(now).Sub(now); d > movedGrace*3/4 {
 			t.Fatalf("one after %v", d)
 		}

@@ -9,8 +9,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// A read on any node extends a TTL, a description on none; once it is over the stream
-// is gone on every node, and who follows it hears of it.
+// A read on any node extends a TTL, and a description on none does. Once it is over the stream is
+// gone on every node, and its followers hear of it.
 func TestReadsOnAnyNodeExtendATTL(t *testing.T) {
 	t.Parallel()
 	var passed atomic.Int64
@@ -34,7 +34,7 @@ func TestReadsOnAnyNodeExtendATTL(t *testing.T) {
 			t.Fatalf("expired though it was read (%d)", i)
 		}
 	}
-	r := f.startReader(f.nodes[2], id) // somebody reads it live, on a node that does not own it
+	r := f.startReader(f.nodes[2], id) // a live reader, on a node that does not own it
 	advance(10 * time.Minute)
 	if !exists(f.nodes[1], 0) {
 		t.Fatal("expired under its reader")

@@ -13,7 +13,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// subscriptions is the node's gauge for one side.
+// subscriptions returns the node's gauge for one side.
 func (f *fleet) subscriptions(reg *prometheus.Registry, at side) float64 {
 	f.Helper()
 	families, err := reg.Gather()
@@ -31,8 +31,8 @@ func (f *fleet) subscriptions(reg *prometheus.Registry, at side) float64 {
 	return 0
 }
 
-// A second after the last reader the subscription is gone at both ends, and so is
-// all that it held; a reader that comes before finds it as it was.
+// A second after the last reader the subscription is gone at both ends, with all that it held. A
+// reader that comes before finds it as it was.
 func TestSubscriptionEndsASecondAfterItsLastReader(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
@@ -69,8 +69,8 @@ func TestSubscriptionEndsASecondAfterItsLastReader(t *testing.T) {
 	})
 }
 
-// Readers come and go while streams are written to and change their owner: each
-// reads from its start without a hole, and in the end nothing is held.
+// Readers come and go while streams are written to and change their owner: each reads from its
+// start without a gap, and in the end nothing is held.
 func TestReadersThatComeAndGoMissNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)

@@ -113,8 +113,8 @@ func reversed(ms []Member) []Member {
 	return ms
 }
 
-// Every combination of three members' dates, keys and flags, against the rules
-// written out naively.
+// Every combination of three members' dates, keys and flags, compared with the rules written out
+// naively.
 func TestViewTableMatchesTheRules(t *testing.T) {
 	t.Parallel()
 	dates := [][2]uint64{{0, Never}, {0, 2}, {2, Never}, {1, 3}, {Never, Never}}
@@ -134,7 +134,8 @@ func TestViewTableMatchesTheRules(t *testing.T) {
 			all := []Member{a, b, c}
 			v := NewView(all)
 			for ms := range uint64(5) {
-				// Not At: it lays a ring out each time, and TestViewTableOfAnInstant has that.
+				// Not TableAt, which would build a ring each time: TestViewTableOfAnInstant covers
+				// that.
 				got, want := ownerNames(&OwnerTable{members: v.ownersAt(ms)}), naiveOwners(all, ms)
 				if !slices.Equal(got, want) {
 					t.Fatalf("%+v at %d: %v, want %v", all, ms, got, want)

@@ -18,7 +18,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Every error that shard exports has a name of its own on the wire.
+// Every error that package shard exports has a reason of its own on the wire.
 func TestEveryErrorHasAReason(t *testing.T) {
 	t.Parallel()
 	names, err := filepath.Glob("../shard/*.go")
@@ -37,8 +37,8 @@ func TestEveryErrorHasAReason(t *testing.T) {
 			}
 		}
 	}
-	delete(exported, "ErrLogUnreachable") // it travels as the ErrLogBusy that it is
-	delete(exported, "ErrNoBasin")        // as the ErrLogDenied, like the next
+	delete(exported, "ErrLogUnreachable") // it travels as the ErrLogBusy that it wraps
+	delete(exported, "ErrNoBasin")        // as the ErrLogDenied that it wraps, like the next
 	delete(exported, "ErrLogUnauthenticated")
 	delete(exported, "ErrPanic") // as a call that failed
 	if len(exported) != len(errorReasons) {
@@ -69,7 +69,7 @@ func TestErrorsKeepTheirPosition(t *testing.T) {
 	}
 }
 
-// Whatever a peer sends as a write is refused or understood, within the limits.
+// Whatever a peer sends as a write is refused or understood, within the bounds.
 func FuzzWriteHead(f *testing.F) {
 	seed, err := proto.Marshal(requestToWire(&shard.Request{
 		Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain",

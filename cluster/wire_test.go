@@ -20,7 +20,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// overTheWire is m as the other side gets it.
+// overTheWire returns m as the other side receives it.
 func overTheWire[M proto.Message](t *rapid.T, m, into M) M {
 	b, err := proto.Marshal(m)
 	if err == nil {
@@ -49,12 +49,12 @@ func drawInfo(t *rapid.T) shard.Info {
 	return i
 }
 
-// drawText is whatever a client may have sent: a header may hold any byte.
+// drawText draws what a client may have sent: a header may hold any byte.
 func drawText(t *rapid.T, label string) string {
 	return string(rapid.SliceOf(rapid.Byte()).Draw(t, label))
 }
 
-// drawID is an id, or none.
+// drawID draws an id, or none.
 func drawID(t *rapid.T) (id shard.AppendID) {
 	copy(id[:], rapid.SliceOfN(rapid.Byte(), 8, 8).Draw(t, "id"))
 	return id
@@ -69,7 +69,7 @@ func drawProducer(t *rapid.T) *shard.Producer {
 	}
 }
 
-// What a node says is what the other one understands.
+// A node understands what another one sends.
 func TestMessagesRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		info := drawInfo(t)
@@ -84,7 +84,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 			Code: shard.Code(rapid.Uint8().Draw(t, "code")), Why: rapid.String().Draw(t, "why"), Info: info,
 			Producer: drawProducer(t), Expected: rapid.Uint64().Draw(t, "e"), Received: rapid.Uint64().Draw(t, "r"),
 		}
-		out.Info.Chain = nil // stays behind
+		out.Info.Chain = nil // is not sent
 		if d := cmp.Diff(out, outcomeFromWire(overTheWire(t, outcomeToWire(out), &relaypb.DoReply{}))); d != "" {
 			t.Fatal(d)
 		}
@@ -132,7 +132,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 	})
 }
 
-// Every error that a caller may have to tell apart travels, as itself.
+// Every error that a caller may have to distinguish arrives as itself.
 func TestErrorsRoundTrip(t *testing.T) {
 	for _, row := range errorReasons {
 		got := statusToError(errorToStatus(fmt.Errorf("while reading: %w", row.err)))
@@ -140,7 +140,7 @@ func TestErrorsRoundTrip(t *testing.T) {
 			t.Errorf("%v arrives as %v", row.err, got)
 		}
 	}
-	for _, row := range errorReasons { // doubt outlives its cause
+	for _, row := range errorReasons { // an unknown outcome counts before its cause
 		err := errorToStatus(errors.Join(row.err, shard.ErrOutcomeUnknown))
 		if got := statusToError(err); !errors.Is(got, shard.ErrOutcomeUnknown) {
 			t.Errorf("%v arrives as %v", err, got)
@@ -157,8 +157,8 @@ func TestErrorsRoundTrip(t *testing.T) {
 	}
 }
 
-// Only what says that nobody answered makes a node unreachable: whatever else fails, on
-// either side, fails one call.
+// Only a missing answer makes a node unreachable. Whatever else fails, on either side, fails one
+// call.
 func TestOnlyMissingAnswersMakeANodeUnreachable(t *testing.T) {
 	t.Parallel()
 	silent := []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled}
@@ -178,14 +178,14 @@ func TestOnlyMissingAnswersMakeANodeUnreachable(t *testing.T) {
 	}
 }
 
-// statusWithRefusal is a refusal as a call's error.
+// statusWithRefusal returns a refusal as a call's error.
 func statusWithRefusal(f *relaypb.Refusal) error {
 	st, _ := status.New(codes.Unavailable, "").WithDetails(f)
 	return st.Err()
 }
 
-// No text of the contract has a charset: what a client or a log brought would have to
-// have it too, or break what it travels with.
+// No text of the contract is a string, which must be UTF-8: what a client or a log contains need
+// not be, and would break what it travels with.
 func TestTheContractHasNoStrings(t *testing.T) {
 	t.Parallel()
 	messages := relaypb.File_relay_proto.Messages()
@@ -199,7 +199,7 @@ func TestTheContractHasNoStrings(t *testing.T) {
 	}
 }
 
-// What a release before relayVersionBytes reads as strings, a sentence above all, is UTF-8.
+// What a release before relayVersionBytes reads as strings, above all a sentence, is UTF-8.
 func TestSentencesForPeopleAreUTF8(t *testing.T) {
 	t.Parallel()
 	bad := "caf\xe9 " + strings.Repeat("é", maxSentence)
@@ -213,8 +213,8 @@ func TestSentencesForPeopleAreUTF8(t *testing.T) {
 	}
 }
 
-// However a RecordBatch is cut, the pieces make it again; whatever else comes is refused
-// and takes no more room than was announced.
+// However a batch is cut, its pieces make it again. Whatever else arrives is refused, and allocates
+// no more than was announced.
 func FuzzBatchAssembler(f *testing.F) {
 	whole := shard.EmptyBatch(3, 9, 3, true).Bytes()
 	f.Add(whole, uint8(7))

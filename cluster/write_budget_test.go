@@ -11,7 +11,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// What a peer's write costs is counted where it is carried out, its messages' records included.
+// The cost of a peer's write, with that of its messages' records, is charged where the write is
+// carried out.
 func TestPeersWritesAreCounted(t *testing.T) {
 	f := &fleet{T: t, log: newFleet(t, 0).log}
 	edge := f.add()

@@ -17,11 +17,11 @@ import (
 	"time"
 )
 
-// silenceTimeout is after how long without a byte a reader takes its connection for dead: a
+// silenceTimeout is the time without a byte after which a reader takes its connection for dead. A
 // heartbeat comes sooner.
 const silenceTimeout = 2 * heartbeat
 
-// minRetry is the least pause that a reader is told to make before it comes back.
+// minRetry is the least pause that a reader may be told to make before it comes back.
 const minRetry = 500 * time.Millisecond
 
 // stream is one stream of the run.
@@ -31,8 +31,8 @@ type stream struct {
 	ttl  int // seconds; 0: none
 }
 
-// Streams that are used have a TTL that is over before the run is, if uses are lost. Those
-// that rest have one that is over after it, but for a clock that is off.
+// Streams in use have a TTL that would end within the run if uses were lost. Resting streams have
+// one that ends after the run, unless a clock that is off ends them.
 const (
 	ttlWhileUsed   = 60
 	restingStreams = 4
@@ -46,7 +46,7 @@ func (st *stream) contentType() string {
 	return "text/plain"
 }
 
-// client is what readers and writers have in common: a machine of their own.
+// client holds what readers and writers have in common: a machine of their own.
 type client struct {
 	s    *sim
 	name string
@@ -74,7 +74,7 @@ func (s *sim) client(name string, st *stream, keep bool) client {
 	}}
 }
 
-// pickReady is a process that the balancer holds for ready.
+// pickReady returns a process that the balancer holds for ready.
 func (c *client) pickReady() *process {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
@@ -107,7 +107,7 @@ func (c *client) request(ctx context.Context, p *process, method, query string, 
 	return req
 }
 
-// problemOf is what a refusal says, in short.
+// problemOf returns a short text of a refusal.
 func problemOf(resp *http.Response) string {
 	b, _ := io.ReadAll(resp.Body)
 	var doc struct{ Type, Detail string }
@@ -115,14 +115,14 @@ func problemOf(resp *http.Response) string {
 	return fmt.Sprintf("%d %s %s", resp.StatusCode, doc.Type[strings.LastIndexByte(doc.Type, '/')+1:], doc.Detail)
 }
 
-// token is one message as a client knows it: its name, and how long all of it is.
+// token is one message as a client knows it: its name, and its whole length.
 type token struct {
 	key  string
 	size int
 }
 
-// parseTokens takes the messages out of what a reader got. Each is a name, maybe filling
-// after a colon, and a semicolon; in JSON they are strings of an array.
+// parseTokens returns the messages in what a reader got. Each is a name, perhaps with filling after
+// a colon, and a semicolon; in JSON they are strings of an array.
 func parseTokens(data string) (all []token, err error) {
 	for {
 		data = strings.TrimLeft(data, "[]\", \n\r")
@@ -142,16 +142,16 @@ func parseTokens(data string) (all []token, err error) {
 	}
 }
 
-// delivery is a run of messages that came at once.
+// delivery is a run of messages that arrived together.
 type delivery struct {
 	token
 	receivedAt time.Time
-	opened     time.Time // when the connection stood that brought it
+	opened     time.Time // when the connection that brought it was opened
 	process    *process
 	after      string // the offset behind it; empty: not known
 }
 
-// reader reads one stream, again and again from where it was.
+// reader reads one stream, again and again from its last offset.
 type reader struct {
 	client
 	from string // the first offset
@@ -187,7 +187,7 @@ func (r *reader) run(ctx context.Context) {
 	}
 }
 
-// sse is one connection of an EventSource.
+// sse makes one connection of an EventSource.
 func (r *reader) sse(ctx context.Context, p *process, retry *time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -235,7 +235,7 @@ func (r *reader) events(body io.Reader, p *process, quiet *time.Timer, retry *ti
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
-			return err // an event that is cut short is none
+			return err // an event that is cut short does not count
 		}
 		quiet.Reset(silenceTimeout)
 		field, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
@@ -274,7 +274,7 @@ func (r *reader) event(id, name, data string, p *process, opened time.Time) {
 	r.noteMessages(id, all, p, opened)
 }
 
-// noteMessages notes messages, and the offset behind them.
+// noteMessages records messages, and the offset after them.
 func (r *reader) noteMessages(after string, all []token, p *process, opened time.Time) {
 	now := time.Now()
 	r.mu.Lock()
@@ -301,7 +301,7 @@ func (r *reader) noteMessages(after string, all []token, p *process, opened time
 	r.s.progress(len(all))
 }
 
-// longPoll is one request of a reader by long-poll.
+// longPoll makes one request of a reader by long-poll.
 func (r *reader) longPoll(ctx context.Context, p *process) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
@@ -331,7 +331,7 @@ func (r *reader) longPoll(ctx context.Context, p *process) error {
 	return nil
 }
 
-// outcome is what a writer knows of a message.
+// outcome holds what a writer knows of a message.
 type outcome uint8
 
 const (
@@ -350,9 +350,9 @@ type sent struct {
 	outcome outcome
 }
 
-// lostAnswerEvery is of how many messages of a producer one is sent again though it was
-// acknowledged: its answer is lost on the last hop, which no fault of the fleet's own
-// network makes happen often enough.
+// lostAnswerEvery makes a producer send one message in so many again although it was acknowledged:
+// its answer is lost on the last hop, which no fault of the fleet's own network makes happen often
+// enough.
 const lostAnswerEvery = 20
 
 // writer writes to one stream, one message after the other.
@@ -391,7 +391,7 @@ func (w *writer) run(ctx context.Context) {
 			}
 		}
 		if w.producer && m.outcome == refused {
-			m.outcome = unknown // some try of it may have been carried out
+			m.outcome = unknown // some attempt may have been carried out
 		}
 		m.done = time.Now()
 		w.mu.Lock()
@@ -400,7 +400,7 @@ func (w *writer) run(ctx context.Context) {
 	}
 }
 
-// messageSize makes some messages larger than a frame, and a few than a record.
+// messageSize makes some messages larger than a frame, and a few larger than a record.
 func (w *writer) messageSize() int {
 	switch p := w.rnd.Float64(); {
 	case !w.large:
@@ -449,7 +449,7 @@ func (w *writer) post(ctx context.Context, body []byte, seq uint64) (outcome, st
 	return refused, ""
 }
 
-// create makes the stream.
+// create creates the stream.
 func (c *client) create(ctx context.Context) {
 	for ctx.Err() == nil {
 		if p := c.pickReady(); p != nil {
@@ -470,7 +470,8 @@ func (c *client) create(ctx context.Context) {
 	}
 }
 
-// checkNotEarly is what an answer breaks that says that there is no such stream.
+// checkNotEarly returns the invariant that an answer breaks which says that there is no such
+// stream.
 func checkNotEarly(resp *http.Response) string {
 	if resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone {
 		return "E1: "
@@ -478,8 +479,8 @@ func checkNotEarly(resp *http.Response) string {
 	return ""
 }
 
-// visitRestingStream makes the stream, and asks for it now and then, which is no use of it, and not often
-// enough for a session.
+// visitRestingStream creates the stream, and asks for it now and then, which is no use of it, and
+// not often enough for a session.
 func (c *client) visitRestingStream(ctx context.Context) {
 	c.create(ctx)
 	for sleepUnlessDone(ctx, 8*time.Second+time.Duration(c.rnd.Int64N(int64(8*time.Second)))) {

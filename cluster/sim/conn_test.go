@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// socketBytes is how much one direction of a connection holds before its writer waits:
+// socketBytes bounds the bytes that one direction of a connection holds before its writer waits:
 // the buffers of both kernels.
 const socketBytes = 512 << 10
 
-// conn is one end of a stream connection between two hosts. What is written takes the
-// path's delay; while the path is shut it stays where it is, and arrives, in order, when
-// the path is open again, as TCP has it.
+// conn is one end of a stream connection between two hosts. What is written takes the path's delay.
+// While the path is shut it stays where it is, and arrives, in order, when the path is open again,
+// as with TCP.
 type conn struct {
 	in, out       *direction
 	local, remote *net.TCPAddr
 	rd, wr        deadline
-	close         func() // takes it out of the network's books
+	close         func() // removes it from the network
 	once          sync.Once
 }
 
-// direction is one direction.
+// direction is one direction of a connection.
 type direction struct {
 	path  *path
 	wake  chan struct{} // cap 1: something for the reader
@@ -35,13 +35,13 @@ type direction struct {
 	chunks   []chunk
 	size     int
 	last     time.Time // when the newest chunk arrives
-	readErr  error     // what the reader gets, and nothing else any more
+	readErr  error     // what the reader gets from now on
 	writeErr error     // what the writer gets
 	lost     bool      // its host is lost: nothing arrives, not even the end
-	discards bool      // nobody reads any more: what is written is thrown away
+	discards bool      // its reader is gone: what is written is discarded
 }
 
-// chunk is what one Write sent; nil bytes are the end.
+// chunk holds what one Write sent; nil bytes are the end.
 type chunk struct {
 	b  []byte
 	at time.Time
@@ -58,7 +58,7 @@ func notify(c chan struct{}) {
 	}
 }
 
-// newConnPair is a connection between two hosts.
+// newConnPair returns a connection between two hosts.
 func newConnPair(there, back *path, from, to *net.TCPAddr) (client, server *conn) {
 	a, b := newDirection(there), newDirection(back)
 	client = &conn{in: b, out: a, local: from, remote: to}
@@ -158,8 +158,8 @@ func (h *direction) send(b []byte) (int, error) {
 	case h.writeErr != nil:
 		return 0, h.writeErr
 	case h.discards:
-		// An error would come before the other side's end does, which the path may hold
-		// for long, and no socket has that.
+		// An error would come before the other side's end, which the path may hold for long, and no
+		// socket does that.
 		return len(b), nil
 	case n > 0:
 		h.addLocked(append([]byte(nil), b[:n]...))
@@ -200,9 +200,8 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// reset ends a connection at once for this end, and for the other one unless this one's
-// machine is lost: then that one hears nothing, and what it writes is
-// never taken.
+// reset ends a connection immediately for this end, and for the other one unless this one's machine
+// is lost: then the other end hears nothing, and what it writes is never read.
 func (c *conn) reset(silent bool) {
 	c.in.mu.Lock()
 	c.in.readErr = cmp.Or(c.in.readErr, error(syscall.ECONNRESET))
@@ -242,7 +241,7 @@ func (c *conn) SetReadDeadline(t time.Time) error { c.rd.set(t); return nil }
 // SetWriteDeadline implements net.Conn.
 func (c *conn) SetWriteDeadline(t time.Time) error { c.wr.set(t); return nil }
 
-// deadline is a time after which a channel is closed, as net.Pipe has it.
+// deadline closes a channel after a time, as in net.Pipe.
 type deadline struct {
 	mu    sync.Mutex
 	timer *time.Timer

@@ -1,51 +1,48 @@
 // Package sim is the simulation: whole nodes in a testing/synctest bubble, under faults,
 // judged by an oracle. All of it is tests; `make sim` runs it.
 //
-// # The life of a run
+// # The path of a run
 //
-// A seed draws a fleet and a mix of faults (plan_test.go). Nodes are what cmd/fantail
-// builds (node_test.go): a shard.Manager, a cluster.Node with memberlist and gRPC, an
-// edge.Server behind net/http, each with clocks of its own: in half of the runs the one by
-// which changes of owners are dated is up to two seconds off, and the one that streams see
-// up to an hour. They reach each other over a network in memory (net_test.go, conn_test.go)
-// and storage through a logtest.Client each. Once the fleet stands, by every clock,
-// clients (client_test.go) write, and read by SSE and long-poll as browsers behind a
-// balancer do. From the eighth second to the eighty-eighth the director (faults_test.go)
-// does to them what was drawn; then all is healed and quiet, and at the end of the second
-// minute the oracle (oracle_test.go) compares what clients saw with what the log holds.
-// Then clients leave, nodes are asked what is left of them, and stop.
+// A seed draws a fleet and a mix of faults (newPlan). Nodes are built as cmd/fantail builds them
+// (node.start): a stream manager of package shard, a cluster.Node with memberlist and gRPC, and
+// an edge.Server behind net/http. Each has clocks of its own: in half of the runs the one that
+// dates changes of owners is up to two seconds off, and the one that streams see up to an hour.
+// Nodes reach each other over a network in memory (network_test.go, conn_test.go), and storage
+// through a logtest.Client each. Once the fleet stands, by every clock, clients (client_test.go)
+// write, and read by SSE and long-poll as browsers behind a balancer do. From the eighth second to
+// the eighty-eighth runFaults does to the fleet what was drawn. Then all is healed and quiet, and at
+// the end of the second minute the oracle (checkAll) compares what clients saw with what the log
+// holds. Then clients leave, nodes are asked what is left of them (checkNothingLeft), and stop.
 //
 // # Invariants
 //
-// Those of the notes, I1 to I14, each checked where its number stands. I10 (memory) needs
-// processes, and I12's bucket never overflows with as few streams as there are here: it is
-// only seen not to be exceeded. What planned changes may cost (I4, I5, I6, I8, I9) is
-// judged in runs that have nothing else, and I6 and I8 where clocks agree: a node whose
-// clock is ahead by more than a change is announced takes streams that nobody gives away
-// yet, and reads them. I9 of a death is judged where nothing else was wrong from its
-// beginning to ten seconds after its end. And three of the simulation's own: a fault that
-// was asked for has met traffic, what is relayed joins, and no stream ends before its time
-// (E1), whatever the clocks: most have a TTL, which uses extend or which is not over.
+// Failures name an invariant, I1 to I14 or E1: cluster/DESIGN.md, "Invariants", has them. Three
+// are limited here. I10 (memory) needs processes. I12's token bucket never overflows with so few
+// streams, so the check only sees that it is not exceeded. What planned changes may cost (I4, I5,
+// I6, I8, I9) is judged in runs with nothing else, and I6 and I8 where clocks agree: a node with a
+// clock that is ahead by more than the notice of a change takes streams that no node gives away
+// yet, and reads them. I9 of a death is judged where nothing else was wrong from its beginning to
+// ten seconds after its end. The simulation adds two checks of its own: each fault that was asked
+// for has met traffic, and relayed batches join.
 //
 // # Goroutines
 //
-// A run starts its clients, the balancer, the lookout and what each fault needs, and
-// waits for all of them before it ends; the bubble reports what a node leaves behind.
+// A run starts its clients, the balancer, the sampler of costs and what each fault needs, and waits
+// for all of them before it ends. The bubble reports what a node leaves behind.
 //
-// # What is not as in life
+// # What differs from reality
 //
-// A seed fixes the plan and the network's dice, not the interleaving of goroutines: a
-// failure may need its seed more than once. A paused node's traffic and its calls of
-// storage stand still in both directions; its timers and goroutines go on, because a
-// bubble cannot stop them: it does not notice that it stood still. A node that crashes is
-// cut from everything first and closed then, so nothing that it does afterwards can be
-// seen. A machine that is lost refuses nothing; a process that is killed resets its
-// connections. A request that is computed takes no time, so nothing here is ever short of
-// a CPU. Event streams run on edge's handlers: its reactor needs real sockets.
+// A seed fixes the plan and the network's dice, not the interleaving of goroutines, so a failure may
+// need its seed more than once. A paused node's traffic and its calls of storage stand still in both
+// directions. Its timers and goroutines go on, because a bubble cannot stop them, so the node does
+// not notice that it stood still. A node that crashes is first cut off from everything and then
+// closed, so that nothing it does afterwards can be seen. A machine that is lost refuses nothing; a
+// process that is killed resets its connections. Computing takes no time, so nothing is ever short
+// of a CPU. Event streams run on the edge's handlers: its reactor needs real sockets.
 //
 // # The bugs
 //
-// bugs/ keeps bugs of a line or so as patches, each with the invariants that notice it.
-// bugs/run (`make sim-bugs`) applies each to a copy of the tree and requires that the
-// simulation fails by one of those.
+// bugs/ keeps bugs of a line or so as patches, each with the invariants that notice it. bugs/run
+// (`make sim-bugs`) applies each to a copy of the tree and requires that the simulation fails by one
+// of those.
 package sim

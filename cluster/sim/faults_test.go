@@ -10,21 +10,21 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// fault is a step of the plan as it happens.
+// fault is a step of the plan while it happens.
 type fault struct {
 	step
 	victim           string
 	began, ended     time.Time
 	loss, packetLoss float64
 	delay            time.Duration
-	hits             atomic.Int64 // what it met
-	noVictim         bool         // there was nobody to do it to
+	hits             atomic.Int64 // traffic that it met
+	noVictim         bool         // there was no process to do it to
 }
 
 func (f *fault) noteHit() { f.hits.Add(1) }
 
-// maxPacketSilence is for how long a member may send no packet: one that has doubts of itself
-// probes every eighth second (memberlist's awareness), and gossips only what is new.
+// maxPacketSilence bounds the time in which a member sends no packet: one with doubts of itself
+// probes every eighth second (memberlist's awareness), and gossips only news.
 const maxPacketSilence = 9 * time.Second
 
 // missed reports whether the fault should have met something and did not.
@@ -63,8 +63,8 @@ func (s *sim) runFaults(began time.Time) {
 	<-time.After(time.Until(began.Add(healedAt)))
 }
 
-// pickVictim is a process that no other fault has and that owns something if owner; so many
-// ready ones as spare must be left. The node is busy until free is called.
+// pickVictim returns a process without another fault, and one that owns something if owner is set.
+// At least spare ready ones are left. The node is busy until free is called.
 func (s *sim) pickVictim(rnd *rand.Rand, spare int, owner bool) (p *process, free func()) {
 	var all []*process
 	ready := 0
@@ -91,8 +91,8 @@ func (s *sim) pickVictim(rnd *rand.Rand, spare int, owner bool) (p *process, fre
 	}
 }
 
-// beginFault does what a fault is, and returns what ends it. A fault without a victim is
-// void.
+// beginFault does what a fault stands for, and returns what ends it. A fault without a victim does
+// nothing.
 func (s *sim) beginFault(f *fault, rnd *rand.Rand) (undo func()) {
 	switch f.kind {
 	case join, leave, roll, kill, lose, freeze:
@@ -153,7 +153,7 @@ func (s *sim) beginNodeFault(f *fault, rnd *rand.Rand) (undo func()) {
 	}
 }
 
-// connections counts what the process has on the network.
+// connections returns how many connections and listeners the process has on the network.
 func (p *process) connections() int {
 	p.port.mu.Lock()
 	defer p.port.mu.Unlock()
@@ -166,7 +166,7 @@ func (s *sim) failUnlessStarted(err error) {
 	}
 }
 
-// nodeIPs lists the nodes' addresses, of those that are not up, too.
+// nodeIPs returns the addresses of the nodes, also of those that are not up.
 func (s *sim) nodeIPs() (all []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -283,7 +283,7 @@ func (s *sim) beginStoreFault(f *fault, rnd *rand.Rand) (undo func()) {
 	}
 	return func() {
 		for _, p := range ps {
-			if p.storeFault.CompareAndSwap(f, nil) { // or it has met another since
+			if p.storeFault.CompareAndSwap(f, nil) { // unless another fault has replaced it
 				p.changeStoreTrouble(logtest.Faults{})
 			}
 		}
@@ -291,7 +291,7 @@ func (s *sim) beginStoreFault(f *fault, rnd *rand.Rand) (undo func()) {
 	}
 }
 
-// changeStoreTrouble changes what is wrong with the process's way to storage, unless it is dead.
+// changeStoreTrouble changes what is wrong with the process's access to storage, unless it is dead.
 func (p *process) changeStoreTrouble(t logtest.Faults) {
 	if !p.dead.Load() {
 		p.store.SetFaults(t)

@@ -47,14 +47,14 @@ func (n *network) float() float64 {
 	return n.rnd.Float64()
 }
 
-// machine is what has an IP address. Processes come and go on it.
+// machine has an IP address. Processes come and go on it.
 type machine struct {
 	net *network
 	ip  string
 
 	mu            sync.Mutex
 	lost          bool    // off: it does not even refuse
-	connsWhenLost []*conn // what its connections were when it was lost
+	connsWhenLost []*conn // its connections when it was lost
 	pauses        []*fault
 	heldPackets   []func() // packets that wait for the end of a pause
 	tcp           map[string]*listener
@@ -93,7 +93,7 @@ func (m *machine) hold(packet func()) {
 	}
 }
 
-// pause holds all traffic of the machine, both ways, until resume.
+// pause holds all traffic of the machine, in both directions, until resume.
 func (m *machine) pause(f *fault) {
 	m.mu.Lock()
 	m.pauses = append(m.pauses, f)
@@ -128,7 +128,7 @@ type path struct {
 
 	mu     sync.Mutex
 	cuts   []*fault
-	faults []*fault // that add loss or delay, or block packets
+	faults []*fault // those that add loss or delay, or block packets
 }
 
 func (n *network) path(from, to string) *path {
@@ -143,8 +143,8 @@ func (n *network) path(from, to string) *path {
 	return p
 }
 
-// isShut reports whether nothing gets through. Asking counts as having met the fault: it
-// is asked only for something that is to be sent.
+// isShut reports whether nothing gets through. A call counts as having met the fault: it is made
+// only for something that is to be sent.
 func (p *path) isShut() bool {
 	p.mu.Lock()
 	for _, f := range p.cuts {
@@ -167,7 +167,7 @@ func (p *path) addFault(f *fault) {
 	p.mu.Unlock()
 }
 
-// removeFault ends what a fault does to the path. The caller wakes who waited.
+// removeFault ends what a fault does to the path. The caller wakes the readers that waited.
 func (p *path) removeFault(f *fault) {
 	p.mu.Lock()
 	p.cuts, p.faults = without(p.cuts, f), without(p.faults, f)
@@ -178,7 +178,7 @@ func (p *path) removeFault(f *fault) {
 const (
 	delayMin = 200 * time.Microsecond
 	delayMax = time.Millisecond
-	// retransmit is what the loss of a segment costs a stream, doubled each time.
+	// retransmit is the delay for the loss of a segment of a stream, doubled each time.
 	retransmit = 200 * time.Millisecond
 )
 
@@ -197,7 +197,7 @@ func (n *network) jitter() time.Duration {
 	return delayMin + time.Duration(n.float()*float64(delayMax-delayMin))
 }
 
-// streamDelay is how long a chunk of a stream takes: what is lost comes late.
+// streamDelay returns the delay of a chunk of a stream: what is lost arrives late.
 func (p *path) streamDelay(int) time.Duration {
 	loss, _, more, by := p.state()
 	d := p.net.jitter()
@@ -249,7 +249,7 @@ func (p *path) send(deliver func()) {
 	})
 }
 
-// wakeAll has every reader look again whether its path is open.
+// wakeAll makes every reader check again whether its path is open.
 func (n *network) wakeAll() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -258,7 +258,7 @@ func (n *network) wakeAll() {
 	}
 }
 
-// port is the network as one process on a machine sees it.
+// port is the network as seen by one process on a machine.
 type port struct {
 	m *machine
 
@@ -276,7 +276,7 @@ func (m *machine) boot() *port {
 	ghosts := m.connsWhenLost
 	m.lost, m.connsWhenLost = false, nil
 	m.mu.Unlock()
-	for _, c := range ghosts { // it knows nothing of them any more, and says so
+	for _, c := range ghosts { // the machine knows nothing of them any more, and says so
 		c.reset(false)
 	}
 	return &port{m: m, conns: map[*conn]struct{}{}}
@@ -284,8 +284,8 @@ func (m *machine) boot() *port {
 
 var errDead = errors.New("the process is dead")
 
-// kill ends all that the process has on the network. silent: its machine is lost, too,
-// and nobody hears of it.
+// kill ends all that the process has on the network. silent: its machine is lost as well, and no
+// peer hears of it.
 func (p *port) kill(silent bool) {
 	p.m.mu.Lock()
 	p.m.lost = silent
@@ -426,7 +426,7 @@ func (l *listener) Close() error {
 // Addr implements net.Listener.
 func (l *listener) Addr() net.Addr { return l.addr }
 
-// dialRetry is how soon a lost request for a connection is sent again.
+// dialRetry is the pause before a lost request for a connection is sent again.
 const dialRetry = 250 * time.Millisecond
 
 // Dial implements cluster.Network.
@@ -568,7 +568,7 @@ func (g *gossip) WriteTo(b []byte, addr string) (time.Time, error) {
 		packet.Timestamp = time.Now()
 		select {
 		case dst.packets <- packet:
-		default: // as a full socket
+		default: // as with a full socket
 		}
 	})
 	return now, nil
@@ -587,7 +587,7 @@ func (g *gossip) DialTimeout(addr string, timeout time.Duration) (net.Conn, erro
 	return g.port.Dial(ctx, addr)
 }
 
-// takeOff takes the transport off the network.
+// takeOff removes the transport from the network.
 func (g *gossip) takeOff() {
 	m := g.port.m
 	m.mu.Lock()

@@ -19,12 +19,12 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// What nodes are given, and what clients count on.
+// The settings of nodes, and what clients rely on.
 const (
 	grace        = 60 * time.Second
 	drain        = 15 * time.Second
 	heartbeat    = 5 * time.Second
-	storeTimeout = 8 * time.Millisecond // a call of the log
+	storeTimeout = 8 * time.Millisecond // for a call of the log
 )
 
 // node is a place for processes, one at a time: a pod of a stateful set.
@@ -35,7 +35,7 @@ type node struct {
 
 	mu   sync.Mutex
 	proc *process // nil: none runs
-	busy bool     // a fault has it
+	busy bool     // a fault has chosen it
 }
 
 // process is one running node, built in the order of cmd/fantail.
@@ -51,10 +51,10 @@ type process struct {
 	startedAt      time.Time
 	skew           time.Duration
 	draining       atomic.Bool
-	drainBegan     atomic.Int64 // when its readers began to be ended, ns; 0: not yet
+	drainBegan     atomic.Int64 // when the drain of its readers began, ns; 0: not yet
 	dead           atomic.Bool
-	drainedReaders []time.Time           // when its readers were; guarded by s.mu
-	storeFault     atomic.Pointer[fault] // what its way to storage suffers
+	drainedReaders []time.Time           // when its readers were ended; guarded by s.mu
+	storeFault     atomic.Pointer[fault] // the fault of its access to storage
 	serving        sync.WaitGroup
 }
 
@@ -108,7 +108,7 @@ func (n *node) start() error {
 	return nil
 }
 
-// ready is what a balancer asks.
+// ready reports what a balancer asks for.
 func (p *process) ready() bool { return !p.draining.Load() && !p.dead.Load() && p.relay.Ready() }
 
 // stop ends the process as SIGTERM does (cmd/fantail, node.stop).
@@ -142,7 +142,7 @@ func (p *process) stop() {
 	s.logEvent("stopped", "node", p.n.name, "took", time.Since(began))
 }
 
-// hasOtherOwners reports whether there is anybody to leave streams to.
+// hasOtherOwners reports whether there is another node to leave streams to.
 func (p *process) hasOtherOwners() bool {
 	return p.relay.View().TableAt(time.Now().Add(10*time.Second)).Len() > 0
 }
@@ -161,7 +161,7 @@ func (n *node) forgetProcess(p *process) {
 	}
 }
 
-// crash ends the process without a word. silent: its machine is lost with it.
+// crash ends the process without notice. silent: its machine is lost as well.
 func (p *process) crash(silent bool) {
 	s := p.n.s
 	s.logEvent("crash", "node", p.n.name, "silent", silent)
@@ -175,7 +175,7 @@ func (p *process) crash(silent bool) {
 	})
 }
 
-// gauge is the sum of a metric over its labels.
+// gauge returns the sum of a metric over its labels.
 func (p *process) gauge(name string) float64 {
 	families, err := p.registry.Gather()
 	if err != nil {
@@ -192,7 +192,7 @@ func (p *process) gauge(name string) float64 {
 	return sum
 }
 
-// running lists the processes that run.
+// running returns the processes that run.
 func (s *sim) running() (all []*process) {
 	s.mu.Lock()
 	nodes := s.nodes
@@ -205,7 +205,7 @@ func (s *sim) running() (all []*process) {
 	return all
 }
 
-// addNode makes room for one more.
+// addNode adds a node.
 func (s *sim) addNode() *node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,7 +215,7 @@ func (s *sim) addNode() *node {
 	return n
 }
 
-// podIPs are the addresses of a headless service: of all pods that are there.
+// podIPs returns the addresses of a headless service: of all pods that exist.
 func (s *sim) podIPs() (ips []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -24,14 +24,13 @@ type message struct {
 	at       time.Time
 }
 
-// producerTuple is what an idempotent producer claims.
+// producerTuple holds what an idempotent producer claims.
 type producerTuple struct {
 	id         string
 	epoch, seq uint64
 }
 
-// header is what the oracle reads of a record's header by itself (shard/header.go says
-// how it is laid out).
+// header holds what the oracle decodes of a record's header (shard/header.go has its layout).
 type header struct {
 	kind, flags byte
 	id          string
@@ -86,11 +85,11 @@ type streamLog struct {
 	life     uint64
 	messages []message
 	tuples   []producerTuple
-	index    map[string]int // of a message's name
+	index    map[string]int // by a message's name
 }
 
-// read is a fold of its own: messages in order, those of an append in parts only if it
-// is whole.
+// readStreamLog is the oracle's own fold: messages in order, and those of an append in parts only
+// if it is whole.
 func readStreamLog(recs []shard.Record) (*streamLog, []error) {
 	b := &streamLog{index: map[string]int{}}
 	var errs []error
@@ -171,7 +170,7 @@ func tokenOf(body []byte) token {
 	return token{string(key), len(body)}
 }
 
-// parseOffset is the position in an offset.
+// parseOffset returns the generation and the position in an offset.
 func parseOffset(offset string) (life, pos uint64, ok bool) {
 	l, p, found := strings.Cut(offset, "_")
 	life, err := strconv.ParseUint(l, 10, 64)
@@ -179,7 +178,7 @@ func parseOffset(offset string) (life, pos uint64, ok bool) {
 	return life, pos / 1000, found && err == nil && err2 == nil && pos%1000 == 0
 }
 
-// checkAll compares what everybody saw with the log.
+// checkAll compares what all clients saw with the log.
 func (s *sim) checkAll() {
 	books := map[*stream]*streamLog{}
 	for _, st := range s.streams {
@@ -200,7 +199,7 @@ func (s *sim) checkAll() {
 	s.checkHistory(books)
 }
 
-// checkProducers is I3.
+// checkProducers checks I3.
 func (s *sim) checkProducers(st *stream, b *streamLog) {
 	next := map[string]uint64{}
 	for _, t := range b.tuples {
@@ -211,7 +210,7 @@ func (s *sim) checkProducers(st *stream, b *streamLog) {
 	}
 }
 
-// checkWriter is I2, and that what was refused never appears.
+// checkWriter checks I2, and that what was refused never appears.
 func (s *sim) checkWriter(w *writer, b *streamLog) {
 	last := -1
 	for _, m := range w.all {
@@ -243,7 +242,7 @@ func (s *sim) checkWriter(w *writer, b *streamLog) {
 	}
 }
 
-// checkReader is I1.
+// checkReader checks I1.
 func (s *sim) checkReader(r *reader, b *streamLog) {
 	at := 0
 	if r.from != "-1" {
@@ -305,7 +304,7 @@ func (s *sim) checkHistory(books map[*stream]*streamLog) {
 	}
 }
 
-// latencies are what the latencies of a run came to.
+// latencies holds the latencies of a run.
 type latencies struct {
 	read        []time.Duration // from the log to a reader that was connected
 	reconnected []time.Duration // to one that had to come back
@@ -318,10 +317,10 @@ func (a *latencies) add(b *latencies) {
 	a.write = append(a.write, b.write...)
 }
 
-// blameFor is how long after its end a fault is blamed for a stall.
+// blameFor is the time after its end for which a fault is blamed for a latency.
 const blameFor = 10 * time.Second
 
-// faultDuring is what was done to the fleet while something went on; false: more than one thing.
+// faultDuring returns what was done to the fleet in a stretch of time; false: more than one thing.
 func (s *sim) faultDuring(from, to time.Time) (k kind, alone bool) {
 	k = calmFault
 	for _, f := range s.faults {
@@ -348,11 +347,11 @@ func (s *sim) addLatency(from, to time.Time, note func(*latencies)) {
 	note(s.byKind[k])
 }
 
-// maxPlannedStall is how long any message may take to a reader who is connected, where
-// nothing but planned changes happens: feeds go on until the next ones answer.
+// maxPlannedStall bounds the time that any message may take to a connected reader where only
+// planned changes happen: feeds continue until the next ones answer.
 const maxPlannedStall = 250 * time.Millisecond
 
-// noteLatency notes how long a message took to a reader (I9).
+// noteLatency records the time that a message took to a reader (I9).
 func (s *sim) noteLatency(d delivery, m message) {
 	took := d.receivedAt.Sub(m.at)
 	if s.plan.mix == mixPlanned && d.opened.Before(m.at) && took > maxPlannedStall {
@@ -367,7 +366,7 @@ func (s *sim) noteLatency(d delivery, m message) {
 	})
 }
 
-// noteClosed is told of an event stream that ended, and not by its reader (I4).
+// noteClosed records an event stream that ended, but not by its reader (I4).
 func (s *sim) noteClosed(r *reader, p *process, err error) {
 	s.mu.Lock()
 	p.drainedReaders = append(p.drainedReaders, time.Now())
@@ -379,7 +378,7 @@ func (s *sim) noteClosed(r *reader, p *process, err error) {
 	}
 }
 
-// failIfPlanned is a failure only where nothing but planned changes are.
+// failIfPlanned reports a failure only in runs of planned changes.
 func (s *sim) failIfPlanned(format string, a ...any) {
 	if s.plan.mix == mixPlanned {
 		s.failf(format, a...)
@@ -388,8 +387,8 @@ func (s *sim) failIfPlanned(format string, a ...any) {
 	}
 }
 
-// checkWhole reports what is missing of I7 and I13: all see the same fleet, each partition
-// has one owner, and everybody reaches everybody.
+// checkWhole returns what is missing of I7 and I13: all nodes see the same fleet, each stream has
+// one owner, and every node reaches every other.
 func (s *sim) checkWhole() error {
 	ps := s.running()
 	var names []string
@@ -433,7 +432,7 @@ func (s *sim) checkWhole() error {
 	return nil
 }
 
-// openSessions is how many read sessions are open.
+// openSessions returns the number of open read sessions.
 func (s *sim) openSessions() (n int) {
 	for _, p := range s.running() {
 		n += p.store.OpenSessions()
@@ -441,7 +440,7 @@ func (s *sim) openSessions() (n int) {
 	return n
 }
 
-// followedStreams is how many streams have a reader connected.
+// followedStreams returns the number of streams with a connected reader.
 func (s *sim) followedStreams() int {
 	on := map[*stream]bool{}
 	for _, r := range s.readers {
@@ -454,18 +453,18 @@ func (s *sim) followedStreams() int {
 	return len(on)
 }
 
-// storeCosts is what a run of planned changes costs storage, while it goes on.
+// storeCosts holds what a run of planned changes costs storage so far.
 type storeCosts struct {
 	excessSessions time.Duration // integral of the sessions beyond one for each stream
 	moved          int           // streams that changed their owner
 	owners         map[*stream]string
 
-	takeoverReads int // records that had been read for that before
+	takeoverReads int // records that had been read for takeovers before
 }
 
 const sampleEvery = 50 * time.Millisecond
 
-// sampleCosts is I5 at any time.
+// sampleCosts checks I5 at one moment.
 func (s *sim) sampleCosts(w *storeCosts) {
 	ps := s.running()
 	open, moving := s.openSessions(), 0
@@ -493,11 +492,11 @@ func (s *sim) sampleCosts(w *storeCosts) {
 	}
 }
 
-// maxExcessPerMove is what of sessions' time a move may cost where clocks agree. Where they do not,
-// a node serves without having been handed the stream for as long as they are apart.
+// maxExcessPerMove bounds the time of sessions that a move may cost where clocks agree. Where they
+// differ, a node serves without having received the stream for as long as they differ.
 const maxExcessPerMove = 200 * time.Millisecond
 
-// clockSpread is how far the clocks of the run were apart.
+// clockSpread returns how far the clocks of the run differ.
 func (s *sim) clockSpread() time.Duration {
 	first, last := time.Duration(0), time.Duration(0)
 	for _, p := range s.procs {
@@ -506,8 +505,8 @@ func (s *sim) clockSpread() time.Duration {
 	return last - first
 }
 
-// takeoverReads is how many records were read to take streams over, of those that are in use: one
-// that rests is not handed over, and costs a read where it is asked for next.
+// takeoverReads returns the number of records read to take streams over that are in use. A resting
+// stream is not handed over, and costs a read where it is next asked for.
 func (s *sim) takeoverReads(n logtest.Counts) (sum int) {
 	for _, st := range s.streams {
 		sum += n.TakeoverRecords[shard.StreamID(st.name)]
@@ -515,7 +514,7 @@ func (s *sim) takeoverReads(n logtest.Counts) (sum int) {
 	return sum
 }
 
-// checkCosts is I5, I6 and I8 of a run of planned changes, and I12 of any.
+// checkCosts checks I5, I6 and I8 of a run of planned changes, and I12 of any run.
 func (s *sim) checkCosts(w *storeCosts) {
 	var all logtest.Counts
 	again := 0
@@ -552,7 +551,7 @@ func (s *sim) checkCosts(w *storeCosts) {
 	if w.excessSessions > time.Duration(w.moved+1)*(maxExcessPerMove+s.clockSpread()) {
 		s.failf("I5: sessions beyond need for %v in all, and %d streams moved", w.excessSessions, w.moved)
 	}
-	if s.plan.skewed { // who is ahead takes streams that are not to be had yet
+	if s.plan.skewed { // a node that is ahead takes streams that are not available yet
 		return
 	}
 	if again > 0 || twice > w.moved {
@@ -565,7 +564,7 @@ func (s *sim) checkCosts(w *storeCosts) {
 	}
 }
 
-// metricOfAll is a metric of all that ever ran.
+// metricOfAll returns the sum of a metric over all processes that ever ran.
 func (s *sim) metricOfAll(name string) (v float64) {
 	for _, p := range s.procs {
 		v += p.gauge(name)
@@ -573,14 +572,14 @@ func (s *sim) metricOfAll(name string) (v float64) {
 	return v
 }
 
-// crowd is how close together the last of at least so many readers of a node that stops
-// does not follow the first: each has its own turn.
+// Of drainGroup readers or more of a stopping node the last ends at least minDrainSpread after the
+// first: each has its own turn.
 const (
 	drainGroup     = 4
 	minDrainSpread = 100 * time.Millisecond
 )
 
-// checkDrains is I4: readers of a node that stops are ended one by one.
+// checkDrains checks I4: the readers of a stopping node are ended one by one.
 func (s *sim) checkDrains() {
 	for _, p := range s.procs {
 		if len(p.drainedReaders) < drainGroup || p.dead.Load() || s.plan.mix != mixPlanned {
@@ -593,7 +592,7 @@ func (s *sim) checkDrains() {
 	}
 }
 
-// The bucket of session opens (shard/opens.go).
+// The token bucket of session opens (package shard).
 const (
 	opensPerSecond = 200
 	opensBurst     = 200

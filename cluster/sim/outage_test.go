@@ -12,7 +12,7 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// startDuringOutage is a fleet that starts while storage does not answer.
+// startDuringOutage starts a fleet while storage does not answer.
 func startDuringOutage(t *testing.T, nodes int, then func(*sim)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &sim{plan: newPlan(1, nodes), t: t, zero: time.Now(), byKind: map[kind]*latencies{}}
@@ -39,7 +39,8 @@ func startDuringOutage(t *testing.T, nodes int, then func(*sim)) {
 	})
 }
 
-// checkReadyAndOwners reports an error unless so many processes are ready and all that are up see so many owners.
+// checkReadyAndOwners returns an error unless so many processes are ready and all that run see so
+// many owners.
 func (s *sim) checkReadyAndOwners(ready, owners int) error {
 	n := 0
 	for _, p := range s.running() {
@@ -56,9 +57,9 @@ func (s *sim) checkReadyAndOwners(ready, owners int) error {
 	return nil
 }
 
-// All nodes start while storage is away: they are ready after a minute, without it, and refuse by
-// themselves; once it is back they are a fleet as any. One that comes later with a dead way to
-// storage is never ready, and owns nothing.
+// All nodes start while storage is away: after a minute they are ready without it, and refuse by
+// themselves. Once it is back they are a normal fleet. A later node without access to storage is
+// never ready, and owns nothing.
 func TestStartWithoutStorage(t *testing.T) {
 	t.Parallel()
 	startDuringOutage(t, 3, func(s *sim) {
@@ -103,8 +104,8 @@ func TestStartWithoutStorage(t *testing.T) {
 	})
 }
 
-// A node that is started in the middle of an outage takes its share after a minute, from those
-// whom storage had answered before.
+// A node that is started during an outage takes its share after a minute, from nodes that storage
+// had answered before.
 func TestJoinInAnOutage(t *testing.T) {
 	t.Parallel()
 	startDuringOutage(t, 3, func(s *sim) {

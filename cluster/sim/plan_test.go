@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// The phases of a run, in virtual time. Faults begin when everything stands, and end
-// before healed; then there is quiet until the run is judged.
+// The phases of a run, in virtual time. Faults begin when the fleet stands, and end before
+// healedAt. Then it is quiet until the run is judged.
 const (
 	calmUntil = 8 * time.Second
 	healedAt  = 88 * time.Second
-	quiet     = 22 * time.Second // two push/pulls
-	finish    = 10 * time.Second // writers are done: readers get the rest
+	quiet     = 22 * time.Second // two push/pulls of gossip
+	finish    = 10 * time.Second // writers are done, and readers get the rest
 )
 
-// mix is what may go wrong in a run.
+// mix names what may go wrong in a run.
 type mix string
 
 const (
@@ -29,25 +29,25 @@ const (
 
 var mixes = []mix{mixPlanned, mixCrash, mixPartition, mixLoss, mixStore, mixAll}
 
-// kind is one thing that goes wrong.
+// kind names one thing that goes wrong.
 type kind string
 
 const (
 	calmFault kind = "calm"     // nothing
 	join      kind = "join"     // one more node
-	leave     kind = "leave"    // one stops in order, for good
-	roll      kind = "roll"     // one stops in order and comes back
-	kill      kind = "kill"     // a process dies, its machine says so
+	leave     kind = "leave"    // one node stops in order, for good
+	roll      kind = "roll"     // one node stops in order and comes back
+	kill      kind = "kill"     // a process dies, and its machine says so
 	lose      kind = "lose"     // a machine is gone
 	freeze    kind = "freeze"   // a process is paused
 	split     kind = "split"    // two halves do not reach each other
 	island    kind = "island"   // one node reaches no other
-	deaf      kind = "deaf"     // one node sends and hears nothing
+	deaf      kind = "deaf"     // one node sends and receives nothing
 	noPacket  kind = "nopacket" // no UDP
 	lossy     kind = "lossy"
 	slow      kind = "slow"    // one node is far away
 	noStore   kind = "nostore" // one node does not reach storage
-	frozen    kind = "stuck"   // storage takes everything and answers later
+	frozen    kind = "stuck"   // storage accepts everything and answers later
 	busy      kind = "busy"
 	failing   kind = "failing"
 	lostAcks  kind = "lostacks"
@@ -77,7 +77,7 @@ type step struct {
 	lasts time.Duration
 }
 
-// plan is what a seed stands for.
+// plan is the run that a seed stands for.
 type plan struct {
 	seed    uint64
 	nodes   int
@@ -92,7 +92,7 @@ func (p *plan) String() string {
 	return fmt.Sprintf("seed %d: %d nodes, %s", p.seed, p.nodes, p.mix)
 }
 
-// newPlan draws a plan; nodes, if not 0, is how many there are.
+// newPlan draws a plan; nodes, if not 0, is the number of nodes.
 func newPlan(seed uint64, nodes int) *plan {
 	r := rand.New(rand.NewPCG(seed, 4))
 	p := &plan{seed: seed, mix: mixes[seed%uint64(len(mixes))], skewed: r.IntN(2) == 0}
@@ -121,7 +121,7 @@ func newPlan(seed uint64, nodes int) *plan {
 			s.lasts = 2*time.Duration(r.Int64N(int64(12*time.Second))) + 2*time.Second
 		case leave, roll:
 			s.lasts = 25 * time.Second
-		case lostAcks, lateAcks, failing, busy: // so long that chance has its turn
+		case lostAcks, lateAcks, failing, busy: // long enough for chance to act
 			s.lasts += 5 * time.Second
 		}
 		if s.at+s.lasts > healedAt-time.Second || len(p.steps) == most {

@@ -28,7 +28,7 @@ var (
 	logFlag   = flag.Bool("log", false, "write the nodes' logs to stderr")
 )
 
-// TestSim runs the seeds, and says how to repeat one that fails:
+// TestSim runs the seeds, and prints how to repeat one that fails:
 //
 //	go test ./cluster/sim -run TestSim -seed=N -nodes=K
 func TestSim(t *testing.T) {
@@ -62,7 +62,7 @@ type sim struct {
 	log  logTail
 	zero time.Time
 
-	newStoreTrouble logtest.Faults // what the way to storage of a new process suffers
+	newStoreTrouble logtest.Faults // what is wrong with a new process's access to storage
 
 	streams []*stream
 	writers []*writer
@@ -77,30 +77,30 @@ type sim struct {
 	ready    []*process
 	faults   []*fault
 	failures []string
-	procs    []*process // all that ever were
+	procs    []*process // all that ever ran
 
-	// once it is judged
+	// set once it is judged
 	messages, acked int
 	deliveries      int
 	stalls          latencies
 	byKind          map[kind]*latencies
 }
 
-// newRand is one more source of chance, fixed by the seed.
+// newRand returns one more source of chance, fixed by the seed.
 func (s *sim) newRand() *rand.Rand {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return rand.New(rand.NewPCG(s.rnd.Uint64(), s.rnd.Uint64()))
 }
 
-// maxSkew is how far the clock may be off by which a node dates changes of owners, and maxOff
-// the one that its streams see.
+// maxSkew bounds the error of the clock by which a node dates changes of owners, and maxOff that of
+// the clock that its streams see.
 const (
 	maxSkew = 2 * time.Second
 	maxOff  = time.Hour
 )
 
-// drawSkew is how far a clock is off, at most so far.
+// drawSkew draws the error of a clock, within most.
 func (s *sim) drawSkew(most time.Duration) time.Duration {
 	if !s.plan.skewed {
 		return 0
@@ -118,7 +118,7 @@ func (s *sim) progress(n int) {
 
 func (s *sim) since(t time.Time) time.Duration { return t.Sub(s.zero).Round(time.Millisecond) }
 
-// failf notes a failure; the run goes on.
+// failf records a failure; the run goes on.
 func (s *sim) failf(format string, a ...any) {
 	text := fmt.Sprintf(format, a...)
 	s.logEvent("FAILURE", "what", text)
@@ -133,7 +133,7 @@ func (s *sim) logEvent(what string, args ...any) {
 	slog.New(s.log.handler()).Info(what, args...) //nolint:sloglint // the texts are the callers' constants
 }
 
-// run is one run, in its bubble.
+// run makes one run, in its bubble.
 func (s *sim) run(t *testing.T) {
 	s.t, s.zero, s.byKind = t, time.Now(), map[kind]*latencies{}
 	s.log.zero = s.zero
@@ -234,7 +234,7 @@ func (s *sim) playPlan() {
 	}
 }
 
-// metricOfRunning is a metric of all that run.
+// metricOfRunning returns the sum of a metric over the processes that run.
 func (s *sim) metricOfRunning(name string) (v float64) {
 	for _, p := range s.running() {
 		v += p.gauge(name)
@@ -273,7 +273,7 @@ func (s *sim) await(what string, within time.Duration, check func() error) {
 	}
 }
 
-// startClients makes the streams and their clients.
+// startClients creates the streams and their clients.
 func (s *sim) startClients(ctx context.Context) {
 	rnd := s.newRand()
 	for i := range s.plan.streams {
@@ -308,7 +308,7 @@ func (s *sim) startClients(ctx context.Context) {
 	}
 }
 
-// checkNothingLeft is I14: with the last client nothing of it is left.
+// checkNothingLeft checks I14: nothing is left of the last client.
 func (s *sim) checkNothingLeft() {
 	for _, w := range s.writers {
 		w.http.CloseIdleConnections()
@@ -316,7 +316,7 @@ func (s *sim) checkNothingLeft() {
 	for _, r := range s.readers {
 		r.http.CloseIdleConnections()
 	}
-	<-time.After(75 * time.Second) // the minute that a session may linger
+	<-time.After(75 * time.Second) // the minute for which a session may linger
 	for _, p := range s.running() {
 		for _, g := range []string{
 			"fantail_readers", "fantail_relay_subscriptions", "fantail_followed_streams", "fantail_s2_read_sessions",
@@ -328,8 +328,8 @@ func (s *sim) checkNothingLeft() {
 	}
 }
 
-// stopAll stops all nodes, and gives what is left of them a minute to end: the bubble
-// reports what does not.
+// stopAll stops all nodes, and gives what is left of them a minute to end: the bubble reports what
+// does not.
 func (s *sim) stopAll() {
 	var wg sync.WaitGroup
 	for _, p := range s.running() {
@@ -384,12 +384,12 @@ func (r *logTail) last(n int) string {
 	return strings.Join(r.lines[max(len(r.lines)-n, 0):], "")
 }
 
-// report is what all runs came to.
+// report holds the results of all runs.
 type report struct {
 	mu     sync.Mutex
 	runs   int
 	byMix  map[mix]*latencies
-	byKind map[kind]*latencies // of what was alone
+	byKind map[kind]*latencies // of runs in which that alone went wrong
 }
 
 func (r *report) add(s *sim, took time.Duration) {
@@ -429,11 +429,11 @@ func worst(ds []time.Duration) time.Duration {
 	return slices.Max(ds).Round(time.Millisecond)
 }
 
-// maxLatency are what 99 of a hundred messages may take to a reader that is connected (I9),
-// where nothing else is wrong. What planned changes may cost, stall says of each message.
+// maxLatency bounds what 99 of a hundred messages may take to a connected reader (I9), where
+// nothing else is wrong. noteLatency checks the bound of planned changes for each message.
 var maxLatency = map[kind]time.Duration{kill: 2 * time.Second, lose: 6 * time.Second}
 
-// print is the table of stalls.
+// print prints the table of latencies.
 func (r *report) print(t *testing.T, took time.Duration) {
 	say("%d runs in %.0f s\n", r.runs, took.Seconds())
 	const row = "%-10s %-28s %-28s %-28s\n"
@@ -462,7 +462,7 @@ func quantiles(ds []time.Duration) string {
 	return fmt.Sprintf("%v / %v / %v", at(0.5), at(0.99), at(1))
 }
 
-// quantile is of what is sorted.
+// quantile returns a quantile of sorted durations.
 func quantile(ds []time.Duration, q float64) time.Duration {
 	if len(ds) == 0 {
 		return 0
