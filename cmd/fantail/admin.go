@@ -11,8 +11,8 @@ import (
 	"github.com/fantail-dev/fantail/cluster"
 )
 
-// adminHandler are for operators and orchestrators, never on the public address.
-// newAdminServer guards them.
+// adminHandler returns the handler for operators and orchestrators. It is never served on the
+// public address. newAdminServer protects it.
 func (n *node) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
@@ -32,9 +32,10 @@ func (n *node) adminHandler() http.Handler {
 	return mux
 }
 
-// handleReady says whether a balancer should send requests here: S2 has answered this node with its
-// own settings, it has joined, and is not stopping. That S2 fails later is no reason: reads go
-// on from memory, and another node would fare no better. That it refuses this node is one.
+// handleReady answers whether a balancer should send requests here: S2 has answered this node with
+// its own settings, the node has joined, and it is not stopping. A later failure of S2 is no reason
+// for "not ready": reads are served from memory, and another node could do no better. A refusal of
+// this node by S2 is a reason.
 func (n *node) handleReady(w http.ResponseWriter, _ *http.Request) {
 	if why := n.notReadyReason(time.Now()); why != "" {
 		http.Error(w, why, http.StatusServiceUnavailable)
@@ -43,7 +44,7 @@ func (n *node) handleReady(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// notReadyReason is why the node is not ready; empty: it is.
+// notReadyReason returns why the node is not ready; empty: it is ready.
 func (n *node) notReadyReason(now time.Time) string {
 	switch state, final := n.departure.current(); {
 	case final:
@@ -66,7 +67,7 @@ func (n *node) notReadyReason(now time.Time) string {
 	return why
 }
 
-// notOwningReason is why a node that serves has no share of the streams, or not all of it.
+// notOwningReason returns why a serving node owns none of its share of the streams, or only a part.
 func notOwningReason(v *cluster.View, self string, now time.Time) string {
 	me := v.Member(self)
 	if me == nil {

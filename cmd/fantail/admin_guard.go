@@ -17,22 +17,24 @@ import (
 )
 
 const (
-	// maxAdminConns bounds the connections of the admin address. The one that has been idle for
-	// longest makes room for the next; where none is idle, the one that has been busy for
-	// longest: a request whose body does not come, or whose answer is not read, is busy.
+	// maxAdminConns bounds the connections of the admin address. A new connection replaces the one
+	// that has been idle for the longest time, or if none is idle, the one that has been busy for
+	// the longest time. A connection is busy if the body of its request does not arrive, or its
+	// answer is not read.
 	maxAdminConns = 64
-	// maxAdminHeader bounds the head of a request to the admin address.
+	// maxAdminHeader bounds the header of a request to the admin address.
 	maxAdminHeader = 16 << 10
-	// adminWriteTimeout bounds an answer of the admin address; profiles take their seconds of it.
+	// adminWriteTimeout bounds the time for an answer of the admin address. Profiles need some of
+	// it to run.
 	adminWriteTimeout = 3 * time.Minute
-	// minTokenLen is the shortest token that is accepted.
+	// minTokenLen is the length of the shortest accepted token.
 	minTokenLen = 16
-	// maxTokenFile bounds what is read of a token's file.
+	// maxTokenFile bounds the bytes that are read of a token's file.
 	maxTokenFile = 4 << 10
 )
 
-// newAdminServer returns the server of the admin address, which is loopback or not. Everything
-// about it is bounded: whoever reaches it must not be able to starve the probes.
+// newAdminServer returns the server of the admin address, loopback or not. All its resources are
+// bounded, so that no client can starve the probes.
 func newAdminServer(h http.Handler, loopback bool, log *slog.Logger) *http.Server {
 	room := &adminConnLimit{conns: map[net.Conn]adminConn{}}
 	return &http.Server{
@@ -42,9 +44,10 @@ func newAdminServer(h http.Handler, loopback bool, log *slog.Logger) *http.Serve
 	}
 }
 
-// refuseForeignOrigins refuses what a page in somebody's browser may send: a request from another origin, and on
-// a loopback address one for a host that is not loopback (a name that its owner pointed here).
-// Health is for everybody: a probe names what host it likes, and learns nothing that harms.
+// refuseForeignOrigins refuses requests that a web page may send through an operator's browser:
+// requests from another origin, and on a loopback address requests for a host that is not loopback
+// (a host name with a DNS entry that points here). Health is open to all: probes send any host, and its
+// answer harms nothing.
 func refuseForeignOrigins(next http.Handler, loopback bool) http.Handler {
 	cross := http.NewCrossOriginProtection().Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -64,24 +67,24 @@ func refuseForeignOrigins(next http.Handler, loopback bool) http.Handler {
 
 func isHealth(path string) bool { return path == "/livez" || path == "/readyz" }
 
-// tokenFile is the admin address's bearer token in a file, which is read again when it has
+// tokenFile is the file with the admin address's bearer token. It is read again when it has
 // changed: Kubernetes renews a secret under the same name.
 type tokenFile struct {
 	path string
 	log  *slog.Logger
 
 	mu   sync.Mutex
-	info os.FileInfo // of what sum is of
+	info os.FileInfo // of the file that sum was read from
 	sum  [sha256.Size]byte
 }
 
-// openTokenFile reads the token; an error is the file's.
+// openTokenFile reads the token. An error is the file's.
 func openTokenFile(path string, log *slog.Logger) (*tokenFile, error) {
 	t := &tokenFile{path: path, log: log}
 	return t, t.load()
 }
 
-// load reads the file if it has changed. Where that fails the last token stays.
+// load reads the file if it has changed. If that fails, the last token stays valid.
 func (t *tokenFile) load() error {
 	f, err := os.Open(t.path)
 	if err != nil {
@@ -110,8 +113,7 @@ func (t *tokenFile) load() error {
 	return nil
 }
 
-// isAllowed reports whether the request brings the token. The comparison takes as long whatever
-// differs.
+// isAllowed reports whether the request has the token. The comparison takes constant time.
 func (t *tokenFile) isAllowed(r *http.Request) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -123,7 +125,7 @@ func (t *tokenFile) isAllowed(r *http.Request) bool {
 	return strings.EqualFold(scheme, "bearer") && subtle.ConstantTimeCompare(sum[:], t.sum[:]) == 1
 }
 
-// requireToken asks for the token, but not for health: kubelet has none.
+// requireToken refuses requests without the token, except for health: kubelet has no token.
 func (t *tokenFile) requireToken(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if isHealth(r.URL.Path) || t.isAllowed(r) {
@@ -135,20 +137,19 @@ func (t *tokenFile) requireToken(next http.Handler) http.Handler {
 	})
 }
 
-// adminConnLimit keeps the admin address's connections to maxAdminConns.
+// adminConnLimit limits the admin address's connections to maxAdminConns.
 type adminConnLimit struct {
 	mu    sync.Mutex
 	conns map[net.Conn]adminConn
 }
 
-// adminConn is what is known of a connection: whether a request of it is under way, and since
-// when that is so.
+// adminConn is the state of a connection: whether it has a request, and since when.
 type adminConn struct {
 	busy  bool
 	since time.Time
 }
 
-// onConnState is an http.Server's ConnState.
+// onConnState implements http.Server.ConnState.
 func (a *adminConnLimit) onConnState(c net.Conn, s http.ConnState) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -157,7 +158,7 @@ func (a *adminConnLimit) onConnState(c net.Conn, s http.ConnState) {
 		if len(a.conns) >= maxAdminConns {
 			a.evict()
 		}
-		a.conns[c] = adminConn{since: time.Now()} // it has said nothing yet
+		a.conns[c] = adminConn{since: time.Now()} // it has sent nothing yet
 	case http.StateActive, http.StateIdle:
 		if _, here := a.conns[c]; here {
 			a.conns[c] = adminConn{s == http.StateActive, time.Now()}
@@ -167,8 +168,9 @@ func (a *adminConnLimit) onConnState(c net.Conn, s http.ConnState) {
 	}
 }
 
-// evict closes the connection that has been idle for longest, or else the one that has been
-// busy for longest. The newcomer gets its place: it may be a probe.
+// evict closes the connection that has been idle for the longest time, or if none is idle, the one
+// that has been busy for the longest time. The new connection gets its place, since it may be a
+// probe's.
 func (a *adminConnLimit) evict() {
 	var out net.Conn
 	for c, is := range a.conns {
@@ -181,7 +183,7 @@ func (a *adminConnLimit) evict() {
 	_ = out.Close()
 }
 
-// isLoopback reports whether a listener can be reached from this machine only.
+// isLoopback reports whether a listener is reachable from this machine only.
 func isLoopback(a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)
 	return ok && tcp.IP.IsLoopback()

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// A page in a browser can neither change anything at the admin address nor read it, whether it
-// asks across origins or has its own name point there. Probes are served.
+// A web page can neither change anything at the admin address nor read it, neither across origins
+// nor under a host name that points there. Probes are served.
 func TestAdminAddressRefusesPagesOfOtherOrigins(t *testing.T) {
 	passed := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 	for _, c := range []struct {
@@ -57,7 +57,8 @@ func TestAdminAddressRefusesPagesOfOtherOrigins(t *testing.T) {
 	}
 }
 
-// With a token everything but health asks for it; a renewed file counts, a broken one does not.
+// With a token set, all requests but those for health need it. A renewed file counts. A broken file
+// does not.
 func TestAdminAddressAsksForTheToken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	write := func(s string) {
@@ -114,7 +115,7 @@ func TestAdminAddressAsksForTheToken(t *testing.T) {
 	check("/metrics", "Bearer fedcba9876543210", 200)
 }
 
-// Connections that say nothing, or whose requests do not come to an end, do not keep a probe out.
+// Silent connections, and connections with incomplete requests, do not keep a probe out.
 func TestSilentAdminConnectionsDoNotKeepProbesOut(t *testing.T) {
 	n := startFleet(t, 1).nodes[0]
 	addr, c := n.adminListener.Addr().String(), newClient(t)
@@ -151,7 +152,7 @@ func TestSilentAdminConnectionsDoNotKeepProbesOut(t *testing.T) {
 	}
 }
 
-// Profiles are served only where they were asked for.
+// Profiles are served only if the flag is set.
 func TestProfilesAreServedOnlyWhenAskedFor(t *testing.T) {
 	for asked, want := range map[bool]int{true: 200, false: 404} {
 		n := &node{cfg: nodeConfig{pprof: asked}}

@@ -8,7 +8,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster"
 )
 
-// A node that is not ready says what is the matter.
+// A node that is not ready says why.
 func TestNodeReportsWhyItIsNotReady(t *testing.T) {
 	now := time.Now()
 	ms := uint64(now.UnixMilli())

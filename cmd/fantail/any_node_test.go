@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// What holds on one node holds on any: each test spreads its requests over a fleet, as
-// a balancer would.
+// What holds on one node holds on any: each test spreads its requests over a fleet, as a balancer
+// would.
 
 var ofJSON = []string{"Content-Type", "application/json"}
 
-// What was acknowledged on one node is there on every other, at once, however it is
-// asked for. A thousand times.
+// A message that was acknowledged on one node is immediately there on every other, for all kinds of
+// requests. A thousand times.
 func TestWritesAreReadOnEveryNodeImmediately(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
@@ -68,16 +68,15 @@ func TestWritesAreReadOnEveryNodeImmediately(t *testing.T) {
 	}
 }
 
-// Forks of forks whose owners differ: every node reads the same, from every offset; a
-// fork that is followed costs one read session, and its past none; deletion goes up
-// the whole chain.
+// Forks of forks with different owners: every node reads the same, from every offset. A followed
+// fork costs one read session, and its inherited part none. Deletion goes up the whole chain.
 func TestForksOfForksReadTheSameOnEveryNode(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
 	c := newClient(t)
 	const depth = 6
 	name := func(i int) string { return fmt.Sprint("gen-", i) }
-	var all []string   // what the newest generation holds
+	var all []string   // the messages of the newest generation
 	var marks []string // an offset, and
 	var counts []int   // how many messages are below it
 	c.must(t, 201, "PUT", f.url(0, name(0)), "", ofJSON...)
@@ -91,7 +90,7 @@ func TestForksOfForksReadTheSameOnEveryNode(t *testing.T) {
 			all = append(all, m)
 			marks, counts = append(marks, a.header.Get("Stream-Next-Offset")), append(counts, len(all))
 		}
-		// Its source goes on by itself.
+		// The source goes on by itself.
 		if i > 0 {
 			c.must(t, 204, "POST", f.url(i, name(i-1)), `"elsewhere"`, ofJSON...)
 		}
@@ -143,7 +142,7 @@ func TestForksOfForksReadTheSameOnEveryNode(t *testing.T) {
 		}
 	}
 
-	for i := range depth - 1 { // the sources stay, for nobody but their forks
+	for i := range depth - 1 { // the sources stay, only for their forks
 		c.must(t, 204, "DELETE", f.url(i, name(i)), "")
 		for n := range f.nodes {
 			c.must(t, 410, "GET", f.url(n, name(i)), "")
@@ -166,8 +165,8 @@ func TestForksOfForksReadTheSameOnEveryNode(t *testing.T) {
 	wantSame(t, "made anew", c.readAll(t, f.url(2, name(0))), []string{"anew"})
 }
 
-// A stream that was deleted, or has expired, and made again never shows anything of an
-// earlier life, on any node, whatever the nodes have in memory.
+// A stream that was deleted or has expired, and is created again, never shows anything of the
+// earlier stream, on any node, whatever the nodes hold in memory.
 func TestStreamMadeAgainShowsNothingOfTheEarlierOne(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
@@ -186,7 +185,7 @@ func TestStreamMadeAgainShowsNothingOfTheEarlierOne(t *testing.T) {
 		if expires {
 			continue
 		}
-		// Every node has it in memory, in each of the ways.
+		// Every node has the stream in memory, for each kind of request.
 		var offset string
 		for n := range f.nodes {
 			a := c.must(t, 200, "GET", f.url(n, stream)+"?offset=-1&live=long-poll", "")
@@ -214,13 +213,14 @@ func TestStreamMadeAgainShowsNothingOfTheEarlierOne(t *testing.T) {
 	}
 }
 
-// The same offset has the same bytes on every node, and the same tag.
+// The same offset has the same bytes and the same tag on every node.
 func TestSameOffsetHasTheSameBytesOnEveryNode(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)
 	c := newClient(t)
 	c.must(t, 201, "PUT", f.url(0, "chunks"), "", ofJSON...)
-	// Very many, and then of many sizes, so that chunks end by number and by size.
+	// Very many messages, and then messages of many sizes, so that chunks end by number and by
+	// size.
 	c.must(t, 204, "POST", f.url(0, "chunks"), "["+strings.Repeat("1,", 24_000)+"1]", ofJSON...)
 	for i := range 12 {
 		m := fmt.Sprintf(`"%s"`, strings.Repeat(fmt.Sprint(i%10), 1<<(i+3)))

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// page reads a stream as a page does, with nothing but EventSource, and tells the
-// test what it got.
+// page reads a stream as a web page does, with nothing but EventSource, and reports to the test
+// what it received.
 const page = `<!doctype html><script>
 const events = new EventSource(%q)
 const tell = (what) => fetch("/told", {method: "POST", body: what})
@@ -27,8 +27,8 @@ events.addEventListener("control", (e) => {
 events.onerror = () => tell("error, state " + events.readyState)
 </script>`
 
-// A real browser's EventSource reads, loses its connection, comes back to another
-// node with its Last-Event-ID, gets the rest and stops for good at the end.
+// A real browser's EventSource reads, loses its connection, reconnects to another node with its
+// Last-Event-ID, gets the rest and stops at the end.
 func TestBrowser(t *testing.T) {
 	chromium := os.Getenv("TEST_CHROMIUM")
 	if chromium == "" {
@@ -50,7 +50,7 @@ func TestBrowser(t *testing.T) {
 	})
 	site := httptest.NewServer(&mux)
 	defer site.Close()
-	profile, err := os.MkdirTemp("", "fantail-browser-") //nolint:usetesting // it writes there a little longer than it lives
+	profile, err := os.MkdirTemp("", "fantail-browser-") //nolint:usetesting // the browser writes there a little longer than it lives
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestBrowser(t *testing.T) {
 		_ = cmd.Wait()
 		eventually(t, 10*time.Second, "the browser's profile is gone", func() bool { return os.RemoveAll(profile) == nil })
 	}()
-	// Each call of fetch may overtake another: what is told is compared as a set.
+	// Calls of fetch may overtake each other: the reports are compared as a set.
 	expect := func(want ...string) {
 		t.Helper()
 		left := map[string]bool{}
@@ -92,7 +92,7 @@ func TestBrowser(t *testing.T) {
 	post(" three, with a space before it")
 	expect("two", " three, with a space before it")
 	c.must(t, 204, "POST", f.url(0, "page"), "four", "Content-Type", "text/plain", "Stream-Closed", "true")
-	expect("four", "error, state 2") // told 204, it does not come back
+	expect("four", "error, state 2") // after a 204 it does not reconnect
 }
 
 // balancer passes each connection on to the next node.

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// certificateFiles is a certificate and its key in two files, which are read again now and then:
+// certificateFiles holds a certificate and its key, in two files that are read again regularly:
 // Kubernetes renews a secret under the same names.
 type certificateFiles struct {
 	cert, key string
@@ -19,10 +19,10 @@ type certificateFiles struct {
 	loadedAt time.Time
 }
 
-// certificateMaxAge is how old a certificate may be that a client gets.
+// certificateMaxAge bounds the time since the files were read when a client gets the certificate.
 const certificateMaxAge = 30 * time.Second
 
-// tlsConfig is for a server; an error is the files'.
+// tlsConfig returns the configuration of a server. An error is the files'.
 func (p *certificateFiles) tlsConfig() (*tls.Config, error) {
 	if err := p.load(); err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (p *certificateFiles) load() error {
 	return nil
 }
 
-// current is what a client gets: the last that could be read.
+// current returns the certificate for a client: the last one that could be read.
 func (p *certificateFiles) current(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -52,7 +52,7 @@ func (p *certificateFiles) current(*tls.ClientHelloInfo) (*tls.Certificate, erro
 	return p.pair, nil
 }
 
-// notAfter is when the certificate that clients get expires, in seconds since 1970.
+// notAfter returns when the certificate expires, in seconds since 1970.
 func (p *certificateFiles) notAfter() float64 {
 	pair, err := p.current(nil)
 	if err != nil || pair == nil || pair.Leaf == nil {

@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// writeCertificate writes a certificate of its own for 127.0.0.1, and its key.
+// writeCertificate writes a self-signed certificate for 127.0.0.1, and its key.
 func writeCertificate(t *testing.T, serial int64, cert, key string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -48,7 +48,7 @@ func certificatePaths(t *testing.T) (cert, key string) {
 	return filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 }
 
-// A node speaks HTTP/2 and HTTP/1.1 under TLS, event streams too.
+// A node speaks HTTP/2 and HTTP/1.1 under TLS, for event streams, too.
 func TestHTTP1AndHTTP2UnderTLS(t *testing.T) {
 	cert, key := certificatePaths(t)
 	writeCertificate(t, 1, cert, key)
@@ -85,8 +85,7 @@ func TestHTTP1AndHTTP2UnderTLS(t *testing.T) {
 	}
 }
 
-// A certificate is read again when it is half a minute old; one that cannot be read
-// leaves the old one.
+// A certificate is read again after half a minute. If it cannot be read, the old one stays in use.
 func TestCertificateIsReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cert, key := certificatePaths(t)

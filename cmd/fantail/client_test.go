@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// client speaks Durable Streams, as any user of the fleet would.
+// client speaks Durable Streams, as any user of the fleet does.
 type client struct{ http *http.Client }
 
 func newClient(t *testing.T) *client {
@@ -26,7 +26,7 @@ func newClient(t *testing.T) *client {
 	return &client{&http.Client{Transport: tr}}
 }
 
-// answer is a response with its body read.
+// answer is a response with its body.
 type answer struct {
 	status int
 	header http.Header
@@ -61,7 +61,7 @@ func (c *client) must(t *testing.T, status int, method, url, body string, header
 	return a
 }
 
-// readAll is every message of a JSON stream, by catch-up.
+// readAll returns every message of a JSON stream, by catch-up.
 func (c *client) readAll(t *testing.T, url string) []string {
 	t.Helper()
 	var all []string
@@ -75,7 +75,7 @@ func (c *client) readAll(t *testing.T, url string) []string {
 	}
 }
 
-// texts is a JSON array of strings.
+// texts decodes a JSON array of strings.
 func texts(t *testing.T, b []byte) []string {
 	t.Helper()
 	var out []string
@@ -85,21 +85,21 @@ func texts(t *testing.T, b []byte) []string {
 	return out
 }
 
-// reader is one SSE reader. It may be cut at any time and comes back, to whatever
-// url says then, with the last offset that it was told.
+// reader is one SSE reader. Its connection may be broken at any time. It reconnects to the current
+// result of url, with the last offset that it received.
 type reader struct {
 	client *client
 	url    func(try int) string
 	got    []string
-	count  atomic.Int64 // len(got), for others to look at
+	count  atomic.Int64 // len(got), for other goroutines
 	offset string
 	tries  int // connections made
 	closed bool
 	heard  func()
 }
 
-// follow has n readers read, each at what url says of it, until ctx ends or their streams
-// are closed. It returns once each has got something; ended returns when all have.
+// follow starts n readers, each at its url, until ctx ends or their streams are closed. It returns
+// once each has received something. ended returns when all have ended.
 func (c *client) follow(ctx context.Context, t *testing.T, n int, within time.Duration, url func(i, try int) string) (
 	readers []*reader, ended func(),
 ) {
@@ -139,7 +139,7 @@ func (r *reader) run(ctx context.Context) error {
 	return nil
 }
 
-// protocolError is what no reconnection excuses.
+// protocolError is an error that no reconnection may hide.
 type protocolError struct{ why string }
 
 func (e *protocolError) Error() string { return e.why }
@@ -165,8 +165,8 @@ func (r *reader) connect(ctx context.Context) error {
 	return r.events(resp.Body)
 }
 
-// events takes the stream's events. Data counts once its control event has told
-// the offset after it, for that is where the reader would come back.
+// events reads the stream's events. Data counts once its control event has told the offset after
+// it, since the reader would resume there.
 func (r *reader) events(body io.Reader) error {
 	sc := bufio.NewScanner(body)
 	sc.Buffer(nil, 32<<20)
@@ -207,7 +207,7 @@ func (r *reader) events(body io.Reader) error {
 	return sc.Err()
 }
 
-// pause waits, at most until ctx ends.
+// pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -217,7 +217,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// eventually waits until ok says yes.
+// eventually waits until ok returns true.
 func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -230,8 +230,8 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 	}
 }
 
-// metric is the sum of a metric over its labels, read from an admin address; false
-// if nobody answers there.
+// metric returns the sum of a metric over its labels, read from an admin address; false if there is
+// no answer.
 func (c *client) metric(ctx context.Context, admin, name string) (sum float64, ok bool) {
 	a, err := c.do(ctx, "GET", "http://"+admin+"/metrics", "")
 	if err != nil || a.status != 200 {
@@ -251,7 +251,7 @@ func (c *client) metric(ctx context.Context, admin, name string) (sum float64, o
 	return sum, true
 }
 
-// wantSame fails unless both lists are equal, and says where they part.
+// wantSame fails unless both lists are equal, and reports the first difference.
 func wantSame(t *testing.T, who string, got, want []string) {
 	t.Helper()
 	for i := range min(len(got), len(want)) {

@@ -20,27 +20,27 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// devCmd is a fleet in one process, on loopback, with the embedded S2.
+// devCmd runs a fleet in one process, on loopback, with the embedded S2.
 type devCmd struct {
-	Nodes    int           `help:"How many nodes; one has no cluster code in its path, and no socket between it and the embedded S2." default:"1"`
-	Data     string        `help:"Folder that keeps the data; none is memory."`
-	Port     int           `help:"Public port of the first node; the others follow." default:"4437"`
-	Admin    int           `name:"admin-port" help:"Admin port of the first node." default:"4447"`
+	Nodes    int           `help:"Number of nodes, 1 to 9. A single node runs no cluster code, and calls the embedded S2 without a socket." default:"1"`
+	Data     string        `help:"Folder for the data (default: data is kept in memory)."`
+	Port     int           `help:"Public port of the first node. The others use the following ports." default:"4437"`
+	Admin    int           `name:"admin-port" help:"Admin port of the first node. The others use the following ports." default:"4447"`
 	S2Port   int           `name:"s2-port" help:"Port of the embedded S2." default:"4430"`
 	Endpoint string        `name:"s2-endpoint" help:"URL of another S2 to use instead, such as s2-lite."`
-	LongPoll time.Duration `help:"How long a long-poll waits." default:"20s"`
+	LongPoll time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`
 }
 
 const (
 	devBasin        = "fantail-dev"
-	devChangeNotice = 200 * time.Millisecond // within one process nobody hears late
-	devColdOpens    = 1e6                    // the embedded S2 sends no bill
+	devChangeNotice = 200 * time.Millisecond // within one process no node learns of a change late
+	devColdOpens    = 1e6                    // the embedded S2 costs nothing
 )
 
-// devFleet is what devCmd runs.
+// devFleet holds the nodes of devCmd, and their S2.
 type devFleet struct {
-	s2    *s2dev.Server // nil: another one is used
-	s2URL string        // where S2 is
+	s2    *s2dev.Server // nil: another S2 is used
+	s2URL string        // the URL of the S2
 	nodes []*node
 }
 
@@ -55,7 +55,7 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 	}
 	f.printWelcome(os.Stdout)
 	f.printStatus(ctx, os.Stdout)
-	return f.stop() // with the error of a server that ended by itself, if any
+	return f.stop() // with the error of a server that ended by itself, if there is one
 }
 
 func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error) {
@@ -91,7 +91,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 			cfg.shard.ColdOpens = devColdOpens
 		}
 		if c.Nodes == 1 {
-			cfg.inProcessS2 = f.s2 // a fleet's nodes take the wire, as anywhere else
+			cfg.inProcessS2 = f.s2 // the nodes of a fleet use the socket, as in production
 		} else {
 			cfg.fleet = &cluster.Config{
 				Name: cfg.name, Cluster: "fantail-dev", Secrets: [][]byte{secret}, Plaintext: cluster.PlaintextAlways,
@@ -130,7 +130,7 @@ func (f *devFleet) awaitOwners(ctx context.Context) error {
 
 func loopbackAddr(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// nthPort is the i-th from first; 0 stays 0 (any).
+// nthPort returns the i-th port from first; 0 stays 0 (any port).
 func nthPort(first, i int) int {
 	if first == 0 {
 		return 0
@@ -157,7 +157,7 @@ func (f *devFleet) stop() error {
 	return errors.Join(errs...)
 }
 
-// printWelcome says where everything is, and what to try.
+// printWelcome prints all addresses, and commands to try.
 func (f *devFleet) printWelcome(w io.Writer) {
 	first, last := f.nodes[0], f.nodes[len(f.nodes)-1]
 	fmt.Fprintf(w, "\nFantail is up.\n\n")
@@ -175,8 +175,8 @@ func (f *devFleet) serverEnded() bool {
 	return slices.ContainsFunc(f.nodes, func(n *node) bool { return len(n.serverErrors) > 0 })
 }
 
-// statusLine is what Fantail is about: S2's sessions are as many as there are streams that
-// somebody follows, however many follow them.
+// statusLine returns the counts of readers, streams and S2 sessions. There is one session for each
+// followed stream, whatever the number of its readers.
 func (f *devFleet) statusLine() string {
 	var readers, streams, sessions float64
 	for _, n := range f.nodes {
@@ -187,7 +187,7 @@ func (f *devFleet) statusLine() string {
 	return fmt.Sprintf("readers %.0f · active streams %.0f · S2 read sessions %.0f", readers, streams, sessions)
 }
 
-// printStatus prints the one line that tells what Fantail is about, until ctx or a server ends.
+// printStatus prints the status line every second, until ctx or a server ends.
 func (f *devFleet) printStatus(ctx context.Context, w io.Writer) {
 	info, err := os.Stdout.Stat()
 	live := err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -198,7 +198,7 @@ func (f *devFleet) printStatus(ctx context.Context, w io.Writer) {
 		switch {
 		case live:
 			fmt.Fprintf(w, "\r\x1b[K%s", line)
-		case line != last: // a log file wants changes only
+		case line != last: // a log file gets only changes
 			fmt.Fprintln(w, line)
 		}
 		last = line

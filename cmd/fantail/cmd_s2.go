@@ -13,14 +13,14 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// s2Cmd is the embedded S2 as a server of its own.
+// s2Cmd runs the embedded S2 as a server.
 type s2Cmd struct {
-	Listen      string         `help:"Address; loopback unless --allow-remote." default:"127.0.0.1:4430"`
-	Data        string         `help:"Folder that keeps the data; none is memory."`
-	Sync        s2dev.SyncMode `help:"When data is forced to disk: always, interval or never." default:"always"`
+	Listen      string         `help:"Address to listen on. Without --allow-remote it must be loopback." default:"127.0.0.1:4430"`
+	Data        string         `help:"Folder for the data (default: data is kept in memory)."`
+	Sync        s2dev.SyncMode `help:"When data is forced to disk. always: before each acknowledgement. interval: every --sync-every. never: when the operating system decides. With the last two a crash loses acknowledged data." default:"always"`
 	SyncEvery   time.Duration  `help:"Interval of --sync=interval." default:"100ms"`
-	Basin       []string       `help:"Basins made at the start." default:"fantail-dev"`
-	AllowRemote bool           `help:"Listen beyond loopback. There is NO authentication: anybody who reaches the address can read and delete everything."`
+	Basin       []string       `help:"Basins to create at the start." default:"fantail-dev"`
+	AllowRemote bool           `help:"Allow an address that other machines can reach. There is NO authentication: every client that reaches it can read and delete everything."`
 }
 
 // Run serves until a signal.
@@ -41,8 +41,8 @@ func (c *s2Cmd) Run(ctx context.Context, log *slog.Logger) error {
 	return err
 }
 
-// exitOnStorageFailure ends the process, with a line that says why: what is on the disk can only be told by
-// opening the folder again.
+// exitOnStorageFailure returns a function that ends the process with a line that says why: only
+// opening the folder again shows what is on disk.
 func exitOnStorageFailure(log *slog.Logger, dir string) func(error) {
 	return func(err error) {
 		log.Error("storage has failed, the process ends: nothing that was acknowledged is lost; start it again when the disk is in order", "data", dir, "err", err)
@@ -50,7 +50,7 @@ func exitOnStorageFailure(log *slog.Logger, dir string) func(error) {
 	}
 }
 
-// addressInUse names the setting whose address somebody else has.
+// addressInUse adds the setting's name to an error of an address that is in use.
 func addressInUse(setting string, err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%s: %w: another process has it", setting, err)

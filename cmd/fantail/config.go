@@ -17,57 +17,57 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2"
 )
 
-// cli is every flag of every command. Each flag is also a variable: FANTAIL_ and
-// its name in capitals, such as FANTAIL_S2_TOKEN for --s2-token.
+// cli holds the flags of every command. Each flag is also a variable: FANTAIL_ and its name in
+// capitals, such as FANTAIL_S2_TOKEN for --s2-token.
 type cli struct {
-	LogLevel  *slog.Level `help:"debug, info, warn or error (default: info; of dev: warn)."`
-	LogFormat string      `help:"text or json." enum:"text,json" default:"text"`
+	LogLevel  *slog.Level `help:"Lowest level of log lines: debug, info, warn or error (default: info; for dev: warn)."`
+	LogFormat string      `help:"Format of log lines: text or json." enum:"text,json" default:"text"`
 
-	Dev     devCmd           `cmd:"" help:"Nodes and an embedded S2, in one process, to try Fantail."`
-	Serve   serveCmd         `cmd:"" help:"One node, for real use."`
-	S2      s2Cmd            `cmd:"" name:"s2" help:"The embedded S2 alone."`
+	Dev     devCmd           `cmd:"" help:"Run nodes and an embedded S2 in one process, to try Fantail."`
+	Serve   serveCmd         `cmd:"" help:"Run one node, for production."`
+	S2      s2Cmd            `cmd:"" name:"s2" help:"Run the embedded S2 alone."`
 	Version kong.VersionFlag `help:"Print the version, the commit and the version of Go."`
 }
 
-// serveCmd is the configuration of a node.
+// serveCmd holds the flags of a node.
 type serveCmd struct {
-	Name           string        `help:"Name of the node, which no other has, and the same after a restart (default: the host's name)."`
-	HTTP           string        `name:"http" help:"Public address." default:":4437"`
-	Admin          string        `help:"Address of metrics, health, draining and profiles; keep it private." default:"127.0.0.1:4447"`
-	AdminTokenFile string        `name:"admin-token-file" help:"File of a bearer token that the admin address asks for, but for /livez and /readyz. Read again when it changes."`
-	AdminPprof     bool          `name:"admin-pprof" help:"The admin address serves profiles (/debug/pprof/): heap dumps hold what clients sent."`
-	TLSCert        string        `name:"tls-cert" help:"File of the public address's certificates (PEM); none is no TLS. Read again every 30 s."`
-	TLSKey         string        `name:"tls-key" help:"File of the certificate's key."`
-	Grace          time.Duration `help:"Longest time that stopping takes." default:"60s"`
-	Linger         time.Duration `help:"How long a node that stops serves on before it ends readers and closes its address, so that balancers hear of it; half of the grace at most." default:"5s"`
-	Drain          time.Duration `help:"Over how long a node that stops ends its readers' event streams; half of the rest of the grace at most." default:"15s"`
+	Name           string        `help:"Name of the node. Unique in the fleet, and the same after a restart (default: the host name)."`
+	HTTP           string        `name:"http" help:"Public address: clients read and write streams here." default:":4437"`
+	Admin          string        `help:"Address of metrics, health, draining and profiles. Keep it private." default:"127.0.0.1:4447"`
+	AdminTokenFile string        `name:"admin-token-file" help:"File with a bearer token. Requests to the admin address need it, except /livez and /readyz. Read again when it changes (default: no token is needed)."`
+	AdminPprof     bool          `name:"admin-pprof" help:"Serve profiles at /debug/pprof/ of the admin address. Heap dumps contain data of clients."`
+	TLSCert        string        `name:"tls-cert" help:"File with the certificate chain (PEM) of the public address. Read again every 30 s (default: no TLS)."`
+	TLSKey         string        `name:"tls-key" help:"File with the key (PEM) of --tls-cert."`
+	Grace          time.Duration `help:"Longest time for stopping after SIGTERM. When it is over, the process ends." default:"60s"`
+	Linger         time.Duration `help:"When the node stops, it is not ready, but serves on for this time, so that load balancers notice, before it ends its readers. Half of --grace at most." default:"5s"`
+	Drain          time.Duration `help:"When the node stops, it ends its readers evenly over this time, so that they do not all reconnect together. Half of --grace without --linger at most." default:"15s"`
 
-	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2), http:// or https://; none is the managed S2. HTTPS_PROXY, HTTP_PROXY and NO_PROXY count."`
-	S2Token         string            `name:"s2-token" help:"Access token of S2."`
-	S2Basin         string            `name:"s2-basin" help:"Basin that holds all projects."`
-	S2BasinTemplate string            `name:"s2-basin-template" help:"A basin for each project, such as ds-{project}; the prefix is required."`
-	S2HomeBasin     string            `name:"s2-home-basin" help:"With a template: basin of the fleet's record (__ds/fleet). Without it no basin is checked at the start."`
-	S2BasinMap      map[string]string `name:"s2-basin-map" help:"Basins by project: project=basin;…"`
-	S2CreateBasins  bool              `name:"s2-create-basins" help:"Make basins that do not exist; with a template 20 together, then one each 5 s."`
-	Exclusive       bool              `help:"Nobody else writes to the streams in S2: no read sessions at all."`
+	S2Endpoint      string            `name:"s2-endpoint" help:"URL of a self-hosted S2 (s2-lite, fantail s2), with http:// or https:// (default: the managed S2). A proxy in HTTPS_PROXY or HTTP_PROXY is used, except for hosts in NO_PROXY."`
+	S2Token         string            `name:"s2-token" help:"Access token for S2. The managed S2 requires one."`
+	S2Basin         string            `name:"s2-basin" help:"Basin for the streams of all projects. Set this, --s2-basin-template or --s2-basin-map."`
+	S2BasinTemplate string            `name:"s2-basin-template" help:"Template for the name of one basin per project, such as ds-{project}. A prefix before {project} is required."`
+	S2HomeBasin     string            `name:"s2-home-basin" help:"With --s2-basin-template: basin for the record that all nodes of the fleet share (__ds/fleet). Without it no basin is checked at the start."`
+	S2BasinMap      map[string]string `name:"s2-basin-map" help:"Basin of each project: project=basin;project=basin. Other projects are refused."`
+	S2CreateBasins  bool              `name:"s2-create-basins" help:"Create basins that do not exist. With a template 20 without a wait, then one each 5 s; requests beyond that are refused."`
+	Exclusive       bool              `help:"Declare that no other program writes to the streams in S2. The node then opens no read sessions."`
 
-	LongPoll            time.Duration `help:"How long a long-poll waits." default:"20s"`
-	ColdOpens           float64       `help:"How many streams a second this node reads from S2 that are not in memory, after twice as many in a burst; requests that would wait for over a second are refused." default:"200"`
-	MaxReaders          int           `help:"Most SSE and long-poll readers at once." default:"200000"`
+	LongPoll            time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`
+	ColdOpens           float64       `help:"How many streams per second the node loads from S2 because they are not in memory. Twice as many may come in a burst. Requests that would wait longer than 1 s are refused (503)." default:"200"`
+	MaxReaders          int           `help:"Most readers with SSE or long-poll at the same time. Further ones are refused (503)." default:"200000"`
 	AccessLog           bool          `help:"Write a line for each request to standard output."`
-	Memory              byteSize      `help:"What the process may use, such as 2GiB; caches and the collector keep to it (default: the cgroup's limit, or what GOMEMLIMIT is nine tenths of)."`
-	MaxGoroutineReaders int           `name:"max-goroutine-readers" help:"Most of them over HTTP/2 or by long-poll, which cost some 17 KB of memory each." default:"20000"`
-	IdleTimeout         time.Duration `name:"idle-timeout" help:"How long a client's connection is kept on which nothing is asked; more than balancers in front keep theirs." default:"620s"`
+	Memory              byteSize      `help:"Memory that the process may use, such as 2GiB. Caches and the garbage collector keep within it (default: the limit of the container or cgroup; or GOMEMLIMIT, as nine tenths of it)."`
+	MaxGoroutineReaders int           `name:"max-goroutine-readers" help:"Most readers over HTTP/2 or with long-poll at the same time, as a part of --max-readers. Each costs about 17 KB of memory. Further ones are refused (503)." default:"20000"`
+	IdleTimeout         time.Duration `name:"idle-timeout" help:"How long a client connection without requests stays open. Set it higher than the idle timeout of load balancers in front." default:"620s"`
 
 	fleetFlags
 
-	RebalanceThreshold float64 `help:"How far above the mean of all nodes, as a part of it, this one's event streams may be before some are sent elsewhere; 0 is never." default:"0.25" group:"fleet"`
-	RebalanceFloor     int     `help:"How many event streams above the mean are left alone." default:"200" group:"fleet"`
-	RebalanceRate      float64 `help:"The part of its event streams that a node sends elsewhere each second." default:"0.01" group:"fleet"`
+	RebalanceThreshold float64 `help:"When the node has more event streams than the mean of all nodes by this fraction, it sends some to other nodes. 0: never." default:"0.25" group:"fleet"`
+	RebalanceFloor     int     `help:"Event streams above the mean that are never a reason to send any away." default:"200" group:"fleet"`
+	RebalanceRate      float64 `help:"Fraction of its event streams that the node sends away per second at most." default:"0.01" group:"fleet"`
 }
 
-// nodeConfig is the configuration as the packages want it; all that is wrong is
-// returned at once.
+// nodeConfig converts the flags to the configuration of the packages. It returns all errors
+// together.
 func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	var errs []error
 	if c.Name == "" {
@@ -133,7 +133,7 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	return cfg, errors.Join(errs...)
 }
 
-// checkS2Settings is what is wrong with the settings for S2, each under its flag and its variable.
+// checkS2Settings returns the errors in the settings for S2, each with its flag and variable.
 func checkS2Settings(c *s2.Config) (errs []error) {
 	for _, m := range c.Check() {
 		name := "s2-" + m.Setting
@@ -142,7 +142,7 @@ func checkS2Settings(c *s2.Config) (errs []error) {
 	return errs
 }
 
-// newParser reads flags into c, and variables for those that are not given.
+// newParser returns a parser that reads flags into c, and variables for flags that are not given.
 func newParser(c *cli) (*kong.Kong, error) {
 	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": currentBuild().String()},
 		kong.Description("Live, resumable streams for very many readers, kept in S2."),
@@ -155,14 +155,14 @@ func newParser(c *cli) (*kong.Kong, error) {
 		}))
 }
 
-// variableOfFlag is a flag's name as a variable: FANTAIL_S2_TOKEN for s2-token.
+// variableOfFlag returns a flag's name as a variable: FANTAIL_S2_TOKEN for s2-token.
 func variableOfFlag(f *kong.Flag) string { return variableOf(f.Name) }
 
 func variableOf(flag string) string {
 	return "FANTAIL_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// eachFlag visits every flag that may be a variable.
+// eachFlag calls fn with every flag that may be a variable.
 func eachFlag(m *kong.Application, fn func(*kong.Flag)) {
 	_ = kong.Visit(m, func(n kong.Visitable, next kong.Next) error {
 		if f, ok := n.(*kong.Flag); ok && f.Name != "help" && f.Name != "version" {
@@ -172,16 +172,16 @@ func eachFlag(m *kong.Application, fn func(*kong.Flag)) {
 	})
 }
 
-// serviceVariable is the variables that Kubernetes sets in every pod for a Service named fantail or
-// fantail-…. A port of its is a URL there, so FANTAIL_ADMN_PORT=4447 is still a misspelt
-// setting.
+// serviceVariable matches the variables that Kubernetes sets in every pod for a Service named
+// fantail or fantail-…. The port in such a variable is a URL, so FANTAIL_ADMN_PORT=4447 still
+// counts as a misspelt setting.
 var serviceVariable = regexp.MustCompile(`^FANTAIL(_[A-Z0-9]+)*_(` +
 	`SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)=` +
 	`|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://` +
 	`|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=)`)
 
-// checkVariables refuses a FANTAIL_ variable that no flag has: a misspelt
-// setting must not be a silent default.
+// checkVariables refuses FANTAIL_ variables without a flag: a misspelt setting must not silently
+// mean the default.
 func checkVariables(m *kong.Application, environ []string) error {
 	known := map[string]bool{}
 	eachFlag(m, func(f *kong.Flag) { known[variableOfFlag(f)] = true })

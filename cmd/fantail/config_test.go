@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A setting that does not exist is an error, not a silent default.
+// A setting that does not exist is an error. It does not silently mean the default.
 func TestUnknownSettingsAreErrors(t *testing.T) {
 	for _, c := range []struct {
 		args, environ []string
@@ -29,8 +29,8 @@ func TestUnknownSettingsAreErrors(t *testing.T) {
 	}
 }
 
-// What Kubernetes sets for Services named fantail and fantail-s2 is no setting, even where it
-// has the name of one of another command.
+// The variables that Kubernetes sets for Services named fantail and fantail-s2 are no settings,
+// even if one has the name of a flag of another command.
 func TestVariablesOfKubernetesServicesAreIgnored(t *testing.T) {
 	var environ []string
 	for prefix, port := range map[string]string{"FANTAIL": "4437", "FANTAIL_HTTP": "4437", "FANTAIL_S2": "4430", "FANTAIL_A_1": "53"} {
@@ -89,7 +89,7 @@ func TestAllWrongSettingsAreReportedTogether(t *testing.T) {
 	}
 }
 
-// What is wrong with S2's settings is told under the flag and the variable, without the token.
+// An error in S2's settings names the flag and the variable, and does not quote the token.
 func TestWrongS2SettingsNameFlagAndVariable(t *testing.T) {
 	for want, c := range map[string]serveCmd{
 		"--s2-endpoint (FANTAIL_S2_ENDPOINT): ":             {S2Endpoint: "ftp://s2", S2Basin: "fantail-dev"},
@@ -105,7 +105,7 @@ func TestWrongS2SettingsNameFlagAndVariable(t *testing.T) {
 	}
 }
 
-// A project for which there is no basin is the client's mistake.
+// A project without a basin is the client's error.
 func TestProjectWithoutBasinIsTheClientsMistake(t *testing.T) {
 	var c cli
 	parser, err := newParser(&c)

@@ -15,7 +15,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster"
 )
 
-// manifest is a file of deploy without its comments.
+// manifest returns a file of deploy without its comments.
 func manifest(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile("../../deploy/" + name)
@@ -25,7 +25,7 @@ func manifest(t *testing.T, name string) string {
 	return regexp.MustCompile(`(?m)(^|[ \t]+)#.*$`).ReplaceAllString(string(b), "")
 }
 
-// one is what a pattern finds in s, which must be there once.
+// one returns what a pattern matches in s. It must match once.
 func one(t *testing.T, s, pattern string) string {
 	t.Helper()
 	all := regexp.MustCompile(`(?m)`+pattern).FindAllStringSubmatch(s, -1)
@@ -35,7 +35,7 @@ func one(t *testing.T, s, pattern string) string {
 	return all[0][1]
 }
 
-// settingsOf is the names of flags and variables of serve, and the port of each address.
+// settingsOf returns the names of serve's flags and variables, and the port of each address.
 func settingsOf(t *testing.T) (names map[string]bool, ports map[string]string) {
 	t.Helper()
 	var c cli
@@ -58,7 +58,7 @@ func settingsOf(t *testing.T) (names map[string]bool, ports map[string]string) {
 	return names, ports
 }
 
-// The manifest starts nodes with settings that exist and fit each other.
+// The manifest starts nodes with settings that exist and fit together.
 func TestKubernetesManifestSettingsExist(t *testing.T) {
 	text := manifest(t, "kubernetes.yaml")
 	names, _ := settingsOf(t)
@@ -102,7 +102,7 @@ func TestKubernetesManifestSettingsExist(t *testing.T) {
 	}
 }
 
-// The manifest has all that a fleet needs, and its ports are the nodes'.
+// The manifest has all that a fleet needs, with the nodes' ports.
 func TestKubernetesManifestIsComplete(t *testing.T) {
 	text := manifest(t, "kubernetes.yaml")
 	var kinds []string

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// departure is a node's way out of the fleet: an operator's, who may take it back, or the
-// last one.
+// departure is the state of a node's departure from the fleet. An operator can start it and cancel
+// it. The node's stop is the final departure.
 type departure struct {
 	mu     sync.Mutex
 	state  drainState
-	since  time.Time          // when readiness went off; zero: it did not
+	since  time.Time          // when the node became not ready; zero: it has not
 	final  bool               // the node stops
-	cancel context.CancelFunc // of an operator's
-	done   chan struct{}      // closed when that has ended
+	cancel context.CancelFunc // cancels an operator's departure
+	done   chan struct{}      // closed when that departure has ended
 }
 
-// drainState is what GET /admin/drain answers. Closed set.
+// drainState is the state in the answer of GET /admin/drain. Closed set.
 type drainState string
 
 const (
@@ -29,7 +29,7 @@ const (
 	stateDrained  drainState = "drained" // no streams and no readers; requests are still served
 )
 
-// current tells the state, and whether it is the last one.
+// current returns the state, and whether the departure is final.
 func (d *departure) current() (s drainState, final bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -39,11 +39,11 @@ func (d *departure) current() (s drainState, final bool) {
 	return d.state, d.final
 }
 
-// depart makes others do the node's work, within ctx, in the order that loses nothing:
+// depart hands the node's work to other nodes, within ctx, in the order that loses nothing:
 //
-//  1. readiness off, so that no balancer sends more, and answers say not to come again;
-//  2. let go of the streams, so that their heirs serve while we still relay;
-//  3. serve on until balancers have heard, or readers would be sent back here;
+//  1. readiness off, so that balancers send no more, and answers ask clients not to come again;
+//  2. hand over the streams, so that their new owners serve while this node still relays;
+//  3. serve on until balancers have noticed, or they would send readers back here;
 //  4. end the readers' connections evenly over a while, each after a complete event.
 func (n *node) depart(ctx context.Context) error {
 	if n.edge != nil {
@@ -65,7 +65,7 @@ func (n *node) depart(ctx context.Context) error {
 	if n.edge != nil {
 		n.stopStep.Store("ending readers")
 		window := min(n.cfg.drain, (n.cfg.grace-n.cfg.linger)/2)
-		if n.relay == nil { // there is no other node to go to: be back soon
+		if n.relay == nil { // there is no other node: be back soon
 			window = 0
 		}
 		errs = append(errs, n.edge.Drain(ctx, window))
@@ -73,14 +73,14 @@ func (n *node) depart(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// remaining is what is left of a time from when readiness went off.
+// remaining returns what is left of a duration that began when readiness went off.
 func (d *departure) remaining(of time.Duration) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return of - time.Since(d.since)
 }
 
-// startDrain has the node depart in the background.
+// startDrain starts a departure in the background.
 func (n *node) startDrain() {
 	began, readers, streams := time.Now(), n.edge.Readers(), n.metricSum("fantail_owned_streams")
 	d := &n.departure
@@ -109,7 +109,7 @@ func (n *node) startDrain() {
 
 var errStopping = errors.New("the node is stopping")
 
-// cancelDrain takes drain back.
+// cancelDrain cancels an operator's departure, and serves again.
 func (n *node) cancelDrain() error {
 	d := &n.departure
 	d.mu.Lock()
@@ -135,8 +135,9 @@ func (n *node) cancelDrain() error {
 	return nil
 }
 
-// cancelLocked ends an operator's departure, under mu, which it gives up meanwhile: somebody else
-// may have done the same since, and not mine, or have begun the last one.
+// cancelLocked cancels an operator's departure and waits for its end. The caller holds mu, which is
+// released during the wait: another call may cancel the departure meanwhile (then mine is false),
+// or start the final one.
 func (d *departure) cancelLocked() (mine bool) {
 	if d.cancel == nil {
 		return false
@@ -153,7 +154,7 @@ func (d *departure) cancelLocked() (mine bool) {
 	return true
 }
 
-// makeFinal makes the departure the last one.
+// makeFinal marks the departure as final.
 func (d *departure) makeFinal() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -164,7 +165,7 @@ func (d *departure) makeFinal() {
 	d.cancelLocked()
 }
 
-// handleDrain is /admin/drain: GET tells, POST drains, DELETE takes it back.
+// handleDrain answers /admin/drain: GET returns the state, POST starts a drain, DELETE cancels it.
 func (n *node) handleDrain(w http.ResponseWriter, r *http.Request) {
 	code := http.StatusOK
 	switch r.Method {

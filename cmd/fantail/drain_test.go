@@ -16,8 +16,8 @@ import (
 	"github.com/fantail-dev/fantail/edge"
 )
 
-// An operator drains a node and takes it back: meanwhile it owns nothing, has no readers
-// and serves whoever asks; nobody loses anything.
+// An operator drains a node and cancels the drain. Meanwhile the node owns nothing, has no readers,
+// and serves all requests. No reader or writer loses anything.
 func TestDrainAndItsCancellationLoseNothing(t *testing.T) {
 	f := startFleet(t, 3)
 	c := newClient(t)
@@ -57,7 +57,7 @@ func TestDrainAndItsCancellationLoseNothing(t *testing.T) {
 		s, r := state("GET", 200)
 		return s == "drained" && r == 0
 	})
-	state("POST", 202) // again
+	state("POST", 202) // a second time
 	c.must(t, 503, "GET", admin+"/readyz", "")
 	if v := f.nodes[0].metricSum("fantail_owners"); v != 2 {
 		t.Errorf("%v nodes own streams", v)
@@ -80,8 +80,8 @@ func TestDrainAndItsCancellationLoseNothing(t *testing.T) {
 	}
 }
 
-// An operator who takes a drain back while the node begins to stop takes nothing of that
-// back; of two who take the same drain back one does.
+// An operator that cancels a drain while the node begins to stop does not cancel the stop. Of two
+// cancellations of the same drain one takes effect.
 func TestCancellingADrainWhileTheNodeStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, final := range []bool{true, false} {

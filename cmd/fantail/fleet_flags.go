@@ -14,24 +14,24 @@ import (
 	"github.com/fantail-dev/fantail/cluster"
 )
 
-// fleetFlags is how a node is one of several.
+// fleetFlags holds the flags of a node that is one of several.
 type fleetFlags struct {
-	Cluster        string   `help:"Name of the fleet; with it the node is one of several." group:"fleet"`
-	Secret         []string `help:"Secret of the fleet, for gossip and between nodes: 32, 48 or 64 hexadecimal digits. Of several the first is used and all are accepted: to change it, add the new one to every node, make it the first on every node, remove the old one from every node." group:"fleet"`
-	SecretFile     string   `help:"File of the secrets, one a line, instead. Read again every 10 s." group:"fleet"`
-	Gossip         string   `help:"Address of gossip; [::]:4457 where there is IPv6 only." default:":4457" group:"fleet"`
-	Relay          string   `help:"Address of the nodes' own traffic (default: the advertised address, port 4467). Whoever connects must prove to be a node of the fleet." group:"fleet"`
-	RelayCert      string   `help:"File of the certificate (PEM) that nodes prove themselves with, instead of the secret. It needs no name: its authority counts, and its URI (a SPIFFE id), if it has one. Read again every 10 s." group:"fleet"`
-	RelayKey       string   `help:"File of the certificate's key." group:"fleet"`
-	RelayCA        string   `name:"relay-ca" help:"File of the authorities (PEM) that other nodes' certificates must come from." group:"fleet"`
-	RelaySecret    bool     `help:"Nodes that prove the secret are accepted beside those with certificates. To change to certificates: give every node --relay-ca, then every node --relay-cert, --relay-key and this, then take this away." group:"fleet"`
-	RelayPeers     []string `help:"URIs of which another node's certificate must have one; one that ends in / stands for all below it (default: those of this node's own)." group:"fleet"`
-	RelayPlaintext string   `help:"With whom the nodes' own traffic is plaintext: migrate is nodes of a release that knows nothing else; never; always is whoever reaches the address: nothing is encrypted, and nobody proves anything." enum:"migrate,never,always" default:"migrate" group:"fleet"`
-	Advertise      string   `help:"IP address that other nodes reach this one by (default: the machine's private one)." group:"fleet"`
-	Join           []string `help:"Other nodes, or a name that stands for them: host[:port]." group:"fleet"`
+	Cluster        string   `help:"Name of the fleet. Set it on every node of a fleet (default: the node is alone)." group:"fleet"`
+	Secret         []string `help:"Secret of the fleet, for gossip and between nodes: 32, 48 or 64 hexadecimal digits. With several, the first is used and all are accepted. To change it: add the new one on every node, then make it the first on every node, then remove the old one from every node." group:"fleet"`
+	SecretFile     string   `help:"File with the secrets, one per line, instead of --secret. Read again every 10 s." group:"fleet"`
+	Gossip         string   `help:"Address for gossip between nodes. Use [::]:4457 where there is only IPv6." default:":4457" group:"fleet"`
+	Relay          string   `help:"Address for traffic between nodes (default: the advertised address, port 4467). A peer must prove that it is a node of the fleet." group:"fleet"`
+	RelayCert      string   `help:"File with the certificate (PEM) by which this node proves that it is of the fleet, instead of the secret. Its host name does not matter. Its authority counts, and its URI (a SPIFFE id), if it has one. Read again every 10 s." group:"fleet"`
+	RelayKey       string   `help:"File with the key (PEM) of --relay-cert." group:"fleet"`
+	RelayCA        string   `name:"relay-ca" help:"File with the authorities (PEM) of the certificates of other nodes." group:"fleet"`
+	RelaySecret    bool     `help:"Accept nodes that prove the secret, beside those with certificates. To change to certificates: set --relay-ca on every node, then --relay-cert, --relay-key and this on every node, then remove this." group:"fleet"`
+	RelayPeers     []string `help:"Accept only certificates with one of these URIs. A URI that ends in / stands for all URIs below it (default: the URIs of this node's own certificate)." group:"fleet"`
+	RelayPlaintext string   `help:"Which peers may use plaintext between nodes. migrate: those of an older release that supports nothing else. never: no peer. always: all peers, without encryption and without any proof." enum:"migrate,never,always" default:"migrate" group:"fleet"`
+	Advertise      string   `help:"IP address under which other nodes reach this one (default: the machine's private address)." group:"fleet"`
+	Join           []string `help:"Addresses of other nodes, or a DNS name for them: host[:port]." group:"fleet"`
 }
 
-// fleetConfig is the flags as package cluster wants them; nil: a lone node.
+// fleetConfig converts the flags to package cluster's configuration; nil: a lone node.
 func (f *fleetFlags) fleetConfig(name, http string) (*cluster.Config, []error) {
 	join, err := cluster.ParseJoin(f.Join)
 	var errs []error
@@ -63,7 +63,7 @@ func (f *fleetFlags) fleetConfig(name, http string) (*cluster.Config, []error) {
 
 func (f *fleetFlags) hasSecret() bool { return f.SecretFile != "" || strings.Join(f.Secret, "") != "" }
 
-// read is the secrets and the identity as they are now.
+// read returns the current secrets and identity.
 func (f *fleetFlags) read() ([][]byte, *cluster.Identity, error) {
 	secrets, err := f.secrets()
 	id, idErr := f.identity()
@@ -87,7 +87,7 @@ func (f *fleetFlags) secrets() ([][]byte, error) {
 	var secrets [][]byte
 	for i, s := range given {
 		b, err := hex.DecodeString(strings.TrimSpace(s))
-		if n := len(b); err != nil || n != 16 && n != 24 && n != 32 { // an error would repeat it
+		if n := len(b); err != nil || n != 16 && n != 24 && n != 32 { // an error of hex would quote the secret
 			return nil, fmt.Errorf("%s: number %d: want 32, 48 or 64 hexadecimal digits, the same on all nodes", flag, i+1)
 		}
 		secrets = append(secrets, b)
@@ -106,7 +106,7 @@ func (f *fleetFlags) identity() (*cluster.Identity, error) {
 	case f.RelayCA == "" && (f.RelayCert != "" || f.RelaySecret || len(f.RelayPeers) > 0):
 		return nil, errors.New("--relay-cert, --relay-peers and --relay-secret need --relay-ca")
 	case f.RelayCA == "":
-		return nil, nil //nolint:nilnil // as promised
+		return nil, nil //nolint:nilnil // nil is documented
 	}
 	var pair tls.Certificate
 	if f.RelayCert != "" {

@@ -12,7 +12,7 @@ import (
 
 const hex32 = "00112233445566778899aabbccddeeff"
 
-// A setting that would make a node a fleet of its own is refused, and its flag named.
+// A setting that would make a node a fleet of its own is refused, with its flag.
 func TestFleetSettingsAreChecked(t *testing.T) {
 	dir := t.TempDir()
 	file := func(text string) string {
@@ -24,7 +24,7 @@ func TestFleetSettingsAreChecked(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		f    fleetFlags
-		want string // of the error; empty: none
+		want string // in the error; empty: none
 	}{
 		"a secret":           {fleetFlags{Cluster: "c", Secret: []string{" " + hex32 + "\n"}}, ""},
 		"two":                {fleetFlags{Cluster: "c", Secret: []string{hex32, strings.Repeat("ab", 32)}}, ""},
@@ -72,7 +72,7 @@ func TestFleetSettingsAreChecked(t *testing.T) {
 	}
 }
 
-// A file of secrets that changes is what the node uses from then on.
+// After the file of secrets has changed, the node uses the new ones.
 func TestSecretFileIsReadAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "secrets")
 	write := func(text string) {
@@ -97,7 +97,8 @@ func TestSecretFileIsReadAgain(t *testing.T) {
 	}
 }
 
-// Nodes prove themselves with certificates of files, whose authority counts and not their names.
+// Nodes prove their identity with certificates in files. Their authority counts, and not their
+// names.
 func TestNodesProveThemselvesWithCertificates(t *testing.T) {
 	t.Parallel()
 	cert, key := certificatePaths(t)
@@ -119,8 +120,8 @@ func TestNodesProveThemselvesWithCertificates(t *testing.T) {
 	}
 }
 
-// A node of another fleet that was given this one's addresses is not ready, owns nothing and
-// says why.
+// A node of another fleet, started with this fleet's addresses, is not ready, owns nothing and says
+// why.
 func TestNodeOfAnotherClusterIsNotReady(t *testing.T) {
 	t.Parallel()
 	ps := startProcesses(t, 1)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// startFleet is `fantail dev --nodes n` on free ports.
+// startFleet starts `fantail dev --nodes n` on free ports.
 func startFleet(t *testing.T, n int) *devFleet {
 	t.Helper()
 	c := devCmd{Nodes: n, LongPoll: 20 * time.Second}
@@ -36,8 +36,8 @@ func (f *devFleet) sum(name string) (sum float64) {
 	return sum
 }
 
-// The main job: three nodes, one stream, a hundred SSE readers on each, writers on
-// all: everybody gets everything once, in order, and S2 sees one read session.
+// The main job: three nodes, one stream, a hundred SSE readers on each node, writers on all. Every
+// reader gets every message once, in order, and S2 sees one read session.
 func TestFleetDeliversOnceInOrderWithOneSession(t *testing.T) {
 	f := startFleet(t, 3)
 	c := newClient(t)

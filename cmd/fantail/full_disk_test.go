@@ -15,8 +15,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2"
 )
 
-// `fantail s2 --data` on a disk that becomes full ends with one line at ERROR and status 1; once
-// there is room it has all that was acknowledged.
+// `fantail s2 --data` on a disk that becomes full ends with one line at ERROR and status 1. When
+// there is room again, it has all that was acknowledged.
 func TestFullDiskEndsTheEmbeddedS2AndLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
@@ -89,8 +89,7 @@ func TestFullDiskEndsTheEmbeddedS2AndLosesNothing(t *testing.T) {
 	}
 }
 
-// An address that is taken is said with the setting that named it, and a folder that is in use in
-// these words.
+// An address in use is reported with the setting that named it, and a folder in use in these words.
 func TestAddressOrFolderInUseIsNamed(t *testing.T) {
 	t.Parallel()
 	path, err := binary()

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// killableFleet is three nodes of which the owner of a stream will be killed.
+// killableFleet is three nodes. The owner of a stream will be killed.
 type killableFleet struct {
 	*processes
 	*client
@@ -20,7 +20,7 @@ type killableFleet struct {
 	dead  atomic.Bool
 }
 
-// startKillableFleet starts the processes and makes the stream.
+// startKillableFleet starts the processes and creates the stream.
 func startKillableFleet(t *testing.T, stream, body string, header ...string) *killableFleet {
 	t.Helper()
 	d := &killableFleet{processes: startProcesses(t, 3), client: newClient(t), t: t, owner: -1}
@@ -36,7 +36,7 @@ func startKillableFleet(t *testing.T, stream, body string, header ...string) *ki
 	return d
 }
 
-// urlOfLiving is a stream at a node that a balancer would choose.
+// urlOfLiving returns a stream's URL at a node that a balancer would choose.
 func (d *killableFleet) urlOfLiving(i int, stream string) string {
 	if i%3 == d.owner && d.dead.Load() {
 		i++
@@ -52,8 +52,8 @@ func (d *killableFleet) kill() {
 	}
 }
 
-// mustEventually sends a request that is safe to repeat until some node has an answer to it,
-// and wants one of statuses.
+// mustEventually repeats a request that is safe to repeat until a node answers it, and wants one of
+// statuses.
 func (d *killableFleet) mustEventually(method string, i int, stream, body string, statuses []int, header ...string) answer {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), 60*time.Second)
@@ -75,8 +75,8 @@ func (d *killableFleet) mustEventually(method string, i int, stream, body string
 	return answer{}
 }
 
-// The owner of a source is killed while forks of it are made: each fork that was
-// acknowledged is whole; the source stays for them, and goes with the last.
+// The owner of a source is killed while forks of it are created. Each acknowledged fork is whole.
+// The source stays for its forks, and goes with the last.
 func TestForksWhileOwnerIsKilled(t *testing.T) {
 	t.Parallel()
 	d := startKillableFleet(t, "source", `["a","b","c"]`, ofJSON...)
@@ -113,8 +113,8 @@ func TestForksWhileOwnerIsKilled(t *testing.T) {
 	for i := range forks {
 		d.mustEventually("DELETE", i, name(i), "", []int{204, 404})
 	}
-	// At once, unless the kill left a reference behind that belongs to no fork: that is
-	// looked into after half a minute.
+	// Immediately, unless the kill left a reference that belongs to no fork: such references are
+	// checked after half a minute.
 	began := time.Now()
 	eventually(t, 60*time.Second, "the source is gone for good", func() bool {
 		a, err := d.do(t.Context(), "HEAD", d.urlOfLiving(1, "source"), "")
@@ -124,7 +124,7 @@ func TestForksWhileOwnerIsKilled(t *testing.T) {
 	d.mustEventually("PUT", 0, "source", `["anew"]`, []int{201}, ofJSON...)
 }
 
-// A duplicate is a duplicate after the owner's death as well; a fresh epoch fences.
+// After the owner's death a duplicate is still recognized, and a new epoch fences the old one.
 func TestProducersWhenOwnerIsKilled(t *testing.T) {
 	t.Parallel()
 	d := startKillableFleet(t, "produced", "", ofJSON...)
@@ -155,8 +155,8 @@ func TestProducersWhenOwnerIsKilled(t *testing.T) {
 	}
 }
 
-// Large appends, an owner that is killed in the middle of them: readers on other nodes
-// see each of them whole or not at all, never in part, and later appends work.
+// The owner is killed during large appends. Readers on other nodes see each append whole or not at
+// all, and later appends work.
 func TestLargeAppendsWhileOwnerIsKilled(t *testing.T) {
 	t.Parallel()
 	d := startKillableFleet(t, "large", "", ofJSON...)
@@ -204,7 +204,7 @@ func TestLargeAppendsWhileOwnerIsKilled(t *testing.T) {
 	t.Logf("answers %v", outcomes)
 }
 
-// Bodies at and around every limit, through any node; and one beyond.
+// Bodies at and around every limit are accepted by any node. A larger one is refused.
 func TestBodiesAroundEveryLimit(t *testing.T) {
 	t.Parallel()
 	f := startFleet(t, 3)

@@ -12,25 +12,26 @@ import (
 )
 
 const (
-	// logWindow is the time that the bounds below are for.
+	// logWindow is the time for which the following bounds hold.
 	logWindow = 10 * time.Second
-	// maxLines is how many lines of one message pass in a window; at debug, which somebody asked
-	// for, maxDebugLines.
+	// maxLines bounds the lines of one message in a window. maxDebugLines does so at level debug,
+	// which an operator has asked for.
 	maxLines      = 10
 	maxDebugLines = 1000
-	// maxSameError is how many of them may have the same error.
+	// maxSameError bounds those of them with the same error.
 	maxSameError = 3
-	// maxLogKeys bounds the messages, and the errors, that are counted apart. What comes beyond is
-	// counted as one message a level.
+	// maxLogKeys bounds the messages and errors that are counted separately. Beyond it, all further
+	// messages of a level count as one.
 	maxLogKeys = 256
-	// logWriteTimeout is how long a line waits for whatever reads the log.
+	// logWriteTimeout bounds the wait of a line for the reader of the log.
 	logWriteTimeout = 100 * time.Millisecond
 )
 
 // logFormat is text or json.
 type logFormat string
 
-// newLogger returns the process's logger. No line of it can flood the log, or hold the process up.
+// newLogger returns the process's logger. It never floods the log, and never blocks its caller for
+// longer than logWriteTimeout.
 func newLogger(level slog.Level, format string) *slog.Logger {
 	out := &lossyWriter{w: os.Stderr, lossLogger: slog.New(newHandler(os.Stderr, level, format))}
 	return slog.New(newLimiter(newHandler(out, level, format)))
@@ -44,16 +45,16 @@ func newHandler(w io.Writer, level slog.Level, format string) slog.Handler {
 	return slog.NewTextHandler(w, opts)
 }
 
-// lossyWriter writes lines to w for as long as w takes them. A pipe that nobody empties would stop
-// every goroutine that has something to say: a line waits for logWriteTimeout, and while that line is
-// under way all others are dropped and counted. An error of w is nobody's business: the log is
-// lost then, and the node is not.
+// lossyWriter writes lines to w for as long as w takes them. A pipe without a reader would block
+// every goroutine that logs. A line therefore waits for logWriteTimeout, and while that line is
+// still being written, all others are dropped and counted. Errors of w are ignored: the log is lost
+// then, but the node goes on.
 type lossyWriter struct {
 	w          io.Writer
-	lossLogger *slog.Logger // writes to w how many lines were dropped
+	lossLogger *slog.Logger // reports to w how many lines were dropped
 
 	mu      sync.Mutex
-	writing bool // a line is under way
+	writing bool // a line is being written
 	dropped int
 }
 
@@ -84,7 +85,8 @@ func (o *lossyWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// reportDropped tells of lines that were dropped while one was under way; false: there are none.
+// reportDropped logs how many lines were dropped while one was being written. It returns false if
+// there were none.
 func (o *lossyWriter) reportDropped() bool {
 	o.mu.Lock()
 	lost := o.dropped
@@ -92,38 +94,38 @@ func (o *lossyWriter) reportDropped() bool {
 	o.writing = lost > 0
 	o.mu.Unlock()
 	if lost > 0 {
-		o.lossLogger.Warn("log lines were lost: nobody took them", "lines", lost)
+		o.lossLogger.Warn("log lines were lost: they were not read in time", "lines", lost)
 	}
 	return lost > 0
 }
 
-// logLimiter passes records on to a handler, of each message no more than maxLines in logWindow. Of
-// what it drops the last is passed on when the window ends, with the count. It holds at most
-// maxLogKeys windows, and two records in each.
+// logLimiter passes records on to a handler: of each message at most maxLines in a logWindow. When
+// the window ends, it passes on the last dropped record, with the number of dropped ones. It holds
+// at most maxLogKeys windows, and two records in each.
 type logLimiter struct {
 	slog.Handler
 	windows *logWindows
 }
 
-// logWindows is what all handlers that are derived from one limiter count in.
+// logWindows holds the counts of all handlers that are derived from one logLimiter.
 type logWindows struct {
 	mu      sync.Mutex
 	windows map[logKey]*window
 }
 
-// logKey is a message, or one with one error. Digits count as equal: an address or a number in a
-// text makes no other message of it.
+// logKey identifies a message, or a message with one error. All digits count as equal: another
+// address or number in a text does not make another message.
 type logKey struct {
 	level slog.Level
 	msg   string
 	err   string
 }
 
-// window counts lines of one key.
+// window counts the lines of one key.
 type window struct {
 	passed  int
 	dropped int
-	last    slog.Record // that was dropped
+	last    slog.Record // the last dropped one
 	handler slog.Handler
 }
 
@@ -177,8 +179,8 @@ func (t *logWindows) allow(h slog.Handler, r slog.Record) bool {
 	return true
 }
 
-// windowOf is the key's, or that of all keys of its level for which there is no room. The caller
-// holds mu.
+// windowOf returns the key's window, or if there is no room for it, the common window of its level.
+// The caller holds mu.
 func (t *logWindows) windowOf(k logKey) *window {
 	if w := t.windows[k]; w != nil {
 		return w
@@ -199,7 +201,7 @@ func (w *window) drop(h slog.Handler, r slog.Record) {
 	w.last, w.handler = r.Clone(), h
 }
 
-// endWindow tells of what a window has dropped.
+// endWindow removes a window, and logs its last dropped record with the number of dropped ones.
 func (t *logWindows) endWindow(k logKey, w *window) {
 	t.mu.Lock()
 	if t.windows[k] == w {
@@ -215,7 +217,7 @@ func (t *logWindows) endWindow(k logKey, w *window) {
 	_ = by.Handle(context.Background(), last)
 }
 
-// errorText is the text of the record's error, if it has one.
+// errorText returns the text of the record's error, or "".
 func errorText(r slog.Record) (text string) {
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == "err" || a.Key == "error" {
@@ -230,7 +232,7 @@ func errorText(r slog.Record) (text string) {
 // maxKeyText bounds a text in a key.
 const maxKeyText = 256
 
-// withoutDigits is a text with a # for each run of digits, at most maxKeyText of it.
+// withoutDigits returns a text with # for each run of digits, and at most maxKeyText of it.
 func withoutDigits(s string) string {
 	s = s[:min(len(s), maxKeyText)]
 	if !strings.ContainsAny(s, "0123456789") {
@@ -247,9 +249,9 @@ func withoutDigits(s string) string {
 	return string(out)
 }
 
-// newServerLog is an http.Server's ErrorLog: what a client did is for debugging, a panic and an
-// address that accepts nobody are not.
-func newServerLog(l *slog.Logger) *log.Logger { //nolint:forbidigo // http.Server wants one
+// newServerLog returns the ErrorLog of an http.Server. What a client did is logged at level debug,
+// a panic as an error, and a failing accept as a warning.
+func newServerLog(l *slog.Logger) *log.Logger { //nolint:forbidigo // http.Server requires it
 	return slog.NewLogLogger(serverLogHandler{l.Handler()}, slog.LevelInfo)
 }
 

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// lines is what a limited logger writes in a bubble, after all windows have ended.
+// lines returns what a limited logger writes in a bubble, after all windows have ended.
 func lines(t *testing.T, level slog.Level, do func(log *slog.Logger)) (out []string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -31,7 +31,7 @@ func lines(t *testing.T, level slog.Level, do func(log *slog.Logger)) (out []str
 	return out
 }
 
-// A flood of one complaint becomes a few lines and the count.
+// A flood of one message becomes a few lines and a count.
 func TestLogFloodBecomesAFewLinesAndACount(t *testing.T) {
 	got := lines(t, slog.LevelInfo, func(log *slog.Logger) {
 		for i := range 2472 {
@@ -52,19 +52,19 @@ func TestLogFloodBecomesAFewLinesAndACount(t *testing.T) {
 			t.Errorf("%s: it does not say what is the matter", l)
 		}
 	}
-	// The last that was dropped stands on the line with the count, and in the count.
+	// The last dropped record is on the line with the count, and in the count.
 	if len(got) > 4*(maxSameError+1) || suppressed != 2472 {
 		t.Errorf("%d lines stand for %d:\n%s", len(got), suppressed, strings.Join(got, "\n"))
 	}
 }
 
-// What differs in numbers only is one message; messages that differ are told apart; nobody makes
-// the table grow.
+// Messages that differ only in numbers count as one. Others are counted separately. The table of
+// messages does not grow without bound.
 func TestLogWindowsAreBounded(t *testing.T) {
 	got := lines(t, slog.LevelInfo, func(log *slog.Logger) {
 		for i := range 1000 {
 			log.Error("discarding packet", "err", fmt.Errorf("from 10.0.%d.%d:%d", i/256, i%256, 1024+i))
-			log.Info(fmt.Sprintf("listening on port %d", i)) //nolint:sloglint // a library's
+			log.Info(fmt.Sprintf("listening on port %d", i)) //nolint:sloglint // as a library does
 			log.Debug("asked for by nobody")
 		}
 		log.Warn("another message")
@@ -80,7 +80,7 @@ func TestLogWindowsAreBounded(t *testing.T) {
 			for i := range text {
 				text[i] = byte('a' + rand.IntN(26))
 			}
-			log.Warn(string(text), "err", errors.New(string(text[200:]))) //nolint:sloglint // a stranger's
+			log.Warn(string(text), "err", errors.New(string(text[200:]))) //nolint:sloglint // with a client's text
 		}
 		open := func() int {
 			l.windows.mu.Lock()
@@ -105,7 +105,7 @@ func TestLogWindowsAreBounded(t *testing.T) {
 	}
 }
 
-// blockedWriter is a pipe that nobody empties, until it is opened.
+// blockedWriter is a pipe without a reader, until it is opened.
 type blockedWriter struct {
 	open chan struct{}
 	mu   sync.Mutex
@@ -119,7 +119,7 @@ func (b *blockedWriter) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
-// A log that nobody takes holds nobody up, and says afterwards what is missing.
+// A log that is not read blocks no caller, and reports afterwards how many lines are missing.
 func TestStuckLogReaderDoesNotHoldTheNodeUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &blockedWriter{open: make(chan struct{})}
@@ -141,8 +141,8 @@ func TestStuckLogReaderDoesNotHoldTheNodeUp(t *testing.T) {
 	})
 }
 
-// A panic in a server's handler and an address that accepts nobody are for everybody to see; the
-// rest is for debugging.
+// A panic in a server's handler and a failing accept are logged at a visible level. Other lines are
+// for debugging.
 func TestServerLogLevels(t *testing.T) {
 	var b bytes.Buffer
 	l := newServerLog(slog.New(newHandler(&b, slog.LevelInfo, "json"))).Writer() //nolint:forbidigo // http.Server's
@@ -156,7 +156,7 @@ func TestServerLogLevels(t *testing.T) {
 	}
 }
 
-// A process outlives whatever reads its log.
+// The process goes on after the reader of its log has ended.
 func TestProcessOutlivesItsLogReader(t *testing.T) {
 	t.Parallel()
 	path, err := binary()
@@ -187,7 +187,7 @@ func TestProcessOutlivesItsLogReader(t *testing.T) {
 		a, err := c.do(t.Context(), "GET", "http://"+at[1]+"/livez", "")
 		return err == nil && a.status == 200
 	})
-	for range 3 { // each leaves a line: nobody answers for S2
+	for range 3 { // each leaves a line: S2 does not answer
 		if a, err := c.do(t.Context(), "PUT", "http://"+at[0]+"/v1/stream/p/s", "", "Content-Type", "text/plain"); err != nil || a.status != 503 {
 			t.Errorf("%v %v, want 503", a, err)
 		}
@@ -203,7 +203,7 @@ func TestProcessOutlivesItsLogReader(t *testing.T) {
 	}
 }
 
-// Signals that come together are one stop.
+// Signals within sameStopWithin are one stop.
 func TestSignalsThatComeTogetherAreOneStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all, over := make(chan os.Signal), make(chan struct{})

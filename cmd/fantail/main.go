@@ -15,8 +15,8 @@ func main() {
 	}
 }
 
-// run parses the arguments, carries the command out and returns once everything
-// that it started has ended, or has had its time. The logger is shown to each of whole.
+// run parses the arguments and runs the command. It returns when everything that it started has
+// ended, or the time for that is over. It calls each of whole with the logger.
 func run(args, environ []string, whole ...func(*slog.Logger)) error {
 	var c cli
 	parser, err := newParser(&c)
@@ -28,7 +28,7 @@ func run(args, environ []string, whole ...func(*slog.Logger)) error {
 		return err
 	}
 	level := slog.LevelInfo
-	if cmd.Command() == "dev" { // it shows a live line
+	if cmd.Command() == "dev" { // it prints a status line
 		level = slog.LevelWarn
 	}
 	if c.LogLevel != nil {

@@ -6,7 +6,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// memberlist's Shutdown does not wait for the probe that is under way.
+// memberlist's Shutdown does not wait for a probe under way.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probe"))
 }

@@ -13,9 +13,10 @@ import (
 
 const mib = 1 << 20
 
-// budgets is what a node holds of messages and streams at most: one line for each budget, with what
-// it has where memory is plenty, and the least with which it does its work (a body or a chunk of the
-// largest size, some of everything). Readers, the runtime and what is being encoded come on top.
+// budgets lists how many bytes of messages and streams a node holds at most: for each kind its
+// maximum, which applies if there is plenty of memory, and the minimum with which the node still
+// works (one body or chunk of the largest size, some of everything). Readers, the Go runtime and
+// encoding buffers come on top.
 var budgets = []budget{
 	{"tails", 512 * mib, 32 * mib, func(c *nodeConfig, n int64) { c.tailBytes = n }},
 	{"states", 512 * mib, 32 * mib, func(c *nodeConfig, n int64) { c.shard.StateBytes = n }},
@@ -43,18 +44,18 @@ type budget struct {
 }
 
 const (
-	// minMemory is the least that --memory may be.
+	// minMemory is the smallest value of --memory.
 	minMemory = 512 * mib
-	// readerBytes is what an event stream's reader costs, with its share of the heap's slack.
+	// readerBytes is the memory per reader of an event stream, with its share of the heap's slack.
 	readerBytes = 2 << 10
 )
 
-// budgetPool is how much of a process's memory the budgets may have: three quarters without 256 MiB, but
-// two fifths where that is little.
+// budgetPool returns the bytes for all budgets: three quarters of the process's memory without 256
+// MiB, and at least two fifths of it.
 func budgetPool(memory int64) int64 { return max(memory/4*3-256*mib, memory/5*2) }
 
-// splitBudgets shares a pool out: each budget has its least, and all the same part of what more they have
-// where memory is plenty. memory 0 is plenty.
+// splitBudgets returns the size of each budget. Each gets its minimum, and all the same fraction of
+// the range up to their maxima. memory 0: there is plenty.
 func splitBudgets(memory int64) []int64 {
 	var full, least int64
 	for _, b := range budgets {
@@ -71,17 +72,19 @@ func splitBudgets(memory int64) []int64 {
 	return out
 }
 
-// memoryLimit is what the process may use, and who says so; bytes 0: nobody does.
+// memoryLimit is the memory that the process may use, and the source of that limit; bytes 0: there
+// is no limit.
 type memoryLimit struct {
 	bytes  int64
 	source string
 }
 
-// findMemoryLimit is the setting's, the cgroup's or GOMEMLIMIT's.
+// findMemoryLimit returns the limit of the setting, or else the lower one of GOMEMLIMIT and the
+// cgroup.
 func findMemoryLimit(setting byteSize, getenv func(string) string, root string) memoryLimit {
 	group := cgroupMemoryLimit(root)
 	var soft byteSize
-	_ = soft.UnmarshalText([]byte(getenv("GOMEMLIMIT"))) // "off" and what Go itself has refused
+	_ = soft.UnmarshalText([]byte(getenv("GOMEMLIMIT"))) // an error is "off", or a value that Go itself has refused
 	switch {
 	case setting > 0:
 		return memoryLimit{int64(setting), "--memory"}
@@ -93,8 +96,8 @@ func findMemoryLimit(setting byteSize, getenv func(string) string, root string) 
 	return memoryLimit{}
 }
 
-// applyTo has the node keep to the memory: its budgets, its readers, and the collector's limit at nine
-// tenths, unless GOMEMLIMIT says another.
+// applyTo sets the node's budgets and its number of readers by the limit. It sets the garbage
+// collector's limit to nine tenths of it, unless GOMEMLIMIT is set.
 func (m memoryLimit) applyTo(cfg *nodeConfig, log *slog.Logger, getenv func(string) string) {
 	for i, n := range splitBudgets(m.bytes) {
 		budgets[i].set(cfg, n)
@@ -115,8 +118,8 @@ func (m memoryLimit) applyTo(cfg *nodeConfig, log *slog.Logger, getenv func(stri
 	}
 }
 
-// cgroupMemoryLimit is the least limit of memory on the way from the process's cgroup to the root of all,
-// of version 1 or 2; 0: there is none.
+// cgroupMemoryLimit returns the lowest memory limit of the process's cgroup and its ancestors, of
+// version 1 or 2; 0: there is none.
 func cgroupMemoryLimit(root string) int64 {
 	raw, err := os.ReadFile(path.Join(root, "proc/self/cgroup"))
 	if err != nil {
@@ -146,16 +149,16 @@ func cgroupMemoryLimit(root string) int64 {
 			look("sys/fs/cgroup/memory", group, "memory.limit_in_bytes")
 		}
 	}
-	if least >= 1<<50 { // version 1 has a number for none
+	if least >= 1<<50 { // version 1 has a large number for "none"
 		return 0
 	}
 	return least
 }
 
-// byteSize is a number of bytes as a setting: 1073741824, 1GiB, 512MiB; 0 is none.
+// byteSize is a number of bytes as a setting: 1073741824, 1GiB, 512MiB; 0: not set.
 type byteSize int64
 
-// UnmarshalText implements encoding.TextUnmarshaler, as Go reads GOMEMLIMIT.
+// UnmarshalText implements encoding.TextUnmarshaler. It reads numbers as Go reads GOMEMLIMIT.
 func (b *byteSize) UnmarshalText(text []byte) error {
 	s, unit := strings.TrimSpace(string(text)), int64(1)
 	for suffix, n := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40} {

@@ -17,7 +17,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// The budgets together are within the pool, whatever the memory is, and the pool leaves room.
+// Whatever the memory, the budgets together fit into the pool, and the pool leaves room.
 func TestMemoryBudgetsFitTheLimit(t *testing.T) {
 	sum := func(memory int64) (sum int64) {
 		for i, n := range splitBudgets(memory) {
@@ -118,7 +118,8 @@ func TestMemoryLimitIsFound(t *testing.T) {
 	}
 }
 
-// limitMemory makes a cgroup with a limit of memory, and returns where processes are put into it.
+// limitMemory creates a cgroup with a memory limit, and returns the file that processes are added
+// to.
 func limitMemory(t *testing.T, limit int64) (procs string) {
 	t.Helper()
 	for _, kind := range []struct{ root, file string }{
@@ -137,7 +138,8 @@ func limitMemory(t *testing.T, limit int64) (procs string) {
 	return ""
 }
 
-// A node in a container of 512 MiB survives six clients that catch up with 400 MB, with nothing set.
+// With default settings a node in a container of 512 MiB survives six clients that catch up with
+// 400 MB.
 func TestSmallContainerSurvivesCatchUp(t *testing.T) {
 	procs := limitMemory(t, 512*mib)
 	path, s := startS2(t)
@@ -215,7 +217,7 @@ func (c *client) drainTo(ctx context.Context, url string) (n int64, err error) {
 		switch {
 		case err != nil:
 			return n + k, err
-		case resp.StatusCode == http.StatusServiceUnavailable, resp.StatusCode == http.StatusTooManyRequests: // crowded
+		case resp.StatusCode == http.StatusServiceUnavailable, resp.StatusCode == http.StatusTooManyRequests: // the node is at a limit
 			continue
 		}
 		n += k

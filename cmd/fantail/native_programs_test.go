@@ -10,9 +10,9 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 )
 
-// A program that uses S2 directly and knows nothing of Fantail writes to and reads
-// from the same stream: its records reach SSE readers on every node, ours are plain
-// records to it.
+// A program that uses S2 directly, and knows nothing of Fantail, writes to the same stream and
+// reads from it: its records reach SSE readers on every node, and our records are plain records for
+// it.
 func TestNativeProgramsShareAStream(t *testing.T) {
 	f := startFleet(t, 3)
 	c := newClient(t)

@@ -22,7 +22,7 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// The one interface between rooms, satisfied by both of its kinds.
+// The packages meet in one interface, which both implement.
 var (
 	_ edge.Backend = (*shard.Manager)(nil)
 	_ edge.Backend = (*cluster.Node)(nil)
@@ -30,13 +30,13 @@ var (
 
 type nodeConfig struct {
 	name, http, admin    string
-	httpFlag, adminFlag  string            // their settings
-	certificate          *certificateFiles // of http; nil: none
-	adminToken           *tokenFile        // of admin; nil: none
-	pprof                bool              // admin has profiles
+	httpFlag, adminFlag  string            // the names of their settings, for errors
+	certificate          *certificateFiles // of http; nil: no TLS
+	adminToken           *tokenFile        // of admin; nil: no token
+	pprof                bool              // admin serves profiles
 	grace, linger, drain time.Duration
 	s2                   s2.Config
-	inProcessS2          *s2dev.Server // this process's own S2; nil: the one at s2.Endpoint
+	inProcessS2          *s2dev.Server // the S2 in this process; nil: the one at s2.Endpoint
 	shard                shard.Config
 	tailBytes            int64 // of all TailBuffers; 0: shard's default
 	memory               memoryLimit
@@ -46,13 +46,13 @@ type nodeConfig struct {
 	log                  *slog.Logger
 }
 
-// store is a Log that is closed in the end.
+// store is a Log that can be closed.
 type store interface {
 	shard.Log
 	io.Closer
 }
 
-// openStore is over the wire, unless S2 is in this process.
+// openStore opens the Log: in this process if S2 is, or else over the network.
 func openStore(cfg *nodeConfig) (store, error) {
 	if cfg.inProcessS2 != nil {
 		basin := func(name string) s2.Basin { return cfg.inProcessS2.Direct(name) }
@@ -69,7 +69,7 @@ func openStore(cfg *nodeConfig) (store, error) {
 	return log, nil
 }
 
-// node is one running node, built in the order in which a record meets its parts.
+// node is one running node. Its fields are in the order in which a record meets its parts.
 type node struct {
 	cfg            nodeConfig
 	registry       *prometheus.Registry
@@ -86,19 +86,18 @@ type node struct {
 	serving        errgroup.Group
 	serverErrors   chan error // of servers that ended by themselves; has room for all, never closed
 	departure      departure
-	stopBackground context.CancelFunc // ends the balancing of readers, and the watches on S2 and readiness
-	stopStep       atomic.Value       // string: what stopping is at
+	stopBackground context.CancelFunc // ends the rebalancing of readers, and the watches on S2 and readiness
+	stopStep       atomic.Value       // string: the current step of stopping
 }
 
-// startNode builds a node and lets it serve. What it opened before an error is
-// closed again.
+// startNode builds a node and starts to serve. After an error it closes what it has opened.
 func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 	n := &node{cfg: cfg, registry: prometheus.NewRegistry(), serverErrors: make(chan error, 2)}
 	balance, steady := context.WithCancel(context.WithoutCancel(ctx))
 	n.stopBackground = steady
 	n.registerMetrics()
 	if err := n.build(ctx); err != nil {
-		n.cfg.linger = 0 // nobody has been sent here
+		n.cfg.linger = 0 // no balancer has sent clients here
 		return nil, errors.Join(err, n.stopWithinGrace(nil))
 	}
 	n.runServer("public", n.servePublic)
@@ -124,17 +123,17 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 
 func (n *node) build(ctx context.Context) (err error) {
 	cfg := n.cfg
-	// S2, where every record lands and comes from.
+	// S2, where every record is written and read.
 	cfg.s2.Logger, cfg.s2.Metrics = cfg.log, n.registry
 	if n.store, err = openStore(&cfg); err != nil {
 		return err
 	}
-	// The streams that this node owns, and the one Tail of each that it reads.
+	// The streams that this node owns, and one TailBuffer for each stream that it reads.
 	n.tailBuffers = shard.NewTailBuffers(0, cfg.tailBytes)
 	cfg.shard.Logger, cfg.shard.Metrics = cfg.log, n.registry
 	n.manager = shard.NewManager(n.store, n.tailBuffers, cfg.shard)
 	var streams edge.Backend = n.manager
-	// The other nodes. A lone node has no cluster code in its path.
+	// The other nodes. A lone node runs no cluster code.
 	if cfg.fleet != nil {
 		cfg.fleet.Logger, cfg.fleet.Metrics = cfg.log, n.registry
 		if n.relay, err = cluster.Join(ctx, *cfg.fleet, n.manager, n.tailBuffers); err != nil {
@@ -150,7 +149,7 @@ func (n *node) build(ctx context.Context) (err error) {
 	}
 	// The readers and writers.
 	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry
-	if cfg.s2.Basin == "" { // the fixed one has room for all
+	if cfg.s2.Basin == "" { // a fixed basin holds all streams
 		cfg.edge.CheckStream = cfg.s2.CheckStream
 	}
 	n.openFiles = newOpenFiles(cfg.log, n.registry)
@@ -175,7 +174,8 @@ func (n *node) build(ctx context.Context) (err error) {
 	return nil
 }
 
-// runServer runs one of the servers. Without it the node is of no use, though it may seem ready.
+// runServer runs one of the servers. If it ends by itself, the node stops: without it the node is
+// useless, although it may look ready.
 func (n *node) runServer(which string, serve func() error) {
 	n.serving.Go(func() error {
 		err := serve()
@@ -197,9 +197,9 @@ func (n *node) servePublic() error {
 	return n.publicServer.ServeTLS(l, "", "")
 }
 
-// stop ends the node, in the order that loses nothing: it departs, closes the servers, both
-// within ctx, then the fleet, the streams, and S2 last: what is in flight is written before
-// its Log goes away.
+// stop stops the node in the order that loses nothing. Within ctx it departs and closes the
+// servers. Then it closes the fleet, the streams, and S2 last: appends in flight are written before
+// their Log closes.
 func (n *node) stop(ctx context.Context) error {
 	n.departure.makeFinal()
 	n.stopBackground()
@@ -232,14 +232,14 @@ func (n *node) stop(ctx context.Context) error {
 	}
 	for _, l := range []net.Listener{n.publicListener, n.adminListener} {
 		if l != nil {
-			_ = l.Close() // again, if its server never served
+			_ = l.Close() // a second time, if its server has served
 		}
 	}
 	return errors.Join(append(errs, n.serving.Wait())...)
 }
 
-// serveUntil serves until ctx or one of the servers ends, then stops; something from again cuts that
-// short.
+// serveUntil serves until ctx or one of the servers ends, and then stops. A signal from again cuts
+// the stop short.
 func (n *node) serveUntil(ctx context.Context, again <-chan os.Signal) error {
 	select {
 	case <-ctx.Done():
@@ -251,13 +251,13 @@ func (n *node) serveUntil(ctx context.Context, again <-chan os.Signal) error {
 	return n.stopWithinGrace(again)
 }
 
-// stopWithinGrace stops the node. It returns before that is done if the grace runs out, or something
-// comes from again: what is still under way, such as a wait for a peer or S2 that says
-// nothing, is for the process's end to end.
+// stopWithinGrace stops the node. It returns early if the grace runs out, or on a signal from
+// again. What is still waiting then, such as for a silent peer or S2, ends with the process.
 func (n *node) stopWithinGrace(again <-chan os.Signal) error {
 	grace := time.NewTimer(n.cfg.grace)
 	defer grace.Stop()
-	// An eighth is left for what follows the departure: others should hear a goodbye.
+	// An eighth of the grace is left for what follows the departure: the other nodes should hear a
+	// goodbye.
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.grace-n.cfg.grace/8)
 	defer cancel()
 	began := time.Now()
@@ -278,7 +278,7 @@ func (n *node) stopWithinGrace(again <-chan os.Signal) error {
 	return fmt.Errorf("stopping was cut short: %s", why)
 }
 
-// metricSum is the sum of a metric of this node over all its labels.
+// metricSum returns the sum of a metric of this node over all its labels.
 func (n *node) metricSum(name string) float64 {
 	if n.registry == nil { // it was not built
 		return 0

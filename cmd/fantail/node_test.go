@@ -17,7 +17,7 @@ import (
 	"github.com/fantail-dev/fantail/edge"
 )
 
-// stuck is a store whose Close takes for ever.
+// stuck is a store with a Close that never returns.
 type stuck struct {
 	store
 	until chan struct{}
@@ -28,13 +28,13 @@ func (s stuck) Close() error {
 	return s.store.Close()
 }
 
-// What says nothing does not keep a node that stops: neither beyond its grace, nor beyond
-// a second signal.
+// A node stops in spite of a dependency that does not answer: within its grace, or on a second
+// signal.
 func TestStopEndsWithTheGraceOrASecondSignal(t *testing.T) {
 	for why, again := range map[string]chan os.Signal{"the grace ran out": nil, "a second signal": make(chan os.Signal, 1)} {
 		f := startFleet(t, 1)
 		n := f.nodes[0]
-		f.nodes = nil // or its S2 would be waited for
+		f.nodes = nil // or the stop would wait for its S2
 		s := stuck{n.store, make(chan struct{})}
 		defer close(s.until)
 		n.store = s
@@ -60,8 +60,8 @@ func TestStopEndsWithTheGraceOrASecondSignal(t *testing.T) {
 	}
 }
 
-// A process ends within its grace though somebody has connected to its relay and says
-// nothing, and at once at a second signal.
+// A process ends within its grace even if a silent client has connected to its relay, and
+// immediately on a second signal.
 func TestProcessEndsWithinItsGrace(t *testing.T) {
 	t.Parallel()
 	ps := startProcesses(t, 0)
@@ -82,7 +82,7 @@ func TestProcessEndsWithinItsGrace(t *testing.T) {
 		a, err := c.do(t.Context(), "GET", "http://"+twice.addr("admin")+"/readyz", "")
 		return err == nil && a.status == 503 && string(a.body) == "stopping\n"
 	})
-	// One that comes together with the first is the same stop: what comes later is another.
+	// A signal together with the first is the same stop. A later one is another.
 	eventually(t, 10*time.Second, "it ends", func() bool {
 		return twice.cmd.Process.Signal(syscall.SIGTERM) != nil
 	})
@@ -93,7 +93,7 @@ func TestProcessEndsWithinItsGrace(t *testing.T) {
 	_ = deaf.end(t, 10*time.Second)
 }
 
-// A node whose public or admin server ends by itself stops, with that server's error.
+// If the public or admin server of a node ends by itself, the node stops, with that server's error.
 func TestNodeStopsWhenAServerEnds(t *testing.T) {
 	for _, which := range []string{"public", "admin"} {
 		f := startFleet(t, 1)
@@ -114,8 +114,8 @@ func TestNodeStopsWhenAServerEnds(t *testing.T) {
 	}
 }
 
-// A node that stops is not ready, and serves on for the whole of linger: requests and event
-// streams that a balancer sends meanwhile, with a hint not to come again.
+// A stopping node is not ready, and serves on for the whole linger: requests and event streams that
+// a balancer still sends, with a hint not to come again.
 func TestStoppingNodeServesOnWhileItLingers(t *testing.T) {
 	f := startFleet(t, 1)
 	n := f.nodes[0]
@@ -159,7 +159,7 @@ func TestStoppingNodeServesOnWhileItLingers(t *testing.T) {
 	}
 }
 
-// Linger counts from when readiness went off: who was drained before waits no more.
+// Linger starts when readiness goes off: a node that was drained before does not wait again.
 func TestLingerCountsFromReadiness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &node{cfg: nodeConfig{grace: time.Minute, linger: 5 * time.Second, log: slog.New(slog.DiscardHandler)}}
@@ -185,7 +185,7 @@ func TestLingerCountsFromReadiness(t *testing.T) {
 	})
 }
 
-// Streams that nobody follows are not active.
+// Streams without followers are not active.
 func TestStreamsWithoutReadersAreNotActive(t *testing.T) {
 	f := startFleet(t, 1)
 	newClient(t).must(t, 201, "PUT", f.url(0, "s"), "", ofJSON...)

@@ -14,26 +14,28 @@ import (
 )
 
 const (
-	// The reserve is a quarter of the limit of open files, between these.
+	// The reserve is a quarter of the limit of open files, but at least minReserve and at most
+	// maxReserve.
 	minReserve = 64
 	maxReserve = 1024
-	// acceptRetry is how long the public listener waits before it looks for free descriptors again.
+	// acceptRetry is the time after which the public listener looks for free descriptors again.
 	acceptRetry = 50 * time.Millisecond
-	// closeIdleEvery is how often idle connections are closed to make room.
+	// closeIdleEvery is the shortest time between two rounds of closing idle connections.
 	closeIdleEvery = time.Second
 )
 
-// openFiles watches the process's descriptors for a node, and keeps the reserve back: for the admin
-// address, the other nodes and S2, without which it could serve nobody.
+// openFiles watches the process's file descriptors, and keeps a reserve for the admin address, the
+// other nodes and S2: without those the node could not serve any client.
 //
-// While fewer than the reserve are free the node is tight: new readers are refused, each answer is
-// the last on its connection, and idle connections are closed. While fewer than a half of it are
-// free, the public listener accepts nobody: who comes waits in the kernel's queue.
+// While fewer descriptors than the reserve are free, the node is near the limit: new readers are
+// refused, each answer is the last on its connection, and idle connections are closed. While less
+// than half of the reserve is free, the public listener accepts no connection: new connections wait
+// in the kernel's queue.
 type openFiles struct {
 	limit, reserve int
-	count          func() int // descriptors that are open
+	count          func() int // returns the number of open descriptors
 	log            *slog.Logger
-	server         *http.Server // whose idle connections go
+	server         *http.Server // its idle connections are closed
 
 	nearLimit   atomic.Bool
 	acceptWaits prometheus.Counter
@@ -42,8 +44,7 @@ type openFiles struct {
 	idleClosed time.Time
 }
 
-// newOpenFiles reads the limit. Go has raised the soft limit to the hard one before main began; this
-// says it again for a program that has not.
+// newOpenFiles returns an openFiles with the current limit.
 func newOpenFiles(log *slog.Logger, reg prometheus.Registerer) *openFiles {
 	f := &openFiles{log: log, count: countOpenFiles}
 	f.limit = raiseFilesLimit()
@@ -62,7 +63,8 @@ func newOpenFiles(log *slog.Logger, reg prometheus.Registerer) *openFiles {
 	return f
 }
 
-// raiseFilesLimit raises the limit of open files as far as may be, and returns it.
+// raiseFilesLimit raises the limit of open files as far as possible, and returns it. Go has done so
+// before main, unless the program was built otherwise.
 func raiseFilesLimit() int {
 	var l syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
@@ -79,8 +81,8 @@ func raiseFilesLimit() int {
 
 func filesReserve(limit int) int { return min(max(limit/4, minReserve), maxReserve) }
 
-// limitReaders returns how many readers the limit of open files has room for, with a warning if
-// those are fewer.
+// limitReaders returns the number of readers for which the limit of open files has room, and at
+// most readers. It logs a warning if that is less.
 func limitReaders(readers, limit int, log *slog.Logger) int {
 	room := max(limit-filesReserve(limit), 1)
 	if readers <= room {
@@ -91,10 +93,10 @@ func limitReaders(readers, limit int, log *slog.Logger) int {
 	return room
 }
 
-// countOpenFiles counts this process's open descriptors.
+// countOpenFiles returns the number of this process's open descriptors.
 func countOpenFiles() int {
 	const at = "/proc/self/fd"
-	if info, err := os.Stat(at); err == nil && info.Size() > 0 { // Linux 6.2 has the number there
+	if info, err := os.Stat(at); err == nil && info.Size() > 0 { // Linux 6.2 and later report the number there
 		return int(info.Size())
 	}
 	dir, err := os.Open(at)
@@ -106,7 +108,7 @@ func countOpenFiles() int {
 	return len(names)
 }
 
-// checkFree looks how many descriptors are left.
+// checkFree returns how many descriptors are free, and notes whether the node is near the limit.
 func (f *openFiles) checkFree() int {
 	free := f.limit - f.count()
 	if tight := free < f.reserve; f.nearLimit.Swap(tight) != tight && tight {
@@ -116,10 +118,10 @@ func (f *openFiles) checkFree() int {
 	return free
 }
 
-// isNearLimit reports whether the node is tight. It costs nothing while it is not.
+// isNearLimit reports whether the node is near the limit. It costs nothing while it is not.
 func (f *openFiles) isNearLimit() bool { return f.nearLimit.Load() && f.checkFree() < f.reserve }
 
-// closeIdle closes idle connections.
+// closeIdle closes idle connections, at most once each closeIdleEvery.
 func (f *openFiles) closeIdle() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,16 +129,16 @@ func (f *openFiles) closeIdle() {
 		return
 	}
 	f.idleClosed = time.Now()
-	f.server.SetKeepAlivesEnabled(false) // which closes those that are idle
+	f.server.SetKeepAlivesEnabled(false) // this closes idle connections
 	f.server.SetKeepAlivesEnabled(true)
 }
 
-// wrapListener is the public one.
+// wrapListener limits the public listener.
 func (f *openFiles) wrapListener(l net.Listener) net.Listener {
 	return &limitedListener{Listener: l, files: f, closed: make(chan struct{})}
 }
 
-// limitedListener accepts nobody while descriptors are short.
+// limitedListener accepts no connection while descriptors are short.
 type limitedListener struct {
 	net.Listener
 	files  *openFiles

@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// The readers are lowered to what descriptors allow, with one warning that says what to do.
+// The number of readers is lowered to what descriptors allow, with one warning that says what to
+// do.
 func TestReadersAreLimitedByDescriptors(t *testing.T) {
 	for _, c := range []struct{ readers, limit, want int }{
 		{200_000, 1 << 20, 200_000},
@@ -37,7 +38,7 @@ func TestReadersAreLimitedByDescriptors(t *testing.T) {
 	}
 }
 
-// startWithFewFiles starts a node that may open few files. Its S2 is in this process.
+// startWithFewFiles starts a node with a low limit of open files. Its S2 is in this process.
 func startWithFewFiles(t *testing.T, files int, args ...string) (public, admin string) {
 	t.Helper()
 	path, s := startS2(t)
@@ -83,8 +84,8 @@ func (b *syncBuffer) String() string {
 	return b.b.String()
 }
 
-// More readers come than there are descriptors: each is served or gets an answer, and the node's
-// own connections go on.
+// With more readers than descriptors, each reader is served or gets an answer, and the node's own
+// connections go on.
 func TestReadersBeyondDescriptorsAreAnswered(t *testing.T) {
 	t.Parallel()
 	public, admin := startWithFewFiles(t, 256)
@@ -130,7 +131,7 @@ func TestReadersBeyondDescriptorsAreAnswered(t *testing.T) {
 	}
 }
 
-// Connections that say nothing, and those that are idle, do not keep the node from its own work.
+// Silent and idle connections do not keep the node from its own work.
 func TestIdleConnectionsDoNotTakeAllDescriptors(t *testing.T) {
 	t.Parallel()
 	public, admin := startWithFewFiles(t, 256)

@@ -35,7 +35,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// startS2 returns the command, and an S2 in this process that has the basin of dev.
+// startS2 returns the command, and an S2 in this process with the basin of dev.
 func startS2(t *testing.T) (path string, s *s2dev.Server) {
 	t.Helper()
 	path, err := binary()
@@ -52,12 +52,12 @@ func startS2(t *testing.T) (path string, s *s2dev.Server) {
 // process is one running fantail.
 type process struct {
 	cmd  *exec.Cmd
-	at   map[string]any // the line that says where it serves
+	at   map[string]any // the log line with its addresses
 	done chan error
 	log  *transcript
 }
 
-// transcript is what a process has said so far.
+// transcript is the output of a process so far.
 type transcript struct {
 	mu  sync.Mutex
 	all strings.Builder
@@ -86,7 +86,7 @@ func spawn(t *testing.T, msg string, args ...string) *process {
 	return spawnBinary(t, path, msg, args...)
 }
 
-// spawnBinary is spawn for the command of another release.
+// spawnBinary starts the command of another release, as spawn does.
 func spawnBinary(t *testing.T, path, msg string, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(path, append([]string{"--log-format=json"}, args...)...), done: make(chan error, 1), log: new(transcript)}
@@ -133,7 +133,7 @@ func (p *process) addr(what string) string {
 	return s
 }
 
-// end waits for the process and says how it ended.
+// end waits for the process and returns its error.
 func (p *process) end(t *testing.T, within time.Duration) error {
 	t.Helper()
 	select {
@@ -146,7 +146,7 @@ func (p *process) end(t *testing.T, within time.Duration) error {
 	}
 }
 
-// processes is `fantail s2` and n times `fantail serve`.
+// processes is a `fantail s2` and n times `fantail serve`.
 type processes struct {
 	run   string // a project of its own: another S2 keeps what earlier runs wrote
 	path  string // the release that spawn starts; empty: this one
@@ -195,8 +195,8 @@ func (ps *processes) spawn(t *testing.T, i int, more ...string) *process {
 	}, more...)...)
 }
 
-// Three nodes that list each other, started at the same moment, as a deployment
-// does: nobody is first.
+// Three nodes that list each other start at the same moment, as in a deployment. None of them is
+// first.
 func TestNodesThatStartTogetherFormOneFleet(t *testing.T) {
 	t.Parallel()
 	s2 := spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")
@@ -221,7 +221,7 @@ func TestNodesThatStartTogetherFormOneFleet(t *testing.T) {
 	}
 }
 
-// freePorts are loopback addresses that nobody listens on.
+// freePorts returns free loopback addresses.
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
 	var addrs []string
@@ -259,7 +259,7 @@ func (ps *processes) url(i int, stream string) string {
 	return "http://" + ps.nodes[i%len(ps.nodes)].addr("http") + "/v1/stream/" + ps.run + "/" + stream
 }
 
-// sum adds a metric over the nodes that answer.
+// sum returns the sum of a metric over the nodes that answer.
 func (ps *processes) sum(ctx context.Context, c *client, name string) (sum float64) {
 	for _, p := range ps.nodes {
 		v, _ := c.metric(ctx, p.addr("admin"), name)
@@ -268,9 +268,9 @@ func (ps *processes) sum(ctx context.Context, c *client, name string) (sum float
 	return sum
 }
 
-// The owner of a stream is killed while 50 producers write to it and 300 SSE
-// clients read it: every acknowledged record is there exactly once, and every
-// reader has every record exactly once, in order.
+// The owner of a stream is killed while 50 producers write to it and 300 SSE clients read it. Every
+// acknowledged record is there exactly once, and every reader gets every record exactly once, in
+// order.
 func TestOwnerIsKilled(t *testing.T) {
 	ps := startProcesses(t, 3)
 	c := newClient(t)
@@ -342,8 +342,8 @@ func TestOwnerIsKilled(t *testing.T) {
 	}
 }
 
-// writeSurely appends message i of producer w until it is acknowledged. The
-// producer's tuple makes repeating safe.
+// writeSurely appends message i of producer w until it is acknowledged. The producer's tuple makes
+// repeating safe.
 func writeSurely(ctx context.Context, t *testing.T, c *client, living func(int) string, w, i int) {
 	for try := 0; ctx.Err() == nil; try++ {
 		a, err := c.do(ctx, "POST", living(w+try), fmt.Sprintf("%q", fmt.Sprintf("%d-%d", w, i)),
@@ -360,8 +360,8 @@ func writeSurely(ctx context.Context, t *testing.T, c *client, living func(int) 
 	}
 }
 
-// checkOnceInOrder: all holds every message of every producer once, each
-// producer's in order.
+// checkOnceInOrder checks that all holds every message of every producer once, each producer's in
+// order.
 func checkOnceInOrder(t *testing.T, all []string, producers, writes int) {
 	t.Helper()
 	next := map[string]int{}
@@ -377,8 +377,8 @@ func checkOnceInOrder(t *testing.T, all []string, producers, writes int) {
 	}
 }
 
-// SIGTERM: the node's readers are ended after a complete event, its streams go to
-// others, and it exits cleanly within its grace. Sessions on S2 end with readers.
+// After SIGTERM the node ends its readers after a complete event, hands its streams to others, and
+// exits cleanly within its grace. Sessions on S2 end with the readers.
 func TestTerminate(t *testing.T) {
 	t.Parallel()
 	ps := startProcesses(t, 2)
@@ -429,7 +429,7 @@ func TestTerminate(t *testing.T) {
 	for i, r := range readers {
 		wantSame(t, fmt.Sprintf("reader %d", i), r.got, []string{"0", "1"})
 	}
-	// A session lives to the end of the minute that is paid for, and no longer.
+	// A session lives to the end of its billed minute, and no longer.
 	eventually(t, 65*time.Second, "read sessions are closed", func() bool {
 		return ps.sum(t.Context(), c, "fantail_s2_read_sessions") == 0
 	})

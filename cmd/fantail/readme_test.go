@@ -10,7 +10,7 @@ import (
 
 var update = flag.Bool("update", false, "write the configuration into the README")
 
-// The README's table of settings is what the command really has.
+// The README's table of settings has the flags of the command.
 func TestReadmeListsTheCommandsSettings(t *testing.T) {
 	const path = "../../README.md"
 	b, err := os.ReadFile(path)
@@ -34,7 +34,7 @@ func TestReadmeListsTheCommandsSettings(t *testing.T) {
 	}
 }
 
-// settings is the flags of `fantail serve` as a table.
+// settings returns the flags of `fantail serve` as a table.
 func settings(t *testing.T) string {
 	t.Helper()
 	var c cli

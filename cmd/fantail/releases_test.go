@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// olderRelease returns the command of a release before this one (bench/with-release).
+// olderRelease returns the command of an earlier release (bench/with-release).
 func olderRelease(t *testing.T) string {
 	t.Helper()
 	path := os.Getenv("TEST_OLDER_FANTAIL")
@@ -20,14 +20,14 @@ func olderRelease(t *testing.T) string {
 	return path
 }
 
-// A fleet is rolled from an older release to this one, a node of it back, and forward
-// once more: nothing is lost, doubled or reordered, and each stream has one session.
+// A fleet is rolled from an older release to this one, one node of it back, and forward again.
+// Nothing is lost, doubled or reordered, and each stream has one session.
 func TestRollsFromAnOlderRelease(t *testing.T) {
 	older := olderRelease(t)
 	rollNodes(t, startRelease(t, 3, older), "", "", "", older, "")
 }
 
-// turn is one node after another over one S2, each of another release.
+// alternatingReleases runs one node after another over one S2, each of another release.
 type alternatingReleases struct {
 	*client
 	t    *testing.T
@@ -68,13 +68,13 @@ func (x *alternatingReleases) post(stream string, status, seq int, body string) 
 }
 
 // One log is written and read by this release, an older one, and this one again, across
-// checkpoints: lives, producers, lifetimes, forks and offsets are what they were.
+// checkpoints. Generations, producers, lifetimes, forks and offsets stay the same.
 func TestReleasesShareOneLog(t *testing.T) {
 	older := olderRelease(t)
 	x := &alternatingReleases{client: newClient(t), t: t, s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0").addr("url")}
 	var wrote []string
 	seq := 0
-	offsets := map[string]string{} // and how much lies before
+	offsets := map[string]string{} // and how many messages are below
 	write := func(n int) {
 		t.Helper()
 		for range n {

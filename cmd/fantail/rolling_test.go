@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// A rolling deployment under readers and writers: every node is told to stop, and
-// started again, one after the other. Everybody gets everything once, in order; S2 is
-// hardly read, and has one read session for each stream.
+// A rolling deployment under readers and writers: each node in turn is stopped and started again.
+// Every reader gets everything once, in order. S2 is hardly read, and has one read session for each
+// stream.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	rollNodes(t, startProcesses(t, 3), "", "", "")
 }
 
-// rollNodes stops one node of three after the other, and starts it again as the releases say
-// (empty: this one), under readers and writers.
+// rollNodes stops each of three nodes in turn, and starts it again as the releases say (empty: this
+// one), under readers and writers.
 func rollNodes(t *testing.T, ps *processes, releases ...string) {
 	t.Helper()
 	c := newClient(t)
 	const streams, perStream = 12, 9
 	var mu sync.Mutex // guards ps.nodes and up
 	up := []bool{true, true, true}
-	// url is a stream at a node that a balancer would choose.
+	// url returns a stream's URL at a node that a balancer would choose.
 	url := func(i int, stream string) string {
 		mu.Lock()
 		defer mu.Unlock()

@@ -11,23 +11,23 @@ import (
 	"github.com/fantail-dev/fantail/cluster"
 )
 
-// adoptLog makes the process's log the libraries' as well, and has the process outlive whatever reads
-// its output: without that Go ends it when it writes to a pipe that nobody reads any more.
+// adoptLog makes the process's log that of the libraries, too, and ignores SIGPIPE: otherwise Go
+// would end the process when it writes to a pipe without a reader.
 func adoptLog(log *slog.Logger) {
 	signal.Ignore(syscall.SIGPIPE)
 	slog.SetDefault(log)
 	cluster.AdoptLog(log)
 }
 
-// sameStopWithin is how long after a signal to stop others count as the same: wrappers (npm, timeout, a
-// terminal's process group) send several.
+// sameStopWithin is the time after a stop signal during which further ones count as the same:
+// wrappers (npm, timeout, a terminal's process group) send several.
 const sameStopWithin = time.Second
 
-// repeatedStop brings the signals that come after the first one, and after sameStopWithin.
+// repeatedStop receives the stop signals that come later than sameStopWithin after the first.
 type repeatedStop <-chan os.Signal
 
-// stopOnSignal returns a context that ends with the first signal to stop. Another one comes from
-// again; with exits it ends the process. done gives the signals back.
+// stopOnSignal returns a context that ends with the first stop signal. Later signals are sent to
+// again; with exits they end the process. done stops the handling of signals.
 func stopOnSignal(parent context.Context, exits bool) (ctx context.Context, again repeatedStop, done func()) {
 	ctx, cancel := context.WithCancel(parent)
 	all := make(chan os.Signal, 4)
@@ -55,8 +55,8 @@ func stopOnSignal(parent context.Context, exits bool) (ctx context.Context, agai
 	}
 }
 
-// stopSignals are the signals that end a command. What was started to outlive its terminal
-// (nohup) does.
+// stopSignals returns the signals that end a command. SIGHUP is not one if the command was started
+// to outlive its terminal (nohup).
 func stopSignals() []os.Signal {
 	s := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) {
@@ -65,8 +65,8 @@ func stopSignals() []os.Signal {
 	return s
 }
 
-// dispatchStops calls stop for the first signal, and again for those that come after sameStopWithin, until
-// over.
+// dispatchStops calls stop for the first signal, and again for each signal later than
+// sameStopWithin, until over is closed.
 func dispatchStops(signals <-chan os.Signal, over <-chan struct{}, stop func(), again func(os.Signal)) {
 	var first time.Time
 	for {

@@ -12,12 +12,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// registerMetrics has the registry tell what the node is, and what it keeps to.
+// registerMetrics registers metrics of the node's build, readiness, certificate and memory.
 func (n *node) registerMetrics() {
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	b := currentBuild()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "fantail_build_info", Help: "1; the labels say what runs.",
+		Name: "fantail_build_info", Help: "Always 1; the labels are the versions of this build.",
 		ConstLabels: prometheus.Labels{"version": b.version, "revision": b.revision, "goversion": b.goVersion},
 	})
 	build.Set(1)
@@ -35,19 +35,19 @@ func (n *node) registerMetrics() {
 		}, n.cfg.certificate.notAfter))
 	}
 	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "fantail_memory_budget_bytes", Help: "What the node keeps of each kind at most (README).",
+		Name: "fantail_memory_budget_bytes", Help: "Most bytes of each kind that the node keeps in memory (README).",
 	}, []string{"budget"})
 	for i, size := range splitBudgets(n.cfg.memory.bytes) {
 		limits.WithLabelValues(budgets[i].name).Set(float64(size))
 	}
 	whole := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "fantail_memory_limit_bytes", Help: "What the process may use, as --memory, the cgroup or GOMEMLIMIT says; 0: nobody does.",
+		Name: "fantail_memory_limit_bytes", Help: "Memory that the process may use, as --memory, the cgroup or GOMEMLIMIT says; 0: no limit is set.",
 	})
 	whole.Set(float64(n.cfg.memory.bytes))
 	n.registry.MustRegister(limits, whole)
 }
 
-// logSettings says what starts, and with which settings.
+// logSettings logs the version and the main settings.
 func (n *nodeConfig) logSettings() {
 	b := currentBuild()
 	cluster := "none"
@@ -57,13 +57,13 @@ func (n *nodeConfig) logSettings() {
 	n.log.Info("starting", "version", b.version, "revision", b.revision, "go", b.goVersion,
 		"s2", cmp.Or(n.s2.Endpoint, "managed"), "basin", cmp.Or(n.s2.Basin, n.s2.BasinTemplate, "a map"),
 		"cluster", cluster, "max_readers", n.edge.MaxReaders, "nofile", raiseFilesLimit(),
-		"memory", n.memory.bytes, "memory_from", cmp.Or(n.memory.source, "nobody"))
+		"memory", n.memory.bytes, "memory_from", cmp.Or(n.memory.source, "none"))
 }
 
-// readinessInterval is how often a node looks whether it is ready.
+// readinessInterval is the time between two checks of whether the node is ready.
 const readinessInterval = 100 * time.Millisecond
 
-// logReadiness says when the node becomes ready, and when it is no more, until ctx ends.
+// logReadiness logs when the node becomes ready, and when it is no longer ready, until ctx ends.
 func (n *node) logReadiness(ctx context.Context) {
 	tick := time.NewTicker(readinessInterval)
 	defer tick.Stop()
@@ -85,8 +85,8 @@ func (n *node) logReadiness(ctx context.Context) {
 	}
 }
 
-// newAccessLog returns the log of requests, on standard output. It has no limiter, but drops lines
-// that nobody takes.
+// newAccessLog returns the log of requests, on standard output. It has no limit of lines, but drops
+// lines that are not read.
 func newAccessLog(format, name string) *slog.Logger {
 	out := &lossyWriter{w: os.Stdout, lossLogger: slog.New(newHandler(os.Stdout, slog.LevelInfo, format))}
 	return slog.New(newHandler(out, slog.LevelInfo, format)).With("node", name)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A node says what starts, when it is ready and how it ended, and its metrics say what it is and
-// what it keeps to; each request is a line of the access log.
+// A node logs what starts, when it is ready and how it ended. Its metrics show its build and
+// limits. Each request is a line of the access log.
 func TestNodeReportsItselfInLogAndMetrics(t *testing.T) {
 	t.Parallel()
 	path, s := startS2(t)
@@ -77,7 +77,7 @@ func TestNodeReportsItselfInLogAndMetrics(t *testing.T) {
 	}
 }
 
-// trustAnyCertificate has a client take any certificate.
+// trustAnyCertificate makes a client accept any certificate.
 func trustAnyCertificate(c *client) {
 	tr, _ := c.http.Transport.(*http.Transport)
 	tr.TLSClientConfig = insecureTLS()

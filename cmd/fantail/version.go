@@ -7,13 +7,15 @@ import (
 	"runtime/debug"
 )
 
-// version and revision are set by the linker for releases; else the build's own record tells.
+// version and revision are set by the linker for releases. Otherwise Go's own record of the build
+// is used.
 var version, revision string
 
-// buildInfo says what this program is.
+// buildInfo holds the versions of this program.
 type buildInfo struct{ version, revision, goVersion string }
 
-// currentBuild is what the linker was told, or else what Go recorded of the module and its repository.
+// currentBuild returns what the linker set, or else what Go recorded of the module and its
+// repository.
 func currentBuild() buildInfo {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// What a build says of itself without the linker's help: a module's version where there is one, and
-// the commit.
+// Without the linker's help a build reports its module's version, if there is one, and its commit.
 func TestBuildInfoWithoutTheLinker(t *testing.T) {
 	vcs := []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}}
 	for want, info := range map[buildInfo]*debug.BuildInfo{
@@ -24,7 +23,7 @@ func TestBuildInfoWithoutTheLinker(t *testing.T) {
 	}
 }
 
-// The command tells its version, commit and Go version, also as the linker was told them.
+// The command prints its version, commit and Go version, also as set by the linker.
 func TestVersionFlagPrintsTheBuild(t *testing.T) {
 	t.Parallel()
 	path, err := binary()

@@ -13,7 +13,7 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// settingsFleet is a fleet of processes on an S2 in this one, which knows their tokens.
+// settingsFleet is a fleet of processes on an S2 in this process, which knows their tokens.
 type settingsFleet struct {
 	*processes
 	*testing.T
@@ -27,7 +27,8 @@ const (
 	otherBasin   = "other-basin"
 )
 
-// newSettingsFleet starts n nodes, each with a token of its own, and makes streams through all.
+// newSettingsFleet starts n nodes, each with a token of its own, and creates streams through all of
+// them.
 func newSettingsFleet(t *testing.T, n, streams int) *settingsFleet {
 	t.Helper()
 	s2, err := s2dev.Open(s2dev.Config{Listen: "127.0.0.1:0", Basins: []string{settledBasin, otherBasin}})
@@ -49,7 +50,7 @@ func newSettingsFleet(t *testing.T, n, streams int) *settingsFleet {
 
 func token(i int) string { return fmt.Sprintf("token-of-%d", i) }
 
-// start starts node i; a flag given again counts.
+// start starts node i. The last of several equal flags counts.
 func (f *settingsFleet) start(i int, more ...string) *process {
 	f.Helper()
 	args := []string{
@@ -69,7 +70,7 @@ func (f *settingsFleet) start(i int, more ...string) *process {
 	return spawn(f.T, "serving", append(args, more...)...)
 }
 
-// readyz is what a node says of itself.
+// readyz returns a node's answer to /readyz.
 func (f *settingsFleet) readyz(p *process) (status int, why string) {
 	a, err := f.c.do(f.Context(), "GET", "http://"+p.addr("admin")+"/readyz", "")
 	if err != nil {
@@ -83,7 +84,7 @@ func (f *settingsFleet) metric(p *process, name string) int {
 	return int(v)
 }
 
-// use reads and appends to every stream, through a node each.
+// use reads every stream and appends to it, each through another node.
 func (f *settingsFleet) use(nodes []*process) {
 	f.Helper()
 	for i, s := range f.streams {
@@ -93,8 +94,8 @@ func (f *settingsFleet) use(nodes []*process) {
 	}
 }
 
-// A node whose settings for S2 are wrong is never ready, owns nothing and says why; the fleet
-// that it joined does not notice.
+// A node with wrong settings for S2 is never ready, owns nothing and says why. The fleet that it
+// joined is not affected.
 func TestNodeWithWrongS2SettingsIsNeverReady(t *testing.T) {
 	f := newSettingsFleet(t, 3, 30)
 	f.s2.Faults().Deny("wrong", "permission_denied")
@@ -120,7 +121,7 @@ func TestNodeWithWrongS2SettingsIsNeverReady(t *testing.T) {
 			f.eventually("all see it", func() bool {
 				return f.metric(p, "fantail_members") == 4 && f.metric(f.nodes[0], "fantail_members") == 4
 			})
-			// Twice the time in which it would own streams if nothing kept it.
+			// Twice the time after which it would own streams otherwise.
 			for seen := time.Now(); time.Since(seen) < 4*time.Second; {
 				f.use(append([]*process{p}, f.nodes...))
 				if status, why := f.readyz(p); status == 200 {
@@ -152,7 +153,7 @@ func TestNodeWithWrongS2SettingsIsNeverReady(t *testing.T) {
 	}
 }
 
-// A lone node asks as well, and says the same.
+// A lone node probes S2, too, and gives the same reasons.
 func TestLoneNodeWithWrongS2SettingsIsNeverReady(t *testing.T) {
 	t.Parallel()
 	f := newSettingsFleet(t, 0, 0)
@@ -190,8 +191,8 @@ func (f *settingsFleet) eventually(what string, ok func() bool) {
 	eventually(f.T, 20*time.Second, what, ok)
 }
 
-// A token is revoked while the fleet runs: of one node, and its streams move and come back; of
-// all, and nothing moves.
+// A token is revoked while the fleet runs. Revoked for one node: its streams move, and come back.
+// Revoked for all: nothing moves.
 func TestRevokedTokenMovesTheStreamsOfOneNode(t *testing.T) {
 	f := newSettingsFleet(t, 3, 12)
 	deny := f.s2.Faults().Deny

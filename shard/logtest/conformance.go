@@ -13,8 +13,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Test runs the conformance suite on the logs that open returns; they may share
-// their storage. Each case uses streams of its own.
+// Test runs the conformance suite on the logs that open returns. They may share their storage. Each
+// case uses streams of its own.
 func Test(t *testing.T, open func(t *testing.T) shard.Log) {
 	t.Helper()
 	for _, c := range cases {
@@ -45,7 +45,7 @@ var cases = []struct {
 	{"rivals", testCompetingWriters},
 }
 
-// testCase is one case's log and stream.
+// testCase holds one case's log and stream.
 type testCase struct {
 	*testing.T
 	shard.Log
@@ -53,7 +53,7 @@ type testCase struct {
 	id  shard.StreamID
 }
 
-// newStreamID names a stream that no other case or run uses.
+// newStreamID returns the id of a stream that no other case or run uses.
 func newStreamID(t *testing.T) shard.StreamID {
 	name := strings.Map(func(r rune) rune {
 		if r == ' ' || r == '/' {
@@ -244,7 +244,7 @@ func testTrim(e *testCase) {
 	if tail, err := e.Tail(e.ctx, e.id); err != nil || tail != 5 {
 		e.Errorf("tail %d, %v", tail, err)
 	}
-	// A trim is applied when S2 gets to it: wait for it, reading.
+	// S2 applies a trim later: read until it has.
 	for {
 		p, err := e.Read(e.ctx, e.id, 0, 0)
 		if err != nil {
@@ -351,7 +351,7 @@ func testFollowEnds(e *testCase) {
 	}
 }
 
-// testCompetingWriters: of two writers at one position exactly one wins.
+// testCompetingWriters checks that of two writers at one position exactly one wins.
 func testCompetingWriters(e *testCase) {
 	e.create()
 	const n = 50

@@ -12,60 +12,61 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Client is one node's way to a Memory, with latency, faults and counts of its own. It
-// is a shard.Log. Reads, and requests that were sent, take their time on the way there
-// and back: a request whose caller is gone lands all the same.
+// Client is one node's access to a Memory, with its own latency, faults and counts. It is a
+// shard.Log. Requests take half of the latency on the way there and half on the way back. A request
+// that was sent is carried out even if its caller has ended.
 type Client struct {
 	memory *Memory
-	// Basin is Memory.Basin, or another.
+	// Basin is Memory.Basin, or another basin.
 	Basin string
-	// Latency is how long a call takes there and back.
+	// latency is the time of a call, there and back.
 	latency  time.Duration
 	sessions atomic.Int64
 
 	mu            sync.Mutex
 	rand          *rand.Rand
 	faults        Faults
-	faultsChanged chan struct{} // closed and replaced whenever trouble changes
+	faultsChanged chan struct{} // closed and replaced whenever faults changes
 	sessionDrops  chan struct{} // closed and replaced by DropSessions
 	counts        Counts
 }
 
-// Faults is what is wrong between a node and storage.
+// Faults describes what is wrong between a node and storage.
 type Faults struct {
-	// Partition: nothing comes through. Calls wait for their context, or fail once it is over.
+	// Partition lets nothing through. Calls wait for their context, or fail when the partition
+	// ends.
 	Partition bool
-	// Stall: nothing comes through, and goes on where it was once it is over.
+	// Stall lets nothing through. Calls continue when the stall ends.
 	Stall bool
-	// Down: calls fail at once, sessions break.
+	// Down makes calls fail immediately, and breaks sessions.
 	Down bool
-	// Deny: storage refuses every call for good.
+	// Deny makes storage refuse every call, as it refuses a revoked token.
 	Deny bool
-	// Busy, Fail, LoseAck and Late are probabilities: refused without any effect; not
-	// done, and no answer; done, and no answer; no answer, and an append that
-	// is done LateBy later. Reads are not lost but by Fail.
+	// Busy, Fail, LoseAck and LateAppend are probabilities. Busy: refused, without an effect. Fail:
+	// not done, and no answer. LoseAck: done, and no answer. LateAppend: an append without an
+	// answer that is done after LateBy. Reads are subject to Busy and Fail only.
 	Busy, Fail, LoseAck, LateAppend float64
 	LateBy                          time.Duration
-	// ExtraLatency is added to what each call takes, and to each page of a session.
+	// ExtraLatency is added to the latency of each call and of each page of a session.
 	ExtraLatency time.Duration
-	// OnFault, if not nil, is called whenever a call or session meets the trouble.
+	// OnFault, if it is not nil, is called whenever a fault hits a call or session.
 	OnFault func()
 }
 
-// Counts are what a Client has asked of storage.
+// Counts holds what a Client has asked of storage.
 type Counts struct {
-	// SessionOpens are the times at which read sessions were opened, those opened again and
-	// Replay's included.
+	// SessionOpens holds the times at which read sessions were opened, including reopened ones and
+	// those of Replay.
 	SessionOpens []time.Time
-	// SessionRecords are the records that sessions brought, Read those that all other calls did,
-	// TakeoverRecords, by stream, those of them that Last and Replay did, which only begin and mend a
-	// shard.
+	// SessionRecords counts the records that sessions brought, and ReadRecords those of all other
+	// calls. TakeoverRecords counts, by stream, those of ReadRecords that Last and Replay brought:
+	// they are only called to take over or repair a stream.
 	SessionRecords, ReadRecords int
 	TakeoverRecords             map[shard.StreamID]int
 	Appends                     int
 }
 
-// NewClient is a way to the Memory; latency is what a call takes, there and back.
+// NewClient returns a Client of the Memory. latency is the time of a call, there and back.
 func (m *Memory) NewClient(seed uint64, latency time.Duration) *Client {
 	return &Client{
 		memory: m, Basin: m.Basin, latency: latency, rand: rand.New(rand.NewPCG(seed, 3)),
@@ -73,7 +74,7 @@ func (m *Memory) NewClient(seed uint64, latency time.Duration) *Client {
 	}
 }
 
-// SetFaults changes what is wrong from now on; the zero Trouble is none.
+// SetFaults replaces the current faults. The zero Faults means none.
 func (c *Client) SetFaults(t Faults) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +86,7 @@ func (c *Client) SetFaults(t Faults) {
 	}
 }
 
-// DropSessions breaks every session that is open; they are opened again.
+// DropSessions breaks every open session. Followers open new ones.
 func (c *Client) DropSessions() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -107,7 +108,7 @@ func (c *Client) Counts() Counts {
 	return n
 }
 
-// currentFaults is the trouble of this moment, and what says that it changed.
+// currentFaults returns the current faults, and a channel that is closed when they change.
 func (c *Client) currentFaults() (Faults, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -126,7 +127,7 @@ func (c *Client) randomFloat() float64 {
 	return c.rand.Float64()
 }
 
-// waitHalfway is half of a call's way.
+// waitHalfway waits for half of a call's latency.
 func (c *Client) waitHalfway(ctx context.Context, t Faults) error {
 	d := (c.latency + t.ExtraLatency) / 2
 	if t.ExtraLatency > 0 {
@@ -143,7 +144,7 @@ func (c *Client) waitHalfway(ctx context.Context, t Faults) error {
 	}
 }
 
-// awaitConnection waits while nothing comes through. An error: it was lost.
+// awaitConnection waits while nothing comes through. It returns an error if the call is lost.
 func (c *Client) awaitConnection(ctx context.Context) (Faults, error) {
 	for {
 		t, changed := c.currentFaults()
@@ -166,7 +167,7 @@ func (c *Client) awaitConnection(ctx context.Context) (Faults, error) {
 	}
 }
 
-// sendRequest takes a call to storage.
+// sendRequest applies the faults of a request on its way to storage.
 func (c *Client) sendRequest(ctx context.Context) (Faults, error) {
 	t, err := c.awaitConnection(ctx)
 	if err != nil {
@@ -187,7 +188,7 @@ func (c *Client) sendRequest(ctx context.Context) (Faults, error) {
 	return t, nil
 }
 
-// deliverRequest is there, and half of the way.
+// deliverRequest applies those faults, and waits for half of the latency.
 func (c *Client) deliverRequest(ctx context.Context) (Faults, error) {
 	t, err := c.sendRequest(ctx)
 	if err == nil {
@@ -196,7 +197,7 @@ func (c *Client) deliverRequest(ctx context.Context) (Faults, error) {
 	return t, err
 }
 
-// deliverAnswer brings the answer.
+// deliverAnswer applies the faults of an answer, and waits for half of the latency.
 func (c *Client) deliverAnswer(ctx context.Context, t Faults) error {
 	if err := c.waitHalfway(ctx, t); err != nil {
 		return err
@@ -262,7 +263,7 @@ func (c *Client) write(id shard.StreamID, at uint64, batch []shard.Entry) (shard
 	return c.memory.writeLocked(id, at, batch)
 }
 
-// roundTrip is a read: there, done, and back.
+// roundTrip makes a call that only reads: request, operation and answer.
 func roundTrip[T any](ctx context.Context, c *Client, do func() (T, error)) (T, error) {
 	var none T
 	t, err := c.deliverRequest(ctx)
@@ -330,7 +331,7 @@ func (c *Client) Replay(
 	})
 }
 
-// beginSession counts a session; the result is to be called at its end.
+// beginSession counts a new session, and returns the function that ends it.
 func (c *Client) beginSession() (closed func()) {
 	c.mu.Lock()
 	c.counts.SessionOpens = append(c.counts.SessionOpens, time.Now())
@@ -339,7 +340,7 @@ func (c *Client) beginSession() (closed func()) {
 	return func() { c.sessions.Add(-1) }
 }
 
-// errDropped: a session broke.
+// errDropped is the error of a session that DropSessions broke.
 var errDropped = errors.New("session dropped")
 
 // Follow implements shard.Log.
@@ -364,7 +365,7 @@ func (c *Client) Follow(
 	}
 }
 
-// reopenWithin is the longest pause before a session is opened again.
+// reopenWithin is the longest pause before a session is reopened.
 const reopenWithin = 500 * time.Millisecond
 
 // callerError is an error of the caller's own function.
@@ -372,7 +373,7 @@ type callerError struct{ err error }
 
 func (e *callerError) Error() string { return e.err.Error() }
 
-// readSession is one read session, from its opening to its end.
+// readSession runs one read session, from its opening to its end.
 func (c *Client) readSession(
 	ctx context.Context, id shard.StreamID, from *uint64, fn func(shard.Page) error,
 ) error {

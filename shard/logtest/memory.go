@@ -11,15 +11,14 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Memory is a shard.Log in memory, with faults, for tests that must not use
-// sockets and for measurements that leave storage out. Any number of owners may
-// share one.
+// Memory is a shard.Log in memory, with faults, for tests that must not use sockets, and for
+// measurements without storage. Any number of owners may share one.
 type Memory struct {
-	// Now gives records their timestamps; nil is time.Now.
+	// Now returns the time for the records' timestamps; nil: time.Now.
 	Now func() time.Time
-	// Latency is how long an append takes.
+	// Latency is the time that an append takes.
 	Latency time.Duration
-	// Basin is where the fleet keeps its record; empty: nowhere, and nothing is probed.
+	// Basin is the basin of the fleet's record; empty: there is none, and nothing is probed.
 	Basin string
 
 	sessions atomic.Int64
@@ -31,15 +30,15 @@ type Memory struct {
 	faultOdds FaultOdds
 }
 
-// FaultOdds are the probabilities of faults, each in [0, 1].
+// FaultOdds holds the probabilities of faults, each in [0, 1].
 type FaultOdds struct {
-	LoseRequest float64 // not written, reported as unknown
-	LoseAck     float64 // written, reported as unknown
-	LateAck     float64 // reported as unknown at once, written later
+	LoseRequest float64 // not written, and the outcome is unknown
+	LoseAck     float64 // written, and the outcome is unknown
+	LateAck     float64 // the outcome is unknown, and it is written after LateBy
 	LateBy      time.Duration
 }
 
-// Ops counts calls, and how often each fault fired.
+// Ops counts calls, and how often each fault occurred.
 type Ops struct {
 	Creates, Appends, Reads, Replays, Tails, Follows int
 	LostRequests, LostAcks, LateAcks                 int
@@ -52,14 +51,14 @@ type memoryLog struct {
 	changed chan struct{} // closed and replaced by each append
 }
 
-// NewMemory returns an empty Memory without faults; seed makes them repeatable.
+// NewMemory returns an empty Memory without faults. seed makes later faults repeatable.
 func NewMemory(seed uint64) *Memory {
 	return &Memory{
 		logs: map[shard.StreamID]*memoryLog{}, rnd: rand.New(rand.NewPCG(seed, 1)),
 	}
 }
 
-// SetFaultOdds changes the odds of faults from now on.
+// SetFaultOdds replaces the probabilities of faults.
 func (m *Memory) SetFaultOdds(o FaultOdds) {
 	m.mu.Lock()
 	m.faultOdds = o
@@ -73,7 +72,7 @@ func (m *Memory) Ops() Ops {
 	return m.ops
 }
 
-// Wipe forgets every log, as an in-memory store that was started anew.
+// Wipe deletes every log, as the restart of an in-memory store does.
 func (m *Memory) Wipe() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -166,7 +165,7 @@ func checkBatch(batch []shard.Entry) error {
 	return nil
 }
 
-// AppendForeign appends records that are not Fantail's, as an S2-native writer would.
+// AppendForeign appends records that are not Fantail's, as a program that uses S2 directly would.
 func (m *Memory) AppendForeign(id shard.StreamID, bodies ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -178,7 +177,7 @@ func (m *Memory) AppendForeign(id shard.StreamID, bodies ...string) {
 	}
 }
 
-// DropBelow drops the records below a position, as a retention age does.
+// DropBelow deletes the records below a position, as a retention age does.
 func (m *Memory) DropBelow(id shard.StreamID, below uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -189,7 +188,7 @@ func (m *Memory) DropBelow(id shard.StreamID, below uint64) {
 	}
 }
 
-// RollBack drops the records from a position on, as an older backup does.
+// RollBack deletes the records from a position on, as a restored backup does.
 func (m *Memory) RollBack(id shard.StreamID, from uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -220,7 +219,7 @@ func (l *memoryLog) append(now uint64, batch []shard.Entry) shard.Ack {
 	return shard.Ack{Start: start, End: l.tail(), StartTime: l.time, EndTime: l.time}
 }
 
-// page copies what stands at from on, within S2's limits of a page.
+// page returns a copy of the records from a position on, within S2's limits of a page.
 func (l *memoryLog) page(from uint64, limit int) shard.Page {
 	p := shard.Page{Tail: l.tail(), HasTail: true}
 	size := 0
@@ -352,7 +351,7 @@ func (m *Memory) Follow(
 // OpenSessions implements shard.Log.
 func (m *Memory) OpenSessions() int { return int(m.sessions.Load()) }
 
-// Records is a copy of what the log holds.
+// Records returns a copy of the log's records.
 func (m *Memory) Records(id shard.StreamID) []shard.Record {
 	m.mu.Lock()
 	defer m.mu.Unlock()

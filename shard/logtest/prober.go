@@ -11,8 +11,8 @@ var (
 	_ shard.Prober = (*Client)(nil)
 )
 
-// sites is the one of a basin, if it has a name. Its log is that of the clocks, too, unless the
-// basin is another than the Memory's.
+// sites returns the site of a basin, or none without a name. Its log also holds the clock records,
+// if it is in the Memory's own basin.
 func (m *Memory) sites(basin string) []shard.Site {
 	switch basin {
 	case "":
