@@ -3,7 +3,6 @@ package shard
 import (
 	"context"
 	"errors"
-	"fmt"
 )
 
 // A create record names the logs that a fork inherits from, and whoever may append to
@@ -121,7 +120,7 @@ func (h *Manager) holds(ctx context.Context, id StreamID, fork *Fork, chain []An
 		if len(left) == 0 {
 			return true, nil
 		}
-		if fork == nil {
+		if fork == nil || fork.Source.Project() != id.Project() { // no source holds a fork elsewhere
 			return false, nil
 		}
 		src, err := h.stateFor(ctx, id, fork)
@@ -152,103 +151,6 @@ func (s *State) covers(id StreamID, chain []Ancestor) bool {
 		}
 	}
 	return true
-}
-
-// stateFor returns the State of a fork's source: from memory, if that knows of the hold,
-// else from its log.
-func (h *Manager) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
-	h.mu.Lock()
-	s := h.states.m[fork.Source]
-	h.mu.Unlock()
-	if s != nil {
-		s.mu.Lock()
-		if s.opened && s.state.held.rows[fork.Hold].stream == id {
-			known := s.state.snapshot()
-			s.mu.Unlock()
-			return known, nil
-		}
-		s.mu.Unlock()
-	}
-	select {
-	case h.foldTurns <- struct{}{}:
-		defer func() { <-h.foldTurns }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	return readState(ctx, h.log, fork.Source)
-}
-
-// foldsMost bounds the logs that are folded at the same time for their States alone.
-const foldsMost = 16
-
-// foldRecords and foldBytes bound what is read of one log for its State alone. A source that
-// Fantail writes to has a checkpoint within a few thousand records, or one large append; of one
-// that others have written more to, no fork can be confirmed until its owner has written a
-// checkpoint, or has it in memory here.
-const (
-	foldRecords = 100_000
-	foldBytes   = 64 << 20
-)
-
-var errLongSource = fmt.Errorf("%w: to confirm the fork, more than %d records or %d bytes of a source's log would have to be read",
-	ErrUnavailable, foldRecords, foldBytes)
-
-// boundedLog is a Log of which only so much may be read.
-type boundedLog struct {
-	Log
-	records, bytes int // left
-}
-
-// Replay implements Log. errLongSource: the bound is reached.
-func (l *boundedLog) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
-	return l.Log.Replay(ctx, id, from, to, func(p Page) error {
-		l.records -= len(p.Records)
-		for i := range p.Records {
-			l.bytes -= p.Records[i].Size
-		}
-		if l.records < 0 || l.bytes < 0 {
-			return errLongSource
-		}
-		return fn(p)
-	})
-}
-
-// readState folds the log of a stream of which this node need not be the owner. errLongSource:
-// there is too much to be read.
-func readState(ctx context.Context, log Log, id StreamID) (on *State, err error) {
-	log = &boundedLog{log, foldRecords, foldBytes}
-	last, err := log.Last(ctx, id, 1)
-	if err != nil {
-		return nil, err
-	}
-	if len(last.Records) == 0 {
-		return &State{Next: last.Tail, rooted: true}, nil
-	}
-	err = fromRoot(ctx, log, id, last, func(from, tail uint64) (err error) {
-		on, err = foldLog(ctx, log, id, from, tail)
-		return err
-	})
-	return on, err
-}
-
-// foldLog folds the records [from, tail) of a log into a State of its own.
-func foldLog(ctx context.Context, log Log, id StreamID, from, tail uint64) (*State, error) {
-	on := &State{Next: from, rooted: from == 0}
-	err := log.Replay(ctx, id, from, tail, func(p Page) error {
-		if err := on.root(p.Records); err != nil {
-			return err
-		}
-		for _, r := range p.Records {
-			if r.Pos > on.Next {
-				on.hole(r.Pos)
-			}
-			if _, err := on.apply(r); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return on, err
 }
 
 // setChain tells what a TailBuffer's life inherited, once that is known.

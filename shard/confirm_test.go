@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -291,4 +293,131 @@ func TestForkOfALongLog(t *testing.T) {
 			advance(11 * time.Minute)
 		}
 	})
+}
+
+// Forged forks that name one long log have it read once between them, and those that come later
+// do not have it read again.
+func TestForksOfALongLogShareOneRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const forks = 40
+		log := logtest.NewMemory(1)
+		log.AppendForeign("attacker/long", make([]string, 2*shard.FoldRecords)...)
+		a := shard.Ancestor{Stream: "attacker/long", Generation: 1, Start: 0, Bound: 1}
+		id := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("attacker/%d", i)) }
+		for i := range forks {
+			forge(t, log, id(i), func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+		}
+		replays := func(ids ...shard.StreamID) func(h *shard.Manager) int {
+			return func(h *shard.Manager) int {
+				before := log.Ops().Replays
+				var wg sync.WaitGroup
+				for _, id := range ids {
+					wg.Go(func() {
+						if _, err := h.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) {
+							t.Errorf("%s: %v", id, err)
+						}
+					})
+				}
+				wg.Wait()
+				return log.Ops().Replays - before
+			}
+		}
+		var most []shard.StreamID
+		for i := range forks - 1 {
+			most = append(most, id(i))
+		}
+		alone := replays(id(0))(node(t, log))
+		h := node(t, log)
+		if n := replays(most...)(h); n != alone {
+			t.Errorf("%d forks cost %d replays, one costs %d", len(most), n, alone)
+		}
+		if n := replays(id(forks - 1))(h); n != 0 {
+			t.Errorf("a later fork costs %d replays", n)
+		}
+	})
+}
+
+// A read of a source that began before a fork held it, for another fork, does not refuse that fork:
+// the source is read again.
+func TestForkIsConfirmedByALaterRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h, late := node(t, log), node(t, log)
+		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Generation
+		a := shard.Ancestor{Stream: stream, Generation: life, Start: 1, Bound: 2}
+		forge(t, log, "default/forged", func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+		gate := make(chan struct{})
+		var asked, held atomic.Bool
+		log.set(hooks{
+			last: func(id shard.StreamID) error {
+				if id == stream {
+					asked.Store(true)
+				}
+				return nil
+			},
+			read: func() error { // the first read of the source after its tail was looked up
+				if asked.Load() && !held.Swap(true) {
+					<-gate
+				}
+				return nil
+			},
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if chain := chainOf(t, late, "default/forged"); len(chain) != 0 {
+				t.Errorf("forged: %+v", chain)
+			}
+		})
+		synctest.Wait()
+		if !held.Load() {
+			t.Fatal("the source is not being read")
+		}
+		do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated)
+		wg.Go(func() {
+			if chain := chainOf(t, late, forked); len(chain) != 1 {
+				t.Errorf("held: %+v", chain)
+			}
+		})
+		synctest.Wait()
+		close(gate)
+		wg.Wait()
+	})
+}
+
+// However many sources of one project wait for storage, forks of another project are confirmed.
+func TestProjectLeavesTurnsToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newHooked()
+		h, late := node(t, log), node(t, log)
+		do(t, h, create("text/plain", "a"), shard.CodeCreated)
+		do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated)
+		gate := make(chan struct{})
+		log.set(hooks{last: func(id shard.StreamID) error {
+			if strings.HasPrefix(string(id), "attacker/source") {
+				<-gate
+			}
+			return nil
+		}})
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer close(gate)
+		for i := range 20 {
+			a := shard.Ancestor{Stream: shard.StreamID(fmt.Sprintf("attacker/source%d", i)), Generation: 1, Bound: 1}
+			id := shard.StreamID(fmt.Sprintf("attacker/fork%d", i))
+			forge(t, log, id, func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+			wg.Go(func() { _, _ = late.Info(t.Context(), id, 0) })
+		}
+		synctest.Wait()
+		if chain := chainOf(t, late, forked); len(chain) != 1 {
+			t.Errorf("%+v", chain)
+		}
+	})
+}
+
+// The sources that are remembered as too long are bounded.
+func TestLongSourcesAreBounded(t *testing.T) {
+	t.Parallel()
+	if n := shard.RememberLongSources(10 * shard.MaxLongSources); n != shard.MaxLongSources {
+		t.Errorf("%d are remembered, of at most %d", n, shard.MaxLongSources)
+	}
 }

@@ -34,7 +34,9 @@
 // last reference is back. What a crash leaves behind is struck out by the source's
 // owner, which asks the forks (verify). A new owner of a fork believes its create record
 // only once the sources' logs hold it (confirm.go). What it reads of them is bounded: beyond
-// that nothing is told of the fork, and the sources are asked again ten minutes later.
+// that nothing is told of the fork, and the sources are asked again ten minutes later. Forks
+// that name one source share a read of it (source_reader.go), sixteen sources are read at a
+// time, and eight of one project.
 //
 // A checkpoint is written with an append, or before one, and never because somebody reads: a
 // log that only others write to is read from its last checkpoint, or its start, at each cold

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"errors"
+	"strconv"
 	"time"
 )
 
@@ -129,3 +130,15 @@ func ForgeHolds(pos uint64, names ...StreamID) []byte {
 
 // FoldRecords is how many records are read of a log for its State alone.
 const FoldRecords = foldRecords
+
+// MaxLongSources is how many sources are remembered as too long.
+const MaxLongSources = maxLongSources
+
+// RememberLongSources notes n sources as too long, and returns how many of them are remembered.
+func RememberLongSources(n int) int {
+	r := newSourceReader(nil, time.Now)
+	for i := range n {
+		r.noteLong(StreamID(strconv.Itoa(i)))
+	}
+	return len(r.long)
+}

@@ -128,8 +128,8 @@ type Manager struct {
 	damage   damage
 	m        *metrics
 
-	foldTurns chan struct{}           // see foldsMost
-	stander   atomic.Pointer[stander] // nil: see Stand
+	sources *sourceReader
+	stander atomic.Pointer[stander] // nil: see Stand
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc
@@ -153,7 +153,7 @@ func NewManager(log Log, tails *TailBuffers, cfg Config) *Manager {
 	h.clocks = newClocks(h.log, &h.cfg, h.spawn)
 	h.asks = rate.NewLimiter(asksPerSecond, asksAtOnce)
 	h.cold = newCold(h.spawn, cfg.ColdOpens)
-	h.foldTurns = make(chan struct{}, foldsMost)
+	h.sources = newSourceReader(h.log, cfg.Now)
 	h.m = newMetrics(cfg.Metrics, h)
 	h.every(sweepEvery, h.sweep)
 	h.every(probeEvery, h.probe)
