@@ -51,7 +51,7 @@ func TestSubscriptionTakenBackOpensNothing(t *testing.T) {
 		o, free := busyPool()
 		s := newServer(&Config{}, "a", newLocalStreams(h, nil), o, newMetrics(nil), nil)
 		s.currentTable = func() *OwnerTable { return table }
-		ses, err := s.openSession(t.Context(), &relaypb.Hello{Link: 1, From: &relaypb.Place{Name: []byte("b")}, To: []byte("a"), Version: relayVersionNewest})
+		ses, err := s.openSession(t.Context(), &relaypb.Hello{Incarnation: 1, From: &relaypb.PeerAddress{Name: []byte("b")}, To: []byte("a"), Version: relayVersionNewest})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func TestPeerThatReadsNoAnswersLosesItsLink(t *testing.T) {
 			defer s.close()
 			defer o.close()
 			ses, err := s.openSession(t.Context(), &relaypb.Hello{
-				Link: 1, To: []byte("a"), Version: relayVersionNewest, From: &relaypb.Place{Name: []byte("b")},
+				Incarnation: 1, To: []byte("a"), Version: relayVersionNewest, From: &relaypb.PeerAddress{Name: []byte("b")},
 			})
 			if err != nil {
 				t.Fatal(err)

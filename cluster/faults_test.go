@@ -239,16 +239,16 @@ func (f *fleet) openScriptedEdge(owner *testNode, window, linkWindow uint64) *sc
 	client := relaypb.NewRelayClient(conn)
 	e := &scriptedEdge{frames: make(chan *relaypb.Frame), link: 77}
 	if e.control, err = client.Control(ctx); err == nil {
-		e.say(&relaypb.ToOwner{Lane: 1, Hello: &relaypb.Hello{
-			Version: relayVersionNewest, To: wireBytes(owner.self), Link: e.link, Window: window, LinkWindow: linkWindow,
-			From: &relaypb.Place{Name: []byte("raw")},
+		e.say(&relaypb.ToOwner{BulkLane: 1, Hello: &relaypb.Hello{
+			Version: relayVersionNewest, To: wireBytes(owner.self), Incarnation: e.link, Window: window, LinkWindow: linkWindow,
+			From: &relaypb.PeerAddress{Name: []byte("raw")},
 		}})
 		_, err = e.control.Recv()
 	}
 	if err != nil {
 		f.Fatal(err)
 	}
-	bulk, err := client.Bulk(ctx, &relaypb.BulkRequest{Link: e.link, Lane: 1})
+	bulk, err := client.Bulk(ctx, &relaypb.BulkRequest{Incarnation: e.link, BulkLane: 1})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func (f *fleet) openScriptedEdge(owner *testNode, window, linkWindow uint64) *sc
 		for {
 			select {
 			case <-tick.C:
-				e.say(&relaypb.ToOwner{Beat: 1})
+				e.say(&relaypb.ToOwner{Heartbeat: 1})
 			case <-ctx.Done():
 				return
 			}
@@ -329,7 +329,7 @@ func TestFrozenPeerHoldsUpNoOther(t *testing.T) {
 	bytes := map[uint64]int{}
 	take := func(frame *relaypb.Frame) {
 		for _, p := range frame.GetParts() {
-			if p.GetKind() != relaypb.Kind_KIND_RANGE {
+			if p.GetKind() != relaypb.PartKind_PART_KIND_BATCH {
 				continue
 			}
 			bytes[p.GetHandle()] += len(p.GetData())

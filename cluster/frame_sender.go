@@ -31,7 +31,7 @@ func (f *frameBuilder) spaceLeft() int { return maxFrameBytes - f.size - partOve
 // served, so that no piece is tiny.
 const minFrameSpace = 1 << 10
 
-func (f *frameBuilder) addPart(kind relaypb.Kind, u *peerSub, size int) *relaypb.Part {
+func (f *frameBuilder) addPart(kind relaypb.PartKind, u *peerSub, size int) *relaypb.Part {
 	var p *relaypb.Part
 	if n := len(f.freeParts); n > 0 {
 		p, f.freeParts = f.freeParts[n-1], f.freeParts[:n-1]
@@ -51,12 +51,12 @@ func (f *frameBuilder) addSubscribed(u *peerSub) error {
 	if err := checkDescribable(s.GetInfo(), u.session.peerVersion); err != nil {
 		return err
 	}
-	f.addPart(relaypb.Kind_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // the ancestry of a fork may be long
+	f.addPart(relaypb.PartKind_PART_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // the ancestry of a fork may be long
 	return nil
 }
 
 func (f *frameBuilder) addMoved(u *peerSub, to peerAddr) {
-	f.addPart(relaypb.Kind_KIND_MOVED, u, 64).Moved = placeToWire(to)
+	f.addPart(relaypb.PartKind_PART_KIND_MOVED, u, 64).Moved = placeToWire(to)
 }
 
 func (f *frameBuilder) addEnd(u *peerSub, why error) {
@@ -64,7 +64,7 @@ func (f *frameBuilder) addEnd(u *peerSub, why error) {
 	if refusal == nil {
 		refusal = &relaypb.Refusal{Reason: relaypb.Reason_REASON_UNAVAILABLE, Why: errorToWire(why)}
 	}
-	f.addPart(relaypb.Kind_KIND_END, u, proto.Size(refusal)).Refusal = refusal
+	f.addPart(relaypb.PartKind_PART_KIND_END, u, proto.Size(refusal)).Refusal = refusal
 }
 
 // fillFrame builds the next Frame from the dirty list, in turn, with at most maxPieceBytes of each
@@ -136,7 +136,7 @@ func (f *frameBuilder) addPiece(u *peerSub) {
 	if n <= 0 {
 		return // no space: it goes into the next Frame
 	}
-	p := f.addPart(relaypb.Kind_KIND_RANGE, u, n)
+	p := f.addPart(relaypb.PartKind_PART_KIND_BATCH, u, n)
 	p.Data = g.data[g.sent : g.sent+n]
 	if g.sent == 0 && n < len(g.data) {
 		p.Total = uint32(len(g.data))

@@ -98,7 +98,7 @@ func newFrameRig(t *rapid.T, perTail int) *frameRig {
 	}
 	var err error
 	b.s, err = srv.openSession(context.Background(), &relaypb.Hello{
-		Version: relayVersionNewest, From: &relaypb.Place{Name: []byte("a")}, To: []byte("self"), Link: 1, Window: rigWindow, LinkWindow: rigLink,
+		Version: relayVersionNewest, From: &relaypb.PeerAddress{Name: []byte("a")}, To: []byte("self"), Incarnation: 1, Window: rigWindow, LinkWindow: rigLink,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -167,12 +167,12 @@ func (b *frameRig) deliver() bool {
 		}
 		e.owed += len(p.GetData())
 		switch p.GetKind() {
-		case relaypb.Kind_KIND_SUBSCRIBED:
+		case relaypb.PartKind_PART_KIND_SUBSCRIBED:
 			if start := p.GetSubscribed().GetStart(); start > e.next || !e.subscribed {
 				e.next = start
 			}
 			e.subscribed = true
-		case relaypb.Kind_KIND_RANGE:
+		case relaypb.PartKind_PART_KIND_BATCH:
 			r, whole, err := e.parts.addPiece(p.GetData(), p.GetTotal())
 			switch {
 			case err != nil:

@@ -152,7 +152,7 @@ func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from uint
 ) {
 	ctx, end := l.bindContext(ctx)
 	defer end()
-	reply, err := l.client.Hand(ctx, &relaypb.HandRequest{Stream: wireBytes(id), From: from, To: placeToWire(to)})
+	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wireBytes(id), From: from, Caller: placeToWire(to)})
 	if err != nil {
 		return h, false, statusToError(err)
 	}
@@ -189,12 +189,12 @@ func (r *Node) isSuccessor(id shard.StreamID, to peerAddr) bool {
 }
 
 // Hand hands a stream over to the caller, if the caller is its next owner.
-func (s *server) Hand(ctx context.Context, q *relaypb.HandRequest) (*relaypb.HandReply, error) {
+func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb.HandoverReply, error) {
 	id, err := checkHandRequest(q)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	to := placeFromWire(q.GetTo())
+	to := placeFromWire(q.GetCaller())
 	if !s.isSuccessor(id, to) {
 		s.log.Info("stream not handed over", "stream", id, "peer", to.name, "why", "by this node's table it is not the owner")
 		return nil, status.Error(codes.PermissionDenied, "not the stream's owner")
@@ -204,10 +204,10 @@ func (s *server) Hand(ctx context.Context, q *relaypb.HandRequest) (*relaypb.Han
 		s.openBridge(id, to, ref)
 	}
 	if !found {
-		return &relaypb.HandReply{}, nil
+		return &relaypb.HandoverReply{}, nil
 	}
 	s.metrics.handovers.given.Inc()
-	reply := &relaypb.HandReply{Found: true, State: h.State}
+	reply := &relaypb.HandoverReply{Found: true, State: h.State}
 	for _, r := range h.Tail {
 		reply.Tail = append(reply.Tail, r.Bytes())
 	}

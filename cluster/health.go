@@ -15,7 +15,7 @@ func (r *Node) statusFor(peer string) *relaypb.Status {
 	left, owner := r.backlog.Load().remainingFor(peer)
 	return &relaypb.Status{
 		Readers: uint64(max(r.readerCount.Load(), 0)), StoreDown: r.storeLost(),
-		Owner: owner, Owed: uint64(max(left, 0)), Now: unixMillis(r.cfg.Now()),
+		PeerOwns: owner, HandoversDue: uint64(max(left, 0)), ClockMillis: unixMillis(r.cfg.Now()),
 	}
 }
 
@@ -37,7 +37,7 @@ func (r *Node) Ready() bool {
 	now := unixMillis(r.cfg.Now())
 	if now < me.OwnsFrom+uint64(shareTimeout.Milliseconds()) {
 		for _, st := range r.peers.statuses() {
-			if st == nil || !st.GetOwner() || st.GetOwed() > 0 {
+			if st == nil || !st.GetPeerOwns() || st.GetHandoversDue() > 0 {
 				return false
 			}
 		}

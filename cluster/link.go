@@ -134,7 +134,7 @@ func (l *link) exchangeHello(self peerAddr) (err error) {
 	}
 	l.control = control
 	if err := control.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-		Version: relayVersionNewest, From: placeToWire(self), To: wireBytes(l.peer.name), Link: l.incarnation,
+		Version: relayVersionNewest, From: placeToWire(self), To: wireBytes(l.peer.name), Incarnation: l.incarnation,
 		Window: uint64(l.subscriptionWindow), LinkWindow: uint64(l.linkWindow),
 	}}); err != nil {
 		return err
@@ -264,7 +264,7 @@ func (l *link) readControl() {
 		l.lastHeard.Store(time.Now().UnixNano())
 		if m.GetStatus() != nil {
 			l.peerStatus.Store(checkStatus(m.GetStatus()))
-			if at := m.GetStatus().GetNow(); at != 0 && l.now != nil {
+			if at := m.GetStatus().GetClockMillis(); at != 0 && l.now != nil {
 				l.clockSkew.Store(int64(unixMillis(l.now())) - int64(min(at, maxPeerClock)))
 			}
 		}
@@ -338,10 +338,10 @@ func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 	if len(m.Subscribe) > 0 {
 		l.openBulk()
 	}
-	m.Lane = l.lastLane
+	m.BulkLane = l.lastLane
 	if beat {
 		l.lastBeat++
-		m.Beat = l.lastBeat
+		m.Heartbeat = l.lastBeat
 	}
 	if !beat && n == 0 && m.LinkCredit == 0 {
 		return nil, false
@@ -356,7 +356,7 @@ func (l *link) openBulk() {
 	}
 	ctx, stop := context.WithCancel(l.ctx)
 	l.lastLane++
-	bulk, err := l.client.Bulk(ctx, &relaypb.BulkRequest{Link: l.incarnation, Lane: l.lastLane})
+	bulk, err := l.client.Bulk(ctx, &relaypb.BulkRequest{Incarnation: l.incarnation, BulkLane: l.lastLane})
 	if err != nil {
 		stop()
 		l.cancel(err)
@@ -409,7 +409,7 @@ func (l *link) handlePart(p *relaypb.Part) {
 			}
 		}
 	}
-	if u != nil && p.GetKind() == relaypb.Kind_KIND_END {
+	if u != nil && p.GetKind() == relaypb.PartKind_PART_KIND_END {
 		l.forgetSubLocked(u) // the owner has removed it already
 	}
 	l.mu.Unlock()
@@ -422,16 +422,16 @@ func (l *link) handlePart(p *relaypb.Part) {
 		return
 	}
 	switch p.GetKind() {
-	case relaypb.Kind_KIND_SUBSCRIBED:
+	case relaypb.PartKind_PART_KIND_SUBSCRIBED:
 		s := p.GetSubscribed()
 		u.follower.onSubscribed(u, infoFromWire(s.GetInfo()), s.GetStart())
-	case relaypb.Kind_KIND_RANGE:
+	case relaypb.PartKind_PART_KIND_BATCH:
 		if err := l.handleRange(u, p); err != nil {
 			l.failMalformed(u, err)
 		}
-	case relaypb.Kind_KIND_MOVED:
+	case relaypb.PartKind_PART_KIND_MOVED:
 		u.follower.onOwnerMoved(u, placeFromWire(p.GetMoved()))
-	case relaypb.Kind_KIND_END:
+	case relaypb.PartKind_PART_KIND_END:
 		u.follower.onSubscriptionEnd(u, refusalToError(p.GetRefusal()))
 	}
 }

@@ -57,16 +57,16 @@ func (l *link) requestWrite(ctx context.Context, q *shard.Request, r route) (
 
 // sendWriteChunks sends a request in chunks of maxFrameBytes.
 func sendWriteChunks(
-	call grpc.ClientStreamingClient[relaypb.DoChunk, relaypb.DoReply], head *relaypb.DoHead, q *shard.Request,
+	call grpc.ClientStreamingClient[relaypb.WriteChunk, relaypb.WriteReply], head *relaypb.WriteHead, q *shard.Request,
 ) error {
-	chunk := &relaypb.DoChunk{Head: head}
+	chunk := &relaypb.WriteChunk{Head: head}
 	for body := q.Messages.Body(); ; {
 		n := min(len(body), maxFrameBytes)
 		chunk.Body, body = body[:n], body[n:]
 		if err := call.Send(chunk); err != nil || len(body) == 0 {
 			return err
 		}
-		chunk = &relaypb.DoChunk{}
+		chunk = &relaypb.WriteChunk{}
 	}
 }
 
@@ -77,7 +77,7 @@ func (l *link) requestInfo(
 	ctx, end := l.bindContext(ctx)
 	defer end()
 	reply, err := l.client.State(ctx, &relaypb.StateRequest{
-		Route: routeToWire(r), Stream: wireBytes(id), Ask: uint32(a),
+		Route: routeToWire(r), Stream: wireBytes(id), Options: uint32(a),
 	})
 	if err != nil {
 		return shard.Info{}, statusToError(err)

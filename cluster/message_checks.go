@@ -34,7 +34,7 @@ var errMalformed = errors.New("malformed message")
 
 func malformedError(what string) error { return fmt.Errorf("%w: %s", errMalformed, what) }
 
-func checkPlace(p *relaypb.Place) error {
+func checkPlace(p *relaypb.PeerAddress) error {
 	if len(p.GetName()) > maxMemberName || len(p.GetAddress()) > maxAddress {
 		return malformedError("place")
 	}
@@ -42,10 +42,10 @@ func checkPlace(p *relaypb.Place) error {
 }
 
 func checkRoute(r *relaypb.Route) error {
-	if len(r.GetWithout()) > maxExcluded {
+	if len(r.GetExcluded()) > maxExcluded {
 		return malformedError("route")
 	}
-	for _, name := range r.GetWithout() {
+	for _, name := range r.GetExcluded() {
 		if len(name) > maxMemberName {
 			return malformedError("route")
 		}
@@ -62,7 +62,7 @@ func checkStream(name []byte) (shard.StreamID, error) {
 }
 
 func checkHello(h *relaypb.Hello) error {
-	if h.GetLink() == 0 || len(h.GetTo()) > maxMemberName || len(h.GetFrom().GetName()) == 0 || h.GetVersion() == 0 {
+	if h.GetIncarnation() == 0 || len(h.GetTo()) > maxMemberName || len(h.GetFrom().GetName()) == 0 || h.GetVersion() == 0 {
 		return malformedError("hello")
 	}
 	return checkPlace(h.GetFrom())
@@ -78,7 +78,7 @@ func checkToOwner(m *relaypb.ToOwner) error {
 
 func checkStatus(s *relaypb.Status) *relaypb.Status {
 	if s != nil {
-		s.Readers, s.Owed = min(s.GetReaders(), maxReaders), min(s.GetOwed(), maxReaders)
+		s.Readers, s.HandoversDue = min(s.GetReaders(), maxReaders), min(s.GetHandoversDue(), maxReaders)
 	}
 	return s
 }
@@ -119,7 +119,7 @@ var peerOps = map[shard.Op]bool{
 }
 
 // checkWriteHead checks a write without its messages. size is their total.
-func checkWriteHead(h *relaypb.DoHead) (id shard.StreamID, size int, err error) {
+func checkWriteHead(h *relaypb.WriteHead) (id shard.StreamID, size int, err error) {
 	if id, err = checkStream(h.GetStream()); err != nil {
 		return "", 0, err
 	}
@@ -136,7 +136,7 @@ func checkWriteHead(h *relaypb.DoHead) (id shard.StreamID, size int, err error) 
 	case op > uint32(shard.LastOp) || !peerOps[shard.Op(op)]:
 		return "", 0, malformedError("operation")
 	case len(h.GetId()) != len(shard.AppendID{}), ref != 0 && ref != len(shard.AppendID{}),
-		len(h.GetType()) > maxTextBytes, len(h.GetBad()) > maxTextBytes, len(h.GetExpiresRaw()) > maxTextBytes,
+		len(h.GetType()) > maxTextBytes, len(h.GetBodyError()) > maxTextBytes, len(h.GetExpiresRaw()) > maxTextBytes,
 		len(h.GetStreamSeq()) > shard.MaxStreamSeq, len(h.GetProducer().GetId()) > shard.MaxProducerID:
 		return "", 0, malformedError("write")
 	case shard.Op(op) >= shard.OpHold && (ref == 0 || size > 0 || h.GetFork() != nil):
@@ -162,14 +162,14 @@ func checkFork(f *relaypb.Fork, s *relaypb.Source) error {
 	if _, err := checkStream(f.GetSource()); err != nil {
 		return err
 	}
-	if s == nil || len(f.GetAt()) > maxTextBytes || s.GetRefused() > 255 || len(s.GetWhy()) > maxTextBytes ||
+	if s == nil || len(f.GetOffset()) > maxTextBytes || s.GetRefused() > 255 || len(s.GetWhy()) > maxTextBytes ||
 		len(s.GetType()) > maxTextBytes || len(s.GetExpiresRaw()) > maxTextBytes {
 		return malformedError("fork")
 	}
 	return checkChain(s.GetChain())
 }
 
-func checkOutcome(o *relaypb.DoReply) error {
+func checkOutcome(o *relaypb.WriteReply) error {
 	if o.GetCode() == 0 || o.GetCode() > 255 || len(o.GetWhy()) > maxTextBytes ||
 		len(o.GetProducer().GetId()) > shard.MaxProducerID {
 		return malformedError("outcome")
@@ -180,13 +180,13 @@ func checkOutcome(o *relaypb.DoReply) error {
 func checkStateRequest(q *relaypb.StateRequest) (shard.StreamID, shard.InfoOptions, error) {
 	const all = shard.InfoTouch | shard.InfoAllowCached | shard.InfoRequireFresh | shard.InfoWillFollow
 	id, err := checkStream(q.GetStream())
-	if err == nil && q.GetAsk() > uint32(all) {
+	if err == nil && q.GetOptions() > uint32(all) {
 		err = malformedError("ask")
 	}
 	if err == nil {
 		err = checkRoute(q.GetRoute())
 	}
-	return id, shard.InfoOptions(q.GetAsk()), err
+	return id, shard.InfoOptions(q.GetOptions()), err
 }
 
 func checkPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
@@ -200,19 +200,19 @@ func checkPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
 	return id, err
 }
 
-func checkHandRequest(q *relaypb.HandRequest) (shard.StreamID, error) {
+func checkHandRequest(q *relaypb.HandoverRequest) (shard.StreamID, error) {
 	id, err := checkStream(q.GetStream())
-	if err == nil && (len(q.GetTo().GetName()) == 0 || q.GetFrom() > maxPosition) {
+	if err == nil && (len(q.GetCaller().GetName()) == 0 || q.GetFrom() > maxPosition) {
 		err = malformedError("hand")
 	}
 	if err == nil {
-		err = checkPlace(q.GetTo())
+		err = checkPlace(q.GetCaller())
 	}
 	return id, err
 }
 
 // checkHandover checks and converts a Handover.
-func checkHandover(reply *relaypb.HandReply) (h shard.Handover, err error) {
+func checkHandover(reply *relaypb.HandoverReply) (h shard.Handover, err error) {
 	if len(reply.GetTail()) > maxHandoverBatches {
 		return h, malformedError("handover")
 	}
@@ -231,14 +231,14 @@ func checkHandover(reply *relaypb.HandReply) (h shard.Handover, err error) {
 // complete.
 func checkPart(p *relaypb.Part) error {
 	switch p.GetKind() {
-	case relaypb.Kind_KIND_SUBSCRIBED:
+	case relaypb.PartKind_PART_KIND_SUBSCRIBED:
 		if p.GetSubscribed().GetStart() > maxPosition {
 			return malformedError("start")
 		}
 		return checkInfo(p.GetSubscribed().GetInfo())
-	case relaypb.Kind_KIND_MOVED:
+	case relaypb.PartKind_PART_KIND_MOVED:
 		return checkPlace(p.GetMoved())
-	case relaypb.Kind_KIND_END:
+	case relaypb.PartKind_PART_KIND_END:
 		return checkPlace(p.GetRefusal().GetOwner())
 	default:
 		return nil

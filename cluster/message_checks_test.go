@@ -25,18 +25,18 @@ var (
 )
 
 // validHead returns a write as it should be.
-func validHead() *relaypb.DoHead {
-	return &relaypb.DoHead{Stream: []byte("p/s"), Op: uint32(shard.OpAppend), Id: make([]byte, 8), Sizes: []uint32{1}}
+func validHead() *relaypb.WriteHead {
+	return &relaypb.WriteHead{Stream: []byte("p/s"), Op: uint32(shard.OpAppend), Id: make([]byte, 8), Sizes: []uint32{1}}
 }
 
 func validInfo() *relaypb.Info {
-	return &relaypb.Info{Exists: true, Life: 1, Start: 1, Tail: 5, LogTail: 6, Chain: []*relaypb.Ancestor{{Stream: []byte("p/a"), Bound: 3}}}
+	return &relaypb.Info{Exists: true, Generation: 1, Start: 1, Tail: 5, LogTail: 6, Chain: []*relaypb.Ancestor{{Stream: []byte("p/a"), Bound: 3}}}
 }
 
 // Each part of each message of a peer has a bound, and what exceeds it is refused.
 func TestEveryPeerMessageIsBounded(t *testing.T) {
 	t.Parallel()
-	head := func(change func(*relaypb.DoHead)) error {
+	head := func(change func(*relaypb.WriteHead)) error {
 		h := validHead()
 		change(h)
 		_, _, err := checkWriteHead(h)
@@ -48,69 +48,69 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		return checkInfo(i)
 	}
 	create := func(f *relaypb.Fork, s *relaypb.Source) error {
-		return head(func(h *relaypb.DoHead) { h.Op, h.Fork, h.Source = uint32(shard.OpCreate), f, s })
+		return head(func(h *relaypb.WriteHead) { h.Op, h.Fork, h.Source = uint32(shard.OpCreate), f, s })
 	}
 	fork := &relaypb.Fork{Source: []byte("p/t")}
 	state := func(q *relaypb.StateRequest) error { _, _, err := checkStateRequest(q); return err }
 	page := func(q *relaypb.PageRequest) error { _, err := checkPageRequest(q); return err }
-	hand := func(q *relaypb.HandRequest) error { _, err := checkHandRequest(q); return err }
-	me := &relaypb.Place{Name: []byte("n"), Address: []byte("a:1")}
+	hand := func(q *relaypb.HandoverRequest) error { _, err := checkHandRequest(q); return err }
+	me := &relaypb.PeerAddress{Name: []byte("n"), Address: []byte("a:1")}
 	for name, err := range map[string]error{
-		"write":             head(func(*relaypb.DoHead) {}),
+		"write":             head(func(*relaypb.WriteHead) {}),
 		"write of a fork":   create(fork, &relaypb.Source{}),
-		"hold":              head(func(h *relaypb.DoHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpHold), nil, make([]byte, 8) }),
+		"hold":              head(func(h *relaypb.WriteHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpHold), nil, make([]byte, 8) }),
 		"info":              info(func(*relaypb.Info) {}),
 		"no stream":         info(func(i *relaypb.Info) { *i = relaypb.Info{} }), //nolint:govet // a message of its own
-		"hello":             checkHello(&relaypb.Hello{Link: 1, Version: 1, From: me}),
-		"state":             state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 7}),
+		"hello":             checkHello(&relaypb.Hello{Incarnation: 1, Version: 1, From: me}),
+		"state":             state(&relaypb.StateRequest{Stream: []byte("p/s"), Options: 7}),
 		"page":              page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: validInfo(), From: 4}),
-		"hand":              hand(&relaypb.HandRequest{Stream: []byte("p/s"), To: me}),
-		"outcome":           checkOutcome(&relaypb.DoReply{Code: 1, Info: validInfo()}),
-		"part":              checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Info: validInfo()}}),
+		"hand":              hand(&relaypb.HandoverRequest{Stream: []byte("p/s"), Caller: me}),
+		"outcome":           checkOutcome(&relaypb.WriteReply{Code: 1, Info: validInfo()}),
+		"part":              checkPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Info: validInfo()}}),
 		"part of later":     checkPart(&relaypb.Part{Kind: 99}),
 		"control":           checkToOwner(&relaypb.ToOwner{}),
-		"handover of a lot": func() error { _, err := checkHandover(&relaypb.HandReply{}); return err }(),
+		"handover of a lot": func() error { _, err := checkHandover(&relaypb.HandoverReply{}); return err }(),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, err := range map[string]error{
-		"stream none":          head(func(h *relaypb.DoHead) { h.Stream = nil }),
-		"stream long":          head(func(h *relaypb.DoHead) { h.Stream = longID }),
-		"op none":              head(func(h *relaypb.DoHead) { h.Op = 0 }),
-		"op of the owner":      head(func(h *relaypb.DoHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpReleaseDone), nil, make([]byte, 8) }),
-		"op of later":          head(func(h *relaypb.DoHead) { h.Op = uint32(shard.LastOp) + 1 }),
-		"op beyond a byte":     head(func(h *relaypb.DoHead) { h.Op = 256 + uint32(shard.OpAppend) }),
-		"id":                   head(func(h *relaypb.DoHead) { h.Id = []byte("x") }),
-		"ref":                  head(func(h *relaypb.DoHead) { h.Ref = []byte("x") }),
-		"hold without ref":     head(func(h *relaypb.DoHead) { h.Op, h.Sizes = uint32(shard.OpHold), nil }),
-		"hold with messages":   head(func(h *relaypb.DoHead) { h.Op, h.Ref = uint32(shard.OpCancelFork), make([]byte, 8) }),
-		"empty message":        head(func(h *relaypb.DoHead) { h.Sizes = []uint32{1, 0} }),
-		"large":                head(func(h *relaypb.DoHead) { h.Sizes = []uint32{shard.MaxBody, 1} }),
-		"beyond":               head(func(h *relaypb.DoHead) { h.Sizes = []uint32{1 << 31, 1 << 31, 1 << 31} }),
-		"many":                 head(func(h *relaypb.DoHead) { h.Sizes = make([]uint32, shard.MaxMessages+1) }),
-		"type":                 head(func(h *relaypb.DoHead) { h.Type = longText }),
-		"bad":                  head(func(h *relaypb.DoHead) { h.Bad = longText }),
-		"expires":              head(func(h *relaypb.DoHead) { h.ExpiresRaw = longText }),
-		"name":                 head(func(h *relaypb.DoHead) { h.Name = longID }),
-		"stream of the fleet":  head(func(h *relaypb.DoHead) { h.Stream = ofFleet }),
-		"name of the fleet":    head(func(h *relaypb.DoHead) { h.Name = ofFleet }),
+		"stream none":          head(func(h *relaypb.WriteHead) { h.Stream = nil }),
+		"stream long":          head(func(h *relaypb.WriteHead) { h.Stream = longID }),
+		"op none":              head(func(h *relaypb.WriteHead) { h.Op = 0 }),
+		"op of the owner":      head(func(h *relaypb.WriteHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpReleaseDone), nil, make([]byte, 8) }),
+		"op of later":          head(func(h *relaypb.WriteHead) { h.Op = uint32(shard.LastOp) + 1 }),
+		"op beyond a byte":     head(func(h *relaypb.WriteHead) { h.Op = 256 + uint32(shard.OpAppend) }),
+		"id":                   head(func(h *relaypb.WriteHead) { h.Id = []byte("x") }),
+		"ref":                  head(func(h *relaypb.WriteHead) { h.Ref = []byte("x") }),
+		"hold without ref":     head(func(h *relaypb.WriteHead) { h.Op, h.Sizes = uint32(shard.OpHold), nil }),
+		"hold with messages":   head(func(h *relaypb.WriteHead) { h.Op, h.Ref = uint32(shard.OpCancelFork), make([]byte, 8) }),
+		"empty message":        head(func(h *relaypb.WriteHead) { h.Sizes = []uint32{1, 0} }),
+		"large":                head(func(h *relaypb.WriteHead) { h.Sizes = []uint32{shard.MaxBody, 1} }),
+		"beyond":               head(func(h *relaypb.WriteHead) { h.Sizes = []uint32{1 << 31, 1 << 31, 1 << 31} }),
+		"many":                 head(func(h *relaypb.WriteHead) { h.Sizes = make([]uint32, shard.MaxMessages+1) }),
+		"type":                 head(func(h *relaypb.WriteHead) { h.Type = longText }),
+		"bad":                  head(func(h *relaypb.WriteHead) { h.BodyError = longText }),
+		"expires":              head(func(h *relaypb.WriteHead) { h.ExpiresRaw = longText }),
+		"name":                 head(func(h *relaypb.WriteHead) { h.Name = longID }),
+		"stream of the fleet":  head(func(h *relaypb.WriteHead) { h.Stream = ofFleet }),
+		"name of the fleet":    head(func(h *relaypb.WriteHead) { h.Name = ofFleet }),
 		"fork of the fleet":    create(&relaypb.Fork{Source: ofFleet}, &relaypb.Source{}),
 		"fleet's past":         create(fork, &relaypb.Source{Chain: []*relaypb.Ancestor{{Stream: ofFleet}}}),
 		"fleet as ancestor":    info(func(i *relaypb.Info) { i.Chain[0].Stream = ofFleet }),
 		"state of the fleet":   state(&relaypb.StateRequest{Stream: ofFleet}),
 		"page of the fleet":    page(&relaypb.PageRequest{Stream: ofFleet, Info: validInfo(), From: 4}),
-		"hand of the fleet":    hand(&relaypb.HandRequest{Stream: ofFleet, To: me}),
-		"producer":             head(func(h *relaypb.DoHead) { h.Producer = &relaypb.Producer{Id: longText} }),
-		"seq":                  head(func(h *relaypb.DoHead) { h.StreamSeq = longText }),
-		"append of a fork":     head(func(h *relaypb.DoHead) { h.Fork, h.Source = fork, &relaypb.Source{} }),
-		"route":                head(func(h *relaypb.DoHead) { h.Route = &relaypb.Route{Without: [][]byte{longName}} }),
-		"route of all":         head(func(h *relaypb.DoHead) { h.Route = &relaypb.Route{Without: make([][]byte, maxExcluded+1)} }),
+		"hand of the fleet":    hand(&relaypb.HandoverRequest{Stream: ofFleet, Caller: me}),
+		"producer":             head(func(h *relaypb.WriteHead) { h.Producer = &relaypb.Producer{Id: longText} }),
+		"seq":                  head(func(h *relaypb.WriteHead) { h.StreamSeq = longText }),
+		"append of a fork":     head(func(h *relaypb.WriteHead) { h.Fork, h.Source = fork, &relaypb.Source{} }),
+		"route":                head(func(h *relaypb.WriteHead) { h.Route = &relaypb.Route{Excluded: [][]byte{longName}} }),
+		"route of all":         head(func(h *relaypb.WriteHead) { h.Route = &relaypb.Route{Excluded: make([][]byte, maxExcluded+1)} }),
 		"fork without":         create(fork, nil),
 		"source without":       create(nil, &relaypb.Source{}),
 		"fork of none":         create(&relaypb.Fork{}, &relaypb.Source{}),
-		"fork at":              create(&relaypb.Fork{Source: []byte("p/t"), At: longText}, &relaypb.Source{}),
+		"fork at":              create(&relaypb.Fork{Source: []byte("p/t"), Offset: longText}, &relaypb.Source{}),
 		"source code":          create(fork, &relaypb.Source{Refused: 256}),
 		"source type":          create(fork, &relaypb.Source{Type: longText}),
 		"source chain":         create(fork, &relaypb.Source{Chain: make([]*relaypb.Ancestor, shard.MaxChain+2)}),
@@ -123,37 +123,37 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		"ancestor beyond":      info(func(i *relaypb.Info) { i.Chain[0].Bound = maxPosition + 1 }),
 		"ancestor's name":      info(func(i *relaypb.Info) { i.Chain[0].Stream = longID }),
 		"hello none":           checkHello(nil),
-		"hello of nobody":      checkHello(&relaypb.Hello{Link: 1, Version: 1}),
+		"hello of nobody":      checkHello(&relaypb.Hello{Incarnation: 1, Version: 1}),
 		"hello without a link": checkHello(&relaypb.Hello{Version: 1, From: me}),
-		"hello long":           checkHello(&relaypb.Hello{Link: 1, Version: 1, From: &relaypb.Place{Name: longName}}),
-		"state ask":            state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 16}),
-		"state ask of a byte":  state(&relaypb.StateRequest{Stream: []byte("p/s"), Ask: 257}),
+		"hello long":           checkHello(&relaypb.Hello{Incarnation: 1, Version: 1, From: &relaypb.PeerAddress{Name: longName}}),
+		"state ask":            state(&relaypb.StateRequest{Stream: []byte("p/s"), Options: 16}),
+		"state ask of a byte":  state(&relaypb.StateRequest{Stream: []byte("p/s"), Options: 257}),
 		"state none":           state(&relaypb.StateRequest{}),
-		"page of nothing":      page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: &relaypb.Info{Exists: true, Life: 2}}),
+		"page of nothing":      page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: &relaypb.Info{Exists: true, Generation: 2}}),
 		"page at the tail":     page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: validInfo(), From: 5}),
 		"page without info":    page(&relaypb.PageRequest{Stream: []byte("p/s")}),
-		"hand none":            hand(&relaypb.HandRequest{To: me}),
-		"hand to nobody":       hand(&relaypb.HandRequest{Stream: []byte("p/s")}),
+		"hand none":            hand(&relaypb.HandoverRequest{Caller: me}),
+		"hand to nobody":       hand(&relaypb.HandoverRequest{Stream: []byte("p/s")}),
 		"outcome none":         checkOutcome(nil),
-		"outcome of later":     checkOutcome(&relaypb.DoReply{Code: 257}),
-		"outcome's producer":   checkOutcome(&relaypb.DoReply{Code: 1, Producer: &relaypb.Producer{Id: longText}}),
-		"part's start":         checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Start: maxPosition + 1}}),
-		"part's place":         checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_MOVED, Moved: &relaypb.Place{Name: longName}}),
-		"part's owner": checkPart(&relaypb.Part{Kind: relaypb.Kind_KIND_END, Refusal: &relaypb.Refusal{
-			Owner: &relaypb.Place{Address: longText},
+		"outcome of later":     checkOutcome(&relaypb.WriteReply{Code: 257}),
+		"outcome's producer":   checkOutcome(&relaypb.WriteReply{Code: 1, Producer: &relaypb.Producer{Id: longText}}),
+		"part's start":         checkPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Start: maxPosition + 1}}),
+		"part's place":         checkPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_MOVED, Moved: &relaypb.PeerAddress{Name: longName}}),
+		"part's owner": checkPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_END, Refusal: &relaypb.Refusal{
+			Owner: &relaypb.PeerAddress{Address: longText},
 		}}),
 		"control of a lot": checkToOwner(&relaypb.ToOwner{Unsubscribe: make([]uint64, maxControlItems+1)}),
 		"handover of too much": func() error {
-			_, err := checkHandover(&relaypb.HandReply{Tail: make([][]byte, maxHandoverBatches+1)})
+			_, err := checkHandover(&relaypb.HandoverReply{Tail: make([][]byte, maxHandoverBatches+1)})
 			return err
 		}(),
-		"handover of no ranges": func() error { _, err := checkHandover(&relaypb.HandReply{Tail: [][]byte{{1}}}); return err }(),
+		"handover of no ranges": func() error { _, err := checkHandover(&relaypb.HandoverReply{Tail: [][]byte{{1}}}); return err }(),
 	} {
 		if err == nil {
 			t.Errorf("%s is taken", name)
 		}
 	}
-	if s := checkStatus(&relaypb.Status{Readers: 1 << 63, Owed: 1 << 63}); int(s.GetReaders()) != maxReaders || int(s.GetOwed()) != maxReaders {
+	if s := checkStatus(&relaypb.Status{Readers: 1 << 63, HandoversDue: 1 << 63}); int(s.GetReaders()) != maxReaders || int(s.GetHandoversDue()) != maxReaders {
 		t.Errorf("%v", s)
 	}
 }
@@ -161,7 +161,7 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 // Whatever bytes an edge or an owner sends: nothing panics, and what is accepted keeps its bounds.
 func FuzzPeerMessages(f *testing.F) {
 	for _, m := range []proto.Message{
-		&relaypb.Info{Exists: true, Tail: 1, LogTail: 1}, &relaypb.DoReply{Code: 1}, &relaypb.Part{Kind: 1}, validHead(), validInfo(),
+		&relaypb.Info{Exists: true, Tail: 1, LogTail: 1}, &relaypb.WriteReply{Code: 1}, &relaypb.Part{Kind: 1}, validHead(), validInfo(),
 	} {
 		b, err := proto.Marshal(m)
 		if err != nil {
@@ -180,7 +180,7 @@ func FuzzPeerMessages(f *testing.F) {
 		if proto.Unmarshal(b, &p) == nil && checkPart(&p) == nil {
 			_, _ = infoFromWire(p.GetSubscribed().GetInfo()), refusalToError(p.GetRefusal())
 		}
-		var o relaypb.DoReply
+		var o relaypb.WriteReply
 		if proto.Unmarshal(b, &o) == nil && checkOutcome(&o) == nil {
 			_ = outcomeFromWire(&o)
 		}
@@ -190,7 +190,7 @@ func FuzzPeerMessages(f *testing.F) {
 				t.Fatal("a page of nothing")
 			}
 		}
-		var h relaypb.HandReply
+		var h relaypb.HandoverReply
 		if proto.Unmarshal(b, &h) == nil {
 			_, _ = checkHandover(&h)
 		}
@@ -269,7 +269,7 @@ func TestLinksOfAPeerAreBounded(t *testing.T) {
 		}
 		link++
 		err = c.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-			Version: relayVersionNewest, From: &relaypb.Place{Name: []byte(name)}, To: wireBytes(s.self), Link: link,
+			Version: relayVersionNewest, From: &relaypb.PeerAddress{Name: []byte(name)}, To: wireBytes(s.self), Incarnation: link,
 		}})
 		if err != nil {
 			return err

@@ -122,15 +122,15 @@ func TestUndescribableStreamEndsOneSubscription(t *testing.T) {
 			}})
 			b.o.wg.Wait()
 			b.s.fillFrame(&b.builder, 0)
-			got := map[uint64]relaypb.Kind{}
+			got := map[uint64]relaypb.PartKind{}
 			for _, p := range b.builder.frame.GetParts() {
 				got[p.GetHandle()] = p.GetKind()
 				if p.GetHandle() == 2 && p.GetRefusal().GetReason() != relaypb.Reason_REASON_DECLINED {
 					t.Errorf("refused with %v", p.GetRefusal())
 				}
 			}
-			want := map[uint64]relaypb.Kind{
-				1: relaypb.Kind_KIND_SUBSCRIBED, 2: relaypb.Kind_KIND_END, 3: relaypb.Kind_KIND_SUBSCRIBED,
+			want := map[uint64]relaypb.PartKind{
+				1: relaypb.PartKind_PART_KIND_SUBSCRIBED, 2: relaypb.PartKind_PART_KIND_END, 3: relaypb.PartKind_PART_KIND_SUBSCRIBED,
 			}
 			if d := cmp.Diff(want, got); d != "" {
 				t.Error(d)
@@ -159,7 +159,7 @@ func TestMalformedBatchEndsOneSubscription(t *testing.T) {
 		handle = h
 	}
 	l.mu.Unlock()
-	l.handlePart(&relaypb.Part{Kind: relaypb.Kind_KIND_RANGE, Handle: handle, Data: []byte("no range")})
+	l.handlePart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_BATCH, Handle: handle, Data: []byte("no range")})
 	l.mu.Lock()
 	_, there := l.subs[handle]
 	l.mu.Unlock()

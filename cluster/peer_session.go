@@ -151,7 +151,7 @@ var errPeerDeaf = status.Error(codes.ResourceExhausted, "too many subscriptions 
 func (s *peerSession) handleControl(m *relaypb.ToOwner) error {
 	s.lastHeard.Store(time.Now().UnixNano())
 	s.mu.Lock()
-	s.newestLane = max(s.newestLane, m.GetLane())
+	s.newestLane = max(s.newestLane, m.GetBulkLane())
 	s.mu.Unlock()
 	for _, q := range m.GetSubscribe() {
 		if !s.addSubscription(q) {

@@ -177,8 +177,8 @@ func (s *peerSession) readControl(
 		if err := s.handleControl(m); err != nil {
 			return err
 		}
-		if b := m.GetBeat(); b != 0 {
-			if err := lane.Send(&relaypb.ToEdge{Beat: b, Status: s.server.statusFor(s.peer)}); err != nil {
+		if b := m.GetHeartbeat(); b != 0 {
+			if err := lane.Send(&relaypb.ToEdge{Heartbeat: b, Status: s.server.statusFor(s.peer)}); err != nil {
 				return err
 			}
 		}
@@ -204,7 +204,7 @@ func (s *server) openSession(ctx context.Context, h *relaypb.Hello) (*peerSessio
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
 	ses := &peerSession{
-		server: s, peer: wireText(h.GetFrom().GetName()), peerVersion: h.GetVersion(), incarnation: h.GetLink(),
+		server: s, peer: wireText(h.GetFrom().GetName()), peerVersion: h.GetVersion(), incarnation: h.GetIncarnation(),
 		subscriptionWindow: int64(min(h.GetWindow(), maxCreditGrant)), maxSubs: maxSubs,
 		credit: int64(min(h.GetLinkWindow(), maxCreditGrant)),
 		wake:   make(chan struct{}, 1), bulkSlot: make(chan struct{}, 1), subs: map[uint64]*peerSub{},
@@ -267,7 +267,7 @@ func (s *server) Bulk(
 	q *relaypb.BulkRequest, lane grpc.ServerStreamingServer[relaypb.Frame],
 ) error {
 	s.mu.Lock()
-	ses := s.sessions[q.GetLink()]
+	ses := s.sessions[q.GetIncarnation()]
 	s.mu.Unlock()
 	if ses == nil {
 		return status.Error(codes.NotFound, "no such link")
@@ -290,7 +290,7 @@ func (s *server) Bulk(
 	}()
 	var f frameBuilder
 	for {
-		ses.fillFrame(&f, q.GetLane())
+		ses.fillFrame(&f, q.GetBulkLane())
 		if len(f.frame.Parts) > 0 {
 			if err := lane.Send(&f.frame); err != nil {
 				return err
@@ -308,7 +308,7 @@ func (s *server) Bulk(
 }
 
 // Do carries out a peer's write.
-func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply]) error {
+func (s *server) Do(in grpc.ClientStreamingServer[relaypb.WriteChunk, relaypb.WriteReply]) error {
 	ctx := in.Context()
 	first, err := in.Recv()
 	if err != nil {
@@ -344,7 +344,7 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoRep
 // awaitBody returns a body of size bytes that arrives in chunks, or the status of errBodyLate. The
 // goroutine that reads ends with the handler at the latest: only that ends a pending read in gRPC.
 func (s *server) awaitBody(
-	in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply], first []byte, size int,
+	in grpc.ClientStreamingServer[relaypb.WriteChunk, relaypb.WriteReply], first []byte, size int,
 ) ([]byte, error) {
 	type result struct {
 		body []byte
@@ -369,7 +369,7 @@ func (s *server) awaitBody(
 
 // readBody returns a body of size bytes that arrives in chunks.
 func readBody(
-	in grpc.ClientStreamingServer[relaypb.DoChunk, relaypb.DoReply], first []byte, size int,
+	in grpc.ClientStreamingServer[relaypb.WriteChunk, relaypb.WriteReply], first []byte, size int,
 ) ([]byte, error) {
 	body := first
 	if len(first) < size {

@@ -58,7 +58,7 @@ var errorReasons = []struct {
 	{shard.ErrOverloaded, relaypb.Reason_REASON_OVERLOADED, codes.ResourceExhausted},
 	{shard.ErrStoreDown, relaypb.Reason_REASON_STORE_DOWN, codes.Unavailable},
 	{shard.ErrUnavailable, relaypb.Reason_REASON_UNAVAILABLE, codes.Unavailable},
-	{shard.ErrNotOwner, relaypb.Reason_REASON_LET_GO, codes.FailedPrecondition},
+	{shard.ErrNotOwner, relaypb.Reason_REASON_RELEASED, codes.FailedPrecondition},
 	{shard.ErrStopped, relaypb.Reason_REASON_STOPPED, codes.Unavailable},
 	{shard.ErrNeedsLaterRelease, relaypb.Reason_REASON_DECLINED, codes.FailedPrecondition},
 	{shard.ErrLogDenied, relaypb.Reason_REASON_LOG_DENIED, codes.PermissionDenied},
@@ -206,25 +206,25 @@ func sentenceToWire(s string) []byte {
 
 func errorToWire(err error) []byte { return sentenceToWire(err.Error()) }
 
-func placeToWire(p peerAddr) *relaypb.Place {
-	return &relaypb.Place{Name: wireBytes(p.name), Address: wireBytes(p.address)}
+func placeToWire(p peerAddr) *relaypb.PeerAddress {
+	return &relaypb.PeerAddress{Name: wireBytes(p.name), Address: wireBytes(p.address)}
 }
 
-func placeFromWire(p *relaypb.Place) peerAddr {
+func placeFromWire(p *relaypb.PeerAddress) peerAddr {
 	return peerAddr{name: wireText(p.GetName()), address: wireText(p.GetAddress())}
 }
 
 func routeToWire(r route) *relaypb.Route {
 	out := &relaypb.Route{Hop: relaypb.Hop(r.hop)}
 	for _, name := range r.excluded {
-		out.Without = append(out.Without, wireBytes(name))
+		out.Excluded = append(out.Excluded, wireBytes(name))
 	}
 	return out
 }
 
 func routeFromWire(r *relaypb.Route) route {
 	out := route{hop: hop(min(max(r.GetHop(), 0), relaypb.Hop(hopForce)))}
-	for _, name := range r.GetWithout() {
+	for _, name := range r.GetExcluded() {
 		out.excluded = append(out.excluded, wireText(name))
 	}
 	return out
@@ -232,9 +232,9 @@ func routeFromWire(r *relaypb.Route) route {
 
 func infoToWire(i shard.Info) *relaypb.Info {
 	out := &relaypb.Info{
-		Exists: i.Exists, Life: i.Generation, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
+		Exists: i.Exists, Generation: i.Generation, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
 		Closed: i.Closed, Type: wireBytes(i.Type), HasTtl: i.HasTTL, Ttl: i.TTL,
-		Expires: i.Expires, ExpiresRaw: wireBytes(i.ExpiresRaw), Gone: i.Gone, Cut: i.Truncated, Hold: idToWire(i.Hold),
+		Expires: i.Expires, ExpiresRaw: wireBytes(i.ExpiresRaw), Gone: i.Gone, Truncated: i.Truncated, Hold: idToWire(i.Hold),
 		Chain: chainToWire(i.Chain),
 	}
 	return out
@@ -243,7 +243,7 @@ func infoToWire(i shard.Info) *relaypb.Info {
 func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 	for _, a := range chain {
 		out = append(out, &relaypb.Ancestor{
-			Stream: wireBytes(a.Stream), Life: a.Generation, Start: a.Start, Bound: a.Bound,
+			Stream: wireBytes(a.Stream), Generation: a.Generation, Start: a.Start, Bound: a.Bound,
 		})
 	}
 	return out
@@ -252,7 +252,7 @@ func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 func chainFromWire(chain []*relaypb.Ancestor) (out []shard.Ancestor) {
 	for _, a := range chain {
 		out = append(out, shard.Ancestor{
-			Stream: shard.StreamID(wireText(a.GetStream())), Generation: a.GetLife(),
+			Stream: shard.StreamID(wireText(a.GetStream())), Generation: a.GetGeneration(),
 			Start: a.GetStart(), Bound: a.GetBound(),
 		})
 	}
@@ -274,10 +274,10 @@ func idFromWire(b []byte) (id shard.AppendID) {
 
 func infoFromWire(i *relaypb.Info) shard.Info {
 	out := shard.Info{
-		Exists: i.GetExists(), Generation: i.GetLife(), Start: i.GetStart(), Tail: i.GetTail(),
+		Exists: i.GetExists(), Generation: i.GetGeneration(), Start: i.GetStart(), Tail: i.GetTail(),
 		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: wireText(i.GetType()),
 		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: i.GetExpires(),
-		ExpiresRaw: wireText(i.GetExpiresRaw()), Gone: i.GetGone(), Truncated: i.GetCut(), Hold: idFromWire(i.GetHold()),
+		ExpiresRaw: wireText(i.GetExpiresRaw()), Gone: i.GetGone(), Truncated: i.GetTruncated(), Hold: idFromWire(i.GetHold()),
 		Chain: chainFromWire(i.GetChain()),
 	}
 	return out
@@ -297,18 +297,18 @@ func producerFromWire(p *relaypb.Producer) *shard.Producer {
 	return &shard.Producer{ID: wireText(p.GetId()), Epoch: p.GetEpoch(), Seq: p.GetSeq()}
 }
 
-func requestToWire(q *shard.Request, r route) *relaypb.DoHead {
-	h := &relaypb.DoHead{
+func requestToWire(q *shard.Request, r route) *relaypb.WriteHead {
+	h := &relaypb.WriteHead{
 		Route: routeToWire(r), Stream: wireBytes(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
-		Repeat: q.Repeat, Minted: q.MintedMillis, Age: ageToWire(q.MintedAt), Type: wireBytes(q.Type), Bad: sentenceToWire(q.BodyError), Close: q.Close,
+		Repeat: q.Repeat, MintedMillis: q.MintedMillis, Age: ageToWire(q.MintedAt), Type: wireBytes(q.Type), BodyError: sentenceToWire(q.BodyError), Close: q.Close,
 		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
 		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: wireBytes(q.ExpiresRaw),
-		Ref: idToWire(q.Ref), Name: wireBytes(q.Name), Life: q.Generation,
+		Ref: idToWire(q.Ref), Name: wireBytes(q.Name), Generation: q.Generation,
 	}
 	if f, s := q.Fork, q.Source; f != nil && s != nil {
-		h.Fork = &relaypb.Fork{Source: wireBytes(f.Source), At: wireBytes(f.Offset), Sub: f.SubOffset}
+		h.Fork = &relaypb.Fork{Source: wireBytes(f.Source), Offset: wireBytes(f.Offset), SubOffset: f.SubOffset}
 		h.Source = &relaypb.Source{
-			Refused: uint32(s.Refused), Why: sentenceToWire(s.Why), Life: s.Generation, Type: wireBytes(s.Type), HasTtl: s.HasTTL,
+			Refused: uint32(s.Refused), Why: sentenceToWire(s.Why), Generation: s.Generation, Type: wireBytes(s.Type), HasTtl: s.HasTTL,
 			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: wireBytes(s.ExpiresRaw), Chain: chainToWire(s.Chain),
 		}
 	}
@@ -340,23 +340,23 @@ const maxAge = 24 * 3600 * 1000
 var errRequest = errors.New("malformed request")
 
 // requestFromWire returns the request without its messages, and their total size.
-func requestFromWire(h *relaypb.DoHead) (*shard.Request, int, error) {
+func requestFromWire(h *relaypb.WriteHead) (*shard.Request, int, error) {
 	id, total, err := checkWriteHead(h)
 	if err != nil {
 		return nil, 0, err
 	}
 	q := &shard.Request{
 		Stream: id, Op: shard.Op(h.GetOp()), ID: shard.AppendID(h.GetId()), Repeat: h.GetRepeat(),
-		MintedMillis: h.GetMinted(), MintedAt: ageFromWire(h.GetAge()), Type: wireText(h.GetType()), BodyError: wireText(h.GetBad()), Close: h.GetClose(),
+		MintedMillis: h.GetMintedMillis(), MintedAt: ageFromWire(h.GetAge()), Type: wireText(h.GetType()), BodyError: wireText(h.GetBodyError()), Close: h.GetClose(),
 		Producer: producerFromWire(h.GetProducer()), StreamSeq: h.StreamSeq,
 		HasTTL: h.GetHasTtl(), TTL: h.GetTtl(), Expires: h.GetExpires(),
 		ExpiresRaw: wireText(h.GetExpiresRaw()), Ref: idFromWire(h.GetRef()),
-		Name: shard.StreamID(wireText(h.GetName())), Generation: h.GetLife(),
+		Name: shard.StreamID(wireText(h.GetName())), Generation: h.GetGeneration(),
 	}
 	if f, s := h.GetFork(), h.GetSource(); f != nil && s != nil {
-		q.Fork = &shard.Fork{Source: shard.StreamID(wireText(f.GetSource())), Offset: wireText(f.GetAt()), SubOffset: f.GetSub()}
+		q.Fork = &shard.Fork{Source: shard.StreamID(wireText(f.GetSource())), Offset: wireText(f.GetOffset()), SubOffset: f.GetSubOffset()}
 		q.Source = &shard.Source{
-			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Generation: s.GetLife(),
+			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Generation: s.GetGeneration(),
 			Type: wireText(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),
 			ExpiresRaw: wireText(s.GetExpiresRaw()), Chain: chainFromWire(s.GetChain()),
 		}
@@ -384,15 +384,15 @@ func splitMessages(q *shard.Request, sizes []uint32, body []byte) error {
 
 // outcomeToWire converts an Outcome. It leaves out the ancestry of a fork, which no caller needs
 // from an Outcome and which may be longer than the append.
-func outcomeToWire(o shard.Outcome) *relaypb.DoReply {
+func outcomeToWire(o shard.Outcome) *relaypb.WriteReply {
 	o.Info.Chain = nil
-	return &relaypb.DoReply{
+	return &relaypb.WriteReply{
 		Code: uint32(o.Code), Why: sentenceToWire(o.Why), Info: infoToWire(o.Info),
 		Producer: producerToWire(o.Producer), Expected: o.Expected, Received: o.Received,
 	}
 }
 
-func outcomeFromWire(o *relaypb.DoReply) shard.Outcome {
+func outcomeFromWire(o *relaypb.WriteReply) shard.Outcome {
 	return shard.Outcome{
 		Code: shard.Code(o.GetCode()), Why: wireText(o.GetWhy()), Info: infoFromWire(o.GetInfo()),
 		Producer: producerFromWire(o.GetProducer()),

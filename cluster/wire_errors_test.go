@@ -81,7 +81,7 @@ func FuzzWriteHead(f *testing.F) {
 	f.Add(seed, []byte("abc"))
 	f.Add([]byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, b, body []byte) {
-		var head relaypb.DoHead
+		var head relaypb.WriteHead
 		if proto.Unmarshal(b, &head) != nil {
 			return
 		}

@@ -85,7 +85,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 			Producer: drawProducer(t), Expected: rapid.Uint64().Draw(t, "e"), Received: rapid.Uint64().Draw(t, "r"),
 		}
 		out.Info.Chain = nil // is not sent
-		if d := cmp.Diff(out, outcomeFromWire(overTheWire(t, outcomeToWire(out), &relaypb.DoReply{}))); d != "" {
+		if d := cmp.Diff(out, outcomeFromWire(overTheWire(t, outcomeToWire(out), &relaypb.WriteReply{}))); d != "" {
 			t.Fatal(d)
 		}
 		q := &shard.Request{
@@ -118,7 +118,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		for range rapid.IntRange(0, most).Draw(t, "messages") {
 			q.Messages.Add(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
 		}
-		head := overTheWire(t, requestToWire(q, route{hopRedirected, []string{"a"}}), &relaypb.DoHead{})
+		head := overTheWire(t, requestToWire(q, route{hopRedirected, []string{"a"}}), &relaypb.WriteHead{})
 		got, size, err := requestFromWire(head)
 		if err == nil {
 			err = splitMessages(got, head.GetSizes(), q.Messages.Body())
@@ -206,7 +206,7 @@ func TestSentencesForPeopleAreUTF8(t *testing.T) {
 	f, _ := errorToRefusal(fmt.Errorf("%s: %w", bad, shard.ErrNeedsLaterRelease))
 	out := outcomeToWire(shard.Outcome{Why: bad})
 	q := requestToWire(&shard.Request{BodyError: bad, Fork: &shard.Fork{}, Source: &shard.Source{Why: bad}}, route{})
-	for _, b := range [][]byte{f.GetWhy(), out.GetWhy(), q.GetBad(), q.GetSource().GetWhy()} {
+	for _, b := range [][]byte{f.GetWhy(), out.GetWhy(), q.GetBodyError(), q.GetSource().GetWhy()} {
 		if !utf8.Valid(b) || len(b) > maxSentence+4 || !strings.HasPrefix(string(b), "caf\uFFFD ") {
 			t.Errorf("%d bytes: %.20q", len(b), b)
 		}

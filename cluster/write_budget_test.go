@@ -50,10 +50,10 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := call.Send(&relaypb.DoChunk{Head: head, Body: body[:sent]}); err != nil {
+			if err := call.Send(&relaypb.WriteChunk{Head: head, Body: body[:sent]}); err != nil {
 				t.Fatal(err)
 			}
-			if err := statusToError(call.RecvMsg(&relaypb.DoReply{})); !errors.Is(err, shard.ErrOverloaded) || !strings.Contains(err.Error(), "in time") {
+			if err := statusToError(call.RecvMsg(&relaypb.WriteReply{})); !errors.Is(err, shard.ErrOverloaded) || !strings.Contains(err.Error(), "in time") {
 				t.Errorf("the write that never came whole: %v", err)
 			}
 			f.mustDo(edge, write(id, shard.OpAppend, string(body)), shard.CodeAppended)
