@@ -138,7 +138,7 @@ func client(endpoint string, n int) *s2.Client {
 func directName(name string) s2.StreamName { return s2.StreamName("direct-" + name) }
 
 // sdk appends with S2's own client, as n goroutines of a program without Fantail would; they
-// share as many streams as posters do, but for one, who has one.
+// share as many streams as posters do, except one, which has one.
 func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
 	ctx, own := context.Background(), client(endpoint, n)
 	if _, err := own.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: basin}); err != nil {
@@ -160,7 +160,7 @@ func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
 		for w := range workers {
 			turn := w % len(streams)
 			workers[w] = worker{func() error {
-				if turn += n; turn >= len(streams) { // nobody else's, as a poster's are
+				if turn += n; turn >= len(streams) { // used by no other poster
 					turn = w % len(streams)
 				}
 				_, err := streams[turn].Append(ctx, &s2.AppendInput{Records: []s2.AppendRecord{{Body: o.body}}})

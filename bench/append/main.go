@@ -39,7 +39,7 @@ func main() {
 // makes for a round.
 type contender struct {
 	name   string
-	server *child.Child // whose CPU is counted; nil: nobody's
+	server *child.Child // its CPU is counted; nil: none is
 	open   func() ([]worker, error)
 	rates  []float64 // appends per second, by round
 	cpu    []float64 // µs of the server's for each
@@ -70,7 +70,7 @@ func run() error {
 	binary := flag.String("fantail", "bin/fantail", "the binary")
 	rounds := flag.Int("rounds", 5, "rounds of each")
 	length := flag.Duration("round", 3*time.Second, "length of a round")
-	n := flag.Int("posters", 64, "posters at once")
+	n := flag.Int("posters", 64, "number of concurrent posters")
 	streams := flag.Int("streams", 1000, "streams that they share")
 	size := flag.Int("size", 210, "bytes of a message")
 	endpoint := flag.String("s2", os.Getenv("TEST_S2_ENDPOINT"), "measure on this S2, beside the SDK alone with as many writers, and with four times as many")
@@ -125,7 +125,7 @@ func (g *group) print() {
 	}
 }
 
-// options are what all contenders share.
+// options hold what all contenders share.
 type options struct {
 	binary     string
 	n, streams int // posters, and the streams that they share

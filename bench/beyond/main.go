@@ -1,5 +1,5 @@
 // Command beyond computes what a fleet larger than this machine would come to: it asks the
-// ring itself who owns which stream before and after a change, and multiplies what was
+// ring itself for the owner of each stream before and after a change, and multiplies what was
 // measured here (the other files of bench/results). It measures nothing but the ring.
 //
 //	go run ./bench/beyond
@@ -59,7 +59,7 @@ func main() {
 	print(all)
 }
 
-// column is what one size of fleet comes to.
+// column holds the figures for one size of fleet.
 type column struct {
 	title string
 	cells []cell

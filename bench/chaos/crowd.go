@@ -35,7 +35,7 @@ type crowd struct {
 	arrivals map[int64]int // accepted connections, by tenth of a second
 }
 
-// tally is what a crowd saw since a fault began.
+// tally counts what a crowd saw since a fault began.
 type tally struct {
 	Latency       hist.Hist // of every message, to every reader
 	Stayed, Moved hist.Hist // the worst of each reader: while it was connected, and while it was not
@@ -47,7 +47,7 @@ type tally struct {
 	Late          []late
 }
 
-// late is a message that came late to a reader who was connected.
+// late is a message that came late to a connected reader.
 type late struct {
 	Took   time.Duration
 	Stream int
@@ -79,7 +79,7 @@ func (t *tally) merge(o tally) {
 	}
 }
 
-// lost is how many connections ended but for those that a node ended after a complete
+// lost counts the connections that ended, except those that a node ended after a complete
 // event.
 func (t *tally) lost() (n int) {
 	for why, count := range t.Ended {
@@ -268,7 +268,7 @@ func (c *crowd) against(path string, do func(*crowd, []digest) any) (string, err
 	return asJSON(do(c, logs))
 }
 
-// behind is how many readers have not got everything yet.
+// behind returns how many readers have not received everything yet.
 func (c *crowd) behind(logs []digest) any {
 	n := 0
 	for _, r := range c.all() {

@@ -17,7 +17,7 @@ type fault struct {
 	// do makes it happen, and ends it; it returns a proof that it did happen.
 	do func(*run) (fired string, err error)
 
-	stall    time.Duration // p99 of the worst that readers see who stay connected
+	stall    time.Duration // p99 of the worst that readers with a lasting connection see
 	sessions float64       // mean of read sessions ÷ followed streams
 	planned  bool          // streams move with what is known of them
 	lingers  bool          // two nodes may each have opened a session, and paid for its minute
@@ -47,10 +47,10 @@ func faults() []fault {
 		{name: "zombie", what: "a node is stopped for a minute, with appends in flight", do: freeze(60*time.Second, 60*time.Second), stall: stallSilent, lingers: true},
 		{name: "split", what: "the network is cut in two, the nodes on either side", do: split, lingers: true},
 		{name: "dark", what: "a node's network loses everything for 15 s", do: dark, stall: stallSilent, lingers: true},
-		{name: "oneway", what: "a node does not hear the others, who hear it", do: oneway, lingers: true},
+		{name: "oneway", what: "a node does not hear the others, but they hear it", do: oneway, lingers: true},
 		{name: "noudp", what: "no UDP between the nodes", do: noudp},
 		{name: "loss5", what: "5 % of all packets between nodes are lost", do: loss},
-		{name: "cut-s2", what: "a node is cut from S2, and from nobody else", do: cutStore, lingers: true},
+		{name: "cut-s2", what: "a node is cut from S2, and from nothing else", do: cutStore, lingers: true},
 		{name: "s2-stop", what: "S2 is stopped (SIGSTOP)", do: storeStops, steady: true},
 		{name: "s2-kill", what: "kill -9 of S2, back after 10 s", do: storeDies, steady: true},
 		{name: "s2-slow", what: "S2 takes 300 ms more for everything", do: storeIs(300*time.Millisecond, 0), steady: true},
@@ -58,8 +58,8 @@ func faults() []fault {
 		{name: "s2-fail", what: "S2 answers 503", do: storeIs(0, 503), steady: true},
 		{name: "slow-readers", what: "readers too slow for what is written, and one that takes nothing", do: slowReaders, steady: true},
 		{name: "frozen-edge", what: "a node that others relay much to is stopped (SIGSTOP)", do: frozenEdge, lingers: true},
-		{name: "storm", what: "all readers of a node are cut at once", do: storm(false), steady: true},
-		{name: "storm-longpoll", what: "all long-polls at a node are cut at once", do: storm(true), steady: true},
+		{name: "storm", what: "all readers of a node are cut together", do: storm(false), steady: true},
+		{name: "storm-longpoll", what: "all long-polls at a node are cut together", do: storm(true), steady: true},
 	}
 }
 

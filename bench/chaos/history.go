@@ -30,9 +30,9 @@ type history struct {
 
 const (
 	historians = 5
-	// oldest is how old an answer from memory may be.
+	// oldest is the greatest age of an answer from memory.
 	oldest = 250 * time.Millisecond
-	// never is when what nobody could say the outcome of has happened at the latest.
+	// never is the latest time for an operation with an unknown outcome.
 	never = int64(1) << 62
 )
 

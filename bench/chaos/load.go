@@ -134,7 +134,7 @@ func (l *load) begin() error {
 	return l.forget()
 }
 
-// forget has the readers begin their counting anew.
+// forget resets the counts of the readers.
 func (l *load) forget() error {
 	for _, h := range l.herds {
 		if _, err := h.ask("begin"); err != nil {
@@ -160,7 +160,7 @@ func (l *load) tally() (t tally, err error) {
 }
 
 // verify holds the logs against what was acknowledged, and every reader against the
-// logs, while nobody writes. Its damage is only what is new.
+// logs, while there are no writes. Its damage is only what is new.
 func (l *load) verify() (d damage, err error) {
 	if err := l.writing.pause(90 * time.Second); err != nil {
 		return d, err

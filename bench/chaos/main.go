@@ -159,7 +159,7 @@ func inside(o options) error {
 	return errors.Join(report(o, rows, time.Since(began)), failure(failed))
 }
 
-// raced is what the race detector found, by the logs in dir.
+// raced returns what the race detector found, from the logs in dir.
 func raced(dir string) error {
 	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
 	errs := []error{err}

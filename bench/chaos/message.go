@@ -8,7 +8,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// A message says who wrote it and when, so that whoever sees it knows what is due
+// A message names its writer and its time, so that each reader knows what is due
 // next. Its form is fixed, which makes it cheap to take apart for thousands of
 // readers, and it holds nothing that JSON would escape.
 type message struct {

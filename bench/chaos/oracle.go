@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// verdict is what a writer knows of a message.
+// verdict records what a writer knows of a message.
 type verdict uint8
 
 const (
 	pending verdict = iota
 	acked           // must be there, once, in its place
-	unknown         // nobody could say: there once, or not at all, perhaps late
+	unknown         // no answer tells: there once, or not at all, perhaps late
 	seen            // in the log
 	refused         // was never written, so must never be seen
 )
 
-// book is what was written to one stream, and how far its log has been compared
+// book records what was written to one stream, and how far its log has been compared
 // with that.
 type book struct {
 	wrote [][]verdict // by writer and number
@@ -30,7 +30,7 @@ type book struct {
 // hole is a number that was passed over.
 type hole struct{ Writer, Number int }
 
-// damage is what an oracle counts. All of it should be 0.
+// damage holds what an oracle counts. All of it should be 0.
 type damage struct {
 	Lost, Doubled, Reordered, Corrupt int
 	First                             string // the first that was found
@@ -59,13 +59,13 @@ func newBook(writers int) *book {
 	return &book{wrote: make([][]verdict, writers), next: make([]int, writers)}
 }
 
-// read takes the messages that the log has gained, in its order, while nobody
+// read takes the messages that the log has gained, in its order, while no writer
 // writes; afterwards whatever was acknowledged has to be there.
 func (b *book) read(stream int, log [][]byte) (d damage) {
 	for _, raw := range log {
 		m, ok := decode(raw)
 		if !ok || m.stream != stream || m.writer >= len(b.wrote) || m.number >= len(b.wrote[m.writer]) {
-			d.note(&d.Corrupt, "stream %d: the log has %.100q, which nobody wrote", stream, raw)
+			d.note(&d.Corrupt, "stream %d: the log has %.100q, which no writer wrote", stream, raw)
 			continue
 		}
 		b.take(m, &d)
@@ -107,7 +107,7 @@ func (b *book) take(m message, d *damage) {
 	b.next[m.writer] = max(b.next[m.writer], m.number+1)
 }
 
-// digest is what readers need of a book to be compared with it.
+// digest holds what readers need of a book to be compared with it.
 type digest struct {
 	Count int
 	Chain uint64
@@ -117,7 +117,7 @@ type digest struct {
 
 func (b *book) digest() digest { return digest{b.count, b.chain, b.next, b.holes} }
 
-// sight is what one reader has seen of its stream, from the start.
+// sight records what one reader has seen of its stream, from the start.
 type sight struct {
 	count int
 	chain uint64
@@ -158,7 +158,7 @@ func (s *sight) see(stream int, raw []byte) (sent time.Time, timely bool) {
 }
 
 // compare holds what was seen against the log, which is complete and at rest, and
-// starts anew from there.
+// starts again from there.
 func (s *sight) compare(stream int, log digest) damage {
 	d := s.bad
 	for w, end := range log.Next {

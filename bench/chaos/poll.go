@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// poll is a reader by long-poll, for ever: it counts as up while a connection of its
+// poll is a reader by long-poll that never ends: it counts as up while a connection of its
 // works, and asks again as soon as it has an answer.
 func (r *reader) poll() {
 	for {

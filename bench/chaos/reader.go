@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// comeBack is how long a reader waits before it connects again, unless it was told.
+// comeBack is the wait of a reader before it reconnects, unless a server named another.
 // Browsers wait three to five seconds; less shows more of the nodes and less of them.
 const comeBack = time.Second
 
@@ -36,7 +36,7 @@ type reader struct {
 	window window
 }
 
-// window is what happened to a reader since a fault began.
+// window records what happened to a reader since a fault began.
 type window struct {
 	got   int
 	worst time.Duration // of messages sent and received while it was connected
@@ -50,7 +50,7 @@ const (
 	ended   reason = iota // by the node, after a complete event
 	broken                // in the middle, or with an error
 	cut                   // by the balancer
-	dialled               // it never began: nobody answered
+	dialled               // it never began: no answer
 	asked                 // it never began: an empty event stream said when to come back
 	refusal               // an answer that an EventSource takes for the end, for good
 	reasons
@@ -58,7 +58,7 @@ const (
 
 var reasonNames = [reasons]string{"ended", "broken", "cut", "no answer", "asked to wait", "refused for good"}
 
-// run reads for ever.
+// run reads until the end of the test.
 func (r *reader) run() {
 	for {
 		wait, why := r.connect()
@@ -232,7 +232,7 @@ func (r *reader) event(id string, data []byte, isData bool) {
 	})
 }
 
-// drop is what a balancer does to a connection.
+// drop closes a connection as a balancer does.
 func (r *reader) drop(at string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -244,7 +244,7 @@ func (r *reader) drop(at string) bool {
 	return true
 }
 
-// dial connects to a node that is ready, or to the next if nobody answers there.
+// dial connects to a node that is ready, or to the next if there is no answer.
 func (c *crowd) dial() (net.Conn, string) {
 	nodes := *c.ready.Load()
 	if len(nodes) == 0 {

@@ -58,7 +58,7 @@ func enterRoom(keep string) (int, error) {
 	return 0, nil
 }
 
-// Where everybody is. S2 and the balancer's side (readers, writers) are apart, so
+// The addresses of all parts. S2 and the balancer's side (readers, writers) are apart, so
 // that a node can be cut from the one and not from the other.
 const (
 	clientsAt = "10.77.0.1"
@@ -67,7 +67,7 @@ const (
 
 func nodeAt(i int) string { return fmt.Sprintf("10.77.1.%d", i+1) }
 
-// furnish makes the bridge that everybody hangs on, and a namespace for each node.
+// furnish creates the bridge that connects all, and a namespace for each node.
 func furnish(nodes int) error {
 	lines := []string{
 		"mount -t proc proc /proc",

@@ -20,7 +20,7 @@ type run struct {
 	turn    int      // counts victims
 }
 
-// span is how long a fault lasts.
+// span is the duration of a fault.
 func (r *run) span(quick, full time.Duration) time.Duration {
 	if r.quick {
 		return quick
@@ -33,7 +33,7 @@ func (r *run) note(format string, args ...any) {
 	r.log("  "+format, args...)
 }
 
-// row is what a fault did.
+// row holds what a fault did.
 type row struct {
 	fault    string
 	fired    string // the proof
@@ -123,7 +123,7 @@ func (r *run) meet(f fault) (w row) {
 	return w
 }
 
-// share is how many of the appends between two looks met a node that was not their
+// share returns which part of the appends between two looks met a node that was not their
 // stream's owner, or insisted.
 func share(now, then map[string]float64) float64 {
 	grown := func(name string) float64 { return now[name] - then[name] }

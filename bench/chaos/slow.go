@@ -12,7 +12,7 @@ import (
 )
 
 // slowReaders has much written to a stream, more than its readers take at their
-// pace: they fall back to catching up, and nobody is cut but one who takes nothing.
+// pace: they fall back to catching up, and only a reader that takes nothing is cut.
 func slowReaders(r *run) (string, error) {
 	l, err := startLoad(r.fleet, loadSize{
 		prefix: "slow", streams: 1, readers: 30, every: 10 * time.Millisecond, size: 32 << 10, pace: 4 * time.Millisecond,
@@ -72,7 +72,7 @@ func slowReaders(r *run) (string, error) {
 	return fmt.Sprintf("%d messages behind, of %d", behind, written*l.readers), err
 }
 
-// mostFrozen is what a frozen edge may cost an owner, in bytes.
+// mostFrozen bounds the memory that a frozen edge costs an owner, in bytes.
 const mostFrozen = 16 << 20
 
 // frozenEdge stops a node whose readers get much from the others, and looks at what

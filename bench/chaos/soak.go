@@ -7,7 +7,7 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
-// held is what one process holds at a moment.
+// held records what one process holds at a moment.
 type held struct {
 	at                                  float64 // seconds since the start
 	memory, goroutines, files, sessions float64
@@ -115,7 +115,7 @@ func (r *run) flat(w *row, all []held) {
 	}
 }
 
-// slope is that of the line through all, by least squares.
+// slope returns the slope of the line through all points, by least squares.
 func slope(all []held, of func(held) float64) float64 {
 	var x, y, xx, xy float64
 	for _, h := range all {

@@ -11,7 +11,7 @@ import (
 // stormReaders are at one node when they are cut.
 const stormReaders = 15_000
 
-// storm cuts all readers of a node at once, as an ingress does that reloads, and
+// storm cuts all readers of a node together, as an ingress does that reloads, and
 // measures until they are back, at the same node.
 func storm(longPoll bool) func(*run) (string, error) {
 	name, mode := "storm", `fantail_readers{mode="sse"}`
@@ -72,6 +72,6 @@ func storm(longPoll bool) func(*run) (string, error) {
 		if down < stormReaders/2 {
 			return "", err
 		}
-		return fmt.Sprintf("%d of %d were away at once", down, stormReaders), err
+		return fmt.Sprintf("%d of %d were away at the same time", down, stormReaders), err
 	}
 }

@@ -69,7 +69,7 @@ func (w *watch) sample() {
 	})
 }
 
-// now is what the counters have grown by so far.
+// now returns the growth of the counters so far.
 func (w *watch) now() map[string]float64 {
 	w.sample()
 	w.mu.Lock()

@@ -20,11 +20,11 @@ import (
 )
 
 var (
-	errCut  = errors.New("cut by the balancer")      //nolint:gochecknoglobals // sentinel
-	errDial = errors.New("nobody answered the call") //nolint:gochecknoglobals // sentinel
+	errCut  = errors.New("cut by the balancer")       //nolint:gochecknoglobals // sentinel
+	errDial = errors.New("the call was not answered") //nolint:gochecknoglobals // sentinel
 )
 
-// writing is what the writers of a crowd share.
+// writing holds what the writers of a crowd share.
 type writing struct {
 	balancer *balancer
 	http     *http.Client
@@ -40,7 +40,7 @@ type writing struct {
 	size   int
 }
 
-// counts is how appends went since a fault began.
+// counts holds the results of appends since a fault began.
 type counts struct {
 	acked, unknownAnswers, unsure int
 	refused                       map[string]*hist.Hist // by status and problem: how long it took
@@ -78,7 +78,7 @@ func (w *writing) begin() counts {
 	return c
 }
 
-// pause lets nobody begin an append, and waits for those on their way.
+// pause keeps writers from beginning an append, and waits for those on their way.
 func (w *writing) pause(within time.Duration) error {
 	w.mu.Lock()
 	if !w.paused {

@@ -15,7 +15,7 @@ type load struct {
 	readers, appends int // of each stream
 }
 
-// counts are what S2 counted in each part of the run, of all streams together.
+// counts holds what S2 counted in each part of the run, of all streams together.
 type counts struct {
 	created, cameFew, came, appended ops
 	followedFew, followed            ops // in a minute each
@@ -43,7 +43,7 @@ func (c counts) units(l load) units {
 	// Sessions went on meanwhile: that is in followed.
 	u.append.minutes = 0
 	u.deploy.checks = max(0, u.deploy.checks-c.followed.checks*c.deploying/n)
-	// A session that begins bills a minute that nobody would have begun, at the most.
+	// A new session bills a minute that would not have begun otherwise, at the most.
 	u.deploy.minutes = u.deploy.sessions
 	return u
 }

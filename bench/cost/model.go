@@ -45,10 +45,10 @@ func (o ops) dollars() float64 {
 		o.creates*prices.CreateStream + o.minutes*prices.ReadSessionMinute
 }
 
-// units are what Fantail asks of S2.
+// units holds what Fantail asks of S2.
 type units struct {
 	append   ops // for one append
-	followed ops // for a stream, each minute in which somebody follows
+	followed ops // for a stream, each minute with a follower
 	node     ops // for a node that owns followed streams, each minute
 	deploy   ops // for a stream, when all nodes are replaced once; beyond those above
 }
@@ -59,16 +59,16 @@ type model struct {
 	appends float64 // to each stream that has readers, a minute
 }
 
-// size is who is there, all month long. Readers are dealt out evenly to streams, and
+// size holds the numbers of readers, streams and nodes, all month long. Readers are dealt out evenly to streams, and
 // at random to nodes.
 type size struct {
 	readers, streams, nodes, deploys float64 // deploys a day
 }
 
-// active is how many streams have readers.
+// active returns the number of streams with readers.
 func (f size) active() float64 { return min(f.streams, f.readers) }
 
-// pairs is how many pairs of a stream and a node have a reader.
+// pairs returns the number of pairs of a stream and a node with a reader.
 func (f size) pairs() float64 {
 	if f.readers == 0 {
 		return 0
@@ -104,7 +104,7 @@ func (m model) probes(f size) float64 {
 	return f.nodes * minutes * m.node.dollars()
 }
 
-// held is what n sessions cost that are open all month. A deploy ends each once, and
+// held returns the cost of n sessions that are open all month. A deploy ends each once, and
 // another minute is begun; it may end them more often, so this is the least.
 func held(n, deploys float64) float64 {
 	return n * (minutes + days*deploys) * prices.ReadSessionMinute

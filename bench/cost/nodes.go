@@ -16,7 +16,7 @@ const nodeCount = 3
 // system is the embedded S2 and the nodes.
 type system struct{ *fleet.Fleet }
 
-// replace stops a node as an orchestrator does, starts it anew, and says how many
+// replace stops a node as an orchestrator does, starts it again, and says how many
 // streams changed hands, and of how many of those nothing was known.
 func (s *system) replace(i int) (moved, lost float64, err error) {
 	const taken, cold = `fantail_handovers_total{result="taken"}`, `fantail_handovers_total{result="lost"}`
@@ -42,7 +42,7 @@ func (s *system) replace(i int) (moved, lost float64, err error) {
 	return moved + lost, lost, nil
 }
 
-// meter is what S2 has counted so far.
+// meter returns what S2 has counted so far.
 func (s *system) meter() (o ops, open float64, err error) {
 	m, err := s.Metrics(fleet.Store)
 	op := func(name string) float64 { return m[fmt.Sprintf("s2dev_operations_total{op=%q}", name)] }
@@ -76,5 +76,5 @@ func send(method, url, body string, want int) error {
 	return nil
 }
 
-// patience is how long anything may take.
+// patience bounds the time of each step.
 const patience = 90 * time.Second

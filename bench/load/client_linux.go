@@ -37,7 +37,7 @@ type client struct {
 	sum     tally
 }
 
-// tally is what a client has seen since it was last asked to forget. Events that came twice
+// tally counts what a client has seen since it was last asked to forget. Events that came twice
 // or out of turn, and messages that never came, are told of the whole life.
 type tally struct {
 	Readers, Up      int // that there are; that have their head
@@ -465,7 +465,7 @@ func digits(b []byte) (n int64, rest []byte) {
 	return n, b
 }
 
-// message is what client.messages takes apart, of about size bytes.
+// message returns a message that client.messages can split, of about size bytes.
 func message(n int64, size int) []byte {
 	b := fmt.Appendf(nil, `{"n":%d,"t":%d,"p":"`, n, time.Now().UnixMicro())
 	b = append(b, bytes.Repeat([]byte("x"), max(size-len(b)-2, 0))...)

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// dialect is how a server of event streams is read and written. In its paths and its body
+// dialect describes how to read and write a server of event streams. In its paths and its body
 // %[1]d is the number of a stream, and %[2]s the offset to read from, or the message.
 type dialect struct {
 	read, write string
@@ -45,7 +45,7 @@ func (d dialect) request(stream int, offset, host string) []byte {
 	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\n\r\n", fill(d.read, stream, offset), host)
 }
 
-// message is what is written for one message.
+// message returns the bytes that are written for one message.
 func (d dialect) message(stream int, m []byte) []byte {
 	if d.body == "" {
 		return m

@@ -15,8 +15,8 @@
 //	streams    -rate messages a second in all, spread over -streams evenly
 //	fanout     the same on one stream
 //	saturate   as fast as the slowest reader takes it, in batches of 64
-//	catchup    all readers at once over what is there already (-history)
-//	reconnect  streams, and all connections are cut at once in the middle
+//	catchup    all readers together over existing messages (-history)
+//	reconnect  streams, and all connections are cut together in the middle
 package main
 
 import (

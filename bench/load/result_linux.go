@@ -46,7 +46,7 @@ type sample struct {
 	Up, Deliveries     int
 }
 
-// tooBusy is how busy a machine is whose latencies say nothing of the server.
+// tooBusy is the load of a machine above which latencies say nothing of the server.
 const tooBusy = 0.8
 
 func (r *result) print(w io.Writer) {

@@ -16,7 +16,7 @@ import (
 // load is a run.
 type load struct {
 	o       *options
-	fleet   *fleet.Fleet // nil: the servers are somebody else's
+	fleet   *fleet.Fleet // nil: the servers were not started here
 	w       *writers
 	asking  sync.Mutex // a client answers one question at a time
 	clients []*child.Peer
@@ -175,7 +175,7 @@ func (l *load) until(within time.Duration, ok func(*tally) bool) (tally, error) 
 	}
 }
 
-// used is what the servers use.
+// used returns what the servers use.
 func (l *load) used() (u used) {
 	pids := l.o.pids
 	if l.fleet != nil {
@@ -243,7 +243,7 @@ func (l *load) steady() error {
 	return nil
 }
 
-// happen is what happens in the middle.
+// happen runs what happens in the middle.
 func (l *load) happen() error {
 	switch {
 	case l.o.restart:
@@ -262,7 +262,7 @@ func (l *load) happen() error {
 	return nil
 }
 
-// ahead is how many batches the writer may be before the slowest reader: enough that the
+// ahead is the lead of the writer in batches before the slowest reader: enough that the
 // server always has something to send, and less than would make it drop readers.
 const ahead = 8
 

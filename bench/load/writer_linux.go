@@ -179,7 +179,7 @@ func (w *writers) run(stop <-chan struct{}) error {
 	return wait()
 }
 
-// written is how many messages each stream has.
+// written returns how many messages each stream has.
 func (w *writers) written() (each []int64, all int64) {
 	for i := range w.next {
 		w.turn[i].Lock()

@@ -17,7 +17,7 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/usage"
 )
 
-// writers is how many connections write at once.
+// writers is the number of concurrent writers.
 const writers = 64
 
 // write has all writers append for a while; each append is answered before its writer's next.
@@ -47,7 +47,7 @@ func write(s *server, r running, streams int, last time.Duration) (f figures, er
 
 const historyReads = 4 // the first fills caches
 
-// history is what is caught up with: times POSTs of a body each.
+// history describes the messages to catch up with: times POSTs of a body each.
 type history struct {
 	kind  string
 	body  []byte

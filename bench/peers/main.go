@@ -37,7 +37,7 @@ type value struct {
 	ratio  bool // to the loop in C, beside it
 }
 
-// figures are what is used of a result of bench/load, and what the other modes measure.
+// figures holds what is used of a result of bench/load, and what the other modes measure.
 type figures struct {
 	ReaderBytes, Cores, DeliveryCPU, PerSecond, P99, Busy float64
 	AppendCPU, BytesPerSecond                             float64
@@ -96,7 +96,7 @@ func modes(last time.Duration) []mode {
 			bytesPerSecond,
 		},
 		{
-			"I", fmt.Sprintf("%d clients catch up with 10 MB in JSON messages of 200 bytes at once, and a HEAD of another stream meanwhile", stormClients),
+			"I", fmt.Sprintf("%d clients catch up with 10 MB in JSON messages of 200 bytes together, and a HEAD of another stream meanwhile", stormClients),
 			nil, storm,
 			[]value{
 				{"seconds", func(f *figures) float64 { return f.Seconds }, "%.1f", false},

@@ -44,7 +44,7 @@ const (
 	secret    = "a-secret-of-at-least-32-characters!!"
 )
 
-// fetched is where bench/peers/install puts what it builds.
+// fetched is the folder in which bench/peers/install puts what it builds.
 func fetched(name string) string { return filepath.Join("bench", "peers", "bin", name) }
 
 // servers are all of them, given Fantail's binary.

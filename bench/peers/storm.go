@@ -15,10 +15,10 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/usage"
 )
 
-// stormClients is how many catch up at once, each over a connection of its own.
+// stormClients is the number of clients that catch up together, each over its own connection.
 const stormClients = 2000
 
-// storm has many clients read half from its start to its end at once, and asks the server
+// storm has many clients read half from its start to its end together, and asks the server
 // something small all the while, from another process: whatever else it serves waits as long.
 func storm(s *server, r running) (f figures, err error) {
 	stream, other := r.url+fmt.Sprintf(s.path, 0), r.url+fmt.Sprintf(s.path, 1)

@@ -50,10 +50,10 @@ func asked(conn net.Conn, err error) (io.ReadCloser, error) {
 	return conn, err
 }
 
-// perConnection is how many event streams a server takes on one connection of HTTP/2.
+// perConnection is the number of event streams that a server accepts on one HTTP/2 connection.
 const perConnection = 80
 
-// dialer is how readers come to a server of a kind. The one of HTTP/2 shares connections.
+// dialer connects readers to a server of a kind. The one of HTTP/2 shares connections.
 func dialer(serve, addr string) func() (io.ReadCloser, error) {
 	switch serve {
 	case "tls", "tls-handlers":
@@ -98,7 +98,7 @@ func dialer(serve, addr string) func() (io.ReadCloser, error) {
 }
 
 // poller is a reader by long-polls: what it reads is the bodies of the answers, and it
-// asks anew before it gives one out.
+// asks again before it returns one.
 type poller struct {
 	net.Conn
 	in   *bufio.Reader
@@ -129,7 +129,7 @@ func (p *poller) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// eventEnd is how what Fantail sends with each message ends.
+// eventEnd ends what Fantail sends with each message.
 const eventEnd = "}\n\n"
 
 func (c *crowd) read(i int) {
@@ -164,7 +164,7 @@ func (c *crowd) close() {
 	}
 }
 
-// settle waits until everybody has the head, and nothing comes any more.
+// settle waits until every reader has the response header, and nothing comes any more.
 func (c *crowd) settle() error {
 	last, quiet := int64(-1), 0
 	for tick := time.Tick(200 * time.Millisecond); quiet < 10; <-tick {

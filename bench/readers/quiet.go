@@ -66,7 +66,7 @@ func (k *kind) quiet(readers int, addr string, heartbeat time.Duration) (rate fl
 	return count / (3 * heartbeat).Seconds(), nil
 }
 
-// bytes is what all readers got.
+// bytes returns how many bytes all readers received.
 func (c *crowd) bytes() (sum int64) {
 	for i := range c.got {
 		sum += c.got[i].Load()

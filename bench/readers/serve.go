@@ -21,7 +21,7 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// collector is where a server gives its memory back when asked: the next port.
+// collector is the port on which a server is asked to free its memory: the next port.
 func collector(addr string) string {
 	host, port, _ := net.SplitHostPort(addr)
 	n, _ := strconv.Atoi(port)
@@ -57,7 +57,7 @@ func serve(kind, addr string, heartbeat time.Duration) error {
 	return server.Serve(ln)
 }
 
-// selfSigned is a configuration with a certificate that nobody can trust, for HTTP/1.1 only.
+// selfSigned returns a configuration with a self-signed certificate, for HTTP/1.1 only.
 func selfSigned() (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -150,7 +150,7 @@ func saturate(owner, edge *child.Peer, ms int64) (rate, cpu float64, err error) 
 	return mb / (float64(ms) / 1e3), (after.owner - before.owner + after.edge - before.edge) / mb, nil
 }
 
-// cpuTime is what the process has used, in ms.
+// cpuTime returns the CPU time of the process, in ms.
 func cpuTime() float64 {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
@@ -273,7 +273,7 @@ func (n *node) write(ctx context.Context, w, rate, size int, began time.Time, fo
 	}
 }
 
-// ways are how the relay may speak, by the flag of fantail serve.
+// ways lists the ways in which the relay may speak, by the flag of fantail serve.
 var ways = map[string]cluster.Plaintext{
 	"always": cluster.PlaintextAlways, "never": cluster.PlaintextNever, "migrate": cluster.PlaintextMigrate,
 }

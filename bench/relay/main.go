@@ -114,7 +114,7 @@ func start(name, join, endpoint, plaintext string) (*child.Peer, error) {
 	return child.Self("-node", name, "-join", join, "-endpoint", endpoint, "-plaintext", plaintext)
 }
 
-// memoryOf is what a node's process holds, in bytes.
+// memoryOf returns what a node's process holds, in bytes.
 func memoryOf(p *child.Peer) (int, error) {
 	s, err := p.Ask("memory")
 	if err != nil {
@@ -189,7 +189,7 @@ func (n *node) answer(ctx context.Context, line string) (string, error) {
 	return "", fmt.Errorf("%q", line)
 }
 
-// memory is what the process holds after a collection, in bytes.
+// memory returns what the process holds after a collection, in bytes.
 func memory() int {
 	var m runtime.MemStats
 	for range 3 {
@@ -199,7 +199,7 @@ func memory() int {
 	return int(m.HeapAlloc + m.StackInuse)
 }
 
-// each calls fn, many at once, with each of the first count streams that the
+// each calls fn, many concurrently, with each of the first count streams that the
 // owner owns.
 func (n *node) each(ctx context.Context, count int, fn func(context.Context, shard.StreamID) error) error {
 	wait, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -228,13 +228,13 @@ func (n *node) create(ctx context.Context, id shard.StreamID) error {
 	return err
 }
 
-// follow follows for ever.
+// follow follows until the process ends.
 func (n *node) follow(ctx context.Context, id shard.StreamID) error {
 	_, _, err := n.relay.Follow(ctx, id, 0)
 	return err
 }
 
-// drain follows and reads for ever.
+// drain follows and reads until the process ends.
 func (n *node) drain(ctx context.Context, id shard.StreamID) error {
 	t, _, err := n.relay.Follow(ctx, id, 0)
 	if err == nil {

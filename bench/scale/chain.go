@@ -13,7 +13,7 @@ const (
 // chainBench is a fork of a fork of a fork …, each with its part of the messages,
 // against a plain stream of as many. Both are read as a client does it, chunk by
 // chunk, on a lone node and on one of three that owns none of them; cold (all
-// nodes started anew) and again at once.
+// nodes started again) and immediately once more.
 type chainBench struct {
 	endpoint string
 	messages int

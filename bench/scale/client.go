@@ -119,7 +119,7 @@ func (c *client) catchUp(stream string, size int) (messages int, last string, to
 	}
 }
 
-// firstByte is how long it takes until the first byte of a chunk is there.
+// firstByte returns the time until the first byte of a chunk arrives.
 func (c *client) firstByte(stream, offset string) (time.Duration, error) {
 	began := time.Now()
 	resp, err := c.do(http.MethodGet, stream+"?offset="+offset, nil)
@@ -136,7 +136,7 @@ func (c *client) firstByte(stream, offset string) (time.Duration, error) {
 	return took, err
 }
 
-// head is how long a HEAD takes.
+// head returns the time that a HEAD takes.
 func (c *client) head(stream string) (time.Duration, error) {
 	_, took, err := c.ask(http.MethodHead, stream, nil)
 	return took, err

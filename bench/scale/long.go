@@ -13,14 +13,14 @@ import (
 const (
 	// longSize is the size of the records, in bytes.
 	longSize = 32
-	// longAppends is how many appends write either stream, or more: more than the
+	// longAppends is the number of appends that write either stream, or more: more than the
 	// ids that a stream remembers, so that both remember as many.
 	longAppends = 1100
 	// longPost is the most records in one append: a batch, with room for a checkpoint.
 	longPost = 950
-	// inFlight appends of a stream wait at the node at once.
+	// inFlight appends of a stream wait at the node at the same time.
 	inFlight = 4
-	// stride is what each round appends to both, so that the distance to the last
+	// stride is the number of appends of a round to both, so that the distance to the last
 	// checkpoint (at most 500 records), which a take-over reads, takes all values.
 	stride = 67
 )

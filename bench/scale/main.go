@@ -8,7 +8,7 @@
 //	go run ./bench/scale -what streams    memory of streams that exist, and of followed ones (streams.go)
 //
 // The embedded S2 keeps everything in memory, in a process of its own. So is each
-// node; it is put together as cmd/fantail does it, and stopped and started anew
+// node; it is put together as cmd/fantail does it, and stopped and started again
 // wherever something is to be measured cold.
 package main
 
@@ -22,7 +22,7 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/child"
 )
 
-// sizes are what the flags say.
+// sizes holds what the flags say.
 type sizes struct {
 	rounds            int
 	messages, chain   int // of the chain and its rival; streams in the chain
@@ -45,7 +45,7 @@ func main() {
 	flag.StringVar(&node.name, "node", "", "run as this node, on behalf of the bench")
 	flag.StringVar(&node.join, "join", "", "gossip address of another node; \"first\" begins a fleet")
 	flag.StringVar(&node.endpoint, "endpoint", "", "S2 of the node")
-	flag.BoolVar(&node.exclusive, "exclusive", false, "nobody else writes to S2")
+	flag.BoolVar(&node.exclusive, "exclusive", false, "no other program writes to S2")
 	flag.Parse()
 	var err error
 	switch {

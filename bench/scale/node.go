@@ -22,7 +22,7 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2"
 )
 
-// nodeFlags are what a node's process is told.
+// nodeFlags holds what a node's process is told.
 type nodeFlags struct {
 	name, join, endpoint string
 	exclusive            bool
@@ -114,7 +114,7 @@ func (n *node) answer(ctx context.Context, line string) (string, error) {
 	return "", fmt.Errorf("%q", line)
 }
 
-// memory is what the process holds after a collection, in bytes: heap and
+// memory returns what the process holds after a collection, in bytes: heap and
 // stacks, and all that the system counts.
 func memory() (string, error) {
 	var m runtime.MemStats
@@ -149,7 +149,7 @@ func (n *node) create(ctx context.Context, project string, i int) error {
 	return err
 }
 
-// follow follows for ever.
+// follow follows until the process ends.
 func (n *node) follow(ctx context.Context, project string, i int) error {
 	_, _, err := n.host.Follow(ctx, numbered(project, i), 0)
 	return err
@@ -159,7 +159,7 @@ func (n *node) follow(ctx context.Context, project string, i int) error {
 func (n *node) now() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) }
 
 // awaitIdle sets the clock ahead by more than an unused stream is kept, and waits
-// until the node has let go of all.
+// until the node has released all.
 func (n *node) awaitIdle(ctx context.Context) error {
 	n.ahead.Add(int64(10 * time.Minute))
 	tick := time.NewTicker(100 * time.Millisecond)

@@ -7,7 +7,7 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/child"
 )
 
-// held is what a process holds, in bytes.
+// held holds what a process keeps, in bytes.
 type held struct{ heap, resident int }
 
 func heldBy(p *child.Peer) (m held, err error) {
@@ -25,7 +25,7 @@ type stage struct {
 	onTop      bool // its cost is what it adds to the stage before
 }
 
-// streams is the memory of a node for streams that exist and nobody uses, and for
+// streams is the memory of a node for streams that exist without use, and for
 // those that are followed: with a read session at S2 for each, and in exclusive
 // mode, without. Followers are in the node's process (Host.Follow, which is what
 // the first SSE reader of a stream does), because 10,000 sockets of readers would
@@ -42,7 +42,7 @@ func streams(endpoint string, z sizes) error {
 	}{
 		{false, []stage{
 			{exist + "just made here, in memory", create, z.streams, false},
-			{exist + "made here and let go of", "idle", z.streams, false},
+			{exist + "made here and released", "idle", z.streams, false},
 			{followed + "a session each", follow, z.followed, true},
 		}},
 		{false, []stage{{exist + "exist, to a fresh node", "idle", z.streams, false}}},

@@ -7,7 +7,7 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/hist"
 )
 
-// pair is what one measurement gave for the two streams that it compares.
+// pair holds what one measurement gave for the two streams that it compares.
 type pair struct {
 	name   string
 	values [2][]time.Duration // plain or short, and the rival

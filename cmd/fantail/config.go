@@ -52,7 +52,7 @@ type serveCmd struct {
 	Exclusive       bool              `help:"Declare that no other program writes to the streams in S2. The node then opens no read sessions."`
 
 	LongPoll            time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`
-	ColdOpens           float64       `help:"How many streams per second the node loads from S2 because they are not in memory. Twice as many may come in a burst. Requests that would wait longer than 1 s are refused (503)." default:"200"`
+	ColdOpens           float64       `help:"How many streams per second the node loads from S2 because they are not in memory. Twice as many may come in a burst. Requests that would wait longer than 1 s are refused (429)." default:"200"`
 	MaxReaders          int           `help:"Most readers with SSE or long-poll at the same time. Further ones are refused (503)." default:"200000"`
 	AccessLog           bool          `help:"Write a line for each request to standard output."`
 	Memory              byteSize      `help:"Memory that the process may use, such as 2GiB. Caches and the garbage collector keep within it (default: the limit of the container or cgroup; or GOMEMLIMIT, as nine tenths of it)."`

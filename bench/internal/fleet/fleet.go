@@ -98,7 +98,7 @@ func (f *Fleet) Whole(within time.Duration) error {
 
 var errEnded = errors.New("has ended: another fleet may be there")
 
-// missing is what the fleet lacks to be whole.
+// missing returns what the fleet lacks to be whole.
 func (f *Fleet) missing() error {
 	if f.store.Ended() {
 		return fmt.Errorf("S2 %w", errEnded)

@@ -34,7 +34,7 @@ func (h *Hist) Merge(o *Hist) {
 	}
 }
 
-// Count is how many there are.
+// Count returns the number of values.
 func (h *Hist) Count() (n int) {
 	for _, c := range h {
 		n += c

@@ -1,4 +1,4 @@
-// Package parallel does many things at once.
+// Package parallel runs many calls concurrently.
 package parallel
 
 import (
@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// atOnce is how many are done at once.
+// atOnce is the number of concurrent calls.
 const atOnce = 32
 
-// Do calls fn with 0 to count-1, many at once, and returns what failed. A worker that
+// Do calls fn with 0 to count-1, many concurrently, and returns what failed. A worker that
 // failed does nothing more.
 func Do(count int, fn func(int) error) error {
 	work, wait := Workers(atOnce, fn)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Memory is what a process holds beside its files, in bytes; its part of what it shares
+// Memory returns the memory of a process without its files, in bytes; its part of what it shares
 // with its children.
 func Memory(pid int) (n int64) {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
