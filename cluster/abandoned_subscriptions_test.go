@@ -98,8 +98,8 @@ func TestPeerThatReadsNoAnswersLosesItsLink(t *testing.T) {
 				said++
 				err = ses.handleControl(say(said))
 			}
-			if err == nil || len(ses.subs) > 2*most || ses.dirtyLen > 3*most {
-				t.Fatalf("after %d: %v, with %d subscriptions of which %d wait", said, err, len(ses.subs), ses.dirtyLen)
+			if err == nil || len(ses.subs) > 2*most || ses.dirtyCount > 3*most {
+				t.Fatalf("after %d: %v, with %d subscriptions of which %d wait", said, err, len(ses.subs), ses.dirtyCount)
 			}
 		})
 	}
@@ -116,8 +116,8 @@ func TestPeerThatReadsAnswersMayAskForever(t *testing.T) {
 		}
 		b.s.fillFrame(&b.builder, 0)
 	}
-	if b.s.dirtyLen != 0 || len(b.s.subs) != 0 {
-		t.Errorf("%d subscriptions, %d wait", len(b.s.subs), b.s.dirtyLen)
+	if b.s.dirtyCount != 0 || len(b.s.subs) != 0 {
+		t.Errorf("%d subscriptions, %d wait", len(b.s.subs), b.s.dirtyCount)
 	}
 }
 

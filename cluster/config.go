@@ -57,12 +57,14 @@ type Config struct {
 	// Join lists addresses, host or host:port, of other nodes. A name may stand for many nodes, and
 	// is looked up again and again. Empty: this node begins a fleet, or other nodes join it.
 	Join []string
-	// AloneAfter bounds the time for which a node with Join owns nothing while it finds no other node (default 30 s).
+	// AloneAfter bounds the time for which a node with Join owns nothing while it finds no other
+	// node (default 30 s).
 	AloneAfter time.Duration
-	// ChangeNotice is the time between the announcement of a change and the change, when this node begins or ceases to own streams (default 2 s, four times what gossip takes; negative: none).
+	// ChangeNotice is the time between the announcement of a change and the change, when this node
+	// begins or ceases to own streams (default 2 s, four times what gossip takes; negative: none).
 	ChangeNotice time.Duration
-	// StableFor is the time without a change of owners after which readers are balanced (default 1 min).
-	// In the middle of a deploy they would be sent to nodes that stop next.
+	// StableFor is the time without a change of owners after which readers are balanced (default 1
+	// min). In the middle of a deploy they would be sent to nodes that stop next.
 	StableFor time.Duration
 	// Now is the clock for the dates of a View (default time.Now).
 	Now func() time.Time

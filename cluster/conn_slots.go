@@ -13,8 +13,8 @@ import (
 type connSlots struct {
 	limit int
 
-	mu    sync.Mutex
-	slots []*connSlot // oldest first
+	mu      sync.Mutex
+	inOrder []*connSlot // oldest first
 }
 
 // connSlot is the slot of one connection.
@@ -29,12 +29,12 @@ func (c *connSlots) acquire(conn net.Conn) *connSlot {
 	g := &connSlot{conn: conn}
 	c.mu.Lock()
 	var oldest *connSlot
-	if len(c.slots) >= c.limit {
-		oldest = c.slots[0]
+	if len(c.inOrder) >= c.limit {
+		oldest = c.inOrder[0]
 		oldest.evicted = true
-		c.slots = slices.Delete(c.slots, 0, 1)
+		c.inOrder = slices.Delete(c.inOrder, 0, 1)
 	}
-	c.slots = append(c.slots, g)
+	c.inOrder = append(c.inOrder, g)
 	c.mu.Unlock()
 	if oldest != nil {
 		_ = oldest.conn.Close()
@@ -43,11 +43,11 @@ func (c *connSlots) acquire(conn net.Conn) *connSlot {
 }
 
 // release frees the slot, and reports whether the connection was evicted from it.
-func (c *connSlots) release(g *connSlot) (pushed bool) {
+func (c *connSlots) release(g *connSlot) (evicted bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if i := slices.Index(c.slots, g); i >= 0 {
-		c.slots = slices.Delete(c.slots, i, i+1)
+	if i := slices.Index(c.inOrder, g); i >= 0 {
+		c.inOrder = slices.Delete(c.inOrder, i, i+1)
 	}
 	return g.evicted
 }
@@ -56,5 +56,5 @@ func (c *connSlots) release(g *connSlot) (pushed bool) {
 func (c *connSlots) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.slots)
+	return len(c.inOrder)
 }

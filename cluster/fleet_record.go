@@ -31,8 +31,8 @@ const (
 
 // ownershipGate holds what a node's standing allows its membership. The zero gate allows all.
 type ownershipGate struct {
-	closed        bool // the node must not begin to own
-	barred        bool // the node must stop owning
+	mustNotBegin  bool // the node must not begin to own
+	mustYield     bool // the node must stop owning
 	storeAnswered bool // S2 has answered this node
 
 	// Result of the last round of joining that might have begun a fleet (endJoinRound).
@@ -54,30 +54,30 @@ type recordGroup struct {
 // rightfulRecord returns the fleet record that counts: that of the member that has owned streams
 // for longest, and of those that began together that of most. 0: no owner announces one.
 func rightfulRecord(members []Member, now uint64) uint64 {
-	var all []recordGroup
-	first := uint64(Never)
+	var groups []recordGroup
+	earliest := uint64(Never)
 	for i := range members {
 		m := &members[i]
 		if m.Fleet == 0 || !m.ownsOrWill(now) {
 			continue
 		}
 		since := max(m.OwnsFrom, m.Start)
-		first = min(first, since)
-		at := slices.IndexFunc(all, func(p recordGroup) bool { return p.fleet == m.Fleet })
+		earliest = min(earliest, since)
+		at := slices.IndexFunc(groups, func(p recordGroup) bool { return p.fleet == m.Fleet })
 		if at < 0 {
-			at = len(all)
-			all = append(all, recordGroup{fleet: m.Fleet, since: since})
+			at = len(groups)
+			groups = append(groups, recordGroup{fleet: m.Fleet, since: since})
 		}
-		all[at].since = min(all[at].since, since)
-		all[at].count++
+		groups[at].since = min(groups[at].since, since)
+		groups[at].count++
 	}
-	all = slices.DeleteFunc(all, func(p recordGroup) bool {
-		return p.since-first > uint64(foundersWindow.Milliseconds())
+	groups = slices.DeleteFunc(groups, func(p recordGroup) bool {
+		return p.since-earliest > uint64(foundersWindow.Milliseconds())
 	})
-	if len(all) == 0 {
+	if len(groups) == 0 {
 		return 0
 	}
-	return slices.MinFunc(all, func(a, b recordGroup) int {
+	return slices.MinFunc(groups, func(a, b recordGroup) int {
 		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.fleet, b.fleet))
 	}).fleet
 }
@@ -97,7 +97,7 @@ func (m *membership) allMembersLocked() []Member {
 
 // recordDiffersLocked reports whether this node found another record than the rightful one.
 func (m *membership) recordDiffersLocked(now time.Time) bool {
-	if m.self.Fleet == 0 && !m.gate.storeAnswered {
+	if m.self.Fleet == 0 && !m.ownership.storeAnswered {
 		return false
 	}
 	right := rightfulRecord(m.allMembersLocked(), unixMillis(now))
@@ -106,12 +106,12 @@ func (m *membership) recordDiffersLocked(now time.Time) bool {
 
 // mayOwnLocked reports whether this node may begin to own streams.
 func (m *membership) mayOwnLocked(now time.Time) bool {
-	return !m.gate.closed && !m.recordDiffersLocked(now)
+	return !m.ownership.mustNotBegin && !m.recordDiffersLocked(now)
 }
 
 // yieldOwnershipLocked ends this node's ownership if it must end.
 func (m *membership) yieldOwnershipLocked(now time.Time) {
-	if m.self.OwnsFrom == Never || !m.gate.barred && !m.recordDiffersLocked(now) {
+	if m.self.OwnsFrom == Never || !m.ownership.mustYield && !m.recordDiffersLocked(now) {
 		return
 	}
 	m.setStartLocked(Never)
@@ -119,18 +119,18 @@ func (m *membership) yieldOwnershipLocked(now time.Time) {
 
 // noteJoinRoundLocked keeps the result of a round of joining for when the gate opens; first: it is
 // the first result.
-func (m *membership) noteJoinRoundLocked(all bool, why string) (first bool) {
-	first = !m.gate.joinRoundDone
-	m.gate.joinRoundDone, m.gate.reachedAll, m.gate.aloneReason = true, all, why
+func (m *membership) noteJoinRoundLocked(reachedAll bool, aloneReason string) (first bool) {
+	first = !m.ownership.joinRoundDone
+	m.ownership.joinRoundDone, m.ownership.reachedAll, m.ownership.aloneReason = true, reachedAll, aloneReason
 	return first
 }
 
 // applyStanding applies what S2 answers to this node's membership.
 func (m *membership) applyStanding(g ownershipGate, features Features, fleet uint64) {
 	m.mu.Lock()
-	opened := m.gate.closed && !g.closed
-	changed := g.closed != m.gate.closed || g.barred != m.gate.barred || g.storeAnswered != m.gate.storeAnswered
-	m.gate.closed, m.gate.barred, m.gate.storeAnswered = g.closed, g.barred, g.storeAnswered
+	opened := m.ownership.mustNotBegin && !g.mustNotBegin
+	changed := g.mustNotBegin != m.ownership.mustNotBegin || g.mustYield != m.ownership.mustYield || g.storeAnswered != m.ownership.storeAnswered
+	m.ownership.mustNotBegin, m.ownership.mustYield, m.ownership.storeAnswered = g.mustNotBegin, g.mustYield, g.storeAnswered
 	said := m.self.Features&^storeFeatures | features
 	if said != m.self.Features || fleet != m.self.Fleet {
 		m.self.Features, m.self.Fleet = said, fleet
@@ -142,7 +142,7 @@ func (m *membership) applyStanding(g ownershipGate, features Features, fleet uin
 	if opened && len(m.cfg.Join) == 0 && m.self.OwnsFrom == Never && m.mayOwnLocked(now) && !m.othersOwnLocked(now) {
 		m.setStartLocked(0)
 	}
-	again, all, why := opened && m.gate.joinRoundDone, m.gate.reachedAll, m.gate.aloneReason
+	again, all, why := opened && m.ownership.joinRoundDone, m.ownership.reachedAll, m.ownership.aloneReason
 	m.mu.Unlock()
 	if again {
 		m.endJoinRound(all, why)
@@ -158,7 +158,7 @@ func (m *membership) fleetRole() shard.Role {
 	defer m.mu.Unlock()
 	now := unixMillis(m.cfg.Now())
 	role := shard.Role{Owns: m.self.OwnsFrom != Never, Level: shard.FormatLevel}
-	looked := role.Owns || m.gate.joinRoundDone || len(m.cfg.Join) == 0
+	looked := role.Owns || m.ownership.joinRoundDone || len(m.cfg.Join) == 0
 	role.MayCreate, role.SoleOwner = looked, looked
 	for _, o := range m.others {
 		role.Level = min(role.Level, o.FormatLevel)
@@ -172,7 +172,7 @@ func (m *membership) fleetRole() shard.Role {
 
 // judgeStanding compares a Standing with the members that own streams. It returns their rightful
 // record, and why this node must own nothing; empty: it may own.
-func (m *membership) judgeStanding(st shard.Standing) (right uint64, why string) {
+func (m *membership) judgeStanding(st shard.Standing) (right uint64, reason string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.cfg.Now()
@@ -180,7 +180,7 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, why string)
 	switch {
 	case !st.Passed, right != 0 && right == st.Fleet && st.RecordProblem == "":
 		return right, ""
-	case right == 0 && !m.gate.joinRoundDone && len(m.cfg.Join) > 0:
+	case right == 0 && !m.ownership.joinRoundDone && len(m.cfg.Join) > 0:
 		return 0, "" // it may write the record, once it has looked for other members
 	case right == 0:
 		return 0, st.RecordProblem
@@ -230,32 +230,32 @@ func (r *Node) reconcileStanding(now time.Time) {
 		r.cfg.Logger.Error("S2 answers no node: this one owns streams without, and refuses what needs it")
 	}
 	r.storeOutage.Store(outage)
-	right, why := r.membership.judgeStanding(st)
-	if right != r.standingState.rightRecord {
-		r.standingState.rightRecord = right
+	rightRecord, reason := r.membership.judgeStanding(st)
+	if rightRecord != r.standingState.rightRecord {
+		r.standingState.rightRecord = rightRecord
 		r.probeStoreNow()
 	}
-	if why != r.standingState.reason {
-		r.standingState.reason, r.standingState.reasonSince = why, now
+	if reason != r.standingState.reason {
+		r.standingState.reason, r.standingState.reasonSince = reason, now
 	}
 	if now.Sub(r.standingState.reasonSince) < recheckAfter {
-		why = ""
+		reason = ""
 	}
-	r.recordProblem.Store(&why)
+	r.recordProblem.Store(&reason)
 	features := Features(0)
 	for f, on := range map[Features]bool{
-		featureStoreAnswered: st.Passed, featureStoreRefused: st.Refused != "", featureRecordDiffers: right != 0 && why != "",
+		featureStoreAnswered: st.Passed, featureStoreRefused: st.Refused != "", featureRecordDiffers: rightRecord != 0 && reason != "",
 	} {
 		if on {
 			features |= f
 		}
 	}
 	r.membership.applyStanding(ownershipGate{
-		closed:        st.Refused != "" || !st.Passed && !outage || st.Passed && st.RecordProblem != "",
-		barred:        st.Passed && st.Refused == "" && st.Silent == "" && st.RecordProblem != "",
+		mustNotBegin:  st.Refused != "" || !st.Passed && !outage || st.Passed && st.RecordProblem != "",
+		mustYield:     st.Passed && st.Refused == "" && st.Silent == "" && st.RecordProblem != "",
 		storeAnswered: st.Passed,
 	}, features, st.Fleet)
-	r.logDiffers(now, why)
+	r.logDiffers(now, reason)
 	r.logOtherMembers()
 }
 
@@ -319,8 +319,8 @@ func (r *Node) storeLost() bool {
 	return r.local.manager.StoreDown() || r.cfg.storeGated && r.storeStanding().Lost()
 }
 
-// NotReadyReason returns, in one line, what in S2 or in the settings for it keeps this node from being
-// ready; empty: nothing does.
+// NotReadyReason returns, in one line, what in S2 or in the settings for it keeps this node from
+// being ready; empty: nothing does.
 func (r *Node) NotReadyReason() string {
 	if !r.cfg.storeGated {
 		return ""

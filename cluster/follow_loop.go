@@ -42,7 +42,7 @@ type followLoop struct {
 	lastMoveAt time.Time              // the latest time that nextMoveTime has given out
 }
 
-func jitter(from, to time.Duration) time.Duration { return from + rand.N(to-from) }
+func randomBetween(from, to time.Duration) time.Duration { return from + rand.N(to-from) }
 
 // follow returns the stream's tail buffer, which is fed until the caller calls release, exactly
 // once.
@@ -81,10 +81,10 @@ func (fs *followLoop) nextMoveTime(now time.Time) time.Time {
 	case fs.lastMoveAt.Before(now):
 		fs.lastMoveAt = now
 	case fs.lastMoveAt.Sub(now) > movedGrace/2:
-		return now.Add(jitter(0, movedGrace/2))
+		return now.Add(randomBetween(0, movedGrace/2))
 	}
 	fs.lastMoveAt = fs.lastMoveAt.Add(movePace)
-	return fs.lastMoveAt.Add(jitter(0, moveJitter))
+	return fs.lastMoveAt.Add(randomBetween(0, moveJitter))
 }
 
 // addReader adds a reader to the stream's follower, which it creates if there is none. The
@@ -168,9 +168,9 @@ func (fs *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
 	return f.tail.Info(), true
 }
 
-// noteInfo handles a description from another node: a later generation ends the one that is
-// followed here.
-func (fs *followLoop) noteInfo(id shard.StreamID, info shard.Info) {
+// endOlderGeneration handles a description from another node: a later generation ends the one that
+// is followed here.
+func (fs *followLoop) endOlderGeneration(id shard.StreamID, info shard.Info) {
 	if !info.Exists {
 		return
 	}

@@ -56,7 +56,7 @@ type feedMove struct {
 	routing        routing
 	notBefore      time.Time // nothing is done before it
 	awaitingAnswer bool      // target has been asked and has not answered
-	target         string
+	targetName     string
 	upstream       *upstreamSub
 	deadline       time.Time // of the answer
 }
@@ -263,20 +263,20 @@ func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
 	}
 	m.awaitingAnswer, m.deadline = true, now.Add(subscribeTimeout)
 	if to.member == nil {
-		m.target = f.loop.self
+		m.targetName = f.loop.self
 		f.openLocalFeedLocked(m)
 		return false
 	}
-	m.target = to.member.Name
-	if l := f.loop.peers.link(m.target); l != nil {
+	m.targetName = to.member.Name
+	if l := f.loop.peers.link(m.targetName); l != nil {
 		m.upstream = l.subscribe(f, subscribeRequest{f.nextPositionLocked(), m.routing.route})
 	}
 	if m.upstream != nil {
 		return false
 	}
 	m.awaitingAnswer = false
-	if f.opening != nil && f.loop.peers.isDownBriefly(m.target) {
-		m.routing.nextNode, m.notBefore = m.target, now.Add(noOwnerPoll)
+	if f.opening != nil && f.loop.peers.isDownBriefly(m.targetName) {
+		m.routing.nextNode, m.notBefore = m.targetName, now.Add(noOwnerPoll)
 		return false
 	}
 	f.handleRefusalLocked(now, errUnreachable)
@@ -284,7 +284,7 @@ func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
 }
 
 // isFedByLocked reports whether the target is the current source.
-func (f *follower) isFedByLocked(to target) bool {
+func (f *follower) isFedByLocked(to routingTarget) bool {
 	if to.member == nil {
 		return f.feed.local.ref != nil
 	}
@@ -321,36 +321,36 @@ func (f *follower) openLocalFeedLocked(m *feedMove) {
 
 // awaitsLocalFeedLocked reports whether the move still waits for the stream manager's answer.
 func (f *follower) awaitsLocalFeedLocked(m *feedMove) bool {
-	return f.move == m && m.awaitingAnswer && m.target == f.loop.self
+	return f.move == m && m.awaitingAnswer && m.targetName == f.loop.self
 }
 
 func (f *follower) onLocalFeed(m *feedMove, t *shard.TailBuffer, fd localFeed, err error) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
-	here := feed{member: f.loop.self, local: fd}
+	localFeed := feed{member: f.loop.self, local: fd}
 	switch {
 	case !f.awaitsLocalFeedLocked(m): // too late
 		if err == nil {
-			f.releaseFeedLocked(here)
+			f.releaseFeedLocked(localFeed)
 		}
 	case err != nil:
 		f.handleRefusalLocked(time.Now(), err)
-	case here.isMissing(): // handed over in this very moment
-		f.releaseFeedLocked(here)
+	case localFeed.isMissing(): // handed over in this very moment
+		f.releaseFeedLocked(localFeed)
 		f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
 	case f.tail == nil:
 		if f.tail = f.loop.tails.Lookup(f.id); f.tail != t {
 			f.releaseTailLocked() // the generation ended in this very moment
-			f.releaseFeedLocked(here)
+			f.releaseFeedLocked(localFeed)
 			f.endGenerationLocked()
 			return
 		}
-		f.adoptFeedLocked(here, 0)
+		f.adoptFeedLocked(localFeed, 0)
 	case f.tail != t:
-		f.releaseFeedLocked(here)
+		f.releaseFeedLocked(localFeed)
 		f.endGenerationLocked()
 	default:
-		f.adoptFeedLocked(here, 0)
+		f.adoptFeedLocked(localFeed, 0)
 	}
 	f.loop.scheduleStep(f)
 }
@@ -374,7 +374,7 @@ func (f *follower) handleRefusalLocked(now time.Time, err error) {
 	switch {
 	case shard.IsAbsent(err):
 		f.endGenerationLocked()
-	case m.routing.handleAnswer(m.target, err):
+	case m.routing.handleAnswer(m.targetName, err):
 		m.notBefore = now
 	case f.opening != nil:
 		f.finishLocked(publicError(err))
@@ -386,7 +386,7 @@ func (f *follower) handleRefusalLocked(now time.Time, err error) {
 
 // retryMoveLocked begins the whole move again later.
 func (f *follower) retryMoveLocked(now time.Time) {
-	f.move = &feedMove{notBefore: now.Add(jitter(retryMinDelay, retryMaxDelay))}
+	f.move = &feedMove{notBefore: now.Add(randomBetween(retryMinDelay, retryMaxDelay))}
 }
 
 // onSubscribed handles Subscribed: the owner's answer to a subscription, or its restart at a later
@@ -419,7 +419,7 @@ func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start uint64) {
 	f.tail.SkipTo(start, at.Tail, at.Closed)
 	u.tail = f.tail
 	if answered {
-		f.adoptFeedLocked(feed{member: f.move.target, upstream: u}, info.Tail)
+		f.adoptFeedLocked(feed{member: f.move.targetName, upstream: u}, info.Tail)
 	}
 }
 
@@ -484,9 +484,9 @@ func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
 		f.endGenerationLocked()
 	case errors.Is(why, errCallFailed): // it would fail again soon
 		f.loop.log.Warn("feed failed", "stream", f.id, "err", why)
-		f.replaceFeedLocked(now, jitter(retryMinDelay, retryMaxDelay))
+		f.replaceFeedLocked(now, randomBetween(retryMinDelay, retryMaxDelay))
 	default:
-		f.replaceFeedLocked(now, jitter(0, lostFeedMinDelay))
+		f.replaceFeedLocked(now, randomBetween(0, lostFeedMinDelay))
 		var r *redirectError
 		if errors.As(why, &r) && !f.move.awaitingAnswer {
 			f.move.routing = routing{nextNode: r.owner.name, route: route{hop: hopRedirected}}
@@ -503,7 +503,7 @@ func (f *follower) onLinkLost(u *upstreamSub) {
 	case f.move != nil && f.move.upstream == u:
 		f.handleRefusalLocked(time.Now(), errUnreachable)
 	case f.feed.upstream == u:
-		f.replaceFeedLocked(time.Now(), jitter(lostFeedMinDelay, lostFeedMaxDelay))
+		f.replaceFeedLocked(time.Now(), randomBetween(lostFeedMinDelay, lostFeedMaxDelay))
 	}
 }
 

@@ -56,7 +56,7 @@ func (f *frameBuilder) addSubscribed(u *peerSub) error {
 }
 
 func (f *frameBuilder) addMoved(u *peerSub, to peerAddr) {
-	f.addPart(relaypb.PartKind_PART_KIND_MOVED, u, 64).Moved = placeToWire(to)
+	f.addPart(relaypb.PartKind_PART_KIND_MOVED, u, 64).Moved = peerAddrToWire(to)
 }
 
 func (f *frameBuilder) addEnd(u *peerSub, why error) {
@@ -98,7 +98,7 @@ func (s *peerSession) relist(u *peerSub) {
 // there is more.
 func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
 	s.mu.Lock()
-	flags, end, to := u.flags, u.endErr, u.moved
+	flags, endErr, moved := u.flags, u.endErr, u.moved
 	u.flags &^= subSaySubscribed | subSayMoved | subAllSent
 	s.mu.Unlock()
 	if flags&subRemoved != 0 {
@@ -106,16 +106,16 @@ func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
 		return false
 	}
 	if flags&subSaySubscribed != 0 {
-		if err := f.addSubscribed(u); end == nil {
-			end = err
+		if err := f.addSubscribed(u); endErr == nil {
+			endErr = err
 		}
 	}
-	if flags&subSayMoved != 0 && to != nil {
-		f.addMoved(u, to.to)
+	if flags&subSayMoved != 0 && moved != nil {
+		f.addMoved(u, moved.to)
 	}
 	switch {
-	case end != nil:
-		f.addEnd(u, end)
+	case endErr != nil:
+		f.addEnd(u, endErr)
 		s.abortSending(u)
 		s.removeSub(u)
 		return false
@@ -131,19 +131,19 @@ func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
 
 // addPiece adds the next piece of the batch that is being sent.
 func (f *frameBuilder) addPiece(u *peerSub) {
-	g := u.outgoing
-	n := min(len(g.data)-g.sent, maxPieceBytes, f.spaceLeft())
+	outgoing := u.outgoing
+	n := min(len(outgoing.data)-outgoing.sent, maxPieceBytes, f.spaceLeft())
 	if n <= 0 {
 		return // no space: it goes into the next Frame
 	}
 	p := f.addPart(relaypb.PartKind_PART_KIND_BATCH, u, n)
-	p.Data = g.data[g.sent : g.sent+n]
-	if g.sent == 0 && n < len(g.data) {
-		p.Total = uint32(len(g.data))
+	p.Data = outgoing.data[outgoing.sent : outgoing.sent+n]
+	if outgoing.sent == 0 && n < len(outgoing.data) {
+		p.Total = uint32(len(outgoing.data))
 	}
-	u.session.server.metrics.bytes[sideOwner].Add(float64(n))
-	if g.sent += n; g.sent == len(g.data) {
-		u.pos, u.outgoing = g.end, nil
+	u.session.server.metrics.bytes[endOwner].Add(float64(n))
+	if outgoing.sent += n; outgoing.sent == len(outgoing.data) {
+		u.pos, u.outgoing = outgoing.end, nil
 	}
 }
 
@@ -194,11 +194,11 @@ func (s *peerSession) hasCredit(u *peerSub) bool {
 	}
 }
 
-func (s *peerSession) startSending(u *peerSub, b []byte, to uint64) {
-	u.outgoing = &outgoingBatch{data: b, end: to}
+func (s *peerSession) startSending(u *peerSub, data []byte, end uint64) {
+	u.outgoing = &outgoingBatch{data: data, end: end}
 	s.mu.Lock()
-	u.credit -= int64(len(b))
-	s.credit -= int64(len(b))
+	u.credit -= int64(len(data))
+	s.credit -= int64(len(data))
 	s.mu.Unlock()
 }
 

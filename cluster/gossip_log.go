@@ -62,9 +62,9 @@ func (g *gossipLog) Write(line []byte) (int, error) {
 	return n, nil
 }
 
-func (g *gossipLog) logLine(level slog.Level, text string, more int) {
-	if more > 0 {
-		g.log.Log(context.Background(), level, "gossip", "says", text, "more", more, "over", gossipWindow)
+func (g *gossipLog) logLine(level slog.Level, text string, suppressed int) {
+	if suppressed > 0 {
+		g.log.Log(context.Background(), level, "gossip", "says", text, "more", suppressed, "over", gossipWindow)
 		return
 	}
 	g.log.Log(context.Background(), level, "gossip", "says", text)

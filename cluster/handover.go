@@ -29,7 +29,8 @@ import (
 
 // Timing of handovers.
 const (
-	// askPreviousFor bounds the time after a change in which the previous owner is asked, and maxPreviousOwners bounds how many of them are, if there were several changes.
+	// askPreviousFor bounds the time after a change in which the previous owner is asked, and
+	// maxPreviousOwners bounds how many of them are, if there were several changes.
 	askPreviousFor    = 15 * time.Second
 	maxPreviousOwners = 3
 	// handoverTimeout bounds one fetch; after it the stream is read from S2.
@@ -44,9 +45,11 @@ const (
 	maxTakeoversPerPeer = 8
 	// takeoverRetry is the pause before a member with a clock that is behind is asked again.
 	takeoverRetry = 100 * time.Millisecond
-	// hotWithin bounds the time since the last use of a stream that is handed over without being asked for.
+	// hotWithin bounds the time since the last use of a stream that is handed over without being
+	// asked for.
 	hotWithin = time.Minute
-	// keepMovedFor bounds how long streams that moved are kept, because their new owner may ask for them. keepMovedLeaving does for a node that leaves.
+	// keepMovedFor bounds how long streams that moved are kept, because their new owner may ask for
+	// them. keepMovedLeaving does for a node that leaves.
 	keepMovedFor     = 10 * time.Second
 	keepMovedLeaving = time.Second
 )
@@ -152,7 +155,7 @@ func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from uint
 ) {
 	ctx, end := l.bindContext(ctx)
 	defer end()
-	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wireBytes(id), From: from, Caller: placeToWire(to)})
+	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wireBytes(id), From: from, Caller: peerAddrToWire(to)})
 	if err != nil {
 		return h, false, statusToError(err)
 	}
@@ -160,8 +163,8 @@ func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from uint
 	return h, reply.GetFound() && err == nil, err
 }
 
-// maxTakeoverLead bounds how far a peer that asks for a stream may be ahead of this node, by its clock
-// and by its news of owners.
+// maxTakeoverLead bounds how far a peer that asks for a stream may be ahead of this node, by its
+// clock and by its news of owners.
 const maxTakeoverLead = 10 * time.Second
 
 // isSuccessor reports whether the member that asks for a stream is its next owner: by the present
@@ -190,11 +193,11 @@ func (r *Node) isSuccessor(id shard.StreamID, to peerAddr) bool {
 
 // Hand hands a stream over to the caller, if the caller is its next owner.
 func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb.HandoverReply, error) {
-	id, err := checkHandRequest(q)
+	id, err := checkHandoverRequest(q)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	to := placeFromWire(q.GetCaller())
+	to := peerAddrFromWire(q.GetCaller())
 	if !s.isSuccessor(id, to) {
 		s.log.Info("stream not handed over", "stream", id, "peer", to.name, "why", "by this node's table it is not the owner")
 		return nil, status.Error(codes.PermissionDenied, "not the stream's owner")
@@ -214,9 +217,9 @@ func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb
 	return reply, nil
 }
 
-// handoffBacklog holds the streams in use that this node has still to hand over after a change of
+// handoverBacklog holds the streams in use that this node has still to hand over after a change of
 // owners, most-watched first.
-type handoffBacklog struct {
+type handoverBacklog struct {
 	table   *OwnerTable
 	streams []shard.StreamID
 
@@ -224,8 +227,8 @@ type handoffBacklog struct {
 	remaining map[string]int // how many streams, by the name of their new owner
 }
 
-func (r *Node) newBacklog(t *OwnerTable) *handoffBacklog {
-	o := &handoffBacklog{table: t, remaining: map[string]int{}}
+func (r *Node) newBacklog(t *OwnerTable) *handoverBacklog {
+	o := &handoverBacklog{table: t, remaining: map[string]int{}}
 	for _, id := range r.local.manager.HotStreams(hotWithin) {
 		if m := t.Owner(id); m != nil && m.Name != r.self {
 			o.streams = append(o.streams, id)
@@ -237,7 +240,7 @@ func (r *Node) newBacklog(t *OwnerTable) *handoffBacklog {
 
 // remainingFor returns how many streams the member has still to receive, and whether it owns any at
 // all.
-func (o *handoffBacklog) remainingFor(name string) (left int, owner bool) {
+func (o *handoverBacklog) remainingFor(name string) (left int, owner bool) {
 	if o == nil {
 		return 0, false
 	}
@@ -246,7 +249,7 @@ func (o *handoffBacklog) remainingFor(name string) (left int, owner bool) {
 	return o.remaining[name], o.table.hasOwner(name)
 }
 
-func (o *handoffBacklog) noteDone(name string) {
+func (o *handoverBacklog) noteDone(name string) {
 	o.mu.Lock()
 	o.remaining[name]--
 	o.mu.Unlock()
@@ -254,10 +257,10 @@ func (o *handoffBacklog) noteDone(name string) {
 
 // requestTakeovers has the new owners fetch the streams of the backlog. It returns once each has
 // been asked, or when ctx ends.
-func (r *Node) requestTakeovers(ctx context.Context, o *handoffBacklog) {
+func (r *Node) requestTakeovers(ctx context.Context, backlog *handoverBacklog) {
 	byOwner := map[string][]shard.StreamID{} // by owner, so that one that hangs delays no other
-	for _, id := range o.streams {
-		m := o.table.Owner(id)
+	for _, id := range backlog.streams {
+		m := backlog.table.Owner(id)
 		byOwner[m.Name] = append(byOwner[m.Name], id)
 	}
 	var wg sync.WaitGroup
@@ -268,7 +271,7 @@ func (r *Node) requestTakeovers(ctx context.Context, o *handoffBacklog) {
 			wg.Go(func() {
 				for id := range next {
 					r.requestTakeover(ctx, name, id)
-					o.noteDone(name)
+					backlog.noteDone(name)
 				}
 			})
 		}
@@ -293,8 +296,9 @@ func (r *Node) requestTakeover(ctx context.Context, member string, id shard.Stre
 	}
 }
 
-// requestTakeover has the member serve a stream, and so fetch it. A member with a clock that is behind answers that it does not own the stream yet, and is asked again. If all attempts fail, the next
-// request for the stream has the same effect.
+// requestTakeover has the member serve a stream, and so fetch it. A member with a clock that is
+// behind answers that it does not own the stream yet, and is asked again. If all attempts fail, the
+// next request for the stream has the same effect.
 func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
 	for {
 		var other *redirectError

@@ -19,8 +19,8 @@ func (r *Node) statusFor(peer string) *relaypb.Status {
 	}
 }
 
-// shareTimeout bounds the time after it became an owner until a node is ready, even if streams have still to
-// be handed over to it.
+// shareTimeout bounds the time after it became an owner until a node is ready, even if streams have
+// still to be handed over to it.
 const shareTimeout = 10 * time.Second
 
 // Ready reports whether this node owns its part of the streams and has received those that are in
@@ -50,8 +50,8 @@ func (r *Node) Ready() bool {
 // each; empty: there is none.
 func (r *Node) JoinErrors() string { return r.membership.joinErrors() }
 
-// ExchangeReaders tells the other nodes how many readers are connected to this one, and returns the counts
-// of those that are not leaving. It returns none while the fleet is changing.
+// ExchangeReaders tells the other nodes how many readers are connected to this one, and returns the
+// counts of those that are not leaving. It returns none while the fleet is changing.
 func (r *Node) ExchangeReaders(readers int) (others []int) {
 	r.readerCount.Store(int64(readers))
 	if r.history.unchangedFor(r.cfg.Now()) < r.cfg.StableFor {
@@ -75,9 +75,9 @@ type storeHealth struct {
 
 // Timing of storeHealth.
 const (
-	// storeLostAfter is the time for which S2 must fail here and not for others, after StoreDown has said so,
-	// before this node announces it. Where S2 comes back for all nodes, some find out a little
-	// earlier.
+	// storeLostAfter is the time for which S2 must fail here and not for others, after StoreDown
+	// has said so, before this node announces it. Where S2 comes back for all nodes, some find out
+	// a little earlier.
 	storeLostAfter = 2 * time.Second
 	// storeFoundAfter is the time for which S2 must answer again before this node withdraws that.
 	storeFoundAfter = 10 * time.Second

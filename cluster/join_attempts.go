@@ -38,29 +38,29 @@ const joinProbeTimeout = time.Second
 var errNotThisFleet = errors.New("it answers, but its --secret or --cluster differs, or it is no node")
 
 // noteAttempt records the result for an address; nil: it was joined.
-func (m *membership) noteAttempt(ctx context.Context, addr string, err error, alien bool) {
+func (m *membership) noteAttempt(ctx context.Context, addr string, err error, foreign bool) {
 	m.mu.Lock()
 	company := len(m.others) > 0
-	a := m.joinAttempts[addr]
+	attempt := m.joinAttempts[addr]
 	if err == nil || ctx.Err() != nil {
 		delete(m.joinAttempts, addr)
 		m.mu.Unlock()
 		return
 	}
-	if a == nil {
-		a = &joinAttempt{}
-		m.joinAttempts[addr] = a
+	if attempt == nil {
+		attempt = &joinAttempt{}
+		m.joinAttempts[addr] = attempt
 	}
-	if a.err, a.foreign = err, alien; alien {
-		a.err = fmt.Errorf("%w (%w)", errNotThisFleet, err)
+	if attempt.err, attempt.foreign = err, foreign; foreign {
+		attempt.err = fmt.Errorf("%w (%w)", errNotThisFleet, err)
 	}
 	now := time.Now()
-	loud := alien || !company && now.Sub(m.joinBegan) >= joinWarnGrace
-	say := loud && (a.loggedText != a.err.Error() || now.Sub(a.loggedAt) >= joinWarnEvery)
+	loud := foreign || !company && now.Sub(m.joinBegan) >= joinWarnGrace
+	say := loud && (attempt.loggedText != attempt.err.Error() || now.Sub(attempt.loggedAt) >= joinWarnEvery)
 	if say {
-		a.loggedText, a.loggedAt = a.err.Error(), now
+		attempt.loggedText, attempt.loggedAt = attempt.err.Error(), now
 	}
-	text := a.err.Error()
+	text := attempt.err.Error()
 	m.mu.Unlock()
 	if say {
 		m.log.Warn("cannot join", "addr", addr, "err", text)

@@ -134,7 +134,7 @@ func (l *link) exchangeHello(self peerAddr) (err error) {
 	}
 	l.control = control
 	if err := control.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-		Version: relayVersionNewest, From: placeToWire(self), To: wireBytes(l.peer.name), Incarnation: l.incarnation,
+		Version: relayVersionNewest, From: peerAddrToWire(self), To: wireBytes(l.peer.name), Incarnation: l.incarnation,
 		Window: uint64(l.subscriptionWindow), LinkWindow: uint64(l.linkWindow),
 	}}); err != nil {
 		return err
@@ -151,8 +151,8 @@ func (l *link) exchangeHello(self peerAddr) (err error) {
 	return nil
 }
 
-// run keeps the link until it breaks, and returns why.
-func (l *link) run() error {
+// keepAlive keeps the link until it breaks, and returns why.
+func (l *link) keepAlive() error {
 	l.goGuarded(l.readControl)
 	l.goGuarded(l.writeControl)
 	watch := time.NewTicker(silenceTimeout / 6)
@@ -195,7 +195,7 @@ func (l *link) close() []*upstreamSub {
 	for _, u := range l.subs {
 		subs = append(subs, u)
 	}
-	l.metrics.subscriptions[sideEdge].Sub(float64(len(subs)))
+	l.metrics.subscriptions[endEdge].Sub(float64(len(subs)))
 	l.subs, l.outbox = nil, nil
 	return subs
 }
@@ -210,7 +210,7 @@ func (l *link) subscribe(f *follower, a subscribeRequest) *upstreamSub {
 	l.lastHandle++
 	u := &upstreamSub{follower: f, link: l, handle: l.lastHandle, request: &a}
 	l.subs[u.handle] = u
-	l.metrics.subscriptions[sideEdge].Inc()
+	l.metrics.subscriptions[endEdge].Inc()
 	l.enqueueLocked(u)
 	return u
 }
@@ -231,7 +231,7 @@ func (l *link) forgetSubLocked(u *upstreamSub) bool {
 	}
 	u.removed = true
 	delete(l.subs, u.handle)
-	l.metrics.subscriptions[sideEdge].Dec()
+	l.metrics.subscriptions[endEdge].Dec()
 	if len(l.subs) == 0 {
 		l.idleSince = time.Now()
 	}
@@ -303,12 +303,12 @@ func (l *link) writeControl() {
 func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 	m = &relaypb.ToOwner{}
 	l.mu.Lock()
-	n, size := 0, 0
+	taken, size := 0, 0
 	for _, u := range l.outbox[:min(len(l.outbox), maxControlBatch)] {
 		if size > maxControlBytes {
 			break
 		}
-		n++
+		taken++
 		u.listed = false
 		switch {
 		case u.request != nil:
@@ -326,8 +326,8 @@ func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 			u.creditDue = 0
 		}
 	}
-	clear(l.outbox[:n])
-	l.outbox = l.outbox[n:]
+	clear(l.outbox[:taken])
+	l.outbox = l.outbox[taken:]
 	if more = len(l.outbox) > 0; !more {
 		l.outbox = nil
 	}
@@ -343,7 +343,7 @@ func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 		l.lastBeat++
 		m.Heartbeat = l.lastBeat
 	}
-	if !beat && n == 0 && m.LinkCredit == 0 {
+	if !beat && taken == 0 && m.LinkCredit == 0 {
 		return nil, false
 	}
 	return m, more
@@ -396,43 +396,43 @@ func (l *link) readBulk(ctx context.Context, bulk grpc.ServerStreamingClient[rel
 // handlePart passes a Part to its subscription; a malformed Part ends that. Credit is returned
 // here, on receipt.
 func (l *link) handlePart(p *relaypb.Part) {
-	n := len(p.GetData())
+	received := len(p.GetData())
 	l.mu.Lock()
-	u := l.subs[p.GetHandle()]
-	if n > 0 {
-		if l.creditDue += n; l.creditDue >= l.linkWindow/8 {
+	sub := l.subs[p.GetHandle()]
+	if received > 0 {
+		if l.creditDue += received; l.creditDue >= l.linkWindow/8 {
 			notify(l.wake)
 		}
-		if u != nil {
-			if u.creditDue += uint32(n); int(u.creditDue) >= l.subscriptionWindow/2 {
-				l.enqueueLocked(u)
+		if sub != nil {
+			if sub.creditDue += uint32(received); int(sub.creditDue) >= l.subscriptionWindow/2 {
+				l.enqueueLocked(sub)
 			}
 		}
 	}
-	if u != nil && p.GetKind() == relaypb.PartKind_PART_KIND_END {
-		l.forgetSubLocked(u) // the owner has removed it already
+	if sub != nil && p.GetKind() == relaypb.PartKind_PART_KIND_END {
+		l.forgetSubLocked(sub) // the owner has removed it already
 	}
 	l.mu.Unlock()
-	l.metrics.bytes[sideEdge].Add(float64(n))
-	if u == nil {
+	l.metrics.bytes[endEdge].Add(float64(received))
+	if sub == nil {
 		return
 	}
 	if err := checkPart(p); err != nil {
-		l.failMalformed(u, err)
+		l.failMalformed(sub, err)
 		return
 	}
 	switch p.GetKind() {
 	case relaypb.PartKind_PART_KIND_SUBSCRIBED:
 		s := p.GetSubscribed()
-		u.follower.onSubscribed(u, infoFromWire(s.GetInfo()), s.GetStart())
+		sub.follower.onSubscribed(sub, infoFromWire(s.GetInfo()), s.GetStart())
 	case relaypb.PartKind_PART_KIND_BATCH:
-		if err := l.handleRange(u, p); err != nil {
-			l.failMalformed(u, err)
+		if err := l.handleRange(sub, p); err != nil {
+			l.failMalformed(sub, err)
 		}
 	case relaypb.PartKind_PART_KIND_MOVED:
-		u.follower.onOwnerMoved(u, placeFromWire(p.GetMoved()))
+		sub.follower.onOwnerMoved(sub, peerAddrFromWire(p.GetMoved()))
 	case relaypb.PartKind_PART_KIND_END:
-		u.follower.onSubscriptionEnd(u, refusalToError(p.GetRefusal()))
+		sub.follower.onSubscriptionEnd(sub, refusalToError(p.GetRefusal()))
 	}
 }
 

@@ -104,7 +104,7 @@ func (l *link) requestPage(
 	for total := 0; ; {
 		chunk, err := call.Recv()
 		if errors.Is(err, io.EOF) {
-			l.metrics.bytes[sideEdge].Add(float64(len(b)))
+			l.metrics.bytes[endEdge].Add(float64(len(b)))
 			return shard.ParseBatch(b)
 		}
 		if err != nil {

@@ -37,9 +37,9 @@ type localStreams struct {
 	fetchHandover func(ctx context.Context, id shard.StreamID) (shard.Handover, bool)
 
 	mu         sync.Mutex
-	feedRefs   map[shard.StreamID]*feedRef  // feeds taken from the stream manager
-	transfers  map[shard.StreamID]*transfer // streams that are arriving here or leaving
-	handedOver map[shard.StreamID]handoff   // streams handed over within the last handedOverFor
+	feedRefs   map[shard.StreamID]*feedRef    // feeds taken from the stream manager
+	transfers  map[shard.StreamID]*transfer   // streams that are arriving here or leaving
+	handedOver map[shard.StreamID]redirection // streams handed over within the last handedOverFor
 }
 
 // feedRef counts the feeds of one stream. They end together, when the stream is handed over.
@@ -54,8 +54,8 @@ type transfer struct {
 	incoming bool
 }
 
-// handoff is the node that a stream went to, and until when requests for it are sent there.
-type handoff struct {
+// redirection is the node that a stream went to, and until when requests for it are sent there.
+type redirection struct {
 	to    peerAddr
 	until time.Time
 }
@@ -63,7 +63,7 @@ type handoff struct {
 func newLocalStreams(h streamManager, fetch func(context.Context, shard.StreamID) (shard.Handover, bool)) *localStreams {
 	return &localStreams{
 		manager: h, fetchHandover: fetch, feedRefs: map[shard.StreamID]*feedRef{},
-		transfers: map[shard.StreamID]*transfer{}, handedOver: map[shard.StreamID]handoff{},
+		transfers: map[shard.StreamID]*transfer{}, handedOver: map[shard.StreamID]redirection{},
 	}
 }
 
@@ -125,9 +125,9 @@ func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int,
 			return nil, &redirectError{owner: over.to}
 		case fetched, h.manager.HasStream(id):
 			delete(h.handedOver, id)
-			u := h.refLocked(id, refs)
+			ref := h.refLocked(id, refs)
 			h.mu.Unlock()
-			return u, nil
+			return ref, nil
 		default:
 			incoming := &transfer{make(chan struct{}), true}
 			h.transfers[id] = incoming
@@ -203,7 +203,7 @@ func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from uin
 	h.mu.Unlock()
 	over, found = h.manager.HandOver(id, from)
 	h.mu.Lock()
-	h.handedOver[id] = handoff{to, time.Now().Add(handedOverFor)}
+	h.handedOver[id] = redirection{to, time.Now().Add(handedOverFor)}
 	if ref = h.feedRefs[id]; ref != nil {
 		ref.handedOver.Store(true)
 		delete(h.feedRefs, id)
@@ -228,7 +228,7 @@ func (h *localStreams) forgetExpired(now time.Time) {
 func (h *localStreams) reclaimOwned(owns func(shard.StreamID) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	maps.DeleteFunc(h.handedOver, func(id shard.StreamID, _ handoff) bool { return owns(id) })
+	maps.DeleteFunc(h.handedOver, func(id shard.StreamID, _ redirection) bool { return owns(id) })
 }
 
 // hasFeeds reports whether the stream manager feeds any subscriber on this node with the stream.

@@ -14,11 +14,11 @@ type Member struct {
 	Name string
 	// RingKey is the stable ring key: the same after a restart.
 	RingKey string
-	// Start is the time at which the process started, in milliseconds since 1970. Of two members with one Key
-	// the later one counts.
+	// Start is the time at which the process started, in milliseconds since 1970. Of two members
+	// with one Key the later one counts.
 	Start uint64
-	// Revision grows by one with each change of what the process tells of itself: gossip may repeat an
-	// older version.
+	// Revision grows by one with each change of what the process tells of itself: gossip may repeat
+	// an older version.
 	Revision uint64
 	// OwnsFrom and OwnsUntil bound the time in which the member owns streams, in milliseconds since
 	// 1970: OwnsFrom ≤ t < OwnsUntil. Never means that the bound does not come.

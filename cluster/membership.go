@@ -50,7 +50,7 @@ type membership struct {
 	// The last failed attempt for each address to join, by name or address; bounded by the number
 	// of those.
 	joinAttempts map[string]*joinAttempt
-	gate         ownershipGate
+	ownership    ownershipGate
 
 	onJoinRound func() // called after the first round of joining that may begin a fleet; may be nil
 }
@@ -88,7 +88,7 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 	if cfg.Plaintext != PlaintextAlways {
 		m.self.Features |= FeatureTLS
 	}
-	m.gate.closed = cfg.storeGated
+	m.ownership.mustNotBegin = cfg.storeGated
 	if len(cfg.Join) > 0 || cfg.storeGated {
 		m.self.OwnsFrom = Never // it owns nothing until it has found other nodes, and S2
 	}
@@ -114,36 +114,36 @@ func (m *membership) startMemberlist() error {
 	if host == "" {
 		host = "0.0.0.0"
 	}
-	c := memberlist.DefaultLANConfig()
-	c.Name = m.self.Name
-	c.BindAddr, c.BindPort = host, port
-	c.AdvertiseAddr, c.AdvertisePort = m.cfg.Advertise, port
-	c.Label = m.cfg.Cluster
-	if c.Keyring, err = memberlist.NewKeyring(m.cfg.Secrets, m.cfg.Secrets[0]); err != nil {
+	cfg := memberlist.DefaultLANConfig()
+	cfg.Name = m.self.Name
+	cfg.BindAddr, cfg.BindPort = host, port
+	cfg.AdvertiseAddr, cfg.AdvertisePort = m.cfg.Advertise, port
+	cfg.Label = m.cfg.Cluster
+	if cfg.Keyring, err = memberlist.NewKeyring(m.cfg.Secrets, m.cfg.Secrets[0]); err != nil {
 		return err
 	}
-	m.keyring = c.Keyring
-	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
-	c.GossipInterval, c.GossipNodes = gossipInterval, gossipNodes
-	c.RetransmitMult = retransmitMult
-	c.PushPullInterval = pushPullInterval
-	c.TCPTimeout = gossipTimeout
-	c.EnableCompression = false
-	c.HandoffQueueDepth = handoffQueueDepth
-	c.Delegate, c.Events = (*gossipDelegate)(m), (*gossipDelegate)(m)
-	if c.Transport, err = m.cfg.Network.Gossip(m.cfg.Gossip); err != nil {
+	m.keyring = cfg.Keyring
+	cfg.GossipVerifyIncoming, cfg.GossipVerifyOutgoing = true, true
+	cfg.GossipInterval, cfg.GossipNodes = gossipInterval, gossipNodes
+	cfg.RetransmitMult = retransmitMult
+	cfg.PushPullInterval = pushPullInterval
+	cfg.TCPTimeout = gossipTimeout
+	cfg.EnableCompression = false
+	cfg.HandoffQueueDepth = handoffQueueDepth
+	cfg.Delegate, cfg.Events = (*gossipDelegate)(m), (*gossipDelegate)(m)
+	if cfg.Transport, err = m.cfg.Network.Gossip(m.cfg.Gossip); err != nil {
 		return err
 	}
-	c.Logger = log.New(newGossipLog(m.log), "", 0) //nolint:forbidigo // what memberlist takes
-	if c.Transport == nil {
-		t, err := newGossipTransport(host, port, c.Logger)
+	cfg.Logger = log.New(newGossipLog(m.log), "", 0) //nolint:forbidigo // what memberlist takes
+	if cfg.Transport == nil {
+		t, err := newGossipTransport(host, port, cfg.Logger)
 		if err != nil {
 			return err
 		}
-		c.Transport, c.BindPort, c.AdvertisePort = t, t.GetAutoBindPort(), t.GetAutoBindPort()
+		cfg.Transport, cfg.BindPort, cfg.AdvertisePort = t, t.GetAutoBindPort(), t.GetAutoBindPort()
 	}
-	if m.gossip, err = memberlist.Create(c); err != nil {
-		_ = c.Transport.Shutdown()
+	if m.gossip, err = memberlist.Create(cfg); err != nil {
+		_ = cfg.Transport.Shutdown()
 		return err
 	}
 	m.gossipAddr = gossipAddrOf(m.gossip.LocalNode())
@@ -175,25 +175,25 @@ func (m *membership) publishViews(ctx context.Context) {
 	superseder := ""
 	var loggedTable *OwnerTable // the last one that was logged
 	for {
-		v := m.buildView()
+		view := m.buildView()
 		now := m.cfg.Now()
-		owners := v.TableAt(now).Len() // builds the ring here, so that no request does
+		owners := view.TableAt(now).Len() // builds the ring here, so that no request does
 		m.metrics.owners.Set(float64(owners))
-		m.metrics.members.Set(float64(len(v.members)))
-		if old := m.view.Load(); !v.equal(old) {
-			m.view.Store(v)
+		m.metrics.members.Set(float64(len(view.members)))
+		if old := m.view.Load(); !view.equal(old) {
+			m.view.Store(view)
 			m.metrics.viewChanges.Inc()
-			logMemberChanges(m.log, m.self.Name, old, v)
+			logMemberChanges(m.log, m.self.Name, old, view)
 		}
-		if table := v.TableAt(now); loggedTable == nil || !loggedTable.sameOwners(table) {
-			m.log.Info("owners changed", "owners", owners, "members", len(v.members), "self", table.hasOwner(m.self.Name))
+		if table := view.TableAt(now); loggedTable == nil || !loggedTable.sameOwners(table) {
+			m.log.Info("owners changed", "owners", owners, "members", len(view.members), "self", table.hasOwner(m.self.Name))
 			loggedTable = table
 		}
 		m.onView(m.view.Load())
-		superseder = m.warnSuperseded(v.SupersededBy(m.self.Name, now), superseder)
+		superseder = m.warnSuperseded(view.SupersededBy(m.self.Name, now), superseder)
 		m.buildTablesAhead(m.view.Load(), now)
 		wait := time.Hour
-		for _, at := range v.TableChanges() {
+		for _, at := range view.TableChanges() {
 			if at.After(now) {
 				wait = max(at.Sub(m.cfg.Now()), 0)
 				break
@@ -284,20 +284,20 @@ func (m *membership) othersOwnLocked(now time.Time) bool {
 // first owner, but only once the round is over: an owner may be among the peers still being
 // dialled.
 //
-// all reports that every address was reached. Otherwise an owner may be among those that were not,
-// so this node announces a date by which it may hear of them. why, if not empty, allows a node
-// without company to begin. While an address answers that does not speak this node's gossip
-// (join_attempts.go) the node does not begin.
-func (m *membership) endJoinRound(all bool, why string) (company bool) {
+// reachedAll says that every address was reached. Otherwise an owner may be among those that were
+// not, so this node announces a date by which it may hear of them. aloneReason, if not empty,
+// allows a node without company to begin. While an address answers that does not speak this node's
+// gossip (join_attempts.go) the node does not begin.
+func (m *membership) endJoinRound(reachedAll bool, aloneReason string) (company bool) {
 	m.mu.Lock()
 	now := m.cfg.Now()
 	company = len(m.others) > 0
-	ripe := (company || why != "") && !m.metForeignLocked()
-	first := ripe && m.noteJoinRoundLocked(all, why)
+	ripe := (company || aloneReason != "") && !m.metForeignLocked()
+	first := ripe && m.noteJoinRoundLocked(reachedAll, aloneReason)
 	begins := ripe && m.self.OwnsFrom == Never && !m.othersOwnLocked(now) && m.mayOwnLocked(now)
 	switch {
 	case !begins:
-	case all || !company:
+	case reachedAll || !company:
 		m.setStartLocked(0)
 	default:
 		m.setStartLocked(m.nextChangeAt(now))
@@ -311,9 +311,9 @@ func (m *membership) endJoinRound(all bool, why string) (company bool) {
 	}
 	if begins && !company {
 		if tried := m.joinErrors(); tried != "" {
-			why += ": " + tried
+			aloneReason += ": " + tried
 		}
-		m.warnAlone(why)
+		m.warnAlone(aloneReason)
 	}
 	return company
 }
@@ -449,17 +449,17 @@ func (m *membership) joinLoop(ctx context.Context) {
 	}
 	for {
 		late := time.AfterFunc(joinRoundTimeout, func() { m.endJoinRound(false, "") })
-		all, strangers := m.joinRound(ctx)
+		reachedAll, dialled := m.joinRound(ctx)
 		late.Stop()
-		why := ""
+		aloneReason := ""
 		switch {
-		case all && !strangers:
-			why = "all addresses to join are this node's own"
+		case reachedAll && !dialled:
+			aloneReason = "all addresses to join are this node's own"
 		case time.Since(m.joinBegan) >= m.cfg.AloneAfter:
-			why = "found no node to join"
+			aloneReason = "found no node to join"
 		}
 		wait := joinInterval + mrand.N(joinInterval/2)
-		if !m.endJoinRound(all, why) {
+		if !m.endJoinRound(reachedAll, aloneReason) {
 			wait = joinRetry/2 + mrand.N(joinRetry)
 		}
 		select {
@@ -486,38 +486,38 @@ func (m *membership) warnIfNeverJoined(ctx context.Context) {
 	}
 }
 
-// joinRound looks up the addresses to join and dials those that are not members. all: every name
-// was found, and every address that was dialled answered. strangers: at least one address was
-// dialled.
-func (m *membership) joinRound(ctx context.Context) (all, strangers bool) {
-	seen := map[string]bool{m.gossipAddr: true}
+// joinRound looks up the addresses to join and dials those that are not members. reachedAll: every
+// name was found, and every address that was dialled answered. dialled: there was at least one such
+// address.
+func (m *membership) joinRound(ctx context.Context) (reachedAll, dialled bool) {
+	known := map[string]bool{m.gossipAddr: true}
 	m.mu.Lock()
 	for _, a := range m.gossipAddrs {
-		seen[a] = true
+		known[a] = true
 	}
 	m.mu.Unlock()
-	all = true
-	var dial errgroup.Group
-	dial.SetLimit(maxJoinDials)
-	tried := map[string]bool{}
+	reachedAll = true
+	var dials errgroup.Group
+	dials.SetLimit(maxJoinDials)
+	attempted := map[string]bool{}
 	for _, name := range m.cfg.Join {
-		tried[name] = true
+		attempted[name] = true
 		addrs, err := m.lookupAddrs(ctx, name)
 		if err != nil {
-			all = false
+			reachedAll = false
 			continue
 		}
 		for _, a := range addrs {
-			if seen[a] {
+			if known[a] {
 				continue
 			}
-			seen[a], tried[a], strangers = true, true, true
-			dial.Go(func() error { return m.joinAt(ctx, a) })
+			known[a], attempted[a], dialled = true, true, true
+			dials.Go(func() error { return m.joinAt(ctx, a) })
 		}
 	}
-	err := dial.Wait()
-	m.forgetAttempts(tried)
-	return err == nil && all, strangers
+	err := dials.Wait()
+	m.forgetAttempts(attempted)
+	return err == nil && reachedAll, dialled
 }
 
 // resolveAddrs looks up host or host:port and returns the addresses.

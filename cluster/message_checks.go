@@ -34,7 +34,7 @@ var errMalformed = errors.New("malformed message")
 
 func malformedError(what string) error { return fmt.Errorf("%w: %s", errMalformed, what) }
 
-func checkPlace(p *relaypb.PeerAddress) error {
+func checkPeerAddr(p *relaypb.PeerAddress) error {
 	if len(p.GetName()) > maxMemberName || len(p.GetAddress()) > maxAddress {
 		return malformedError("place")
 	}
@@ -65,7 +65,7 @@ func checkHello(h *relaypb.Hello) error {
 	if h.GetIncarnation() == 0 || len(h.GetTo()) > maxMemberName || len(h.GetFrom().GetName()) == 0 || h.GetVersion() == 0 {
 		return malformedError("hello")
 	}
-	return checkPlace(h.GetFrom())
+	return checkPeerAddr(h.GetFrom())
 }
 
 // checkToOwner checks an edge's control message. Each Subscribe is checked by addSubscription.
@@ -200,13 +200,13 @@ func checkPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
 	return id, err
 }
 
-func checkHandRequest(q *relaypb.HandoverRequest) (shard.StreamID, error) {
+func checkHandoverRequest(q *relaypb.HandoverRequest) (shard.StreamID, error) {
 	id, err := checkStream(q.GetStream())
 	if err == nil && (len(q.GetCaller().GetName()) == 0 || q.GetFrom() > maxPosition) {
 		err = malformedError("hand")
 	}
 	if err == nil {
-		err = checkPlace(q.GetCaller())
+		err = checkPeerAddr(q.GetCaller())
 	}
 	return id, err
 }
@@ -237,9 +237,9 @@ func checkPart(p *relaypb.Part) error {
 		}
 		return checkInfo(p.GetSubscribed().GetInfo())
 	case relaypb.PartKind_PART_KIND_MOVED:
-		return checkPlace(p.GetMoved())
+		return checkPeerAddr(p.GetMoved())
 	case relaypb.PartKind_PART_KIND_END:
-		return checkPlace(p.GetRefusal().GetOwner())
+		return checkPeerAddr(p.GetRefusal().GetOwner())
 	default:
 		return nil
 	}

@@ -53,7 +53,7 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 	fork := &relaypb.Fork{Source: []byte("p/t")}
 	state := func(q *relaypb.StateRequest) error { _, _, err := checkStateRequest(q); return err }
 	page := func(q *relaypb.PageRequest) error { _, err := checkPageRequest(q); return err }
-	hand := func(q *relaypb.HandoverRequest) error { _, err := checkHandRequest(q); return err }
+	hand := func(q *relaypb.HandoverRequest) error { _, err := checkHandoverRequest(q); return err }
 	me := &relaypb.PeerAddress{Name: []byte("n"), Address: []byte("a:1")}
 	for name, err := range map[string]error{
 		"write":             head(func(*relaypb.WriteHead) {}),

@@ -4,19 +4,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// side names the end of a link that something is counted at.
-type side = string
+// linkEnd names the end of a link that something is counted at.
+type linkEnd = string
 
 const (
-	sideEdge  side = "edge"  // subscribes and receives
-	sideOwner side = "owner" // feeds
+	endEdge  linkEnd = "edge"  // subscribes and receives
+	endOwner linkEnd = "owner" // feeds
 )
 
 type metrics struct {
-	subscriptions map[side]prometheus.Gauge
-	bytes         map[side]prometheus.Counter // of record batches
-	notOwner      prometheus.Counter          // answered by this node
-	forced        prometheus.Counter          // sent by this node
+	subscriptions map[linkEnd]prometheus.Gauge
+	bytes         map[linkEnd]prometheus.Counter // of record batches
+	notOwner      prometheus.Counter             // answered by this node
+	forced        prometheus.Counter             // sent by this node
 	viewChanges   prometheus.Counter
 	links         prometheus.Gauge
 	members       prometheus.Gauge
@@ -38,8 +38,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Name: "fantail_relay_bytes_total", Help: "Bytes of records relayed, by end of the link.",
 	}, []string{"side"})
 	m := &metrics{
-		subscriptions: map[side]prometheus.Gauge{},
-		bytes:         map[side]prometheus.Counter{},
+		subscriptions: map[linkEnd]prometheus.Gauge{},
+		bytes:         map[linkEnd]prometheus.Counter{},
 		notOwner: counter("fantail_not_owner_total",
 			"Requests answered with the name of another owner."),
 		forced:      counter("fantail_owner_overrides_total", "Requests that insisted on being served."),
@@ -64,7 +64,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		given: handovers.WithLabelValues("given"), received: handovers.WithLabelValues("taken"),
 		lost: handovers.WithLabelValues("lost"),
 	}
-	for _, s := range []side{sideEdge, sideOwner} {
+	for _, s := range []linkEnd{endEdge, endOwner} {
 		m.subscriptions[s] = subscriptions.WithLabelValues(s)
 		m.bytes[s] = bytes.WithLabelValues(s)
 	}

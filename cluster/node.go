@@ -44,7 +44,7 @@ type Node struct {
 
 	history       tableHistory
 	hasMisplaced  atomic.Bool // the stream manager may hold streams that other nodes own
-	backlog       atomic.Pointer[handoffBacklog]
+	backlog       atomic.Pointer[handoverBacklog]
 	hasShare      atomic.Bool // this node has received its share of the streams in use
 	leaving       atomic.Bool
 	readerCount   atomic.Int64           // see Balance
@@ -89,33 +89,33 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 }
 
 // newNode returns a Node that knows no other member yet.
-func newNode(ctx context.Context, cfg Config, h streamManager, tails *shard.TailBuffers) (
+func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shard.TailBuffers) (
 	*Node, net.Listener, error,
 ) {
-	ln, err := cfg.Network.Listen(ctx, cfg.Relay)
+	listener, err := cfg.Network.Listen(ctx, cfg.Relay)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen for peers (--relay; by default at --advertise): %w", err)
 	}
 	m := newMetrics(cfg.Metrics)
 	creds, err := newTLSCreds(&cfg, m)
 	if err != nil {
-		return nil, nil, errors.Join(err, ln.Close())
+		return nil, nil, errors.Join(err, listener.Close())
 	}
 	r := &Node{
 		cfg: cfg, metrics: m, creds: creds,
-		addr: advertisedAddr(&cfg, ln.Addr()), bridges: map[*feedRef]bridge{},
+		addr: advertisedAddr(&cfg, listener.Addr()), bridges: map[*feedRef]bridge{},
 		openPool:     &openPool{limit: maxOpening, maxWaiting: maxOpensWaiting},
 		reconcileNow: make(chan struct{}, 1), dropSlots: make(chan struct{}, maxDropping),
 	}
 	r.skewWarning.Interval = time.Minute
-	r.local = newLocalStreams(h, r.fetchHandover)
+	r.local = newLocalStreams(manager, r.fetchHandover)
 	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.ctx = ctx
 	r.stateCalls = newStateCalls(ctx)
 	r.stateCalls.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	r.membership = newMembership(&r.cfg, r.metrics, r.addr, r.onView)
-	if h, ok := h.(*shard.Manager); ok {
-		r.storeStanding, r.probeStoreNow, r.membership.onJoinRound = h.Standing, h.ProbeNow, h.ProbeNow
+	if manager, ok := manager.(*shard.Manager); ok {
+		r.storeStanding, r.probeStoreNow, r.membership.onJoinRound = manager.Standing, manager.ProbeNow, manager.ProbeNow
 		r.standingState.byMember = map[string]memberStoreState{}
 	}
 	r.self = r.membership.self.Name
@@ -144,7 +144,7 @@ func newNode(ctx context.Context, cfg Config, h streamManager, tails *shard.Tail
 	}
 	r.wg.Go(func() { r.reconcileLoop(ctx) })
 	r.followLoop.wg.Go(r.followLoop.run)
-	return r, ln, nil
+	return r, listener, nil
 }
 
 // advertisedAddr returns the address at which peers reach the server.
@@ -277,7 +277,7 @@ func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error
 		maybeWritten = maybeWritten || delivered && (errors.Is(err, errUnreachable) || errors.Is(err, errCallFailed)) ||
 			errors.Is(err, shard.ErrOutcomeUnknown)
 		if l != nil && err == nil && out.Code.Accepted() {
-			r.followLoop.noteInfo(req.Stream, out.Info)
+			r.followLoop.endOlderGeneration(req.Stream, out.Info)
 		}
 		return err
 	}
@@ -341,7 +341,7 @@ func (r *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOpt
 		}
 		info, err = l.requestInfo(ctx, id, a, rt)
 		if err == nil {
-			r.followLoop.noteInfo(id, info)
+			r.followLoop.endOlderGeneration(id, info)
 		}
 		return err
 	})
@@ -411,7 +411,7 @@ func (r *Node) routeRequest(
 }
 
 func (r *Node) askTarget(
-	ctx context.Context, id shard.StreamID, to target, rt route,
+	ctx context.Context, id shard.StreamID, to routingTarget, rt route,
 	attempt func(context.Context, *link, route) error,
 ) (name string, err error) {
 	if to.member == nil {

@@ -468,7 +468,7 @@ func TestRelayPagesComeFromTheOwner(t *testing.T) {
 			t.Fatalf("%s: %d messages, want %d", s.self, len(got), len(want))
 		}
 	}
-	relayed := func() float64 { return testutil.ToFloat64(f.nodes[1].metrics.bytes[sideEdge]) }
+	relayed := func() float64 { return testutil.ToFloat64(f.nodes[1].metrics.bytes[endEdge]) }
 	before := relayed()
 	all(f.nodes[1])
 	once, reads := relayed()-before, f.log.Ops().Reads

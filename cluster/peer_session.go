@@ -37,7 +37,7 @@ type peerSession struct {
 	subs       map[uint64]*peerSub
 	dirtyFirst *peerSub // of the dirty list
 	dirtyLast  *peerSub
-	dirtyLen   int // length of the dirty list; removed subscriptions stay on it until the bulk lane reaches them
+	dirtyCount int // length of the dirty list; removed subscriptions stay on it until the bulk lane reaches them
 	credit     int64
 	parkedSubs int    // how many subscriptions have subNeedsLinkCredit
 	newestLane uint64 // the newest bulk lane that the edge has announced
@@ -116,7 +116,7 @@ func (s *peerSession) markDirtyLocked(u *peerSub) {
 		return
 	}
 	u.flags |= subDirty
-	s.dirtyLen++
+	s.dirtyCount++
 	if s.dirtyLast == nil {
 		s.dirtyFirst = u
 	} else {
@@ -140,7 +140,7 @@ func (s *peerSession) popDirty(lane uint64) *peerSub {
 	}
 	u.next = nil
 	u.flags &^= subDirty
-	s.dirtyLen--
+	s.dirtyCount--
 	return u
 }
 
@@ -209,27 +209,27 @@ func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 	if err == nil {
 		err = checkRoute(q.GetRoute())
 	}
-	u := &peerSub{session: s, id: id, handle: q.GetHandle(), credit: s.subscriptionWindow}
+	sub := &peerSub{session: s, id: id, handle: q.GetHandle(), credit: s.subscriptionWindow}
 	s.mu.Lock()
 	switch {
-	case len(s.subs) >= 2*s.maxSubs, s.dirtyLen >= 3*s.maxSubs:
+	case len(s.subs) >= 2*s.maxSubs, s.dirtyCount >= 3*s.maxSubs:
 		s.mu.Unlock()
 		return false
-	case s.closed, s.subs[u.handle] != nil:
+	case s.closed, s.subs[sub.handle] != nil:
 		s.mu.Unlock()
 		return true
 	case len(s.subs) >= s.maxSubs:
 		err = shard.ErrOverloaded
 	}
-	s.subs[u.handle] = u
-	s.server.metrics.subscriptions[sideOwner].Inc()
+	s.subs[sub.handle] = sub
+	s.server.metrics.subscriptions[endOwner].Inc()
 	s.mu.Unlock()
 	from, r := q.GetFrom(), routeFromWire(q.GetRoute())
-	if err == nil && !s.server.openPool.submit(s.server.local.answersLocally(u.id), func() { s.openSubscription(u, from, r) }) {
+	if err == nil && !s.server.openPool.submit(s.server.local.answersLocally(sub.id), func() { s.openSubscription(sub, from, r) }) {
 		err = shard.ErrOverloaded
 	}
 	if err != nil {
-		s.endSub(u, err)
+		s.endSub(sub, err)
 	}
 	return true
 }
@@ -290,7 +290,7 @@ func (s *peerSession) removeSub(u *peerSub) {
 	if !gone {
 		u.flags |= subRemoved
 		delete(s.subs, u.handle)
-		s.server.metrics.subscriptions[sideOwner].Dec()
+		s.server.metrics.subscriptions[endOwner].Dec()
 	}
 	s.mu.Unlock()
 	if !gone {
@@ -313,12 +313,12 @@ func (s *peerSession) close() {
 	s.mu.Lock()
 	s.closed = true
 	subs := s.subs
-	s.subs, s.dirtyFirst, s.dirtyLast, s.dirtyLen = nil, nil, nil, 0
+	s.subs, s.dirtyFirst, s.dirtyLast, s.dirtyCount = nil, nil, nil, 0
 	for _, u := range subs {
 		u.flags |= subRemoved
 	}
 	s.mu.Unlock()
-	s.server.metrics.subscriptions[sideOwner].Sub(float64(len(subs)))
+	s.server.metrics.subscriptions[endOwner].Sub(float64(len(subs)))
 	for _, u := range subs {
 		u.releaseFeed()
 	}

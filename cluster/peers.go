@@ -202,20 +202,20 @@ type peer struct {
 
 // Pauses between attempts to open a link, with full jitter.
 const (
-	redialMin = 50 * time.Millisecond
-	redialMax = time.Second
+	minRedialDelay = 50 * time.Millisecond
+	maxRedialDelay = time.Second
 )
 
-// warnUnreachableAfter is the time for which a member must be unreachable before a warning is logged. A
-// member that died has usually left the View by then; a blocked port stays blocked.
+// warnUnreachableAfter is the time for which a member must be unreachable before a warning is
+// logged. A member that died has usually left the View by then; a blocked port stays blocked.
 const warnUnreachableAfter = 10 * time.Second
 
 func (p *peer) keepLinked(ctx context.Context) {
-	wait, warned := redialMin, false
+	wait, warned := minRedialDelay, false
 	for ctx.Err() == nil {
 		l, err := openLink(ctx, p)
 		if err == nil {
-			if wait = redialMin; warned {
+			if wait = minRedialDelay; warned {
 				warned = false
 				p.peers.cfg.Logger.Warn("member is within reach again", "peer", p.addr.name, "addr", p.addr.address)
 			}
@@ -223,7 +223,7 @@ func (p *peer) keepLinked(ctx context.Context) {
 			p.peers.metrics.links.Inc()
 			p.peers.cfg.Logger.Info("link up", "peer", p.addr.name)
 			p.peers.onLinkUp(p.addr.name)
-			err = l.run()
+			err = l.keepAlive()
 			p.setLink(nil)
 			p.peers.metrics.links.Dec()
 			if ctx.Err() != nil { // the member has left, or this node stops
@@ -235,7 +235,7 @@ func (p *peer) keepLinked(ctx context.Context) {
 			p.peers.onLinkLost(l, l.close())
 		} else {
 			p.peers.cfg.Logger.Debug("open link", "peer", p.addr.name, "err", err)
-			wait = min(2*wait, redialMax)
+			wait = min(2*wait, maxRedialDelay)
 			if !warned && ctx.Err() == nil && p.downFor() >= warnUnreachableAfter {
 				warned = true
 				p.peers.cfg.Logger.Warn("member is out of reach", "peer", p.addr.name, "addr", p.addr.address, "err", err)

@@ -48,8 +48,8 @@ var errUnreachable = errors.New("node cannot be reached")
 // reached, so no other node is asked instead.
 var errCallFailed = errors.New("call failed")
 
-// target is the node to ask next: a member, or (nil) this node.
-type target struct {
+// routingTarget is the node to ask next: a member, or (nil) this node.
+type routingTarget struct {
 	member *Member
 	hop    hop
 }
@@ -70,25 +70,25 @@ type routing struct {
 const maxAnswers = 24
 
 // nextTarget returns the node to ask; false: no member owns streams yet.
-func (c *routing) nextTarget(v *View, t *OwnerTable, id shard.StreamID, self string) (target, bool) {
+func (c *routing) nextTarget(v *View, t *OwnerTable, id shard.StreamID, self string) (routingTarget, bool) {
 	if name := c.nextNode; name != "" {
 		c.nextNode = ""
 		if name == self {
-			return target{hop: c.hop}, true
+			return routingTarget{hop: c.hop}, true
 		}
 		if m := v.Member(name); m != nil && !slices.Contains(c.excluded, name) {
-			return target{m, c.hop}, true
+			return routingTarget{m, c.hop}, true
 		}
 		c.hop = hopForce // this node has not heard of that member
 	}
 	if t.Len() == 0 {
-		return target{}, false
+		return routingTarget{}, false
 	}
 	m := t.without(c.excluded).Owner(id)
 	if m == nil || m.Name == self {
-		return target{hop: c.hop}, true
+		return routingTarget{hop: c.hop}, true
 	}
-	return target{m, c.hop}, true
+	return routingTarget{m, c.hop}, true
 }
 
 // handleAnswer handles the error that the node of that name answered, and reports whether to ask

@@ -56,7 +56,7 @@ func drawRoutingSim(t *rapid.T) *routingSim {
 func (s *routingSim) reaches(a, b string) bool { return !s.dead[b] && !s.cut[a][b] }
 
 // ask makes one attempt of a routing; nil: it was served.
-func (s *routingSim) ask(from string, to target, id shard.StreamID, r route) (name string, err error) {
+func (s *routingSim) ask(from string, to routingTarget, id shard.StreamID, r route) (name string, err error) {
 	if to.member == nil {
 		return from, nil
 	}

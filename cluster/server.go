@@ -80,7 +80,7 @@ const (
 	maxHeaderBytes = 16 << 10
 )
 
-func newServer(cfg *Config, self string, h *localStreams, o *openPool, met *metrics, c *tlsCreds) *server {
+func newServer(cfg *Config, self string, local *localStreams, pool *openPool, m *metrics, creds *tlsCreds) *server {
 	opts := []grpc.ServerOption{
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
@@ -95,13 +95,13 @@ func newServer(cfg *Config, self string, h *localStreams, o *openPool, met *metr
 			Time: keepaliveTime, Timeout: keepaliveTimeout,
 		}),
 	}
-	if c != nil {
-		opts = append(opts, grpc.Creds(serverCreds{clientCreds{c}}))
+	if creds != nil {
+		opts = append(opts, grpc.Creds(serverCreds{clientCreds{creds}}))
 	}
 	panics := shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	opts = append(opts, panicInterceptors(panics)...)
 	s := &server{
-		panics: panics, self: self, log: cfg.Logger, metrics: met, local: h, openPool: o,
+		panics: panics, self: self, log: cfg.Logger, metrics: m, local: local, openPool: pool,
 		writeBudget: semaphore.NewWeighted(cfg.BodyBytes), bodyGrace: cfg.bodyGrace, grpc: grpc.NewServer(opts...),
 		sessions:    map[uint64]*peerSession{},
 		isSuccessor: func(shard.StreamID, peerAddr) bool { return false },
@@ -137,12 +137,12 @@ func (s *server) Control(
 	if err != nil {
 		return err
 	}
-	ses, err := s.openSession(lane.Context(), m.GetHello())
+	session, err := s.openSession(lane.Context(), m.GetHello())
 	if err != nil {
 		return err
 	}
-	defer s.closeSession(ses)
-	hello := &relaypb.Hello{Version: relayVersionNewest, From: placeToWire(peerAddr{s.self, s.addr})}
+	defer s.closeSession(session)
+	hello := &relaypb.Hello{Version: relayVersionNewest, From: peerAddrToWire(peerAddr{s.self, s.addr})}
 	if err := lane.Send(&relaypb.ToEdge{Hello: hello}); err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (s *server) Control(
 		var err error
 		defer func() { read <- err }()
 		defer recoverToError(s.panics, panicInLink, &err)
-		err = ses.readControl(lane, m)
+		err = session.readControl(lane, m)
 	})
 	watch := time.NewTicker(silenceTimeout / 6)
 	defer watch.Stop()
@@ -160,7 +160,7 @@ func (s *server) Control(
 		case err := <-read:
 			return err
 		case <-watch.C:
-			if time.Since(time.Unix(0, ses.lastHeard.Load())) > silenceTimeout {
+			if time.Since(time.Unix(0, session.lastHeard.Load())) > silenceTimeout {
 				return status.Error(codes.DeadlineExceeded, errPeerSilent.Error())
 			}
 		}
@@ -203,26 +203,26 @@ func (s *server) openSession(ctx context.Context, h *relaypb.Hello) (*peerSessio
 	case h.GetVersion() < relayVersionOldest:
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
-	ses := &peerSession{
+	session := &peerSession{
 		server: s, peer: wireText(h.GetFrom().GetName()), peerVersion: h.GetVersion(), incarnation: h.GetIncarnation(),
 		subscriptionWindow: int64(min(h.GetWindow(), maxCreditGrant)), maxSubs: maxSubs,
 		credit: int64(min(h.GetLinkWindow(), maxCreditGrant)),
 		wake:   make(chan struct{}, 1), bulkSlot: make(chan struct{}, 1), subs: map[uint64]*peerSub{},
 	}
-	ses.lastHeard.Store(time.Now().UnixNano())
-	ses.ctx, ses.cancel = context.WithCancel(ctx)
+	session.lastHeard.Store(time.Now().UnixNano())
+	session.ctx, session.cancel = context.WithCancel(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sessions[ses.incarnation] != nil {
-		ses.cancel()
+	if s.sessions[session.incarnation] != nil {
+		session.cancel()
 		return nil, status.Error(codes.AlreadyExists, "link incarnation")
 	}
-	if s.atLinkLimitLocked(ses.peer) {
-		ses.cancel()
+	if s.atLinkLimitLocked(session.peer) {
+		session.cancel()
 		return nil, status.Error(codes.ResourceExhausted, "too many links")
 	}
-	s.sessions[ses.incarnation] = ses
-	return ses, nil
+	s.sessions[session.incarnation] = session
+	return session, nil
 }
 
 // A member has one link, and briefly a second one while it opens the link again. The peers that
@@ -267,30 +267,30 @@ func (s *server) Bulk(
 	q *relaypb.BulkRequest, lane grpc.ServerStreamingServer[relaypb.Frame],
 ) error {
 	s.mu.Lock()
-	ses := s.sessions[q.GetIncarnation()]
+	session := s.sessions[q.GetIncarnation()]
 	s.mu.Unlock()
-	if ses == nil {
+	if session == nil {
 		return status.Error(codes.NotFound, "no such link")
 	}
-	if ses.bulkLanes.Add(1) > maxBulkLanes {
-		ses.bulkLanes.Add(-1)
+	if session.bulkLanes.Add(1) > maxBulkLanes {
+		session.bulkLanes.Add(-1)
 		return status.Error(codes.ResourceExhausted, "too many bulk lanes")
 	}
-	defer ses.bulkLanes.Add(-1)
+	defer session.bulkLanes.Add(-1)
 	select {
-	case ses.bulkSlot <- struct{}{}: // the previous lane has ended
+	case session.bulkSlot <- struct{}{}: // the previous lane has ended
 	case <-lane.Context().Done():
 		return nil
-	case <-ses.ctx.Done():
+	case <-session.ctx.Done():
 		return nil
 	}
 	defer func() {
-		<-ses.bulkSlot
-		notify(ses.wake) // a wake-up that this lane consumed may be meant for the next one
+		<-session.bulkSlot
+		notify(session.wake) // a wake-up that this lane consumed may be meant for the next one
 	}()
 	var f frameBuilder
 	for {
-		ses.fillFrame(&f, q.GetBulkLane())
+		session.fillFrame(&f, q.GetBulkLane())
 		if len(f.frame.Parts) > 0 {
 			if err := lane.Send(&f.frame); err != nil {
 				return err
@@ -298,10 +298,10 @@ func (s *server) Bulk(
 			continue
 		}
 		select {
-		case <-ses.wake:
+		case <-session.wake:
 		case <-lane.Context().Done():
 			return nil
-		case <-ses.ctx.Done():
+		case <-session.ctx.Done():
 			return nil
 		}
 	}
@@ -422,7 +422,7 @@ func (s *server) ReadPage(
 		return errorToStatus(err)
 	}
 	b := r.Bytes()
-	s.metrics.bytes[sideOwner].Add(float64(len(b)))
+	s.metrics.bytes[endOwner].Add(float64(len(b)))
 	for total := uint32(len(b)); len(b) > 0; total = 0 {
 		n := min(len(b), maxFrameBytes)
 		if err := out.Send(&relaypb.PageChunk{Data: b[:n], Total: total}); err != nil {

@@ -20,8 +20,8 @@ type stateCalls struct {
 }
 
 type stateCallKey struct {
-	id  shard.StreamID
-	ask shard.InfoOptions
+	id      shard.StreamID
+	options shard.InfoOptions
 }
 
 // stateCallPair is the call in flight and the one after it.
@@ -67,21 +67,21 @@ func (fs *stateCalls) joinCall(
 ) *stateCall {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	f := fs.byKey[key]
+	pair := fs.byKey[key]
 	switch {
-	case f == nil:
-		f = &stateCallPair{current: &stateCall{waiters: 1, done: make(chan struct{})}}
-		fs.byKey[key] = f
-		fs.wg.Go(func() { fs.sendCalls(key, f, call) })
-		return f.current
-	case !f.current.sent:
-		f.current.waiters++
-		return f.current
-	case f.next == nil:
-		f.next = &stateCall{done: make(chan struct{})}
+	case pair == nil:
+		pair = &stateCallPair{current: &stateCall{waiters: 1, done: make(chan struct{})}}
+		fs.byKey[key] = pair
+		fs.wg.Go(func() { fs.sendCalls(key, pair, call) })
+		return pair.current
+	case !pair.current.sent:
+		pair.current.waiters++
+		return pair.current
+	case pair.next == nil:
+		pair.next = &stateCall{done: make(chan struct{})}
 	}
-	f.next.waiters++
-	return f.next
+	pair.next.waiters++
+	return pair.next
 }
 
 func (fs *stateCalls) callGuarded(
@@ -93,12 +93,12 @@ func (fs *stateCalls) callGuarded(
 
 // sendCalls sends the calls of a key, one after the other, while callers wait.
 func (fs *stateCalls) sendCalls(
-	key stateCallKey, f *stateCallPair, call func(context.Context) (shard.Info, error),
+	key stateCallKey, pair *stateCallPair, call func(context.Context) (shard.Info, error),
 ) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for f.current != nil {
-		if c := f.current; c.waiters > 0 {
+	for pair.current != nil {
+		if c := pair.current; c.waiters > 0 {
 			ctx, cancel := context.WithTimeout(fs.ctx, openTimeout)
 			c.sent, c.cancel = true, cancel
 			fs.mu.Unlock()
@@ -107,7 +107,7 @@ func (fs *stateCalls) sendCalls(
 			close(c.done)
 			fs.mu.Lock()
 		}
-		f.current, f.next = f.next, nil
+		pair.current, pair.next = pair.next, nil
 	}
 	delete(fs.byKey, key)
 }

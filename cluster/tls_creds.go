@@ -147,14 +147,14 @@ func (c *tlsCreds) tlsConfig(usage x509.ExtKeyUsage) *tls.Config {
 }
 
 // trackConn registers the connection, so that it ends when its peer is no longer accepted.
-func (c *tlsCreds) trackConn(conn *tls.Conn, below *batchedConn, usage x509.ExtKeyUsage) (net.Conn, credentials.AuthInfo, error) {
+func (c *tlsCreds) trackConn(conn *tls.Conn, batched *batchedConn, usage x509.ExtKeyUsage) (net.Conn, credentials.AuthInfo, error) {
 	state := conn.ConnectionState()
 	if state.NegotiatedProtocol != "h2" {
 		_ = conn.Close()
 		return nil, nil, errNotHTTP2
 	}
-	below.startBatching()
-	h := &provenConn{Conn: conn, batched: below, creds: c, certs: state.PeerCertificates, usage: usage, provenAt: time.Now()}
+	batched.startBatching()
+	h := &provenConn{Conn: conn, batched: batched, creds: c, certs: state.PeerCertificates, usage: usage, provenAt: time.Now()}
 	c.mu.Lock()
 	c.provenConns[h] = struct{}{}
 	c.mu.Unlock()
@@ -174,13 +174,13 @@ type clientCreds struct{ creds *tlsCreds }
 func (t clientCreds) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (
 	net.Conn, credentials.AuthInfo, error,
 ) {
-	below := newBatchedConn(raw)
-	conn := tls.Client(below, t.creds.tlsConfig(x509.ExtKeyUsageServerAuth))
+	batched := newBatchedConn(raw)
+	conn := tls.Client(batched, t.creds.tlsConfig(x509.ExtKeyUsageServerAuth))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, nil, err
 	}
-	return t.creds.trackConn(conn, below, x509.ExtKeyUsageServerAuth)
+	return t.creds.trackConn(conn, batched, x509.ExtKeyUsageServerAuth)
 }
 
 // ServerHandshake implements credentials.TransportCredentials.

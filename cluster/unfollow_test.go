@@ -14,7 +14,7 @@ import (
 )
 
 // subscriptions returns the node's gauge for one side.
-func (f *fleet) subscriptions(reg *prometheus.Registry, at side) float64 {
+func (f *fleet) subscriptions(reg *prometheus.Registry, at linkEnd) float64 {
 	f.Helper()
 	families, err := reg.Gather()
 	if err != nil {
@@ -53,13 +53,13 @@ func TestSubscriptionEndsASecondAfterItsLastReader(t *testing.T) {
 	if second.tail != first.tail {
 		t.Error("another Tail for a reader that came at once")
 	}
-	if n, m := f.subscriptions(regs[1], sideEdge), f.subscriptions(regs[0], sideOwner); n != 1 || m != 1 {
+	if n, m := f.subscriptions(regs[1], endEdge), f.subscriptions(regs[0], endOwner); n != 1 || m != 1 {
 		t.Errorf("%v subscriptions at the edge, %v at the owner", n, m)
 	}
 	began := time.Now()
 	second.release()
 	f.eventually("the subscription is gone", func() bool {
-		return f.subscriptions(regs[1], sideEdge) == 0 && f.subscriptions(regs[0], sideOwner) == 0
+		return f.subscriptions(regs[1], endEdge) == 0 && f.subscriptions(regs[0], endOwner) == 0
 	})
 	if took := time.Since(began); took < unfollowAfter || took > 5*unfollowAfter {
 		t.Errorf("gone after %v", took)

@@ -170,8 +170,8 @@ func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
 	return newTable((&View{members: members}).ownersAt(ms))
 }
 
-// SupersededBy returns the newer member with the same key that owns, at an instant, what the member of
-// that name would own; nil: there is none.
+// SupersededBy returns the newer member with the same key that owns, at an instant, what the member
+// of that name would own; nil: there is none.
 func (v *View) SupersededBy(name string, t time.Time) *Member {
 	m, ms := v.Member(name), unixMillis(t)
 	if m == nil || !m.ownsAt(ms) {
@@ -233,16 +233,16 @@ func (t *OwnerTable) Owner(id shard.StreamID) *Member {
 
 // without returns the table without the members of these names.
 func (t *OwnerTable) without(names []string) *OwnerTable {
-	gone := make([]string, 0, len(names))
+	excluded := make([]string, 0, len(names))
 	for _, m := range t.members {
 		if slices.Contains(names, m.Name) {
-			gone = append(gone, m.Name)
+			excluded = append(excluded, m.Name)
 		}
 	}
-	if len(gone) == 0 {
+	if len(excluded) == 0 {
 		return t
 	}
-	key := strings.Join(gone, "\x00") // in the table's order: one key for one set
+	key := strings.Join(excluded, "\x00") // in the table's order: one key for one set
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if o := t.withoutCache[key]; o != nil {
@@ -252,7 +252,7 @@ func (t *OwnerTable) without(names []string) *OwnerTable {
 		t.withoutCache = make(map[string]*OwnerTable)
 	}
 	left := slices.DeleteFunc(slices.Clone(t.members), func(m *Member) bool {
-		return slices.Contains(gone, m.Name)
+		return slices.Contains(excluded, m.Name)
 	})
 	o := newTable(left)
 	t.withoutCache[key] = o

@@ -69,33 +69,33 @@ var errorReasons = []struct {
 
 // errorToRefusal returns the Refusal that err travels as; nil: err has no reason of its own.
 func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
-	why := errorToWire(err)
+	sentence := errorToWire(err)
 	if r := (*redirectError)(nil); errors.As(err, &r) {
 		reason := relaypb.Reason_REASON_NOT_OWNER
 		if r.ownerAlive {
 			reason = relaypb.Reason_REASON_OWNER_ALIVE
 		}
-		return &relaypb.Refusal{Reason: reason, Why: why, Owner: placeToWire(r.owner)},
+		return &relaypb.Refusal{Reason: reason, Why: sentence, Owner: peerAddrToWire(r.owner)},
 			codes.FailedPrecondition
 	}
 	if t := (*shard.TrimmedError)(nil); errors.As(err, &t) {
 		return &relaypb.Refusal{
-			Reason: relaypb.Reason_REASON_TRIMMED, Why: why, Position: t.First,
+			Reason: relaypb.Reason_REASON_TRIMMED, Why: sentence, Position: t.First,
 		}, codes.OutOfRange
 	}
 	for _, row := range errorReasons {
 		if errors.Is(err, row.err) {
-			return &relaypb.Refusal{Reason: row.reason, Why: why}, row.code
+			return &relaypb.Refusal{Reason: row.reason, Why: sentence}, row.code
 		}
 	}
 	if t := (*shard.TailError)(nil); errors.As(err, &t) {
 		return &relaypb.Refusal{
-			Reason: relaypb.Reason_REASON_TAIL, Why: why, Position: t.Tail,
+			Reason: relaypb.Reason_REASON_TAIL, Why: sentence, Position: t.Tail,
 		}, codes.OutOfRange
 	}
 	if g := (*shard.GapError)(nil); errors.As(err, &g) {
 		return &relaypb.Refusal{
-			Reason: relaypb.Reason_REASON_GAP, Why: why, Position: g.Next,
+			Reason: relaypb.Reason_REASON_GAP, Why: sentence, Position: g.Next,
 		}, codes.OutOfRange
 	}
 	return nil, codes.Internal
@@ -105,9 +105,9 @@ func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
 func refusalToError(f *relaypb.Refusal) error {
 	switch f.GetReason() {
 	case relaypb.Reason_REASON_NOT_OWNER:
-		return &redirectError{owner: placeFromWire(f.GetOwner())}
+		return &redirectError{owner: peerAddrFromWire(f.GetOwner())}
 	case relaypb.Reason_REASON_OWNER_ALIVE:
-		return &redirectError{owner: placeFromWire(f.GetOwner()), ownerAlive: true}
+		return &redirectError{owner: peerAddrFromWire(f.GetOwner()), ownerAlive: true}
 	case relaypb.Reason_REASON_TRIMMED:
 		return &shard.TrimmedError{First: min(f.GetPosition(), maxPosition)}
 	case relaypb.Reason_REASON_TAIL:
@@ -206,11 +206,11 @@ func sentenceToWire(s string) []byte {
 
 func errorToWire(err error) []byte { return sentenceToWire(err.Error()) }
 
-func placeToWire(p peerAddr) *relaypb.PeerAddress {
+func peerAddrToWire(p peerAddr) *relaypb.PeerAddress {
 	return &relaypb.PeerAddress{Name: wireBytes(p.name), Address: wireBytes(p.address)}
 }
 
-func placeFromWire(p *relaypb.PeerAddress) peerAddr {
+func peerAddrFromWire(p *relaypb.PeerAddress) peerAddr {
 	return peerAddr{name: wireText(p.GetName()), address: wireText(p.GetAddress())}
 }
 
@@ -298,7 +298,7 @@ func producerFromWire(p *relaypb.Producer) *shard.Producer {
 }
 
 func requestToWire(q *shard.Request, r route) *relaypb.WriteHead {
-	h := &relaypb.WriteHead{
+	head := &relaypb.WriteHead{
 		Route: routeToWire(r), Stream: wireBytes(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
 		Repeat: q.Repeat, MintedMillis: q.MintedMillis, Age: ageToWire(q.MintedAt), Type: wireBytes(q.Type), BodyError: sentenceToWire(q.BodyError), Close: q.Close,
 		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
@@ -306,17 +306,17 @@ func requestToWire(q *shard.Request, r route) *relaypb.WriteHead {
 		Ref: idToWire(q.Ref), Name: wireBytes(q.Name), Generation: q.Generation,
 	}
 	if f, s := q.Fork, q.Source; f != nil && s != nil {
-		h.Fork = &relaypb.Fork{Source: wireBytes(f.Source), Offset: wireBytes(f.Offset), SubOffset: f.SubOffset}
-		h.Source = &relaypb.Source{
+		head.Fork = &relaypb.Fork{Source: wireBytes(f.Source), Offset: wireBytes(f.Offset), SubOffset: f.SubOffset}
+		head.Source = &relaypb.Source{
 			Refused: uint32(s.Refused), Why: sentenceToWire(s.Why), Generation: s.Generation, Type: wireBytes(s.Type), HasTtl: s.HasTTL,
 			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: wireBytes(s.ExpiresRaw), Chain: chainToWire(s.Chain),
 		}
 	}
-	h.Sizes = make([]uint32, q.Messages.Len())
-	for i := range h.Sizes {
-		h.Sizes[i] = uint32(len(q.Messages.At(i)))
+	head.Sizes = make([]uint32, q.Messages.Len())
+	for i := range head.Sizes {
+		head.Sizes[i] = uint32(len(q.Messages.At(i)))
 	}
-	return h
+	return head
 }
 
 // ageToWire returns how long ago born was. It is computed again each time that a request is sent.
@@ -340,20 +340,20 @@ const maxAge = 24 * 3600 * 1000
 var errRequest = errors.New("malformed request")
 
 // requestFromWire returns the request without its messages, and their total size.
-func requestFromWire(h *relaypb.WriteHead) (*shard.Request, int, error) {
-	id, total, err := checkWriteHead(h)
+func requestFromWire(head *relaypb.WriteHead) (*shard.Request, int, error) {
+	id, total, err := checkWriteHead(head)
 	if err != nil {
 		return nil, 0, err
 	}
 	q := &shard.Request{
-		Stream: id, Op: shard.Op(h.GetOp()), ID: shard.AppendID(h.GetId()), Repeat: h.GetRepeat(),
-		MintedMillis: h.GetMintedMillis(), MintedAt: ageFromWire(h.GetAge()), Type: wireText(h.GetType()), BodyError: wireText(h.GetBodyError()), Close: h.GetClose(),
-		Producer: producerFromWire(h.GetProducer()), StreamSeq: h.StreamSeq,
-		HasTTL: h.GetHasTtl(), TTL: h.GetTtl(), Expires: h.GetExpires(),
-		ExpiresRaw: wireText(h.GetExpiresRaw()), Ref: idFromWire(h.GetRef()),
-		Name: shard.StreamID(wireText(h.GetName())), Generation: h.GetGeneration(),
+		Stream: id, Op: shard.Op(head.GetOp()), ID: shard.AppendID(head.GetId()), Repeat: head.GetRepeat(),
+		MintedMillis: head.GetMintedMillis(), MintedAt: ageFromWire(head.GetAge()), Type: wireText(head.GetType()), BodyError: wireText(head.GetBodyError()), Close: head.GetClose(),
+		Producer: producerFromWire(head.GetProducer()), StreamSeq: head.StreamSeq,
+		HasTTL: head.GetHasTtl(), TTL: head.GetTtl(), Expires: head.GetExpires(),
+		ExpiresRaw: wireText(head.GetExpiresRaw()), Ref: idFromWire(head.GetRef()),
+		Name: shard.StreamID(wireText(head.GetName())), Generation: head.GetGeneration(),
 	}
-	if f, s := h.GetFork(), h.GetSource(); f != nil && s != nil {
+	if f, s := head.GetFork(), head.GetSource(); f != nil && s != nil {
 		q.Fork = &shard.Fork{Source: shard.StreamID(wireText(f.GetSource())), Offset: wireText(f.GetOffset()), SubOffset: f.GetSubOffset()}
 		q.Source = &shard.Source{
 			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Generation: s.GetGeneration(),
@@ -368,11 +368,11 @@ func requestFromWire(h *relaypb.WriteHead) (*shard.Request, int, error) {
 // both slices, and replaces each size by the end of its message.
 func splitMessages(q *shard.Request, sizes []uint32, body []byte) error {
 	end := uint64(0)
-	for i, n := range sizes {
-		if n == 0 {
+	for i, size := range sizes {
+		if size == 0 {
 			return errRequest
 		}
-		end += uint64(n)
+		end += uint64(size)
 		sizes[i] = uint32(min(end, shard.MaxBody+1))
 	}
 	if end != uint64(len(body)) {
