@@ -45,15 +45,17 @@ func TestAdminAddressRefusesPagesOfOtherOrigins(t *testing.T) {
 		{"GET", "/livez", "any.example", [2]string{}, true, 200},
 		{"GET", "/readyz", "any.example", [2]string{"Sec-Fetch-Site", "cross-site"}, true, 200},
 	} {
-		r := httptest.NewRequestWithContext(t.Context(), c.method, c.path, nil)
-		if r.Host = c.host; c.header[0] != "" {
-			r.Header.Set(c.header[0], c.header[1])
-		}
-		w := httptest.NewRecorder()
-		refuseForeignOrigins(passed, c.loopback).ServeHTTP(w, r)
-		if w.Code != c.want {
-			t.Errorf("%s %s of %q, %v, loopback %v: %d, want %d", c.method, c.path, c.host, c.header, c.loopback, w.Code, c.want)
-		}
+		t.Run(c.method+" "+c.path+" of "+c.host, func(t *testing.T) {
+			r := httptest.NewRequestWithContext(t.Context(), c.method, c.path, nil)
+			if r.Host = c.host; c.header[0] != "" {
+				r.Header.Set(c.header[0], c.header[1])
+			}
+			w := httptest.NewRecorder()
+			refuseForeignOrigins(passed, c.loopback).ServeHTTP(w, r)
+			if w.Code != c.want {
+				t.Errorf("%s %s of %q, %v, loopback %v: %d, want %d", c.method, c.path, c.host, c.header, c.loopback, w.Code, c.want)
+			}
+		})
 	}
 }
 

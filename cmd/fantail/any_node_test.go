@@ -103,7 +103,7 @@ func TestForksOfForksReadTheSameOnEveryNode(t *testing.T) {
 		wantSame(t, fmt.Sprint("node ", n), c.readAll(t, f.url(n, far)), all)
 		for i, mark := range marks {
 			a := c.must(t, 200, "GET", f.url(n, far)+"?offset="+mark, "")
-			wantSame(t, fmt.Sprintf("node %d from %d", n, counts[i]), texts(t, a.body), all[counts[i]:])
+			wantSame(t, fmt.Sprintf("node %d from %d", n, counts[i]), decodeTexts(t, a.body), all[counts[i]:])
 		}
 	}
 
@@ -190,8 +190,8 @@ func TestStreamMadeAgainShowsNothingOfTheEarlierOne(t *testing.T) {
 		for n := range f.nodes {
 			a := c.must(t, 200, "GET", f.url(n, stream)+"?offset=-1&live=long-poll", "")
 			offset = a.header.Get("Stream-Next-Offset")
-			wantSame(t, fmt.Sprintf("life %d, node %d", life, n), texts(t, a.body), []string{fmt.Sprint(life, "-a"), fmt.Sprint(life, "-b")})
-			wantSame(t, fmt.Sprintf("life %d, node %d", life, n), c.readAll(t, f.url(n, stream)), texts(t, a.body))
+			wantSame(t, fmt.Sprintf("life %d, node %d", life, n), decodeTexts(t, a.body), []string{fmt.Sprint(life, "-a"), fmt.Sprint(life, "-b")})
+			wantSame(t, fmt.Sprintf("life %d, node %d", life, n), c.readAll(t, f.url(n, stream)), decodeTexts(t, a.body))
 		}
 		c.must(t, 204, "DELETE", f.url(life+1, stream), "")
 		for n := range f.nodes {

@@ -87,7 +87,7 @@ func TestBrowser(t *testing.T) {
 	expect("up to date")
 	post("one")
 	expect("one")
-	balancer.cut() // the next connection goes to another node
+	balancer.breakConnections() // the next connection goes to another node
 	post("two")
 	post(" three, with a space before it")
 	expect("two", " three, with a space before it")
@@ -135,7 +135,7 @@ func startBalancer(t *testing.T, f *devFleet) *balancer {
 	})
 	t.Cleanup(func() {
 		_ = l.Close()
-		b.cut()
+		b.breakConnections()
 		wg.Wait()
 	})
 	return b
@@ -143,8 +143,8 @@ func startBalancer(t *testing.T, f *devFleet) *balancer {
 
 func (b *balancer) addr() string { return b.Addr().String() }
 
-// cut breaks every connection.
-func (b *balancer) cut() {
+// breakConnections breaks every connection.
+func (b *balancer) breakConnections() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.conns {

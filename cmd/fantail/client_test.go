@@ -67,7 +67,7 @@ func (c *client) readAll(t *testing.T, url string) []string {
 	var all []string
 	for at := "-1"; ; {
 		a := c.must(t, 200, "GET", url+"?offset="+at, "")
-		all = append(all, texts(t, a.body)...)
+		all = append(all, decodeTexts(t, a.body)...)
 		at = a.header.Get("Stream-Next-Offset")
 		if a.header.Get("Stream-Up-To-Date") == "true" {
 			return all
@@ -75,8 +75,8 @@ func (c *client) readAll(t *testing.T, url string) []string {
 	}
 }
 
-// texts decodes a JSON array of strings.
-func texts(t *testing.T, b []byte) []string {
+// decodeTexts decodes a JSON array of strings.
+func decodeTexts(t *testing.T, b []byte) []string {
 	t.Helper()
 	var out []string
 	if err := json.Unmarshal(b, &out); err != nil {
@@ -162,12 +162,12 @@ func (r *reader) connect(ctx context.Context) error {
 		b, _ := io.ReadAll(resp.Body)
 		return &protocolError{fmt.Sprintf("status %d: %s", resp.StatusCode, b)}
 	}
-	return r.events(resp.Body)
+	return r.readEvents(resp.Body)
 }
 
-// events reads the stream's events. Data counts once its control event has told the offset after
+// readEvents reads the stream's events. Data counts once its control event has told the offset after
 // it, since the reader would resume there.
-func (r *reader) events(body io.Reader) error {
+func (r *reader) readEvents(body io.Reader) error {
 	sc := bufio.NewScanner(body)
 	sc.Buffer(nil, 32<<20)
 	var name string

@@ -25,8 +25,8 @@ func manifest(t *testing.T, name string) string {
 	return regexp.MustCompile(`(?m)(^|[ \t]+)#.*$`).ReplaceAllString(string(b), "")
 }
 
-// one returns what a pattern matches in s. It must match once.
-func one(t *testing.T, s, pattern string) string {
+// mustMatchOnce returns what a pattern matches in s. It must match once.
+func mustMatchOnce(t *testing.T, s, pattern string) string {
 	t.Helper()
 	all := regexp.MustCompile(`(?m)`+pattern).FindAllStringSubmatch(s, -1)
 	if len(all) != 1 {
@@ -82,7 +82,7 @@ func TestKubernetesManifestSettingsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := parser.Parse([]string{one(t, text, `args: \[(\w+)\]`)}); err != nil {
+	if _, err := parser.Parse([]string{mustMatchOnce(t, text, `args: \[(\w+)\]`)}); err != nil {
 		t.Fatal(err)
 	}
 	if err := checkVariables(parser.Model, environ); err != nil {
@@ -92,11 +92,11 @@ func TestKubernetesManifestSettingsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seconds, _ := strconv.Atoi(one(t, text, `terminationGracePeriodSeconds: (\d+)`))
+	seconds, _ := strconv.Atoi(mustMatchOnce(t, text, `terminationGracePeriodSeconds: (\d+)`))
 	if patience := time.Duration(seconds) * time.Second; patience <= cfg.grace {
 		t.Errorf("nodes are killed after %v, within their grace of %v", patience, cfg.grace)
 	}
-	limit, _ := strconv.Atoi(one(t, text, `limits: \{ memory: (\d+)Gi`))
+	limit, _ := strconv.Atoi(mustMatchOnce(t, text, `limits: \{ memory: (\d+)Gi`))
 	if strings.Contains(text, "GOMEMLIMIT") || budgetPool(int64(limit)<<30) < 1<<30 {
 		t.Errorf("the limit of %d GiB is not what the budgets follow, or leaves them little", limit)
 	}
@@ -108,20 +108,20 @@ func TestKubernetesManifestIsComplete(t *testing.T) {
 	var kinds []string
 	services := map[string]string{}
 	for doc := range strings.SplitSeq(text, "\n---\n") {
-		kind := one(t, doc, `^kind: (\w+)$`)
+		kind := mustMatchOnce(t, doc, `^kind: (\w+)$`)
 		kinds = append(kinds, kind)
-		if one(t, doc, `^apiVersion: (\S+)$`) == "" || strings.Contains(doc, "\t") {
+		if mustMatchOnce(t, doc, `^apiVersion: (\S+)$`) == "" || strings.Contains(doc, "\t") {
 			t.Errorf("no version, or tabs, in %s", doc)
 		}
 		if kind == "Service" {
-			services[one(t, doc, `^  name: (\S+)$`)] = doc
+			services[mustMatchOnce(t, doc, `^  name: (\S+)$`)] = doc
 		}
 	}
 	want := []string{"StatefulSet", "Service", "Service", "PodDisruptionBudget", "NetworkPolicy"}
 	if !slices.Equal(kinds, want) {
 		t.Errorf("%v, want %v", kinds, want)
 	}
-	headless := services[one(t, text, `FANTAIL_JOIN, value: (\S+)`)]
+	headless := services[mustMatchOnce(t, text, `FANTAIL_JOIN, value: (\S+)`)]
 	for _, s := range []string{"clusterIP: None", "publishNotReadyAddresses: true"} {
 		if !strings.Contains(headless, s) {
 			t.Errorf("no %q in the Service by which nodes find each other", s)
@@ -153,13 +153,13 @@ func TestComposeFileAndImageAgree(t *testing.T) {
 		}
 	}
 	text := manifest(t, "Dockerfile")
-	exposed := one(t, text, `^EXPOSE (.*)$`)
+	exposed := mustMatchOnce(t, text, `^EXPOSE (.*)$`)
 	for name, port := range ports {
 		if !strings.Contains(exposed, port) {
 			t.Errorf("%s of %s is not in %s", port, name, exposed)
 		}
 	}
-	if arg := one(t, text, `^ARG (\w+)=`); !strings.Contains(text, "-X main.version=$"+arg) {
+	if arg := mustMatchOnce(t, text, `^ARG (\w+)=`); !strings.Contains(text, "-X main.version=$"+arg) {
 		t.Errorf("%s does not become the version", arg)
 	}
 }

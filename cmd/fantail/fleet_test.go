@@ -29,7 +29,7 @@ func (f *devFleet) url(i int, stream string) string {
 	return "http://" + f.nodes[i%len(f.nodes)].publicListener.Addr().String() + "/v1/stream/" + stream
 }
 
-func (f *devFleet) sum(name string) (sum float64) {
+func (f *devFleet) sumMetric(name string) (sum float64) {
 	for _, n := range f.nodes {
 		sum += n.metricSum(name)
 	}
@@ -60,7 +60,7 @@ func TestFleetDeliversOnceInOrderWithOneSession(t *testing.T) {
 		})
 	}
 	writing.Wait()
-	if got := f.sum("fantail_s2_read_sessions"); got != 1 {
+	if got := f.sumMetric("fantail_s2_read_sessions"); got != 1 {
 		t.Errorf("%v read sessions for one followed stream", got)
 	}
 	all := c.readAll(t, f.url(1, "main"))
@@ -76,7 +76,7 @@ func TestFleetDeliversOnceInOrderWithOneSession(t *testing.T) {
 		return true
 	})
 	eventually(t, 5*time.Second, "every delivery is counted", func() bool {
-		return f.sum("fantail_messages_delivered_total") == float64((len(readers)+1)*len(all)) // readAll is one more
+		return f.sumMetric("fantail_messages_delivered_total") == float64((len(readers)+1)*len(all)) // readAll is one more
 	})
 	usage := f.s2.Usage().Streams[devBasin+"/default/main"]
 	stop()
@@ -90,7 +90,7 @@ func TestFleetDeliversOnceInOrderWithOneSession(t *testing.T) {
 	if usage.OpenReadSessions != 1 {
 		t.Errorf("S2 counts %d open read sessions", usage.OpenReadSessions)
 	}
-	if got := f.sum("fantail_gaps_detected_total"); got != 0 {
+	if got := f.sumMetric("fantail_gaps_detected_total"); got != 0 {
 		t.Errorf("%v gaps", got)
 	}
 }

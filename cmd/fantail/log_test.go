@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// lines returns what a limited logger writes in a bubble, after all windows have ended.
-func lines(t *testing.T, level slog.Level, do func(log *slog.Logger)) (out []string) {
+// limitedLines returns what a limited logger writes in a bubble, after all windows have ended.
+func limitedLines(t *testing.T, level slog.Level, do func(log *slog.Logger)) (out []string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var b bytes.Buffer
@@ -33,7 +33,7 @@ func lines(t *testing.T, level slog.Level, do func(log *slog.Logger)) (out []str
 
 // A flood of one message becomes a few lines and a count.
 func TestLogFloodBecomesAFewLinesAndACount(t *testing.T) {
-	got := lines(t, slog.LevelInfo, func(log *slog.Logger) {
+	got := limitedLines(t, slog.LevelInfo, func(log *slog.Logger) {
 		for i := range 2472 {
 			log.With("node", "a").Warn("read session failed", "stream", fmt.Sprint("p/s", i%200), "err", "token revoked")
 			<-time.After(12 * time.Millisecond)
@@ -61,7 +61,7 @@ func TestLogFloodBecomesAFewLinesAndACount(t *testing.T) {
 // Messages that differ only in numbers count as one. Others are counted separately. The table of
 // messages does not grow without bound.
 func TestLogWindowsAreBounded(t *testing.T) {
-	got := lines(t, slog.LevelInfo, func(log *slog.Logger) {
+	got := limitedLines(t, slog.LevelInfo, func(log *slog.Logger) {
 		for i := range 1000 {
 			log.Error("discarding packet", "err", fmt.Errorf("from 10.0.%d.%d:%d", i/256, i%256, 1024+i))
 			log.Info(fmt.Sprintf("listening on port %d", i)) //nolint:sloglint // as a library does
@@ -96,7 +96,7 @@ func TestLogWindowsAreBounded(t *testing.T) {
 			t.Errorf("%d windows are left", n)
 		}
 	})
-	if n := len(lines(t, slog.LevelDebug, func(log *slog.Logger) {
+	if n := len(limitedLines(t, slog.LevelDebug, func(log *slog.Logger) {
 		for range maxDebugLines / 2 {
 			log.Debug("asked for")
 		}

@@ -40,7 +40,7 @@ var budgets = []budget{
 type budget struct {
 	name     string
 	max, min int64
-	set      func(*nodeConfig, int64)
+	apply    func(*nodeConfig, int64)
 }
 
 const (
@@ -100,7 +100,7 @@ func findMemoryLimit(setting byteSize, getenv func(string) string, root string) 
 // collector's limit to nine tenths of it, unless GOMEMLIMIT is set.
 func (m memoryLimit) applyTo(cfg *nodeConfig, log *slog.Logger, getenv func(string) string) {
 	for i, n := range splitBudgets(m.bytes) {
-		budgets[i].set(cfg, n)
+		budgets[i].apply(cfg, n)
 	}
 	if m.bytes == 0 {
 		return

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -50,7 +51,7 @@ func TestMemoryBudgetsFitTheLimit(t *testing.T) {
 	}
 	cfg := nodeConfig{fleet: &cluster.Config{}}
 	for i, b := range budgets {
-		b.set(&cfg, int64(i+1))
+		b.apply(&cfg, int64(i+1))
 	}
 	got := []int64{
 		cfg.tailBytes, cfg.shard.StateBytes, cfg.shard.PageBytes, cfg.edge.FrameBytes, cfg.edge.PinnedBytes,
@@ -100,10 +101,12 @@ func TestMemoryLimitIsFound(t *testing.T) {
 		{v2, "off", 0, 512 * mib, "cgroup"},
 		{none, "900MiB", 0, 1000 * mib, "GOMEMLIMIT"},
 	} {
-		got := findMemoryLimit(c.setting, func(string) string { return c.soft }, c.root)
-		if got.bytes != c.want || got.source != c.from {
-			t.Errorf("%+v: %+v", c, got)
-		}
+		t.Run(fmt.Sprintf("%d, GOMEMLIMIT %q, root %s", c.setting, c.soft, filepath.Base(c.root)), func(t *testing.T) {
+			got := findMemoryLimit(c.setting, func(string) string { return c.soft }, c.root)
+			if got.bytes != c.want || got.source != c.from {
+				t.Errorf("%+v: %+v", c, got)
+			}
+		})
 	}
 	for text, want := range map[string]int64{"0": 0, "1024": 1024, "1024B": 1024, "2KiB": 2048, "3MiB": 3 * mib, "4GiB": 4 << 30, " 1TiB": 1 << 40} {
 		var b byteSize
@@ -182,7 +185,7 @@ func TestSmallContainerSurvivesCatchUp(t *testing.T) {
 	var reading sync.WaitGroup
 	for i := range 6 {
 		reading.Go(func() {
-			got, err := c.drainTo(ctx, url)
+			got, err := c.countBytes(ctx, url)
 			if err != nil || got != bodies*size {
 				t.Errorf("client %d got %d bytes: %v", i, got, err)
 			}
@@ -201,8 +204,8 @@ func TestSmallContainerSurvivesCatchUp(t *testing.T) {
 	}
 }
 
-// drainTo catches up with a stream and counts its bytes.
-func (c *client) drainTo(ctx context.Context, url string) (n int64, err error) {
+// countBytes catches up with a stream and counts its bytes.
+func (c *client) countBytes(ctx context.Context, url string) (n int64, err error) {
 	for at := "-1"; ; {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"?offset="+at, nil)
 		if err != nil {

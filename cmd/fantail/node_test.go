@@ -17,13 +17,13 @@ import (
 	"github.com/fantail-dev/fantail/edge"
 )
 
-// stuck is a store with a Close that never returns.
-type stuck struct {
+// stuckStore is a store with a Close that never returns.
+type stuckStore struct {
 	store
 	until chan struct{}
 }
 
-func (s stuck) Close() error {
+func (s stuckStore) Close() error {
 	<-s.until
 	return s.store.Close()
 }
@@ -35,7 +35,7 @@ func TestStopEndsWithTheGraceOrASecondSignal(t *testing.T) {
 		f := startFleet(t, 1)
 		n := f.nodes[0]
 		f.nodes = nil // or the stop would wait for its S2
-		s := stuck{n.store, make(chan struct{})}
+		s := stuckStore{n.store, make(chan struct{})}
 		defer close(s.until)
 		n.store = s
 		var log bytes.Buffer
@@ -87,10 +87,10 @@ func TestProcessEndsWithinItsGrace(t *testing.T) {
 		return twice.cmd.Process.Signal(syscall.SIGTERM) != nil
 	})
 	var exit *exec.ExitError
-	if err := twice.end(t, 10*time.Second); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+	if err := twice.waitForEnd(t, 10*time.Second); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("a second signal: %v", err)
 	}
-	_ = deaf.end(t, 10*time.Second)
+	_ = deaf.waitForEnd(t, 10*time.Second)
 }
 
 // If the public or admin server of a node ends by itself, the node stops, with that server's error.

@@ -27,14 +27,16 @@ func TestReadersAreLimitedByDescriptors(t *testing.T) {
 		{100, 256, 100},
 		{200_000, 10, 1},
 	} {
-		var b bytes.Buffer
-		got := limitReaders(c.readers, c.limit, slog.New(newHandler(&b, slog.LevelInfo, "text")))
-		if got != c.want {
-			t.Errorf("%d readers with %d files: %d, want %d", c.readers, c.limit, got, c.want)
-		}
-		if n := strings.Count(b.String(), "ulimit -n"); n != min(c.readers-got, 1) {
-			t.Errorf("%d readers with %d files: %s", c.readers, c.limit, b.String())
-		}
+		t.Run(fmt.Sprintf("%d readers with %d files", c.readers, c.limit), func(t *testing.T) {
+			var b bytes.Buffer
+			got := limitReaders(c.readers, c.limit, slog.New(newHandler(&b, slog.LevelInfo, "text")))
+			if got != c.want {
+				t.Errorf("%d readers with %d files: %d, want %d", c.readers, c.limit, got, c.want)
+			}
+			if n := strings.Count(b.String(), "ulimit -n"); n != min(c.readers-got, 1) {
+				t.Errorf("%d readers with %d files: %s", c.readers, c.limit, b.String())
+			}
+		})
 	}
 }
 

@@ -51,10 +51,10 @@ func startS2(t *testing.T) (path string, s *s2dev.Server) {
 
 // process is one running fantail.
 type process struct {
-	cmd  *exec.Cmd
-	at   map[string]any // the log line with its addresses
-	done chan error
-	log  *transcript
+	cmd       *exec.Cmd
+	addresses map[string]any // the log line with its addresses
+	done      chan error
+	log       *transcript
 }
 
 // transcript is the output of a process so far.
@@ -117,7 +117,7 @@ func spawnBinary(t *testing.T, path, msg string, args ...string) *process {
 		}
 	})
 	select {
-	case p.at = <-ready:
+	case p.addresses = <-ready:
 		return p
 	case err := <-p.done:
 		p.done <- err
@@ -129,12 +129,12 @@ func spawnBinary(t *testing.T, path, msg string, args ...string) *process {
 }
 
 func (p *process) addr(what string) string {
-	s, _ := p.at[what].(string)
+	s, _ := p.addresses[what].(string)
 	return s
 }
 
-// end waits for the process and returns its error.
-func (p *process) end(t *testing.T, within time.Duration) error {
+// waitForEnd waits for the process and returns its error.
+func (p *process) waitForEnd(t *testing.T, within time.Duration) error {
 	t.Helper()
 	select {
 	case err := <-p.done:
@@ -164,7 +164,7 @@ func startRelease(t *testing.T, n int, path string) *processes {
 	t.Helper()
 	ps := &processes{run: rand.Text(), path: path, s2: spawn(t, "embedded S2", "s2", "--listen=127.0.0.1:0")}
 	if s2 := os.Getenv("TEST_S2_ENDPOINT"); s2 != "" { // another S2, such as s2-lite
-		ps.s2.at["url"] = s2
+		ps.s2.addresses["url"] = s2
 	}
 	for i := range n {
 		var join []string
@@ -259,8 +259,8 @@ func (ps *processes) url(i int, stream string) string {
 	return "http://" + ps.nodes[i%len(ps.nodes)].addr("http") + "/v1/stream/" + ps.run + "/" + stream
 }
 
-// sum returns the sum of a metric over the nodes that answer.
-func (ps *processes) sum(ctx context.Context, c *client, name string) (sum float64) {
+// sumMetric returns the sum of a metric over the nodes that answer.
+func (ps *processes) sumMetric(ctx context.Context, c *client, name string) (sum float64) {
 	for _, p := range ps.nodes {
 		v, _ := c.metric(ctx, p.addr("admin"), name)
 		sum += v
@@ -326,7 +326,7 @@ func TestOwnerIsKilled(t *testing.T) {
 	t.Logf("all appends acknowledged %v after the kill", time.Since(killed).Round(time.Millisecond))
 
 	eventually(t, 20*time.Second, "one read session again", func() bool {
-		return ps.sum(ctx, c, "fantail_s2_read_sessions") == 1
+		return ps.sumMetric(ctx, c, "fantail_s2_read_sessions") == 1
 	})
 	all := c.readAll(t, living(0))
 	checkOnceInOrder(t, all, producers, writes)
@@ -406,16 +406,16 @@ func TestTerminate(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, 20*time.Second, "everybody reads", func() bool { return ps.sum(ctx, c, "fantail_readers") == 16 })
+	eventually(t, 20*time.Second, "everybody reads", func() bool { return ps.sumMetric(ctx, c, "fantail_readers") == 16 })
 	eventually(t, 20*time.Second, "one read session for each followed stream", func() bool {
-		return ps.sum(ctx, c, "fantail_s2_read_sessions") == 8
+		return ps.sumMetric(ctx, c, "fantail_s2_read_sessions") == 8
 	})
 	stopped.Store(true)
 	began := time.Now()
 	if err := ps.nodes[0].cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := ps.nodes[0].end(t, 12*time.Second); err != nil {
+	if err := ps.nodes[0].waitForEnd(t, 12*time.Second); err != nil {
 		t.Errorf("exit: %v", err)
 	}
 	t.Logf("gone after %v", time.Since(began).Round(time.Millisecond))
@@ -431,6 +431,6 @@ func TestTerminate(t *testing.T) {
 	}
 	// A session lives to the end of its billed minute, and no longer.
 	eventually(t, 65*time.Second, "read sessions are closed", func() bool {
-		return ps.sum(t.Context(), c, "fantail_s2_read_sessions") == 0
+		return ps.sumMetric(t.Context(), c, "fantail_s2_read_sessions") == 0
 	})
 }

@@ -23,7 +23,7 @@ func TestReadmeListsTheCommandsSettings(t *testing.T) {
 	if !ok || !ok2 {
 		t.Fatal("no place for the configuration in the README")
 	}
-	want := head + begin + settings(t) + end + tail
+	want := head + begin + settingsTable(t) + end + tail
 	if *update {
 		err := os.WriteFile(path, []byte(want), 0o644)
 		if err != nil {
@@ -34,8 +34,8 @@ func TestReadmeListsTheCommandsSettings(t *testing.T) {
 	}
 }
 
-// settings returns the flags of `fantail serve` as a table.
-func settings(t *testing.T) string {
+// settingsTable returns the flags of `fantail serve` as a table.
+func settingsTable(t *testing.T) string {
 	t.Helper()
 	var c cli
 	parser, err := newParser(&c)

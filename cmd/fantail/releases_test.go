@@ -42,7 +42,7 @@ func (x *alternatingReleases) startRelease(release string) {
 		if err := x.node.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			x.t.Fatal(err)
 		}
-		if err := x.node.end(x.t, 12*time.Second); err != nil {
+		if err := x.node.waitForEnd(x.t, 12*time.Second); err != nil {
 			x.t.Error(err)
 		}
 	}

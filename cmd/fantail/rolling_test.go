@@ -71,7 +71,7 @@ func rollNodes(t *testing.T, ps *processes, releases ...string) {
 		if err := old.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		if err := old.end(t, 12*time.Second); err != nil {
+		if err := old.waitForEnd(t, 12*time.Second); err != nil {
 			t.Errorf("node %d: %v", i, err)
 		}
 		fresh := ps.spawn(t, i, "--join="+ps.nodes[(i+1)%3].addr("gossip"))
@@ -86,9 +86,9 @@ func rollNodes(t *testing.T, ps *processes, releases ...string) {
 	close(over)
 	writing.Wait()
 	eventually(t, 20*time.Second, "one read session for each stream", func() bool {
-		return ps.sum(ctx, c, "fantail_s2_read_sessions") == streams
+		return ps.sumMetric(ctx, c, "fantail_s2_read_sessions") == streams
 	})
-	taken, lost := ps.sum(ctx, c, `fantail_handovers_total{result="taken"}`), ps.sum(ctx, c, `fantail_handovers_total{result="lost"}`)
+	taken, lost := ps.sumMetric(ctx, c, `fantail_handovers_total{result="taken"}`), ps.sumMetric(ctx, c, `fantail_handovers_total{result="lost"}`)
 	all := slices.Sorted(slices.Values(slices.Concat(took...)))
 	t.Logf("%d messages, an append p50 %v, p99 %v, longest %v; by the nodes that are up: streams taken %v, lost on the way %v",
 		len(all), all[len(all)/2], all[len(all)*99/100], all[len(all)-1], taken, lost)

@@ -48,7 +48,7 @@ func newSettingsFleet(t *testing.T, n, streams int) *settingsFleet {
 	return f
 }
 
-func token(i int) string { return fmt.Sprintf("token-of-%d", i) }
+func tokenOfNode(i int) string { return fmt.Sprintf("token-of-%d", i) }
 
 // start starts node i. The last of several equal flags counts.
 func (f *settingsFleet) start(i int, more ...string) *process {
@@ -62,7 +62,7 @@ func (f *settingsFleet) start(i int, more ...string) *process {
 		args = append(args, "--join="+f.nodes[0].addr("gossip"))
 	}
 	given := strings.Join(more, " ")
-	for _, own := range []string{"--s2-endpoint=" + f.s2.URL(), "--s2-basin=" + settledBasin, "--s2-token=" + token(i)} {
+	for _, own := range []string{"--s2-endpoint=" + f.s2.URL(), "--s2-basin=" + settledBasin, "--s2-token=" + tokenOfNode(i)} {
 		if name, _, _ := strings.Cut(own, "="); !strings.Contains(given, name) {
 			args = append(args, own)
 		}
@@ -84,8 +84,8 @@ func (f *settingsFleet) metric(p *process, name string) int {
 	return int(v)
 }
 
-// use reads every stream and appends to it, each through another node.
-func (f *settingsFleet) use(nodes []*process) {
+// useStreams reads every stream and appends to it, each through another node.
+func (f *settingsFleet) useStreams(nodes []*process) {
 	f.Helper()
 	for i, s := range f.streams {
 		url := "http://" + nodes[i%len(nodes)].addr("http") + "/v1/stream/" + f.run + "/" + s
@@ -123,7 +123,7 @@ func TestNodeWithWrongS2SettingsIsNeverReady(t *testing.T) {
 			})
 			// Twice the time after which it would own streams otherwise.
 			for seen := time.Now(); time.Since(seen) < 4*time.Second; {
-				f.use(append([]*process{p}, f.nodes...))
+				f.useStreams(append([]*process{p}, f.nodes...))
 				if status, why := f.readyz(p); status == 200 {
 					t.Fatalf("ready: %s", why)
 				}
@@ -197,29 +197,29 @@ func TestRevokedTokenMovesTheStreamsOfOneNode(t *testing.T) {
 	f := newSettingsFleet(t, 3, 12)
 	deny := f.s2.Faults().Deny
 	victim, others := f.nodes[1], []*process{f.nodes[0], f.nodes[2]}
-	deny(token(1), "permission_denied")
+	deny(tokenOfNode(1), "permission_denied")
 	f.eventually("its streams have moved", func() bool {
 		return f.metric(others[0], "fantail_owners") == 2 && f.metric(others[1], "fantail_owners") == 2
 	})
 	f.eventually("it is not ready, and says why", func() bool {
 		status, why := f.readyz(victim)
-		return status == http.StatusServiceUnavailable && strings.Contains(why, "S2 refuses this node") && !strings.Contains(why, token(1))
+		return status == http.StatusServiceUnavailable && strings.Contains(why, "S2 refuses this node") && !strings.Contains(why, tokenOfNode(1))
 	})
-	f.use(others)
+	f.useStreams(others)
 	for _, p := range others {
 		if status, why := f.readyz(p); status != 200 {
 			t.Errorf("another one is not ready: %s", why)
 		}
 	}
-	deny(token(1), "")
+	deny(tokenOfNode(1), "")
 	f.eventually("it is back", func() bool {
 		status, _ := f.readyz(victim)
 		return status == 200 && f.metric(others[0], "fantail_owners") == 3 && f.metric(victim, "fantail_owners") == 3
 	})
-	f.use(f.nodes)
+	f.useStreams(f.nodes)
 
 	for i := range f.nodes {
-		deny(token(i), "permission_denied")
+		deny(tokenOfNode(i), "permission_denied")
 	}
 	f.eventually("all are refused", func() bool {
 		for _, p := range f.nodes {
@@ -239,7 +239,7 @@ func TestRevokedTokenMovesTheStreamsOfOneNode(t *testing.T) {
 		}
 	}
 	for i := range f.nodes {
-		deny(token(i), "")
+		deny(tokenOfNode(i), "")
 	}
 	f.eventually("all are ready", func() bool {
 		for _, p := range f.nodes {
@@ -249,5 +249,5 @@ func TestRevokedTokenMovesTheStreamsOfOneNode(t *testing.T) {
 		}
 		return true
 	})
-	f.use(f.nodes)
+	f.useStreams(f.nodes)
 }

@@ -32,11 +32,12 @@
 // # An S2 in this process
 //
 // InProcess is the Log of a lone node with the embedded S2: it calls a Basin (s2dev.Direct) in
-// place of the SDK. It shares with Log what does not depend on the SDK: locate, keepSessionOpen,
-// the metrics, the explanations for operators, and, after toSDKError, the classification of errors.
-// It differs from Log in these points: calls have no timeout of their own; Create and Capped are
-// not counted; there is no Watch, since there is nothing that could be unreachable; Replay is one
-// session that ends at the tail, and not sessions with a count; sessions have no pump goroutine.
+// place of the SDK. It shares with Log what does not depend on the SDK: locate, createStream,
+// emptyAtTail, lastPage, keepSessionOpen, the metrics, the explanations for operators, and, after
+// toSDKError, the classification of errors. It differs from Log in these points: calls have no
+// timeout of their own; Create is not counted; an acknowledgement is not compared with what was
+// sent; there is no Watch, since there is nothing that could be unreachable; Replay is one session
+// that ends at the tail, and not sessions with a count; sessions have no pump goroutine.
 //
 // # The fleet's record
 //

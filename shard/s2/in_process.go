@@ -71,21 +71,14 @@ func (l *InProcess) locate(id shard.StreamID) (d Basin, name string, err error) 
 
 // Create implements shard.Log.
 func (l *InProcess) Create(ctx context.Context, id shard.StreamID) error {
-	d, name, err := l.locate(id)
+	basin, name, err := l.cfg.locate(id)
 	if err != nil {
 		return err
 	}
-	err = toSDKError(d.EnsureStream(ctx, name))
-	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
-		if err := l.cfg.allowCreation(string(id)); err != nil {
-			return err
-		}
-		if err := d.EnsureBasin(); err != nil {
-			return classifyError("ensure basin", toSDKError(err))
-		}
-		err = toSDKError(d.EnsureStream(ctx, name))
-	}
-	return classifyError("create", err)
+	d := l.basins.get(basin)
+	return l.cfg.createStream(basin,
+		func() error { return toSDKError(d.EnsureStream(ctx, name)) },
+		func() error { return classifyError("ensure basin "+basin, toSDKError(d.EnsureBasin())) })
 }
 
 // FleetLog implements shard.Sited.
@@ -142,27 +135,14 @@ func toServerRecord(e shard.Entry) *pb.AppendRecord {
 
 // Read implements shard.Log.
 func (l *InProcess) Read(ctx context.Context, id shard.StreamID, from uint64, limit int) (shard.Page, error) {
-	if limit <= 0 || limit > shard.MaxBatchRecords {
-		limit = shard.MaxBatchRecords
-	}
-	p, err := l.read(ctx, id, from, limit, false)
-	if lost, ok := errors.AsType[*shard.TailError](err); ok && lost.Tail == from {
-		return shard.Page{Tail: from, HasTail: true}, nil
-	}
-	return p, err
+	p, err := l.read(ctx, id, from, pageLimit(limit), false)
+	return emptyAtTail(p, err, from)
 }
 
 // Last implements shard.Log.
 func (l *InProcess) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	p, err := l.read(ctx, id, 0, n, true)
-	if lost, ok := errors.AsType[*shard.TailError](err); ok {
-		return shard.Page{Tail: lost.Tail, HasTail: true}, nil
-	}
-	if err == nil && len(p.Records) == 0 { // all records are trimmed
-		p.Tail, err = l.Tail(ctx, id)
-		p.HasTail = err == nil
-	}
-	return p, err
+	return lastPage(p, err, func() (uint64, error) { return l.Tail(ctx, id) })
 }
 
 func (l *InProcess) read(ctx context.Context, id shard.StreamID, from uint64, n int, fromEnd bool) (shard.Page, error) {

@@ -127,19 +127,25 @@ func (l *Log) Create(ctx context.Context, id shard.StreamID) (err error) {
 		return err
 	}
 	start := time.Now()
-	err = ensure()
-	defer func() { l.metrics.recordCall(opCreate, start, err) }()
-	if l.cfg.CreateBasins && hasCode(err, "basin_not_found") {
-		if err = l.cfg.allowCreation(basin); err != nil {
-			return err
-		}
-		if err = l.EnsureBasin(ctx, basin); err != nil {
-			return err
-		}
-		err = ensure()
-	}
-	err = classifyError("create", err)
+	err = l.cfg.createStream(basin, ensure, func() error { return l.EnsureBasin(ctx, basin) })
+	l.metrics.recordCall(opCreate, start, err)
 	return err
+}
+
+// createStream calls ensureStream. If the basin does not exist and may be created, it calls
+// ensureBasin and tries again.
+func (c *Config) createStream(basin string, ensureStream, ensureBasin func() error) error {
+	err := ensureStream()
+	if c.CreateBasins && hasCode(err, "basin_not_found") {
+		if err := c.allowCreation(basin); err != nil {
+			return err
+		}
+		if err := ensureBasin(); err != nil {
+			return err
+		}
+		err = ensureStream()
+	}
+	return classifyError("create", err)
 }
 
 // FleetLog implements shard.Sited.
@@ -196,13 +202,23 @@ func (l *Log) Append(
 func (l *Log) Read(
 	ctx context.Context, id shard.StreamID, from uint64, limit int,
 ) (shard.Page, error) {
-	if limit <= 0 || limit > shard.MaxBatchRecords {
-		limit = shard.MaxBatchRecords
-	}
-	count := uint64(limit)
+	count := uint64(pageLimit(limit))
 	p, err := l.read(ctx, id, &s2.ReadOptions{SeqNum: &from, Count: &count})
-	var lost *shard.TailError
-	if errors.As(err, &lost) && lost.Tail == from {
+	return emptyAtTail(p, err, from)
+}
+
+// pageLimit returns the limit of a read as S2 accepts it.
+func pageLimit(limit int) int {
+	if limit <= 0 || limit > shard.MaxBatchRecords {
+		return shard.MaxBatchRecords
+	}
+	return limit
+}
+
+// emptyAtTail returns a read's result. It is an empty page if S2 refused the read because it began
+// at the tail.
+func emptyAtTail(p shard.Page, err error, from uint64) (shard.Page, error) {
+	if beyond, ok := errors.AsType[*shard.TailError](err); ok && beyond.Tail == from {
 		return shard.Page{Tail: from, HasTail: true}, nil
 	}
 	return p, err
@@ -212,12 +228,17 @@ func (l *Log) Read(
 func (l *Log) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	offset, count := int64(n), uint64(n)
 	p, err := l.read(ctx, id, &s2.ReadOptions{TailOffset: &offset, Count: &count})
-	var lost *shard.TailError
-	if errors.As(err, &lost) {
-		return shard.Page{Tail: lost.Tail, HasTail: true}, nil
+	return lastPage(p, err, func() (uint64, error) { return l.Tail(ctx, id) })
+}
+
+// lastPage returns the result of a read of the last records. S2 refuses it for an empty log, and
+// answers without a tail if all records are trimmed: then lastPage asks tail.
+func lastPage(p shard.Page, err error, tail func() (uint64, error)) (shard.Page, error) {
+	if empty, ok := errors.AsType[*shard.TailError](err); ok {
+		return shard.Page{Tail: empty.Tail, HasTail: true}, nil
 	}
-	if err == nil && len(p.Records) == 0 && !p.HasTail { // all records are trimmed
-		p.Tail, err = l.Tail(ctx, id)
+	if err == nil && len(p.Records) == 0 && !p.HasTail {
+		p.Tail, err = tail()
 		p.HasTail = err == nil
 	}
 	return p, err

@@ -6,22 +6,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// op is a label of fantail_s2_request_duration_seconds and fantail_s2_requests_total. Closed set.
-type op string
+// operation is a label of fantail_s2_request_duration_seconds and fantail_s2_requests_total. Closed set.
+type operation string
 
 const (
-	opAppend  op = "append"
-	opRead    op = "read"
-	opTail    op = "check-tail"
-	opCreate  op = "create"
-	opSession op = "read-session"
-	opWatch   op = "watch"
+	opAppend  operation = "append"
+	opRead    operation = "read"
+	opTail    operation = "check-tail"
+	opCreate  operation = "create"
+	opSession operation = "read-session"
+	opWatch   operation = "watch"
 )
 
 type metrics struct {
 	sessionOpens, sessionLosses prometheus.Counter
-	durations                   map[op]prometheus.Observer
-	requests                    map[op]map[result]prometheus.Counter
+	durations                   map[operation]prometheus.Observer
+	requests                    map[operation]map[result]prometheus.Counter
 	health                      *health
 }
 
@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer, h *health) metrics {
 		sessionLosses: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_s2_session_losses_total", Help: "S2 read sessions that ended while they were wanted.",
 		}),
-		durations: map[op]prometheus.Observer{}, requests: map[op]map[result]prometheus.Counter{},
+		durations: map[operation]prometheus.Observer{}, requests: map[operation]map[result]prometheus.Counter{},
 	}
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "fantail_s2_request_duration_seconds", Help: "Time that S2 took to answer.",
@@ -43,7 +43,7 @@ func newMetrics(reg prometheus.Registerer, h *health) metrics {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fantail_s2_requests_total", Help: "Calls of S2 by what came of them; a read session counts when it ends.",
 	}, []string{"op", "result"})
-	for _, o := range []op{opAppend, opRead, opTail, opCreate, opSession, opWatch} {
+	for _, o := range []operation{opAppend, opRead, opTail, opCreate, opSession, opWatch} {
 		if o != opSession {
 			m.durations[o] = seconds.WithLabelValues(string(o))
 		}
@@ -67,14 +67,14 @@ func newMetrics(reg prometheus.Registerer, h *health) metrics {
 }
 
 // recordCall records a call that began at start, with its classified error.
-func (m *metrics) recordCall(o op, start time.Time, err error) {
+func (m *metrics) recordCall(o operation, start time.Time, err error) {
 	now := time.Now()
 	m.durations[o].Observe(now.Sub(start).Seconds())
 	m.recordResult(o, now, err)
 }
 
 // recordResult records the result of a call or session, without its duration.
-func (m *metrics) recordResult(o op, now time.Time, err error) {
+func (m *metrics) recordResult(o operation, now time.Time, err error) {
 	r := classifyResult(err)
 	m.requests[o][r].Inc()
 	switch {

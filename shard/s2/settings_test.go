@@ -26,10 +26,12 @@ func TestStreamsAreLocatedInBasins(t *testing.T) {
 		{Config{BasinMap: map[string]string{"p": "basin-of-p"}}, "q/a", "", "", true},
 		{Config{Basin: "fantail-dev"}, "noproject", "", "", true},
 	} {
-		basin, stream, err := c.cfg.locate(c.id)
-		if basin != c.basin && !c.denied || stream != c.stream && !c.denied || errors.Is(err, shard.ErrLogDenied) != c.denied {
-			t.Errorf("%s: %s %s %v", c.id, basin, stream, err)
-		}
+		t.Run(string(c.id), func(t *testing.T) {
+			basin, stream, err := c.cfg.locate(c.id)
+			if basin != c.basin && !c.denied || stream != c.stream && !c.denied || errors.Is(err, shard.ErrLogDenied) != c.denied {
+				t.Errorf("%s: %s %s %v", c.id, basin, stream, err)
+			}
+		})
 	}
 }
 
@@ -65,10 +67,12 @@ func TestEndpointIsNormalized(t *testing.T) {
 		" https://s2.example/v1\n": "https://s2.example", "http://[::1]:4430/v1/": "http://[::1]:4430",
 		"https://gate.example/s2/": "https://gate.example/s2", "http://s2_lite:80": "http://s2_lite:80",
 	} {
-		c := Config{Endpoint: given, Token: "t", Basin: testBasin}
-		if wrong := c.Check(); len(wrong) > 0 || c.Endpoint != want {
-			t.Errorf("%q: %q %v, want %q", given, c.Endpoint, wrong, want)
-		}
+		t.Run(fmt.Sprintf("%q", given), func(t *testing.T) {
+			c := Config{Endpoint: given, Token: "t", Basin: testBasin}
+			if wrong := c.Check(); len(wrong) > 0 || c.Endpoint != want {
+				t.Errorf("%q: %q %v, want %q", given, c.Endpoint, wrong, want)
+			}
+		})
 	}
 	for given, want := range map[string]string{
 		"127.0.0.1:5500": "write http://127.0.0.1:5500 or", "s2:5500": "write http://s2:5500 or", "s2": "no scheme",
@@ -78,10 +82,12 @@ func TestEndpointIsNormalized(t *testing.T) {
 		"http://s2?x=1": "query", "http://s2/#x": "query", "http://s2/a%2fb": "plain path", "http://s2//v1": "plain path", "http://s2/../v1": "plain path",
 		"http:/s2": "no scheme", "http:s2": "no scheme",
 	} {
-		_, err := Open(Config{Endpoint: given, Token: "t", Basin: testBasin})
-		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%q: %v, want %q", given, err, want)
-		}
+		t.Run(fmt.Sprintf("%q", given), func(t *testing.T) {
+			_, err := Open(Config{Endpoint: given, Token: "t", Basin: testBasin})
+			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("%q: %v, want %q", given, err, want)
+			}
+		})
 	}
 }
 
@@ -114,9 +120,11 @@ func TestTemplateIsChecked(t *testing.T) {
 		"ds-{project": "no {project}", "ds-{project}}": "placeholder", "DS-{project}": "a-z", "ds_{project}": "a-z", "-{project}": "a-z",
 		"ds-{project}-": "a-z", "d s-{project}": "a-z", strings.Repeat("d", 48) + "{project}": "at most",
 	} {
-		if err := checkTemplate(given); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q", given, err, want)
-		}
+		t.Run(fmt.Sprintf("%q", given), func(t *testing.T) {
+			if err := checkTemplate(given); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: %v, want %q", given, err, want)
+			}
+		})
 	}
 	for _, bad := range []map[string]string{{"": "basin-of-a"}, {" a": "basin-of-a"}, {"a/b": "basin-of-a"}, {"a": "Basin-of-a"}, {"a": " basin-of-a"}, {"a": "short"}} {
 		if checkBasinMap(bad) == nil {
@@ -172,8 +180,10 @@ func TestErrorsAreClassified(t *testing.T) {
 		{server(500, "storage"), shard.ErrAppendUnknown},
 		{errors.New("connection reset"), shard.ErrAppendUnknown},
 	} {
-		if got := new(Config).classifyAppend(c.err); !errors.Is(got, c.want) {
-			t.Errorf("%v: %v, want %v", c.err, got, c.want)
-		}
+		t.Run(c.err.Error(), func(t *testing.T) {
+			if got := new(Config).classifyAppend(c.err); !errors.Is(got, c.want) {
+				t.Errorf("%v: %v, want %v", c.err, got, c.want)
+			}
+		})
 	}
 }

@@ -112,11 +112,11 @@ func FuzzDecodeAppendInput(f *testing.F) {
 func TestTooManyRecordsAreRefusedByEveryAppend(t *testing.T) {
 	s, c := openWithStream(t, Config{})
 	many := `{"records":[` + strings.Repeat("{},", 1_000_000) + `{}]}`
-	ask(t, s, "POST", "/v1/streams/s/records", many).want(t, 422, "1000 records")
+	ask(t, s, "POST", "/v1/streams/s/records", many).wantAnswer(t, 422, "1000 records")
 	raw := string(repeatedField(fieldRecords, nil, 500_000))
-	ask(t, s, "POST", "/v1/streams/s/records", raw, "Content-Type", mimeProto).want(t, 422, "1000 records")
+	ask(t, s, "POST", "/v1/streams/s/records", raw, "Content-Type", mimeProto).wantAnswer(t, 422, "1000 records")
 	framed := string(dataFrame(plain, []byte(raw)))
-	ask(t, s, "POST", "/v1/streams/s/records", framed, "Content-Type", mimeS2S).want(t, 200, "1000 records")
+	ask(t, s, "POST", "/v1/streams/s/records", framed, "Content-Type", mimeS2S).wantAnswer(t, 200, "1000 records")
 	if got := tailOf(t, c); got != 0 {
 		t.Fatal(fmt.Errorf("%d records were appended", got))
 	}

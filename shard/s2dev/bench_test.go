@@ -8,8 +8,8 @@ import (
 func benchmarkAppend(b *testing.B, cfg Config) {
 	cfg.Basins = []string{testBasin}
 	s := open(b, cfg)
-	c := mustCreate(b, dial(s.URL()), "s")
-	in := bodies(strings.Repeat("x", 200))
+	c := mustCreate(b, dialBasin(s.URL()), "s")
+	in := bodyRecords(strings.Repeat("x", 200))
 	b.SetParallelism(16)
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {

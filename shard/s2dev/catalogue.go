@@ -40,7 +40,7 @@ func newBasin(meta basinMeta) *basinEntry {
 
 func openCatalogue(back storage, now func() time.Time) (*catalogue, error) {
 	s := &catalogue{storage: back, now: now, basins: map[string]*basinEntry{}}
-	basins, streams, err := back.load()
+	basins, streams, err := back.loadCatalogue()
 	if err != nil {
 		return nil, err
 	}

@@ -18,13 +18,13 @@ type heldDisk struct {
 	vfs.FS
 	held    atomic.Bool
 	waiting chan struct{} // a sync waits
-	let     func()
+	release func()
 }
 
 func newHeldDisk() *heldDisk {
 	d := &heldDisk{waiting: make(chan struct{}, 1)}
 	on := make(chan struct{})
-	d.let = sync.OnceFunc(func() { close(on) })
+	d.release = sync.OnceFunc(func() { close(on) })
 	d.FS = errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
 		switch op.Kind {
 		case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
@@ -63,7 +63,7 @@ func TestCatalogueChangesDoNotStallOtherCalls(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			disk := newHeldDisk()
 			s, d := openDirect(t, Config{Dir: "data", fs: disk})
-			t.Cleanup(disk.let)
+			t.Cleanup(disk.release)
 			mustAppend(t, d, textRecords("a"))
 			if err := d.EnsureStream(t.Context(), "other"); err != nil {
 				t.Fatal(err)
@@ -91,7 +91,7 @@ func TestCatalogueChangesDoNotStallOtherCalls(t *testing.T) {
 				_, err := d.Tail(t.Context(), "new")
 				wantRefusal(t, err, 404, "stream_not_found") // the change is not durable yet
 			}
-			disk.let()
+			disk.release()
 			if err := <-changed; err != nil {
 				t.Fatal(err)
 			}

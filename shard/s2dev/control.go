@@ -217,8 +217,8 @@ func (c *apiCall) listStreams(basin string) *apiError {
 	return c.replyJSON(http.StatusOK, map[string]any{"streams": infos, "has_more": more})
 }
 
-// withFaults runs an operation of the control plane, with the faults that come before it.
-func (c *apiCall) withFaults(basin, name string, op Op, do func() *apiError) *apiError {
+// runWithFaults runs an operation of the control plane, with the faults that come before it.
+func (c *apiCall) runWithFaults(basin, name string, op Op, do func() *apiError) *apiError {
 	// The operation is counted last: only then the stream that it creates exists. The answer is
 	// buffered until then.
 	defer func() { c.meter.countOp(c.catalogue.usageOf(basin, name), op) }()
@@ -257,7 +257,7 @@ func (c *apiCall) createStream(basin string) *apiError {
 	if err := body.Config.validate(); err != nil {
 		return err
 	}
-	return c.withFaults(basin, body.Stream, OpCreateStream, func() *apiError {
+	return c.runWithFaults(basin, body.Stream, OpCreateStream, func() *apiError {
 		meta, how, err := c.catalogue.provisionStream(basin, body.Stream, body.Config, token, false)
 		if err != nil {
 			return err
@@ -270,7 +270,7 @@ func (c *apiCall) createStream(basin string) *apiError {
 func (c *apiCall) routeStream(basin, name string) *apiError {
 	switch c.r.Method {
 	case http.MethodGet:
-		return c.withFaults(basin, name, OpStreamConfig, func() *apiError {
+		return c.runWithFaults(basin, name, OpStreamConfig, func() *apiError {
 			st, err := c.catalogue.findStream(basin, name)
 			if err != nil {
 				return err
@@ -287,7 +287,7 @@ func (c *apiCall) routeStream(basin, name string) *apiError {
 		if err := c.decodeBody(&f, false); err != nil {
 			return err
 		}
-		return c.withFaults(basin, name, OpStreamConfig, func() *apiError {
+		return c.runWithFaults(basin, name, OpStreamConfig, func() *apiError {
 			config, err := c.catalogue.patchStream(basin, name, f)
 			if err != nil {
 				return err
@@ -295,7 +295,7 @@ func (c *apiCall) routeStream(basin, name string) *apiError {
 			return c.replyJSON(http.StatusOK, config)
 		})
 	case http.MethodDelete:
-		return c.withFaults(basin, name, OpDeleteStream, func() *apiError {
+		return c.runWithFaults(basin, name, OpDeleteStream, func() *apiError {
 			if err := c.catalogue.deleteStream(basin, name); err != nil {
 				return err
 			}
@@ -315,7 +315,7 @@ func (c *apiCall) ensureStream(basin, name string) *apiError {
 	if err := config.validate(); err != nil {
 		return err
 	}
-	return c.withFaults(basin, name, OpEnsureStream, func() *apiError {
+	return c.runWithFaults(basin, name, OpEnsureStream, func() *apiError {
 		meta, how, err := c.catalogue.provisionStream(basin, name, config, "", true)
 		if err != nil {
 			return err

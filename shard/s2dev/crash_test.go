@@ -68,15 +68,15 @@ type ackLedger struct {
 
 func newLedger() *ackLedger { return &ackLedger{acked: map[string]map[uint64]string{}} }
 
-// after returns a channel that closes when n more batches are acknowledged.
-func (l *ackLedger) after(n int) <-chan struct{} {
+// afterAcks returns a channel that closes when n more batches are acknowledged.
+func (l *ackLedger) afterAcks(n int) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.goal, l.reached = l.total+n, make(chan struct{})
 	return l.reached
 }
 
-func (l *ackLedger) note(stream string, seq uint64, tag string) {
+func (l *ackLedger) record(stream string, seq uint64, tag string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.acked[stream] == nil {
@@ -93,7 +93,7 @@ func taggedRecord(tag string) *s2.AppendInput {
 	for i := range texts {
 		texts[i] = fmt.Sprintf("%s/%d", tag, i)
 	}
-	return bodies(texts...)
+	return bodyRecords(texts...)
 }
 
 // writeUntilDead appends batches until the server is gone.
@@ -105,7 +105,7 @@ func writeUntilDead(ctx context.Context, b *s2.BasinClient, stream, who string, 
 		if err != nil {
 			return
 		}
-		l.note(stream, ack.Start.SeqNum, tag)
+		l.record(stream, ack.Start.SeqNum, tag)
 	}
 }
 
@@ -162,7 +162,7 @@ func crashRound(t *testing.T, dir string, round int, l *ackLedger) {
 	t.Helper()
 	server := spawnServer(t, dir)
 	defer server.kill()
-	b := dial(server.url)
+	b := dialBasin(server.url)
 	for i := range crashStreams {
 		name := fmt.Sprintf("crash-%d", i)
 		if round == 0 {
@@ -171,7 +171,7 @@ func crashRound(t *testing.T, dir string, round int, l *ackLedger) {
 			verifyAcked(t, b, name, l.acked[name])
 		}
 	}
-	enough := l.after(crashGoal + rand.N(8*crashGoal))
+	enough := l.afterAcks(crashGoal + rand.N(8*crashGoal))
 	var writers sync.WaitGroup
 	for w := range crashWriters {
 		stream := fmt.Sprintf("crash-%d", w%crashStreams)
@@ -195,7 +195,7 @@ func TestKilledServerKeepsWhatItAcknowledged(t *testing.T) {
 	}
 	s := open(t, Config{Dir: dir})
 	for name, acked := range l.acked {
-		verifyAcked(t, dial(s.URL()), name, acked)
+		verifyAcked(t, dialBasin(s.URL()), name, acked)
 	}
 	t.Logf("%d kills, %d batches of %d acknowledged, none lost, none torn",
 		crashRounds, l.total, crashBatch)
@@ -207,10 +207,10 @@ func TestPowerCutKeepsWhatItAcknowledged(t *testing.T) {
 	for round := range uint64(10) {
 		fs := vfs.NewCrashableMem()
 		s := open(t, Config{Dir: "data", fs: fs, Basins: []string{testBasin}})
-		b := dial(s.URL())
+		b := dialBasin(s.URL())
 		mustCreate(t, b, "s")
 		l := newLedger()
-		enough := l.after(crashGoal)
+		enough := l.afterAcks(crashGoal)
 		ctx, stop := context.WithCancel(t.Context())
 		var writers sync.WaitGroup
 		for w := range 4 {
@@ -226,6 +226,6 @@ func TestPowerCutKeepsWhatItAcknowledged(t *testing.T) {
 		stop()
 		writers.Wait()
 		again := open(t, Config{Dir: "data", fs: after, Basins: []string{testBasin}})
-		verifyAcked(t, dial(again.URL()), "s", acked)
+		verifyAcked(t, dialBasin(again.URL()), "s", acked)
 	}
 }

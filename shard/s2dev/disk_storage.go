@@ -41,7 +41,7 @@ type diskStorage struct {
 	syncMode SyncMode
 	ids      atomic.Uint64
 
-	commit func(*pebble.Batch, *pebble.WriteOptions) error // db.Apply; tests run a sync before it
+	applyBatch func(*pebble.Batch, *pebble.WriteOptions) error // db.Apply; tests run a sync before it
 
 	unsynced atomic.Bool // acknowledged records may not be covered by an fsync
 	stop     chan struct{}
@@ -71,7 +71,7 @@ func openDisk(cfg Config) (*diskStorage, error) {
 			return nil, errors.Join(openError(cfg.Dir, err), db.Close())
 		}
 	}
-	d := &diskStorage{db: db, failure: cfg.failure, logger: cfg.Logger, syncMode: cfg.Sync, commit: db.Apply, stop: make(chan struct{})}
+	d := &diskStorage{db: db, failure: cfg.failure, logger: cfg.Logger, syncMode: cfg.Sync, applyBatch: db.Apply, stop: make(chan struct{})}
 	if d.syncMode == SyncInterval {
 		d.syncer.Go(func() { d.runSyncer(cfg.SyncEvery, cfg.Logger) })
 	}
@@ -198,7 +198,7 @@ func (d *diskStorage) getCopy(key []byte) ([]byte, error) {
 	return append([]byte(nil), v...), done.Close()
 }
 
-func (d *diskStorage) load() ([]basinMeta, []streamMeta, error) {
+func (d *diskStorage) loadCatalogue() ([]basinMeta, []streamMeta, error) {
 	last, err := d.getCopy([]byte{kindLastID})
 	if err != nil {
 		return nil, nil, err
@@ -306,7 +306,7 @@ func (l *diskLog) startAppend(recs []record, h head, _ bool) (func() error, erro
 		return nil, errors.Join(err, b.Close())
 	}
 	if d.syncMode != SyncAlways {
-		err := d.failure.report(errors.Join(d.commit(b, pebble.NoSync), b.Close()))
+		err := d.failure.report(errors.Join(d.applyBatch(b, pebble.NoSync), b.Close()))
 		// After the commit: a sync between the two would reset the mark and not cover the batch.
 		d.unsynced.Store(true)
 		return alreadyDurable, err

@@ -27,7 +27,7 @@ func TestIntervalSyncsRecordsThatCameDuringASync(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s, d := openDirect(t, Config{Dir: "data", fs: fs, Sync: SyncInterval, SyncEvery: time.Hour})
 	disk := s.catalogue.storage.(*diskStorage)
-	disk.commit = func(b *pebble.Batch, o *pebble.WriteOptions) error {
+	disk.applyBatch = func(b *pebble.Batch, o *pebble.WriteOptions) error {
 		if err := disk.syncUnsynced(); err != nil {
 			return err
 		}

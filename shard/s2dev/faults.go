@@ -230,8 +230,8 @@ func (i *Injected) addHeld(n int) <-chan struct{} {
 	return i.release
 }
 
-// hold waits for Delay, until Release or Remove, or until ctx ends.
-func (i *Injected) hold(ctx context.Context) {
+// delay waits for Delay, until Release or Remove, or until ctx ends.
+func (i *Injected) delay(ctx context.Context) {
 	release := i.addHeld(1)
 	defer i.addHeld(-1)
 	var after <-chan time.Time
@@ -254,7 +254,7 @@ func (f *Faults) applyBefore(
 	ctx context.Context, stream string, op Op, st *stream,
 ) (lost bool, err *apiError) {
 	if i := f.hit(stream, op, DelayBefore); i != nil {
-		i.hold(ctx)
+		i.delay(ctx)
 	}
 	if f.hit(stream, op, LoseRequest) != nil {
 		return true, nil
@@ -269,7 +269,7 @@ func (f *Faults) applyBefore(
 // aborted.
 func (f *Faults) applyAfter(ctx context.Context, stream string, op Op) (lost bool) {
 	if i := f.hit(stream, op, DelayAfter); i != nil {
-		i.hold(ctx)
+		i.delay(ctx)
 	}
 	return f.hit(stream, op, LoseAck) != nil
 }

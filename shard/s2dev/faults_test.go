@@ -14,7 +14,7 @@ func openWithStream(t *testing.T, cfg Config) (*Server, *s2.StreamClient) {
 	t.Helper()
 	cfg.Basins = append(cfg.Basins, testBasin)
 	s := open(t, cfg)
-	return s, mustCreate(t, dial(s.URL()), "s")
+	return s, mustCreate(t, dialBasin(s.URL()), "s")
 }
 
 func tailOf(t *testing.T, c *s2.StreamClient) uint64 {
@@ -37,10 +37,10 @@ func wantCode(t *testing.T, err error, status int, code string) {
 func TestLostAckIsCommitted(t *testing.T) {
 	s, c := openWithStream(t, Config{})
 	f := s.Faults().Add(Fault{Stream: "s", Op: OpAppend, Kind: LoseAck, Count: 1})
-	if _, err := c.Append(t.Context(), bodies("a")); err == nil {
+	if _, err := c.Append(t.Context(), bodyRecords("a")); err == nil {
 		t.Fatal("the ack was not lost")
 	}
-	if _, err := c.Append(t.Context(), bodies("b")); err != nil {
+	if _, err := c.Append(t.Context(), bodyRecords("b")); err != nil {
 		t.Fatal(err)
 	}
 	if got := tailOf(t, c); got != 2 || f.Fired() != 1 {
@@ -52,7 +52,7 @@ func TestLostRequestIsNotCommitted(t *testing.T) {
 	s, c := openWithStream(t, Config{})
 	f := s.Faults().Add(Fault{Kind: LoseRequest, Op: OpAppend})
 	for range 3 {
-		if _, err := c.Append(t.Context(), bodies("a")); err == nil {
+		if _, err := c.Append(t.Context(), bodyRecords("a")); err == nil {
 			t.Fatal("the request was not lost")
 		}
 	}
@@ -68,14 +68,14 @@ func TestRefusalsCarryTheirCodes(t *testing.T) {
 		"transaction_conflict": 409, "rate_limited": 429, "unavailable": 503, "hot_server": 502,
 	} {
 		f := s.Faults().Add(Fault{Kind: Refuse, Op: OpAppend, Code: code, Count: 1})
-		_, err := c.Append(t.Context(), bodies("a"))
+		_, err := c.Append(t.Context(), bodyRecords("a"))
 		wantCode(t, err, status, code)
 		if f.Fired() != 1 {
 			t.Fatalf("%s fired %d times", code, f.Fired())
 		}
 	}
 	s.Faults().Add(Fault{Kind: Refuse, Code: "seq_num_mismatch", Expected: 7, Count: 1})
-	_, err := c.Append(t.Context(), bodies("a"))
+	_, err := c.Append(t.Context(), bodyRecords("a"))
 	if e, ok := errors.AsType[*s2.SeqNumMismatchError](err); !ok || e.ExpectedSeqNum != 7 {
 		t.Fatalf("got %v", err)
 	}
@@ -91,7 +91,7 @@ func TestDelaysHoldOnTheirSideOfTheCommit(t *testing.T) {
 		f := s.Faults().Add(Fault{Kind: kind, Op: OpAppend, Count: 1})
 		done := make(chan error, 1)
 		go func() {
-			_, err := c.Append(t.Context(), bodies("a"))
+			_, err := c.Append(t.Context(), bodyRecords("a"))
 			done <- err
 		}()
 		if err := f.Wait(t.Context(), 1); err != nil {
@@ -181,7 +181,7 @@ func TestCutFrameBreaksTheTail(t *testing.T) {
 	s, c := openWithStream(t, Config{})
 	r := openReadSession(t, s, c, 0)
 	f := s.Faults().Add(Fault{Kind: CutFrame, Op: OpReadSession, Count: 1})
-	if _, err := c.Append(t.Context(), bodies("a")); err != nil {
+	if _, err := c.Append(t.Context(), bodyRecords("a")); err != nil {
 		t.Fatal(err)
 	}
 	if r.Next() || r.Err() == nil {
@@ -199,7 +199,7 @@ func TestSilenceSaysNothingUntilRemoved(t *testing.T) {
 	if err := f.Wait(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Append(t.Context(), bodies("a")); err != nil {
+	if _, err := c.Append(t.Context(), bodyRecords("a")); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.Usage().Total.RecordsRead; got != 0 {
@@ -240,13 +240,13 @@ func TestFaultsOfAnAppendSession(t *testing.T) {
 	for _, kind := range []FaultKind{LoseAck, LoseRequest, CutFrame, Refuse} {
 		s, c := openWithStream(t, Config{})
 		a := openAppendSession(t, c)
-		if _, err := submit(t, a, bodies("a")); err != nil {
+		if _, err := submit(t, a, bodyRecords("a")); err != nil {
 			t.Fatal(err)
 		}
 		f := s.Faults().Add(Fault{
 			Kind: kind, Op: OpAppendSession, Count: 1, Code: "rate_limited",
 		})
-		if _, err := submit(t, a, bodies("b")); err == nil {
+		if _, err := submit(t, a, bodyRecords("b")); err == nil {
 			t.Fatalf("kind %d: an ack came", kind)
 		}
 		want := uint64(2)
@@ -269,7 +269,7 @@ func TestAbandonedBatchesBecomeVisible(t *testing.T) {
 	a := openAppendSession(t, c)
 	hold := s.Faults().Add(Fault{Kind: DelayAfter, Op: OpAppendSession, Count: 1})
 	for range 20 {
-		if _, err := a.Submit(bodies("a")); err != nil {
+		if _, err := a.Submit(bodyRecords("a")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -280,7 +280,7 @@ func TestAbandonedBatchesBecomeVisible(t *testing.T) {
 	hold.Remove()
 	eventually(t, func() bool { return s.Usage().Total.OpenAppendSessions == 0 })
 	_, err := c.Append(t.Context(), &s2.AppendInput{
-		Records: bodies("b").Records, MatchSeqNum: new(uint64(1000)),
+		Records: bodyRecords("b").Records, MatchSeqNum: new(uint64(1000)),
 	})
 	e, ok := errors.AsType[*s2.SeqNumMismatchError](err)
 	if got := tailOf(t, c); !ok || e.ExpectedSeqNum != got || got == 0 {

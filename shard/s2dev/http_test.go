@@ -44,7 +44,7 @@ func ask(t *testing.T, s *Server, method, path, body string, headers ...string) 
 	return answer{asked: method + " " + path, status: res.StatusCode, body: string(got)}
 }
 
-func (a answer) want(t *testing.T, status int, parts ...string) {
+func (a answer) wantAnswer(t *testing.T, status int, parts ...string) {
 	t.Helper()
 	if a.status != status {
 		t.Fatalf("%s: %d %s, want %d", a.asked, a.status, a.body, status)
@@ -115,16 +115,18 @@ func TestAnswersAreThoseOfS2(t *testing.T) {
 		{"GET", "/nothing", "", nil, 404, ""},
 		{"PUT", records, "", nil, 405, ""},
 	} {
-		ask(t, s, c.method, c.path, c.body, c.headers...).want(t, c.status, c.part)
+		t.Run(c.method+" "+c.path, func(t *testing.T) {
+			ask(t, s, c.method, c.path, c.body, c.headers...).wantAnswer(t, c.status, c.part)
+		})
 	}
 }
 
 func TestStreamNameIsOneSegment(t *testing.T) {
 	s, _ := openWithStream(t, Config{})
-	b := dial(s.URL())
+	b := dialBasin(s.URL())
 	for _, name := range []string{"a/b", "a/records", "records/tail", "a%2Fb", "ü ?#", "a//b/"} {
 		c := mustCreate(t, b, name)
-		if _, err := c.Append(t.Context(), bodies(name)); err != nil {
+		if _, err := c.Append(t.Context(), bodyRecords(name)); err != nil {
 			t.Fatal(err)
 		}
 		got := readAllRecords(t, c)
@@ -142,7 +144,7 @@ func TestPatchHasThreeStates(t *testing.T) {
 	s, _ := openWithStream(t, Config{})
 	patch := func(body string, want ...string) {
 		t.Helper()
-		ask(t, s, "PATCH", "/v1/streams/s", body).want(t, 200, want...)
+		ask(t, s, "PATCH", "/v1/streams/s", body).wantAnswer(t, 200, want...)
 	}
 	patch(`{"retention_policy":{"age":5},"timestamping":{"mode":"arrival","uncapped":true}}`,
 		`{"age":5}`, `"arrival"`, `"uncapped":true`)
@@ -155,7 +157,7 @@ func TestPatchHasThreeStates(t *testing.T) {
 		`{"timestamping":{"mode":"never"}}`:            400,
 		`{"retention_policy":{"age":1,"infinite":{}}}`: 400,
 	} {
-		ask(t, s, "PATCH", "/v1/streams/s", body).want(t, status)
+		ask(t, s, "PATCH", "/v1/streams/s", body).wantAnswer(t, status)
 	}
 }
 
@@ -169,11 +171,11 @@ func TestBodiesMayBeCompressed(t *testing.T) {
 	for encoding, wire := range map[string]string{
 		"gzip": zipped.String(), "zstd": string(zstdEncoder.EncodeAll(body, nil)),
 	} {
-		ask(t, s, "POST", "/v1/streams/s/records", wire, "Content-Encoding", encoding).want(t, 200)
+		ask(t, s, "POST", "/v1/streams/s/records", wire, "Content-Encoding", encoding).wantAnswer(t, 200)
 	}
-	ask(t, s, "POST", "/v1/streams/s/records", "x", "Content-Encoding", "br").want(t, 400, "bad_header")
+	ask(t, s, "POST", "/v1/streams/s/records", "x", "Content-Encoding", "br").wantAnswer(t, 400, "bad_header")
 	bomb := zstdEncoder.EncodeAll(make([]byte, maxBodyBytes+1), nil)
-	ask(t, s, "POST", "/v1/streams/s/records", string(bomb), "Content-Encoding", "zstd").want(t, 400, "bad_header")
+	ask(t, s, "POST", "/v1/streams/s/records", string(bomb), "Content-Encoding", "zstd").wantAnswer(t, 400, "bad_header")
 }
 
 func TestSessionsMayBeCompressed(t *testing.T) {
@@ -185,7 +187,7 @@ func TestSessionsMayBeCompressed(t *testing.T) {
 			BaseURL: base, MakeBasinBaseURL: func(string) string { return base },
 			Compression: kind,
 		}).Basin(testBasin).Stream("s")
-		ack, err := submit(t, openAppendSession(t, c), bodies(text))
+		ack, err := submit(t, openAppendSession(t, c), bodyRecords(text))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -200,8 +202,8 @@ func TestSessionsMayBeCompressed(t *testing.T) {
 	}
 }
 
-// events reads server-sent events up to the first empty line, n times.
-func events(t *testing.T, s *Server, path string, n int, headers ...string) []string {
+// readEvents reads server-sent events up to the first empty line, n times.
+func readEvents(t *testing.T, s *Server, path string, n int, headers ...string) []string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL()+path, nil)
 	if err != nil {
@@ -235,16 +237,16 @@ func events(t *testing.T, s *Server, path string, n int, headers ...string) []st
 
 func TestReadSessionsAsServerSentEvents(t *testing.T) {
 	s, c := openWithStream(t, Config{})
-	if _, err := c.Append(t.Context(), bodies("a", "b", "c")); err != nil {
+	if _, err := c.Append(t.Context(), bodyRecords("a", "b", "c")); err != nil {
 		t.Fatal(err)
 	}
 	const path = "/v1/streams/s/records?seq_num=0"
-	got := events(t, s, path, 2)
+	got := readEvents(t, s, path, 2)
 	if !strings.HasPrefix(got[0], "event: batch\nid: 2,3,27\n") ||
 		!strings.HasPrefix(got[1], "event: ping\n") {
 		t.Fatalf("%q", got)
 	}
-	got = events(t, s, path+"&count=2", 2, "Last-Event-ID", "0,1,9")
+	got = readEvents(t, s, path+"&count=2", 2, "Last-Event-ID", "0,1,9")
 	if !strings.HasPrefix(got[0], "event: batch\nid: 1,1,9\n") || got[1] != "data: [DONE]\n" {
 		t.Fatalf("%q", got)
 	}
@@ -275,19 +277,19 @@ func TestUnaryReadWaits(t *testing.T) {
 		got <- string(b)
 	}()
 	eventually(t, func() bool { return s.Usage().Total.Ops[OpRead] == 1 })
-	if _, err := c.Append(t.Context(), bodies("a")); err != nil {
+	if _, err := c.Append(t.Context(), bodyRecords("a")); err != nil {
 		t.Fatal(err)
 	}
 	if b := <-got; !strings.Contains(b, `"body":"a"`) {
 		t.Fatal(b)
 	}
-	ask(t, s, "GET", "/v1/streams/s/records?seq_num=1&wait=1", "").want(t, 200, `{"records":[]}`)
+	ask(t, s, "GET", "/v1/streams/s/records?seq_num=1&wait=1", "").wantAnswer(t, 200, `{"records":[]}`)
 }
 
 func TestRequestsFromOtherOriginsAreRefused(t *testing.T) {
 	s, _ := openWithStream(t, Config{})
 	ask(t, s, "POST", "/v1/basins", `{"basin":"from-a-page"}`,
-		"Origin", "https://example.org", "Sec-Fetch-Site", "cross-site").want(t, 403)
+		"Origin", "https://example.org", "Sec-Fetch-Site", "cross-site").wantAnswer(t, 403)
 	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL()+"/v1/basins", nil)
 	if err != nil {
 		t.Fatal(err)

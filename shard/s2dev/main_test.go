@@ -48,8 +48,8 @@ func open(t testing.TB, cfg Config) *Server {
 	return s
 }
 
-// dial returns a client of the test basin that tries everything once.
-func dial(url string) *s2.BasinClient {
+// dialBasin returns a client of the test basin that tries everything once.
+func dialBasin(url string) *s2.BasinClient {
 	base := strings.TrimSuffix(url, "/") + "/v1"
 	c := s2.New("ignored", &s2.ClientOptions{
 		BaseURL:          base,
@@ -68,7 +68,7 @@ func mustCreate(t testing.TB, b *s2.BasinClient, name string) *s2.StreamClient {
 	return b.Stream(s2.StreamName(name))
 }
 
-func bodies(texts ...string) *s2.AppendInput {
+func bodyRecords(texts ...string) *s2.AppendInput {
 	in := &s2.AppendInput{}
 	for _, s := range texts {
 		in.Records = append(in.Records, s2.AppendRecord{Body: []byte(s)})

@@ -44,7 +44,7 @@ type basinMeta struct {
 // storage keeps the catalogue and the records. A change of the catalogue is durable when the call
 // returns.
 type storage interface {
-	load() ([]basinMeta, []streamMeta, error)
+	loadCatalogue() ([]basinMeta, []streamMeta, error)
 	putBasin(basinMeta) error
 	dropBasin(name string) error
 	putStream(streamMeta) error
@@ -77,13 +77,13 @@ type memoryStorage struct {
 	ids      atomic.Uint64
 }
 
-func (m *memoryStorage) load() ([]basinMeta, []streamMeta, error) { return nil, nil, nil }
-func (m *memoryStorage) putBasin(basinMeta) error                 { return nil }
-func (m *memoryStorage) dropBasin(string) error                   { return nil }
-func (m *memoryStorage) putStream(streamMeta) error               { return nil }
-func (m *memoryStorage) dropStream(streamMeta) error              { return nil }
-func (m *memoryStorage) newID() (uint64, error)                   { return m.ids.Add(1), nil }
-func (m *memoryStorage) close() error                             { return nil }
+func (m *memoryStorage) loadCatalogue() ([]basinMeta, []streamMeta, error) { return nil, nil, nil }
+func (m *memoryStorage) putBasin(basinMeta) error                          { return nil }
+func (m *memoryStorage) dropBasin(string) error                            { return nil }
+func (m *memoryStorage) putStream(streamMeta) error                        { return nil }
+func (m *memoryStorage) dropStream(streamMeta) error                       { return nil }
+func (m *memoryStorage) newID() (uint64, error)                            { return m.ids.Add(1), nil }
+func (m *memoryStorage) close() error                                      { return nil }
 
 func (m *memoryStorage) openLog(uint64) (recordLog, head, error) {
 	return &memoryLog{storage: m}, head{}, nil
@@ -92,7 +92,7 @@ func (m *memoryStorage) openLog(uint64) (recordLog, head, error) {
 type memoryLog struct {
 	storage       *memoryStorage
 	mu            sync.RWMutex
-	recs          []record
+	records       []record
 	roomCountedTo uint64 // the trim point up to which room was counted; the trim itself may still follow
 }
 
@@ -122,7 +122,7 @@ func (l *memoryLog) startAppend(recs []record, h head, spare bool) (func() error
 		return nil, errMemoryFull
 	}
 	l.roomCountedTo = max(l.roomCountedTo, h.trim)
-	l.recs = append(l.recs, recs...)
+	l.records = append(l.records, recs...)
 	return alreadyDurable, nil
 }
 
@@ -132,7 +132,7 @@ func (l *memoryLog) roomFromTrim(trim uint64) int64 {
 	if trim <= l.roomCountedTo {
 		return 0
 	}
-	return memorySize(recordsBelow(l.recs, trim)) - memorySize(recordsBelow(l.recs, l.roomCountedTo))
+	return memorySize(recordsBelow(l.records, trim)) - memorySize(recordsBelow(l.records, l.roomCountedTo))
 }
 
 // recordsBelow returns the records before a sequence number. recs is in order.
@@ -143,33 +143,33 @@ func recordsBelow(recs []record, seq uint64) []record {
 func (l *memoryLog) read(from, to uint64, count, bytes int) ([]record, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	i := sort.Search(len(l.recs), func(i int) bool { return l.recs[i].seq >= from })
+	i := sort.Search(len(l.records), func(i int) bool { return l.records[i].seq >= from })
 	j, size := i, 0
-	for ; j < len(l.recs) && l.recs[j].seq < to && j-i < count; j++ {
-		size += l.recs[j].size
+	for ; j < len(l.records) && l.records[j].seq < to && j-i < count; j++ {
+		size += l.records[j].size
 		if j > i && size > bytes {
 			break
 		}
 	}
-	return l.recs[i:j:j], nil
+	return l.records[i:j:j], nil
 }
 
 // trim copies the kept records: a subslice would keep the memory of the deleted ones.
 func (l *memoryLog) trim(seq uint64, _ head) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	gone := recordsBelow(l.recs, seq)
+	gone := recordsBelow(l.records, seq)
 	if len(gone) == 0 {
 		return nil
 	}
 	l.storage.used.Add(-memorySize(gone))
-	l.recs = append([]record(nil), l.recs[len(gone):]...)
+	l.records = append([]record(nil), l.records[len(gone):]...)
 	return nil
 }
 
 func (l *memoryLog) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.storage.used.Add(-memorySize(l.recs))
-	l.recs = nil
+	l.storage.used.Add(-memorySize(l.records))
+	l.records = nil
 }

@@ -44,29 +44,31 @@ func TestNamesAndClassesAreCheckedAsByS2(t *testing.T) {
 		{"PUT", testBasin, "streams/%c3%a9%f0%9f%98%80", "", 201, "é😀"},
 		{"PUT", testBasin, "streams/%ef%bf%bd", "", 201, "\ufffd"},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), c.method, s.URL()+"/v1/"+c.path, strings.NewReader(c.body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Close = true
-		req.Header.Set("S2-Basin", c.basin)
-		req.Header.Set("Content-Type", mimeJSON)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		if err != nil || resp.StatusCode != c.status || !strings.Contains(string(b), c.want) {
-			t.Errorf("%s %s: %d %s %v, want %d %s", c.method, c.path, resp.StatusCode, b, err, c.status, c.want)
-		}
+		t.Run(c.method+" "+c.path, func(t *testing.T) {
+			req, err := http.NewRequestWithContext(t.Context(), c.method, s.URL()+"/v1/"+c.path, strings.NewReader(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Close = true
+			req.Header.Set("S2-Basin", c.basin)
+			req.Header.Set("Content-Type", mimeJSON)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || resp.StatusCode != c.status || !strings.Contains(string(b), c.want) {
+				t.Errorf("%s %s: %d %s %v, want %d %s", c.method, c.path, resp.StatusCode, b, err, c.status, c.want)
+			}
+		})
 	}
 }
 
 // The name of a stream that its first append or read creates is checked, too.
 func TestNamesOfStreamsMadeByUseAreChecked(t *testing.T) {
 	s := open(t, Config{Basins: []string{testBasin}})
-	ask(t, s, "PATCH", "/v1/basins/"+testBasin, `{"create_stream_on_append":true,"create_stream_on_read":true}`).want(t, 200)
+	ask(t, s, "PATCH", "/v1/basins/"+testBasin, `{"create_stream_on_append":true,"create_stream_on_read":true}`).wantAnswer(t, 200)
 	d := s.Direct(testBasin)
 	for _, name := range []string{"a\xff", "", "..", "a\x00"} {
 		if _, err := d.Tail(t.Context(), name); err == nil {
@@ -80,5 +82,5 @@ func TestNamesOfStreamsMadeByUseAreChecked(t *testing.T) {
 			t.Errorf("%q was made", name)
 		}
 	}
-	ask(t, s, "GET", "/v1/streams", "").want(t, 200, `"streams":[]`)
+	ask(t, s, "GET", "/v1/streams", "").wantAnswer(t, 200, `"streams":[]`)
 }

@@ -64,7 +64,7 @@ func (c *apiCall) serveReadSession(st *stream, rd readBounds, s2s bool) *apiErro
 }
 
 func (s *readSession) run() sessionState {
-	if s.bounds.exhausted() {
+	if s.bounds.isExhausted() {
 		return s.sendEnd()
 	}
 	var deadline <-chan time.Time
@@ -87,7 +87,7 @@ func (s *readSession) run() sessionState {
 			s.following = false
 			continue
 		}
-		if !s.bounds.follows() {
+		if !s.bounds.isFollowing() {
 			return s.sendEnd()
 		}
 		if deadline == nil && s.bounds.wait != nil {

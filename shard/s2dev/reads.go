@@ -59,14 +59,14 @@ func parseReadBounds(q url.Values) (rd readBounds, err *apiError) {
 	return rd, nil
 }
 
-func (rd *readBounds) follows() bool {
+func (rd *readBounds) isFollowing() bool {
 	unbounded := rd.count == nil && rd.bytes == nil && rd.until == nil
-	return unbounded && rd.wait == nil || rd.waits()
+	return unbounded && rd.wait == nil || rd.isWaiting()
 }
 
-func (rd *readBounds) waits() bool { return rd.wait != nil && *rd.wait > 0 }
+func (rd *readBounds) isWaiting() bool { return rd.wait != nil && *rd.wait > 0 }
 
-func (rd *readBounds) exhausted() bool {
+func (rd *readBounds) isExhausted() bool {
 	return rd.count != nil && *rd.count == 0 || rd.bytes != nil && *rd.bytes == 0
 }
 
@@ -96,7 +96,7 @@ func (rd *readBounds) resolveStart(st *stream) (uint64, *apiError) {
 		}
 		seq = tail.Seq
 	}
-	if seq == tail.Seq && !rd.follows() {
+	if seq == tail.Seq && !rd.isFollowing() {
 		return 0, positionUnwritten(tail)
 	}
 	return seq, nil
@@ -121,7 +121,7 @@ func (rd *readBounds) limitRecords(recs []record) (taken []record, done bool) {
 	if rd.bytes != nil {
 		rd.bytes = new(*rd.bytes - size)
 	}
-	return recs[:n], done || rd.exhausted()
+	return recs[:n], done || rd.isExhausted()
 }
 
 func (rd *readBounds) maxRecords() int {
@@ -193,11 +193,11 @@ func (c *apiCall) readUnary(st *stream, rd readBounds) *apiError {
 	if err != nil {
 		return err
 	}
-	if rd.exhausted() {
+	if rd.isExhausted() {
 		return c.replyBatch(st, nil, nil)
 	}
 	ctx := c.r.Context()
-	if rd.waits() {
+	if rd.isWaiting() {
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeout(ctx, min(*rd.wait, maxUnaryWait))
 		defer stop()
@@ -208,7 +208,7 @@ func (c *apiCall) readUnary(st *stream, rd readBounds) *apiError {
 			return err
 		}
 		recs, done := rd.limitRecords(p.recs)
-		if len(recs) > 0 || done || !rd.waits() || len(p.recs) == 0 && ctx.Err() != nil {
+		if len(recs) > 0 || done || !rd.isWaiting() || len(p.recs) == 0 && ctx.Err() != nil {
 			if !waited {
 				return c.replyBatch(st, recs, nil)
 			}

@@ -39,7 +39,7 @@ func TestRestartKeepsPortAndRecords(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, c := openWithStream(t, Config{Dir: dir})
 			fence := "f"
-			in := bodies("a", "b")
+			in := bodyRecords("a", "b")
 			in.Records = append(in.Records, s2.NewFenceCommandRecord(fence, nil))
 			if _, err := c.Append(t.Context(), in); err != nil {
 				t.Fatal(err)
@@ -61,7 +61,7 @@ func TestRestartKeepsPortAndRecords(t *testing.T) {
 			}
 			other := "other"
 			_, err := c.Append(t.Context(), &s2.AppendInput{
-				Records: bodies("c").Records, FencingToken: &other,
+				Records: bodyRecords("c").Records, FencingToken: &other,
 			})
 			if _, ok := errors.AsType[*s2.FencingTokenMismatchError](err); !ok {
 				t.Fatalf("the fence was forgotten: %v", err)
@@ -72,9 +72,9 @@ func TestRestartKeepsPortAndRecords(t *testing.T) {
 
 func TestIDsAreNotReused(t *testing.T) {
 	s, c := openWithStream(t, Config{Dir: t.TempDir()})
-	b := dial(s.URL())
+	b := dialBasin(s.URL())
 	for round := range 3 {
-		if _, err := c.Append(t.Context(), bodies("old")); err != nil {
+		if _, err := c.Append(t.Context(), bodyRecords("old")); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.Streams.Delete(t.Context(), "s"); err != nil {
@@ -95,7 +95,7 @@ func TestIDsAreNotReused(t *testing.T) {
 func TestDeletionWakesFollowers(t *testing.T) {
 	s, c := openWithStream(t, Config{})
 	r := openReadSession(t, s, c, 0)
-	if err := dial(s.URL()).Streams.Delete(t.Context(), "s"); err != nil {
+	if err := dialBasin(s.URL()).Streams.Delete(t.Context(), "s"); err != nil {
 		t.Fatal(err)
 	}
 	if r.Next() {
@@ -108,7 +108,7 @@ func TestDeletionWakesFollowers(t *testing.T) {
 
 func configure(t *testing.T, s *Server, rc s2.StreamReconfiguration) {
 	t.Helper()
-	_, err := dial(s.URL()).Streams.Reconfigure(t.Context(), s2.ReconfigureStreamArgs{
+	_, err := dialBasin(s.URL()).Streams.Reconfigure(t.Context(), s2.ReconfigureStreamArgs{
 		Stream: "s", Config: rc,
 	})
 	if err != nil {
@@ -126,7 +126,7 @@ func TestRetentionAndDeleteOnEmpty(t *testing.T) {
 				DeleteOnEmpty:   &s2.DeleteOnEmptyReconfiguration{MinAgeSecs: new(int64(30))},
 			})
 			for range 2 {
-				if _, err := c.Append(t.Context(), bodies("a", "b")); err != nil {
+				if _, err := c.Append(t.Context(), bodyRecords("a", "b")); err != nil {
 					t.Fatal(err)
 				}
 				clock.advance(40 * time.Second)
@@ -156,17 +156,17 @@ func TestFullMemoryRefusesAndTrimMakesRoom(t *testing.T) {
 	_, c := openWithStream(t, Config{MaxBytes: 10_000})
 	big := strings.Repeat("x", 4000)
 	for range 2 {
-		if _, err := c.Append(t.Context(), bodies(big)); err != nil {
+		if _, err := c.Append(t.Context(), bodyRecords(big)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := c.Append(t.Context(), bodies(big))
+	_, err := c.Append(t.Context(), bodyRecords(big))
 	wantCode(t, err, 403, "quota_exhausted")
 	trim := &s2.AppendInput{Records: []s2.AppendRecord{s2.NewTrimCommandRecord(2, nil)}}
 	if _, err := c.Append(t.Context(), trim); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Append(t.Context(), bodies(big)); err != nil {
+	if _, err := c.Append(t.Context(), bodyRecords(big)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -174,7 +174,7 @@ func TestFullMemoryRefusesAndTrimMakesRoom(t *testing.T) {
 func TestUsageCountsCallsAndSessions(t *testing.T) {
 	clock := newClock()
 	s, c := openWithStream(t, Config{Now: clock.now})
-	if _, err := c.Append(t.Context(), bodies("a", "b")); err != nil {
+	if _, err := c.Append(t.Context(), bodyRecords("a", "b")); err != nil {
 		t.Fatal(err)
 	}
 	r := openReadSession(t, s, c, 0)
@@ -204,7 +204,7 @@ func TestUsageCountsCallsAndSessions(t *testing.T) {
 
 func TestIdleReadSessionsGetHeartbeats(t *testing.T) {
 	s, c := openWithStream(t, Config{})
-	if _, err := c.Append(t.Context(), bodies("a")); err != nil {
+	if _, err := c.Append(t.Context(), bodyRecords("a")); err != nil {
 		t.Fatal(err)
 	}
 	r := openReadSession(t, s, c, 1)

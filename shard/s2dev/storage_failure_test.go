@@ -41,19 +41,19 @@ func TestFullDiskStopsAcknowledging(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = s.Close() }()
-			b := dial(s.URL())
+			b := dialBasin(s.URL())
 			c, other := mustCreate(t, b, "s"), mustCreate(t, b, "other")
 			const acked = 20
 			for i := range acked {
-				if _, err := c.Append(t.Context(), bodies(fmt.Sprint(i))); err != nil {
+				if _, err := c.Append(t.Context(), bodyRecords(fmt.Sprint(i))); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if code := health(t, s); code != 200 {
+			if code := healthStatus(t, s); code != 200 {
 				t.Errorf("health is %d before", code)
 			}
 			full.Store(true)
-			if _, err := c.Append(t.Context(), bodies("beyond")); err == nil {
+			if _, err := c.Append(t.Context(), bodyRecords("beyond")); err == nil {
 				t.Error("an append was acknowledged that is not on the disk")
 			}
 			if err := <-told; !strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
@@ -61,21 +61,21 @@ func TestFullDiskStopsAcknowledging(t *testing.T) {
 			}
 			full.Store(false)
 			for _, c := range []*s2.StreamClient{c, other} {
-				if _, err := c.Append(t.Context(), bodies("later")); err == nil {
+				if _, err := c.Append(t.Context(), bodyRecords("later")); err == nil {
 					t.Error("an append was acknowledged afterwards")
 				}
 			}
 			if _, err := b.Streams.Create(t.Context(), s2.CreateStreamArgs{Stream: "new"}); err == nil {
 				t.Error("a stream was made afterwards")
 			}
-			if code := health(t, s); code != 503 {
+			if code := healthStatus(t, s); code != 503 {
 				t.Errorf("health is %d afterwards", code)
 			}
 			if n := len(told); n != 0 {
 				t.Errorf("the process was told %d times more", n)
 			}
 			again := open(t, Config{Dir: "data", fs: mem.CrashClone(vfs.CrashCloneCfg{}), Basins: []string{testBasin}})
-			got := readAllRecords(t, dial(again.URL()).Stream("s"))
+			got := readAllRecords(t, dialBasin(again.URL()).Stream("s"))
 			if len(got) < acked || string(got[acked-1].Body) != fmt.Sprint(acked-1) {
 				t.Errorf("%d records are there, of %d that were acknowledged", len(got), acked)
 			}
@@ -83,7 +83,7 @@ func TestFullDiskStopsAcknowledging(t *testing.T) {
 	}
 }
 
-func health(t *testing.T, s *Server) int {
+func healthStatus(t *testing.T, s *Server) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL()+"/health", nil)
 	if err != nil {

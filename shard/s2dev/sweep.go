@@ -30,7 +30,7 @@ func (s *Server) sweep() {
 		if err := st.trimExpired(now); err != nil {
 			s.cfg.Logger.Error("retention", "stream", st.name, "error", err)
 		}
-		if st.emptyFor(now) {
+		if st.isEmptyFor(now) {
 			if err := store.deleteStream(st.basin, st.name); err != nil {
 				s.cfg.Logger.Error("delete on empty", "stream", st.name, "error", err)
 			}
@@ -69,8 +69,8 @@ func asError(e *apiError) error {
 	return e
 }
 
-// emptyFor reports whether the stream has been empty for its delete-on-empty age.
-func (st *stream) emptyFor(now time.Time) bool {
+// isEmptyFor reports whether the stream has been empty for its delete-on-empty age.
+func (st *stream) isEmptyFor(now time.Time) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.deleted || st.trim < st.tail.Seq || st.head.next.Seq > st.tail.Seq {

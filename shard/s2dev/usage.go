@@ -86,9 +86,9 @@ type meter struct {
 
 // meteredSession is an open read or append session.
 type meteredSession struct {
-	op    Op
-	since time.Time
-	usage *StreamUsage // of the stream
+	op       Op
+	openedAt time.Time
+	usage    *StreamUsage // of the stream
 }
 
 func newMeter(now func() time.Time) *meter {
@@ -116,7 +116,7 @@ func (m *meter) countRead(t *StreamUsage, n int) {
 
 // openSession counts a new session and returns the function that ends it.
 func (m *meter) openSession(t *StreamUsage, op Op) (end func()) {
-	s := &meteredSession{op: op, since: m.now(), usage: t}
+	s := &meteredSession{op: op, openedAt: m.now(), usage: t}
 	m.sessionsMu.Lock()
 	defer m.sessionsMu.Unlock()
 	m.openSessions[s] = struct{}{}
@@ -124,7 +124,7 @@ func (m *meter) openSession(t *StreamUsage, op Op) (end func()) {
 		m.sessionsMu.Lock()
 		defer m.sessionsMu.Unlock()
 		delete(m.openSessions, s)
-		d := m.now().Sub(s.since)
+		d := m.now().Sub(s.openedAt)
 		m.add(t, func(u *StreamUsage) { u.addMinutes(op, d) })
 	}
 }
@@ -151,7 +151,7 @@ func (u *StreamUsage) setCost(p Prices) {
 
 // addOpenSession counts a session that is open.
 func (u *StreamUsage) addOpenSession(s *meteredSession, now time.Time) {
-	u.addMinutes(s.op, now.Sub(s.since))
+	u.addMinutes(s.op, now.Sub(s.openedAt))
 	if s.op == OpReadSession {
 		u.OpenReadSessions++
 	} else {

@@ -25,10 +25,10 @@ func TestUsageDoesNotGrowWithUnknownNames(t *testing.T) {
 		other := s.Direct("basin-that-" + name + "t")
 		wantRefusal(t, other.EnsureStream(t.Context(), "s"), 404, "basin_not_found")
 		path := "/v1/streams/" + name
-		ask(t, s, "GET", path, "").want(t, 404)
-		ask(t, s, "DELETE", path, "").want(t, 404)
-		ask(t, s, "GET", path+"/records?seq_num=x", "").want(t, 400)
-		ask(t, s, "GET", "/v1/streams", "", "s2-basin", "basin-that-"+name+"t").want(t, 404)
+		ask(t, s, "GET", path, "").wantAnswer(t, 404)
+		ask(t, s, "DELETE", path, "").wantAnswer(t, 404)
+		ask(t, s, "GET", path+"/records?seq_num=x", "").wantAnswer(t, 400)
+		ask(t, s, "GET", "/v1/streams", "", "s2-basin", "basin-that-"+name+"t").wantAnswer(t, 404)
 	}
 	names := func() []string { return slices.Sorted(maps.Keys(s.Usage().Streams)) }
 	want := []string{"", testBasin + "/", testBasin + "/s"}
@@ -39,7 +39,7 @@ func TestUsageDoesNotGrowWithUnknownNames(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- d.Follow(t.Context(), "s", 0, nothing) }()
 	eventually(t, func() bool { return s.Usage().Total.RecordsRead == 1 })
-	ask(t, s, "DELETE", "/v1/streams/s", "").want(t, 202)
+	ask(t, s, "DELETE", "/v1/streams/s", "").wantAnswer(t, 202)
 	wantRefusal(t, <-ended, 409, "stream_deletion_pending")
 	if got := names(); !slices.Equal(got, want[:2]) {
 		t.Fatalf("usage of %q", got)
@@ -61,7 +61,7 @@ func TestUsageDoesNotGrowWithUnknownNames(t *testing.T) {
 func TestUsageSurvivesARestart(t *testing.T) {
 	s, d := openDirect(t, Config{Dir: t.TempDir()})
 	mustAppend(t, d, textRecords("a"))
-	ask(t, s, "GET", "/v1/streams", "").want(t, 200)
+	ask(t, s, "GET", "/v1/streams", "").wantAnswer(t, 200)
 	if err := s.Restart(); err != nil {
 		t.Fatal(err)
 	}

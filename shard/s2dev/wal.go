@@ -30,13 +30,13 @@ const (
 // logDamage describes an unreadable place in a log, and what was found behind it.
 type logDamage struct {
 	file        string
-	at          int  // its first byte
+	offset      int  // its first byte
 	wholeChunks int  // behind the place
 	synced      bool // a chunk behind it shows that an fsync had covered the place
 }
 
 func (d *logDamage) Error() string {
-	return fmt.Sprintf("%s is damaged at byte %d, with %d whole pieces behind it: what they hold was acknowledged, and is lost unless the folder comes from a backup", d.file, d.at, d.wholeChunks)
+	return fmt.Sprintf("%s is damaged at byte %d, with %d whole pieces behind it: what they hold was acknowledged, and is lost unless the folder comes from a backup", d.file, d.offset, d.wholeChunks)
 }
 
 // checkNewestLog checks the newest write-ahead log in a folder before Pebble opens it. Damage in
@@ -70,7 +70,7 @@ func checkNewestLog(fs vfs.FS, dir string, log *slog.Logger) error {
 		return d
 	}
 	log.Warn("the end of the log is not whole: a crash cut it off, or it is damaged; what was not forced to the disk there is lost",
-		"file", d.file, "at", d.at, "pieces", d.wholeChunks)
+		"file", d.file, "at", d.offset, "pieces", d.wholeChunks)
 	return nil
 }
 
@@ -115,7 +115,7 @@ func findDamage(raw []byte, number uint32) *logDamage {
 	if at >= len(raw) || isLogTrailer(raw, at, number) {
 		return nil
 	}
-	d := &logDamage{at: at}
+	d := &logDamage{offset: at}
 	for i := at + 1; i < len(raw); {
 		n, ok := chunkLenAt(raw, i, number)
 		if !ok {
