@@ -25,11 +25,9 @@ const maxSecrets = 8
 
 // Config configures a Node. Fields without a default are required.
 type Config struct {
-	// Name is the node's name (the pod's). A random suffix makes it unique for
-	// each process.
+	// Name is the node's name (the pod's), at most 64 bytes. It is also the ring key, so it must
+	// stay the same over restarts. A random suffix makes the member's name unique for each process.
 	Name string
-	// RingKey is the ring key: stable over restarts, at most 64 bytes (default: Name).
-	RingKey string
 	// Cluster is the fleet's name: the label of its gossip, at most 255 bytes.
 	Cluster string
 	// Secrets holds the fleet's secrets, of 16, 24 or 32 bytes each, at most maxSecrets, the same
@@ -102,8 +100,8 @@ func (c *Config) validate() error {
 	if c.Name == "" {
 		wrong("cluster: no node name")
 	}
-	if n := len(c.RingKey); n > maxRingKey {
-		wrong("cluster: ring key of %d bytes: at most %d", n, maxRingKey)
+	if n := len(c.Name); n > maxRingKey {
+		wrong("cluster: node name of %d bytes: at most %d", n, maxRingKey)
 	}
 	if n := len(c.Cluster); n == 0 || n > 255 {
 		wrong("cluster: cluster name of %d bytes: want 1 to 255", n)
@@ -158,9 +156,6 @@ func CheckSecrets(secrets [][]byte) error {
 }
 
 func (c *Config) setDefaults() {
-	if c.RingKey == "" {
-		c.RingKey = c.Name
-	}
 	if c.Gossip == "" {
 		c.Gossip = ":" + strconv.Itoa(DefaultPort)
 	}

@@ -104,7 +104,7 @@
 // (handedOver). If A cannot be reached, or answers nothing within handoverTimeout, B reads S2:
 // what is handed over is a cache.
 //
-// Node.Leave announces the date and returns once reconcileStreams finds nothing left here.
+// Node.Leave (lifecycle.go) announces the date and returns once reconcileStreams finds nothing left here.
 // A stream that was not handed over is released by releaseStream once it feeds no subscriber.
 // A process that finds that it stood still joins again (membership.rejoinAfterPause).
 //

@@ -483,7 +483,7 @@ func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
 	case shard.IsAbsent(why):
 		f.endGenerationLocked()
 	case errors.Is(why, errCallFailed): // it would fail again soon
-		f.loop.log.Warn("feed failed", "stream", f.id, "err", why)
+		f.loop.log.Warn("the feed of a stream failed and is asked for again", "stream", f.id, "err", why)
 		f.replaceFeedLocked(now, randomBetween(retryMinDelay, retryMaxDelay))
 	default:
 		f.replaceFeedLocked(now, randomBetween(0, lostFeedMinDelay))

@@ -12,7 +12,7 @@ type frameBuilder struct {
 	frame     relaypb.Frame
 	freeParts []*relaypb.Part // reused: Send returns only after the Frame is encoded
 	size      int
-	ranges    []shard.RecordBatch
+	batches   []shard.RecordBatch
 }
 
 func (f *frameBuilder) reset() {
@@ -154,10 +154,10 @@ func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
 		return false
 	}
 	var st shard.TailStatus
-	f.ranges, st = u.tail.ReadAt(u.pos, 1, f.ranges[:0])
-	if len(f.ranges) > 0 {
-		r := f.ranges[0]
-		clear(f.ranges)
+	f.batches, st = u.tail.ReadAt(u.pos, 1, f.batches[:0])
+	if len(f.batches) > 0 {
+		r := f.batches[0]
+		clear(f.batches)
 		s.startSending(u, r.Bytes(), r.To())
 		return true
 	}

@@ -119,7 +119,11 @@ func (r *Node) reconcileStore(now time.Time) {
 	me := r.View().Member(r.self)
 	owns := me != nil && me.OwnsFrom != Never
 	if r.storeHealth.updateLost(now, owns && r.storeLost(), othersUp) {
-		r.cfg.Logger.Warn("storage", "lost", r.storeHealth.lost)
+		if r.storeHealth.lost {
+			r.cfg.Logger.Warn("S2 answers other nodes and not this one, which owns no streams meanwhile")
+		} else {
+			r.cfg.Logger.Warn("S2 answers this node again")
+		}
 		r.membership.setStoreLost(r.storeHealth.lost)
 	}
 }

@@ -426,7 +426,7 @@ func (l *link) handlePart(p *relaypb.Part) {
 		s := p.GetSubscribed()
 		sub.follower.onSubscribed(sub, infoFromWire(s.GetInfo()), s.GetStart())
 	case relaypb.PartKind_PART_KIND_BATCH:
-		if err := l.handleRange(sub, p); err != nil {
+		if err := l.handleBatch(sub, p); err != nil {
 			l.failMalformed(sub, err)
 		}
 	case relaypb.PartKind_PART_KIND_MOVED:
@@ -442,7 +442,7 @@ func (l *link) failMalformed(u *upstreamSub, err error) {
 	u.follower.onSubscriptionEnd(u, fmt.Errorf("%w: from %s: %w", errCallFailed, l.peer.name, err))
 }
 
-func (l *link) handleRange(u *upstreamSub, p *relaypb.Part) error {
+func (l *link) handleBatch(u *upstreamSub, p *relaypb.Part) error {
 	if u.partial == nil {
 		u.partial = &batchAssembler{}
 	}

@@ -80,7 +80,7 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		others:      map[string]Member{},
 		gossipAddrs: map[string]string{}, joinAttempts: map[string]*joinAttempt{}, joinBegan: time.Now(),
 		self: Member{
-			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), RingKey: cfg.RingKey,
+			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), RingKey: cfg.Name,
 			Start: unixMillis(cfg.Now()), Revision: 1, OwnsUntil: Never,
 			RelayVersion: relayVersionNewest, Relay: relayAddr, HTTP: cfg.HTTP, FormatLevel: shard.FormatLevel,
 		},
@@ -364,7 +364,7 @@ func (m *membership) rejoinAfterPause(late time.Duration) {
 		m.self.Revision++
 	}
 	m.mu.Unlock()
-	m.log.Warn("stood still", "for", late)
+	m.log.Warn("this process stood still", "for", late)
 	if again {
 		m.announceChange()
 	}
@@ -573,7 +573,7 @@ func (d *gossipDelegate) noteMember(n *memberlist.Node) {
 	}
 	o, err := decodeMember(n.Name, n.Meta)
 	if err != nil {
-		d.log.Warn("member left out", "peer", n.Name, "err", err)
+		d.log.Warn("member ignored: its metadata cannot be used", "peer", n.Name, "err", err)
 		return
 	}
 	d.mu.Lock()

@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		bytes:         map[linkEnd]prometheus.Counter{},
 		notOwner: counter("fantail_not_owner_total",
 			"Requests answered with the name of another owner."),
-		forced:      counter("fantail_owner_overrides_total", "Requests that insisted on being served."),
+		forced:      counter("fantail_owner_overrides_total", "Requests that this node forced a node to serve."),
 		viewChanges: counter("fantail_view_changes_total", "Changes of this node's view of the fleet."),
 		links:       gauge("fantail_links_up", "Links to other nodes that are up."),
 		members:     gauge("fantail_members", "Members in this node's view, itself included."),
@@ -52,7 +52,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			ConstLabels: prometheus.Labels{"against": "peers"},
 		}),
 		gaps: counter("fantail_relay_gaps_total",
-			"Relayed records that did not join; mended by subscribing again."),
+			"Relayed record batches that left a gap, so the stream was subscribed to again."),
 		refusedConns: counter("fantail_relay_refused_total",
 			"Connections to the relay's port that did not prove to be of the fleet."),
 	}

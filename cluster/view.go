@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"net"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ func NewView(members []Member) *View {
 		if c := strings.Compare(a.Name, b.Name); c != 0 {
 			return c
 		}
-		return compareUint64(b.Revision, a.Revision)
+		return cmp.Compare(b.Revision, a.Revision)
 	})
 	ms = slices.CompactFunc(ms, func(a, b Member) bool { return a.Name == b.Name })
 	v := &View{members: ms}
@@ -46,17 +47,6 @@ func NewView(members []Member) *View {
 	v.changes = slices.Compact(v.changes)
 	v.spans = make([]span, len(v.changes)+1)
 	return v
-}
-
-func compareUint64(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	default:
-		return 0
-	}
 }
 
 // Members returns the members by name. The slice is shared; callers must not change it.

@@ -449,7 +449,7 @@ type batchAssembler struct {
 	total int
 }
 
-var errMalformedPiece = errors.New("malformed piece of a range")
+var errMalformedPiece = errors.New("malformed piece of a record batch")
 
 // maxPreallocated bounds the space that is allocated for a size that a peer only announces, in
 // bytes. It grows with what arrives.

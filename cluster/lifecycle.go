@@ -1,0 +1,168 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Join starts this node's part of the fleet: its server, gossip and links. host runs the streams
+// that this node owns, and feeds the tail buffers of tails. The caller closes both, after Close of
+// the value returned.
+func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.TailBuffers) (*Node, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	cfg.storeGated = host.CanProbe()
+	r, ln, err := newNode(ctx, cfg, host, tails)
+	if err != nil {
+		return nil, err
+	}
+	host.UseFleet(r) // must precede the first request
+	r.start(ln)
+	if err := r.membership.start(); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	if cfg.Plaintext == PlaintextAlways && !isLoopback(cfg.Advertise) {
+		r.cfg.Logger.Warn("the nodes' own traffic is not encrypted, and every client that reaches its address is taken for a node", "addr", r.addr)
+	}
+	if cfg.Renew != nil {
+		r.wg.Go(func() { r.renewLoop(r.ctx) })
+	}
+	host.WatchStanding(r.membership.fleetRole, func(shard.Standing) { notify(r.reconcileNow) })
+	return r, nil
+}
+
+// newNode returns a Node that knows no other member yet.
+func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shard.TailBuffers) (
+	*Node, net.Listener, error,
+) {
+	listener, err := cfg.Network.Listen(ctx, cfg.Relay)
+	if err != nil {
+		return nil, nil, fmt.Errorf("listen for peers (--relay; by default at --advertise): %w", err)
+	}
+	m := newMetrics(cfg.Metrics)
+	creds, err := newTLSCreds(&cfg, m)
+	if err != nil {
+		return nil, nil, errors.Join(err, listener.Close())
+	}
+	r := &Node{
+		cfg: cfg, metrics: m, creds: creds,
+		addr: advertisedAddr(&cfg, listener.Addr()), bridges: map[*feedRef]bridge{},
+		openPool:     &openPool{limit: maxOpening, maxWaiting: maxOpensWaiting},
+		reconcileNow: make(chan struct{}, 1), dropSlots: make(chan struct{}, maxDropping),
+	}
+	r.skewWarning.Interval = time.Minute
+	r.local = newLocalStreams(manager, r.fetchHandover)
+	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
+	r.ctx = ctx
+	r.stateCalls = newStateCalls(ctx)
+	r.stateCalls.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
+	r.membership = newMembership(&r.cfg, r.metrics, r.addr, r.onView)
+	if manager, ok := manager.(*shard.Manager); ok {
+		r.storeStanding, r.probeStoreNow, r.membership.onJoinRound = manager.Standing, manager.ProbeNow, manager.ProbeNow
+		r.standingState.byMember = map[string]memberStoreState{}
+	}
+	r.self = r.membership.self.Name
+	r.cfg.Logger = cfg.Logger.With("member", r.self)
+	r.membership.log = r.cfg.Logger
+	r.peers = newPeers(&r.cfg, r.self, r.addr, r.metrics)
+	r.peers.panics, r.peers.creds = r.stateCalls.panics, creds
+	creds.isLegacyAddr, creds.log = func(ip net.IP) bool { return r.View().hasLegacyAt(ip) }, r.cfg.Logger
+	creds.isMemberAddr = func(ip net.IP) bool { return r.View().hasMemberAt(ip) }
+	r.server = newServer(&r.cfg, r.self, r.local, r.openPool, r.metrics, creds)
+	r.server.addr, r.server.currentTable, r.server.noteMisplaced = r.addr, r.currentTable, r.noteMisplaced
+	r.server.memberAnswers, r.server.openBridge, r.server.statusFor = r.memberAnswers, r.openBridge, r.statusFor
+	r.server.isSuccessor = r.isSuccessor
+	r.server.isMember = func(name string) bool { return r.View().Member(name) != nil }
+	r.followLoop = &followLoop{
+		self: r.self, tails: tails, local: r.local, openPool: r.openPool, peers: r.peers,
+		currentView: r.View, currentTable: r.currentTable, noteMisplaced: r.noteMisplaced, onFeedReleased: func() { notify(r.reconcileNow) },
+		log: r.cfg.Logger, metrics: r.metrics, wake: make(chan struct{}, 1),
+		byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{},
+	}
+	r.followLoop.ctx, r.followLoop.stop = context.WithCancel(ctx)
+	r.peers.onLinkUp = func(string) { r.linksChanged() }
+	r.peers.onLinkLost = func(_ *link, subs []*upstreamSub) {
+		r.followLoop.onLinkLost(subs)
+		r.linksChanged()
+	}
+	r.wg.Go(func() { r.reconcileLoop(ctx) })
+	r.followLoop.wg.Go(r.followLoop.run)
+	return r, listener, nil
+}
+
+// advertisedAddr returns the address at which peers reach the server.
+func advertisedAddr(cfg *Config, ln net.Addr) string {
+	tcp, ok := ln.(*net.TCPAddr)
+	if !ok {
+		return ln.String()
+	}
+	if tcp.IP.IsUnspecified() && cfg.Advertise != "" {
+		return net.JoinHostPort(cfg.Advertise, strconv.Itoa(tcp.Port))
+	}
+	return tcp.String()
+}
+
+// start serves peers in a goroutine.
+func (r *Node) start(ln net.Listener) {
+	r.wg.Go(func() {
+		if err := r.server.grpc.Serve(ln); err != nil {
+			r.cfg.Logger.Error("serve peers", "err", err)
+		}
+	})
+}
+
+// Leave ends this node's ownership: it announces from when on this node owns nothing, serves until
+// then, hands its streams over, tells the subscribers of each to move to the next owner, and
+// releases the rest. This node's own readers continue, fed by others. It returns when nothing is
+// owned here any more, or with ctx's cause. Close comes after the last reader has left.
+func (r *Node) Leave(ctx context.Context) error {
+	r.leaving.Store(true)
+	at := r.membership.announceLeave()
+	look := time.NewTicker(leavePoll)
+	defer look.Stop()
+	for {
+		r.hasMisplaced.Store(true) // a View is published before onView runs
+		if r.View().TableAt(at).Len() == 0 {
+			return nil // there is no other owner
+		} else if t := r.currentTable(); !t.hasOwner(r.self) && r.reconcileStreams() == 0 && len(r.dropSlots) == 0 {
+			return nil
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// CancelLeave cancels Leave: this node owns streams again, from an announced second on.
+func (r *Node) CancelLeave() {
+	r.hasShare.Store(false)
+	r.membership.cancelLeave()
+	r.leaving.Store(false)
+}
+
+// Close leaves gossip, disconnects all links and waits for every goroutine. Calls in progress fail.
+func (r *Node) Close() error { return r.shutDown(true) }
+
+func (r *Node) shutDown(goodbye bool) (err error) {
+	r.closeOnce.Do(func() {
+		err = r.membership.close(goodbye) // from here on no peer sends requests here
+		r.stop()
+		r.followLoop.close()
+		r.peers.close()
+		r.server.close()
+		r.openPool.close()
+		r.stateCalls.wg.Wait()
+		r.wg.Wait()
+		r.closeBridges()
+	})
+	return err
+}
