@@ -47,22 +47,24 @@ func TestSubscriptionTakenBackOpensNothing(t *testing.T) {
 		{"taken back", func(s *peerSession) { _ = s.handleControl(&relaypb.ToOwner{Unsubscribe: []uint64{1}}) }, 0},
 		{"its link has ended", (*peerSession).close, 0},
 	} {
-		h := &countingHost{}
-		o, free := busyPool()
-		s := newServer(&Config{}, "a", newLocalStreams(h, nil), o, newMetrics(nil), nil)
-		s.currentTable = func() *OwnerTable { return table }
-		ses, err := s.openSession(t.Context(), &relaypb.Hello{Incarnation: 1, From: &relaypb.PeerAddress{Name: []byte("b")}, To: []byte("a"), Version: relayVersionNewest})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = ses.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: []byte("default/s")}}})
-		c.end(ses)
-		free()
-		if n := h.follows.Load(); n != c.want {
-			t.Errorf("%s: followed %d times", c.name, n)
-		}
-		s.closeSession(ses)
-		s.close()
+		t.Run(c.name, func(t *testing.T) {
+			h := &countingHost{}
+			o, free := busyPool()
+			s := newServer(&Config{}, "a", newLocalStreams(h, nil), o, newMetrics(nil), nil)
+			s.currentTable = func() *OwnerTable { return table }
+			ses, err := s.openSession(t.Context(), &relaypb.Hello{Incarnation: 1, From: &relaypb.PeerAddress{Name: []byte("b")}, To: []byte("a"), Version: relayVersionNewest})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = ses.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: 1, Stream: []byte("default/s")}}})
+			c.end(ses)
+			free()
+			if n := h.follows.Load(); n != c.want {
+				t.Errorf("%s: followed %d times", c.name, n)
+			}
+			s.closeSession(ses)
+			s.close()
+		})
 	}
 }
 

@@ -35,9 +35,11 @@ func TestRightfulRecordIsThatOfTheFirstOwners(t *testing.T) {
 		"as many":                         {[]Member{owner(8, 1, 0), owner(7, 2000, 0)}, 7},
 		"beside an older release":         {[]Member{owner(0, 1, 0), owner(7, 9000, 0)}, 7},
 	} {
-		if got := rightfulRecord(c.members, now); got != c.want {
-			t.Errorf("%s: %d, want %d", name, got, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got := rightfulRecord(c.members, now); got != c.want {
+				t.Errorf("%s: %d, want %d", name, got, c.want)
+			}
+		})
 	}
 }
 

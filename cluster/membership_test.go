@@ -85,22 +85,24 @@ func TestWhichNewNodeBeginsToOwn(t *testing.T) {
 		{"somebody was missed", []Member{newcomer, drained}, true, false, "", dated},
 		{"found an owner, after all", []Member{owner}, true, true, "alone", dated},
 	} {
-		m := membershipWithoutGossip(nil, "fleet")
-		m.receive(c.known...)
-		m.buildView()
-		if c.sought && m.endJoinRound(c.all, c.why) != (len(c.known) > 0) {
-			t.Errorf("%s: company", c.name)
-		}
-		me, got := m.buildView().Member(m.self.Name), dated
-		switch me.OwnsFrom {
-		case Never:
-			got = never
-		case 0:
-			got = atOnce
-		}
-		if got != c.want {
-			t.Errorf("%s: %s, want %s", c.name, got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			m := membershipWithoutGossip(nil, "fleet")
+			m.receive(c.known...)
+			m.buildView()
+			if c.sought && m.endJoinRound(c.all, c.why) != (len(c.known) > 0) {
+				t.Errorf("%s: company", c.name)
+			}
+			me, got := m.buildView().Member(m.self.Name), dated
+			switch me.OwnsFrom {
+			case Never:
+				got = never
+			case 0:
+				got = atOnce
+			}
+			if got != c.want {
+				t.Errorf("%s: %s, want %s", c.name, got, c.want)
+			}
+		})
 	}
 }
 

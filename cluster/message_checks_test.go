@@ -71,9 +71,11 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		"control":           checkToOwner(&relaypb.ToOwner{}),
 		"handover of a lot": func() error { _, err := checkHandover(&relaypb.HandoverReply{}); return err }(),
 	} {
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
 	}
 	for name, err := range map[string]error{
 		"stream none":          head(func(h *relaypb.WriteHead) { h.Stream = nil }),
@@ -149,9 +151,11 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		}(),
 		"handover of no ranges": func() error { _, err := checkHandover(&relaypb.HandoverReply{Tail: [][]byte{{1}}}); return err }(),
 	} {
-		if err == nil {
-			t.Errorf("%s is taken", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if err == nil {
+				t.Errorf("%s is taken", name)
+			}
+		})
 	}
 	if s := checkStatus(&relaypb.Status{Readers: 1 << 63, HandoversDue: 1 << 63}); int(s.GetReaders()) != maxReaders || int(s.GetHandoversDue()) != maxReaders {
 		t.Errorf("%v", s)
@@ -236,15 +240,17 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 	for what, back := range map[string]Member{
 		"its leave": {OwnsUntil: 1, Flags: FlagLeaving}, "its way to S2": {OwnsUntil: Never, Flags: FlagNoStore},
 	} {
-		back.Name, back.RingKey, back.Revision, back.Relay = "b", "b", 1, "b:1"
-		v := NewView([]Member{{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: Never, Relay: owner.addr}, back})
-		lone.membership.view.Store(v)
-		for _, id := range []shard.StreamID{"p/s", "p/t", "p/u", "p/v", "p/w", "p/x"} {
-			want := newTable([]*Member{{Name: owner.self, RingKey: "a"}, {Name: "b", RingKey: "b"}}).Owner(id).Name == "b"
-			if got := lone.isSuccessor(id, peerAddr{"b", "b:1"}); got != want {
-				t.Errorf("%s taken back: %s is handed over: %v, want %v", what, id, got, want)
+		t.Run(what, func(t *testing.T) {
+			back.Name, back.RingKey, back.Revision, back.Relay = "b", "b", 1, "b:1"
+			v := NewView([]Member{{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: Never, Relay: owner.addr}, back})
+			lone.membership.view.Store(v)
+			for _, id := range []shard.StreamID{"p/s", "p/t", "p/u", "p/v", "p/w", "p/x"} {
+				want := newTable([]*Member{{Name: owner.self, RingKey: "a"}, {Name: "b", RingKey: "b"}}).Owner(id).Name == "b"
+				if got := lone.isSuccessor(id, peerAddr{"b", "b:1"}); got != want {
+					t.Errorf("%s taken back: %s is handed over: %v, want %v", what, id, got, want)
+				}
 			}
-		}
+		})
 	}
 }
 

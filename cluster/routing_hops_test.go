@@ -24,13 +24,15 @@ func TestRefusalHintIsFollowedOnce(t *testing.T) {
 		{heir.Name, hopRedirected, &redirectError{owner: peerAddr{name: owner.Name}}},
 		{owner.Name, hopForce, nil},
 	} {
-		to, ok := c.nextTarget(v, table, id, "a")
-		if !ok || to.member == nil || to.member.Name != want.name || to.hop != want.hop {
-			t.Fatalf("step %d asks %+v, want %s at hop %d", i, to, want.name, want.hop)
-		}
-		if want.err != nil && !c.handleAnswer(want.name, want.err) {
-			t.Fatalf("gives up at step %d", i)
-		}
+		t.Run(want.name, func(t *testing.T) {
+			to, ok := c.nextTarget(v, table, id, "a")
+			if !ok || to.member == nil || to.member.Name != want.name || to.hop != want.hop {
+				t.Fatalf("step %d asks %+v, want %s at hop %d", i, to, want.name, want.hop)
+			}
+			if want.err != nil && !c.handleAnswer(want.name, want.err) {
+				t.Fatalf("gives up at step %d", i)
+			}
+		})
 	}
 }
 

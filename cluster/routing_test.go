@@ -151,13 +151,15 @@ func TestCheckOwnership(t *testing.T) {
 		{"others than the heir do not", "a", route{hopRedirected, without}, false, false, false},
 		{"must is always served", "a", route{hop: hopForce}, true, true, false},
 	} {
-		err := checkOwnership(table, c.self, id, c.r, func(*Member) bool { return c.answers })
-		var r *redirectError
-		if served := err == nil; served != c.served {
-			t.Errorf("%s: %v", c.name, err)
-		} else if !served && (!errors.As(err, &r) || r.ownerAlive != c.alive || r.owner.name != owner.Name) {
-			t.Errorf("%s: %v", c.name, err)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			err := checkOwnership(table, c.self, id, c.r, func(*Member) bool { return c.answers })
+			var r *redirectError
+			if served := err == nil; served != c.served {
+				t.Errorf("%s: %v", c.name, err)
+			} else if !served && (!errors.As(err, &r) || r.ownerAlive != c.alive || r.owner.name != owner.Name) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		})
 	}
 }
 
