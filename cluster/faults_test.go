@@ -130,13 +130,13 @@ func TestTwoOwnersWriteEachAppendOnce(t *testing.T) {
 	for _, r := range readers {
 		f.awaitMessages(r, want)
 	}
-	if !slices.Contains(f.nodes[0].host.OwnedStreams(), id) {
-		t.Error("the heir never served")
+	if !slices.Contains(f.nodes[0].manager.OwnedStreams(), id) {
+		t.Error("the successor never served")
 	}
 	c.refuse(owner.relayAddr(), false)
 	f.awaitAgreement()
 	f.eventually("one owner again", func() bool {
-		return f.log.OpenSessions() == 1 && len(f.nodes[0].host.OwnedStreams()) == 0
+		return f.log.OpenSessions() == 1 && len(f.nodes[0].manager.OwnedStreams()) == 0
 	})
 	f.mustDo(edge, write(id, shard.OpAppend, "healed"), shard.CodeAppended)
 	for _, r := range readers {

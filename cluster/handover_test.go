@@ -111,7 +111,7 @@ func TestHandoverReadsNothing(t *testing.T) {
 
 	third := f.add(announcedDates)
 	f.awaitAgreement()
-	f.eventually("the newcomer has its share", func() bool { return len(third.host.OwnedStreams()) > 0 })
+	f.eventually("the newcomer has its share", func() bool { return len(third.manager.OwnedStreams()) > 0 })
 	tr.awaitWritten(5)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -122,7 +122,7 @@ func TestHandoverReadsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr.awaitWritten(5)
-	if n := len(first.host.OwnedStreams()); n != 0 {
+	if n := len(first.manager.OwnedStreams()); n != 0 {
 		t.Errorf("%d streams are left behind", n)
 	}
 	after := f.log.Ops()
@@ -200,15 +200,15 @@ func TestHandoverToADeadOwnerReadsTheLog(t *testing.T) {
 	id := f.streamOwnedBy(f.nodes[0])
 	f.mustDo(f.nodes[0], write(id, shard.OpCreate, "a"), shard.CodeCreated)
 	r := f.startReader(f.nodes[0], id)
-	heir, last := f.nodes[1], f.nodes[2]
-	if f.nodes[0].currentTable().without([]string{f.nodes[0].self}).Owner(id).Name != heir.self {
-		heir, last = last, heir
+	successor, last := f.nodes[1], f.nodes[2]
+	if f.nodes[0].currentTable().without([]string{f.nodes[0].self}).Owner(id).Name != successor.self {
+		successor, last = last, successor
 	}
-	l := heir.peers.link(f.nodes[0].self)
-	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{heir.self, heir.addr}); err != nil || !found {
+	l := successor.peers.link(f.nodes[0].self)
+	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{successor.self, successor.addr}); err != nil || !found {
 		t.Fatal(found, err)
 	}
-	f.killNode(heir)
+	f.killNode(successor)
 	f.appendUntilAcked(last, write(id, shard.OpAppend, "b"))
 	f.appendUntilAcked(f.nodes[0], write(id, shard.OpAppend, "c"))
 	f.awaitMessages(r, []string{"a", "b", "c"})
@@ -246,13 +246,13 @@ func TestNodesChangeOwnersAtTheAnnouncedSecond(t *testing.T) {
 func TestHandoverFitsInOneMessage(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	owner, heir := f.nodes[0], f.nodes[1]
+	owner, successor := f.nodes[0], f.nodes[1]
 	id := f.streamOwnedBy(owner)
 	out := f.mustDo(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
 	f.startReader(owner, id)
 	f.mustDo(owner, write(id, shard.OpAppend, strings.Repeat("x", 5<<20)), shard.CodeAppended)
-	l := heir.peers.link(owner.self)
-	_, found, err := l.requestHandover(t.Context(), id, out.Info.LogTail, peerAddr{heir.self, heir.addr})
+	l := successor.peers.link(owner.self)
+	_, found, err := l.requestHandover(t.Context(), id, out.Info.LogTail, peerAddr{successor.self, successor.addr})
 	if err != nil || !found {
 		t.Fatal(found, err)
 	}
@@ -327,7 +327,7 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 			second.local.mu.Unlock()
 			time.AfterFunc(50*time.Millisecond, func() {
 				h, _, err := second.peers.link(first.self).requestHandover(f.Context(), id, 0, peerAddr{second.self, second.addr})
-				if err != nil || second.host.InstallHandover(id, h) != nil {
+				if err != nil || second.manager.InstallHandover(id, h) != nil {
 					t.Error(err)
 				}
 				second.local.endTransfer(id, coming)
@@ -371,12 +371,12 @@ func (f *fleet) otherOwned(s *testNode, not shard.StreamID) shard.StreamID {
 func TestUnwantedHandoverFeedsReadersAgain(t *testing.T) {
 	t.Parallel()
 	f := newFleetHandingToAny(t, 2)
-	owner, heir := f.nodes[0], f.nodes[1]
+	owner, successor := f.nodes[0], f.nodes[1]
 	id := f.streamOwnedBy(owner)
 	f.mustDo(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
 	r := f.startReader(owner, id)
 	f.awaitMessages(r, []string{"a"})
-	f.handOver(id, owner, heir)
+	f.handOver(id, owner, successor)
 	f.log.AppendForeign(id, "b")
 	f.awaitMessages(r, []string{"a", "b"})
 }
@@ -392,7 +392,7 @@ func TestUnwantedHandoverKeepsSubscribersFed(t *testing.T) {
 		f.add(func(c *Config) { c.handOverToAny = true })
 	}
 	f.awaitAgreement()
-	owner, heir, edge := f.nodes[0], f.nodes[1], f.nodes[2]
+	owner, successor, edge := f.nodes[0], f.nodes[1], f.nodes[2]
 	id := f.streamOwnedBy(owner)
 	create := write(id, shard.OpCreate, "a")
 	create.HasTTL, create.TTL = true, 10
@@ -403,7 +403,7 @@ func TestUnwantedHandoverKeepsSubscribersFed(t *testing.T) {
 	limit, waiting := owner.openPool.limit, owner.openPool.maxWaiting
 	owner.openPool.limit, owner.openPool.maxWaiting = 0, 0
 	owner.openPool.mu.Unlock()
-	f.handOver(id, owner, heir)
+	f.handOver(id, owner, successor)
 	f.eventually("it fails", func() bool {
 		owner.followLoop.mu.Lock()
 		defer owner.followLoop.mu.Unlock()

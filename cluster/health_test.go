@@ -134,7 +134,7 @@ func TestCancelledLeaveAndPauseOwnAgain(t *testing.T) {
 	s.CancelLeave()
 	f.awaitAgreement()
 	f.eventually("ready again", s.Ready)
-	if !s.host.HasStream(id) || f.nodes[0].host.HasStream(id) || f.nodes[2].host.HasStream(id) {
+	if !s.manager.HasStream(id) || f.nodes[0].manager.HasStream(id) || f.nodes[2].manager.HasStream(id) {
 		t.Error("ready, and does not have its stream")
 	}
 	if after := f.log.Ops(); after.Reads != before.Reads || after.Replays != before.Replays {
@@ -205,11 +205,11 @@ func TestProvisionalOwnerKeepsAStreamUntilItAnswers(t *testing.T) {
 		_, err := other.local.write(f.Context(), write(id, shard.OpAppend, "a"), true)
 		done <- err
 	}()
-	f.eventually("it has the stream", func() bool { return other.host.HasStream(id) })
+	f.eventually("it has the stream", func() bool { return other.manager.HasStream(id) })
 	for range 5 {
 		other.hasMisplaced.Store(true)
 		other.reconcileStreams()
-		if !other.host.HasStream(id) {
+		if !other.manager.HasStream(id) {
 			t.Error("let go of in the middle of a write")
 		}
 	}
@@ -221,6 +221,6 @@ func TestProvisionalOwnerKeepsAStreamUntilItAnswers(t *testing.T) {
 	f.eventually("it is let go of", func() bool {
 		other.hasMisplaced.Store(true)
 		other.reconcileStreams()
-		return !other.host.HasStream(id)
+		return !other.manager.HasStream(id)
 	})
 }

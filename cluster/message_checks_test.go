@@ -209,21 +209,21 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 	owner := f.nodes[0]
 	id := f.streamOwnedBy(owner)
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	heir := owner.currentTable().without([]string{owner.self}).Owner(id)
+	successor := owner.currentTable().without([]string{owner.self}).Owner(id)
 	for _, s := range f.nodes[1:] {
-		if got := owner.isSuccessor(id, peerAddr{s.self, s.addr}); got != (s.self == heir.Name) {
-			t.Errorf("%s, heir %s: %v", s.self, heir.Name, got)
+		if got := owner.isSuccessor(id, peerAddr{s.self, s.addr}); got != (s.self == successor.Name) {
+			t.Errorf("%s, successor %s: %v", s.self, successor.Name, got)
 		}
 	}
 	for _, to := range []peerAddr{
-		{"evil", "10.0.0.1:1"}, {heir.Name, "10.0.0.1:1"}, {owner.self, owner.addr}, {},
+		{"evil", "10.0.0.1:1"}, {successor.Name, "10.0.0.1:1"}, {owner.self, owner.addr}, {},
 	} {
 		if owner.isSuccessor(id, to) {
 			t.Errorf("handed to %+v", to)
 		}
 	}
 	l := f.nodes[1].peers.link(owner.self)
-	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{"evil", "10.0.0.1:1"}); err == nil || found || !owner.host.HasStream(id) {
+	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{"evil", "10.0.0.1:1"}); err == nil || found || !owner.manager.HasStream(id) {
 		t.Errorf("given to a stranger: %v, %v", found, err)
 	}
 	soon := NewView([]Member{

@@ -20,10 +20,10 @@ import (
 // S2.
 type testNode struct {
 	*Node
-	host  *shard.Manager
-	tails *shard.TailBuffers
-	store *faultyStore
-	dead  bool
+	manager *shard.Manager
+	tails   *shard.TailBuffers
+	store   *faultyStore
+	dead    bool
 }
 
 type fleet struct {
@@ -65,9 +65,9 @@ func (f *fleet) add(change ...func(*Config)) *testNode {
 		fn(&cfg)
 	}
 	s := &testNode{tails: shard.NewTailBuffers(0, 0), store: &faultyStore{Log: f.log}}
-	s.host = shard.NewManager(s.store, s.tails, shard.Config{Now: f.now})
+	s.manager = shard.NewManager(s.store, s.tails, shard.Config{Now: f.now})
 	var err error
-	if s.Node, err = Join(f.Context(), cfg, s.host, s.tails); err != nil {
+	if s.Node, err = Join(f.Context(), cfg, s.manager, s.tails); err != nil {
 		f.Fatal(err)
 	}
 	f.nodes = append(f.nodes, s)
@@ -75,7 +75,7 @@ func (f *fleet) add(change ...func(*Config)) *testNode {
 		if !s.dead {
 			_ = s.Close()
 		}
-		_ = s.host.Close()
+		_ = s.manager.Close()
 		if n := s.tails.Bytes(); n != 0 {
 			f.Errorf("%s: %d bytes of Tails after everything is closed", s.self, n)
 		}
@@ -111,7 +111,7 @@ func (f *fleet) killNode(s *testNode) {
 	s.dead = true
 	_ = s.membership.gossip.Shutdown()
 	_ = s.shutDown(false)
-	_ = s.host.Close()
+	_ = s.manager.Close()
 }
 
 func (f *fleet) eventually(what string, ok func() bool) {
@@ -382,7 +382,7 @@ func TestRelayReadersSurviveJoinsAndLeaves(t *testing.T) {
 	f.awaitAgreement()
 	round(third)
 	f.eventually("one session for each stream, at its owner", func() bool {
-		return f.log.OpenSessions() == len(ids) && len(third.host.OwnedStreams()) > 0
+		return f.log.OpenSessions() == len(ids) && len(third.manager.OwnedStreams()) > 0
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -390,7 +390,7 @@ func TestRelayReadersSurviveJoinsAndLeaves(t *testing.T) {
 	if err := first.Leave(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(first.host.OwnedStreams()); n != 0 {
+	if n := len(first.manager.OwnedStreams()); n != 0 {
 		t.Errorf("%d streams are left behind", n)
 	}
 	round(first)

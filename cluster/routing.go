@@ -153,7 +153,7 @@ func checkOwnership(t *OwnerTable, self string, id shard.StreamID, r route, answ
 	}
 	to := peerAddr{owner.Name, owner.Relay}
 	if r.hop == hopRedirected && slices.Contains(r.excluded, owner.Name) {
-		if heir := t.without(r.excluded).Owner(id); heir != nil && heir.Name == self {
+		if successor := t.without(r.excluded).Owner(id); successor != nil && successor.Name == self {
 			if !answers(owner) {
 				return nil
 			}

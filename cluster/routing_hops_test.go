@@ -13,15 +13,15 @@ import (
 func TestRefusalHintIsFollowedOnce(t *testing.T) {
 	t.Parallel()
 	v, table := tableOf("a", "b", "c", "d")
-	id, owner, heir := ownerAndSuccessor(table, "a")
+	id, owner, successor := ownerAndSuccessor(table, "a")
 	var c routing
 	for i, want := range []struct {
 		name string
 		hop  hop
 		err  error
 	}{
-		{owner.Name, hopFirst, &redirectError{owner: peerAddr{name: heir.Name}}},
-		{heir.Name, hopRedirected, &redirectError{owner: peerAddr{name: owner.Name}}},
+		{owner.Name, hopFirst, &redirectError{owner: peerAddr{name: successor.Name}}},
+		{successor.Name, hopRedirected, &redirectError{owner: peerAddr{name: owner.Name}}},
 		{owner.Name, hopForce, nil},
 	} {
 		t.Run(want.name, func(t *testing.T) {

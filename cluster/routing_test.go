@@ -100,20 +100,20 @@ func TestRoutingEndsWhateverNodesBelieve(t *testing.T) {
 }
 
 // ownerAndSuccessor returns some stream in the table, with its owner and successor.
-func ownerAndSuccessor(t *OwnerTable, not string) (id shard.StreamID, owner, heir *Member) {
+func ownerAndSuccessor(t *OwnerTable, not string) (id shard.StreamID, owner, successor *Member) {
 	for i := 0; ; i++ {
 		id = shard.StreamID(fmt.Sprintf("default/%d", i))
 		owner = t.Owner(id)
-		heir = t.without([]string{owner.Name}).Owner(id)
-		if owner.Name != not && heir.Name != not {
-			return id, owner, heir
+		successor = t.without([]string{owner.Name}).Owner(id)
+		if owner.Name != not && successor.Name != not {
+			return id, owner, successor
 		}
 	}
 }
 
 func TestRoutingAfterALostOwner(t *testing.T) {
 	v, table := tableOf("a", "b", "c", "d")
-	id, owner, heir := ownerAndSuccessor(table, "a")
+	id, owner, successor := ownerAndSuccessor(table, "a")
 	var c routing
 	step := func(want *Member, wantHop hop, err error) {
 		t.Helper()
@@ -127,14 +127,14 @@ func TestRoutingAfterALostOwner(t *testing.T) {
 	}
 	step(owner, hopFirst, errUnreachable)
 	// The successor reaches the owner. The caller tries it once more, and then forces it.
-	step(heir, hopRedirected, &redirectError{owner: peerAddr{owner.Name, owner.Relay}, ownerAlive: true})
+	step(successor, hopRedirected, &redirectError{owner: peerAddr{owner.Name, owner.Relay}, ownerAlive: true})
 	step(owner, hopRedirected, errUnreachable)
-	step(heir, hopForce, nil)
+	step(successor, hopForce, nil)
 }
 
 func TestCheckOwnership(t *testing.T) {
 	_, table := tableOf("a", "b", "c", "d")
-	id, owner, heir := ownerAndSuccessor(table, "a")
+	id, owner, successor := ownerAndSuccessor(table, "a")
 	without := []string{owner.Name}
 	for _, c := range []struct {
 		name          string
@@ -144,11 +144,11 @@ func TestCheckOwnership(t *testing.T) {
 		served, alive bool
 	}{
 		{"the owner serves", owner.Name, route{}, true, true, false},
-		{"others name it", heir.Name, route{}, true, false, false},
+		{"others name it", successor.Name, route{}, true, false, false},
 		{"at hop 1 too", "a", route{hop: hopRedirected}, true, false, false},
-		{"the heir serves for a lost owner", heir.Name, route{hopRedirected, without}, false, true, false},
-		{"unless that answers it", heir.Name, route{hopRedirected, without}, true, false, true},
-		{"others than the heir do not", "a", route{hopRedirected, without}, false, false, false},
+		{"the successor serves for a lost owner", successor.Name, route{hopRedirected, without}, false, true, false},
+		{"unless that answers it", successor.Name, route{hopRedirected, without}, true, false, true},
+		{"others than the successor do not", "a", route{hopRedirected, without}, false, false, false},
 		{"must is always served", "a", route{hop: hopForce}, true, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -126,7 +126,7 @@ func TestReadersThatComeAndGoMissNothing(t *testing.T) {
 	if err := third.Leave(ctx); err != nil {
 		t.Error(err)
 	}
-	if n := len(third.host.OwnedStreams()); n != 0 {
+	if n := len(third.manager.OwnedStreams()); n != 0 {
 		t.Errorf("%d streams are left behind", n)
 	}
 	stop()
@@ -140,7 +140,7 @@ func TestReadersThatComeAndGoMissNothing(t *testing.T) {
 		if t.Failed() {
 			for _, s := range f.nodes {
 				s.local.mu.Lock()
-				t.Log(s.self, s.local.feedRefs, s.tails.Len(), s.host.OwnedStreams(), s.hasMisplaced.Load())
+				t.Log(s.self, s.local.feedRefs, s.tails.Len(), s.manager.OwnedStreams(), s.hasMisplaced.Load())
 				s.local.mu.Unlock()
 				s.server.mu.Lock()
 				for _, ses := range s.server.sessions {

@@ -44,8 +44,8 @@ type process struct {
 	port           *port
 	store          *logtest.Client
 	registry       *prometheus.Registry
-	host           *shard.Manager
-	relay          *cluster.Node
+	manager        *shard.Manager
+	clusterNode    *cluster.Node
 	edge           *edge.Server
 	public         *http.Server
 	startedAt      time.Time
@@ -81,35 +81,35 @@ func (n *node) start() error {
 	s.mu.Unlock()
 	log := slog.New(s.log.handler()).With("node", n.name)
 	tails := shard.NewTailBuffers(0, 0)
-	p.host = shard.NewManager(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry})
+	p.manager = shard.NewManager(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry})
 	var err error
-	p.relay, err = cluster.Join(context.Background(), cluster.Config{
+	p.clusterNode, err = cluster.Join(context.Background(), cluster.Config{
 		Name: n.name, Cluster: "sim", Secrets: [][]byte{[]byte("0123456789abcdef")},
 		Gossip: net.JoinHostPort(n.ip, portGossip), Relay: net.JoinHostPort(n.ip, portRelay),
 		Join: []string{"fleet:" + portGossip}, Now: now, Logger: log, Metrics: p.registry,
 		Network: p.port,
-	}, p.host, tails)
+	}, p.manager, tails)
 	if err != nil {
-		return errors.Join(err, p.host.Close())
+		return errors.Join(err, p.manager.Close())
 	}
 	p.edge = edge.New(edge.Config{
 		Heartbeat: heartbeat, LongPoll: 10 * time.Second, Now: wall, Logger: log, Metrics: p.registry,
-	}, p.relay)
+	}, p.clusterNode)
 	p.public = p.edge.HTTPServer()
 	ln, err := p.port.Listen(context.Background(), net.JoinHostPort(n.ip, portHTTP))
 	if err != nil {
-		return errors.Join(err, p.relay.Close(), p.host.Close())
+		return errors.Join(err, p.clusterNode.Close(), p.manager.Close())
 	}
 	p.serving.Go(func() { _ = p.public.Serve(ln) })
 	n.mu.Lock()
 	n.proc = p
 	n.mu.Unlock()
-	s.logEvent("start", "node", n.name, "member", p.relay.Name(), "skew", skew, "off", off)
+	s.logEvent("start", "node", n.name, "member", p.clusterNode.Name(), "skew", skew, "off", off)
 	return nil
 }
 
 // ready reports what a balancer asks for.
-func (p *process) ready() bool { return !p.draining.Load() && !p.dead.Load() && p.relay.Ready() }
+func (p *process) ready() bool { return !p.draining.Load() && !p.dead.Load() && p.clusterNode.Ready() }
 
 // stop ends the process as SIGTERM does (cmd/fantail, node.stop).
 func (p *process) stop() {
@@ -119,10 +119,10 @@ func (p *process) stop() {
 	p.draining.Store(true)
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	if err := p.relay.Leave(ctx); err != nil {
+	if err := p.clusterNode.Leave(ctx); err != nil {
 		s.failIfPlanned("I11: %s: leave: %v", p.n.name, err)
 	}
-	if left := len(p.host.OwnedStreams()); left > 0 && p.hasOtherOwners() {
+	if left := len(p.manager.OwnedStreams()); left > 0 && p.hasOtherOwners() {
 		s.failIfPlanned("I11: %s owns %d streams after it left", p.n.name, left)
 	}
 	p.drainBegan.Store(time.Now().UnixNano())
@@ -144,12 +144,12 @@ func (p *process) stop() {
 
 // hasOtherOwners reports whether there is another node to leave streams to.
 func (p *process) hasOtherOwners() bool {
-	return p.relay.View().TableAt(time.Now().Add(10*time.Second)).Len() > 0
+	return p.clusterNode.View().TableAt(time.Now().Add(10*time.Second)).Len() > 0
 }
 
 func (p *process) end() {
-	_ = p.relay.Close()
-	_ = p.host.Close()
+	_ = p.clusterNode.Close()
+	_ = p.manager.Close()
 	p.serving.Wait()
 }
 

@@ -393,13 +393,13 @@ func (s *sim) checkWhole() error {
 	ps := s.running()
 	var names []string
 	for _, p := range ps {
-		names = append(names, p.relay.Name())
+		names = append(names, p.clusterNode.Name())
 	}
 	slices.Sort(names)
 	now := time.Now()
 	var first []cluster.Member
 	for i, p := range ps {
-		v := p.relay.View()
+		v := p.clusterNode.View()
 		var seen []string
 		for _, m := range v.Members() {
 			seen = append(seen, m.Name)
@@ -423,7 +423,7 @@ func (s *sim) checkWhole() error {
 	for _, st := range s.streams {
 		id := shard.StreamID(st.name)
 		for _, p := range ps {
-			a, b := p.relay.View().TableAt(now).Owner(id), ps[0].relay.View().TableAt(now).Owner(id)
+			a, b := p.clusterNode.View().TableAt(now).Owner(id), ps[0].clusterNode.View().TableAt(now).Owner(id)
 			if a.Name != b.Name {
 				return fmt.Errorf("%s has two owners: %s and %s", id, a.Name, b.Name)
 			}
@@ -481,7 +481,7 @@ func (s *sim) sampleCosts(w *storeCosts) {
 	if len(ps) == 0 {
 		return
 	}
-	t := ps[0].relay.View().TableAt(time.Now())
+	t := ps[0].clusterNode.View().TableAt(time.Now())
 	for _, st := range s.streams {
 		if m := t.Owner(shard.StreamID(st.name)); m != nil && w.owners[st] != m.Name {
 			if w.owners[st] != "" {

@@ -47,7 +47,7 @@ func (s *sim) checkReadyAndOwners(ready, owners int) error {
 		if p.ready() {
 			n++
 		}
-		if got := p.relay.View().TableAt(time.Now()).Len(); got != owners {
+		if got := p.clusterNode.View().TableAt(time.Now()).Len(); got != owners {
 			return fmt.Errorf("%s sees %d owners, want %d", p.n.name, got, owners)
 		}
 	}
@@ -74,7 +74,7 @@ func TestStartWithoutStorage(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		req := &shard.Request{Stream: "p/s", Op: shard.OpCreate, ID: shard.NewAppendID(), Type: "text/plain"}
-		if _, err := s.running()[0].relay.Do(ctx, req); err == nil {
+		if _, err := s.running()[0].clusterNode.Do(ctx, req); err == nil {
 			s.failf("a create while storage is away")
 		}
 		s.newStoreTrouble = logtest.Faults{}
@@ -83,7 +83,7 @@ func TestStartWithoutStorage(t *testing.T) {
 		}
 		s.await("storage is back", 20*time.Second, func() error {
 			for _, p := range s.running() {
-				if st := p.host.Standing(); !st.Passed || st.Fleet == 0 {
+				if st := p.manager.Standing(); !st.Passed || st.Fleet == 0 {
 					return fmt.Errorf("%s: %+v", p.n.name, st)
 				}
 			}
