@@ -2,15 +2,20 @@ package edge
 
 import "github.com/fantail-dev/fantail/shard"
 
-// channel is the readers of one Tail in one framing.
+// channel is the readers of one Tail in one framing, who get it in chunks or do not.
 type channel struct {
 	l       *loop
-	key     frameKey
+	key     channelKey
 	readers []*conn
 	listed  bool       // in dirty
 	walked  int        // readers[:walked] were looked at in this walk
 	before  shard.Info // at its beginning: what it brings at least
 	ended   bool       // this life was over by then
+}
+
+type channelKey struct {
+	frameKey
+	chunked bool
 }
 
 // Wake implements shard.Waker.

@@ -31,6 +31,7 @@ type cursor struct {
 	messages uint32 // framed since the driver last looked
 	gaps     uint16 // RecordBatches that did not join; 0, or there is a bug somewhere
 	form     framing
+	chunked  bool // what is owed at a time is a chunk (chunked.go)
 	now      state
 	begun    bool  // a control event was owed
 	fresh    bool  // the newest control event said "up to date"
@@ -46,6 +47,8 @@ type room struct {
 	done    int      // of owed: what was written
 	holds   []*frame // whose data is in owed
 	scratch []shard.RecordBatch
+	head    chunkHead
+	headed  bool // owed begins with a line in head
 }
 
 // mark is an offset: a position and the life that it is of.
@@ -207,7 +210,31 @@ func (c *cursor) pending(budget int) net.Buffers {
 	}
 	c.finish(last, st, before)
 	clear(ranges) // hold no RecordBatch while idle
+	c.enclose()
 	return c.room.owed[c.room.done:]
+}
+
+// enclose makes a chunk of what is owed, if that is how the reader gets it: the last one with data
+// where the stream has come to its end.
+func (c *cursor) enclose() {
+	if !c.chunked || !c.owes() {
+		return
+	}
+	r, end := c.room, chunkEnd
+	if c.now == stateClosed {
+		end = bodyEnd
+	}
+	size := 0
+	for _, b := range r.owed {
+		size += len(b)
+	}
+	r.owed, r.headed = append(slices.Insert(r.owed, 0, r.head.line(size)), end), true
+}
+
+// beChunked has the reader get chunks. Nothing of what it is owed is written yet.
+func (c *cursor) beChunked() {
+	c.chunked = true
+	c.enclose()
 }
 
 // take is the RecordBatches to frame next, and what there is after them.
@@ -497,16 +524,20 @@ func (r *room) drop(p *pins) bool {
 	}
 	clear(r.owed)
 	clear(r.holds)
-	r.owed, r.holds, r.done = r.owed[:0], r.holds[:0], 0
+	r.owed, r.holds, r.done, r.headed = r.owed[:0], r.holds[:0], 0, false
 	return cap(r.owed) <= roomKept
 }
 
-// share is a room with the same in it.
+// share is a room with the same in it, of which nothing is written yet.
 func (r *room) share(p *pins) *room {
 	for _, f := range r.holds {
 		p.pin(f)
 	}
-	return &room{owed: slices.Clone(r.owed), holds: slices.Clone(r.holds)}
+	s := &room{owed: slices.Clone(r.owed), holds: slices.Clone(r.holds), head: r.head, headed: r.headed}
+	if s.headed {
+		s.owed[0] = s.head[:len(s.owed[0])]
+	}
+	return s
 }
 
 // roomKept is how many buffers a room is kept for.

@@ -79,7 +79,8 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 	if l == nil {
 		return false
 	}
-	head := head(w.Header())
+	chunked := r.ProtoAtLeast(1, 1)
+	head := head(w.Header(), chunked)
 	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return false
@@ -90,6 +91,9 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 		d.close()
 		return true
 	}
+	if chunked {
+		d.c.beChunked()
+	}
 	l.post(func() { l.enter(d, fd, seal, head) }, func() {
 		_ = unix.Close(fd)
 		d.close()
@@ -97,12 +101,16 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 	return true
 }
 
-// head is the head of a response that ends with its connection.
-func head(h http.Header) []byte {
+// head is the head of a response after which the connection is closed, and which ends with that
+// if it does not come in chunks.
+func head(h http.Header, chunked bool) []byte {
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 200 OK\r\n")
 	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	h.Set("Connection", "close")
+	if chunked {
+		h.Set("Transfer-Encoding", "chunked")
+	}
 	_ = h.Write(&b)
 	b.WriteString("\r\n")
 	return b.Bytes()
