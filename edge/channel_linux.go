@@ -2,7 +2,7 @@ package edge
 
 import "github.com/fantail-dev/fantail/shard"
 
-// channel is the readers of one Tail in one framing, who get it in chunks or do not.
+// channel holds the readers of one TailBuffer in one framing that all get chunks, or none.
 type channel struct {
 	l       *loop
 	key     channelKey

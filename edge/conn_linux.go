@@ -33,13 +33,13 @@ type conn struct {
 	stuck  atomic.Int64  // since when it takes nothing; 0: it does
 }
 
-// leaving is why a reader's response ends though its stream does not; 0: it does not.
+// leaving holds the reason for which a response ends though its stream does not; 0: none.
 type leaving uint8
 
 const (
 	leavesDrain leaving = iota + 1
 	leavesRebalance
-	leavesDone // the client has said that it is
+	leavesDone // the client has said that it closes
 )
 
 // moves reports whether the reader is told to go on elsewhere.
@@ -183,8 +183,8 @@ func (l *loop) pump(r *conn) (sent int) {
 	return sent
 }
 
-// parting is what the response of a reader ends with that is owed nothing else, if it ends now
-// and that is not said yet. The end of a stream is said with its last event.
+// parting returns the last bytes of a response whose reader has nothing else pending, if it
+// ends now and they are not sent yet. A stream that is closed says so with its last event.
 func (l *loop) parting(r *conn) (b []byte) {
 	c := &r.d.c
 	switch {
@@ -411,8 +411,8 @@ func (l *loop) finish(r *conn) {
 	l.ending[r] = struct{}{}
 }
 
-// hungUp ends the response of a client that sends nothing more: it may well read on, and is told
-// that this is the end, if it has had all that there was.
+// hungUp ends the response of a client that sends nothing more. The client may still read: it
+// is told that this is the end, if nothing was pending for it.
 func (l *loop) hungUp(r *conn) {
 	if c := &r.d.c; r.state == connIdle && r.seal == nil && c.chunked && len(r.pre) == 0 && !c.owes() {
 		_, _ = send(r.fd, []byte(lastChunk))

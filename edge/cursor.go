@@ -31,7 +31,7 @@ type cursor struct {
 	messages uint32 // framed since the driver last looked
 	gaps     uint16 // RecordBatches that did not join; 0, or there is a bug somewhere
 	form     framing
-	chunked  bool // what is owed at a time is a chunk (chunked.go)
+	chunked  bool // what is pending is one chunk (chunked.go)
 	now      state
 	begun    bool  // a control event was owed
 	fresh    bool  // the newest control event said "up to date"
@@ -214,8 +214,8 @@ func (c *cursor) pending(budget int) net.Buffers {
 	return c.room.owed[c.room.done:]
 }
 
-// enclose makes a chunk of what is owed, if that is how the reader gets it: the last one with data
-// where the stream has come to its end.
+// enclose makes one chunk of what is pending, for a reader that gets chunks. At the end of the
+// stream the last chunk follows it.
 func (c *cursor) enclose() {
 	if !c.chunked || !c.owes() {
 		return
@@ -231,7 +231,7 @@ func (c *cursor) enclose() {
 	r.owed, r.headed = append(slices.Insert(r.owed, 0, r.head.line(size)), end), true
 }
 
-// beChunked has the reader get chunks. Nothing of what it is owed is written yet.
+// beChunked has the reader get chunks. It is called before anything pending is written.
 func (c *cursor) beChunked() {
 	c.chunked = true
 	c.enclose()

@@ -101,8 +101,8 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 	return true
 }
 
-// head is the head of a response after which the connection is closed, and which ends with that
-// if it does not come in chunks.
+// head returns the head of a response after which the connection is closed. Without chunks that
+// is what ends it.
 func head(h http.Header, chunked bool) []byte {
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 200 OK\r\n")
