@@ -19,8 +19,7 @@ func (r *Node) statusFor(peer string) *relaypb.Status {
 	}
 }
 
-// shareTimeout bounds the time after it became an owner until a node is ready, even if streams have
-// still to be handed over to it.
+// shareTimeout bounds the time for which a new owner waits for handovers before it is ready.
 const shareTimeout = 10 * time.Second
 
 // Ready reports whether this node owns its part of the streams and has received those that are in

@@ -79,7 +79,7 @@ const (
 //	1   flags, 2 bytes
 //	3   ring generation, 2 bytes
 //	5   relay contract: oldest and newest version spoken, 1 byte each
-//	7   rev · 15 start · 23 startAt · 31 stopAt, 8 bytes each
+//	7   revision · 15 start · 23 owns from · 31 owns until, 8 bytes each
 //	39  ring key, relay address, http address: length (1 byte) and bytes each
 //	…   extension: length (1 byte), then log format level (1), features (1), fleet (8);
 //	    a later release may make it longer. Missing parts are 0.

@@ -22,7 +22,7 @@ const (
 	maxTextBytes = 64 << 10
 	// maxControlItems bounds each list of one control message.
 	maxControlItems = 4096
-	// maxPosition is above every position that S2 will ever have.
+	// maxPosition bounds a position; S2 will never reach it.
 	maxPosition = 1 << 62
 	// maxHandoverBatches bounds the record batches of a Handover.
 	maxHandoverBatches = 1 << 16
