@@ -2,20 +2,15 @@ package edge
 
 import "github.com/fantail-dev/fantail/shard"
 
-// channel holds the readers of one TailBuffer in one framing that all get chunks, or none.
+// channel is the readers of one Tail in one framing.
 type channel struct {
 	l       *loop
-	key     channelKey
+	key     frameKey
 	readers []*conn
 	listed  bool       // in dirty
 	walked  int        // readers[:walked] were looked at in this walk
 	before  shard.Info // at its beginning: what it brings at least
 	ended   bool       // this life was over by then
-}
-
-type channelKey struct {
-	frameKey
-	chunked bool
 }
 
 // Wake implements shard.Waker.

@@ -25,7 +25,7 @@ type conn struct {
 	state  connState
 	armed  bool          // it waits to be writable
 	queued bool          // in again
-	last   bool          // it ends once what it is owed is written
+	last   bool          // it ends once pre is written
 	why    leaving       // it is to leave between two events, for this
 	pre    []byte        // owed before what the cursor owes: the head, a heartbeat, the farewell
 	began  time.Duration // when it came, since the reactor was made
@@ -33,17 +33,13 @@ type conn struct {
 	stuck  atomic.Int64  // since when it takes nothing; 0: it does
 }
 
-// leaving holds the reason for which a response ends though its stream does not; 0: none.
+// leaving is why a reader is sent elsewhere; 0: it is not.
 type leaving uint8
 
 const (
 	leavesDrain leaving = iota + 1
 	leavesRebalance
-	leavesDone // the client has said that it closes
 )
-
-// moves reports whether the reader is told to go on elsewhere.
-func (l leaving) moves() bool { return l == leavesDrain || l == leavesRebalance }
 
 func (l leaving) reason() reason {
 	if l == leavesDrain {
@@ -73,7 +69,7 @@ func (l *loop) enter(d *driver, fd int, seal *seal, head []byte) {
 		l.gone(r)
 		return
 	}
-	key := channelKey{frameKey{r.d.c.tail, r.d.c.form}, r.d.c.chunked}
+	key := frameKey{r.d.c.tail, r.d.c.form}
 	ch := l.channels[key]
 	if ch == nil {
 		ch = &channel{l: l, key: key}
@@ -114,10 +110,8 @@ func (l *loop) event(ev *unix.EpollEvent) {
 	}
 	defer l.guard(r)
 	switch {
-	case ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0:
+	case ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
 		l.gone(r)
-	case ev.Events&unix.EPOLLRDHUP != 0:
-		l.hungUp(r)
 	case ev.Events&unix.EPOLLIN != 0:
 		l.hear(r)
 	}
@@ -150,10 +144,12 @@ func (l *loop) pump(r *conn) (sent int) {
 			owed, newest = c.news(writeBudget)
 		}
 		if len(r.pre) == 0 && len(owed) == 0 {
-			if r.pre = l.parting(r); len(r.pre) == 0 {
+			if r.why == 0 || r.last {
 				l.rest(r)
 				break
 			}
+			l.s.m.moved.WithLabelValues(string(r.why.reason())).Inc()
+			r.pre, r.last = comeBack(comeBackSoon, comeBackLate), true
 		}
 		n, all, err := l.write(r, owed)
 		if err != nil {
@@ -181,27 +177,6 @@ func (l *loop) pump(r *conn) (sent int) {
 		}
 	}
 	return sent
-}
-
-// parting returns the last bytes of a response whose reader has nothing else pending, if it
-// ends now and they are not sent yet. A stream that is closed says so with its last event.
-func (l *loop) parting(r *conn) (b []byte) {
-	c := &r.d.c
-	switch {
-	case r.last, c.state() == stateClosed:
-		return nil
-	case r.why.moves():
-		l.s.m.moved.WithLabelValues(string(r.why.reason())).Inc()
-		if b = comeBack(comeBackSoon, comeBackLate); c.chunked {
-			b = chunked(b)
-		}
-	case r.why == 0 && c.state() != stateGone:
-		return nil
-	}
-	if r.last = true; c.chunked {
-		b = append(b, lastChunk...)
-	}
-	return b
 }
 
 // write writes what the reader is owed in one call; all: everything was taken.
@@ -409,15 +384,6 @@ func (l *loop) finish(r *conn) {
 	}
 	r.state, r.active = connEnding, l.since()
 	l.ending[r] = struct{}{}
-}
-
-// hungUp ends the response of a client that sends nothing more. The client may still read: it
-// is told that this is the end, if nothing was pending for it.
-func (l *loop) hungUp(r *conn) {
-	if c := &r.d.c; r.state == connIdle && r.seal == nil && c.chunked && len(r.pre) == 0 && !c.owes() {
-		_, _ = send(r.fd, []byte(lastChunk))
-	}
-	l.gone(r)
 }
 
 // gone forgets a reader and closes its connection.

@@ -31,7 +31,6 @@ type cursor struct {
 	messages uint32 // framed since the driver last looked
 	gaps     uint16 // RecordBatches that did not join; 0, or there is a bug somewhere
 	form     framing
-	chunked  bool // what is pending is one chunk (chunked.go)
 	now      state
 	begun    bool  // a control event was owed
 	fresh    bool  // the newest control event said "up to date"
@@ -47,8 +46,6 @@ type room struct {
 	done    int      // of owed: what was written
 	holds   []*frame // whose data is in owed
 	scratch []shard.RecordBatch
-	head    chunkHead
-	headed  bool // owed begins with a line in head
 }
 
 // mark is an offset: a position and the life that it is of.
@@ -210,31 +207,7 @@ func (c *cursor) pending(budget int) net.Buffers {
 	}
 	c.finish(last, st, before)
 	clear(ranges) // hold no RecordBatch while idle
-	c.enclose()
 	return c.room.owed[c.room.done:]
-}
-
-// enclose makes one chunk of what is pending, for a reader that gets chunks. At the end of the
-// stream the last chunk follows it.
-func (c *cursor) enclose() {
-	if !c.chunked || !c.owes() {
-		return
-	}
-	r, end := c.room, chunkEnd
-	if c.now == stateClosed {
-		end = bodyEnd
-	}
-	size := 0
-	for _, b := range r.owed {
-		size += len(b)
-	}
-	r.owed, r.headed = append(slices.Insert(r.owed, 0, r.head.line(size)), end), true
-}
-
-// beChunked has the reader get chunks. It is called before anything pending is written.
-func (c *cursor) beChunked() {
-	c.chunked = true
-	c.enclose()
 }
 
 // take is the RecordBatches to frame next, and what there is after them.
@@ -524,20 +497,16 @@ func (r *room) drop(p *pins) bool {
 	}
 	clear(r.owed)
 	clear(r.holds)
-	r.owed, r.holds, r.done, r.headed = r.owed[:0], r.holds[:0], 0, false
+	r.owed, r.holds, r.done = r.owed[:0], r.holds[:0], 0
 	return cap(r.owed) <= roomKept
 }
 
-// share is a room with the same in it, of which nothing is written yet.
+// share is a room with the same in it.
 func (r *room) share(p *pins) *room {
 	for _, f := range r.holds {
 		p.pin(f)
 	}
-	s := &room{owed: slices.Clone(r.owed), holds: slices.Clone(r.holds), head: r.head, headed: r.headed}
-	if s.headed {
-		s.owed[0] = s.head[:len(s.owed[0])]
-	}
-	return s
+	return &room{owed: slices.Clone(r.owed), holds: slices.Clone(r.holds)}
 }
 
 // roomKept is how many buffers a room is kept for.

@@ -68,7 +68,6 @@
 //     US-ASCII is base64, as what is no text, and is never held.
 //  5. An SSE connection ends between two events: in a drain in its turn (drain.go), or
 //     because other nodes have fewer (rebalance.go).
-//     Over HTTP/1.1 its last chunk says so (chunked.go): one without was cut.
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. What is in flight is bounded: readers by MaxReaders, those of them
 //     that have a goroutine by MaxGoroutineReaders, and those on one connection of HTTP/2 by

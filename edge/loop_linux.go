@@ -25,7 +25,7 @@ type loop struct {
 	over  bool       // no mail is taken any more
 
 	seats    seats
-	channels map[channelKey]*channel
+	channels map[frameKey]*channel
 	dirty    []*channel       // have news; each at most once
 	again    []ref            // have had their turn, and are owed more; each at most once
 	blocked  map[*conn]uint64 // what the client had taken at the last look
@@ -85,7 +85,7 @@ func newLoop(x *reactor) (*loop, error) {
 	return &loop{
 		x: x, s: x.s, ep: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
 		wake: make(signal, 1), events: make(chan []unix.EpollEvent), done: make(chan struct{}),
-		channels: map[channelKey]*channel{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{}, holding: map[*conn]heldSince{},
+		channels: map[frameKey]*channel{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{}, holding: map[*conn]heldSince{},
 		now: time.Now(), ticked: time.Now(),
 	}, nil
 }

@@ -79,8 +79,7 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 	if l == nil {
 		return false
 	}
-	chunked := r.ProtoAtLeast(1, 1)
-	head := head(w.Header(), chunked)
+	head := head(w.Header())
 	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return false
@@ -91,9 +90,6 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 		d.close()
 		return true
 	}
-	if chunked {
-		d.c.beChunked()
-	}
 	l.post(func() { l.enter(d, fd, seal, head) }, func() {
 		_ = unix.Close(fd)
 		d.close()
@@ -101,16 +97,12 @@ func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
 	return true
 }
 
-// head returns the head of a response after which the connection is closed. Without chunks that
-// is what ends it.
-func head(h http.Header, chunked bool) []byte {
+// head is the head of a response that ends with its connection.
+func head(h http.Header) []byte {
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 200 OK\r\n")
 	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	h.Set("Connection", "close")
-	if chunked {
-		h.Set("Transfer-Encoding", "chunked")
-	}
 	_ = h.Write(&b)
 	b.WriteString("\r\n")
 	return b.Bytes()

@@ -48,7 +48,7 @@ func (l *loop) hear(r *conn) {
 		l.answer(r)
 	case errors.Is(err, io.EOF) && (r.state == connIdle || r.state == connBehind):
 		if l.deafen(r) {
-			l.sendAway(r, leavesDone)
+			l.finish(r)
 		}
 	default:
 		l.gone(r)

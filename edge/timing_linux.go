@@ -60,10 +60,10 @@ func (l *loop) beat(r *conn) {
 	if quiet && r.why == 0 && len(r.pre) == 0 && !r.d.c.owes() && !r.seal.owes() {
 		switch r.state {
 		case connIdle:
-			r.pre = r.heartbeat()
+			r.pre = heartbeat
 			l.pump(r)
 		case connBehind: // pump would ask for its page once more; what is not taken now it sends
-			r.pre = r.heartbeat()
+			r.pre = heartbeat
 			if _, _, err := l.write(r, nil); err != nil {
 				l.gone(r)
 			} else {
@@ -77,17 +77,7 @@ func (l *loop) beat(r *conn) {
 }
 
 // heartbeat is a comment.
-var (
-	heartbeat      = []byte(":\n\n")
-	heartbeatChunk = chunked(heartbeat)
-)
-
-func (r *conn) heartbeat() []byte {
-	if r.d.c.chunked {
-		return heartbeatChunk
-	}
-	return heartbeat
-}
+var heartbeat = []byte(":\n\n")
 
 // schedule puts a reader where the wheel comes by when it may be due for a heartbeat:
 // a little later than the least silence, at random.
