@@ -144,7 +144,7 @@ func (l *loop) pump(r *conn) (sent int) {
 			owed, newest = c.news(writeBudget)
 		}
 		if len(r.pre) == 0 && len(owed) == 0 {
-			if r.why == 0 || r.last {
+			if r.why == 0 || r.last || c.state() == stateClosed {
 				l.rest(r)
 				break
 			}

@@ -4,6 +4,7 @@ package edge
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -471,6 +472,48 @@ func (b *bareLoop) read(client int) []byte {
 	return b.buf[:max(n, 0)]
 }
 
+// fill leaves a reader's connection no room, and returns how many bytes that took.
+func (b *bareLoop) fill(reader int) (junk int) {
+	b.Helper()
+	if err := unix.SetsockoptInt(b.ours[reader], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
+		b.Fatal(err)
+	}
+	for {
+		n, err := unix.Write(b.ours[reader], make([]byte, 512))
+		if err != nil {
+			return junk
+		}
+		junk += n
+	}
+}
+
+// A reader that is to leave before it has had the end of its stream hears nothing after that end.
+func TestNothingFollowsTheEndOfAStream(t *testing.T) {
+	b := newBareLoop(t, 1)
+	r := b.seats.lookup(ref{})
+	b.read(0)
+	junk := b.fill(0)
+	if err := b.tail.Extend(buildRange(b.T, b.pos, b.pos+1, b.pos+1, true, []shard.Message{{Pos: b.pos, Next: b.pos + 1, Body: []byte("one")}})); err != nil {
+		t.Fatal(err)
+	}
+	b.turn()
+	if r.state != connStuck || r.d.c.state() != stateClosed {
+		t.Fatalf("state %d, %d", r.state, r.d.c.state())
+	}
+	b.sendAway(r, leavesDrain)
+	var all bytes.Buffer
+	for range 100 {
+		all.Write(b.read(0))
+		if r.state == connStuck {
+			b.pump(r)
+		}
+	}
+	all.Next(junk)
+	if s := all.String(); !strings.Contains(s, "one") || strings.Contains(s, "retry:") || r.state != connEnding {
+		t.Errorf("%q in state %d", s, r.state)
+	}
+}
+
 // Nothing is allocated for a delivery.
 func TestReactorAllocates(t *testing.T) {
 	const readers = 500
@@ -500,17 +543,7 @@ func TestReactorSharedStep(t *testing.T) {
 		for i := range 3 {
 			b.read(i)
 		}
-		if err := unix.SetsockoptInt(b.ours[1], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
-			t.Fatal(err)
-		}
-		junk := 0
-		for {
-			n, err := unix.Write(b.ours[1], make([]byte, 512))
-			if err != nil {
-				break
-			}
-			junk += n
-		}
+		junk := b.fill(1)
 		if !full {
 			b.read(1)
 			junk = 0
