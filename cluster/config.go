@@ -12,11 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// DefaultPort is the port of gossip where an address has none, and DefaultRelayPort that of the
+// DefaultGossipPort is the port of gossip where an address has none, and DefaultRelayPort that of the
 // relay.
 const (
-	DefaultPort      = 4457
-	DefaultRelayPort = 4467
+	DefaultGossipPort = 4457
+	DefaultRelayPort  = 4467
 )
 
 // maxSecrets bounds the secrets of a fleet: the one in use, one that is being added or removed, and
@@ -28,30 +28,30 @@ type Config struct {
 	// Name is the node's name (the pod's), at most 64 bytes. It is also the ring key, so it must
 	// stay the same over restarts. A random suffix makes the member's name unique for each process.
 	Name string
-	// Cluster is the fleet's name: the label of its gossip, at most 255 bytes.
-	Cluster string
+	// FleetName is the fleet's name: the label of its gossip, at most 255 bytes.
+	FleetName string
 	// Secrets holds the fleet's secrets, of 16, 24 or 32 bytes each, at most maxSecrets, the same
 	// on all nodes. The first encrypts gossip, and all decrypt it. To the relays of others this
 	// node proves that it knows the first; they may prove any.
 	Secrets [][]byte
 	// Identity, unless nil, is proved to other relays instead.
 	Identity *Identity
-	// Renew, unless nil, is called every renewInterval and returns the current secrets and
+	// ReloadCredentials, unless nil, is called every renewInterval and returns the current secrets and
 	// identity. After an error the previous ones stay.
-	Renew func() (secrets [][]byte, id *Identity, err error)
-	// Plaintext selects the peers with which the relay speaks without TLS.
-	Plaintext Plaintext
-	// Gossip is the address, host:port, on which gossip listens, over TCP and UDP (default: all
-	// addresses, DefaultPort). Port 0 chooses a free one.
-	Gossip string
-	// Relay is the address, host:port, of the gRPC server (default: Advertise, DefaultRelayPort).
+	ReloadCredentials func() (secrets [][]byte, id *Identity, err error)
+	// PlaintextMode selects the peers with which the relay speaks without TLS.
+	PlaintextMode PlaintextMode
+	// GossipAddr is the address, host:port, on which gossip listens, over TCP and UDP (default: all
+	// addresses, DefaultGossipPort). Port 0 chooses a free one.
+	GossipAddr string
+	// RelayAddr is the address, host:port, of the gRPC server (default: Advertise, DefaultRelayPort).
 	// Port 0 chooses a free one.
-	Relay string
-	// Advertise is the IP address that other nodes get for both (default: that of Gossip, or the
+	RelayAddr string
+	// AdvertiseIP is the IP address that other nodes get for both (default: that of Gossip, or the
 	// machine's private address if Gossip listens on all addresses).
-	Advertise string
-	// HTTP is the node's public address, which other nodes only display.
-	HTTP string
+	AdvertiseIP string
+	// HTTPAddr is the node's public address, which other nodes only display.
+	HTTPAddr string
 	// Join lists addresses, host or host:port, of other nodes. A name may stand for many nodes, and
 	// is looked up again and again. Empty: this node begins a fleet, or other nodes join it.
 	Join []string
@@ -71,9 +71,9 @@ type Config struct {
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 
-	// BodyBytes bounds the bytes that peers' writes hold (64 MiB), and LinkBytes the credit of all
+	// PeerWriteBytes bounds the bytes that peers' writes hold (64 MiB), and LinkCreditBytes the credit of all
 	// links together: the bytes that may be on their way to this node (256 MiB).
-	BodyBytes, LinkBytes int64
+	PeerWriteBytes, LinkCreditBytes int64
 
 	// Network connects the nodes (default: this machine's network).
 	Network Network
@@ -103,41 +103,41 @@ func (c *Config) validate() error {
 	if n := len(c.Name); n > maxRingKey {
 		wrong("cluster: node name of %d bytes: at most %d", n, maxRingKey)
 	}
-	if n := len(c.Cluster); n == 0 || n > 255 {
+	if n := len(c.FleetName); n == 0 || n > 255 {
 		wrong("cluster: cluster name of %d bytes: want 1 to 255", n)
 	}
 	if err := CheckSecrets(c.Secrets); err != nil {
 		errs = append(errs, err)
 	}
-	if join, err := ParseJoin(c.Join); err != nil {
+	if join, err := ParseJoinAddrs(c.Join); err != nil {
 		wrong("cluster: join: %w", err)
 	} else {
 		c.Join = join
 	}
-	host, _, err := splitHostPort(c.Gossip)
+	host, _, err := splitHostPort(c.GossipAddr)
 	if err != nil {
 		wrong("cluster: gossip address: %w", err)
 	}
-	if ip := net.ParseIP(host); c.Advertise == "" && (host == "" || ip != nil && ip.IsUnspecified()) {
-		if c.Advertise, err = sockaddr.GetPrivateIP(); err != nil {
+	if ip := net.ParseIP(host); c.AdvertiseIP == "" && (host == "" || ip != nil && ip.IsUnspecified()) {
+		if c.AdvertiseIP, err = sockaddr.GetPrivateIP(); err != nil {
 			wrong("cluster: private address: %w", err)
 		}
-	} else if c.Advertise == "" {
-		c.Advertise = host
+	} else if c.AdvertiseIP == "" {
+		c.AdvertiseIP = host
 	}
-	if ip := net.ParseIP(c.Advertise); ip == nil || ip.IsUnspecified() {
-		wrong("cluster: advertised address %q: want an IP address that others can reach", c.Advertise)
+	if ip := net.ParseIP(c.AdvertiseIP); ip == nil || ip.IsUnspecified() {
+		wrong("cluster: advertised address %q: want an IP address that others can reach", c.AdvertiseIP)
 	}
-	if c.Relay == "" {
-		c.Relay = net.JoinHostPort(c.Advertise, strconv.Itoa(DefaultRelayPort))
+	if c.RelayAddr == "" {
+		c.RelayAddr = net.JoinHostPort(c.AdvertiseIP, strconv.Itoa(DefaultRelayPort))
 	}
-	if host, _, err := splitHostPort(c.Relay); err != nil {
+	if host, _, err := splitHostPort(c.RelayAddr); err != nil {
 		wrong("cluster: relay address: %w", err)
-	} else if isLoopback(host) && !isLoopback(c.Advertise) {
-		wrong("cluster: relay address %q: other nodes, which know this node as %s, cannot reach it", c.Relay, c.Advertise)
+	} else if isLoopback(host) && !isLoopback(c.AdvertiseIP) {
+		wrong("cluster: relay address %q: other nodes, which know this node as %s, cannot reach it", c.RelayAddr, c.AdvertiseIP)
 	}
-	if len(c.HTTP) > maxAddress {
-		wrong("cluster: HTTP address of %d bytes: at most %d", len(c.HTTP), maxAddress)
+	if len(c.HTTPAddr) > maxAddress {
+		wrong("cluster: HTTP address of %d bytes: at most %d", len(c.HTTPAddr), maxAddress)
 	}
 	return errors.Join(errs...)
 }
@@ -156,8 +156,8 @@ func CheckSecrets(secrets [][]byte) error {
 }
 
 func (c *Config) setDefaults() {
-	if c.Gossip == "" {
-		c.Gossip = ":" + strconv.Itoa(DefaultPort)
+	if c.GossipAddr == "" {
+		c.GossipAddr = ":" + strconv.Itoa(DefaultGossipPort)
 	}
 	if c.AloneAfter <= 0 {
 		c.AloneAfter = 30 * time.Second
@@ -175,11 +175,11 @@ func (c *Config) setDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.BodyBytes <= 0 {
-		c.BodyBytes = defaultBodyBytes
+	if c.PeerWriteBytes <= 0 {
+		c.PeerWriteBytes = defaultBodyBytes
 	}
-	if c.LinkBytes <= 0 {
-		c.LinkBytes = defaultLinkBytes
+	if c.LinkCreditBytes <= 0 {
+		c.LinkCreditBytes = defaultLinkBytes
 	}
 	if c.subscriptionWindow <= 0 {
 		c.subscriptionWindow = defaultSubscriptionWindow

@@ -20,8 +20,8 @@ func TestRelayOnLoopbackNeedsLoopbackAddress(t *testing.T) {
 		{"[::1]:1", "10.0.0.1:2", "", true},
 	} {
 		cfg := Config{
-			Name: "n", Cluster: "c", Secrets: [][]byte{[]byte("0123456789abcdef")},
-			Relay: c.relay, Gossip: c.gossip, Advertise: c.advertise,
+			Name: "n", FleetName: "c", Secrets: [][]byte{[]byte("0123456789abcdef")},
+			RelayAddr: c.relay, GossipAddr: c.gossip, AdvertiseIP: c.advertise,
 		}
 		if err := cfg.validate(); (err != nil) != c.refused {
 			t.Errorf("%+v: %v", c, err)

@@ -28,7 +28,7 @@ func (f *fleet) inLog(id shard.StreamID) (all []string) {
 
 // relayAddr returns the address of a node's server.
 func (s *testNode) relayAddr() string {
-	_, addr := s.Addrs()
+	_, addr := s.ListenAddrs()
 	return addr
 }
 

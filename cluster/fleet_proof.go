@@ -30,15 +30,15 @@ type Identity struct {
 	// Cert is the certificate that peers are shown, with its key. Without one they are shown the
 	// first secret's.
 	Cert tls.Certificate
-	// Secrets makes this node also accept peers that prove one of the secrets. Without a Cert it
+	// AcceptSecrets makes this node also accept peers that prove one of the secrets. Without a Cert it
 	// always does.
-	Secrets bool
+	AcceptSecrets bool
 	// Roots holds the authorities that a peer's certificate must come from.
 	Roots *x509.CertPool
-	// Peers lists URIs, such as SPIFFE ids, of which a peer's certificate must have one. An entry
+	// PeerURIs lists URIs, such as SPIFFE ids, of which a peer's certificate must have one. An entry
 	// that ends in / stands for all URIs below it. Empty: those of Cert. If Cert has none, every
 	// certificate from Roots is accepted.
-	Peers []string
+	PeerURIs []string
 }
 
 // fleetProof holds what this node shows to peers, and what it accepts from them. It is immutable.
@@ -59,12 +59,12 @@ var (
 func newFleetProof(cluster string, secrets [][]byte, id *Identity) (*fleetProof, error) {
 	p := &fleetProof{secrets: secrets}
 	if id != nil {
-		if p.roots, p.peerURIs = id.Roots, id.Peers; p.roots == nil {
+		if p.roots, p.peerURIs = id.Roots, id.PeerURIs; p.roots == nil {
 			return nil, errors.New("relay identity: no authority")
 		}
 		if len(id.Cert.Certificate) > 0 {
 			p.cert = &id.Cert
-			if err := p.checkIdentity(); err != nil || !id.Secrets {
+			if err := p.checkIdentity(); err != nil || !id.AcceptSecrets {
 				return p, err
 			}
 		}

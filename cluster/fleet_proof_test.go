@@ -45,7 +45,7 @@ func (f *fleet) callRelay(s *testNode, with credentials.TransportCredentials) er
 
 func tlsCredsOf(t *testing.T, cluster string, id *Identity, secrets ...[]byte) *tlsCreds {
 	t.Helper()
-	cfg := Config{Cluster: cluster, Secrets: secrets, Identity: id}
+	cfg := Config{FleetName: cluster, Secrets: secrets, Identity: id}
 	cfg.setDefaults()
 	c, err := newTLSCreds(&cfg, newMetrics(nil))
 	if err != nil {
@@ -166,7 +166,7 @@ func TestMigrationToTLS(t *testing.T) {
 	if err := f.callRelay(f.nodes[0], insecure.NewCredentials()); err == nil {
 		t.Error("plaintext is taken though every member speaks TLS")
 	}
-	old := f.add(func(c *Config) { c.Plaintext = PlaintextAlways })
+	old := f.add(func(c *Config) { c.PlaintextMode = PlaintextAlways })
 	f.awaitAgreement()
 	if old.membership.self.Features&FeatureTLS != 0 || f.nodes[0].membership.self.Features&FeatureTLS == 0 {
 		t.Fatal("gossip does not say who speaks TLS")
@@ -198,8 +198,8 @@ func TestMigrationToTLS(t *testing.T) {
 func TestNoLinkInPlaintextWhereItIsForbidden(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
-	f.add(func(c *Config) { c.Plaintext = PlaintextNever })
-	old := f.add(func(c *Config) { c.Plaintext = PlaintextAlways })
+	f.add(func(c *Config) { c.PlaintextMode = PlaintextNever })
+	old := f.add(func(c *Config) { c.PlaintextMode = PlaintextAlways })
 	f.eventually("they know each other", func() bool {
 		return len(f.nodes[0].View().Members()) == 2 && len(old.View().Members()) == 2
 	})
@@ -223,7 +223,7 @@ func TestSecretsAreRotatedWithoutASplit(t *testing.T) {
 		set(i, secretA)
 		f.add(func(c *Config) {
 			c.renewInterval = 10 * time.Millisecond
-			c.Renew = func() ([][]byte, *Identity, error) { return *secrets[i].Load(), nil, nil }
+			c.ReloadCredentials = func() ([][]byte, *Identity, error) { return *secrets[i].Load(), nil, nil }
 		})
 	}
 	f.awaitAgreement()
@@ -308,7 +308,7 @@ func (a *authority) issue(uri string, peers ...string) *Identity {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	id := &Identity{Cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, Roots: x509.NewCertPool(), Peers: peers}
+	id := &Identity{Cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, Roots: x509.NewCertPool(), PeerURIs: peers}
 	id.Roots.AddCert(a.cert)
 	return id
 }
@@ -373,7 +373,7 @@ func TestFleetMovesFromSecretToCertificates(t *testing.T) {
 	for i := range ids {
 		f.add(func(c *Config) {
 			c.renewInterval = 10 * time.Millisecond
-			c.Renew = func() ([][]byte, *Identity, error) { return [][]byte{secretA}, ids[i].Load(), nil }
+			c.ReloadCredentials = func() ([][]byte, *Identity, error) { return [][]byte{secretA}, ids[i].Load(), nil }
 			c.Secrets = [][]byte{secretA}
 		})
 	}
@@ -384,7 +384,7 @@ func TestFleetMovesFromSecretToCertificates(t *testing.T) {
 	var want []string
 	for step, of := range []func() *Identity{
 		func() *Identity { return &Identity{Roots: ca.issue("").Roots} },
-		func() *Identity { i := ca.issue("spiffe://x/fantail"); i.Secrets = true; return i },
+		func() *Identity { i := ca.issue("spiffe://x/fantail"); i.AcceptSecrets = true; return i },
 		func() *Identity { return ca.issue("spiffe://x/fantail") },
 	} {
 		for i := range ids {

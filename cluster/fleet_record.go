@@ -58,15 +58,15 @@ func rightfulRecord(members []Member, now uint64) uint64 {
 	earliest := uint64(Never)
 	for i := range members {
 		m := &members[i]
-		if m.Fleet == 0 || !m.ownsOrWill(now) {
+		if m.FleetHash == 0 || !m.ownsOrWill(now) {
 			continue
 		}
-		since := max(m.OwnsFrom, m.Start)
+		since := max(m.OwnsFrom, m.StartedAt)
 		earliest = min(earliest, since)
-		at := slices.IndexFunc(groups, func(p recordGroup) bool { return p.fleet == m.Fleet })
+		at := slices.IndexFunc(groups, func(p recordGroup) bool { return p.fleet == m.FleetHash })
 		if at < 0 {
 			at = len(groups)
-			groups = append(groups, recordGroup{fleet: m.Fleet, since: since})
+			groups = append(groups, recordGroup{fleet: m.FleetHash, since: since})
 		}
 		groups[at].since = min(groups[at].since, since)
 		groups[at].count++
@@ -97,11 +97,11 @@ func (m *membership) allMembersLocked() []Member {
 
 // recordDiffersLocked reports whether this node found another record than the rightful one.
 func (m *membership) recordDiffersLocked(now time.Time) bool {
-	if m.self.Fleet == 0 && !m.ownership.storeAnswered {
+	if m.self.FleetHash == 0 && !m.ownership.storeAnswered {
 		return false
 	}
 	right := rightfulRecord(m.allMembersLocked(), unixMillis(now))
-	return right != 0 && right != m.self.Fleet
+	return right != 0 && right != m.self.FleetHash
 }
 
 // mayOwnLocked reports whether this node may begin to own streams.
@@ -132,8 +132,8 @@ func (m *membership) applyStanding(g ownershipGate, features Features, fleet uin
 	changed := g.mustNotBegin != m.ownership.mustNotBegin || g.mustYield != m.ownership.mustYield || g.storeAnswered != m.ownership.storeAnswered
 	m.ownership.mustNotBegin, m.ownership.mustYield, m.ownership.storeAnswered = g.mustNotBegin, g.mustYield, g.storeAnswered
 	said := m.self.Features&^storeFeatures | features
-	if said != m.self.Features || fleet != m.self.Fleet {
-		m.self.Features, m.self.Fleet = said, fleet
+	if said != m.self.Features || fleet != m.self.FleetHash {
+		m.self.Features, m.self.FleetHash = said, fleet
 		m.self.Revision++
 		notify(m.selfChanged)
 		changed = true
@@ -164,7 +164,7 @@ func (m *membership) fleetRole() shard.Role {
 		role.Level = min(role.Level, o.FormatLevel)
 		if o.ownsOrWill(now) {
 			role.SoleOwner = false
-			role.MayCreate = role.MayCreate && (o.Fleet == 0 || o.Fleet == m.self.Fleet)
+			role.MayCreate = role.MayCreate && (o.FleetHash == 0 || o.FleetHash == m.self.FleetHash)
 		}
 	}
 	return role
@@ -187,7 +187,7 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, reason stri
 	}
 	var owner string
 	for _, o := range m.others {
-		if o.Fleet == right && o.ownsOrWill(unixMillis(now)) && (owner == "" || o.Name < owner) {
+		if o.FleetHash == right && o.ownsOrWill(unixMillis(now)) && (owner == "" || o.Name < owner) {
 			owner = o.Name
 		}
 	}
@@ -286,10 +286,10 @@ func (r *Node) logOtherMembers() {
 			r.probeStoreNow()
 		}
 		if now&^before.logged&featureStoreRefused != 0 {
-			r.cfg.Logger.Warn("S2 refuses a member, which is not ready", "peer", m.Name, "addr", m.Relay)
+			r.cfg.Logger.Warn("S2 refuses a member, which is not ready", "peer", m.Name, "addr", m.RelayAddr)
 		}
 		if now&^before.logged&featureRecordDiffers != 0 {
-			r.cfg.Logger.Warn("a member has other settings for S2 than the fleet: it owns no streams", "peer", m.Name, "addr", m.Relay)
+			r.cfg.Logger.Warn("a member has other settings for S2 than the fleet: it owns no streams", "peer", m.Name, "addr", m.RelayAddr)
 		}
 	}
 	maps.DeleteFunc(r.standingState.byMember, func(name string, _ memberStoreState) bool { return v.Member(name) == nil })

@@ -15,7 +15,7 @@ func TestRightfulRecordIsThatOfTheFirstOwners(t *testing.T) {
 	t.Parallel()
 	const now = 10_000_000
 	owner := func(fleet, start, startAt uint64) Member {
-		return Member{Fleet: fleet, Start: start, OwnsFrom: startAt, OwnsUntil: Never}
+		return Member{FleetHash: fleet, StartedAt: start, OwnsFrom: startAt, OwnsUntil: Never}
 	}
 	left := owner(7, 1, 0)
 	left.OwnsUntil = now - 1
@@ -65,12 +65,12 @@ func (f *probingFleet) add(basin string, trouble logtest.Faults, change ...func(
 	n.store.Basin = basin
 	n.store.SetFaults(trouble)
 	cfg := Config{
-		Name: "n" + string(rune('0'+len(f.nodes))), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
-		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", ChangeNotice: -1,
+		Name: "n" + string(rune('0'+len(f.nodes))), FleetName: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
+		GossipAddr: "127.0.0.1:0", RelayAddr: "127.0.0.1:0", ChangeNotice: -1,
 		Logger: n.log.logger(),
 	}
 	if len(f.nodes) > 0 {
-		gossip, _ := f.nodes[0].Addrs()
+		gossip, _ := f.nodes[0].ListenAddrs()
 		cfg.Join = []string{gossip}
 	}
 	for _, fn := range change {
@@ -167,7 +167,7 @@ func TestOfTwoFleetsThatMeetOneYields(t *testing.T) {
 	f := newProbingFleet(t, 2)
 	late := f.add("other", logtest.Faults{}, func(c *Config) { c.Join = nil })
 	f.eventually("it is a fleet of its own", late.Ready)
-	gossip, _ := late.Addrs()
+	gossip, _ := late.ListenAddrs()
 	f.eventually("they meet", func() bool {
 		_, err := f.nodes[0].membership.gossip.Join([]string{gossip})
 		return err == nil && len(late.View().members) == 3

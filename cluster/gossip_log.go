@@ -123,7 +123,7 @@ func logMemberChanges(log *slog.Logger, self string, old, now *View) {
 		switch {
 		case m.Name == self:
 		case was == nil:
-			log.Info("node joined", "peer", m.Name, "addr", m.Relay, "owns_from", formatDate(m.OwnsFrom))
+			log.Info("node joined", "peer", m.Name, "addr", m.RelayAddr, "owns_from", formatDate(m.OwnsFrom))
 		case was.OwnsFrom != m.OwnsFrom:
 			log.Info("node owns streams from a date on", "peer", m.Name, "owns_from", formatDate(m.OwnsFrom))
 		case was.OwnsUntil != m.OwnsUntil:

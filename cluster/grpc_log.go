@@ -8,9 +8,9 @@ import (
 	"google.golang.org/grpc/grpclog"
 )
 
-// AdoptLog makes log the logger of gRPC, for the whole process. It must be called before any use of
+// UseLogForGRPC makes log the logger of gRPC, for the whole process. It must be called before any use of
 // gRPC.
-func AdoptLog(log *slog.Logger) { grpclog.SetLoggerV2(grpcLog{log}) }
+func UseLogForGRPC(log *slog.Logger) { grpclog.SetLoggerV2(grpcLog{log}) }
 
 // grpcLog passes gRPC's log on to the process's own. gRPC's information is of no use here, and its
 // warnings report the state of connections, which the relay's log lines tell better.

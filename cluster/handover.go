@@ -176,7 +176,7 @@ func (r *Node) isSuccessor(id shard.StreamID, to peerAddr) bool {
 	if m != nil && r.cfg.handOverToAny {
 		return true
 	}
-	if m == nil || m.Relay != to.address || to.name == r.self {
+	if m == nil || m.RelayAddr != to.address || to.name == r.self {
 		return false
 	}
 	tables := []*OwnerTable{v.TableAt(now), v.TableAt(now).without([]string{r.self}), v.tableIfPresent(to.name, now)}

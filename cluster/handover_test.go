@@ -221,8 +221,8 @@ func TestNodesChangeOwnersAtTheAnnouncedSecond(t *testing.T) {
 	last := f.add(announcedDates)
 	f.awaitAgreement()
 	m := f.nodes[0].View().Member(last.self)
-	if m.OwnsFrom == 0 || m.OwnsFrom%1000 != 0 || m.OwnsFrom < m.Start+1000 {
-		t.Fatalf("owns from %d, began at %d", m.OwnsFrom, m.Start)
+	if m.OwnsFrom == 0 || m.OwnsFrom%1000 != 0 || m.OwnsFrom < m.StartedAt+1000 {
+		t.Fatalf("owns from %d, began at %d", m.OwnsFrom, m.StartedAt)
 	}
 	at := last.membership.announceLeave()
 	f.eventually("everybody knows of it", func() bool {
@@ -352,7 +352,7 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 }
 
 func tableOfMember(s *testNode) (*View, *OwnerTable) {
-	v := NewView([]Member{{Name: s.self, RingKey: s.self, Revision: 1, OwnsUntil: Never, Relay: s.addr}})
+	v := NewView([]Member{{Name: s.self, RingKey: s.self, Revision: 1, OwnsUntil: Never, RelayAddr: s.addr}})
 	return v, v.TableAt(time.Unix(1, 0))
 }
 

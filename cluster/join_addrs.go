@@ -9,9 +9,9 @@ import (
 	"unicode"
 )
 
-// ParseJoin returns the addresses of Config.Join without the blanks around them, and all their
+// ParseJoinAddrs returns the addresses of Config.Join without the blanks around them, and all their
 // errors. A name that is never found would make the node a fleet of its own.
-func ParseJoin(addrs []string) (clean []string, err error) {
+func ParseJoinAddrs(addrs []string) (clean []string, err error) {
 	if len(addrs) == 1 && strings.TrimSpace(addrs[0]) == "" {
 		return nil, nil
 	}
@@ -43,7 +43,7 @@ func checkJoinAddr(a string) error {
 		if strings.Contains(a, ":") {
 			return errors.New("want host[:port], an IPv6 address with a port in brackets")
 		}
-		host, port = a, strconv.Itoa(DefaultPort)
+		host, port = a, strconv.Itoa(DefaultGossipPort)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return fmt.Errorf("port %q: want 1 to 65535", port)

@@ -20,14 +20,14 @@ func TestNodeWithOtherSettingsBeginsNoFleet(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*Config){
 		"another secret":  func(c *Config) { c.Secrets = [][]byte{secretB} },
-		"another cluster": func(c *Config) { c.Cluster = "other" },
+		"another cluster": func(c *Config) { c.FleetName = "other" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFleet(t, 1)
 			var log logLines
 			newcomer := f.add(change, func(c *Config) { c.AloneAfter, c.Logger = 300*time.Millisecond, log.logger() })
-			other, _ := newcomer.Addrs()
+			other, _ := newcomer.ListenAddrs()
 			second := f.add(change, func(c *Config) { // they find each other, and that changes nothing
 				c.AloneAfter, c.Join = 300*time.Millisecond, append(c.Join, other)
 			})
@@ -191,14 +191,14 @@ func (g *gossipLog) count() int {
 	return len(g.kinds)
 }
 
-func TestParseJoin(t *testing.T) {
+func TestParseJoinAddrs(t *testing.T) {
 	t.Parallel()
-	clean, err := ParseJoin([]string{" a", "b:1\n", "[::1]:2", "fe80::1"})
+	clean, err := ParseJoinAddrs([]string{" a", "b:1\n", "[::1]:2", "fe80::1"})
 	if want := "a b:1 [::1]:2 fe80::1"; err != nil || strings.Join(clean, " ") != want {
 		t.Errorf("%q, %v", clean, err)
 	}
 	for _, bad := range []string{"", "http://a", "a b", "a/b", "a:0", "a:70000", ":1", "a:b:c", "x@y", "a:", `"a"`} {
-		if _, err := ParseJoin([]string{"ok", bad}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", bad)) {
+		if _, err := ParseJoinAddrs([]string{"ok", bad}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", bad)) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

@@ -28,10 +28,10 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 	if err := r.membership.start(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	if cfg.Plaintext == PlaintextAlways && !isLoopback(cfg.Advertise) {
+	if cfg.PlaintextMode == PlaintextAlways && !isLoopback(cfg.AdvertiseIP) {
 		r.cfg.Logger.Warn("the nodes' own traffic is not encrypted, and every client that reaches its address is taken for a node", "addr", r.addr)
 	}
-	if cfg.Renew != nil {
+	if cfg.ReloadCredentials != nil {
 		r.wg.Go(func() { r.renewLoop(r.ctx) })
 	}
 	host.WatchStanding(r.membership.fleetRole, func(shard.Standing) { notify(r.reconcileNow) })
@@ -42,7 +42,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shard.TailBuffers) (
 	*Node, net.Listener, error,
 ) {
-	listener, err := cfg.Network.Listen(ctx, cfg.Relay)
+	listener, err := cfg.Network.Listen(ctx, cfg.RelayAddr)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen for peers (--relay; by default at --advertise): %w", err)
 	}
@@ -103,8 +103,8 @@ func advertisedAddr(cfg *Config, ln net.Addr) string {
 	if !ok {
 		return ln.String()
 	}
-	if tcp.IP.IsUnspecified() && cfg.Advertise != "" {
-		return net.JoinHostPort(cfg.Advertise, strconv.Itoa(tcp.Port))
+	if tcp.IP.IsUnspecified() && cfg.AdvertiseIP != "" {
+		return net.JoinHostPort(cfg.AdvertiseIP, strconv.Itoa(tcp.Port))
 	}
 	return tcp.String()
 }

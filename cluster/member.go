@@ -14,9 +14,9 @@ type Member struct {
 	Name string
 	// RingKey is the stable ring key: the same after a restart.
 	RingKey string
-	// Start is the time at which the process started, in milliseconds since 1970. Of two members
+	// StartedAt is the time at which the process started, in milliseconds since 1970. Of two members
 	// with one Key the later one counts.
-	Start uint64
+	StartedAt uint64
 	// Revision grows by one with each change of what the process tells of itself: gossip may repeat
 	// an older version.
 	Revision uint64
@@ -27,14 +27,14 @@ type Member struct {
 	Flags Flags
 	// RelayVersion is the newest version of the relay's contract that it knows.
 	RelayVersion uint8
-	// Relay is the address of its gRPC server, HTTP that of its public server.
-	Relay, HTTP string
+	// RelayAddr is the address of its gRPC server, HTTPAddr that of its public server.
+	RelayAddr, HTTPAddr string
 	// FormatLevel is the level of the log format that it knows (shard.FormatLevel).
 	FormatLevel uint8
 	// Features holds what its release and its settings support.
 	Features Features
-	// Fleet is a hash of the fleet record that it found in S2; 0: none yet.
-	Fleet uint64
+	// FleetHash is a hash of the fleet record that it found in S2; 0: none yet.
+	FleetHash uint64
 }
 
 // ownsAt reports whether the member's dates let it own streams at an instant, in
@@ -43,7 +43,7 @@ func (m *Member) ownsAt(ms uint64) bool { return m.OwnsFrom <= ms && ms < m.Owns
 
 // supersedes reports whether m counts, of two members with one key.
 func (m *Member) supersedes(o *Member) bool {
-	return m.Start > o.Start || m.Start == o.Start && m.Name > o.Name
+	return m.StartedAt > o.StartedAt || m.StartedAt == o.StartedAt && m.Name > o.Name
 }
 
 // unixMillis returns an instant in the unit of a Member's dates.
@@ -59,8 +59,8 @@ type Flags uint16
 const (
 	// FlagLeaving marks a node that is leaving.
 	FlagLeaving Flags = 1 << 0
-	// FlagNoStore marks a node that cannot reach S2.
-	FlagNoStore Flags = 1 << 1
+	// FlagStoreDown marks a node that cannot reach S2.
+	FlagStoreDown Flags = 1 << 1
 )
 
 // Features of a Member: what its release and its settings support.
@@ -94,20 +94,20 @@ const (
 var errMetadata = errors.New("malformed metadata")
 
 func (m *Member) encode() []byte {
-	b := make([]byte, 0, metaFixedBytes+3+len(m.RingKey)+len(m.Relay)+len(m.HTTP))
+	b := make([]byte, 0, metaFixedBytes+3+len(m.RingKey)+len(m.RelayAddr)+len(m.HTTPAddr))
 	b = append(b, metaVersion)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.Flags))
 	b = binary.BigEndian.AppendUint16(b, ringGeneration)
 	b = append(b, relayVersionOldest, m.RelayVersion)
-	for _, v := range []uint64{m.Revision, m.Start, m.OwnsFrom, m.OwnsUntil} {
+	for _, v := range []uint64{m.Revision, m.StartedAt, m.OwnsFrom, m.OwnsUntil} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
-	for _, s := range []string{m.RingKey, m.Relay, m.HTTP} {
+	for _, s := range []string{m.RingKey, m.RelayAddr, m.HTTPAddr} {
 		b = append(b, byte(len(s)))
 		b = append(b, s...)
 	}
 	b = append(b, metaExtensionBytes, m.FormatLevel, byte(m.Features))
-	return binary.BigEndian.AppendUint64(b, m.Fleet)
+	return binary.BigEndian.AppendUint64(b, m.FleetHash)
 }
 
 // decodeExtension reads what follows the addresses, as far as it is present.
@@ -122,7 +122,7 @@ func (m *Member) decodeExtension(b []byte) error {
 	var ext [metaExtensionBytes]byte
 	copy(ext[:], b[1:1+n])
 	m.FormatLevel, m.Features = ext[0], Features(ext[1])
-	m.Fleet = binary.BigEndian.Uint64(ext[2:])
+	m.FleetHash = binary.BigEndian.Uint64(ext[2:])
 	return nil
 }
 
@@ -139,7 +139,7 @@ func decodeMember(name string, b []byte) (Member, error) {
 		Flags:        Flags(binary.BigEndian.Uint16(b[1:])),
 		RelayVersion: b[6],
 		Revision:     binary.BigEndian.Uint64(b[7:]),
-		Start:        binary.BigEndian.Uint64(b[15:]),
+		StartedAt:    binary.BigEndian.Uint64(b[15:]),
 		OwnsFrom:     binary.BigEndian.Uint64(b[23:]),
 		OwnsUntil:    binary.BigEndian.Uint64(b[31:]),
 	}
@@ -147,13 +147,13 @@ func decodeMember(name string, b []byte) (Member, error) {
 	for _, f := range []struct {
 		s   *string
 		max int
-	}{{&m.RingKey, maxRingKey}, {&m.Relay, maxAddress}, {&m.HTTP, maxAddress}} {
+	}{{&m.RingKey, maxRingKey}, {&m.RelayAddr, maxAddress}, {&m.HTTPAddr, maxAddress}} {
 		if len(b) == 0 || len(b) < 1+int(b[0]) || int(b[0]) > f.max {
 			return Member{}, errMetadata
 		}
 		*f.s, b = string(b[1:1+int(b[0])]), b[1+int(b[0]):]
 	}
-	if m.RingKey == "" || m.Relay == "" {
+	if m.RingKey == "" || m.RelayAddr == "" {
 		return Member{}, errMetadata
 	}
 	return m, m.decodeExtension(b)

@@ -8,15 +8,15 @@ import (
 
 func validMember() Member {
 	return Member{
-		Name: "node-0-1a2b3c4d", RingKey: "node-0", Start: 1700000000000, Revision: 7, OwnsFrom: 0,
-		OwnsUntil: Never, Flags: FlagLeaving, RelayVersion: relayVersionNewest, Relay: "10.1.2.3:4458", HTTP: "10.1.2.3:4437",
-		FormatLevel: 1, Features: FeatureTLS, Fleet: 1 << 63,
+		Name: "node-0-1a2b3c4d", RingKey: "node-0", StartedAt: 1700000000000, Revision: 7, OwnsFrom: 0,
+		OwnsUntil: Never, Flags: FlagLeaving, RelayVersion: relayVersionNewest, RelayAddr: "10.1.2.3:4458", HTTPAddr: "10.1.2.3:4437",
+		FormatLevel: 1, Features: FeatureTLS, FleetHash: 1 << 63,
 	}
 }
 
 func TestMemberMetadataRoundTrips(t *testing.T) {
 	t.Parallel()
-	for _, m := range []Member{validMember(), {Name: "n", RingKey: "k", Relay: "r", OwnsFrom: Never, OwnsUntil: 5}} {
+	for _, m := range []Member{validMember(), {Name: "n", RingKey: "k", RelayAddr: "r", OwnsFrom: Never, OwnsUntil: 5}} {
 		got, err := decodeMember(m.Name, m.encode())
 		if err != nil {
 			t.Fatal(err)
@@ -50,7 +50,7 @@ func TestMemberOfAnotherRingGenerationIsRefused(t *testing.T) {
 func TestMemberMetadataFitsInGossip(t *testing.T) {
 	t.Parallel()
 	long := make([]byte, maxAddress)
-	m := Member{RingKey: string(long[:maxRingKey]), Relay: string(long), HTTP: string(long)}
+	m := Member{RingKey: string(long[:maxRingKey]), RelayAddr: string(long), HTTPAddr: string(long)}
 	if n := len(m.encode()); n > 512 {
 		t.Errorf("%d bytes", n)
 	}

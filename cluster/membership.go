@@ -81,11 +81,11 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		gossipAddrs: map[string]string{}, joinAttempts: map[string]*joinAttempt{}, joinBegan: time.Now(),
 		self: Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), RingKey: cfg.Name,
-			Start: unixMillis(cfg.Now()), Revision: 1, OwnsUntil: Never,
-			RelayVersion: relayVersionNewest, Relay: relayAddr, HTTP: cfg.HTTP, FormatLevel: shard.FormatLevel,
+			StartedAt: unixMillis(cfg.Now()), Revision: 1, OwnsUntil: Never,
+			RelayVersion: relayVersionNewest, RelayAddr: relayAddr, HTTPAddr: cfg.HTTPAddr, FormatLevel: shard.FormatLevel,
 		},
 	}
-	if cfg.Plaintext != PlaintextAlways {
+	if cfg.PlaintextMode != PlaintextAlways {
 		m.self.Features |= FeatureTLS
 	}
 	m.ownership.mustNotBegin = cfg.storeGated
@@ -107,7 +107,7 @@ func (m *membership) start() error {
 }
 
 func (m *membership) startMemberlist() error {
-	host, port, err := splitHostPort(m.cfg.Gossip)
+	host, port, err := splitHostPort(m.cfg.GossipAddr)
 	if err != nil {
 		return err
 	}
@@ -117,8 +117,8 @@ func (m *membership) startMemberlist() error {
 	cfg := memberlist.DefaultLANConfig()
 	cfg.Name = m.self.Name
 	cfg.BindAddr, cfg.BindPort = host, port
-	cfg.AdvertiseAddr, cfg.AdvertisePort = m.cfg.Advertise, port
-	cfg.Label = m.cfg.Cluster
+	cfg.AdvertiseAddr, cfg.AdvertisePort = m.cfg.AdvertiseIP, port
+	cfg.Label = m.cfg.FleetName
 	if cfg.Keyring, err = memberlist.NewKeyring(m.cfg.Secrets, m.cfg.Secrets[0]); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (m *membership) startMemberlist() error {
 	cfg.EnableCompression = false
 	cfg.HandoffQueueDepth = handoffQueueDepth
 	cfg.Delegate, cfg.Events = (*gossipDelegate)(m), (*gossipDelegate)(m)
-	if cfg.Transport, err = m.cfg.Network.Gossip(m.cfg.Gossip); err != nil {
+	if cfg.Transport, err = m.cfg.Network.GossipTransport(m.cfg.GossipAddr); err != nil {
 		return err
 	}
 	cfg.Logger = log.New(newGossipLog(m.log), "", 0) //nolint:forbidigo // what memberlist takes
@@ -233,7 +233,7 @@ func (m *membership) warnSuperseded(by *Member, before string) string {
 	}
 	if by.Name != before {
 		m.log.Warn("a newer node has this one's ring key: this one owns nothing",
-			"key", by.RingKey, "addr", m.self.Relay, "peer", by.Name, "peerAddr", by.Relay)
+			"key", by.RingKey, "addr", m.self.RelayAddr, "peer", by.Name, "peerAddr", by.RelayAddr)
 	}
 	return by.Name
 }
@@ -344,9 +344,9 @@ func (m *membership) announceChange() {
 // setStoreLost announces whether S2 answers this node.
 func (m *membership) setStoreLost(lost bool) {
 	m.mu.Lock()
-	m.self.Flags &^= FlagNoStore
+	m.self.Flags &^= FlagStoreDown
 	if lost {
-		m.self.Flags |= FlagNoStore
+		m.self.Flags |= FlagStoreDown
 	}
 	m.self.Revision++
 	m.mu.Unlock()
@@ -524,7 +524,7 @@ func (m *membership) joinRound(ctx context.Context) (reachedAll, dialled bool) {
 func (m *membership) resolveAddrs(ctx context.Context, name string) ([]string, error) {
 	host, port, err := net.SplitHostPort(name)
 	if err != nil {
-		host, port = name, strconv.Itoa(DefaultPort)
+		host, port = name, strconv.Itoa(DefaultGossipPort)
 	}
 	ctx, cancel := context.WithTimeout(ctx, gossipTimeout)
 	defer cancel()

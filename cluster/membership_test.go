@@ -53,7 +53,7 @@ func membershipWithoutGossip(log *slog.Logger, join ...string) *membership {
 
 func (m *membership) receive(all ...Member) {
 	for i, o := range all {
-		o.Relay = fmt.Sprintf("10.0.1.%d:1", i)
+		o.RelayAddr = fmt.Sprintf("10.0.1.%d:1", i)
 		(*gossipDelegate)(m).noteMember(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.encode()})
 	}
 }
@@ -129,14 +129,14 @@ func (n slowLookup) Lookup(ctx context.Context, host string) ([]string, error) {
 func TestTwoNodesThatJoinTogetherWaitForOwners(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
-	gossip, _ := f.nodes[0].Addrs()
+	gossip, _ := f.nodes[0].ListenAddrs()
 	_, port, err := net.SplitHostPort(gossip)
 	if err != nil {
 		t.Fatal(err)
 	}
 	net := slowLookup{may: make(chan struct{})}
 	first := f.add(func(c *Config) { c.Network, c.Join = net, []string{"fleet:" + port} })
-	other, _ := first.Addrs()
+	other, _ := first.ListenAddrs()
 	second := f.add(func(c *Config) { c.Network, c.Join = net, []string{other, "fleet:" + port} })
 	both := []*testNode{first, second}
 	f.eventually("they find each other", func() bool {
@@ -231,10 +231,10 @@ func TestSupersededNodeWarnsOnce(t *testing.T) {
 				t.Errorf("%q, want %d lines", all, want)
 			}
 		}
-		twin := Member{Name: "me-2", RingKey: "me", Revision: 1, Start: m.self.Start - 1, OwnsUntil: Never}
+		twin := Member{Name: "me-2", RingKey: "me", Revision: 1, StartedAt: m.self.StartedAt - 1, OwnsUntil: Never}
 		m.receive(twin) // the older one
 		said(0)
-		twin.Revision, twin.Start = 2, m.self.Start+1
+		twin.Revision, twin.StartedAt = 2, m.self.StartedAt+1
 		m.receive(twin)
 		said(1)
 		if all := log.containing("10.0.0.1:1"); len(all) != 1 || !strings.Contains(all[0], "10.0.1.0:1") {

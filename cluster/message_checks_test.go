@@ -227,9 +227,9 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 		t.Errorf("given to a stranger: %v, %v", found, err)
 	}
 	soon := NewView([]Member{
-		{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: unixMillis(time.Now().Add(maxTakeoverLead / 2)), Relay: owner.addr},
-		{Name: "b", RingKey: "b", Revision: 1, OwnsFrom: unixMillis(time.Now().Add(maxTakeoverLead / 2)), OwnsUntil: Never, Relay: "b:1"},
-		{Name: "c", RingKey: "c", Revision: 1, OwnsFrom: unixMillis(time.Now().Add(time.Hour)), OwnsUntil: Never, Relay: "c:1"},
+		{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: unixMillis(time.Now().Add(maxTakeoverLead / 2)), RelayAddr: owner.addr},
+		{Name: "b", RingKey: "b", Revision: 1, OwnsFrom: unixMillis(time.Now().Add(maxTakeoverLead / 2)), OwnsUntil: Never, RelayAddr: "b:1"},
+		{Name: "c", RingKey: "c", Revision: 1, OwnsFrom: unixMillis(time.Now().Add(time.Hour)), OwnsUntil: Never, RelayAddr: "c:1"},
 	})
 	lone := &Node{self: owner.self, membership: &membership{}, cfg: Config{Now: time.Now}}
 	lone.membership.view.Store(soon)
@@ -238,11 +238,11 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 	}
 	// A member that cancels its leave, or that S2 answers again, knows that before others do.
 	for what, back := range map[string]Member{
-		"its leave": {OwnsUntil: 1, Flags: FlagLeaving}, "its way to S2": {OwnsUntil: Never, Flags: FlagNoStore},
+		"its leave": {OwnsUntil: 1, Flags: FlagLeaving}, "its way to S2": {OwnsUntil: Never, Flags: FlagStoreDown},
 	} {
 		t.Run(what, func(t *testing.T) {
-			back.Name, back.RingKey, back.Revision, back.Relay = "b", "b", 1, "b:1"
-			v := NewView([]Member{{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: Never, Relay: owner.addr}, back})
+			back.Name, back.RingKey, back.Revision, back.RelayAddr = "b", "b", 1, "b:1"
+			v := NewView([]Member{{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: Never, RelayAddr: owner.addr}, back})
 			lone.membership.view.Store(v)
 			for _, id := range []shard.StreamID{"p/s", "p/t", "p/u", "p/v", "p/w", "p/x"} {
 				want := newTable([]*Member{{Name: owner.self, RingKey: "a"}, {Name: "b", RingKey: "b"}}).Owner(id).Name == "b"

@@ -14,9 +14,9 @@ type Network interface {
 	Dial(ctx context.Context, addr string) (net.Conn, error)
 	// Lookup returns the IP addresses of a name to join.
 	Lookup(ctx context.Context, host string) ([]string, error)
-	// Gossip returns memberlist's transport for an address; nil: memberlist's own, over TCP and
+	// GossipTransport returns memberlist's transport for an address; nil: memberlist's own, over TCP and
 	// UDP.
-	Gossip(addr string) (memberlist.Transport, error)
+	GossipTransport(addr string) (memberlist.Transport, error)
 }
 
 // hostNetwork is the network of this machine.
@@ -36,4 +36,4 @@ func (hostNetwork) Lookup(ctx context.Context, host string) ([]string, error) {
 	return net.DefaultResolver.LookupHost(ctx, host)
 }
 
-func (hostNetwork) Gossip(string) (memberlist.Transport, error) { return nil, nil } //nolint:nilnil // as promised
+func (hostNetwork) GossipTransport(string) (memberlist.Transport, error) { return nil, nil } //nolint:nilnil // as promised

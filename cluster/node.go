@@ -59,8 +59,8 @@ type Node struct {
 	bridges map[*feedRef]bridge
 }
 
-// Addrs returns the addresses on which gossip and the relay's server listen.
-func (r *Node) Addrs() (gossip, relay string) { return r.membership.gossipAddr, r.addr }
+// ListenAddrs returns the addresses on which gossip and the relay's server listen.
+func (r *Node) ListenAddrs() (gossip, relay string) { return r.membership.gossipAddr, r.addr }
 
 // Name returns this node's member name.
 func (r *Node) Name() string { return r.self }

@@ -54,11 +54,11 @@ func newFleetAt(t *testing.T, n int, now func() time.Time) *fleet {
 func (f *fleet) add(change ...func(*Config)) *testNode {
 	f.Helper()
 	cfg := Config{
-		Name: fmt.Sprintf("n%d", len(f.nodes)), Cluster: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
-		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", ChangeNotice: -1,
+		Name: fmt.Sprintf("n%d", len(f.nodes)), FleetName: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
+		GossipAddr: "127.0.0.1:0", RelayAddr: "127.0.0.1:0", ChangeNotice: -1,
 	}
 	if len(f.nodes) > 0 {
-		gossip, _ := f.nodes[0].Addrs()
+		gossip, _ := f.nodes[0].ListenAddrs()
 		cfg.Join = []string{gossip}
 	}
 	for _, fn := range change {

@@ -40,7 +40,7 @@ type peers struct {
 	creditGranted int // link credit of all open links, in bytes
 }
 
-// defaultLinkBytes is the default of Config.LinkBytes, which bounds the credit of all links
+// defaultLinkBytes is the default of Config.LinkCreditBytes, which bounds the credit of all links
 // together: the bytes that may be on their way to this node.
 const defaultLinkBytes = 256 << 20
 
@@ -50,7 +50,7 @@ const defaultLinkBytes = 256 << 20
 func (ps *peers) grantCredit() int {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	n := max(min(ps.cfg.linkWindow, (int(ps.cfg.LinkBytes)-ps.creditGranted)/4), ps.cfg.subscriptionWindow)
+	n := max(min(ps.cfg.linkWindow, (int(ps.cfg.LinkCreditBytes)-ps.creditGranted)/4), ps.cfg.subscriptionWindow)
 	ps.creditGranted += n
 	return n
 }
@@ -83,7 +83,7 @@ func (ps *peers) update(v *View) {
 			p.speaksTLS.Store(secure)
 			continue
 		}
-		p := &peer{peers: ps, addr: peerAddr{m.Name, m.Relay}, downSince: time.Now()}
+		p := &peer{peers: ps, addr: peerAddr{m.Name, m.RelayAddr}, downSince: time.Now()}
 		p.speaksTLS.Store(secure)
 		ctx, stop := context.WithCancel(ps.ctx)
 		p.stop = stop

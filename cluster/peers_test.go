@@ -129,7 +129,7 @@ func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 			synctest.Wait()
 		}
 		p.setCut(true)
-		ps.update(NewView([]Member{{Name: "a", RingKey: "a"}, {Name: "b", RingKey: "b", Relay: "10.0.0.2:1"}}))
+		ps.update(NewView([]Member{{Name: "a", RingKey: "a"}, {Name: "b", RingKey: "b", RelayAddr: "10.0.0.2:1"}}))
 		pass(warnUnreachableAfter - time.Second)
 		says(0, 0)
 		pass(time.Minute)

@@ -54,7 +54,7 @@ func (r *Node) servingRule() func(shard.StreamID) (to peerAddr, ok bool) {
 		if m == nil || !up[m.Name] {
 			return peerAddr{}, true
 		}
-		return peerAddr{m.Name, m.Relay}, false
+		return peerAddr{m.Name, m.RelayAddr}, false
 	}
 }
 

@@ -27,14 +27,14 @@ func (r *Node) renewLoop(ctx context.Context) {
 }
 
 func (r *Node) renewOnce() error {
-	secrets, id, err := r.cfg.Renew()
+	secrets, id, err := r.cfg.ReloadCredentials()
 	if err != nil {
 		return err
 	}
 	if err := CheckSecrets(secrets); err != nil {
 		return err
 	}
-	p, err := newFleetProof(r.cfg.Cluster, secrets, id)
+	p, err := newFleetProof(r.cfg.FleetName, secrets, id)
 	if err != nil {
 		return err
 	}

@@ -151,7 +151,7 @@ func checkOwnership(t *OwnerTable, self string, id shard.StreamID, r route, answ
 	case owner == nil:
 		return &redirectError{}
 	}
-	to := peerAddr{owner.Name, owner.Relay}
+	to := peerAddr{owner.Name, owner.RelayAddr}
 	if r.hop == hopRedirected && slices.Contains(r.excluded, owner.Name) {
 		if successor := t.without(r.excluded).Owner(id); successor != nil && successor.Name == self {
 			if !answers(owner) {

@@ -15,7 +15,7 @@ import (
 func tableOf(names ...string) (*View, *OwnerTable) {
 	var ms []Member
 	for _, n := range names {
-		ms = append(ms, Member{Name: n, RingKey: n, Revision: 1, OwnsUntil: Never, Relay: n + ":1"})
+		ms = append(ms, Member{Name: n, RingKey: n, Revision: 1, OwnsUntil: Never, RelayAddr: n + ":1"})
 	}
 	v := NewView(ms)
 	return v, v.TableAt(time.Unix(1, 0))
@@ -127,7 +127,7 @@ func TestRoutingAfterALostOwner(t *testing.T) {
 	}
 	step(owner, hopFirst, errUnreachable)
 	// The successor reaches the owner. The caller tries it once more, and then forces it.
-	step(successor, hopRedirected, &redirectError{owner: peerAddr{owner.Name, owner.Relay}, ownerAlive: true})
+	step(successor, hopRedirected, &redirectError{owner: peerAddr{owner.Name, owner.RelayAddr}, ownerAlive: true})
 	step(owner, hopRedirected, errUnreachable)
 	step(successor, hopForce, nil)
 }

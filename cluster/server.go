@@ -48,7 +48,7 @@ type server struct {
 	sessions map[uint64]*peerSession
 }
 
-// defaultBodyBytes is the default of Config.BodyBytes, which bounds the bytes that peers' writes
+// defaultBodyBytes is the default of Config.PeerWriteBytes, which bounds the bytes that peers' writes
 // hold while they are carried out (shard.Cost). A write beyond it gets ErrOverloaded before its
 // body is read.
 const defaultBodyBytes = 64 << 20
@@ -102,7 +102,7 @@ func newServer(cfg *Config, self string, local *localStreams, pool *openPool, m 
 	opts = append(opts, panicInterceptors(panics)...)
 	s := &server{
 		panics: panics, self: self, log: cfg.Logger, metrics: m, local: local, openPool: pool,
-		writeBudget: semaphore.NewWeighted(cfg.BodyBytes), bodyGrace: cfg.bodyGrace, grpc: grpc.NewServer(opts...),
+		writeBudget: semaphore.NewWeighted(cfg.PeerWriteBytes), bodyGrace: cfg.bodyGrace, grpc: grpc.NewServer(opts...),
 		sessions:    map[uint64]*peerSession{},
 		isSuccessor: func(shard.StreamID, peerAddr) bool { return false },
 		isMember:    func(string) bool { return false },

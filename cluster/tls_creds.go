@@ -15,14 +15,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Plaintext selects the peers with which the relay speaks without TLS.
-type Plaintext uint8
+// PlaintextMode selects the peers with which the relay speaks without TLS.
+type PlaintextMode uint8
 
 // The modes.
 const (
 	// PlaintextMigrate allows members that do not announce TLS in gossip: those of a release
 	// without it. Members that announce TLS are only ever spoken to over TLS.
-	PlaintextMigrate Plaintext = iota
+	PlaintextMigrate PlaintextMode = iota
 	// PlaintextNever allows none.
 	PlaintextNever
 	// PlaintextAlways allows every client that reaches the port and does not begin with TLS. This
@@ -38,7 +38,7 @@ const maxHandshakes = 128
 // tlsCreds authenticates the relay's connections, on both sides.
 type tlsCreds struct {
 	// Set at construction; newNode sets log and the functions before the server serves.
-	mode         Plaintext
+	mode         PlaintextMode
 	log          *slog.Logger
 	metrics      *metrics
 	isLegacyAddr func(net.IP) bool // a member without TLS is at the address
@@ -52,12 +52,12 @@ type tlsCreds struct {
 }
 
 func newTLSCreds(cfg *Config, met *metrics) (*tlsCreds, error) {
-	p, err := newFleetProof(cfg.Cluster, cfg.Secrets, cfg.Identity)
+	p, err := newFleetProof(cfg.FleetName, cfg.Secrets, cfg.Identity)
 	if err != nil {
 		return nil, err
 	}
 	c := &tlsCreds{
-		mode: cfg.Plaintext, log: cfg.Logger, metrics: met, isLegacyAddr: noAddr, isMemberAddr: noAddr,
+		mode: cfg.PlaintextMode, log: cfg.Logger, metrics: met, isLegacyAddr: noAddr, isMemberAddr: noAddr,
 		memberHandshakes: connSlots{limit: maxHandshakes}, strangerHandshakes: connSlots{limit: maxHandshakes}, provenConns: map[*provenConn]struct{}{},
 	}
 	c.proof.Store(p)
@@ -249,7 +249,7 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 	return c.trackConn(tlsConn, batched, x509.ExtKeyUsageClientAuth)
 }
 
-// tlsHandshakeRecord is the first byte of a TLS connection. HTTP/2 begins with P.
+// tlsHandshakeRecord is the first byte of a TLS connection. HTTPAddr/2 begins with P.
 const tlsHandshakeRecord = 0x16
 
 // allowsPlaintext reports whether a peer at an address may speak without TLS.

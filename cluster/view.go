@@ -81,7 +81,7 @@ func (v *View) hasMemberAt(ip net.IP) bool {
 
 // isAt reports whether the member's relay is at an IP address.
 func (m *Member) isAt(ip net.IP) bool {
-	host, _, _ := net.SplitHostPort(m.Relay)
+	host, _, _ := net.SplitHostPort(m.RelayAddr)
 	return ip.Equal(net.ParseIP(host))
 }
 
@@ -133,7 +133,7 @@ func (v *View) ownersAt(ms uint64) []*Member {
 	var all, stored []*Member
 	for _, m := range newest {
 		all = append(all, m)
-		if m.Flags&FlagNoStore == 0 {
+		if m.Flags&FlagStoreDown == 0 {
 			stored = append(stored, m)
 		}
 	}
@@ -153,7 +153,7 @@ func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
 	members := slices.Clone(v.members)
 	for i := range members {
 		if m := &members[i]; m.Name == name {
-			m.Flags &^= FlagNoStore
+			m.Flags &^= FlagStoreDown
 			m.OwnsUntil = Never
 		}
 	}

@@ -46,23 +46,23 @@ func TestViewTableOfAnInstant(t *testing.T) {
 		{
 			"newest process of a key",
 			[]Member{
-				{Name: "a1", RingKey: "a", Start: 1, OwnsUntil: Never},
-				{Name: "a2", RingKey: "a", Start: 2, OwnsUntil: Never},
+				{Name: "a1", RingKey: "a", StartedAt: 1, OwnsUntil: Never},
+				{Name: "a2", RingKey: "a", StartedAt: 2, OwnsUntil: Never},
 			},
 			map[int64][]string{0: {"a2"}},
 		},
 		{
 			"a successor that is not due hides nobody",
 			[]Member{
-				{Name: "a1", RingKey: "a", Start: 1, OwnsUntil: Never},
-				{Name: "a2", RingKey: "a", Start: 2, OwnsFrom: 500, OwnsUntil: Never},
+				{Name: "a1", RingKey: "a", StartedAt: 1, OwnsUntil: Never},
+				{Name: "a2", RingKey: "a", StartedAt: 2, OwnsFrom: 500, OwnsUntil: Never},
 			},
 			map[int64][]string{499: {"a1"}, 500: {"a2"}},
 		},
 		{
 			"no store",
 			[]Member{
-				{Name: "a", RingKey: "a", OwnsUntil: Never, Flags: FlagNoStore},
+				{Name: "a", RingKey: "a", OwnsUntil: Never, Flags: FlagStoreDown},
 				{Name: "b", RingKey: "b", OwnsFrom: 10, OwnsUntil: Never},
 			},
 			map[int64][]string{0: {"a"}, 10: {"b"}},
@@ -70,16 +70,16 @@ func TestViewTableOfAnInstant(t *testing.T) {
 		{
 			"no store anywhere",
 			[]Member{
-				{Name: "a", RingKey: "a", OwnsUntil: Never, Flags: FlagNoStore},
-				{Name: "b", RingKey: "b", OwnsUntil: Never, Flags: FlagNoStore},
+				{Name: "a", RingKey: "a", OwnsUntil: Never, Flags: FlagStoreDown},
+				{Name: "b", RingKey: "b", OwnsUntil: Never, Flags: FlagStoreDown},
 			},
 			map[int64][]string{0: {"a", "b"}},
 		},
 		{
 			"the newest process has no store: the key owns nothing",
 			[]Member{
-				{Name: "a1", RingKey: "a", Start: 1, OwnsUntil: Never},
-				{Name: "a2", RingKey: "a", Start: 2, OwnsUntil: Never, Flags: FlagNoStore},
+				{Name: "a1", RingKey: "a", StartedAt: 1, OwnsUntil: Never},
+				{Name: "a2", RingKey: "a", StartedAt: 2, OwnsUntil: Never, Flags: FlagStoreDown},
 				{Name: "b", RingKey: "b", OwnsUntil: Never},
 			},
 			map[int64][]string{0: {"b"}},
@@ -120,7 +120,7 @@ func TestViewTableMatchesTheRules(t *testing.T) {
 	dates := [][2]uint64{{0, Never}, {0, 2}, {2, Never}, {1, 3}, {Never, Never}}
 	kinds := []Member{}
 	for _, d := range dates {
-		for _, f := range []Flags{0, FlagNoStore} {
+		for _, f := range []Flags{0, FlagStoreDown} {
 			for _, k := range []string{"k", "l"} {
 				kinds = append(kinds, Member{RingKey: k, OwnsFrom: d[0], OwnsUntil: d[1], Flags: f})
 			}
@@ -129,8 +129,8 @@ func TestViewTableMatchesTheRules(t *testing.T) {
 	for i := range kinds {
 		for j := range kinds {
 			a, b := kinds[i], kinds[j]
-			a.Name, a.Start, b.Name, b.Start = "a", 1, "b", 2
-			c := Member{Name: "c", RingKey: "m", Start: 1, OwnsFrom: 1, OwnsUntil: Never}
+			a.Name, a.StartedAt, b.Name, b.StartedAt = "a", 1, "b", 2
+			c := Member{Name: "c", RingKey: "m", StartedAt: 1, OwnsFrom: 1, OwnsUntil: Never}
 			all := []Member{a, b, c}
 			v := NewView(all)
 			for ms := range uint64(5) {
@@ -153,12 +153,12 @@ func naiveOwners(all []Member, ms uint64) []string {
 		}
 	}
 	for _, m := range due {
-		if !slices.ContainsFunc(due, func(o Member) bool { return o.RingKey == m.RingKey && o.Start > m.Start }) {
+		if !slices.ContainsFunc(due, func(o Member) bool { return o.RingKey == m.RingKey && o.StartedAt > m.StartedAt }) {
 			newest = append(newest, m)
 		}
 	}
 	for _, m := range newest {
-		if m.Flags&FlagNoStore == 0 {
+		if m.Flags&FlagStoreDown == 0 {
 			stored = append(stored, m)
 		}
 	}
@@ -190,7 +190,7 @@ func fleetView(n int) *View {
 	ms := make([]Member, n)
 	for i := range ms {
 		key := fmt.Sprintf("n%d", i)
-		ms[i] = Member{Name: key + "-x", RingKey: key, OwnsUntil: Never, Relay: key}
+		ms[i] = Member{Name: key + "-x", RingKey: key, OwnsUntil: Never, RelayAddr: key}
 	}
 	return NewView(ms)
 }
@@ -219,7 +219,7 @@ func TestTableWithoutMembers(t *testing.T) {
 
 // A View that changes without changing owners moves no stream.
 func TestViewChangeWithoutOwnersMovesNothing(t *testing.T) {
-	a, b := Member{Name: "a-1", RingKey: "a", Relay: "x", OwnsUntil: Never, Revision: 1}, Member{Name: "b-1", RingKey: "b", Relay: "y", OwnsUntil: Never, Revision: 1}
+	a, b := Member{Name: "a-1", RingKey: "a", RelayAddr: "x", OwnsUntil: Never, Revision: 1}, Member{Name: "b-1", RingKey: "b", RelayAddr: "y", OwnsUntil: Never, Revision: 1}
 	var p tableHistory
 	now := time.Unix(1000, 0)
 	if !p.noteTable(NewView([]Member{a}).TableAt(now), now) {
@@ -228,7 +228,7 @@ func TestViewChangeWithoutOwnersMovesNothing(t *testing.T) {
 	if !p.noteTable(NewView([]Member{a, b}).TableAt(now), now.Add(time.Second)) {
 		t.Error("another owner is no change")
 	}
-	b.Revision, b.HTTP = 2, "elsewhere"
+	b.Revision, b.HTTPAddr = 2, "elsewhere"
 	if p.noteTable(NewView([]Member{b, a}).TableAt(now), now.Add(5*time.Second)) {
 		t.Error("a new address is a change")
 	}

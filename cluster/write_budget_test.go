@@ -16,7 +16,7 @@ import (
 func TestPeersWritesAreCounted(t *testing.T) {
 	f := &fleet{T: t, log: newFleet(t, 0).log}
 	edge := f.add()
-	owner := f.add(func(c *Config) { c.BodyBytes = 64 << 10 })
+	owner := f.add(func(c *Config) { c.PeerWriteBytes = 64 << 10 })
 	f.awaitAgreement()
 	id := f.streamOwnedBy(owner)
 	f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
@@ -38,7 +38,9 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := &fleet{T: t, log: newFleet(t, 0).log}
 			edge := f.add()
-			owner := f.add(func(c *Config) { c.BodyBytes, c.bodyGrace = int64(shard.RequestCost(40000, 1)), 300*time.Millisecond })
+			owner := f.add(func(c *Config) {
+				c.PeerWriteBytes, c.bodyGrace = int64(shard.RequestCost(40000, 1)), 300*time.Millisecond
+			})
 			f.awaitAgreement()
 			id := f.streamOwnedBy(owner)
 			f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)

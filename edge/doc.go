@@ -1,4 +1,4 @@
-// Package edge speaks Durable Streams over HTTP.
+// Package edge speaks Durable Streams over HTTPAddr.
 //
 // # The life of a request
 //
@@ -32,7 +32,7 @@
 // news when it is idle.
 //
 // There are two. The handler has read the request, checked it and brought the first page
-// (sse.go). A reader on HTTP/1.1 on Linux then leaves net/http: the reactor
+// (sse.go). A reader on HTTPAddr/1.1 on Linux then leaves net/http: the reactor
 // (reactor_linux.go), a few loops with epoll, takes its descriptor and its cursor, and its
 // tls.Conn, if it has one (seal_linux.go). Readers of a stream who stand alike are sent the
 // same bytes (step_linux.go). All others are driven by their request's goroutine.
@@ -70,7 +70,7 @@
 //     because other nodes have fewer (rebalance.go).
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. What is in flight is bounded: readers by MaxReaders, those of them
-//     that have a goroutine by MaxGoroutineReaders, and those on one connection of HTTP/2 by
+//     that have a goroutine by MaxGoroutineReaders, and those on one connection of HTTPAddr/2 by
 //     connReaders, which leaves room for appends beside them (occupy.go), writes by MaxBodies (intake.go),
 //     a reader's owed bytes by its turn's budget and one append, what all of them hold
 //     while it is written by PinnedBytes, what was encrypted for them included, what is
@@ -88,7 +88,7 @@
 //
 // In memory, in bytes for each byte that was sent, and where that is counted; TestWhatWritesHold
 // measures it. A request has a goroutine as well, with a stack of 8 to 16 KiB while it is in flight:
-// one for a connection of HTTP/1.1, one for each stream of one of HTTP/2.
+// one for a connection of HTTPAddr/1.1, one for each stream of one of HTTPAddr/2.
 //
 //	PUT, POST of text   3 of the first MiB and 8 KiB, 1 beyond it (shard.Cost); MaxBodies
 //	POST of an array    as text, and 512 for an element up to the 1,000th, 60 for each of
@@ -103,7 +103,7 @@
 //	event stream        what it is written in one turn, shared by all who get the same;
 //	                    FrameBytes, PinnedBytes, MaxReaders
 //
-// Over HTTP/2 what has come of bodies and was not read is 1 MiB a connection at most; handlers read
+// Over HTTPAddr/2 what has come of bodies and was not read is 1 MiB a connection at most; handlers read
 // immediately, or refuse. A request's head has 32 KiB at most, and counts with a write.
 // What waits is refused when there is no room: writes with 429, readers with 503. Bodies on their
 // way go first, the slowest before the others (intake.ease).
@@ -138,7 +138,7 @@
 // and Chromium's fetch reports such a cut as a network error. fetch-event-source, as it comes, does
 // the opposite: it gives up after a clean end, and needs an onclose that throws. It would need that
 // with chunks too, because a drain, which is far more frequent than a crash, ends streams cleanly.
-// Over HTTP/2, and where net/http writes the stream, a cut is visible already.
+// Over HTTPAddr/2, and where net/http writes the stream, a cut is visible already.
 //
 // Any origin may ask with any header, because no answer allows credentials.
 //

@@ -90,7 +90,7 @@ func (d *deaf) Read(b []byte) (int, error) {
 	return d.Conn.Read(b)
 }
 
-// unread is a connection of HTTP/2 with so many answers that nobody reads the bodies of.
+// unread is a connection of HTTPAddr/2 with so many answers that nobody reads the bodies of.
 func (s *site) unread(streams int) *deaf {
 	s.Helper()
 	var p http.Protocols
@@ -115,7 +115,7 @@ func (s *site) unread(streams int) *deaf {
 	return c
 }
 
-// A stream of HTTP/2 that takes nothing is cut and counted, and not its connection.
+// A stream of HTTPAddr/2 that takes nothing is cut and counted, and not its connection.
 func TestStallHTTP2(t *testing.T) {
 	t.Parallel()
 	s := newSiteOver(t, Config{Stall: 300 * time.Millisecond}, false)
@@ -125,7 +125,7 @@ func TestStallHTTP2(t *testing.T) {
 	s.eventually("nothing is held", s.nothingHeld)
 }
 
-// Over HTTP/2 a stream does not end while its connection takes nothing: that is given up
+// Over HTTPAddr/2 a stream does not end while its connection takes nothing: that is given up
 // with it, and what its streams held is free.
 func TestDeafHTTP2(t *testing.T) {
 	t.Parallel()

@@ -155,7 +155,7 @@ func TestLateBody(t *testing.T) {
 		s := newSiteOver(t, Config{}, tls)
 		s.srv.grace = 200 * time.Millisecond
 		s.put("/v1/stream/x", "", text)
-		for _, major := range []int{1, 2}[:2-b2i(tls)] { // HTTP/2 by prior knowledge
+		for _, major := range []int{1, 2}[:2-b2i(tls)] { // HTTPAddr/2 by prior knowledge
 			client := s.client(major)
 			body, sender := io.Pipe()
 			req, err := http.NewRequestWithContext(t.Context(), "POST", s.url+"/v1/stream/x", body)
@@ -188,7 +188,7 @@ func b2i(b bool) int {
 	return 0
 }
 
-// client speaks one version of HTTP.
+// client speaks one version of HTTPAddr.
 func (s *site) client(major int) *http.Client {
 	t := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // it is one
 	t.TLSClientConfig = trusting.Clone()

@@ -3,7 +3,7 @@ package edge
 import "net/http"
 
 const (
-	// connStreams is how many requests one connection of HTTP/2 may have under way.
+	// connStreams is how many requests one connection of HTTPAddr/2 may have under way.
 	connStreams = 100
 	// connReaders is how many of them may be readers, who stay. What else the client asks, an
 	// append too, has the rest, or it would wait behind them in silence.

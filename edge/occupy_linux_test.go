@@ -21,7 +21,7 @@ func http2Client(t *testing.T) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// However many readers a client begins on one connection of HTTP/2, an append beside them is
+// However many readers a client begins on one connection of HTTPAddr/2, an append beside them is
 // carried out: those beyond a bound are refused, and told what to do.
 func TestReadersLeaveRoomHTTP2(t *testing.T) {
 	for _, live := range []string{"sse", "long-poll"} {

@@ -15,7 +15,7 @@ import (
 // message that it takes all the time; but see stint.
 type pacer struct {
 	w     http.ResponseWriter
-	below *wire // of a stream of HTTP/2, if it is known
+	below *wire // of a stream of HTTPAddr/2, if it is known
 	rc    *http.ResponseController
 	stall time.Duration
 	stint *stint       // nil: pieces
@@ -53,7 +53,7 @@ func (p *pacer) cut() {
 	_ = p.until(time.Now()) // its request has not ended: it is among the pinners
 	if p.below != nil {
 		// A connection that takes nothing takes no word either of a stream that ends, and the
-		// stream stays. Each write of net/http's HTTP/2 sets a deadline; this is for one under way.
+		// stream stays. Each write of net/http's HTTPAddr/2 sets a deadline; this is for one under way.
 		taken := acknowledged(p.below)
 		time.AfterFunc(stuckAfter, func() {
 			if p.began.Load() != 0 && acknowledged(p.below) == taken {
@@ -92,14 +92,14 @@ func (p *pacer) write(b []byte) error {
 		}
 		n := min(len(b), p.left)
 		if _, err := p.w.Write(b[:n]); err != nil {
-			if time.Since(time.Unix(0, p.began.Load())) >= p.stall { // HTTP/2 says only that the stream is over
+			if time.Since(time.Unix(0, p.began.Load())) >= p.stall { // HTTPAddr/2 says only that the stream is over
 				err = errors.Join(os.ErrDeadlineExceeded, err)
 			}
 			return err
 		}
 		p.left -= n
 		if b = b[n:]; p.left == 0 {
-			// Over HTTP/2 a writer and those who write for it wake each other, and none of them
+			// Over HTTPAddr/2 a writer and those who write for it wake each other, and none of them
 			// waits behind the others that are ready, for 10 ms: thousands would take seconds.
 			runtime.Gosched()
 		}
@@ -107,7 +107,7 @@ func (p *pacer) write(b []byte) error {
 	return nil
 }
 
-// flush ends the deadline with what it was for: HTTP/2 would end the response when
+// flush ends the deadline with what it was for: HTTPAddr/2 would end the response when
 // it passes, in silence too.
 func (p *pacer) flush() error {
 	p.left = 0

@@ -14,7 +14,7 @@ import (
 // counted once however many hold it. While that is more than limit, readers are cut that have
 // been at one write for longer than stuckAfter, those first that have been for longest. So the
 // bound may be passed for as long as nobody is stuck: who takes what it gets is not cut for what
-// others hold. Over HTTP/2 that is 16 KiB a second; over TCP, anything.
+// others hold. Over HTTPAddr/2 that is 16 KiB a second; over TCP, anything.
 type pins struct {
 	limit  int64
 	bytes  atomic.Int64

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reactor drives the cursors of event streams on HTTP/1.1: a few loops, each the
+// reactor drives the cursors of event streams on HTTPAddr/1.1: a few loops, each the
 // owner of its connections and of an epoll descriptor. A reader costs no goroutine, no
 // timer, no channel and no buffer; news of a stream is one poke for each loop, which then
 // writes to each of its readers all that it is owed in one call.
@@ -62,7 +62,7 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, w)
 }
 
-// wireBelow is the wire that the request came by, among others over HTTP/2; nil: there is none.
+// wireBelow is the wire that the request came by, among others over HTTPAddr/2; nil: there is none.
 func wireBelow(r *http.Request) *wire {
 	w, _ := r.Context().Value(connKey{}).(*wire)
 	return w

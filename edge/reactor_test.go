@@ -398,7 +398,7 @@ func TestReactorDrain(t *testing.T) {
 	}
 }
 
-// What requires a handler is served by one: HTTP/1.0 is fine, a request with a body is not.
+// What requires a handler is served by one: HTTPAddr/1.0 is fine, a request with a body is not.
 func TestReactorTakesOnlyPlain(t *testing.T) {
 	s, _ := reactorSite(t, Config{})
 	s.put("/v1/stream/x", "one", text)

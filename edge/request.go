@@ -13,7 +13,7 @@ import (
 // errExtraordinary is a request that net/http should see.
 var errExtraordinary = errors.New("not an ordinary append")
 
-// parse finds next at the head of in, if its head has come. It is an ordinary append: HTTP/1.1,
+// parse finds next at the head of in, if its head has come. It is an ordinary append: HTTPAddr/1.1,
 // of no more than fits, in lines that end in CRLF, whose length is said once and in digits, to
 // the host that was asked before, and with nothing that concerns the connection. Two servers
 // that understand a request otherwise let the one smuggle in what the other does not see: so

@@ -27,7 +27,7 @@ type Config struct {
 	// One on which nothing ever was asked ends after ReadHeaderTimeout, 10 s.
 	IdleTimeout time.Duration
 	// MaxGoroutineReaders bounds those of them that have a goroutine (20,000, and MaxReaders at
-	// most): readers over HTTP/2 and long-polls, which cost thirty times what others do.
+	// most): readers over HTTPAddr/2 and long-polls, which cost thirty times what others do.
 	MaxGoroutineReaders int
 	// MaxReaders bounds SSE and long-poll readers (200,000): newcomers beyond get
 	// 503; nobody is sent away to admit another.
@@ -52,7 +52,7 @@ type Config struct {
 	// refused as beyond MaxReaders, and each answer is the last on its connection (nil: never).
 	ConnectionsFull func() bool
 	// NoReactor has every event stream served on a goroutine of its own, as those are that
-	// a reactor cannot serve (HTTP/2, a listener without Listen, other systems than Linux).
+	// a reactor cannot serve (HTTPAddr/2, a listener without Listen, other systems than Linux).
 	NoReactor bool
 	// Now is the clock (time.Now).
 	Now func() time.Time
@@ -103,7 +103,7 @@ func (c *Config) defaults() {
 	}
 }
 
-// Server speaks Durable Streams over HTTP. It is an http.Handler.
+// Server speaks Durable Streams over HTTPAddr. It is an http.Handler.
 type Server struct {
 	cfg     Config
 	streams Backend
@@ -173,7 +173,7 @@ func (c *Config) tick() time.Duration {
 	return min(max(min(c.Heartbeat/32, c.Stall/4), 10*time.Millisecond), time.Second)
 }
 
-// HTTPServer is an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2
+// HTTPServer is an http.Server for this Server: HTTPAddr/1.1 and, without TLS, HTTPAddr/2
 // by prior knowledge. It has no write timeout, because readers stay; writes to them have
 // deadlines of their own, and a connection that takes nothing is given up, see connContext.
 func (s *Server) HTTPServer() *http.Server {
@@ -204,7 +204,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) 
 	defer s.guardRequest()
 	common(w.Header())
 	if s.drain.leaving.Load() || s.cfg.ConnectionsFull() {
-		w.Header().Set("Connection", "close") // over HTTP/2 net/http says GOAWAY for it
+		w.Header().Set("Connection", "close") // over HTTPAddr/2 net/http says GOAWAY for it
 	}
 	if err := s.expect(w, r); err != nil {
 		fail(w, err)

@@ -161,7 +161,7 @@ func (d *driver) prepare(ctx context.Context) (err error) {
 
 // run is the life of the reader: write what is pending; when idle, wait for news,
 // silence, the client's leaving, or the node's. From its frame down to the goroutine's
-// first there are 1,248 bytes at most where the reader waits, over HTTP/2 too: with more,
+// first there are 1,248 bytes at most where the reader waits, over HTTPAddr/2 too: with more,
 // the runtime does not shrink the stack from 8 KiB to 4 (bench/readers shows it).
 func (d *driver) run(ctx context.Context) {
 	s := d.server

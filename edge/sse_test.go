@@ -390,7 +390,7 @@ func TestStuckCatchUp(t *testing.T) {
 	})
 }
 
-// A write's deadline is not one of the silence after it. HTTP/2 in particular ends
+// A write's deadline is not one of the silence after it. HTTPAddr/2 in particular ends
 // the response when a deadline passes, whether or not something is being written.
 func TestIdleReaderHTTP2(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

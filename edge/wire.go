@@ -13,7 +13,7 @@ import (
 )
 
 // Listen is a listener for an HTTPServer, under TLS too. The reactor takes the event streams
-// of its TCP connections (HTTP/1.1), and catch-up on them is written in turns; what another
+// of its TCP connections (HTTPAddr/1.1), and catch-up on them is written in turns; what another
 // listener accepts has a goroutine for each stream, and no turns.
 func Listen(l net.Listener) net.Listener { return wires{l} }
 
@@ -46,7 +46,7 @@ type wire struct {
 	in       io.Reader
 
 	base    context.Context // what http.Server and ConnContext gave the connection
-	readers atomic.Int32    // over HTTP/2; see occupy
+	readers atomic.Int32    // over HTTPAddr/2; see occupy
 	ahead   []byte          // is read before what the connection has
 	appends int             // see writers.take
 	enough  int             // as many make a writer, if more than usual
@@ -77,7 +77,7 @@ func (w *wire) Read(b []byte) (int, error) {
 
 // Write writes nothing more once a write has failed: what came through ends in the middle of
 // something, and a tls.Conn that is closed would wait for 5 s to say so to a client that takes
-// nothing, while pages are held for it. HTTP/2 goes on where something was taken in time.
+// nothing, while pages are held for it. HTTPAddr/2 goes on where something was taken in time.
 func (w *wire) Write(b []byte) (n int, err error) {
 	if w.broken != nil {
 		return 0, w.broken

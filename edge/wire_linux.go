@@ -58,7 +58,7 @@ func (t *transfer) end(op string, err error) (int, error) {
 	return t.n, named(op, cmp.Or(err, t.err))
 }
 
-// named is err as net has it, by which net/http knows who hung up from who speaks no HTTP.
+// named is err as net has it, by which net/http knows who hung up from who speaks no HTTPAddr.
 func named(op string, err error) error {
 	var by *net.OpError
 	if errors.As(err, &by) {

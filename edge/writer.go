@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// writer is a connection of HTTP/1.1 without TLS that has brought several appends. Its requests
+// writer is a connection of HTTPAddr/1.1 without TLS that has brought several appends. Its requests
 // go to the http.Server's Handler, as before, but not through net/http, which for each of them
 // starts a goroutine that listens for the client's hanging up, stops it, and moves three
 // deadlines: where the append itself is in memory, that costs more than the append. Here an append
@@ -68,7 +68,7 @@ const (
 	sweepEvery = time.Second
 )
 
-// preface begins HTTP/2, for which it is too late here; net/http, to which the connection would
+// preface begins HTTPAddr/2, for which it is too late here; net/http, to which the connection would
 // be a new one, would speak it.
 var preface = []byte("PRI * HTTP/2.0")
 

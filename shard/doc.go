@@ -150,7 +150,7 @@
 //
 // # Not here
 //
-// Which node owns a stream (cluster), client offsets and HTTP (edge), S2 itself
+// Which node owns a stream (cluster), client offsets and HTTPAddr (edge), S2 itself
 // (shard/s2). Decision: positions in this package are S2 sequence numbers and
 // nothing else, because only the edge speaks to clients.
 package shard

@@ -40,7 +40,7 @@ const (
 	MaxContentType = 256
 )
 
-// AppendID names one append for ever. It is minted where the HTTP request
+// AppendID names one append for ever. It is minted where the HTTPAddr request
 // arrived, so a request repeated inside the fleet keeps its id and is written
 // once (cluster/DESIGN.md, "The owner").
 type AppendID [8]byte

@@ -274,6 +274,6 @@ func (n *node) write(ctx context.Context, w, rate, size int, began time.Time, fo
 }
 
 // ways lists the ways in which the relay may speak, by the flag of fantail serve.
-var ways = map[string]cluster.Plaintext{
+var ways = map[string]cluster.PlaintextMode{
 	"always": cluster.PlaintextAlways, "never": cluster.PlaintextNever, "migrate": cluster.PlaintextMigrate,
 }

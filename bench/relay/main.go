@@ -144,8 +144,8 @@ func runNode(name, join, endpoint, plaintext string) error {
 	tails := shard.NewTailBuffers(0, 0)
 	n := &node{host: shard.NewManager(log, tails, shard.Config{IdleAfter: time.Hour, ColdOpens: 1e6})}
 	cfg := cluster.Config{
-		Name: name, Cluster: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
-		Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0", Plaintext: ways[plaintext],
+		Name: name, FleetName: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
+		GossipAddr: "127.0.0.1:0", RelayAddr: "127.0.0.1:0", PlaintextMode: ways[plaintext],
 	}
 	if join != "" {
 		cfg.Join = []string{join}
@@ -163,7 +163,7 @@ func (n *node) answer(ctx context.Context, line string) (string, error) {
 	count, _ := strconv.Atoi(arg)
 	switch what {
 	case "gossip":
-		gossip, _ := n.relay.Addrs()
+		gossip, _ := n.relay.ListenAddrs()
 		return gossip, nil
 	case "memory":
 		return strconv.Itoa(memory()), nil

@@ -55,8 +55,8 @@ func runNode(f nodeFlags) error {
 	var all edge.Backend = n.host
 	if f.join != "" {
 		fleet := cluster.Config{
-			Name: f.name, Cluster: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
-			Gossip: "127.0.0.1:0", Relay: "127.0.0.1:0",
+			Name: f.name, FleetName: "bench", Secrets: [][]byte{[]byte("0123456789abcdef")},
+			GossipAddr: "127.0.0.1:0", RelayAddr: "127.0.0.1:0",
 		}
 		if f.join != beginsFleet {
 			fleet.Join = []string{f.join}
@@ -94,7 +94,7 @@ func (n *node) answer(ctx context.Context, line string) (string, error) {
 	case "http":
 		return n.at, nil
 	case "gossip":
-		gossip, _ := n.relay.Addrs()
+		gossip, _ := n.relay.ListenAddrs()
 		return gossip, nil
 	case "await":
 		return "", n.relay.AwaitOwners(ctx, count)

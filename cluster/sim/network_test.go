@@ -505,8 +505,8 @@ type gossip struct {
 	wg      sync.WaitGroup
 }
 
-// Gossip implements cluster.Network.
-func (p *port) Gossip(addr string) (memberlist.Transport, error) {
+// GossipTransport implements cluster.Network.
+func (p *port) GossipTransport(addr string) (memberlist.Transport, error) {
 	ln, err := p.listen(addr)
 	if err != nil {
 		return nil, err

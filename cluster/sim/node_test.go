@@ -84,8 +84,8 @@ func (n *node) start() error {
 	p.manager = shard.NewManager(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry})
 	var err error
 	p.clusterNode, err = cluster.Join(context.Background(), cluster.Config{
-		Name: n.name, Cluster: "sim", Secrets: [][]byte{[]byte("0123456789abcdef")},
-		Gossip: net.JoinHostPort(n.ip, portGossip), Relay: net.JoinHostPort(n.ip, portRelay),
+		Name: n.name, FleetName: "sim", Secrets: [][]byte{[]byte("0123456789abcdef")},
+		GossipAddr: net.JoinHostPort(n.ip, portGossip), RelayAddr: net.JoinHostPort(n.ip, portRelay),
 		Join: []string{"fleet:" + portGossip}, Now: now, Logger: log, Metrics: p.registry,
 		Network: p.port,
 	}, p.manager, tails)

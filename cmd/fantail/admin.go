@@ -80,7 +80,7 @@ func notOwningReason(v *cluster.View, self string, now time.Time) string {
 		return "joining: owns streams from " + time.UnixMilli(int64(me.OwnsFrom)).UTC().Format(time.RFC3339) + " on"
 	case v.SupersededBy(self, now) != nil:
 		return "another node has started with the same name"
-	case me.Flags&cluster.FlagNoStore != 0:
+	case me.Flags&cluster.FlagStoreDown != 0:
 		return "S2 answers other nodes and not this one"
 	}
 	return "joining: streams in use are on their way here"

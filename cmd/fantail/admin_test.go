@@ -16,9 +16,9 @@ func TestNodeReportsWhyItIsNotReady(t *testing.T) {
 		"joining\n":                     {{Name: "b"}},
 		"still looking for other nodes": {{OwnsFrom: cluster.Never}},
 		"owns streams from 20":          {{OwnsFrom: ms + 1000}},
-		"the same name":                 {{Start: 1}, {Name: "b", Start: 2}},
-		"S2 answers other nodes":        {{Flags: cluster.FlagNoStore}, {Name: "b", RingKey: "other", Start: 2}},
-		"on their way here":             {{Start: 1}, {Name: "b", Start: 2, OwnsFrom: ms + 1000}},
+		"the same name":                 {{StartedAt: 1}, {Name: "b", StartedAt: 2}},
+		"S2 answers other nodes":        {{Flags: cluster.FlagStoreDown}, {Name: "b", RingKey: "other", StartedAt: 2}},
+		"on their way here":             {{StartedAt: 1}, {Name: "b", StartedAt: 2, OwnsFrom: ms + 1000}},
 	} {
 		for i := range ms {
 			m := &ms[i]

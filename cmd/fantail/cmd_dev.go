@@ -94,8 +94,8 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 			cfg.inProcessS2 = f.s2 // the nodes of a fleet use the socket, as in production
 		} else {
 			cfg.fleet = &cluster.Config{
-				Name: cfg.name, Cluster: "fantail-dev", Secrets: [][]byte{secret}, Plaintext: cluster.PlaintextAlways,
-				Gossip: loopbackAddr(0), Relay: loopbackAddr(0), HTTP: cfg.http, ChangeNotice: devChangeNotice,
+				Name: cfg.name, FleetName: "fantail-dev", Secrets: [][]byte{secret}, PlaintextMode: cluster.PlaintextAlways,
+				GossipAddr: loopbackAddr(0), RelayAddr: loopbackAddr(0), HTTPAddr: cfg.http, ChangeNotice: devChangeNotice,
 			}
 			if seed != "" {
 				cfg.fleet.Join = []string{seed}
@@ -107,7 +107,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 		}
 		f.nodes = append(f.nodes, n)
 		if n.relay != nil && seed == "" {
-			seed, _ = n.relay.Addrs()
+			seed, _ = n.relay.ListenAddrs()
 		}
 	}
 	return f, f.awaitOwners(ctx)

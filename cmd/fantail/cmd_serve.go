@@ -25,7 +25,7 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger, format logFormat, 
 	}
 	at := []any{"http", n.publicListener.Addr().String(), "admin", n.adminListener.Addr().String()}
 	if n.relay != nil {
-		gossip, relay := n.relay.Addrs()
+		gossip, relay := n.relay.ListenAddrs()
 		at = append(at, "gossip", gossip, "relay", relay)
 	}
 	n.cfg.log.Info("serving", at...)

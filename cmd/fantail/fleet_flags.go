@@ -33,7 +33,7 @@ type fleetFlags struct {
 
 // fleetConfig converts the flags to package cluster's configuration; nil: a lone node.
 func (f *fleetFlags) fleetConfig(name, http string) (*cluster.Config, []error) {
-	join, err := cluster.ParseJoin(f.Join)
+	join, err := cluster.ParseJoinAddrs(f.Join)
 	var errs []error
 	if err != nil {
 		errs = append(errs, fmt.Errorf("--join (%s): %w", variableOf("join"), err))
@@ -49,14 +49,14 @@ func (f *fleetFlags) fleetConfig(name, http string) (*cluster.Config, []error) {
 		errs = append(errs, err)
 	}
 	cfg := &cluster.Config{
-		Name: name, Cluster: f.Cluster, Secrets: secrets, Identity: id, Gossip: f.Gossip, Relay: f.Relay,
-		Advertise: f.Advertise, HTTP: http, Join: join,
-		Plaintext: map[string]cluster.Plaintext{
+		Name: name, FleetName: f.Cluster, Secrets: secrets, Identity: id, GossipAddr: f.Gossip, RelayAddr: f.Relay,
+		AdvertiseIP: f.Advertise, HTTPAddr: http, Join: join,
+		PlaintextMode: map[string]cluster.PlaintextMode{
 			"never": cluster.PlaintextNever, "always": cluster.PlaintextAlways,
 		}[f.RelayPlaintext],
 	}
 	if f.SecretFile != "" || f.RelayCA != "" {
-		cfg.Renew = f.read
+		cfg.ReloadCredentials = f.read
 	}
 	return cfg, errs
 }
@@ -119,7 +119,7 @@ func (f *fleetFlags) identity() (*cluster.Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--relay-ca: %w", err)
 	}
-	id := &cluster.Identity{Cert: pair, Roots: x509.NewCertPool(), Peers: f.RelayPeers, Secrets: f.RelaySecret}
+	id := &cluster.Identity{Cert: pair, Roots: x509.NewCertPool(), PeerURIs: f.RelayPeers, AcceptSecrets: f.RelaySecret}
 	if !id.Roots.AppendCertsFromPEM(bytes.TrimSpace(ca)) {
 		return nil, errors.New("--relay-ca: no certificate in it")
 	}

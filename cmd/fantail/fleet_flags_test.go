@@ -61,8 +61,8 @@ func TestFleetSettingsAreChecked(t *testing.T) {
 			t.Errorf("%s: the error repeats a secret: %q", name, text)
 		case c.want == "" && c.f.Cluster != "" && (cfg == nil || len(cfg.Secrets) == 0):
 			t.Errorf("%s: %+v", name, cfg)
-		case cfg != nil && (cfg.Renew != nil) != (c.f.SecretFile != ""):
-			t.Errorf("%s: read again: %v", name, cfg.Renew != nil)
+		case cfg != nil && (cfg.ReloadCredentials != nil) != (c.f.SecretFile != ""):
+			t.Errorf("%s: read again: %v", name, cfg.ReloadCredentials != nil)
 		}
 		for _, a := range strings.Fields("a b:1") {
 			if name == "join" && !strings.Contains(strings.Join(cfg.Join, "|"), a) {
@@ -87,12 +87,12 @@ func TestSecretFileIsReadAgain(t *testing.T) {
 		t.Fatal(errs)
 	}
 	write(strings.Repeat("ab", 16) + "\n" + hex32 + "\n")
-	secrets, _, err := cfg.Renew()
+	secrets, _, err := cfg.ReloadCredentials()
 	if err != nil || len(secrets) != 2 || !bytes.Equal(secrets[1], cfg.Secrets[0]) {
 		t.Errorf("%v: %x", err, secrets)
 	}
 	write("half")
-	if _, _, err := cfg.Renew(); err == nil {
+	if _, _, err := cfg.ReloadCredentials(); err == nil {
 		t.Error("half a secret is taken")
 	}
 }

@@ -27,12 +27,12 @@ var budgets = []budget{
 	{"bodies", 64 * mib, 24 * mib, func(c *nodeConfig, n int64) { c.edge.MaxBodies = n }},
 	{"peer-bodies", 64 * mib, 24 * mib, func(c *nodeConfig, n int64) {
 		if c.fleet != nil {
-			c.fleet.BodyBytes = n
+			c.fleet.PeerWriteBytes = n
 		}
 	}},
 	{"links", 256 * mib, 12 * mib, func(c *nodeConfig, n int64) {
 		if c.fleet != nil {
-			c.fleet.LinkBytes = n
+			c.fleet.LinkCreditBytes = n
 		}
 	}},
 }

@@ -55,7 +55,7 @@ func TestMemoryBudgetsFitTheLimit(t *testing.T) {
 	}
 	got := []int64{
 		cfg.tailBytes, cfg.shard.StateBytes, cfg.shard.PageBytes, cfg.edge.FrameBytes, cfg.edge.PinnedBytes,
-		cfg.edge.ChunkBytes, cfg.edge.MaxBodies, cfg.fleet.BodyBytes, cfg.fleet.LinkBytes,
+		cfg.edge.ChunkBytes, cfg.edge.MaxBodies, cfg.fleet.PeerWriteBytes, cfg.fleet.LinkCreditBytes,
 	}
 	for i, n := range got {
 		if n != int64(i+1) || len(got) != len(budgets) {

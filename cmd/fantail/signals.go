@@ -16,7 +16,7 @@ import (
 func adoptLog(log *slog.Logger) {
 	signal.Ignore(syscall.SIGPIPE)
 	slog.SetDefault(log)
-	cluster.AdoptLog(log)
+	cluster.UseLogForGRPC(log)
 }
 
 // sameStopWithin is the time after a stop signal during which further ones count as the same:

@@ -52,7 +52,7 @@ func (n *nodeConfig) logSettings() {
 	b := currentBuild()
 	cluster := "none"
 	if n.fleet != nil {
-		cluster = n.fleet.Cluster
+		cluster = n.fleet.FleetName
 	}
 	n.log.Info("starting", "version", b.version, "revision", b.revision, "go", b.goVersion,
 		"s2", cmp.Or(n.s2.Endpoint, "managed"), "basin", cmp.Or(n.s2.Basin, n.s2.BasinTemplate, "a map"),
