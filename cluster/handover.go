@@ -85,10 +85,14 @@ func (p *tableHistory) noteTable(t *OwnerTable, now time.Time) (changed bool) {
 	return true
 }
 
-// unchangedFor returns how long the owners have been the same.
-func (p *tableHistory) unchangedFor(now time.Time) time.Duration {
+// unchangedFor returns for how long t, the table of this moment, has named the same owners. It is 0
+// if noteTable has not recorded t yet: owners change at a date, and noteTable runs a moment later.
+func (p *tableHistory) unchangedFor(t *OwnerTable, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.current == nil || !t.sameOwners(p.current) {
+		return 0
+	}
 	return now.Sub(p.since)
 }
 

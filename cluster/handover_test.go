@@ -163,6 +163,27 @@ func TestHandoverWithoutReaders(t *testing.T) {
 	}
 }
 
+// A node that leaves keeps its streams for their new owners from the change of owners on, even
+// where it finds them misplaced before it has recorded that change.
+func TestLeavingNodeKeepsStreamsAtTheChange(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 2)
+	f.awaitAgreement()
+	last := f.nodes[1]
+	id := f.streamOwnedBy(last)
+	f.mustDo(last, write(id, shard.OpCreate), shard.CodeCreated)
+	h := &last.history
+	h.mu.Lock()
+	h.current, h.since = last.currentTable().without([]string{last.self}), time.Now().Add(-time.Hour)
+	h.mu.Unlock()
+	last.leaving.Store(true)
+	last.releaseStream(id)
+	f.eventually("nothing is being released", func() bool { return len(last.dropSlots) == 0 })
+	if !last.local.manager.HasStream(id) {
+		t.Error("the stream was released before its new owner could ask for it")
+	}
+}
+
 // The old owner dies before it has handed anything over: its successors read the log.
 func TestHandoverFromADeadOwnerReadsTheLog(t *testing.T) {
 	t.Parallel()

@@ -53,7 +53,7 @@ func (r *Node) JoinErrors() string { return r.membership.joinErrors() }
 // counts of those that are not leaving. It returns none while the fleet is changing.
 func (r *Node) ExchangeReaders(readers int) (others []int) {
 	r.readerCount.Store(int64(readers))
-	if r.history.unchangedFor(r.cfg.Now()) < r.cfg.StableFor {
+	if r.history.unchangedFor(r.currentTable(), r.cfg.Now()) < r.cfg.StableFor {
 		return nil
 	}
 	v := r.View()

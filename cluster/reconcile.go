@@ -92,7 +92,7 @@ func (r *Node) releaseStream(id shard.StreamID) {
 	switch {
 	case r.local.hasFeeds(id):
 		return
-	case r.history.unchangedFor(r.cfg.Now()) < keep:
+	case r.history.unchangedFor(r.currentTable(), r.cfg.Now()) < keep:
 		r.local.manager.EndSession(id)
 		return
 	}

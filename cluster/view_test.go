@@ -232,7 +232,10 @@ func TestViewChangeWithoutOwnersMovesNothing(t *testing.T) {
 	if p.noteTable(NewView([]Member{b, a}).TableAt(now), now.Add(5*time.Second)) {
 		t.Error("a new address is a change")
 	}
-	if d := p.unchangedFor(now.Add(11 * time.Second)); d != 10*time.Second {
+	if d := p.unchangedFor(NewView([]Member{b, a}).TableAt(now), now.Add(11*time.Second)); d != 10*time.Second {
 		t.Errorf("settled for %v", d)
+	}
+	if d := p.unchangedFor(NewView([]Member{a}).TableAt(now), now.Add(11*time.Second)); d != 0 {
+		t.Errorf("a change that is not noted yet: settled for %v", d)
 	}
 }
