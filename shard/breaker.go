@@ -17,11 +17,11 @@ type breaker struct {
 	Log
 	now func() time.Time
 
-	mu       sync.Mutex
-	calls    int       // under way
-	asked    time.Time // since when a call has waited and nothing was answered; zero: none
-	answered time.Time // the last answer
-	last     StreamID  // to probe with
+	mu           sync.Mutex
+	pendingCalls int       // under way
+	waitingSince time.Time // since when a call has waited and nothing was answered; zero: none
+	lastAnswer   time.Time // the last answer
+	lastAsked    StreamID  // to probe with
 }
 
 const (
@@ -29,78 +29,78 @@ const (
 	downAfter = 3 * time.Second
 	// probeEvery is how often storage is asked while it is down, and while nothing else
 	// is asked of it though streams are followed: a read session can be silent for long.
-	probeEvery  = time.Second
-	probeQuiet  = 2 * time.Second
-	probeExpiry = 2 * time.Second
+	probeEvery      = time.Second
+	probeAfterQuiet = 2 * time.Second
+	probeTimeout    = 2 * time.Second
 )
 
-// errBroken: the call was not made. As ErrLogBusy it is certainly without an effect.
-var errBroken = fmt.Errorf("%w: it does not answer", ErrLogBusy)
+// errBreakerOpen: the call was not made. As ErrLogBusy it is certainly without an effect.
+var errBreakerOpen = fmt.Errorf("%w: it does not answer", ErrLogBusy)
 
-// ask makes a call. Of what is refused without asking storage nothing is learned.
-func ask[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err error) {
+// guardCall makes a call. Of what is refused without asking storage nothing is learned.
+func guardCall[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err error) {
 	b.mu.Lock()
-	if b.downLocked() {
+	if b.isDownLocked() {
 		b.mu.Unlock()
-		return got, errBroken
+		return got, errBreakerOpen
 	}
-	first, before := b.asked.IsZero(), b.last
-	b.last = id
-	b.askLocked()
-	b.calls++
+	first, before := b.waitingSince.IsZero(), b.lastAsked
+	b.lastAsked = id
+	b.noteAskedLocked()
+	b.pendingCalls++
 	b.mu.Unlock()
 	got, err = do()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.calls--
-	b.heardLocked(err)
+	b.pendingCalls--
+	b.noteAnswerLocked(err)
 	if errors.Is(err, ErrNoBasin) {
-		if b.last == id {
-			b.last = before
+		if b.lastAsked == id {
+			b.lastAsked = before
 		}
-		if first && b.calls == 0 { // or somebody else waits by now
-			b.asked = time.Time{}
+		if first && b.pendingCalls == 0 { // or somebody else waits by now
+			b.waitingSince = time.Time{}
 		}
 	}
 	return got, err
 }
 
-func (b *breaker) askLocked() {
-	if b.asked.IsZero() {
-		b.asked = b.now()
+func (b *breaker) noteAskedLocked() {
+	if b.waitingSince.IsZero() {
+		b.waitingSince = b.now()
 	}
 }
 
-// downLocked is whether storage is down by now.
-func (b *breaker) downLocked() bool {
-	return !b.asked.IsZero() && b.now().Sub(b.asked) >= downAfter
+// isDownLocked is whether storage is down by now.
+func (b *breaker) isDownLocked() bool {
+	return !b.waitingSince.IsZero() && b.now().Sub(b.waitingSince) >= downAfter
 }
 
-// heard notes what came of a call, or a page.
-func (b *breaker) heard(err error) {
+// noteAnswer notes what came of a call, or a page.
+func (b *breaker) noteAnswer(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.heardLocked(err)
+	b.noteAnswerLocked(err)
 }
 
-func (b *breaker) heardLocked(err error) {
-	if answered(err) {
-		b.asked, b.answered = time.Time{}, b.now()
+func (b *breaker) noteAnswerLocked(err error) {
+	if isAnswer(err) {
+		b.waitingSince, b.lastAnswer = time.Time{}, b.now()
 	}
 }
 
-// asking notes that storage is being asked by the node's own probe, which waits for no breaker.
-func (b *breaker) asking(id StreamID) {
+// noteAsked notes that storage is being asked by the node's own probe, which waits for no breaker.
+func (b *breaker) noteAsked(id StreamID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.last == "" {
-		b.last = id
+	if b.lastAsked == "" {
+		b.lastAsked = id
 	}
-	b.askLocked()
+	b.noteAskedLocked()
 }
 
-// answered reports whether an error came from storage itself.
-func answered(err error) bool {
+// isAnswer reports whether an error came from storage itself.
+func isAnswer(err error) bool {
 	if err == nil {
 		return true
 	}
@@ -113,58 +113,58 @@ func answered(err error) bool {
 func (b *breaker) isDown() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.downLocked()
+	return b.isDownLocked()
 }
 
-// probe asks storage something if that is due; following reports
+// probeIfDue asks storage something if that is due; following reports
 // whether somebody relies on it.
-func (b *breaker) probe(ctx context.Context, following func() bool) {
+func (b *breaker) probeIfDue(ctx context.Context, following func() bool) {
 	b.mu.Lock()
-	id, down, quiet := b.last, b.downLocked(), b.now().Sub(b.answered) >= probeQuiet
+	id, down, quiet := b.lastAsked, b.isDownLocked(), b.now().Sub(b.lastAnswer) >= probeAfterQuiet
 	b.mu.Unlock()
 	if id == "" || !down && !quiet || !down && !following() {
 		return
 	}
 	b.mu.Lock()
-	b.askLocked()
+	b.noteAskedLocked()
 	b.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, probeExpiry)
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	_, err := b.Log.Tail(ctx, id)
-	b.heard(err)
+	b.noteAnswer(err)
 }
 
 // Create implements Log.
 func (b *breaker) Create(ctx context.Context, id StreamID) error {
-	_, err := ask(b, id, func() (struct{}, error) { return struct{}{}, b.Log.Create(ctx, id) })
+	_, err := guardCall(b, id, func() (struct{}, error) { return struct{}{}, b.Log.Create(ctx, id) })
 	return err
 }
 
 // Append implements Log.
 func (b *breaker) Append(ctx context.Context, id StreamID, at uint64, batch []Entry) (Ack, error) {
-	return ask(b, id, func() (Ack, error) { return b.Log.Append(ctx, id, at, batch) })
+	return guardCall(b, id, func() (Ack, error) { return b.Log.Append(ctx, id, at, batch) })
 }
 
 // Read implements Log.
 func (b *breaker) Read(ctx context.Context, id StreamID, from uint64, max int) (Page, error) {
-	return ask(b, id, func() (Page, error) { return b.Log.Read(ctx, id, from, max) })
+	return guardCall(b, id, func() (Page, error) { return b.Log.Read(ctx, id, from, max) })
 }
 
 // Last implements Log.
 func (b *breaker) Last(ctx context.Context, id StreamID, n int) (Page, error) {
-	return ask(b, id, func() (Page, error) { return b.Log.Last(ctx, id, n) })
+	return guardCall(b, id, func() (Page, error) { return b.Log.Last(ctx, id, n) })
 }
 
 // Tail implements Log.
 func (b *breaker) Tail(ctx context.Context, id StreamID) (uint64, error) {
-	return ask(b, id, func() (uint64, error) { return b.Log.Tail(ctx, id) })
+	return guardCall(b, id, func() (uint64, error) { return b.Log.Tail(ctx, id) })
 }
 
 // Replay implements Log. Each page is an answer.
 func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
-	_, err := ask(b, id, func() (struct{}, error) {
+	_, err := guardCall(b, id, func() (struct{}, error) {
 		return struct{}{}, b.Log.Replay(ctx, id, from, to, func(p Page) error {
-			b.heard(nil)
+			b.noteAnswer(nil)
 			return fn(p)
 		})
 	})
@@ -175,11 +175,11 @@ func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn f
 // does a page without, which tells of an end, or of the tail that was last heard of.
 func (b *breaker) Follow(ctx context.Context, id StreamID, from uint64, fn func(Page) error) error {
 	b.mu.Lock()
-	b.last = id
+	b.lastAsked = id
 	b.mu.Unlock()
 	return b.Log.Follow(ctx, id, from, func(p Page) error {
 		if len(p.Records) > 0 {
-			b.heard(nil)
+			b.noteAnswer(nil)
 		}
 		return fn(p)
 	})

@@ -12,57 +12,57 @@ import (
 // kept byte for byte and written again in the next checkpoint, tombstone and
 // handover; one of 128 and above makes a node decline the stream.
 const (
-	ckFlags     = 1
-	ckLife      = 2
-	ckStart     = 3
-	ckTail      = 4
-	ckType      = 5
-	ckTTL       = 6
-	ckExpires   = 7 // ms (uvarint), then as given
-	ckChain     = 8
-	ckTouched   = 9
-	ckClosedBy  = 10
-	ckStreamSeq = 11
-	ckProducers = 12
-	ckRecent    = 13
-	ckForgot    = 14
-	ckFork      = 15
-	ckHeld      = 16 // time, id, name of the fork; repeated
-	ckDebt      = 17 // id, name of the source; repeated
+	ckFlags          = 1
+	ckGeneration     = 2
+	ckStart          = 3
+	ckTail           = 4
+	ckType           = 5
+	ckTTL            = 6
+	ckExpires        = 7 // ms (uvarint), then as given
+	ckChain          = 8
+	ckLastUsed       = 9
+	ckClosedBy       = 10
+	ckStreamSeq      = 11
+	ckProducers      = 12
+	ckRecent         = 13
+	ckForgottenTime  = 14
+	ckFork           = 15
+	ckForkRef        = 16 // time, id, name of the fork; repeated
+	ckPendingRelease = 17 // id, name of the source; repeated
 
 	// Of a State that is handed over, and never of a checkpoint: see Handover.
-	ckNext  = 18
-	ckTime  = 19
-	ckSince = 20 // records, bytes back to the last checkpoint
-	ckTrim  = 21
-	ckUsed  = 22
+	ckNext            = 18
+	ckTime            = 19
+	ckSinceCheckpoint = 20 // records, bytes back to the last checkpoint
+	ckTrimTo          = 21
+	ckLastUse         = 22
 
 	// Read and kept by format level 1, written first by level 2.
-	ckRetained    = 23 // position, ordinal, bytes: where retention has trimmed to
-	ckCounts      = 24 // visible messages, their bytes, since the life's start; absent: unknown
-	ckRetention   = 25 // as tagRetain
-	ckSealedFrom  = 26 // position: below it records need no seal
-	ckForeignSeen = 27 // S2 ms of the newest foreign record
-	ckLastBatch   = 28 // id of the last batch that had one, position after it
-	ckHeldFrom    = 29 // id of a hold, position from which its fork needs the source; repeated
-	ckChainTimes  = 30 // as tagChainTimes
+	ckRetainedFrom  = 23 // position, ordinal, bytes: where retention has trimmed to
+	ckCounts        = 24 // visible messages, their bytes, since the life's start; absent: unknown
+	ckRetention     = 25 // as tagRetain
+	ckSealedFrom    = 26 // position: below it records need no seal
+	ckNewestForeign = 27 // S2 ms of the newest foreign record
+	ckLastBatch     = 28 // id of the last batch that had one, position after it
+	ckForkRefFrom   = 29 // id of a hold, position from which its fork needs the source; repeated
+	ckChainTimes    = 30 // as tagChainTimes
 
 	ckConfirmed = 31 // handover only: the sources were asked, and hold this fork
 	ckMustKnow  = 128
 )
 
-// maxKept bounds the fields of a State that this release does not know, in bytes.
-const maxKept = 128 << 10
+// maxUnknownFields bounds the fields of a State that this release does not know, in bytes.
+const maxUnknownFields = 128 << 10
 
-// handedOver reports whether a field means something in a handover only.
-func handedOver(tag byte) bool { return tag >= ckNext && tag <= ckUsed || tag == ckConfirmed }
+// isHandoverOnly reports whether a field means something in a handover only.
+func isHandoverOnly(tag byte) bool { return tag >= ckNext && tag <= ckLastUse || tag == ckConfirmed }
 
 const (
 	ckExists = 1 << iota
 	ckEnded
 	ckClosed
 	ckHasTTL
-	ckMixed
+	ckHasNonJSON
 	ckGone
 )
 
@@ -77,27 +77,27 @@ const (
 // encode is the State as a checkpoint holds it. Times that are not known yet
 // (the records are in the same batch) are written as 0 and mean the checkpoint's
 // own.
-func (s *State) encode() []byte { return s.encodeAll(s.encodeProducers(producerAge, producerBytes)) }
+func (s *State) encode() []byte { return s.encodeWith(s.encodeProducers(producerAge, producerBytes)) }
 
-// encodeAll is encode with the given table of producers.
-func (s *State) encodeAll(producers []byte) []byte {
+// encodeWith is encode with the given table of producers.
+func (s *State) encodeWith(producers []byte) []byte {
 	var flags uint64
-	for i, on := range []bool{s.exists, s.ended, s.closed, s.hasTTL, s.mixed, s.gone} {
+	for i, on := range []bool{s.exists, s.ended, s.closed, s.hasTTL, s.hasNonJSON, s.gone} {
 		if on {
 			flags |= 1 << i
 		}
 	}
 	b := appendField(nil, ckFlags, uvarints(flags))
-	b = appendField(b, ckLife, uvarints(s.life))
+	b = appendField(b, ckGeneration, uvarints(s.generation))
 	b = appendField(b, ckStart, uvarints(s.start))
 	b = appendField(b, ckTail, uvarints(s.tail))
-	b = appendField(b, ckType, []byte(s.typ))
+	b = appendField(b, ckType, []byte(s.contentType))
 	b = appendField(b, ckTTL, uvarints(s.ttl))
-	b = appendField(b, ckExpires, append(uvarints(s.expires), s.expiresRaw...))
+	b = appendField(b, ckExpires, append(uvarints(s.expiresAt), s.expiresRaw...))
 	for _, a := range s.chain {
 		b = appendField(b, ckChain, a.encode())
 	}
-	b = appendField(b, ckTouched, uvarints(s.touched))
+	b = appendField(b, ckLastUsed, uvarints(s.lastUsed))
 	if p := s.closedBy; p != nil {
 		b = appendField(b, ckClosedBy, append(uvarints(p.Epoch, p.Seq), p.ID...))
 	}
@@ -105,17 +105,17 @@ func (s *State) encodeAll(producers []byte) []byte {
 		b = appendField(b, ckStreamSeq, s.streamSeq)
 	}
 	b = appendField(b, ckProducers, producers)
-	recent, forgot := s.encodeRecent()
+	recent, forgot := s.encodeOutcomes()
 	b = appendField(b, ckRecent, recent)
-	b = appendField(b, ckForgot, uvarints(forgot))
-	return append(s.encodeLevel2(s.encodeForks(b)), s.kept...)
+	b = appendField(b, ckForgottenTime, uvarints(forgot))
+	return append(s.encodeLevel2(s.encodeForks(b)), s.unknownFields...)
 }
 
 // encodeLevel2 appends the fields of format level 2 that the State has from records
 // of that level.
 func (s *State) encodeLevel2(b []byte) []byte {
-	if r := s.retained; r != nil {
-		b = appendField(b, ckRetained, uvarints(r.pos, r.ordinal, r.bytes))
+	if r := s.retainedFrom; r != nil {
+		b = appendField(b, ckRetainedFrom, uvarints(r.pos, r.ordinal, r.bytes))
 	}
 	if c := s.counts; c.known {
 		b = appendField(b, ckCounts, uvarints(c.messages, c.bytes))
@@ -123,15 +123,15 @@ func (s *State) encodeLevel2(b []byte) []byte {
 	if s.retention != nil {
 		b = appendField(b, ckRetention, s.retention.encode())
 	}
-	if s.foreignSeen != 0 {
-		b = appendField(b, ckForeignSeen, uvarints(s.foreignSeen))
+	if s.newestForeign != 0 {
+		b = appendField(b, ckNewestForeign, uvarints(s.newestForeign))
 	}
 	if !s.lastBatch.id.IsZero() {
 		b = appendField(b, ckLastBatch, append(s.lastBatch.id[:], uvarints(s.lastBatch.end)...))
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.held.rows), AppendID.compare) {
-		if from := s.held.rows[id].from; from != 0 {
-			b = appendField(b, ckHeldFrom, append(id[:], uvarints(from)...))
+	for _, id := range slices.SortedFunc(maps.Keys(s.forkRefs.rows), AppendID.compare) {
+		if from := s.forkRefs.rows[id].from; from != 0 {
+			b = appendField(b, ckForkRefFrom, append(id[:], uvarints(from)...))
 		}
 	}
 	if s.chainTimes != nil {
@@ -145,12 +145,12 @@ func (s *State) encodeForks(b []byte) []byte {
 	if s.fork != nil {
 		b = appendField(b, ckFork, s.fork.encode())
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.held.rows), AppendID.compare) {
-		f := s.held.rows[id]
-		b = appendField(b, ckHeld, append(append(uvarints(f.time), id[:]...), f.stream...))
+	for _, id := range slices.SortedFunc(maps.Keys(s.forkRefs.rows), AppendID.compare) {
+		f := s.forkRefs.rows[id]
+		b = appendField(b, ckForkRef, append(append(uvarints(f.time), id[:]...), f.fork...))
 	}
-	for _, d := range s.debts {
-		b = appendField(b, ckDebt, append(d.id[:], d.source...))
+	for _, d := range s.pendingReleases {
+		b = appendField(b, ckPendingRelease, append(d.ref[:], d.source...))
 	}
 	return b
 }
@@ -160,10 +160,10 @@ func (s *State) encodeForks(b []byte) []byte {
 func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 	type row struct {
 		id string
-		claim
+		producerClaim
 	}
 	var rows []row
-	add := func(m map[string]claim) {
+	add := func(m map[string]producerClaim) {
 		for id, c := range m {
 			rows = append(rows, row{id, c})
 		}
@@ -176,21 +176,21 @@ func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 			}
 		}
 	}
-	age := func(c claim) uint64 { // 0 is the newest of all
+	age := func(c producerClaim) uint64 { // 0 is the newest of all
 		if c.time == 0 {
 			return 0
 		}
 		return s.Time - min(c.time, s.Time)
 	}
 	slices.SortFunc(rows, func(a, b row) int {
-		return cmp.Or(cmp.Compare(age(a.claim), age(b.claim)), cmp.Compare(a.id, b.id))
+		return cmp.Or(cmp.Compare(age(a.producerClaim), age(b.producerClaim)), cmp.Compare(a.id, b.id))
 	})
 	var b []byte
 	for _, r := range rows {
 		next := binary.AppendUvarint(b, uint64(len(r.id)))
 		next = append(next, r.id...)
 		next = append(next, uvarints(r.epoch, r.seq, r.time)...)
-		if age(r.claim) > maxAge || len(next) > size {
+		if age(r.producerClaim) > maxAge || len(next) > size {
 			break
 		}
 		b = next
@@ -198,57 +198,57 @@ func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 	return b
 }
 
-func (s *State) encodeRecent() (b []byte, forgot uint64) {
-	merged := window{forgot: s.recent.forgot}
+func (s *State) encodeOutcomes() (b []byte, forgot uint64) {
+	merged := outcomeWindow{forgottenTime: s.outcomes.forgottenTime}
 	if s.base != nil {
-		s.base.recent.all(merged.add)
+		s.base.outcomes.each(merged.add)
 	}
-	s.recent.all(merged.add)
+	s.outcomes.each(merged.add)
 	var last outcome
-	merged.all(func(o outcome) {
+	merged.each(func(o outcome) {
 		b = append(b, o.id[:]...)
 		b = append(b, byte(o.op))
 		b = binary.AppendVarint(b, int64(o.end-last.end))
 		b = binary.AppendVarint(b, int64(o.time-last.time)) // −last.time: not known yet
 		last = o
 	})
-	return b, merged.forgot
+	return b, merged.forgottenTime
 }
 
-// restore replaces the State by the one in the checkpoint or tombstone r.
+// restoreCheckpoint replaces the State by the one in the checkpoint or tombstone r.
 // errForeign: no Fantail wrote it, and the State is as it was.
-func (s *State) restore(r Record, h *Header) error {
+func (s *State) restoreCheckpoint(r Record, h *Header) error {
 	fresh := State{Next: r.Pos + 1, Time: s.Time, trimTo: s.trimTo, rooted: s.rooted}
 	if err := fresh.decode(h.State, r.Time); err != nil {
 		return fmt.Errorf("checkpoint at %d: %w", r.Pos, err)
 	}
-	fresh.confirmed = s.confirmed && fresh.life == s.life && slices.Equal(fresh.chain, s.chain)
+	fresh.confirmed = s.confirmed && fresh.generation == s.generation && slices.Equal(fresh.chain, s.chain)
 	if h.Kind == KindTombstone && !h.Append.IsZero() {
-		fresh.recent.add(outcome{id: h.Append, op: OpDelete, time: r.Time})
+		fresh.outcomes.add(outcome{id: h.Append, op: OpDelete, time: r.Time})
 	}
-	fresh.sinceRecords, fresh.sinceBytes = 1, uint64(r.Size)
+	fresh.recordsSinceCheckpoint, fresh.bytesSinceCheckpoint = 1, uint64(r.Size)
 	*s = fresh
-	s.held.owner = s // decoded just now, and nobody else's
+	s.forkRefs.owner = s // decoded just now, and nobody else's
 	return nil
 }
 
 // decode reads what encode wrote, for the fold of a log up to s.Next; time stands in
 // for the times that it left out. errForeign: it is damaged, or no State that a log
 // can come to. ErrNeedsLaterRelease: it is of a later release.
-func (s *State) decode(b []byte, time uint64) error { return s.decodeAll(b, time, false) }
+func (s *State) decode(b []byte, time uint64) error { return s.decodeWith(b, time, false) }
 
-func (s *State) decodeAll(b []byte, time uint64, handover bool) error {
+func (s *State) decodeWith(b []byte, time uint64, handover bool) error {
 	r, declined := fieldReader{b: b}, false
 	for len(r.b) > 0 && !r.bad {
 		whole := r.b
 		tag := r.byte()
 		f := fieldReader{b: r.bytes()}
 		switch {
-		case r.bad, handedOver(tag) && !handover:
+		case r.bad, isHandoverOnly(tag) && !handover:
 		case tag >= ckMustKnow:
 			declined = true
 		case tag == ckSealedFrom, tag > ckConfirmed:
-			s.kept = append(s.kept, whole[:len(whole)-len(r.b)]...)
+			s.unknownFields = append(s.unknownFields, whole[:len(whole)-len(r.b)]...)
 		default:
 			s.decodeField(tag, &f, time)
 		}
@@ -276,60 +276,60 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 	case ckFlags:
 		v := f.uvarint()
 		s.exists, s.ended, s.closed = v&ckExists != 0, v&ckEnded != 0, v&ckClosed != 0
-		s.hasTTL, s.mixed, s.gone = v&ckHasTTL != 0, v&ckMixed != 0, v&ckGone != 0
-	case ckLife:
-		s.life = f.uvarint()
+		s.hasTTL, s.hasNonJSON, s.gone = v&ckHasTTL != 0, v&ckHasNonJSON != 0, v&ckGone != 0
+	case ckGeneration:
+		s.generation = f.uvarint()
 	case ckStart:
 		s.start = f.uvarint()
 	case ckTail:
 		s.tail = f.uvarint()
 	case ckType:
-		s.typ = f.rest()
+		s.contentType = f.restAsString()
 	case ckTTL:
 		s.ttl = f.uvarint()
 	case ckExpires:
-		s.expires, s.expiresRaw = f.uvarint(), f.rest()
+		s.expiresAt, s.expiresRaw = f.uvarint(), f.restAsString()
 	case ckChain:
 		s.chain = append(s.chain, f.ancestor())
-	case ckTouched:
-		s.touched = orNow(f.uvarint())
+	case ckLastUsed:
+		s.lastUsed = orNow(f.uvarint())
 	case ckClosedBy:
-		s.closedBy = &Producer{Epoch: f.uvarint(), Seq: f.uvarint(), ID: f.rest()}
+		s.closedBy = &Producer{Epoch: f.uvarint(), Seq: f.uvarint(), ID: f.restAsString()}
 	case ckStreamSeq:
-		s.streamSeq = []byte(f.rest())
+		s.streamSeq = []byte(f.restAsString())
 	case ckProducers:
-		s.producers = map[string]claim{}
+		s.producers = map[string]producerClaim{}
 		for len(f.b) > 0 {
 			id := string(f.bytes())
-			s.producers[id] = claim{f.uvarint(), f.uvarint(), orNow(f.uvarint())}
+			s.producers[id] = producerClaim{f.uvarint(), f.uvarint(), orNow(f.uvarint())}
 		}
 	case ckRecent:
-		s.recent.ring, s.recent.ids = nil, nil
+		s.outcomes.ring, s.outcomes.ids = nil, nil
 		for last := (outcome{}); len(f.b) > 0; {
-			last.id = f.head()
+			last.id = f.leadingID()
 			last.op = Op(f.byte())
 			last.end += uint64(f.varint())
 			last.time += uint64(f.varint())
 			o := last
 			o.time = orNow(last.time)
-			s.recent.add(o)
+			s.outcomes.add(o)
 		}
-	case ckForgot:
-		s.recent.forgot = f.uvarint()
+	case ckForgottenTime:
+		s.outcomes.forgottenTime = f.uvarint()
 	case ckFork:
 		s.fork = f.fork()
-	case ckHeld:
-		at, id := orNow(f.uvarint()), f.head()
-		s.held.set(id, holder{stream: StreamID(f.rest()), time: at})
-	case ckDebt:
-		s.debts = append(s.debts, debt{f.head(), StreamID(f.rest())})
+	case ckForkRef:
+		at, id := orNow(f.uvarint()), f.leadingID()
+		s.forkRefs.set(id, forkRef{fork: StreamID(f.restAsString()), time: at})
+	case ckPendingRelease:
+		s.pendingReleases = append(s.pendingReleases, pendingRelease{f.leadingID(), StreamID(f.restAsString())})
 	case ckNext:
 		s.Next = f.uvarint()
 	case ckTime:
 		s.Time = f.uvarint()
-	case ckSince:
-		s.sinceRecords, s.sinceBytes = f.uvarint(), f.uvarint()
-	case ckTrim:
+	case ckSinceCheckpoint:
+		s.recordsSinceCheckpoint, s.bytesSinceCheckpoint = f.uvarint(), f.uvarint()
+	case ckTrimTo:
 		s.trimTo = f.uvarint()
 	case ckConfirmed:
 		s.confirmed = true
@@ -341,29 +341,29 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 // decodeLevel2 is decodeField for the fields that encodeLevel2 writes.
 func (s *State) decodeLevel2(tag byte, f *fieldReader) {
 	switch tag {
-	case ckRetained:
-		s.retained = &retainedFrom{f.uvarint(), f.uvarint(), f.uvarint()}
+	case ckRetainedFrom:
+		s.retainedFrom = &trimmedTo{f.uvarint(), f.uvarint(), f.uvarint()}
 	case ckCounts:
 		s.counts = counts{true, f.uvarint(), f.uvarint()}
 	case ckRetention:
 		s.retention = f.retention()
-	case ckForeignSeen:
-		s.foreignSeen = f.uvarint()
+	case ckNewestForeign:
+		s.newestForeign = f.uvarint()
 	case ckLastBatch:
-		s.lastBatch = batchEnd{f.head(), f.uvarint()}
-	case ckHeldFrom:
-		id, from := f.head(), f.uvarint()
-		if h, ok := s.held.rows[id]; ok {
+		s.lastBatch = batchEnd{f.leadingID(), f.uvarint()}
+	case ckForkRefFrom:
+		id, from := f.leadingID(), f.uvarint()
+		if h, ok := s.forkRefs.rows[id]; ok {
 			h.from = from
-			s.held.set(id, h)
+			s.forkRefs.set(id, h)
 		}
 	case ckChainTimes:
 		s.chainTimes = f.uvarints()
 	}
 }
 
-// head is an append id, with more after it.
-func (r *fieldReader) head() (id AppendID) {
+// leadingID is an append id, with more after it.
+func (r *fieldReader) leadingID() (id AppendID) {
 	for i := range id {
 		id[i] = r.byte()
 	}

@@ -9,9 +9,9 @@ import (
 // records of a request's messages. Of those h says what the first one says (FlagFirst, Append) and
 // what the last one does (all else); script makes them, one at a time.
 type draft struct {
-	h    Header
-	msgs Messages
-	trim bool // S2's trim command, up to the record after it
+	header   Header
+	messages Messages
+	trim     bool // S2's trim command, up to the record after it
 }
 
 // decide is the verdict on req against s, pure. If the verdict has to be written
@@ -20,8 +20,8 @@ type draft struct {
 //
 // The order of checks is the protocol's (PROTOCOL 5.2, 5.2.1).
 func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
-	if o, ok := s.outcome(req.ID); ok {
-		return nil, first(s, req, o)
+	if o, ok := s.findOutcome(req.ID); ok {
+		return nil, firstOutcome(s, req, o)
 	}
 	if !req.valid() {
 		return nil, refuse(s, CodeBadBody, "a header is longer or larger than a stream keeps")
@@ -31,32 +31,32 @@ func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
 		return decideCreate(s, req, now)
 	case OpDelete:
 		if !s.exists {
-			return nil, absent(s)
+			return nil, refuseAbsent(s)
 		}
-		return bury(s, req.ID, ReasonDeleted), Outcome{Code: CodeDeleted}
+		return endGeneration(s, req.ID, ReasonDeleted), Outcome{Code: CodeDeleted}
 	case OpHold:
 		return decideHold(s, req)
 	case OpRelease:
 		return decideRelease(s, req)
 	case OpReleaseDone:
-		return decideSettled(s, req)
+		return decideReleaseDone(s, req)
 	case OpCancelFork:
-		return decideVoid(s, req)
+		return decideCancelFork(s, req)
 	default:
 		return decideAppend(s, req)
 	}
 }
 
-// absent refuses because there is no stream.
-func absent(s *State) Outcome {
+// refuseAbsent refuses because there is no stream.
+func refuseAbsent(s *State) Outcome {
 	if s.gone {
 		return refuse(s, CodeGone, "the stream was deleted; forks of it live")
 	}
 	return refuse(s, CodeNotFound, "no such stream")
 }
 
-// first is the answer to a repeated append id: its first outcome.
-func first(s *State, req *Request, o outcome) Outcome {
+// firstOutcome is the answer to a repeated append id: its first outcome.
+func firstOutcome(s *State, req *Request, o outcome) Outcome {
 	out := Outcome{Code: CodeAppended, Info: s.Info()}
 	switch o.op {
 	case OpCreate:
@@ -66,7 +66,7 @@ func first(s *State, req *Request, o outcome) Outcome {
 	}
 	out.Info.Tail = o.end
 	out.Info.Closed = out.Info.Closed && o.end == s.tail
-	out.Producer = highest(s, req)
+	out.Producer = lastAccepted(s, req)
 	return out
 }
 
@@ -74,8 +74,8 @@ func refuse(s *State, c Code, why string) Outcome {
 	return Outcome{Code: c, Why: why, Info: s.Info()}
 }
 
-// highest is what the request's producer last had accepted, or nil.
-func highest(s *State, req *Request) *Producer {
+// lastAccepted is what the request's producer last had accepted, or nil.
+func lastAccepted(s *State, req *Request) *Producer {
 	if req.Producer == nil {
 		return nil
 	}
@@ -94,7 +94,7 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 	case typ == "":
 		typ = req.Source.Type
 	}
-	adopts := s.exists && s.life == 0 && req.Fork == nil
+	adopts := s.exists && s.generation == 0 && req.Fork == nil
 	switch {
 	case s.exists && !adopts && sameConfig(s, req, typ):
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
@@ -102,37 +102,37 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 		return nil, refuse(s, CodeConfigDiffers, "stream exists with another configuration")
 	case s.gone:
 		return nil, refuse(s, CodeNameTaken, "a deleted stream has this name until its forks are deleted")
-	case adopts && IsJSON(typ) && s.mixed:
+	case adopts && IsJSON(typ) && s.hasNonJSON:
 		return nil, refuse(s, CodeForeignJSON, "the records that are there are not all JSON")
 	case req.BodyError != "":
 		return nil, refuse(s, CodeBadBody, req.BodyError)
-	case s.life == MaxGeneration:
+	case s.generation == MaxGeneration:
 		return nil, refuse(s, CodeNameTaken, "this name has had all the lives that offsets can tell apart: use another one")
 	}
 	h := Header{
-		Kind: KindCreate, Generation: min(max(newLife(now, req.ID), s.life+1), MaxGeneration), Type: typ, HasTTL: req.HasTTL, TTL: req.TTL,
+		Kind: KindCreate, Generation: min(max(newGeneration(now, req.ID), s.generation+1), MaxGeneration), Type: typ, HasTTL: req.HasTTL, TTL: req.TTL,
 		Expires: req.Expires, ExpiresRaw: req.ExpiresRaw,
 	}
 	if adopts {
 		h.Chain = []Ancestor{{Generation: 0, Bound: s.Next}}
 	}
 	if req.Fork != nil {
-		if out, ok := forkConfig(s, req, &h, now); !ok {
+		if out, ok := inheritConfig(s, req, &h, now); !ok {
 			return nil, out
 		}
 	}
 	drafts := make([]draft, 1, 2)
-	drafts[0].h = h
+	drafts[0].header = h
 	if req.Messages.Len() > 0 {
-		drafts = append(drafts, messages(req))
+		drafts = append(drafts, messagesDraft(req))
 	}
-	return seal(drafts, req), Outcome{Code: CodeCreated}
+	return markAppend(drafts, req), Outcome{Code: CodeCreated}
 }
 
-// newLife is the life that begins now: the time, and three digits of chance. Streams
+// newGeneration is the life that begins now: the time, and three digits of chance. Streams
 // made in one millisecond hardly ever share a life, so an offset of the one names
 // nothing in a fork of the other.
-func newLife(now uint64, id AppendID) uint64 {
+func newGeneration(now uint64, id AppendID) uint64 {
 	return now*1000 + (uint64(id[0])<<8|uint64(id[1]))%1000
 }
 
@@ -140,8 +140,8 @@ func newLife(now uint64, id AppendID) uint64 {
 // the fork. A fork's type may be left out, and its lifetime if it was before.
 func sameConfig(s *State, req *Request, typ string) bool {
 	fork := req.Fork != nil
-	sameType := fork && req.Type == "" || MediaType(s.typ) == MediaType(typ)
-	sameLife := s.hasTTL == req.HasTTL && s.ttl == req.TTL && s.expires == req.Expires
+	sameType := fork && req.Type == "" || MediaType(s.contentType) == MediaType(typ)
+	sameLife := s.hasTTL == req.HasTTL && s.ttl == req.TTL && s.expiresAt == req.Expires
 	if fork && s.fork != nil && !req.HasTTL && req.Expires == 0 {
 		sameLife = s.fork.InheritsExpiry
 	}
@@ -152,15 +152,15 @@ func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 	hasBody := req.Messages.Len() > 0 || req.BodyError != ""
 	switch {
 	case !s.exists:
-		return nil, absent(s)
+		return nil, refuseAbsent(s)
 	case !hasBody && !req.Close:
 		return nil, refuse(s, CodeEmptyAppend, "an append needs a body, or Stream-Closed: true")
 	case hasBody && req.Type == "":
 		return nil, refuse(s, CodeTypeMissing, "a body needs a Content-Type")
 	case s.closed:
 		return nil, decideClosed(s, req, hasBody)
-	case hasBody && MediaType(req.Type) != MediaType(s.typ):
-		return nil, refuse(s, CodeTypeDiffers, fmt.Sprintf("the stream's type is %s", s.typ))
+	case hasBody && MediaType(req.Type) != MediaType(s.contentType):
+		return nil, refuse(s, CodeTypeDiffers, fmt.Sprintf("the stream's type is %s", s.contentType))
 	}
 	if req.Producer != nil {
 		if out, ok := checkProducer(s, req.Producer); !ok {
@@ -173,11 +173,11 @@ func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 	case req.BodyError != "":
 		return nil, refuse(s, CodeBadBody, req.BodyError)
 	}
-	d := draft{h: Header{Kind: KindClose}}
+	d := draft{header: Header{Kind: KindClose}}
 	if req.Messages.Len() > 0 {
-		d = messages(req)
+		d = messagesDraft(req)
 	}
-	return seal([]draft{d}, req), Outcome{Code: CodeAppended, Producer: req.Producer}
+	return markAppend([]draft{d}, req), Outcome{Code: CodeAppended, Producer: req.Producer}
 }
 
 // decideClosed answers an append to a closed stream: only the tuple that closed
@@ -185,7 +185,7 @@ func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 func decideClosed(s *State, req *Request, hasBody bool) Outcome {
 	p, by := req.Producer, s.closedBy
 	if p != nil && by != nil && *p == *by || p == nil && !hasBody {
-		return Outcome{Code: CodeDuplicate, Info: s.Info(), Producer: highest(s, req)}
+		return Outcome{Code: CodeDuplicate, Info: s.Info(), Producer: lastAccepted(s, req)}
 	}
 	return refuse(s, CodeClosed, "stream is closed")
 }
@@ -220,52 +220,52 @@ func checkProducer(s *State, p *Producer) (Outcome, bool) {
 	return out, false
 }
 
-// messages is the draft of the request's messages: a record each or, where one does not fit
+// messagesDraft is the draft of the request's messages: a record each or, where one does not fit
 // a record, fragments.
-func messages(req *Request) draft {
-	return draft{h: Header{Kind: KindMessage}, msgs: req.Messages}
+func messagesDraft(req *Request) draft {
+	return draft{header: Header{Kind: KindMessage}, messages: req.Messages}
 }
 
-// A message of up to maxWhole bytes is one record; a larger one is cut into
+// A message of up to maxWholeMessage bytes is one record; a larger one is cut into
 // fragments of half a batch, so that the last batch has room for a checkpoint.
 const (
-	maxWhole = MaxBatchBytes - 1024
-	fragment = MaxBatchBytes / 2
+	maxWholeMessage = MaxBatchBytes - 1024
+	fragmentSize    = MaxBatchBytes / 2
 )
 
-// seal marks the append's ends and puts on its last record what holds for all.
-func seal(drafts []draft, req *Request) []draft {
-	drafts[0].h.Flags |= FlagFirst
-	drafts[0].h.Append = req.ID
-	last := &drafts[len(drafts)-1].h
+// markAppend marks the append's ends and puts on its last record what holds for all.
+func markAppend(drafts []draft, req *Request) []draft {
+	drafts[0].header.Flags |= FlagFirst
+	drafts[0].header.Append = req.ID
+	last := &drafts[len(drafts)-1].header
 	last.Flags |= FlagLast
 	last.Producer, last.StreamSeq, last.Close = req.Producer, req.StreamSeq, req.Close
 	return drafts
 }
 
-// bury is the end of a life: trim everything, then the tombstone, which holds
+// endGeneration is the end of a life: trim everything, then the tombstone, which holds
 // the State after it. While forks hold the stream nothing is trimmed, and its
 // name stays taken: it is gone.
-func bury(s *State, id AppendID, why Reason) []draft {
+func endGeneration(s *State, id AppendID, why Reason) []draft {
 	dead := *s
 	dead.exists, dead.ended, dead.closed = false, true, false
-	dead.gone = len(s.held.rows) > 0
+	dead.gone = len(s.forkRefs.rows) > 0
 	dead.closedBy, dead.streamSeq, dead.chain, dead.producers = nil, nil, nil, nil
-	dead.typ, dead.hasTTL, dead.ttl, dead.expires, dead.expiresRaw = "", false, 0, 0, ""
-	dead.mixed = false
-	dead.retained, dead.counts, dead.retention, dead.chainTimes = nil, counts{}, nil, nil
+	dead.contentType, dead.hasTTL, dead.ttl, dead.expiresAt, dead.expiresRaw = "", false, 0, 0, ""
+	dead.hasNonJSON = false
+	dead.retainedFrom, dead.counts, dead.retention, dead.chainTimes = nil, counts{}, nil, nil
 	if s.fork != nil && !dead.gone {
 		// A bound for logs that others wrote: of ours none owes so many.
-		owed := s.debts[max(len(s.debts)-2*maxDebts+1, 0):]
-		dead.debts = append(slices.Clone(owed), debt{s.fork.Hold, s.fork.Source})
+		owed := s.pendingReleases[max(len(s.pendingReleases)-2*maxPendingReleases+1, 0):]
+		dead.pendingReleases = append(slices.Clone(owed), pendingRelease{s.fork.Hold, s.fork.Source})
 		dead.fork = nil
 	}
 	if dead.base != nil {
 		dead.hideProducers()
 	}
-	end := draft{h: Header{
+	end := draft{header: Header{
 		Kind: KindTombstone, Flags: FlagFirst | FlagLast, Append: id,
-		Generation: s.life, Reason: why, State: dead.encode(),
+		Generation: s.generation, Reason: why, State: dead.encode(),
 	}}
 	if dead.gone {
 		return []draft{end}
@@ -273,5 +273,5 @@ func bury(s *State, id AppendID, why Reason) []draft {
 	return []draft{{trim: true}, end}
 }
 
-// touch is a use of the stream, made durable.
-func touch() []draft { return control(Header{Kind: KindTouch}) }
+// touchDraft is a use of the stream, made durable.
+func touchDraft() []draft { return controlDraft(Header{Kind: KindTouch}) }

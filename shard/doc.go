@@ -121,8 +121,8 @@
 //     storage's scale; a Handover holds them as durations, too. Grace is storage's time.
 //   - A touch is due by storage's clock alone. The ages of producers, and the times that
 //     a checkpoint holds, are storage's times among each other.
-//   - A hold is looked into once an acknowledgement is holdGrace later than it, in
-//     storage's time alone. A fork's maker measures forkTime monotonically.
+//   - A hold is looked into once an acknowledgement is refGrace later than it, in
+//     storage's time alone. A fork's maker measures maxForkTime monotonically.
 //   - An append id's age is the sender's monotonic duration, handed on with each hop; the
 //     window's times are storage's, read by a clock that rather shows too little.
 //   - A new life's number is the wall clock's or the last one's successor: a clock that

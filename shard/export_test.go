@@ -18,10 +18,10 @@ func LaterRelease(pos uint64) []byte {
 const ProbeEvery = probeEvery + time.Millisecond
 
 // Join is join.
-func Join(rs ...RecordBatch) RecordBatch { return join(rs) }
+func Join(rs ...RecordBatch) RecordBatch { return joinBatches(rs) }
 
 // AbsentBytes is what names without a stream cost.
-func AbsentBytes(h *Manager) int64 { return h.states.absentBytes.Load() }
+func AbsentBytes(h *Manager) int64 { return h.streams.absentBytes.Load() }
 
 // IsColdOpens reports whether a request was refused because its stream would wait too long
 // to be read.
@@ -30,7 +30,7 @@ func IsColdOpens(err error) bool { return errors.Is(err, errColdOpens) }
 // The headers that a stranger with access to S2 might forge for a record at pos.
 var Forgeries = map[string]func(pos uint64) []byte{
 	"a checkpoint beyond the log": func(pos uint64) []byte {
-		s := State{Next: pos + 1, exists: true, life: 5, tail: 1 << 40}
+		s := State{Next: pos + 1, exists: true, generation: 5, tail: 1 << 40}
 		return (&Header{Kind: KindCheckpoint, State: s.encode()}).encode(pos)
 	},
 	"a damaged checkpoint": func(pos uint64) []byte {
@@ -68,10 +68,10 @@ func ForgeFork(pos uint64, a Ancestor) []byte {
 // ForgeForkState is a checkpoint that says what ForgeFork does.
 func ForgeForkState(pos uint64, a Ancestor) []byte {
 	s := State{
-		Next: pos + 1, exists: true, life: 1 << 52, typ: "text/plain", chain: []Ancestor{a}, confirmed: true,
+		Next: pos + 1, exists: true, generation: 1 << 52, contentType: "text/plain", chain: []Ancestor{a}, confirmed: true,
 		fork: &Fork{Source: a.Stream, Hold: NewAppendID()},
 	}
-	return (&Header{Kind: KindCheckpoint, State: s.hand()}).encode(pos)
+	return (&Header{Kind: KindCheckpoint, State: s.encodeHandover()}).encode(pos)
 }
 
 // ForgeHeldFork is ForgeFork for a fork that its source does hold.
@@ -83,12 +83,12 @@ func ForgeHeldFork(pos uint64, a Ancestor, hold AppendID) []byte {
 	return h.encode(pos)
 }
 
-// ForgedWeight is what a State is charged that has no more than what a forged record may leave
+// ForgedSize is what a State is charged that has no more than what a forged record may leave
 // in it: fields that this release does not know, or a create record without its commit.
-func ForgedWeight(kept, raw int) int {
-	s := State{kept: make([]byte, kept)}
+func ForgedSize(kept, raw int) int {
+	s := State{unknownFields: make([]byte, kept)}
 	s.run = &run{create: &Header{ExpiresRaw: string(make([]byte, raw))}}
-	return s.weight()
+	return s.memorySize()
 }
 
 // ForgePart is a record of an append in parts.
@@ -103,33 +103,33 @@ func ForgePart(pos uint64, id AppendID, first, last bool) []byte {
 	return h.encode(pos)
 }
 
-// MaxDebts is how many references a State may have to give back, and AsksAtOnce how many of
+// MaxPendingReleases is how many references a State may have to give back, and ForkAskBurst how many of
 // all streams together are given back without a wait.
 const (
-	MaxDebts   = 2 * maxDebts
-	AsksAtOnce = asksAtOnce
+	MaxPendingReleases = 2 * maxPendingReleases
+	ForkAskBurst       = forkAskBurst
 )
 
-// ForgeDebts is a tombstone of a stream that has so many references to give back.
-func ForgeDebts(pos uint64, source StreamID, n int) []byte {
-	s := State{Next: pos + 1, ended: true, life: 1}
+// ForgePendingReleases is a tombstone of a stream that has so many references to give back.
+func ForgePendingReleases(pos uint64, source StreamID, n int) []byte {
+	s := State{Next: pos + 1, ended: true, generation: 1}
 	for range n {
-		s.debts = append(s.debts, debt{NewAppendID(), source})
+		s.pendingReleases = append(s.pendingReleases, pendingRelease{NewAppendID(), source})
 	}
 	return (&Header{Kind: KindTombstone, State: s.encode()}).encode(pos)
 }
 
-// ForgeHolds is a tombstone of a stream that forks of such names hold.
-func ForgeHolds(pos uint64, names ...StreamID) []byte {
-	s := State{Next: pos + 1, ended: true, gone: true, life: 1}
+// ForgeForkRefs is a tombstone of a stream that forks of such names hold.
+func ForgeForkRefs(pos uint64, names ...StreamID) []byte {
+	s := State{Next: pos + 1, ended: true, gone: true, generation: 1}
 	for _, name := range names {
-		s.hold(NewAppendID(), holder{stream: name, time: 1})
+		s.addForkRef(NewAppendID(), forkRef{fork: name, time: 1})
 	}
 	return (&Header{Kind: KindTombstone, State: s.encode()}).encode(pos)
 }
 
-// FoldRecords is how many records are read of a log for its State alone.
-const FoldRecords = foldRecords
+// MaxFoldRecords is how many records are read of a log for its State alone.
+const MaxFoldRecords = maxFoldRecords
 
 // MaxLongSources is how many sources are remembered as too long.
 const MaxLongSources = maxLongSources

@@ -21,30 +21,30 @@ func TestForgedRun(t *testing.T) {
 			h.Flags |= FlagFirst
 		}
 		r := Record{Pos: pos, Header: h.encode(pos), Body: make([]byte, size)}
-		e, err := s.apply(r)
+		e, err := s.foldRecord(r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		asm.add(r, e)
-		asm.flush(s)
+		asm.addRecord(r, e)
+		asm.flushBatch(s)
 		held := 0
-		for _, p := range asm.held {
+		for _, p := range asm.uncommitted {
 			held += p.size()
 		}
 		most = max(most, held)
 	}
-	if most < MaxBody-size || most > MaxBody || len(asm.held) > 0 || s.run != nil {
-		t.Errorf("%d bytes held at most, %d pieces in the end, in a run: %v", most, len(asm.held), s.run != nil)
+	if most < MaxBody-size || most > MaxBody || len(asm.uncommitted) > 0 || s.run != nil {
+		t.Errorf("%d bytes held at most, %d pieces in the end, in a run: %v", most, len(asm.uncommitted), s.run != nil)
 	}
 }
 
 // A state that no checkpoint has room for keeps nobody from writing.
 func TestForgedState(t *testing.T) {
-	s := &State{exists: true, life: 1, typ: "text/plain", sinceBytes: overdueBytes}
+	s := &State{exists: true, generation: 1, contentType: "text/plain", bytesSinceCheckpoint: overdueBytes}
 	for range 2 * MaxBatchBytes / 100 {
-		s.held.set(NewAppendID(), holder{stream: StreamID(fmt.Sprintf("%0100d", 0))})
+		s.forkRefs.set(NewAppendID(), forkRef{fork: StreamID(fmt.Sprintf("%0100d", 0))})
 	}
-	b, n := compose(s, []*call{{req: &Request{Op: OpAppend, Type: "text/plain", ID: NewAppendID(), Messages: NewMessages([]byte("a"))}}}, 1, 0)
+	b, n := composeBatch(s, []*call{{req: &Request{Op: OpAppend, Type: "text/plain", ID: NewAppendID(), Messages: NewMessages([]byte("a"))}}}, 1, 0)
 	if n != 1 || len(b.calls) != 1 || len(b.entries) == 0 {
 		t.Errorf("%d taken, %d calls, %d entries: %+v", n, len(b.calls), len(b.entries), b.verdicts)
 	}
@@ -75,12 +75,12 @@ func TestFoldOfReferencesIsLinear(t *testing.T) {
 		"settled, and owed": func(i int) Header { return Header{Kind: KindReleaseDone, Ref: ids[i]} },
 		"settled, not owed": func(int) Header { return Header{Kind: KindReleaseDone, Ref: AppendID{1}} },
 	} {
-		s := &State{exists: true, life: 1}
+		s := &State{exists: true, generation: 1}
 		for i := range forks {
-			s.hold(ids[i], holder{stream: "p/f"})
+			s.addForkRef(ids[i], forkRef{fork: "p/f"})
 		}
-		for i := range 2 * maxDebts {
-			s.debts = append(s.debts, debt{ids[i], "p/s"})
+		for i := range 2 * maxPendingReleases {
+			s.pendingReleases = append(s.pendingReleases, pendingRelease{ids[i], "p/s"})
 		}
 		h := make([]Header, forks)
 		for i := range h {
@@ -89,7 +89,7 @@ func TestFoldOfReferencesIsLinear(t *testing.T) {
 		s.snapshot()
 		n := allocated(func() {
 			for i := range h {
-				if _, err := s.fold(Record{Pos: uint64(i)}, &h[i]); err != nil {
+				if _, err := s.foldDecoded(Record{Pos: uint64(i)}, &h[i]); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -103,30 +103,30 @@ func TestFoldOfReferencesIsLinear(t *testing.T) {
 // Copies of a State keep their forks, whichever goes on, and the table knows its size.
 func TestForkTableIsCopiedOnce(t *testing.T) {
 	t.Parallel()
-	s := &State{exists: true, life: 1}
+	s := &State{exists: true, generation: 1}
 	for i := range 100 {
-		s.hold(AppendID{1, byte(i)}, holder{stream: "p/f"})
+		s.addForkRef(AppendID{1, byte(i)}, forkRef{fork: "p/f"})
 	}
 	kept, spec := s.snapshot(), State{}
-	want := maps.Clone(s.held.rows)
+	want := maps.Clone(s.forkRefs.rows)
 	for i := range 50 {
-		s.release(AppendID{1, byte(i)})
-		s.hold(AppendID{2, byte(i)}, holder{stream: "p/longer"})
+		s.removeForkRef(AppendID{1, byte(i)})
+		s.addForkRef(AppendID{2, byte(i)}, forkRef{fork: "p/longer"})
 	}
-	spec.speculate(s)
-	spec.release(AppendID{1, 99})
+	spec.speculateOn(s)
+	spec.removeForkRef(AppendID{1, 99})
 	last := *s
-	last.hold(AppendID{3}, holder{stream: "p/g"})
-	if !maps.Equal(kept.held.rows, want) {
-		t.Errorf("the snapshot went on: %d forks", len(kept.held.rows))
+	last.addForkRef(AppendID{3}, forkRef{fork: "p/g"})
+	if !maps.Equal(kept.forkRefs.rows, want) {
+		t.Errorf("the snapshot went on: %d forks", len(kept.forkRefs.rows))
 	}
 	for name, n := range map[*State]int{kept: 100, s: 100, &spec: 99, &last: 101} {
 		size := 0
-		for _, f := range name.held.rows {
+		for _, f := range name.forkRefs.rows {
 			size += f.size()
 		}
-		if len(name.held.rows) != n || name.held.size != size {
-			t.Errorf("%d forks of %d bytes, want %d of %d", len(name.held.rows), name.held.size, n, size)
+		if len(name.forkRefs.rows) != n || name.forkRefs.size != size {
+			t.Errorf("%d forks of %d bytes, want %d of %d", len(name.forkRefs.rows), name.forkRefs.size, n, size)
 		}
 	}
 }
@@ -141,8 +141,8 @@ func TestFleetLogsAreNoStreams(t *testing.T) {
 	} {
 		id, fork := NewAppendID(), &Fork{Source: name, Hold: AppendID{1}}
 		chain := []Ancestor{{Stream: name, Generation: 1, Bound: 1}}
-		hold, debts := &State{Next: 9}, &State{Next: 9, debts: []debt{{id, name}}}
-		hold.hold(id, holder{stream: name})
+		hold, debts := &State{Next: 9}, &State{Next: 9, pendingReleases: []pendingRelease{{id, name}}}
+		hold.addForkRef(id, forkRef{fork: name})
 		for what, got := range map[string]bool{
 			"hold record":   (&Header{Kind: KindHold, Ref: id, Name: name}).valid(9),
 			"create record": (&Header{Kind: KindCreate, Generation: 1, Fork: fork}).valid(9),
@@ -174,19 +174,19 @@ func TestPartsAreCharged(t *testing.T) {
 		"forged, void": {false, false, size * parts}, "committed": {false, true, size * parts}, "own": {true, true, 0},
 	} {
 		h := NewManager(nil, NewTailBuffers(1<<20, 1<<20), Config{})
-		s := h.newShard("p/s")
-		s.state, s.opened = &State{exists: true, typ: OctetStream}, true
-		h.states.put(s)
+		s := h.newStream("p/s")
+		s.state, s.opened = &State{exists: true, contentType: OctetStream}, true
+		h.streams.addStream(s)
 		fold := func(pos uint64, hd *Header) {
 			r := Record{Pos: pos, Header: hd.encode(pos), Body: make([]byte, size)}
 			if c.own {
-				r.known = hd
+				r.decoded = hd
 			}
-			if err := s.take(s.state, []Record{r}); err != nil {
+			if err := s.foldFromLog(s.state, []Record{r}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		counted := func() int { return int(h.states.bytes.Load() + h.states.absentBytes.Load()) }
+		counted := func() int { return int(h.streams.bytes.Load() + h.streams.absentBytes.Load()) }
 		id, before := NewAppendID(), counted()
 		for pos := range uint64(parts) {
 			hd := &Header{Kind: KindMessage, Flags: FlagPart, Append: id}

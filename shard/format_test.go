@@ -15,12 +15,12 @@ var later = appendField(appendField(appendField(nil, ckSealedFrom, uvarints(3)),
 // level2 is a State with everything that format level 2 brought.
 func level2() *State {
 	return &State{
-		Next: 900, Time: 8000, exists: true, life: 5, start: 3, tail: 899, typ: "text/plain", touched: 7,
-		retained: &retainedFrom{pos: 12, ordinal: 9, bytes: 4711}, counts: counts{true, 800, 9000},
-		retention: &retention{Seconds: 60}, foreignSeen: 77, lastBatch: batchEnd{AppendID{4}, 890},
-		held:  forkTable{rows: map[AppendID]holder{{1}: {stream: "p/f", time: 5, from: 30}, {2}: {stream: "p/g", time: 6}}, size: 54},
-		chain: []Ancestor{{Stream: "p/o", Generation: 2, Bound: 8}}, chainTimes: []uint64{4000},
-		kept: bytes.Clone(later),
+		Next: 900, Time: 8000, exists: true, generation: 5, start: 3, tail: 899, contentType: "text/plain", lastUsed: 7,
+		retainedFrom: &trimmedTo{pos: 12, ordinal: 9, bytes: 4711}, counts: counts{true, 800, 9000},
+		retention: &retention{Seconds: 60}, newestForeign: 77, lastBatch: batchEnd{AppendID{4}, 890},
+		forkRefs: forkRefTable{rows: map[AppendID]forkRef{{1}: {fork: "p/f", time: 5, from: 30}, {2}: {fork: "p/g", time: 6}}, size: 54},
+		chain:    []Ancestor{{Stream: "p/o", Generation: 2, Bound: 8}}, chainTimes: []uint64{4000},
+		unknownFields: bytes.Clone(later),
 	}
 }
 
@@ -30,31 +30,31 @@ func TestStateKeepsWhatItDoesNotKnow(t *testing.T) {
 	want := level2()
 	ck := Header{Kind: KindCheckpoint, State: want.encode()}
 	got := &State{Next: 899, Time: 8000}
-	if _, err := got.apply(Record{Pos: 899, Time: 8000, Header: ck.encode(899)}); err != nil {
+	if _, err := got.foldRecord(Record{Pos: 899, Time: 8000, Header: ck.encode(899)}); err != nil {
 		t.Fatal(err)
 	}
-	want.sinceRecords = 1
+	want.recordsSinceCheckpoint = 1
 	if d := cmp.Diff(want, got, sameState); d != "" {
 		t.Errorf("checkpoint: %s", d)
 	}
-	over, _, _, err := takeState(got.hand())
+	over, _, _, err := decodeHandover(got.encodeHandover())
 	if d := cmp.Diff(want, over, sameState); d != "" || err != nil {
 		t.Errorf("handover: %v %s", err, d)
 	}
-	grave := bury(got, AppendID{}, ReasonDeleted)
+	grave := endGeneration(got, AppendID{}, ReasonDeleted)
 	dead := &State{}
-	if err := dead.fold1(901, grave[len(grave)-1].h); err != nil || !bytes.Equal(dead.kept, later) || dead.retained != nil || dead.counts.known {
-		t.Errorf("tombstone: %v, %q kept, of the life that ended: %+v", err, dead.kept, dead)
+	if err := dead.fold1(901, grave[len(grave)-1].header); err != nil || !bytes.Equal(dead.unknownFields, later) || dead.retainedFrom != nil || dead.counts.known {
+		t.Errorf("tombstone: %v, %q kept, of the life that ended: %+v", err, dead.unknownFields, dead)
 	}
 	again := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 9, Retain: &retention{Bytes: 5}}
-	if err := dead.fold1(902, again); err != nil || !bytes.Equal(dead.kept, later) || *dead.retention != (retention{Bytes: 5}) {
-		t.Errorf("next life: %v, %q kept, retention %+v", err, dead.kept, dead.retention)
+	if err := dead.fold1(902, again); err != nil || !bytes.Equal(dead.unknownFields, later) || *dead.retention != (retention{Bytes: 5}) {
+		t.Errorf("next life: %v, %q kept, retention %+v", err, dead.unknownFields, dead.retention)
 	}
 }
 
 // fold1 folds one record as it is read from a log.
 func (s *State) fold1(pos uint64, h Header) error {
-	_, err := s.apply(Record{Pos: pos, Header: h.encode(pos)})
+	_, err := s.foldRecord(Record{Pos: pos, Header: h.encode(pos)})
 	return err
 }
 
@@ -71,7 +71,7 @@ func TestLevelOneWritesNothingNew(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.apply(Record{Pos: 4, Time: 9, Body: []byte("foreign")}); err != nil {
+	if _, err := s.foldRecord(Record{Pos: 4, Time: 9, Body: []byte("foreign")}); err != nil {
 		t.Fatal(err)
 	}
 	for r := (fieldReader{b: s.encode()}); len(r.b) > 0; {
@@ -103,15 +103,15 @@ func TestCounts(t *testing.T) {
 		if r.h != nil {
 			rec.Header = r.h.encode(rec.Pos)
 		}
-		if _, err := s.apply(rec); err != nil {
+		if _, err := s.foldRecord(rec); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if want := (counts{true, 800 + 4, 9000 + 3 + 7 + 9}); s.counts != want {
 		t.Errorf("%+v, want %+v", s.counts, want)
 	}
-	if s.foreignSeen != 77 {
-		t.Errorf("a foreign record of time 0 moved %d", s.foreignSeen)
+	if s.newestForeign != 77 {
+		t.Errorf("a foreign record of time 0 moved %d", s.newestForeign)
 	}
 }
 
@@ -122,22 +122,22 @@ func TestMalformedState(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"tail above":     field(ckTail, 901),
 		"start above":    field(ckStart, 900),
-		"life":           field(ckLife, MaxGeneration+1),
+		"life":           field(ckGeneration, MaxGeneration+1),
 		"both":           field(ckFlags, ckExists|ckEnded),
-		"touched":        field(ckTouched, 1<<60),
+		"touched":        field(ckLastUsed, 1<<60),
 		"TTL":            field(ckTTL, 1<<60),
-		"retained":       field(ckRetained, 901, 0, 0),
+		"retained":       field(ckRetainedFrom, 901, 0, 0),
 		"counts":         field(ckCounts, 901, 0),
 		"own bound":      appendField(nil, ckChain, uvarints(0, 0, 901)),
 		"type":           appendField(nil, ckType, make([]byte, MaxContentType+1)),
 		"producer":       appendField(nil, ckProducers, append(append(uvarints(257), make([]byte, 257)...), 0, 0, 0)),
 		"outcome":        appendField(nil, ckRecent, append(make([]byte, 8), byte(OpAppend), 0xff, 0xff, 3, 0)),
 		"operation":      appendField(nil, ckRecent, append(make([]byte, 8), byte(LastOp)+1, 0, 0)),
-		"holder":         appendField(nil, ckHeld, append(uvarints(5), make([]byte, 8)...)),
-		"debt":           appendField(nil, ckDebt, append([]byte{1}, make([]byte, 7)...)),
+		"holder":         appendField(nil, ckForkRef, append(uvarints(5), make([]byte, 8)...)),
+		"debt":           appendField(nil, ckPendingRelease, append([]byte{1}, make([]byte, 7)...)),
 		"cut":            {ckTail, 9, 1},
-		"too much kept":  appendField(nil, 99, make([]byte, maxKept)),
-		"too much debts": bytes.Repeat(appendField(nil, ckDebt, []byte("12345678p/s")), 2*maxDebts+1),
+		"too much kept":  appendField(nil, 99, make([]byte, maxUnknownFields)),
+		"too much debts": bytes.Repeat(appendField(nil, ckPendingRelease, []byte("12345678p/s")), 2*maxPendingReleases+1),
 	} {
 		s := &State{Next: 900}
 		if err := s.decode(append(good().encode(), b...), 1); !errors.Is(err, errForeign) {
@@ -164,7 +164,7 @@ func TestDamagedCheckpointIsForeign(t *testing.T) {
 		{Header: (&Header{Kind: KindCheckpoint, State: appendField(nil, ckTail, uvarints(1<<40))}).encode(902)},
 	} {
 		r.Pos = 900 + uint64(i)
-		e, err := s.apply(r)
+		e, err := s.foldRecord(r)
 		if err != nil || e != (effect{}) {
 			t.Errorf("%d: %+v, %v", i, e, err)
 		}
@@ -175,7 +175,7 @@ func TestDamagedCheckpointIsForeign(t *testing.T) {
 		t.Error(d)
 	}
 	r := Record{Pos: 903, Header: (&Header{Kind: KindClose}).encode(903), Body: []byte("text")}
-	if e, err := s.apply(r); err != nil || e.show != showMessage || s.closed {
+	if e, err := s.foldRecord(r); err != nil || e.visibility != showMessage || s.closed {
 		t.Errorf("%+v, %v, closed: %v", e, err, s.closed)
 	}
 }
@@ -205,15 +205,15 @@ func FuzzFold(f *testing.F) {
 				r.Body = nil
 			}
 			b = b[2+n:]
-			e, err := on.apply(r)
+			e, err := on.foldRecord(r)
 			if err != nil {
 				return
 			}
-			asm.add(r, e)
-			if e.begun || e.ended || tail == nil {
+			asm.addRecord(r, e)
+			if e.begins || e.ends || tail == nil {
 				tail = tails.Open("p/s", on.Info(), asm.from)
 			}
-			if rg := asm.flush(on); !rg.IsZero() {
+			if rg := asm.flushBatch(on); !rg.IsZero() {
 				if _, err := ParseBatch(rg.Bytes()); err != nil {
 					t.Fatalf("own range: %v", err)
 				}
@@ -225,7 +225,7 @@ func FuzzFold(f *testing.F) {
 			for at := range pos + 2 {
 				_, _ = tail.ReadAt(at, 1, nil)
 			}
-			if !on.partial && !on.valid() && on.run == nil {
+			if !on.pageOnly && !on.valid() && on.run == nil {
 				t.Fatalf("after %d: %+v", pos, on)
 			}
 		}
@@ -234,18 +234,18 @@ func FuzzFold(f *testing.F) {
 
 // A RecordBatch of the next layout is read without its extras.
 func TestRangeOfLayoutTwo(t *testing.T) {
-	b := newRangeBuilder(5, 2, 3)
-	b.message(5, 6, []byte("ab"))
-	b.message(7, 8, []byte("c"))
+	b := newBatchBuilder(5, 2, 3)
+	b.addMessage(5, 6, []byte("ab"))
+	b.addMessage(7, 8, []byte("c"))
 	plain := b.build(9, 8, 70, true).Bytes()
 	two := bytes.Clone(plain)
-	two[0], two[1] = 2, rangeClosed|rangeExtras
+	two[0], two[1] = 2, recordBatchClosed|recordBatchExtras
 	extras := []byte{1, 0, 0, 0, 1, 'k', 0}
 	r, err := ParseBatch(append(bytes.Clone(two), extras...))
 	if err != nil || string(r.Payload()) != "abc" || string(r.Message(1).Body) != "c" || !r.Closed() {
 		t.Fatalf("%v, %q", err, r.Payload())
 	}
-	if got := r.after(6); string(got.Payload()) != "c" || got.Bytes()[0] != rangeVersion {
+	if got := r.sliceFrom(6); string(got.Payload()) != "c" || got.Bytes()[0] != recordBatchVersion {
 		t.Errorf("a part of it: %q, version %d", got.Payload(), got.Bytes()[0])
 	}
 	for name, bad := range map[string][]byte{
@@ -259,7 +259,7 @@ func TestRangeOfLayoutTwo(t *testing.T) {
 			t.Errorf("%s was taken", name)
 		}
 	}
-	two[1] = rangeClosed
+	two[1] = recordBatchClosed
 	if _, err := ParseBatch(two); err != nil {
 		t.Errorf("without extras: %v", err)
 	}
@@ -292,19 +292,19 @@ func TestRequestBeyondBounds(t *testing.T) {
 
 // Forged holds and lives fill no table beyond what a checkpoint may say.
 func TestTablesStayWithinTheirBounds(t *testing.T) {
-	s := &State{exists: true, life: 1}
-	for i := range 2 * heldBytes / 256 {
-		s.hold(AppendID{1, byte(i), byte(i >> 8), byte(i >> 16)}, holder{stream: StreamID(strings.Repeat("f", 256))})
+	s := &State{exists: true, generation: 1}
+	for i := range 2 * maxForkRefBytes / 256 {
+		s.addForkRef(AppendID{1, byte(i), byte(i >> 8), byte(i >> 16)}, forkRef{fork: StreamID(strings.Repeat("f", 256))})
 	}
-	for i := range 4 * maxDebts {
+	for i := range 4 * maxPendingReleases {
 		s.exists, s.fork = true, &Fork{Source: "p/o", Hold: AppendID{byte(i), byte(i >> 8), 1}}
-		s.held = forkTable{}
-		grave := bury(s, AppendID{}, ReasonDeleted)
-		if err := s.fold1(uint64(i), grave[len(grave)-1].h); err != nil {
+		s.forkRefs = forkRefTable{}
+		grave := endGeneration(s, AppendID{}, ReasonDeleted)
+		if err := s.fold1(uint64(i), grave[len(grave)-1].header); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if !s.valid() || len(s.debts) > 2*maxDebts {
-		t.Errorf("%d debts, %d bytes of holds", len(s.debts), s.held.size)
+	if !s.valid() || len(s.pendingReleases) > 2*maxPendingReleases {
+		t.Errorf("%d debts, %d bytes of holds", len(s.pendingReleases), s.forkRefs.size)
 	}
 }

@@ -18,11 +18,11 @@ type Handover struct {
 	Tail []RecordBatch
 }
 
-// handoverTail bounds the TailBuffer in a Handover that nobody is further behind than, and
-// handoverMost any other: a Handover is one message, and pages have the rest.
+// minHandoverTailBytes bounds the TailBuffer in a Handover that nobody is further behind than, and
+// maxHandoverTailBytes any other: a Handover is one message, and pages have the rest.
 const (
-	handoverTail = 16 << 10
-	handoverMost = 1 << 20
+	minHandoverTailBytes = 16 << 10
+	maxHandoverTailBytes = 1 << 20
 )
 
 // HandOver lets go of a stream, as Drop does, and returns what this node knows of it;
@@ -31,9 +31,9 @@ const (
 // for one hear ErrNotOwner, and nothing of theirs was written.
 func (h *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 	h.mu.Lock()
-	s := h.states.m[id]
+	s := h.streams.byID[id]
 	if s != nil {
-		h.states.take(s)
+		h.streams.removeStream(s)
 	}
 	h.mu.Unlock()
 	if s == nil {
@@ -44,9 +44,9 @@ func (h *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out Handover
-	ok := s.opened && s.failed == nil && !s.noLog && s.state.whole()
+	ok := s.opened && s.foldErr == nil && !s.noLog && s.state.isBetweenAppends()
 	if ok {
-		out.State = appendField(s.state.hand(), ckUsed, s.use(h.cfg.Now()).encode())
+		out.State = appendField(s.state.encodeHandover(), ckLastUse, s.useForHandover(h.cfg.Now()).encode())
 	}
 	s.opened, s.state = false, &State{} // for the session, which may not have ended yet
 	if t == nil {
@@ -54,81 +54,81 @@ func (h *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 	}
 	defer t.Release()
 	if ok {
-		out.Tail = t.newest(from)
+		out.Tail = t.newestBatches(from)
 	}
 	return out, ok
 }
 
-// whole reports whether the State is between two appends.
-func (s *State) whole() bool { return s.run == nil && s.open.IsZero() }
+// isBetweenAppends reports whether the State is between two appends.
+func (s *State) isBetweenAppends() bool { return s.run == nil && s.openAppend.IsZero() }
 
-// hand encodes the State whole.
-func (s *State) hand() []byte {
-	b := s.encodeAll(s.encodeProducers(math.MaxUint64, math.MaxInt))
+// encodeHandover encodes the State whole.
+func (s *State) encodeHandover() []byte {
+	b := s.encodeWith(s.encodeProducers(math.MaxUint64, math.MaxInt))
 	b = appendField(b, ckNext, uvarints(s.Next))
 	b = appendField(b, ckTime, uvarints(s.Time))
-	b = appendField(b, ckSince, uvarints(s.sinceRecords, s.sinceBytes))
+	b = appendField(b, ckSinceCheckpoint, uvarints(s.recordsSinceCheckpoint, s.bytesSinceCheckpoint))
 	if s.confirmed {
 		b = appendField(b, ckConfirmed, nil)
 	}
-	return appendField(b, ckTrim, uvarints(s.trimTo))
+	return appendField(b, ckTrimTo, uvarints(s.trimTo))
 }
 
-// use is the last use of a stream that only its owner knows of.
-type use struct {
-	at    uint64 // ms since 1970, by a clock that may be the owner's own; for earlier releases
-	grace uint64 // what the owner adds to it without having seen one, by storage's clock
-	ago   uint64 // ms and 1; 0: none
-	said  bool   // ago was said
+// handoverUse is the last use of a stream that only its owner knows of.
+type handoverUse struct {
+	at     uint64 // ms since 1970, by a clock that may be the owner's own; for earlier releases
+	grace  uint64 // what the owner adds to it without having seen one, by storage's clock
+	ago    uint64 // ms and 1; 0: none
+	hasAgo bool   // ago was said
 }
 
-// use is what there is to tell, under mu.
-func (s *Stream) use(now time.Time) use {
-	at, ok := s.site().read(now)
+// useForHandover is what there is to tell, under mu.
+func (s *Stream) useForHandover(now time.Time) handoverUse {
+	at, ok := s.storageClockLocked().readTime(now)
 	if !ok {
-		at = ms(now)
+		at = unixMillis(now)
 	}
-	u := use{at: s.seen(now, at), grace: s.grace}
+	u := handoverUse{at: s.lastSeenUse(now, at), grace: s.graceUntil}
 	switch {
 	case s.followers > 0:
 		u.ago = 1
-	case !s.touched.IsZero():
-		u.ago = 1 + uint64(max(now.Sub(s.touched), 0).Milliseconds())
+	case !s.unsavedUse.IsZero():
+		u.ago = 1 + uint64(max(now.Sub(s.unsavedUse), 0).Milliseconds())
 	}
 	return u
 }
 
-func (u use) encode() []byte { return uvarints(u.at, u.grace, u.ago) }
+func (u handoverUse) encode() []byte { return uvarints(u.at, u.grace, u.ago) }
 
-// take has the Stream go on from what the owner before knew.
-func (u use) take(s *Stream, now time.Time) {
-	s.grace = u.grace
+// applyTo has the Stream go on from what the owner before knew.
+func (u handoverUse) applyTo(s *Stream, now time.Time) {
+	s.graceUntil = u.grace
 	switch {
-	case !u.said: // by another node's clock: too late is better than too early
-		s.grace = max(s.grace, u.at)
+	case !u.hasAgo: // by another node's clock: too late is better than too early
+		s.graceUntil = max(s.graceUntil, u.at)
 	case u.ago > 0:
-		s.touched = now.Add(-time.Duration(min(u.ago-1, uint64(longAgo.Milliseconds()))) * time.Millisecond)
+		s.unsavedUse = now.Add(-time.Duration(min(u.ago-1, uint64(maxDuration.Milliseconds()))) * time.Millisecond)
 	}
 }
 
-// takeState reads what Hand wrote; used is the last use, and grace is what its owner
+// decodeHandover reads what Hand wrote; used is the last use, and grace is what its owner
 // adds to that without having seen one.
-func takeState(b []byte) (s *State, used, grace uint64, err error) {
+func decodeHandover(b []byte) (s *State, used, grace uint64, err error) {
 	s = &State{rooted: true}
-	if err := s.decodeAll(b, 0, true); err != nil {
+	if err := s.decodeWith(b, 0, true); err != nil {
 		return nil, 0, 0, err
 	}
-	u := takeUse(b)
+	u := decodeUse(b)
 	return s, u.at, u.grace, nil
 }
 
-// takeUse reads the last use from what Hand wrote.
-func takeUse(b []byte) (u use) {
+// decodeUse reads the last use from what Hand wrote.
+func decodeUse(b []byte) (u handoverUse) {
 	for r := (fieldReader{b: b}); len(r.b) > 0 && !r.bad; {
 		tag := r.byte()
-		if f := (fieldReader{b: r.bytes()}); tag == ckUsed {
-			u = use{at: f.uvarint(), grace: f.uvarint(), said: len(f.b) > 0}
-			if u.said {
+		if f := (fieldReader{b: r.bytes()}); tag == ckLastUse {
+			u = handoverUse{at: f.uvarint(), grace: f.uvarint(), hasAgo: len(f.b) > 0}
+			if u.hasAgo {
 				u.ago = f.uvarint()
 			}
 		}
@@ -136,61 +136,61 @@ func takeUse(b []byte) (u use) {
 	return u
 }
 
-// newest is the last RecordBatches: what fits in handoverTail, and from position from on what
-// fits in handoverMost.
-func (t *TailBuffer) newest(from uint64) []RecordBatch {
+// newestBatches is the last RecordBatches: what fits in minHandoverTailBytes, and from position from on what
+// fits in maxHandoverTailBytes.
+func (t *TailBuffer) newestBatches(from uint64) []RecordBatch {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n, size := len(t.ranges), 0
+	n, size := len(t.batches), 0
 	for i := n; i > 0; i-- {
-		r := t.ranges[i-1]
+		r := t.batches[i-1]
 		size += len(r.b)
-		if size > handoverMost || size > handoverTail && (from == 0 || r.To() <= from) {
+		if size > maxHandoverTailBytes || size > minHandoverTailBytes && (from == 0 || r.To() <= from) {
 			break
 		}
 		n = i - 1
 	}
-	return append([]RecordBatch(nil), t.ranges[n:]...)
+	return append([]RecordBatch(nil), t.batches[n:]...)
 }
 
 // InstallHandover makes this node the owner of a stream, as its last owner left it. A stream
 // that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrNeedsLaterRelease,
 // and ErrNotOwner if a later life is known here: another node has made it.
 func (h *Manager) InstallHandover(id StreamID, from Handover) error {
-	on, _, _, err := takeState(from.State)
+	on, _, _, err := decodeHandover(from.State)
 	if err != nil {
 		return err
 	}
 	if t := h.tails.Lookup(id); t != nil {
-		later := t.Generation() > on.life
+		later := t.Generation() > on.generation
 		t.Release()
 		if later { // its readers would be told that their life has ended
 			return ErrNotOwner
 		}
 	}
-	s := h.newShard(id)
+	s := h.newStream(id)
 	s.mu.Lock()
-	s.state, s.asm, s.opened, s.inherited = on, assembler{from: on.Next}, true, true
-	takeUse(from.State).take(s, h.cfg.Now())
-	wake := s.inherit(from.Tail)
+	s.state, s.assembler, s.opened, s.handedOver = on, assembler{from: on.Next}, true, true
+	decodeUse(from.State).applyTo(s, h.cfg.Now())
+	wake := s.installTail(from.Tail)
 	s.mu.Unlock()
-	err = h.keep(s)
-	wake.run()
+	err = h.addInstalled(s)
+	wake.wakeAll()
 	h.tails.reclaim()
 	if err != nil {
 		s.halt()
 		return err
 	}
 	s.mu.Lock()
-	s.weigh()
-	s.chores()
+	s.measureMemory()
+	s.startRefTasks()
 	s.mu.Unlock()
-	h.reclaim()
+	h.evictIdle()
 	return nil
 }
 
-// inherit gives a Stream that was installed its TailBuffer.
-func (s *Stream) inherit(newest []RecordBatch) (wake wakers) {
+// installTail gives a Stream that was installed its TailBuffer.
+func (s *Stream) installTail(newest []RecordBatch) (wake wakers) {
 	if !s.state.exists {
 		return nil
 	}
@@ -198,13 +198,13 @@ func (s *Stream) inherit(newest []RecordBatch) (wake wakers) {
 	if len(newest) > 0 {
 		first = newest[0].From()
 	}
-	s.tail = s.host.tails.Open(s.id, s.state.Info(), first)
+	s.tail = s.manager.tails.Open(s.id, s.state.Info(), first)
 	for _, r := range newest {
-		w, err := s.tail.extend(r)
+		w, err := s.tail.extendLater(r)
 		if err != nil {
 			break // it was too far behind: its readers find the rest in pages
 		}
 		wake = append(wake, w...)
 	}
-	return append(wake, s.tail.skip(s.state.Next, s.state.tail, s.state.closed)...)
+	return append(wake, s.tail.skipLater(s.state.Next, s.state.tail, s.state.closed)...)
 }

@@ -61,8 +61,8 @@ const (
 	KindFleet Kind = 32 // the fleet's record: in a log that is no stream
 )
 
-// known reports whether this release can fold records of the kind.
-func (k Kind) known() bool {
+// isKnown reports whether this release can fold records of the kind.
+func (k Kind) isKnown() bool {
 	return k <= KindRelease || k == KindReleaseDone || k == KindClock || k == KindRetain
 }
 
@@ -83,33 +83,33 @@ const (
 
 // Field tags. Tags are never reused.
 const (
-	tagAppendID   = 1  // 8 bytes
-	tagProducer   = 2  // epoch, seq (uvarints), id
-	tagStreamSeq  = 3  // bytes
-	tagClose      = 4  // empty: the append closes the stream
-	tagBack       = 5  // records, bytes (uvarints) back to the last checkpoint
-	tagLife       = 6  // uvarint
-	tagType       = 7  // content type as given
-	tagTTL        = 8  // seconds, uvarint
-	tagExpires    = 9  // milliseconds since 1970, uvarint
-	tagChain      = 10 // life, start, bound (uvarints), ancestor; repeated
-	tagReason     = 11 // why a life ended, one byte
-	tagState      = 12 // checkpoint, tombstone: the encoded State
-	tagExpiresRaw = 13 // Stream-Expires-At as given
-	tagFork       = 14 // create: see Fork
-	tagRef        = 15 // 8 bytes: the reference that a hold, release or settled record is about
-	tagName       = 16 // hold: the fork
+	tagAppendID           = 1  // 8 bytes
+	tagProducer           = 2  // epoch, seq (uvarints), id
+	tagStreamSeq          = 3  // bytes
+	tagClose              = 4  // empty: the append closes the stream
+	tagCheckpointDistance = 5  // records, bytes (uvarints) back to the last checkpoint
+	tagGeneration         = 6  // uvarint
+	tagType               = 7  // content type as given
+	tagTTL                = 8  // seconds, uvarint
+	tagExpires            = 9  // milliseconds since 1970, uvarint
+	tagChain              = 10 // life, start, bound (uvarints), ancestor; repeated
+	tagReason             = 11 // why a life ended, one byte
+	tagState              = 12 // checkpoint, tombstone: the encoded State
+	tagExpiresRaw         = 13 // Stream-Expires-At as given
+	tagFork               = 14 // create: see Fork
+	tagRef                = 15 // 8 bytes: the reference that a hold, release or settled record is about
+	tagName               = 16 // hold: the fork
 
 	// Read by format level 1, written by level 2.
-	tagBatch      = 17 // last record of a batch: 8 bytes, random for each composition
-	tagBase       = 18 // first record of a speculative batch: the batch expected directly below
-	tagPrev       = 19 // checkpoint, tombstone: records, bytes (uvarints) back to the checkpoint before
-	tagFrom       = 20 // hold: life, position (uvarints) from which the fork needs the source
-	tagKey        = 21 // Stream-Key
-	tagTrace      = 22 // traceparent in binary: version, trace id, parent id, flags (1, 16, 8, 1 bytes)
-	tagDigest     = 23 // algorithm (1 byte), digest
-	tagRetain     = 24 // create, retain: seconds, bytes, messages (uvarints); 0 is no bound
-	tagChainTimes = 25 // create: S2 ms of each bound of the chain (uvarints)
+	tagBatchID        = 17 // last record of a batch: 8 bytes, random for each composition
+	tagBaseBatch      = 18 // first record of a speculative batch: the batch expected directly below
+	tagPrevCheckpoint = 19 // checkpoint, tombstone: records, bytes (uvarints) back to the checkpoint before
+	tagHoldFrom       = 20 // hold: life, position (uvarints) from which the fork needs the source
+	tagKey            = 21 // Stream-Key
+	tagTrace          = 22 // traceparent in binary: version, trace id, parent id, flags (1, 16, 8, 1 bytes)
+	tagDigest         = 23 // algorithm (1 byte), digest
+	tagRetain         = 24 // create, retain: seconds, bytes, messages (uvarints); 0 is no bound
+	tagChainTimes     = 25 // create: S2 ms of each bound of the chain (uvarints)
 
 	tagMustKnow = 128 // from here on: decline what is unknown
 	tagSeal     = 255 // key id (4 bytes), tag (12 bytes); always last. No release checks it yet.
@@ -174,7 +174,7 @@ type Header struct {
 	Base       AppendID // zero: the batch is not speculative
 	HasPrev    bool
 	Prev       distance
-	From       *source // hold; nil: the fork needs everything that is there
+	From       *sourcePosition // hold; nil: the fork needs everything that is there
 	Key        string
 	Trace      []byte // nil: absent
 	Digest     []byte // nil: absent
@@ -185,8 +185,8 @@ type Header struct {
 // distance is how far below a record another one stands.
 type distance struct{ Records, Bytes uint64 }
 
-// source is a place in the source of a fork.
-type source struct{ Life, Pos uint64 }
+// sourcePosition is a place in the source of a fork.
+type sourcePosition struct{ Generation, Pos uint64 }
 
 // retention is how much of a stream is kept; a zero bound is no bound.
 type retention struct{ Seconds, Bytes, Messages uint64 }
@@ -241,7 +241,7 @@ func (h *Header) appendTo(b []byte, pos uint64) []byte {
 		b = appendField(b, tagClose, nil)
 	}
 	if h.HasCheckpoint {
-		b = appendField(b, tagBack, uvarints(h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint))
+		b = appendField(b, tagCheckpointDistance, uvarints(h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint))
 	}
 	b = h.encodeControl(b)
 	return binary.BigEndian.AppendUint32(b, headerCRC(pos, b[start:]))
@@ -250,7 +250,7 @@ func (h *Header) appendTo(b []byte, pos uint64) []byte {
 // encodeControl appends the fields that only control records have.
 func (h *Header) encodeControl(b []byte) []byte {
 	if h.Generation != 0 {
-		b = appendField(b, tagLife, uvarints(h.Generation))
+		b = appendField(b, tagGeneration, uvarints(h.Generation))
 	}
 	if h.Type != "" {
 		b = appendField(b, tagType, []byte(h.Type))
@@ -288,16 +288,16 @@ func (h *Header) encodeControl(b []byte) []byte {
 // encodeLevel2 appends the fields that format level 2 brought.
 func (h *Header) encodeLevel2(b []byte) []byte {
 	if !h.Batch.IsZero() {
-		b = appendField(b, tagBatch, h.Batch[:])
+		b = appendField(b, tagBatchID, h.Batch[:])
 	}
 	if !h.Base.IsZero() {
-		b = appendField(b, tagBase, h.Base[:])
+		b = appendField(b, tagBaseBatch, h.Base[:])
 	}
 	if h.HasPrev {
-		b = appendField(b, tagPrev, uvarints(h.Prev.Records, h.Prev.Bytes))
+		b = appendField(b, tagPrevCheckpoint, uvarints(h.Prev.Records, h.Prev.Bytes))
 	}
 	if h.From != nil {
-		b = appendField(b, tagFrom, uvarints(h.From.Life, h.From.Pos))
+		b = appendField(b, tagHoldFrom, uvarints(h.From.Generation, h.From.Pos))
 	}
 	if h.Key != "" {
 		b = appendField(b, tagKey, []byte(h.Key))
@@ -338,7 +338,7 @@ func (a *Ancestor) encode() []byte {
 
 func (r *fieldReader) ancestor() Ancestor {
 	return Ancestor{
-		Generation: r.uvarint(), Start: r.uvarint(), Bound: r.uvarint(), Stream: StreamID(r.rest()),
+		Generation: r.uvarint(), Start: r.uvarint(), Bound: r.uvarint(), Stream: StreamID(r.restAsString()),
 	}
 }
 
@@ -372,7 +372,7 @@ func decodeHeader(pos uint64, value []byte) (*Header, error) {
 	if value[1] == 0 || h.Kind == 0 {
 		return nil, errForeign
 	}
-	if !h.Kind.known() {
+	if !h.Kind.isKnown() {
 		return nil, ErrNeedsLaterRelease
 	}
 	declined := false
@@ -403,16 +403,16 @@ func (h *Header) setField(tag byte, v []byte) bool {
 	r := fieldReader{b: v}
 	switch tag {
 	case tagAppendID:
-		h.Append = r.id()
+		h.Append = r.restAsID()
 	case tagProducer:
-		h.Producer = &Producer{Epoch: r.uvarint(), Seq: r.uvarint(), ID: r.rest()}
+		h.Producer = &Producer{Epoch: r.uvarint(), Seq: r.uvarint(), ID: r.restAsString()}
 	case tagStreamSeq:
 		h.StreamSeq = append([]byte{}, v...)
 	case tagClose:
 		h.Close = true
-	case tagBack:
+	case tagCheckpointDistance:
 		h.HasCheckpoint, h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint = true, r.uvarint(), r.uvarint()
-	case tagLife:
+	case tagGeneration:
 		h.Generation = r.uvarint()
 	case tagType:
 		h.Type = string(v)
@@ -434,7 +434,7 @@ func (h *Header) setField(tag byte, v []byte) bool {
 	case tagFork:
 		h.Fork = r.fork()
 	case tagRef:
-		h.Ref = r.id()
+		h.Ref = r.restAsID()
 	case tagName:
 		h.Name = StreamID(v)
 	default:
@@ -448,14 +448,14 @@ func (h *Header) setField(tag byte, v []byte) bool {
 func (h *Header) setLevel2(tag byte, v []byte) bool {
 	r := fieldReader{b: v}
 	switch tag {
-	case tagBatch:
-		h.Batch = r.id()
-	case tagBase:
-		h.Base = r.id()
-	case tagPrev:
+	case tagBatchID:
+		h.Batch = r.restAsID()
+	case tagBaseBatch:
+		h.Base = r.restAsID()
+	case tagPrevCheckpoint:
 		h.HasPrev, h.Prev = true, distance{r.uvarint(), r.uvarint()}
-	case tagFrom:
-		h.From = &source{r.uvarint(), r.uvarint()}
+	case tagHoldFrom:
+		h.From = &sourcePosition{r.uvarint(), r.uvarint()}
 	case tagKey:
 		h.Key = string(v)
 		return len(v) <= maxKey
@@ -491,15 +491,15 @@ func (r *fieldReader) uvarint() uint64 {
 	return v
 }
 
-// id is the rest as an append id.
-func (r *fieldReader) id() (id AppendID) {
+// restAsID is the rest as an append id.
+func (r *fieldReader) restAsID() (id AppendID) {
 	r.bad = r.bad || len(r.b) != len(id)
 	copy(id[:], r.b)
 	r.b = nil
 	return id
 }
 
-func (r *fieldReader) rest() string {
+func (r *fieldReader) restAsString() string {
 	s := string(r.b)
 	r.b = nil
 	return s

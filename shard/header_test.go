@@ -55,7 +55,7 @@ func samples() []Header {
 			Retain: &retention{Seconds: 60, Bytes: 1 << 40},
 		},
 		{Kind: KindCheckpoint, State: s.encode(), Batch: AppendID{5}, HasPrev: true, Prev: distance{500, 1 << 19}},
-		{Kind: KindHold, Flags: FlagFirst | FlagLast, Ref: id, Name: "p/f", From: &source{Life: 7, Pos: 1000}},
+		{Kind: KindHold, Flags: FlagFirst | FlagLast, Ref: id, Name: "p/f", From: &sourcePosition{Generation: 7, Pos: 1000}},
 		{Kind: KindClock, Flags: FlagFirst | FlagLast},
 		{Kind: KindRetain, Flags: FlagFirst | FlagLast, Retain: &retention{Messages: 5}},
 	}

@@ -85,7 +85,7 @@ func testLinearizable(t *testing.T) {
 	}
 }
 
-// upTo is every message below info's tail.
+// clipTo is every message below info's tail.
 func upTo(h *shard.Manager, info shard.Info) (got []string, err error) {
 	for at := info.Start; at < info.Tail; {
 		r, err := h.ReadPage(context.Background(), stream, info, at)

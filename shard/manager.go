@@ -101,7 +101,7 @@ func (c *Config) defaults() {
 		c.StateBytes = 512 << 20
 	}
 	if c.ColdOpens <= 0 {
-		c.ColdOpens = coldPerSecond
+		c.ColdOpens = coldOpensPerSecond
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -113,30 +113,30 @@ func (c *Config) defaults() {
 
 // Manager runs the streams that this node owns.
 type Manager struct {
-	log      *breaker
-	tails    *TailBuffers
-	cfg      Config
-	fleet    Fleet     // how to reach other streams; the Manager itself unless Join says otherwise
-	calls    sync.Pool // of *call, answered
-	pages    *pages
-	opens    *opens
-	takes    *opens // of streams that were handed over
-	cold     *cold
-	asks     *rate.Limiter // questions to forks
-	clocks   *clocks
-	expiries expiries
-	damage   damage
-	m        *metrics
+	log                    *breaker
+	tails                  *TailBuffers
+	cfg                    Config
+	fleet                  Fleet     // how to reach other streams; the Manager itself unless Join says otherwise
+	callPool               sync.Pool // of *call, answered
+	pages                  *pages
+	sessionLimiter         *sessionLimiter
+	handoverSessionLimiter *sessionLimiter // of streams that were handed over
+	coldOpens              *coldOpenLimiter
+	forkAskLimiter         *rate.Limiter // questions to forks
+	clocks                 *storageClocks
+	expiryReports          expiryReports
+	lossReports            lossReports
+	metrics                *metrics
 
-	sources *sourceReader
-	stander atomic.Pointer[stander] // nil: see Stand
+	sources         *sourceReader
+	standingWatcher atomic.Pointer[standingWatcher] // nil: see Stand
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc
 	wg   sync.WaitGroup // every goroutine of the Manager and its Streams
 
 	mu      sync.Mutex
-	states  states
+	streams streamTable
 	stopped bool
 }
 
@@ -144,25 +144,25 @@ type Manager struct {
 func NewManager(log Log, tails *TailBuffers, cfg Config) *Manager {
 	cfg.defaults()
 	h := &Manager{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
-	h.states = states{budget: cfg.StateBytes, most: int64(cfg.MaxStreams), m: map[StreamID]*Stream{}}
+	h.streams = streamTable{byteBudget: cfg.StateBytes, maxStreams: int64(cfg.MaxStreams), byID: map[StreamID]*Stream{}}
 	h.fleet = h
 	h.pages = newPages(h.log, cfg.PageBytes, NewPanicHandler(cfg.Logger, cfg.Metrics))
 	h.ctx, h.stop = context.WithCancel(context.Background())
-	h.opens, h.takes = newOpens(h.spawn, opensPerSecond, opensAtOnce), newOpens(h.spawn, takesPerSecond, takesAtOnce)
-	h.damage.say = rate.Sometimes{First: 10, Interval: 10 * time.Second}
-	h.clocks = newClocks(h.log, &h.cfg, h.spawn)
-	h.asks = rate.NewLimiter(asksPerSecond, asksAtOnce)
-	h.cold = newCold(h.spawn, cfg.ColdOpens)
+	h.sessionLimiter, h.handoverSessionLimiter = newSessionLimiter(h.spawn, sessionsPerSecond, sessionBurst), newSessionLimiter(h.spawn, handoverSessionsPerSecond, handoverSessionBurst)
+	h.lossReports.logLimit = rate.Sometimes{First: 10, Interval: 10 * time.Second}
+	h.clocks = newStorageClocks(h.log, &h.cfg, h.spawn)
+	h.forkAskLimiter = rate.NewLimiter(forkAsksPerSecond, forkAskBurst)
+	h.coldOpens = newColdOpenLimiter(h.spawn, cfg.ColdOpens)
 	h.sources = newSourceReader(h.log, cfg.Now)
-	h.m = newMetrics(cfg.Metrics, h)
-	h.every(sweepEvery, h.sweep)
-	h.every(probeEvery, h.probe)
+	h.metrics = newMetrics(cfg.Metrics, h)
+	h.runEvery(sweepEvery, h.sweep)
+	h.runEvery(probeEvery, h.probeStorage)
 	return h
 }
 
-// probe asks storage for a sign of life where nothing else does.
-func (h *Manager) probe(ctx context.Context) {
-	h.log.probe(ctx, func() bool { return h.tails.followed() > 0 })
+// probeStorage asks storage for a sign of life where nothing else does.
+func (h *Manager) probeStorage(ctx context.Context) {
+	h.log.probeIfDue(ctx, func() bool { return h.tails.countFollowed() > 0 })
 }
 
 // StoreDown reports whether storage answers nothing, for at least downAfter. Whatever
@@ -178,8 +178,8 @@ func (h *Manager) spawn(fn func(context.Context)) bool {
 	return true
 }
 
-// every does something again and again, one after the other, until Close.
-func (h *Manager) every(d time.Duration, do func(context.Context)) {
+// runEvery does something again and again, one after the other, until Close.
+func (h *Manager) runEvery(d time.Duration, do func(context.Context)) {
 	h.spawn(func(ctx context.Context) {
 		tick := time.NewTicker(d)
 		defer tick.Stop()
@@ -194,28 +194,28 @@ func (h *Manager) every(d time.Duration, do func(context.Context)) {
 	})
 }
 
-// alone reports whether this Host has no other nodes beside it.
-func (h *Manager) alone() bool { return h.fleet == Fleet(h) }
+// isLone reports whether this Host has no other nodes beside it.
+func (h *Manager) isLone() bool { return h.fleet == Fleet(h) }
 
-// enter finds the stream's Stream, or makes it; the caller leaves it again.
-func (h *Manager) enter(ctx context.Context, id StreamID) (*Stream, error) {
+// acquireStream finds the stream's Stream, or makes it; the caller leaves it again.
+func (h *Manager) acquireStream(ctx context.Context, id StreamID) (*Stream, error) {
 	h.mu.Lock()
 	if h.stopped {
 		h.mu.Unlock()
 		return nil, ErrStopped
 	}
-	s := h.states.m[id]
+	s := h.streams.byID[id]
 	var out []*Stream
 	if s == nil {
 		var ok bool
-		if out, ok = h.admit(isPatient(ctx)); ok {
-			s = h.newShard(id)
-			h.states.put(s)
+		if out, ok = h.admitName(isPatient(ctx)); ok {
+			s = h.newStream(id)
+			h.streams.addStream(s)
 		}
 	}
 	if s != nil {
 		s.users++
-		s.place.out()
+		s.listEntry.unlink()
 	}
 	h.mu.Unlock()
 	for _, old := range out {
@@ -227,33 +227,33 @@ func (h *Manager) enter(ctx context.Context, id StreamID) (*Stream, error) {
 	return s, nil
 }
 
-// admit makes room for one more name, under mu; ok: there is. Those that it returns are to be
+// admitName makes room for one more name, under mu; ok: there is. Those that it returns are to be
 // halted. A follower, of whom there are only so many on a node, is not refused for the names
 // that others invent.
-func (h *Manager) admit(patient bool) (out []*Stream, ok bool) {
+func (h *Manager) admitName(patient bool) (out []*Stream, ok bool) {
 	now := h.cfg.Now()
-	out, ok = h.states.makeRoomForName(now)
+	out, ok = h.streams.makeRoomForName(now)
 	if patient && !ok {
-		ok = h.states.absentCount.Load() < h.states.most
+		ok = h.streams.absentCount.Load() < h.streams.maxStreams
 	}
-	if ok && h.states.over() {
-		out = append(out, h.states.makeRoom(now)...)
-		ok = !h.states.over()
+	if ok && h.streams.isOverBudget() {
+		out = append(out, h.streams.evictOverBudget(now)...)
+		ok = !h.streams.isOverBudget()
 	}
 	return out, ok
 }
 
-// reclaim evicts idle streams while there are too many. If none is idle it looks again a
+// evictIdle evicts idle streams while there are too many. If none is idle it looks again a
 // moment later: each append comes by here.
-func (h *Manager) reclaim() {
-	if !h.states.over() || h.cfg.Now().UnixNano() < h.states.retry.Load() {
+func (h *Manager) evictIdle() {
+	if !h.streams.isOverBudget() || h.cfg.Now().UnixNano() < h.streams.retryAt.Load() {
 		return
 	}
 	h.mu.Lock()
 	now := h.cfg.Now()
-	out := h.states.makeRoom(now)
-	if h.states.over() {
-		h.states.retry.Store(now.Add(reclaimEvery).UnixNano())
+	out := h.streams.evictOverBudget(now)
+	if h.streams.isOverBudget() {
+		h.streams.retryAt.Store(now.Add(evictRetryEvery).UnixNano())
 	}
 	h.mu.Unlock()
 	for _, s := range out {
@@ -261,33 +261,33 @@ func (h *Manager) reclaim() {
 	}
 }
 
-// reclaimEvery is how often idle streams are looked for while none is.
-const reclaimEvery = 100 * time.Millisecond
+// evictRetryEvery is how often idle streams are looked for while none is.
+const evictRetryEvery = 100 * time.Millisecond
 
-func (h *Manager) newShard(id StreamID) *Stream {
-	s := &Stream{id: id, host: h, used: h.cfg.Now()}
-	s.place.shard = s
-	s.idle = sync.NewCond(&s.mu)
+func (h *Manager) newStream(id StreamID) *Stream {
+	s := &Stream{id: id, manager: h, lastUsed: h.cfg.Now()}
+	s.listEntry.stream = s
+	s.flushEnded = sync.NewCond(&s.mu)
 	return s
 }
 
-// keep adds a Stream that was made whole, unless there is one already.
-func (h *Manager) keep(s *Stream) error {
+// addInstalled adds a Stream that was made whole, unless there is one already.
+func (h *Manager) addInstalled(s *Stream) error {
 	h.mu.Lock()
 	var out []*Stream
 	err := error(nil)
 	switch {
 	case h.stopped:
 		err = ErrStopped
-	case h.states.m[s.id] != nil:
+	case h.streams.byID[s.id] != nil:
 		err = ErrOverloaded
 	default:
-		if out = h.states.makeRoom(h.cfg.Now()); h.states.over() {
+		if out = h.streams.evictOverBudget(h.cfg.Now()); h.streams.isOverBudget() {
 			err = ErrOverloaded
 			break
 		}
-		h.states.put(s)
-		h.states.rest(s)
+		h.streams.addStream(s)
+		h.streams.markIdle(s)
 	}
 	h.mu.Unlock()
 	for _, old := range out {
@@ -300,13 +300,13 @@ func (h *Manager) keep(s *Stream) error {
 func (h *Manager) HasStream(id StreamID) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.states.m[id] != nil
+	return h.streams.byID[id] != nil
 }
 
-func (h *Manager) leave(s *Stream) {
+func (h *Manager) releaseStream(s *Stream) {
 	h.mu.Lock()
 	if s.users--; s.users == 0 {
-		h.states.rest(s)
+		h.streams.markIdle(s)
 	}
 	h.mu.Unlock()
 }
@@ -316,26 +316,26 @@ func (h *Manager) leave(s *Stream) {
 // ErrLogDenied (all: certainly not written) and ErrOutcomeUnknown. Once ctx ends
 // its cause is returned, unless the verdict is there: the outcome is unknown.
 func (h *Manager) Do(ctx context.Context, req *Request) (Outcome, error) {
-	if h.states.full() && req.grows() {
-		if h.reclaim(); h.states.full() {
+	if h.streams.isFull() && req.mayGrowState() {
+		if h.evictIdle(); h.streams.isFull() {
 			return Outcome{}, ErrOverloaded
 		}
 	}
-	s, err := h.enter(ctx, req.Stream)
+	s, err := h.acquireStream(ctx, req.Stream)
 	if err != nil {
 		return Outcome{}, err
 	}
-	defer h.leave(s)
+	defer h.releaseStream(s)
 	var out Outcome
 	if req.Op == OpCreate && req.Fork != nil {
-		out, err = s.fork(ctx, req)
+		out, err = s.createFork(ctx, req)
 	} else {
-		out, err = s.do(ctx, h.newCall(req))
+		out, err = s.submit(ctx, h.newCall(req))
 	}
 	if req.Op == OpHold && out.Code == CodeForkLimit {
-		s.crowd()
+		s.noteForkLimit()
 	}
-	h.m.count(out, err)
+	h.metrics.countOutcome(out, err)
 	return out, err
 }
 
@@ -343,13 +343,13 @@ func (h *Manager) Do(ctx context.Context, req *Request) (Outcome, error) {
 // Errors as Do's.
 func (h *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info, error) {
 	if ask&InfoWillFollow != 0 {
-		ctx = patiently(ctx)
+		ctx = withPatience(ctx)
 	}
-	s, err := h.enter(ctx, id)
+	s, err := h.acquireStream(ctx, id)
 	if err != nil {
 		return Info{}, err
 	}
-	defer h.leave(s)
+	defer h.releaseStream(s)
 	return s.describe(ctx, ask)
 }
 
@@ -357,8 +357,8 @@ func (h *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info,
 // (once). from is where the caller will read from; it is only a hint. Errors:
 // ErrNotFound, ErrGone, and Do's.
 func (h *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffer, func(), error) {
-	ctx = patiently(ctx)
-	s, err := h.enter(ctx, id)
+	ctx = withPatience(ctx)
+	s, err := h.acquireStream(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -372,18 +372,18 @@ func (h *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffe
 	}
 	if err == nil {
 		if t := h.tails.Lookup(id); t != nil {
-			s.follow()
-			return t, func() { s.unfollow(t) }, nil
+			s.addFollower()
+			return t, func() { s.removeFollower(t) }, nil
 		}
-		err = s.missing()
+		err = s.missingTailErr()
 	}
-	h.leave(s)
+	h.releaseStream(s)
 	return nil, nil, err
 }
 
-// missing is why there is no TailBuffer of a stream that exists: this node has let go of
+// missingTailErr is why there is no TailBuffer of a stream that exists: this node has let go of
 // it, or it was deleted, this very moment.
-func (s *Stream) missing() error {
+func (s *Stream) missingTailErr() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
@@ -411,12 +411,12 @@ func (h *Manager) ReadPageVia(
 	if from >= info.Tail {
 		return RecordBatch{}, errNoPage
 	}
-	if rs := h.tails.read(id, info.Generation, from); len(rs) > 0 {
-		return h.pages.join(id, info, rs).upTo(info.Tail), nil
+	if rs := h.tails.readBatches(id, info.Generation, from); len(rs) > 0 {
+		return h.pages.joinedPage(id, info, rs).clipTo(info.Tail), nil
 	}
-	r, err := h.pages.read(ctx, id, info, from, ask)
+	r, err := h.pages.readPage(ctx, id, info, from, ask)
 	if err != nil {
-		h.trimmedAway(id, info, from, err)
+		h.reportMissingPage(id, info, from, err)
 	}
 	return r, err
 }
@@ -425,8 +425,8 @@ func (h *Manager) ReadPageVia(
 func (h *Manager) OwnedStreams() []StreamID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ids := make([]StreamID, 0, len(h.states.m))
-	for id := range h.states.m {
+	ids := make([]StreamID, 0, len(h.streams.byID))
+	for id := range h.streams.byID {
 		ids = append(ids, id)
 	}
 	return ids
@@ -437,8 +437,8 @@ func (h *Manager) OwnedStreams() []StreamID {
 func (h *Manager) HotStreams(d time.Duration) []StreamID {
 	now := h.cfg.Now()
 	h.mu.Lock()
-	all := make([]*Stream, 0, len(h.states.m))
-	for _, s := range h.states.m {
+	all := make([]*Stream, 0, len(h.streams.byID))
+	for _, s := range h.streams.byID {
 		all = append(all, s)
 	}
 	h.mu.Unlock()
@@ -446,7 +446,7 @@ func (h *Manager) HotStreams(d time.Duration) []StreamID {
 	ids := make([]StreamID, 0, len(all))
 	for _, s := range all {
 		s.mu.Lock()
-		n, used := s.followers, s.used
+		n, used := s.followers, s.lastUsed
 		s.mu.Unlock()
 		if n > 0 || now.Sub(used) < d {
 			followers[s.id] = n
@@ -463,7 +463,7 @@ func (h *Manager) HotStreams(d time.Duration) []StreamID {
 // to the end of its minute. What is known of the stream stays.
 func (h *Manager) EndSession(id StreamID) {
 	h.mu.Lock()
-	s := h.states.m[id]
+	s := h.streams.byID[id]
 	h.mu.Unlock()
 	if s == nil {
 		return
@@ -477,21 +477,21 @@ func (h *Manager) EndSession(id StreamID) {
 
 // Drop lets go of a stream: waits for the batch in flight, ends the session. Its
 // Tail stays for whoever holds it, unfed.
-func (h *Manager) Drop(id StreamID) { h.drop(id, false) }
+func (h *Manager) Drop(id StreamID) { h.dropStream(id, false) }
 
 // DropUnused is Drop, unless somebody waits for an answer about the stream, or follows it;
 // it reports whether the stream is gone.
-func (h *Manager) DropUnused(id StreamID) bool { return h.drop(id, true) }
+func (h *Manager) DropUnused(id StreamID) bool { return h.dropStream(id, true) }
 
-func (h *Manager) drop(id StreamID, unused bool) bool {
+func (h *Manager) dropStream(id StreamID, unused bool) bool {
 	h.mu.Lock()
-	s := h.states.m[id]
+	s := h.streams.byID[id]
 	if s != nil && unused && s.users > 0 {
 		h.mu.Unlock()
 		return false
 	}
 	if s != nil {
-		h.states.take(s)
+		h.streams.removeStream(s)
 	}
 	h.mu.Unlock()
 	if s != nil {
@@ -505,24 +505,24 @@ func (h *Manager) drop(id StreamID, unused bool) bool {
 func (h *Manager) Close() error {
 	h.mu.Lock()
 	h.stopped = true
-	shards := h.states.m
-	h.states.m = map[StreamID]*Stream{}
-	h.states.idle, h.states.absent = lru{}, lru{}
+	shards := h.streams.byID
+	h.streams.byID = map[StreamID]*Stream{}
+	h.streams.idle, h.streams.absent = streamList{}, streamList{}
 	h.mu.Unlock()
 	for _, s := range shards {
 		s.halt()
 	}
 	h.stop()
 	h.wg.Wait()
-	h.expiries.tell(h.cfg.Logger, h.cfg.Now(), true)
+	h.expiryReports.logDue(h.cfg.Logger, h.cfg.Now(), true)
 	return nil
 }
 
 const (
 	sweepEvery = 10 * time.Second
-	// sweepTouches at once: at 40 ms each, all the streams that MaxStreams allows are
+	// maxSweepTouches at once: at 40 ms each, all the streams that MaxStreams allows are
 	// through in graceMargin.
-	sweepTouches = 256
+	maxSweepTouches = 256
 )
 
 // sweep drops streams that nobody uses and makes touches durable.
@@ -530,12 +530,12 @@ func (h *Manager) sweep(ctx context.Context) {
 	now := h.cfg.Now()
 	var idle, touch []*Stream
 	h.mu.Lock()
-	for _, s := range h.states.m {
+	for _, s := range h.streams.byID {
 		switch {
-		case s.users == 0 && s.idleSince(now, h.cfg.IdleAfter):
+		case s.users == 0 && s.isIdleSince(now, h.cfg.IdleAfter):
 			idle = append(idle, s)
-			h.states.take(s)
-		case s.tend(now):
+			h.streams.removeStream(s)
+		case s.runDueTasks(now):
 			s.users++
 			touch = append(touch, s)
 		}
@@ -544,16 +544,16 @@ func (h *Manager) sweep(ctx context.Context) {
 	for _, s := range idle {
 		s.halt()
 	}
-	h.reclaim()
-	h.expiries.tell(h.cfg.Logger, now, false)
+	h.evictIdle()
+	h.expiryReports.logDue(h.cfg.Logger, now, false)
 	var g errgroup.Group
-	g.SetLimit(sweepTouches)
+	g.SetLimit(maxSweepTouches)
 	for _, s := range touch {
 		g.Go(func() error {
-			defer h.leave(s)
+			defer h.releaseStream(s)
 			ctx, cancel := context.WithTimeout(ctx, h.cfg.AppendTimeout)
 			defer cancel()
-			if _, err := s.do(ctx, h.newCall(nil)); err != nil {
+			if _, err := s.submit(ctx, h.newCall(nil)); err != nil {
 				h.cfg.Logger.Warn("touch", "stream", s.id, "err", err)
 			}
 			return nil

@@ -51,43 +51,43 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 		gauge("fantail_owned_streams", "Streams that this node holds as owner.", func() float64 {
 			h.mu.Lock()
 			defer h.mu.Unlock()
-			return float64(len(h.states.m))
+			return float64(len(h.streams.byID))
 		}),
 		gauge("fantail_state_bytes", "What the streams that this node holds as owner cost in memory, without their Tails.", func() float64 {
-			return float64(h.states.bytes.Load())
+			return float64(h.streams.bytes.Load())
 		}),
 		gauge("fantail_absent_names", "Names without a stream, or not known to have one yet, that this node keeps in memory.", func() float64 {
-			return float64(h.states.absentCount.Load())
+			return float64(h.streams.absentCount.Load())
 		}),
 		count("fantail_lost_logs_total", "Streams of which S2 has lost records that it had acknowledged.", func() float64 {
-			return float64(h.damage.lost.Load())
+			return float64(h.lossReports.lost.Load())
 		}),
 		count("fantail_cut_logs_total", "Streams found without the beginning of their log in S2, which Fantail did not trim.", func() float64 {
-			return float64(h.damage.cut.Load())
+			return float64(h.lossReports.truncated.Load())
 		}),
 		count("fantail_expired_streams_total", "Streams ended by this node as owner because their time was over.", func() float64 {
-			return float64(h.expiries.total.Load())
+			return float64(h.expiryReports.total.Load())
 		}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fantail_clock_skew_seconds", Help: "How far this node's clock is ahead of others', the worst of them.",
 			ConstLabels: prometheus.Labels{"against": "s2"},
-		}, func() float64 { return h.clocks.skew().Seconds() }),
+		}, func() float64 { return h.clocks.worstSkew().Seconds() }),
 		gauge("fantail_cold_opens_waiting", "Streams that wait for their turn to be read from S2.", func() float64 {
-			n, _ := h.cold.counts()
+			n, _ := h.coldOpens.counts()
 			return float64(n)
 		}),
 		count("fantail_cold_opens_refused_total", "Requests refused because too many streams were to be read from S2.", func() float64 {
-			_, n := h.cold.counts()
+			_, n := h.coldOpens.counts()
 			return float64(n)
 		}),
 		count("fantail_states_evicted_total", "Idle streams that made room for others in memory.", func() float64 {
-			return float64(h.states.evicted.Load())
+			return float64(h.streams.evicted.Load())
 		}),
 		count("fantail_absent_names_evicted_total", "Names without a stream that made room for others in memory.", func() float64 {
-			return float64(h.states.forgotten.Load())
+			return float64(h.streams.evictedNames.Load())
 		}),
 		gauge("fantail_followed_streams", "Streams that somebody follows, at their owner.", func() float64 {
-			return float64(h.tails.followed())
+			return float64(h.tails.countFollowed())
 		}),
 		gauge("fantail_s2_read_sessions", "S2 read sessions that this node has open.", func() float64 {
 			return float64(h.log.OpenSessions())
@@ -99,7 +99,7 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 	return m
 }
 
-func (m *metrics) count(out Outcome, err error) {
+func (m *metrics) countOutcome(out Outcome, err error) {
 	if m.appends == nil {
 		return
 	}

@@ -20,14 +20,14 @@ import (
 type pages struct {
 	log    Log
 	cache  *otter.Cache[pageKey, page]
-	flight singleflight.Group
+	reads  singleflight.Group
 	panics *PanicHandler
 }
 
 // page is a RecordBatch of history; whole: it ends by its own rule and not at the tail.
 type page struct {
 	RecordBatch
-	whole bool
+	complete bool
 }
 
 const pageRecords = MaxBatchRecords
@@ -36,21 +36,21 @@ const pageRecords = MaxBatchRecords
 // again, and whether the stream is JSON because of what others wrote such a stream shows only
 // what is JSON: a fork's create record and a peer say that of a log without its owner's word.
 type pageKey struct {
-	stream StreamID
-	life   uint64
-	from   uint64
-	json   bool
+	stream     StreamID
+	generation uint64
+	from       uint64
+	json       bool
 }
 
-// keyOf names the page at from of a stream that info describes.
-func keyOf(id StreamID, info *Info, from uint64) pageKey {
+// pageKeyOf names the page at from of a stream that info describes.
+func pageKeyOf(id StreamID, info *Info, from uint64) pageKey {
 	return pageKey{id, info.Generation, from, IsJSON(info.Type)}
 }
 
-// flight is the key for those who want the same page at the same time.
-func (k pageKey) flight(way string, to uint64) string {
+// sharedReadKey is the key for those who want the same page at the same time.
+func (k pageKey) sharedReadKey(way string, to uint64) string {
 	return way + "\x00" + strconv.FormatBool(k.json) + "\x00" + string(k.stream) + "\x00" +
-		uintKey(k.life) + uintKey(k.from) + uintKey(to)
+		uintKey(k.generation) + uintKey(k.from) + uintKey(to)
 }
 
 func newPages(log Log, bytes int64, panics *PanicHandler) *pages {
@@ -60,17 +60,17 @@ func newPages(log Log, bytes int64, panics *PanicHandler) *pages {
 	})}
 }
 
-// read returns the page at from, which lies below info.Tail. Unless nil, ask is asked for it
+// readPage returns the page at from, which lies below info.Tail. Unless nil, ask is asked for it
 // before the log is: what it cannot tell, the log does.
-func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (RecordBatch, error) {
-	if r, ok := p.cached(id, info, from); ok {
+func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (RecordBatch, error) {
+	if r, ok := p.cachedPage(id, info, from); ok {
 		return r, nil
 	}
 	// One read for all who ask; it is not given up when the first of them leaves. Another node
 	// that asks this one, which asks others itself, is not one of them: they might wait for
 	// each other.
-	name := keyOf(id, &info, from).flight(strconv.FormatBool(ask != nil), info.Tail)
-	ch := p.flight.DoChan(name, func() (any, error) {
+	name := pageKeyOf(id, &info, from).sharedReadKey(strconv.FormatBool(ask != nil), info.Tail)
+	ch := p.reads.DoChan(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
 		defer cancel()
 		return p.readOnce(ctx, id, info, from, ask)
@@ -86,53 +86,53 @@ func (p *pages) read(ctx context.Context, id StreamID, info Info, from uint64, a
 
 // readOnce reads a page and remembers it. A panic costs those who wait for it.
 func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, err error) {
-	defer p.recovered(&err)
-	r, whole, err := asked(ctx, info, from, ask)
-	if errors.Is(err, errNotAsked) {
-		r, whole, err = p.fetch(ctx, id, info, from)
+	defer p.recoverPanic(&err)
+	r, whole, err := askPeer(ctx, info, from, ask)
+	if errors.Is(err, errNotGiven) {
+		r, whole, err = p.fetchPage(ctx, id, info, from)
 	}
 	if err != nil {
 		return RecordBatch{}, err
 	}
-	pieces := pieces(r)
+	pieces := splitPages(r)
 	for _, piece := range pieces {
-		p.cache.Set(keyOf(id, &info, piece.From()), page{piece, whole || piece.To() < r.To()})
+		p.cache.Set(pageKeyOf(id, &info, piece.From()), page{piece, whole || piece.To() < r.To()})
 	}
 	return pieces[0], nil
 }
 
-// recovered makes an error of a panic: singleflight would end the process with it.
-func (p *pages) recovered(err *error) {
+// recoverPanic makes an error of a panic: singleflight would end the process with it.
+func (p *pages) recoverPanic(err *error) {
 	if v := recover(); v != nil {
 		*err = p.panics.Handle("page", v)
 	}
 }
 
-// cached finds a page at from; or makes one of that in which from lies: a reader
+// cachedPage finds a page at from; or makes one of that in which from lies: a reader
 // in chunks comes back inside the page where its last chunk ended.
-func (p *pages) cached(id StreamID, info Info, from uint64) (RecordBatch, bool) {
-	key := keyOf(id, &info, from)
+func (p *pages) cachedPage(id StreamID, info Info, from uint64) (RecordBatch, bool) {
+	key := pageKeyOf(id, &info, from)
 	c, ok := p.cache.GetIfPresent(key)
-	if !ok || !c.reaches(info.Tail) {
-		around := keyOf(id, &info, max(info.Start, from-from%pageRecords))
+	if !ok || !c.reachesTail(info.Tail) {
+		around := pageKeyOf(id, &info, max(info.Start, from-from%pageRecords))
 		c, ok = p.cache.GetIfPresent(around)
-		if !ok || c.To() <= from || !c.reaches(info.Tail) {
+		if !ok || c.To() <= from || !c.reachesTail(info.Tail) {
 			return RecordBatch{}, false
 		}
-		c.RecordBatch = c.after(from)
+		c.RecordBatch = c.sliceFrom(from)
 		p.cache.Set(key, c)
 	}
-	return c.upTo(info.Tail), true
+	return c.clipTo(info.Tail), true
 }
 
-// reaches reports whether the page is what there is up to a tail.
-func (p page) reaches(tail uint64) bool { return p.whole || p.To() >= tail }
+// reachesTail reports whether the page is what there is up to a tail.
+func (p page) reachesTail(tail uint64) bool { return p.complete || p.To() >= tail }
 
 func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
 
-// pieces cuts what was read to the end of a large append into pages. No message is
+// splitPages cuts what was read to the end of a large append into pages. No message is
 // cut.
-func pieces(r RecordBatch) []RecordBatch {
+func splitPages(r RecordBatch) []RecordBatch {
 	if r.To() <= r.From()-r.From()%pageRecords+pageRecords {
 		return []RecordBatch{r}
 	}
@@ -142,41 +142,41 @@ func pieces(r RecordBatch) []RecordBatch {
 		m := r.Message(i)
 		if line := m.Pos - m.Pos%pageRecords; line > from {
 			cut := max(line, end)
-			out = append(out, r.some(first, i, from).build(cut, r.Tail(), r.Time(), false))
+			out = append(out, r.copyMessages(first, i, from).build(cut, r.Tail(), r.Time(), false))
 			first, from = i, cut
 		}
 		end = m.Next
 	}
-	return append(out, r.some(first, r.Len(), from).build(r.To(), r.Tail(), r.Time(), r.Closed()))
+	return append(out, r.copyMessages(first, r.Len(), from).build(r.To(), r.Tail(), r.Time(), r.Closed()))
 }
 
-var errNotAsked = errors.New("nobody gave the page")
+var errNotGiven = errors.New("nobody gave the page")
 
-// asked is the page that ask gives, or errNotAsked. What ends below the tail ends by a
+// askPeer is the page that ask gives, or errNotGiven. What ends below the tail ends by a
 // page's rule.
-func asked(ctx context.Context, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, whole bool, _ error) {
+func askPeer(ctx context.Context, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, whole bool, _ error) {
 	if ask == nil {
-		return RecordBatch{}, false, errNotAsked
+		return RecordBatch{}, false, errNotGiven
 	}
 	r, err := ask(ctx)
 	switch {
 	case errors.Is(err, ErrTrimmed), errors.Is(err, ErrNotFound):
 		return RecordBatch{}, false, err
 	case err != nil, r.IsZero(), r.From() > from, r.To() <= from:
-		return RecordBatch{}, false, errNotAsked
+		return RecordBatch{}, false, errNotGiven
 	case r.From() < from:
-		r = r.after(from)
+		r = r.sliceFrom(from)
 	}
 	return r, r.To() < info.Tail, nil
 }
 
-// fetch reads the page from the log; whole: it ends by its own rule and not at
+// fetchPage reads the page from the log; whole: it ends by its own rule and not at
 // the tail.
-func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) (_ RecordBatch, whole bool, _ error) {
+func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint64) (_ RecordBatch, whole bool, _ error) {
 	end := from - from%pageRecords + pageRecords
 	st := &State{
-		Next: from, exists: true, life: info.Generation, start: info.Start, tail: from,
-		typ: info.Type, partial: true,
+		Next: from, exists: true, generation: info.Generation, start: info.Start, tail: from,
+		contentType: info.Type, pageOnly: true,
 	}
 	asm := assembler{from: from}
 	// Whether an append in parts may be shown is in its last one, which may lie above
@@ -192,17 +192,17 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 			return RecordBatch{}, false, pageErr(err)
 		}
 		if first && (len(pg.Records) == 0 || pg.Records[0].Pos > from) {
-			return RecordBatch{}, false, trimmed(pg, info)
+			return RecordBatch{}, false, trimmedErr(pg, info)
 		}
 		for _, r := range pg.Records {
 			if !inside() && (r.Pos >= info.Tail || !first) {
 				break
 			}
-			e, err := st.apply(r)
+			e, err := st.foldRecord(r)
 			if err != nil {
 				return RecordBatch{}, false, err
 			}
-			asm.add(r, e)
+			asm.addRecord(r, e)
 		}
 		if !inside() || len(pg.Records) == 0 {
 			break
@@ -212,14 +212,14 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 	// shown of the append is not known yet.
 	whole = st.Next < info.Tail && !inside()
 	st.run, st.tail = nil, info.Tail
-	r := asm.flush(st).before(info.Tail)
+	r := asm.flushBatch(st).sliceBelow(info.Tail)
 	if r.IsZero() {
 		return RecordBatch{}, false, errNoPage
 	}
 	if n := r.Len(); n > 0 && whole && r.To() < end {
 		// It ends because S2 gives no more at once. An offset is the place after a message, so
 		// that is where the next page is asked for: not after the checkpoint that follows.
-		r = r.before(r.Message(n - 1).Next)
+		r = r.sliceBelow(r.Message(n - 1).Next)
 	}
 	return r, whole, nil
 }
@@ -227,7 +227,7 @@ func (p *pages) fetch(ctx context.Context, id StreamID, info Info, from uint64) 
 // errNoPage: the position is not below the tail of who asks.
 var errNoPage = errors.New("no page there")
 
-func trimmed(pg Page, info Info) error {
+func trimmedErr(pg Page, info Info) error {
 	first := info.Tail
 	if len(pg.Records) > 0 {
 		first = min(first, pg.Records[0].Pos)
@@ -243,8 +243,8 @@ func pageErr(err error) error {
 	return storeErr(err)
 }
 
-// read is what the stream's TailBuffer holds from from on, up to about a page.
-func (s *TailBuffers) read(id StreamID, life, from uint64) []RecordBatch {
+// readBatches is what the stream's TailBuffer holds from from on, up to about a page.
+func (s *TailBuffers) readBatches(id StreamID, life, from uint64) []RecordBatch {
 	t := s.Lookup(id)
 	if t == nil {
 		return nil
@@ -260,19 +260,19 @@ func (s *TailBuffers) read(id StreamID, life, from uint64) []RecordBatch {
 	return rs
 }
 
-// join is the page that RecordBatches of the TailBuffer make. It is laid out once for all who catch up
+// joinedPage is the page that RecordBatches of the TailBuffer make. It is laid out once for all who catch up
 // with a stream in memory: each would hold a copy for as long as it is written to.
-func (p *pages) join(id StreamID, info Info, rs []RecordBatch) RecordBatch {
+func (p *pages) joinedPage(id StreamID, info Info, rs []RecordBatch) RecordBatch {
 	if len(rs) == 1 {
 		return rs[0]
 	}
-	key, to := keyOf(id, &info, rs[0].From()), rs[len(rs)-1].To()
+	key, to := pageKeyOf(id, &info, rs[0].From()), rs[len(rs)-1].To()
 	if c, ok := p.cache.GetIfPresent(key); ok && c.To() == to {
 		return c.RecordBatch
 	}
-	v, err, _ := p.flight.Do(key.flight("join", to), func() (r any, err error) {
-		defer p.recovered(&err)
-		joined := join(rs)
+	v, err, _ := p.reads.Do(key.sharedReadKey("join", to), func() (r any, err error) {
+		defer p.recoverPanic(&err)
+		joined := joinBatches(rs)
 		p.cache.Set(key, page{joined, to < info.Tail})
 		return joined, nil
 	})
@@ -283,17 +283,17 @@ func (p *pages) join(id StreamID, info Info, rs []RecordBatch) RecordBatch {
 	return r
 }
 
-// join lays several adjoining RecordBatches out as one.
-func join(rs []RecordBatch) RecordBatch {
+// joinBatches lays several adjoining RecordBatches out as one.
+func joinBatches(rs []RecordBatch) RecordBatch {
 	n, size := 0, 0
 	for _, r := range rs {
 		n, size = n+r.Len(), size+len(r.Payload())
 	}
-	b := newRangeBuilder(rs[0].From(), n, size)
+	b := newBatchBuilder(rs[0].From(), n, size)
 	for _, r := range rs {
 		for i := range r.Len() {
 			m := r.Message(i)
-			b.message(m.Pos, m.Next, m.Body)
+			b.addMessage(m.Pos, m.Next, m.Body)
 		}
 	}
 	last := rs[len(rs)-1]

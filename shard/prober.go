@@ -31,15 +31,15 @@ type Site struct {
 	Templated bool
 }
 
-// impossible is a position that no log reaches.
-const impossible = 1 << 62
+// impossiblePos is a position that no log reaches.
+const impossiblePos = 1 << 62
 
 // probeRights asks storage for each of the rights that a node needs on a log, by what has no
 // effect: an append and a trim that are refused for their position where the right is
 // there. create asks for the right to make streams, too: it costs more. Errors as Log's.
 func probeRights(ctx context.Context, log Log, id StreamID, create bool) error {
 	for _, e := range []Entry{{Body: []byte("probe")}, {Trim: true}} {
-		if _, err := log.Append(ctx, id, impossible, []Entry{e}); !isTail(err) {
+		if _, err := log.Append(ctx, id, impossiblePos, []Entry{e}); !isTail(err) {
 			return err
 		}
 	}

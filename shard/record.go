@@ -73,7 +73,7 @@ type Entry struct {
 	// TrimTo is the first position that is kept.
 	TrimTo uint64
 
-	known *Header // what Header says, for who wrote it
+	decoded *Header // what Header says, for who wrote it
 }
 
 // MeteredSize is the entry's size as S2 counts it: 8 bytes, 2 per header, header
@@ -107,14 +107,14 @@ type Record struct {
 	// Size is the record's metered size.
 	Size int
 
-	known *Header // what Header says, of a record that was written here; else nil
+	decoded *Header // what Header says, of a record that was written here; else nil
 }
 
 // record is the Record that entry e becomes at a position.
 func (e Entry) record(pos, time uint64) Record {
 	return Record{
 		Pos: pos, Time: time, Header: e.Header, Body: e.Body,
-		Command: e.Trim, TrimTo: e.TrimTo, Size: e.MeteredSize(), known: e.known,
+		Command: e.Trim, TrimTo: e.TrimTo, Size: e.MeteredSize(), decoded: e.decoded,
 	}
 }
 

@@ -31,12 +31,12 @@ import (
 type RecordBatch struct{ b []byte }
 
 const (
-	rangeVersion = 1
-	rangeLatest  = 2
-	rangeFixed   = 40
-	rangeIndex   = 12
-	rangeClosed  = 1
-	rangeExtras  = 2
+	recordBatchVersion    = 1
+	recordBatchLatest     = 2
+	recordBatchFixed      = 40
+	recordBatchIndexEntry = 12
+	recordBatchClosed     = 1
+	recordBatchExtras     = 2
 )
 
 // Message is one message of a RecordBatch.
@@ -62,7 +62,7 @@ func (r RecordBatch) Tail() uint64 { return binary.BigEndian.Uint64(r.b[24:]) }
 func (r RecordBatch) Time() uint64 { return binary.BigEndian.Uint64(r.b[32:]) }
 
 // Closed reports whether the stream is closed after this RecordBatch.
-func (r RecordBatch) Closed() bool { return r.b[1]&rangeClosed != 0 }
+func (r RecordBatch) Closed() bool { return r.b[1]&recordBatchClosed != 0 }
 
 // Len is the number of messages.
 func (r RecordBatch) Len() int { return int(binary.BigEndian.Uint32(r.b[4:])) }
@@ -76,49 +76,49 @@ func (r RecordBatch) IsZero() bool { return r.b == nil }
 // Payload is all bodies, one after the other. Shared; must not be changed.
 func (r RecordBatch) Payload() []byte {
 	n := r.Len()
-	p := r.b[rangeFixed+n*rangeIndex:]
-	return p[:r.start(n):len(p)]
+	p := r.b[recordBatchFixed+n*recordBatchIndexEntry:]
+	return p[:r.bodyStart(n):len(p)]
 }
 
 // Bodies is those of the messages [i, j), one after the other. Shared; must not be changed.
-func (r RecordBatch) Bodies(i, j int) []byte { return r.Payload()[r.start(i):r.start(j)] }
+func (r RecordBatch) Bodies(i, j int) []byte { return r.Payload()[r.bodyStart(i):r.bodyStart(j)] }
 
 // Message returns message i, 0 ≤ i < Len.
 func (r RecordBatch) Message(i int) Message {
-	ix := r.b[rangeFixed+i*rangeIndex:]
+	ix := r.b[recordBatchFixed+i*recordBatchIndexEntry:]
 	p := r.Payload()
 	return Message{
 		Pos:  r.From() + uint64(binary.BigEndian.Uint32(ix)),
 		Next: r.From() + uint64(binary.BigEndian.Uint32(ix[4:])),
-		Body: p[r.start(i):binary.BigEndian.Uint32(ix[8:])],
+		Body: p[r.bodyStart(i):binary.BigEndian.Uint32(ix[8:])],
 	}
 }
 
-// start is where body i begins in the payload; start(Len) is its end.
-func (r RecordBatch) start(i int) uint32 {
+// bodyStart is where body i begins in the payload; start(Len) is its end.
+func (r RecordBatch) bodyStart(i int) uint32 {
 	if i == 0 {
 		return 0
 	}
-	return binary.BigEndian.Uint32(r.b[rangeFixed+(i-1)*rangeIndex+8:])
+	return binary.BigEndian.Uint32(r.b[recordBatchFixed+(i-1)*recordBatchIndexEntry+8:])
 }
 
 // Search returns the first message at or above pos; Len if there is none. A
 // position inside a message finds the one after it.
 func (r RecordBatch) Search(pos uint64) int {
 	return sort.Search(r.Len(), func(i int) bool {
-		off := r.b[rangeFixed+i*rangeIndex:]
+		off := r.b[recordBatchFixed+i*recordBatchIndexEntry:]
 		return r.From()+uint64(binary.BigEndian.Uint32(off)) >= pos
 	})
 }
 
-// after is the part of r from pos on, From < pos < To.
-func (r RecordBatch) after(pos uint64) RecordBatch {
-	return r.some(r.Search(pos), r.Len(), pos).build(r.To(), r.Tail(), r.Time(), r.Closed())
+// sliceFrom is the part of r from pos on, From < pos < To.
+func (r RecordBatch) sliceFrom(pos uint64) RecordBatch {
+	return r.copyMessages(r.Search(pos), r.Len(), pos).build(r.To(), r.Tail(), r.Time(), r.Closed())
 }
 
-// before is the part of r below pos, From < pos. A message that crosses pos stays
+// sliceBelow is the part of r below pos, From < pos. A message that crosses pos stays
 // whole.
-func (r RecordBatch) before(pos uint64) RecordBatch {
+func (r RecordBatch) sliceBelow(pos uint64) RecordBatch {
 	if r.IsZero() || r.To() <= pos {
 		return r
 	}
@@ -126,60 +126,60 @@ func (r RecordBatch) before(pos uint64) RecordBatch {
 	if n > 0 {
 		pos = max(pos, r.Message(n-1).Next)
 	}
-	return r.some(0, n, r.From()).build(pos, pos, r.Time(), false)
+	return r.copyMessages(0, n, r.From()).build(pos, pos, r.Time(), false)
 }
 
-// upTo is r if it holds no message at or above pos: a copy of what it holds would be the
+// clipTo is r if it holds no message at or above pos: a copy of what it holds would be the
 // same. Otherwise it is the part below.
-func (r RecordBatch) upTo(pos uint64) RecordBatch {
+func (r RecordBatch) clipTo(pos uint64) RecordBatch {
 	if n := r.Len(); n == 0 || r.Message(n-1).Pos < pos {
 		return r
 	}
-	return r.before(pos)
+	return r.sliceBelow(pos)
 }
 
-// some begins a RecordBatch at from with the messages [i, j) of r.
-func (r RecordBatch) some(i, j int, from uint64) *batchBuilder {
-	b := newRangeBuilder(from, j-i, int(r.start(j)-r.start(i)))
+// copyMessages begins a RecordBatch at from with the messages [i, j) of r.
+func (r RecordBatch) copyMessages(i, j int, from uint64) *batchBuilder {
+	b := newBatchBuilder(from, j-i, int(r.bodyStart(j)-r.bodyStart(i)))
 	for ; i < j; i++ {
 		m := r.Message(i)
-		b.message(m.Pos, m.Next, m.Body)
+		b.addMessage(m.Pos, m.Next, m.Body)
 	}
 	return b
 }
 
-var errRange = errors.New("malformed range")
+var errRecordBatch = errors.New("malformed range")
 
 // ParseBatch checks a RecordBatch that came from another node. It keeps b.
 func ParseBatch(b []byte) (RecordBatch, error) {
-	if len(b) < rangeFixed || b[0] < rangeVersion || b[0] > rangeLatest {
-		return RecordBatch{}, errRange
+	if len(b) < recordBatchFixed || b[0] < recordBatchVersion || b[0] > recordBatchLatest {
+		return RecordBatch{}, errRecordBatch
 	}
 	r := RecordBatch{b}
 	n := uint64(binary.BigEndian.Uint32(b[4:]))
-	if r.From() >= r.To() || r.To() > maxNumber || n > r.To()-r.From() || uint64(len(b)) < rangeFixed+n*rangeIndex {
-		return RecordBatch{}, errRange
+	if r.From() >= r.To() || r.To() > maxNumber || n > r.To()-r.From() || uint64(len(b)) < recordBatchFixed+n*recordBatchIndexEntry {
+		return RecordBatch{}, errRecordBatch
 	}
 	size, pos, end := r.To()-r.From(), uint64(0), uint32(0)
 	for i := range int(n) {
-		ix := b[rangeFixed+i*rangeIndex:]
+		ix := b[recordBatchFixed+i*recordBatchIndexEntry:]
 		first, next := uint64(binary.BigEndian.Uint32(ix)), uint64(binary.BigEndian.Uint32(ix[4:]))
 		stop := binary.BigEndian.Uint32(ix[8:])
 		if first < pos || next <= first || next > size || stop < end {
-			return RecordBatch{}, errRange
+			return RecordBatch{}, errRecordBatch
 		}
 		pos, end = next, stop
 	}
-	rest := uint64(len(b)) - rangeFixed - n*rangeIndex
+	rest := uint64(len(b)) - recordBatchFixed - n*recordBatchIndexEntry
 	switch {
 	case uint64(end) > rest:
-		return RecordBatch{}, errRange
-	case b[0] > rangeVersion && b[1]&rangeExtras != 0:
+		return RecordBatch{}, errRecordBatch
+	case b[0] > recordBatchVersion && b[1]&recordBatchExtras != 0:
 		if !validExtras(b[uint64(len(b))-rest+uint64(end):], int(n)) {
-			return RecordBatch{}, errRange
+			return RecordBatch{}, errRecordBatch
 		}
 	case uint64(end) != rest:
-		return RecordBatch{}, errRange
+		return RecordBatch{}, errRecordBatch
 	}
 	return r, nil
 }
@@ -198,47 +198,47 @@ func validExtras(b []byte, n int) bool {
 
 // EmptyBatch covers [from, to), which holds no message.
 func EmptyBatch(from, to, tail uint64, closed bool) RecordBatch {
-	return newRangeBuilder(from, 0, 0).build(to, tail, 0, closed)
+	return newBatchBuilder(from, 0, 0).build(to, tail, 0, closed)
 }
 
 // batchBuilder lays a RecordBatch out in place.
 type batchBuilder struct {
-	out  []byte // the payload so far at its end
-	from uint64
-	i    int // messages so far
-	n    int // room in the index
+	out   []byte // the payload so far at its end
+	from  uint64
+	added int // messages so far
+	total int // room in the index
 }
 
-// newRangeBuilder begins the RecordBatch of n messages, whose bodies are size bytes
+// newBatchBuilder begins the RecordBatch of n messages, whose bodies are size bytes
 // together, or about that.
-func newRangeBuilder(from uint64, n, size int) *batchBuilder {
-	head := rangeFixed + n*rangeIndex
-	return &batchBuilder{out: make([]byte, head, head+size), from: from, n: n}
+func newBatchBuilder(from uint64, n, size int) *batchBuilder {
+	head := recordBatchFixed + n*recordBatchIndexEntry
+	return &batchBuilder{out: make([]byte, head, head+size), from: from, total: n}
 }
 
-// message adds a message whose records are [pos, next); more is the rest of its body.
-func (b *batchBuilder) message(pos, next uint64, body []byte, more ...[]byte) {
+// addMessage adds a message whose records are [pos, next); more is the rest of its body.
+func (b *batchBuilder) addMessage(pos, next uint64, body []byte, more ...[]byte) {
 	b.out = append(b.out, body...)
 	for _, p := range more {
 		b.out = append(b.out, p...)
 	}
-	ix := b.out[rangeFixed+b.i*rangeIndex:]
+	ix := b.out[recordBatchFixed+b.added*recordBatchIndexEntry:]
 	binary.BigEndian.PutUint32(ix, uint32(pos-b.from))
 	binary.BigEndian.PutUint32(ix[4:], uint32(next-b.from))
-	binary.BigEndian.PutUint32(ix[8:], uint32(len(b.out)-rangeFixed-b.n*rangeIndex))
-	b.i++
+	binary.BigEndian.PutUint32(ix[8:], uint32(len(b.out)-recordBatchFixed-b.total*recordBatchIndexEntry))
+	b.added++
 }
 
 // build ends the RecordBatch at to.
 func (b *batchBuilder) build(to, tail, time uint64, closed bool) RecordBatch {
-	if b.i != b.n {
+	if b.added != b.total {
 		panic("shard: a Range of another number of messages")
 	}
-	b.out[0] = rangeVersion
+	b.out[0] = recordBatchVersion
 	if closed {
-		b.out[1] = rangeClosed
+		b.out[1] = recordBatchClosed
 	}
-	binary.BigEndian.PutUint32(b.out[4:], uint32(b.n))
+	binary.BigEndian.PutUint32(b.out[4:], uint32(b.total))
 	binary.BigEndian.PutUint64(b.out[8:], b.from)
 	binary.BigEndian.PutUint64(b.out[16:], to)
 	binary.BigEndian.PutUint64(b.out[24:], tail)

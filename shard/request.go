@@ -81,11 +81,11 @@ type Request struct {
 
 // WaitingCost bounds from above what the request holds in memory while it waits.
 func (r *Request) WaitingCost() int {
-	return waitingRequest + r.Messages.Bytes() + r.Messages.Len()*waitingMessage
+	return waitingRequestCost + r.Messages.Bytes() + r.Messages.Len()*waitingMessageCost
 }
 
-// grows reports whether a stream's State may be larger for the request.
-func (r *Request) grows() bool { return r.Op == OpCreate || r.Op == OpAppend || r.Op == OpHold }
+// mayGrowState reports whether a stream's State may be larger for the request.
+func (r *Request) mayGrowState() bool { return r.Op == OpCreate || r.Op == OpAppend || r.Op == OpHold }
 
 // Cost bounds from above what carrying the request out holds in memory, at the node that does and
 // at one that has it done, until it is answered: its messages, what a batch of them is in records
@@ -94,9 +94,9 @@ func (r *Request) Cost() int { return RequestCost(r.Messages.Bytes(), r.Messages
 
 // RequestCost is Request.Cost for n messages of size bytes together.
 func RequestCost(size, n int) int {
-	c := requestCost + size + n*waitingMessage + batchCopies*min(size, MaxBatchBytes) + min(n, MaxBatchRecords)*recordCost
+	c := requestCost + size + n*waitingMessageCost + batchCopies*min(size, MaxBatchBytes) + min(n, MaxBatchRecords)*recordCost
 	if n > MaxBatchRecords {
-		c += n * heldCost
+		c += n * uncommittedCost
 	}
 	return c
 }
@@ -106,15 +106,15 @@ const (
 	// requestCost is for the request, its headers' fields, its batch and a call to S2; the stacks of
 	// the goroutines that carry it come on top.
 	requestCost = 8 << 10
-	// waitingRequest is what it is of that before its turn, and waitingMessage what a message is; see
+	// waitingRequestCost is what it is of that before its turn, and waitingMessageCost what a message is; see
 	// Messages.
-	waitingRequest = 1 << 10
-	waitingMessage = 4
+	waitingRequestCost = 1 << 10
+	waitingMessageCost = 4
 	// recordCost is what a record of a batch costs, here and on its way through a client of S2.
 	recordCost  = 512
 	batchCopies = 2
-	// heldCost is what a message costs of an append in parts, until its commit.
-	heldCost = 56
+	// uncommittedCost is what a message costs of an append in parts, until its commit.
+	uncommittedCost = 56
 )
 
 // Code is the verdict on a Request. Its numbers go over the wire between nodes.
@@ -150,8 +150,8 @@ const (
 	CodeForkOffset    Code = 37 // the fork's offset or sub-offset is not in it
 	CodeForkLimit     Code = 38 // too many forks, or too long a chain of them
 	CodeSourceChanged Code = 39 // another life than Request.Life: look again
-	codeUnheld        Code = 40 // create: the source is to be held first; never told
-	codeHeldLong      Code = 41 // create: the source was held too long ago; never told
+	codeNeedsHold     Code = 40 // create: the source is to be held first; never told
+	codeHoldExpired   Code = 41 // create: the source was held too long ago; never told
 )
 
 // Accepted reports whether the request took effect, now or earlier.

@@ -10,32 +10,32 @@ import (
 	"time"
 )
 
-// do gives a caller's request to the sequencer and waits for the verdict.
-func (s *Stream) do(ctx context.Context, c *call) (Outcome, error) {
-	if err := s.ready(ctx); err != nil {
+// submit gives a caller's request to the sequencer and waits for the verdict.
+func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
+	if err := s.waitReady(ctx); err != nil {
 		return Outcome{}, err
 	}
 	c.ctx = ctx
 	lead, err := s.enqueue(c)
-	if errors.Is(err, errTime) {
-		s.settleTime(ctx)
-		c.timed = true
+	if errors.Is(err, errExpiryUncertain) {
+		s.resolveExpiry(ctx)
+		c.expiryResolved = true
 		lead, err = s.enqueue(c)
 	}
 	if err != nil {
 		return Outcome{}, err
 	}
 	if lead {
-		s.lead(ctx)
+		s.sendAsLeader(ctx)
 	}
 	select {
 	case <-c.done: // also if ctx has ended meanwhile
-		return s.host.free(c)
+		return s.manager.finishCall(c)
 	default:
 	}
 	select {
 	case <-c.done:
-		return s.host.free(c)
+		return s.manager.finishCall(c)
 	case <-ctx.Done():
 		return Outcome{}, context.Cause(ctx) // who has the call may still answer it
 	}
@@ -46,114 +46,114 @@ func (s *Stream) do(ctx context.Context, c *call) (Outcome, error) {
 func (s *Stream) enqueue(c *call) (lead bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cfg := &s.host.cfg
+	cfg := &s.manager.cfg
 	switch {
 	case s.stopped:
 		return false, ErrNotOwner
-	case !c.timed && s.doubt():
-		return false, errTime
-	case s.host.log.isDown():
+	case !c.expiryResolved && s.isExpiryUncertain():
+		return false, errExpiryUncertain
+	case s.manager.log.isDown():
 		return false, ErrStoreDown
 	case len(s.queue) >= cfg.QueueRequests || s.queueBytes+c.size > cfg.QueueBytes:
 		return false, ErrOverloaded
 	}
 	s.queue = append(s.queue, c)
 	s.queueBytes += c.size
-	lead = !s.flying
-	s.flying = true
+	lead = !s.flushing
+	s.flushing = true
 	return lead, nil
 }
 
-// lead sends one batch on the goroutine of the caller that found none in flight:
+// sendAsLeader sends one batch on the goroutine of the caller that found none in flight:
 // to wake another one would cost a tenth of an append that is alone. It does so
 // once and within the caller's ctx. Whatever is not settled by that, and whoever
 // waits by then, is left to a flight.
-func (s *Stream) lead(ctx context.Context) {
-	defer fatal()
-	b, more := s.next()
+func (s *Stream) sendAsLeader(ctx context.Context) {
+	defer crashOnPanic()
+	b, more := s.nextBatch()
 	if !more {
 		return
 	}
 	if b != nil && len(b.entries) > 0 && !s.needsLog(b) {
-		b.sent, b.err = true, s.send(ctx, b)
+		b.sent, b.sendErr = true, s.sendParts(ctx, b)
 	}
-	if b != nil && (b.sent && b.err == nil || b.done() && b.settled) {
-		b.answer(nil)
+	if b != nil && (b.sent && b.sendErr == nil || b.isWritten() && b.irreversible) {
+		b.answerCalls(nil)
 		b = nil
 	}
 	s.mu.Lock()
 	if b == nil && len(s.queue) == 0 {
-		s.land()
+		s.finishFlush()
 		s.mu.Unlock()
 		return
 	}
 	s.mu.Unlock()
-	if s.host.spawn(func(ctx context.Context) { s.fly(ctx, b) }) {
+	if s.manager.spawn(func(ctx context.Context) { s.flushLoop(ctx, b) }) {
 		return
 	}
 	if b != nil {
-		b.answer(b.verdict(ErrStopped))
+		b.answerCalls(b.callerError(ErrStopped))
 	}
 	s.mu.Lock()
 	left := s.queue
 	s.queue = nil
-	s.land()
+	s.finishFlush()
 	s.mu.Unlock()
 	for _, c := range left {
 		c.answer(Outcome{}, ErrStopped)
 	}
 }
 
-// land ends a flight, under mu.
-func (s *Stream) land() {
-	s.queue, s.queueBytes, s.flying = emptied(s.queue), 0, false
-	s.idle.Broadcast()
+// finishFlush ends a flight, under mu.
+func (s *Stream) finishFlush() {
+	s.queue, s.queueBytes, s.flushing = clearForReuse(s.queue), 0, false
+	s.flushEnded.Broadcast()
 }
 
-// fatal ends the process if its caller panics, on a goroutine of its own:
+// crashOnPanic ends the process if its caller panics, on a goroutine of its own:
 // net/http would survive the panic on a request's, and the lock and the flight
 // that it left behind would hold up the stream, and then the node, for ever.
-func fatal() {
+func crashOnPanic() {
 	if v := recover(); v != nil {
-		end(v, debug.Stack())
+		crash(v, debug.Stack())
 	}
 }
 
-// fly carries batches out, one at a time, until nobody waits; first the one that
+// flushLoop carries batches out, one at a time, until nobody waits; first the one that
 // its leader could not settle, if any.
-func (s *Stream) fly(ctx context.Context, b *batch) {
+func (s *Stream) flushLoop(ctx context.Context, b *appendBatch) {
 	for more := true; more; {
 		if b != nil {
-			s.settle(ctx, b)
+			s.writeAndAnswer(ctx, b)
 		}
-		if err := s.ready(patiently(ctx)); err != nil { // after a reset
+		if err := s.waitReady(withPatience(ctx)); err != nil { // after a reset
 			if ctx.Err() != nil {
 				err = ErrStopped
 			}
-			s.refuseAll(err)
+			s.refuseQueue(err)
 		}
 		if b != nil && len(b.calls) > 1 {
 			// It is busy here: what has arrived and not been run yet joins the next batch.
 			runtime.Gosched()
 		}
-		b, more = s.next()
+		b, more = s.nextBatch()
 	}
 }
 
-// settle carries a batch out and answers its callers, or puts them back.
-func (s *Stream) settle(ctx context.Context, b *batch) {
-	err := s.carryOut(ctx, b)
+// writeAndAnswer carries a batch out and answers its callers, or puts them back.
+func (s *Stream) writeAndAnswer(ctx context.Context, b *appendBatch) {
+	err := s.writeBatch(ctx, b)
 	var lost *TailError
 	if errors.As(err, &lost) {
-		s.afterLoss(ctx, b, lost.Tail)
+		s.resolveLoss(ctx, b, lost.Tail)
 		return
 	}
-	b.answer(err)
+	b.answerCalls(err)
 }
 
-// next composes a batch from those who wait; false: nobody does, and fly ends.
+// nextBatch composes a batch from those who wait; false: nobody does, and fly ends.
 // Without a batch the log has to be opened first.
-func (s *Stream) next() (*batch, bool) {
+func (s *Stream) nextBatch() (*appendBatch, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	waiting := s.queue[:0]
@@ -167,17 +167,17 @@ func (s *Stream) next() (*batch, bool) {
 	clear(s.queue[len(waiting):])
 	s.queue = waiting
 	if len(s.queue) == 0 {
-		s.land()
+		s.finishFlush()
 		return nil, false
 	}
 	if !s.opened {
 		return nil, true
 	}
-	at := s.moment()
+	at := s.readClocks()
 	for _, c := range s.queue {
-		s.date(c, at)
+		s.setCallTimes(c, at)
 	}
-	b, n := composeAt(s.state, s.queue, at)
+	b, n := composeBatchAt(s.state, s.queue, at)
 	for _, c := range s.queue[:n] {
 		s.queueBytes -= c.size
 	}
@@ -185,23 +185,23 @@ func (s *Stream) next() (*batch, bool) {
 	return b, true
 }
 
-// date says when a call's request was made, by the clocks that it is decided by, under mu.
-func (s *Stream) date(c *call, at moment) {
+// setCallTimes says when a call's request was made, by the clocks that it is decided by, under mu.
+func (s *Stream) setCallTimes(c *call, at clockReading) {
 	if c.req == nil {
 		return
 	}
 	if c.req.Repeat {
-		c.minted = s.mintedAt(c.req)
+		c.mintedMillis = s.mintedAt(c.req)
 	}
-	if !c.held.IsZero() {
-		c.req.HeldAt = at.wall - min(at.wall, uint64(time.Since(c.held).Milliseconds()))
+	if !c.heldSince.IsZero() {
+		c.req.HeldAt = at.wall - min(at.wall, uint64(time.Since(c.heldSince).Milliseconds()))
 	}
 }
 
-// errTime: storage has to be asked for the time before the caller waits.
-var errTime = errors.New("the stream's time may be over")
+// errExpiryUncertain: storage has to be asked for the time before the caller waits.
+var errExpiryUncertain = errors.New("the stream's time may be over")
 
-func (s *Stream) refuseAll(err error) {
+func (s *Stream) refuseQueue(err error) {
 	s.mu.Lock()
 	queue := s.queue
 	s.queue, s.queueBytes = nil, 0
@@ -211,138 +211,138 @@ func (s *Stream) refuseAll(err error) {
 	}
 }
 
-// answer gives every caller of the batch its verdict, or err to all.
-func (b *batch) answer(err error) {
+// answerCalls gives every caller of the batch its verdict, or err to all.
+func (b *appendBatch) answerCalls(err error) {
 	for i, c := range b.calls {
 		if err != nil {
 			c.answer(Outcome{}, err)
 		} else {
-			c.answer(b.verdicts[i].out, b.verdicts[i].err)
+			c.answer(b.verdicts[i].outcome, b.verdicts[i].err)
 		}
 	}
 }
 
-// done reports whether nothing of the batch is left to be written.
-func (b *batch) done() bool { return len(b.entries) == 0 && b.rest == nil }
+// isWritten reports whether nothing of the batch is left to be written.
+func (b *appendBatch) isWritten() bool { return len(b.entries) == 0 && b.remaining == nil }
 
-// creates reports whether a life begins in what is left of the batch.
-func (b *batch) creates() bool {
-	return slices.ContainsFunc(b.entries, func(e Entry) bool { return e.known != nil && e.known.Kind == KindCreate })
+// hasCreate reports whether a life begins in what is left of the batch.
+func (b *appendBatch) hasCreate() bool {
+	return slices.ContainsFunc(b.entries, func(e Entry) bool { return e.decoded != nil && e.decoded.Kind == KindCreate })
 }
 
-// verdict is what callers hear of a batch that ended in err: whether it is
+// callerError is what callers hear of a batch that ended in err: whether it is
 // certain that nothing was written.
-func (b *batch) verdict(err error) error {
-	if b.unknown {
+func (b *appendBatch) callerError(err error) error {
+	if b.maybeWritten {
 		return errors.Join(ErrOutcomeUnknown, err)
 	}
 	return err
 }
 
-// carryOut writes the batch and folds it. An unknown outcome is settled by the
+// writeBatch writes the batch and folds it. An unknown outcome is settled by the
 // same batch again: acknowledged, it is written and no earlier copy can land any
 // more; refused (*TailError), reading back tells. Where storage is down, another node
 // may settle it sooner.
-func (s *Stream) carryOut(ctx context.Context, b *batch) error {
-	if b.done() {
-		return s.confirm(ctx, b)
+func (s *Stream) writeBatch(ctx context.Context, b *appendBatch) error {
+	if b.isWritten() {
+		return s.confirmTail(ctx, b)
 	}
 	if !b.sent {
-		if err := s.makeLog(ctx, b); err != nil {
+		if err := s.createLog(ctx, b); err != nil {
 			return err
 		}
-		b.err = s.send(ctx, b)
+		b.sendErr = s.sendParts(ctx, b)
 	}
-	began := s.host.cfg.Now()
+	began := s.manager.cfg.Now()
 	for try := 0; ; try++ {
 		patience := busyTimeout
-		if b.unknown {
-			patience = settleTimeout
+		if b.maybeWritten {
+			patience = resendTimeout
 		}
 		var lost *TailError
 		switch {
-		case b.err == nil, errors.As(b.err, &lost):
-			return b.err
-		case errors.Is(b.err, ErrNoLog) && !b.unknown:
-			s.reset(b.on, 0)
+		case b.sendErr == nil, errors.As(b.sendErr, &lost):
+			return b.sendErr
+		case errors.Is(b.sendErr, ErrNoLog) && !b.maybeWritten:
+			s.resetFold(b.base, 0)
 			return &TailError{0}
-		case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrNeedsLaterRelease):
-			return b.verdict(b.err)
-		case ctx.Err() != nil, s.host.log.isDown() && (!b.unknown || !s.host.alone()), s.host.cfg.Now().Sub(began) > patience:
-			return b.verdict(errors.Join(ErrStoreDown, b.err))
+		case errors.Is(b.sendErr, ErrNoLog), errors.Is(b.sendErr, ErrLogDenied), errors.Is(b.sendErr, ErrNeedsLaterRelease):
+			return b.callerError(b.sendErr)
+		case ctx.Err() != nil, s.manager.log.isDown() && (!b.maybeWritten || !s.manager.isLone()), s.manager.cfg.Now().Sub(began) > patience:
+			return b.callerError(errors.Join(ErrStoreDown, b.sendErr))
 		}
-		if s.host.log.isDown() || s.host.cfg.Now().Sub(began) > busyTimeout {
-			s.refuseAll(ErrStoreDown) // they would wait for what this batch waits for
+		if s.manager.log.isDown() || s.manager.cfg.Now().Sub(began) > busyTimeout {
+			s.refuseQueue(ErrStoreDown) // they would wait for what this batch waits for
 		}
-		pause(ctx, try, 20*time.Millisecond, time.Second)
-		b.err = s.send(ctx, b)
+		pauseWithJitter(ctx, try, 20*time.Millisecond, time.Second)
+		b.sendErr = s.sendParts(ctx, b)
 	}
 }
 
-// settleTimeout is how long a batch is sent again before its callers hear that
+// resendTimeout is how long a batch is sent again before its callers hear that
 // its outcome is unknown. Nothing depends on it afterwards: the next batch at
 // that position settles the matter.
-const settleTimeout = 15 * time.Second
+const resendTimeout = 15 * time.Second
 
 // busyTimeout is how long a batch is sent again that is certainly not written, and how
 // long others wait behind one that may be.
 const busyTimeout = 3 * time.Second
 
-// send appends what is left of the batch, each part once, and folds it.
-func (s *Stream) send(ctx context.Context, b *batch) error {
+// sendParts appends what is left of the batch, each part once, and folds it.
+func (s *Stream) sendParts(ctx context.Context, b *appendBatch) error {
 	for len(b.entries) > 0 {
-		part, sent := b.entries, s.host.cfg.Now()
-		attempt := &lazyTimeout{parent: ctx, d: s.host.cfg.AppendTimeout}
-		ack, err := s.host.log.Append(attempt, s.id, b.at, part)
-		attempt.end()
+		part, sent := b.entries, s.manager.cfg.Now()
+		attempt := &lazyTimeout{parent: ctx, timeout: s.manager.cfg.AppendTimeout}
+		ack, err := s.manager.log.Append(attempt, s.id, b.pos, part)
+		attempt.finish()
 		if err != nil {
 			var lost *TailError
 			certain := errors.As(err, &lost) || errors.Is(err, ErrNoLog) ||
 				errors.Is(err, ErrLogDenied) || errors.Is(err, ErrLogBusy)
 			// Parts without their commit are void, wherever they are.
-			b.unknown = b.unknown || !certain && b.rest == nil
+			b.maybeWritten = b.maybeWritten || !certain && b.remaining == nil
 			return err
 		}
-		err = s.acked(b, part, ack, sent)
-		b.at += uint64(len(part))
+		err = s.foldAcked(b, part, ack, sent)
+		b.pos += uint64(len(part))
 		b.entries = nil
 		if err != nil {
-			b.unknown = true // it is there, but nobody here can read it
+			b.maybeWritten = true // it is there, but nobody here can read it
 			return err
 		}
-		if err := s.layNext(b); err != nil {
+		if err := s.composeNextPart(b); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// layNext lays out what follows the parts of b that are written, if anything does. *TailError:
+// composeNextPart lays out what follows the parts of b that are written, if anything does. *TailError:
 // something else does.
-func (s *Stream) layNext(b *batch) error {
-	if b.rest == nil {
+func (s *Stream) composeNextPart(b *appendBatch) error {
+	if b.remaining == nil {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != b.on || s.state.Next != b.at || !s.opened {
+	if s.state != b.base || s.state.Next != b.pos || !s.opened {
 		return &TailError{s.state.Next}
 	}
-	b.layPart(s.state)
+	b.composePart(s.state)
 	return nil
 }
 
-// confirm makes sure that refusals rest on the log as it is, by a tail check sent
+// confirmTail makes sure that refusals rest on the log as it is, by a tail check sent
 // after the callers arrived: a batch without records proved nothing, and a
 // rival owner may just have written what makes the refusal wrong.
-func (s *Stream) confirm(ctx context.Context, b *batch) error {
-	if b.settled {
+func (s *Stream) confirmTail(ctx context.Context, b *appendBatch) error {
+	if b.irreversible {
 		return nil
 	}
-	if s.host.cfg.Mode == ModeSession {
-		err := s.paceAbsent(ctx)
+	if s.manager.cfg.Mode == ModeSession {
+		err := s.waitToAskAbsent(ctx)
 		if err == nil {
-			err = s.sync(ctx)
+			err = s.syncToTail(ctx)
 		}
 		if err != nil {
 			return err
@@ -350,7 +350,7 @@ func (s *Stream) confirm(ctx context.Context, b *batch) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != b.on || s.state.Next != b.at || !s.opened {
+	if s.state != b.base || s.state.Next != b.pos || !s.opened {
 		return &TailError{s.state.Next}
 	}
 	return nil
@@ -358,54 +358,54 @@ func (s *Stream) confirm(ctx context.Context, b *batch) error {
 
 // needsLog: the log does not exist, or it is somebody else's and b makes a stream of it, which
 // is to be kept for ever. To append to it is no reason to set its configuration.
-func (s *Stream) needsLog(b *batch) bool {
+func (s *Stream) needsLog(b *appendBatch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.noLog || s.state.life == 0 && !s.state.ended && b.creates()
+	return s.noLog || s.state.generation == 0 && !s.state.ended && b.hasCreate()
 }
 
-// makeLog makes the log exist as b needs it.
-func (s *Stream) makeLog(ctx context.Context, b *batch) error {
+// createLog makes the log exist as b needs it.
+func (s *Stream) createLog(ctx context.Context, b *appendBatch) error {
 	if !s.needsLog(b) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.host.cfg.AppendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.manager.cfg.AppendTimeout)
 	defer cancel()
-	err := s.host.log.Create(ctx, s.id)
+	err := s.manager.log.Create(ctx, s.id)
 	if err != nil {
 		return storeErr(err)
 	}
 	s.mu.Lock()
-	s.noLog, s.timing = false, timingCapped
+	s.noLog, s.timestamps = false, timestampsCapped
 	s.mu.Unlock()
 	return nil
 }
 
-// acked folds what was written of b: ack is the answer to an append sent at sent.
-func (s *Stream) acked(b *batch, entries []Entry, ack Ack, sent time.Time) error {
+// foldAcked folds what was written of b: ack is the answer to an append sent at sent.
+func (s *Stream) foldAcked(b *appendBatch, entries []Entry, ack Ack, sent time.Time) error {
 	recs := make([]Record, len(entries))
 	for i, e := range entries {
 		t := ack.StartTime
 		if i == len(entries)-1 {
 			t = ack.EndTime
 		}
-		recs[i] = e.record(b.at+uint64(i), t)
+		recs[i] = e.record(b.pos+uint64(i), t)
 	}
-	err := s.take(b.on, recs)
-	s.heardAck(ack, sent)
-	s.knownAt(b.on, sent)
-	if b.expired {
-		b.expired = false
-		s.host.expiries.note(s.id, s.host.cfg.Now())
+	err := s.foldFromLog(b.base, recs)
+	s.noteAckTime(ack, sent)
+	s.noteSynced(b.base, sent)
+	if b.endsExpired {
+		b.endsExpired = false
+		s.manager.expiryReports.noteExpiry(s.id, s.manager.cfg.Now())
 	}
 	return err
 }
 
-// knownAt notes that the fold has everything that the log held at t.
-func (s *Stream) knownAt(on *State, t time.Time) {
+// noteSynced notes that the fold has everything that the log held at t.
+func (s *Stream) noteSynced(on *State, t time.Time) {
 	s.mu.Lock()
-	if s.state == on && t.After(s.synced) {
-		s.synced = t
+	if s.state == on && t.After(s.syncedAt) {
+		s.syncedAt = t
 	}
 	s.mu.Unlock()
 }
@@ -413,31 +413,31 @@ func (s *Stream) knownAt(on *State, t time.Time) {
 // The lost compare-and-swaps after which a caller is told that the stream is
 // contended: plain appends, and appends in parts.
 const (
-	maxLost      = 8
-	maxLostParts = 3
+	maxLosses        = 8
+	maxLossesInParts = 3
 )
 
-// afterLoss reads what somebody else wrote, up to tail at least. It answers the
+// resolveLoss reads what somebody else wrote, up to tail at least. It answers the
 // callers whose append is there after all and puts the others, whose is
 // certainly not, back at the head of the queue, to be decided again.
-func (s *Stream) afterLoss(ctx context.Context, b *batch, tail uint64) {
+func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail uint64) {
 	if err := s.readBack(ctx, b, tail); err != nil {
-		b.answer(b.verdict(err))
+		b.answerCalls(b.callerError(err))
 		return
 	}
-	limit := maxLost
-	if b.large {
-		limit = maxLostParts
+	limit := maxLosses
+	if b.inParts {
+		limit = maxLossesInParts
 	}
 	worst := 0
 	s.mu.Lock()
 	var again []*call // not of b.calls, which would be kept with all that the batch holds
 	for _, c := range b.calls {
-		c.tries++
-		worst = max(worst, c.tries)
-		if v, ok := s.recall(b, c); ok {
-			c.answer(v.out, v.err)
-		} else if c.tries >= limit {
+		c.losses++
+		worst = max(worst, c.losses)
+		if v, ok := s.recallOutcome(b, c); ok {
+			c.answer(v.outcome, v.err)
+		} else if c.losses >= limit {
 			c.answer(Outcome{}, ErrContended)
 		} else {
 			again = append(again, c)
@@ -449,42 +449,42 @@ func (s *Stream) afterLoss(ctx context.Context, b *batch, tail uint64) {
 	}
 	s.mu.Unlock()
 	if worst > 1 {
-		pause(ctx, worst, 2*time.Millisecond, 100*time.Millisecond)
+		pauseWithJitter(ctx, worst, 2*time.Millisecond, 100*time.Millisecond)
 	}
 }
 
 // readBack is resync, tried again for a while: on it rests what the callers of a
 // batch hear whose outcome is unknown.
-func (s *Stream) readBack(ctx context.Context, b *batch, tail uint64) error {
-	deadline := s.host.cfg.Now().Add(settleTimeout)
+func (s *Stream) readBack(ctx context.Context, b *appendBatch, tail uint64) error {
+	deadline := s.manager.cfg.Now().Add(resendTimeout)
 	for try := 0; ; try++ {
-		err := s.resync(ctx, b.on, b.at, tail)
-		if !errors.Is(err, ErrStoreDown) || ctx.Err() != nil || s.host.cfg.Now().After(deadline) {
+		err := s.catchUpOrReset(ctx, b.base, b.pos, tail)
+		if !errors.Is(err, ErrStoreDown) || ctx.Err() != nil || s.manager.cfg.Now().After(deadline) {
 			return err
 		}
-		pause(ctx, try, 20*time.Millisecond, time.Second)
+		pauseWithJitter(ctx, try, 20*time.Millisecond, time.Second)
 	}
 }
 
-// recall is what the fold knows of a caller's append after the batch b was lost;
+// recallOutcome is what the fold knows of a caller's append after the batch b was lost;
 // false: it was certainly not written, and may be decided again.
-func (s *Stream) recall(b *batch, c *call) (verdict, bool) {
+func (s *Stream) recallOutcome(b *appendBatch, c *call) (verdict, bool) {
 	if c.req == nil {
 		return verdict{}, false
 	}
-	if s.state != b.on || !s.opened { // another log, or none; what was written has gone with it
-		return verdict{err: ErrOutcomeUnknown}, b.unknown
+	if s.state != b.base || !s.opened { // another log, or none; what was written has gone with it
+		return verdict{err: ErrOutcomeUnknown}, b.maybeWritten
 	}
-	if o, ok := s.state.outcome(c.req.ID); ok {
-		return verdict{out: first(s.state, c.req, o)}, true
+	if o, ok := s.state.findOutcome(c.req.ID); ok {
+		return verdict{outcome: firstOutcome(s.state, c.req, o)}, true
 	}
-	return verdict{err: ErrOutcomeUnknown}, b.unknown && s.state.lost(c.req, s.mintedAt(c.req))
+	return verdict{err: ErrOutcomeUnknown}, b.maybeWritten && s.state.isOutcomeLost(c.req, s.mintedAt(c.req))
 }
 
-// resync brings the fold on up to tail, the answer to a call made when it ended
+// catchUpOrReset brings the fold on up to tail, the answer to a call made when it ended
 // at before. A tail below that means that the log is another one: everything is
 // forgotten and read again.
-func (s *Stream) resync(ctx context.Context, on *State, before, tail uint64) error {
+func (s *Stream) catchUpOrReset(ctx context.Context, on *State, before, tail uint64) error {
 	s.mu.Lock()
 	same := s.opened && s.state == on
 	s.mu.Unlock()
@@ -492,12 +492,12 @@ func (s *Stream) resync(ctx context.Context, on *State, before, tail uint64) err
 		return nil
 	}
 	if tail < before {
-		s.reset(on, tail)
+		s.resetFold(on, tail)
 		return nil
 	}
 	err := s.catchUp(ctx, on, tail)
 	if errors.Is(err, ErrNoLog) {
-		s.reset(on, 0)
+		s.resetFold(on, 0)
 		return nil
 	}
 	if err != nil {
@@ -506,8 +506,8 @@ func (s *Stream) resync(ctx context.Context, on *State, before, tail uint64) err
 	return nil
 }
 
-// pause waits with full jitter: up to base doubled try times, at most top.
-func pause(ctx context.Context, try int, base, top time.Duration) {
+// pauseWithJitter waits with full jitter: up to base doubled try times, at most top.
+func pauseWithJitter(ctx context.Context, try int, base, top time.Duration) {
 	d := min(base<<min(try, 10), top)
 	t := time.NewTimer(rand.N(d) + 1)
 	defer t.Stop()

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// stateFor returns the State of a fork's source: from memory, if that knows of the hold,
+// sourceState returns the State of a fork's source: from memory, if that knows of the hold,
 // else from its log.
-func (h *Manager) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
+func (h *Manager) sourceState(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
 	h.mu.Lock()
-	s := h.states.m[fork.Source]
+	s := h.streams.byID[fork.Source]
 	h.mu.Unlock()
 	if s != nil {
 		s.mu.Lock()
-		if s.opened && s.state.held.rows[fork.Hold].stream == id {
+		if s.opened && s.state.forkRefs.rows[fork.Hold].fork == id {
 			known := s.state.snapshot()
 			s.mu.Unlock()
 			return known, nil
@@ -27,17 +27,17 @@ func (h *Manager) stateFor(ctx context.Context, id StreamID, fork *Fork) (*State
 }
 
 const (
-	// foldsMost bounds the logs that are folded at the same time for their States alone, and
+	// maxSourceFolds bounds the logs that are folded at the same time for their States alone, and
 	// foldsPerProject those of one project.
-	foldsMost       = 16
-	foldsPerProject = foldsMost / 2
+	maxSourceFolds  = 16
+	foldsPerProject = maxSourceFolds / 2
 	// maxLongSources bounds the sources that are remembered as too long. Full: another one is
 	// forgotten, which costs a bounded read.
 	maxLongSources = 1024
 )
 
 // sourceReader folds the logs of sources for their States alone. Callers that ask for one source
-// at the same time share a fold, and the projects share foldsMost turns.
+// at the same time share a fold, and the projects share maxSourceFolds turns.
 type sourceReader struct {
 	log   Log
 	now   func() time.Time
@@ -67,7 +67,7 @@ type projectTurns struct {
 
 func newSourceReader(log Log, now func() time.Time) *sourceReader {
 	return &sourceReader{
-		log: log, now: now, turns: make(chan struct{}, foldsMost),
+		log: log, now: now, turns: make(chan struct{}, maxSourceFolds),
 		folds: map[StreamID]*sourceFold{}, projects: map[string]*projectTurns{}, long: map[StreamID]time.Time{},
 	}
 }
@@ -92,7 +92,7 @@ func (r *sourceReader) read(ctx context.Context, fork *Fork, id StreamID) (*Stat
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		held := f.err == nil && f.state.held.rows[fork.Hold].stream == id
+		held := f.err == nil && f.state.forkRefs.rows[fork.Hold].fork == id
 		if held || errors.Is(f.err, errLongSource) || f.number > began && !f.gaveUp {
 			return f.state, f.err
 		}
@@ -147,7 +147,7 @@ func (r *sourceReader) noteLong(source StreamID) {
 		}
 		delete(r.long, other)
 	}
-	r.long[source] = r.now().Add(verifyEvery)
+	r.long[source] = r.now().Add(sweepRefsEvery)
 }
 
 // waitTurn waits for one of the turns, of which one project has at most foldsPerProject.
@@ -183,17 +183,17 @@ func (r *sourceReader) waitTurn(ctx context.Context, project string) (release fu
 	}
 }
 
-// foldRecords and foldBytes bound what is read of one log for its State alone. A source that
+// maxFoldRecords and maxFoldBytes bound what is read of one log for its State alone. A source that
 // Fantail writes to has a checkpoint within a few thousand records, or one large append; of one
 // that others have written more to, no fork can be confirmed until its owner has written a
 // checkpoint, or has it in memory here.
 const (
-	foldRecords = 100_000
-	foldBytes   = 64 << 20
+	maxFoldRecords = 100_000
+	maxFoldBytes   = 64 << 20
 )
 
 var errLongSource = fmt.Errorf("%w: to confirm the fork, more than %d records or %d bytes of a source's log would have to be read",
-	ErrUnavailable, foldRecords, foldBytes)
+	ErrUnavailable, maxFoldRecords, maxFoldBytes)
 
 // boundedLog is a Log of which only so much may be read.
 type boundedLog struct {
@@ -218,7 +218,7 @@ func (l *boundedLog) Replay(ctx context.Context, id StreamID, from, to uint64, f
 // readState folds the log of a stream of which this node need not be the owner. errLongSource:
 // there is too much to be read.
 func readState(ctx context.Context, log Log, id StreamID) (on *State, err error) {
-	log = &boundedLog{log, foldRecords, foldBytes}
+	log = &boundedLog{log, maxFoldRecords, maxFoldBytes}
 	last, err := log.Last(ctx, id, 1)
 	if err != nil {
 		return nil, err
@@ -226,7 +226,7 @@ func readState(ctx context.Context, log Log, id StreamID) (on *State, err error)
 	if len(last.Records) == 0 {
 		return &State{Next: last.Tail, rooted: true}, nil
 	}
-	err = fromRoot(ctx, log, id, last, func(from, tail uint64) (err error) {
+	err = foldFromCheckpoint(ctx, log, id, last, func(from, tail uint64) (err error) {
 		on, err = foldLog(ctx, log, id, from, tail)
 		return err
 	})
@@ -237,14 +237,14 @@ func readState(ctx context.Context, log Log, id StreamID) (on *State, err error)
 func foldLog(ctx context.Context, log Log, id StreamID, from, tail uint64) (*State, error) {
 	on := &State{Next: from, rooted: from == 0}
 	err := log.Replay(ctx, id, from, tail, func(p Page) error {
-		if err := on.root(p.Records); err != nil {
+		if err := on.checkRoot(p.Records); err != nil {
 			return err
 		}
 		for _, r := range p.Records {
 			if r.Pos > on.Next {
-				on.hole(r.Pos)
+				on.skipTo(r.Pos)
 			}
-			if _, err := on.apply(r); err != nil {
+			if _, err := on.foldRecord(r); err != nil {
 				return err
 			}
 		}

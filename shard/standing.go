@@ -72,66 +72,66 @@ type Role struct {
 	Level uint8
 }
 
-// levelAfter is how long all members have spoken a format level before an owner says so in
+// raiseLevelAfter is how long all members have spoken a format level before an owner says so in
 // the record.
-const levelAfter = 10 * time.Minute
+const raiseLevelAfter = 10 * time.Minute
 
-// raise is the patience with a format level.
-type raise struct {
+// levelRaise is the patience with a format level.
+type levelRaise struct {
 	level uint8
 	since time.Time
 }
 
-// due reports whether all members have spoken the level for long enough.
-func (r *raise) due(now time.Time, level uint8) bool {
+// isDue reports whether all members have spoken the level for long enough.
+func (r *levelRaise) isDue(now time.Time, level uint8) bool {
 	if r.since.IsZero() || level != r.level {
 		r.level, r.since = level, now
 	}
-	return now.Sub(r.since) >= levelAfter
+	return now.Sub(r.since) >= raiseLevelAfter
 }
 
 // finding is what a look at one site found.
 type finding struct {
-	err    error
-	absent bool         // no record, and nothing in its place
-	bad    error        // what stands in the record's place is none
-	first  *fleetRecord // at position 0
-	last   *fleetRecord // the newest; at position 0 if there is no other
-	lastAt uint64
-	tail   uint64
+	err     error
+	absent  bool         // no record, and nothing in its place
+	invalid error        // what stands in the record's place is none
+	first   *fleetRecord // at position 0
+	last    *fleetRecord // the newest; at position 0 if there is no other
+	lastPos uint64
+	tail    uint64
 }
 
-// plot is what is known of a site.
-type plot struct {
+// siteState is what is known of a site.
+type siteState struct {
 	Site
 	finding
-	id      FleetID // what this node has found first, or written
-	had     bool
-	created time.Time // the right to make streams was asked for
-	warned  string    // said of the record
+	fleetID      FleetID // what this node has found first, or written
+	hasFleet     bool
+	createProbed time.Time // the right to make streams was asked for
+	lastWarning  string    // said of the record
 }
 
-// newest takes the newest valid record of a page into the finding.
-func (f *finding) newest(recs []Record) {
+// setNewest takes the newest valid record of a page into the finding.
+func (f *finding) setNewest(recs []Record) {
 	for _, r := range recs {
 		if !isFleetRecord(r) {
 			continue
 		}
-		if rec, err := decodeFleet(r); err == nil && f.first != nil && rec.id == f.first.id {
-			f.last, f.lastAt = rec, r.Pos
+		if rec, err := decodeFleetRecord(r); err == nil && f.first != nil && rec.id == f.first.id {
+			f.last, f.lastPos = rec, r.Pos
 		}
 	}
 }
 
-// placed decides what stands where the record belongs.
-func (f *finding) placed(p Page) {
+// setFirst decides what stands where the record belongs.
+func (f *finding) setFirst(p Page) {
 	switch {
 	case len(p.Records) == 0 && (!p.HasTail || p.Tail == 0):
 		f.absent = true
 	case len(p.Records) == 0 || p.Records[0].Pos > 0:
-		f.bad = errFleetTrimmed
+		f.invalid = errFleetTrimmed
 	default:
-		f.first, f.bad = decodeFleet(p.Records[0])
+		f.first, f.invalid = decodeFleetRecord(p.Records[0])
 		f.last = f.first
 	}
 }

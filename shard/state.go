@@ -20,71 +20,71 @@ type State struct {
 	// Time is the highest S2 timestamp seen, in milliseconds.
 	Time uint64
 
-	exists bool
-	ended  bool // the last life ended by a tombstone; no new one has begun
-	life   uint64
-	start  uint64
-	tail   uint64
-	chain  []Ancestor
-	// mixed: a life without a create record holds a message that is not JSON.
-	mixed bool
+	exists     bool
+	ended      bool // the last life ended by a tombstone; no new one has begun
+	generation uint64
+	start      uint64
+	tail       uint64
+	chain      []Ancestor
+	// hasNonJSON: a life without a create record holds a message that is not JSON.
+	hasNonJSON bool
 
-	typ        string
-	hasTTL     bool
-	ttl        uint64
-	expires    uint64
-	expiresRaw string
-	touched    uint64 // S2 time of the last create, message, close or touch; 0: this batch's
+	contentType string
+	hasTTL      bool
+	ttl         uint64
+	expiresAt   uint64
+	expiresRaw  string
+	lastUsed    uint64 // S2 time of the last create, message, close or touch; 0: this batch's
 
 	// fork says what this life was forked from; nil: nothing. held are the forks
 	// that refer to this stream. gone: the life has ended, and its records are kept
 	// for them. debts are references of lives that have ended, to be given back to
 	// their sources; they outlive lives, and are copied before they are changed.
-	fork  *Fork
-	held  forkTable
-	gone  bool
-	debts []debt
+	fork            *Fork
+	forkRefs        forkRefTable
+	gone            bool
+	pendingReleases []pendingRelease
 
 	// What format level 2 knows beside it; nil and zero: unknown. confirmed: the sources
 	// hold this fork, so its chain may be served (confirm.go).
-	retained    *retainedFrom
-	counts      counts
-	retention   *retention
-	foreignSeen uint64 // S2 ms of the newest foreign record
-	lastBatch   batchEnd
-	chainTimes  []uint64
-	confirmed   bool
-	// kept are the fields of a checkpoint that this release does not know, as they stood.
-	kept []byte
+	retainedFrom  *trimmedTo
+	counts        counts
+	retention     *retention
+	newestForeign uint64 // S2 ms of the newest foreign record
+	lastBatch     batchEnd
+	chainTimes    []uint64
+	confirmed     bool
+	// unknownFields are the fields of a checkpoint that this release does not know, as they stood.
+	unknownFields []byte
 
 	closed    bool
 	closedBy  *Producer
 	streamSeq []byte
-	producers map[string]claim
-	recent    window
+	producers map[string]producerClaim
+	outcomes  outcomeWindow
 
 	// The distance back to the last checkpoint: records and metered bytes from it
 	// on, itself included. Without any, from the first record folded.
-	sinceRecords, sinceBytes uint64
-	trimTo                   uint64 // highest trim point asked for
+	recordsSinceCheckpoint, bytesSinceCheckpoint uint64
+	trimTo                                       uint64 // highest trim point asked for
 
-	open AppendID // id of the append whose first record was folded last
-	run  *run     // parts that still wait for their commit
+	openAppend AppendID // id of the append whose first record was folded last
+	run        *run     // parts that still wait for their commit
 
 	// rooted: the fold began at the log's start or at a checkpoint.
 	rooted bool
-	// partial: a State that only decides what is visible in a page; it has never
+	// pageOnly: a State that only decides what is visible in a page; it has never
 	// seen what lies below, so a run may begin without its first record and
 	// checkpoints tell it nothing.
-	partial bool
+	pageOnly bool
 	// base: this State is a speculation on top of another; what is not here is
 	// looked up there.
 	base *State
 }
 
-// retainedFrom is where a stream begins that retention has trimmed: a position, and
+// trimmedTo is where a stream begins that retention has trimmed: a position, and
 // how many messages and bytes lie below it.
-type retainedFrom struct{ pos, ordinal, bytes uint64 }
+type trimmedTo struct{ pos, ordinal, bytes uint64 }
 
 // counts are the visible messages of a life, and their bytes.
 type counts struct {
@@ -98,36 +98,36 @@ type batchEnd struct {
 	end uint64
 }
 
-// count adds visible messages to the counts, where they are known.
-func (s *State) count(messages, bytes int) {
+// countMessages adds visible messages to the counts, where they are known.
+func (s *State) countMessages(messages, bytes int) {
 	if s.counts.known {
 		s.counts.messages += uint64(messages)
 		s.counts.bytes += uint64(bytes)
 	}
 }
 
-// claim is what a producer last had accepted.
-type claim struct {
+// producerClaim is what a producer last had accepted.
+type producerClaim struct {
 	epoch, seq uint64
 	time       uint64 // S2 timestamp, ms; 0: this batch's
 }
 
 // run is a contiguous run of parts without their commit.
 type run struct {
-	id     AppendID
-	start  uint64
-	create *Header // the run begins with a create record
-	at     uint64  // its position
-	own    bool    // this process wrote that record
+	id        AppendID
+	start     uint64
+	create    *Header // the run begins with a create record
+	createPos uint64  // its position
+	ownCreate bool    // this process wrote that record
 
 	records, messages, bytes int
 }
 
-// over: it is no append of ours, none of which is as large. What nobody commits is held.
-func (r *run) over() bool { return r.records > 2*MaxMessages || r.bytes > MaxBody }
+// isTooLarge: it is no append of ours, none of which is as large. What nobody commits is held.
+func (r *run) isTooLarge() bool { return r.records > 2*MaxMessages || r.bytes > MaxBody }
 
-// mayTurn reports whether the record may end a life or begin one.
-func (s *State) mayTurn(r Record) bool {
+// mayChangeGeneration reports whether the record may end a life or begin one.
+func (s *State) mayChangeGeneration(r Record) bool {
 	if s.run != nil && s.run.create != nil {
 		return true
 	}
@@ -137,34 +137,34 @@ func (s *State) mayTurn(r Record) bool {
 
 // effect says what a folded record means to readers.
 type effect struct {
-	show   show
-	void   bool // the parts held so far are void (before this record is looked at)
-	commit bool // everything held, this record included, is visible now
-	begun  bool // a life begins with this record
-	ended  bool // the life ends with it
+	visibility visibility
+	voidsRun   bool // the parts held so far are void (before this record is looked at)
+	commitsRun bool // everything held, this record included, is visible now
+	begins     bool // a life begins with this record
+	ends       bool // the life ends with it
 }
 
-type show uint8
+type visibility uint8
 
 const (
-	showNone      show = iota // never shown
-	showMessage               // a message begins
-	showContinues             // continues the message before
-	holdMessage               // as showMessage, once committed
-	holdContinues             // as showContinues, once committed
+	showNone              visibility = iota // never shown
+	showMessage                             // a message begins
+	showContinues                           // continues the message before
+	showMessageOnCommit                     // as showMessage, once committed
+	showContinuesOnCommit                   // as showContinues, once committed
 )
 
-// apply folds the record at Next. Its errors (ErrNeedsLaterRelease) leave the State
+// foldRecord folds the record at Next. Its errors (ErrNeedsLaterRelease) leave the State
 // unusable.
-func (s *State) apply(r Record) (effect, error) {
-	h := r.known
+func (s *State) foldRecord(r Record) (effect, error) {
+	h := r.decoded
 	if h == nil {
 		var err error
 		if h, err = headerOf(r); err != nil {
 			return effect{}, err
 		}
 	}
-	return s.fold(r, h)
+	return s.foldDecoded(r, h)
 }
 
 // headerOf returns the header of a record; nil: it is foreign. Its one error is
@@ -183,23 +183,23 @@ func headerOf(r Record) (*Header, error) {
 	return h, nil
 }
 
-// fold is apply for a record whose header is decoded; nil is foreign.
-func (s *State) fold(r Record, h *Header) (effect, error) {
+// foldDecoded is apply for a record whose header is decoded; nil is foreign.
+func (s *State) foldDecoded(r Record, h *Header) (effect, error) {
 	var e effect
 	s.Next = r.Pos + 1
 	s.Time = max(s.Time, r.Time)
-	s.sinceRecords++
-	s.sinceBytes += uint64(r.Size)
+	s.recordsSinceCheckpoint++
+	s.bytesSinceCheckpoint += uint64(r.Size)
 	if h != nil && h.Flags&FlagPart != 0 {
 		return s.foldPart(r, h), nil
 	}
-	e.void = s.run != nil
+	e.voidsRun = s.run != nil
 	s.run = nil
 	switch {
 	case r.Command: // it may ask for more than there is
 		s.trimTo = max(s.trimTo, min(r.TrimTo, s.Next))
 	case h == nil:
-		e.show, e.begun = s.foldForeign(r)
+		e.visibility, e.begins = s.foldForeign(r)
 	default:
 		return s.foldOurs(e, r, h)
 	}
@@ -207,136 +207,136 @@ func (s *State) fold(r Record, h *Header) (effect, error) {
 }
 
 // foldForeign: a message, unless nothing may be shown here.
-func (s *State) foldForeign(r Record) (show, bool) {
+func (s *State) foldForeign(r Record) (visibility, bool) {
 	if len(r.Body) == 0 { // the protocol knows no empty message
 		return showNone, false
 	}
 	begun := s.beginUncreated()
-	if s.foreignSeen != 0 { // where it is known: see counts
-		s.foreignSeen = max(s.foreignSeen, min(r.Time, maxNumber))
+	if s.newestForeign != 0 { // where it is known: see counts
+		s.newestForeign = max(s.newestForeign, min(r.Time, maxNumber))
 	}
 	if !s.exists || s.closed {
 		return showNone, begun
 	}
-	if !s.partial && s.life == 0 && !s.mixed && !validJSON(r.Body) {
-		s.mixed = true
+	if !s.pageOnly && s.generation == 0 && !s.hasNonJSON && !validJSON(r.Body) {
+		s.hasNonJSON = true
 	}
-	if IsJSON(s.typ) && !validJSON(r.Body) {
+	if IsJSON(s.contentType) && !validJSON(r.Body) {
 		return showNone, begun
 	}
-	s.tail, s.touched = s.Next, r.Time
-	s.count(1, len(r.Body))
+	s.tail, s.lastUsed = s.Next, r.Time
+	s.countMessages(1, len(r.Body))
 	return showMessage, begun
 }
 
 // beginUncreated makes a log that nobody created a readable stream of life 0.
 func (s *State) beginUncreated() bool {
-	if s.exists || s.ended || s.life != 0 {
+	if s.exists || s.ended || s.generation != 0 {
 		return false
 	}
-	s.exists, s.typ = true, OctetStream
+	s.exists, s.contentType = true, OctetStream
 	return true
 }
 
 func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 	if h.Flags&FlagFirst != 0 {
-		s.open = h.Append
+		s.openAppend = h.Append
 	}
 	if !h.Batch.IsZero() {
 		s.lastBatch = batchEnd{h.Batch, s.Next}
 	}
 	switch h.Kind {
 	case KindMessage:
-		e.begun = s.beginUncreated()
+		e.begins = s.beginUncreated()
 		if s.exists && !s.closed {
-			e.show = showMessage
+			e.visibility = showMessage
 			if h.Flags&FlagContinues != 0 {
-				e.show = showContinues
+				e.visibility = showContinues
 			}
-			s.message(r, h)
+			s.foldMessage(r, h)
 		}
 	case KindCreate:
-		s.create(r.Pos, r.Time, h, r.known != nil)
-		e.begun = true
-		s.finish(r, h, OpCreate)
+		s.foldCreate(r.Pos, r.Time, h, r.decoded != nil)
+		e.begins = true
+		s.foldAppendEnd(r, h, OpCreate)
 	case KindClose:
-		s.finish(r, h, OpAppend)
+		s.foldAppendEnd(r, h, OpAppend)
 	case KindTouch:
-		s.touched = r.Time
+		s.lastUsed = r.Time
 	case KindHold:
-		f := holder{stream: h.Name, time: r.Time}
-		if h.From != nil && h.From.Life == s.life {
+		f := forkRef{fork: h.Name, time: r.Time}
+		if h.From != nil && h.From.Generation == s.generation {
 			f.from = h.From.Pos
 		}
-		s.hold(h.Ref, f)
+		s.addForkRef(h.Ref, f)
 	case KindRetain:
 		s.retention = h.Retain
 	case KindRelease:
-		s.release(h.Ref)
+		s.removeForkRef(h.Ref)
 	case KindReleaseDone:
-		s.settled(h.Ref)
+		s.removePendingRelease(h.Ref)
 	case KindCheckpoint, KindTombstone:
-		if s.partial {
-			e.ended = h.Kind == KindTombstone
+		if s.pageOnly {
+			e.ends = h.Kind == KindTombstone
 			break
 		}
-		switch err := s.restore(r, h); {
+		switch err := s.restoreCheckpoint(r, h); {
 		case errors.Is(err, errForeign): // and so nothing: it has no body
 		case err != nil:
 			return e, err
 		default:
-			e.ended = h.Kind == KindTombstone
+			e.ends = h.Kind == KindTombstone
 		}
 	}
 	return e, nil
 }
 
-// message folds a visible message record of ours.
-func (s *State) message(r Record, h *Header) {
-	if !s.partial && s.life == 0 && !s.mixed && !IsJSON(s.typ) {
+// foldMessage folds a visible message record of ours.
+func (s *State) foldMessage(r Record, h *Header) {
+	if !s.pageOnly && s.generation == 0 && !s.hasNonJSON && !IsJSON(s.contentType) {
 		// Fragments are not looked at one by one: a message that needed them counts as
 		// not JSON.
-		s.mixed = h.Flags&FlagContinues != 0 || !validJSON(r.Body)
+		s.hasNonJSON = h.Flags&FlagContinues != 0 || !validJSON(r.Body)
 	}
 	s.tail = s.Next
 	if h.Flags&FlagContinues != 0 {
-		s.count(0, len(r.Body))
+		s.countMessages(0, len(r.Body))
 	} else {
-		s.count(1, len(r.Body))
+		s.countMessages(1, len(r.Body))
 	}
-	s.finish(r, h, OpAppend)
+	s.foldAppendEnd(r, h, OpAppend)
 }
 
-// create begins a life; own: this process wrote the record.
-func (s *State) create(pos, time uint64, h *Header, own bool) {
+// foldCreate begins a life; own: this process wrote the record.
+func (s *State) foldCreate(pos, time uint64, h *Header, own bool) {
 	adopted := len(h.Chain) > 0 && h.Chain[0].Stream == ""
 	if !adopted {
 		s.start, s.tail = pos+1, pos+1
 	}
-	s.exists, s.ended, s.life, s.chain, s.fork = true, false, h.Generation, h.Chain, h.Fork
-	s.typ, s.hasTTL, s.ttl = h.Type, h.HasTTL, h.TTL
-	s.expires, s.expiresRaw = h.Expires, h.ExpiresRaw
+	s.exists, s.ended, s.generation, s.chain, s.fork = true, false, h.Generation, h.Chain, h.Fork
+	s.contentType, s.hasTTL, s.ttl = h.Type, h.HasTTL, h.TTL
+	s.expiresAt, s.expiresRaw = h.Expires, h.ExpiresRaw
 	s.closed, s.closedBy, s.streamSeq = false, nil, nil
-	s.producers, s.mixed, s.touched = nil, false, time
-	s.retained, s.counts, s.retention, s.chainTimes = nil, counts{}, h.Retain, h.ChainTimes
+	s.producers, s.hasNonJSON, s.lastUsed = nil, false, time
+	s.retainedFrom, s.counts, s.retention, s.chainTimes = nil, counts{}, h.Retain, h.ChainTimes
 	s.confirmed = own
 	if s.base != nil { // lookups must not fall through to the life before
-		s.producers = map[string]claim{}
+		s.producers = map[string]producerClaim{}
 		s.hideProducers()
 	}
 }
 
-// finish folds what the last record of an append says about the whole of it.
-func (s *State) finish(r Record, h *Header, op Op) {
-	s.touched = r.Time
-	if h.Flags&FlagLast == 0 || s.partial {
+// foldAppendEnd folds what the last record of an append says about the whole of it.
+func (s *State) foldAppendEnd(r Record, h *Header, op Op) {
+	s.lastUsed = r.Time
+	if h.Flags&FlagLast == 0 || s.pageOnly {
 		return
 	}
 	if p := h.Producer; p != nil {
 		if s.producers == nil {
-			s.producers = map[string]claim{}
+			s.producers = map[string]producerClaim{}
 		}
-		s.producers[p.ID] = claim{p.Epoch, p.Seq, r.Time}
+		s.producers[p.ID] = producerClaim{p.Epoch, p.Seq, r.Time}
 	}
 	if h.StreamSeq != nil {
 		s.streamSeq = h.StreamSeq
@@ -344,9 +344,9 @@ func (s *State) finish(r Record, h *Header, op Op) {
 	if h.Close {
 		s.closed, s.closedBy = true, h.Producer
 	}
-	if !s.open.IsZero() {
-		s.recent.add(outcome{id: s.open, end: s.tail, op: op, time: r.Time})
-		s.open = AppendID{}
+	if !s.openAppend.IsZero() {
+		s.outcomes.add(outcome{id: s.openAppend, end: s.tail, op: op, time: r.Time})
+		s.openAppend = AppendID{}
 	}
 }
 
@@ -356,14 +356,14 @@ func (s *State) finish(r Record, h *Header, op Op) {
 func (s *State) foldPart(r Record, h *Header) effect {
 	var e effect
 	first := h.Flags&FlagFirst != 0
-	if s.partial && s.run != nil && s.run.id.IsZero() && !first {
+	if s.pageOnly && s.run != nil && s.run.id.IsZero() && !first {
 		s.run.id = h.Append // the page begins inside a part, and only the next one tells whose
 	}
 	orphan := s.run == nil || !h.Append.IsZero() && h.Append != s.run.id
 	if first || orphan {
-		e.void = s.run != nil
+		e.voidsRun = s.run != nil
 		s.run = nil
-		if !first && !s.partial {
+		if !first && !s.pageOnly {
 			return e
 		}
 		s.run = &run{id: h.Append, start: r.Pos}
@@ -373,54 +373,54 @@ func (s *State) foldPart(r Record, h *Header) effect {
 	if h.Kind == KindMessage && h.Flags&FlagContinues == 0 {
 		s.run.messages++
 	}
-	if s.run.over() {
+	if s.run.isTooLarge() {
 		s.run = nil
-		return effect{void: true}
+		return effect{voidsRun: true}
 	}
 	switch {
 	case h.Kind == KindCreate:
-		s.run.create, s.run.at, s.run.own = h, r.Pos, r.known != nil
+		s.run.create, s.run.createPos, s.run.ownCreate = h, r.Pos, r.decoded != nil
 	case h.Flags&FlagContinues != 0:
-		e.show = holdContinues
+		e.visibility = showContinuesOnCommit
 	default:
-		e.show = holdMessage
+		e.visibility = showMessageOnCommit
 	}
 	if h.Flags&FlagCommit != 0 {
-		s.commit(&e, r, h)
+		s.commitRun(&e, r, h)
 	}
 	return e
 }
 
-// commit makes the run visible, its create record first.
-func (s *State) commit(e *effect, r Record, h *Header) {
+// commitRun makes the run visible, its create record first.
+func (s *State) commitRun(e *effect, r Record, h *Header) {
 	done := s.run
 	s.run = nil
 	op := OpAppend
 	if done.create != nil {
-		s.create(done.at, r.Time, done.create, done.own)
-		e.begun, op = true, OpCreate
+		s.foldCreate(done.createPos, r.Time, done.create, done.ownCreate)
+		e.begins, op = true, OpCreate
 	}
 	if !s.exists || s.closed {
-		e.void, e.show = true, showNone
+		e.voidsRun, e.visibility = true, showNone
 		return
 	}
-	e.commit = true
-	s.tail, s.open = s.Next, done.id
-	s.count(done.messages, done.bytes)
-	s.mixed = s.mixed || s.life == 0
-	s.finish(r, h, op)
+	e.commitsRun = true
+	s.tail, s.openAppend = s.Next, done.id
+	s.countMessages(done.messages, done.bytes)
+	s.hasNonJSON = s.hasNonJSON || s.generation == 0
+	s.foldAppendEnd(r, h, op)
 }
 
-// hole moves the State over positions that were trimmed away.
-func (s *State) hole(next uint64) {
-	s.sinceRecords += next - s.Next
+// skipTo moves the State over positions that were trimmed away.
+func (s *State) skipTo(next uint64) {
+	s.recordsSinceCheckpoint += next - s.Next
 	s.Next, s.run = next, nil
 }
 
-// due reports whether the next batch should end with a checkpoint.
-func (s *State) due() bool {
-	return s.sinceRecords >= checkpointRecords || s.sinceBytes >= checkpointBytes ||
-		s.trimTo > s.Next-min(s.sinceRecords, s.Next)
+// isCheckpointDue reports whether the next batch should end with a checkpoint.
+func (s *State) isCheckpointDue() bool {
+	return s.recordsSinceCheckpoint >= checkpointRecords || s.bytesSinceCheckpoint >= checkpointBytes ||
+		s.trimTo > s.Next-min(s.recordsSinceCheckpoint, s.Next)
 }
 
 // A checkpoint is due after so many records or metered bytes, foreign ones
@@ -441,26 +441,26 @@ func (s *State) Info() Info {
 	}
 	return Info{
 		Hold:   info.Hold,
-		Exists: true, Generation: s.life, Chain: s.servedChain(), Start: s.start, Tail: s.tail,
-		LogTail: s.Next, Truncated: s.life == 0 && s.retained != nil, Closed: s.closed, Type: s.typ,
-		HasTTL: s.hasTTL, TTL: s.ttl, Expires: s.expires, ExpiresRaw: s.expiresRaw,
+		Exists: true, Generation: s.generation, Chain: s.servedChain(), Start: s.start, Tail: s.tail,
+		LogTail: s.Next, Truncated: s.generation == 0 && s.retainedFrom != nil, Closed: s.closed, Type: s.contentType,
+		HasTTL: s.hasTTL, TTL: s.ttl, Expires: s.expiresAt, ExpiresRaw: s.expiresRaw,
 	}
 }
 
-// expired reports whether the stream's time is over at now, when it was last
+// isExpired reports whether the stream's time is over at now, when it was last
 // used at touched or later (both in milliseconds).
-func (s *State) expired(now, touched uint64) bool {
+func (s *State) isExpired(now, touched uint64) bool {
 	if !s.exists {
 		return false
 	}
-	if s.expires != 0 && now >= s.expires {
+	if s.expiresAt != 0 && now >= s.expiresAt {
 		return true
 	}
-	return s.hasTTL && s.touched != 0 && now >= max(touched, s.touched)+s.ttl*1000
+	return s.hasTTL && s.lastUsed != 0 && now >= max(touched, s.lastUsed)+s.ttl*1000
 }
 
 // producer looks a claim up.
-func (s *State) producer(id string) (claim, bool) {
+func (s *State) producer(id string) (producerClaim, bool) {
 	c, ok := s.producers[id]
 	if !ok && s.base != nil {
 		c, ok = s.base.producer(id)
@@ -468,28 +468,28 @@ func (s *State) producer(id string) (claim, bool) {
 	return c, ok
 }
 
-// outcome finds the first outcome of an append id.
-func (s *State) outcome(id AppendID) (outcome, bool) {
-	o, ok := s.recent.find(id)
+// findOutcome finds the first outcome of an append id.
+func (s *State) findOutcome(id AppendID) (outcome, bool) {
+	o, ok := s.outcomes.find(id)
 	if !ok && s.base != nil {
-		o, ok = s.base.outcome(id)
+		o, ok = s.base.findOutcome(id)
 	}
 	return o, ok
 }
 
-// forgets reports whether an append whose id was minted at minted (ms) may have
+// mayHaveForgotten reports whether an append whose id was minted at minted (ms) may have
 // been written and have left the window of remembered ids.
-func (s *State) forgets(minted uint64) bool {
-	return s.recent.forgot != 0 && minted <= s.recent.forgot+clockSlack
+func (s *State) mayHaveForgotten(minted uint64) bool {
+	return s.outcomes.forgottenTime != 0 && minted <= s.outcomes.forgottenTime+clockSlack
 }
 
-// lost reports whether nobody can tell if the request was written before: its id
+// isOutcomeLost reports whether nobody can tell if the request was written before: its id
 // has left the window, and no claim of its producer decides.
-func (s *State) lost(req *Request, minted uint64) bool {
-	if !s.forgets(minted) {
+func (s *State) isOutcomeLost(req *Request, minted uint64) bool {
+	if !s.mayHaveForgotten(minted) {
 		return false
 	}
-	if _, ok := s.outcome(req.ID); ok {
+	if _, ok := s.findOutcome(req.ID); ok {
 		return false
 	}
 	if p := req.Producer; p != nil {
@@ -502,22 +502,22 @@ func (s *State) lost(req *Request, minted uint64) bool {
 // clockSlack is how far apart a node's clock and S2's may be, in milliseconds.
 const clockSlack = 2_000
 
-// speculate makes s a State on top of base, to be folded further while that waits.
-func (s *State) speculate(base *State) {
+// speculateOn makes s a State on top of base, to be folded further while that waits.
+func (s *State) speculateOn(base *State) {
 	*s = *base
 	s.base, s.producers = base, nil
 	if base.run != nil { // which is folded further
 		r := *base.run
 		s.run = &r
 	}
-	s.recent = window{forgot: base.recent.forgot}
+	s.outcomes = outcomeWindow{forgottenTime: base.outcomes.forgottenTime}
 }
 
 // hideProducers ends the fall-through of producer lookups to the life before.
 func (s *State) hideProducers() {
 	merged := *s.base
 	merged.producers, merged.base = nil, nil
-	merged.recent = s.base.recent
+	merged.outcomes = s.base.outcomes
 	if s.base.base != nil {
 		panic("shard: speculation on a speculation")
 	}

@@ -27,10 +27,10 @@ func newWorld() *world {
 
 func (w *world) add(t *rapid.T, e Entry) {
 	r := e.record(uint64(len(w.recs)), w.now)
-	if _, err := w.state.apply(r); err != nil {
+	if _, err := w.state.foldRecord(r); err != nil {
 		t.Fatalf("own record: %v", err)
 	}
-	r.known = nil // whoever reads the log knows its bytes only
+	r.decoded = nil // whoever reads the log knows its bytes only
 	w.recs = append(w.recs, r)
 }
 
@@ -42,26 +42,26 @@ func (w *world) write(t *rapid.T, reqs ...*Request) []Outcome {
 	}
 	var outs []Outcome
 	for len(calls) > 0 {
-		b, n := compose(w.state, calls, w.now, 0)
+		b, n := composeBatch(w.state, calls, w.now, 0)
 		for {
 			checkLimits(t, b)
 			for _, e := range b.entries {
 				w.add(t, e)
 			}
-			if b.rest == nil {
+			if b.remaining == nil {
 				break
 			}
-			b.layPart(w.state)
+			b.composePart(w.state)
 		}
 		for _, v := range b.verdicts {
-			outs = append(outs, v.out)
+			outs = append(outs, v.outcome)
 		}
 		calls = calls[n:]
 	}
 	return outs
 }
 
-func checkLimits(t *rapid.T, b *batch) {
+func checkLimits(t *rapid.T, b *appendBatch) {
 	size := 0
 	for _, e := range b.entries {
 		size += e.MeteredSize()
@@ -75,7 +75,7 @@ func checkLimits(t *rapid.T, b *batch) {
 func (w *world) foldFrom(t *rapid.T, start uint64) *State {
 	s := &State{Next: start}
 	for _, r := range w.recs[start:] {
-		if _, err := s.apply(r); err != nil {
+		if _, err := s.foldRecord(r); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -84,17 +84,17 @@ func (w *world) foldFrom(t *rapid.T, start uint64) *State {
 
 var sameState = cmp.Options{
 	cmp.AllowUnexported(
-		State{}, claim{}, outcome{}, run{}, holder{}, debt{}, counts{}, batchEnd{}, retainedFrom{}, retention{},
+		State{}, producerClaim{}, outcome{}, run{}, forkRef{}, pendingRelease{}, counts{}, batchEnd{}, trimmedTo{}, retention{},
 	), cmpopts.EquateEmpty(),
-	cmp.Comparer(func(a, b forkTable) bool { return maps.Equal(a.rows, b.rows) && a.size == b.size }),
-	cmp.Comparer(func(a, b window) bool {
+	cmp.Comparer(func(a, b forkRefTable) bool { return maps.Equal(a.rows, b.rows) && a.size == b.size }),
+	cmp.Comparer(func(a, b outcomeWindow) bool {
 		var x, y []outcome
-		a.all(func(o outcome) { x = append(x, o) })
-		b.all(func(o outcome) { y = append(y, o) })
-		return a.forgot == b.forgot && fmt.Sprint(x) == fmt.Sprint(y)
+		a.each(func(o outcome) { x = append(x, o) })
+		b.each(func(o outcome) { y = append(y, o) })
+		return a.forgottenTime == b.forgottenTime && fmt.Sprint(x) == fmt.Sprint(y)
 	}),
 	// Not part of the meaning: a trim point below the checkpoint, an append under way.
-	cmpopts.IgnoreFields(State{}, "trimTo", "open", "base", "rooted", "confirmed"),
+	cmpopts.IgnoreFields(State{}, "trimTo", "openAppend", "base", "rooted", "confirmed"),
 }
 
 func genRequest(t *rapid.T, w *world) *Request {
@@ -104,7 +104,7 @@ func genRequest(t *rapid.T, w *world) *Request {
 	case 0:
 		r.Op = OpDelete
 	case 21:
-		return &Request{Stream: "p/s", Op: OpHold, ID: r.ID, Ref: ref, Name: "p/f", Generation: w.state.life}
+		return &Request{Stream: "p/s", Op: OpHold, ID: r.ID, Ref: ref, Name: "p/f", Generation: w.state.generation}
 	case 22:
 		return &Request{Stream: "p/s", Op: OpRelease, ID: r.ID, Ref: ref}
 	case 23:
@@ -166,12 +166,12 @@ func TestFoldFromCheckpoint(t *testing.T) {
 			},
 			"abandoned part": func(t *rapid.T) {
 				h := Header{Kind: KindMessage, Flags: FlagFirst | FlagPart, Append: NewAppendID()}
-				h.HasCheckpoint, h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint = true, w.state.sinceRecords, w.state.sinceBytes
+				h.HasCheckpoint, h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint = true, w.state.recordsSinceCheckpoint, w.state.bytesSinceCheckpoint
 				w.add(t, Entry{Header: h.encode(w.state.Next), Body: []byte("part")})
 			},
 			"": func(t *rapid.T) {
-				if s := w.state; s.whole() {
-					over, _, _, err := takeState(s.hand())
+				if s := w.state; s.isBetweenAppends() {
+					over, _, _, err := decodeHandover(s.encodeHandover())
 					if d := cmp.Diff(s, over, sameState); err != nil || d != "" || over.trimTo != s.trimTo {
 						t.Fatalf("handed over: %v %s", err, d)
 					}
@@ -179,7 +179,7 @@ func TestFoldFromCheckpoint(t *testing.T) {
 				if len(w.recs) == 0 {
 					return
 				}
-				start, ours, err := checkpointOf(w.recs[len(w.recs)-1])
+				start, ours, err := foldStartOf(w.recs[len(w.recs)-1])
 				if err != nil || !ours {
 					return
 				}
@@ -261,7 +261,7 @@ func TestProducerTable(t *testing.T) {
 		w := newWorld()
 		for _, r := range base.recs {
 			w.recs = append(w.recs, r)
-			_, _ = w.state.apply(r)
+			_, _ = w.state.foldRecord(r)
 		}
 		if got := post(w, c.p); got.Code != c.want {
 			t.Errorf("%+v: code %d, want %d", c.p, got.Code, c.want)
@@ -289,17 +289,17 @@ func TestBuryInAFullBatch(t *testing.T) {
 
 // A full table of forks is read with every checkpoint, while the stream waits.
 func TestForkTableIsReadInOneGo(t *testing.T) {
-	s := &State{exists: true, life: 1, typ: "text/plain"}
-	for i := 0; s.held.size+40 < heldBytes; i++ {
-		s.held.set(NewAppendID(), holder{stream: StreamID(fmt.Sprint("default/f", i)), time: 5})
+	s := &State{exists: true, generation: 1, contentType: "text/plain"}
+	for i := 0; s.forkRefs.size+40 < maxForkRefBytes; i++ {
+		s.forkRefs.set(NewAppendID(), forkRef{fork: StreamID(fmt.Sprint("default/f", i)), time: 5})
 	}
 	b, got := s.encode(), State{}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	err := got.decode(b, 1)
 	runtime.ReadMemStats(&after)
-	if err != nil || !maps.Equal(got.held.rows, s.held.rows) {
-		t.Fatalf("%d of %d forks, %v", len(got.held.rows), len(s.held.rows), err)
+	if err != nil || !maps.Equal(got.forkRefs.rows, s.forkRefs.rows) {
+		t.Fatalf("%d of %d forks, %v", len(got.forkRefs.rows), len(s.forkRefs.rows), err)
 	}
 	if n := after.TotalAlloc - before.TotalAlloc; n > 10<<20 {
 		t.Errorf("%d bytes for a table of %d", n, len(b))

@@ -11,83 +11,83 @@ import (
 // of its appends and its read session. It exists in memory only; whatever it
 // knows can be read again from the log.
 type Stream struct {
-	id   StreamID
-	host *Manager
+	id      StreamID
+	manager *Manager
 
-	users  int   // guarded by host.mu: callers that hold this Stream
-	place  place // guarded by host.mu: in a list of those that nobody holds
-	charge charge
+	users     int       // guarded by host.mu: callers that hold this Stream
+	listEntry listEntry // guarded by host.mu: in a list of those that nobody holds
+	memory    memoryCharge
 
 	mu sync.Mutex
 	// Everything below is guarded by mu.
-	opening *attempt // under way; nil: none
-	opened  bool
-	failed  error // the log cannot be folded (ErrNeedsLaterRelease); final for this Stream
-	noLog   bool  // the log does not exist yet
-	state   *State
-	asm     assembler
-	tail    *TailBuffer // this life's, with one reference; nil while no life
-	touched time.Time   // the last use that may not be durable; zero: none
-	grace   uint64      // ms since 1970 by storage's clock: until then the owner before may have known of reads
-	clock   *clock      // of the place where the log is; nil: not looked up yet
-	timing  timing
-	// timingAsked is when storage was asked for it last.
-	timingAsked time.Time
-	begins      uint64    // where the first record stood that was folded from a log's start
-	ours        bool      // a takeover met a record of ours
-	synced      time.Time // when state.Next was last known to be the log's tail
-	check       *attempt
-	used        time.Time
+	opening     *sharedCall // under way; nil: none
+	opened      bool
+	foldErr     error // the log cannot be folded (ErrNeedsLaterRelease); final for this Stream
+	noLog       bool  // the log does not exist yet
+	state       *State
+	assembler   assembler
+	tail        *TailBuffer   // this life's, with one reference; nil while no life
+	unsavedUse  time.Time     // the last use that may not be durable; zero: none
+	graceUntil  uint64        // ms since 1970 by storage's clock: until then the owner before may have known of reads
+	cachedClock *storageClock // of the place where the log is; nil: not looked up yet
+	timestamps  timestampMode
+	// timestampsAsked is when storage was asked for it last.
+	timestampsAsked time.Time
+	firstRecord     uint64    // where the first record stood that was folded from a log's start
+	sawOwnRecord    bool      // a takeover met a record of ours
+	syncedAt        time.Time // when state.Next was last known to be the log's tail
+	tailCheck       *sharedCall
+	lastUsed        time.Time
 
 	queue      []*call
 	queueBytes int
-	flying     bool
-	idle       *sync.Cond // on mu: flying became false
+	flushing   bool
+	flushEnded *sync.Cond // on mu: flying became false
 
-	followers int
-	session   *session
-	inherited bool // it was handed over, and has had no session here yet
-	asked     int  // freshness checks in this minute
-	askedAt   time.Time
+	followers       int
+	session         *readSession
+	handedOver      bool // it was handed over, and has had no session here yet
+	tailChecks      int  // freshness checks in this minute
+	tailChecksSince time.Time
 
-	confirming *attempt  // the sources of this fork are being asked (confirm.go)
-	refused    uint64    // the life whose chain they did not confirm
-	confirmAt  time.Time // when they are asked again
-	unsure     error     // they could not be asked, for a reason that lasts until then
+	confirming        *sharedCall // the sources of this fork are being asked (confirm.go)
+	refusedGeneration uint64      // the life whose chain they did not confirm
+	nextConfirm       time.Time   // when they are asked again
+	confirmErr        error       // they could not be asked, for a reason that lasts until then
 
-	busy     bool      // chores are under way
-	crowded  bool      // a fork was refused because there are too many
-	verifyAt time.Time // when a stream that is gone, or crowded, asks its forks again
-	verified bool      // it has asked all of them, and may leave memory
+	refTasksRunning bool      // chores are under way
+	forkLimitHit    bool      // a fork was refused because there are too many
+	nextSweep       time.Time // when a stream that is gone, or crowded, asks its forks again
+	sweptAll        bool      // it has asked all of them, and may leave memory
 	// How often that brought nothing, and the same of references that are to be given back.
-	verifyTries, settleTries int
-	settleAt                 time.Time
+	sweepDoublings, releaseDoublings int
+	nextRelease                      time.Time
 
 	stopped bool
 }
 
 // call is a caller that waits for a verdict.
 type call struct {
-	req    *Request
-	touch  bool // a touch instead of a request
-	size   int
-	tries  int       // lost compare-and-swaps
-	held   time.Time // of a fork: when its source was, by this process's monotonic clock
-	timed  bool      // storage was asked whether the stream's time is over
-	minted uint64    // of a request that is repeated: when, by storage's clock
-	ctx    context.Context
-	v      verdict       // set before done is told
-	done   chan struct{} // capacity 1
+	req            *Request
+	touch          bool // a touch instead of a request
+	size           int
+	losses         int       // lost compare-and-swaps
+	heldSince      time.Time // of a fork: when its source was, by this process's monotonic clock
+	expiryResolved bool      // storage was asked whether the stream's time is over
+	mintedMillis   uint64    // of a request that is repeated: when, by storage's clock
+	ctx            context.Context
+	verdict        verdict       // set before done is told
+	done           chan struct{} // capacity 1
 }
 
 type verdict struct {
-	out Outcome
-	err error
+	outcome Outcome
+	err     error
 }
 
 // newCall is a call for a request, or for a touch if that is nil.
 func (h *Manager) newCall(req *Request) *call {
-	c, ok := h.calls.Get().(*call)
+	c, ok := h.callPool.Get().(*call)
 	if !ok {
 		c = &call{done: make(chan struct{}, 1)}
 	}
@@ -100,46 +100,46 @@ func (h *Manager) newCall(req *Request) *call {
 
 // answer is for whoever holds the call to say once, and then to forget it.
 func (c *call) answer(out Outcome, err error) {
-	c.v = verdict{out, err}
+	c.verdict = verdict{out, err}
 	c.done <- struct{}{}
 }
 
-// free ends an answered call, which will serve again, and returns the answer.
-func (h *Manager) free(c *call) (Outcome, error) {
-	v := c.v
+// finishCall ends an answered call, which will serve again, and returns the answer.
+func (h *Manager) finishCall(c *call) (Outcome, error) {
+	v := c.verdict
 	*c = call{done: c.done}
-	h.calls.Put(c)
-	return v.out, v.err
+	h.callPool.Put(c)
+	return v.outcome, v.err
 }
 
-func ms(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
+func unixMillis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
-// attempt is one try at opening, or one check of the tail, shared by everybody who waits for it.
-type attempt struct {
+// sharedCall is one try at opening, or one check of the tail, shared by everybody who waits for it.
+type sharedCall struct {
 	done chan struct{}
 	sent time.Time // when a check was
 	err  error     // set before done is closed
 
-	turn    *coldTurn // of an opening
-	waiters int       // for an opening; guarded by Stream.mu
+	coldOpen *coldOpen // of an opening
+	waiters  int       // for an opening; guarded by Stream.mu
 }
 
-// ready returns once the log is folded up to a recent tail.
-func (s *Stream) ready(ctx context.Context) error {
+// waitReady returns once the log is folded up to a recent tail.
+func (s *Stream) waitReady(ctx context.Context) error {
 	s.mu.Lock()
-	s.used = s.host.cfg.Now()
+	s.lastUsed = s.manager.cfg.Now()
 	switch {
 	case s.stopped:
 		s.mu.Unlock()
 		return ErrNotOwner
-	case s.failed != nil:
+	case s.foldErr != nil:
 		s.mu.Unlock()
-		return s.failed
+		return s.foldErr
 	case s.opened:
 		s.mu.Unlock()
 		return nil
 	}
-	a, err := s.attempt(isPatient(ctx))
+	a, err := s.joinOpening(isPatient(ctx))
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -148,45 +148,45 @@ func (s *Stream) ready(ctx context.Context) error {
 	case <-a.done:
 		return a.err
 	case <-ctx.Done():
-		s.giveUp(a)
+		s.leaveOpening(a)
 		return context.Cause(ctx)
 	}
 }
 
-// attempt joins the opening that is under way, or begins one, under mu. A patient one is
+// joinOpening joins the opening that is under way, or begins one, under mu. A patient one is
 // for a follower, and waits for its turn; others are refused if it would take long.
-func (s *Stream) attempt(patient bool) (*attempt, error) {
+func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
 	followers := 0
 	if patient {
 		followers = max(s.followers, 1)
 	}
 	a := s.opening
 	if a != nil {
-		if err := s.host.cold.join(a.turn, followers); err != nil {
+		if err := s.manager.coldOpens.addWaiter(a.coldOpen, followers); err != nil {
 			return nil, err
 		}
 		a.waiters++
 		return a, nil
 	}
-	turn, err := s.host.cold.begin(followers)
+	turn, err := s.manager.coldOpens.enqueue(followers)
 	if err != nil {
 		return nil, err
 	}
-	a = &attempt{done: make(chan struct{}), turn: turn, waiters: 1}
-	if !s.host.spawn(func(ctx context.Context) { s.open(ctx, a) }) {
-		s.host.cold.withdraw(turn)
+	a = &sharedCall{done: make(chan struct{}), coldOpen: turn, waiters: 1}
+	if !s.manager.spawn(func(ctx context.Context) { s.runOpening(ctx, a) }) {
+		s.manager.coldOpens.withdraw(turn)
 		return nil, ErrStopped
 	}
 	s.opening = a
 	return a, nil
 }
 
-// giveUp is for a caller that does not wait for an opening any more. The last one takes its
+// leaveOpening is for a caller that does not wait for an opening any more. The last one takes its
 // turn back.
-func (s *Stream) giveUp(a *attempt) {
+func (s *Stream) leaveOpening(a *sharedCall) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.waiters--; a.waiters == 0 && s.opening == a && s.host.cold.withdraw(a.turn) {
+	if a.waiters--; a.waiters == 0 && s.opening == a && s.manager.coldOpens.withdraw(a.coldOpen) {
 		s.opening = nil
 	}
 }
@@ -195,7 +195,7 @@ func (s *Stream) giveUp(a *attempt) {
 // be looked at: it is the stream as it was some time ago.
 func (s *Stream) lockReady(ctx context.Context) error {
 	for {
-		if err := s.ready(ctx); err != nil {
+		if err := s.waitReady(ctx); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -206,12 +206,12 @@ func (s *Stream) lockReady(ctx context.Context) error {
 	}
 }
 
-// open folds the log at its turn.
-func (s *Stream) open(ctx context.Context, a *attempt) {
+// runOpening folds the log at its turn.
+func (s *Stream) runOpening(ctx context.Context, a *sharedCall) {
 	var err error
 	select {
-	case <-a.turn.turn:
-		if a.turn.withdrawn {
+	case <-a.coldOpen.granted:
+		if a.coldOpen.withdrawn {
 			close(a.done) // nobody waits for it
 			return
 		}
@@ -225,12 +225,12 @@ func (s *Stream) open(ctx context.Context, a *attempt) {
 		s.tail = nil
 	}
 	if errors.Is(err, ErrNeedsLaterRelease) {
-		s.failed = err
+		s.foldErr = err
 	}
 	s.opening = nil
-	s.weigh()
+	s.measureMemory()
 	s.mu.Unlock()
-	s.host.reclaim()
+	s.manager.evictIdle()
 	if err != nil {
 		a.err = storeErr(err)
 	}
@@ -247,139 +247,139 @@ func storeErr(err error) error {
 	}
 }
 
-// absorb is the one way in for records, from acks, the session and read-back: it
+// absorbRecords is the one way in for records, from acks, the session and read-back: it
 // folds what is new and extends the TailBuffer with it. The caller runs the wakers
 // after it has released mu.
-func (s *Stream) absorb(recs []Record) (wakers, error) {
+func (s *Stream) absorbRecords(recs []Record) (wakers, error) {
 	var wake wakers
 	for _, r := range recs {
 		if r.Pos < s.state.Next {
 			continue
 		}
 		if r.Pos > s.state.Next {
-			wake = append(wake, s.publish()...)
-			s.state.hole(r.Pos)
-			s.asm.skip(r.Pos)
+			wake = append(wake, s.publishBatch()...)
+			s.state.skipTo(r.Pos)
+			s.assembler.skipTo(r.Pos)
 			if s.tail != nil {
-				wake = append(wake, s.tail.skip(r.Pos, s.state.tail, s.state.closed)...)
+				wake = append(wake, s.tail.skipLater(r.Pos, s.state.tail, s.state.closed)...)
 			}
 		}
-		if s.state.mayTurn(r) { // the old life's Tail gets what is its own first
-			wake = append(wake, s.publish()...)
+		if s.state.mayChangeGeneration(r) { // the old life's Tail gets what is its own first
+			wake = append(wake, s.publishBatch()...)
 		}
-		e, err := s.state.apply(r)
+		e, err := s.state.foldRecord(r)
 		if err != nil {
-			return append(wake, s.decline(err)...), err
+			return append(wake, s.declineLog(err)...), err
 		}
-		if e.begun || e.ended {
-			wake = append(wake, s.turn(r, e)...)
+		if e.begins || e.ends {
+			wake = append(wake, s.changeGeneration(r, e)...)
 		}
-		s.asm.add(r, e)
+		s.assembler.addRecord(r, e)
 	}
-	return append(wake, s.publish()...), nil
+	return append(wake, s.publishBatch()...), nil
 }
 
-// decline ends the stream here: its log cannot be folded any further.
-func (s *Stream) decline(err error) wakers {
-	wake := s.publish()
-	s.failed = err
+// declineLog ends the stream here: its log cannot be folded any further.
+func (s *Stream) declineLog(err error) wakers {
+	wake := s.publishBatch()
+	s.foldErr = err
 	if s.tail == nil {
 		return wake
 	}
-	wake = append(wake, s.tail.end(err)...)
+	wake = append(wake, s.tail.endLater(err)...)
 	s.tail.Release()
 	s.tail = nil
 	return wake
 }
 
-// turn ends the TailBuffer of a life that is over and begins the next one's.
-func (s *Stream) turn(r Record, e effect) wakers {
+// changeGeneration ends the TailBuffer of a life that is over and begins the next one's.
+func (s *Stream) changeGeneration(r Record, e effect) wakers {
 	var wake wakers
 	if s.tail != nil {
-		wake = s.tail.end(ErrNotFound)
+		wake = s.tail.endLater(ErrNotFound)
 		s.tail.Release()
 		s.tail = nil
 	}
-	s.grace, s.touched = 0, time.Time{}
-	s.verifyAt, s.verified, s.crowded = time.Time{}, false, false
-	s.verifyTries, s.settleTries, s.settleAt = 0, 0, time.Time{}
-	if held := s.asm.held; e.commit { // the new life's first messages
-		s.asm.skip(s.state.start)
-		s.asm.held = held
+	s.graceUntil, s.unsavedUse = 0, time.Time{}
+	s.nextSweep, s.sweptAll, s.forkLimitHit = time.Time{}, false, false
+	s.sweepDoublings, s.releaseDoublings, s.nextRelease = 0, 0, time.Time{}
+	if held := s.assembler.uncommitted; e.commitsRun { // the new life's first messages
+		s.assembler.skipTo(s.state.start)
+		s.assembler.uncommitted = held
 	} else {
-		s.asm.skip(r.Pos)
+		s.assembler.skipTo(r.Pos)
 	}
 	return wake
 }
 
-// attach gives a life its TailBuffer.
-func (s *Stream) attach() wakers {
+// openTail gives a life its TailBuffer.
+func (s *Stream) openTail() wakers {
 	if s.tail != nil || !s.state.exists || s.stopped { // nobody would let go of it
 		return nil
 	}
-	s.tail = s.host.tails.Open(s.id, s.state.Info(), s.asm.from)
+	s.tail = s.manager.tails.Open(s.id, s.state.Info(), s.assembler.from)
 	// It may have been fed by a peer so far and lag behind; its readers then find
 	// the rest in pages.
-	return s.tail.skip(s.asm.from, s.state.tail, s.state.closed)
+	return s.tail.skipLater(s.assembler.from, s.state.tail, s.state.closed)
 }
 
-// publish extends the TailBuffer with what was folded since.
-func (s *Stream) publish() wakers {
-	wake := s.attach()
-	r := s.asm.flush(s.state)
+// publishBatch extends the TailBuffer with what was folded since.
+func (s *Stream) publishBatch() wakers {
+	wake := s.openTail()
+	r := s.assembler.flushBatch(s.state)
 	if r.IsZero() || s.tail == nil {
 		return wake
 	}
-	w, err := s.tail.extend(r)
+	w, err := s.tail.extendLater(r)
 	if err != nil {
 		panic("shard: own feed left a hole: " + err.Error())
 	}
 	return append(wake, w...)
 }
 
-// take folds records that a Log gave us and wakes whom they concern. *TailError:
+// foldFromLog folds records that a Log gave us and wakes whom they concern. *TailError:
 // the fold is not on any more, but one of another log.
-func (s *Stream) take(on *State, recs []Record) error {
+func (s *Stream) foldFromLog(on *State, recs []Record) error {
 	s.mu.Lock()
 	switch {
-	case s.failed != nil:
+	case s.foldErr != nil:
 		s.mu.Unlock()
-		return s.failed
+		return s.foldErr
 	case s.state != on:
 		s.mu.Unlock()
 		return &TailError{0}
 	}
-	wake, err := s.absorb(recs)
-	s.grow(recs)
-	s.chores()
+	wake, err := s.absorbRecords(recs)
+	s.noteGrowth(recs)
+	s.startRefTasks()
 	s.mu.Unlock()
-	wake.run()
-	s.host.tails.reclaim()
-	s.host.reclaim()
+	wake.wakeAll()
+	s.manager.tails.reclaim()
+	s.manager.evictIdle()
 	return err
 }
 
-// reset forgets everything, if on is still the fold: the log is not the one that
+// resetFold forgets everything, if on is still the fold: the log is not the one that
 // was folded (it was wiped, or deleted in S2). Readers of the TailBuffer see their life
 // end. ends is where it ends, 0 if it is not there.
-func (s *Stream) reset(on *State, ends uint64) {
+func (s *Stream) resetFold(on *State, ends uint64) {
 	s.mu.Lock()
 	if s.state != on || !s.opened {
 		s.mu.Unlock()
 		return
 	}
 	if known := on.Next; ends < known {
-		defer s.lostLog(ends, known)
+		defer s.reportLostRecords(ends, known)
 	}
 	var wake wakers
 	if s.tail != nil {
-		wake = s.tail.end(ErrNotFound)
+		wake = s.tail.endLater(ErrNotFound)
 		s.tail.Release()
 		s.tail = nil
 	}
 	s.opened = false
 	s.mu.Unlock()
-	wake.run()
+	wake.wakeAll()
 }
 
 // catchUp folds what the log has beyond the fold on, up to tail. It fails once
@@ -391,15 +391,15 @@ func (s *Stream) catchUp(ctx context.Context, on *State, tail uint64) error {
 	defer stall.Stop()
 	fold := func(p Page) error {
 		stall.Reset(stallTimeout)
-		if err := on.root(p.Records); err != nil {
+		if err := on.checkRoot(p.Records); err != nil {
 			return err
 		}
 		s.mu.Lock()
 		if s.state == on && !s.opened {
-			s.begin(p.Records)
+			s.noteFirstRecord(p.Records)
 		}
 		s.mu.Unlock()
-		return s.take(on, p.Records)
+		return s.foldFromLog(on, p.Records)
 	}
 	for {
 		s.mu.Lock()
@@ -410,10 +410,10 @@ func (s *Stream) catchUp(ctx context.Context, on *State, tail uint64) error {
 		}
 		var err error
 		if tail-next > MaxBatchRecords {
-			err = s.host.log.Replay(ctx, s.id, next, tail, fold)
+			err = s.manager.log.Replay(ctx, s.id, next, tail, fold)
 		} else {
 			var p Page
-			if p, err = s.host.log.Read(ctx, s.id, next, 0); err == nil {
+			if p, err = s.manager.log.Read(ctx, s.id, next, 0); err == nil {
 				err = fold(p)
 			}
 		}
@@ -424,18 +424,18 @@ func (s *Stream) catchUp(ctx context.Context, on *State, tail uint64) error {
 		var wake wakers
 		if on.Next == next && s.state == on { // all trimmed away
 			if next == 0 && !s.opened {
-				s.begins = tail
+				s.firstRecord = tail
 			}
-			on.hole(tail)
+			on.skipTo(tail)
 			on.beginUncreated()
-			s.asm.skip(tail)
-			wake = s.attach()
+			s.assembler.skipTo(tail)
+			wake = s.openTail()
 			if s.tail != nil {
-				wake = append(wake, s.tail.skip(tail, on.tail, on.closed)...)
+				wake = append(wake, s.tail.skipLater(tail, on.tail, on.closed)...)
 			}
 		}
 		s.mu.Unlock()
-		wake.run()
+		wake.wakeAll()
 	}
 }
 
@@ -445,14 +445,14 @@ const stallTimeout = 30 * time.Second
 // describe is State for this stream.
 func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 	if ask&InfoAllowCached == 0 {
-		if err := s.fresh(ctx, ask&InfoRequireFresh != 0); err != nil {
+		if err := s.waitFresh(ctx, ask&InfoRequireFresh != 0); err != nil {
 			return Info{}, err
 		}
 	}
 	if err := s.lockReady(ctx); err != nil {
 		return Info{}, err
 	}
-	if s.confirmDue() {
+	if s.isConfirmDue() {
 		s.mu.Unlock()
 		if err := s.confirmChain(ctx); err != nil {
 			return Info{}, err
@@ -461,36 +461,36 @@ func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 			return Info{}, err
 		}
 	}
-	if err := s.unconfirmed(); err != nil {
+	if err := s.confirmErrorLocked(); err != nil {
 		s.mu.Unlock()
 		return Info{}, err
 	}
-	if s.doubt() {
+	if s.isExpiryUncertain() {
 		s.mu.Unlock()
-		s.settleTime(ctx)
+		s.resolveExpiry(ctx)
 		if err := s.lockReady(ctx); err != nil {
 			return Info{}, err
 		}
 	}
-	m := s.moment()
-	expired := s.state.expired(m.ends, m.used)
+	m := s.readClocks()
+	expired := s.state.isExpired(m.bothClocks, m.lastUse)
 	info := s.state.Info()
 	if ask&InfoTouch != 0 && !expired {
-		s.touched = s.host.cfg.Now()
+		s.unsavedUse = s.manager.cfg.Now()
 	}
-	due := ask&InfoTouch != 0 && s.touchDue(s.host.cfg.Now())
+	due := ask&InfoTouch != 0 && s.isTouchDue(s.manager.cfg.Now())
 	s.mu.Unlock()
 	if due {
 		// Before the reader is answered, so that its use counts for an heir as well. A
 		// touch that fails is no reason not to answer; the sweeper tries again.
-		_, _ = s.do(ctx, s.host.newCall(nil))
+		_, _ = s.submit(ctx, s.manager.newCall(nil))
 	}
 	if !expired {
 		return info, nil
 	}
 	// The sequencer buries an expired stream before it looks at the next caller, and
 	// a touch of what is no more writes nothing.
-	if _, err := s.do(ctx, s.host.newCall(nil)); err != nil {
+	if _, err := s.submit(ctx, s.manager.newCall(nil)); err != nil {
 		return Info{}, err
 	}
 	if err := s.lockReady(ctx); err != nil {
@@ -500,45 +500,45 @@ func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 	return s.state.Info(), nil
 }
 
-// idleSince reports whether nothing happened here for so long. A stream that
+// isIdleSince reports whether nothing happened here for so long. A stream that
 // does not exist is kept only for seconds.
-func (s *Stream) idleSince(now time.Time, d time.Duration) bool {
+func (s *Stream) isIdleSince(now time.Time, d time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state == nil || !s.state.exists {
 		d = min(d, sweepEvery)
 	}
-	return now.Sub(s.used) > d && s.rests(now)
+	return now.Sub(s.lastUsed) > d && s.isQuiet(now)
 }
 
-// rests reports whether nothing goes on here, nor is to be done, under mu.
-func (s *Stream) rests(now time.Time) bool {
-	return !s.flying && len(s.queue) == 0 && !s.busy && !s.owes() && s.followers == 0 && s.session == nil &&
-		s.opening == nil && s.check == nil && !s.touchDue(now)
+// isQuiet reports whether nothing goes on here, nor is to be done, under mu.
+func (s *Stream) isQuiet(now time.Time) bool {
+	return !s.flushing && len(s.queue) == 0 && !s.refTasksRunning && !s.hasRefTasks() && s.followers == 0 && s.session == nil &&
+		s.opening == nil && s.tailCheck == nil && !s.isTouchDue(now)
 }
 
-// tend has chores done that are due, and reports whether memory is too far ahead
+// runDueTasks has chores done that are due, and reports whether memory is too far ahead
 // of the last durable use.
-func (s *Stream) tend(now time.Time) (touch bool) {
+func (s *Stream) runDueTasks(now time.Time) (touch bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.chores()
-	return s.touchDue(now)
+	s.startRefTasks()
+	return s.isTouchDue(now)
 }
 
-func (s *Stream) touchDue(now time.Time) bool {
+func (s *Stream) isTouchDue(now time.Time) bool {
 	if !s.opened || s.stopped || !s.state.exists || !s.state.hasTTL {
 		return false
 	}
-	at, ok := s.site().read(now)
+	at, ok := s.storageClockLocked().readTime(now)
 	if !ok {
-		if s.seen(now, 1) > 0 {
-			s.site().want()
+		if s.lastSeenUse(now, 1) > 0 {
+			s.storageClockLocked().requestRefresh()
 		}
 		return false
 	}
-	return s.seen(now, at) > s.state.touched+touchAhead(s.state.ttl) &&
-		!s.state.expired(min(ms(now), at), s.lastUse(now, at))
+	return s.lastSeenUse(now, at) > s.state.lastUsed+touchAhead(s.state.ttl) &&
+		!s.state.isExpired(min(unixMillis(now), at), s.lastUse(now, at))
 }
 
 // halt ends the Stream: callers that wait are refused, the batch in flight is
@@ -546,7 +546,7 @@ func (s *Stream) touchDue(now time.Time) bool {
 func (s *Stream) halt() {
 	s.mu.Lock()
 	s.stopped = true
-	s.host.states.remove(&s.charge)
+	s.manager.streams.removeCharge(&s.memory)
 	queue := s.queue
 	s.queue, s.queueBytes = nil, 0
 	s.mu.Unlock()
@@ -554,8 +554,8 @@ func (s *Stream) halt() {
 		c.answer(Outcome{}, ErrNotOwner)
 	}
 	s.mu.Lock()
-	for s.flying {
-		s.idle.Wait()
+	for s.flushing {
+		s.flushEnded.Wait()
 	}
 	s.closeSession()
 	t := s.tail

@@ -15,15 +15,15 @@ type TailBuffer struct {
 	stream StreamID
 	set    *TailBuffers
 
-	mu     sync.Mutex
-	info   Info          // Tail and Closed move with each RecordBatch
-	floor  uint64        // first position held
-	next   uint64        // one past the last
-	ranges []RecordBatch // [floor, next), in order
-	bytes  int
-	ended  error // why there will be no more; nil while there may be
-	refs   int   // readers and feeds
-	watch  map[Waker]struct{}
+	mu       sync.Mutex
+	info     Info          // Tail and Closed move with each RecordBatch
+	floor    uint64        // first position held
+	next     uint64        // one past the last
+	batches  []RecordBatch // [floor, next), in order
+	bytes    int
+	endErr   error // why there will be no more; nil while there may be
+	refs     int   // readers and feeds
+	watchers map[Waker]struct{}
 }
 
 // Waker is somebody who waits for news of a TailBuffer. Wake is called at most once
@@ -81,75 +81,77 @@ func (t *TailBuffer) Floor() uint64 {
 func (t *TailBuffer) EndError() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.ended
+	return t.endErr
 }
 
 // Extend takes what is new of r. *GapError: r begins above Next; nothing was
 // taken. An ended Tail takes nothing.
 func (t *TailBuffer) Extend(r RecordBatch) error {
-	wake, err := t.extend(r)
-	wake.run()
+	wake, err := t.extendLater(r)
+	wake.wakeAll()
 	t.set.reclaim()
 	return err
 }
 
-// extend is Extend without the wake-ups, for feeds that hold a lock of their own.
-func (t *TailBuffer) extend(r RecordBatch) (wakers, error) {
+// extendLater is Extend without the wake-ups, for feeds that hold a lock of their own.
+func (t *TailBuffer) extendLater(r RecordBatch) (wakers, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ended != nil || r.To() <= t.next {
+	if t.endErr != nil || r.To() <= t.next {
 		return nil, nil
 	}
 	if r.From() > t.next {
 		return nil, &GapError{t.next}
 	}
 	if r.From() < t.next {
-		r = r.after(t.next)
+		r = r.sliceFrom(t.next)
 	}
-	t.ranges = append(t.ranges, r)
-	t.grow(len(r.b))
+	t.batches = append(t.batches, r)
+	t.addBytes(len(r.b))
 	// A RecordBatch that claims to show more than it holds, or less than was shown, does not.
 	t.next, t.info.Closed = r.To(), r.Closed() && r.Tail() <= r.To()
 	t.info.Tail = max(t.info.Tail, min(r.Tail(), r.To()))
-	for len(t.ranges) > 1 && (t.bytes > t.set.perTail || t.set.over()) {
-		t.drop()
+	for len(t.batches) > 1 && (t.bytes > t.set.perStream || t.set.isOverBudget()) {
+		t.dropOldest()
 	}
-	return t.newsLocked(), nil
+	return t.disarmLocked(), nil
 }
 
 // SkipTo moves Next up to next without the records between (a feed could not
 // bring them): readers below find them in pages. tail and closed are the state
 // there. A TailBuffer that is already further ignores it.
-func (t *TailBuffer) SkipTo(next, tail uint64, closed bool) { t.skip(next, tail, closed).run() }
+func (t *TailBuffer) SkipTo(next, tail uint64, closed bool) {
+	t.skipLater(next, tail, closed).wakeAll()
+}
 
-func (t *TailBuffer) skip(next, tail uint64, closed bool) wakers {
+func (t *TailBuffer) skipLater(next, tail uint64, closed bool) wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ended != nil || next <= t.next {
+	if t.endErr != nil || next <= t.next {
 		return nil
 	}
 	if tail > next { // whoever feeds it tells of more when it brings it
 		tail, closed = next, false
 	}
-	for len(t.ranges) > 0 {
-		t.drop()
+	for len(t.batches) > 0 {
+		t.dropOldest()
 	}
 	t.floor, t.next, t.info.Tail, t.info.Closed = next, next, tail, closed
-	return t.newsLocked()
+	return t.disarmLocked()
 }
 
 // End ends this life for all readers: the stream was deleted, expired or made
 // anew, or the node lets go of it for good. Later calls change nothing.
-func (t *TailBuffer) End(why error) { t.end(why).run() }
+func (t *TailBuffer) End(why error) { t.endLater(why).wakeAll() }
 
-func (t *TailBuffer) end(why error) wakers {
+func (t *TailBuffer) endLater(why error) wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ended != nil {
+	if t.endErr != nil {
 		return nil
 	}
-	t.ended = why
-	return t.newsLocked()
+	t.endErr = why
+	return t.disarmLocked()
 }
 
 // ReadAt appends to into the RecordBatches that hold positions from pos on, up to
@@ -160,7 +162,7 @@ func (t *TailBuffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBa
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case t.ended != nil:
+	case t.endErr != nil:
 		return into, StatusGone
 	case pos >= t.info.Tail && t.info.Closed:
 		return into, StatusClosed
@@ -169,17 +171,17 @@ func (t *TailBuffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBa
 	case pos < t.floor:
 		return into, StatusBelow
 	}
-	lo, hi := 0, len(t.ranges)
+	lo, hi := 0, len(t.batches)
 	for lo < hi { // the first RecordBatch that ends above pos
-		if mid := int(uint(lo+hi) >> 1); t.ranges[mid].To() <= pos {
+		if mid := int(uint(lo+hi) >> 1); t.batches[mid].To() <= pos {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	for size := 0; lo < len(t.ranges) && (size == 0 || size < max); lo++ {
-		into = append(into, t.ranges[lo])
-		size += len(t.ranges[lo].b)
+	for size := 0; lo < len(t.batches) && (size == 0 || size < max); lo++ {
+		into = append(into, t.batches[lo])
+		size += len(t.batches[lo].b)
 	}
 	switch {
 	case into[len(into)-1].To() < t.info.Tail:
@@ -197,53 +199,53 @@ func (t *TailBuffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBa
 func (t *TailBuffer) Watch(w Waker, pos uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ended != nil || pos < t.info.Tail || t.info.Closed {
+	if t.endErr != nil || pos < t.info.Tail || t.info.Closed {
 		return false
 	}
-	if t.watch == nil {
-		t.watch = make(map[Waker]struct{}, 1)
+	if t.watchers == nil {
+		t.watchers = make(map[Waker]struct{}, 1)
 	}
-	t.watch[w] = struct{}{}
+	t.watchers[w] = struct{}{}
 	return true
 }
 
 // Unwatch takes w back. A Wake that is under way may still come.
 func (t *TailBuffer) Unwatch(w Waker) {
 	t.mu.Lock()
-	delete(t.watch, w)
+	delete(t.watchers, w)
 	t.mu.Unlock()
 }
 
-// drop forgets the oldest RecordBatch.
-func (t *TailBuffer) drop() {
-	t.grow(-len(t.ranges[0].b))
-	t.floor = t.ranges[0].To()
-	t.ranges[0] = RecordBatch{} // a reader may hold it; this array must not
-	t.ranges = t.ranges[1:]
+// dropOldest forgets the oldest RecordBatch.
+func (t *TailBuffer) dropOldest() {
+	t.addBytes(-len(t.batches[0].b))
+	t.floor = t.batches[0].To()
+	t.batches[0] = RecordBatch{} // a reader may hold it; this array must not
+	t.batches = t.batches[1:]
 }
 
-func (t *TailBuffer) grow(n int) {
+func (t *TailBuffer) addBytes(n int) {
 	t.bytes += n
 	t.set.bytes.Add(int64(n))
 }
 
-// newsLocked disarms and returns everybody who waits.
-func (t *TailBuffer) newsLocked() wakers {
-	if len(t.watch) == 0 {
+// disarmLocked disarms and returns everybody who waits.
+func (t *TailBuffer) disarmLocked() wakers {
+	if len(t.watchers) == 0 {
 		return nil
 	}
-	ws := make(wakers, 0, len(t.watch))
-	for w := range t.watch {
+	ws := make(wakers, 0, len(t.watchers))
+	for w := range t.watchers {
 		ws = append(ws, w)
 	}
-	clear(t.watch)
+	clear(t.watchers)
 	return ws
 }
 
 // wakers are to be woken once no lock is held.
 type wakers []Waker
 
-func (ws wakers) run() {
+func (ws wakers) wakeAll() {
 	for _, w := range ws {
 		w.Wake()
 	}

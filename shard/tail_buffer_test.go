@@ -36,10 +36,10 @@ func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) RecordBatch {
 			n++
 		}
 	}
-	b := newRangeBuilder(from, n, 0)
+	b := newBatchBuilder(from, n, 0)
 	for p := from; p < to; p++ {
 		if body, ok := m.bodies[p]; ok {
-			b.message(p, p+1, []byte(body))
+			b.addMessage(p, p+1, []byte(body))
 			shown = max(shown, p+1)
 		}
 	}
@@ -94,8 +94,8 @@ func (m *tailModel) again(t *rapid.T) {
 
 func (m *tailModel) gap(t *rapid.T) {
 	from := m.next + rapid.Uint64Range(1, 5).Draw(t, "hole")
-	b := newRangeBuilder(from, 1, 0)
-	b.message(from, from+1, []byte("never"))
+	b := newBatchBuilder(from, 1, 0)
+	b.addMessage(from, from+1, []byte("never"))
 	var gap *GapError
 	if err := m.tail.Extend(b.build(from+1, from+1, 0, false)); !errors.As(err, &gap) || gap.Next != m.next {
 		t.Fatalf("a hole at %d: %v", m.next, err)
@@ -176,11 +176,11 @@ func (m *tailModel) check(t *rapid.T) {
 
 // Bytes from another node are a RecordBatch, whole and in order, or refused.
 func FuzzParseRange(f *testing.F) {
-	b := newRangeBuilder(7, 2, 6)
-	b.message(7, 8, []byte("one"))
-	b.message(9, 11, []byte("two"))
+	b := newBatchBuilder(7, 2, 6)
+	b.addMessage(7, 8, []byte("one"))
+	b.addMessage(9, 11, []byte("two"))
 	f.Add(b.build(12, 11, 99, true).Bytes())
-	f.Add(newRangeBuilder(0, 0, 0).build(1, 0, 0, false).Bytes())
+	f.Add(newBatchBuilder(0, 0, 0).build(1, 0, 0, false).Bytes())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r, err := ParseBatch(in)
@@ -205,7 +205,7 @@ func FuzzParseRange(f *testing.F) {
 			return
 		}
 		mid := r.From() + 1
-		rest := r.after(mid)
+		rest := r.sliceFrom(mid)
 		if again, err := ParseBatch(rest.Bytes()); err != nil || !bytes.Equal(again.Bytes(), rest.Bytes()) {
 			t.Fatalf("the rest does not parse: %v", err)
 		}
@@ -222,8 +222,8 @@ func TestTailsBudget(t *testing.T) {
 	const size, budget = 1 << 10, 16 << 10
 	set := NewTailBuffers(0, budget)
 	grow := func(tail *TailBuffer) {
-		b := newRangeBuilder(tail.Next(), 1, size)
-		b.message(tail.Next(), tail.Next()+1, make([]byte, size))
+		b := newBatchBuilder(tail.Next(), 1, size)
+		b.addMessage(tail.Next(), tail.Next()+1, make([]byte, size))
 		if err := tail.Extend(b.build(tail.Next()+1, tail.Next()+1, 0, false)); err != nil {
 			t.Fatal(err)
 		}
@@ -259,7 +259,7 @@ func TestTailsBudget(t *testing.T) {
 	if n := set.Bytes(); n < 40*size || n > 41*size+budget {
 		t.Errorf("%d bytes", n)
 	}
-	if n := set.enough.Load(); n <= set.Bytes() {
+	if n := set.reclaimAbove.Load(); n <= set.Bytes() {
 		t.Errorf("the next append looks for what is not there: %d of %d", set.Bytes(), n)
 	}
 	for _, tail := range read {
@@ -272,6 +272,6 @@ func TestTailsBudget(t *testing.T) {
 		grow(tail)
 	}
 	if n := set.Bytes(); n > budget {
-		t.Errorf("%d bytes of Tails that nobody reads after a peak, up to %d", n, set.enough.Load())
+		t.Errorf("%d bytes of Tails that nobody reads after a peak, up to %d", n, set.reclaimAbove.Load())
 	}
 }

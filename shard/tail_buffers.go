@@ -10,16 +10,16 @@ import (
 // RecordBatch of each TailBuffer stays that somebody reads, who must be able to take it. Readers of
 // what went find it in pages.
 type TailBuffers struct {
-	perTail int
-	budget  int64
-	bytes   atomic.Int64
-	enough  atomic.Int64 // bytes up to which nothing is looked for: the budget, or more if that cannot be kept
+	perStream    int
+	budget       int64
+	bytes        atomic.Int64
+	reclaimAbove atomic.Int64 // bytes up to which nothing is looked for: the budget, or more if that cannot be kept
 
-	mu sync.Mutex
-	m  map[StreamID]*TailBuffer
+	mu       sync.Mutex
+	byStream map[StreamID]*TailBuffer
 }
 
-// NewTailBuffers makes an empty set: at most perTail bytes for one stream and budget
+// NewTailBuffers makes an empty set: at most perStream bytes for one stream and budget
 // bytes for all (0: 4 MiB and 512 MiB).
 func NewTailBuffers(perTail int, budget int64) *TailBuffers {
 	if perTail <= 0 {
@@ -28,8 +28,8 @@ func NewTailBuffers(perTail int, budget int64) *TailBuffers {
 	if budget <= 0 {
 		budget = 512 << 20
 	}
-	s := &TailBuffers{perTail: perTail, budget: budget, m: map[StreamID]*TailBuffer{}}
-	s.enough.Store(budget)
+	s := &TailBuffers{perStream: perTail, budget: budget, byStream: map[StreamID]*TailBuffer{}}
+	s.reclaimAbove.Store(budget)
 	return s
 }
 
@@ -38,7 +38,7 @@ func NewTailBuffers(perTail int, budget int64) *TailBuffers {
 // of another life is ended with ErrNotFound first.
 func (s *TailBuffers) Open(id StreamID, info Info, next uint64) *TailBuffer {
 	s.mu.Lock()
-	t := s.m[id]
+	t := s.byStream[id]
 	if t != nil && t.Generation() == info.Generation && t.retain() {
 		s.mu.Unlock()
 		return t
@@ -47,7 +47,7 @@ func (s *TailBuffers) Open(id StreamID, info Info, next uint64) *TailBuffer {
 		info.Tail, info.Closed = next, false
 	}
 	fresh := &TailBuffer{stream: id, set: s, info: info, floor: next, next: next, refs: 1}
-	s.m[id] = fresh
+	s.byStream[id] = fresh
 	s.mu.Unlock()
 	if t != nil {
 		t.End(ErrNotFound)
@@ -59,7 +59,7 @@ func (s *TailBuffers) Open(id StreamID, info Info, next uint64) *TailBuffer {
 func (s *TailBuffers) Lookup(id StreamID) *TailBuffer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t := s.m[id]; t != nil && t.retain() {
+	if t := s.byStream[id]; t != nil && t.retain() {
 		return t
 	}
 	return nil
@@ -69,30 +69,30 @@ func (s *TailBuffers) Lookup(id StreamID) *TailBuffer {
 func (s *TailBuffers) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.m)
+	return len(s.byStream)
 }
 
 // Bytes is what all TailBuffers hold.
 func (s *TailBuffers) Bytes() int64 { return s.bytes.Load() }
 
-func (s *TailBuffers) over() bool { return s.bytes.Load() > s.budget }
+func (s *TailBuffers) isOverBudget() bool { return s.bytes.Load() > s.budget }
 
 // reclaim shrinks TailBuffers until the set fits its budget. If that cannot be, it looks again
 // once there is a sixteenth of the budget more: each append comes by here.
 func (s *TailBuffers) reclaim() {
 	switch held := s.bytes.Load(); {
 	case held <= s.budget:
-		if s.enough.Load() > s.budget {
-			s.enough.Store(s.budget)
+		if s.reclaimAbove.Load() > s.budget {
+			s.reclaimAbove.Store(s.budget)
 		}
 		return
-	case held <= s.enough.Load():
+	case held <= s.reclaimAbove.Load():
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range s.m {
-		if !s.over() {
+	for _, t := range s.byStream {
+		if !s.isOverBudget() {
 			break
 		}
 		t.mu.Lock()
@@ -100,8 +100,8 @@ func (s *TailBuffers) reclaim() {
 		if t.refs == 1 { // its feed's
 			keep = 0
 		}
-		for len(t.ranges) > keep {
-			t.drop()
+		for len(t.batches) > keep {
+			t.dropOldest()
 		}
 		t.mu.Unlock()
 	}
@@ -109,14 +109,14 @@ func (s *TailBuffers) reclaim() {
 	if held := s.bytes.Load(); held > s.budget {
 		enough = held + s.budget/16
 	}
-	s.enough.Store(enough)
+	s.reclaimAbove.Store(enough)
 }
 
 // retain adds a reference; false: the TailBuffer has ended or was let go.
 func (t *TailBuffer) retain() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ended != nil || t.refs == 0 {
+	if t.endErr != nil || t.refs == 0 {
 		return false
 	}
 	t.refs++
@@ -131,27 +131,27 @@ func (t *TailBuffer) Release() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.refs--; t.refs > 0 {
-		for t.refs == 1 && len(t.ranges) > 0 && t.set.over() {
-			t.drop() // what only its last reader kept
+		for t.refs == 1 && len(t.batches) > 0 && t.set.isOverBudget() {
+			t.dropOldest() // what only its last reader kept
 		}
 		return
 	}
-	if t.set.m[t.stream] == t {
-		delete(t.set.m, t.stream)
+	if t.set.byStream[t.stream] == t {
+		delete(t.set.byStream, t.stream)
 	}
-	t.grow(-t.bytes)
-	t.ranges = nil
-	if t.ended == nil {
-		t.ended = ErrStopped
+	t.addBytes(-t.bytes)
+	t.batches = nil
+	if t.endErr == nil {
+		t.endErr = ErrStopped
 	}
 }
 
-// followed is the number of TailBuffers that somebody beside their feed holds.
-func (s *TailBuffers) followed() int {
+// countFollowed is the number of TailBuffers that somebody beside their feed holds.
+func (s *TailBuffers) countFollowed() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
-	for _, t := range s.m {
+	for _, t := range s.byStream {
 		t.mu.Lock()
 		if t.refs > 1 {
 			n++

@@ -9,7 +9,7 @@ import (
 // checkpoint that it points back to. Where others wrote last, it looks backwards
 // for the newest record of ours. Nothing but the TailBuffer and the fold is held.
 func (s *Stream) takeOver(ctx context.Context) error {
-	log, sent := s.host.log, s.host.cfg.Now()
+	log, sent := s.manager.log, s.manager.cfg.Now()
 	first, cancel := context.WithTimeout(ctx, stallTimeout)
 	defer cancel()
 	last, err := log.Last(first, s.id, 1)
@@ -18,7 +18,7 @@ func (s *Stream) takeOver(ctx context.Context) error {
 		return err
 	}
 	var on *State
-	err = fromRoot(ctx, log, s.id, last, func(from, tail uint64) (err error) {
+	err = foldFromCheckpoint(ctx, log, s.id, last, func(from, tail uint64) (err error) {
 		on, err = s.foldFrom(ctx, from, tail, noLog, last.Records)
 		return err
 	})
@@ -26,90 +26,90 @@ func (s *Stream) takeOver(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	wake := s.attach()
-	if begins := s.begins; s.judgeCut() {
-		defer s.host.cutLog(s.id, begins, true)
+	wake := s.openTail()
+	if begins := s.firstRecord; s.noteTruncation() {
+		defer s.manager.reportTruncatedLog(s.id, begins, true)
 	}
-	s.grace = 0
+	s.graceUntil = 0
 	if on.hasTTL {
-		s.grace = on.touched + touchAhead(on.ttl) + graceMargin
+		s.graceUntil = on.lastUsed + touchAhead(on.ttl) + graceMargin
 	}
-	s.opened, s.synced, on.rooted = true, sent, true
-	s.chores()
+	s.opened, s.syncedAt, on.rooted = true, sent, true
+	s.startRefTasks()
 	s.mu.Unlock()
-	wake.run()
+	wake.wakeAll()
 	return nil
 }
 
-// fromRoot calls fold with the position where the fold of a log may begin and with its
+// foldFromCheckpoint calls fold with the position where the fold of a log may begin and with its
 // tail, as its last record tells them. last is that record, or an empty page with the
-// tail. Where it points to no checkpoint (errNoRoot) none of ours has written it: fold is
+// tail. Where it points to no checkpoint (errNoCheckpoint) none of ours has written it: fold is
 // called once more, from the newest checkpoint that a search finds.
-func fromRoot(ctx context.Context, log Log, id StreamID, last Page, fold func(from, tail uint64) error) error {
+func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, fold func(from, tail uint64) error) error {
 	from, tail := uint64(0), last.Tail
 	if len(last.Records) > 0 {
 		tail = last.Records[0].Pos + 1
 		var err error
-		if from, err = startOf(ctx, log, id, last.Records[0]); err != nil {
+		if from, err = findFoldStart(ctx, log, id, last.Records[0]); err != nil {
 			return err
 		}
 	}
 	err := fold(from, tail)
-	if !errors.Is(err, errNoRoot) {
+	if !errors.Is(err, errNoCheckpoint) {
 		return err
 	}
-	if from, err = searchBack(ctx, log, id, tail, isCheckpoint); err != nil {
+	if from, err = searchBack(ctx, log, id, tail, checkpointAt); err != nil {
 		return err
 	}
 	return fold(from, tail)
 }
 
 // foldFrom folds the log from a position up to tail into a new State. last are the
-// log's last records. errNoRoot: at from there is no checkpoint to begin with.
+// log's last records. errNoCheckpoint: at from there is no checkpoint to begin with.
 func (s *Stream) foldFrom(ctx context.Context, from, tail uint64, noLog bool, last []Record) (*State, error) {
 	on := &State{Next: from, rooted: from == 0}
 	s.mu.Lock()
-	s.noLog, s.state, s.asm = noLog, on, assembler{from: from}
-	s.begins, s.ours = 0, false
+	s.noLog, s.state, s.assembler = noLog, on, assembler{from: from}
+	s.firstRecord, s.sawOwnRecord = 0, false
 	s.mu.Unlock()
 	if from+1 == tail && len(last) > 0 {
-		if err := on.root(last); err != nil {
+		if err := on.checkRoot(last); err != nil {
 			return nil, err
 		}
-		return on, s.take(on, last)
+		return on, s.foldFromLog(on, last)
 	}
 	return on, s.catchUp(ctx, on, tail)
 }
 
-var errNoRoot = errors.New("no checkpoint to begin with")
+var errNoCheckpoint = errors.New("no checkpoint to begin with")
 
-// root checks that the fold may begin with recs: at the log's start, or at a
+// checkRoot checks that the fold may begin with recs: at the log's start, or at a
 // checkpoint.
-func (s *State) root(recs []Record) error {
+func (s *State) checkRoot(recs []Record) error {
 	if s.rooted || len(recs) == 0 {
 		return nil
 	}
-	pos, ours, err := isCheckpoint(recs[0])
+	pos, ours, err := checkpointAt(recs[0])
 	if err == nil && (!ours || pos != s.Next) {
-		err = errNoRoot
+		err = errNoCheckpoint
 	}
 	s.rooted = err == nil
 	return err
 }
 
-// startOf says where the fold of a log may begin whose last record is r.
-func startOf(ctx context.Context, log Log, id StreamID, r Record) (uint64, error) {
-	start, ours, err := checkpointOf(r)
+// findFoldStart says where the fold of a log may begin whose last record is r.
+func findFoldStart(ctx context.Context, log Log, id StreamID, r Record) (uint64, error) {
+	start, ours, err := foldStartOf(r)
 	if err != nil || ours {
 		return start, err
 	}
-	return searchBack(ctx, log, id, r.Pos, checkpointOf)
+	return searchBack(ctx, log, id, r.Pos, foldStartOf)
 }
 
-// checkpointOf says where the fold may begin, as record r tells it; ours is
+// foldStartOf says where the fold may begin, as record r tells it; ours is
 // false for a foreign record, and for one of ours that does not tell.
-func checkpointOf(r Record) (start uint64, ours bool, err error) {
-	if start, ours, err = isCheckpoint(r); err != nil || ours {
+func foldStartOf(r Record) (start uint64, ours bool, err error) {
+	if start, ours, err = checkpointAt(r); err != nil || ours {
 		return start, ours, err
 	}
 	h, err := headerOf(r)
@@ -123,8 +123,8 @@ func checkpointOf(r Record) (start uint64, ours bool, err error) {
 	return 0, false, err
 }
 
-// isCheckpoint is checkpointOf for a record that is itself one, whole.
-func isCheckpoint(r Record) (start uint64, ours bool, err error) {
+// checkpointAt is foldStartOf for a record that is itself one, whole.
+func checkpointAt(r Record) (start uint64, ours bool, err error) {
 	h, err := headerOf(r)
 	if err != nil || h == nil || h.Kind != KindCheckpoint && h.Kind != KindTombstone {
 		return 0, false, err

@@ -11,8 +11,8 @@ const MaxGeneration = 1e16 - 1
 // wrap around.
 const maxNumber = 1<<53 - 1
 
-// maxForkAt bounds an offset as a fork's create record keeps it, in bytes.
-const maxForkAt = 64
+// maxForkOffset bounds an offset as a fork's create record keeps it, in bytes.
+const maxForkOffset = 64
 
 // valid reports whether a header of a known kind holds what a Fantail writes. It
 // depends on nothing but the header and its position: every node and every page
@@ -50,7 +50,7 @@ const maxExpiresRaw = 64 << 10
 func validName(id StreamID) bool { _, err := ParseStreamID(string(id)); return err == nil }
 
 func (f *Fork) valid() bool {
-	return validName(f.Source) && !f.Hold.IsZero() && len(f.Offset) <= maxForkAt && f.SubOffset <= maxNumber
+	return validName(f.Source) && !f.Hold.IsZero() && len(f.Offset) <= maxForkOffset && f.SubOffset <= maxNumber
 }
 
 // validChain checks what a life inherited. Only the first piece may be the stream's
@@ -72,18 +72,18 @@ func validChain(chain []Ancestor) bool {
 // come to.
 func (s *State) valid() bool {
 	switch {
-	case s.Next > maxNumber, s.start > s.tail, s.tail > s.Next, s.sinceRecords > s.Next,
-		s.exists && s.ended, s.life > MaxGeneration, s.Time > maxNumber, s.touched > maxNumber,
-		s.ttl > maxNumber, s.expires > maxNumber, s.recent.forgot > maxNumber:
+	case s.Next > maxNumber, s.start > s.tail, s.tail > s.Next, s.recordsSinceCheckpoint > s.Next,
+		s.exists && s.ended, s.generation > MaxGeneration, s.Time > maxNumber, s.lastUsed > maxNumber,
+		s.ttl > maxNumber, s.expiresAt > maxNumber, s.outcomes.forgottenTime > maxNumber:
 		return false
-	case len(s.typ) > MaxContentType, len(s.streamSeq) > MaxStreamSeq, len(s.expiresRaw) > maxExpiresRaw,
+	case len(s.contentType) > MaxContentType, len(s.streamSeq) > MaxStreamSeq, len(s.expiresRaw) > maxExpiresRaw,
 		s.closedBy != nil && len(s.closedBy.ID) > MaxProducerID,
 		s.fork != nil && !s.fork.valid(), !validChain(s.chain),
 		s.chainTimes != nil && len(s.chainTimes) != len(s.chain),
 		len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Bound > s.Next:
 		return false
-	case s.retained != nil && s.retained.pos > s.Next, s.counts.messages > s.Next,
-		len(s.kept) > maxKept:
+	case s.retainedFrom != nil && s.retainedFrom.pos > s.Next, s.counts.messages > s.Next,
+		len(s.unknownFields) > maxUnknownFields:
 		return false
 	}
 	return s.validTables()
@@ -91,16 +91,16 @@ func (s *State) valid() bool {
 
 // validTables checks what a State has many of.
 func (s *State) validTables() bool {
-	if len(s.debts) > 2*maxDebts || s.held.size > 2*heldBytes {
+	if len(s.pendingReleases) > 2*maxPendingReleases || s.forkRefs.size > 2*maxForkRefBytes {
 		return false
 	}
-	for id, f := range s.held.rows {
-		if id.IsZero() || !validName(f.stream) || f.time > maxNumber {
+	for id, f := range s.forkRefs.rows {
+		if id.IsZero() || !validName(f.fork) || f.time > maxNumber {
 			return false
 		}
 	}
-	for _, d := range s.debts {
-		if d.id.IsZero() || !validName(d.source) {
+	for _, d := range s.pendingReleases {
+		if d.ref.IsZero() || !validName(d.source) {
 			return false
 		}
 	}
@@ -109,7 +109,7 @@ func (s *State) validTables() bool {
 			return false
 		}
 	}
-	for _, o := range s.recent.ring {
+	for _, o := range s.outcomes.ring {
 		if o.end > s.Next || o.time > maxNumber || o.op > LastOp {
 			return false
 		}
@@ -134,7 +134,7 @@ func (r *Request) valid() bool {
 			return false
 		}
 	}
-	if f := r.Fork; f != nil && (!validName(f.Source) || len(f.Offset) > maxForkAt || f.SubOffset > maxNumber || r.Source == nil) {
+	if f := r.Fork; f != nil && (!validName(f.Source) || len(f.Offset) > maxForkOffset || f.SubOffset > maxNumber || r.Source == nil) {
 		return false
 	}
 	return h.valid(maxNumber)

@@ -15,14 +15,14 @@ import (
 // It costs up to two reads a source, once for each life and owner. A fork that nothing
 // holds is served without what it claims to have inherited.
 
-// inherits reports whether the life reads other logs than its own.
-func (s *State) inherits() bool {
+// readsOtherLogs reports whether the life reads other logs than its own.
+func (s *State) readsOtherLogs() bool {
 	return len(s.chain) > 1 || len(s.chain) == 1 && s.chain[0].Stream != ""
 }
 
 // servedChain returns what readers may be told of the chain.
 func (s *State) servedChain() []Ancestor {
-	if s.confirmed || !s.inherits() {
+	if s.confirmed || !s.readsOtherLogs() {
 		return s.chain
 	}
 	if s.chain[0].Stream == "" {
@@ -31,18 +31,18 @@ func (s *State) servedChain() []Ancestor {
 	return nil
 }
 
-// confirmDue reports whether the sources are to be asked before anything is told, under
+// isConfirmDue reports whether the sources are to be asked before anything is told, under
 // mu. What was refused is asked again only after a while.
-func (s *Stream) confirmDue() bool {
-	return s.state.exists && s.state.inherits() && !s.state.confirmed &&
-		(s.refused != s.state.life || !s.host.cfg.Now().Before(s.confirmAt))
+func (s *Stream) isConfirmDue() bool {
+	return s.state.exists && s.state.readsOtherLogs() && !s.state.confirmed &&
+		(s.refusedGeneration != s.state.generation || !s.manager.cfg.Now().Before(s.nextConfirm))
 }
 
-// unconfirmed says why nothing can be told of the stream, under mu: its sources cannot be asked,
+// confirmErrorLocked says why nothing can be told of the stream, under mu: its sources cannot be asked,
 // for the length of their logs, and are asked again only after a while.
-func (s *Stream) unconfirmed() error {
-	if s.state.exists && s.state.inherits() && !s.state.confirmed && s.refused == s.state.life {
-		return s.unsure
+func (s *Stream) confirmErrorLocked() error {
+	if s.state.exists && s.state.readsOtherLogs() && !s.state.confirmed && s.refusedGeneration == s.state.generation {
+		return s.confirmErr
 	}
 	return nil
 }
@@ -51,15 +51,15 @@ func (s *Stream) unconfirmed() error {
 // An error says that they cannot be asked now.
 func (s *Stream) confirmChain(ctx context.Context) error {
 	s.mu.Lock()
-	if !s.opened || !s.confirmDue() {
+	if !s.opened || !s.isConfirmDue() {
 		s.mu.Unlock()
 		return nil
 	}
 	a := s.confirming
 	if a == nil {
-		a = &attempt{done: make(chan struct{})}
+		a = &sharedCall{done: make(chan struct{})}
 		on, fork, chain := s.state, s.state.fork, s.state.chain
-		if !s.host.spawn(func(ctx context.Context) { s.askSources(ctx, a, on, fork, chain) }) {
+		if !s.manager.spawn(func(ctx context.Context) { s.askSources(ctx, a, on, fork, chain) }) {
 			s.mu.Unlock()
 			return ErrStopped
 		}
@@ -75,19 +75,19 @@ func (s *Stream) confirmChain(ctx context.Context) error {
 }
 
 // askSources is the attempt of confirmChain for the life of on.
-func (s *Stream) askSources(ctx context.Context, a *attempt, on *State, fork *Fork, chain []Ancestor) {
-	ctx, cancel := context.WithTimeout(ctx, peerTime)
+func (s *Stream) askSources(ctx context.Context, a *sharedCall, on *State, fork *Fork, chain []Ancestor) {
+	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
 	life := chain[len(chain)-1].Generation // any chain of this State has the same last piece
-	held, err := s.host.holds(ctx, s.id, fork, chain)
+	held, err := s.manager.sourcesConfirm(ctx, s.id, fork, chain)
 	s.mu.Lock()
 	s.confirming = nil
-	same := s.state == on && on.inherits() && on.chain[len(on.chain)-1].Generation == life
+	same := s.state == on && on.readsOtherLogs() && on.chain[len(on.chain)-1].Generation == life
 	switch {
 	case errors.Is(err, errLongSource):
 		a.err = err
 		if same {
-			s.refused, s.confirmAt, s.unsure = on.life, s.host.cfg.Now().Add(verifyEvery), err
+			s.refusedGeneration, s.nextConfirm, s.confirmErr = on.generation, s.manager.cfg.Now().Add(sweepRefsEvery), err
 		}
 	case err != nil:
 		a.err = storeErr(err)
@@ -98,19 +98,19 @@ func (s *Stream) askSources(ctx context.Context, a *attempt, on *State, fork *Fo
 			s.tail.setChain(on.chain)
 		}
 	default:
-		s.refused, s.confirmAt, s.unsure = on.life, s.host.cfg.Now().Add(verifyEvery), nil
-		s.host.m.chainsRefused.Inc()
+		s.refusedGeneration, s.nextConfirm, s.confirmErr = on.generation, s.manager.cfg.Now().Add(sweepRefsEvery), nil
+		s.manager.metrics.chainsRefused.Inc()
 	}
 	s.mu.Unlock()
 	if err == nil && !held {
-		s.host.cfg.Logger.Warn("no source holds this fork: what it claims to have inherited is not served", "stream", s.id)
+		s.manager.cfg.Logger.Warn("no source holds this fork: what it claims to have inherited is not served", "stream", s.id)
 	}
 	close(a.done)
 }
 
-// holds reports whether the logs of a fork's sources hold it, and the chain names none
+// sourcesConfirm reports whether the logs of a fork's sources hold it, and the chain names none
 // but them.
-func (h *Manager) holds(ctx context.Context, id StreamID, fork *Fork, chain []Ancestor) (bool, error) {
+func (h *Manager) sourcesConfirm(ctx context.Context, id StreamID, fork *Fork, chain []Ancestor) (bool, error) {
 	left := map[StreamID]bool{}
 	for _, a := range chain {
 		left[a.Stream] = true
@@ -123,13 +123,13 @@ func (h *Manager) holds(ctx context.Context, id StreamID, fork *Fork, chain []An
 		if fork == nil || fork.Source.Project() != id.Project() { // no source holds a fork elsewhere
 			return false, nil
 		}
-		src, err := h.stateFor(ctx, id, fork)
+		src, err := h.sourceState(ctx, id, fork)
 		switch {
 		case errors.Is(err, ErrNoLog):
 			return false, nil
 		case err != nil:
 			return false, err
-		case src.held.rows[fork.Hold].stream != id || !src.covers(fork.Source, chain):
+		case src.forkRefs.rows[fork.Hold].fork != id || !src.coversChain(fork.Source, chain):
 			return false, nil
 		}
 		delete(left, fork.Source)
@@ -138,14 +138,14 @@ func (h *Manager) holds(ctx context.Context, id StreamID, fork *Fork, chain []An
 	return len(left) == 0, nil
 }
 
-// covers reports whether the pieces of a chain that lie in this log are its lives', as
+// coversChain reports whether the pieces of a chain that lie in this log are its lives', as
 // far as it can tell: a life that has ended has left nothing but its hold.
-func (s *State) covers(id StreamID, chain []Ancestor) bool {
+func (s *State) coversChain(id StreamID, chain []Ancestor) bool {
 	for _, a := range chain {
 		if a.Stream != id || !s.exists {
 			continue
 		}
-		own := a.Generation == s.life || len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Generation == a.Generation
+		own := a.Generation == s.generation || len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Generation == a.Generation
 		if !own || a.Start < s.start || a.Bound > s.tail {
 			return false
 		}

@@ -49,97 +49,97 @@ type Source struct {
 const (
 	// MaxChain is how many ancestors a fork may have.
 	MaxChain = 64
-	// chainBytes bounds the chain of a fork, which its create record holds and each of its
+	// maxChainBytes bounds the chain of a fork, which its create record holds and each of its
 	// checkpoints: a request of a few hundred bytes makes those.
-	chainBytes = 4 << 10
-	// heldBytes bounds the table of forks of one stream, which each of its checkpoints holds.
-	heldBytes = 32 << 10
-	// maxDebts bounds the references that a stream's earlier lives have still to give
+	maxChainBytes = 4 << 10
+	// maxForkRefBytes bounds the table of forks of one stream, which each of its checkpoints holds.
+	maxForkRefBytes = 32 << 10
+	// maxPendingReleases bounds the references that a stream's earlier lives have still to give
 	// back: with so many, no source of theirs having answered, it is forked no more.
-	maxDebts = 64
+	maxPendingReleases = 64
 )
 
-// holder is a fork that holds a stream.
-type holder struct {
-	stream StreamID
-	time   uint64 // S2 timestamp, ms; 0: this batch's
-	from   uint64 // position from which the fork needs the stream; 0: from its start
+// forkRef is a fork that holds a stream.
+type forkRef struct {
+	fork StreamID
+	time uint64 // S2 timestamp, ms; 0: this batch's
+	from uint64 // position from which the fork needs the stream; 0: from its start
 }
 
-// debt is a reference to be given back.
-type debt struct {
-	id     AppendID
+// pendingRelease is a reference to be given back.
+type pendingRelease struct {
+	ref    AppendID
 	source StreamID
 }
 
-// forkTable is the forks that hold a stream. Copies of a State share its rows: the State
+// forkRefTable is the forks that hold a stream. Copies of a State share its rows: the State
 // that owns them changes them in place, and any other copies them before its first change.
 // So the fold copies them once for each copy that goes on from there, and not for each
 // record.
-type forkTable struct {
-	rows  map[AppendID]holder
+type forkRefTable struct {
+	rows  map[AppendID]forkRef
 	size  int    // what the rows take encoded, from above
 	owner *State // nil: nobody
 }
 
 // set adds or replaces a row.
-func (t *forkTable) set(id AppendID, f holder) {
-	t.drop(id)
+func (t *forkRefTable) set(id AppendID, f forkRef) {
+	t.remove(id)
 	if t.rows == nil {
-		t.rows = map[AppendID]holder{}
+		t.rows = map[AppendID]forkRef{}
 	}
 	t.rows[id] = f
 	t.size += f.size()
 }
 
-// drop removes a row, if it is there.
-func (t *forkTable) drop(id AppendID) {
+// remove removes a row, if it is there.
+func (t *forkRefTable) remove(id AppendID) {
 	if f, ok := t.rows[id]; ok {
 		t.size -= f.size()
 		delete(t.rows, id)
 	}
 }
 
-// ownForks makes the table of forks the State's own, to be changed.
-func (s *State) ownForks() *forkTable {
-	if s.held.owner != s {
-		s.held.rows, s.held.owner = maps.Clone(s.held.rows), s
+// ownForkRefs makes the table of forks the State's own, to be changed.
+func (s *State) ownForkRefs() *forkRefTable {
+	if s.forkRefs.owner != s {
+		s.forkRefs.rows, s.forkRefs.owner = maps.Clone(s.forkRefs.rows), s
 	}
-	return &s.held
+	return &s.forkRefs
 }
 
 // snapshot returns what the State says of its life and its forks, to be kept while the fold
 // goes on.
 func (s *State) snapshot() *State {
-	s.held.owner = nil
+	s.forkRefs.owner = nil
 	kept := *s
-	kept.producers, kept.recent, kept.run, kept.base = nil, window{}, nil, nil
+	kept.producers, kept.outcomes, kept.run, kept.base = nil, outcomeWindow{}, nil, nil
 	return &kept
 }
 
-// hold notes a fork. More of them than decideHold allows are not ours, and are not noted.
-func (s *State) hold(id AppendID, f holder) {
-	if s.held.size+f.size() <= 2*heldBytes {
-		s.ownForks().set(id, f)
+// addForkRef notes a fork. More of them than decideHold allows are not ours, and are not noted.
+func (s *State) addForkRef(id AppendID, f forkRef) {
+	if s.forkRefs.size+f.size() <= 2*maxForkRefBytes {
+		s.ownForkRefs().set(id, f)
 	}
 }
 
-func (s *State) release(id AppendID) {
-	if _, ok := s.held.rows[id]; ok {
-		s.ownForks().drop(id)
+func (s *State) removeForkRef(id AppendID) {
+	if _, ok := s.forkRefs.rows[id]; ok {
+		s.ownForkRefs().remove(id)
 	}
 }
 
-// settled strikes a debt out. Who has the debts of before keeps them as they were.
-func (s *State) settled(id AppendID) {
-	of := func(d debt) bool { return d.id == id }
-	if slices.ContainsFunc(s.debts, of) {
-		s.debts = slices.DeleteFunc(slices.Clone(s.debts), of)
+// removePendingRelease strikes a debt out. Who has the debts of before keeps them as they were.
+func (s *State) removePendingRelease(id AppendID) {
+	of := func(d pendingRelease) bool { return d.ref == id }
+	if slices.ContainsFunc(s.pendingReleases, of) {
+		s.pendingReleases = slices.DeleteFunc(slices.Clone(s.pendingReleases), of)
 	}
 }
 
 // size is the encoded size of one fork in the table, from above.
-func (f holder) size() int { return len(f.stream) + 24 }
+func (f forkRef) size() int { return len(f.fork) + 24 }
 
 // chainSize is the encoded size of a chain, from above.
 func chainSize(chain []Ancestor) (n int) {
@@ -160,29 +160,29 @@ func (f *Fork) encode() []byte {
 }
 
 func (r *fieldReader) fork() *Fork {
-	f := &Fork{InheritsExpiry: r.uvarint()&1 != 0, SubOffset: r.uvarint(), Hold: r.head()}
+	f := &Fork{InheritsExpiry: r.uvarint()&1 != 0, SubOffset: r.uvarint(), Hold: r.leadingID()}
 	f.Offset = string(r.bytes())
-	f.Source = StreamID(r.rest())
+	f.Source = StreamID(r.restAsString())
 	return f
 }
 
-// forkConfig gives the request of a fork what it inherits. The verdict is a
+// inheritConfig gives the request of a fork what it inherits. The verdict is a
 // refusal, or that the source is to be held first.
-func forkConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool) {
+func inheritConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool) {
 	src := req.Source
 	switch {
 	case src.Refused != 0:
 		return refuse(s, src.Refused, src.Why), false
 	case len(src.Chain) > MaxChain:
 		return refuse(s, CodeForkLimit, fmt.Sprintf("a fork may have %d ancestors", MaxChain)), false
-	case chainSize(src.Chain) > chainBytes:
-		return refuse(s, CodeForkLimit, fmt.Sprintf("the names of a fork's ancestors may have %d bytes together", chainBytes)), false
-	case len(s.debts) >= maxDebts:
+	case chainSize(src.Chain) > maxChainBytes:
+		return refuse(s, CodeForkLimit, fmt.Sprintf("the names of a fork's ancestors may have %d bytes together", maxChainBytes)), false
+	case len(s.pendingReleases) >= maxPendingReleases:
 		return refuse(s, CodeForkLimit, "earlier forks of this name are still being given up"), false
 	case req.Fork.Hold.IsZero():
-		return refuse(s, codeUnheld, ""), false
-	case now > req.HeldAt+uint64(forkTime.Milliseconds()):
-		return refuse(s, codeHeldLong, ""), false
+		return refuse(s, codeNeedsHold, ""), false
+	case now > req.HeldAt+uint64(maxForkTime.Milliseconds()):
+		return refuse(s, codeHoldExpired, ""), false
 	}
 	f := *req.Fork
 	f.InheritsExpiry = !req.HasTTL && req.Expires == 0
@@ -214,52 +214,52 @@ func decideHold(s *State, req *Request) ([]draft, Outcome) {
 		return nil, refuse(s, CodeSourceMissing, "no such source")
 	case req.Name.Project() != req.Stream.Project():
 		return nil, refuse(s, CodeSourceMissing, "no such source in this project")
-	case s.life != req.Generation:
+	case s.generation != req.Generation:
 		return nil, refuse(s, CodeSourceChanged, "the source was made anew")
-	case s.held.size+(holder{stream: req.Name}).size() > heldBytes:
+	case s.forkRefs.size+(forkRef{fork: req.Name}).size() > maxForkRefBytes:
 		return nil, refuse(s, CodeForkLimit, "the source has too many forks")
 	}
-	return control(Header{Kind: KindHold, Ref: req.Ref, Name: req.Name}), Outcome{Code: CodeAppended}
+	return controlDraft(Header{Kind: KindHold, Ref: req.Ref, Name: req.Name}), Outcome{Code: CodeAppended}
 }
 
 // decideRelease gives a reference back. The last one of a stream that is gone
 // ends it for good.
 func decideRelease(s *State, req *Request) ([]draft, Outcome) {
 	// Only the fork that holds gives back. An earlier release does not say which it is.
-	if f, ok := s.held.rows[req.Ref]; !ok || req.Name != "" && f.stream != req.Name {
+	if f, ok := s.forkRefs.rows[req.Ref]; !ok || req.Name != "" && f.fork != req.Name {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
-	drafts := control(Header{Kind: KindRelease, Ref: req.Ref})
-	if s.gone && len(s.held.rows) == 1 {
+	drafts := controlDraft(Header{Kind: KindRelease, Ref: req.Ref})
+	if s.gone && len(s.forkRefs.rows) == 1 {
 		last := *s
-		last.release(req.Ref)
-		drafts = append(drafts, bury(&last, AppendID{}, ReasonDeleted)...)
+		last.removeForkRef(req.Ref)
+		drafts = append(drafts, endGeneration(&last, AppendID{}, ReasonDeleted)...)
 	}
 	return drafts, Outcome{Code: CodeAppended}
 }
 
-// decideSettled strikes a debt out.
-func decideSettled(s *State, req *Request) ([]draft, Outcome) {
-	if !slices.ContainsFunc(s.debts, func(d debt) bool { return d.id == req.Ref }) {
+// decideReleaseDone strikes a debt out.
+func decideReleaseDone(s *State, req *Request) ([]draft, Outcome) {
+	if !slices.ContainsFunc(s.pendingReleases, func(d pendingRelease) bool { return d.ref == req.Ref }) {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
-	return control(Header{Kind: KindReleaseDone, Ref: req.Ref}), Outcome{Code: CodeAppended}
+	return controlDraft(Header{Kind: KindReleaseDone, Ref: req.Ref}), Outcome{Code: CodeAppended}
 }
 
-// decideVoid says whether the stream is the fork that has the reference. It writes
+// decideCancelFork says whether the stream is the fork that has the reference. It writes
 // nothing, since the question may rest on a forged record of another stream. A create
 // record with the reference that lands later all the same is a fork without a past: its
 // source does not hold it any more (confirm.go). None is likely: it was decided within
-// forkTime, and is asked for after holdGrace.
-func decideVoid(s *State, req *Request) ([]draft, Outcome) {
+// maxForkTime, and is asked for after refGrace.
+func decideCancelFork(s *State, req *Request) ([]draft, Outcome) {
 	if s.fork != nil && s.fork.Hold == req.Ref {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
 	return nil, refuse(s, CodeNotFound, "no such fork")
 }
 
-// control is one record that readers never see.
-func control(h Header) []draft {
+// controlDraft is one record that readers never see.
+func controlDraft(h Header) []draft {
 	h.Flags = FlagFirst | FlagLast
-	return []draft{{h: h}}
+	return []draft{{header: h}}
 }

@@ -17,8 +17,8 @@ import (
 // TailBuffers or a Manager is none of those: a lock may be held, and what it guards half changed, so
 // that ends the process. Reading a page of history holds no lock.
 type PanicHandler struct {
-	log *slog.Logger
-	n   *prometheus.CounterVec
+	log    *slog.Logger
+	caught *prometheus.CounterVec
 }
 
 // ErrPanic is what a call ends with that panicked.
@@ -29,18 +29,18 @@ func NewPanicHandler(log *slog.Logger, reg prometheus.Registerer) *PanicHandler 
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	p := &PanicHandler{log: log, n: prometheus.NewCounterVec(prometheus.CounterOpts{
+	p := &PanicHandler{log: log, caught: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fantail_panics_total", Help: "Panics that cost one reader, call or link, by where they were caught.",
 	}, []string{"where"})}
 	if reg == nil {
 		return p
 	}
-	if err := reg.Register(p.n); err != nil {
+	if err := reg.Register(p.caught); err != nil {
 		var there prometheus.AlreadyRegisteredError
 		if !errors.As(err, &there) {
 			panic(err)
 		}
-		p.n, _ = there.ExistingCollector.(*prometheus.CounterVec)
+		p.caught, _ = there.ExistingCollector.(*prometheus.CounterVec)
 	}
 	return p
 }
@@ -53,28 +53,28 @@ func (p *PanicHandler) Handle(where string, v any) error {
 		panic(v)
 	}
 	stack := debug.Stack()
-	if underLock() {
-		end(v, stack)
+	if isUnderLock() {
+		crash(v, stack)
 	}
-	p.n.WithLabelValues(where).Inc()
+	p.caught.WithLabelValues(where).Inc()
 	p.log.Error("panic", "where", where, "panic", fmt.Sprint(v), "stack", string(stack))
 	return fmt.Errorf("%w: %s", ErrPanic, where)
 }
 
-// lockers lists the receivers whose methods hold locks over what they change, as the names
+// lockHolders lists the receivers whose methods hold locks over what they change, as the names
 // of functions begin in a stack.
-var lockers = []string{methodsOf[Stream](), methodsOf[TailBuffer](), methodsOf[TailBuffers](), methodsOf[Manager]()}
+var lockHolders = []string{methodsOf[Stream](), methodsOf[TailBuffer](), methodsOf[TailBuffers](), methodsOf[Manager]()}
 
 func methodsOf[T any]() string { return "shard.(*" + reflect.TypeFor[T]().Name() + ")." }
 
-// underLock reports whether a method of a locker is on the stack.
-func underLock() bool {
+// isUnderLock reports whether a method of a locker is on the stack.
+func isUnderLock() bool {
 	pcs := make([]uintptr, 64)
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
 	for {
 		f, more := frames.Next()
 		name := f.Function[strings.LastIndexByte(f.Function, '/')+1:]
-		for _, l := range lockers {
+		for _, l := range lockHolders {
 			if strings.HasPrefix(name, l) && !strings.HasPrefix(name, methodsOf[Manager]()+"ReadPage") {
 				return true
 			}
@@ -85,8 +85,8 @@ func underLock() bool {
 	}
 }
 
-// end ends the process with a panic of another goroutine, whose stack is given.
-func end(v any, stack []byte) {
+// crash ends the process with a panic of another goroutine, whose stack is given.
+func crash(v any, stack []byte) {
 	go panic(fmt.Sprintf("%v\n\n%s", v, stack))
 	select {}
 }

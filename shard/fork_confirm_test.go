@@ -63,7 +63,7 @@ func TestForgedForkReadsOneLife(t *testing.T) {
 func TestForgedStateIsCharged(t *testing.T) {
 	t.Parallel()
 	for kept, raw := range map[int]int{100 << 10: 0, 0: 60 << 10} {
-		if n := shard.ForgedWeight(kept, raw); n < kept+raw {
+		if n := shard.ForgedSize(kept, raw); n < kept+raw {
 			t.Errorf("%d and %d bytes are charged as %d", kept, raw, n)
 		}
 	}
@@ -90,17 +90,19 @@ func TestForgedDebtsAskSlowly(t *testing.T) {
 		h.UseFleet(fleet)
 		for i := range streams {
 			id := shard.StreamID(fmt.Sprintf("attacker/%d", i))
-			forge(t, log, id, func(pos uint64) []byte { return shard.ForgeDebts(pos, "victim/log", shard.MaxDebts) })
+			forge(t, log, id, func(pos uint64) []byte {
+				return shard.ForgePendingReleases(pos, "victim/log", shard.MaxPendingReleases)
+			})
 			if _, err := h.Info(t.Context(), id, 0); err != nil {
 				t.Fatal(err)
 			}
 		}
 		synctest.Wait()
-		if n := fleet.n.Load(); n < shard.AsksAtOnce || n > shard.AsksAtOnce+streams {
+		if n := fleet.n.Load(); n < shard.ForkAskBurst || n > shard.ForkAskBurst+streams {
 			t.Errorf("%d immediately", n)
 		}
 		advance(time.Minute)
-		if n := fleet.n.Load(); n != streams*shard.MaxDebts {
+		if n := fleet.n.Load(); n != streams*shard.MaxPendingReleases {
 			t.Errorf("%d in the end", n)
 		}
 	})
@@ -234,7 +236,7 @@ func TestForgedHoldsWriteNowhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		forge(t, log, stream, func(pos uint64) []byte { return shard.ForgeHolds(pos, "victim/log", "victim/new") })
+		forge(t, log, stream, func(pos uint64) []byte { return shard.ForgeForkRefs(pos, "victim/log", "victim/new") })
 		if s := state(t, h, stream); s != "gone" {
 			t.Fatal(s)
 		}
@@ -276,7 +278,7 @@ func TestForkOfALongLog(t *testing.T) {
 		h := node(t, log)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated)
-		log.AppendForeign(stream, make([]string, 2*shard.FoldRecords)...)
+		log.AppendForeign(stream, make([]string, 2*shard.MaxFoldRecords)...)
 		late := node(t, log)
 		for range 3 {
 			before := log.Ops().Replays
@@ -301,7 +303,7 @@ func TestForksOfALongLogShareOneRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const forks = 40
 		log := logtest.NewMemory(1)
-		log.AppendForeign("attacker/long", make([]string, 2*shard.FoldRecords)...)
+		log.AppendForeign("attacker/long", make([]string, 2*shard.MaxFoldRecords)...)
 		a := shard.Ancestor{Stream: "attacker/long", Generation: 1, Start: 0, Bound: 1}
 		id := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("attacker/%d", i)) }
 		for i := range forks {

@@ -16,10 +16,10 @@ func TestOpensArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		o := newOpens(func(fn func(context.Context)) bool {
+		o := newSessionLimiter(func(fn func(context.Context)) bool {
 			go fn(ctx)
 			return true
-		}, opensPerSecond, opensAtOnce)
+		}, sessionsPerSecond, sessionBurst)
 		const n = 1000
 		var mu sync.Mutex
 		var order []int
@@ -36,13 +36,13 @@ func TestOpensArePaced(t *testing.T) {
 				}
 			})
 			go func() { _ = o.wait(gone, n+i) }()
-			if i == opensAtOnce {
+			if i == sessionBurst {
 				synctest.Wait()
 				leave()
 			}
 		}
 		wg.Wait()
-		if d, most := time.Since(began), time.Second*n/opensPerSecond; d < most-2*time.Second || d > most {
+		if d, most := time.Since(began), time.Second*n/sessionsPerSecond; d < most-2*time.Second || d > most {
 			t.Errorf("it took %v", d)
 		}
 		late := slices.Clone(order[len(order)-n/2:])

@@ -44,18 +44,18 @@ func (id FleetID) String() string { return hex.EncodeToString(id[:]) }
 
 // fleetRecord is a decoded record.
 type fleetRecord struct {
-	id      FleetID
-	mapping [sha256.Size]byte
-	text    string // of the mapping, perhaps cut off
-	keys    []byte
-	level   uint8
-	unknown []byte // fields of a later release, as they stood
+	id          FleetID
+	mapping     [sha256.Size]byte
+	mappingText string // of the mapping, perhaps cut off
+	keyIDs      []byte
+	level       uint8
+	unknown     []byte // fields of a later release, as they stood
 }
 
 const (
 	fleetVersion = 1
-	fleetText    = 1 << 10
-	fleetBody    = 64 << 10 // more is not read
+	maxFleetText = 1 << 10
+	maxFleetBody = 64 << 10 // more is not read
 
 	fleetTagID      = 1
 	fleetTagMapping = 2
@@ -76,8 +76,8 @@ func (f *fleetRecord) entry(pos uint64) Entry {
 	b := []byte{fleetVersion}
 	b = appendField(b, fleetTagID, f.id[:])
 	b = appendField(b, fleetTagMapping, f.mapping[:])
-	b = appendField(b, fleetTagText, []byte(f.text[:min(len(f.text), fleetText)]))
-	b = appendField(b, fleetTagKeys, f.keys)
+	b = appendField(b, fleetTagText, []byte(f.mappingText[:min(len(f.mappingText), maxFleetText)]))
+	b = appendField(b, fleetTagKeys, f.keyIDs)
 	b = appendField(b, fleetTagLevel, []byte{f.level})
 	b = append(b, f.unknown...)
 	return Entry{Header: h.encode(pos), Body: binary.BigEndian.AppendUint32(b, headerCRC(pos, b))}
@@ -89,14 +89,14 @@ func isFleetRecord(r Record) bool {
 	return len(r.Header) >= headerFixed && r.Header[0] == headerMagic && Kind(r.Header[2]) == KindFleet
 }
 
-// decodeFleet reads a record. The header's fields are not read: none is defined.
-func decodeFleet(r Record) (*fleetRecord, error) {
+// decodeFleetRecord reads a record. The header's fields are not read: none is defined.
+func decodeFleetRecord(r Record) (*fleetRecord, error) {
 	n := len(r.Header) - headerSum
 	if !isFleetRecord(r) || n < headerFixed || binary.BigEndian.Uint32(r.Header[n:]) != headerCRC(r.Pos, r.Header[:n]) {
 		return nil, errFleetForeign
 	}
 	m := len(r.Body) - headerSum
-	if m < 1 || m > fleetBody || binary.BigEndian.Uint32(r.Body[m:]) != headerCRC(r.Pos, r.Body[:m]) {
+	if m < 1 || m > maxFleetBody || binary.BigEndian.Uint32(r.Body[m:]) != headerCRC(r.Pos, r.Body[:m]) {
 		return nil, errFleetForeign
 	}
 	if r.Header[1] > headerVersion || r.Body[0] > fleetVersion {
@@ -132,10 +132,10 @@ func (f *fleetRecord) setField(tag byte, v, whole []byte) bool {
 	case fleetTagMapping:
 		return len(v) == copy(f.mapping[:], v) && len(v) == len(f.mapping)
 	case fleetTagText:
-		f.text = string(v)
-		return len(v) <= fleetText
+		f.mappingText = string(v)
+		return len(v) <= maxFleetText
 	case fleetTagKeys:
-		f.keys = bytes.Clone(v)
+		f.keyIDs = bytes.Clone(v)
 		return len(v)%fleetKeySize == 0
 	case fleetTagLevel:
 		if len(v) != 1 {

@@ -1,0 +1,319 @@
+package shard
+
+import "slices"
+
+// appendBatch is what goes to S2 in one append, with the verdicts that rest on it.
+type appendBatch struct {
+	base     *State  // what it was decided on
+	pos      uint64  // match_seq_num of what is left of it
+	entries  []Entry // what is left of it, as far as one append takes it
+	bytes    int     // metered
+	calls    []*call
+	verdicts []verdict // of calls[i], given once the batch is acknowledged
+	// irreversible: no verdict rests on anything that a newer log could reverse.
+	irreversible bool
+	// endsExpired: it begins with the end of a life whose time was over.
+	endsExpired bool
+	// inParts: the batch is one append in parts. Each is laid out in entries once the one before it
+	// is written (composePart); rest makes those that follow, and is nil with the last one.
+	inParts   bool
+	remaining *recordGenerator
+
+	// How far it was carried out.
+	sent         bool  // err is the outcome of sending it
+	sendErr      error // the last try's
+	maybeWritten bool  // a try may have written it
+}
+
+// composer fills one batch: it decides each caller against the state plus what
+// the batch already holds.
+type composer struct {
+	speculation State // the time of each entry is not known before the ack: 0
+	batch       appendBatch
+	now         clockReading
+	// headerBuf is where headers are encoded, if there are several.
+	headerBuf []byte
+
+	// What one caller needs, in the same piece of memory: most batches have no other.
+	calls    [1]*call
+	verdicts [1]verdict
+	entries  [2]Entry
+	outcomes [1]outcome
+	ids      [1]AppendID
+}
+
+// composeBatch takes callers from the front of queue as long as their records fit,
+// and returns the batch and how many it took (at least one, unless the batch is
+// a lone checkpoint). s is not changed.
+func composeBatch(s *State, queue []*call, now, used uint64) (*appendBatch, int) {
+	return composeBatchAt(s, queue, clockReading{wall: now, bothClocks: now, lastUse: used})
+}
+
+// composeBatchAt is compose where the node's clock is not what lives end by.
+func composeBatchAt(s *State, queue []*call, at clockReading) (*appendBatch, int) {
+	c := &composer{now: at}
+	c.speculation.speculateOn(s)
+	c.batch = appendBatch{base: s, pos: s.Next, irreversible: true, calls: c.calls[:0], verdicts: c.verdicts[:0], entries: c.entries[:0]}
+	c.speculation.outcomes.ring, c.speculation.outcomes.ids = c.outcomes[:0], c.ids[:0]
+	if n := min(len(queue), MaxBatchRecords); n > 1 { // what such a batch will hold, as a rule
+		c.batch.calls, c.batch.verdicts, c.batch.entries = make([]*call, 0, n), make([]verdict, 0, n), make([]Entry, 0, n+1)
+		c.speculation.outcomes.ring, c.speculation.outcomes.ids = make([]outcome, 0, n), make([]AppendID, 0, n)
+		c.headerBuf = make([]byte, 0, n*fullHeaderSize)
+	}
+	if (s.exists || s.gone) && (s.bytesSinceCheckpoint >= overdueBytes || s.recordsSinceCheckpoint >= overdueRecords) {
+		if c.addCheckpoint(); len(c.batch.entries) > 0 { // or there is more of it than a batch takes
+			return &c.batch, 0
+		}
+	}
+	for i, call := range queue {
+		if !c.decideCall(call, i == 0) {
+			return c.finishBatch(), i
+		}
+	}
+	return c.finishBatch(), len(queue)
+}
+
+// So far after the last checkpoint, the next one is written alone: callers that
+// fill a batch each leave no room for it beside them.
+const (
+	overdueBytes   = 2 << 20
+	overdueRecords = 4 * MaxBatchRecords
+)
+
+// decideCall decides one caller and adds its records; false: they do not fit.
+func (c *composer) decideCall(call *call, alone bool) bool {
+	if c.batch.inParts {
+		return false
+	}
+	if c.speculation.isExpired(c.now.bothClocks, c.now.lastUse) {
+		// The state below is the one that decide has to see, so it is folded now; a
+		// caller that then does not fit finds the stream expired again.
+		grave := endGeneration(&c.speculation, NewAppendID(), ReasonExpired)
+		if len(c.batch.entries) > 0 && !c.fits(grave) {
+			return false
+		}
+		c.placeDrafts(grave)
+		c.batch.endsExpired = true
+	}
+	switch {
+	case call.touch && c.speculation.exists:
+		return c.addDrafts(call, touchDraft(), Outcome{Code: CodeAppended}, alone)
+	case call.touch:
+		return c.addDrafts(call, nil, Outcome{Code: CodeAppended}, alone)
+	case call.req.Repeat && c.speculation.isOutcomeLost(call.req, call.mintedMillis):
+		c.addVerdict(call, verdict{err: ErrOutcomeUnknown})
+		return true
+	}
+	drafts, out := decide(&c.speculation, call.req, c.now.wall)
+	return c.addDrafts(call, drafts, out, alone)
+}
+
+func (c *composer) addVerdict(call *call, v verdict) {
+	c.batch.calls = append(c.batch.calls, call)
+	c.batch.verdicts = append(c.batch.verdicts, v)
+}
+
+func (c *composer) addDrafts(call *call, drafts []draft, out Outcome, alone bool) bool {
+	switch {
+	case len(drafts) == 0:
+		c.batch.irreversible = c.batch.irreversible && out.Code.Accepted() && out.Code != CodeExists
+	case !needsFragments(drafts) && c.fits(drafts):
+		c.placeDrafts(drafts)
+		out.Info = c.speculation.Info()
+	case !alone || len(c.batch.entries) > 0:
+		return false
+	default:
+		c.beginParts(drafts)
+		out.Info = c.speculation.Info()
+	}
+	c.addVerdict(call, verdict{outcome: out})
+	return true
+}
+
+// fits reports whether drafts can join the batch. A batch that makes a
+// checkpoint due keeps room for it unless it has one caller only.
+func (c *composer) fits(drafts []draft) bool {
+	n, size := len(c.batch.entries), c.batch.bytes
+	for i := range drafts {
+		more := drafts[i].recordCount()
+		n, size = n+more, size+drafts[i].maxMeteredSize(more)
+	}
+	if n > MaxBatchRecords || size > MaxBatchBytes {
+		return false
+	}
+	if len(c.batch.entries) == 0 || !c.checkpointDueWith(n, size) {
+		return true
+	}
+	return n < MaxBatchRecords && size+c.speculation.maxCheckpointSize() <= MaxBatchBytes
+}
+
+func (c *composer) checkpointDueWith(n, size int) bool {
+	return c.speculation.isCheckpointDue() || c.speculation.recordsSinceCheckpoint+uint64(n) >= checkpointRecords ||
+		c.speculation.bytesSinceCheckpoint+uint64(size) >= checkpointBytes
+}
+
+// plainRecordSize bounds from above what a record is metered beside its body, that says nothing of an
+// append's end.
+const plainRecordSize = 8 + 2 + len(HeaderName) + 64
+
+// maxMeteredSize bounds the size of the draft's records, of which there are n, from above.
+func (d *draft) maxMeteredSize(n int) int {
+	return (n-1)*plainRecordSize + d.messages.Bytes() + d.maxLastRecordSize()
+}
+
+// maxLastRecordSize is metered for the draft's last record, without its body.
+func (d *draft) maxLastRecordSize() int {
+	if d.trim {
+		return Entry{Trim: true}.MeteredSize()
+	}
+	n := plainRecordSize + len(d.header.State) + len(d.header.StreamSeq) + len(d.header.Type)
+	if d.header.Producer != nil {
+		n += len(d.header.Producer.ID) + 24
+	}
+	for _, a := range d.header.Chain {
+		n += len(a.Stream) + 32
+	}
+	if f := d.header.Fork; f != nil {
+		n += len(f.Source) + len(f.Offset) + 32
+	}
+	return n + len(d.header.ExpiresRaw) + len(d.header.Name)
+}
+
+// maxCheckpointSize bounds the metered size of a checkpoint of s from above.
+func (s *State) maxCheckpointSize() int {
+	n := 1024 + len(s.contentType) + len(s.streamSeq) + len(s.expiresRaw) + outcomeWindowSize*24 + s.forkRefs.size
+	for _, a := range s.chain {
+		n += len(a.Stream) + 32
+	}
+	if s.closedBy != nil {
+		n += len(s.closedBy.ID) + 32
+	}
+	for _, d := range s.pendingReleases {
+		n += len(d.source) + 16
+	}
+	if s.fork != nil {
+		n += len(s.fork.Source) + len(s.fork.Offset) + 32
+	}
+	table := 0
+	for id := range s.producers {
+		table += len(id) + 32
+	}
+	if s.base != nil {
+		for id := range s.base.producers {
+			table += len(id) + 32
+		}
+	}
+	return n + min(table, producerBytes+MaxProducerID+64)
+}
+
+// placeDrafts encodes drafts at the next positions of the batch and folds them into
+// the speculation.
+func (c *composer) placeDrafts(drafts []draft) {
+	lines := newRecordGenerator(drafts)
+	c.reserveEntries(lines.remaining)
+	for lines.remaining > 0 {
+		c.putRecord(lines.nextRecord(false))
+	}
+}
+
+// reserveEntries makes room for n more records in few pieces of memory.
+func (c *composer) reserveEntries(n int) {
+	if n < 2 {
+		return
+	}
+	c.batch.entries = slices.Grow(c.batch.entries, n+1) // and a checkpoint
+	c.headerBuf = make([]byte, 0, n*plainHeaderSize+2*fullHeaderSize)
+}
+
+const (
+	// plainHeaderSize is how long the header is of a record in the middle of an append in parts, or less.
+	plainHeaderSize = 18
+	// fullHeaderSize is about how long one is that says more.
+	fullHeaderSize = 64
+)
+
+// putRecord gives a record its position and distance, folds it and adds it.
+func (c *composer) putRecord(l recordDraft) {
+	pos := c.speculation.Next
+	e := Entry{Body: l.body, decoded: l.header}
+	if l.header == nil {
+		e = Entry{Trim: true, TrimTo: pos + 1}
+	} else {
+		if l.header.Flags&(FlagLast|FlagPart) != 0 && l.header.Kind != KindCheckpoint {
+			l.header.HasCheckpoint, l.header.RecordsSinceCheckpoint, l.header.BytesSinceCheckpoint = true, c.speculation.recordsSinceCheckpoint, c.speculation.bytesSinceCheckpoint
+		}
+		e.Header = c.encodeHeader(l.header, pos)
+	}
+	if _, err := c.speculation.foldDecoded(e.record(pos, 0), l.header); err != nil {
+		panic("shard: own record does not fold: " + err.Error())
+	}
+	c.batch.entries = append(c.batch.entries, e)
+	c.batch.bytes += e.MeteredSize()
+}
+
+// encodeHeader is the header's value at pos. Those of a batch lie side by side.
+func (c *composer) encodeHeader(h *Header, pos uint64) []byte {
+	if c.headerBuf == nil {
+		return h.encode(pos)
+	}
+	start := len(c.headerBuf)
+	c.headerBuf = h.appendTo(c.headerBuf, pos)
+	return c.headerBuf[start:len(c.headerBuf):len(c.headerBuf)]
+}
+
+// finishBatch ends the batch with a checkpoint if one is due and fits.
+func (c *composer) finishBatch() *appendBatch {
+	if !c.batch.inParts && len(c.batch.entries) > 0 && c.speculation.isCheckpointDue() && (c.speculation.exists || c.speculation.gone) && len(c.batch.entries) < MaxBatchRecords {
+		c.addCheckpoint()
+	}
+	return &c.batch
+}
+
+func (c *composer) addCheckpoint() {
+	d := draft{header: Header{Kind: KindCheckpoint, State: c.speculation.encode()}}
+	if c.batch.bytes+d.maxMeteredSize(1) > MaxBatchBytes {
+		return
+	}
+	e := Entry{Header: d.header.encode(c.speculation.Next)}
+	c.batch.entries = append(c.batch.entries, e)
+	c.batch.bytes += e.MeteredSize()
+}
+
+// beginParts lays a large append out in parts: full batches, the last one with room
+// for the checkpoint that such an append always makes due.
+func (c *composer) beginParts(drafts []draft) {
+	lines := newRecordGenerator(drafts)
+	lines.flags = FlagPart
+	c.batch.inParts, c.batch.remaining = true, &lines
+	c.fillPart(&c.batch)
+}
+
+// composePart lays the next part of a large append out; s is the State after those before it.
+func (b *appendBatch) composePart(s *State) {
+	c := &composer{}
+	c.speculation.speculateOn(s)
+	c.fillPart(b)
+	b.entries, b.bytes = c.batch.entries, c.batch.bytes
+	if b.remaining == nil {
+		b.verdicts[0].outcome.Info = c.speculation.Info()
+	}
+}
+
+// fillPart adds the next records of a large append, as many as one batch takes.
+func (c *composer) fillPart(b *appendBatch) {
+	lines := b.remaining
+	c.reserveEntries(min(lines.remaining, MaxBatchRecords))
+	for lines.remaining > 0 {
+		limit, most := MaxBatchBytes, MaxBatchRecords
+		if lines.remaining == 1 {
+			limit, most = limit-c.speculation.maxCheckpointSize(), most-1
+		}
+		n := len(c.batch.entries)
+		if n > 0 && (c.batch.bytes+lines.maxNextSize() > limit || n+1 > most) {
+			return
+		}
+		c.putRecord(lines.nextRecord(n == 0))
+	}
+	b.remaining = nil
+	c.addCheckpoint()
+}

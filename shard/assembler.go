@@ -1,0 +1,120 @@
+package shard
+
+import "unsafe"
+
+// assembler turns folded records into RecordBatches: what may be shown, in order, each
+// message whole, parts only once they are committed.
+type assembler struct {
+	from        uint64 // first position of the next RecordBatch
+	time        uint64 // S2 time of the last record
+	ready       []pendingMessage
+	uncommitted []pendingMessage // parts without their commit
+	// uncommittedCost is what held takes of parts that others wrote, which nothing else is charged for;
+	// those of this process are in a request, which was charged when it came.
+	uncommittedCost int
+}
+
+// pendingMessage is a message under way: its records are [pos, next). An append in parts has as many as
+// messages, until its commit, so a piece is small.
+type pendingMessage struct {
+	pos           uint64
+	body          []byte
+	moreFragments *[][]byte // the other fragments of one that is in several records; nil: there are none
+}
+
+func (p *pendingMessage) next() uint64 { return p.pos + 1 + uint64(len(p.fragments())) }
+
+func (p *pendingMessage) fragments() [][]byte {
+	if p.moreFragments == nil {
+		return nil
+	}
+	return *p.moreFragments
+}
+
+func (p *pendingMessage) size() int {
+	n := len(p.body)
+	for _, b := range p.fragments() {
+		n += len(b)
+	}
+	return n
+}
+
+// addRecord takes the record that was just folded with effect e.
+func (a *assembler) addRecord(r Record, e effect) {
+	a.time = r.Time
+	if e.voidsRun {
+		a.uncommitted, a.uncommittedCost = nil, 0
+	}
+	if (e.visibility == showMessageOnCommit || e.visibility == showContinuesOnCommit) && r.decoded == nil {
+		a.uncommittedCost += len(r.Body) + int(unsafe.Sizeof(pendingMessage{}))
+	}
+	switch e.visibility {
+	case showMessage:
+		a.ready = append(a.ready, pendingMessage{pos: r.Pos, body: r.Body})
+	case showContinues:
+		a.ready = appendFragment(a.ready, r)
+	case showMessageOnCommit:
+		a.uncommitted = append(a.uncommitted, pendingMessage{pos: r.Pos, body: r.Body})
+	case showContinuesOnCommit:
+		a.uncommitted = appendFragment(a.uncommitted, r)
+	}
+	if e.commitsRun {
+		if len(a.ready) == 0 {
+			a.ready = a.uncommitted
+		} else {
+			a.ready = append(a.ready, a.uncommitted...)
+		}
+		a.uncommitted, a.uncommittedCost = nil, 0
+	}
+}
+
+// appendFragment adds a fragment to the last message. A fragment whose beginning lies
+// below (a page that starts inside a message) is not shown.
+func appendFragment(ps []pendingMessage, r Record) []pendingMessage {
+	n := len(ps)
+	if n == 0 || ps[n-1].next() != r.Pos {
+		return ps
+	}
+	p := &ps[n-1]
+	if p.moreFragments == nil {
+		p.moreFragments = new([][]byte)
+	}
+	*p.moreFragments = append(*p.moreFragments, r.Body)
+	return ps
+}
+
+// flushBatch lays out the RecordBatch up to next, or up to the first part that is still
+// held; tail and closed are the state after it. The zero Range: nothing to say.
+func (a *assembler) flushBatch(s *State) RecordBatch {
+	to := s.Next
+	if s.run != nil {
+		to = s.run.start
+	}
+	if to <= a.from {
+		return RecordBatch{}
+	}
+	size := 0
+	for _, p := range a.ready {
+		size += p.size()
+	}
+	b := newBatchBuilder(a.from, len(a.ready), size)
+	for _, p := range a.ready {
+		b.addMessage(p.pos, p.next(), p.body, p.fragments()...)
+	}
+	a.ready, a.from = clearForReuse(a.ready), to
+	return b.build(to, s.tail, a.time, s.closed)
+}
+
+// clearForReuse is all without what is in it. A small array serves again.
+func clearForReuse[T any](all []T) []T {
+	if cap(all) > 8 {
+		return nil
+	}
+	clear(all) // it must keep nothing alive
+	return all[:0]
+}
+
+// skipTo moves on to next without what is under way.
+func (a *assembler) skipTo(next uint64) {
+	a.from, a.ready, a.uncommitted, a.uncommittedCost = max(a.from, next), nil, nil, 0
+}

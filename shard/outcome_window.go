@@ -1,0 +1,48 @@
+package shard
+
+import "slices"
+
+// outcomeWindowSize is how many appends the fold remembers by id.
+const outcomeWindowSize = 1024
+
+// outcome is the first outcome of an append: what a repeat of it is answered.
+type outcome struct {
+	id   AppendID
+	end  uint64 // the visible tail right after it
+	op   Op
+	time uint64 // S2 timestamp, ms; 0: this batch's
+}
+
+// outcomeWindow remembers the outcomes of the last outcomeWindowSize appends, in order. The
+// oldest leaves when a new one comes; forgot is the S2 time of the newest that
+// left: below it nothing can be told.
+type outcomeWindow struct {
+	ring          []outcome
+	ids           []AppendID // the ring's, side by side: each append that comes looks through them all
+	oldest        int        // the oldest, once the ring is full
+	forgottenTime uint64
+}
+
+func (w *outcomeWindow) add(o outcome) {
+	if len(w.ring) < outcomeWindowSize {
+		w.ring, w.ids = append(w.ring, o), append(w.ids, o.id)
+		return
+	}
+	w.forgottenTime = max(w.forgottenTime, w.ring[w.oldest].time)
+	w.ring[w.oldest], w.ids[w.oldest] = o, o.id
+	w.oldest = (w.oldest + 1) % outcomeWindowSize
+}
+
+func (w *outcomeWindow) find(id AppendID) (outcome, bool) {
+	if i := slices.Index(w.ids, id); i >= 0 {
+		return w.ring[i], true
+	}
+	return outcome{}, false
+}
+
+// each calls fn with every outcome, oldest first.
+func (w *outcomeWindow) each(fn func(outcome)) {
+	for i := range w.ring {
+		fn(w.ring[(w.oldest+i)%len(w.ring)])
+	}
+}

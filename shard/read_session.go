@@ -1,0 +1,320 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// readSession is the shard's open read session (or, in exclusive mode, the guard
+// that stands in for it).
+type readSession struct {
+	opened time.Time
+	cancel context.CancelFunc
+	linger *time.Timer // closes it at the end of a minute already paid for
+	live   bool        // guarded by Stream.mu: connected and caught up
+}
+
+const (
+	// freshFor is how old a tail check may be that an answer rests on.
+	freshFor = 250 * time.Millisecond
+	// followAfterChecks so many checks a minute, a stream counts as followed.
+	followAfterChecks = 10
+	// billedUnit is the unit in which S2 counts an open session.
+	billedUnit = time.Minute
+	// minTouchInterval is the least time between two touch records, in ms.
+	minTouchInterval = 60_000
+	// graceMargin, in ms, is how late the sweeper may be with a touch that is due: a
+	// stream that is only followed is touched by nobody else.
+	graceMargin = 60_000
+	// guardEvery is how often exclusive mode checks the tail.
+	guardEvery = 30 * time.Second
+)
+
+// touchAhead is how far, in ms, memory may be ahead of the last durable use of a
+// stream with a TTL (in seconds).
+func touchAhead(ttl uint64) uint64 { return max(ttl*1000/4, minTouchInterval) }
+
+// addFollower counts one more follower and has a session open, until unfollow.
+func (s *Stream) addFollower() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.followers++
+	s.openSession()
+}
+
+// removeFollower gives back what Manager.Follow took.
+func (s *Stream) removeFollower(t *TailBuffer) {
+	s.mu.Lock()
+	s.followers--
+	s.lastUsed = s.manager.cfg.Now()
+	s.unsavedUse = s.lastUsed
+	if s.followers == 0 {
+		s.startLingerLocked()
+	}
+	s.mu.Unlock()
+	t.Release()
+	s.manager.releaseStream(s)
+}
+
+// openSession starts the session if none is open.
+func (s *Stream) openSession() {
+	if s.session != nil && s.session.linger != nil {
+		s.session.linger.Stop()
+		s.session.linger = nil
+	}
+	if s.session != nil || s.stopped {
+		return
+	}
+	ss := &readSession{opened: s.manager.cfg.Now()}
+	ok := s.manager.spawn(func(ctx context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		s.mu.Lock()
+		ss.cancel = cancel
+		over := s.session != ss
+		s.mu.Unlock()
+		if !over {
+			s.runSession(ctx, ss)
+		}
+	})
+	if ok {
+		s.session = ss
+	}
+}
+
+// startLingerLocked lets the session live to the end of the minute already paid for.
+func (s *Stream) startLingerLocked() {
+	ss := s.session
+	if ss == nil || ss.linger != nil {
+		return
+	}
+	open := s.manager.cfg.Now().Sub(ss.opened)
+	ss.linger = time.AfterFunc(billedUnit-open%billedUnit, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.session == ss && s.followers == 0 && ss.linger != nil {
+			s.closeSession()
+		}
+	})
+}
+
+func (s *Stream) closeSession() {
+	ss := s.session
+	if ss == nil {
+		return
+	}
+	s.session = nil
+	if ss.linger != nil {
+		ss.linger.Stop()
+	}
+	if ss.cancel != nil {
+		ss.cancel()
+	}
+}
+
+// runSession feeds the shard until its session is closed.
+func (s *Stream) runSession(ctx context.Context, ss *readSession) {
+	for try := 0; ctx.Err() == nil; try++ {
+		if err := s.waitReady(withPatience(ctx)); err != nil {
+			if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrNeedsLaterRelease) {
+				return
+			}
+			pauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
+			continue
+		}
+		s.mu.Lock()
+		followers, inherited := s.followers, s.handedOver
+		s.mu.Unlock()
+		turns := s.manager.sessionLimiter
+		if inherited {
+			turns = s.manager.handoverSessionLimiter
+		}
+		if s.manager.cfg.Mode == ModeSession && turns.wait(ctx, followers) != nil {
+			return
+		}
+		start := s.manager.cfg.Now()
+		s.mu.Lock()
+		s.handedOver = false
+		on := s.state
+		s.mu.Unlock()
+		err := s.feedTail(ctx, ss, on)
+		s.mu.Lock()
+		ss.live = false
+		s.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+		var lost *TailError
+		switch {
+		case errors.As(err, &lost):
+			s.resetFold(on, lost.Tail)
+		case errors.Is(err, ErrNoLog):
+			s.resetFold(on, 0)
+		case errors.Is(err, ErrNeedsLaterRelease): // ready says so, too
+		default:
+			s.manager.cfg.Logger.Warn("read session failed", "stream", s.id, "err", err)
+		}
+		if s.manager.cfg.Now().Sub(start) > time.Minute {
+			try = 0
+		}
+		pauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
+	}
+}
+
+// feedTail follows the log from the fold on; in exclusive mode it only guards.
+func (s *Stream) feedTail(ctx context.Context, ss *readSession, on *State) error {
+	if s.manager.cfg.Mode == ModeExclusive {
+		return s.guardExclusive(ctx, on)
+	}
+	return s.manager.log.Follow(ctx, s.id, s.nextPosition(on), func(p Page) error {
+		if err := s.foldFromLog(on, p.Records); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.opened {
+			return &TailError{0} // reset meanwhile
+		}
+		ss.live = p.HasTail && p.Tail <= on.Next || ss.live && len(p.Records) > 0
+		return nil
+	})
+}
+
+// nextPosition is where the next record of a fold will stand.
+func (s *Stream) nextPosition(on *State) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return on.Next
+}
+
+// guardExclusive checks in exclusive mode that really nobody else writes.
+func (s *Stream) guardExclusive(ctx context.Context, on *State) error {
+	tick := time.NewTicker(guardEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		before := s.nextPosition(on)
+		tail, err := s.askTail(ctx)
+		if err != nil {
+			return err
+		}
+		if tail > before {
+			s.manager.cfg.Logger.Warn("somebody else writes to an exclusive stream", "stream", s.id)
+		}
+		if err := s.catchUpOrReset(ctx, on, before, tail); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Stream) askTail(ctx context.Context) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.manager.cfg.AppendTimeout)
+	defer cancel()
+	return s.manager.log.Tail(ctx, s.id)
+}
+
+// isFreshLocked reports whether the fold may answer for the log's tail.
+func (s *Stream) isFreshLocked() bool {
+	if s.manager.cfg.Mode == ModeExclusive || s.session != nil && s.session.live {
+		return true
+	}
+	return s.manager.cfg.Now().Sub(s.syncedAt) < freshFor
+}
+
+// waitFresh returns once the fold is at most freshFor behind the log, or has what it
+// held when the caller came. Callers share one tail check; one that finds a check
+// under way that was sent before it came looks again afterwards. sure: only a check will
+// do.
+func (s *Stream) waitFresh(ctx context.Context, sure bool) error {
+	came := s.manager.cfg.Now()
+	for {
+		if err := s.lockReady(ctx); err != nil {
+			return err
+		}
+		if !sure && s.isFreshLocked() {
+			s.mu.Unlock()
+			return nil
+		}
+		a := s.tailCheck
+		if a == nil {
+			a = &sharedCall{done: make(chan struct{}), sent: s.manager.cfg.Now()}
+			follows := isPatient(ctx)
+			if !s.manager.spawn(func(ctx context.Context) {
+				if follows {
+					ctx = withPatience(ctx)
+				}
+				s.runTailCheck(ctx, a)
+			}) {
+				s.mu.Unlock()
+				return ErrStopped
+			}
+			s.tailCheck = a
+			s.noteTailCheck()
+		}
+		s.mu.Unlock()
+		select {
+		case <-a.done:
+			if a.err != nil || !a.sent.Before(came) {
+				return a.err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// noteTailCheck makes a stream that is asked for often count as followed for a
+// minute: a session is cheaper than its checks.
+func (s *Stream) noteTailCheck() {
+	now := s.manager.cfg.Now()
+	if now.Sub(s.tailChecksSince) > time.Minute {
+		s.tailChecks, s.tailChecksSince = 0, now
+	}
+	if s.tailChecks++; s.tailChecks > followAfterChecks && s.session == nil && s.state != nil && s.state.exists {
+		s.openSession()
+		s.startLingerLocked()
+	}
+}
+
+// runTailCheck is one shared tail check.
+func (s *Stream) runTailCheck(ctx context.Context, a *sharedCall) {
+	if a.err = s.waitToAskAbsent(ctx); a.err == nil {
+		a.sent = s.manager.cfg.Now()
+		a.err = s.syncToTail(ctx)
+	}
+	s.mu.Lock()
+	s.tailCheck = nil
+	s.mu.Unlock()
+	close(a.done)
+}
+
+// syncToTail brings the fold up to the log's tail as of now.
+func (s *Stream) syncToTail(ctx context.Context) error {
+	if err := s.lockReady(ctx); err != nil {
+		return err
+	}
+	sent := s.manager.cfg.Now()
+	noLog, on, before := s.noLog, s.state, s.state.Next
+	s.mu.Unlock()
+	tail, err := s.askTail(ctx)
+	switch {
+	case errors.Is(err, ErrNoLog) && noLog:
+		tail, err = before, nil
+	case errors.Is(err, ErrNoLog), err == nil && noLog: // or somebody made it
+		s.resetFold(on, 0)
+		return s.waitReady(ctx)
+	}
+	if err != nil {
+		return storeErr(err)
+	}
+	if err := s.catchUpOrReset(ctx, on, before, tail); err != nil {
+		return err
+	}
+	s.noteSynced(on, sent)
+	return s.waitReady(ctx) // after a reset
+}

@@ -1,0 +1,137 @@
+package shard
+
+// recordGenerator is the records of drafts in order, made one at a time: a large append has some ten
+// thousand of them, and one batch is laid out while those before it are already written.
+type recordGenerator struct {
+	drafts    []draft
+	remaining int   // records that are still to be made
+	flags     Flags // of every record
+
+	// draftIndex says where it stands: at byte off of message msg of drafts[at].
+	draftIndex, messageIndex, bodyOffset int
+	// wholeHeader and more are what the records between a draft's first and last say; they share it.
+	wholeHeader, continuesHeader *Header
+}
+
+// recordDraft is a record of a script: all but its place. What its header says of the distance back holds
+// until the next line is made.
+type recordDraft struct {
+	header *Header // nil: a trim
+	body   []byte
+}
+
+func newRecordGenerator(drafts []draft) recordGenerator {
+	s := recordGenerator{drafts: drafts}
+	for i := range drafts {
+		s.remaining += drafts[i].recordCount()
+	}
+	return s
+}
+
+// recordCount returns how many records the draft is.
+func (d *draft) recordCount() int {
+	n := max(d.messages.Len(), 1)
+	if d.messages.Bytes() <= maxWholeMessage {
+		return n
+	}
+	for i := range d.messages.Len() {
+		if over := len(d.messages.At(i)) - maxWholeMessage; over > 0 {
+			n += (over + fragmentSize - 1) / fragmentSize
+		}
+	}
+	return n
+}
+
+// needsFragments reports whether a message of drafts is in several records. Such an
+// append goes in parts even if one batch has room for it: a read may end between
+// two records, and of a run of parts nothing is shown before its commit.
+func needsFragments(drafts []draft) bool {
+	for i := range drafts {
+		if m := drafts[i].messages; m.Bytes() > maxWholeMessage && drafts[i].recordCount() > m.Len() {
+			return true
+		}
+	}
+	return false
+}
+
+// nextBody is that of the next record; last: no record of the same draft follows.
+func (s *recordGenerator) nextBody() (body []byte, last bool) {
+	d := &s.drafts[s.draftIndex]
+	if d.messages.Len() == 0 {
+		return nil, true
+	}
+	body = d.messages.At(s.messageIndex)[s.bodyOffset:]
+	if len(body) > maxWholeMessage {
+		return body[:fragmentSize], false
+	}
+	return body, s.messageIndex+1 == d.messages.Len()
+}
+
+// maxNextSize bounds the size of the next record from above.
+func (s *recordGenerator) maxNextSize() int {
+	d := &s.drafts[s.draftIndex]
+	body, last := s.nextBody()
+	if !last {
+		return plainRecordSize + len(body)
+	}
+	return d.maxLastRecordSize() + len(body)
+}
+
+// nextRecord makes the next record; begins: it is the first of a part, which says whose that is.
+func (s *recordGenerator) nextRecord(begins bool) recordDraft {
+	d := &s.drafts[s.draftIndex]
+	first := s.messageIndex == 0 && s.bodyOffset == 0
+	body, last := s.nextBody()
+	l := recordDraft{s.nextHeader(d, first, last), body}
+	s.remaining--
+	switch {
+	case last:
+		s.draftIndex, s.messageIndex, s.bodyOffset = s.draftIndex+1, 0, 0
+	case s.bodyOffset+len(body) < len(d.messages.At(s.messageIndex)):
+		s.bodyOffset += len(body)
+	default:
+		s.messageIndex, s.bodyOffset = s.messageIndex+1, 0
+	}
+	if l.header == nil {
+		return l
+	}
+	if begins && s.flags&FlagPart != 0 && !first {
+		h := *l.header
+		h.Append, l.header = s.drafts[0].header.Append, &h
+	}
+	l.header.Flags |= s.flags
+	if s.remaining == 0 && s.flags&FlagPart != 0 {
+		l.header.Flags |= FlagCommit
+	}
+	return l
+}
+
+// nextHeader is that of the next record.
+func (s *recordGenerator) nextHeader(d *draft, first, last bool) *Header {
+	flags := Flags(0)
+	if s.bodyOffset > 0 {
+		flags = FlagContinues
+	}
+	switch {
+	case d.trim:
+		return nil
+	case first && last:
+		return &d.header
+	case first:
+		return &Header{Kind: d.header.Kind, Flags: d.header.Flags & FlagFirst, Append: d.header.Append}
+	case last:
+		h := d.header
+		h.Flags, h.Append = h.Flags&^FlagFirst|flags, AppendID{}
+		return &h
+	case flags != 0:
+		if s.continuesHeader == nil {
+			s.continuesHeader = &Header{Kind: d.header.Kind, Flags: flags}
+		}
+		return s.continuesHeader
+	default:
+		if s.wholeHeader == nil {
+			s.wholeHeader = &Header{Kind: d.header.Kind}
+		}
+		return s.wholeHeader
+	}
+}
