@@ -88,11 +88,11 @@ func (c *composer) decideCall(call *call, alone bool) bool {
 	if c.speculation.isExpired(c.now.bothClocks, c.now.lastUse) {
 		// The state below is the one that decide has to see, so it is folded now; a
 		// caller that then does not fit finds the stream expired again.
-		grave := endGeneration(&c.speculation, NewAppendID(), ReasonExpired)
-		if len(c.batch.entries) > 0 && !c.fits(grave) {
+		end := endGeneration(&c.speculation, NewAppendID(), ReasonExpired)
+		if len(c.batch.entries) > 0 && !c.fits(end) {
 			return false
 		}
-		c.placeDrafts(grave)
+		c.placeDrafts(end)
 		c.batch.endsExpired = true
 	}
 	switch {

@@ -8,37 +8,40 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// acks is a Log that keeps nothing: appends succeed immediately.
-type acks struct {
+// ackingLog is a Log that keeps nothing: appends succeed immediately.
+type ackingLog struct {
 	tail atomic.Uint64
 }
 
-func (*acks) Create(context.Context, shard.StreamID) error { return nil }
+func (*ackingLog) Create(context.Context, shard.StreamID) error { return nil }
 
-func (l *acks) Append(_ context.Context, _ shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+func (l *ackingLog) Append(_ context.Context, _ shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
 	end := at + uint64(len(batch))
 	l.tail.Store(end)
 	return shard.Ack{Start: at, End: end, StartTime: 1, EndTime: 1}, nil
 }
 
-func (*acks) Read(context.Context, shard.StreamID, uint64, int) (shard.Page, error) {
+func (*ackingLog) Read(context.Context, shard.StreamID, uint64, int) (shard.Page, error) {
 	return shard.Page{}, nil
 }
-func (*acks) Last(context.Context, shard.StreamID, int) (shard.Page, error) { return shard.Page{}, nil }
 
-func (*acks) Replay(context.Context, shard.StreamID, uint64, uint64, func(shard.Page) error) error {
+func (*ackingLog) Last(context.Context, shard.StreamID, int) (shard.Page, error) {
+	return shard.Page{}, nil
+}
+
+func (*ackingLog) Replay(context.Context, shard.StreamID, uint64, uint64, func(shard.Page) error) error {
 	return nil
 }
-func (l *acks) Tail(context.Context, shard.StreamID) (uint64, error) { return l.tail.Load(), nil }
-func (*acks) OpenSessions() int                                      { return 0 }
+func (l *ackingLog) Tail(context.Context, shard.StreamID) (uint64, error) { return l.tail.Load(), nil }
+func (*ackingLog) OpenSessions() int                                      { return 0 }
 
-func (*acks) Follow(ctx context.Context, _ shard.StreamID, _ uint64, _ func(shard.Page) error) error {
+func (*ackingLog) Follow(ctx context.Context, _ shard.StreamID, _ uint64, _ func(shard.Page) error) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
 func benchmarkAppend(b *testing.B, n int, m string) {
-	h := shard.NewManager(&acks{}, shard.NewTailBuffers(1<<20, 0), shard.Config{})
+	h := shard.NewManager(&ackingLog{}, shard.NewTailBuffers(1<<20, 0), shard.Config{})
 	b.Cleanup(func() { _ = h.Close() })
 	do(b, h, create("text/plain"), shard.CodeCreated)
 	msgs := make([]string, n)

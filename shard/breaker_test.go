@@ -16,7 +16,7 @@ func noTail(func() (uint64, error)) (uint64, error) { return 0, errDown }
 // Storage is gone for a while: who asks first waits for it, everybody else hears at once
 // that nothing was written, memory is served, and all goes on within a second of its
 // coming back.
-func TestStoreGone(t *testing.T) {
+func TestCallsFailImmediatelyWhileStorageIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
@@ -76,7 +76,7 @@ func TestStoreGone(t *testing.T) {
 }
 
 // Where nobody writes, a session that has fallen silent is no proof: storage is asked.
-func TestStoreGoneInSilence(t *testing.T) {
+func TestStorageIsProbedBehindASilentSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
@@ -104,7 +104,7 @@ func TestStoreGoneInSilence(t *testing.T) {
 }
 
 // Appends hang and everything else is answered: nobody waits for another's turn.
-func TestAppendsHang(t *testing.T) {
+func TestHangingAppendsHoldUpNoOtherCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
@@ -129,7 +129,7 @@ func TestAppendsHang(t *testing.T) {
 }
 
 // Nobody takes a connection: that is no answer, though nothing was written for certain.
-func TestStoreCannotBeReached(t *testing.T) {
+func TestRefusedConnectionsCountAsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
@@ -157,11 +157,11 @@ func TestStoreCannotBeReached(t *testing.T) {
 	})
 }
 
-// lookingLog is a Log whose read sessions say every now and then what tail they have last
+// tailReportingLog is a Log whose read sessions say every now and then what tail they have last
 // heard of, and that they were lost; as S2's do, whether it is there or not.
-type lookingLog struct{ *hooked }
+type tailReportingLog struct{ *hooked }
 
-func (l lookingLog) Follow(ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error) error {
+func (l tailReportingLog) Follow(ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error) error {
 	for i := 0; ctx.Err() == nil; i++ {
 		p := shard.Page{}
 		if i%2 == 0 {
@@ -179,9 +179,9 @@ func (l lookingLog) Follow(ctx context.Context, id shard.StreamID, from uint64, 
 }
 
 // A read session that is open, or opened again and again, hides nothing.
-func TestStoreGoneBehindSessions(t *testing.T) {
+func TestOpenSessionsDoNotHideAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := lookingLog{newHooked()}
+		log := tailReportingLog{newHooked()}
 		h := node(t, log)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		_, release, err := h.Follow(t.Context(), stream, 0)
@@ -197,17 +197,17 @@ func TestStoreGoneBehindSessions(t *testing.T) {
 	})
 }
 
-// unplaced is a Log that has no place for one project, and says so without asking anybody.
-type unplaced struct{ *hooked }
+// basinlessLog is a Log that has no place for one project, and says so without asking anybody.
+type basinlessLog struct{ *hooked }
 
-func (l unplaced) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+func (l basinlessLog) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	if id == "none/x" {
 		return shard.Page{}, shard.ErrNoBasin
 	}
 	return l.hooked.Last(ctx, id, n)
 }
 
-func (l unplaced) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+func (l basinlessLog) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 	if id == "none/x" {
 		return 0, shard.ErrNoBasin
 	}
@@ -215,9 +215,9 @@ func (l unplaced) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 }
 
 // Requests that are refused without asking storage say nothing of it.
-func TestStoreGoneBesideUnplaced(t *testing.T) {
+func TestRefusalsWithoutACallSayNothingOfStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := unplaced{newHooked()}
+		log := basinlessLog{newHooked()}
 		h := node(t, log)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		log.set(hooks{

@@ -37,7 +37,7 @@ func TestPagesAreReadOnce(t *testing.T) {
 		read := func(info shard.Info, chunk int, want []string, reads int) {
 			t.Helper()
 			before := log.Ops().Reads
-			equal(t, chunks(t, fresh, info, chunk), want)
+			equal(t, readChunks(t, fresh, info, chunk), want)
 			if n := log.Ops().Reads - before; n != reads {
 				t.Errorf("to %d in chunks of %d: %d reads, want %d", info.Tail, chunk, n, reads)
 			}
@@ -93,7 +93,7 @@ func TestLargePagesAreReadOnce(t *testing.T) {
 }
 
 // A large append may be entered anywhere, and is read once.
-func TestPagesOfLargeAppend(t *testing.T) {
+func TestLargeAppendIsReadOnceFromAnyPosition(t *testing.T) {
 	for _, size := range []int{20, 3000, shard.MaxBatchBytes * 3 / 2} {
 		synctest.Test(t, func(t *testing.T) {
 			log := logtest.NewMemory(1)
@@ -112,7 +112,7 @@ func TestPagesOfLargeAppend(t *testing.T) {
 			}
 			all := append(append([]string{"before"}, msgs...), "after")
 			fresh := node(t, log)
-			got := chunks(t, fresh, info, 700)
+			got := readChunks(t, fresh, info, 700)
 			for i := range min(len(got), len(all)) {
 				if got[i] != all[i] {
 					t.Fatalf("%d messages of %d bytes: at %d %.20q, want %.20q", len(msgs), size, i, got[i], all[i])
@@ -129,8 +129,8 @@ func TestPagesOfLargeAppend(t *testing.T) {
 	}
 }
 
-// chunks reads the stream in runs of n messages, each from where the last one ended.
-func chunks(t *testing.T, h *shard.Manager, info shard.Info, n int) []string {
+// readChunks reads the stream in runs of n messages, each from where the last one ended.
+func readChunks(t *testing.T, h *shard.Manager, info shard.Info, n int) []string {
 	var got []string
 	for at, left := info.Start, n; at < info.Tail; {
 		r, err := h.ReadPage(t.Context(), stream, info, at)

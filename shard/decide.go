@@ -247,27 +247,27 @@ func markAppend(drafts []draft, req *Request) []draft {
 // the State after it. While forks hold the stream nothing is trimmed, and its
 // name stays taken: it is gone.
 func endGeneration(s *State, id AppendID, why Reason) []draft {
-	dead := *s
-	dead.exists, dead.ended, dead.closed = false, true, false
-	dead.gone = len(s.forkRefs.rows) > 0
-	dead.closedBy, dead.streamSeq, dead.chain, dead.producers = nil, nil, nil, nil
-	dead.contentType, dead.hasTTL, dead.ttl, dead.expiresAt, dead.expiresRaw = "", false, 0, 0, ""
-	dead.hasNonJSON = false
-	dead.retainedFrom, dead.counts, dead.retention, dead.chainTimes = nil, counts{}, nil, nil
-	if s.fork != nil && !dead.gone {
+	after := *s
+	after.exists, after.ended, after.closed = false, true, false
+	after.gone = len(s.forkRefs.rows) > 0
+	after.closedBy, after.streamSeq, after.chain, after.producers = nil, nil, nil, nil
+	after.contentType, after.hasTTL, after.ttl, after.expiresAt, after.expiresRaw = "", false, 0, 0, ""
+	after.hasNonJSON = false
+	after.retainedFrom, after.counts, after.retention, after.chainTimes = nil, counts{}, nil, nil
+	if s.fork != nil && !after.gone {
 		// A bound for logs that others wrote: of ours none owes so many.
-		owed := s.pendingReleases[max(len(s.pendingReleases)-2*maxPendingReleases+1, 0):]
-		dead.pendingReleases = append(slices.Clone(owed), pendingRelease{s.fork.Hold, s.fork.Source})
-		dead.fork = nil
+		kept := s.pendingReleases[max(len(s.pendingReleases)-2*maxPendingReleases+1, 0):]
+		after.pendingReleases = append(slices.Clone(kept), pendingRelease{s.fork.Hold, s.fork.Source})
+		after.fork = nil
 	}
-	if dead.base != nil {
-		dead.hideProducers()
+	if after.base != nil {
+		after.hideProducers()
 	}
 	end := draft{header: Header{
 		Kind: KindTombstone, Flags: FlagFirst | FlagLast, Append: id,
-		Generation: s.generation, Reason: why, State: dead.encode(),
+		Generation: s.generation, Reason: why, State: after.encode(),
 	}}
-	if dead.gone {
+	if after.gone {
 		return []draft{end}
 	}
 	return []draft{{trim: true}, end}

@@ -95,7 +95,7 @@ func testFollowedTTL(t *testing.T) {
 
 // The owner dies; its heir may let the stream live longer than the reads that it
 // never heard of would have, and never shorter.
-func TestHeirNeverShortensTTL(t *testing.T) { synctest.Test(t, testHeirTTL) }
+func TestNewOwnerNeverShortensTTL(t *testing.T) { synctest.Test(t, testHeirTTL) }
 
 func testHeirTTL(t *testing.T) {
 	log := logtest.NewMemory(1)
@@ -125,7 +125,7 @@ func testHeirTTL(t *testing.T) {
 
 // In exclusive mode acks are the tail: no session is opened, and the guard finds
 // who breaks the promise.
-func TestExclusive(t *testing.T) { synctest.Test(t, testExclusive) }
+func TestExclusiveModeOpensNoSession(t *testing.T) { synctest.Test(t, testExclusive) }
 
 func testExclusive(t *testing.T) {
 	log := logtest.NewMemory(1)
@@ -138,18 +138,18 @@ func testExclusive(t *testing.T) {
 	}
 	defer release()
 	do(t, h, appendReq("text/plain", "a", "b"), shard.CodeAppended)
-	equal(t, take(t, tail, out.Info.Tail, 2), []string{"a", "b"})
+	equal(t, takeMessages(t, tail, out.Info.Tail, 2), []string{"a", "b"})
 	if n := log.OpenSessions(); n != 0 {
 		t.Fatalf("%d sessions in exclusive mode", n)
 	}
 	log.AppendForeign(stream, "intruder")
 	advance(31 * time.Second)
 	synctest.Wait()
-	equal(t, take(t, tail, out.Info.Tail, 3), []string{"a", "b", "intruder"})
+	equal(t, takeMessages(t, tail, out.Info.Tail, 3), []string{"a", "b", "intruder"})
 }
 
 // A follower keeps one session for any number of readers, also through losses.
-func TestManyFollowersOneSession(t *testing.T) { synctest.Test(t, testManyFollowers) }
+func TestManyFollowersShareOneSession(t *testing.T) { synctest.Test(t, testManyFollowers) }
 
 func testManyFollowers(t *testing.T) {
 	log := logtest.NewMemory(1)
@@ -165,7 +165,7 @@ func testManyFollowers(t *testing.T) {
 		m := fmt.Sprint(i)
 		log.AppendForeign(stream, m)
 		want = append(want, m)
-		equal(t, take(t, tail, out.Info.Tail, len(want)), want)
+		equal(t, takeMessages(t, tail, out.Info.Tail, len(want)), want)
 		if n := log.OpenSessions(); n != 1 {
 			t.Fatalf("%d sessions for %d readers", n, i+1)
 		}

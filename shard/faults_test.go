@@ -125,7 +125,7 @@ func doLater(ctx context.Context, h *shard.Manager, r *shard.Request) func() (sh
 
 // An append is written, its ack is lost, and storage cannot be read: the caller
 // hears "written" once it can be, or that nobody can say; never that it was not.
-func TestLostAckAndNoReadBack(t *testing.T) {
+func TestLostAckIsResolvedOrReportedUnknown(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		down time.Duration
@@ -159,7 +159,7 @@ func TestLostAckAndNoReadBack(t *testing.T) {
 }
 
 // The owner lets go of a stream while an append that is written is in doubt.
-func TestDropWhileUnknown(t *testing.T) {
+func TestDropDuringAnUnknownAppend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
@@ -184,7 +184,7 @@ func TestDropWhileUnknown(t *testing.T) {
 
 // An append whose id has left the window is in doubt; the others of its batch are
 // not.
-func TestForgottenRepeat(t *testing.T) {
+func TestForgottenRepeatIsUnknownAndItsBatchIsNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
@@ -226,7 +226,7 @@ func TestForgottenRepeat(t *testing.T) {
 
 // A caller whose ctx ends is not held by the batch that it leads; the batch is
 // settled all the same.
-func TestLeaderLeaves(t *testing.T) {
+func TestBatchIsWrittenWhenItsLeaderLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
@@ -250,7 +250,7 @@ func TestLeaderLeaves(t *testing.T) {
 
 // A record of a later release ends the TailBuffer of whoever reads here: what follows
 // cannot be shown to them.
-func TestDeclinedStreamEndsItsTail(t *testing.T) {
+func TestLaterReleaseEndsTheTailBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
@@ -283,7 +283,7 @@ func TestDeclinedStreamEndsItsTail(t *testing.T) {
 }
 
 // A tail check that was sent before a reader came does not answer for it.
-func TestCheckIsNotSharedAcrossArrival(t *testing.T) {
+func TestEarlierTailCheckDoesNotAnswerALaterCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h, rival := node(t, log), node(t, log)
@@ -311,12 +311,12 @@ func TestCheckIsNotSharedAcrossArrival(t *testing.T) {
 
 // Thousands of streams with a TTL are only followed; their owner dies. Its heir
 // grants each at least its TTL from then on, and not much more.
-func TestHeirOfFollowedStreams(t *testing.T) {
+func TestNewOwnerGrantsFollowedStreamsTheirTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const streams, ttl = 4000, 240
 		log := logtest.NewMemory(1)
 		log.Latency = 40 * time.Millisecond
-		h, _ := unpaced(t, log, shard.Config{})
+		h, _ := newUnpacedManager(t, log, shard.Config{})
 		id := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("default/", i)) }
 		var wg sync.WaitGroup
 		for i := range streams {
@@ -335,7 +335,7 @@ func TestHeirOfFollowedStreams(t *testing.T) {
 		wg.Wait()
 		advance(10*time.Minute + time.Second)
 		_ = h.Close()
-		heir, _ := unpaced(t, log, shard.Config{})
+		heir, _ := newUnpacedManager(t, log, shard.Config{})
 		count := func() (n int) {
 			for i := range streams {
 				info, err := heir.Info(t.Context(), id(i), 0)
@@ -363,7 +363,7 @@ func TestHeirOfFollowedStreams(t *testing.T) {
 }
 
 // A takeover that breaks off in the middle begins anew, and is whole.
-func TestTakeoverBreaksOff(t *testing.T) {
+func TestInterruptedTakeoverStartsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		do(t, node(t, log), create("text/plain", "a"), shard.CodeCreated)
@@ -398,7 +398,7 @@ func TestTakeoverBreaksOff(t *testing.T) {
 
 // A panic on the goroutine of a request, which net/http survives, ends the
 // process: the stream's lock would be held, or its flight never land.
-func TestPanicEndsTheProcess(t *testing.T) {
+func TestPanicOfALeaderEndsTheProcess(t *testing.T) {
 	if os.Getenv("TEST_PANIC") != "" {
 		log := newHooked()
 		h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
@@ -413,7 +413,7 @@ func TestPanicEndsTheProcess(t *testing.T) {
 		_, _ = h.Do(t.Context(), appendReq("text/plain", "a"))
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPanicEndsTheProcess$")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPanicOfALeaderEndsTheProcess$")
 	cmd.Env = append(os.Environ(), "TEST_PANIC=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "panic: boom") ||

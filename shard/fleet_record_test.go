@@ -12,7 +12,7 @@ func someFleet() *fleetRecord {
 
 // What is written is read again, at its position only; a field of a later release is kept, one
 // that must be understood makes the record unreadable.
-func TestFleetRecord(t *testing.T) {
+func TestFleetRecordIsReadAtItsPositionOnly(t *testing.T) {
 	f := someFleet()
 	f.unknown = appendField(nil, 77, []byte("later"))
 	e := f.entry(3)
@@ -36,7 +36,7 @@ func TestFleetRecord(t *testing.T) {
 }
 
 // No byte that is changed goes unnoticed, and none of what is cut short is read.
-func TestFleetRecordDamaged(t *testing.T) {
+func TestDamagedFleetRecordIsNotRead(t *testing.T) {
 	whole := someFleet().entry(0).record(0, 1)
 	for name, b := range map[string]*[]byte{"header": &whole.Header, "body": &whole.Body} {
 		intact := *b

@@ -12,7 +12,7 @@ import (
 
 // What somebody with access to S2 forges neither ends the stream nor what it is: for
 // readers that are there, for the owner, and for the next owner, who may find it last.
-func TestForgedRecords(t *testing.T) {
+func TestForgedRecordsChangeNoStream(t *testing.T) {
 	for name, forge := range shard.Forgeries {
 		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { testForged(t, forge) }) })
 	}

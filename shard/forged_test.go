@@ -10,7 +10,7 @@ import (
 // Who may write to S2 may write what looks like ours. It must not take the node along.
 
 // Parts of an append that never ends are not held beyond what an append may be.
-func TestForgedRun(t *testing.T) {
+func TestForgedRunIsBounded(t *testing.T) {
 	const size = 1 << 19
 	s, asm := &State{}, assembler{}
 	id := NewAppendID()
@@ -39,7 +39,7 @@ func TestForgedRun(t *testing.T) {
 }
 
 // A state that no checkpoint has room for keeps nobody from writing.
-func TestForgedState(t *testing.T) {
+func TestForgedStateDoesNotBlockAppends(t *testing.T) {
 	s := &State{exists: true, generation: 1, contentType: "text/plain", bytesSinceCheckpoint: overdueBytes}
 	for range 2 * MaxBatchBytes / 100 {
 		s.forkRefs.set(NewAppendID(), forkRef{fork: StreamID(fmt.Sprintf("%0100d", 0))})
@@ -101,7 +101,7 @@ func TestFoldOfReferencesIsLinear(t *testing.T) {
 }
 
 // Copies of a State keep their forks, whichever goes on, and the table knows its size.
-func TestForkTableIsCopiedOnce(t *testing.T) {
+func TestForkTableIsCopiedOncePerSnapshot(t *testing.T) {
 	t.Parallel()
 	s := &State{exists: true, generation: 1}
 	for i := range 100 {
@@ -164,7 +164,7 @@ func TestFleetLogsAreNoStreams(t *testing.T) {
 
 // Parts without their commit are charged for what they hold, and no more once it is there, or
 // once they are void. What this process wrote itself was charged with its request.
-func TestPartsAreCharged(t *testing.T) {
+func TestUncommittedPartsAreCharged(t *testing.T) {
 	t.Parallel()
 	const size, parts = 1 << 18, 16
 	for name, c := range map[string]struct {

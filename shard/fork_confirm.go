@@ -58,8 +58,8 @@ func (s *Stream) confirmChain(ctx context.Context) error {
 	a := s.confirming
 	if a == nil {
 		a = &sharedCall{done: make(chan struct{})}
-		on, fork, chain := s.state, s.state.fork, s.state.chain
-		if !s.manager.spawn(func(ctx context.Context) { s.askSources(ctx, a, on, fork, chain) }) {
+		fold, fork, chain := s.state, s.state.fork, s.state.chain
+		if !s.manager.spawn(func(ctx context.Context) { s.askSources(ctx, a, fold, fork, chain) }) {
 			s.mu.Unlock()
 			return ErrStopped
 		}
@@ -75,30 +75,30 @@ func (s *Stream) confirmChain(ctx context.Context) error {
 }
 
 // askSources is the attempt of confirmChain for the life of on.
-func (s *Stream) askSources(ctx context.Context, a *sharedCall, on *State, fork *Fork, chain []Ancestor) {
+func (s *Stream) askSources(ctx context.Context, a *sharedCall, fold *State, fork *Fork, chain []Ancestor) {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
 	life := chain[len(chain)-1].Generation // any chain of this State has the same last piece
 	held, err := s.manager.sourcesConfirm(ctx, s.id, fork, chain)
 	s.mu.Lock()
 	s.confirming = nil
-	same := s.state == on && on.readsOtherLogs() && on.chain[len(on.chain)-1].Generation == life
+	same := s.state == fold && fold.readsOtherLogs() && fold.chain[len(fold.chain)-1].Generation == life
 	switch {
 	case errors.Is(err, errLongSource):
 		a.err = err
 		if same {
-			s.refusedGeneration, s.nextConfirm, s.confirmErr = on.generation, s.manager.cfg.Now().Add(sweepRefsEvery), err
+			s.refusedGeneration, s.nextConfirm, s.confirmErr = fold.generation, s.manager.cfg.Now().Add(sweepRefsEvery), err
 		}
 	case err != nil:
 		a.err = storeErr(err)
 	case !same:
 	case held:
-		on.confirmed = true
+		fold.confirmed = true
 		if s.tail != nil {
-			s.tail.setChain(on.chain)
+			s.tail.setChain(fold.chain)
 		}
 	default:
-		s.refusedGeneration, s.nextConfirm, s.confirmErr = on.generation, s.manager.cfg.Now().Add(sweepRefsEvery), nil
+		s.refusedGeneration, s.nextConfirm, s.confirmErr = fold.generation, s.manager.cfg.Now().Add(sweepRefsEvery), nil
 		s.manager.metrics.chainsRefused.Inc()
 	}
 	s.mu.Unlock()
@@ -110,7 +110,7 @@ func (s *Stream) askSources(ctx context.Context, a *sharedCall, on *State, fork 
 
 // sourcesConfirm reports whether the logs of a fork's sources hold it, and the chain names none
 // but them.
-func (h *Manager) sourcesConfirm(ctx context.Context, id StreamID, fork *Fork, chain []Ancestor) (bool, error) {
+func (m *Manager) sourcesConfirm(ctx context.Context, id StreamID, fork *Fork, chain []Ancestor) (bool, error) {
 	left := map[StreamID]bool{}
 	for _, a := range chain {
 		left[a.Stream] = true
@@ -123,7 +123,7 @@ func (h *Manager) sourcesConfirm(ctx context.Context, id StreamID, fork *Fork, c
 		if fork == nil || fork.Source.Project() != id.Project() { // no source holds a fork elsewhere
 			return false, nil
 		}
-		src, err := h.sourceState(ctx, id, fork)
+		src, err := m.sourceState(ctx, id, fork)
 		switch {
 		case errors.Is(err, ErrNoLog):
 			return false, nil

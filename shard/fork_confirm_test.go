@@ -25,8 +25,8 @@ func chainOf(t testing.TB, h *shard.Manager, id shard.StreamID) []shard.Ancestor
 	return info.Chain
 }
 
-// forge appends a record with the header h to a stream's log, past every owner.
-func forge(t testing.TB, log shard.Log, id shard.StreamID, header func(pos uint64) []byte) {
+// appendForged appends a record with the header h to a stream's log, past every owner.
+func appendForged(t testing.TB, log shard.Log, id shard.StreamID, header func(pos uint64) []byte) {
 	t.Helper()
 	if err := log.Create(t.Context(), id); err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func forge(t testing.TB, log shard.Log, id shard.StreamID, header func(pos uint6
 
 // A fork that its source does hold, and whose create record somebody forged anew, reads no
 // lives of the source that it did not inherit.
-func TestForgedForkReadsOneLife(t *testing.T) {
+func TestForgedForkReadsOneGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
@@ -51,7 +51,7 @@ func TestForgedForkReadsOneLife(t *testing.T) {
 		a := shard.Ancestor{Stream: stream, Generation: life, Start: 1, Bound: 2}
 		for start, want := range map[uint64]int{1: 1, 0: 0} {
 			a.Start = start
-			forge(t, log, forked, func(pos uint64) []byte { return shard.ForgeHeldFork(pos, a, hold) })
+			appendForged(t, log, forked, func(pos uint64) []byte { return shard.ForgeHeldFork(pos, a, hold) })
 			if chain := chainOf(t, node(t, log), forked); len(chain) != want {
 				t.Errorf("from %d, of a life that begins at 1: %+v", start, chain)
 			}
@@ -81,7 +81,7 @@ func (c *counted) Do(ctx context.Context, q *shard.Request) (shard.Outcome, erro
 }
 
 // Forged debts ask other streams no faster than a node asks all in all.
-func TestForgedDebtsAskSlowly(t *testing.T) {
+func TestForgedPendingReleasesArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const streams = 4
 		log := logtest.NewMemory(1)
@@ -90,7 +90,7 @@ func TestForgedDebtsAskSlowly(t *testing.T) {
 		h.UseFleet(fleet)
 		for i := range streams {
 			id := shard.StreamID(fmt.Sprintf("attacker/%d", i))
-			forge(t, log, id, func(pos uint64) []byte {
+			appendForged(t, log, id, func(pos uint64) []byte {
 				return shard.ForgePendingReleases(pos, "victim/log", shard.MaxPendingReleases)
 			})
 			if _, err := h.Info(t.Context(), id, 0); err != nil {
@@ -138,7 +138,7 @@ func TestForgedChainReadsNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer release()
-				forge(t, log, mine, func(pos uint64) []byte { return header(pos, a) })
+				appendForged(t, log, mine, func(pos uint64) []byte { return header(pos, a) })
 				synctest.Wait()
 				for _, n := range []*shard.Manager{h, node(t, log)} {
 					if chain := chainOf(t, n, mine); len(chain) > 0 {
@@ -159,7 +159,7 @@ func TestForgedChainReadsNothing(t *testing.T) {
 // A fork is served its past by any owner, whoever made it, and as long as there are
 // sources on the way that hold the next: up a chain, after their end, and once more after
 // the store was away.
-func TestForkIsConfirmed(t *testing.T) {
+func TestForkIsConfirmedByItsSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h := node(t, log)
@@ -175,8 +175,8 @@ func TestForkIsConfirmed(t *testing.T) {
 			}
 		}
 		check("alive")
-		do(t, h, remove(forked), shard.CodeDeleted)
-		do(t, h, remove(stream), shard.CodeDeleted)
+		do(t, h, deleteReq(forked), shard.CodeDeleted)
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
 		n := node(t, log)
 		if chain := chainOf(t, n, "default/grandchild"); len(chain) != 2 {
 			t.Errorf("both sources gone: %+v", chain)
@@ -204,7 +204,7 @@ func TestForkIsConfirmed(t *testing.T) {
 }
 
 // A handover takes along that a fork was confirmed: nobody is asked again.
-func TestHandoverOfAFork(t *testing.T) {
+func TestHandoverKeepsTheConfirmation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
 		h, heir := node(t, log), node(t, log)
@@ -225,7 +225,7 @@ func TestHandoverOfAFork(t *testing.T) {
 }
 
 // A forged table of forks writes into no other log, and makes none.
-func TestForgedHoldsWriteNowhere(t *testing.T) {
+func TestForgedForkRefsWriteNowhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
@@ -236,13 +236,13 @@ func TestForgedHoldsWriteNowhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		forge(t, log, stream, func(pos uint64) []byte { return shard.ForgeForkRefs(pos, "victim/log", "victim/new") })
-		if s := state(t, h, stream); s != "gone" {
+		appendForged(t, log, stream, func(pos uint64) []byte { return shard.ForgeForkRefs(pos, "victim/log", "victim/new") })
+		if s := stateOf(t, h, stream); s != "gone" {
 			t.Fatal(s)
 		}
 		before := log.Ops().Creates
 		advance(15 * time.Minute) // long past what forks are asked after
-		become(t, h, stream, "none", time.Hour)
+		waitForState(t, h, stream, "none", time.Hour)
 		if after, err := log.Tail(t.Context(), "victim/log"); err != nil || after != at {
 			t.Errorf("the victim's log went from %d to %d, %v", at, after, err)
 		}
@@ -253,7 +253,7 @@ func TestForgedHoldsWriteNowhere(t *testing.T) {
 }
 
 // Only the fork that holds a stream lets go of it.
-func TestReleaseByAnother(t *testing.T) {
+func TestOnlyTheHoldingForkReleases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
@@ -263,8 +263,8 @@ func TestReleaseByAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		do(t, h, &shard.Request{Stream: stream, Op: shard.OpRelease, ID: shard.NewAppendID(), Ref: info.Hold, Name: "default/another"}, shard.CodeExists)
-		do(t, h, remove(stream), shard.CodeDeleted)
-		if s := state(t, h, stream); s != "gone" {
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
+		if s := stateOf(t, h, stream); s != "gone" {
 			t.Errorf("the source is %s", s)
 		}
 	})
@@ -272,7 +272,7 @@ func TestReleaseByAnother(t *testing.T) {
 
 // A fork whose source's log is too long costs a bounded read, once in a while, and nothing is
 // told of it meanwhile: to leave its past out would be wrong.
-func TestForkOfALongLog(t *testing.T) {
+func TestForkOfALongLogIsNotDescribed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
@@ -307,7 +307,7 @@ func TestForksOfALongLogShareOneRead(t *testing.T) {
 		a := shard.Ancestor{Stream: "attacker/long", Generation: 1, Start: 0, Bound: 1}
 		id := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("attacker/%d", i)) }
 		for i := range forks {
-			forge(t, log, id(i), func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+			appendForged(t, log, id(i), func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
 		}
 		replays := func(ids ...shard.StreamID) func(h *shard.Manager) int {
 			return func(h *shard.Manager) int {
@@ -347,7 +347,7 @@ func TestForkIsConfirmedByALaterRead(t *testing.T) {
 		h, late := node(t, log), node(t, log)
 		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Generation
 		a := shard.Ancestor{Stream: stream, Generation: life, Start: 1, Bound: 2}
-		forge(t, log, "default/forged", func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+		appendForged(t, log, "default/forged", func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
 		gate := make(chan struct{})
 		var asked, held atomic.Bool
 		log.set(hooks{
@@ -406,7 +406,7 @@ func TestProjectLeavesTurnsToOthers(t *testing.T) {
 		for i := range 20 {
 			a := shard.Ancestor{Stream: shard.StreamID(fmt.Sprintf("attacker/source%d", i)), Generation: 1, Bound: 1}
 			id := shard.StreamID(fmt.Sprintf("attacker/fork%d", i))
-			forge(t, log, id, func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+			appendForged(t, log, id, func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
 			wg.Go(func() { _, _ = late.Info(t.Context(), id, 0) })
 		}
 		synctest.Wait()

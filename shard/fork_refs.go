@@ -15,7 +15,7 @@ type Fleet interface {
 
 // UseFleet has the Manager reach the sources and forks of its streams through fleet. To
 // be called before the first request; without it they have to be here.
-func (h *Manager) UseFleet(fleet Fleet) { h.fleet = fleet }
+func (m *Manager) UseFleet(fleet Fleet) { m.fleet = fleet }
 
 const (
 	// maxForkTime is how long after it held the source an attempt may still decide to make
@@ -56,7 +56,7 @@ func (s *Stream) createFork(ctx context.Context, req *Request) (Outcome, error) 
 	ref := NewAppendID()
 	hold := s.manager.newRefRequest(req.Fork.Source, OpHold, ref)
 	hold.Name, hold.Generation = req.Stream, req.Source.Generation
-	held, err := s.manager.fleet.Do(ctx, hold)
+	holdOutcome, err := s.manager.fleet.Do(ctx, hold)
 	switch {
 	case err != nil:
 		if !isCertainlyUnwritten(err) { // it may be there
@@ -64,15 +64,15 @@ func (s *Stream) createFork(ctx context.Context, req *Request) (Outcome, error) 
 		}
 		// Not err itself: it is about another stream's owner.
 		return Outcome{}, fmt.Errorf("%w: hold the source: %s", ErrUnavailable, err.Error())
-	case !held.Code.Accepted():
-		return Outcome{Code: held.Code, Why: held.Why, Info: out.Info}, nil
+	case !holdOutcome.Code.Accepted():
+		return Outcome{Code: holdOutcome.Code, Why: holdOutcome.Why, Info: out.Info}, nil
 	}
-	again, fork := *req, *req.Fork
+	withRef, fork := *req, *req.Fork
 	fork.Hold = ref
-	again.Fork = &fork
-	last := s.manager.newCall(&again)
-	last.heldSince = hold.MintedAt
-	out, err = s.submit(ctx, last)
+	withRef.Fork = &fork
+	create := s.manager.newCall(&withRef)
+	create.heldSince = hold.MintedAt
+	out, err = s.submit(ctx, create)
 	switch {
 	case err == nil && out.Info.Hold == ref: // made by this attempt
 	case err == nil, isCertainlyUnwritten(err):
@@ -108,18 +108,18 @@ func (s *Stream) releaseInBackground(source StreamID, ref AppendID) {
 	})
 }
 
-func (h *Manager) releaseForkRef(ctx context.Context, fork, source StreamID, ref AppendID) error {
+func (m *Manager) releaseForkRef(ctx context.Context, fork, source StreamID, ref AppendID) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
-	req := h.newRefRequest(source, OpRelease, ref)
+	req := m.newRefRequest(source, OpRelease, ref)
 	req.Name = fork
-	_, err := h.fleet.Do(ctx, req)
+	_, err := m.fleet.Do(ctx, req)
 	return err
 }
 
 // newRefRequest is a request to a stream about a reference.
-func (h *Manager) newRefRequest(id StreamID, op Op, ref AppendID) *Request {
-	return &Request{Stream: id, Op: op, ID: NewAppendID(), MintedAt: time.Now(), MintedMillis: unixMillis(h.cfg.Now()), Ref: ref}
+func (m *Manager) newRefRequest(id StreamID, op Op, ref AppendID) *Request {
+	return &Request{Stream: id, Op: op, ID: NewAppendID(), MintedAt: time.Now(), MintedMillis: unixMillis(m.cfg.Now()), Ref: ref}
 }
 
 // startRefTasks has what a stream owes to others done in the background, one goroutine a
@@ -198,27 +198,27 @@ func (s *Stream) sweepRefs(ctx context.Context) {
 	acked := s.ackTimeForSweep(ctx)
 	s.mu.Lock()
 	now := s.manager.cfg.Now()
-	due, next := s.isSweepDue(), now.Add(sweepRefsEvery<<s.sweepDoublings)
-	held := map[AppendID]forkRef{}
+	due, nextSweep := s.isSweepDue(), now.Add(sweepRefsEvery<<s.sweepDoublings)
+	dueRefs := map[AppendID]forkRef{}
 	for id, f := range s.state.forkRefs.rows {
 		if age := refGrace - time.Duration(acked-min(f.time, acked))*time.Millisecond; age > 0 {
-			if at := now.Add(age); at.Before(next) {
-				next = at
+			if at := now.Add(age); at.Before(nextSweep) {
+				nextSweep = at
 			}
 		} else {
-			held[id] = f
+			dueRefs[id] = f
 		}
 	}
 	if due {
-		all := len(held) == len(s.state.forkRefs.rows) // else some are too young
-		s.nextSweep, s.sweptAll, s.forkLimitHit = next, all, s.forkLimitHit && !all
+		all := len(dueRefs) == len(s.state.forkRefs.rows) // else some are too young
+		s.nextSweep, s.sweptAll, s.forkLimitHit = nextSweep, all, s.forkLimitHit && !all
 		s.sweepDoublings = min(s.sweepDoublings+1, maxSweepDoublings)
 	}
 	s.mu.Unlock()
 	if !due {
 		return
 	}
-	for id, f := range held {
+	for id, f := range dueRefs {
 		if s.manager.forkAskLimiter.Wait(ctx) != nil {
 			return
 		}

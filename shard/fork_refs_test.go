@@ -29,14 +29,14 @@ func forkOf(t testing.TB, h *shard.Manager, source, name shard.StreamID, msgs ..
 	return q
 }
 
-func remove(id shard.StreamID) *shard.Request {
+func deleteReq(id shard.StreamID) *shard.Request {
 	return &shard.Request{
 		Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedMillis: uint64(time.Now().UnixMilli()),
 	}
 }
 
-// state is "live", "gone" or "none".
-func state(t testing.TB, h *shard.Manager, id shard.StreamID) string {
+// stateOf is "live", "gone" or "none".
+func stateOf(t testing.TB, h *shard.Manager, id shard.StreamID) string {
 	t.Helper()
 	info, err := h.Info(t.Context(), id, 0)
 	switch {
@@ -52,12 +52,12 @@ func state(t testing.TB, h *shard.Manager, id shard.StreamID) string {
 	}
 }
 
-// become waits until the stream's state is want, within d.
-func become(t testing.TB, h *shard.Manager, id shard.StreamID, want string, d time.Duration) {
+// waitForState waits until the stream's state is want, within d.
+func waitForState(t testing.TB, h *shard.Manager, id shard.StreamID, want string, d time.Duration) {
 	t.Helper()
-	for end := time.Now().Add(d); state(t, h, id) != want; advance(time.Second) {
+	for end := time.Now().Add(d); stateOf(t, h, id) != want; advance(time.Second) {
 		if time.Now().After(end) {
-			t.Fatalf("%s is %s after %v, want %s", id, state(t, h, id), d, want)
+			t.Fatalf("%s is %s after %v, want %s", id, stateOf(t, h, id), d, want)
 		}
 	}
 }
@@ -71,16 +71,16 @@ func TestSourceStaysForItsForks(t *testing.T) {
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		do(t, h, forkOf(t, h, stream, forked, "b"), shard.CodeCreated)
 		do(t, h, forkOf(t, h, forked, "default/grandchild"), shard.CodeCreated)
-		do(t, h, remove(stream), shard.CodeDeleted)
-		do(t, h, remove(forked), shard.CodeDeleted)
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
+		do(t, h, deleteReq(forked), shard.CodeDeleted)
 		for _, n := range []*shard.Manager{h, other, node(t, log)} {
-			if a, b, c := state(t, n, stream), state(t, n, forked), state(t, n, "default/grandchild"); a+b+c != "gonegonelive" {
+			if a, b, c := stateOf(t, n, stream), stateOf(t, n, forked), stateOf(t, n, "default/grandchild"); a+b+c != "gonegonelive" {
 				t.Fatalf("%s, %s, %s", a, b, c)
 			}
 		}
 		do(t, h, create("text/plain"), shard.CodeNameTaken)
 		do(t, h, appendReq("text/plain", "x"), shard.CodeGone)
-		do(t, h, remove(stream), shard.CodeGone)
+		do(t, h, deleteReq(stream), shard.CodeGone)
 		if _, _, err := h.Follow(t.Context(), stream, 0); !errors.Is(err, shard.ErrGone) {
 			t.Errorf("follow: %v", err)
 		}
@@ -88,9 +88,9 @@ func TestSourceStaysForItsForks(t *testing.T) {
 			q.Source.Refused, q.Source.Generation = 0, 1 // an edge that knows an old state
 			do(t, h, q, shard.CodeSourceGone)
 		}
-		do(t, h, remove("default/grandchild"), shard.CodeDeleted)
-		become(t, h, forked, "none", 2*time.Second)
-		become(t, h, stream, "none", 2*time.Second)
+		do(t, h, deleteReq("default/grandchild"), shard.CodeDeleted)
+		waitForState(t, h, forked, "none", 2*time.Second)
+		waitForState(t, h, stream, "none", 2*time.Second)
 		do(t, h, create("text/plain", "new"), shard.CodeCreated)
 		equal(t, history(t, h), []string{"new"})
 	})
@@ -105,7 +105,7 @@ func TestInheritedRecordsStay(t *testing.T) {
 		q := forkOf(t, h, stream, forked)
 		do(t, h, q, shard.CodeCreated)
 		do(t, h, appendReq("text/plain", "later"), shard.CodeAppended)
-		do(t, h, remove(stream), shard.CodeDeleted)
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
 		fresh := node(t, log)
 		info, err := fresh.Info(t.Context(), forked, 0)
 		if err != nil || len(info.Chain) != 1 {
@@ -124,7 +124,7 @@ func TestInheritedRecordsStay(t *testing.T) {
 
 // Of two PUTs that race for one name, the loser gives back its own reference and
 // not the winner's.
-func TestForkRace(t *testing.T) {
+func TestLosingForkReleasesItsOwnReference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		log.Latency = 10 * time.Millisecond
@@ -149,15 +149,15 @@ func TestForkRace(t *testing.T) {
 				t.Fatalf("verdicts %v", codes)
 			}
 		}
-		do(t, hosts[0], remove(stream), shard.CodeDeleted)
+		do(t, hosts[0], deleteReq(stream), shard.CodeDeleted)
 		for i := range 20 {
-			if s := state(t, hosts[0], stream); s != "gone" {
+			if s := stateOf(t, hosts[0], stream); s != "gone" {
 				t.Fatalf("source %s with %d forks", s, 20-i)
 			}
-			do(t, hosts[i%2], remove(shard.StreamID(fmt.Sprint("default/fork-", i))), shard.CodeDeleted)
+			do(t, hosts[i%2], deleteReq(shard.StreamID(fmt.Sprint("default/fork-", i))), shard.CodeDeleted)
 			synctest.Wait()
 		}
-		become(t, hosts[0], stream, "none", time.Second)
+		waitForState(t, hosts[0], stream, "none", time.Second)
 	})
 }
 
@@ -176,15 +176,15 @@ func TestRefusedForkLeavesNothing(t *testing.T) {
 		old := forkOf(t, h, stream, "default/old")
 		old.Source.Generation--
 		do(t, h, old, shard.CodeSourceChanged)
-		do(t, h, remove(stream), shard.CodeDeleted)
-		if s := state(t, h, stream); s != "none" {
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
+		if s := stateOf(t, h, stream); s != "none" {
 			t.Errorf("source is %s", s)
 		}
 	})
 }
 
 // What expires with forks stays for them as well; a fork that expires lets go.
-func TestForksAndTTL(t *testing.T) {
+func TestExpiredSourceStaysForItsForks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
 		do(t, h, withTTL(10, "a"), shard.CodeCreated)
@@ -196,27 +196,27 @@ func TestForksAndTTL(t *testing.T) {
 			t.Errorf("inherited %+v", out.Info)
 		}
 		advance(11 * time.Second)
-		if a, b, c := state(t, h, stream), state(t, h, forked), state(t, h, "default/inherits"); a+b+c != "gonelivenone" {
+		if a, b, c := stateOf(t, h, stream), stateOf(t, h, forked), stateOf(t, h, "default/inherits"); a+b+c != "gonelivenone" {
 			t.Fatalf("%s, %s, %s", a, b, c)
 		}
 		advance(20 * time.Second)
-		if s := state(t, h, forked); s != "none" {
+		if s := stateOf(t, h, forked); s != "none" {
 			t.Fatalf("fork is %s", s)
 		}
-		become(t, h, stream, "none", 2*time.Second)
+		waitForState(t, h, stream, "none", 2*time.Second)
 	})
 }
 
-// mortal is a Log that one process uses: after some appends it hears nothing any
+// dyingLog is a Log that one process uses: after some appends it hears nothing any
 // more, as if it had been killed.
-type mortal struct {
+type dyingLog struct {
 	*logtest.Memory
 	left int
 }
 
 var errDead = errors.New("dead")
 
-func (l *mortal) Append(
+func (l *dyingLog) Append(
 	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
 ) (shard.Ack, error) {
 	if l.left--; l.left < 0 {
@@ -229,7 +229,7 @@ func (l *mortal) Append(
 	return ack, err
 }
 
-func (l *mortal) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+func (l *dyingLog) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 	if l.left <= 0 {
 		return 0, errDead
 	}
@@ -239,15 +239,15 @@ func (l *mortal) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 // The process is killed after each append of making and deleting a fork. Whatever
 // its heir finds, the fork is whole or not there; once both are deleted nothing is
 // left, and no deleted source goes while its fork lives.
-func TestForkCrashes(t *testing.T) {
+func TestForkIsWholeOrAbsentAfterACrash(t *testing.T) {
 	for steps := range 12 {
 		synctest.Test(t, func(t *testing.T) {
 			log := logtest.NewMemory(1)
 			do(t, node(t, log), create("text/plain", "a"), shard.CodeCreated)
-			life := &mortal{Memory: log, left: steps}
+			life := &dyingLog{Memory: log, left: steps}
 			h := shard.NewManager(life, shard.NewTailBuffers(0, 0), shard.Config{})
 			q := forkOf(t, node(t, log), stream, forked)
-			for _, r := range []*shard.Request{q, remove(stream), remove(forked)} {
+			for _, r := range []*shard.Request{q, deleteReq(stream), deleteReq(forked)} {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				_, _ = h.Do(ctx, r) // until it dies
 				cancel()
@@ -255,33 +255,33 @@ func TestForkCrashes(t *testing.T) {
 			}
 			_ = h.Close()
 			heir := node(t, log)
-			source, fork := state(t, heir, stream), state(t, heir, forked)
+			source, fork := stateOf(t, heir, stream), stateOf(t, heir, forked)
 			t.Logf("%d: source %s, fork %s", steps, source, fork)
 			if fork == "live" && source == "none" {
 				t.Fatal("the source went while its fork lives")
 			}
 			if source == "live" {
-				do(t, heir, remove(stream), shard.CodeDeleted)
+				do(t, heir, deleteReq(stream), shard.CodeDeleted)
 			}
 			if fork == "live" {
-				if s := state(t, heir, stream); s != "gone" {
+				if s := stateOf(t, heir, stream); s != "gone" {
 					t.Fatalf("deleted, with a fork: %s", s)
 				}
 				advance(time.Hour) // the source asks its fork, and stays
-				if s := state(t, heir, stream); s != "gone" {
+				if s := stateOf(t, heir, stream); s != "gone" {
 					t.Fatalf("an hour later: %s", s)
 				}
-				do(t, heir, remove(forked), shard.CodeDeleted)
+				do(t, heir, deleteReq(forked), shard.CodeDeleted)
 			}
-			become(t, heir, stream, "none", 20*time.Minute)
-			become(t, heir, forked, "none", 0)
+			waitForState(t, heir, stream, "none", 20*time.Minute)
+			waitForState(t, heir, forked, "none", 0)
 		})
 	}
 }
 
 // A reference whose fork never came to be is struck out by the owner of the deleted
 // source, though nobody asks for the stream again.
-func TestOrphanedReference(t *testing.T) {
+func TestOrphanedReferenceIsSwept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
@@ -290,26 +290,26 @@ func TestOrphanedReference(t *testing.T) {
 			Stream: stream, Op: shard.OpHold, ID: shard.NewAppendID(),
 			Ref: shard.NewAppendID(), Name: forked, Generation: life,
 		}, shard.CodeAppended)
-		do(t, h, remove(stream), shard.CodeDeleted)
-		if s := state(t, node(t, log), stream); s != "gone" {
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
+		if s := stateOf(t, node(t, log), stream); s != "gone" {
 			t.Fatalf("deleted, and held: %s", s)
 		}
 		// Half a minute, one round of the sweeper, and its writes.
 		advance(42 * time.Second)
-		if s := state(t, node(t, log), stream); s != "none" {
+		if s := stateOf(t, node(t, log), stream); s != "none" {
 			t.Fatalf("three quarters of a minute later: %s", s)
 		}
 	})
 }
 
-// slow is a Log on whose way to one stream every append spends minutes; nobody hears
+// slowLog is a Log on whose way to one stream every append spends minutes; nobody hears
 // what became of it.
-type slow struct {
+type slowLog struct {
 	*logtest.Memory
 	stream shard.StreamID
 }
 
-func (l slow) Append(
+func (l slowLog) Append(
 	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
 ) (shard.Ack, error) {
 	if id != l.stream {
@@ -321,21 +321,21 @@ func (l slow) Append(
 
 // A create record may arrive long after its attempt was given up, and its source with
 // it: it makes a fork without a past, which reads nothing of a log that does not hold it.
-func TestForkArrivesLate(t *testing.T) {
+func TestLateForkInheritsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
-		maker := node(t, slow{log, forked})
+		maker := node(t, slowLog{log, forked})
 		if _, err := maker.Do(t.Context(), forkOf(t, h, stream, forked)); !errors.Is(err, shard.ErrUnavailable) {
 			t.Fatal(err)
 		}
-		do(t, h, remove(stream), shard.CodeDeleted)
-		if s := state(t, h, stream); s != "gone" {
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
+		if s := stateOf(t, h, stream); s != "gone" {
 			t.Fatalf("deleted, with a fork on its way: %s", s)
 		}
 		advance(4 * time.Minute)
-		if s := state(t, node(t, log), stream); s != "none" {
+		if s := stateOf(t, node(t, log), stream); s != "none" {
 			t.Fatalf("given up: %s", s)
 		}
 		advance(4 * time.Minute)
@@ -348,7 +348,7 @@ func TestForkArrivesLate(t *testing.T) {
 }
 
 // A table of forks has a bound, and so has their chain.
-func TestForkLimits(t *testing.T) {
+func TestForksAndChainsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
@@ -379,13 +379,13 @@ func TestForkLimits(t *testing.T) {
 	})
 }
 
-// parting is a fleet whose client leaves once the source is held.
-type parting struct {
+// leavingFleet is a fleet whose client leaves once the source is held.
+type leavingFleet struct {
 	shard.Fleet
 	leave context.CancelFunc
 }
 
-func (p *parting) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
+func (p *leavingFleet) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
 	out, err := p.Fleet.Do(ctx, q)
 	if q.Op == shard.OpHold && p.leave != nil {
 		p.leave()
@@ -394,10 +394,10 @@ func (p *parting) Do(ctx context.Context, q *shard.Request) (shard.Outcome, erro
 }
 
 // References that were left behind do not use up a source that lives.
-func TestAbandonedReferencesOfALiveSource(t *testing.T) {
+func TestAbandonedReferencesOfALiveSourceAreSwept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
-		fleet := &parting{Fleet: h}
+		fleet := &leavingFleet{Fleet: h}
 		h.UseFleet(fleet)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		name := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("default/%0490d", i)) }
@@ -417,8 +417,8 @@ func TestAbandonedReferencesOfALiveSource(t *testing.T) {
 		do(t, h, forkOf(t, h, stream, name(0)), shard.CodeForkLimit)
 		advance(5 * time.Minute)
 		do(t, h, forkOf(t, h, stream, name(0)), shard.CodeCreated)
-		do(t, h, remove(stream), shard.CodeDeleted)
-		if s := state(t, h, stream); s != "gone" {
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
+		if s := stateOf(t, h, stream); s != "gone" {
 			t.Errorf("source is %s", s)
 		}
 	})
@@ -440,7 +440,7 @@ func (f *asked) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error)
 
 // A stream that is gone asks its forks at the pace of its node, and, where they do not answer,
 // less and less often.
-func TestForksAreAskedAtAPace(t *testing.T) {
+func TestQuestionsToForksArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const forks = 250
 		h := node(t, logtest.NewMemory(1))
@@ -448,9 +448,9 @@ func TestForksAreAskedAtAPace(t *testing.T) {
 		h.UseFleet(fleet)
 		do(t, h, create("text/plain", "a"), shard.CodeCreated)
 		for i := range forks {
-			do(t, h, forkOf(t, h, stream, numbered(i)), shard.CodeCreated)
+			do(t, h, forkOf(t, h, stream, numberedStream(i)), shard.CodeCreated)
 		}
-		do(t, h, remove(stream), shard.CodeDeleted)
+		do(t, h, deleteReq(stream), shard.CodeDeleted)
 		advance(24 * time.Hour)
 		if n := len(fleet.times); n < 2*forks || n > 10*forks {
 			t.Errorf("%d questions to %d forks in a day", n, forks)

@@ -26,7 +26,7 @@ func level2() *State {
 
 // A checkpoint, a tombstone and a handover keep what a later release put into the
 // State before: this release may own the stream for an hour in between.
-func TestStateKeepsWhatItDoesNotKnow(t *testing.T) {
+func TestStateKeepsUnknownFields(t *testing.T) {
 	want := level2()
 	ck := Header{Kind: KindCheckpoint, State: want.encode()}
 	got := &State{Next: 899, Time: 8000}
@@ -83,7 +83,7 @@ func TestLevelOneWritesNothingNew(t *testing.T) {
 }
 
 // Where the counts are known they are counted on, in every shape that an append has.
-func TestCounts(t *testing.T) {
+func TestCountsAreKept(t *testing.T) {
 	id := AppendID{1}
 	s := level2()
 	for i, r := range []struct {
@@ -116,7 +116,7 @@ func TestCounts(t *testing.T) {
 }
 
 // A State that no log can come to is no checkpoint, whoever wrote it.
-func TestMalformedState(t *testing.T) {
+func TestMalformedStateIsNoCheckpoint(t *testing.T) {
 	good := func() *State { return level2() }
 	field := func(tag byte, vs ...uint64) []byte { return appendField(nil, tag, uvarints(vs...)) }
 	for name, b := range map[string][]byte{
@@ -233,7 +233,7 @@ func FuzzFold(f *testing.F) {
 }
 
 // A RecordBatch of the next layout is read without its extras.
-func TestRangeOfLayoutTwo(t *testing.T) {
+func TestRecordBatchOfLayoutTwoIsRead(t *testing.T) {
 	b := newBatchBuilder(5, 2, 3)
 	b.addMessage(5, 6, []byte("ab"))
 	b.addMessage(7, 8, []byte("c"))
@@ -268,7 +268,7 @@ func TestRangeOfLayoutTwo(t *testing.T) {
 // What decide lets through folds as what it is: a request beyond the bounds of what a
 // stream keeps is refused, and never becomes a record that the next owner takes for
 // foreign.
-func TestRequestBeyondBounds(t *testing.T) {
+func TestRequestBeyondBoundsIsRefused(t *testing.T) {
 	long := strings.Repeat("x", 1<<17)
 	for name, change := range map[string]func(*Request){
 		"type":     func(r *Request) { r.Type = long },

@@ -29,24 +29,24 @@ const (
 // false: nothing that would be of use. from is the position that the next owner's own
 // Tail needs (0: it has none). No batch is on its way any more; callers that waited
 // for one hear ErrNotOwner, and nothing of theirs was written.
-func (h *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
-	h.mu.Lock()
-	s := h.streams.byID[id]
+func (m *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
+	m.mu.Lock()
+	s := m.streams.byID[id]
 	if s != nil {
-		h.streams.removeStream(s)
+		m.streams.removeStream(s)
 	}
-	h.mu.Unlock()
+	m.mu.Unlock()
 	if s == nil {
 		return Handover{}, false
 	}
-	t := h.tails.Lookup(id) // for its newest part, which may go with the last reader
+	t := m.tails.Lookup(id) // for its newest part, which may go with the last reader
 	s.halt()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out Handover
 	ok := s.opened && s.foldErr == nil && !s.noLog && s.state.isBetweenAppends()
 	if ok {
-		out.State = appendField(s.state.encodeHandover(), ckLastUse, s.useForHandover(h.cfg.Now()).encode())
+		out.State = appendField(s.state.encodeHandover(), ckLastUse, s.useForHandover(m.cfg.Now()).encode())
 	}
 	s.opened, s.state = false, &State{} // for the session, which may not have ended yet
 	if t == nil {
@@ -156,27 +156,27 @@ func (t *TailBuffer) newestBatches(from uint64) []RecordBatch {
 // InstallHandover makes this node the owner of a stream, as its last owner left it. A stream
 // that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrNeedsLaterRelease,
 // and ErrNotOwner if a later life is known here: another node has made it.
-func (h *Manager) InstallHandover(id StreamID, from Handover) error {
-	on, _, _, err := decodeHandover(from.State)
+func (m *Manager) InstallHandover(id StreamID, from Handover) error {
+	fold, _, _, err := decodeHandover(from.State)
 	if err != nil {
 		return err
 	}
-	if t := h.tails.Lookup(id); t != nil {
-		later := t.Generation() > on.generation
+	if t := m.tails.Lookup(id); t != nil {
+		later := t.Generation() > fold.generation
 		t.Release()
 		if later { // its readers would be told that their life has ended
 			return ErrNotOwner
 		}
 	}
-	s := h.newStream(id)
+	s := m.newStream(id)
 	s.mu.Lock()
-	s.state, s.assembler, s.opened, s.handedOver = on, assembler{from: on.Next}, true, true
-	decodeUse(from.State).applyTo(s, h.cfg.Now())
+	s.state, s.assembler, s.opened, s.handedOver = fold, assembler{from: fold.Next}, true, true
+	decodeUse(from.State).applyTo(s, m.cfg.Now())
 	wake := s.installTail(from.Tail)
 	s.mu.Unlock()
-	err = h.addInstalled(s)
+	err = m.addInstalled(s)
 	wake.wakeAll()
-	h.tails.reclaim()
+	m.tails.reclaim()
 	if err != nil {
 		s.halt()
 		return err
@@ -185,7 +185,7 @@ func (h *Manager) InstallHandover(id StreamID, from Handover) error {
 	s.measureMemory()
 	s.startRefTasks()
 	s.mu.Unlock()
-	h.evictIdle()
+	m.evictIdle()
 	return nil
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// handed moves the stream from one host to another.
-func handed(t testing.TB, from, to *shard.Manager, next uint64) {
+// handOver moves the stream from one host to another.
+func handOver(t testing.TB, from, to *shard.Manager, next uint64) {
 	t.Helper()
 	h, ok := from.HandOver(stream, next)
 	if !ok {
@@ -35,7 +35,7 @@ func TestHandoverReadsNothing(t *testing.T) {
 		do(t, a, withTTL(600), shard.CodeCreated)
 		want := []string{}
 		for i := range 700 { // checkpoints among them
-			r := by(fmt.Sprint("p", i%7), 0, uint64(i/7))
+			r := producerAppend(fmt.Sprint("p", i%7), 0, uint64(i/7))
 			want = append(want, string(r.Messages.Body()))
 			do(t, a, r, shard.CodeAppended)
 		}
@@ -48,9 +48,9 @@ func TestHandoverReadsNothing(t *testing.T) {
 			if i%2 == 1 {
 				from, to = b, a
 			}
-			handed(t, from, to, 0)
-			do(t, to, by("p0", 0, uint64(99)), shard.CodeDuplicate)
-			do(t, to, by("p0", 0, uint64(100+i)), shard.CodeAppended)
+			handOver(t, from, to, 0)
+			do(t, to, producerAppend("p0", 0, uint64(99)), shard.CodeDuplicate)
+			do(t, to, producerAppend("p0", 0, uint64(100+i)), shard.CodeAppended)
 			want = append(want, fmt.Sprint("p0-0-", 100+i))
 			again := *last
 			again.Repeat = true
@@ -77,7 +77,7 @@ func takeoverCost(t *testing.T, log *logtest.Memory) int {
 
 // Readers of the next owner, which followed the stream from afar, go on in memory: the
 // last records come with the Handover.
-func TestHandoverUnderReaders(t *testing.T) {
+func TestHandoverCarriesTheTailForReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		a := node(t, log)
@@ -89,7 +89,7 @@ func TestHandoverUnderReaders(t *testing.T) {
 		// What a relay feeds on the other node, which is one message behind.
 		far := tails.Open(stream, out.Info, out.Info.LogTail)
 		defer far.Release()
-		handed(t, a, b, far.Next())
+		handOver(t, a, b, far.Next())
 		do(t, b, appendReq("text/plain", "three"), shard.CodeAppended)
 		rs, _ := far.ReadAt(out.Info.Tail, 1<<20, nil)
 		got := []string{}
@@ -110,7 +110,7 @@ func TestHandoverKeepsTheLastUse(t *testing.T) {
 		do(t, a, withTTL(30), shard.CodeCreated)
 		advance(20 * time.Second)
 		exists(t, a, shard.InfoTouch)
-		handed(t, a, b, 0)
+		handOver(t, a, b, 0)
 		advance(20 * time.Second)
 		if !exists(t, b, 0) {
 			t.Fatal("expired though it was read")
@@ -123,7 +123,7 @@ func TestHandoverKeepsTheLastUse(t *testing.T) {
 }
 
 // The grace of a new owner is no use of the stream: handed on, it makes no touch.
-func TestHandoverOfGrace(t *testing.T) {
+func TestHandedOverGraceIsNoUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		do(t, node(t, log), withTTL(300), shard.CodeCreated)
@@ -131,7 +131,7 @@ func TestHandoverOfGrace(t *testing.T) {
 		a, b := node(t, log), node(t, log)
 		exists(t, a, 0) // took it over
 		n := len(log.Records(stream))
-		handed(t, a, b, 0)
+		handOver(t, a, b, 0)
 		advance(time.Minute) // and the sweeper looks
 		if got := len(log.Records(stream)); got != n {
 			t.Errorf("%d records, %d before: touched without a use", got, n)
@@ -140,7 +140,7 @@ func TestHandoverOfGrace(t *testing.T) {
 }
 
 // What is handed over may be of a life that is over; readers here know a later one.
-func TestHandoverOfAnEarlierLife(t *testing.T) {
+func TestHandoverOfAnEarlierGenerationIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		a, rival := node(t, log), node(t, log)
@@ -171,7 +171,7 @@ func TestHandoverOfAnEarlierLife(t *testing.T) {
 
 // What was handed over is only what one node knew: if somebody else has written since,
 // the log is right.
-func TestHandoverOfOldNews(t *testing.T) {
+func TestOutdatedHandoverIsCorrectedByTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		a, b, rival := node(t, log), node(t, log), node(t, log)
@@ -194,7 +194,7 @@ func TestHandoverOfOldNews(t *testing.T) {
 
 // Appends that wait while a stream is handed over are refused, or written: the caller
 // of each knows which.
-func TestHandoverUnderWriters(t *testing.T) {
+func TestHandoverAnswersWaitingWriters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		log.Latency = 10 * time.Millisecond
@@ -208,7 +208,7 @@ func TestHandoverUnderWriters(t *testing.T) {
 			}
 		}
 		synctest.Wait() // everybody else waits
-		handed(t, a, b, 0)
+		handOver(t, a, b, 0)
 		written := 0
 		for _, wait := range waits {
 			if out, err := wait(); err == nil && out.Code == shard.CodeAppended {
@@ -225,7 +225,7 @@ func TestHandoverUnderWriters(t *testing.T) {
 
 // A session that nobody needs ends at once where its stream is another node's, and not
 // with the minute; one that somebody follows stays.
-func TestRest(t *testing.T) {
+func TestEndSessionKeepsFollowedStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)

@@ -63,7 +63,7 @@ func samples() []Header {
 
 // The bytes of the format are for ever: a change of this file is a change of
 // what stands in everybody's object storage.
-func TestHeaderGolden(t *testing.T) {
+func TestHeaderBytesNeverChange(t *testing.T) {
 	const file = "testdata/header.golden"
 	var b strings.Builder
 	for i, h := range samples() {
@@ -96,7 +96,7 @@ func TestHeaderRoundTrip(t *testing.T) {
 }
 
 // A header is one only where it was written, and only whole.
-func TestForeignHeaders(t *testing.T) {
+func TestHeaderElsewhereOrDamagedIsForeign(t *testing.T) {
 	h := samples()[1]
 	whole := h.encode(77)
 	if _, err := decodeHeader(78, whole); !errors.Is(err, errForeign) {
@@ -115,7 +115,7 @@ func TestForeignHeaders(t *testing.T) {
 }
 
 // A later release's record is declined, never mistaken for a message.
-func TestLaterReleases(t *testing.T) {
+func TestRecordOfALaterReleaseIsDeclined(t *testing.T) {
 	for name, change := range map[string]func([]byte){
 		"version":   func(b []byte) { b[1] = headerVersion + 1 },
 		"kind":      func(b []byte) { b[2] = byte(KindRetain) + 1 },
@@ -135,7 +135,7 @@ func TestLaterReleases(t *testing.T) {
 }
 
 // Unknown fields are skipped, and so is a seal, which no release checks yet.
-func TestUnknownField(t *testing.T) {
+func TestUnknownFieldIsSkipped(t *testing.T) {
 	h := Header{Kind: KindTouch}
 	for tag, v := range map[byte]string{tagChainTimes + 1: "later", tagMustKnow - 1: "", tagSeal: "0123456789abcdef"} {
 		b := h.encode(5)
@@ -149,7 +149,7 @@ func TestUnknownField(t *testing.T) {
 
 // What no Fantail writes is foreign, however good its checksum: it neither counts
 // nor declines.
-func TestMalformedHeader(t *testing.T) {
+func TestMalformedHeaderIsForeign(t *testing.T) {
 	id := AppendID{1}
 	long := StreamID(strings.Repeat("n", MaxStreamID+1))
 	for name, h := range map[string]Header{

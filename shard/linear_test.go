@@ -62,7 +62,7 @@ func testLinearizable(t *testing.T) {
 				from := time.Now()
 				if rand.N(2) == 0 {
 					m := fmt.Sprintf("%d-%d", c, i)
-					insist(t, hosts, appendReq("text/plain", m))
+					retryDo(t, hosts, appendReq("text/plain", m))
 					note(c, m, nil, from)
 					continue
 				}
@@ -71,7 +71,7 @@ func testLinearizable(t *testing.T) {
 				if err != nil {
 					continue // S2 failed just then: nothing was read
 				}
-				got, err := upTo(h, info)
+				got, err := readUpTo(h, info)
 				if err == nil {
 					note(c, nil, strings.Join(append(got, ""), ","), from.Add(-250*time.Millisecond))
 				}
@@ -86,7 +86,7 @@ func testLinearizable(t *testing.T) {
 }
 
 // clipTo is every message below info's tail.
-func upTo(h *shard.Manager, info shard.Info) (got []string, err error) {
+func readUpTo(h *shard.Manager, info shard.Info) (got []string, err error) {
 	for at := info.Start; at < info.Tail; {
 		r, err := h.ReadPage(context.Background(), stream, info, at)
 		if err != nil {

@@ -27,10 +27,10 @@ func (s *Stream) reportLostRecords(ends, acknowledged uint64) {
 
 // reportTruncatedLog is for a log whose beginning somebody else has trimmed; whole: nothing of what the
 // stream was is left.
-func (h *Manager) reportTruncatedLog(id StreamID, first uint64, whole bool) {
-	h.lossReports.truncated.Add(1)
-	h.lossReports.logLimit.Do(func() {
-		h.cfg.Logger.Warn("the beginning of a stream's log in S2 is gone: has it got a retention age there? It must have none",
+func (m *Manager) reportTruncatedLog(id StreamID, first uint64, whole bool) {
+	m.lossReports.truncated.Add(1)
+	m.lossReports.logLimit.Do(func() {
+		m.cfg.Logger.Warn("the beginning of a stream's log in S2 is gone: has it got a retention age there? It must have none",
 			"stream", id, "first record kept", first, "identity lost", whole)
 	})
 }
@@ -51,20 +51,20 @@ func (s *Stream) noteFirstRecord(recs []Record) {
 // wrong. Where S2 still has a checkpoint the fold has begun there. A log that only others write
 // to may be trimmed as they like.
 func (s *Stream) noteTruncation() (cut bool) {
-	on := s.state
-	if s.firstRecord == 0 || on.generation != 0 || on.ended {
+	fold := s.state
+	if s.firstRecord == 0 || fold.generation != 0 || fold.ended {
 		return false
 	}
-	if on.retainedFrom == nil {
-		on.retainedFrom = &trimmedTo{pos: min(s.firstRecord, on.Next)}
+	if fold.retainedFrom == nil {
+		fold.retainedFrom = &trimmedTo{pos: min(s.firstRecord, fold.Next)}
 	}
-	return s.sawOwnRecord || on.tail == 0
+	return s.sawOwnRecord || fold.tail == 0
 }
 
 // reportMissingPage notes that a page is not there that the stream is said to have.
-func (h *Manager) reportMissingPage(id StreamID, info Info, from uint64, err error) {
+func (m *Manager) reportMissingPage(id StreamID, info Info, from uint64, err error) {
 	var gone *TrimmedError
 	if errors.As(err, &gone) && from >= info.Start && gone.First > from && gone.First < info.Tail {
-		h.reportTruncatedLog(id, gone.First, false)
+		m.reportTruncatedLog(id, gone.First, false)
 	}
 }

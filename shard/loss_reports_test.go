@@ -13,7 +13,7 @@ import (
 
 // Somebody sets a retention age on a stream in S2. While there is a checkpoint the stream is
 // what it was; without one its lives are lost, and known to be, also to later owners.
-func TestRetentionAgeInS2(t *testing.T) { synctest.Test(t, testRetentionAge) }
+func TestRetentionAgeInS2IsNoticed(t *testing.T) { synctest.Test(t, testRetentionAge) }
 
 func testRetentionAge(t *testing.T) {
 	log := logtest.NewMemory(1)
@@ -25,7 +25,7 @@ func testRetentionAge(t *testing.T) {
 	_ = maker.Close()
 
 	log.DropBelow(stream, 900) // a checkpoint is above
-	kept, reg, lines := off(t, log, 0)
+	kept, reg, lines := newNodeWithClockOff(t, log, 0)
 	info, err := kept.Info(t.Context(), stream, 0)
 	if err != nil || info.Type != "text/plain" || info.Generation == 0 || info.Truncated {
 		t.Fatalf("%+v, %v", info, err)
@@ -41,7 +41,7 @@ func testRetentionAge(t *testing.T) {
 	tail := log.Records(stream)[len(log.Records(stream))-1].Pos
 	log.DropBelow(stream, tail-20) // and now none is
 	for round := range 2 {
-		lost, reg, lines := off(t, log, 0)
+		lost, reg, lines := newNodeWithClockOff(t, log, 0)
 		info, err = lost.Info(t.Context(), stream, 0)
 		if err != nil || !info.Truncated || info.Generation != 0 || info.LogTail <= tail {
 			t.Fatalf("round %d: %+v, %v", round, info, err)
@@ -56,7 +56,7 @@ func testRetentionAge(t *testing.T) {
 		_ = lost.Close()
 	}
 	log.DropBelow(stream, 1<<40)
-	gone, _, _ := off(t, log, 0)
+	gone, _, _ := newNodeWithClockOff(t, log, 0)
 	if info, err = gone.Info(t.Context(), stream, 0); err != nil || !info.Truncated {
 		t.Errorf("all is gone: %+v, %v", info, err)
 	}
@@ -66,12 +66,12 @@ func testRetentionAge(t *testing.T) {
 }
 
 // A log that only others write to may be trimmed as they like: nobody is told.
-func TestForeignLogIsTrimmed(t *testing.T) {
+func TestForeignLogMayBeTrimmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		log.AppendForeign(stream, "a", "b", "c")
 		log.DropBelow(stream, 1)
-		h, _, lines := off(t, log, 0)
+		h, _, lines := newNodeWithClockOff(t, log, 0)
 		equal(t, func() []string {
 			info, err := h.Info(t.Context(), stream, 0)
 			if err != nil {
@@ -90,10 +90,10 @@ func TestForeignLogIsTrimmed(t *testing.T) {
 }
 
 // What S2 lost is said, with the positions: an older backup, and an empty store.
-func TestLostRecordsAreSaid(t *testing.T) {
+func TestLostRecordsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
-		h, reg, lines := off(t, log, 0)
+		h, reg, lines := newNodeWithClockOff(t, log, 0)
 		do(t, h, create("text/plain", "a", "b", "c"), shard.CodeCreated)
 		log.RollBack(stream, 2)
 		advance(time.Second)

@@ -161,26 +161,26 @@ func NewManager(log Log, tails *TailBuffers, cfg Config) *Manager {
 }
 
 // probeStorage asks storage for a sign of life where nothing else does.
-func (h *Manager) probeStorage(ctx context.Context) {
-	h.log.probeIfDue(ctx, func() bool { return h.tails.countFollowed() > 0 })
+func (m *Manager) probeStorage(ctx context.Context) {
+	m.log.probeIfDue(ctx, func() bool { return m.tails.countFollowed() > 0 })
 }
 
 // StoreDown reports whether storage answers nothing, for at least downAfter. Whatever
 // needs it fails at once meanwhile, with ErrStoreDown.
-func (h *Manager) StoreDown() bool { return h.log.isDown() }
+func (m *Manager) StoreDown() bool { return m.log.isDown() }
 
 // spawn starts a goroutine that Close waits for; false: the Manager is closed.
-func (h *Manager) spawn(fn func(context.Context)) bool {
-	if h.ctx.Err() != nil {
+func (m *Manager) spawn(fn func(context.Context)) bool {
+	if m.ctx.Err() != nil {
 		return false
 	}
-	h.wg.Go(func() { fn(h.ctx) })
+	m.wg.Go(func() { fn(m.ctx) })
 	return true
 }
 
 // runEvery does something again and again, one after the other, until Close.
-func (h *Manager) runEvery(d time.Duration, do func(context.Context)) {
-	h.spawn(func(ctx context.Context) {
+func (m *Manager) runEvery(d time.Duration, do func(context.Context)) {
+	m.spawn(func(ctx context.Context) {
 		tick := time.NewTicker(d)
 		defer tick.Stop()
 		for {
@@ -195,30 +195,30 @@ func (h *Manager) runEvery(d time.Duration, do func(context.Context)) {
 }
 
 // isLone reports whether this Host has no other nodes beside it.
-func (h *Manager) isLone() bool { return h.fleet == Fleet(h) }
+func (m *Manager) isLone() bool { return m.fleet == Fleet(m) }
 
 // acquireStream finds the stream's Stream, or makes it; the caller leaves it again.
-func (h *Manager) acquireStream(ctx context.Context, id StreamID) (*Stream, error) {
-	h.mu.Lock()
-	if h.stopped {
-		h.mu.Unlock()
+func (m *Manager) acquireStream(ctx context.Context, id StreamID) (*Stream, error) {
+	m.mu.Lock()
+	if m.stopped {
+		m.mu.Unlock()
 		return nil, ErrStopped
 	}
-	s := h.streams.byID[id]
-	var out []*Stream
+	s := m.streams.byID[id]
+	var evicted []*Stream
 	if s == nil {
 		var ok bool
-		if out, ok = h.admitName(isPatient(ctx)); ok {
-			s = h.newStream(id)
-			h.streams.addStream(s)
+		if evicted, ok = m.admitName(isPatient(ctx)); ok {
+			s = m.newStream(id)
+			m.streams.addStream(s)
 		}
 	}
 	if s != nil {
 		s.users++
 		s.listEntry.unlink()
 	}
-	h.mu.Unlock()
-	for _, old := range out {
+	m.mu.Unlock()
+	for _, old := range evicted {
 		old.halt()
 	}
 	if s == nil {
@@ -230,33 +230,33 @@ func (h *Manager) acquireStream(ctx context.Context, id StreamID) (*Stream, erro
 // admitName makes room for one more name, under mu; ok: there is. Those that it returns are to be
 // halted. A follower, of whom there are only so many on a node, is not refused for the names
 // that others invent.
-func (h *Manager) admitName(patient bool) (out []*Stream, ok bool) {
-	now := h.cfg.Now()
-	out, ok = h.streams.makeRoomForName(now)
+func (m *Manager) admitName(patient bool) (evicted []*Stream, ok bool) {
+	now := m.cfg.Now()
+	evicted, ok = m.streams.makeRoomForName(now)
 	if patient && !ok {
-		ok = h.streams.absentCount.Load() < h.streams.maxStreams
+		ok = m.streams.absentCount.Load() < m.streams.maxStreams
 	}
-	if ok && h.streams.isOverBudget() {
-		out = append(out, h.streams.evictOverBudget(now)...)
-		ok = !h.streams.isOverBudget()
+	if ok && m.streams.isOverBudget() {
+		evicted = append(evicted, m.streams.evictOverBudget(now)...)
+		ok = !m.streams.isOverBudget()
 	}
-	return out, ok
+	return evicted, ok
 }
 
 // evictIdle evicts idle streams while there are too many. If none is idle it looks again a
 // moment later: each append comes by here.
-func (h *Manager) evictIdle() {
-	if !h.streams.isOverBudget() || h.cfg.Now().UnixNano() < h.streams.retryAt.Load() {
+func (m *Manager) evictIdle() {
+	if !m.streams.isOverBudget() || m.cfg.Now().UnixNano() < m.streams.retryAt.Load() {
 		return
 	}
-	h.mu.Lock()
-	now := h.cfg.Now()
-	out := h.streams.evictOverBudget(now)
-	if h.streams.isOverBudget() {
-		h.streams.retryAt.Store(now.Add(evictRetryEvery).UnixNano())
+	m.mu.Lock()
+	now := m.cfg.Now()
+	evicted := m.streams.evictOverBudget(now)
+	if m.streams.isOverBudget() {
+		m.streams.retryAt.Store(now.Add(evictRetryEvery).UnixNano())
 	}
-	h.mu.Unlock()
-	for _, s := range out {
+	m.mu.Unlock()
+	for _, s := range evicted {
 		s.halt()
 	}
 }
@@ -264,101 +264,101 @@ func (h *Manager) evictIdle() {
 // evictRetryEvery is how often idle streams are looked for while none is.
 const evictRetryEvery = 100 * time.Millisecond
 
-func (h *Manager) newStream(id StreamID) *Stream {
-	s := &Stream{id: id, manager: h, lastUsed: h.cfg.Now()}
+func (m *Manager) newStream(id StreamID) *Stream {
+	s := &Stream{id: id, manager: m, lastUsed: m.cfg.Now()}
 	s.listEntry.stream = s
 	s.flushEnded = sync.NewCond(&s.mu)
 	return s
 }
 
 // addInstalled adds a Stream that was made whole, unless there is one already.
-func (h *Manager) addInstalled(s *Stream) error {
-	h.mu.Lock()
-	var out []*Stream
+func (m *Manager) addInstalled(s *Stream) error {
+	m.mu.Lock()
+	var evicted []*Stream
 	err := error(nil)
 	switch {
-	case h.stopped:
+	case m.stopped:
 		err = ErrStopped
-	case h.streams.byID[s.id] != nil:
+	case m.streams.byID[s.id] != nil:
 		err = ErrOverloaded
 	default:
-		if out = h.streams.evictOverBudget(h.cfg.Now()); h.streams.isOverBudget() {
+		if evicted = m.streams.evictOverBudget(m.cfg.Now()); m.streams.isOverBudget() {
 			err = ErrOverloaded
 			break
 		}
-		h.streams.addStream(s)
-		h.streams.markIdle(s)
+		m.streams.addStream(s)
+		m.streams.markIdle(s)
 	}
-	h.mu.Unlock()
-	for _, old := range out {
+	m.mu.Unlock()
+	for _, old := range evicted {
 		old.halt()
 	}
 	return err
 }
 
 // HasStream reports whether the stream is in memory.
-func (h *Manager) HasStream(id StreamID) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.streams.byID[id] != nil
+func (m *Manager) HasStream(id StreamID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.streams.byID[id] != nil
 }
 
-func (h *Manager) releaseStream(s *Stream) {
-	h.mu.Lock()
+func (m *Manager) releaseStream(s *Stream) {
+	m.mu.Lock()
 	if s.users--; s.users == 0 {
-		h.streams.markIdle(s)
+		m.streams.markIdle(s)
 	}
-	h.mu.Unlock()
+	m.mu.Unlock()
 }
 
 // Do carries a write out and returns the verdict. Errors: ErrContended,
 // ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrNeedsLaterRelease,
 // ErrLogDenied (all: certainly not written) and ErrOutcomeUnknown. Once ctx ends
 // its cause is returned, unless the verdict is there: the outcome is unknown.
-func (h *Manager) Do(ctx context.Context, req *Request) (Outcome, error) {
-	if h.streams.isFull() && req.mayGrowState() {
-		if h.evictIdle(); h.streams.isFull() {
+func (m *Manager) Do(ctx context.Context, req *Request) (Outcome, error) {
+	if m.streams.isFull() && req.mayGrowState() {
+		if m.evictIdle(); m.streams.isFull() {
 			return Outcome{}, ErrOverloaded
 		}
 	}
-	s, err := h.acquireStream(ctx, req.Stream)
+	s, err := m.acquireStream(ctx, req.Stream)
 	if err != nil {
 		return Outcome{}, err
 	}
-	defer h.releaseStream(s)
+	defer m.releaseStream(s)
 	var out Outcome
 	if req.Op == OpCreate && req.Fork != nil {
 		out, err = s.createFork(ctx, req)
 	} else {
-		out, err = s.submit(ctx, h.newCall(req))
+		out, err = s.submit(ctx, m.newCall(req))
 	}
 	if req.Op == OpHold && out.Code == CodeForkLimit {
 		s.noteForkLimit()
 	}
-	h.metrics.countOutcome(out, err)
+	m.metrics.countOutcome(out, err)
 	return out, err
 }
 
 // Info describes a stream; a stream that does not exist has Info.Exists false.
 // Errors as Do's.
-func (h *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info, error) {
+func (m *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info, error) {
 	if ask&InfoWillFollow != 0 {
 		ctx = withPatience(ctx)
 	}
-	s, err := h.acquireStream(ctx, id)
+	s, err := m.acquireStream(ctx, id)
 	if err != nil {
 		return Info{}, err
 	}
-	defer h.releaseStream(s)
+	defer m.releaseStream(s)
 	return s.describe(ctx, ask)
 }
 
 // Follow returns the stream's TailBuffer and keeps it fed until release is called
 // (once). from is where the caller will read from; it is only a hint. Errors:
 // ErrNotFound, ErrGone, and Do's.
-func (h *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffer, func(), error) {
+func (m *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffer, func(), error) {
 	ctx = withPatience(ctx)
-	s, err := h.acquireStream(ctx, id)
+	s, err := m.acquireStream(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -371,13 +371,13 @@ func (h *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffe
 		err = info.Absent()
 	}
 	if err == nil {
-		if t := h.tails.Lookup(id); t != nil {
+		if t := m.tails.Lookup(id); t != nil {
 			s.addFollower()
 			return t, func() { s.removeFollower(t) }, nil
 		}
 		err = s.missingTailErr()
 	}
-	h.releaseStream(s)
+	m.releaseStream(s)
 	return nil, nil, err
 }
 
@@ -397,36 +397,36 @@ func (s *Stream) missingTailErr() error {
 // at all. Whoever asks
 // for the same gets the same memory.
 // *TrimmedError: from is no longer kept. Other errors as Do's.
-func (h *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (RecordBatch, error) {
-	return h.ReadPageVia(ctx, id, info, from, nil)
+func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (RecordBatch, error) {
+	return m.ReadPageVia(ctx, id, info, from, nil)
 }
 
 // ReadPageVia is ReadPage for a node that knows who may have the page in memory: ask, unless
 // nil, is asked before storage is, once for all who want the page now, and what it gives is
 // kept as any page. Its ErrTrimmed and ErrNotFound are final; after another error, or a
 // RecordBatch without from, storage is read.
-func (h *Manager) ReadPageVia(
+func (m *Manager) ReadPageVia(
 	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error),
 ) (RecordBatch, error) {
 	if from >= info.Tail {
 		return RecordBatch{}, errNoPage
 	}
-	if rs := h.tails.readBatches(id, info.Generation, from); len(rs) > 0 {
-		return h.pages.joinedPage(id, info, rs).clipTo(info.Tail), nil
+	if rs := m.tails.readBatches(id, info.Generation, from); len(rs) > 0 {
+		return m.pages.joinedPage(id, info, rs).clipTo(info.Tail), nil
 	}
-	r, err := h.pages.readPage(ctx, id, info, from, ask)
+	r, err := m.pages.readPage(ctx, id, info, from, ask)
 	if err != nil {
-		h.reportMissingPage(id, info, from, err)
+		m.reportMissingPage(id, info, from, err)
 	}
 	return r, err
 }
 
 // OwnedStreams lists the streams in memory.
-func (h *Manager) OwnedStreams() []StreamID {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	ids := make([]StreamID, 0, len(h.streams.byID))
-	for id := range h.streams.byID {
+func (m *Manager) OwnedStreams() []StreamID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := make([]StreamID, 0, len(m.streams.byID))
+	for id := range m.streams.byID {
 		ids = append(ids, id)
 	}
 	return ids
@@ -434,14 +434,14 @@ func (h *Manager) OwnedStreams() []StreamID {
 
 // HotStreams lists the streams in memory that somebody follows or that were used within d, most
 // followed first.
-func (h *Manager) HotStreams(d time.Duration) []StreamID {
-	now := h.cfg.Now()
-	h.mu.Lock()
-	all := make([]*Stream, 0, len(h.streams.byID))
-	for _, s := range h.streams.byID {
+func (m *Manager) HotStreams(d time.Duration) []StreamID {
+	now := m.cfg.Now()
+	m.mu.Lock()
+	all := make([]*Stream, 0, len(m.streams.byID))
+	for _, s := range m.streams.byID {
 		all = append(all, s)
 	}
-	h.mu.Unlock()
+	m.mu.Unlock()
 	followers := make(map[StreamID]int, len(all))
 	ids := make([]StreamID, 0, len(all))
 	for _, s := range all {
@@ -461,10 +461,10 @@ func (h *Manager) HotStreams(d time.Duration) []StreamID {
 
 // EndSession ends the read session of a stream that nobody follows here; left alone it would live
 // to the end of its minute. What is known of the stream stays.
-func (h *Manager) EndSession(id StreamID) {
-	h.mu.Lock()
-	s := h.streams.byID[id]
-	h.mu.Unlock()
+func (m *Manager) EndSession(id StreamID) {
+	m.mu.Lock()
+	s := m.streams.byID[id]
+	m.mu.Unlock()
 	if s == nil {
 		return
 	}
@@ -477,23 +477,23 @@ func (h *Manager) EndSession(id StreamID) {
 
 // Drop lets go of a stream: waits for the batch in flight, ends the session. Its
 // Tail stays for whoever holds it, unfed.
-func (h *Manager) Drop(id StreamID) { h.dropStream(id, false) }
+func (m *Manager) Drop(id StreamID) { m.dropStream(id, false) }
 
 // DropUnused is Drop, unless somebody waits for an answer about the stream, or follows it;
 // it reports whether the stream is gone.
-func (h *Manager) DropUnused(id StreamID) bool { return h.dropStream(id, true) }
+func (m *Manager) DropUnused(id StreamID) bool { return m.dropStream(id, true) }
 
-func (h *Manager) dropStream(id StreamID, unused bool) bool {
-	h.mu.Lock()
-	s := h.streams.byID[id]
+func (m *Manager) dropStream(id StreamID, unused bool) bool {
+	m.mu.Lock()
+	s := m.streams.byID[id]
 	if s != nil && unused && s.users > 0 {
-		h.mu.Unlock()
+		m.mu.Unlock()
 		return false
 	}
 	if s != nil {
-		h.streams.removeStream(s)
+		m.streams.removeStream(s)
 	}
-	h.mu.Unlock()
+	m.mu.Unlock()
 	if s != nil {
 		s.halt()
 	}
@@ -502,19 +502,19 @@ func (h *Manager) dropStream(id StreamID, unused bool) bool {
 
 // Close lets go of every stream, waits for the batches in flight, and then for
 // every goroutine.
-func (h *Manager) Close() error {
-	h.mu.Lock()
-	h.stopped = true
-	shards := h.streams.byID
-	h.streams.byID = map[StreamID]*Stream{}
-	h.streams.idle, h.streams.absent = streamList{}, streamList{}
-	h.mu.Unlock()
-	for _, s := range shards {
+func (m *Manager) Close() error {
+	m.mu.Lock()
+	m.stopped = true
+	streams := m.streams.byID
+	m.streams.byID = map[StreamID]*Stream{}
+	m.streams.idle, m.streams.absent = streamList{}, streamList{}
+	m.mu.Unlock()
+	for _, s := range streams {
 		s.halt()
 	}
-	h.stop()
-	h.wg.Wait()
-	h.expiryReports.logDue(h.cfg.Logger, h.cfg.Now(), true)
+	m.stop()
+	m.wg.Wait()
+	m.expiryReports.logDue(m.cfg.Logger, m.cfg.Now(), true)
 	return nil
 }
 
@@ -526,35 +526,35 @@ const (
 )
 
 // sweep drops streams that nobody uses and makes touches durable.
-func (h *Manager) sweep(ctx context.Context) {
-	now := h.cfg.Now()
-	var idle, touch []*Stream
-	h.mu.Lock()
-	for _, s := range h.streams.byID {
+func (m *Manager) sweep(ctx context.Context) {
+	now := m.cfg.Now()
+	var idle, touches []*Stream
+	m.mu.Lock()
+	for _, s := range m.streams.byID {
 		switch {
-		case s.users == 0 && s.isIdleSince(now, h.cfg.IdleAfter):
+		case s.users == 0 && s.isIdleSince(now, m.cfg.IdleAfter):
 			idle = append(idle, s)
-			h.streams.removeStream(s)
+			m.streams.removeStream(s)
 		case s.runDueTasks(now):
 			s.users++
-			touch = append(touch, s)
+			touches = append(touches, s)
 		}
 	}
-	h.mu.Unlock()
+	m.mu.Unlock()
 	for _, s := range idle {
 		s.halt()
 	}
-	h.evictIdle()
-	h.expiryReports.logDue(h.cfg.Logger, now, false)
+	m.evictIdle()
+	m.expiryReports.logDue(m.cfg.Logger, now, false)
 	var g errgroup.Group
 	g.SetLimit(maxSweepTouches)
-	for _, s := range touch {
+	for _, s := range touches {
 		g.Go(func() error {
-			defer h.releaseStream(s)
-			ctx, cancel := context.WithTimeout(ctx, h.cfg.AppendTimeout)
+			defer m.releaseStream(s)
+			ctx, cancel := context.WithTimeout(ctx, m.cfg.AppendTimeout)
 			defer cancel()
-			if _, err := s.submit(ctx, h.newCall(nil)); err != nil {
-				h.cfg.Logger.Warn("touch", "stream", s.id, "err", err)
+			if _, err := s.submit(ctx, m.newCall(nil)); err != nil {
+				m.cfg.Logger.Warn("touch", "stream", s.id, "err", err)
 			}
 			return nil
 		})

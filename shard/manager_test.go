@@ -128,7 +128,7 @@ func testDeleteAndRecreate(t *testing.T) {
 	equal(t, history(t, node(t, log)), []string{"1"})
 }
 
-func TestWipedStore(t *testing.T) { synctest.Test(t, testWipedStore) }
+func TestWipedStorageStartsAnotherGeneration(t *testing.T) { synctest.Test(t, testWipedStore) }
 
 func testWipedStore(t *testing.T) {
 	log := logtest.NewMemory(1)
@@ -156,7 +156,7 @@ func testFollowSeesEverything(t *testing.T) {
 	do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
 	log.AppendForeign(stream, "f")
 	do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
-	equal(t, take(t, tail, out.Info.Tail, 3), []string{"a", "f", "b"})
+	equal(t, takeMessages(t, tail, out.Info.Tail, 3), []string{"a", "f", "b"})
 	synctest.Wait()
 	if n := log.OpenSessions(); n != 1 {
 		t.Errorf("%d sessions", n)
@@ -169,22 +169,22 @@ func testFollowSeesEverything(t *testing.T) {
 	}
 }
 
-type wake chan struct{}
+type wakeSignal chan struct{}
 
-func (w wake) Wake() {
+func (w wakeSignal) Wake() {
 	select {
 	case w <- struct{}{}:
 	default:
 	}
 }
 
-// take reads n messages from a TailBuffer as a reader does.
-func take(t testing.TB, tail *shard.TailBuffer, pos uint64, n int) []string {
+// takeMessages reads n messages from a TailBuffer as a reader does.
+func takeMessages(t testing.TB, tail *shard.TailBuffer, pos uint64, n int) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var got []string
-	w := make(wake, 1)
+	w := make(wakeSignal, 1)
 	for len(got) < n {
 		rs, st := tail.ReadAt(pos, 1<<20, nil)
 		for _, r := range rs {

@@ -137,17 +137,17 @@ func splitPages(r RecordBatch) []RecordBatch {
 		return []RecordBatch{r}
 	}
 	var out []RecordBatch
-	first, from, end := 0, r.From(), r.From()
+	firstMessage, from, end := 0, r.From(), r.From()
 	for i := range r.Len() {
 		m := r.Message(i)
-		if line := m.Pos - m.Pos%pageRecords; line > from {
-			cut := max(line, end)
-			out = append(out, r.copyMessages(first, i, from).build(cut, r.Tail(), r.Time(), false))
-			first, from = i, cut
+		if boundary := m.Pos - m.Pos%pageRecords; boundary > from {
+			cut := max(boundary, end)
+			out = append(out, r.copyMessages(firstMessage, i, from).build(cut, r.Tail(), r.Time(), false))
+			firstMessage, from = i, cut
 		}
 		end = m.Next
 	}
-	return append(out, r.copyMessages(first, r.Len(), from).build(r.To(), r.Tail(), r.Time(), r.Closed()))
+	return append(out, r.copyMessages(firstMessage, r.Len(), from).build(r.To(), r.Tail(), r.Time(), r.Closed()))
 }
 
 var errNotGiven = errors.New("nobody gave the page")
@@ -174,45 +174,45 @@ func askPeer(ctx context.Context, info Info, from uint64, ask func(context.Conte
 // the tail.
 func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint64) (_ RecordBatch, whole bool, _ error) {
 	end := from - from%pageRecords + pageRecords
-	st := &State{
+	state := &State{
 		Next: from, exists: true, generation: info.Generation, start: info.Start, tail: from,
 		contentType: info.Type, pageOnly: true,
 	}
-	asm := assembler{from: from}
+	assembler := assembler{from: from}
 	// Whether an append in parts may be shown is in its last one, which may lie above
 	// the tail: that of a fork's source is where it was forked.
-	inside := func() bool { return st.run != nil && st.run.start < info.Tail }
+	insideAppend := func() bool { return state.run != nil && state.run.start < info.Tail }
 	for first := true; ; first = false {
 		max := pageRecords
 		if first {
 			max = int(end - from)
 		}
-		pg, err := p.log.Read(ctx, id, st.Next, max)
+		read, err := p.log.Read(ctx, id, state.Next, max)
 		if err != nil {
 			return RecordBatch{}, false, pageErr(err)
 		}
-		if first && (len(pg.Records) == 0 || pg.Records[0].Pos > from) {
-			return RecordBatch{}, false, trimmedErr(pg, info)
+		if first && (len(read.Records) == 0 || read.Records[0].Pos > from) {
+			return RecordBatch{}, false, trimmedErr(read, info)
 		}
-		for _, r := range pg.Records {
-			if !inside() && (r.Pos >= info.Tail || !first) {
+		for _, r := range read.Records {
+			if !insideAppend() && (r.Pos >= info.Tail || !first) {
 				break
 			}
-			e, err := st.foldRecord(r)
+			e, err := state.foldRecord(r)
 			if err != nil {
 				return RecordBatch{}, false, err
 			}
-			asm.addRecord(r, e)
+			assembler.addRecord(r, e)
 		}
-		if !inside() || len(pg.Records) == 0 {
+		if !insideAppend() || len(read.Records) == 0 {
 			break
 		}
 	}
 	// Inside an append the log has ended: whoever asks is wrong about the tail, and what may be
 	// shown of the append is not known yet.
-	whole = st.Next < info.Tail && !inside()
-	st.run, st.tail = nil, info.Tail
-	r := asm.flushBatch(st).sliceBelow(info.Tail)
+	whole = state.Next < info.Tail && !insideAppend()
+	state.run, state.tail = nil, info.Tail
+	r := assembler.flushBatch(state).sliceBelow(info.Tail)
 	if r.IsZero() {
 		return RecordBatch{}, false, errNoPage
 	}

@@ -31,7 +31,7 @@ func TestMessageInRecordsStaysWhole(t *testing.T) {
 			synctest.Wait()
 			want := []int{1, 300 << 10, size}
 			for name, got := range map[string][]string{
-				"at the owner": history(t, h), "from the log": history(t, node(t, log)), "live": held(tail),
+				"at the owner": history(t, h), "from the log": history(t, node(t, log)), "live": heldMessages(tail),
 			} {
 				if fmt.Sprint(lengths(got)) != fmt.Sprint(want) {
 					t.Errorf("%s: messages of %v, want %v", name, lengths(got), want)
@@ -43,7 +43,7 @@ func TestMessageInRecordsStaysWhole(t *testing.T) {
 
 // Who asks for a page says what the stream is, and may be wrong: a peer, or a fork whose
 // create record is forged. What is kept of the page is for those who say the same.
-func TestPageOfWhoIsWrong(t *testing.T) {
+func TestWrongDescriptionSharesNoPage(t *testing.T) {
 	for name, c := range map[string]struct {
 		from  uint64 // "a" stands at 1, "b" of somebody else at 2, "c" at 3 and 4
 		wrong func(*shard.Info)
@@ -59,13 +59,13 @@ func TestPageOfWhoIsWrong(t *testing.T) {
 				log.AppendForeign(stream, "b")
 				h := node(t, log) // which has no more of the stream than pages
 				info := infoOf(t, node(t, log))
-				forgePart(t, log, 3, shard.ForgePart(3, id, true, false))
+				appendForgedPart(t, log, 3, shard.ForgePart(3, id, true, false))
 				wrong := info
 				c.wrong(&wrong)
 				if _, err := h.ReadPage(t.Context(), stream, wrong, c.from); err != nil {
 					t.Fatal(err)
 				}
-				forgePart(t, log, 4, shard.ForgePart(4, id, false, true))
+				appendForgedPart(t, log, 4, shard.ForgePart(4, id, false, true))
 				if c.from >= info.Tail {
 					info = infoOf(t, node(t, log))
 				}
@@ -95,16 +95,16 @@ func infoOf(t testing.TB, h *shard.Manager) shard.Info {
 	return info
 }
 
-// forgePart appends a part of an append, past every owner.
-func forgePart(t testing.TB, log shard.Log, at uint64, header []byte) {
+// appendForgedPart appends a part of an append, past every owner.
+func appendForgedPart(t testing.TB, log shard.Log, at uint64, header []byte) {
 	t.Helper()
 	if _, err := log.Append(t.Context(), stream, at, []shard.Entry{{Header: header, Body: []byte("c")}}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// held is every message that a TailBuffer holds.
-func held(tail *shard.TailBuffer) (all []string) {
+// heldMessages is every message that a TailBuffer holds.
+func heldMessages(tail *shard.TailBuffer) (all []string) {
 	ranges, _ := tail.ReadAt(tail.Floor(), 64<<20, nil)
 	for _, r := range ranges {
 		for i := range r.Len() {
@@ -124,7 +124,7 @@ func lengths(messages []string) (out []int) {
 // A fork may end at any offset that its source told, between two messages of an
 // append in parts too: it has those below, whether they are read in memory or in
 // the log.
-func TestPageEndsInsideAnAppend(t *testing.T) {
+func TestForkPageEndsInsideAnAppend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
@@ -193,7 +193,7 @@ func TestPagesInMemoryAreShared(t *testing.T) {
 
 // A page that somebody gives is kept as one that was read; what cannot be the page, or no
 // answer, leaves it to the log. That it is gone is believed.
-func TestPageVia(t *testing.T) {
+func TestPageFromAPeerIsCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		owner := node(t, log)

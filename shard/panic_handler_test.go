@@ -15,7 +15,7 @@ import (
 )
 
 // A panic while a page is read costs those who wait for the page, and is counted.
-func TestPanicInAPage(t *testing.T) {
+func TestPanicInAPageFailsItsReaders(t *testing.T) {
 	log, reg := newHooked(), prometheus.NewRegistry()
 	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{Metrics: reg})
 	defer h.Close()
@@ -42,7 +42,7 @@ fantail_panics_total{where="page"} 1
 }
 
 // Who asks for a page where none can be gets an error.
-func TestNoPageThere(t *testing.T) {
+func TestPageAboveTheTailIsAnError(t *testing.T) {
 	log := newHooked()
 	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 	defer h.Close()

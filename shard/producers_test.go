@@ -12,8 +12,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// by is an append of a producer: each call is another request.
-func by(id string, epoch, seq uint64) *shard.Request {
+// producerAppend is an append of a producer: each call is another request.
+func producerAppend(id string, epoch, seq uint64) *shard.Request {
 	r := appendReq("text/plain", fmt.Sprintf("%s-%d-%d", id, epoch, seq))
 	r.Producer = &shard.Producer{ID: id, Epoch: epoch, Seq: seq}
 	return r
@@ -33,20 +33,20 @@ func TestProducersSurviveOwners(t *testing.T) {
 			for p := range producers {
 				id := fmt.Sprint("p", p)
 				for seq := range turn * 3 {
-					out := do(t, owner, by(id, 0, uint64(seq)), shard.CodeDuplicate)
+					out := do(t, owner, producerAppend(id, 0, uint64(seq)), shard.CodeDuplicate)
 					if out.Producer == nil || out.Producer.Seq != uint64(turn*3-1) {
 						t.Fatalf("turn %d, %s-%d: highest %+v", turn, id, seq, out.Producer)
 					}
 				}
 				for seq := turn * 3; seq < turn*3+3; seq++ {
-					do(t, owner, by(id, 0, uint64(seq)), shard.CodeAppended)
+					do(t, owner, producerAppend(id, 0, uint64(seq)), shard.CodeAppended)
 				}
-				do(t, owner, by(id, 0, uint64(turn*3+4)), shard.CodeSeqGap)
+				do(t, owner, producerAppend(id, 0, uint64(turn*3+4)), shard.CodeSeqGap)
 			}
 		}
 		last := node(t, log)
-		do(t, last, by("p0", 1, 0), shard.CodeAppended)
-		do(t, last, by("p0", 0, 12), shard.CodeEpochStale)
+		do(t, last, producerAppend("p0", 1, 0), shard.CodeAppended)
+		do(t, last, producerAppend("p0", 0, 12), shard.CodeEpochStale)
 		if n := len(history(t, last)); n != producers*len(owners)*3+1 {
 			t.Errorf("%d messages", n)
 		}
@@ -55,7 +55,7 @@ func TestProducersSurviveOwners(t *testing.T) {
 
 // A duplicate of what is on its way hears what becomes of that: it is no duplicate of
 // an append that was never written.
-func TestDuplicateOfABatchInFlight(t *testing.T) {
+func TestDuplicateWaitsForTheBatchInFlight(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			log := logtest.NewMemory(1)
@@ -67,8 +67,8 @@ func TestDuplicateOfABatchInFlight(t *testing.T) {
 				log.AppendForeign(stream, "foreign")
 			}
 			began := time.Now()
-			one := doLater(t.Context(), h, by("p", 0, 0))
-			two := doLater(t.Context(), h, by("p", 0, 0))
+			one := doLater(t.Context(), h, producerAppend("p", 0, 0))
+			two := doLater(t.Context(), h, producerAppend("p", 0, 0))
 			synctest.Wait()
 			a, err := one()
 			b, err2 := two()
@@ -92,15 +92,15 @@ func TestDuplicateOfABatchInFlight(t *testing.T) {
 
 // The append that a duplicate waits for fails: nothing is there, and the duplicate is
 // not told that it is.
-func TestDuplicateOfAFailedAppend(t *testing.T) {
+func TestDuplicateOfAFailedAppendIsNotAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		log.Latency = time.Second
 		log.SetFaultOdds(logtest.FaultOdds{LoseRequest: 1})
-		one := doLater(t.Context(), h, by("p", 0, 0))
-		two := doLater(t.Context(), h, by("p", 0, 0))
+		one := doLater(t.Context(), h, producerAppend("p", 0, 0))
+		two := doLater(t.Context(), h, producerAppend("p", 0, 0))
 		for _, wait := range []func() (shard.Outcome, error){one, two} {
 			if out, err := wait(); err == nil && out.Code.Accepted() {
 				t.Errorf("code %d for what is nowhere", out.Code)
@@ -111,14 +111,14 @@ func TestDuplicateOfAFailedAppend(t *testing.T) {
 		log.SetFaultOdds(logtest.FaultOdds{})
 		equal(t, history(t, node(t, log)), nil)
 		advance(shard.ProbeEvery)
-		do(t, h, by("p", 0, 0), shard.CodeAppended)
+		do(t, h, producerAppend("p", 0, 0), shard.CodeAppended)
 		equal(t, history(t, h), []string{"p-0-0"})
 	})
 }
 
 // Ten thousand producers of one stream, and some more: the table that a checkpoint carries is bounded,
 // and those who wrote last are in it.
-func TestTenThousandProducers(t *testing.T) {
+func TestProducerTableIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
@@ -128,7 +128,7 @@ func TestTenThousandProducers(t *testing.T) {
 		before := heap()
 		for p := range producers {
 			advance(time.Millisecond)
-			do(t, h, by(id(p), 0, 0), shard.CodeAppended)
+			do(t, h, producerAppend(id(p), 0, 0), shard.CodeAppended)
 		}
 		for range 600 { // a checkpoint after the last of them
 			do(t, h, appendReq("text/plain", "x"), shard.CodeAppended)
@@ -139,7 +139,7 @@ func TestTenThousandProducers(t *testing.T) {
 		for name, owner := range map[string]*shard.Manager{"the owner": h, "an heir": node(t, log)} {
 			known := 0
 			for p := range producers {
-				out, err := owner.Do(t.Context(), by(id(p), 0, 2)) // a gap, and says what is due
+				out, err := owner.Do(t.Context(), producerAppend(id(p), 0, 2)) // a gap, and says what is due
 				if err != nil || out.Code != shard.CodeSeqGap {
 					t.Fatal(out, err)
 				}

@@ -66,55 +66,55 @@ func (s *Stream) openSession() {
 	if s.session != nil || s.stopped {
 		return
 	}
-	ss := &readSession{opened: s.manager.cfg.Now()}
+	session := &readSession{opened: s.manager.cfg.Now()}
 	ok := s.manager.spawn(func(ctx context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		s.mu.Lock()
-		ss.cancel = cancel
-		over := s.session != ss
+		session.cancel = cancel
+		over := s.session != session
 		s.mu.Unlock()
 		if !over {
-			s.runSession(ctx, ss)
+			s.runSession(ctx, session)
 		}
 	})
 	if ok {
-		s.session = ss
+		s.session = session
 	}
 }
 
 // startLingerLocked lets the session live to the end of the minute already paid for.
 func (s *Stream) startLingerLocked() {
-	ss := s.session
-	if ss == nil || ss.linger != nil {
+	session := s.session
+	if session == nil || session.linger != nil {
 		return
 	}
-	open := s.manager.cfg.Now().Sub(ss.opened)
-	ss.linger = time.AfterFunc(billedUnit-open%billedUnit, func() {
+	open := s.manager.cfg.Now().Sub(session.opened)
+	session.linger = time.AfterFunc(billedUnit-open%billedUnit, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.session == ss && s.followers == 0 && ss.linger != nil {
+		if s.session == session && s.followers == 0 && session.linger != nil {
 			s.closeSession()
 		}
 	})
 }
 
 func (s *Stream) closeSession() {
-	ss := s.session
-	if ss == nil {
+	session := s.session
+	if session == nil {
 		return
 	}
 	s.session = nil
-	if ss.linger != nil {
-		ss.linger.Stop()
+	if session.linger != nil {
+		session.linger.Stop()
 	}
-	if ss.cancel != nil {
-		ss.cancel()
+	if session.cancel != nil {
+		session.cancel()
 	}
 }
 
 // runSession feeds the shard until its session is closed.
-func (s *Stream) runSession(ctx context.Context, ss *readSession) {
+func (s *Stream) runSession(ctx context.Context, session *readSession) {
 	for try := 0; ctx.Err() == nil; try++ {
 		if err := s.waitReady(withPatience(ctx)); err != nil {
 			if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrNeedsLaterRelease) {
@@ -126,31 +126,31 @@ func (s *Stream) runSession(ctx context.Context, ss *readSession) {
 		s.mu.Lock()
 		followers, inherited := s.followers, s.handedOver
 		s.mu.Unlock()
-		turns := s.manager.sessionLimiter
+		limiter := s.manager.sessionLimiter
 		if inherited {
-			turns = s.manager.handoverSessionLimiter
+			limiter = s.manager.handoverSessionLimiter
 		}
-		if s.manager.cfg.Mode == ModeSession && turns.wait(ctx, followers) != nil {
+		if s.manager.cfg.Mode == ModeSession && limiter.wait(ctx, followers) != nil {
 			return
 		}
 		start := s.manager.cfg.Now()
 		s.mu.Lock()
 		s.handedOver = false
-		on := s.state
+		fold := s.state
 		s.mu.Unlock()
-		err := s.feedTail(ctx, ss, on)
+		err := s.feedTail(ctx, session, fold)
 		s.mu.Lock()
-		ss.live = false
+		session.live = false
 		s.mu.Unlock()
 		if ctx.Err() != nil {
 			return
 		}
-		var lost *TailError
+		var tailErr *TailError
 		switch {
-		case errors.As(err, &lost):
-			s.resetFold(on, lost.Tail)
+		case errors.As(err, &tailErr):
+			s.resetFold(fold, tailErr.Tail)
 		case errors.Is(err, ErrNoLog):
-			s.resetFold(on, 0)
+			s.resetFold(fold, 0)
 		case errors.Is(err, ErrNeedsLaterRelease): // ready says so, too
 		default:
 			s.manager.cfg.Logger.Warn("read session failed", "stream", s.id, "err", err)
@@ -163,12 +163,12 @@ func (s *Stream) runSession(ctx context.Context, ss *readSession) {
 }
 
 // feedTail follows the log from the fold on; in exclusive mode it only guards.
-func (s *Stream) feedTail(ctx context.Context, ss *readSession, on *State) error {
+func (s *Stream) feedTail(ctx context.Context, session *readSession, fold *State) error {
 	if s.manager.cfg.Mode == ModeExclusive {
-		return s.guardExclusive(ctx, on)
+		return s.guardExclusive(ctx, fold)
 	}
-	return s.manager.log.Follow(ctx, s.id, s.nextPosition(on), func(p Page) error {
-		if err := s.foldFromLog(on, p.Records); err != nil {
+	return s.manager.log.Follow(ctx, s.id, s.nextPosition(fold), func(p Page) error {
+		if err := s.foldFromLog(fold, p.Records); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -176,20 +176,20 @@ func (s *Stream) feedTail(ctx context.Context, ss *readSession, on *State) error
 		if !s.opened {
 			return &TailError{0} // reset meanwhile
 		}
-		ss.live = p.HasTail && p.Tail <= on.Next || ss.live && len(p.Records) > 0
+		session.live = p.HasTail && p.Tail <= fold.Next || session.live && len(p.Records) > 0
 		return nil
 	})
 }
 
 // nextPosition is where the next record of a fold will stand.
-func (s *Stream) nextPosition(on *State) uint64 {
+func (s *Stream) nextPosition(fold *State) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return on.Next
+	return fold.Next
 }
 
 // guardExclusive checks in exclusive mode that really nobody else writes.
-func (s *Stream) guardExclusive(ctx context.Context, on *State) error {
+func (s *Stream) guardExclusive(ctx context.Context, fold *State) error {
 	tick := time.NewTicker(guardEvery)
 	defer tick.Stop()
 	for {
@@ -198,7 +198,7 @@ func (s *Stream) guardExclusive(ctx context.Context, on *State) error {
 			return ctx.Err()
 		case <-tick.C:
 		}
-		before := s.nextPosition(on)
+		before := s.nextPosition(fold)
 		tail, err := s.askTail(ctx)
 		if err != nil {
 			return err
@@ -206,7 +206,7 @@ func (s *Stream) guardExclusive(ctx context.Context, on *State) error {
 		if tail > before {
 			s.manager.cfg.Logger.Warn("somebody else writes to an exclusive stream", "stream", s.id)
 		}
-		if err := s.catchUpOrReset(ctx, on, before, tail); err != nil {
+		if err := s.catchUpOrReset(ctx, fold, before, tail); err != nil {
 			return err
 		}
 	}
@@ -299,22 +299,22 @@ func (s *Stream) syncToTail(ctx context.Context) error {
 		return err
 	}
 	sent := s.manager.cfg.Now()
-	noLog, on, before := s.noLog, s.state, s.state.Next
+	noLog, fold, before := s.noLog, s.state, s.state.Next
 	s.mu.Unlock()
 	tail, err := s.askTail(ctx)
 	switch {
 	case errors.Is(err, ErrNoLog) && noLog:
 		tail, err = before, nil
 	case errors.Is(err, ErrNoLog), err == nil && noLog: // or somebody made it
-		s.resetFold(on, 0)
+		s.resetFold(fold, 0)
 		return s.waitReady(ctx)
 	}
 	if err != nil {
 		return storeErr(err)
 	}
-	if err := s.catchUpOrReset(ctx, on, before, tail); err != nil {
+	if err := s.catchUpOrReset(ctx, fold, before, tail); err != nil {
 		return err
 	}
-	s.noteSynced(on, sent)
+	s.noteSynced(fold, sent)
 	return s.waitReady(ctx) // after a reset
 }

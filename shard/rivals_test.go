@@ -20,7 +20,7 @@ var faults = logtest.FaultOdds{LoseAck: 0.10, LoseRequest: 0.05, LateAck: 0.01, 
 
 // Two owners of one stream, eight writers that retry through either: each
 // accepted write is in the log exactly once, in order (I2, I3).
-func TestRivalsWithProducers(t *testing.T) { synctest.Test(t, testRivalsWithProducers) }
+func TestRivalOwnersWriteEachAppendOnce(t *testing.T) { synctest.Test(t, testRivalsWithProducers) }
 
 func testRivalsWithProducers(t *testing.T) {
 	rivals(t, func(w, i int) *shard.Request {
@@ -43,7 +43,7 @@ func testRivalsWithProducers(t *testing.T) {
 
 // The same with identical bodies and no producers: only the append ids tell the
 // writes apart.
-func TestRivalsIdentical(t *testing.T) { synctest.Test(t, testRivalsIdentical) }
+func TestRivalOwnersTellEqualAppendsApart(t *testing.T) { synctest.Test(t, testRivalsIdentical) }
 
 func testRivalsIdentical(t *testing.T) {
 	rivals(t, func(int, int) *shard.Request {
@@ -66,7 +66,7 @@ func rivals(t *testing.T, req func(w, i int) *shard.Request, check func(*testing
 	for w := range writers {
 		wg.Go(func() {
 			for i := range writes {
-				insist(t, hosts, req(w, i))
+				retryDo(t, hosts, req(w, i))
 			}
 		})
 	}
@@ -87,8 +87,8 @@ func rivals(t *testing.T, req func(w, i int) *shard.Request, check func(*testing
 	t.Logf("%+v", ops)
 }
 
-// insist gives the request to random owners until one has a verdict.
-func insist(t *testing.T, hosts []*shard.Manager, r *shard.Request) {
+// retryDo gives the request to random owners until one has a verdict.
+func retryDo(t *testing.T, hosts []*shard.Manager, r *shard.Request) {
 	for try := 0; ; try++ {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+rand.N(4000))*time.Millisecond)
 		out, err := hosts[rand.N(len(hosts))].Do(ctx, r)
@@ -114,7 +114,7 @@ func insist(t *testing.T, hosts []*shard.Manager, r *shard.Request) {
 
 // A session brings what another owner wrote a moment late. Who is about to be refused
 // for good has the answer rest on a tail check.
-func TestSessionIsLate(t *testing.T) {
+func TestRequireFreshChecksTheTail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		a, b := node(t, log), node(t, log.NewClient(1, 100*time.Millisecond))

@@ -16,16 +16,16 @@ func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
 		return Outcome{}, err
 	}
 	c.ctx = ctx
-	lead, err := s.enqueue(c)
+	leads, err := s.enqueue(c)
 	if errors.Is(err, errExpiryUncertain) {
 		s.resolveExpiry(ctx)
 		c.expiryResolved = true
-		lead, err = s.enqueue(c)
+		leads, err = s.enqueue(c)
 	}
 	if err != nil {
 		return Outcome{}, err
 	}
-	if lead {
+	if leads {
 		s.sendAsLeader(ctx)
 	}
 	select {
@@ -43,7 +43,7 @@ func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
 
 // enqueue lets the caller wait for the next batch; lead: none is in flight, and
 // the caller has to carry it out. Full: refuse.
-func (s *Stream) enqueue(c *call) (lead bool, err error) {
+func (s *Stream) enqueue(c *call) (leads bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cfg := &s.manager.cfg
@@ -59,9 +59,9 @@ func (s *Stream) enqueue(c *call) (lead bool, err error) {
 	}
 	s.queue = append(s.queue, c)
 	s.queueBytes += c.size
-	lead = !s.flushing
+	leads = !s.flushing
 	s.flushing = true
-	return lead, nil
+	return leads, nil
 }
 
 // sendAsLeader sends one batch on the goroutine of the caller that found none in flight:
@@ -70,8 +70,8 @@ func (s *Stream) enqueue(c *call) (lead bool, err error) {
 // waits by then, is left to a flight.
 func (s *Stream) sendAsLeader(ctx context.Context) {
 	defer crashOnPanic()
-	b, more := s.nextBatch()
-	if !more {
+	b, any := s.nextBatch()
+	if !any {
 		return
 	}
 	if b != nil && len(b.entries) > 0 && !s.needsLog(b) {
@@ -95,11 +95,11 @@ func (s *Stream) sendAsLeader(ctx context.Context) {
 		b.answerCalls(b.callerError(ErrStopped))
 	}
 	s.mu.Lock()
-	left := s.queue
+	waiting := s.queue
 	s.queue = nil
 	s.finishFlush()
 	s.mu.Unlock()
-	for _, c := range left {
+	for _, c := range waiting {
 		c.answer(Outcome{}, ErrStopped)
 	}
 }
@@ -255,20 +255,20 @@ func (s *Stream) writeBatch(ctx context.Context, b *appendBatch) error {
 	}
 	began := s.manager.cfg.Now()
 	for try := 0; ; try++ {
-		patience := busyTimeout
+		limit := busyTimeout
 		if b.maybeWritten {
-			patience = resendTimeout
+			limit = resendTimeout
 		}
-		var lost *TailError
+		var tailErr *TailError
 		switch {
-		case b.sendErr == nil, errors.As(b.sendErr, &lost):
+		case b.sendErr == nil, errors.As(b.sendErr, &tailErr):
 			return b.sendErr
 		case errors.Is(b.sendErr, ErrNoLog) && !b.maybeWritten:
 			s.resetFold(b.base, 0)
 			return &TailError{0}
 		case errors.Is(b.sendErr, ErrNoLog), errors.Is(b.sendErr, ErrLogDenied), errors.Is(b.sendErr, ErrNeedsLaterRelease):
 			return b.callerError(b.sendErr)
-		case ctx.Err() != nil, s.manager.log.isDown() && (!b.maybeWritten || !s.manager.isLone()), s.manager.cfg.Now().Sub(began) > patience:
+		case ctx.Err() != nil, s.manager.log.isDown() && (!b.maybeWritten || !s.manager.isLone()), s.manager.cfg.Now().Sub(began) > limit:
 			return b.callerError(errors.Join(ErrStoreDown, b.sendErr))
 		}
 		if s.manager.log.isDown() || s.manager.cfg.Now().Sub(began) > busyTimeout {
@@ -292,9 +292,9 @@ const busyTimeout = 3 * time.Second
 func (s *Stream) sendParts(ctx context.Context, b *appendBatch) error {
 	for len(b.entries) > 0 {
 		part, sent := b.entries, s.manager.cfg.Now()
-		attempt := &lazyTimeout{parent: ctx, timeout: s.manager.cfg.AppendTimeout}
-		ack, err := s.manager.log.Append(attempt, s.id, b.pos, part)
-		attempt.finish()
+		attemptCtx := &lazyTimeout{parent: ctx, timeout: s.manager.cfg.AppendTimeout}
+		ack, err := s.manager.log.Append(attemptCtx, s.id, b.pos, part)
+		attemptCtx.finish()
 		if err != nil {
 			var lost *TailError
 			certain := errors.As(err, &lost) || errors.Is(err, ErrNoLog) ||
@@ -402,9 +402,9 @@ func (s *Stream) foldAcked(b *appendBatch, entries []Entry, ack Ack, sent time.T
 }
 
 // noteSynced notes that the fold has everything that the log held at t.
-func (s *Stream) noteSynced(on *State, t time.Time) {
+func (s *Stream) noteSynced(fold *State, t time.Time) {
 	s.mu.Lock()
-	if s.state == on && t.After(s.syncedAt) {
+	if s.state == fold && t.After(s.syncedAt) {
 		s.syncedAt = t
 	}
 	s.mu.Unlock()
@@ -431,7 +431,7 @@ func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail uint64) {
 	}
 	worst := 0
 	s.mu.Lock()
-	var again []*call // not of b.calls, which would be kept with all that the batch holds
+	var retry []*call // not of b.calls, which would be kept with all that the batch holds
 	for _, c := range b.calls {
 		c.losses++
 		worst = max(worst, c.losses)
@@ -440,11 +440,11 @@ func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail uint64) {
 		} else if c.losses >= limit {
 			c.answer(Outcome{}, ErrContended)
 		} else {
-			again = append(again, c)
+			retry = append(retry, c)
 		}
 	}
-	s.queue = append(again, s.queue...)
-	for _, c := range again {
+	s.queue = append(retry, s.queue...)
+	for _, c := range retry {
 		s.queueBytes += c.size
 	}
 	s.mu.Unlock()
@@ -484,20 +484,20 @@ func (s *Stream) recallOutcome(b *appendBatch, c *call) (verdict, bool) {
 // catchUpOrReset brings the fold on up to tail, the answer to a call made when it ended
 // at before. A tail below that means that the log is another one: everything is
 // forgotten and read again.
-func (s *Stream) catchUpOrReset(ctx context.Context, on *State, before, tail uint64) error {
+func (s *Stream) catchUpOrReset(ctx context.Context, fold *State, before, tail uint64) error {
 	s.mu.Lock()
-	same := s.opened && s.state == on
+	same := s.opened && s.state == fold
 	s.mu.Unlock()
 	if !same {
 		return nil
 	}
 	if tail < before {
-		s.resetFold(on, tail)
+		s.resetFold(fold, tail)
 		return nil
 	}
-	err := s.catchUp(ctx, on, tail)
+	err := s.catchUp(ctx, fold, tail)
 	if errors.Is(err, ErrNoLog) {
-		s.resetFold(on, 0)
+		s.resetFold(fold, 0)
 		return nil
 	}
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 // A thousand streams are followed at once: as many sessions as the bucket holds are
 // opened at once, the others at its rate, most followed first; one that is given up takes
 // no turn.
-func TestOpensArePaced(t *testing.T) {
+func TestSessionsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()

@@ -10,10 +10,10 @@ import (
 
 // sourceState returns the State of a fork's source: from memory, if that knows of the hold,
 // else from its log.
-func (h *Manager) sourceState(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
-	h.mu.Lock()
-	s := h.streams.byID[fork.Source]
-	h.mu.Unlock()
+func (m *Manager) sourceState(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
+	m.mu.Lock()
+	s := m.streams.byID[fork.Source]
+	m.mu.Unlock()
 	if s != nil {
 		s.mu.Lock()
 		if s.opened && s.state.forkRefs.rows[fork.Hold].fork == id {
@@ -23,7 +23,7 @@ func (h *Manager) sourceState(ctx context.Context, id StreamID, fork *Fork) (*St
 		}
 		s.mu.Unlock()
 	}
-	return h.sources.read(ctx, fork, id)
+	return m.sources.read(ctx, fork, id)
 }
 
 const (
@@ -217,7 +217,7 @@ func (l *boundedLog) Replay(ctx context.Context, id StreamID, from, to uint64, f
 
 // readState folds the log of a stream of which this node need not be the owner. errLongSource:
 // there is too much to be read.
-func readState(ctx context.Context, log Log, id StreamID) (on *State, err error) {
+func readState(ctx context.Context, log Log, id StreamID) (fold *State, err error) {
 	log = &boundedLog{log, maxFoldRecords, maxFoldBytes}
 	last, err := log.Last(ctx, id, 1)
 	if err != nil {
@@ -227,28 +227,28 @@ func readState(ctx context.Context, log Log, id StreamID) (on *State, err error)
 		return &State{Next: last.Tail, rooted: true}, nil
 	}
 	err = foldFromCheckpoint(ctx, log, id, last, func(from, tail uint64) (err error) {
-		on, err = foldLog(ctx, log, id, from, tail)
+		fold, err = foldLog(ctx, log, id, from, tail)
 		return err
 	})
-	return on, err
+	return fold, err
 }
 
 // foldLog folds the records [from, tail) of a log into a State of its own.
 func foldLog(ctx context.Context, log Log, id StreamID, from, tail uint64) (*State, error) {
-	on := &State{Next: from, rooted: from == 0}
+	fold := &State{Next: from, rooted: from == 0}
 	err := log.Replay(ctx, id, from, tail, func(p Page) error {
-		if err := on.checkRoot(p.Records); err != nil {
+		if err := fold.checkRoot(p.Records); err != nil {
 			return err
 		}
 		for _, r := range p.Records {
-			if r.Pos > on.Next {
-				on.skipTo(r.Pos)
+			if r.Pos > fold.Next {
+				fold.skipTo(r.Pos)
 			}
-			if _, err := on.foldRecord(r); err != nil {
+			if _, err := fold.foldRecord(r); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return on, err
+	return fold, err
 }

@@ -56,43 +56,43 @@ const (
 // WatchStanding has the Manager ask storage for as long as it lives, if its Log is a Prober: at once, every
 // ten seconds, and every second while something is wrong. role is asked before each round; told
 // hears each Standing that differs from the one before, from one goroutine. Call it once.
-func (h *Manager) WatchStanding(role func() Role, told func(Standing)) {
-	in, ok := h.log.Log.(Prober)
+func (m *Manager) WatchStanding(role func() Role, told func(Standing)) {
+	in, ok := m.log.Log.(Prober)
 	if !ok || len(in.Sites()) == 0 {
 		return
 	}
 	s := &standingWatcher{
-		log: h.log, prober: in, role: role, onChange: told, now: h.cfg.Now, logger: h.cfg.Logger,
+		log: m.log, prober: in, role: role, onChange: told, now: m.cfg.Now, logger: m.cfg.Logger,
 		askNow: make(chan struct{}, 1),
 	}
 	for _, site := range in.Sites() {
 		s.sites = append(s.sites, &siteState{Site: site})
 	}
 	s.newest.Store(&Standing{HasSites: true, Since: s.now(), Where: in.Describe(s.sites[0].Site)})
-	h.standingWatcher.Store(s)
+	m.standingWatcher.Store(s)
 	if s.sites[0].Templated {
-		h.cfg.Logger.Warn("no basin is checked: a template names one for each project", "mapping", in.Mapping())
+		m.cfg.Logger.Warn("no basin is checked: a template names one for each project", "mapping", in.Mapping())
 	}
-	h.spawn(s.runRounds)
+	m.spawn(s.runRounds)
 }
 
 // CanProbe reports whether Stand has anything to ask.
-func (h *Manager) CanProbe() bool {
-	in, ok := h.log.Log.(Prober)
+func (m *Manager) CanProbe() bool {
+	in, ok := m.log.Log.(Prober)
 	return ok && len(in.Sites()) > 0
 }
 
 // Standing is the newest one.
-func (h *Manager) Standing() Standing {
-	if s := h.standingWatcher.Load(); s != nil {
+func (m *Manager) Standing() Standing {
+	if s := m.standingWatcher.Load(); s != nil {
 		return *s.newest.Load()
 	}
 	return Standing{}
 }
 
 // ProbeNow has storage asked now: the node's role has changed.
-func (h *Manager) ProbeNow() {
-	if s := h.standingWatcher.Load(); s != nil {
+func (m *Manager) ProbeNow() {
+	if s := m.standingWatcher.Load(); s != nil {
 		select {
 		case s.askNow <- struct{}{}:
 		default:
@@ -108,8 +108,8 @@ func (s *standingWatcher) runRounds(ctx context.Context) {
 		wait := standingEvery - standingEvery/10 + rand.N(standingEvery/5)
 		if !s.runRound(ctx) {
 			s.failedRounds++
-			soon := min(standingRetry*time.Duration(1+s.failedRounds/10), maxStandingRetry)
-			wait = soon/2 + rand.N(soon)
+			retry := min(standingRetry*time.Duration(1+s.failedRounds/10), maxStandingRetry)
+			wait = retry/2 + rand.N(retry)
 		} else {
 			s.failedRounds = 0
 		}
@@ -157,11 +157,11 @@ func (s *standingWatcher) sitesOfRound(all bool) []*siteState {
 
 func (s *standingWatcher) askSites(ctx context.Context, plots []*siteState, role Role) {
 	var wg sync.WaitGroup
-	room := make(chan struct{}, maxSitesTogether)
+	slots := make(chan struct{}, maxSitesTogether)
 	for _, p := range plots {
-		room <- struct{}{}
+		slots <- struct{}{}
 		wg.Go(func() {
-			defer func() { <-room }()
+			defer func() { <-slots }()
 			s.askSite(ctx, p, role)
 		})
 	}
@@ -276,13 +276,13 @@ func (s *standingWatcher) recordFromSettings(p *siteState, last *fleetRecord) *f
 // reach of newcomers. What it says is advice: a failure is for the next round.
 func (s *standingWatcher) renewRecord(ctx context.Context, p *siteState, role Role) {
 	f := s.recordFromSettings(p, p.last)
-	other := f.mapping != p.last.mapping && role.SoleOwner
-	if !other {
+	mappingDiffers := f.mapping != p.last.mapping && role.SoleOwner
+	if !mappingDiffers {
 		f.mappingText, f.mapping = p.last.mappingText, p.last.mapping
 	}
 	raised := p == s.sites[0] && s.levelRaise.isDue(s.now(), role.Level) && role.Owns && role.Level > f.level
-	far := role.Owns && p.lastPos > 0 && p.tail-p.lastPos > maxRecordDistance/2
-	if !other && !raised && !far {
+	outOfReach := role.Owns && p.lastPos > 0 && p.tail-p.lastPos > maxRecordDistance/2
+	if !mappingDiffers && !raised && !outOfReach {
 		return
 	}
 	if raised {
@@ -291,7 +291,7 @@ func (s *standingWatcher) renewRecord(ctx context.Context, p *siteState, role Ro
 	if _, err := s.log.Log.Append(ctx, p.Log, p.tail, []Entry{f.entry(p.tail)}); err != nil {
 		return
 	}
-	if other {
+	if mappingDiffers {
 		s.logger.Warn("projects map to basins in another way than the fleet's record says; nobody owns streams, so it is changed",
 			"where", s.prober.Describe(p.Site), "was", p.last.mappingText, "is", f.mappingText)
 	}

@@ -17,25 +17,25 @@ import (
 
 const homeLog = shard.StreamID("__ds/fleet")
 
-// stands is a Manager that asks how it stands, in a bubble.
-type stands struct {
+// watchedManager is a Manager that asks how it stands, in a bubble.
+type watchedManager struct {
 	*shard.Manager
-	way *logtest.Client
-	log bytes.Buffer
+	client *logtest.Client
+	log    bytes.Buffer
 
 	mu   sync.Mutex
 	role shard.Role
 }
 
-func newStands(t *testing.T, mem *logtest.Memory, role shard.Role) *stands {
+func newWatchedManager(t *testing.T, mem *logtest.Memory, role shard.Role) *watchedManager {
 	t.Helper()
 	mem.Basin = "home"
-	s := &stands{way: mem.NewClient(1, 0), role: role}
+	s := &watchedManager{client: mem.NewClient(1, 0), role: role}
 	return s.start(t)
 }
 
-func (s *stands) start(t *testing.T) *stands {
-	s.Manager = shard.NewManager(s.way, shard.NewTailBuffers(0, 0), shard.Config{Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+func (s *watchedManager) start(t *testing.T) *watchedManager {
+	s.Manager = shard.NewManager(s.client, shard.NewTailBuffers(0, 0), shard.Config{Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
 	t.Cleanup(func() { _ = s.Close() })
 	s.WatchStanding(func() shard.Role {
 		s.mu.Lock()
@@ -45,7 +45,7 @@ func (s *stands) start(t *testing.T) *stands {
 	return s
 }
 
-func (s *stands) is(role shard.Role) {
+func (s *watchedManager) setRole(role shard.Role) {
 	s.mu.Lock()
 	s.role = role
 	s.mu.Unlock()
@@ -58,10 +58,10 @@ var newcomer = shard.Role{Level: shard.FormatLevel}
 
 // The first node writes the record; those that come later find it, and are of the same fleet; one
 // that knows of an owner writes none.
-func TestStandFounds(t *testing.T) {
+func TestFirstNodeWritesTheFleetRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
-		early := newStands(t, mem, newcomer)
+		early := newWatchedManager(t, mem, newcomer)
 		synctest.Wait()
 		if st := early.Standing(); !st.Passed || st.Fleet != 0 || !strings.Contains(st.RecordProblem, "no record of a fleet") {
 			t.Errorf("nothing is there, and it knows of an owner: %+v", st)
@@ -69,7 +69,7 @@ func TestStandFounds(t *testing.T) {
 		if n := len(mem.Records(homeLog)); n != 0 || mem.Ops().Creates != 0 {
 			t.Errorf("it wrote %d records, and made %d logs", n, mem.Ops().Creates)
 		}
-		first := newStands(t, mem, shard.LoneRole())
+		first := newWatchedManager(t, mem, shard.LoneRole())
 		synctest.Wait()
 		if st := first.Standing(); !st.Passed || st.Fleet == 0 || st.RecordProblem != "" || st.Trouble(time.Now()) != "" || st.Level != shard.FormatLevel {
 			t.Fatalf("the first: %+v", st)
@@ -90,12 +90,12 @@ func TestStandFounds(t *testing.T) {
 }
 
 // Of nodes that find nothing in the same moment one writes, and all are of its fleet.
-func TestStandFoundsTogether(t *testing.T) {
+func TestConcurrentFirstNodesShareOneFleet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
-		all := make([]*stands, 5)
+		all := make([]*watchedManager, 5)
 		for i := range all {
-			all[i] = newStands(t, mem, shard.Role{MayCreate: true, SoleOwner: true, Level: shard.FormatLevel})
+			all[i] = newWatchedManager(t, mem, shard.Role{MayCreate: true, SoleOwner: true, Level: shard.FormatLevel})
 		}
 		<-time.After(5 * time.Second)
 		synctest.Wait()
@@ -113,7 +113,7 @@ func TestStandFoundsTogether(t *testing.T) {
 // A newcomer cannot read a record that was forged, trimmed away or written by a later release,
 // and says so; a node that owns streams goes on with what it found, and mends the log once it is
 // deleted.
-func TestStandRecordDamaged(t *testing.T) {
+func TestNewcomerReportsADamagedFleetRecord(t *testing.T) {
 	for name, damage := range map[string]func(*logtest.Memory){
 		"forged": func(m *logtest.Memory) {
 			m.Wipe()
@@ -129,15 +129,15 @@ func TestStandRecordDamaged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mem := logtest.NewMemory(1)
-				owner := newStands(t, mem, shard.LoneRole())
+				owner := newWatchedManager(t, mem, shard.LoneRole())
 				synctest.Wait()
 				before := owner.Standing()
 				damage(mem)
-				owner.is(shard.Role{Owns: true, MayCreate: true, Level: shard.FormatLevel})
+				owner.setRole(shard.Role{Owns: true, MayCreate: true, Level: shard.FormatLevel})
 				if st := owner.Standing(); st != before {
 					t.Errorf("the owner: %+v, was %+v", st, before)
 				}
-				late := newStands(t, mem, newcomer)
+				late := newWatchedManager(t, mem, newcomer)
 				synctest.Wait()
 				if st := late.Standing(); st.Fleet != 0 || !strings.Contains(st.Trouble(time.Now()), "cannot be read") {
 					t.Errorf("a newcomer: %+v", st)
@@ -156,15 +156,15 @@ func TestStandRecordDamaged(t *testing.T) {
 }
 
 // Records that anybody appends after the first change nothing.
-func TestStandForgedAfterwards(t *testing.T) {
+func TestForgedLaterFleetRecordsChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
-		owner := newStands(t, mem, shard.LoneRole())
+		owner := newWatchedManager(t, mem, shard.LoneRole())
 		synctest.Wait()
 		for range 3 {
 			mem.AppendForeign(homeLog, strings.Repeat("x", 100))
 		}
-		late := newStands(t, mem, newcomer)
+		late := newWatchedManager(t, mem, newcomer)
 		synctest.Wait()
 		if st := late.Standing(); st.Fleet != owner.Standing().Fleet || st.RecordProblem != "" {
 			t.Errorf("%+v", st)
@@ -173,7 +173,7 @@ func TestStandForgedAfterwards(t *testing.T) {
 }
 
 // Each way in which storage does not serve a node, and the way back.
-func TestStandTrouble(t *testing.T) {
+func TestEachStorageFailureIsReportedAndClears(t *testing.T) {
 	for name, c := range map[string]struct {
 		trouble          logtest.Faults
 		refused, stays   bool // stays: it has not passed
@@ -190,8 +190,8 @@ func TestStandTrouble(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				mem := logtest.NewMemory(1)
 				mem.Basin = "home"
-				s := &stands{way: mem.NewClient(1, 0), role: shard.LoneRole()}
-				s.way.SetFaults(c.trouble)
+				s := &watchedManager{client: mem.NewClient(1, 0), role: shard.LoneRole()}
+				s.client.SetFaults(c.trouble)
 				s.start(t)
 				<-time.After(10 * time.Second)
 				st := s.Standing()
@@ -209,7 +209,7 @@ func TestStandTrouble(t *testing.T) {
 				if n := strings.Count(s.log.String(), "level=ERROR"); n != c.errorsIn3Minutes {
 					t.Errorf("%d errors logged in 3 minutes:\n%s", n, s.log.String())
 				}
-				s.way.SetFaults(logtest.Faults{})
+				s.client.SetFaults(logtest.Faults{})
 				<-time.After(15 * time.Second)
 				if st := s.Standing(); !st.Passed || st.Refused != "" || st.Fleet == 0 || st.Trouble(time.Now()) != "" {
 					t.Errorf("once it is over: %+v", st)
@@ -220,17 +220,17 @@ func TestStandTrouble(t *testing.T) {
 }
 
 // A node that has owned streams is refused later, and accepted again: it is the same fleet.
-func TestStandRevoked(t *testing.T) {
+func TestRevokedNodeReturnsToItsFleet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStands(t, logtest.NewMemory(1), shard.LoneRole())
+		s := newWatchedManager(t, logtest.NewMemory(1), shard.LoneRole())
 		synctest.Wait()
 		before := s.Standing()
-		s.way.SetFaults(logtest.Faults{Deny: true})
+		s.client.SetFaults(logtest.Faults{Deny: true})
 		<-time.After(15 * time.Second)
 		if st := s.Standing(); st.Refused == "" || !st.Passed || st.Fleet != before.Fleet || st.Trouble(time.Now()) == "" {
 			t.Errorf("denied: %+v", st)
 		}
-		s.way.SetFaults(logtest.Faults{Down: true})
+		s.client.SetFaults(logtest.Faults{Down: true})
 		<-time.After(15 * time.Second)
 		if st := s.Standing(); st.Refused != "" || st.Silent == "" || st.Trouble(time.Now()) != "" {
 			t.Errorf("down: %+v", st)
@@ -238,7 +238,7 @@ func TestStandRevoked(t *testing.T) {
 		if !s.StoreDown() {
 			t.Error("nobody asks anything, and it is not noticed that storage is down")
 		}
-		s.way.SetFaults(logtest.Faults{})
+		s.client.SetFaults(logtest.Faults{})
 		<-time.After(15 * time.Second)
 		if st := s.Standing(); st != before {
 			t.Errorf("back: %+v, was %+v", st, before)
@@ -247,19 +247,19 @@ func TestStandRevoked(t *testing.T) {
 }
 
 // Answers to requests play no part.
-func TestStandRequestsDoNotCount(t *testing.T) {
+func TestRequestsDoNotChangeTheStanding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
-		s := newStands(t, mem, shard.LoneRole())
+		s := newWatchedManager(t, mem, shard.LoneRole())
 		synctest.Wait()
 		before := s.Standing()
-		s.way.SetFaults(logtest.Faults{Deny: true})
+		s.client.SetFaults(logtest.Faults{Deny: true})
 		for range 20 {
 			if _, err := s.Info(t.Context(), "p/s", 0); !errors.Is(err, shard.ErrLogDenied) {
 				t.Fatal(err)
 			}
 		}
-		s.way.SetFaults(logtest.Faults{})
+		s.client.SetFaults(logtest.Faults{})
 		<-time.After(time.Minute)
 		if st := s.Standing(); st != before {
 			t.Errorf("%+v", st)
@@ -269,13 +269,13 @@ func TestStandRequestsDoNotCount(t *testing.T) {
 
 // The level of the record rises once all members have spoken it for ten minutes without a break,
 // and never falls. Clocks and forgeries in between do not hide it.
-func TestStandLevel(t *testing.T) {
+func TestFleetRecordLevelRisesAfterTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
 		low := shard.Role{Owns: true, MayCreate: true}
 		high := low
 		high.Level = shard.FormatLevel
-		s := newStands(t, mem, low)
+		s := newWatchedManager(t, mem, low)
 		synctest.Wait()
 		level := func(want uint8, why string) {
 			t.Helper()
@@ -284,17 +284,17 @@ func TestStandLevel(t *testing.T) {
 			}
 		}
 		level(0, "an older member is there")
-		s.is(high)
+		s.setRole(high)
 		<-time.After(9 * time.Minute)
 		level(0, "nine minutes without one")
-		s.is(low)
+		s.setRole(low)
 		<-time.After(20 * time.Second)
-		s.is(high)
+		s.setRole(high)
 		<-time.After(9 * time.Minute)
 		level(0, "it came back in between")
 		<-time.After(2 * time.Minute)
 		level(shard.FormatLevel, "eleven minutes without one")
-		s.is(low)
+		s.setRole(low)
 		<-time.After(time.Hour)
 		level(shard.FormatLevel, "an older member has joined")
 		for range 40 { // clocks would come as slowly
@@ -303,7 +303,7 @@ func TestStandLevel(t *testing.T) {
 			}
 			<-time.After(30 * time.Second)
 		}
-		late := newStands(t, mem, newcomer)
+		late := newWatchedManager(t, mem, newcomer)
 		synctest.Wait()
 		if st := late.Standing(); st.Level != shard.FormatLevel {
 			t.Errorf("a newcomer reads level %d", st.Level)

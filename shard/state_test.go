@@ -233,7 +233,7 @@ func TestDecideNeverTwice(t *testing.T) {
 }
 
 // The producer table of the protocol, row by row (PROTOCOL 5.2.1).
-func TestProducerTable(t *testing.T) {
+func TestProducerRulesOfTheProtocol(t *testing.T) {
 	base := newWorld()
 	rt := (*rapid.T)(nil)
 	base.write(rt, &Request{Op: OpCreate, ID: NewAppendID(), Type: "text/plain"})
@@ -271,7 +271,7 @@ func TestProducerTable(t *testing.T) {
 
 // A stream may expire in the middle of a batch: its tombstone is never the record
 // too many.
-func TestBuryInAFullBatch(t *testing.T) {
+func TestExpiryInAFullBatch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
 		first := &Request{Op: OpCreate, ID: NewAppendID(), Type: "text/plain", Expires: w.now}
@@ -288,7 +288,7 @@ func TestBuryInAFullBatch(t *testing.T) {
 }
 
 // A full table of forks is read with every checkpoint, while the stream waits.
-func TestForkTableIsReadInOneGo(t *testing.T) {
+func TestFullForkTableIsDecodedQuickly(t *testing.T) {
 	s := &State{exists: true, generation: 1, contentType: "text/plain"}
 	for i := 0; s.forkRefs.size+40 < maxForkRefBytes; i++ {
 		s.forkRefs.set(NewAppendID(), forkRef{fork: StreamID(fmt.Sprint("default/f", i)), time: 5})
@@ -307,7 +307,7 @@ func TestForkTableIsReadInOneGo(t *testing.T) {
 }
 
 // The short way to a media type is the long one's.
-func TestMediaType(t *testing.T) {
+func TestPlainMediaTypeEqualsTheParsedOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := rapid.StringMatching(`[a-zA-Z0-9/+. ;=-]{0,12}`).Draw(t, "type")
 		if !plainType(s) {

@@ -15,8 +15,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// off is a node whose clock is off by so much.
-func off(t testing.TB, log shard.Log, by time.Duration) (*shard.Manager, *prometheus.Registry, *bytes.Buffer) {
+// newNodeWithClockOff is a node whose clock is off by so much.
+func newNodeWithClockOff(t testing.TB, log shard.Log, by time.Duration) (*shard.Manager, *prometheus.Registry, *bytes.Buffer) {
 	t.Helper()
 	reg, lines := prometheus.NewRegistry(), &bytes.Buffer{}
 	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{
@@ -26,8 +26,8 @@ func off(t testing.TB, log shard.Log, by time.Duration) (*shard.Manager, *promet
 	return h, reg, lines
 }
 
-// apart calls fn with clocks that are right, an hour ahead and an hour behind.
-func apart(t *testing.T, fn func(t *testing.T, by time.Duration)) {
+// forEachClockOffset calls fn with clocks that are right, an hour ahead and an hour behind.
+func forEachClockOffset(t *testing.T, fn func(t *testing.T, by time.Duration)) {
 	for name, by := range map[string]time.Duration{"right": 0, "ahead": time.Hour, "behind": -time.Hour} {
 		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { fn(t, by) }) })
 	}
@@ -35,46 +35,46 @@ func apart(t *testing.T, fn func(t *testing.T, by time.Duration)) {
 
 // A node's clock ends no life: not the owner's, and not that of one who takes the stream
 // over, by the log or by hand.
-func TestNoClockEndsALifeEarly(t *testing.T) {
-	apart(t, func(t *testing.T, by time.Duration) {
+func TestNoClockEndsAGenerationEarly(t *testing.T) {
+	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
 		log := logtest.NewMemory(1)
 		first := node(t, log)
 		do(t, first, withTTL(600, "a"), shard.CodeCreated)
-		expiry := to(numbered(1), create("text/plain", "a"))
+		expiry := onStream(numberedStream(1), create("text/plain", "a"))
 		expiry.Expires = uint64(time.Now().Add(10 * time.Minute).UnixMilli())
 		do(t, first, expiry, shard.CodeCreated)
 		there := func(h *shard.Manager, when string) {
 			t.Helper()
-			for _, id := range []shard.StreamID{stream, numbered(1)} {
+			for _, id := range []shard.StreamID{stream, numberedStream(1)} {
 				if info, err := h.Info(t.Context(), id, 0); err != nil || !info.Exists {
 					t.Fatalf("%s: %s: %+v, %v", when, id, info, err)
 				}
 			}
 		}
-		second, _, _ := off(t, log, by)
+		second, _, _ := newNodeWithClockOff(t, log, by)
 		there(second, "read")
 		do(t, second, appendReq("text/plain", "b"), shard.CodeAppended)
 		over, ok := second.HandOver(stream, 0)
 		if !ok {
 			t.Fatal("nothing is handed over")
 		}
-		third, _, _ := off(t, log, -by)
+		third, _, _ := newNodeWithClockOff(t, log, -by)
 		if err := third.InstallHandover(stream, over); err != nil {
 			t.Fatal(err)
 		}
 		advance(9*time.Minute + 50*time.Second)
 		there(third, "handed over, ten seconds early")
-		fourth, _, _ := off(t, log, by)
+		fourth, _, _ := newNodeWithClockOff(t, log, by)
 		there(fourth, "read, ten seconds early")
 	})
 }
 
 // Both clocks have said so: the life ends, by an hour late at the most where a clock is
 // behind. It is counted, and there is a line.
-func TestLifeEndsByBothClocks(t *testing.T) {
-	apart(t, func(t *testing.T, by time.Duration) {
+func TestGenerationEndsByBothClocks(t *testing.T) {
+	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
 		log := logtest.NewMemory(1)
-		h, reg, lines := off(t, log, by)
+		h, reg, lines := newNodeWithClockOff(t, log, by)
 		do(t, h, withTTL(600, "a"), shard.CodeCreated)
 		late := max(-by, 0)
 		advance(15*time.Minute + late)
@@ -100,17 +100,17 @@ func TestLifeEndsByBothClocks(t *testing.T) {
 
 // A use is a use, whatever the clock of the node that sees it, and of the one that it is
 // handed over to.
-func TestUsesBetweenClocks(t *testing.T) {
-	apart(t, func(t *testing.T, by time.Duration) {
+func TestUsesCountWhateverTheClock(t *testing.T) {
+	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
 		log := logtest.NewMemory(1)
-		first, _, _ := off(t, log, by)
+		first, _, _ := newNodeWithClockOff(t, log, by)
 		do(t, first, withTTL(300, "a"), shard.CodeCreated)
 		advance(50 * time.Second) // so much is not made durable
 		if !exists(t, first, shard.InfoTouch) {
 			t.Fatal("expired")
 		}
 		over, _ := first.HandOver(stream, 0)
-		second, _, _ := off(t, log, -by)
+		second, _, _ := newNodeWithClockOff(t, log, -by)
 		if err := second.InstallHandover(stream, over); err != nil {
 			t.Fatal(err)
 		}
@@ -126,10 +126,10 @@ func TestUsesBetweenClocks(t *testing.T) {
 }
 
 // A stream that is followed does not expire where the clock is off, nor do its touches stop.
-func TestFollowedBetweenClocks(t *testing.T) {
-	apart(t, func(t *testing.T, by time.Duration) {
+func TestFollowedStreamLivesWhateverTheClock(t *testing.T) {
+	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
 		log := logtest.NewMemory(1)
-		h, _, _ := off(t, log, by)
+		h, _, _ := newNodeWithClockOff(t, log, by)
 		do(t, h, withTTL(300, "a"), shard.CodeCreated)
 		_, release, err := h.Follow(t.Context(), stream, 0)
 		if err != nil {
@@ -153,24 +153,24 @@ func TestFollowedBetweenClocks(t *testing.T) {
 
 // Where no append tells S2's time a node writes a clock record, once a minute at the most and
 // never to the stream.
-func TestClockRecords(t *testing.T) {
+func TestClockRecordsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		first := node(t, log)
 		do(t, first, withTTL(600, "a"), shard.CodeCreated)
 		for i := range 20 {
-			do(t, first, to(numbered(i), withTTL(600, "a")), shard.CodeCreated)
+			do(t, first, onStream(numberedStream(i), withTTL(600, "a")), shard.CodeCreated)
 		}
 		_ = first.Close()
 		wrote := len(log.Records(stream))
-		h, _, _ := off(t, log, 2*time.Hour)
+		h, _, _ := newNodeWithClockOff(t, log, 2*time.Hour)
 		before := log.Ops().Appends
 		for range 100 {
 			if !exists(t, h, 0) {
 				t.Fatal("expired")
 			}
 			for i := range 20 {
-				if info, err := h.Info(t.Context(), numbered(i), 0); err != nil || !info.Exists {
+				if info, err := h.Info(t.Context(), numberedStream(i), 0); err != nil || !info.Exists {
 					t.Fatalf("%+v, %v", info, err)
 				}
 			}
@@ -193,12 +193,12 @@ func TestClockRecords(t *testing.T) {
 }
 
 // The first record of the fleet's log is the fleet's; clock records follow it.
-func TestClockRecordsFollowTheFleets(t *testing.T) {
+func TestClockRecordsFollowTheFleetRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		do(t, node(t, log), withTTL(600, "a"), shard.CodeCreated)
 		log.AppendForeign("__ds/fleet", "the fleet")
-		h, _, _ := off(t, log, 2*time.Hour)
+		h, _, _ := newNodeWithClockOff(t, log, 2*time.Hour)
 		if !exists(t, h, 0) {
 			t.Fatal("expired")
 		}
@@ -211,32 +211,32 @@ func TestClockRecordsFollowTheFleets(t *testing.T) {
 	})
 }
 
-// timed is a Log some of whose logs let others say what time it is.
-type timed struct {
+// uncappedLog is a Log some of whose logs let others say what time it is.
+type uncappedLog struct {
 	*logtest.Memory
 	uncapped map[shard.StreamID]bool
 }
 
-func (l timed) Capped(_ context.Context, id shard.StreamID) (bool, error) {
+func (l uncappedLog) Capped(_ context.Context, id shard.StreamID) (bool, error) {
 	return !l.uncapped[id], nil
 }
 
 // Of a log that takes others' timestamps nothing is believed: neither that its stream's time
 // is over, nor that other streams' is.
-func TestUncappedTimestamps(t *testing.T) {
+func TestUncappedTimestampsEndNoStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := timed{logtest.NewMemory(1), map[shard.StreamID]bool{stream: true}}
+		log := uncappedLog{logtest.NewMemory(1), map[shard.StreamID]bool{stream: true}}
 		maker := node(t, log)
 		q := create("text/plain", "a")
 		q.Expires = uint64(time.Now().Add(time.Minute).UnixMilli())
 		do(t, maker, q, shard.CodeCreated)
-		do(t, maker, to(numbered(1), withTTL(3000, "a")), shard.CodeCreated)
-		h, _, lines := off(t, log, 2*time.Hour)
+		do(t, maker, onStream(numberedStream(1), withTTL(3000, "a")), shard.CodeCreated)
+		h, _, lines := newNodeWithClockOff(t, log, 2*time.Hour)
 		log.Now = func() time.Time { return time.Now().Add(1000 * time.Hour) }
 		log.AppendForeign(stream, "later than all") // and so are all that follow it there
 		log.Now = nil
 		do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)
-		if info, err := h.Info(t.Context(), numbered(1), 0); err != nil || !info.Exists {
+		if info, err := h.Info(t.Context(), numberedStream(1), 0); err != nil || !info.Exists {
 			t.Errorf("another stream has ended: %+v, %v", info, err)
 		}
 		advance(time.Hour)
@@ -248,10 +248,10 @@ func TestUncappedTimestamps(t *testing.T) {
 
 // A repeat is told from the duration since its id was minted, not from a clock: from an edge
 // that is an hour ahead it is not written twice.
-func TestRepeatsBetweenClocks(t *testing.T) {
-	apart(t, func(t *testing.T, by time.Duration) {
+func TestRepeatsAreToldByDuration(t *testing.T) {
+	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
 		log := logtest.NewMemory(1)
-		h, _, _ := off(t, log, by)
+		h, _, _ := newNodeWithClockOff(t, log, by)
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		first := appendReq("text/plain", "once")
 		first.MintedMillis = uint64(time.Now().Add(time.Hour).UnixMilli())
@@ -274,12 +274,12 @@ func TestRepeatsBetweenClocks(t *testing.T) {
 }
 
 // A TTL of nothing is over with the acknowledgement, however late others' came before.
-func TestTTLOfNothing(t *testing.T) {
+func TestZeroTTLEndsWithTheAcknowledgement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
 		h := node(t, log)
 		for i := range 20 {
-			do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
+			do(t, h, onStream(numberedStream(i), create("text/plain")), shard.CodeCreated)
 			advance(time.Millisecond)
 		}
 		log.Now = func() time.Time { return time.Now().Add(30 * time.Millisecond) } // as acks differ in how long they take

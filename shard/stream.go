@@ -86,8 +86,8 @@ type verdict struct {
 }
 
 // newCall is a call for a request, or for a touch if that is nil.
-func (h *Manager) newCall(req *Request) *call {
-	c, ok := h.callPool.Get().(*call)
+func (m *Manager) newCall(req *Request) *call {
+	c, ok := m.callPool.Get().(*call)
 	if !ok {
 		c = &call{done: make(chan struct{}, 1)}
 	}
@@ -105,10 +105,10 @@ func (c *call) answer(out Outcome, err error) {
 }
 
 // finishCall ends an answered call, which will serve again, and returns the answer.
-func (h *Manager) finishCall(c *call) (Outcome, error) {
+func (m *Manager) finishCall(c *call) (Outcome, error) {
 	v := c.verdict
 	*c = call{done: c.done}
-	h.callPool.Put(c)
+	m.callPool.Put(c)
 	return v.outcome, v.err
 }
 
@@ -339,13 +339,13 @@ func (s *Stream) publishBatch() wakers {
 
 // foldFromLog folds records that a Log gave us and wakes whom they concern. *TailError:
 // the fold is not on any more, but one of another log.
-func (s *Stream) foldFromLog(on *State, recs []Record) error {
+func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 	s.mu.Lock()
 	switch {
 	case s.foldErr != nil:
 		s.mu.Unlock()
 		return s.foldErr
-	case s.state != on:
+	case s.state != fold:
 		s.mu.Unlock()
 		return &TailError{0}
 	}
@@ -362,13 +362,13 @@ func (s *Stream) foldFromLog(on *State, recs []Record) error {
 // resetFold forgets everything, if on is still the fold: the log is not the one that
 // was folded (it was wiped, or deleted in S2). Readers of the TailBuffer see their life
 // end. ends is where it ends, 0 if it is not there.
-func (s *Stream) resetFold(on *State, ends uint64) {
+func (s *Stream) resetFold(fold *State, ends uint64) {
 	s.mu.Lock()
-	if s.state != on || !s.opened {
+	if s.state != fold || !s.opened {
 		s.mu.Unlock()
 		return
 	}
-	if known := on.Next; ends < known {
+	if known := fold.Next; ends < known {
 		defer s.reportLostRecords(ends, known)
 	}
 	var wake wakers
@@ -384,37 +384,37 @@ func (s *Stream) resetFold(on *State, ends uint64) {
 
 // catchUp folds what the log has beyond the fold on, up to tail. It fails once
 // nothing came for stallTimeout.
-func (s *Stream) catchUp(ctx context.Context, on *State, tail uint64) error {
+func (s *Stream) catchUp(ctx context.Context, fold *State, tail uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stall := time.AfterFunc(stallTimeout, cancel)
 	defer stall.Stop()
-	fold := func(p Page) error {
+	foldPage := func(p Page) error {
 		stall.Reset(stallTimeout)
-		if err := on.checkRoot(p.Records); err != nil {
+		if err := fold.checkRoot(p.Records); err != nil {
 			return err
 		}
 		s.mu.Lock()
-		if s.state == on && !s.opened {
+		if s.state == fold && !s.opened {
 			s.noteFirstRecord(p.Records)
 		}
 		s.mu.Unlock()
-		return s.foldFromLog(on, p.Records)
+		return s.foldFromLog(fold, p.Records)
 	}
 	for {
 		s.mu.Lock()
-		next := on.Next
+		next := fold.Next
 		s.mu.Unlock()
 		if next >= tail {
 			return nil
 		}
 		var err error
 		if tail-next > MaxBatchRecords {
-			err = s.manager.log.Replay(ctx, s.id, next, tail, fold)
+			err = s.manager.log.Replay(ctx, s.id, next, tail, foldPage)
 		} else {
 			var p Page
 			if p, err = s.manager.log.Read(ctx, s.id, next, 0); err == nil {
-				err = fold(p)
+				err = foldPage(p)
 			}
 		}
 		if err != nil {
@@ -422,16 +422,16 @@ func (s *Stream) catchUp(ctx context.Context, on *State, tail uint64) error {
 		}
 		s.mu.Lock()
 		var wake wakers
-		if on.Next == next && s.state == on { // all trimmed away
+		if fold.Next == next && s.state == fold { // all trimmed away
 			if next == 0 && !s.opened {
 				s.firstRecord = tail
 			}
-			on.skipTo(tail)
-			on.beginUncreated()
+			fold.skipTo(tail)
+			fold.beginUncreated()
 			s.assembler.skipTo(tail)
 			wake = s.openTail()
 			if s.tail != nil {
-				wake = append(wake, s.tail.skipLater(tail, on.tail, on.closed)...)
+				wake = append(wake, s.tail.skipLater(tail, fold.tail, fold.closed)...)
 			}
 		}
 		s.mu.Unlock()

@@ -19,8 +19,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// unpaced is a node that reads any number of streams.
-func unpaced(t testing.TB, log shard.Log, cfg shard.Config) (*shard.Manager, *prometheus.Registry) {
+// newUnpacedManager is a node that reads any number of streams.
+func newUnpacedManager(t testing.TB, log shard.Log, cfg shard.Config) (*shard.Manager, *prometheus.Registry) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	cfg.Metrics = reg
@@ -49,9 +49,9 @@ func metric(t testing.TB, reg *prometheus.Registry, name string) float64 {
 	return 0
 }
 
-func numbered(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("default/n%d", i)) }
+func numberedStream(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("default/n%d", i)) }
 
-func to(id shard.StreamID, q *shard.Request) *shard.Request {
+func onStream(id shard.StreamID, q *shard.Request) *shard.Request {
 	q.Stream = id
 	return q
 }
@@ -63,7 +63,7 @@ func TestIdleStreamsMakeRoom(t *testing.T) { synctest.Test(t, testIdleStreamsMak
 func testIdleStreamsMakeRoom(t *testing.T) {
 	const streams, room = 50, 10
 	log := logtest.NewMemory(1)
-	h, reg := unpaced(t, log, shard.Config{MaxStreams: room})
+	h, reg := newUnpacedManager(t, log, shard.Config{MaxStreams: room})
 	first := do(t, h, create("text/plain"), shard.CodeCreated)
 	tail, release, err := h.Follow(t.Context(), stream, 0)
 	if err != nil {
@@ -72,12 +72,12 @@ func testIdleStreamsMakeRoom(t *testing.T) {
 	defer release()
 	repeat := map[int]*shard.Request{}
 	for i := range streams {
-		do(t, h, to(numbered(i), create("text/plain", "a")), shard.CodeCreated)
-		repeat[i] = to(numbered(i), appendReq("text/plain", fmt.Sprint(i)))
+		do(t, h, onStream(numberedStream(i), create("text/plain", "a")), shard.CodeCreated)
+		repeat[i] = onStream(numberedStream(i), appendReq("text/plain", fmt.Sprint(i)))
 		do(t, h, repeat[i], shard.CodeAppended)
 	}
 	for i := range streams {
-		if info, err := h.Info(t.Context(), numbered(i), 0); err != nil || info.Tail != 3 {
+		if info, err := h.Info(t.Context(), numberedStream(i), 0); err != nil || info.Tail != 3 {
 			t.Fatalf("stream %d: %+v, %v", i, info, err)
 		}
 		again := *repeat[i]
@@ -90,22 +90,22 @@ func testIdleStreamsMakeRoom(t *testing.T) {
 		}
 	}
 	do(t, h, appendReq("text/plain", "x"), shard.CodeAppended)
-	equal(t, take(t, tail, first.Info.Tail, 1), []string{"x"})
+	equal(t, takeMessages(t, tail, first.Info.Tail, 1), []string{"x"})
 	if n := metric(t, reg, "fantail_states_evicted_total"); n < streams {
 		t.Errorf("%v evictions", n)
 	}
 }
 
 // Refused is only who comes when everything in memory is in use.
-func TestFullOfFollowedStreams(t *testing.T) { synctest.Test(t, testFullOfFollowed) }
+func TestNewcomerIsRefusedWhenAllStreamsAreFollowed(t *testing.T) { synctest.Test(t, testFullOfFollowed) }
 
 func testFullOfFollowed(t *testing.T) {
 	const room = 5
-	h, _ := unpaced(t, logtest.NewMemory(1), shard.Config{MaxStreams: room})
+	h, _ := newUnpacedManager(t, logtest.NewMemory(1), shard.Config{MaxStreams: room})
 	var release func()
 	for i := range room + 1 {
-		do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
-		_, r, err := h.Follow(t.Context(), numbered(i), 0)
+		do(t, h, onStream(numberedStream(i), create("text/plain")), shard.CodeCreated)
+		_, r, err := h.Follow(t.Context(), numberedStream(i), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func testFullOfFollowed(t *testing.T) {
 		}
 		release = r
 	}
-	late := to(numbered(room+1), create("text/plain"))
+	late := onStream(numberedStream(room+1), create("text/plain"))
 	if _, err := h.Do(t.Context(), late); !errors.Is(err, shard.ErrOverloaded) {
 		t.Fatalf("%v", err)
 	}
@@ -128,14 +128,14 @@ func TestStatesAreBoundedByBytes(t *testing.T) { synctest.Test(t, testStatesBoun
 
 func testStatesBounded(t *testing.T) {
 	const streams, producers, budget = 12, 300, 1 << 20
-	h, reg := unpaced(t, logtest.NewMemory(1), shard.Config{StateBytes: budget})
+	h, reg := newUnpacedManager(t, logtest.NewMemory(1), shard.Config{StateBytes: budget})
 	claim := func(s, p int, seq uint64) *shard.Request {
-		q := to(numbered(s), appendReq("text/plain", "a"))
+		q := onStream(numberedStream(s), appendReq("text/plain", "a"))
 		q.Producer = &shard.Producer{ID: fmt.Sprintf("%0200d", p), Seq: seq}
 		return q
 	}
 	for s := range streams {
-		do(t, h, to(numbered(s), create("text/plain")), shard.CodeCreated)
+		do(t, h, onStream(numberedStream(s), create("text/plain")), shard.CodeCreated)
 		for p := range producers {
 			do(t, h, claim(s, p, 0), shard.CodeAppended)
 		}
@@ -158,9 +158,9 @@ func TestInventedNamesPushOutNoStream(t *testing.T) { synctest.Test(t, testInven
 func testInventedNames(t *testing.T) {
 	const names = 100_000
 	log := logtest.NewMemory(1)
-	h, reg := unpaced(t, log, shard.Config{MaxStreams: 3})
+	h, reg := newUnpacedManager(t, log, shard.Config{MaxStreams: 3})
 	for i := range 3 {
-		do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
+		do(t, h, onStream(numberedStream(i), create("text/plain")), shard.CodeCreated)
 	}
 	for i := range names {
 		if _, err := h.Info(t.Context(), shard.StreamID(fmt.Sprint("default/invented", i)), 0); err != nil {
@@ -168,7 +168,7 @@ func testInventedNames(t *testing.T) {
 		}
 	}
 	for i := range 3 {
-		if !h.HasStream(numbered(i)) {
+		if !h.HasStream(numberedStream(i)) {
 			t.Errorf("stream %d was forgotten", i)
 		}
 	}
@@ -187,14 +187,14 @@ func testInventedNames(t *testing.T) {
 func TestEvictedStreamKeepsItsTTL(t *testing.T) { synctest.Test(t, testEvictedTTL) }
 
 func testEvictedTTL(t *testing.T) {
-	h, _ := unpaced(t, logtest.NewMemory(1), shard.Config{MaxStreams: 1})
+	h, _ := newUnpacedManager(t, logtest.NewMemory(1), shard.Config{MaxStreams: 1})
 	do(t, h, withTTL(300, "a"), shard.CodeCreated)
 	advance(70 * time.Second) // less than what memory may be ahead
 	if !exists(t, h, shard.InfoTouch) {
 		t.Fatal("expired")
 	}
 	for i := range 3 {
-		do(t, h, to(numbered(i), create("text/plain")), shard.CodeCreated)
+		do(t, h, onStream(numberedStream(i), create("text/plain")), shard.CodeCreated)
 	}
 	if h.HasStream(stream) {
 		t.Fatal("it is still in memory")
@@ -212,11 +212,11 @@ func TestColdOpensArePaced(t *testing.T) { synctest.Test(t, testColdOpens) }
 func testColdOpens(t *testing.T) {
 	const streams, perSecond = 1000, 50
 	log := logtest.NewMemory(1)
-	maker, _ := unpaced(t, log, shard.Config{})
+	maker, _ := newUnpacedManager(t, log, shard.Config{})
 	for i := range streams {
-		do(t, maker, to(numbered(i), create("text/plain")), shard.CodeCreated)
+		do(t, maker, onStream(numberedStream(i), create("text/plain")), shard.CodeCreated)
 	}
-	h, reg := unpaced(t, log, shard.Config{ColdOpens: perSecond})
+	h, reg := newUnpacedManager(t, log, shard.Config{ColdOpens: perSecond})
 	var mu sync.Mutex
 	var order []int
 	var refused, served int
@@ -225,7 +225,7 @@ func testColdOpens(t *testing.T) {
 	for i := range streams { // a burst's worth is used up by the first
 		for range 1 + i%3 {
 			wg.Go(func() {
-				_, release, err := h.Follow(t.Context(), numbered(i), 0)
+				_, release, err := h.Follow(t.Context(), numberedStream(i), 0)
 				if err != nil {
 					t.Errorf("follow: %v", err)
 					return
@@ -294,22 +294,22 @@ func testColdOpens(t *testing.T) {
 }
 
 // What a Stream is counted for is what it costs, within a factor of two.
-func TestWeightIsMeasured(t *testing.T) {
+func TestMemoryChargeIsMeasured(t *testing.T) {
 	const streams = 400
 	log := logtest.NewMemory(1)
-	maker, _ := unpaced(t, log, shard.Config{})
+	maker, _ := newUnpacedManager(t, log, shard.Config{})
 	bare := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("bare/", i)) }
 	busy := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("busy/", i)) }
 	many := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("many/", i)) }
 	for i := range streams {
-		do(t, maker, to(bare(i), create("text/plain")), shard.CodeCreated)
-		do(t, maker, to(busy(i), create("text/plain")), shard.CodeCreated)
+		do(t, maker, onStream(bare(i), create("text/plain")), shard.CodeCreated)
+		do(t, maker, onStream(busy(i), create("text/plain")), shard.CodeCreated)
 		for range 100 {
-			do(t, maker, to(busy(i), appendReq("text/plain", "a")), shard.CodeAppended)
+			do(t, maker, onStream(busy(i), appendReq("text/plain", "a")), shard.CodeAppended)
 		}
-		do(t, maker, to(many(i), create("text/plain")), shard.CodeCreated)
+		do(t, maker, onStream(many(i), create("text/plain")), shard.CodeCreated)
 		for p := range 100 {
-			q := to(many(i), appendReq("text/plain", "a"))
+			q := onStream(many(i), appendReq("text/plain", "a"))
 			q.Producer = &shard.Producer{ID: fmt.Sprintf("%s-%03d", strings.Repeat("p", 60), p)}
 			do(t, maker, q, shard.CodeAppended)
 		}
@@ -355,7 +355,7 @@ func TestAbsentNamesAreAskedAtAPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const perSecond = 50
 		log := logtest.NewMemory(1)
-		h, _ := unpaced(t, log, shard.Config{ColdOpens: perSecond})
+		h, _ := newUnpacedManager(t, log, shard.Config{ColdOpens: perSecond})
 		before := log.Ops()
 		var refused atomic.Int64
 		began := time.Now()
@@ -368,7 +368,7 @@ func TestAbsentNamesAreAskedAtAPace(t *testing.T) {
 					if i < 50 {
 						_, err = h.Info(t.Context(), id, 0)
 					} else {
-						_, err = h.Do(t.Context(), to(id, appendReq("text/plain", "a")))
+						_, err = h.Do(t.Context(), onStream(id, appendReq("text/plain", "a")))
 					}
 					if shard.IsColdOpens(err) {
 						refused.Add(1)

@@ -48,13 +48,13 @@ func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) RecordBatch {
 
 // A TailBuffer is a run of RecordBatches without a hole, whatever feeds it, in whatever order,
 // and whatever is evicted meanwhile.
-func TestTailModel(t *testing.T) {
+func TestTailBufferEqualsItsModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set := NewTailBuffers(rapid.IntRange(100, 600).Draw(t, "budget"), 1<<20)
 		m := &tailModel{set: set, bodies: map[uint64]string{}, next: 5, shown: 5}
 		m.tail = set.Open("s/s", Info{Exists: true, Generation: 1, Start: 5, Tail: 5}, 5)
 		t.Repeat(map[string]func(*rapid.T){
-			"extend": m.extend, "again": m.again, "gap": m.gap, "skip": m.skip,
+			"extend": m.extend, "again": m.extendAgain, "gap": m.extendBeyond, "skip": m.skip,
 			"read": m.read, "watch": m.watch, "": m.check,
 		})
 		m.tail.Release()
@@ -70,11 +70,11 @@ func (m *tailModel) apply(t *rapid.T, r RecordBatch) {
 	}
 	if r.To() > m.next {
 		m.next, m.shown = r.To(), r.Tail()
-		m.news(t)
+		m.checkNews(t)
 	}
 }
 
-func (m *tailModel) news(t *rapid.T) {
+func (m *tailModel) checkNews(t *rapid.T) {
 	if m.armed && m.woken != 1 {
 		t.Fatalf("woken %d times by news", m.woken)
 	}
@@ -85,14 +85,14 @@ func (m *tailModel) extend(t *rapid.T) {
 	m.apply(t, m.rangeOf(t, m.next, m.next+rapid.Uint64Range(1, 6).Draw(t, "n")))
 }
 
-// again is a second feed that brings what is known, and perhaps more.
-func (m *tailModel) again(t *rapid.T) {
+// extendAgain is a second feed that brings what is known, and perhaps more.
+func (m *tailModel) extendAgain(t *rapid.T) {
 	back := rapid.Uint64Range(1, 9).Draw(t, "back")
 	from := m.next - min(back, m.next)
 	m.apply(t, m.rangeOf(t, from, max(from+1, m.next+rapid.Uint64Range(0, 3).Draw(t, "more"))))
 }
 
-func (m *tailModel) gap(t *rapid.T) {
+func (m *tailModel) extendBeyond(t *rapid.T) {
 	from := m.next + rapid.Uint64Range(1, 5).Draw(t, "hole")
 	b := newBatchBuilder(from, 1, 0)
 	b.addMessage(from, from+1, []byte("never"))
@@ -115,7 +115,7 @@ func (m *tailModel) skip(t *rapid.T) {
 	m.tail.SkipTo(to, m.shown, false)
 	if to > m.next {
 		m.next = to
-		m.news(t)
+		m.checkNews(t)
 	}
 }
 
@@ -175,7 +175,7 @@ func (m *tailModel) check(t *rapid.T) {
 }
 
 // Bytes from another node are a RecordBatch, whole and in order, or refused.
-func FuzzParseRange(f *testing.F) {
+func FuzzParseBatch(f *testing.F) {
 	b := newBatchBuilder(7, 2, 6)
 	b.addMessage(7, 8, []byte("one"))
 	b.addMessage(9, 11, []byte("two"))
@@ -218,7 +218,7 @@ func FuzzParseRange(f *testing.F) {
 // What nobody reads is not kept beyond the budget, the newest of each stream included; of what
 // somebody reads that stays, and a set that cannot keep to its budget is not looked through
 // with every append.
-func TestTailsBudget(t *testing.T) {
+func TestTailBuffersKeepTheirBudget(t *testing.T) {
 	const size, budget = 1 << 10, 16 << 10
 	set := NewTailBuffers(0, budget)
 	grow := func(tail *TailBuffer) {

@@ -17,9 +17,9 @@ func (s *Stream) takeOver(ctx context.Context) error {
 	if err != nil && !noLog {
 		return err
 	}
-	var on *State
+	var fold *State
 	err = foldFromCheckpoint(ctx, log, s.id, last, func(from, tail uint64) (err error) {
-		on, err = s.foldFrom(ctx, from, tail, noLog, last.Records)
+		fold, err = s.foldFrom(ctx, from, tail, noLog, last.Records)
 		return err
 	})
 	if err != nil {
@@ -31,10 +31,10 @@ func (s *Stream) takeOver(ctx context.Context) error {
 		defer s.manager.reportTruncatedLog(s.id, begins, true)
 	}
 	s.graceUntil = 0
-	if on.hasTTL {
-		s.graceUntil = on.lastUsed + touchAhead(on.ttl) + graceMargin
+	if fold.hasTTL {
+		s.graceUntil = fold.lastUsed + touchAhead(fold.ttl) + graceMargin
 	}
-	s.opened, s.syncedAt, on.rooted = true, sent, true
+	s.opened, s.syncedAt, fold.rooted = true, sent, true
 	s.startRefTasks()
 	s.mu.Unlock()
 	wake.wakeAll()
@@ -45,7 +45,7 @@ func (s *Stream) takeOver(ctx context.Context) error {
 // tail, as its last record tells them. last is that record, or an empty page with the
 // tail. Where it points to no checkpoint (errNoCheckpoint) none of ours has written it: fold is
 // called once more, from the newest checkpoint that a search finds.
-func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, fold func(from, tail uint64) error) error {
+func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, foldLog func(from, tail uint64) error) error {
 	from, tail := uint64(0), last.Tail
 	if len(last.Records) > 0 {
 		tail = last.Records[0].Pos + 1
@@ -54,31 +54,31 @@ func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, fo
 			return err
 		}
 	}
-	err := fold(from, tail)
+	err := foldLog(from, tail)
 	if !errors.Is(err, errNoCheckpoint) {
 		return err
 	}
 	if from, err = searchBack(ctx, log, id, tail, checkpointAt); err != nil {
 		return err
 	}
-	return fold(from, tail)
+	return foldLog(from, tail)
 }
 
 // foldFrom folds the log from a position up to tail into a new State. last are the
 // log's last records. errNoCheckpoint: at from there is no checkpoint to begin with.
 func (s *Stream) foldFrom(ctx context.Context, from, tail uint64, noLog bool, last []Record) (*State, error) {
-	on := &State{Next: from, rooted: from == 0}
+	fold := &State{Next: from, rooted: from == 0}
 	s.mu.Lock()
-	s.noLog, s.state, s.assembler = noLog, on, assembler{from: from}
+	s.noLog, s.state, s.assembler = noLog, fold, assembler{from: from}
 	s.firstRecord, s.sawOwnRecord = 0, false
 	s.mu.Unlock()
 	if from+1 == tail && len(last) > 0 {
-		if err := on.checkRoot(last); err != nil {
+		if err := fold.checkRoot(last); err != nil {
 			return nil, err
 		}
-		return on, s.foldFromLog(on, last)
+		return fold, s.foldFromLog(fold, last)
 	}
-	return on, s.catchUp(ctx, on, tail)
+	return fold, s.catchUp(ctx, fold, tail)
 }
 
 var errNoCheckpoint = errors.New("no checkpoint to begin with")
@@ -139,19 +139,19 @@ func checkpointAt(r Record) (start uint64, ours bool, err error) {
 // searchBack looks below pos for the newest record of which at tells where the
 // fold may begin, in windows that double. 0: there is none.
 func searchBack(
-	ctx context.Context, log Log, id StreamID, pos uint64, at func(Record) (uint64, bool, error),
+	ctx context.Context, log Log, id StreamID, pos uint64, startFrom func(Record) (uint64, bool, error),
 ) (uint64, error) {
 	for width := uint64(MaxBatchRecords); pos > 0; width *= 2 {
 		from := pos - min(pos, width)
 		start, found := uint64(0), false
 		err := log.Replay(ctx, id, from, pos, func(p Page) error {
 			for _, r := range p.Records {
-				at, ours, err := at(r)
+				startFrom, ours, err := startFrom(r)
 				if err != nil {
 					return err
 				}
 				if ours {
-					start, found = at, true
+					start, found = startFrom, true
 				}
 			}
 			return nil
