@@ -2,39 +2,42 @@ package shard
 
 import "slices"
 
-// appendBatch is what goes to S2 in one append, with the verdicts that rest on it.
+// appendBatch goes to S2 in one append, or in one append per part, with the verdicts that rest on
+// it. Owned by the goroutine that writes it.
 type appendBatch struct {
-	base     *State  // what it was decided on
-	pos      uint64  // match_seq_num of what is left of it
-	entries  []Entry // what is left of it, as far as one append takes it
-	bytes    int     // metered
+	base     *State  // the fold that it was decided on
+	pos      uint64  // match_seq_num of what is left to be written
+	entries  []Entry // what is left to be written, as far as one append takes it
+	bytes    int     // metered size of entries
 	calls    []*call
 	verdicts []verdict // of calls[i], given once the batch is acknowledged
 	// irreversible: no verdict rests on anything that a newer log could reverse.
 	irreversible bool
-	// endsExpired: it begins with the end of a life whose time was over.
+	// endsExpired: the batch begins with the end of a generation that has expired.
 	endsExpired bool
-	// inParts: the batch is one append in parts. Each is laid out in entries once the one before it
-	// is written (composePart); rest makes those that follow, and is nil with the last one.
+	// inParts: the batch is one append in parts. Each part is composed into entries once the part
+	// before it is written (composePart). remaining makes the parts that follow; nil: entries is
+	// the last part.
 	inParts   bool
 	remaining *recordGenerator
 
 	// How far it was carried out.
-	sent         bool  // err is the outcome of sending it
-	sendErr      error // the last try's
-	maybeWritten bool  // a try may have written it
+	sent         bool  // sendErr is the outcome of sending it
+	sendErr      error // of the last attempt
+	maybeWritten bool  // an attempt may have written it
 }
 
-// composer fills one batch: it decides each caller against the state plus what
-// the batch already holds.
+// composer fills one batch: it decides each caller against the fold plus what the batch already
+// holds. It is used once, by one goroutine.
 type composer struct {
-	speculation State // the time of each entry is not known before the ack: 0
+	speculation State // record times are not known before the ack: 0
 	batch       appendBatch
 	now         clockReading
-	// headerBuf is where headers are encoded, if there are several.
+	// headerBuf holds the encoded headers, if there are several.
 	headerBuf []byte
 
-	// What one caller needs, in the same piece of memory: most batches have no other.
+	// What a batch of one caller needs, in the same piece of memory as the composer: most batches
+	// have one caller.
 	calls    [1]*call
 	verdicts [1]verdict
 	entries  [2]Entry
@@ -42,26 +45,26 @@ type composer struct {
 	ids      [1]AppendID
 }
 
-// composeBatch takes callers from the front of queue as long as their records fit,
-// and returns the batch and how many it took (at least one, unless the batch is
-// a lone checkpoint). s is not changed.
+// composeBatch decides callers from the front of queue as long as their records fit. It returns the
+// batch and how many callers it decided: at least one, unless the batch is a lone checkpoint. s is
+// not changed.
 func composeBatch(s *State, queue []*call, now, used uint64) (*appendBatch, int) {
 	return composeBatchAt(s, queue, clockReading{wall: now, bothClocks: now, lastUse: used})
 }
 
-// composeBatchAt is compose where the node's clock is not what lives end by.
+// composeBatchAt is composeBatch with both clocks given.
 func composeBatchAt(s *State, queue []*call, at clockReading) (*appendBatch, int) {
 	c := &composer{now: at}
 	c.speculation.speculateOn(s)
 	c.batch = appendBatch{base: s, pos: s.Next, irreversible: true, calls: c.calls[:0], verdicts: c.verdicts[:0], entries: c.entries[:0]}
 	c.speculation.outcomes.ring, c.speculation.outcomes.ids = c.outcomes[:0], c.ids[:0]
-	if n := min(len(queue), MaxBatchRecords); n > 1 { // what such a batch will hold, as a rule
+	if n := min(len(queue), MaxBatchRecords); n > 1 { // what such a batch usually holds
 		c.batch.calls, c.batch.verdicts, c.batch.entries = make([]*call, 0, n), make([]verdict, 0, n), make([]Entry, 0, n+1)
 		c.speculation.outcomes.ring, c.speculation.outcomes.ids = make([]outcome, 0, n), make([]AppendID, 0, n)
 		c.headerBuf = make([]byte, 0, n*fullHeaderSize)
 	}
 	if (s.exists || s.gone) && (s.bytesSinceCheckpoint >= overdueBytes || s.recordsSinceCheckpoint >= overdueRecords) {
-		if c.addCheckpoint(); len(c.batch.entries) > 0 { // or there is more of it than a batch takes
+		if c.addCheckpoint(); len(c.batch.entries) > 0 { // or it is larger than a batch
 			return &c.batch, 0
 		}
 	}
@@ -73,8 +76,8 @@ func composeBatchAt(s *State, queue []*call, at clockReading) (*appendBatch, int
 	return c.finishBatch(), len(queue)
 }
 
-// So far after the last checkpoint, the next one is written alone: callers that
-// fill a batch each leave no room for it beside them.
+// A checkpoint that is overdue by so much is written alone: callers that fill a batch each
+// leave no room for it beside them.
 const (
 	overdueBytes   = 2 << 20
 	overdueRecords = 4 * MaxBatchRecords
@@ -86,8 +89,8 @@ func (c *composer) decideCall(call *call, alone bool) bool {
 		return false
 	}
 	if c.speculation.isExpired(c.now.bothClocks, c.now.lastUse) {
-		// The state below is the one that decide has to see, so it is folded now; a
-		// caller that then does not fit finds the stream expired again.
+		// decide has to see the state after the end, so the end is folded now. A caller that then
+		// does not fit finds the stream expired again in the next batch.
 		end := endGeneration(&c.speculation, NewAppendID(), ReasonExpired)
 		if len(c.batch.entries) > 0 && !c.fits(end) {
 			return false
@@ -108,11 +111,13 @@ func (c *composer) decideCall(call *call, alone bool) bool {
 	return c.addDrafts(call, drafts, out, alone)
 }
 
+// addVerdict adds a caller that is decided.
 func (c *composer) addVerdict(call *call, v verdict) {
 	c.batch.calls = append(c.batch.calls, call)
 	c.batch.verdicts = append(c.batch.verdicts, v)
 }
 
+// addDrafts adds a caller with the records that its verdict rests on; false: they do not fit.
 func (c *composer) addDrafts(call *call, drafts []draft, out Outcome, alone bool) bool {
 	switch {
 	case len(drafts) == 0:
@@ -130,8 +135,8 @@ func (c *composer) addDrafts(call *call, drafts []draft, out Outcome, alone bool
 	return true
 }
 
-// fits reports whether drafts can join the batch. A batch that makes a
-// checkpoint due keeps room for it unless it has one caller only.
+// fits reports whether drafts can join the batch. A batch that makes a checkpoint due keeps space
+// for it, unless it has one caller only.
 func (c *composer) fits(drafts []draft) bool {
 	n, size := len(c.batch.entries), c.batch.bytes
 	for i := range drafts {
@@ -147,21 +152,23 @@ func (c *composer) fits(drafts []draft) bool {
 	return n < MaxBatchRecords && size+c.speculation.maxCheckpointSize() <= MaxBatchBytes
 }
 
+// checkpointDueWith reports whether a checkpoint is due after n records of size bytes.
 func (c *composer) checkpointDueWith(n, size int) bool {
 	return c.speculation.isCheckpointDue() || c.speculation.recordsSinceCheckpoint+uint64(n) >= checkpointRecords ||
 		c.speculation.bytesSinceCheckpoint+uint64(size) >= checkpointBytes
 }
 
-// plainRecordSize bounds from above what a record is metered beside its body, that says nothing of an
-// append's end.
+// plainRecordSize is an upper bound of the metered size of a record without its body, if the record
+// does not end an append.
 const plainRecordSize = 8 + 2 + len(HeaderName) + 64
 
-// maxMeteredSize bounds the size of the draft's records, of which there are n, from above.
+// maxMeteredSize returns an upper bound of the metered size of the draft's n records.
 func (d *draft) maxMeteredSize(n int) int {
 	return (n-1)*plainRecordSize + d.messages.Bytes() + d.maxLastRecordSize()
 }
 
-// maxLastRecordSize is metered for the draft's last record, without its body.
+// maxLastRecordSize returns an upper bound of the metered size of the draft's last record, without
+// its body.
 func (d *draft) maxLastRecordSize() int {
 	if d.trim {
 		return Entry{Trim: true}.MeteredSize()
@@ -179,7 +186,7 @@ func (d *draft) maxLastRecordSize() int {
 	return n + len(d.header.ExpiresRaw) + len(d.header.Name)
 }
 
-// maxCheckpointSize bounds the metered size of a checkpoint of s from above.
+// maxCheckpointSize returns an upper bound of the metered size of a checkpoint of s.
 func (s *State) maxCheckpointSize() int {
 	n := 1024 + len(s.contentType) + len(s.streamSeq) + len(s.expiresRaw) + outcomeWindowSize*24 + s.forkRefs.size
 	for _, a := range s.chain {
@@ -206,8 +213,8 @@ func (s *State) maxCheckpointSize() int {
 	return n + min(table, producerBytes+MaxProducerID+64)
 }
 
-// placeDrafts encodes drafts at the next positions of the batch and folds them into
-// the speculation.
+// placeDrafts encodes drafts at the next positions of the batch and folds them into the
+// speculation.
 func (c *composer) placeDrafts(drafts []draft) {
 	lines := newRecordGenerator(drafts)
 	c.reserveEntries(lines.remaining)
@@ -216,23 +223,25 @@ func (c *composer) placeDrafts(drafts []draft) {
 	}
 }
 
-// reserveEntries makes room for n more records in few pieces of memory.
+// reserveEntries allocates memory for n more records in few pieces.
 func (c *composer) reserveEntries(n int) {
 	if n < 2 {
 		return
 	}
-	c.batch.entries = slices.Grow(c.batch.entries, n+1) // and a checkpoint
+	c.batch.entries = slices.Grow(c.batch.entries, n+1) // one more for a checkpoint
 	c.headerBuf = make([]byte, 0, n*plainHeaderSize+2*fullHeaderSize)
 }
 
 const (
-	// plainHeaderSize is how long the header is of a record in the middle of an append in parts, or less.
+	// plainHeaderSize is an upper bound of the header of a record in the middle of an append in
+	// parts.
 	plainHeaderSize = 18
-	// fullHeaderSize is about how long one is that says more.
+	// fullHeaderSize is about the size of a longer header.
 	fullHeaderSize = 64
 )
 
-// putRecord gives a record its position and distance, folds it and adds it.
+// putRecord gives a record its position and its distance to the checkpoint, folds it into the
+// speculation and adds it to the batch.
 func (c *composer) putRecord(l recordDraft) {
 	pos := c.speculation.Next
 	e := Entry{Body: l.body, decoded: l.header}
@@ -251,7 +260,8 @@ func (c *composer) putRecord(l recordDraft) {
 	c.batch.bytes += e.MeteredSize()
 }
 
-// encodeHeader is the header's value at pos. Those of a batch lie side by side.
+// encodeHeader returns the header's value at pos. The headers of a batch lie side by side in
+// headerBuf.
 func (c *composer) encodeHeader(h *Header, pos uint64) []byte {
 	if c.headerBuf == nil {
 		return h.encode(pos)
@@ -261,7 +271,7 @@ func (c *composer) encodeHeader(h *Header, pos uint64) []byte {
 	return c.headerBuf[start:len(c.headerBuf):len(c.headerBuf)]
 }
 
-// finishBatch ends the batch with a checkpoint if one is due and fits.
+// finishBatch returns the batch, with a checkpoint at its end if one is due and fits.
 func (c *composer) finishBatch() *appendBatch {
 	if !c.batch.inParts && len(c.batch.entries) > 0 && c.speculation.isCheckpointDue() && (c.speculation.exists || c.speculation.gone) && len(c.batch.entries) < MaxBatchRecords {
 		c.addCheckpoint()
@@ -269,6 +279,7 @@ func (c *composer) finishBatch() *appendBatch {
 	return &c.batch
 }
 
+// addCheckpoint adds a checkpoint of the speculation, if it fits.
 func (c *composer) addCheckpoint() {
 	d := draft{header: Header{Kind: KindCheckpoint, State: c.speculation.encode()}}
 	if c.batch.bytes+d.maxMeteredSize(1) > MaxBatchBytes {
@@ -279,8 +290,8 @@ func (c *composer) addCheckpoint() {
 	c.batch.bytes += e.MeteredSize()
 }
 
-// beginParts lays a large append out in parts: full batches, the last one with room
-// for the checkpoint that such an append always makes due.
+// beginParts makes the batch an append in parts and composes its first part. Parts are full
+// batches; the last one keeps space for the checkpoint that such an append always makes due.
 func (c *composer) beginParts(drafts []draft) {
 	lines := newRecordGenerator(drafts)
 	lines.flags = FlagPart
@@ -288,7 +299,8 @@ func (c *composer) beginParts(drafts []draft) {
 	c.fillPart(&c.batch)
 }
 
-// composePart lays the next part of a large append out; s is the State after those before it.
+// composePart composes the next part of an append in parts; s is the State after the parts before
+// it.
 func (b *appendBatch) composePart(s *State) {
 	c := &composer{}
 	c.speculation.speculateOn(s)
@@ -299,7 +311,7 @@ func (b *appendBatch) composePart(s *State) {
 	}
 }
 
-// fillPart adds the next records of a large append, as many as one batch takes.
+// fillPart adds the next records of an append in parts, as many as one batch takes.
 func (c *composer) fillPart(b *appendBatch) {
 	lines := b.remaining
 	c.reserveEntries(min(lines.remaining, MaxBatchRecords))

@@ -2,24 +2,25 @@ package shard
 
 import "unsafe"
 
-// assembler turns folded records into RecordBatches: what may be shown, in order, each
-// message whole, parts only once they are committed.
+// assembler turns folded records into RecordBatches: the messages that may be shown, in order and
+// whole. Parts are shown only once they are committed. Owned by a Stream, under its mu, or by one
+// read of a page.
 type assembler struct {
-	from        uint64 // first position of the next RecordBatch
-	time        uint64 // S2 time of the last record
-	ready       []pendingMessage
+	from        uint64           // first position of the next RecordBatch
+	time        uint64           // S2 time of the last record
+	ready       []pendingMessage // messages that may be shown
 	uncommitted []pendingMessage // parts without their commit
-	// uncommittedCost is what held takes of parts that others wrote, which nothing else is charged for;
-	// those of this process are in a request, which was charged when it came.
+	// uncommittedCost is the memory of the uncommitted parts that others wrote. No other budget is
+	// charged for those; parts of this process belong to a request, which was charged when it came.
 	uncommittedCost int
 }
 
-// pendingMessage is a message under way: its records are [pos, next). An append in parts has as many as
-// messages, until its commit, so a piece is small.
+// pendingMessage is a message that no RecordBatch holds yet. Its records are [pos, next). An append
+// in parts has as many as it has messages, until its commit, so a pendingMessage is small.
 type pendingMessage struct {
 	pos           uint64
 	body          []byte
-	moreFragments *[][]byte // the other fragments of one that is in several records; nil: there are none
+	moreFragments *[][]byte // the other fragments of a message in several records; nil: none
 }
 
 func (p *pendingMessage) next() uint64 { return p.pos + 1 + uint64(len(p.fragments())) }
@@ -39,7 +40,7 @@ func (p *pendingMessage) size() int {
 	return n
 }
 
-// addRecord takes the record that was just folded with effect e.
+// addRecord adds the record that was just folded with effect e.
 func (a *assembler) addRecord(r Record, e effect) {
 	a.time = r.Time
 	if e.voidsRun {
@@ -68,8 +69,8 @@ func (a *assembler) addRecord(r Record, e effect) {
 	}
 }
 
-// appendFragment adds a fragment to the last message. A fragment whose beginning lies
-// below (a page that starts inside a message) is not shown.
+// appendFragment adds a fragment to the last message. A fragment of a message that begins below (a
+// page may start inside one) is not shown.
 func appendFragment(ps []pendingMessage, r Record) []pendingMessage {
 	n := len(ps)
 	if n == 0 || ps[n-1].next() != r.Pos {
@@ -83,8 +84,8 @@ func appendFragment(ps []pendingMessage, r Record) []pendingMessage {
 	return ps
 }
 
-// flushBatch lays out the RecordBatch up to next, or up to the first part that is still
-// held; tail and closed are the state after it. The zero Range: nothing to say.
+// flushBatch returns the RecordBatch up to s.Next, or up to the first uncommitted part. s is the
+// state after it. The zero RecordBatch: there is nothing new.
 func (a *assembler) flushBatch(s *State) RecordBatch {
 	to := s.Next
 	if s.run != nil {
@@ -105,16 +106,16 @@ func (a *assembler) flushBatch(s *State) RecordBatch {
 	return b.build(to, s.tail, a.time, s.closed)
 }
 
-// clearForReuse is all without what is in it. A small array serves again.
+// clearForReuse returns the slice empty. It keeps a small array, to be filled again.
 func clearForReuse[T any](all []T) []T {
 	if cap(all) > 8 {
 		return nil
 	}
-	clear(all) // it must keep nothing alive
+	clear(all) // the array must keep nothing alive
 	return all[:0]
 }
 
-// skipTo moves on to next without what is under way.
+// skipTo moves on to next, without the messages that are under way.
 func (a *assembler) skipTo(next uint64) {
 	a.from, a.ready, a.uncommitted, a.uncommittedCost = max(a.from, next), nil, nil, 0
 }

@@ -8,36 +8,37 @@ import (
 	"time"
 )
 
-// breaker is the Log of a Manager with a circuit breaker: once storage has answered
-// nothing for downAfter, calls fail at once, and certainly without an effect, until a
-// probe is answered. So a caller does not wait for what will not come, and a fleet can
-// tell a node that is cut off from storage (Manager.StoreDown). A refusal is an answer.
-// Calls that are under way are left alone.
+// breaker is the Log of a Manager with a circuit breaker. Once storage has answered nothing for
+// downAfter, calls fail immediately, and certainly without an effect, until a probe is answered. So
+// a caller does not wait for an answer that will not come, and a fleet can see that a node is cut
+// off from storage (Manager.StoreDown). A refusal is an answer. Calls that are under way are not
+// ended.
 type breaker struct {
 	Log
 	now func() time.Time
 
 	mu           sync.Mutex
 	pendingCalls int       // under way
-	waitingSince time.Time // since when a call has waited and nothing was answered; zero: none
-	lastAnswer   time.Time // the last answer
-	lastAsked    StreamID  // to probe with
+	waitingSince time.Time // since when a call has waited without any answer from storage; zero: none waits
+	lastAnswer   time.Time // when storage last answered
+	lastAsked    StreamID  // the log to probe with
 }
 
 const (
-	// downAfter is how long storage may answer nothing.
+	// downAfter bounds how long storage may answer nothing.
 	downAfter = 3 * time.Second
-	// probeEvery is how often storage is asked while it is down, and while nothing else
-	// is asked of it though streams are followed: a read session can be silent for long.
+	// probeEvery is the pause between probes while storage is down, and while nothing else is asked
+	// of it though streams are followed: a read session can be silent for long.
 	probeEvery      = time.Second
 	probeAfterQuiet = 2 * time.Second
 	probeTimeout    = 2 * time.Second
 )
 
-// errBreakerOpen: the call was not made. As ErrLogBusy it is certainly without an effect.
+// errBreakerOpen: the call was not made. As an ErrLogBusy it is certainly without an effect.
 var errBreakerOpen = fmt.Errorf("%w: it does not answer", ErrLogBusy)
 
-// guardCall makes a call. Of what is refused without asking storage nothing is learned.
+// guardCall makes a call unless storage is down. A refusal without a request to storage
+// (ErrNoBasin) says nothing about storage.
 func guardCall[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err error) {
 	b.mu.Lock()
 	if b.isDownLocked() {
@@ -58,38 +59,40 @@ func guardCall[T any](b *breaker, id StreamID, do func() (T, error)) (got T, err
 		if b.lastAsked == id {
 			b.lastAsked = before
 		}
-		if first && b.pendingCalls == 0 { // or somebody else waits by now
+		if first && b.pendingCalls == 0 { // else another call waits by now
 			b.waitingSince = time.Time{}
 		}
 	}
 	return got, err
 }
 
+// noteAskedLocked notes that storage is being asked, under mu.
 func (b *breaker) noteAskedLocked() {
 	if b.waitingSince.IsZero() {
 		b.waitingSince = b.now()
 	}
 }
 
-// isDownLocked is whether storage is down by now.
+// isDownLocked reports whether storage is down by now, under mu.
 func (b *breaker) isDownLocked() bool {
 	return !b.waitingSince.IsZero() && b.now().Sub(b.waitingSince) >= downAfter
 }
 
-// noteAnswer notes what came of a call, or a page.
+// noteAnswer notes the result of a call, or of a page.
 func (b *breaker) noteAnswer(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.noteAnswerLocked(err)
 }
 
+// noteAnswerLocked is noteAnswer under mu.
 func (b *breaker) noteAnswerLocked(err error) {
 	if isAnswer(err) {
 		b.waitingSince, b.lastAnswer = time.Time{}, b.now()
 	}
 }
 
-// noteAsked notes that storage is being asked by the node's own probe, which waits for no breaker.
+// noteAsked notes that the node's own probe asks storage; the probe is made though storage is down.
 func (b *breaker) noteAsked(id StreamID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -116,8 +119,8 @@ func (b *breaker) isDown() bool {
 	return b.isDownLocked()
 }
 
-// probeIfDue asks storage something if that is due; following reports
-// whether somebody relies on it.
+// probeIfDue asks storage for a sign of life if that is due; following reports whether a stream is
+// followed.
 func (b *breaker) probeIfDue(ctx context.Context, following func() bool) {
 	b.mu.Lock()
 	id, down, quiet := b.lastAsked, b.isDownLocked(), b.now().Sub(b.lastAnswer) >= probeAfterQuiet
@@ -171,8 +174,8 @@ func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn f
 	return err
 }
 
-// Follow implements Log. A page with records is an answer. Its silence says nothing; nor
-// does a page without, which tells of an end, or of the tail that was last heard of.
+// Follow implements Log. A page with records is an answer. A page without records is none: it tells
+// of an end, or of the tail that was last known. Silence of the session says nothing either.
 func (b *breaker) Follow(ctx context.Context, id StreamID, from uint64, fn func(Page) error) error {
 	b.mu.Lock()
 	b.lastAsked = id

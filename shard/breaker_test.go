@@ -13,9 +13,8 @@ import (
 
 func noTail(func() (uint64, error)) (uint64, error) { return 0, errDown }
 
-// Storage is gone for a while: who asks first waits for it, everybody else hears at once
-// that nothing was written, memory is served, and all goes on within a second of its
-// coming back.
+// Storage is gone for a while. The first caller waits for it; the others are told immediately that
+// nothing was written; memory is served; and all goes on within a second of its return.
 func TestCallsFailImmediatelyWhileStorageIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -75,7 +74,7 @@ func TestCallsFailImmediatelyWhileStorageIsDown(t *testing.T) {
 	})
 }
 
-// Where nobody writes, a session that has fallen silent is no proof: storage is asked.
+// Where no client writes, a session that has fallen silent proves nothing: storage is asked.
 func TestStorageIsProbedBehindASilentSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -103,7 +102,7 @@ func TestStorageIsProbedBehindASilentSession(t *testing.T) {
 	})
 }
 
-// Appends hang and everything else is answered: nobody waits for another's turn.
+// Appends hang, and everything else is answered: no caller waits behind another's append.
 func TestHangingAppendsHoldUpNoOtherCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -128,7 +127,7 @@ func TestHangingAppendsHoldUpNoOtherCall(t *testing.T) {
 	})
 }
 
-// Nobody takes a connection: that is no answer, though nothing was written for certain.
+// No server takes a connection: that is no answer, though it is certain that nothing was written.
 func TestRefusedConnectionsCountAsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -157,8 +156,8 @@ func TestRefusedConnectionsCountAsDown(t *testing.T) {
 	})
 }
 
-// tailReportingLog is a Log whose read sessions say every now and then what tail they have last
-// heard of, and that they were lost; as S2's do, whether it is there or not.
+// tailReportingLog is a Log with read sessions that report, now and then, the tail they last saw,
+// and that they were lost. S2's sessions do so too, whether S2 is there or not.
 type tailReportingLog struct{ *hooked }
 
 func (l tailReportingLog) Follow(ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error) error {
@@ -178,7 +177,7 @@ func (l tailReportingLog) Follow(ctx context.Context, id shard.StreamID, from ui
 	return context.Cause(ctx)
 }
 
-// A read session that is open, or opened again and again, hides nothing.
+// A read session that is open, or opened again and again, hides no outage.
 func TestOpenSessionsDoNotHideAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := tailReportingLog{newHooked()}
@@ -197,7 +196,7 @@ func TestOpenSessionsDoNotHideAnOutage(t *testing.T) {
 	})
 }
 
-// basinlessLog is a Log that has no place for one project, and says so without asking anybody.
+// basinlessLog is a Log without a basin for one project. It says so without asking storage.
 type basinlessLog struct{ *hooked }
 
 func (l basinlessLog) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
@@ -214,7 +213,7 @@ func (l basinlessLog) Tail(ctx context.Context, id shard.StreamID) (uint64, erro
 	return l.hooked.Tail(ctx, id)
 }
 
-// Requests that are refused without asking storage say nothing of it.
+// Requests that are refused without asking storage say nothing about storage.
 func TestRefusalsWithoutACallSayNothingOfStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := basinlessLog{newHooked()}

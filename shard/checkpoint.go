@@ -8,9 +8,9 @@ import (
 	"slices"
 )
 
-// Tags of the fields of an encoded State. Never reused. An unknown one up to 127 is
-// kept byte for byte and written again in the next checkpoint, tombstone and
-// handover; one of 128 and above makes a node decline the stream.
+// Tags of the fields of an encoded State. They are never reused. An unknown tag up to 127 is
+// kept byte for byte and written again in the next checkpoint, tombstone and handover. An
+// unknown tag of 128 and above makes a node decline the stream.
 const (
 	ckFlags          = 1
 	ckGeneration     = 2
@@ -44,7 +44,7 @@ const (
 	ckSealedFrom    = 26 // position: below it records need no seal
 	ckNewestForeign = 27 // S2 ms of the newest foreign record
 	ckLastBatch     = 28 // id of the last batch that had one, position after it
-	ckForkRefFrom   = 29 // id of a hold, position from which its fork needs the source; repeated
+	ckForkRefFrom   = 29 // id of a fork reference, position from which its fork needs the source; repeated
 	ckChainTimes    = 30 // as tagChainTimes
 
 	ckConfirmed = 31 // handover only: the sources were asked, and hold this fork
@@ -66,17 +66,16 @@ const (
 	ckGone
 )
 
-// Bounds of the producer table of one stream. Producers leave only while a
-// checkpoint is written: those unused for producerAge first, then, oldest first,
-// what exceeds producerBytes of the encoded table.
+// Bounds of the producer table of one stream. Producers leave only while a checkpoint is
+// written: first those that were not used for producerAge; then, oldest first, what exceeds
+// producerBytes of the encoded table.
 const (
 	producerAge   = 7 * 24 * 3600 * 1000 // milliseconds of S2 time
 	producerBytes = 256 << 10
 )
 
-// encode is the State as a checkpoint holds it. Times that are not known yet
-// (the records are in the same batch) are written as 0 and mean the checkpoint's
-// own.
+// encode returns the State as a checkpoint holds it. Times that are not known yet (their records
+// are in the same batch) are written as 0 and mean the checkpoint's own time.
 func (s *State) encode() []byte { return s.encodeWith(s.encodeProducers(producerAge, producerBytes)) }
 
 // encodeWith is encode with the given table of producers.
@@ -111,8 +110,7 @@ func (s *State) encodeWith(producers []byte) []byte {
 	return append(s.encodeLevel2(s.encodeForks(b)), s.unknownFields...)
 }
 
-// encodeLevel2 appends the fields of format level 2 that the State has from records
-// of that level.
+// encodeLevel2 appends the fields of format level 2 that the State has from records of that level.
 func (s *State) encodeLevel2(b []byte) []byte {
 	if r := s.retainedFrom; r != nil {
 		b = appendField(b, ckRetainedFrom, uvarints(r.pos, r.ordinal, r.bytes))
@@ -140,7 +138,7 @@ func (s *State) encodeLevel2(b []byte) []byte {
 	return b
 }
 
-// encodeForks appends what holds the stream and what it holds.
+// encodeForks appends the forks that hold the stream, and the references that the stream holds.
 func (s *State) encodeForks(b []byte) []byte {
 	if s.fork != nil {
 		b = appendField(b, ckFork, s.fork.encode())
@@ -155,8 +153,8 @@ func (s *State) encodeForks(b []byte) []byte {
 	return b
 }
 
-// encodeProducers writes the newest claims, newest first: none that is older than
-// maxAge, in ms of S2 time, and no more than size bytes of them.
+// encodeProducers returns the newest claims, newest first: none that is older than maxAge, in ms of
+// S2 time, and at most size bytes.
 func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 	type row struct {
 		id string
@@ -176,7 +174,7 @@ func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 			}
 		}
 	}
-	age := func(c producerClaim) uint64 { // 0 is the newest of all
+	age := func(c producerClaim) uint64 { // time 0 is this batch's, the newest of all
 		if c.time == 0 {
 			return 0
 		}
@@ -198,6 +196,8 @@ func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 	return b
 }
 
+// encodeOutcomes returns the remembered outcomes, oldest first, as differences to the outcome
+// before, and the time of the newest one that was forgotten.
 func (s *State) encodeOutcomes() (b []byte, forgot uint64) {
 	merged := outcomeWindow{forgottenTime: s.outcomes.forgottenTime}
 	if s.base != nil {
@@ -215,8 +215,8 @@ func (s *State) encodeOutcomes() (b []byte, forgot uint64) {
 	return b, merged.forgottenTime
 }
 
-// restoreCheckpoint replaces the State by the one in the checkpoint or tombstone r.
-// errForeign: no Fantail wrote it, and the State is as it was.
+// restoreCheckpoint replaces the State by the one in the checkpoint or tombstone r. errForeign: it
+// is not one that a Fantail wrote, and the State is unchanged.
 func (s *State) restoreCheckpoint(r Record, h *Header) error {
 	fresh := State{Next: r.Pos + 1, Time: s.Time, trimTo: s.trimTo, rooted: s.rooted}
 	if err := fresh.decode(h.State, r.Time); err != nil {
@@ -228,15 +228,16 @@ func (s *State) restoreCheckpoint(r Record, h *Header) error {
 	}
 	fresh.recordsSinceCheckpoint, fresh.bytesSinceCheckpoint = 1, uint64(r.Size)
 	*s = fresh
-	s.forkRefs.owner = s // decoded just now, and nobody else's
+	s.forkRefs.owner = s // decoded just now, so no other State has a copy
 	return nil
 }
 
-// decode reads what encode wrote, for the fold of a log up to s.Next; time stands in
-// for the times that it left out. errForeign: it is damaged, or no State that a log
-// can come to. ErrNeedsLaterRelease: it is of a later release.
+// decode reads what encode wrote, for the fold of a log up to s.Next. time replaces the times that
+// encode left out. errForeign: it is damaged, or no State that a log can come to.
+// ErrNeedsLaterRelease: a later release wrote it.
 func (s *State) decode(b []byte, time uint64) error { return s.decodeWith(b, time, false) }
 
+// decodeWith is decode; handover: the fields of a handover are read too.
 func (s *State) decodeWith(b []byte, time uint64, handover bool) error {
 	r, declined := fieldReader{b: b}, false
 	for len(r.b) > 0 && !r.bad {
@@ -265,6 +266,7 @@ func (s *State) decodeWith(b []byte, time uint64, handover bool) error {
 	return nil
 }
 
+// decodeField stores one field.
 func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 	orNow := func(t uint64) uint64 {
 		if t == 0 {
@@ -362,7 +364,7 @@ func (s *State) decodeLevel2(tag byte, f *fieldReader) {
 	}
 }
 
-// leadingID is an append id, with more after it.
+// leadingID returns an append id that more bytes follow.
 func (r *fieldReader) leadingID() (id AppendID) {
 	for i := range id {
 		id[i] = r.byte()

@@ -10,8 +10,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// However readers cut a stream, each page is read once; the one that the tail
-// ended, again when the stream has grown.
+// However readers cut a stream into chunks, each page is read once. A page that ended at the tail
+// is read again when the stream has grown.
 func TestPagesAreReadOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -54,9 +54,9 @@ func TestPagesAreReadOnce(t *testing.T) {
 	})
 }
 
-// Pages that end because S2 gives no more at once are read once as well, whether a reader goes
-// on where the page ended or comes back with the offset of its last message. A checkpoint
-// stands between the two.
+// Pages that end because S2 returns no more are read once as well, whether a reader goes on where
+// the page ended or comes back with the offset of its last message. A checkpoint stands between the
+// two.
 func TestLargePagesAreReadOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -92,7 +92,7 @@ func TestLargePagesAreReadOnce(t *testing.T) {
 	})
 }
 
-// A large append may be entered anywhere, and is read once.
+// A large append may be entered at any position, and is read once.
 func TestLargeAppendIsReadOnceFromAnyPosition(t *testing.T) {
 	for _, size := range []int{20, 3000, shard.MaxBatchBytes * 3 / 2} {
 		synctest.Test(t, func(t *testing.T) {

@@ -9,12 +9,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// coldOpenLimiter paces the opens that read storage: of streams that are not in memory and that nobody
-// handed over. Each costs a read or two of S2, which is billed, and whoever may send a
-// request may name a stream. Two queues share one token bucket. Followers' streams wait as
-// long as it takes, the most followed first: after a restart they all come back. Requests
-// of others wait for at most a second, in order, and are refused beyond; while followers
-// wait, one turn in requestShare is theirs.
+// coldOpenLimiter paces the opens that read storage: of streams that are not in memory and that
+// were not handed over. Each costs a read or two of S2, which S2 bills, and any client may name any
+// stream.
+//
+// Two queues share one token bucket. Followers' streams wait as long as it takes, the most followed
+// first: after a restart they all come back. Other requests wait for at most a second, in order,
+// and are refused beyond that. While followers wait, one turn in requestShare belongs to the other
+// requests.
 type coldOpenLimiter struct {
 	spawn func(func(context.Context)) bool
 	limit *rate.Limiter
@@ -22,15 +24,15 @@ type coldOpenLimiter struct {
 	mu              sync.Mutex
 	followed        coldHeap    // at most one entry for each stream in memory
 	requested       []*coldOpen // at most a second's turns, and those that were withdrawn since
-	waitingRequests int         // of asked, not withdrawn
-	granted         int
+	waitingRequests int         // of requested, without the withdrawn
+	granted         int         // turns so far
 	seq             uint64
-	dispatching     bool // a goroutine gives turns
+	dispatching     bool // a goroutine runs dispatch
 	refused         uint64
 }
 
 const (
-	// coldOpensPerSecond and coldAtOnce are the default token bucket of a node.
+	// coldOpensPerSecond is the default rate of a node; the burst is twice as many.
 	coldOpensPerSecond = 200
 	requestShare       = 4
 )
@@ -40,14 +42,14 @@ var errColdOpens = fmt.Errorf("%w: too many streams that are not in memory are a
 
 // coldOpen is one stream that waits to be opened.
 type coldOpen struct {
-	granted chan struct{} // closed at its turn, and when it is withdrawn
+	granted chan struct{} // closed when its turn has come, and when it is withdrawn
 
 	// guarded by cold.mu
 	followers int // 0: it is not in the followers' queue
-	index     int // its index there
+	index     int // in the followers' heap
 	seq       uint64
 	requested bool // it is in the queue of other requests
-	finished  bool // its turn has come, or nobody wants it any more
+	finished  bool // its turn has come, or it was withdrawn
 	withdrawn bool
 }
 
@@ -55,8 +57,8 @@ func newColdOpenLimiter(spawn func(func(context.Context)) bool, perSecond float6
 	return &coldOpenLimiter{spawn: spawn, limit: rate.NewLimiter(rate.Limit(perSecond), max(int(2*perSecond), 1))}
 }
 
-// enqueue queues a stream with so many followers (0: a request of somebody else).
-// errColdOpens: it would wait for too long.
+// enqueue queues a stream with so many followers; 0: for another request. errColdOpens: it would
+// wait for too long.
 func (c *coldOpenLimiter) enqueue(followers int) (*coldOpen, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,7 +76,7 @@ func (c *coldOpenLimiter) enqueue(followers int) (*coldOpen, error) {
 	return t, nil
 }
 
-// addWaiter is begin for one more who wants the stream of a turn that was begun.
+// addWaiter is enqueue for one more caller that wants the stream of an earlier enqueue.
 func (c *coldOpenLimiter) addWaiter(t *coldOpen, followers int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,6 +86,7 @@ func (c *coldOpenLimiter) addWaiter(t *coldOpen, followers int) error {
 	return c.enqueueLocked(t, followers)
 }
 
+// enqueueLocked puts t into the queue that its waiters need, under mu.
 func (c *coldOpenLimiter) enqueueLocked(t *coldOpen, followers int) error {
 	switch {
 	case followers > 0 && t.followers > 0:
@@ -105,7 +108,7 @@ func (c *coldOpenLimiter) enqueueLocked(t *coldOpen, followers int) error {
 	return nil
 }
 
-// requestsPerSecond is how many requests of others get their turn in a second, from below.
+// requestsPerSecond returns a lower bound of how many requests get their turn in a second.
 func (c *coldOpenLimiter) requestsPerSecond() float64 {
 	n := float64(c.limit.Limit())
 	if len(c.followed) > 0 {
@@ -114,7 +117,7 @@ func (c *coldOpenLimiter) requestsPerSecond() float64 {
 	return n
 }
 
-// withdraw gives up a turn that nobody wants any more; false: it has come.
+// withdraw gives up a turn that no caller waits for any more; false: the turn has come.
 func (c *coldOpenLimiter) withdraw(t *coldOpen) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -127,7 +130,7 @@ func (c *coldOpenLimiter) withdraw(t *coldOpen) bool {
 	return true
 }
 
-// dequeueLocked takes a turn out of both queues, but for its place in asked, which is skipped.
+// dequeueLocked removes t from both queues, under mu. Its entry in requested stays and is skipped.
 func (c *coldOpenLimiter) dequeueLocked(t *coldOpen) {
 	if t.index >= 0 {
 		heap.Remove(&c.followed, t.index)
@@ -142,7 +145,7 @@ func (t *coldOpen) finish() {
 	close(t.granted)
 }
 
-// dispatch ends when nobody waits.
+// dispatch grants turns at the bucket's rate, until no stream waits.
 func (c *coldOpenLimiter) dispatch(ctx context.Context) {
 	for c.limit.Wait(ctx) == nil {
 		c.mu.Lock()
@@ -159,7 +162,7 @@ func (c *coldOpenLimiter) dispatch(ctx context.Context) {
 	}
 }
 
-// nextLocked is whose turn it is, or nil.
+// nextLocked returns the stream that has the next turn, or nil, under mu.
 func (c *coldOpenLimiter) nextLocked() *coldOpen {
 	for len(c.requested) > 0 && c.requested[0].finished {
 		c.requested[0], c.requested = nil, c.requested[1:]
@@ -175,14 +178,14 @@ func (c *coldOpenLimiter) nextLocked() *coldOpen {
 	}
 }
 
-// counts are those that wait, and how many were refused.
+// counts returns how many streams wait, and how many requests were refused.
 func (c *coldOpenLimiter) counts() (waiting int, refused uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.followed) + c.waitingRequests, c.refused
 }
 
-// coldHeap is a heap, most followed first, then who came first.
+// coldHeap is a heap: most followed first, then in order of arrival.
 type coldHeap []*coldOpen
 
 func (q coldHeap) Len() int { return len(q) }
@@ -212,8 +215,8 @@ func (q *coldHeap) Pop() any {
 	return last
 }
 
-// waitToAskAbsent waits for a turn if there is no stream: to ask S2 whether there is one by now
-// costs as much as to open it, and whoever may send a request may ask for any name again.
+// waitToAskAbsent waits for a turn if there is no stream. Asking S2 whether there is one by now
+// costs as much as opening it, and a client may ask for any name again and again.
 func (s *Stream) waitToAskAbsent(ctx context.Context) error {
 	s.mu.Lock()
 	absent := s.opened && !s.holdsMoreThanName()
@@ -238,7 +241,7 @@ func (s *Stream) waitToAskAbsent(ctx context.Context) error {
 	}
 }
 
-// patientKey marks what is done for followers: it waits for its turn to open a stream.
+// patientKey marks the context of a follower's request, which waits for its turn to open a stream.
 type patientKey struct{}
 
 func withPatience(ctx context.Context) context.Context {

@@ -5,18 +5,18 @@ import (
 	"slices"
 )
 
-// draft is what is to be written: a record, all but its place, which the batch gives it, or the
-// records of a request's messages. Of those h says what the first one says (FlagFirst, Append) and
-// what the last one does (all else); script makes them, one at a time.
+// draft holds records that are to be written, without their positions: one record, or those of a
+// request's messages. header says what the first record says (FlagFirst, Append) and what the last
+// record says (everything else). A recordGenerator makes the records, one at a time.
 type draft struct {
 	header   Header
 	messages Messages
 	trim     bool // S2's trim command, up to the record after it
 }
 
-// decide is the verdict on req against s, pure. If the verdict has to be written
-// first, drafts are the records to write and the outcome's Info is filled in
-// once they are folded. now is the owner's clock in milliseconds.
+// decide returns the verdict on req against s. It is pure. If the verdict has to be written first,
+// drafts are the records to write, and the outcome's Info is filled in once they are folded. now is
+// the owner's clock in milliseconds.
 //
 // The order of checks is the protocol's (PROTOCOL 5.2, 5.2.1).
 func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
@@ -55,7 +55,7 @@ func refuseAbsent(s *State) Outcome {
 	return refuse(s, CodeNotFound, "no such stream")
 }
 
-// firstOutcome is the answer to a repeated append id: its first outcome.
+// firstOutcome answers a repeated append id: with the append's first outcome o.
 func firstOutcome(s *State, req *Request, o outcome) Outcome {
 	out := Outcome{Code: CodeAppended, Info: s.Info()}
 	switch o.op {
@@ -70,11 +70,13 @@ func firstOutcome(s *State, req *Request, o outcome) Outcome {
 	return out
 }
 
+// refuse returns a refusal, with the stream as it stands.
 func refuse(s *State, c Code, why string) Outcome {
 	return Outcome{Code: c, Why: why, Info: s.Info()}
 }
 
-// lastAccepted is what the request's producer last had accepted, or nil.
+// lastAccepted returns the last epoch and seq that were accepted from the request's producer, or
+// nil.
 func lastAccepted(s *State, req *Request) *Producer {
 	if req.Producer == nil {
 		return nil
@@ -86,6 +88,8 @@ func lastAccepted(s *State, req *Request) *Producer {
 	return &Producer{ID: req.Producer.ID, Epoch: c.epoch, Seq: c.seq}
 }
 
+// decideCreate decides a create request. A stream without a create record (generation 0) is
+// adopted: its records stay readable.
 func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 	typ := req.Type
 	switch {
@@ -129,15 +133,15 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 	return markAppend(drafts, req), Outcome{Code: CodeCreated}
 }
 
-// newGeneration is the life that begins now: the time, and three digits of chance. Streams
-// made in one millisecond hardly ever share a life, so an offset of the one names
-// nothing in a fork of the other.
+// newGeneration returns the number of a generation that begins now: the time, and three random
+// digits. Streams that are made in one millisecond hardly ever share a generation, so an offset of
+// one names nothing in a fork of the other.
 func newGeneration(now uint64, id AppendID) uint64 {
 	return now*1000 + (uint64(id[0])<<8|uint64(id[1]))%1000
 }
 
-// sameConfig compares what PUT compares: type, TTL, expiry as an instant, closed,
-// the fork. A fork's type may be left out, and its lifetime if it was before.
+// sameConfig compares what PUT compares: type, TTL, expiry as an instant, closed, the fork. A
+// fork's type may be left out, and its lifetime if it was left out before.
 func sameConfig(s *State, req *Request, typ string) bool {
 	fork := req.Fork != nil
 	sameType := fork && req.Type == "" || MediaType(s.contentType) == MediaType(typ)
@@ -148,6 +152,7 @@ func sameConfig(s *State, req *Request, typ string) bool {
 	return sameType && sameLife && s.closed == req.Close && sameFork(s, req.Fork)
 }
 
+// decideAppend decides an append, a close, or both.
 func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 	hasBody := req.Messages.Len() > 0 || req.BodyError != ""
 	switch {
@@ -180,8 +185,8 @@ func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 	return markAppend([]draft{d}, req), Outcome{Code: CodeAppended, Producer: req.Producer}
 }
 
-// decideClosed answers an append to a closed stream: only the tuple that closed
-// it, and a bare close, are no conflict.
+// decideClosed answers an append to a closed stream. The tuple that closed it and a bare close are
+// no conflict; everything else is.
 func decideClosed(s *State, req *Request, hasBody bool) Outcome {
 	p, by := req.Producer, s.closedBy
 	if p != nil && by != nil && *p == *by || p == nil && !hasBody {
@@ -190,7 +195,8 @@ func decideClosed(s *State, req *Request, hasBody bool) Outcome {
 	return refuse(s, CodeClosed, "stream is closed")
 }
 
-// checkProducer validates an idempotent producer's claim (PROTOCOL 5.2.1).
+// checkProducer validates an idempotent producer's claim (PROTOCOL 5.2.1); true: the append is to
+// be written.
 func checkProducer(s *State, p *Producer) (Outcome, bool) {
 	c, known := s.producer(p.ID)
 	out := Outcome{Info: s.Info()}
@@ -220,20 +226,21 @@ func checkProducer(s *State, p *Producer) (Outcome, bool) {
 	return out, false
 }
 
-// messagesDraft is the draft of the request's messages: a record each or, where one does not fit
-// a record, fragments.
+// messagesDraft returns the draft of the request's messages: a record each, or fragments where a
+// message does not fit a record.
 func messagesDraft(req *Request) draft {
 	return draft{header: Header{Kind: KindMessage}, messages: req.Messages}
 }
 
-// A message of up to maxWholeMessage bytes is one record; a larger one is cut into
-// fragments of half a batch, so that the last batch has room for a checkpoint.
+// A message of up to maxWholeMessage bytes is one record. A larger one is cut into fragments of
+// half a batch, so that the last batch has space for a checkpoint.
 const (
 	maxWholeMessage = MaxBatchBytes - 1024
 	fragmentSize    = MaxBatchBytes / 2
 )
 
-// markAppend marks the append's ends and puts on its last record what holds for all.
+// markAppend marks the append's first and last record, and puts what holds for the whole append on
+// its last record.
 func markAppend(drafts []draft, req *Request) []draft {
 	drafts[0].header.Flags |= FlagFirst
 	drafts[0].header.Append = req.ID
@@ -243,9 +250,9 @@ func markAppend(drafts []draft, req *Request) []draft {
 	return drafts
 }
 
-// endGeneration is the end of a life: trim everything, then the tombstone, which holds
-// the State after it. While forks hold the stream nothing is trimmed, and its
-// name stays taken: it is gone.
+// endGeneration returns the records that end a generation: a trim of everything, then the
+// tombstone, which holds the State after it. While forks hold the stream nothing is trimmed, and
+// its name stays taken: the stream is gone.
 func endGeneration(s *State, id AppendID, why Reason) []draft {
 	after := *s
 	after.exists, after.ended, after.closed = false, true, false
@@ -255,7 +262,7 @@ func endGeneration(s *State, id AppendID, why Reason) []draft {
 	after.hasNonJSON = false
 	after.retainedFrom, after.counts, after.retention, after.chainTimes = nil, counts{}, nil, nil
 	if s.fork != nil && !after.gone {
-		// A bound for logs that others wrote: of ours none owes so many.
+		// A bound for logs that others wrote: none of ours has so many.
 		kept := s.pendingReleases[max(len(s.pendingReleases)-2*maxPendingReleases+1, 0):]
 		after.pendingReleases = append(slices.Clone(kept), pendingRelease{s.fork.Hold, s.fork.Source})
 		after.fork = nil
@@ -273,5 +280,5 @@ func endGeneration(s *State, id AppendID, why Reason) []draft {
 	return []draft{{trim: true}, end}
 }
 
-// touchDraft is a use of the stream, made durable.
+// touchDraft returns the record that makes a use of the stream durable.
 func touchDraft() []draft { return controlDraft(Header{Kind: KindTouch}) }

@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// expiryReports tell of streams whose time was over: a count, and one line in the log for each
-// project and minute.
+// expiryReports counts the streams that expired, and logs one line for each project and minute.
 type expiryReports struct {
 	total atomic.Uint64
 
 	mu        sync.Mutex
-	byProject map[string]*projectExpiries // by project, at most maxExpiryProjects
+	byProject map[string]*projectExpiries // at most maxExpiryProjects
 }
 
-// projectExpiries is what ended in one project since.
+// projectExpiries holds what has expired in one project since a moment.
 type projectExpiries struct {
 	since   time.Time
 	count   int
 	example StreamID
 }
 
-// maxExpiryProjects bounds the projects that have a line of their own at a time; others share
+// maxExpiryProjects bounds the projects that have a line of their own at a time; the others share
 // one.
 const maxExpiryProjects = 256
 
+// noteExpiry counts an expired stream.
 func (e *expiryReports) noteExpiry(id StreamID, now time.Time) {
 	e.total.Add(1)
 	e.mu.Lock()
@@ -46,7 +46,7 @@ func (e *expiryReports) noteExpiry(id StreamID, now time.Time) {
 	one.count++
 }
 
-// logDue writes the lines that are due; all: every one.
+// logDue writes the lines that are due; all: every line.
 func (e *expiryReports) logDue(log *slog.Logger, now time.Time, all bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

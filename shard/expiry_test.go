@@ -72,7 +72,7 @@ func testExpiresAt(t *testing.T) {
 	}
 }
 
-// A stream that somebody reads live is in use.
+// A stream with live readers is in use.
 func TestFollowedStreamDoesNotExpire(t *testing.T) { synctest.Test(t, testFollowedTTL) }
 
 func testFollowedTTL(t *testing.T) {
@@ -93,8 +93,8 @@ func testFollowedTTL(t *testing.T) {
 	}
 }
 
-// The owner dies; its heir may let the stream live longer than the reads that it
-// never heard of would have, and never shorter.
+// The owner dies. The new owner may let the stream live longer than the reads that it never saw
+// would have, and never shorter.
 func TestNewOwnerNeverShortensTTL(t *testing.T) { synctest.Test(t, testHeirTTL) }
 
 func testHeirTTL(t *testing.T) {
@@ -117,14 +117,14 @@ func testHeirTTL(t *testing.T) {
 	if exists(t, heir, 0) {
 		t.Fatal("still there long after its time")
 	}
-	// The 404 rests on a tombstone: whoever comes next agrees.
+	// The 404 rests on a tombstone: the next owner answers the same.
 	if exists(t, node(t, log), 0) {
 		t.Fatal("back from the dead")
 	}
 }
 
-// In exclusive mode acks are the tail: no session is opened, and the guard finds
-// who breaks the promise.
+// In exclusive mode acknowledgements are the tail: no session is opened, and the guard finds a
+// writer that breaks the promise.
 func TestExclusiveModeOpensNoSession(t *testing.T) { synctest.Test(t, testExclusive) }
 
 func testExclusive(t *testing.T) {
@@ -148,7 +148,7 @@ func testExclusive(t *testing.T) {
 	equal(t, takeMessages(t, tail, out.Info.Tail, 3), []string{"a", "b", "intruder"})
 }
 
-// A follower keeps one session for any number of readers, also through losses.
+// A stream keeps one session for any number of followers, also through losses.
 func TestManyFollowersShareOneSession(t *testing.T) { synctest.Test(t, testManyFollowers) }
 
 func testManyFollowers(t *testing.T) {

@@ -14,20 +14,20 @@ func LaterRelease(pos uint64) []byte {
 	return resum(pos, b)
 }
 
-// ProbeEvery is how long at most storage is taken for down after it is back.
+// ProbeEvery bounds how long storage counts as down after it is back.
 const ProbeEvery = probeEvery + time.Millisecond
 
-// Join is join.
+// Join calls joinBatches.
 func Join(rs ...RecordBatch) RecordBatch { return joinBatches(rs) }
 
-// AbsentBytes is what names without a stream cost.
+// AbsentBytes returns the bytes that names without a stream are counted for.
 func AbsentBytes(h *Manager) int64 { return h.streams.absentBytes.Load() }
 
 // IsColdOpens reports whether a request was refused because its stream would wait too long
 // to be read.
 func IsColdOpens(err error) bool { return errors.Is(err, errColdOpens) }
 
-// The headers that a stranger with access to S2 might forge for a record at pos.
+// Forgeries are headers that a stranger with access to S2 might forge for a record at pos.
 var Forgeries = map[string]func(pos uint64) []byte{
 	"a checkpoint beyond the log": func(pos uint64) []byte {
 		s := State{Next: pos + 1, exists: true, generation: 5, tail: 1 << 40}
@@ -50,7 +50,7 @@ var Forgeries = map[string]func(pos uint64) []byte{
 	},
 }
 
-// ForgeChain is a create record that claims a past.
+// ForgeChain returns a create record that claims a past.
 func ForgeChain(pos uint64, a Ancestor) []byte {
 	h := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 1 << 52, Type: "text/plain", Chain: []Ancestor{a}}
 	return h.encode(pos)
@@ -65,7 +65,7 @@ func ForgeFork(pos uint64, a Ancestor) []byte {
 	return h.encode(pos)
 }
 
-// ForgeForkState is a checkpoint that says what ForgeFork does.
+// ForgeForkState returns a checkpoint that claims what ForgeFork does.
 func ForgeForkState(pos uint64, a Ancestor) []byte {
 	s := State{
 		Next: pos + 1, exists: true, generation: 1 << 52, contentType: "text/plain", chain: []Ancestor{a}, confirmed: true,
@@ -83,15 +83,15 @@ func ForgeHeldFork(pos uint64, a Ancestor, hold AppendID) []byte {
 	return h.encode(pos)
 }
 
-// ForgedSize is what a State is charged that has no more than what a forged record may leave
-// in it: fields that this release does not know, or a create record without its commit.
+// ForgedSize returns the size of a State that holds only what a forged record may leave in it:
+// fields that this release does not know, or a create record without its commit.
 func ForgedSize(kept, raw int) int {
 	s := State{unknownFields: make([]byte, kept)}
 	s.run = &run{create: &Header{ExpiresRaw: string(make([]byte, raw))}}
 	return s.memorySize()
 }
 
-// ForgePart is a record of an append in parts.
+// ForgePart returns a record of an append in parts.
 func ForgePart(pos uint64, id AppendID, first, last bool) []byte {
 	h := Header{Kind: KindMessage, Flags: FlagPart, Append: id}
 	if first {
@@ -103,14 +103,14 @@ func ForgePart(pos uint64, id AppendID, first, last bool) []byte {
 	return h.encode(pos)
 }
 
-// MaxPendingReleases is how many references a State may have to give back, and ForkAskBurst how many of
-// all streams together are given back without a wait.
 const (
+	// MaxPendingReleases bounds the references that a State may have to give back, and ForkAskBurst
+	// those of all streams together that are given back without a wait.
 	MaxPendingReleases = 2 * maxPendingReleases
 	ForkAskBurst       = forkAskBurst
 )
 
-// ForgePendingReleases is a tombstone of a stream that has so many references to give back.
+// ForgePendingReleases returns a tombstone of a stream with n references to give back.
 func ForgePendingReleases(pos uint64, source StreamID, n int) []byte {
 	s := State{Next: pos + 1, ended: true, generation: 1}
 	for range n {
@@ -119,7 +119,7 @@ func ForgePendingReleases(pos uint64, source StreamID, n int) []byte {
 	return (&Header{Kind: KindTombstone, State: s.encode()}).encode(pos)
 }
 
-// ForgeForkRefs is a tombstone of a stream that forks of such names hold.
+// ForgeForkRefs returns a tombstone of a stream that forks of such names hold.
 func ForgeForkRefs(pos uint64, names ...StreamID) []byte {
 	s := State{Next: pos + 1, ended: true, gone: true, generation: 1}
 	for _, name := range names {
@@ -128,10 +128,10 @@ func ForgeForkRefs(pos uint64, names ...StreamID) []byte {
 	return (&Header{Kind: KindTombstone, State: s.encode()}).encode(pos)
 }
 
-// MaxFoldRecords is how many records are read of a log for its State alone.
+// MaxFoldRecords bounds the records that are read of a log for its State alone.
 const MaxFoldRecords = maxFoldRecords
 
-// MaxLongSources is how many sources are remembered as too long.
+// MaxLongSources bounds the sources that are remembered as too long.
 const MaxLongSources = maxLongSources
 
 // RememberLongSources notes n sources as too long, and returns how many of them are remembered.

@@ -123,8 +123,8 @@ func doLater(ctx context.Context, h *shard.Manager, r *shard.Request) func() (sh
 	return func() (shard.Outcome, error) { <-done; return out, err }
 }
 
-// An append is written, its ack is lost, and storage cannot be read: the caller
-// hears "written" once it can be, or that nobody can say; never that it was not.
+// An append is written, its acknowledgement is lost, and storage cannot be read. The caller is told
+// "written" once storage can be read, or that it is not known; never that it was not written.
 func TestLostAckIsResolvedOrReportedUnknown(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -158,7 +158,7 @@ func TestLostAckIsResolvedOrReportedUnknown(t *testing.T) {
 	}
 }
 
-// The owner lets go of a stream while an append that is written is in doubt.
+// The owner drops a stream while it is not known whether an append was written; it was.
 func TestDropDuringAnUnknownAppend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -182,8 +182,8 @@ func TestDropDuringAnUnknownAppend(t *testing.T) {
 	})
 }
 
-// An append whose id has left the window is in doubt; the others of its batch are
-// not.
+// The outcome of a repeat is unknown if its id has left the window. The other appends of its batch
+// have theirs.
 func TestForgottenRepeatIsUnknownAndItsBatchIsNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -205,7 +205,7 @@ func TestForgottenRepeatIsUnknownAndItsBatchIsNot(t *testing.T) {
 		waits := []func() (shard.Outcome, error){
 			doLater(t.Context(), h, appendReq("text/plain", "first")),
 		}
-		synctest.Wait() // it is in flight; these wait behind it, for one batch
+		synctest.Wait() // the first is in flight; these wait behind it, for one batch
 		waits = append(waits, doLater(t.Context(), h, appendReq("text/plain", "a")))
 		synctest.Wait()
 		waits = append(waits, doLater(t.Context(), h, &again))
@@ -224,8 +224,8 @@ func TestForgottenRepeatIsUnknownAndItsBatchIsNot(t *testing.T) {
 	})
 }
 
-// A caller whose ctx ends is not held by the batch that it leads; the batch is
-// settled all the same.
+// A caller does not wait for the batch that it leads once its ctx has ended; the batch is written
+// all the same.
 func TestBatchIsWrittenWhenItsLeaderLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -248,8 +248,8 @@ func TestBatchIsWrittenWhenItsLeaderLeaves(t *testing.T) {
 	})
 }
 
-// A record of a later release ends the TailBuffer of whoever reads here: what follows
-// cannot be shown to them.
+// A record of a later release ends the TailBuffer of the readers here: what follows cannot be shown
+// to them.
 func TestLaterReleaseEndsTheTailBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -309,8 +309,8 @@ func TestEarlierTailCheckDoesNotAnswerALaterCaller(t *testing.T) {
 	})
 }
 
-// Thousands of streams with a TTL are only followed; their owner dies. Its heir
-// grants each at least its TTL from then on, and not much more.
+// Thousands of streams with a TTL are only followed, and their owner dies. The new owner grants
+// each at least its TTL from then on, and not much more.
 func TestNewOwnerGrantsFollowedStreamsTheirTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const streams, ttl = 4000, 240
@@ -362,7 +362,7 @@ func TestNewOwnerGrantsFollowedStreamsTheirTTL(t *testing.T) {
 	})
 }
 
-// A takeover that breaks off in the middle begins anew, and is whole.
+// A takeover that fails in the middle starts again, and is complete.
 func TestInterruptedTakeoverStartsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -396,14 +396,14 @@ func TestInterruptedTakeoverStartsAgain(t *testing.T) {
 	})
 }
 
-// A panic on the goroutine of a request, which net/http survives, ends the
-// process: the stream's lock would be held, or its flight never land.
+// A panic on the goroutine of a request, which net/http survives, ends the process: otherwise the
+// stream's lock would stay held, or its flush would never end.
 func TestPanicOfALeaderEndsTheProcess(t *testing.T) {
 	if os.Getenv("TEST_PANIC") != "" {
 		log := newHooked()
 		h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 		do(t, h, create("text/plain"), shard.CodeCreated)
-		for range 20 { // the flight that made the log lands meanwhile
+		for range 20 { // the flush that created the log ends meanwhile
 			do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
 		}
 		log.set(hooks{append: func(context.Context, func() (shard.Ack, error)) (shard.Ack, error) {

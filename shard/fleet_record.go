@@ -10,17 +10,17 @@ import (
 	"fmt"
 )
 
-// The fleet's record says whose basin this is. It stands in the log that a Prober names
-// for each basin, at position 0, written by the first node of a fleet. Later records of
-// the same kind may follow it; clocks stand between them (KindClock).
+// The fleet's record says to which fleet a basin belongs. It stands in the log that a Prober names
+// for each basin, at position 0. The first node of a fleet writes it. Later records of the same
+// kind may follow it, with clock records between them (KindClock).
 //
-// Position 0 alone says which fleet it is. What a node finds there it keeps for as long as
-// it owns streams: whoever may append to the log, or trim it, can keep newcomers from a
-// fleet that way, and a fleet from starting anew, but stops no node that owns streams. To
-// mend it, delete the log in S2: an owner writes it again.
+// Position 0 alone says which fleet it is. A node keeps what it finds there for as long as it owns
+// streams. A client that may append to the log, or trim it, can keep newcomers from a fleet that
+// way, and a fleet from starting again, but stops no node that owns streams. To mend it, delete the
+// log in S2: an owner writes it again.
 //
-// Of the later records the newest valid one counts. It only says what to tell an operator
-// of the mapping, and the format level, which no node takes for more than it speaks.
+// Of the later records the newest valid one counts. It only tells an operator the mapping, and the
+// format level, which no node takes to be higher than its own.
 //
 // The record has our header (kind 32). Its body:
 //
@@ -32,7 +32,7 @@ import (
 // 4 key ids, 4 bytes each; none yet · 5 format level, 1 byte. Others up to 127 are kept,
 // byte for byte, in what is written after them; one above makes the record unreadable.
 
-// FleetID names a fleet, by what is found in a basin.
+// FleetID names a fleet. A basin's fleet record holds it.
 type FleetID [16]byte
 
 func newFleetID() (id FleetID) {
@@ -46,10 +46,10 @@ func (id FleetID) String() string { return hex.EncodeToString(id[:]) }
 type fleetRecord struct {
 	id          FleetID
 	mapping     [sha256.Size]byte
-	mappingText string // of the mapping, perhaps cut off
+	mappingText string // the mapping as text, perhaps truncated
 	keyIDs      []byte
 	level       uint8
-	unknown     []byte // fields of a later release, as they stood
+	unknown     []byte // fields of a later release, byte for byte
 }
 
 const (
@@ -66,11 +66,11 @@ const (
 )
 
 var (
-	errFleetForeign = errors.New("it is none that a Fantail writes")
+	errFleetForeign = errors.New("it is not a record that Fantail writes")
 	errFleetLater   = errors.New("it needs a later release of Fantail")
 )
 
-// entry is the record as it is written at a position.
+// entry returns the record as it is written at a position.
 func (f *fleetRecord) entry(pos uint64) Entry {
 	h := Header{Kind: KindFleet, Flags: FlagFirst | FlagLast}
 	b := []byte{fleetVersion}
@@ -83,13 +83,13 @@ func (f *fleetRecord) entry(pos uint64) Entry {
 	return Entry{Header: h.encode(pos), Body: binary.BigEndian.AppendUint32(b, headerCRC(pos, b))}
 }
 
-// isFleetRecord reports whether a record of the log claims to be one: clocks and what
-// others append do not.
+// isFleetRecord reports whether a record of the log claims to be a fleet record: clock records and
+// foreign records do not.
 func isFleetRecord(r Record) bool {
 	return len(r.Header) >= headerFixed && r.Header[0] == headerMagic && Kind(r.Header[2]) == KindFleet
 }
 
-// decodeFleetRecord reads a record. The header's fields are not read: none is defined.
+// decodeFleetRecord reads a record. It does not read the header's fields: none is defined.
 func decodeFleetRecord(r Record) (*fleetRecord, error) {
 	n := len(r.Header) - headerSum
 	if !isFleetRecord(r) || n < headerFixed || binary.BigEndian.Uint32(r.Header[n:]) != headerCRC(r.Pos, r.Header[:n]) {
@@ -148,8 +148,8 @@ func (f *fleetRecord) setField(tag byte, v, whole []byte) bool {
 	return true
 }
 
-// fleetHash stands for a fleet in gossip: what is found at each site, and how projects map
-// to them. It is never 0.
+// fleetHash returns a number that stands for a fleet in gossip: a hash of the fleet's ids at all
+// sites, and of how projects map to the sites. It is never 0.
 func fleetHash(sites []Site, ids []FleetID, mapping string) uint64 {
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "fantail/fleet/1\n%d %s\n", len(mapping), mapping)

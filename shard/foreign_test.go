@@ -10,8 +10,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// What somebody with access to S2 forges neither ends the stream nor what it is: for
-// readers that are there, for the owner, and for the next owner, who may find it last.
+// A record that a stranger with access to S2 forges neither ends the stream nor changes what it is:
+// for its readers, for its owner, and for the next owner, which may find the record last.
 func TestForgedRecordsChangeNoStream(t *testing.T) {
 	for name, forge := range shard.Forgeries {
 		t.Run(name, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { testForged(t, forge) }) })

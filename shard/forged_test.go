@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// Who may write to S2 may write what looks like ours. It must not take the node along.
+// A client that may write to S2 may forge records of ours. They must not end the node.
 
-// Parts of an append that never ends are not held beyond what an append may be.
+// Parts of an append that never ends are not held beyond the size of the largest append.
 func TestForgedRunIsBounded(t *testing.T) {
 	const size = 1 << 19
 	s, asm := &State{}, assembler{}
@@ -38,7 +38,7 @@ func TestForgedRunIsBounded(t *testing.T) {
 	}
 }
 
-// A state that no checkpoint has room for keeps nobody from writing.
+// A forged State that is too large for a checkpoint does not stop appends.
 func TestForgedStateDoesNotBlockAppends(t *testing.T) {
 	s := &State{exists: true, generation: 1, contentType: "text/plain", bytesSinceCheckpoint: overdueBytes}
 	for range 2 * MaxBatchBytes / 100 {
@@ -59,8 +59,8 @@ func allocated(fn func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// What a record about a reference costs the fold does not depend on how many references there
-// are, whoever wrote it and whether it changes anything.
+// The cost of folding a record about a reference does not depend on the number of references,
+// whichever client wrote it and whether it changes anything.
 func TestFoldOfReferencesIsLinear(t *testing.T) {
 	const forks = 2000
 	ids := make([]AppendID, forks)
@@ -100,7 +100,7 @@ func TestFoldOfReferencesIsLinear(t *testing.T) {
 	}
 }
 
-// Copies of a State keep their forks, whichever goes on, and the table knows its size.
+// Copies of a State keep their forks, whichever of them goes on, and the table knows its size.
 func TestForkTableIsCopiedOncePerSnapshot(t *testing.T) {
 	t.Parallel()
 	s := &State{exists: true, generation: 1}
@@ -131,8 +131,8 @@ func TestForkTableIsCopiedOncePerSnapshot(t *testing.T) {
 	}
 }
 
-// A log of the fleet's own is no stream: no record and no request makes a fork, a holder, a
-// debt or an ancestor of it, in whatever project it is.
+// A log of the fleet's own is no stream: no record and no request makes a fork, a reference, a
+// pending release or an ancestor of it, in any project.
 func TestFleetLogsAreNoStreams(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[StreamID]bool{
@@ -162,8 +162,8 @@ func TestFleetLogsAreNoStreams(t *testing.T) {
 	}
 }
 
-// Parts without their commit are charged for what they hold, and no more once it is there, or
-// once they are void. What this process wrote itself was charged with its request.
+// Parts without their commit are charged for what they hold, until their commit is there or they
+// are void. Parts that this process wrote were charged with their request.
 func TestUncommittedPartsAreCharged(t *testing.T) {
 	t.Parallel()
 	const size, parts = 1 << 18, 16

@@ -5,22 +5,22 @@ import (
 	"errors"
 )
 
-// A create record names the logs that a fork inherits from, and whoever may append to
-// the fork's log in S2 can forge one. So its word is not enough: a chain is served only
-// once the sources' logs say the same. Each fork on the way from this one to its oldest
-// source must be held by the next one, by the reference that its create record has, and
-// a chain may name no other log. A create record that this process wrote is believed
-// (its source was held first), and so is the owner before this one, at a handover.
+// A create record names the logs that a fork inherits from, and a client that may append to the
+// fork's log in S2 can forge one. So its word is not enough: a chain is served only once the
+// sources' logs say the same. Each fork on the way from this one to its oldest source must be held
+// by the next one, by the reference that its create record has, and a chain may name no other log.
+// A create record that this process wrote is trusted (its source was held first), and so is the
+// previous owner, at a handover.
 //
-// It costs up to two reads a source, once for each life and owner. A fork that nothing
-// holds is served without what it claims to have inherited.
+// A confirmation costs up to two reads a source, once for each generation and owner. A fork that
+// its sources do not hold is served without what it claims to have inherited.
 
-// readsOtherLogs reports whether the life reads other logs than its own.
+// readsOtherLogs reports whether the generation reads other logs than its own.
 func (s *State) readsOtherLogs() bool {
 	return len(s.chain) > 1 || len(s.chain) == 1 && s.chain[0].Stream != ""
 }
 
-// servedChain returns what readers may be told of the chain.
+// servedChain returns the part of the chain that readers are served.
 func (s *State) servedChain() []Ancestor {
 	if s.confirmed || !s.readsOtherLogs() {
 		return s.chain
@@ -31,15 +31,15 @@ func (s *State) servedChain() []Ancestor {
 	return nil
 }
 
-// isConfirmDue reports whether the sources are to be asked before anything is told, under
-// mu. What was refused is asked again only after a while.
+// isConfirmDue reports whether the sources are to be asked before the stream is described, under
+// mu. After a refusal they are asked again only after a while.
 func (s *Stream) isConfirmDue() bool {
 	return s.state.exists && s.state.readsOtherLogs() && !s.state.confirmed &&
 		(s.refusedGeneration != s.state.generation || !s.manager.cfg.Now().Before(s.nextConfirm))
 }
 
-// confirmErrorLocked says why nothing can be told of the stream, under mu: its sources cannot be asked,
-// for the length of their logs, and are asked again only after a while.
+// confirmErrorLocked returns the reason for which the stream cannot be described, under mu: its
+// sources' logs are too long to be read, and are tried again only after a while.
 func (s *Stream) confirmErrorLocked() error {
 	if s.state.exists && s.state.readsOtherLogs() && !s.state.confirmed && s.refusedGeneration == s.state.generation {
 		return s.confirmErr
@@ -47,8 +47,8 @@ func (s *Stream) confirmErrorLocked() error {
 	return nil
 }
 
-// confirmChain has the sources of a fork confirm its chain, one attempt for all callers.
-// An error says that they cannot be asked now.
+// confirmChain has the sources of a fork confirm its chain, in one attempt for all callers. An
+// error says that they cannot be asked now.
 func (s *Stream) confirmChain(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.opened || !s.isConfirmDue() {
@@ -74,7 +74,7 @@ func (s *Stream) confirmChain(ctx context.Context) error {
 	}
 }
 
-// askSources is the attempt of confirmChain for the life of on.
+// askSources is the goroutine of confirmChain for the generation of fold.
 func (s *Stream) askSources(ctx context.Context, a *sharedCall, fold *State, fork *Fork, chain []Ancestor) {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
@@ -138,8 +138,8 @@ func (m *Manager) sourcesConfirm(ctx context.Context, id StreamID, fork *Fork, c
 	return len(left) == 0, nil
 }
 
-// coversChain reports whether the pieces of a chain that lie in this log are its lives', as
-// far as it can tell: a life that has ended has left nothing but its hold.
+// coversChain reports whether the pieces of a chain that lie in this log belong to its generations,
+// as far as the State can tell: of a generation that has ended only its hold is left.
 func (s *State) coversChain(id StreamID, chain []Ancestor) bool {
 	for _, a := range chain {
 		if a.Stream != id || !s.exists {
@@ -153,7 +153,7 @@ func (s *State) coversChain(id StreamID, chain []Ancestor) bool {
 	return true
 }
 
-// setChain tells what a TailBuffer's life inherited, once that is known.
+// setChain sets what a TailBuffer's generation inherited, once that is confirmed.
 func (t *TailBuffer) setChain(chain []Ancestor) {
 	t.mu.Lock()
 	t.info.Chain = chain

@@ -40,8 +40,8 @@ func appendForged(t testing.TB, log shard.Log, id shard.StreamID, header func(po
 	}
 }
 
-// A fork that its source does hold, and whose create record somebody forged anew, reads no
-// lives of the source that it did not inherit.
+// A fork that its source does hold, with a create record that was forged later, reads no generation
+// of the source that it did not inherit.
 func TestForgedForkReadsOneGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -80,7 +80,7 @@ func (c *counted) Do(ctx context.Context, q *shard.Request) (shard.Outcome, erro
 	return c.Manager.Do(ctx, q)
 }
 
-// Forged debts ask other streams no faster than a node asks all in all.
+// Forged pending releases ask other streams no faster than a node asks altogether.
 func TestForgedPendingReleasesArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const streams = 4
@@ -108,9 +108,8 @@ func TestForgedPendingReleasesArePaced(t *testing.T) {
 	})
 }
 
-// A create record that somebody forged reads no other log than its own, whatever it
-// knows of the victim: in a cold stream, in one that is owned and followed, and where a
-// checkpoint says the same.
+// A forged create record reads no other log than its own, whatever it knows of the victim: in a
+// cold stream, in one that is owned and followed, and where a checkpoint says the same.
 func TestForgedChainReadsNothing(t *testing.T) {
 	const mine, victim = shard.StreamID("attacker/mine"), shard.StreamID("victim/secret")
 	for name, header := range map[string]func(uint64, shard.Ancestor) []byte{
@@ -156,9 +155,9 @@ func TestForgedChainReadsNothing(t *testing.T) {
 	}
 }
 
-// A fork is served its past by any owner, whoever made it, and as long as there are
-// sources on the way that hold the next: up a chain, after their end, and once more after
-// the store was away.
+// A fork is served its past by any owner, whichever node made it, for as long as each source on the
+// way holds the next fork: up a chain, after the sources' end, and again after an outage of
+// storage.
 func TestForkIsConfirmedByItsSources(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -203,7 +202,7 @@ func TestForkIsConfirmedByItsSources(t *testing.T) {
 	})
 }
 
-// A handover takes along that a fork was confirmed: nobody is asked again.
+// A handover carries the confirmation of a fork: no source is asked again.
 func TestHandoverKeepsTheConfirmation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newHooked()
@@ -224,7 +223,7 @@ func TestHandoverKeepsTheConfirmation(t *testing.T) {
 	})
 }
 
-// A forged table of forks writes into no other log, and makes none.
+// A forged table of forks writes to no other log, and creates none.
 func TestForgedForkRefsWriteNowhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -252,7 +251,7 @@ func TestForgedForkRefsWriteNowhere(t *testing.T) {
 	})
 }
 
-// Only the fork that holds a stream lets go of it.
+// Only the fork that holds a stream can release it.
 func TestOnlyTheHoldingForkReleases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
@@ -270,8 +269,8 @@ func TestOnlyTheHoldingForkReleases(t *testing.T) {
 	})
 }
 
-// A fork whose source's log is too long costs a bounded read, once in a while, and nothing is
-// told of it meanwhile: to leave its past out would be wrong.
+// A fork of a source with too long a log costs a bounded read, once in a while, and is not
+// described meanwhile: to leave its past out would be wrong.
 func TestForkOfALongLogIsNotDescribed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)

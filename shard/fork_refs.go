@@ -7,45 +7,45 @@ import (
 	"time"
 )
 
-// Fleet reaches streams wherever they are owned: *cluster.Node, or on a lone node
-// the Manager itself. See Manager.Do.
+// Fleet reaches streams at their owners: *cluster.Node, or on a lone node the Manager itself. See
+// Manager.Do.
 type Fleet interface {
 	Do(ctx context.Context, req *Request) (Outcome, error)
 }
 
-// UseFleet has the Manager reach the sources and forks of its streams through fleet. To
-// be called before the first request; without it they have to be here.
+// UseFleet has the Manager reach the sources and forks of its streams through fleet. It must be
+// called before the first request. Without it sources and forks have to be on this node.
 func (m *Manager) UseFleet(fleet Fleet) { m.fleet = fleet }
 
 const (
-	// maxForkTime is how long after it held the source an attempt may still decide to make
-	// its fork.
+	// maxForkTime bounds how long after holding the source an attempt may still decide to make its
+	// fork.
 	maxForkTime = 10 * time.Second
-	// refGrace is the age from which a reference is looked into, in S2's time alone: the
-	// source's owner has to have seen an acknowledgement so much later than it. By then
+	// refGrace is the age from which a reference is swept, in S2's time alone: the source's owner
+	// must have seen an acknowledgement that is later than the reference by so much. By then
 	// maxForkTime is over, whatever any node's clock says.
 	refGrace = 30 * time.Second
-	// sweepRefsEvery is how often a stream that is gone looks whether its forks hold it, at
-	// first. A round that brings nothing makes the next pause twice as long, up to
-	// maxSweepDoublings doublings.
+	// sweepRefsEvery is the first pause between the sweeps of a stream that is gone. A sweep
+	// without a result doubles the next pause, up to maxSweepDoublings times.
 	sweepRefsEvery    = 10 * time.Minute
 	maxSweepDoublings = 5
 	// forkAsksPerSecond and forkAskBurst are a node's token bucket of questions to forks: one
-	// request can have a stream ask all of its forks, and each answer is a write. The debts of
-	// a stream draw from it, too, but for the first: a life leaves one, a forged record many.
+	// request can make a stream ask all of its forks, and each answer is a write. The pending
+	// releases of a stream draw from it too, except the first: an ended generation leaves one, a
+	// forged record many.
 	forkAsksPerSecond = 20
 	forkAskBurst      = 100
-	// releaseEvery is how soon a stream tries again to give references back, at first, and
-	// maxReleaseDoublings how often that doubles.
+	// releaseEvery is the first pause before a stream tries again to give references back, and
+	// maxReleaseDoublings how often it doubles.
 	releaseEvery        = 10 * time.Second
 	maxReleaseDoublings = 6
 	// peerTimeout bounds one request to another stream's owner.
 	peerTimeout = 10 * time.Second
 )
 
-// createFork carries out a create request that forks: once the stream would be made, its
-// source is held, and then it is made. An attempt that did not make it gives its
-// reference back; where nobody knows, the source finds out (verify).
+// createFork carries out a create request that forks: if the stream would be made, its source is
+// held first, and then the stream is made. An attempt that did not make it gives its reference
+// back. Where that is not known, the source finds out (sweepRefs).
 func (s *Stream) createFork(ctx context.Context, req *Request) (Outcome, error) {
 	out, err := s.submit(ctx, s.manager.newCall(req))
 	if err != nil || out.Code != codeNeedsHold {
@@ -59,7 +59,7 @@ func (s *Stream) createFork(ctx context.Context, req *Request) (Outcome, error) 
 	holdOutcome, err := s.manager.fleet.Do(ctx, hold)
 	switch {
 	case err != nil:
-		if !isCertainlyUnwritten(err) { // it may be there
+		if !isCertainlyUnwritten(err) { // the reference may be there
 			s.releaseInBackground(req.Fork.Source, ref)
 		}
 		// Not err itself: it is about another stream's owner.
@@ -86,7 +86,8 @@ func (s *Stream) createFork(ctx context.Context, req *Request) (Outcome, error) 
 
 var errForkTooSlow = fmt.Errorf("%w: it took too long to hold the source", ErrUnavailable)
 
-// isCertainlyUnwritten reports whether an error of do says that nothing was written.
+// isCertainlyUnwritten reports whether an error of submit or Fleet.Do says that nothing was
+// written.
 func isCertainlyUnwritten(err error) bool {
 	for _, e := range []error{
 		ErrContended, ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrNeedsLaterRelease, ErrLogDenied,
@@ -98,8 +99,7 @@ func isCertainlyUnwritten(err error) bool {
 	return false
 }
 
-// releaseInBackground releases a reference in the background. If that fails the source finds
-// out by itself.
+// releaseInBackground gives a reference back. If that fails the source finds out by itself.
 func (s *Stream) releaseInBackground(source StreamID, ref AppendID) {
 	s.manager.spawn(func(ctx context.Context) {
 		if err := s.manager.releaseForkRef(ctx, s.id, source, ref); err != nil {
@@ -122,9 +122,9 @@ func (m *Manager) newRefRequest(id StreamID, op Op, ref AppendID) *Request {
 	return &Request{Stream: id, Op: op, ID: NewAppendID(), MintedAt: time.Now(), MintedMillis: unixMillis(m.cfg.Now()), Ref: ref}
 }
 
-// startRefTasks has what a stream owes to others done in the background, one goroutine a
-// stream: references of ended lives are given back, and a stream that is gone
-// looks whether its forks still hold it. Under mu.
+// startRefTasks starts the reference tasks that are due, in one goroutine a stream: it gives
+// references of ended generations back, and a stream that is gone, or has too many forks, asks its
+// forks whether they still hold it. Under mu.
 func (s *Stream) startRefTasks() {
 	if s.refTasksRunning || !s.opened || s.stopped || !s.isReleaseDue() && !s.isSweepDue() {
 		return
@@ -138,9 +138,9 @@ func (s *Stream) startRefTasks() {
 	})
 }
 
-// hasRefTasks reports whether chores are to be done that nobody else would do: the Stream
-// stays in memory for them. What a node leaves undone because it died is done once
-// somebody asks for the stream again.
+// hasRefTasks reports whether there are reference tasks that no other node would do, under mu: the
+// Stream stays in memory for them. The tasks of a node that died are done once a client asks for
+// the stream again.
 func (s *Stream) hasRefTasks() bool {
 	return s.opened && (len(s.state.pendingReleases) > 0 || s.state.gone && !s.sweptAll)
 }
@@ -153,8 +153,8 @@ func (s *Stream) isReleaseDue() bool {
 	return len(s.state.pendingReleases) > 0 && !s.manager.cfg.Now().Before(s.nextRelease)
 }
 
-// noteForkLimit notes that a fork was refused for the many that there are: some may be
-// references that were left behind, which nobody looks after while a stream lives.
+// noteForkLimit notes that a fork was refused because there are too many forks. Some may be
+// references that were left behind, and those are not swept otherwise while a stream lives.
 func (s *Stream) noteForkLimit() {
 	s.mu.Lock()
 	s.forkLimitHit = true
@@ -162,8 +162,8 @@ func (s *Stream) noteForkLimit() {
 	s.mu.Unlock()
 }
 
-// releasePending gives references of ended lives back and notes it in the log. What
-// fails is tried again by the sweeper, less and less often.
+// releasePending gives references of ended generations back and notes that in the log. What fails
+// is tried again by the sweeper, less and less often.
 func (s *Stream) releasePending(ctx context.Context) {
 	s.mu.Lock()
 	var debts []pendingRelease
@@ -191,9 +191,9 @@ func (s *Stream) releasePending(ctx context.Context) {
 	}
 }
 
-// sweepRefs asks the forks of a stream that is gone, or that has too many of them,
-// whether they hold it, and strikes out those that do not and never will: their makers
-// died, or could not tell.
+// sweepRefs asks the forks of a stream that is gone, or has too many forks, whether they hold it.
+// It removes the references of those that do not and never will: the node that made them died, or
+// did not learn the outcome.
 func (s *Stream) sweepRefs(ctx context.Context) {
 	acked := s.ackTimeForSweep(ctx)
 	s.mu.Lock()
@@ -231,10 +231,10 @@ func (s *Stream) sweepRefs(ctx context.Context) {
 	}
 }
 
-// ackTimeForSweep returns the time of the newest acknowledgement known, for holds to be compared
-// with. If one of them seems old enough by now, and no acknowledgement says so yet, a new
-// one is asked for. Not before: a node asks once a minute, and an answer that comes too
-// early costs the one that would do.
+// ackTimeForSweep returns the time of the newest acknowledgement known, to compare references with.
+// If a reference seems old enough by now, and no acknowledgement proves it yet, it asks for a new
+// one. It does not ask earlier: a node asks once a minute, and an answer that comes too early takes
+// the place of one that would do.
 func (s *Stream) ackTimeForSweep(ctx context.Context) uint64 {
 	s.mu.Lock()
 	clock := s.storageClockLocked()
@@ -254,6 +254,7 @@ func (s *Stream) ackTimeForSweep(ctx context.Context) uint64 {
 	return clock.newestAck()
 }
 
+// sweepRef asks one fork, and removes its reference if the fork does not hold it.
 func (s *Stream) sweepRef(ctx context.Context, ref AppendID, f forkRef) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
@@ -267,7 +268,7 @@ func (s *Stream) sweepRef(ctx context.Context, ref AppendID, f forkRef) error {
 	return s.writeRefRecord(ctx, OpRelease, ref)
 }
 
-// writeRefRecord writes about a reference in the stream's own log.
+// writeRefRecord writes a record about a reference into the stream's own log.
 func (s *Stream) writeRefRecord(ctx context.Context, op Op, ref AppendID) error {
 	_, err := s.submit(ctx, s.manager.newCall(s.manager.newRefRequest(s.id, op, ref)))
 	return err

@@ -62,8 +62,7 @@ func waitForState(t testing.TB, h *shard.Manager, id shard.StreamID, want string
 	}
 }
 
-// A deleted source stays for its forks, and goes with the last one: at once, and
-// up the whole chain.
+// A deleted source stays for its forks, and goes immediately with the last one, up the whole chain.
 func TestSourceStaysForItsForks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -122,8 +121,7 @@ func TestInheritedRecordsStay(t *testing.T) {
 	})
 }
 
-// Of two PUTs that race for one name, the loser gives back its own reference and
-// not the winner's.
+// Of two PUTs that race for one name, the loser gives back its own reference and not the winner's.
 func TestLosingForkReleasesItsOwnReference(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -183,7 +181,7 @@ func TestRefusedForkLeavesNothing(t *testing.T) {
 	})
 }
 
-// What expires with forks stays for them as well; a fork that expires lets go.
+// A source that expires stays for its forks; a fork that expires releases its source.
 func TestExpiredSourceStaysForItsForks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
@@ -223,7 +221,7 @@ func (l *dyingLog) Append(
 		return shard.Ack{}, errors.Join(shard.ErrLogDenied, errDead)
 	}
 	ack, err := l.Memory.Append(ctx, id, at, batch)
-	if l.left == 0 && err == nil { // written, and nobody hears of it
+	if l.left == 0 && err == nil { // written, and no answer comes
 		return shard.Ack{}, errors.Join(shard.ErrLogDenied, errDead)
 	}
 	return ack, err
@@ -236,9 +234,9 @@ func (l *dyingLog) Tail(ctx context.Context, id shard.StreamID) (uint64, error) 
 	return l.Memory.Tail(ctx, id)
 }
 
-// The process is killed after each append of making and deleting a fork. Whatever
-// its heir finds, the fork is whole or not there; once both are deleted nothing is
-// left, and no deleted source goes while its fork lives.
+// The process is killed after each append of making and deleting a fork. Whatever the new owner
+// finds, the fork is whole or not there. Once both are deleted nothing is left, and no deleted
+// source goes while its fork lives.
 func TestForkIsWholeOrAbsentAfterACrash(t *testing.T) {
 	for steps := range 12 {
 		synctest.Test(t, func(t *testing.T) {
@@ -279,8 +277,8 @@ func TestForkIsWholeOrAbsentAfterACrash(t *testing.T) {
 	}
 }
 
-// A reference whose fork never came to be is struck out by the owner of the deleted
-// source, though nobody asks for the stream again.
+// The owner of a deleted source removes a reference of a fork that was never created, though no
+// client asks for the stream again.
 func TestOrphanedReferenceIsSwept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -302,8 +300,7 @@ func TestOrphanedReferenceIsSwept(t *testing.T) {
 	})
 }
 
-// slowLog is a Log on whose way to one stream every append spends minutes; nobody hears
-// what became of it.
+// slowLog is a Log that delays each append to one stream by minutes, and never answers it.
 type slowLog struct {
 	*logtest.Memory
 	stream shard.StreamID
@@ -319,8 +316,8 @@ func (l slowLog) Append(
 	return shard.Ack{}, shard.ErrAppendUnknown
 }
 
-// A create record may arrive long after its attempt was given up, and its source with
-// it: it makes a fork without a past, which reads nothing of a log that does not hold it.
+// A create record may arrive long after its attempt was given up, and name its source: it makes a
+// fork without a past, which reads nothing of a log that does not hold it.
 func TestLateForkInheritsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -347,7 +344,7 @@ func TestLateForkInheritsNothing(t *testing.T) {
 	})
 }
 
-// A table of forks has a bound, and so has their chain.
+// The table of a stream's forks is bounded, and so is a fork's chain.
 func TestForksAndChainsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -379,7 +376,7 @@ func TestForksAndChainsAreBounded(t *testing.T) {
 	})
 }
 
-// leavingFleet is a fleet whose client leaves once the source is held.
+// leavingFleet is a fleet with a client that leaves once the source is held.
 type leavingFleet struct {
 	shard.Fleet
 	leave context.CancelFunc
@@ -393,7 +390,7 @@ func (p *leavingFleet) Do(ctx context.Context, q *shard.Request) (shard.Outcome,
 	return out, err
 }
 
-// References that were left behind do not use up a source that lives.
+// References that were left behind do not fill the table of a source that lives.
 func TestAbandonedReferencesOfALiveSourceAreSwept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
@@ -438,8 +435,8 @@ func (f *asked) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error)
 	return f.Fleet.Do(ctx, q)
 }
 
-// A stream that is gone asks its forks at the pace of its node, and, where they do not answer,
-// less and less often.
+// A stream that is gone asks its forks at the pace of its node, and less and less often where they
+// do not answer.
 func TestQuestionsToForksArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const forks = 250

@@ -12,25 +12,25 @@ import (
 // given back after the fork's end. This file is the pure half of it; forks.go has
 // the streams talk to each other.
 
-// Fork is what a stream keeps of the request that forked it.
+// Fork holds what a stream keeps of the request that forked it.
 type Fork struct {
 	// Source is the stream that the request named.
 	Source StreamID
-	// Hold is the reference at Source: random for each attempt, so that an attempt
-	// that loses cannot give back the winner's.
+	// Hold is the reference at Source. It is random for each attempt, so that an attempt that loses
+	// cannot give back the winner's reference.
 	Hold AppendID
 	// Offset is the offset as given, as its edge writes it; empty: none was given.
 	Offset string
 	// SubOffset is the sub-offset.
 	SubOffset uint64
-	// InheritsExpiry: the request gave neither TTL nor expiry; they are the source's.
+	// InheritsExpiry: the request gave neither TTL nor expiry, so the source's hold.
 	InheritsExpiry bool
 }
 
-// Source is what an edge has found out about the stream that a request forks.
+// Source holds what an edge has found out about the stream that a request forks.
 type Source struct {
-	// Refused says why it cannot be forked; zero: it can. It is no early error
-	// because a fork that exists is answered without its source.
+	// Refused is the reason for which it cannot be forked; zero: it can. It is a field and no early
+	// error because a fork that exists is answered without its source.
 	Refused Code
 	Why     string
 
@@ -41,45 +41,44 @@ type Source struct {
 	TTL        uint64
 	Expires    uint64
 	ExpiresRaw string
-	// Chain is what the fork inherits, oldest first.
+	// Chain holds what the fork inherits, oldest first.
 	Chain []Ancestor
 }
 
 // Bounds of forks.
 const (
-	// MaxChain is how many ancestors a fork may have.
+	// MaxChain is the largest number of ancestors of a fork.
 	MaxChain = 64
-	// maxChainBytes bounds the chain of a fork, which its create record holds and each of its
-	// checkpoints: a request of a few hundred bytes makes those.
+	// maxChainBytes bounds the chain of a fork. The create record and each checkpoint of the fork
+	// hold the chain, and a request of a few hundred bytes makes it.
 	maxChainBytes = 4 << 10
 	// maxForkRefBytes bounds the table of forks of one stream, which each of its checkpoints holds.
 	maxForkRefBytes = 32 << 10
-	// maxPendingReleases bounds the references that a stream's earlier lives have still to give
-	// back: with so many, no source of theirs having answered, it is forked no more.
+	// maxPendingReleases bounds the references that a stream's earlier generations still have to
+	// give back. With so many, no source having answered, the stream is forked no more.
 	maxPendingReleases = 64
 )
 
-// forkRef is a fork that holds a stream.
+// forkRef is the reference of a fork that holds a stream.
 type forkRef struct {
 	fork StreamID
 	time uint64 // S2 timestamp, ms; 0: this batch's
 	from uint64 // position from which the fork needs the stream; 0: from its start
 }
 
-// pendingRelease is a reference to be given back.
+// pendingRelease is a reference that is still to be given back.
 type pendingRelease struct {
 	ref    AppendID
 	source StreamID
 }
 
-// forkRefTable is the forks that hold a stream. Copies of a State share its rows: the State
-// that owns them changes them in place, and any other copies them before its first change.
-// So the fold copies them once for each copy that goes on from there, and not for each
-// record.
+// forkRefTable holds the forks that hold a stream. Copies of a State share its rows: the State that
+// owns them changes them in place, and any other State copies them before its first change. So the
+// fold copies them once for each copy that goes on from there, and not for each record.
 type forkRefTable struct {
 	rows  map[AppendID]forkRef
-	size  int    // what the rows take encoded, from above
-	owner *State // nil: nobody
+	size  int    // upper bound of the encoded rows
+	owner *State // nil: no State may change the rows in place
 }
 
 // set adds or replaces a row.
@@ -100,7 +99,7 @@ func (t *forkRefTable) remove(id AppendID) {
 	}
 }
 
-// ownForkRefs makes the table of forks the State's own, to be changed.
+// ownForkRefs makes the State the owner of its table of forks, and returns it to be changed.
 func (s *State) ownForkRefs() *forkRefTable {
 	if s.forkRefs.owner != s {
 		s.forkRefs.rows, s.forkRefs.owner = maps.Clone(s.forkRefs.rows), s
@@ -108,8 +107,8 @@ func (s *State) ownForkRefs() *forkRefTable {
 	return &s.forkRefs
 }
 
-// snapshot returns what the State says of its life and its forks, to be kept while the fold
-// goes on.
+// snapshot returns a copy of what the State says of its generation and its forks, to be kept while
+// the fold goes on.
 func (s *State) snapshot() *State {
 	s.forkRefs.owner = nil
 	kept := *s
@@ -117,20 +116,23 @@ func (s *State) snapshot() *State {
 	return &kept
 }
 
-// addForkRef notes a fork. More of them than decideHold allows are not ours, and are not noted.
+// addForkRef adds a fork. A log of ours never has more than decideHold allows; beyond twice as many
+// the fork is not added.
 func (s *State) addForkRef(id AppendID, f forkRef) {
 	if s.forkRefs.size+f.size() <= 2*maxForkRefBytes {
 		s.ownForkRefs().set(id, f)
 	}
 }
 
+// removeForkRef removes a fork.
 func (s *State) removeForkRef(id AppendID) {
 	if _, ok := s.forkRefs.rows[id]; ok {
 		s.ownForkRefs().remove(id)
 	}
 }
 
-// removePendingRelease strikes a debt out. Who has the debts of before keeps them as they were.
+// removePendingRelease removes a pending release. It copies the slice first, because others may
+// hold it.
 func (s *State) removePendingRelease(id AppendID) {
 	of := func(d pendingRelease) bool { return d.ref == id }
 	if slices.ContainsFunc(s.pendingReleases, of) {
@@ -138,10 +140,10 @@ func (s *State) removePendingRelease(id AppendID) {
 	}
 }
 
-// size is the encoded size of one fork in the table, from above.
+// size returns an upper bound of the reference's encoded size.
 func (f forkRef) size() int { return len(f.fork) + 24 }
 
-// chainSize is the encoded size of a chain, from above.
+// chainSize returns an upper bound of a chain's encoded size.
 func chainSize(chain []Ancestor) (n int) {
 	for _, a := range chain {
 		n += len(a.Stream) + 24
@@ -166,8 +168,8 @@ func (r *fieldReader) fork() *Fork {
 	return f
 }
 
-// inheritConfig gives the request of a fork what it inherits. The verdict is a
-// refusal, or that the source is to be held first.
+// inheritConfig gives a fork's create record what it inherits; true: it may be written. Otherwise
+// the verdict is a refusal, or that the source is to be held first.
 func inheritConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool) {
 	src := req.Source
 	switch {
@@ -194,8 +196,8 @@ func inheritConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool
 	return Outcome{}, true
 }
 
-// sameFork compares what PUT compares of a fork: its source, offset and sub-offset
-// as they were given.
+// sameFork compares what PUT compares of a fork: its source, offset and sub-offset as they were
+// given.
 func sameFork(s *State, f *Fork) bool {
 	if s.fork == nil || f == nil {
 		return s.fork == f
@@ -203,9 +205,9 @@ func sameFork(s *State, f *Fork) bool {
 	return s.fork.Source == f.Source && s.fork.Offset == f.Offset && s.fork.SubOffset == f.SubOffset
 }
 
-// decideHold writes the reference of a fork, anew if it is there: its time is from
-// when it is looked after. Forks stay within their project, because a fork reads its source
-// and keeps it, whatever the source's own people do.
+// decideHold writes the reference of a fork. If it is there it is written again, with the time of
+// now, from which it is looked after. Forks stay within their project, because a fork reads its
+// source and keeps it, whatever the source's own clients do.
 func decideHold(s *State, req *Request) ([]draft, Outcome) {
 	switch {
 	case s.gone:
@@ -215,17 +217,17 @@ func decideHold(s *State, req *Request) ([]draft, Outcome) {
 	case req.Name.Project() != req.Stream.Project():
 		return nil, refuse(s, CodeSourceMissing, "no such source in this project")
 	case s.generation != req.Generation:
-		return nil, refuse(s, CodeSourceChanged, "the source was made anew")
+		return nil, refuse(s, CodeSourceChanged, "the source was deleted and created again")
 	case s.forkRefs.size+(forkRef{fork: req.Name}).size() > maxForkRefBytes:
 		return nil, refuse(s, CodeForkLimit, "the source has too many forks")
 	}
 	return controlDraft(Header{Kind: KindHold, Ref: req.Ref, Name: req.Name}), Outcome{Code: CodeAppended}
 }
 
-// decideRelease gives a reference back. The last one of a stream that is gone
-// ends it for good.
+// decideRelease gives a reference back. The last release of a stream that is gone ends it for good.
 func decideRelease(s *State, req *Request) ([]draft, Outcome) {
-	// Only the fork that holds gives back. An earlier release does not say which it is.
+	// Only the fork that holds a reference may give it back. An earlier release does not send the
+	// fork's name.
 	if f, ok := s.forkRefs.rows[req.Ref]; !ok || req.Name != "" && f.fork != req.Name {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
 	}
@@ -238,7 +240,7 @@ func decideRelease(s *State, req *Request) ([]draft, Outcome) {
 	return drafts, Outcome{Code: CodeAppended}
 }
 
-// decideReleaseDone strikes a debt out.
+// decideReleaseDone notes that a pending release was given back.
 func decideReleaseDone(s *State, req *Request) ([]draft, Outcome) {
 	if !slices.ContainsFunc(s.pendingReleases, func(d pendingRelease) bool { return d.ref == req.Ref }) {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
@@ -246,11 +248,11 @@ func decideReleaseDone(s *State, req *Request) ([]draft, Outcome) {
 	return controlDraft(Header{Kind: KindReleaseDone, Ref: req.Ref}), Outcome{Code: CodeAppended}
 }
 
-// decideCancelFork says whether the stream is the fork that has the reference. It writes
-// nothing, since the question may rest on a forged record of another stream. A create
-// record with the reference that lands later all the same is a fork without a past: its
-// source does not hold it any more (confirm.go). None is likely: it was decided within
-// maxForkTime, and is asked for after refGrace.
+// decideCancelFork says whether the stream is the fork that has the reference. It writes nothing,
+// because the question may rest on a forged record of another stream. A create record with the
+// reference that is written later is a fork without a past: its source does not hold it any more
+// (fork_confirm.go). That is unlikely: a create record is decided within maxForkTime, and the
+// question comes after refGrace.
 func decideCancelFork(s *State, req *Request) ([]draft, Outcome) {
 	if s.fork != nil && s.fork.Hold == req.Ref {
 		return nil, Outcome{Code: CodeExists, Info: s.Info()}
@@ -258,7 +260,7 @@ func decideCancelFork(s *State, req *Request) ([]draft, Outcome) {
 	return nil, refuse(s, CodeNotFound, "no such fork")
 }
 
-// controlDraft is one record that readers never see.
+// controlDraft returns one record that readers never see.
 func controlDraft(h Header) []draft {
 	h.Flags = FlagFirst | FlagLast
 	return []draft{{header: h}}

@@ -9,10 +9,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// later is what a State of a later release holds beside what this one knows.
+// later holds fields that only a State of a later release has.
 var later = appendField(appendField(appendField(nil, ckSealedFrom, uvarints(3)), 99, []byte("later")), 99, []byte("once more"))
 
-// level2 is a State with everything that format level 2 brought.
+// level2 returns a State with everything that format level 2 added.
 func level2() *State {
 	return &State{
 		Next: 900, Time: 8000, exists: true, generation: 5, start: 3, tail: 899, contentType: "text/plain", lastUsed: 7,
@@ -24,8 +24,8 @@ func level2() *State {
 	}
 }
 
-// A checkpoint, a tombstone and a handover keep what a later release put into the
-// State before: this release may own the stream for an hour in between.
+// A checkpoint, a tombstone and a handover keep what a later release has put into the State: this
+// release may own the stream for an hour in between.
 func TestStateKeepsUnknownFields(t *testing.T) {
 	want := level2()
 	ck := Header{Kind: KindCheckpoint, State: want.encode()}
@@ -115,7 +115,7 @@ func TestCountsAreKept(t *testing.T) {
 	}
 }
 
-// A State that no log can come to is no checkpoint, whoever wrote it.
+// A State that no log can come to is no checkpoint, whichever client wrote it.
 func TestMalformedStateIsNoCheckpoint(t *testing.T) {
 	good := func() *State { return level2() }
 	field := func(tag byte, vs ...uint64) []byte { return appendField(nil, tag, uvarints(vs...)) }
@@ -180,8 +180,8 @@ func TestDamagedCheckpointIsForeign(t *testing.T) {
 	}
 }
 
-// FuzzFold folds what anybody may have written, in a TailBuffer that readers read: whatever
-// it is, it neither panics nor shows more than there is.
+// FuzzFold folds what any client may have written, in a TailBuffer that readers read: it must not
+// panic, nor show more than there is.
 func FuzzFold(f *testing.F) {
 	var seed []byte
 	for _, h := range samples() {
@@ -265,9 +265,8 @@ func TestRecordBatchOfLayoutTwoIsRead(t *testing.T) {
 	}
 }
 
-// What decide lets through folds as what it is: a request beyond the bounds of what a
-// stream keeps is refused, and never becomes a record that the next owner takes for
-// foreign.
+// Everything that decide accepts folds as what it is: a request beyond the bounds of a stream is
+// refused, and never becomes a record that the next owner takes for foreign.
 func TestRequestBeyondBoundsIsRefused(t *testing.T) {
 	long := strings.Repeat("x", 1<<17)
 	for name, change := range map[string]func(*Request){
@@ -290,7 +289,7 @@ func TestRequestBeyondBoundsIsRefused(t *testing.T) {
 	}
 }
 
-// Forged holds and lives fill no table beyond what a checkpoint may say.
+// Forged holds and generations fill no table beyond what a checkpoint may hold.
 func TestTablesStayWithinTheirBounds(t *testing.T) {
 	s := &State{exists: true, generation: 1}
 	for i := range 2 * maxForkRefBytes / 256 {

@@ -5,30 +5,30 @@ import (
 	"time"
 )
 
-// Handover is all that a stream's owner knows of it: whoever owns it next goes on
-// from there without a read. It is worth nothing once somebody else has written; the
-// next compare-and-swap finds out, and costs a read.
+// Handover is everything that a stream's owner knows of it: the next owner goes on from there
+// without a read. It is worth nothing once another node has written to the log; the next
+// compare-and-swap finds that out, and costs a read.
 type Handover struct {
-	// State is the fold, with what a checkpoint leaves out: where the next record will
-	// stand, the distance to the last checkpoint, the last use that only memory knows
-	// of. Producers are not evicted by it.
+	// State is the fold, with what a checkpoint leaves out: the position of the next record, the
+	// distance to the last checkpoint, and the last use that only memory knows of. No producers are
+	// left out of it.
 	State []byte
-	// Tail is the newest part of the stream's TailBuffer, up to there: for who is a little
-	// behind.
+	// Tail is the newest part of the stream's TailBuffer, up to there, for readers that are a
+	// little behind.
 	Tail []RecordBatch
 }
 
-// minHandoverTailBytes bounds the TailBuffer in a Handover that nobody is further behind than, and
-// maxHandoverTailBytes any other: a Handover is one message, and pages have the rest.
 const (
+	// minHandoverTailBytes bounds the TailBuffer in a Handover if all readers are within it, and
+	// maxHandoverTailBytes any other: a Handover is one message, and pages hold the rest.
 	minHandoverTailBytes = 16 << 10
 	maxHandoverTailBytes = 1 << 20
 )
 
-// HandOver lets go of a stream, as Drop does, and returns what this node knows of it;
-// false: nothing that would be of use. from is the position that the next owner's own
-// Tail needs (0: it has none). No batch is on its way any more; callers that waited
-// for one hear ErrNotOwner, and nothing of theirs was written.
+// HandOver releases a stream, as Drop does, and returns what this node knows of it; false: nothing
+// of use. from is the position that the next owner's own TailBuffer needs (0: it has none). When it
+// returns no batch is in flight, and callers that waited for one have got ErrNotOwner: nothing of
+// theirs was written.
 func (m *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 	m.mu.Lock()
 	s := m.streams.byID[id]
@@ -39,7 +39,7 @@ func (m *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 	if s == nil {
 		return Handover{}, false
 	}
-	t := m.tails.Lookup(id) // for its newest part, which may go with the last reader
+	t := m.tails.Lookup(id) // looked up before halt: the buffer may go with its last reader
 	s.halt()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,7 +48,7 @@ func (m *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 	if ok {
 		out.State = appendField(s.state.encodeHandover(), ckLastUse, s.useForHandover(m.cfg.Now()).encode())
 	}
-	s.opened, s.state = false, &State{} // for the session, which may not have ended yet
+	s.opened, s.state = false, &State{} // for the session, which may still run
 	if t == nil {
 		return out, ok
 	}
@@ -62,7 +62,7 @@ func (m *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 // isBetweenAppends reports whether the State is between two appends.
 func (s *State) isBetweenAppends() bool { return s.run == nil && s.openAppend.IsZero() }
 
-// encodeHandover encodes the State whole.
+// encodeHandover returns the whole State.
 func (s *State) encodeHandover() []byte {
 	b := s.encodeWith(s.encodeProducers(math.MaxUint64, math.MaxInt))
 	b = appendField(b, ckNext, uvarints(s.Next))
@@ -77,12 +77,12 @@ func (s *State) encodeHandover() []byte {
 // handoverUse is the last use of a stream that only its owner knows of.
 type handoverUse struct {
 	at     uint64 // ms since 1970, by a clock that may be the owner's own; for earlier releases
-	grace  uint64 // what the owner adds to it without having seen one, by storage's clock
-	ago    uint64 // ms and 1; 0: none
-	hasAgo bool   // ago was said
+	grace  uint64 // ms by storage's clock: the owner adds it without having seen a use
+	ago    uint64 // 1 + ms since the last use; 0: none
+	hasAgo bool   // ago was encoded
 }
 
-// useForHandover is what there is to tell, under mu.
+// useForHandover returns the last use to hand over, under mu.
 func (s *Stream) useForHandover(now time.Time) handoverUse {
 	at, ok := s.storageClockLocked().readTime(now)
 	if !ok {
@@ -100,19 +100,19 @@ func (s *Stream) useForHandover(now time.Time) handoverUse {
 
 func (u handoverUse) encode() []byte { return uvarints(u.at, u.grace, u.ago) }
 
-// applyTo has the Stream go on from what the owner before knew.
+// applyTo has the Stream go on from what the previous owner knew.
 func (u handoverUse) applyTo(s *Stream, now time.Time) {
 	s.graceUntil = u.grace
 	switch {
-	case !u.hasAgo: // by another node's clock: too late is better than too early
+	case !u.hasAgo: // by another node's clock: expiring too late is better than too early
 		s.graceUntil = max(s.graceUntil, u.at)
 	case u.ago > 0:
 		s.unsavedUse = now.Add(-time.Duration(min(u.ago-1, uint64(maxDuration.Milliseconds()))) * time.Millisecond)
 	}
 }
 
-// decodeHandover reads what Hand wrote; used is the last use, and grace is what its owner
-// adds to that without having seen one.
+// decodeHandover reads what HandOver wrote. used is the last use; grace is what the owner adds to
+// it without having seen a use.
 func decodeHandover(b []byte) (s *State, used, grace uint64, err error) {
 	s = &State{rooted: true}
 	if err := s.decodeWith(b, 0, true); err != nil {
@@ -122,7 +122,7 @@ func decodeHandover(b []byte) (s *State, used, grace uint64, err error) {
 	return s, u.at, u.grace, nil
 }
 
-// decodeUse reads the last use from what Hand wrote.
+// decodeUse reads the last use from what HandOver wrote.
 func decodeUse(b []byte) (u handoverUse) {
 	for r := (fieldReader{b: b}); len(r.b) > 0 && !r.bad; {
 		tag := r.byte()
@@ -136,8 +136,8 @@ func decodeUse(b []byte) (u handoverUse) {
 	return u
 }
 
-// newestBatches is the last RecordBatches: what fits in minHandoverTailBytes, and from position from on what
-// fits in maxHandoverTailBytes.
+// newestBatches returns the last RecordBatches: those that fit in minHandoverTailBytes, and from
+// position from on those that fit in maxHandoverTailBytes.
 func (t *TailBuffer) newestBatches(from uint64) []RecordBatch {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -153,9 +153,10 @@ func (t *TailBuffer) newestBatches(from uint64) []RecordBatch {
 	return append([]RecordBatch(nil), t.batches[n:]...)
 }
 
-// InstallHandover makes this node the owner of a stream, as its last owner left it. A stream
-// that is here already stays as it is. Errors: ErrStopped, ErrOverloaded, ErrNeedsLaterRelease,
-// and ErrNotOwner if a later life is known here: another node has made it.
+// InstallHandover makes this node the owner of a stream, as its previous owner left it. A stream
+// that is in memory already stays as it is. Errors: ErrStopped, ErrOverloaded,
+// ErrNeedsLaterRelease, and ErrNotOwner if a later generation is known here: another node has
+// created it.
 func (m *Manager) InstallHandover(id StreamID, from Handover) error {
 	fold, _, _, err := decodeHandover(from.State)
 	if err != nil {
@@ -164,7 +165,7 @@ func (m *Manager) InstallHandover(id StreamID, from Handover) error {
 	if t := m.tails.Lookup(id); t != nil {
 		later := t.Generation() > fold.generation
 		t.Release()
-		if later { // its readers would be told that their life has ended
+		if later { // its readers would be told that their generation has ended
 			return ErrNotOwner
 		}
 	}
@@ -189,7 +190,7 @@ func (m *Manager) InstallHandover(id StreamID, from Handover) error {
 	return nil
 }
 
-// installTail gives a Stream that was installed its TailBuffer.
+// installTail gives a Stream that was handed over its TailBuffer.
 func (s *Stream) installTail(newest []RecordBatch) (wake wakers) {
 	if !s.state.exists {
 		return nil
@@ -202,7 +203,7 @@ func (s *Stream) installTail(newest []RecordBatch) (wake wakers) {
 	for _, r := range newest {
 		w, err := s.tail.extendLater(r)
 		if err != nil {
-			break // it was too far behind: its readers find the rest in pages
+			break // the buffer was too far behind: its readers find the rest in pages
 		}
 		wake = append(wake, w...)
 	}

@@ -26,8 +26,8 @@ func handOver(t testing.TB, from, to *shard.Manager, next uint64) {
 	}
 }
 
-// The next owner goes on where the last one stopped, with everything that it knew, and
-// reads nothing for it.
+// The next owner goes on where the previous one stopped, with everything that it knew, and reads
+// nothing for it.
 func TestHandoverReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -67,7 +67,7 @@ func TestHandoverReadsNothing(t *testing.T) {
 	})
 }
 
-// takeoverCost is how many reads a node needs that knows nothing.
+// takeoverCost returns how many reads a node needs that knows nothing of the stream.
 func takeoverCost(t *testing.T, log *logtest.Memory) int {
 	before := log.Ops()
 	exists(t, node(t, log), 0)
@@ -75,8 +75,8 @@ func takeoverCost(t *testing.T, log *logtest.Memory) int {
 	return after.Reads + after.Replays - before.Reads - before.Replays
 }
 
-// Readers of the next owner, which followed the stream from afar, go on in memory: the
-// last records come with the Handover.
+// Readers of the next owner, which followed the stream from another node, go on in memory: the last
+// records come with the Handover.
 func TestHandoverCarriesTheTailForReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -102,7 +102,7 @@ func TestHandoverCarriesTheTailForReaders(t *testing.T) {
 	})
 }
 
-// Whatever only memory knows of goes along: the time of the last use.
+// What only memory knows of is handed over too: the time of the last use.
 func TestHandoverKeepsTheLastUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -122,7 +122,7 @@ func TestHandoverKeepsTheLastUse(t *testing.T) {
 	})
 }
 
-// The grace of a new owner is no use of the stream: handed on, it makes no touch.
+// The grace of a new owner is no use of the stream: handed over, it makes no touch.
 func TestHandedOverGraceIsNoUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -139,7 +139,7 @@ func TestHandedOverGraceIsNoUse(t *testing.T) {
 	})
 }
 
-// What is handed over may be of a life that is over; readers here know a later one.
+// A handover may be of a generation that is over; readers here know a later one.
 func TestHandoverOfAnEarlierGenerationIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -169,8 +169,7 @@ func TestHandoverOfAnEarlierGenerationIsRefused(t *testing.T) {
 	})
 }
 
-// What was handed over is only what one node knew: if somebody else has written since,
-// the log is right.
+// A handover is only what one node knew: if another node has written since, the log is right.
 func TestOutdatedHandoverIsCorrectedByTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -192,8 +191,8 @@ func TestOutdatedHandoverIsCorrectedByTheLog(t *testing.T) {
 	})
 }
 
-// Appends that wait while a stream is handed over are refused, or written: the caller
-// of each knows which.
+// Appends that wait while a stream is handed over are refused, or written, and the caller of each
+// knows which.
 func TestHandoverAnswersWaitingWriters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -207,7 +206,7 @@ func TestHandoverAnswersWaitingWriters(t *testing.T) {
 				synctest.Wait() // on its way, alone
 			}
 		}
-		synctest.Wait() // everybody else waits
+		synctest.Wait() // all the others wait
 		handOver(t, a, b, 0)
 		written := 0
 		for _, wait := range waits {
@@ -223,8 +222,8 @@ func TestHandoverAnswersWaitingWriters(t *testing.T) {
 	})
 }
 
-// A session that nobody needs ends at once where its stream is another node's, and not
-// with the minute; one that somebody follows stays.
+// A session without followers ends immediately where its stream is another node's, and not with the
+// minute; a session with followers stays.
 func TestEndSessionKeepsFollowedStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)

@@ -18,10 +18,9 @@ const HeaderName = "f"
 //	4…     fields: tag (1 byte), length (uvarint), that many bytes
 //	last 4 CRC-32C of the record's position (8 bytes, big-endian) and of all above
 //
-// The position is in the sum, so a header that was copied to another place in a
-// log is a foreign one there. Fields are in ascending order of tag. An unknown tag
-// up to 127 is skipped; one of 128 to 254 changes what the record means, so a
-// release that does not know it declines the stream.
+// The position is in the sum, so a header that was copied to another position is foreign there.
+// Fields are in ascending order of tag. An unknown tag up to 127 is skipped; one of 128 to 254
+// changes what the record means, so a release that does not know it declines the stream.
 const (
 	headerMagic   = 0xFA
 	headerVersion = 1
@@ -29,17 +28,16 @@ const (
 	headerSum     = 4
 )
 
-// FormatLevel is the level of the log format that this release speaks. Members
-// gossip theirs, and a field of a higher level is written only once every member
-// speaks that level:
+// FormatLevel is the level of the log format that this release speaks. Members gossip their level,
+// and a field of a higher level is written only once every member speaks that level:
 //
 //	0  unknown fields of a State are lost at the next checkpoint
 //	1  keeps them, and reads everything that this file and checkpoint.go name
 //	2  writes header fields 17 to 25 and State fields 23 to 30
 const FormatLevel = 1
 
-// Kind says what a record of ours is. An unknown kind makes a node decline the
-// stream, so a later release may add kinds safely.
+// Kind is the kind of a record of ours. An unknown kind makes a node decline the stream, so a later
+// release may add kinds safely.
 type Kind uint8
 
 // The kinds. Reserved: 9 for the mark of a log that ended for good, 11 for the
@@ -47,11 +45,11 @@ type Kind uint8
 // 32 to 63 for logs that are no streams, which a stream's fold declines.
 const (
 	KindMessage     Kind = 1  // a message, or a fragment of one
-	KindCreate      Kind = 2  // begins a life
+	KindCreate      Kind = 2  // begins a generation
 	KindClose       Kind = 3  // closes the stream without a message
 	KindCheckpoint  Kind = 4  // replaces the fold's state
 	KindTouch       Kind = 5  // moves the time of last use (its S2 timestamp)
-	KindTombstone   Kind = 6  // ends a life; counts as a checkpoint
+	KindTombstone   Kind = 6  // ends a generation; counts as a checkpoint
 	KindHold        Kind = 7  // a fork refers to this stream: Ref, Name
 	KindRelease     Kind = 8  // it no longer does: Ref
 	KindReleaseDone Kind = 10 // a reference was given back, or will never be used: Ref
@@ -69,10 +67,9 @@ func (k Kind) isKnown() bool {
 // Flags of a message record.
 type Flags uint8
 
-// The flags. An append in several batches (a large append) is a contiguous run
-// of records that all carry FlagPart, from FlagFirst to FlagLast|FlagCommit; it
-// is visible when the run is whole. Every other append is one batch and visible
-// at once.
+// The flags. The records of an append in several batches (a large append) are a contiguous run.
+// All carry FlagPart, from FlagFirst to FlagLast|FlagCommit, and they become visible when the
+// run is whole. Every other append is one batch, and visible immediately.
 const (
 	FlagContinues Flags = 1 << 0 // continues the message of the record before
 	FlagFirst     Flags = 1 << 1 // first record of an append
@@ -92,19 +89,19 @@ const (
 	tagType               = 7  // content type as given
 	tagTTL                = 8  // seconds, uvarint
 	tagExpires            = 9  // milliseconds since 1970, uvarint
-	tagChain              = 10 // life, start, bound (uvarints), ancestor; repeated
-	tagReason             = 11 // why a life ended, one byte
+	tagChain              = 10 // generation, start, bound (uvarints), ancestor; repeated
+	tagReason             = 11 // why a generation ended, one byte
 	tagState              = 12 // checkpoint, tombstone: the encoded State
 	tagExpiresRaw         = 13 // Stream-Expires-At as given
 	tagFork               = 14 // create: see Fork
-	tagRef                = 15 // 8 bytes: the reference that a hold, release or settled record is about
+	tagRef                = 15 // 8 bytes: the reference that a hold, a release or a release-done record is about
 	tagName               = 16 // hold: the fork
 
 	// Read by format level 1, written by level 2.
 	tagBatchID        = 17 // last record of a batch: 8 bytes, random for each composition
 	tagBaseBatch      = 18 // first record of a speculative batch: the batch expected directly below
 	tagPrevCheckpoint = 19 // checkpoint, tombstone: records, bytes (uvarints) back to the checkpoint before
-	tagHoldFrom       = 20 // hold: life, position (uvarints) from which the fork needs the source
+	tagHoldFrom       = 20 // hold: generation, position (uvarints) from which the fork needs the source
 	tagKey            = 21 // Stream-Key
 	tagTrace          = 22 // traceparent in binary: version, trace id, parent id, flags (1, 16, 8, 1 bytes)
 	tagDigest         = 23 // algorithm (1 byte), digest
@@ -130,9 +127,9 @@ type Producer struct {
 	Seq   uint64
 }
 
-// Ancestor is a piece of the past that a life inherited: positions from Start on
-// and below Bound, under offsets of that life. Stream is empty for the stream's
-// own log (records that stood there before its first create).
+// Ancestor is a piece of the past that a generation inherited: the positions from Start on and
+// below Bound, under offsets of that generation. Stream is empty for the stream's own log (records
+// that stood there before its first create).
 type Ancestor struct {
 	Stream     StreamID
 	Generation uint64
@@ -140,8 +137,8 @@ type Ancestor struct {
 	Bound      uint64
 }
 
-// Header is a decoded header. Absent fields are zero; those that may be zero and
-// present have a flag of their own.
+// Header is a decoded header. Absent fields are zero. A field that may be present and zero has a
+// flag of its own.
 type Header struct {
 	Kind  Kind
 	Flags Flags
@@ -164,7 +161,7 @@ type Header struct {
 	Chain      []Ancestor
 	Fork       *Fork // nil: no fork
 
-	Ref  AppendID // hold, release, settled
+	Ref  AppendID // hold, release, release done
 	Name StreamID // hold
 
 	Reason Reason // tombstone
@@ -182,16 +179,16 @@ type Header struct {
 	ChainTimes []uint64
 }
 
-// distance is how far below a record another one stands.
+// distance holds the records and bytes between a record and one above it.
 type distance struct{ Records, Bytes uint64 }
 
-// sourcePosition is a place in the source of a fork.
+// sourcePosition is a position in the source of a fork.
 type sourcePosition struct{ Generation, Pos uint64 }
 
-// retention is how much of a stream is kept; a zero bound is no bound.
+// retention holds how much of a stream is kept; a zero bound is no bound.
 type retention struct{ Seconds, Bytes, Messages uint64 }
 
-// Reason says why a life ended.
+// Reason is the reason for which a generation ended.
 type Reason uint8
 
 // The reasons.
@@ -201,19 +198,20 @@ const (
 )
 
 var (
-	// errForeign: the value is not a header of ours; the record is foreign.
+	// errForeign reports that the value is not a header of ours: the record is foreign.
 	errForeign = errors.New("foreign record")
-	// ErrNeedsLaterRelease says that the log was written by a later release: a higher format
-	// version, or a kind or field that this one does not know and must. This node
-	// must not append to it.
+	// ErrNeedsLaterRelease reports that a later release wrote the log: it has a higher format
+	// version, or a kind or field that this release does not know and must know. This node must not
+	// append to it.
 	ErrNeedsLaterRelease = errors.New("stream needs a later release of Fantail")
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// headerCRC returns the checksum of b at position pos.
 func headerCRC(pos uint64, b []byte) uint32 {
 	sum := ^uint32(0)
-	for shift := 56; shift >= 0; shift -= 8 { // by hand: an array would go to the heap
+	for shift := 56; shift >= 0; shift -= 8 { // without an array, which would be allocated on the heap
 		sum = castagnoli[byte(sum)^byte(pos>>shift)] ^ sum>>8
 	}
 	return crc32.Update(^sum, castagnoli, b)
@@ -285,7 +283,7 @@ func (h *Header) encodeControl(b []byte) []byte {
 	return h.encodeLevel2(b)
 }
 
-// encodeLevel2 appends the fields that format level 2 brought.
+// encodeLevel2 appends the fields that format level 2 added.
 func (h *Header) encodeLevel2(b []byte) []byte {
 	if !h.Batch.IsZero() {
 		b = appendField(b, tagBatchID, h.Batch[:])
@@ -323,7 +321,7 @@ func (r *fieldReader) retention() *retention {
 	return &retention{r.uvarint(), r.uvarint(), r.uvarint()}
 }
 
-// uvarints returns all that is left as uvarints.
+// uvarints returns the rest as uvarints.
 func (r *fieldReader) uvarints() []uint64 {
 	out := []uint64{}
 	for len(r.b) > 0 {
@@ -356,9 +354,8 @@ func appendField(b []byte, tag byte, v []byte) []byte {
 	return append(b, v...)
 }
 
-// decodeHeader reads the header of the record at pos. errForeign: not ours, or
-// nothing that a Fantail writes. ErrNeedsLaterRelease: ours, but of a later release. The
-// header refers to value.
+// decodeHeader reads the header of the record at pos. errForeign: it is not ours, or no Fantail
+// writes it. ErrNeedsLaterRelease: it is ours, but of a later release. The header refers to value.
 func decodeHeader(pos uint64, value []byte) (*Header, error) {
 	n := len(value) - headerSum
 	if n < headerFixed || value[0] != headerMagic ||
@@ -398,7 +395,7 @@ func decodeHeader(pos uint64, value []byte) (*Header, error) {
 	return h, nil
 }
 
-// setField stores one field; false: it is malformed.
+// setField stores one field; false: the field is malformed.
 func (h *Header) setField(tag byte, v []byte) bool {
 	r := fieldReader{b: v}
 	switch tag {
@@ -443,8 +440,8 @@ func (h *Header) setField(tag byte, v []byte) bool {
 	return !r.bad
 }
 
-// setLevel2 is setField for the fields that format level 2 brought, and for those
-// that this release does not know.
+// setLevel2 is setField for the fields that format level 2 added, and for those that this release
+// does not know.
 func (h *Header) setLevel2(tag byte, v []byte) bool {
 	r := fieldReader{b: v}
 	switch tag {
@@ -475,7 +472,8 @@ func (h *Header) setLevel2(tag byte, v []byte) bool {
 	return !r.bad
 }
 
-// fieldReader takes a field's bytes apart; bad is set once and stays.
+// fieldReader reads the values in a field's bytes. bad is set at the first malformed one, and stays
+// set.
 type fieldReader struct {
 	b   []byte
 	bad bool
@@ -491,7 +489,7 @@ func (r *fieldReader) uvarint() uint64 {
 	return v
 }
 
-// restAsID is the rest as an append id.
+// restAsID returns the rest as an append id.
 func (r *fieldReader) restAsID() (id AppendID) {
 	r.bad = r.bad || len(r.b) != len(id)
 	copy(id[:], r.b)

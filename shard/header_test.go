@@ -61,8 +61,8 @@ func samples() []Header {
 	}
 }
 
-// The bytes of the format are for ever: a change of this file is a change of
-// what stands in everybody's object storage.
+// The bytes of the format never change: a change of this file is a change of records in every
+// operator's object storage.
 func TestHeaderBytesNeverChange(t *testing.T) {
 	const file = "testdata/header.golden"
 	var b strings.Builder
@@ -95,7 +95,7 @@ func TestHeaderRoundTrip(t *testing.T) {
 	}
 }
 
-// A header is one only where it was written, and only whole.
+// A header counts only at its own position, and only whole.
 func TestHeaderElsewhereOrDamagedIsForeign(t *testing.T) {
 	h := samples()[1]
 	whole := h.encode(77)
@@ -147,8 +147,8 @@ func TestUnknownFieldIsSkipped(t *testing.T) {
 	}
 }
 
-// What no Fantail writes is foreign, however good its checksum: it neither counts
-// nor declines.
+// A header that no Fantail writes is foreign, however good its checksum: it neither counts nor
+// declines.
 func TestMalformedHeaderIsForeign(t *testing.T) {
 	id := AppendID{1}
 	long := StreamID(strings.Repeat("n", MaxStreamID+1))

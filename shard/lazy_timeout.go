@@ -6,19 +6,20 @@ import (
 	"time"
 )
 
-// lazyTimeout is context.WithTimeout for a call that may well be over before anybody asks for
-// the context's end: it costs its timer and its place at the parent only then, and the time counts
-// from then. A network client asks at once; an S2 in the process does not, and they would be a
-// tenth of an append.
+// lazyTimeout is context.WithTimeout for a call that may well return before it looks at its
+// context. It creates the timer and registers with the parent only when the context is first used,
+// and the time counts from then. A network client uses the context immediately. An S2 in the same
+// process does not, and timer and registration would be a tenth of an append.
 type lazyTimeout struct {
 	parent  context.Context
 	timeout time.Duration
 
 	mu     sync.Mutex
-	ctx    context.Context // nil until somebody asks
+	ctx    context.Context // nil until the context is used
 	cancel context.CancelFunc
 }
 
+// started returns the context, and creates it at the first call.
 func (l *lazyTimeout) started() context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -40,7 +41,7 @@ func (l *lazyTimeout) Err() error { return l.started().Err() }
 // Value implements context.Context.
 func (l *lazyTimeout) Value(key any) any { return l.started().Value(key) }
 
-// finish is for when the call is over. Who asks afterwards finds the context ended.
+// finish ends the context when the call has returned. A later use finds it ended.
 func (l *lazyTimeout) finish() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

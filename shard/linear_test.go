@@ -28,9 +28,9 @@ var logModel = porcupine.Model{
 	},
 }
 
-// Two rival owners, clients that append and read through either, faults: the
-// history is linearizable, but that a read may be as old as an answer from memory
-// may be (cluster/DESIGN.md, "What memory may answer").
+// Two rival owners, clients that append and read through either, and faults: the history is
+// linearizable, except that a read may be as old as an answer from memory may be
+// (cluster/DESIGN.md, "What memory may answer").
 func TestLinearizable(t *testing.T) {
 	for range 10 {
 		synctest.Test(t, testLinearizable)

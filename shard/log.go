@@ -6,36 +6,34 @@ import (
 	"fmt"
 )
 
-// Log is what a shard needs of storage: one append-only log per stream with
-// dense positions from 0, compare-and-swap on the tail, and a following read.
-// shard/s2 implements it on S2's Go SDK; logtest is its conformance suite.
+// Log is the storage below a Manager: one append-only log per stream with dense positions from 0,
+// compare-and-swap on the tail, and a following read. shard/s2 implements it on S2's Go SDK;
+// logtest is its conformance suite.
 //
 // Errors, for every method (test with errors.Is and errors.As):
 //   - ErrNoLog: there is no such log (S2: stream_not_found). Final.
 //   - ErrLogDenied: storage refuses us for good (authentication, permission,
-//     a missing basin, a bad request). Final until somebody changes something.
+//     a missing basin, a bad request). Final until an operator changes something.
 //     It is an ErrNoBasin too if storage was not asked.
 //   - ErrLogBusy: storage refused without any effect (429, 502 hot_server, 503
 //     server_draining, 409 transaction_conflict). Try again after a pause.
-//     It is an ErrLogUnreachable too if there was nobody to take the request.
-//   - anything else: it did not answer. For Append this means that the outcome
+//     It is an ErrLogUnreachable too if no server took the request.
+//   - anything else: storage did not answer. For Append this means that the outcome
 //     is unknown: wrapped in ErrAppendUnknown.
 //
 // A Log is safe for concurrent use and retries no Append by itself.
 type Log interface {
-	// Create makes the log of id exist, with infinite retention. Idempotent; it
-	// may be called for a log that somebody else made and keeps its records.
-	// S2: PUT /streams/{s}.
+	// Create makes the log of id exist, with infinite retention. Idempotent; it may be called for a
+	// log that another client created, and keeps its records. S2: PUT /streams/{s}.
 	Create(ctx context.Context, id StreamID) error
 
-	// Append writes batch (1 to MaxBatchRecords entries, MaxBatchBytes metered in
-	// total) atomically at position at, if and only if the tail is at.
+	// Append writes batch (1 to MaxBatchRecords entries, MaxBatchBytes metered in total) atomically at position at, if and only if the tail is at.
 	//   - nil: written; Ack says when.
 	//   - *TailError: certainly not written by this call; Tail is the tail.
 	//   - ErrNoLog, ErrLogDenied, ErrLogBusy: certainly not written.
 	//   - ErrAppendUnknown: written, or not, or still on its way. Sending the same
-	//     batch again at the same position settles it.
-	// Where it waits for anything it watches ctx, whose time counts from when it first does.
+	//     batch again at the same position tells which.
+	// Where it waits it watches ctx, and the time of ctx counts from its first use.
 	// S2: POST /streams/{s}/records with match_seq_num, one attempt.
 	Append(ctx context.Context, id StreamID, at uint64, batch []Entry) (Ack, error)
 
@@ -74,7 +72,7 @@ type Log interface {
 	OpenSessions() int
 }
 
-// Ack says where and when a batch was written.
+// Ack tells the positions and times of a batch that was written.
 type Ack struct {
 	// Start is the position of the first record, End one past the last.
 	Start, End uint64
@@ -87,7 +85,7 @@ type Ack struct {
 // dense; only a trim before the first one leaves a hole).
 type Page struct {
 	Records []Record
-	// Tail is the log's tail as this reply tells it; meaningful if HasTail.
+	// Tail is the log's tail by this reply; meaningful if HasTail.
 	Tail    uint64
 	HasTail bool
 }
@@ -99,15 +97,15 @@ var (
 	ErrLogBusy       = errors.New("storage busy")
 	ErrAppendUnknown = errors.New("append outcome unknown")
 
-	// ErrLogUnreachable is an ErrLogBusy that storage did not say itself: nobody was there to
-	// take the request.
+	// ErrLogUnreachable is an ErrLogBusy that is not storage's own answer: no server took the
+	// request.
 	ErrLogUnreachable = fmt.Errorf("%w: it cannot be reached", ErrLogBusy)
 
-	// ErrLogUnauthenticated is an ErrLogDenied whoever was asked for: storage does not know us.
+	// ErrLogUnauthenticated is an ErrLogDenied for every log: storage does not know us.
 	ErrLogUnauthenticated = fmt.Errorf("%w: it does not know us", ErrLogDenied)
 
-	// ErrNoBasin is an ErrLogDenied that storage did not say itself: nothing tells where in it
-	// the stream would be.
+	// ErrNoBasin is an ErrLogDenied that is not storage's own answer: the settings name no basin
+	// for the stream.
 	ErrNoBasin = fmt.Errorf("%w: the stream has no place there", ErrLogDenied)
 )
 

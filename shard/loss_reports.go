@@ -7,26 +7,26 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// lossReports tells of what storage has lost, or had taken away by somebody else: records are
-// there for ever, unless a stream is deleted. One line each ten seconds after the first
-// few: a store that starts empty loses all streams.
+// lossReports counts and logs records that storage has lost, or that were deleted without Fantail:
+// records stay forever, unless their stream is deleted. After the first few lines it logs one every
+// ten seconds, because a store that starts empty loses all streams.
 type lossReports struct {
 	lost, truncated atomic.Uint64
 	logLimit        rate.Sometimes
 }
 
-// reportLostRecords is for a log that ends below what it had acknowledged.
+// reportLostRecords reports a log that ends below what it had acknowledged.
 func (s *Stream) reportLostRecords(ends, acknowledged uint64) {
 	d := &s.manager.lossReports
 	d.lost.Add(1)
 	d.logLimit.Do(func() {
-		s.manager.cfg.Logger.Error("S2 has lost records of a stream, which is read anew: was it restored from a backup, or emptied?",
+		s.manager.cfg.Logger.Error("S2 has lost records of a stream, which is read again from its start: was it restored from a backup, or emptied?",
 			"stream", s.id, "log ends at", ends, "acknowledged up to", acknowledged)
 	})
 }
 
-// reportTruncatedLog is for a log whose beginning somebody else has trimmed; whole: nothing of what the
-// stream was is left.
+// reportTruncatedLog reports a log that was trimmed at its beginning, and not by Fantail. whole:
+// nothing is left of what the stream was.
 func (m *Manager) reportTruncatedLog(id StreamID, first uint64, whole bool) {
 	m.lossReports.truncated.Add(1)
 	m.lossReports.logLimit.Do(func() {
@@ -35,8 +35,8 @@ func (m *Manager) reportTruncatedLog(id StreamID, first uint64, whole bool) {
 	})
 }
 
-// noteFirstRecord notes where the first record stands that a takeover folds, if that is not where it
-// was to begin, under mu.
+// noteFirstRecord notes, under mu, the position of the first record that a takeover folds, if the
+// fold began at the log's start.
 func (s *Stream) noteFirstRecord(recs []Record) {
 	for i := range recs {
 		s.sawOwnRecord = s.sawOwnRecord || recs[i].Header != nil
@@ -46,10 +46,10 @@ func (s *Stream) noteFirstRecord(recs []Record) {
 	}
 }
 
-// noteTruncation looks, at the end of a takeover, whether the stream's beginning was lost, and keeps
-// that in its State, under mu: offsets of lives that nobody knows any more are gone, and not
-// wrong. Where S2 still has a checkpoint the fold has begun there. A log that only others write
-// to may be trimmed as they like.
+// noteTruncation decides, at the end of a takeover and under mu, whether the stream's beginning was
+// lost, and keeps that in its State: offsets of generations that are not known any more are then
+// gone, and not invalid. Where S2 still has a checkpoint the fold has begun there. A log that only
+// others write to may be trimmed as they like, and is not reported.
 func (s *Stream) noteTruncation() (cut bool) {
 	fold := s.state
 	if s.firstRecord == 0 || fold.generation != 0 || fold.ended {
@@ -61,7 +61,7 @@ func (s *Stream) noteTruncation() (cut bool) {
 	return s.sawOwnRecord || fold.tail == 0
 }
 
-// reportMissingPage notes that a page is not there that the stream is said to have.
+// reportMissingPage reports that a page is missing that the stream should have.
 func (m *Manager) reportMissingPage(id StreamID, info Info, from uint64, err error) {
 	var gone *TrimmedError
 	if errors.As(err, &gone) && from >= info.Start && gone.First > from && gone.First < info.Tail {

@@ -11,8 +11,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// Somebody sets a retention age on a stream in S2. While there is a checkpoint the stream is
-// what it was; without one its lives are lost, and known to be, also to later owners.
+// An operator sets a retention age on a stream in S2. While there is a checkpoint the stream is
+// what it was. Without one its generations are lost, and known to be, also to later owners.
 func TestRetentionAgeInS2IsNoticed(t *testing.T) { synctest.Test(t, testRetentionAge) }
 
 func testRetentionAge(t *testing.T) {
@@ -65,7 +65,7 @@ func testRetentionAge(t *testing.T) {
 	}
 }
 
-// A log that only others write to may be trimmed as they like: nobody is told.
+// A log that only others write to may be trimmed as they like: nothing is reported.
 func TestForeignLogMayBeTrimmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -89,7 +89,8 @@ func TestForeignLogMayBeTrimmed(t *testing.T) {
 	})
 }
 
-// What S2 lost is said, with the positions: an older backup, and an empty store.
+// Records that S2 has lost are reported, with the positions: after the restore of an older backup,
+// and with an empty store.
 func TestLostRecordsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)

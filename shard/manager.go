@@ -14,64 +14,64 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Mode says who writes to a stream's log.
+// Mode tells the Manager whether others may write to a stream's log.
 type Mode uint8
 
 // The modes (cluster/DESIGN.md, "Cost modes").
 const (
-	// ModeSession: others may write to S2 directly; one read session per followed
-	// stream.
+	// ModeSession: others may write to S2 directly. Each followed stream has one read session.
 	ModeSession Mode = iota
-	// ModeExclusive: nobody else writes; acks are the tail and no session is
-	// opened. A tail check every 30 s while followed guards the promise.
+	// ModeExclusive: only this fleet writes. Acknowledgements tell the tail and no session is
+	// opened. A tail check every 30 s while a stream is followed guards the promise.
 	ModeExclusive
 )
 
-// InfoOptions is what a State call wants beside the description.
+// InfoOptions holds what a caller of Manager.Info wants beside the description.
 type InfoOptions uint8
 
-// The wishes, to be combined.
+// The options, to be combined.
 const (
-	// InfoTouch counts the call as a use of the stream (a sliding TTL starts anew).
+	// InfoTouch counts the call as a use of the stream (a sliding TTL starts again).
 	InfoTouch InfoOptions = 1 << iota
-	// InfoAllowCached allows an answer from this node's own TailBuffer, which may be a moment
-	// old; without it the answer is the tail as of now.
+	// InfoAllowCached allows an answer from this node's own TailBuffer, which may be a moment old.
+	// Without it the answer is the tail as of now.
 	InfoAllowCached
 	// InfoRequireFresh wants an answer that rests on a tail check sent after the call, whatever
-	// memory knows: a session brings what another owner wrote a moment late. For who is
-	// about to refuse somebody for good.
+	// memory knows: a session brings another owner's records a moment late. It is for callers that
+	// are about to refuse a client for good.
 	InfoRequireFresh
-	// InfoWillFollow says that the caller is about to follow the stream: if it is to be read from
-	// storage first, it waits for its turn, and is not refused for the length of the queue.
+	// InfoWillFollow announces that the caller is about to follow the stream. If the stream has to
+	// be read from storage first, the caller waits for its turn, and is not refused for the length
+	// of the queue.
 	InfoWillFollow
 )
 
-// Config of a Manager. Zero values take the defaults.
+// Config configures a Manager. Zero values take the defaults.
 type Config struct {
 	Mode Mode
 	// AppendTimeout bounds how long a Log waits in one attempt to write a batch: it ends the
 	// context of Log.Append (default 5 s).
 	AppendTimeout time.Duration
-	// QueueBytes and QueueRequests bound what waits for one stream's batch (32 MiB,
-	// 4,096); ErrOverloaded beyond.
+	// QueueBytes and QueueRequests bound the requests that wait for one stream's batch (32 MiB,
+	// 4,096); beyond that a request gets ErrOverloaded.
 	QueueBytes, QueueRequests int
-	// PageBytes bounds the cache of history pages (256 MiB); least recently used
-	// pages go first.
+	// PageBytes bounds the cache of history pages (256 MiB). The least recently used pages are
+	// evicted first.
 	PageBytes int64
-	// IdleAfter is how long an unused stream stays in memory (5 min).
+	// IdleAfter bounds how long an unused stream stays in memory (5 min).
 	IdleAfter time.Duration
-	// StateBytes bounds what the streams in memory cost (512 MiB), without their TailBuffers, and
-	// MaxStreams how many they are (200,000). The least recently used that is idle makes
-	// room; ErrOverloaded if none is.
+	// StateBytes bounds the memory of the streams, without their TailBuffers (512 MiB), and
+	// MaxStreams their number (200,000). The least recently used idle stream is evicted; a request
+	// gets ErrOverloaded if none is idle.
 	StateBytes int64
 	MaxStreams int
-	// ColdOpens is how many streams a second may be read from storage that are not in
-	// memory (200), after twice as many in a burst. Followers' streams wait for their turn;
-	// ErrOverloaded is for others that would wait for over a second.
+	// ColdOpens bounds the streams that are not in memory and are read from storage in a second
+	// (200), after twice as many in a burst. Followers' streams wait for their turn. Other requests
+	// get ErrOverloaded if they would wait for over a second.
 	ColdOpens float64
-	// Now is the clock (time.Now).
+	// Now is the node's wall clock (time.Now).
 	Now func() time.Time
-	// Logger gets state changes (default: discard).
+	// Logger gets changes of state (default: discard).
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
@@ -111,13 +111,14 @@ func (c *Config) defaults() {
 	}
 }
 
-// Manager runs the streams that this node owns.
+// Manager runs the streams that this node owns. Its fields are set at construction, except those
+// below mu, which mu guards, and those that say otherwise.
 type Manager struct {
 	log                    *breaker
 	tails                  *TailBuffers
 	cfg                    Config
-	fleet                  Fleet     // how to reach other streams; the Manager itself unless Join says otherwise
-	callPool               sync.Pool // of *call, answered
+	fleet                  Fleet     // reaches other streams; the Manager itself unless UseFleet was called
+	callPool               sync.Pool // of answered *call
 	pages                  *pages
 	sessionLimiter         *sessionLimiter
 	handoverSessionLimiter *sessionLimiter // of streams that were handed over
@@ -128,8 +129,8 @@ type Manager struct {
 	lossReports            lossReports
 	metrics                *metrics
 
-	sources         *sourceReader
-	standingWatcher atomic.Pointer[standingWatcher] // nil: see Stand
+	sources         *sourceReader                   // reads the logs of forks' sources
+	standingWatcher atomic.Pointer[standingWatcher] // nil: WatchStanding has not been called
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc
@@ -140,7 +141,7 @@ type Manager struct {
 	stopped bool
 }
 
-// NewManager returns a Manager on log whose streams' TailBuffers are in tails.
+// NewManager returns a Manager on log. It keeps its streams' TailBuffers in tails.
 func NewManager(log Log, tails *TailBuffers, cfg Config) *Manager {
 	cfg.defaults()
 	h := &Manager{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
@@ -160,13 +161,13 @@ func NewManager(log Log, tails *TailBuffers, cfg Config) *Manager {
 	return h
 }
 
-// probeStorage asks storage for a sign of life where nothing else does.
+// probeStorage asks storage for a sign of life where no other call does.
 func (m *Manager) probeStorage(ctx context.Context) {
 	m.log.probeIfDue(ctx, func() bool { return m.tails.countFollowed() > 0 })
 }
 
-// StoreDown reports whether storage answers nothing, for at least downAfter. Whatever
-// needs it fails at once meanwhile, with ErrStoreDown.
+// StoreDown reports whether storage has answered nothing for downAfter or longer. Calls that need
+// storage then fail immediately, with ErrStoreDown.
 func (m *Manager) StoreDown() bool { return m.log.isDown() }
 
 // spawn starts a goroutine that Close waits for; false: the Manager is closed.
@@ -178,7 +179,7 @@ func (m *Manager) spawn(fn func(context.Context)) bool {
 	return true
 }
 
-// runEvery does something again and again, one after the other, until Close.
+// runEvery calls do every d, never concurrently, until Close.
 func (m *Manager) runEvery(d time.Duration, do func(context.Context)) {
 	m.spawn(func(ctx context.Context) {
 		tick := time.NewTicker(d)
@@ -194,10 +195,10 @@ func (m *Manager) runEvery(d time.Duration, do func(context.Context)) {
 	})
 }
 
-// isLone reports whether this Host has no other nodes beside it.
+// isLone reports whether this node has no other nodes beside it.
 func (m *Manager) isLone() bool { return m.fleet == Fleet(m) }
 
-// acquireStream finds the stream's Stream, or makes it; the caller leaves it again.
+// acquireStream finds the Stream, or makes it. The caller gives it back with releaseStream.
 func (m *Manager) acquireStream(ctx context.Context, id StreamID) (*Stream, error) {
 	m.mu.Lock()
 	if m.stopped {
@@ -227,9 +228,9 @@ func (m *Manager) acquireStream(ctx context.Context, id StreamID) (*Stream, erro
 	return s, nil
 }
 
-// admitName makes room for one more name, under mu; ok: there is. Those that it returns are to be
-// halted. A follower, of whom there are only so many on a node, is not refused for the names
-// that others invent.
+// admitName makes room for one more name, under mu; ok: there is room. The caller halts the evicted
+// Streams. A follower is not refused for the names that others invent: a node has only so many
+// followers.
 func (m *Manager) admitName(patient bool) (evicted []*Stream, ok bool) {
 	now := m.cfg.Now()
 	evicted, ok = m.streams.makeRoomForName(now)
@@ -243,8 +244,8 @@ func (m *Manager) admitName(patient bool) (evicted []*Stream, ok bool) {
 	return evicted, ok
 }
 
-// evictIdle evicts idle streams while there are too many. If none is idle it looks again a
-// moment later: each append comes by here.
+// evictIdle evicts idle streams while the table is over its budget. If none is idle it searches
+// again only after evictRetryEvery, because every append calls it.
 func (m *Manager) evictIdle() {
 	if !m.streams.isOverBudget() || m.cfg.Now().UnixNano() < m.streams.retryAt.Load() {
 		return
@@ -261,9 +262,10 @@ func (m *Manager) evictIdle() {
 	}
 }
 
-// evictRetryEvery is how often idle streams are looked for while none is.
+// evictRetryEvery is the pause between two searches for idle streams while none is idle.
 const evictRetryEvery = 100 * time.Millisecond
 
+// newStream returns a Stream that is not in the table.
 func (m *Manager) newStream(id StreamID) *Stream {
 	s := &Stream{id: id, manager: m, lastUsed: m.cfg.Now()}
 	s.listEntry.stream = s
@@ -271,7 +273,7 @@ func (m *Manager) newStream(id StreamID) *Stream {
 	return s
 }
 
-// addInstalled adds a Stream that was made whole, unless there is one already.
+// addInstalled adds a Stream that came whole, by a handover, unless there is one already.
 func (m *Manager) addInstalled(s *Stream) error {
 	m.mu.Lock()
 	var evicted []*Stream
@@ -303,6 +305,7 @@ func (m *Manager) HasStream(id StreamID) bool {
 	return m.streams.byID[id] != nil
 }
 
+// releaseStream gives back a Stream of acquireStream.
 func (m *Manager) releaseStream(s *Stream) {
 	m.mu.Lock()
 	if s.users--; s.users == 0 {
@@ -311,10 +314,10 @@ func (m *Manager) releaseStream(s *Stream) {
 	m.mu.Unlock()
 }
 
-// Do carries a write out and returns the verdict. Errors: ErrContended,
-// ErrOverloaded, ErrStoreDown, ErrNotOwner, ErrStopped, ErrNeedsLaterRelease,
-// ErrLogDenied (all: certainly not written) and ErrOutcomeUnknown. Once ctx ends
-// its cause is returned, unless the verdict is there: the outcome is unknown.
+// Do carries a write out and returns the verdict. Errors: ErrContended, ErrOverloaded,
+// ErrStoreDown, ErrNotOwner, ErrStopped, ErrNeedsLaterRelease, ErrLogDenied (all: certainly not
+// written) and ErrOutcomeUnknown. If ctx ends before the verdict is there, Do returns its cause,
+// and the outcome is unknown.
 func (m *Manager) Do(ctx context.Context, req *Request) (Outcome, error) {
 	if m.streams.isFull() && req.mayGrowState() {
 		if m.evictIdle(); m.streams.isFull() {
@@ -339,8 +342,7 @@ func (m *Manager) Do(ctx context.Context, req *Request) (Outcome, error) {
 	return out, err
 }
 
-// Info describes a stream; a stream that does not exist has Info.Exists false.
-// Errors as Do's.
+// Info describes a stream. A stream that does not exist has Info.Exists false. Errors: Do's.
 func (m *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info, error) {
 	if ask&InfoWillFollow != 0 {
 		ctx = withPatience(ctx)
@@ -353,9 +355,8 @@ func (m *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info,
 	return s.describe(ctx, ask)
 }
 
-// Follow returns the stream's TailBuffer and keeps it fed until release is called
-// (once). from is where the caller will read from; it is only a hint. Errors:
-// ErrNotFound, ErrGone, and Do's.
+// Follow returns the stream's TailBuffer, and keeps it fed until release is called (once). from is
+// where the caller will read from; it is only a hint. Errors: ErrNotFound, ErrGone, and Do's.
 func (m *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffer, func(), error) {
 	ctx = withPatience(ctx)
 	s, err := m.acquireStream(ctx, id)
@@ -364,7 +365,7 @@ func (m *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffe
 	}
 	info, err := s.describe(ctx, InfoAllowCached|InfoTouch)
 	if err == nil && !info.Exists {
-		// Memory may be behind; a refusal has to rest on the log.
+		// Memory may be behind, and a refusal has to rest on the log.
 		info, err = s.describe(ctx, InfoTouch)
 	}
 	if err == nil {
@@ -381,8 +382,8 @@ func (m *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffe
 	return nil, nil, err
 }
 
-// missingTailErr is why there is no TailBuffer of a stream that exists: this node has let go of
-// it, or it was deleted, this very moment.
+// missingTailErr returns the reason for which a stream that exists has no TailBuffer: this node has
+// released it, or it was deleted, this very moment.
 func (s *Stream) missingTailErr() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -392,18 +393,18 @@ func (s *Stream) missingTailErr() error {
 	return ErrNotFound
 }
 
-// ReadPage reads history: a RecordBatch that holds position from and no message at or above
-// info.Tail, which lies above from, of the life that info describes. It may hold no message
-// at all. Whoever asks
-// for the same gets the same memory.
-// *TrimmedError: from is no longer kept. Other errors as Do's.
+// ReadPage reads history: a RecordBatch that holds position from, and no message at or above
+// info.Tail, of the generation that info describes. from lies below info.Tail. The RecordBatch may
+// hold no message at all. Callers that ask for the same page share its memory.
+//
+// *TrimmedError: from is no longer kept. Other errors: Do's.
 func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (RecordBatch, error) {
 	return m.ReadPageVia(ctx, id, info, from, nil)
 }
 
-// ReadPageVia is ReadPage for a node that knows who may have the page in memory: ask, unless
-// nil, is asked before storage is, once for all who want the page now, and what it gives is
-// kept as any page. Its ErrTrimmed and ErrNotFound are final; after another error, or a
+// ReadPageVia is ReadPage for a node that knows a peer that may have the page in memory. ask,
+// unless nil, is asked before storage is, once for all callers that want the page now, and its page
+// is cached like any page. Its ErrTrimmed and ErrNotFound are final. After another error, or a
 // RecordBatch without from, storage is read.
 func (m *Manager) ReadPageVia(
 	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error),
@@ -432,8 +433,8 @@ func (m *Manager) OwnedStreams() []StreamID {
 	return ids
 }
 
-// HotStreams lists the streams in memory that somebody follows or that were used within d, most
-// followed first.
+// HotStreams lists the streams in memory that have followers or were used within d, most followed
+// first.
 func (m *Manager) HotStreams(d time.Duration) []StreamID {
 	now := m.cfg.Now()
 	m.mu.Lock()
@@ -459,8 +460,8 @@ func (m *Manager) HotStreams(d time.Duration) []StreamID {
 	return ids
 }
 
-// EndSession ends the read session of a stream that nobody follows here; left alone it would live
-// to the end of its minute. What is known of the stream stays.
+// EndSession ends the read session of a stream without followers here; otherwise the session would
+// live to the end of its minute. The Stream stays in memory.
 func (m *Manager) EndSession(id StreamID) {
 	m.mu.Lock()
 	s := m.streams.byID[id]
@@ -475,14 +476,15 @@ func (m *Manager) EndSession(id StreamID) {
 	}
 }
 
-// Drop lets go of a stream: waits for the batch in flight, ends the session. Its
-// Tail stays for whoever holds it, unfed.
+// Drop releases a stream: it waits for the batch in flight and ends the session. The TailBuffer
+// stays, unfed, for the readers that hold it.
 func (m *Manager) Drop(id StreamID) { m.dropStream(id, false) }
 
-// DropUnused is Drop, unless somebody waits for an answer about the stream, or follows it;
-// it reports whether the stream is gone.
+// DropUnused is Drop, unless a caller waits for an answer about the stream, or follows it. It
+// reports whether the stream is gone from memory.
 func (m *Manager) DropUnused(id StreamID) bool { return m.dropStream(id, true) }
 
+// dropStream is Drop, or DropUnused where unused is true.
 func (m *Manager) dropStream(id StreamID, unused bool) bool {
 	m.mu.Lock()
 	s := m.streams.byID[id]
@@ -500,8 +502,7 @@ func (m *Manager) dropStream(id StreamID, unused bool) bool {
 	return true
 }
 
-// Close lets go of every stream, waits for the batches in flight, and then for
-// every goroutine.
+// Close releases every stream, waits for the batches in flight, and then for every goroutine.
 func (m *Manager) Close() error {
 	m.mu.Lock()
 	m.stopped = true
@@ -520,12 +521,12 @@ func (m *Manager) Close() error {
 
 const (
 	sweepEvery = 10 * time.Second
-	// maxSweepTouches at once: at 40 ms each, all the streams that MaxStreams allows are
-	// through in graceMargin.
+	// maxSweepTouches bounds the touches that run together: at 40 ms each, all the streams that
+	// MaxStreams allows are touched within graceMargin.
 	maxSweepTouches = 256
 )
 
-// sweep drops streams that nobody uses and makes touches durable.
+// sweep drops streams that are not used and makes uses durable by touch records.
 func (m *Manager) sweep(ctx context.Context) {
 	now := m.cfg.Now()
 	var idle, touches []*Stream
@@ -562,8 +563,7 @@ func (m *Manager) sweep(ctx context.Context) {
 	_ = g.Wait() // they return nothing
 }
 
-// TrimmedError says that a position is no longer kept; First is. It is
-// ErrTrimmed.
+// TrimmedError reports that a position is no longer kept; First is. It is ErrTrimmed.
 type TrimmedError struct{ First uint64 }
 
 func (e *TrimmedError) Error() string { return ErrTrimmed.Error() }

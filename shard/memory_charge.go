@@ -5,25 +5,26 @@ import (
 	"unsafe"
 )
 
-// What a stream costs in memory is estimated: what a Stream always has, and from its State
-// what somebody's requests made of it, with the parts of an append that waits for its commit. The bytes of its TailBuffer and the bodies that wait are
-// counted elsewhere (TailBuffers; the edge's budget for bodies).
+// The memory of a stream is estimated: the size of a Stream, what requests have added to its State,
+// and the parts of an append that wait for their commit. The bytes of its TailBuffer and the bodies
+// that wait are charged to other budgets (TailBuffers; the edge's budget for bodies).
 const (
-	// streamBytes is a Stream, its State, its place in the table and its empty Tail.
+	// streamBytes is the size of a Stream, its State, its place in the table and its empty
+	// TailBuffer.
 	streamBytes = int(unsafe.Sizeof(Stream{})+unsafe.Sizeof(State{})+unsafe.Sizeof(TailBuffer{})) + 512
-	// rowBytes is an entry of a map beside what its strings hold.
+	// rowBytes is the size of a map's entry without the bytes of its strings.
 	rowBytes = 96
-	// callBytes is a caller that waits, beside the bodies.
+	// callBytes is the size of a caller that waits, without the bodies.
 	callBytes = int(unsafe.Sizeof(call{})+unsafe.Sizeof(Request{})) + 256
-	// remeasureAfter is how much a State may have grown by estimate before it is measured again,
-	// or a quarter of it.
+	// remeasureAfter bounds the estimated growth of a State before it is measured again; a large
+	// State may grow by a quarter.
 	remeasureAfter = 4 << 10
 )
 
-// memorySize is what the State holds beside itself, in bytes.
+// memorySize returns the bytes that the State holds outside its struct.
 func (s *State) memorySize() int {
 	n := len(s.contentType) + len(s.expiresRaw) + len(s.streamSeq) + len(s.unknownFields) + 8*len(s.chainTimes)
-	if s.run != nil && s.run.create != nil { // of an append that nobody has committed yet
+	if s.run != nil && s.run.create != nil { // of an append without its commit
 		n += len(s.run.create.Type) + len(s.run.create.ExpiresRaw) + chainSize(s.run.create.Chain)
 	}
 	n += len(s.outcomes.ring)*int(unsafe.Sizeof(outcome{})) + len(s.outcomes.ids)*len(AppendID{})
@@ -46,7 +47,7 @@ func (s *State) memorySize() int {
 	return n
 }
 
-// maxGrowth is what folding a record adds to a State, from above.
+// maxGrowth returns an upper bound of what folding a record adds to a State.
 func maxGrowth(r *Record) int {
 	if r.Header == nil {
 		return 0
@@ -54,16 +55,16 @@ func maxGrowth(r *Record) int {
 	return len(r.Header) + rowBytes + int(unsafe.Sizeof(outcome{})) + len(AppendID{})
 }
 
-// memoryCharge is what the table of Streams counts for one of them.
+// memoryCharge holds the cost of one Stream as the table of Streams counts it.
 type memoryCharge struct {
-	cost            atomic.Int64 // what is counted; 0: nothing (any more)
-	exists          atomic.Bool  // counted among the streams that exist, and not among the names
-	measured        int          // guarded by Stream.mu: the State's weight when it was measured
-	estimatedGrowth int          // guarded by Stream.mu: by estimate, since
+	cost            atomic.Int64 // what is counted; 0: nothing, or nothing any more
+	exists          atomic.Bool  // counted among the streams that exist, not among the names
+	measured        int          // guarded by Stream.mu: memorySize when the State was last measured
+	estimatedGrowth int          // guarded by Stream.mu: growth since, by estimate
 	uncommitted     int          // guarded by Stream.mu: what is counted of parts without their commit
 }
 
-// noteGrowth notes what was folded, under mu.
+// noteGrowth charges what was folded, under mu.
 func (s *Stream) noteGrowth(recs []Record) {
 	for i := range recs {
 		s.memory.estimatedGrowth += maxGrowth(&recs[i])
@@ -75,12 +76,12 @@ func (s *Stream) noteGrowth(recs []Record) {
 	}
 }
 
-// holdsMoreThanName reports whether there is more to the Stream than a name, under mu.
+// holdsMoreThanName reports whether there is, or was, a stream, and not only a name, under mu.
 func (s *Stream) holdsMoreThanName() bool {
 	return s.foldErr != nil || s.opened && (s.state.exists || s.state.gone || len(s.state.pendingReleases) > 0)
 }
 
-// measureMemory measures the Stream anew and has the table know, under mu.
+// measureMemory measures the State and updates the charge, under mu.
 func (s *Stream) measureMemory() {
 	s.memory.measured, s.memory.estimatedGrowth = 0, 0
 	if s.state != nil {
@@ -89,7 +90,7 @@ func (s *Stream) measureMemory() {
 	s.updateCharge()
 }
 
-// updateCharge has the table know what the Stream costs, under mu.
+// updateCharge tells the table what the Stream costs, under mu.
 func (s *Stream) updateCharge() {
 	if s.stopped {
 		return

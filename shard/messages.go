@@ -6,14 +6,15 @@ import (
 )
 
 // Messages are the messages of a Request, in order: their bodies one after the other in one piece
-// of memory, and where each ends. Beside its bytes a message costs four bytes, and one that is
-// alone costs none. A copy shares the memory; nobody may change that.
+// of memory, and where each ends. Beside its bytes a message costs four bytes; a single message
+// costs none. A copy shares the memory, which is immutable.
 type Messages struct {
 	body []byte
 	ends []uint32 // nil: body is one message or, if it is empty, none
 }
 
-// NewMessages returns the messages whose bodies are given. It keeps the body of one that is alone.
+// NewMessages returns the messages with the given bodies. It keeps the body of a single message,
+// and copies several.
 func NewMessages(bodies ...[]byte) (m Messages) {
 	if len(bodies) == 1 {
 		m.Add(bodies[0])
@@ -30,7 +31,7 @@ func NewMessages(bodies ...[]byte) (m Messages) {
 }
 
 // SplitMessages returns the messages that lie in body one after the other and end at ends, which
-// ascend up to the length of body. It keeps both.
+// ascend up to the length of body. It keeps both slices.
 func SplitMessages(body []byte, ends []uint32) Messages {
 	if len(ends) <= 1 {
 		ends = nil
@@ -38,7 +39,7 @@ func SplitMessages(body []byte, ends []uint32) Messages {
 	return Messages{body, ends}
 }
 
-// Add appends a message; what others share with m stays as it is.
+// Add appends a message. Copies that share memory with m stay as they are.
 func (m *Messages) Add(b []byte) {
 	if m.Len() == 0 {
 		*m = Messages{body: b[:len(b):len(b)]}
@@ -81,7 +82,7 @@ func (m Messages) At(i int) []byte {
 	return m.body[start:m.ends[i]:m.ends[i]]
 }
 
-// String says how much they are.
+// String returns the number and the size of the messages.
 func (m Messages) String() string { return fmt.Sprintf("%d messages of %d bytes", m.Len(), m.Bytes()) }
 
 // GoString is String: the bodies fill pages.

@@ -6,13 +6,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics of a Manager; the zero value counts nothing.
+// metrics holds the metrics of a Manager; the zero value counts nothing.
 type metrics struct {
 	appends       map[result]prometheus.Counter
 	chainsRefused prometheus.Counter
 }
 
-// result labels fantail_appends_total. Closed set.
+// result labels fantail_appends_total. The set is closed.
 type result string
 
 const (
@@ -26,7 +26,7 @@ const (
 func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 	m := &metrics{chainsRefused: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "fantail_fork_chains_refused_total",
-		Help: "Forks whose sources do not hold them: what they claim to have inherited is not served.",
+		Help: "Forks that their sources do not hold: what they claim to have inherited is not served.",
 	})}
 	if reg == nil {
 		return m
@@ -53,7 +53,7 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 			defer h.mu.Unlock()
 			return float64(len(h.streams.byID))
 		}),
-		gauge("fantail_state_bytes", "What the streams that this node holds as owner cost in memory, without their Tails.", func() float64 {
+		gauge("fantail_state_bytes", "Memory of the streams that this node holds as owner, without their TailBuffers.", func() float64 {
 			return float64(h.streams.bytes.Load())
 		}),
 		gauge("fantail_absent_names", "Names without a stream, or not known to have one yet, that this node keeps in memory.", func() float64 {
@@ -86,13 +86,13 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 		count("fantail_absent_names_evicted_total", "Names without a stream that made room for others in memory.", func() float64 {
 			return float64(h.streams.evictedNames.Load())
 		}),
-		gauge("fantail_followed_streams", "Streams that somebody follows, at their owner.", func() float64 {
+		gauge("fantail_followed_streams", "Streams with followers, at their owner.", func() float64 {
 			return float64(h.tails.countFollowed())
 		}),
 		gauge("fantail_s2_read_sessions", "S2 read sessions that this node has open.", func() float64 {
 			return float64(h.log.OpenSessions())
 		}),
-		gauge("fantail_tail_bytes", "Bytes of records that this node's Tails hold.", func() float64 {
+		gauge("fantail_tail_bytes", "Bytes of records that this node's TailBuffers hold.", func() float64 {
 			return float64(h.tails.Bytes())
 		}),
 	)

@@ -2,10 +2,10 @@ package shard
 
 import "slices"
 
-// outcomeWindowSize is how many appends the fold remembers by id.
+// outcomeWindowSize is the number of appends that the fold remembers by id.
 const outcomeWindowSize = 1024
 
-// outcome is the first outcome of an append: what a repeat of it is answered.
+// outcome is the first outcome of an append, with which a repeat of it is answered.
 type outcome struct {
 	id   AppendID
 	end  uint64 // the visible tail right after it
@@ -13,16 +13,17 @@ type outcome struct {
 	time uint64 // S2 timestamp, ms; 0: this batch's
 }
 
-// outcomeWindow remembers the outcomes of the last outcomeWindowSize appends, in order. The
-// oldest leaves when a new one comes; forgot is the S2 time of the newest that
-// left: below it nothing can be told.
+// outcomeWindow remembers the outcomes of the last outcomeWindowSize appends, in order. The oldest
+// leaves when a new one comes. Of an append that is not newer than forgottenTime nothing can be
+// told.
 type outcomeWindow struct {
 	ring          []outcome
-	ids           []AppendID // the ring's, side by side: each append that comes looks through them all
-	oldest        int        // the oldest, once the ring is full
-	forgottenTime uint64
+	ids           []AppendID // the ring's ids side by side: each append searches them all
+	oldest        int        // index of the oldest outcome, once the ring is full
+	forgottenTime uint64     // S2 time, ms, of the newest outcome that has left; 0: none has
 }
 
+// add remembers an outcome.
 func (w *outcomeWindow) add(o outcome) {
 	if len(w.ring) < outcomeWindowSize {
 		w.ring, w.ids = append(w.ring, o), append(w.ids, o.id)
@@ -33,6 +34,7 @@ func (w *outcomeWindow) add(o outcome) {
 	w.oldest = (w.oldest + 1) % outcomeWindowSize
 }
 
+// find returns the outcome of an append id.
 func (w *outcomeWindow) find(id AppendID) (outcome, bool) {
 	if i := slices.Index(w.ids, id); i >= 0 {
 		return w.ring[i], true

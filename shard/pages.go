@@ -9,22 +9,22 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// pages reads and remembers history. A page begins where it is asked for and
-// ends at the next multiple of pageRecords or after about a batch's bytes. It never
-// changes, so it can be cached for ever. Whether a part of a large append is
-// visible only its last part tells: such appends are read to their ends, and cut
-// into pages then. A page that the tail ended
-// before that serves for as long as its end is the tail of who asks: of an idle
-// stream, or of what a fork inherited. Bounded in bytes; the least useful pages go
-// first.
+// pages reads and caches history. A page begins where it is asked for, and ends at the next
+// multiple of pageRecords or after about a batch's bytes. It never changes, so it can be cached for
+// any time. Only the last part of a large append tells whether its parts are visible; so such an
+// append is read to its end, and split into pages then.
+//
+// A page that ended early, at the tail, is reused while its end is still the caller's tail: of an
+// idle stream, or of what a fork inherited. The cache is bounded in bytes, and the least useful
+// pages are evicted first.
 type pages struct {
 	log    Log
 	cache  *otter.Cache[pageKey, page]
-	reads  singleflight.Group
+	reads  singleflight.Group // one read for all callers that want the same page
 	panics *PanicHandler
 }
 
-// page is a RecordBatch of history; whole: it ends by its own rule and not at the tail.
+// page is a RecordBatch of history. complete: it ends by the rule above, and not at the tail.
 type page struct {
 	RecordBatch
 	complete bool
@@ -32,9 +32,9 @@ type page struct {
 
 const pageRecords = MaxBatchRecords
 
-// pageKey names a page. The life is in it because a log that was wiped uses its positions
-// again, and whether the stream is JSON because of what others wrote such a stream shows only
-// what is JSON: a fork's create record and a peer say that of a log without its owner's word.
+// pageKey names a page. The generation is in it because a log that was wiped uses its positions
+// again. json is in it because a JSON stream shows only those foreign records that are JSON, and a
+// fork's create record, or a peer, may call a log JSON without its owner's word.
 type pageKey struct {
 	stream     StreamID
 	generation uint64
@@ -42,17 +42,19 @@ type pageKey struct {
 	json       bool
 }
 
-// pageKeyOf names the page at from of a stream that info describes.
+// pageKeyOf returns the key of the page at from of a stream that info describes.
 func pageKeyOf(id StreamID, info *Info, from uint64) pageKey {
 	return pageKey{id, info.Generation, from, IsJSON(info.Type)}
 }
 
-// sharedReadKey is the key for those who want the same page at the same time.
+// sharedReadKey returns the key under which callers share one read of a page. way and to keep reads
+// apart that may give different results.
 func (k pageKey) sharedReadKey(way string, to uint64) string {
 	return way + "\x00" + strconv.FormatBool(k.json) + "\x00" + string(k.stream) + "\x00" +
 		uintKey(k.generation) + uintKey(k.from) + uintKey(to)
 }
 
+// newPages returns an empty cache of so many bytes.
 func newPages(log Log, bytes int64, panics *PanicHandler) *pages {
 	return &pages{log: log, panics: panics, cache: otter.Must(&otter.Options[pageKey, page]{
 		MaximumWeight: uint64(bytes),
@@ -60,15 +62,14 @@ func newPages(log Log, bytes int64, panics *PanicHandler) *pages {
 	})}
 }
 
-// readPage returns the page at from, which lies below info.Tail. Unless nil, ask is asked for it
-// before the log is: what it cannot tell, the log does.
+// readPage returns the page at from, which lies below info.Tail. ask, unless nil, is asked for it
+// before the log is; the log is read if ask has no answer.
 func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (RecordBatch, error) {
 	if r, ok := p.cachedPage(id, info, from); ok {
 		return r, nil
 	}
-	// One read for all who ask; it is not given up when the first of them leaves. Another node
-	// that asks this one, which asks others itself, is not one of them: they might wait for
-	// each other.
+	// All callers share one read, which goes on when the first caller leaves. Calls with ask and
+	// calls without it (a peer's) do not share: two nodes might wait for each other.
 	name := pageKeyOf(id, &info, from).sharedReadKey(strconv.FormatBool(ask != nil), info.Tail)
 	ch := p.reads.DoChan(name, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stallTimeout)
@@ -84,7 +85,7 @@ func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from uint6
 	}
 }
 
-// readOnce reads a page and remembers it. A panic costs those who wait for it.
+// readOnce reads a page and caches it. A panic fails the callers that wait for it.
 func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, err error) {
 	defer p.recoverPanic(&err)
 	r, whole, err := askPeer(ctx, info, from, ask)
@@ -101,14 +102,14 @@ func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint6
 	return pieces[0], nil
 }
 
-// recoverPanic makes an error of a panic: singleflight would end the process with it.
+// recoverPanic turns a panic into an error: singleflight would end the process with it.
 func (p *pages) recoverPanic(err *error) {
 	if v := recover(); v != nil {
 		*err = p.panics.Handle("page", v)
 	}
 }
 
-// cachedPage finds a page at from; or makes one of that in which from lies: a reader
+// cachedPage returns the cached page at from, or makes it of the page in which from lies: a reader
 // in chunks comes back inside the page where its last chunk ended.
 func (p *pages) cachedPage(id StreamID, info Info, from uint64) (RecordBatch, bool) {
 	key := pageKeyOf(id, &info, from)
@@ -125,13 +126,12 @@ func (p *pages) cachedPage(id StreamID, info Info, from uint64) (RecordBatch, bo
 	return c.clipTo(info.Tail), true
 }
 
-// reachesTail reports whether the page is what there is up to a tail.
+// reachesTail reports whether the page holds everything that it can, up to a tail.
 func (p page) reachesTail(tail uint64) bool { return p.complete || p.To() >= tail }
 
 func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
 
-// splitPages cuts what was read to the end of a large append into pages. No message is
-// cut.
+// splitPages splits what was read to the end of a large append into pages, between messages.
 func splitPages(r RecordBatch) []RecordBatch {
 	if r.To() <= r.From()-r.From()%pageRecords+pageRecords {
 		return []RecordBatch{r}
@@ -150,10 +150,10 @@ func splitPages(r RecordBatch) []RecordBatch {
 	return append(out, r.copyMessages(firstMessage, r.Len(), from).build(r.To(), r.Tail(), r.Time(), r.Closed()))
 }
 
-var errNotGiven = errors.New("nobody gave the page")
+var errNotGiven = errors.New("no peer gave the page")
 
-// askPeer is the page that ask gives, or errNotGiven. What ends below the tail ends by a
-// page's rule.
+// askPeer returns the page that ask gives, or errNotGiven. complete: it ends below the tail, and so
+// by a page's rule.
 func askPeer(ctx context.Context, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, whole bool, _ error) {
 	if ask == nil {
 		return RecordBatch{}, false, errNotGiven
@@ -170,8 +170,7 @@ func askPeer(ctx context.Context, info Info, from uint64, ask func(context.Conte
 	return r, r.To() < info.Tail, nil
 }
 
-// fetchPage reads the page from the log; whole: it ends by its own rule and not at
-// the tail.
+// fetchPage reads the page from the log. complete: it ends by its own rule and not at the tail.
 func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint64) (_ RecordBatch, whole bool, _ error) {
 	end := from - from%pageRecords + pageRecords
 	state := &State{
@@ -179,8 +178,8 @@ func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint
 		contentType: info.Type, pageOnly: true,
 	}
 	assembler := assembler{from: from}
-	// Whether an append in parts may be shown is in its last one, which may lie above
-	// the tail: that of a fork's source is where it was forked.
+	// Only its last part tells whether an append in parts may be shown, and that part may lie above
+	// the tail: the tail of a fork's source is where it was forked.
 	insideAppend := func() bool { return state.run != nil && state.run.start < info.Tail }
 	for first := true; ; first = false {
 		max := pageRecords
@@ -208,8 +207,8 @@ func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint
 			break
 		}
 	}
-	// Inside an append the log has ended: whoever asks is wrong about the tail, and what may be
-	// shown of the append is not known yet.
+	// If the log has ended inside an append, the caller is wrong about the tail, and it is not
+	// known yet whether the append may be shown.
 	whole = state.Next < info.Tail && !insideAppend()
 	state.run, state.tail = nil, info.Tail
 	r := assembler.flushBatch(state).sliceBelow(info.Tail)
@@ -217,16 +216,17 @@ func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint
 		return RecordBatch{}, false, errNoPage
 	}
 	if n := r.Len(); n > 0 && whole && r.To() < end {
-		// It ends because S2 gives no more at once. An offset is the place after a message, so
-		// that is where the next page is asked for: not after the checkpoint that follows.
+		// It ends because S2 returned no more. An offset is the position after a message, so the
+		// next page is asked for from there, and not from after the checkpoint that follows.
 		r = r.sliceBelow(r.Message(n - 1).Next)
 	}
 	return r, whole, nil
 }
 
-// errNoPage: the position is not below the tail of who asks.
+// errNoPage reports that the position is not below the caller's tail.
 var errNoPage = errors.New("no page there")
 
+// trimmedErr returns the error for a page that was trimmed away.
 func trimmedErr(pg Page, info Info) error {
 	first := info.Tail
 	if len(pg.Records) > 0 {
@@ -235,6 +235,7 @@ func trimmedErr(pg Page, info Info) error {
 	return &TrimmedError{First: first}
 }
 
+// pageErr maps a Log's error for readers of pages.
 func pageErr(err error) error {
 	var lost *TailError
 	if errors.Is(err, ErrNoLog) || errors.As(err, &lost) {
@@ -243,7 +244,7 @@ func pageErr(err error) error {
 	return storeErr(err)
 }
 
-// readBatches is what the stream's TailBuffer holds from from on, up to about a page.
+// readBatches returns what the stream's TailBuffer holds from position from on, up to about a page.
 func (s *TailBuffers) readBatches(id StreamID, life, from uint64) []RecordBatch {
 	t := s.Lookup(id)
 	if t == nil {
@@ -260,8 +261,9 @@ func (s *TailBuffers) readBatches(id StreamID, life, from uint64) []RecordBatch 
 	return rs
 }
 
-// joinedPage is the page that RecordBatches of the TailBuffer make. It is laid out once for all who catch up
-// with a stream in memory: each would hold a copy for as long as it is written to.
+// joinedPage returns the page that RecordBatches of the TailBuffer make. It is laid out once for
+// all readers that catch up with a stream in memory: otherwise each would hold a copy for as long
+// as it is written to.
 func (p *pages) joinedPage(id StreamID, info Info, rs []RecordBatch) RecordBatch {
 	if len(rs) == 1 {
 		return rs[0]

@@ -13,8 +13,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// A read that ends between the records of one message tears nothing: neither a
-// page, nor what comes live from another owner. S2 ends a read after 1 MiB.
+// A read that ends between the records of one message tears no message: neither in a page, nor live
+// from another owner. S2 ends a read after 1 MiB.
 func TestMessageInRecordsStaysWhole(t *testing.T) {
 	for _, size := range []int{1<<20 - 1024, 1<<20 - 1023, 1<<20 - 500, 1<<20 - 160, 1 << 20} {
 		synctest.Test(t, func(t *testing.T) {
@@ -41,11 +41,11 @@ func TestMessageInRecordsStaysWhole(t *testing.T) {
 	}
 }
 
-// Who asks for a page says what the stream is, and may be wrong: a peer, or a fork whose
-// create record is forged. What is kept of the page is for those who say the same.
+// A caller that asks for a page describes the stream, and may be wrong: a peer, or a fork with a
+// forged create record. The page is cached for callers with the same description.
 func TestWrongDescriptionSharesNoPage(t *testing.T) {
 	for name, c := range map[string]struct {
-		from  uint64 // "a" stands at 1, "b" of somebody else at 2, "c" at 3 and 4
+		from  uint64 // "a" stands at 1, a foreign "b" at 2, "c" at 3 and 4
 		wrong func(*shard.Info)
 		want  []string
 	}{
@@ -121,9 +121,8 @@ func lengths(messages []string) (out []int) {
 	return out
 }
 
-// A fork may end at any offset that its source told, between two messages of an
-// append in parts too: it has those below, whether they are read in memory or in
-// the log.
+// A fork may end at any offset that its source told, also between two messages of an append in
+// parts: it has the messages below, whether they are read in memory or in the log.
 func TestForkPageEndsInsideAnAppend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -155,8 +154,8 @@ func TestForkPageEndsInsideAnAppend(t *testing.T) {
 	})
 }
 
-// A page out of memory is laid out once: a crowd that catches up shares it, whether it is
-// made of many small RecordBatches or ends with a checkpoint that lies above the visible tail.
+// A page out of memory is laid out once: all readers that catch up share it, whether it is made of
+// many small RecordBatches or ends with a checkpoint above the visible tail.
 func TestPagesInMemoryAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := node(t, logtest.NewMemory(1))
@@ -191,8 +190,8 @@ func TestPagesInMemoryAreShared(t *testing.T) {
 	})
 }
 
-// A page that somebody gives is kept as one that was read; what cannot be the page, or no
-// answer, leaves it to the log. That it is gone is believed.
+// A page that a peer gives is cached like one that was read. If it cannot be the page, or the peer
+// does not answer, the log is read. If the peer says that it is trimmed, that is final.
 func TestPageFromAPeerIsCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -214,7 +213,7 @@ func TestPageFromAPeerIsCached(t *testing.T) {
 		for name, c := range map[string]struct {
 			gives shard.RecordBatch
 			err   error
-			reads int // of the log, and of who is asked, for the page twice
+			reads int // of the log, and of the peer, for the page twice
 			asks  int
 		}{
 			"the page":        {want, nil, 0, 1},

@@ -12,19 +12,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// PanicHandler takes panics that cost one reader, one call or one link, and not the process: it
-// counts them and logs their stacks. What panics in a method of a Stream, a TailBuffer, a set of
-// TailBuffers or a Manager is none of those: a lock may be held, and what it guards half changed, so
-// that ends the process. Reading a page of history holds no lock.
+// PanicHandler handles panics that cost one reader, one call or one link, and not the process: it
+// counts them and logs their stacks. A panic in a method of a Stream, a TailBuffer, a TailBuffers
+// or a Manager is not one of them: a lock may be held over half-changed state, so it ends the
+// process. Reading a page of history holds no lock.
 type PanicHandler struct {
 	log    *slog.Logger
-	caught *prometheus.CounterVec
+	caught *prometheus.CounterVec // by where they were caught
 }
 
-// ErrPanic is what a call ends with that panicked.
+// ErrPanic is the error of a call that panicked.
 var ErrPanic = errors.New("internal error")
 
-// NewPanicHandler returns a Panics. All of one registry share a counter. log and reg may be nil.
+// NewPanicHandler returns a PanicHandler. All of one registry share a counter. log and reg may be
+// nil.
 func NewPanicHandler(log *slog.Logger, reg prometheus.Registerer) *PanicHandler {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -45,9 +46,9 @@ func NewPanicHandler(log *slog.Logger, reg prometheus.Registerer) *PanicHandler 
 	return p
 }
 
-// Handle takes what recover returned, which is not nil, in the deferred function that
-// called it. where is one of few words: it labels the metric. The error is ErrPanic. A nil
-// Panics catches nothing.
+// Handle handles v, which recover returned in the deferred function that calls Handle; v is not
+// nil. where labels the metric, so it is one of few words. The error is ErrPanic. A nil
+// PanicHandler panics with v.
 func (p *PanicHandler) Handle(where string, v any) error {
 	if p == nil {
 		panic(v)
@@ -61,13 +62,13 @@ func (p *PanicHandler) Handle(where string, v any) error {
 	return fmt.Errorf("%w: %s", ErrPanic, where)
 }
 
-// lockHolders lists the receivers whose methods hold locks over what they change, as the names
-// of functions begin in a stack.
+// lockHolders lists the receivers with methods that hold locks over what they change, as function
+// names begin in a stack.
 var lockHolders = []string{methodsOf[Stream](), methodsOf[TailBuffer](), methodsOf[TailBuffers](), methodsOf[Manager]()}
 
 func methodsOf[T any]() string { return "shard.(*" + reflect.TypeFor[T]().Name() + ")." }
 
-// isUnderLock reports whether a method of a locker is on the stack.
+// isUnderLock reports whether a method of a lock holder is on the stack.
 func isUnderLock() bool {
 	pcs := make([]uintptr, 64)
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
@@ -85,7 +86,7 @@ func isUnderLock() bool {
 	}
 }
 
-// crash ends the process with a panic of another goroutine, whose stack is given.
+// crash ends the process with a panic of another goroutine; v and stack are the caller's.
 func crash(v any, stack []byte) {
 	go panic(fmt.Sprintf("%v\n\n%s", v, stack))
 	select {}

@@ -14,7 +14,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// A panic while a page is read costs those who wait for the page, and is counted.
+// A panic while a page is read fails the callers that wait for the page, and is counted.
 func TestPanicInAPageFailsItsReaders(t *testing.T) {
 	log, reg := newHooked(), prometheus.NewRegistry()
 	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{Metrics: reg})
@@ -41,7 +41,7 @@ fantail_panics_total{where="page"} 1
 	_ = shard.NewPanicHandler(nil, reg) // a second one of the same registry
 }
 
-// Who asks for a page where none can be gets an error.
+// A caller that asks for a page where none can be gets an error.
 func TestPageAboveTheTailIsAnError(t *testing.T) {
 	log := newHooked()
 	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
@@ -63,7 +63,7 @@ func TestPageAboveTheTailIsAnError(t *testing.T) {
 	}
 }
 
-// What panics while a lock may be held ends the process, whoever recovers above it.
+// A panic while a lock may be held ends the process, though a caller recovers above it.
 func TestPanicUnderALockEndsTheProcess(t *testing.T) {
 	if os.Getenv("TEST_PANIC") != "" {
 		log := newHooked()

@@ -19,8 +19,8 @@ func producerAppend(id string, epoch, seq uint64) *shard.Request {
 	return r
 }
 
-// Whoever owns the stream next knows what its producers had accepted: after the owner's
-// death, and where the first one takes it back.
+// The next owner of the stream knows what its producers had accepted: after the owner's death, and
+// where the first owner takes the stream back.
 func TestProducersSurviveOwners(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -53,8 +53,8 @@ func TestProducersSurviveOwners(t *testing.T) {
 	})
 }
 
-// A duplicate of what is on its way hears what becomes of that: it is no duplicate of
-// an append that was never written.
+// A duplicate of an append in flight gets the outcome of that append: it is no duplicate of an
+// append that was never written.
 func TestDuplicateWaitsForTheBatchInFlight(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestDuplicateWaitsForTheBatchInFlight(t *testing.T) {
 			h := node(t, log)
 			do(t, h, create("text/plain"), shard.CodeCreated)
 			log.Latency = time.Second
-			if lost { // somebody else writes there first: the batch is refused, and decided again
+			if lost { // a foreign write takes the position: the batch is refused, and decided again
 				synctest.Wait()
 				log.AppendForeign(stream, "foreign")
 			}
@@ -90,8 +90,8 @@ func TestDuplicateWaitsForTheBatchInFlight(t *testing.T) {
 	}
 }
 
-// The append that a duplicate waits for fails: nothing is there, and the duplicate is
-// not told that it is.
+// The append that a duplicate waits for fails: nothing is written, and the duplicate is not
+// accepted.
 func TestDuplicateOfAFailedAppendIsNotAccepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -116,8 +116,8 @@ func TestDuplicateOfAFailedAppendIsNotAccepted(t *testing.T) {
 	})
 }
 
-// Ten thousand producers of one stream, and some more: the table that a checkpoint carries is bounded,
-// and those who wrote last are in it.
+// Ten thousand producers of one stream, and some more: the table in a checkpoint is bounded, and
+// holds those that wrote last.
 func TestProducerTableIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)

@@ -6,36 +6,37 @@ import (
 	"time"
 )
 
-// readSession is the shard's open read session (or, in exclusive mode, the guard
-// that stands in for it).
+// readSession is a stream's open read session (or, in exclusive mode, the guard in its place). Its
+// fields are guarded by Stream.mu.
 type readSession struct {
 	opened time.Time
 	cancel context.CancelFunc
-	linger *time.Timer // closes it at the end of a minute already paid for
-	live   bool        // guarded by Stream.mu: connected and caught up
+	linger *time.Timer // closes it at the end of a minute that is already billed
+	live   bool        // connected and caught up
 }
 
 const (
-	// freshFor is how old a tail check may be that an answer rests on.
+	// freshFor bounds the age of a tail check that an answer rests on.
 	freshFor = 250 * time.Millisecond
-	// followAfterChecks so many checks a minute, a stream counts as followed.
+	// followAfterChecks is the number of tail checks in a minute after which a stream counts as
+	// followed.
 	followAfterChecks = 10
 	// billedUnit is the unit in which S2 counts an open session.
 	billedUnit = time.Minute
 	// minTouchInterval is the least time between two touch records, in ms.
 	minTouchInterval = 60_000
-	// graceMargin, in ms, is how late the sweeper may be with a touch that is due: a
-	// stream that is only followed is touched by nobody else.
+	// graceMargin bounds, in ms, how late the sweeper is with a touch that is due. Only the sweeper
+	// touches a stream that is only followed.
 	graceMargin = 60_000
-	// guardEvery is how often exclusive mode checks the tail.
+	// guardEvery is the pause between the tail checks of exclusive mode.
 	guardEvery = 30 * time.Second
 )
 
-// touchAhead is how far, in ms, memory may be ahead of the last durable use of a
-// stream with a TTL (in seconds).
+// touchAhead returns how far, in ms, memory may be ahead of the last durable use of a stream with a
+// TTL (in seconds).
 func touchAhead(ttl uint64) uint64 { return max(ttl*1000/4, minTouchInterval) }
 
-// addFollower counts one more follower and has a session open, until unfollow.
+// addFollower counts one more follower and opens a session, until removeFollower.
 func (s *Stream) addFollower() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,7 +44,7 @@ func (s *Stream) addFollower() {
 	s.openSession()
 }
 
-// removeFollower gives back what Manager.Follow took.
+// removeFollower undoes addFollower, and releases the TailBuffer and the Stream.
 func (s *Stream) removeFollower(t *TailBuffer) {
 	s.mu.Lock()
 	s.followers--
@@ -57,7 +58,7 @@ func (s *Stream) removeFollower(t *TailBuffer) {
 	s.manager.releaseStream(s)
 }
 
-// openSession starts the session if none is open.
+// openSession starts the session if none is open, under mu.
 func (s *Stream) openSession() {
 	if s.session != nil && s.session.linger != nil {
 		s.session.linger.Stop()
@@ -83,7 +84,7 @@ func (s *Stream) openSession() {
 	}
 }
 
-// startLingerLocked lets the session live to the end of the minute already paid for.
+// startLingerLocked lets the session live to the end of the minute that is already billed.
 func (s *Stream) startLingerLocked() {
 	session := s.session
 	if session == nil || session.linger != nil {
@@ -99,6 +100,7 @@ func (s *Stream) startLingerLocked() {
 	})
 }
 
+// closeSession ends the session, if there is one, under mu.
 func (s *Stream) closeSession() {
 	session := s.session
 	if session == nil {
@@ -113,7 +115,7 @@ func (s *Stream) closeSession() {
 	}
 }
 
-// runSession feeds the shard until its session is closed.
+// runSession feeds the stream from storage until its session is closed.
 func (s *Stream) runSession(ctx context.Context, session *readSession) {
 	for try := 0; ctx.Err() == nil; try++ {
 		if err := s.waitReady(withPatience(ctx)); err != nil {
@@ -162,7 +164,7 @@ func (s *Stream) runSession(ctx context.Context, session *readSession) {
 	}
 }
 
-// feedTail follows the log from the fold on; in exclusive mode it only guards.
+// feedTail follows the log from the fold's position on. In exclusive mode it only guards.
 func (s *Stream) feedTail(ctx context.Context, session *readSession, fold *State) error {
 	if s.manager.cfg.Mode == ModeExclusive {
 		return s.guardExclusive(ctx, fold)
@@ -181,14 +183,14 @@ func (s *Stream) feedTail(ctx context.Context, session *readSession, fold *State
 	})
 }
 
-// nextPosition is where the next record of a fold will stand.
+// nextPosition returns where the next record of a fold will stand.
 func (s *Stream) nextPosition(fold *State) uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return fold.Next
 }
 
-// guardExclusive checks in exclusive mode that really nobody else writes.
+// guardExclusive checks in exclusive mode that no other writer appends.
 func (s *Stream) guardExclusive(ctx context.Context, fold *State) error {
 	tick := time.NewTicker(guardEvery)
 	defer tick.Stop()
@@ -204,7 +206,7 @@ func (s *Stream) guardExclusive(ctx context.Context, fold *State) error {
 			return err
 		}
 		if tail > before {
-			s.manager.cfg.Logger.Warn("somebody else writes to an exclusive stream", "stream", s.id)
+			s.manager.cfg.Logger.Warn("another writer appends to a stream in exclusive mode", "stream", s.id)
 		}
 		if err := s.catchUpOrReset(ctx, fold, before, tail); err != nil {
 			return err
@@ -218,7 +220,7 @@ func (s *Stream) askTail(ctx context.Context) (uint64, error) {
 	return s.manager.log.Tail(ctx, s.id)
 }
 
-// isFreshLocked reports whether the fold may answer for the log's tail.
+// isFreshLocked reports whether the fold may answer for the log's tail, under mu.
 func (s *Stream) isFreshLocked() bool {
 	if s.manager.cfg.Mode == ModeExclusive || s.session != nil && s.session.live {
 		return true
@@ -226,10 +228,9 @@ func (s *Stream) isFreshLocked() bool {
 	return s.manager.cfg.Now().Sub(s.syncedAt) < freshFor
 }
 
-// waitFresh returns once the fold is at most freshFor behind the log, or has what it
-// held when the caller came. Callers share one tail check; one that finds a check
-// under way that was sent before it came looks again afterwards. sure: only a check will
-// do.
+// waitFresh returns once the fold is at most freshFor behind the log, or has everything that the
+// log held when the caller came. Callers share one tail check. A caller that finds a check which
+// was sent before it came waits for that check and looks again. sure: only a check will do.
 func (s *Stream) waitFresh(ctx context.Context, sure bool) error {
 	came := s.manager.cfg.Now()
 	for {
@@ -268,8 +269,8 @@ func (s *Stream) waitFresh(ctx context.Context, sure bool) error {
 	}
 }
 
-// noteTailCheck makes a stream that is asked for often count as followed for a
-// minute: a session is cheaper than its checks.
+// noteTailCheck counts a tail check, under mu. A stream with many of them counts as followed for a
+// minute: a session costs less than its checks.
 func (s *Stream) noteTailCheck() {
 	now := s.manager.cfg.Now()
 	if now.Sub(s.tailChecksSince) > time.Minute {
@@ -281,7 +282,7 @@ func (s *Stream) noteTailCheck() {
 	}
 }
 
-// runTailCheck is one shared tail check.
+// runTailCheck is the goroutine of one shared tail check.
 func (s *Stream) runTailCheck(ctx context.Context, a *sharedCall) {
 	if a.err = s.waitToAskAbsent(ctx); a.err == nil {
 		a.sent = s.manager.cfg.Now()
@@ -293,7 +294,7 @@ func (s *Stream) runTailCheck(ctx context.Context, a *sharedCall) {
 	close(a.done)
 }
 
-// syncToTail brings the fold up to the log's tail as of now.
+// syncToTail folds everything up to the log's tail as of now.
 func (s *Stream) syncToTail(ctx context.Context) error {
 	if err := s.lockReady(ctx); err != nil {
 		return err
@@ -305,7 +306,7 @@ func (s *Stream) syncToTail(ctx context.Context) error {
 	switch {
 	case errors.Is(err, ErrNoLog) && noLog:
 		tail, err = before, nil
-	case errors.Is(err, ErrNoLog), err == nil && noLog: // or somebody made it
+	case errors.Is(err, ErrNoLog), err == nil && noLog: // or it was created meanwhile
 		s.resetFold(fold, 0)
 		return s.waitReady(ctx)
 	}

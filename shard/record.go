@@ -9,12 +9,11 @@ import (
 	"strings"
 )
 
-// StreamID is the canonical name of a stream: "project/stream…", at most
-// MaxStreamID bytes. It is what the ring hashes and what a Log maps to a place
-// in S2; it is never a URL.
+// StreamID is the canonical name of a stream: "project/stream…", at most MaxStreamID bytes. The
+// ring hashes it, and a Log maps it to a place in S2. It is never a URL.
 type StreamID string
 
-// Project is the first segment of the name.
+// Project returns the first segment of the name.
 func (id StreamID) Project() string {
 	project, _, _ := strings.Cut(string(id), "/")
 	return project
@@ -24,9 +23,9 @@ func (id StreamID) Project() string {
 const (
 	// MaxStreamID is the longest stream name; S2's own limit is the same.
 	MaxStreamID = 512
-	// MaxBody is the largest append body; larger ones answer 413.
+	// MaxBody is the largest append body; a larger one is answered 413.
 	MaxBody = 16 << 20
-	// MaxMessages is how many messages one append may hold (a JSON array).
+	// MaxMessages bounds the messages of one append (a JSON array).
 	MaxMessages = 32768
 	// MaxBatchRecords is S2's limit on records in one append.
 	MaxBatchRecords = 1000
@@ -40,9 +39,9 @@ const (
 	MaxContentType = 256
 )
 
-// AppendID names one append for ever. It is minted where the HTTPAddr request
-// arrived, so a request repeated inside the fleet keeps its id and is written
-// once (cluster/DESIGN.md, "The owner").
+// AppendID names one append forever. It is minted at the node where the HTTP request arrived, so a
+// request that is repeated inside the fleet keeps its id and is written once (cluster/DESIGN.md,
+// "The owner").
 type AppendID [8]byte
 
 // NewAppendID returns a random id. It is never zero.
@@ -61,23 +60,23 @@ func (id AppendID) String() string { return hex.EncodeToString(id[:]) }
 
 func (id AppendID) compare(other AppendID) int { return bytes.Compare(id[:], other[:]) }
 
-// Entry is one record to be written: what a Log's Append takes.
+// Entry is one record to be written; Log.Append takes them.
 type Entry struct {
 	// Header is the value of our header; nil writes the record without one.
 	Header []byte
 	// Body is the record's body.
 	Body []byte
-	// Trim makes the entry S2's trim command record; Header and Body are then
-	// empty and records below TrimTo are deleted.
+	// Trim makes the entry S2's trim command record. Header and Body are then empty, and records
+	// below TrimTo are deleted.
 	Trim bool
 	// TrimTo is the first position that is kept.
 	TrimTo uint64
 
-	decoded *Header // what Header says, for who wrote it
+	decoded *Header // what Header says, in a process that wrote it
 }
 
-// MeteredSize is the entry's size as S2 counts it: 8 bytes, 2 per header, header
-// names and values, body.
+// MeteredSize returns the entry's size as S2 counts it: 8 bytes, 2 per header, header names and
+// values, body.
 func (e Entry) MeteredSize() int {
 	switch {
 	case e.Trim:
@@ -107,10 +106,10 @@ type Record struct {
 	// Size is the record's metered size.
 	Size int
 
-	decoded *Header // what Header says, of a record that was written here; else nil
+	decoded *Header // what Header says, of a record that this process wrote; else nil
 }
 
-// record is the Record that entry e becomes at a position.
+// record returns the Record that entry e becomes at a position.
 func (e Entry) record(pos, time uint64) Record {
 	return Record{
 		Pos: pos, Time: time, Header: e.Header, Body: e.Body,
@@ -118,8 +117,8 @@ func (e Entry) record(pos, time uint64) Record {
 	}
 }
 
-// ParseStreamID checks a canonical name that came from somebody else: a client, a peer or a
-// record. A log of the fleet's own is no stream.
+// ParseStreamID checks a canonical name that came from outside: from a client, a peer or a record.
+// A log of the fleet's own is no stream.
 func ParseStreamID(s string) (StreamID, error) {
 	switch id := StreamID(s); {
 	case id.Reserved():
@@ -136,11 +135,11 @@ var (
 	errReserved = errors.New("the name is reserved by the protocol")
 )
 
-// reservedSegment is the first segment of a project's name, or of a stream's in its project,
-// that the protocol has reserved. The fleet's own logs are there.
+// reservedSegment is the first segment of a project's name, or of a stream's name in its project,
+// that the protocol reserves. The fleet's own logs are there.
 const reservedSegment = "__ds"
 
-// Reserved reports whether the name is the protocol's own (PROTOCOL 6), and no stream's.
+// Reserved reports whether the name is reserved by the protocol (PROTOCOL 6), and so no stream's.
 func (id StreamID) Reserved() bool {
 	project, rest, _ := strings.Cut(string(id), "/")
 	stream, _, _ := strings.Cut(rest, "/")

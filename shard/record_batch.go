@@ -6,12 +6,11 @@ import (
 	"sort"
 )
 
-// RecordBatch is the one unit in which records travel: from the Log's reply into a
-// Tail, over the relay, in a page. It covers the log positions [From, To), holds
-// the visible messages among them and the visible tail and state after them. It
-// may hold no message and still cover positions (control records, abandoned
-// parts). A RecordBatch is immutable and its bytes are shared by everybody who holds
-// it; the zero RecordBatch is no RecordBatch.
+// RecordBatch is the one unit in which records travel: from the Log's reply into a TailBuffer, over
+// a link, in a page. It covers the log positions [From, To), and holds the visible messages among
+// them and the visible tail and state after them. It may hold no message and still cover positions
+// (control records, abandoned parts). A RecordBatch is immutable, and all readers share its bytes.
+// The zero RecordBatch is none.
 //
 // The one byte layout, big-endian, written by batchBuilder and read in place:
 //
@@ -41,46 +40,46 @@ const (
 
 // Message is one message of a RecordBatch.
 type Message struct {
-	// Pos is the position of its first record, Next the one after its last: what
-	// an offset minted after this message says.
+	// Pos is the position of its first record. Next is the position after its last record, which an
+	// offset minted after this message holds.
 	Pos, Next uint64
 	// Body is shared and must not be changed.
 	Body []byte
 }
 
-// From is the first position covered.
+// From returns the first position covered.
 func (r RecordBatch) From() uint64 { return binary.BigEndian.Uint64(r.b[8:]) }
 
-// To is the first position above.
+// To returns the position after the last one covered.
 func (r RecordBatch) To() uint64 { return binary.BigEndian.Uint64(r.b[16:]) }
 
-// Tail is the stream's visible tail after this RecordBatch.
+// Tail returns the stream's visible tail after this RecordBatch.
 func (r RecordBatch) Tail() uint64 { return binary.BigEndian.Uint64(r.b[24:]) }
 
-// Time is the S2 timestamp of the last record covered, in milliseconds; 0 if
-// not known.
+// Time returns the S2 timestamp of the last record covered, in milliseconds; 0: not known.
 func (r RecordBatch) Time() uint64 { return binary.BigEndian.Uint64(r.b[32:]) }
 
 // Closed reports whether the stream is closed after this RecordBatch.
 func (r RecordBatch) Closed() bool { return r.b[1]&recordBatchClosed != 0 }
 
-// Len is the number of messages.
+// Len returns the number of messages.
 func (r RecordBatch) Len() int { return int(binary.BigEndian.Uint32(r.b[4:])) }
 
-// Bytes is the RecordBatch in its one layout. Shared; must not be changed.
+// Bytes returns the RecordBatch in its one layout. Shared; must not be changed.
 func (r RecordBatch) Bytes() []byte { return r.b }
 
 // IsZero reports whether r is no RecordBatch at all.
 func (r RecordBatch) IsZero() bool { return r.b == nil }
 
-// Payload is all bodies, one after the other. Shared; must not be changed.
+// Payload returns all bodies, one after the other. Shared; must not be changed.
 func (r RecordBatch) Payload() []byte {
 	n := r.Len()
 	p := r.b[recordBatchFixed+n*recordBatchIndexEntry:]
 	return p[:r.bodyStart(n):len(p)]
 }
 
-// Bodies is those of the messages [i, j), one after the other. Shared; must not be changed.
+// Bodies returns the bodies of the messages [i, j), one after the other. Shared; must not be
+// changed.
 func (r RecordBatch) Bodies(i, j int) []byte { return r.Payload()[r.bodyStart(i):r.bodyStart(j)] }
 
 // Message returns message i, 0 ≤ i < Len.
@@ -94,7 +93,7 @@ func (r RecordBatch) Message(i int) Message {
 	}
 }
 
-// bodyStart is where body i begins in the payload; start(Len) is its end.
+// bodyStart returns where body i begins in the payload; bodyStart(Len) is the payload's end.
 func (r RecordBatch) bodyStart(i int) uint32 {
 	if i == 0 {
 		return 0
@@ -111,13 +110,12 @@ func (r RecordBatch) Search(pos uint64) int {
 	})
 }
 
-// sliceFrom is the part of r from pos on, From < pos < To.
+// sliceFrom returns the part of r from pos on, From < pos < To.
 func (r RecordBatch) sliceFrom(pos uint64) RecordBatch {
 	return r.copyMessages(r.Search(pos), r.Len(), pos).build(r.To(), r.Tail(), r.Time(), r.Closed())
 }
 
-// sliceBelow is the part of r below pos, From < pos. A message that crosses pos stays
-// whole.
+// sliceBelow returns the part of r below pos, From < pos. A message that crosses pos stays whole.
 func (r RecordBatch) sliceBelow(pos uint64) RecordBatch {
 	if r.IsZero() || r.To() <= pos {
 		return r
@@ -129,8 +127,8 @@ func (r RecordBatch) sliceBelow(pos uint64) RecordBatch {
 	return r.copyMessages(0, n, r.From()).build(pos, pos, r.Time(), false)
 }
 
-// clipTo is r if it holds no message at or above pos: a copy of what it holds would be the
-// same. Otherwise it is the part below.
+// clipTo returns the part of r below pos. If r holds no message at or above pos it returns r
+// itself: a copy would hold the same messages.
 func (r RecordBatch) clipTo(pos uint64) RecordBatch {
 	if n := r.Len(); n == 0 || r.Message(n-1).Pos < pos {
 		return r
@@ -148,7 +146,7 @@ func (r RecordBatch) copyMessages(i, j int, from uint64) *batchBuilder {
 	return b
 }
 
-var errRecordBatch = errors.New("malformed range")
+var errRecordBatch = errors.New("malformed record batch")
 
 // ParseBatch checks a RecordBatch that came from another node. It keeps b.
 func ParseBatch(b []byte) (RecordBatch, error) {
@@ -196,27 +194,26 @@ func validExtras(b []byte, n int) bool {
 	return !r.bad && len(r.b) == 0
 }
 
-// EmptyBatch covers [from, to), which holds no message.
+// EmptyBatch returns the RecordBatch of [from, to), which holds no message.
 func EmptyBatch(from, to, tail uint64, closed bool) RecordBatch {
 	return newBatchBuilder(from, 0, 0).build(to, tail, 0, closed)
 }
 
 // batchBuilder lays a RecordBatch out in place.
 type batchBuilder struct {
-	out   []byte // the payload so far at its end
+	out   []byte // header and index, then the payload so far
 	from  uint64
 	added int // messages so far
-	total int // room in the index
+	total int // messages that the index has space for
 }
 
-// newBatchBuilder begins the RecordBatch of n messages, whose bodies are size bytes
-// together, or about that.
+// newBatchBuilder begins the RecordBatch of n messages with about size bytes of bodies.
 func newBatchBuilder(from uint64, n, size int) *batchBuilder {
 	head := recordBatchFixed + n*recordBatchIndexEntry
 	return &batchBuilder{out: make([]byte, head, head+size), from: from, total: n}
 }
 
-// addMessage adds a message whose records are [pos, next); more is the rest of its body.
+// addMessage adds a message with the records [pos, next); more is the rest of its body.
 func (b *batchBuilder) addMessage(pos, next uint64, body []byte, more ...[]byte) {
 	b.out = append(b.out, body...)
 	for _, p := range more {
@@ -229,10 +226,10 @@ func (b *batchBuilder) addMessage(pos, next uint64, body []byte, more ...[]byte)
 	b.added++
 }
 
-// build ends the RecordBatch at to.
+// build ends the RecordBatch at to, and panics unless all messages were added.
 func (b *batchBuilder) build(to, tail, time uint64, closed bool) RecordBatch {
 	if b.added != b.total {
-		panic("shard: a Range of another number of messages")
+		panic("shard: a RecordBatch with another number of messages")
 	}
 	b.out[0] = recordBatchVersion
 	if closed {

@@ -1,25 +1,27 @@
 package shard
 
-// recordGenerator is the records of drafts in order, made one at a time: a large append has some ten
-// thousand of them, and one batch is laid out while those before it are already written.
+// recordGenerator makes the records of drafts in order, one at a time. A large append has some ten
+// thousand records, and one batch is composed while those before it are already written.
 type recordGenerator struct {
 	drafts    []draft
 	remaining int   // records that are still to be made
-	flags     Flags // of every record
+	flags     Flags // set in every record
 
-	// draftIndex says where it stands: at byte off of message msg of drafts[at].
+	// The next record begins at byte bodyOffset of message messageIndex of drafts[draftIndex].
 	draftIndex, messageIndex, bodyOffset int
-	// wholeHeader and more are what the records between a draft's first and last say; they share it.
+	// The headers of the records between a draft's first and last: of a whole message, and of a
+	// fragment that continues one. The records share them.
 	wholeHeader, continuesHeader *Header
 }
 
-// recordDraft is a record of a script: all but its place. What its header says of the distance back holds
-// until the next line is made.
+// recordDraft is a record without its position. Its header's distance to the checkpoint holds until
+// the next record is made.
 type recordDraft struct {
 	header *Header // nil: a trim
 	body   []byte
 }
 
+// newRecordGenerator returns a generator of all records of drafts.
 func newRecordGenerator(drafts []draft) recordGenerator {
 	s := recordGenerator{drafts: drafts}
 	for i := range drafts {
@@ -28,7 +30,7 @@ func newRecordGenerator(drafts []draft) recordGenerator {
 	return s
 }
 
-// recordCount returns how many records the draft is.
+// recordCount returns the number of records that the draft makes.
 func (d *draft) recordCount() int {
 	n := max(d.messages.Len(), 1)
 	if d.messages.Bytes() <= maxWholeMessage {
@@ -42,9 +44,9 @@ func (d *draft) recordCount() int {
 	return n
 }
 
-// needsFragments reports whether a message of drafts is in several records. Such an
-// append goes in parts even if one batch has room for it: a read may end between
-// two records, and of a run of parts nothing is shown before its commit.
+// needsFragments reports whether a message of drafts needs several records. Such an append goes in
+// parts even if it fits one batch: a read may end between two records, and of a run of parts
+// nothing is shown before its commit.
 func needsFragments(drafts []draft) bool {
 	for i := range drafts {
 		if m := drafts[i].messages; m.Bytes() > maxWholeMessage && drafts[i].recordCount() > m.Len() {
@@ -54,7 +56,7 @@ func needsFragments(drafts []draft) bool {
 	return false
 }
 
-// nextBody is that of the next record; last: no record of the same draft follows.
+// nextBody returns the body of the next record; last: it is its draft's last record.
 func (s *recordGenerator) nextBody() (body []byte, last bool) {
 	d := &s.drafts[s.draftIndex]
 	if d.messages.Len() == 0 {
@@ -67,7 +69,7 @@ func (s *recordGenerator) nextBody() (body []byte, last bool) {
 	return body, s.messageIndex+1 == d.messages.Len()
 }
 
-// maxNextSize bounds the size of the next record from above.
+// maxNextSize returns an upper bound of the metered size of the next record.
 func (s *recordGenerator) maxNextSize() int {
 	d := &s.drafts[s.draftIndex]
 	body, last := s.nextBody()
@@ -77,7 +79,7 @@ func (s *recordGenerator) maxNextSize() int {
 	return d.maxLastRecordSize() + len(body)
 }
 
-// nextRecord makes the next record; begins: it is the first of a part, which says whose that is.
+// nextRecord makes the next record; begins: it is the first of a part, and so it names the append.
 func (s *recordGenerator) nextRecord(begins bool) recordDraft {
 	d := &s.drafts[s.draftIndex]
 	first := s.messageIndex == 0 && s.bodyOffset == 0
@@ -106,7 +108,7 @@ func (s *recordGenerator) nextRecord(begins bool) recordDraft {
 	return l
 }
 
-// nextHeader is that of the next record.
+// nextHeader returns the header of the next record.
 func (s *recordGenerator) nextHeader(d *draft, first, last bool) *Header {
 	flags := Flags(0)
 	if s.bodyOffset > 0 {

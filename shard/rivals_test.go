@@ -18,8 +18,8 @@ import (
 // never arrives, some arrive seconds late.
 var faults = logtest.FaultOdds{LoseAck: 0.10, LoseRequest: 0.05, LateAck: 0.01, LateBy: 3 * time.Second}
 
-// Two owners of one stream, eight writers that retry through either: each
-// accepted write is in the log exactly once, in order (I2, I3).
+// Two owners of one stream, and eight writers that retry through either: each accepted write is in
+// the log exactly once, in order (I2, I3).
 func TestRivalOwnersWriteEachAppendOnce(t *testing.T) { synctest.Test(t, testRivalsWithProducers) }
 
 func testRivalsWithProducers(t *testing.T) {
@@ -41,8 +41,7 @@ func testRivalsWithProducers(t *testing.T) {
 	})
 }
 
-// The same with identical bodies and no producers: only the append ids tell the
-// writes apart.
+// The same with identical bodies and no producers: only the append ids tell the writes apart.
 func TestRivalOwnersTellEqualAppendsApart(t *testing.T) { synctest.Test(t, testRivalsIdentical) }
 
 func testRivalsIdentical(t *testing.T) {
@@ -112,8 +111,8 @@ func retryDo(t *testing.T, hosts []*shard.Manager, r *shard.Request) {
 	}
 }
 
-// A session brings what another owner wrote a moment late. Who is about to be refused
-// for good has the answer rest on a tail check.
+// A session brings another owner's records a moment late. With InfoRequireFresh the answer rests on
+// a tail check.
 func TestRequireFreshChecksTheTail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)

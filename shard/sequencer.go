@@ -10,6 +10,41 @@ import (
 	"time"
 )
 
+// The sequencer writes a stream's appends: one batch at a time, each at exactly the position that
+// the fold has reached. It is one loop, which begins on the goroutine of a caller:
+//
+//	submit(call)                      the caller's goroutine
+//	    waitReady                     the log is folded
+//	    enqueue                       refuses the call if the queue is full
+//	    if no batch is in flight:
+//	        sendAsLeader
+//	    wait for the verdict
+//
+//	sendAsLeader                      the same goroutine, one attempt
+//	    b = nextBatch                 composeBatch decides callers against fold and batch
+//	    sendParts(b)
+//	    if written: answer its callers; if no caller waits: return
+//	    start flushLoop(b)
+//
+//	flushLoop(b)                      a goroutine, until no caller waits
+//	    repeat:
+//	        writeAndAnswer(b)
+//	        b = nextBatch
+//
+//	writeAndAnswer(b)
+//	    if nothing is to be written:  confirmTail, because a refusal must rest on the log
+//	    until the outcome is known:   writeBatch; a batch that its leader sent enters here
+//	        createLog, sendParts      foldAcked folds and publishes what is acknowledged
+//	    acknowledged:                 answer its callers
+//	    refused for its position:     resolveLoss reads what another writer wrote, answers the
+//	                                  callers found in it, and queues the others again
+//	    no answer for resendTimeout:  callerError, "outcome unknown"
+//
+// Stream.flushing is true from the first sendAsLeader to finishFlush, so no two batches of a stream
+// are in flight. Each record is folded twice by the same function, State.foldDecoded: while the
+// batch is composed, into a speculation that later callers of the batch are decided against, and
+// once it is acknowledged, into the stream's fold.
+
 // submit gives a caller's request to the sequencer and waits for the verdict.
 func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
 	if err := s.waitReady(ctx); err != nil {
@@ -29,7 +64,7 @@ func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
 		s.sendAsLeader(ctx)
 	}
 	select {
-	case <-c.done: // also if ctx has ended meanwhile
+	case <-c.done: // even if ctx has ended meanwhile
 		return s.manager.finishCall(c)
 	default:
 	}
@@ -37,12 +72,12 @@ func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
 	case <-c.done:
 		return s.manager.finishCall(c)
 	case <-ctx.Done():
-		return Outcome{}, context.Cause(ctx) // who has the call may still answer it
+		return Outcome{}, context.Cause(ctx) // the goroutine that has the call may still answer it
 	}
 }
 
-// enqueue lets the caller wait for the next batch; lead: none is in flight, and
-// the caller has to carry it out. Full: refuse.
+// enqueue puts the caller into the queue for the next batch; leads: no batch is in flight, so the
+// caller has to run sendAsLeader. A full queue refuses the caller.
 func (s *Stream) enqueue(c *call) (leads bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,10 +99,10 @@ func (s *Stream) enqueue(c *call) (leads bool, err error) {
 	return leads, nil
 }
 
-// sendAsLeader sends one batch on the goroutine of the caller that found none in flight:
-// to wake another one would cost a tenth of an append that is alone. It does so
-// once and within the caller's ctx. Whatever is not settled by that, and whoever
-// waits by then, is left to a flight.
+// sendAsLeader sends one batch on the goroutine of the caller that found none in flight: waking
+// another goroutine would cost a tenth of an append that is alone. It sends once, and within the
+// caller's ctx. A batch that is not resolved by that, and callers queued by then, are left to
+// flushLoop.
 func (s *Stream) sendAsLeader(ctx context.Context) {
 	defer crashOnPanic()
 	b, any := s.nextBatch()
@@ -104,23 +139,23 @@ func (s *Stream) sendAsLeader(ctx context.Context) {
 	}
 }
 
-// finishFlush ends a flight, under mu.
+// finishFlush ends a flush, under mu: no caller waits any more.
 func (s *Stream) finishFlush() {
 	s.queue, s.queueBytes, s.flushing = clearForReuse(s.queue), 0, false
 	s.flushEnded.Broadcast()
 }
 
-// crashOnPanic ends the process if its caller panics, on a goroutine of its own:
-// net/http would survive the panic on a request's, and the lock and the flight
-// that it left behind would hold up the stream, and then the node, for ever.
+// crashOnPanic ends the process if its caller panics, from a goroutine of its own. net/http would
+// survive the panic on a request's goroutine, and the lock and the flush that it left behind would
+// block the stream, and then the node, forever.
 func crashOnPanic() {
 	if v := recover(); v != nil {
 		crash(v, debug.Stack())
 	}
 }
 
-// flushLoop carries batches out, one at a time, until nobody waits; first the one that
-// its leader could not settle, if any.
+// flushLoop writes batches, one at a time, until no caller waits. It begins with b, which its
+// leader could not resolve; nil: there is none.
 func (s *Stream) flushLoop(ctx context.Context, b *appendBatch) {
 	for more := true; more; {
 		if b != nil {
@@ -140,7 +175,7 @@ func (s *Stream) flushLoop(ctx context.Context, b *appendBatch) {
 	}
 }
 
-// writeAndAnswer carries a batch out and answers its callers, or puts them back.
+// writeAndAnswer writes a batch, and answers its callers or puts them back into the queue.
 func (s *Stream) writeAndAnswer(ctx context.Context, b *appendBatch) {
 	err := s.writeBatch(ctx, b)
 	var lost *TailError
@@ -151,8 +186,8 @@ func (s *Stream) writeAndAnswer(ctx context.Context, b *appendBatch) {
 	b.answerCalls(err)
 }
 
-// nextBatch composes a batch from those who wait; false: nobody does, and fly ends.
-// Without a batch the log has to be opened first.
+// nextBatch composes a batch from the callers that wait; false: none waits, and the flush has
+// ended. Without a batch the log has to be opened first.
 func (s *Stream) nextBatch() (*appendBatch, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,7 +220,7 @@ func (s *Stream) nextBatch() (*appendBatch, bool) {
 	return b, true
 }
 
-// setCallTimes says when a call's request was made, by the clocks that it is decided by, under mu.
+// setCallTimes sets the times of a call's request by the clocks that it is decided by, under mu.
 func (s *Stream) setCallTimes(c *call, at clockReading) {
 	if c.req == nil {
 		return
@@ -198,9 +233,10 @@ func (s *Stream) setCallTimes(c *call, at clockReading) {
 	}
 }
 
-// errExpiryUncertain: storage has to be asked for the time before the caller waits.
+// errExpiryUncertain reports that storage has to be asked for the time before the caller may queue.
 var errExpiryUncertain = errors.New("the stream's time may be over")
 
+// refuseQueue refuses all callers that wait for a batch.
 func (s *Stream) refuseQueue(err error) {
 	s.mu.Lock()
 	queue := s.queue
@@ -225,13 +261,13 @@ func (b *appendBatch) answerCalls(err error) {
 // isWritten reports whether nothing of the batch is left to be written.
 func (b *appendBatch) isWritten() bool { return len(b.entries) == 0 && b.remaining == nil }
 
-// hasCreate reports whether a life begins in what is left of the batch.
+// hasCreate reports whether a generation begins in what is left of the batch.
 func (b *appendBatch) hasCreate() bool {
 	return slices.ContainsFunc(b.entries, func(e Entry) bool { return e.decoded != nil && e.decoded.Kind == KindCreate })
 }
 
-// callerError is what callers hear of a batch that ended in err: whether it is
-// certain that nothing was written.
+// callerError returns what callers are told of a batch that ended in err: whether it is certain
+// that nothing was written.
 func (b *appendBatch) callerError(err error) error {
 	if b.maybeWritten {
 		return errors.Join(ErrOutcomeUnknown, err)
@@ -239,10 +275,10 @@ func (b *appendBatch) callerError(err error) error {
 	return err
 }
 
-// writeBatch writes the batch and folds it. An unknown outcome is settled by the
-// same batch again: acknowledged, it is written and no earlier copy can land any
-// more; refused (*TailError), reading back tells. Where storage is down, another node
-// may settle it sooner.
+// writeBatch writes the batch and folds it. An unknown outcome is resolved by sending the same
+// batch again. If that is acknowledged the batch is written, and no earlier copy can be written any
+// more. If it is refused (*TailError), reading back tells. While storage is down another node may
+// resolve it sooner.
 func (s *Stream) writeBatch(ctx context.Context, b *appendBatch) error {
 	if b.isWritten() {
 		return s.confirmTail(ctx, b)
@@ -272,20 +308,19 @@ func (s *Stream) writeBatch(ctx context.Context, b *appendBatch) error {
 			return b.callerError(errors.Join(ErrStoreDown, b.sendErr))
 		}
 		if s.manager.log.isDown() || s.manager.cfg.Now().Sub(began) > busyTimeout {
-			s.refuseQueue(ErrStoreDown) // they would wait for what this batch waits for
+			s.refuseQueue(ErrStoreDown) // they would wait behind this batch
 		}
 		pauseWithJitter(ctx, try, 20*time.Millisecond, time.Second)
 		b.sendErr = s.sendParts(ctx, b)
 	}
 }
 
-// resendTimeout is how long a batch is sent again before its callers hear that
-// its outcome is unknown. Nothing depends on it afterwards: the next batch at
-// that position settles the matter.
+// resendTimeout bounds how long a batch is sent again before its callers are told that its outcome
+// is unknown. Nothing depends on it afterwards: the next batch at that position decides the matter.
 const resendTimeout = 15 * time.Second
 
-// busyTimeout is how long a batch is sent again that is certainly not written, and how
-// long others wait behind one that may be.
+// busyTimeout bounds how long a batch is sent again that is certainly not written, and how long
+// other callers wait behind one that may be written.
 const busyTimeout = 3 * time.Second
 
 // sendParts appends what is left of the batch, each part once, and folds it.
@@ -307,7 +342,7 @@ func (s *Stream) sendParts(ctx context.Context, b *appendBatch) error {
 		b.pos += uint64(len(part))
 		b.entries = nil
 		if err != nil {
-			b.maybeWritten = true // it is there, but nobody here can read it
+			b.maybeWritten = true // it is written, but this release cannot read the log
 			return err
 		}
 		if err := s.composeNextPart(b); err != nil {
@@ -317,8 +352,8 @@ func (s *Stream) sendParts(ctx context.Context, b *appendBatch) error {
 	return nil
 }
 
-// composeNextPart lays out what follows the parts of b that are written, if anything does. *TailError:
-// something else does.
+// composeNextPart composes the part that follows the written parts of b, if there is one.
+// *TailError: another record follows them.
 func (s *Stream) composeNextPart(b *appendBatch) error {
 	if b.remaining == nil {
 		return nil
@@ -332,9 +367,9 @@ func (s *Stream) composeNextPart(b *appendBatch) error {
 	return nil
 }
 
-// confirmTail makes sure that refusals rest on the log as it is, by a tail check sent
-// after the callers arrived: a batch without records proved nothing, and a
-// rival owner may just have written what makes the refusal wrong.
+// confirmTail makes sure that refusals rest on the log as it is, by a tail check sent after the
+// callers arrived: a batch without records proved nothing, and a rival owner may just have written
+// what makes the refusal wrong.
 func (s *Stream) confirmTail(ctx context.Context, b *appendBatch) error {
 	if b.irreversible {
 		return nil
@@ -356,8 +391,8 @@ func (s *Stream) confirmTail(ctx context.Context, b *appendBatch) error {
 	return nil
 }
 
-// needsLog: the log does not exist, or it is somebody else's and b makes a stream of it, which
-// is to be kept for ever. To append to it is no reason to set its configuration.
+// needsLog reports that the log does not exist, or that others created it and b makes a stream of
+// it, which is to be kept forever. Appending alone is no reason to set the log's configuration.
 func (s *Stream) needsLog(b *appendBatch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -381,7 +416,7 @@ func (s *Stream) createLog(ctx context.Context, b *appendBatch) error {
 	return nil
 }
 
-// foldAcked folds what was written of b: ack is the answer to an append sent at sent.
+// foldAcked folds the written entries of b; ack is the answer to an append sent at sent.
 func (s *Stream) foldAcked(b *appendBatch, entries []Entry, ack Ack, sent time.Time) error {
 	recs := make([]Record, len(entries))
 	for i, e := range entries {
@@ -417,9 +452,9 @@ const (
 	maxLossesInParts = 3
 )
 
-// resolveLoss reads what somebody else wrote, up to tail at least. It answers the
-// callers whose append is there after all and puts the others, whose is
-// certainly not, back at the head of the queue, to be decided again.
+// resolveLoss reads what another writer wrote, up to tail at least. It answers the callers that
+// have their append in the log after all. It puts the others, with appends that are certainly not
+// written, back at the head of the queue, to be decided again.
 func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail uint64) {
 	if err := s.readBack(ctx, b, tail); err != nil {
 		b.answerCalls(b.callerError(err))
@@ -453,8 +488,8 @@ func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail uint64) {
 	}
 }
 
-// readBack is resync, tried again for a while: on it rests what the callers of a
-// batch hear whose outcome is unknown.
+// readBack is catchUpOrReset, tried again for a while: the callers of a batch with an unknown
+// outcome depend on it.
 func (s *Stream) readBack(ctx context.Context, b *appendBatch, tail uint64) error {
 	deadline := s.manager.cfg.Now().Add(resendTimeout)
 	for try := 0; ; try++ {
@@ -466,8 +501,8 @@ func (s *Stream) readBack(ctx context.Context, b *appendBatch, tail uint64) erro
 	}
 }
 
-// recallOutcome is what the fold knows of a caller's append after the batch b was lost;
-// false: it was certainly not written, and may be decided again.
+// recallOutcome returns what the fold knows of a caller's append after the batch b was lost; false:
+// it was certainly not written, and may be decided again.
 func (s *Stream) recallOutcome(b *appendBatch, c *call) (verdict, bool) {
 	if c.req == nil {
 		return verdict{}, false
@@ -481,9 +516,9 @@ func (s *Stream) recallOutcome(b *appendBatch, c *call) (verdict, bool) {
 	return verdict{err: ErrOutcomeUnknown}, b.maybeWritten && s.state.isOutcomeLost(c.req, s.mintedAt(c.req))
 }
 
-// catchUpOrReset brings the fold on up to tail, the answer to a call made when it ended
-// at before. A tail below that means that the log is another one: everything is
-// forgotten and read again.
+// catchUpOrReset folds everything up to tail, the answer to a call that was made when the fold
+// ended at before. A tail below before means that the log is another one: everything is forgotten
+// and read again.
 func (s *Stream) catchUpOrReset(ctx context.Context, fold *State, before, tail uint64) error {
 	s.mu.Lock()
 	same := s.opened && s.state == fold

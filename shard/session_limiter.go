@@ -8,19 +8,21 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// sessionLimiter paces the read sessions that a Manager opens: after the death of a node its heirs
-// follow all of its streams at once, and storage must not meet a herd. The most followed
-// streams come first. A stream that waits is live meanwhile with all that is appended
-// through this node. Those that were handed over have turns of their own (Manager.takes), and
-// many of them: a session takes the place of the one before, and is paced only because
-// thousands that are opened at once would hold up appends in this process.
+// sessionLimiter paces the read sessions that a Manager opens. After the death of a node the new
+// owners follow all of its streams in the same moment, and storage must not meet them all together.
+// The most followed streams come first. While a stream waits, its readers still get all that is
+// appended through this node.
+//
+// Streams that were handed over have a limiter of their own (Manager.handoverSessionLimiter), with
+// a higher rate: their sessions replace others. They are paced only because thousands of sessions
+// that open together would delay appends in this process.
 type sessionLimiter struct {
 	spawn func(func(context.Context)) bool
 	limit *rate.Limiter
 
 	mu          sync.Mutex
 	queue       waitingSessions // at most one entry for each stream in memory
-	dispatching bool            // somebody gives turns
+	dispatching bool            // a goroutine runs dispatch
 }
 
 // The token buckets.
@@ -34,15 +36,15 @@ const (
 // waitingSession is a session that waits for its turn.
 type waitingSession struct {
 	followers int
-	granted   chan struct{}   // closed at its turn
-	ctx       context.Context // when it ends, nobody waits
+	granted   chan struct{}   // closed when its turn has come
+	ctx       context.Context // when it ends, the session is given up
 }
 
 func newSessionLimiter(spawn func(func(context.Context)) bool, perSecond rate.Limit, atOnce int) *sessionLimiter {
 	return &sessionLimiter{spawn: spawn, limit: rate.NewLimiter(perSecond, atOnce)}
 }
 
-// wait returns at the turn of a stream with so many followers. Errors: ctx's cause.
+// wait returns when the turn of a stream with so many followers has come. Errors: ctx's cause.
 func (o *sessionLimiter) wait(ctx context.Context, followers int) error {
 	me := &waitingSession{followers, make(chan struct{}), ctx}
 	o.mu.Lock()
@@ -63,7 +65,7 @@ func (o *sessionLimiter) wait(ctx context.Context, followers int) error {
 	}
 }
 
-// dispatch ends when nobody waits.
+// dispatch grants turns at the bucket's rate, until no session waits.
 func (o *sessionLimiter) dispatch(ctx context.Context) {
 	for o.limit.Wait(ctx) == nil {
 		o.mu.Lock()

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// A thousand streams are followed at once: as many sessions as the bucket holds are
-// opened at once, the others at its rate, most followed first; one that is given up takes
-// no turn.
+// A thousand streams are followed in the same moment: as many sessions as the bucket holds open
+// immediately, the others at its rate, most followed first. A session that is given up uses no
+// turn.
 func TestSessionsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -9,7 +9,7 @@ import (
 )
 
 // sourceState returns the State of a fork's source: from memory, if that knows of the hold,
-// else from its log.
+// otherwise from its log.
 func (m *Manager) sourceState(ctx context.Context, id StreamID, fork *Fork) (*State, error) {
 	m.mu.Lock()
 	s := m.streams.byID[fork.Source]
@@ -27,17 +27,17 @@ func (m *Manager) sourceState(ctx context.Context, id StreamID, fork *Fork) (*St
 }
 
 const (
-	// maxSourceFolds bounds the logs that are folded at the same time for their States alone, and
+	// maxSourceFolds bounds the logs that are folded together for their States alone, and
 	// foldsPerProject those of one project.
 	maxSourceFolds  = 16
 	foldsPerProject = maxSourceFolds / 2
-	// maxLongSources bounds the sources that are remembered as too long. Full: another one is
-	// forgotten, which costs a bounded read.
+	// maxLongSources bounds the sources that are remembered as too long. When it is full another
+	// source is forgotten, which costs a bounded read.
 	maxLongSources = 1024
 )
 
-// sourceReader folds the logs of sources for their States alone. Callers that ask for one source
-// at the same time share a fold, and the projects share maxSourceFolds turns.
+// sourceReader folds the logs of sources for their States alone. Callers that ask for one source at
+// the same time share a fold, and the projects share maxSourceFolds turns.
 type sourceReader struct {
 	log   Log
 	now   func() time.Time
@@ -46,8 +46,8 @@ type sourceReader struct {
 	mu       sync.Mutex
 	folds    map[StreamID]*sourceFold // under way, or waiting for a turn
 	projects map[string]*projectTurns // of those folds
-	long     map[StreamID]time.Time   // sources that are too long, and until when that is believed
-	begun    uint64                   // number of the fold that began last
+	long     map[StreamID]time.Time   // sources that are too long, and until when that is remembered
+	begun    uint64                   // number of the newest fold
 }
 
 // sourceFold is one fold of a source's log.
@@ -56,7 +56,7 @@ type sourceFold struct {
 	number uint64 // guarded by sourceReader.mu; 0: it waits for its turn
 	state  *State // immutable; set before done is closed, as err is
 	err    error
-	gaveUp bool // the time of the caller that ran it was over
+	gaveUp bool // the caller that ran it had no time left
 }
 
 // projectTurns holds the turns of one project.
@@ -188,6 +188,10 @@ func (r *sourceReader) waitTurn(ctx context.Context, project string) (release fu
 // that others have written more to, no fork can be confirmed until its owner has written a
 // checkpoint, or has it in memory here.
 const (
+	// maxFoldRecords and maxFoldBytes bound what is read of one log for its State alone. A source
+	// that Fantail writes to has a checkpoint within a few thousand records, or one large append.
+	// If others have written more than that to a source, none of its forks can be confirmed until
+	// its owner has written a checkpoint, or has the source in memory here.
 	maxFoldRecords = 100_000
 	maxFoldBytes   = 64 << 20
 )
@@ -195,7 +199,7 @@ const (
 var errLongSource = fmt.Errorf("%w: to confirm the fork, more than %d records or %d bytes of a source's log would have to be read",
 	ErrUnavailable, maxFoldRecords, maxFoldBytes)
 
-// boundedLog is a Log of which only so much may be read.
+// boundedLog is a Log with a bound on what may be read of it.
 type boundedLog struct {
 	Log
 	records, bytes int // left
@@ -215,8 +219,8 @@ func (l *boundedLog) Replay(ctx context.Context, id StreamID, from, to uint64, f
 	})
 }
 
-// readState folds the log of a stream of which this node need not be the owner. errLongSource:
-// there is too much to be read.
+// readState folds the log of a stream that this node need not own. errLongSource: there is too much
+// to be read.
 func readState(ctx context.Context, log Log, id StreamID) (fold *State, err error) {
 	log = &boundedLog{log, maxFoldRecords, maxFoldBytes}
 	last, err := log.Last(ctx, id, 1)

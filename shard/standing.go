@@ -7,42 +7,43 @@ import (
 	"time"
 )
 
-// Standing is how this node stands with storage, as its own probe finds with its own
-// settings. It is a value; answers to requests never change it. The zero Standing is that of
-// a Log with nothing to ask: all is well.
+// Standing describes how this node stands with storage, as its own probe finds with its own
+// settings. It is a value; answers to requests never change it. The zero Standing is that of a Log
+// without sites: all is well.
 type Standing struct {
 	// HasSites: there are sites to ask at.
 	HasSites bool
-	// Since is when the node began to ask.
+	// Since is the time at which the node began to ask.
 	Since time.Time
 	// Passed: since then storage has answered the probe, and given every right.
 	Passed bool
-	// Refused is why storage refuses this node now; empty: it does not.
+	// Refused is the reason for which storage refuses this node now; empty: it does not.
 	Refused string
-	// Silent is why the last probe had no answer; empty: it had one.
+	// Silent is the reason for which the last probe had no answer; empty: it had one.
 	Silent string
-	// Fleet stands for the fleet whose record was found (Member.Fleet); 0: none was.
+	// Fleet is the hash of the fleet in the record that was found (Member.Fleet); 0: none was
+	// found.
 	Fleet uint64
-	// RecordProblem is what is wrong with the fleet's record, so that this node must not own
+	// RecordProblem describes what is wrong with the fleet's record, so that this node must not own
 	// streams; empty: nothing.
 	RecordProblem string
-	// Where says which basin, and by which setting.
+	// Where names the basin, and the setting that names it.
 	Where string
 	// Level is the format level of the record; 0 where there is none.
 	Level uint8
 }
 
-// OutageAfter is how long a node waits for storage's first answer before it is ready, and
-// owns streams, without one: if nobody else has been answered either, the settings need not
-// be wrong, and readers are better refused by a node than by a balancer.
+// OutageAfter bounds how long a node waits for storage's first answer. Then it is ready, and owns
+// streams, without one: if no other node has been answered either, the settings need not be wrong,
+// and a node refuses readers better than a balancer does.
 const OutageAfter = time.Minute
 
-// Lost reports whether storage does not serve this node, whatever the Manager finds: it refuses
-// it, or has never answered it.
+// Lost reports whether storage does not serve this node, whatever the Manager finds: storage
+// refuses it, or has never answered it.
 func (s Standing) Lost() bool { return s.HasSites && (s.Refused != "" || !s.Passed) }
 
-// Trouble says in one line why the node must not be ready, if it has no fleet beside it;
-// empty: it may.
+// Trouble returns in one line why a node without a fleet beside it must not be ready; empty: it may
+// be.
 func (s Standing) Trouble(now time.Time) string {
 	switch {
 	case !s.HasSites:
@@ -59,24 +60,24 @@ func (s Standing) Trouble(now time.Time) string {
 	return s.RecordProblem
 }
 
-// Role is what a node may do about the fleet's record.
+// Role holds what a node may do about the fleet's record.
 type Role struct {
-	// Owns: the node owns streams. What it has found stands until it does not.
+	// Owns: the node owns streams. The fleet that it has found stays the same until it owns none.
 	Owns bool
-	// MayCreate: the node may write a record where there is none: it has looked for others and
+	// MayCreate: the node may write a record where there is none: it has looked for other nodes and
 	// knows of no owner that has one.
 	MayCreate bool
-	// SoleOwner: no other node owns streams, so what this node's settings say is right.
+	// SoleOwner: no other node owns streams, so this node's settings are right.
 	SoleOwner bool
 	// Level is the format level that all members speak.
 	Level uint8
 }
 
-// raiseLevelAfter is how long all members have spoken a format level before an owner says so in
-// the record.
+// raiseLevelAfter is the time for which all members must have spoken a format level before an owner
+// writes it into the record.
 const raiseLevelAfter = 10 * time.Minute
 
-// levelRaise is the patience with a format level.
+// levelRaise remembers since when all members speak a format level.
 type levelRaise struct {
 	level uint8
 	since time.Time
@@ -90,28 +91,29 @@ func (r *levelRaise) isDue(now time.Time, level uint8) bool {
 	return now.Sub(r.since) >= raiseLevelAfter
 }
 
-// finding is what a look at one site found.
+// finding is the result of reading one site.
 type finding struct {
 	err     error
 	absent  bool         // no record, and nothing in its place
-	invalid error        // what stands in the record's place is none
-	first   *fleetRecord // at position 0
-	last    *fleetRecord // the newest; at position 0 if there is no other
+	invalid error        // what stands in the record's place is not one
+	first   *fleetRecord // the record at position 0
+	last    *fleetRecord // the newest record; first if there is no other
 	lastPos uint64
 	tail    uint64
 }
 
-// siteState is what is known of a site.
+// siteState holds what is known of a site. Owned by the goroutine that asks at the site, and by the
+// round between two askings.
 type siteState struct {
 	Site
 	finding
-	fleetID      FleetID // what this node has found first, or written
+	fleetID      FleetID // the fleet that this node has found first, or written
 	hasFleet     bool
-	createProbed time.Time // the right to make streams was asked for
-	lastWarning  string    // said of the record
+	createProbed time.Time // when the right to create streams was last asked for
+	lastWarning  string    // about the record
 }
 
-// setNewest takes the newest valid record of a page into the finding.
+// setNewest puts the newest valid record of a page into the finding.
 func (f *finding) setNewest(recs []Record) {
 	for _, r := range recs {
 		if !isFleetRecord(r) {
@@ -123,7 +125,7 @@ func (f *finding) setNewest(recs []Record) {
 	}
 }
 
-// setFirst decides what stands where the record belongs.
+// setFirst puts what stands at position 0 into the finding.
 func (f *finding) setFirst(p Page) {
 	switch {
 	case len(p.Records) == 0 && (!p.HasTail || p.Tail == 0):
@@ -138,7 +140,7 @@ func (f *finding) setFirst(p Page) {
 
 var errFleetTrimmed = errors.New("position 0 was trimmed away")
 
-// oneLine puts several explanations in one line.
+// oneLine returns several explanations in one line.
 func oneLine(all []string) string {
 	const most = 3
 	if n := len(all); n > most {

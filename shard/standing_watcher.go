@@ -13,13 +13,13 @@ import (
 )
 
 // standingWatcher asks storage how this node stands with it, again and again, and keeps the fleet's
-// record. One goroutine of the Manager's does.
+// record. One goroutine of the Manager owns it; newest and askNow are for others.
 //
-// A round costs, for each site, a read of one record, a check of the tail, and two appends that
-// are refused; when the tail has moved, one more read; every five minutes one call that makes a
-// stream exist which does. By S2's price list refused appends are free, and the rest is
-// 1e-6 + 1e-7 of a dollar: a node and site, 0.30 dollars a month, and 0.09 more for the
-// right to make streams.
+// A round costs, for each site, a read of one record, a check of the tail, and two appends that are
+// refused; when the tail has moved, one more read; every five minutes one call that creates a
+// stream which exists. By S2's price list refused appends are free, and the rest is 1e-6 + 1e-7 of
+// a dollar. A node pays for a site 0.30 dollars a month, and 0.09 more for the right to create
+// streams.
 type standingWatcher struct {
 	log      *breaker
 	prober   Prober
@@ -28,13 +28,13 @@ type standingWatcher struct {
 	now      func() time.Time
 	logger   *slog.Logger
 	sites    []*siteState
-	askNow   chan struct{} // cap 1, never closed: look now
+	askNow   chan struct{} // cap 1, never closed: start a round now
 
 	newest       atomic.Pointer[Standing]
 	levelRaise   levelRaise
-	nextSite     int       // in plots: the first of the next round
-	lastLogged   time.Time // an error was logged
-	failedRounds int       // rounds without a good end
+	nextSite     int       // in sites: the first of the next round
+	lastLogged   time.Time // when an error was logged
+	failedRounds int       // rounds since the last one without a problem
 }
 
 const (
@@ -43,19 +43,21 @@ const (
 	maxStandingRetry = 5 * time.Second
 	standingTimeout  = 4 * time.Second
 	maxSitesTogether = 8
-	// maxSitesPerRound sites are asked in a round, in turn; at the start all are.
+	// maxSitesPerRound bounds the sites that are asked in a round, in turn; at the start all are
+	// asked.
 	maxSitesPerRound = 8
 	createProbeEvery = 5 * time.Minute
-	// standingLogEvery is how often an error that lasts is logged.
+	// standingLogEvery is the pause between two log lines about an error that lasts.
 	standingLogEvery = time.Minute
-	// maxRecordDistance is how far below the tail the newest record may stand if it is not at
+	// maxRecordDistance bounds how far below the tail the newest record may stand if it is not at
 	// position 0: a newcomer reads no more.
 	maxRecordDistance = MaxBatchRecords
 )
 
-// WatchStanding has the Manager ask storage for as long as it lives, if its Log is a Prober: at once, every
-// ten seconds, and every second while something is wrong. role is asked before each round; told
-// hears each Standing that differs from the one before, from one goroutine. Call it once.
+// WatchStanding has the Manager ask storage for as long as it lives, if its Log is a Prober:
+// immediately, then every ten seconds, and every second while something is wrong. role is called
+// before each round. told is called with each Standing that differs from the one before, from one
+// goroutine. Call WatchStanding once.
 func (m *Manager) WatchStanding(role func() Role, told func(Standing)) {
 	in, ok := m.log.Log.(Prober)
 	if !ok || len(in.Sites()) == 0 {
@@ -76,13 +78,13 @@ func (m *Manager) WatchStanding(role func() Role, told func(Standing)) {
 	m.spawn(s.runRounds)
 }
 
-// CanProbe reports whether Stand has anything to ask.
+// CanProbe reports whether WatchStanding has sites to ask at.
 func (m *Manager) CanProbe() bool {
 	in, ok := m.log.Log.(Prober)
 	return ok && len(in.Sites()) > 0
 }
 
-// Standing is the newest one.
+// Standing returns the newest Standing.
 func (m *Manager) Standing() Standing {
 	if s := m.standingWatcher.Load(); s != nil {
 		return *s.newest.Load()
@@ -90,7 +92,7 @@ func (m *Manager) Standing() Standing {
 	return Standing{}
 }
 
-// ProbeNow has storage asked now: the node's role has changed.
+// ProbeNow starts a round now: the node's role has changed.
 func (m *Manager) ProbeNow() {
 	if s := m.standingWatcher.Load(); s != nil {
 		select {
@@ -100,9 +102,10 @@ func (m *Manager) ProbeNow() {
 	}
 }
 
-// LoneRole is the Role of a node without others.
+// LoneRole returns the Role of a node without others.
 func LoneRole() Role { return Role{Owns: true, MayCreate: true, SoleOwner: true, Level: FormatLevel} }
 
+// runRounds runs rounds until ctx ends.
 func (s *standingWatcher) runRounds(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait := standingEvery - standingEvery/10 + rand.N(standingEvery/5)
@@ -123,7 +126,7 @@ func (s *standingWatcher) runRounds(ctx context.Context) {
 	}
 }
 
-// runRound asks at the sites whose turn it is; well: nothing is wrong.
+// runRound asks at the sites of this round; well: nothing is wrong.
 func (s *standingWatcher) runRound(ctx context.Context) (well bool) {
 	role := s.role()
 	old := *s.newest.Load()
@@ -142,7 +145,7 @@ func (s *standingWatcher) runRound(ctx context.Context) (well bool) {
 	return st.Passed && st.Refused == "" && st.Silent == "" && st.RecordProblem == ""
 }
 
-// sitesOfRound is the sites of this round.
+// sitesOfRound returns the sites of this round.
 func (s *standingWatcher) sitesOfRound(all bool) []*siteState {
 	if all || len(s.sites) <= maxSitesPerRound {
 		return s.sites
@@ -155,6 +158,7 @@ func (s *standingWatcher) sitesOfRound(all bool) []*siteState {
 	return out
 }
 
+// askSites asks at sites, a few together.
 func (s *standingWatcher) askSites(ctx context.Context, plots []*siteState, role Role) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, maxSitesTogether)
@@ -168,8 +172,8 @@ func (s *standingWatcher) askSites(ctx context.Context, plots []*siteState, role
 	wg.Wait()
 }
 
-// askSite asks at one site, writes the record there if it is missing and this node may, and
-// replaces it if it is to say something else.
+// askSite asks at one site. It writes the record there if it is missing and this node may, and
+// replaces it if its text must change.
 func (s *standingWatcher) askSite(ctx context.Context, p *siteState, role Role) {
 	ctx, cancel := context.WithTimeout(ctx, standingTimeout)
 	defer cancel()
@@ -183,7 +187,7 @@ func (s *standingWatcher) askSite(ctx context.Context, p *siteState, role Role) 
 		p.err = err
 		return
 	}
-	for range 3 { // who loses the first place to another reads what that one wrote
+	for range 3 { // a node that loses position 0 to another reads the record of that node
 		p.finding = s.readSite(ctx, p)
 		if p.err == nil && p.absent && role.MayCreate {
 			p.err = s.writeFirstRecord(ctx, p, role)
@@ -202,7 +206,7 @@ func (s *standingWatcher) askSite(ctx context.Context, p *siteState, role Role) 
 	s.log.noteAnswer(p.err)
 }
 
-// readSite looks at what the site holds. After an error what was known of later records stands.
+// readSite reads what the site holds. After an error it keeps what was known of later records.
 func (s *standingWatcher) readSite(ctx context.Context, p *siteState) finding {
 	page, err := s.log.Log.Read(ctx, p.Log, 0, 1)
 	if errors.Is(err, ErrNoLog) {
@@ -259,7 +263,8 @@ func (s *standingWatcher) writeFirstRecord(ctx context.Context, p *siteState, ro
 	return nil
 }
 
-// recordFromSettings is one that says what this node's settings say, after another.
+// recordFromSettings returns a record with this node's settings, to follow last; nil: to be the
+// first.
 func (s *standingWatcher) recordFromSettings(p *siteState, last *fleetRecord) *fleetRecord {
 	f := new(fleetRecord)
 	if last != nil {
@@ -272,8 +277,8 @@ func (s *standingWatcher) recordFromSettings(p *siteState, last *fleetRecord) *f
 	return f
 }
 
-// renewRecord writes the record once more, if it is to say something else or is about to be out of
-// reach of newcomers. What it says is advice: a failure is for the next round.
+// renewRecord writes the record once more, if its text must change or if it is about to be out of
+// reach of newcomers. The record is advice: after a failure the next round tries again.
 func (s *standingWatcher) renewRecord(ctx context.Context, p *siteState, role Role) {
 	f := s.recordFromSettings(p, p.last)
 	mappingDiffers := f.mapping != p.last.mapping && role.SoleOwner
@@ -292,7 +297,7 @@ func (s *standingWatcher) renewRecord(ctx context.Context, p *siteState, role Ro
 		return
 	}
 	if mappingDiffers {
-		s.logger.Warn("projects map to basins in another way than the fleet's record says; nobody owns streams, so it is changed",
+		s.logger.Warn("projects map to basins in another way than the fleet's record says; no other node owns streams, so the record is replaced",
 			"where", s.prober.Describe(p.Site), "was", p.last.mappingText, "is", f.mappingText)
 	}
 	p.last, p.lastPos, p.tail = f, p.tail, p.tail+1
@@ -311,7 +316,7 @@ func (s *standingWatcher) judgeRound(old Standing, asked []*siteState, role Role
 			silent = append(silent, s.prober.Explain(p.Site, why))
 		}
 	}
-	// A basin that is gone from under a node that owns streams is one project's loss.
+	// If a node owns streams, and some of its basins are gone, only their projects are lost.
 	if role.Owns && old.Passed && len(refused) < len(asked) && old.Refused == "" {
 		s.logPartialRefusal(refused)
 		refused = nil
@@ -334,7 +339,7 @@ func (s *standingWatcher) logPartialRefusal(refused []string) {
 	}
 }
 
-// identifyFleet says whose the sites are.
+// identifyFleet decides which fleet the sites belong to.
 func (s *standingWatcher) identifyFleet(st *Standing, role Role) {
 	if s.sites[0].Templated { // the settings alone say which fleet it is
 		st.RecordProblem, st.Fleet = "", fleetHash(nil, nil, s.prober.Mapping())
@@ -374,11 +379,11 @@ func siteList(plots []*siteState) []Site {
 	return out
 }
 
-// recordProblem is what is wrong with the record of a site; empty: nothing.
+// recordProblem returns what is wrong with the record of a site; empty: nothing.
 func (p *siteState) recordProblem(in Prober, role Role) string {
 	where := in.Describe(p.Site)
 	switch {
-	case p.err != nil: // it was not its turn, and did not answer when it was
+	case p.err != nil: // it was not asked in this round, and did not answer in an earlier one
 		return ""
 	case p.absent:
 		return "there is no record of a fleet in " + where
@@ -394,7 +399,8 @@ func (p *siteState) recordProblem(in Prober, role Role) string {
 	return ""
 }
 
-// warnOnce says once what is wrong with a record that this node does not depend on.
+// warnOnce logs what is wrong with a record that this node does not depend on, unless the last line
+// said the same.
 func (p *siteState) warnOnce(log *slog.Logger, why string) {
 	if p.lastWarning != why {
 		p.lastWarning = why

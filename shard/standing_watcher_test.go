@@ -56,8 +56,8 @@ func (s *watchedManager) setRole(role shard.Role) {
 // newcomer is a node that knows of an owner.
 var newcomer = shard.Role{Level: shard.FormatLevel}
 
-// The first node writes the record; those that come later find it, and are of the same fleet; one
-// that knows of an owner writes none.
+// The first node writes the record. Later nodes find it, and are of the same fleet. A node that
+// knows of an owner writes none.
 func TestFirstNodeWritesTheFleetRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
@@ -89,7 +89,7 @@ func TestFirstNodeWritesTheFleetRecord(t *testing.T) {
 	})
 }
 
-// Of nodes that find nothing in the same moment one writes, and all are of its fleet.
+// Of nodes that find nothing in the same moment one writes the record, and all are of its fleet.
 func TestConcurrentFirstNodesShareOneFleet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
@@ -110,9 +110,9 @@ func TestConcurrentFirstNodesShareOneFleet(t *testing.T) {
 	})
 }
 
-// A newcomer cannot read a record that was forged, trimmed away or written by a later release,
-// and says so; a node that owns streams goes on with what it found, and mends the log once it is
-// deleted.
+// A newcomer cannot read a record that was forged, trimmed away or written by a later release, and
+// says so. A node that owns streams goes on with what it found, and writes the record again once
+// the log is deleted.
 func TestNewcomerReportsADamagedFleetRecord(t *testing.T) {
 	for name, damage := range map[string]func(*logtest.Memory){
 		"forged": func(m *logtest.Memory) {
@@ -155,7 +155,7 @@ func TestNewcomerReportsADamagedFleetRecord(t *testing.T) {
 	}
 }
 
-// Records that anybody appends after the first change nothing.
+// Records that any client appends after the first one change nothing.
 func TestForgedLaterFleetRecordsChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
@@ -219,7 +219,7 @@ func TestEachStorageFailureIsReportedAndClears(t *testing.T) {
 	}
 }
 
-// A node that has owned streams is refused later, and accepted again: it is the same fleet.
+// A node that has owned streams is refused later, and accepted again: it is of the same fleet.
 func TestRevokedNodeReturnsToItsFleet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newWatchedManager(t, logtest.NewMemory(1), shard.LoneRole())
@@ -246,7 +246,7 @@ func TestRevokedNodeReturnsToItsFleet(t *testing.T) {
 	})
 }
 
-// Answers to requests play no part.
+// Answers to requests do not change the Standing.
 func TestRequestsDoNotChangeTheStanding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)
@@ -268,7 +268,7 @@ func TestRequestsDoNotChangeTheStanding(t *testing.T) {
 }
 
 // The level of the record rises once all members have spoken it for ten minutes without a break,
-// and never falls. Clocks and forgeries in between do not hide it.
+// and never falls. Clock records and forgeries in between do not hide it.
 func TestFleetRecordLevelRisesAfterTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := logtest.NewMemory(1)

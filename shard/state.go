@@ -8,25 +8,28 @@ import (
 	"unicode/utf8"
 )
 
-// OctetStream is the content type of a stream that nobody gave one.
+// OctetStream is the content type of a stream that was created without one.
 const OctetStream = "application/octet-stream"
 
-// State is what a stream's log says: a fold over its records, pure (no clock,
-// goroutine or I/O). A checkpoint record holds a State and replaces it, so
+// State holds what a stream's log says. It is a fold over the log's records, and pure: it has no
+// clock, no goroutine and no I/O. A checkpoint record holds a State and replaces the fold's, so
 // fold(checkpoint + what follows) = fold(everything).
+//
+// A State is not safe for concurrent use. A Stream guards its own with Stream.mu.
 type State struct {
-	// Next is where the next record will stand.
+	// Next is the position of the next record.
 	Next uint64
 	// Time is the highest S2 timestamp seen, in milliseconds.
 	Time uint64
 
 	exists     bool
-	ended      bool // the last life ended by a tombstone; no new one has begun
+	ended      bool // the last generation ended by a tombstone, and none has begun since
 	generation uint64
 	start      uint64
 	tail       uint64
 	chain      []Ancestor
-	// hasNonJSON: a life without a create record holds a message that is not JSON.
+	// hasNonJSON reports that a generation without a create record holds a message that is not
+	// JSON.
 	hasNonJSON bool
 
 	contentType string
@@ -34,19 +37,19 @@ type State struct {
 	ttl         uint64
 	expiresAt   uint64
 	expiresRaw  string
-	lastUsed    uint64 // S2 time of the last create, message, close or touch; 0: this batch's
+	lastUsed    uint64 // S2 time of the last create, message, close or touch, in ms; 0: this batch's
 
-	// fork says what this life was forked from; nil: nothing. held are the forks
-	// that refer to this stream. gone: the life has ended, and its records are kept
-	// for them. debts are references of lives that have ended, to be given back to
-	// their sources; they outlive lives, and are copied before they are changed.
+	// fork holds what the request said of the fork's source; nil: it is no fork. forkRefs are the
+	// forks that refer to this stream. gone: the generation has ended, and its records are kept for
+	// those forks. pendingReleases are references of ended generations that are still to be given
+	// back to their sources. They outlive generations, and are copied before they are changed.
 	fork            *Fork
 	forkRefs        forkRefTable
 	gone            bool
 	pendingReleases []pendingRelease
 
-	// What format level 2 knows beside it; nil and zero: unknown. confirmed: the sources
-	// hold this fork, so its chain may be served (confirm.go).
+	// The fields that format level 2 added; nil and zero: unknown. confirmed: the sources hold this
+	// fork, so its chain may be served (fork_confirm.go).
 	retainedFrom  *trimmedTo
 	counts        counts
 	retention     *retention
@@ -54,7 +57,7 @@ type State struct {
 	lastBatch     batchEnd
 	chainTimes    []uint64
 	confirmed     bool
-	// unknownFields are the fields of a checkpoint that this release does not know, as they stood.
+	// unknownFields are the fields of a checkpoint that this release does not know, byte for byte.
 	unknownFields []byte
 
 	closed    bool
@@ -63,36 +66,35 @@ type State struct {
 	producers map[string]producerClaim
 	outcomes  outcomeWindow
 
-	// The distance back to the last checkpoint: records and metered bytes from it
-	// on, itself included. Without any, from the first record folded.
+	// The distance back to the last checkpoint: its records and metered bytes, the checkpoint
+	// included. Without a checkpoint they count from the first record folded.
 	recordsSinceCheckpoint, bytesSinceCheckpoint uint64
-	trimTo                                       uint64 // highest trim point asked for
+	trimTo                                       uint64 // highest trim point that a command asked for
 
-	openAppend AppendID // id of the append whose first record was folded last
-	run        *run     // parts that still wait for their commit
+	openAppend AppendID // id of the append that the newest first record belongs to
+	run        *run     // parts that still wait for their commit; nil: none
 
 	// rooted: the fold began at the log's start or at a checkpoint.
 	rooted bool
-	// pageOnly: a State that only decides what is visible in a page; it has never
-	// seen what lies below, so a run may begin without its first record and
-	// checkpoints tell it nothing.
+	// pageOnly: this State only decides what is visible in a page. It has never seen what lies
+	// below the page, so a run may begin without its first record, and checkpoints are skipped.
 	pageOnly bool
-	// base: this State is a speculation on top of another; what is not here is
-	// looked up there.
+	// base: this State is a speculation on top of base. Producers and outcomes that are not found
+	// here are looked up there.
 	base *State
 }
 
-// trimmedTo is where a stream begins that retention has trimmed: a position, and
-// how many messages and bytes lie below it.
+// trimmedTo holds the place where a trimmed stream begins: a position, and how many messages and
+// bytes lie below it.
 type trimmedTo struct{ pos, ordinal, bytes uint64 }
 
-// counts are the visible messages of a life, and their bytes.
+// counts holds the number of visible messages of a generation, and their bytes.
 type counts struct {
 	known           bool
 	messages, bytes uint64
 }
 
-// batchEnd is the last batch that carried an id, and the position after it.
+// batchEnd holds the id of the last batch that carried one, and the position after that batch.
 type batchEnd struct {
 	id  AppendID
 	end uint64
@@ -106,27 +108,28 @@ func (s *State) countMessages(messages, bytes int) {
 	}
 }
 
-// producerClaim is what a producer last had accepted.
+// producerClaim holds the last epoch and seq that were accepted from a producer.
 type producerClaim struct {
 	epoch, seq uint64
 	time       uint64 // S2 timestamp, ms; 0: this batch's
 }
 
-// run is a contiguous run of parts without their commit.
+// run describes a contiguous run of parts without their commit.
 type run struct {
 	id        AppendID
 	start     uint64
-	create    *Header // the run begins with a create record
-	createPos uint64  // its position
-	ownCreate bool    // this process wrote that record
+	create    *Header // not nil: the run begins with this create record
+	createPos uint64  // position of create
+	ownCreate bool    // this process wrote create
 
 	records, messages, bytes int
 }
 
-// isTooLarge: it is no append of ours, none of which is as large. What nobody commits is held.
+// isTooLarge reports that the run is larger than any append of ours. Parts are held in memory until
+// their commit, so such a run is dropped.
 func (r *run) isTooLarge() bool { return r.records > 2*MaxMessages || r.bytes > MaxBody }
 
-// mayChangeGeneration reports whether the record may end a life or begin one.
+// mayChangeGeneration reports whether the record may end a generation or begin one.
 func (s *State) mayChangeGeneration(r Record) bool {
 	if s.run != nil && s.run.create != nil {
 		return true
@@ -135,15 +138,16 @@ func (s *State) mayChangeGeneration(r Record) bool {
 		(Kind(r.Header[2]) == KindCreate || Kind(r.Header[2]) == KindTombstone)
 }
 
-// effect says what a folded record means to readers.
+// effect holds what a folded record means to readers.
 type effect struct {
 	visibility visibility
-	voidsRun   bool // the parts held so far are void (before this record is looked at)
-	commitsRun bool // everything held, this record included, is visible now
-	begins     bool // a life begins with this record
-	ends       bool // the life ends with it
+	voidsRun   bool // the uncommitted parts before this record are void
+	commitsRun bool // the uncommitted parts, this record included, are visible now
+	begins     bool // a generation begins with this record
+	ends       bool // the generation ends with this record
 }
 
+// visibility says whether and how a record is shown to readers.
 type visibility uint8
 
 const (
@@ -154,8 +158,8 @@ const (
 	showContinuesOnCommit                   // as showContinues, once committed
 )
 
-// foldRecord folds the record at Next. Its errors (ErrNeedsLaterRelease) leave the State
-// unusable.
+// foldRecord folds the record at Next. Its only error is ErrNeedsLaterRelease, which leaves the
+// State unusable.
 func (s *State) foldRecord(r Record) (effect, error) {
 	h := r.decoded
 	if h == nil {
@@ -167,7 +171,7 @@ func (s *State) foldRecord(r Record) (effect, error) {
 	return s.foldDecoded(r, h)
 }
 
-// headerOf returns the header of a record; nil: it is foreign. Its one error is
+// headerOf returns the header of a record; nil: the record is foreign. Its only error is
 // ErrNeedsLaterRelease.
 func headerOf(r Record) (*Header, error) {
 	if r.Command || r.Header == nil {
@@ -183,7 +187,9 @@ func headerOf(r Record) (*Header, error) {
 	return h, nil
 }
 
-// foldDecoded is apply for a record whose header is decoded; nil is foreign.
+// foldDecoded folds record r with its decoded header h; nil: a foreign record. Speculation
+// (composer.putRecord) and acknowledged records (foldRecord) both come through here, so both fold
+// alike.
 func (s *State) foldDecoded(r Record, h *Header) (effect, error) {
 	var e effect
 	s.Next = r.Pos + 1
@@ -206,7 +212,7 @@ func (s *State) foldDecoded(r Record, h *Header) (effect, error) {
 	return e, nil
 }
 
-// foldForeign: a message, unless nothing may be shown here.
+// foldForeign folds a foreign record: it is a message, unless nothing may be shown here.
 func (s *State) foldForeign(r Record) (visibility, bool) {
 	if len(r.Body) == 0 { // the protocol knows no empty message
 		return showNone, false
@@ -229,7 +235,7 @@ func (s *State) foldForeign(r Record) (visibility, bool) {
 	return showMessage, begun
 }
 
-// beginUncreated makes a log that nobody created a readable stream of life 0.
+// beginUncreated makes a log without a create record a readable stream of generation 0.
 func (s *State) beginUncreated() bool {
 	if s.exists || s.ended || s.generation != 0 {
 		return false
@@ -238,6 +244,7 @@ func (s *State) beginUncreated() bool {
 	return true
 }
 
+// foldOurs folds a record that Fantail wrote and that is no part of a run.
 func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 	if h.Flags&FlagFirst != 0 {
 		s.openAppend = h.Append
@@ -294,8 +301,7 @@ func (s *State) foldOurs(e effect, r Record, h *Header) (effect, error) {
 // foldMessage folds a visible message record of ours.
 func (s *State) foldMessage(r Record, h *Header) {
 	if !s.pageOnly && s.generation == 0 && !s.hasNonJSON && !IsJSON(s.contentType) {
-		// Fragments are not looked at one by one: a message that needed them counts as
-		// not JSON.
+		// Fragments are not checked one by one: a message in fragments counts as not JSON.
 		s.hasNonJSON = h.Flags&FlagContinues != 0 || !validJSON(r.Body)
 	}
 	s.tail = s.Next
@@ -307,7 +313,7 @@ func (s *State) foldMessage(r Record, h *Header) {
 	s.foldAppendEnd(r, h, OpAppend)
 }
 
-// foldCreate begins a life; own: this process wrote the record.
+// foldCreate begins a generation; own: this process wrote the record.
 func (s *State) foldCreate(pos, time uint64, h *Header, own bool) {
 	adopted := len(h.Chain) > 0 && h.Chain[0].Stream == ""
 	if !adopted {
@@ -320,13 +326,13 @@ func (s *State) foldCreate(pos, time uint64, h *Header, own bool) {
 	s.producers, s.hasNonJSON, s.lastUsed = nil, false, time
 	s.retainedFrom, s.counts, s.retention, s.chainTimes = nil, counts{}, h.Retain, h.ChainTimes
 	s.confirmed = own
-	if s.base != nil { // lookups must not fall through to the life before
+	if s.base != nil { // lookups must not fall through to the generation before
 		s.producers = map[string]producerClaim{}
 		s.hideProducers()
 	}
 }
 
-// foldAppendEnd folds what the last record of an append says about the whole of it.
+// foldAppendEnd folds what the last record of an append says about the whole append.
 func (s *State) foldAppendEnd(r Record, h *Header, op Op) {
 	s.lastUsed = r.Time
 	if h.Flags&FlagLast == 0 || s.pageOnly {
@@ -350,14 +356,14 @@ func (s *State) foldAppendEnd(r Record, h *Header, op Op) {
 	}
 }
 
-// foldPart folds a record of an append in several batches. Any other record
-// between the parts voids what came before; a part without its first record is
-// skipped for ever (save in a page, which may begin inside a run).
+// foldPart folds a record of an append in several batches. Any other record between the parts voids
+// the parts before it. A part without its first record is skipped; in a page it is kept, because a
+// page may begin inside a run.
 func (s *State) foldPart(r Record, h *Header) effect {
 	var e effect
 	first := h.Flags&FlagFirst != 0
 	if s.pageOnly && s.run != nil && s.run.id.IsZero() && !first {
-		s.run.id = h.Append // the page begins inside a part, and only the next one tells whose
+		s.run.id = h.Append // the page begins inside a part, and only the next part names the append
 	}
 	orphan := s.run == nil || !h.Append.IsZero() && h.Append != s.run.id
 	if first || orphan {
@@ -423,8 +429,8 @@ func (s *State) isCheckpointDue() bool {
 		s.trimTo > s.Next-min(s.recordsSinceCheckpoint, s.Next)
 }
 
-// A checkpoint is due after so many records or metered bytes, foreign ones
-// included, or once somebody trimmed the last one away.
+// A checkpoint is due after so many records or metered bytes, foreign ones included, or once
+// the last checkpoint was trimmed away.
 const (
 	checkpointRecords = 500
 	checkpointBytes   = 512 << 10
@@ -447,8 +453,8 @@ func (s *State) Info() Info {
 	}
 }
 
-// isExpired reports whether the stream's time is over at now, when it was last
-// used at touched or later (both in milliseconds).
+// isExpired reports whether the stream's time is over at now. The stream was last used at lastUse
+// or later. Both are in milliseconds.
 func (s *State) isExpired(now, touched uint64) bool {
 	if !s.exists {
 		return false
@@ -459,7 +465,7 @@ func (s *State) isExpired(now, touched uint64) bool {
 	return s.hasTTL && s.lastUsed != 0 && now >= max(touched, s.lastUsed)+s.ttl*1000
 }
 
-// producer looks a claim up.
+// producer returns the claim of a producer.
 func (s *State) producer(id string) (producerClaim, bool) {
 	c, ok := s.producers[id]
 	if !ok && s.base != nil {
@@ -468,7 +474,7 @@ func (s *State) producer(id string) (producerClaim, bool) {
 	return c, ok
 }
 
-// findOutcome finds the first outcome of an append id.
+// findOutcome returns the first outcome of an append id.
 func (s *State) findOutcome(id AppendID) (outcome, bool) {
 	o, ok := s.outcomes.find(id)
 	if !ok && s.base != nil {
@@ -477,14 +483,14 @@ func (s *State) findOutcome(id AppendID) (outcome, bool) {
 	return o, ok
 }
 
-// mayHaveForgotten reports whether an append whose id was minted at minted (ms) may have
-// been written and have left the window of remembered ids.
+// mayHaveForgotten reports whether an append may have been written and have left the window of
+// remembered ids. minted is when its id was minted, in ms.
 func (s *State) mayHaveForgotten(minted uint64) bool {
 	return s.outcomes.forgottenTime != 0 && minted <= s.outcomes.forgottenTime+clockSlack
 }
 
-// isOutcomeLost reports whether nobody can tell if the request was written before: its id
-// has left the window, and no claim of its producer decides.
+// isOutcomeLost reports whether it cannot be known if the request was written before: its id has
+// left the window, and no claim of its producer decides.
 func (s *State) isOutcomeLost(req *Request, minted uint64) bool {
 	if !s.mayHaveForgotten(minted) {
 		return false
@@ -496,24 +502,26 @@ func (s *State) isOutcomeLost(req *Request, minted uint64) bool {
 		_, known := s.producer(p.ID)
 		return !known && p.Seq == 0
 	}
-	return req.Ref.IsZero() // a reference is there, or it is not
+	return req.Ref.IsZero() // a reference is in the table, or it is not
 }
 
-// clockSlack is how far apart a node's clock and S2's may be, in milliseconds.
+// clockSlack is the largest difference between a node's clock and S2's that is allowed for, in
+// milliseconds.
 const clockSlack = 2_000
 
-// speculateOn makes s a State on top of base, to be folded further while that waits.
+// speculateOn makes s a State on top of base, to be folded further while base waits for the
+// acknowledgement.
 func (s *State) speculateOn(base *State) {
 	*s = *base
 	s.base, s.producers = base, nil
-	if base.run != nil { // which is folded further
+	if base.run != nil { // the speculation changes it
 		r := *base.run
 		s.run = &r
 	}
 	s.outcomes = outcomeWindow{forgottenTime: base.outcomes.forgottenTime}
 }
 
-// hideProducers ends the fall-through of producer lookups to the life before.
+// hideProducers stops lookups of producers from reaching the generation before.
 func (s *State) hideProducers() {
 	merged := *s.base
 	merged.producers, merged.base = nil, nil
@@ -524,7 +532,7 @@ func (s *State) hideProducers() {
 	s.base = &merged
 }
 
-// validJSON is the JSON text rule of RFC 8259: valid, and in UTF-8.
+// validJSON reports whether b is JSON text by RFC 8259: valid, and in UTF-8.
 func validJSON(b []byte) bool { return json.Valid(b) && utf8.Valid(b) }
 
 // IsJSON reports whether a content type is application/json, parameters aside.
@@ -541,10 +549,10 @@ func plainType(s string) bool {
 	return strings.Count(s, "/") == 1 && s[0] != '/' && s[len(s)-1] != '/'
 }
 
-// MediaType is the type/subtype of a content type in lower case, without
-// parameters: what the protocol compares (PROTOCOL 5.1).
+// MediaType returns the type/subtype of a content type in lower case, without parameters. The
+// protocol compares these (PROTOCOL 5.1).
 func MediaType(contentType string) string {
-	if plainType(contentType) { // nearly all of them, on the way of every append
+	if plainType(contentType) { // nearly every content type, on the path of every append
 		return contentType
 	}
 	if t, _, err := mime.ParseMediaType(contentType); err == nil {

@@ -30,7 +30,7 @@ func (w *world) add(t *rapid.T, e Entry) {
 	if _, err := w.state.foldRecord(r); err != nil {
 		t.Fatalf("own record: %v", err)
 	}
-	r.decoded = nil // whoever reads the log knows its bytes only
+	r.decoded = nil // a reader of the log knows its bytes only
 	w.recs = append(w.recs, r)
 }
 
@@ -132,9 +132,8 @@ func genRequest(t *rapid.T, w *world) *Request {
 	return r
 }
 
-// fold(checkpoint + what follows) = fold(everything), whatever was written, and
-// the last record of ours points back to where a fold may begin. A State that is
-// handed over is the same State.
+// fold(checkpoint + what follows) = fold(everything), whatever was written, and the last record of
+// ours points back to where a fold may begin. A State that is handed over is the same State.
 func TestFoldFromCheckpoint(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
@@ -269,8 +268,7 @@ func TestProducerRulesOfTheProtocol(t *testing.T) {
 	}
 }
 
-// A stream may expire in the middle of a batch: its tombstone is never the record
-// too many.
+// A stream may expire in the middle of a batch: the batch never exceeds its limit by the tombstone.
 func TestExpiryInAFullBatch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld()
@@ -287,7 +285,7 @@ func TestExpiryInAFullBatch(t *testing.T) {
 	})
 }
 
-// A full table of forks is read with every checkpoint, while the stream waits.
+// A full table of forks is decoded with every checkpoint, while the stream waits.
 func TestFullForkTableIsDecodedQuickly(t *testing.T) {
 	s := &State{exists: true, generation: 1, contentType: "text/plain"}
 	for i := 0; s.forkRefs.size+40 < maxForkRefBytes; i++ {
@@ -306,7 +304,7 @@ func TestFullForkTableIsDecodedQuickly(t *testing.T) {
 	}
 }
 
-// The short way to a media type is the long one's.
+// The shortcut to a media type gives what the parser gives.
 func TestPlainMediaTypeEqualsTheParsedOne(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := rapid.StringMatching(`[a-zA-Z0-9/+. ;=-]{0,12}`).Draw(t, "type")

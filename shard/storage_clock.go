@@ -12,15 +12,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// MultiSiteLog is a Log that keeps streams in several places, each with a clock of its own. One that
-// is not Sited has one.
+// MultiSiteLog is a Log that keeps streams in several places, each with a clock of its own. A Log
+// that is no MultiSiteLog has one place.
 type MultiSiteLog interface {
-	// FleetLog names the log of the fleet's own in the place where a stream is kept.
+	// FleetLog returns the name of the fleet's own log in the place where a stream is kept.
 	FleetLog(id StreamID) StreamID
 }
 
-// TimestampPolicy is a Log whose logs may get their records' times in several ways. One that is not
-// Timed gives them its own.
+// TimestampPolicy is a Log that may give its logs' records their times in several ways. A Log that
+// is no TimestampPolicy gives every record its own time.
 type TimestampPolicy interface {
 	// Capped reports whether no record of the log can be later than storage's own clock.
 	Capped(ctx context.Context, id StreamID) (bool, error)
@@ -30,20 +30,21 @@ type TimestampPolicy interface {
 const defaultFleetLog StreamID = "__ds/fleet"
 
 const (
-	// clockValidFor is how long after an acknowledgement storage's time is known by it.
+	// clockValidFor bounds how long storage's time is known after an acknowledgement.
 	clockValidFor = 10 * time.Minute
-	// clockRecordEvery is how often a node writes a clock record to learn it, at the most.
+	// clockRecordEvery is the least time between two clock records of a node in one place.
 	clockRecordEvery = time.Minute
-	// ackSampleEvery is how often acknowledgements are looked at.
+	// ackSampleEvery is the least time between two acknowledgements that are noted.
 	ackSampleEvery = 50 * time.Millisecond
-	// maxClockAttempts bounds the attempts at one: other nodes write there, too.
+	// maxClockAttempts bounds the attempts at one clock record: other nodes write to the same log.
 	maxClockAttempts = 8
-	// maxSilentSkew is how far a clock may be off before somebody is told.
+	// maxSilentSkew bounds how far a clock may be off before the log tells of it.
 	maxSilentSkew = time.Second
 )
 
-// storageClocks are the clocks of the places where streams are kept, as far as acknowledgements tell
-// what they show. A life ends only when such a clock and the node's own both say so.
+// storageClocks holds the clocks of the places where streams are kept, as far as acknowledgements
+// show them. A generation ends only when such a clock and the node's own both say so. All fields
+// but byFleetLog are set at construction.
 type storageClocks struct {
 	log             *breaker
 	multiSite       MultiSiteLog    // nil: there is one place
@@ -55,22 +56,22 @@ type storageClocks struct {
 	failureWarnings rate.Sometimes // of clock records that cannot be written
 
 	mu         sync.Mutex
-	byFleetLog map[StreamID]*storageClock // by the fleet's own log; bounded by the places with streams
+	byFleetLog map[StreamID]*storageClock // guarded by mu; bounded by the places with streams
 }
 
 // storageClock is the clock of one place.
 type storageClock struct {
 	clocks   *storageClocks
-	fleetLog StreamID // the fleet's own there
+	fleetLog StreamID // the fleet's own log there
 
-	lastNoted atomic.Int64 // when an acknowledgement was noted, ns since 1970: each append comes by here
+	lastNoted atomic.Int64 // ns since 1970: when an acknowledgement was last noted. Atomic, because every append reads it
 
 	mu         sync.Mutex
 	ackTime    uint64        // ms since 1970: the time of the newest acknowledgement
-	ackArrived time.Time     // when that came; zero: none has
-	skew       time.Duration // how far the node's clock is ahead, at least (below 0: behind)
+	ackArrived time.Time     // when that acknowledgement came; zero: none has
+	skew       time.Duration // how far the node's clock is ahead, at least; below 0: behind
 	lastTried  time.Time     // when a clock record was last tried
-	learning   *sharedCall   // nil: none is on its way
+	learning   *sharedCall   // the clock record that is on its way; nil: none
 }
 
 func newStorageClocks(log *breaker, cfg *Config, spawn func(func(context.Context)) bool) *storageClocks {
@@ -83,7 +84,7 @@ func newStorageClocks(log *breaker, cfg *Config, spawn func(func(context.Context
 	return c
 }
 
-// clockOf is the clock of the place where a stream is kept.
+// clockOf returns the clock of the place where a stream is kept.
 func (c *storageClocks) clockOf(id StreamID) *storageClock {
 	log := defaultFleetLog
 	if c.multiSite != nil {
@@ -99,7 +100,7 @@ func (c *storageClocks) clockOf(id StreamID) *storageClock {
 	return one
 }
 
-// worstSkew is how far the node's clock is from storage's, the worst of all.
+// worstSkew returns the largest difference between the node's clock and storage's.
 func (c *storageClocks) worstSkew() (worst time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,8 +114,8 @@ func (c *storageClocks) worstSkew() (worst time.Duration) {
 	return worst
 }
 
-// noteAck notes that an append sent at sent was acknowledged with the time at, unless another
-// was a moment ago; always: it is of a stream whose life is judged by it.
+// noteAck notes that an append sent at sent was acknowledged with the time at, unless another was
+// noted a moment ago. always: note it in any case, because a generation's end is judged by it.
 func (c *storageClock) noteAck(at uint64, sent time.Time, always bool) {
 	if since := sent.UnixNano() - c.lastNoted.Load(); !always && since >= 0 && since < int64(ackSampleEvery) {
 		return
@@ -138,10 +139,10 @@ func (c *storageClock) noteAck(at uint64, sent time.Time, always bool) {
 	}
 }
 
-// maxDuration bounds durations that are made of numbers from elsewhere.
+// maxDuration bounds durations that are computed from numbers of other nodes and of storage.
 const maxDuration = 100 * 365 * 24 * time.Hour
 
-// readTime is what the clock shows, in ms since 1970; false: it is not known.
+// readTime returns what the clock shows, in ms since 1970; false: it is not known.
 func (c *storageClock) readTime(now time.Time) (uint64, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -152,15 +153,15 @@ func (c *storageClock) readTime(now time.Time) (uint64, bool) {
 	return c.ackTime + uint64(max(since, 0).Milliseconds()), true
 }
 
-// newestAck is the time of the newest acknowledgement; 0: none has come.
+// newestAck returns the time of the newest acknowledgement; 0: none has come.
 func (c *storageClock) newestAck() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ackTime
 }
 
-// requestRefresh has the clock read soon, by a clock record, unless that was tried of late. What it
-// returns is the attempt that is under way, or nil.
+// requestRefresh has a clock record written, unless one was tried within clockRecordEvery. It
+// returns the attempt that is under way, or nil.
 func (c *storageClock) requestRefresh() *sharedCall {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -174,7 +175,7 @@ func (c *storageClock) requestRefresh() *sharedCall {
 	return c.learning
 }
 
-// waitForRefresh is want for a caller that waits for what comes of it.
+// waitForRefresh is requestRefresh for a caller that waits for the attempt.
 func (c *storageClock) waitForRefresh(ctx context.Context) {
 	if a := c.requestRefresh(); a != nil {
 		select {
@@ -184,7 +185,7 @@ func (c *storageClock) waitForRefresh(ctx context.Context) {
 	}
 }
 
-// refresh writes a record that changes nothing, for its acknowledgement's time.
+// refresh writes a record that changes nothing, for the time of its acknowledgement.
 func (c *storageClock) refresh(ctx context.Context, a *sharedCall) {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
@@ -199,6 +200,7 @@ func (c *storageClock) refresh(ctx context.Context, a *sharedCall) {
 	close(a.done)
 }
 
+// writeRecord appends a clock record, and tries again where another node was first.
 func (c *storageClock) writeRecord(ctx context.Context) error {
 	log, at, err := c.recordPosition(ctx)
 	for try := 0; err == nil; try++ {
@@ -217,8 +219,9 @@ func (c *storageClock) writeRecord(ctx context.Context) error {
 	return err
 }
 
-// recordPosition is where the next clock record stands. The first record of the fleet's log is the
-// fleet's; until it is there, clock records have a log of their own, beside it.
+// recordPosition returns the log and the position of the next clock record. The first record of the
+// fleet's log is the fleet's record. Until that is there, clock records go to a log of their own
+// beside it.
 func (c *storageClock) recordPosition(ctx context.Context) (StreamID, uint64, error) {
 	tail, err := c.clocks.log.Tail(ctx, c.fleetLog)
 	if err == nil && tail > 0 || err != nil && !errors.Is(err, ErrNoLog) {
@@ -232,11 +235,13 @@ func (c *storageClock) recordPosition(ctx context.Context) (StreamID, uint64, er
 	return own, tail, err
 }
 
+// clockLog returns the log for clock records where there is no fleet's record.
 func (c *storageClock) clockLog() StreamID {
 	return StreamID(strings.TrimSuffix(string(c.fleetLog), "fleet") + "clock")
 }
 
-// clockBatch is the batch with a clock record. In a log of their own the newest is enough.
+// clockBatch returns the batch with a clock record. In a log of their own the newest record is
+// enough, so the batch trims the older ones.
 func (c *storageClock) clockBatch(log StreamID, at uint64) (batch []Entry) {
 	if log != c.fleetLog {
 		batch = append(batch, Entry{Trim: true, TrimTo: at + 1})
@@ -246,23 +251,23 @@ func (c *storageClock) clockBatch(log StreamID, at uint64) (batch []Entry) {
 	return append(batch, Entry{Header: h.encode(at)})
 }
 
-// clockReading is what time it is in the life of a stream.
+// clockReading holds what the clocks say at one moment in the life of a stream.
 type clockReading struct {
 	wall       uint64 // the node's clock, ms since 1970
-	bothClocks uint64 // what both clocks say, the smaller; 0: nothing ends now
+	bothClocks uint64 // the smaller time of both clocks; 0: nothing expires now
 	lastUse    uint64 // when the stream was last used, by storage's clock
 }
 
-// timestampMode is how the records of a log get their times.
+// timestampMode is the degree to which the records' times in a log can be trusted.
 type timestampMode uint8
 
 const (
 	timestampsUnknown  timestampMode = iota
-	timestampsCapped                 // none is later than storage's own clock
-	timestampsUnusable               // nothing can be made of them: the stream does not expire
+	timestampsCapped                 // no time is later than storage's own clock
+	timestampsUnusable               // times may be anything: the stream does not expire
 )
 
-// storageClockLocked is the clock of the stream's place, under mu.
+// storageClockLocked returns the clock of the stream's place, under mu.
 func (s *Stream) storageClockLocked() *storageClock {
 	if s.cachedClock == nil {
 		s.cachedClock = s.manager.clocks.clockOf(s.id)
@@ -270,7 +275,7 @@ func (s *Stream) storageClockLocked() *storageClock {
 	return s.cachedClock
 }
 
-// timestampModeLocked is how the log's records get their times, as far as is known, under mu.
+// timestampModeLocked returns the log's timestampMode as far as it is known, under mu.
 func (s *Stream) timestampModeLocked() timestampMode {
 	if s.manager.clocks.policy == nil {
 		return timestampsCapped
@@ -278,10 +283,10 @@ func (s *Stream) timestampModeLocked() timestampMode {
 	return s.timestamps
 }
 
-// canExpire reports whether the life ends by itself some time.
+// canExpire reports whether the generation ends by itself at some time.
 func (s *State) canExpire() bool { return s.exists && (s.hasTTL || s.expiresAt != 0) }
 
-// readClocks is what time it is, under mu.
+// readClocks returns what the clocks say now, under mu.
 func (s *Stream) readClocks() clockReading {
 	now := s.manager.cfg.Now()
 	m := clockReading{wall: unixMillis(now)}
@@ -294,8 +299,8 @@ func (s *Stream) readClocks() clockReading {
 	return m
 }
 
-// isExpiryUncertain reports whether the node's clock says that the life is over, and storage has yet to
-// be asked what it says, under mu.
+// isExpiryUncertain reports whether the node's clock says that the stream has expired, and storage
+// has yet to be asked what its clock says, under mu.
 func (s *Stream) isExpiryUncertain() bool {
 	if !s.opened || !s.state.canExpire() || s.timestampModeLocked() == timestampsUnusable {
 		return false
@@ -308,8 +313,8 @@ func (s *Stream) isExpiryUncertain() bool {
 	return !ok || s.timestampModeLocked() == timestampsUnknown && s.state.isExpired(at, s.lastUse(now, at))
 }
 
-// resolveExpiry asks storage what doubt wants to know, each once a minute. If it does not say,
-// the stream lives on.
+// resolveExpiry asks storage what isExpiryUncertain leaves open: its time, and its timestampMode,
+// each at most once a minute. If storage does not say, the stream lives on.
 func (s *Stream) resolveExpiry(ctx context.Context) {
 	s.mu.Lock()
 	clock, known, asked := s.storageClockLocked(), s.timestampModeLocked() != timestampsUnknown, s.timestampsAsked
@@ -327,7 +332,7 @@ func (s *Stream) resolveExpiry(ctx context.Context) {
 	defer cancel()
 	capped, err := s.manager.clocks.policy.Capped(ctx, s.id)
 	if errors.Is(err, ErrLogDenied) {
-		capped, err = true, nil // who may not see it has to believe that it is as it was made
+		capped, err = true, nil // this node may not read the setting, so it trusts the setting of the log's creation
 	}
 	if err != nil {
 		return
@@ -343,13 +348,14 @@ func (s *Stream) resolveExpiry(ctx context.Context) {
 	}
 }
 
-// lastUse is when the stream was last used as far as memory knows, in ms by a clock that
-// shows at, the grace of a new owner included. A stream that somebody follows is in use.
+// lastUse returns the last use of the stream as far as memory knows, in ms by a clock that shows
+// at. It includes the grace of a new owner. A stream with followers is in use.
 func (s *Stream) lastUse(now time.Time, at uint64) uint64 {
 	return max(s.lastSeenUse(now, at), s.state.lastUsed, s.graceUntil)
 }
 
-// lastSeenUse is the last use that this owner, or one before it, saw, by a clock that shows at.
+// lastSeenUse returns the last use that this owner, or a previous one, saw, by a clock that shows
+// at; 0: none.
 func (s *Stream) lastSeenUse(now time.Time, at uint64) uint64 {
 	switch {
 	case s.followers > 0:
@@ -360,10 +366,10 @@ func (s *Stream) lastSeenUse(now time.Time, at uint64) uint64 {
 	return at - min(at, uint64(max(now.Sub(s.unsavedUse), 0).Milliseconds()))
 }
 
-// mintedAt is when a request's id was minted, by storage's clock and rather too early than
-// too late, under mu: what its sender says is how long ago.
+// mintedAt returns the time at which a request's id was minted, by storage's clock and rather too
+// early than too late, under mu. The sender says how long ago that was.
 func (s *Stream) mintedAt(q *Request) uint64 {
-	if q.MintedAt.IsZero() { // from a node of an earlier release
+	if q.MintedAt.IsZero() { // the sender is of an earlier release
 		return q.MintedMillis
 	}
 	at, ok := s.storageClockLocked().readTime(s.manager.cfg.Now())
@@ -373,7 +379,7 @@ func (s *Stream) mintedAt(q *Request) uint64 {
 	return at - min(at, uint64(max(time.Since(q.MintedAt), 0).Milliseconds()))
 }
 
-// noteAckTime notes the time of an acknowledgement of this log, if it is storage's.
+// noteAckTime notes the time of an acknowledgement of this log, if it is storage's own.
 func (s *Stream) noteAckTime(ack Ack, sent time.Time) {
 	s.mu.Lock()
 	capped, clock, always := s.timestampModeLocked() == timestampsCapped, s.storageClockLocked(), s.state.canExpire()

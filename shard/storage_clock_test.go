@@ -15,7 +15,7 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// newNodeWithClockOff is a node whose clock is off by so much.
+// newNodeWithClockOff returns a node with a clock that is off by so much.
 func newNodeWithClockOff(t testing.TB, log shard.Log, by time.Duration) (*shard.Manager, *prometheus.Registry, *bytes.Buffer) {
 	t.Helper()
 	reg, lines := prometheus.NewRegistry(), &bytes.Buffer{}
@@ -33,8 +33,8 @@ func forEachClockOffset(t *testing.T, fn func(t *testing.T, by time.Duration)) {
 	}
 }
 
-// A node's clock ends no life: not the owner's, and not that of one who takes the stream
-// over, by the log or by hand.
+// A node's clock ends no generation early: neither the owner's clock, nor the clock of a node that
+// takes the stream over, by the log or by a handover.
 func TestNoClockEndsAGenerationEarly(t *testing.T) {
 	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
 		log := logtest.NewMemory(1)
@@ -69,8 +69,8 @@ func TestNoClockEndsAGenerationEarly(t *testing.T) {
 	})
 }
 
-// Both clocks have said so: the life ends, by an hour late at the most where a clock is
-// behind. It is counted, and there is a line.
+// Once both clocks say so the generation ends, an hour late at most where a clock is behind. The
+// end is counted and logged.
 func TestGenerationEndsByBothClocks(t *testing.T) {
 	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
 		log := logtest.NewMemory(1)
@@ -98,7 +98,7 @@ func TestGenerationEndsByBothClocks(t *testing.T) {
 	})
 }
 
-// A use is a use, whatever the clock of the node that sees it, and of the one that it is
+// A use counts, whatever the clock of the node that sees it, and of the node that the stream is
 // handed over to.
 func TestUsesCountWhateverTheClock(t *testing.T) {
 	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
@@ -151,8 +151,8 @@ func TestFollowedStreamLivesWhateverTheClock(t *testing.T) {
 	})
 }
 
-// Where no append tells S2's time a node writes a clock record, once a minute at the most and
-// never to the stream.
+// Where no append tells S2's time a node writes a clock record, once a minute at most and never to
+// the stream.
 func TestClockRecordsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)
@@ -211,7 +211,7 @@ func TestClockRecordsFollowTheFleetRecord(t *testing.T) {
 	})
 }
 
-// uncappedLog is a Log some of whose logs let others say what time it is.
+// uncappedLog is a Log in which some logs take their timestamps from clients.
 type uncappedLog struct {
 	*logtest.Memory
 	uncapped map[shard.StreamID]bool
@@ -221,8 +221,7 @@ func (l uncappedLog) Capped(_ context.Context, id shard.StreamID) (bool, error) 
 	return !l.uncapped[id], nil
 }
 
-// Of a log that takes others' timestamps nothing is believed: neither that its stream's time
-// is over, nor that other streams' is.
+// A log that takes timestamps from clients ends no stream: neither its own, nor others.
 func TestUncappedTimestampsEndNoStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := uncappedLog{logtest.NewMemory(1), map[shard.StreamID]bool{stream: true}}
@@ -246,8 +245,8 @@ func TestUncappedTimestampsEndNoStream(t *testing.T) {
 	})
 }
 
-// A repeat is told from the duration since its id was minted, not from a clock: from an edge
-// that is an hour ahead it is not written twice.
+// A repeat is recognised by the duration since its id was minted, not by a clock: from an edge with
+// a clock an hour ahead it is not written twice.
 func TestRepeatsAreToldByDuration(t *testing.T) {
 	forEachClockOffset(t, func(t *testing.T, by time.Duration) {
 		log := logtest.NewMemory(1)
@@ -273,7 +272,7 @@ func TestRepeatsAreToldByDuration(t *testing.T) {
 	})
 }
 
-// A TTL of nothing is over with the acknowledgement, however late others' came before.
+// A TTL of zero is over with the acknowledgement, however late earlier acknowledgements came.
 func TestZeroTTLEndsWithTheAcknowledgement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logtest.NewMemory(1)

@@ -7,85 +7,86 @@ import (
 	"time"
 )
 
-// Stream is one stream at its owner: the fold of its log, its TailBuffer, the sequencer
-// of its appends and its read session. It exists in memory only; whatever it
-// knows can be read again from the log.
+// Stream is one stream at its owner: the fold of its log, its TailBuffer, the sequencer of its
+// appends and its read session. It exists in memory only; everything it knows can be read again
+// from the log.
 type Stream struct {
 	id      StreamID
 	manager *Manager
 
-	users     int       // guarded by host.mu: callers that hold this Stream
-	listEntry listEntry // guarded by host.mu: in a list of those that nobody holds
-	memory    memoryCharge
+	users     int          // guarded by manager.mu: callers that hold this Stream
+	listEntry listEntry    // guarded by manager.mu: in a list of Streams that no caller holds
+	memory    memoryCharge // each field says its guard
 
 	mu sync.Mutex
 	// Everything below is guarded by mu.
-	opening     *sharedCall // under way; nil: none
+	opening     *sharedCall // the opening that is under way; nil: none
 	opened      bool
 	foldErr     error // the log cannot be folded (ErrNeedsLaterRelease); final for this Stream
 	noLog       bool  // the log does not exist yet
 	state       *State
 	assembler   assembler
-	tail        *TailBuffer   // this life's, with one reference; nil while no life
+	tail        *TailBuffer   // this generation's, with one reference; nil: no generation
 	unsavedUse  time.Time     // the last use that may not be durable; zero: none
-	graceUntil  uint64        // ms since 1970 by storage's clock: until then the owner before may have known of reads
+	graceUntil  uint64        // ms since 1970 by storage's clock: uses up to here may be known to the previous owner only
 	cachedClock *storageClock // of the place where the log is; nil: not looked up yet
 	timestamps  timestampMode
-	// timestampsAsked is when storage was asked for it last.
+	// timestampsAsked holds the last time that storage was asked for timestamps.
 	timestampsAsked time.Time
-	firstRecord     uint64    // where the first record stood that was folded from a log's start
-	sawOwnRecord    bool      // a takeover met a record of ours
-	syncedAt        time.Time // when state.Next was last known to be the log's tail
-	tailCheck       *sharedCall
-	lastUsed        time.Time
+	firstRecord     uint64      // position of the first record, of a log that was folded from its start
+	sawOwnRecord    bool        // a takeover met a record of ours
+	syncedAt        time.Time   // when state.Next was last known to be the log's tail
+	tailCheck       *sharedCall // the tail check that is under way; nil: none
+	lastUsed        time.Time   // by the node's clock
 
-	queue      []*call
+	queue      []*call // callers that wait for a batch
 	queueBytes int
-	flushing   bool
-	flushEnded *sync.Cond // on mu: flying became false
+	flushing   bool       // a batch is in flight, or is about to be
+	flushEnded *sync.Cond // on mu: flushing became false
 
 	followers       int
 	session         *readSession
-	handedOver      bool // it was handed over, and has had no session here yet
-	tailChecks      int  // freshness checks in this minute
+	handedOver      bool // the stream came by a handover, and has had no session here yet
+	tailChecks      int  // tail checks since tailChecksSince
 	tailChecksSince time.Time
 
-	confirming        *sharedCall // the sources of this fork are being asked (confirm.go)
-	refusedGeneration uint64      // the life whose chain they did not confirm
-	nextConfirm       time.Time   // when they are asked again
-	confirmErr        error       // they could not be asked, for a reason that lasts until then
+	confirming        *sharedCall // the sources of this fork are being asked (fork_confirm.go); nil: they are not
+	refusedGeneration uint64      // the sources did not confirm the chain of this generation
+	nextConfirm       time.Time   // when the sources are asked again
+	confirmErr        error       // the sources could not be asked, for a reason that lasts until nextConfirm
 
-	refTasksRunning bool      // chores are under way
+	refTasksRunning bool      // a goroutine runs the reference tasks (fork_refs.go)
 	forkLimitHit    bool      // a fork was refused because there are too many
-	nextSweep       time.Time // when a stream that is gone, or crowded, asks its forks again
-	sweptAll        bool      // it has asked all of them, and may leave memory
-	// How often that brought nothing, and the same of references that are to be given back.
+	nextSweep       time.Time // when a stream that is gone, or has too many forks, asks its forks again
+	sweptAll        bool      // every fork was asked, so the Stream may leave memory
+	// How often the pause before the next sweep, and before the next release, was doubled.
 	sweepDoublings, releaseDoublings int
 	nextRelease                      time.Time
 
-	stopped bool
+	stopped bool // final: the Stream was halted or evicted
 }
 
 // call is a caller that waits for a verdict.
 type call struct {
 	req            *Request
-	touch          bool // a touch instead of a request
+	touch          bool // a touch, and no request
 	size           int
 	losses         int       // lost compare-and-swaps
-	heldSince      time.Time // of a fork: when its source was, by this process's monotonic clock
+	heldSince      time.Time // of a fork: when its source was held, by this process's monotonic clock
 	expiryResolved bool      // storage was asked whether the stream's time is over
-	mintedMillis   uint64    // of a request that is repeated: when, by storage's clock
+	mintedMillis   uint64    // of a repeated request: when its id was minted, by storage's clock
 	ctx            context.Context
-	verdict        verdict       // set before done is told
+	verdict        verdict       // set before done is sent to
 	done           chan struct{} // capacity 1
 }
 
+// verdict is the answer to a call.
 type verdict struct {
 	outcome Outcome
 	err     error
 }
 
-// newCall is a call for a request, or for a touch if that is nil.
+// newCall returns a call for a request; nil asks for a touch.
 func (m *Manager) newCall(req *Request) *call {
 	c, ok := m.callPool.Get().(*call)
 	if !ok {
@@ -98,13 +99,14 @@ func (m *Manager) newCall(req *Request) *call {
 	return c
 }
 
-// answer is for whoever holds the call to say once, and then to forget it.
+// answer gives the caller its verdict. The goroutine that has taken the call from the queue calls
+// it once, and does not use the call afterwards.
 func (c *call) answer(out Outcome, err error) {
 	c.verdict = verdict{out, err}
 	c.done <- struct{}{}
 }
 
-// finishCall ends an answered call, which will serve again, and returns the answer.
+// finishCall returns the verdict of an answered call and puts the call back into the pool.
 func (m *Manager) finishCall(c *call) (Outcome, error) {
 	v := c.verdict
 	*c = call{done: c.done}
@@ -114,14 +116,15 @@ func (m *Manager) finishCall(c *call) (Outcome, error) {
 
 func unixMillis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
-// sharedCall is one try at opening, or one check of the tail, shared by everybody who waits for it.
+// sharedCall is one attempt to open a stream, one tail check, or one round of questions. All
+// callers that want its result share it.
 type sharedCall struct {
 	done chan struct{}
-	sent time.Time // when a check was
+	sent time.Time // when a tail check was sent
 	err  error     // set before done is closed
 
 	coldOpen *coldOpen // of an opening
-	waiters  int       // for an opening; guarded by Stream.mu
+	waiters  int       // of an opening; guarded by Stream.mu
 }
 
 // waitReady returns once the log is folded up to a recent tail.
@@ -153,8 +156,8 @@ func (s *Stream) waitReady(ctx context.Context) error {
 	}
 }
 
-// joinOpening joins the opening that is under way, or begins one, under mu. A patient one is
-// for a follower, and waits for its turn; others are refused if it would take long.
+// joinOpening joins the opening that is under way, or begins one, under mu. A patient caller is a
+// follower and waits for its turn; other callers are refused if they would wait for too long.
 func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
 	followers := 0
 	if patient {
@@ -181,8 +184,8 @@ func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
 	return a, nil
 }
 
-// leaveOpening is for a caller that does not wait for an opening any more. The last one takes its
-// turn back.
+// leaveOpening is called when a caller stops waiting for an opening. The last caller withdraws the
+// opening.
 func (s *Stream) leaveOpening(a *sharedCall) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -191,8 +194,8 @@ func (s *Stream) leaveOpening(a *sharedCall) {
 	}
 }
 
-// lockReady locks mu once the log is folded. A fold that is under way is not to
-// be looked at: it is the stream as it was some time ago.
+// lockReady locks mu once the log is folded. A fold that is still under way must not be read: it is
+// the stream of some time ago.
 func (s *Stream) lockReady(ctx context.Context) error {
 	for {
 		if err := s.waitReady(ctx); err != nil {
@@ -206,13 +209,13 @@ func (s *Stream) lockReady(ctx context.Context) error {
 	}
 }
 
-// runOpening folds the log at its turn.
+// runOpening waits for its turn and folds the log.
 func (s *Stream) runOpening(ctx context.Context, a *sharedCall) {
 	var err error
 	select {
 	case <-a.coldOpen.granted:
 		if a.coldOpen.withdrawn {
-			close(a.done) // nobody waits for it
+			close(a.done) // every caller has left
 			return
 		}
 		err = s.takeOver(ctx)
@@ -247,9 +250,9 @@ func storeErr(err error) error {
 	}
 }
 
-// absorbRecords is the one way in for records, from acks, the session and read-back: it
-// folds what is new and extends the TailBuffer with it. The caller runs the wakers
-// after it has released mu.
+// absorbRecords is the only way in for records: from acknowledgements, the read session and
+// read-back. It folds the records that are new and extends the TailBuffer with them. The caller
+// runs the wakers after it has released mu.
 func (s *Stream) absorbRecords(recs []Record) (wakers, error) {
 	var wake wakers
 	for _, r := range recs {
@@ -264,7 +267,7 @@ func (s *Stream) absorbRecords(recs []Record) (wakers, error) {
 				wake = append(wake, s.tail.skipLater(r.Pos, s.state.tail, s.state.closed)...)
 			}
 		}
-		if s.state.mayChangeGeneration(r) { // the old life's Tail gets what is its own first
+		if s.state.mayChangeGeneration(r) { // the old generation's TailBuffer gets its own records first
 			wake = append(wake, s.publishBatch()...)
 		}
 		e, err := s.state.foldRecord(r)
@@ -292,7 +295,8 @@ func (s *Stream) declineLog(err error) wakers {
 	return wake
 }
 
-// changeGeneration ends the TailBuffer of a life that is over and begins the next one's.
+// changeGeneration ends the TailBuffer of the generation that is over, and prepares for the next
+// generation.
 func (s *Stream) changeGeneration(r Record, e effect) wakers {
 	var wake wakers
 	if s.tail != nil {
@@ -303,7 +307,7 @@ func (s *Stream) changeGeneration(r Record, e effect) wakers {
 	s.graceUntil, s.unsavedUse = 0, time.Time{}
 	s.nextSweep, s.sweptAll, s.forkLimitHit = time.Time{}, false, false
 	s.sweepDoublings, s.releaseDoublings, s.nextRelease = 0, 0, time.Time{}
-	if held := s.assembler.uncommitted; e.commitsRun { // the new life's first messages
+	if held := s.assembler.uncommitted; e.commitsRun { // the new generation's first messages
 		s.assembler.skipTo(s.state.start)
 		s.assembler.uncommitted = held
 	} else {
@@ -312,18 +316,18 @@ func (s *Stream) changeGeneration(r Record, e effect) wakers {
 	return wake
 }
 
-// openTail gives a life its TailBuffer.
+// openTail opens the TailBuffer of the current generation, if there is none yet.
 func (s *Stream) openTail() wakers {
-	if s.tail != nil || !s.state.exists || s.stopped { // nobody would let go of it
+	if s.tail != nil || !s.state.exists || s.stopped { // no later call would release it
 		return nil
 	}
 	s.tail = s.manager.tails.Open(s.id, s.state.Info(), s.assembler.from)
-	// It may have been fed by a peer so far and lag behind; its readers then find
-	// the rest in pages.
+	// A peer may have fed it so far, and it may lag behind; its readers then find the rest in
+	// pages.
 	return s.tail.skipLater(s.assembler.from, s.state.tail, s.state.closed)
 }
 
-// publishBatch extends the TailBuffer with what was folded since.
+// publishBatch extends the TailBuffer with the records that were folded since the last call.
 func (s *Stream) publishBatch() wakers {
 	wake := s.openTail()
 	r := s.assembler.flushBatch(s.state)
@@ -337,8 +341,8 @@ func (s *Stream) publishBatch() wakers {
 	return append(wake, w...)
 }
 
-// foldFromLog folds records that a Log gave us and wakes whom they concern. *TailError:
-// the fold is not on any more, but one of another log.
+// foldFromLog folds records that a Log returned, and wakes the readers they concern. *TailError:
+// fold is no longer the stream's fold, but the fold of another log.
 func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 	s.mu.Lock()
 	switch {
@@ -359,9 +363,9 @@ func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 	return err
 }
 
-// resetFold forgets everything, if on is still the fold: the log is not the one that
-// was folded (it was wiped, or deleted in S2). Readers of the TailBuffer see their life
-// end. ends is where it ends, 0 if it is not there.
+// resetFold forgets everything, if fold is still the stream's: the log is not the one that was
+// folded (it was wiped, or deleted in S2). Readers of the TailBuffer see their generation end. ends
+// is where the new log ends, 0 if there is none.
 func (s *Stream) resetFold(fold *State, ends uint64) {
 	s.mu.Lock()
 	if s.state != fold || !s.opened {
@@ -382,8 +386,8 @@ func (s *Stream) resetFold(fold *State, ends uint64) {
 	wake.wakeAll()
 }
 
-// catchUp folds what the log has beyond the fold on, up to tail. It fails once
-// nothing came for stallTimeout.
+// catchUp folds the log's records from fold.Next up to tail. It fails once no record has come for
+// stallTimeout.
 func (s *Stream) catchUp(ctx context.Context, fold *State, tail uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -422,7 +426,7 @@ func (s *Stream) catchUp(ctx context.Context, fold *State, tail uint64) error {
 		}
 		s.mu.Lock()
 		var wake wakers
-		if fold.Next == next && s.state == fold { // all trimmed away
+		if fold.Next == next && s.state == fold { // everything was trimmed away
 			if next == 0 && !s.opened {
 				s.firstRecord = tail
 			}
@@ -439,10 +443,10 @@ func (s *Stream) catchUp(ctx context.Context, fold *State, tail uint64) error {
 	}
 }
 
-// stallTimeout bounds how long catching up may go without a record.
+// stallTimeout bounds how long catching up may go on without a record.
 const stallTimeout = 30 * time.Second
 
-// describe is State for this stream.
+// describe is Manager.Info for this stream.
 func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 	if ask&InfoAllowCached == 0 {
 		if err := s.waitFresh(ctx, ask&InfoRequireFresh != 0); err != nil {
@@ -481,15 +485,15 @@ func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 	due := ask&InfoTouch != 0 && s.isTouchDue(s.manager.cfg.Now())
 	s.mu.Unlock()
 	if due {
-		// Before the reader is answered, so that its use counts for an heir as well. A
-		// touch that fails is no reason not to answer; the sweeper tries again.
+		// The touch is written before the reader is answered, so that the use counts for the next
+		// owner too. The reader is answered even if the touch fails; the sweeper tries again.
 		_, _ = s.submit(ctx, s.manager.newCall(nil))
 	}
 	if !expired {
 		return info, nil
 	}
-	// The sequencer buries an expired stream before it looks at the next caller, and
-	// a touch of what is no more writes nothing.
+	// The sequencer ends an expired generation before it decides the next caller, and a touch of a
+	// stream that has ended writes nothing.
 	if _, err := s.submit(ctx, s.manager.newCall(nil)); err != nil {
 		return Info{}, err
 	}
@@ -500,8 +504,8 @@ func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 	return s.state.Info(), nil
 }
 
-// isIdleSince reports whether nothing happened here for so long. A stream that
-// does not exist is kept only for seconds.
+// isIdleSince reports whether the stream was not used for d and is quiet. A stream that does not
+// exist is kept for seconds only.
 func (s *Stream) isIdleSince(now time.Time, d time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -511,13 +515,13 @@ func (s *Stream) isIdleSince(now time.Time, d time.Duration) bool {
 	return now.Sub(s.lastUsed) > d && s.isQuiet(now)
 }
 
-// isQuiet reports whether nothing goes on here, nor is to be done, under mu.
+// isQuiet reports whether nothing is under way here and nothing is to be done, under mu.
 func (s *Stream) isQuiet(now time.Time) bool {
 	return !s.flushing && len(s.queue) == 0 && !s.refTasksRunning && !s.hasRefTasks() && s.followers == 0 && s.session == nil &&
 		s.opening == nil && s.tailCheck == nil && !s.isTouchDue(now)
 }
 
-// runDueTasks has chores done that are due, and reports whether memory is too far ahead
+// runDueTasks starts the reference tasks that are due, and reports whether memory is too far ahead
 // of the last durable use.
 func (s *Stream) runDueTasks(now time.Time) (touch bool) {
 	s.mu.Lock()
@@ -526,6 +530,7 @@ func (s *Stream) runDueTasks(now time.Time) (touch bool) {
 	return s.isTouchDue(now)
 }
 
+// isTouchDue reports whether a touch record is to be written, under mu.
 func (s *Stream) isTouchDue(now time.Time) bool {
 	if !s.opened || s.stopped || !s.state.exists || !s.state.hasTTL {
 		return false
@@ -541,8 +546,8 @@ func (s *Stream) isTouchDue(now time.Time) bool {
 		!s.state.isExpired(min(unixMillis(now), at), s.lastUse(now, at))
 }
 
-// halt ends the Stream: callers that wait are refused, the batch in flight is
-// waited for, the session ends, the TailBuffer is let go.
+// halt ends the Stream: it refuses the callers that wait, waits for the batch in flight, ends the
+// session and releases the TailBuffer.
 func (s *Stream) halt() {
 	s.mu.Lock()
 	s.stopped = true

@@ -5,36 +5,36 @@ import (
 	"time"
 )
 
-// streamTable is the table of a node's Streams by name, bounded by bytes and by count. Guarded by
-// Manager.mu, but for what is atomic.
+// streamTable is the table of a node's Streams by name, bounded by bytes and by count. Its fields
+// are guarded by Manager.mu, except the atomic ones.
 //
-// Full: the least recently used that is idle goes (dropping one costs a read or two); a
-// newcomer is refused only if none is. Names of streams that do not exist, or are not known
-// to yet, are counted apart, in absentBytes, and only ever push out each other: a flood of
-// invented names cannot have a stream forgotten.
+// When it is full, the least recently used Stream that is idle is evicted (opening it again costs a
+// read or two). A newcomer is refused only if none is idle. Names of streams that do not exist, or
+// are not known to exist yet, have a budget of their own, absentBytes, and evict only each other: a
+// flood of invented names evicts no stream.
 type streamTable struct {
 	byteBudget int64
 	maxStreams int64
 
 	byID   map[StreamID]*Stream
-	idle   streamList // nobody uses them; the least recently used first
-	absent streamList
+	idle   streamList // Streams that no caller holds, the least recently used first
+	absent streamList // the same, of names without a stream
 
 	bytes, count             atomic.Int64 // of streams that exist
 	absentBytes, absentCount atomic.Int64 // of other names
-	retryAt                  atomic.Int64 // ns since 1970: when it is full and nothing was idle, the next look is not before
+	retryAt                  atomic.Int64 // ns since 1970: when the table was full and nothing was idle, the next search is not before
 	evicted, evictedNames    atomic.Uint64
 }
 
 const (
-	// absentBudget bounds the names of streams that do not exist.
+	// absentBudget bounds the memory of names without a stream.
 	absentBudget = 64 << 20
-	// maxEvictionLooks bounds the Streams that are looked at to make room once: those that cannot
-	// go yet (a session that lingers) wait at the end of the list.
+	// maxEvictionLooks bounds the Streams that one eviction looks at. Those that cannot be evicted
+	// yet (a session that lingers) go to the end of the list.
 	maxEvictionLooks = 256
 )
 
-// updateCharge counts a Stream for what it costs now.
+// updateCharge counts a Stream with its cost of now.
 func (t *streamTable) updateCharge(c *memoryCharge, cost int64, exists bool) {
 	was := c.cost.Swap(cost)
 	if did := c.exists.Swap(exists); did == exists {
@@ -47,13 +47,14 @@ func (t *streamTable) updateCharge(c *memoryCharge, cost int64, exists bool) {
 	t.countOf(exists).Add(1)
 }
 
-// addCharge counts a new Stream, and remove one that was let go of.
+// addCharge counts a new Stream.
 func (t *streamTable) addCharge(c *memoryCharge) {
 	c.cost.Store(int64(streamBytes))
 	t.bytesOf(c.exists.Load()).Add(int64(streamBytes))
 	t.countOf(c.exists.Load()).Add(1)
 }
 
+// removeCharge stops counting a Stream.
 func (t *streamTable) removeCharge(c *memoryCharge) {
 	if cost := c.cost.Swap(0); cost != 0 {
 		t.bytesOf(c.exists.Load()).Add(-cost)
@@ -61,6 +62,7 @@ func (t *streamTable) removeCharge(c *memoryCharge) {
 	}
 }
 
+// bytesOf returns the sum of bytes that such a Stream is counted in.
 func (t *streamTable) bytesOf(exists bool) *atomic.Int64 {
 	if exists {
 		return &t.bytes
@@ -68,6 +70,7 @@ func (t *streamTable) bytesOf(exists bool) *atomic.Int64 {
 	return &t.absentBytes
 }
 
+// countOf returns the number that such a Stream is counted in.
 func (t *streamTable) countOf(exists bool) *atomic.Int64 {
 	if exists {
 		return &t.count
@@ -75,23 +78,24 @@ func (t *streamTable) countOf(exists bool) *atomic.Int64 {
 	return &t.absentCount
 }
 
-// isOverBudget reports whether streams that exist take more than they may.
+// isOverBudget reports whether streams that exist exceed their budget.
 func (t *streamTable) isOverBudget() bool {
 	return t.bytes.Load() > t.byteBudget || t.count.Load() > t.maxStreams
 }
 
-// isFull reports whether they do although everything idle has gone: requests that would make
-// it worse are refused.
+// isFull reports whether they exceed it by so much that requests that need more memory are refused:
+// everything idle has been evicted.
 func (t *streamTable) isFull() bool {
 	return t.bytes.Load() > t.byteBudget+t.byteBudget/4 || t.count.Load() > t.maxStreams+t.maxStreams/16
 }
 
-// addStream adds a Stream, and take removes it.
+// addStream adds a Stream.
 func (t *streamTable) addStream(s *Stream) {
 	t.byID[s.id] = s
 	t.addCharge(&s.memory)
 }
 
+// removeStream removes a Stream.
 func (t *streamTable) removeStream(s *Stream) {
 	if t.byID[s.id] == s {
 		delete(t.byID, s.id)
@@ -99,7 +103,7 @@ func (t *streamTable) removeStream(s *Stream) {
 	s.listEntry.unlink()
 }
 
-// markIdle is for when nobody uses a Stream any more.
+// markIdle puts a Stream that no caller holds any more at the end of its list.
 func (t *streamTable) markIdle(s *Stream) {
 	if t.byID[s.id] != s {
 		return
@@ -111,8 +115,8 @@ func (t *streamTable) markIdle(s *Stream) {
 	}
 }
 
-// evictFrom lets go of idle Streams, from the least recently used on, until enough returns true;
-// the caller halts them once Manager.mu is free.
+// evictFrom removes idle Streams, from the least recently used on, until enough returns true. The
+// caller halts them once Manager.mu is free.
 func (t *streamTable) evictFrom(from *streamList, now time.Time, enough func() bool) (out []*Stream) {
 	for range maxEvictionLooks {
 		p := from.front()
@@ -122,7 +126,7 @@ func (t *streamTable) evictFrom(from *streamList, now time.Time, enough func() b
 		s := p.stream
 		p.unlink()
 		switch exists := s.memory.exists.Load(); {
-		case exists != (from == &t.idle): // it came into being, or ended, while nobody used it
+		case exists != (from == &t.idle): // the stream was created, or ended, while no caller held it
 			t.markIdle(s)
 		case !s.stopIfQuiet(now):
 			from.pushBack(p)
@@ -134,7 +138,7 @@ func (t *streamTable) evictFrom(from *streamList, now time.Time, enough func() b
 	return out
 }
 
-// evictOverBudget evicts streams that exist while there are too many of them.
+// evictOverBudget evicts streams that exist while they exceed their budget.
 func (t *streamTable) evictOverBudget(now time.Time) []*Stream {
 	out := t.evictFrom(&t.idle, now, func() bool { return !t.isOverBudget() })
 	t.evicted.Add(uint64(len(out)))
@@ -153,8 +157,8 @@ func (t *streamTable) makeRoomForName(now time.Time) (out []*Stream, ok bool) {
 }
 
 // stopIfQuiet stops an idle Stream if nothing is lost with it: uses of a stream with a TTL that are
-// not durable are within what the next owner grants. One that is busy this moment is not
-// waited for.
+// not durable are within the next owner's grace. A Stream that is locked at this moment is left
+// alone.
 func (s *Stream) stopIfQuiet(now time.Time) bool {
 	if !s.mu.TryLock() {
 		return false
@@ -168,9 +172,10 @@ func (s *Stream) stopIfQuiet(now time.Time) bool {
 	return true
 }
 
-// streamList is a list of Streams, and place the place of one in it.
+// streamList is a doubly linked list of Streams.
 type streamList struct{ head listEntry }
 
+// listEntry is the place of a Stream in a streamList.
 type listEntry struct {
 	stream     *Stream
 	prev, next *listEntry
@@ -183,7 +188,7 @@ func (l *streamList) front() *listEntry {
 	return l.head.next
 }
 
-// pushBack puts a place at the end.
+// pushBack puts an entry at the end.
 func (l *streamList) pushBack(p *listEntry) {
 	if l.head.next == nil {
 		l.head.next, l.head.prev = &l.head, &l.head
@@ -193,7 +198,7 @@ func (l *streamList) pushBack(p *listEntry) {
 	p.prev.next, p.next.prev = p, p
 }
 
-// unlink takes a place out of its list, if it is in one.
+// unlink removes an entry from its list, if it is in one.
 func (p *listEntry) unlink() {
 	if p.next == nil {
 		return

@@ -32,7 +32,7 @@ func newUnpacedManager(t testing.TB, log shard.Log, cfg shard.Config) (*shard.Ma
 	return h, reg
 }
 
-// metric is what a metric without labels says.
+// metric returns the value of a metric without labels.
 func metric(t testing.TB, reg *prometheus.Registry, name string) float64 {
 	t.Helper()
 	all, err := reg.Gather()
@@ -56,8 +56,8 @@ func onStream(id shard.StreamID, q *shard.Request) *shard.Request {
 	return q
 }
 
-// With room for ten streams a node serves fifty: whoever is idle makes room, and nobody
-// notices but by the time of a read. The one that is followed stays.
+// With room for ten streams a node serves fifty: idle streams are evicted, and clients notice only
+// the time of a read. The stream that is followed stays.
 func TestIdleStreamsMakeRoom(t *testing.T) { synctest.Test(t, testIdleStreamsMakeRoom) }
 
 func testIdleStreamsMakeRoom(t *testing.T) {
@@ -96,8 +96,10 @@ func testIdleStreamsMakeRoom(t *testing.T) {
 	}
 }
 
-// Refused is only who comes when everything in memory is in use.
-func TestNewcomerIsRefusedWhenAllStreamsAreFollowed(t *testing.T) { synctest.Test(t, testFullOfFollowed) }
+// A request is refused only when everything in memory is in use.
+func TestNewcomerIsRefusedWhenAllStreamsAreFollowed(t *testing.T) {
+	synctest.Test(t, testFullOfFollowed)
+}
 
 func testFullOfFollowed(t *testing.T) {
 	const room = 5
@@ -123,7 +125,7 @@ func testFullOfFollowed(t *testing.T) {
 	do(t, h, late, shard.CodeCreated)
 }
 
-// States are bounded by what they cost: here by their producers.
+// States are bounded by their bytes: here by their producers.
 func TestStatesAreBoundedByBytes(t *testing.T) { synctest.Test(t, testStatesBounded) }
 
 func testStatesBounded(t *testing.T) {
@@ -152,7 +154,7 @@ func testStatesBounded(t *testing.T) {
 	}
 }
 
-// A flood of invented names has no stream forgotten, and is itself bounded.
+// A flood of invented names evicts no stream, and is itself bounded.
 func TestInventedNamesPushOutNoStream(t *testing.T) { synctest.Test(t, testInventedNames) }
 
 func testInventedNames(t *testing.T) {
@@ -182,8 +184,8 @@ func testInventedNames(t *testing.T) {
 	}
 }
 
-// A use that only memory knows of is not lost with the memory: whoever reads the stream
-// again grants what there may have been.
+// A use that only memory knows of is not lost by eviction: the next owner grants the uses that
+// there may have been.
 func TestEvictedStreamKeepsItsTTL(t *testing.T) { synctest.Test(t, testEvictedTTL) }
 
 func testEvictedTTL(t *testing.T) {
@@ -205,8 +207,8 @@ func testEvictedTTL(t *testing.T) {
 	}
 }
 
-// After a restart whoever asks for streams is served in turn: followers' streams all come,
-// the most followed first; requests of others are refused before they wait for long.
+// After a restart streams are opened in turn. Followers' streams all come, the most followed first;
+// other requests are refused before they wait for long.
 func TestColdOpensArePaced(t *testing.T) { synctest.Test(t, testColdOpens) }
 
 func testColdOpens(t *testing.T) {
@@ -280,7 +282,7 @@ func testColdOpens(t *testing.T) {
 	if d, want := time.Since(began), time.Second*(streams-2*perSecond)/perSecond; d < want || d > want*3/2 {
 		t.Errorf("it took %v, want %v", d, want)
 	}
-	if log.Ops().Reads < streams { // and the stream whose follower left was not read
+	if log.Ops().Reads < streams { // and the stream without a follower any more was not read
 		t.Errorf("%d reads", log.Ops().Reads)
 	}
 	if h.HasStream("default/left") {
@@ -293,7 +295,7 @@ func testColdOpens(t *testing.T) {
 	}
 }
 
-// What a Stream is counted for is what it costs, within a factor of two.
+// A Stream is counted for its real memory, within a factor of two.
 func TestMemoryChargeIsMeasured(t *testing.T) {
 	const streams = 400
 	log := logtest.NewMemory(1)
@@ -349,8 +351,8 @@ func heapInUse() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// A name without a stream costs S2 a call each time that it is asked for; they are paced as
-// the first is.
+// A name without a stream costs S2 a call each time it is asked for; those calls are paced like the
+// first.
 func TestAbsentNamesAreAskedAtAPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const perSecond = 50

@@ -5,33 +5,33 @@ import (
 	"sync"
 )
 
-// TailBuffer is the newest part of one stream on one node, in one life: a run of
-// RecordBatches without a hole, bounded in bytes. Every reader of the stream on this
-// node, and every peer that it feeds, reads the same Tail by position; nothing
-// is queued for anybody. Feeds (own acks, the S2 session, the relay) extend it,
-// several at once: what it has it drops, what joins it takes, a hole it
-// reports. Which feeds it has is not its business.
+// TailBuffer holds the newest part of one stream on one node, in one generation: a run of
+// RecordBatches without a hole, bounded in bytes. Every reader of the stream on this node, and
+// every peer that this node feeds, reads the same TailBuffer by position; no reader has a queue.
+// Feeds (own acknowledgements, the S2 session, the link to another node) extend it, several at the
+// same time. It drops records that it has, appends those that join, and reports a hole (GapError).
+// It does not know its feeds.
 type TailBuffer struct {
 	stream StreamID
 	set    *TailBuffers
 
 	mu       sync.Mutex
-	info     Info          // Tail and Closed move with each RecordBatch
+	info     Info          // Tail and Closed move with each RecordBatch; the rest is set at construction
 	floor    uint64        // first position held
-	next     uint64        // one past the last
+	next     uint64        // position after the last one held
 	batches  []RecordBatch // [floor, next), in order
 	bytes    int
-	endErr   error // why there will be no more; nil while there may be
+	endErr   error // why the generation has ended; nil: it has not
 	refs     int   // readers and feeds
 	watchers map[Waker]struct{}
 }
 
-// Waker is somebody who waits for news of a TailBuffer. Wake is called at most once
-// for each Watch, never under the TailBuffer's lock, from whatever goroutine brought
-// the news: it must not block.
+// Waker is a reader that waits for news of a TailBuffer. Wake is called at most once for each
+// Watch, never under the TailBuffer's lock, from the goroutine that brought the news: it must not
+// block.
 type Waker interface{ Wake() }
 
-// TailStatus says what there is at a position.
+// TailStatus is the result of ReadAt: what follows after the RecordBatches.
 type TailStatus uint8
 
 // The statuses of ReadAt.
@@ -40,21 +40,21 @@ const (
 	StatusMore                         // read again, above what was returned
 	StatusBelow                        // below what is held: ask for pages
 	StatusClosed                       // closed, and nothing above what was returned
-	StatusGone                         // this life has ended; see Tail.Ended
+	StatusGone                         // this generation has ended; see TailBuffer.EndError
 )
 
-// GapError says that a RecordBatch did not join: the TailBuffer continues at Next.
+// GapError reports that a RecordBatch did not join: the TailBuffer continues at Next.
 type GapError struct{ Next uint64 }
 
 func (e *GapError) Error() string { return fmt.Sprintf("gap: tail continues at %d", e.Next) }
 
-// Stream is the stream's name.
+// Stream returns the stream's name.
 func (t *TailBuffer) Stream() StreamID { return t.stream }
 
-// Generation is the life that this Tail belongs to.
+// Generation returns the generation that this TailBuffer belongs to.
 func (t *TailBuffer) Generation() uint64 { return t.info.Generation } // set at construction
 
-// Info describes the stream as far as this Tail knows it; LogTail is Next.
+// Info describes the stream as far as this TailBuffer knows it; LogTail is Next.
 func (t *TailBuffer) Info() Info {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -63,29 +63,29 @@ func (t *TailBuffer) Info() Info {
 	return info
 }
 
-// Next is the position that the next RecordBatch has to cover.
+// Next returns the position that the next RecordBatch has to cover.
 func (t *TailBuffer) Next() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.next
 }
 
-// Floor is the first position that memory holds.
+// Floor returns the first position that memory holds.
 func (t *TailBuffer) Floor() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.floor
 }
 
-// EndError is why this life has ended, or nil.
+// EndError returns why this generation has ended, or nil.
 func (t *TailBuffer) EndError() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.endErr
 }
 
-// Extend takes what is new of r. *GapError: r begins above Next; nothing was
-// taken. An ended Tail takes nothing.
+// Extend appends the new part of r. *GapError: r begins above Next; nothing was appended. After End
+// it appends nothing.
 func (t *TailBuffer) Extend(r RecordBatch) error {
 	wake, err := t.extendLater(r)
 	wake.wakeAll()
@@ -93,7 +93,8 @@ func (t *TailBuffer) Extend(r RecordBatch) error {
 	return err
 }
 
-// extendLater is Extend without the wake-ups, for feeds that hold a lock of their own.
+// extendLater is Extend that returns the wakers instead of waking them, for feeds that hold a lock
+// of their own.
 func (t *TailBuffer) extendLater(r RecordBatch) (wakers, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,7 +109,7 @@ func (t *TailBuffer) extendLater(r RecordBatch) (wakers, error) {
 	}
 	t.batches = append(t.batches, r)
 	t.addBytes(len(r.b))
-	// A RecordBatch that claims to show more than it holds, or less than was shown, does not.
+	// The visible tail stays within what the RecordBatch holds, and never falls.
 	t.next, t.info.Closed = r.To(), r.Closed() && r.Tail() <= r.To()
 	t.info.Tail = max(t.info.Tail, min(r.Tail(), r.To()))
 	for len(t.batches) > 1 && (t.bytes > t.set.perStream || t.set.isOverBudget()) {
@@ -117,20 +118,21 @@ func (t *TailBuffer) extendLater(r RecordBatch) (wakers, error) {
 	return t.disarmLocked(), nil
 }
 
-// SkipTo moves Next up to next without the records between (a feed could not
-// bring them): readers below find them in pages. tail and closed are the state
-// there. A TailBuffer that is already further ignores it.
+// SkipTo moves Next up to next without the records between, which a feed could not bring: readers
+// below find them in pages. tail and closed are the state there. A TailBuffer that is already
+// further ignores it.
 func (t *TailBuffer) SkipTo(next, tail uint64, closed bool) {
 	t.skipLater(next, tail, closed).wakeAll()
 }
 
+// skipLater is SkipTo that returns the wakers instead of waking them.
 func (t *TailBuffer) skipLater(next, tail uint64, closed bool) wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.endErr != nil || next <= t.next {
 		return nil
 	}
-	if tail > next { // whoever feeds it tells of more when it brings it
+	if tail > next { // the feed tells of a higher tail when it brings the records
 		tail, closed = next, false
 	}
 	for len(t.batches) > 0 {
@@ -140,10 +142,11 @@ func (t *TailBuffer) skipLater(next, tail uint64, closed bool) wakers {
 	return t.disarmLocked()
 }
 
-// End ends this life for all readers: the stream was deleted, expired or made
-// anew, or the node lets go of it for good. Later calls change nothing.
+// End ends this generation for all readers: the stream was deleted, expired or created again, or
+// the node releases it for good. Later calls change nothing.
 func (t *TailBuffer) End(why error) { t.endLater(why).wakeAll() }
 
+// endLater is End that returns the wakers instead of waking them.
 func (t *TailBuffer) endLater(why error) wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -154,10 +157,9 @@ func (t *TailBuffer) endLater(why error) wakers {
 	return t.disarmLocked()
 }
 
-// ReadAt appends to into the RecordBatches that hold positions from pos on, up to
-// about max bytes and at least one, and says what there is after them. The
-// first RecordBatch may begin below pos and may hold nothing at or above it. A pos
-// beyond Next waits: StatusTip.
+// ReadAt appends to into the RecordBatches that hold positions from pos on, up to about max bytes
+// and at least one, and returns what follows after them. The first RecordBatch may begin below pos
+// and may hold nothing at or above it. A pos beyond Next waits: StatusTip.
 func (t *TailBuffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBatch, TailStatus) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -193,9 +195,8 @@ func (t *TailBuffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBa
 	}
 }
 
-// Watch arms w: it is woken by the next news (a RecordBatch, a skip, the end). If
-// there is something to read at pos already, Watch arms nothing and returns
-// false: read again.
+// Watch arms w: the next news wakes it (a RecordBatch, a skip, the end). If there is something to
+// read at pos already, Watch arms nothing and returns false: read again.
 func (t *TailBuffer) Watch(w Waker, pos uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -209,14 +210,14 @@ func (t *TailBuffer) Watch(w Waker, pos uint64) bool {
 	return true
 }
 
-// Unwatch takes w back. A Wake that is under way may still come.
+// Unwatch disarms w. A Wake that is under way may still come.
 func (t *TailBuffer) Unwatch(w Waker) {
 	t.mu.Lock()
 	delete(t.watchers, w)
 	t.mu.Unlock()
 }
 
-// dropOldest forgets the oldest RecordBatch.
+// dropOldest drops the oldest RecordBatch, under mu.
 func (t *TailBuffer) dropOldest() {
 	t.addBytes(-len(t.batches[0].b))
 	t.floor = t.batches[0].To()
@@ -224,12 +225,13 @@ func (t *TailBuffer) dropOldest() {
 	t.batches = t.batches[1:]
 }
 
+// addBytes counts n more bytes, under mu.
 func (t *TailBuffer) addBytes(n int) {
 	t.bytes += n
 	t.set.bytes.Add(int64(n))
 }
 
-// disarmLocked disarms and returns everybody who waits.
+// disarmLocked disarms and returns all wakers.
 func (t *TailBuffer) disarmLocked() wakers {
 	if len(t.watchers) == 0 {
 		return nil

@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// tailModel is what a TailBuffer has to be equal to: every message that there ever was,
-// and what of it the TailBuffer may be asked for.
+// tailModel is the model of a TailBuffer: every message that there ever was, and those that the
+// TailBuffer may be asked for.
 type tailModel struct {
 	tail   *TailBuffer
 	set    *TailBuffers
@@ -46,8 +46,8 @@ func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) RecordBatch {
 	return b.build(to, shown, 0, false)
 }
 
-// A TailBuffer is a run of RecordBatches without a hole, whatever feeds it, in whatever order,
-// and whatever is evicted meanwhile.
+// A TailBuffer is a run of RecordBatches without a hole, whatever feeds it, in whatever order, and
+// whatever is evicted meanwhile.
 func TestTailBufferEqualsItsModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set := NewTailBuffers(rapid.IntRange(100, 600).Draw(t, "budget"), 1<<20)
@@ -215,9 +215,8 @@ func FuzzParseBatch(f *testing.F) {
 	})
 }
 
-// What nobody reads is not kept beyond the budget, the newest of each stream included; of what
-// somebody reads that stays, and a set that cannot keep to its budget is not looked through
-// with every append.
+// RecordBatches without readers are not kept beyond the budget, not even the newest. With readers
+// the newest stays, and a set that cannot keep its budget is not searched with every append.
 func TestTailBuffersKeepTheirBudget(t *testing.T) {
 	const size, budget = 1 << 10, 16 << 10
 	set := NewTailBuffers(0, budget)

@@ -5,22 +5,22 @@ import (
 	"sync/atomic"
 )
 
-// TailBuffers is a node's set of TailBuffers, one per stream whatever the node's role, and
-// their common budget. When it is full, old RecordBatches go, of any Tail; the newest
-// RecordBatch of each TailBuffer stays that somebody reads, who must be able to take it. Readers of
-// what went find it in pages.
+// TailBuffers is a node's set of TailBuffers, one per stream whatever the node's role, and their
+// common budget. When the budget is full, old RecordBatches are dropped, of any TailBuffer. A
+// TailBuffer with readers keeps its newest RecordBatch, which they still have to read. Readers find
+// in pages what was dropped.
 type TailBuffers struct {
-	perStream    int
-	budget       int64
+	perStream    int   // bytes of one TailBuffer; set at construction
+	budget       int64 // bytes of all; set at construction
 	bytes        atomic.Int64
-	reclaimAbove atomic.Int64 // bytes up to which nothing is looked for: the budget, or more if that cannot be kept
+	reclaimAbove atomic.Int64 // reclaim searches only above so many bytes: the budget, or more if that cannot be kept
 
 	mu       sync.Mutex
 	byStream map[StreamID]*TailBuffer
 }
 
-// NewTailBuffers makes an empty set: at most perStream bytes for one stream and budget
-// bytes for all (0: 4 MiB and 512 MiB).
+// NewTailBuffers returns an empty set with at most perTail bytes for one stream and budget bytes
+// for all (0: 4 MiB and 512 MiB).
 func NewTailBuffers(perTail int, budget int64) *TailBuffers {
 	if perTail <= 0 {
 		perTail = 4 << 20
@@ -33,9 +33,9 @@ func NewTailBuffers(perTail int, budget int64) *TailBuffers {
 	return s
 }
 
-// Open returns the TailBuffer of the stream's life info.Life, with one reference for
-// the caller: the one that is there, or an empty one that begins at next. A TailBuffer
-// of another life is ended with ErrNotFound first.
+// Open returns the TailBuffer of the stream's generation info.Generation, with one reference for
+// the caller: the one that is there, or an empty one that begins at next. A TailBuffer of another
+// generation is ended with ErrNotFound first.
 func (s *TailBuffers) Open(id StreamID, info Info, next uint64) *TailBuffer {
 	s.mu.Lock()
 	t := s.byStream[id]
@@ -43,7 +43,7 @@ func (s *TailBuffers) Open(id StreamID, info Info, next uint64) *TailBuffer {
 		s.mu.Unlock()
 		return t
 	}
-	if info.Tail > next { // whoever feeds it tells of more when it brings it
+	if info.Tail > next { // the feed tells of a higher tail when it brings the records
 		info.Tail, info.Closed = next, false
 	}
 	fresh := &TailBuffer{stream: id, set: s, info: info, floor: next, next: next, refs: 1}
@@ -65,20 +65,20 @@ func (s *TailBuffers) Lookup(id StreamID) *TailBuffer {
 	return nil
 }
 
-// Len is the number of TailBuffers.
+// Len returns the number of TailBuffers.
 func (s *TailBuffers) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.byStream)
 }
 
-// Bytes is what all TailBuffers hold.
+// Bytes returns the bytes that all TailBuffers hold.
 func (s *TailBuffers) Bytes() int64 { return s.bytes.Load() }
 
 func (s *TailBuffers) isOverBudget() bool { return s.bytes.Load() > s.budget }
 
-// reclaim shrinks TailBuffers until the set fits its budget. If that cannot be, it looks again
-// once there is a sixteenth of the budget more: each append comes by here.
+// reclaim drops old RecordBatches until the set fits its budget. If the budget cannot be kept, it
+// searches again once there is a sixteenth of the budget more, because every append calls it.
 func (s *TailBuffers) reclaim() {
 	switch held := s.bytes.Load(); {
 	case held <= s.budget:
@@ -97,7 +97,7 @@ func (s *TailBuffers) reclaim() {
 		}
 		t.mu.Lock()
 		keep := 1
-		if t.refs == 1 { // its feed's
+		if t.refs == 1 { // only its feed holds it
 			keep = 0
 		}
 		for len(t.batches) > keep {
@@ -112,7 +112,7 @@ func (s *TailBuffers) reclaim() {
 	s.reclaimAbove.Store(enough)
 }
 
-// retain adds a reference; false: the TailBuffer has ended or was let go.
+// retain adds a reference; false: the TailBuffer has ended, or its last reference was released.
 func (t *TailBuffer) retain() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -123,8 +123,8 @@ func (t *TailBuffer) retain() bool {
 	return true
 }
 
-// Release gives one reference back. With the last one the TailBuffer leaves the set
-// and its memory is free.
+// Release gives one reference back. With the last one the TailBuffer leaves the set and its memory
+// is free.
 func (t *TailBuffer) Release() {
 	t.set.mu.Lock()
 	defer t.set.mu.Unlock()
@@ -132,7 +132,7 @@ func (t *TailBuffer) Release() {
 	defer t.mu.Unlock()
 	if t.refs--; t.refs > 0 {
 		for t.refs == 1 && len(t.batches) > 0 && t.set.isOverBudget() {
-			t.dropOldest() // what only its last reader kept
+			t.dropOldest() // kept for its last reader only
 		}
 		return
 	}
@@ -146,7 +146,7 @@ func (t *TailBuffer) Release() {
 	}
 }
 
-// countFollowed is the number of TailBuffers that somebody beside their feed holds.
+// countFollowed returns the number of TailBuffers that have references besides their feed's.
 func (s *TailBuffers) countFollowed() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,9 +5,9 @@ import (
 	"errors"
 )
 
-// takeOver folds what a new owner needs: the last record, then from the
-// checkpoint that it points back to. Where others wrote last, it looks backwards
-// for the newest record of ours. Nothing but the TailBuffer and the fold is held.
+// takeOver folds what a new owner needs: the log's last record, then everything from the checkpoint
+// that this record points back to. Where others wrote last, it searches backwards for the newest
+// record of ours. It holds the TailBuffer and the fold, and nothing else.
 func (s *Stream) takeOver(ctx context.Context) error {
 	log, sent := s.manager.log, s.manager.cfg.Now()
 	first, cancel := context.WithTimeout(ctx, stallTimeout)
@@ -41,10 +41,10 @@ func (s *Stream) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// foldFromCheckpoint calls fold with the position where the fold of a log may begin and with its
-// tail, as its last record tells them. last is that record, or an empty page with the
-// tail. Where it points to no checkpoint (errNoCheckpoint) none of ours has written it: fold is
-// called once more, from the newest checkpoint that a search finds.
+// foldFromCheckpoint calls foldLog with the position at which the fold of a log may begin, and with
+// the log's tail. last is the log's last record, or an empty page with the tail. Where the last
+// record points to no checkpoint (errNoCheckpoint) it is not ours: foldLog is called again, from
+// the newest checkpoint that a search finds.
 func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, foldLog func(from, tail uint64) error) error {
 	from, tail := uint64(0), last.Tail
 	if len(last.Records) > 0 {
@@ -64,8 +64,8 @@ func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, fo
 	return foldLog(from, tail)
 }
 
-// foldFrom folds the log from a position up to tail into a new State. last are the
-// log's last records. errNoCheckpoint: at from there is no checkpoint to begin with.
+// foldFrom folds the log from a position up to tail into a new State. last holds the log's last
+// records. errNoCheckpoint: at from there is no checkpoint to begin with.
 func (s *Stream) foldFrom(ctx context.Context, from, tail uint64, noLog bool, last []Record) (*State, error) {
 	fold := &State{Next: from, rooted: from == 0}
 	s.mu.Lock()
@@ -83,8 +83,7 @@ func (s *Stream) foldFrom(ctx context.Context, from, tail uint64, noLog bool, la
 
 var errNoCheckpoint = errors.New("no checkpoint to begin with")
 
-// checkRoot checks that the fold may begin with recs: at the log's start, or at a
-// checkpoint.
+// checkRoot checks that the fold may begin with recs: at the log's start, or at a checkpoint.
 func (s *State) checkRoot(recs []Record) error {
 	if s.rooted || len(recs) == 0 {
 		return nil
@@ -97,7 +96,7 @@ func (s *State) checkRoot(recs []Record) error {
 	return err
 }
 
-// findFoldStart says where the fold of a log may begin whose last record is r.
+// findFoldStart returns where the fold of a log may begin; r is the log's last record.
 func findFoldStart(ctx context.Context, log Log, id StreamID, r Record) (uint64, error) {
 	start, ours, err := foldStartOf(r)
 	if err != nil || ours {
@@ -106,8 +105,8 @@ func findFoldStart(ctx context.Context, log Log, id StreamID, r Record) (uint64,
 	return searchBack(ctx, log, id, r.Pos, foldStartOf)
 }
 
-// foldStartOf says where the fold may begin, as record r tells it; ours is
-// false for a foreign record, and for one of ours that does not tell.
+// foldStartOf returns where the fold may begin, as record r says. ours is false for a foreign
+// record, and for one of ours that does not say.
 func foldStartOf(r Record) (start uint64, ours bool, err error) {
 	if start, ours, err = checkpointAt(r); err != nil || ours {
 		return start, ours, err
@@ -115,7 +114,7 @@ func foldStartOf(r Record) (start uint64, ours bool, err error) {
 	h, err := headerOf(r)
 	if err == nil && h != nil && h.HasCheckpoint && h.RecordsSinceCheckpoint <= r.Pos {
 		switch h.Kind {
-		case KindCheckpoint, KindTombstone: // damaged: what it says counts for nothing
+		case KindCheckpoint, KindTombstone: // damaged: its distance is not used either
 		default:
 			return r.Pos - h.RecordsSinceCheckpoint, true, nil
 		}
@@ -123,7 +122,7 @@ func foldStartOf(r Record) (start uint64, ours bool, err error) {
 	return 0, false, err
 }
 
-// checkpointAt is foldStartOf for a record that is itself one, whole.
+// checkpointAt returns the position of record r if it is itself a checkpoint, undamaged.
 func checkpointAt(r Record) (start uint64, ours bool, err error) {
 	h, err := headerOf(r)
 	if err != nil || h == nil || h.Kind != KindCheckpoint && h.Kind != KindTombstone {
@@ -136,8 +135,8 @@ func checkpointAt(r Record) (start uint64, ours bool, err error) {
 	return r.Pos, err == nil, err
 }
 
-// searchBack looks below pos for the newest record of which at tells where the
-// fold may begin, in windows that double. 0: there is none.
+// searchBack returns where the fold may begin, by the newest record below pos for which startFrom
+// knows it. It reads backwards in windows that double. 0: there is none.
 func searchBack(
 	ctx context.Context, log Log, id StreamID, pos uint64, startFrom func(Record) (uint64, bool, error),
 ) (uint64, error) {

@@ -1,22 +1,20 @@
 package shard
 
-// Whoever may append to a stream in S2 can write records that carry our header. So
-// nothing that a record, or a peer, says is used before it is checked here: what no
-// Fantail writes is a foreign record, and never ends the process or the stream.
+// A client that may append to a stream in S2 can write records that carry our header. So everything
+// that a record, or a peer, says is checked here before it is used: what no Fantail writes is a
+// foreign record, and never ends the process or the stream.
 
-// MaxGeneration is the highest life that an offset has room for (16 digits).
+// MaxGeneration is the highest generation that an offset has space for (16 digits).
 const MaxGeneration = 1e16 - 1
 
-// maxNumber bounds times (ms), durations and counts, so that sums of them cannot
-// wrap around.
+// maxNumber bounds times (ms), durations and counts, so that sums of them cannot overflow.
 const maxNumber = 1<<53 - 1
 
 // maxForkOffset bounds an offset as a fork's create record keeps it, in bytes.
 const maxForkOffset = 64
 
-// valid reports whether a header of a known kind holds what a Fantail writes. It
-// depends on nothing but the header and its position: every node and every page
-// judges alike.
+// valid reports whether a header of a known kind holds what a Fantail writes. It depends on nothing
+// but the header and its position, so all nodes and pages judge alike.
 func (h *Header) valid(pos uint64) bool {
 	switch {
 	case len(h.Chain) > 0 && h.Chain[0].Stream == "" && h.Chain[0].Bound > pos:
@@ -53,8 +51,8 @@ func (f *Fork) valid() bool {
 	return validName(f.Source) && !f.Hold.IsZero() && len(f.Offset) <= maxForkOffset && f.SubOffset <= maxNumber
 }
 
-// validChain checks what a life inherited. Only the first piece may be the stream's
-// own log. Lives may repeat: two pieces of one log share one.
+// validChain checks what a generation inherited. Only the first piece may be the stream's own log.
+// Generations may repeat: two pieces of one log may share one.
 func validChain(chain []Ancestor) bool {
 	if len(chain) > MaxChain+1 {
 		return false
@@ -68,8 +66,7 @@ func validChain(chain []Ancestor) bool {
 	return true
 }
 
-// valid reports whether a decoded State is one that the fold of a log up to Next can
-// come to.
+// valid reports whether a decoded State is one that the fold of a log up to Next can come to.
 func (s *State) valid() bool {
 	switch {
 	case s.Next > maxNumber, s.start > s.tail, s.tail > s.Next, s.recordsSinceCheckpoint > s.Next,
@@ -89,7 +86,7 @@ func (s *State) valid() bool {
 	return s.validTables()
 }
 
-// validTables checks what a State has many of.
+// validTables checks the tables of a State.
 func (s *State) validTables() bool {
 	if len(s.pendingReleases) > 2*maxPendingReleases || s.forkRefs.size > 2*maxForkRefBytes {
 		return false
@@ -117,9 +114,9 @@ func (s *State) validTables() bool {
 	return true
 }
 
-// valid reports whether what a stream would keep of the request is within its bounds.
-// The edge and the relay refuse such requests in better words; what they miss must not
-// become a record that the next owner takes for a foreign one.
+// valid reports whether what a stream would keep of the request is within its bounds. The edge and
+// the relay refuse such requests in better words; what they miss must not become a record that the
+// next owner takes for a foreign one.
 func (r *Request) valid() bool {
 	h := Header{
 		Kind: KindMessage, Producer: r.Producer, StreamSeq: r.StreamSeq, Type: r.Type,
