@@ -204,7 +204,7 @@
 //
 // # Not here
 //
-// What a record means (package shard), HTTPAddr (package edge), and the work of an owner that
+// What a record means (package shard), HTTP (package edge), and the work of an owner that
 // failed: a node that cannot reach an owner sends the request to the successor, and does not
 // become a second writer by itself.
 package cluster

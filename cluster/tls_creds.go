@@ -249,7 +249,7 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 	return c.trackConn(tlsConn, batched, x509.ExtKeyUsageClientAuth)
 }
 
-// tlsHandshakeRecord is the first byte of a TLS connection. HTTPAddr/2 begins with P.
+// tlsHandshakeRecord is the first byte of a TLS connection. HTTP/2 begins with P.
 const tlsHandshakeRecord = 0x16
 
 // allowsPlaintext reports whether a peer at an address may speak without TLS.

@@ -20,7 +20,7 @@ import (
 // sessions above all (S2 bills those), and can be slow, busy or broken in S2's place.
 type proxy struct {
 	server   *http.Server
-	one, two *httputil.ReverseProxy // by version of HTTPAddr
+	one, two *httputil.ReverseProxy // by version of HTTP
 	// What goes wrong, set by faults.
 	delay  atomic.Int64 // before a request is passed on
 	status atomic.Int64 // answered instead
@@ -57,8 +57,8 @@ func startProxy(listen, store string) (*proxy, error) {
 	return p, nil
 }
 
-// passage passes requests on as they were spoken: the SDK's sessions are HTTPAddr/2 in
-// the clear, everything else is HTTPAddr/1.1.
+// passage passes requests on as they were spoken: the SDK's sessions are HTTP/2 in
+// the clear, everything else is HTTP/1.1.
 func passage(target *url.URL, major int) *httputil.ReverseProxy {
 	t := &http.Transport{
 		MaxIdleConnsPerHost: 1024, DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,

@@ -42,7 +42,7 @@ func newCrowd(n int, while time.Duration, dial func() (io.ReadCloser, error)) (*
 
 const target = "/v1/stream/x?live=sse&offset=-1"
 
-// asked is a connection on which the stream is asked for, in HTTPAddr/1.1.
+// asked is a connection on which the stream is asked for, in HTTP/1.1.
 func asked(conn net.Conn, err error) (io.ReadCloser, error) {
 	if err == nil {
 		_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", target)
@@ -50,10 +50,10 @@ func asked(conn net.Conn, err error) (io.ReadCloser, error) {
 	return conn, err
 }
 
-// perConnection is the number of event streams that a server accepts on one HTTPAddr/2 connection.
+// perConnection is the number of event streams that a server accepts on one HTTP/2 connection.
 const perConnection = 80
 
-// dialer connects readers to a server of a kind. The one of HTTPAddr/2 shares connections.
+// dialer connects readers to a server of a kind. The one of HTTP/2 shares connections.
 func dialer(serve, addr string) func() (io.ReadCloser, error) {
 	switch serve {
 	case "tls", "tls-handlers":

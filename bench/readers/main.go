@@ -1,6 +1,6 @@
 // Command readers measures what an event stream's reader costs, side by side: Fantail's
 // reactor, its handler driver (a goroutine for each, over the same cursor), long-polls, events over
-// HTTPAddr/2 without TLS, both over TLS with HTTPAddr/1.1, and the limit, a loop in C that sends a
+// HTTP/2 without TLS, both over TLS with HTTP/1.1, and the limit, a loop in C that sends a
 // ready frame. Each serves the same bytes to as many readers of
 // one stream; a log in memory stands for S2. Rounds alternate.
 //

@@ -57,7 +57,7 @@ func serve(kind, addr string, heartbeat time.Duration) error {
 	return server.Serve(ln)
 }
 
-// selfSigned returns a configuration with a self-signed certificate, for HTTPAddr/1.1 only.
+// selfSigned returns a configuration with a self-signed certificate, for HTTP/1.1 only.
 func selfSigned() (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -48,7 +48,7 @@ func certificatePaths(t *testing.T) (cert, key string) {
 	return filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 }
 
-// A node speaks HTTPAddr/2 and HTTPAddr/1.1 under TLS, for event streams, too.
+// A node speaks HTTP/2 and HTTP/1.1 under TLS, for event streams, too.
 func TestHTTP1AndHTTP2UnderTLS(t *testing.T) {
 	cert, key := certificatePaths(t)
 	writeCertificate(t, 1, cert, key)

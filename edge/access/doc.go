@@ -1,6 +1,6 @@
 // Package access decides what a request may do to which stream.
 //
-// It knows tokens, keys, grants and the file that configures them, and nothing of HTTPAddr
+// It knows tokens, keys, grants and the file that configures them, and nothing of HTTP
 // handlers, readers or nodes: the edge asks a Judge once for each request, before it asks
 // anything else about the stream.
 //

@@ -245,7 +245,7 @@ type source struct {
 	url       string
 	caFile    string
 	tokenFile string // holds a bearer for the key server
-	insecure  bool   // plain HTTPAddr to another host than this one is meant
+	insecure  bool   // plain HTTP to another host than this one is meant
 }
 
 var (

@@ -189,7 +189,7 @@ func TestUnknownKey(t *testing.T) {
 	})
 }
 
-// A server's answers over HTTPAddr: only 200 counts, a redirect to another host does not, and a
+// A server's answers over HTTP: only 200 counts, a redirect to another host does not, and a
 // body without an end costs a bounded part of it.
 func TestKeysOverHTTP(t *testing.T) {
 	t.Parallel()

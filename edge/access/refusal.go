@@ -47,7 +47,7 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return fmt.Sprintf("%s: %s", r.Reason, r.Detail) }
 
-// Status returns the HTTPAddr status of the refusal (RFC 6750, section 3.1), unless the request
+// Status returns the HTTP status of the refusal (RFC 6750, section 3.1), unless the request
 // is an append with a producer, which must not hear 403.
 func (r *Refusal) Status() int {
 	switch r.Reason {

@@ -75,7 +75,7 @@ func (c *Config) newTransport(dialer *net.Dialer) *http.Transport {
 	}
 }
 
-// bridge sends calls to S2 through a proxy. The SDK opens read sessions with an HTTPAddr client of its
+// bridge sends calls to S2 through a proxy. The SDK opens read sessions with an HTTP client of its
 // own, which supports no proxies. For it, the bridge runs a server on loopback that forwards the
 // requests with our token. Unary calls use the bridge as their transport, without that server.
 type bridge struct {

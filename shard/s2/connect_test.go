@@ -82,7 +82,7 @@ func TestCallsAndSessionsGoThroughTheProxy(t *testing.T) {
 	}
 }
 
-// client returns an HTTPAddr client that speaks as the SDK's sessions do.
+// client returns an HTTP client that speaks as the SDK's sessions do.
 func (b *bridge) client() *http.Client {
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)

@@ -13,7 +13,7 @@ import (
 )
 
 // http1Transport is the RoundTripper of unary calls to one S2 without TLS (s2-lite, fantail s2). It
-// writes and reads HTTPAddr/1.1 on the caller's goroutine. http.Transport has two goroutines for each
+// writes and reads HTTP/1.1 on the caller's goroutine. http.Transport has two goroutines for each
 // connection, and every call and its answer pass between goroutines: with small appends that was a
 // third of what a node spends on an append (bench/append). net/http still encodes the requests and
 // parses the answers. Read sessions use the SDK's own client.

@@ -42,7 +42,7 @@ type Basin interface {
 	Follow(ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error) error
 }
 
-// Refusal is an error that S2 answered: HTTPAddr status, code and message. For a refused position (412,
+// Refusal is an error that S2 answered: HTTP status, code and message. For a refused position (412,
 // 416) it has the tail, too.
 type Refusal interface {
 	error

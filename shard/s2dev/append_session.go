@@ -9,7 +9,7 @@ import (
 )
 
 // maxUnacked bounds the batches of one append session that wait for their durability. At the bound
-// the session stops reading its body, and HTTPAddr/2's flow control stops the client.
+// the session stops reading its body, and HTTP/2's flow control stops the client.
 const maxUnacked = 32
 
 // appendSession is one append session. The request's goroutine reads batches and orders them. A
@@ -63,7 +63,7 @@ func (c *apiCall) startS2S() {
 	h.Set("Cache-Control", "no-cache, no-transform")
 	h.Set("X-Accel-Buffering", "no")
 	rc := http.NewResponseController(c.w)
-	// Only HTTPAddr/1.1 needs this, and it can fail only there.
+	// Only HTTP/1.1 needs this, and it can fail only there.
 	_ = rc.EnableFullDuplex()
 	c.w.WriteHeader(http.StatusOK)
 	_ = rc.Flush()

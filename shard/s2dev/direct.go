@@ -37,7 +37,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("s2dev: %d %s: %s", e.Status, e.Code, e.Message) }
 
-// Refusal returns the HTTPAddr status, code and message of S2's API, and the tail.
+// Refusal returns the HTTP status, code and message of S2's API, and the tail.
 func (e *Error) Refusal() (status int, code, message string, tail *uint64) {
 	return e.Status, e.Code, e.Message, e.Tail
 }

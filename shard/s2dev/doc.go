@@ -7,7 +7,7 @@
 //
 // # The path of an append
 //
-// Server.handle routes a request over HTTPAddr/1.1 or HTTPAddr/2 without TLS to apiCall.appendRecords. A
+// Server.handle routes a request over HTTP/1.1 or HTTP/2 without TLS to apiCall.appendRecords. A
 // unary append, in JSON or protobuf, goes to Server.appendBatch. A frame of an append session goes
 // to appendSession.acceptBatch. Both decode it within the bounds of a batch (append_input.go).
 // checkAppend then checks what needs no state: sizes, headers, commands. stream.startAppend takes
@@ -30,7 +30,7 @@
 //
 // # Direct and the sessions
 //
-// Direct serves callers in the same process without HTTPAddr, JSON and frames. It shares with the API
+// Direct serves callers in the same process without HTTP, JSON and frames. It shares with the API
 // Server.appendBatch, Server.durableTail, enterStream, the catalogue and stream.read. Direct.Follow
 // and readSession.run are two loops over stream.read, and differ in these points: a read session
 // counts and applies bounds (count, bytes, until, wait), encodes frames, has heartbeats with a tail
@@ -65,7 +65,7 @@
 //
 // # Goroutines
 //
-// The accept loop, the HTTPAddr server's own per connection, one per request, and a second one per
+// The accept loop, the HTTP server's own per connection, one per request, and a second one per
 // append session that writes its acks: the request waits for it. The sweeper, and with SyncInterval
 // the syncer. Close and Restart abort the connections and wait for all of them: first the requests,
 // then the connections, the sweeper, and last the storage.

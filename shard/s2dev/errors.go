@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// apiError is a refusal as the client gets it: an HTTPAddr status and a JSON body.
+// apiError is a refusal as the client gets it: an HTTP status and a JSON body.
 type apiError struct {
 	status  int
 	code    string

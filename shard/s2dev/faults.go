@@ -15,7 +15,7 @@ import (
 type FaultKind int
 
 const (
-	// LoseAck aborts the connection (in HTTPAddr/2: resets the stream) after the operation was done. In
+	// LoseAck aborts the connection (in HTTP/2: resets the stream) after the operation was done. In
 	// an append session it loses the ack of one batch and ends the session.
 	LoseAck FaultKind = iota + 1
 	// LoseRequest aborts the connection before the operation is done.

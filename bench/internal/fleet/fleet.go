@@ -33,7 +33,7 @@ const Store = "127.0.0.9:4430"
 
 func ip(node int) string { return fmt.Sprint("127.0.1.", node+1) }
 
-// HTTPAddr is the URL of a node.
+// HTTP is the URL of a node.
 func HTTP(node int) string { return "http://" + ip(node) + ":4437" }
 
 // Admin is the admin address of a node.

@@ -1,5 +1,5 @@
 // Package poster sends JSON messages over connections of its own, and does as little for it
-// as an HTTPAddr client can: so that two cores measure the server.
+// as an HTTP client can: so that two cores measure the server.
 package poster
 
 import (
