@@ -6,8 +6,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Backend is all that the edge asks of the world behind it: *shard.Manager on a lone
-// node, *cluster.Node in a fleet. See Manager's methods for shapes and errors.
+// Backend serves the edge's requests: *shard.Manager on a lone node, *cluster.Node in a fleet.
+// Manager's methods document arguments and errors.
 type Backend interface {
 	Do(ctx context.Context, req *shard.Request) (shard.Outcome, error)
 	Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error)

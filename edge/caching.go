@@ -10,36 +10,35 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// How long others may keep an answer (PROTOCOL 10.1).
+// How long caches may keep an answer (PROTOCOL 10.1).
 const (
-	// keepForever: a whole chunk under an offset of the stream's present life. No later
-	// life mints that offset, so the URL has these bytes for ever.
-	keepForever = "max-age=31536000, immutable"
-	// keepWhile: a whole chunk under another name (the start, a bare number, an offset
-	// that was inherited): a stream that is made anew has it too. A minute in all.
-	keepWhile = "max-age=20, stale-while-revalidate=40"
-	// keepTail: what ends at the tail grows. A browser asks each time whether it has (a
-	// 304 if not), so a page sees what it wrote; a CDN may collapse a second's requests.
-	keepTail = "max-age=0, s-maxage=1, must-revalidate"
-	// keepPoll: what a long-poll was answered is a part of what follows its offset,
-	// whenever it is read; for one interval of the cursor, so that a CDN can give one
-	// answer to all who wait.
-	keepPoll = "max-age=20"
-	keepNot  = "no-store"
+	// cacheForever: a full chunk, requested by an offset of the stream's current generation. No later
+	// generation uses that offset, so the URL always has these bytes.
+	cacheForever = "max-age=31536000, immutable"
+	// cacheBriefly: a full chunk, requested another way (the start, a bare number, an inherited
+	// offset), which would mean other bytes if the stream is created again. A minute in all.
+	cacheBriefly = "max-age=20, stale-while-revalidate=40"
+	// cacheTail: a chunk that ends at the tail grows. A browser asks each time whether it has grown
+	// (a 304 if not), so a page sees its own writes; a CDN may merge the requests of a second.
+	cacheTail = "max-age=0, s-maxage=1, must-revalidate"
+	// cacheLongPoll: the answer of a long-poll is always a part of what follows its offset. It is
+	// cached for one cursor interval, so that a CDN can give one answer to all waiting clients.
+	cacheLongPoll = "max-age=20"
+	cacheNoStore  = "no-store"
 )
 
-// keep says for how long an answer may be kept, and by whom: only by the client, and not for
-// long, where it showed who it is, for it may lose its rights.
-func keep(w http.ResponseWriter, r *http.Request, long string) {
+// setCacheControl sets how long an answer may be cached, and where. If the request may identify its
+// client, only the client may cache it, and only briefly, because the client may lose its rights.
+func setCacheControl(w http.ResponseWriter, r *http.Request, long string) {
 	h := w.Header()
 	switch {
-	case long == keepNot:
-	case !showsWho(r):
+	case long == cacheNoStore:
+	case !mayIdentifyClient(r):
 		long = "public, " + long
 		h.Add("Vary", "Authorization, Cookie")
-	case long == keepForever:
-		long = "private, " + keepWhile
-	case long == keepTail:
+	case long == cacheForever:
+		long = "private, " + cacheBriefly
+	case long == cacheTail:
 		long = "private, max-age=0, must-revalidate"
 	default:
 		long = "private, " + long
@@ -47,12 +46,12 @@ func keep(w http.ResponseWriter, r *http.Request, long string) {
 	h.Set("Cache-Control", long)
 }
 
-// showsWho reports whether something in a request may say who asks. In front of this node
-// somebody may judge by it, and others must not be given the answer: what looks like a
-// credential is one, and so is every parameter that is not ours.
-func showsWho(r *http.Request) bool {
+// mayIdentifyClient reports whether something in a request may identify its client. A proxy in front
+// of this node may authorize by it, so other clients must not get the answer from a cache: all that
+// looks like a credential counts, and so does every unknown parameter.
+func mayIdentifyClient(r *http.Request) bool {
 	for name := range r.Header {
-		if mayShowWho(name) {
+		if headerMayIdentifyClient(name) {
 			return true
 		}
 	}
@@ -60,21 +59,21 @@ func showsWho(r *http.Request) bool {
 		return true
 	}
 	for name := range r.URL.Query() {
-		if !ours(name) {
+		if !isKnownParam(name) {
 			return true
 		}
 	}
 	return false
 }
 
-// credentials are parts of the names of headers that say who asks.
+// credentials are parts of the names of headers that identify a client.
 var credentials = []string{
 	"auth", "cookie", "token", "key", "secret", "session", "signature", "credential", "password",
 	"jwt", "assertion", "dpop", "cert", "user", "identity", "principal", "tenant", "account", "email",
 }
 
-// mayShowWho reports whether a header, by its canonical name, may say who asks.
-func mayShowWho(name string) bool {
+// headerMayIdentifyClient reports whether a header, by its canonical name, may identify a client.
+func headerMayIdentifyClient(name string) bool {
 	if name == "User-Agent" || strings.HasPrefix(name, "Sec-") {
 		return false
 	}
@@ -87,40 +86,40 @@ func mayShowWho(name string) bool {
 	return false
 }
 
-// lasting is how long a chunk of catch-up may be kept that a query named.
-func (c *chunk) lasting(o offset, info shard.Info) string {
+// cachePolicy returns the cache policy for a chunk that was requested with offset o.
+func (c *catchUpChunk) cachePolicy(o offset, info shard.Info) string {
 	switch {
 	case !c.full:
-		return keepTail
-	case o.kind == offsetMinted && o.life == info.Generation:
-		return keepForever
+		return cacheTail
+	case o.kind == offsetMinted && o.generation == info.Generation:
+		return cacheForever
 	default:
-		return keepWhile
+		return cacheBriefly
 	}
 }
 
-// etag names a chunk: the stream's life, where the chunk begins and ends, and whether
+// etag names a chunk: the stream's generation, where the chunk begins and ends, and whether
 // the stream ends there.
-func etag(info shard.Info, from, to place) string {
+func etag(info shard.Info, from, to position) string {
 	end := ""
 	if info.Closed && to.atEnd(info) {
 		end = ":c"
 	}
-	life := strconv.FormatUint(info.Generation, 10)
-	return `"` + life + ":" + from.offset(info) + ":" + to.offset(info) + end + `"`
+	generation := strconv.FormatUint(info.Generation, 10)
+	return `"` + generation + ":" + from.offsetString(info) + ":" + to.offsetString(info) + end + `"`
 }
 
-// forms are what follows in an entity tag that names a chunk in a compressed form.
-var forms = [...]string{"-gzip", "-zstd"}
+// compressedTagSuffixes end the entity tags of compressed chunks.
+var compressedTagSuffixes = [...]string{"-gzip", "-zstd"}
 
-// matches reports whether a header If-None-Match names tag, and in which form.
-func matches(header, tag string) (has string, ok bool) {
+// matchETag reports whether a header If-None-Match names tag, and returns the compressed form that it names.
+func matchETag(header, tag string) (has string, ok bool) {
 	for t := range strings.SplitSeq(header, ",") {
 		switch t = strings.TrimPrefix(strings.TrimSpace(t), "W/"); t {
 		case tag, "*":
 			return tag, true
 		}
-		for _, f := range forms {
+		for _, f := range compressedTagSuffixes {
 			if t == strings.TrimSuffix(tag, `"`)+f+`"` {
 				return t, true
 			}
@@ -129,25 +128,25 @@ func matches(header, tag string) (has string, ok bool) {
 	return "", false
 }
 
-// compressors is how many answers are compressed at once, at most 1 MB of memory
+// maxCompressors bounds the answers that are compressed at a time, with at most 1 MB of memory
 // each; others are sent as they are.
-const compressors = 64
+const maxCompressors = 64
 
-// compressor wraps a handler of reads, except those that stream: it compresses what
-// the client accepts and is worth it. It takes gzip unless the client prefers zstd by q: a
-// browser lists both, and what stands between may know gzip only. Back ends that send their
-// client's Accept-Encoding on with a fetch that decompresses, as those on Node do, are many.
-func compressor() (func(http.Handler) http.HandlerFunc, error) {
-	return gzhttp.NewWrapper(gzhttp.SuffixETag(forms[0]), gzhttp.CompressionLevel(1), gzhttp.PreferZstd(false))
+// newCompressor returns a wrapper for handlers of reads, except those that stream. It compresses where
+// the client accepts that and it is worth it. It uses gzip unless the client prefers zstd by q: a
+// browser lists both, and a proxy between may know only gzip. Many back ends forward their client's
+// Accept-Encoding with a fetch that decompresses, as on Node.
+func newCompressor() (func(http.Handler) http.HandlerFunc, error) {
+	return gzhttp.NewWrapper(gzhttp.SuffixETag(compressedTagSuffixes[0]), gzhttp.CompressionLevel(1), gzhttp.PreferZstd(false))
 }
 
-// compressed serves a read, compressed if the client accepts that.
-func (s *Server) compressed(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
-	if accepts(r) {
+// serveCompressed serves a read, compressed if the client accepts that.
+func (s *Server) serveCompressed(w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
+	if acceptsCompression(r) {
 		select {
-		case s.compressing <- struct{}{}:
-			defer func() { <-s.compressing }()
-			s.compress(serve)(w, r)
+		case s.compressSlots <- struct{}{}:
+			defer func() { <-s.compressSlots }()
+			s.compressHandler(serve)(w, r)
 			return
 		default:
 		}
@@ -156,17 +155,17 @@ func (s *Server) compressed(w http.ResponseWriter, r *http.Request, serve http.H
 	serve(w, r)
 }
 
-// accepts reports whether the client may accept a form that there is, which the compressor
-// knows, and likes none better.
-func accepts(r *http.Request) bool {
+// acceptsCompression reports whether the client accepts gzip or zstd and does not prefer the
+// uncompressed form.
+func acceptsCompression(r *http.Request) bool {
 	h := strings.ToLower(r.Header.Get("Accept-Encoding"))
-	q := max(quality(h, "gzip"), quality(h, "zstd"))
-	return q > 0 && q >= quality(h, "identity")
+	q := max(codingQuality(h, "gzip"), codingQuality(h, "zstd"))
+	return q > 0 && q >= codingQuality(h, "identity")
 }
 
-// quality is how much a list of codings, in lower case, likes one that it names: from 0,
-// which is also for one that it does not name, to 1.
-func quality(list, coding string) float64 {
+// codingQuality returns the weight of a coding in a list of codings in lower case: from 0, also for a
+// coding that the list does not name, to 1.
+func codingQuality(list, coding string) float64 {
 	for item := range strings.SplitSeq(list, ",") {
 		name, params, _ := strings.Cut(item, ";")
 		if strings.TrimSpace(name) != coding {

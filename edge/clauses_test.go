@@ -124,7 +124,7 @@ func TestOffsetBeyondTail(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, at := range []string{
-		formatOffset(o.life, o.pos+1), formatOffset(o.life, o.pos+1000), formatOffset(o.life+1, o.pos), "9999", strings.Repeat("9", 16) + "_" + strings.Repeat("9", 16),
+		formatOffset(o.generation, o.pos+1), formatOffset(o.generation, o.pos+1000), formatOffset(o.generation+1, o.pos), "9999", strings.Repeat("9", 16) + "_" + strings.Repeat("9", 16),
 	} {
 		for _, live := range []string{"", "&live=long-poll", "&live=sse"} {
 			refused(t, ask(t, s.srv, "GET", "/v1/stream/x?offset="+at+live, nil, nil), 400, "offset-beyond")
@@ -166,7 +166,7 @@ func TestETagCarriesStart(t *testing.T) {
 	}
 	whole, rest := tag("/v1/stream/x"), tag("/v1/stream/x?offset="+first)
 	o, _ := parseOffset(first)
-	if !strings.HasPrefix(rest, fmt.Sprintf("\"%d:%s:", o.life, first)) {
+	if !strings.HasPrefix(rest, fmt.Sprintf("\"%d:%s:", o.generation, first)) {
 		t.Errorf("%s is not life:start:end", rest)
 	}
 	s.want(s.do("GET", "/v1/stream/x?offset="+first, "", header{"If-None-Match": whole}), 200)
@@ -190,11 +190,11 @@ func TestUnknownLiveMode(t *testing.T) {
 // begins.
 func (s *site) fill(path string) (second string) {
 	s.Helper()
-	s.put(path, "["+strings.Repeat(`"a message of some length that compresses well",`, chunkMessages)+"1]", jsonType)
+	s.put(path, "["+strings.Repeat(`"a message of some length that compresses well",`, maxChunkMessages)+"1]", jsonType)
 	resp := s.do("GET", path, "", nil)
 	s.want(resp, 200)
 	for range 2 {
-		s.want(s.do("POST", path, "["+strings.Repeat("2,", chunkMessages)+"3]", jsonType), 204)
+		s.want(s.do("POST", path, "["+strings.Repeat("2,", maxChunkMessages)+"3]", jsonType), 204)
 	}
 	return resp.Header.Get(hNextOffset)
 }
@@ -206,8 +206,8 @@ func TestCompressors(t *testing.T) {
 		r := httptest.NewRequest(http.MethodGet, "/v1/stream/x", nil)
 		r.Header.Set("Accept-Encoding", accept)
 		w := httptest.NewRecorder()
-		s.compressed(w, r, func(http.ResponseWriter, *http.Request) {
-			if n := len(s.compressing); n != want {
+		s.serveCompressed(w, r, func(http.ResponseWriter, *http.Request) {
+			if n := len(s.compressSlots); n != want {
 				t.Errorf("%q: %d places", accept, n)
 			}
 		})
@@ -236,7 +236,7 @@ func TestCacheControlNow(t *testing.T) {
 			_ = resp.Body.Close()
 			got <- strconv.Itoa(resp.StatusCode) + " " + resp.Header.Get("Cache-Control")
 		}()
-		waiting := s.srv.m.readers.WithLabelValues(string(modeLongPoll))
+		waiting := s.srv.metrics.readers.WithLabelValues(string(modeLongPoll))
 		for testutil.ToFloat64(waiting) == 0 {
 			<-time.After(time.Millisecond)
 		}
@@ -287,7 +287,7 @@ func TestCacheControl(t *testing.T) {
 			}
 			w := ask(t, s.srv, c.method, "/v1/stream/"+path, nil, h)
 			got := w.Header().Get("Cache-Control")
-			if c.want == keepNot && got != c.want || c.want != keepNot && !strings.HasPrefix(got, "private, ") ||
+			if c.want == cacheNoStore && got != c.want || c.want != cacheNoStore && !strings.HasPrefix(got, "private, ") ||
 				strings.Contains(got, "public") || strings.Contains(got, "immutable") || strings.Contains(got, "s-maxage") {
 				t.Errorf("%s %s %v: %q", c.method, path, h, got)
 			}
@@ -323,7 +323,7 @@ func TestStreamsRunNothing(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/v1/stream/x", "/v1/stream/x?live=sse&offset=-1", "/elsewhere"} {
-		if p := problemOf(t, 403, "application/problem+json", s.want(s.do("GET", path, "", header{"Service-Worker": "script"}), 403)); p.Type != problemBase+"service-worker" {
+		if p := readProblem(t, 403, "application/problem+json", s.want(s.do("GET", path, "", header{"Service-Worker": "script"}), 403)); p.Type != problemBase+"service-worker" {
 			t.Errorf("%s: %+v", path, p)
 		}
 	}
@@ -408,8 +408,8 @@ func TestCompression(t *testing.T) {
 	}
 	s.events(resp, 2)
 	// With every compressor busy an answer is sent as it is.
-	for range compressors {
-		s.srv.compressing <- struct{}{}
+	for range maxCompressors {
+		s.srv.compressSlots <- struct{}{}
 	}
 	if w := ask(t, s.srv, "GET", "/v1/stream/x", nil, all); w.Code != 200 || w.Header().Get("Content-Encoding") != "" {
 		t.Errorf("%d %v", w.Code, w.Header())
@@ -491,7 +491,7 @@ func TestPreflight(t *testing.T) {
 		t.Errorf("%v", w.Header())
 	}
 	w = ask(t, s.srv, "OPTIONS", "/v1/stream/p/x", nil, header{requestHeaders: strings.Repeat("x", 4097)})
-	if h := w.Header().Get("Access-Control-Allow-Headers"); h != allowed {
+	if h := w.Header().Get("Access-Control-Allow-Headers"); h != allowedHeaders {
 		t.Errorf("%d bytes", len(h))
 	}
 	for path, status := range map[string]int{"/v1/stream/none": 404, "/v1/stream/__ds/x": 501, "/elsewhere": 404, "/v1/stream/a//b": 400} {

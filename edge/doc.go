@@ -1,134 +1,173 @@
-// Package edge speaks Durable Streams over HTTPAddr.
+// Package edge speaks Durable Streams over HTTP.
 //
-// # The life of a request
+// Its files are in five groups: positions and offsets (position, offset, cdn_cursor); the event
+// stream of one reader, without I/O (sse_*, but sse_handler); connections (conn_*); the reactor,
+// which serves event streams without goroutines on Linux (reactor_*); and the HTTP semantics, which
+// are all other files.
 //
-// A tap (tap.go) takes note of every answer, for metrics, log and access log. Below it,
-// ServeHTTP (server.go) is the route table: the escaped path names a stream
-// (name.go), the method a handler. Writes (publish.go) read a bounded body, make
-// a shard.Request of it and let Streams.Do decide; refusals and errors become
-// problem documents by the tables in errors.go. Reads (subscribe.go) turn an
-// offset (query.go, offset.go) into a log position of the stream's current life, and then
-// answer a chunk (catch-up), wait once (longpoll.go) or stream (sse.go).
+// # The path of a request
+//
+// serveRecorded (response_recorder.go) records every answer for metrics, log and access log. It
+// calls route (server.go): parseStreamPath turns the escaped path into a stream, guardBody
+// bounds how long the body may take, and the method picks a handler. Errors become problem documents
+// by the two tables in errors.go: writeError for errors, writeRefusal for verdicts.
 //
 // A header that is kept, travels to other nodes or comes back in an answer has a row in
-// headerTable (headertable.go), which says its bound, its bytes and where it goes; a write's are
+// headerTable (header_rules.go), with its bound, its bytes and where it goes; a write's headers are
 // checked before anything else of it is read.
 //
-// A fork is read leg by leg (place.go): what it inherited in its ancestors' logs,
-// under offsets of their lives, then its own. fork.go finds out what a PUT inherits.
+// A request that has arrived whole is executed and answered although its client has sent a FIN
+// (which may be half of a hang-up), within maxRequestTime (request_context.go). Reads that wait for
+// news are different: a long-poll is answered as if its time were over, and an event stream gets
+// what there is in one turn and ends.
 //
-// A request that has come whole is carried out and answered though its client says that nothing
-// follows (a FIN, which may be half of a hang-up), within wholeFor (whole.go). What waits for news
-// does not: a long-poll is answered then as if its time were over, and an event stream gets what is
-// there in one turn and ends.
+// # The path of an append
 //
-// # The life of an SSE reader
+// servePost (write_handlers.go) calls newWrite, which makes a shard.Request of the headers, and
+// doWrite. That calls loadMessages, which reads the body (readBody, readAll) as it arrives, charges
+// it to the budget of writes (bodyCharge.reserve), and splits it into messages (setMessages,
+// splitJSON). Then Backend.Do decides the request; servePost sets the headers of the Outcome. A PUT
+// goes the same way through servePut; parseFork and inspectSource find out what a fork inherits.
 //
-// A cursor (cursor.go) is the reader's place in the stream's TailBuffer and the bytes
-// that it is owed. RecordBatches become frames (frame.go), rendered once for all readers
-// that stand at the same place; each data event is followed by its control event.
-// A driver writes what is
-// pending, fetches a page when the reader stands below the TailBuffer, and waits for
-// news when it is idle.
+// After a few appends the connection leaves net/http: appendConns.takeOver hijacks it, and from
+// then on appendConn.run loops over awaitRequest (parseRequest, readMore) and handleRequest, which
+// calls the same handler and writeResponse. A request that is not a plain append, and a
+// connection that does not bring the rest of one, goes back to net/http byte for byte
+// (returnToNetHTTP). So net/http remains the only judge of what it could refuse, and an append
+// costs half of what it would cost beside the appending itself.
 //
-// There are two. The handler has read the request, checked it and brought the first page
-// (sse.go). A reader on HTTPAddr/1.1 on Linux then leaves net/http: the reactor
-// (reactor_linux.go), a few loops with epoll, takes its descriptor and its cursor, and its
-// tls.Conn, if it has one (seal_linux.go). Readers of a stream who stand alike are sent the
-// same bytes (step_linux.go). All others are driven by their request's goroutine.
+// # The path of a delivery
 //
-// # The life of a catch-up answer
+// serveGet (read_handlers.go) parses the query (parseQuery) and finds the position (resolveRead,
+// offset.resolve). openEventStream (sse_handler.go) admits the reader (admitOnConn, admitReader),
+// follows the stream (Backend.Follow) and fetches the first page of a reader below the TailBuffer
+// (prepareFirstPage). An sseSession (sse_session.go) holds the reader's position in the
+// TailBuffer and its pending output. RecordBatches become frames (frameSet.frameFor, frame.render),
+// which are rendered once for all readers at the same position; each data event is followed by its
+// control event.
 //
-// collect (chunk.go) finds a chunk's messages in pages, within what may be held (pins.go);
-// send writes it: on TCP in a turn (stint.go), so that a crowd that catches up leaves
-// processors for everything else; elsewhere piece by piece (pacer.go).
+// A session does no I/O. Two executors write its output, fetch pages for it, and wait:
 //
-// # The life of a connection that appends
+//   - eventStream.run, on the goroutine of the request: any net/http connection, HTTP/2 above all.
+//     Its TailBuffer.Watch wakes a wakeSignal; writeOrFetch writes through a stallWriter.
+//   - The reactor, for HTTP/1.1 on Linux, with and without TLS. reactor.takeOver hijacks the
+//     connection, duplicates its descriptor (detach) and mails the reader to one of a few loops
+//     (addConn). News of a stream calls streamReaders.Wake, once for each loop. The loop (run,
+//     runTurn) walks the stream's readers (deliverToStream). Readers in equal states get equal bytes:
+//     renderShared renders them once and deliver sends them with one system call. A reader that
+//     accepts only a part, or is in another state, continues by itself (writePending).
 //
-// It is net/http's until it has brought a few appends. From then on a writer (writer.go) reads
-// it, parses what is ordinary (request.go), and calls the same handler; what is not, and what
-// does not come, it gives back to net/http with the connection, as it came. So net/http stays
-// the only judge of what it could refuse, and what an append costs beside the appending is half.
+// # The path of a catch-up page, of a fork too
+//
+// serveCatchUp answers a plain GET, within serveCompressed. loadChunk (catchup.go) waits for a load
+// slot and for room in the budget (acquireLoadSlot), and readChunk collects messages page by page up
+// to the bound of a chunk. A fork is read segment by segment (position.go): startPosition or
+// inheritedPosition lists the inherited segments, oldest first; currentSegment names the ancestor's
+// log, from which Backend.ReadPage reads; skipReadSegments moves on to the next one, and at last to
+// the stream's own log. So the offsets of inherited messages are those of the ancestors'
+// generations. sendChunk writes the chunk: on TCP in a write slot (slotWriter), so that a crowd that
+// catches up leaves processors for everything else; otherwise in pieces (stallWriter).
+//
+// # The path of a long-poll
+//
+// serveLongPoll (longpoll.go) answers immediately like catch-up if there is something at the
+// position. Otherwise awaitNews follows the stream and waits for news, the end of the time, the
+// client's hang-up or the node's drain; then loadChunk and sendChunk answer, or a 204.
+//
+// # Why the odd things are there
+//
+//   - RawSyscall for reads and writes on connections (conn_tcp_linux.go, reactor_shared_write_linux.go):
+//     a call that the runtime knows of wakes its monitor thread on a mostly idle node, and costs more
+//     than the call. Those calls must not block, and copy at most maxSharedWrite (64 KiB). Iovecs and
+//     unsafe pointers are for these calls only; and SliceData names a page by its memory (countPages).
+//   - Duplicated descriptors (detach): after Hijack only so the runtime's poller forgets a connection,
+//     which would otherwise be woken for each event that the loop handles.
+//   - A tls.Conn over buffers (tlsIn, tlsOut in conn_tcp.go): crypto/tls has no non-blocking mode.
+//     Reading nothing looks like a deadline to it, after which it continues where it was.
+//   - The handler's slotWriter is called back from beneath net/http (tcpConn.slots), because only
+//     there does a write see that the connection accepts no more.
+//   - TCP_USER_TIMEOUT (connContext): not every write has a deadline. TCP_NOTSENT_LOWAT (detach): a
+//     blocked reader would otherwise hold megabytes of kernel memory.
+//   - conn_racehooks_linux.go: the race detector does not see RawSyscall.
 //
 // # Invariants
 //
 //  1. Only this package knows client offsets; everything behind it speaks log
 //     positions.
-//  2. The offset shown is the place after the last message delivered, or the
+//  2. The offset shown is the position after the last message delivered, or the
 //     visible tail: POST, HEAD, GET and SSE agree, whatever control records follow.
-//  3. A reader is never skipped: it takes every RecordBatch that joins where it stands,
-//     and falls back to pages (fantail_gaps_detected_total counts the contrary).
-//  4. What is cut into a chunk depends on the offset and the messages only, so
+//  3. A reader never skips messages: it accepts only a RecordBatch that joins its position,
+//     and falls back to pages otherwise (fantail_gaps_detected_total counts such batches).
+//  4. The content of a chunk depends on the offset and the messages only, so
 //     every node gives the same bytes.
-//     A reader of text (text.go) is shown the same text whichever messages share an event: an LF
-//     after a CR is no second line break, though they lie in two, and no event ends inside a
-//     character. Only the half of a character whose rest does not come for a second is shown as
-//     U+FFFD, and the reader goes on at the next character: of broken text two readers may see
-//     two versions. Catch-up gives the bytes. Text that declares another charset than UTF-8 or
-//     US-ASCII is base64, as what is no text, and is never held.
-//  5. An SSE connection ends between two events: in a drain in its turn (drain.go), or
-//     because other nodes have fewer (rebalance.go).
+//     A reader of text (sse_text.go) is shown the same text whichever messages share an event: an LF
+//     after a CR is no second line break, even if the two are in two events, and no event ends inside
+//     a character. Only if the rest of a character does not come for a second, its half is shown as
+//     U+FFFD, and the reader continues at the next character: of broken text two readers may see
+//     two versions. Catch-up gives the bytes. Text that declares a charset other than UTF-8 or
+//     US-ASCII is sent as base64, like all that is not text, and is never held back.
+//  5. An SSE connection ends between two events: at its time in a drain (drain.go), or
+//     because other nodes have fewer readers (rebalance.go).
 //  6. No answer says 404 or 410 because an owner could not be reached.
-//  7. What is in flight is bounded: readers by MaxReaders, those of them
-//     that have a goroutine by MaxGoroutineReaders, and those on one connection of HTTPAddr/2 by
-//     connReaders, which leaves room for appends beside them (occupy.go), writes by MaxBodies (intake.go),
-//     a reader's owed bytes by its turn's budget and one append, what all of them hold
-//     while it is written by PinnedBytes, what was encrypted for them included, what is
-//     written to those who catch up by ChunkBytes and a chunk for each of collectors, and
-//     what a loop copies to be sent to many by 64 KiB (stepMost). A writer has room for 4 KiB
-//     (writerRoom), as a connection of net/http has.
-//  8. A writer's handler is asked what net/http's would be, of the same bytes, or nothing:
-//     FuzzWriter has both hear the same.
-//  9. A panic costs the reader or the request that met it, whatever drives it (guard.go). It
-//     is counted, and logged with its stack.
+//  7. Everything in flight is bounded. Readers: by MaxReaders, those with a goroutine by
+//     MaxGoroutineReaders, and those on one connection of HTTP/2 by maxConnReaders, which leaves room
+//     for appends beside them. Writes: by MaxBodies (writes_budget.go). A reader's pending
+//     output: by the budget of one turn and one append; what all readers hold while it is written,
+//     encrypted bytes included, by PinnedBytes. Catch-up: by ChunkBytes, and one chunk for each of
+//     maxChunkLoads. A loop's copy for many readers: by 64 KiB (maxSharedWrite). An append connection
+//     has a buffer of 4 KiB (maxAppendRequest), as a connection of net/http has.
+//  8. An append connection asks the handler exactly what net/http would ask, of the same bytes, or
+//     does not ask it: FuzzWriter compares the two.
+//  9. A panic costs only the reader or the request in which it happens, on each executor (panics.go,
+//     reactor_panics_linux.go). It is counted, and logged with its stack.
 //  10. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
-//     can block. What others want of it comes by mail.
+//     can block. Other goroutines mail the loop what to do (loop.post).
 //
 // # What a request may cost
 //
 // In memory, in bytes for each byte that was sent, and where that is counted; TestWhatWritesHold
-// measures it. A request has a goroutine as well, with a stack of 8 to 16 KiB while it is in flight:
-// one for a connection of HTTPAddr/1.1, one for each stream of one of HTTPAddr/2.
+// measures it. A request also has a goroutine, with a stack of 8 to 16 KiB while it is in flight:
+// one for a connection of HTTP/1.1, one for each stream of a connection of HTTP/2.
 //
-//	PUT, POST of text   3 of the first MiB and 8 KiB, 1 beyond it (shard.Cost); MaxBodies
+//	PUT, POST of text   3 for the first MiB and 8 KiB, 1 beyond it (shard.RequestCost); MaxBodies
 //	POST of an array    as text, and 512 for an element up to the 1,000th, 60 for each of
 //	                    more than that: 45 for [0,0,…] of 64 KiB; MaxBodies
-//	a body on its way   4 and 2 KiB, nothing before its first byte; coded with gzip 64 KiB more
+//	an arriving body    4 and 2 KiB, nothing before its first byte; coded with gzip 64 KiB more
 //	                    and 4 for each byte that it decodes to; MaxBodies
 //	PUT that forks      as PUT; what it copies of its source counts as if it were sent, and a
 //	                    node copies copyPerSecond bytes; MaxBodies
 //	HEAD, DELETE        8 KiB; a DELETE is counted as a POST without a body; MaxBodies
-//	GET, catch-up       a chunk (collect), shared by all who get the same one; ChunkBytes
+//	GET, catch-up       a chunk (loadChunk), shared by all clients that get the same pages; ChunkBytes
 //	long-poll           as GET once there is news, nothing but the connection before; MaxReaders
-//	event stream        what it is written in one turn, shared by all who get the same;
+//	event stream        what it is written in one turn, shared by all readers that get the same;
 //	                    FrameBytes, PinnedBytes, MaxReaders
 //
-// Over HTTPAddr/2 what has come of bodies and was not read is 1 MiB a connection at most; handlers read
-// immediately, or refuse. A request's head has 32 KiB at most, and counts with a write.
-// What waits is refused when there is no room: writes with 429, readers with 503. Bodies on their
-// way go first, the slowest before the others (intake.ease).
+// Over HTTP/2 the received and unread bytes of bodies are 1 MiB a connection at most; handlers read
+// immediately, or refuse. A request's header has 32 KiB at most, and counts with a write.
+// A request that finds no room is refused: writes with 429, readers with 503. Arriving bodies are
+// given up first, the slowest before the others (writesBudget.evictSlowest).
 //
 // # Goroutines
 //
-// The request's own, by net/http; a writer's, in its place, and one that looks for writers whose
-// requests take too long. With the first reader that it takes the reactor starts two for each
-// processor: the loop, and one that waits for its epoll descriptor; one that gives memory back
-// once a crowd has come (settle_linux.go); and one for each page that readers of a loop wait
-// for, at most pagesAtOnce. Server.Close ends them and waits.
+// The request's own, by net/http. An append connection's, in place of that, and one sweeper for all
+// of them. With its first reader the reactor starts two for each processor, the loop and one that
+// waits for the loop's epoll descriptor, and one that gives memory back after a crowd of joins
+// (trimMemory); and one for each page that a loop's readers wait for, at most maxPageReads for a
+// loop. Server.Close ends all of these and waits.
 //
 // # Decisions
 //
-// An event's id is its last line. Some clients (eventsource 1 and 2, fetch-event-source) take
-// an id when its line comes and not with the event, and a connection that broke below the line
-// would lose them the event. One byte is left, between that line and the empty one, because no
-// byte can end both. The control event that follows a data event has no id: the data event has
-// said it, so a connection that breaks between the two resumes behind the data. Of an event of
-// 256 bytes that is 38 bytes of 475. A control event that stands alone has one, or a reader that
-// is told nothing but where the stream ends would come back to where it began.
+// An event's id is its last line. Some clients (eventsource 1 and 2, fetch-event-source) store
+// an id when its line arrives and not when the event is complete, so a connection that broke below
+// that line would lose them the event. Only one byte is left below it, the line end of the empty
+// line, because one byte cannot end both lines. The control event after a data event has no id: the
+// data event has it, so a connection that breaks between the two resumes behind the data. That saves
+// 38 of the 475 bytes of an event of 256 bytes. A control event without a data event has an id, or a
+// reader that is told only where the stream ends would resume where it began.
 //
-// The id of the last event comes in Last-Event-ID, or in a parameter by that name or as
-// lastEventId, as event-source-polyfill sends it. Of several the one furthest on in the stream
-// counts: a URL may hold one from when its page was made.
+// The id of the last event comes in Last-Event-ID, or in a parameter with that name or as
+// lastEventId, as event-source-polyfill sends it. Of several ids the one furthest in the stream
+// counts: a URL may hold an id from when its page was made.
 //
 // An event stream that the reactor writes ends with its connection, and has no chunked transfer
 // coding. Chunks cost next to nothing: 7 bytes for an event of 432, and no CPU that can be
@@ -138,18 +177,18 @@
 // and Chromium's fetch reports such a cut as a network error. fetch-event-source, as it comes, does
 // the opposite: it gives up after a clean end, and needs an onclose that throws. It would need that
 // with chunks too, because a drain, which is far more frequent than a crash, ends streams cleanly.
-// Over HTTPAddr/2, and where net/http writes the stream, a cut is visible already.
+// Over HTTP/2, and where net/http writes the stream, a cut is visible already.
 //
-// Any origin may ask with any header, because no answer allows credentials.
+// Any origin may send any header, because no answer allows credentials.
 //
-// A client takes one space away after "data:". Text that begins with one therefore
-// gets another (appendSpare), so that SSE gives what catch-up gives; the reference
-// servers write the bytes as they are, and " brave" becomes "brave" at their readers.
+// A client removes one space after "data:". Text that begins with a space therefore
+// gets another (appendSpareSpace), so that SSE gives what catch-up gives. The reference
+// servers write the bytes unchanged, and their readers see " brave" as "brave".
 // The one case of the protocol's client suites that counts on that loss
 // (sse-strips-single-leading-space) fails with Fantail.
 //
 // # Not here
 //
-// Which node a stream belongs to (the Streams behind), storage, and health and
-// metrics endpoints, which never stand on the public address.
+// Which node owns a stream (the Backend), storage, and the health and
+// metrics endpoints, which are never on the public address.
 package edge

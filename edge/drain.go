@@ -9,59 +9,59 @@ import (
 	"time"
 )
 
-// drain is how a Server that stops gets rid of its readers: evenly over a window, each
-// between two events, so that those who take them in meet no crowd. Plain requests and
-// long-polls are served on; only new event streams are refused.
+// drain spreads the disconnection of a stopping Server's readers evenly over a window, each
+// between two events, so that the nodes that receive them meet no crowd. Plain requests and
+// long-polls are still served; only new event streams are refused.
 type drain struct {
-	on      atomic.Bool // changed under mu
-	leaving atomic.Bool // answers say so; nothing else has changed
+	active      atomic.Bool // written under mu, read without
+	closesConns atomic.Bool // answers close their connections; nothing else has changed
 
-	mu      sync.Mutex
-	begun   chan struct{} // closed by Drain; a new one after Undrain
-	gone    chan struct{} // closed once there are no readers, after Drain
-	window  time.Duration
-	readers map[mode]int
-	owned   int // of the readers: those that have a goroutine
+	mu               sync.Mutex
+	started          chan struct{} // closed by Drain; replaced by CancelDrain
+	emptied          chan struct{} // closed once there are no readers, after Drain; replaced by CancelDrain
+	window           time.Duration
+	readers          map[requestMode]int
+	goroutineReaders int // the readers that have a goroutine
 }
 
 func newDrain() drain {
-	return drain{begun: make(chan struct{}), gone: make(chan struct{}), readers: map[mode]int{}}
+	return drain{started: make(chan struct{}), emptied: make(chan struct{}), readers: map[requestMode]int{}}
 }
 
-func (d *drain) empty() bool { return d.readers[modeSSE]+d.readers[modeLongPoll] == 0 }
+func (d *drain) hasNoReaders() bool { return d.readers[modeSSE]+d.readers[modeLongPoll] == 0 }
 
-// youngest is the least age of an event stream that a drain with a window ends: real
-// clients give SSE up for good after a few short ones.
-const youngest = 2 * time.Second
+// minDrainAge is the least age of an event stream that a drain with a window ends: real
+// clients stop using SSE after a few short streams.
+const minDrainAge = 2 * time.Second
 
-// The pause after which an EventSource comes back, at random between these.
+// An EventSource is told to reconnect after a random delay between these.
 const (
-	comeBackSoon = 500 * time.Millisecond
-	comeBackLate = 3 * time.Second
+	minRetryDelay = 500 * time.Millisecond
+	maxRetryDelay = 3 * time.Second
 )
 
-// Leave has answers say that their connection is the last one here. Drain comes next; Undrain
-// takes it back.
-func (s *Server) Leave() { s.drain.leaving.Store(true) }
+// Leave makes answers close their connections, so that clients open the next one elsewhere.
+// Drain comes next; CancelDrain undoes it.
+func (s *Server) Leave() { s.drain.closesConns.Store(true) }
 
-// Drain ends the readers that are there, over the window, and refuses new event streams.
-// Without a window they end at once. It returns when the last reader is gone. Requests
-// that are no readers are served on, with a hint to open no more connections here.
+// Drain ends the current readers over the window, and refuses new event streams. Without a
+// window they end immediately. Drain returns when there are no readers. Other requests are
+// still served, with a hint to open no more connections here.
 func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	d := &s.drain
 	s.Leave()
 	d.mu.Lock()
-	if !d.on.Load() {
-		d.on.Store(true)
+	if !d.active.Load() {
+		d.active.Store(true)
 		d.window = window
-		close(d.begun)
-		if d.empty() {
-			close(d.gone)
+		close(d.started)
+		if d.hasNoReaders() {
+			close(d.emptied)
 		}
 	}
-	gone := d.gone
+	gone := d.emptied
 	d.mu.Unlock()
-	s.reactor.each((*loop).drained)
+	s.reactor.postToAll((*loop).onDrainChange)
 	select {
 	case <-gone:
 		return nil
@@ -70,20 +70,20 @@ func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	}
 }
 
-// CancelDrain takes Leave and Drain back, whose caller has given it up: who is still here stays.
+// CancelDrain undoes Leave and Drain: the remaining readers stay.
 func (s *Server) CancelDrain() {
 	d := &s.drain
-	d.leaving.Store(false)
+	d.closesConns.Store(false)
 	d.mu.Lock()
-	if d.on.Load() {
-		d.on.Store(false)
-		d.begun, d.gone = make(chan struct{}), make(chan struct{})
+	if d.active.Load() {
+		d.active.Store(false)
+		d.started, d.emptied = make(chan struct{}), make(chan struct{})
 	}
 	d.mu.Unlock()
-	s.reactor.each((*loop).drained)
+	s.reactor.postToAll((*loop).onDrainChange)
 }
 
-// Readers is the number of event streams that are open.
+// Readers returns the number of open event streams.
 func (s *Server) Readers() int {
 	d := &s.drain
 	d.mu.Lock()
@@ -91,122 +91,121 @@ func (s *Server) Readers() int {
 	return d.readers[modeSSE]
 }
 
-// turn is how long a reader that has been here for an age may stay once a drain has
-// begun.
-func (d *drain) turn(age time.Duration) time.Duration {
+// delayFor returns how long a reader of the given age may stay once a drain has begun.
+func (d *drain) delayFor(age time.Duration) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.window <= 0 {
 		return 0
 	}
-	return max(rand.N(d.window), youngest-age)
+	return max(rand.N(d.window), minDrainAge-age)
 }
 
-// admit counts a reader in, and dismiss out; own: it has a goroutine.
-func (s *Server) admit(m mode, own bool) error {
+// admitReader counts a reader, and releaseReader uncounts it; own: it has a goroutine.
+func (s *Server) admitReader(m requestMode, own bool) error {
 	d := &s.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case d.on.Load() && m == modeSSE:
-		return s.m.refuse(errDraining)
+	case d.active.Load() && m == modeSSE:
+		return s.metrics.countRefused(errDraining)
 	case d.readers[modeSSE]+d.readers[modeLongPoll] >= s.cfg.MaxReaders:
-		return s.m.refuse(errFull)
+		return s.metrics.countRefused(errFull)
 	case s.cfg.ConnectionsFull():
-		return s.m.refuse(errFiles)
-	case own && d.owned >= s.cfg.MaxGoroutineReaders:
-		return s.m.refuse(errFullOwn)
+		return s.metrics.countRefused(errConnectionsFull)
+	case own && d.goroutineReaders >= s.cfg.MaxGoroutineReaders:
+		return s.metrics.countRefused(errGoroutinesFull)
 	case own:
-		d.owned++
+		d.goroutineReaders++
 	}
 	d.readers[m]++
-	s.m.readers.WithLabelValues(string(m)).Inc()
+	s.metrics.readers.WithLabelValues(string(m)).Inc()
 	return nil
 }
 
-// own counts a reader that is in as one that has a goroutine.
-func (s *Server) own() error {
+// countGoroutineReader counts an admitted reader as one with a goroutine.
+func (s *Server) countGoroutineReader() error {
 	d := &s.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.owned >= s.cfg.MaxGoroutineReaders {
-		return s.m.refuse(errFullOwn)
+	if d.goroutineReaders >= s.cfg.MaxGoroutineReaders {
+		return s.metrics.countRefused(errGoroutinesFull)
 	}
-	d.owned++
+	d.goroutineReaders++
 	return nil
 }
 
-func (s *Server) dismiss(m mode, own bool) {
-	s.m.readers.WithLabelValues(string(m)).Dec()
+func (s *Server) releaseReader(m requestMode, own bool) {
+	s.metrics.readers.WithLabelValues(string(m)).Dec()
 	d := &s.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.readers[m]--
 	if own {
-		d.owned--
+		d.goroutineReaders--
 	}
-	if !d.empty() || !d.on.Load() {
+	if !d.hasNoReaders() || !d.active.Load() {
 		return
 	}
 	select {
-	case <-d.gone: // a long-poll that came since
+	case <-d.emptied: // closed already; the last reader was a long-poll that came later
 	default:
-		close(d.gone)
+		close(d.emptied)
 	}
 }
 
-// farewell is one reader's part in a drain.
-type farewell struct {
-	drain *drain
-	began time.Time
-	at    time.Time       // the turn; zero until a drain has begun
-	next  <-chan struct{} // closed when due is to be asked again
+// drainTurn is one reader's part in a drain.
+type drainTurn struct {
+	drain   *drain
+	began   time.Time
+	dueAt   time.Time       // when the reader is to go; zero until a drain has begun
+	changed <-chan struct{} // closed when isDue is to be asked again
 }
 
-func (s *Server) farewell() *farewell {
-	f := &farewell{drain: &s.drain, began: time.Now()}
-	f.forget()
+func (s *Server) newDrainTurn() *drainTurn {
+	f := &drainTurn{drain: &s.drain, began: time.Now()}
+	f.reset()
 	return f
 }
 
-// know finds out when the reader's turn is, once a drain has begun.
-func (f *farewell) know() {
-	f.at = time.Now().Add(f.drain.turn(time.Since(f.began)))
+// schedule draws the reader's time to go, once a drain has begun.
+func (f *drainTurn) schedule() {
+	f.dueAt = time.Now().Add(f.drain.delayFor(time.Since(f.began)))
 	turn := make(chan struct{})
-	f.next = turn
-	time.AfterFunc(time.Until(f.at), func() { close(turn) })
+	f.changed = turn
+	time.AfterFunc(time.Until(f.dueAt), func() { close(turn) })
 }
 
-// forget begins again: no drain is known of.
-func (f *farewell) forget() {
+// reset waits for the next drain.
+func (f *drainTurn) reset() {
 	f.drain.mu.Lock()
 	defer f.drain.mu.Unlock()
-	f.at, f.next = time.Time{}, f.drain.begun
+	f.dueAt, f.changed = time.Time{}, f.drain.started
 }
 
-// due reports whether the reader's turn has come.
-func (f *farewell) due() bool {
-	if f.at.IsZero() {
+// isDue reports whether the reader's time to go has come.
+func (f *drainTurn) isDue() bool {
+	if f.dueAt.IsZero() {
 		select {
-		case <-f.next:
-			f.know()
+		case <-f.changed:
+			f.schedule()
 		default:
 			return false
 		}
 	}
-	if time.Now().Before(f.at) {
+	if time.Now().Before(f.dueAt) {
 		return false
 	}
-	if !f.drain.on.Load() { // it was taken back
-		f.forget()
+	if !f.drain.active.Load() { // it was cancelled
+		f.reset()
 		return false
 	}
 	return true
 }
 
-// comeBack is what an event stream ends with whose reader should go on elsewhere: no
-// event, only how long an EventSource is to wait, at random between the two.
-func comeBack(soon, late time.Duration) []byte {
+// retryEvent returns the retry field that ends a stream when its reader should reconnect to another
+// node: no event, only how long an EventSource is to wait, at random between soon and late.
+func retryEvent(soon, late time.Duration) []byte {
 	wait := soon + rand.N(late-soon+1)
 	return fmt.Appendf(nil, "retry: %d\n\n", wait.Milliseconds())
 }

@@ -111,7 +111,7 @@ func TestDrainIsPaced(t *testing.T) {
 			if stayed < window/2 {
 				early++
 			}
-			if e.i >= readers/2 && stayed < youngest {
+			if e.i >= readers/2 && stayed < minDrainAge {
 				t.Errorf("a reader was ended at the age of %v", stayed)
 			}
 			if stayed > window+time.Second {

@@ -59,7 +59,7 @@ func newSiteOn(t *testing.T, cfg Config, overTLS bool, log *logtest.Memory) *sit
 	cfg.NoReactor = cfg.NoReactor || handlers
 	srv := New(cfg, host)
 	if handlers {
-		srv.writers.enough = 1
+		srv.appendConns.minAppends = 1
 	}
 	hs := httptest.NewUnstartedServer(srv)
 	hs.Config = srv.HTTPServer()
@@ -182,7 +182,7 @@ func TestStreamSeq(t *testing.T) {
 	s.want(s.do("POST", "/v1/stream/x", "two", header{"Content-Type": "text/plain", hSeq: "002"}), 204)
 	for _, seq := range []string{"001", "002"} {
 		resp := s.do("POST", "/v1/stream/x", "again", header{"Content-Type": "text/plain", hSeq: seq})
-		p := problemOf(t, 409, resp.Header.Get("Content-Type"), s.want(resp, 409))
+		p := readProblem(t, 409, resp.Header.Get("Content-Type"), s.want(resp, 409))
 		if p.Type != problemBase+"stream-seq-order" || !strings.Contains(p.Title, "sequence") {
 			t.Errorf("%s: %+v", seq, p)
 		}

@@ -95,11 +95,11 @@ func declared(t *testing.T, match *regexp.Regexp) []string {
 // answered is the problem that a recorder holds.
 func answered(t *testing.T, w *httptest.ResponseRecorder) problem {
 	t.Helper()
-	return problemOf(t, w.Code, w.Header().Get("Content-Type"), w.Body.String())
+	return readProblem(t, w.Code, w.Header().Get("Content-Type"), w.Body.String())
 }
 
-// problemOf checks a problem document.
-func problemOf(t *testing.T, status int, typ, body string) problem {
+// readProblem checks a problem document.
+func readProblem(t *testing.T, status int, typ, body string) problem {
 	t.Helper()
 	var p problem
 	if err := json.Unmarshal([]byte(body), &p); err != nil {
@@ -123,7 +123,7 @@ func TestShardErrorsAreMapped(t *testing.T) {
 			want.err, fmt.Errorf("open stream %q: %w", "p/s", want.err), errors.Join(errors.New("why"), want.err),
 		} {
 			w := httptest.NewRecorder()
-			fail(w, err)
+			writeError(w, err)
 			p := answered(t, w)
 			if w.Code != want.status || p.Type != problemBase+want.slug {
 				t.Errorf("%s as %q: %d %s, want %d %s", name, err, w.Code, p.Type, want.status, want.slug)
@@ -138,11 +138,11 @@ func TestShardErrorsAreMapped(t *testing.T) {
 // A 5xx says that the server is not available; only what nobody foresaw is a 500,
 // and that says nothing of what it was.
 func TestFailures(t *testing.T) {
-	types := map[string]mapping{}
-	for _, f := range failures {
+	types := map[string]problemKind{}
+	for _, f := range errorProblems {
 		w := httptest.NewRecorder()
 		w.Header().Set("ETag", `"x"`)
-		fail(w, f.err)
+		writeError(w, f.err)
 		p := answered(t, w)
 		if w.Code != f.status || p.Type != problemBase+f.slug {
 			t.Errorf("%v: an earlier line of the table hides its own: %d %s", f.err, w.Code, p.Type)
@@ -156,38 +156,38 @@ func TestFailures(t *testing.T) {
 		if was, ok := types[f.slug]; ok && was.status != f.status {
 			t.Errorf("%s is %d and %d", f.slug, was.status, f.status)
 		}
-		types[f.slug] = f.mapping
+		types[f.slug] = f.problemKind
 	}
-	for _, f := range failures { // doubt outlives its cause
+	for _, f := range errorProblems { // doubt outlives its cause
 		w := httptest.NewRecorder()
-		fail(w, errors.Join(f.err, shard.ErrOutcomeUnknown))
+		writeError(w, errors.Join(f.err, shard.ErrOutcomeUnknown))
 		if p := answered(t, w); p.Type != problemBase+"append-outcome-unknown" {
 			t.Errorf("%v, in doubt: %s", f.err, p.Type)
 		}
 	}
 	w := httptest.NewRecorder()
-	fail(w, errors.New("dial tcp 10.0.0.7: the password is swordfish"))
-	if p := answered(t, w); w.Code != 500 || p.Detail != advice["internal"] || strings.Contains(w.Body.String(), "swordfish") {
+	writeError(w, errors.New("dial tcp 10.0.0.7: the password is swordfish"))
+	if p := answered(t, w); w.Code != 500 || p.Detail != problemAdvice["internal"] || strings.Contains(w.Body.String(), "swordfish") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	w = httptest.NewRecorder()
-	if fail(w, context.DeadlineExceeded); w.Code != 503 {
+	if writeError(w, context.DeadlineExceeded); w.Code != 503 {
 		t.Errorf("a deadline: %d", w.Code)
 	}
 }
 
 // Clients that were refused together are told to come back at different times.
 func TestRetryAfterVaries(t *testing.T) {
-	for _, f := range failures {
-		if f.retry.high == 0 {
+	for _, f := range errorProblems {
+		if f.retry.max == 0 {
 			continue
 		}
 		seen := map[int]bool{}
 		for range 200 {
 			w := httptest.NewRecorder()
-			fail(w, f.err)
+			writeError(w, f.err)
 			n, err := strconv.Atoi(w.Header().Get("Retry-After"))
-			if err != nil || n < f.retry.low || n > f.retry.high || n < 1 {
+			if err != nil || n < f.retry.min || n > f.retry.max || n < 1 {
 				t.Fatalf("%v: Retry-After %d (%v)", f.err, n, err)
 			}
 			seen[n] = true
@@ -202,7 +202,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 	names := declared(t, regexp.MustCompile(`^Code[A-Z]`))
 	refusals := 0
 	for c := shard.Code(1); c < 255; c++ {
-		m, ok := codes[c]
+		m, ok := codeProblems[c]
 		if !ok {
 			continue
 		}
@@ -211,7 +211,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 			t.Errorf("code %d: %d", c, m.status)
 		}
 		w := httptest.NewRecorder()
-		refuse(w, &shard.Request{Stream: "p/s", Type: "text/html"}, shard.Outcome{
+		writeRefusal(w, &shard.Request{Stream: "p/s", Type: "text/html"}, shard.Outcome{
 			Code: c, Why: "because", Producer: &shard.Producer{Epoch: 4}, Expected: 5, Received: 9,
 			Info: shard.Info{Exists: true, Generation: 3, Tail: 8},
 		})
@@ -243,7 +243,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 		t.Errorf("%d verdicts take effect and %d are mapped, of %v", accepted, refusals, names)
 	}
 	w := httptest.NewRecorder()
-	if refuse(w, &shard.Request{}, shard.Outcome{Code: 200}); w.Code != 500 {
+	if writeRefusal(w, &shard.Request{}, shard.Outcome{Code: 200}); w.Code != 500 {
 		t.Errorf("an unknown verdict: %d", w.Code)
 	}
 }

@@ -10,17 +10,16 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// fork reads what a PUT says of a stream that it forks, and finds out about that
-// (PROTOCOL 4.2).
-func (s *Server) fork(r *http.Request, req *shard.Request) error {
+// parseFork reads the fork headers of a PUT and inspects the source (PROTOCOL 4.2).
+func (s *Server) parseFork(r *http.Request, req *shard.Request) error {
 	h := r.Header
-	if !has(h, hForkedFrom) {
-		if has(h, hForkOffset) || has(h, hForkSub) {
+	if !hasHeader(h, hForkedFrom) {
+		if hasHeader(h, hForkOffset) || hasHeader(h, hForkSub) {
 			return badHeader(hForkedFrom, "is needed with an offset or a sub-offset")
 		}
 		return nil
 	}
-	source, err := parseName(h.Get(hForkedFrom))
+	source, err := parseStreamPath(h.Get(hForkedFrom))
 	if err != nil {
 		return badHeader(hForkedFrom, "want the path of a stream: "+err.Error())
 	}
@@ -28,39 +27,38 @@ func (s *Server) fork(r *http.Request, req *shard.Request) error {
 		return errForkProject
 	}
 	at := offset{kind: offsetNow}
-	if has(h, hForkOffset) {
+	if hasHeader(h, hForkOffset) {
 		if at, err = parseOffset(h.Get(hForkOffset)); err != nil {
 			return badHeader(hForkOffset, err.Error())
 		}
 	}
 	var sub uint64
-	if v := h.Get(hForkSub); has(h, hForkSub) {
-		if sub, err = integer(h, hForkSub); err != nil || len(v) > 1 && v[0] == '0' {
+	if v := h.Get(hForkSub); hasHeader(h, hForkSub) {
+		if sub, err = parseInteger(h, hForkSub); err != nil || len(v) > 1 && v[0] == '0' {
 			return badHeader(hForkSub, "want digits, without sign or leading zero")
 		}
 	}
 	req.Fork = &shard.Fork{Source: source, Offset: at.String(), SubOffset: sub}
-	return s.source(r.Context(), req, at)
+	return s.inspectSource(r.Context(), req, at)
 }
 
-// String is an offset in one spelling; empty: the tail, as if none were given.
+// String returns an offset in one spelling; empty for the tail, as if no offset were given.
 func (o offset) String() string {
 	switch o.kind {
 	case offsetStart:
 		return "-1"
 	case offsetMinted:
-		return formatOffset(o.life, o.pos)
-	case offsetBare:
+		return formatOffset(o.generation, o.pos)
+	case offsetNumber:
 		return strconv.FormatUint(o.pos, 10)
 	default:
 		return ""
 	}
 }
 
-// source finds out what a fork needs to know of its source: what it inherits, or
-// why it cannot. A sub-offset that ends inside a message makes that part of it the
-// fork's own first message.
-func (s *Server) source(ctx context.Context, req *shard.Request, at offset) error {
+// inspectSource finds out what a fork inherits from its source, or why it cannot be made.
+// A sub-offset that ends inside a message makes the part before it the fork's own first message.
+func (s *Server) inspectSource(ctx context.Context, req *shard.Request, at offset) error {
 	id := req.Fork.Source
 	info, err := s.streams.Info(ctx, id, 0)
 	if err != nil {
@@ -87,52 +85,51 @@ func (s *Server) source(ctx context.Context, req *shard.Request, at offset) erro
 	if err != nil {
 		return refuse(shard.CodeForkOffset, err.Error())
 	}
-	if len(from.past) == 0 { // what stands above the tail may come to be seen later
+	if len(from.inherited) == 0 { // records above the tail may become visible later
 		from.pos = min(from.pos, info.Tail)
 	}
-	from, prefix, err := s.refine(ctx, id, info, from, req.Fork.SubOffset)
+	from, prefix, err := s.applySubOffset(ctx, id, info, from, req.Fork.SubOffset)
 	switch {
-	case errors.Is(err, errSub):
+	case errors.Is(err, errSubOffset):
 		return refuse(shard.CodeForkOffset, err.Error())
 	case err != nil:
 		return err
 	case len(prefix) > 0:
-		if !s.copies.AllowN(time.Now(), min(len(prefix), copyBurst)) {
+		if !s.forkCopyLimiter.AllowN(time.Now(), min(len(prefix), copyBurst)) {
 			return shard.ErrOverloaded
 		}
 		req.Messages = shard.NewMessages(prefix)
 	}
-	src.Chain = ancestry(id, info, from)
+	src.Chain = ancestorsAt(id, info, from)
 	return nil
 }
 
-// A sub-offset inside a message has the node write that part of it once more: up to a whole
-// body for a request of a few hundred bytes. They count among what writes hold, and
-// a node copies so many a second; ErrOverloaded beyond.
+// For a sub-offset inside a message the node writes a part of the message once more: up to a whole
+// body for a request of a few hundred bytes. The copy is charged to the budget of writes, and a
+// node copies at most copyPerSecond bytes; ErrOverloaded beyond.
 const (
 	copyPerSecond = 2 << 20
 	copyBurst     = 2 * shard.MaxBody
 )
 
-// errForkProject: a fork reads its source and keeps it from being deleted, so without rights
-// to grant it stays within its project.
+// errForkProject refuses a fork across projects: a fork reads its source and keeps it from being
+// deleted, and there are no rights by which that could be granted.
 var errForkProject = errors.New("a fork and its source have to be in the same project")
 
-var errSub = errors.New("the sub-offset lies beyond the next message")
+var errSubOffset = errors.New("the sub-offset lies beyond the next message")
 
-// refine moves a place on by a sub-offset: so many messages of a JSON stream, or
-// bytes of the next message of another. prefix is the part of a message that lies
-// before it.
-func (s *Server) refine(
-	ctx context.Context, id shard.StreamID, info shard.Info, at place, sub uint64,
-) (_ place, prefix []byte, err error) {
+// applySubOffset moves a position on by a sub-offset: a number of messages of a JSON stream, or
+// of bytes of the next message of another. prefix is the part of a message before the sub-offset.
+func (s *Server) applySubOffset(
+	ctx context.Context, id shard.StreamID, info shard.Info, at position, sub uint64,
+) (_ position, prefix []byte, err error) {
 	isJSON := shard.IsJSON(info.Type)
 	if isJSON && sub > shard.MaxMessages {
-		return at, nil, errSub // an append has no more
+		return at, nil, errSubOffset // an append has no more
 	}
-	var near page
+	var near lastPage
 	for sub > 0 {
-		m, next, err := s.message(ctx, id, info, at, &near)
+		m, next, err := s.nextMessage(ctx, id, info, at, &near)
 		switch {
 		case err != nil:
 			return at, nil, err
@@ -141,7 +138,7 @@ func (s *Server) refine(
 		case sub < uint64(len(m)):
 			return at, m[:sub], nil
 		case sub > uint64(len(m)):
-			return at, nil, errSub
+			return at, nil, errSubOffset
 		default:
 			sub = 0
 		}
@@ -150,37 +147,37 @@ func (s *Server) refine(
 	return at, nil, nil
 }
 
-// page is what was read last of a stream, and how many legs were ahead there.
-type page struct {
+// lastPage is the page that was read last of a stream, and how many inherited segments were left there.
+type lastPage struct {
 	shard.RecordBatch
-	past int
+	inheritedLeft int
 }
 
-func (p *page) holds(at place) bool {
-	return !p.IsZero() && p.past == len(at.past) && p.From() <= at.pos && at.pos < p.To()
+func (p *lastPage) contains(at position) bool {
+	return !p.IsZero() && p.inheritedLeft == len(at.inherited) && p.From() <= at.pos && at.pos < p.To()
 }
 
-// message is the next message at a place, and the place after it. errSub: there
-// is none. near is the page that the last call read.
-func (s *Server) message(
-	ctx context.Context, id shard.StreamID, info shard.Info, at place, near *page,
-) ([]byte, place, error) {
+// nextMessage returns the next message at a position, and the position after it; errSubOffset if
+// there is none. near is the page that the last call read.
+func (s *Server) nextMessage(
+	ctx context.Context, id shard.StreamID, info shard.Info, at position, near *lastPage,
+) ([]byte, position, error) {
 	for !at.atEnd(info) {
-		if !near.holds(at) {
-			l := at.leg(id, info)
+		if !near.contains(at) {
+			l := at.currentSegment(id, info)
 			r, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
 			if err != nil {
 				return nil, at, err
 			}
-			*near = page{r, len(at.past)}
+			*near = lastPage{r, len(at.inherited)}
 		}
 		if i := near.Search(at.pos); i < near.Len() {
 			m := near.Message(i)
 			at.pos = m.Next
-			return m.Body, at.normal(info.Start), nil
+			return m.Body, at.skipReadSegments(info.Start), nil
 		}
 		at.pos = max(at.pos, near.To())
-		at = at.normal(info.Start)
+		at = at.skipReadSegments(info.Start)
 	}
-	return nil, at, errSub
+	return nil, at, errSubOffset
 }

@@ -165,7 +165,7 @@ func (f *family) events(m *member, from, want string, again bool) {
 			f.events(m, e.id, want[min(len(got), len(want)):], false)
 		}
 	}
-	if shown, _ := joined([][]byte{[]byte(want)}, joint{}); got != string(shown) { // it may end inside a character
+	if shown, _ := joinText([][]byte{[]byte(want)}, textBoundary{}); got != string(shown) { // it may end inside a character
 		f.Fatalf("%s from %s: %q, want %q", m.path, from, got, shown)
 	}
 	if last := events[len(events)-1]; !strings.Contains(last.data, `"streamClosed":true`) ||
@@ -260,7 +260,7 @@ func TestForkOfAdopted(t *testing.T) {
 		t.Fatal(end, err)
 	}
 	rest := []string{"bcd", "cd", "d", ""}
-	ids := []string{formatOffset(o.life, 1), formatOffset(o.life, 2), formatOffset(o.life, 3), end}
+	ids := []string{formatOffset(o.generation, 1), formatOffset(o.generation, 2), formatOffset(o.generation, 3), end}
 	s.put("/v1/stream/f", "own", header{hForkedFrom: "/v1/stream/src"})
 	for i, id := range ids {
 		for path, own := range map[string]string{"src": "", "f": "own"} {

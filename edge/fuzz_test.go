@@ -39,23 +39,23 @@ func FuzzParseOffset(f *testing.F) {
 		}
 		switch o.kind {
 		case offsetStart, offsetNow:
-			if o.life != 0 || o.pos != 0 {
+			if o.generation != 0 || o.pos != 0 {
 				t.Fatalf("%q: %+v", s, o)
 			}
-		case offsetBare:
+		case offsetNumber:
 			if strconv.FormatUint(o.pos, 10) != s {
 				t.Fatalf("%q: %+v", s, o)
 			}
 		case offsetMinted:
-			again, err := parseOffset(formatOffset(o.life, o.pos))
-			if start := again.kind == offsetStart && o.life == 0 && o.pos == 0; err != nil || again != o && !start {
+			again, err := parseOffset(formatOffset(o.generation, o.pos))
+			if start := again.kind == offsetStart && o.generation == 0 && o.pos == 0; err != nil || again != o && !start {
 				t.Fatalf("%q: %+v, again %+v %v", s, o, again, err)
 			}
-			if low := formatOffset(o.life, o.pos); s < low || len(s) != offsetLen {
+			if low := formatOffset(o.generation, o.pos); s < low || len(s) != offsetLen {
 				t.Fatalf("%q reads as the later %q", s, low)
 			}
 			p, err := parseOffset(other)
-			if err == nil && p.kind == offsetMinted && s <= other && formatOffset(o.life, o.pos) > formatOffset(p.life, p.pos) {
+			if err == nil && p.kind == offsetMinted && s <= other && formatOffset(o.generation, o.pos) > formatOffset(p.generation, p.pos) {
 				t.Fatalf("%q <= %q, but not their places", s, other)
 			}
 		default:
@@ -74,7 +74,7 @@ func FuzzLastEventID(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		o, ok := lastEventID(s)
+		o, ok := parseEventID(s)
 		p, err := parseOffset(s)
 		minted := err == nil && (p.kind == offsetMinted || p.kind == offsetStart && len(s) == offsetLen)
 		if ok != minted || ok && o != p {
@@ -110,7 +110,7 @@ func FuzzSplitJSON(f *testing.F) {
 		}
 		switch {
 		case len(want) == 0 || len(want) > shard.MaxMessages:
-			if !errors.Is(err, errNoneSent) && !errors.Is(err, errTooMany) {
+			if !errors.Is(err, errEmptyArray) && !errors.Is(err, errTooMany) {
 				t.Fatalf("%q: %v", body, err)
 			}
 			return
@@ -136,7 +136,7 @@ func FuzzParseName(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		id, err := parseName(path)
+		id, err := parseStreamPath(path)
 		if err != nil {
 			if id != "" || !errors.Is(err, errNoRoute) && !errors.Is(err, errName) && !errors.Is(err, errReserved) {
 				t.Fatalf("%q: %q %v", path, id, err)
@@ -154,11 +154,11 @@ func FuzzParseName(f *testing.F) {
 			}
 			segments[i] = url.PathEscape(s)
 		}
-		if again, err := parseName(root + strings.Join(segments, "/")); err != nil || again != id {
+		if again, err := parseStreamPath(streamPathPrefix + strings.Join(segments, "/")); err != nil || again != id {
 			t.Fatalf("%q: %q, again %q %v", path, id, again, err)
 		}
 		if segments[0] == defaultProject && len(segments) == 2 {
-			if short, err := parseName(root + segments[1]); err != nil || short != id {
+			if short, err := parseStreamPath(streamPathPrefix + segments[1]); err != nil || short != id {
 				t.Fatalf("%q: %q, short %q %v", path, id, short, err)
 			}
 		}
@@ -180,8 +180,8 @@ func FuzzParseCursor(f *testing.F) {
 		}
 		now := cursorEpoch.Add(time.Duration(since))
 		next := nextCursor(now, n, func(m int64) int64 { return int64(uint64(random) % uint64(m)) })
-		if next < interval(now) || n > 0 && next <= n && n >= interval(now) || next > maxInteger {
-			t.Fatalf("%q: %d after %d, now is %d", s, next, n, interval(now))
+		if next < cursorAt(now) || n > 0 && next <= n && n >= cursorAt(now) || next > maxInteger {
+			t.Fatalf("%q: %d after %d, now is %d", s, next, n, cursorAt(now))
 		}
 	})
 }
@@ -203,7 +203,7 @@ func FuzzHeaders(f *testing.F) {
 				h.Set(k, v)
 			}
 		}
-		p, err := producer(h)
+		p, err := parseProducer(h)
 		switch {
 		case err != nil:
 			if p != nil && !errors.Is(err, errHeader) || !errors.Is(err, errHeader) {
@@ -217,7 +217,7 @@ func FuzzHeaders(f *testing.F) {
 			t.Fatalf("%v: %+v", h, p)
 		}
 		var req shard.Request
-		if err := lifetime(h, &req); err != nil {
+		if err := parseLifetime(h, &req); err != nil {
 			if !errors.Is(err, errHeader) {
 				t.Fatalf("%v: %v", h, err)
 			}
@@ -229,7 +229,7 @@ func FuzzHeaders(f *testing.F) {
 				t.Fatalf("%v: %+v", h, req)
 			}
 		}
-		if want := strings.ToLower(closed) == "true"; closes(h) != want {
+		if want := strings.ToLower(closed) == "true"; asksToClose(h) != want {
 			t.Fatalf("%q closes: %v", closed, !want)
 		}
 	})

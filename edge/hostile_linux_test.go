@@ -26,7 +26,7 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 		"OPTIONS /v1/stream/x", "HEAD /v1/stream/x", "PATCH /v1/stream/x", "GET /v1/stream/x?live=sse&offset=" + tail,
 		"GET /v1/stream/x?live=long-poll&offset=" + tail,
 	}
-	for range cap(s.srv.turns) + 1 {
+	for range cap(s.srv.writeSlots) + 1 {
 		requests = append(requests, "GET /v1/stream/x")
 	}
 	var conns []net.Conn
@@ -47,7 +47,7 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 		}
 	}
 	s.eventually("nothing is held", s.nothingHeld)
-	if n := s.srv.intake.held.Load(); n != 0 {
+	if n := s.srv.bodyBudget.held.Load(); n != 0 {
 		t.Errorf("%d bytes of bodies are held", n)
 	}
 }
@@ -90,7 +90,7 @@ func (d *deaf) Read(b []byte) (int, error) {
 	return d.Conn.Read(b)
 }
 
-// unread is a connection of HTTPAddr/2 with so many answers that nobody reads the bodies of.
+// unread is a connection of HTTP/2 with so many answers that nobody reads the bodies of.
 func (s *site) unread(streams int) *deaf {
 	s.Helper()
 	var p http.Protocols
@@ -115,17 +115,17 @@ func (s *site) unread(streams int) *deaf {
 	return c
 }
 
-// A stream of HTTPAddr/2 that takes nothing is cut and counted, and not its connection.
+// A stream of HTTP/2 that takes nothing is cut and counted, and not its connection.
 func TestStallHTTP2(t *testing.T) {
 	t.Parallel()
 	s := newSiteOver(t, Config{Stall: 300 * time.Millisecond}, false)
 	s.put("/v1/stream/x", large, text)
 	s.unread(2)
-	s.eventually("both are cut", func() bool { return s.cuts(cutStalled) == 2 })
+	s.eventually("both are cut", func() bool { return s.cuts(reasonStalled) == 2 })
 	s.eventually("nothing is held", s.nothingHeld)
 }
 
-// Over HTTPAddr/2 a stream does not end while its connection takes nothing: that is given up
+// Over HTTP/2 a stream does not end while its connection takes nothing: that is given up
 // with it, and what its streams held is free.
 func TestDeafHTTP2(t *testing.T) {
 	t.Parallel()
@@ -136,13 +136,13 @@ func TestDeafHTTP2(t *testing.T) {
 	c := s.unread(streams)
 	c.on.Store(true)
 	s.eventually("they are stuck", func() bool { return s.stuck() == streams })
-	s.srv.chunks.hold(16 << 20) // too much is held from now on
-	defer s.srv.chunks.hold(-16 << 20)
+	s.srv.catchUpBudget.charge(16 << 20) // too much is held from now on
+	defer s.srv.catchUpBudget.charge(-16 << 20)
 	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" {
 		t.Errorf("%q", got)
 	}
-	if n := s.stuck(); n != 0 || s.cuts(cutMemory) == 0 {
-		t.Errorf("%d are still stuck, %v were cut", n, s.cuts(cutMemory))
+	if n := s.stuck(); n != 0 || s.cuts(reasonMemory) == 0 {
+		t.Errorf("%d are still stuck, %v were cut", n, s.cuts(reasonMemory))
 	}
 }
 

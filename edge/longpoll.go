@@ -9,48 +9,48 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// longPoll answers as soon as there is something at the place, or that there is
-// nothing (PROTOCOL 5.7).
-func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at place) {
-	done, err := s.occupy(w, r)
+// serveLongPoll answers as soon as there is something at the position, or with 204 when the time
+// is over (PROTOCOL 5.7).
+func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position) {
+	done, err := s.admitOnConn(w, r)
 	if err != nil {
-		fail(w, err)
+		writeError(w, err)
 		return
 	}
 	defer done()
-	if err = s.admit(modeLongPoll, true); err != nil {
-		fail(w, err)
+	if err = s.admitReader(modeLongPoll, true); err != nil {
+		writeError(w, err)
 		return
 	}
-	defer s.dismiss(modeLongPoll, true)
+	defer s.releaseReader(modeLongPoll, true)
 	if at.atEnd(info) && !info.Closed {
-		ctx, cancel := context.WithTimeout(clientOf(r), s.cfg.LongPoll)
+		ctx, cancel := context.WithTimeout(clientContext(r), s.cfg.LongPoll)
 		defer cancel()
-		if info, err = s.await(ctx, id, info, at.pos); err != nil {
-			fail(w, err)
+		if info, err = s.awaitNews(ctx, id, info, at.pos); err != nil {
+			writeError(w, err)
 			return
 		}
 	}
 	h := w.Header()
 	if !info.Closed || !at.atEnd(info) {
-		h.Set(hCursor, strconv.FormatUint(nextCursor(s.cfg.Now(), q.cur, rand.Int64N), 10))
+		h.Set(hCursor, strconv.FormatUint(nextCursor(s.cfg.Now(), q.cursor, rand.Int64N), 10))
 	}
 	if !at.atEnd(info) {
-		c, err := s.collect(r.Context(), id, info, at, q.at.kind == offsetStart)
+		c, err := s.loadChunk(r.Context(), id, info, at, q.at.kind == offsetStart)
 		if err != nil {
-			fail(w, err)
+			writeError(w, err)
 			return
 		}
-		defer s.drop(&c)
-		long := keepPoll
-		if q.at.kind == offsetNow { // by which who comes later means another place
-			long = keepNot
+		defer s.releaseChunk(&c)
+		long := cacheLongPoll
+		if q.at.kind == offsetNow { // a later request for now means another position
+			long = cacheNoStore
 		}
-		keep(w, r, long)
-		s.send(w, r, info, &c, false)
+		setCacheControl(w, r, long)
+		s.sendChunk(w, r, info, &c, false)
 		return
 	}
-	keep(w, r, keepNot)
+	setCacheControl(w, r, cacheNoStore)
 	h.Set(hNextOffset, formatOffset(info.Generation, max(info.Tail, at.pos)))
 	h.Set(hUpToDate, "true")
 	if info.Closed {
@@ -59,30 +59,30 @@ func (s *Server) longPoll(w http.ResponseWriter, r *http.Request, info shard.Inf
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// await follows the stream until there is news above pos, it is closed, or ctx
-// ends; the result describes the stream then.
-func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, pos uint64) (shard.Info, error) {
+// awaitNews follows the stream until there is news above pos, it is closed, or ctx
+// ends; it returns the stream's Info at that moment.
+func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.Info, pos uint64) (shard.Info, error) {
 	tail, release, err := s.streams.Follow(ctx, id, pos)
 	if err != nil {
-		if ctx.Err() != nil { // nothing came in time, or the client says no more
+		if ctx.Err() != nil { // nothing came in time, or the client sends no more
 			return info, nil
 		}
 		return info, err
 	}
 	defer release()
-	if tail.Generation() != info.Generation { // made anew between the two calls
+	if tail.Generation() != info.Generation { // the stream was created again between the two calls
 		return info, errOffsetGone
 	}
-	w := make(signal, 1)
+	w := make(wakeSignal, 1)
 	defer tail.Unwatch(w)
-	bye := s.farewell()
+	bye := s.newDrainTurn()
 	for tail.Watch(w, pos) {
 		select {
 		case <-w:
 		case <-ctx.Done():
 			return info, nil
-		case <-bye.next: // at once for one that comes during a drain
-			if bye.due() {
+		case <-bye.changed: // immediately for a request that comes during a drain
+			if bye.isDue() {
 				return info, nil
 			}
 		}
@@ -94,7 +94,7 @@ func (s *Server) await(ctx context.Context, id shard.StreamID, info shard.Info, 
 	if err == nil {
 		err = now.Absent()
 	}
-	if err == nil { // made anew already
+	if err == nil { // the stream was created again already
 		err = errOffsetGone
 	}
 	return info, err

@@ -8,47 +8,46 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// mode labels readers. Closed set.
-type mode string
+// requestMode labels requests and readers, from a closed set.
+type requestMode string
 
 const (
-	modeSSE      mode = "sse"
-	modeLongPoll mode = "long-poll"
-	modeCatchUp  mode = "catch-up"
+	modeSSE      requestMode = "sse"
+	modeLongPoll requestMode = "long-poll"
+	modeCatchUp  requestMode = "catch-up"
 )
 
-// reason labels readers that this node ended. Closed sets: those that were cut, and those
-// that were sent elsewhere.
-type reason string
+// endReason labels readers and bodies that this node ended, from closed sets.
+type endReason string
 
 const (
-	cutStalled reason = "stalled" // it took nothing for Config.Stall
-	cutMemory  reason = "memory"  // it was stuck while readers held too much
+	reasonStalled endReason = "stalled" // it accepted, or sent, nothing for Config.Stall
+	reasonMemory  endReason = "memory"  // it was blocked while readers held too much memory
 
-	cutSlow reason = "slow" // a body: others had no room, and it came slowest
-	cutLate reason = "late" // a body: it took too long as a whole
+	reasonSlowBody endReason = "slow" // a body: others had no room, and it was the slowest
+	reasonLateBody endReason = "late" // a body: it took too long as a whole
 
-	movedDrain     reason = "drain"     // the node stops
-	movedRebalance reason = "rebalance" // others have fewer
+	reasonDrain     endReason = "drain"     // the node is stopping
+	reasonRebalance endReason = "rebalance" // other nodes have fewer readers
 )
 
-// metrics of a Server; without a Registerer they count for nobody.
+// metrics holds a Server's metrics. Without a Registerer they are counted but not exposed.
 type metrics struct {
-	readers    *prometheus.GaugeVec
-	requests   *prometheus.CounterVec
-	appended   prometheus.Counter
-	delivered  prometheus.Counter
-	deliveries prometheus.Counter
-	gaps       prometheus.Counter
-	cut        *prometheus.CounterVec
-	moved      *prometheus.CounterVec
-	bodies     prometheus.Gauge
-	cutBodies  *prometheus.CounterVec
-	refused    *prometheus.CounterVec
-	waitRoom   prometheus.Gauge
-	waitTurn   prometheus.Gauge
-	ack        prometheus.Histogram
-	delivery   prometheus.Histogram
+	readers         *prometheus.GaugeVec
+	requests        *prometheus.CounterVec
+	appended        prometheus.Counter
+	delivered       prometheus.Counter
+	deliveries      prometheus.Counter
+	gaps            prometheus.Counter
+	disconnected    *prometheus.CounterVec
+	moved           *prometheus.CounterVec
+	bodies          prometheus.Gauge
+	abandonedBodies *prometheus.CounterVec
+	refused         *prometheus.CounterVec
+	waitingForRoom  prometheus.Gauge
+	waitingForSlot  prometheus.Gauge
+	ack             prometheus.Histogram
+	delivery        prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -61,7 +60,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Requests by the status that their answer means: a reader that is told to come back counts as 503. Event streams count when they begin.",
 		}, []string{"method", "mode", "code"}),
 		appended: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "fantail_appended_bytes_total", Help: "Bytes of messages that writers were acknowledged here.",
+			Name: "fantail_appended_bytes_total", Help: "Bytes of messages acknowledged to writers here.",
 		}),
 		delivered: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_delivered_bytes_total", Help: "Bytes written to readers, with the framing of event streams.",
@@ -71,25 +70,25 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		gaps: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "fantail_gaps_detected_total",
-			Help: "Ranges that did not join where a reader stood. Anything but 0 is a bug.",
+			Help: "Batches that did not join a reader's position. Anything but 0 is a bug.",
 		}),
-		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "fantail_readers_cut_total", Help: "Readers cut because they took nothing, by reason.",
+		disconnected: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_readers_cut_total", Help: "Readers disconnected because they accepted nothing, by reason.",
 		}, []string{"reason"}),
 		moved: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "fantail_readers_moved_total", Help: "Readers ended for them to go on elsewhere, by reason.",
+			Name: "fantail_readers_moved_total", Help: "Readers disconnected so that they reconnect to another node, by reason.",
 		}, []string{"reason"}),
 		bodies: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "fantail_bodies_coming", Help: "Bodies of writes that are being read.",
 		}),
-		cutBodies: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "fantail_bodies_cut_total", Help: "Bodies of writes that were given up before they had come, by reason.",
+		abandonedBodies: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_bodies_cut_total", Help: "Bodies of writes that were given up before they had arrived, by reason.",
 		}, []string{"reason"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "fantail_readers_refused_total", Help: "Event streams and long-polls that were refused, by the problem that they were told.",
+			Name: "fantail_readers_refused_total", Help: "Event streams and long-polls that were refused, by the problem in the answer.",
 		}, []string{"reason"}),
-		waitRoom: waiting("room"),
-		waitTurn: waiting("turn"),
+		waitingForRoom: newWaitingGauge("room"),
+		waitingForSlot: newWaitingGauge("turn"),
 		ack: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "fantail_append_duration_seconds", Help: "From a write's body read to its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
@@ -100,57 +99,57 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
 		}),
 	}
-	for _, mode := range []mode{modeSSE, modeLongPoll, modeCatchUp} {
+	for _, mode := range []requestMode{modeSSE, modeLongPoll, modeCatchUp} {
 		m.readers.WithLabelValues(string(mode))
 	}
-	for _, r := range []reason{cutStalled, cutMemory} {
-		m.cut.WithLabelValues(string(r))
+	for _, r := range []endReason{reasonStalled, reasonMemory} {
+		m.disconnected.WithLabelValues(string(r))
 	}
-	for _, r := range []reason{cutSlow, cutLate, cutStalled} {
-		m.cutBodies.WithLabelValues(string(r))
+	for _, r := range []endReason{reasonSlowBody, reasonLateBody, reasonStalled} {
+		m.abandonedBodies.WithLabelValues(string(r))
 	}
-	for _, r := range []reason{movedDrain, movedRebalance} {
+	for _, r := range []endReason{reasonDrain, reasonRebalance} {
 		m.moved.WithLabelValues(string(r))
 	}
-	for _, err := range []error{errDraining, errFull, errFullOwn, errConnFull, errFiles, errCrowd} {
-		m.refused.WithLabelValues(mappingOf(err).slug)
+	for _, err := range []error{errDraining, errFull, errGoroutinesFull, errConnFull, errConnectionsFull, errCatchUpFull} {
+		m.refused.WithLabelValues(problemOf(err).slug)
 	}
 	if reg != nil {
-		reg.MustRegister(m.bodies, m.cutBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.cut, m.moved, m.refused, m.waitRoom, m.waitTurn, m.ack, m.delivery)
+		reg.MustRegister(m.bodies, m.abandonedBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.disconnected, m.moved, m.refused, m.waitingForRoom, m.waitingForSlot, m.ack, m.delivery)
 	}
 	return m
 }
 
-// waiting counts clients that catch up and wait: to collect pages (see collectors), or
-// for a turn to be written to (see stint).
-func waiting(what string) prometheus.Gauge {
+// newWaitingGauge returns a gauge of clients that catch up and wait: for room to load pages (see
+// maxChunkLoads), or for a write slot (see slotWriter).
+func newWaitingGauge(what string) prometheus.Gauge {
 	return prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "fantail_catch_up_waiting", Help: "Clients that catch up and wait: for room to hold pages or others to have got theirs, or for a turn to be written to.",
+		Name: "fantail_catch_up_waiting", Help: "Clients that catch up and wait: for memory to load pages (room), or for a write slot (turn).",
 		ConstLabels: prometheus.Labels{"for": what},
 	})
 }
 
-// registerHeld has a gauge tell what pins hold.
-func (m *metrics) registerHeld(reg prometheus.Registerer, by mode, p *pins) {
+// registerSendBudget registers a gauge of what a budget holds.
+func (m *metrics) registerSendBudget(reg prometheus.Registerer, by requestMode, p *sendBudget) {
 	if reg != nil {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "fantail_held_bytes", Help: "Memory held for readers that have not taken it yet.",
+			Name: "fantail_held_bytes", Help: "Memory held for readers that have not received it yet.",
 			ConstLabels: prometheus.Labels{"mode": string(by)},
-		}, func() float64 { return float64(p.bytes.Load()) }))
+		}, func() float64 { return float64(p.held.Load()) }))
 	}
 }
 
-// registerIntake has a gauge tell what writes hold.
-func (m *metrics) registerIntake(reg prometheus.Registerer, in *intake) {
+// registerWritesBudget registers a gauge of what writes are charged.
+func (m *metrics) registerWritesBudget(reg prometheus.Registerer, in *writesBudget) {
 	if reg != nil {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "fantail_writes_held_bytes", Help: "Memory that is counted for writes until they are answered.",
+			Name: "fantail_writes_held_bytes", Help: "Memory charged for writes until they are answered.",
 		}, func() float64 { return float64(in.held.Load()) }))
 	}
 }
 
-// registerLimits has gauges tell how many readers there may be, of all and of those that have a
-// goroutine, and how many of those there are.
+// registerLimits registers gauges of how many readers there may be, in all and with a goroutine,
+// and of how many have a goroutine.
 func (m *metrics) registerLimits(reg prometheus.Registerer, s *Server) {
 	if reg == nil {
 		return
@@ -166,27 +165,27 @@ func (m *metrics) registerLimits(reg prometheus.Registerer, s *Server) {
 	}, func() float64 {
 		s.drain.mu.Lock()
 		defer s.drain.mu.Unlock()
-		return float64(s.drain.owned)
+		return float64(s.drain.goroutineReaders)
 	}))
 }
 
-// refuse counts a reader that is refused, and returns why.
-func (m *metrics) refuse(err error) error {
-	m.refused.WithLabelValues(mappingOf(err).slug).Inc()
+// countRefused counts a refused reader, and returns err.
+func (m *metrics) countRefused(err error) error {
+	m.refused.WithLabelValues(problemOf(err).slug).Inc()
 	return err
 }
 
-// count takes over what a cursor has counted.
-func (m *metrics) count(c *cursor) {
-	if c.messages > 0 || c.gaps > 0 {
-		m.deliveries.Add(float64(c.messages))
-		m.gaps.Add(float64(c.gaps))
-		c.messages, c.gaps = 0, 0
+// countSession takes over what a cursor has counted.
+func (m *metrics) countSession(c *sseSession) {
+	if c.framedCount > 0 || c.gapCount > 0 {
+		m.deliveries.Add(float64(c.framedCount))
+		m.gaps.Add(float64(c.gapCount))
+		c.framedCount, c.gapCount = 0, 0
 	}
 }
 
-// reader counts a reader in; the result counts it out.
-func (m *metrics) reader(mode mode) func() {
+// trackReader counts a reader; the returned function uncounts it.
+func (m *metrics) trackReader(mode requestMode) func() {
 	g := m.readers.WithLabelValues(string(mode))
 	g.Inc()
 	return g.Dec
@@ -194,17 +193,17 @@ func (m *metrics) reader(mode mode) func() {
 
 func (m *metrics) observeAck(start time.Time) { m.ack.Observe(time.Since(start).Seconds()) }
 
-// countCut counts a reader that was cut, if err says so.
-func (m *metrics) countCut(out *pacer, err error) {
+// countDisconnect counts a reader that was disconnected, if err says so.
+func (m *metrics) countDisconnect(out *stallWriter, err error) {
 	switch {
-	case out.isCut.Load():
-		m.cut.WithLabelValues(string(cutMemory)).Inc()
+	case out.disconnected.Load():
+		m.disconnected.WithLabelValues(string(reasonMemory)).Inc()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		m.cut.WithLabelValues(string(cutStalled)).Inc()
+		m.disconnected.WithLabelValues(string(reasonStalled)).Inc()
 	}
 }
 
-// observeDelivery counts how long after S2's time of it (ms) a message is written.
+// observeDelivery records the delay from S2's time of a message (ms) to its being written.
 func (m *metrics) observeDelivery(at uint64) {
 	m.delivery.Observe(max(time.Since(time.UnixMilli(int64(at))).Seconds(), 0))
 }

@@ -7,34 +7,36 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// An offset as clients see it is {life:016}_{place:016}, where place is a log
-// position times placeUnit: the last three digits are reserved for a place inside
-// a record. An offset with other digits there reads from the start of that record:
-// a widely used client adds 1 to offsets, and must not lose a message by it.
-// Offsets of one stream sort as strings in the order of its messages.
-const placeUnit = 1000
+// An offset as clients see it is {generation:016}_{place:016}, where place is a log
+// position times offsetScale: the last three digits are reserved for a place inside
+// a record. An offset with other digits there is read from the start of that record,
+// because a widely used client adds 1 to offsets and must not lose a message by that.
+// As strings, the offsets of one stream sort in the order of its messages.
+const offsetScale = 1000
 
-// offsetHalf and offsetLen are the lengths of either half, and of the whole.
+// offsetHalfLen and offsetLen are the lengths of either half, and of the whole.
 const (
-	offsetHalf = 16
-	offsetLen  = 2*offsetHalf + 1
+	offsetHalfLen = 16
+	offsetLen     = 2*offsetHalfLen + 1
 )
 
-func formatOffset(life, pos uint64) string {
-	return string(appendOffset(make([]byte, 0, offsetLen), life, pos))
+// formatOffset returns the offset of a position.
+func formatOffset(generation, pos uint64) string {
+	return string(appendOffset(make([]byte, 0, offsetLen), generation, pos))
 }
 
 // appendOffset appends the offset of a position. Positions below 10^13 fit.
-func appendOffset(b []byte, life, pos uint64) []byte {
-	b = appendHalf(b, life)
+func appendOffset(b []byte, generation, pos uint64) []byte {
+	b = appendPadded(b, generation)
 	b = append(b, '_')
-	return appendHalf(b, pos*placeUnit)
+	return appendPadded(b, pos*offsetScale)
 }
 
-func appendHalf(b []byte, n uint64) []byte {
+// appendPadded appends n with leading zeros.
+func appendPadded(b []byte, n uint64) []byte {
 	var d [20]byte
 	s := strconv.AppendUint(d[:0], n, 10)
-	for range offsetHalf - len(s) {
+	for range offsetHalfLen - len(s) {
 		b = append(b, '0')
 	}
 	return append(b, s...)
@@ -45,54 +47,54 @@ type offsetKind uint8
 const (
 	offsetStart  offsetKind = iota + 1 // absent, -1, or all zeros
 	offsetNow                          // now
-	offsetMinted                       // life and place
-	offsetBare                         // a sequence number of the current life
+	offsetMinted                       // generation and place, as this package formats them
+	offsetNumber                       // a position of the current generation, without a generation
 )
 
 // offset is a parsed offset.
 type offset struct {
-	kind offsetKind
-	life uint64
-	pos  uint64
+	kind       offsetKind
+	generation uint64
+	pos        uint64
 }
 
 var (
 	errOffset       = errors.New("malformed offset")
 	errOffsetBeyond = errors.New("offset lies beyond the stream")
-	errOffsetGone   = errors.New("offset belongs to an earlier life, or is no longer kept")
+	errOffsetGone   = errors.New("offset belongs to an earlier generation of the stream, or is no longer kept")
 )
 
 // parseOffset reads an offset strictly (PROTOCOL 5.6).
 func parseOffset(s string) (offset, error) {
 	switch {
-	case s == "-1", s == "0": // nothing of a stream stands before position 0
+	case s == "-1", s == "0": // no stream has anything before position 0
 		return offset{kind: offsetStart}, nil
 	case s == "now":
 		return offset{kind: offsetNow}, nil
-	case len(s) == offsetLen && s[offsetHalf] == '_':
-		life, ok := digits(s[:offsetHalf])
-		place, ok2 := digits(s[offsetHalf+1:])
+	case len(s) == offsetLen && s[offsetHalfLen] == '_':
+		generation, ok := parseDigits(s[:offsetHalfLen])
+		place, ok2 := parseDigits(s[offsetHalfLen+1:])
 		if !ok || !ok2 {
 			return offset{}, errOffset
 		}
-		if life == 0 && place == 0 {
+		if generation == 0 && place == 0 {
 			return offset{kind: offsetStart}, nil
 		}
-		return offset{kind: offsetMinted, life: life, pos: place / placeUnit}, nil
-	case len(s) > 0 && len(s) <= offsetHalf && s[0] != '0':
-		n, ok := digits(s)
+		return offset{kind: offsetMinted, generation: generation, pos: place / offsetScale}, nil
+	case len(s) > 0 && len(s) <= offsetHalfLen && s[0] != '0':
+		n, ok := parseDigits(s)
 		if !ok {
 			return offset{}, errOffset
 		}
-		return offset{kind: offsetBare, pos: n}, nil
+		return offset{kind: offsetNumber, pos: n}, nil
 	default:
 		return offset{}, errOffset
 	}
 }
 
-// lastEventID reads what an EventSource sends when it comes back: the id of the
-// last event that it got. Whatever no event of ours carries counts as absent.
-func lastEventID(s string) (offset, bool) {
+// parseEventID reads the id that an EventSource sends when it reconnects: that of the last event
+// that it received. An id that no event of this server carries counts as absent.
+func parseEventID(s string) (offset, bool) {
 	o, err := parseOffset(s)
 	if err != nil || len(s) != offsetLen {
 		return offset{}, false
@@ -100,8 +102,8 @@ func lastEventID(s string) (offset, bool) {
 	return o, true
 }
 
-// digits reads one or more decimal digits, and nothing else.
-func digits(s string) (uint64, bool) {
+// parseDigits reads one or more decimal digits, and nothing else.
+func parseDigits(s string) (uint64, bool) {
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
 			return 0, false
@@ -111,33 +113,33 @@ func digits(s string) (uint64, bool) {
 	return n, err == nil
 }
 
-// resolve is the place that an offset names in a stream. Both of its errors rest
-// on info: if that may be old, ask again before believing them.
-func (o offset) resolve(info shard.Info) (place, error) {
+// resolve returns the position that an offset names in a stream. Both of its errors depend on
+// info: with an old info, get a newer one before believing them.
+func (o offset) resolve(info shard.Info) (position, error) {
 	switch o.kind {
 	case offsetStart:
-		return first(info), nil
+		return startPosition(info), nil
 	case offsetNow:
-		return place{pos: info.Tail}, nil
-	case offsetBare:
-		o.life = info.Generation
+		return position{pos: info.Tail}, nil
+	case offsetNumber:
+		o.generation = info.Generation
 	}
-	if o.life == info.Generation {
+	if o.generation == info.Generation {
 		if o.pos > info.LogTail {
-			return place{}, errOffsetBeyond
+			return position{}, errOffsetBeyond
 		}
-		return place{pos: max(o.pos, info.Start)}, nil
+		return position{pos: max(o.pos, info.Start)}, nil
 	}
-	if at, ok, err := inherited(o.life, o.pos, info); ok {
+	if at, ok, err := inheritedPosition(o.generation, o.pos, info); ok {
 		return at, err
 	}
 	for _, a := range info.Chain {
-		if a.Generation == o.life && a.Stream == "" && o.pos <= a.Bound {
-			return place{pos: o.pos}, nil
+		if a.Generation == o.generation && a.Stream == "" && o.pos <= a.Bound {
+			return position{pos: o.pos}, nil
 		}
 	}
-	if o.life > info.Generation && !info.Truncated {
-		return place{}, errOffsetBeyond
+	if o.generation > info.Generation && !info.Truncated {
+		return position{}, errOffsetBeyond
 	}
-	return place{}, errOffsetGone
+	return position{}, errOffsetGone
 }

@@ -18,13 +18,13 @@ import (
 var update = flag.Bool("update", false, "write the table of problems into docs/problems.md")
 
 // problemTypes is every problem by its slug: all of its mappings.
-func problemTypes() map[string][]mapping {
-	types := map[string][]mapping{unexpected.slug: {unexpected}}
-	for _, f := range failures {
-		types[f.slug] = append(types[f.slug], f.mapping)
+func problemTypes() map[string][]problemKind {
+	types := map[string][]problemKind{unexpectedProblem.slug: {unexpectedProblem}}
+	for _, f := range errorProblems {
+		types[f.slug] = append(types[f.slug], f.problemKind)
 	}
-	for _, c := range slices.Sorted(maps.Keys(codes)) {
-		types[codes[c].slug] = append(types[codes[c].slug], codes[c])
+	for _, c := range slices.Sorted(maps.Keys(codeProblems)) {
+		types[codeProblems[c].slug] = append(types[codeProblems[c].slug], codeProblems[c])
 	}
 	return types
 }
@@ -33,7 +33,7 @@ func problemTypes() map[string][]mapping {
 func TestProblemsPage(t *testing.T) {
 	types := problemTypes()
 	slugs := slices.Sorted(maps.Keys(types))
-	if known := slices.Sorted(maps.Keys(advice)); !slices.Equal(known, slugs) {
+	if known := slices.Sorted(maps.Keys(problemAdvice)); !slices.Equal(known, slugs) {
 		t.Errorf("advice for %v, problems are %v", known, slugs)
 	}
 	const path, begin = "docs/problems.md", "| --- | --- | --- | --- | --- |\n"
@@ -54,11 +54,11 @@ func TestProblemsPage(t *testing.T) {
 			if !slices.Contains(titles, m.title) {
 				titles = append(titles, m.title)
 			}
-			if m.retry.high > 0 {
+			if m.retry.max > 0 {
 				later = "later"
 			}
 		}
-		fmt.Fprintf(&want, "| `%s` | %d | %s | %s | %s |\n", slug, types[slug][0].status, later, strings.Join(titles, " / "), advice[slug])
+		fmt.Fprintf(&want, "| `%s` | %d | %s | %s | %s |\n", slug, types[slug][0].status, later, strings.Join(titles, " / "), problemAdvice[slug])
 	}
 	if *update {
 		if err := os.WriteFile(path, []byte(want.String()), 0o644); err != nil { //nolint:gosec // a page for everybody
@@ -141,9 +141,9 @@ func TestFailuresAreFound(t *testing.T) {
 			}
 		}
 	}
-	for _, f := range failures { // nor does any other
+	for _, f := range errorProblems { // nor does any other
 		for _, err := range []error{fmt.Errorf("%w: read tcp 127.0.0.1:5760->127.0.0.1:33554: i/o timeout", f.err)} {
-			if d := f.detailOf(specific(err)); d == "" || f.status >= 500 && strings.Contains(d, "tcp") || f.err == errBody && strings.Contains(d, "tcp") { //nolint:errorlint // the very one
+			if d := f.composeDetail(requestDetail(err)); d == "" || f.status >= 500 && strings.Contains(d, "tcp") || f.err == errBody && strings.Contains(d, "tcp") { //nolint:errorlint // the very one
 				t.Errorf("%v: %q", f.err, d)
 			}
 		}

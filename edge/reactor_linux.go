@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reactor drives the cursors of event streams on HTTPAddr/1.1: a few loops, each the
+// reactor drives the cursors of event streams on HTTP/1.1: a few loops, each the
 // owner of its connections and of an epoll descriptor. A reader costs no goroutine, no
 // timer, no channel and no buffer; news of a stream is one poke for each loop, which then
 // writes to each of its readers all that it is owed in one call.
@@ -24,22 +24,22 @@ import (
 // it. Only the loop writes to it or closes it. What it is asked by others comes by its
 // mailbox. Of one under TLS the loop has the tls.Conn as well, and encrypts what it sends.
 type reactor struct {
-	s    *Server
-	base time.Time       // what readers count time from
-	ctx  context.Context // ends with Close
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	server    *Server
+	startedAt time.Time       // what readers count time from
+	ctx       context.Context // ends with Close
+	stop      context.CancelFunc
+	wg        sync.WaitGroup
 
 	readers atomic.Int64
 
-	mu     sync.Mutex
-	loops  []*loop // made with the first reader
-	turn   int     // whose the next reader is
-	closed bool
+	mu       sync.Mutex
+	loops    []*loop // made with the first reader
+	nextLoop int     // whose the next reader is
+	closed   bool
 }
 
 func newReactor(s *Server) *reactor {
-	x := &reactor{s: s, base: time.Now()}
+	x := &reactor{server: s, startedAt: time.Now()}
 	x.ctx, x.stop = context.WithCancel(context.Background())
 	return x
 }
@@ -49,7 +49,7 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
-	w, ok := c.(*wire)
+	w, ok := c.(*tcpConn)
 	if !ok {
 		return ctx
 	}
@@ -58,47 +58,47 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	_ = w.raw.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*s.cfg.Stall.Milliseconds()))
 	})
-	w.base = ctx
+	w.baseContext = ctx
 	return context.WithValue(ctx, connKey{}, w)
 }
 
-// wireBelow is the wire that the request came by, among others over HTTPAddr/2; nil: there is none.
-func wireBelow(r *http.Request) *wire {
-	w, _ := r.Context().Value(connKey{}).(*wire)
+// connOf is the wire that the request came by, among others over HTTP/2; nil: there is none.
+func connOf(r *http.Request) *tcpConn {
+	w, _ := r.Context().Value(connKey{}).(*tcpConn)
 	return w
 }
 
-// serves reports whether a loop can serve the event stream that is asked for.
-func (x *reactor) serves(r *http.Request) bool {
-	return !x.s.cfg.NoReactor && wireOf(r) != nil && r.ContentLength == 0
+// canServe reports whether a loop can serve the event stream that is asked for.
+func (x *reactor) canServe(r *http.Request) bool {
+	return !x.server.cfg.NoReactor && soleConnOf(r) != nil && r.ContentLength == 0
 }
 
-// take makes a loop serve the event stream; false: it is for the handler to serve.
-func (x *reactor) take(w http.ResponseWriter, r *http.Request, d *driver) bool {
-	wire, l := wireOf(r), x.next()
+// takeOver makes a loop serve the event stream; false: it is for the handler to serve.
+func (x *reactor) takeOver(w http.ResponseWriter, r *http.Request, d *eventStream) bool {
+	wire, l := soleConnOf(r), x.pickLoop()
 	if l == nil {
 		return false
 	}
-	head := head(w.Header())
+	head := responseHeader(w.Header())
 	c, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return false
 	}
 	fd, seal, err := detach(c, wire)
 	if err != nil {
-		x.s.cfg.Logger.Warn("detach a connection", "err", err)
+		x.server.cfg.Logger.Warn("detach a connection", "err", err)
 		d.close()
 		return true
 	}
-	l.post(func() { l.enter(d, fd, seal, head) }, func() {
+	l.post(func() { l.addConn(d, fd, seal, head) }, func() {
 		_ = unix.Close(fd)
 		d.close()
 	})
 	return true
 }
 
-// head is the head of a response that ends with its connection.
-func head(h http.Header) []byte {
+// responseHeader returns the head of a response that ends with its connection.
+func responseHeader(h http.Header) []byte {
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 200 OK\r\n")
 	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
@@ -109,10 +109,10 @@ func head(h http.Header) []byte {
 }
 
 // detach takes the descriptor out of a connection, and its TLS off it, if there is any.
-func detach(c net.Conn, w *wire) (fd int, s *seal, err error) {
+func detach(c net.Conn, w *tcpConn) (fd int, s *tlsWriter, err error) {
 	defer func() { _ = w.tcp.Close() }()
 	if t, ok := c.(*tls.Conn); ok {
-		s = &seal{tls: t, wire: w}
+		s = &tlsWriter{tls: t, conn: w}
 		w.Conn = nil
 	}
 	// File would make it blocking.
@@ -121,18 +121,18 @@ func detach(c net.Conn, w *wire) (fd int, s *seal, err error) {
 	}
 	if err == nil {
 		// A stuck reader would hold megabytes of kernel memory.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSent)
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
 	}
 	if s != nil {
-		s.wire.in = socket(fd)
+		s.conn.tlsIn = fdReader(fd)
 	}
 	return fd, s, err
 }
 
-const notSent = 64 << 10
+const maxUnsent = 64 << 10
 
-// next is the loop of the next reader; nil: there is none.
-func (x *reactor) next() *loop {
+// pickLoop is the loop of the next reader; nil: there is none.
+func (x *reactor) pickLoop() *loop {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.closed {
@@ -142,7 +142,7 @@ func (x *reactor) next() *loop {
 		for range runtime.GOMAXPROCS(0) {
 			l, err := newLoop(x)
 			if err != nil {
-				x.s.cfg.Logger.Error("no reactor: every event stream has a goroutine", "err", err)
+				x.server.cfg.Logger.Error("no reactor: every event stream has a goroutine", "err", err)
 				break
 			}
 			x.loops = append(x.loops, l)
@@ -152,18 +152,18 @@ func (x *reactor) next() *loop {
 			x.wg.Go(l.poll)
 		}
 		if len(x.loops) > 0 {
-			x.wg.Go(x.settle)
+			x.wg.Go(x.trimMemory)
 		}
 	}
 	if len(x.loops) == 0 {
 		return nil
 	}
-	x.turn++
-	return x.loops[x.turn%len(x.loops)]
+	x.nextLoop++
+	return x.loops[x.nextLoop%len(x.loops)]
 }
 
-// each has every loop do something.
-func (x *reactor) each(fn func(*loop)) {
+// postToAll has every loop do something.
+func (x *reactor) postToAll(fn func(*loop)) {
 	x.mu.Lock()
 	loops := x.loops
 	x.mu.Unlock()

@@ -15,28 +15,28 @@ type loop struct{}
 
 func newReactor(*Server) *reactor { return &reactor{} }
 
-func (*reactor) serves(*http.Request) bool { return false }
+func (*reactor) canServe(*http.Request) bool { return false }
 
-func (*reactor) take(http.ResponseWriter, *http.Request, *driver) bool { return false }
+func (*reactor) takeOver(http.ResponseWriter, *http.Request, *eventStream) bool { return false }
 
-func (*reactor) each(func(*loop)) {}
+func (*reactor) postToAll(func(*loop)) {}
 
 func (*reactor) close() {}
 
-func (*loop) drained() {}
+func (*loop) onDrainChange() {}
 
-func wireBelow(*http.Request) *wire { return nil }
+func connOf(*http.Request) *tcpConn { return nil }
 
-type transfer struct{}
+type rawTransfer struct{}
 
-func newWire(c *net.TCPConn) (*wire, error) { return &wire{Conn: c, tcp: c}, nil }
+func newTCPConn(c *net.TCPConn) (*tcpConn, error) { return &tcpConn{Conn: c, tcp: c}, nil }
 
-func (w *wire) receive(b []byte) (int, error) { return w.Conn.Read(b) }
+func (w *tcpConn) rawRead(b []byte) (int, error) { return w.Conn.Read(b) }
 
-func (w *wire) send(b []byte) (int, error) { return w.Conn.Write(b) }
+func (w *tcpConn) rawWrite(b []byte) (int, error) { return w.Conn.Write(b) }
 
-func (*stint) write([]byte) (int, error) { return 0, http.ErrNotSupported }
+func (*slotWriter) write([]byte) (int, error) { return 0, http.ErrNotSupported }
 
-func acknowledged(*wire) uint64 { return 0 }
+func ackedByPeer(*tcpConn) uint64 { return 0 }
 
 func (*Server) connContext(ctx context.Context, _ net.Conn) context.Context { return ctx }

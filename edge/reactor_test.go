@@ -33,7 +33,7 @@ func (s *site) onLoops(fn func(*loop)) {
 	x.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Add(n)
-	x.each(func(l *loop) {
+	x.postToAll(func(l *loop) {
 		defer wg.Done()
 		fn(l)
 	})
@@ -46,7 +46,7 @@ func (s *site) inReactor() (n int) {
 	s.onLoops(func(l *loop) {
 		mu.Lock()
 		defer mu.Unlock()
-		n += l.seats.taken
+		n += l.conns.used
 	})
 	return n
 }
@@ -206,8 +206,8 @@ func TestReactor(t *testing.T) {
 	wg.Wait()
 	s.eventually("nobody is left", func() bool { return s.inReactor() == 0 && s.srv.Readers() == 0 })
 	s.onLoops(func(l *loop) {
-		if len(l.channels)+len(l.blocked)+len(l.ending)+len(l.dirty)+len(l.again)+len(l.pages) != 0 {
-			t.Errorf("left behind: %d channels, %d blocked, %d ending, %d dirty", len(l.channels), len(l.blocked), len(l.ending), len(l.dirty))
+		if len(l.streams)+len(l.blocked)+len(l.ending)+len(l.withNews)+len(l.unfinished)+len(l.pageQueue) != 0 {
+			t.Errorf("left behind: %d channels, %d blocked, %d ending, %d dirty", len(l.streams), len(l.blocked), len(l.ending), len(l.withNews))
 		}
 	})
 }
@@ -236,7 +236,7 @@ func TestReactorSlow(t *testing.T) {
 	}
 	s.onLoops(func(l *loop) {
 		for r := range l.blocked {
-			if r.state != connStuck || !r.armed {
+			if r.state != connBlocked || !r.wantsWritable {
 				t.Errorf("%+v", r)
 			}
 		}
@@ -270,7 +270,7 @@ func TestReactorStall(t *testing.T) {
 		}
 	}
 	s.eventually("it is cut", func() bool { return s.inReactor() == 0 })
-	want := `# HELP fantail_readers_cut_total Readers cut because they took nothing, by reason.
+	want := `# HELP fantail_readers_cut_total Readers disconnected because they accepted nothing, by reason.
 # TYPE fantail_readers_cut_total counter
 fantail_readers_cut_total{reason="memory"} 0
 fantail_readers_cut_total{reason="stalled"} 1
@@ -295,8 +295,8 @@ func TestReactorPins(t *testing.T) {
 	}
 	var cut float64
 	s.eventually("some are cut", func() bool {
-		cut = s.cuts(cutMemory)
-		return s.srv.frames.pins.bytes.Load() <= 4<<20
+		cut = s.cuts(reasonMemory)
+		return s.srv.frames.budget.held.Load() <= 4<<20
 	})
 	if left := s.inReactor(); cut < 8 || left != 12-int(cut) {
 		t.Errorf("%v were cut, %d are left", cut, left)
@@ -348,8 +348,8 @@ func TestReactorDrain(t *testing.T) {
 	}
 	older := func() {
 		s.onLoops(func(l *loop) {
-			for r := range l.seats.all() {
-				r.began -= time.Hour
+			for r := range l.conns.all() {
+				r.connectedAt -= time.Hour
 			}
 		})
 	}
@@ -382,7 +382,7 @@ func TestReactorDrain(t *testing.T) {
 	s.eventually("two are sent away", func() bool {
 		for range 2 {
 			select {
-			case s.srv.shed <- struct{}{}:
+			case s.srv.rebalanceSignals <- struct{}{}:
 			case <-time.After(time.Second):
 				t.Error("nobody listens")
 			}
@@ -398,7 +398,7 @@ func TestReactorDrain(t *testing.T) {
 	}
 }
 
-// What requires a handler is served by one: HTTPAddr/1.0 is fine, a request with a body is not.
+// What requires a handler is served by one: HTTP/1.0 is fine, a request with a body is not.
 func TestReactorTakesOnlyPlain(t *testing.T) {
 	s, _ := reactorSite(t, Config{})
 	s.put("/v1/stream/x", "one", text)
@@ -427,7 +427,7 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(l.end)
+	t.Cleanup(l.closeAll)
 	b := &bareLoop{T: t, loop: l, buf: make([]byte, 64<<10)}
 	b.tail = shard.NewTailBuffers(0, 0).Open("default/x", shard.Info{Exists: true, Generation: 7, Type: "text/plain"}, 0)
 	t.Cleanup(b.tail.Release)
@@ -438,19 +438,19 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 		}
 		b.ours, b.clients = append(b.ours, pair[0]), append(b.clients, pair[1])
 		t.Cleanup(func() { _ = unix.Close(pair[1]) })
-		if err := s.admit(modeSSE, false); err != nil {
+		if err := s.admitReader(modeSSE, false); err != nil {
 			t.Fatal(err)
 		}
-		c := newCursor(b.tail, s.frames.open(b.tail, framingText), framingText, place{}, 0)
-		l.enter(&driver{server: s, release: func() {}, c: *c}, pair[0], nil, nil)
+		c := newSSESession(b.tail, s.frames.openSet(b.tail, framingText), framingText, position{}, 0)
+		l.addConn(&eventStream{server: s, release: func() {}, session: *c}, pair[0], nil, nil)
 	}
 	b.turn()
 	return b
 }
 
 func (b *bareLoop) turn() {
-	b.receive()
-	for b.work() {
+	b.receiveMail()
+	for b.runTurn() {
 		continue
 	}
 }
@@ -472,7 +472,7 @@ func (b *bareLoop) read(client int) []byte {
 	return b.buf[:max(n, 0)]
 }
 
-// fill leaves a reader's connection no room, and returns how many bytes that took.
+// fill leaves a reader's connection no room, by as many bytes as it says.
 func (b *bareLoop) fill(reader int) (junk int) {
 	b.Helper()
 	if err := unix.SetsockoptInt(b.ours[reader], unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
@@ -490,22 +490,22 @@ func (b *bareLoop) fill(reader int) (junk int) {
 // A reader that is to leave before it has had the end of its stream hears nothing after that end.
 func TestNothingFollowsTheEndOfAStream(t *testing.T) {
 	b := newBareLoop(t, 1)
-	r := b.seats.lookup(ref{})
+	r := b.conns.lookup(connRef{})
 	b.read(0)
 	junk := b.fill(0)
 	if err := b.tail.Extend(buildRange(b.T, b.pos, b.pos+1, b.pos+1, true, []shard.Message{{Pos: b.pos, Next: b.pos + 1, Body: []byte("one")}})); err != nil {
 		t.Fatal(err)
 	}
 	b.turn()
-	if r.state != connStuck || r.d.c.state() != stateClosed {
-		t.Fatalf("state %d, %d", r.state, r.d.c.state())
+	if r.state != connBlocked || r.stream.session.nextState() != stateClosed {
+		t.Fatalf("state %d, %d", r.state, r.stream.session.nextState())
 	}
-	b.sendAway(r, leavesDrain)
+	b.disconnectAfterEvent(r, leaveForDrain)
 	var all bytes.Buffer
 	for range 100 {
 		all.Write(b.read(0))
-		if r.state == connStuck {
-			b.pump(r)
+		if r.state == connBlocked {
+			b.writePending(r)
 		}
 	}
 	all.Next(junk)
@@ -558,8 +558,8 @@ func TestReactorSharedStep(t *testing.T) {
 		var got []byte
 		for range 1000 {
 			got = append(got, b.read(1)...)
-			if r := b.seats.lookup(ref{slot: 1}); r.state == connStuck {
-				b.pump(r)
+			if r := b.conns.lookup(connRef{slot: 1}); r.state == connBlocked {
+				b.writePending(r)
 			}
 		}
 		if got = got[junk:]; string(got) != string(want) {
@@ -568,7 +568,7 @@ func TestReactorSharedStep(t *testing.T) {
 		if string(b.read(2)) != string(want) {
 			t.Error("the third did not get the same")
 		}
-		if n := b.s.frames.pins.bytes.Load(); n != 0 || b.seats.lookup(ref{slot: 1}).d.c.owes() {
+		if n := b.server.frames.budget.held.Load(); n != 0 || b.conns.lookup(connRef{slot: 1}).stream.session.hasOutput() {
 			t.Errorf("%d bytes are held", n)
 		}
 	}
@@ -576,26 +576,26 @@ func TestReactorSharedStep(t *testing.T) {
 
 // A seat is used again, and nobody who knew its last reader finds the next one.
 func TestSeats(t *testing.T) {
-	var s seats
-	var refs []ref
-	for range rowSeats + 1 {
-		refs = append(refs, s.take().ref)
+	var s connTable
+	var refs []connRef
+	for range connsPerRow + 1 {
+		refs = append(refs, s.allocate().connRef)
 	}
 	first := s.lookup(refs[0])
 	first.fd = 7
-	s.leave(first)
-	if s.lookup(refs[0]) != nil || s.taken != rowSeats {
+	s.release(first)
+	if s.lookup(refs[0]) != nil || s.used != connsPerRow {
 		t.Error("it is still there")
 	}
-	next := s.take()
-	if next != first || next.fd != 0 || s.lookup(refs[0]) != nil || s.lookup(next.ref) != next {
+	next := s.allocate()
+	if next != first || next.fd != 0 || s.lookup(refs[0]) != nil || s.lookup(next.connRef) != next {
 		t.Errorf("%+v", next)
 	}
 	n := 0
 	for range s.all() {
 		n++
 	}
-	if n != rowSeats+1 || len(s.rows) != 2 || s.lookup(ref{slot: 9 * rowSeats}) != nil {
+	if n != connsPerRow+1 || len(s.rows) != 2 || s.lookup(connRef{slot: 9 * connsPerRow}) != nil {
 		t.Errorf("%d of %d", n, len(s.rows))
 	}
 }
@@ -626,7 +626,7 @@ func TestDeliveryIsTimed(t *testing.T) {
 	s.want(s.do("POST", "/v1/stream/x", "two", text), 204)
 	s.events(resp, 2)
 	s.eventually("it is timed", func() bool { return count() == 1 })
-	s.want(s.do("POST", "/v1/stream/x", strings.Repeat("x", stepMost+1), text), 204) // not sent in one piece
+	s.want(s.do("POST", "/v1/stream/x", strings.Repeat("x", maxSharedWrite+1), text), 204) // not sent in one piece
 	s.events(resp, 2)
 	s.eventually("a large one is, too", func() bool { return count() == 2 })
 	s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), 2) // now it is in memory
@@ -641,8 +641,8 @@ func TestManyFramesAndTheEnd(t *testing.T) {
 	s.put("/v1/stream/x", "", text)
 	first := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil) // keeps them in memory
 	s.events(first, 1)
-	want := strings.Repeat("x;", 2*roomKept)
-	for range 2 * roomKept {
+	want := strings.Repeat("x;", 2*maxKeptBuffers)
+	for range 2 * maxKeptBuffers {
 		s.want(s.do("POST", "/v1/stream/x", "x;", text), 204)
 	}
 	s.want(s.do("POST", "/v1/stream/x", "", header{"Stream-Closed": "true", "Content-Type": "text/plain"}), 204)

@@ -6,24 +6,24 @@ import (
 	"time"
 )
 
-// RebalancePolicy says when a node sends readers elsewhere because it has many more than others,
-// as after a deploy that began with it.
+// RebalancePolicy limits how a node disconnects readers when it has many more than others,
+// as after a deploy that began with this node.
 type RebalancePolicy struct {
-	// Threshold is how far above the mean a node may be, as a part of it (0.25; 0: it
-	// sends nobody away).
+	// Threshold is by what fraction of the mean a node may be above it (0.25; 0: it
+	// disconnects no readers).
 	Threshold float64
-	// Floor is how many readers above the mean are left alone (200).
+	// Floor is the number of readers above the mean that is tolerated (200).
 	Floor int
-	// Rate is the part of its readers that a node sends away each second (0.01).
+	// Rate is the fraction of its readers that a node disconnects each second (0.01).
 	Rate float64
 }
 
-// settledAfter is the age before which no reader is sent elsewhere for balance.
-const settledAfter = 30 * time.Second
+// minRebalanceAge is the age before which no reader is disconnected for balance.
+const minRebalanceAge = 30 * time.Second
 
-// excess is how many readers a node sends away in a second that has so many, and others
-// so many each.
-func (b RebalancePolicy) excess(mine int, others []int) int {
+// readersToMove returns how many of its mine readers this node should disconnect in the next
+// second, given the counts of the other nodes.
+func (b RebalancePolicy) readersToMove(mine int, others []int) int {
 	if b.Threshold <= 0 || len(others) == 0 {
 		return 0
 	}
@@ -39,9 +39,9 @@ func (b RebalancePolicy) excess(mine int, others []int) int {
 	return int(math.Ceil(min(float64(mine)*b.Rate, above)))
 }
 
-// Rebalance sends event streams elsewhere, slowly, while this node has many more than
+// Rebalance disconnects event streams, slowly, while this node has many more than
 // others, until ctx ends. exchange tells the fleet how many are here and returns how many
-// each other node has. Who is sent away has been here for a while, and is between two
+// each other node has. A reader is disconnected only after minRebalanceAge, and between two
 // events.
 func (s *Server) Rebalance(ctx context.Context, b RebalancePolicy, exchange func(readers int) (others []int)) {
 	tick := time.NewTicker(time.Second)
@@ -49,7 +49,7 @@ func (s *Server) Rebalance(ctx context.Context, b RebalancePolicy, exchange func
 	for n := 0; ; {
 		var shed chan<- struct{}
 		if n > 0 {
-			shed = s.shed
+			shed = s.rebalanceSignals
 		}
 		select {
 		case <-ctx.Done():
@@ -57,18 +57,18 @@ func (s *Server) Rebalance(ctx context.Context, b RebalancePolicy, exchange func
 		case shed <- struct{}{}:
 			n--
 		case <-tick.C:
-			if n = b.excess(s.Readers(), exchange(s.Readers())); s.drain.on.Load() {
-				n = 0 // they leave anyway
+			if n = b.readersToMove(s.Readers(), exchange(s.Readers())); s.drain.active.Load() {
+				n = 0 // the drain disconnects them anyway
 			}
 		}
 	}
 }
 
-// sheds is where a reader that has been here since began hears that it is to leave; nil
-// while it is young.
-func (s *Server) sheds(began time.Time) <-chan struct{} {
-	if time.Since(began) < settledAfter {
+// rebalanceSignal returns the channel that tells a reader which has been here since began to
+// leave; nil while the reader is young.
+func (s *Server) rebalanceSignal(began time.Time) <-chan struct{} {
+	if time.Since(began) < minRebalanceAge {
 		return nil
 	}
-	return s.shed
+	return s.rebalanceSignals
 }

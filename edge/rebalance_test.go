@@ -23,11 +23,11 @@ func TestExcess(t *testing.T) {
 		{299, []int{0, 0}, 0}, // below the floor
 		{0, []int{30_000, 30_000}, 0},
 	} {
-		if got := b.excess(c.mine, c.others); got != c.want {
+		if got := b.readersToMove(c.mine, c.others); got != c.want {
 			t.Errorf("%d beside %v: %d a second, not %d", c.mine, c.others, got, c.want)
 		}
 	}
-	if got := (RebalancePolicy{Floor: 200, Rate: 0.01}).excess(20_000, []int{0}); got != 0 {
+	if got := (RebalancePolicy{Floor: 200, Rate: 0.01}).readersToMove(20_000, []int{0}); got != 0 {
 		t.Errorf("turned off: %d", got)
 	}
 }
@@ -70,7 +70,7 @@ func TestRebalance(t *testing.T) {
 		last := time.Duration(0)
 		for range readers - here {
 			age := <-ended
-			if age < settledAfter {
+			if age < minRebalanceAge {
 				t.Errorf("one was sent away after %v", age)
 			}
 			last = max(last, age)

@@ -15,56 +15,56 @@ import (
 
 // Config of a Server. Zero values take the defaults.
 type Config struct {
-	// LongPoll is how long a long-poll waits for news (20 s).
+	// LongPoll bounds the wait of a long-poll for news (20 s).
 	LongPoll time.Duration
 	// Heartbeat is the silence after which an SSE reader gets a comment (20 s, and
 	// up to a quarter more at random).
 	Heartbeat time.Duration
-	// Stall is how long a reader may take nothing before it is cut (60 s).
+	// Stall is the time after which a reader that accepts nothing is disconnected (60 s).
 	Stall time.Duration
-	// IdleTimeout is how long a connection is kept on which a request was answered and nothing is
-	// asked (620 s: balancers keep theirs for up to 600 s, and must be the first to give one up).
-	// One on which nothing ever was asked ends after ReadHeaderTimeout, 10 s.
+	// IdleTimeout is the time for which a connection is kept after its last answer while no request
+	// comes (620 s: balancers keep theirs for up to 600 s, and must be the first to close one).
+	// A connection without any request ends after ReadHeaderTimeout, 10 s.
 	IdleTimeout time.Duration
-	// MaxGoroutineReaders bounds those of them that have a goroutine (20,000, and MaxReaders at
-	// most): readers over HTTPAddr/2 and long-polls, which cost thirty times what others do.
+	// MaxGoroutineReaders bounds the readers that have a goroutine (20,000, and MaxReaders at
+	// most): readers over HTTP/2 and long-polls, which cost thirty times what others do.
 	MaxGoroutineReaders int
-	// MaxReaders bounds SSE and long-poll readers (200,000): newcomers beyond get
-	// 503; nobody is sent away to admit another.
+	// MaxReaders bounds SSE and long-poll readers (200,000): newcomers beyond it get
+	// 503; no reader is disconnected to admit another.
 	MaxReaders int
-	// MaxBodies bounds what writes hold until they are answered (64 MiB), see intake: 429 beyond.
+	// MaxBodies bounds the memory of writes until they are answered (64 MiB): 429 beyond. See writesBudget.
 	MaxBodies int64
-	// FrameBytes bounds the frames that readers share, in bytes of what was rendered
-	// (256 MiB); the oldest go first and are rendered anew for who still needs them.
+	// FrameBytes bounds the frames that readers share, in bytes of the batches that were rendered
+	// (256 MiB). The oldest are dropped first, and rendered again for a reader that still needs them.
 	FrameBytes int64
-	// PinnedBytes bounds what is being written to SSE readers (64 MiB); beyond, those are cut
-	// that have been stuck for longest.
+	// PinnedBytes bounds what is being written to SSE readers (64 MiB). Beyond it, readers blocked
+	// in a write are disconnected, longest-blocked first.
 	PinnedBytes int64
 	// ChunkBytes bounds the pages that are being written to clients that catch up, each
-	// counted once, and the room in which arrays are laid out (512 MiB); beyond, those are
-	// cut that have been stuck for longest, and others wait before they collect more: 503
-	// after roomTime.
+	// counted once, and the buffers in which arrays are laid out (512 MiB). Beyond it, clients
+	// blocked in a write are disconnected, longest-blocked first, and others wait before they load
+	// more: 503 after maxBudgetWait.
 	ChunkBytes int64
-	// CheckStream reports with an error that a stream can be kept nowhere, whatever storage says: 404
-	// (nil: each can be).
+	// CheckStream returns an error for a stream that no configured storage can hold: 404
+	// (nil: every stream is accepted).
 	CheckStream func(shard.StreamID) error
-	// ConnectionsFull reports that the machine has hardly room for another connection: readers are
+	// ConnectionsFull reports that the machine has hardly any file descriptors left: readers are
 	// refused as beyond MaxReaders, and each answer is the last on its connection (nil: never).
 	ConnectionsFull func() bool
-	// NoReactor has every event stream served on a goroutine of its own, as those are that
-	// a reactor cannot serve (HTTPAddr/2, a listener without Listen, other systems than Linux).
+	// NoReactor serves every event stream on a goroutine of its own. Streams that a reactor
+	// cannot serve have one anyway (HTTP/2, a listener without Listen, systems other than Linux).
 	NoReactor bool
 	// Now is the clock (time.Now).
 	Now func() time.Time
 	// Logger gets what an operator should see (discard).
 	Logger *slog.Logger
-	// AccessLog gets a line for each request; of an event stream when it begins (nil: none).
+	// AccessLog gets a line for each request; for an event stream when it begins (nil: none).
 	AccessLog *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 }
 
-func (c *Config) defaults() {
+func (c *Config) setDefaults() {
 	for d, def := range map[*time.Duration]time.Duration{
 		&c.IdleTimeout: 620 * time.Second,
 		&c.LongPoll:    20 * time.Second, &c.Heartbeat: 20 * time.Second, &c.Stall: time.Minute,
@@ -103,79 +103,79 @@ func (c *Config) defaults() {
 	}
 }
 
-// Server speaks Durable Streams over HTTPAddr. It is an http.Handler.
+// Server speaks Durable Streams over HTTP. It is an http.Handler.
 type Server struct {
-	cfg     Config
-	streams Backend
-	m       *metrics
-	intake  intake
-	grace   time.Duration // bodyGrace, but in tests
-	frames  *frameCache
-	chunks  *pins
-	turns   chan struct{} // a semaphore: see stint
-	// collecting is a semaphore: see collectors.
-	collecting chan struct{}
-	arrays     chan struct{} // a semaphore: see arrayWriters
-	// compress is what reads go through for clients that accept it; compressing is a
-	// semaphore: see compressors.
-	compress    func(http.Handler) http.HandlerFunc
-	compressing chan struct{}
-	// complaints keeps the log readable while storage is down: one line a second.
-	complaints rate.Sometimes
-	panics     *shard.PanicHandler
-	copies     *rate.Limiter // bytes that forks copy of their sources
-	drain      drain
-	reactor    *reactor
-	writers    writers
-	shed       chan struct{} // unbuffered: whoever receives leaves; see Rebalance
+	cfg           Config
+	streams       Backend
+	metrics       *metrics
+	bodyBudget    writesBudget
+	bodyGrace     time.Duration // the constant, except in tests
+	frames        *frameCache
+	catchUpBudget *sendBudget
+	writeSlots    chan struct{} // a semaphore: see slotWriter
+	// loadSlots is a semaphore: see maxChunkLoads.
+	loadSlots  chan struct{}
+	arraySlots chan struct{} // a semaphore: see maxArrayBuffers
+	// compressHandler wraps reads for clients that accept compression; compressSlots is a
+	// semaphore: see maxCompressors.
+	compressHandler func(http.Handler) http.HandlerFunc
+	compressSlots   chan struct{}
+	// warningLimiter keeps the log readable while storage is down: one warning a second.
+	warningLimiter   rate.Sometimes
+	panics           *shard.PanicHandler
+	forkCopyLimiter  *rate.Limiter // bytes that forks copy of their sources
+	drain            drain
+	reactor          *reactor
+	appendConns      appendConns
+	rebalanceSignals chan struct{} // unbuffered: a reader that receives leaves; see Rebalance
 }
 
 // New returns a Server over streams.
 func New(cfg Config, streams Backend) *Server {
-	cfg.defaults()
-	compress, err := compressor()
+	cfg.setDefaults()
+	compress, err := newCompressor()
 	if err != nil {
 		panic("edge: settings of the compressor: " + err.Error()) // they are constant
 	}
 	s := &Server{
-		compress: compress, compressing: make(chan struct{}, compressors),
-		cfg: cfg, streams: streams, m: newMetrics(cfg.Metrics),
-		drain: newDrain(), shed: make(chan struct{}), chunks: newPins(cfg.ChunkBytes), collecting: make(chan struct{}, collectors),
-		turns: make(chan struct{}, runtime.GOMAXPROCS(0)), arrays: make(chan struct{}, arrayWriters),
-		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), complaints: rate.Sometimes{Interval: time.Second},
-		copies: rate.NewLimiter(copyPerSecond, copyBurst),
+		compressHandler: compress, compressSlots: make(chan struct{}, maxCompressors),
+		cfg: cfg, streams: streams, metrics: newMetrics(cfg.Metrics),
+		drain: newDrain(), rebalanceSignals: make(chan struct{}), catchUpBudget: newSendBudget(cfg.ChunkBytes), loadSlots: make(chan struct{}, maxChunkLoads),
+		writeSlots: make(chan struct{}, runtime.GOMAXPROCS(0)), arraySlots: make(chan struct{}, maxArrayBuffers),
+		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), warningLimiter: rate.Sometimes{Interval: time.Second},
+		forkCopyLimiter: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
 	s.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
-	s.intake.init(cfg.MaxBodies, s.m)
-	s.grace = bodyGrace
+	s.bodyBudget.init(cfg.MaxBodies, s.metrics)
+	s.bodyGrace = bodyGrace
 	s.reactor = newReactor(s)
-	s.writers.init(cfg.Logger)
-	s.m.registerIntake(cfg.Metrics, &s.intake)
-	s.m.registerHeld(cfg.Metrics, modeCatchUp, s.chunks)
-	s.m.registerLimits(cfg.Metrics, s)
-	s.m.registerHeld(cfg.Metrics, modeSSE, s.frames.pins)
+	s.appendConns.init(cfg.Logger)
+	s.metrics.registerWritesBudget(cfg.Metrics, &s.bodyBudget)
+	s.metrics.registerSendBudget(cfg.Metrics, modeCatchUp, s.catchUpBudget)
+	s.metrics.registerLimits(cfg.Metrics, s)
+	s.metrics.registerSendBudget(cfg.Metrics, modeSSE, s.frames.budget)
 	return s
 }
 
-// Close ends the connections that net/http does not know any more, at once, and waits for
-// every goroutine of the Server's own.
+// Close immediately ends the connections that net/http no longer knows, and waits for
+// every goroutine that the Server started.
 func (s *Server) Close() {
 	s.reactor.close()
-	s.writers.close()
+	s.appendConns.close()
 }
 
-// Shutdown ends those connections of them that http.Server's Shutdown would, which comes
-// before: who writes gets an answer. It returns when they are gone.
-func (s *Server) Shutdown(ctx context.Context) error { return s.writers.shutdown(ctx) }
+// Shutdown gracefully ends the append connections, as http.Server's Shutdown ends its own;
+// call it after that. A request in progress is answered first. Shutdown returns when all are closed.
+func (s *Server) Shutdown(ctx context.Context) error { return s.appendConns.shutdown(ctx) }
 
-// tick is how exactly the reactor keeps time.
-func (c *Config) tick() time.Duration {
+// tickInterval returns how often the reactor checks its timers.
+func (c *Config) tickInterval() time.Duration {
 	return min(max(min(c.Heartbeat/32, c.Stall/4), 10*time.Millisecond), time.Second)
 }
 
-// HTTPServer is an http.Server for this Server: HTTPAddr/1.1 and, without TLS, HTTPAddr/2
-// by prior knowledge. It has no write timeout, because readers stay; writes to them have
-// deadlines of their own, and a connection that takes nothing is given up, see connContext.
+// HTTPServer returns an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2
+// by prior knowledge. It has no write timeout, because readers stay. Each write to a reader has
+// a deadline of its own, and the kernel ends a connection that accepts nothing: see connContext.
 func (s *Server) HTTPServer() *http.Server {
 	var p http.Protocols
 	p.SetHTTP1(true)
@@ -184,80 +184,80 @@ func (s *Server) HTTPServer() *http.Server {
 	hs := &http.Server{
 		Handler: s, Protocols: &p, ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout: s.cfg.IdleTimeout, MaxHeaderBytes: 32 << 10, ConnContext: s.connContext,
-		HTTP2:    &http.HTTP2Config{WriteByteTimeout: s.cfg.Stall, MaxConcurrentStreams: connStreams},
+		HTTP2:    &http.HTTP2Config{WriteByteTimeout: s.cfg.Stall, MaxConcurrentStreams: maxConnStreams},
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
-	hs.RegisterOnShutdown(s.writers.leave)
+	hs.RegisterOnShutdown(s.appendConns.finishAll)
 	return hs
 }
 
-// ServeHTTP answers a request. An event stream is served from here, and not from within
-// whatever prepared it, whose frames would keep its stack at twice the size.
+// ServeHTTP answers a request. Event streams run from here: running them inside route would
+// keep its stack frames alive and double each goroutine's stack.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if events := s.observed(w, r); events != nil {
+	if events := s.serveRecorded(w, r); events != nil {
 		events.serve(w, r)
 	}
 }
 
-// route is the route table. An event stream is returned, to be served.
-func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *driver) {
-	defer s.guardRequest()
-	common(w.Header())
-	if s.drain.leaving.Load() || s.cfg.ConnectionsFull() {
-		w.Header().Set("Connection", "close") // over HTTPAddr/2 net/http says GOAWAY for it
+// route dispatches a request by method and path. It returns an event stream that remains to be served.
+func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStream) {
+	defer s.recoverRequest()
+	setCommonHeaders(w.Header())
+	if s.drain.closesConns.Load() || s.cfg.ConnectionsFull() {
+		w.Header().Set("Connection", "close") // over HTTP/2 net/http sends GOAWAY for it
 	}
-	if err := s.expect(w, r); err != nil {
-		fail(w, err)
+	if err := s.guardBody(w, r); err != nil {
+		writeError(w, err)
 		return nil
 	}
 	if r.Header.Get("Service-Worker") != "" {
-		fail(w, errWorker)
+		writeError(w, errServiceWorker)
 		return nil
 	}
 	if r.Method == http.MethodOptions {
 		preflight(w, r)
 		return nil
 	}
-	id, err := parseName(r.URL.EscapedPath())
+	id, err := parseStreamPath(r.URL.EscapedPath())
 	if err == nil && s.cfg.CheckStream != nil && s.cfg.CheckStream(id) != nil {
 		err = errProject
 	}
 	if err != nil {
-		fail(w, err)
+		writeError(w, err)
 		return nil
 	}
-	if r.Method != http.MethodPost { // for which write does it: a writer needs nothing of the kind
+	if r.Method != http.MethodPost { // doWrite does it for POST, because an append connection needs none
 		var end func()
-		r, end = carryOut(r)
+		r, end = withRequestContext(r)
 		defer end()
 	}
 	switch r.Method {
 	case http.MethodGet:
-		return s.read(w, r, id)
+		return s.serveGet(w, r, id)
 	case http.MethodHead:
-		s.head(w, r, id)
+		s.serveHead(w, r, id)
 	case http.MethodPost:
-		s.post(w, r, id)
+		s.servePost(w, r, id)
 	case http.MethodPut:
-		s.put(w, r, id)
+		s.servePut(w, r, id)
 	case http.MethodDelete:
-		s.remove(w, r, id)
+		s.serveDelete(w, r, id)
 	default:
-		w.Header().Set("Allow", methods)
-		fail(w, errMethod)
+		w.Header().Set("Allow", allowedMethods)
+		writeError(w, errMethod)
 	}
 	return nil
 }
 
-// signal is a Waker with a wake-up of capacity one.
-type signal chan struct{}
+// wakeSignal is a Waker that holds one wake-up.
+type wakeSignal chan struct{}
 
 // Wake implements shard.Waker.
-func (c signal) Wake() {
+func (c wakeSignal) Wake() {
 	select {
 	case c <- struct{}{}:
 	default:
 	}
 }
 
-var _ shard.Waker = signal(nil)
+var _ shard.Waker = wakeSignal(nil)

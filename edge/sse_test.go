@@ -359,7 +359,7 @@ func TestPinnedFrames(t *testing.T) {
 		for range stuck {
 			b.get("offset="+offsets[stuck], nil).next(2)
 		}
-		if held := b.srv.frames.pins.bytes.Load(); held > 1<<20 {
+		if held := b.srv.frames.budget.held.Load(); held > 1<<20 {
 			t.Errorf("%d bytes are held", held)
 		}
 		cut := b.count("fantail_readers_cut_total")
@@ -390,7 +390,7 @@ func TestStuckCatchUp(t *testing.T) {
 	})
 }
 
-// A write's deadline is not one of the silence after it. HTTPAddr/2 in particular ends
+// A write's deadline is not one of the silence after it. HTTP/2 in particular ends
 // the response when a deadline passes, whether or not something is being written.
 func TestIdleReaderHTTP2(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -481,7 +481,7 @@ func TestStoreGoneForAReader(t *testing.T) {
 		if fmt.Sprint(got) != "[m0 m1 m2 m3]" {
 			t.Errorf("%q", got)
 		}
-		if late := time.Since(back); late < 0 || late > 2*pageAgain {
+		if late := time.Since(back); late < 0 || late > 2*pageRetryDelay {
 			t.Errorf("%v after storage is back", late)
 		}
 	})
@@ -536,7 +536,7 @@ func TestTrimmedOffsetIsGone(t *testing.T) {
 	host := shard.NewManager(s.log, shard.NewTailBuffers(0, 0), shard.Config{})
 	defer func() { _ = host.Close() }()
 	o, _ := parseOffset(ids[0])
-	early := formatOffset(o.life, 1)
+	early := formatOffset(o.generation, 1)
 	for _, live := range []string{"", "&live=long-poll", "&live=sse"} {
 		refused(t, ask(t, New(Config{}, host), "GET", "/v1/stream/s?offset="+early+live, nil, nil), 410, "offset-gone")
 	}

@@ -1,0 +1,352 @@
+package edge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+func (s *site) cuts(why endReason) float64 {
+	return testutil.ToFloat64(s.srv.metrics.disconnected.WithLabelValues(string(why)))
+}
+
+// large is more than the kernel takes for somebody who reads nothing.
+var large = strings.Repeat("0123456789abcdef", 1<<20)
+
+// Who catches up slowly is not cut, though one write lasts for longer than a reader may
+// take nothing.
+func TestSlowCatchUp(t *testing.T) {
+	t.Parallel()
+	const stall = 2 * time.Second
+	s := newSite(t, Config{Stall: stall})
+	s.put("/v1/stream/x", large, text)
+	_, resp := s.raw("/v1/stream/x")
+	var got strings.Builder
+	tick := time.NewTicker(stall / 20)
+	defer tick.Stop()
+	for began := time.Now(); time.Since(began) < 2*stall; <-tick.C {
+		if _, err := io.CopyN(&got, resp.Body, 64<<10); err != nil {
+			t.Fatalf("cut after %v: %v", time.Since(began), err)
+		}
+	}
+	if got.Len() > len(large)/2 || s.srv.catchUpBudget.held.Load() < int64(len(large)) {
+		t.Errorf("%d bytes were read, %d held: nothing was slow", got.Len(), s.srv.catchUpBudget.held.Load())
+	}
+	if _, err := io.Copy(&got, resp.Body); err != nil || got.String() != large {
+		t.Errorf("%d bytes, then %v", got.Len(), err)
+	}
+	s.eventually("nothing is held", s.nothingHeld)
+	if n := s.cuts(reasonStalled); n != 0 {
+		t.Errorf("%v cut", n)
+	}
+}
+
+// Who takes nothing is cut and counted.
+func TestCatchUpStall(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{Stall: 300 * time.Millisecond})
+	s.put("/v1/stream/x", large, text)
+	s.raw("/v1/stream/x")
+	s.eventually("it is cut", func() bool { return s.cuts(reasonStalled) == 1 })
+	s.eventually("nothing is held", s.nothingHeld)
+}
+
+// Clients that catch up and take nothing hold pages, each counted once. Of too many those
+// go first that have been stuck for longest.
+func TestCatchUpPins(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{ChunkBytes: 40 << 20})
+	for i := range 4 {
+		s.put(fmt.Sprintf("/v1/stream/x%d", i), large, text)
+		if i == 0 {
+			for range 9 {
+				s.raw("/v1/stream/x0")
+			}
+			s.eventually("all are stuck", func() bool { return s.stuck() == 9 })
+			if n := s.srv.catchUpBudget.held.Load(); n > 17<<20 {
+				t.Errorf("%d bytes held", n)
+			}
+			continue
+		}
+		s.raw(fmt.Sprintf("/v1/stream/x%d", i))
+	}
+	// The nine hold as much as one: two of the four pages can stay.
+	s.eventually("there is room", func() bool { return s.srv.catchUpBudget.held.Load() <= 40<<20 })
+	if n := s.cuts(reasonMemory); n < 2 {
+		t.Errorf("%v cut", n)
+	}
+}
+
+// An answer waits for its turn for as long as that takes, and is not stuck meanwhile; one
+// whose connection takes no more has none.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	const stall = time.Second
+	s := newSite(t, Config{Stall: stall, ChunkBytes: 17 << 20})
+	s.put("/v1/stream/x", large, text)
+	s.put("/v1/stream/small", "hello", text)
+	turns := s.srv.writeSlots
+	for range cap(turns) + 1 {
+		s.raw("/v1/stream/x")
+	}
+	s.eventually("all are stuck", func() bool { return s.stuck() == cap(turns)+1 && len(turns) == 0 })
+	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" {
+		t.Errorf("%q beside those that are stuck", got)
+	}
+	s.eventually("all are cut", func() bool { return s.stuck() == 0 })
+
+	cuts := s.cuts(reasonMemory) + s.cuts(reasonStalled)
+	_, resp := s.raw("/v1/stream/x")
+	s.eventually("it is stuck", func() bool { return s.stuck() == 1 && len(turns) == 0 })
+	for range cap(turns) {
+		turns <- struct{}{}
+	}
+	s.srv.catchUpBudget.charge(16 << 20) // too much is held from now on
+	defer s.srv.catchUpBudget.charge(-16 << 20)
+	got := make(chan string)
+	go func() {
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		got <- string(b)
+	}()
+	s.eventually("it waits for a turn", func() bool {
+		s.srv.catchUpBudget.mu.Lock()
+		defer s.srv.catchUpBudget.mu.Unlock()
+		for w := range s.srv.catchUpBudget.readers {
+			return w.blockedFor(time.Now()) == 0
+		}
+		return false
+	})
+	if n := testutil.ToFloat64(s.srv.metrics.waitingForSlot); n != 1 {
+		t.Errorf("%v wait for a turn", n)
+	}
+	select {
+	case <-got:
+		t.Error("written out of turn")
+	case <-time.After(2 * stall):
+	}
+	for range cap(turns) {
+		<-turns
+	}
+	if <-got != large {
+		t.Error("not all of it came")
+	}
+	if n := s.cuts(reasonMemory) + s.cuts(reasonStalled) - cuts; n != 0 {
+		t.Errorf("%v cut for having waited", n)
+	}
+	s.eventually("nobody has a turn", func() bool { return len(turns) == 0 })
+}
+
+// Who still writes when a stint is over, as TLS may of itself, keeps no turn, and takes
+// nobody's.
+func TestStintOver(t *testing.T) {
+	t.Parallel()
+	turns := make(chan struct{}, 1)
+	s := &Server{cfg: Config{Stall: time.Minute}, writeSlots: turns, metrics: newMetrics(nil)}
+	st := &slotWriter{server: s, out: s.newStallWriter(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil)), conn: &tcpConn{}, progressTimer: time.NewTimer(time.Hour)}
+	st.acquireSlot()
+	st.acquireSlot()
+	if len(turns) != 1 {
+		t.Fatalf("%d turns", len(turns))
+	}
+	st.releaseSlot()
+	turns <- struct{}{} // somebody's
+	late := make(chan struct{})
+	go func() {
+		st.acquireSlot()
+		close(late)
+	}()
+	st.end()
+	<-turns
+	<-late
+	if len(turns) != 0 {
+		t.Error("a turn is kept when the stint is over")
+	}
+	turns <- struct{}{}
+	st.acquireSlot()
+	st.releaseSlot()
+	if len(turns) != 1 {
+		t.Error("somebody's turn is gone")
+	}
+}
+
+// While those who are stuck hold more than the bound, others collect nothing, until one of
+// the former is cut. Who leaves meanwhile waits no more.
+func TestCatchUpRoom(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{ChunkBytes: 8 << 20})
+	s.put("/v1/stream/x", large, text)
+	s.put("/v1/stream/small", "hello", text)
+	s.raw("/v1/stream/x")
+	s.eventually("it is stuck", func() bool { return s.stuck() == 1 && len(s.srv.writeSlots) == 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.srv.loadChunk(ctx, "default/small", shard.Info{}, position{}, false); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" || s.cuts(reasonMemory) != 1 {
+		t.Errorf("%q while %d bytes are held, %v cut", got, s.srv.catchUpBudget.held.Load(), s.cuts(reasonMemory))
+	}
+	s.srv.catchUpBudget.charge(16 << 20)
+	got := make(chan string)
+	go func() {
+		resp, err := http.Get(s.url + "/v1/stream/small") //nolint:noctx // it ends with the test
+		if err != nil {
+			t.Error(err)
+			close(got)
+			return
+		}
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || resp.Body.Close() != nil {
+			t.Error(err)
+		}
+		got <- string(b)
+	}()
+	s.eventually("it waits", func() bool { return s.srv.catchUpBudget.waiters.Load() == 1 })
+	if n := testutil.ToFloat64(s.srv.metrics.waitingForRoom); n != 1 {
+		t.Errorf("%v wait for room", n)
+	}
+	s.srv.catchUpBudget.charge(-16 << 20)
+	if b := <-got; b != "hello" {
+		t.Errorf("%q", b)
+	}
+	s.eventually("nothing is held", s.nothingHeld)
+}
+
+// Who finds no room, or no place among those who collect, is told so after a while.
+func TestCatchUpCrowded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{ChunkBytes: 1}, nil)
+		refused := func(why string) {
+			t.Helper()
+			began := time.Now()
+			err := s.acquireLoadSlot(t.Context())
+			if took := time.Since(began); !errors.Is(err, errCatchUpFull) || problemOf(err).status != 503 || took != maxBudgetWait {
+				t.Errorf("%s: %v after %v", why, err, took)
+			}
+		}
+		s.catchUpBudget.charge(2)
+		refused("no room")
+		s.catchUpBudget.charge(-2)
+		for range maxChunkLoads {
+			if err := s.acquireLoadSlot(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refused("no place")
+		<-s.loadSlots
+		if err := s.acquireLoadSlot(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The room in which an array is laid out is held by each who is written one, and counted;
+// of a crowd most have little.
+func TestArrayPins(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", `["`+large[:shard.MaxBody-10]+`"]`, jsonType)
+	for range 3 {
+		s.raw("/v1/stream/x")
+	}
+	s.eventually("all are stuck", func() bool { return s.stuck() == 3 })
+	held := func() int64 { return s.srv.catchUpBudget.held.Load() - int64(len(large)) }
+	if n := held(); n < 3*arrayBufferSize-10 {
+		t.Errorf("%d bytes held beside the page", n)
+	}
+	for range maxArrayBuffers - 3 {
+		s.srv.arraySlots <- struct{}{}
+	}
+	before := held()
+	s.raw("/v1/stream/x")
+	s.eventually("one more is", func() bool { return s.stuck() == 4 })
+	if n := held() - before; n != smallArrayBufferSize {
+		t.Errorf("%d bytes for one more", n)
+	}
+}
+
+// stuck is how many are being written a chunk.
+func (s *site) stuck() int {
+	s.srv.catchUpBudget.mu.Lock()
+	defer s.srv.catchUpBudget.mu.Unlock()
+	return len(s.srv.catchUpBudget.readers)
+}
+
+func (s *site) nothingHeld() bool {
+	s.srv.catchUpBudget.mu.Lock()
+	defer s.srv.catchUpBudget.mu.Unlock()
+	return s.srv.catchUpBudget.held.Load() == 0 && len(s.srv.catchUpBudget.pages) == 0
+}
+
+// holding notes what is held whenever something is written to it.
+type holding struct {
+	*httptest.ResponseRecorder
+	pins *sendBudget
+	seen []int64
+}
+
+func (h *holding) Write(b []byte) (int, error) {
+	h.seen = append(h.seen, h.pins.held.Load())
+	return h.ResponseRecorder.Write(b)
+}
+
+// A slow client holds the pages that are still to come, and not those it has got.
+func TestPagesGivenBack(t *testing.T) {
+	t.Parallel()
+	for _, typ := range []header{text, jsonType} {
+		s := newSite(t, Config{})
+		const one = 512 << 10 // two would not be a page
+		body := `"` + large[:one-2] + `"`
+		s.put("/v1/stream/x", body, typ)
+		for range 2 {
+			s.want(s.do("POST", "/v1/stream/x", body, typ), 204)
+		}
+		w := &holding{httptest.NewRecorder(), s.srv.catchUpBudget, nil}
+		s.srv.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/stream/x", nil))
+		if w.Body.Len() < 3*one || w.seen[0] < 3*one || w.seen[len(w.seen)-1] >= 2*one {
+			t.Errorf("%s: %d bytes, held at first and at last: %d, %d", typ, w.Body.Len(), w.seen[0], w.seen[len(w.seen)-1])
+		}
+		if !s.nothingHeld() {
+			t.Error("something is held")
+		}
+	}
+}
+
+// An array is laid out in pieces, whatever its messages are like.
+func TestArray(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, Config{})
+	var want []string
+	for i, size := range []int{1, arrayBufferSize, arrayBufferSize - 8, 1, arrayBufferSize - 4, 2, arrayBufferSize - 3, arrayBufferSize - 5, arrayBufferSize - 2, arrayBufferSize / 2, arrayBufferSize / 2, 3 * arrayBufferSize, 1} {
+		path := fmt.Sprintf("/v1/stream/x%d", i)
+		want = append(want, strings.Repeat("x", size))
+		body, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.put(path, string(body), jsonType)
+		resp := s.do("GET", path, "", header{"Accept-Encoding": "identity"})
+		got := s.want(resp, 200)
+		var list []string
+		if err := json.Unmarshal([]byte(got), &list); err != nil || !slices.Equal(list, want) || resp.ContentLength != int64(len(got)) {
+			t.Errorf("%d messages, the last of %d bytes: %v, %d of them came", i+1, size, err, len(list))
+		}
+	}
+}

@@ -1,0 +1,179 @@
+package edge
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// errNotPlainAppend means that net/http should see the request.
+var errNotPlainAppend = errors.New("not an ordinary append")
+
+// parseRequest parses the request at the start of buf, if its header has arrived. It accepts
+// only a plain append: HTTP/1.1, within maxAppendRequest, in lines that end in CRLF, with one
+// Content-Length in digits, to the same host as before, and without fields that concern the
+// connection. Two servers that read a request differently let a client smuggle another request
+// past one of them: so parseRequest accepts only what cannot be read in two ways, and returns
+// errNotPlainAppend for everything else.
+func (w *appendConn) parseRequest() error {
+	if !w.requestBegun {
+		if len(w.buf) < minRequestBytes {
+			return nil
+		}
+		w.requestBegun = true
+		for i := 0; i < minRequestBytes && (w.buf[0] == '\r' || w.buf[0] == '\n'); i++ {
+			w.buf = w.buf[:copy(w.buf, w.buf[1:])] // net/http skips them after a POST, too
+		}
+	}
+	end := bytes.Index(w.buf, []byte("\r\n\r\n"))
+	if end < 0 {
+		if len(w.buf) == cap(w.buf) || hasBareLF(w.buf) {
+			return errNotPlainAppend
+		}
+		return nil
+	}
+	line, rest, _ := strings.Cut(string(w.buf[:end+2]), "\r\n")
+	target, post := strings.CutPrefix(line, "POST ")
+	target, http1 := strings.CutSuffix(target, " HTTP/1.1")
+	if !post || !http1 || !strings.HasPrefix(target, "/") || !allInClass(target, inTarget) {
+		return errNotPlainAppend
+	}
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		return errNotPlainAppend
+	}
+	h, err := parseFields(rest)
+	if err != nil {
+		return err
+	}
+	length, err := strconv.ParseUint(h.Get("Content-Length"), 10, 16)
+	w.requestSize = end + 4 + int(length)
+	if err != nil || h.Get("Host") != w.template.Host || w.requestSize > cap(w.buf) {
+		return errNotPlainAppend
+	}
+	delete(h, "Host")
+	r := w.template.WithContext(w.ctx)
+	r.RequestURI, r.URL, r.Header, r.ContentLength, r.Body = target, u, h, int64(length), http.NoBody
+	w.request = r
+	return nil
+}
+
+// hasBareLF reports whether a line ends in a bare LF; other parsers may take that for a line end,
+// and so see the end of the header earlier.
+func hasBareLF(b []byte) bool {
+	for i := bytes.IndexByte(b, '\n'); i >= 0; {
+		if i == 0 || b[i-1] != '\r' {
+			return true
+		}
+		next := bytes.IndexByte(b[i+1:], '\n')
+		if next < 0 {
+			return false
+		}
+		i += 1 + next
+	}
+	return false
+}
+
+// parseFields parses the fields of a header: lines that end in CRLF. A field that matters here
+// may come once only.
+func parseFields(lines string) (http.Header, error) {
+	h := make(http.Header, 8)
+	values := make([]string, strings.Count(lines, "\r\n")) // one allocation for all values
+	for len(lines) > 0 {
+		var line string
+		line, lines, _ = strings.Cut(lines, "\r\n")
+		name, value, found := strings.Cut(line, ":")
+		value = strings.Trim(value, " \t")
+		if !found || name == "" || !allInClass(name, inToken) || !allInClass(value, inValue) {
+			return nil, errNotPlainAppend
+		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if !isPlainField(name, value, h) {
+			return nil, errNotPlainAppend
+		}
+		if had := h[name]; had != nil {
+			h[name] = append(had, value)
+			continue
+		}
+		values[0] = value
+		h[name], values = values[:1:1], values[1:]
+	}
+	return h, nil
+}
+
+// isPlainField reports whether a plain append may have a field, after those in h.
+func isPlainField(name, value string, h http.Header) bool {
+	switch name {
+	case "Host":
+		return h[name] == nil
+	case "Content-Length":
+		return h[name] == nil && allInClass(value, inDigits)
+	case "Connection":
+		return strings.EqualFold(value, "keep-alive")
+	case "Transfer-Encoding", "Te", "Trailer", "Expect", "Upgrade", "Http2-Settings", "Pragma":
+		return false
+	}
+	return true
+}
+
+// byteClass is a set of the kinds of text in which a byte may occur.
+type byteClass uint8
+
+const (
+	inTarget byteClass = 1 << iota // printable ASCII without a space
+	inToken                        // RFC 9110, 5.6.2
+	inValue                        // printable ASCII, spaces and tabs
+	inDigits
+	inText // printable ASCII and spaces
+	inTag  // an entity tag, or a list of them
+)
+
+// String describes the values of the class.
+func (c byteClass) String() string {
+	switch c {
+	case inDigits:
+		return "digits"
+	case inTarget:
+		return "printable ASCII without spaces"
+	case inToken:
+		return "a token"
+	case inTag:
+		return "no control characters"
+	default:
+		return "printable ASCII"
+	}
+}
+
+var byteClasses = func() (c [256]byteClass) {
+	for b := byte(' '); b < 0x7f; b++ {
+		c[b] |= inValue | inText | inTag
+		if b != ' ' {
+			c[b] |= inTarget
+		}
+		if b >= '0' && b <= '9' {
+			c[b] |= inDigits
+		}
+		if !strings.ContainsRune(" \"(),/:;<=>?@[\\]{}", rune(b)) {
+			c[b] |= inToken
+		}
+	}
+	c['\t'] |= inValue | inTag
+	for b := 0x80; b <= 0xff; b++ {
+		c[b] |= inTag
+	}
+	return c
+}()
+
+// allInClass reports whether every byte of s is of the class.
+func allInClass(s string, of byteClass) bool {
+	for i := range len(s) {
+		if byteClasses[s[i]]&of == 0 {
+			return false
+		}
+	}
+	return true
+}

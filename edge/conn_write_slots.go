@@ -1,0 +1,148 @@
+package edge
+
+import (
+	"net/http"
+	"runtime"
+	"time"
+)
+
+// slotWriter writes a catch-up answer to a TCP connection that serves only this request: in
+// calls as large as the data (under TLS, as its records), and only while it has a write slot.
+//
+// A socket may accept megabytes in one call, which occupies the writing goroutine for
+// milliseconds. When thousands of clients catch up, thousands of goroutines are ready to run for
+// that long, and everything else waits behind them for seconds: answers of S2, the fleet's
+// heartbeats, live events. So there are as many slots as CPUs. The other answers wait for a slot
+// blocked, in order of arrival. An answer keeps its slot until it is written or until its
+// connection accepts no more, and then waits for the connection first and for a slot after that.
+// No slot is held while waiting for a client. There are never more waiters than connections.
+//
+//	acquireSlot                      wait for a slot; extend the deadline
+//	  write until done or EAGAIN
+//	  on EAGAIN: releaseSlot, wait for the poller, acquireSlot
+//	end                              release the slot
+//	every progressInterval: checkProgress extends the deadline if the peer acknowledged bytes
+//
+// net/http calls Write on the connection, not on this type, so the handler stores the slotWriter
+// in tcpConn.slots and the connection calls it back.
+//
+// The deadline is extended with each slot, and while the client's kernel acknowledges bytes,
+// so a slow client is not disconnected.
+type slotWriter struct {
+	server        *Server
+	out           *stallWriter
+	conn          *tcpConn
+	progressTimer *time.Timer
+
+	// Under TLS, net/http's background read may write as well (an answer to a key update), at
+	// most one such write beside the handler's. It may come through after end.
+	// All fields below are guarded by out.mu:
+	hasSlot bool
+	ended   bool
+	acked   uint64 // bytes that the client's kernel had acknowledged at the last check
+}
+
+// progressInterval separates two calls of checkProgress for an answer in progress.
+const progressInterval = time.Second
+
+// useWriteSlots makes p write in slots until the returned function is called. A connection that
+// no tcpConn wraps is written to in pieces, yielding after each: see stallWriter.
+func (s *Server) useWriteSlots(p *stallWriter, r *http.Request) (end func()) {
+	w := soleConnOf(r)
+	if w == nil {
+		return func() {}
+	}
+	t := &slotWriter{server: s, out: p, conn: w, acked: ackedByPeer(w)}
+	if r.TLS == nil {
+		// Acquired here so that an array is laid out only with a slot. The request's body has
+		// been read, which net/http does first (see guardBody). Under TLS write acquires the slot,
+		// because it holds the tls.Conn's lock.
+		t.acquireSlot()
+	}
+	p.slots = t
+	w.slots.Store(t)
+	every := min(progressInterval, p.stall/4)
+	p.mu.Lock() // checkProgress locks it before it uses progressTimer
+	defer p.mu.Unlock()
+	t.progressTimer = time.AfterFunc(every, func() {
+		if t.checkProgress() {
+			t.progressTimer.Reset(every)
+		}
+	})
+	return t.end
+}
+
+// acquireSlot waits for a slot, unless t has one or has ended. The wait does not count as blocked.
+func (t *slotWriter) acquireSlot() {
+	t.out.mu.Lock()
+	needs := !t.hasSlot && !t.ended
+	t.out.mu.Unlock()
+	if !needs {
+		return
+	}
+	t.out.writeBegan.Store(0)
+	select {
+	case t.server.writeSlots <- struct{}{}:
+	default:
+		t.server.metrics.waitingForSlot.Inc()
+		t.server.writeSlots <- struct{}{}
+		t.server.metrics.waitingForSlot.Dec()
+		runtime.Gosched() // a goroutine that is handed a slot runs next, and so would its successor: let others run first
+	}
+	t.out.mu.Lock()
+	defer t.out.mu.Unlock()
+	if t.ended {
+		<-t.server.writeSlots
+		return
+	}
+	t.hasSlot = true
+	t.extendDeadline()
+}
+
+// releaseSlot releases the slot, because the connection accepts no more.
+func (t *slotWriter) releaseSlot() {
+	t.out.mu.Lock()
+	defer t.out.mu.Unlock()
+	if t.hasSlot {
+		t.out.writeBegan.Store(time.Now().UnixNano())
+		t.hasSlot = false
+		<-t.server.writeSlots
+	}
+}
+
+func (t *slotWriter) end() {
+	t.conn.slots.Store(nil)
+	t.out.slots = nil
+	t.out.mu.Lock()
+	defer t.out.mu.Unlock()
+	t.progressTimer.Stop()
+	if t.ended = true; t.hasSlot {
+		t.hasSlot = false
+		<-t.server.writeSlots
+	}
+	t.out.writeBegan.Store(0)
+}
+
+// checkProgress extends the deadline if the client has acknowledged something. It returns false once t has ended.
+func (t *slotWriter) checkProgress() bool {
+	t.out.mu.Lock()
+	defer t.out.mu.Unlock()
+	if t.ended || t.out.disconnected.Load() {
+		return false
+	}
+	if acked := ackedByPeer(t.conn); acked > t.acked {
+		t.acked = acked
+		if at := t.out.writeBegan.Load(); at != 0 {
+			t.out.writeBegan.CompareAndSwap(at, time.Now().UnixNano()) // fails if t has a slot by now, which is fine
+		}
+		t.extendDeadline()
+	}
+	return true
+}
+
+// extendDeadline gives the client Stall from now on.
+func (t *slotWriter) extendDeadline() {
+	if !t.out.disconnected.Load() {
+		_ = t.out.setDeadline(time.Now().Add(t.out.stall)) // the next write returns the error
+	}
+}

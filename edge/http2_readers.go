@@ -1,0 +1,33 @@
+package edge
+
+import "net/http"
+
+const (
+	// maxConnStreams bounds the requests in progress on one connection of HTTP/2.
+	maxConnStreams = 100
+	// maxConnReaders bounds the readers among them, which stay. The client's other requests,
+	// appends too, use the rest; otherwise they would wait behind the readers in silence.
+	maxConnReaders = 80
+)
+
+// admitOnConn counts a reader on its connection of HTTP/2, until done. A reader beyond maxConnReaders
+// is refused, with the advice to open another connection.
+//
+// A browser opens another connection only if it is told that this one accepts no more requests
+// (GOAWAY, which net/http sends for Connection: close), and does so by itself; its readers on this
+// connection stay. Other clients are not told so: those that queue requests themselves, as Go's,
+// would leave queued requests on the connection, where they would never be answered.
+func (s *Server) admitOnConn(w http.ResponseWriter, r *http.Request) (done func(), err error) {
+	wire := connOf(r)
+	if r.ProtoMajor < 2 || wire == nil {
+		return func() {}, nil
+	}
+	if wire.http2Readers.Add(1) > maxConnReaders {
+		wire.http2Readers.Add(-1)
+		if r.Header.Get("Sec-Fetch-Mode") != "" {
+			w.Header().Set("Connection", "close")
+		}
+		return nil, s.metrics.countRefused(errConnFull)
+	}
+	return func() { wire.http2Readers.Add(-1) }, nil
+}

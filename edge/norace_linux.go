@@ -1,7 +1,0 @@
-//go:build !race
-
-package edge
-
-func received(uintptr) {}
-
-func sending(uintptr) {}

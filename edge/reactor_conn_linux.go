@@ -1,0 +1,413 @@
+package edge
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"net"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// conn is one event stream.
+type conn struct {
+	stream     eventStream
+	group      *streamReaders
+	groupIndex int32 // in ch.readers
+	fd         int32
+	connRef
+	tls *tlsWriter // nil: plain
+
+	state           connState
+	wantsWritable   bool          // it waits to be writable
+	queued          bool          // in again
+	endsWhenWritten bool          // it ends once what it is owed is written
+	leaveReason     leaveReason   // it is to leave between two events, for this
+	preamble        []byte        // owed before what the cursor owes: the head, a heartbeat, the farewell
+	connectedAt     time.Duration // when it came, since the reactor was made
+	activeAt        time.Duration // when it took something, or was finished
+	blockedSince    atomic.Int64  // since when it takes nothing; 0: it does
+}
+
+// leaveReason holds the reason for which a reader is sent elsewhere; 0: it is not.
+type leaveReason uint8
+
+const (
+	leaveForDrain leaveReason = iota + 1
+	leaveForBalance
+)
+
+func (l leaveReason) reason() endReason {
+	if l == leaveForDrain {
+		return reasonDrain
+	}
+	return reasonRebalance
+}
+
+type connState uint8
+
+const (
+	connIdle    connState = iota // nothing is owed, or it has to wait for its turn
+	connBlocked                  // its connection takes no more
+	connBehind                   // waits for a page
+	connEnding                   // all is said; waits for the client to hang up
+	connClosed
+)
+
+// addConn takes a reader in, who is owed the head of its response first.
+func (l *loop) addConn(d *eventStream, fd int, seal *tlsWriter, head []byte) {
+	r := l.conns.allocate()
+	l.reactor.readers.Add(1)
+	r.stream, r.fd, r.tls, r.preamble = *d, int32(fd), seal, head
+	r.connectedAt, r.activeAt = l.elapsed(), l.elapsed()
+	if err := l.setEpollEvents(unix.EPOLL_CTL_ADD, r, false); err != nil {
+		l.server.cfg.Logger.Warn("watch a connection", "err", err)
+		l.closeConn(r)
+		return
+	}
+	key := frameKey{r.stream.session.tail, r.stream.session.framing}
+	ch := l.streams[key]
+	if ch == nil {
+		ch = &streamReaders{loop: l, key: key}
+		l.streams[key] = ch
+	}
+	r.group, r.groupIndex = ch, int32(len(ch.readers))
+	ch.readers = append(ch.readers, r)
+	if len(ch.readers) == 1 {
+		l.queueStream(ch) // to be armed
+	}
+	l.scheduleHeartbeat(r)
+	if l.server.drain.active.Load() {
+		l.scheduleDrain(r)
+	}
+	if l.writePending(r); seal != nil && r.state != connClosed {
+		l.readTLS(r) // what net/http has read already
+	}
+}
+
+// setEpollEvents tells epoll what to look for: that the client hangs up, always; under TLS, that it
+// says something; and that it takes more, if that is waited for.
+func (l *loop) setEpollEvents(op int, r *conn, writes bool) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(r.slot), Pad: int32(r.gen)}
+	if r.wantsWritable = writes; writes {
+		ev.Events |= unix.EPOLLOUT
+	}
+	if r.tls != nil && !r.tls.readClosed {
+		ev.Events |= unix.EPOLLIN
+	}
+	return unix.EpollCtl(l.epollFD, op, int(r.fd), &ev)
+}
+
+// handleEvent is news of a connection.
+func (l *loop) handleEvent(ev *unix.EpollEvent) {
+	r := l.conns.lookup(connRef{uint32(ev.Fd), uint32(ev.Pad)})
+	if r == nil {
+		return
+	}
+	defer l.recoverConn(r)
+	switch {
+	case ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
+		l.closeConn(r)
+	case ev.Events&unix.EPOLLIN != 0:
+		l.readTLS(r)
+	}
+	if ev.Events&unix.EPOLLOUT != 0 && r.state == connBlocked {
+		l.writePending(r)
+	}
+}
+
+// writePending writes what the reader is owed, as far as its connection takes it and its turn
+// goes, and does what the cursor says then. It returns how many bytes were taken.
+func (l *loop) writePending(r *conn) (sent int) {
+	defer l.recoverConn(r)
+	c := &r.stream.session
+	if r.tls.hasOutput() && !l.flushBlockedTLS(r) {
+		return 0
+	}
+	if c.out == nil {
+		c.out, l.spareOut = l.spareOut, nil
+	}
+	defer func() {
+		if !c.hasOutput() {
+			l.spareOut, c.out = cmp.Or(l.spareOut, c.out), nil
+		}
+	}()
+	for r.state != connClosed {
+		c.cursorNow = l.interval
+		var owed net.Buffers
+		var newest uint64
+		if r.leaveReason == 0 || c.hasOutput() { // it leaves between two events
+			owed, newest = c.outputWithTime(turnWriteBytes)
+		}
+		if len(r.preamble) == 0 && len(owed) == 0 {
+			if r.leaveReason == 0 || r.endsWhenWritten || c.nextState() == stateClosed {
+				l.onDrained(r)
+				break
+			}
+			l.server.metrics.moved.WithLabelValues(string(r.leaveReason.reason())).Inc()
+			r.preamble, r.endsWhenWritten = retryEvent(minRetryDelay, maxRetryDelay), true
+		}
+		n, all, err := l.writeOnce(r, owed)
+		if err != nil {
+			l.closeConn(r)
+			break
+		}
+		if sent += n; n > 0 {
+			r.activeAt = l.elapsed()
+			l.server.metrics.countSession(&r.stream.session)
+		}
+		if !all {
+			l.markBlocked(r, n > 0)
+			break
+		}
+		l.newestTime = max(l.newestTime, newest)
+		if l.markUnblocked(r); r.state == connClosed {
+			break
+		}
+		if sent >= turnWriteBytes {
+			if !r.queued {
+				r.queued = true
+				l.unfinished = append(l.unfinished, r.connRef)
+			}
+			break
+		}
+	}
+	return sent
+}
+
+// writeOnce writes what the reader is owed in one call; all: everything was taken.
+func (l *loop) writeOnce(r *conn, owed net.Buffers) (n int, all bool, err error) {
+	if r.tls != nil {
+		n, all, err = l.writeTLS(r, owed)
+		l.countWritten(r, n)
+		return n, all, err
+	}
+	size := l.addIovec(r.preamble, 0)
+	for i := 0; i < len(owed) && len(l.iov) < maxIovecs; i++ {
+		size = l.addIovec(owed[i], size)
+	}
+	wrote, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(r.fd), uintptr(unsafe.Pointer(&l.iov[0])), uintptr(len(l.iov)))
+	clear(l.iov)
+	l.iov = l.iov[:0]
+	switch errno {
+	case 0:
+		n = int(wrote)
+	case unix.EAGAIN, unix.EINTR:
+		return 0, false, nil
+	default:
+		return 0, false, errno
+	}
+	l.countWritten(r, n)
+	return n, n == size, nil
+}
+
+// countWritten counts what was taken.
+func (l *loop) countWritten(r *conn, n int) {
+	l.uncountedBytes += n
+	pre := min(n, len(r.preamble))
+	if r.preamble = r.preamble[pre:]; len(r.preamble) == 0 {
+		r.preamble = nil
+	}
+	r.stream.session.markWritten(n - pre)
+}
+
+// addIovec adds b to what the next call writes; unix.Writev would allocate.
+func (l *loop) addIovec(b []byte, size int) int {
+	if len(b) > 0 {
+		v := unix.Iovec{Base: &b[0]}
+		v.SetLen(len(b))
+		l.iov = append(l.iov, v)
+	}
+	return size + len(b)
+}
+
+// markBlocked notes that the connection takes no more for now.
+func (l *loop) markBlocked(r *conn, progress bool) {
+	if r.state != connBlocked {
+		r.state = connBlocked
+		l.blocked[r] = tcpBytesAcked(int(r.fd))
+		l.server.frames.budget.addReader(r)
+		progress = true
+	}
+	if progress {
+		r.blockedSince.Store(int64(l.elapsed()) + 1)
+	}
+	if !r.wantsWritable {
+		if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, true); err != nil {
+			l.closeConn(r)
+		}
+	}
+}
+
+// hasProgress reports whether the client has taken something since the last look: its connection
+// takes more of us only once there is little left to send.
+func (l *loop) hasProgress(r *conn) bool {
+	n := tcpBytesAcked(int(r.fd))
+	if n <= l.blocked[r] {
+		return false
+	}
+	l.blocked[r] = n
+	r.blockedSince.Store(int64(l.elapsed()) + 1)
+	return true
+}
+
+func (l *loop) markUnblocked(r *conn) {
+	if r.state != connBlocked {
+		return
+	}
+	r.state = connIdle
+	r.blockedSince.Store(0)
+	delete(l.blocked, r)
+	l.server.frames.budget.removeReader(r)
+	if r.wantsWritable {
+		if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, false); err != nil {
+			l.closeConn(r)
+		}
+	}
+}
+
+// blockedFor and cut implement pinner.
+func (r *conn) blockedFor(now time.Time) time.Duration {
+	if at := r.blockedSince.Load(); at != 0 {
+		return now.Sub(r.group.loop.reactor.startedAt) - time.Duration(at)
+	}
+	return 0
+}
+
+func (r *conn) disconnect() {
+	r.blockedSince.Store(0) // it is asked once, unless it moves on
+	l, f := r.group.loop, r.connRef
+	l.post(func() {
+		if r := l.conns.lookup(f); r != nil && r.state == connBlocked && r.blockedSince.Load() == 0 && !l.hasProgress(r) {
+			l.server.metrics.disconnected.WithLabelValues(string(reasonMemory)).Inc()
+			l.closeConn(r)
+		}
+	}, nil)
+}
+
+// onDrained does what the cursor of a reader says that is owed nothing.
+func (l *loop) onDrained(r *conn) {
+	l.noteHeld(r)
+	switch st := r.stream.session.nextState(); {
+	case r.endsWhenWritten, st == stateClosed, st == stateGone:
+		l.endResponse(r)
+	case st == stateBehind:
+		r.state = connBehind
+		l.pageQueue = append(l.pageQueue, r.connRef)
+		l.fetchPages()
+	}
+}
+
+// noteHeld notes since when a reader holds what it holds.
+func (l *loop) noteHeld(r *conn) {
+	switch held := r.stream.session.heldUpTo(); {
+	case held == 0 && len(l.holdingSince) == 0:
+	case held == 0:
+		delete(l.holdingSince, r)
+	case l.holdingSince[r].upTo != held:
+		l.holdingSince[r] = heldSince{held, l.now}
+	}
+}
+
+// releaseHeld has readers let go of what they have held for long enough.
+func (l *loop) releaseHeld() {
+	for r, h := range l.holdingSince {
+		switch {
+		case r.stream.session.heldUpTo() != h.upTo:
+			l.noteHeld(r)
+		case r.state == connIdle && l.now.Sub(h.since) >= maxHeldTime:
+			delete(l.holdingSince, r)
+			r.stream.session.heldTooLong = true
+			l.writePending(r)
+		}
+	}
+}
+
+// fetchPages has pages read for readers below their Tail, outside the loop.
+func (l *loop) fetchPages() {
+	for l.pageReads < maxPageReads && len(l.pageQueue) > 0 {
+		r := l.conns.lookup(l.pageQueue[0])
+		if l.pageQueue = l.pageQueue[1:]; len(l.pageQueue) == 0 {
+			l.pageQueue = nil
+		}
+		if r == nil || r.state != connBehind {
+			continue
+		}
+		l.pageReads++
+		f := r.connRef
+		leg, pos := r.stream.session.wantedPage()
+		l.reactor.wg.Go(func() {
+			page, err := l.server.readPageRecovered(l.reactor.ctx, leg, pos)
+			l.post(func() {
+				l.pageReads--
+				l.acceptPage(f, page, err)
+				l.fetchPages()
+			}, nil)
+		})
+	}
+}
+
+// acceptPage is the page that a reader waited for.
+func (l *loop) acceptPage(f connRef, page shard.RecordBatch, err error) {
+	r := l.conns.lookup(f)
+	if r == nil || r.state != connBehind {
+		return
+	}
+	defer l.recoverConn(r)
+	switch err := r.stream.acceptPage(page, err); {
+	case err == nil:
+		r.state = connIdle
+		l.writePending(r)
+	case isTemporary(err): // storage does not answer
+		l.pageRetries = append(l.pageRetries, scheduledConn{l.now.Add(pageRetryDelay/2 + rand.N(pageRetryDelay)), r.connRef})
+	default:
+		l.endResponse(r)
+	}
+}
+
+// endResponse ends the response: the client is told by the end of what this side sends, and
+// hangs up. To close at once would lose what is still on its way if the client had sent
+// anything that nobody has read.
+func (l *loop) endResponse(r *conn) {
+	if !l.sendCloseNotify(r) {
+		r.endsWhenWritten = true
+		l.markBlocked(r, true)
+		return
+	}
+	if unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil {
+		l.closeConn(r)
+		return
+	}
+	r.state, r.activeAt = connEnding, l.elapsed()
+	l.ending[r] = struct{}{}
+}
+
+// closeConn forgets a reader and closes its connection.
+func (l *loop) closeConn(r *conn) {
+	if r.state == connClosed {
+		return
+	}
+	if r.state == connBlocked {
+		delete(l.blocked, r)
+		l.server.frames.budget.removeReader(r)
+	}
+	delete(l.ending, r)
+	delete(l.holdingSince, r)
+	l.releaseTLS(r.tls)
+	_ = unix.Close(int(r.fd)) // which takes it out of epoll
+	if ch := r.group; ch != nil {
+		ch.remove(r)
+		if len(ch.readers) == 0 {
+			ch.key.tail.Unwatch(ch)
+			delete(l.streams, ch.key)
+		}
+	}
+	l.server.metrics.countSession(&r.stream.session)
+	r.stream.close()
+	l.conns.release(r)
+	l.reactor.readers.Add(-1)
+}

@@ -1,0 +1,108 @@
+package edge
+
+import "github.com/fantail-dev/fantail/shard"
+
+// streamReaders holds the readers of one TailBuffer in one framing.
+type streamReaders struct {
+	loop       *loop
+	key        frameKey
+	readers    []*conn
+	queued     bool       // in dirty
+	walked     int        // readers[:walked] were looked at in this walk
+	infoBefore shard.Info // at its beginning: what it brings at least
+	ended      bool       // this life was over by then
+}
+
+// Wake implements shard.Waker.
+func (ch *streamReaders) Wake() {
+	l := ch.loop
+	l.mu.Lock()
+	l.woken = append(l.woken, ch)
+	l.mu.Unlock()
+	l.wake.Wake()
+}
+
+// runTurn is one turn: some readers of the stream that has waited longest. more: there is
+// more to do.
+func (l *loop) runTurn() (more bool) {
+	if n := min(len(l.unfinished), maxTurnReaders); n > 0 {
+		turn := l.unfinished[:n]
+		if l.unfinished = l.unfinished[n:]; len(l.unfinished) == 0 {
+			l.unfinished = nil
+		}
+		for _, f := range turn {
+			if r := l.conns.lookup(f); r != nil {
+				r.queued = false
+				if r.state == connIdle {
+					l.writePending(r)
+				}
+			}
+		}
+	}
+	if len(l.withNews) > 0 {
+		ch := l.withNews[0]
+		if l.withNews = l.withNews[1:]; len(l.withNews) == 0 {
+			l.withNews = nil
+		}
+		ch.queued = false
+		if l.deliverToStream(ch) {
+			l.queueStream(ch)
+		}
+	}
+	if l.uncountedBytes > 0 {
+		l.server.metrics.delivered.Add(float64(l.uncountedBytes))
+		l.server.metrics.deliveries.Add(float64(l.uncountedMessages))
+		l.uncountedBytes, l.uncountedMessages = 0, 0
+	}
+	if l.newestTime > 0 {
+		l.server.metrics.observeDelivery(l.newestTime)
+		l.newestTime = 0
+	}
+	return len(l.unfinished) > 0 || len(l.withNews) > 0
+}
+
+// deliverToStream looks at some readers of a stream with news; more: not at all of them yet.
+func (l *loop) deliverToStream(ch *streamReaders) (more bool) {
+	if tail := ch.key.tail; ch.walked == 0 {
+		ch.ended = tail.EndError() != nil
+		ch.infoBefore = tail.Info()
+	}
+	defer l.endSharedWrite()
+	for n, sent := 0, 0; ch.walked < len(ch.readers); n++ {
+		if n == maxTurnReaders || sent >= maxTurnBytes {
+			return true
+		}
+		r := ch.readers[ch.walked]
+		ch.walked++
+		if r.state == connIdle {
+			sent += l.deliver(r)
+		}
+	}
+	ch.walked = 0
+	return len(ch.readers) > 0 && !ch.key.tail.Watch(ch, ch.infoBefore.Tail) && ch.hasNews()
+}
+
+// hasNews reports whether there has been any since the walk began. Who is still here at the
+// end of a stream is stuck, or behind, and finds it out in time.
+func (ch *streamReaders) hasNews() bool {
+	now := ch.key.tail.Info()
+	return now.Tail > ch.infoBefore.Tail || now.Closed != ch.infoBefore.Closed || !ch.ended && ch.key.tail.EndError() != nil
+}
+
+// remove keeps apart who was looked at in this walk, and who was not.
+func (ch *streamReaders) remove(r *conn) {
+	i := int(r.groupIndex)
+	put := func(j int) { // moves the reader at j to i, which is free
+		ch.readers[i] = ch.readers[j]
+		ch.readers[i].groupIndex = int32(i)
+		i = j
+	}
+	if i < ch.walked {
+		ch.walked--
+		put(ch.walked)
+	}
+	last := len(ch.readers) - 1
+	put(last)
+	ch.readers[last] = nil
+	ch.readers = ch.readers[:last]
+}

@@ -1,0 +1,203 @@
+package edge
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// tlsWriter is the TLS of a reader. The cursor counts a message as written once it is
+// encrypted, so nothing more is until the connection has taken that.
+type tlsWriter struct {
+	tls           *tls.Conn
+	conn          *tcpConn // beneath it; out is lent by the loop, or is the reader's own while it is stuck
+	charged       int      // bytes of out that pins counts
+	closeNotified bool     // close_notify was said
+	readClosed    bool     // nobody reads what the client says
+}
+
+// fdReader reads from a descriptor what is there.
+type fdReader int32
+
+func (fd fdReader) Read(b []byte) (int, error) {
+	n, _, err := unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		return 0, os.ErrDeadlineExceeded // after which crypto/tls goes on where it was
+	case err != nil:
+		return 0, err
+	case n == 0 && len(b) > 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// readTLS takes in what a client says after its request: that it closes, as a rule, which
+// TLS says before the connection does; or that it has new keys. More requests are not read.
+func (l *loop) readTLS(r *conn) {
+	s := r.tls
+	n, err := s.tls.Read(l.readBuf[:])
+	switch {
+	case n > 0:
+		l.stopReading(r)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		l.flushTLSReplies(r)
+	case errors.Is(err, io.EOF) && (r.state == connIdle || r.state == connBehind):
+		if l.stopReading(r) {
+			l.endResponse(r)
+		}
+	default:
+		l.closeConn(r)
+	}
+}
+
+// stopReading has nobody read what the client says; that it hangs up is noticed all the same.
+// false: the reader is gone.
+func (l *loop) stopReading(r *conn) bool {
+	r.tls.readClosed = true
+	if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, r.wantsWritable); err != nil {
+		l.closeConn(r)
+		return false
+	}
+	return true
+}
+
+// flushTLSReplies sends what crypto/tls has written of itself, such as its own new keys.
+func (l *loop) flushTLSReplies(r *conn) {
+	switch s := r.tls; {
+	case !s.hasOutput():
+	case s.charged > 0: // it has to wait
+		l.server.frames.budget.charge(int64(len(s.conn.tlsOut) - s.charged))
+		s.charged = len(s.conn.tlsOut)
+	default:
+		if n, err := l.flushTLS(r); err != nil {
+			l.closeConn(r)
+		} else if s.hasOutput() {
+			l.markBlocked(r, n > 0)
+		}
+	}
+}
+
+// maxEncrypted is how much is encrypted before it is sent.
+const maxEncrypted = 64 << 10
+
+// hasOutput reports whether something is encrypted and not sent.
+func (s *tlsWriter) hasOutput() bool { return s != nil && len(s.conn.tlsOut) > 0 }
+
+// sendTo writes a reader that owes nothing what it is owed, and returns how much of that is
+// taken, or is encrypted at least.
+func (l *loop) sendTo(r *conn, b []byte) (int, error) {
+	if r.tls == nil {
+		return sendBytes(r.fd, b)
+	}
+	if err := l.encrypt(r.tls, b); err != nil {
+		return 0, err
+	}
+	_, err := l.flushTLS(r)
+	return len(b), err
+}
+
+// writeTLS is write under TLS.
+func (l *loop) writeTLS(r *conn, owed net.Buffers) (n int, all bool, err error) {
+	for i := -1; i < len(owed); i++ {
+		b := r.preamble
+		if i >= 0 {
+			b = owed[i]
+		}
+		for len(b) > 0 {
+			piece := b[:min(len(b), maxEncrypted)]
+			if err := l.encrypt(r.tls, piece); err != nil {
+				return n, false, err
+			}
+			n += len(piece)
+			b = b[len(piece):]
+			if len(r.tls.conn.tlsOut) < maxEncrypted {
+				continue
+			}
+			if _, err := l.flushTLS(r); err != nil || r.tls.hasOutput() {
+				return n, false, err
+			}
+		}
+	}
+	_, err = l.flushTLS(r)
+	return n, !r.tls.hasOutput(), err
+}
+
+func (l *loop) encrypt(s *tlsWriter, b []byte) error {
+	l.lendTLSBuf(s)
+	_, err := s.tls.Write(b)
+	return err
+}
+
+func (l *loop) lendTLSBuf(s *tlsWriter) {
+	if s.conn.tlsOut == nil {
+		s.conn.tlsOut, l.tlsBuf = l.tlsBuf[:0], nil
+	}
+}
+
+// flushTLS sends what is encrypted, and returns how much of that was taken.
+func (l *loop) flushTLS(r *conn) (n int, err error) {
+	s := r.tls
+	if !s.hasOutput() {
+		return 0, nil
+	}
+	n, err = sendBytes(r.fd, s.conn.tlsOut)
+	rest := s.conn.tlsOut[n:]
+	if s.charged == 0 {
+		l.tlsBuf = s.conn.tlsOut[:0]
+		rest = append([]byte(nil), rest...)
+	}
+	if s.conn.tlsOut = rest; len(rest) == 0 {
+		s.conn.tlsOut = nil
+	}
+	l.server.frames.budget.charge(int64(len(rest) - s.charged))
+	s.charged = len(rest)
+	return n, err
+}
+
+// flushBlockedTLS sends a reader that was stuck what is encrypted for it; all: it owes
+// nothing any more.
+func (l *loop) flushBlockedTLS(r *conn) (all bool) {
+	n, err := l.flushTLS(r)
+	if n > 0 {
+		r.activeAt = l.elapsed()
+	}
+	switch {
+	case err != nil:
+		l.closeConn(r)
+	case r.tls.hasOutput():
+		l.markBlocked(r, n > 0)
+	default:
+		l.markUnblocked(r)
+	}
+	return r.state == connIdle
+}
+
+// sendCloseNotify says that nothing follows; all: the connection has taken that.
+func (l *loop) sendCloseNotify(r *conn) (all bool) {
+	s := r.tls
+	if s == nil {
+		return true
+	}
+	if !s.closeNotified {
+		s.closeNotified = true
+		l.lendTLSBuf(s)
+		if s.tls.CloseWrite() != nil {
+			return true
+		}
+	}
+	_, err := l.flushTLS(r)
+	return err != nil || !s.hasOutput()
+}
+
+// releaseTLS gives back what a reader that leaves still holds.
+func (l *loop) releaseTLS(s *tlsWriter) {
+	if s != nil {
+		l.server.frames.budget.charge(int64(-s.charged))
+		s.charged, s.conn.tlsOut = 0, nil
+	}
+}

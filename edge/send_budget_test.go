@@ -1,0 +1,43 @@
+package edge
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+// began looks at a pacer whenever something is written.
+type began struct {
+	*httptest.ResponseRecorder
+	p   *stallWriter
+	got []bool
+}
+
+func (b *began) SetWriteDeadline(time.Time) error { return nil }
+
+func (b *began) Write(data []byte) (int, error) {
+	b.got = append(b.got, b.p.writeBegan.Load() != 0)
+	return len(data), nil
+}
+
+// A reader may get stuck at any of its writes, not only at the first of a piece: it is
+// seen at each.
+func TestEveryWriteIsSeen(t *testing.T) {
+	t.Parallel()
+	w := &began{ResponseRecorder: httptest.NewRecorder()}
+	w.p = (&Server{cfg: Config{Stall: time.Second}}).newStallWriter(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	for range 3 {
+		if err := w.p.write([]byte("data: x\n\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, seen := range w.got {
+		if !seen {
+			t.Errorf("write %d is not seen", i)
+		}
+	}
+	if w.p.writeBegan.Load() != 0 {
+		t.Error("a write under way when all are over")
+	}
+}

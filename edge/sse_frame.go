@@ -1,0 +1,245 @@
+package edge
+
+import (
+	"encoding/base64"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// framing is the layout of a stream's messages as SSE data (PROTOCOL 5.8).
+type framing uint8
+
+const (
+	framingText   framing = iota + 1 // text/* in UTF-8: the bytes, one data line per line
+	framingJSON                      // one JSON array per event
+	framingBase64                    // anything else
+)
+
+func framingOf(contentType string) framing {
+	switch t := shard.MediaType(contentType); {
+	case t == "application/json":
+		return framingJSON
+	case strings.HasPrefix(t, "text/") && !otherCharset(contentType):
+		return framingText
+	default:
+		return framingBase64
+	}
+}
+
+// frame is a run of messages in one framing: a data event, shared by all readers
+// that need exactly these messages. Its control event is separate, because that
+// depends on what follows and on the reader's cursor; the control events that most readers
+// need are kept here. A reader holds a frame by pointer until its last byte is
+// written. A rendered frame never changes, except for its cached control events.
+type frame struct {
+	generation uint64
+	nextPos    uint64 // the position after the last message
+	messages   int
+	storedAt   uint64       // S2's time of the last message (ms); 0: it came from history
+	cacheSize  int          // what the frame cache counts it as
+	pins       atomic.Int32 // readers to which it is being written; see sendBudget
+
+	once        sync.Once
+	data        []byte
+	moreControl []byte // the control event with more to follow
+	moreCursor  uint64 // the cursor in moreControl
+
+	tipControl atomic.Pointer[cachedControl] // the control event at the tip, with the newest cursor asked for
+	endControl atomic.Pointer[[]byte]        // the control event at the end of a closed stream
+}
+
+// cachedControl is a control event that says "up to date".
+type cachedControl struct {
+	cursor uint64
+	b      []byte
+}
+
+// newFrame renders a frame for one reader alone.
+func newFrame(form framing, generation, next, interval uint64, messages [][]byte) *frame {
+	f := &frame{generation: generation, nextPos: next, messages: len(messages)}
+	f.render(form, interval, messages)
+	return f
+}
+
+// render is called once, before any reader uses the frame.
+func (f *frame) render(form framing, interval uint64, messages [][]byte) {
+	f.data = renderData(form, f.generation, f.nextPos, messages)
+	f.moreCursor = interval
+	f.moreControl = renderControl(f.generation, f.nextPos, interval, endNotReached)
+}
+
+// controlEvent returns the control event after the frame, and the cursor in it, for a reader
+// that needs a Stream-Cursor of at least least.
+func (f *frame) controlEvent(at streamEnd, least, interval uint64) (b []byte, cursor uint64) {
+	cursor = max(least, interval)
+	switch {
+	case at == endClosed:
+		if p := f.endControl.Load(); p != nil {
+			return *p, cursor
+		}
+		end := renderControl(f.generation, f.nextPos, 0, at) // a variable of its own, or b would always escape to the heap
+		f.endControl.Store(&end)
+		return end, cursor
+	case at == endNotReached && f.moreCursor >= least:
+		return f.moreControl, f.moreCursor
+	case at == endUpToDate && cursor == interval:
+		if p := f.tipControl.Load(); p != nil && p.cursor == interval {
+			return p.b, cursor
+		}
+		b = renderControl(f.generation, f.nextPos, cursor, at)
+		f.tipControl.Store(&cachedControl{cursor, b})
+		return b, cursor
+	}
+	return renderControl(f.generation, f.nextPos, cursor, at), cursor
+}
+
+// renderData lays out the data event of messages; next is the position after
+// them. A line break in a message begins a new data line.
+func renderData(form framing, generation, next uint64, messages [][]byte) []byte {
+	size := 0
+	for _, m := range messages {
+		size += len(m) + 1
+	}
+	if form == framingBase64 {
+		size = base64.StdEncoding.EncodedLen(size)
+	}
+	b := append(make([]byte, 0, size+size/32+96), "event: data\ndata:"...)
+	switch form {
+	case framingJSON:
+		b = append(b, '[')
+		for i, m := range messages {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendDataLines(b, m)
+		}
+		b = append(b, ']')
+	case framingText:
+		text := messages[0]
+		if len(messages) > 1 { // a CRLF may be split between two messages
+			text = joinMessages(messages)
+		}
+		b = appendDataLines(appendSpareSpace(b, text), text)
+	default:
+		b = appendBase64(b, messages)
+	}
+	return appendEventEnd(b, generation, next)
+}
+
+// joinMessages returns the messages as one.
+func joinMessages(messages [][]byte) []byte {
+	var b []byte
+	for _, m := range messages {
+		b = append(b, m...)
+	}
+	return b
+}
+
+// appendBase64 appends the messages, joined, as one padded run.
+func appendBase64(b []byte, messages [][]byte) []byte {
+	if len(messages) == 1 {
+		return base64.StdEncoding.AppendEncode(b, messages[0])
+	}
+	return base64.StdEncoding.AppendEncode(b, joinMessages(messages))
+}
+
+// appendEventEnd ends a line, and then the event with the id of a position. The id must be the
+// last line: some clients use an id as soon as its line arrives, and would lose the rest of the
+// event if the connection broke below it.
+func appendEventEnd(b []byte, generation, pos uint64) []byte {
+	b = append(b, "\nid: "...)
+	b = appendOffset(b, generation, pos)
+	return append(b, "\n\n"...)
+}
+
+// appendDataLines appends p and begins a new data line at each line break (CRLF, CR, LF): no
+// message can end its event or begin another field.
+func appendDataLines(b, p []byte) []byte {
+	for i := 0; i < len(p); i++ {
+		switch p[i] {
+		case '\r':
+			if i+1 < len(p) && p[i+1] == '\n' {
+				i++
+			}
+			fallthrough
+		case '\n':
+			b = appendSpareSpace(append(b, "\ndata:"...), p[i+1:])
+		default:
+			b = append(b, p[i])
+		}
+	}
+	return b
+}
+
+// appendSpareSpace appends a space if p, the start of a data line, begins with one: clients
+// remove one space after the colon.
+func appendSpareSpace(b, p []byte) []byte {
+	if len(p) > 0 && p[0] == ' ' {
+		return append(b, ' ')
+	}
+	return b
+}
+
+// streamEnd tells in a control event whether the stream goes on.
+type streamEnd uint8
+
+const (
+	endNotReached streamEnd = iota + 1 // more follows the event
+	endUpToDate                        // nothing follows yet
+	endClosed                          // nothing follows, ever
+)
+
+// renderControl lays out a control event after the data event of the same position, which
+// carries the id.
+func renderControl(generation, pos, cursor uint64, at streamEnd) []byte {
+	return append(appendControl(make([]byte, 0, 160), generation, pos, cursor, at), "\n\n"...)
+}
+
+// renderStandaloneControl lays out a control event without a data event before it; it carries an id.
+func renderStandaloneControl(generation, pos, cursor uint64, at streamEnd) []byte {
+	return appendEventEnd(appendControl(make([]byte, 0, 192), generation, pos, cursor, at), generation, pos)
+}
+
+// appendControl appends a control event up to the end of its data.
+func appendControl(b []byte, generation, pos, cursor uint64, at streamEnd) []byte {
+	b = append(b, "event: control\ndata:{\"streamNextOffset\":\""...)
+	b = appendOffset(b, generation, pos)
+	b = append(b, '"')
+	if at != endClosed {
+		b = append(b, ",\"streamCursor\":\""...)
+		b = strconv.AppendUint(b, cursor, 10)
+		b = append(b, '"')
+	}
+	if at != endNotReached {
+		b = append(b, ",\"upToDate\":true"...)
+	}
+	if at == endClosed {
+		b = append(b, ",\"streamClosed\":true"...)
+	}
+	return append(b, '}')
+}
+
+// endInsideCharacter reports whether the messages, joined, end inside a UTF-8 character.
+func endInsideCharacter(messages []heldMessage) bool {
+	var end [utf8.UTFMax - 1]byte // the last bytes of the messages: as many as an unfinished character can have
+	n := len(end)
+	for i := len(messages) - 1; i >= 0 && n > 0; i-- {
+		body := messages[i].Body
+		for j := len(body) - 1; j >= 0 && n > 0; j-- {
+			n--
+			end[n] = body[j]
+		}
+	}
+	last := end[n:]
+	for i := len(last) - 1; i >= 0; i-- {
+		if utf8.RuneStart(last[i]) {
+			return !utf8.FullRune(last[i:])
+		}
+	}
+	return false
+}

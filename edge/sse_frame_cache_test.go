@@ -1,0 +1,67 @@
+package edge
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// A frame that is being written to somebody is found by who needs it next, however many
+// came since; one that nobody is written goes when the ring is full.
+func TestPinnedFramesStay(t *testing.T) {
+	t.Parallel()
+	c := newFrameCache(1<<30, 1<<30)
+	set := c.openSet(nil, framingText)
+	body := bytes.Repeat([]byte("x"), maxSetBytes/4)
+	ranges := make([]shard.RecordBatch, 3*maxPinnedSkipped)
+	for i := range ranges {
+		pos := uint64(i)
+		ranges[i] = buildRange(t, pos, pos+1, pos+1, false, []shard.Message{{Pos: pos, Next: pos + 1, Body: body}})
+	}
+	of := func(i int) *frame { return set.frameFor(ranges[i], 0, 7, true, 0) }
+	let := of(30)
+	held := make([]*frame, 20) // far more than the ring holds
+	for i := range held {
+		held[i] = of(i)
+		c.budget.pinFrame(held[i])
+	}
+	for i := range held {
+		if of(i) != held[i] {
+			t.Errorf("frame %d is being written, and was rendered anew", i)
+		}
+	}
+	if of(30) == let {
+		t.Error("a frame that nobody is written is kept")
+	}
+	// With more of them than are passed over, the ring stays bounded all the same.
+	for i := range ranges {
+		c.budget.pinFrame(of(i))
+	}
+	if most := (maxPinnedSkipped + 1) * len(body) * 11 / 10; set.history.bytes > most+maxSetBytes {
+		t.Errorf("%d bytes, want %d at most", set.history.bytes, most)
+	}
+	set.close() // while they are still being written
+	if n := c.bytes.Load(); n != 0 {
+		t.Errorf("%d bytes of a set that nobody reads", n)
+	}
+}
+
+// A part of a RecordBatch counts for what it holds.
+func TestPartOfARangeCounts(t *testing.T) {
+	t.Parallel()
+	c := newFrameCache(1<<30, 1<<30)
+	set := &frameSet{cache: c, key: frameKey{form: framingText}}
+	var ms []shard.Message
+	for i := range uint64(100) {
+		ms = append(ms, shard.Message{Pos: i, Next: i + 1, Body: []byte("x")})
+	}
+	ms[99].Body = bytes.Repeat([]byte("x"), 1<<16)
+	r := buildRange(t, 0, 100, 100, false, ms)
+	if f := set.frameFor(r, 99, 7, false, 0); f.messages != 1 || f.cacheSize < 1<<16 || !bytes.Contains(f.data, ms[99].Body) {
+		t.Errorf("%d messages, %d bytes", f.messages, f.cacheSize)
+	}
+	if a, b := set.frameFor(r, 50, 7, false, 0), set.frameFor(r, 50, 7, false, 0); a != b || a.messages != 50 {
+		t.Errorf("%d messages, shared: %v", a.messages, a == b)
+	}
+}

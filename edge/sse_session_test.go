@@ -1,0 +1,753 @@
+package edge
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// buildRange lays a RecordBatch out as shard/record_batch.go documents it.
+func buildRange(t interface{ Fatal(...any) }, from, to, tail uint64, closed bool, ms []shard.Message) shard.RecordBatch {
+	b := make([]byte, 40)
+	b[0] = 1
+	if closed {
+		b[1] = 1
+	}
+	binary.BigEndian.PutUint32(b[4:], uint32(len(ms)))
+	binary.BigEndian.PutUint64(b[8:], from)
+	binary.BigEndian.PutUint64(b[16:], to)
+	binary.BigEndian.PutUint64(b[24:], tail)
+	var payload []byte
+	for _, m := range ms {
+		payload = append(payload, m.Body...)
+		b = binary.BigEndian.AppendUint32(b, uint32(m.Pos-from))
+		b = binary.BigEndian.AppendUint32(b, uint32(m.Next-from))
+		b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
+	}
+	r, err := shard.ParseBatch(append(b, payload...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// parseSSE reads whole events as the HTML standard says a client does; rest is
+// what begins after the last of them. Comments are dropped. An id is an event's last line;
+// an event without one, which only the control event of a data event may be, has the id of
+// the event before it, or none if that is not in b.
+func parseSSE(b []byte) (events []event, rest []byte, err error) {
+	var e event
+	fields := 0
+	var data []string
+	for rest = b; len(b) > 0; {
+		n := bytes.IndexAny(b, "\r\n")
+		if n < 0 {
+			break
+		}
+		line := string(b[:n])
+		if b[n] == '\r' && n+1 < len(b) && b[n+1] == '\n' {
+			n++
+		}
+		b = b[n+1:]
+		k, v, _ := strings.Cut(line, ":")
+		v = strings.TrimPrefix(v, " ")
+		fields++
+		switch {
+		case line == "":
+			if fields > 1 {
+				e.data = strings.Join(data, "\n")
+				if e.id == "" && e.name != "control" {
+					return events, rest, fmt.Errorf("no id in %+v", e)
+				}
+				if n := len(events); e.id == "" && n > 0 {
+					e.id = events[n-1].id
+				}
+				events = append(events, e)
+			}
+			e, fields, data, rest = event{}, 0, nil, b
+		case k == "", k == "retry": // a comment, or how long to wait
+			fields--
+		case e.id != "":
+			return events, rest, fmt.Errorf("line %q after the id", line)
+		case k == "id" && data != nil:
+			e.id = v
+		case k == "event" && e.name == "" && data == nil:
+			e.name = v
+		case k == "data":
+			data = append(data, v)
+		default:
+			return events, rest, fmt.Errorf("line %q", line)
+		}
+	}
+	return events, rest, nil
+}
+
+// oneBreak writes every line break as \n, which is all that SSE can carry.
+var oneBreak = strings.NewReplacer("\r\n", "\n", "\r", "\n")
+
+// cell is what stands in the log: a message of one or more records, or (no body)
+// records that are never shown.
+type cell struct {
+	shard.Message
+	cut    bool // text: a character is unfinished after it
+	closes bool
+}
+
+// world is a stream as its log has it, a TailBuffer that was fed some of it, and the
+// readers of that.
+type world struct {
+	*rapid.T
+	form     framing
+	life     uint64
+	start    uint64
+	first    uint64 // below it the log keeps nothing
+	cells    []cell
+	msgs     []cell // those with a body
+	text     []byte // text that was begun and is not written yet
+	inside   []bool // by byte of text: a boundary after it lies inside a character
+	count    int
+	closed   bool
+	interval uint64
+
+	tail    *shard.TailBuffer
+	frames  *frameCache
+	readers []*reader
+	told    []uint64 // every position that some event carried
+}
+
+func newWorld(t *rapid.T) *world {
+	w := &world{
+		T:        t,
+		form:     rapid.SampledFrom([]framing{framingJSON, framingText, framingText, framingBase64}).Draw(t, "form"),
+		life:     rapid.SampledFrom([]uint64{0, 1, 1_800_000_000_000}).Draw(t, "life"),
+		start:    rapid.Uint64Range(0, 2).Draw(t, "start"),
+		interval: 1000,
+		frames:   newFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), 64<<20),
+	}
+	w.first = w.start
+	tails := shard.NewTailBuffers(rapid.IntRange(1, 600).Draw(t, "per tail"), rapid.Int64Range(1, 1000).Draw(t, "budget"))
+	info := shard.Info{Exists: true, Generation: w.life, Start: w.start, Tail: w.start, Type: "x/y"}
+	w.tail = tails.Open("p/s", info, w.start)
+	return w
+}
+
+func (w *world) end() uint64 {
+	if n := len(w.cells); n > 0 {
+		return w.cells[n-1].Next
+	}
+	return w.start
+}
+
+// pick is a place between two cells, in [lo, hi].
+func (w *world) pick(lo, hi uint64, label string) uint64 {
+	var places []uint64
+	if lo <= w.start && w.start <= hi {
+		places = append(places, w.start)
+	}
+	for _, c := range w.cells {
+		if lo <= c.Next && c.Next <= hi {
+			places = append(places, c.Next)
+		}
+	}
+	return rapid.SampledFrom(places).Draw(w.T, label)
+}
+
+// rangeOf is the RecordBatch [from, to).
+func (w *world) rangeOf(from, to uint64) shard.RecordBatch {
+	tail, closed := w.state(to)
+	var ms []shard.Message
+	for _, m := range w.msgs {
+		if m.Pos >= from && m.Next <= to {
+			ms = append(ms, m.Message)
+		}
+	}
+	return buildRange(w, from, to, tail, closed, ms)
+}
+
+// state is the visible tail at a place, and whether the stream is closed there.
+func (w *world) state(at uint64) (tail uint64, closed bool) {
+	tail = w.start
+	for _, c := range w.cells {
+		if c.Next > at {
+			break
+		}
+		if c.Body != nil {
+			tail = c.Next
+		}
+		closed = closed || c.closes
+	}
+	return tail, closed
+}
+
+// write puts some cells into the log.
+func (w *world) write(t *rapid.T) {
+	w.T = t
+	for range rapid.IntRange(1, 6).Draw(t, "cells") {
+		c := cell{Message: shard.Message{Pos: w.end()}}
+		c.Next = c.Pos + 1
+		switch k := rapid.IntRange(0, 99).Draw(t, "cell"); {
+		case w.closed || k < 20: // of control records
+			c.closes = k < 3
+		case k < 30:
+			c.Next += rapid.Uint64Range(1, 3).Draw(t, "more records")
+			fallthrough
+		default:
+			w.count++
+			c.Body, c.cut = w.body(t)
+			c.closes = k == 99
+		}
+		w.closed = w.closed || c.closes
+		w.cells = append(w.cells, c)
+		if c.Body != nil {
+			w.msgs = append(w.msgs, c)
+		}
+	}
+}
+
+// body is a message; no two are the same by accident, if they are not short.
+func (w *world) body(t *rapid.T) (b []byte, cut bool) {
+	switch w.form {
+	case framingJSON:
+		f := rapid.SampledFrom([]string{
+			"%d", `"%d,]\r\n é"`, "{\"a\":[%d,\n  \"]\"] ,\r\n\"b\":{}}", "[[],\r[ %d]]", `"\\\"%d"`,
+		}).Draw(t, "json")
+		return fmt.Appendf(nil, f, w.count), false
+	case framingBase64:
+		b = rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "bytes")
+		return strconv.AppendInt(b, int64(w.count), 10), false
+	}
+	if len(w.text) == 0 || rapid.IntRange(0, 30).Draw(t, "leave") == 0 { // half a character may stay
+		w.text, w.inside = nil, nil
+		pieces := rapid.SampledFrom([]string{
+			"é", "€", "😀", "\U0010ffff", " ", "\n", "\r", "\r\n", "a", "data: b", "\nid: 1\n\n", "\xff", ":",
+		})
+		for _, p := range append(rapid.SliceOfN(pieces, 1, 12).Draw(t, "pieces"), strconv.Itoa(w.count)) {
+			for i := range len(p) {
+				w.text = append(w.text, p[i])
+				w.inside = append(w.inside, p[0] >= 0xc2 && p[0] != 0xff && i < len(p)-1)
+			}
+		}
+	}
+	n := rapid.IntRange(1, min(len(w.text), 9)).Draw(t, "length")
+	b, cut = w.text[:n:n], w.inside[n-1]
+	w.text, w.inside = w.text[n:], w.inside[n:]
+	return b, cut
+}
+
+// feed brings the TailBuffer on, as several feeds do: what it has, what joins, a hole.
+func (w *world) feed(t *rapid.T) {
+	w.T = t
+	next, end := w.tail.Next(), w.end()
+	if next == end {
+		return
+	}
+	switch rapid.IntRange(0, 9).Draw(t, "feed") {
+	case 0:
+		to := w.pick(next, end, "skip to")
+		tail, closed := w.state(to)
+		w.tail.SkipTo(to, tail, closed)
+	case 1:
+		from := w.pick(next, end, "hole")
+		var gap *shard.GapError
+		if from == next || from == end || w.tail.EndError() != nil {
+			return
+		}
+		if err := w.tail.Extend(w.rangeOf(from, end)); !errors.As(err, &gap) || gap.Next != next {
+			t.Fatalf("a hole at %d: %v", next, err)
+		}
+	default:
+		from, to := next, w.pick(next, end, "feed to")
+		if rapid.IntRange(0, 3).Draw(t, "overlap") == 0 {
+			from = w.pick(w.start, next, "feed from")
+		}
+		if from == to {
+			return
+		}
+		if err := w.tail.Extend(w.rangeOf(from, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (w *world) trim(t *rapid.T) {
+	w.T = t
+	if rapid.IntRange(0, 3).Draw(t, "trim") == 0 {
+		w.first = w.pick(w.first, w.end(), "trim to")
+	}
+}
+
+// open adds a reader: at the start, at the tip, or where an event once said.
+func (w *world) open(t *rapid.T) {
+	w.T = t
+	k := rapid.IntRange(0, 5).Draw(t, "from")
+	switch {
+	case k == 0:
+		w.join(w.tail.Info().Tail, false)
+	case k < 3 || len(w.told) == 0:
+		w.join(w.start, true)
+	default:
+		w.join(rapid.SampledFrom(w.told).Draw(t, "told"), false)
+	}
+}
+
+func (w *world) join(pos uint64, fromStart bool) *reader {
+	least := uint64(0)
+	if pos%2 == 1 {
+		least = w.interval + pos
+	}
+	set := w.frames.openSet(w.tail, w.form)
+	r := &reader{
+		world: w, set: set, c: newSSESession(w.tail, set, w.form, position{pos: pos}, least),
+		fromStart: fromStart, at: pos, cursor: least,
+	}
+	if w.form == framingText && !fromStart {
+		r.c.boundary = textBoundary{kind: boundaryUnknown, skipBytes: characterRest}
+	}
+	r.begin(pos)
+	w.readers = append(w.readers, r)
+	return r
+}
+
+// reader is a client of a cursor, and what it got so far.
+type reader struct {
+	*world
+	set       *frameSet
+	c         *sseSession
+	fromStart bool
+	lost      bool // its place is no longer kept
+	info      shard.Info
+
+	from, at uint64 // where it began; what it was told last
+	next     int    // msgs it has yet to get
+	got      int
+	buf      []byte
+	after    event // the newest event
+	upToDate bool
+	closed   bool
+	amid     bool // it began inside a character, and is there yet
+	late     bool // it was made to let go of what it holds
+	joint    textBoundary
+	must     bool // the event after this one ends the stream
+	cursor   uint64
+}
+
+func (r *reader) begin(pos uint64) {
+	r.from = pos
+	for r.next < len(r.msgs) && r.msgs[r.next].Pos < pos {
+		r.next++
+	}
+	r.amid = r.next > 0 && r.msgs[r.next-1].cut
+	r.joint = textBoundary{}
+	if !r.fromStart || pos > r.start {
+		r.joint.skipBytes = characterRest
+	}
+	if !r.fromStart && r.next > 0 { // bodies are not empty, where they are text
+		r.joint.kind = textBoundary{}.after(r.msgs[r.next-1].Body, 0).kind
+	}
+}
+
+// turn is one turn of a driver that writes as much as the socket takes; false:
+// there was nothing to do.
+func (r *reader) turn(budget int, takes func(n int) int) bool {
+	c := r.c
+	c.cursorNow = r.interval
+	if !c.hasOutput() {
+		r.info = c.tail.Info()
+	}
+	bufs := c.output(budget)
+	if len(bufs) > 0 {
+		all := bytes.Join(bufs, nil)
+		n := takes(len(all))
+		c.markWritten(n)
+		r.buf = append(r.buf, all[:n]...)
+		var rest []byte
+		if c.hasOutput() {
+			rest = bytes.Join(c.output(0), nil)
+		}
+		if !bytes.Equal(rest, all[n:]) {
+			r.Fatalf("owes %q after %d of %q", rest, n, all)
+		}
+		r.parse()
+		return true
+	}
+	switch c.nextState() {
+	case stateBehind:
+		r.behind()
+		return true
+	case stateIdle:
+		return c.position.pos < c.tail.Info().Tail
+	}
+	return false
+}
+
+// behind brings a page of any size, or says that there is none.
+func (r *reader) behind() {
+	_, pos := r.c.wantedPage()
+	if r.c.lookBacks > 0 && pos < r.first {
+		r.c.endLookBack()
+		r.joint.kind = boundaryPlain
+		return
+	}
+	if pos < r.first {
+		first := min(r.first, r.c.tail.Info().Tail)
+		if r.lost = !r.fromStart || !r.c.skipToKept(first); !r.lost {
+			if r.got > 0 || r.after.id != "" {
+				r.Fatalf("skips from %d to %d after %+v", pos, first, r.after)
+			}
+			r.at = first
+			r.begin(first)
+		}
+		return
+	}
+	from, to := pos, pos
+	if rapid.IntRange(0, 3).Draw(r.T, "early page") == 0 {
+		from = r.pick(r.first, pos, "page from")
+	}
+	for to <= pos { // a page is not larger than it has to be, as often as not
+		to = r.pick(pos+1, r.end(), "page to")
+	}
+	if !r.c.acceptPage(r.rangeOf(from, to)) {
+		r.Fatalf("page [%d, %d) does not join at %d", from, to, pos)
+	}
+}
+
+func (r *reader) parse() {
+	es, rest, err := parseSSE(r.buf)
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.buf = append([]byte(nil), rest...)
+	for _, e := range es {
+		if e.id == "" {
+			e.id = r.after.id
+		}
+		o, err := parseOffset(e.id)
+		if err != nil || o.kind == offsetMinted && o.generation != r.life || formatOffset(r.life, o.pos) != e.id {
+			r.Fatalf("id of %+v: %v", e, err)
+		}
+		if r.closed || o.pos < r.at {
+			r.Fatalf("%+v after %+v", e, r.after)
+		}
+		switch e.name {
+		case "data":
+			r.data(e, o.pos)
+		case "control":
+			r.control(e, o.pos)
+		default:
+			r.Fatalf("%+v", e)
+		}
+		r.after, r.at = e, o.pos
+		r.told = append(r.told, o.pos)
+	}
+}
+
+// data takes a data event: the messages from the last one on up to pos.
+func (r *reader) data(e event, pos uint64) {
+	if r.after.name == "data" {
+		r.Fatalf("%+v after %+v", e, r.after)
+	}
+	var bodies [][]byte
+	cut := false
+	for ; r.next < len(r.msgs) && r.msgs[r.next].Next <= pos; r.next++ {
+		m := r.msgs[r.next]
+		bodies = append(bodies, m.Body)
+		r.amid = r.amid && m.cut
+		cut = m.cut
+	}
+	r.got += len(bodies)
+	if len(bodies) == 0 || r.msgs[r.next-1].Next != pos {
+		r.Fatalf("%+v says %d; %d messages", e, pos, len(bodies))
+	}
+	r.same(e.data, bodies)
+	r.must = cut && !r.amid && !r.late
+	r.amid = r.amid || cut && r.late
+	r.late = false
+}
+
+// same checks that an event's data stands for these messages.
+func (r *reader) same(data string, bodies [][]byte) {
+	want := string(bytes.Join(bodies, nil))
+	switch r.form {
+	case framingText:
+		var text []byte
+		text, r.joint = joinText(bodies, r.joint)
+		want = oneBreak.Replace(string(text))
+	case framingBase64:
+		b, err := base64.StdEncoding.DecodeString(data)
+		if err != nil {
+			r.Fatal(err)
+		}
+		data = string(b)
+	case framingJSON:
+		var got bytes.Buffer
+		if err := json.Compact(&got, []byte(data)); err != nil {
+			r.Fatalf("%q: %v", data, err)
+		}
+		var all bytes.Buffer
+		if err := json.Compact(&all, fmt.Appendf(nil, "[%s]", bytes.Join(bodies, []byte(",")))); err != nil {
+			r.Fatal(err)
+		}
+		data, want = got.String(), all.String()
+	}
+	if data != want {
+		r.Fatalf("got %q, want %q", data, want)
+	}
+}
+
+func (r *reader) control(e event, pos uint64) {
+	var c struct {
+		StreamNextOffset       string
+		StreamCursor           *string
+		UpToDate, StreamClosed bool
+	}
+	if err := json.Unmarshal([]byte(e.data), &c); err != nil || c.StreamNextOffset != e.id {
+		r.Fatalf("%+v: %v", e, err)
+	}
+	if r.after.name == "data" && pos != r.at {
+		r.Fatalf("%+v after %+v", e, r.after)
+	}
+	// What lies between the last message and a place that stands alone is not shown.
+	if r.next < len(r.msgs) && r.msgs[r.next].Pos < pos {
+		r.Fatalf("%+v skips %+v", e, r.msgs[r.next])
+	}
+	if last := r.next > 0 && r.msgs[r.next-1].Next == pos; !last && pos != r.from && pos != r.info.Tail {
+		r.Fatalf("%+v: neither after a message nor %d nor the visible tail %d", e, r.from, r.info.Tail)
+	}
+	above := r.next < len(r.msgs) && r.msgs[r.next].Pos < r.info.Tail
+	if c.UpToDate && above || c.StreamClosed && (above || !r.info.Closed) || c.StreamClosed && !c.UpToDate {
+		r.Fatalf("%+v, but the tail is %+v", e, r.info)
+	}
+	if (c.StreamCursor == nil) != c.StreamClosed {
+		r.Fatalf("cursor of %+v", e)
+	}
+	if c.StreamCursor != nil {
+		n, err := strconv.ParseUint(*c.StreamCursor, 10, 64)
+		if err != nil || n < r.cursor || n < 1000 {
+			r.Fatalf("cursor of %+v, after %d", e, r.cursor)
+		}
+		r.cursor = n
+	}
+	if r.must && !c.StreamClosed {
+		r.Fatalf("half a character, and then %+v", e)
+	}
+	r.upToDate, r.closed = c.UpToDate, c.StreamClosed
+}
+
+// drain lets the reader have all that there is, and checks that this is all.
+func (r *reader) drain(budget int) {
+	for n := 0; !r.lost && r.turn(budget, func(n int) int { return n }); n++ {
+		if n > 20*len(r.cells)+20 {
+			r.Fatalf("never idle: at %d of %+v", r.c.position.pos, r.c.tail.Info())
+		}
+	}
+	if len(r.buf) > 0 {
+		r.Fatalf("ends inside an event: %q", r.buf)
+	}
+	info := r.c.tail.Info()
+	switch {
+	case r.lost:
+		return
+	case r.c.tail.EndError() != nil:
+		// One turn may be needed to find out; what was owed came first.
+		if r.c.nextState() != stateGone && !r.closed {
+			r.Fatalf("state %d of an ended life", r.c.nextState())
+		}
+		return
+	case r.after.name != "control":
+		r.Fatalf("the last event is %+v", r.after)
+	case info.Closed:
+		if !r.closed || r.c.nextState() != stateClosed || r.next < len(r.msgs) {
+			r.Fatalf("end not told: %+v, %+v", r.after, info)
+		}
+	case r.c.nextState() != stateIdle || r.closed:
+		r.Fatalf("state %d, %+v", r.c.nextState(), r.after)
+	}
+	held, last := 0, max(r.from, info.Tail)
+	if r.got > 0 { // a page may know more than the TailBuffer
+		last = max(last, r.msgs[r.next-1].Next)
+	}
+	for _, m := range r.msgs[r.next:] {
+		if m.Next > max(info.Tail, r.c.position.pos) {
+			break
+		}
+		if held++; !m.cut {
+			r.Fatalf("%+v not delivered", m)
+		}
+	}
+	switch {
+	case held > 0:
+	case !r.upToDate || r.at != last:
+		r.Fatalf("at %d after %+v, the tail is %+v", r.at, r.after, info)
+	}
+	if int(r.c.framedCount) != r.got {
+		r.Fatalf("counts %d messages of %d", r.c.framedCount, r.got)
+	}
+}
+
+// Invariants 2, 3 and 5: whatever the TailBuffer forgets, skips and is fed twice, a
+// reader from anywhere gets every message from there on, once and in order, and
+// every offset that it was told is a place to go on from.
+func TestCursorModel(t *testing.T) {
+	for range 10 { // one check is a hundred short lives: too few for what is rare
+		rapid.Check(t, model)
+	}
+}
+
+func model(t *rapid.T) {
+	w := newWorld(t)
+	w.join(w.start, true)
+	some := func(t *rapid.T) *reader {
+		w.T = t
+		return w.readers[rapid.IntRange(0, len(w.readers)-1).Draw(t, "reader")]
+	}
+	budget := rapid.SampledFrom([]int{1, 100, 500, turnWriteBytes})
+	turn := func(t *rapid.T) {
+		if r := some(t); !r.lost {
+			r.turn(budget.Draw(t, "budget"), func(n int) int {
+				if rapid.Bool().Draw(t, "all") {
+					return n
+				}
+				return rapid.IntRange(0, n).Draw(t, "taken")
+			})
+		}
+	}
+	t.Repeat(map[string]func(*rapid.T){
+		"write": w.write, "feed": w.feed, "feed more": w.feed, "trim": w.trim, "open": w.open,
+		"turn": turn, "turn more": turn, "and more": turn,
+		"drain": func(t *rapid.T) { some(t).drain(budget.Draw(t, "budget")) },
+		"time":  func(*rapid.T) { w.interval++ },
+		"late": func(t *rapid.T) {
+			if r := some(t); r.c.heldUpTo() > 0 && !r.c.hasOutput() {
+				r.c.heldTooLong, r.late = true, true
+				r.turn(turnWriteBytes, func(n int) int { return n })
+			}
+		},
+		"end": func(t *rapid.T) {
+			if rapid.IntRange(0, 30).Draw(t, "end") == 0 {
+				w.tail.End(shard.ErrNotFound)
+			}
+		},
+		"": func(t *rapid.T) {
+			for _, r := range w.readers {
+				if r.c.gapCount != 0 {
+					t.Fatalf("%d gaps", r.c.gapCount)
+				}
+			}
+		},
+	})
+	w.T = t
+	if next, end := w.tail.Next(), w.end(); next < end {
+		if err := w.tail.Extend(w.rangeOf(next, end)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range w.readers {
+		r.drain(300)
+	}
+	seen := map[uint64]bool{}
+	for _, pos := range w.told {
+		if !seen[pos] {
+			seen[pos] = true
+			w.join(pos, false).drain(300)
+		}
+	}
+	for _, r := range w.readers {
+		if r.c.gapCount != 0 {
+			t.Fatalf("%d gaps", r.c.gapCount)
+		}
+		r.set.close()
+	}
+	if n := w.frames.bytes.Load(); n != 0 || len(w.frames.sets) > 0 {
+		t.Fatalf("%d bytes of frames, %d sets are left", n, len(w.frames.sets))
+	}
+}
+
+// lone is a cursor at the start of a TailBuffer with these RecordBatches of one message each.
+func lone(t *testing.T, form framing, bodies ...string) (*sseSession, *shard.TailBuffer) {
+	t.Helper()
+	tail := shard.NewTailBuffers(0, 0).Open("p/s", shard.Info{Exists: true, Generation: 7}, 0)
+	set := newFrameCache(1<<20, 64<<20).openSet(tail, form)
+	for i, b := range bodies {
+		pos := uint64(i)
+		m := shard.Message{Pos: pos, Next: pos + 1, Body: []byte(b)}
+		if err := tail.Extend(buildRange(t, pos, pos+1, pos+1, false, []shard.Message{m})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return newSSESession(tail, set, form, position{}, 0), tail
+}
+
+// take is every event that the cursor owes.
+func take(t *testing.T, c *sseSession) []event {
+	t.Helper()
+	var all []byte
+	for bufs := c.output(1); len(bufs) > 0; bufs = c.output(1) {
+		b := bytes.Join(bufs, nil)
+		c.markWritten(len(b))
+		all = append(all, b...)
+	}
+	es, rest, err := parseSSE(all)
+	if err != nil || len(rest) > 0 {
+		t.Fatalf("%q: %v", all, err)
+	}
+	return es
+}
+
+// One message is held for as long as it takes; more than one until they are large.
+func TestCursorHeldLimit(t *testing.T) {
+	half := strings.Repeat("x", maxHeldBytes) + "€"[:2]
+	c, tail := lone(t, framingText, half)
+	if es := take(t, c); len(es) != 1 || es[0].name != "control" || strings.Contains(es[0].data, "upToDate") {
+		t.Fatalf("one half message: %.200v", es)
+	}
+	m := shard.Message{Pos: 1, Next: 2, Body: []byte("a€"[:3])}
+	if err := tail.Extend(buildRange(t, 1, 2, 2, false, []shard.Message{m})); err != nil {
+		t.Fatal(err)
+	}
+	es := take(t, c)
+	if len(es) != 2 || es[0].data != half+"a\ufffd" || !strings.Contains(es[1].data, `"upToDate":true`) {
+		t.Fatalf("two: %d events", len(es))
+	}
+}
+
+// A crowd at the same place shares the bytes of one frame, whoever comes first.
+func TestCursorShares(t *testing.T) {
+	a, tail := lone(t, framingJSON, `{"n":1}`, `{"n":2}`)
+	b := newSSESession(tail, a.frames, framingJSON, position{}, 0)
+	one, two := a.output(turnWriteBytes), b.output(turnWriteBytes)
+	if len(one) != 4 || len(two) != 4 {
+		t.Fatalf("%q %q", one, two)
+	}
+	for i := range one {
+		if &one[i][0] != &two[i][0] {
+			t.Errorf("%q was rendered twice", one[i])
+		}
+	}
+}
+
+// An offset is told only once everything below it is sent: a reader that holds half
+// a character is told where it stood before, and a reader that was told something
+// is not sent past what is no longer kept.
+func TestCursorSkip(t *testing.T) {
+	c, _ := lone(t, framingText, "€"[:1])
+	if !c.skipToKept(0) {
+		t.Error("nothing is told: skip")
+	}
+	es := take(t, c)
+	if len(es) != 1 || es[0].id != formatOffset(7, 0) {
+		t.Errorf("%+v", es)
+	}
+	if c.skipToKept(5) {
+		t.Error("skipped what a reader waits for")
+	}
+}

@@ -1,0 +1,51 @@
+package edge
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+const (
+	streamPathPrefix = "/v1/stream/"
+	defaultProject   = "default"
+)
+
+var (
+	errNoRoute  = errors.New("no such path")
+	errName     = errors.New("malformed stream name")
+	errReserved = errors.New("reserved name")
+)
+
+// parseStreamPath returns the stream that an escaped URL path names. A path of one segment
+// is a stream of the project "default".
+func parseStreamPath(escaped string) (shard.StreamID, error) {
+	rest, ok := strings.CutPrefix(escaped, streamPathPrefix)
+	if !ok {
+		return "", errNoRoute
+	}
+	segments := strings.Split(rest, "/")
+	for i, s := range segments {
+		plain, err := url.PathUnescape(s)
+		if err != nil || plain == "" || plain == "." || plain == ".." ||
+			strings.ContainsAny(plain, "/\x00") || !utf8.ValidString(plain) {
+			return "", errName
+		}
+		segments[i] = plain
+	}
+	if len(segments) == 1 {
+		segments = []string{defaultProject, segments[0]}
+	}
+	name := strings.Join(segments, "/")
+	if shard.StreamID(name).Reserved() {
+		return "", errReserved
+	}
+	id, err := shard.ParseStreamID(name)
+	if err != nil {
+		return "", errName
+	}
+	return id, nil
+}

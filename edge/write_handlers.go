@@ -1,0 +1,164 @@
+package edge
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// servePut creates a stream (PROTOCOL 4.1).
+func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+	req, err := s.newWrite(r, id, shard.OpCreate)
+	if err == nil {
+		err = parseLifetime(r.Header, &req.Request)
+	}
+	if err == nil {
+		err = s.parseFork(r, &req.Request)
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	out, ok := s.doWrite(w, r, req)
+	if !ok {
+		return
+	}
+	setStreamHeaders(w.Header(), out.Info)
+	if out.Code == shard.CodeExists {
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	w.Header().Set("Location", location(r))
+	w.WriteHeader(http.StatusCreated)
+}
+
+// servePost appends, closes, or both (PROTOCOL 5.2). The order of the checks is the one in
+// shard's decide; a malformed header is reported only after the stream's absence.
+func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+	req, err := s.newWrite(r, id, shard.OpAppend)
+	if err == nil {
+		req.Producer, err = parseProducer(r.Header)
+	}
+	if seq := r.Header.Get(hSeq); err == nil && seq != "" {
+		req.StreamSeq = []byte(seq)
+	}
+	if err != nil {
+		if errors.Is(err, errHeader) {
+			if info, serr := s.streams.Info(r.Context(), id, 0); serr == nil && info.Absent() != nil {
+				err = withStreamName(id, info.Absent())
+			}
+		}
+		writeError(w, err)
+		return
+	}
+	out, ok := s.doWrite(w, r, req)
+	if !ok {
+		return
+	}
+	h := w.Header()
+	h.Set(hNextOffset, formatOffset(out.Info.Generation, out.Info.Tail))
+	if out.Info.Closed {
+		h.Set(hClosed, "true")
+	}
+	status := http.StatusNoContent
+	if p := out.Producer; p != nil {
+		h.Set(hProducerEpoch, strconv.FormatUint(p.Epoch, 10))
+		h.Set(hProducerSeq, strconv.FormatUint(p.Seq, 10))
+		if out.Code == shard.CodeAppended && req.Messages.Len() > 0 {
+			status = http.StatusOK
+			h.Set("Content-Length", "0") // or net/http would send chunks when the connection is taken over
+		}
+	}
+	w.WriteHeader(status)
+	s.appendConns.takeOver(w, r)
+}
+
+// serveDelete deletes a stream (PROTOCOL 4.4).
+func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+	req := s.newPendingWrite(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.nowMillis()})
+	if _, ok := s.doWrite(w, r, req); ok {
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (s *Server) nowMillis() uint64 { return uint64(max(s.cfg.Now().UnixMilli(), 0)) }
+
+// doWrite executes a write, and answers it unless it was accepted.
+func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWrite) (shard.Outcome, bool) {
+	defer req.release()
+	if err := s.loadMessages(w, r, req); err != nil {
+		if errors.Is(err, errEncoding) {
+			w.Header().Set("Accept-Encoding", encodings)
+		}
+		writeError(w, err)
+		return shard.Outcome{}, false
+	}
+	ctx := r.Context()
+	if appendConnOf(w) == nil && r.Method == http.MethodPost {
+		c := &requestContext{client: ctx}
+		defer c.end()
+		ctx = c
+	}
+	start := time.Now()
+	out, err := s.streams.Do(ctx, &req.Request)
+	s.metrics.observeAck(start)
+	switch {
+	case err != nil:
+		writeError(w, err)
+		return out, false
+	case !out.Code.Accepted():
+		writeRefusal(w, &req.Request, out)
+		return out, false
+	case out.Code != shard.CodeDuplicate:
+		s.metrics.appended.Add(float64(req.Messages.Bytes()))
+	}
+	return out, true
+}
+
+// newWrite makes a Request of the headers; its body is read later.
+func (s *Server) newWrite(r *http.Request, id shard.StreamID, op shard.Op) (*pendingWrite, error) {
+	if err := checkHeaders(r); err != nil {
+		return nil, err
+	}
+	return s.newPendingWrite(r, shard.Request{
+		Stream: id, Op: op, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.nowMillis(),
+		Type: r.Header.Get("Content-Type"), Close: asksToClose(r.Header),
+	}), nil
+}
+
+// pendingWrite is a write and what it is charged.
+type pendingWrite struct {
+	shard.Request
+	bodyCharge
+}
+
+func (s *Server) newPendingWrite(r *http.Request, req shard.Request) *pendingWrite {
+	in := &pendingWrite{req, bodyCharge{budget: &s.bodyBudget}}
+	if wire := connOf(r); wire != nil {
+		in.connHeld = &wire.heldByWrites
+	}
+	return in
+}
+
+// loadMessages reads the request's body into req.Messages, within the budget of writes.
+func (s *Server) loadMessages(w http.ResponseWriter, r *http.Request, req *pendingWrite) error {
+	if err := req.reserve(int64(req.Messages.Bytes())); err != nil || req.Op == shard.OpDelete || r.ContentLength == 0 {
+		return err // a fork may have a message already
+	}
+	if r.ContentLength > shard.MaxBody {
+		return errTooLarge
+	}
+	isJSON := shard.IsJSON(req.Type) || req.Type == "" && req.Source != nil && shard.IsJSON(req.Source.Type)
+	data, err := s.readBody(w, r, &req.bodyCharge, isJSON)
+	if err != nil {
+		return err
+	}
+	size := len(data)
+	if err := setMessages(&req.Request, data, isJSON); err != nil {
+		return err
+	}
+	return req.reserve(int64(req.Cost() - size + headMemory(w, r)))
+}
