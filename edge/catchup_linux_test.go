@@ -23,11 +23,11 @@ func (s *site) cuts(why endReason) float64 {
 	return testutil.ToFloat64(s.srv.metrics.disconnected.WithLabelValues(string(why)))
 }
 
-// large is more than the kernel takes for somebody who reads nothing.
+// large is more than the kernel accepts for a client that reads nothing.
 var large = strings.Repeat("0123456789abcdef", 1<<20)
 
-// Who catches up slowly is not cut, though one write lasts for longer than a reader may
-// take nothing.
+// A client that catches up slowly stays connected, though one write lasts longer than the
+// time for which a reader may take nothing.
 func TestSlowCatchUp(t *testing.T) {
 	t.Parallel()
 	const stall = 2 * time.Second
@@ -54,7 +54,7 @@ func TestSlowCatchUp(t *testing.T) {
 	}
 }
 
-// Who takes nothing is cut and counted.
+// A client that takes nothing is disconnected and counted.
 func TestCatchUpStall(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{Stall: 300 * time.Millisecond})
@@ -152,8 +152,8 @@ func TestTurns(t *testing.T) {
 	s.eventually("nobody has a turn", func() bool { return len(turns) == 0 })
 }
 
-// Who still writes when a stint is over, as TLS may of itself, keeps no turn, and takes
-// nobody's.
+// A connection that still writes when its turn is over, as TLS may by itself, keeps no slot
+// and takes none from others.
 func TestStintOver(t *testing.T) {
 	t.Parallel()
 	turns := make(chan struct{}, 1)
@@ -165,7 +165,7 @@ func TestStintOver(t *testing.T) {
 		t.Fatalf("%d turns", len(turns))
 	}
 	st.releaseSlot()
-	turns <- struct{}{} // somebody's
+	turns <- struct{}{} // another writer's
 	late := make(chan struct{})
 	go func() {
 		st.acquireSlot()
@@ -185,8 +185,8 @@ func TestStintOver(t *testing.T) {
 	}
 }
 
-// While those who are stuck hold more than the bound, others collect nothing, until one of
-// the former is cut. Who leaves meanwhile waits no more.
+// While blocked clients hold more than the bound, others collect nothing until one of the
+// blocked is disconnected. A client that leaves meanwhile waits no more.
 func TestCatchUpRoom(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{ChunkBytes: 8 << 20})
@@ -228,7 +228,7 @@ func TestCatchUpRoom(t *testing.T) {
 	s.eventually("nothing is held", s.nothingHeld)
 }
 
-// Who finds no room, or no place among those who collect, is told so after a while.
+// A client that finds no room, or no slot to collect in, is told so after a while.
 func TestCatchUpCrowded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -257,8 +257,8 @@ func TestCatchUpCrowded(t *testing.T) {
 	})
 }
 
-// The room in which an array is laid out is held by each who is written one, and counted;
-// of a crowd most have little.
+// The memory in which an array is laid out is held by each client that is sent one, and
+// counted. In a crowd most hold little.
 func TestArrayPins(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{})
@@ -282,7 +282,7 @@ func TestArrayPins(t *testing.T) {
 	}
 }
 
-// stuck is how many are being written a chunk.
+// stuck returns the number of clients that are being sent a chunk.
 func (s *site) stuck() int {
 	s.srv.catchUpBudget.mu.Lock()
 	defer s.srv.catchUpBudget.mu.Unlock()

@@ -217,7 +217,7 @@ func TestCompressors(t *testing.T) {
 	}
 }
 
-// What somebody who asked for now was told is of no use to who asks later.
+// An answer to offset=now is of no use to a later request.
 func TestCacheControlNow(t *testing.T) {
 	s := newSite(t, Config{})
 	for path, want := range map[string]string{"/v1/stream/now": "no-store", "/v1/stream/tail": "public, max-age=20"} {
@@ -247,9 +247,9 @@ func TestCacheControlNow(t *testing.T) {
 	}
 }
 
-// Only a whole chunk under an offset of the present life may be kept for ever, and
-// nothing else for more than a minute; what somebody showed a token for, by nobody
-// else.
+// Only a whole chunk under an offset of the present life may be kept for a year, and
+// nothing else for more than a minute. An answer to a request with a token is kept by its
+// own client alone.
 func TestCacheControl(t *testing.T) {
 	s := newSite(t, Config{LongPoll: time.Millisecond})
 	second := s.fill("/v1/stream/x")
@@ -329,7 +329,7 @@ func TestStreamsRunNothing(t *testing.T) {
 	}
 }
 
-// PROTOCOL 5.7 and 8.1: whoever waits gets a cursor that never goes back, and its own.
+// PROTOCOL 5.7 and 8.1: each waiting client gets a cursor of its own that never goes back.
 func TestLongPollCursor(t *testing.T) {
 	s := newSite(t, Config{LongPoll: time.Millisecond})
 	s.put("/v1/stream/x", "one", text)
@@ -352,7 +352,7 @@ func TestLongPollCursor(t *testing.T) {
 	}
 }
 
-// Catch-up is compressed for who accepts that, with a tag of its own that is good for
+// Catch-up is compressed for a client that accepts that, with a tag of its own that is good for
 // a 304; event streams never are.
 func TestCompression(t *testing.T) {
 	s := newSite(t, Config{})
@@ -504,7 +504,7 @@ func TestPreflight(t *testing.T) {
 }
 
 // An offset of a stream that the store has lost, with all its streams, is gone once the
-// stream is made anew: it names nothing of the new one.
+// stream is made again: it names nothing of the new one.
 func TestOffsetOfAWipedStore(t *testing.T) {
 	s := newSite(t, Config{})
 	at := s.put("/v1/stream/x", "before", text).Header.Get(hNextOffset)

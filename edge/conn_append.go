@@ -66,7 +66,7 @@ const (
 	// maxAppendRequest bounds a request, header and body, and what waits for the next one. It is the
 	// buffer that net/http gives a connection.
 	maxAppendRequest = 4 << 10
-	// minRequestBytes is what net/http waits to receive before it looks at a request.
+	// minRequestBytes counts the bytes that net/http receives before it looks at a request.
 	minRequestBytes = 4
 	// sweepEvery separates two rounds of the sweeper, which looks for requests that take too long.
 	sweepEvery = time.Second

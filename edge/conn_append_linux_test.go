@@ -31,7 +31,7 @@ type echoKey struct{}
 // newEcho serves from the first append on by writers, or never.
 func newEcho(t testing.TB, writers bool, ask http.HandlerFunc, settings ...func(*http.Server)) *echo {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func (u *understanding) same(t testing.TB, pieces ...string) {
 	}
 }
 
-// refusal is how net/http refuses what is no request.
+// refusal holds the answer of net/http to what is no request.
 var refusal = []string{"HTTP/1.1 400 Bad Request", "400 Bad Request", "Connection: close", "Content-Type: text/plain; charset=utf-8"}
 
 const simple = "POST /v1/stream/x HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
@@ -328,7 +328,7 @@ func noContent(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// Who says nothing, and who does not finish what it says, is cut, as by net/http.
+// A client that sends nothing, or does not finish its request, is disconnected, as by net/http.
 func TestWriterPatience(t *testing.T) {
 	t.Parallel()
 	for _, said := range []string{"", "PO", "POST /x HTTP/1.1\r\nHost: h"} {
@@ -377,7 +377,7 @@ func TestWriterShutdown(t *testing.T) {
 	gone(t, busy)
 }
 
-// An append that has come is carried out though its client hangs up, and not for ever; a client that
+// An append that has come is carried out though its client hangs up, and for a bounded time. A client that
 // still listens hears of it.
 func TestWriterEndsWhatTakesTooLong(t *testing.T) {
 	t.Parallel()

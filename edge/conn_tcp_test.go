@@ -17,12 +17,12 @@ import (
 // wired is a wire and its other end.
 func wired(t *testing.T) (w, peer net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // at once
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if peer, err = net.Dial("tcp", l.Addr().String()); err != nil { //nolint:noctx // at once
+	if peer, err = net.Dial("tcp", l.Addr().String()); err != nil { //nolint:noctx // it does not wait
 		t.Fatal(err)
 	}
 	if w, err = Listen(l).Accept(); err != nil {

@@ -42,7 +42,7 @@ func (l *stuck) Append(ctx context.Context, id shard.StreamID, at uint64, batch 
 	return l.Memory.Append(ctx, id, at, batch)
 }
 
-// heap is what is in use. Stacks are not: they belong to connections, see doc.go.
+// heap returns the bytes in use. Stacks are not counted: they belong to connections, see doc.go.
 func heap() int64 {
 	runtime.GC()
 	runtime.GC()

@@ -49,7 +49,7 @@ func (c *client) hear(b []byte) (inside bool) {
 	return inside
 }
 
-// A connection may break at any byte. Who comes back with its last id, whether it takes that
+// A connection may break at any byte. A client that resumes with its last id, whether it takes that
 // when its line comes, as eventsource 1 and 2 and fetch-event-source do, or with the whole
 // event, as the HTML standard says, gets every message once. One byte of an event is out of
 // reach of an early client: between the end of the id's line and the empty one.
@@ -90,7 +90,8 @@ func TestCutAtEveryByte(t *testing.T) {
 	}
 }
 
-// recorded is what a live reader is sent of these messages, each an event of its own, and the end.
+// recorded returns the bytes that a live reader gets for these messages, each an event of its
+// own, and for the end.
 func (s *site) recorded(typ string, messages []string) []byte {
 	s.Helper()
 	h := header{"Content-Type": typ}
@@ -118,7 +119,7 @@ func (s *site) recorded(typ string, messages []string) []byte {
 	return wire.Bytes()
 }
 
-// after is what an EventSource gets that comes back with an id.
+// after returns what an EventSource gets that resumes with an id.
 func (s *site) after(id string) []string {
 	s.Helper()
 	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": id})

@@ -7,7 +7,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Somebody had S2 forget a stream's beginning, and its identity with it: offsets that were
+// An operator had S2 forget a stream's beginning, and its identity with it: offsets that were
 // saved before are gone, and not wrong.
 func TestOffsetOfACutLog(t *testing.T) {
 	s := newSite(t, Config{})

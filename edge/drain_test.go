@@ -16,7 +16,7 @@ func (d *drain) count() int {
 	return d.readers[modeSSE] + d.readers[modeLongPoll]
 }
 
-// A drain without a window ends readers at once, refuses new event streams, and goes on
+// A drain without a window ends readers immediately, refuses new event streams, and goes on
 // to serve everything else.
 func TestDrain(t *testing.T) {
 	s := newSite(t, Config{LongPoll: time.Millisecond})
@@ -66,7 +66,7 @@ func TestLeave(t *testing.T) {
 }
 
 // A drain with a window ends readers one by one, all over it, each between two events
-// and none that has only just come; what is written meanwhile reaches who is still there.
+// and none that has only just come; what is written meanwhile reaches the readers that are left.
 func TestDrainIsPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)
@@ -141,7 +141,7 @@ func TestDrainIsPaced(t *testing.T) {
 	})
 }
 
-// Who waits by long-poll is answered in its turn, and not refused.
+// A waiting long-poll is answered in its turn, and not refused.
 func TestDrainAnswersLongPolls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{LongPoll: time.Minute}, nil)

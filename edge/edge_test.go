@@ -342,7 +342,7 @@ func (l *lateStates) Info(ctx context.Context, id shard.StreamID, ask shard.Info
 	return l.Backend.Info(ctx, id, ask)
 }
 
-// A long-poll whose stream is made anew while it waits has an offset of an earlier
+// A long-poll whose stream is made again while it waits has an offset of an earlier
 // life: 410, and no word that there is no stream.
 func TestMadeAnewWhileWaiting(t *testing.T) {
 	s := newSite(t, Config{LongPoll: 20 * time.Second})

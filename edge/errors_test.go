@@ -135,7 +135,7 @@ func TestShardErrorsAreMapped(t *testing.T) {
 	}
 }
 
-// A 5xx says that the server is not available; only what nobody foresaw is a 500,
+// A 5xx says that the server is not available; only what was not foreseen is a 500,
 // and that says nothing of what it was.
 func TestFailures(t *testing.T) {
 	types := map[string]problemKind{}

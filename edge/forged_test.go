@@ -18,7 +18,7 @@ import (
 )
 
 // A forger writes records with our header, whole and at their own position, but with
-// fields as chance has them: what anybody may do who may append to the stream in S2.
+// fields as chance has them: what a client may do that may append to the stream in S2.
 type forger struct {
 	*rand.Rand
 	life uint64 // the stream's, which a forger can read

@@ -175,7 +175,7 @@ func (f *family) events(m *member, from, want string, again bool) {
 }
 
 // Forks of forks at every offset and sub-offset, and appends to all of them: each
-// stream is what its past and its own writers made it, from any offset that anybody
+// stream is what its past and its own writers made it, from any offset that
 // was ever told, whichever way it is read.
 func TestForkFamilies(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
@@ -193,7 +193,7 @@ func TestForkFamilies(t *testing.T) {
 		}()
 		f := &family{T: rt, srv: New(Config{}, open())}
 		root := &member{path: "/v1/stream/s0", offsets: map[string]int{}}
-		if rapid.Bool().Draw(rt, "adopted") { // somebody wrote to S2 before the PUT
+		if rapid.Bool().Draw(rt, "adopted") { // another client wrote to S2 before the PUT
 			for range rapid.IntRange(1, 3).Draw(rt, "foreign") {
 				root.messages = append(root.messages, f.body())
 			}

@@ -23,7 +23,7 @@ var offsetSeeds = []string{
 	"000000000000000１_000000000001", " 1", "NOW", "1\n",
 }
 
-// What is accepted names one place, is written the same way whoever writes it, and
+// What is accepted names one place, is written the same way by every node, and
 // sorts as a string where it sorts as a place.
 func FuzzParseOffset(f *testing.F) {
 	for i, s := range offsetSeeds {

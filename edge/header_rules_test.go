@@ -114,7 +114,7 @@ func TestStored(t *testing.T) {
 	}
 }
 
-// Location is what the client asked for, whatever stands between.
+// Location repeats what the client asked for, whatever stands between.
 func TestLocation(t *testing.T) {
 	s := newSite(t, Config{})
 	n := 0

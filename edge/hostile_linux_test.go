@@ -15,7 +15,7 @@ import (
 )
 
 // A body that does not come is waited for as long as Stall, whatever the request: it has an
-// answer then, and nobody else waits.
+// answer then, and no other client waits.
 func TestBodyThatDoesNotCome(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{Stall: time.Second})
@@ -52,7 +52,7 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 	}
 }
 
-// Who asks and never reads an answer is given up, though answers that are short have no
+// A client that asks and never reads an answer is given up, though answers that are short have no
 // deadline.
 func TestNeverReads(t *testing.T) {
 	t.Parallel()
@@ -90,7 +90,7 @@ func (d *deaf) Read(b []byte) (int, error) {
 	return d.Conn.Read(b)
 }
 
-// unread is a connection of HTTP/2 with so many answers that nobody reads the bodies of.
+// unread returns a connection of HTTP/2 with so many answers whose bodies are not read.
 func (s *site) unread(streams int) *deaf {
 	s.Helper()
 	var p http.Protocols
@@ -160,7 +160,7 @@ func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info,
 	return d.Backend.ReadPage(ctx, id, info, from)
 }
 
-// Who waits for a page that storage does not give hears a heartbeat, as others who wait do,
+// A reader that waits for a page that storage does not give hears a heartbeat, as others do,
 // and goes on where it was once there is the page.
 func TestBehindHearsHeartbeats(t *testing.T) {
 	t.Parallel()

@@ -76,7 +76,7 @@ func TestReadersLeaveRoomHTTP2(t *testing.T) {
 	}
 }
 
-// A browser is told to open another connection, on which it goes on; who was there stays.
+// A browser is told to open another connection, on which it goes on; the readers that were there stay.
 func TestBrowserGoesOnElsewhere(t *testing.T) {
 	s := newSiteOver(t, Config{}, false)
 	s.put("/v1/stream/x", "a", text)

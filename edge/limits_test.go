@@ -219,7 +219,7 @@ func TestSlowBodies(t *testing.T) {
 	}
 }
 
-// Readers beyond the limit are told to come back; nobody is sent away for them, and
+// Readers beyond the limit are told to come back; no reader is sent away for them, and
 // a plain read is no such reader.
 func TestMaxReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -61,7 +61,7 @@ func TestProblemsPage(t *testing.T) {
 		fmt.Fprintf(&want, "| `%s` | %d | %s | %s | %s |\n", slug, types[slug][0].status, later, strings.Join(titles, " / "), problemAdvice[slug])
 	}
 	if *update {
-		if err := os.WriteFile(path, []byte(want.String()), 0o644); err != nil { //nolint:gosec // a page for everybody
+		if err := os.WriteFile(path, []byte(want.String()), 0o644); err != nil { //nolint:gosec // a public page
 			t.Fatal(err)
 		}
 	} else if string(b) != want.String() {

@@ -32,7 +32,7 @@ func TestBadQueries(t *testing.T) {
 	}
 }
 
-// Who cannot set Last-Event-ID says it in the query. It beats the offset, and of several the one
+// A client that cannot set Last-Event-ID says it in the query. It beats the offset, and of several the one
 // that is furthest on counts.
 func TestLastEventIDInTheQuery(t *testing.T) {
 	s := newSite(t, Config{})

@@ -58,7 +58,7 @@ const (
 	connClosed
 )
 
-// addConn takes a reader in, who is owed the head of its response first.
+// addConn adds a reader. The head of its response is sent first.
 func (l *loop) addConn(d *eventStream, fd int, seal *tlsWriter, head []byte) {
 	r := l.conns.allocate()
 	l.reactor.readers.Add(1)
@@ -313,7 +313,7 @@ func (l *loop) noteHeld(r *conn) {
 	}
 }
 
-// releaseHeld has readers let go of what they have held for long enough.
+// releaseHeld has readers send what they have held back for long enough.
 func (l *loop) releaseHeld() {
 	for r, h := range l.holdingSince {
 		switch {
@@ -370,8 +370,8 @@ func (l *loop) acceptPage(f connRef, page shard.RecordBatch, err error) {
 }
 
 // endResponse ends the response: the client is told by the end of what this side sends, and
-// hangs up. To close at once would lose what is still on its way if the client had sent
-// anything that nobody has read.
+// hangs up. To close immediately would lose what is still on its way if the client had sent
+// anything that was not read.
 func (l *loop) endResponse(r *conn) {
 	if !l.sendCloseNotify(r) {
 		r.endsWhenWritten = true

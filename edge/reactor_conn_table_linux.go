@@ -2,8 +2,8 @@ package edge
 
 import "iter"
 
-// connTable is the connections of a loop, in rows: one next to the other, so that those who
-// came and went while many came leave no holes in the heap between them. A seat is used
+// connTable holds the connections of a loop in rows, one next to the other, so that readers
+// that came and went while many came leave no holes in the heap between them. A seat is used
 // again; rows stay for as long as the loop does, 264 bytes for each of the most readers
 // that there ever were.
 type connTable struct {
@@ -35,7 +35,7 @@ func (s *connTable) allocate() *conn {
 	return r
 }
 
-// release makes a seat free: no ref that was taken of it finds anybody.
+// release frees a seat: no ref that was taken of it finds a reader.
 func (s *connTable) release(r *conn) {
 	*r = conn{connRef: connRef{r.slot, r.gen + 1}, state: connClosed}
 	s.free, s.used = append(s.free, r.slot), s.used-1

@@ -172,7 +172,7 @@ func (x *reactor) postToAll(fn func(*loop)) {
 	}
 }
 
-// close ends every reader at once and waits.
+// close disconnects every reader immediately and waits.
 func (x *reactor) close() {
 	x.mu.Lock()
 	x.closed = true

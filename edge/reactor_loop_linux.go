@@ -47,7 +47,7 @@ type loop struct {
 	shared            sharedWrite
 	uncountedMessages int     // messages, not counted yet
 	uncountedBytes    int     // bytes, not counted yet
-	newestTime        uint64  // S2's time (ms) of the newest message written in this turn to who was up to date; 0: none
+	newestTime        uint64  // S2's time (ms) of the newest message written in this turn to a reader that was up to date; 0: none
 	spareOut          *outBuf // lent to the cursor that is pumped, or to the step; nil: one that is stuck has it
 }
 
@@ -61,13 +61,13 @@ const (
 	maxIovecs      = 1024 // of one call
 )
 
-// heldSince is what a cursor holds, and since when.
+// heldSince holds a session's held-back bytes and the time since which they are held.
 type heldSince struct {
 	upTo  uint64
 	since time.Time
 }
 
-// scheduledConn is when something is due for a reader.
+// scheduledConn names a reader and the time at which something is due for it.
 type scheduledConn struct {
 	at  time.Time
 	ref connRef
@@ -180,7 +180,7 @@ func (l *loop) run() {
 	}
 }
 
-// drainTick is how exactly turns of a drain are kept.
+// drainTick is the precision of the turns of a drain.
 const drainTick = 50 * time.Millisecond
 
 // closedChannel is always so.

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sharedWrite is what one reader of a stream was owed, and where it came to by that. Nearly all
-// others stand where it did: each is sent the same bytes, in one piece, for a system call
-// and nothing else. Who takes less than all gets a room of its own. A step is over with
+// sharedWrite holds the bytes that one reader of a stream got, and the state that it reached by
+// them. Nearly all others are in the state in which it was: each is sent the same bytes, in one piece, for a system call
+// and nothing else. A reader that takes less than all gets a buffer of its own. A step is over with
 // the turn in which it was made.
 type sharedWrite struct {
 	from, to     readerState
@@ -56,7 +56,7 @@ func (l *loop) deliver(r *conn) (sent int) {
 // processor. Beyond that the call is what a delivery costs, and pieces are as good.
 const maxSharedWrite = 64 << 10
 
-// renderShared makes the step of those who stand as this reader does; false: there is nothing to
+// renderShared renders what readers in this reader's state get; false: there is nothing to
 // share, and the reader goes on by itself, with what it owes and the loop's room.
 func (l *loop) renderShared(r *conn, from readerState) bool {
 	defer l.recoverConn(r)

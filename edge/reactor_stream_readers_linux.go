@@ -82,14 +82,14 @@ func (l *loop) deliverToStream(ch *streamReaders) (more bool) {
 	return len(ch.readers) > 0 && !ch.key.tail.Watch(ch, ch.infoBefore.Tail) && ch.hasNews()
 }
 
-// hasNews reports whether there has been any since the walk began. Who is still here at the
-// end of a stream is stuck, or behind, and finds it out in time.
+// hasNews reports whether there has been any since the walk began. A reader that is
+// still here at the end of a stream is blocked, or behind, and finds it out in time.
 func (ch *streamReaders) hasNews() bool {
 	now := ch.key.tail.Info()
 	return now.Tail > ch.infoBefore.Tail || now.Closed != ch.infoBefore.Closed || !ch.ended && ch.key.tail.EndError() != nil
 }
 
-// remove keeps apart who was looked at in this walk, and who was not.
+// remove removes a reader. It keeps the readers that this walk has looked at before the others.
 func (ch *streamReaders) remove(r *conn) {
 	i := int(r.groupIndex)
 	put := func(j int) { // moves the reader at j to i, which is free

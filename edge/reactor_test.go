@@ -40,7 +40,7 @@ func (s *site) onLoops(fn func(*loop)) {
 	wg.Wait()
 }
 
-// inReactor is how many readers the loops have.
+// inReactor returns the number of readers in the loops.
 func (s *site) inReactor() (n int) {
 	var mu sync.Mutex
 	s.onLoops(func(l *loop) {
@@ -258,7 +258,7 @@ func TestReactorSlow(t *testing.T) {
 	}
 }
 
-// Who takes nothing for too long is cut, and counted.
+// A reader that takes nothing for too long is disconnected, and counted.
 func TestReactorStall(t *testing.T) {
 	s, reg := reactorSite(t, Config{Stall: 300 * time.Millisecond})
 	s.put("/v1/stream/x", "", text)
@@ -455,7 +455,7 @@ func (b *bareLoop) turn() {
 	}
 }
 
-// message is one more, which those get at once who take it.
+// message adds one more message. Readers whose connections accept it get it immediately.
 func (b *bareLoop) message(body string) {
 	b.Helper()
 	m := shard.Message{Pos: b.pos, Next: b.pos + 1, Body: []byte(body)}
@@ -466,7 +466,7 @@ func (b *bareLoop) message(body string) {
 	b.turn()
 }
 
-// read is what has come to a client; it is valid until the next call.
+// read returns what has reached a client; it is valid until the next call.
 func (b *bareLoop) read(client int) []byte {
 	n, _ := unix.Read(b.clients[client], b.buf)
 	return b.buf[:max(n, 0)]
@@ -536,7 +536,7 @@ func TestReactorAllocates(t *testing.T) {
 	}
 }
 
-// Who takes nothing, or a part, of what all of a stream are sent gets the rest later.
+// A reader that takes nothing, or a part, of what all of a stream are sent gets the rest later.
 func TestReactorSharedStep(t *testing.T) {
 	for _, full := range []bool{true, false} { // it takes nothing of the first, a part of the second
 		b := newBareLoop(t, 3)
@@ -574,7 +574,7 @@ func TestReactorSharedStep(t *testing.T) {
 	}
 }
 
-// A seat is used again, and nobody who knew its last reader finds the next one.
+// A seat is used again, and a ref to its last reader does not find the next one.
 func TestSeats(t *testing.T) {
 	var s connTable
 	var refs []connRef
@@ -600,7 +600,7 @@ func TestSeats(t *testing.T) {
 	}
 }
 
-// A message that comes to a reader who was up to date is timed; history is not.
+// A message that reaches a reader that was up to date is timed; history is not.
 func TestDeliveryIsTimed(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	s := newSite(t, Config{Metrics: reg})

@@ -126,7 +126,7 @@ func (l *loop) disconnectAfterEvent(r *conn, why leaveReason) {
 	}
 }
 
-// rebalanceSignal is where the loop hears that one of its readers is to go elsewhere.
+// rebalanceSignal returns the channel that tells the loop to send one of its readers elsewhere.
 func (l *loop) rebalanceSignal() <-chan struct{} {
 	if l.conns.used == 0 {
 		return nil

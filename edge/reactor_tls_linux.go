@@ -17,7 +17,7 @@ type tlsWriter struct {
 	conn          *tcpConn // beneath it; out is lent by the loop, or is the reader's own while it is stuck
 	charged       int      // bytes of out that pins counts
 	closeNotified bool     // close_notify was said
-	readClosed    bool     // nobody reads what the client says
+	readClosed    bool     // what the client sends is not read
 }
 
 // fdReader reads from a descriptor what is there.
@@ -55,7 +55,7 @@ func (l *loop) readTLS(r *conn) {
 	}
 }
 
-// stopReading has nobody read what the client says; that it hangs up is noticed all the same.
+// stopReading stops reading what the client sends. That it hangs up is noticed all the same.
 // false: the reader is gone.
 func (l *loop) stopReading(r *conn) bool {
 	r.tls.readClosed = true
@@ -82,7 +82,7 @@ func (l *loop) flushTLSReplies(r *conn) {
 	}
 }
 
-// maxEncrypted is how much is encrypted before it is sent.
+// maxEncrypted bounds the bytes that are encrypted before they are sent.
 const maxEncrypted = 64 << 10
 
 // hasOutput reports whether something is encrypted and not sent.

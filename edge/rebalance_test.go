@@ -53,7 +53,7 @@ func TestRebalance(t *testing.T) {
 		began := time.Now()
 		go func() {
 			defer close(done)
-			other := 0 // takes in whoever was sent away
+			other := 0 // takes the readers that were sent away
 			b.srv.Rebalance(ctx, RebalancePolicy{Threshold: 0.2, Floor: 10, Rate: 0.02}, func(n int) []int {
 				other = readers - n
 				return []int{other}
@@ -83,7 +83,7 @@ func TestRebalance(t *testing.T) {
 	})
 }
 
-// A drain that is taken back leaves who is still there alone, and newcomers are welcome.
+// A drain that is taken back leaves the remaining readers alone, and newcomers are welcome.
 func TestUndrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)

@@ -71,7 +71,7 @@ func (s *site) all(resp *http.Response) []event {
 	return es
 }
 
-// rest is what catch-up gives from an offset on, as far as SSE can carry it: an event
+// rest returns what catch-up gives from an offset on, as far as SSE can carry it: an event
 // stream has one kind of line break. JSON is without its outer brackets.
 func (s *site) rest(offset, typ string) string {
 	s.Helper()
@@ -99,7 +99,7 @@ func (s *site) rest(offset, typ string) string {
 
 func bare(array string) string { return strings.TrimSuffix(strings.TrimPrefix(array, "["), "]") }
 
-// sse is what the data events of a response hold together, in the form of rest.
+// sse returns what the data events of a response hold together, in the form of rest.
 func (s *site) sse(resp *http.Response, typ string) string {
 	s.Helper()
 	var parts []string

@@ -7,8 +7,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// A frame that is being written to somebody is found by who needs it next, however many
-// came since; one that nobody is written goes when the ring is full.
+// A frame that is being sent to a reader is found by the next that needs it, however many
+// came since. A frame that is not being sent goes when the ring is full.
 func TestPinnedFramesStay(t *testing.T) {
 	t.Parallel()
 	c := newFrameCache(1<<30, 1<<30)

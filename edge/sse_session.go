@@ -39,8 +39,8 @@ type sseSession struct {
 	boundary          textBoundary // at the place; behind what is held, if anything is, when it is let go
 }
 
-// outBuf is what a cursor needs while it owes its reader something. A driver of many may
-// lend one to each in turn (see loop.pump).
+// outBuf holds the output that is pending for a reader. An executor of many sessions may
+// lend one to each in turn (see loop.writePending).
 type outBuf struct {
 	pending net.Buffers
 	written int      // of owed: what was written
@@ -85,7 +85,7 @@ func newSSESession(t *shard.TailBuffer, set *frameSet, form framing, at position
 	return c
 }
 
-// generation is that of the log in which the reader is.
+// generation returns that of the log in which the reader is.
 func (c *sseSession) generation() uint64 {
 	if len(c.position.inherited) > 0 {
 		return c.position.inherited[0].info.Generation
@@ -128,8 +128,8 @@ func (c *sseSession) segmentBefore() (l segment, end uint64, ok bool) {
 	return l, end, true
 }
 
-// maxLookBacks is how often a reader looks for what stands before its place, each time from twice as
-// far below: the largest message has some twenty records.
+// maxLookBacks bounds how often a reader looks for what precedes its position, each time from twice
+// as far below: the largest message has some twenty records.
 const maxLookBacks = 7
 
 // beginLookBack has the driver bring the page before the place, or finds that there is none.
@@ -175,7 +175,7 @@ func (c *sseSession) nextState() sessionState { return c.status }
 // hasOutput reports whether something is pending that was rendered before.
 func (c *sseSession) hasOutput() bool { return c.out != nil && c.out.written < len(c.out.pending) }
 
-// output is what the reader is owed: whole events, at least one if there is any,
+// output returns the reader's pending bytes: whole events, at least one if there is any,
 // and more of them up to about budget bytes of messages. It is empty if there is
 // nothing to write before the driver has acted on state.
 func (c *sseSession) output(budget int) net.Buffers {
@@ -239,8 +239,8 @@ func (c *sseSession) readBatches(budget int) (ranges []shard.RecordBatch, paged 
 	return *into, true, st
 }
 
-// readerState is all that decides what a reader is owed next who holds nothing back and reads
-// the stream's own log: those who stand alike are owed the same.
+// readerState holds everything that determines the next bytes of a reader that holds nothing
+// back and reads the stream's own log. Equal states get equal bytes.
 type readerState struct {
 	pos, minCursor                  uint64
 	announced                       announcedOffset
@@ -249,7 +249,7 @@ type readerState struct {
 	boundary                        textBoundary
 }
 
-// sharedState is where the reader stands; false: there is more to say of it.
+// sharedState returns the reader's state; false: a readerState does not say all of it.
 func (c *sseSession) sharedState() (readerState, bool) {
 	plain := len(c.position.inherited) == 0 && len(c.heldMessages) == 0 && c.page == nil && c.lookBacks == 0
 	return readerState{c.position.pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary}, plain
@@ -465,8 +465,7 @@ func (c *sseSession) controlEvent(f *frame, at streamEnd) (b []byte) {
 	return b
 }
 
-// markWritten says that n bytes of what was pending are written. What is written is let
-// go of at once.
+// markWritten records that n pending bytes are written. They are released immediately.
 func (c *sseSession) markWritten(n int) {
 	r := c.out
 	for n > 0 && c.hasOutput() {
@@ -484,15 +483,15 @@ func (c *sseSession) markWritten(n int) {
 	}
 }
 
-// releaseOutput lets go of what is owed: it was written, or nobody wants it any more. A little
-// room is kept for the next time.
+// releaseOutput releases the pending output: it was written, or is not wanted any more. A small
+// buffer is kept for the next time.
 func (c *sseSession) releaseOutput() {
 	if c.out != nil && !c.out.release(c.frames.cache.budget) {
 		c.out = nil
 	}
 }
 
-// release lets go of what is in the room; false: the room as well.
+// release releases what the buffer holds; false: the buffer is not worth keeping.
 func (r *outBuf) release(p *sendBudget) bool {
 	for _, f := range r.frames {
 		p.unpinFrame(f)
@@ -511,5 +510,5 @@ func (r *outBuf) clone(p *sendBudget) *outBuf {
 	return &outBuf{pending: slices.Clone(r.pending), frames: slices.Clone(r.frames)}
 }
 
-// maxKeptBuffers is how many buffers a room is kept for.
+// maxKeptBuffers bounds the slices of an outBuf that is kept.
 const maxKeptBuffers = 64

@@ -95,7 +95,7 @@ func parseSSE(b []byte) (events []event, rest []byte, err error) {
 // oneBreak writes every line break as \n, which is all that SSE can carry.
 var oneBreak = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
-// cell is what stands in the log: a message of one or more records, or (no body)
+// cell holds what stands in the log: a message of one or more records, or (no body)
 // records that are never shown.
 type cell struct {
 	shard.Message
@@ -335,7 +335,7 @@ type reader struct {
 	upToDate bool
 	closed   bool
 	amid     bool // it began inside a character, and is there yet
-	late     bool // it was made to let go of what it holds
+	late     bool // it was made to send what it holds back
 	joint    textBoundary
 	must     bool // the event after this one ends the stream
 	cursor   uint64
@@ -720,7 +720,7 @@ func TestCursorHeldLimit(t *testing.T) {
 	}
 }
 
-// A crowd at the same place shares the bytes of one frame, whoever comes first.
+// A crowd at the same place shares the bytes of one frame, whichever reader comes first.
 func TestCursorShares(t *testing.T) {
 	a, tail := lone(t, framingJSON, `{"n":1}`, `{"n":2}`)
 	b := newSSESession(tail, a.frames, framingJSON, position{}, 0)

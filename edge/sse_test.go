@@ -86,7 +86,7 @@ type stream struct {
 	conn net.Conn
 	resp *http.Response
 	buf  []byte  // what is not a whole event yet
-	come []event // what nobody asked for yet
+	come []event // what was not asked for yet
 	id   string  // of the last event that came
 }
 
@@ -355,7 +355,7 @@ func TestPinnedFrames(t *testing.T) {
 		if e := good.next(2); len(e[0].data) != 200<<10 {
 			t.Errorf("%d bytes", len(e[0].data))
 		}
-		// Whoever comes makes room, one reader at a time.
+		// Each newcomer makes room, one reader at a time.
 		for range stuck {
 			b.get("offset="+offsets[stuck], nil).next(2)
 		}
@@ -521,7 +521,7 @@ func TestCatchUpWithoutStore(t *testing.T) {
 }
 
 // An offset that is no longer kept is 410 to a live reader too: after an empty 200 an
-// EventSource would come back for ever.
+// EventSource would reconnect without end.
 func TestTrimmedOffsetIsGone(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/s", "a", text)

@@ -55,7 +55,7 @@ func TestOtherCharset(t *testing.T) {
 }
 
 // Half a character whose rest does not come is shown as U+FFFD after a second, and the reader
-// goes on at the next character. Who catches up gets the bytes.
+// goes on at the next character. A client that catches up gets the bytes.
 func TestHalfACharacterIsLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)
@@ -107,8 +107,8 @@ func TestReactorLetsGo(t *testing.T) {
 	}
 }
 
-// A line break that lies across two messages is one, for a reader who is there, for one who
-// comes late, for one who comes back between the two, and for one of a fork that begins there;
+// A line break that lies across two messages is one, for a reader that is there, for one that
+// comes late, for one that resumes between the two, and for one of a fork that begins there;
 // and what is none stays none.
 func TestSplitLineBreak(t *testing.T) {
 	for _, messages := range [][]string{

@@ -66,7 +66,7 @@ func accepting() fake {
 	}}
 }
 
-// Thousands of bodies that do not come, or come a little and no further, keep nobody out who sends one.
+// Thousands of bodies that do not come, or come a little and no further, keep out no client that sends one.
 func TestBodiesThatDoNotCome(t *testing.T) {
 	const clients, size = 4096, 16 << 10
 	synctest.Test(t, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestBodiesThatDoNotCome(t *testing.T) {
 	})
 }
 
-// Who is slowest goes, and not who came last, nor who is as fast as it can.
+// The slowest body goes, not the last, and none that comes as fast as its client can send.
 func TestTheSlowestBodyGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Config{MaxBodies: 7 << 20}, accepting())
