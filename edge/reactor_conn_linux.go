@@ -13,27 +13,29 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// conn is one event stream.
+// conn is one event stream of a loop. The goroutine of the loop owns it; only blockedSince, and the
+// fields that blockedFor and disconnect read (group, connRef), are used by the budget's
+// goroutines, between budget.addReader and budget.removeReader.
 type conn struct {
 	stream     eventStream
 	group      *streamReaders
-	groupIndex int32 // in ch.readers
+	groupIndex int32 // in group.readers
 	fd         int32
 	connRef
-	tls *tlsWriter // nil: plain
+	tls *tlsWriter // nil: without TLS
 
 	state           connState
-	wantsWritable   bool          // it waits to be writable
-	queued          bool          // in again
-	endsWhenWritten bool          // it ends once what it is owed is written
-	leaveReason     leaveReason   // it is to leave between two events, for this
-	preamble        []byte        // owed before what the cursor owes: the head, a heartbeat, the farewell
-	connectedAt     time.Duration // when it came, since the reactor was made
-	activeAt        time.Duration // when it took something, or was finished
-	blockedSince    atomic.Int64  // since when it takes nothing; 0: it does
+	wantsWritable   bool          // epoll reports when it is writable
+	queued          bool          // in loop.unfinished
+	endsWhenWritten bool          // the response ends once all output is written
+	leaveReason     leaveReason   // why it is to be disconnected after the current event; 0: it is not
+	preamble        []byte        // sent before the session's output: the response header, a heartbeat, a retry event
+	connectedAt     time.Duration // since the reactor was made
+	activeAt        time.Duration // when it last accepted something, or its response ended
+	blockedSince    atomic.Int64  // since when it accepts nothing; 0: it accepts, or is to be disconnected
 }
 
-// leaveReason holds the reason for which a reader is sent elsewhere; 0: it is not.
+// leaveReason is the reason for sending a reader to another node; 0: there is none.
 type leaveReason uint8
 
 const (
@@ -51,14 +53,14 @@ func (l leaveReason) reason() endReason {
 type connState uint8
 
 const (
-	connIdle    connState = iota // nothing is owed, or it has to wait for its turn
-	connBlocked                  // its connection takes no more
-	connBehind                   // waits for a page
-	connEnding                   // all is said; waits for the client to hang up
+	connIdle    connState = iota // it has no output, or waits for its turn
+	connBlocked                  // its connection accepts no more
+	connBehind                   // it waits for a page
+	connEnding                   // the response has ended; it waits for the client to hang up
 	connClosed
 )
 
-// addConn adds a reader. The head of its response is sent first.
+// addConn adds a reader. The header of its response is sent first.
 func (l *loop) addConn(d *eventStream, fd int, seal *tlsWriter, head []byte) {
 	r := l.conns.allocate()
 	l.reactor.readers.Add(1)
@@ -78,7 +80,7 @@ func (l *loop) addConn(d *eventStream, fd int, seal *tlsWriter, head []byte) {
 	r.group, r.groupIndex = ch, int32(len(ch.readers))
 	ch.readers = append(ch.readers, r)
 	if len(ch.readers) == 1 {
-		l.queueStream(ch) // to be armed
+		l.queueStream(ch) // so that deliverToStream registers a Waker
 	}
 	l.scheduleHeartbeat(r)
 	if l.server.drain.active.Load() {
@@ -89,8 +91,8 @@ func (l *loop) addConn(d *eventStream, fd int, seal *tlsWriter, head []byte) {
 	}
 }
 
-// setEpollEvents tells epoll what to look for: that the client hangs up, always; under TLS, that it
-// says something; and that it takes more, if that is waited for.
+// setEpollEvents tells epoll what to report: always when the client hangs up; under TLS, when it
+// sends something; and if writes is set, when it accepts more.
 func (l *loop) setEpollEvents(op int, r *conn, writes bool) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(r.slot), Pad: int32(r.gen)}
 	if r.wantsWritable = writes; writes {
@@ -102,7 +104,7 @@ func (l *loop) setEpollEvents(op int, r *conn, writes bool) error {
 	return unix.EpollCtl(l.epollFD, op, int(r.fd), &ev)
 }
 
-// handleEvent is news of a connection.
+// handleEvent handles an event of epoll.
 func (l *loop) handleEvent(ev *unix.EpollEvent) {
 	r := l.conns.lookup(connRef{uint32(ev.Fd), uint32(ev.Pad)})
 	if r == nil {
@@ -120,8 +122,8 @@ func (l *loop) handleEvent(ev *unix.EpollEvent) {
 	}
 }
 
-// writePending writes what the reader is owed, as far as its connection takes it and its turn
-// goes, and does what the cursor says then. It returns how many bytes were taken.
+// writePending writes a reader's output, as far as its connection accepts it and its turn
+// goes, and then does what the session's state asks for. It returns how many bytes were accepted.
 func (l *loop) writePending(r *conn) (sent int) {
 	defer l.recoverConn(r)
 	c := &r.stream.session
@@ -140,7 +142,7 @@ func (l *loop) writePending(r *conn) (sent int) {
 		c.cursorNow = l.interval
 		var owed net.Buffers
 		var newest uint64
-		if r.leaveReason == 0 || c.hasOutput() { // it leaves between two events
+		if r.leaveReason == 0 || c.hasOutput() { // a reader with a leaveReason gets no new events
 			owed, newest = c.outputWithTime(turnWriteBytes)
 		}
 		if len(r.preamble) == 0 && len(owed) == 0 {
@@ -179,7 +181,7 @@ func (l *loop) writePending(r *conn) (sent int) {
 	return sent
 }
 
-// writeOnce writes what the reader is owed in one call; all: everything was taken.
+// writeOnce writes a reader's output with one system call; all reports whether everything was accepted.
 func (l *loop) writeOnce(r *conn, owed net.Buffers) (n int, all bool, err error) {
 	if r.tls != nil {
 		n, all, err = l.writeTLS(r, owed)
@@ -205,7 +207,7 @@ func (l *loop) writeOnce(r *conn, owed net.Buffers) (n int, all bool, err error)
 	return n, n == size, nil
 }
 
-// countWritten counts what was taken.
+// countWritten counts accepted bytes and removes them from the output.
 func (l *loop) countWritten(r *conn, n int) {
 	l.uncountedBytes += n
 	pre := min(n, len(r.preamble))
@@ -215,7 +217,7 @@ func (l *loop) countWritten(r *conn, n int) {
 	r.stream.session.markWritten(n - pre)
 }
 
-// addIovec adds b to what the next call writes; unix.Writev would allocate.
+// addIovec adds b to the next writev; unix.Writev would allocate.
 func (l *loop) addIovec(b []byte, size int) int {
 	if len(b) > 0 {
 		v := unix.Iovec{Base: &b[0]}
@@ -225,7 +227,7 @@ func (l *loop) addIovec(b []byte, size int) int {
 	return size + len(b)
 }
 
-// markBlocked notes that the connection takes no more for now.
+// markBlocked notes that the connection accepts no more for now. progress: it has just accepted something.
 func (l *loop) markBlocked(r *conn, progress bool) {
 	if r.state != connBlocked {
 		r.state = connBlocked
@@ -243,8 +245,8 @@ func (l *loop) markBlocked(r *conn, progress bool) {
 	}
 }
 
-// hasProgress reports whether the client has taken something since the last look: its connection
-// takes more of us only once there is little left to send.
+// hasProgress reports whether the client has acknowledged something since the last check. The
+// connection itself accepts more only once little is left to send, so acceptance is too rare a sign.
 func (l *loop) hasProgress(r *conn) bool {
 	n := tcpBytesAcked(int(r.fd))
 	if n <= l.blocked[r] {
@@ -270,7 +272,7 @@ func (l *loop) markUnblocked(r *conn) {
 	}
 }
 
-// blockedFor and cut implement pinner.
+// blockedFor and disconnect implement evictable.
 func (r *conn) blockedFor(now time.Time) time.Duration {
 	if at := r.blockedSince.Load(); at != 0 {
 		return now.Sub(r.group.loop.reactor.startedAt) - time.Duration(at)
@@ -279,7 +281,7 @@ func (r *conn) blockedFor(now time.Time) time.Duration {
 }
 
 func (r *conn) disconnect() {
-	r.blockedSince.Store(0) // it is asked once, unless it moves on
+	r.blockedSince.Store(0) // so that it is disconnected once only, unless it makes progress
 	l, f := r.group.loop, r.connRef
 	l.post(func() {
 		if r := l.conns.lookup(f); r != nil && r.state == connBlocked && r.blockedSince.Load() == 0 && !l.hasProgress(r) {
@@ -289,7 +291,7 @@ func (r *conn) disconnect() {
 	}, nil)
 }
 
-// onDrained does what the cursor of a reader says that is owed nothing.
+// onDrained is called when a reader has no pending output; it acts on the session's state.
 func (l *loop) onDrained(r *conn) {
 	l.noteHeld(r)
 	switch st := r.stream.session.nextState(); {
@@ -302,7 +304,7 @@ func (l *loop) onDrained(r *conn) {
 	}
 }
 
-// noteHeld notes since when a reader holds what it holds.
+// noteHeld records since when a session has held back its messages.
 func (l *loop) noteHeld(r *conn) {
 	switch held := r.stream.session.heldUpTo(); {
 	case held == 0 && len(l.holdingSince) == 0:
@@ -313,7 +315,7 @@ func (l *loop) noteHeld(r *conn) {
 	}
 }
 
-// releaseHeld has readers send what they have held back for long enough.
+// releaseHeld makes sessions release what they have held back for maxHeldTime.
 func (l *loop) releaseHeld() {
 	for r, h := range l.holdingSince {
 		switch {
@@ -327,7 +329,7 @@ func (l *loop) releaseHeld() {
 	}
 }
 
-// fetchPages has pages read for readers below their Tail, outside the loop.
+// fetchPages reads pages for readers below their TailBuffer, on goroutines of their own.
 func (l *loop) fetchPages() {
 	for l.pageReads < maxPageReads && len(l.pageQueue) > 0 {
 		r := l.conns.lookup(l.pageQueue[0])
@@ -351,7 +353,7 @@ func (l *loop) fetchPages() {
 	}
 }
 
-// acceptPage is the page that a reader waited for.
+// acceptPage hands a page, or the error, to the reader that waited for it.
 func (l *loop) acceptPage(f connRef, page shard.RecordBatch, err error) {
 	r := l.conns.lookup(f)
 	if r == nil || r.state != connBehind {
@@ -369,9 +371,9 @@ func (l *loop) acceptPage(f connRef, page shard.RecordBatch, err error) {
 	}
 }
 
-// endResponse ends the response: the client is told by the end of what this side sends, and
-// hangs up. To close immediately would lose what is still on its way if the client had sent
-// anything that was not read.
+// endResponse ends the response by shutting down the sending side, after which the client hangs up.
+// Closing the connection immediately would lose bytes in transit if the client had sent anything
+// that was not read.
 func (l *loop) endResponse(r *conn) {
 	if !l.sendCloseNotify(r) {
 		r.endsWhenWritten = true
@@ -386,7 +388,7 @@ func (l *loop) endResponse(r *conn) {
 	l.ending[r] = struct{}{}
 }
 
-// closeConn forgets a reader and closes its connection.
+// closeConn removes a reader and closes its connection.
 func (l *loop) closeConn(r *conn) {
 	if r.state == connClosed {
 		return
@@ -398,7 +400,7 @@ func (l *loop) closeConn(r *conn) {
 	delete(l.ending, r)
 	delete(l.holdingSince, r)
 	l.releaseTLS(r.tls)
-	_ = unix.Close(int(r.fd)) // which takes it out of epoll
+	_ = unix.Close(int(r.fd)) // this also removes it from epoll
 	if ch := r.group; ch != nil {
 		ch.remove(r)
 		if len(ch.readers) == 0 {

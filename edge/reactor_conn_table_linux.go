@@ -2,10 +2,9 @@ package edge
 
 import "iter"
 
-// connTable holds the connections of a loop in rows, one next to the other, so that readers
-// that came and went while many came leave no holes in the heap between them. A seat is used
-// again; rows stay for as long as the loop does, 264 bytes for each of the most readers
-// that there ever were.
+// connTable holds the connections of a loop in rows of connsPerRow, so that readers that disconnect
+// while many others connect leave no holes between those on the heap. Slots are used again. Rows stay
+// for the life of the loop: 264 bytes for each of the most readers that it ever had together.
 type connTable struct {
 	rows []*[connsPerRow]conn
 	free []uint32
@@ -14,10 +13,10 @@ type connTable struct {
 
 const connsPerRow = 64
 
-// connRef names a connection that may be gone.
+// connRef names a connection that may be closed by now; gen changes with each use of the slot.
 type connRef struct{ slot, gen uint32 }
 
-// allocate is a free seat, cleared but for its ref.
+// allocate returns a free slot, cleared but for its connRef.
 func (s *connTable) allocate() *conn {
 	if len(s.free) == 0 {
 		first := uint32(len(s.rows) * connsPerRow)
@@ -35,7 +34,7 @@ func (s *connTable) allocate() *conn {
 	return r
 }
 
-// release frees a seat: no ref that was taken of it finds a reader.
+// release frees a slot: lookup finds nothing by its old connRef.
 func (s *connTable) release(r *conn) {
 	*r = conn{connRef: connRef{r.slot, r.gen + 1}, state: connClosed}
 	s.free, s.used = append(s.free, r.slot), s.used-1
@@ -43,7 +42,7 @@ func (s *connTable) release(r *conn) {
 
 func (s *connTable) at(slot uint32) *conn { return &s.rows[slot/connsPerRow][slot%connsPerRow] }
 
-// lookup is the connection, if it is still there.
+// lookup returns the connection, or nil if it is closed.
 func (s *connTable) lookup(f connRef) *conn {
 	if int(f.slot) < len(s.rows)*connsPerRow {
 		if r := s.at(f.slot); r.gen == f.gen && r.state != connClosed {
@@ -53,7 +52,7 @@ func (s *connTable) lookup(f connRef) *conn {
 	return nil
 }
 
-// all is every connection; they may leave meanwhile.
+// all yields every connection; the caller may close connections meanwhile.
 func (s *connTable) all() iter.Seq[*conn] {
 	return func(yield func(*conn) bool) {
 		for _, row := range s.rows {

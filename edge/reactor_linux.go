@@ -14,18 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reactor drives the cursors of event streams on HTTP/1.1: a few loops, each the
+// reactor executes the sessions of event streams on HTTP/1.1: a few loops, each the
 // owner of its connections and of an epoll descriptor. A reader costs no goroutine, no
-// timer, no channel and no buffer; news of a stream is one poke for each loop, which then
-// writes to each of its readers all that it is owed in one call.
+// timer, no channel and no buffer. News of a stream wakes each loop once, and the loop then
+// writes to each of its readers all the reader's output in one call.
 //
-// A connection comes from net/http, which has read the request and kept its limits: its
-// descriptor is duplicated and the net.Conn closed, so that the runtime's poller forgets
-// it. Only the loop writes to it or closes it. What it is asked by others comes by its
-// mailbox. Of one under TLS the loop has the tls.Conn as well, and encrypts what it sends.
+// A connection comes from net/http, which has read the request and enforced its limits: detach
+// duplicates its descriptor and closes the net.Conn, so that the runtime's poller forgets
+// it. Only the loop writes to it or closes it; other goroutines mail the loop. Under TLS the loop
+// has the tls.Conn as well, and encrypts what it sends.
 type reactor struct {
 	server    *Server
-	startedAt time.Time       // what readers count time from
+	startedAt time.Time       // the origin of the readers' times
 	ctx       context.Context // ends with Close
 	stop      context.CancelFunc
 	wg        sync.WaitGroup
@@ -34,7 +34,7 @@ type reactor struct {
 
 	mu       sync.Mutex
 	loops    []*loop // made with the first reader
-	nextLoop int     // whose the next reader is
+	nextLoop int     // gets the next reader
 	closed   bool
 }
 
@@ -44,7 +44,7 @@ func newReactor(s *Server) *reactor {
 	return x
 }
 
-// connContext is an http.Server's ConnContext.
+// connContext is the ConnContext of HTTPServer.
 func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -53,8 +53,8 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	if !ok {
 		return ctx
 	}
-	// Not everything that is written has a deadline (an error, a long-poll's answer): the kernel
-	// gives a connection up that takes none of it. What has a deadline ends before, and is counted.
+	// Some writes have no deadline (an error, a long-poll's answer): the kernel ends a connection
+	// that accepts none of them. Writes with a deadline end before that, and are counted.
 	_ = w.raw.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*s.cfg.Stall.Milliseconds()))
 	})
@@ -62,18 +62,18 @@ func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, w)
 }
 
-// connOf is the wire that the request came by, among others over HTTP/2; nil: there is none.
+// connOf returns the tcpConn of the request, which over HTTP/2 serves other requests too; nil: there is none.
 func connOf(r *http.Request) *tcpConn {
 	w, _ := r.Context().Value(connKey{}).(*tcpConn)
 	return w
 }
 
-// canServe reports whether a loop can serve the event stream that is asked for.
+// canServe reports whether a loop can serve the event stream that r asks for.
 func (x *reactor) canServe(r *http.Request) bool {
 	return !x.server.cfg.NoReactor && soleConnOf(r) != nil && r.ContentLength == 0
 }
 
-// takeOver makes a loop serve the event stream; false: it is for the handler to serve.
+// takeOver moves the event stream to a loop. It returns false if the handler has to serve it.
 func (x *reactor) takeOver(w http.ResponseWriter, r *http.Request, d *eventStream) bool {
 	wire, l := soleConnOf(r), x.pickLoop()
 	if l == nil {
@@ -108,7 +108,7 @@ func responseHeader(h http.Header) []byte {
 	return b.Bytes()
 }
 
-// detach takes the descriptor out of a connection, and its TLS off it, if there is any.
+// detach returns a duplicate of a connection's descriptor, and its TLS if it has any, and closes the net.Conn.
 func detach(c net.Conn, w *tcpConn) (fd int, s *tlsWriter, err error) {
 	defer func() { _ = w.tcp.Close() }()
 	if t, ok := c.(*tls.Conn); ok {
@@ -120,7 +120,7 @@ func detach(c net.Conn, w *tcpConn) (fd int, s *tlsWriter, err error) {
 		return 0, nil, cerr
 	}
 	if err == nil {
-		// A stuck reader would hold megabytes of kernel memory.
+		// Otherwise a blocked reader would hold megabytes of kernel memory.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
 	}
 	if s != nil {
@@ -131,7 +131,7 @@ func detach(c net.Conn, w *tcpConn) (fd int, s *tlsWriter, err error) {
 
 const maxUnsent = 64 << 10
 
-// pickLoop is the loop of the next reader; nil: there is none.
+// pickLoop returns the loop for the next reader; nil: there is none.
 func (x *reactor) pickLoop() *loop {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -162,7 +162,7 @@ func (x *reactor) pickLoop() *loop {
 	return x.loops[x.nextLoop%len(x.loops)]
 }
 
-// postToAll has every loop do something.
+// postToAll mails a function to every loop.
 func (x *reactor) postToAll(fn func(*loop)) {
 	x.mu.Lock()
 	loops := x.loops

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loop owns readers. Everything but the mailbox is its goroutine's.
+// loop serves its share of the readers. Its goroutine, run, owns all fields but those guarded by mu
+// (which post and streamReaders.Wake fill); wake, events and eventsHandled are channels.
 type loop struct {
 	reactor       *reactor
 	server        *Server
@@ -17,48 +18,48 @@ type loop struct {
 	epollFD       int
 	wake          wakeSignal
 	events        chan []unix.EpollEvent
-	eventsHandled chan struct{} // unbuffered: a batch of events was handled
+	eventsHandled chan struct{} // unbuffered: poll may reuse the batch of events
 
 	mu      sync.Mutex
 	mailbox []func()
 	woken   []*streamReaders // each at most once
-	closed  bool             // no mail is taken any more
+	closed  bool             // post refuses mail
 
 	conns        connTable
 	streams      map[frameKey]*streamReaders
 	withNews     []*streamReaders // have news; each at most once
-	unfinished   []connRef        // have had their turn, and are owed more; each at most once
-	blocked      map[*conn]uint64 // what the client had taken at the last look
+	unfinished   []connRef        // have had their turn, and have more output; each at most once
+	blocked      map[*conn]uint64 // what the client had acknowledged at the last check
 	ending       map[*conn]struct{}
 	holdingSince map[*conn]heldSince
-	pageQueue    []connRef // wait for a page
+	pageQueue    []connRef // wait for a page read
 	pageReads    int
-	pageRetries  []scheduledConn // ask for their page again
-	drainTurns   []scheduledConn // leave in a drain
+	pageRetries  []scheduledConn // are to ask for their page again
+	drainTurns   []scheduledConn // are to be disconnected in a drain
 	wheel        [wheelSlots][]connRef
-	wheelSlot    int // of the wheel, at the last tick
+	wheelSlot    int // the slot of wheel at lastTick
 	lastTick     time.Time
 
 	now               time.Time
 	interval          uint64
 	iov               []unix.Iovec
-	tlsBuf            []byte // lent to the TLS of the reader that is written to
+	tlsBuf            []byte // lent to the tlsWriter of the reader that is being written to
 	readBuf           [512]byte
 	shared            sharedWrite
-	uncountedMessages int     // messages, not counted yet
-	uncountedBytes    int     // bytes, not counted yet
-	newestTime        uint64  // S2's time (ms) of the newest message written in this turn to a reader that was up to date; 0: none
-	spareOut          *outBuf // lent to the cursor that is pumped, or to the step; nil: one that is stuck has it
+	uncountedMessages int     // not added to the metrics yet
+	uncountedBytes    int     // not added to the metrics yet
+	newestTime        uint64  // S2's time (ms) of the newest message written in this turn to an up-to-date reader; 0: none
+	spareOut          *outBuf // lent to the session that is being written, or to shared; nil: a blocked session has it
 }
 
 const (
 	wheelSlots     = 64
-	maxTurnReaders = 256     // of one stream, in one turn
-	maxTurnBytes   = 1 << 20 // and bytes
-	maxPageReads   = 32      // reads of history under way for one loop
+	maxTurnReaders = 256     // readers of one stream in one turn
+	maxTurnBytes   = 1 << 20 // bytes written to them
+	maxPageReads   = 32      // page reads in progress for one loop
 	maxEndingTime  = time.Second
 	maxEpollEvents = 256
-	maxIovecs      = 1024 // of one call
+	maxIovecs      = 1024 // in one call
 )
 
 // heldSince holds a session's held-back bytes and the time since which they are held.
@@ -78,7 +79,7 @@ func newLoop(x *reactor) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.SetNonblock(ep, true); err != nil { // so that os.File waits by the runtime's poller
+	if err := unix.SetNonblock(ep, true); err != nil { // so that os.File waits with the runtime's poller
 		_ = unix.Close(ep)
 		return nil, err
 	}
@@ -90,8 +91,8 @@ func newLoop(x *reactor) (*loop, error) {
 	}, nil
 }
 
-// post has the loop do something soon; refused, if not nil, is called instead if the loop
-// has ended.
+// post mails the loop a function to run. If the loop has ended, it calls refused instead, if
+// that is not nil.
 func (l *loop) post(do, refused func()) {
 	l.mu.Lock()
 	over := l.closed
@@ -107,8 +108,8 @@ func (l *loop) post(do, refused func()) {
 	}
 }
 
-// poll waits for the epoll descriptor by the runtime's poller, and hands its events over
-// one batch at a time: they are level-triggered.
+// poll waits for the epoll descriptor with the runtime's poller, and passes the events to run, one
+// batch at a time. Events are level-triggered, so none is lost between batches.
 func (l *loop) poll() {
 	raw, err := l.epoll.SyscallConn()
 	if err != nil {
@@ -136,7 +137,7 @@ func (l *loop) poll() {
 	})
 }
 
-// run is the loop.
+// run is the loop's goroutine: it handles mail, news, events and timers, one turn after the other.
 func (l *loop) run() {
 	tick := time.NewTicker(l.server.cfg.tickInterval())
 	defer tick.Stop()
@@ -153,7 +154,7 @@ func (l *loop) run() {
 				fine.Stop()
 			}
 		}
-		var idle chan struct{} // never ready
+		var idle chan struct{} // nil unless there is more to do
 		if l.runTurn() {
 			idle = closedChannel
 		}
@@ -180,17 +181,17 @@ func (l *loop) run() {
 	}
 }
 
-// drainTick is the precision of the turns of a drain.
+// drainTick is the precision of a drain's times.
 const drainTick = 50 * time.Millisecond
 
-// closedChannel is always so.
+// closedChannel is always ready.
 var closedChannel = func() chan struct{} {
 	c := make(chan struct{})
 	close(c)
 	return c
 }()
 
-// receiveMail takes the mail.
+// receiveMail runs the mailed functions and queues the streams with news.
 func (l *loop) receiveMail() {
 	l.mu.Lock()
 	mail, woken := l.mailbox, l.woken
@@ -213,10 +214,10 @@ func (l *loop) queueStream(ch *streamReaders) {
 	}
 }
 
-// elapsed is now, since the reactor was made.
+// elapsed returns the time since the reactor was made.
 func (l *loop) elapsed() time.Duration { return l.now.Sub(l.reactor.startedAt) }
 
-// closeAll ends every reader, those that are only just coming as well.
+// closeAll closes every reader, those that are still in the mailbox too.
 func (l *loop) closeAll() {
 	l.mu.Lock()
 	l.closed = true

@@ -5,23 +5,24 @@ import (
 	"time"
 )
 
-// crowdDetector tells when a crowd of readers has come. What letting one in leaves behind is ten
-// times what it needs from then on, and the runtime would keep twice the heap of that moment
-// for minutes: where there are many more than there were, memory is given back as soon as
-// they have come. Readers that come as others leave are no crowd.
+// crowdDetector detects when a crowd of readers has connected. Admitting a reader leaves behind ten
+// times the memory that it needs from then on, and the runtime would keep twice the heap of that
+// moment for minutes. So after the number of readers has grown by a crowd, memory is given back as
+// soon as they have all connected. Readers that replace others are not a crowd.
 type crowdDetector struct {
-	lastCount int64 // readers at the last look
-	minCount  int64 // since memory was given back
+	lastCount int64 // readers at the last check
+	minCount  int64 // fewest readers since memory was given back
 	trimmedAt time.Time
 }
 
 const (
 	trimCheckInterval = 500 * time.Millisecond
-	minCrowd          = 1000             // readers are a crowd
-	minTrimInterval   = 30 * time.Second // at least, between two: it is a collection
+	minCrowd          = 1000             // readers
+	minTrimInterval   = 30 * time.Second // because each trim is a garbage collection
 )
 
-// shouldTrim is asked every trimCheckInterval, with how many readers there are.
+// shouldTrim reports whether to give memory back now. It is called every trimCheckInterval with the
+// number of readers.
 func (s *crowdDetector) shouldTrim(readers int64, now time.Time) bool {
 	lately := readers - s.lastCount
 	s.lastCount, s.minCount = readers, min(s.minCount, readers)
@@ -33,7 +34,7 @@ func (s *crowdDetector) shouldTrim(readers int64, now time.Time) bool {
 	return true
 }
 
-// trimMemory gives memory back when a crowd has come.
+// trimMemory gives memory back to the system after each crowd.
 func (x *reactor) trimMemory() {
 	tick := time.NewTicker(trimCheckInterval)
 	defer tick.Stop()

@@ -1,7 +1,7 @@
 package edge
 
-// recoverConn has a panic cost one reader of the loop and not the process: its connection is
-// closed, and what the loop had under way for it is dropped. It is deferred by itself.
+// recoverConn limits a panic to one reader of the loop: it closes the connection, and drops
+// the shared write in progress. It must be deferred directly, because it recovers.
 func (l *loop) recoverConn(r *conn) {
 	v := recover()
 	if v == nil {

@@ -6,18 +6,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sharedWrite holds the bytes that one reader of a stream got, and the state that it reached by
-// them. Nearly all others are in the state in which it was: each is sent the same bytes, in one piece, for a system call
-// and nothing else. A reader that takes less than all gets a buffer of its own. A step is over with
-// the turn in which it was made.
+// sharedWrite holds the output of one reader of a stream, and the states before and after it. Nearly
+// all other readers are in the same state before: each gets the same bytes, in one piece, for one
+// system call and nothing else. A reader that accepts only a part gets an outBuf of its own. A
+// sharedWrite ends with the turn in which it was made.
 type sharedWrite struct {
 	from, to     readerState
-	out          *outBuf // what is owed, in pieces, and its frames; nil: there is no step
-	bytes        []byte  // the same in one piece
+	out          *outBuf // the output, in pieces, and its frames; nil: there is no shared write
+	bytes        []byte  // the same output in one piece
 	messageCount uint32
 }
 
-// deliver writes a reader that is idle what it is owed, and returns how much was taken.
+// deliver sends an idle reader its pending bytes and returns how many the socket accepted.
 func (l *loop) deliver(r *conn) (sent int) {
 	c := &r.stream.session
 	from, plain := c.sharedState()
@@ -46,18 +46,18 @@ func (l *loop) deliver(r *conn) (sent int) {
 		c.out = l.shared.out.clone(l.server.frames.budget)
 		c.markWritten(sent)
 		l.markBlocked(r, sent > 0)
-	case !c.announcedUpToDate || c.status != stateIdle: // there is more, or it was the end
+	case !c.announcedUpToDate || c.status != stateIdle: // there is more, or the stream has ended
 		sent += l.writePending(r)
 	}
 	return sent
 }
 
-// maxSharedWrite bounds what is copied to be sent in one piece, and how long send keeps a
-// processor. Beyond that the call is what a delivery costs, and pieces are as good.
+// maxSharedWrite bounds what is copied to be sent in one piece, and how long sendBytes keeps a
+// processor. For more bytes the system call dominates the cost, and sending pieces is as good.
 const maxSharedWrite = 64 << 10
 
-// renderShared renders what readers in this reader's state get; false: there is nothing to
-// share, and the reader goes on by itself, with what it owes and the loop's room.
+// renderShared renders the shared write for this reader's state. It returns false if there is
+// nothing to share; the reader then continues by itself, with its output and the loop's outBuf.
 func (l *loop) renderShared(r *conn, from readerState) bool {
 	defer l.recoverConn(r)
 	l.endSharedWrite()
@@ -82,7 +82,7 @@ func (l *loop) renderShared(r *conn, from readerState) bool {
 	return true
 }
 
-// endSharedWrite ends the step.
+// endSharedWrite releases the shared write.
 func (l *loop) endSharedWrite() {
 	s := &l.shared
 	if s.out != nil && s.out.release(l.server.frames.budget) {
@@ -91,8 +91,8 @@ func (l *loop) endSharedWrite() {
 	s.out, s.bytes = nil, s.bytes[:0]
 }
 
-// sendBytes writes a little to a socket that does not block. The runtime is not told of the
-// call, which takes some microseconds: that would cost as much as all else here.
+// sendBytes writes to a socket without blocking. It does not tell the runtime of the call, which
+// takes a few microseconds: telling it would cost as much as everything else here.
 func sendBytes(fd int32, b []byte) (int, error) {
 	n, errno := sendto(fd, b)
 	switch errno {
@@ -102,7 +102,7 @@ func sendBytes(fd int32, b []byte) (int, error) {
 	return 0, errno
 }
 
-// sendto is the system call; n is 0 if it failed.
+// sendto makes the system call; n is 0 if it failed.
 func sendto(fd int32, b []byte) (n int, errno unix.Errno) {
 	sent, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
 		unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)

@@ -7,13 +7,13 @@ type streamReaders struct {
 	loop       *loop
 	key        frameKey
 	readers    []*conn
-	queued     bool       // in dirty
-	walked     int        // readers[:walked] were looked at in this walk
-	infoBefore shard.Info // at its beginning: what it brings at least
-	ended      bool       // this life was over by then
+	queued     bool       // in loop.withNews
+	walked     int        // readers[:walked] were visited in this walk
+	infoBefore shard.Info // at the beginning of this walk, which delivers at least that much
+	ended      bool       // the generation had ended by then
 }
 
-// Wake implements shard.Waker.
+// Wake implements shard.Waker. Any goroutine may call it; the loop delivers the news.
 func (ch *streamReaders) Wake() {
 	l := ch.loop
 	l.mu.Lock()
@@ -22,8 +22,8 @@ func (ch *streamReaders) Wake() {
 	l.wake.Wake()
 }
 
-// runTurn is one turn: some readers of the stream that has waited longest. more: there is
-// more to do.
+// runTurn serves unfinished readers, and some readers of the stream that has waited longest; more
+// reports whether there is more to do.
 func (l *loop) runTurn() (more bool) {
 	if n := min(len(l.unfinished), maxTurnReaders); n > 0 {
 		turn := l.unfinished[:n]
@@ -61,7 +61,7 @@ func (l *loop) runTurn() (more bool) {
 	return len(l.unfinished) > 0 || len(l.withNews) > 0
 }
 
-// deliverToStream looks at some readers of a stream with news; more: not at all of them yet.
+// deliverToStream delivers to some readers of a stream with news; more reports whether some are left.
 func (l *loop) deliverToStream(ch *streamReaders) (more bool) {
 	if tail := ch.key.tail; ch.walked == 0 {
 		ch.ended = tail.EndError() != nil
@@ -82,17 +82,17 @@ func (l *loop) deliverToStream(ch *streamReaders) (more bool) {
 	return len(ch.readers) > 0 && !ch.key.tail.Watch(ch, ch.infoBefore.Tail) && ch.hasNews()
 }
 
-// hasNews reports whether there has been any since the walk began. A reader that is
-// still here at the end of a stream is blocked, or behind, and finds it out in time.
+// hasNews reports whether there is news since the walk began. A reader that is still here after
+// its stream has ended is blocked, or behind, and will notice the end by itself.
 func (ch *streamReaders) hasNews() bool {
 	now := ch.key.tail.Info()
 	return now.Tail > ch.infoBefore.Tail || now.Closed != ch.infoBefore.Closed || !ch.ended && ch.key.tail.EndError() != nil
 }
 
-// remove removes a reader. It keeps the readers that this walk has looked at before the others.
+// remove removes a reader, and keeps the readers that this walk has visited before the others.
 func (ch *streamReaders) remove(r *conn) {
 	i := int(r.groupIndex)
-	put := func(j int) { // moves the reader at j to i, which is free
+	put := func(j int) { // moves the reader at j to the free index i
 		ch.readers[i] = ch.readers[j]
 		ch.readers[i].groupIndex = int32(i)
 		i = j

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// tick is time passing: heartbeats, pages to be asked for again, readers that take
-// nothing or do not hang up.
+// tick does what is due: heartbeats, page retries, releases of held messages, and the disconnection
+// of readers that accept nothing or do not hang up.
 func (l *loop) tick() {
 	l.interval = cursorAt(l.server.cfg.Now())
 	every := l.server.cfg.tickInterval()
@@ -41,7 +41,7 @@ func (l *loop) tick() {
 	}
 }
 
-// runDue does something for those whose turn has come; the others are left.
+// runDue calls do for the readers that are due, and returns the others.
 func (l *loop) runDue(turns []scheduledConn, do func(*conn)) (left []scheduledConn) {
 	return slices.DeleteFunc(turns, func(t scheduledConn) bool {
 		if t.at.After(l.now) {
@@ -54,7 +54,7 @@ func (l *loop) runDue(turns []scheduledConn, do func(*conn)) (left []scheduledCo
 	})
 }
 
-// heartbeatIfQuiet sends a heartbeat if the reader has heard nothing for long.
+// heartbeatIfQuiet sends a heartbeat if the reader has received nothing for Heartbeat.
 func (l *loop) heartbeatIfQuiet(r *conn) {
 	quiet := l.elapsed()-r.activeAt >= l.server.cfg.Heartbeat
 	if quiet && r.leaveReason == 0 && len(r.preamble) == 0 && !r.stream.session.hasOutput() && !r.tls.hasOutput() {
@@ -62,7 +62,7 @@ func (l *loop) heartbeatIfQuiet(r *conn) {
 		case connIdle:
 			r.preamble = heartbeat
 			l.writePending(r)
-		case connBehind: // pump would ask for its page once more; what is not taken now it sends
+		case connBehind: // writePending would request its page again; it sends the rest of the heartbeat later
 			r.preamble = heartbeat
 			if _, _, err := l.writeOnce(r, nil); err != nil {
 				l.closeConn(r)
@@ -79,8 +79,8 @@ func (l *loop) heartbeatIfQuiet(r *conn) {
 // heartbeat holds the bytes of a comment.
 var heartbeat = []byte(":\n\n")
 
-// scheduleHeartbeat puts a reader where the wheel comes by when it may be due for a heartbeat:
-// a little later than the least silence, at random.
+// scheduleHeartbeat puts a reader into the wheel's slot for its next heartbeat: after Heartbeat and
+// up to a quarter more, at random.
 func (l *loop) scheduleHeartbeat(r *conn) {
 	h := l.server.cfg.Heartbeat
 	due := r.activeAt + h + rand.N(h/4+1) - l.elapsed()
@@ -89,12 +89,12 @@ func (l *loop) scheduleHeartbeat(r *conn) {
 	l.wheel[n] = append(l.wheel[n], r.connRef)
 }
 
-// scheduleDrain gives a reader its turn in the drain that is under way.
+// scheduleDrain draws a reader's time to go in the current drain.
 func (l *loop) scheduleDrain(r *conn) {
 	l.drainTurns = append(l.drainTurns, scheduledConn{l.now.Add(l.server.drain.delayFor(l.elapsed() - r.connectedAt)), r.connRef})
 }
 
-// onDrainChange begins a drain, or ends it.
+// onDrainChange handles the beginning of a drain, or its cancellation.
 func (l *loop) onDrainChange() {
 	l.drainTurns = nil
 	if !l.server.drain.active.Load() {
@@ -106,12 +106,12 @@ func (l *loop) onDrainChange() {
 	l.runDrainTurns()
 }
 
-// runDrainTurns has those leave whose turn has come.
+// runDrainTurns disconnects the readers that are due in the drain.
 func (l *loop) runDrainTurns() {
 	l.drainTurns = l.runDue(l.drainTurns, func(r *conn) { l.disconnectAfterEvent(r, leaveForDrain) })
 }
 
-// disconnectAfterEvent has a reader leave once the event is complete that it is being written.
+// disconnectAfterEvent disconnects a reader as soon as the event that it is being sent is complete.
 func (l *loop) disconnectAfterEvent(r *conn, why leaveReason) {
 	if r.leaveReason != 0 || r.state == connEnding {
 		return
@@ -134,7 +134,8 @@ func (l *loop) rebalanceSignal() <-chan struct{} {
 	return l.server.rebalanceSignals
 }
 
-// disconnectForBalance sends one reader elsewhere that has been here for a while, if it finds one.
+// disconnectForBalance sends one reader to another node. It tries 64 random slots for an idle reader
+// that has been here for minRebalanceAge, and gives up if it finds none.
 func (l *loop) disconnectForBalance() {
 	for range 64 {
 		r := l.conns.at(rand.Uint32N(uint32(len(l.conns.rows) * connsPerRow)))

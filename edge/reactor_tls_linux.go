@@ -10,24 +10,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tlsWriter is the TLS of a reader. The cursor counts a message as written once it is
-// encrypted, so nothing more is until the connection has taken that.
+// tlsWriter is the TLS of a reader. The session counts a message as written once it is encrypted, so
+// nothing more is encrypted until the connection has accepted those bytes.
 type tlsWriter struct {
 	tls           *tls.Conn
-	conn          *tcpConn // beneath it; out is lent by the loop, or is the reader's own while it is stuck
-	charged       int      // bytes of out that pins counts
-	closeNotified bool     // close_notify was said
+	conn          *tcpConn // the transport; its tlsOut is lent by the loop, or the reader's own while that is blocked
+	charged       int      // bytes of tlsOut that are charged to the send budget
+	closeNotified bool     // close_notify was encrypted
 	readClosed    bool     // what the client sends is not read
 }
 
-// fdReader reads from a descriptor what is there.
+// fdReader reads what a descriptor has received, without waiting.
 type fdReader int32
 
 func (fd fdReader) Read(b []byte) (int, error) {
 	n, _, err := unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-		return 0, os.ErrDeadlineExceeded // after which crypto/tls goes on where it was
+		return 0, os.ErrDeadlineExceeded // crypto/tls continues after a deadline
 	case err != nil:
 		return 0, err
 	case n == 0 && len(b) > 0:
@@ -36,8 +36,8 @@ func (fd fdReader) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// readTLS takes in what a client says after its request: that it closes, as a rule, which
-// TLS says before the connection does; or that it has new keys. More requests are not read.
+// readTLS reads what a client sends after its request: usually close_notify, which comes before the
+// connection ends, or new keys. Further requests are not read.
 func (l *loop) readTLS(r *conn) {
 	s := r.tls
 	n, err := s.tls.Read(l.readBuf[:])
@@ -55,8 +55,8 @@ func (l *loop) readTLS(r *conn) {
 	}
 }
 
-// stopReading stops reading what the client sends. That it hangs up is noticed all the same.
-// false: the reader is gone.
+// stopReading stops reading what the client sends; its hang-up is still noticed. It returns false if
+// the reader is closed.
 func (l *loop) stopReading(r *conn) bool {
 	r.tls.readClosed = true
 	if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, r.wantsWritable); err != nil {
@@ -66,11 +66,11 @@ func (l *loop) stopReading(r *conn) bool {
 	return true
 }
 
-// flushTLSReplies sends what crypto/tls has written of itself, such as its own new keys.
+// flushTLSReplies sends what crypto/tls has written on its own account, such as its new keys.
 func (l *loop) flushTLSReplies(r *conn) {
 	switch s := r.tls; {
 	case !s.hasOutput():
-	case s.charged > 0: // it has to wait
+	case s.charged > 0: // earlier bytes are still waiting
 		l.server.frames.budget.charge(int64(len(s.conn.tlsOut) - s.charged))
 		s.charged = len(s.conn.tlsOut)
 	default:
@@ -88,8 +88,8 @@ const maxEncrypted = 64 << 10
 // hasOutput reports whether something is encrypted and not sent.
 func (s *tlsWriter) hasOutput() bool { return s != nil && len(s.conn.tlsOut) > 0 }
 
-// sendTo writes a reader that owes nothing what it is owed, and returns how much of that is
-// taken, or is encrypted at least.
+// sendTo sends b to a reader with no pending output and returns how many bytes were sent or, under
+// TLS, encrypted.
 func (l *loop) sendTo(r *conn, b []byte) (int, error) {
 	if r.tls == nil {
 		return sendBytes(r.fd, b)
@@ -101,7 +101,7 @@ func (l *loop) sendTo(r *conn, b []byte) (int, error) {
 	return len(b), err
 }
 
-// writeTLS is write under TLS.
+// writeTLS is writeOnce under TLS.
 func (l *loop) writeTLS(r *conn, owed net.Buffers) (n int, all bool, err error) {
 	for i := -1; i < len(owed); i++ {
 		b := r.preamble
@@ -139,7 +139,7 @@ func (l *loop) lendTLSBuf(s *tlsWriter) {
 	}
 }
 
-// flushTLS sends what is encrypted, and returns how much of that was taken.
+// flushTLS sends encrypted bytes, and returns how many were accepted.
 func (l *loop) flushTLS(r *conn) (n int, err error) {
 	s := r.tls
 	if !s.hasOutput() {
@@ -159,8 +159,8 @@ func (l *loop) flushTLS(r *conn) (n int, err error) {
 	return n, err
 }
 
-// flushBlockedTLS sends a reader that was stuck what is encrypted for it; all: it owes
-// nothing any more.
+// flushBlockedTLS sends a blocked reader its encrypted bytes; all reports whether none are left and the
+// reader is idle.
 func (l *loop) flushBlockedTLS(r *conn) (all bool) {
 	n, err := l.flushTLS(r)
 	if n > 0 {
@@ -177,7 +177,7 @@ func (l *loop) flushBlockedTLS(r *conn) (all bool) {
 	return r.state == connIdle
 }
 
-// sendCloseNotify says that nothing follows; all: the connection has taken that.
+// sendCloseNotify tells the client that nothing follows; all reports whether the connection has accepted that.
 func (l *loop) sendCloseNotify(r *conn) (all bool) {
 	s := r.tls
 	if s == nil {
@@ -194,7 +194,7 @@ func (l *loop) sendCloseNotify(r *conn) (all bool) {
 	return err != nil || !s.hasOutput()
 }
 
-// releaseTLS gives back what a reader that leaves still holds.
+// releaseTLS releases the encrypted bytes of a reader that is being closed.
 func (l *loop) releaseTLS(s *tlsWriter) {
 	if s != nil {
 		l.server.frames.budget.charge(int64(-s.charged))

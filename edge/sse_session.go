@@ -8,76 +8,77 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// sseSession is one SSE reader's place in a stream, and the bytes that it is owed. It
-// does no I/O, has no goroutine and no clock: a driver asks what is pending,
-// writes it, says how much of it was taken, and does what state says when nothing
-// is owed.
+// sseSession is one SSE reader's position in a stream, and its pending output. It
+// does no I/O, has no goroutine and no clock. Its executor (an eventStream's goroutine, or a loop)
+// gets the output, writes it, reports how much was accepted (markWritten), and does what nextState
+// says when there is no output. Only the executor uses it.
 type sseSession struct {
 	tail   *shard.TailBuffer
 	frames *frameSet
 
-	position  position        // everything below was taken: it is framed, or in held
-	announced announcedOffset // what the newest control event named
-	// heldMessages: messages of a text stream that end inside a character. They wait for
-	// what follows, so that no event holds half a character; for maxHeldTime at most.
+	position  position        // everything below it was read: it is framed, or in heldMessages
+	announced announcedOffset // the offset in the newest control event
+	// heldMessages are messages of a text stream that end inside a character. They wait for
+	// the rest, for maxHeldTime at most, so that no event contains half a character.
 	heldMessages []heldMessage
 
-	minCursor uint64 // smallest streamCursor that the client may still be given
-	cursorNow uint64 // the streamCursor of this moment; the driver keeps it
+	minCursor uint64 // the smallest Stream-Cursor that the client may still get
+	cursorNow uint64 // the Stream-Cursor of this moment, set by the executor
 
-	page *shard.RecordBatch // brought by the driver while the reader was behind
-	out  *outBuf            // nil: nothing is owed
+	page *shard.RecordBatch // fetched by the executor while the reader was behind
+	out  *outBuf            // nil: there is no pending output
 
-	framedCount       uint32 // framed since the driver last looked
-	gapCount          uint16 // RecordBatches that did not join; 0, or there is a bug somewhere
+	framedCount       uint32 // messages framed since the executor last counted
+	gapCount          uint16 // RecordBatches that did not join the position; anything but 0 is a bug
 	framing           framing
 	status            sessionState
-	announcedAny      bool         // a control event was owed
+	announcedAny      bool         // the output has had a control event
 	announcedUpToDate bool         // the newest control event said "up to date"
-	heldTooLong       bool         // what is held has waited for long enough
-	lookBacks         uint8        // times that the reader has looked for what stands before its place; see beginLookBack
-	boundary          textBoundary // at the place; behind what is held, if anything is, when it is let go
+	heldTooLong       bool         // heldMessages have waited for maxHeldTime
+	lookBacks         uint8        // look-backs so far; see beginLookBack
+	boundary          textBoundary // at the position; before heldMessages, if there are any
 }
 
 // outBuf holds the output that is pending for a reader. An executor of many sessions may
 // lend one to each in turn (see loop.writePending).
 type outBuf struct {
 	pending net.Buffers
-	written int      // of owed: what was written
-	frames  []*frame // whose data is in owed
+	written int      // how many of pending are written
+	frames  []*frame // the frames with data in pending
 	batches []shard.RecordBatch
 }
 
-// announcedOffset is an offset: a position and the life that it is of.
+// announcedOffset is an offset: a position and its generation.
 type announcedOffset struct{ generation, pos uint64 }
 
-// heldMessage has the life that its position is of: a character may lie across the
-// point where a stream was forked.
+// heldMessage is a message with the generation of its position: a character may be split at the
+// position where a stream was forked.
 type heldMessage struct {
 	shard.Message
 	generation uint64
 }
 
-// sessionState says what the driver has to do once nothing is owed.
+// sessionState says what the executor has to do when there is no output.
 type sessionState uint8
 
 const (
-	stateIdle   sessionState = iota + 1 // wait for news above pos
-	stateBehind                         // bring the page that wants says
-	stateClosed                         // the end was told: end the connection
-	stateGone                           // this life is over: end the connection
+	stateIdle   sessionState = iota + 1 // wait for news above the position
+	stateBehind                         // fetch the page that wantedPage names
+	stateClosed                         // the end was announced: end the response
+	stateGone                           // the generation is over: end the response
 )
 
-// What is held is let go when its end has not come for maxHeldTime, or when it is more than
-// maxHeldBytes bytes in more than one message: a writer may have died inside a character, and
-// what is no UTF-8 may look so. The half is shown as U+FFFD then, and the reader goes on at
-// the next character. So of broken text two readers may see two versions; catch-up is exact.
+// Held messages are released when the rest of the character has not come for maxHeldTime, or when
+// they are more than one message and more than maxHeldBytes: a writer may have died inside a
+// character, and text that is not UTF-8 may look the same. The half is then shown as U+FFFD, and the
+// reader continues at the next character. So of broken text two readers may see two versions;
+// catch-up is exact.
 const (
 	maxHeldBytes = 256 << 10
 	maxHeldTime  = time.Second
 )
 
-// newSSESession is a cursor at a place for a client whose streamCursor must be at least
+// newSSESession returns a session at a position for a client that needs a Stream-Cursor of at least
 // least (0: any).
 func newSSESession(t *shard.TailBuffer, set *frameSet, form framing, at position, least uint64) *sseSession {
 	c := &sseSession{tail: t, frames: set, framing: form, position: at, minCursor: least, status: stateIdle}
@@ -85,7 +86,7 @@ func newSSESession(t *shard.TailBuffer, set *frameSet, form framing, at position
 	return c
 }
 
-// generation returns that of the log in which the reader is.
+// generation returns the generation of the log in which the reader is.
 func (c *sseSession) generation() uint64 {
 	if len(c.position.inherited) > 0 {
 		return c.position.inherited[0].info.Generation
@@ -93,8 +94,8 @@ func (c *sseSession) generation() uint64 {
 	return c.tail.Generation()
 }
 
-// outputWithTime is pending, and S2's time (ms) of the newest message in it, if the reader was up to
-// date before; or 0.
+// outputWithTime returns output, and S2's time (ms) of the newest message in it; 0 if the reader was
+// not up to date before.
 func (c *sseSession) outputWithTime(budget int) (owed net.Buffers, newest uint64) {
 	fresh := c.announcedUpToDate && !c.hasOutput()
 	owed = c.output(budget)
@@ -104,7 +105,7 @@ func (c *sseSession) outputWithTime(budget int) (owed net.Buffers, newest uint64
 	return owed, newest
 }
 
-// wantedPage is the page that the reader needs: where in which log.
+// wantedPage returns the segment and the position of the page that the reader needs.
 func (c *sseSession) wantedPage() (segment, uint64) {
 	if c.lookBacks == 0 {
 		return c.position.currentSegment(c.tail.Stream(), c.tail.Info()), c.position.pos
@@ -113,8 +114,8 @@ func (c *sseSession) wantedPage() (segment, uint64) {
 	return l, max(l.info.Start, end-min(end, 1<<(c.lookBacks-1)))
 }
 
-// segmentBefore is the leg that holds what stands before the reader's place, and where that ends in
-// it; false: the stream begins here.
+// segmentBefore returns the segment that holds what precedes the reader's position, and where that
+// ends in it; false: the stream begins here.
 func (c *sseSession) segmentBefore() (l segment, end uint64, ok bool) {
 	info := c.tail.Info()
 	all := inheritedSegments(info)
@@ -132,7 +133,7 @@ func (c *sseSession) segmentBefore() (l segment, end uint64, ok bool) {
 // as far below: the largest message has some twenty records.
 const maxLookBacks = 7
 
-// beginLookBack has the driver bring the page before the place, or finds that there is none.
+// beginLookBack asks the executor for the page before the position, or finds that there is none.
 func (c *sseSession) beginLookBack() {
 	if _, _, ok := c.segmentBefore(); !ok || c.lookBacks == maxLookBacks {
 		c.endLookBack()
@@ -142,7 +143,7 @@ func (c *sseSession) beginLookBack() {
 	c.status = stateBehind
 }
 
-// finishLookBack takes a page that was brought because of beginLookBack.
+// finishLookBack reads the boundary from the page that beginLookBack asked for.
 func (c *sseSession) finishLookBack(r shard.RecordBatch) {
 	_, end, _ := c.segmentBefore()
 	if r.IsZero() || r.To() < end {
@@ -156,12 +157,12 @@ func (c *sseSession) finishLookBack(r shard.RecordBatch) {
 	}
 }
 
-// endLookBack says that nothing which matters stands before the place, or that it is not kept.
+// endLookBack notes that nothing that matters precedes the position, or that it is not kept.
 func (c *sseSession) endLookBack() {
 	c.lookBacks, c.boundary = 0, textBoundary{skipBytes: c.boundary.skipBytes}
 }
 
-// heldUpTo names what is held; 0: nothing is.
+// heldUpTo identifies the held messages by the position after them; 0: there are none.
 func (c *sseSession) heldUpTo() uint64 {
 	if len(c.heldMessages) == 0 {
 		return 0
@@ -169,15 +170,15 @@ func (c *sseSession) heldUpTo() uint64 {
 	return c.heldMessages[len(c.heldMessages)-1].Next
 }
 
-// nextState is valid while nothing is pending.
+// nextState returns what the executor has to do. It is valid while there is no output.
 func (c *sseSession) nextState() sessionState { return c.status }
 
-// hasOutput reports whether something is pending that was rendered before.
+// hasOutput reports whether output was rendered that is not written yet.
 func (c *sseSession) hasOutput() bool { return c.out != nil && c.out.written < len(c.out.pending) }
 
 // output returns the reader's pending bytes: whole events, at least one if there is any,
 // and more of them up to about budget bytes of messages. It is empty if there is
-// nothing to write before the driver has acted on state.
+// nothing to write before the executor has acted on nextState.
 func (c *sseSession) output(budget int) net.Buffers {
 	if c.hasOutput() {
 		return c.out.pending[c.out.written:]
@@ -208,11 +209,11 @@ func (c *sseSession) output(budget int) net.Buffers {
 		last = c.frameHeld(last, true)
 	}
 	c.appendFinalControl(last, st, before)
-	clear(ranges) // hold no RecordBatch while idle
+	clear(ranges) // an idle session keeps no RecordBatch alive
 	return c.out.pending[c.out.written:]
 }
 
-// readBatches is the RecordBatches to frame next, and what there is after them.
+// readBatches returns the RecordBatches to frame next, and what follows them.
 func (c *sseSession) readBatches(budget int) (ranges []shard.RecordBatch, paged bool, st shard.TailStatus) {
 	past, into := len(c.position.inherited) > 0, &c.out.batches
 	switch {
@@ -249,19 +250,18 @@ type readerState struct {
 	boundary                        textBoundary
 }
 
-// sharedState returns the reader's state; false: a readerState does not say all of it.
+// sharedState returns the reader's state; false: the session has more state than a readerState.
 func (c *sseSession) sharedState() (readerState, bool) {
 	plain := len(c.position.inherited) == 0 && len(c.heldMessages) == 0 && c.page == nil && c.lookBacks == 0
 	return readerState{c.position.pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary}, plain
 }
 
-// setSharedState moves the reader to where one like it has come to.
+// setSharedState moves the reader to the state that another reader has reached.
 func (c *sseSession) setSharedState(s readerState) {
 	c.position.pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary = s.pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary
 }
 
-// acceptPage is history that the driver brought because the reader wants it; false: it does not
-// hold the reader's position.
+// acceptPage accepts the page that wantedPage asked for; false: it does not contain the reader's position.
 func (c *sseSession) acceptPage(r shard.RecordBatch) bool {
 	if c.lookBacks > 0 {
 		c.finishLookBack(r)
@@ -277,8 +277,8 @@ func (c *sseSession) acceptPage(r shard.RecordBatch) bool {
 	return true
 }
 
-// skipToKept moves a reader that began at the start to the first position that is kept;
-// false: it was told of something, or holds it, and would miss what comes next.
+// skipToKept moves a reader that began at the start to the first position that is kept. It returns
+// false if the reader has received or holds something, because it would miss what comes next.
 func (c *sseSession) skipToKept(pos uint64) bool {
 	if c.announcedAny || len(c.heldMessages) > 0 {
 		return false
@@ -291,7 +291,7 @@ func (c *sseSession) skipToKept(pos uint64) bool {
 	return true
 }
 
-// leaveReadSegments takes the reader from a leg that is read to its end to the next.
+// leaveReadSegments moves the reader from a segment that is read to its end to the next.
 func (c *sseSession) leaveReadSegments() {
 	if past := len(c.position.inherited); past > 0 {
 		c.position = c.position.skipReadSegments(c.tail.Info().Start)
@@ -301,10 +301,10 @@ func (c *sseSession) leaveReadSegments() {
 	}
 }
 
-// frameBatches owes the reader the messages of ranges, each data event but the last with
-// its control event. It returns that last frame, nil if there was none. joined is
-// false if a RecordBatch did not join: the reader has then to be brought what lies
-// before it, and nothing beyond was taken.
+// frameBatches adds the messages of ranges to the output, each data event but the last with
+// its control event. It returns the last frame, nil if there was none. joined is
+// false if a RecordBatch did not join the position: the reader then needs what lies
+// before it, and nothing beyond was added.
 func (c *sseSession) frameBatches(ranges []shard.RecordBatch, paged bool) (last *frame, joined bool) {
 	for _, r := range ranges {
 		if r.From() > c.position.pos {
@@ -342,9 +342,9 @@ func (c *sseSession) frameBatches(ranges []shard.RecordBatch, paged bool) (last 
 	return last, true
 }
 
-// canShareFrame reports whether the reader is owed the messages of the RecordBatch from first on as they
-// are; if not, it needs a frame of its own: some of them end inside a character, or what they
-// begin with was shown already. ok is false if the reader has to look back first.
+// canShareFrame reports whether the reader gets the messages of the RecordBatch from first on
+// unchanged. If not, it needs a frame of its own: they end inside a character, or begin with
+// bytes that were shown already. ok is false if the reader has to look back first.
 func (c *sseSession) canShareFrame(r shard.RecordBatch, first int) (shared, ok bool) {
 	if c.framing != framingText {
 		return true, true
@@ -366,8 +366,8 @@ func (c *sseSession) canShareFrame(r shard.RecordBatch, first int) (shared, ok b
 	return true, true
 }
 
-// frameHeld owes what is held as a frame of the reader's own, up to the last message
-// that does not end inside a character; all: whatever it ends in.
+// frameHeld adds held messages to the output, as a frame of the reader's own, up to the last message
+// that does not end inside a character; all: up to the last message.
 func (c *sseSession) frameHeld(last *frame, all bool) *frame {
 	n := len(c.heldMessages)
 	if c.framing == framingText && !all {
@@ -411,8 +411,8 @@ func (c *sseSession) appendFrame(last, f *frame) *frame {
 	return f
 }
 
-// newestTime is S2's time (ms) of the newest message in the room; 0: it is history, or not
-// known, or there is none.
+// newestTime returns S2's time (ms) of the newest message in the buffer; 0: it comes from history, or
+// its time is not known, or there is none.
 func (r *outBuf) newestTime() uint64 {
 	if r == nil || len(r.frames) == 0 {
 		return 0
@@ -420,8 +420,8 @@ func (r *outBuf) newestTime() uint64 {
 	return r.frames[len(r.frames)-1].storedAt
 }
 
-// appendFinalControl owes the control event that stands at the end of what there is: after the
-// last frame; or alone, where the client has not been told yet where it stands.
+// appendFinalControl adds the control event at the end of the output: after the last frame, or
+// without a data event if the client does not know its offset or the end of the stream yet.
 func (c *sseSession) appendFinalControl(last *frame, st shard.TailStatus, before shard.Info) {
 	at := endNotReached
 	switch {
@@ -432,7 +432,7 @@ func (c *sseSession) appendFinalControl(last *frame, st shard.TailStatus, before
 		at = endUpToDate
 	}
 	if last != nil && at != endNotReached && last.generation != c.generation() {
-		// What was held of an earlier leg: where the stream ends is told by itself.
+		// The frame is of held messages of an earlier segment: the end gets a control event of its own.
 		c.out.pending = append(c.out.pending, c.controlEvent(last, endNotReached))
 		last, c.announcedUpToDate = nil, false
 	}
@@ -441,8 +441,8 @@ func (c *sseSession) appendFinalControl(last *frame, st shard.TailStatus, before
 		c.out.pending = append(c.out.pending, c.controlEvent(last, at))
 	case at == endClosed, at == endUpToDate && !c.announcedUpToDate, st == shard.StatusTip && !c.announcedAny:
 		if len(c.heldMessages) == 0 {
-			// All that was visible before the TailBuffer was read lies below pos, and is told;
-			// with info of now, a message that came since would be taken for told.
+			// All that was visible before the TailBuffer was read lies below the position and is
+			// announced. With a newer Info, a message that came since would count as announced.
 			if m := (announcedOffset{c.generation(), min(before.Tail, c.position.pos)}); m.generation != c.announced.generation || m.pos > c.announced.pos {
 				c.announced = m
 			}
@@ -454,8 +454,8 @@ func (c *sseSession) appendFinalControl(last *frame, st shard.TailStatus, before
 	c.announcedAny, c.announcedUpToDate = true, at != endNotReached
 }
 
-// controlEvent is a control event at told, the one of f if f is what was told last. The
-// client's cursor never goes back.
+// controlEvent returns the control event of f, or of the announced offset without a data event if f
+// is nil. The client's cursor never decreases.
 func (c *sseSession) controlEvent(f *frame, at streamEnd) (b []byte) {
 	if f == nil {
 		c.minCursor = max(c.minCursor, c.cursorNow)
@@ -483,8 +483,8 @@ func (c *sseSession) markWritten(n int) {
 	}
 }
 
-// releaseOutput releases the pending output: it was written, or is not wanted any more. A small
-// buffer is kept for the next time.
+// releaseOutput releases the pending output, which was written or is not wanted any more. A small
+// buffer is kept for the next output.
 func (c *sseSession) releaseOutput() {
 	if c.out != nil && !c.out.release(c.frames.cache.budget) {
 		c.out = nil
