@@ -9,7 +9,7 @@ import (
 // A fork has a log of its own and reads the records that it inherited in the logs
 // of its ancestors (its chain). While it lives its source holds them for it: by a
 // reference, which is in the source's log before the fork's create record and is
-// given back after the fork's end. This file is the pure half of it; forks.go has
+// given back after the fork's end. This file is the pure half of it; fork_refs.go has
 // the streams talk to each other.
 
 // Fork holds what a stream keeps of the request that forked it.

@@ -155,7 +155,7 @@ func (n *node) follow(ctx context.Context, project string, i int) error {
 	return err
 }
 
-// now is the clock of the Host.
+// now returns the time of the Manager's clock.
 func (n *node) now() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) }
 
 // awaitIdle sets the clock ahead by more than an unused stream is kept, and waits

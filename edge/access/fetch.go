@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,8 +50,7 @@ type keySet struct {
 	now     func() time.Time
 	log     *slog.Logger
 	asks    *rate.Limiter
-	fetched func(result string) // counts a fetch: ok or failed
-	removed func(name string)   // hears of a key that was withdrawn
+	removed func(name string) // hears of a key that was withdrawn
 
 	wake chan struct{} // asks the loop for a fetch; has room for one
 
@@ -75,8 +75,8 @@ func newFixedKeys(keys ...*key) *keySet {
 func newFetchedKeys(fetch func(context.Context) ([]byte, error), every time.Duration, now func() time.Time, log *slog.Logger) *keySet {
 	return &keySet{
 		fetch: fetch, every: every, now: now, log: log, asks: rate.NewLimiter(rate.Every(askEvery), askBurst),
-		fetched: func(string) {}, removed: func(string) {},
-		keys: map[string]*key{}, missing: map[string]time.Time{}, wake: make(chan struct{}, 1), next: make(chan struct{}),
+		removed: func(string) {},
+		keys:    map[string]*key{}, missing: map[string]time.Time{}, wake: make(chan struct{}, 1), next: make(chan struct{}),
 	}
 }
 
@@ -126,13 +126,11 @@ func (s *keySet) refresh(ctx context.Context) (pause time.Duration) {
 		s.removed(name)
 	}
 	if err != nil {
-		s.fetched("failed")
 		if ctx.Err() == nil {
 			s.log.Warn("an issuer's keys cannot be fetched: those that are known stay", "err", err)
 		}
 		return min(retryFetch, s.every)
 	}
-	s.fetched("ok")
 	return s.every + time.Duration((2*rand.Float64()-1)*fetchSpread*float64(s.every))
 }
 
@@ -186,7 +184,7 @@ func (s *keySet) candidate(kid, alg string) *key {
 	var found *key
 	for _, k := range s.keys {
 		fits := kid != "" && (k.id == kid || k.id == "") || kid == ""
-		if !fits || !hasAlg(k, alg) {
+		if !fits || !slices.Contains(k.algs, alg) {
 			continue
 		}
 		if k.id == kid && kid != "" {
@@ -198,15 +196,6 @@ func (s *keySet) candidate(kid, alg string) *key {
 		found = k
 	}
 	return found
-}
-
-func hasAlg(k *key, alg string) bool {
-	for _, a := range k.algs {
-		if a == alg {
-			return true
-		}
-	}
-	return false
 }
 
 // await asks for a fetch after a candidate was not found, and waits for it until ctx ends. It
