@@ -1,7 +1,10 @@
 package cluster
 
 import (
+	"slices"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
 )
@@ -13,10 +16,16 @@ import (
 // statusFor returns this node's status for a peer.
 func (r *Node) statusFor(peer string) *relaypb.Status {
 	left, owner := r.backlog.Load().remainingFor(peer)
-	return &relaypb.Status{
+	st := &relaypb.Status{
 		Readers: uint64(max(r.readerCount.Load(), 0)), StoreDown: r.storeLost(),
 		PeerOwns: owner, HandoversDue: uint64(max(left, 0)), ClockMillis: unixMillis(r.cfg.Now()),
 	}
+	if r.cfg.storeGated && r.storeAnswered != nil {
+		if last, _ := r.storeAnswered(); !last.IsZero() {
+			st.StoreAnswerAgeMillis = proto.Uint64(uint64(max(r.cfg.Now().Sub(last), 0).Milliseconds()))
+		}
+	}
+	return st
 }
 
 // shareTimeout bounds the time for which a new owner waits for handovers before it is ready.
@@ -70,6 +79,8 @@ type storeHealth struct {
 	lost           bool      // announced: S2 does not answer this node
 	downAloneSince time.Time // since when S2 has answered others but not this node; zero: it does not differ
 	upSince        time.Time // since when S2 has answered this node; zero: it does not
+
+	downPeers map[string]bool // the peers that said at the last look that S2 does not answer them
 }
 
 // Timing of storeHealth.
@@ -110,11 +121,49 @@ func (s *storeHealth) updateLost(now time.Time, down, othersUp bool) (changed bo
 	return s.lost != lost
 }
 
-func (r *Node) reconcileStore(now time.Time) {
-	othersUp := false
-	for _, st := range r.peers.statuses() {
-		othersUp = othersUp || st != nil && !st.GetStoreDown()
+// noteDownPeers notes which peers S2 does not answer, and reports whether one of them is new.
+func (s *storeHealth) noteDownPeers(reports []storeReport) (grew bool) {
+	down := map[string]bool{}
+	for _, report := range reports {
+		if report.down {
+			down[report.peer] = true
+			grew = grew || !s.downPeers[report.peer]
+		}
 	}
+	s.downPeers = down
+	return grew
+}
+
+// answersOthers reports whether S2 has answered a peer since it fell silent here. A node without
+// load hears of an outage by its next probe, up to ten seconds late: what it says of S2 until then
+// says nothing of now. So a peer's last answer counts if it is storeLostAfter younger than the
+// silence, and nodes probe as soon as a peer says that S2 does not answer it. A peer that does not
+// say when S2 answered it is believed.
+func answersOthers(reports []storeReport, silentSince time.Time) bool {
+	return slices.ContainsFunc(reports, func(report storeReport) bool {
+		return !report.down && (silentSince.IsZero() || report.answered.IsZero() || report.answered.After(silentSince.Add(storeLostAfter)))
+	})
+}
+
+// silentSince returns since when, on the clock of time.Now, S2 has answered nothing here; zero: it
+// is not silent.
+func (r *Node) silentSince() time.Time {
+	if r.storeAnswered == nil {
+		return time.Time{}
+	}
+	_, since := r.storeAnswered()
+	if since.IsZero() {
+		return since
+	}
+	return time.Now().Add(-r.cfg.Now().Sub(since))
+}
+
+func (r *Node) reconcileStore(now time.Time) {
+	reports := r.peers.storeReports()
+	if r.storeHealth.noteDownPeers(reports) && r.probeStoreNow != nil {
+		r.probeStoreNow()
+	}
+	othersUp := answersOthers(reports, r.silentSince())
 	me := r.View().Member(r.self)
 	owns := me != nil && me.OwnsFrom != Never
 	if r.storeHealth.updateLost(now, owns && r.storeLost(), othersUp) {

@@ -224,3 +224,51 @@ func TestProvisionalOwnerKeepsAStreamUntilItAnswers(t *testing.T) {
 		return !other.manager.HasStream(id)
 	})
 }
+
+// What a peer says of S2 counts if S2 has answered it since it fell silent here.
+func TestOldAnswersOfS2SayNothing(t *testing.T) {
+	t.Parallel()
+	silent := time.Unix(1_000_000, 0)
+	for name, row := range map[string]struct {
+		report storeReport
+		silent time.Time
+		want   bool
+	}{
+		"answered since":          {storeReport{answered: silent.Add(storeLostAfter + time.Millisecond)}, silent, true},
+		"answered before":         {storeReport{answered: silent.Add(-time.Second)}, silent, false},
+		"as the silence began":    {storeReport{answered: silent.Add(storeLostAfter)}, silent, false},
+		"down":                    {storeReport{down: true, answered: silent.Add(time.Minute)}, silent, false},
+		"of an earlier release":   {storeReport{}, silent, true},
+		"S2 is not silent here":   {storeReport{answered: silent.Add(-time.Hour)}, time.Time{}, true},
+		"down, and not silent":    {storeReport{down: true}, time.Time{}, false},
+		"of an earlier one, down": {storeReport{down: true}, silent, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := answersOthers([]storeReport{{down: true}, row.report}, row.silent); got != row.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+	if answersOthers(nil, silent) {
+		t.Error("no peer is an answer")
+	}
+}
+
+// A node probes once for each peer that S2 ceases to answer.
+func TestEachDownPeerIsNewOnce(t *testing.T) {
+	t.Parallel()
+	s := &storeHealth{}
+	for n, row := range []struct {
+		down []string
+		want bool
+	}{{nil, false}, {[]string{"a"}, true}, {[]string{"a"}, false}, {[]string{"a", "b"}, true}, {[]string{"b"}, false}, {[]string{"a", "b"}, true}, {nil, false}} {
+		var reports []storeReport
+		for _, name := range row.down {
+			reports = append(reports, storeReport{peer: name, down: true})
+		}
+		if got := s.noteDownPeers(append(reports, storeReport{peer: "c"})); got != row.want {
+			t.Errorf("step %d: %v", n, got)
+		}
+	}
+}

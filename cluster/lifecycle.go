@@ -66,6 +66,7 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	r.membership = newMembership(&r.cfg, r.metrics, r.addr, r.onView)
 	if manager, ok := manager.(*shard.Manager); ok {
 		r.storeStanding, r.probeStoreNow, r.membership.onJoinRound = manager.Standing, manager.ProbeNow, manager.ProbeNow
+		r.storeAnswered = manager.StorageAnswered
 		r.standingState.byMember = map[string]memberStoreState{}
 	}
 	r.self = r.membership.self.Name

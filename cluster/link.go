@@ -37,6 +37,7 @@ type link struct {
 	wg                 sync.WaitGroup
 	lastHeard          atomic.Int64                   // when the owner was last heard, Unix ns
 	peerStatus         atomic.Pointer[relaypb.Status] // the owner's last Status; nil: none yet
+	peerStoreAnswer    atomic.Int64                   // when S2 last answered the owner, in ns since 1970; 0: it does not say
 	now                func() time.Time               // this node's clock; clockSkew is how many ms it is ahead of the owner's
 	clockSkew          atomic.Int64
 
@@ -263,7 +264,11 @@ func (l *link) readControl() {
 		}
 		l.lastHeard.Store(time.Now().UnixNano())
 		if m.GetStatus() != nil {
-			l.peerStatus.Store(checkStatus(m.GetStatus()))
+			st := checkStatus(m.GetStatus())
+			if st.StoreAnswerAgeMillis != nil {
+				l.peerStoreAnswer.Store(time.Now().Add(-time.Duration(st.GetStoreAnswerAgeMillis()) * time.Millisecond).UnixNano())
+			}
+			l.peerStatus.Store(st)
 			if at := m.GetStatus().GetClockMillis(); at != 0 && l.now != nil {
 				l.clockSkew.Store(int64(unixMillis(l.now())) - int64(min(at, maxPeerClock)))
 			}

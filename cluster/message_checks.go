@@ -28,6 +28,9 @@ const (
 	maxHandoverBatches = 1 << 16
 	// maxReaders bounds the number of readers that a node reports.
 	maxReaders = 1 << 30
+	// maxStoreAnswerAge bounds the age of S2's last answer that a node reports, in milliseconds: a
+	// day.
+	maxStoreAnswerAge = 24 * 60 * 60 * 1000
 )
 
 var errMalformed = errors.New("malformed message")
@@ -79,6 +82,9 @@ func checkToOwner(m *relaypb.ToOwner) error {
 func checkStatus(s *relaypb.Status) *relaypb.Status {
 	if s != nil {
 		s.Readers, s.HandoversDue = min(s.GetReaders(), maxReaders), min(s.GetHandoversDue(), maxReaders)
+		if s.StoreAnswerAgeMillis != nil {
+			*s.StoreAnswerAgeMillis = min(*s.StoreAnswerAgeMillis, maxStoreAnswerAge)
+		}
 	}
 	return s
 }

@@ -160,6 +160,9 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 	if s := checkStatus(&relaypb.Status{Readers: 1 << 63, HandoversDue: 1 << 63}); int(s.GetReaders()) != maxReaders || int(s.GetHandoversDue()) != maxReaders {
 		t.Errorf("%v", s)
 	}
+	if s := checkStatus(&relaypb.Status{StoreAnswerAgeMillis: proto.Uint64(1 << 63)}); s.GetStoreAnswerAgeMillis() != maxStoreAnswerAge {
+		t.Errorf("%v", s)
+	}
 }
 
 // Whatever bytes an edge or an owner sends: nothing panics, and what is accepted keeps its bounds.

@@ -32,9 +32,10 @@ type Node struct {
 	server        *server
 	followLoop    *followLoop
 	stateCalls    *stateCalls
-	storeStanding func() shard.Standing // of the stream manager; nil unless cfg.storeGated
-	probeStoreNow func()                // makes the stream manager probe S2 immediately
-	ctx           context.Context       // ends with Close
+	storeStanding func() shard.Standing                // of the stream manager; nil unless cfg.storeGated
+	probeStoreNow func()                               // makes the stream manager probe S2 immediately
+	storeAnswered func() (last, silentSince time.Time) // of the stream manager; nil if that is none of shard's
+	ctx           context.Context                      // ends with Close
 	stop          context.CancelFunc
 	wg            sync.WaitGroup
 	reconcileNow  chan struct{} // cap 1, never closed: wakes reconcileLoop

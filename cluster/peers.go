@@ -126,6 +126,37 @@ func (ps *peers) statuses() map[string]*relaypb.Status {
 	return all
 }
 
+// storeReport holds what a peer says of its access to S2.
+type storeReport struct {
+	peer     string
+	down     bool
+	answered time.Time // when S2 last answered the peer; zero: it does not say
+}
+
+// storeReports returns the last report of each member with a link that has sent one.
+func (ps *peers) storeReports() (all []storeReport) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for name, p := range ps.byName {
+		p.mu.Lock()
+		l := p.link
+		p.mu.Unlock()
+		if l == nil {
+			continue
+		}
+		st, answered := l.peerStatus.Load(), l.peerStoreAnswer.Load()
+		if st == nil {
+			continue
+		}
+		report := storeReport{peer: name, down: st.GetStoreDown()}
+		if answered != 0 {
+			report.answered = time.Unix(0, answered)
+		}
+		all = append(all, report)
+	}
+	return all
+}
+
 // downPatience bounds the time for which a request waits for a member that is down.
 const downPatience = time.Second
 

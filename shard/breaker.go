@@ -119,6 +119,13 @@ func (b *breaker) isDown() bool {
 	return b.isDownLocked()
 }
 
+// answered returns lastAnswer and waitingSince.
+func (b *breaker) answered() (last, silentSince time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lastAnswer, b.waitingSince
+}
+
 // probeIfDue asks storage for a sign of life if that is due; following reports whether a stream is
 // followed.
 func (b *breaker) probeIfDue(ctx context.Context, following func() bool) {

@@ -170,6 +170,10 @@ func (m *Manager) probeStorage(ctx context.Context) {
 // storage then fail immediately, with ErrStoreDown.
 func (m *Manager) StoreDown() bool { return m.log.isDown() }
 
+// StorageAnswered returns when storage last answered a call of this node, and since when a call
+// has waited without any answer. Zero: it never has; none waits. Both are times of Config.Now.
+func (m *Manager) StorageAnswered() (last, silentSince time.Time) { return m.log.answered() }
+
 // spawn starts a goroutine that Close waits for; false: the Manager is closed.
 func (m *Manager) spawn(fn func(context.Context)) bool {
 	if m.ctx.Err() != nil {

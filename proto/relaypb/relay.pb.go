@@ -939,9 +939,12 @@ type Status struct {
 	PeerOwns     bool   `protobuf:"varint,3,opt,name=peer_owns,json=peerOwns,proto3" json:"peer_owns,omitempty"`
 	HandoversDue uint64 `protobuf:"varint,4,opt,name=handovers_due,json=handoversDue,proto3" json:"handovers_due,omitempty"`
 	// The sender's clock, in milliseconds since 1970, when this was sent.
-	ClockMillis   uint64 `protobuf:"varint,5,opt,name=clock_millis,json=clockMillis,proto3" json:"clock_millis,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ClockMillis uint64 `protobuf:"varint,5,opt,name=clock_millis,json=clockMillis,proto3" json:"clock_millis,omitempty"`
+	// How long ago S2 last answered the sender, in milliseconds. Absent: the sender does not probe S2,
+	// or S2 has never answered it.
+	StoreAnswerAgeMillis *uint64 `protobuf:"varint,6,opt,name=store_answer_age_millis,json=storeAnswerAgeMillis,proto3,oneof" json:"store_answer_age_millis,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
@@ -1005,6 +1008,13 @@ func (x *Status) GetHandoversDue() uint64 {
 func (x *Status) GetClockMillis() uint64 {
 	if x != nil {
 		return x.ClockMillis
+	}
+	return 0
+}
+
+func (x *Status) GetStoreAnswerAgeMillis() uint64 {
+	if x != nil && x.StoreAnswerAgeMillis != nil {
+		return *x.StoreAnswerAgeMillis
 	}
 	return 0
 }
@@ -2451,14 +2461,16 @@ const file_relay_proto_rawDesc = "" +
 	"\x06ToEdge\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.fantail.relay.v1.HelloR\x05hello\x12\x1c\n" +
 	"\theartbeat\x18\x02 \x01(\x04R\theartbeat\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06statusJ\x04\b\b\x10\x10\"\xa6\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06statusJ\x04\b\b\x10\x10\"\xfe\x01\n" +
 	"\x06Status\x12\x18\n" +
 	"\areaders\x18\x01 \x01(\x04R\areaders\x12\x1d\n" +
 	"\n" +
 	"store_down\x18\x02 \x01(\bR\tstoreDown\x12\x1b\n" +
 	"\tpeer_owns\x18\x03 \x01(\bR\bpeerOwns\x12#\n" +
 	"\rhandovers_due\x18\x04 \x01(\x04R\fhandoversDue\x12!\n" +
-	"\fclock_millis\x18\x05 \x01(\x04R\vclockMillis\"~\n" +
+	"\fclock_millis\x18\x05 \x01(\x04R\vclockMillis\x12:\n" +
+	"\x17store_answer_age_millis\x18\x06 \x01(\x04H\x00R\x14storeAnswerAgeMillis\x88\x01\x01B\x1a\n" +
+	"\x18_store_answer_age_millis\"~\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\fR\x06stream\x12\x12\n" +
@@ -2720,6 +2732,7 @@ func file_relay_proto_init() {
 	if File_relay_proto != nil {
 		return
 	}
+	file_relay_proto_msgTypes[8].OneofWrappers = []any{}
 	file_relay_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
