@@ -16,7 +16,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// buildRange lays a RecordBatch out as shard/record_batch.go documents it.
+// buildRange lays a RecordBatch out as shard/tail/record_batch.go documents it.
 func buildRange(t interface{ Fatal(...any) }, from, to, tail uint64, closed bool, ms []shard.Message) shard.RecordBatch {
 	b := make([]byte, 40)
 	b[0] = 1

@@ -1,6 +1,10 @@
 package shard
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/fantail-dev/fantail/shard/tail"
+)
 
 // assembler turns folded records into RecordBatches: the messages that may be shown, in order and
 // whole. Parts are shown only once they are committed. Owned by a Stream, under its mu, or by one
@@ -86,24 +90,24 @@ func appendFragment(ps []pendingMessage, r Record) []pendingMessage {
 
 // flushBatch returns the RecordBatch up to s.Next, or up to the first uncommitted part. s is the
 // state after it. The zero RecordBatch: there is nothing new.
-func (a *assembler) flushBatch(s *State) RecordBatch {
+func (a *assembler) flushBatch(s *State) tail.RecordBatch {
 	to := s.Next
 	if s.run != nil {
 		to = s.run.start
 	}
 	if to <= a.from {
-		return RecordBatch{}
+		return tail.RecordBatch{}
 	}
 	size := 0
 	for _, p := range a.ready {
 		size += p.size()
 	}
-	b := newBatchBuilder(a.from, len(a.ready), size)
+	b := tail.NewBuilder(a.from, len(a.ready), size)
 	for _, p := range a.ready {
-		b.addMessage(p.pos, p.next(), p.body, p.fragments()...)
+		b.Add(p.pos, p.next(), p.body, p.fragments()...)
 	}
 	a.ready, a.from = clearForReuse(a.ready), to
-	return b.build(to, s.tail, a.time, s.closed)
+	return b.Build(to, s.tail, a.time, s.closed)
 }
 
 // clearForReuse returns the slice empty. It keeps a small array, to be filled again.

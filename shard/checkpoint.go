@@ -94,7 +94,7 @@ func (s *State) encodeWith(producers []byte) []byte {
 	b = appendField(b, ckTTL, uvarints(s.ttl))
 	b = appendField(b, ckExpires, append(uvarints(s.expiresAt), s.expiresRaw...))
 	for _, a := range s.chain {
-		b = appendField(b, ckChain, a.encode())
+		b = appendField(b, ckChain, encodeAncestor(a))
 	}
 	b = appendField(b, ckLastUsed, uvarints(s.lastUsed))
 	if p := s.closedBy; p != nil {
@@ -127,7 +127,7 @@ func (s *State) encodeLevel2(b []byte) []byte {
 	if !s.lastBatch.id.IsZero() {
 		b = appendField(b, ckLastBatch, append(s.lastBatch.id[:], uvarints(s.lastBatch.end)...))
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.forkRefs.rows), AppendID.compare) {
+	for _, id := range slices.SortedFunc(maps.Keys(s.forkRefs.rows), AppendID.Compare) {
 		if from := s.forkRefs.rows[id].from; from != 0 {
 			b = appendField(b, ckForkRefFrom, append(id[:], uvarints(from)...))
 		}
@@ -143,7 +143,7 @@ func (s *State) encodeForks(b []byte) []byte {
 	if s.fork != nil {
 		b = appendField(b, ckFork, s.fork.encode())
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.forkRefs.rows), AppendID.compare) {
+	for _, id := range slices.SortedFunc(maps.Keys(s.forkRefs.rows), AppendID.Compare) {
 		f := s.forkRefs.rows[id]
 		b = appendField(b, ckForkRef, append(append(uvarints(f.time), id[:]...), f.fork...))
 	}

@@ -1,5 +1,5 @@
 // Package shard keeps streams: the record format, the fold of a log into a State, the sequencer of
-// appends, and the TailBuffer that every reader reads. GLOSSARY.md explains the words.
+// appends, and the tail.Buffer that every reader reads. GLOSSARY.md explains the words.
 //
 // # The path of an append
 //
@@ -14,7 +14,7 @@
 //	      sendParts                Log.Append at exactly the position of the fold
 //	        foldAcked
 //	          absorbRecords        State.foldRecord, assembler.addRecord
-//	          publishBatch         assembler.flushBatch → TailBuffer.extendLater → wakers
+//	          publishBatch         assembler.flushBatch → tail.Buffer.ExtendLater → wakers
 //	      answerCalls
 //
 // An append that no batch holds goes in parts: composePart composes each part once the part before
@@ -28,22 +28,22 @@
 //	  feedTail                     Log.Follow: one read session per followed stream
 //	    foldFromLog                drops what is known, by position
 //	      absorbRecords            the same function as for acknowledgements and read-back
-//	      publishBatch             TailBuffer.extendLater
-//	  wakers.wakeAll               once no lock is held: Waker.Wake of each reader that watches
+//	      publishBatch             tail.Buffer.ExtendLater
+//	  wakers.WakeAll               once no lock is held: Waker.Wake of each reader that watches
 //
-// A reader reads at its position: RecordBatches from TailBuffer.ReadAt; pages below it, from
+// A reader reads at its position: RecordBatches from tail.Buffer.ReadAt; pages below it, from
 // Manager.ReadPage (pages.readPage: cache, a peer, or fetchPage from the log). At the tip it waits
-// with TailBuffer.Watch. No reader has a queue.
+// with tail.Buffer.Watch. No reader has a queue.
 //
 // # The path of a handover
 //
 //	previous owner: Manager.HandOver
 //	  Stream.halt                  refuses the queue, waits for the batch in flight, ends the session
 //	  State.encodeHandover         the whole fold, with the last use that only memory knows of
-//	  TailBuffer.newestBatches     for readers that are a little behind
+//	  tail.Buffer.Newest            for readers that are a little behind
 //	next owner: Manager.InstallHandover
 //	  decodeHandover               the fold goes on from there; nothing is read
-//	  installTail                  opens or extends the TailBuffer
+//	  installTail                  opens or extends the tail.Buffer
 //	  addInstalled                 from now on Manager.Do finds the Stream
 //
 // If the previous owner is dead, Stream.takeOver reads instead: the log's last record, then
@@ -89,7 +89,7 @@
 //
 //  1. Every append carries the position at which it must stand. Two owners of one stream cannot
 //     corrupt it: one of them loses, reads, and decides again.
-//  2. Nothing enters a TailBuffer before the Log has acknowledged it, and everything acknowledged
+//  2. Nothing enters a tail.Buffer before the Log has acknowledged it, and everything acknowledged
 //     enters it once, in order.
 //  3. An append id is written at most once, whichever node sends it, as long as it is among the last
 //     1,024; beyond that the answer is ErrOutcomeUnknown and never a second record.
@@ -180,8 +180,8 @@
 //   - one per place of storage that writes a clock record (storageClock.refresh).
 //
 // No lock is held over I/O, and wakers run after locks are released. Lock order: Manager.mu,
-// Stream.mu, then one of storageClocks.mu, storageClock.mu, coldOpenLimiter.mu and TailBuffers.mu,
-// then TailBuffer.mu.
+// Stream.mu, then one of storageClocks.mu, storageClock.mu, coldOpenLimiter.mu and tail.Buffers.mu,
+// then tail.Buffer.mu.
 //
 // # Not here
 //

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strconv"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // LaterRelease is the header of a record at pos that only a later release can read.
@@ -17,8 +19,8 @@ func LaterRelease(pos uint64) []byte {
 // ProbeEvery bounds how long storage counts as down after it is back.
 const ProbeEvery = probeEvery + time.Millisecond
 
-// Join calls joinBatches.
-func Join(rs ...RecordBatch) RecordBatch { return joinBatches(rs) }
+// Join calls tail.Join.
+func Join(rs ...tail.RecordBatch) tail.RecordBatch { return tail.Join(rs) }
 
 // AbsentBytes returns the bytes that names without a stream are counted for.
 func AbsentBytes(h *Manager) int64 { return h.streams.absentBytes.Load() }

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"runtime"
 	"testing"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // A client that may write to S2 may forge records of ours. They must not end the node.
@@ -173,7 +175,7 @@ func TestUncommittedPartsAreCharged(t *testing.T) {
 	}{
 		"forged, void": {false, false, size * parts}, "committed": {false, true, size * parts}, "own": {true, true, 0},
 	} {
-		h := NewManager(nil, NewTailBuffers(1<<20, 1<<20), Config{})
+		h := NewManager(nil, tail.NewBuffers(1<<20, 1<<20), Config{})
 		s := h.newStream("p/s")
 		s.state, s.opened = &State{exists: true, contentType: OctetStream}, true
 		h.streams.addStream(s)

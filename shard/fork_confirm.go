@@ -95,7 +95,7 @@ func (s *Stream) askSources(ctx context.Context, a *sharedCall, fold *State, for
 	case held:
 		fold.confirmed = true
 		if s.tail != nil {
-			s.tail.setChain(fold.chain)
+			s.tail.SetChain(fold.chain)
 		}
 	default:
 		s.refusedGeneration, s.nextConfirm, s.confirmErr = fold.generation, s.manager.cfg.Now().Add(sweepRefsEvery), nil
@@ -151,11 +151,4 @@ func (s *State) coversChain(id StreamID, chain []Ancestor) bool {
 		}
 	}
 	return true
-}
-
-// setChain sets what a TailBuffer's generation inherited, once that is confirmed.
-func (t *TailBuffer) setChain(chain []Ancestor) {
-	t.mu.Lock()
-	t.info.Chain = chain
-	t.mu.Unlock()
 }

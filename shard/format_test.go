@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // later holds fields that only a State of a later release has.
@@ -180,7 +182,7 @@ func TestDamagedCheckpointIsForeign(t *testing.T) {
 	}
 }
 
-// FuzzFold folds what any client may have written, in a TailBuffer that readers read: it must not
+// FuzzFold folds what any client may have written, in a tail.Buffer that readers read: it must not
 // panic, nor show more than there is.
 func FuzzFold(f *testing.F) {
 	var seed []byte
@@ -192,9 +194,9 @@ func FuzzFold(f *testing.F) {
 	st := level2().encode()
 	f.Add(append([]byte{byte(KindCheckpoint), byte(len(st))}, st...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		tails := NewTailBuffers(0, 0)
+		tails := tail.NewBuffers(0, 0)
 		on, asm := &State{}, assembler{}
-		var tail *TailBuffer
+		var buffer *tail.Buffer
 		for pos := uint64(0); len(b) > 2; pos++ {
 			kind, flags := b[0], b[1]
 			n := min(int(b[1]), len(b)-2)
@@ -210,59 +212,26 @@ func FuzzFold(f *testing.F) {
 				return
 			}
 			asm.addRecord(r, e)
-			if e.begins || e.ends || tail == nil {
-				tail = tails.Open("p/s", on.Info(), asm.from)
+			if e.begins || e.ends || buffer == nil {
+				buffer = tails.Open("p/s", on.Info(), asm.from)
 			}
 			if rg := asm.flushBatch(on); !rg.IsZero() {
-				if _, err := ParseBatch(rg.Bytes()); err != nil {
+				if _, err := tail.ParseBatch(rg.Bytes()); err != nil {
 					t.Fatalf("own range: %v", err)
 				}
-				_ = tail.Extend(rg)
+				_ = buffer.Extend(rg)
 			}
-			if info := tail.Info(); info.Tail > tail.Next() {
-				t.Fatalf("the tail is at %d, %d are there", info.Tail, tail.Next())
+			if info := buffer.Info(); info.Tail > buffer.Next() {
+				t.Fatalf("the tail is at %d, %d are there", info.Tail, buffer.Next())
 			}
 			for at := range pos + 2 {
-				_, _ = tail.ReadAt(at, 1, nil)
+				_, _ = buffer.ReadAt(at, 1, nil)
 			}
 			if !on.pageOnly && !on.valid() && on.run == nil {
 				t.Fatalf("after %d: %+v", pos, on)
 			}
 		}
 	})
-}
-
-// A RecordBatch of the next layout is read without its extras.
-func TestRecordBatchOfLayoutTwoIsRead(t *testing.T) {
-	b := newBatchBuilder(5, 2, 3)
-	b.addMessage(5, 6, []byte("ab"))
-	b.addMessage(7, 8, []byte("c"))
-	plain := b.build(9, 8, 70, true).Bytes()
-	two := bytes.Clone(plain)
-	two[0], two[1] = 2, recordBatchClosed|recordBatchExtras
-	extras := []byte{1, 0, 0, 0, 1, 'k', 0}
-	r, err := ParseBatch(append(bytes.Clone(two), extras...))
-	if err != nil || string(r.Payload()) != "abc" || string(r.Message(1).Body) != "c" || !r.Closed() {
-		t.Fatalf("%v, %q", err, r.Payload())
-	}
-	if got := r.sliceFrom(6); string(got.Payload()) != "c" || got.Bytes()[0] != recordBatchVersion {
-		t.Errorf("a part of it: %q, version %d", got.Payload(), got.Bytes()[0])
-	}
-	for name, bad := range map[string][]byte{
-		"no extras":   two,
-		"half extras": append(bytes.Clone(two), extras[:4]...),
-		"more":        append(append(bytes.Clone(two), extras...), 0),
-		"version 3":   append([]byte{3}, plain[1:]...),
-		"key":         append(append(bytes.Clone(two), 0, 0xff, 0xff, 3), make([]byte, 1<<16)...),
-	} {
-		if _, err := ParseBatch(bad); err == nil {
-			t.Errorf("%s was taken", name)
-		}
-	}
-	two[1] = recordBatchClosed
-	if _, err := ParseBatch(two); err != nil {
-		t.Errorf("without extras: %v", err)
-	}
 }
 
 // Everything that decide accepts folds as what it is: a request beyond the bounds of a stream is

@@ -3,6 +3,8 @@ package shard
 import (
 	"math"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // Handover is everything that a stream's owner knows of it: the next owner goes on from there
@@ -13,20 +15,20 @@ type Handover struct {
 	// distance to the last checkpoint, and the last use that only memory knows of. No producers are
 	// left out of it.
 	State []byte
-	// Tail is the newest part of the stream's TailBuffer, up to there, for readers that are a
+	// Tail is the newest part of the stream's tail.Buffer, up to there, for readers that are a
 	// little behind.
-	Tail []RecordBatch
+	Tail []tail.RecordBatch
 }
 
 const (
-	// minHandoverTailBytes bounds the TailBuffer in a Handover if all readers are within it, and
+	// minHandoverTailBytes bounds the tail.Buffer in a Handover if all readers are within it, and
 	// maxHandoverTailBytes any other: a Handover is one message, and pages hold the rest.
 	minHandoverTailBytes = 16 << 10
 	maxHandoverTailBytes = 1 << 20
 )
 
 // HandOver releases a stream, as Drop does, and returns what this node knows of it; false: nothing
-// of use. from is the position that the next owner's own TailBuffer needs (0: it has none). When it
+// of use. from is the position that the next owner's own tail.Buffer needs (0: it has none). When it
 // returns no batch is in flight, and callers that waited for one have got ErrNotOwner: nothing of
 // theirs was written.
 func (m *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
@@ -54,7 +56,7 @@ func (m *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
 	}
 	defer t.Release()
 	if ok {
-		out.Tail = t.newestBatches(from)
+		out.Tail = t.Newest(from, minHandoverTailBytes, maxHandoverTailBytes)
 	}
 	return out, ok
 }
@@ -136,23 +138,6 @@ func decodeUse(b []byte) (u handoverUse) {
 	return u
 }
 
-// newestBatches returns the last RecordBatches: those that fit in minHandoverTailBytes, and from
-// position from on those that fit in maxHandoverTailBytes.
-func (t *TailBuffer) newestBatches(from uint64) []RecordBatch {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n, size := len(t.batches), 0
-	for i := n; i > 0; i-- {
-		r := t.batches[i-1]
-		size += len(r.b)
-		if size > maxHandoverTailBytes || size > minHandoverTailBytes && (from == 0 || r.To() <= from) {
-			break
-		}
-		n = i - 1
-	}
-	return append([]RecordBatch(nil), t.batches[n:]...)
-}
-
 // InstallHandover makes this node the owner of a stream, as its previous owner left it. A stream
 // that is in memory already stays as it is. Errors: ErrStopped, ErrOverloaded,
 // ErrNeedsLaterRelease, and ErrNotOwner if a later generation is known here: another node has
@@ -176,8 +161,8 @@ func (m *Manager) InstallHandover(id StreamID, from Handover) error {
 	wake := s.installTail(from.Tail)
 	s.mu.Unlock()
 	err = m.addInstalled(s)
-	wake.wakeAll()
-	m.tails.reclaim()
+	wake.WakeAll()
+	m.tails.Reclaim()
 	if err != nil {
 		s.halt()
 		return err
@@ -190,8 +175,8 @@ func (m *Manager) InstallHandover(id StreamID, from Handover) error {
 	return nil
 }
 
-// installTail gives a Stream that was handed over its TailBuffer.
-func (s *Stream) installTail(newest []RecordBatch) (wake wakers) {
+// installTail gives a Stream that was handed over its tail.Buffer.
+func (s *Stream) installTail(newest []tail.RecordBatch) (wake tail.Wakers) {
 	if !s.state.exists {
 		return nil
 	}
@@ -201,11 +186,11 @@ func (s *Stream) installTail(newest []RecordBatch) (wake wakers) {
 	}
 	s.tail = s.manager.tails.Open(s.id, s.state.Info(), first)
 	for _, r := range newest {
-		w, err := s.tail.extendLater(r)
+		w, err := s.tail.ExtendLater(r)
 		if err != nil {
 			break // the buffer was too far behind: its readers find the rest in pages
 		}
 		wake = append(wake, w...)
 	}
-	return append(wake, s.tail.skipLater(s.state.Next, s.state.tail, s.state.closed)...)
+	return append(wake, s.tail.SkipLater(s.state.Next, s.state.tail, s.state.closed)...)
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // HeaderName is the name of the one header that Fantail puts on its records.
@@ -114,8 +116,8 @@ const (
 
 // Bounds of the fields that level 2 writes, in bytes.
 const (
-	maxKey    = 256
-	traceSize = 26
+	maxKey    = tail.MaxKey
+	traceSize = tail.MaxTrace
 	maxDigest = 32
 	sealSize  = 16
 )
@@ -125,16 +127,6 @@ type Producer struct {
 	ID    string
 	Epoch uint64
 	Seq   uint64
-}
-
-// Ancestor is a piece of the past that a generation inherited: the positions from Start on and
-// below Bound, under offsets of that generation. Stream is empty for the stream's own log (records
-// that stood there before its first create).
-type Ancestor struct {
-	Stream     StreamID
-	Generation uint64
-	Start      uint64
-	Bound      uint64
 }
 
 // Header is a decoded header. Absent fields are zero. A field that may be present and zero has a
@@ -260,7 +252,7 @@ func (h *Header) encodeControl(b []byte) []byte {
 		b = appendField(b, tagExpires, uvarints(h.Expires))
 	}
 	for _, a := range h.Chain {
-		b = appendField(b, tagChain, a.encode())
+		b = appendField(b, tagChain, encodeAncestor(a))
 	}
 	if h.Reason != 0 {
 		b = appendField(b, tagReason, []byte{byte(h.Reason)})
@@ -330,7 +322,7 @@ func (r *fieldReader) uvarints() []uint64 {
 	return out
 }
 
-func (a *Ancestor) encode() []byte {
+func encodeAncestor(a Ancestor) []byte {
 	return append(uvarints(a.Generation, a.Start, a.Bound), a.Stream...)
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // Mode tells the Manager whether others may write to a stream's log.
@@ -33,7 +35,7 @@ type InfoOptions uint8
 const (
 	// InfoTouch counts the call as a use of the stream (a sliding TTL starts again).
 	InfoTouch InfoOptions = 1 << iota
-	// InfoAllowCached allows an answer from this node's own TailBuffer, which may be a moment old.
+	// InfoAllowCached allows an answer from this node's own tail.Buffer, which may be a moment old.
 	// Without it the answer is the tail as of now.
 	InfoAllowCached
 	// InfoRequireFresh wants an answer that rests on a tail check sent after the call, whatever
@@ -60,7 +62,7 @@ type Config struct {
 	PageBytes int64
 	// IdleAfter bounds how long an unused stream stays in memory (5 min).
 	IdleAfter time.Duration
-	// StateBytes bounds the memory of the streams, without their TailBuffers (512 MiB), and
+	// StateBytes bounds the memory of the streams, without their tail.Buffers (512 MiB), and
 	// MaxStreams their number (200,000). The least recently used idle stream is evicted; a request
 	// gets ErrOverloaded if none is idle.
 	StateBytes int64
@@ -115,7 +117,7 @@ func (c *Config) defaults() {
 // below mu, which mu guards, and those that say otherwise.
 type Manager struct {
 	log                    *breaker
-	tails                  *TailBuffers
+	tails                  *tail.Buffers
 	cfg                    Config
 	fleet                  Fleet     // reaches other streams; the Manager itself unless UseFleet was called
 	callPool               sync.Pool // of answered *call
@@ -141,8 +143,8 @@ type Manager struct {
 	stopped bool
 }
 
-// NewManager returns a Manager on log. It keeps its streams' TailBuffers in tails.
-func NewManager(log Log, tails *TailBuffers, cfg Config) *Manager {
+// NewManager returns a Manager on log. It keeps its streams' tail.Buffers in tails.
+func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	cfg.defaults()
 	h := &Manager{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
 	h.streams = streamTable{byteBudget: cfg.StateBytes, maxStreams: int64(cfg.MaxStreams), byID: map[StreamID]*Stream{}}
@@ -163,7 +165,7 @@ func NewManager(log Log, tails *TailBuffers, cfg Config) *Manager {
 
 // probeStorage asks storage for a sign of life where no other call does.
 func (m *Manager) probeStorage(ctx context.Context) {
-	m.log.probeIfDue(ctx, func() bool { return m.tails.countFollowed() > 0 })
+	m.log.probeIfDue(ctx, func() bool { return m.tails.CountFollowed() > 0 })
 }
 
 // StoreDown reports whether storage has answered nothing for downAfter or longer. Calls that need
@@ -359,9 +361,9 @@ func (m *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info,
 	return s.describe(ctx, ask)
 }
 
-// Follow returns the stream's TailBuffer, and keeps it fed until release is called (once). from is
+// Follow returns the stream's tail.Buffer, and keeps it fed until release is called (once). from is
 // where the caller will read from; it is only a hint. Errors: ErrNotFound, ErrGone, and Do's.
-func (m *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffer, func(), error) {
+func (m *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*tail.Buffer, func(), error) {
 	ctx = withPatience(ctx)
 	s, err := m.acquireStream(ctx, id)
 	if err != nil {
@@ -386,7 +388,7 @@ func (m *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*TailBuffe
 	return nil, nil, err
 }
 
-// missingTailErr returns the reason for which a stream that exists has no TailBuffer: this node has
+// missingTailErr returns the reason for which a stream that exists has no tail.Buffer: this node has
 // released it, or it was deleted, this very moment.
 func (s *Stream) missingTailErr() error {
 	s.mu.Lock()
@@ -402,7 +404,7 @@ func (s *Stream) missingTailErr() error {
 // hold no message at all. Callers that ask for the same page share its memory.
 //
 // *TrimmedError: from is no longer kept. Other errors: Do's.
-func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (RecordBatch, error) {
+func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (tail.RecordBatch, error) {
 	return m.ReadPageVia(ctx, id, info, from, nil)
 }
 
@@ -411,13 +413,13 @@ func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uin
 // is cached like any page. Its ErrTrimmed and ErrNotFound are final. After another error, or a
 // RecordBatch without from, storage is read.
 func (m *Manager) ReadPageVia(
-	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error),
-) (RecordBatch, error) {
+	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (tail.RecordBatch, error),
+) (tail.RecordBatch, error) {
 	if from >= info.Tail {
-		return RecordBatch{}, errNoPage
+		return tail.RecordBatch{}, errNoPage
 	}
-	if rs := m.tails.readBatches(id, info.Generation, from); len(rs) > 0 {
-		return m.pages.joinedPage(id, info, rs).clipTo(info.Tail), nil
+	if rs := m.tails.ReadAt(id, info.Generation, from, MaxBatchBytes); len(rs) > 0 {
+		return m.pages.joinedPage(id, info, rs).ClipTo(info.Tail), nil
 	}
 	r, err := m.pages.readPage(ctx, id, info, from, ask)
 	if err != nil {
@@ -480,7 +482,7 @@ func (m *Manager) EndSession(id StreamID) {
 	}
 }
 
-// Drop releases a stream: it waits for the batch in flight and ends the session. The TailBuffer
+// Drop releases a stream: it waits for the batch in flight and ends the session. The tail.Buffer
 // stays, unfed, for the readers that hold it.
 func (m *Manager) Drop(id StreamID) { m.dropStream(id, false) }
 

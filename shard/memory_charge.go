@@ -3,15 +3,17 @@ package shard
 import (
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // The memory of a stream is estimated: the size of a Stream, what requests have added to its State,
-// and the parts of an append that wait for their commit. The bytes of its TailBuffer and the bodies
-// that wait are charged to other budgets (TailBuffers; the edge's budget for bodies).
+// and the parts of an append that wait for their commit. The bytes of its tail.Buffer and the bodies
+// that wait are charged to other budgets (tail.Buffers; the edge's budget for bodies).
 const (
 	// streamBytes is the size of a Stream, its State, its place in the table and its empty
-	// TailBuffer.
-	streamBytes = int(unsafe.Sizeof(Stream{})+unsafe.Sizeof(State{})+unsafe.Sizeof(TailBuffer{})) + 512
+	// tail.Buffer.
+	streamBytes = int(unsafe.Sizeof(Stream{})+unsafe.Sizeof(State{})+unsafe.Sizeof(tail.Buffer{})) + 512
 	// rowBytes is the size of a map's entry without the bytes of its strings.
 	rowBytes = 96
 	// callBytes is the size of a caller that waits, without the bodies.

@@ -87,7 +87,7 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 			return float64(h.streams.evictedNames.Load())
 		}),
 		gauge("fantail_followed_streams", "Streams with followers, at their owner.", func() float64 {
-			return float64(h.tails.countFollowed())
+			return float64(h.tails.CountFollowed())
 		}),
 		gauge("fantail_s2_read_sessions", "S2 read sessions that this node has open.", func() float64 {
 			return float64(h.log.OpenSessions())

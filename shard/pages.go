@@ -7,6 +7,8 @@ import (
 
 	"github.com/maypok86/otter/v2"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // pages reads and caches history. A page begins where it is asked for, and ends at the next
@@ -26,7 +28,7 @@ type pages struct {
 
 // page is a RecordBatch of history. complete: it ends by the rule above, and not at the tail.
 type page struct {
-	RecordBatch
+	tail.RecordBatch
 	complete bool
 }
 
@@ -58,13 +60,13 @@ func (k pageKey) sharedReadKey(way string, to uint64) string {
 func newPages(log Log, bytes int64, panics *PanicHandler) *pages {
 	return &pages{log: log, panics: panics, cache: otter.Must(&otter.Options[pageKey, page]{
 		MaximumWeight: uint64(bytes),
-		Weigher:       func(k pageKey, p page) uint32 { return uint32(len(k.stream) + 128 + len(p.b)) },
+		Weigher:       func(k pageKey, p page) uint32 { return uint32(len(k.stream) + 128 + len(p.Bytes())) },
 	})}
 }
 
 // readPage returns the page at from, which lies below info.Tail. ask, unless nil, is asked for it
 // before the log is; the log is read if ask has no answer.
-func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (RecordBatch, error) {
+func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (tail.RecordBatch, error)) (tail.RecordBatch, error) {
 	if r, ok := p.cachedPage(id, info, from); ok {
 		return r, nil
 	}
@@ -78,24 +80,24 @@ func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from uint6
 	})
 	select {
 	case <-ctx.Done():
-		return RecordBatch{}, context.Cause(ctx)
+		return tail.RecordBatch{}, context.Cause(ctx)
 	case res := <-ch:
-		r, _ := res.Val.(RecordBatch)
+		r, _ := res.Val.(tail.RecordBatch)
 		return r, res.Err
 	}
 }
 
 // readOnce reads a page and caches it. A panic fails the callers that wait for it.
-func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, err error) {
+func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (tail.RecordBatch, error)) (_ tail.RecordBatch, err error) {
 	defer p.recoverPanic(&err)
 	r, whole, err := askPeer(ctx, info, from, ask)
 	if errors.Is(err, errNotGiven) {
 		r, whole, err = p.fetchPage(ctx, id, info, from)
 	}
 	if err != nil {
-		return RecordBatch{}, err
+		return tail.RecordBatch{}, err
 	}
-	pieces := splitPages(r)
+	pieces := r.Split(pageRecords)
 	for _, piece := range pieces {
 		p.cache.Set(pageKeyOf(id, &info, piece.From()), page{piece, whole || piece.To() < r.To()})
 	}
@@ -111,19 +113,19 @@ func (p *pages) recoverPanic(err *error) {
 
 // cachedPage returns the cached page at from, or makes it of the page in which from lies: a reader
 // in chunks comes back inside the page where its last chunk ended.
-func (p *pages) cachedPage(id StreamID, info Info, from uint64) (RecordBatch, bool) {
+func (p *pages) cachedPage(id StreamID, info Info, from uint64) (tail.RecordBatch, bool) {
 	key := pageKeyOf(id, &info, from)
 	c, ok := p.cache.GetIfPresent(key)
 	if !ok || !c.reachesTail(info.Tail) {
 		around := pageKeyOf(id, &info, max(info.Start, from-from%pageRecords))
 		c, ok = p.cache.GetIfPresent(around)
 		if !ok || c.To() <= from || !c.reachesTail(info.Tail) {
-			return RecordBatch{}, false
+			return tail.RecordBatch{}, false
 		}
-		c.RecordBatch = c.sliceFrom(from)
+		c.RecordBatch = c.SliceFrom(from)
 		p.cache.Set(key, c)
 	}
-	return c.clipTo(info.Tail), true
+	return c.ClipTo(info.Tail), true
 }
 
 // reachesTail reports whether the page holds everything that it can, up to a tail.
@@ -131,47 +133,28 @@ func (p page) reachesTail(tail uint64) bool { return p.complete || p.To() >= tai
 
 func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
 
-// splitPages splits what was read to the end of a large append into pages, between messages.
-func splitPages(r RecordBatch) []RecordBatch {
-	if r.To() <= r.From()-r.From()%pageRecords+pageRecords {
-		return []RecordBatch{r}
-	}
-	var out []RecordBatch
-	firstMessage, from, end := 0, r.From(), r.From()
-	for i := range r.Len() {
-		m := r.Message(i)
-		if boundary := m.Pos - m.Pos%pageRecords; boundary > from {
-			cut := max(boundary, end)
-			out = append(out, r.copyMessages(firstMessage, i, from).build(cut, r.Tail(), r.Time(), false))
-			firstMessage, from = i, cut
-		}
-		end = m.Next
-	}
-	return append(out, r.copyMessages(firstMessage, r.Len(), from).build(r.To(), r.Tail(), r.Time(), r.Closed()))
-}
-
 var errNotGiven = errors.New("no peer gave the page")
 
 // askPeer returns the page that ask gives, or errNotGiven. complete: it ends below the tail, and so
 // by a page's rule.
-func askPeer(ctx context.Context, info Info, from uint64, ask func(context.Context) (RecordBatch, error)) (_ RecordBatch, whole bool, _ error) {
+func askPeer(ctx context.Context, info Info, from uint64, ask func(context.Context) (tail.RecordBatch, error)) (_ tail.RecordBatch, whole bool, _ error) {
 	if ask == nil {
-		return RecordBatch{}, false, errNotGiven
+		return tail.RecordBatch{}, false, errNotGiven
 	}
 	r, err := ask(ctx)
 	switch {
 	case errors.Is(err, ErrTrimmed), errors.Is(err, ErrNotFound):
-		return RecordBatch{}, false, err
+		return tail.RecordBatch{}, false, err
 	case err != nil, r.IsZero(), r.From() > from, r.To() <= from:
-		return RecordBatch{}, false, errNotGiven
+		return tail.RecordBatch{}, false, errNotGiven
 	case r.From() < from:
-		r = r.sliceFrom(from)
+		r = r.SliceFrom(from)
 	}
 	return r, r.To() < info.Tail, nil
 }
 
 // fetchPage reads the page from the log. complete: it ends by its own rule and not at the tail.
-func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint64) (_ RecordBatch, whole bool, _ error) {
+func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint64) (_ tail.RecordBatch, whole bool, _ error) {
 	end := from - from%pageRecords + pageRecords
 	state := &State{
 		Next: from, exists: true, generation: info.Generation, start: info.Start, tail: from,
@@ -188,10 +171,10 @@ func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint
 		}
 		read, err := p.log.Read(ctx, id, state.Next, max)
 		if err != nil {
-			return RecordBatch{}, false, pageErr(err)
+			return tail.RecordBatch{}, false, pageErr(err)
 		}
 		if first && (len(read.Records) == 0 || read.Records[0].Pos > from) {
-			return RecordBatch{}, false, trimmedErr(read, info)
+			return tail.RecordBatch{}, false, trimmedErr(read, info)
 		}
 		for _, r := range read.Records {
 			if !insideAppend() && (r.Pos >= info.Tail || !first) {
@@ -199,7 +182,7 @@ func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint
 			}
 			e, err := state.foldRecord(r)
 			if err != nil {
-				return RecordBatch{}, false, err
+				return tail.RecordBatch{}, false, err
 			}
 			assembler.addRecord(r, e)
 		}
@@ -211,14 +194,14 @@ func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint
 	// known yet whether the append may be shown.
 	whole = state.Next < info.Tail && !insideAppend()
 	state.run, state.tail = nil, info.Tail
-	r := assembler.flushBatch(state).sliceBelow(info.Tail)
+	r := assembler.flushBatch(state).SliceBelow(info.Tail)
 	if r.IsZero() {
-		return RecordBatch{}, false, errNoPage
+		return tail.RecordBatch{}, false, errNoPage
 	}
 	if n := r.Len(); n > 0 && whole && r.To() < end {
 		// It ends because S2 returned no more. An offset is the position after a message, so the
 		// next page is asked for from there, and not from after the checkpoint that follows.
-		r = r.sliceBelow(r.Message(n - 1).Next)
+		r = r.SliceBelow(r.Message(n - 1).Next)
 	}
 	return r, whole, nil
 }
@@ -244,27 +227,10 @@ func pageErr(err error) error {
 	return storeErr(err)
 }
 
-// readBatches returns what the stream's TailBuffer holds from position from on, up to about a page.
-func (s *TailBuffers) readBatches(id StreamID, life, from uint64) []RecordBatch {
-	t := s.Lookup(id)
-	if t == nil {
-		return nil
-	}
-	defer t.Release()
-	if t.Generation() != life {
-		return nil
-	}
-	rs, _ := t.ReadAt(from, MaxBatchBytes, nil)
-	if len(rs) > 0 && rs[0].From() > from {
-		return nil
-	}
-	return rs
-}
-
-// joinedPage returns the page that RecordBatches of the TailBuffer make. It is laid out once for
+// joinedPage returns the page that RecordBatches of the tail.Buffer make. It is laid out once for
 // all readers that catch up with a stream in memory: otherwise each would hold a copy for as long
 // as it is written to.
-func (p *pages) joinedPage(id StreamID, info Info, rs []RecordBatch) RecordBatch {
+func (p *pages) joinedPage(id StreamID, info Info, rs []tail.RecordBatch) tail.RecordBatch {
 	if len(rs) == 1 {
 		return rs[0]
 	}
@@ -274,30 +240,13 @@ func (p *pages) joinedPage(id StreamID, info Info, rs []RecordBatch) RecordBatch
 	}
 	v, err, _ := p.reads.Do(key.sharedReadKey("join", to), func() (r any, err error) {
 		defer p.recoverPanic(&err)
-		joined := joinBatches(rs)
+		joined := tail.Join(rs)
 		p.cache.Set(key, page{joined, to < info.Tail})
 		return joined, nil
 	})
 	if err != nil {
 		return rs[0] // a shorter page
 	}
-	r, _ := v.(RecordBatch)
+	r, _ := v.(tail.RecordBatch)
 	return r
-}
-
-// joinBatches lays several adjoining RecordBatches out as one.
-func joinBatches(rs []RecordBatch) RecordBatch {
-	n, size := 0, 0
-	for _, r := range rs {
-		n, size = n+r.Len(), size+len(r.Payload())
-	}
-	b := newBatchBuilder(rs[0].From(), n, size)
-	for _, r := range rs {
-		for i := range r.Len() {
-			m := r.Message(i)
-			b.addMessage(m.Pos, m.Next, m.Body)
-		}
-	}
-	last := rs[len(rs)-1]
-	return b.build(last.To(), last.Tail(), last.Time(), last.Closed())
 }

@@ -4,16 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // PanicHandler handles panics that cost one reader, one call or one link, and not the process: it
-// counts them and logs their stacks. A panic in a method of a Stream, a TailBuffer, a TailBuffers
+// counts them and logs their stacks. A panic in a method of a Stream, a tail.Buffer, a tail.Buffers
 // or a Manager is not one of them: a lock may be held over half-changed state, so it ends the
 // process. Reading a page of history holds no lock.
 type PanicHandler struct {
@@ -64,9 +67,12 @@ func (p *PanicHandler) Handle(where string, v any) error {
 
 // lockHolders lists the receivers with methods that hold locks over what they change, as function
 // names begin in a stack.
-var lockHolders = []string{methodsOf[Stream](), methodsOf[TailBuffer](), methodsOf[TailBuffers](), methodsOf[Manager]()}
+var lockHolders = []string{methodsOf[Stream](), methodsOf[tail.Buffer](), methodsOf[tail.Buffers](), methodsOf[Manager]()}
 
-func methodsOf[T any]() string { return "shard.(*" + reflect.TypeFor[T]().Name() + ")." }
+func methodsOf[T any]() string {
+	t := reflect.TypeFor[T]()
+	return path.Base(t.PkgPath()) + ".(*" + t.Name() + ")."
+}
 
 // isUnderLock reports whether a method of a lock holder is on the stack.
 func isUnderLock() bool {

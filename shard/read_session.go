@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // readSession is a stream's open read session (or, in exclusive mode, the guard in its place). Its
@@ -44,8 +46,8 @@ func (s *Stream) addFollower() {
 	s.openSession()
 }
 
-// removeFollower undoes addFollower, and releases the TailBuffer and the Stream.
-func (s *Stream) removeFollower(t *TailBuffer) {
+// removeFollower undoes addFollower, and releases the tail.Buffer and the Stream.
+func (s *Stream) removeFollower(t *tail.Buffer) {
 	s.mu.Lock()
 	s.followers--
 	s.lastUsed = s.manager.cfg.Now()

@@ -1,23 +1,24 @@
 package shard
 
 import (
-	"bytes"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
-// StreamID is the canonical name of a stream: "project/stream…", at most MaxStreamID bytes. The
-// ring hashes it, and a Log maps it to a place in S2. It is never a URL.
-type StreamID string
-
-// Project returns the first segment of the name.
-func (id StreamID) Project() string {
-	project, _, _ := strings.Cut(string(id), "/")
-	return project
-}
+// The words that this package shares with package tail, which lies below it.
+type (
+	// StreamID is the canonical name of a stream.
+	StreamID = tail.StreamID
+	// AppendID names one append forever.
+	AppendID = tail.AppendID
+	// Info describes a stream at a moment.
+	Info = tail.Info
+	// Ancestor is a piece of the past that a generation inherited.
+	Ancestor = tail.Ancestor
+)
 
 // Size limits, in bytes unless said otherwise.
 const (
@@ -39,11 +40,6 @@ const (
 	MaxContentType = 256
 )
 
-// AppendID names one append forever. It is minted at the node where the HTTP request arrived, so a
-// request that is repeated inside the fleet keeps its id and is written once (cluster/DESIGN.md,
-// "The owner").
-type AppendID [8]byte
-
 // NewAppendID returns a random id. It is never zero.
 func NewAppendID() AppendID {
 	var id AppendID
@@ -52,13 +48,6 @@ func NewAppendID() AppendID {
 	}
 	return id
 }
-
-// IsZero reports whether no id was given.
-func (id AppendID) IsZero() bool { return id == AppendID{} }
-
-func (id AppendID) String() string { return hex.EncodeToString(id[:]) }
-
-func (id AppendID) compare(other AppendID) int { return bytes.Compare(id[:], other[:]) }
 
 // Entry is one record to be written; Log.Append takes them.
 type Entry struct {
@@ -134,14 +123,3 @@ var (
 	errStreamID = errors.New("want 1 to 512 bytes")
 	errReserved = errors.New("the name is reserved by the protocol")
 )
-
-// reservedSegment is the first segment of a project's name, or of a stream's name in its project,
-// that the protocol reserves. The fleet's own logs are there.
-const reservedSegment = "__ds"
-
-// Reserved reports whether the name is reserved by the protocol (PROTOCOL 6), and so no stream's.
-func (id StreamID) Reserved() bool {
-	project, rest, _ := strings.Cut(string(id), "/")
-	stream, _, _ := strings.Cut(rest, "/")
-	return project == reservedSegment || stream == reservedSegment
-}

@@ -3,6 +3,8 @@ package shard
 import (
 	"errors"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
 // Op is the operation of a Request.
@@ -171,56 +173,6 @@ type Outcome struct {
 	Expected, Received uint64
 }
 
-// Info describes a stream at a moment: everything that HEAD answers, and everything that a reader
-// needs before its first byte.
-type Info struct {
-	// Exists is false for a stream that never was, was deleted or has expired; all
-	// fields but Gone and LogTail are then zero.
-	Exists bool
-	// Gone: the stream was deleted or has expired, but forks of it live.
-	Gone bool
-	// Generation is the stream's incarnation: 1,000 times the milliseconds since 1970 at its
-	// create, or higher; 0 for a log that only others wrote to. Offsets carry it.
-	Generation uint64
-	// Chain is the past that this generation inherited; see Ancestor.
-	Chain []Ancestor
-	// Start is the first position that may hold a message of this generation.
-	Start uint64
-	// Tail is the visible tail: the position after the last message (before the
-	// first one: Start). Control records never move it.
-	Tail uint64
-	// LogTail is the position of the next record, at least Tail. An offset above it cannot be
-	// valid.
-	LogTail uint64
-	// Truncated: the log's beginning was deleted, and not by Fantail, and with it the generations
-	// that lived there: an offset of a generation that is not known was one of theirs.
-	Truncated bool
-	// Closed: no message will follow; Tail is final.
-	Closed bool
-
-	Type       string
-	HasTTL     bool
-	TTL        uint64 // seconds
-	Expires    uint64 // milliseconds since 1970; 0: none
-	ExpiresRaw string
-
-	// Hold is the reference by which this generation, or the one that is Gone, keeps its source's
-	// records; zero: it is no fork.
-	Hold AppendID
-}
-
-// Absent returns the reason for which the stream cannot be used; nil: it exists.
-func (i *Info) Absent() error {
-	switch {
-	case i.Exists:
-		return nil
-	case i.Gone:
-		return ErrGone
-	default:
-		return ErrNotFound
-	}
-}
-
 // IsAbsent reports whether an error says that there is no such stream (any more).
 func IsAbsent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(err, ErrGone) }
 
@@ -228,9 +180,9 @@ func IsAbsent(err error) bool { return errors.Is(err, ErrNotFound) || errors.Is(
 // answers, not errors.
 var (
 	// ErrNotFound: no such stream (Follow and ReadPage).
-	ErrNotFound = errors.New("no such stream")
+	ErrNotFound = tail.ErrNotFound
 	// ErrGone: the stream was deleted, but forks of it live.
-	ErrGone = errors.New("stream was deleted")
+	ErrGone = tail.ErrGone
 	// ErrTrimmed: the position lies below what the log still holds.
 	ErrTrimmed = errors.New("position is no longer kept")
 	// ErrContended: others write to the stream faster than this node can; the
@@ -248,5 +200,5 @@ var (
 	// ErrNotOwner: this node has released the stream; certainly not written.
 	ErrNotOwner = errors.New("not the owner")
 	// ErrStopped: the node is stopping.
-	ErrStopped = errors.New("stopping")
+	ErrStopped = tail.ErrStopped
 )

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard/tail"
 )
 
-// Stream is one stream at its owner: the fold of its log, its TailBuffer, the sequencer of its
+// Stream is one stream at its owner: the fold of its log, its tail.Buffer, the sequencer of its
 // appends and its read session. It exists in memory only; everything it knows can be read again
 // from the log.
 type Stream struct {
@@ -26,7 +28,7 @@ type Stream struct {
 	noLog       bool  // the log does not exist yet
 	state       *State
 	assembler   assembler
-	tail        *TailBuffer   // this generation's, with one reference; nil: no generation
+	tail        *tail.Buffer  // this generation's, with one reference; nil: no generation
 	unsavedUse  time.Time     // the last use that may not be durable; zero: none
 	graceUntil  uint64        // ms since 1970 by storage's clock: uses up to here may be known to the previous owner only
 	cachedClock *storageClock // of the place where the log is; nil: not looked up yet
@@ -251,10 +253,10 @@ func storeErr(err error) error {
 }
 
 // absorbRecords is the only way in for records: from acknowledgements, the read session and
-// read-back. It folds the records that are new and extends the TailBuffer with them. The caller
+// read-back. It folds the records that are new and extends the tail.Buffer with them. The caller
 // runs the wakers after it has released mu.
-func (s *Stream) absorbRecords(recs []Record) (wakers, error) {
-	var wake wakers
+func (s *Stream) absorbRecords(recs []Record) (tail.Wakers, error) {
+	var wake tail.Wakers
 	for _, r := range recs {
 		if r.Pos < s.state.Next {
 			continue
@@ -264,10 +266,10 @@ func (s *Stream) absorbRecords(recs []Record) (wakers, error) {
 			s.state.skipTo(r.Pos)
 			s.assembler.skipTo(r.Pos)
 			if s.tail != nil {
-				wake = append(wake, s.tail.skipLater(r.Pos, s.state.tail, s.state.closed)...)
+				wake = append(wake, s.tail.SkipLater(r.Pos, s.state.tail, s.state.closed)...)
 			}
 		}
-		if s.state.mayChangeGeneration(r) { // the old generation's TailBuffer gets its own records first
+		if s.state.mayChangeGeneration(r) { // the old generation's tail.Buffer gets its own records first
 			wake = append(wake, s.publishBatch()...)
 		}
 		e, err := s.state.foldRecord(r)
@@ -283,24 +285,24 @@ func (s *Stream) absorbRecords(recs []Record) (wakers, error) {
 }
 
 // declineLog ends the stream here: its log cannot be folded any further.
-func (s *Stream) declineLog(err error) wakers {
+func (s *Stream) declineLog(err error) tail.Wakers {
 	wake := s.publishBatch()
 	s.foldErr = err
 	if s.tail == nil {
 		return wake
 	}
-	wake = append(wake, s.tail.endLater(err)...)
+	wake = append(wake, s.tail.EndLater(err)...)
 	s.tail.Release()
 	s.tail = nil
 	return wake
 }
 
-// changeGeneration ends the TailBuffer of the generation that is over, and prepares for the next
+// changeGeneration ends the tail.Buffer of the generation that is over, and prepares for the next
 // generation.
-func (s *Stream) changeGeneration(r Record, e effect) wakers {
-	var wake wakers
+func (s *Stream) changeGeneration(r Record, e effect) tail.Wakers {
+	var wake tail.Wakers
 	if s.tail != nil {
-		wake = s.tail.endLater(ErrNotFound)
+		wake = s.tail.EndLater(ErrNotFound)
 		s.tail.Release()
 		s.tail = nil
 	}
@@ -316,25 +318,25 @@ func (s *Stream) changeGeneration(r Record, e effect) wakers {
 	return wake
 }
 
-// openTail opens the TailBuffer of the current generation, if there is none yet.
-func (s *Stream) openTail() wakers {
+// openTail opens the tail.Buffer of the current generation, if there is none yet.
+func (s *Stream) openTail() tail.Wakers {
 	if s.tail != nil || !s.state.exists || s.stopped { // no later call would release it
 		return nil
 	}
 	s.tail = s.manager.tails.Open(s.id, s.state.Info(), s.assembler.from)
 	// A peer may have fed it so far, and it may lag behind; its readers then find the rest in
 	// pages.
-	return s.tail.skipLater(s.assembler.from, s.state.tail, s.state.closed)
+	return s.tail.SkipLater(s.assembler.from, s.state.tail, s.state.closed)
 }
 
-// publishBatch extends the TailBuffer with the records that were folded since the last call.
-func (s *Stream) publishBatch() wakers {
+// publishBatch extends the tail.Buffer with the records that were folded since the last call.
+func (s *Stream) publishBatch() tail.Wakers {
 	wake := s.openTail()
 	r := s.assembler.flushBatch(s.state)
 	if r.IsZero() || s.tail == nil {
 		return wake
 	}
-	w, err := s.tail.extendLater(r)
+	w, err := s.tail.ExtendLater(r)
 	if err != nil {
 		panic("shard: own feed left a hole: " + err.Error())
 	}
@@ -357,14 +359,14 @@ func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 	s.noteGrowth(recs)
 	s.startRefTasks()
 	s.mu.Unlock()
-	wake.wakeAll()
-	s.manager.tails.reclaim()
+	wake.WakeAll()
+	s.manager.tails.Reclaim()
 	s.manager.evictIdle()
 	return err
 }
 
 // resetFold forgets everything, if fold is still the stream's: the log is not the one that was
-// folded (it was wiped, or deleted in S2). Readers of the TailBuffer see their generation end. ends
+// folded (it was wiped, or deleted in S2). Readers of the tail.Buffer see their generation end. ends
 // is where the new log ends, 0 if there is none.
 func (s *Stream) resetFold(fold *State, ends uint64) {
 	s.mu.Lock()
@@ -375,20 +377,20 @@ func (s *Stream) resetFold(fold *State, ends uint64) {
 	if known := fold.Next; ends < known {
 		defer s.reportLostRecords(ends, known)
 	}
-	var wake wakers
+	var wake tail.Wakers
 	if s.tail != nil {
-		wake = s.tail.endLater(ErrNotFound)
+		wake = s.tail.EndLater(ErrNotFound)
 		s.tail.Release()
 		s.tail = nil
 	}
 	s.opened = false
 	s.mu.Unlock()
-	wake.wakeAll()
+	wake.WakeAll()
 }
 
-// catchUp folds the log's records from fold.Next up to tail. It fails once no record has come for
+// catchUp folds the log's records from fold.Next up to end. It fails once no record has come for
 // stallTimeout.
-func (s *Stream) catchUp(ctx context.Context, fold *State, tail uint64) error {
+func (s *Stream) catchUp(ctx context.Context, fold *State, end uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stall := time.AfterFunc(stallTimeout, cancel)
@@ -409,12 +411,12 @@ func (s *Stream) catchUp(ctx context.Context, fold *State, tail uint64) error {
 		s.mu.Lock()
 		next := fold.Next
 		s.mu.Unlock()
-		if next >= tail {
+		if next >= end {
 			return nil
 		}
 		var err error
-		if tail-next > MaxBatchRecords {
-			err = s.manager.log.Replay(ctx, s.id, next, tail, foldPage)
+		if end-next > MaxBatchRecords {
+			err = s.manager.log.Replay(ctx, s.id, next, end, foldPage)
 		} else {
 			var p Page
 			if p, err = s.manager.log.Read(ctx, s.id, next, 0); err == nil {
@@ -425,21 +427,21 @@ func (s *Stream) catchUp(ctx context.Context, fold *State, tail uint64) error {
 			return err
 		}
 		s.mu.Lock()
-		var wake wakers
+		var wake tail.Wakers
 		if fold.Next == next && s.state == fold { // everything was trimmed away
 			if next == 0 && !s.opened {
-				s.firstRecord = tail
+				s.firstRecord = end
 			}
-			fold.skipTo(tail)
+			fold.skipTo(end)
 			fold.beginUncreated()
-			s.assembler.skipTo(tail)
+			s.assembler.skipTo(end)
 			wake = s.openTail()
 			if s.tail != nil {
-				wake = append(wake, s.tail.skipLater(tail, fold.tail, fold.closed)...)
+				wake = append(wake, s.tail.SkipLater(end, fold.tail, fold.closed)...)
 			}
 		}
 		s.mu.Unlock()
-		wake.wakeAll()
+		wake.WakeAll()
 	}
 }
 
@@ -547,7 +549,7 @@ func (s *Stream) isTouchDue(now time.Time) bool {
 }
 
 // halt ends the Stream: it refuses the callers that wait, waits for the batch in flight, ends the
-// session and releases the TailBuffer.
+// session and releases the tail.Buffer.
 func (s *Stream) halt() {
 	s.mu.Lock()
 	s.stopped = true

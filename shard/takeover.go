@@ -7,7 +7,7 @@ import (
 
 // takeOver folds what a new owner needs: the log's last record, then everything from the checkpoint
 // that this record points back to. Where others wrote last, it searches backwards for the newest
-// record of ours. It holds the TailBuffer and the fold, and nothing else.
+// record of ours. It holds the tail.Buffer and the fold, and nothing else.
 func (s *Stream) takeOver(ctx context.Context) error {
 	log, sent := s.manager.log, s.manager.cfg.Now()
 	first, cancel := context.WithTimeout(ctx, stallTimeout)
@@ -37,7 +37,7 @@ func (s *Stream) takeOver(ctx context.Context) error {
 	s.opened, s.syncedAt, fold.rooted = true, sent, true
 	s.startRefTasks()
 	s.mu.Unlock()
-	wake.wakeAll()
+	wake.WakeAll()
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package shard
+package tail
 
 import (
 	"encoding/binary"
@@ -6,13 +6,13 @@ import (
 	"sort"
 )
 
-// RecordBatch is the one unit in which records travel: from the Log's reply into a TailBuffer, over
+// RecordBatch is the one unit in which records travel: from the Log's reply into a Buffer, over
 // a link, in a page. It covers the log positions [From, To), and holds the visible messages among
 // them and the visible tail and state after them. It may hold no message and still cover positions
 // (control records, abandoned parts). A RecordBatch is immutable, and all readers share its bytes.
 // The zero RecordBatch is none.
 //
-// The one byte layout, big-endian, written by batchBuilder and read in place:
+// The one byte layout, big-endian, written by Builder and read in place:
 //
 //	0   layout version, 1 byte
 //	1   flags, 1 byte: bit 0 closed after it
@@ -30,12 +30,21 @@ import (
 type RecordBatch struct{ b []byte }
 
 const (
-	recordBatchVersion    = 1
-	recordBatchLatest     = 2
-	recordBatchFixed      = 40
-	recordBatchIndexEntry = 12
-	recordBatchClosed     = 1
-	recordBatchExtras     = 2
+	layoutVersion  = 1
+	latestLayout   = 2
+	fixedSize      = 40
+	indexEntrySize = 12
+	flagClosed     = 1
+	flagExtras     = 2
+)
+
+// Bounds of what a RecordBatch says.
+const (
+	// MaxKey and MaxTrace bound the key and the trace of a message, in bytes.
+	MaxKey   = 256
+	MaxTrace = 26
+	// maxPos bounds positions, so that sums of them cannot overflow.
+	maxPos = 1<<53 - 1
 )
 
 // Message is one message of a RecordBatch.
@@ -60,7 +69,7 @@ func (r RecordBatch) Tail() uint64 { return binary.BigEndian.Uint64(r.b[24:]) }
 func (r RecordBatch) Time() uint64 { return binary.BigEndian.Uint64(r.b[32:]) }
 
 // Closed reports whether the stream is closed after this RecordBatch.
-func (r RecordBatch) Closed() bool { return r.b[1]&recordBatchClosed != 0 }
+func (r RecordBatch) Closed() bool { return r.b[1]&flagClosed != 0 }
 
 // Len returns the number of messages.
 func (r RecordBatch) Len() int { return int(binary.BigEndian.Uint32(r.b[4:])) }
@@ -74,7 +83,7 @@ func (r RecordBatch) IsZero() bool { return r.b == nil }
 // Payload returns all bodies, one after the other. Shared; must not be changed.
 func (r RecordBatch) Payload() []byte {
 	n := r.Len()
-	p := r.b[recordBatchFixed+n*recordBatchIndexEntry:]
+	p := r.b[fixedSize+n*indexEntrySize:]
 	return p[:r.bodyStart(n):len(p)]
 }
 
@@ -84,7 +93,7 @@ func (r RecordBatch) Bodies(i, j int) []byte { return r.Payload()[r.bodyStart(i)
 
 // Message returns message i, 0 ≤ i < Len.
 func (r RecordBatch) Message(i int) Message {
-	ix := r.b[recordBatchFixed+i*recordBatchIndexEntry:]
+	ix := r.b[fixedSize+i*indexEntrySize:]
 	p := r.Payload()
 	return Message{
 		Pos:  r.From() + uint64(binary.BigEndian.Uint32(ix)),
@@ -98,25 +107,25 @@ func (r RecordBatch) bodyStart(i int) uint32 {
 	if i == 0 {
 		return 0
 	}
-	return binary.BigEndian.Uint32(r.b[recordBatchFixed+(i-1)*recordBatchIndexEntry+8:])
+	return binary.BigEndian.Uint32(r.b[fixedSize+(i-1)*indexEntrySize+8:])
 }
 
 // Search returns the first message at or above pos; Len if there is none. A
 // position inside a message finds the one after it.
 func (r RecordBatch) Search(pos uint64) int {
 	return sort.Search(r.Len(), func(i int) bool {
-		off := r.b[recordBatchFixed+i*recordBatchIndexEntry:]
+		off := r.b[fixedSize+i*indexEntrySize:]
 		return r.From()+uint64(binary.BigEndian.Uint32(off)) >= pos
 	})
 }
 
-// sliceFrom returns the part of r from pos on, From < pos < To.
-func (r RecordBatch) sliceFrom(pos uint64) RecordBatch {
-	return r.copyMessages(r.Search(pos), r.Len(), pos).build(r.To(), r.Tail(), r.Time(), r.Closed())
+// SliceFrom returns the part of r from pos on, From < pos < To.
+func (r RecordBatch) SliceFrom(pos uint64) RecordBatch {
+	return r.copyMessages(r.Search(pos), r.Len(), pos).Build(r.To(), r.Tail(), r.Time(), r.Closed())
 }
 
-// sliceBelow returns the part of r below pos, From < pos. A message that crosses pos stays whole.
-func (r RecordBatch) sliceBelow(pos uint64) RecordBatch {
+// SliceBelow returns the part of r below pos, From < pos. A message that crosses pos stays whole.
+func (r RecordBatch) SliceBelow(pos uint64) RecordBatch {
 	if r.IsZero() || r.To() <= pos {
 		return r
 	}
@@ -124,24 +133,43 @@ func (r RecordBatch) sliceBelow(pos uint64) RecordBatch {
 	if n > 0 {
 		pos = max(pos, r.Message(n-1).Next)
 	}
-	return r.copyMessages(0, n, r.From()).build(pos, pos, r.Time(), false)
+	return r.copyMessages(0, n, r.From()).Build(pos, pos, r.Time(), false)
 }
 
-// clipTo returns the part of r below pos. If r holds no message at or above pos it returns r
+// ClipTo returns the part of r below pos. If r holds no message at or above pos it returns r
 // itself: a copy would hold the same messages.
-func (r RecordBatch) clipTo(pos uint64) RecordBatch {
+func (r RecordBatch) ClipTo(pos uint64) RecordBatch {
 	if n := r.Len(); n == 0 || r.Message(n-1).Pos < pos {
 		return r
 	}
-	return r.sliceBelow(pos)
+	return r.SliceBelow(pos)
+}
+
+// Split splits r into RecordBatches between messages, where it crosses a multiple of every positions.
+func (r RecordBatch) Split(every uint64) []RecordBatch {
+	if r.To() <= r.From()-r.From()%every+every {
+		return []RecordBatch{r}
+	}
+	var out []RecordBatch
+	firstMessage, from, end := 0, r.From(), r.From()
+	for i := range r.Len() {
+		m := r.Message(i)
+		if boundary := m.Pos - m.Pos%every; boundary > from {
+			cut := max(boundary, end)
+			out = append(out, r.copyMessages(firstMessage, i, from).Build(cut, r.Tail(), r.Time(), false))
+			firstMessage, from = i, cut
+		}
+		end = m.Next
+	}
+	return append(out, r.copyMessages(firstMessage, r.Len(), from).Build(r.To(), r.Tail(), r.Time(), r.Closed()))
 }
 
 // copyMessages begins a RecordBatch at from with the messages [i, j) of r.
-func (r RecordBatch) copyMessages(i, j int, from uint64) *batchBuilder {
-	b := newBatchBuilder(from, j-i, int(r.bodyStart(j)-r.bodyStart(i)))
+func (r RecordBatch) copyMessages(i, j int, from uint64) *Builder {
+	b := NewBuilder(from, j-i, int(r.bodyStart(j)-r.bodyStart(i)))
 	for ; i < j; i++ {
 		m := r.Message(i)
-		b.addMessage(m.Pos, m.Next, m.Body)
+		b.Add(m.Pos, m.Next, m.Body)
 	}
 	return b
 }
@@ -150,17 +178,17 @@ var errRecordBatch = errors.New("malformed record batch")
 
 // ParseBatch checks a RecordBatch that came from another node. It keeps b.
 func ParseBatch(b []byte) (RecordBatch, error) {
-	if len(b) < recordBatchFixed || b[0] < recordBatchVersion || b[0] > recordBatchLatest {
+	if len(b) < fixedSize || b[0] < layoutVersion || b[0] > latestLayout {
 		return RecordBatch{}, errRecordBatch
 	}
 	r := RecordBatch{b}
 	n := uint64(binary.BigEndian.Uint32(b[4:]))
-	if r.From() >= r.To() || r.To() > maxNumber || n > r.To()-r.From() || uint64(len(b)) < recordBatchFixed+n*recordBatchIndexEntry {
+	if r.From() >= r.To() || r.To() > maxPos || n > r.To()-r.From() || uint64(len(b)) < fixedSize+n*indexEntrySize {
 		return RecordBatch{}, errRecordBatch
 	}
 	size, pos, end := r.To()-r.From(), uint64(0), uint32(0)
 	for i := range int(n) {
-		ix := b[recordBatchFixed+i*recordBatchIndexEntry:]
+		ix := b[fixedSize+i*indexEntrySize:]
 		first, next := uint64(binary.BigEndian.Uint32(ix)), uint64(binary.BigEndian.Uint32(ix[4:]))
 		stop := binary.BigEndian.Uint32(ix[8:])
 		if first < pos || next <= first || next > size || stop < end {
@@ -168,11 +196,11 @@ func ParseBatch(b []byte) (RecordBatch, error) {
 		}
 		pos, end = next, stop
 	}
-	rest := uint64(len(b)) - recordBatchFixed - n*recordBatchIndexEntry
+	rest := uint64(len(b)) - fixedSize - n*indexEntrySize
 	switch {
 	case uint64(end) > rest:
 		return RecordBatch{}, errRecordBatch
-	case b[0] > recordBatchVersion && b[1]&recordBatchExtras != 0:
+	case b[0] > layoutVersion && b[1]&flagExtras != 0:
 		if !validExtras(b[uint64(len(b))-rest+uint64(end):], int(n)) {
 			return RecordBatch{}, errRecordBatch
 		}
@@ -184,56 +212,63 @@ func ParseBatch(b []byte) (RecordBatch, error) {
 
 // validExtras reports whether b is the extras of n messages.
 func validExtras(b []byte, n int) bool {
-	r := fieldReader{b: b}
 	for range n {
-		r.varint()
-		if len(r.bytes()) > maxKey || len(r.bytes()) > traceSize {
+		_, size := binary.Varint(b)
+		if size <= 0 {
 			return false
 		}
+		b = b[size:]
+		for _, most := range [...]uint64{MaxKey, MaxTrace} {
+			length, size := binary.Uvarint(b)
+			if size <= 0 || length > most || length > uint64(len(b)-size) {
+				return false
+			}
+			b = b[uint64(size)+length:]
+		}
 	}
-	return !r.bad && len(r.b) == 0
+	return len(b) == 0
 }
 
 // EmptyBatch returns the RecordBatch of [from, to), which holds no message.
 func EmptyBatch(from, to, tail uint64, closed bool) RecordBatch {
-	return newBatchBuilder(from, 0, 0).build(to, tail, 0, closed)
+	return NewBuilder(from, 0, 0).Build(to, tail, 0, closed)
 }
 
-// batchBuilder lays a RecordBatch out in place.
-type batchBuilder struct {
+// Builder lays a RecordBatch out in place.
+type Builder struct {
 	out   []byte // header and index, then the payload so far
 	from  uint64
 	added int // messages so far
 	total int // messages that the index has space for
 }
 
-// newBatchBuilder begins the RecordBatch of n messages with about size bytes of bodies.
-func newBatchBuilder(from uint64, n, size int) *batchBuilder {
-	head := recordBatchFixed + n*recordBatchIndexEntry
-	return &batchBuilder{out: make([]byte, head, head+size), from: from, total: n}
+// NewBuilder begins the RecordBatch of n messages with about size bytes of bodies.
+func NewBuilder(from uint64, n, size int) *Builder {
+	head := fixedSize + n*indexEntrySize
+	return &Builder{out: make([]byte, head, head+size), from: from, total: n}
 }
 
-// addMessage adds a message with the records [pos, next); more is the rest of its body.
-func (b *batchBuilder) addMessage(pos, next uint64, body []byte, more ...[]byte) {
+// Add adds a message with the records [pos, next); more is the rest of its body.
+func (b *Builder) Add(pos, next uint64, body []byte, more ...[]byte) {
 	b.out = append(b.out, body...)
 	for _, p := range more {
 		b.out = append(b.out, p...)
 	}
-	ix := b.out[recordBatchFixed+b.added*recordBatchIndexEntry:]
+	ix := b.out[fixedSize+b.added*indexEntrySize:]
 	binary.BigEndian.PutUint32(ix, uint32(pos-b.from))
 	binary.BigEndian.PutUint32(ix[4:], uint32(next-b.from))
-	binary.BigEndian.PutUint32(ix[8:], uint32(len(b.out)-recordBatchFixed-b.total*recordBatchIndexEntry))
+	binary.BigEndian.PutUint32(ix[8:], uint32(len(b.out)-fixedSize-b.total*indexEntrySize))
 	b.added++
 }
 
-// build ends the RecordBatch at to, and panics unless all messages were added.
-func (b *batchBuilder) build(to, tail, time uint64, closed bool) RecordBatch {
+// Build ends the RecordBatch at to, and panics unless all messages were added.
+func (b *Builder) Build(to, tail, time uint64, closed bool) RecordBatch {
 	if b.added != b.total {
-		panic("shard: a RecordBatch with another number of messages")
+		panic("tail: a RecordBatch with another number of messages")
 	}
-	b.out[0] = recordBatchVersion
+	b.out[0] = layoutVersion
 	if closed {
-		b.out[1] = recordBatchClosed
+		b.out[1] = flagClosed
 	}
 	binary.BigEndian.PutUint32(b.out[4:], uint32(b.total))
 	binary.BigEndian.PutUint64(b.out[8:], b.from)
@@ -241,4 +276,21 @@ func (b *batchBuilder) build(to, tail, time uint64, closed bool) RecordBatch {
 	binary.BigEndian.PutUint64(b.out[24:], tail)
 	binary.BigEndian.PutUint64(b.out[32:], time)
 	return RecordBatch{b.out}
+}
+
+// Join lays several adjoining RecordBatches out as one.
+func Join(rs []RecordBatch) RecordBatch {
+	n, size := 0, 0
+	for _, r := range rs {
+		n, size = n+r.Len(), size+len(r.Payload())
+	}
+	b := NewBuilder(rs[0].From(), n, size)
+	for _, r := range rs {
+		for i := range r.Len() {
+			m := r.Message(i)
+			b.Add(m.Pos, m.Next, m.Body)
+		}
+	}
+	last := rs[len(rs)-1]
+	return b.Build(last.To(), last.Tail(), last.Time(), last.Closed())
 }

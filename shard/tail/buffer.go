@@ -1,22 +1,22 @@
-package shard
+package tail
 
 import (
 	"fmt"
 	"sync"
 )
 
-// TailBuffer holds the newest part of one stream on one node, in one generation: a run of
+// Buffer holds the newest part of one stream on one node, in one generation: a run of
 // RecordBatches without a hole, bounded in bytes. Every reader of the stream on this node, and
-// every peer that this node feeds, reads the same TailBuffer by position; no reader has a queue.
+// every peer that this node feeds, reads the same Buffer by position; no reader has a queue.
 // Feeds (own acknowledgements, the S2 session, the link to another node) extend it, several at the
 // same time. It drops records that it has, appends those that join, and reports a hole (GapError).
 // It does not know its feeds.
-type TailBuffer struct {
+type Buffer struct {
 	stream StreamID
-	set    *TailBuffers
+	set    *Buffers
 
 	mu       sync.Mutex
-	info     Info          // Tail and Closed move with each RecordBatch; the rest is set at construction
+	info     Info          // Tail and Closed move with each RecordBatch, Chain with SetChain; Generation never changes
 	floor    uint64        // first position held
 	next     uint64        // position after the last one held
 	batches  []RecordBatch // [floor, next), in order
@@ -26,36 +26,36 @@ type TailBuffer struct {
 	watchers map[Waker]struct{}
 }
 
-// Waker is a reader that waits for news of a TailBuffer. Wake is called at most once for each
-// Watch, never under the TailBuffer's lock, from the goroutine that brought the news: it must not
+// Waker is a reader that waits for news of a Buffer. Wake is called at most once for each
+// Watch, never under the Buffer's lock, from the goroutine that brought the news: it must not
 // block.
 type Waker interface{ Wake() }
 
-// TailStatus is the result of ReadAt: what follows after the RecordBatches.
-type TailStatus uint8
+// Status is the result of ReadAt: what follows after the RecordBatches.
+type Status uint8
 
 // The statuses of ReadAt.
 const (
-	StatusTip    TailStatus = iota + 1 // nothing above what was returned, yet
-	StatusMore                         // read again, above what was returned
-	StatusBelow                        // below what is held: ask for pages
-	StatusClosed                       // closed, and nothing above what was returned
-	StatusGone                         // this generation has ended; see TailBuffer.EndError
+	StatusTip    Status = iota + 1 // nothing above what was returned, yet
+	StatusMore                     // read again, above what was returned
+	StatusBelow                    // below what is held: ask for pages
+	StatusClosed                   // closed, and nothing above what was returned
+	StatusGone                     // this generation has ended; see Buffer.EndError
 )
 
-// GapError reports that a RecordBatch did not join: the TailBuffer continues at Next.
+// GapError reports that a RecordBatch did not join: the Buffer continues at Next.
 type GapError struct{ Next uint64 }
 
 func (e *GapError) Error() string { return fmt.Sprintf("gap: tail continues at %d", e.Next) }
 
 // Stream returns the stream's name.
-func (t *TailBuffer) Stream() StreamID { return t.stream }
+func (t *Buffer) Stream() StreamID { return t.stream }
 
-// Generation returns the generation that this TailBuffer belongs to.
-func (t *TailBuffer) Generation() uint64 { return t.info.Generation } // set at construction
+// Generation returns the generation that this Buffer belongs to.
+func (t *Buffer) Generation() uint64 { return t.info.Generation } // needs no lock: it never changes
 
-// Info describes the stream as far as this TailBuffer knows it; LogTail is Next.
-func (t *TailBuffer) Info() Info {
+// Info describes the stream as far as this Buffer knows it; LogTail is Next.
+func (t *Buffer) Info() Info {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	info := t.info
@@ -64,21 +64,21 @@ func (t *TailBuffer) Info() Info {
 }
 
 // Next returns the position that the next RecordBatch has to cover.
-func (t *TailBuffer) Next() uint64 {
+func (t *Buffer) Next() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.next
 }
 
 // Floor returns the first position that memory holds.
-func (t *TailBuffer) Floor() uint64 {
+func (t *Buffer) Floor() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.floor
 }
 
 // EndError returns why this generation has ended, or nil.
-func (t *TailBuffer) EndError() error {
+func (t *Buffer) EndError() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.endErr
@@ -86,16 +86,16 @@ func (t *TailBuffer) EndError() error {
 
 // Extend appends the new part of r. *GapError: r begins above Next; nothing was appended. After End
 // it appends nothing.
-func (t *TailBuffer) Extend(r RecordBatch) error {
-	wake, err := t.extendLater(r)
-	wake.wakeAll()
-	t.set.reclaim()
+func (t *Buffer) Extend(r RecordBatch) error {
+	wake, err := t.ExtendLater(r)
+	wake.WakeAll()
+	t.set.Reclaim()
 	return err
 }
 
-// extendLater is Extend that returns the wakers instead of waking them, for feeds that hold a lock
+// ExtendLater is Extend that returns the wakers instead of waking them, for feeds that hold a lock
 // of their own.
-func (t *TailBuffer) extendLater(r RecordBatch) (wakers, error) {
+func (t *Buffer) ExtendLater(r RecordBatch) (Wakers, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.endErr != nil || r.To() <= t.next {
@@ -105,7 +105,7 @@ func (t *TailBuffer) extendLater(r RecordBatch) (wakers, error) {
 		return nil, &GapError{t.next}
 	}
 	if r.From() < t.next {
-		r = r.sliceFrom(t.next)
+		r = r.SliceFrom(t.next)
 	}
 	t.batches = append(t.batches, r)
 	t.addBytes(len(r.b))
@@ -119,14 +119,14 @@ func (t *TailBuffer) extendLater(r RecordBatch) (wakers, error) {
 }
 
 // SkipTo moves Next up to next without the records between, which a feed could not bring: readers
-// below find them in pages. tail and closed are the state there. A TailBuffer that is already
+// below find them in pages. tail and closed are the state there. A Buffer that is already
 // further ignores it.
-func (t *TailBuffer) SkipTo(next, tail uint64, closed bool) {
-	t.skipLater(next, tail, closed).wakeAll()
+func (t *Buffer) SkipTo(next, tail uint64, closed bool) {
+	t.SkipLater(next, tail, closed).WakeAll()
 }
 
-// skipLater is SkipTo that returns the wakers instead of waking them.
-func (t *TailBuffer) skipLater(next, tail uint64, closed bool) wakers {
+// SkipLater is SkipTo that returns the wakers instead of waking them.
+func (t *Buffer) SkipLater(next, tail uint64, closed bool) Wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.endErr != nil || next <= t.next {
@@ -144,10 +144,10 @@ func (t *TailBuffer) skipLater(next, tail uint64, closed bool) wakers {
 
 // End ends this generation for all readers: the stream was deleted, expired or created again, or
 // the node releases it for good. Later calls change nothing.
-func (t *TailBuffer) End(why error) { t.endLater(why).wakeAll() }
+func (t *Buffer) End(why error) { t.EndLater(why).WakeAll() }
 
-// endLater is End that returns the wakers instead of waking them.
-func (t *TailBuffer) endLater(why error) wakers {
+// EndLater is End that returns the wakers instead of waking them.
+func (t *Buffer) EndLater(why error) Wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.endErr != nil {
@@ -160,7 +160,7 @@ func (t *TailBuffer) endLater(why error) wakers {
 // ReadAt appends to into the RecordBatches that hold positions from pos on, up to about max bytes
 // and at least one, and returns what follows after them. The first RecordBatch may begin below pos
 // and may hold nothing at or above it. A pos beyond Next waits: StatusTip.
-func (t *TailBuffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBatch, TailStatus) {
+func (t *Buffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBatch, Status) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -197,7 +197,7 @@ func (t *TailBuffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBa
 
 // Watch arms w: the next news wakes it (a RecordBatch, a skip, the end). If there is something to
 // read at pos already, Watch arms nothing and returns false: read again.
-func (t *TailBuffer) Watch(w Waker, pos uint64) bool {
+func (t *Buffer) Watch(w Waker, pos uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.endErr != nil || pos < t.info.Tail || t.info.Closed {
@@ -211,14 +211,14 @@ func (t *TailBuffer) Watch(w Waker, pos uint64) bool {
 }
 
 // Unwatch disarms w. A Wake that is under way may still come.
-func (t *TailBuffer) Unwatch(w Waker) {
+func (t *Buffer) Unwatch(w Waker) {
 	t.mu.Lock()
 	delete(t.watchers, w)
 	t.mu.Unlock()
 }
 
 // dropOldest drops the oldest RecordBatch, under mu.
-func (t *TailBuffer) dropOldest() {
+func (t *Buffer) dropOldest() {
 	t.addBytes(-len(t.batches[0].b))
 	t.floor = t.batches[0].To()
 	t.batches[0] = RecordBatch{} // a reader may hold it; this array must not
@@ -226,17 +226,17 @@ func (t *TailBuffer) dropOldest() {
 }
 
 // addBytes counts n more bytes, under mu.
-func (t *TailBuffer) addBytes(n int) {
+func (t *Buffer) addBytes(n int) {
 	t.bytes += n
 	t.set.bytes.Add(int64(n))
 }
 
 // disarmLocked disarms and returns all wakers.
-func (t *TailBuffer) disarmLocked() wakers {
+func (t *Buffer) disarmLocked() Wakers {
 	if len(t.watchers) == 0 {
 		return nil
 	}
-	ws := make(wakers, 0, len(t.watchers))
+	ws := make(Wakers, 0, len(t.watchers))
 	for w := range t.watchers {
 		ws = append(ws, w)
 	}
@@ -244,11 +244,36 @@ func (t *TailBuffer) disarmLocked() wakers {
 	return ws
 }
 
-// wakers are to be woken once no lock is held.
-type wakers []Waker
+// Wakers are to be woken once no lock is held.
+type Wakers []Waker
 
-func (ws wakers) wakeAll() {
+// WakeAll wakes each.
+func (ws Wakers) WakeAll() {
 	for _, w := range ws {
 		w.Wake()
 	}
+}
+
+// Newest returns the last RecordBatches: those that fit in atLeast bytes, and from position from on
+// those that fit in atMost. from is 0: none of the latter.
+func (t *Buffer) Newest(from uint64, atLeast, atMost int) []RecordBatch {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, size := len(t.batches), 0
+	for i := n; i > 0; i-- {
+		r := t.batches[i-1]
+		size += len(r.b)
+		if size > atMost || size > atLeast && (from == 0 || r.To() <= from) {
+			break
+		}
+		n = i - 1
+	}
+	return append([]RecordBatch(nil), t.batches[n:]...)
+}
+
+// SetChain sets what the generation inherited, once that is confirmed.
+func (t *Buffer) SetChain(chain []Ancestor) {
+	t.mu.Lock()
+	t.info.Chain = chain
+	t.mu.Unlock()
 }

@@ -1,4 +1,4 @@
-package shard
+package tail
 
 import (
 	"bytes"
@@ -9,11 +9,11 @@ import (
 	"pgregory.net/rapid"
 )
 
-// tailModel is the model of a TailBuffer: every message that there ever was, and those that the
-// TailBuffer may be asked for.
+// tailModel is the model of a Buffer: every message that there ever was, and those that the
+// Buffer may be asked for.
 type tailModel struct {
-	tail   *TailBuffer
-	set    *TailBuffers
+	tail   *Buffer
+	set    *Buffers
 	bodies map[uint64]string // by position
 	next   uint64
 	shown  uint64 // visible tail
@@ -36,21 +36,21 @@ func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) RecordBatch {
 			n++
 		}
 	}
-	b := newBatchBuilder(from, n, 0)
+	b := NewBuilder(from, n, 0)
 	for p := from; p < to; p++ {
 		if body, ok := m.bodies[p]; ok {
-			b.addMessage(p, p+1, []byte(body))
+			b.Add(p, p+1, []byte(body))
 			shown = max(shown, p+1)
 		}
 	}
-	return b.build(to, shown, 0, false)
+	return b.Build(to, shown, 0, false)
 }
 
-// A TailBuffer is a run of RecordBatches without a hole, whatever feeds it, in whatever order, and
+// A Buffer is a run of RecordBatches without a hole, whatever feeds it, in whatever order, and
 // whatever is evicted meanwhile.
-func TestTailBufferEqualsItsModel(t *testing.T) {
+func TestBufferEqualsItsModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		set := NewTailBuffers(rapid.IntRange(100, 600).Draw(t, "budget"), 1<<20)
+		set := NewBuffers(rapid.IntRange(100, 600).Draw(t, "budget"), 1<<20)
 		m := &tailModel{set: set, bodies: map[uint64]string{}, next: 5, shown: 5}
 		m.tail = set.Open("s/s", Info{Exists: true, Generation: 1, Start: 5, Tail: 5}, 5)
 		t.Repeat(map[string]func(*rapid.T){
@@ -59,7 +59,7 @@ func TestTailBufferEqualsItsModel(t *testing.T) {
 		})
 		m.tail.Release()
 		if set.Len() != 0 || set.Bytes() != 0 {
-			t.Fatalf("%d Tails, %d bytes after the last release", set.Len(), set.Bytes())
+			t.Fatalf("%d Tails, %d bytes after the last release", len(set.byStream), set.Bytes())
 		}
 	})
 }
@@ -94,10 +94,10 @@ func (m *tailModel) extendAgain(t *rapid.T) {
 
 func (m *tailModel) extendBeyond(t *rapid.T) {
 	from := m.next + rapid.Uint64Range(1, 5).Draw(t, "hole")
-	b := newBatchBuilder(from, 1, 0)
-	b.addMessage(from, from+1, []byte("never"))
+	b := NewBuilder(from, 1, 0)
+	b.Add(from, from+1, []byte("never"))
 	var gap *GapError
-	if err := m.tail.Extend(b.build(from+1, from+1, 0, false)); !errors.As(err, &gap) || gap.Next != m.next {
+	if err := m.tail.Extend(b.Build(from+1, from+1, 0, false)); !errors.As(err, &gap) || gap.Next != m.next {
 		t.Fatalf("a hole at %d: %v", m.next, err)
 	}
 }
@@ -176,11 +176,11 @@ func (m *tailModel) check(t *rapid.T) {
 
 // Bytes from another node are a RecordBatch, whole and in order, or refused.
 func FuzzParseBatch(f *testing.F) {
-	b := newBatchBuilder(7, 2, 6)
-	b.addMessage(7, 8, []byte("one"))
-	b.addMessage(9, 11, []byte("two"))
-	f.Add(b.build(12, 11, 99, true).Bytes())
-	f.Add(newBatchBuilder(0, 0, 0).build(1, 0, 0, false).Bytes())
+	b := NewBuilder(7, 2, 6)
+	b.Add(7, 8, []byte("one"))
+	b.Add(9, 11, []byte("two"))
+	f.Add(b.Build(12, 11, 99, true).Bytes())
+	f.Add(NewBuilder(0, 0, 0).Build(1, 0, 0, false).Bytes())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r, err := ParseBatch(in)
@@ -205,7 +205,7 @@ func FuzzParseBatch(f *testing.F) {
 			return
 		}
 		mid := r.From() + 1
-		rest := r.sliceFrom(mid)
+		rest := r.SliceFrom(mid)
 		if again, err := ParseBatch(rest.Bytes()); err != nil || !bytes.Equal(again.Bytes(), rest.Bytes()) {
 			t.Fatalf("the rest does not parse: %v", err)
 		}
@@ -217,17 +217,17 @@ func FuzzParseBatch(f *testing.F) {
 
 // RecordBatches without readers are not kept beyond the budget, not even the newest. With readers
 // the newest stays, and a set that cannot keep its budget is not searched with every append.
-func TestTailBuffersKeepTheirBudget(t *testing.T) {
+func TestBuffersKeepTheirBudget(t *testing.T) {
 	const size, budget = 1 << 10, 16 << 10
-	set := NewTailBuffers(0, budget)
-	grow := func(tail *TailBuffer) {
-		b := newBatchBuilder(tail.Next(), 1, size)
-		b.addMessage(tail.Next(), tail.Next()+1, make([]byte, size))
-		if err := tail.Extend(b.build(tail.Next()+1, tail.Next()+1, 0, false)); err != nil {
+	set := NewBuffers(0, budget)
+	grow := func(tail *Buffer) {
+		b := NewBuilder(tail.Next(), 1, size)
+		b.Add(tail.Next(), tail.Next()+1, make([]byte, size))
+		if err := tail.Extend(b.Build(tail.Next()+1, tail.Next()+1, 0, false)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	open := func(n int, readers int) (tails []*TailBuffer) {
+	open := func(n int, readers int) (tails []*Buffer) {
 		for range n {
 			id := StreamID(fmt.Sprintf("s/%d", set.Len()))
 			tail := set.Open(id, Info{Exists: true, Generation: 1}, 0)

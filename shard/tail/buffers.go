@@ -1,0 +1,180 @@
+package tail
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// Buffers is a node's set of Buffers, one per stream whatever the node's role, and their
+// common budget. When the budget is full, old RecordBatches are dropped, of any Buffer. A
+// Buffer with readers keeps its newest RecordBatch, which they still have to read. Readers find
+// in pages what was dropped.
+type Buffers struct {
+	perStream    int   // bytes of one Buffer; set at construction
+	budget       int64 // bytes of all; set at construction
+	bytes        atomic.Int64
+	reclaimAbove atomic.Int64 // Reclaim searches only above so many bytes: the budget, or more if that cannot be kept
+
+	mu       sync.Mutex
+	byStream map[StreamID]*Buffer
+}
+
+// NewBuffers returns an empty set with at most perTail bytes for one stream and budget bytes
+// for all (0: 4 MiB and 512 MiB).
+func NewBuffers(perTail int, budget int64) *Buffers {
+	if perTail <= 0 {
+		perTail = 4 << 20
+	}
+	if budget <= 0 {
+		budget = 512 << 20
+	}
+	s := &Buffers{perStream: perTail, budget: budget, byStream: map[StreamID]*Buffer{}}
+	s.reclaimAbove.Store(budget)
+	return s
+}
+
+// Open returns the Buffer of the stream's generation info.Generation, with one reference for
+// the caller: the one that is there, or an empty one that begins at next. A Buffer of another
+// generation is ended with ErrNotFound first.
+func (s *Buffers) Open(id StreamID, info Info, next uint64) *Buffer {
+	s.mu.Lock()
+	t := s.byStream[id]
+	if t != nil && t.Generation() == info.Generation && t.retain() {
+		s.mu.Unlock()
+		return t
+	}
+	if info.Tail > next { // the feed tells of a higher tail when it brings the records
+		info.Tail, info.Closed = next, false
+	}
+	fresh := &Buffer{stream: id, set: s, info: info, floor: next, next: next, refs: 1}
+	s.byStream[id] = fresh
+	s.mu.Unlock()
+	if t != nil {
+		t.End(ErrNotFound)
+	}
+	return fresh
+}
+
+// Lookup returns the stream's Buffer with one reference for the caller, or nil.
+func (s *Buffers) Lookup(id StreamID) *Buffer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.byStream[id]; t != nil && t.retain() {
+		return t
+	}
+	return nil
+}
+
+// Len returns the number of Buffers.
+func (s *Buffers) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byStream)
+}
+
+// Bytes returns the bytes that all Buffers hold.
+func (s *Buffers) Bytes() int64 { return s.bytes.Load() }
+
+func (s *Buffers) isOverBudget() bool { return s.bytes.Load() > s.budget }
+
+// Reclaim drops old RecordBatches until the set fits its budget. If the budget cannot be kept, it
+// searches again once there is a sixteenth of the budget more, because every append calls it.
+func (s *Buffers) Reclaim() {
+	switch held := s.bytes.Load(); {
+	case held <= s.budget:
+		if s.reclaimAbove.Load() > s.budget {
+			s.reclaimAbove.Store(s.budget)
+		}
+		return
+	case held <= s.reclaimAbove.Load():
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.byStream {
+		if !s.isOverBudget() {
+			break
+		}
+		t.mu.Lock()
+		keep := 1
+		if t.refs == 1 { // only its feed holds it
+			keep = 0
+		}
+		for len(t.batches) > keep {
+			t.dropOldest()
+		}
+		t.mu.Unlock()
+	}
+	enough := s.budget
+	if held := s.bytes.Load(); held > s.budget {
+		enough = held + s.budget/16
+	}
+	s.reclaimAbove.Store(enough)
+}
+
+// retain adds a reference; false: the Buffer has ended, or its last reference was released.
+func (t *Buffer) retain() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.endErr != nil || t.refs == 0 {
+		return false
+	}
+	t.refs++
+	return true
+}
+
+// Release gives one reference back. With the last one the Buffer leaves the set and its memory
+// is free.
+func (t *Buffer) Release() {
+	t.set.mu.Lock()
+	defer t.set.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.refs--; t.refs > 0 {
+		for t.refs == 1 && len(t.batches) > 0 && t.set.isOverBudget() {
+			t.dropOldest() // kept for its last reader only
+		}
+		return
+	}
+	if t.set.byStream[t.stream] == t {
+		delete(t.set.byStream, t.stream)
+	}
+	t.addBytes(-t.bytes)
+	t.batches = nil
+	if t.endErr == nil {
+		t.endErr = ErrStopped
+	}
+}
+
+// CountFollowed returns the number of Buffers that have references besides their feed's.
+func (s *Buffers) CountFollowed() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, t := range s.byStream {
+		t.mu.Lock()
+		if t.refs > 1 {
+			n++
+		}
+		t.mu.Unlock()
+	}
+	return n
+}
+
+// ReadAt returns what the Buffer of a stream's generation holds from position from on, up to about
+// max bytes; none: there is no such Buffer, or it does not reach down to from.
+func (s *Buffers) ReadAt(id StreamID, generation, from uint64, max int) []RecordBatch {
+	t := s.Lookup(id)
+	if t == nil {
+		return nil
+	}
+	defer t.Release()
+	if t.Generation() != generation {
+		return nil
+	}
+	rs, _ := t.ReadAt(from, max, nil)
+	if len(rs) > 0 && rs[0].From() > from {
+		return nil
+	}
+	return rs
+}

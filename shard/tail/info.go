@@ -1,0 +1,112 @@
+package tail
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"strings"
+)
+
+// StreamID is the canonical name of a stream: "project/stream…", at most MaxStreamID bytes. The
+// ring hashes it, and a Log maps it to a place in S2. It is never a URL.
+type StreamID string
+
+// Project returns the first segment of the name.
+func (id StreamID) Project() string {
+	project, _, _ := strings.Cut(string(id), "/")
+	return project
+}
+
+// reservedSegment is the first segment of a project's name, or of a stream's name in its project,
+// that the protocol reserves. The fleet's own logs are there.
+const reservedSegment = "__ds"
+
+// Reserved reports whether the name is reserved by the protocol (PROTOCOL 6), and so no stream's.
+func (id StreamID) Reserved() bool {
+	project, rest, _ := strings.Cut(string(id), "/")
+	stream, _, _ := strings.Cut(rest, "/")
+	return project == reservedSegment || stream == reservedSegment
+}
+
+// AppendID names one append forever. It is minted at the node where the HTTP request arrived, so a
+// request that is repeated inside the fleet keeps its id and is written once (cluster/DESIGN.md,
+// "The owner").
+type AppendID [8]byte
+
+// IsZero reports whether no id was given.
+func (id AppendID) IsZero() bool { return id == AppendID{} }
+
+// Compare orders ids, as bytes.Compare does.
+func (id AppendID) Compare(other AppendID) int { return bytes.Compare(id[:], other[:]) }
+
+func (id AppendID) String() string { return hex.EncodeToString(id[:]) }
+
+// Ancestor is a piece of the past that a generation inherited: the positions from Start on and
+// below Bound, under offsets of that generation. Stream is empty for the stream's own log (records
+// that stood there before its first create).
+type Ancestor struct {
+	Stream     StreamID
+	Generation uint64
+	Start      uint64
+	Bound      uint64
+}
+
+// Info describes a stream at a moment: everything that HEAD answers, and everything that a reader
+// needs before its first byte.
+type Info struct {
+	// Exists is false for a stream that never was, was deleted or has expired; all
+	// fields but Gone and LogTail are then zero.
+	Exists bool
+	// Gone: the stream was deleted or has expired, but forks of it live.
+	Gone bool
+	// Generation is the stream's incarnation: 1,000 times the milliseconds since 1970 at its
+	// create, or higher; 0 for a log that only others wrote to. Offsets carry it.
+	Generation uint64
+	// Chain is the past that this generation inherited; see Ancestor.
+	Chain []Ancestor
+	// Start is the first position that may hold a message of this generation.
+	Start uint64
+	// Tail is the visible tail: the position after the last message (before the
+	// first one: Start). Control records never move it.
+	Tail uint64
+	// LogTail is the position of the next record, at least Tail. An offset above it cannot be
+	// valid.
+	LogTail uint64
+	// Truncated: the log's beginning was deleted, and not by Fantail, and with it the generations
+	// that lived there: an offset of a generation that is not known was one of theirs.
+	Truncated bool
+	// Closed: no message will follow; Tail is final.
+	Closed bool
+
+	Type       string
+	HasTTL     bool
+	TTL        uint64 // seconds
+	Expires    uint64 // milliseconds since 1970; 0: none
+	ExpiresRaw string
+
+	// Hold is the reference by which this generation, or the one that is Gone, keeps its source's
+	// records; zero: it is no fork.
+	Hold AppendID
+}
+
+// Absent returns the reason for which the stream cannot be used; nil: it exists.
+func (i *Info) Absent() error {
+	switch {
+	case i.Exists:
+		return nil
+	case i.Gone:
+		return ErrGone
+	default:
+		return ErrNotFound
+	}
+}
+
+// The reasons for which a stream, or a Buffer of it, cannot be read.
+var (
+	// ErrNotFound: no such stream, or no such generation any more.
+	ErrNotFound = errors.New("no such stream")
+	// ErrGone: the stream was deleted, but forks of it live.
+	ErrGone = errors.New("stream was deleted")
+	// ErrStopped: the last reference to the Buffer was given back, or the node is stopping.
+	ErrStopped = errors.New("stopping")
+)

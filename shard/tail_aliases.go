@@ -1,0 +1,43 @@
+package shard
+
+import "github.com/fantail-dev/fantail/shard/tail"
+
+// The names that package tail took over, for callers that still know them as this package's.
+type (
+	// RecordBatch is tail.RecordBatch.
+	RecordBatch = tail.RecordBatch
+	// Message is tail.Message.
+	Message = tail.Message
+	// TailBuffer is tail.Buffer.
+	TailBuffer = tail.Buffer
+	// TailBuffers is tail.Buffers.
+	TailBuffers = tail.Buffers
+	// TailStatus is tail.Status.
+	TailStatus = tail.Status
+	// GapError is tail.GapError.
+	GapError = tail.GapError
+	// Waker is tail.Waker.
+	Waker = tail.Waker
+)
+
+// The statuses of tail.Buffer.ReadAt.
+const (
+	StatusTip    = tail.StatusTip
+	StatusMore   = tail.StatusMore
+	StatusBelow  = tail.StatusBelow
+	StatusClosed = tail.StatusClosed
+	StatusGone   = tail.StatusGone
+)
+
+// NewTailBuffers is tail.NewBuffers.
+func NewTailBuffers(perStream int, budget int64) *TailBuffers {
+	return tail.NewBuffers(perStream, budget)
+}
+
+// ParseBatch is tail.ParseBatch.
+func ParseBatch(b []byte) (RecordBatch, error) { return tail.ParseBatch(b) }
+
+// EmptyBatch is tail.EmptyBatch.
+func EmptyBatch(from, to, shown uint64, closed bool) RecordBatch {
+	return tail.EmptyBatch(from, to, shown, closed)
+}
