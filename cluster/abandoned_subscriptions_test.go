@@ -19,7 +19,7 @@ type countingHost struct {
 
 func (h *countingHost) HasStream(shard.StreamID) bool { return true }
 
-func (h *countingHost) Follow(context.Context, shard.StreamID, uint64) (*shard.TailBuffer, func(), error) {
+func (h *countingHost) Follow(context.Context, shard.StreamID, shard.Pos) (*shard.TailBuffer, func(), error) {
 	h.follows.Add(1)
 	return nil, nil, shard.ErrNotFound
 }

@@ -47,15 +47,15 @@ const foundersWindow = 10 * time.Second
 // recordGroup holds the owners that found the same record.
 type recordGroup struct {
 	fleet uint64
-	since uint64
+	since shard.Millis
 	count int
 }
 
 // rightfulRecord returns the fleet record that counts: that of the member that has owned streams
 // for longest, and of those that began together that of most. 0: no owner announces one.
-func rightfulRecord(members []Member, now uint64) uint64 {
+func rightfulRecord(members []Member, now shard.Millis) uint64 {
 	var groups []recordGroup
-	earliest := uint64(Never)
+	earliest := shard.Millis(Never)
 	for i := range members {
 		m := &members[i]
 		if m.FleetHash == 0 || !m.ownsOrWill(now) {
@@ -72,7 +72,7 @@ func rightfulRecord(members []Member, now uint64) uint64 {
 		groups[at].count++
 	}
 	groups = slices.DeleteFunc(groups, func(p recordGroup) bool {
-		return p.since-earliest > uint64(foundersWindow.Milliseconds())
+		return p.since-earliest > shard.Millis(foundersWindow.Milliseconds())
 	})
 	if len(groups) == 0 {
 		return 0
@@ -83,7 +83,7 @@ func rightfulRecord(members []Member, now uint64) uint64 {
 }
 
 // ownsOrWill reports whether the member owns streams or has announced the date from which it will.
-func (m *Member) ownsOrWill(now uint64) bool { return m.OwnsFrom != Never && now < m.OwnsUntil }
+func (m *Member) ownsOrWill(now shard.Millis) bool { return m.OwnsFrom != Never && now < m.OwnsUntil }
 
 // allMembersLocked returns this node and the others.
 func (m *membership) allMembersLocked() []Member {
@@ -100,7 +100,7 @@ func (m *membership) recordDiffersLocked(now time.Time) bool {
 	if m.self.FleetHash == 0 && !m.ownership.storeAnswered {
 		return false
 	}
-	right := rightfulRecord(m.allMembersLocked(), unixMillis(now))
+	right := rightfulRecord(m.allMembersLocked(), shard.MillisOf(now))
 	return right != 0 && right != m.self.FleetHash
 }
 
@@ -156,7 +156,7 @@ func (m *membership) applyStanding(g ownershipGate, features Features, fleet uin
 func (m *membership) fleetRole() shard.Role {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := unixMillis(m.cfg.Now())
+	now := shard.MillisOf(m.cfg.Now())
 	role := shard.Role{Owns: m.self.OwnsFrom != Never, Level: shard.FormatLevel}
 	looked := role.Owns || m.ownership.joinRoundDone || len(m.cfg.Join) == 0
 	role.MayCreate, role.SoleOwner = looked, looked
@@ -176,7 +176,7 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, reason stri
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.cfg.Now()
-	right = rightfulRecord(m.allMembersLocked(), unixMillis(now))
+	right = rightfulRecord(m.allMembersLocked(), shard.MillisOf(now))
 	switch {
 	case !st.Passed, right != 0 && right == st.Fleet && st.RecordProblem == "":
 		return right, ""
@@ -187,7 +187,7 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, reason stri
 	}
 	var owner string
 	for _, o := range m.others {
-		if o.FleetHash == right && o.ownsOrWill(unixMillis(now)) && (owner == "" || o.Name < owner) {
+		if o.FleetHash == right && o.ownsOrWill(shard.MillisOf(now)) && (owner == "" || o.Name < owner) {
 			owner = o.Name
 		}
 	}

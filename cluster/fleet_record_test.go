@@ -14,8 +14,8 @@ import (
 func TestRightfulRecordIsThatOfTheFirstOwners(t *testing.T) {
 	t.Parallel()
 	const now = 10_000_000
-	owner := func(fleet, start, startAt uint64) Member {
-		return Member{FleetHash: fleet, StartedAt: start, OwnsFrom: startAt, OwnsUntil: Never}
+	owner := func(fleet uint64, start, startAt shard.Pos) Member {
+		return Member{FleetHash: fleet, StartedAt: shard.Millis(start), OwnsFrom: shard.Millis(startAt), OwnsUntil: Never}
 	}
 	left := owner(7, 1, 0)
 	left.OwnsUntil = now - 1

@@ -46,7 +46,7 @@ func randomBetween(from, to time.Duration) time.Duration { return from + rand.N(
 
 // follow returns the stream's tail buffer, which is fed until the caller calls release, exactly
 // once.
-func (fs *followLoop) follow(ctx context.Context, id shard.StreamID, from uint64) (
+func (fs *followLoop) follow(ctx context.Context, id shard.StreamID, from shard.Pos) (
 	*shard.TailBuffer, func(), error,
 ) {
 	f, first, err := fs.addReader(id, from)
@@ -89,7 +89,7 @@ func (fs *followLoop) nextMoveTime(now time.Time) time.Time {
 
 // addReader adds a reader to the stream's follower, which it creates if there is none. The
 // firstFeed is not nil while the follower waits for one.
-func (fs *followLoop) addReader(id shard.StreamID, from uint64) (*follower, *firstFeed, error) {
+func (fs *followLoop) addReader(id shard.StreamID, from shard.Pos) (*follower, *firstFeed, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
@@ -140,7 +140,7 @@ func (fs *followLoop) followForBridge(id shard.StreamID, to peerAddr) *follower 
 
 // openTail returns the stream's tail buffer as a peer describes it, from start on; nil if this node
 // knows a later generation.
-func (fs *followLoop) openTail(id shard.StreamID, info shard.Info, start uint64) *shard.TailBuffer {
+func (fs *followLoop) openTail(id shard.StreamID, info shard.Info, start shard.Pos) *shard.TailBuffer {
 	if t := fs.tails.Lookup(id); t != nil {
 		newer := t.Generation() > info.Generation
 		t.Release()

@@ -23,7 +23,7 @@ type follower struct {
 	opening       *firstFeed        // nil once the first feed works
 	feed          feed
 	move          *feedMove // nil: the current feed is the wanted one
-	feedStartTail uint64    // the stream's tail when the current feed began
+	feedStartTail shard.Pos // the stream's tail when the current feed began
 	idleSince     int64     // when the last reader left, Unix ns
 	readers       int32
 	over          bool     // final: removed from the loop's set, not fed
@@ -34,7 +34,7 @@ type follower struct {
 type firstFeed struct {
 	ready chan struct{}
 	err   error // set before ready is closed
-	from  uint64
+	from  shard.Pos
 	began time.Time
 }
 
@@ -292,7 +292,7 @@ func (f *follower) isFedByLocked(to routingTarget) bool {
 }
 
 // nextPositionLocked returns the position at which the next feed has to begin.
-func (f *follower) nextPositionLocked() uint64 {
+func (f *follower) nextPositionLocked() shard.Pos {
 	if f.tail != nil {
 		return f.tail.Next()
 	}
@@ -356,7 +356,7 @@ func (f *follower) onLocalFeed(m *feedMove, t *shard.TailBuffer, fd localFeed, e
 }
 
 // adoptFeedLocked makes fd the feed and releases the previous one.
-func (f *follower) adoptFeedLocked(fd feed, goal uint64) {
+func (f *follower) adoptFeedLocked(fd feed, goal shard.Pos) {
 	old := f.feed
 	f.feed, f.move, f.feedStartTail = fd, nil, goal
 	f.releaseFeedLocked(old)
@@ -391,7 +391,7 @@ func (f *follower) retryMoveLocked(now time.Time) {
 
 // onSubscribed handles Subscribed: the owner's answer to a subscription, or its restart at a later
 // position.
-func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start uint64) {
+func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start shard.Pos) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	answered := f.move != nil && f.move.upstream == u

@@ -47,7 +47,7 @@ func (f *frameBuilder) addPart(kind relaypb.PartKind, u *peerSub, size int) *rel
 // addSubscribed adds the stream's description. An error concerns this subscription alone: a Part
 // that cannot be sent must not join a Frame that carries those of others.
 func (f *frameBuilder) addSubscribed(u *peerSub) error {
-	s := &relaypb.Subscribed{Info: infoToWire(u.tail.Info()), Start: u.pos}
+	s := &relaypb.Subscribed{Info: infoToWire(u.tail.Info()), Start: uint64(u.pos)}
 	if err := checkDescribable(s.GetInfo(), u.session.peerVersion); err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (s *peerSession) hasCredit(u *peerSub) bool {
 	}
 }
 
-func (s *peerSession) startSending(u *peerSub, data []byte, end uint64) {
+func (s *peerSession) startSending(u *peerSub, data []byte, end shard.Pos) {
 	u.outgoing = &outgoingBatch{data: data, end: end}
 	s.mu.Lock()
 	u.credit -= int64(len(data))

@@ -19,7 +19,7 @@ type bufferHost struct {
 	tails map[shard.StreamID]*shard.TailBuffer
 }
 
-func (h *bufferHost) Follow(_ context.Context, id shard.StreamID, _ uint64) (*shard.TailBuffer, func(), error) {
+func (h *bufferHost) Follow(_ context.Context, id shard.StreamID, _ shard.Pos) (*shard.TailBuffer, func(), error) {
 	t := h.tails[id]
 	if t == nil {
 		return nil, nil, shard.ErrNotFound
@@ -69,7 +69,7 @@ type frameRig struct {
 type edgeSub struct {
 	id         shard.StreamID
 	parts      batchAssembler
-	next       uint64
+	next       shard.Pos
 	subscribed bool
 	owed       int
 }
@@ -119,7 +119,7 @@ func (b *frameRig) stream(t *rapid.T) shard.StreamID {
 
 func (b *frameRig) extend(t *rapid.T) {
 	tail := b.host.tails[b.stream(t)]
-	r := rangeOf(tail.Next(), rapid.SampledFrom([]int{1, 500, 3000, 9000, 50000}).Draw(t, "size"))
+	r := rangeOf(uint64(tail.Next()), rapid.SampledFrom([]int{1, 500, 3000, 9000, 50000}).Draw(t, "size"))
 	b.largest = max(b.largest, len(r.Bytes()))
 	if err := tail.Extend(r); err != nil {
 		t.Fatal(err)
@@ -129,8 +129,8 @@ func (b *frameRig) extend(t *rapid.T) {
 func (b *frameRig) subscribe(t *rapid.T) {
 	id := b.stream(t)
 	b.handle++
-	from := rapid.Uint64Range(0, b.host.tails[id].Next()).Draw(t, "from")
-	b.edge[b.handle] = &edgeSub{id: id, next: from}
+	from := rapid.Uint64Range(0, uint64(b.host.tails[id].Next())).Draw(t, "from")
+	b.edge[b.handle] = &edgeSub{id: id, next: shard.Pos(from)}
 	b.receive(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
 		{Handle: b.handle, Stream: wireBytes(id), From: from},
 	}})
@@ -168,8 +168,8 @@ func (b *frameRig) deliver() bool {
 		e.owed += len(p.GetData())
 		switch p.GetKind() {
 		case relaypb.PartKind_PART_KIND_SUBSCRIBED:
-			if start := p.GetSubscribed().GetStart(); start > e.next || !e.subscribed {
-				e.next = start
+			if start := p.GetSubscribed().GetStart(); shard.Pos(start) > e.next || !e.subscribed {
+				e.next = shard.Pos(start)
 			}
 			e.subscribed = true
 		case relaypb.PartKind_PART_KIND_BATCH:

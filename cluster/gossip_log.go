@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // gossipLog receives memberlist's lines, which begin with their level in brackets. Its errors are
@@ -138,7 +140,7 @@ func logMemberChanges(log *slog.Logger, self string, old, now *View) {
 }
 
 // formatDate returns a Member's date for people.
-func formatDate(ms uint64) string {
+func formatDate(ms shard.Millis) string {
 	switch ms {
 	case 0:
 		return "its start"

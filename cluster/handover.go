@@ -132,7 +132,7 @@ func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Ha
 	if !r.followLoop.ownsStream(id) {
 		return h, false
 	}
-	from := uint64(0)
+	from := shard.Pos(0)
 	if t := r.followLoop.tails.Lookup(id); t != nil {
 		from = t.Next()
 		t.Release()
@@ -154,12 +154,12 @@ func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Ha
 }
 
 // requestHandover asks the member to hand a stream over to this node.
-func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from uint64, to peerAddr) (
+func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to peerAddr) (
 	h shard.Handover, found bool, err error,
 ) {
 	ctx, end := l.bindContext(ctx)
 	defer end()
-	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wireBytes(id), From: from, Caller: peerAddrToWire(to)})
+	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wireBytes(id), From: uint64(from), Caller: peerAddrToWire(to)})
 	if err != nil {
 		return h, false, statusToError(err)
 	}
@@ -206,7 +206,7 @@ func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb
 		s.log.Info("stream not handed over", "stream", id, "peer", to.name, "why", "by this node's table it is not the owner")
 		return nil, status.Error(codes.PermissionDenied, "not the stream's owner")
 	}
-	h, found, ref := s.local.handOver(ctx, id, q.GetFrom(), to)
+	h, found, ref := s.local.handOver(ctx, id, shard.Pos(q.GetFrom()), to)
 	if ref != nil {
 		s.openBridge(id, to, ref)
 	}

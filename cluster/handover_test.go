@@ -249,7 +249,7 @@ func TestNodesChangeOwnersAtTheAnnouncedSecond(t *testing.T) {
 	f.eventually("everybody knows of it", func() bool {
 		for _, s := range f.nodes {
 			m := s.View().Member(last.self)
-			if m == nil || m.OwnsUntil != uint64(at.UnixMilli()) {
+			if m == nil || m.OwnsUntil != shard.MillisOf(at) {
 				return false
 			}
 			if now := time.Now(); now.Before(at.Add(-10*time.Millisecond)) && !s.View().TableAt(now).hasOwner(last.self) {

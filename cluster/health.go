@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // This file has what nodes tell each other with every heartbeat, and its uses: whether a new node
@@ -18,7 +19,7 @@ func (r *Node) statusFor(peer string) *relaypb.Status {
 	left, owner := r.backlog.Load().remainingFor(peer)
 	st := &relaypb.Status{
 		Readers: uint64(max(r.readerCount.Load(), 0)), StoreDown: r.storeLost(),
-		PeerOwns: owner, HandoversDue: uint64(max(left, 0)), ClockMillis: unixMillis(r.cfg.Now()),
+		PeerOwns: owner, HandoversDue: uint64(max(left, 0)), ClockMillis: uint64(shard.MillisOf(r.cfg.Now())),
 	}
 	if r.cfg.storeGated && r.storeAnswered != nil {
 		if last, _ := r.storeAnswered(); !last.IsZero() {
@@ -42,8 +43,8 @@ func (r *Node) Ready() bool {
 	if r.hasShare.Load() {
 		return true
 	}
-	now := unixMillis(r.cfg.Now())
-	if now < me.OwnsFrom+uint64(shareTimeout.Milliseconds()) {
+	now := shard.MillisOf(r.cfg.Now())
+	if now < me.OwnsFrom+shard.Millis(shareTimeout.Milliseconds()) {
 		for _, st := range r.peers.statuses() {
 			if st == nil || !st.GetPeerOwns() || st.GetHandoversDue() > 0 {
 				return false

@@ -19,7 +19,7 @@ type faultyStore struct {
 
 var errStoreCut = errors.New("no way to the log")
 
-func (w *faultyStore) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+func (w *faultyStore) Append(ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
 	if w.cut.Load() {
 		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errStoreCut)
 	}
@@ -29,7 +29,7 @@ func (w *faultyStore) Append(ctx context.Context, id shard.StreamID, at uint64, 
 	return w.Log.Append(ctx, id, at, batch)
 }
 
-func (w *faultyStore) Read(ctx context.Context, id shard.StreamID, from uint64, n int) (shard.Page, error) {
+func (w *faultyStore) Read(ctx context.Context, id shard.StreamID, from shard.Pos, n int) (shard.Page, error) {
 	if w.cut.Load() {
 		return shard.Page{}, errStoreCut
 	}
@@ -43,7 +43,7 @@ func (w *faultyStore) Last(ctx context.Context, id shard.StreamID, n int) (shard
 	return w.Log.Last(ctx, id, n)
 }
 
-func (w *faultyStore) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+func (w *faultyStore) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
 	if w.cut.Load() {
 		return 0, errStoreCut
 	}

@@ -74,7 +74,7 @@ type upstreamSub struct {
 
 // subscribeRequest holds the content of a Subscribe that is still to be sent.
 type subscribeRequest struct {
-	from  uint64
+	from  shard.Pos
 	route route
 }
 
@@ -270,7 +270,7 @@ func (l *link) readControl() {
 			}
 			l.peerStatus.Store(st)
 			if at := m.GetStatus().GetClockMillis(); at != 0 && l.now != nil {
-				l.clockSkew.Store(int64(unixMillis(l.now())) - int64(min(at, maxPeerClock)))
+				l.clockSkew.Store(int64(shard.MillisOf(l.now())) - int64(min(at, maxPeerClock)))
 			}
 		}
 	}
@@ -318,7 +318,7 @@ func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 		switch {
 		case u.request != nil:
 			q := &relaypb.Subscribe{
-				Handle: u.handle, Stream: wireBytes(u.follower.id), From: u.request.from,
+				Handle: u.handle, Stream: wireBytes(u.follower.id), From: uint64(u.request.from),
 				Route: routeToWire(u.request.route),
 			}
 			size += proto.Size(q)
@@ -429,7 +429,7 @@ func (l *link) handlePart(p *relaypb.Part) {
 	switch p.GetKind() {
 	case relaypb.PartKind_PART_KIND_SUBSCRIBED:
 		s := p.GetSubscribed()
-		sub.follower.onSubscribed(sub, infoFromWire(s.GetInfo()), s.GetStart())
+		sub.follower.onSubscribed(sub, infoFromWire(s.GetInfo()), shard.Pos(s.GetStart()))
 	case relaypb.PartKind_PART_KIND_BATCH:
 		if err := l.handleBatch(sub, p); err != nil {
 			l.failMalformed(sub, err)

@@ -90,12 +90,12 @@ func (l *link) requestInfo(
 
 // requestPage asks the member for a page of history.
 func (l *link) requestPage(
-	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
+	ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos,
 ) (shard.RecordBatch, error) {
 	ctx, end := l.bindContext(ctx)
 	defer end()
 	call, err := l.client.ReadPage(ctx, &relaypb.PageRequest{
-		Stream: wireBytes(id), Info: infoToWire(info), From: from,
+		Stream: wireBytes(id), Info: infoToWire(info), From: uint64(from),
 	})
 	if err != nil {
 		return shard.RecordBatch{}, statusToError(err)

@@ -14,15 +14,15 @@ import (
 type streamManager interface {
 	Do(ctx context.Context, req *shard.Request) (shard.Outcome, error)
 	Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error)
-	Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error)
-	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.RecordBatch, error)
-	ReadPageVia(ctx context.Context, id shard.StreamID, info shard.Info, from uint64, ask func(context.Context) (shard.RecordBatch, error)) (shard.RecordBatch, error)
+	Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error)
+	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error)
+	ReadPageVia(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos, ask func(context.Context) (shard.RecordBatch, error)) (shard.RecordBatch, error)
 	OwnedStreams() []shard.StreamID
 	HotStreams(within time.Duration) []shard.StreamID
 	HasStream(id shard.StreamID) bool
 	EndSession(id shard.StreamID)
 	DropUnused(id shard.StreamID) bool
-	HandOver(id shard.StreamID, from uint64) (shard.Handover, bool)
+	HandOver(id shard.StreamID, from shard.Pos) (shard.Handover, bool)
 	InstallHandover(id shard.StreamID, h shard.Handover) error
 	StoreDown() bool
 }
@@ -76,7 +76,7 @@ type localFeed struct {
 
 // startFeed has the stream manager feed the stream's tail buffer. With force it does so even if the
 // stream was handed over.
-func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from uint64, force bool) (
+func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from shard.Pos, force bool) (
 	*shard.TailBuffer, localFeed, error,
 ) {
 	u, err := h.acquire(ctx, id, 1, force)
@@ -179,7 +179,7 @@ func (h *localStreams) endTransfer(id shard.StreamID, p *transfer) {
 
 // handOver gives up a stream in favour of the node to. If ref is not nil, it counts feeds which the
 // stream manager no longer supplies and which need another source now.
-func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from uint64, to peerAddr) (
+func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to peerAddr) (
 	over shard.Handover, found bool, ref *feedRef,
 ) {
 	h.mu.Lock()

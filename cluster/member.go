@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // Member holds the description of a node that it spreads by gossip.
@@ -16,13 +17,13 @@ type Member struct {
 	RingKey string
 	// StartedAt is the time at which the process started, in milliseconds since 1970. Of two members
 	// with one Key the later one counts.
-	StartedAt uint64
+	StartedAt shard.Millis
 	// Revision grows by one with each change of what the process tells of itself: gossip may repeat
 	// an older version.
 	Revision uint64
 	// OwnsFrom and OwnsUntil bound the time in which the member owns streams, in milliseconds since
 	// 1970: OwnsFrom ≤ t < OwnsUntil. Never means that the bound does not come.
-	OwnsFrom, OwnsUntil uint64
+	OwnsFrom, OwnsUntil shard.Millis
 	// Flags hold its conditions.
 	Flags Flags
 	// RelayVersion is the newest version of the relay's contract that it knows.
@@ -39,15 +40,12 @@ type Member struct {
 
 // ownsAt reports whether the member's dates let it own streams at an instant, in
 // milliseconds since 1970.
-func (m *Member) ownsAt(ms uint64) bool { return m.OwnsFrom <= ms && ms < m.OwnsUntil }
+func (m *Member) ownsAt(ms shard.Millis) bool { return m.OwnsFrom <= ms && ms < m.OwnsUntil }
 
 // supersedes reports whether m counts, of two members with one key.
 func (m *Member) supersedes(o *Member) bool {
 	return m.StartedAt > o.StartedAt || m.StartedAt == o.StartedAt && m.Name > o.Name
 }
-
-// unixMillis returns an instant in the unit of a Member's dates.
-func unixMillis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
 // Never is an instant that does not come.
 const Never = math.MaxUint64
@@ -99,7 +97,7 @@ func (m *Member) encode() []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(m.Flags))
 	b = binary.BigEndian.AppendUint16(b, ringGeneration)
 	b = append(b, relayVersionOldest, m.RelayVersion)
-	for _, v := range []uint64{m.Revision, m.StartedAt, m.OwnsFrom, m.OwnsUntil} {
+	for _, v := range []uint64{m.Revision, uint64(m.StartedAt), uint64(m.OwnsFrom), uint64(m.OwnsUntil)} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	for _, s := range []string{m.RingKey, m.RelayAddr, m.HTTPAddr} {
@@ -139,9 +137,9 @@ func decodeMember(name string, b []byte) (Member, error) {
 		Flags:        Flags(binary.BigEndian.Uint16(b[1:])),
 		RelayVersion: b[6],
 		Revision:     binary.BigEndian.Uint64(b[7:]),
-		StartedAt:    binary.BigEndian.Uint64(b[15:]),
-		OwnsFrom:     binary.BigEndian.Uint64(b[23:]),
-		OwnsUntil:    binary.BigEndian.Uint64(b[31:]),
+		StartedAt:    shard.Millis(binary.BigEndian.Uint64(b[15:])),
+		OwnsFrom:     shard.Millis(binary.BigEndian.Uint64(b[23:])),
+		OwnsUntil:    shard.Millis(binary.BigEndian.Uint64(b[31:])),
 	}
 	b = b[metaFixedBytes:]
 	for _, f := range []struct {

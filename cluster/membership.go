@@ -81,7 +81,7 @@ func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*Vi
 		gossipAddrs: map[string]string{}, joinAttempts: map[string]*joinAttempt{}, joinBegan: time.Now(),
 		self: Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), RingKey: cfg.Name,
-			StartedAt: unixMillis(cfg.Now()), Revision: 1, OwnsUntil: Never,
+			StartedAt: shard.MillisOf(cfg.Now()), Revision: 1, OwnsUntil: Never,
 			RelayVersion: relayVersionNewest, RelayAddr: relayAddr, HTTPAddr: cfg.HTTPAddr, FormatLevel: shard.FormatLevel,
 		},
 	}
@@ -254,15 +254,15 @@ func (m *membership) buildView() *View {
 // nextChangeAt returns the instant of a change that this node announces now. It is a whole second,
 // so that changes of several nodes coincide, and so far ahead that every node knows of it by then.
 // All nodes switch by their own clocks, not when gossip arrives.
-func (m *membership) nextChangeAt(now time.Time) uint64 {
+func (m *membership) nextChangeAt(now time.Time) shard.Millis {
 	at := now.Add(m.cfg.ChangeNotice)
 	if m.cfg.ChangeNotice >= time.Second {
 		at = at.Add(time.Second - 1).Truncate(time.Second)
 	}
-	return max(unixMillis(at), 1)
+	return max(shard.MillisOf(at), 1)
 }
 
-func (m *membership) setStartLocked(at uint64) {
+func (m *membership) setStartLocked(at shard.Millis) {
 	m.self.OwnsFrom = at
 	m.self.Revision++
 	notify(m.selfChanged)
@@ -272,7 +272,7 @@ func (m *membership) setStartLocked(at uint64) {
 // waited for the date to pass would make a fleet begin one date after the other.
 func (m *membership) othersOwnLocked(now time.Time) bool {
 	for _, o := range m.others {
-		if o.ownsOrWill(unixMillis(now)) {
+		if o.ownsOrWill(shard.MillisOf(now)) {
 			return true
 		}
 	}
@@ -358,7 +358,7 @@ func (m *membership) setStoreLost(lost bool) {
 func (m *membership) rejoinAfterPause(late time.Duration) {
 	now := m.cfg.Now()
 	m.mu.Lock()
-	again := len(m.others) > 0 && m.self.ownsAt(unixMillis(now))
+	again := len(m.others) > 0 && m.self.ownsAt(shard.MillisOf(now))
 	if again {
 		m.self.OwnsFrom = m.nextChangeAt(now)
 		m.self.Revision++
@@ -379,7 +379,7 @@ func (m *membership) announceLeave() (at time.Time) {
 		m.self.Flags |= FlagLeaving
 		m.self.OwnsUntil = m.nextChangeAt(now)
 		if len(m.others) == 0 {
-			m.self.OwnsUntil = max(unixMillis(now), 1)
+			m.self.OwnsUntil = max(shard.MillisOf(now), 1)
 		}
 		m.self.Revision++
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // logLines keeps what is logged at Warn and above.
@@ -255,10 +257,10 @@ func TestTablesAreBuiltAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := membershipWithoutGossip(nil)
 		m.runUntilEnd(t)
-		now := unixMillis(time.Now())
+		now := shard.MillisOf(time.Now())
 		for i := range uint64(maxTablesAhead + 2) {
 			m.receive(Member{
-				Name: fmt.Sprint(i), RingKey: fmt.Sprint(i), Revision: 1, OwnsFrom: now + 1000*(i+1), OwnsUntil: Never,
+				Name: fmt.Sprint(i), RingKey: fmt.Sprint(i), Revision: 1, OwnsFrom: now + shard.Millis(1000*(i+1)), OwnsUntil: Never,
 			})
 		}
 		synctest.Wait()

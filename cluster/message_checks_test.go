@@ -230,9 +230,9 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 		t.Errorf("given to a stranger: %v, %v", found, err)
 	}
 	soon := NewView([]Member{
-		{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: unixMillis(time.Now().Add(maxTakeoverLead / 2)), RelayAddr: owner.addr},
-		{Name: "b", RingKey: "b", Revision: 1, OwnsFrom: unixMillis(time.Now().Add(maxTakeoverLead / 2)), OwnsUntil: Never, RelayAddr: "b:1"},
-		{Name: "c", RingKey: "c", Revision: 1, OwnsFrom: unixMillis(time.Now().Add(time.Hour)), OwnsUntil: Never, RelayAddr: "c:1"},
+		{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: shard.MillisOf(time.Now().Add(maxTakeoverLead / 2)), RelayAddr: owner.addr},
+		{Name: "b", RingKey: "b", Revision: 1, OwnsFrom: shard.MillisOf(time.Now().Add(maxTakeoverLead / 2)), OwnsUntil: Never, RelayAddr: "b:1"},
+		{Name: "c", RingKey: "c", Revision: 1, OwnsFrom: shard.MillisOf(time.Now().Add(time.Hour)), OwnsUntil: Never, RelayAddr: "c:1"},
 	})
 	lone := &Node{self: owner.self, membership: &membership{}, cfg: Config{Now: time.Now}}
 	lone.membership.view.Store(soon)

@@ -244,7 +244,7 @@ func (r *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOpt
 // the stream, until the caller calls release, which it does exactly once. from is the position at
 // which the caller will read, and only a hint. It returns the errors of the stream manager, and
 // ErrUnavailable.
-func (r *Node) Follow(ctx context.Context, id shard.StreamID, from uint64) (
+func (r *Node) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (
 	t *shard.TailBuffer, release func(), err error,
 ) {
 	return r.followLoop.follow(ctx, id, from)
@@ -257,7 +257,7 @@ const peerPageTimeout = time.Second
 // ReadPage returns a page of history: from this node's memory, else from the owner if it answers
 // within peerPageTimeout, else from S2.
 func (r *Node) ReadPage(
-	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
+	ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos,
 ) (shard.RecordBatch, error) {
 	var ask func(context.Context) (shard.RecordBatch, error)
 	if m := r.currentTable().Owner(id); m != nil && m.Name != r.self {

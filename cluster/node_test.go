@@ -142,7 +142,7 @@ func (f *fleet) streamOwnedBy(s *testNode) shard.StreamID {
 func write(id shard.StreamID, op shard.Op, messages ...string) *shard.Request {
 	q := &shard.Request{
 		Stream: id, Op: op, ID: shard.NewAppendID(), Type: "text/plain",
-		MintedMillis: uint64(time.Now().UnixMilli()),
+		MintedMillis: shard.MillisOf(time.Now()),
 	}
 	for _, m := range messages {
 		q.Messages.Add([]byte(m))
@@ -165,7 +165,7 @@ type streamReader struct {
 	release func()
 	node    *testNode
 	id      shard.StreamID
-	pos     uint64
+	pos     shard.Pos
 	got     []string
 }
 

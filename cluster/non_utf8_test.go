@@ -21,7 +21,7 @@ func nonUTF8Request(id shard.StreamID, op shard.Op, seq uint64, messages ...stri
 	q := write(id, op, messages...)
 	q.Type = nonUTF8
 	if op == shard.OpCreate {
-		q.Expires = uint64(time.Now().Add(time.Hour).UnixMilli())
+		q.Expires = shard.MillisOf(time.Now().Add(time.Hour))
 		q.ExpiresRaw = "\xe9" + nonUTF8
 		return q
 	}

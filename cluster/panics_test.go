@@ -37,7 +37,7 @@ func (b *panickingHost) Do(ctx context.Context, q *shard.Request) (shard.Outcome
 	return b.streamManager.Do(ctx, q)
 }
 
-func (b *panickingHost) Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error) {
+func (b *panickingHost) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error) {
 	b.panicIfAsked(id)
 	return b.streamManager.Follow(ctx, id, from)
 }
@@ -122,7 +122,7 @@ func TestPageAboveTheTailIsRefused(t *testing.T) {
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	l := f.nodes[1].peers.link(owner.self)
 	for _, from := range []uint64{0, 1, 1 << 40} {
-		if _, err := l.requestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, from); !errors.Is(err, errCallFailed) {
+		if _, err := l.requestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, shard.Pos(from)); !errors.Is(err, errCallFailed) {
 			t.Errorf("from %d: %v", from, err)
 		}
 	}

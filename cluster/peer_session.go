@@ -61,7 +61,7 @@ type peerSub struct {
 	feed   localFeed
 
 	// Written by openSubscription before it lists the subscription, then owned by the bulk lane.
-	pos      uint64         // everything below it was sent
+	pos      shard.Pos      // everything below it was sent
 	outgoing *outgoingBatch // nil: no batch is being sent
 }
 
@@ -87,7 +87,7 @@ type ownerMove struct {
 // when it began.
 type outgoingBatch struct {
 	data []byte
-	end  uint64
+	end  shard.Pos
 	sent int
 }
 
@@ -225,7 +225,7 @@ func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 	s.server.metrics.subscriptions[endOwner].Inc()
 	s.mu.Unlock()
 	from, r := q.GetFrom(), routeFromWire(q.GetRoute())
-	if err == nil && !s.server.openPool.submit(s.server.local.answersLocally(sub.id), func() { s.openSubscription(sub, from, r) }) {
+	if err == nil && !s.server.openPool.submit(s.server.local.answersLocally(sub.id), func() { s.openSubscription(sub, shard.Pos(from), r) }) {
 		err = shard.ErrOverloaded
 	}
 	if err != nil {
@@ -238,7 +238,7 @@ func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 const openTimeout = 10 * time.Second
 
 // openSubscription has the stream followed here, or refuses the subscription.
-func (s *peerSession) openSubscription(u *peerSub, from uint64, r route) {
+func (s *peerSession) openSubscription(u *peerSub, from shard.Pos, r route) {
 	var broken error
 	defer func() {
 		if broken != nil {

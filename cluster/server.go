@@ -417,7 +417,7 @@ func (s *server) ReadPage(
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	r, err := s.local.manager.ReadPage(out.Context(), id, infoFromWire(q.GetInfo()), q.GetFrom())
+	r, err := s.local.manager.ReadPage(out.Context(), id, infoFromWire(q.GetInfo()), shard.Pos(q.GetFrom()))
 	if err != nil {
 		return errorToStatus(err)
 	}

@@ -20,7 +20,7 @@ func TestStateCallsShareNoOldAnswer(t *testing.T) {
 			calls.Add(1)
 			seen := tail.Load() // what the owner knows when it is asked
 			<-time.After(100 * time.Millisecond)
-			return shard.Info{Tail: seen}, nil
+			return shard.Info{Tail: shard.Pos(seen)}, nil
 		}
 		answers := make(chan error, 200)
 		for i := range 200 {
@@ -28,7 +28,7 @@ func TestStateCallsShareNoOldAnswer(t *testing.T) {
 				<-time.After(time.Duration(i) * 3 * time.Millisecond)
 				asked := tail.Add(1) // a write was acknowledged, and then:
 				info, err := fs.callShared(t.Context(), stateCallKey{"s/s", 0}, call)
-				if err == nil && info.Tail < asked {
+				if err == nil && info.Tail < shard.Pos(asked) {
 					t.Errorf("an answer as of %d to a question at %d", info.Tail, asked)
 				}
 				answers <- err

@@ -13,9 +13,9 @@ import (
 
 // View holds the members, with the dates between which each owns streams. It is immutable.
 type View struct {
-	members []Member // by Name, distinct
-	changes []uint64 // the instants at which the table changes, ascending
-	spans   []span   // spans[i] is before changes[i]; the last one after them all
+	members []Member       // by Name, distinct
+	changes []shard.Millis // the instants at which the table changes, ascending
+	spans   []span         // spans[i] is before changes[i]; the last one after them all
 }
 
 // span is a stretch of time in which owners do not change.
@@ -37,7 +37,7 @@ func NewView(members []Member) *View {
 	ms = slices.CompactFunc(ms, func(a, b Member) bool { return a.Name == b.Name })
 	v := &View{members: ms}
 	for _, m := range ms {
-		for _, at := range []uint64{m.OwnsFrom, m.OwnsUntil} {
+		for _, at := range []shard.Millis{m.OwnsFrom, m.OwnsUntil} {
 			if at != 0 && at != Never {
 				v.changes = append(v.changes, at)
 			}
@@ -107,7 +107,7 @@ func (v *View) TableChanges() []time.Time {
 
 // TableAt returns the table for an instant.
 func (v *View) TableAt(t time.Time) *OwnerTable {
-	ms := unixMillis(t)
+	ms := shard.MillisOf(t)
 	i, found := slices.BinarySearch(v.changes, ms)
 	if found {
 		i++ // an instant of change belongs to the span after it
@@ -119,7 +119,7 @@ func (v *View) TableAt(t time.Time) *OwnerTable {
 
 // ownersAt returns the members that own streams at an instant. The order of the filters matters: a
 // successor that is not due yet must not hide its predecessor.
-func (v *View) ownersAt(ms uint64) []*Member {
+func (v *View) ownersAt(ms shard.Millis) []*Member {
 	newest := make(map[string]*Member, len(v.members))
 	for i := range v.members {
 		m := &v.members[i]
@@ -146,7 +146,7 @@ func (v *View) ownersAt(ms uint64) []*Member {
 // tableIfPresent returns the table for an instant as if the member of that name were not leaving
 // and S2 answered it.
 func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
-	at, ms := v.TableAt(t), unixMillis(t)
+	at, ms := v.TableAt(t), shard.MillisOf(t)
 	if at.hasOwner(name) {
 		return at
 	}
@@ -163,7 +163,7 @@ func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
 // SupersededBy returns the newer member with the same key that owns, at an instant, what the member
 // of that name would own; nil: there is none.
 func (v *View) SupersededBy(name string, t time.Time) *Member {
-	m, ms := v.Member(name), unixMillis(t)
+	m, ms := v.Member(name), shard.MillisOf(t)
 	if m == nil || !m.ownsAt(ms) {
 		return nil
 	}

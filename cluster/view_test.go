@@ -122,7 +122,7 @@ func TestViewTableMatchesTheRules(t *testing.T) {
 	for _, d := range dates {
 		for _, f := range []Flags{0, FlagStoreDown} {
 			for _, k := range []string{"k", "l"} {
-				kinds = append(kinds, Member{RingKey: k, OwnsFrom: d[0], OwnsUntil: d[1], Flags: f})
+				kinds = append(kinds, Member{RingKey: k, OwnsFrom: shard.Millis(d[0]), OwnsUntil: shard.Millis(d[1]), Flags: f})
 			}
 		}
 	}
@@ -136,7 +136,7 @@ func TestViewTableMatchesTheRules(t *testing.T) {
 			for ms := range uint64(5) {
 				// Not TableAt, which would build a ring each time: TestViewTableOfAnInstant covers
 				// that.
-				got, want := ownerNames(&OwnerTable{members: v.ownersAt(ms)}), naiveOwners(all, ms)
+				got, want := ownerNames(&OwnerTable{members: v.ownersAt(shard.Millis(ms))}), naiveOwners(all, shard.Millis(ms))
 				if !slices.Equal(got, want) {
 					t.Fatalf("%+v at %d: %v, want %v", all, ms, got, want)
 				}
@@ -145,7 +145,7 @@ func TestViewTableMatchesTheRules(t *testing.T) {
 	}
 }
 
-func naiveOwners(all []Member, ms uint64) []string {
+func naiveOwners(all []Member, ms shard.Millis) []string {
 	var due, newest, stored []Member
 	for _, m := range all {
 		if m.OwnsFrom <= ms && ms < m.OwnsUntil {

@@ -80,7 +80,7 @@ func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
 	}
 	if t := (*shard.TrimmedError)(nil); errors.As(err, &t) {
 		return &relaypb.Refusal{
-			Reason: relaypb.Reason_REASON_TRIMMED, Why: sentence, Position: t.First,
+			Reason: relaypb.Reason_REASON_TRIMMED, Why: sentence, Position: uint64(t.First),
 		}, codes.OutOfRange
 	}
 	for _, row := range errorReasons {
@@ -90,12 +90,12 @@ func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
 	}
 	if t := (*shard.TailError)(nil); errors.As(err, &t) {
 		return &relaypb.Refusal{
-			Reason: relaypb.Reason_REASON_TAIL, Why: sentence, Position: t.Tail,
+			Reason: relaypb.Reason_REASON_TAIL, Why: sentence, Position: uint64(t.Tail),
 		}, codes.OutOfRange
 	}
 	if g := (*shard.GapError)(nil); errors.As(err, &g) {
 		return &relaypb.Refusal{
-			Reason: relaypb.Reason_REASON_GAP, Why: sentence, Position: g.Next,
+			Reason: relaypb.Reason_REASON_GAP, Why: sentence, Position: uint64(g.Next),
 		}, codes.OutOfRange
 	}
 	return nil, codes.Internal
@@ -109,11 +109,11 @@ func refusalToError(f *relaypb.Refusal) error {
 	case relaypb.Reason_REASON_OWNER_ALIVE:
 		return &redirectError{owner: peerAddrFromWire(f.GetOwner()), ownerAlive: true}
 	case relaypb.Reason_REASON_TRIMMED:
-		return &shard.TrimmedError{First: min(f.GetPosition(), maxPosition)}
+		return &shard.TrimmedError{First: shard.Pos(min(f.GetPosition(), maxPosition))}
 	case relaypb.Reason_REASON_TAIL:
-		return &shard.TailError{Tail: min(f.GetPosition(), maxPosition)}
+		return &shard.TailError{Tail: shard.Pos(min(f.GetPosition(), maxPosition))}
 	case relaypb.Reason_REASON_GAP:
-		return &shard.GapError{Next: min(f.GetPosition(), maxPosition)}
+		return &shard.GapError{Next: shard.Pos(min(f.GetPosition(), maxPosition))}
 	}
 	for _, row := range errorReasons {
 		if row.reason == f.GetReason() {
@@ -232,9 +232,9 @@ func routeFromWire(r *relaypb.Route) route {
 
 func infoToWire(i shard.Info) *relaypb.Info {
 	out := &relaypb.Info{
-		Exists: i.Exists, Generation: i.Generation, Start: i.Start, Tail: i.Tail, LogTail: i.LogTail,
+		Exists: i.Exists, Generation: uint64(i.Generation), Start: uint64(i.Start), Tail: uint64(i.Tail), LogTail: uint64(i.LogTail),
 		Closed: i.Closed, Type: wireBytes(i.Type), HasTtl: i.HasTTL, Ttl: i.TTL,
-		Expires: i.Expires, ExpiresRaw: wireBytes(i.ExpiresRaw), Gone: i.Gone, Truncated: i.Truncated, Hold: idToWire(i.Hold),
+		Expires: uint64(i.Expires), ExpiresRaw: wireBytes(i.ExpiresRaw), Gone: i.Gone, Truncated: i.Truncated, Hold: idToWire(i.Hold),
 		Chain: chainToWire(i.Chain),
 	}
 	return out
@@ -243,7 +243,7 @@ func infoToWire(i shard.Info) *relaypb.Info {
 func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 	for _, a := range chain {
 		out = append(out, &relaypb.Ancestor{
-			Stream: wireBytes(a.Stream), Generation: a.Generation, Start: a.Start, Bound: a.Bound,
+			Stream: wireBytes(a.Stream), Generation: uint64(a.Generation), Start: uint64(a.Start), Bound: uint64(a.Bound),
 		})
 	}
 	return out
@@ -252,8 +252,8 @@ func chainToWire(chain []shard.Ancestor) (out []*relaypb.Ancestor) {
 func chainFromWire(chain []*relaypb.Ancestor) (out []shard.Ancestor) {
 	for _, a := range chain {
 		out = append(out, shard.Ancestor{
-			Stream: shard.StreamID(wireText(a.GetStream())), Generation: a.GetGeneration(),
-			Start: a.GetStart(), Bound: a.GetBound(),
+			Stream: shard.StreamID(wireText(a.GetStream())), Generation: shard.Generation(a.GetGeneration()),
+			Start: shard.Pos(a.GetStart()), Bound: shard.Pos(a.GetBound()),
 		})
 	}
 	return out
@@ -274,9 +274,9 @@ func idFromWire(b []byte) (id shard.AppendID) {
 
 func infoFromWire(i *relaypb.Info) shard.Info {
 	out := shard.Info{
-		Exists: i.GetExists(), Generation: i.GetGeneration(), Start: i.GetStart(), Tail: i.GetTail(),
-		LogTail: i.GetLogTail(), Closed: i.GetClosed(), Type: wireText(i.GetType()),
-		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: i.GetExpires(),
+		Exists: i.GetExists(), Generation: shard.Generation(i.GetGeneration()), Start: shard.Pos(i.GetStart()), Tail: shard.Pos(i.GetTail()),
+		LogTail: shard.Pos(i.GetLogTail()), Closed: i.GetClosed(), Type: wireText(i.GetType()),
+		HasTTL: i.GetHasTtl(), TTL: i.GetTtl(), Expires: shard.Millis(i.GetExpires()),
 		ExpiresRaw: wireText(i.GetExpiresRaw()), Gone: i.GetGone(), Truncated: i.GetTruncated(), Hold: idFromWire(i.GetHold()),
 		Chain: chainFromWire(i.GetChain()),
 	}
@@ -300,16 +300,16 @@ func producerFromWire(p *relaypb.Producer) *shard.Producer {
 func requestToWire(q *shard.Request, r route) *relaypb.WriteHead {
 	head := &relaypb.WriteHead{
 		Route: routeToWire(r), Stream: wireBytes(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
-		Repeat: q.Repeat, MintedMillis: q.MintedMillis, Age: ageToWire(q.MintedAt), Type: wireBytes(q.Type), BodyError: sentenceToWire(q.BodyError), Close: q.Close,
+		Repeat: q.Repeat, MintedMillis: uint64(q.MintedMillis), Age: ageToWire(q.MintedAt), Type: wireBytes(q.Type), BodyError: sentenceToWire(q.BodyError), Close: q.Close,
 		Producer: producerToWire(q.Producer), StreamSeq: q.StreamSeq,
-		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: q.Expires, ExpiresRaw: wireBytes(q.ExpiresRaw),
-		Ref: idToWire(q.Ref), Name: wireBytes(q.Name), Generation: q.Generation,
+		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: uint64(q.Expires), ExpiresRaw: wireBytes(q.ExpiresRaw),
+		Ref: idToWire(q.Ref), Name: wireBytes(q.Name), Generation: uint64(q.Generation),
 	}
 	if f, s := q.Fork, q.Source; f != nil && s != nil {
 		head.Fork = &relaypb.Fork{Source: wireBytes(f.Source), Offset: wireBytes(f.Offset), SubOffset: f.SubOffset}
 		head.Source = &relaypb.Source{
-			Refused: uint32(s.Refused), Why: sentenceToWire(s.Why), Generation: s.Generation, Type: wireBytes(s.Type), HasTtl: s.HasTTL,
-			Ttl: s.TTL, Expires: s.Expires, ExpiresRaw: wireBytes(s.ExpiresRaw), Chain: chainToWire(s.Chain),
+			Refused: uint32(s.Refused), Why: sentenceToWire(s.Why), Generation: uint64(s.Generation), Type: wireBytes(s.Type), HasTtl: s.HasTTL,
+			Ttl: s.TTL, Expires: uint64(s.Expires), ExpiresRaw: wireBytes(s.ExpiresRaw), Chain: chainToWire(s.Chain),
 		}
 	}
 	head.Sizes = make([]uint32, q.Messages.Len())
@@ -347,17 +347,17 @@ func requestFromWire(head *relaypb.WriteHead) (*shard.Request, int, error) {
 	}
 	q := &shard.Request{
 		Stream: id, Op: shard.Op(head.GetOp()), ID: shard.AppendID(head.GetId()), Repeat: head.GetRepeat(),
-		MintedMillis: head.GetMintedMillis(), MintedAt: ageFromWire(head.GetAge()), Type: wireText(head.GetType()), BodyError: wireText(head.GetBodyError()), Close: head.GetClose(),
+		MintedMillis: shard.Millis(head.GetMintedMillis()), MintedAt: ageFromWire(head.GetAge()), Type: wireText(head.GetType()), BodyError: wireText(head.GetBodyError()), Close: head.GetClose(),
 		Producer: producerFromWire(head.GetProducer()), StreamSeq: head.StreamSeq,
-		HasTTL: head.GetHasTtl(), TTL: head.GetTtl(), Expires: head.GetExpires(),
+		HasTTL: head.GetHasTtl(), TTL: head.GetTtl(), Expires: shard.Millis(head.GetExpires()),
 		ExpiresRaw: wireText(head.GetExpiresRaw()), Ref: idFromWire(head.GetRef()),
-		Name: shard.StreamID(wireText(head.GetName())), Generation: head.GetGeneration(),
+		Name: shard.StreamID(wireText(head.GetName())), Generation: shard.Generation(head.GetGeneration()),
 	}
 	if f, s := head.GetFork(), head.GetSource(); f != nil && s != nil {
 		q.Fork = &shard.Fork{Source: shard.StreamID(wireText(f.GetSource())), Offset: wireText(f.GetOffset()), SubOffset: f.GetSubOffset()}
 		q.Source = &shard.Source{
-			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Generation: s.GetGeneration(),
-			Type: wireText(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: s.GetExpires(),
+			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Generation: shard.Generation(s.GetGeneration()),
+			Type: wireText(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: shard.Millis(s.GetExpires()),
 			ExpiresRaw: wireText(s.GetExpiresRaw()), Chain: chainFromWire(s.GetChain()),
 		}
 	}
@@ -436,7 +436,7 @@ func checkUTF8(texts ...[]byte) error {
 }
 
 // infoAt returns info as of the position at: a tail buffer must not claim more than it holds.
-func infoAt(info shard.Info, at uint64) shard.Info {
+func infoAt(info shard.Info, at shard.Pos) shard.Info {
 	if info.Tail > at {
 		info.Tail, info.Closed = at, false
 	}

@@ -35,15 +35,15 @@ func overTheWire[M proto.Message](t *rapid.T, m, into M) M {
 func drawInfo(t *rapid.T) shard.Info {
 	u, at := rapid.Uint64(), rapid.Uint64Range(0, maxPosition/2)
 	i := shard.Info{
-		Exists: rapid.Bool().Draw(t, "exists"), Generation: u.Draw(t, "life"), Start: at.Draw(t, "start"),
-		Tail: at.Draw(t, "tail"), LogTail: maxPosition - at.Draw(t, "logTail"), Closed: rapid.Bool().Draw(t, "closed"),
+		Exists: rapid.Bool().Draw(t, "exists"), Generation: shard.Generation(u.Draw(t, "life")), Start: shard.Pos(at.Draw(t, "start")),
+		Tail: shard.Pos(at.Draw(t, "tail")), LogTail: shard.Pos(maxPosition - at.Draw(t, "logTail")), Closed: rapid.Bool().Draw(t, "closed"),
 		Type: drawText(t, "type"), HasTTL: rapid.Bool().Draw(t, "hasTTL"),
-		TTL: u.Draw(t, "ttl"), Expires: u.Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
+		TTL: u.Draw(t, "ttl"), Expires: shard.Millis(u.Draw(t, "expires")), ExpiresRaw: drawText(t, "raw"),
 		Gone: rapid.Bool().Draw(t, "gone"), Hold: drawID(t),
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "chain") {
 		i.Chain = append(i.Chain, shard.Ancestor{
-			Stream: shard.StreamID(drawText(t, "ancestor")), Generation: u.Draw(t, "l"), Start: at.Draw(t, "s"), Bound: maxPosition - at.Draw(t, "b"),
+			Stream: shard.StreamID(drawText(t, "ancestor")), Generation: shard.Generation(u.Draw(t, "l")), Start: shard.Pos(at.Draw(t, "s")), Bound: shard.Pos(maxPosition - at.Draw(t, "b")),
 		})
 	}
 	return i
@@ -91,10 +91,10 @@ func TestMessagesRoundTrip(t *testing.T) {
 		q := &shard.Request{
 			Stream: shard.StreamID("p/" + drawText(t, "stream")), ID: shard.NewAppendID(), Repeat: rapid.Bool().Draw(t, "repeat"),
 			Op:           rapid.SampledFrom([]shard.Op{shard.OpCreate, shard.OpAppend, shard.OpDelete}).Draw(t, "op"),
-			MintedMillis: rapid.Uint64().Draw(t, "minted"), Type: drawText(t, "type"),
+			MintedMillis: shard.Millis(rapid.Uint64().Draw(t, "minted")), Type: drawText(t, "type"),
 			BodyError: rapid.String().Draw(t, "bad"), Close: rapid.Bool().Draw(t, "close"), Producer: drawProducer(t),
 			HasTTL: rapid.Bool().Draw(t, "hasTTL"), TTL: rapid.Uint64().Draw(t, "ttl"),
-			Expires: rapid.Uint64().Draw(t, "expires"), ExpiresRaw: drawText(t, "raw"),
+			Expires: shard.Millis(rapid.Uint64().Draw(t, "expires")), ExpiresRaw: drawText(t, "raw"),
 		}
 		if q.Op == shard.OpCreate && rapid.Bool().Draw(t, "fork") {
 			q.Fork = &shard.Fork{Source: shard.StreamID("p/" + drawText(t, "source")), Offset: drawText(t, "at"), SubOffset: rapid.Uint64().Draw(t, "sub")}
@@ -105,7 +105,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 			}
 		}
 		if rapid.Bool().Draw(t, "ref") {
-			q.Ref, q.Name, q.Generation = drawID(t), shard.StreamID("p/"+drawText(t, "name")), rapid.Uint64().Draw(t, "life")
+			q.Ref, q.Name, q.Generation = drawID(t), shard.StreamID("p/"+drawText(t, "name")), shard.Generation(rapid.Uint64().Draw(t, "life"))
 		}
 		if rapid.Bool().Draw(t, "seq") { // empty is not absent
 			q.StreamSeq = []byte(drawText(t, "streamSeq"))

@@ -24,7 +24,7 @@ type metered struct {
 	bytes atomic.Int64
 }
 
-func (m *metered) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+func (m *metered) Append(ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
 	for _, e := range batch {
 		m.bytes.Add(int64(e.MeteredSize()))
 	}

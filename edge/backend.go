@@ -11,6 +11,6 @@ import (
 type Backend interface {
 	Do(ctx context.Context, req *shard.Request) (shard.Outcome, error)
 	Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error)
-	Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error)
-	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.RecordBatch, error)
+	Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error)
+	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error)
 }

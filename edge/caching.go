@@ -105,7 +105,7 @@ func etag(info shard.Info, from, to position) string {
 	if info.Closed && to.atEnd(info) {
 		end = ":c"
 	}
-	generation := strconv.FormatUint(info.Generation, 10)
+	generation := strconv.FormatUint(uint64(info.Generation), 10)
 	return `"` + generation + ":" + from.offsetString(info) + ":" + to.offsetString(info) + end + `"`
 }
 

@@ -124,7 +124,7 @@ func (s *Server) readChunk(ctx context.Context, id shard.StreamID, info shard.In
 
 // addPage adds the messages of a page at or above pos and below tail, as far as the chunk
 // goes. It returns the position after the last message added, 0 if there was none.
-func (c *catchUpChunk) addPage(page shard.RecordBatch, pos, tail uint64) (next uint64) {
+func (c *catchUpChunk) addPage(page shard.RecordBatch, pos, tail shard.Pos) (next shard.Pos) {
 	r := pageRun{page: page, from: page.Search(pos)}
 	for r.to = r.from; r.to < page.Len(); r.to++ {
 		m := page.Message(r.to)

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // stallWriter writes to a client, and disconnects a client that accepts nothing for stall. It
@@ -25,7 +27,7 @@ type stallWriter struct {
 	mu           sync.Mutex  // guards the deadline while goroutines other than the writing one may move it, and fields of slots
 	disconnected atomic.Bool // to free memory; see sendBudget
 
-	heldUpTo uint64 // of an event stream: the held message for which its timer is set
+	heldUpTo shard.Pos // of an event stream: the held message for which its timer is set
 }
 
 const stallPieceSize = 16 << 10

@@ -26,7 +26,7 @@ type stuck struct {
 	taken map[shard.StreamID]int
 }
 
-func (l *stuck) Append(ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+func (l *stuck) Append(ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
 	if l.on.Load() {
 		l.mu.Lock()
 		l.taken[id]++
@@ -37,7 +37,7 @@ func (l *stuck) Append(ctx context.Context, id shard.StreamID, at uint64, batch 
 			<-l.free
 			return shard.Ack{}, shard.ErrLogDenied
 		}
-		return shard.Ack{Start: at, End: at + uint64(len(batch)), StartTime: 1, EndTime: 1}, nil
+		return shard.Ack{Start: at, End: at + shard.Pos(len(batch)), StartTime: 1, EndTime: 1}, nil
 	}
 	return l.Memory.Append(ctx, id, at, batch)
 }

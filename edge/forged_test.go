@@ -21,7 +21,7 @@ import (
 // fields as chance has them: what a client may do that may append to the stream in S2.
 type forger struct {
 	*rand.Rand
-	life uint64 // the stream's, which a forger can read
+	life shard.Generation // the stream's, which a forger can read
 }
 
 func pick[T any](f *forger, of ...T) T { return of[f.IntN(len(of))] }
@@ -33,13 +33,13 @@ func (f *forger) field(b []byte, tag byte, v []byte) []byte {
 }
 
 // number draws one of the numbers at which things change.
-func (f *forger) number(pos uint64) uint64 {
+func (f *forger) number(pos shard.Pos) uint64 {
 	return pick(f,
-		0, 1, 2, f.life, f.life, pos, pos+1, pos-min(pos, 1), pos+2, 1<<40, 1<<53-1, 1e16-1, 1e16, 1<<63, 1<<64-1,
+		0, 1, 2, uint64(f.life), uint64(f.life), uint64(pos), uint64(pos)+1, uint64(pos-min(pos, 1)), uint64(pos)+2, 1<<40, 1<<53-1, 1e16-1, 1e16, 1<<63, 1<<64-1,
 	)
 }
 
-func (f *forger) numbers(pos uint64, n int) (b []byte) {
+func (f *forger) numbers(pos shard.Pos, n int) (b []byte) {
 	for range n {
 		b = binary.AppendUvarint(b, f.number(pos))
 	}
@@ -55,9 +55,9 @@ func (f *forger) name() []byte {
 var someID = []byte{1, 2, 3, 4, 5, 6, 7, 8}
 
 // state draws an encoded State: tags with contents of about the right shape.
-func (f *forger) state(pos uint64) (b []byte) {
+func (f *forger) state(pos shard.Pos) (b []byte) {
 	b = f.field(b, 1, []byte{pick[byte](f, 1, 1, 1, 2, 5, 33, byte(f.IntN(64)))}) // mostly: it exists
-	b = f.field(b, 2, binary.AppendUvarint(nil, pick(f, f.life, f.life, f.life, f.number(pos))))
+	b = f.field(b, 2, binary.AppendUvarint(nil, uint64(pick(f, f.life, f.life, f.life, shard.Generation(f.number(pos))))))
 	for range f.IntN(6) {
 		switch tag := byte(1 + f.IntN(34)); tag {
 		case 1:
@@ -84,7 +84,7 @@ func (f *forger) state(pos uint64) (b []byte) {
 }
 
 // header draws a header for the record at pos.
-func (f *forger) header(pos uint64) []byte {
+func (f *forger) header(pos shard.Pos) []byte {
 	kind := pick[byte](f, 1, 1, 2, 2, 3, 4, 4, 5, 6, 7, 8, 10, 12, 13)
 	b := []byte{0xFA, 1, kind, byte(f.IntN(32))}
 	for tag := byte(1); tag <= 26; tag++ {
@@ -114,23 +114,23 @@ func (f *forger) header(pos uint64) []byte {
 		}
 	}
 	table := crc32.MakeTable(crc32.Castagnoli)
-	sum := crc32.Update(crc32.Checksum(binary.BigEndian.AppendUint64(nil, pos), table), table, b)
+	sum := crc32.Update(crc32.Checksum(binary.BigEndian.AppendUint64(nil, uint64(pos)), table), table, b)
 	return binary.BigEndian.AppendUint32(b, sum)
 }
 
 // entries draws records and, now and then, S2's trim at the end.
-func (f *forger) entries(from uint64) (all []shard.Entry) {
+func (f *forger) entries(from shard.Pos) (all []shard.Entry) {
 	for n := 1 + f.IntN(5); len(all) < n; {
 		e := shard.Entry{Body: pick(f, nil, nil, []byte("text"), []byte(`{"a":1}`), []byte("\xff"))}
 		if f.IntN(4) > 0 {
-			e.Header = f.header(from + uint64(len(all)))
+			e.Header = f.header(from + shard.Pos(len(all)))
 		} else if e.Body == nil {
 			e.Body = []byte("x")
 		}
 		all = append(all, e)
 	}
 	if f.IntN(5) == 0 {
-		all = append(all, shard.Entry{Trim: true, TrimTo: pick[uint64](f, 1, 3, 100)})
+		all = append(all, shard.Entry{Trim: true, TrimTo: shard.Pos(pick[uint64](f, 1, 3, 100))})
 	}
 	return all
 }
@@ -158,10 +158,10 @@ func readForged(t *testing.T, seed uint64) {
 	}
 	f := &forger{rand.New(rand.NewPCG(seed, 1)), info.Generation}
 	for i, e := range f.entries(2) { // each by itself: what one of them does must not hide the next
-		if at, err := log.Tail(t.Context(), "default/forged"); err != nil || at != uint64(2+i) {
+		if at, err := log.Tail(t.Context(), "default/forged"); err != nil || at != shard.Pos(2+i) {
 			break // the owner has written: the others would not stand where they say
 		}
-		if _, err := log.Append(t.Context(), "default/forged", uint64(2+i), []shard.Entry{e}); err != nil {
+		if _, err := log.Append(t.Context(), "default/forged", shard.Pos(2+i), []shard.Entry{e}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

@@ -50,7 +50,7 @@ func (o offset) String() string {
 	case offsetMinted:
 		return formatOffset(o.generation, o.pos)
 	case offsetNumber:
-		return strconv.FormatUint(o.pos, 10)
+		return strconv.FormatUint(uint64(o.pos), 10)
 	default:
 		return ""
 	}

@@ -403,7 +403,7 @@ type countingPages struct {
 }
 
 func (c *countingPages) ReadPage(
-	ctx context.Context, id shard.StreamID, info shard.Info, from uint64,
+	ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos,
 ) (shard.RecordBatch, error) {
 	c.n.Add(1)
 	return c.Backend.ReadPage(ctx, id, info, from)

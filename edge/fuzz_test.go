@@ -43,7 +43,7 @@ func FuzzParseOffset(f *testing.F) {
 				t.Fatalf("%q: %+v", s, o)
 			}
 		case offsetNumber:
-			if strconv.FormatUint(o.pos, 10) != s {
+			if strconv.FormatUint(uint64(o.pos), 10) != s {
 				t.Fatalf("%q: %+v", s, o)
 			}
 		case offsetMinted:

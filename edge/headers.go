@@ -168,7 +168,7 @@ func parseLifetime(h http.Header, req *shard.Request) error {
 		if err != nil || t.UnixMilli() <= 0 {
 			return badHeader(hExpires, "want an RFC 3339 time")
 		}
-		req.Expires, req.ExpiresRaw = uint64(t.UnixMilli()), expires
+		req.Expires, req.ExpiresRaw = shard.MillisOf(t), expires
 	}
 	return nil
 }

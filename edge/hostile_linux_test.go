@@ -153,7 +153,7 @@ type down struct {
 	up    atomic.Bool
 }
 
-func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.RecordBatch, error) {
+func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
 	if d.reads.Add(1) > 1 && !d.up.Load() {
 		return shard.RecordBatch{}, shard.ErrStoreDown
 	}

@@ -20,7 +20,7 @@ type fake struct {
 	do     func(*shard.Request) (shard.Outcome, error)
 	state  func(shard.InfoOptions) (shard.Info, error)
 	follow func() (*shard.TailBuffer, error)
-	page   func(from uint64) (shard.RecordBatch, error)
+	page   func(from shard.Pos) (shard.RecordBatch, error)
 }
 
 func (f fake) Do(_ context.Context, req *shard.Request) (shard.Outcome, error) {
@@ -37,7 +37,7 @@ func (f fake) Info(_ context.Context, _ shard.StreamID, ask shard.InfoOptions) (
 	return f.state(ask)
 }
 
-func (f fake) Follow(context.Context, shard.StreamID, uint64) (*shard.TailBuffer, func(), error) {
+func (f fake) Follow(context.Context, shard.StreamID, shard.Pos) (*shard.TailBuffer, func(), error) {
 	if f.follow == nil {
 		return nil, nil, shard.ErrUnavailable
 	}
@@ -45,7 +45,7 @@ func (f fake) Follow(context.Context, shard.StreamID, uint64) (*shard.TailBuffer
 	return t, func() {}, err
 }
 
-func (f fake) ReadPage(_ context.Context, _ shard.StreamID, _ shard.Info, from uint64) (shard.RecordBatch, error) {
+func (f fake) ReadPage(_ context.Context, _ shard.StreamID, _ shard.Info, from shard.Pos) (shard.RecordBatch, error) {
 	if f.page == nil {
 		return shard.RecordBatch{}, shard.ErrUnavailable
 	}

@@ -61,7 +61,7 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 
 // awaitNews follows the stream until there is news above pos, it is closed, or ctx
 // ends; it returns the stream's Info at that moment.
-func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.Info, pos uint64) (shard.Info, error) {
+func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.Info, pos shard.Pos) (shard.Info, error) {
 	tail, release, err := s.streams.Follow(ctx, id, pos)
 	if err != nil {
 		if ctx.Err() != nil { // nothing came in time, or the client sends no more

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // requestMode labels requests and readers, from a closed set.
@@ -204,6 +206,6 @@ func (m *metrics) countDisconnect(out *stallWriter, err error) {
 }
 
 // observeDelivery records the delay from S2's time of a message (ms) to its being written.
-func (m *metrics) observeDelivery(at uint64) {
+func (m *metrics) observeDelivery(at shard.Millis) {
 	m.delivery.Observe(max(time.Since(time.UnixMilli(int64(at))).Seconds(), 0))
 }

@@ -21,15 +21,15 @@ const (
 )
 
 // formatOffset returns the offset of a position.
-func formatOffset(generation, pos uint64) string {
+func formatOffset(generation shard.Generation, pos shard.Pos) string {
 	return string(appendOffset(make([]byte, 0, offsetLen), generation, pos))
 }
 
 // appendOffset appends the offset of a position. Positions below 10^13 fit.
-func appendOffset(b []byte, generation, pos uint64) []byte {
-	b = appendPadded(b, generation)
+func appendOffset(b []byte, generation shard.Generation, pos shard.Pos) []byte {
+	b = appendPadded(b, uint64(generation))
 	b = append(b, '_')
-	return appendPadded(b, pos*offsetScale)
+	return appendPadded(b, uint64(pos*offsetScale))
 }
 
 // appendPadded appends n with leading zeros.
@@ -54,8 +54,8 @@ const (
 // offset is a parsed offset.
 type offset struct {
 	kind       offsetKind
-	generation uint64
-	pos        uint64
+	generation shard.Generation
+	pos        shard.Pos
 }
 
 var (
@@ -80,13 +80,13 @@ func parseOffset(s string) (offset, error) {
 		if generation == 0 && place == 0 {
 			return offset{kind: offsetStart}, nil
 		}
-		return offset{kind: offsetMinted, generation: generation, pos: place / offsetScale}, nil
+		return offset{kind: offsetMinted, generation: shard.Generation(generation), pos: shard.Pos(place / offsetScale)}, nil
 	case len(s) > 0 && len(s) <= offsetHalfLen && s[0] != '0':
 		n, ok := parseDigits(s)
 		if !ok {
 			return offset{}, errOffset
 		}
-		return offset{kind: offsetNumber, pos: n}, nil
+		return offset{kind: offsetNumber, pos: shard.Pos(n)}, nil
 	default:
 		return offset{}, errOffset
 	}

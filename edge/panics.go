@@ -39,7 +39,7 @@ func (s *Server) abortStream(v any) {
 }
 
 // readPageRecovered is Backend.ReadPage for a goroutine on which nothing else recovers.
-func (s *Server) readPageRecovered(ctx context.Context, l segment, pos uint64) (r shard.RecordBatch, err error) {
+func (s *Server) readPageRecovered(ctx context.Context, l segment, pos shard.Pos) (r shard.RecordBatch, err error) {
 	defer s.recoverReader(&err)
 	return s.streams.ReadPage(ctx, l.id, l.info, pos)
 }

@@ -35,14 +35,14 @@ func (p *poisoned) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOp
 	return p.Backend.Info(ctx, id, ask)
 }
 
-func (p *poisoned) Follow(ctx context.Context, id shard.StreamID, from uint64) (*shard.TailBuffer, func(), error) {
+func (p *poisoned) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error) {
 	if id == badStream {
 		return p.bad, func() {}, nil
 	}
 	return p.Backend.Follow(ctx, id, from)
 }
 
-func (p *poisoned) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from uint64) (shard.RecordBatch, error) {
+func (p *poisoned) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
 	if id == badPages {
 		panic("a page that cannot be read")
 	}
@@ -50,7 +50,7 @@ func (p *poisoned) ReadPage(ctx context.Context, id shard.StreamID, info shard.I
 }
 
 // brokenRange returns a RecordBatch whose one message ends beyond its bytes.
-func brokenRange(t *testing.T, from uint64) shard.RecordBatch {
+func brokenRange(t *testing.T, from shard.Pos) shard.RecordBatch {
 	t.Helper()
 	const fixed, index = 40, 12
 	b := make([]byte, fixed+index+3)

@@ -19,7 +19,7 @@ type segment struct {
 // has not read to the end, or, without any, in the stream's own log.
 type position struct {
 	inherited []segment
-	pos       uint64 // in the log of that segment
+	pos       shard.Pos // in the log of that segment
 }
 
 // inheritedSegments returns what a stream inherited from others, oldest first. A segment may be empty.
@@ -46,7 +46,7 @@ func startPosition(info shard.Info) position {
 
 // skipReadSegments returns the same position without the segments that are read to their ends.
 // start is where the stream's own log starts.
-func (p position) skipReadSegments(start uint64) position {
+func (p position) skipReadSegments(start shard.Pos) position {
 	for len(p.inherited) > 0 && p.pos >= p.inherited[0].info.Tail {
 		p.inherited, p.pos = p.inherited[1:], start
 		if len(p.inherited) > 0 {
@@ -68,7 +68,7 @@ func (p position) currentSegment(id shard.StreamID, info shard.Info) segment {
 func (p position) atEnd(info shard.Info) bool { return len(p.inherited) == 0 && p.pos >= info.Tail }
 
 // ownLogStart returns the position at which the reader enters the stream's own log.
-func (p position) ownLogStart(info shard.Info) uint64 {
+func (p position) ownLogStart(info shard.Info) shard.Pos {
 	if len(p.inherited) > 0 {
 		return info.Start
 	}
@@ -82,7 +82,7 @@ func (p position) offsetString(info shard.Info) string {
 
 // inheritedPosition returns the position that an offset of another generation names in a
 // stream; ok is false if the stream inherited nothing of that generation.
-func inheritedPosition(generation, pos uint64, info shard.Info) (position, bool, error) {
+func inheritedPosition(generation shard.Generation, pos shard.Pos, info shard.Info) (position, bool, error) {
 	past := inheritedSegments(info)
 	i := slices.IndexFunc(past, func(l segment) bool { return l.info.Generation == generation })
 	switch {

@@ -141,7 +141,7 @@ func (l *loop) writePending(r *conn) (sent int) {
 	for r.state != connClosed {
 		c.cursorNow = l.interval
 		var owed net.Buffers
-		var newest uint64
+		var newest shard.Millis
 		if r.leaveReason == 0 || c.hasOutput() { // a reader with a leaveReason gets no new events
 			owed, newest = c.outputWithTime(turnWriteBytes)
 		}

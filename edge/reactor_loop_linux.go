@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // loop serves its share of the readers. Its goroutine, run, owns all fields but those guarded by mu
@@ -46,10 +48,10 @@ type loop struct {
 	tlsBuf            []byte // lent to the tlsWriter of the reader that is being written to
 	readBuf           [512]byte
 	shared            sharedWrite
-	uncountedMessages int     // not added to the metrics yet
-	uncountedBytes    int     // not added to the metrics yet
-	newestTime        uint64  // S2's time (ms) of the newest message written in this turn to an up-to-date reader; 0: none
-	spareOut          *outBuf // lent to the session that is being written, or to shared; nil: a blocked session has it
+	uncountedMessages int          // not added to the metrics yet
+	uncountedBytes    int          // not added to the metrics yet
+	newestTime        shard.Millis // S2's time (ms) of the newest message written in this turn to an up-to-date reader; 0: none
+	spareOut          *outBuf      // lent to the session that is being written, or to shared; nil: a blocked session has it
 }
 
 const (
@@ -64,7 +66,7 @@ const (
 
 // heldSince holds a session's held-back bytes and the time since which they are held.
 type heldSince struct {
-	upTo  uint64
+	upTo  shard.Pos
 	since time.Time
 }
 

@@ -414,7 +414,7 @@ type bareLoop struct {
 	*testing.T
 	*loop
 	tail    *shard.TailBuffer
-	pos     uint64
+	pos     shard.Pos
 	ours    []int // the loop's ends of the connections
 	clients []int
 	buf     []byte

@@ -37,10 +37,10 @@ func framingOf(contentType string) framing {
 // need are kept here. A reader holds a frame by pointer until its last byte is
 // written. A rendered frame never changes, except for its cached control events.
 type frame struct {
-	generation uint64
-	nextPos    uint64 // the position after the last message
+	generation shard.Generation
+	nextPos    shard.Pos // the position after the last message
 	messages   int
-	storedAt   uint64       // S2's time of the last message (ms); 0: it came from history
+	storedAt   shard.Millis // S2's time of the last message (ms); 0: it came from history
 	cacheSize  int          // what the frame cache counts it as
 	pins       atomic.Int32 // readers to which it is being written; see sendBudget
 
@@ -60,7 +60,7 @@ type cachedControl struct {
 }
 
 // newFrame renders a frame for one reader alone.
-func newFrame(form framing, generation, next, interval uint64, messages [][]byte) *frame {
+func newFrame(form framing, generation shard.Generation, next shard.Pos, interval uint64, messages [][]byte) *frame {
 	f := &frame{generation: generation, nextPos: next, messages: len(messages)}
 	f.render(form, interval, messages)
 	return f
@@ -100,7 +100,7 @@ func (f *frame) controlEvent(at streamEnd, least, interval uint64) (b []byte, cu
 
 // renderData lays out the data event of messages; next is the position after
 // them. A line break in a message begins a new data line.
-func renderData(form framing, generation, next uint64, messages [][]byte) []byte {
+func renderData(form framing, generation shard.Generation, next shard.Pos, messages [][]byte) []byte {
 	size := 0
 	for _, m := range messages {
 		size += len(m) + 1
@@ -151,7 +151,7 @@ func appendBase64(b []byte, messages [][]byte) []byte {
 // appendEventEnd ends a line, and then the event with the id of a position. The id must be the
 // last line: some clients use an id as soon as its line arrives, and would lose the rest of the
 // event if the connection broke below it.
-func appendEventEnd(b []byte, generation, pos uint64) []byte {
+func appendEventEnd(b []byte, generation shard.Generation, pos shard.Pos) []byte {
 	b = append(b, "\nid: "...)
 	b = appendOffset(b, generation, pos)
 	return append(b, "\n\n"...)
@@ -196,17 +196,17 @@ const (
 
 // renderControl lays out a control event after the data event of the same position, which
 // carries the id.
-func renderControl(generation, pos, cursor uint64, at streamEnd) []byte {
+func renderControl(generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd) []byte {
 	return append(appendControl(make([]byte, 0, 160), generation, pos, cursor, at), "\n\n"...)
 }
 
 // renderStandaloneControl lays out a control event without a data event before it; it carries an id.
-func renderStandaloneControl(generation, pos, cursor uint64, at streamEnd) []byte {
+func renderStandaloneControl(generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd) []byte {
 	return appendEventEnd(appendControl(make([]byte, 0, 192), generation, pos, cursor, at), generation, pos)
 }
 
 // appendControl appends a control event up to the end of its data.
-func appendControl(b []byte, generation, pos, cursor uint64, at streamEnd) []byte {
+func appendControl(b []byte, generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd) []byte {
 	b = append(b, "event: control\ndata:{\"streamNextOffset\":\""...)
 	b = appendOffset(b, generation, pos)
 	b = append(b, '"')

@@ -86,7 +86,7 @@ type frameSet struct {
 // the batch comes from history. The first reader that asks renders it; others wait for that.
 // A crowd that moves from pages into the middle of a RecordBatch of the TailBuffer shares the
 // rest of that batch, too.
-func (s *frameSet) frameFor(r shard.RecordBatch, first int, generation uint64, page bool, interval uint64) *frame {
+func (s *frameSet) frameFor(r shard.RecordBatch, first int, generation shard.Generation, page bool, interval uint64) *frame {
 	next, from := r.Message(r.Len()-1).Next, r.From()
 	ring := &s.live
 	if page || first > 0 {
@@ -150,7 +150,10 @@ type frameRing struct {
 
 // frameSpan names a frame: its generation, the first position of its RecordBatch, and the
 // position after its last message. Readers of a fork share frames of several generations.
-type frameSpan struct{ generation, from, next uint64 }
+type frameSpan struct {
+	generation shard.Generation
+	from, next shard.Pos
+}
 
 func (r *frameRing) add(c *frameCache, k frameSpan, f *frame) {
 	if r.bySpan == nil {

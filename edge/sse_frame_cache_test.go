@@ -17,7 +17,7 @@ func TestPinnedFramesStay(t *testing.T) {
 	ranges := make([]shard.RecordBatch, 3*maxPinnedSkipped)
 	for i := range ranges {
 		pos := uint64(i)
-		ranges[i] = buildRange(t, pos, pos+1, pos+1, false, []shard.Message{{Pos: pos, Next: pos + 1, Body: body}})
+		ranges[i] = buildRange(t, shard.Pos(pos), shard.Pos(pos+1), shard.Pos(pos+1), false, []shard.Message{{Pos: shard.Pos(pos), Next: shard.Pos(pos + 1), Body: body}})
 	}
 	of := func(i int) *frame { return set.frameFor(ranges[i], 0, 7, true, 0) }
 	let := of(30)
@@ -54,7 +54,7 @@ func TestPartOfARangeCounts(t *testing.T) {
 	set := &frameSet{cache: c, key: frameKey{form: framingText}}
 	var ms []shard.Message
 	for i := range uint64(100) {
-		ms = append(ms, shard.Message{Pos: i, Next: i + 1, Body: []byte("x")})
+		ms = append(ms, shard.Message{Pos: shard.Pos(i), Next: shard.Pos(i + 1), Body: []byte("x")})
 	}
 	ms[99].Body = bytes.Repeat([]byte("x"), 1<<16)
 	r := buildRange(t, 0, 100, 100, false, ms)

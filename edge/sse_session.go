@@ -49,13 +49,16 @@ type outBuf struct {
 }
 
 // announcedOffset is an offset: a position and its generation.
-type announcedOffset struct{ generation, pos uint64 }
+type announcedOffset struct {
+	generation shard.Generation
+	pos        shard.Pos
+}
 
 // heldMessage is a message with the generation of its position: a character may be split at the
 // position where a stream was forked.
 type heldMessage struct {
 	shard.Message
-	generation uint64
+	generation shard.Generation
 }
 
 // sessionState says what the executor has to do when there is no output.
@@ -87,7 +90,7 @@ func newSSESession(t *shard.TailBuffer, set *frameSet, form framing, at position
 }
 
 // generation returns the generation of the log in which the reader is.
-func (c *sseSession) generation() uint64 {
+func (c *sseSession) generation() shard.Generation {
 	if len(c.position.inherited) > 0 {
 		return c.position.inherited[0].info.Generation
 	}
@@ -96,7 +99,7 @@ func (c *sseSession) generation() uint64 {
 
 // outputWithTime returns output, and S2's time (ms) of the newest message in it; 0 if the reader was
 // not up to date before.
-func (c *sseSession) outputWithTime(budget int) (owed net.Buffers, newest uint64) {
+func (c *sseSession) outputWithTime(budget int) (owed net.Buffers, newest shard.Millis) {
 	fresh := c.announcedUpToDate && !c.hasOutput()
 	owed = c.output(budget)
 	if fresh {
@@ -106,7 +109,7 @@ func (c *sseSession) outputWithTime(budget int) (owed net.Buffers, newest uint64
 }
 
 // wantedPage returns the segment and the position of the page that the reader needs.
-func (c *sseSession) wantedPage() (segment, uint64) {
+func (c *sseSession) wantedPage() (segment, shard.Pos) {
 	if c.lookBacks == 0 {
 		return c.position.currentSegment(c.tail.Stream(), c.tail.Info()), c.position.pos
 	}
@@ -116,7 +119,7 @@ func (c *sseSession) wantedPage() (segment, uint64) {
 
 // segmentBefore returns the segment that holds what precedes the reader's position, and where that
 // ends in it; false: the stream begins here.
-func (c *sseSession) segmentBefore() (l segment, end uint64, ok bool) {
+func (c *sseSession) segmentBefore() (l segment, end shard.Pos, ok bool) {
 	info := c.tail.Info()
 	all := inheritedSegments(info)
 	l, end = c.position.currentSegment(c.tail.Stream(), info), c.position.pos
@@ -163,7 +166,7 @@ func (c *sseSession) endLookBack() {
 }
 
 // heldUpTo identifies the held messages by the position after them; 0: there are none.
-func (c *sseSession) heldUpTo() uint64 {
+func (c *sseSession) heldUpTo() shard.Pos {
 	if len(c.heldMessages) == 0 {
 		return 0
 	}
@@ -243,7 +246,8 @@ func (c *sseSession) readBatches(budget int) (ranges []shard.RecordBatch, paged 
 // readerState holds everything that determines the next bytes of a reader that holds nothing
 // back and reads the stream's own log. Equal states get equal bytes.
 type readerState struct {
-	pos, minCursor                  uint64
+	pos                             shard.Pos
+	minCursor                       uint64
 	announced                       announcedOffset
 	status                          sessionState
 	announcedAny, announcedUpToDate bool
@@ -279,7 +283,7 @@ func (c *sseSession) acceptPage(r shard.RecordBatch) bool {
 
 // skipToKept moves a reader that began at the start to the first position that is kept. It returns
 // false if the reader has received or holds something, because it would miss what comes next.
-func (c *sseSession) skipToKept(pos uint64) bool {
+func (c *sseSession) skipToKept(pos shard.Pos) bool {
 	if c.announcedAny || len(c.heldMessages) > 0 {
 		return false
 	}
@@ -413,7 +417,7 @@ func (c *sseSession) appendFrame(last, f *frame) *frame {
 
 // newestTime returns S2's time (ms) of the newest message in the buffer; 0: it comes from history, or
 // its time is not known, or there is none.
-func (r *outBuf) newestTime() uint64 {
+func (r *outBuf) newestTime() shard.Millis {
 	if r == nil || len(r.frames) == 0 {
 		return 0
 	}

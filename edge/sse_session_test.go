@@ -17,16 +17,16 @@ import (
 )
 
 // buildRange lays a RecordBatch out as shard/tail/record_batch.go documents it.
-func buildRange(t interface{ Fatal(...any) }, from, to, tail uint64, closed bool, ms []shard.Message) shard.RecordBatch {
+func buildRange(t interface{ Fatal(...any) }, from, to, tail shard.Pos, closed bool, ms []shard.Message) shard.RecordBatch {
 	b := make([]byte, 40)
 	b[0] = 1
 	if closed {
 		b[1] = 1
 	}
 	binary.BigEndian.PutUint32(b[4:], uint32(len(ms)))
-	binary.BigEndian.PutUint64(b[8:], from)
-	binary.BigEndian.PutUint64(b[16:], to)
-	binary.BigEndian.PutUint64(b[24:], tail)
+	binary.BigEndian.PutUint64(b[8:], uint64(from))
+	binary.BigEndian.PutUint64(b[16:], uint64(to))
+	binary.BigEndian.PutUint64(b[24:], uint64(tail))
 	var payload []byte
 	for _, m := range ms {
 		payload = append(payload, m.Body...)
@@ -108,9 +108,9 @@ type cell struct {
 type world struct {
 	*rapid.T
 	form     framing
-	life     uint64
-	start    uint64
-	first    uint64 // below it the log keeps nothing
+	life     shard.Generation
+	start    shard.Pos
+	first    shard.Pos // below it the log keeps nothing
 	cells    []cell
 	msgs     []cell // those with a body
 	text     []byte // text that was begun and is not written yet
@@ -129,8 +129,8 @@ func newWorld(t *rapid.T) *world {
 	w := &world{
 		T:        t,
 		form:     rapid.SampledFrom([]framing{framingJSON, framingText, framingText, framingBase64}).Draw(t, "form"),
-		life:     rapid.SampledFrom([]uint64{0, 1, 1_800_000_000_000}).Draw(t, "life"),
-		start:    rapid.Uint64Range(0, 2).Draw(t, "start"),
+		life:     shard.Generation(rapid.SampledFrom([]uint64{0, 1, 1_800_000_000_000}).Draw(t, "life")),
+		start:    shard.Pos(rapid.Uint64Range(0, 2).Draw(t, "start")),
 		interval: 1000,
 		frames:   newFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), 64<<20),
 	}
@@ -143,28 +143,28 @@ func newWorld(t *rapid.T) *world {
 
 func (w *world) end() uint64 {
 	if n := len(w.cells); n > 0 {
-		return w.cells[n-1].Next
+		return uint64(w.cells[n-1].Next)
 	}
-	return w.start
+	return uint64(w.start)
 }
 
 // pick is a place between two cells, in [lo, hi].
 func (w *world) pick(lo, hi uint64, label string) uint64 {
 	var places []uint64
-	if lo <= w.start && w.start <= hi {
-		places = append(places, w.start)
+	if shard.Pos(lo) <= w.start && w.start <= shard.Pos(hi) {
+		places = append(places, uint64(w.start))
 	}
 	for _, c := range w.cells {
-		if lo <= c.Next && c.Next <= hi {
-			places = append(places, c.Next)
+		if shard.Pos(lo) <= c.Next && c.Next <= shard.Pos(hi) {
+			places = append(places, uint64(c.Next))
 		}
 	}
 	return rapid.SampledFrom(places).Draw(w.T, label)
 }
 
 // rangeOf is the RecordBatch [from, to).
-func (w *world) rangeOf(from, to uint64) shard.RecordBatch {
-	tail, closed := w.state(to)
+func (w *world) rangeOf(from, to shard.Pos) shard.RecordBatch {
+	tail, closed := w.state(uint64(to))
 	var ms []shard.Message
 	for _, m := range w.msgs {
 		if m.Pos >= from && m.Next <= to {
@@ -175,10 +175,10 @@ func (w *world) rangeOf(from, to uint64) shard.RecordBatch {
 }
 
 // state is the visible tail at a place, and whether the stream is closed there.
-func (w *world) state(at uint64) (tail uint64, closed bool) {
+func (w *world) state(at uint64) (tail shard.Pos, closed bool) {
 	tail = w.start
 	for _, c := range w.cells {
-		if c.Next > at {
+		if c.Next > shard.Pos(at) {
 			break
 		}
 		if c.Body != nil {
@@ -193,13 +193,13 @@ func (w *world) state(at uint64) (tail uint64, closed bool) {
 func (w *world) write(t *rapid.T) {
 	w.T = t
 	for range rapid.IntRange(1, 6).Draw(t, "cells") {
-		c := cell{Message: shard.Message{Pos: w.end()}}
+		c := cell{Message: shard.Message{Pos: shard.Pos(w.end())}}
 		c.Next = c.Pos + 1
 		switch k := rapid.IntRange(0, 99).Draw(t, "cell"); {
 		case w.closed || k < 20: // of control records
 			c.closes = k < 3
 		case k < 30:
-			c.Next += rapid.Uint64Range(1, 3).Draw(t, "more records")
+			c.Next += shard.Pos(rapid.Uint64Range(1, 3).Draw(t, "more records"))
 			fallthrough
 		default:
 			w.count++
@@ -248,32 +248,32 @@ func (w *world) body(t *rapid.T) (b []byte, cut bool) {
 func (w *world) feed(t *rapid.T) {
 	w.T = t
 	next, end := w.tail.Next(), w.end()
-	if next == end {
+	if next == shard.Pos(end) {
 		return
 	}
 	switch rapid.IntRange(0, 9).Draw(t, "feed") {
 	case 0:
-		to := w.pick(next, end, "skip to")
+		to := w.pick(uint64(next), end, "skip to")
 		tail, closed := w.state(to)
-		w.tail.SkipTo(to, tail, closed)
+		w.tail.SkipTo(shard.Pos(to), tail, closed)
 	case 1:
-		from := w.pick(next, end, "hole")
+		from := w.pick(uint64(next), end, "hole")
 		var gap *shard.GapError
-		if from == next || from == end || w.tail.EndError() != nil {
+		if shard.Pos(from) == next || from == end || w.tail.EndError() != nil {
 			return
 		}
-		if err := w.tail.Extend(w.rangeOf(from, end)); !errors.As(err, &gap) || gap.Next != next {
+		if err := w.tail.Extend(w.rangeOf(shard.Pos(from), shard.Pos(end))); !errors.As(err, &gap) || gap.Next != next {
 			t.Fatalf("a hole at %d: %v", next, err)
 		}
 	default:
-		from, to := next, w.pick(next, end, "feed to")
+		from, to := next, w.pick(uint64(next), end, "feed to")
 		if rapid.IntRange(0, 3).Draw(t, "overlap") == 0 {
-			from = w.pick(w.start, next, "feed from")
+			from = shard.Pos(w.pick(uint64(w.start), uint64(next), "feed from"))
 		}
-		if from == to {
+		if from == shard.Pos(to) {
 			return
 		}
-		if err := w.tail.Extend(w.rangeOf(from, to)); err != nil {
+		if err := w.tail.Extend(w.rangeOf(from, shard.Pos(to))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -282,7 +282,7 @@ func (w *world) feed(t *rapid.T) {
 func (w *world) trim(t *rapid.T) {
 	w.T = t
 	if rapid.IntRange(0, 3).Draw(t, "trim") == 0 {
-		w.first = w.pick(w.first, w.end(), "trim to")
+		w.first = shard.Pos(w.pick(uint64(w.first), w.end(), "trim to"))
 	}
 }
 
@@ -296,19 +296,19 @@ func (w *world) open(t *rapid.T) {
 	case k < 3 || len(w.told) == 0:
 		w.join(w.start, true)
 	default:
-		w.join(rapid.SampledFrom(w.told).Draw(t, "told"), false)
+		w.join(shard.Pos(rapid.SampledFrom(w.told).Draw(t, "told")), false)
 	}
 }
 
-func (w *world) join(pos uint64, fromStart bool) *reader {
+func (w *world) join(pos shard.Pos, fromStart bool) *reader {
 	least := uint64(0)
 	if pos%2 == 1 {
-		least = w.interval + pos
+		least = w.interval + uint64(pos)
 	}
 	set := w.frames.openSet(w.tail, w.form)
 	r := &reader{
 		world: w, set: set, c: newSSESession(w.tail, set, w.form, position{pos: pos}, least),
-		fromStart: fromStart, at: pos, cursor: least,
+		fromStart: fromStart, at: uint64(pos), cursor: least,
 	}
 	if w.form == framingText && !fromStart {
 		r.c.boundary = textBoundary{kind: boundaryUnknown, skipBytes: characterRest}
@@ -327,7 +327,8 @@ type reader struct {
 	lost      bool // its place is no longer kept
 	info      shard.Info
 
-	from, at uint64 // where it began; what it was told last
+	from     shard.Pos
+	at       uint64 // where it began; what it was told last
 	next     int    // msgs it has yet to get
 	got      int
 	buf      []byte
@@ -341,7 +342,7 @@ type reader struct {
 	cursor   uint64
 }
 
-func (r *reader) begin(pos uint64) {
+func (r *reader) begin(pos shard.Pos) {
 	r.from = pos
 	for r.next < len(r.msgs) && r.msgs[r.next].Pos < pos {
 		r.next++
@@ -404,17 +405,17 @@ func (r *reader) behind() {
 			if r.got > 0 || r.after.id != "" {
 				r.Fatalf("skips from %d to %d after %+v", pos, first, r.after)
 			}
-			r.at = first
+			r.at = uint64(first)
 			r.begin(first)
 		}
 		return
 	}
 	from, to := pos, pos
 	if rapid.IntRange(0, 3).Draw(r.T, "early page") == 0 {
-		from = r.pick(r.first, pos, "page from")
+		from = shard.Pos(r.pick(uint64(r.first), uint64(pos), "page from"))
 	}
 	for to <= pos { // a page is not larger than it has to be, as often as not
-		to = r.pick(pos+1, r.end(), "page to")
+		to = shard.Pos(r.pick(uint64(pos+1), r.end(), "page to"))
 	}
 	if !r.c.acceptPage(r.rangeOf(from, to)) {
 		r.Fatalf("page [%d, %d) does not join at %d", from, to, pos)
@@ -435,7 +436,7 @@ func (r *reader) parse() {
 		if err != nil || o.kind == offsetMinted && o.generation != r.life || formatOffset(r.life, o.pos) != e.id {
 			r.Fatalf("id of %+v: %v", e, err)
 		}
-		if r.closed || o.pos < r.at {
+		if r.closed || o.pos < shard.Pos(r.at) {
 			r.Fatalf("%+v after %+v", e, r.after)
 		}
 		switch e.name {
@@ -446,13 +447,13 @@ func (r *reader) parse() {
 		default:
 			r.Fatalf("%+v", e)
 		}
-		r.after, r.at = e, o.pos
-		r.told = append(r.told, o.pos)
+		r.after, r.at = e, uint64(o.pos)
+		r.told = append(r.told, uint64(o.pos))
 	}
 }
 
 // data takes a data event: the messages from the last one on up to pos.
-func (r *reader) data(e event, pos uint64) {
+func (r *reader) data(e event, pos shard.Pos) {
 	if r.after.name == "data" {
 		r.Fatalf("%+v after %+v", e, r.after)
 	}
@@ -504,7 +505,7 @@ func (r *reader) same(data string, bodies [][]byte) {
 	}
 }
 
-func (r *reader) control(e event, pos uint64) {
+func (r *reader) control(e event, pos shard.Pos) {
 	var c struct {
 		StreamNextOffset       string
 		StreamCursor           *string
@@ -513,7 +514,7 @@ func (r *reader) control(e event, pos uint64) {
 	if err := json.Unmarshal([]byte(e.data), &c); err != nil || c.StreamNextOffset != e.id {
 		r.Fatalf("%+v: %v", e, err)
 	}
-	if r.after.name == "data" && pos != r.at {
+	if r.after.name == "data" && pos != shard.Pos(r.at) {
 		r.Fatalf("%+v after %+v", e, r.after)
 	}
 	// What lies between the last message and a place that stands alone is not shown.
@@ -586,7 +587,7 @@ func (r *reader) drain(budget int) {
 	}
 	switch {
 	case held > 0:
-	case !r.upToDate || r.at != last:
+	case !r.upToDate || shard.Pos(r.at) != last:
 		r.Fatalf("at %d after %+v, the tail is %+v", r.at, r.after, info)
 	}
 	if int(r.c.framedCount) != r.got {
@@ -646,8 +647,8 @@ func model(t *rapid.T) {
 		},
 	})
 	w.T = t
-	if next, end := w.tail.Next(), w.end(); next < end {
-		if err := w.tail.Extend(w.rangeOf(next, end)); err != nil {
+	if next, end := w.tail.Next(), w.end(); next < shard.Pos(end) {
+		if err := w.tail.Extend(w.rangeOf(next, shard.Pos(end))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -658,7 +659,7 @@ func model(t *rapid.T) {
 	for _, pos := range w.told {
 		if !seen[pos] {
 			seen[pos] = true
-			w.join(pos, false).drain(300)
+			w.join(shard.Pos(pos), false).drain(300)
 		}
 	}
 	for _, r := range w.readers {
@@ -679,8 +680,8 @@ func lone(t *testing.T, form framing, bodies ...string) (*sseSession, *shard.Tai
 	set := newFrameCache(1<<20, 64<<20).openSet(tail, form)
 	for i, b := range bodies {
 		pos := uint64(i)
-		m := shard.Message{Pos: pos, Next: pos + 1, Body: []byte(b)}
-		if err := tail.Extend(buildRange(t, pos, pos+1, pos+1, false, []shard.Message{m})); err != nil {
+		m := shard.Message{Pos: shard.Pos(pos), Next: shard.Pos(pos + 1), Body: []byte(b)}
+		if err := tail.Extend(buildRange(t, shard.Pos(pos), shard.Pos(pos+1), shard.Pos(pos+1), false, []shard.Message{m})); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -429,7 +429,7 @@ func TestTrimmedReader(t *testing.T) {
 		b := newBubble(t, Config{}, fake{
 			state:  func(shard.InfoOptions) (shard.Info, error) { return info, nil },
 			follow: func() (*shard.TailBuffer, error) { return tail, nil },
-			page: func(from uint64) (shard.RecordBatch, error) {
+			page: func(from shard.Pos) (shard.RecordBatch, error) {
 				if from < 5 {
 					return shard.RecordBatch{}, &shard.TrimmedError{First: 5}
 				}
@@ -463,7 +463,7 @@ func TestStoreGoneForAReader(t *testing.T) {
 		b := newBubble(t, Config{}, fake{
 			state:  func(shard.InfoOptions) (shard.Info, error) { return info, nil },
 			follow: func() (*shard.TailBuffer, error) { return tail, nil },
-			page: func(from uint64) (shard.RecordBatch, error) {
+			page: func(from shard.Pos) (shard.RecordBatch, error) {
 				if from >= 2 && time.Now().Before(back) {
 					return shard.RecordBatch{}, shard.ErrStoreDown
 				}
@@ -497,7 +497,7 @@ func TestCatchUpWithoutStore(t *testing.T) {
 		}
 		return info, nil
 	}
-	srv := New(Config{}, fake{state: local, page: func(from uint64) (shard.RecordBatch, error) {
+	srv := New(Config{}, fake{state: local, page: func(from shard.Pos) (shard.RecordBatch, error) {
 		m := shard.Message{Pos: from, Next: from + 1, Body: fmt.Append(nil, "m", from)}
 		return buildRange(t, from, from+1, from+1, false, []shard.Message{m}), nil
 	}})

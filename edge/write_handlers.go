@@ -84,7 +84,7 @@ func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.St
 	}
 }
 
-func (s *Server) nowMillis() uint64 { return uint64(max(s.cfg.Now().UnixMilli(), 0)) }
+func (s *Server) nowMillis() shard.Millis { return shard.MillisOf(s.cfg.Now()) }
 
 // doWrite executes a write, and answers it unless it was accepted.
 func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWrite) (shard.Outcome, bool) {

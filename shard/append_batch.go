@@ -6,7 +6,7 @@ import "slices"
 // it. Owned by the goroutine that writes it.
 type appendBatch struct {
 	base     *State  // the fold that it was decided on
-	pos      uint64  // match_seq_num of what is left to be written
+	pos      Pos     // match_seq_num of what is left to be written
 	entries  []Entry // what is left to be written, as far as one append takes it
 	bytes    int     // metered size of entries
 	calls    []*call
@@ -48,7 +48,7 @@ type composer struct {
 // composeBatch decides callers from the front of queue as long as their records fit. It returns the
 // batch and how many callers it decided: at least one, unless the batch is a lone checkpoint. s is
 // not changed.
-func composeBatch(s *State, queue []*call, now, used uint64) (*appendBatch, int) {
+func composeBatch(s *State, queue []*call, now, used Millis) (*appendBatch, int) {
 	return composeBatchAt(s, queue, clockReading{wall: now, bothClocks: now, lastUse: used})
 }
 
@@ -262,7 +262,7 @@ func (c *composer) putRecord(l recordDraft) {
 
 // encodeHeader returns the header's value at pos. The headers of a batch lie side by side in
 // headerBuf.
-func (c *composer) encodeHeader(h *Header, pos uint64) []byte {
+func (c *composer) encodeHeader(h *Header, pos Pos) []byte {
 	if c.headerBuf == nil {
 		return h.encode(pos)
 	}

@@ -15,13 +15,13 @@ type ackingLog struct {
 
 func (*ackingLog) Create(context.Context, shard.StreamID) error { return nil }
 
-func (l *ackingLog) Append(_ context.Context, _ shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
-	end := at + uint64(len(batch))
-	l.tail.Store(end)
+func (l *ackingLog) Append(_ context.Context, _ shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
+	end := at + shard.Pos(len(batch))
+	l.tail.Store(uint64(end))
 	return shard.Ack{Start: at, End: end, StartTime: 1, EndTime: 1}, nil
 }
 
-func (*ackingLog) Read(context.Context, shard.StreamID, uint64, int) (shard.Page, error) {
+func (*ackingLog) Read(context.Context, shard.StreamID, shard.Pos, int) (shard.Page, error) {
 	return shard.Page{}, nil
 }
 
@@ -29,13 +29,16 @@ func (*ackingLog) Last(context.Context, shard.StreamID, int) (shard.Page, error)
 	return shard.Page{}, nil
 }
 
-func (*ackingLog) Replay(context.Context, shard.StreamID, uint64, uint64, func(shard.Page) error) error {
+func (*ackingLog) Replay(context.Context, shard.StreamID, shard.Pos, shard.Pos, func(shard.Page) error) error {
 	return nil
 }
-func (l *ackingLog) Tail(context.Context, shard.StreamID) (uint64, error) { return l.tail.Load(), nil }
-func (*ackingLog) OpenSessions() int                                      { return 0 }
 
-func (*ackingLog) Follow(ctx context.Context, _ shard.StreamID, _ uint64, _ func(shard.Page) error) error {
+func (l *ackingLog) Tail(context.Context, shard.StreamID) (shard.Pos, error) {
+	return shard.Pos(l.tail.Load()), nil
+}
+func (*ackingLog) OpenSessions() int { return 0 }
+
+func (*ackingLog) Follow(ctx context.Context, _ shard.StreamID, _ shard.Pos, _ func(shard.Page) error) error {
 	<-ctx.Done()
 	return ctx.Err()
 }

@@ -10,8 +10,8 @@ import (
 // whole. Parts are shown only once they are committed. Owned by a Stream, under its mu, or by one
 // read of a page.
 type assembler struct {
-	from        uint64           // first position of the next RecordBatch
-	time        uint64           // S2 time of the last record
+	from        Pos              // first position of the next RecordBatch
+	time        Millis           // S2 time of the last record
 	ready       []pendingMessage // messages that may be shown
 	uncommitted []pendingMessage // parts without their commit
 	// uncommittedCost is the memory of the uncommitted parts that others wrote. No other budget is
@@ -22,12 +22,12 @@ type assembler struct {
 // pendingMessage is a message that no RecordBatch holds yet. Its records are [pos, next). An append
 // in parts has as many as it has messages, until its commit, so a pendingMessage is small.
 type pendingMessage struct {
-	pos           uint64
+	pos           Pos
 	body          []byte
 	moreFragments *[][]byte // the other fragments of a message in several records; nil: none
 }
 
-func (p *pendingMessage) next() uint64 { return p.pos + 1 + uint64(len(p.fragments())) }
+func (p *pendingMessage) next() Pos { return p.pos + 1 + Pos(len(p.fragments())) }
 
 func (p *pendingMessage) fragments() [][]byte {
 	if p.moreFragments == nil {
@@ -120,6 +120,6 @@ func clearForReuse[T any](all []T) []T {
 }
 
 // skipTo moves on to next, without the messages that are under way.
-func (a *assembler) skipTo(next uint64) {
+func (a *assembler) skipTo(next Pos) {
 	a.from, a.ready, a.uncommitted, a.uncommittedCost = max(a.from, next), nil, nil, 0
 }

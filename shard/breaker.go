@@ -151,12 +151,12 @@ func (b *breaker) Create(ctx context.Context, id StreamID) error {
 }
 
 // Append implements Log.
-func (b *breaker) Append(ctx context.Context, id StreamID, at uint64, batch []Entry) (Ack, error) {
+func (b *breaker) Append(ctx context.Context, id StreamID, at Pos, batch []Entry) (Ack, error) {
 	return guardCall(b, id, func() (Ack, error) { return b.Log.Append(ctx, id, at, batch) })
 }
 
 // Read implements Log.
-func (b *breaker) Read(ctx context.Context, id StreamID, from uint64, max int) (Page, error) {
+func (b *breaker) Read(ctx context.Context, id StreamID, from Pos, max int) (Page, error) {
 	return guardCall(b, id, func() (Page, error) { return b.Log.Read(ctx, id, from, max) })
 }
 
@@ -166,12 +166,12 @@ func (b *breaker) Last(ctx context.Context, id StreamID, n int) (Page, error) {
 }
 
 // Tail implements Log.
-func (b *breaker) Tail(ctx context.Context, id StreamID) (uint64, error) {
-	return guardCall(b, id, func() (uint64, error) { return b.Log.Tail(ctx, id) })
+func (b *breaker) Tail(ctx context.Context, id StreamID) (Pos, error) {
+	return guardCall(b, id, func() (Pos, error) { return b.Log.Tail(ctx, id) })
 }
 
 // Replay implements Log. Each page is an answer.
-func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
+func (b *breaker) Replay(ctx context.Context, id StreamID, from, to Pos, fn func(Page) error) error {
 	_, err := guardCall(b, id, func() (struct{}, error) {
 		return struct{}{}, b.Log.Replay(ctx, id, from, to, func(p Page) error {
 			b.noteAnswer(nil)
@@ -183,7 +183,7 @@ func (b *breaker) Replay(ctx context.Context, id StreamID, from, to uint64, fn f
 
 // Follow implements Log. A page with records is an answer. A page without records is none: it tells
 // of an end, or of the tail that was last known. Silence of the session says nothing either.
-func (b *breaker) Follow(ctx context.Context, id StreamID, from uint64, fn func(Page) error) error {
+func (b *breaker) Follow(ctx context.Context, id StreamID, from Pos, fn func(Page) error) error {
 	b.mu.Lock()
 	b.lastAsked = id
 	b.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-func noTail(func() (uint64, error)) (uint64, error) { return 0, errDown }
+func noTail(func() (shard.Pos, error)) (shard.Pos, error) { return 0, errDown }
 
 // Storage is gone for a while. The first caller waits for it; the others are told immediately that
 // nothing was written; memory is served; and all goes on within a second of its return.
@@ -140,7 +140,7 @@ func TestRefusedConnectionsCountAsDown(t *testing.T) {
 				return shard.Ack{}, away
 			},
 			read: func() error { return away },
-			tail: func(func() (uint64, error)) (uint64, error) { return 0, away },
+			tail: func(func() (shard.Pos, error)) (shard.Pos, error) { return 0, away },
 		})
 		began := time.Now()
 		if _, err := h.Do(t.Context(), appendReq("text/plain", "b")); !errors.Is(err, shard.ErrStoreDown) ||
@@ -160,7 +160,7 @@ func TestRefusedConnectionsCountAsDown(t *testing.T) {
 // and that they were lost. S2's sessions do so too, whether S2 is there or not.
 type tailReportingLog struct{ *hooked }
 
-func (l tailReportingLog) Follow(ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error) error {
+func (l tailReportingLog) Follow(ctx context.Context, id shard.StreamID, from shard.Pos, fn func(shard.Page) error) error {
 	for i := 0; ctx.Err() == nil; i++ {
 		p := shard.Page{}
 		if i%2 == 0 {
@@ -206,7 +206,7 @@ func (l basinlessLog) Last(ctx context.Context, id shard.StreamID, n int) (shard
 	return l.hooked.Last(ctx, id, n)
 }
 
-func (l basinlessLog) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+func (l basinlessLog) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
 	if id == "none/x" {
 		return 0, shard.ErrNoBasin
 	}

@@ -87,16 +87,16 @@ func (s *State) encodeWith(producers []byte) []byte {
 		}
 	}
 	b := appendField(nil, ckFlags, uvarints(flags))
-	b = appendField(b, ckGeneration, uvarints(s.generation))
-	b = appendField(b, ckStart, uvarints(s.start))
-	b = appendField(b, ckTail, uvarints(s.tail))
+	b = appendField(b, ckGeneration, uvarints(uint64(s.generation)))
+	b = appendField(b, ckStart, uvarints(uint64(s.start)))
+	b = appendField(b, ckTail, uvarints(uint64(s.tail)))
 	b = appendField(b, ckType, []byte(s.contentType))
 	b = appendField(b, ckTTL, uvarints(s.ttl))
-	b = appendField(b, ckExpires, append(uvarints(s.expiresAt), s.expiresRaw...))
+	b = appendField(b, ckExpires, append(uvarints(uint64(s.expiresAt)), s.expiresRaw...))
 	for _, a := range s.chain {
 		b = appendField(b, ckChain, encodeAncestor(a))
 	}
-	b = appendField(b, ckLastUsed, uvarints(s.lastUsed))
+	b = appendField(b, ckLastUsed, uvarints(uint64(s.lastUsed)))
 	if p := s.closedBy; p != nil {
 		b = appendField(b, ckClosedBy, append(uvarints(p.Epoch, p.Seq), p.ID...))
 	}
@@ -106,14 +106,14 @@ func (s *State) encodeWith(producers []byte) []byte {
 	b = appendField(b, ckProducers, producers)
 	recent, forgot := s.encodeOutcomes()
 	b = appendField(b, ckRecent, recent)
-	b = appendField(b, ckForgottenTime, uvarints(forgot))
+	b = appendField(b, ckForgottenTime, uvarints(uint64(forgot)))
 	return append(s.encodeLevel2(s.encodeForks(b)), s.unknownFields...)
 }
 
 // encodeLevel2 appends the fields of format level 2 that the State has from records of that level.
 func (s *State) encodeLevel2(b []byte) []byte {
 	if r := s.retainedFrom; r != nil {
-		b = appendField(b, ckRetainedFrom, uvarints(r.pos, r.ordinal, r.bytes))
+		b = appendField(b, ckRetainedFrom, uvarints(uint64(r.pos), r.ordinal, r.bytes))
 	}
 	if c := s.counts; c.known {
 		b = appendField(b, ckCounts, uvarints(c.messages, c.bytes))
@@ -122,18 +122,18 @@ func (s *State) encodeLevel2(b []byte) []byte {
 		b = appendField(b, ckRetention, s.retention.encode())
 	}
 	if s.newestForeign != 0 {
-		b = appendField(b, ckNewestForeign, uvarints(s.newestForeign))
+		b = appendField(b, ckNewestForeign, uvarints(uint64(s.newestForeign)))
 	}
 	if !s.lastBatch.id.IsZero() {
-		b = appendField(b, ckLastBatch, append(s.lastBatch.id[:], uvarints(s.lastBatch.end)...))
+		b = appendField(b, ckLastBatch, append(s.lastBatch.id[:], uvarints(uint64(s.lastBatch.end))...))
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(s.forkRefs.rows), AppendID.Compare) {
 		if from := s.forkRefs.rows[id].from; from != 0 {
-			b = appendField(b, ckForkRefFrom, append(id[:], uvarints(from)...))
+			b = appendField(b, ckForkRefFrom, append(id[:], uvarints(uint64(from))...))
 		}
 	}
 	if s.chainTimes != nil {
-		b = appendField(b, ckChainTimes, uvarints(s.chainTimes...))
+		b = appendField(b, ckChainTimes, encodeMillis(s.chainTimes))
 	}
 	return b
 }
@@ -145,7 +145,7 @@ func (s *State) encodeForks(b []byte) []byte {
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(s.forkRefs.rows), AppendID.Compare) {
 		f := s.forkRefs.rows[id]
-		b = appendField(b, ckForkRef, append(append(uvarints(f.time), id[:]...), f.fork...))
+		b = appendField(b, ckForkRef, append(append(uvarints(uint64(f.time)), id[:]...), f.fork...))
 	}
 	for _, d := range s.pendingReleases {
 		b = appendField(b, ckPendingRelease, append(d.ref[:], d.source...))
@@ -155,7 +155,7 @@ func (s *State) encodeForks(b []byte) []byte {
 
 // encodeProducers returns the newest claims, newest first: none that is older than maxAge, in ms of
 // S2 time, and at most size bytes.
-func (s *State) encodeProducers(maxAge uint64, size int) []byte {
+func (s *State) encodeProducers(maxAge Millis, size int) []byte {
 	type row struct {
 		id string
 		producerClaim
@@ -174,7 +174,7 @@ func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 			}
 		}
 	}
-	age := func(c producerClaim) uint64 { // time 0 is this batch's, the newest of all
+	age := func(c producerClaim) Millis { // time 0 is this batch's, the newest of all
 		if c.time == 0 {
 			return 0
 		}
@@ -187,7 +187,7 @@ func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 	for _, r := range rows {
 		next := binary.AppendUvarint(b, uint64(len(r.id)))
 		next = append(next, r.id...)
-		next = append(next, uvarints(r.epoch, r.seq, r.time)...)
+		next = append(next, uvarints(r.epoch, r.seq, uint64(r.time))...)
 		if age(r.producerClaim) > maxAge || len(next) > size {
 			break
 		}
@@ -198,7 +198,7 @@ func (s *State) encodeProducers(maxAge uint64, size int) []byte {
 
 // encodeOutcomes returns the remembered outcomes, oldest first, as differences to the outcome
 // before, and the time of the newest one that was forgotten.
-func (s *State) encodeOutcomes() (b []byte, forgot uint64) {
+func (s *State) encodeOutcomes() (b []byte, forgot Millis) {
 	merged := outcomeWindow{forgottenTime: s.outcomes.forgottenTime}
 	if s.base != nil {
 		s.base.outcomes.each(merged.add)
@@ -235,10 +235,10 @@ func (s *State) restoreCheckpoint(r Record, h *Header) error {
 // decode reads what encode wrote, for the fold of a log up to s.Next. time replaces the times that
 // encode left out. errForeign: it is damaged, or no State that a log can come to.
 // ErrNeedsLaterRelease: a later release wrote it.
-func (s *State) decode(b []byte, time uint64) error { return s.decodeWith(b, time, false) }
+func (s *State) decode(b []byte, time Millis) error { return s.decodeWith(b, time, false) }
 
 // decodeWith is decode; handover: the fields of a handover are read too.
-func (s *State) decodeWith(b []byte, time uint64, handover bool) error {
+func (s *State) decodeWith(b []byte, time Millis, handover bool) error {
 	r, declined := fieldReader{b: b}, false
 	for len(r.b) > 0 && !r.bad {
 		whole := r.b
@@ -267,8 +267,8 @@ func (s *State) decodeWith(b []byte, time uint64, handover bool) error {
 }
 
 // decodeField stores one field.
-func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
-	orNow := func(t uint64) uint64 {
+func (s *State) decodeField(tag byte, f *fieldReader, time Millis) {
+	orNow := func(t Millis) Millis {
 		if t == 0 {
 			return time
 		}
@@ -280,21 +280,21 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 		s.exists, s.ended, s.closed = v&ckExists != 0, v&ckEnded != 0, v&ckClosed != 0
 		s.hasTTL, s.hasNonJSON, s.gone = v&ckHasTTL != 0, v&ckHasNonJSON != 0, v&ckGone != 0
 	case ckGeneration:
-		s.generation = f.uvarint()
+		s.generation = Generation(f.uvarint())
 	case ckStart:
-		s.start = f.uvarint()
+		s.start = Pos(f.uvarint())
 	case ckTail:
-		s.tail = f.uvarint()
+		s.tail = Pos(f.uvarint())
 	case ckType:
 		s.contentType = f.restAsString()
 	case ckTTL:
 		s.ttl = f.uvarint()
 	case ckExpires:
-		s.expiresAt, s.expiresRaw = f.uvarint(), f.restAsString()
+		s.expiresAt, s.expiresRaw = Millis(f.uvarint()), f.restAsString()
 	case ckChain:
 		s.chain = append(s.chain, f.ancestor())
 	case ckLastUsed:
-		s.lastUsed = orNow(f.uvarint())
+		s.lastUsed = orNow(Millis(f.uvarint()))
 	case ckClosedBy:
 		s.closedBy = &Producer{Epoch: f.uvarint(), Seq: f.uvarint(), ID: f.restAsString()}
 	case ckStreamSeq:
@@ -303,36 +303,36 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 		s.producers = map[string]producerClaim{}
 		for len(f.b) > 0 {
 			id := string(f.bytes())
-			s.producers[id] = producerClaim{f.uvarint(), f.uvarint(), orNow(f.uvarint())}
+			s.producers[id] = producerClaim{f.uvarint(), f.uvarint(), orNow(Millis(f.uvarint()))}
 		}
 	case ckRecent:
 		s.outcomes.ring, s.outcomes.ids = nil, nil
 		for last := (outcome{}); len(f.b) > 0; {
 			last.id = f.leadingID()
 			last.op = Op(f.byte())
-			last.end += uint64(f.varint())
-			last.time += uint64(f.varint())
+			last.end += Pos(f.varint())
+			last.time += Millis(f.varint())
 			o := last
 			o.time = orNow(last.time)
 			s.outcomes.add(o)
 		}
 	case ckForgottenTime:
-		s.outcomes.forgottenTime = f.uvarint()
+		s.outcomes.forgottenTime = Millis(f.uvarint())
 	case ckFork:
 		s.fork = f.fork()
 	case ckForkRef:
-		at, id := orNow(f.uvarint()), f.leadingID()
+		at, id := orNow(Millis(f.uvarint())), f.leadingID()
 		s.forkRefs.set(id, forkRef{fork: StreamID(f.restAsString()), time: at})
 	case ckPendingRelease:
 		s.pendingReleases = append(s.pendingReleases, pendingRelease{f.leadingID(), StreamID(f.restAsString())})
 	case ckNext:
-		s.Next = f.uvarint()
+		s.Next = Pos(f.uvarint())
 	case ckTime:
-		s.Time = f.uvarint()
+		s.Time = Millis(f.uvarint())
 	case ckSinceCheckpoint:
 		s.recordsSinceCheckpoint, s.bytesSinceCheckpoint = f.uvarint(), f.uvarint()
 	case ckTrimTo:
-		s.trimTo = f.uvarint()
+		s.trimTo = Pos(f.uvarint())
 	case ckConfirmed:
 		s.confirmed = true
 	default:
@@ -344,23 +344,23 @@ func (s *State) decodeField(tag byte, f *fieldReader, time uint64) {
 func (s *State) decodeLevel2(tag byte, f *fieldReader) {
 	switch tag {
 	case ckRetainedFrom:
-		s.retainedFrom = &trimmedTo{f.uvarint(), f.uvarint(), f.uvarint()}
+		s.retainedFrom = &trimmedTo{Pos(f.uvarint()), f.uvarint(), f.uvarint()}
 	case ckCounts:
 		s.counts = counts{true, f.uvarint(), f.uvarint()}
 	case ckRetention:
 		s.retention = f.retention()
 	case ckNewestForeign:
-		s.newestForeign = f.uvarint()
+		s.newestForeign = Millis(f.uvarint())
 	case ckLastBatch:
-		s.lastBatch = batchEnd{f.leadingID(), f.uvarint()}
+		s.lastBatch = batchEnd{f.leadingID(), Pos(f.uvarint())}
 	case ckForkRefFrom:
 		id, from := f.leadingID(), f.uvarint()
 		if h, ok := s.forkRefs.rows[id]; ok {
-			h.from = from
+			h.from = Pos(from)
 			s.forkRefs.set(id, h)
 		}
 	case ckChainTimes:
-		s.chainTimes = f.uvarints()
+		s.chainTimes = f.millis()
 	}
 }
 

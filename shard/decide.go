@@ -19,7 +19,7 @@ type draft struct {
 // the owner's clock in milliseconds.
 //
 // The order of checks is the protocol's (PROTOCOL 5.2, 5.2.1).
-func decide(s *State, req *Request, now uint64) (drafts []draft, out Outcome) {
+func decide(s *State, req *Request, now Millis) (drafts []draft, out Outcome) {
 	if o, ok := s.findOutcome(req.ID); ok {
 		return nil, firstOutcome(s, req, o)
 	}
@@ -90,7 +90,7 @@ func lastAccepted(s *State, req *Request) *Producer {
 
 // decideCreate decides a create request. A stream without a create record (generation 0) is
 // adopted: its records stay readable.
-func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
+func decideCreate(s *State, req *Request, now Millis) ([]draft, Outcome) {
 	typ := req.Type
 	switch {
 	case typ == "" && req.Fork == nil:
@@ -136,8 +136,8 @@ func decideCreate(s *State, req *Request, now uint64) ([]draft, Outcome) {
 // newGeneration returns the number of a generation that begins now: the time, and three random
 // digits. Streams that are made in one millisecond hardly ever share a generation, so an offset of
 // one names nothing in a fork of the other.
-func newGeneration(now uint64, id AppendID) uint64 {
-	return now*1000 + (uint64(id[0])<<8|uint64(id[1]))%1000
+func newGeneration(now Millis, id AppendID) Generation {
+	return Generation(now*1000 + Millis((uint64(id[0])<<8|uint64(id[1]))%1000))
 }
 
 // sameConfig compares what PUT compares: type, TTL, expiry as an instant, closed, the fork. A

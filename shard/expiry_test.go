@@ -59,7 +59,7 @@ func TestExpiresAtDoesNotSlide(t *testing.T) { synctest.Test(t, testExpiresAt) }
 func testExpiresAt(t *testing.T) {
 	h := node(t, logtest.NewMemory(1))
 	q := create("text/plain", "a")
-	q.Expires = uint64(time.Now().Add(10 * time.Second).UnixMilli())
+	q.Expires = shard.MillisOf(time.Now().Add(10 * time.Second))
 	do(t, h, q, shard.CodeCreated)
 	advance(9 * time.Second)
 	do(t, h, appendReq("text/plain", "b"), shard.CodeAppended)

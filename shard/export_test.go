@@ -9,7 +9,7 @@ import (
 )
 
 // LaterRelease is the header of a record at pos that only a later release can read.
-func LaterRelease(pos uint64) []byte {
+func LaterRelease(pos Pos) []byte {
 	b := (&Header{Kind: KindMessage}).encode(pos)
 	b = b[:len(b)-headerSum]
 	b[1] = headerVersion + 1
@@ -30,36 +30,36 @@ func AbsentBytes(h *Manager) int64 { return h.streams.absentBytes.Load() }
 func IsColdOpens(err error) bool { return errors.Is(err, errColdOpens) }
 
 // Forgeries are headers that a stranger with access to S2 might forge for a record at pos.
-var Forgeries = map[string]func(pos uint64) []byte{
-	"a checkpoint beyond the log": func(pos uint64) []byte {
+var Forgeries = map[string]func(pos Pos) []byte{
+	"a checkpoint beyond the log": func(pos Pos) []byte {
 		s := State{Next: pos + 1, exists: true, generation: 5, tail: 1 << 40}
 		return (&Header{Kind: KindCheckpoint, State: s.encode()}).encode(pos)
 	},
-	"a damaged checkpoint": func(pos uint64) []byte {
+	"a damaged checkpoint": func(pos Pos) []byte {
 		return (&Header{Kind: KindCheckpoint, State: []byte{ckTail}, HasCheckpoint: true}).encode(pos)
 	},
-	"a damaged tombstone": func(pos uint64) []byte {
+	"a damaged tombstone": func(pos Pos) []byte {
 		return (&Header{Kind: KindTombstone, Reason: ReasonDeleted, State: []byte{ckFlags, 9}}).encode(pos)
 	},
-	"a checkpoint that is not there": func(pos uint64) []byte {
+	"a checkpoint that is not there": func(pos Pos) []byte {
 		return (&Header{Kind: KindTouch, HasCheckpoint: true, RecordsSinceCheckpoint: 2}).encode(pos)
 	},
-	"a checkpoint that it is itself": func(pos uint64) []byte {
+	"a checkpoint that it is itself": func(pos Pos) []byte {
 		return (&Header{Kind: KindTouch, HasCheckpoint: true}).encode(pos)
 	},
-	"a create record of a life beyond all": func(pos uint64) []byte {
+	"a create record of a life beyond all": func(pos Pos) []byte {
 		return (&Header{Kind: KindCreate, Generation: MaxGeneration + 1}).encode(pos)
 	},
 }
 
 // ForgeChain returns a create record that claims a past.
-func ForgeChain(pos uint64, a Ancestor) []byte {
+func ForgeChain(pos Pos, a Ancestor) []byte {
 	h := Header{Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 1 << 52, Type: "text/plain", Chain: []Ancestor{a}}
 	return h.encode(pos)
 }
 
 // ForgeFork is ForgeChain for a fork with a reference that the source does not have.
-func ForgeFork(pos uint64, a Ancestor) []byte {
+func ForgeFork(pos Pos, a Ancestor) []byte {
 	h := Header{
 		Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 1 << 52, Type: "text/plain", Chain: []Ancestor{a},
 		Fork: &Fork{Source: a.Stream, Hold: NewAppendID()},
@@ -68,7 +68,7 @@ func ForgeFork(pos uint64, a Ancestor) []byte {
 }
 
 // ForgeForkState returns a checkpoint that claims what ForgeFork does.
-func ForgeForkState(pos uint64, a Ancestor) []byte {
+func ForgeForkState(pos Pos, a Ancestor) []byte {
 	s := State{
 		Next: pos + 1, exists: true, generation: 1 << 52, contentType: "text/plain", chain: []Ancestor{a}, confirmed: true,
 		fork: &Fork{Source: a.Stream, Hold: NewAppendID()},
@@ -77,7 +77,7 @@ func ForgeForkState(pos uint64, a Ancestor) []byte {
 }
 
 // ForgeHeldFork is ForgeFork for a fork that its source does hold.
-func ForgeHeldFork(pos uint64, a Ancestor, hold AppendID) []byte {
+func ForgeHeldFork(pos Pos, a Ancestor, hold AppendID) []byte {
 	h := Header{
 		Kind: KindCreate, Flags: FlagFirst | FlagLast, Generation: 1 << 52, Type: "text/plain", Chain: []Ancestor{a},
 		Fork: &Fork{Source: a.Stream, Hold: hold},
@@ -94,7 +94,7 @@ func ForgedSize(kept, raw int) int {
 }
 
 // ForgePart returns a record of an append in parts.
-func ForgePart(pos uint64, id AppendID, first, last bool) []byte {
+func ForgePart(pos Pos, id AppendID, first, last bool) []byte {
 	h := Header{Kind: KindMessage, Flags: FlagPart, Append: id}
 	if first {
 		h.Flags |= FlagFirst
@@ -113,7 +113,7 @@ const (
 )
 
 // ForgePendingReleases returns a tombstone of a stream with n references to give back.
-func ForgePendingReleases(pos uint64, source StreamID, n int) []byte {
+func ForgePendingReleases(pos Pos, source StreamID, n int) []byte {
 	s := State{Next: pos + 1, ended: true, generation: 1}
 	for range n {
 		s.pendingReleases = append(s.pendingReleases, pendingRelease{NewAppendID(), source})
@@ -122,7 +122,7 @@ func ForgePendingReleases(pos uint64, source StreamID, n int) []byte {
 }
 
 // ForgeForkRefs returns a tombstone of a stream that forks of such names hold.
-func ForgeForkRefs(pos uint64, names ...StreamID) []byte {
+func ForgeForkRefs(pos Pos, names ...StreamID) []byte {
 	s := State{Next: pos + 1, ended: true, gone: true, generation: 1}
 	for _, name := range names {
 		s.addForkRef(NewAppendID(), forkRef{fork: name, time: 1})

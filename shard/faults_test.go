@@ -30,7 +30,7 @@ type hooks struct {
 	append func(ctx context.Context, write func() (shard.Ack, error)) (shard.Ack, error)
 	read   func() error // before Read, Last and Replay
 	last   func(id shard.StreamID) error
-	tail   func(ask func() (uint64, error)) (uint64, error)
+	tail   func(ask func() (shard.Pos, error)) (shard.Pos, error)
 }
 
 func newHooked() *hooked { return &hooked{Memory: logtest.NewMemory(1)} }
@@ -48,7 +48,7 @@ func (l *hooked) get() hooks {
 }
 
 func (l *hooked) Append(
-	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+	ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry,
 ) (shard.Ack, error) {
 	write := func() (shard.Ack, error) { return l.Memory.Append(ctx, id, at, batch) }
 	if fn := l.get().append; fn != nil {
@@ -64,7 +64,7 @@ func (l *hooked) reading() error {
 	return nil
 }
 
-func (l *hooked) Read(ctx context.Context, id shard.StreamID, from uint64, n int) (shard.Page, error) {
+func (l *hooked) Read(ctx context.Context, id shard.StreamID, from shard.Pos, n int) (shard.Page, error) {
 	if err := l.reading(); err != nil {
 		return shard.Page{}, err
 	}
@@ -84,7 +84,7 @@ func (l *hooked) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page
 }
 
 func (l *hooked) Replay(
-	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
+	ctx context.Context, id shard.StreamID, from, to shard.Pos, fn func(shard.Page) error,
 ) error {
 	return l.Memory.Replay(ctx, id, from, to, func(p shard.Page) error {
 		if err := l.reading(); err != nil {
@@ -94,8 +94,8 @@ func (l *hooked) Replay(
 	})
 }
 
-func (l *hooked) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
-	ask := func() (uint64, error) { return l.Memory.Tail(ctx, id) }
+func (l *hooked) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
+	ask := func() (shard.Pos, error) { return l.Memory.Tail(ctx, id) }
 	if fn := l.get().tail; fn != nil {
 		return fn(ask)
 	}
@@ -289,7 +289,7 @@ func TestEarlierTailCheckDoesNotAnswerALaterCaller(t *testing.T) {
 		h, rival := node(t, log), node(t, log)
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		advance(time.Second)
-		log.set(hooks{tail: func(ask func() (uint64, error)) (uint64, error) {
+		log.set(hooks{tail: func(ask func() (shard.Pos, error)) (shard.Pos, error) {
 			tail, err := ask()
 			advance(time.Second) // on its way back
 			return tail, err

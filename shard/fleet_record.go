@@ -71,7 +71,7 @@ var (
 )
 
 // entry returns the record as it is written at a position.
-func (f *fleetRecord) entry(pos uint64) Entry {
+func (f *fleetRecord) entry(pos Pos) Entry {
 	h := Header{Kind: KindFleet, Flags: FlagFirst | FlagLast}
 	b := []byte{fleetVersion}
 	b = appendField(b, fleetTagID, f.id[:])

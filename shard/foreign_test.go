@@ -18,7 +18,7 @@ func TestForgedRecordsChangeNoStream(t *testing.T) {
 	}
 }
 
-func testForged(t *testing.T, forge func(pos uint64) []byte) {
+func testForged(t *testing.T, forge func(pos shard.Pos) []byte) {
 	log := logtest.NewMemory(1)
 	h := node(t, log)
 	do(t, h, create("text/plain", "a"), shard.CodeCreated)

@@ -22,7 +22,7 @@ func TestForgedRunIsBounded(t *testing.T) {
 		if pos == 0 {
 			h.Flags |= FlagFirst
 		}
-		r := Record{Pos: pos, Header: h.encode(pos), Body: make([]byte, size)}
+		r := Record{Pos: Pos(pos), Header: h.encode(Pos(pos)), Body: make([]byte, size)}
 		e, err := s.foldRecord(r)
 		if err != nil {
 			t.Fatal(err)
@@ -91,7 +91,7 @@ func TestFoldOfReferencesIsLinear(t *testing.T) {
 		s.snapshot()
 		n := allocated(func() {
 			for i := range h {
-				if _, err := s.foldDecoded(Record{Pos: uint64(i)}, &h[i]); err != nil {
+				if _, err := s.foldDecoded(Record{Pos: Pos(i)}, &h[i]); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -179,7 +179,7 @@ func TestUncommittedPartsAreCharged(t *testing.T) {
 		s := h.newStream("p/s")
 		s.state, s.opened = &State{exists: true, contentType: OctetStream}, true
 		h.streams.addStream(s)
-		fold := func(pos uint64, hd *Header) {
+		fold := func(pos Pos, hd *Header) {
 			r := Record{Pos: pos, Header: hd.encode(pos), Body: make([]byte, size)}
 			if c.own {
 				r.decoded = hd
@@ -195,7 +195,7 @@ func TestUncommittedPartsAreCharged(t *testing.T) {
 			if pos == 0 {
 				hd.Flags |= FlagFirst
 			}
-			fold(pos, hd)
+			fold(Pos(pos), hd)
 		}
 		if n := counted() - before; n < c.want-size || n > c.want+size {
 			t.Errorf("%s: %d bytes are charged for %d", name, n, size*parts)

@@ -26,7 +26,7 @@ func chainOf(t testing.TB, h *shard.Manager, id shard.StreamID) []shard.Ancestor
 }
 
 // appendForged appends a record with the header h to a stream's log, past every owner.
-func appendForged(t testing.TB, log shard.Log, id shard.StreamID, header func(pos uint64) []byte) {
+func appendForged(t testing.TB, log shard.Log, id shard.StreamID, header func(pos shard.Pos) []byte) {
 	t.Helper()
 	if err := log.Create(t.Context(), id); err != nil {
 		t.Fatal(err)
@@ -50,8 +50,8 @@ func TestForgedForkReadsOneGeneration(t *testing.T) {
 		hold := do(t, h, forkOf(t, h, stream, forked), shard.CodeCreated).Info.Hold
 		a := shard.Ancestor{Stream: stream, Generation: life, Start: 1, Bound: 2}
 		for start, want := range map[uint64]int{1: 1, 0: 0} {
-			a.Start = start
-			appendForged(t, log, forked, func(pos uint64) []byte { return shard.ForgeHeldFork(pos, a, hold) })
+			a.Start = shard.Pos(start)
+			appendForged(t, log, forked, func(pos shard.Pos) []byte { return shard.ForgeHeldFork(pos, a, hold) })
 			if chain := chainOf(t, node(t, log), forked); len(chain) != want {
 				t.Errorf("from %d, of a life that begins at 1: %+v", start, chain)
 			}
@@ -90,7 +90,7 @@ func TestForgedPendingReleasesArePaced(t *testing.T) {
 		h.UseFleet(fleet)
 		for i := range streams {
 			id := shard.StreamID(fmt.Sprintf("attacker/%d", i))
-			appendForged(t, log, id, func(pos uint64) []byte {
+			appendForged(t, log, id, func(pos shard.Pos) []byte {
 				return shard.ForgePendingReleases(pos, "victim/log", shard.MaxPendingReleases)
 			})
 			if _, err := h.Info(t.Context(), id, 0); err != nil {
@@ -112,7 +112,7 @@ func TestForgedPendingReleasesArePaced(t *testing.T) {
 // cold stream, in one that is owned and followed, and where a checkpoint says the same.
 func TestForgedChainReadsNothing(t *testing.T) {
 	const mine, victim = shard.StreamID("attacker/mine"), shard.StreamID("victim/secret")
-	for name, header := range map[string]func(uint64, shard.Ancestor) []byte{
+	for name, header := range map[string]func(shard.Pos, shard.Ancestor) []byte{
 		"chain":      shard.ForgeChain,
 		"fork":       shard.ForgeFork,
 		"checkpoint": shard.ForgeForkState,
@@ -137,7 +137,7 @@ func TestForgedChainReadsNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer release()
-				appendForged(t, log, mine, func(pos uint64) []byte { return header(pos, a) })
+				appendForged(t, log, mine, func(pos shard.Pos) []byte { return header(pos, a) })
 				synctest.Wait()
 				for _, n := range []*shard.Manager{h, node(t, log)} {
 					if chain := chainOf(t, n, mine); len(chain) > 0 {
@@ -235,7 +235,7 @@ func TestForgedForkRefsWriteNowhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		appendForged(t, log, stream, func(pos uint64) []byte { return shard.ForgeForkRefs(pos, "victim/log", "victim/new") })
+		appendForged(t, log, stream, func(pos shard.Pos) []byte { return shard.ForgeForkRefs(pos, "victim/log", "victim/new") })
 		if s := stateOf(t, h, stream); s != "gone" {
 			t.Fatal(s)
 		}
@@ -306,7 +306,7 @@ func TestForksOfALongLogShareOneRead(t *testing.T) {
 		a := shard.Ancestor{Stream: "attacker/long", Generation: 1, Start: 0, Bound: 1}
 		id := func(i int) shard.StreamID { return shard.StreamID(fmt.Sprintf("attacker/%d", i)) }
 		for i := range forks {
-			appendForged(t, log, id(i), func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+			appendForged(t, log, id(i), func(pos shard.Pos) []byte { return shard.ForgeFork(pos, a) })
 		}
 		replays := func(ids ...shard.StreamID) func(h *shard.Manager) int {
 			return func(h *shard.Manager) int {
@@ -346,7 +346,7 @@ func TestForkIsConfirmedByALaterRead(t *testing.T) {
 		h, late := node(t, log), node(t, log)
 		life := do(t, h, create("text/plain", "a"), shard.CodeCreated).Info.Generation
 		a := shard.Ancestor{Stream: stream, Generation: life, Start: 1, Bound: 2}
-		appendForged(t, log, "default/forged", func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+		appendForged(t, log, "default/forged", func(pos shard.Pos) []byte { return shard.ForgeFork(pos, a) })
 		gate := make(chan struct{})
 		var asked, held atomic.Bool
 		log.set(hooks{
@@ -405,7 +405,7 @@ func TestProjectLeavesTurnsToOthers(t *testing.T) {
 		for i := range 20 {
 			a := shard.Ancestor{Stream: shard.StreamID(fmt.Sprintf("attacker/source%d", i)), Generation: 1, Bound: 1}
 			id := shard.StreamID(fmt.Sprintf("attacker/fork%d", i))
-			appendForged(t, log, id, func(pos uint64) []byte { return shard.ForgeFork(pos, a) })
+			appendForged(t, log, id, func(pos shard.Pos) []byte { return shard.ForgeFork(pos, a) })
 			wg.Go(func() { _, _ = late.Info(t.Context(), id, 0) })
 		}
 		synctest.Wait()

@@ -119,7 +119,7 @@ func (m *Manager) releaseForkRef(ctx context.Context, fork, source StreamID, ref
 
 // newRefRequest is a request to a stream about a reference.
 func (m *Manager) newRefRequest(id StreamID, op Op, ref AppendID) *Request {
-	return &Request{Stream: id, Op: op, ID: NewAppendID(), MintedAt: time.Now(), MintedMillis: unixMillis(m.cfg.Now()), Ref: ref}
+	return &Request{Stream: id, Op: op, ID: NewAppendID(), MintedAt: time.Now(), MintedMillis: MillisOf(m.cfg.Now()), Ref: ref}
 }
 
 // startRefTasks starts the reference tasks that are due, in one goroutine a stream: it gives
@@ -235,7 +235,7 @@ func (s *Stream) sweepRefs(ctx context.Context) {
 // If a reference seems old enough by now, and no acknowledgement proves it yet, it asks for a new
 // one. It does not ask earlier: a node asks once a minute, and an answer that comes too early takes
 // the place of one that would do.
-func (s *Stream) ackTimeForSweep(ctx context.Context) uint64 {
+func (s *Stream) ackTimeForSweep(ctx context.Context) Millis {
 	s.mu.Lock()
 	clock := s.storageClockLocked()
 	acked := clock.newestAck()
@@ -243,7 +243,7 @@ func (s *Stream) ackTimeForSweep(ctx context.Context) uint64 {
 	ask := false
 	if s.isSweepDue() {
 		for _, f := range s.state.forkRefs.rows {
-			old := f.time + uint64(refGrace.Milliseconds())
+			old := f.time + Millis(refGrace.Milliseconds())
 			ask = ask || acked < old && (!known || old <= shows)
 		}
 	}

@@ -31,7 +31,7 @@ func forkOf(t testing.TB, h *shard.Manager, source, name shard.StreamID, msgs ..
 
 func deleteReq(id shard.StreamID) *shard.Request {
 	return &shard.Request{
-		Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedMillis: uint64(time.Now().UnixMilli()),
+		Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedMillis: shard.MillisOf(time.Now()),
 	}
 }
 
@@ -215,7 +215,7 @@ type dyingLog struct {
 var errDead = errors.New("dead")
 
 func (l *dyingLog) Append(
-	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+	ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry,
 ) (shard.Ack, error) {
 	if l.left--; l.left < 0 {
 		return shard.Ack{}, errors.Join(shard.ErrLogDenied, errDead)
@@ -227,7 +227,7 @@ func (l *dyingLog) Append(
 	return ack, err
 }
 
-func (l *dyingLog) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+func (l *dyingLog) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
 	if l.left <= 0 {
 		return 0, errDead
 	}
@@ -307,7 +307,7 @@ type slowLog struct {
 }
 
 func (l slowLog) Append(
-	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+	ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry,
 ) (shard.Ack, error) {
 	if id != l.stream {
 		return l.Memory.Append(ctx, id, at, batch)

@@ -35,11 +35,11 @@ type Source struct {
 	Why     string
 
 	// Generation is the source's, Type its content type, and so on.
-	Generation uint64
+	Generation Generation
 	Type       string
 	HasTTL     bool
 	TTL        uint64
-	Expires    uint64
+	Expires    Millis
 	ExpiresRaw string
 	// Chain holds what the fork inherits, oldest first.
 	Chain []Ancestor
@@ -62,8 +62,8 @@ const (
 // forkRef is the reference of a fork that holds a stream.
 type forkRef struct {
 	fork StreamID
-	time uint64 // S2 timestamp, ms; 0: this batch's
-	from uint64 // position from which the fork needs the stream; 0: from its start
+	time Millis // S2 timestamp, ms; 0: this batch's
+	from Pos    // position from which the fork needs the stream; 0: from its start
 }
 
 // pendingRelease is a reference that is still to be given back.
@@ -170,7 +170,7 @@ func (r *fieldReader) fork() *Fork {
 
 // inheritConfig gives a fork's create record what it inherits; true: it may be written. Otherwise
 // the verdict is a refusal, or that the source is to be held first.
-func inheritConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool) {
+func inheritConfig(s *State, req *Request, h *Header, now Millis) (Outcome, bool) {
 	src := req.Source
 	switch {
 	case src.Refused != 0:
@@ -183,7 +183,7 @@ func inheritConfig(s *State, req *Request, h *Header, now uint64) (Outcome, bool
 		return refuse(s, CodeForkLimit, "earlier forks of this name are still being given up"), false
 	case req.Fork.Hold.IsZero():
 		return refuse(s, codeNeedsHold, ""), false
-	case now > req.HeldAt+uint64(maxForkTime.Milliseconds()):
+	case now > req.HeldAt+Millis(maxForkTime.Milliseconds()):
 		return refuse(s, codeHoldExpired, ""), false
 	}
 	f := *req.Fork

@@ -21,7 +21,7 @@ func level2() *State {
 		retainedFrom: &trimmedTo{pos: 12, ordinal: 9, bytes: 4711}, counts: counts{true, 800, 9000},
 		retention: &retention{Seconds: 60}, newestForeign: 77, lastBatch: batchEnd{AppendID{4}, 890},
 		forkRefs: forkRefTable{rows: map[AppendID]forkRef{{1}: {fork: "p/f", time: 5, from: 30}, {2}: {fork: "p/g", time: 6}}, size: 54},
-		chain:    []Ancestor{{Stream: "p/o", Generation: 2, Bound: 8}}, chainTimes: []uint64{4000},
+		chain:    []Ancestor{{Stream: "p/o", Generation: 2, Bound: 8}}, chainTimes: []Millis{4000},
 		unknownFields: bytes.Clone(later),
 	}
 }
@@ -55,7 +55,7 @@ func TestStateKeepsUnknownFields(t *testing.T) {
 }
 
 // fold1 folds one record as it is read from a log.
-func (s *State) fold1(pos uint64, h Header) error {
+func (s *State) fold1(pos Pos, h Header) error {
 	_, err := s.foldRecord(Record{Pos: pos, Header: h.encode(pos)})
 	return err
 }
@@ -69,7 +69,7 @@ func TestLevelOneWritesNothingNew(t *testing.T) {
 		{Kind: KindMessage, Flags: FlagFirst | FlagLast},
 		{Kind: KindTouch},
 	} {
-		if err := s.fold1(uint64(pos), h); err != nil {
+		if err := s.fold1(Pos(pos), h); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -101,7 +101,7 @@ func TestCountsAreKept(t *testing.T) {
 		{&Header{Kind: KindMessage, Flags: FlagPart | FlagFirst, Append: id}, "void"},
 		{&Header{Kind: KindTouch}, ""},
 	} {
-		rec := Record{Pos: 900 + uint64(i), Body: []byte(r.body)}
+		rec := Record{Pos: Pos(900 + uint64(i)), Body: []byte(r.body)}
 		if r.h != nil {
 			rec.Header = r.h.encode(rec.Pos)
 		}
@@ -165,7 +165,7 @@ func TestDamagedCheckpointIsForeign(t *testing.T) {
 		{Header: (&Header{Kind: KindTombstone, State: []byte{ckFlags}, Reason: ReasonDeleted}).encode(901)},
 		{Header: (&Header{Kind: KindCheckpoint, State: appendField(nil, ckTail, uvarints(1<<40))}).encode(902)},
 	} {
-		r.Pos = 900 + uint64(i)
+		r.Pos = Pos(900 + uint64(i))
 		e, err := s.foldRecord(r)
 		if err != nil || e != (effect{}) {
 			t.Errorf("%d: %+v, %v", i, e, err)
@@ -200,10 +200,10 @@ func FuzzFold(f *testing.F) {
 		for pos := uint64(0); len(b) > 2; pos++ {
 			kind, flags := b[0], b[1]
 			n := min(int(b[1]), len(b)-2)
-			r := Record{Pos: pos, Time: uint64(flags), Body: b[2 : 2+n]}
+			r := Record{Pos: Pos(pos), Time: Millis(flags), Body: b[2 : 2+n]}
 			if kind&0x80 == 0 {
 				head := append([]byte{headerMagic, headerVersion, kind & 0x3f, flags}, b[2:2+n]...)
-				r.Header = resum(pos, head)
+				r.Header = resum(Pos(pos), head)
 				r.Body = nil
 			}
 			b = b[2+n:]
@@ -225,7 +225,7 @@ func FuzzFold(f *testing.F) {
 				t.Fatalf("the tail is at %d, %d are there", info.Tail, buffer.Next())
 			}
 			for at := range pos + 2 {
-				_, _ = buffer.ReadAt(at, 1, nil)
+				_, _ = buffer.ReadAt(Pos(at), 1, nil)
 			}
 			if !on.pageOnly && !on.valid() && on.run == nil {
 				t.Fatalf("after %d: %+v", pos, on)
@@ -268,7 +268,7 @@ func TestTablesStayWithinTheirBounds(t *testing.T) {
 		s.exists, s.fork = true, &Fork{Source: "p/o", Hold: AppendID{byte(i), byte(i >> 8), 1}}
 		s.forkRefs = forkRefTable{}
 		grave := endGeneration(s, AppendID{}, ReasonDeleted)
-		if err := s.fold1(uint64(i), grave[len(grave)-1].header); err != nil {
+		if err := s.fold1(Pos(i), grave[len(grave)-1].header); err != nil {
 			t.Fatal(err)
 		}
 	}

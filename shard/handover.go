@@ -31,7 +31,7 @@ const (
 // of use. from is the position that the next owner's own tail.Buffer needs (0: it has none). When it
 // returns no batch is in flight, and callers that waited for one have got ErrNotOwner: nothing of
 // theirs was written.
-func (m *Manager) HandOver(id StreamID, from uint64) (Handover, bool) {
+func (m *Manager) HandOver(id StreamID, from Pos) (Handover, bool) {
 	m.mu.Lock()
 	s := m.streams.byID[id]
 	if s != nil {
@@ -67,19 +67,19 @@ func (s *State) isBetweenAppends() bool { return s.run == nil && s.openAppend.Is
 // encodeHandover returns the whole State.
 func (s *State) encodeHandover() []byte {
 	b := s.encodeWith(s.encodeProducers(math.MaxUint64, math.MaxInt))
-	b = appendField(b, ckNext, uvarints(s.Next))
-	b = appendField(b, ckTime, uvarints(s.Time))
+	b = appendField(b, ckNext, uvarints(uint64(s.Next)))
+	b = appendField(b, ckTime, uvarints(uint64(s.Time)))
 	b = appendField(b, ckSinceCheckpoint, uvarints(s.recordsSinceCheckpoint, s.bytesSinceCheckpoint))
 	if s.confirmed {
 		b = appendField(b, ckConfirmed, nil)
 	}
-	return appendField(b, ckTrimTo, uvarints(s.trimTo))
+	return appendField(b, ckTrimTo, uvarints(uint64(s.trimTo)))
 }
 
 // handoverUse is the last use of a stream that only its owner knows of.
 type handoverUse struct {
-	at     uint64 // ms since 1970, by a clock that may be the owner's own; for earlier releases
-	grace  uint64 // ms by storage's clock: the owner adds it without having seen a use
+	at     Millis // ms since 1970, by a clock that may be the owner's own; for earlier releases
+	grace  Millis // ms by storage's clock: the owner adds it without having seen a use
 	ago    uint64 // 1 + ms since the last use; 0: none
 	hasAgo bool   // ago was encoded
 }
@@ -88,7 +88,7 @@ type handoverUse struct {
 func (s *Stream) useForHandover(now time.Time) handoverUse {
 	at, ok := s.storageClockLocked().readTime(now)
 	if !ok {
-		at = unixMillis(now)
+		at = MillisOf(now)
 	}
 	u := handoverUse{at: s.lastSeenUse(now, at), grace: s.graceUntil}
 	switch {
@@ -100,7 +100,7 @@ func (s *Stream) useForHandover(now time.Time) handoverUse {
 	return u
 }
 
-func (u handoverUse) encode() []byte { return uvarints(u.at, u.grace, u.ago) }
+func (u handoverUse) encode() []byte { return uvarints(uint64(u.at), uint64(u.grace), u.ago) }
 
 // applyTo has the Stream go on from what the previous owner knew.
 func (u handoverUse) applyTo(s *Stream, now time.Time) {
@@ -115,7 +115,7 @@ func (u handoverUse) applyTo(s *Stream, now time.Time) {
 
 // decodeHandover reads what HandOver wrote. used is the last use; grace is what the owner adds to
 // it without having seen a use.
-func decodeHandover(b []byte) (s *State, used, grace uint64, err error) {
+func decodeHandover(b []byte) (s *State, used, grace Millis, err error) {
 	s = &State{rooted: true}
 	if err := s.decodeWith(b, 0, true); err != nil {
 		return nil, 0, 0, err
@@ -129,7 +129,7 @@ func decodeUse(b []byte) (u handoverUse) {
 	for r := (fieldReader{b: b}); len(r.b) > 0 && !r.bad; {
 		tag := r.byte()
 		if f := (fieldReader{b: r.bytes()}); tag == ckLastUse {
-			u = handoverUse{at: f.uvarint(), grace: f.uvarint(), hasAgo: len(f.b) > 0}
+			u = handoverUse{at: Millis(f.uvarint()), grace: Millis(f.uvarint()), hasAgo: len(f.b) > 0}
 			if u.hasAgo {
 				u.ago = f.uvarint()
 			}

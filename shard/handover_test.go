@@ -12,7 +12,7 @@ import (
 )
 
 // handOver moves the stream from one host to another.
-func handOver(t testing.TB, from, to *shard.Manager, next uint64) {
+func handOver(t testing.TB, from, to *shard.Manager, next shard.Pos) {
 	t.Helper()
 	h, ok := from.HandOver(stream, next)
 	if !ok {

@@ -144,11 +144,11 @@ type Header struct {
 	RecordsSinceCheckpoint, BytesSinceCheckpoint uint64
 
 	// Create.
-	Generation uint64
+	Generation Generation
 	Type       string
 	HasTTL     bool
 	TTL        uint64 // seconds
-	Expires    uint64 // milliseconds since 1970; 0: none
+	Expires    Millis // milliseconds since 1970; 0: none
 	ExpiresRaw string
 	Chain      []Ancestor
 	Fork       *Fork // nil: no fork
@@ -168,14 +168,17 @@ type Header struct {
 	Trace      []byte // nil: absent
 	Digest     []byte // nil: absent
 	Retain     *retention
-	ChainTimes []uint64
+	ChainTimes []Millis
 }
 
 // distance holds the records and bytes between a record and one above it.
 type distance struct{ Records, Bytes uint64 }
 
 // sourcePosition is a position in the source of a fork.
-type sourcePosition struct{ Generation, Pos uint64 }
+type sourcePosition struct {
+	Generation Generation
+	Pos        Pos
+}
 
 // retention holds how much of a stream is kept; a zero bound is no bound.
 type retention struct{ Seconds, Bytes, Messages uint64 }
@@ -201,7 +204,7 @@ var (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // headerCRC returns the checksum of b at position pos.
-func headerCRC(pos uint64, b []byte) uint32 {
+func headerCRC(pos Pos, b []byte) uint32 {
 	sum := ^uint32(0)
 	for shift := 56; shift >= 0; shift -= 8 { // without an array, which would be allocated on the heap
 		sum = castagnoli[byte(sum)^byte(pos>>shift)] ^ sum>>8
@@ -210,12 +213,12 @@ func headerCRC(pos uint64, b []byte) uint32 {
 }
 
 // encode returns the header's value for a record at position pos.
-func (h *Header) encode(pos uint64) []byte {
+func (h *Header) encode(pos Pos) []byte {
 	return h.appendTo(make([]byte, 0, 48+len(h.State)), pos)
 }
 
 // appendTo appends the header's value for a record at position pos.
-func (h *Header) appendTo(b []byte, pos uint64) []byte {
+func (h *Header) appendTo(b []byte, pos Pos) []byte {
 	start := len(b)
 	b = append(b, headerMagic, headerVersion, byte(h.Kind), byte(h.Flags))
 	if !h.Append.IsZero() {
@@ -240,7 +243,7 @@ func (h *Header) appendTo(b []byte, pos uint64) []byte {
 // encodeControl appends the fields that only control records have.
 func (h *Header) encodeControl(b []byte) []byte {
 	if h.Generation != 0 {
-		b = appendField(b, tagGeneration, uvarints(h.Generation))
+		b = appendField(b, tagGeneration, uvarints(uint64(h.Generation)))
 	}
 	if h.Type != "" {
 		b = appendField(b, tagType, []byte(h.Type))
@@ -249,7 +252,7 @@ func (h *Header) encodeControl(b []byte) []byte {
 		b = appendField(b, tagTTL, uvarints(h.TTL))
 	}
 	if h.Expires != 0 {
-		b = appendField(b, tagExpires, uvarints(h.Expires))
+		b = appendField(b, tagExpires, uvarints(uint64(h.Expires)))
 	}
 	for _, a := range h.Chain {
 		b = appendField(b, tagChain, encodeAncestor(a))
@@ -287,7 +290,7 @@ func (h *Header) encodeLevel2(b []byte) []byte {
 		b = appendField(b, tagPrevCheckpoint, uvarints(h.Prev.Records, h.Prev.Bytes))
 	}
 	if h.From != nil {
-		b = appendField(b, tagHoldFrom, uvarints(h.From.Generation, h.From.Pos))
+		b = appendField(b, tagHoldFrom, uvarints(uint64(h.From.Generation), uint64(h.From.Pos)))
 	}
 	if h.Key != "" {
 		b = appendField(b, tagKey, []byte(h.Key))
@@ -302,7 +305,7 @@ func (h *Header) encodeLevel2(b []byte) []byte {
 		b = appendField(b, tagRetain, h.Retain.encode())
 	}
 	if h.ChainTimes != nil {
-		b = appendField(b, tagChainTimes, uvarints(h.ChainTimes...))
+		b = appendField(b, tagChainTimes, encodeMillis(h.ChainTimes))
 	}
 	return b
 }
@@ -313,22 +316,29 @@ func (r *fieldReader) retention() *retention {
 	return &retention{r.uvarint(), r.uvarint(), r.uvarint()}
 }
 
-// uvarints returns the rest as uvarints.
-func (r *fieldReader) uvarints() []uint64 {
-	out := []uint64{}
+func encodeMillis(ms []Millis) (b []byte) {
+	for _, m := range ms {
+		b = binary.AppendUvarint(b, uint64(m))
+	}
+	return b
+}
+
+// millis returns the rest as instants.
+func (r *fieldReader) millis() []Millis {
+	out := []Millis{}
 	for len(r.b) > 0 {
-		out = append(out, r.uvarint())
+		out = append(out, Millis(r.uvarint()))
 	}
 	return out
 }
 
 func encodeAncestor(a Ancestor) []byte {
-	return append(uvarints(a.Generation, a.Start, a.Bound), a.Stream...)
+	return append(uvarints(uint64(a.Generation), uint64(a.Start), uint64(a.Bound)), a.Stream...)
 }
 
 func (r *fieldReader) ancestor() Ancestor {
 	return Ancestor{
-		Generation: r.uvarint(), Start: r.uvarint(), Bound: r.uvarint(), Stream: StreamID(r.restAsString()),
+		Generation: Generation(r.uvarint()), Start: Pos(r.uvarint()), Bound: Pos(r.uvarint()), Stream: StreamID(r.restAsString()),
 	}
 }
 
@@ -348,7 +358,7 @@ func appendField(b []byte, tag byte, v []byte) []byte {
 
 // decodeHeader reads the header of the record at pos. errForeign: it is not ours, or no Fantail
 // writes it. ErrNeedsLaterRelease: it is ours, but of a later release. The header refers to value.
-func decodeHeader(pos uint64, value []byte) (*Header, error) {
+func decodeHeader(pos Pos, value []byte) (*Header, error) {
 	n := len(value) - headerSum
 	if n < headerFixed || value[0] != headerMagic ||
 		binary.BigEndian.Uint32(value[n:]) != headerCRC(pos, value[:n]) {
@@ -402,13 +412,13 @@ func (h *Header) setField(tag byte, v []byte) bool {
 	case tagCheckpointDistance:
 		h.HasCheckpoint, h.RecordsSinceCheckpoint, h.BytesSinceCheckpoint = true, r.uvarint(), r.uvarint()
 	case tagGeneration:
-		h.Generation = r.uvarint()
+		h.Generation = Generation(r.uvarint())
 	case tagType:
 		h.Type = string(v)
 	case tagTTL:
 		h.HasTTL, h.TTL = true, r.uvarint()
 	case tagExpires:
-		h.Expires = r.uvarint()
+		h.Expires = Millis(r.uvarint())
 	case tagChain:
 		h.Chain = append(h.Chain, r.ancestor())
 	case tagReason:
@@ -444,7 +454,7 @@ func (h *Header) setLevel2(tag byte, v []byte) bool {
 	case tagPrevCheckpoint:
 		h.HasPrev, h.Prev = true, distance{r.uvarint(), r.uvarint()}
 	case tagHoldFrom:
-		h.From = &sourcePosition{r.uvarint(), r.uvarint()}
+		h.From = &sourcePosition{Generation(r.uvarint()), Pos(r.uvarint())}
 	case tagKey:
 		h.Key = string(v)
 		return len(v) <= maxKey
@@ -457,7 +467,7 @@ func (h *Header) setLevel2(tag byte, v []byte) bool {
 	case tagRetain:
 		h.Retain = r.retention()
 	case tagChainTimes:
-		h.ChainTimes = r.uvarints()
+		h.ChainTimes = r.millis()
 	case tagSeal:
 		return len(v) == sealSize
 	}

@@ -51,7 +51,7 @@ func samples() []Header {
 		},
 		{
 			Kind: KindCreate, Flags: FlagFirst | FlagLast, Append: id, Generation: 7, Type: "text/plain",
-			Chain: []Ancestor{{Stream: "p/s", Generation: 5, Start: 3, Bound: 9}}, ChainTimes: []uint64{1767225600000},
+			Chain: []Ancestor{{Stream: "p/s", Generation: 5, Start: 3, Bound: 9}}, ChainTimes: []Millis{1767225600000},
 			Retain: &retention{Seconds: 60, Bytes: 1 << 40},
 		},
 		{Kind: KindCheckpoint, State: s.encode(), Batch: AppendID{5}, HasPrev: true, Prev: distance{500, 1 << 19}},
@@ -67,7 +67,7 @@ func TestHeaderBytesNeverChange(t *testing.T) {
 	const file = "testdata/header.golden"
 	var b strings.Builder
 	for i, h := range samples() {
-		fmt.Fprintf(&b, "%d %s\n", i, hex.EncodeToString(h.encode(uint64(i)*1000)))
+		fmt.Fprintf(&b, "%d %s\n", i, hex.EncodeToString(h.encode(Pos(uint64(i)*1000))))
 	}
 	if *update {
 		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
@@ -163,7 +163,7 @@ func TestMalformedHeaderIsForeign(t *testing.T) {
 		"ancestor":     {Kind: KindCreate, Generation: 1, Chain: []Ancestor{{Stream: "p/s", Start: 2, Bound: 1}}},
 		"own ancestor": {Kind: KindCreate, Generation: 1, Chain: []Ancestor{{Stream: "p/s"}, {}}},
 		"far ancestor": {Kind: KindCreate, Generation: 1, Chain: []Ancestor{{Stream: "p/s", Bound: 1 << 60}}},
-		"chain times":  {Kind: KindCreate, Generation: 1, ChainTimes: []uint64{1}},
+		"chain times":  {Kind: KindCreate, Generation: 1, ChainTimes: []Millis{1}},
 		"fork":         {Kind: KindCreate, Generation: 1, Fork: &Fork{Source: "p/s"}},
 		"fork's name":  {Kind: KindCreate, Generation: 1, Fork: &Fork{Source: long, Hold: id}},
 		"no state":     {Kind: KindCheckpoint},
@@ -194,16 +194,17 @@ func TestMalformedHeaderIsForeign(t *testing.T) {
 	}
 }
 
-func resum(pos uint64, b []byte) []byte {
+func resum(pos Pos, b []byte) []byte {
 	sum := headerCRC(pos, b)
 	return append(b, byte(sum>>24), byte(sum>>16), byte(sum>>8), byte(sum))
 }
 
 func FuzzDecodeHeader(f *testing.F) {
 	for i, h := range samples() {
-		f.Add(uint64(i), h.encode(uint64(i)))
+		f.Add(uint64(i), h.encode(Pos(i)))
 	}
-	f.Fuzz(func(t *testing.T, pos uint64, b []byte) {
+	f.Fuzz(func(t *testing.T, at uint64, b []byte) {
+		pos := Pos(at)
 		h, err := decodeHeader(pos, b)
 		if err == nil && headerCRC(pos, b[:len(b)-headerSum]) == 0 && h == nil {
 			t.Fatal("no header and no error")

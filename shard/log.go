@@ -35,7 +35,7 @@ type Log interface {
 	//     batch again at the same position tells which.
 	// Where it waits it watches ctx, and the time of ctx counts from its first use.
 	// S2: POST /streams/{s}/records with match_seq_num, one attempt.
-	Append(ctx context.Context, id StreamID, at uint64, batch []Entry) (Ack, error)
+	Append(ctx context.Context, id StreamID, at Pos, batch []Entry) (Ack, error)
 
 	// Read returns records from position from on: at most max records (0 means
 	// MaxBatchRecords) and MaxBatchBytes, at least one unless from is the tail.
@@ -43,7 +43,7 @@ type Log interface {
 	// An empty page means that nothing stands at or above from (yet).
 	//   - *TailError: from lies beyond the tail.
 	// S2: GET /streams/{s}/records without wait.
-	Read(ctx context.Context, id StreamID, from uint64, max int) (Page, error)
+	Read(ctx context.Context, id StreamID, from Pos, max int) (Page, error)
 
 	// Last returns the last n records (1 ≤ n ≤ MaxBatchRecords) or what is there
 	// of them; an empty page has the tail. S2: the same, by tail_offset.
@@ -52,11 +52,11 @@ type Log interface {
 	// Replay calls fn with the records of [from, to) in order, in pages, until to
 	// is reached, the log ends or fn returns an error, which it returns. It costs
 	// one bounded read session whatever the length. The pages are fn's to keep.
-	Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error
+	Replay(ctx context.Context, id StreamID, from, to Pos, fn func(Page) error) error
 
 	// Tail returns the position that the next record will take, linearizably.
 	// S2: GET /streams/{s}/records/tail.
-	Tail(ctx context.Context, id StreamID) (uint64, error)
+	Tail(ctx context.Context, id StreamID) (Pos, error)
 
 	// Follow opens a read session at from and keeps one open until ctx ends,
 	// reconnecting with full-jitter back-off from the last record it delivered.
@@ -65,7 +65,7 @@ type Log interface {
 	// It returns when ctx ends (context.Cause), fn fails (its error), or with
 	// ErrNoLog or ErrLogDenied. *TailError: the log ends before from (it was
 	// wiped). OpenSessions counts it while a session is really open.
-	Follow(ctx context.Context, id StreamID, from uint64, fn func(Page) error) error
+	Follow(ctx context.Context, id StreamID, from Pos, fn func(Page) error) error
 
 	// OpenSessions is the number of read sessions open right now, Follow's and
 	// Replay's.
@@ -75,10 +75,10 @@ type Log interface {
 // Ack tells the positions and times of a batch that was written.
 type Ack struct {
 	// Start is the position of the first record, End one past the last.
-	Start, End uint64
+	Start, End Pos
 	// StartTime and EndTime are the S2 timestamps of the first and last record, in
 	// milliseconds.
-	StartTime, EndTime uint64
+	StartTime, EndTime Millis
 }
 
 // Page is a run of records, with positions increasing by one (S2 numbers are
@@ -86,7 +86,7 @@ type Ack struct {
 type Page struct {
 	Records []Record
 	// Tail is the log's tail by this reply; meaningful if HasTail.
-	Tail    uint64
+	Tail    Pos
 	HasTail bool
 }
 
@@ -110,7 +110,7 @@ var (
 )
 
 // TailError is a refused position: the log's tail is Tail.
-type TailError struct{ Tail uint64 }
+type TailError struct{ Tail Pos }
 
 // isTail reports whether an error is a refused position.
 func isTail(err error) bool {

@@ -16,7 +16,7 @@ type lossReports struct {
 }
 
 // reportLostRecords reports a log that ends below what it had acknowledged.
-func (s *Stream) reportLostRecords(ends, acknowledged uint64) {
+func (s *Stream) reportLostRecords(ends, acknowledged Pos) {
 	d := &s.manager.lossReports
 	d.lost.Add(1)
 	d.logLimit.Do(func() {
@@ -27,7 +27,7 @@ func (s *Stream) reportLostRecords(ends, acknowledged uint64) {
 
 // reportTruncatedLog reports a log that was trimmed at its beginning, and not by Fantail. whole:
 // nothing is left of what the stream was.
-func (m *Manager) reportTruncatedLog(id StreamID, first uint64, whole bool) {
+func (m *Manager) reportTruncatedLog(id StreamID, first Pos, whole bool) {
 	m.lossReports.truncated.Add(1)
 	m.lossReports.logLimit.Do(func() {
 		m.cfg.Logger.Warn("the beginning of a stream's log in S2 is gone: has it got a retention age there? It must have none",
@@ -62,7 +62,7 @@ func (s *Stream) noteTruncation() (cut bool) {
 }
 
 // reportMissingPage reports that a page is missing that the stream should have.
-func (m *Manager) reportMissingPage(id StreamID, info Info, from uint64, err error) {
+func (m *Manager) reportMissingPage(id StreamID, info Info, from Pos, err error) {
 	var gone *TrimmedError
 	if errors.As(err, &gone) && from >= info.Start && gone.First > from && gone.First < info.Tail {
 		m.reportTruncatedLog(id, gone.First, false)

@@ -363,7 +363,7 @@ func (m *Manager) Info(ctx context.Context, id StreamID, ask InfoOptions) (Info,
 
 // Follow returns the stream's tail.Buffer, and keeps it fed until release is called (once). from is
 // where the caller will read from; it is only a hint. Errors: ErrNotFound, ErrGone, and Do's.
-func (m *Manager) Follow(ctx context.Context, id StreamID, _ uint64) (*tail.Buffer, func(), error) {
+func (m *Manager) Follow(ctx context.Context, id StreamID, _ Pos) (*tail.Buffer, func(), error) {
 	ctx = withPatience(ctx)
 	s, err := m.acquireStream(ctx, id)
 	if err != nil {
@@ -404,7 +404,7 @@ func (s *Stream) missingTailErr() error {
 // hold no message at all. Callers that ask for the same page share its memory.
 //
 // *TrimmedError: from is no longer kept. Other errors: Do's.
-func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uint64) (tail.RecordBatch, error) {
+func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from Pos) (tail.RecordBatch, error) {
 	return m.ReadPageVia(ctx, id, info, from, nil)
 }
 
@@ -413,7 +413,7 @@ func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from uin
 // is cached like any page. Its ErrTrimmed and ErrNotFound are final. After another error, or a
 // RecordBatch without from, storage is read.
 func (m *Manager) ReadPageVia(
-	ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (tail.RecordBatch, error),
+	ctx context.Context, id StreamID, info Info, from Pos, ask func(context.Context) (tail.RecordBatch, error),
 ) (tail.RecordBatch, error) {
 	if from >= info.Tail {
 		return tail.RecordBatch{}, errNoPage
@@ -570,7 +570,7 @@ func (m *Manager) sweep(ctx context.Context) {
 }
 
 // TrimmedError reports that a position is no longer kept; First is. It is ErrTrimmed.
-type TrimmedError struct{ First uint64 }
+type TrimmedError struct{ First Pos }
 
 func (e *TrimmedError) Error() string { return ErrTrimmed.Error() }
 

@@ -34,7 +34,7 @@ func create(typ string, msgs ...string) *shard.Request {
 func appendReq(typ string, msgs ...string) *shard.Request {
 	r := &shard.Request{
 		Stream: stream, Op: shard.OpAppend, ID: shard.NewAppendID(), Type: typ,
-		MintedMillis: uint64(time.Now().UnixMilli()),
+		MintedMillis: shard.MillisOf(time.Now()),
 	}
 	var bodies [][]byte
 	for _, m := range msgs {
@@ -179,7 +179,7 @@ func (w wakeSignal) Wake() {
 }
 
 // takeMessages reads n messages from a TailBuffer as a reader does.
-func takeMessages(t testing.TB, tail *shard.TailBuffer, pos uint64, n int) []string {
+func takeMessages(t testing.TB, tail *shard.TailBuffer, pos shard.Pos, n int) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()

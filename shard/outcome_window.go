@@ -8,9 +8,9 @@ const outcomeWindowSize = 1024
 // outcome is the first outcome of an append, with which a repeat of it is answered.
 type outcome struct {
 	id   AppendID
-	end  uint64 // the visible tail right after it
+	end  Pos // the visible tail right after it
 	op   Op
-	time uint64 // S2 timestamp, ms; 0: this batch's
+	time Millis // S2 timestamp, ms; 0: this batch's
 }
 
 // outcomeWindow remembers the outcomes of the last outcomeWindowSize appends, in order. The oldest
@@ -20,7 +20,7 @@ type outcomeWindow struct {
 	ring          []outcome
 	ids           []AppendID // the ring's ids side by side: each append searches them all
 	oldest        int        // index of the oldest outcome, once the ring is full
-	forgottenTime uint64     // S2 time, ms, of the newest outcome that has left; 0: none has
+	forgottenTime Millis     // S2 time, ms, of the newest outcome that has left; 0: none has
 }
 
 // add remembers an outcome.

@@ -39,21 +39,21 @@ const pageRecords = MaxBatchRecords
 // fork's create record, or a peer, may call a log JSON without its owner's word.
 type pageKey struct {
 	stream     StreamID
-	generation uint64
-	from       uint64
+	generation Generation
+	from       Pos
 	json       bool
 }
 
 // pageKeyOf returns the key of the page at from of a stream that info describes.
-func pageKeyOf(id StreamID, info *Info, from uint64) pageKey {
+func pageKeyOf(id StreamID, info *Info, from Pos) pageKey {
 	return pageKey{id, info.Generation, from, IsJSON(info.Type)}
 }
 
 // sharedReadKey returns the key under which callers share one read of a page. way and to keep reads
 // apart that may give different results.
-func (k pageKey) sharedReadKey(way string, to uint64) string {
+func (k pageKey) sharedReadKey(way string, to Pos) string {
 	return way + "\x00" + strconv.FormatBool(k.json) + "\x00" + string(k.stream) + "\x00" +
-		uintKey(k.generation) + uintKey(k.from) + uintKey(to)
+		uintKey(uint64(k.generation)) + uintKey(uint64(k.from)) + uintKey(uint64(to))
 }
 
 // newPages returns an empty cache of so many bytes.
@@ -66,7 +66,7 @@ func newPages(log Log, bytes int64, panics *PanicHandler) *pages {
 
 // readPage returns the page at from, which lies below info.Tail. ask, unless nil, is asked for it
 // before the log is; the log is read if ask has no answer.
-func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (tail.RecordBatch, error)) (tail.RecordBatch, error) {
+func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from Pos, ask func(context.Context) (tail.RecordBatch, error)) (tail.RecordBatch, error) {
 	if r, ok := p.cachedPage(id, info, from); ok {
 		return r, nil
 	}
@@ -88,7 +88,7 @@ func (p *pages) readPage(ctx context.Context, id StreamID, info Info, from uint6
 }
 
 // readOnce reads a page and caches it. A panic fails the callers that wait for it.
-func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from uint64, ask func(context.Context) (tail.RecordBatch, error)) (_ tail.RecordBatch, err error) {
+func (p *pages) readOnce(ctx context.Context, id StreamID, info Info, from Pos, ask func(context.Context) (tail.RecordBatch, error)) (_ tail.RecordBatch, err error) {
 	defer p.recoverPanic(&err)
 	r, whole, err := askPeer(ctx, info, from, ask)
 	if errors.Is(err, errNotGiven) {
@@ -113,7 +113,7 @@ func (p *pages) recoverPanic(err *error) {
 
 // cachedPage returns the cached page at from, or makes it of the page in which from lies: a reader
 // in chunks comes back inside the page where its last chunk ended.
-func (p *pages) cachedPage(id StreamID, info Info, from uint64) (tail.RecordBatch, bool) {
+func (p *pages) cachedPage(id StreamID, info Info, from Pos) (tail.RecordBatch, bool) {
 	key := pageKeyOf(id, &info, from)
 	c, ok := p.cache.GetIfPresent(key)
 	if !ok || !c.reachesTail(info.Tail) {
@@ -129,7 +129,7 @@ func (p *pages) cachedPage(id StreamID, info Info, from uint64) (tail.RecordBatc
 }
 
 // reachesTail reports whether the page holds everything that it can, up to a tail.
-func (p page) reachesTail(tail uint64) bool { return p.complete || p.To() >= tail }
+func (p page) reachesTail(tail Pos) bool { return p.complete || p.To() >= tail }
 
 func uintKey(v uint64) string { return string(uvarints(v)) + "\x00" }
 
@@ -137,7 +137,7 @@ var errNotGiven = errors.New("no peer gave the page")
 
 // askPeer returns the page that ask gives, or errNotGiven. complete: it ends below the tail, and so
 // by a page's rule.
-func askPeer(ctx context.Context, info Info, from uint64, ask func(context.Context) (tail.RecordBatch, error)) (_ tail.RecordBatch, whole bool, _ error) {
+func askPeer(ctx context.Context, info Info, from Pos, ask func(context.Context) (tail.RecordBatch, error)) (_ tail.RecordBatch, whole bool, _ error) {
 	if ask == nil {
 		return tail.RecordBatch{}, false, errNotGiven
 	}
@@ -154,7 +154,7 @@ func askPeer(ctx context.Context, info Info, from uint64, ask func(context.Conte
 }
 
 // fetchPage reads the page from the log. complete: it ends by its own rule and not at the tail.
-func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from uint64) (_ tail.RecordBatch, whole bool, _ error) {
+func (p *pages) fetchPage(ctx context.Context, id StreamID, info Info, from Pos) (_ tail.RecordBatch, whole bool, _ error) {
 	end := from - from%pageRecords + pageRecords
 	state := &State{
 		Next: from, exists: true, generation: info.Generation, start: info.Start, tail: from,

@@ -45,7 +45,7 @@ func TestMessageInRecordsStaysWhole(t *testing.T) {
 // forged create record. The page is cached for callers with the same description.
 func TestWrongDescriptionSharesNoPage(t *testing.T) {
 	for name, c := range map[string]struct {
-		from  uint64 // "a" stands at 1, a foreign "b" at 2, "c" at 3 and 4
+		from  shard.Pos // "a" stands at 1, a foreign "b" at 2, "c" at 3 and 4
 		wrong func(*shard.Info)
 		want  []string
 	}{
@@ -98,7 +98,7 @@ func infoOf(t testing.TB, h *shard.Manager) shard.Info {
 // appendForgedPart appends a part of an append, past every owner.
 func appendForgedPart(t testing.TB, log shard.Log, at uint64, header []byte) {
 	t.Helper()
-	if _, err := log.Append(t.Context(), stream, at, []shard.Entry{{Header: header, Body: []byte("c")}}); err != nil {
+	if _, err := log.Append(t.Context(), stream, shard.Pos(at), []shard.Entry{{Header: header, Body: []byte("c")}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -135,16 +135,16 @@ func TestForkPageEndsInsideAnAppend(t *testing.T) {
 		info := do(t, h, appendReq("text/plain", messages...), shard.CodeAppended).Info
 		do(t, h, appendReq("text/plain", "later"), shard.CodeAppended)
 		for _, bound := range []uint64{2, 1000, 1001, 1500, 2500} {
-			info.Tail, info.LogTail = bound, bound
+			info.Tail, info.LogTail = shard.Pos(bound), shard.Pos(bound)
 			for name, n := range map[string]*shard.Manager{"memory": h, "log": node(t, log)} {
 				got := 0
 				for p := uint64(1); p < bound; {
-					r, err := n.ReadPage(t.Context(), stream, info, p)
-					if err != nil || r.To() <= p || r.To() > bound {
+					r, err := n.ReadPage(t.Context(), stream, info, shard.Pos(p))
+					if err != nil || r.To() <= shard.Pos(p) || r.To() > shard.Pos(bound) {
 						t.Fatalf("page at %d below %d: to %d, %v", p, bound, r.To(), err)
 					}
-					got += r.Len() - r.Search(p)
-					p = r.To()
+					got += r.Len() - r.Search(shard.Pos(p))
+					p = uint64(r.To())
 				}
 				if got != int(bound)-1 {
 					t.Errorf("%s: %d messages below %d", name, got, bound)
@@ -201,7 +201,7 @@ func TestPageFromAPeerIsCached(t *testing.T) {
 		for i := range 2500 {
 			info = do(t, owner, appendReq("text/plain", fmt.Sprint("m", i)), shard.CodeAppended).Info
 		}
-		page := func(from uint64) shard.RecordBatch {
+		page := func(from shard.Pos) shard.RecordBatch {
 			t.Helper()
 			r, err := node(t, log).ReadPage(t.Context(), stream, info, from)
 			if err != nil {

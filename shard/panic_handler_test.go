@@ -56,7 +56,7 @@ func TestPageAboveTheTailIsAnError(t *testing.T) {
 		{Exists: true, Generation: 2, Start: 1 << 63, Tail: 1 << 62, LogTail: 1},
 	} {
 		for _, from := range []uint64{0, 1, 7, 1 << 62, ^uint64(0)} {
-			if r, err := h.ReadPage(t.Context(), stream, info, from); err == nil && (r.IsZero() || r.To() <= from) {
+			if r, err := h.ReadPage(t.Context(), stream, info, shard.Pos(from)); err == nil && (r.IsZero() || r.To() <= shard.Pos(from)) {
 				t.Errorf("%+v from %d: a page of nothing", info, from)
 			}
 		}

@@ -36,7 +36,7 @@ const (
 
 // touchAhead returns how far, in ms, memory may be ahead of the last durable use of a stream with a
 // TTL (in seconds).
-func touchAhead(ttl uint64) uint64 { return max(ttl*1000/4, minTouchInterval) }
+func touchAhead(ttl uint64) Millis { return Millis(max(ttl*1000/4, minTouchInterval)) }
 
 // addFollower counts one more follower and opens a session, until removeFollower.
 func (s *Stream) addFollower() {
@@ -186,7 +186,7 @@ func (s *Stream) feedTail(ctx context.Context, session *readSession, fold *State
 }
 
 // nextPosition returns where the next record of a fold will stand.
-func (s *Stream) nextPosition(fold *State) uint64 {
+func (s *Stream) nextPosition(fold *State) Pos {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return fold.Next
@@ -216,7 +216,7 @@ func (s *Stream) guardExclusive(ctx context.Context, fold *State) error {
 	}
 }
 
-func (s *Stream) askTail(ctx context.Context) (uint64, error) {
+func (s *Stream) askTail(ctx context.Context) (Pos, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.manager.cfg.AppendTimeout)
 	defer cancel()
 	return s.manager.log.Tail(ctx, s.id)

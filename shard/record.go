@@ -59,7 +59,7 @@ type Entry struct {
 	// below TrimTo are deleted.
 	Trim bool
 	// TrimTo is the first position that is kept.
-	TrimTo uint64
+	TrimTo Pos
 
 	decoded *Header // what Header says, in a process that wrote it
 }
@@ -80,9 +80,9 @@ func (e Entry) MeteredSize() int {
 // Record is one record as it stands in the log.
 type Record struct {
 	// Pos is the S2 sequence number.
-	Pos uint64
+	Pos Pos
 	// Time is the S2 timestamp, in milliseconds since 1970.
-	Time uint64
+	Time Millis
 	// Header is the value of our header if the record carries exactly one header
 	// and that one has our name; nil otherwise.
 	Header []byte
@@ -91,7 +91,7 @@ type Record struct {
 	// Command is true for S2's own command records (fence, trim).
 	Command bool
 	// TrimTo is the trim point that a trim command asked for; 0 for all else.
-	TrimTo uint64
+	TrimTo Pos
 	// Size is the record's metered size.
 	Size int
 
@@ -99,7 +99,7 @@ type Record struct {
 }
 
 // record returns the Record that entry e becomes at a position.
-func (e Entry) record(pos, time uint64) Record {
+func (e Entry) record(pos Pos, time Millis) Record {
 	return Record{
 		Pos: pos, Time: time, Header: e.Header, Body: e.Body,
 		Command: e.Trim, TrimTo: e.TrimTo, Size: e.MeteredSize(), decoded: e.decoded,

@@ -40,7 +40,7 @@ type Request struct {
 	// remembered ids still reaches back to the first attempt. MintedMillis is the same in
 	// milliseconds since 1970 by the minting node's clock, for nodes of an earlier release.
 	MintedAt     time.Time
-	MintedMillis uint64
+	MintedMillis Millis
 
 	// Type is the content type as given; empty: none given.
 	Type string
@@ -61,7 +61,7 @@ type Request struct {
 	// Create only.
 	HasTTL     bool
 	TTL        uint64 // seconds
-	Expires    uint64 // milliseconds since 1970; 0: none
+	Expires    Millis // milliseconds since 1970; 0: none
 	ExpiresRaw string // Stream-Expires-At as given, for HEAD to repeat
 	// Fork holds what the request says of the stream that it forks (nil: it forks none), and Source
 	// what is known of that stream.
@@ -69,14 +69,14 @@ type Request struct {
 	Source *Source
 	// HeldAt is the time at which the source was held, in ms by the clock of the stream's owner.
 	// The owner computes it again for each decision, from how long ago the source was held.
-	HeldAt uint64
+	HeldAt Millis
 
 	// Ref is the reference that OpHold, OpRelease, OpReleaseDone and OpCancelFork are about. Name
 	// is the fork that holds it (OpHold, OpRelease). Generation is the source's generation that the
 	// fork knows (OpHold).
 	Ref        AppendID
 	Name       StreamID
-	Generation uint64
+	Generation Generation
 }
 
 // WaitingCost returns an upper bound of the memory that the request holds while it waits.

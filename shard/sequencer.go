@@ -229,7 +229,7 @@ func (s *Stream) setCallTimes(c *call, at clockReading) {
 		c.mintedMillis = s.mintedAt(c.req)
 	}
 	if !c.heldSince.IsZero() {
-		c.req.HeldAt = at.wall - min(at.wall, uint64(time.Since(c.heldSince).Milliseconds()))
+		c.req.HeldAt = at.wall - min(at.wall, Millis(time.Since(c.heldSince).Milliseconds()))
 	}
 }
 
@@ -339,7 +339,7 @@ func (s *Stream) sendParts(ctx context.Context, b *appendBatch) error {
 			return err
 		}
 		err = s.foldAcked(b, part, ack, sent)
-		b.pos += uint64(len(part))
+		b.pos += Pos(len(part))
 		b.entries = nil
 		if err != nil {
 			b.maybeWritten = true // it is written, but this release cannot read the log
@@ -424,7 +424,7 @@ func (s *Stream) foldAcked(b *appendBatch, entries []Entry, ack Ack, sent time.T
 		if i == len(entries)-1 {
 			t = ack.EndTime
 		}
-		recs[i] = e.record(b.pos+uint64(i), t)
+		recs[i] = e.record(b.pos+Pos(i), t)
 	}
 	err := s.foldFromLog(b.base, recs)
 	s.noteAckTime(ack, sent)
@@ -455,7 +455,7 @@ const (
 // resolveLoss reads what another writer wrote, up to tail at least. It answers the callers that
 // have their append in the log after all. It puts the others, with appends that are certainly not
 // written, back at the head of the queue, to be decided again.
-func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail uint64) {
+func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail Pos) {
 	if err := s.readBack(ctx, b, tail); err != nil {
 		b.answerCalls(b.callerError(err))
 		return
@@ -490,7 +490,7 @@ func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail uint64) {
 
 // readBack is catchUpOrReset, tried again for a while: the callers of a batch with an unknown
 // outcome depend on it.
-func (s *Stream) readBack(ctx context.Context, b *appendBatch, tail uint64) error {
+func (s *Stream) readBack(ctx context.Context, b *appendBatch, tail Pos) error {
 	deadline := s.manager.cfg.Now().Add(resendTimeout)
 	for try := 0; ; try++ {
 		err := s.catchUpOrReset(ctx, b.base, b.pos, tail)
@@ -519,7 +519,7 @@ func (s *Stream) recallOutcome(b *appendBatch, c *call) (verdict, bool) {
 // catchUpOrReset folds everything up to tail, the answer to a call that was made when the fold
 // ended at before. A tail below before means that the log is another one: everything is forgotten
 // and read again.
-func (s *Stream) catchUpOrReset(ctx context.Context, fold *State, before, tail uint64) error {
+func (s *Stream) catchUpOrReset(ctx context.Context, fold *State, before, tail Pos) error {
 	s.mu.Lock()
 	same := s.opened && s.state == fold
 	s.mu.Unlock()

@@ -206,7 +206,7 @@ type boundedLog struct {
 }
 
 // Replay implements Log. errLongSource: the bound is reached.
-func (l *boundedLog) Replay(ctx context.Context, id StreamID, from, to uint64, fn func(Page) error) error {
+func (l *boundedLog) Replay(ctx context.Context, id StreamID, from, to Pos, fn func(Page) error) error {
 	return l.Log.Replay(ctx, id, from, to, func(p Page) error {
 		l.records -= len(p.Records)
 		for i := range p.Records {
@@ -230,7 +230,7 @@ func readState(ctx context.Context, log Log, id StreamID) (fold *State, err erro
 	if len(last.Records) == 0 {
 		return &State{Next: last.Tail, rooted: true}, nil
 	}
-	err = foldFromCheckpoint(ctx, log, id, last, func(from, tail uint64) (err error) {
+	err = foldFromCheckpoint(ctx, log, id, last, func(from, tail Pos) (err error) {
 		fold, err = foldLog(ctx, log, id, from, tail)
 		return err
 	})
@@ -238,7 +238,7 @@ func readState(ctx context.Context, log Log, id StreamID) (fold *State, err erro
 }
 
 // foldLog folds the records [from, tail) of a log into a State of its own.
-func foldLog(ctx context.Context, log Log, id StreamID, from, tail uint64) (*State, error) {
+func foldLog(ctx context.Context, log Log, id StreamID, from, tail Pos) (*State, error) {
 	fold := &State{Next: from, rooted: from == 0}
 	err := log.Replay(ctx, id, from, tail, func(p Page) error {
 		if err := fold.checkRoot(p.Records); err != nil {

@@ -98,8 +98,8 @@ type finding struct {
 	invalid error        // what stands in the record's place is not one
 	first   *fleetRecord // the record at position 0
 	last    *fleetRecord // the newest record; first if there is no other
-	lastPos uint64
-	tail    uint64
+	lastPos Pos
+	tail    Pos
 }
 
 // siteState holds what is known of a site. Owned by the goroutine that asks at the site, and by the

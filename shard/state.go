@@ -18,15 +18,15 @@ const OctetStream = "application/octet-stream"
 // A State is not safe for concurrent use. A Stream guards its own with Stream.mu.
 type State struct {
 	// Next is the position of the next record.
-	Next uint64
+	Next Pos
 	// Time is the highest S2 timestamp seen, in milliseconds.
-	Time uint64
+	Time Millis
 
 	exists     bool
 	ended      bool // the last generation ended by a tombstone, and none has begun since
-	generation uint64
-	start      uint64
-	tail       uint64
+	generation Generation
+	start      Pos
+	tail       Pos
 	chain      []Ancestor
 	// hasNonJSON reports that a generation without a create record holds a message that is not
 	// JSON.
@@ -35,9 +35,9 @@ type State struct {
 	contentType string
 	hasTTL      bool
 	ttl         uint64
-	expiresAt   uint64
+	expiresAt   Millis
 	expiresRaw  string
-	lastUsed    uint64 // S2 time of the last create, message, close or touch, in ms; 0: this batch's
+	lastUsed    Millis // S2 time of the last create, message, close or touch, in ms; 0: this batch's
 
 	// fork holds what the request said of the fork's source; nil: it is no fork. forkRefs are the
 	// forks that refer to this stream. gone: the generation has ended, and its records are kept for
@@ -53,9 +53,9 @@ type State struct {
 	retainedFrom  *trimmedTo
 	counts        counts
 	retention     *retention
-	newestForeign uint64 // S2 ms of the newest foreign record
+	newestForeign Millis // S2 ms of the newest foreign record
 	lastBatch     batchEnd
-	chainTimes    []uint64
+	chainTimes    []Millis
 	confirmed     bool
 	// unknownFields are the fields of a checkpoint that this release does not know, byte for byte.
 	unknownFields []byte
@@ -69,7 +69,7 @@ type State struct {
 	// The distance back to the last checkpoint: its records and metered bytes, the checkpoint
 	// included. Without a checkpoint they count from the first record folded.
 	recordsSinceCheckpoint, bytesSinceCheckpoint uint64
-	trimTo                                       uint64 // highest trim point that a command asked for
+	trimTo                                       Pos // highest trim point that a command asked for
 
 	openAppend AppendID // id of the append that the newest first record belongs to
 	run        *run     // parts that still wait for their commit; nil: none
@@ -86,7 +86,10 @@ type State struct {
 
 // trimmedTo holds the place where a trimmed stream begins: a position, and how many messages and
 // bytes lie below it.
-type trimmedTo struct{ pos, ordinal, bytes uint64 }
+type trimmedTo struct {
+	pos            Pos
+	ordinal, bytes uint64
+}
 
 // counts holds the number of visible messages of a generation, and their bytes.
 type counts struct {
@@ -97,7 +100,7 @@ type counts struct {
 // batchEnd holds the id of the last batch that carried one, and the position after that batch.
 type batchEnd struct {
 	id  AppendID
-	end uint64
+	end Pos
 }
 
 // countMessages adds visible messages to the counts, where they are known.
@@ -111,15 +114,15 @@ func (s *State) countMessages(messages, bytes int) {
 // producerClaim holds the last epoch and seq that were accepted from a producer.
 type producerClaim struct {
 	epoch, seq uint64
-	time       uint64 // S2 timestamp, ms; 0: this batch's
+	time       Millis // S2 timestamp, ms; 0: this batch's
 }
 
 // run describes a contiguous run of parts without their commit.
 type run struct {
 	id        AppendID
-	start     uint64
+	start     Pos
 	create    *Header // not nil: the run begins with this create record
-	createPos uint64  // position of create
+	createPos Pos     // position of create
 	ownCreate bool    // this process wrote create
 
 	records, messages, bytes int
@@ -314,7 +317,7 @@ func (s *State) foldMessage(r Record, h *Header) {
 }
 
 // foldCreate begins a generation; own: this process wrote the record.
-func (s *State) foldCreate(pos, time uint64, h *Header, own bool) {
+func (s *State) foldCreate(pos Pos, time Millis, h *Header, own bool) {
 	adopted := len(h.Chain) > 0 && h.Chain[0].Stream == ""
 	if !adopted {
 		s.start, s.tail = pos+1, pos+1
@@ -418,15 +421,15 @@ func (s *State) commitRun(e *effect, r Record, h *Header) {
 }
 
 // skipTo moves the State over positions that were trimmed away.
-func (s *State) skipTo(next uint64) {
-	s.recordsSinceCheckpoint += next - s.Next
+func (s *State) skipTo(next Pos) {
+	s.recordsSinceCheckpoint += uint64(next - s.Next)
 	s.Next, s.run = next, nil
 }
 
 // isCheckpointDue reports whether the next batch should end with a checkpoint.
 func (s *State) isCheckpointDue() bool {
 	return s.recordsSinceCheckpoint >= checkpointRecords || s.bytesSinceCheckpoint >= checkpointBytes ||
-		s.trimTo > s.Next-min(s.recordsSinceCheckpoint, s.Next)
+		s.trimTo > s.Next-min(Pos(s.recordsSinceCheckpoint), s.Next)
 }
 
 // A checkpoint is due after so many records or metered bytes, foreign ones included, or once
@@ -455,14 +458,14 @@ func (s *State) Info() Info {
 
 // isExpired reports whether the stream's time is over at now. The stream was last used at lastUse
 // or later. Both are in milliseconds.
-func (s *State) isExpired(now, touched uint64) bool {
+func (s *State) isExpired(now, touched Millis) bool {
 	if !s.exists {
 		return false
 	}
 	if s.expiresAt != 0 && now >= s.expiresAt {
 		return true
 	}
-	return s.hasTTL && s.lastUsed != 0 && now >= max(touched, s.lastUsed)+s.ttl*1000
+	return s.hasTTL && s.lastUsed != 0 && now >= max(touched, s.lastUsed)+Millis(s.ttl*1000)
 }
 
 // producer returns the claim of a producer.
@@ -485,13 +488,13 @@ func (s *State) findOutcome(id AppendID) (outcome, bool) {
 
 // mayHaveForgotten reports whether an append may have been written and have left the window of
 // remembered ids. minted is when its id was minted, in ms.
-func (s *State) mayHaveForgotten(minted uint64) bool {
+func (s *State) mayHaveForgotten(minted Millis) bool {
 	return s.outcomes.forgottenTime != 0 && minted <= s.outcomes.forgottenTime+clockSlack
 }
 
 // isOutcomeLost reports whether it cannot be known if the request was written before: its id has
 // left the window, and no claim of its producer decides.
-func (s *State) isOutcomeLost(req *Request, minted uint64) bool {
+func (s *State) isOutcomeLost(req *Request, minted Millis) bool {
 	if !s.mayHaveForgotten(minted) {
 		return false
 	}

@@ -17,7 +17,7 @@ import (
 type world struct {
 	recs  []Record
 	state *State
-	now   uint64
+	now   Millis
 	ids   map[AppendID]Outcome
 }
 
@@ -26,7 +26,7 @@ func newWorld() *world {
 }
 
 func (w *world) add(t *rapid.T, e Entry) {
-	r := e.record(uint64(len(w.recs)), w.now)
+	r := e.record(Pos(len(w.recs)), w.now)
 	if _, err := w.state.foldRecord(r); err != nil {
 		t.Fatalf("own record: %v", err)
 	}
@@ -72,7 +72,7 @@ func checkLimits(t *rapid.T, b *appendBatch) {
 }
 
 // foldFrom folds the log from its newest checkpoint on, as a new owner does.
-func (w *world) foldFrom(t *rapid.T, start uint64) *State {
+func (w *world) foldFrom(t *rapid.T, start Pos) *State {
 	s := &State{Next: start}
 	for _, r := range w.recs[start:] {
 		if _, err := s.foldRecord(r); err != nil {

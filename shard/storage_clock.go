@@ -67,7 +67,7 @@ type storageClock struct {
 	lastNoted atomic.Int64 // ns since 1970: when an acknowledgement was last noted. Atomic, because every append reads it
 
 	mu         sync.Mutex
-	ackTime    uint64        // ms since 1970: the time of the newest acknowledgement
+	ackTime    Millis        // ms since 1970: the time of the newest acknowledgement
 	ackArrived time.Time     // when that acknowledgement came; zero: none has
 	skew       time.Duration // how far the node's clock is ahead, at least; below 0: behind
 	lastTried  time.Time     // when a clock record was last tried
@@ -116,7 +116,7 @@ func (c *storageClocks) worstSkew() (worst time.Duration) {
 
 // noteAck notes that an append sent at sent was acknowledged with the time at, unless another was
 // noted a moment ago. always: note it in any case, because a generation's end is judged by it.
-func (c *storageClock) noteAck(at uint64, sent time.Time, always bool) {
+func (c *storageClock) noteAck(at Millis, sent time.Time, always bool) {
 	if since := sent.UnixNano() - c.lastNoted.Load(); !always && since >= 0 && since < int64(ackSampleEvery) {
 		return
 	}
@@ -124,10 +124,10 @@ func (c *storageClock) noteAck(at uint64, sent time.Time, always bool) {
 	c.lastNoted.Store(now.UnixNano())
 	skew := time.Duration(0)
 	switch {
-	case at < unixMillis(sent):
-		skew = time.Duration(unixMillis(sent)-at) * time.Millisecond
-	case at > unixMillis(now):
-		skew = -time.Duration(min(at-unixMillis(now), uint64(maxDuration.Milliseconds()))) * time.Millisecond
+	case at < MillisOf(sent):
+		skew = time.Duration(MillisOf(sent)-at) * time.Millisecond
+	case at > MillisOf(now):
+		skew = -time.Duration(min(at-MillisOf(now), Millis(maxDuration.Milliseconds()))) * time.Millisecond
 	}
 	c.mu.Lock()
 	c.ackTime, c.ackArrived, c.skew = at, now, skew
@@ -143,18 +143,18 @@ func (c *storageClock) noteAck(at uint64, sent time.Time, always bool) {
 const maxDuration = 100 * 365 * 24 * time.Hour
 
 // readTime returns what the clock shows, in ms since 1970; false: it is not known.
-func (c *storageClock) readTime(now time.Time) (uint64, bool) {
+func (c *storageClock) readTime(now time.Time) (Millis, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	since := now.Sub(c.ackArrived)
 	if c.ackArrived.IsZero() || since > clockValidFor {
 		return 0, false
 	}
-	return c.ackTime + uint64(max(since, 0).Milliseconds()), true
+	return c.ackTime + Millis(max(since, 0).Milliseconds()), true
 }
 
 // newestAck returns the time of the newest acknowledgement; 0: none has come.
-func (c *storageClock) newestAck() uint64 {
+func (c *storageClock) newestAck() Millis {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.ackTime
@@ -222,7 +222,7 @@ func (c *storageClock) writeRecord(ctx context.Context) error {
 // recordPosition returns the log and the position of the next clock record. The first record of the
 // fleet's log is the fleet's record. Until that is there, clock records go to a log of their own
 // beside it.
-func (c *storageClock) recordPosition(ctx context.Context) (StreamID, uint64, error) {
+func (c *storageClock) recordPosition(ctx context.Context) (StreamID, Pos, error) {
 	tail, err := c.clocks.log.Tail(ctx, c.fleetLog)
 	if err == nil && tail > 0 || err != nil && !errors.Is(err, ErrNoLog) {
 		return c.fleetLog, tail, err
@@ -242,7 +242,7 @@ func (c *storageClock) clockLog() StreamID {
 
 // clockBatch returns the batch with a clock record. In a log of their own the newest record is
 // enough, so the batch trims the older ones.
-func (c *storageClock) clockBatch(log StreamID, at uint64) (batch []Entry) {
+func (c *storageClock) clockBatch(log StreamID, at Pos) (batch []Entry) {
 	if log != c.fleetLog {
 		batch = append(batch, Entry{Trim: true, TrimTo: at + 1})
 		at++
@@ -253,9 +253,9 @@ func (c *storageClock) clockBatch(log StreamID, at uint64) (batch []Entry) {
 
 // clockReading holds what the clocks say at one moment in the life of a stream.
 type clockReading struct {
-	wall       uint64 // the node's clock, ms since 1970
-	bothClocks uint64 // the smaller time of both clocks; 0: nothing expires now
-	lastUse    uint64 // when the stream was last used, by storage's clock
+	wall       Millis // the node's clock, ms since 1970
+	bothClocks Millis // the smaller time of both clocks; 0: nothing expires now
+	lastUse    Millis // when the stream was last used, by storage's clock
 }
 
 // timestampMode is the degree to which the records' times in a log can be trusted.
@@ -289,7 +289,7 @@ func (s *State) canExpire() bool { return s.exists && (s.hasTTL || s.expiresAt !
 // readClocks returns what the clocks say now, under mu.
 func (s *Stream) readClocks() clockReading {
 	now := s.manager.cfg.Now()
-	m := clockReading{wall: unixMillis(now)}
+	m := clockReading{wall: MillisOf(now)}
 	if !s.state.canExpire() || s.timestampModeLocked() != timestampsCapped {
 		return m
 	}
@@ -306,7 +306,7 @@ func (s *Stream) isExpiryUncertain() bool {
 		return false
 	}
 	now := s.manager.cfg.Now()
-	if wall := unixMillis(now); !s.state.isExpired(wall, s.lastUse(now, wall)) {
+	if wall := MillisOf(now); !s.state.isExpired(wall, s.lastUse(now, wall)) {
 		return false
 	}
 	at, ok := s.storageClockLocked().readTime(now)
@@ -350,25 +350,25 @@ func (s *Stream) resolveExpiry(ctx context.Context) {
 
 // lastUse returns the last use of the stream as far as memory knows, in ms by a clock that shows
 // at. It includes the grace of a new owner. A stream with followers is in use.
-func (s *Stream) lastUse(now time.Time, at uint64) uint64 {
+func (s *Stream) lastUse(now time.Time, at Millis) Millis {
 	return max(s.lastSeenUse(now, at), s.state.lastUsed, s.graceUntil)
 }
 
 // lastSeenUse returns the last use that this owner, or a previous one, saw, by a clock that shows
 // at; 0: none.
-func (s *Stream) lastSeenUse(now time.Time, at uint64) uint64 {
+func (s *Stream) lastSeenUse(now time.Time, at Millis) Millis {
 	switch {
 	case s.followers > 0:
 		return at
 	case s.unsavedUse.IsZero():
 		return 0
 	}
-	return at - min(at, uint64(max(now.Sub(s.unsavedUse), 0).Milliseconds()))
+	return at - min(at, Millis(max(now.Sub(s.unsavedUse), 0).Milliseconds()))
 }
 
 // mintedAt returns the time at which a request's id was minted, by storage's clock and rather too
 // early than too late, under mu. The sender says how long ago that was.
-func (s *Stream) mintedAt(q *Request) uint64 {
+func (s *Stream) mintedAt(q *Request) Millis {
 	if q.MintedAt.IsZero() { // the sender is of an earlier release
 		return q.MintedMillis
 	}
@@ -376,7 +376,7 @@ func (s *Stream) mintedAt(q *Request) uint64 {
 	if !ok {
 		at = s.state.Time
 	}
-	return at - min(at, uint64(max(time.Since(q.MintedAt), 0).Milliseconds()))
+	return at - min(at, Millis(max(time.Since(q.MintedAt), 0).Milliseconds()))
 }
 
 // noteAckTime notes the time of an acknowledgement of this log, if it is storage's own.

@@ -41,7 +41,7 @@ func TestNoClockEndsAGenerationEarly(t *testing.T) {
 		first := node(t, log)
 		do(t, first, withTTL(600, "a"), shard.CodeCreated)
 		expiry := onStream(numberedStream(1), create("text/plain", "a"))
-		expiry.Expires = uint64(time.Now().Add(10 * time.Minute).UnixMilli())
+		expiry.Expires = shard.MillisOf(time.Now().Add(10 * time.Minute))
 		do(t, first, expiry, shard.CodeCreated)
 		there := func(h *shard.Manager, when string) {
 			t.Helper()
@@ -227,7 +227,7 @@ func TestUncappedTimestampsEndNoStream(t *testing.T) {
 		log := uncappedLog{logtest.NewMemory(1), map[shard.StreamID]bool{stream: true}}
 		maker := node(t, log)
 		q := create("text/plain", "a")
-		q.Expires = uint64(time.Now().Add(time.Minute).UnixMilli())
+		q.Expires = shard.MillisOf(time.Now().Add(time.Minute))
 		do(t, maker, q, shard.CodeCreated)
 		do(t, maker, onStream(numberedStream(1), withTTL(3000, "a")), shard.CodeCreated)
 		h, _, lines := newNodeWithClockOff(t, log, 2*time.Hour)
@@ -253,7 +253,7 @@ func TestRepeatsAreToldByDuration(t *testing.T) {
 		h, _, _ := newNodeWithClockOff(t, log, by)
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		first := appendReq("text/plain", "once")
-		first.MintedMillis = uint64(time.Now().Add(time.Hour).UnixMilli())
+		first.MintedMillis = shard.MillisOf(time.Now().Add(time.Hour))
 		first.MintedAt = time.Now()
 		do(t, h, first, shard.CodeAppended)
 		for range 1100 { // its id leaves the window

@@ -30,12 +30,12 @@ type Stream struct {
 	assembler   assembler
 	tail        *tail.Buffer  // this generation's, with one reference; nil: no generation
 	unsavedUse  time.Time     // the last use that may not be durable; zero: none
-	graceUntil  uint64        // ms since 1970 by storage's clock: uses up to here may be known to the previous owner only
+	graceUntil  Millis        // ms since 1970 by storage's clock: uses up to here may be known to the previous owner only
 	cachedClock *storageClock // of the place where the log is; nil: not looked up yet
 	timestamps  timestampMode
 	// timestampsAsked holds the last time that storage was asked for timestamps.
 	timestampsAsked time.Time
-	firstRecord     uint64      // position of the first record, of a log that was folded from its start
+	firstRecord     Pos         // position of the first record, of a log that was folded from its start
 	sawOwnRecord    bool        // a takeover met a record of ours
 	syncedAt        time.Time   // when state.Next was last known to be the log's tail
 	tailCheck       *sharedCall // the tail check that is under way; nil: none
@@ -53,7 +53,7 @@ type Stream struct {
 	tailChecksSince time.Time
 
 	confirming        *sharedCall // the sources of this fork are being asked (fork_confirm.go); nil: they are not
-	refusedGeneration uint64      // the sources did not confirm the chain of this generation
+	refusedGeneration Generation  // the sources did not confirm the chain of this generation
 	nextConfirm       time.Time   // when the sources are asked again
 	confirmErr        error       // the sources could not be asked, for a reason that lasts until nextConfirm
 
@@ -76,7 +76,7 @@ type call struct {
 	losses         int       // lost compare-and-swaps
 	heldSince      time.Time // of a fork: when its source was held, by this process's monotonic clock
 	expiryResolved bool      // storage was asked whether the stream's time is over
-	mintedMillis   uint64    // of a repeated request: when its id was minted, by storage's clock
+	mintedMillis   Millis    // of a repeated request: when its id was minted, by storage's clock
 	ctx            context.Context
 	verdict        verdict       // set before done is sent to
 	done           chan struct{} // capacity 1
@@ -115,8 +115,6 @@ func (m *Manager) finishCall(c *call) (Outcome, error) {
 	m.callPool.Put(c)
 	return v.outcome, v.err
 }
-
-func unixMillis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
 // sharedCall is one attempt to open a stream, one tail check, or one round of questions. All
 // callers that want its result share it.
@@ -368,7 +366,7 @@ func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 // resetFold forgets everything, if fold is still the stream's: the log is not the one that was
 // folded (it was wiped, or deleted in S2). Readers of the tail.Buffer see their generation end. ends
 // is where the new log ends, 0 if there is none.
-func (s *Stream) resetFold(fold *State, ends uint64) {
+func (s *Stream) resetFold(fold *State, ends Pos) {
 	s.mu.Lock()
 	if s.state != fold || !s.opened {
 		s.mu.Unlock()
@@ -390,7 +388,7 @@ func (s *Stream) resetFold(fold *State, ends uint64) {
 
 // catchUp folds the log's records from fold.Next up to end. It fails once no record has come for
 // stallTimeout.
-func (s *Stream) catchUp(ctx context.Context, fold *State, end uint64) error {
+func (s *Stream) catchUp(ctx context.Context, fold *State, end Pos) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stall := time.AfterFunc(stallTimeout, cancel)
@@ -545,7 +543,7 @@ func (s *Stream) isTouchDue(now time.Time) bool {
 		return false
 	}
 	return s.lastSeenUse(now, at) > s.state.lastUsed+touchAhead(s.state.ttl) &&
-		!s.state.isExpired(min(unixMillis(now), at), s.lastUse(now, at))
+		!s.state.isExpired(min(MillisOf(now), at), s.lastUse(now, at))
 }
 
 // halt ends the Stream: it refuses the callers that wait, waits for the batch in flight, ends the

@@ -38,6 +38,6 @@ func NewTailBuffers(perStream int, budget int64) *TailBuffers {
 func ParseBatch(b []byte) (RecordBatch, error) { return tail.ParseBatch(b) }
 
 // EmptyBatch is tail.EmptyBatch.
-func EmptyBatch(from, to, shown uint64, closed bool) RecordBatch {
+func EmptyBatch(from, to, shown Pos, closed bool) RecordBatch {
 	return tail.EmptyBatch(from, to, shown, closed)
 }

@@ -18,7 +18,7 @@ func (s *Stream) takeOver(ctx context.Context) error {
 		return err
 	}
 	var fold *State
-	err = foldFromCheckpoint(ctx, log, s.id, last, func(from, tail uint64) (err error) {
+	err = foldFromCheckpoint(ctx, log, s.id, last, func(from, tail Pos) (err error) {
 		fold, err = s.foldFrom(ctx, from, tail, noLog, last.Records)
 		return err
 	})
@@ -45,8 +45,8 @@ func (s *Stream) takeOver(ctx context.Context) error {
 // the log's tail. last is the log's last record, or an empty page with the tail. Where the last
 // record points to no checkpoint (errNoCheckpoint) it is not ours: foldLog is called again, from
 // the newest checkpoint that a search finds.
-func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, foldLog func(from, tail uint64) error) error {
-	from, tail := uint64(0), last.Tail
+func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, foldLog func(from, tail Pos) error) error {
+	from, tail := Pos(0), last.Tail
 	if len(last.Records) > 0 {
 		tail = last.Records[0].Pos + 1
 		var err error
@@ -66,7 +66,7 @@ func foldFromCheckpoint(ctx context.Context, log Log, id StreamID, last Page, fo
 
 // foldFrom folds the log from a position up to tail into a new State. last holds the log's last
 // records. errNoCheckpoint: at from there is no checkpoint to begin with.
-func (s *Stream) foldFrom(ctx context.Context, from, tail uint64, noLog bool, last []Record) (*State, error) {
+func (s *Stream) foldFrom(ctx context.Context, from, tail Pos, noLog bool, last []Record) (*State, error) {
 	fold := &State{Next: from, rooted: from == 0}
 	s.mu.Lock()
 	s.noLog, s.state, s.assembler = noLog, fold, assembler{from: from}
@@ -97,7 +97,7 @@ func (s *State) checkRoot(recs []Record) error {
 }
 
 // findFoldStart returns where the fold of a log may begin; r is the log's last record.
-func findFoldStart(ctx context.Context, log Log, id StreamID, r Record) (uint64, error) {
+func findFoldStart(ctx context.Context, log Log, id StreamID, r Record) (Pos, error) {
 	start, ours, err := foldStartOf(r)
 	if err != nil || ours {
 		return start, err
@@ -107,23 +107,23 @@ func findFoldStart(ctx context.Context, log Log, id StreamID, r Record) (uint64,
 
 // foldStartOf returns where the fold may begin, as record r says. ours is false for a foreign
 // record, and for one of ours that does not say.
-func foldStartOf(r Record) (start uint64, ours bool, err error) {
+func foldStartOf(r Record) (start Pos, ours bool, err error) {
 	if start, ours, err = checkpointAt(r); err != nil || ours {
 		return start, ours, err
 	}
 	h, err := headerOf(r)
-	if err == nil && h != nil && h.HasCheckpoint && h.RecordsSinceCheckpoint <= r.Pos {
+	if err == nil && h != nil && h.HasCheckpoint && Pos(h.RecordsSinceCheckpoint) <= r.Pos {
 		switch h.Kind {
 		case KindCheckpoint, KindTombstone: // damaged: its distance is not used either
 		default:
-			return r.Pos - h.RecordsSinceCheckpoint, true, nil
+			return r.Pos - Pos(h.RecordsSinceCheckpoint), true, nil
 		}
 	}
 	return 0, false, err
 }
 
 // checkpointAt returns the position of record r if it is itself a checkpoint, undamaged.
-func checkpointAt(r Record) (start uint64, ours bool, err error) {
+func checkpointAt(r Record) (start Pos, ours bool, err error) {
 	h, err := headerOf(r)
 	if err != nil || h == nil || h.Kind != KindCheckpoint && h.Kind != KindTombstone {
 		return 0, false, err
@@ -138,11 +138,11 @@ func checkpointAt(r Record) (start uint64, ours bool, err error) {
 // searchBack returns where the fold may begin, by the newest record below pos for which startFrom
 // knows it. It reads backwards in windows that double. 0: there is none.
 func searchBack(
-	ctx context.Context, log Log, id StreamID, pos uint64, startFrom func(Record) (uint64, bool, error),
-) (uint64, error) {
-	for width := uint64(MaxBatchRecords); pos > 0; width *= 2 {
+	ctx context.Context, log Log, id StreamID, pos Pos, startFrom func(Record) (Pos, bool, error),
+) (Pos, error) {
+	for width := Pos(MaxBatchRecords); pos > 0; width *= 2 {
 		from := pos - min(pos, width)
-		start, found := uint64(0), false
+		start, found := Pos(0), false
 		err := log.Replay(ctx, id, from, pos, func(p Page) error {
 			for _, r := range p.Records {
 				startFrom, ours, err := startFrom(r)

@@ -15,7 +15,7 @@ const maxForkOffset = 64
 
 // valid reports whether a header of a known kind holds what a Fantail writes. It depends on nothing
 // but the header and its position, so all nodes and pages judge alike.
-func (h *Header) valid(pos uint64) bool {
+func (h *Header) valid(pos Pos) bool {
 	switch {
 	case len(h.Chain) > 0 && h.Chain[0].Stream == "" && h.Chain[0].Bound > pos:
 		return false
@@ -69,7 +69,7 @@ func validChain(chain []Ancestor) bool {
 // valid reports whether a decoded State is one that the fold of a log up to Next can come to.
 func (s *State) valid() bool {
 	switch {
-	case s.Next > maxNumber, s.start > s.tail, s.tail > s.Next, s.recordsSinceCheckpoint > s.Next,
+	case s.Next > maxNumber, s.start > s.tail, s.tail > s.Next, Pos(s.recordsSinceCheckpoint) > s.Next,
 		s.exists && s.ended, s.generation > MaxGeneration, s.Time > maxNumber, s.lastUsed > maxNumber,
 		s.ttl > maxNumber, s.expiresAt > maxNumber, s.outcomes.forgottenTime > maxNumber:
 		return false
@@ -79,7 +79,7 @@ func (s *State) valid() bool {
 		s.chainTimes != nil && len(s.chainTimes) != len(s.chain),
 		len(s.chain) > 0 && s.chain[0].Stream == "" && s.chain[0].Bound > s.Next:
 		return false
-	case s.retainedFrom != nil && s.retainedFrom.pos > s.Next, s.counts.messages > s.Next,
+	case s.retainedFrom != nil && s.retainedFrom.pos > s.Next, Pos(s.counts.messages) > s.Next,
 		len(s.unknownFields) > maxUnknownFields:
 		return false
 	}

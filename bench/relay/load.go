@@ -261,7 +261,7 @@ func (n *node) write(ctx context.Context, w, rate, size int, began time.Time, fo
 		binary.BigEndian.PutUint64(body, uint64(now.UnixNano()))
 		out, err := n.relay.Do(ctx, &shard.Request{
 			Stream: n.ids[i%len(n.ids)], Op: shard.OpAppend, ID: shard.NewAppendID(),
-			MintedMillis: uint64(now.UnixMilli()), Type: "text/plain", Messages: shard.NewMessages(body),
+			MintedMillis: shard.Millis(now.UnixMilli()), Type: "text/plain", Messages: shard.NewMessages(body),
 		})
 		if err == nil && !out.Code.Accepted() {
 			err = fmt.Errorf("%s", out.Why)

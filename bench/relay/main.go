@@ -220,7 +220,7 @@ func (n *node) each(ctx context.Context, count int, fn func(context.Context, sha
 func (n *node) create(ctx context.Context, id shard.StreamID) error {
 	out, err := n.relay.Do(ctx, &shard.Request{
 		Stream: id, Op: shard.OpCreate, ID: shard.NewAppendID(),
-		MintedMillis: uint64(time.Now().UnixMilli()), Type: "text/plain",
+		MintedMillis: shard.Millis(time.Now().UnixMilli()), Type: "text/plain",
 	})
 	if err == nil && !out.Code.Accepted() {
 		err = errors.New(out.Why)

@@ -141,7 +141,7 @@ func numbered(project string, i int) shard.StreamID {
 func (n *node) create(ctx context.Context, project string, i int) error {
 	out, err := n.host.Do(ctx, &shard.Request{
 		Stream: numbered(project, i), Op: shard.OpCreate, ID: shard.NewAppendID(),
-		MintedMillis: uint64(time.Now().UnixMilli()), Type: "text/plain",
+		MintedMillis: shard.Millis(time.Now().UnixMilli()), Type: "text/plain",
 	})
 	if err == nil && !out.Code.Accepted() {
 		err = errors.New(out.Why)

@@ -20,7 +20,7 @@ import (
 // message is a message as the log holds it.
 type message struct {
 	token
-	pos, end uint64 // of its first record, and behind its last
+	pos, end shard.Pos // of its first record, and behind its last
 	at       time.Time
 }
 
@@ -35,7 +35,7 @@ type header struct {
 	kind, flags byte
 	id          string
 	tuple       *producerTuple
-	life        uint64
+	life        shard.Generation
 }
 
 const (
@@ -49,13 +49,13 @@ const (
 	flagCommit    = 1 << 4
 )
 
-func parseHeader(pos uint64, b []byte) (h header, err error) {
+func parseHeader(pos shard.Pos, b []byte) (h header, err error) {
 	n := len(b) - 4
 	if n < 4 || b[0] != 0xFA {
 		return h, fmt.Errorf("record %d is not ours", pos)
 	}
 	var at [8]byte
-	binary.BigEndian.PutUint64(at[:], pos)
+	binary.BigEndian.PutUint64(at[:], uint64(pos))
 	table := crc32.MakeTable(crc32.Castagnoli)
 	if crc32.Update(crc32.Checksum(at[:], table), table, b[:n]) != binary.BigEndian.Uint32(b[n:]) {
 		return h, fmt.Errorf("record %d does not belong there", pos)
@@ -74,7 +74,8 @@ func parseHeader(pos uint64, b []byte) (h header, err error) {
 			seq, k2 := binary.Uvarint(v[k:])
 			h.tuple = &producerTuple{string(v[k+k2:]), epoch, seq}
 		case 6:
-			h.life, _ = binary.Uvarint(v)
+			life, _ := binary.Uvarint(v)
+			h.life = shard.Generation(life)
 		}
 	}
 	return h, nil
@@ -82,7 +83,7 @@ func parseHeader(pos uint64, b []byte) (h header, err error) {
 
 // streamLog is a stream's log as the oracle reads it.
 type streamLog struct {
-	life     uint64
+	life     shard.Generation
 	messages []message
 	tuples   []producerTuple
 	index    map[string]int // by a message's name
@@ -96,7 +97,7 @@ func readStreamLog(recs []shard.Record) (*streamLog, []error) {
 	var parts []message // of an append in parts, or of a message in pieces
 	var run string
 	var body []byte
-	var next uint64
+	var next shard.Pos
 	ids := map[string]uint64{}
 	for _, rec := range recs {
 		if rec.Pos != next {
@@ -126,7 +127,7 @@ func readStreamLog(recs []shard.Record) (*streamLog, []error) {
 				if was, ok := ids[h.id]; ok {
 					errs = append(errs, fmt.Errorf("I2: an append is at %d and at %d", was, rec.Pos))
 				}
-				ids[h.id] = rec.Pos
+				ids[h.id] = uint64(rec.Pos)
 			}
 		} else if run == "" || h.id != "" && h.id != run {
 			parts, body, run = nil, nil, ""
@@ -171,11 +172,11 @@ func tokenOf(body []byte) token {
 }
 
 // parseOffset returns the generation and the position in an offset.
-func parseOffset(offset string) (life, pos uint64, ok bool) {
+func parseOffset(offset string) (life shard.Generation, pos shard.Pos, ok bool) {
 	l, p, found := strings.Cut(offset, "_")
-	life, err := strconv.ParseUint(l, 10, 64)
-	pos, err2 := strconv.ParseUint(p, 10, 64)
-	return life, pos / 1000, found && err == nil && err2 == nil && pos%1000 == 0
+	lifeNumber, err := strconv.ParseUint(l, 10, 64)
+	place, err2 := strconv.ParseUint(p, 10, 64)
+	return shard.Generation(lifeNumber), shard.Pos(place / 1000), found && err == nil && err2 == nil && place%1000 == 0
 }
 
 // checkAll compares what all clients saw with the log.
@@ -248,7 +249,7 @@ func (s *sim) checkReader(r *reader, b *streamLog) {
 	if r.from != "-1" {
 		at = -1
 		if life, pos, ok := parseOffset(r.firstOffset); ok && life == b.life {
-			at, _ = slices.BinarySearchFunc(b.messages, pos, func(m message, pos uint64) int {
+			at, _ = slices.BinarySearchFunc(b.messages, pos, func(m message, pos shard.Pos) int {
 				return cmp.Compare(m.pos, pos)
 			})
 		} else if len(r.got) > 0 {

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // adminHandler returns the handler for operators and orchestrators. It is never served on the
@@ -76,7 +77,7 @@ func notOwningReason(v *cluster.View, self string, now time.Time) string {
 	switch {
 	case me.OwnsFrom == cluster.Never:
 		return "joining: still looking for other nodes"
-	case uint64(now.UnixMilli()) < me.OwnsFrom:
+	case shard.Millis(now.UnixMilli()) < me.OwnsFrom:
 		return "joining: owns streams from " + time.UnixMilli(int64(me.OwnsFrom)).UTC().Format(time.RFC3339) + " on"
 	case v.SupersededBy(self, now) != nil:
 		return "another node has started with the same name"

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // A node that is not ready says why.
@@ -15,10 +16,10 @@ func TestNodeReportsWhyItIsNotReady(t *testing.T) {
 	for want, ms := range map[string][]cluster.Member{
 		"joining\n":                     {{Name: "b"}},
 		"still looking for other nodes": {{OwnsFrom: cluster.Never}},
-		"owns streams from 20":          {{OwnsFrom: ms + 1000}},
+		"owns streams from 20":          {{OwnsFrom: shard.Millis(ms + 1000)}},
 		"the same name":                 {{StartedAt: 1}, {Name: "b", StartedAt: 2}},
 		"S2 answers other nodes":        {{Flags: cluster.FlagStoreDown}, {Name: "b", RingKey: "other", StartedAt: 2}},
-		"on their way here":             {{StartedAt: 1}, {Name: "b", StartedAt: 2, OwnsFrom: ms + 1000}},
+		"on their way here":             {{StartedAt: 1}, {Name: "b", StartedAt: 2, OwnsFrom: shard.Millis(ms + 1000)}},
 	} {
 		for i := range ms {
 			m := &ms[i]

@@ -79,19 +79,19 @@ func (e *testCase) create() {
 	}
 }
 
-func (e *testCase) append(at uint64, batch []shard.Entry) shard.Ack {
+func (e *testCase) append(at shard.Pos, batch []shard.Entry) shard.Ack {
 	e.Helper()
 	ack, err := e.Append(e.ctx, e.id, at, batch)
 	if err != nil {
 		e.Fatalf("append at %d: %v", at, err)
 	}
-	if ack.Start != at || ack.End != at+uint64(len(batch)) || ack.StartTime > ack.EndTime {
+	if ack.Start != at || ack.End != at+shard.Pos(len(batch)) || ack.StartTime > ack.EndTime {
 		e.Fatalf("append at %d: ack %+v", at, ack)
 	}
 	return ack
 }
 
-func (e *testCase) wantTail(what string, err error, tail uint64) {
+func (e *testCase) wantTail(what string, err error, tail shard.Pos) {
 	e.Helper()
 	var lost *shard.TailError
 	if !errors.As(err, &lost) || lost.Tail != tail {
@@ -99,14 +99,14 @@ func (e *testCase) wantTail(what string, err error, tail uint64) {
 	}
 }
 
-func (e *testCase) wantBodies(what string, recs []shard.Record, from uint64, want ...string) {
+func (e *testCase) wantBodies(what string, recs []shard.Record, from shard.Pos, want ...string) {
 	e.Helper()
 	if len(recs) != len(want) {
 		e.Fatalf("%s: %d records, want %d", what, len(recs), len(want))
 	}
 	for i, r := range recs {
-		if r.Pos != from+uint64(i) || string(r.Body) != want[i] {
-			e.Errorf("%s: record %d is %d %.40q, want %d %.40q", what, i, r.Pos, r.Body, from+uint64(i), want[i])
+		if r.Pos != from+shard.Pos(i) || string(r.Body) != want[i] {
+			e.Errorf("%s: record %d is %d %.40q, want %d %.40q", what, i, r.Pos, r.Body, from+shard.Pos(i), want[i])
 		}
 	}
 }
@@ -142,7 +142,7 @@ func testCompareAndSwap(e *testCase) {
 	e.create()
 	first := e.append(0, entries("a", "b"))
 	for _, at := range []uint64{0, 1, 3} {
-		_, err := e.Append(e.ctx, e.id, at, entries("x"))
+		_, err := e.Append(e.ctx, e.id, shard.Pos(at), entries("x"))
 		e.wantTail(fmt.Sprint("append at ", at), err, 2)
 	}
 	second := e.append(2, entries("c"))
@@ -168,13 +168,13 @@ func testLimits(e *testCase) {
 	e.append(0, many)
 	full := shard.Entry{Header: []byte("h")}
 	full.Body = bytes.Repeat([]byte("x"), shard.MaxBatchBytes-full.MeteredSize())
-	e.append(uint64(len(many)), []shard.Entry{full})
+	e.append(shard.Pos(len(many)), []shard.Entry{full})
 	p, err := e.Last(e.ctx, e.id, 1)
 	if err != nil || len(p.Records) != 1 || p.Records[0].Size != shard.MaxBatchBytes {
 		e.Fatalf("last: %v", err)
 	}
 	for _, batch := range [][]shard.Entry{append(many, shard.Entry{Body: []byte("m")}), {full, {Body: []byte("y")}}} {
-		if _, err := e.Append(e.ctx, e.id, uint64(len(many)+1), batch); !errors.Is(err, shard.ErrLogDenied) {
+		if _, err := e.Append(e.ctx, e.id, shard.Pos(len(many)+1), batch); !errors.Is(err, shard.ErrLogDenied) {
 			e.Errorf("over the limits: %v", err)
 		}
 	}
@@ -273,12 +273,12 @@ func testReplay(e *testCase) {
 		for i := range batch {
 			batch[i].Body = fmt.Append(nil, at+i)
 		}
-		e.append(uint64(at), batch)
+		e.append(shard.Pos(at), batch)
 	}
 	next := uint64(100)
 	err := e.Replay(e.ctx, e.id, 100, 2400, func(p shard.Page) error {
 		for _, r := range p.Records {
-			if r.Pos != next || string(r.Body) != fmt.Sprint(next) {
+			if r.Pos != shard.Pos(next) || string(r.Body) != fmt.Sprint(next) {
 				return fmt.Errorf("record %d %q where %d is next", r.Pos, r.Body, next)
 			}
 			next++
@@ -292,7 +292,7 @@ func testReplay(e *testCase) {
 	if err := e.Replay(e.ctx, e.id, 0, n, func(shard.Page) error { return stop }); !errors.Is(err, stop) {
 		e.Errorf("stopped: %v", err)
 	}
-	end := uint64(0)
+	end := shard.Pos(0)
 	err = e.Replay(e.ctx, e.id, n-1, n+100, func(p shard.Page) error {
 		end = p.Records[len(p.Records)-1].Pos
 		return nil
@@ -311,7 +311,7 @@ func testFollow(e *testCase) {
 	live := false
 	err := e.Follow(e.ctx, e.id, 1, func(p shard.Page) error {
 		for _, r := range p.Records {
-			if r.Pos != uint64(1+len(got)) {
+			if r.Pos != shard.Pos(1+len(got)) {
 				return fmt.Errorf("record %d after %q", r.Pos, got)
 			}
 			got = append(got, string(r.Body))
@@ -357,10 +357,10 @@ func testCompetingWriters(e *testCase) {
 	const n = 50
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	won := map[uint64]string{}
+	won := map[shard.Pos]string{}
 	for w := range 2 {
 		wg.Go(func() {
-			for at := uint64(0); at < n; {
+			for at := shard.Pos(0); at < n; {
 				body := fmt.Sprint(w, "-", at)
 				_, err := e.Append(e.ctx, e.id, at, []shard.Entry{{Body: []byte(body)}})
 				var lost *shard.TailError

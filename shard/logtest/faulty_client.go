@@ -220,7 +220,7 @@ func (c *Client) Create(ctx context.Context, id shard.StreamID) error {
 
 // Append implements shard.Log.
 func (c *Client) Append(
-	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+	ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry,
 ) (shard.Ack, error) {
 	t, err := c.sendRequest(ctx)
 	switch {
@@ -253,7 +253,7 @@ func (c *Client) Append(
 	return ack, err
 }
 
-func (c *Client) write(id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+func (c *Client) write(id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
 	c.mu.Lock()
 	c.counts.Appends++
 	c.mu.Unlock()
@@ -279,7 +279,7 @@ func roundTrip[T any](ctx context.Context, c *Client, do func() (T, error)) (T, 
 
 // Read implements shard.Log.
 func (c *Client) Read(
-	ctx context.Context, id shard.StreamID, from uint64, limit int,
+	ctx context.Context, id shard.StreamID, from shard.Pos, limit int,
 ) (shard.Page, error) {
 	return c.countRead(roundTrip(ctx, c, func() (shard.Page, error) { return c.memory.Read(ctx, id, from, limit) }))
 }
@@ -308,13 +308,13 @@ func (c *Client) countRead(p shard.Page, err error) (shard.Page, error) {
 }
 
 // Tail implements shard.Log.
-func (c *Client) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
-	return roundTrip(ctx, c, func() (uint64, error) { return c.memory.Tail(ctx, id) })
+func (c *Client) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
+	return roundTrip(ctx, c, func() (shard.Pos, error) { return c.memory.Tail(ctx, id) })
 }
 
 // Replay implements shard.Log.
 func (c *Client) Replay(
-	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
+	ctx context.Context, id shard.StreamID, from, to shard.Pos, fn func(shard.Page) error,
 ) error {
 	t, err := c.deliverRequest(ctx)
 	if err != nil {
@@ -345,7 +345,7 @@ var errDropped = errors.New("session dropped")
 
 // Follow implements shard.Log.
 func (c *Client) Follow(
-	ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error,
+	ctx context.Context, id shard.StreamID, from shard.Pos, fn func(shard.Page) error,
 ) error {
 	for {
 		err := c.readSession(ctx, id, &from, fn)
@@ -375,7 +375,7 @@ func (e *callerError) Error() string { return e.err.Error() }
 
 // readSession runs one read session, from its opening to its end.
 func (c *Client) readSession(
-	ctx context.Context, id shard.StreamID, from *uint64, fn func(shard.Page) error,
+	ctx context.Context, id shard.StreamID, from *shard.Pos, fn func(shard.Page) error,
 ) error {
 	if _, err := c.deliverRequest(ctx); err != nil {
 		return err

@@ -45,9 +45,9 @@ type Ops struct {
 }
 
 type memoryLog struct {
-	first   uint64
+	first   shard.Pos
 	recs    []shard.Record
-	time    uint64
+	time    shard.Millis
 	changed chan struct{} // closed and replaced by each append
 }
 
@@ -93,13 +93,13 @@ func (m *Memory) Create(_ context.Context, id shard.StreamID) error {
 	return nil
 }
 
-func (l *memoryLog) tail() uint64 { return l.first + uint64(len(l.recs)) }
+func (l *memoryLog) tail() shard.Pos { return l.first + shard.Pos(len(l.recs)) }
 
 var errLost = errors.New("connection lost")
 
 // Append implements shard.Log.
 func (m *Memory) Append(
-	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+	ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry,
 ) (shard.Ack, error) {
 	if m.Latency > 0 {
 		select {
@@ -133,14 +133,14 @@ func (m *Memory) Append(
 	return ack, err
 }
 
-func (m *Memory) now() uint64 {
+func (m *Memory) now() shard.Millis {
 	if m.Now != nil {
-		return uint64(m.Now().UnixMilli())
+		return shard.MillisOf(m.Now())
 	}
-	return uint64(time.Now().UnixMilli())
+	return shard.MillisOf(time.Now())
 }
 
-func (m *Memory) writeLocked(id shard.StreamID, at uint64, batch []shard.Entry) (shard.Ack, error) {
+func (m *Memory) writeLocked(id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
 	l := m.logs[id]
 	if l == nil {
 		return shard.Ack{}, shard.ErrNoLog
@@ -178,7 +178,7 @@ func (m *Memory) AppendForeign(id shard.StreamID, bodies ...string) {
 }
 
 // DropBelow deletes the records below a position, as a retention age does.
-func (m *Memory) DropBelow(id shard.StreamID, below uint64) {
+func (m *Memory) DropBelow(id shard.StreamID, below shard.Pos) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if l := m.logs[id]; l != nil && below > l.first {
@@ -189,7 +189,7 @@ func (m *Memory) DropBelow(id shard.StreamID, below uint64) {
 }
 
 // RollBack deletes the records from a position on, as a restored backup does.
-func (m *Memory) RollBack(id shard.StreamID, from uint64) {
+func (m *Memory) RollBack(id shard.StreamID, from shard.Pos) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if l := m.logs[id]; l != nil && from >= l.first && from < l.tail() {
@@ -199,7 +199,7 @@ func (m *Memory) RollBack(id shard.StreamID, from uint64) {
 	}
 }
 
-func (l *memoryLog) append(now uint64, batch []shard.Entry) shard.Ack {
+func (l *memoryLog) append(now shard.Millis, batch []shard.Entry) shard.Ack {
 	l.time = max(l.time, now)
 	start := l.tail()
 	for _, e := range batch {
@@ -220,7 +220,7 @@ func (l *memoryLog) append(now uint64, batch []shard.Entry) shard.Ack {
 }
 
 // page returns a copy of the records from a position on, within S2's limits of a page.
-func (l *memoryLog) page(from uint64, limit int) shard.Page {
+func (l *memoryLog) page(from shard.Pos, limit int) shard.Page {
 	p := shard.Page{Tail: l.tail(), HasTail: true}
 	size := 0
 	for _, r := range l.recs[max(from, l.first)-l.first:] {
@@ -232,7 +232,7 @@ func (l *memoryLog) page(from uint64, limit int) shard.Page {
 	return p
 }
 
-func (m *Memory) logAt(id shard.StreamID, from uint64) (*memoryLog, error) {
+func (m *Memory) logAt(id shard.StreamID, from shard.Pos) (*memoryLog, error) {
 	l := m.logs[id]
 	if l == nil {
 		return nil, shard.ErrNoLog
@@ -245,7 +245,7 @@ func (m *Memory) logAt(id shard.StreamID, from uint64) (*memoryLog, error) {
 
 // Read implements shard.Log.
 func (m *Memory) Read(
-	_ context.Context, id shard.StreamID, from uint64, limit int,
+	_ context.Context, id shard.StreamID, from shard.Pos, limit int,
 ) (shard.Page, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -269,12 +269,12 @@ func (m *Memory) Last(_ context.Context, id shard.StreamID, n int) (shard.Page, 
 	if l == nil {
 		return shard.Page{}, shard.ErrNoLog
 	}
-	return l.page(l.tail()-min(uint64(n), uint64(len(l.recs))), n), nil
+	return l.page(l.tail()-shard.Pos(min(uint64(n), uint64(len(l.recs)))), n), nil
 }
 
 // Replay implements shard.Log.
 func (m *Memory) Replay(
-	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
+	ctx context.Context, id shard.StreamID, from, to shard.Pos, fn func(shard.Page) error,
 ) error {
 	m.mu.Lock()
 	m.ops.Replays++
@@ -304,7 +304,7 @@ func (m *Memory) Replay(
 }
 
 // Tail implements shard.Log.
-func (m *Memory) Tail(_ context.Context, id shard.StreamID) (uint64, error) {
+func (m *Memory) Tail(_ context.Context, id shard.StreamID) (shard.Pos, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ops.Tails++
@@ -317,7 +317,7 @@ func (m *Memory) Tail(_ context.Context, id shard.StreamID) (uint64, error) {
 
 // Follow implements shard.Log.
 func (m *Memory) Follow(
-	ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error,
+	ctx context.Context, id shard.StreamID, from shard.Pos, fn func(shard.Page) error,
 ) error {
 	m.mu.Lock()
 	m.ops.Follows++

@@ -66,7 +66,7 @@ func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
 	for at, c := range []struct {
 		fault s2dev.Fault
 		want  error
-		tail  uint64
+		tail  shard.Pos
 	}{
 		{s2dev.Fault{Kind: s2dev.LoseAck}, shard.ErrAppendUnknown, 1},
 		{s2dev.Fault{Kind: s2dev.LoseRequest}, shard.ErrAppendUnknown, 1},
@@ -75,7 +75,7 @@ func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
 	} {
 		c.fault.Op, c.fault.Count = s2dev.OpAppend, 1
 		r.server.Faults().Add(c.fault)
-		if _, err := log.Append(t.Context(), id, min(uint64(at), c.tail), batch); !errors.Is(err, c.want) {
+		if _, err := log.Append(t.Context(), id, min(shard.Pos(at), c.tail), batch); !errors.Is(err, c.want) {
 			t.Errorf("%+v: %v, want %v", c.fault, err, c.want)
 		}
 		if tail, err := log.Tail(t.Context(), id); err != nil || tail != c.tail {
@@ -93,7 +93,7 @@ func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
 	pos := uint64(0)
 	err = log.Follow(ctx, id, 0, func(p shard.Page) error {
 		for _, rec := range p.Records {
-			if rec.Pos != pos || string(rec.Body) != "a" || string(rec.Header) != "h" {
+			if rec.Pos != shard.Pos(pos) || string(rec.Body) != "a" || string(rec.Header) != "h" {
 				t.Errorf("%+v at %d", rec, pos)
 			}
 			pos++

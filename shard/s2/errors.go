@@ -44,9 +44,9 @@ func classifyError(what string, err error) error {
 	)
 	switch {
 	case errors.As(err, &matched):
-		return &shard.TailError{Tail: matched.ExpectedSeqNum}
+		return &shard.TailError{Tail: shard.Pos(matched.ExpectedSeqNum)}
 	case errors.As(err, &beyond) && beyond.Tail != nil:
-		return &shard.TailError{Tail: beyond.Tail.SeqNum}
+		return &shard.TailError{Tail: shard.Pos(beyond.Tail.SeqNum)}
 	case isDialError(err):
 		return fmt.Errorf("s2: %s: %w: %w", what, shard.ErrLogUnreachable, err)
 	case !errors.As(err, &e):

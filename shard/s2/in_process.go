@@ -99,13 +99,13 @@ func (l *InProcess) Capped(ctx context.Context, id shard.StreamID) (bool, error)
 
 // Append implements shard.Log.
 func (l *InProcess) Append(
-	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+	ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry,
 ) (shard.Ack, error) {
 	d, name, err := l.locate(id)
 	if err != nil {
 		return shard.Ack{}, err
 	}
-	in := &pb.AppendInput{MatchSeqNum: &at, Records: make([]*pb.AppendRecord, len(batch))}
+	in := &pb.AppendInput{MatchSeqNum: new(uint64(at)), Records: make([]*pb.AppendRecord, len(batch))}
 	for i, e := range batch {
 		in.Records[i] = toServerRecord(e)
 	}
@@ -115,7 +115,7 @@ func (l *InProcess) Append(
 	if err != nil {
 		return shard.Ack{}, l.cfg.classifyAppend(toSDKError(err))
 	}
-	return shard.Ack{Start: start, End: start + uint64(len(batch)), StartTime: startTime, EndTime: endTime}, nil
+	return shard.Ack{Start: shard.Pos(start), End: shard.Pos(start + uint64(len(batch))), StartTime: shard.Millis(startTime), EndTime: shard.Millis(endTime)}, nil
 }
 
 // toServerRecord converts an entry to a record of the server, with one allocation.
@@ -134,7 +134,7 @@ func toServerRecord(e shard.Entry) *pb.AppendRecord {
 }
 
 // Read implements shard.Log.
-func (l *InProcess) Read(ctx context.Context, id shard.StreamID, from uint64, limit int) (shard.Page, error) {
+func (l *InProcess) Read(ctx context.Context, id shard.StreamID, from shard.Pos, limit int) (shard.Page, error) {
 	p, err := l.read(ctx, id, from, pageLimit(limit), false)
 	return emptyAtTail(p, err, from)
 }
@@ -142,16 +142,16 @@ func (l *InProcess) Read(ctx context.Context, id shard.StreamID, from uint64, li
 // Last implements shard.Log.
 func (l *InProcess) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	p, err := l.read(ctx, id, 0, n, true)
-	return lastPage(p, err, func() (uint64, error) { return l.Tail(ctx, id) })
+	return lastPage(p, err, func() (shard.Pos, error) { return l.Tail(ctx, id) })
 }
 
-func (l *InProcess) read(ctx context.Context, id shard.StreamID, from uint64, n int, fromEnd bool) (shard.Page, error) {
+func (l *InProcess) read(ctx context.Context, id shard.StreamID, from shard.Pos, n int, fromEnd bool) (shard.Page, error) {
 	d, name, err := l.locate(id)
 	if err != nil {
 		return shard.Page{}, err
 	}
 	start := time.Now()
-	recs, err := d.Read(ctx, name, from, n, fromEnd)
+	recs, err := d.Read(ctx, name, uint64(from), n, fromEnd)
 	err = l.cfg.classifyError("read", toSDKError(err))
 	l.metrics.recordCall(opRead, start, err)
 	if err != nil {
@@ -161,7 +161,7 @@ func (l *InProcess) read(ctx context.Context, id shard.StreamID, from uint64, n 
 }
 
 // Tail implements shard.Log.
-func (l *InProcess) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+func (l *InProcess) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
 	d, name, err := l.locate(id)
 	if err != nil {
 		return 0, err
@@ -170,17 +170,17 @@ func (l *InProcess) Tail(ctx context.Context, id shard.StreamID) (uint64, error)
 	tail, err := d.Tail(ctx, name)
 	err = l.cfg.classifyError("check tail", toSDKError(err))
 	l.metrics.recordCall(opTail, start, err)
-	return tail, err
+	return shard.Pos(tail), err
 }
 
 // Follow implements shard.Log.
-func (l *InProcess) Follow(ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error) error {
+func (l *InProcess) Follow(ctx context.Context, id shard.StreamID, from shard.Pos, fn func(shard.Page) error) error {
 	d, name, err := l.locate(id)
 	if err != nil {
 		return err
 	}
-	return l.cfg.keepSessionOpen(ctx, id, from, &l.metrics, fn, func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
-		return l.readSession(ctx, d, name, from, func(recs []shard.Record, tail uint64) error {
+	return l.cfg.keepSessionOpen(ctx, id, from, &l.metrics, fn, func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
+		return l.readSession(ctx, d, name, from, func(recs []shard.Record, tail shard.Pos) error {
 			return fn(shard.Page{Records: recs, Tail: tail, HasTail: true})
 		})
 	})
@@ -190,12 +190,12 @@ func (l *InProcess) Follow(ctx context.Context, id shard.StreamID, from uint64, 
 var errReplayDone = errors.New("s2: done")
 
 // Replay implements shard.Log.
-func (l *InProcess) Replay(ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error) error {
+func (l *InProcess) Replay(ctx context.Context, id shard.StreamID, from, to shard.Pos, fn func(shard.Page) error) error {
 	d, name, err := l.locate(id)
 	if err != nil || from >= to {
 		return err
 	}
-	err = l.readSession(ctx, d, name, from, func(recs []shard.Record, tail uint64) error {
+	err = l.readSession(ctx, d, name, from, func(recs []shard.Record, tail shard.Pos) error {
 		ends := len(recs) == 0
 		for n := len(recs); n > 0 && recs[n-1].Pos+1 >= to; n-- {
 			if ends = true; recs[n-1].Pos < to {
@@ -225,14 +225,14 @@ func (l *InProcess) Replay(ctx context.Context, id shard.StreamID, from, to uint
 
 // readSession runs one read session.
 func (l *InProcess) readSession(
-	ctx context.Context, d Basin, name string, from uint64, fn func(recs []shard.Record, tail uint64) error,
+	ctx context.Context, d Basin, name string, from shard.Pos, fn func(recs []shard.Record, tail shard.Pos) error,
 ) error {
 	l.sessions.Add(1)
 	defer l.sessions.Add(-1)
 	l.metrics.sessionOpens.Inc()
 	var own error
-	err := d.Follow(ctx, name, from, func(recs []*pb.SequencedRecord, tail uint64) error {
-		own = fn(fromServerRecords(recs), tail)
+	err := d.Follow(ctx, name, uint64(from), func(recs []*pb.SequencedRecord, tail uint64) error {
+		own = fn(fromServerRecords(recs), shard.Pos(tail))
 		return own
 	})
 	switch {

@@ -172,13 +172,13 @@ func (l *Log) Capped(ctx context.Context, id shard.StreamID) (bool, error) {
 
 // Append implements shard.Log.
 func (l *Log) Append(
-	ctx context.Context, id shard.StreamID, at uint64, batch []shard.Entry,
+	ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry,
 ) (shard.Ack, error) {
 	st, err := l.streamClient(id)
 	if err != nil {
 		return shard.Ack{}, err
 	}
-	in := &s2.AppendInput{Records: make([]s2.AppendRecord, len(batch)), MatchSeqNum: &at}
+	in := &s2.AppendInput{Records: make([]s2.AppendRecord, len(batch)), MatchSeqNum: new(uint64(at))}
 	for i, e := range batch {
 		in.Records[i] = toSDKRecord(e)
 	}
@@ -188,22 +188,22 @@ func (l *Log) Append(
 	if err != nil {
 		return shard.Ack{}, l.cfg.classifyAppend(err)
 	}
-	if ack.Start.SeqNum != at || ack.End.SeqNum != at+uint64(len(batch)) {
+	if shard.Pos(ack.Start.SeqNum) != at || shard.Pos(ack.End.SeqNum) != at+shard.Pos(len(batch)) {
 		return shard.Ack{}, fmt.Errorf("%w: acknowledged from %d to %d, and not %d records at %d",
 			shard.ErrAppendUnknown, ack.Start.SeqNum, ack.End.SeqNum, len(batch), at)
 	}
 	return shard.Ack{
-		Start: ack.Start.SeqNum, End: ack.End.SeqNum,
-		StartTime: ack.Start.Timestamp, EndTime: ack.End.Timestamp,
+		Start: shard.Pos(ack.Start.SeqNum), End: shard.Pos(ack.End.SeqNum),
+		StartTime: shard.Millis(ack.Start.Timestamp), EndTime: shard.Millis(ack.End.Timestamp),
 	}, nil
 }
 
 // Read implements shard.Log.
 func (l *Log) Read(
-	ctx context.Context, id shard.StreamID, from uint64, limit int,
+	ctx context.Context, id shard.StreamID, from shard.Pos, limit int,
 ) (shard.Page, error) {
 	count := uint64(pageLimit(limit))
-	p, err := l.read(ctx, id, &s2.ReadOptions{SeqNum: &from, Count: &count})
+	p, err := l.read(ctx, id, &s2.ReadOptions{SeqNum: new(uint64(from)), Count: &count})
 	return emptyAtTail(p, err, from)
 }
 
@@ -217,7 +217,7 @@ func pageLimit(limit int) int {
 
 // emptyAtTail returns a read's result. It is an empty page if S2 refused the read because it began
 // at the tail.
-func emptyAtTail(p shard.Page, err error, from uint64) (shard.Page, error) {
+func emptyAtTail(p shard.Page, err error, from shard.Pos) (shard.Page, error) {
 	if beyond, ok := errors.AsType[*shard.TailError](err); ok && beyond.Tail == from {
 		return shard.Page{Tail: from, HasTail: true}, nil
 	}
@@ -228,12 +228,12 @@ func emptyAtTail(p shard.Page, err error, from uint64) (shard.Page, error) {
 func (l *Log) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
 	offset, count := int64(n), uint64(n)
 	p, err := l.read(ctx, id, &s2.ReadOptions{TailOffset: &offset, Count: &count})
-	return lastPage(p, err, func() (uint64, error) { return l.Tail(ctx, id) })
+	return lastPage(p, err, func() (shard.Pos, error) { return l.Tail(ctx, id) })
 }
 
 // lastPage returns the result of a read of the last records. S2 refuses it for an empty log, and
 // answers without a tail if all records are trimmed: then lastPage asks tail.
-func lastPage(p shard.Page, err error, tail func() (uint64, error)) (shard.Page, error) {
+func lastPage(p shard.Page, err error, tail func() (shard.Pos, error)) (shard.Page, error) {
 	if empty, ok := errors.AsType[*shard.TailError](err); ok {
 		return shard.Page{Tail: empty.Tail, HasTail: true}, nil
 	}
@@ -263,13 +263,13 @@ func (l *Log) read(ctx context.Context, id shard.StreamID, o *s2.ReadOptions) (p
 		p.Records[i] = fromSDKRecord(r)
 	}
 	if b.Tail != nil {
-		p.Tail, p.HasTail = b.Tail.SeqNum, true
+		p.Tail, p.HasTail = shard.Pos(b.Tail.SeqNum), true
 	}
 	return p, nil
 }
 
 // Tail implements shard.Log.
-func (l *Log) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
+func (l *Log) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
 	st, err := l.streamClient(id)
 	if err != nil {
 		return 0, err
@@ -283,7 +283,7 @@ func (l *Log) Tail(ctx context.Context, id shard.StreamID) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return t.Tail.SeqNum, nil
+	return shard.Pos(t.Tail.SeqNum), nil
 }
 
 // OpenSessions implements shard.Log.

@@ -32,21 +32,21 @@ const (
 
 // Follow implements shard.Log.
 func (l *Log) Follow(
-	ctx context.Context, id shard.StreamID, from uint64, fn func(shard.Page) error,
+	ctx context.Context, id shard.StreamID, from shard.Pos, fn func(shard.Page) error,
 ) error {
 	st, err := l.streamClient(id)
 	if err != nil {
 		return err
 	}
-	return l.cfg.keepSessionOpen(ctx, id, from, &l.metrics, fn, func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
-		return l.readSession(ctx, st, &s2.ReadOptions{SeqNum: &from}, fn)
+	return l.cfg.keepSessionOpen(ctx, id, from, &l.metrics, fn, func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
+		return l.readSession(ctx, st, &s2.ReadOptions{SeqNum: new(uint64(from))}, fn)
 	})
 }
 
 // keepSessionOpen runs one read session after another, until ctx ends or an error is final.
 func (c *Config) keepSessionOpen(
-	ctx context.Context, id shard.StreamID, from uint64, m *metrics, fn func(shard.Page) error,
-	session func(ctx context.Context, from uint64, fn func(shard.Page) error) error,
+	ctx context.Context, id shard.StreamID, from shard.Pos, m *metrics, fn func(shard.Page) error,
+	session func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error,
 ) error {
 	for try := 0; ; try++ {
 		got, began, told := from, time.Now(), false
@@ -97,16 +97,16 @@ func (e *callerError) Unwrap() error { return e.error }
 
 // Replay implements shard.Log.
 func (l *Log) Replay(
-	ctx context.Context, id shard.StreamID, from, to uint64, fn func(shard.Page) error,
+	ctx context.Context, id shard.StreamID, from, to shard.Pos, fn func(shard.Page) error,
 ) error {
 	st, err := l.streamClient(id)
 	if err != nil || from >= to {
 		return err
 	}
-	count, wait := to-from, int32(0)
+	count, wait := uint64(to-from), int32(0)
 	for from < to {
 		before := from
-		o := &s2.ReadOptions{SeqNum: &from, Count: &count, Wait: &wait}
+		o := &s2.ReadOptions{SeqNum: new(uint64(from)), Count: &count, Wait: &wait}
 		err := l.readSession(ctx, st, o, func(p shard.Page) error {
 			for n := len(p.Records); n > 0 && p.Records[n-1].Pos >= to; n-- {
 				p.Records = p.Records[:n-1] // a trim made the count reach beyond to
@@ -116,7 +116,7 @@ func (l *Log) Replay(
 				return nil
 			}
 			from = p.Records[n-1].Pos + 1
-			count = to - from
+			count = uint64(to - from)
 			return fn(p)
 		})
 		var lost *shard.TailError
@@ -183,7 +183,7 @@ func (l *Log) readSession(
 		for range recs { // until the pump has ended
 		}
 	}()
-	if err := deliverPages(ctx, sess, *o.SeqNum, recs, l.cfg.Silence, fn); err != nil {
+	if err := deliverPages(ctx, sess, shard.Pos(*o.SeqNum), recs, l.cfg.Silence, fn); err != nil {
 		return err
 	}
 	return l.cfg.classifyError("read session", end)
@@ -195,7 +195,7 @@ var errSessionSilent = errors.New("s2: no word of a read session")
 // deliverPages calls fn with pages, the first at next, until recs is closed. It returns
 // errSessionSilent if nothing arrives for as long as patience.
 func deliverPages(
-	ctx context.Context, sess *s2.ReadSession, next uint64, recs <-chan shard.Record, patience time.Duration, fn func(shard.Page) error,
+	ctx context.Context, sess *s2.ReadSession, next shard.Pos, recs <-chan shard.Record, patience time.Duration, fn func(shard.Page) error,
 ) error {
 	look := time.NewTimer(minTailPoll)
 	defer look.Stop()
@@ -226,11 +226,11 @@ func deliverPages(
 		switch t := sess.LastObservedTail(); {
 		case t == nil:
 			every = min(every, 100*time.Millisecond)
-		case t.SeqNum == next:
+		case shard.Pos(t.SeqNum) == next:
 			every = maxTailPoll
 			fallthrough
 		default:
-			p.Tail, p.HasTail = t.SeqNum, true
+			p.Tail, p.HasTail = shard.Pos(t.SeqNum), true
 		}
 		look.Reset(every)
 		if len(p.Records) == 0 && !p.HasTail {

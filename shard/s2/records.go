@@ -14,7 +14,7 @@ var headerName = []byte(shard.HeaderName)
 func recordParts(e shard.Entry) (name, value, body []byte, has bool) {
 	switch {
 	case e.Trim:
-		return nil, []byte("trim"), binary.BigEndian.AppendUint64(nil, e.TrimTo), true
+		return nil, []byte("trim"), binary.BigEndian.AppendUint64(nil, uint64(e.TrimTo)), true
 	case e.Header == nil:
 		return nil, nil, e.Body, false
 	default:
@@ -32,7 +32,7 @@ func toSDKRecord(e shard.Entry) s2.AppendRecord {
 
 func fromSDKRecord(r s2.SequencedRecord) shard.Record {
 	out := shard.Record{
-		Pos: r.SeqNum, Time: r.Timestamp, Body: r.Body, Command: r.IsCommandRecord(),
+		Pos: shard.Pos(r.SeqNum), Time: shard.Millis(r.Timestamp), Body: r.Body, Command: r.IsCommandRecord(),
 		Size: int(s2.MeteredSequencedRecordBytes(r)),
 	}
 	if len(r.Headers) != 1 {
@@ -41,7 +41,7 @@ func fromSDKRecord(r s2.SequencedRecord) shard.Record {
 	h := r.Headers[0]
 	switch {
 	case out.Command && string(h.Value) == "trim" && len(r.Body) == 8:
-		out.TrimTo = binary.BigEndian.Uint64(r.Body)
+		out.TrimTo = shard.Pos(binary.BigEndian.Uint64(r.Body))
 	case string(h.Name) == shard.HeaderName:
 		out.Header = h.Value
 		if out.Header == nil {

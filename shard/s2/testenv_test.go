@@ -112,7 +112,7 @@ func (r *testEnv) createStream() {
 
 func request(op shard.Op, typ string, messages ...string) *shard.Request {
 	q := &shard.Request{
-		Stream: id, Op: op, ID: shard.NewAppendID(), MintedMillis: uint64(time.Now().UnixMilli()), Type: typ,
+		Stream: id, Op: op, ID: shard.NewAppendID(), MintedMillis: shard.MillisOf(time.Now()), Type: typ,
 	}
 	for _, m := range messages {
 		q.Messages.Add([]byte(m))

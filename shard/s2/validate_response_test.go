@@ -119,11 +119,11 @@ func TestSessionsThatBringNothingAreReopenedMoreAndMoreRarely(t *testing.T) {
 			defer cancel()
 			m, sessions := newMetrics(nil, newHealth("", slog.New(slog.DiscardHandler))), 0
 			err := cfg.keepSessionOpen(ctx, id, 0, &m, func(shard.Page) error { return nil },
-				func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
+				func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
 					sessions++
 					p := shard.Page{Tail: from, HasTail: true}
 					for i := range c.records {
-						p.Records = append(p.Records, shard.Record{Pos: from + uint64(i)})
+						p.Records = append(p.Records, shard.Record{Pos: from + shard.Pos(i)})
 					}
 					select {
 					case <-time.After(c.lives):
@@ -154,7 +154,7 @@ func TestLostSessionsAreReopenedInTurn(t *testing.T) {
 			go func() {
 				m := newMetrics(nil, newHealth("", slog.New(slog.DiscardHandler)))
 				_ = cfg.keepSessionOpen(ctx, id, 0, &m, func(shard.Page) error { return nil },
-					func(ctx context.Context, from uint64, fn func(shard.Page) error) error {
+					func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
 						opened.Add(1)
 						if err := fn(shard.Page{Tail: from, HasTail: true}); err != nil {
 							return err

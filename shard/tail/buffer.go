@@ -17,8 +17,8 @@ type Buffer struct {
 
 	mu       sync.Mutex
 	info     Info          // Tail and Closed move with each RecordBatch, Chain with SetChain; Generation never changes
-	floor    uint64        // first position held
-	next     uint64        // position after the last one held
+	floor    Pos           // first position held
+	next     Pos           // position after the last one held
 	batches  []RecordBatch // [floor, next), in order
 	bytes    int
 	endErr   error // why the generation has ended; nil: it has not
@@ -44,7 +44,7 @@ const (
 )
 
 // GapError reports that a RecordBatch did not join: the Buffer continues at Next.
-type GapError struct{ Next uint64 }
+type GapError struct{ Next Pos }
 
 func (e *GapError) Error() string { return fmt.Sprintf("gap: tail continues at %d", e.Next) }
 
@@ -52,7 +52,7 @@ func (e *GapError) Error() string { return fmt.Sprintf("gap: tail continues at %
 func (t *Buffer) Stream() StreamID { return t.stream }
 
 // Generation returns the generation that this Buffer belongs to.
-func (t *Buffer) Generation() uint64 { return t.info.Generation } // needs no lock: it never changes
+func (t *Buffer) Generation() Generation { return t.info.Generation } // needs no lock: it never changes
 
 // Info describes the stream as far as this Buffer knows it; LogTail is Next.
 func (t *Buffer) Info() Info {
@@ -64,14 +64,14 @@ func (t *Buffer) Info() Info {
 }
 
 // Next returns the position that the next RecordBatch has to cover.
-func (t *Buffer) Next() uint64 {
+func (t *Buffer) Next() Pos {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.next
 }
 
 // Floor returns the first position that memory holds.
-func (t *Buffer) Floor() uint64 {
+func (t *Buffer) Floor() Pos {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.floor
@@ -121,12 +121,12 @@ func (t *Buffer) ExtendLater(r RecordBatch) (Wakers, error) {
 // SkipTo moves Next up to next without the records between, which a feed could not bring: readers
 // below find them in pages. tail and closed are the state there. A Buffer that is already
 // further ignores it.
-func (t *Buffer) SkipTo(next, tail uint64, closed bool) {
+func (t *Buffer) SkipTo(next, tail Pos, closed bool) {
 	t.SkipLater(next, tail, closed).WakeAll()
 }
 
 // SkipLater is SkipTo that returns the wakers instead of waking them.
-func (t *Buffer) SkipLater(next, tail uint64, closed bool) Wakers {
+func (t *Buffer) SkipLater(next, tail Pos, closed bool) Wakers {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.endErr != nil || next <= t.next {
@@ -160,7 +160,7 @@ func (t *Buffer) EndLater(why error) Wakers {
 // ReadAt appends to into the RecordBatches that hold positions from pos on, up to about max bytes
 // and at least one, and returns what follows after them. The first RecordBatch may begin below pos
 // and may hold nothing at or above it. A pos beyond Next waits: StatusTip.
-func (t *Buffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBatch, Status) {
+func (t *Buffer) ReadAt(pos Pos, max int, into []RecordBatch) ([]RecordBatch, Status) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -197,7 +197,7 @@ func (t *Buffer) ReadAt(pos uint64, max int, into []RecordBatch) ([]RecordBatch,
 
 // Watch arms w: the next news wakes it (a RecordBatch, a skip, the end). If there is something to
 // read at pos already, Watch arms nothing and returns false: read again.
-func (t *Buffer) Watch(w Waker, pos uint64) bool {
+func (t *Buffer) Watch(w Waker, pos Pos) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.endErr != nil || pos < t.info.Tail || t.info.Closed {
@@ -256,7 +256,7 @@ func (ws Wakers) WakeAll() {
 
 // Newest returns the last RecordBatches: those that fit in atLeast bytes, and from position from on
 // those that fit in atMost. from is 0: none of the latter.
-func (t *Buffer) Newest(from uint64, atLeast, atMost int) []RecordBatch {
+func (t *Buffer) Newest(from Pos, atLeast, atMost int) []RecordBatch {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n, size := len(t.batches), 0

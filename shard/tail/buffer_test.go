@@ -14,9 +14,9 @@ import (
 type tailModel struct {
 	tail   *Buffer
 	set    *Buffers
-	bodies map[uint64]string // by position
-	next   uint64
-	shown  uint64 // visible tail
+	bodies map[Pos]string // by position
+	next   Pos
+	shown  Pos // visible tail
 	woken  int
 	armed  bool
 }
@@ -24,7 +24,7 @@ type tailModel struct {
 func (m *tailModel) Wake() { m.woken++ }
 
 // rangeOf lays out [from, to) from the model, which it first extends.
-func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) RecordBatch {
+func (m *tailModel) rangeOf(t *rapid.T, from, to Pos) RecordBatch {
 	for p := m.next; p < to; p++ {
 		if rapid.IntRange(0, 3).Draw(t, "kind") > 0 { // else a control record
 			m.bodies[p] = fmt.Sprintf("m%d", p)
@@ -51,7 +51,7 @@ func (m *tailModel) rangeOf(t *rapid.T, from, to uint64) RecordBatch {
 func TestBufferEqualsItsModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set := NewBuffers(rapid.IntRange(100, 600).Draw(t, "budget"), 1<<20)
-		m := &tailModel{set: set, bodies: map[uint64]string{}, next: 5, shown: 5}
+		m := &tailModel{set: set, bodies: map[Pos]string{}, next: 5, shown: 5}
 		m.tail = set.Open("s/s", Info{Exists: true, Generation: 1, Start: 5, Tail: 5}, 5)
 		t.Repeat(map[string]func(*rapid.T){
 			"extend": m.extend, "again": m.extendAgain, "gap": m.extendBeyond, "skip": m.skip,
@@ -82,18 +82,18 @@ func (m *tailModel) checkNews(t *rapid.T) {
 }
 
 func (m *tailModel) extend(t *rapid.T) {
-	m.apply(t, m.rangeOf(t, m.next, m.next+rapid.Uint64Range(1, 6).Draw(t, "n")))
+	m.apply(t, m.rangeOf(t, m.next, m.next+Pos(rapid.Uint64Range(1, 6).Draw(t, "n"))))
 }
 
 // extendAgain is a second feed that brings what is known, and perhaps more.
 func (m *tailModel) extendAgain(t *rapid.T) {
 	back := rapid.Uint64Range(1, 9).Draw(t, "back")
-	from := m.next - min(back, m.next)
-	m.apply(t, m.rangeOf(t, from, max(from+1, m.next+rapid.Uint64Range(0, 3).Draw(t, "more"))))
+	from := m.next - min(Pos(back), m.next)
+	m.apply(t, m.rangeOf(t, from, max(from+1, m.next+Pos(rapid.Uint64Range(0, 3).Draw(t, "more")))))
 }
 
 func (m *tailModel) extendBeyond(t *rapid.T) {
-	from := m.next + rapid.Uint64Range(1, 5).Draw(t, "hole")
+	from := m.next + Pos(rapid.Uint64Range(1, 5).Draw(t, "hole"))
 	b := NewBuilder(from, 1, 0)
 	b.Add(from, from+1, []byte("never"))
 	var gap *GapError
@@ -103,7 +103,7 @@ func (m *tailModel) extendBeyond(t *rapid.T) {
 }
 
 func (m *tailModel) skip(t *rapid.T) {
-	to := m.next + rapid.Uint64Range(0, 4).Draw(t, "n")
+	to := m.next + Pos(rapid.Uint64Range(0, 4).Draw(t, "n"))
 	if to > m.next {
 		m.rangeOf(t, m.next, to)
 		for p := m.next; p < to; p++ {
@@ -120,7 +120,7 @@ func (m *tailModel) skip(t *rapid.T) {
 }
 
 func (m *tailModel) read(t *rapid.T) {
-	pos := rapid.Uint64Range(0, m.next+2).Draw(t, "pos")
+	pos := Pos(rapid.Uint64Range(0, uint64(m.next+2)).Draw(t, "pos"))
 	got, st := m.tail.ReadAt(pos, rapid.IntRange(0, 400).Draw(t, "max"), nil)
 	switch {
 	case pos >= m.shown:
@@ -156,7 +156,7 @@ func (m *tailModel) read(t *rapid.T) {
 }
 
 func (m *tailModel) watch(t *rapid.T) {
-	pos := rapid.Uint64Range(0, m.next+2).Draw(t, "pos")
+	pos := Pos(rapid.Uint64Range(0, uint64(m.next+2)).Draw(t, "pos"))
 	m.tail.Unwatch(m)
 	m.woken = 0
 	m.armed = m.tail.Watch(m, pos)

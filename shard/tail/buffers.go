@@ -36,7 +36,7 @@ func NewBuffers(perTail int, budget int64) *Buffers {
 // Open returns the Buffer of the stream's generation info.Generation, with one reference for
 // the caller: the one that is there, or an empty one that begins at next. A Buffer of another
 // generation is ended with ErrNotFound first.
-func (s *Buffers) Open(id StreamID, info Info, next uint64) *Buffer {
+func (s *Buffers) Open(id StreamID, info Info, next Pos) *Buffer {
 	s.mu.Lock()
 	t := s.byStream[id]
 	if t != nil && t.Generation() == info.Generation && t.retain() {
@@ -163,7 +163,7 @@ func (s *Buffers) CountFollowed() int {
 
 // ReadAt returns what the Buffer of a stream's generation holds from position from on, up to about
 // max bytes; none: there is no such Buffer, or it does not reach down to from.
-func (s *Buffers) ReadAt(id StreamID, generation, from uint64, max int) []RecordBatch {
+func (s *Buffers) ReadAt(id StreamID, generation Generation, from Pos, max int) []RecordBatch {
 	t := s.Lookup(id)
 	if t == nil {
 		return nil

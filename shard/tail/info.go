@@ -46,9 +46,9 @@ func (id AppendID) String() string { return hex.EncodeToString(id[:]) }
 // that stood there before its first create).
 type Ancestor struct {
 	Stream     StreamID
-	Generation uint64
-	Start      uint64
-	Bound      uint64
+	Generation Generation
+	Start      Pos
+	Bound      Pos
 }
 
 // Info describes a stream at a moment: everything that HEAD answers, and everything that a reader
@@ -61,17 +61,17 @@ type Info struct {
 	Gone bool
 	// Generation is the stream's incarnation: 1,000 times the milliseconds since 1970 at its
 	// create, or higher; 0 for a log that only others wrote to. Offsets carry it.
-	Generation uint64
+	Generation Generation
 	// Chain is the past that this generation inherited; see Ancestor.
 	Chain []Ancestor
 	// Start is the first position that may hold a message of this generation.
-	Start uint64
+	Start Pos
 	// Tail is the visible tail: the position after the last message (before the
 	// first one: Start). Control records never move it.
-	Tail uint64
+	Tail Pos
 	// LogTail is the position of the next record, at least Tail. An offset above it cannot be
 	// valid.
-	LogTail uint64
+	LogTail Pos
 	// Truncated: the log's beginning was deleted, and not by Fantail, and with it the generations
 	// that lived there: an offset of a generation that is not known was one of theirs.
 	Truncated bool
@@ -81,7 +81,7 @@ type Info struct {
 	Type       string
 	HasTTL     bool
 	TTL        uint64 // seconds
-	Expires    uint64 // milliseconds since 1970; 0: none
+	Expires    Millis // milliseconds since 1970; 0: none
 	ExpiresRaw string
 
 	// Hold is the reference by which this generation, or the one that is Gone, keeps its source's

@@ -51,22 +51,22 @@ const (
 type Message struct {
 	// Pos is the position of its first record. Next is the position after its last record, which an
 	// offset minted after this message holds.
-	Pos, Next uint64
+	Pos, Next Pos
 	// Body is shared and must not be changed.
 	Body []byte
 }
 
 // From returns the first position covered.
-func (r RecordBatch) From() uint64 { return binary.BigEndian.Uint64(r.b[8:]) }
+func (r RecordBatch) From() Pos { return Pos(binary.BigEndian.Uint64(r.b[8:])) }
 
 // To returns the position after the last one covered.
-func (r RecordBatch) To() uint64 { return binary.BigEndian.Uint64(r.b[16:]) }
+func (r RecordBatch) To() Pos { return Pos(binary.BigEndian.Uint64(r.b[16:])) }
 
 // Tail returns the stream's visible tail after this RecordBatch.
-func (r RecordBatch) Tail() uint64 { return binary.BigEndian.Uint64(r.b[24:]) }
+func (r RecordBatch) Tail() Pos { return Pos(binary.BigEndian.Uint64(r.b[24:])) }
 
 // Time returns the S2 timestamp of the last record covered, in milliseconds; 0: not known.
-func (r RecordBatch) Time() uint64 { return binary.BigEndian.Uint64(r.b[32:]) }
+func (r RecordBatch) Time() Millis { return Millis(binary.BigEndian.Uint64(r.b[32:])) }
 
 // Closed reports whether the stream is closed after this RecordBatch.
 func (r RecordBatch) Closed() bool { return r.b[1]&flagClosed != 0 }
@@ -96,8 +96,8 @@ func (r RecordBatch) Message(i int) Message {
 	ix := r.b[fixedSize+i*indexEntrySize:]
 	p := r.Payload()
 	return Message{
-		Pos:  r.From() + uint64(binary.BigEndian.Uint32(ix)),
-		Next: r.From() + uint64(binary.BigEndian.Uint32(ix[4:])),
+		Pos:  r.From() + Pos(binary.BigEndian.Uint32(ix)),
+		Next: r.From() + Pos(binary.BigEndian.Uint32(ix[4:])),
 		Body: p[r.bodyStart(i):binary.BigEndian.Uint32(ix[8:])],
 	}
 }
@@ -112,20 +112,20 @@ func (r RecordBatch) bodyStart(i int) uint32 {
 
 // Search returns the first message at or above pos; Len if there is none. A
 // position inside a message finds the one after it.
-func (r RecordBatch) Search(pos uint64) int {
+func (r RecordBatch) Search(pos Pos) int {
 	return sort.Search(r.Len(), func(i int) bool {
 		off := r.b[fixedSize+i*indexEntrySize:]
-		return r.From()+uint64(binary.BigEndian.Uint32(off)) >= pos
+		return r.From()+Pos(binary.BigEndian.Uint32(off)) >= pos
 	})
 }
 
 // SliceFrom returns the part of r from pos on, From < pos < To.
-func (r RecordBatch) SliceFrom(pos uint64) RecordBatch {
+func (r RecordBatch) SliceFrom(pos Pos) RecordBatch {
 	return r.copyMessages(r.Search(pos), r.Len(), pos).Build(r.To(), r.Tail(), r.Time(), r.Closed())
 }
 
 // SliceBelow returns the part of r below pos, From < pos. A message that crosses pos stays whole.
-func (r RecordBatch) SliceBelow(pos uint64) RecordBatch {
+func (r RecordBatch) SliceBelow(pos Pos) RecordBatch {
 	if r.IsZero() || r.To() <= pos {
 		return r
 	}
@@ -138,7 +138,7 @@ func (r RecordBatch) SliceBelow(pos uint64) RecordBatch {
 
 // ClipTo returns the part of r below pos. If r holds no message at or above pos it returns r
 // itself: a copy would hold the same messages.
-func (r RecordBatch) ClipTo(pos uint64) RecordBatch {
+func (r RecordBatch) ClipTo(pos Pos) RecordBatch {
 	if n := r.Len(); n == 0 || r.Message(n-1).Pos < pos {
 		return r
 	}
@@ -146,7 +146,7 @@ func (r RecordBatch) ClipTo(pos uint64) RecordBatch {
 }
 
 // Split splits r into RecordBatches between messages, where it crosses a multiple of every positions.
-func (r RecordBatch) Split(every uint64) []RecordBatch {
+func (r RecordBatch) Split(every Pos) []RecordBatch {
 	if r.To() <= r.From()-r.From()%every+every {
 		return []RecordBatch{r}
 	}
@@ -165,7 +165,7 @@ func (r RecordBatch) Split(every uint64) []RecordBatch {
 }
 
 // copyMessages begins a RecordBatch at from with the messages [i, j) of r.
-func (r RecordBatch) copyMessages(i, j int, from uint64) *Builder {
+func (r RecordBatch) copyMessages(i, j int, from Pos) *Builder {
 	b := NewBuilder(from, j-i, int(r.bodyStart(j)-r.bodyStart(i)))
 	for ; i < j; i++ {
 		m := r.Message(i)
@@ -183,7 +183,7 @@ func ParseBatch(b []byte) (RecordBatch, error) {
 	}
 	r := RecordBatch{b}
 	n := uint64(binary.BigEndian.Uint32(b[4:]))
-	if r.From() >= r.To() || r.To() > maxPos || n > r.To()-r.From() || uint64(len(b)) < fixedSize+n*indexEntrySize {
+	if r.From() >= r.To() || r.To() > maxPos || Pos(n) > r.To()-r.From() || uint64(len(b)) < fixedSize+n*indexEntrySize {
 		return RecordBatch{}, errRecordBatch
 	}
 	size, pos, end := r.To()-r.From(), uint64(0), uint32(0)
@@ -191,7 +191,7 @@ func ParseBatch(b []byte) (RecordBatch, error) {
 		ix := b[fixedSize+i*indexEntrySize:]
 		first, next := uint64(binary.BigEndian.Uint32(ix)), uint64(binary.BigEndian.Uint32(ix[4:]))
 		stop := binary.BigEndian.Uint32(ix[8:])
-		if first < pos || next <= first || next > size || stop < end {
+		if first < pos || next <= first || Pos(next) > size || stop < end {
 			return RecordBatch{}, errRecordBatch
 		}
 		pos, end = next, stop
@@ -230,26 +230,26 @@ func validExtras(b []byte, n int) bool {
 }
 
 // EmptyBatch returns the RecordBatch of [from, to), which holds no message.
-func EmptyBatch(from, to, tail uint64, closed bool) RecordBatch {
+func EmptyBatch(from, to, tail Pos, closed bool) RecordBatch {
 	return NewBuilder(from, 0, 0).Build(to, tail, 0, closed)
 }
 
 // Builder lays a RecordBatch out in place.
 type Builder struct {
 	out   []byte // header and index, then the payload so far
-	from  uint64
+	from  Pos
 	added int // messages so far
 	total int // messages that the index has space for
 }
 
 // NewBuilder begins the RecordBatch of n messages with about size bytes of bodies.
-func NewBuilder(from uint64, n, size int) *Builder {
+func NewBuilder(from Pos, n, size int) *Builder {
 	head := fixedSize + n*indexEntrySize
 	return &Builder{out: make([]byte, head, head+size), from: from, total: n}
 }
 
 // Add adds a message with the records [pos, next); more is the rest of its body.
-func (b *Builder) Add(pos, next uint64, body []byte, more ...[]byte) {
+func (b *Builder) Add(pos, next Pos, body []byte, more ...[]byte) {
 	b.out = append(b.out, body...)
 	for _, p := range more {
 		b.out = append(b.out, p...)
@@ -262,7 +262,7 @@ func (b *Builder) Add(pos, next uint64, body []byte, more ...[]byte) {
 }
 
 // Build ends the RecordBatch at to, and panics unless all messages were added.
-func (b *Builder) Build(to, tail, time uint64, closed bool) RecordBatch {
+func (b *Builder) Build(to, tail Pos, time Millis, closed bool) RecordBatch {
 	if b.added != b.total {
 		panic("tail: a RecordBatch with another number of messages")
 	}
@@ -271,10 +271,10 @@ func (b *Builder) Build(to, tail, time uint64, closed bool) RecordBatch {
 		b.out[1] = flagClosed
 	}
 	binary.BigEndian.PutUint32(b.out[4:], uint32(b.total))
-	binary.BigEndian.PutUint64(b.out[8:], b.from)
-	binary.BigEndian.PutUint64(b.out[16:], to)
-	binary.BigEndian.PutUint64(b.out[24:], tail)
-	binary.BigEndian.PutUint64(b.out[32:], time)
+	binary.BigEndian.PutUint64(b.out[8:], uint64(b.from))
+	binary.BigEndian.PutUint64(b.out[16:], uint64(to))
+	binary.BigEndian.PutUint64(b.out[24:], uint64(tail))
+	binary.BigEndian.PutUint64(b.out[32:], uint64(time))
 	return RecordBatch{b.out}
 }
 
