@@ -7,6 +7,7 @@ import (
 
 	"github.com/klauspost/compress/gzhttp"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -87,11 +88,11 @@ func headerMayIdentifyClient(name string) bool {
 }
 
 // cachePolicy returns the cache policy for a chunk that was requested with offset o.
-func (c *catchUpChunk) cachePolicy(o offset, info shard.Info) string {
+func (c *catchUpChunk) cachePolicy(o position.Offset, info shard.Info) string {
 	switch {
 	case !c.full:
 		return cacheTail
-	case o.kind == offsetMinted && o.generation == info.Generation:
+	case o.Kind == position.OffsetMinted && o.Generation == info.Generation:
 		return cacheForever
 	default:
 		return cacheBriefly
@@ -100,13 +101,13 @@ func (c *catchUpChunk) cachePolicy(o offset, info shard.Info) string {
 
 // etag names a chunk: the stream's generation, where the chunk begins and ends, and whether
 // the stream ends there.
-func etag(info shard.Info, from, to position) string {
+func etag(info shard.Info, from, to position.Position) string {
 	end := ""
-	if info.Closed && to.atEnd(info) {
+	if info.Closed && to.AtEnd(info) {
 		end = ":c"
 	}
 	generation := strconv.FormatUint(uint64(info.Generation), 10)
-	return `"` + generation + ":" + from.offsetString(info) + ":" + to.offsetString(info) + end + `"`
+	return `"` + generation + ":" + from.OffsetString(info) + ":" + to.OffsetString(info) + end + `"`
 }
 
 // compressedTagSuffixes end the entity tags of compressed chunks.

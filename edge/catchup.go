@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -24,9 +25,9 @@ const (
 type catchUpChunk struct {
 	runs     []pageRun
 	messages int
-	bytes    int      // of message bodies
-	next     position // after the last message
-	full     bool     // it ended at a limit, and not at the tail
+	bytes    int               // of message bodies
+	next     position.Position // after the last message
+	full     bool              // it ended at a limit, and not at the tail
 }
 
 // pageRun is the messages [from, to) of a page.
@@ -46,7 +47,7 @@ const (
 
 // loadChunk reads the messages from a position up to the tail in info, as far as a
 // chunk goes. They are charged until releaseChunk. It returns errCatchUpFull if there is no room.
-func (s *Server) loadChunk(ctx context.Context, id shard.StreamID, info shard.Info, at position, fromStart bool) (c catchUpChunk, err error) {
+func (s *Server) loadChunk(ctx context.Context, id shard.StreamID, info shard.Info, at position.Position, fromStart bool) (c catchUpChunk, err error) {
 	if err := s.acquireLoadSlot(ctx); err != nil {
 		return c, err
 	}
@@ -94,30 +95,30 @@ func (s *Server) releaseFirstRun(c *catchUpChunk) {
 	c.runs = c.runs[1:]
 }
 
-func (s *Server) readChunk(ctx context.Context, id shard.StreamID, info shard.Info, at position, fromStart bool) (catchUpChunk, error) {
+func (s *Server) readChunk(ctx context.Context, id shard.StreamID, info shard.Info, at position.Position, fromStart bool) (catchUpChunk, error) {
 	c := catchUpChunk{next: at}
-	for !c.full && !at.atEnd(info) {
-		l := at.currentSegment(id, info)
-		page, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
+	for !c.full && !at.AtEnd(info) {
+		l := at.CurrentSegment(id, info)
+		page, err := s.streams.ReadPage(ctx, l.ID, l.Info, at.Pos)
 		var trimmed *shard.TrimmedError
-		if errors.As(err, &trimmed) && fromStart && c.messages == 0 && trimmed.First > at.pos {
-			at.pos = trimmed.First // the first position that is kept
-			at = at.skipReadSegments(info.Start)
+		if errors.As(err, &trimmed) && fromStart && c.messages == 0 && trimmed.First > at.Pos {
+			at.Pos = trimmed.First // the first position that is kept
+			at = at.SkipReadSegments(info.Start)
 			c.next = at
 			continue
 		}
 		if err != nil {
 			return c, err
 		}
-		next := c.addPage(page, at.pos, l.info.Tail)
+		next := c.addPage(page, at.Pos, l.Info.Tail)
 		if next > 0 {
-			c.next = position{at.inherited, next}.skipReadSegments(info.Start)
+			c.next = position.Position{Inherited: at.Inherited, Pos: next}.SkipReadSegments(info.Start)
 		}
-		at.pos = max(at.pos, next, min(page.To(), l.info.Tail))
-		at = at.skipReadSegments(info.Start)
+		at.Pos = max(at.Pos, next, min(page.To(), l.Info.Tail))
+		at = at.SkipReadSegments(info.Start)
 	}
 	if !c.full {
-		c.next = position{pos: max(at.pos, info.Tail)}
+		c.next = position.Position{Pos: max(at.Pos, info.Tail)}
 	}
 	return c, nil
 }
@@ -150,8 +151,8 @@ func (c *catchUpChunk) addPage(page shard.RecordBatch, pos, tail shard.Pos) (nex
 func (s *Server) sendChunk(w http.ResponseWriter, r *http.Request, info shard.Info, c *catchUpChunk, old bool) {
 	h := w.Header()
 	h.Set("Content-Type", safeHeaderValue(info.Type))
-	h.Set(hNextOffset, c.next.offsetString(info))
-	if c.next.atEnd(info) && !old {
+	h.Set(hNextOffset, c.next.OffsetString(info))
+	if c.next.AtEnd(info) && !old {
 		h.Set(hUpToDate, "true")
 		if info.Closed {
 			h.Set(hClosed, "true")

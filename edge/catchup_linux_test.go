@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -196,7 +197,7 @@ func TestCatchUpRoom(t *testing.T) {
 	s.eventually("it is stuck", func() bool { return s.stuck() == 1 && len(s.srv.writeSlots) == 0 })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.srv.loadChunk(ctx, "default/small", shard.Info{}, position{}, false); !errors.Is(err, context.Canceled) {
+	if _, err := s.srv.loadChunk(ctx, "default/small", shard.Info{}, position.Position{}, false); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" || s.cuts(reasonMemory) != 1 {

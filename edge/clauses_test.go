@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -119,12 +120,12 @@ func TestOffsetInsideRecord(t *testing.T) {
 func TestOffsetBeyondTail(t *testing.T) {
 	s := newSite(t, Config{LongPoll: time.Millisecond})
 	s.put("/v1/stream/x", "one", text)
-	o, err := parseOffset(s.do("HEAD", "/v1/stream/x", "", nil).Header.Get(hNextOffset))
+	o, err := position.ParseOffset(s.do("HEAD", "/v1/stream/x", "", nil).Header.Get(hNextOffset))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, at := range []string{
-		formatOffset(o.generation, o.pos+1), formatOffset(o.generation, o.pos+1000), formatOffset(o.generation+1, o.pos), "9999", strings.Repeat("9", 16) + "_" + strings.Repeat("9", 16),
+		position.FormatOffset(o.Generation, o.Pos+1), position.FormatOffset(o.Generation, o.Pos+1000), position.FormatOffset(o.Generation+1, o.Pos), "9999", strings.Repeat("9", 16) + "_" + strings.Repeat("9", 16),
 	} {
 		for _, live := range []string{"", "&live=long-poll", "&live=sse"} {
 			refused(t, ask(t, s.srv, "GET", "/v1/stream/x?offset="+at+live, nil, nil), 400, "offset-beyond")
@@ -165,8 +166,8 @@ func TestETagCarriesStart(t *testing.T) {
 		return got
 	}
 	whole, rest := tag("/v1/stream/x"), tag("/v1/stream/x?offset="+first)
-	o, _ := parseOffset(first)
-	if !strings.HasPrefix(rest, fmt.Sprintf("\"%d:%s:", o.generation, first)) {
+	o, _ := position.ParseOffset(first)
+	if !strings.HasPrefix(rest, fmt.Sprintf("\"%d:%s:", o.Generation, first)) {
 		t.Errorf("%s is not life:start:end", rest)
 	}
 	s.want(s.do("GET", "/v1/stream/x?offset="+first, "", header{"If-None-Match": whole}), 200)

@@ -1,9 +1,9 @@
 // Package edge speaks Durable Streams over HTTP.
 //
-// Its files are in five groups: positions and offsets (position, offset, cdn_cursor); the event
-// stream of one reader, without I/O (sse_*, but sse_handler); connections (conn_*); the reactor,
-// which serves event streams without goroutines on Linux (reactor_*); and the HTTP semantics, which
-// are all other files.
+// Positions, offsets and the Stream-Cursor are package position. The files here are in four groups:
+// the event stream of one reader, without I/O (sse_*, but sse_handler); connections (conn_*); the
+// reactor, which serves event streams without goroutines on Linux (reactor_*); and the HTTP
+// semantics, which are all other files.
 //
 // # The path of a request
 //
@@ -39,7 +39,7 @@
 // # The path of a delivery
 //
 // serveGet (read_handlers.go) parses the query (parseQuery) and finds the position (resolveRead,
-// offset.resolve). openEventStream (sse_handler.go) admits the reader (admitOnConn, admitReader),
+// position.Offset.Resolve). openEventStream (sse_handler.go) admits the reader (admitOnConn, admitReader),
 // follows the stream (Backend.Follow) and fetches the first page of a reader below the TailBuffer
 // (prepareFirstPage). An sseSession (sse_session.go) holds the reader's position in the
 // TailBuffer and its pending output. RecordBatches become frames (frameSet.frameFor, frame.render),
@@ -61,9 +61,9 @@
 //
 // serveCatchUp answers a plain GET, within serveCompressed. loadChunk (catchup.go) waits for a load
 // slot and for room in the budget (acquireLoadSlot), and readChunk collects messages page by page up
-// to the bound of a chunk. A fork is read segment by segment (position.go): startPosition or
-// inheritedPosition lists the inherited segments, oldest first; currentSegment names the ancestor's
-// log, from which Backend.ReadPage reads; skipReadSegments moves on to the next one, and at last to
+// to the bound of a chunk. A fork is read segment by segment: Offset.Resolve lists the inherited
+// segments, oldest first; Position.CurrentSegment names the ancestor's log, from which
+// Backend.ReadPage reads; SkipReadSegments moves on to the next one, and at last to
 // the stream's own log. So the offsets of inherited messages are those of the ancestors'
 // generations. sendChunk writes the chunk: on TCP in a write slot (slotWriter), so that a crowd that
 // catches up leaves processors for everything else; otherwise in pieces (stallWriter).
@@ -92,7 +92,7 @@
 //
 // # Invariants
 //
-//  1. Only this package knows client offsets; everything behind it speaks log
+//  1. Only edge and its packages know client offsets; everything behind them speaks log
 //     positions.
 //  2. The offset shown is the position after the last message delivered, or the
 //     visible tail: POST, HEAD, GET and SSE agree, whatever control records follow.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -76,9 +77,9 @@ var errorProblems = []struct {
 	{errHeader, problemKind{400, "bad-header", "Malformed header", retryRange{}}},
 	{errForkProject, problemKind{403, "fork-across-projects", "A fork stays within its project", retryRange{}}},
 	{errQuery, problemKind{400, "bad-query", "Malformed query", retryRange{}}},
-	{errOffset, problemKind{400, "bad-offset", "Malformed offset", retryRange{}}},
-	{errOffsetBeyond, problemKind{400, "offset-beyond", "The offset lies beyond the stream", retryRange{}}},
-	{errOffsetGone, problemKind{410, "offset-gone", "The offset is no longer kept", retryRange{}}},
+	{position.ErrMalformed, problemKind{400, "bad-offset", "Malformed offset", retryRange{}}},
+	{position.ErrBeyond, problemKind{400, "offset-beyond", "The offset lies beyond the stream", retryRange{}}},
+	{position.ErrGone, problemKind{410, "offset-gone", "The offset is no longer kept", retryRange{}}},
 	{errTooLarge, problemKind{413, "too-large", "The body is too large", retryRange{}}},
 	{errTooMany, problemKind{413, "too-many-messages", "Too many messages in one append", retryRange{}}},
 	{errBodyLate, problemKind{408, "body-late", "The body came too slowly", retryRange{}}},
@@ -183,7 +184,7 @@ func writeRefusal(w http.ResponseWriter, req *shard.Request, out shard.Outcome) 
 	switch out.Code {
 	case shard.CodeClosed:
 		h.Set(hClosed, "true")
-		h.Set(hNextOffset, formatOffset(out.Info.Generation, out.Info.Tail))
+		h.Set(hNextOffset, position.FormatOffset(out.Info.Generation, out.Info.Tail))
 	case shard.CodeEpochStale:
 		if out.Producer != nil {
 			h.Set(hProducerEpoch, strconv.FormatUint(out.Producer.Epoch, 10))

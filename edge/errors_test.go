@@ -18,6 +18,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -223,7 +224,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 		}
 		h := w.Header()
 		want := map[shard.Code]string{
-			shard.CodeClosed:     "true " + formatOffset(3, 8) + "   ",
+			shard.CodeClosed:     "true " + position.FormatOffset(3, 8) + "   ",
 			shard.CodeEpochStale: "  4  ",
 			shard.CodeSeqGap:     "   5 9",
 		}[c]

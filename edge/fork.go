@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -26,9 +26,9 @@ func (s *Server) parseFork(r *http.Request, req *shard.Request) error {
 	if source.Project() != req.Stream.Project() {
 		return errForkProject
 	}
-	at := offset{kind: offsetNow}
+	at := position.Offset{Kind: position.OffsetNow}
 	if hasHeader(h, hForkOffset) {
-		if at, err = parseOffset(h.Get(hForkOffset)); err != nil {
+		if at, err = position.ParseOffset(h.Get(hForkOffset)); err != nil {
 			return badHeader(hForkOffset, err.Error())
 		}
 	}
@@ -42,23 +42,9 @@ func (s *Server) parseFork(r *http.Request, req *shard.Request) error {
 	return s.inspectSource(r.Context(), req, at)
 }
 
-// String returns an offset in one spelling; empty for the tail, as if no offset were given.
-func (o offset) String() string {
-	switch o.kind {
-	case offsetStart:
-		return "-1"
-	case offsetMinted:
-		return formatOffset(o.generation, o.pos)
-	case offsetNumber:
-		return strconv.FormatUint(uint64(o.pos), 10)
-	default:
-		return ""
-	}
-}
-
 // inspectSource finds out what a fork inherits from its source, or why it cannot be made.
 // A sub-offset that ends inside a message makes the part before it the fork's own first message.
-func (s *Server) inspectSource(ctx context.Context, req *shard.Request, at offset) error {
+func (s *Server) inspectSource(ctx context.Context, req *shard.Request, at position.Offset) error {
 	id := req.Fork.Source
 	info, err := s.streams.Info(ctx, id, 0)
 	if err != nil {
@@ -81,12 +67,12 @@ func (s *Server) inspectSource(ctx context.Context, req *shard.Request, at offse
 	src.Generation, src.Type = info.Generation, info.Type
 	src.HasTTL, src.TTL = info.HasTTL, info.TTL
 	src.Expires, src.ExpiresRaw = info.Expires, info.ExpiresRaw
-	from, err := at.resolve(info)
+	from, err := at.Resolve(info)
 	if err != nil {
 		return refuse(shard.CodeForkOffset, err.Error())
 	}
-	if len(from.inherited) == 0 { // records above the tail may become visible later
-		from.pos = min(from.pos, info.Tail)
+	if len(from.Inherited) == 0 { // records above the tail may become visible later
+		from.Pos = min(from.Pos, info.Tail)
 	}
 	from, prefix, err := s.applySubOffset(ctx, id, info, from, req.Fork.SubOffset)
 	switch {
@@ -100,7 +86,7 @@ func (s *Server) inspectSource(ctx context.Context, req *shard.Request, at offse
 		}
 		req.Messages = shard.NewMessages(prefix)
 	}
-	src.Chain = ancestorsAt(id, info, from)
+	src.Chain = position.AncestorsAt(id, info, from)
 	return nil
 }
 
@@ -121,8 +107,8 @@ var errSubOffset = errors.New("the sub-offset lies beyond the next message")
 // applySubOffset moves a position on by a sub-offset: a number of messages of a JSON stream, or
 // of bytes of the next message of another. prefix is the part of a message before the sub-offset.
 func (s *Server) applySubOffset(
-	ctx context.Context, id shard.StreamID, info shard.Info, at position, sub uint64,
-) (_ position, prefix []byte, err error) {
+	ctx context.Context, id shard.StreamID, info shard.Info, at position.Position, sub uint64,
+) (_ position.Position, prefix []byte, err error) {
 	isJSON := shard.IsJSON(info.Type)
 	if isJSON && sub > shard.MaxMessages {
 		return at, nil, errSubOffset // an append has no more
@@ -153,31 +139,31 @@ type lastPage struct {
 	inheritedLeft int
 }
 
-func (p *lastPage) contains(at position) bool {
-	return !p.IsZero() && p.inheritedLeft == len(at.inherited) && p.From() <= at.pos && at.pos < p.To()
+func (p *lastPage) contains(at position.Position) bool {
+	return !p.IsZero() && p.inheritedLeft == len(at.Inherited) && p.From() <= at.Pos && at.Pos < p.To()
 }
 
 // nextMessage returns the next message at a position, and the position after it; errSubOffset if
 // there is none. near is the page that the last call read.
 func (s *Server) nextMessage(
-	ctx context.Context, id shard.StreamID, info shard.Info, at position, near *lastPage,
-) ([]byte, position, error) {
-	for !at.atEnd(info) {
+	ctx context.Context, id shard.StreamID, info shard.Info, at position.Position, near *lastPage,
+) ([]byte, position.Position, error) {
+	for !at.AtEnd(info) {
 		if !near.contains(at) {
-			l := at.currentSegment(id, info)
-			r, err := s.streams.ReadPage(ctx, l.id, l.info, at.pos)
+			l := at.CurrentSegment(id, info)
+			r, err := s.streams.ReadPage(ctx, l.ID, l.Info, at.Pos)
 			if err != nil {
 				return nil, at, err
 			}
-			*near = lastPage{r, len(at.inherited)}
+			*near = lastPage{r, len(at.Inherited)}
 		}
-		if i := near.Search(at.pos); i < near.Len() {
+		if i := near.Search(at.Pos); i < near.Len() {
 			m := near.Message(i)
-			at.pos = m.Next
-			return m.Body, at.skipReadSegments(info.Start), nil
+			at.Pos = m.Next
+			return m.Body, at.SkipReadSegments(info.Start), nil
 		}
-		at.pos = max(at.pos, near.To())
-		at = at.skipReadSegments(info.Start)
+		at.Pos = max(at.Pos, near.To())
+		at = at.SkipReadSegments(info.Start)
 	}
 	return nil, at, errSubOffset
 }

@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -255,12 +256,12 @@ func TestForkOfAdopted(t *testing.T) {
 	s.log.AppendForeign("default/src", "a", "b", "c")
 	s.put("/v1/stream/src", "d", text)
 	end := s.do("HEAD", "/v1/stream/src", "", nil).Header.Get(hNextOffset)
-	o, err := parseOffset(end)
+	o, err := position.ParseOffset(end)
 	if err != nil {
 		t.Fatal(end, err)
 	}
 	rest := []string{"bcd", "cd", "d", ""}
-	ids := []string{formatOffset(o.generation, 1), formatOffset(o.generation, 2), formatOffset(o.generation, 3), end}
+	ids := []string{position.FormatOffset(o.Generation, 1), position.FormatOffset(o.Generation, 2), position.FormatOffset(o.Generation, 3), end}
 	s.put("/v1/stream/f", "own", header{hForkedFrom: "/v1/stream/src"})
 	for i, id := range ids {
 		for path, own := range map[string]string{"src": "", "f": "own"} {
@@ -447,7 +448,7 @@ func TestForkInsideWhatIsNotThereYet(t *testing.T) {
 	for info.LogTail < 500 {
 		info, _ = s.srv.streams.Info(t.Context(), "default/src", shard.InfoAllowCached)
 	}
-	s.put("/v1/stream/f", "[8]", header{hForkedFrom: "/v1/stream/src", hForkOffset: formatOffset(info.Generation, 500)})
+	s.put("/v1/stream/f", "[8]", header{hForkedFrom: "/v1/stream/src", hForkOffset: position.FormatOffset(info.Generation, 500)})
 	s.want(<-written, 204)
 	if got := s.want(s.do("GET", "/v1/stream/f", "", nil), 200); got != "[0,8]" {
 		t.Errorf("%.100s", got)

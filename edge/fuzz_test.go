@@ -9,79 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
-
-var offsetSeeds = []string{
-	"", "-1", "now", "0", "7", "07", "-0", "+1", "1e3", "9999999999999999", "99999999999999999",
-	formatOffset(0, 0), formatOffset(0, 1), formatOffset(1_800_000_000_000, 12),
-	"0000000000000001_0000000000000999", "0000000000000000_0000000000000001",
-	"9999999999999999_9999999999999999", "0000000000000001-0000000000000001",
-	"000000000000000１_000000000001", " 1", "NOW", "1\n",
-}
-
-// What is accepted names one place, is written the same way by every node, and
-// sorts as a string where it sorts as a place.
-func FuzzParseOffset(f *testing.F) {
-	for i, s := range offsetSeeds {
-		f.Add(s, offsetSeeds[(i*7+3)%len(offsetSeeds)])
-	}
-	f.Fuzz(func(t *testing.T, s, other string) {
-		o, err := parseOffset(s)
-		if err != nil {
-			if !errors.Is(err, errOffset) || o != (offset{}) {
-				t.Fatalf("%q: %+v %v", s, o, err)
-			}
-			return
-		}
-		switch o.kind {
-		case offsetStart, offsetNow:
-			if o.generation != 0 || o.pos != 0 {
-				t.Fatalf("%q: %+v", s, o)
-			}
-		case offsetNumber:
-			if strconv.FormatUint(uint64(o.pos), 10) != s {
-				t.Fatalf("%q: %+v", s, o)
-			}
-		case offsetMinted:
-			again, err := parseOffset(formatOffset(o.generation, o.pos))
-			if start := again.kind == offsetStart && o.generation == 0 && o.pos == 0; err != nil || again != o && !start {
-				t.Fatalf("%q: %+v, again %+v %v", s, o, again, err)
-			}
-			if low := formatOffset(o.generation, o.pos); s < low || len(s) != offsetLen {
-				t.Fatalf("%q reads as the later %q", s, low)
-			}
-			p, err := parseOffset(other)
-			if err == nil && p.kind == offsetMinted && s <= other && formatOffset(o.generation, o.pos) > formatOffset(p.generation, p.pos) {
-				t.Fatalf("%q <= %q, but not their places", s, other)
-			}
-		default:
-			t.Fatalf("%q: %+v", s, o)
-		}
-		info := shard.Info{Generation: 5, Start: 3, Tail: 8, LogTail: 10}
-		if at, err := o.resolve(info); err == nil && (at.pos < info.Start || at.pos > info.LogTail) {
-			t.Fatalf("%q resolves to %+v", s, at)
-		}
-	})
-}
-
-// Only what an event of ours may carry counts.
-func FuzzLastEventID(f *testing.F) {
-	for _, s := range offsetSeeds {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		o, ok := parseEventID(s)
-		p, err := parseOffset(s)
-		minted := err == nil && (p.kind == offsetMinted || p.kind == offsetStart && len(s) == offsetLen)
-		if ok != minted || ok && o != p {
-			t.Fatalf("%q: %+v %v, parsed %+v %v", s, o, ok, p, err)
-		}
-	})
-}
 
 // The splitter agrees with encoding/json on what is JSON and where its elements are.
 func FuzzSplitJSON(f *testing.F) {
@@ -165,27 +97,6 @@ func FuzzParseName(f *testing.F) {
 	})
 }
 
-// A client's cursor only ever grows, and nothing that it sends breaks that.
-func FuzzParseCursor(f *testing.F) {
-	for _, s := range []string{"", "0", "1", "-1", "007", "9007199254740991", "9007199254737391", "18446744073709551616", "1.5", "٣"} {
-		f.Add(s, int64(time.Hour), int64(0))
-	}
-	f.Fuzz(func(t *testing.T, s string, since, random int64) {
-		n, ok := parseCursor(s)
-		if ok != (strings.Trim(s, "0123456789") == "") {
-			t.Fatalf("%q: %v", s, ok)
-		}
-		if v, err := strconv.ParseUint(s, 10, 64); n != 0 && (err != nil || v != n) || n > maxInteger {
-			t.Fatalf("%q: %d", s, n)
-		}
-		now := cursorEpoch.Add(time.Duration(since))
-		next := nextCursor(now, n, func(m int64) int64 { return int64(uint64(random) % uint64(m)) })
-		if next < cursorAt(now) || n > 0 && next <= n && n >= cursorAt(now) || next > maxInteger {
-			t.Fatalf("%q: %d after %d, now is %d", s, next, n, cursorAt(now))
-		}
-	})
-}
-
 // Whatever the headers hold, what becomes of them is within the limits that the
 // shard relies on, or they are refused as malformed.
 func FuzzHeaders(f *testing.F) {
@@ -251,7 +162,7 @@ func FuzzAppendLines(f *testing.F) {
 		for _, messages := range [][][]byte{{a}, {b}, {a, b}} {
 			whole := string(bytes.Join(messages, nil))
 			es, rest, err := parseSSE(renderData(framingText, 3, 9, messages))
-			want := event{id: formatOffset(3, 9), name: "data", data: oneBreak.Replace(whole)}
+			want := event{id: position.FormatOffset(3, 9), name: "data", data: oneBreak.Replace(whole)}
 			if err != nil || len(rest) > 0 || len(es) != 1 || es[0] != want {
 				t.Fatalf("%q: %+v, rest %q, %v", messages, es, rest, err)
 			}

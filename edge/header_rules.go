@@ -6,6 +6,7 @@ import (
 	"net/textproto"
 	"strings"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -53,7 +54,7 @@ var headerTable = []headerRule{
 	{name: hForkOffset, methods: onPut, maxBytes: 64, allowed: inText, goesTo: "State and log, as the place that it names", advice: "send -1, now, or a Stream-Next-Offset"},
 	{name: hForkSub, methods: onPut, maxBytes: maxDigits, allowed: inDigits, goesTo: "State and log", advice: "send digits"},
 	{name: "If-None-Match", methods: onGet, maxBytes: 4096, allowed: inTag, repeatable: true, goesTo: "answers, where it names what they are", advice: "send the ETag of an answer"},
-	{name: "Last-Event-Id", methods: onGet, maxBytes: offsetLen, allowed: inTarget, lenient: true, goesTo: "read as an offset", advice: "send the id of one event"},
+	{name: "Last-Event-Id", methods: onGet, maxBytes: position.OffsetLen, allowed: inTarget, lenient: true, goesTo: "read as an offset", advice: "send the id of one event"},
 	{name: "X-Forwarded-Proto", methods: onPut, maxBytes: 64, allowed: inText, repeatable: true, lenient: true, goesTo: "Location"},
 	{name: "X-Forwarded-Host", methods: onPut, maxBytes: 512, allowed: inText, repeatable: true, lenient: true, goesTo: "Location"},
 	{name: "X-Forwarded-Port", methods: onPut, maxBytes: 64, allowed: inText, repeatable: true, lenient: true, goesTo: "Location"},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -99,7 +100,7 @@ var allowedHeaderNames = func() map[string]bool {
 // setStreamHeaders sets the headers that describe a stream.
 func setStreamHeaders(h http.Header, info shard.Info) {
 	h.Set("Content-Type", safeHeaderValue(info.Type))
-	h.Set(hNextOffset, formatOffset(info.Generation, info.Tail))
+	h.Set(hNextOffset, position.FormatOffset(info.Generation, info.Tail))
 	if info.HasTTL {
 		h.Set(hTTL, strconv.FormatUint(info.TTL, 10))
 	}
@@ -121,8 +122,8 @@ const maxInteger = 1<<53 - 1
 
 // parseInteger reads a header of digits only.
 func parseInteger(h http.Header, name string) (uint64, error) {
-	n, ok := parseDigits(h.Get(name))
-	if !ok || h.Get(name) == "" || n > maxInteger {
+	n, err := strconv.ParseUint(h.Get(name), 10, 64)
+	if err != nil || n > maxInteger {
 		return 0, badHeader(name, "want digits, at most 2^53 − 1")
 	}
 	return n, nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -254,7 +255,7 @@ func TestMaxReaders(t *testing.T) {
 func TestNotSupported(t *testing.T) {
 	s := New(Config{}, fake{})
 	for _, h := range []header{
-		{hForkOffset: formatOffset(1, 1)},
+		{hForkOffset: position.FormatOffset(1, 1)},
 		{hForkSub: "1"},
 		{hForkSub: "0"},
 		{hForkedFrom: ""},
@@ -307,7 +308,7 @@ func TestUnavailableIsNotGone(t *testing.T) {
 
 func unavailable(t *testing.T, f fake) {
 	s := New(Config{}, f)
-	at := formatOffset(9, 2)
+	at := position.FormatOffset(9, 2)
 	for _, c := range []struct{ method, query string }{
 		{"HEAD", ""},
 		{"GET", ""},

@@ -6,12 +6,13 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
 // serveLongPoll answers as soon as there is something at the position, or with 204 when the time
 // is over (PROTOCOL 5.7).
-func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position) {
+func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position) {
 	done, err := s.admitOnConn(w, r)
 	if err != nil {
 		writeError(w, err)
@@ -23,27 +24,27 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 		return
 	}
 	defer s.releaseReader(modeLongPoll, true)
-	if at.atEnd(info) && !info.Closed {
+	if at.AtEnd(info) && !info.Closed {
 		ctx, cancel := context.WithTimeout(clientContext(r), s.cfg.LongPoll)
 		defer cancel()
-		if info, err = s.awaitNews(ctx, id, info, at.pos); err != nil {
+		if info, err = s.awaitNews(ctx, id, info, at.Pos); err != nil {
 			writeError(w, err)
 			return
 		}
 	}
 	h := w.Header()
-	if !info.Closed || !at.atEnd(info) {
-		h.Set(hCursor, strconv.FormatUint(nextCursor(s.cfg.Now(), q.cursor, rand.Int64N), 10))
+	if !info.Closed || !at.AtEnd(info) {
+		h.Set(hCursor, strconv.FormatUint(position.NextCursor(s.cfg.Now(), q.cursor, rand.Int64N), 10))
 	}
-	if !at.atEnd(info) {
-		c, err := s.loadChunk(r.Context(), id, info, at, q.at.kind == offsetStart)
+	if !at.AtEnd(info) {
+		c, err := s.loadChunk(r.Context(), id, info, at, q.at.Kind == position.OffsetStart)
 		if err != nil {
 			writeError(w, err)
 			return
 		}
 		defer s.releaseChunk(&c)
 		long := cacheLongPoll
-		if q.at.kind == offsetNow { // a later request for now means another position
+		if q.at.Kind == position.OffsetNow { // a later request for now means another position
 			long = cacheNoStore
 		}
 		setCacheControl(w, r, long)
@@ -51,7 +52,7 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 		return
 	}
 	setCacheControl(w, r, cacheNoStore)
-	h.Set(hNextOffset, formatOffset(info.Generation, max(info.Tail, at.pos)))
+	h.Set(hNextOffset, position.FormatOffset(info.Generation, max(info.Tail, at.Pos)))
 	h.Set(hUpToDate, "true")
 	if info.Closed {
 		h.Set(hClosed, "true")
@@ -71,7 +72,7 @@ func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.In
 	}
 	defer release()
 	if tail.Generation() != info.Generation { // the stream was created again between the two calls
-		return info, errOffsetGone
+		return info, position.ErrGone
 	}
 	w := make(wakeSignal, 1)
 	defer tail.Unwatch(w)
@@ -95,7 +96,7 @@ func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.In
 		err = now.Absent()
 	}
 	if err == nil { // the stream was created again already
-		err = errOffsetGone
+		err = position.ErrGone
 	}
 	return info, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -39,7 +40,7 @@ func (s *Server) abortStream(v any) {
 }
 
 // readPageRecovered is Backend.ReadPage for a goroutine on which nothing else recovers.
-func (s *Server) readPageRecovered(ctx context.Context, l segment, pos shard.Pos) (r shard.RecordBatch, err error) {
+func (s *Server) readPageRecovered(ctx context.Context, l position.Segment, pos shard.Pos) (r shard.RecordBatch, err error) {
 	defer s.recoverReader(&err)
-	return s.streams.ReadPage(ctx, l.id, l.info, pos)
+	return s.streams.ReadPage(ctx, l.ID, l.Info, pos)
 }

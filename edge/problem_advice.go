@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -72,7 +73,7 @@ var problemAdvice = map[string]string{
 
 // ownErrors are the errors with a text of this package's own, which reveals nothing of the layers behind.
 var ownErrors = []error{
-	errHeader, errEncoding, errQuery, errOffset, errOffsetBeyond, errOffsetGone, errTooMany, errTooLarge, errMethod, errReserved, errForkProject,
+	errHeader, errEncoding, errQuery, position.ErrMalformed, position.ErrBeyond, position.ErrGone, errTooMany, errTooLarge, errMethod, errReserved, errForkProject,
 }
 
 // requestDetail returns what an error says of this very request, if the client may see it.

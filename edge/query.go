@@ -5,11 +5,13 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/fantail-dev/fantail/edge/position"
 )
 
 // query is the parsed query of a GET.
 type query struct {
-	at         offset
+	at         position.Offset
 	hasOffset  bool // at comes from the request
 	reconnects bool // at is the id of an event: an EventSource reconnects
 	live       string
@@ -28,7 +30,7 @@ const (
 // because without it the query would mean another position in the stream; so is a query that
 // does not parse as a whole.
 func parseQuery(r *http.Request) (query, error) {
-	q := query{at: offset{kind: offsetStart}}
+	q := query{at: position.Offset{Kind: position.OffsetStart}}
 	v, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return q, fmt.Errorf("%w: %w; separate parameters with &, and write a %% as %%25", errQuery, err)
@@ -44,12 +46,12 @@ func parseQuery(r *http.Request) (query, error) {
 		return q, fmt.Errorf("%w: live is %.40q; want long-poll or sse, or leave it out", errQuery, q.live)
 	}
 	var ok bool
-	if q.cursor, ok = parseCursor(v.Get(paramCursor)); !ok {
+	if q.cursor, ok = position.ParseCursor(v.Get(paramCursor)); !ok {
 		return q, fmt.Errorf("%w: cursor is %.40q; want the Stream-Cursor of the last answer, or leave it out", errQuery, v.Get(paramCursor))
 	}
 	if q.hasOffset = v.Has(paramOffset); q.hasOffset {
-		if q.at, err = parseOffset(v.Get(paramOffset)); err != nil {
-			err = fmt.Errorf("%w: %.40q; want -1, now, or a Stream-Next-Offset of the stream", errOffset, v.Get(paramOffset))
+		if q.at, err = position.ParseOffset(v.Get(paramOffset)); err != nil {
+			err = fmt.Errorf("%w: %.40q; want -1, now, or a Stream-Next-Offset of the stream", position.ErrMalformed, v.Get(paramOffset))
 		}
 	}
 	last, has, lerr := lastEventIDOf(r, v)
@@ -72,10 +74,10 @@ func parseQuery(r *http.Request) (query, error) {
 // the header may come from a client that never reconnected, so of several ids the furthest in the
 // stream counts, and the client gets nothing twice. A header that is not the id of an event of
 // this server counts as absent.
-func lastEventIDOf(r *http.Request, v url.Values) (last offset, has bool, err error) {
+func lastEventIDOf(r *http.Request, v url.Values) (last position.Offset, has bool, err error) {
 	var best string
 	if id := lenientValue(r.Header, "Last-Event-ID"); id != "" {
-		if _, ok := parseEventID(id); ok {
+		if _, ok := position.ParseEventID(id); ok {
 			best = id
 		}
 	}
@@ -84,13 +86,13 @@ func lastEventIDOf(r *http.Request, v url.Values) (last offset, has bool, err er
 			continue
 		}
 		for _, id := range ids {
-			if _, ok := parseEventID(id); !ok && id != "" {
+			if _, ok := position.ParseEventID(id); !ok && id != "" {
 				return last, false, fmt.Errorf("%w: %s is %.40q; want the id of an event, or leave it out", errQuery, name, id)
 			}
 			best = max(best, id)
 		}
 	}
-	last, has = parseEventID(best)
+	last, has = position.ParseEventID(best)
 	return last, has, nil
 }
 

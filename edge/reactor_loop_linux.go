@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -200,7 +201,7 @@ func (l *loop) receiveMail() {
 	l.mailbox, l.woken = nil, nil
 	l.mu.Unlock()
 	l.now = time.Now()
-	l.interval = cursorAt(l.server.cfg.Now())
+	l.interval = position.CursorAt(l.server.cfg.Now())
 	for _, do := range mail {
 		do()
 	}

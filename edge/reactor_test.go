@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -441,7 +442,7 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 		if err := s.admitReader(modeSSE, false); err != nil {
 			t.Fatal(err)
 		}
-		c := newSSESession(b.tail, s.frames.openSet(b.tail, framingText), framingText, position{}, 0)
+		c := newSSESession(b.tail, s.frames.openSet(b.tail, framingText), framingText, position.Position{}, 0)
 		l.addConn(&eventStream{server: s, release: func() {}, session: *c}, pair[0], nil, nil)
 	}
 	b.turn()

@@ -3,12 +3,14 @@ package edge
 import (
 	"math/rand/v2"
 	"slices"
+
+	"github.com/fantail-dev/fantail/edge/position"
 )
 
 // tick does what is due: heartbeats, page retries, releases of held messages, and the disconnection
 // of readers that accept nothing or do not hang up.
 func (l *loop) tick() {
-	l.interval = cursorAt(l.server.cfg.Now())
+	l.interval = position.CursorAt(l.server.cfg.Now())
 	every := l.server.cfg.tickInterval()
 	for n := 0; n < wheelSlots && l.now.Sub(l.lastTick) >= every; n++ {
 		l.lastTick = l.lastTick.Add(every)

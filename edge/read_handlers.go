@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -46,7 +47,7 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.Strea
 	err = withStreamName(id, err)
 	switch {
 	case q.live == "sse":
-		if err == nil && q.reconnects && info.Closed && at.atEnd(info) {
+		if err == nil && q.reconnects && info.Closed && at.AtEnd(info) {
 			w.WriteHeader(http.StatusNoContent) // EventSource stops for good
 			return nil
 		}
@@ -73,9 +74,9 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.Strea
 // position yet, resolveRead asks the owner, and finally storage, because there may be two owners.
 // While storage does not answer, catch-up is served from what is known; such an answer does
 // not claim to be up to date.
-func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (shard.Info, position, error) {
+func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (shard.Info, position.Position, error) {
 	ask := shard.InfoTouch
-	if q.live != "" && q.at.kind != offsetNow {
+	if q.live != "" && q.at.Kind != position.OffsetNow {
 		ask |= shard.InfoAllowCached
 	}
 	if q.live != "" {
@@ -83,15 +84,15 @@ func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (
 	}
 	for {
 		info, err := s.streams.Info(ctx, id, ask)
-		var at position
+		var at position.Position
 		if err == nil {
 			err = info.Absent()
 		}
 		if err == nil {
-			at, err = q.at.resolve(info)
+			at, err = q.at.Resolve(info)
 		}
 		switch {
-		case errors.Is(err, shard.ErrStoreDown) && q.live == "" && q.at.kind != offsetNow && !q.staleInfo:
+		case errors.Is(err, shard.ErrStoreDown) && q.live == "" && q.at.Kind != position.OffsetNow && !q.staleInfo:
 			q.staleInfo, ask = true, shard.InfoAllowCached
 		case q.staleInfo && newerInfoMayHelp(err):
 			return info, at, shard.ErrStoreDown
@@ -108,18 +109,18 @@ func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (
 // newerInfoMayHelp reports whether newer information could make the error go away.
 func newerInfoMayHelp(err error) bool {
 	return shard.IsAbsent(err) ||
-		errors.Is(err, errOffsetBeyond) || errors.Is(err, errOffsetGone)
+		errors.Is(err, position.ErrBeyond) || errors.Is(err, position.ErrGone)
 }
 
 // serveCatchUp answers a plain GET with one chunk.
-func (s *Server) serveCatchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position) {
+func (s *Server) serveCatchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position) {
 	defer s.metrics.trackReader(modeCatchUp)()
-	if q.at.kind == offsetNow {
+	if q.at.Kind == position.OffsetNow {
 		setCacheControl(w, r, cacheNoStore)
 		s.sendChunk(w, r, info, &catchUpChunk{next: at}, false)
 		return
 	}
-	c, err := s.loadChunk(r.Context(), id, info, at, q.at.kind == offsetStart)
+	c, err := s.loadChunk(r.Context(), id, info, at, q.at.Kind == position.OffsetStart)
 	if err != nil {
 		writeError(w, err)
 		return

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"unicode/utf8"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -153,7 +154,7 @@ func appendBase64(b []byte, messages [][]byte) []byte {
 // event if the connection broke below it.
 func appendEventEnd(b []byte, generation shard.Generation, pos shard.Pos) []byte {
 	b = append(b, "\nid: "...)
-	b = appendOffset(b, generation, pos)
+	b = position.AppendOffset(b, generation, pos)
 	return append(b, "\n\n"...)
 }
 
@@ -208,7 +209,7 @@ func renderStandaloneControl(generation shard.Generation, pos shard.Pos, cursor 
 // appendControl appends a control event up to the end of its data.
 func appendControl(b []byte, generation shard.Generation, pos shard.Pos, cursor uint64, at streamEnd) []byte {
 	b = append(b, "event: control\ndata:{\"streamNextOffset\":\""...)
-	b = appendOffset(b, generation, pos)
+	b = position.AppendOffset(b, generation, pos)
 	b = append(b, '"')
 	if at != endClosed {
 		b = append(b, ",\"streamCursor\":\""...)

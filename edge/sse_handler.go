@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -66,7 +67,7 @@ func (d *eventStream) finish() {
 }
 
 // openEventStream returns the event stream of a reader, with its first page if it needs one.
-func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position) (*eventStream, error) {
+func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position) (*eventStream, error) {
 	done, err := s.admitOnConn(w, r)
 	if err != nil {
 		return nil, err
@@ -76,7 +77,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 		done()
 		return nil, err
 	}
-	tail, unfollow, err := s.streams.Follow(r.Context(), id, at.ownLogStart(info))
+	tail, unfollow, err := s.streams.Follow(r.Context(), id, at.OwnLogStart(info))
 	if err != nil {
 		done()
 		s.releaseReader(modeSSE, own)
@@ -94,12 +95,12 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	d := &eventStream{
 		server: s, release: release, hasGoroutine: own,
 		session:   *newSSESession(tail, set, form, at, minCursorFor(s.cfg.Now(), q.cursor)),
-		fromStart: q.at.kind == offsetStart,
+		fromStart: q.at.Kind == position.OffsetStart,
 	}
 	if form == framingText && !d.fromStart {
 		d.session.boundary = textBoundary{kind: boundaryUnknown, skipBytes: characterRest}
 	}
-	if err = errOffsetGone; tail.Generation() == info.Generation { // else the stream was created again between the two calls
+	if err = position.ErrGone; tail.Generation() == info.Generation { // else the stream was created again between the two calls
 		err = d.prepareFirstPage(r.Context())
 	}
 	if err != nil {
@@ -122,7 +123,7 @@ func minCursorFor(now time.Time, client uint64) uint64 {
 	if client == 0 {
 		return 0
 	}
-	return nextCursor(now, client, rand.Int64N)
+	return position.NextCursor(now, client, rand.Int64N)
 }
 
 // setSSEHeaders sets the headers of an SSE response.
@@ -153,7 +154,7 @@ type eventStream struct {
 // EventSource would reopen without end.
 func (d *eventStream) prepareFirstPage(ctx context.Context) (err error) {
 	defer d.server.recoverReader(&err)
-	d.session.cursorNow = cursorAt(d.server.cfg.Now())
+	d.session.cursorNow = position.CursorAt(d.server.cfg.Now())
 	if len(d.session.output(turnWriteBytes)) > 0 || d.session.nextState() != stateBehind {
 		return nil
 	}
@@ -190,7 +191,7 @@ func (d *eventStream) run(ctx context.Context) {
 		if st := d.session.nextState(); st == stateClosed || st == stateGone {
 			return
 		}
-		if again == nil && !d.session.tail.Watch(d.wake, d.session.position.pos) {
+		if again == nil && !d.session.tail.Watch(d.wake, d.session.position.Pos) {
 			continue
 		}
 		d.armHeldTimer(quiet)
@@ -250,7 +251,7 @@ func (d *eventStream) heartbeatDelay() time.Duration {
 // writeOrFetch writes the session's output, or fetches the page that the reader needs; more
 // reports whether it did either.
 func (d *eventStream) writeOrFetch(ctx context.Context) (more bool, err error) {
-	d.session.cursorNow = cursorAt(d.server.cfg.Now())
+	d.session.cursorNow = position.CursorAt(d.server.cfg.Now())
 	bufs, newest := d.session.outputWithTime(turnWriteBytes)
 	if len(bufs) == 0 {
 		if d.session.nextState() != stateBehind {
@@ -276,7 +277,7 @@ func (d *eventStream) writeOrFetch(ctx context.Context) (more bool, err error) {
 // fetchPage fetches the page at the reader's position.
 func (d *eventStream) fetchPage(ctx context.Context) error {
 	l, pos := d.session.wantedPage()
-	return d.acceptPage(d.server.streams.ReadPage(ctx, l.id, l.info, pos))
+	return d.acceptPage(d.server.streams.ReadPage(ctx, l.ID, l.Info, pos))
 }
 
 // acceptPage handles the page that was read, or the error.
@@ -287,7 +288,7 @@ func (d *eventStream) acceptPage(r shard.RecordBatch, err error) error {
 		d.session.status = stateIdle
 		return nil
 	}
-	if errors.As(err, &trimmed) && d.fromStart && trimmed.First > d.session.position.pos && d.session.skipToKept(trimmed.First) {
+	if errors.As(err, &trimmed) && d.fromStart && trimmed.First > d.session.position.Pos && d.session.skipToKept(trimmed.First) {
 		return nil
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -16,8 +17,8 @@ type sseSession struct {
 	tail   *shard.TailBuffer
 	frames *frameSet
 
-	position  position        // everything below it was read: it is framed, or in heldMessages
-	announced announcedOffset // the offset in the newest control event
+	position  position.Position // everything below it was read: it is framed, or in heldMessages
+	announced announcedOffset   // the offset in the newest control event
 	// heldMessages are messages of a text stream that end inside a character. They wait for
 	// the rest, for maxHeldTime at most, so that no event contains half a character.
 	heldMessages []heldMessage
@@ -83,16 +84,16 @@ const (
 
 // newSSESession returns a session at a position for a client that needs a Stream-Cursor of at least
 // least (0: any).
-func newSSESession(t *shard.TailBuffer, set *frameSet, form framing, at position, least uint64) *sseSession {
+func newSSESession(t *shard.TailBuffer, set *frameSet, form framing, at position.Position, least uint64) *sseSession {
 	c := &sseSession{tail: t, frames: set, framing: form, position: at, minCursor: least, status: stateIdle}
-	c.announced = announcedOffset{c.generation(), at.pos}
+	c.announced = announcedOffset{c.generation(), at.Pos}
 	return c
 }
 
 // generation returns the generation of the log in which the reader is.
 func (c *sseSession) generation() shard.Generation {
-	if len(c.position.inherited) > 0 {
-		return c.position.inherited[0].info.Generation
+	if len(c.position.Inherited) > 0 {
+		return c.position.Inherited[0].Info.Generation
 	}
 	return c.tail.Generation()
 }
@@ -109,25 +110,25 @@ func (c *sseSession) outputWithTime(budget int) (owed net.Buffers, newest shard.
 }
 
 // wantedPage returns the segment and the position of the page that the reader needs.
-func (c *sseSession) wantedPage() (segment, shard.Pos) {
+func (c *sseSession) wantedPage() (position.Segment, shard.Pos) {
 	if c.lookBacks == 0 {
-		return c.position.currentSegment(c.tail.Stream(), c.tail.Info()), c.position.pos
+		return c.position.CurrentSegment(c.tail.Stream(), c.tail.Info()), c.position.Pos
 	}
 	l, end, _ := c.segmentBefore()
-	return l, max(l.info.Start, end-min(end, 1<<(c.lookBacks-1)))
+	return l, max(l.Info.Start, end-min(end, 1<<(c.lookBacks-1)))
 }
 
 // segmentBefore returns the segment that holds what precedes the reader's position, and where that
 // ends in it; false: the stream begins here.
-func (c *sseSession) segmentBefore() (l segment, end shard.Pos, ok bool) {
+func (c *sseSession) segmentBefore() (l position.Segment, end shard.Pos, ok bool) {
 	info := c.tail.Info()
-	all := inheritedSegments(info)
-	l, end = c.position.currentSegment(c.tail.Stream(), info), c.position.pos
-	for i := len(all) - len(c.position.inherited) - 1; end <= l.info.Start; i-- {
+	all := position.InheritedSegments(info)
+	l, end = c.position.CurrentSegment(c.tail.Stream(), info), c.position.Pos
+	for i := len(all) - len(c.position.Inherited) - 1; end <= l.Info.Start; i-- {
 		if i < 0 {
 			return l, end, false
 		}
-		l, end = all[i], all[i].info.Tail
+		l, end = all[i], all[i].Info.Tail
 	}
 	return l, end, true
 }
@@ -218,12 +219,12 @@ func (c *sseSession) output(budget int) net.Buffers {
 
 // readBatches returns the RecordBatches to frame next, and what follows them.
 func (c *sseSession) readBatches(budget int) (ranges []shard.RecordBatch, paged bool, st shard.TailStatus) {
-	past, into := len(c.position.inherited) > 0, &c.out.batches
+	past, into := len(c.position.Inherited) > 0, &c.out.batches
 	switch {
 	case c.page == nil && past && c.tail.EndError() == nil:
 		return nil, false, shard.StatusBelow
 	case c.page == nil:
-		*into, st = c.tail.ReadAt(c.position.pos, budget, (*into)[:0])
+		*into, st = c.tail.ReadAt(c.position.Pos, budget, (*into)[:0])
 		return *into, false, st
 	}
 	r := *c.page
@@ -256,13 +257,13 @@ type readerState struct {
 
 // sharedState returns the reader's state; false: the session has more state than a readerState.
 func (c *sseSession) sharedState() (readerState, bool) {
-	plain := len(c.position.inherited) == 0 && len(c.heldMessages) == 0 && c.page == nil && c.lookBacks == 0
-	return readerState{c.position.pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary}, plain
+	plain := len(c.position.Inherited) == 0 && len(c.heldMessages) == 0 && c.page == nil && c.lookBacks == 0
+	return readerState{c.position.Pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary}, plain
 }
 
 // setSharedState moves the reader to the state that another reader has reached.
 func (c *sseSession) setSharedState(s readerState) {
-	c.position.pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary = s.pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary
+	c.position.Pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary = s.pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary
 }
 
 // acceptPage accepts the page that wantedPage asked for; false: it does not contain the reader's position.
@@ -272,7 +273,7 @@ func (c *sseSession) acceptPage(r shard.RecordBatch) bool {
 		c.status = stateIdle
 		return true
 	}
-	if r.IsZero() || r.From() > c.position.pos || r.To() <= c.position.pos {
+	if r.IsZero() || r.From() > c.position.Pos || r.To() <= c.position.Pos {
 		c.gapCount++
 		return false
 	}
@@ -287,20 +288,20 @@ func (c *sseSession) skipToKept(pos shard.Pos) bool {
 	if c.announcedAny || len(c.heldMessages) > 0 {
 		return false
 	}
-	c.position.pos = max(c.position.pos, pos)
+	c.position.Pos = max(c.position.Pos, pos)
 	c.boundary = textBoundary{skipBytes: characterRest}
 	c.leaveReadSegments()
-	c.announced = announcedOffset{c.generation(), c.position.pos}
+	c.announced = announcedOffset{c.generation(), c.position.Pos}
 	c.status = stateIdle
 	return true
 }
 
 // leaveReadSegments moves the reader from a segment that is read to its end to the next.
 func (c *sseSession) leaveReadSegments() {
-	if past := len(c.position.inherited); past > 0 {
-		c.position = c.position.skipReadSegments(c.tail.Info().Start)
-		if len(c.position.inherited) < past && len(c.heldMessages) == 0 {
-			c.announced = announcedOffset{c.generation(), c.position.pos}
+	if past := len(c.position.Inherited); past > 0 {
+		c.position = c.position.SkipReadSegments(c.tail.Info().Start)
+		if len(c.position.Inherited) < past && len(c.heldMessages) == 0 {
+			c.announced = announcedOffset{c.generation(), c.position.Pos}
 		}
 	}
 }
@@ -311,17 +312,17 @@ func (c *sseSession) leaveReadSegments() {
 // before it, and nothing beyond was added.
 func (c *sseSession) frameBatches(ranges []shard.RecordBatch, paged bool) (last *frame, joined bool) {
 	for _, r := range ranges {
-		if r.From() > c.position.pos {
+		if r.From() > c.position.Pos {
 			c.gapCount++
 			c.status = stateBehind
 			return last, false
 		}
-		if r.To() <= c.position.pos {
+		if r.To() <= c.position.Pos {
 			continue
 		}
-		first := r.Search(c.position.pos)
+		first := r.Search(c.position.Pos)
 		if first == r.Len() {
-			c.position.pos = r.To()
+			c.position.Pos = r.To()
 			continue
 		}
 		shared, ok := c.canShareFrame(r, first)
@@ -332,7 +333,7 @@ func (c *sseSession) frameBatches(ranges []shard.RecordBatch, paged bool) (last 
 			}
 			return last, false
 		}
-		c.position.pos = r.To()
+		c.position.Pos = r.To()
 		if shared {
 			last = c.appendFrame(last, c.frames.frameFor(r, first, c.generation(), paged, c.cursorNow))
 			continue
@@ -447,7 +448,7 @@ func (c *sseSession) appendFinalControl(last *frame, st shard.TailStatus, before
 		if len(c.heldMessages) == 0 {
 			// All that was visible before the TailBuffer was read lies below the position and is
 			// announced. With a newer Info, a message that came since would count as announced.
-			if m := (announcedOffset{c.generation(), min(before.Tail, c.position.pos)}); m.generation != c.announced.generation || m.pos > c.announced.pos {
+			if m := (announcedOffset{c.generation(), min(before.Tail, c.position.Pos)}); m.generation != c.announced.generation || m.pos > c.announced.pos {
 				c.announced = m
 			}
 		}

@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -307,7 +308,7 @@ func (w *world) join(pos shard.Pos, fromStart bool) *reader {
 	}
 	set := w.frames.openSet(w.tail, w.form)
 	r := &reader{
-		world: w, set: set, c: newSSESession(w.tail, set, w.form, position{pos: pos}, least),
+		world: w, set: set, c: newSSESession(w.tail, set, w.form, position.Position{Pos: pos}, least),
 		fromStart: fromStart, at: uint64(pos), cursor: least,
 	}
 	if w.form == framingText && !fromStart {
@@ -386,7 +387,7 @@ func (r *reader) turn(budget int, takes func(n int) int) bool {
 		r.behind()
 		return true
 	case stateIdle:
-		return c.position.pos < c.tail.Info().Tail
+		return c.position.Pos < c.tail.Info().Tail
 	}
 	return false
 }
@@ -432,23 +433,23 @@ func (r *reader) parse() {
 		if e.id == "" {
 			e.id = r.after.id
 		}
-		o, err := parseOffset(e.id)
-		if err != nil || o.kind == offsetMinted && o.generation != r.life || formatOffset(r.life, o.pos) != e.id {
+		o, err := position.ParseOffset(e.id)
+		if err != nil || o.Kind == position.OffsetMinted && o.Generation != r.life || position.FormatOffset(r.life, o.Pos) != e.id {
 			r.Fatalf("id of %+v: %v", e, err)
 		}
-		if r.closed || o.pos < shard.Pos(r.at) {
+		if r.closed || o.Pos < shard.Pos(r.at) {
 			r.Fatalf("%+v after %+v", e, r.after)
 		}
 		switch e.name {
 		case "data":
-			r.data(e, o.pos)
+			r.data(e, o.Pos)
 		case "control":
-			r.control(e, o.pos)
+			r.control(e, o.Pos)
 		default:
 			r.Fatalf("%+v", e)
 		}
-		r.after, r.at = e, uint64(o.pos)
-		r.told = append(r.told, uint64(o.pos))
+		r.after, r.at = e, uint64(o.Pos)
+		r.told = append(r.told, uint64(o.Pos))
 	}
 }
 
@@ -548,7 +549,7 @@ func (r *reader) control(e event, pos shard.Pos) {
 func (r *reader) drain(budget int) {
 	for n := 0; !r.lost && r.turn(budget, func(n int) int { return n }); n++ {
 		if n > 20*len(r.cells)+20 {
-			r.Fatalf("never idle: at %d of %+v", r.c.position.pos, r.c.tail.Info())
+			r.Fatalf("never idle: at %d of %+v", r.c.position.Pos, r.c.tail.Info())
 		}
 	}
 	if len(r.buf) > 0 {
@@ -578,7 +579,7 @@ func (r *reader) drain(budget int) {
 		last = max(last, r.msgs[r.next-1].Next)
 	}
 	for _, m := range r.msgs[r.next:] {
-		if m.Next > max(info.Tail, r.c.position.pos) {
+		if m.Next > max(info.Tail, r.c.position.Pos) {
 			break
 		}
 		if held++; !m.cut {
@@ -685,7 +686,7 @@ func lone(t *testing.T, form framing, bodies ...string) (*sseSession, *shard.Tai
 			t.Fatal(err)
 		}
 	}
-	return newSSESession(tail, set, form, position{}, 0), tail
+	return newSSESession(tail, set, form, position.Position{}, 0), tail
 }
 
 // take is every event that the cursor owes.
@@ -724,7 +725,7 @@ func TestCursorHeldLimit(t *testing.T) {
 // A crowd at the same place shares the bytes of one frame, whichever reader comes first.
 func TestCursorShares(t *testing.T) {
 	a, tail := lone(t, framingJSON, `{"n":1}`, `{"n":2}`)
-	b := newSSESession(tail, a.frames, framingJSON, position{}, 0)
+	b := newSSESession(tail, a.frames, framingJSON, position.Position{}, 0)
 	one, two := a.output(turnWriteBytes), b.output(turnWriteBytes)
 	if len(one) != 4 || len(two) != 4 {
 		t.Fatalf("%q %q", one, two)
@@ -745,7 +746,7 @@ func TestCursorSkip(t *testing.T) {
 		t.Error("nothing is told: skip")
 	}
 	es := take(t, c)
-	if len(es) != 1 || es[0].id != formatOffset(7, 0) {
+	if len(es) != 1 || es[0].id != position.FormatOffset(7, 0) {
 		t.Errorf("%+v", es)
 	}
 	if c.skipToKept(5) {

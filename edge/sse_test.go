@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -502,11 +503,11 @@ func TestCatchUpWithoutStore(t *testing.T) {
 		return buildRange(t, from, from+1, from+1, false, []shard.Message{m}), nil
 	}})
 	w := ask(t, srv, "GET", "/v1/stream/x?offset=-1", nil, nil)
-	if h := w.Header(); w.Code != 200 || w.Body.String() != "m0m1" || h.Get(hNextOffset) != formatOffset(7, 2) ||
+	if h := w.Header(); w.Code != 200 || w.Body.String() != "m0m1" || h.Get(hNextOffset) != position.FormatOffset(7, 2) ||
 		h.Get(hUpToDate) != "" || h.Get("ETag") != "" || h.Get("Cache-Control") != "no-store" {
 		t.Errorf("%d %q %v", w.Code, w.Body, h)
 	}
-	beyond := formatOffset(7, 5)
+	beyond := position.FormatOffset(7, 5)
 	for _, q := range []string{"?offset=now", "?offset=" + beyond} {
 		refused(t, ask(t, srv, "GET", "/v1/stream/x"+q, nil, nil), 503, "store-down")
 	}
@@ -535,8 +536,8 @@ func TestTrimmedOffsetIsGone(t *testing.T) {
 	s.want(s.do("POST", "/v1/stream/s", "d", text), 204) // with a checkpoint, for the one that is trimmed
 	host := shard.NewManager(s.log, shard.NewTailBuffers(0, 0), shard.Config{})
 	defer func() { _ = host.Close() }()
-	o, _ := parseOffset(ids[0])
-	early := formatOffset(o.generation, 1)
+	o, _ := position.ParseOffset(ids[0])
+	early := position.FormatOffset(o.Generation, 1)
 	for _, live := range []string{"", "&live=long-poll", "&live=sse"} {
 		refused(t, ask(t, New(Config{}, host), "GET", "/v1/stream/s?offset="+early+live, nil, nil), 410, "offset-gone")
 	}

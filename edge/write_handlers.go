@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -59,7 +60,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 		return
 	}
 	h := w.Header()
-	h.Set(hNextOffset, formatOffset(out.Info.Generation, out.Info.Tail))
+	h.Set(hNextOffset, position.FormatOffset(out.Info.Generation, out.Info.Tail))
 	if out.Info.Closed {
 		h.Set(hClosed, "true")
 	}

@@ -1,0 +1,157 @@
+package position
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// An offset as clients see it is {generation:016}_{place:016}, where place is a log
+// position times offsetScale: the last three digits are reserved for a place inside
+// a record. An offset with other digits there is read from the start of that record,
+// because a widely used client adds 1 to offsets and must not lose a message by that.
+// As strings, the offsets of one stream sort in the order of its messages.
+const offsetScale = 1000
+
+const (
+	offsetHalfLen = 16 // the length of either half
+	// OffsetLen is the length of an offset.
+	OffsetLen = 2*offsetHalfLen + 1
+)
+
+// FormatOffset returns the offset of a position.
+func FormatOffset(generation shard.Generation, pos shard.Pos) string {
+	return string(AppendOffset(make([]byte, 0, OffsetLen), generation, pos))
+}
+
+// AppendOffset appends the offset of a position. Positions below 10^13 fit.
+func AppendOffset(b []byte, generation shard.Generation, pos shard.Pos) []byte {
+	b = appendPadded(b, uint64(generation))
+	b = append(b, '_')
+	return appendPadded(b, uint64(pos*offsetScale))
+}
+
+// appendPadded appends n with leading zeros.
+func appendPadded(b []byte, n uint64) []byte {
+	var d [20]byte
+	s := strconv.AppendUint(d[:0], n, 10)
+	for range offsetHalfLen - len(s) {
+		b = append(b, '0')
+	}
+	return append(b, s...)
+}
+
+// OffsetKind says in which of its forms an offset was given.
+type OffsetKind uint8
+
+// The forms of an offset.
+const (
+	OffsetStart  OffsetKind = iota + 1 // absent, -1, or all zeros
+	OffsetNow                          // now
+	OffsetMinted                       // generation and place, as this package formats them
+	OffsetNumber                       // a position of the current generation, without a generation
+)
+
+// Offset is a parsed offset.
+type Offset struct {
+	Kind       OffsetKind
+	Generation shard.Generation
+	Pos        shard.Pos
+}
+
+// The errors of offsets. ErrBeyond and ErrGone depend on what is known of the stream: see Resolve.
+var (
+	ErrMalformed = errors.New("malformed offset")
+	ErrBeyond    = errors.New("offset lies beyond the stream")
+	ErrGone      = errors.New("offset belongs to an earlier generation of the stream, or is no longer kept")
+)
+
+// ParseOffset reads an offset strictly (PROTOCOL 5.6).
+func ParseOffset(s string) (Offset, error) {
+	switch {
+	case s == "-1", s == "0": // no stream has anything before position 0
+		return Offset{Kind: OffsetStart}, nil
+	case s == "now":
+		return Offset{Kind: OffsetNow}, nil
+	case len(s) == OffsetLen && s[offsetHalfLen] == '_':
+		generation, ok := parseDigits(s[:offsetHalfLen])
+		place, ok2 := parseDigits(s[offsetHalfLen+1:])
+		if !ok || !ok2 {
+			return Offset{}, ErrMalformed
+		}
+		if generation == 0 && place == 0 {
+			return Offset{Kind: OffsetStart}, nil
+		}
+		return Offset{Kind: OffsetMinted, Generation: shard.Generation(generation), Pos: shard.Pos(place / offsetScale)}, nil
+	case len(s) > 0 && len(s) <= offsetHalfLen && s[0] != '0':
+		n, ok := parseDigits(s)
+		if !ok {
+			return Offset{}, ErrMalformed
+		}
+		return Offset{Kind: OffsetNumber, Pos: shard.Pos(n)}, nil
+	default:
+		return Offset{}, ErrMalformed
+	}
+}
+
+// ParseEventID reads the id that an EventSource sends when it reconnects: that of the last event
+// that it received. An id that no event of this server carries counts as absent.
+func ParseEventID(s string) (Offset, bool) {
+	o, err := ParseOffset(s)
+	if err != nil || len(s) != OffsetLen {
+		return Offset{}, false
+	}
+	return o, true
+}
+
+// parseDigits reads one or more decimal digits, and nothing else.
+func parseDigits(s string) (uint64, bool) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	return n, err == nil
+}
+
+// String returns an offset in one spelling; empty for the tail, as if no offset were given.
+func (o Offset) String() string {
+	switch o.Kind {
+	case OffsetStart:
+		return "-1"
+	case OffsetMinted:
+		return FormatOffset(o.Generation, o.Pos)
+	case OffsetNumber:
+		return strconv.FormatUint(uint64(o.Pos), 10)
+	default:
+		return ""
+	}
+}
+
+// Resolve returns the position that an offset names in a stream. Both of its errors depend on
+// info: with an old info, get a newer one before believing them.
+func (o Offset) Resolve(info shard.Info) (Position, error) {
+	switch o.Kind {
+	case OffsetStart:
+		return startPosition(info), nil
+	case OffsetNow:
+		return Position{Pos: info.Tail}, nil
+	case OffsetNumber:
+		o.Generation = info.Generation
+	}
+	if o.Generation == info.Generation {
+		if o.Pos > info.LogTail {
+			return Position{}, ErrBeyond
+		}
+		return Position{Pos: max(o.Pos, info.Start)}, nil
+	}
+	if at, ok, err := inheritedPosition(o.Generation, o.Pos, info); ok {
+		return at, err
+	}
+	for _, a := range info.Chain {
+		if a.Generation == o.Generation && a.Stream == "" && o.Pos <= a.Bound {
+			return Position{Pos: o.Pos}, nil
+		}
+	}
+	if o.Generation > info.Generation && !info.Truncated {
+		return Position{}, ErrBeyond
+	}
+	return Position{}, ErrGone
+}

@@ -1,0 +1,124 @@
+package position
+
+import (
+	"slices"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Segment is a range of positions in one log that belongs to a stream: what it inherited
+// from an ancestor, or its own log. info is what ReadPage has to know of an inherited segment:
+// the ancestor's generation, where the segment starts, and its bound as the tail. It is made by
+// InheritedSegments and does not describe the ancestor itself.
+type Segment struct {
+	ID   shard.StreamID
+	Info shard.Info
+}
+
+// Position names a place in a stream: in the first of the inherited segments that a reader
+// has not read to the end, or, without any, in the stream's own log.
+type Position struct {
+	Inherited []Segment
+	Pos       shard.Pos // in the log of that segment
+}
+
+// InheritedSegments returns what a stream inherited from others, oldest first. A segment may be empty.
+func InheritedSegments(info shard.Info) []Segment {
+	var out []Segment
+	for _, a := range info.Chain {
+		if a.Stream == "" { // its own log: an earlier generation that offsets may name, not a segment
+			continue
+		}
+		out = append(out, Segment{a.Stream, shard.Info{
+			Exists: true, Generation: a.Generation, Start: a.Start, Tail: a.Bound, LogTail: a.Bound, Type: info.Type,
+		}})
+	}
+	return out
+}
+
+// startPosition returns the position where a stream starts.
+func startPosition(info shard.Info) Position {
+	if past := InheritedSegments(info); len(past) > 0 {
+		return Position{past, past[0].Info.Start}.SkipReadSegments(info.Start)
+	}
+	return Position{Pos: info.Start}
+}
+
+// SkipReadSegments returns the same position without the segments that are read to their ends.
+// start is where the stream's own log starts.
+func (p Position) SkipReadSegments(start shard.Pos) Position {
+	for len(p.Inherited) > 0 && p.Pos >= p.Inherited[0].Info.Tail {
+		p.Inherited, p.Pos = p.Inherited[1:], start
+		if len(p.Inherited) > 0 {
+			p.Pos = p.Inherited[0].Info.Start
+		}
+	}
+	return p
+}
+
+// CurrentSegment returns the segment that holds the position, in the stream that info describes.
+func (p Position) CurrentSegment(id shard.StreamID, info shard.Info) Segment {
+	if len(p.Inherited) > 0 {
+		return p.Inherited[0]
+	}
+	return Segment{id, info}
+}
+
+// AtEnd reports whether the stream has nothing at or above the position.
+func (p Position) AtEnd(info shard.Info) bool { return len(p.Inherited) == 0 && p.Pos >= info.Tail }
+
+// OwnLogStart returns the position at which the reader enters the stream's own log.
+func (p Position) OwnLogStart(info shard.Info) shard.Pos {
+	if len(p.Inherited) > 0 {
+		return info.Start
+	}
+	return p.Pos
+}
+
+// OffsetString returns the offset that clients are shown for the position.
+func (p Position) OffsetString(info shard.Info) string {
+	return FormatOffset(p.CurrentSegment("", info).Info.Generation, p.Pos)
+}
+
+// inheritedPosition returns the position that an offset of another generation names in a
+// stream; ok is false if the stream inherited nothing of that generation.
+func inheritedPosition(generation shard.Generation, pos shard.Pos, info shard.Info) (Position, bool, error) {
+	past := InheritedSegments(info)
+	i := slices.IndexFunc(past, func(l Segment) bool { return l.Info.Generation == generation })
+	switch {
+	case i < 0:
+		return Position{}, false, nil
+	case pos > past[i].Info.Tail:
+		return Position{}, true, ErrBeyond
+	}
+	// A generation that began in a log with earlier records has offsets for those records, too.
+	for pos < past[i].Info.Start && i > 0 && past[i-1].ID == past[i].ID {
+		i--
+	}
+	return Position{past[i:], max(pos, past[i].Info.Start)}.SkipReadSegments(info.Start), true, nil
+}
+
+// AncestorsAt returns the chain of a fork of stream id, which info describes, at a position.
+func AncestorsAt(id shard.StreamID, info shard.Info, at Position) []shard.Ancestor {
+	whole := len(InheritedSegments(info)) - len(at.Inherited)
+	var chain []shard.Ancestor
+	for _, a := range info.Chain {
+		switch {
+		case a.Stream == "":
+			continue
+		case len(chain) == whole:
+			a.Bound = at.Pos
+			return append(chain, a)
+		}
+		chain = append(chain, a)
+	}
+	start := info.Start
+	for _, a := range info.Chain {
+		if a.Stream == "" {
+			bound := min(a.Bound, at.Pos)
+			chain = append(chain, shard.Ancestor{Stream: id, Generation: a.Generation, Start: a.Start, Bound: bound})
+			start = bound
+		}
+	}
+	return append(chain, shard.Ancestor{Stream: id, Generation: info.Generation, Start: start, Bound: at.Pos})
+}
