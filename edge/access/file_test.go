@@ -38,7 +38,7 @@ func TestFileIsRefused(t *testing.T) {
 		"a key twice":                 {"issuers:\n" + issuer() + "    audience: [y]\n", "already defined"},
 		"an issuer twice":             {"issuers:\n" + issuer() + issuer(), "twice"},
 		"no audience":                 {"issuers:\n" + issuer("audience:"), "audience is missing"},
-		"an empty audience":           {"issuers:\n" + issuer("audience: []"), "audience is missing"},
+		"an empty audience":           {"issuers:\n" + issuer("audience: []"), "audience is empty"},
 		"no audience, no condition":   {"issuers:\n" + issuer("audience: none"), "needs require"},
 		"an audience that is a word":  {"issuers:\n" + issuer("audience: any"), "a list, or the word none"},
 		"no projects":                 {"issuers:\n" + issuer("projects:"), "projects is missing"},
@@ -72,13 +72,9 @@ func TestFileIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f, err := ParseFile([]byte(row.file))
-			if err == nil {
-				var v *Verifier
-				if v, err = New(f, Config{}); err == nil {
-					v.Close()
-				}
-			}
+			j := newJudge(Config{})
+			defer j.Close()
+			err := j.take([]byte(row.file))
 			switch {
 			case row.says == "" && err != nil:
 				t.Error(err)
@@ -92,12 +88,13 @@ func TestFileIsRefused(t *testing.T) {
 // What is public holds for every name that the file says, and for no other.
 func TestPublic(t *testing.T) {
 	t.Parallel()
-	v := newVerifier(t, oneIssuer(t), Config{})
+	j := judgeOf(t, oneIssuer(t), Config{})
 	for _, row := range []struct {
 		project, name string
 		want          Actions
 	}{{"acme", "lobby", Read}, {"acme", "lobby/a", 0}, {"beta", "lobby", 0}, {"default", "lobby", 0}} {
-		if got := v.Public(Read|Append, row.project, row.name); got != row.want {
+		c := caller{project: j.verifier.rules.Load().lookup(row.project)}
+		if got := c.allow(Read|Append, row.project, row.name); got != row.want {
 			t.Errorf("%s/%s: %v", row.project, row.name, got)
 		}
 	}

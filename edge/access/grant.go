@@ -69,13 +69,30 @@ type Grant struct {
 	Names    []string
 }
 
-// matches reports whether the grant is about the stream of a name relative to the project.
+// matches reports whether the grant is about the stream of a name relative to the project. A name
+// with a segment that looks like a wildcard is matched by names alone.
 func (g *Grant) matches(name string) bool {
 	if slices.Contains(g.Names, name) {
 		return true
 	}
+	if hasWildcard(name) {
+		return false
+	}
 	for i := range g.Patterns {
 		if g.Patterns[i].Match(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasWildcard reports whether a segment of a name is "*" or "**".
+func hasWildcard(name string) bool {
+	if strings.IndexByte(name, '*') < 0 {
+		return false
+	}
+	for s := range strings.SplitSeq(name, "/") {
+		if s == "*" || s == "**" {
 			return true
 		}
 	}

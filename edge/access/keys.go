@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"reflect"
 	"slices"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -33,7 +34,8 @@ type key struct {
 	id     string // the kid; empty: it has none
 	name   string // the kid, or a thumbprint of the key where there is none
 	algs   []string
-	public any // *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey, or []byte for HMAC
+	row    *row // of this key, in leases
+	public any  // *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey, or []byte for HMAC
 }
 
 // The algorithms by the kind of key. "Ed25519" (RFC 9864) is another name for EdDSA.
@@ -56,6 +58,11 @@ func (k *key) verify(alg, signed string, signature []byte) bool {
 	}
 	method := jwt.GetSigningMethod(alg)
 	return method != nil && method.Verify(signed, signature, k.public) == nil
+}
+
+// isSame reports whether two keys have one name, and are one: an issuer may say more of its use.
+func (k *key) isSame(other *key) bool {
+	return k.name == other.name && reflect.DeepEqual(k.public, other.public)
 }
 
 // newKey checks a public key and lists the algorithms that it may be used with: alg alone,

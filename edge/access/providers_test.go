@@ -172,7 +172,7 @@ issuers:
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			set := writeFile(t, "jwks.json", keySetOf(row.set))
-			v := newVerifier(t, fmt.Sprintf(row.file, set), Config{})
+			v := verifierOf(t, fmt.Sprintf(row.file, set), Config{})
 			p, no := v.Verify(t.Context(), signToken(t, row.header, row.claims, row.key))
 			if no != nil {
 				t.Fatal(no)

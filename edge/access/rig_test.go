@@ -11,10 +11,12 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -131,19 +133,15 @@ func writeFile(t testing.TB, name string, b []byte) string {
 	return path
 }
 
-// newVerifier compiles a file and waits for its key sets.
-func newVerifier(t testing.TB, file string, cfg Config) *Verifier {
+// judgeOf compiles a file and waits for its key sets.
+func judgeOf(t testing.TB, file string, cfg Config) *Judge {
 	t.Helper()
-	f, err := ParseFile([]byte(file))
-	if err != nil {
+	j := newJudge(cfg)
+	t.Cleanup(j.Close)
+	if err := j.take([]byte(file)); err != nil {
 		t.Fatal(err)
 	}
-	v, err := New(f, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(v.Close)
-	for _, i := range v.rules.issuers {
+	for _, i := range j.verifier.rules.Load().issuers {
 		i.keys.mu.Lock()
 		tried, next := i.keys.tried, i.keys.next
 		i.keys.mu.Unlock()
@@ -151,7 +149,13 @@ func newVerifier(t testing.TB, file string, cfg Config) *Verifier {
 			<-next
 		}
 	}
-	return v
+	return j
+}
+
+// verifierOf is judgeOf, for tests of tokens alone.
+func verifierOf(t testing.TB, file string, cfg Config) *verifier {
+	t.Helper()
+	return judgeOf(t, file, cfg).verifier
 }
 
 // about returns the claims of a token that is good for an hour, with more.
@@ -160,4 +164,24 @@ func about(iss, sub string, more map[string]any) map[string]any {
 	c := map[string]any{"iss": iss, "sub": sub, "iat": now, "exp": now + 3600}
 	maps.Copy(c, more)
 	return c
+}
+
+// recordedLog keeps the lines of a logger.
+type recordedLog struct {
+	mu    sync.Mutex
+	lines strings.Builder
+}
+
+func (l *recordedLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.Write(b)
+}
+
+func (l *recordedLog) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+func (l *recordedLog) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.lines.String(), text)
 }

@@ -53,27 +53,27 @@ type Signature struct{ Expires, KeyID, Sum string }
 
 var errSignature = errors.New("x-exp, x-kid and x-sig are each needed once: x-exp in seconds since 1970, x-sig as 43 characters of base64url")
 
-// Check returns until when the signature is good, in seconds since 1970, if it is one of a
-// stream's, by one of the project's keys.
-func (s Signature) Check(keys []SigningKey, stream string, now time.Time) (expires int64, no *Refusal) {
+// check returns until when the signature is good, in seconds since 1970, if it is one of a
+// stream's, and by which of the project's keys.
+func (s Signature) check(keys []projectSecret, stream string, now time.Time) (expires int64, by int, no *Refusal) {
 	exp, err := strconv.ParseInt(s.Expires, 10, 64)
 	if err != nil || exp <= 0 || strconv.FormatInt(exp, 10) != s.Expires || s.KeyID == "" || len(s.Sum) != signatureLength {
-		return 0, refuse(ReasonURLMalformed, "%s", errSignature)
+		return 0, 0, refuse(ReasonURLMalformed, "%s", errSignature)
 	}
 	leeway := int64(Leeway / time.Second)
-	for _, k := range keys {
+	for by, k := range keys {
 		if k.ID != s.KeyID {
 			continue
 		}
 		switch {
 		case !hmac.Equal([]byte(k.Sign(stream, exp)), []byte(s.Sum)):
-			return 0, refuse(ReasonBadSignature, "the URL's signature is not that of %.128q", stream)
+			return 0, 0, refuse(ReasonBadSignature, "the URL's signature is not that of %.128q", stream)
 		case exp > now.Unix()+int64(MaxSignedTTL/time.Second)+leeway:
-			return 0, refuse(ReasonTooLongLived, "the URL is signed for more than %v", MaxSignedTTL)
+			return 0, 0, refuse(ReasonTooLongLived, "the URL is signed for more than %v", MaxSignedTTL)
 		case now.Unix() >= exp+leeway:
-			return 0, refuse(ReasonExpired, "the URL has expired")
+			return 0, 0, refuse(ReasonExpired, "the URL has expired")
 		}
-		return exp, nil
+		return exp, by, nil
 	}
-	return 0, refuse(ReasonUnknownKey, "the project has no signing key %.64q", s.KeyID)
+	return 0, 0, refuse(ReasonUnknownKey, "the project has no signing key %.64q", s.KeyID)
 }

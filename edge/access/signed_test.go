@@ -31,7 +31,7 @@ func TestSignedURLVector(t *testing.T) {
 func TestSignedURLIsChecked(t *testing.T) {
 	t.Parallel()
 	const stream, now = "acme/room", 1_800_000_000
-	keys := []SigningKey{signingKey(t, "old", signingSecret+"-old"), signingKey(t, "k1", signingSecret)}
+	keys := []projectSecret{{SigningKey: signingKey(t, "old", signingSecret+"-old")}, {SigningKey: signingKey(t, "k1", signingSecret)}}
 	sign := func(stream string, exp int64) string { return keys[1].Sign(stream, exp) }
 	for name, row := range map[string]struct {
 		exp  string
@@ -64,7 +64,7 @@ func TestSignedURLIsChecked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, no := Signature{row.exp, row.kid, row.sum}.Check(keys, stream, time.Unix(now, 0))
+			_, _, no := Signature{row.exp, row.kid, row.sum}.check(keys, stream, time.Unix(now, 0))
 			got := Reason("")
 			if no != nil {
 				got = no.Reason

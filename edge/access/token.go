@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,6 +27,9 @@ const (
 // issuer is one issuer of the file, compiled. Immutable, but for its keys.
 type issuer struct {
 	name     string
+	hash     uint64 // of the name
+	row      *row
+	config   IssuerConfig
 	keys     *keySet
 	algs     []string
 	header   string
@@ -73,6 +77,11 @@ type Principal struct {
 	rights  map[string]rights // by project
 	ceiling grants
 	size    int // bytes that it holds, about
+
+	issuer      *issuer
+	key         *key
+	subject, id uint64        // seeded hashes
+	checked     atomic.Uint32 // the count of changes (and 1) up to which no revocation is about it
 }
 
 // rights are a principal's in one project.
@@ -84,15 +93,20 @@ type rights struct {
 // Allows reports whether the principal has all of the wanted actions on a stream, which is
 // named within its project.
 func (p *Principal) Allows(want Actions, project, name string) bool {
+	return p.allow(want, project, name) == want
+}
+
+// allow returns those of the wanted actions that the principal has on a stream.
+func (p *Principal) allow(want Actions, project, name string) (allowed Actions) {
 	r, ok := p.rights[project]
 	if !ok {
-		return false
+		return 0
 	}
-	allowed := r.given.allow(want, name)
+	allowed = r.given.allow(want, name)
 	if left := want &^ allowed; left != 0 && len(r.own) > 0 {
 		allowed |= r.own.allow(left, name) & p.ceiling.allow(left, name)
 	}
-	return allowed == want
+	return allowed
 }
 
 // Projects lists the projects in which the principal has rights.
@@ -263,7 +277,7 @@ func (i *issuer) findKey(ctx context.Context, p *parts, t times, now time.Time) 
 	if k := i.keys.candidate(kid, alg); k != nil {
 		return k, nil
 	}
-	issued := now
+	issued := now.Add(-issuedAhead)
 	if t.issued != 0 {
 		issued = time.Unix(t.issued, 0)
 	}
@@ -300,22 +314,21 @@ func (i *issuer) verify(ctx context.Context, p *parts, env *environment) (*Princ
 	if no != nil {
 		return nil, no
 	}
-	if err := env.turns.Acquire(ctx, 1); err != nil {
-		return nil, &Refusal{Reason: ReasonBusy, Detail: "too many tokens are being verified", RetryAfter: time.Second}
-	}
 	alg, _ := p.header["alg"].(string)
-	good := k.verify(alg, p.signed, p.signature)
-	env.turns.Release(1)
+	good, no := env.verify(ctx, k, alg, p)
+	if no != nil {
+		return nil, no
+	}
 	if !good {
 		return nil, refuse(ReasonBadSignature, "the token's signature is not the key's")
 	}
-	return i.principal(p.claims, t, k.name)
+	return i.principal(p.claims, t, k)
 }
 
 // principal compiles what a verified token grants.
-func (i *issuer) principal(claims Claims, t times, keyName string) (*Principal, *Refusal) {
+func (i *issuer) principal(claims Claims, t times, k *key) (*Principal, *Refusal) {
 	pr := &Principal{
-		Issuer: i.name, Key: keyName, Issued: t.issued, Expires: t.expires, Stay: i.stay,
+		Issuer: i.name, Key: k.name, issuer: i, key: k, Issued: t.issued, Expires: t.expires, Stay: i.stay,
 		rights: map[string]rights{}, ceiling: i.ceiling,
 	}
 	pr.Subject, _ = claims.text("sub")
@@ -378,6 +391,9 @@ func (i *issuer) givenTo(claims Claims, pr *Principal) (given grants) {
 func (p *Principal) weigh() int {
 	const each = 64 // of a slice, a string or a map entry, about
 	n := 4*each + len(p.Subject) + len(p.ID)
+	for _, note := range p.Notes {
+		n += each + len(note)
+	}
 	for project, r := range p.rights {
 		n += 2*each + len(project)
 		for _, gs := range []grants{r.given, r.own} {

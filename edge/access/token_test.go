@@ -53,7 +53,7 @@ func good(more map[string]any) map[string]any {
 func TestTokenIsRefusedForWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	k := testKeys()
-	v := newVerifier(t, oneIssuer(t), Config{})
+	v := verifierOf(t, oneIssuer(t), Config{})
 	now := time.Now().Unix()
 	rs := map[string]any{"alg": "RS256", "kid": "r"}
 	with := func(more map[string]any) map[string]any {
@@ -126,7 +126,7 @@ func TestTokenIsRefusedForWhatIsWrong(t *testing.T) {
 // What is no token at all is malformed, and nothing of it is believed.
 func TestMalformedTokens(t *testing.T) {
 	t.Parallel()
-	v := newVerifier(t, oneIssuer(t), Config{})
+	v := verifierOf(t, oneIssuer(t), Config{})
 	token := signToken(t, map[string]any{"alg": "RS256", "kid": "r"}, good(nil), testKeys().rsa)
 	pieces := strings.Split(token, ".")
 	for name, bad := range map[string]string{
@@ -153,7 +153,7 @@ func TestMalformedTokens(t *testing.T) {
 // A token's own grants count up to the ceiling of its issuer, and not at all without one.
 func TestTokensOwnGrantsCountUpToTheCeiling(t *testing.T) {
 	t.Parallel()
-	v := newVerifier(t, oneIssuer(t), Config{})
+	v := verifierOf(t, oneIssuer(t), Config{})
 	entry := func(more map[string]any) map[string]any {
 		e := map[string]any{"type": detailType, "project": "acme", "actions": []any{"read", "write", "delete", "dance"}, "streams": []any{"rooms/1/**", "x/**"}}
 		maps.Copy(e, more)
@@ -239,6 +239,14 @@ func repeat(v any, n int) (all []any) {
 	return all
 }
 
+// countingObserver counts verifications.
+type countingObserver struct {
+	noObserver
+	verified *atomic.Int64
+}
+
+func (o countingObserver) Verified(string, Reason) { o.verified.Add(1) }
+
 // A storm of requests with one token costs one verification; its time is looked at each time.
 func TestTokenIsVerifiedOnce(t *testing.T) {
 	t.Parallel()
@@ -246,9 +254,9 @@ func TestTokenIsVerifiedOnce(t *testing.T) {
 	var verified atomic.Int64
 	var clock atomic.Int64
 	clock.Store(time.Now().Unix())
-	v := newVerifier(t, file, Config{
-		Now:     func() time.Time { return time.Unix(clock.Load(), 0) },
-		Observe: func(string, Reason) { verified.Add(1) },
+	v := verifierOf(t, file, Config{
+		Now:      func() time.Time { return time.Unix(clock.Load(), 0) },
+		Observer: countingObserver{verified: &verified},
 	})
 	token := signToken(t, map[string]any{"alg": "RS256", "kid": "r"}, good(nil), testKeys().rsa)
 	var wg sync.WaitGroup
@@ -281,10 +289,10 @@ func TestJunkAsksForNoKeys(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &lyingServer{set: keySetOf(jwk("r", testKeys().rsa))}
-		keys := newFetchedKeys(s.get, fetchEvery, time.Now, discard)
+		keys := newFetchedKeys("i", s.get, fetchEvery, newEnvironment(Config{}))
 		i := &issuer{name: "i", keys: keys, algs: rsaAlgs, audience: []string{"a"}, maxTTL: DefaultMaxTTL}
 		p := &parts{header: map[string]any{"alg": "RS256", "kid": "junk"}, claims: Claims{"aud": "b", "exp": json.Number("1")}}
-		if _, no := i.verify(t.Context(), p, &environment{now: time.Now}); no == nil || no.Reason != ReasonWrongAudience {
+		if _, no := i.verify(t.Context(), p, newEnvironment(Config{})); no == nil || no.Reason != ReasonWrongAudience {
 			t.Error(no)
 		}
 		if s.fetches() != 0 {

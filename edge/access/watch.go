@@ -1,0 +1,186 @@
+package access
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"time"
+)
+
+const (
+	// settleTime separates two reads of the file that have to be the same before it counts: a
+	// file in the middle of being written is often valid, and shorter.
+	settleTime = time.Second
+	// watchEvery separates two looks at the file.
+	watchEvery = 10 * time.Second
+	// sayEvery separates two lines in the log about a file that cannot be taken.
+	sayEvery = time.Minute
+	// settleTries bounds the reads at the start of a file that keeps changing.
+	settleTries = 10
+)
+
+// fileReader reads the files that the file names, and remembers what was in them. A file is read
+// once for each compilation.
+type fileReader struct {
+	known map[string][]byte
+}
+
+// read returns what is in a file.
+func (r *fileReader) read(path string) ([]byte, error) {
+	if b, ok := r.known[path]; ok {
+		return b, nil
+	}
+	b, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if r.known == nil {
+		r.known = map[string][]byte{}
+	}
+	r.known[path] = b
+	return b, nil
+}
+
+// secret returns what is in a file, without the line's end that editors add.
+func (r *fileReader) secret(path string) ([]byte, error) {
+	b, err := r.read(path)
+	return bytes.TrimRight(b, "\r\n"), err
+}
+
+// readFile reads a file of at most maxFileBytes.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err == nil && len(b) > maxFileBytes {
+		err = fmt.Errorf("%s has more than %d bytes", path, maxFileBytes)
+	}
+	return b, err
+}
+
+// watchedFile is the file of a Judge, and those that it names.
+type watchedFile struct {
+	path  string
+	now   []byte            // in force, or about to be
+	named map[string][]byte // the files that it names, as they were when it was compiled
+	said  time.Time         // when the log last said that it cannot be taken
+}
+
+var errNotSettled = errors.New("the file keeps changing")
+
+// settle reads the file until two reads, settleTime apart, are the same.
+func (w *watchedFile) settle(ctx context.Context) error {
+	b, err := readFile(w.path)
+	if err != nil {
+		return err
+	}
+	for range settleTries {
+		select {
+		case <-time.After(settleTime):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		again, err := readFile(w.path)
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(b, again) {
+			w.now = b
+			return nil
+		}
+		b = again
+	}
+	return errNotSettled
+}
+
+// hasChanged reports whether the file, or one that it names, is another than when it was compiled.
+func (w *watchedFile) hasChanged() (bool, error) {
+	b, err := readFile(w.path)
+	if err != nil || !bytes.Equal(b, w.now) {
+		return true, err
+	}
+	for path, was := range w.named {
+		if b, err := readFile(path); err != nil || !bytes.Equal(b, was) {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// take compiles the file and puts it in force.
+func (j *Judge) take(b []byte) error {
+	f, err := ParseFile(b)
+	if err != nil {
+		return err
+	}
+	files := &fileReader{}
+	r, err := f.compile(j.env, files, j.verifier.rules.Load())
+	if err != nil {
+		return err
+	}
+	r.hash = fileHash(b)
+	j.adopt(r)
+	if j.file != nil {
+		j.file.now, j.file.named = b, maps.Clone(files.known)
+	}
+	return nil
+}
+
+// adopt puts compiled rules in force.
+func (j *Judge) adopt(r *rules) {
+	j.verifier.adopt(r)
+	j.limiter.adopt(r)
+}
+
+// fileHash names a file for gossip: members compare it.
+func fileHash(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
+
+// watch looks at the file until ctx ends, and puts changes in force.
+func (j *Judge) watch(ctx context.Context) {
+	t := time.NewTicker(watchEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			j.reload(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reload takes the file if it has changed and settled. An error keeps the rules in force.
+func (j *Judge) reload(ctx context.Context) {
+	w := j.file
+	changed, err := w.hasChanged()
+	if !changed {
+		return
+	}
+	next := &watchedFile{path: w.path}
+	if err == nil {
+		err = next.settle(ctx)
+	}
+	if err == nil {
+		err = j.take(next.now)
+	}
+	switch {
+	case err == nil:
+		w.said = time.Time{}
+		j.env.log.Info("the file of rights has changed and is in force", "path", w.path, "hash", j.Hash())
+	case ctx.Err() == nil && time.Since(w.said) >= sayEvery:
+		w.said = time.Now()
+		j.env.log.Error("the file of rights has changed and has an error: the old one stays in force", "path", w.path, "hash", j.Hash(), "err", err)
+	}
+}
