@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -87,7 +88,11 @@ func splitOrigin(s string) (scheme, host string, err error) {
 	if err != nil || u.Hostname() == "" || strings.ContainsAny(rest, " ,;\"%") || strings.HasSuffix(rest, ":") {
 		return "", "", errOriginHost
 	}
-	if port := u.Port(); port == "80" && scheme == "http" || port == "443" && scheme == "https" {
+	port := u.Port()
+	if _, err := strconv.ParseUint(port, 10, 16); port != "" && err != nil {
+		return "", "", errOriginHost
+	}
+	if port == "80" && scheme == "http" || port == "443" && scheme == "https" {
 		rest = strings.TrimSuffix(rest, ":"+port)
 	}
 	return scheme, rest, nil

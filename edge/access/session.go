@@ -104,6 +104,8 @@ func (j *Judge) startSession(r *http.Request, projectName string) (setCookie str
 		return "", refuse(ReasonNoCredential, "a session begins with a token: send it as Authorization: Bearer TOKEN")
 	case from.kind != presentedToken:
 		return "", refuse(ReasonNotGranted, "a session begins with a token, and not with a signed URL")
+	case from.header != "":
+		return "", refuse(ReasonNoSession, "the field %s is set by a gateway on every request: there is no need of a cookie", from.header)
 	case p != nil && p.cookie != "":
 		return "", refuse(ReasonNoSession, "the application sets the cookie of the project %q by itself", projectName)
 	case len(from.token) > maxSessionToken:
