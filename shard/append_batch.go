@@ -1,6 +1,10 @@
 package shard
 
-import "slices"
+import (
+	"errors"
+	"slices"
+	"time"
+)
 
 // appendBatch goes to S2 in one append, or in one append per part, with the verdicts that rest on
 // it. Owned by the goroutine that writes it.
@@ -21,10 +25,42 @@ type appendBatch struct {
 	inParts   bool
 	remaining *recordGenerator
 
-	// How far it was carried out.
-	sent         bool  // sendErr is the outcome of sending it
-	sendErr      error // of the last attempt
-	maybeWritten bool  // an attempt may have written it
+	// How far it was carried out; the next step of the write loop follows from it.
+	sent         bool      // entries, or what follows from none, were sent, and err is the answer
+	err          error     // of the last sending
+	needsLog     bool      // the log is to be made first
+	maybeWritten bool      // a sending may have written it
+	attempted    bool      // Log.Append was called
+	failures     int       // sendings that told nothing
+	failingSince time.Time // when the first of them had failed
+}
+
+// answerCalls gives every caller of the batch its verdict, or err to all.
+func (b *appendBatch) answerCalls(err error) {
+	for i, c := range b.calls {
+		if err != nil {
+			c.answer(Outcome{}, err)
+		} else {
+			c.answer(b.verdicts[i].outcome, b.verdicts[i].err)
+		}
+	}
+}
+
+// isWritten reports whether nothing of the batch is left to be written.
+func (b *appendBatch) isWritten() bool { return len(b.entries) == 0 && b.remaining == nil }
+
+// hasCreate reports whether a generation begins in what is left of the batch.
+func (b *appendBatch) hasCreate() bool {
+	return slices.ContainsFunc(b.entries, func(e Entry) bool { return e.decoded != nil && e.decoded.Kind == KindCreate })
+}
+
+// callerError returns what callers are told of a batch that ended in err: whether it is certain
+// that nothing was written.
+func (b *appendBatch) callerError(err error) error {
+	if b.maybeWritten {
+		return errors.Join(ErrOutcomeUnknown, err)
+	}
+	return err
 }
 
 // composer fills one batch: it decides each caller against the fold plus what the batch already

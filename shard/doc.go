@@ -6,16 +6,16 @@
 //	Manager.Do                     acquireStream finds or makes the Stream; a create that forks: createFork
 //	  Stream.submit                waitReady folds a log that is not in memory: runOpening, takeOver
 //	    enqueue                    a full queue refuses; no batch in flight: the caller leads
-//	    sendAsLeader               and, if callers wait or the outcome is open, flushLoop
-//	      nextBatch
+//	    leadWrites → writeLoop     and, if callers wait or the outcome is open, a goroutine goes on
+//	      decideBatch
 //	        composeBatchAt         fills one batch, with a checkpoint where due
 //	          decide               pure: each caller against fold + what the batch holds
 //	          placeDrafts          recordGenerator makes the records; putRecord encodes and folds them
-//	      sendParts                Log.Append at exactly the position of the fold
-//	        foldAcked
+//	      sendBatch                Log.Append at exactly the position of the fold
+//	        foldAck
 //	          absorbRecords        State.foldRecord, assembler.addRecord
 //	          publishBatch         assembler.flushBatch → tail.Buffer.ExtendLater → wakers
-//	      answerCalls
+//	      resolveBatch             answerCalls
 //
 // An append that no batch holds goes in parts: composePart composes each part once the part before
 // it is written. If the position is refused, resolveLoss reads what another writer wrote, folds it,
@@ -170,7 +170,7 @@
 //
 //   - one per open session (runSession), and one per attempt to open a stream (runOpening), to check
 //     its tail (runTailCheck) or to ask a fork's sources (askSources);
-//   - per Stream at most one flushLoop, where callers wait behind a batch or its first sending left
+//   - per Stream at most one writeLoop, where callers wait behind a batch or its first sending left
 //     the outcome open; the first sending runs on the goroutine of the caller that found no batch in
 //     flight;
 //   - per Stream at most one for its reference tasks (startRefTasks), and one per reference that an

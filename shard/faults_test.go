@@ -417,7 +417,7 @@ func TestPanicOfALeaderEndsTheProcess(t *testing.T) {
 	cmd.Env = append(os.Environ(), "TEST_PANIC=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "panic: boom") ||
-		!strings.Contains(string(out), "sendAsLeader(") {
+		!strings.Contains(string(out), "leadWrites(") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }

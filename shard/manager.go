@@ -275,7 +275,7 @@ const evictRetryEvery = 100 * time.Millisecond
 func (m *Manager) newStream(id StreamID) *Stream {
 	s := &Stream{id: id, manager: m, lastUsed: m.cfg.Now()}
 	s.listEntry.stream = s
-	s.flushEnded = sync.NewCond(&s.mu)
+	s.writingEnded = sync.NewCond(&s.mu)
 	return s
 }
 

@@ -41,10 +41,10 @@ type Stream struct {
 	tailCheck       *sharedCall // the tail check that is under way; nil: none
 	lastUsed        time.Time   // by the node's clock
 
-	queue      []*call // callers that wait for a batch
-	queueBytes int
-	flushing   bool       // a batch is in flight, or is about to be
-	flushEnded *sync.Cond // on mu: flushing became false
+	queue        []*call // callers that wait for a batch
+	queueBytes   int
+	writing      bool       // a batch is in flight, or is about to be
+	writingEnded *sync.Cond // on mu: writing became false
 
 	followers       int
 	session         *readSession
@@ -68,53 +68,6 @@ type Stream struct {
 	stopped bool // final: the Stream was halted or evicted
 }
 
-// call is a caller that waits for a verdict.
-type call struct {
-	req            *Request
-	touch          bool // a touch, and no request
-	size           int
-	losses         int       // lost compare-and-swaps
-	heldSince      time.Time // of a fork: when its source was held, by this process's monotonic clock
-	expiryResolved bool      // storage was asked whether the stream's time is over
-	mintedMillis   Millis    // of a repeated request: when its id was minted, by storage's clock
-	ctx            context.Context
-	verdict        verdict       // set before done is sent to
-	done           chan struct{} // capacity 1
-}
-
-// verdict is the answer to a call.
-type verdict struct {
-	outcome Outcome
-	err     error
-}
-
-// newCall returns a call for a request; nil asks for a touch.
-func (m *Manager) newCall(req *Request) *call {
-	c, ok := m.callPool.Get().(*call)
-	if !ok {
-		c = &call{done: make(chan struct{}, 1)}
-	}
-	c.req, c.touch = req, req == nil
-	if req != nil {
-		c.size = req.WaitingCost()
-	}
-	return c
-}
-
-// answer gives the caller its verdict. The goroutine that has taken the call from the queue calls
-// it once, and does not use the call afterwards.
-func (c *call) answer(out Outcome, err error) {
-	c.verdict = verdict{out, err}
-	c.done <- struct{}{}
-}
-
-// finishCall returns the verdict of an answered call and puts the call back into the pool.
-func (m *Manager) finishCall(c *call) (Outcome, error) {
-	v := c.verdict
-	*c = call{done: c.done}
-	m.callPool.Put(c)
-	return v.outcome, v.err
-}
 
 // sharedCall is one attempt to open a stream, one tail check, or one round of questions. All
 // callers that want its result share it.
@@ -517,7 +470,7 @@ func (s *Stream) isIdleSince(now time.Time, d time.Duration) bool {
 
 // isQuiet reports whether nothing is under way here and nothing is to be done, under mu.
 func (s *Stream) isQuiet(now time.Time) bool {
-	return !s.flushing && len(s.queue) == 0 && !s.refTasksRunning && !s.hasRefTasks() && s.followers == 0 && s.session == nil &&
+	return !s.writing && len(s.queue) == 0 && !s.refTasksRunning && !s.hasRefTasks() && s.followers == 0 && s.session == nil &&
 		s.opening == nil && s.tailCheck == nil && !s.isTouchDue(now)
 }
 
@@ -559,8 +512,8 @@ func (s *Stream) halt() {
 		c.answer(Outcome{}, ErrNotOwner)
 	}
 	s.mu.Lock()
-	for s.flushing {
-		s.flushEnded.Wait()
+	for s.writing {
+		s.writingEnded.Wait()
 	}
 	s.closeSession()
 	t := s.tail

@@ -1,0 +1,123 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// call is a caller that waits for a verdict.
+type call struct {
+	req            *Request
+	touch          bool // a touch, and no request
+	size           int
+	losses         int       // lost compare-and-swaps
+	heldSince      time.Time // of a fork: when its source was held, by this process's monotonic clock
+	expiryResolved bool      // storage was asked whether the stream's time is over
+	mintedMillis   Millis    // of a repeated request: when its id was minted, by storage's clock
+	ctx            context.Context
+	verdict        verdict       // set before done is sent to
+	done           chan struct{} // capacity 1
+}
+
+// verdict is the answer to a call.
+type verdict struct {
+	outcome Outcome
+	err     error
+}
+
+// newCall returns a call for a request; nil asks for a touch.
+func (m *Manager) newCall(req *Request) *call {
+	c, ok := m.callPool.Get().(*call)
+	if !ok {
+		c = &call{done: make(chan struct{}, 1)}
+	}
+	c.req, c.touch = req, req == nil
+	if req != nil {
+		c.size = req.WaitingCost()
+	}
+	return c
+}
+
+// answer gives the caller its verdict. The goroutine that has taken the call from the queue calls
+// it once, and does not use the call afterwards.
+func (c *call) answer(out Outcome, err error) {
+	c.verdict = verdict{out, err}
+	c.done <- struct{}{}
+}
+
+// finishCall returns the verdict of an answered call and puts the call back into the pool.
+func (m *Manager) finishCall(c *call) (Outcome, error) {
+	v := c.verdict
+	*c = call{done: c.done}
+	m.callPool.Put(c)
+	return v.outcome, v.err
+}
+
+// submit gives a caller's request to the sequencer and waits for the verdict.
+func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
+	if err := s.waitReady(ctx); err != nil {
+		return Outcome{}, err
+	}
+	c.ctx = ctx
+	leads, err := s.enqueue(c)
+	if errors.Is(err, errExpiryUncertain) {
+		s.resolveExpiry(ctx)
+		c.expiryResolved = true
+		leads, err = s.enqueue(c)
+	}
+	if err != nil {
+		return Outcome{}, err
+	}
+	if leads {
+		s.leadWrites(ctx)
+	}
+	select {
+	case <-c.done: // even if ctx has ended meanwhile
+		return s.manager.finishCall(c)
+	default:
+	}
+	select {
+	case <-c.done:
+		return s.manager.finishCall(c)
+	case <-ctx.Done():
+		return Outcome{}, context.Cause(ctx) // the goroutine that has the call may still answer it
+	}
+}
+
+// enqueue puts the caller into the queue for the next batch; leads: no batch is in flight, so the
+// caller has to run leadWrites. A full queue refuses the caller.
+func (s *Stream) enqueue(c *call) (leads bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cfg := &s.manager.cfg
+	switch {
+	case s.stopped:
+		return false, ErrNotOwner
+	case !c.expiryResolved && s.isExpiryUncertain():
+		return false, errExpiryUncertain
+	case s.manager.log.isDown():
+		return false, ErrStoreDown
+	case len(s.queue) >= cfg.QueueRequests || s.queueBytes+c.size > cfg.QueueBytes:
+		return false, ErrOverloaded
+	}
+	s.queue = append(s.queue, c)
+	s.queueBytes += c.size
+	leads = !s.writing
+	s.writing = true
+	return leads, nil
+}
+
+// refuseQueue refuses all callers that wait for a batch.
+func (s *Stream) refuseQueue(err error) {
+	s.mu.Lock()
+	queue := s.queue
+	s.queue, s.queueBytes = nil, 0
+	s.mu.Unlock()
+	for _, c := range queue {
+		c.answer(Outcome{}, err)
+	}
+}
+
+// errExpiryUncertain reports that storage has to be asked for the time before the caller may queue.
+var errExpiryUncertain = errors.New("the stream's time may be over")
