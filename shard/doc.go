@@ -24,7 +24,7 @@
 // # The path of a delivery
 //
 //	Manager.Follow                 describe, then addFollower → openSession → runSession
-//	  sessionLimiter.wait          the most followed streams first
+//	  turnLimiter.wait             the most followed streams first
 //	  feedTail                     Log.Follow: one read session per followed stream
 //	    foldFromLog                drops what is known, by position
 //	      absorbRecords            the same function as for acknowledgements and read-back
@@ -105,10 +105,10 @@
 //  8. Everything here is a cache. Dropping a Stream at any moment costs one or two reads and nothing
 //     else.
 //  9. While storage answers nothing, calls that need it fail immediately; a caller in the middle of
-//     an append waits for certainty (breaker.go). Sessions are opened under token buckets
-//     (session_limiter.go), and streams that are not in memory are read under another
-//     (cold_open_limiter.go): followers' streams wait for their turn, other requests for a second.
-//     So do questions after names without a stream.
+//     an append waits for certainty (breaker.go). Sessions are opened, and streams
+//     that are not in memory are read, under token buckets (turn_limiter.go): followers' streams
+//     wait for their turn, other requests for a second. So do questions after names without a
+//     stream.
 //
 // # Bounds
 //
@@ -180,7 +180,7 @@
 //   - one per place of storage that writes a clock record (storageClock.refresh).
 //
 // No lock is held over I/O, and wakers run after locks are released. Lock order: Manager.mu,
-// Stream.mu, then one of storageClocks.mu, storageClock.mu, coldOpenLimiter.mu and tail.Buffers.mu,
+// Stream.mu, then one of storageClocks.mu, storageClock.mu, turnLimiter.mu and tail.Buffers.mu,
 // then tail.Buffer.mu.
 //
 // # Not here

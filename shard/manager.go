@@ -116,20 +116,20 @@ func (c *Config) defaults() {
 // Manager runs the streams that this node owns. Its fields are set at construction, except those
 // below mu, which mu guards, and those that say otherwise.
 type Manager struct {
-	log                    *breaker
-	tails                  *tail.Buffers
-	cfg                    Config
-	fleet                  Fleet     // reaches other streams; the Manager itself unless UseFleet was called
-	callPool               sync.Pool // of answered *call
-	pages                  *pages
-	sessionLimiter         *sessionLimiter
-	handoverSessionLimiter *sessionLimiter // of streams that were handed over
-	coldOpens              *coldOpenLimiter
-	forkAskLimiter         *rate.Limiter // questions to forks
-	clocks                 *storageClocks
-	expiryReports          expiryReports
-	lossReports            lossReports
-	metrics                *metrics
+	log              *breaker
+	tails            *tail.Buffers
+	cfg              Config
+	fleet            Fleet     // reaches other streams; the Manager itself unless UseFleet was called
+	callPool         sync.Pool // of answered *call
+	pages            *pages
+	coldOpens        *turnLimiter  // opens that read storage
+	sessions         *turnLimiter  // read sessions
+	handoverSessions *turnLimiter  // read sessions of streams that were handed over
+	forkAskLimiter   *rate.Limiter // questions to forks
+	clocks           *storageClocks
+	expiryReports    expiryReports
+	lossReports      lossReports
+	metrics          *metrics
 
 	sources         *sourceReader                   // reads the logs of forks' sources
 	standingWatcher atomic.Pointer[standingWatcher] // nil: WatchStanding has not been called
@@ -151,11 +151,12 @@ func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	h.fleet = h
 	h.pages = newPages(h.log, cfg.PageBytes, NewPanicHandler(cfg.Logger, cfg.Metrics))
 	h.ctx, h.stop = context.WithCancel(context.Background())
-	h.sessionLimiter, h.handoverSessionLimiter = newSessionLimiter(h.spawn, sessionsPerSecond, sessionBurst), newSessionLimiter(h.spawn, handoverSessionsPerSecond, handoverSessionBurst)
+	h.coldOpens = newTurnLimiter(h.spawn, cfg.ColdOpens, int(2*cfg.ColdOpens), errColdOpens)
+	h.sessions = newTurnLimiter(h.spawn, sessionsPerSecond, sessionBurst, ErrOverloaded)
+	h.handoverSessions = newTurnLimiter(h.spawn, handoverSessionsPerSecond, handoverSessionBurst, ErrOverloaded)
 	h.lossReports.logLimit = rate.Sometimes{First: 10, Interval: 10 * time.Second}
 	h.clocks = newStorageClocks(h.log, &h.cfg, h.spawn)
 	h.forkAskLimiter = rate.NewLimiter(forkAsksPerSecond, forkAskBurst)
-	h.coldOpens = newColdOpenLimiter(h.spawn, cfg.ColdOpens)
 	h.sources = newSourceReader(h.log, cfg.Now)
 	h.metrics = newMetrics(cfg.Metrics, h)
 	h.runEvery(sweepEvery, h.sweep)

@@ -130,11 +130,11 @@ func (s *Stream) runSession(ctx context.Context, session *readSession) {
 		s.mu.Lock()
 		followers, inherited := s.followers, s.handedOver
 		s.mu.Unlock()
-		limiter := s.manager.sessionLimiter
+		limiter := s.manager.sessions
 		if inherited {
-			limiter = s.manager.handoverSessionLimiter
+			limiter = s.manager.handoverSessions
 		}
-		if s.manager.cfg.Mode == ModeSession && limiter.wait(ctx, followers) != nil {
+		if s.manager.cfg.Mode == ModeSession && limiter.wait(ctx, max(followers, 1)) != nil {
 			return
 		}
 		start := s.manager.cfg.Now()

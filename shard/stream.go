@@ -76,8 +76,8 @@ type sharedCall struct {
 	sent time.Time // when a tail check was sent
 	err  error     // set before done is closed
 
-	coldOpen *coldOpen // of an opening
-	waiters  int       // of an opening; guarded by Stream.mu
+	turn    *turn // of an opening
+	waiters int   // of an opening; guarded by Stream.mu
 }
 
 // waitReady returns once the log is folded up to a recent tail.
@@ -118,7 +118,7 @@ func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
 	}
 	a := s.opening
 	if a != nil {
-		if err := s.manager.coldOpens.addWaiter(a.coldOpen, followers); err != nil {
+		if err := s.manager.coldOpens.addWaiter(a.turn, followers); err != nil {
 			return nil, err
 		}
 		a.waiters++
@@ -128,7 +128,7 @@ func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
 	if err != nil {
 		return nil, err
 	}
-	a = &sharedCall{done: make(chan struct{}), coldOpen: turn, waiters: 1}
+	a = &sharedCall{done: make(chan struct{}), turn: turn, waiters: 1}
 	if !s.manager.spawn(func(ctx context.Context) { s.runOpening(ctx, a) }) {
 		s.manager.coldOpens.withdraw(turn)
 		return nil, ErrStopped
@@ -142,7 +142,7 @@ func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
 func (s *Stream) leaveOpening(a *sharedCall) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.waiters--; a.waiters == 0 && s.opening == a && s.manager.coldOpens.withdraw(a.coldOpen) {
+	if a.waiters--; a.waiters == 0 && s.opening == a && s.manager.coldOpens.withdraw(a.turn) {
 		s.opening = nil
 	}
 }
@@ -166,8 +166,8 @@ func (s *Stream) lockReady(ctx context.Context) error {
 func (s *Stream) runOpening(ctx context.Context, a *sharedCall) {
 	var err error
 	select {
-	case <-a.coldOpen.granted:
-		if a.coldOpen.withdrawn {
+	case <-a.turn.granted:
+		if a.turn.withdrawn {
 			close(a.done) // every caller has left
 			return
 		}

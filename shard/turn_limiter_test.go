@@ -16,10 +16,10 @@ func TestSessionsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		o := newSessionLimiter(func(fn func(context.Context)) bool {
+		o := newTurnLimiter(func(fn func(context.Context)) bool {
 			go fn(ctx)
 			return true
-		}, sessionsPerSecond, sessionBurst)
+		}, sessionsPerSecond, sessionBurst, ErrOverloaded)
 		const n = 1000
 		var mu sync.Mutex
 		var order []int
@@ -29,13 +29,13 @@ func TestSessionsArePaced(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range n {
 			wg.Go(func() {
-				if o.wait(ctx, i) == nil {
+				if o.wait(ctx, i+1) == nil {
 					mu.Lock()
 					order = append(order, i)
 					mu.Unlock()
 				}
 			})
-			go func() { _ = o.wait(gone, n+i) }()
+			go func() { _ = o.wait(gone, n+i+1) }()
 			if i == sessionBurst {
 				synctest.Wait()
 				leave()
