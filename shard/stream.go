@@ -68,7 +68,6 @@ type Stream struct {
 	stopped bool // final: the Stream was halted or evicted
 }
 
-
 // sharedCall is one attempt to open a stream, one tail check, or one round of questions. All
 // callers that want its result share it.
 type sharedCall struct {

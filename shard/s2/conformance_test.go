@@ -100,7 +100,7 @@ func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
 		}
 		switch {
 		case pos == 3:
-			return errReplayDone
+			return errSessionDone
 		case pos == 1 && p.HasTail:
 			restart.Do(func() {
 				go func() { // the session has to end before the server does
@@ -111,7 +111,7 @@ func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
 		}
 		return nil
 	})
-	if !errors.Is(err, errReplayDone) || log.OpenSessions() != 0 {
+	if !errors.Is(err, errSessionDone) || log.OpenSessions() != 0 {
 		t.Errorf("%v; %d sessions are open", err, log.OpenSessions())
 	}
 }

@@ -149,25 +149,13 @@ func (c *Config) endpointFlag() string {
 }
 
 // Sites implements shard.Prober.
-func (l *Log) Sites() []shard.Site { return l.cfg.sites() }
+func (l *logCalls) Sites() []shard.Site { return l.cfg.sites() }
 
 // Mapping implements shard.Prober.
-func (l *Log) Mapping() string { return l.cfg.describeMapping() }
+func (l *logCalls) Mapping() string { return l.cfg.describeMapping() }
 
 // Describe implements shard.Prober.
-func (l *Log) Describe(s shard.Site) string { return l.cfg.describeSite(s) }
+func (l *logCalls) Describe(s shard.Site) string { return l.cfg.describeSite(s) }
 
 // Explain implements shard.Prober.
-func (l *Log) Explain(s shard.Site, err error) string { return l.cfg.explainError(s, err) }
-
-// Sites implements shard.Prober.
-func (l *InProcess) Sites() []shard.Site { return l.cfg.sites() }
-
-// Mapping implements shard.Prober.
-func (l *InProcess) Mapping() string { return l.cfg.describeMapping() }
-
-// Describe implements shard.Prober.
-func (l *InProcess) Describe(s shard.Site) string { return l.cfg.describeSite(s) }
-
-// Explain implements shard.Prober.
-func (l *InProcess) Explain(s shard.Site, err error) string { return l.cfg.explainError(s, err) }
+func (l *logCalls) Explain(s shard.Site, err error) string { return l.cfg.explainError(s, err) }

@@ -195,7 +195,7 @@ func (l *Log) askOnce(ctx context.Context) {
 	if basin == "" {
 		_, err = l.client.Basins.List(ctx, &s2.ListBasinsArgs{Limit: new(1)})
 	} else {
-		_, err = l.basins.get(basin).Stream(watchedStream).CheckTail(ctx)
+		_, err = l.service.tail(ctx, basin, watchedStream)
 	}
 	l.metrics.recordCall(opWatch, start, l.cfg.classifyError("ask", err))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -84,16 +83,39 @@ func TestSilentSessionIsReplaced(t *testing.T) {
 	defer cancel()
 	err = log.Follow(ctx, id, 0, func(shard.Page) error {
 		if asked.Load() > 2 {
-			return errReplayDone
+			return errSessionDone
 		}
 		return nil
 	})
-	if !errors.Is(err, errReplayDone) {
+	if !errors.Is(err, errSessionDone) {
 		t.Errorf("asked %d times: %v", asked.Load(), err)
 	}
 	if err := log.Replay(ctx, id, 0, 1, func(shard.Page) error { return nil }); !errors.Is(err, errSessionSilent) {
 		t.Errorf("replay: %v", err)
 	}
+}
+
+// scriptedService is a service whose sessions are a function.
+type scriptedService struct {
+	service
+	session func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error
+}
+
+func (s *scriptedService) runSession(
+	ctx context.Context, _, _ string, from shard.Pos, _ uint64, opened func(), fn func(shard.Page) error,
+) error {
+	opened()
+	return s.session(ctx, from, fn)
+}
+
+func newScriptedLog(t *testing.T, session func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error) *logCalls {
+	t.Helper()
+	log, err := OpenInProcess(nil, Config{Basin: testBasin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.service = &scriptedService{session: session}
+	return &log.logCalls
 }
 
 // Sessions that end right after they have told the tail are reopened at growing intervals. Those
@@ -111,26 +133,22 @@ func TestSessionsThatBringNothingAreReopenedMoreAndMoreRarely(t *testing.T) {
 		{"brought a record", time.Second, 1, 550, 601},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			cfg := Config{Basin: testBasin, Token: "t"}
-			if err := cfg.validate(); err != nil {
-				t.Fatal(err)
-			}
 			ctx, cancel := context.WithTimeout(t.Context(), during)
 			defer cancel()
-			m, sessions := newMetrics(nil, newHealth("", slog.New(slog.DiscardHandler))), 0
-			err := cfg.keepSessionOpen(ctx, id, 0, &m, func(shard.Page) error { return nil },
-				func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
-					sessions++
-					p := shard.Page{Tail: from, HasTail: true}
-					for i := range c.records {
-						p.Records = append(p.Records, shard.Record{Pos: from + shard.Pos(i)})
-					}
-					select {
-					case <-time.After(c.lives):
-					case <-ctx.Done():
-					}
-					return fn(p)
-				})
+			sessions := 0
+			log := newScriptedLog(t, func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
+				sessions++
+				p := shard.Page{Tail: from, HasTail: true}
+				for i := range c.records {
+					p.Records = append(p.Records, shard.Record{Pos: from + shard.Pos(i)})
+				}
+				select {
+				case <-time.After(c.lives):
+				case <-ctx.Done():
+				}
+				return fn(p)
+			})
+			err := log.Follow(ctx, id, 0, func(shard.Page) error { return nil })
 			if !errors.Is(err, context.DeadlineExceeded) || sessions < c.least || sessions > c.most {
 				t.Errorf("%s: %d sessions in %v, want %d to %d (%v)", c.name, sessions, during, c.least, c.most, err)
 			}
@@ -141,33 +159,28 @@ func TestSessionsThatBringNothingAreReopenedMoreAndMoreRarely(t *testing.T) {
 // When all sessions of a node are lost together, they are not all reopened together.
 func TestLostSessionsAreReopenedInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := Config{Basin: testBasin, Token: "t"}
-		if err := cfg.validate(); err != nil {
-			t.Fatal(err)
-		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		const streams = 2000
 		var opened atomic.Int32
 		lost, ended := make(chan struct{}), make(chan struct{}, streams)
+		log := newScriptedLog(t, func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
+			opened.Add(1)
+			if err := fn(shard.Page{Tail: from, HasTail: true}); err != nil {
+				return err
+			}
+			select {
+			case <-lost:
+			case <-ctx.Done():
+			}
+			if opened.Load() > streams {
+				<-ctx.Done()
+			}
+			return nil
+		})
 		for range streams {
 			go func() {
-				m := newMetrics(nil, newHealth("", slog.New(slog.DiscardHandler)))
-				_ = cfg.keepSessionOpen(ctx, id, 0, &m, func(shard.Page) error { return nil },
-					func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
-						opened.Add(1)
-						if err := fn(shard.Page{Tail: from, HasTail: true}); err != nil {
-							return err
-						}
-						select {
-						case <-lost:
-						case <-ctx.Done():
-						}
-						if opened.Load() > streams {
-							<-ctx.Done()
-						}
-						return nil
-					})
+				_ = log.Follow(ctx, id, 0, func(shard.Page) error { return nil })
 				ended <- struct{}{}
 			}()
 		}

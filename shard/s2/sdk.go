@@ -1,0 +1,146 @@
+package s2
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/s2-streamstore/s2-sdk-go/s2"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Log keeps streams in S2, which it reaches over the network with the SDK. It implements shard.Log.
+type Log struct {
+	logCalls
+	client    *s2.Client
+	transport transport
+	bridge    *bridge // nil: S2 is reached without a proxy
+}
+
+// transport makes unary calls, and keeps connections for them.
+type transport interface {
+	http.RoundTripper
+	CloseIdleConnections()
+}
+
+// Open returns a Log. It does not call S2 yet.
+func Open(cfg Config) (*Log, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("s2: %w", err)
+	}
+	l := &Log{logCalls: logCalls{cfg: cfg, metrics: newMetrics(cfg.Metrics, newHealth(cmp.Or(cfg.Endpoint, managedEndpoint), cfg.Logger))}}
+	base, err := l.connect()
+	if err != nil {
+		return nil, err
+	}
+	opts := &s2.ClientOptions{
+		// The SDK repeats nothing: shard resolves an append's outcome, and the SDK's retry budget
+		// for a read session counts the failures of its whole life.
+		RetryConfig: &s2.RetryConfig{MaxAttempts: 1},
+		HTTPClient: &http.Client{
+			Transport:     responseValidator{l.transport},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // S2 sends no redirects
+		},
+	}
+	if base != nil {
+		opts.BaseURL, opts.MakeBasinBaseURL = base(""), base
+	}
+	l.client = s2.New(cfg.Token, opts)
+	l.service = &sdkService{client: l.client, silence: l.cfg.Silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
+	return l, nil
+}
+
+// Close closes idle connections. Sessions end with their contexts.
+func (l *Log) Close() error {
+	l.transport.CloseIdleConnections()
+	if l.bridge != nil {
+		return l.bridge.close()
+	}
+	return nil
+}
+
+// sdkService is the S2 that the SDK calls.
+type sdkService struct {
+	client  *s2.Client
+	basins  basinCache[*s2.BasinClient]
+	silence time.Duration // Config.Silence
+}
+
+func (s *sdkService) stream(basin, name string) *s2.StreamClient {
+	return s.basins.get(basin).Stream(s2.StreamName(name))
+}
+
+func (s *sdkService) ensureBasin(ctx context.Context, basin string) error {
+	_, err := s.client.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: s2.BasinName(basin)})
+	return err
+}
+
+func (s *sdkService) ensureStream(ctx context.Context, basin, name string) error {
+	_, err := s.basins.get(basin).Streams.Ensure(ctx, s2.EnsureStreamArgs{
+		Stream: s2.StreamName(name),
+		Config: &s2.StreamConfig{
+			RetentionPolicy: &s2.RetentionPolicy{Infinite: &s2.InfiniteRetention{}},
+			Timestamping:    &s2.TimestampingConfig{Mode: new(s2.TimestampingModeClientPrefer), Uncapped: new(false)},
+		},
+	})
+	return err
+}
+
+func (s *sdkService) isCapped(ctx context.Context, basin, name string) (bool, error) {
+	c, err := s.basins.get(basin).Streams.GetConfig(ctx, s2.StreamName(name))
+	if err != nil {
+		return false, err
+	}
+	if c == nil || c.Timestamping == nil { // S2's default is capped
+		return true, nil
+	}
+	t := c.Timestamping
+	return (t.Uncapped == nil || !*t.Uncapped) && (t.Mode == nil || *t.Mode != s2.TimestampingModeClientRequire), nil
+}
+
+func (s *sdkService) append(ctx context.Context, basin, name string, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
+	in := &s2.AppendInput{Records: make([]s2.AppendRecord, len(batch)), MatchSeqNum: new(uint64(at))}
+	for i, e := range batch {
+		in.Records[i] = toSDKRecord(e)
+	}
+	ack, err := s.stream(basin, name).Append(ctx, in)
+	if err != nil {
+		return shard.Ack{}, err
+	}
+	return shard.Ack{
+		Start: shard.Pos(ack.Start.SeqNum), End: shard.Pos(ack.End.SeqNum),
+		StartTime: shard.Millis(ack.Start.Timestamp), EndTime: shard.Millis(ack.End.Timestamp),
+	}, nil
+}
+
+func (s *sdkService) read(ctx context.Context, basin, name string, from shard.Pos, count int, fromEnd bool) (shard.Page, error) {
+	o := &s2.ReadOptions{Count: new(uint64(count))}
+	if fromEnd {
+		o.TailOffset = new(int64(count))
+	} else {
+		o.SeqNum = new(uint64(from))
+	}
+	b, err := s.stream(basin, name).Read(ctx, o)
+	if err != nil {
+		return shard.Page{}, err
+	}
+	p := shard.Page{Records: make([]shard.Record, len(b.Records))}
+	for i, r := range b.Records {
+		p.Records[i] = fromSDKRecord(r)
+	}
+	if b.Tail != nil {
+		p.Tail, p.HasTail = shard.Pos(b.Tail.SeqNum), true
+	}
+	return p, nil
+}
+
+func (s *sdkService) tail(ctx context.Context, basin, name string) (shard.Pos, error) {
+	t, err := s.stream(basin, name).CheckTail(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return shard.Pos(t.Tail.SeqNum), nil
+}
