@@ -3,12 +3,12 @@
 //
 // # The path of an append
 //
-// Log.Append calls Config.locate, which maps the stream's id to a basin and a stream of S2.
-// toSDKRecord converts each entry. The SDK encodes one unary call and hands it to
-// responseValidator, which calls the transport. Config.classifyAppend converts an error into one of
-// the Log contract: certainly not written, or ErrAppendUnknown, which shard resolves.
-// metrics.recordCall counts the call, and health.recordAnswer or recordFailure notes whether S2
-// answers.
+// logCalls.Append calls Config.locate, which maps the stream's id to a basin and a stream of S2,
+// and then its service. sdkService.append converts each entry (toSDKRecord); the SDK encodes one
+// unary call and hands it to responseValidator, which calls the transport. Config.classifyAppend
+// converts an error into one of the Log contract: certainly not written, or ErrAppendUnknown, which
+// shard resolves. metrics.recordCall counts the call, and health.recordAnswer or recordFailure notes
+// whether S2 answers.
 //
 // connect chooses the transport: http1Transport for an S2 without TLS, on the caller's goroutine;
 // http.Transport for an S2 with TLS; bridge through a proxy.
@@ -18,26 +18,22 @@
 //
 // # The path of a delivery
 //
-// Log.Follow calls keepSessionOpen, which runs one Log.readSession after another: the SDK's own
-// session does not stay open, since it takes a clean end for success, and its retry budget counts
-// the losses of a whole life. In readSession the pump goroutine takes records from the SDK,
-// fromSDKRecord converts them, and a channel of sessionBuffer records carries them to deliverPages
-// on the caller's goroutine, which calls fn with pages. A new session begins after the last record
-// that was delivered, not where the SDK stands: records in the SDK's buffer may be lost with a
-// session.
+// logCalls.Follow runs one readSession after another: the SDK's own session does not stay open, since
+// it takes a clean end for success, and its retry budget counts the losses of a whole life. In
+// sdkService.runSession the pump goroutine takes records from the SDK, fromSDKRecord converts them,
+// and a channel of sessionBuffer records carries them to deliverPages on the caller's goroutine,
+// which calls fn with pages. A new session begins after the last record that was delivered, not
+// where the SDK stands: records in the SDK's buffer may be lost with a session.
 //
-// Log.Replay runs sessions with a count, for takeovers. A handover reads nothing here. A page of a
+// logCalls.Replay runs sessions with a count, for takeovers. A handover reads nothing here. A page of a
 // fork is a Read of its source's stream.
 //
 // # An S2 in this process
 //
-// InProcess is the Log of a lone node with the embedded S2: it calls a Basin (s2dev.Direct) in
-// place of the SDK. It shares with Log what does not depend on the SDK: locate, createStream,
-// emptyAtTail, lastPage, keepSessionOpen, the metrics, the explanations for operators, and, after
-// toSDKError, the classification of errors. It differs from Log in these points: calls have no
-// timeout of their own; Create is not counted; an acknowledgement is not compared with what was
-// sent; there is no Watch, since there is nothing that could be unreachable; Replay is one session
-// that ends at the tail, and not sessions with a count; sessions have no pump goroutine.
+// InProcess is the Log of a lone node with the embedded S2: its service calls a Basin (s2dev.Direct)
+// in place of the SDK, and converts errors into the SDK's (toSDKError). Everything else is logCalls,
+// as for Log. There is no Watch, since there is nothing that could be unreachable, and a session has
+// no pump goroutine.
 //
 // # The fleet's record
 //

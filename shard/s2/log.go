@@ -32,7 +32,7 @@ type service interface {
 	runSession(ctx context.Context, basin, name string, from shard.Pos, count uint64, opened func(), fn func(shard.Page) error) error
 }
 
-// logCalls is what Log and InProcess have in common: all of shard.Log, over a service.
+// logCalls implements shard.Log over a service, for Log and InProcess alike.
 type logCalls struct {
 	cfg      Config
 	service  service
