@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"iter"
 	"net/http"
 	"strconv"
 	"sync"
@@ -36,6 +37,17 @@ type pageRun struct {
 	from, to int
 }
 
+// payloads yields the memory of the pages.
+func payloads(runs []pageRun) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for _, r := range runs {
+			if !yield(r.page.Payload()) {
+				return
+			}
+		}
+	}
+}
+
 // At most maxChunkLoads chunks are loaded at a time. While the budget is exceeded, loads wait
 // for room. So a crowd of clients that each read another stream holds no more than the budget
 // and one chunk for each load. A client that waits longer than maxBudgetWait is told to retry:
@@ -53,7 +65,7 @@ func (s *Server) loadChunk(ctx context.Context, id shard.StreamID, info shard.In
 	}
 	defer func() { <-s.loadSlots }()
 	if c, err = s.readChunk(ctx, id, info, at, fromStart); err == nil {
-		s.catchUpBudget.countPages(c.runs, +1)
+		s.catchUpBudget.CountShared(payloads(c.runs), +1)
 	}
 	return c, err
 }
@@ -62,7 +74,7 @@ func (s *Server) loadChunk(ctx context.Context, id shard.StreamID, info shard.In
 func (s *Server) acquireLoadSlot(ctx context.Context) error {
 	select {
 	case s.loadSlots <- struct{}{}:
-		if !s.catchUpBudget.exceeded() {
+		if !s.catchUpBudget.Exceeded() {
 			return nil
 		}
 		<-s.loadSlots
@@ -77,7 +89,7 @@ func (s *Server) acquireLoadSlot(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	err := s.catchUpBudget.waitForRoom(ctx)
+	err := s.catchUpBudget.WaitForRoom(ctx)
 	if err != nil {
 		<-s.loadSlots
 	}
@@ -85,12 +97,12 @@ func (s *Server) acquireLoadSlot(ctx context.Context) error {
 }
 
 // releaseChunk returns the charge for the part of a chunk that is not written yet.
-func (s *Server) releaseChunk(c *catchUpChunk) { s.catchUpBudget.countPages(c.runs, -1) }
+func (s *Server) releaseChunk(c *catchUpChunk) { s.catchUpBudget.CountShared(payloads(c.runs), -1) }
 
 // releaseFirstRun returns the charge for the first run, which is written, so that a slow client
 // is charged only for what is still to come.
 func (s *Server) releaseFirstRun(c *catchUpChunk) {
-	s.catchUpBudget.countPages(c.runs[:1], -1)
+	s.catchUpBudget.CountShared(payloads(c.runs[:1]), -1)
 	c.runs[0] = pageRun{}
 	c.runs = c.runs[1:]
 }
@@ -165,8 +177,8 @@ func (s *Server) sendChunk(w http.ResponseWriter, r *http.Request, info shard.In
 	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
 	w.WriteHeader(http.StatusOK)
 	out := s.newStallWriter(w, r)
-	s.catchUpBudget.addReader(out)
-	defer s.catchUpBudget.removeReader(out)
+	s.catchUpBudget.AddReader(out)
+	defer s.catchUpBudget.RemoveReader(out)
 	if size > stallPieceSize { // a smaller answer needs a slot only briefly anyway
 		defer s.useWriteSlots(out, r)()
 	}
@@ -213,8 +225,8 @@ func (s *Server) writeArray(c *catchUpChunk, out *stallWriter) error {
 	}
 	b, _ := pool.Get().(*bufio.Writer)
 	defer pool.Put(b)
-	s.catchUpBudget.charge(int64(b.Size()))
-	defer s.catchUpBudget.charge(-int64(b.Size()))
+	s.catchUpBudget.Charge(int64(b.Size()))
+	defer s.catchUpBudget.Charge(-int64(b.Size()))
 	defer b.Reset(nil)
 	b.Reset(out)
 	_ = b.WriteByte('[') // Flush returns the error of any of these writes

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -43,8 +44,8 @@ func TestSlowCatchUp(t *testing.T) {
 			t.Fatalf("cut after %v: %v", time.Since(began), err)
 		}
 	}
-	if got.Len() > len(large)/2 || s.srv.catchUpBudget.held.Load() < int64(len(large)) {
-		t.Errorf("%d bytes were read, %d held: nothing was slow", got.Len(), s.srv.catchUpBudget.held.Load())
+	if got.Len() > len(large)/2 || s.srv.catchUpBudget.Held() < int64(len(large)) {
+		t.Errorf("%d bytes were read, %d held: nothing was slow", got.Len(), s.srv.catchUpBudget.Held())
 	}
 	if _, err := io.Copy(&got, resp.Body); err != nil || got.String() != large {
 		t.Errorf("%d bytes, then %v", got.Len(), err)
@@ -77,7 +78,7 @@ func TestCatchUpPins(t *testing.T) {
 				s.raw("/v1/stream/x0")
 			}
 			s.eventually("all are stuck", func() bool { return s.stuck() == 9 })
-			if n := s.srv.catchUpBudget.held.Load(); n > 17<<20 {
+			if n := s.srv.catchUpBudget.Held(); n > 17<<20 {
 				t.Errorf("%d bytes held", n)
 			}
 			continue
@@ -85,7 +86,7 @@ func TestCatchUpPins(t *testing.T) {
 		s.raw(fmt.Sprintf("/v1/stream/x%d", i))
 	}
 	// The nine hold as much as one: two of the four pages can stay.
-	s.eventually("there is room", func() bool { return s.srv.catchUpBudget.held.Load() <= 40<<20 })
+	s.eventually("there is room", func() bool { return s.srv.catchUpBudget.Held() <= 40<<20 })
 	if n := s.cuts(reasonMemory); n < 2 {
 		t.Errorf("%v cut", n)
 	}
@@ -115,8 +116,8 @@ func TestTurns(t *testing.T) {
 	for range cap(turns) {
 		turns <- struct{}{}
 	}
-	s.srv.catchUpBudget.charge(16 << 20) // too much is held from now on
-	defer s.srv.catchUpBudget.charge(-16 << 20)
+	s.srv.catchUpBudget.Charge(16 << 20) // too much is held from now on
+	defer s.srv.catchUpBudget.Charge(-16 << 20)
 	got := make(chan string)
 	go func() {
 		b, err := io.ReadAll(resp.Body)
@@ -126,12 +127,8 @@ func TestTurns(t *testing.T) {
 		got <- string(b)
 	}()
 	s.eventually("it waits for a turn", func() bool {
-		s.srv.catchUpBudget.mu.Lock()
-		defer s.srv.catchUpBudget.mu.Unlock()
-		for w := range s.srv.catchUpBudget.readers {
-			return w.blockedFor(time.Now()) == 0
-		}
-		return false
+		got := s.srv.catchUpBudget.Stats()
+		return got.Readers > 0 && got.Blocked == 0
 	})
 	if n := testutil.ToFloat64(s.srv.metrics.waitingForSlot); n != 1 {
 		t.Errorf("%v wait for a turn", n)
@@ -201,9 +198,9 @@ func TestCatchUpRoom(t *testing.T) {
 		t.Error(err)
 	}
 	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" || s.cuts(reasonMemory) != 1 {
-		t.Errorf("%q while %d bytes are held, %v cut", got, s.srv.catchUpBudget.held.Load(), s.cuts(reasonMemory))
+		t.Errorf("%q while %d bytes are held, %v cut", got, s.srv.catchUpBudget.Held(), s.cuts(reasonMemory))
 	}
-	s.srv.catchUpBudget.charge(16 << 20)
+	s.srv.catchUpBudget.Charge(16 << 20)
 	got := make(chan string)
 	go func() {
 		resp, err := http.Get(s.url + "/v1/stream/small") //nolint:noctx // it ends with the test
@@ -218,11 +215,11 @@ func TestCatchUpRoom(t *testing.T) {
 		}
 		got <- string(b)
 	}()
-	s.eventually("it waits", func() bool { return s.srv.catchUpBudget.waiters.Load() == 1 })
+	s.eventually("it waits", func() bool { return s.srv.catchUpBudget.Stats().Waiting == 1 })
 	if n := testutil.ToFloat64(s.srv.metrics.waitingForRoom); n != 1 {
 		t.Errorf("%v wait for room", n)
 	}
-	s.srv.catchUpBudget.charge(-16 << 20)
+	s.srv.catchUpBudget.Charge(-16 << 20)
 	if b := <-got; b != "hello" {
 		t.Errorf("%q", b)
 	}
@@ -242,9 +239,9 @@ func TestCatchUpCrowded(t *testing.T) {
 				t.Errorf("%s: %v after %v", why, err, took)
 			}
 		}
-		s.catchUpBudget.charge(2)
+		s.catchUpBudget.Charge(2)
 		refused("no room")
-		s.catchUpBudget.charge(-2)
+		s.catchUpBudget.Charge(-2)
 		for range maxChunkLoads {
 			if err := s.acquireLoadSlot(t.Context()); err != nil {
 				t.Fatal(err)
@@ -268,7 +265,7 @@ func TestArrayPins(t *testing.T) {
 		s.raw("/v1/stream/x")
 	}
 	s.eventually("all are stuck", func() bool { return s.stuck() == 3 })
-	held := func() int64 { return s.srv.catchUpBudget.held.Load() - int64(len(large)) }
+	held := func() int64 { return s.srv.catchUpBudget.Held() - int64(len(large)) }
 	if n := held(); n < 3*arrayBufferSize-10 {
 		t.Errorf("%d bytes held beside the page", n)
 	}
@@ -285,26 +282,23 @@ func TestArrayPins(t *testing.T) {
 
 // stuck returns the number of clients that are being sent a chunk.
 func (s *site) stuck() int {
-	s.srv.catchUpBudget.mu.Lock()
-	defer s.srv.catchUpBudget.mu.Unlock()
-	return len(s.srv.catchUpBudget.readers)
+	return s.srv.catchUpBudget.Stats().Readers
 }
 
 func (s *site) nothingHeld() bool {
-	s.srv.catchUpBudget.mu.Lock()
-	defer s.srv.catchUpBudget.mu.Unlock()
-	return s.srv.catchUpBudget.held.Load() == 0 && len(s.srv.catchUpBudget.pages) == 0
+	got := s.srv.catchUpBudget.Stats()
+	return got.Held == 0 && got.Payloads == 0
 }
 
 // holding notes what is held whenever something is written to it.
 type holding struct {
 	*httptest.ResponseRecorder
-	pins *sendBudget
+	pins *sendbudget.Budget
 	seen []int64
 }
 
 func (h *holding) Write(b []byte) (int, error) {
-	h.seen = append(h.seen, h.pins.held.Load())
+	h.seen = append(h.seen, h.pins.Held())
 	return h.ResponseRecorder.Write(b)
 }
 

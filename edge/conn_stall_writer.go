@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -25,7 +26,7 @@ type stallWriter struct {
 	writeBegan atomic.Int64 // when the current write began or last made progress, ns; 0: no write is in progress
 
 	mu           sync.Mutex  // guards the deadline while goroutines other than the writing one may move it, and fields of slots
-	disconnected atomic.Bool // to free memory; see sendBudget
+	disconnected atomic.Bool // to free memory; see Budget
 
 	heldUpTo shard.Pos // of an event stream: the held message for which its timer is set
 }
@@ -41,16 +42,16 @@ func (s *Server) newStallWriter(w http.ResponseWriter, r *http.Request) *stallWr
 	return p
 }
 
-// blockedFor returns how long the current write has been blocked; 0: no write is, or the client is disconnected.
-func (p *stallWriter) blockedFor(now time.Time) time.Duration {
+// BlockedFor returns how long the current write has been blocked; 0: no write is, or the client is disconnected.
+func (p *stallWriter) BlockedFor(now time.Time) time.Duration {
 	if at := p.writeBegan.Load(); at != 0 && !p.disconnected.Load() {
 		return now.Sub(time.Unix(0, at))
 	}
 	return 0
 }
 
-// disconnect ends the current write, and all later ones.
-func (p *stallWriter) disconnect() {
+// Disconnect ends the current write, and all later ones.
+func (p *stallWriter) Disconnect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.disconnected.Store(true)
@@ -60,7 +61,7 @@ func (p *stallWriter) disconnect() {
 		// stream would stay. net/http sets a deadline for each HTTP/2 write; this one is for a
 		// write in progress.
 		taken := ackedByPeer(p.conn)
-		time.AfterFunc(blockedAfter, func() {
+		time.AfterFunc(sendbudget.BlockedAfter, func() {
 			if p.writeBegan.Load() != 0 && ackedByPeer(p.conn) == taken {
 				_ = p.conn.tcp.SetWriteDeadline(time.Now())
 			}

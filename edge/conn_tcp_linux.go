@@ -20,6 +20,9 @@ type rawTransfer struct {
 	err error
 }
 
+// maxRawTransfer bounds what one of those calls copies, and so for how long it keeps a processor.
+const maxRawTransfer = 64 << 10
+
 func newTCPConn(c *net.TCPConn) (*tcpConn, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -33,14 +36,14 @@ func newTCPConn(c *net.TCPConn) (*tcpConn, error) {
 // rawRead is Read without blocking the thread.
 func (w *tcpConn) rawRead(b []byte) (int, error) {
 	t := &w.reads
-	t.b, t.n, t.err = b[:min(len(b), maxSharedWrite)], 0, nil
+	t.b, t.n, t.err = b[:min(len(b), maxRawTransfer)], 0, nil
 	err := w.raw.Read(t.do)
 	return t.result("read", err)
 }
 
 // rawWrite is Write without blocking the thread.
 func (w *tcpConn) rawWrite(b []byte) (int, error) {
-	if len(b) > maxSharedWrite {
+	if len(b) > maxRawTransfer {
 		return w.Conn.Write(b)
 	}
 	t := &w.writes

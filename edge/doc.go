@@ -1,9 +1,10 @@
 // Package edge speaks Durable Streams over HTTP.
 //
-// Positions, offsets and the Stream-Cursor are package position. The files here are in four groups:
-// the event stream of one reader, without I/O (sse_*, but sse_handler); connections (conn_*); the
-// reactor, which serves event streams without goroutines on Linux (reactor_*); and the HTTP
-// semantics, which are all other files.
+// What needs no HTTP is in packages of its own: position (offsets, forks' segments, Stream-Cursor),
+// sse (one reader's event stream, without its connection), sendbudget (the memory that is held while
+// it is written). The files here are in three groups: connections (conn_*); the reactor, which serves
+// event streams without goroutines on Linux (reactor_*); and the HTTP semantics, which are all
+// other files.
 //
 // # The path of a request
 //
@@ -41,10 +42,8 @@
 // serveGet (read_handlers.go) parses the query (parseQuery) and finds the position (resolveRead,
 // position.Offset.Resolve). openEventStream (sse_handler.go) admits the reader (admitOnConn, admitReader),
 // follows the stream (Backend.Follow) and fetches the first page of a reader below the TailBuffer
-// (prepareFirstPage). An sseSession (sse_session.go) holds the reader's position in the
-// TailBuffer and its pending output. RecordBatches become frames (frameSet.frameFor, frame.render),
-// which are rendered once for all readers at the same position; each data event is followed by its
-// control event.
+// (prepareFirstPage). An sse.Session holds the reader's position in the TailBuffer and its pending
+// output: package sse has the path from RecordBatches to bytes.
 //
 // A session does no I/O. Two executors write its output, fetch pages for it, and wait:
 //
@@ -78,8 +77,8 @@
 //
 //   - RawSyscall for reads and writes on connections (conn_tcp_linux.go, reactor_shared_write_linux.go):
 //     a call that the runtime knows of wakes its monitor thread on a mostly idle node, and costs more
-//     than the call. Those calls must not block, and copy at most maxSharedWrite (64 KiB). Iovecs and
-//     unsafe pointers are for these calls only; and SliceData names a page by its memory (countPages).
+//     than the call. Those calls must not block, and copy at most 64 KiB (maxRawTransfer). Iovecs and
+//     unsafe pointers are for these calls only.
 //   - Duplicated descriptors (detach): after Hijack only so the runtime's poller forgets a connection,
 //     which would otherwise be woken for each event that the loop handles.
 //   - A tls.Conn over buffers (tlsIn, tlsOut in conn_tcp.go): crypto/tls has no non-blocking mode.
@@ -100,9 +99,8 @@
 //     and falls back to pages otherwise (fantail_gaps_detected_total counts such batches).
 //  4. The content of a chunk depends on the offset and the messages only, so
 //     every node gives the same bytes.
-//     A reader of text (sse_text.go) is shown the same text whichever messages share an event: an LF
-//     after a CR is no second line break, even if the two are in two events, and no event ends inside
-//     a character. Only if the rest of a character does not come for a second, its half is shown as
+//     A reader of an event stream of text is shown the same text whichever messages share an event
+//     (package sse). Only if the rest of a character does not come for a second, its half is shown as
 //     U+FFFD, and the reader continues at the next character: of broken text two readers may see
 //     two versions. Catch-up gives the bytes. Text that declares a charset other than UTF-8 or
 //     US-ASCII is sent as base64, like all that is not text, and is never held back.
@@ -114,7 +112,7 @@
 //     for appends beside them. Writes: by MaxBodies (writes_budget.go). A reader's pending
 //     output: by the budget of one turn and one append; what all readers hold while it is written,
 //     encrypted bytes included, by PinnedBytes. Catch-up: by ChunkBytes, and one chunk for each of
-//     maxChunkLoads. A loop's copy for many readers: by 64 KiB (maxSharedWrite). An append connection
+//     maxChunkLoads. A loop's copy for many readers: by 64 KiB (sse.MaxSharedBytes). An append connection
 //     has a buffer of 4 KiB (maxAppendRequest), as a connection of net/http has.
 //  8. An append connection asks the handler exactly what net/http would ask, of the same bytes, or
 //     does not ask it: FuzzWriter compares the two.
@@ -157,14 +155,6 @@
 //
 // # Decisions
 //
-// An event's id is its last line. Some clients (eventsource 1 and 2, fetch-event-source) store
-// an id when its line arrives and not when the event is complete, so a connection that broke below
-// that line would lose them the event. Only one byte is left below it, the line end of the empty
-// line, because one byte cannot end both lines. The control event after a data event has no id: the
-// data event has it, so a connection that breaks between the two resumes behind the data. That saves
-// 38 of the 475 bytes of an event of 256 bytes. A control event without a data event has an id, or a
-// reader that is told only where the stream ends would resume where it began.
-//
 // The id of the last event comes in Last-Event-ID, or in a parameter with that name or as
 // lastEventId, as event-source-polyfill sends it. Of several ids the one furthest in the stream
 // counts: a URL may hold an id from when its page was made.
@@ -180,12 +170,6 @@
 // Over HTTP/2, and where net/http writes the stream, a cut is visible already.
 //
 // Any origin may send any header, because no answer allows credentials.
-//
-// A client removes one space after "data:". Text that begins with a space therefore
-// gets another (appendSpareSpace), so that SSE gives what catch-up gives. The reference
-// servers write the bytes unchanged, and their readers see " brave" as "brave".
-// The one case of the protocol's client suites that counts on that loss
-// (sse-strips-single-leading-space) fails with Fantail.
 //
 // # Not here
 //

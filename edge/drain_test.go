@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 )
 
 func (d *drain) count() int {
@@ -117,10 +119,10 @@ func TestDrainIsPaced(t *testing.T) {
 			if stayed > window+time.Second {
 				t.Errorf("a reader was there after %v", stayed)
 			}
-			events, rest, err := parseSSE(e.body)
+			events, rest, err := ssetest.Parse(e.body)
 			text := ""
 			for _, e := range events {
-				text += map[string]string{"data": e.data}[e.name]
+				text += map[string]string{"data": e.Data}[e.Name]
 			}
 			messages, ok := strings.CutPrefix(text, "first;")
 			if e.err != nil || err != nil || len(rest) > 0 || !ok || strings.ReplaceAll(messages, "m;", "") != "" {

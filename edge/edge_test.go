@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -118,32 +119,29 @@ func (s *site) put(path, body string, h header) *http.Response {
 	return resp
 }
 
-// event is one SSE event.
-type event struct{ id, name, data string }
-
 // events reads n events of an SSE response.
-func (s *site) events(resp *http.Response, n int) []event {
+func (s *site) events(resp *http.Response, n int) []ssetest.Event {
 	s.Helper()
 	sc := bufio.NewScanner(resp.Body)
 	sc.Buffer(nil, 64<<20)
-	var out []event
-	var e event
+	var out []ssetest.Event
+	var e ssetest.Event
 	for len(out) < n && sc.Scan() {
 		line := sc.Text()
 		switch k, v, _ := strings.Cut(line, ":"); k {
 		case "id":
-			e.id = strings.TrimPrefix(v, " ")
+			e.ID = strings.TrimPrefix(v, " ")
 		case "event":
-			e.name = strings.TrimPrefix(v, " ")
+			e.Name = strings.TrimPrefix(v, " ")
 		case "data":
-			if e.data != "" {
-				e.data += "\n"
+			if e.Data != "" {
+				e.Data += "\n"
 			}
-			e.data += v
+			e.Data += v
 		case "":
-			if line == "" && e.name != "" {
+			if line == "" && e.Name != "" {
 				out = append(out, e)
-				e = event{id: e.id} // which stands until there is another
+				e = ssetest.Event{ID: e.ID} // which stands until there is another
 			}
 		}
 	}
@@ -206,24 +204,24 @@ func TestSSE(t *testing.T) {
 	s.put("/v1/stream/x", "one", text)
 	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
 	first := s.events(resp, 2)
-	if first[0].name != "data" || first[0].data != "one" || first[1].name != "control" ||
-		!strings.Contains(first[1].data, `"upToDate":true`) || first[0].id != first[1].id {
+	if first[0].Name != "data" || first[0].Data != "one" || first[1].Name != "control" ||
+		!strings.Contains(first[1].Data, `"upToDate":true`) || first[0].ID != first[1].ID {
 		t.Errorf("%+v", first)
 	}
 	s.want(s.do("POST", "/v1/stream/x", "a\r\nb\rc\nd", text), 204)
 	rest := s.events(resp, 2)
 	s.want(s.do("POST", "/v1/stream/x", "", header{hClosed: "TRUE"}), 204)
 	rest = append(rest, s.events(resp, 1)...)
-	if rest[0].data != "a\nb\nc\nd" || !strings.Contains(rest[2].data, `"streamClosed":true`) {
+	if rest[0].Data != "a\nb\nc\nd" || !strings.Contains(rest[2].Data, `"streamClosed":true`) {
 		t.Errorf("%+v", rest)
 	}
 	if b, err := io.ReadAll(resp.Body); err != nil || len(b) > 0 {
 		t.Errorf("after the end: %q %v", b, err)
 	}
 	// What an EventSource does after the end, and in the middle.
-	s.want(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": rest[2].id}), 204)
-	again := s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": first[0].id}), 2)
-	if again[0].data != "a\nb\nc\nd" {
+	s.want(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": rest[2].ID}), 204)
+	again := s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": first[0].ID}), 2)
+	if again[0].Data != "a\nb\nc\nd" {
 		t.Errorf("%+v", again)
 	}
 }
@@ -239,8 +237,8 @@ func TestSSEHoldsHalfCharacters(t *testing.T) {
 	s.want(s.do("POST", "/v1/stream/x", euro[1:2], text), 204)
 	s.want(s.do("POST", "/v1/stream/x", euro[2:]+"!", text), 204)
 	for _, e := range s.events(resp, 2) {
-		if e.name == "data" && e.data != "€!" {
-			t.Errorf("%q", e.data)
+		if e.Name == "data" && e.Data != "€!" {
+			t.Errorf("%q", e.Data)
 		}
 	}
 }
@@ -269,8 +267,8 @@ func TestJSON(t *testing.T) {
 		t.Errorf("%s", b)
 	}
 	e := s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), 1)
-	if e[0].data != `[{"a":[1,2]},"b,]",[3]]` {
-		t.Errorf("%s", e[0].data)
+	if e[0].Data != `[{"a":[1,2]},"b,]",[3]]` {
+		t.Errorf("%s", e[0].Data)
 	}
 }
 

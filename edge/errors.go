@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -149,7 +150,7 @@ func writeEventsError(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Connection", "close") // the next attempt may meet another node
 	}
 	w.Header().Set(hRequestID, newRequestID())
-	setSSEHeaders(w.Header(), framingText)
+	setSSEHeaders(w.Header(), sse.FramingText)
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write(retryEvent(time.Duration(m.retry.min)*time.Second, time.Duration(m.retry.max)*time.Second))
 }

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -150,27 +151,27 @@ func (f *family) listen(m *member) {
 
 func (f *family) events(m *member, from, want string, again bool) {
 	w := f.ask("GET", m.path+"?live=sse&offset="+from, "", nil, 200)
-	events, rest, err := parseSSE(w.Body.Bytes())
+	events, rest, err := ssetest.Parse(w.Body.Bytes())
 	if err != nil || len(rest) > 0 {
 		f.Fatalf("%v, %q", err, rest)
 	}
 	got := ""
 	for i, e := range events {
-		if e.name == "data" {
-			got += e.data
-			if i+1 == len(events) || events[i+1].name != "control" || events[i+1].id != e.id {
+		if e.Name == "data" {
+			got += e.Data
+			if i+1 == len(events) || events[i+1].Name != "control" || events[i+1].ID != e.ID {
 				f.Fatalf("%s from %s: data without its control event: %+v", m.path, from, events)
 			}
 		}
 		if again {
-			f.events(m, e.id, want[min(len(got), len(want)):], false)
+			f.events(m, e.ID, want[min(len(got), len(want)):], false)
 		}
 	}
-	if shown, _ := joinText([][]byte{[]byte(want)}, textBoundary{}); got != string(shown) { // it may end inside a character
+	if shown := ssetest.Shown(want); got != shown { // it may end inside a character
 		f.Fatalf("%s from %s: %q, want %q", m.path, from, got, shown)
 	}
-	if last := events[len(events)-1]; !strings.Contains(last.data, `"streamClosed":true`) ||
-		last.id != f.ask("HEAD", m.path, "", nil, 200).Header().Get(hNextOffset) {
+	if last := events[len(events)-1]; !strings.Contains(last.Data, `"streamClosed":true`) ||
+		last.ID != f.ask("HEAD", m.path, "", nil, 200).Header().Get(hNextOffset) {
 		f.Fatalf("%s from %s: ends with %+v", m.path, from, last)
 	}
 }
@@ -224,7 +225,7 @@ func TestForkCutsCharacter(t *testing.T) {
 	s.put("/v1/stream/src", "caf\xc3", text)
 	end := s.put("/v1/stream/f", "\xa9!", header{hForkedFrom: "/v1/stream/src"}).Header.Get(hNextOffset)
 	events := s.events(s.do("GET", "/v1/stream/f?live=sse&offset=-1", "", nil), 2)
-	if events[0].data != "café!" || events[0].id != end {
+	if events[0].Data != "café!" || events[0].ID != end {
 		t.Errorf("%+v, want all of it up to %s", events, end)
 	}
 }
@@ -244,7 +245,7 @@ func TestForkJSON(t *testing.T) {
 		t.Error(got)
 	}
 	events := s.events(s.do("GET", "/v1/stream/g?live=sse&offset=-1", "", nil), 6)
-	if a, b, c := events[0].data, events[2].data, events[4].data; a+b+c != `[1,2]["own",5][{"x":1}]` {
+	if a, b, c := events[0].Data, events[2].Data, events[4].Data; a+b+c != `[1,2]["own",5][{"x":1}]` {
 		t.Errorf("%+v", events)
 	}
 }

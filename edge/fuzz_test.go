@@ -11,7 +11,6 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -148,39 +147,3 @@ func FuzzHeaders(f *testing.F) {
 
 // plain reports whether s is decimal digits.
 func plain(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
-
-// Invariant of renderData: no message ends its event or begins a field, and a client
-// gets the text back but for the kind of its line breaks.
-func FuzzAppendLines(f *testing.F) {
-	for _, s := range []string{
-		"a", " a", "  a\n  b\r\n c", "\n", "\r", "\r\n", "\n\r", "\r\r\n\n", "a\n\nevent: control\ndata:{}\n\n", "a\r", "\nb",
-		":\n\n", "id: 9\n", "\ufeffa", "\x00", "\u2028", "data: x",
-	} {
-		f.Add([]byte(s), []byte("\n id: 1\n\n"))
-	}
-	f.Fuzz(func(t *testing.T, a, b []byte) {
-		for _, messages := range [][][]byte{{a}, {b}, {a, b}} {
-			whole := string(bytes.Join(messages, nil))
-			es, rest, err := parseSSE(renderData(framingText, 3, 9, messages))
-			want := event{id: position.FormatOffset(3, 9), name: "data", data: oneBreak.Replace(whole)}
-			if err != nil || len(rest) > 0 || len(es) != 1 || es[0] != want {
-				t.Fatalf("%q: %+v, rest %q, %v", messages, es, rest, err)
-			}
-		}
-		if json.Valid(a) && utf8.Valid(a) {
-			es, rest, err := parseSSE(renderData(framingJSON, 3, 9, [][]byte{a, a}))
-			if err != nil || len(rest) > 0 || len(es) != 1 {
-				t.Fatalf("%q: %+v, rest %q, %v", a, es, rest, err)
-			}
-			var got, want any
-			if json.Unmarshal([]byte(es[0].data), &got) != nil || json.Unmarshal([]byte("["+string(a)+","+string(a)+"]"), &want) != nil {
-				t.Fatalf("%q: %q", a, es[0].data)
-			}
-			g, _ := json.Marshal(got)
-			w, _ := json.Marshal(want)
-			if !bytes.Equal(g, w) {
-				t.Fatalf("%q: %q", a, es[0].data)
-			}
-		}
-	})
-}

@@ -136,8 +136,8 @@ func TestDeafHTTP2(t *testing.T) {
 	c := s.unread(streams)
 	c.on.Store(true)
 	s.eventually("they are stuck", func() bool { return s.stuck() == streams })
-	s.srv.catchUpBudget.charge(16 << 20) // too much is held from now on
-	defer s.srv.catchUpBudget.charge(-16 << 20)
+	s.srv.catchUpBudget.Charge(16 << 20) // too much is held from now on
+	defer s.srv.catchUpBudget.Charge(-16 << 20)
 	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" {
 		t.Errorf("%q", got)
 	}

@@ -107,7 +107,7 @@ func TestBrowserGoesOnElsewhere(t *testing.T) {
 	}
 	s.want(s.do("POST", "/v1/stream/x", "b", text), http.StatusNoContent)
 	for _, resp := range all {
-		if es := s.events(resp, 4); es[2].data != "b" {
+		if es := s.events(resp, 4); es[2].Data != "b" {
 			t.Errorf("%+v", es)
 		}
 	}

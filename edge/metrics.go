@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fantail-dev/fantail/edge/sendbudget"
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -132,12 +134,12 @@ func newWaitingGauge(what string) prometheus.Gauge {
 }
 
 // registerSendBudget registers a gauge of what a budget holds.
-func (m *metrics) registerSendBudget(reg prometheus.Registerer, by requestMode, p *sendBudget) {
+func (m *metrics) registerSendBudget(reg prometheus.Registerer, by requestMode, p *sendbudget.Budget) {
 	if reg != nil {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fantail_held_bytes", Help: "Memory held for readers that have not received it yet.",
 			ConstLabels: prometheus.Labels{"mode": string(by)},
-		}, func() float64 { return float64(p.held.Load()) }))
+		}, func() float64 { return float64(p.Held()) }))
 	}
 }
 
@@ -177,12 +179,11 @@ func (m *metrics) countRefused(err error) error {
 	return err
 }
 
-// countSession takes over what a cursor has counted.
-func (m *metrics) countSession(c *sseSession) {
-	if c.framedCount > 0 || c.gapCount > 0 {
-		m.deliveries.Add(float64(c.framedCount))
-		m.gaps.Add(float64(c.gapCount))
-		c.framedCount, c.gapCount = 0, 0
+// countSession takes over what a session has counted.
+func (m *metrics) countSession(c *sse.Session) {
+	if messages, gaps := c.TakeCounts(); messages > 0 || gaps > 0 {
+		m.deliveries.Add(float64(messages))
+		m.gaps.Add(float64(gaps))
 	}
 }
 

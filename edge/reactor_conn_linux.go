@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"cmp"
 	"math/rand/v2"
 	"net"
 	"sync/atomic"
@@ -10,12 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
 
 // conn is one event stream of a loop. The goroutine of the loop owns it; only blockedSince, and the
-// fields that blockedFor and disconnect read (group, connRef), are used by the budget's
-// goroutines, between budget.addReader and budget.removeReader.
+// fields that BlockedFor and disconnect read (group, connRef), are used by the budget's
+// goroutines, between budget.AddReader and budget.RemoveReader.
 type conn struct {
 	stream     eventStream
 	group      *streamReaders
@@ -71,7 +71,7 @@ func (l *loop) addConn(d *eventStream, fd int, seal *tlsWriter, head []byte) {
 		l.closeConn(r)
 		return
 	}
-	key := frameKey{r.stream.session.tail, r.stream.session.framing}
+	key := r.stream.session.Key()
 	ch := l.streams[key]
 	if ch == nil {
 		ch = &streamReaders{loop: l, key: key}
@@ -130,23 +130,17 @@ func (l *loop) writePending(r *conn) (sent int) {
 	if r.tls.hasOutput() && !l.flushBlockedTLS(r) {
 		return 0
 	}
-	if c.out == nil {
-		c.out, l.spareOut = l.spareOut, nil
-	}
-	defer func() {
-		if !c.hasOutput() {
-			l.spareOut, c.out = cmp.Or(l.spareOut, c.out), nil
-		}
-	}()
+	c.LendBuffer(&l.spareOut)
+	defer c.ReclaimBuffer(&l.spareOut)
 	for r.state != connClosed {
-		c.cursorNow = l.interval
+		c.SetCursor(l.interval)
 		var owed net.Buffers
 		var newest shard.Millis
-		if r.leaveReason == 0 || c.hasOutput() { // a reader with a leaveReason gets no new events
-			owed, newest = c.outputWithTime(turnWriteBytes)
+		if r.leaveReason == 0 || c.HasOutput() { // a reader with a leaveReason gets no new events
+			owed, newest = c.Output(sse.TurnBytes)
 		}
 		if len(r.preamble) == 0 && len(owed) == 0 {
-			if r.leaveReason == 0 || r.endsWhenWritten || c.nextState() == stateClosed {
+			if r.leaveReason == 0 || r.endsWhenWritten || c.State() == sse.StateClosed {
 				l.onDrained(r)
 				break
 			}
@@ -170,7 +164,7 @@ func (l *loop) writePending(r *conn) (sent int) {
 		if l.markUnblocked(r); r.state == connClosed {
 			break
 		}
-		if sent >= turnWriteBytes {
+		if sent >= sse.TurnBytes {
 			if !r.queued {
 				r.queued = true
 				l.unfinished = append(l.unfinished, r.connRef)
@@ -214,7 +208,7 @@ func (l *loop) countWritten(r *conn, n int) {
 	if r.preamble = r.preamble[pre:]; len(r.preamble) == 0 {
 		r.preamble = nil
 	}
-	r.stream.session.markWritten(n - pre)
+	r.stream.session.MarkWritten(n - pre)
 }
 
 // addIovec adds b to the next writev; unix.Writev would allocate.
@@ -232,7 +226,7 @@ func (l *loop) markBlocked(r *conn, progress bool) {
 	if r.state != connBlocked {
 		r.state = connBlocked
 		l.blocked[r] = tcpBytesAcked(int(r.fd))
-		l.server.frames.budget.addReader(r)
+		l.server.readerBudget.AddReader(r)
 		progress = true
 	}
 	if progress {
@@ -264,7 +258,7 @@ func (l *loop) markUnblocked(r *conn) {
 	r.state = connIdle
 	r.blockedSince.Store(0)
 	delete(l.blocked, r)
-	l.server.frames.budget.removeReader(r)
+	l.server.readerBudget.RemoveReader(r)
 	if r.wantsWritable {
 		if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, false); err != nil {
 			l.closeConn(r)
@@ -272,15 +266,15 @@ func (l *loop) markUnblocked(r *conn) {
 	}
 }
 
-// blockedFor and disconnect implement evictable.
-func (r *conn) blockedFor(now time.Time) time.Duration {
+// BlockedFor and disconnect implement evictable.
+func (r *conn) BlockedFor(now time.Time) time.Duration {
 	if at := r.blockedSince.Load(); at != 0 {
 		return now.Sub(r.group.loop.reactor.startedAt) - time.Duration(at)
 	}
 	return 0
 }
 
-func (r *conn) disconnect() {
+func (r *conn) Disconnect() {
 	r.blockedSince.Store(0) // so that it is disconnected once only, unless it makes progress
 	l, f := r.group.loop, r.connRef
 	l.post(func() {
@@ -294,10 +288,10 @@ func (r *conn) disconnect() {
 // onDrained is called when a reader has no pending output; it acts on the session's state.
 func (l *loop) onDrained(r *conn) {
 	l.noteHeld(r)
-	switch st := r.stream.session.nextState(); {
-	case r.endsWhenWritten, st == stateClosed, st == stateGone:
+	switch st := r.stream.session.State(); {
+	case r.endsWhenWritten, st == sse.StateClosed, st == sse.StateGone:
 		l.endResponse(r)
-	case st == stateBehind:
+	case st == sse.StateBehind:
 		r.state = connBehind
 		l.pageQueue = append(l.pageQueue, r.connRef)
 		l.fetchPages()
@@ -306,7 +300,7 @@ func (l *loop) onDrained(r *conn) {
 
 // noteHeld records since when a session has held back its messages.
 func (l *loop) noteHeld(r *conn) {
-	switch held := r.stream.session.heldUpTo(); {
+	switch held := r.stream.session.HeldUpTo(); {
 	case held == 0 && len(l.holdingSince) == 0:
 	case held == 0:
 		delete(l.holdingSince, r)
@@ -315,15 +309,15 @@ func (l *loop) noteHeld(r *conn) {
 	}
 }
 
-// releaseHeld makes sessions release what they have held back for maxHeldTime.
+// releaseHeld makes sessions release what they have held back for MaxHeldTime.
 func (l *loop) releaseHeld() {
 	for r, h := range l.holdingSince {
 		switch {
-		case r.stream.session.heldUpTo() != h.upTo:
+		case r.stream.session.HeldUpTo() != h.upTo:
 			l.noteHeld(r)
-		case r.state == connIdle && l.now.Sub(h.since) >= maxHeldTime:
+		case r.state == connIdle && l.now.Sub(h.since) >= sse.MaxHeldTime:
 			delete(l.holdingSince, r)
-			r.stream.session.heldTooLong = true
+			r.stream.session.ReleaseHeld()
 			l.writePending(r)
 		}
 	}
@@ -341,7 +335,7 @@ func (l *loop) fetchPages() {
 		}
 		l.pageReads++
 		f := r.connRef
-		leg, pos := r.stream.session.wantedPage()
+		leg, pos := r.stream.session.WantedPage()
 		l.reactor.wg.Go(func() {
 			page, err := l.server.readPageRecovered(l.reactor.ctx, leg, pos)
 			l.post(func() {
@@ -360,7 +354,7 @@ func (l *loop) acceptPage(f connRef, page shard.RecordBatch, err error) {
 		return
 	}
 	defer l.recoverConn(r)
-	switch err := r.stream.acceptPage(page, err); {
+	switch err := r.stream.session.AcceptPage(page, err); {
 	case err == nil:
 		r.state = connIdle
 		l.writePending(r)
@@ -395,7 +389,7 @@ func (l *loop) closeConn(r *conn) {
 	}
 	if r.state == connBlocked {
 		delete(l.blocked, r)
-		l.server.frames.budget.removeReader(r)
+		l.server.readerBudget.RemoveReader(r)
 	}
 	delete(l.ending, r)
 	delete(l.holdingSince, r)
@@ -404,7 +398,7 @@ func (l *loop) closeConn(r *conn) {
 	if ch := r.group; ch != nil {
 		ch.remove(r)
 		if len(ch.readers) == 0 {
-			ch.key.tail.Unwatch(ch)
+			ch.key.Tail.Unwatch(ch)
 			delete(l.streams, ch.key)
 		}
 	}

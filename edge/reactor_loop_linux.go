@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -29,7 +30,7 @@ type loop struct {
 	closed  bool             // post refuses mail
 
 	conns        connTable
-	streams      map[frameKey]*streamReaders
+	streams      map[sse.SetKey]*streamReaders
 	withNews     []*streamReaders // have news; each at most once
 	unfinished   []connRef        // have had their turn, and have more output; each at most once
 	blocked      map[*conn]uint64 // what the client had acknowledged at the last check
@@ -48,11 +49,11 @@ type loop struct {
 	iov               []unix.Iovec
 	tlsBuf            []byte // lent to the tlsWriter of the reader that is being written to
 	readBuf           [512]byte
-	shared            sharedWrite
-	uncountedMessages int          // not added to the metrics yet
-	uncountedBytes    int          // not added to the metrics yet
-	newestTime        shard.Millis // S2's time (ms) of the newest message written in this turn to an up-to-date reader; 0: none
-	spareOut          *outBuf      // lent to the session that is being written, or to shared; nil: a blocked session has it
+	shared            sse.SharedWrite
+	uncountedMessages int               // not added to the metrics yet
+	uncountedBytes    int               // not added to the metrics yet
+	newestTime        shard.Millis      // S2's time (ms) of the newest message written in this turn to an up-to-date reader; 0: none
+	spareOut          *sse.OutputBuffer // lent to the session that is being written, or to shared; nil: a blocked session has it
 }
 
 const (
@@ -89,7 +90,7 @@ func newLoop(x *reactor) (*loop, error) {
 	return &loop{
 		reactor: x, server: x.server, epollFD: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
 		wake: make(wakeSignal, 1), events: make(chan []unix.EpollEvent), eventsHandled: make(chan struct{}),
-		streams: map[frameKey]*streamReaders{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{}, holdingSince: map[*conn]heldSince{},
+		streams: map[sse.SetKey]*streamReaders{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{}, holdingSince: map[*conn]heldSince{},
 		now: time.Now(), lastTick: time.Now(),
 	}, nil
 }

@@ -1,5 +1,7 @@
 package edge
 
+import "github.com/fantail-dev/fantail/edge/sse"
+
 // recoverConn limits a panic to one reader of the loop: it closes the connection, and drops
 // the shared write in progress. It must be deferred directly, because it recovers.
 func (l *loop) recoverConn(r *conn) {
@@ -8,6 +10,6 @@ func (l *loop) recoverConn(r *conn) {
 		return
 	}
 	_ = l.server.panics.Handle(caughtReader, v)
-	l.shared, l.spareOut = sharedWrite{}, nil
+	l.shared, l.spareOut = sse.SharedWrite{}, nil
 	l.closeConn(r)
 }

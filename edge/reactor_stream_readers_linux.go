@@ -1,11 +1,14 @@
 package edge
 
-import "github.com/fantail-dev/fantail/shard"
+import (
+	"github.com/fantail-dev/fantail/edge/sse"
+	"github.com/fantail-dev/fantail/shard"
+)
 
 // streamReaders holds the readers of one TailBuffer in one framing.
 type streamReaders struct {
 	loop       *loop
-	key        frameKey
+	key        sse.SetKey
 	readers    []*conn
 	queued     bool       // in loop.withNews
 	walked     int        // readers[:walked] were visited in this walk
@@ -63,7 +66,7 @@ func (l *loop) runTurn() (more bool) {
 
 // deliverToStream delivers to some readers of a stream with news; more reports whether some are left.
 func (l *loop) deliverToStream(ch *streamReaders) (more bool) {
-	if tail := ch.key.tail; ch.walked == 0 {
+	if tail := ch.key.Tail; ch.walked == 0 {
 		ch.ended = tail.EndError() != nil
 		ch.infoBefore = tail.Info()
 	}
@@ -79,14 +82,14 @@ func (l *loop) deliverToStream(ch *streamReaders) (more bool) {
 		}
 	}
 	ch.walked = 0
-	return len(ch.readers) > 0 && !ch.key.tail.Watch(ch, ch.infoBefore.Tail) && ch.hasNews()
+	return len(ch.readers) > 0 && !ch.key.Tail.Watch(ch, ch.infoBefore.Tail) && ch.hasNews()
 }
 
 // hasNews reports whether there is news since the walk began. A reader that is still here after
 // its stream has ended is blocked, or behind, and will notice the end by itself.
 func (ch *streamReaders) hasNews() bool {
-	now := ch.key.tail.Info()
-	return now.Tail > ch.infoBefore.Tail || now.Closed != ch.infoBefore.Closed || !ch.ended && ch.key.tail.EndError() != nil
+	now := ch.key.Tail.Info()
+	return now.Tail > ch.infoBefore.Tail || now.Closed != ch.infoBefore.Closed || !ch.ended && ch.key.Tail.EndError() != nil
 }
 
 // remove removes a reader, and keeps the readers that this walk has visited before the others.

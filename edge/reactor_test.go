@@ -21,7 +21,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 
-	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse"
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -135,7 +136,7 @@ func TestReactorHearsTLS(t *testing.T) {
 	}
 	s.eventually("it is forgotten", func() bool { return s.inReactor() == 1 && s.srv.Readers() == 1 })
 	s.want(s.do("POST", "/v1/stream/x", "heard", text), 204)
-	if e := s.events(more, 2); e[0].data != "heard" {
+	if e := s.events(more, 2); e[0].Data != "heard" {
 		t.Errorf("%+v", e)
 	}
 }
@@ -143,14 +144,14 @@ func TestReactorHearsTLS(t *testing.T) {
 // dataOf is the data of a whole event stream.
 func dataOf(t *testing.T, r io.Reader) (string, error) {
 	b, err := io.ReadAll(r)
-	es, rest, perr := parseSSE(b)
+	es, rest, perr := ssetest.Parse(b)
 	if perr != nil || len(rest) > 0 {
 		t.Errorf("ends inside an event: %q %v", rest, perr)
 	}
 	var text strings.Builder
 	for _, e := range es {
-		if e.name == "data" {
-			text.WriteString(e.data)
+		if e.Name == "data" {
+			text.WriteString(e.Data)
 		}
 	}
 	return text.String(), err
@@ -297,7 +298,7 @@ func TestReactorPins(t *testing.T) {
 	var cut float64
 	s.eventually("some are cut", func() bool {
 		cut = s.cuts(reasonMemory)
-		return s.srv.frames.budget.held.Load() <= 4<<20
+		return s.srv.readerBudget.Held() <= 4<<20
 	})
 	if left := s.inReactor(); cut < 8 || left != 12-int(cut) {
 		t.Errorf("%v were cut, %d are left", cut, left)
@@ -340,7 +341,7 @@ func TestReactorDrain(t *testing.T) {
 			_, resp := s.raw("/v1/stream/x?live=sse&offset=-1")
 			ends.Go(func() {
 				b, err := io.ReadAll(resp.Body)
-				es, rest, perr := parseSSE(b)
+				es, rest, perr := ssetest.Parse(b)
 				if err != nil || perr != nil || len(rest) > 0 || len(es) < 2 || !strings.Contains(string(b), "retry: ") {
 					t.Errorf("%d events, then %q: %v %v", len(es), rest, err, perr)
 				}
@@ -442,8 +443,8 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 		if err := s.admitReader(modeSSE, false); err != nil {
 			t.Fatal(err)
 		}
-		c := newSSESession(b.tail, s.frames.openSet(b.tail, framingText), framingText, position.Position{}, 0)
-		l.addConn(&eventStream{server: s, release: func() {}, session: *c}, pair[0], nil, nil)
+		c := sse.NewSession(s.frames, b.tail, sse.FramingText, sse.Start{FromStart: true})
+		l.addConn(&eventStream{server: s, release: func() {}, session: c}, pair[0], nil, nil)
 	}
 	b.turn()
 	return b
@@ -461,7 +462,7 @@ func (b *bareLoop) message(body string) {
 	b.Helper()
 	m := shard.Message{Pos: b.pos, Next: b.pos + 1, Body: []byte(body)}
 	b.pos++
-	if err := b.tail.Extend(buildRange(b.T, m.Pos, m.Next, m.Next, false, []shard.Message{m})); err != nil {
+	if err := b.tail.Extend(ssetest.Batch(b.T, m.Pos, m.Next, m.Next, false, []shard.Message{m})); err != nil {
 		b.Fatal(err)
 	}
 	b.turn()
@@ -494,12 +495,12 @@ func TestNothingFollowsTheEndOfAStream(t *testing.T) {
 	r := b.conns.lookup(connRef{})
 	b.read(0)
 	junk := b.fill(0)
-	if err := b.tail.Extend(buildRange(b.T, b.pos, b.pos+1, b.pos+1, true, []shard.Message{{Pos: b.pos, Next: b.pos + 1, Body: []byte("one")}})); err != nil {
+	if err := b.tail.Extend(ssetest.Batch(b.T, b.pos, b.pos+1, b.pos+1, true, []shard.Message{{Pos: b.pos, Next: b.pos + 1, Body: []byte("one")}})); err != nil {
 		t.Fatal(err)
 	}
 	b.turn()
-	if r.state != connBlocked || r.stream.session.nextState() != stateClosed {
-		t.Fatalf("state %d, %d", r.state, r.stream.session.nextState())
+	if r.state != connBlocked || r.stream.session.State() != sse.StateClosed {
+		t.Fatalf("state %d, %d", r.state, r.stream.session.State())
 	}
 	b.disconnectAfterEvent(r, leaveForDrain)
 	var all bytes.Buffer
@@ -569,7 +570,7 @@ func TestReactorSharedStep(t *testing.T) {
 		if string(b.read(2)) != string(want) {
 			t.Error("the third did not get the same")
 		}
-		if n := b.server.frames.budget.held.Load(); n != 0 || b.conns.lookup(connRef{slot: 1}).stream.session.hasOutput() {
+		if n := b.server.readerBudget.Held(); n != 0 || b.conns.lookup(connRef{slot: 1}).stream.session.HasOutput() {
 			t.Errorf("%d bytes are held", n)
 		}
 	}
@@ -627,7 +628,7 @@ func TestDeliveryIsTimed(t *testing.T) {
 	s.want(s.do("POST", "/v1/stream/x", "two", text), 204)
 	s.events(resp, 2)
 	s.eventually("it is timed", func() bool { return count() == 1 })
-	s.want(s.do("POST", "/v1/stream/x", strings.Repeat("x", maxSharedWrite+1), text), 204) // not sent in one piece
+	s.want(s.do("POST", "/v1/stream/x", strings.Repeat("x", sse.MaxSharedBytes+1), text), 204) // not sent in one piece
 	s.events(resp, 2)
 	s.eventually("a large one is, too", func() bool { return count() == 2 })
 	s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), 2) // now it is in memory
@@ -642,8 +643,9 @@ func TestManyFramesAndTheEnd(t *testing.T) {
 	s.put("/v1/stream/x", "", text)
 	first := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil) // keeps them in memory
 	s.events(first, 1)
-	want := strings.Repeat("x;", 2*maxKeptBuffers)
-	for range 2 * maxKeptBuffers {
+	const messages = 128 // more than a session keeps buffers for
+	want := strings.Repeat("x;", messages)
+	for range messages {
 		s.want(s.do("POST", "/v1/stream/x", "x;", text), 204)
 	}
 	s.want(s.do("POST", "/v1/stream/x", "", header{"Stream-Closed": "true", "Content-Type": "text/plain"}), 204)

@@ -31,7 +31,7 @@ func (l *loop) tick() {
 	l.fetchPages()
 	l.releaseHeld()
 	for r := range l.blocked {
-		if !l.hasProgress(r) && r.blockedFor(l.now) >= l.server.cfg.Stall {
+		if !l.hasProgress(r) && r.BlockedFor(l.now) >= l.server.cfg.Stall {
 			l.server.metrics.disconnected.WithLabelValues(string(reasonStalled)).Inc()
 			l.closeConn(r)
 		}
@@ -59,7 +59,7 @@ func (l *loop) runDue(turns []scheduledConn, do func(*conn)) (left []scheduledCo
 // heartbeatIfQuiet sends a heartbeat if the reader has received nothing for Heartbeat.
 func (l *loop) heartbeatIfQuiet(r *conn) {
 	quiet := l.elapsed()-r.activeAt >= l.server.cfg.Heartbeat
-	if quiet && r.leaveReason == 0 && len(r.preamble) == 0 && !r.stream.session.hasOutput() && !r.tls.hasOutput() {
+	if quiet && r.leaveReason == 0 && len(r.preamble) == 0 && !r.stream.session.HasOutput() && !r.tls.hasOutput() {
 		switch r.state {
 		case connIdle:
 			r.preamble = heartbeat

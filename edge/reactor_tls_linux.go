@@ -71,7 +71,7 @@ func (l *loop) flushTLSReplies(r *conn) {
 	switch s := r.tls; {
 	case !s.hasOutput():
 	case s.charged > 0: // earlier bytes are still waiting
-		l.server.frames.budget.charge(int64(len(s.conn.tlsOut) - s.charged))
+		l.server.readerBudget.Charge(int64(len(s.conn.tlsOut) - s.charged))
 		s.charged = len(s.conn.tlsOut)
 	default:
 		if n, err := l.flushTLS(r); err != nil {
@@ -85,7 +85,7 @@ func (l *loop) flushTLSReplies(r *conn) {
 // maxEncrypted bounds the bytes that are encrypted before they are sent.
 const maxEncrypted = 64 << 10
 
-// hasOutput reports whether something is encrypted and not sent.
+// HasOutput reports whether something is encrypted and not sent.
 func (s *tlsWriter) hasOutput() bool { return s != nil && len(s.conn.tlsOut) > 0 }
 
 // sendTo sends b to a reader with no pending output and returns how many bytes were sent or, under
@@ -154,7 +154,7 @@ func (l *loop) flushTLS(r *conn) (n int, err error) {
 	if s.conn.tlsOut = rest; len(rest) == 0 {
 		s.conn.tlsOut = nil
 	}
-	l.server.frames.budget.charge(int64(len(rest) - s.charged))
+	l.server.readerBudget.Charge(int64(len(rest) - s.charged))
 	s.charged = len(rest)
 	return n, err
 }
@@ -197,7 +197,7 @@ func (l *loop) sendCloseNotify(r *conn) (all bool) {
 // releaseTLS releases the encrypted bytes of a reader that is being closed.
 func (l *loop) releaseTLS(s *tlsWriter) {
 	if s != nil {
-		l.server.frames.budget.charge(int64(-s.charged))
+		l.server.readerBudget.Charge(int64(-s.charged))
 		s.charged, s.conn.tlsOut = 0, nil
 	}
 }

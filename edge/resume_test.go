@@ -5,6 +5,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/fantail-dev/fantail/edge/sse"
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 )
 
 // awkward are messages that a careless server would let end an event, begin a field
@@ -40,21 +43,21 @@ func TestResumeAtEveryEvent(t *testing.T) {
 				t.Fatalf("live: %.200q, want %.200q", got, want)
 			}
 			resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
-			if enc := resp.Header.Get(hEncoding); (enc == "base64") != (framingOf(typ) == framingBase64) {
+			if enc := resp.Header.Get(hEncoding); (enc == "base64") != (sse.FramingOf(typ) == sse.FramingBase64) {
 				t.Errorf("encoding %q", enc)
 			}
 			for _, e := range s.all(resp) {
-				rest := s.rest(e.id, typ)
-				if got := s.sse(s.do("GET", "/v1/stream/x?live=sse&offset="+e.id, "", nil), typ); got != rest {
-					t.Errorf("from %s: %.200q, want %.200q", e.id, got, rest)
+				rest := s.rest(e.ID, typ)
+				if got := s.sse(s.do("GET", "/v1/stream/x?live=sse&offset="+e.ID, "", nil), typ); got != rest {
+					t.Errorf("from %s: %.200q, want %.200q", e.ID, got, rest)
 				}
-				again := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": e.id})
+				again := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": e.ID})
 				if again.StatusCode == 204 { // it is the last
-					if head := s.do("HEAD", "/v1/stream/x", "", nil); head.Header.Get(hNextOffset) != e.id {
-						t.Errorf("204 after %s", e.id)
+					if head := s.do("HEAD", "/v1/stream/x", "", nil); head.Header.Get(hNextOffset) != e.ID {
+						t.Errorf("204 after %s", e.ID)
 					}
 				} else if got := s.sse(again, typ); got != rest {
-					t.Errorf("after %s: %.200q, want %.200q", e.id, got, rest)
+					t.Errorf("after %s: %.200q, want %.200q", e.ID, got, rest)
 				}
 			}
 		})
@@ -62,9 +65,9 @@ func TestResumeAtEveryEvent(t *testing.T) {
 }
 
 // all is every event of a response that ends.
-func (s *site) all(resp *http.Response) []event {
+func (s *site) all(resp *http.Response) []ssetest.Event {
 	s.Helper()
-	es, rest, err := parseSSE([]byte(s.want(resp, 200)))
+	es, rest, err := ssetest.Parse([]byte(s.want(resp, 200)))
 	if err != nil || len(rest) > 0 {
 		s.Fatalf("ends with %q, %v", rest, err)
 	}
@@ -79,7 +82,7 @@ func (s *site) rest(offset, typ string) string {
 	for done := false; !done; {
 		resp := s.do("GET", "/v1/stream/x?offset="+offset, "", nil)
 		part := s.want(resp, 200)
-		if framingOf(typ) == framingJSON {
+		if sse.FramingOf(typ) == sse.FramingJSON {
 			part = bare(part)
 		}
 		if part != "" {
@@ -87,11 +90,11 @@ func (s *site) rest(offset, typ string) string {
 		}
 		offset, done = resp.Header.Get(hNextOffset), resp.Header.Get(hUpToDate) == "true"
 	}
-	switch framingOf(typ) {
-	case framingText:
-		return oneBreak.Replace(strings.Join(parts, ""))
-	case framingJSON:
-		return oneBreak.Replace(strings.Join(parts, ","))
+	switch sse.FramingOf(typ) {
+	case sse.FramingText:
+		return ssetest.OneBreak.Replace(strings.Join(parts, ""))
+	case sse.FramingJSON:
+		return ssetest.OneBreak.Replace(strings.Join(parts, ","))
 	default:
 		return strings.Join(parts, "")
 	}
@@ -105,20 +108,20 @@ func (s *site) sse(resp *http.Response, typ string) string {
 	var parts []string
 	for _, e := range s.all(resp) {
 		switch {
-		case e.name != "data":
-		case framingOf(typ) == framingBase64:
-			raw, err := base64.StdEncoding.DecodeString(e.data)
+		case e.Name != "data":
+		case sse.FramingOf(typ) == sse.FramingBase64:
+			raw, err := base64.StdEncoding.DecodeString(e.Data)
 			if err != nil {
 				s.Fatal(err)
 			}
 			parts = append(parts, string(raw))
-		case framingOf(typ) == framingJSON:
-			parts = append(parts, bare(e.data))
+		case sse.FramingOf(typ) == sse.FramingJSON:
+			parts = append(parts, bare(e.Data))
 		default:
-			parts = append(parts, e.data)
+			parts = append(parts, e.Data)
 		}
 	}
-	if framingOf(typ) == framingJSON {
+	if sse.FramingOf(typ) == sse.FramingJSON {
 		return strings.Join(parts, ",")
 	}
 	return strings.Join(parts, "")

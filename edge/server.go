@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/fantail-dev/fantail/edge/sendbudget"
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -110,8 +112,9 @@ type Server struct {
 	metrics       *metrics
 	bodyBudget    writesBudget
 	bodyGrace     time.Duration // the constant, except in tests
-	frames        *frameCache
-	catchUpBudget *sendBudget
+	frames        *sse.FrameCache
+	readerBudget  *sendbudget.Budget // what is being written to readers of event streams
+	catchUpBudget *sendbudget.Budget
 	writeSlots    chan struct{} // a semaphore: see slotWriter
 	// loadSlots is a semaphore: see maxChunkLoads.
 	loadSlots  chan struct{}
@@ -137,12 +140,13 @@ func New(cfg Config, streams Backend) *Server {
 	if err != nil {
 		panic("edge: settings of the compressor: " + err.Error()) // they are constant
 	}
+	readerBudget := sendbudget.New(cfg.PinnedBytes)
 	s := &Server{
 		compressHandler: compress, compressSlots: make(chan struct{}, maxCompressors),
 		cfg: cfg, streams: streams, metrics: newMetrics(cfg.Metrics),
-		drain: newDrain(), rebalanceSignals: make(chan struct{}), catchUpBudget: newSendBudget(cfg.ChunkBytes), loadSlots: make(chan struct{}, maxChunkLoads),
+		drain: newDrain(), rebalanceSignals: make(chan struct{}), catchUpBudget: sendbudget.New(cfg.ChunkBytes), loadSlots: make(chan struct{}, maxChunkLoads),
 		writeSlots: make(chan struct{}, runtime.GOMAXPROCS(0)), arraySlots: make(chan struct{}, maxArrayBuffers),
-		frames: newFrameCache(cfg.FrameBytes, cfg.PinnedBytes), warningLimiter: rate.Sometimes{Interval: time.Second},
+		readerBudget: readerBudget, frames: sse.NewFrameCache(cfg.FrameBytes, readerBudget), warningLimiter: rate.Sometimes{Interval: time.Second},
 		forkCopyLimiter: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
 	s.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
@@ -153,7 +157,7 @@ func New(cfg Config, streams Backend) *Server {
 	s.metrics.registerWritesBudget(cfg.Metrics, &s.bodyBudget)
 	s.metrics.registerSendBudget(cfg.Metrics, modeCatchUp, s.catchUpBudget)
 	s.metrics.registerLimits(cfg.Metrics, s)
-	s.metrics.registerSendBudget(cfg.Metrics, modeSSE, s.frames.budget)
+	s.metrics.registerSendBudget(cfg.Metrics, modeSSE, s.readerBudget)
 	return s
 }
 

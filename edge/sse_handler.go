@@ -8,11 +8,9 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
-
-// turnWriteBytes is about how many bytes one turn of an SSE reader writes.
-const turnWriteBytes = 256 << 10
 
 // serve streams (PROTOCOL 5.8). The reactor takes the streams that it can serve; the goroutine
 // here works wherever net/http does. What happens before the reader waits has stack frames of
@@ -30,7 +28,7 @@ func (d *eventStream) serve(w http.ResponseWriter, r *http.Request) {
 // handToReactor reports whether the response is no longer the handler's: the reactor has taken
 // the reader, or it was refused.
 func (d *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool {
-	setSSEHeaders(w.Header(), d.session.framing)
+	setSSEHeaders(w.Header(), d.session.Key().Framing)
 	switch {
 	case d.hasGoroutine:
 		return false
@@ -49,7 +47,7 @@ func (d *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool
 // writeHead writes the response header immediately, before the first event.
 func (d *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
 	d.out, d.wake = d.server.newStallWriter(w, r), make(wakeSignal, 1)
-	d.server.frames.budget.addReader(d.out)
+	d.server.readerBudget.AddReader(d.out)
 	w.WriteHeader(http.StatusOK)
 	return d.out.flush()
 }
@@ -58,8 +56,8 @@ func (d *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
 // costs this one reader, and closes its connection.
 func (d *eventStream) finish() {
 	v := recover()
-	d.session.tail.Unwatch(d.wake)
-	d.server.frames.budget.removeReader(d.out)
+	d.session.Unwatch(d.wake)
+	d.server.readerBudget.RemoveReader(d.out)
 	d.close()
 	if v != nil {
 		d.server.abortStream(v)
@@ -90,15 +88,12 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 			done()
 		}
 	}
-	form := framingOf(info.Type)
-	set := s.frames.openSet(tail, form)
+	form := sse.FramingOf(info.Type)
 	d := &eventStream{
 		server: s, release: release, hasGoroutine: own,
-		session:   *newSSESession(tail, set, form, at, minCursorFor(s.cfg.Now(), q.cursor)),
-		fromStart: q.at.Kind == position.OffsetStart,
-	}
-	if form == framingText && !d.fromStart {
-		d.session.boundary = textBoundary{kind: boundaryUnknown, skipBytes: characterRest}
+		session: sse.NewSession(s.frames, tail, form, sse.Start{
+			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor),
+		}),
 	}
 	if err = position.ErrGone; tail.Generation() == info.Generation { // else the stream was created again between the two calls
 		err = d.prepareFirstPage(r.Context())
@@ -112,8 +107,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 
 // close releases what the reader held.
 func (d *eventStream) close() {
-	d.session.releaseOutput()
-	d.session.frames.close()
+	d.session.Close()
 	d.release()
 	d.server.releaseReader(modeSSE, d.hasGoroutine)
 }
@@ -127,11 +121,11 @@ func minCursorFor(now time.Time, client uint64) uint64 {
 }
 
 // setSSEHeaders sets the headers of an SSE response.
-func setSSEHeaders(h http.Header, form framing) {
+func setSSEHeaders(h http.Header, form sse.Framing) {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "private, no-cache, no-store, no-transform") // the protocol demands no-cache
 	h.Set("X-Accel-Buffering", "no")
-	if form == framingBase64 {
+	if form == sse.FramingBase64 {
 		h.Set(hEncoding, "base64")
 	}
 }
@@ -140,9 +134,8 @@ func setSSEHeaders(h http.Header, form framing) {
 // request writes the session's output, unless the reactor has taken the stream.
 type eventStream struct {
 	server       *Server
-	session      sseSession
+	session      sse.Session
 	release      func() // ends following the stream
-	fromStart    bool   // began at the start of the stream: what was trimmed there is not missed
 	hasGoroutine bool   // it has a goroutine, and is counted as such
 
 	out  *stallWriter // nil: the reactor has the stream
@@ -154,8 +147,8 @@ type eventStream struct {
 // EventSource would reopen without end.
 func (d *eventStream) prepareFirstPage(ctx context.Context) (err error) {
 	defer d.server.recoverReader(&err)
-	d.session.cursorNow = position.CursorAt(d.server.cfg.Now())
-	if len(d.session.output(turnWriteBytes)) > 0 || d.session.nextState() != stateBehind {
+	d.session.SetCursor(position.CursorAt(d.server.cfg.Now()))
+	if owed, _ := d.session.Output(sse.TurnBytes); len(owed) > 0 || d.session.State() != sse.StateBehind {
 		return nil
 	}
 	return d.fetchPage(ctx)
@@ -188,10 +181,10 @@ func (d *eventStream) run(ctx context.Context) {
 			}
 			continue
 		}
-		if st := d.session.nextState(); st == stateClosed || st == stateGone {
+		if st := d.session.State(); st == sse.StateClosed || st == sse.StateGone {
 			return
 		}
-		if again == nil && !d.session.tail.Watch(d.wake, d.session.position.Pos) {
+		if again == nil && !d.session.Watch(d.wake) {
 			continue
 		}
 		d.armHeldTimer(quiet)
@@ -218,15 +211,15 @@ func (d *eventStream) run(ctx context.Context) {
 
 // armHeldTimer sets the timer for the message that the session holds, if that has changed.
 func (d *eventStream) armHeldTimer(timer *time.Timer) {
-	if held := d.session.heldUpTo(); held != d.out.heldUpTo {
+	if held := d.session.HeldUpTo(); held != d.out.heldUpTo {
 		d.out.heldUpTo = held
-		timer.Reset(maxHeldTime)
+		timer.Reset(sse.MaxHeldTime)
 	}
 }
 
 // onTimer has the session release what it holds, or else sends a heartbeat.
 func (d *eventStream) onTimer(timer *time.Timer) error {
-	if d.session.heldTooLong = d.session.heldUpTo() != 0; d.session.heldTooLong {
+	if d.session.ReleaseHeld() {
 		return nil
 	}
 	timer.Reset(d.heartbeatDelay())
@@ -251,10 +244,10 @@ func (d *eventStream) heartbeatDelay() time.Duration {
 // writeOrFetch writes the session's output, or fetches the page that the reader needs; more
 // reports whether it did either.
 func (d *eventStream) writeOrFetch(ctx context.Context) (more bool, err error) {
-	d.session.cursorNow = position.CursorAt(d.server.cfg.Now())
-	bufs, newest := d.session.outputWithTime(turnWriteBytes)
+	d.session.SetCursor(position.CursorAt(d.server.cfg.Now()))
+	bufs, newest := d.session.Output(sse.TurnBytes)
 	if len(bufs) == 0 {
-		if d.session.nextState() != stateBehind {
+		if d.session.State() != sse.StateBehind {
 			return false, nil
 		}
 		return true, d.fetchPage(ctx)
@@ -263,7 +256,7 @@ func (d *eventStream) writeOrFetch(ctx context.Context) (more bool, err error) {
 		if err := d.out.write(b); err != nil {
 			return true, err
 		}
-		d.session.markWritten(len(b))
+		d.session.MarkWritten(len(b))
 		d.server.metrics.delivered.Add(float64(len(b)))
 	}
 	d.server.metrics.countSession(&d.session)
@@ -276,31 +269,6 @@ func (d *eventStream) writeOrFetch(ctx context.Context) (more bool, err error) {
 
 // fetchPage fetches the page at the reader's position.
 func (d *eventStream) fetchPage(ctx context.Context) error {
-	l, pos := d.session.wantedPage()
-	return d.acceptPage(d.server.streams.ReadPage(ctx, l.ID, l.Info, pos))
+	l, pos := d.session.WantedPage()
+	return d.session.AcceptPage(d.server.streams.ReadPage(ctx, l.ID, l.Info, pos))
 }
-
-// acceptPage handles the page that was read, or the error.
-func (d *eventStream) acceptPage(r shard.RecordBatch, err error) error {
-	var trimmed *shard.TrimmedError
-	if errors.As(err, &trimmed) && d.session.lookBacks > 0 {
-		d.session.endLookBack()
-		d.session.status = stateIdle
-		return nil
-	}
-	if errors.As(err, &trimmed) && d.fromStart && trimmed.First > d.session.position.Pos && d.session.skipToKept(trimmed.First) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	d.fromStart = false
-	if !d.session.acceptPage(r) {
-		return errPageGap
-	}
-	return nil
-}
-
-// errPageGap means that a page does not hold the position for which it was requested. The reader
-// is disconnected rather than sent past a hole.
-var errPageGap = errors.New("page does not join")

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -86,9 +87,9 @@ type stream struct {
 	*bubble
 	conn net.Conn
 	resp *http.Response
-	buf  []byte  // what is not a whole event yet
-	come []event // what was not asked for yet
-	id   string  // of the last event that came
+	buf  []byte          // what is not a whole event yet
+	come []ssetest.Event // what was not asked for yet
+	id   string          // of the last event that came
 }
 
 // get opens an SSE response and takes nothing but its head.
@@ -110,7 +111,7 @@ func (b *bubble) get(query string, h header) *stream {
 }
 
 // next is the next n events.
-func (s *stream) next(n int) []event {
+func (s *stream) next(n int) []ssetest.Event {
 	s.Helper()
 	p := make([]byte, 4096)
 	for len(s.come) < n {
@@ -118,7 +119,7 @@ func (s *stream) next(n int) []event {
 		if s.buf = append(s.buf, p[:m]...); err != nil && m == 0 {
 			s.Fatalf("%d events, want %d: %v", len(s.come), n, err)
 		}
-		es, rest, err := parseSSE(s.buf)
+		es, rest, err := ssetest.Parse(s.buf)
 		if err != nil {
 			s.Fatal(err)
 		}
@@ -131,13 +132,13 @@ func (s *stream) next(n int) []event {
 }
 
 // rest is every event until the server ends the response, which must be well-formed.
-func (s *stream) rest() []event {
+func (s *stream) rest() []ssetest.Event {
 	s.Helper()
 	b, err := io.ReadAll(s.resp.Body)
 	if err != nil {
 		s.Fatal(err)
 	}
-	es, rest, err := parseSSE(append(s.buf, b...))
+	es, rest, err := ssetest.Parse(append(s.buf, b...))
 	if err != nil || len(rest) > 0 {
 		s.Fatalf("ends inside an event: %q, %v", rest, err)
 	}
@@ -146,12 +147,12 @@ func (s *stream) rest() []event {
 }
 
 // take adds events, each with its id.
-func (s *stream) take(es []event) {
+func (s *stream) take(es []ssetest.Event) {
 	for _, e := range es {
-		if e.id == "" {
-			e.id = s.id
+		if e.ID == "" {
+			e.ID = s.id
 		}
-		s.id = e.id
+		s.id = e.ID
 		s.come = append(s.come, e)
 	}
 }
@@ -184,7 +185,7 @@ func TestFirstByteAtOnce(t *testing.T) {
 		for _, at := range []string{"-1", "now"} {
 			s := b.get("offset="+at, nil)
 			e := s.next(1)[0]
-			if e.name != "control" || !strings.Contains(e.data, `"upToDate":true`) || !strings.Contains(e.data, e.id) {
+			if e.Name != "control" || !strings.Contains(e.Data, `"upToDate":true`) || !strings.Contains(e.Data, e.ID) {
 				t.Errorf("%+v", e)
 			}
 			if d := time.Since(start); d != 0 {
@@ -215,7 +216,7 @@ func TestHeartbeat(t *testing.T) {
 			start = time.Now()
 		}
 		b.write("POST", "/v1/stream/x", "a", 204)
-		if e := s.next(2); e[0].data != "a" || time.Since(start) != 0 {
+		if e := s.next(2); e[0].Data != "a" || time.Since(start) != 0 {
 			t.Errorf("%+v", e)
 		}
 	})
@@ -226,9 +227,9 @@ func TestLastEventID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)
 		b.write("PUT", "/v1/stream/x", "", 201)
-		empty := b.get("offset=-1", nil).next(1)[0].id
+		empty := b.get("offset=-1", nil).next(1)[0].ID
 		b.write("POST", "/v1/stream/x", "one", 204)
-		now := b.get("offset=now", nil).next(1)[0].id
+		now := b.get("offset=now", nil).next(1)[0].ID
 		b.write("POST", "/v1/stream/x", "two", 204)
 		for _, c := range []struct{ query, id, want string }{
 			{"offset=-1", empty, "onetwo"},
@@ -245,8 +246,8 @@ func TestLastEventID(t *testing.T) {
 			got := ""
 			for done := false; !done; {
 				e := s.next(2)
-				got += e[0].data
-				done = strings.Contains(e[1].data, "upToDate")
+				got += e[0].Data
+				done = strings.Contains(e[1].Data, "upToDate")
 			}
 			if got != c.want {
 				t.Errorf("%s after %s: %q, want %q", c.query, c.id, got, c.want)
@@ -279,7 +280,7 @@ func TestDrainInsideEvent(t *testing.T) {
 		if err := <-drained; err != nil {
 			t.Error(err)
 		}
-		if len(es) != 2 || es[0].data != large || es[1].name != "control" {
+		if len(es) != 2 || es[0].Data != large || es[1].Name != "control" {
 			t.Errorf("%d events: %.200v", len(es), es)
 		}
 	})
@@ -298,10 +299,10 @@ func TestSlowReader(t *testing.T) {
 			if s.buf = append(s.buf, p[:n]...); err != nil {
 				t.Fatalf("cut after %v: %v", time.Since(start), err)
 			}
-			if es, _, err := parseSSE(s.buf); err != nil {
+			if es, _, err := ssetest.Parse(s.buf); err != nil {
 				t.Fatal(err)
 			} else if len(es) == 2 {
-				if es[0].data != large {
+				if es[0].Data != large {
 					t.Error("not what was written")
 				}
 				break
@@ -353,14 +354,14 @@ func TestPinnedFrames(t *testing.T) {
 		synctest.Wait()
 		<-time.After(2 * time.Second)
 		good := b.get("offset="+offsets[stuck], nil)
-		if e := good.next(2); len(e[0].data) != 200<<10 {
-			t.Errorf("%d bytes", len(e[0].data))
+		if e := good.next(2); len(e[0].Data) != 200<<10 {
+			t.Errorf("%d bytes", len(e[0].Data))
 		}
 		// Each newcomer makes room, one reader at a time.
 		for range stuck {
 			b.get("offset="+offsets[stuck], nil).next(2)
 		}
-		if held := b.srv.frames.budget.held.Load(); held > 1<<20 {
+		if held := b.srv.readerBudget.Held(); held > 1<<20 {
 			t.Errorf("%d bytes are held", held)
 		}
 		cut := b.count("fantail_readers_cut_total")
@@ -368,7 +369,7 @@ func TestPinnedFrames(t *testing.T) {
 			t.Errorf("%v cut, %d readers", cut, b.srv.drain.count())
 		}
 		b.write("POST", "/v1/stream/x", "still here", 204)
-		if e := good.next(2); e[0].data != "still here" {
+		if e := good.next(2); e[0].Data != "still here" {
 			t.Errorf("%+v", e)
 		}
 	})
@@ -414,7 +415,7 @@ func TestIdleReaderHTTP2(t *testing.T) {
 		s.next(1)
 		<-time.After(10 * time.Second)
 		b.write("POST", "/v1/stream/x", "a", 204)
-		if e := s.next(2); e[0].data != "a" {
+		if e := s.next(2); e[0].Data != "a" {
 			t.Errorf("%+v", e)
 		}
 	})
@@ -434,7 +435,7 @@ func TestTrimmedReader(t *testing.T) {
 				if from < 5 {
 					return shard.RecordBatch{}, &shard.TrimmedError{First: 5}
 				}
-				return buildRange(t, from, 6, 6, false, []shard.Message{m}), nil
+				return ssetest.Batch(t, from, 6, 6, false, []shard.Message{m}), nil
 			},
 		})
 		early := b.get("offset=-1", nil)
@@ -448,7 +449,7 @@ func TestTrimmedReader(t *testing.T) {
 			t.Errorf("sent past a hole: %+v", es)
 		}
 		late := b.get("offset=-1", nil)
-		if e := late.next(2); e[0].data != "five" {
+		if e := late.next(2); e[0].Data != "five" {
 			t.Errorf("%+v", e)
 		}
 	})
@@ -469,14 +470,14 @@ func TestStoreGoneForAReader(t *testing.T) {
 					return shard.RecordBatch{}, shard.ErrStoreDown
 				}
 				m := shard.Message{Pos: from, Next: from + 1, Body: fmt.Append(nil, "m", from)}
-				return buildRange(t, from, from+1, from+1, false, []shard.Message{m}), nil
+				return ssetest.Batch(t, from, from+1, from+1, false, []shard.Message{m}), nil
 			},
 		})
 		s := b.get("offset=-1", nil)
 		var got []string
 		for _, e := range s.next(8) {
-			if e.name == "data" {
-				got = append(got, e.data)
+			if e.Name == "data" {
+				got = append(got, e.Data)
 			}
 		}
 		if fmt.Sprint(got) != "[m0 m1 m2 m3]" {
@@ -500,7 +501,7 @@ func TestCatchUpWithoutStore(t *testing.T) {
 	}
 	srv := New(Config{}, fake{state: local, page: func(from shard.Pos) (shard.RecordBatch, error) {
 		m := shard.Message{Pos: from, Next: from + 1, Body: fmt.Append(nil, "m", from)}
-		return buildRange(t, from, from+1, from+1, false, []shard.Message{m}), nil
+		return ssetest.Batch(t, from, from+1, from+1, false, []shard.Message{m}), nil
 	}})
 	w := ask(t, srv, "GET", "/v1/stream/x?offset=-1", nil, nil)
 	if h := w.Header(); w.Code != 200 || w.Body.String() != "m0m1" || h.Get(hNextOffset) != position.FormatOffset(7, 2) ||

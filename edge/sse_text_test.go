@@ -7,36 +7,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode/utf8"
+
+	"github.com/fantail-dev/fantail/edge/sse"
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 )
 
 // Text in a charset that an event stream cannot carry comes as its bytes.
 func TestOtherCharset(t *testing.T) {
-	for typ, other := range map[string]bool{
-		"text/plain":                                     false,
-		"text/plain; charset=utf-8":                      false,
-		`text/html;CHARSET="UTF-8"`:                      false,
-		"text/plain; charset=us-ascii":                   false,
-		"text/plain; format=flowed":                      false,
-		"text/plain; charset=":                           true,
-		"text/plain; charset=iso-8859-1":                 true,
-		`text/plain; format=flowed; Charset="Shift_JIS"`: true,
-		"text/plain; charset*=us-ascii'en'utf-16":        true,
-		"text/plain; charset=utf-8; charset=utf-16":      true,
-		"text/plain; charset=utf-8; =":                   true,
-		"text/plain; charset=utf-16le":                   true,
-	} {
-		want := framingText
-		if other {
-			want = framingBase64
-		}
-		if got := framingOf(typ); got != want {
-			t.Errorf("%s: framing %d", typ, got)
-		}
-	}
-	if framingOf("application/json; charset=latin1") != framingJSON {
-		t.Error("JSON is UTF-8, whatever it says")
-	}
 	s := newSite(t, Config{})
 	latin := header{"Content-Type": "text/plain; charset=iso-8859-1"}
 	s.put("/v1/stream/x", "", latin)
@@ -48,7 +25,7 @@ func TestOtherCharset(t *testing.T) {
 	body := "D\xe9j\xe0 vu, un caf\xe9"
 	s.want(s.do("POST", "/v1/stream/x", body, latin), http.StatusNoContent)
 	for _, e := range s.events(resp, 2) {
-		if got, err := base64.StdEncoding.DecodeString(e.data); e.name == "data" && (err != nil || string(got) != body) {
+		if got, err := base64.StdEncoding.DecodeString(e.Data); e.Name == "data" && (err != nil || string(got) != body) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
@@ -63,18 +40,18 @@ func TestHalfACharacterIsLetGo(t *testing.T) {
 		s := b.get("offset=-1", nil)
 		s.next(2)
 		b.write("POST", "/v1/stream/x", "caf\xe2", 204)
-		<-time.After(maxHeldTime - time.Millisecond)
+		<-time.After(sse.MaxHeldTime - time.Millisecond)
 		b.write("POST", "/v1/stream/x", "\x82", 204) // there is still news
 		start := time.Now()
 		es := s.next(2)
-		if d := time.Since(start); es[0].data != "caf\ufffd" || es[1].id != es[0].id || !strings.Contains(es[1].data, "upToDate") || d != maxHeldTime {
+		if d := time.Since(start); es[0].Data != "caf\ufffd" || es[1].ID != es[0].ID || !strings.Contains(es[1].Data, "upToDate") || d != sse.MaxHeldTime {
 			t.Errorf("%+v after %v", es, d)
 		}
-		again := b.get("offset="+es[0].id, nil)
+		again := b.get("offset="+es[0].ID, nil)
 		again.next(1)
 		b.write("POST", "/v1/stream/x", "\xac!", 204)
 		for _, s := range []*stream{s, again} {
-			if next := s.next(2); next[0].data != "!" {
+			if next := s.next(2); next[0].Data != "!" {
 				t.Errorf("%+v", next)
 			}
 		}
@@ -98,11 +75,11 @@ func TestReactorLetsGo(t *testing.T) {
 	s.events(resp, 2)
 	start := time.Now()
 	s.want(s.do("POST", "/v1/stream/x", "caf\xe2\x82", text), http.StatusNoContent)
-	if es := s.events(resp, 2); es[0].data != "caf\ufffd" || time.Since(start) < maxHeldTime {
+	if es := s.events(resp, 2); es[0].Data != "caf\ufffd" || time.Since(start) < sse.MaxHeldTime {
 		t.Errorf("%+v", es)
 	}
 	s.want(s.do("POST", "/v1/stream/x", "\xac!", text), http.StatusNoContent)
-	if es := s.events(resp, 2); es[0].data != "!" {
+	if es := s.events(resp, 2); es[0].Data != "!" {
 		t.Errorf("%+v", es)
 	}
 }
@@ -124,7 +101,7 @@ func TestSplitLineBreak(t *testing.T) {
 	} {
 		s := newSite(t, Config{})
 		s.put("/v1/stream/x", "", text)
-		whole := oneBreak.Replace(strings.Join(messages, ""))
+		whole := ssetest.OneBreak.Replace(strings.Join(messages, ""))
 		live := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
 		ends := []string{}
 		for _, m := range messages {
@@ -145,7 +122,7 @@ func TestSplitLineBreak(t *testing.T) {
 		if got := s.sse(live, "text/plain"); got != whole {
 			t.Errorf("%.20q: live %.20q", messages, got)
 		}
-		before := oneBreak.Replace(messages[0])
+		before := ssetest.OneBreak.Replace(messages[0])
 		for _, path := range []string{"/v1/stream/x", "/v1/stream/f"} {
 			for _, node := range []*site{s, newSiteOn(t, Config{}, overTLS, s.log)} { // which knows nothing of it
 				if got := before + node.sse(node.do("GET", path+"?live=sse&offset="+ends[0], "", nil), "text/plain"); got != whole {
@@ -154,29 +131,4 @@ func TestSplitLineBreak(t *testing.T) {
 			}
 		}
 	}
-}
-
-// Where text is cut changes nothing of it but what lies inside a character.
-func FuzzJoined(f *testing.F) {
-	for _, s := range []string{"a\r\nb", "\r\r\n\n\r", "€\r", "\xe2\x82", "\xf0\x9f\x98\n", "\x80\x80", "\xff\r\n"} {
-		f.Add(s, uint8(1), uint8(2))
-	}
-	f.Fuzz(func(t *testing.T, s string, one, two uint8) {
-		i := min(int(one), len(s))
-		k := min(i+int(two), len(s))
-		got, j := "", textBoundary{}
-		for _, m := range []string{s[:i], s[i:k], s[k:]} {
-			var b []byte
-			b, j = joinText([][]byte{[]byte(m)}, j)
-			if size, _ := unfinishedCharacter(b); size > 0 {
-				t.Fatalf("%q ends inside a character", b)
-			}
-			got += oneBreak.Replace(string(b))
-		}
-		if utf8.ValidString(s[:i]) && utf8.ValidString(s[i:k]) && utf8.ValidString(s[k:]) {
-			if want := oneBreak.Replace(s); got != want {
-				t.Fatalf("%q: %q, want %q", s, got, want)
-			}
-		}
-	})
 }

@@ -1,49 +1,51 @@
-package edge
+package sse
 
 import (
-	"net"
+	"cmp"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// sseSession is one SSE reader's position in a stream, and its pending output. It
-// does no I/O, has no goroutine and no clock. Its executor (an eventStream's goroutine, or a loop)
-// gets the output, writes it, reports how much was accepted (markWritten), and does what nextState
-// says when there is no output. Only the executor uses it.
-type sseSession struct {
+// Session is one SSE reader's position in a stream, and its pending output. Its executor (a
+// goroutine, or a loop for many readers) gets the output, writes it, reports how much was accepted
+// (MarkWritten), and does what State says when there is no output. Only the executor uses it.
+type Session struct {
 	tail   *shard.TailBuffer
-	frames *frameSet
+	frames *FrameSet
 
 	position  position.Position // everything below it was read: it is framed, or in heldMessages
 	announced announcedOffset   // the offset in the newest control event
 	// heldMessages are messages of a text stream that end inside a character. They wait for
-	// the rest, for maxHeldTime at most, so that no event contains half a character.
+	// the rest, for MaxHeldTime at most, so that no event contains half a character.
 	heldMessages []heldMessage
 
 	minCursor uint64 // the smallest Stream-Cursor that the client may still get
 	cursorNow uint64 // the Stream-Cursor of this moment, set by the executor
 
 	page *shard.RecordBatch // fetched by the executor while the reader was behind
-	out  *outBuf            // nil: there is no pending output
+	out  *OutputBuffer      // nil: there is no pending output
 
 	framedCount       uint32 // messages framed since the executor last counted
 	gapCount          uint16 // RecordBatches that did not join the position; anything but 0 is a bug
-	framing           framing
-	status            sessionState
+	framing           Framing
+	status            State
 	announcedAny      bool         // the output has had a control event
 	announcedUpToDate bool         // the newest control event said "up to date"
-	heldTooLong       bool         // heldMessages have waited for maxHeldTime
+	heldTooLong       bool         // heldMessages have waited for MaxHeldTime
+	fromStart         bool         // began at the start of the stream: what was trimmed there is not missed
 	lookBacks         uint8        // look-backs so far; see beginLookBack
 	boundary          textBoundary // at the position; before heldMessages, if there are any
 }
 
-// outBuf holds the output that is pending for a reader. An executor of many sessions may
-// lend one to each in turn (see loop.writePending).
-type outBuf struct {
-	pending net.Buffers
+// OutputBuffer holds the output that is pending for a reader. An executor of many sessions may
+// lend one to each in turn (LendBuffer, ReclaimBuffer).
+type OutputBuffer struct {
+	pending [][]byte
 	written int      // how many of pending are written
 	frames  []*frame // the frames with data in pending
 	batches []shard.RecordBatch
@@ -62,46 +64,108 @@ type heldMessage struct {
 	generation shard.Generation
 }
 
-// sessionState says what the executor has to do when there is no output.
-type sessionState uint8
+// State says what the executor has to do when there is no output.
+type State uint8
 
+// What an executor has to do.
 const (
-	stateIdle   sessionState = iota + 1 // wait for news above the position
-	stateBehind                         // fetch the page that wantedPage names
-	stateClosed                         // the end was announced: end the response
-	stateGone                           // the generation is over: end the response
+	StateIdle   State = iota + 1 // wait for news above the position
+	StateBehind                  // fetch the page that WantedPage names
+	StateClosed                  // the end was announced: end the response
+	StateGone                    // the generation is over: end the response
 )
 
-// Held messages are released when the rest of the character has not come for maxHeldTime, or when
+// Held messages are released when the rest of the character has not come for MaxHeldTime, or when
 // they are more than one message and more than maxHeldBytes: a writer may have died inside a
 // character, and text that is not UTF-8 may look the same. The half is then shown as U+FFFD, and the
 // reader continues at the next character. So of broken text two readers may see two versions;
 // catch-up is exact.
 const (
 	maxHeldBytes = 256 << 10
-	maxHeldTime  = time.Second
+	MaxHeldTime  = time.Second
 )
 
-// newSSESession returns a session at a position for a client that needs a Stream-Cursor of at least
-// least (0: any).
-func newSSESession(t *shard.TailBuffer, set *frameSet, form framing, at position.Position, least uint64) *sseSession {
-	c := &sseSession{tail: t, frames: set, framing: form, position: at, minCursor: least, status: stateIdle}
-	c.announced = announcedOffset{c.generation(), at.Pos}
+// TurnBytes is about how many bytes one turn of a reader writes.
+const TurnBytes = 256 << 10
+
+// Start says where a reader begins.
+type Start struct {
+	At        position.Position
+	FromStart bool   // At is the start of the stream: what was trimmed there is not missed
+	MinCursor uint64 // the smallest Stream-Cursor that the client may get; 0: any
+}
+
+// NewSession returns the session of a reader of a TailBuffer. Close ends it.
+func NewSession(cache *FrameCache, tail *shard.TailBuffer, form Framing, start Start) Session {
+	c := Session{
+		tail: tail, frames: cache.openSet(tail, form), framing: form, position: start.At,
+		fromStart: start.FromStart, minCursor: start.MinCursor, status: StateIdle,
+	}
+	c.announced = announcedOffset{c.generation(), start.At.Pos}
+	if form == FramingText && !start.FromStart {
+		c.boundary = textBoundary{kind: boundaryUnknown, skipBytes: characterRest}
+	}
 	return c
 }
 
+// Close releases what the session holds. It does not end the following of the TailBuffer.
+func (c *Session) Close() {
+	c.releaseOutput()
+	c.frames.close()
+}
+
+// Key names the readers that share frames with this one.
+func (c *Session) Key() SetKey { return c.frames.key }
+
+// Watch asks the TailBuffer to wake w at news for the reader, once; false: there is news already.
+func (c *Session) Watch(w shard.Waker) bool { return c.tail.Watch(w, c.position.Pos) }
+
+// Unwatch undoes Watch.
+func (c *Session) Unwatch(w shard.Waker) { c.tail.Unwatch(w) }
+
+// SetCursor sets the Stream-Cursor of this moment, for the output that is rendered from now on.
+func (c *Session) SetCursor(now uint64) { c.cursorNow = now }
+
+// TakeCounts returns how many messages were framed since the last call, and how many RecordBatches
+// did not join the reader's position, which is a bug if it is not 0.
+func (c *Session) TakeCounts() (messages, gaps int) {
+	messages, gaps = int(c.framedCount), int(c.gapCount)
+	c.framedCount, c.gapCount = 0, 0
+	return messages, gaps
+}
+
+// ReleaseHeld has the next output release what the session holds back; false: it holds nothing back.
+func (c *Session) ReleaseHeld() bool {
+	c.heldTooLong = c.HeldUpTo() != 0
+	return c.heldTooLong
+}
+
+// LendBuffer gives a session that has no buffer the one in spare.
+func (c *Session) LendBuffer(spare **OutputBuffer) {
+	if c.out == nil {
+		c.out, *spare = *spare, nil
+	}
+}
+
+// ReclaimBuffer undoes LendBuffer if the session has no pending output.
+func (c *Session) ReclaimBuffer(spare **OutputBuffer) {
+	if !c.HasOutput() {
+		*spare, c.out = cmp.Or(*spare, c.out), nil
+	}
+}
+
 // generation returns the generation of the log in which the reader is.
-func (c *sseSession) generation() shard.Generation {
+func (c *Session) generation() shard.Generation {
 	if len(c.position.Inherited) > 0 {
 		return c.position.Inherited[0].Info.Generation
 	}
 	return c.tail.Generation()
 }
 
-// outputWithTime returns output, and S2's time (ms) of the newest message in it; 0 if the reader was
+// Output returns output, and S2's time (ms) of the newest message in it; 0 if the reader was
 // not up to date before.
-func (c *sseSession) outputWithTime(budget int) (owed net.Buffers, newest shard.Millis) {
-	fresh := c.announcedUpToDate && !c.hasOutput()
+func (c *Session) Output(budget int) (owed [][]byte, newest shard.Millis) {
+	fresh := c.announcedUpToDate && !c.HasOutput()
 	owed = c.output(budget)
 	if fresh {
 		newest = c.out.newestTime()
@@ -109,8 +173,8 @@ func (c *sseSession) outputWithTime(budget int) (owed net.Buffers, newest shard.
 	return owed, newest
 }
 
-// wantedPage returns the segment and the position of the page that the reader needs.
-func (c *sseSession) wantedPage() (position.Segment, shard.Pos) {
+// WantedPage returns the segment and the position of the page that the reader needs.
+func (c *Session) WantedPage() (position.Segment, shard.Pos) {
 	if c.lookBacks == 0 {
 		return c.position.CurrentSegment(c.tail.Stream(), c.tail.Info()), c.position.Pos
 	}
@@ -120,7 +184,7 @@ func (c *sseSession) wantedPage() (position.Segment, shard.Pos) {
 
 // segmentBefore returns the segment that holds what precedes the reader's position, and where that
 // ends in it; false: the stream begins here.
-func (c *sseSession) segmentBefore() (l position.Segment, end shard.Pos, ok bool) {
+func (c *Session) segmentBefore() (l position.Segment, end shard.Pos, ok bool) {
 	info := c.tail.Info()
 	all := position.InheritedSegments(info)
 	l, end = c.position.CurrentSegment(c.tail.Stream(), info), c.position.Pos
@@ -138,17 +202,17 @@ func (c *sseSession) segmentBefore() (l position.Segment, end shard.Pos, ok bool
 const maxLookBacks = 7
 
 // beginLookBack asks the executor for the page before the position, or finds that there is none.
-func (c *sseSession) beginLookBack() {
+func (c *Session) beginLookBack() {
 	if _, _, ok := c.segmentBefore(); !ok || c.lookBacks == maxLookBacks {
 		c.endLookBack()
 		return
 	}
 	c.lookBacks++
-	c.status = stateBehind
+	c.status = StateBehind
 }
 
 // finishLookBack reads the boundary from the page that beginLookBack asked for.
-func (c *sseSession) finishLookBack(r shard.RecordBatch) {
+func (c *Session) finishLookBack(r shard.RecordBatch) {
 	_, end, _ := c.segmentBefore()
 	if r.IsZero() || r.To() < end {
 		return
@@ -162,49 +226,49 @@ func (c *sseSession) finishLookBack(r shard.RecordBatch) {
 }
 
 // endLookBack notes that nothing that matters precedes the position, or that it is not kept.
-func (c *sseSession) endLookBack() {
+func (c *Session) endLookBack() {
 	c.lookBacks, c.boundary = 0, textBoundary{skipBytes: c.boundary.skipBytes}
 }
 
-// heldUpTo identifies the held messages by the position after them; 0: there are none.
-func (c *sseSession) heldUpTo() shard.Pos {
+// HeldUpTo identifies the held messages by the position after them; 0: there are none.
+func (c *Session) HeldUpTo() shard.Pos {
 	if len(c.heldMessages) == 0 {
 		return 0
 	}
 	return c.heldMessages[len(c.heldMessages)-1].Next
 }
 
-// nextState returns what the executor has to do. It is valid while there is no output.
-func (c *sseSession) nextState() sessionState { return c.status }
+// State returns what the executor has to do. It is valid while there is no output.
+func (c *Session) State() State { return c.status }
 
-// hasOutput reports whether output was rendered that is not written yet.
-func (c *sseSession) hasOutput() bool { return c.out != nil && c.out.written < len(c.out.pending) }
+// HasOutput reports whether output was rendered that is not written yet.
+func (c *Session) HasOutput() bool { return c.out != nil && c.out.written < len(c.out.pending) }
 
 // output returns the reader's pending bytes: whole events, at least one if there is any,
 // and more of them up to about budget bytes of messages. It is empty if there is
-// nothing to write before the executor has acted on nextState.
-func (c *sseSession) output(budget int) net.Buffers {
-	if c.hasOutput() {
+// nothing to write before the executor has acted on State.
+func (c *Session) output(budget int) [][]byte {
+	if c.HasOutput() {
 		return c.out.pending[c.out.written:]
 	}
-	if c.status == stateClosed || c.status == stateGone {
+	if c.status == StateClosed || c.status == StateGone {
 		return nil
 	}
 	if c.out == nil {
-		c.out = &outBuf{}
+		c.out = &OutputBuffer{}
 	}
 	before, late := c.tail.Info(), c.heldTooLong
 	c.heldTooLong = false
 	ranges, paged, st := c.readBatches(budget)
 	switch st {
 	case shard.StatusGone:
-		c.status = stateGone
+		c.status = StateGone
 		return nil
 	case shard.StatusBelow:
-		c.status = stateBehind
+		c.status = StateBehind
 		return nil
 	}
-	c.status = stateIdle
+	c.status = StateIdle
 	last, joined := c.frameBatches(ranges, paged)
 	if !joined {
 		st = shard.StatusMore
@@ -218,7 +282,7 @@ func (c *sseSession) output(budget int) net.Buffers {
 }
 
 // readBatches returns the RecordBatches to frame next, and what follows them.
-func (c *sseSession) readBatches(budget int) (ranges []shard.RecordBatch, paged bool, st shard.TailStatus) {
+func (c *Session) readBatches(budget int) (ranges []shard.RecordBatch, paged bool, st shard.TailStatus) {
 	past, into := len(c.position.Inherited) > 0, &c.out.batches
 	switch {
 	case c.page == nil && past && c.tail.EndError() == nil:
@@ -250,27 +314,56 @@ type readerState struct {
 	pos                             shard.Pos
 	minCursor                       uint64
 	announced                       announcedOffset
-	status                          sessionState
+	status                          State
 	announcedAny, announcedUpToDate bool
 	boundary                        textBoundary
 }
 
 // sharedState returns the reader's state; false: the session has more state than a readerState.
-func (c *sseSession) sharedState() (readerState, bool) {
+func (c *Session) sharedState() (readerState, bool) {
 	plain := len(c.position.Inherited) == 0 && len(c.heldMessages) == 0 && c.page == nil && c.lookBacks == 0
 	return readerState{c.position.Pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary}, plain
 }
 
+// IsUpToDate reports whether the reader was told everything that was read, and waits for news.
+func (c *Session) IsUpToDate() bool { return c.announcedUpToDate && c.status == StateIdle }
+
 // setSharedState moves the reader to the state that another reader has reached.
-func (c *sseSession) setSharedState(s readerState) {
+func (c *Session) setSharedState(s readerState) {
 	c.position.Pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary = s.pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary
 }
 
-// acceptPage accepts the page that wantedPage asked for; false: it does not contain the reader's position.
-func (c *sseSession) acceptPage(r shard.RecordBatch) bool {
+// AcceptPage takes the page that WantedPage asked for, or the error with which it could not be read.
+// It returns the error if the reader cannot continue without the page.
+func (c *Session) AcceptPage(r shard.RecordBatch, err error) error {
+	var trimmed *shard.TrimmedError
+	if errors.As(err, &trimmed) && c.lookBacks > 0 {
+		c.endLookBack()
+		c.status = StateIdle
+		return nil
+	}
+	if errors.As(err, &trimmed) && c.fromStart && trimmed.First > c.position.Pos && c.skipToKept(trimmed.First) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.fromStart = false
+	if !c.acceptPage(r) {
+		return errPageGap
+	}
+	return nil
+}
+
+// errPageGap means that a page does not hold the position for which it was requested. The reader
+// is disconnected rather than sent past a hole.
+var errPageGap = errors.New("page does not join")
+
+// acceptPage accepts a page; false: it does not contain the reader's position.
+func (c *Session) acceptPage(r shard.RecordBatch) bool {
 	if c.lookBacks > 0 {
 		c.finishLookBack(r)
-		c.status = stateIdle
+		c.status = StateIdle
 		return true
 	}
 	if r.IsZero() || r.From() > c.position.Pos || r.To() <= c.position.Pos {
@@ -278,13 +371,13 @@ func (c *sseSession) acceptPage(r shard.RecordBatch) bool {
 		return false
 	}
 	c.page = &r
-	c.status = stateIdle
+	c.status = StateIdle
 	return true
 }
 
 // skipToKept moves a reader that began at the start to the first position that is kept. It returns
 // false if the reader has received or holds something, because it would miss what comes next.
-func (c *sseSession) skipToKept(pos shard.Pos) bool {
+func (c *Session) skipToKept(pos shard.Pos) bool {
 	if c.announcedAny || len(c.heldMessages) > 0 {
 		return false
 	}
@@ -292,12 +385,12 @@ func (c *sseSession) skipToKept(pos shard.Pos) bool {
 	c.boundary = textBoundary{skipBytes: characterRest}
 	c.leaveReadSegments()
 	c.announced = announcedOffset{c.generation(), c.position.Pos}
-	c.status = stateIdle
+	c.status = StateIdle
 	return true
 }
 
 // leaveReadSegments moves the reader from a segment that is read to its end to the next.
-func (c *sseSession) leaveReadSegments() {
+func (c *Session) leaveReadSegments() {
 	if past := len(c.position.Inherited); past > 0 {
 		c.position = c.position.SkipReadSegments(c.tail.Info().Start)
 		if len(c.position.Inherited) < past && len(c.heldMessages) == 0 {
@@ -310,11 +403,11 @@ func (c *sseSession) leaveReadSegments() {
 // its control event. It returns the last frame, nil if there was none. joined is
 // false if a RecordBatch did not join the position: the reader then needs what lies
 // before it, and nothing beyond was added.
-func (c *sseSession) frameBatches(ranges []shard.RecordBatch, paged bool) (last *frame, joined bool) {
+func (c *Session) frameBatches(ranges []shard.RecordBatch, paged bool) (last *frame, joined bool) {
 	for _, r := range ranges {
 		if r.From() > c.position.Pos {
 			c.gapCount++
-			c.status = stateBehind
+			c.status = StateBehind
 			return last, false
 		}
 		if r.To() <= c.position.Pos {
@@ -350,8 +443,8 @@ func (c *sseSession) frameBatches(ranges []shard.RecordBatch, paged bool) (last 
 // canShareFrame reports whether the reader gets the messages of the RecordBatch from first on
 // unchanged. If not, it needs a frame of its own: they end inside a character, or begin with
 // bytes that were shown already. ok is false if the reader has to look back first.
-func (c *sseSession) canShareFrame(r shard.RecordBatch, first int) (shared, ok bool) {
-	if c.framing != framingText {
+func (c *Session) canShareFrame(r shard.RecordBatch, first int) (shared, ok bool) {
+	if c.framing != FramingText {
 		return true, true
 	}
 	if len(c.heldMessages) > 0 {
@@ -373,9 +466,9 @@ func (c *sseSession) canShareFrame(r shard.RecordBatch, first int) (shared, ok b
 
 // frameHeld adds held messages to the output, as a frame of the reader's own, up to the last message
 // that does not end inside a character; all: up to the last message.
-func (c *sseSession) frameHeld(last *frame, all bool) *frame {
+func (c *Session) frameHeld(last *frame, all bool) *frame {
 	n := len(c.heldMessages)
-	if c.framing == framingText && !all {
+	if c.framing == FramingText && !all {
 		for n > 0 && endInsideCharacter(c.heldMessages[:n]) {
 			n--
 		}
@@ -392,7 +485,7 @@ func (c *sseSession) frameHeld(last *frame, all bool) *frame {
 		return last
 	}
 	bodies = bodies[:n]
-	if c.framing == framingText {
+	if c.framing == FramingText {
 		var text []byte
 		text, c.boundary = joinText(bodies, c.boundary)
 		bodies = [][]byte{text}
@@ -404,13 +497,13 @@ func (c *sseSession) frameHeld(last *frame, all bool) *frame {
 }
 
 // appendFrame adds the data event of f, after the control event of the frame before it.
-func (c *sseSession) appendFrame(last, f *frame) *frame {
+func (c *Session) appendFrame(last, f *frame) *frame {
 	if last != nil {
 		c.out.pending = append(c.out.pending, c.controlEvent(last, endNotReached))
 	}
 	c.out.pending = append(c.out.pending, f.data)
 	c.out.frames = append(c.out.frames, f)
-	c.frames.cache.budget.pinFrame(f)
+	f.pin(c.frames.cache.budget)
 	c.announced = announcedOffset{f.generation, f.nextPos}
 	c.framedCount += uint32(f.messages)
 	return f
@@ -418,7 +511,7 @@ func (c *sseSession) appendFrame(last, f *frame) *frame {
 
 // newestTime returns S2's time (ms) of the newest message in the buffer; 0: it comes from history, or
 // its time is not known, or there is none.
-func (r *outBuf) newestTime() shard.Millis {
+func (r *OutputBuffer) newestTime() shard.Millis {
 	if r == nil || len(r.frames) == 0 {
 		return 0
 	}
@@ -427,12 +520,12 @@ func (r *outBuf) newestTime() shard.Millis {
 
 // appendFinalControl adds the control event at the end of the output: after the last frame, or
 // without a data event if the client does not know its offset or the end of the stream yet.
-func (c *sseSession) appendFinalControl(last *frame, st shard.TailStatus, before shard.Info) {
+func (c *Session) appendFinalControl(last *frame, st shard.TailStatus, before shard.Info) {
 	at := endNotReached
 	switch {
 	case st == shard.StatusClosed:
 		at = endClosed
-		c.status = stateClosed
+		c.status = StateClosed
 	case st == shard.StatusTip && len(c.heldMessages) == 0:
 		at = endUpToDate
 	}
@@ -461,7 +554,7 @@ func (c *sseSession) appendFinalControl(last *frame, st shard.TailStatus, before
 
 // controlEvent returns the control event of f, or of the announced offset without a data event if f
 // is nil. The client's cursor never decreases.
-func (c *sseSession) controlEvent(f *frame, at streamEnd) (b []byte) {
+func (c *Session) controlEvent(f *frame, at streamEnd) (b []byte) {
 	if f == nil {
 		c.minCursor = max(c.minCursor, c.cursorNow)
 		return renderStandaloneControl(c.announced.generation, c.announced.pos, c.minCursor, at)
@@ -470,10 +563,10 @@ func (c *sseSession) controlEvent(f *frame, at streamEnd) (b []byte) {
 	return b
 }
 
-// markWritten records that n pending bytes are written. They are released immediately.
-func (c *sseSession) markWritten(n int) {
+// MarkWritten records that n pending bytes are written. They are released immediately.
+func (c *Session) MarkWritten(n int) {
 	r := c.out
-	for n > 0 && c.hasOutput() {
+	for n > 0 && c.HasOutput() {
 		b := r.pending[r.written]
 		if n < len(b) {
 			r.pending[r.written] = b[n:]
@@ -483,23 +576,23 @@ func (c *sseSession) markWritten(n int) {
 		r.pending[r.written] = nil
 		r.written++
 	}
-	if !c.hasOutput() {
+	if !c.HasOutput() {
 		c.releaseOutput()
 	}
 }
 
 // releaseOutput releases the pending output, which was written or is not wanted any more. A small
 // buffer is kept for the next output.
-func (c *sseSession) releaseOutput() {
+func (c *Session) releaseOutput() {
 	if c.out != nil && !c.out.release(c.frames.cache.budget) {
 		c.out = nil
 	}
 }
 
 // release releases what the buffer holds; false: the buffer is not worth keeping.
-func (r *outBuf) release(p *sendBudget) bool {
+func (r *OutputBuffer) release(p *sendbudget.Budget) bool {
 	for _, f := range r.frames {
-		p.unpinFrame(f)
+		f.unpin(p)
 	}
 	clear(r.pending)
 	clear(r.frames)
@@ -508,12 +601,12 @@ func (r *outBuf) release(p *sendBudget) bool {
 }
 
 // clone returns a buffer with the same output, of which nothing is written yet.
-func (r *outBuf) clone(p *sendBudget) *outBuf {
+func (r *OutputBuffer) clone(p *sendbudget.Budget) *OutputBuffer {
 	for _, f := range r.frames {
-		p.pinFrame(f)
+		f.pin(p)
 	}
-	return &outBuf{pending: slices.Clone(r.pending), frames: slices.Clone(r.frames)}
+	return &OutputBuffer{pending: slices.Clone(r.pending), frames: slices.Clone(r.frames)}
 }
 
-// maxKeptBuffers bounds the slices of an outBuf that is kept.
+// maxKeptBuffers bounds the slices of an OutputBuffer that is kept.
 const maxKeptBuffers = 64

@@ -1,9 +1,8 @@
-package edge
+package sse
 
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,87 +13,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sendbudget"
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 	"github.com/fantail-dev/fantail/shard"
 )
-
-// buildRange lays a RecordBatch out as shard/tail/record_batch.go documents it.
-func buildRange(t interface{ Fatal(...any) }, from, to, tail shard.Pos, closed bool, ms []shard.Message) shard.RecordBatch {
-	b := make([]byte, 40)
-	b[0] = 1
-	if closed {
-		b[1] = 1
-	}
-	binary.BigEndian.PutUint32(b[4:], uint32(len(ms)))
-	binary.BigEndian.PutUint64(b[8:], uint64(from))
-	binary.BigEndian.PutUint64(b[16:], uint64(to))
-	binary.BigEndian.PutUint64(b[24:], uint64(tail))
-	var payload []byte
-	for _, m := range ms {
-		payload = append(payload, m.Body...)
-		b = binary.BigEndian.AppendUint32(b, uint32(m.Pos-from))
-		b = binary.BigEndian.AppendUint32(b, uint32(m.Next-from))
-		b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
-	}
-	r, err := shard.ParseBatch(append(b, payload...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// parseSSE reads whole events as the HTML standard says a client does; rest is
-// what begins after the last of them. Comments are dropped. An id is an event's last line;
-// an event without one, which only the control event of a data event may be, has the id of
-// the event before it, or none if that is not in b.
-func parseSSE(b []byte) (events []event, rest []byte, err error) {
-	var e event
-	fields := 0
-	var data []string
-	for rest = b; len(b) > 0; {
-		n := bytes.IndexAny(b, "\r\n")
-		if n < 0 {
-			break
-		}
-		line := string(b[:n])
-		if b[n] == '\r' && n+1 < len(b) && b[n+1] == '\n' {
-			n++
-		}
-		b = b[n+1:]
-		k, v, _ := strings.Cut(line, ":")
-		v = strings.TrimPrefix(v, " ")
-		fields++
-		switch {
-		case line == "":
-			if fields > 1 {
-				e.data = strings.Join(data, "\n")
-				if e.id == "" && e.name != "control" {
-					return events, rest, fmt.Errorf("no id in %+v", e)
-				}
-				if n := len(events); e.id == "" && n > 0 {
-					e.id = events[n-1].id
-				}
-				events = append(events, e)
-			}
-			e, fields, data, rest = event{}, 0, nil, b
-		case k == "", k == "retry": // a comment, or how long to wait
-			fields--
-		case e.id != "":
-			return events, rest, fmt.Errorf("line %q after the id", line)
-		case k == "id" && data != nil:
-			e.id = v
-		case k == "event" && e.name == "" && data == nil:
-			e.name = v
-		case k == "data":
-			data = append(data, v)
-		default:
-			return events, rest, fmt.Errorf("line %q", line)
-		}
-	}
-	return events, rest, nil
-}
-
-// oneBreak writes every line break as \n, which is all that SSE can carry.
-var oneBreak = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 
 // cell holds what stands in the log: a message of one or more records, or (no body)
 // records that are never shown.
@@ -108,7 +30,7 @@ type cell struct {
 // readers of that.
 type world struct {
 	*rapid.T
-	form     framing
+	form     Framing
 	life     shard.Generation
 	start    shard.Pos
 	first    shard.Pos // below it the log keeps nothing
@@ -121,7 +43,7 @@ type world struct {
 	interval uint64
 
 	tail    *shard.TailBuffer
-	frames  *frameCache
+	frames  *FrameCache
 	readers []*reader
 	told    []uint64 // every position that some event carried
 }
@@ -129,11 +51,11 @@ type world struct {
 func newWorld(t *rapid.T) *world {
 	w := &world{
 		T:        t,
-		form:     rapid.SampledFrom([]framing{framingJSON, framingText, framingText, framingBase64}).Draw(t, "form"),
+		form:     rapid.SampledFrom([]Framing{FramingJSON, FramingText, FramingText, FramingBase64}).Draw(t, "form"),
 		life:     shard.Generation(rapid.SampledFrom([]uint64{0, 1, 1_800_000_000_000}).Draw(t, "life")),
 		start:    shard.Pos(rapid.Uint64Range(0, 2).Draw(t, "start")),
 		interval: 1000,
-		frames:   newFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), 64<<20),
+		frames:   NewFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), sendbudget.New(64<<20)),
 	}
 	w.first = w.start
 	tails := shard.NewTailBuffers(rapid.IntRange(1, 600).Draw(t, "per tail"), rapid.Int64Range(1, 1000).Draw(t, "budget"))
@@ -172,7 +94,7 @@ func (w *world) rangeOf(from, to shard.Pos) shard.RecordBatch {
 			ms = append(ms, m.Message)
 		}
 	}
-	return buildRange(w, from, to, tail, closed, ms)
+	return ssetest.Batch(w, from, to, tail, closed, ms)
 }
 
 // state is the visible tail at a place, and whether the stream is closed there.
@@ -218,12 +140,12 @@ func (w *world) write(t *rapid.T) {
 // body is a message; no two are the same by accident, if they are not short.
 func (w *world) body(t *rapid.T) (b []byte, cut bool) {
 	switch w.form {
-	case framingJSON:
+	case FramingJSON:
 		f := rapid.SampledFrom([]string{
 			"%d", `"%d,]\r\n é"`, "{\"a\":[%d,\n  \"]\"] ,\r\n\"b\":{}}", "[[],\r[ %d]]", `"\\\"%d"`,
 		}).Draw(t, "json")
 		return fmt.Appendf(nil, f, w.count), false
-	case framingBase64:
+	case FramingBase64:
 		b = rapid.SliceOfN(rapid.Byte(), 0, 20).Draw(t, "bytes")
 		return strconv.AppendInt(b, int64(w.count), 10), false
 	}
@@ -306,14 +228,8 @@ func (w *world) join(pos shard.Pos, fromStart bool) *reader {
 	if pos%2 == 1 {
 		least = w.interval + uint64(pos)
 	}
-	set := w.frames.openSet(w.tail, w.form)
-	r := &reader{
-		world: w, set: set, c: newSSESession(w.tail, set, w.form, position.Position{Pos: pos}, least),
-		fromStart: fromStart, at: uint64(pos), cursor: least,
-	}
-	if w.form == framingText && !fromStart {
-		r.c.boundary = textBoundary{kind: boundaryUnknown, skipBytes: characterRest}
-	}
+	c := NewSession(w.frames, w.tail, w.form, Start{At: position.Position{Pos: pos}, FromStart: fromStart, MinCursor: least})
+	r := &reader{world: w, c: &c, fromStart: fromStart, at: uint64(pos), cursor: least}
 	r.begin(pos)
 	w.readers = append(w.readers, r)
 	return r
@@ -322,8 +238,7 @@ func (w *world) join(pos shard.Pos, fromStart bool) *reader {
 // reader is a client of a cursor, and what it got so far.
 type reader struct {
 	*world
-	set       *frameSet
-	c         *sseSession
+	c         *Session
 	fromStart bool
 	lost      bool // its place is no longer kept
 	info      shard.Info
@@ -333,7 +248,7 @@ type reader struct {
 	next     int    // msgs it has yet to get
 	got      int
 	buf      []byte
-	after    event // the newest event
+	after    ssetest.Event // the newest event
 	upToDate bool
 	closed   bool
 	amid     bool // it began inside a character, and is there yet
@@ -363,17 +278,17 @@ func (r *reader) begin(pos shard.Pos) {
 func (r *reader) turn(budget int, takes func(n int) int) bool {
 	c := r.c
 	c.cursorNow = r.interval
-	if !c.hasOutput() {
+	if !c.HasOutput() {
 		r.info = c.tail.Info()
 	}
 	bufs := c.output(budget)
 	if len(bufs) > 0 {
 		all := bytes.Join(bufs, nil)
 		n := takes(len(all))
-		c.markWritten(n)
+		c.MarkWritten(n)
 		r.buf = append(r.buf, all[:n]...)
 		var rest []byte
-		if c.hasOutput() {
+		if c.HasOutput() {
 			rest = bytes.Join(c.output(0), nil)
 		}
 		if !bytes.Equal(rest, all[n:]) {
@@ -382,11 +297,11 @@ func (r *reader) turn(budget int, takes func(n int) int) bool {
 		r.parse()
 		return true
 	}
-	switch c.nextState() {
-	case stateBehind:
+	switch c.State() {
+	case StateBehind:
 		r.behind()
 		return true
-	case stateIdle:
+	case StateIdle:
 		return c.position.Pos < c.tail.Info().Tail
 	}
 	return false
@@ -394,7 +309,7 @@ func (r *reader) turn(budget int, takes func(n int) int) bool {
 
 // behind brings a page of any size, or says that there is none.
 func (r *reader) behind() {
-	_, pos := r.c.wantedPage()
+	_, pos := r.c.WantedPage()
 	if r.c.lookBacks > 0 && pos < r.first {
 		r.c.endLookBack()
 		r.joint.kind = boundaryPlain
@@ -403,7 +318,7 @@ func (r *reader) behind() {
 	if pos < r.first {
 		first := min(r.first, r.c.tail.Info().Tail)
 		if r.lost = !r.fromStart || !r.c.skipToKept(first); !r.lost {
-			if r.got > 0 || r.after.id != "" {
+			if r.got > 0 || r.after.ID != "" {
 				r.Fatalf("skips from %d to %d after %+v", pos, first, r.after)
 			}
 			r.at = uint64(first)
@@ -424,23 +339,23 @@ func (r *reader) behind() {
 }
 
 func (r *reader) parse() {
-	es, rest, err := parseSSE(r.buf)
+	es, rest, err := ssetest.Parse(r.buf)
 	if err != nil {
 		r.Fatal(err)
 	}
 	r.buf = append([]byte(nil), rest...)
 	for _, e := range es {
-		if e.id == "" {
-			e.id = r.after.id
+		if e.ID == "" {
+			e.ID = r.after.ID
 		}
-		o, err := position.ParseOffset(e.id)
-		if err != nil || o.Kind == position.OffsetMinted && o.Generation != r.life || position.FormatOffset(r.life, o.Pos) != e.id {
+		o, err := position.ParseOffset(e.ID)
+		if err != nil || o.Kind == position.OffsetMinted && o.Generation != r.life || position.FormatOffset(r.life, o.Pos) != e.ID {
 			r.Fatalf("id of %+v: %v", e, err)
 		}
 		if r.closed || o.Pos < shard.Pos(r.at) {
 			r.Fatalf("%+v after %+v", e, r.after)
 		}
-		switch e.name {
+		switch e.Name {
 		case "data":
 			r.data(e, o.Pos)
 		case "control":
@@ -454,8 +369,8 @@ func (r *reader) parse() {
 }
 
 // data takes a data event: the messages from the last one on up to pos.
-func (r *reader) data(e event, pos shard.Pos) {
-	if r.after.name == "data" {
+func (r *reader) data(e ssetest.Event, pos shard.Pos) {
+	if r.after.Name == "data" {
 		r.Fatalf("%+v after %+v", e, r.after)
 	}
 	var bodies [][]byte
@@ -470,7 +385,7 @@ func (r *reader) data(e event, pos shard.Pos) {
 	if len(bodies) == 0 || r.msgs[r.next-1].Next != pos {
 		r.Fatalf("%+v says %d; %d messages", e, pos, len(bodies))
 	}
-	r.same(e.data, bodies)
+	r.same(e.Data, bodies)
 	r.must = cut && !r.amid && !r.late
 	r.amid = r.amid || cut && r.late
 	r.late = false
@@ -480,17 +395,17 @@ func (r *reader) data(e event, pos shard.Pos) {
 func (r *reader) same(data string, bodies [][]byte) {
 	want := string(bytes.Join(bodies, nil))
 	switch r.form {
-	case framingText:
+	case FramingText:
 		var text []byte
 		text, r.joint = joinText(bodies, r.joint)
-		want = oneBreak.Replace(string(text))
-	case framingBase64:
+		want = ssetest.OneBreak.Replace(string(text))
+	case FramingBase64:
 		b, err := base64.StdEncoding.DecodeString(data)
 		if err != nil {
 			r.Fatal(err)
 		}
 		data = string(b)
-	case framingJSON:
+	case FramingJSON:
 		var got bytes.Buffer
 		if err := json.Compact(&got, []byte(data)); err != nil {
 			r.Fatalf("%q: %v", data, err)
@@ -506,16 +421,16 @@ func (r *reader) same(data string, bodies [][]byte) {
 	}
 }
 
-func (r *reader) control(e event, pos shard.Pos) {
+func (r *reader) control(e ssetest.Event, pos shard.Pos) {
 	var c struct {
 		StreamNextOffset       string
 		StreamCursor           *string
 		UpToDate, StreamClosed bool
 	}
-	if err := json.Unmarshal([]byte(e.data), &c); err != nil || c.StreamNextOffset != e.id {
+	if err := json.Unmarshal([]byte(e.Data), &c); err != nil || c.StreamNextOffset != e.ID {
 		r.Fatalf("%+v: %v", e, err)
 	}
-	if r.after.name == "data" && pos != shard.Pos(r.at) {
+	if r.after.Name == "data" && pos != shard.Pos(r.at) {
 		r.Fatalf("%+v after %+v", e, r.after)
 	}
 	// What lies between the last message and a place that stands alone is not shown.
@@ -561,18 +476,18 @@ func (r *reader) drain(budget int) {
 		return
 	case r.c.tail.EndError() != nil:
 		// One turn may be needed to find out; what was owed came first.
-		if r.c.nextState() != stateGone && !r.closed {
-			r.Fatalf("state %d of an ended life", r.c.nextState())
+		if r.c.State() != StateGone && !r.closed {
+			r.Fatalf("state %d of an ended life", r.c.State())
 		}
 		return
-	case r.after.name != "control":
+	case r.after.Name != "control":
 		r.Fatalf("the last event is %+v", r.after)
 	case info.Closed:
-		if !r.closed || r.c.nextState() != stateClosed || r.next < len(r.msgs) {
+		if !r.closed || r.c.State() != StateClosed || r.next < len(r.msgs) {
 			r.Fatalf("end not told: %+v, %+v", r.after, info)
 		}
-	case r.c.nextState() != stateIdle || r.closed:
-		r.Fatalf("state %d, %+v", r.c.nextState(), r.after)
+	case r.c.State() != StateIdle || r.closed:
+		r.Fatalf("state %d, %+v", r.c.State(), r.after)
 	}
 	held, last := 0, max(r.from, info.Tail)
 	if r.got > 0 { // a page may know more than the TailBuffer
@@ -612,7 +527,7 @@ func model(t *rapid.T) {
 		w.T = t
 		return w.readers[rapid.IntRange(0, len(w.readers)-1).Draw(t, "reader")]
 	}
-	budget := rapid.SampledFrom([]int{1, 100, 500, turnWriteBytes})
+	budget := rapid.SampledFrom([]int{1, 100, 500, TurnBytes})
 	turn := func(t *rapid.T) {
 		if r := some(t); !r.lost {
 			r.turn(budget.Draw(t, "budget"), func(n int) int {
@@ -629,9 +544,9 @@ func model(t *rapid.T) {
 		"drain": func(t *rapid.T) { some(t).drain(budget.Draw(t, "budget")) },
 		"time":  func(*rapid.T) { w.interval++ },
 		"late": func(t *rapid.T) {
-			if r := some(t); r.c.heldUpTo() > 0 && !r.c.hasOutput() {
-				r.c.heldTooLong, r.late = true, true
-				r.turn(turnWriteBytes, func(n int) int { return n })
+			if r := some(t); r.c.HeldUpTo() > 0 && !r.c.HasOutput() {
+				r.late = r.c.ReleaseHeld()
+				r.turn(TurnBytes, func(n int) int { return n })
 			}
 		},
 		"end": func(t *rapid.T) {
@@ -667,7 +582,7 @@ func model(t *rapid.T) {
 		if r.c.gapCount != 0 {
 			t.Fatalf("%d gaps", r.c.gapCount)
 		}
-		r.set.close()
+		r.c.Close()
 	}
 	if n := w.frames.bytes.Load(); n != 0 || len(w.frames.sets) > 0 {
 		t.Fatalf("%d bytes of frames, %d sets are left", n, len(w.frames.sets))
@@ -675,30 +590,30 @@ func model(t *rapid.T) {
 }
 
 // lone is a cursor at the start of a TailBuffer with these RecordBatches of one message each.
-func lone(t *testing.T, form framing, bodies ...string) (*sseSession, *shard.TailBuffer) {
+func lone(t *testing.T, form Framing, bodies ...string) (*Session, *shard.TailBuffer) {
 	t.Helper()
 	tail := shard.NewTailBuffers(0, 0).Open("p/s", shard.Info{Exists: true, Generation: 7}, 0)
-	set := newFrameCache(1<<20, 64<<20).openSet(tail, form)
 	for i, b := range bodies {
 		pos := uint64(i)
 		m := shard.Message{Pos: shard.Pos(pos), Next: shard.Pos(pos + 1), Body: []byte(b)}
-		if err := tail.Extend(buildRange(t, shard.Pos(pos), shard.Pos(pos+1), shard.Pos(pos+1), false, []shard.Message{m})); err != nil {
+		if err := tail.Extend(ssetest.Batch(t, shard.Pos(pos), shard.Pos(pos+1), shard.Pos(pos+1), false, []shard.Message{m})); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return newSSESession(tail, set, form, position.Position{}, 0), tail
+	c := NewSession(NewFrameCache(1<<20, sendbudget.New(64<<20)), tail, form, Start{FromStart: true})
+	return &c, tail
 }
 
 // take is every event that the cursor owes.
-func take(t *testing.T, c *sseSession) []event {
+func take(t *testing.T, c *Session) []ssetest.Event {
 	t.Helper()
 	var all []byte
 	for bufs := c.output(1); len(bufs) > 0; bufs = c.output(1) {
 		b := bytes.Join(bufs, nil)
-		c.markWritten(len(b))
+		c.MarkWritten(len(b))
 		all = append(all, b...)
 	}
-	es, rest, err := parseSSE(all)
+	es, rest, err := ssetest.Parse(all)
 	if err != nil || len(rest) > 0 {
 		t.Fatalf("%q: %v", all, err)
 	}
@@ -708,25 +623,25 @@ func take(t *testing.T, c *sseSession) []event {
 // One message is held for as long as it takes; more than one until they are large.
 func TestCursorHeldLimit(t *testing.T) {
 	half := strings.Repeat("x", maxHeldBytes) + "€"[:2]
-	c, tail := lone(t, framingText, half)
-	if es := take(t, c); len(es) != 1 || es[0].name != "control" || strings.Contains(es[0].data, "upToDate") {
+	c, tail := lone(t, FramingText, half)
+	if es := take(t, c); len(es) != 1 || es[0].Name != "control" || strings.Contains(es[0].Data, "upToDate") {
 		t.Fatalf("one half message: %.200v", es)
 	}
 	m := shard.Message{Pos: 1, Next: 2, Body: []byte("a€"[:3])}
-	if err := tail.Extend(buildRange(t, 1, 2, 2, false, []shard.Message{m})); err != nil {
+	if err := tail.Extend(ssetest.Batch(t, 1, 2, 2, false, []shard.Message{m})); err != nil {
 		t.Fatal(err)
 	}
 	es := take(t, c)
-	if len(es) != 2 || es[0].data != half+"a\ufffd" || !strings.Contains(es[1].data, `"upToDate":true`) {
+	if len(es) != 2 || es[0].Data != half+"a\ufffd" || !strings.Contains(es[1].Data, `"upToDate":true`) {
 		t.Fatalf("two: %d events", len(es))
 	}
 }
 
 // A crowd at the same place shares the bytes of one frame, whichever reader comes first.
 func TestCursorShares(t *testing.T) {
-	a, tail := lone(t, framingJSON, `{"n":1}`, `{"n":2}`)
-	b := newSSESession(tail, a.frames, framingJSON, position.Position{}, 0)
-	one, two := a.output(turnWriteBytes), b.output(turnWriteBytes)
+	a, tail := lone(t, FramingJSON, `{"n":1}`, `{"n":2}`)
+	b := NewSession(a.frames.cache, tail, FramingJSON, Start{FromStart: true})
+	one, two := a.output(TurnBytes), b.output(TurnBytes)
 	if len(one) != 4 || len(two) != 4 {
 		t.Fatalf("%q %q", one, two)
 	}
@@ -741,12 +656,12 @@ func TestCursorShares(t *testing.T) {
 // a character is told where it stood before, and a reader that was told something
 // is not sent past what is no longer kept.
 func TestCursorSkip(t *testing.T) {
-	c, _ := lone(t, framingText, "€"[:1])
+	c, _ := lone(t, FramingText, "€"[:1])
 	if !c.skipToKept(0) {
 		t.Error("nothing is told: skip")
 	}
 	es := take(t, c)
-	if len(es) != 1 || es[0].id != position.FormatOffset(7, 0) {
+	if len(es) != 1 || es[0].ID != position.FormatOffset(7, 0) {
 		t.Errorf("%+v", es)
 	}
 	if c.skipToKept(5) {

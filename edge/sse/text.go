@@ -1,4 +1,4 @@
-package edge
+package sse
 
 import (
 	"bytes"
@@ -40,7 +40,7 @@ const (
 	// boundaryAfterCR: a CR comes before it and was shown as a line break, so an LF after it is not another.
 	boundaryAfterCR
 	// boundaryUnknown: the reader began here. What comes before matters only if the next byte is an LF,
-	// and is looked up only then: see cursor.beginLookBack.
+	// and is looked up only then: see Session.beginLookBack.
 	boundaryUnknown
 )
 

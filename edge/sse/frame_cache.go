@@ -1,24 +1,25 @@
-package edge
+package sse
 
 import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// frameCache holds the frames that readers share, by TailBuffer and framing. It is bounded
+// FrameCache holds the frames that readers share, by TailBuffer and framing. It is bounded
 // twice: maxSetBytes for one TailBuffer and framing, and limit for the node, in bytes
 // of the RecordBatches that were rendered. When full, the oldest frames are dropped, each set's
 // newest last. A reader that still needs a dropped frame holds it by pointer; for a reader
 // that comes later it is rendered again.
-type frameCache struct {
-	budget *sendBudget
+type FrameCache struct {
+	budget *sendbudget.Budget
 	limit  int64
 	bytes  atomic.Int64
 
-	mu   sync.Mutex // locked before frameSet.mu
-	sets map[frameKey]*frameSet
+	mu   sync.Mutex // locked before FrameSet.mu
+	sets map[SetKey]*FrameSet
 }
 
 // maxSetBytes bounds the frames of one TailBuffer in one framing that are not being written, in
@@ -27,37 +28,38 @@ type frameCache struct {
 const maxSetBytes = 1 << 20
 
 // maxPinnedSkipped bounds how many of its oldest frames a ring keeps because they are being
-// written to a reader: they are in memory anyway (see sendBudget), and when a crowd catches up
+// written to a reader: they are in memory anyway (see Budget), and when a crowd catches up
 // the next reader may need them.
 const maxPinnedSkipped = 64
 
-type frameKey struct {
-	tail *shard.TailBuffer
-	form framing
+// SetKey names what a FrameSet holds the frames of.
+type SetKey struct {
+	Tail    *shard.TailBuffer
+	Framing Framing
 }
 
-func newFrameCache(limit, pinned int64) *frameCache {
-	return &frameCache{
-		limit: limit, sets: map[frameKey]*frameSet{}, budget: newSendBudget(pinned),
-	}
+// NewFrameCache returns a cache of limit bytes. The frames that are being written to readers are
+// charged to budget.
+func NewFrameCache(limit int64, budget *sendbudget.Budget) *FrameCache {
+	return &FrameCache{limit: limit, sets: map[SetKey]*FrameSet{}, budget: budget}
 }
 
 // openSet returns the set of a TailBuffer's frames for one more reader; close returns it.
 // A set lives as long as it has readers.
-func (c *frameCache) openSet(t *shard.TailBuffer, form framing) *frameSet {
+func (c *FrameCache) openSet(t *shard.TailBuffer, form Framing) *FrameSet {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := frameKey{t, form}
+	k := SetKey{t, form}
 	set := c.sets[k]
 	if set == nil {
-		set = &frameSet{cache: c, key: k}
+		set = &FrameSet{cache: c, key: k}
 		c.sets[k] = set
 	}
 	set.readers++
 	return set
 }
 
-func (s *frameSet) close() {
+func (s *FrameSet) close() {
 	s.cache.mu.Lock()
 	defer s.cache.mu.Unlock()
 	if s.readers--; s.readers > 0 {
@@ -69,12 +71,12 @@ func (s *frameSet) close() {
 	s.cache.bytes.Add(-int64(s.live.bytes + s.history.bytes))
 }
 
-// frameSet is the shared frames of one TailBuffer in one framing. Frames from pages are kept
+// FrameSet is the shared frames of one TailBuffer in one framing. Frames from pages are kept
 // apart, so that a crowd that catches up does not push out the frames that all readers at the
 // tip are about to need.
-type frameSet struct {
-	cache   *frameCache
-	key     frameKey
+type FrameSet struct {
+	cache   *FrameCache
+	key     SetKey
 	readers int // guarded by cache.mu
 
 	mu      sync.Mutex
@@ -86,7 +88,7 @@ type frameSet struct {
 // the batch comes from history. The first reader that asks renders it; others wait for that.
 // A crowd that moves from pages into the middle of a RecordBatch of the TailBuffer shares the
 // rest of that batch, too.
-func (s *frameSet) frameFor(r shard.RecordBatch, first int, generation shard.Generation, page bool, interval uint64) *frame {
+func (s *FrameSet) frameFor(r shard.RecordBatch, first int, generation shard.Generation, page bool, interval uint64) *frame {
 	next, from := r.Message(r.Len()-1).Next, r.From()
 	ring := &s.live
 	if page || first > 0 {
@@ -117,14 +119,14 @@ func (s *frameSet) frameFor(r shard.RecordBatch, first int, generation shard.Gen
 		for i := range bodies {
 			bodies[i] = r.Message(first + i).Body
 		}
-		f.render(s.key.form, interval, bodies)
+		f.render(s.key.Framing, interval, bodies)
 	})
 	s.cache.reclaim()
 	return f
 }
 
 // reclaim shrinks sets to their newest frames until the node's bound is kept.
-func (c *frameCache) reclaim() {
+func (c *FrameCache) reclaim() {
 	if c.bytes.Load() <= c.limit {
 		return
 	}
@@ -155,7 +157,7 @@ type frameSpan struct {
 	from, next shard.Pos
 }
 
-func (r *frameRing) add(c *frameCache, k frameSpan, f *frame) {
+func (r *frameRing) add(c *FrameCache, k frameSpan, f *frame) {
 	if r.bySpan == nil {
 		r.bySpan = map[frameSpan]*frame{}
 	}
@@ -167,7 +169,7 @@ func (r *frameRing) add(c *frameCache, k frameSpan, f *frame) {
 
 // shrink drops the oldest frames until at most limit bytes are left, or only keep frames and
 // those that are being written.
-func (r *frameRing) shrink(c *frameCache, limit, keep int) {
+func (r *frameRing) shrink(c *FrameCache, limit, keep int) {
 	for r.bytes > limit {
 		i := r.oldestUnpinned(len(r.order) - keep)
 		if i < 0 {

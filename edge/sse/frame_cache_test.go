@@ -1,9 +1,11 @@
-package edge
+package sse
 
 import (
 	"bytes"
 	"testing"
 
+	"github.com/fantail-dev/fantail/edge/sendbudget"
+	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -11,20 +13,20 @@ import (
 // came since. A frame that is not being sent goes when the ring is full.
 func TestPinnedFramesStay(t *testing.T) {
 	t.Parallel()
-	c := newFrameCache(1<<30, 1<<30)
-	set := c.openSet(nil, framingText)
+	c := NewFrameCache(1<<30, sendbudget.New(1<<30))
+	set := c.openSet(nil, FramingText)
 	body := bytes.Repeat([]byte("x"), maxSetBytes/4)
 	ranges := make([]shard.RecordBatch, 3*maxPinnedSkipped)
 	for i := range ranges {
 		pos := uint64(i)
-		ranges[i] = buildRange(t, shard.Pos(pos), shard.Pos(pos+1), shard.Pos(pos+1), false, []shard.Message{{Pos: shard.Pos(pos), Next: shard.Pos(pos + 1), Body: body}})
+		ranges[i] = ssetest.Batch(t, shard.Pos(pos), shard.Pos(pos+1), shard.Pos(pos+1), false, []shard.Message{{Pos: shard.Pos(pos), Next: shard.Pos(pos + 1), Body: body}})
 	}
 	of := func(i int) *frame { return set.frameFor(ranges[i], 0, 7, true, 0) }
 	let := of(30)
 	held := make([]*frame, 20) // far more than the ring holds
 	for i := range held {
 		held[i] = of(i)
-		c.budget.pinFrame(held[i])
+		held[i].pin(c.budget)
 	}
 	for i := range held {
 		if of(i) != held[i] {
@@ -36,7 +38,7 @@ func TestPinnedFramesStay(t *testing.T) {
 	}
 	// With more of them than are passed over, the ring stays bounded all the same.
 	for i := range ranges {
-		c.budget.pinFrame(of(i))
+		of(i).pin(c.budget)
 	}
 	if most := (maxPinnedSkipped + 1) * len(body) * 11 / 10; set.history.bytes > most+maxSetBytes {
 		t.Errorf("%d bytes, want %d at most", set.history.bytes, most)
@@ -50,14 +52,14 @@ func TestPinnedFramesStay(t *testing.T) {
 // A part of a RecordBatch counts for what it holds.
 func TestPartOfARangeCounts(t *testing.T) {
 	t.Parallel()
-	c := newFrameCache(1<<30, 1<<30)
-	set := &frameSet{cache: c, key: frameKey{form: framingText}}
+	c := NewFrameCache(1<<30, sendbudget.New(1<<30))
+	set := &FrameSet{cache: c, key: SetKey{Framing: FramingText}}
 	var ms []shard.Message
 	for i := range uint64(100) {
 		ms = append(ms, shard.Message{Pos: shard.Pos(i), Next: shard.Pos(i + 1), Body: []byte("x")})
 	}
 	ms[99].Body = bytes.Repeat([]byte("x"), 1<<16)
-	r := buildRange(t, 0, 100, 100, false, ms)
+	r := ssetest.Batch(t, 0, 100, 100, false, ms)
 	if f := set.frameFor(r, 99, 7, false, 0); f.messages != 1 || f.cacheSize < 1<<16 || !bytes.Contains(f.data, ms[99].Body) {
 		t.Errorf("%d messages, %d bytes", f.messages, f.cacheSize)
 	}

@@ -1,4 +1,4 @@
-package edge
+package sse
 
 import (
 	"encoding/base64"
@@ -9,26 +9,29 @@ import (
 	"unicode/utf8"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// framing is the layout of a stream's messages as SSE data (PROTOCOL 5.8).
-type framing uint8
+// Framing is the layout of a stream's messages as SSE data (PROTOCOL 5.8).
+type Framing uint8
 
+// The framings.
 const (
-	framingText   framing = iota + 1 // text/* in UTF-8: the bytes, one data line per line
-	framingJSON                      // one JSON array per event
-	framingBase64                    // anything else
+	FramingText   Framing = iota + 1 // text/* in UTF-8: the bytes, one data line per line
+	FramingJSON                      // one JSON array per event
+	FramingBase64                    // anything else
 )
 
-func framingOf(contentType string) framing {
+// FramingOf returns the framing of a stream of a content type.
+func FramingOf(contentType string) Framing {
 	switch t := shard.MediaType(contentType); {
 	case t == "application/json":
-		return framingJSON
+		return FramingJSON
 	case strings.HasPrefix(t, "text/") && !otherCharset(contentType):
-		return framingText
+		return FramingText
 	default:
-		return framingBase64
+		return FramingBase64
 	}
 }
 
@@ -43,7 +46,7 @@ type frame struct {
 	messages   int
 	storedAt   shard.Millis // S2's time of the last message (ms); 0: it came from history
 	cacheSize  int          // what the frame cache counts it as
-	pins       atomic.Int32 // readers to which it is being written; see sendBudget
+	pins       atomic.Int32 // readers to which it is being written; see Budget
 
 	once        sync.Once
 	data        []byte
@@ -61,14 +64,14 @@ type cachedControl struct {
 }
 
 // newFrame renders a frame for one reader alone.
-func newFrame(form framing, generation shard.Generation, next shard.Pos, interval uint64, messages [][]byte) *frame {
+func newFrame(form Framing, generation shard.Generation, next shard.Pos, interval uint64, messages [][]byte) *frame {
 	f := &frame{generation: generation, nextPos: next, messages: len(messages)}
 	f.render(form, interval, messages)
 	return f
 }
 
 // render is called once, before any reader uses the frame.
-func (f *frame) render(form framing, interval uint64, messages [][]byte) {
+func (f *frame) render(form Framing, interval uint64, messages [][]byte) {
 	f.data = renderData(form, f.generation, f.nextPos, messages)
 	f.moreCursor = interval
 	f.moreControl = renderControl(f.generation, f.nextPos, interval, endNotReached)
@@ -99,19 +102,32 @@ func (f *frame) controlEvent(at streamEnd, least, interval uint64) (b []byte, cu
 	return renderControl(f.generation, f.nextPos, cursor, at), cursor
 }
 
+// pin notes that one more reader holds the frame until its last byte is written.
+func (f *frame) pin(p *sendbudget.Budget) {
+	if f.pins.Add(1) == 1 {
+		p.Charge(int64(len(f.data)))
+	}
+}
+
+func (f *frame) unpin(p *sendbudget.Budget) {
+	if f.pins.Add(-1) == 0 {
+		p.Charge(-int64(len(f.data)))
+	}
+}
+
 // renderData lays out the data event of messages; next is the position after
 // them. A line break in a message begins a new data line.
-func renderData(form framing, generation shard.Generation, next shard.Pos, messages [][]byte) []byte {
+func renderData(form Framing, generation shard.Generation, next shard.Pos, messages [][]byte) []byte {
 	size := 0
 	for _, m := range messages {
 		size += len(m) + 1
 	}
-	if form == framingBase64 {
+	if form == FramingBase64 {
 		size = base64.StdEncoding.EncodedLen(size)
 	}
 	b := append(make([]byte, 0, size+size/32+96), "event: data\ndata:"...)
 	switch form {
-	case framingJSON:
+	case FramingJSON:
 		b = append(b, '[')
 		for i, m := range messages {
 			if i > 0 {
@@ -120,7 +136,7 @@ func renderData(form framing, generation shard.Generation, next shard.Pos, messa
 			b = appendDataLines(b, m)
 		}
 		b = append(b, ']')
-	case framingText:
+	case FramingText:
 		text := messages[0]
 		if len(messages) > 1 { // a CRLF may be split between two messages
 			text = joinMessages(messages)

@@ -1,0 +1,81 @@
+package sse
+
+import (
+	"github.com/fantail-dev/fantail/edge/sendbudget"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// MaxSharedBytes bounds what is copied to be sent in one piece. For more bytes the system call
+// dominates the cost, and sending pieces is as good.
+const MaxSharedBytes = 64 << 10
+
+// SharedWrite holds the output of one reader of a stream, and the states before and after it. Nearly
+// all other readers are in the same state before: each gets the same bytes, in one piece, for one
+// system call and nothing else. A reader that accepts only a part gets an OutputBuffer of its own.
+// Its executor ends a SharedWrite with the turn in which it was rendered.
+type SharedWrite struct {
+	from, to readerState
+	out      *OutputBuffer // the output, in pieces, and its frames; nil: there is no shared write
+	bytes    []byte        // the same output in one piece
+	messages uint32
+}
+
+// Covers reports whether what was rendered is what the reader is to get next.
+func (w *SharedWrite) Covers(c *Session) bool {
+	from, plain := c.sharedState()
+	return plain && w.out != nil && w.from == from && !c.HasOutput()
+}
+
+// Render ends the SharedWrite, if the reader can share its output at all, and renders that reader's
+// output, with the buffer in spare. newest is as from Session.Output. ok is false if there is nothing
+// to share; the reader then continues by itself, with its output and the buffer.
+func (w *SharedWrite) Render(c *Session, spare **OutputBuffer) (newest shard.Millis, ok bool) {
+	from, plain := c.sharedState()
+	if !plain || c.HasOutput() {
+		return 0, false
+	}
+	w.End(c.frames.cache.budget, spare)
+	c.out, *spare = *spare, nil
+	owed, newest := c.Output(TurnBytes)
+	to, plain := c.sharedState()
+	size := 0
+	for _, b := range owed {
+		size += len(b)
+	}
+	if size == 0 || size > MaxSharedBytes || !plain {
+		return newest, false
+	}
+	w.from, w.to, w.out, c.out = from, to, c.out, nil
+	w.messages, c.framedCount = c.framedCount, 0
+	for _, b := range owed {
+		w.bytes = append(w.bytes, b...)
+	}
+	return newest, true
+}
+
+// Bytes returns what is to be sent.
+func (w *SharedWrite) Bytes() []byte { return w.bytes }
+
+// MarkWritten records that n of the bytes are written to a reader that Covers has named: the reader
+// has the state after them, and the rest as pending output. messages is how many are to be counted
+// as delivered now; those of a reader that accepted nothing are counted by its session.
+func (w *SharedWrite) MarkWritten(c *Session, n int) (messages int) {
+	c.setSharedState(w.to)
+	if n < len(w.bytes) {
+		c.out = w.out.clone(c.frames.cache.budget)
+		c.MarkWritten(n)
+	}
+	if n == 0 {
+		c.framedCount += w.messages
+		return 0
+	}
+	return int(w.messages)
+}
+
+// End releases what the SharedWrite holds, and its buffer into spare.
+func (w *SharedWrite) End(budget *sendbudget.Budget, spare **OutputBuffer) {
+	if w.out != nil && w.out.release(budget) {
+		*spare = w.out
+	}
+	w.out, w.bytes = nil, w.bytes[:0]
+}
