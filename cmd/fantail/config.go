@@ -17,8 +17,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2"
 )
 
-// cli holds the flags of every command. Each flag is also a variable: FANTAIL_ and its name in
-// capitals, such as FANTAIL_S2_TOKEN for --s2-token.
+// cli holds the flags of every command. Each flag without env:"-" is also a variable: FANTAIL_ and
+// its name in capitals, such as FANTAIL_S2_TOKEN for --s2-token.
 type cli struct {
 	LogLevel  *slog.Level `help:"Lowest level of log lines: debug, info, warn or error (default: info; for dev: warn)."`
 	LogFormat string      `help:"Format of log lines: text or json." enum:"text,json" default:"text"`
@@ -26,6 +26,9 @@ type cli struct {
 	Dev     devCmd           `cmd:"" help:"Run nodes and an embedded S2 in one process, to try Fantail."`
 	Serve   serveCmd         `cmd:"" help:"Run one node, for production."`
 	S2      s2Cmd            `cmd:"" name:"s2" help:"Run the embedded S2 alone."`
+	Token   tokenCmd         `cmd:"" help:"Make and explain tokens."`
+	Sign    signCmd          `cmd:"" help:"Sign the URL of a stream, so that it can be read without a token."`
+	Check   checkCmd         `cmd:"" help:"Check a file of rights, and say what is seldom meant."`
 	Version kong.VersionFlag `help:"Print the version, the commit and the version of Go."`
 }
 
@@ -147,11 +150,16 @@ func newParser(c *cli) (*kong.Kong, error) {
 	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": currentBuild().String()},
 		kong.Description("Live, resumable streams for very many readers, kept in S2."),
 		kong.PostBuild(func(k *kong.Kong) error {
-			eachFlag(k.Model, func(f *kong.Flag) {
-				f.Envs = []string{variableOfFlag(f)}
-				f.Tag.Envs = f.Envs
+			return kong.Visit(k.Model, func(n kong.Visitable, next kong.Next) error {
+				if f, ok := n.(*kong.Flag); ok {
+					f.Envs = nil
+					if hasVariable(f) {
+						f.Envs = []string{variableOfFlag(f)}
+					}
+					f.Tag.Envs = f.Envs
+				}
+				return next(nil)
 			})
-			return nil
 		}))
 }
 
@@ -165,11 +173,17 @@ func variableOf(flag string) string {
 // eachFlag calls fn with every flag that may be a variable.
 func eachFlag(m *kong.Application, fn func(*kong.Flag)) {
 	_ = kong.Visit(m, func(n kong.Visitable, next kong.Next) error {
-		if f, ok := n.(*kong.Flag); ok && f.Name != "help" && f.Name != "version" {
+		if f, ok := n.(*kong.Flag); ok && hasVariable(f) {
 			fn(f)
 		}
 		return next(nil)
 	})
+}
+
+// hasVariable reports whether a flag may be a variable: not if it is tagged env:"-", because it
+// belongs to one call of a command and not to an environment.
+func hasVariable(f *kong.Flag) bool {
+	return f.Name != "help" && f.Name != "version" && f.Tag.Get("env") != "-"
 }
 
 // serviceVariable matches the variables that Kubernetes sets in every pod for a Service named

@@ -5,7 +5,9 @@
 // The configuration (config.go: flags and FANTAIL_ variables, nothing else), how a node is built
 // and stopped (node.go), its admin address (admin.go, and admin_guard.go for what it refuses), the
 // process's log and signals (log.go, signals.go), and the commands: serve (one node), dev (a fleet
-// on loopback, in one process), s2 (the embedded S2).
+// on loopback, in one process), s2 (the embedded S2); token, sign and check, which make and explain
+// what package edge/access judges by. They read secrets from files or standard input, never from
+// arguments or variables, and print no part of a signature that they were given.
 //
 // # The life of a node
 //

@@ -11,7 +11,7 @@ import (
 func main() {
 	if err := run(os.Args[1:], os.Environ(), adoptLog); err != nil {
 		fmt.Fprintln(os.Stderr, "fantail:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 

@@ -33,21 +33,38 @@ func (c *IssuerConfig) check() (errs []error) {
 	}
 	for _, g := range c.Grants {
 		errs = append(errs, checkClaims(g.When, c.Require)...)
+		errs = append(errs, c.checkTemplates(g)...)
+	}
+	for _, claim := range []string{c.ProjectClaim, c.GrantsClaim} {
+		errs = append(errs, checkClaims(ConditionMap{claim: nil}, c.Require)...)
 	}
 	fail(c.MaxTTL < 0 || c.Stay < 0, "max_ttl and stay must not be below 0")
 	fail(c.GrantsClaim != "" && c.Ceiling == nil, "grants_claim needs a ceiling: without one a token's own grants count for nothing")
 	return errs
 }
 
+// checkTemplates refuses placeholders of claims that users can set themselves.
+func (c *IssuerConfig) checkTemplates(g GrantConfig) (errs []error) {
+	for _, s := range g.Streams {
+		p, _ := ParsePattern(s, true) // its errors are told elsewhere
+		for _, segment := range p.segments {
+			if segment.kind == template {
+				errs = append(errs, checkClaims(ConditionMap{segment.text: nil}, c.Require)...)
+			}
+		}
+	}
+	return errs
+}
+
 // checkClaims refuses claims that the users of an identity provider can set themselves.
 func checkClaims(m, require ConditionMap) (errs []error) {
 	for _, claim := range slices.Sorted(maps.Keys(m)) {
-		for _, own := range []string{"/user_metadata", "/unsafe_metadata"} {
+		for _, own := range []string{"/user_metadata", "/unsafe_metadata", "/unsafeMetadata"} {
 			if claim == own || strings.HasPrefix(claim, own+"/") || claim == own[1:] {
 				errs = append(errs, fmt.Errorf("%s is the user's own to set: nothing may depend on it", claim))
 			}
 		}
-		if claim == "email" && !slices.Contains(require["email_verified"], any(true)) {
+		if (claim == "email" || claim == "/email") && !slices.Contains(require["email_verified"], any(true)) {
 			errs = append(errs, errors.New("email proves nothing without email_verified: [true] in require"))
 		}
 	}
