@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 	"google.golang.org/protobuf/proto"
@@ -12,7 +11,7 @@ import (
 
 // Direct is a basin of the server for callers in the same process. It has the same checks, order,
 // durability, faults and usage counts as over a socket. Of the faults of sessions it knows those
-// that come before they open, and EndSession.
+// that come before they open, EndSession and Silence; the others are faults of a connection.
 //
 // Its errors are an *Error, or ErrNoAnswer where a client would see a lost connection.
 type Direct struct {
@@ -180,66 +179,33 @@ func (d *Direct) Follow(
 	if bad != nil {
 		return toDirectError(false, bad)
 	}
-	defer d.server.meter.openSession(st.usage, OpReadSession)()
-	for following := false; ; {
-		// A long stream takes many batches, and waitAtTail comes only after them.
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if d.server.stopping.Err() != nil {
-			return ErrNoAnswer
-		}
-		p, bad := st.read(pos, maxBatchRecords)
-		if bad != nil {
-			return toDirectError(false, bad)
-		}
-		atTail := p.next >= p.tail.Seq
-		if len(p.recs) > 0 || atTail && !following {
-			recs, err := decodeRecords(p.recs)
-			if err != nil {
-				return err
-			}
-			if err := fn(recs, p.tail.Seq); err != nil {
-				return err
-			}
-			d.server.meter.countRead(st.usage, len(recs))
-		}
-		if pos, following = p.next, atTail; !atTail {
-			continue
-		}
-		if err := d.waitAtTail(ctx, name, p, fn); err != nil {
-			return err
-		}
+	s := &readSession{server: d.server, ctx: ctx, st: st, bounds: rd, sink: directSink(fn), pos: pos}
+	err := s.run()
+	bad, refused := errors.AsType[*apiError](err)
+	switch {
+	case refused:
+		return toDirectError(false, bad)
+	case errors.Is(err, errSessionEnded), errors.Is(err, errSessionLost):
+		return ErrNoAnswer
+	default:
+		return err
 	}
 }
 
-// waitAtTail returns nil when there may be more to read.
-func (d *Direct) waitAtTail(
-	ctx context.Context, name string, p page, fn func([]*pb.SequencedRecord, uint64) error,
-) error {
-	beat := time.NewTimer(d.server.heartbeat())
-	defer beat.Stop()
-	for {
-		changed := d.server.faults.changes()
-		if d.server.faults.hit(name, OpReadSession, EndSession) != nil {
-			return ErrNoAnswer
-		}
-		select {
-		case <-p.changed:
-			return nil
-		case <-beat.C:
-			if err := fn(nil, p.tail.Seq); err != nil {
-				return err
-			}
-			beat.Reset(d.server.heartbeat())
-		case <-changed:
-		case <-d.server.stopping.Done():
-			return ErrNoAnswer
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+// directSink is the fn of Direct.Follow.
+type directSink func(recs []*pb.SequencedRecord, tail uint64) error
+
+// sendRecords implements recordSink.
+func (fn directSink) sendRecords(recs []record, tail position, _ bool) error {
+	out, err := decodeRecords(recs)
+	if err != nil {
+		return err
 	}
+	return fn(out, tail.Seq)
 }
+
+// sendTail implements recordSink.
+func (fn directSink) sendTail(tail position) error { return fn(nil, tail.Seq) }
 
 // decodeRecords decodes records into the messages of S2's API.
 func decodeRecords(recs []record) ([]*pb.SequencedRecord, error) {

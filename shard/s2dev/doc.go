@@ -21,21 +21,20 @@
 // # The path of a delivery
 //
 // apiCall.readRecords parses the bounds (readBounds). A unary read answers with what stream.read
-// returns. A read session is readSession.run: it reads the stream at its own position, encodes the
-// records into a frame (frameEncoder), writes it, and at the tail waits in waitAtTail for the
-// stream's channel. A trim, the retention's age (sweep.go) or the stream's deletion ends a record's
-// life.
+// returns. A read session is readSession.run: it reads the stream at its own position, gives the
+// records to its sink, and at the tail waits in waitAtTail for the stream's channel. Over a socket
+// the sink encodes them into frames (frameSink, frameEncoder). A trim, the retention's age (sweep.go)
+// or the stream's deletion ends a record's life.
 //
 // Handovers and forks are unknown here: to S2 they are appends and reads.
 //
 // # Direct and the sessions
 //
 // Direct serves callers in the same process without HTTP, JSON and frames. It shares with the API
-// Server.appendBatch, Server.durableTail, enterStream, the catalogue and stream.read. Direct.Follow
-// and readSession.run are two loops over stream.read, and differ in these points: a read session
-// counts and applies bounds (count, bytes, until, wait), encodes frames, has heartbeats with a tail
-// only at the tail, and knows every fault. Follow has no bounds, decodes records into messages,
-// tells the tail with every page, and knows only the faults before a session opens, and EndSession.
+// Server.appendBatch, Server.durableTail, enterStream, the catalogue, stream.read and readSession.
+// Direct.Follow is a readSession without bounds whose sink decodes records into messages
+// (directSink). It knows only the faults before a session opens, EndSession and Silence; the others
+// are faults of a connection.
 //
 // # Invariants
 //

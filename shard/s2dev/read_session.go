@@ -1,133 +1,130 @@
 package s2dev
 
 import (
-	"encoding/json"
-	"fmt"
+	"context"
+	"errors"
 	"math/rand/v2"
-	"net/http"
 	"time"
 )
 
-// frameEncoder encodes the frames of a read session, as S2S or as server-sent events.
-type frameEncoder interface {
-	encodeBatch(recs []record, tail *position) ([]byte, *apiError)
-	encodeHeartbeat(tail position) []byte
-	encodeError(*apiError) []byte
-	encodeEnd() []byte
+// recordSink takes what a read session reads: a connection (frameSink), or a caller in this process
+// (directSink). An error ends the session.
+type recordSink interface {
+	// sendRecords sends records. following: the session was at the tail before them.
+	sendRecords(recs []record, tail position, following bool) error
+	// sendTail tells the tail, on arrival there and after each heartbeat's time without records.
+	sendTail(tail position) error
 }
 
 // readSession is one read session. It has no queue: it reads the stream at its own position, as
-// fast as its client takes the frames.
+// fast as its sink takes the records.
 type readSession struct {
-	c       *apiCall
-	st      *stream
-	bounds  readBounds
-	encoder frameEncoder
-	pos     uint64
-	// following is true from a heartbeat at the tail until the session lags a whole page behind.
-	// Batches carry the tail only while it is true.
+	server *Server
+	ctx    context.Context // ends when the client has left
+	st     *stream
+	bounds readBounds
+	sink   recordSink
+	pos    uint64
+	// following is true from the first arrival at the tail until the session lags a whole page
+	// behind.
 	following bool
 }
 
-// sessionState says whether a session goes on, or how it ends.
-type sessionState int
-
-const (
-	sessionOpen sessionState = iota
-	sessionEnds
-	sessionDisconnects
+var (
+	// errSessionEnded ends a session without another word: the fault EndSession.
+	errSessionEnded = errors.New("s2dev: the session was ended")
+	// errSessionLost ends a session as a lost connection does: the server stops, or a fault loses
+	// it.
+	errSessionLost = errors.New("s2dev: the session was lost")
 )
 
-func (c *apiCall) serveReadSession(st *stream, rd readBounds, s2s bool) *apiError {
-	var out frameEncoder
-	b64, err := c.base64Format()
-	if err != nil {
-		return err
-	}
-	pos, err := rd.resolveStart(st)
-	if err != nil {
-		return err
-	}
-	if s2s {
-		out = s2sEncoder{acceptedCompression(c.r.Header)}
-		c.startS2S()
-	} else {
-		out = &sseEncoder{b64: b64, now: c.cfg.Now}
-		c.startSSE()
-	}
-	defer c.meter.openSession(st.usage, OpReadSession)()
-	s := &readSession{c: c, st: st, bounds: rd, encoder: out, pos: pos}
-	if s.run() == sessionDisconnects {
-		abortConnection()
-	}
-	return nil
-}
-
-func (s *readSession) run() sessionState {
+// run reads until the bounds are reached (nil), or an error: the sink's, an *apiError,
+// errSessionEnded, errSessionLost, or ctx's cause.
+func (s *readSession) run() error {
+	defer s.server.meter.openSession(s.st.usage, OpReadSession)()
 	if s.bounds.isExhausted() {
-		return s.sendEnd()
+		return nil
 	}
 	var deadline <-chan time.Time
 	for {
-		p, err := s.st.read(s.pos, s.bounds.maxRecords())
-		if err != nil {
-			return s.sendError(err)
+		// A long stream takes many pages, and waitAtTail comes only after them.
+		if err := s.check(); err != nil {
+			return err
+		}
+		p, bad := s.st.read(s.pos, s.bounds.maxRecords())
+		if bad != nil {
+			return bad
 		}
 		recs, done := s.bounds.limitRecords(p.recs)
 		if len(recs) > 0 {
-			if how := s.sendBatch(recs, p.tail); how != sessionOpen {
-				return how
+			if err := s.sink.sendRecords(recs, p.tail, s.following); err != nil {
+				return err
 			}
+			s.server.meter.countRead(s.st.usage, len(recs))
 			deadline = nil
 		}
 		if done {
-			return s.sendEnd()
+			return nil
 		}
 		if s.pos = p.next; s.pos < p.tail.Seq {
 			s.following = false
 			continue
 		}
 		if !s.bounds.isFollowing() {
-			return s.sendEnd()
+			return nil
 		}
 		if deadline == nil && s.bounds.wait != nil {
 			deadline = time.After(*s.bounds.wait)
 		}
-		if how := s.waitAtTail(p, deadline); how != sessionOpen {
-			return how
+		more, err := s.waitAtTail(p, deadline)
+		if err != nil || !more {
+			return err
 		}
 	}
 }
 
-// waitAtTail waits at the tail for more records, and sends heartbeats.
-func (s *readSession) waitAtTail(p page, deadline <-chan time.Time) sessionState {
+// check returns why the session cannot go on, or nil.
+func (s *readSession) check() error {
+	switch {
+	case s.ctx.Err() != nil:
+		return context.Cause(s.ctx)
+	case s.server.stopping.Err() != nil:
+		return errSessionLost
+	default:
+		return nil
+	}
+}
+
+// waitAtTail waits at the tail for more records, and tells the tail meanwhile; false: the deadline
+// has come.
+func (s *readSession) waitAtTail(p page, deadline <-chan time.Time) (more bool, err error) {
 	if !s.following {
 		s.following = true
-		if how := s.sendFrame(s.encoder.encodeHeartbeat(p.tail)); how != sessionOpen {
-			return how
+		if err := s.sink.sendTail(p.tail); err != nil {
+			return false, err
 		}
 	}
-	beat := time.NewTimer(s.c.heartbeat())
+	beat := time.NewTimer(s.server.heartbeat())
 	defer beat.Stop()
 	for {
-		changed := s.c.faults.changes()
-		if how := s.applyFaults(); how != sessionOpen {
-			return how
+		changed := s.server.faults.changes()
+		if err := s.applyFaults(); err != nil {
+			return false, err
 		}
 		select {
 		case <-p.changed:
-			return sessionOpen
+			return true, nil
 		case <-beat.C:
-			if how := s.sendFrame(s.encoder.encodeHeartbeat(p.tail)); how != sessionOpen {
-				return how
+			if err := s.sink.sendTail(p.tail); err != nil {
+				return false, err
 			}
-			beat.Reset(s.c.heartbeat())
+			beat.Reset(s.server.heartbeat())
 		case <-deadline:
-			return s.sendEnd()
-		case <-s.c.r.Context().Done():
-			return sessionDisconnects
-		case <-s.c.stopping.Done():
-			return sessionDisconnects
+			return false, nil
+		case <-s.ctx.Done():
+			return false, context.Cause(s.ctx)
+		case <-s.server.stopping.Done():
+			return false, errSessionLost
 		case <-changed:
 		}
 	}
@@ -138,147 +135,22 @@ func randomHeartbeat() time.Duration {
 	return 5*time.Second + rand.N(10*time.Second)
 }
 
-func (s *readSession) sendBatch(recs []record, tail position) sessionState {
-	var with *position
-	if s.following {
-		with = &tail
-	}
-	f, err := s.encoder.encodeBatch(recs, with)
-	if err != nil {
-		return s.sendError(err)
-	}
-	if how := s.sendFrame(f); how != sessionOpen {
-		return how
-	}
-	s.c.meter.countRead(s.st.usage, len(recs))
-	return sessionOpen
-}
-
-// applyFaults applies the faults that hit a session between its frames.
-func (s *readSession) applyFaults() sessionState {
-	f := s.c.faults
+// applyFaults applies the faults that hit a session between what it sends.
+func (s *readSession) applyFaults() error {
+	f := s.server.faults
 	if f.hit(s.st.name, OpReadSession, EndSession) != nil {
-		return sessionEnds
+		return errSessionEnded
 	}
 	if i := f.hit(s.st.name, OpReadSession, Silence); i != nil {
 		i.addHeld(1)
 		defer i.addHeld(-1)
 		select {
 		case <-i.removed:
-		case <-s.c.r.Context().Done():
-			return sessionDisconnects
-		case <-s.c.stopping.Done():
-			return sessionDisconnects
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		case <-s.server.stopping.Done():
+			return errSessionLost
 		}
 	}
-	return sessionOpen
+	return nil
 }
-
-func (s *readSession) sendFrame(f []byte) sessionState {
-	if how := s.applyFaults(); how != sessionOpen {
-		return how
-	}
-	faults := s.c.faults
-	if faults.applyAfter(s.c.r.Context(), s.st.name, OpReadSession) {
-		return sessionDisconnects
-	}
-	cutFrame := faults.hit(s.st.name, OpReadSession, CutFrame) != nil
-	if cutFrame {
-		f = f[:len(f)/2]
-	}
-	_, err := s.c.w.Write(f)
-	if err == nil {
-		err = http.NewResponseController(s.c.w).Flush()
-	}
-	if err != nil || cutFrame || s.c.stopping.Err() != nil {
-		return sessionDisconnects
-	}
-	return sessionOpen
-}
-
-func (s *readSession) sendError(err *apiError) sessionState {
-	if how := s.sendFrame(s.encoder.encodeError(err)); how != sessionOpen {
-		return how
-	}
-	return sessionEnds
-}
-
-func (s *readSession) sendEnd() sessionState {
-	if f := s.encoder.encodeEnd(); f != nil {
-		if how := s.sendFrame(f); how != sessionOpen {
-			return how
-		}
-	}
-	return sessionEnds
-}
-
-type s2sEncoder struct{ compression compression }
-
-func (o s2sEncoder) encodeBatch(recs []record, tail *position) ([]byte, *apiError) {
-	return dataFrame(o.compression, encodeBatch(recs, tail)), nil
-}
-
-func (o s2sEncoder) encodeHeartbeat(tail position) []byte {
-	return dataFrame(o.compression, encodeBatch(nil, &tail))
-}
-
-func (o s2sEncoder) encodeError(err *apiError) []byte { return terminalFrame(err) }
-func (o s2sEncoder) encodeEnd() []byte                { return nil }
-
-func (c *apiCall) startSSE() {
-	h := c.w.Header()
-	h.Set("Content-Type", mimeSSE)
-	h.Set("Cache-Control", "no-cache, no-transform")
-	h.Set("X-Accel-Buffering", "no")
-	c.w.WriteHeader(http.StatusOK)
-	_ = http.NewResponseController(c.w).Flush()
-}
-
-// sseEncoder numbers its events by seq,count,bytes: the last sequence number, and what this session
-// has sent.
-type sseEncoder struct {
-	b64     bool
-	now     func() time.Time
-	records int
-	bytes   int
-}
-
-func sseEvent(name, id string, data any) ([]byte, *apiError) {
-	b, err := json.Marshal(data)
-	if err != nil {
-		return nil, newError("other", "%s", err)
-	}
-	out := fmt.Appendf(nil, "event: %s\n", name)
-	if id != "" {
-		out = fmt.Appendf(out, "id: %s\n", id)
-	}
-	return fmt.Appendf(out, "data: %s\n\n", b), nil
-}
-
-func (o *sseEncoder) encodeBatch(recs []record, tail *position) ([]byte, *apiError) {
-	body, err := jsonBatch(recs, tail, o.b64)
-	if err != nil {
-		return nil, err
-	}
-	o.records += len(recs)
-	for _, r := range recs {
-		o.bytes += r.size
-	}
-	id := fmt.Sprintf("%d,%d,%d", recs[len(recs)-1].seq, o.records, o.bytes)
-	return sseEvent("batch", id, body)
-}
-
-func (o *sseEncoder) encodeHeartbeat(tail position) []byte {
-	// Marshalling numbers cannot fail.
-	b, _ := sseEvent("ping", "", struct {
-		Timestamp int64    `json:"timestamp"`
-		Tail      position `json:"tail"`
-	}{o.now().UnixMilli(), tail})
-	return b
-}
-
-func (o *sseEncoder) encodeError(err *apiError) []byte {
-	return fmt.Appendf(nil, "event: error\ndata: %s\n\n", err.json())
-}
-
-func (o *sseEncoder) encodeEnd() []byte { return []byte("data: [DONE]\n\n") }
