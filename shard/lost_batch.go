@@ -3,7 +3,6 @@ package shard
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 )
 
@@ -46,7 +45,7 @@ func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail Pos) {
 	}
 	s.mu.Unlock()
 	if worst > 1 {
-		pauseWithJitter(ctx, worst, 2*time.Millisecond, 100*time.Millisecond)
+		PauseWithJitter(ctx, worst, 2*time.Millisecond, 100*time.Millisecond)
 	}
 }
 
@@ -59,7 +58,7 @@ func (s *Stream) readBack(ctx context.Context, b *appendBatch, tail Pos) error {
 		if !errors.Is(err, ErrStoreDown) || ctx.Err() != nil || s.manager.cfg.Now().After(deadline) {
 			return err
 		}
-		pauseWithJitter(ctx, try, 20*time.Millisecond, time.Second)
+		PauseWithJitter(ctx, try, 20*time.Millisecond, time.Second)
 	}
 }
 
@@ -101,15 +100,4 @@ func (s *Stream) catchUpOrReset(ctx context.Context, fold *State, before, tail P
 		return storeErr(err)
 	}
 	return nil
-}
-
-// pauseWithJitter waits with full jitter: up to base doubled try times, at most top.
-func pauseWithJitter(ctx context.Context, try int, base, top time.Duration) {
-	d := min(base<<min(try, 10), top)
-	t := time.NewTimer(rand.N(d) + 1)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

@@ -124,7 +124,7 @@ func (s *Stream) runSession(ctx context.Context, session *readSession) {
 			if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrNeedsLaterRelease) {
 				return
 			}
-			pauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
+			PauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
 			continue
 		}
 		s.mu.Lock()
@@ -162,7 +162,7 @@ func (s *Stream) runSession(ctx context.Context, session *readSession) {
 		if s.manager.cfg.Now().Sub(start) > time.Minute {
 			try = 0
 		}
-		pauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
+		PauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
 	}
 }
 

@@ -175,7 +175,7 @@ func (s *Stream) waitToResend(ctx context.Context, b *appendBatch) bool {
 	if down || failing > busyTimeout {
 		s.refuseQueue(ErrStoreDown) // they would wait behind this batch
 	}
-	pauseWithJitter(ctx, b.failures, 20*time.Millisecond, time.Second)
+	PauseWithJitter(ctx, b.failures, 20*time.Millisecond, time.Second)
 	b.failures++
 	return true
 }

@@ -3,7 +3,6 @@ package s2
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/fantail-dev/fantail/shard"
@@ -52,7 +51,7 @@ func (l *logCalls) Follow(ctx context.Context, id shard.StreamID, from shard.Pos
 			try = 0
 		}
 		if got == from || try > 0 {
-			pauseWithJitter(ctx, min(minBackoff<<min(try, 10), l.cfg.Backoff))
+			shard.PauseWithJitter(ctx, try, minBackoff, l.cfg.Backoff)
 		}
 		if told { // failing sessions would delay the others in the limiter's queue
 			_ = l.cfg.reopenLimiter.Wait(ctx)
@@ -142,14 +141,4 @@ func (l *logCalls) readSession(
 		l.metrics.recordResult(opSession, time.Now(), err)
 	}
 	return err
-}
-
-// pauseWithJitter waits for a random time up to d.
-func pauseWithJitter(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(rand.N(d) + 1)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
