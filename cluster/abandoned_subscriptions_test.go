@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -51,8 +52,8 @@ func TestSubscriptionTakenBackOpensNothing(t *testing.T) {
 			h := &countingHost{}
 			o, free := busyPool()
 			s := newServer(&Config{}, "a", newLocalStreams(h, nil), o, newMetrics(nil), nil)
-			s.currentTable = func() *OwnerTable { return table }
-			ses, err := s.openSession(t.Context(), &relaypb.Hello{Incarnation: 1, From: &relaypb.PeerAddress{Name: []byte("b")}, To: []byte("a"), Version: relayVersionNewest})
+			s.currentTable = func() *placement.OwnerTable { return table }
+			ses, err := s.openSession(t.Context(), &relaypb.Hello{Incarnation: 1, From: &relaypb.PeerAddress{Name: []byte("b")}, To: []byte("a"), Version: placement.RelayVersionNewest})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -88,7 +89,7 @@ func TestPeerThatReadsNoAnswersLosesItsLink(t *testing.T) {
 			defer s.close()
 			defer o.close()
 			ses, err := s.openSession(t.Context(), &relaypb.Hello{
-				Incarnation: 1, To: []byte("a"), Version: relayVersionNewest, From: &relaypb.PeerAddress{Name: []byte("b")},
+				Incarnation: 1, To: []byte("a"), Version: placement.RelayVersionNewest, From: &relaypb.PeerAddress{Name: []byte("b")},
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -144,7 +145,7 @@ func TestMoveGivenUpOpensNothing(t *testing.T) {
 		fs := &followLoop{
 			self: "a", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(h, nil), openPool: o,
 			peers:       newPeers(&Config{}, "a", "", newMetrics(nil)),
-			currentView: func() *View { return view }, currentTable: func() *OwnerTable { return table },
+			currentView: func() *placement.View { return view }, currentTable: func() *placement.OwnerTable { return table },
 			noteMisplaced: func() {}, onFeedReleased: func() {}, metrics: newMetrics(nil), wake: make(chan struct{}, 1),
 			byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
 		}
@@ -160,4 +161,14 @@ func TestMoveGivenUpOpensNothing(t *testing.T) {
 		}
 		fs.close()
 	}
+}
+
+// tableOf returns the table in which the members of these names own streams.
+func tableOf(names ...string) (*placement.View, *placement.OwnerTable) {
+	var ms []placement.Member
+	for _, n := range names {
+		ms = append(ms, placement.Member{Name: n, RingKey: n, Revision: 1, OwnsUntil: placement.Never, RelayAddr: n + ":1"})
+	}
+	v := placement.NewView(ms)
+	return v, v.TableAt(time.Unix(1, 0))
 }

@@ -10,6 +10,8 @@ import (
 
 	sockaddr "github.com/hashicorp/go-sockaddr"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
 // DefaultGossipPort is the port of gossip where an address has none, and DefaultRelayPort that of the
@@ -100,8 +102,8 @@ func (c *Config) validate() error {
 	if c.Name == "" {
 		wrong("cluster: no node name")
 	}
-	if n := len(c.Name); n > maxRingKey {
-		wrong("cluster: node name of %d bytes: at most %d", n, maxRingKey)
+	if n := len(c.Name); n > placement.MaxRingKey {
+		wrong("cluster: node name of %d bytes: at most %d", n, placement.MaxRingKey)
 	}
 	if n := len(c.FleetName); n == 0 || n > 255 {
 		wrong("cluster: cluster name of %d bytes: want 1 to 255", n)
@@ -136,8 +138,8 @@ func (c *Config) validate() error {
 	} else if isLoopback(host) && !isLoopback(c.AdvertiseIP) {
 		wrong("cluster: relay address %q: other nodes, which know this node as %s, cannot reach it", c.RelayAddr, c.AdvertiseIP)
 	}
-	if len(c.HTTPAddr) > maxAddress {
-		wrong("cluster: HTTP address of %d bytes: at most %d", len(c.HTTPAddr), maxAddress)
+	if len(c.HTTPAddr) > placement.MaxAddress {
+		wrong("cluster: HTTP address of %d bytes: at most %d", len(c.HTTPAddr), placement.MaxAddress)
 	}
 	return errors.Join(errs...)
 }

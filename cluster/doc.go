@@ -1,13 +1,14 @@
 // Package cluster connects the nodes of one fleet: it knows the members, it knows which of
 // them owns each stream, and it carries requests and records from one node to another.
-// DESIGN.md has the reasons; this page has the paths through the code.
+// DESIGN.md has the reasons; this page has the paths through the code. Package placement has the
+// pure part: who owns a stream, and which node to ask next.
 //
 // # The path of an append
 //
-// The edge calls Node.Do. Node.routeRequest asks one node after another: routing.nextTarget
-// (routing.go, pure) returns the owner by this node's table (hop 0), then the node that a
+// The edge calls Node.Do. Node.routeRequest asks one node after another:
+// placement.Routing.NextTarget returns the owner by this node's table (hop 0), then the node that a
 // refusal names or the successor of a lost owner (hop 1), then a node that must serve
-// (hop 2); routing.handleAnswer decides whether to go on. Node.askTarget serves the request
+// (hop 2); Routing.HandleAnswer decides whether to go on. Node.askTarget serves the request
 // here (localStreams.write) or sends it over the link of that peer: peers.awaitLink,
 // link.requestWrite, sendWriteChunks.
 //
@@ -78,7 +79,7 @@
 // of the stream:
 //
 //	A (previous owner)                  B (new owner)                E (edge)
-//	│ onView: tableHistory.noteTable    │ onView                     │ onView: followers
+//	│ onView: History.NoteTable         │ onView                     │ onView: followers
 //	│ newBacklog                        │                            │ move one by one
 //	│ requestTakeovers                  │                            │
 //	├─ State(stream) ──────────────────►│ localStreams.acquire       │
@@ -151,26 +152,23 @@
 //
 // # Invariants
 //
-//  1. A View is an immutable value behind one pointer, and its table of an instant is a pure
-//     function: two nodes with the same members and the same instant agree on every owner.
-//  2. The ring is built from the sorted set of keys, from scratch (ring.go).
-//  3. A request ends: each answer raises its hop or excludes a member, and this node
-//     is the last one left, which serves.
-//  4. Nothing is queued for a slow peer. A subscription without credit is a position;
+//  1. Views, tables and routings have the invariants of package placement. The newest View is behind
+//     one pointer.
+//  2. Nothing is queued for a slow peer. A subscription without credit is a position;
 //     credit returns when bytes are received, whatever readers do with them.
-//  5. What must be ordered with records (Subscribed, record batches, Moved, End) travels in the
+//  3. What must be ordered with records (Subscribed, record batches, Moved, End) travels in the
 //     bulk lane with them; nothing else does.
-//  6. A handle is never used twice on a link, and a link that broke never comes back:
+//  4. A handle is never used twice on a link, and a link that broke never comes back:
 //     the next one has another incarnation.
-//  7. A tail buffer is extended only by what joins it. A gap is counted and logged, and the
+//  5. A tail buffer is extended only by what joins it. A gap is counted and logged, and the
 //     stream is asked for again from the position that is needed.
-//  8. A reader's tail buffer ends only with the stream's generation. Owners may come and go.
-//  9. A stream is released only while no subscriber here is fed by it, or once another node
+//  6. A reader's tail buffer ends only with the stream's generation. Owners may come and go.
+//  7. A stream is released only while no subscriber here is fed by it, or once another node
 //     feeds them. No request uses it while it arrives or leaves (local_streams.go).
-//  10. What is handed over is a cache. Two owners, or none, lose nothing.
-//  11. A node is unreachable only if it did not answer (isUnanswered, in wire.go). Any other
+//  8. What is handed over is a cache. Two owners, or none, lose nothing.
+//  9. A node is unreachable only if it did not answer (isUnanswered, in wire.go). Any other
 //     failure ends its own call or subscription, and never the lane or the link.
-//  12. The contract has no strings: what a client, a log or a name contains is bytes.
+//  10. The contract has no strings: what a client, a log or a name contains is bytes.
 //
 // # What is bounded, and what happens when it is full
 //

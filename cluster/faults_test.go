@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -94,7 +95,7 @@ func TestTwoOwnersWriteEachAppendOnce(t *testing.T) {
 	f.awaitAgreement()
 	owner := f.nodes[1]
 	id := f.streamOwnedBy(owner)
-	for i := 0; edge.currentTable().without([]string{owner.self}).Owner(id).Name == edge.self ||
+	for i := 0; edge.currentTable().Without([]string{owner.self}).Owner(id).Name == edge.self ||
 		edge.currentTable().Owner(id).Name != owner.self; i++ {
 		id = shard.StreamID(fmt.Sprintf("default/two-%d", i))
 	}
@@ -240,7 +241,7 @@ func (f *fleet) openScriptedEdge(owner *testNode, window, linkWindow uint64) *sc
 	e := &scriptedEdge{frames: make(chan *relaypb.Frame), link: 77}
 	if e.control, err = client.Control(ctx); err == nil {
 		e.say(&relaypb.ToOwner{BulkLane: 1, Hello: &relaypb.Hello{
-			Version: relayVersionNewest, To: wireBytes(owner.self), Incarnation: e.link, Window: window, LinkWindow: linkWindow,
+			Version: placement.RelayVersionNewest, To: wireBytes(owner.self), Incarnation: e.link, Window: window, LinkWindow: linkWindow,
 			From: &relaypb.PeerAddress{Name: []byte("raw")},
 		}})
 		_, err = e.control.Recv()
@@ -460,7 +461,7 @@ func TestEndedProcessIsNotAwaited(t *testing.T) {
 		defer p.mu.Unlock()
 		return p.processGone && p.patienceLeftLocked() == 0
 	})
-	if _, err := edge.peers.awaitLink(t.Context(), owner.self); !errors.Is(err, errUnreachable) {
+	if _, err := edge.peers.awaitLink(t.Context(), owner.self); !errors.Is(err, placement.ErrUnreachable) {
 		t.Error(err)
 	}
 }

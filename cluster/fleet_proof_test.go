@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/netip"
 	"net/url"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -102,7 +104,7 @@ func TestUnprovenConnectionsAreBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, c := &fleet{T: t}, tlsCredsOf(t, "test", nil, secretA)
-			c.isMemberAddr = func(net.IP) bool { return member }
+			c.isMemberAddr = func(netip.Addr) bool { return member }
 			room, other := &c.strangerHandshakes, &c.memberHandshakes
 			if member {
 				room, other = other, room
@@ -168,7 +170,7 @@ func TestMigrationToTLS(t *testing.T) {
 	}
 	old := f.add(func(c *Config) { c.PlaintextMode = PlaintextAlways })
 	f.awaitAgreement()
-	if old.membership.self.Features&FeatureTLS != 0 || f.nodes[0].membership.self.Features&FeatureTLS == 0 {
+	if old.membership.self.Features&placement.FeatureTLS != 0 || f.nodes[0].membership.self.Features&placement.FeatureTLS == 0 {
 		t.Fatal("gossip does not say who speaks TLS")
 	}
 	f.nodes[0].creds.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -14,20 +15,6 @@ import (
 // (shard.Standing). Members that own streams are right: a node with another record owns nothing and
 // is not ready. Owners never yield to a newcomer. A member of a release that announces no record
 // neither excludes others nor is excluded. The answers to requests play no part.
-
-// Features that tell of S2. Each change is spread by gossip: a probe finds it, and probes are ten
-// seconds apart.
-const (
-	// featureStoreAnswered: S2 has answered this process, and allowed all that it needs.
-	featureStoreAnswered Features = 1 << 1
-	// featureStoreRefused: S2 refuses this process now.
-	featureStoreRefused Features = 1 << 2
-	// featureRecordDiffers: this process found another fleet record than the members that own
-	// streams.
-	featureRecordDiffers Features = 1 << 3
-
-	storeFeatures = featureStoreAnswered | featureStoreRefused | featureRecordDiffers
-)
 
 // ownershipGate holds what a node's standing allows its membership. The zero gate allows all.
 type ownershipGate struct {
@@ -53,12 +40,12 @@ type recordGroup struct {
 
 // rightfulRecord returns the fleet record that counts: that of the member that has owned streams
 // for longest, and of those that began together that of most. 0: no owner announces one.
-func rightfulRecord(members []Member, now shard.Millis) uint64 {
+func rightfulRecord(members []placement.Member, now shard.Millis) uint64 {
 	var groups []recordGroup
-	earliest := shard.Millis(Never)
+	earliest := shard.Millis(placement.Never)
 	for i := range members {
 		m := &members[i]
-		if m.FleetHash == 0 || !m.ownsOrWill(now) {
+		if m.FleetHash == 0 || !m.OwnsOrWill(now) {
 			continue
 		}
 		since := max(m.OwnsFrom, m.StartedAt)
@@ -82,12 +69,9 @@ func rightfulRecord(members []Member, now shard.Millis) uint64 {
 	}).fleet
 }
 
-// ownsOrWill reports whether the member owns streams or has announced the date from which it will.
-func (m *Member) ownsOrWill(now shard.Millis) bool { return m.OwnsFrom != Never && now < m.OwnsUntil }
-
 // allMembersLocked returns this node and the others.
-func (m *membership) allMembersLocked() []Member {
-	all := make([]Member, 0, 1+len(m.others))
+func (m *membership) allMembersLocked() []placement.Member {
+	all := make([]placement.Member, 0, 1+len(m.others))
 	all = append(all, m.self)
 	for _, o := range m.others {
 		all = append(all, o)
@@ -111,10 +95,10 @@ func (m *membership) mayOwnLocked(now time.Time) bool {
 
 // yieldOwnershipLocked ends this node's ownership if it must end.
 func (m *membership) yieldOwnershipLocked(now time.Time) {
-	if m.self.OwnsFrom == Never || !m.ownership.mustYield && !m.recordDiffersLocked(now) {
+	if m.self.OwnsFrom == placement.Never || !m.ownership.mustYield && !m.recordDiffersLocked(now) {
 		return
 	}
-	m.setStartLocked(Never)
+	m.setStartLocked(placement.Never)
 }
 
 // noteJoinRoundLocked keeps the result of a round of joining for when the gate opens; first: it is
@@ -126,12 +110,12 @@ func (m *membership) noteJoinRoundLocked(reachedAll bool, aloneReason string) (f
 }
 
 // applyStanding applies what S2 answers to this node's membership.
-func (m *membership) applyStanding(g ownershipGate, features Features, fleet uint64) {
+func (m *membership) applyStanding(g ownershipGate, features placement.Features, fleet uint64) {
 	m.mu.Lock()
 	opened := m.ownership.mustNotBegin && !g.mustNotBegin
 	changed := g.mustNotBegin != m.ownership.mustNotBegin || g.mustYield != m.ownership.mustYield || g.storeAnswered != m.ownership.storeAnswered
 	m.ownership.mustNotBegin, m.ownership.mustYield, m.ownership.storeAnswered = g.mustNotBegin, g.mustYield, g.storeAnswered
-	said := m.self.Features&^storeFeatures | features
+	said := m.self.Features&^placement.StoreFeatures | features
 	if said != m.self.Features || fleet != m.self.FleetHash {
 		m.self.Features, m.self.FleetHash = said, fleet
 		m.self.Revision++
@@ -139,7 +123,7 @@ func (m *membership) applyStanding(g ownershipGate, features Features, fleet uin
 		changed = true
 	}
 	now := m.cfg.Now()
-	if opened && len(m.cfg.Join) == 0 && m.self.OwnsFrom == Never && m.mayOwnLocked(now) && !m.othersOwnLocked(now) {
+	if opened && len(m.cfg.Join) == 0 && m.self.OwnsFrom == placement.Never && m.mayOwnLocked(now) && !m.othersOwnLocked(now) {
 		m.setStartLocked(0)
 	}
 	again, all, why := opened && m.ownership.joinRoundDone, m.ownership.reachedAll, m.ownership.aloneReason
@@ -157,12 +141,12 @@ func (m *membership) fleetRole() shard.Role {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := shard.MillisOf(m.cfg.Now())
-	role := shard.Role{Owns: m.self.OwnsFrom != Never, Level: shard.FormatLevel}
+	role := shard.Role{Owns: m.self.OwnsFrom != placement.Never, Level: shard.FormatLevel}
 	looked := role.Owns || m.ownership.joinRoundDone || len(m.cfg.Join) == 0
 	role.MayCreate, role.SoleOwner = looked, looked
 	for _, o := range m.others {
 		role.Level = min(role.Level, o.FormatLevel)
-		if o.ownsOrWill(now) {
+		if o.OwnsOrWill(now) {
 			role.SoleOwner = false
 			role.MayCreate = role.MayCreate && (o.FleetHash == 0 || o.FleetHash == m.self.FleetHash)
 		}
@@ -187,7 +171,7 @@ func (m *membership) judgeStanding(st shard.Standing) (right uint64, reason stri
 	}
 	var owner string
 	for _, o := range m.others {
-		if o.FleetHash == right && o.ownsOrWill(shard.MillisOf(now)) && (owner == "" || o.Name < owner) {
+		if o.FleetHash == right && o.OwnsOrWill(shard.MillisOf(now)) && (owner == "" || o.Name < owner) {
 			owner = o.Name
 		}
 	}
@@ -242,9 +226,9 @@ func (r *Node) reconcileStanding(now time.Time) {
 		reason = ""
 	}
 	r.recordProblem.Store(&reason)
-	features := Features(0)
-	for f, on := range map[Features]bool{
-		featureStoreAnswered: st.Passed, featureStoreRefused: st.Refused != "", featureRecordDiffers: rightRecord != 0 && reason != "",
+	features := placement.Features(0)
+	for f, on := range map[placement.Features]bool{
+		placement.FeatureStoreAnswered: st.Passed, placement.FeatureStoreRefused: st.Refused != "", placement.FeatureRecordDiffers: rightRecord != 0 && reason != "",
 	} {
 		if on {
 			features |= f
@@ -269,26 +253,26 @@ func (r *Node) logDiffers(now time.Time, why string) {
 }
 
 // memberStoreState holds the last S2 features of a member, and those that were logged.
-type memberStoreState struct{ last, logged Features }
+type memberStoreState struct{ last, logged placement.Features }
 
 // logOtherMembers logs once what is wrong with each other member. When S2 begins to refuse one,
 // this node probes immediately, before that member's streams move: S2 may refuse all.
 func (r *Node) logOtherMembers() {
 	v := r.View()
-	for i := range v.members {
-		m := &v.members[i]
-		before, now := r.standingState.byMember[m.Name], m.Features&(featureStoreRefused|featureRecordDiffers)
+	for i := range v.Members() {
+		m := &v.Members()[i]
+		before, now := r.standingState.byMember[m.Name], m.Features&(placement.FeatureStoreRefused|placement.FeatureRecordDiffers)
 		if m.Name == r.self || before.last == now {
 			continue
 		}
 		r.standingState.byMember[m.Name] = memberStoreState{now, before.logged | now}
-		if now&^before.last&featureStoreRefused != 0 {
+		if now&^before.last&placement.FeatureStoreRefused != 0 {
 			r.probeStoreNow()
 		}
-		if now&^before.logged&featureStoreRefused != 0 {
+		if now&^before.logged&placement.FeatureStoreRefused != 0 {
 			r.cfg.Logger.Warn("S2 refuses a member, which is not ready", "peer", m.Name, "addr", m.RelayAddr)
 		}
-		if now&^before.logged&featureRecordDiffers != 0 {
+		if now&^before.logged&placement.FeatureRecordDiffers != 0 {
 			r.cfg.Logger.Warn("a member has other settings for S2 than the fleet: it owns no streams", "peer", m.Name, "addr", m.RelayAddr)
 		}
 	}
@@ -298,15 +282,15 @@ func (r *Node) logOtherMembers() {
 // storeAnswersOthers reports whether S2 answers another member, as far as this node knows.
 func (r *Node) storeAnswersOthers() bool {
 	said := r.peers.statuses()
-	for i := range r.View().members {
-		m := &r.View().members[i]
+	for i := range r.View().Members() {
+		m := &r.View().Members()[i]
 		if m.Name == r.self {
 			continue
 		}
 		switch st := said[m.Name]; {
 		case st != nil && !st.GetStoreDown():
 			return true
-		case st == nil && m.Features&featureStoreAnswered != 0 && m.Features&featureStoreRefused == 0:
+		case st == nil && m.Features&placement.FeatureStoreAnswered != 0 && m.Features&placement.FeatureStoreRefused == 0:
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -14,26 +15,26 @@ import (
 func TestRightfulRecordIsThatOfTheFirstOwners(t *testing.T) {
 	t.Parallel()
 	const now = 10_000_000
-	owner := func(fleet uint64, start, startAt shard.Pos) Member {
-		return Member{FleetHash: fleet, StartedAt: shard.Millis(start), OwnsFrom: shard.Millis(startAt), OwnsUntil: Never}
+	owner := func(fleet uint64, start, startAt shard.Pos) placement.Member {
+		return placement.Member{FleetHash: fleet, StartedAt: shard.Millis(start), OwnsFrom: shard.Millis(startAt), OwnsUntil: placement.Never}
 	}
 	left := owner(7, 1, 0)
 	left.OwnsUntil = now - 1
 	for name, c := range map[string]struct {
-		members []Member
+		members []placement.Member
 		want    uint64
 	}{
 		"nobody":                          {nil, 0},
-		"an older release":                {[]Member{owner(0, 1, 0)}, 0},
-		"one":                             {[]Member{owner(7, 1, 0)}, 7},
-		"newcomers own nothing":           {[]Member{owner(7, 1, 0), owner(8, 2, Never), owner(8, 2, Never)}, 7},
-		"only newcomers":                  {[]Member{owner(8, 2, Never)}, 0},
-		"one that has left":               {[]Member{left, owner(8, 1, 0)}, 8},
-		"one that begins later":           {[]Member{owner(7, 1, 0), owner(8, 1, now), owner(8, 1, now)}, 7},
-		"one that was started later":      {[]Member{owner(8, 100_000, 0), owner(8, 100_000, 0), owner(7, 1, 0)}, 7},
-		"more of those who began at once": {[]Member{owner(8, 3000, 0), owner(7, 1, 0), owner(8, 2000, 0)}, 8},
-		"as many":                         {[]Member{owner(8, 1, 0), owner(7, 2000, 0)}, 7},
-		"beside an older release":         {[]Member{owner(0, 1, 0), owner(7, 9000, 0)}, 7},
+		"an older release":                {[]placement.Member{owner(0, 1, 0)}, 0},
+		"one":                             {[]placement.Member{owner(7, 1, 0)}, 7},
+		"newcomers own nothing":           {[]placement.Member{owner(7, 1, 0), owner(8, 2, placement.Never), owner(8, 2, placement.Never)}, 7},
+		"only newcomers":                  {[]placement.Member{owner(8, 2, placement.Never)}, 0},
+		"one that has left":               {[]placement.Member{left, owner(8, 1, 0)}, 8},
+		"one that begins later":           {[]placement.Member{owner(7, 1, 0), owner(8, 1, now), owner(8, 1, now)}, 7},
+		"one that was started later":      {[]placement.Member{owner(8, 100_000, 0), owner(8, 100_000, 0), owner(7, 1, 0)}, 7},
+		"more of those who began at once": {[]placement.Member{owner(8, 3000, 0), owner(7, 1, 0), owner(8, 2000, 0)}, 8},
+		"as many":                         {[]placement.Member{owner(8, 1, 0), owner(7, 2000, 0)}, 7},
+		"beside an older release":         {[]placement.Member{owner(0, 1, 0), owner(7, 9000, 0)}, 7},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := rightfulRecord(c.members, now); got != c.want {
@@ -135,13 +136,13 @@ func TestNewcomerWithOtherSettingsOwnsNothing(t *testing.T) {
 			f := newProbingFleet(t, 2)
 			late := f.add(c.basin, c.trouble)
 			f.eventually("it is there, and says why it is not ready", func() bool {
-				return len(f.nodes[0].View().members) == 3 && len(late.View().members) == 3 && strings.Contains(late.NotReadyReason(), c.says)
+				return len(f.nodes[0].View().Members()) == 3 && len(late.View().Members()) == 3 && strings.Contains(late.NotReadyReason(), c.says)
 			})
 			f.eventually("its peers say it", func() bool {
 				return c.peers == "" || len(f.nodes[0].log.containing(c.peers)) == 1 && len(f.nodes[1].log.containing(c.peers)) == 1
 			})
 			for _, s := range f.nodes {
-				if s.currentTable().Len() != 2 || s.currentTable().hasOwner(late.self) || s.Ready() == (s == late) {
+				if s.currentTable().Len() != 2 || s.currentTable().HasOwner(late.self) || s.Ready() == (s == late) {
 					t.Errorf("%s: %d owners, ready %v", s.self, s.currentTable().Len(), s.Ready())
 				}
 			}
@@ -170,7 +171,7 @@ func TestOfTwoFleetsThatMeetOneYields(t *testing.T) {
 	gossip, _ := late.ListenAddrs()
 	f.eventually("they meet", func() bool {
 		_, err := f.nodes[0].membership.gossip.Join([]string{gossip})
-		return err == nil && len(late.View().members) == 3
+		return err == nil && len(late.View().Members()) == 3
 	})
 	f.eventually("one yields", func() bool {
 		return !late.Ready() && late.currentTable().Len() == 2 && f.nodes[0].currentTable().Len() == 2 && f.nodes[1].currentTable().Len() == 2

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -22,8 +23,8 @@ type followLoop struct {
 	local          *localStreams
 	openPool       *openPool
 	peers          *peers
-	currentView    func() *View
-	currentTable   func() *OwnerTable
+	currentView    func() *placement.View
+	currentTable   func() *placement.OwnerTable
 	noteMisplaced  func() // called when the stream manager feeds a stream that another node owns
 	onFeedReleased func() // called when the stream manager feeds one stream less
 	log            *slog.Logger
@@ -118,7 +119,7 @@ func (fs *followLoop) addReader(id shard.StreamID, from shard.Pos) (*follower, *
 // followForBridge follows a stream at its new owner that the stream manager fed on this node until
 // now, for all readers of its tail buffer. removeReader ends that. It returns nil if no reader
 // needs it.
-func (fs *followLoop) followForBridge(id shard.StreamID, to peerAddr) *follower {
+func (fs *followLoop) followForBridge(id shard.StreamID, to placement.PeerAddr) *follower {
 	t := fs.tails.Lookup(id)
 	if t == nil {
 		return nil
@@ -131,7 +132,7 @@ func (fs *followLoop) followForBridge(id shard.StreamID, to peerAddr) *follower 
 	}
 	f.mu.Lock()
 	if f.feed.upstream == nil && (f.move == nil || !f.move.awaitingAnswer) {
-		f.move = &feedMove{notBefore: time.Now(), routing: routing{nextNode: to.name, route: route{hop: hopRedirected}}}
+		f.move = &feedMove{notBefore: time.Now(), routing: placement.RedirectedTo(to.Name)}
 	}
 	f.mu.Unlock()
 	fs.scheduleStep(f)

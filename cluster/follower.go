@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -53,7 +54,7 @@ func (f feed) isMissing() bool {
 
 // feedMove is a change to another feed.
 type feedMove struct {
-	routing        routing
+	routing        placement.Routing
 	notBefore      time.Time // nothing is done before it
 	awaitingAnswer bool      // target has been asked and has not answered
 	targetName     string
@@ -219,7 +220,7 @@ func (f *follower) advanceMoveLocked(now time.Time) time.Time {
 		if m.upstream != nil {
 			m.upstream.link.unsubscribe(m.upstream)
 		}
-		f.handleRefusalLocked(now, errUnreachable)
+		f.handleRefusalLocked(now, placement.ErrUnreachable)
 		return f.nextStepLocked()
 	case now.Before(m.notBefore):
 		return m.notBefore
@@ -246,7 +247,7 @@ func (f *follower) nextStepLocked() time.Time {
 // tryNextTargetLocked asks the next node for a feed; true: the node after it is to be asked
 // immediately.
 func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
-	to, ok := m.routing.nextTarget(f.loop.currentView(), f.loop.currentTable(), f.id, f.loop.self)
+	to, ok := m.routing.NextTarget(f.loop.currentView(), f.loop.currentTable(), f.id, f.loop.self)
 	switch {
 	case !ok && f.opening != nil && now.Sub(f.opening.began) >= noOwnerTimeout:
 		f.finishLocked(shard.ErrUnavailable)
@@ -254,41 +255,42 @@ func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
 	case !ok:
 		m.notBefore = now.Add(noOwnerPoll)
 		return false
-	case !f.feed.isMissing() && (to.hop == hopForce || f.isFedByLocked(to)):
+	case !f.feed.isMissing() && (to.Hop == placement.HopForce || f.isFedByLocked(to)):
 		f.retryMoveLocked(now) // the current feed is good enough
 		return false
 	}
-	if to.hop == hopForce {
+	if to.Hop == placement.HopForce {
 		f.loop.metrics.forced.Inc()
 	}
 	m.awaitingAnswer, m.deadline = true, now.Add(subscribeTimeout)
-	if to.member == nil {
+	if to.Member == nil {
 		m.targetName = f.loop.self
 		f.openLocalFeedLocked(m)
 		return false
 	}
-	m.targetName = to.member.Name
+	m.targetName = to.Member.Name
 	if l := f.loop.peers.link(m.targetName); l != nil {
-		m.upstream = l.subscribe(f, subscribeRequest{f.nextPositionLocked(), m.routing.route})
+		m.upstream = l.subscribe(f, subscribeRequest{f.nextPositionLocked(), m.routing.Route})
 	}
 	if m.upstream != nil {
 		return false
 	}
 	m.awaitingAnswer = false
 	if f.opening != nil && f.loop.peers.isDownBriefly(m.targetName) {
-		m.routing.nextNode, m.notBefore = m.targetName, now.Add(noOwnerPoll)
+		m.routing.AskAgain(m.targetName)
+		m.notBefore = now.Add(noOwnerPoll)
 		return false
 	}
-	f.handleRefusalLocked(now, errUnreachable)
+	f.handleRefusalLocked(now, placement.ErrUnreachable)
 	return f.move == m && m.notBefore.Equal(now)
 }
 
 // isFedByLocked reports whether the target is the current source.
-func (f *follower) isFedByLocked(to routingTarget) bool {
-	if to.member == nil {
+func (f *follower) isFedByLocked(to placement.Target) bool {
+	if to.Member == nil {
 		return f.feed.local.ref != nil
 	}
-	return f.feed.upstream != nil && f.feed.member == to.member.Name
+	return f.feed.upstream != nil && f.feed.member == to.Member.Name
 }
 
 // nextPositionLocked returns the position at which the next feed has to begin.
@@ -301,7 +303,7 @@ func (f *follower) nextPositionLocked() shard.Pos {
 
 // openLocalFeedLocked has the stream manager feed the tail buffer.
 func (f *follower) openLocalFeedLocked(m *feedMove) {
-	from, must := f.nextPositionLocked(), m.routing.hop == hopForce
+	from, must := f.nextPositionLocked(), m.routing.Hop == placement.HopForce
 	ok := f.loop.openPool.submit(f.loop.local.answersLocally(f.id), func() {
 		f.mu.Lock()
 		wanted := f.awaitsLocalFeedLocked(m)
@@ -374,7 +376,7 @@ func (f *follower) handleRefusalLocked(now time.Time, err error) {
 	switch {
 	case shard.IsAbsent(err):
 		f.endGenerationLocked()
-	case m.routing.handleAnswer(m.targetName, err):
+	case m.routing.HandleAnswer(m.targetName, err):
 		m.notBefore = now
 	case f.opening != nil:
 		f.finishLocked(publicError(err))
@@ -443,7 +445,7 @@ func (f *follower) onRecords(u *upstreamSub, r shard.RecordBatch) {
 		return
 	}
 	f.loop.metrics.gaps.Inc()
-	f.loop.log.Error("relayed records do not join", "peer", u.link.peer.name, "stream", f.id, "err", err)
+	f.loop.log.Error("relayed records do not join", "peer", u.link.peer.Name, "stream", f.id, "err", err)
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	u.tail = nil
@@ -454,18 +456,18 @@ func (f *follower) onRecords(u *upstreamSub, r shard.RecordBatch) {
 }
 
 // onOwnerMoved handles Moved: the feed says that another node owns the stream.
-func (f *follower) onOwnerMoved(u *upstreamSub, to peerAddr) {
+func (f *follower) onOwnerMoved(u *upstreamSub, to placement.PeerAddr) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	if f.over || f.feed.upstream != u || f.move != nil {
 		return
 	}
-	if to.name != f.loop.self && f.loop.peers.link(to.name) == nil {
+	if to.Name != f.loop.self && f.loop.peers.link(to.Name) == nil {
 		return // the old feed continues for movedGrace
 	}
 	f.move = &feedMove{
 		notBefore: f.loop.nextMoveTime(time.Now()),
-		routing:   routing{nextNode: to.name, route: route{hop: hopRedirected}},
+		routing:   placement.RedirectedTo(to.Name),
 	}
 	f.loop.scheduleStep(f)
 }
@@ -482,14 +484,14 @@ func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
 	case f.feed.upstream != u:
 	case shard.IsAbsent(why):
 		f.endGenerationLocked()
-	case errors.Is(why, errCallFailed): // it would fail again soon
+	case errors.Is(why, placement.ErrCallFailed): // it would fail again soon
 		f.loop.log.Warn("the feed of a stream failed and is asked for again", "stream", f.id, "err", why)
 		f.replaceFeedLocked(now, randomBetween(retryMinDelay, retryMaxDelay))
 	default:
 		f.replaceFeedLocked(now, randomBetween(0, lostFeedMinDelay))
-		var r *redirectError
+		var r *placement.RedirectError
 		if errors.As(why, &r) && !f.move.awaitingAnswer {
-			f.move.routing = routing{nextNode: r.owner.name, route: route{hop: hopRedirected}}
+			f.move.routing = placement.RedirectedTo(r.Owner.Name)
 		}
 	}
 }
@@ -501,7 +503,7 @@ func (f *follower) onLinkLost(u *upstreamSub) {
 	switch {
 	case f.over:
 	case f.move != nil && f.move.upstream == u:
-		f.handleRefusalLocked(time.Now(), errUnreachable)
+		f.handleRefusalLocked(time.Now(), placement.ErrUnreachable)
 	case f.feed.upstream == u:
 		f.replaceFeedLocked(time.Now(), randomBetween(lostFeedMinDelay, lostFeedMaxDelay))
 	}
@@ -509,9 +511,9 @@ func (f *follower) onLinkLost(u *upstreamSub) {
 
 // publicError returns the error that a caller of the package gets for an internal one.
 func publicError(err error) error {
-	var r *redirectError
+	var r *placement.RedirectError
 	switch {
-	case errors.Is(err, errUnreachable), errors.Is(err, errCallFailed), errors.As(err, &r),
+	case errors.Is(err, placement.ErrUnreachable), errors.Is(err, placement.ErrCallFailed), errors.As(err, &r),
 		errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: %w", shard.ErrUnavailable, err)
 	case errors.Is(err, context.Canceled):

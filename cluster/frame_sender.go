@@ -3,6 +3,7 @@ package cluster
 import (
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -55,7 +56,7 @@ func (f *frameBuilder) addSubscribed(u *peerSub) error {
 	return nil
 }
 
-func (f *frameBuilder) addMoved(u *peerSub, to peerAddr) {
+func (f *frameBuilder) addMoved(u *peerSub, to placement.PeerAddr) {
 	f.addPart(relaypb.PartKind_PART_KIND_MOVED, u, 64).Moved = peerAddrToWire(to)
 }
 

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -92,13 +93,13 @@ func newFrameRig(t *rapid.T, perTail int) *frameRig {
 	_, table := tableOf("self")
 	srv := &server{
 		self: "self", metrics: newMetrics(nil), local: newLocalStreams(b.host, fetchNothing), openPool: b.o,
-		currentTable: func() *OwnerTable { return table }, noteMisplaced: func() {},
-		memberAnswers: func(context.Context, *Member) bool { return true },
+		currentTable: func() *placement.OwnerTable { return table }, noteMisplaced: func() {},
+		memberAnswers: func(context.Context, *placement.Member) bool { return true },
 		sessions:      map[uint64]*peerSession{}, isMember: func(string) bool { return true },
 	}
 	var err error
 	b.s, err = srv.openSession(context.Background(), &relaypb.Hello{
-		Version: relayVersionNewest, From: &relaypb.PeerAddress{Name: []byte("a")}, To: []byte("self"), Incarnation: 1, Window: rigWindow, LinkWindow: rigLink,
+		Version: placement.RelayVersionNewest, From: &relaypb.PeerAddress{Name: []byte("a")}, To: []byte("self"), Incarnation: 1, Window: rigWindow, LinkWindow: rigLink,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -119,8 +120,8 @@ func (g *gossipLog) endWindow(kind string, level slog.Level) {
 }
 
 // logMemberChanges logs which nodes joined or left, and from or until when members own streams.
-func logMemberChanges(log *slog.Logger, self string, old, now *View) {
-	for _, m := range now.members {
+func logMemberChanges(log *slog.Logger, self string, old, now *placement.View) {
+	for _, m := range now.Members() {
 		was := old.Member(m.Name)
 		switch {
 		case m.Name == self:
@@ -132,7 +133,7 @@ func logMemberChanges(log *slog.Logger, self string, old, now *View) {
 			log.Info("node owns streams until a date", "peer", m.Name, "owns_until", formatDate(m.OwnsUntil))
 		}
 	}
-	for _, m := range old.members {
+	for _, m := range old.Members() {
 		if m.Name != self && now.Member(m.Name) == nil {
 			log.Info("node left", "peer", m.Name)
 		}
@@ -144,7 +145,7 @@ func formatDate(ms shard.Millis) string {
 	switch ms {
 	case 0:
 		return "its start"
-	case Never:
+	case placement.Never:
 		return "not yet"
 	}
 	return time.UnixMilli(int64(ms)).UTC().Format(time.RFC3339)

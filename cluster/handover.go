@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -29,9 +30,7 @@ import (
 
 // Timing of handovers.
 const (
-	// askPreviousFor bounds the time after a change in which the previous owner is asked, and
-	// maxPreviousOwners bounds how many of them are, if there were several changes.
-	askPreviousFor    = 15 * time.Second
+	// maxPreviousOwners bounds the previous owners that are asked, if there were several changes.
 	maxPreviousOwners = 3
 	// handoverTimeout bounds one fetch; after it the stream is read from S2.
 	handoverTimeout = 2 * time.Second
@@ -54,67 +53,9 @@ const (
 	keepMovedLeaving = time.Second
 )
 
-// tableHistory holds the owner tables of the last askPreviousFor, newest last.
-type tableHistory struct {
-	mu       sync.Mutex
-	current  *OwnerTable
-	since    time.Time // when current became the table
-	previous []previousTable
-}
-
-type previousTable struct {
-	table *OwnerTable
-	until time.Time
-}
-
-// noteTable records the table of this moment, and reports whether it names other owners.
-func (p *tableHistory) noteTable(t *OwnerTable, now time.Time) (changed bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for len(p.previous) > 0 && now.After(p.previous[0].until) {
-		p.previous = p.previous[1:]
-	}
-	if p.current != nil && t.sameOwners(p.current) { // the same owners, perhaps in another View
-		p.current = t
-		return false
-	}
-	if p.current != nil {
-		p.previous = append(p.previous, previousTable{p.current, now.Add(askPreviousFor)})
-	}
-	p.current, p.since = t, now
-	return true
-}
-
-// unchangedFor returns for how long t, the table of this moment, has named the same owners. It is 0
-// if noteTable has not recorded t yet: owners change at a date, and noteTable runs a moment later.
-func (p *tableHistory) unchangedFor(t *OwnerTable, now time.Time) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.current == nil || !t.sameOwners(p.current) {
-		return 0
-	}
-	return now.Sub(p.since)
-}
-
-// previousTables returns the earlier tables, newest first. The dates of v count from the moment
-// they pass, which may be before noteTable is called.
-func (p *tableHistory) previousTables(v *View, now time.Time) (out []*OwnerTable) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, flips := 0, v.TableChanges(); i < len(flips); i++ {
-		if at := flips[len(flips)-1-i]; at.After(p.since) && !at.After(now) {
-			out = append(out, v.TableAt(at.Add(-time.Millisecond)))
-		}
-	}
-	for i := len(p.previous) - 1; i >= 0 && !now.After(p.previous[i].until); i-- {
-		out = append(out, p.previous[i].table)
-	}
-	return out
-}
-
 // previousOwners returns the links to the nodes that owned a stream before this one, newest first.
 func (r *Node) previousOwners(id shard.StreamID) (all []*link) {
-	for _, t := range r.history.previousTables(r.View(), r.cfg.Now()) {
+	for _, t := range r.history.PreviousTables(r.View(), r.cfg.Now()) {
 		m := t.Owner(id)
 		if m == nil || m.Name == r.self || len(all) == maxPreviousOwners {
 			continue
@@ -140,11 +81,11 @@ func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Ha
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handoverTimeout)
 	defer cancel()
 	for _, l := range r.previousOwners(id) {
-		h, found, err := l.requestHandover(ctx, id, from, peerAddr{r.self, r.addr})
+		h, found, err := l.requestHandover(ctx, id, from, placement.PeerAddr{Name: r.self, Address: r.addr})
 		switch {
 		case err != nil:
 			r.metrics.handovers.lost.Inc()
-			r.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.peer.name, "err", err)
+			r.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.peer.Name, "err", err)
 		case found:
 			r.metrics.handovers.received.Inc()
 			return h, true
@@ -154,7 +95,7 @@ func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Ha
 }
 
 // requestHandover asks the member to hand a stream over to this node.
-func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to peerAddr) (
+func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	h shard.Handover, found bool, err error,
 ) {
 	ctx, end := l.bindContext(ctx)
@@ -167,32 +108,13 @@ func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shar
 	return h, reply.GetFound() && err == nil, err
 }
 
-// maxTakeoverLead bounds how far a peer that asks for a stream may be ahead of this node, by its
-// clock and by its news of owners.
-const maxTakeoverLead = 10 * time.Second
-
-// isSuccessor reports whether the member that asks for a stream is its next owner: by the present
-// table, by one of a date that is near, without this node, or with that member present although
-// this node still sees it leaving or cut off from S2. The member knows of its own changes earlier.
-func (r *Node) isSuccessor(id shard.StreamID, to peerAddr) bool {
-	v, now := r.View(), r.cfg.Now()
-	m := v.Member(to.name)
-	if m != nil && r.cfg.handOverToAny {
-		return true
+// isSuccessor reports whether the member that asks for a stream is its next owner.
+func (r *Node) isSuccessor(id shard.StreamID, to placement.PeerAddr) bool {
+	v := r.View()
+	if r.cfg.handOverToAny {
+		return v.Member(to.Name) != nil
 	}
-	if m == nil || m.RelayAddr != to.address || to.name == r.self {
-		return false
-	}
-	tables := []*OwnerTable{v.TableAt(now), v.TableAt(now).without([]string{r.self}), v.tableIfPresent(to.name, now)}
-	for _, at := range v.TableChanges() {
-		if at.After(now) && at.Before(now.Add(maxTakeoverLead)) {
-			tables = append(tables, v.TableAt(at))
-		}
-	}
-	return slices.ContainsFunc(tables, func(t *OwnerTable) bool {
-		o := t.Owner(id)
-		return o != nil && o.Name == to.name
-	})
+	return v.IsSuccessor(id, r.self, to, r.cfg.Now())
 }
 
 // Hand hands a stream over to the caller, if the caller is its next owner.
@@ -203,7 +125,7 @@ func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb
 	}
 	to := peerAddrFromWire(q.GetCaller())
 	if !s.isSuccessor(id, to) {
-		s.log.Info("stream not handed over", "stream", id, "peer", to.name, "why", "by this node's table it is not the owner")
+		s.log.Info("stream not handed over", "stream", id, "peer", to.Name, "why", "by this node's table it is not the owner")
 		return nil, status.Error(codes.PermissionDenied, "not the stream's owner")
 	}
 	h, found, ref := s.local.handOver(ctx, id, shard.Pos(q.GetFrom()), to)
@@ -224,14 +146,14 @@ func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb
 // handoverBacklog holds the streams in use that this node has still to hand over after a change of
 // owners, most-watched first.
 type handoverBacklog struct {
-	table   *OwnerTable
+	table   *placement.OwnerTable
 	streams []shard.StreamID
 
 	mu        sync.Mutex
 	remaining map[string]int // how many streams, by the name of their new owner
 }
 
-func (r *Node) newBacklog(t *OwnerTable) *handoverBacklog {
+func (r *Node) newBacklog(t *placement.OwnerTable) *handoverBacklog {
 	o := &handoverBacklog{table: t, remaining: map[string]int{}}
 	for _, id := range r.local.manager.HotStreams(hotWithin) {
 		if m := t.Owner(id); m != nil && m.Name != r.self {
@@ -250,7 +172,7 @@ func (o *handoverBacklog) remainingFor(name string) (left int, owner bool) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.remaining[name], o.table.hasOwner(name)
+	return o.remaining[name], o.table.HasOwner(name)
 }
 
 func (o *handoverBacklog) noteDone(name string) {
@@ -305,8 +227,8 @@ func (r *Node) requestTakeover(ctx context.Context, member string, id shard.Stre
 // next request for the stream has the same effect.
 func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
 	for {
-		var other *redirectError
-		if _, err := l.requestInfo(ctx, id, shard.InfoAllowCached, route{}); !errors.As(err, &other) {
+		var other *placement.RedirectError
+		if _, err := l.requestInfo(ctx, id, shard.InfoAllowCached, placement.Route{}); !errors.As(err, &other) {
 			return
 		}
 		select {
@@ -319,7 +241,7 @@ func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
 
 // openBridge feeds the subscribers that the stream manager was feeding from the new owner, until
 // they have moved there. It runs before Hand replies, which gives the new feed a head start.
-func (r *Node) openBridge(id shard.StreamID, to peerAddr, ref *feedRef) {
+func (r *Node) openBridge(id shard.StreamID, to placement.PeerAddr, ref *feedRef) {
 	f := r.followLoop.followForBridge(id, to)
 	if f == nil {
 		return
@@ -332,7 +254,7 @@ func (r *Node) openBridge(id shard.StreamID, to peerAddr, ref *feedRef) {
 // bridge is a stream that this node follows for subscribers that have not moved yet.
 type bridge struct {
 	follower *follower
-	to       peerAddr
+	to       placement.PeerAddr
 }
 
 // closeBridges closes the bridges that no subscriber needs any more, and opens those again that

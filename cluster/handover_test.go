@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -172,10 +173,7 @@ func TestLeavingNodeKeepsStreamsAtTheChange(t *testing.T) {
 	last := f.nodes[1]
 	id := f.streamOwnedBy(last)
 	f.mustDo(last, write(id, shard.OpCreate), shard.CodeCreated)
-	h := &last.history
-	h.mu.Lock()
-	h.current, h.since = last.currentTable().without([]string{last.self}), time.Now().Add(-time.Hour)
-	h.mu.Unlock()
+	last.history.NoteTable(last.currentTable().Without([]string{last.self}), time.Now().Add(-time.Hour))
 	last.leaving.Store(true)
 	last.releaseStream(id)
 	f.eventually("nothing is being released", func() bool { return len(last.dropSlots) == 0 })
@@ -222,11 +220,11 @@ func TestHandoverToADeadOwnerReadsTheLog(t *testing.T) {
 	f.mustDo(f.nodes[0], write(id, shard.OpCreate, "a"), shard.CodeCreated)
 	r := f.startReader(f.nodes[0], id)
 	successor, last := f.nodes[1], f.nodes[2]
-	if f.nodes[0].currentTable().without([]string{f.nodes[0].self}).Owner(id).Name != successor.self {
+	if f.nodes[0].currentTable().Without([]string{f.nodes[0].self}).Owner(id).Name != successor.self {
 		successor, last = last, successor
 	}
 	l := successor.peers.link(f.nodes[0].self)
-	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{successor.self, successor.addr}); err != nil || !found {
+	if _, found, err := l.requestHandover(t.Context(), id, 0, placement.PeerAddr{Name: successor.self, Address: successor.addr}); err != nil || !found {
 		t.Fatal(found, err)
 	}
 	f.killNode(successor)
@@ -252,10 +250,10 @@ func TestNodesChangeOwnersAtTheAnnouncedSecond(t *testing.T) {
 			if m == nil || m.OwnsUntil != shard.MillisOf(at) {
 				return false
 			}
-			if now := time.Now(); now.Before(at.Add(-10*time.Millisecond)) && !s.View().TableAt(now).hasOwner(last.self) {
+			if now := time.Now(); now.Before(at.Add(-10*time.Millisecond)) && !s.View().TableAt(now).HasOwner(last.self) {
 				t.Errorf("%s took it for gone %v early", s.self, at.Sub(now))
 			}
-			if s.View().TableAt(at).hasOwner(last.self) {
+			if s.View().TableAt(at).HasOwner(last.self) {
 				t.Errorf("%s takes it for an owner at %v", s.self, at)
 			}
 		}
@@ -273,27 +271,9 @@ func TestHandoverFitsInOneMessage(t *testing.T) {
 	f.startReader(owner, id)
 	f.mustDo(owner, write(id, shard.OpAppend, strings.Repeat("x", 5<<20)), shard.CodeAppended)
 	l := successor.peers.link(owner.self)
-	_, found, err := l.requestHandover(t.Context(), id, out.Info.LogTail, peerAddr{successor.self, successor.addr})
+	_, found, err := l.requestHandover(t.Context(), id, out.Info.LogTail, placement.PeerAddr{Name: successor.self, Address: successor.addr})
 	if err != nil || !found {
 		t.Fatal(found, err)
-	}
-}
-
-// The previous owner of streams is asked for them for a while, and then no more, also on a node
-// that hears of no other change.
-func TestFormerOwnersAreForgotten(t *testing.T) {
-	t.Parallel()
-	var p tableHistory
-	now := time.Now()
-	v, first := tableOf("a", "b")
-	_, second := tableOf("a", "c")
-	p.noteTable(first, now)
-	p.noteTable(second, now)
-	if n := len(p.previousTables(v, now.Add(askPreviousFor))); n != 1 {
-		t.Errorf("%d tables in time", n)
-	}
-	if n := len(p.previousTables(v, now.Add(askPreviousFor+time.Second))); n != 0 {
-		t.Errorf("%d tables afterwards", n)
 	}
 }
 
@@ -311,7 +291,7 @@ func newFleetHandingToAny(t *testing.T, n int) *fleet {
 // handOver has one node ask another for a stream as if it owned it.
 func (f *fleet) handOver(id shard.StreamID, from, to *testNode) {
 	f.Helper()
-	_, found, err := to.peers.link(from.self).requestHandover(f.Context(), id, 0, peerAddr{to.self, to.addr})
+	_, found, err := to.peers.link(from.self).requestHandover(f.Context(), id, 0, placement.PeerAddr{Name: to.self, Address: to.addr})
 	if err != nil || !found {
 		f.Fatal(found, err)
 	}
@@ -332,14 +312,13 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 		before := f.log.Ops()
 		// As if they owned it one after the other.
 		for _, s := range []*testNode{second, last} {
-			s.history.mu.Lock()
 			_, owned := tableOfMember(first)
-			s.history.previous = []previousTable{{owned, time.Now().Add(time.Minute)}}
+			s.history.NoteTable(owned, time.Now())
 			if s == last {
 				_, owned = tableOfMember(second)
-				s.history.previous = append(s.history.previous, previousTable{owned, time.Now().Add(time.Minute)})
+				s.history.NoteTable(owned, time.Now())
 			}
-			s.history.mu.Unlock()
+			s.history.NoteTable(s.currentTable(), time.Now())
 		}
 		if busy {
 			coming := &transfer{make(chan struct{}), true}
@@ -347,7 +326,7 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 			second.local.transfers[id] = coming
 			second.local.mu.Unlock()
 			time.AfterFunc(50*time.Millisecond, func() {
-				h, _, err := second.peers.link(first.self).requestHandover(f.Context(), id, 0, peerAddr{second.self, second.addr})
+				h, _, err := second.peers.link(first.self).requestHandover(f.Context(), id, 0, placement.PeerAddr{Name: second.self, Address: second.addr})
 				if err != nil || second.manager.InstallHandover(id, h) != nil {
 					t.Error(err)
 				}
@@ -356,10 +335,10 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 		}
 		found := false
 		for _, l := range last.previousOwners(id) {
-			if _, ok, err := l.requestHandover(t.Context(), id, 0, peerAddr{last.self, last.addr}); err != nil {
+			if _, ok, err := l.requestHandover(t.Context(), id, 0, placement.PeerAddr{Name: last.self, Address: last.addr}); err != nil {
 				t.Fatal(err)
 			} else if ok {
-				if got := l.peer.name; got == second.self != busy {
+				if got := l.peer.Name; got == second.self != busy {
 					t.Errorf("busy %v: given by %s", busy, got)
 				}
 				found = true
@@ -372,8 +351,8 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 	}
 }
 
-func tableOfMember(s *testNode) (*View, *OwnerTable) {
-	v := NewView([]Member{{Name: s.self, RingKey: s.self, Revision: 1, OwnsUntil: Never, RelayAddr: s.addr}})
+func tableOfMember(s *testNode) (*placement.View, *placement.OwnerTable) {
+	v := placement.NewView([]placement.Member{{Name: s.self, RingKey: s.self, Revision: 1, OwnsUntil: placement.Never, RelayAddr: s.addr}})
 	return v, v.TableAt(time.Unix(1, 0))
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -37,7 +38,7 @@ const shareTimeout = 10 * time.Second
 func (r *Node) Ready() bool {
 	v := r.View()
 	me := v.Member(r.self)
-	if me == nil || r.leaving.Load() || r.NotReadyReason() != "" || !v.TableAt(r.cfg.Now()).hasOwner(r.self) {
+	if me == nil || r.leaving.Load() || r.NotReadyReason() != "" || !v.TableAt(r.cfg.Now()).HasOwner(r.self) {
 		return false
 	}
 	if r.hasShare.Load() {
@@ -63,12 +64,12 @@ func (r *Node) JoinErrors() string { return r.membership.joinErrors() }
 // counts of those that are not leaving. It returns none while the fleet is changing.
 func (r *Node) ExchangeReaders(readers int) (others []int) {
 	r.readerCount.Store(int64(readers))
-	if r.history.unchangedFor(r.currentTable(), r.cfg.Now()) < r.cfg.StableFor {
+	if r.history.UnchangedFor(r.currentTable(), r.cfg.Now()) < r.cfg.StableFor {
 		return nil
 	}
 	v := r.View()
 	for name, st := range r.peers.statuses() {
-		if m := v.Member(name); st != nil && m != nil && m.Flags&FlagLeaving == 0 {
+		if m := v.Member(name); st != nil && m != nil && m.Flags&placement.FlagLeaving == 0 {
 			others = append(others, int(st.GetReaders()))
 		}
 	}
@@ -166,7 +167,7 @@ func (r *Node) reconcileStore(now time.Time) {
 	}
 	othersUp := answersOthers(reports, r.silentSince())
 	me := r.View().Member(r.self)
-	owns := me != nil && me.OwnsFrom != Never
+	owns := me != nil && me.OwnsFrom != placement.Never
 	if r.storeHealth.updateLost(now, owns && r.storeLost(), othersUp) {
 		if r.storeHealth.lost {
 			r.cfg.Logger.Warn("S2 answers other nodes and not this one, which owns no streams meanwhile")

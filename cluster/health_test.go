@@ -195,9 +195,9 @@ func TestProvisionalOwnerKeepsAStreamUntilItAnswers(t *testing.T) {
 	owner, other := f.nodes[0], f.nodes[1]
 	id := f.streamOwnedBy(owner)
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	other.history.mu.Lock()
-	other.history.since = time.Now().Add(-time.Hour) // so that it drops streams immediately
-	other.history.mu.Unlock()
+	// As if owners had not changed for an hour, so that it drops streams immediately.
+	other.history.NoteTable(other.currentTable().Without([]string{other.self}), time.Now().Add(-time.Hour))
+	other.history.NoteTable(other.currentTable(), time.Now().Add(-time.Hour))
 	hold := make(chan struct{})
 	other.store.hold.Store(&hold)
 	done := make(chan error, 1)

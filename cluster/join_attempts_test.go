@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -37,7 +38,7 @@ func TestNodeWithOtherSettingsBeginsNoFleet(t *testing.T) {
 					strings.Contains(second.JoinErrors(), "answers, but its --secret or --cluster differs")
 			})
 			for _, s := range []*testNode{newcomer, second} {
-				if m := s.View().Member(s.self); m.OwnsFrom != Never || s.Ready() {
+				if m := s.View().Member(s.self); m.OwnsFrom != placement.Never || s.Ready() {
 					t.Errorf("%s owns from %s on, ready: %v", s.self, formatDate(m.OwnsFrom), s.Ready())
 				}
 			}
@@ -135,7 +136,7 @@ func TestJoinAttemptsAreLoggedSparingly(t *testing.T) {
 				t.Errorf("after %v (alien %v): %d lines, want %d", c.err, c.alien, n, c.want)
 			}
 		}
-		m.receive(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
+		m.receive(placement.Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: placement.Never})
 		m.noteAttempt(t.Context(), "10.0.0.8:1", refused, false) // an address of a fleet that refuses
 		if n := len(log.containing("10.0.0.8")); n != 0 {
 			t.Errorf("%d lines about a node that does not run", n)

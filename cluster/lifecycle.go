@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -74,8 +75,8 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	r.membership.log = r.cfg.Logger
 	r.peers = newPeers(&r.cfg, r.self, r.addr, r.metrics)
 	r.peers.panics, r.peers.creds = r.stateCalls.panics, creds
-	creds.isLegacyAddr, creds.log = func(ip net.IP) bool { return r.View().hasLegacyAt(ip) }, r.cfg.Logger
-	creds.isMemberAddr = func(ip net.IP) bool { return r.View().hasMemberAt(ip) }
+	creds.isLegacyAddr, creds.log = func(ip netip.Addr) bool { return r.View().HasLegacyAt(ip) }, r.cfg.Logger
+	creds.isMemberAddr = func(ip netip.Addr) bool { return r.View().HasMemberAt(ip) }
 	r.server = newServer(&r.cfg, r.self, r.local, r.openPool, r.metrics, creds)
 	r.server.addr, r.server.currentTable, r.server.noteMisplaced = r.addr, r.currentTable, r.noteMisplaced
 	r.server.memberAnswers, r.server.openBridge, r.server.statusFor = r.memberAnswers, r.openBridge, r.statusFor
@@ -132,7 +133,7 @@ func (r *Node) Leave(ctx context.Context) error {
 		r.hasMisplaced.Store(true) // a View is published before onView runs
 		if r.View().TableAt(at).Len() == 0 {
 			return nil // there is no other owner
-		} else if t := r.currentTable(); !t.hasOwner(r.self) && r.reconcileStreams() == 0 && len(r.dropSlots) == 0 {
+		} else if t := r.currentTable(); !t.HasOwner(r.self) && r.reconcileStreams() == 0 && len(r.dropSlots) == 0 {
 			return nil
 		}
 		select {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -21,7 +22,7 @@ import (
 // lane: what is to be sent is kept in the subscriptions, and each is in the outbox at most once.
 type link struct {
 	// Set at construction, or by exchangeHello before the link is shared.
-	peer               peerAddr
+	peer               placement.PeerAddr
 	incarnation        uint64
 	conn               *grpc.ClientConn
 	client             relaypb.RelayClient
@@ -75,7 +76,7 @@ type upstreamSub struct {
 // subscribeRequest holds the content of a Subscribe that is still to be sent.
 type subscribeRequest struct {
 	from  shard.Pos
-	route route
+	route placement.Route
 }
 
 // Timing of links.
@@ -115,17 +116,17 @@ func openLink(ctx context.Context, p *peer) (*link, error) {
 		wake: make(chan struct{}, 1), subs: map[uint64]*upstreamSub{}, idleSince: time.Now(),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
-	err = l.exchangeHello(peerAddr{p.peers.self, p.peers.addr})
+	err = l.exchangeHello(placement.PeerAddr{Name: p.peers.self, Address: p.peers.addr})
 	if err != nil {
 		l.cancel(err)
 		p.peers.returnCredit(l.linkWindow)
 		_ = conn.Close()
-		return nil, fmt.Errorf("hello to %s: %w", p.addr.name, err)
+		return nil, fmt.Errorf("hello to %s: %w", p.addr.Name, err)
 	}
 	return l, nil
 }
 
-func (l *link) exchangeHello(self peerAddr) (err error) {
+func (l *link) exchangeHello(self placement.PeerAddr) (err error) {
 	defer recoverToError(l.panics, panicInLink, &err)
 	late := time.AfterFunc(helloTimeout, func() { l.cancel(errPeerSilent) })
 	defer late.Stop()
@@ -135,7 +136,7 @@ func (l *link) exchangeHello(self peerAddr) (err error) {
 	}
 	l.control = control
 	if err := control.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-		Version: relayVersionNewest, From: peerAddrToWire(self), To: wireBytes(l.peer.name), Incarnation: l.incarnation,
+		Version: placement.RelayVersionNewest, From: peerAddrToWire(self), To: wireBytes(l.peer.Name), Incarnation: l.incarnation,
 		Window: uint64(l.subscriptionWindow), LinkWindow: uint64(l.linkWindow),
 	}}); err != nil {
 		return err
@@ -144,7 +145,7 @@ func (l *link) exchangeHello(self peerAddr) (err error) {
 	switch {
 	case err != nil:
 		return err
-	case wireText(m.GetHello().GetFrom().GetName()) != l.peer.name:
+	case wireText(m.GetHello().GetFrom().GetName()) != l.peer.Name:
 		return fmt.Errorf("reached %q", m.GetHello().GetFrom().GetName())
 	}
 	l.peerVersion = m.GetHello().GetVersion()
@@ -444,7 +445,7 @@ func (l *link) handlePart(p *relaypb.Part) {
 // failMalformed ends a subscription after a malformed Part.
 func (l *link) failMalformed(u *upstreamSub, err error) {
 	l.unsubscribe(u)
-	u.follower.onSubscriptionEnd(u, fmt.Errorf("%w: from %s: %w", errCallFailed, l.peer.name, err))
+	u.follower.onSubscriptionEnd(u, fmt.Errorf("%w: from %s: %w", placement.ErrCallFailed, l.peer.Name, err))
 }
 
 func (l *link) handleBatch(u *upstreamSub, p *relaypb.Part) error {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -18,7 +19,7 @@ import (
 // bindContext returns a context that also ends with the link.
 func (l *link) bindContext(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	unhook := context.AfterFunc(l.ctx, func() { cancel(errUnreachable) })
+	unhook := context.AfterFunc(l.ctx, func() { cancel(placement.ErrUnreachable) })
 	return ctx, func() {
 		unhook()
 		cancel(nil)
@@ -27,11 +28,11 @@ func (l *link) bindContext(ctx context.Context) (context.Context, func()) {
 
 // requestWrite has the member carry out a write. delivered reports that it may have received the
 // write. A call that this side ended before its last chunk was not carried out.
-func (l *link) requestWrite(ctx context.Context, q *shard.Request, r route) (
+func (l *link) requestWrite(ctx context.Context, q *shard.Request, r placement.Route) (
 	out shard.Outcome, delivered bool, err error,
 ) {
 	head := requestToWire(q, r)
-	if l.peerVersion < relayVersionBytes {
+	if l.peerVersion < placement.RelayVersionBytes {
 		if err := checkUTF8(head.GetType(), head.GetExpiresRaw(), head.GetProducer().GetId()); err != nil {
 			return out, false, err
 		}
@@ -50,7 +51,7 @@ func (l *link) requestWrite(ctx context.Context, q *shard.Request, r route) (
 		return out, !isNotCarriedOut(status.Code(err)), statusToError(err)
 	}
 	if err := checkOutcome(reply); err != nil {
-		return out, true, fmt.Errorf("%w: %w", errCallFailed, err)
+		return out, true, fmt.Errorf("%w: %w", placement.ErrCallFailed, err)
 	}
 	return outcomeFromWire(reply), true, nil
 }
@@ -72,7 +73,7 @@ func sendWriteChunks(
 
 // requestInfo asks the member for a stream's description.
 func (l *link) requestInfo(
-	ctx context.Context, id shard.StreamID, a shard.InfoOptions, r route,
+	ctx context.Context, id shard.StreamID, a shard.InfoOptions, r placement.Route,
 ) (shard.Info, error) {
 	ctx, end := l.bindContext(ctx)
 	defer end()
@@ -83,7 +84,7 @@ func (l *link) requestInfo(
 		return shard.Info{}, statusToError(err)
 	}
 	if err := checkInfo(reply.GetInfo()); err != nil {
-		return shard.Info{}, fmt.Errorf("%w: %w", errCallFailed, err)
+		return shard.Info{}, fmt.Errorf("%w: %w", placement.ErrCallFailed, err)
 	}
 	return infoFromWire(reply.GetInfo()), nil
 }

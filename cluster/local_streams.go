@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -56,7 +57,7 @@ type transfer struct {
 
 // redirection is the node that a stream went to, and until when requests for it are sent there.
 type redirection struct {
-	to    peerAddr
+	to    placement.PeerAddr
 	until time.Time
 }
 
@@ -111,7 +112,7 @@ func (h *localStreams) hasRefs(u *feedRef) bool {
 }
 
 // acquire waits until the stream neither arrives nor leaves, fetches it if it is not here, and adds
-// refs to its feed references. It returns a *redirectError if the stream was handed over, unless
+// refs to its feed references. It returns a *RedirectError if the stream was handed over, unless
 // force is set.
 func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int, force bool) (*feedRef, error) {
 	for fetched := false; ; {
@@ -122,7 +123,7 @@ func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int,
 		case underway != nil:
 		case ok && !force && time.Now().Before(over.until):
 			h.mu.Unlock()
-			return nil, &redirectError{owner: over.to}
+			return nil, &placement.RedirectError{Owner: over.to}
 		case fetched, h.manager.HasStream(id):
 			delete(h.handedOver, id)
 			ref := h.refLocked(id, refs)
@@ -179,7 +180,7 @@ func (h *localStreams) endTransfer(id shard.StreamID, p *transfer) {
 
 // handOver gives up a stream in favour of the node to. If ref is not nil, it counts feeds which the
 // stream manager no longer supplies and which need another source now.
-func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to peerAddr) (
+func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	over shard.Handover, found bool, ref *feedRef,
 ) {
 	h.mu.Lock()

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -31,22 +32,22 @@ type membership struct {
 	cfg        *Config
 	log        *slog.Logger
 	metrics    *metrics
-	onView     func(*View)
+	onView     func(*placement.View)
 	gossip     *memberlist.Memberlist
 	gossipAddr string // address on which gossip listens
 	keyring    *memberlist.Keyring
 	stop       context.CancelFunc
 	wg         sync.WaitGroup
 
-	view        atomic.Pointer[View]
+	view        atomic.Pointer[placement.View]
 	viewStale   chan struct{} // cap 1, never closed: the View must be built again
 	selfChanged chan struct{} // cap 1, never closed: self changed, and gossip must spread it
 
 	mu          sync.Mutex
-	self        Member
-	others      map[string]Member // the other members, by name
-	gossipAddrs map[string]string // their gossip addresses, by name
-	joinBegan   time.Time         // when joining began
+	self        placement.Member
+	others      map[string]placement.Member // the other members, by name
+	gossipAddrs map[string]string           // their gossip addresses, by name
+	joinBegan   time.Time                   // when joining began
 	// The last failed attempt for each address to join, by name or address; bounded by the number
 	// of those.
 	joinAttempts map[string]*joinAttempt
@@ -70,29 +71,29 @@ const (
 // newMembership returns this node's membership, which knows no other node until start. relayAddr is
 // the address on which its server listens. onView is called from one goroutine, between start and
 // close.
-func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*View)) *membership {
+func newMembership(cfg *Config, met *metrics, relayAddr string, observe func(*placement.View)) *membership {
 	var suffix [4]byte
 	_, _ = rand.Read(suffix[:]) // crypto/rand.Read never fails
 	m := &membership{
 		cfg: cfg, log: cfg.Logger, metrics: met, onView: observe,
 		viewStale:   make(chan struct{}, 1),
 		selfChanged: make(chan struct{}, 1),
-		others:      map[string]Member{},
+		others:      map[string]placement.Member{},
 		gossipAddrs: map[string]string{}, joinAttempts: map[string]*joinAttempt{}, joinBegan: time.Now(),
-		self: Member{
+		self: placement.Member{
 			Name: cfg.Name + "-" + hex.EncodeToString(suffix[:]), RingKey: cfg.Name,
-			StartedAt: shard.MillisOf(cfg.Now()), Revision: 1, OwnsUntil: Never,
-			RelayVersion: relayVersionNewest, RelayAddr: relayAddr, HTTPAddr: cfg.HTTPAddr, FormatLevel: shard.FormatLevel,
+			StartedAt: shard.MillisOf(cfg.Now()), Revision: 1, OwnsUntil: placement.Never,
+			RelayVersion: placement.RelayVersionNewest, RelayAddr: relayAddr, HTTPAddr: cfg.HTTPAddr, FormatLevel: shard.FormatLevel,
 		},
 	}
 	if cfg.PlaintextMode != PlaintextAlways {
-		m.self.Features |= FeatureTLS
+		m.self.Features |= placement.FeatureTLS
 	}
 	m.ownership.mustNotBegin = cfg.storeGated
 	if len(cfg.Join) > 0 || cfg.storeGated {
-		m.self.OwnsFrom = Never // it owns nothing until it has found other nodes, and S2
+		m.self.OwnsFrom = placement.Never // it owns nothing until it has found other nodes, and S2
 	}
-	m.view.Store(NewView([]Member{m.self}))
+	m.view.Store(placement.NewView([]placement.Member{m.self}))
 	return m
 }
 
@@ -165,7 +166,7 @@ func (m *membership) startLoops() {
 }
 
 // currentView returns the newest View.
-func (m *membership) currentView() *View { return m.view.Load() }
+func (m *membership) currentView() *placement.View { return m.view.Load() }
 
 // publishViews builds Views and passes them to onView, the newest one again whenever one of its
 // dates passes.
@@ -173,25 +174,25 @@ func (m *membership) publishViews(ctx context.Context) {
 	nextChange := time.NewTimer(time.Hour)
 	defer nextChange.Stop()
 	superseder := ""
-	var loggedTable *OwnerTable // the last one that was logged
+	var loggedTable *placement.OwnerTable // the last one that was logged
 	for {
 		view := m.buildView()
 		now := m.cfg.Now()
 		owners := view.TableAt(now).Len() // builds the ring here, so that no request does
 		m.metrics.owners.Set(float64(owners))
-		m.metrics.members.Set(float64(len(view.members)))
-		if old := m.view.Load(); !view.equal(old) {
+		m.metrics.members.Set(float64(len(view.Members())))
+		if old := m.view.Load(); !view.Equal(old) {
 			m.view.Store(view)
 			m.metrics.viewChanges.Inc()
 			logMemberChanges(m.log, m.self.Name, old, view)
 		}
-		if table := view.TableAt(now); loggedTable == nil || !loggedTable.sameOwners(table) {
-			m.log.Info("owners changed", "owners", owners, "members", len(view.members), "self", table.hasOwner(m.self.Name))
+		if table := view.TableAt(now); loggedTable == nil || !loggedTable.SameOwners(table) {
+			m.log.Info("owners changed", "owners", owners, "members", len(view.Members()), "self", table.HasOwner(m.self.Name))
 			loggedTable = table
 		}
 		m.onView(m.view.Load())
 		superseder = m.warnSuperseded(view.SupersededBy(m.self.Name, now), superseder)
-		m.buildTablesAhead(m.view.Load(), now)
+		m.view.Load().BuildTablesAhead(now)
 		wait := time.Hour
 		for _, at := range view.TableChanges() {
 			if at.After(now) {
@@ -209,25 +210,9 @@ func (m *membership) publishViews(ctx context.Context) {
 	}
 }
 
-// maxTablesAhead bounds the tables that are built ahead. Nodes announce whole seconds, so a deploy
-// has few of them.
-const maxTablesAhead = 4
-
-// buildTablesAhead builds the tables of the next dates. Otherwise all requests at a date would wait
-// for the first one to build the ring.
-func (m *membership) buildTablesAhead(v *View, now time.Time) {
-	ahead := 0
-	for _, at := range v.TableChanges() {
-		if at.After(now) && ahead < maxTablesAhead {
-			ahead++
-			v.TableAt(at)
-		}
-	}
-}
-
 // warnSuperseded warns once that another process has this node's ring key, so that this node owns
 // nothing, and returns that member's name. The same name was given to two nodes.
-func (m *membership) warnSuperseded(by *Member, before string) string {
+func (m *membership) warnSuperseded(by *placement.Member, before string) string {
 	if by == nil {
 		return ""
 	}
@@ -240,15 +225,15 @@ func (m *membership) warnSuperseded(by *Member, before string) string {
 
 // buildView builds the newest View. It also sets the date from which this node owns streams, once
 // another member owns some or has announced a date.
-func (m *membership) buildView() *View {
+func (m *membership) buildView() *placement.View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.cfg.Now()
 	m.yieldOwnershipLocked(now)
-	if m.self.OwnsFrom == Never && m.othersOwnLocked(now) && m.mayOwnLocked(now) {
+	if m.self.OwnsFrom == placement.Never && m.othersOwnLocked(now) && m.mayOwnLocked(now) {
 		m.setStartLocked(m.nextChangeAt(now))
 	}
-	return NewView(m.allMembersLocked())
+	return placement.NewView(m.allMembersLocked())
 }
 
 // nextChangeAt returns the instant of a change that this node announces now. It is a whole second,
@@ -272,7 +257,7 @@ func (m *membership) setStartLocked(at shard.Millis) {
 // waited for the date to pass would make a fleet begin one date after the other.
 func (m *membership) othersOwnLocked(now time.Time) bool {
 	for _, o := range m.others {
-		if o.ownsOrWill(shard.MillisOf(now)) {
+		if o.OwnsOrWill(shard.MillisOf(now)) {
 			return true
 		}
 	}
@@ -294,7 +279,7 @@ func (m *membership) endJoinRound(reachedAll bool, aloneReason string) (company 
 	company = len(m.others) > 0
 	ripe := (company || aloneReason != "") && !m.metForeignLocked()
 	first := ripe && m.noteJoinRoundLocked(reachedAll, aloneReason)
-	begins := ripe && m.self.OwnsFrom == Never && !m.othersOwnLocked(now) && m.mayOwnLocked(now)
+	begins := ripe && m.self.OwnsFrom == placement.Never && !m.othersOwnLocked(now) && m.mayOwnLocked(now)
 	switch {
 	case !begins:
 	case reachedAll || !company:
@@ -323,11 +308,11 @@ func (m *membership) warnAlone(why string) { m.log.Warn("this node is alone", "w
 // cancelLeave withdraws announceLeave.
 func (m *membership) cancelLeave() {
 	m.mu.Lock()
-	if m.self.Flags&FlagLeaving != 0 {
-		m.self.Flags &^= FlagLeaving
-		m.self.OwnsFrom, m.self.OwnsUntil = m.nextChangeAt(m.cfg.Now()), Never
+	if m.self.Flags&placement.FlagLeaving != 0 {
+		m.self.Flags &^= placement.FlagLeaving
+		m.self.OwnsFrom, m.self.OwnsUntil = m.nextChangeAt(m.cfg.Now()), placement.Never
 		if !m.mayOwnLocked(m.cfg.Now()) {
-			m.self.OwnsFrom = Never
+			m.self.OwnsFrom = placement.Never
 		}
 		m.self.Revision++
 	}
@@ -344,9 +329,9 @@ func (m *membership) announceChange() {
 // setStoreLost announces whether S2 answers this node.
 func (m *membership) setStoreLost(lost bool) {
 	m.mu.Lock()
-	m.self.Flags &^= FlagStoreDown
+	m.self.Flags &^= placement.FlagStoreDown
 	if lost {
-		m.self.Flags |= FlagStoreDown
+		m.self.Flags |= placement.FlagStoreDown
 	}
 	m.self.Revision++
 	m.mu.Unlock()
@@ -358,7 +343,7 @@ func (m *membership) setStoreLost(lost bool) {
 func (m *membership) rejoinAfterPause(late time.Duration) {
 	now := m.cfg.Now()
 	m.mu.Lock()
-	again := len(m.others) > 0 && m.self.ownsAt(shard.MillisOf(now))
+	again := len(m.others) > 0 && m.self.OwnsAt(shard.MillisOf(now))
 	if again {
 		m.self.OwnsFrom = m.nextChangeAt(now)
 		m.self.Revision++
@@ -374,9 +359,9 @@ func (m *membership) rejoinAfterPause(late time.Duration) {
 // other members that is now.
 func (m *membership) announceLeave() (at time.Time) {
 	m.mu.Lock()
-	if m.self.Flags&FlagLeaving == 0 {
+	if m.self.Flags&placement.FlagLeaving == 0 {
 		now := m.cfg.Now()
-		m.self.Flags |= FlagLeaving
+		m.self.Flags |= placement.FlagLeaving
 		m.self.OwnsUntil = m.nextChangeAt(now)
 		if len(m.others) == 0 {
 			m.self.OwnsUntil = max(shard.MillisOf(now), 1)
@@ -400,7 +385,7 @@ func (m *membership) gossipSelf(ctx context.Context) {
 		case <-m.selfChanged:
 		case <-check.C:
 			m.mu.Lock()
-			now := m.self.encode()
+			now := m.self.Encode()
 			m.mu.Unlock()
 			if bytes.Equal(now, m.gossip.LocalNode().Meta) {
 				continue
@@ -553,7 +538,7 @@ type gossipDelegate membership
 func (d *gossipDelegate) NodeMeta(int) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.self.encode()
+	return d.self.Encode()
 }
 
 func (d *gossipDelegate) NotifyJoin(n *memberlist.Node)   { d.noteMember(n) }
@@ -571,7 +556,7 @@ func (d *gossipDelegate) noteMember(n *memberlist.Node) {
 	if n.Name == d.self.Name { // immutable, so read without mu
 		return
 	}
-	o, err := decodeMember(n.Name, n.Meta)
+	o, err := placement.DecodeMember(n.Name, n.Meta)
 	if err != nil {
 		d.log.Warn("member ignored: its metadata cannot be used", "peer", n.Name, "err", err)
 		return

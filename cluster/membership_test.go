@@ -15,7 +15,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
 // logLines keeps what is logged at Warn and above.
@@ -50,13 +50,13 @@ func (l *logLines) containing(what string) (all []string) {
 func membershipWithoutGossip(log *slog.Logger, join ...string) *membership {
 	cfg := &Config{Name: "me", Join: join, Logger: log}
 	cfg.setDefaults()
-	return newMembership(cfg, newMetrics(nil), "10.0.0.1:1", func(*View) {})
+	return newMembership(cfg, newMetrics(nil), "10.0.0.1:1", func(*placement.View) {})
 }
 
-func (m *membership) receive(all ...Member) {
+func (m *membership) receive(all ...placement.Member) {
 	for i, o := range all {
 		o.RelayAddr = fmt.Sprintf("10.0.1.%d:1", i)
-		(*gossipDelegate)(m).noteMember(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.encode()})
+		(*gossipDelegate)(m).noteMember(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.Encode()})
 	}
 }
 
@@ -65,27 +65,27 @@ func (m *membership) receive(all ...Member) {
 func TestWhichNewNodeBeginsToOwn(t *testing.T) {
 	t.Parallel()
 	const never, atOnce, dated = "never", "at once", "dated"
-	newcomer := Member{Name: "newcomer-1", RingKey: "newcomer", Revision: 1, OwnsFrom: Never, OwnsUntil: Never}
-	drained := Member{Name: "drained-1", RingKey: "drained", Revision: 1, OwnsUntil: 1}
-	owner := Member{Name: "owner-1", RingKey: "owner", Revision: 1, OwnsUntil: Never}
+	newcomer := placement.Member{Name: "newcomer-1", RingKey: "newcomer", Revision: 1, OwnsFrom: placement.Never, OwnsUntil: placement.Never}
+	drained := placement.Member{Name: "drained-1", RingKey: "drained", Revision: 1, OwnsUntil: 1}
+	owner := placement.Member{Name: "owner-1", RingKey: "owner", Revision: 1, OwnsUntil: placement.Never}
 	for _, c := range []struct {
 		name   string
-		known  []Member
+		known  []placement.Member
 		sought bool // a round of joining is over
 		all    bool
 		why    string
 		want   string
 	}{
 		{"nobody yet", nil, false, false, "", never},
-		{"still joining, with a newcomer", []Member{newcomer}, false, false, "", never},
-		{"still joining, with one that drains", []Member{drained}, false, false, "", never},
-		{"still joining, with an owner", []Member{newcomer, owner}, false, false, "", dated},
+		{"still joining, with a newcomer", []placement.Member{newcomer}, false, false, "", never},
+		{"still joining, with one that drains", []placement.Member{drained}, false, false, "", never},
+		{"still joining, with an owner", []placement.Member{newcomer, owner}, false, false, "", dated},
 		{"nobody found", nil, true, false, "", never},
 		{"nobody to be found", nil, true, true, "alone", atOnce},
-		{"a fleet begins", []Member{newcomer}, true, true, "", atOnce},
-		{"all others drain", []Member{drained}, true, true, "", atOnce},
-		{"somebody was missed", []Member{newcomer, drained}, true, false, "", dated},
-		{"found an owner, after all", []Member{owner}, true, true, "alone", dated},
+		{"a fleet begins", []placement.Member{newcomer}, true, true, "", atOnce},
+		{"all others drain", []placement.Member{drained}, true, true, "", atOnce},
+		{"somebody was missed", []placement.Member{newcomer, drained}, true, false, "", dated},
+		{"found an owner, after all", []placement.Member{owner}, true, true, "alone", dated},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := membershipWithoutGossip(nil, "fleet")
@@ -96,7 +96,7 @@ func TestWhichNewNodeBeginsToOwn(t *testing.T) {
 			}
 			me, got := m.buildView().Member(m.self.Name), dated
 			switch me.OwnsFrom {
-			case Never:
+			case placement.Never:
 				got = never
 			case 0:
 				got = atOnce
@@ -145,7 +145,7 @@ func TestTwoNodesThatJoinTogetherWaitForOwners(t *testing.T) {
 		return len(first.View().Members()) == 2 && len(second.View().Members()) == 2
 	})
 	for _, s := range both {
-		if m := s.View().Member(s.self); m.OwnsFrom != Never || s.Ready() {
+		if m := s.View().Member(s.self); m.OwnsFrom != placement.Never || s.Ready() {
 			t.Errorf("%s owns from %d on, ready: %v", s.self, m.OwnsFrom, s.Ready())
 		}
 	}
@@ -190,11 +190,11 @@ func TestNodeThatIsAloneWarns(t *testing.T) {
 		}
 		for _, c := range []struct {
 			name  string
-			known []Member
+			known []placement.Member
 			want  int
 		}{
 			{"nobody joins", nil, 1},
-			{"somebody joins", []Member{{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never}}, 0},
+			{"somebody joins", []placement.Member{{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: placement.Never}}, 0},
 		} {
 			log := logLines{}
 			m := membershipWithoutGossip(log.logger())
@@ -233,7 +233,7 @@ func TestSupersededNodeWarnsOnce(t *testing.T) {
 				t.Errorf("%q, want %d lines", all, want)
 			}
 		}
-		twin := Member{Name: "me-2", RingKey: "me", Revision: 1, StartedAt: m.self.StartedAt - 1, OwnsUntil: Never}
+		twin := placement.Member{Name: "me-2", RingKey: "me", Revision: 1, StartedAt: m.self.StartedAt - 1, OwnsUntil: placement.Never}
 		m.receive(twin) // the older one
 		said(0)
 		twin.Revision, twin.StartedAt = 2, m.self.StartedAt+1
@@ -242,34 +242,12 @@ func TestSupersededNodeWarnsOnce(t *testing.T) {
 		if all := log.containing("10.0.0.1:1"); len(all) != 1 || !strings.Contains(all[0], "10.0.1.0:1") {
 			t.Errorf("without both addresses: %q", all)
 		}
-		m.receive(Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: Never})
+		m.receive(placement.Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: placement.Never})
 		said(1)
 		(*gossipDelegate)(m).NotifyLeave(&memberlist.Node{Name: twin.Name})
 		said(1)
 		m.receive(twin)
 		said(2)
-	})
-}
-
-// The tables of the next dates are built before these pass.
-func TestTablesAreBuiltAhead(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		m := membershipWithoutGossip(nil)
-		m.runUntilEnd(t)
-		now := shard.MillisOf(time.Now())
-		for i := range uint64(maxTablesAhead + 2) {
-			m.receive(Member{
-				Name: fmt.Sprint(i), RingKey: fmt.Sprint(i), Revision: 1, OwnsFrom: now + shard.Millis(1000*(i+1)), OwnsUntil: Never,
-			})
-		}
-		synctest.Wait()
-		v := m.currentView()
-		for i := range v.spans {
-			if stands := v.spans[i].table != nil; stands != (i <= maxTablesAhead) {
-				t.Errorf("after %d dates: %v", i, stands)
-			}
-		}
 	})
 }
 

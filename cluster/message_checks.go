@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -38,7 +39,7 @@ var errMalformed = errors.New("malformed message")
 func malformedError(what string) error { return fmt.Errorf("%w: %s", errMalformed, what) }
 
 func checkPeerAddr(p *relaypb.PeerAddress) error {
-	if len(p.GetName()) > maxMemberName || len(p.GetAddress()) > maxAddress {
+	if len(p.GetName()) > maxMemberName || len(p.GetAddress()) > placement.MaxAddress {
 		return malformedError("place")
 	}
 	return nil

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -212,48 +212,22 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 	owner := f.nodes[0]
 	id := f.streamOwnedBy(owner)
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	successor := owner.currentTable().without([]string{owner.self}).Owner(id)
+	successor := owner.currentTable().Without([]string{owner.self}).Owner(id)
 	for _, s := range f.nodes[1:] {
-		if got := owner.isSuccessor(id, peerAddr{s.self, s.addr}); got != (s.self == successor.Name) {
+		if got := owner.isSuccessor(id, placement.PeerAddr{Name: s.self, Address: s.addr}); got != (s.self == successor.Name) {
 			t.Errorf("%s, successor %s: %v", s.self, successor.Name, got)
 		}
 	}
-	for _, to := range []peerAddr{
-		{"evil", "10.0.0.1:1"}, {successor.Name, "10.0.0.1:1"}, {owner.self, owner.addr}, {},
+	for _, to := range []placement.PeerAddr{
+		{Name: "evil", Address: "10.0.0.1:1"}, {Name: successor.Name, Address: "10.0.0.1:1"}, {Name: owner.self, Address: owner.addr}, {},
 	} {
 		if owner.isSuccessor(id, to) {
 			t.Errorf("handed to %+v", to)
 		}
 	}
 	l := f.nodes[1].peers.link(owner.self)
-	if _, found, err := l.requestHandover(t.Context(), id, 0, peerAddr{"evil", "10.0.0.1:1"}); err == nil || found || !owner.manager.HasStream(id) {
+	if _, found, err := l.requestHandover(t.Context(), id, 0, placement.PeerAddr{Name: "evil", Address: "10.0.0.1:1"}); err == nil || found || !owner.manager.HasStream(id) {
 		t.Errorf("given to a stranger: %v, %v", found, err)
-	}
-	soon := NewView([]Member{
-		{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: shard.MillisOf(time.Now().Add(maxTakeoverLead / 2)), RelayAddr: owner.addr},
-		{Name: "b", RingKey: "b", Revision: 1, OwnsFrom: shard.MillisOf(time.Now().Add(maxTakeoverLead / 2)), OwnsUntil: Never, RelayAddr: "b:1"},
-		{Name: "c", RingKey: "c", Revision: 1, OwnsFrom: shard.MillisOf(time.Now().Add(time.Hour)), OwnsUntil: Never, RelayAddr: "c:1"},
-	})
-	lone := &Node{self: owner.self, membership: &membership{}, cfg: Config{Now: time.Now}}
-	lone.membership.view.Store(soon)
-	if !lone.isSuccessor("p/s", peerAddr{"b", "b:1"}) || lone.isSuccessor("p/s", peerAddr{"c", "c:1"}) {
-		t.Error("not the owner of a date that is near, but that of one far off")
-	}
-	// A member that cancels its leave, or that S2 answers again, knows that before others do.
-	for what, back := range map[string]Member{
-		"its leave": {OwnsUntil: 1, Flags: FlagLeaving}, "its way to S2": {OwnsUntil: Never, Flags: FlagStoreDown},
-	} {
-		t.Run(what, func(t *testing.T) {
-			back.Name, back.RingKey, back.Revision, back.RelayAddr = "b", "b", 1, "b:1"
-			v := NewView([]Member{{Name: owner.self, RingKey: "a", Revision: 1, OwnsUntil: Never, RelayAddr: owner.addr}, back})
-			lone.membership.view.Store(v)
-			for _, id := range []shard.StreamID{"p/s", "p/t", "p/u", "p/v", "p/w", "p/x"} {
-				want := newTable([]*Member{{Name: owner.self, RingKey: "a"}, {Name: "b", RingKey: "b"}}).Owner(id).Name == "b"
-				if got := lone.isSuccessor(id, peerAddr{"b", "b:1"}); got != want {
-					t.Errorf("%s taken back: %s is handed over: %v, want %v", what, id, got, want)
-				}
-			}
-		})
 	}
 }
 
@@ -278,7 +252,7 @@ func TestLinksOfAPeerAreBounded(t *testing.T) {
 		}
 		link++
 		err = c.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-			Version: relayVersionNewest, From: &relaypb.PeerAddress{Name: []byte(name)}, To: wireBytes(s.self), Incarnation: link,
+			Version: placement.RelayVersionNewest, From: &relaypb.PeerAddress{Name: []byte(name)}, To: wireBytes(s.self), Incarnation: link,
 		}})
 		if err != nil {
 			return err
@@ -310,7 +284,7 @@ func TestMalformedAnswersFailTheCallAlone(t *testing.T) {
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	owner.local.manager = &lyingServer{owner.local.manager}
 	links := fmt.Sprint(f.linkIncarnations())
-	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
+	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, placement.ErrUnreachable) {
 		t.Errorf("%v", err)
 	}
 	if got := fmt.Sprint(f.linkIncarnations()); got != links {

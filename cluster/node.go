@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -41,7 +42,7 @@ type Node struct {
 	reconcileNow  chan struct{} // cap 1, never closed: wakes reconcileLoop
 	dropSlots     chan struct{} // cap maxDropping: held by each goroutine that drops a stream
 
-	history       tableHistory
+	history       placement.History
 	hasMisplaced  atomic.Bool // the stream manager may hold streams that other nodes own
 	backlog       atomic.Pointer[handoverBacklog]
 	hasShare      atomic.Bool // this node has received its share of the streams in use
@@ -67,21 +68,23 @@ func (r *Node) ListenAddrs() (gossip, relay string) { return r.membership.gossip
 func (r *Node) Name() string { return r.self }
 
 // View returns the newest view of the fleet.
-func (r *Node) View() *View { return r.membership.currentView() }
+func (r *Node) View() *placement.View { return r.membership.currentView() }
 
-func (r *Node) currentTable() *OwnerTable { return r.membership.currentView().TableAt(r.cfg.Now()) }
+func (r *Node) currentTable() *placement.OwnerTable {
+	return r.membership.currentView().TableAt(r.cfg.Now())
+}
 
 // memberAnswers reports whether a member answers a ping of this node within pingTimeout.
-func (r *Node) memberAnswers(ctx context.Context, m *Member) bool {
+func (r *Node) memberAnswers(ctx context.Context, m *placement.Member) bool {
 	l := r.peers.link(m.Name)
 	return l != nil && l.ping(ctx)
 }
 
 // onView is called with each new View, and again with the same one when one of its dates has
 // passed.
-func (r *Node) onView(v *View) {
+func (r *Node) onView(v *placement.View) {
 	r.peers.update(v)
-	if t := r.currentTable(); r.history.noteTable(t, r.cfg.Now()) && r.ctx.Err() == nil {
+	if t := r.currentTable(); r.history.NoteTable(t, r.cfg.Now()) && r.ctx.Err() == nil {
 		r.local.reclaimOwned(r.followLoop.ownsStream)
 		o := r.newBacklog(t)
 		r.backlog.Store(o)
@@ -127,8 +130,8 @@ func (r *Node) AwaitOwners(ctx context.Context, n int) error {
 	}
 }
 
-func (r *Node) reachesAll(t *OwnerTable) bool {
-	for _, m := range t.members {
+func (r *Node) reachesAll(t *placement.OwnerTable) bool {
+	for _, m := range t.Owners() {
 		if m.Name != r.self && r.peers.link(m.Name) == nil {
 			return false
 		}
@@ -145,13 +148,13 @@ func (r *Node) noteMisplaced() {
 // Do carries out a write at the stream's owner. It returns the errors of the stream manager, and
 // ErrUnavailable. After ErrOutcomeUnknown the write may have taken effect.
 func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
-	if req.Fork != nil && !r.View().allSpeak(relayVersionForks) {
+	if req.Fork != nil && !r.View().AllSpeak(placement.RelayVersionForks) {
 		return shard.Outcome{}, errForksLater
 	}
 	var out shard.Outcome
 	maybeWritten := false // a node may have carried it out without answering
 	failures := 0         // nodes at which the call failed
-	attempt := func(ctx context.Context, l *link, rt route) (err error) {
+	attempt := func(ctx context.Context, l *link, rt placement.Route) (err error) {
 		q := req
 		if maybeWritten && !req.Repeat {
 			again := *req
@@ -159,14 +162,14 @@ func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error
 		}
 		var delivered bool
 		if l == nil {
-			out, err = r.local.write(ctx, q, rt.hop == hopForce)
+			out, err = r.local.write(ctx, q, rt.Hop == placement.HopForce)
 		} else {
 			out, delivered, err = l.requestWrite(ctx, q, rt)
 		}
-		if errors.Is(err, errCallFailed) {
+		if errors.Is(err, placement.ErrCallFailed) {
 			failures++
 		}
-		maybeWritten = maybeWritten || delivered && (errors.Is(err, errUnreachable) || errors.Is(err, errCallFailed)) ||
+		maybeWritten = maybeWritten || delivered && (errors.Is(err, placement.ErrUnreachable) || errors.Is(err, placement.ErrCallFailed)) ||
 			errors.Is(err, shard.ErrOutcomeUnknown)
 		if l != nil && err == nil && out.Code.Accepted() {
 			r.followLoop.endOlderGeneration(req.Stream, out.Info)
@@ -226,9 +229,9 @@ func (r *Node) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions)
 
 func (r *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
 	var info shard.Info
-	err := r.routeRequest(ctx, id, func(ctx context.Context, l *link, rt route) (err error) {
+	err := r.routeRequest(ctx, id, func(ctx context.Context, l *link, rt placement.Route) (err error) {
 		if l == nil {
-			info, err = r.local.info(ctx, id, a, rt.hop == hopForce)
+			info, err = r.local.info(ctx, id, a, rt.Hop == placement.HopForce)
 			return err
 		}
 		info, err = l.requestInfo(ctx, id, a, rt)
@@ -272,51 +275,51 @@ func (r *Node) ReadPage(
 	return r.local.manager.ReadPageVia(ctx, id, info, from, ask)
 }
 
-// routeRequest sends a request to one node after another, as routing.nextTarget says, until a node
+// routeRequest sends a request to one node after another, as routing.NextTarget says, until a node
 // gives a final answer. attempt gets the link of the node, or nil for this node.
 func (r *Node) routeRequest(
-	ctx context.Context, id shard.StreamID, attempt func(context.Context, *link, route) error,
+	ctx context.Context, id shard.StreamID, attempt func(context.Context, *link, placement.Route) error,
 ) error {
-	var c routing
+	var c placement.Routing
 	began := time.Now()
 	for {
-		to, ok := c.nextTarget(r.View(), r.currentTable(), id, r.self)
+		to, ok := c.NextTarget(r.View(), r.currentTable(), id, r.self)
 		if !ok && !r.leaving.Load() {
 			if err := r.awaitOwner(ctx, began); err != nil {
 				return err
 			}
 			continue
 		}
-		if to.hop == hopForce {
+		if to.Hop == placement.HopForce {
 			r.metrics.forced.Inc()
 		}
-		name, err := r.askTarget(ctx, id, to, c.route, attempt)
+		name, err := r.askTarget(ctx, id, to, c.Route, attempt)
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case !c.handleAnswer(name, err):
+		case !c.HandleAnswer(name, err):
 			return err
 		}
 	}
 }
 
 func (r *Node) askTarget(
-	ctx context.Context, id shard.StreamID, to routingTarget, rt route,
-	attempt func(context.Context, *link, route) error,
+	ctx context.Context, id shard.StreamID, to placement.Target, rt placement.Route,
+	attempt func(context.Context, *link, placement.Route) error,
 ) (name string, err error) {
-	if to.member == nil {
+	if to.Member == nil {
 		if !r.followLoop.ownsStream(id) {
 			r.noteMisplaced()
 		}
 		return r.self, attempt(ctx, nil, rt)
 	}
-	l, err := r.peers.awaitLink(ctx, to.member.Name)
+	l, err := r.peers.awaitLink(ctx, to.Member.Name)
 	if err == nil {
 		err = attempt(ctx, l, rt)
 	}
-	return to.member.Name, err
+	return to.Member.Name, err
 }
 
 // awaitOwner waits for the next View while no member owns streams, until noOwnerTimeout after

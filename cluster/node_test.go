@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -572,14 +573,14 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 		b.membership.mu.Unlock()
 		notify(b.membership.selfChanged)
 		f.eventually("they know of each other", func() bool {
-			return a.View().allSpeak(relayVersionForks) == (version >= relayVersionForks)
+			return a.View().AllSpeak(placement.RelayVersionForks) == (version >= placement.RelayVersionForks)
 		})
 	}
-	speak(relayVersionForks - 1)
+	speak(placement.RelayVersionForks - 1)
 	if out, err := a.Do(f.Context(), fork); !errors.Is(err, shard.ErrUnavailable) {
 		t.Errorf("code %d, %v", out.Code, err)
 	}
-	speak(relayVersionForks)
+	speak(placement.RelayVersionForks)
 	f.mustDo(a, fork, shard.CodeCreated)
 }
 
@@ -587,7 +588,7 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 func TestUnknownOperationIsRefused(t *testing.T) {
 	t.Parallel()
 	q := write("default/s", shard.LastOp+1, "x")
-	if q, _, err := requestFromWire(requestToWire(q, route{})); err == nil {
+	if q, _, err := requestFromWire(requestToWire(q, placement.Route{})); err == nil {
 		t.Errorf("taken: %+v", q)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -108,9 +109,9 @@ func TestUndescribableStreamEndsOneSubscription(t *testing.T) {
 		info    shard.Info
 		version uint32
 	}{
-		"an old peer":        {shard.Info{Exists: true, Type: nonUTF8}, relayVersionBytes - 1},
-		"an old peer, chain": {shard.Info{Exists: true, Chain: []shard.Ancestor{{Stream: "p/\xff"}}}, relayVersionBytes - 1},
-		"too long":           {shard.Info{Exists: true, Type: strings.Repeat("x", 2*maxDescription)}, relayVersionNewest},
+		"an old peer":        {shard.Info{Exists: true, Type: nonUTF8}, placement.RelayVersionBytes - 1},
+		"an old peer, chain": {shard.Info{Exists: true, Chain: []shard.Ancestor{{Stream: "p/\xff"}}}, placement.RelayVersionBytes - 1},
+		"too long":           {shard.Info{Exists: true, Type: strings.Repeat("x", 2*maxDescription)}, placement.RelayVersionNewest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -73,7 +74,7 @@ func TestPanicOfAHandlerCostsOneCall(t *testing.T) {
 	b := &panickingHost{streamManager: owner.local.manager, id: id}
 	owner.local.manager = b
 	links := f.linkIncarnations()
-	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, errUnreachable) {
+	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, placement.ErrUnreachable) {
 		t.Errorf("state: %v", err)
 	}
 	checkPanics(t, reg, `fantail_panics_total{where="relay_call"} 1`+"\n")
@@ -122,7 +123,7 @@ func TestPageAboveTheTailIsRefused(t *testing.T) {
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	l := f.nodes[1].peers.link(owner.self)
 	for _, from := range []uint64{0, 1, 1 << 40} {
-		if _, err := l.requestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, shard.Pos(from)); !errors.Is(err, errCallFailed) {
+		if _, err := l.requestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, shard.Pos(from)); !errors.Is(err, placement.ErrCallFailed) {
 			t.Errorf("from %d: %v", from, err)
 		}
 	}

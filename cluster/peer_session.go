@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -79,7 +80,7 @@ const (
 
 // ownerMove is the stream's new owner, and since when this node has known of it.
 type ownerMove struct {
-	to    peerAddr
+	to    placement.PeerAddr
 	since time.Time
 }
 
@@ -238,7 +239,7 @@ func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 const openTimeout = 10 * time.Second
 
 // openSubscription has the stream followed here, or refuses the subscription.
-func (s *peerSession) openSubscription(u *peerSub, from shard.Pos, r route) {
+func (s *peerSession) openSubscription(u *peerSub, from shard.Pos, r placement.Route) {
 	var broken error
 	defer func() {
 		if broken != nil {
@@ -258,7 +259,7 @@ func (s *peerSession) openSubscription(u *peerSub, from shard.Pos, r route) {
 		s.endSub(u, err)
 		return
 	}
-	t, fd, err := s.server.local.startFeed(ctx, u.id, from, r.hop == hopForce)
+	t, fd, err := s.server.local.startFeed(ctx, u.id, from, r.Hop == placement.HopForce)
 	if err != nil {
 		s.endSub(u, err)
 		return
@@ -326,7 +327,7 @@ func (s *peerSession) close() {
 
 // checkSubscriptions checks whether this node should still serve each subscription, tells the peer
 // where it should not, and returns how many those are.
-func (s *peerSession) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (peerAddr, bool)) (wrong int) {
+func (s *peerSession) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (placement.PeerAddr, bool)) (wrong int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range s.subs {
@@ -348,7 +349,7 @@ func (s *peerSession) checkSubscriptions(now time.Time, mayServe func(shard.Stre
 			u.flags |= subSayMoved
 			s.markDirtyLocked(u)
 		case now.Sub(u.moved.since) >= movedGrace:
-			u.endErr = &redirectError{owner: to}
+			u.endErr = &placement.RedirectError{Owner: to}
 			s.markDirtyLocked(u)
 		}
 	}

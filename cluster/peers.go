@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -68,7 +69,7 @@ func newPeers(cfg *Config, self, addr string, met *metrics) *peers {
 }
 
 // update opens and closes links as the View demands.
-func (ps *peers) update(v *View) {
+func (ps *peers) update(v *placement.View) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if ps.ctx.Err() != nil {
@@ -78,12 +79,12 @@ func (ps *peers) update(v *View) {
 		if m.Name == ps.self {
 			continue
 		}
-		secure := m.Features&FeatureTLS != 0
+		secure := m.Features&placement.FeatureTLS != 0
 		if p := ps.byName[m.Name]; p != nil {
 			p.speaksTLS.Store(secure)
 			continue
 		}
-		p := &peer{peers: ps, addr: peerAddr{m.Name, m.RelayAddr}, downSince: time.Now()}
+		p := &peer{peers: ps, addr: m.Addr(), downSince: time.Now()}
 		p.speaksTLS.Store(secure)
 		ctx, stop := context.WithCancel(ps.ctx)
 		p.stop = stop
@@ -167,7 +168,7 @@ func (ps *peers) awaitLink(ctx context.Context, name string) (*link, error) {
 	p := ps.byName[name]
 	ps.mu.Unlock()
 	if p == nil {
-		return nil, errUnreachable
+		return nil, placement.ErrUnreachable
 	}
 	for {
 		p.mu.Lock()
@@ -181,7 +182,7 @@ func (ps *peers) awaitLink(ctx context.Context, name string) (*link, error) {
 			return l, nil
 		}
 		if left <= 0 {
-			return nil, errUnreachable
+			return nil, placement.ErrUnreachable
 		}
 		timer := time.NewTimer(left)
 		select {
@@ -219,7 +220,7 @@ func (ps *peers) close() {
 // peer is one other member.
 type peer struct {
 	peers *peers
-	addr  peerAddr
+	addr  placement.PeerAddr
 	stop  context.CancelFunc
 	// the member announces TLS, so it is never spoken to in plaintext
 	speaksTLS atomic.Bool
@@ -248,28 +249,28 @@ func (p *peer) keepLinked(ctx context.Context) {
 		if err == nil {
 			if wait = minRedialDelay; warned {
 				warned = false
-				p.peers.cfg.Logger.Warn("member is within reach again", "peer", p.addr.name, "addr", p.addr.address)
+				p.peers.cfg.Logger.Warn("member is within reach again", "peer", p.addr.Name, "addr", p.addr.Address)
 			}
 			p.setLink(l)
 			p.peers.metrics.links.Inc()
-			p.peers.cfg.Logger.Info("link up", "peer", p.addr.name)
-			p.peers.onLinkUp(p.addr.name)
+			p.peers.cfg.Logger.Info("link up", "peer", p.addr.Name)
+			p.peers.onLinkUp(p.addr.Name)
 			err = l.keepAlive()
 			p.setLink(nil)
 			p.peers.metrics.links.Dec()
 			if ctx.Err() != nil { // the member has left, or this node stops
-				p.peers.cfg.Logger.Debug("link closed", "peer", p.addr.name)
+				p.peers.cfg.Logger.Debug("link closed", "peer", p.addr.Name)
 			} else {
-				p.peers.cfg.Logger.Info("link down", "peer", p.addr.name, "err", err)
+				p.peers.cfg.Logger.Info("link down", "peer", p.addr.Name, "err", err)
 			}
 			p.peers.returnCredit(l.linkWindow)
 			p.peers.onLinkLost(l, l.close())
 		} else {
-			p.peers.cfg.Logger.Debug("open link", "peer", p.addr.name, "err", err)
+			p.peers.cfg.Logger.Debug("open link", "peer", p.addr.Name, "err", err)
 			wait = min(2*wait, maxRedialDelay)
 			if !warned && ctx.Err() == nil && p.downFor() >= warnUnreachableAfter {
 				warned = true
-				p.peers.cfg.Logger.Warn("member is out of reach", "peer", p.addr.name, "addr", p.addr.address, "err", err)
+				p.peers.cfg.Logger.Warn("member is out of reach", "peer", p.addr.Name, "addr", p.addr.Address, "err", err)
 			}
 		}
 		select {
@@ -343,7 +344,7 @@ func (p *peer) newClientConn() (*grpc.ClientConn, error) {
 		grpc.WithIdleTimeout(0),
 		grpc.WithContextDialer(p.dialAddr),
 	}
-	return grpc.NewClient("passthrough:///"+p.addr.address, opts...)
+	return grpc.NewClient("passthrough:///"+p.addr.Address, opts...)
 }
 
 // Windows of the transport, in bytes. Setting them turns its window estimator off.

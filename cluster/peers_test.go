@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 )
 
@@ -129,7 +130,7 @@ func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 			synctest.Wait()
 		}
 		p.setCut(true)
-		ps.update(NewView([]Member{{Name: "a", RingKey: "a"}, {Name: "b", RingKey: "b", RelayAddr: "10.0.0.2:1"}}))
+		ps.update(placement.NewView([]placement.Member{{Name: "a", RingKey: "a"}, {Name: "b", RingKey: "b", RelayAddr: "10.0.0.2:1"}}))
 		pass(warnUnreachableAfter - time.Second)
 		says(0, 0)
 		pass(time.Minute)

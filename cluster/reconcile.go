@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -43,18 +44,18 @@ func (r *Node) reconcileLoop(ctx context.Context) {
 
 // servingRule returns a function that reports whether this node may serve a stream: because it owns
 // it, or because the owner cannot be reached from here. Otherwise the function returns the owner.
-func (r *Node) servingRule() func(shard.StreamID) (to peerAddr, ok bool) {
+func (r *Node) servingRule() func(shard.StreamID) (to placement.PeerAddr, ok bool) {
 	t := r.currentTable()
 	up := map[string]bool{}
-	for _, m := range t.members {
+	for _, m := range t.Owners() {
 		up[m.Name] = m.Name != r.self && r.peers.link(m.Name) != nil
 	}
-	return func(id shard.StreamID) (peerAddr, bool) {
+	return func(id shard.StreamID) (placement.PeerAddr, bool) {
 		m := t.Owner(id)
 		if m == nil || !up[m.Name] {
-			return peerAddr{}, true
+			return placement.PeerAddr{}, true
 		}
-		return peerAddr{m.Name, m.RelayAddr}, false
+		return m.Addr(), false
 	}
 }
 
@@ -92,7 +93,7 @@ func (r *Node) releaseStream(id shard.StreamID) {
 	switch {
 	case r.local.hasFeeds(id):
 		return
-	case r.history.unchangedFor(r.currentTable(), r.cfg.Now()) < keep:
+	case r.history.UnchangedFor(r.currentTable(), r.cfg.Now()) < keep:
 		r.local.manager.EndSession(id)
 		return
 	}

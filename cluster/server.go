@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -31,11 +32,11 @@ type server struct {
 	metrics       *metrics
 	local         *localStreams
 	openPool      *openPool
-	currentTable  func() *OwnerTable
-	memberAnswers func(ctx context.Context, m *Member) bool
+	currentTable  func() *placement.OwnerTable
+	memberAnswers func(ctx context.Context, m *placement.Member) bool
 	noteMisplaced func() // called when a stream that another node owns is served here
-	openBridge    func(id shard.StreamID, to peerAddr, used *feedRef)
-	isSuccessor   func(id shard.StreamID, to peerAddr) bool
+	openBridge    func(id shard.StreamID, to placement.PeerAddr, used *feedRef)
+	isSuccessor   func(id shard.StreamID, to placement.PeerAddr) bool
 	isMember      func(name string) bool
 	statusFor     func(peer string) *relaypb.Status
 	writeBudget   *semaphore.Weighted // bytes that peers' writes hold, see shard.Cost
@@ -104,7 +105,7 @@ func newServer(cfg *Config, self string, local *localStreams, pool *openPool, m 
 		panics: panics, self: self, log: cfg.Logger, metrics: m, local: local, openPool: pool,
 		writeBudget: semaphore.NewWeighted(cfg.PeerWriteBytes), bodyGrace: cfg.bodyGrace, grpc: grpc.NewServer(opts...),
 		sessions:    map[uint64]*peerSession{},
-		isSuccessor: func(shard.StreamID, peerAddr) bool { return false },
+		isSuccessor: func(shard.StreamID, placement.PeerAddr) bool { return false },
 		isMember:    func(string) bool { return false },
 	}
 	relaypb.RegisterRelayServer(s.grpc, s)
@@ -117,10 +118,10 @@ func (s *server) close() {
 	s.wg.Wait()
 }
 
-// checkOwnership returns nil if this node serves a request, else a *redirectError.
-func (s *server) checkOwnership(ctx context.Context, id shard.StreamID, r route) error {
+// CheckOwnership returns nil if this node serves a request, else a *RedirectError.
+func (s *server) checkOwnership(ctx context.Context, id shard.StreamID, r placement.Route) error {
 	t := s.currentTable()
-	err := checkOwnership(t, s.self, id, r, func(m *Member) bool { return s.memberAnswers(ctx, m) })
+	err := placement.CheckOwnership(t, s.self, id, r, func(m *placement.Member) bool { return s.memberAnswers(ctx, m) })
 	if err != nil {
 		s.metrics.notOwner.Inc()
 	} else if m := t.Owner(id); m == nil || m.Name != s.self {
@@ -142,7 +143,7 @@ func (s *server) Control(
 		return err
 	}
 	defer s.closeSession(session)
-	hello := &relaypb.Hello{Version: relayVersionNewest, From: peerAddrToWire(peerAddr{s.self, s.addr})}
+	hello := &relaypb.Hello{Version: placement.RelayVersionNewest, From: peerAddrToWire(placement.PeerAddr{Name: s.self, Address: s.addr})}
 	if err := lane.Send(&relaypb.ToEdge{Hello: hello}); err != nil {
 		return err
 	}
@@ -200,7 +201,7 @@ func (s *server) openSession(ctx context.Context, h *relaypb.Hello) (*peerSessio
 	switch {
 	case wireText(h.GetTo()) != s.self:
 		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self)
-	case h.GetVersion() < relayVersionOldest:
+	case h.GetVersion() < placement.RelayVersionOldest:
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
 	session := &peerSession{
@@ -334,7 +335,7 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.WriteChunk, relaypb.Wr
 	if err := splitMessages(req, first.GetHead().GetSizes(), body); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	out, err := s.local.write(ctx, req, rt.hop == hopForce)
+	out, err := s.local.write(ctx, req, rt.Hop == placement.HopForce)
 	if err != nil {
 		return errorToStatus(err)
 	}
@@ -402,7 +403,7 @@ func (s *server) State(
 	if err := s.checkOwnership(ctx, id, rt); err != nil {
 		return nil, errorToStatus(err)
 	}
-	info, err := s.local.info(ctx, id, ask, rt.hop == hopForce)
+	info, err := s.local.info(ctx, id, ask, rt.Hop == placement.HopForce)
 	if err != nil {
 		return nil, errorToStatus(err)
 	}
@@ -440,7 +441,7 @@ func (s *server) Ping(context.Context, *relaypb.PingRequest) (*relaypb.PingReply
 
 // checkSubscriptions checks the subscriptions of every session and returns how many of them another
 // node should serve.
-func (s *server) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (peerAddr, bool)) (wrong int) {
+func (s *server) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (placement.PeerAddr, bool)) (wrong int) {
 	s.mu.Lock()
 	all := make([]*peerSession, 0, len(s.sessions))
 	for _, ses := range s.sessions {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,8 +42,8 @@ type tlsCreds struct {
 	mode         PlaintextMode
 	log          *slog.Logger
 	metrics      *metrics
-	isLegacyAddr func(net.IP) bool // a member without TLS is at the address
-	isMemberAddr func(net.IP) bool // a member is at the address
+	isLegacyAddr func(netip.Addr) bool // a member without TLS is at the address
+	isMemberAddr func(netip.Addr) bool // a member is at the address
 
 	proof                                atomic.Pointer[fleetProof]
 	memberHandshakes, strangerHandshakes connSlots // by the address of the peer
@@ -64,7 +65,7 @@ func newTLSCreds(cfg *Config, met *metrics) (*tlsCreds, error) {
 	return c, nil
 }
 
-func noAddr(net.IP) bool { return false }
+func noAddr(netip.Addr) bool { return false }
 
 // clientCredsFor returns the credentials for dialling a member; secure: the member announces TLS.
 func (c *tlsCreds) clientCredsFor(secure bool) (credentials.TransportCredentials, error) {
@@ -219,7 +220,7 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 		}
 	}()
 	slots := &c.strangerHandshakes
-	if from := ipOf(raw.RemoteAddr()); from != nil && c.isMemberAddr(from) {
+	if from := ipOf(raw.RemoteAddr()); from.IsValid() && c.isMemberAddr(from) {
 		slots = &c.memberHandshakes
 	}
 	slot := slots.acquire(raw)
@@ -259,16 +260,16 @@ func (c *tlsCreds) allowsPlaintext(from net.Addr) bool {
 		return true
 	case PlaintextMigrate:
 		ip := ipOf(from)
-		return ip != nil && c.isLegacyAddr(ip)
+		return ip.IsValid() && c.isLegacyAddr(ip)
 	case PlaintextNever:
 	}
 	return false
 }
 
-// ipOf returns the IP address of a connection's end; nil: it has none.
-func ipOf(a net.Addr) net.IP {
-	host, _, _ := net.SplitHostPort(a.String())
-	return net.ParseIP(host)
+// ipOf returns the IP address of a connection's end, unmapped; the zero Addr: it has none.
+func ipOf(a net.Addr) netip.Addr {
+	at, _ := netip.ParseAddrPort(a.String())
+	return at.Addr().Unmap()
 }
 
 // logRefusal logs and counts a connection that was refused.

@@ -13,21 +13,12 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
 
 // This file converts between relaypb and shard: the messages that travel, and what they mean here.
-
-// The versions of the contract in relay.proto: the newest that this release speaks, the oldest, the
-// first with forks, and the first with texts as bytes. A release before relayVersionBytes cannot
-// read texts that are not UTF-8.
-const (
-	relayVersionNewest = 3
-	relayVersionOldest = 1
-	relayVersionForks  = 2
-	relayVersionBytes  = 3
-)
 
 // Sizes on the wire, in bytes.
 const (
@@ -70,12 +61,12 @@ var errorReasons = []struct {
 // errorToRefusal returns the Refusal that err travels as; nil: err has no reason of its own.
 func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
 	sentence := errorToWire(err)
-	if r := (*redirectError)(nil); errors.As(err, &r) {
+	if r := (*placement.RedirectError)(nil); errors.As(err, &r) {
 		reason := relaypb.Reason_REASON_NOT_OWNER
-		if r.ownerAlive {
+		if r.OwnerAlive {
 			reason = relaypb.Reason_REASON_OWNER_ALIVE
 		}
-		return &relaypb.Refusal{Reason: reason, Why: sentence, Owner: peerAddrToWire(r.owner)},
+		return &relaypb.Refusal{Reason: reason, Why: sentence, Owner: peerAddrToWire(r.Owner)},
 			codes.FailedPrecondition
 	}
 	if t := (*shard.TrimmedError)(nil); errors.As(err, &t) {
@@ -105,9 +96,9 @@ func errorToRefusal(err error) (*relaypb.Refusal, codes.Code) {
 func refusalToError(f *relaypb.Refusal) error {
 	switch f.GetReason() {
 	case relaypb.Reason_REASON_NOT_OWNER:
-		return &redirectError{owner: peerAddrFromWire(f.GetOwner())}
+		return &placement.RedirectError{Owner: peerAddrFromWire(f.GetOwner())}
 	case relaypb.Reason_REASON_OWNER_ALIVE:
-		return &redirectError{owner: peerAddrFromWire(f.GetOwner()), ownerAlive: true}
+		return &placement.RedirectError{Owner: peerAddrFromWire(f.GetOwner()), OwnerAlive: true}
 	case relaypb.Reason_REASON_TRIMMED:
 		return &shard.TrimmedError{First: shard.Pos(min(f.GetPosition(), maxPosition))}
 	case relaypb.Reason_REASON_TAIL:
@@ -124,7 +115,7 @@ func refusalToError(f *relaypb.Refusal) error {
 			return &peerError{row.err, why}
 		}
 	}
-	return fmt.Errorf("%w: reason %d: %q", errCallFailed, f.GetReason(), f.GetWhy())
+	return fmt.Errorf("%w: reason %d: %q", placement.ErrCallFailed, f.GetReason(), f.GetWhy())
 }
 
 // peerError is a known error with the peer's own sentence.
@@ -173,7 +164,7 @@ func isNotCarriedOut(code codes.Code) bool {
 }
 
 // statusToError returns the error that a call to a peer ended with: that of the Refusal in it;
-// without one errUnreachable if the peer did not answer, else errCallFailed.
+// without one ErrUnreachable if the peer did not answer, else ErrCallFailed.
 func statusToError(err error) error {
 	if err == nil {
 		return nil
@@ -185,9 +176,9 @@ func statusToError(err error) error {
 		}
 	}
 	if isUnanswered(st.Code()) {
-		return fmt.Errorf("%w: %s", errUnreachable, st.Message())
+		return fmt.Errorf("%w: %s", placement.ErrUnreachable, st.Message())
 	}
-	return fmt.Errorf("%w: %s: %s", errCallFailed, st.Code(), st.Message())
+	return fmt.Errorf("%w: %s: %s", placement.ErrCallFailed, st.Code(), st.Message())
 }
 
 // wireBytes returns a text as the bytes of a message, and wireText the text of a message's bytes.
@@ -206,26 +197,26 @@ func sentenceToWire(s string) []byte {
 
 func errorToWire(err error) []byte { return sentenceToWire(err.Error()) }
 
-func peerAddrToWire(p peerAddr) *relaypb.PeerAddress {
-	return &relaypb.PeerAddress{Name: wireBytes(p.name), Address: wireBytes(p.address)}
+func peerAddrToWire(p placement.PeerAddr) *relaypb.PeerAddress {
+	return &relaypb.PeerAddress{Name: wireBytes(p.Name), Address: wireBytes(p.Address)}
 }
 
-func peerAddrFromWire(p *relaypb.PeerAddress) peerAddr {
-	return peerAddr{name: wireText(p.GetName()), address: wireText(p.GetAddress())}
+func peerAddrFromWire(p *relaypb.PeerAddress) placement.PeerAddr {
+	return placement.PeerAddr{Name: wireText(p.GetName()), Address: wireText(p.GetAddress())}
 }
 
-func routeToWire(r route) *relaypb.Route {
-	out := &relaypb.Route{Hop: relaypb.Hop(r.hop)}
-	for _, name := range r.excluded {
+func routeToWire(r placement.Route) *relaypb.Route {
+	out := &relaypb.Route{Hop: relaypb.Hop(r.Hop)}
+	for _, name := range r.Excluded {
 		out.Excluded = append(out.Excluded, wireBytes(name))
 	}
 	return out
 }
 
-func routeFromWire(r *relaypb.Route) route {
-	out := route{hop: hop(min(max(r.GetHop(), 0), relaypb.Hop(hopForce)))}
+func routeFromWire(r *relaypb.Route) placement.Route {
+	out := placement.Route{Hop: placement.Hop(min(max(r.GetHop(), 0), relaypb.Hop(placement.HopForce)))}
 	for _, name := range r.GetExcluded() {
-		out.excluded = append(out.excluded, wireText(name))
+		out.Excluded = append(out.Excluded, wireText(name))
 	}
 	return out
 }
@@ -297,7 +288,7 @@ func producerFromWire(p *relaypb.Producer) *shard.Producer {
 	return &shard.Producer{ID: wireText(p.GetId()), Epoch: p.GetEpoch(), Seq: p.GetSeq()}
 }
 
-func requestToWire(q *shard.Request, r route) *relaypb.WriteHead {
+func requestToWire(q *shard.Request, r placement.Route) *relaypb.WriteHead {
 	head := &relaypb.WriteHead{
 		Route: routeToWire(r), Stream: wireBytes(q.Stream), Op: uint32(q.Op), Id: q.ID[:],
 		Repeat: q.Repeat, MintedMillis: uint64(q.MintedMillis), Age: ageToWire(q.MintedAt), Type: wireBytes(q.Type), BodyError: sentenceToWire(q.BodyError), Close: q.Close,
@@ -415,7 +406,7 @@ func checkDescribable(info *relaypb.Info, version uint32) error {
 	switch {
 	case proto.Size(info) > maxDescription:
 		return errDescriptionLong
-	case version >= relayVersionBytes:
+	case version >= placement.RelayVersionBytes:
 		return nil
 	}
 	texts := [][]byte{info.GetType(), info.GetExpiresRaw()}
@@ -425,7 +416,7 @@ func checkDescribable(info *relaypb.Info, version uint32) error {
 	return checkUTF8(texts...)
 }
 
-// checkUTF8 returns errPeerNeedsUTF8 unless a release before relayVersionBytes can read the texts.
+// checkUTF8 returns errPeerNeedsUTF8 unless a release before RelayVersionBytes can read the texts.
 func checkUTF8(texts ...[]byte) error {
 	for _, t := range texts {
 		if !utf8.Valid(t) {

@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -74,7 +75,7 @@ func FuzzWriteHead(f *testing.F) {
 	seed, err := proto.Marshal(requestToWire(&shard.Request{
 		Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain",
 		Messages: shard.NewMessages([]byte("a"), []byte("bc")), Producer: &shard.Producer{ID: "w", Seq: 1},
-	}, route{hopRedirected, []string{"n"}}))
+	}, placement.Route{Hop: placement.HopRedirected, Excluded: []string{"n"}}))
 	if err != nil {
 		f.Fatal(err)
 	}

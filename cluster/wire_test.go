@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"pgregory.net/rapid"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -118,7 +119,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		for range rapid.IntRange(0, most).Draw(t, "messages") {
 			q.Messages.Add(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
 		}
-		head := overTheWire(t, requestToWire(q, route{hopRedirected, []string{"a"}}), &relaypb.WriteHead{})
+		head := overTheWire(t, requestToWire(q, placement.Route{Hop: placement.HopRedirected, Excluded: []string{"a"}}), &relaypb.WriteHead{})
 		got, size, err := requestFromWire(head)
 		if err == nil {
 			err = splitMessages(got, head.GetSizes(), q.Messages.Body())
@@ -150,8 +151,8 @@ func TestErrorsRoundTrip(t *testing.T) {
 	if err := statusToError(errorToStatus(&shard.TrimmedError{First: 7})); !errors.As(err, &trimmed) || trimmed.First != 7 {
 		t.Errorf("%v", err)
 	}
-	var r *redirectError
-	want := &redirectError{owner: peerAddr{"n", "addr"}, ownerAlive: true}
+	var r *placement.RedirectError
+	want := &placement.RedirectError{Owner: placement.PeerAddr{Name: "n", Address: "addr"}, OwnerAlive: true}
 	if err := statusToError(errorToStatus(want)); !errors.As(err, &r) || *r != *want {
 		t.Errorf("%v", err)
 	}
@@ -164,7 +165,7 @@ func TestOnlyMissingAnswersMakeANodeUnreachable(t *testing.T) {
 	silent := []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled}
 	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
 		err := statusToError(status.Error(code, "why"))
-		if want := slices.Contains(silent, code); errors.Is(err, errUnreachable) != want || errors.Is(err, errCallFailed) == want {
+		if want := slices.Contains(silent, code); errors.Is(err, placement.ErrUnreachable) != want || errors.Is(err, placement.ErrCallFailed) == want {
 			t.Errorf("%v is %v", code, err)
 		}
 	}
@@ -172,7 +173,7 @@ func TestOnlyMissingAnswersMakeANodeUnreachable(t *testing.T) {
 		errorToStatus(errors.New("something new")), errors.New("grpc: error while marshaling"),
 		statusWithRefusal(&relaypb.Refusal{Reason: 250, Why: []byte("of a later release")}),
 	} {
-		if err = statusToError(err); errors.Is(err, errUnreachable) || !errors.Is(err, errCallFailed) {
+		if err = statusToError(err); errors.Is(err, placement.ErrUnreachable) || !errors.Is(err, placement.ErrCallFailed) {
 			t.Errorf("%v", err)
 		}
 	}
@@ -199,13 +200,13 @@ func TestTheContractHasNoStrings(t *testing.T) {
 	}
 }
 
-// What a release before relayVersionBytes reads as strings, above all a sentence, is UTF-8.
+// What a release before RelayVersionBytes reads as strings, above all a sentence, is UTF-8.
 func TestSentencesForPeopleAreUTF8(t *testing.T) {
 	t.Parallel()
 	bad := "caf\xe9 " + strings.Repeat("é", maxSentence)
 	f, _ := errorToRefusal(fmt.Errorf("%s: %w", bad, shard.ErrNeedsLaterRelease))
 	out := outcomeToWire(shard.Outcome{Why: bad})
-	q := requestToWire(&shard.Request{BodyError: bad, Fork: &shard.Fork{}, Source: &shard.Source{Why: bad}}, route{})
+	q := requestToWire(&shard.Request{BodyError: bad, Fork: &shard.Fork{}, Source: &shard.Source{Why: bad}}, placement.Route{})
 	for _, b := range [][]byte{f.GetWhy(), out.GetWhy(), q.GetBodyError(), q.GetSource().GetWhy()} {
 		if !utf8.Valid(b) || len(b) > maxSentence+4 || !strings.HasPrefix(string(b), "caf\uFFFD ") {
 			t.Errorf("%d bytes: %.20q", len(b), b)

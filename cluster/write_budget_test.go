@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -45,7 +46,7 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 			id := f.streamOwnedBy(owner)
 			f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
 			body := make([]byte, 40000)
-			head := requestToWire(write(id, shard.OpAppend, string(body)), route{})
+			head := requestToWire(write(id, shard.OpAppend, string(body)), placement.Route{})
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			call, err := edge.peers.link(owner.self).client.Do(ctx)

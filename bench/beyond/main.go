@@ -15,7 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -73,25 +73,25 @@ func (c *column) add(what, format string, a ...any) {
 
 func compute(f fleet) column {
 	c := column{title: fmt.Sprintf("%d nodes", f.nodes)}
-	keys := make([]string, f.nodes)
-	for i := range keys {
-		keys[i] = fmt.Sprint("node-", i)
+	members := make([]placement.Member, f.nodes)
+	for i := range members {
+		name := fmt.Sprint("node-", i)
+		members[i] = placement.Member{Name: name, RingKey: name, OwnsUntil: placement.Never}
 	}
 	began := time.Now()
-	before := cluster.NewRing(keys)
+	before := placement.NewView(members).TableAt(began)
 	took := time.Since(began)
-	after := cluster.NewRing(keys[1:])
+	after := placement.NewView(members[1:]).TableAt(began)
 
 	owned, moved := map[string]int{}, map[string]int{}
 	bystanders := 0
 	for i := range f.streams {
 		id := shard.StreamID(fmt.Sprint("default/stream-", i))
-		was, _ := before.Owner(id)
-		is, _ := after.Owner(id)
+		was, is := before.Owner(id).Name, after.Owner(id).Name
 		owned[was]++
 		if was != is {
 			moved[is]++
-			if was != keys[0] {
+			if was != members[0].Name {
 				bystanders++
 			}
 		}
@@ -103,7 +103,7 @@ func compute(f fleet) column {
 	c.add("partitions a node", "%.0f", partitions/float64(f.nodes))
 	c.add("streams of the fullest node, of the mean", "%.2f", float64(most)/mean)
 	c.add("- one node dies", "")
-	c.add("streams that it owned", "%d", owned[keys[0]])
+	c.add("streams that it owned", "%d", owned[members[0].Name])
 	c.add("streams of others that move, too", "%d", bystanders)
 	c.add("streams that the busiest heir gets", "%d", heir)
 	c.add("all sessions are back after, s", "%.0f", float64(heir)/opensPerSecond+3)
@@ -115,7 +115,7 @@ func compute(f fleet) column {
 	edges := float64(f.nodes) * (1 - math.Pow(1-1/float64(f.nodes), share))
 	subscribed := float64(f.streams) * edges / float64(f.nodes)
 	own := 1 / float64(f.nodes) // of them this node owns
-	c.add("followed elsewhere are moved by an edge in, s", "%.1f", subscribed*float64(owned[keys[0]]+bystanders)/float64(f.streams)/movesPerSecond)
+	c.add("followed elsewhere are moved by an edge in, s", "%.1f", subscribed*float64(owned[members[0].Name]+bystanders)/float64(f.streams)/movesPerSecond)
 	c.add("- a node, readers spread evenly", "")
 	c.add("readers", "%d", f.readers/f.nodes)
 	c.add("memory of readers, process, MB", "%.0f", float64(f.readers/f.nodes)*readerBytes/1e6)

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -398,7 +398,7 @@ func (s *sim) checkWhole() error {
 	}
 	slices.Sort(names)
 	now := time.Now()
-	var first []cluster.Member
+	var first []placement.Member
 	for i, p := range ps {
 		v := p.clusterNode.View()
 		var seen []string

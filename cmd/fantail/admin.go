@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -69,19 +69,19 @@ func (n *node) notReadyReason(now time.Time) string {
 }
 
 // notOwningReason returns why a serving node owns none of its share of the streams, or only a part.
-func notOwningReason(v *cluster.View, self string, now time.Time) string {
+func notOwningReason(v *placement.View, self string, now time.Time) string {
 	me := v.Member(self)
 	if me == nil {
 		return "joining"
 	}
 	switch {
-	case me.OwnsFrom == cluster.Never:
+	case me.OwnsFrom == placement.Never:
 		return "joining: still looking for other nodes"
 	case shard.Millis(now.UnixMilli()) < me.OwnsFrom:
 		return "joining: owns streams from " + time.UnixMilli(int64(me.OwnsFrom)).UTC().Format(time.RFC3339) + " on"
 	case v.SupersededBy(self, now) != nil:
 		return "another node has started with the same name"
-	case me.Flags&cluster.FlagStoreDown != 0:
+	case me.Flags&placement.FlagStoreDown != 0:
 		return "S2 answers other nodes and not this one"
 	}
 	return "joining: streams in use are on their way here"

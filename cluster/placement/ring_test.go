@@ -1,4 +1,4 @@
-package cluster
+package placement
 
 import (
 	"fmt"
@@ -26,11 +26,11 @@ func TestRingDependsOnTheSetAlone(t *testing.T) {
 	for _, style := range keyStyles {
 		for _, n := range []int{1, 2, 3, 5, 10, 30} {
 			keys := keysOf(style, n)
-			want := NewRing(keys)
+			want := newRing(keys)
 			for range 4 {
 				mixed := append(slices.Clone(keys), keys[rnd.IntN(n)])
 				rnd.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
-				got := NewRing(mixed)
+				got := newRing(mixed)
 				if got.owners != want.owners || !slices.Equal(got.keys, want.keys) {
 					t.Fatalf("%s, %d keys: another order gave another ring", style, n)
 				}
@@ -43,11 +43,11 @@ func TestRingDependsOnTheSetAlone(t *testing.T) {
 // generation.
 func TestRingHasNotChanged(t *testing.T) {
 	t.Parallel()
-	r := NewRing([]string{"node-0", "node-1", "node-2"})
+	r := newRing([]string{"node-0", "node-1", "node-2"})
 	for id, want := range map[shard.StreamID]string{
 		"default/a": "node-1", "default/b": "node-0", "chat/room/1": "node-2", "x/y": "node-2",
 	} {
-		if got, _ := r.Owner(id); got != want {
+		if got := r.keys[r.ownerIndex(id)]; got != want {
 			t.Errorf("owner of %s is %s, not %s", id, got, want)
 		}
 	}
@@ -57,7 +57,7 @@ func TestRingMovesLittleAndIsBalanced(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{3, 5, 10, 30} {
 		keys := keysOf("fantail-%d", n+1)
-		before, after := NewRing(keys[:n]), NewRing(keys)
+		before, after := newRing(keys[:n]), newRing(keys)
 		moved, load := 0, map[string]int{}
 		for p := range before.owners {
 			from, to := before.keys[before.owners[p]], after.keys[after.owners[p]]
@@ -82,25 +82,25 @@ func TestRingMovesLittleAndIsBalanced(t *testing.T) {
 
 func TestRingWithoutKeys(t *testing.T) {
 	t.Parallel()
-	for _, r := range []*Ring{nil, NewRing(nil), NewRing([]string{})} {
-		if k, ok := r.Owner("a"); ok || k != "" {
-			t.Errorf("an empty ring has owner %q", k)
+	for _, r := range []*ring{nil, newRing(nil), newRing([]string{})} {
+		if i := r.ownerIndex("a"); i >= 0 {
+			t.Errorf("an empty ring has owner %d", i)
 		}
 	}
 }
 
 func TestRingLookupDoesNotAllocate(t *testing.T) {
-	r := NewRing(keysOf("n-%d", 10))
-	if n := testing.AllocsPerRun(100, func() { r.Owner("default/some/stream") }); n != 0 {
+	r := newRing(keysOf("n-%d", 10))
+	if n := testing.AllocsPerRun(100, func() { r.ownerIndex("default/some/stream") }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
 
 func BenchmarkRingOwner(b *testing.B) {
-	r := NewRing(keysOf("n-%d", 10))
+	r := newRing(keysOf("n-%d", 10))
 	b.ReportAllocs()
 	for b.Loop() {
-		r.Owner("default/some/stream")
+		r.ownerIndex("default/some/stream")
 	}
 }
 
@@ -109,7 +109,7 @@ func BenchmarkNewRing(b *testing.B) {
 		keys := keysOf("n-%d", n)
 		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
 			for b.Loop() {
-				NewRing(keys)
+				newRing(keys)
 			}
 		})
 	}

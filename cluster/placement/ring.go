@@ -1,4 +1,4 @@
-package cluster
+package placement
 
 import (
 	"slices"
@@ -21,17 +21,17 @@ const (
 	ringLoad        = 1.25
 )
 
-// Ring maps each stream to the key that owns it. It is a pure function of the set of keys: built
+// ring maps each stream to the key that owns it. It is a pure function of the set of keys: built
 // from scratch, never changed.
-type Ring struct {
+type ring struct {
 	keys   []string               // sorted, distinct
 	owners [ringPartitions]uint16 // partition → index of its key
 }
 
-// NewRing returns the ring of the given keys, in any order and with duplicates. It takes
+// newRing returns the ring of the given keys, in any order and with duplicates. It takes
 // milliseconds, so no request may call it.
-func NewRing(keys []string) *Ring {
-	r := &Ring{keys: slices.Compact(slices.Sorted(slices.Values(keys)))}
+func newRing(keys []string) *ring {
+	r := &ring{keys: slices.Compact(slices.Sorted(slices.Values(keys)))}
 	if len(r.keys) == 0 {
 		return r
 	}
@@ -54,7 +54,7 @@ func NewRing(keys []string) *Ring {
 // milliseconds.
 var ringCache struct {
 	mu    sync.Mutex
-	m     map[string]*Ring
+	m     map[string]*ring
 	order []string
 }
 
@@ -62,7 +62,7 @@ var ringCache struct {
 const maxCachedRings = 256
 
 // cachedRing returns the ring of the keys, from the cache if it is there.
-func cachedRing(keys []string) *Ring {
+func cachedRing(keys []string) *ring {
 	name := strings.Join(keys, "\x00")
 	ringCache.mu.Lock()
 	r := ringCache.m[name]
@@ -70,11 +70,11 @@ func cachedRing(keys []string) *Ring {
 	if r != nil {
 		return r
 	}
-	r = NewRing(keys)
+	r = newRing(keys)
 	ringCache.mu.Lock()
 	defer ringCache.mu.Unlock()
 	if ringCache.m == nil {
-		ringCache.m = map[string]*Ring{}
+		ringCache.m = map[string]*ring{}
 	}
 	if ringCache.m[name] == nil {
 		ringCache.m[name] = r
@@ -87,17 +87,8 @@ func cachedRing(keys []string) *Ring {
 	return r
 }
 
-// Owner returns the key that owns a stream; false: the ring has no keys.
-func (r *Ring) Owner(id shard.StreamID) (key string, ok bool) {
-	i := r.ownerIndex(id)
-	if i < 0 {
-		return "", false
-	}
-	return r.keys[i], true
-}
-
 // ownerIndex returns the owner's index in keys, or -1.
-func (r *Ring) ownerIndex(id shard.StreamID) int {
+func (r *ring) ownerIndex(id shard.StreamID) int {
 	if r == nil || len(r.keys) == 0 {
 		return -1
 	}

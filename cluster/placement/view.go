@@ -1,8 +1,8 @@
-package cluster
+package placement
 
 import (
 	"cmp"
-	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -52,8 +52,8 @@ func NewView(members []Member) *View {
 // Members returns the members by name. The slice is shared; callers must not change it.
 func (v *View) Members() []Member { return v.members }
 
-// allSpeak reports whether every member speaks a version of the relay's contract.
-func (v *View) allSpeak(version uint8) bool {
+// AllSpeak reports whether every member speaks a version of the relay's contract.
+func (v *View) AllSpeak(version uint8) bool {
 	return !slices.ContainsFunc(v.members, func(m Member) bool { return m.RelayVersion < version })
 }
 
@@ -67,22 +67,22 @@ func (v *View) FormatLevel() uint8 {
 	return level
 }
 
-// hasLegacyAt reports whether a member at an IP address speaks no TLS.
-func (v *View) hasLegacyAt(ip net.IP) bool {
+// HasLegacyAt reports whether a member at an IP address (unmapped) speaks no TLS.
+func (v *View) HasLegacyAt(ip netip.Addr) bool {
 	return slices.ContainsFunc(v.members, func(m Member) bool {
 		return m.Features&FeatureTLS == 0 && m.isAt(ip)
 	})
 }
 
-// hasMemberAt reports whether a member is at an IP address.
-func (v *View) hasMemberAt(ip net.IP) bool {
+// HasMemberAt reports whether a member is at an IP address (unmapped).
+func (v *View) HasMemberAt(ip netip.Addr) bool {
 	return slices.ContainsFunc(v.members, func(m Member) bool { return m.isAt(ip) })
 }
 
 // isAt reports whether the member's relay is at an IP address.
-func (m *Member) isAt(ip net.IP) bool {
-	host, _, _ := net.SplitHostPort(m.RelayAddr)
-	return ip.Equal(net.ParseIP(host))
+func (m *Member) isAt(ip netip.Addr) bool {
+	at, err := netip.ParseAddrPort(m.RelayAddr)
+	return err == nil && at.Addr().Unmap() == ip
 }
 
 // Member returns the member of that name, or nil.
@@ -117,13 +117,29 @@ func (v *View) TableAt(t time.Time) *OwnerTable {
 	return s.table
 }
 
+// maxTablesAhead bounds the tables that are built ahead. Nodes announce whole seconds, so a deploy
+// has few of them.
+const maxTablesAhead = 4
+
+// BuildTablesAhead builds the tables of the next dates. Otherwise all requests at a date would wait
+// for the first one to build the ring.
+func (v *View) BuildTablesAhead(now time.Time) {
+	ahead := 0
+	for _, at := range v.TableChanges() {
+		if at.After(now) && ahead < maxTablesAhead {
+			ahead++
+			v.TableAt(at)
+		}
+	}
+}
+
 // ownersAt returns the members that own streams at an instant. The order of the filters matters: a
 // successor that is not due yet must not hide its predecessor.
 func (v *View) ownersAt(ms shard.Millis) []*Member {
 	newest := make(map[string]*Member, len(v.members))
 	for i := range v.members {
 		m := &v.members[i]
-		if !m.ownsAt(ms) {
+		if !m.OwnsAt(ms) {
 			continue
 		}
 		if o := newest[m.RingKey]; o == nil || m.supersedes(o) {
@@ -143,45 +159,28 @@ func (v *View) ownersAt(ms shard.Millis) []*Member {
 	return all
 }
 
-// tableIfPresent returns the table for an instant as if the member of that name were not leaving
-// and S2 answered it.
-func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
-	at, ms := v.TableAt(t), shard.MillisOf(t)
-	if at.hasOwner(name) {
-		return at
-	}
-	members := slices.Clone(v.members)
-	for i := range members {
-		if m := &members[i]; m.Name == name {
-			m.Flags &^= FlagStoreDown
-			m.OwnsUntil = Never
-		}
-	}
-	return newTable((&View{members: members}).ownersAt(ms))
-}
-
 // SupersededBy returns the newer member with the same key that owns, at an instant, what the member
 // of that name would own; nil: there is none.
 func (v *View) SupersededBy(name string, t time.Time) *Member {
 	m, ms := v.Member(name), shard.MillisOf(t)
-	if m == nil || !m.ownsAt(ms) {
+	if m == nil || !m.OwnsAt(ms) {
 		return nil
 	}
 	for i := range v.members {
-		if o := &v.members[i]; o.RingKey == m.RingKey && o.ownsAt(ms) && o.supersedes(m) {
+		if o := &v.members[i]; o.RingKey == m.RingKey && o.OwnsAt(ms) && o.supersedes(m) {
 			return o
 		}
 	}
 	return nil
 }
 
-// equal reports whether two views have the same content.
-func (v *View) equal(o *View) bool { return slices.Equal(v.members, o.members) }
+// Equal reports whether two views have the same content.
+func (v *View) Equal(o *View) bool { return slices.Equal(v.members, o.members) }
 
 // OwnerTable maps streams to their owners at an instant. It is immutable but for withoutCache.
 type OwnerTable struct {
 	members []*Member // by Key
-	ring    *Ring
+	ring    *ring
 
 	mu           sync.Mutex
 	withoutCache map[string]*OwnerTable // guarded by mu; see without
@@ -199,16 +198,20 @@ func newTable(ms []*Member) *OwnerTable {
 	return &OwnerTable{members: ms, ring: cachedRing(keys)}
 }
 
+// Owners returns the members that own streams, by ring key. The slice is shared; callers must not
+// change it.
+func (t *OwnerTable) Owners() []*Member { return t.members }
+
 // Len returns the number of members that own streams.
 func (t *OwnerTable) Len() int { return len(t.members) }
 
-// sameOwners reports whether two tables name the same owners.
-func (t *OwnerTable) sameOwners(o *OwnerTable) bool {
+// SameOwners reports whether two tables name the same owners.
+func (t *OwnerTable) SameOwners(o *OwnerTable) bool {
 	return slices.EqualFunc(t.members, o.members, func(a, b *Member) bool { return a.Name == b.Name })
 }
 
-// hasOwner reports whether the member of that name owns streams.
-func (t *OwnerTable) hasOwner(name string) bool {
+// HasOwner reports whether the member of that name owns streams.
+func (t *OwnerTable) HasOwner(name string) bool {
 	return slices.ContainsFunc(t.members, func(m *Member) bool { return m.Name == name })
 }
 
@@ -221,8 +224,8 @@ func (t *OwnerTable) Owner(id shard.StreamID) *Member {
 	return t.members[i]
 }
 
-// without returns the table without the members of these names.
-func (t *OwnerTable) without(names []string) *OwnerTable {
+// Without returns the table without the members of these names.
+func (t *OwnerTable) Without(names []string) *OwnerTable {
 	excluded := make([]string, 0, len(names))
 	for _, m := range t.members {
 		if slices.Contains(names, m.Name) {

@@ -1,4 +1,4 @@
-package cluster
+package placement
 
 import (
 	"testing"
@@ -9,7 +9,7 @@ import (
 func validMember() Member {
 	return Member{
 		Name: "node-0-1a2b3c4d", RingKey: "node-0", StartedAt: 1700000000000, Revision: 7, OwnsFrom: 0,
-		OwnsUntil: Never, Flags: FlagLeaving, RelayVersion: relayVersionNewest, RelayAddr: "10.1.2.3:4458", HTTPAddr: "10.1.2.3:4437",
+		OwnsUntil: Never, Flags: FlagLeaving, RelayVersion: RelayVersionNewest, RelayAddr: "10.1.2.3:4458", HTTPAddr: "10.1.2.3:4437",
 		FormatLevel: 1, Features: FeatureTLS, FleetHash: 1 << 63,
 	}
 }
@@ -17,7 +17,7 @@ func validMember() Member {
 func TestMemberMetadataRoundTrips(t *testing.T) {
 	t.Parallel()
 	for _, m := range []Member{validMember(), {Name: "n", RingKey: "k", RelayAddr: "r", OwnsFrom: Never, OwnsUntil: 5}} {
-		got, err := decodeMember(m.Name, m.encode())
+		got, err := DecodeMember(m.Name, m.Encode())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -30,9 +30,9 @@ func TestMemberMetadataRoundTrips(t *testing.T) {
 func TestMemberMetadataOfALaterLayoutIsRead(t *testing.T) {
 	t.Parallel()
 	m := validMember()
-	b := append(m.encode(), "more than this release knows"...)
+	b := append(m.Encode(), "more than this release knows"...)
 	b[0]++
-	if got, err := decodeMember(m.Name, b); err != nil || got != m {
+	if got, err := DecodeMember(m.Name, b); err != nil || got != m {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
@@ -40,33 +40,33 @@ func TestMemberMetadataOfALaterLayoutIsRead(t *testing.T) {
 func TestMemberOfAnotherRingGenerationIsRefused(t *testing.T) {
 	t.Parallel()
 	m := validMember()
-	b := m.encode()
+	b := m.Encode()
 	b[4]++
-	if _, err := decodeMember(m.Name, b); err == nil {
+	if _, err := DecodeMember(m.Name, b); err == nil {
 		t.Error("a member with another ring generation was let in")
 	}
 }
 
 func TestMemberMetadataFitsInGossip(t *testing.T) {
 	t.Parallel()
-	long := make([]byte, maxAddress)
-	m := Member{RingKey: string(long[:maxRingKey]), RelayAddr: string(long), HTTPAddr: string(long)}
-	if n := len(m.encode()); n > 512 {
+	long := make([]byte, MaxAddress)
+	m := Member{RingKey: string(long[:MaxRingKey]), RelayAddr: string(long), HTTPAddr: string(long)}
+	if n := len(m.Encode()); n > 512 {
 		t.Errorf("%d bytes", n)
 	}
 }
 
 func FuzzDecodeMember(f *testing.F) {
 	m := validMember()
-	f.Add(m.encode())
+	f.Add(m.Encode())
 	f.Add([]byte{metaVersion})
-	f.Add(m.encode()[:metaFixedBytes+4])
+	f.Add(m.Encode()[:metaFixedBytes+4])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := decodeMember("n", b)
+		m, err := DecodeMember("n", b)
 		if err != nil {
 			return
 		}
-		again, err := decodeMember("n", m.encode())
+		again, err := DecodeMember("n", m.Encode())
 		if err != nil || again != m {
 			t.Errorf("%+v became %+v, %v", m, again, err)
 		}

@@ -1,4 +1,4 @@
-package cluster
+package placement
 
 import (
 	"fmt"
@@ -198,11 +198,11 @@ func fleetView(n int) *View {
 func TestTableWithoutMembers(t *testing.T) {
 	t.Parallel()
 	tab := fleetView(4).TableAt(at(0))
-	less := tab.without([]string{"n2-x", "nobody"})
-	if less.Len() != 3 || tab.without([]string{"n2-x"}) != less {
+	less := tab.Without([]string{"n2-x", "nobody"})
+	if less.Len() != 3 || tab.Without([]string{"n2-x"}) != less {
 		t.Errorf("%d members, or not remembered", less.Len())
 	}
-	if tab.without(nil) != tab || tab.without([]string{"nobody"}) != tab {
+	if tab.Without(nil) != tab || tab.Without([]string{"nobody"}) != tab {
 		t.Error("nobody left out gave another table")
 	}
 	for i := range 200 {
@@ -212,30 +212,26 @@ func TestTableWithoutMembers(t *testing.T) {
 			t.Errorf("%s went from %s to %s", id, was.Name, is.Name)
 		}
 	}
-	if m := tab.without([]string{"n0-x", "n1-x", "n2-x", "n3-x"}).Owner("a"); m != nil {
+	if m := tab.Without([]string{"n0-x", "n1-x", "n2-x", "n3-x"}).Owner("a"); m != nil {
 		t.Errorf("nobody is left, but %s owns", m.Name)
 	}
 }
 
-// A View that changes without changing owners moves no stream.
-func TestViewChangeWithoutOwnersMovesNothing(t *testing.T) {
-	a, b := Member{Name: "a-1", RingKey: "a", RelayAddr: "x", OwnsUntil: Never, Revision: 1}, Member{Name: "b-1", RingKey: "b", RelayAddr: "y", OwnsUntil: Never, Revision: 1}
-	var p tableHistory
-	now := time.Unix(1000, 0)
-	if !p.noteTable(NewView([]Member{a}).TableAt(now), now) {
-		t.Error("the first table is no change")
+// Requests at an announced date find the table built, for the next maxTablesAhead dates.
+func TestTablesAreBuiltAhead(t *testing.T) {
+	t.Parallel()
+	var ms []Member
+	for i := range uint64(maxTablesAhead + 2) {
+		ms = append(ms, Member{
+			Name: fmt.Sprint(i), RingKey: fmt.Sprint(i), Revision: 1, OwnsFrom: shard.Millis(1000 * (i + 2)), OwnsUntil: Never,
+		})
 	}
-	if !p.noteTable(NewView([]Member{a, b}).TableAt(now), now.Add(time.Second)) {
-		t.Error("another owner is no change")
-	}
-	b.Revision, b.HTTPAddr = 2, "elsewhere"
-	if p.noteTable(NewView([]Member{b, a}).TableAt(now), now.Add(5*time.Second)) {
-		t.Error("a new address is a change")
-	}
-	if d := p.unchangedFor(NewView([]Member{b, a}).TableAt(now), now.Add(11*time.Second)); d != 10*time.Second {
-		t.Errorf("settled for %v", d)
-	}
-	if d := p.unchangedFor(NewView([]Member{a}).TableAt(now), now.Add(11*time.Second)); d != 0 {
-		t.Errorf("a change that is not noted yet: settled for %v", d)
+	v := NewView(ms)
+	v.TableAt(at(1000))
+	v.BuildTablesAhead(at(1000))
+	for i := range v.spans {
+		if stands := v.spans[i].table != nil; stands != (i <= maxTablesAhead) {
+			t.Errorf("after %d dates: %v", i, stands)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package cluster
+package placement
 
 import (
 	"errors"
@@ -12,24 +12,24 @@ import (
 // A refusal's hint is followed once. After the second refusal the request must be served.
 func TestRefusalHintIsFollowedOnce(t *testing.T) {
 	t.Parallel()
-	v, table := tableOf("a", "b", "c", "d")
+	v, table := tableOfNames("a", "b", "c", "d")
 	id, owner, successor := ownerAndSuccessor(table, "a")
-	var c routing
+	var c Routing
 	for i, want := range []struct {
 		name string
-		hop  hop
+		hop  Hop
 		err  error
 	}{
-		{owner.Name, hopFirst, &redirectError{owner: peerAddr{name: successor.Name}}},
-		{successor.Name, hopRedirected, &redirectError{owner: peerAddr{name: owner.Name}}},
-		{owner.Name, hopForce, nil},
+		{owner.Name, HopFirst, &RedirectError{Owner: PeerAddr{Name: successor.Name}}},
+		{successor.Name, HopRedirected, &RedirectError{Owner: PeerAddr{Name: owner.Name}}},
+		{owner.Name, HopForce, nil},
 	} {
 		t.Run(want.name, func(t *testing.T) {
-			to, ok := c.nextTarget(v, table, id, "a")
-			if !ok || to.member == nil || to.member.Name != want.name || to.hop != want.hop {
+			to, ok := c.NextTarget(v, table, id, "a")
+			if !ok || to.Member == nil || to.Member.Name != want.name || to.Hop != want.hop {
 				t.Fatalf("step %d asks %+v, want %s at hop %d", i, to, want.name, want.hop)
 			}
-			if want.err != nil && !c.handleAnswer(want.name, want.err) {
+			if want.err != nil && !c.HandleAnswer(want.name, want.err) {
 				t.Fatalf("gives up at step %d", i)
 			}
 		})
@@ -39,17 +39,17 @@ func TestRefusalHintIsFollowedOnce(t *testing.T) {
 // A hint to a member that this node has not heard of is not followed blindly.
 func TestHintToAnUnknownMemberIsNotFollowed(t *testing.T) {
 	t.Parallel()
-	v, table := tableOf("a", "b")
+	v, table := tableOfNames("a", "b")
 	id, owner, _ := ownerAndSuccessor(table, "")
 	self := "a"
 	if owner.Name == self {
 		self = "b"
 	}
-	var c routing
-	if !c.handleAnswer(owner.Name, &redirectError{owner: peerAddr{name: "z"}}) {
+	var c Routing
+	if !c.HandleAnswer(owner.Name, &RedirectError{Owner: PeerAddr{Name: "z"}}) {
 		t.Fatal("gives up")
 	}
-	if to, _ := c.nextTarget(v, table, id, self); to.member != owner || to.hop != hopForce {
+	if to, _ := c.NextTarget(v, table, id, self); to.Member != owner || to.Hop != HopForce {
 		t.Errorf("asks %+v", to)
 	}
 }
@@ -58,38 +58,38 @@ func TestHintToAnUnknownMemberIsNotFollowed(t *testing.T) {
 // owner is alive may lower its hop, and only to the second.
 func TestRoutingEndsWhateverIsAnswered(t *testing.T) {
 	t.Parallel()
-	v, table := tableOf("a", "b", "c", "d", "e")
+	v, table := tableOfNames("a", "b", "c", "d", "e")
 	names := []string{"a", "b", "c", "d", "e", "stranger", ""}
 	rapid.Check(t, func(t *rapid.T) {
 		id := shard.StreamID("default/x")
-		var c routing
+		var c Routing
 		alive := 0
 		for step := 1; ; step++ {
 			if step > maxAnswers {
 				t.Fatalf("step %d", step)
 			}
-			to, ok := c.nextTarget(v, table, id, "a")
+			to, ok := c.NextTarget(v, table, id, "a")
 			if !ok {
 				t.Fatal("nobody to ask")
 			}
-			name, before := "a", to.hop
-			if to.member != nil {
-				name = to.member.Name
+			name, before := "a", to.Hop
+			if to.Member != nil {
+				name = to.Member.Name
 			}
-			owner := peerAddr{name: rapid.SampledFrom(names).Draw(t, "owner")}
+			owner := PeerAddr{Name: rapid.SampledFrom(names).Draw(t, "owner")}
 			err := rapid.SampledFrom([]error{
-				errUnreachable, shard.ErrStopped, shard.ErrNotOwner, shard.ErrStoreDown,
-				&redirectError{owner: owner}, &redirectError{owner: owner, ownerAlive: true}, shard.ErrContended,
+				ErrUnreachable, shard.ErrStopped, shard.ErrNotOwner, shard.ErrStoreDown,
+				&RedirectError{Owner: owner}, &RedirectError{Owner: owner, OwnerAlive: true}, shard.ErrContended,
 			}).Draw(t, "answer")
-			var r *redirectError
-			if errors.As(err, &r) && r.ownerAlive {
+			var r *RedirectError
+			if errors.As(err, &r) && r.OwnerAlive {
 				alive++
 			}
-			if !c.handleAnswer(name, err) {
+			if !c.HandleAnswer(name, err) {
 				return
 			}
-			if c.hop < before && (alive != 1 || c.hop != hopRedirected) || c.hop > hopForce {
-				t.Fatalf("hop %d after %d", c.hop, before)
+			if c.Hop < before && (alive != 1 || c.Hop != HopRedirected) || c.Hop > HopForce {
+				t.Fatalf("hop %d after %d", c.Hop, before)
 			}
 		}
 	})

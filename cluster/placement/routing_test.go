@@ -1,4 +1,4 @@
-package cluster
+package placement
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-func tableOf(names ...string) (*View, *OwnerTable) {
+func tableOfNames(names ...string) (*View, *OwnerTable) {
 	var ms []Member
 	for _, n := range names {
 		ms = append(ms, Member{Name: n, RingKey: n, Revision: 1, OwnsUntil: Never, RelayAddr: n + ":1"})
@@ -43,7 +43,7 @@ func drawRoutingSim(t *rapid.T) *routingSim {
 		sees := slices.DeleteFunc(slices.Clone(s.names), func(o string) bool {
 			return o != name && rapid.IntRange(0, 3).Draw(t, "unseen") == 0
 		})
-		s.views[name], s.tables[name] = tableOf(sees...)
+		s.views[name], s.tables[name] = tableOfNames(sees...)
 		s.dead[name] = i > 0 && rapid.IntRange(0, 3).Draw(t, "dead") == 0
 		s.cut[name] = map[string]bool{}
 		for _, o := range s.names {
@@ -56,15 +56,15 @@ func drawRoutingSim(t *rapid.T) *routingSim {
 func (s *routingSim) reaches(a, b string) bool { return !s.dead[b] && !s.cut[a][b] }
 
 // ask makes one attempt of a routing; nil: it was served.
-func (s *routingSim) ask(from string, to routingTarget, id shard.StreamID, r route) (name string, err error) {
-	if to.member == nil {
+func (s *routingSim) ask(from string, to Target, id shard.StreamID, r Route) (name string, err error) {
+	if to.Member == nil {
 		return from, nil
 	}
-	name = to.member.Name
+	name = to.Member.Name
 	if !s.reaches(from, name) {
-		return name, errUnreachable
+		return name, ErrUnreachable
 	}
-	return name, checkOwnership(s.tables[name], name, id, r, func(m *Member) bool { return s.reaches(name, m.Name) })
+	return name, CheckOwnership(s.tables[name], name, id, r, func(m *Member) bool { return s.reaches(name, m.Name) })
 }
 
 // Whatever nodes believe and whichever cannot be reached, a request that begins on a living node is
@@ -74,25 +74,25 @@ func TestRoutingEndsWhateverNodesBelieve(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawRoutingSim(t)
 		id := shard.StreamID(fmt.Sprintf("default/%d", rapid.IntRange(0, 50).Draw(t, "stream")))
-		var c routing
-		last := hopFirst
+		var c Routing
+		last := HopFirst
 		for step := 0; ; step++ {
 			if step > 4*len(s.names)+4 {
 				t.Fatalf("no end after %d steps", step)
 			}
-			to, ok := c.nextTarget(s.views["n0"], s.tables["n0"], id, "n0")
+			to, ok := c.NextTarget(s.views["n0"], s.tables["n0"], id, "n0")
 			if !ok {
 				t.Fatal("nobody to ask")
 			}
-			if to.hop < last && !c.ownerVouched {
-				t.Fatalf("hop fell from %d to %d", last, to.hop)
+			if to.Hop < last && !c.ownerVouched {
+				t.Fatalf("hop fell from %d to %d", last, to.Hop)
 			}
-			last = to.hop
-			name, err := s.ask("n0", to, id, route{hop: to.hop, excluded: c.excluded})
+			last = to.Hop
+			name, err := s.ask("n0", to, id, Route{Hop: to.Hop, Excluded: c.Excluded})
 			if err == nil {
 				return
 			}
-			if !c.handleAnswer(name, err) {
+			if !c.HandleAnswer(name, err) {
 				t.Fatalf("gave up after %d steps: %v", step, err)
 			}
 		}
@@ -104,7 +104,7 @@ func ownerAndSuccessor(t *OwnerTable, not string) (id shard.StreamID, owner, suc
 	for i := 0; ; i++ {
 		id = shard.StreamID(fmt.Sprintf("default/%d", i))
 		owner = t.Owner(id)
-		successor = t.without([]string{owner.Name}).Owner(id)
+		successor = t.Without([]string{owner.Name}).Owner(id)
 		if owner.Name != not && successor.Name != not {
 			return id, owner, successor
 		}
@@ -112,51 +112,51 @@ func ownerAndSuccessor(t *OwnerTable, not string) (id shard.StreamID, owner, suc
 }
 
 func TestRoutingAfterALostOwner(t *testing.T) {
-	v, table := tableOf("a", "b", "c", "d")
+	v, table := tableOfNames("a", "b", "c", "d")
 	id, owner, successor := ownerAndSuccessor(table, "a")
-	var c routing
-	step := func(want *Member, wantHop hop, err error) {
+	var c Routing
+	step := func(want *Member, wantHop Hop, err error) {
 		t.Helper()
-		to, _ := c.nextTarget(v, table, id, "a")
-		if to.member != want || to.hop != wantHop {
-			t.Fatalf("asks %+v at hop %d, want %s at %d", to.member, to.hop, want.Name, wantHop)
+		to, _ := c.NextTarget(v, table, id, "a")
+		if to.Member != want || to.Hop != wantHop {
+			t.Fatalf("asks %+v at hop %d, want %s at %d", to.Member, to.Hop, want.Name, wantHop)
 		}
-		if err != nil && !c.handleAnswer(want.Name, err) {
+		if err != nil && !c.HandleAnswer(want.Name, err) {
 			t.Fatal("gives up")
 		}
 	}
-	step(owner, hopFirst, errUnreachable)
+	step(owner, HopFirst, ErrUnreachable)
 	// The successor reaches the owner. The caller tries it once more, and then forces it.
-	step(successor, hopRedirected, &redirectError{owner: peerAddr{owner.Name, owner.RelayAddr}, ownerAlive: true})
-	step(owner, hopRedirected, errUnreachable)
-	step(successor, hopForce, nil)
+	step(successor, HopRedirected, &RedirectError{Owner: PeerAddr{owner.Name, owner.RelayAddr}, OwnerAlive: true})
+	step(owner, HopRedirected, ErrUnreachable)
+	step(successor, HopForce, nil)
 }
 
 func TestCheckOwnership(t *testing.T) {
-	_, table := tableOf("a", "b", "c", "d")
+	_, table := tableOfNames("a", "b", "c", "d")
 	id, owner, successor := ownerAndSuccessor(table, "a")
 	without := []string{owner.Name}
 	for _, c := range []struct {
 		name          string
 		self          string
-		r             route
+		r             Route
 		answers       bool
 		served, alive bool
 	}{
-		{"the owner serves", owner.Name, route{}, true, true, false},
-		{"others name it", successor.Name, route{}, true, false, false},
-		{"at hop 1 too", "a", route{hop: hopRedirected}, true, false, false},
-		{"the successor serves for a lost owner", successor.Name, route{hopRedirected, without}, false, true, false},
-		{"unless that answers it", successor.Name, route{hopRedirected, without}, true, false, true},
-		{"others than the successor do not", "a", route{hopRedirected, without}, false, false, false},
-		{"must is always served", "a", route{hop: hopForce}, true, true, false},
+		{"the owner serves", owner.Name, Route{}, true, true, false},
+		{"others name it", successor.Name, Route{}, true, false, false},
+		{"at hop 1 too", "a", Route{Hop: HopRedirected}, true, false, false},
+		{"the successor serves for a lost owner", successor.Name, Route{HopRedirected, without}, false, true, false},
+		{"unless that answers it", successor.Name, Route{HopRedirected, without}, true, false, true},
+		{"others than the successor do not", "a", Route{HopRedirected, without}, false, false, false},
+		{"must is always served", "a", Route{Hop: HopForce}, true, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := checkOwnership(table, c.self, id, c.r, func(*Member) bool { return c.answers })
-			var r *redirectError
+			err := CheckOwnership(table, c.self, id, c.r, func(*Member) bool { return c.answers })
+			var r *RedirectError
 			if served := err == nil; served != c.served {
 				t.Errorf("%s: %v", c.name, err)
-			} else if !served && (!errors.As(err, &r) || r.ownerAlive != c.alive || r.owner.name != owner.Name) {
+			} else if !served && (!errors.As(err, &r) || r.OwnerAlive != c.alive || r.Owner.Name != owner.Name) {
 				t.Errorf("%s: %v", c.name, err)
 			}
 		})
@@ -165,18 +165,18 @@ func TestCheckOwnership(t *testing.T) {
 
 // A node that S2 does not answer is asked once. After two of them S2 counts as down.
 func TestRoutingWhenStoreIsDown(t *testing.T) {
-	v, table := tableOf("a", "b", "c", "d")
+	v, table := tableOfNames("a", "b", "c", "d")
 	id, owner, _ := ownerAndSuccessor(table, "a")
-	var c routing
-	to, _ := c.nextTarget(v, table, id, "a")
-	if to.member != owner || !c.handleAnswer(owner.Name, shard.ErrStoreDown) {
+	var c Routing
+	to, _ := c.NextTarget(v, table, id, "a")
+	if to.Member != owner || !c.HandleAnswer(owner.Name, shard.ErrStoreDown) {
 		t.Fatal("gives up after the first")
 	}
-	to, _ = c.nextTarget(v, table, id, "a")
-	if to.member == owner || to.hop != hopForce {
-		t.Fatalf("asks %+v at hop %d", to.member, to.hop)
+	to, _ = c.NextTarget(v, table, id, "a")
+	if to.Member == owner || to.Hop != HopForce {
+		t.Fatalf("asks %+v at hop %d", to.Member, to.Hop)
 	}
-	if c.handleAnswer(to.member.Name, shard.ErrStoreDown) {
+	if c.HandleAnswer(to.Member.Name, shard.ErrStoreDown) {
 		t.Fatal("goes on after the second")
 	}
 }

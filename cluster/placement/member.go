@@ -1,4 +1,4 @@
-package cluster
+package placement
 
 import (
 	"encoding/binary"
@@ -38,9 +38,15 @@ type Member struct {
 	FleetHash uint64
 }
 
-// ownsAt reports whether the member's dates let it own streams at an instant, in
+// Addr returns the member's name and the address of its relay server.
+func (m *Member) Addr() PeerAddr { return PeerAddr{m.Name, m.RelayAddr} }
+
+// OwnsAt reports whether the member's dates let it own streams at an instant, in
 // milliseconds since 1970.
-func (m *Member) ownsAt(ms shard.Millis) bool { return m.OwnsFrom <= ms && ms < m.OwnsUntil }
+func (m *Member) OwnsAt(ms shard.Millis) bool { return m.OwnsFrom <= ms && ms < m.OwnsUntil }
+
+// OwnsOrWill reports whether the member owns streams or has announced the date from which it will.
+func (m *Member) OwnsOrWill(now shard.Millis) bool { return m.OwnsFrom != Never && now < m.OwnsUntil }
 
 // supersedes reports whether m counts, of two members with one key.
 func (m *Member) supersedes(o *Member) bool {
@@ -70,6 +76,30 @@ const (
 	FeatureTLS Features = 1 << 0
 )
 
+// Features that tell of S2. Each change is spread by gossip: a probe finds it, and probes are ten
+// seconds apart.
+const (
+	// FeatureStoreAnswered: S2 has answered this process, and allowed all that it needs.
+	FeatureStoreAnswered Features = 1 << 1
+	// FeatureStoreRefused: S2 refuses this process now.
+	FeatureStoreRefused Features = 1 << 2
+	// FeatureRecordDiffers: this process found another fleet record than the members that own
+	// streams.
+	FeatureRecordDiffers Features = 1 << 3
+
+	StoreFeatures = FeatureStoreAnswered | FeatureStoreRefused | FeatureRecordDiffers
+)
+
+// The versions of the contract in relay.proto: the newest that this release speaks, the oldest, the
+// first with forks, and the first with texts as bytes. A release before RelayVersionBytes cannot
+// read texts that are not UTF-8.
+const (
+	RelayVersionNewest = 3
+	RelayVersionOldest = 1
+	RelayVersionForks  = 2
+	RelayVersionBytes  = 3
+)
+
 // The metadata of a member in gossip, big-endian. A later layout only adds at
 // the end, so that an earlier release reads the part that it knows.
 //
@@ -85,18 +115,18 @@ const (
 	metaVersion        = 1
 	metaFixedBytes     = 39
 	metaExtensionBytes = 10
-	maxRingKey         = 64
-	maxAddress         = 128
+	MaxRingKey         = 64
+	MaxAddress         = 128
 )
 
 var errMetadata = errors.New("malformed metadata")
 
-func (m *Member) encode() []byte {
+func (m *Member) Encode() []byte {
 	b := make([]byte, 0, metaFixedBytes+3+len(m.RingKey)+len(m.RelayAddr)+len(m.HTTPAddr))
 	b = append(b, metaVersion)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.Flags))
 	b = binary.BigEndian.AppendUint16(b, ringGeneration)
-	b = append(b, relayVersionOldest, m.RelayVersion)
+	b = append(b, RelayVersionOldest, m.RelayVersion)
 	for _, v := range []uint64{m.Revision, uint64(m.StartedAt), uint64(m.OwnsFrom), uint64(m.OwnsUntil)} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
@@ -124,8 +154,8 @@ func (m *Member) decodeExtension(b []byte) error {
 	return nil
 }
 
-// decodeMember decodes the metadata of the member with that name in gossip.
-func decodeMember(name string, b []byte) (Member, error) {
+// DecodeMember decodes the metadata of the member with that name in gossip.
+func DecodeMember(name string, b []byte) (Member, error) {
 	if len(b) < metaFixedBytes || b[0] < metaVersion {
 		return Member{}, errMetadata
 	}
@@ -145,7 +175,7 @@ func decodeMember(name string, b []byte) (Member, error) {
 	for _, f := range []struct {
 		s   *string
 		max int
-	}{{&m.RingKey, maxRingKey}, {&m.RelayAddr, maxAddress}, {&m.HTTPAddr, maxAddress}} {
+	}{{&m.RingKey, MaxRingKey}, {&m.RelayAddr, MaxAddress}, {&m.HTTPAddr, MaxAddress}} {
 		if len(b) == 0 || len(b) < 1+int(b[0]) || int(b[0]) > f.max {
 			return Member{}, errMetadata
 		}

@@ -1,0 +1,50 @@
+package placement
+
+import (
+	"slices"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// maxTakeoverLead bounds how far a peer that asks for a stream may be ahead of the node that has it,
+// by its clock and by its news of owners.
+const maxTakeoverLead = 10 * time.Second
+
+// IsSuccessor reports whether the member that asks the node self for a stream is its next owner: by
+// the present table, by one of a date that is near, without self, or with that member present
+// although self still sees it leaving or cut off from S2. The member knows of its own changes
+// earlier.
+func (v *View) IsSuccessor(id shard.StreamID, self string, to PeerAddr, now time.Time) bool {
+	m := v.Member(to.Name)
+	if m == nil || m.RelayAddr != to.Address || to.Name == self {
+		return false
+	}
+	tables := []*OwnerTable{v.TableAt(now), v.TableAt(now).Without([]string{self}), v.tableIfPresent(to.Name, now)}
+	for _, at := range v.TableChanges() {
+		if at.After(now) && at.Before(now.Add(maxTakeoverLead)) {
+			tables = append(tables, v.TableAt(at))
+		}
+	}
+	return slices.ContainsFunc(tables, func(t *OwnerTable) bool {
+		o := t.Owner(id)
+		return o != nil && o.Name == to.Name
+	})
+}
+
+// tableIfPresent returns the table for an instant as if the member of that name were not leaving
+// and S2 answered it.
+func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {
+	at, ms := v.TableAt(t), shard.MillisOf(t)
+	if at.HasOwner(name) {
+		return at
+	}
+	members := slices.Clone(v.members)
+	for i := range members {
+		if m := &members[i]; m.Name == name {
+			m.Flags &^= FlagStoreDown
+			m.OwnsUntil = Never
+		}
+	}
+	return newTable((&View{members: members}).ownersAt(ms))
+}
