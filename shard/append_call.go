@@ -90,7 +90,6 @@ func (s *Stream) submit(ctx context.Context, c *call) (Outcome, error) {
 func (s *Stream) enqueue(c *call) (leads bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cfg := &s.manager.cfg
 	switch {
 	case s.stopped:
 		return false, ErrNotOwner
@@ -98,7 +97,7 @@ func (s *Stream) enqueue(c *call) (leads bool, err error) {
 		return false, errExpiryUncertain
 	case s.manager.log.isDown():
 		return false, ErrStoreDown
-	case len(s.queue) >= cfg.QueueRequests || s.queueBytes+c.size > cfg.QueueBytes:
+	case len(s.queue) >= maxQueueRequests || s.queueBytes+c.size > maxQueueBytes:
 		return false, ErrOverloaded
 	}
 	s.queue = append(s.queue, c)
@@ -107,6 +106,12 @@ func (s *Stream) enqueue(c *call) (leads bool, err error) {
 	s.writing = true
 	return leads, nil
 }
+
+// maxQueueRequests and maxQueueBytes bound the requests that wait for one stream's batch.
+const (
+	maxQueueRequests = 4096
+	maxQueueBytes    = 32 << 20
+)
 
 // refuseQueue refuses all callers that wait for a batch.
 func (s *Stream) refuseQueue(err error) {

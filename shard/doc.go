@@ -135,7 +135,7 @@
 // their own. Of its records one batch exists at a time, at most 1,000. Request.Cost bounds all the
 // memory that carrying it out holds, wherever it waits. Everything that takes requests from
 // strangers charges that to a budget before Manager.Do: the edge (MaxBodies) and the server of
-// peers. Requests that wait for one stream's batch are bounded by QueueBytes and QueueRequests too.
+// peers. Requests that wait for one stream's batch are bounded by maxQueueBytes and maxQueueRequests too.
 //
 // # Clocks
 //

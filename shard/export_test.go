@@ -19,6 +19,25 @@ func LaterRelease(pos Pos) []byte {
 // ProbeEvery bounds how long storage counts as down after it is back.
 const ProbeEvery = probeEvery + time.Millisecond
 
+// Drop releases a stream as DropUnused does, and while it is used, too.
+func (m *Manager) Drop(id StreamID) {
+	m.mu.Lock()
+	s := m.streams.byID[id]
+	if s != nil {
+		m.streams.removeStream(s)
+	}
+	m.mu.Unlock()
+	if s != nil {
+		s.halt()
+	}
+}
+
+// WithMaxStreams returns the Config of a Manager that holds at most n streams.
+func (c Config) WithMaxStreams(n int) Config {
+	c.maxStreams = n
+	return c
+}
+
 // Join calls tail.Join.
 func Join(rs ...tail.RecordBatch) tail.RecordBatch { return tail.Join(rs) }
 

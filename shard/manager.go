@@ -51,22 +51,15 @@ const (
 // Config configures a Manager. Zero values take the defaults.
 type Config struct {
 	Mode Mode
-	// AppendTimeout bounds how long a Log waits in one attempt to write a batch: it ends the
-	// context of Log.Append (default 5 s).
-	AppendTimeout time.Duration
-	// QueueBytes and QueueRequests bound the requests that wait for one stream's batch (32 MiB,
-	// 4,096); beyond that a request gets ErrOverloaded.
-	QueueBytes, QueueRequests int
 	// PageBytes bounds the cache of history pages (256 MiB). The least recently used pages are
 	// evicted first.
 	PageBytes int64
 	// IdleAfter bounds how long an unused stream stays in memory (5 min).
 	IdleAfter time.Duration
-	// StateBytes bounds the memory of the streams, without their tail.Buffers (512 MiB), and
-	// MaxStreams their number (200,000). The least recently used idle stream is evicted; a request
-	// gets ErrOverloaded if none is idle.
+	// StateBytes bounds the memory of the streams, without their tail.Buffers (512 MiB); maxStreams
+	// bounds their number. The least recently used idle stream is evicted; a request gets
+	// ErrOverloaded if none is idle.
 	StateBytes int64
-	MaxStreams int
 	// ColdOpens bounds the streams that are not in memory and are read from storage in a second
 	// (200), after twice as many in a burst. Followers' streams wait for their turn. Other requests
 	// get ErrOverloaded if they would wait for over a second.
@@ -77,27 +70,22 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+
+	maxStreams int // 0: the constant; tests have less
 }
 
+// maxStreams bounds the streams in memory, whatever their size.
+const maxStreams = 200_000
+
 func (c *Config) defaults() {
-	orDuration := func(d *time.Duration, def time.Duration) {
-		if *d <= 0 {
-			*d = def
-		}
-	}
-	orDuration(&c.AppendTimeout, 5*time.Second)
-	orDuration(&c.IdleAfter, 5*time.Minute)
-	if c.QueueBytes <= 0 {
-		c.QueueBytes = 32 << 20
-	}
-	if c.QueueRequests <= 0 {
-		c.QueueRequests = 4096
+	if c.IdleAfter <= 0 {
+		c.IdleAfter = 5 * time.Minute
 	}
 	if c.PageBytes <= 0 {
 		c.PageBytes = 256 << 20
 	}
-	if c.MaxStreams <= 0 {
-		c.MaxStreams = 200_000
+	if c.maxStreams <= 0 {
+		c.maxStreams = maxStreams
 	}
 	if c.StateBytes <= 0 {
 		c.StateBytes = 512 << 20
@@ -147,7 +135,7 @@ type Manager struct {
 func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	cfg.defaults()
 	h := &Manager{log: &breaker{Log: log, now: cfg.Now}, tails: tails, cfg: cfg}
-	h.streams = streamTable{byteBudget: cfg.StateBytes, maxStreams: int64(cfg.MaxStreams), byID: map[StreamID]*Stream{}}
+	h.streams = streamTable{byteBudget: cfg.StateBytes, maxStreams: int64(cfg.maxStreams), byID: map[StreamID]*Stream{}}
 	h.fleet = h
 	h.pages = newPages(h.log, cfg.PageBytes, NewPanicHandler(cfg.Logger, cfg.Metrics))
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -483,19 +471,13 @@ func (m *Manager) EndSession(id StreamID) {
 	}
 }
 
-// Drop releases a stream: it waits for the batch in flight and ends the session. The tail.Buffer
-// stays, unfed, for the readers that hold it.
-func (m *Manager) Drop(id StreamID) { m.dropStream(id, false) }
-
-// DropUnused is Drop, unless a caller waits for an answer about the stream, or follows it. It
-// reports whether the stream is gone from memory.
-func (m *Manager) DropUnused(id StreamID) bool { return m.dropStream(id, true) }
-
-// dropStream is Drop, or DropUnused where unused is true.
-func (m *Manager) dropStream(id StreamID, unused bool) bool {
+// DropUnused releases a stream, unless a caller waits for an answer about it, or follows it: it waits
+// for the batch in flight and ends the session. The tail.Buffer stays, unfed, for the readers that
+// hold it. It reports whether the stream is gone from memory.
+func (m *Manager) DropUnused(id StreamID) bool {
 	m.mu.Lock()
 	s := m.streams.byID[id]
-	if s != nil && unused && s.users > 0 {
+	if s != nil && s.users > 0 {
 		m.mu.Unlock()
 		return false
 	}
@@ -529,7 +511,7 @@ func (m *Manager) Close() error {
 const (
 	sweepEvery = 10 * time.Second
 	// maxSweepTouches bounds the touches that run together: at 40 ms each, all the streams that
-	// MaxStreams allows are touched within graceMargin.
+	// maxStreams allows are touched within graceMargin.
 	maxSweepTouches = 256
 )
 
@@ -559,7 +541,7 @@ func (m *Manager) sweep(ctx context.Context) {
 	for _, s := range touches {
 		g.Go(func() error {
 			defer m.releaseStream(s)
-			ctx, cancel := context.WithTimeout(ctx, m.cfg.AppendTimeout)
+			ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 			defer cancel()
 			if _, err := s.submit(ctx, m.newCall(nil)); err != nil {
 				m.cfg.Logger.Warn("touch", "stream", s.id, "err", err)

@@ -217,7 +217,7 @@ func (s *Stream) guardExclusive(ctx context.Context, fold *State) error {
 }
 
 func (s *Stream) askTail(ctx context.Context) (Pos, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.manager.cfg.AppendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()
 	return s.manager.log.Tail(ctx, s.id)
 }

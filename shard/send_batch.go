@@ -22,7 +22,7 @@ func (s *Stream) sendBatch(ctx context.Context, b *appendBatch) {
 	}
 	b.attempted = true
 	at := s.manager.cfg.Now()
-	appendCtx := &lazyTimeout{parent: ctx, timeout: s.manager.cfg.AppendTimeout}
+	appendCtx := &lazyTimeout{parent: ctx, timeout: appendTimeout}
 	ack, err := s.manager.log.Append(appendCtx, s.id, b.pos, b.entries)
 	appendCtx.finish()
 	if err == nil {
@@ -58,7 +58,7 @@ func (s *Stream) confirmTail(ctx context.Context, b *appendBatch) error {
 
 // createLog makes the log exist, with the configuration that a stream needs.
 func (s *Stream) createLog(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.manager.cfg.AppendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()
 	if err := s.manager.log.Create(ctx, s.id); err != nil {
 		return storeErr(err)
@@ -179,6 +179,10 @@ func (s *Stream) waitToResend(ctx context.Context, b *appendBatch) bool {
 	b.failures++
 	return true
 }
+
+// appendTimeout bounds how long a Log waits in one attempt to write a batch, and in other single
+// calls.
+const appendTimeout = 5 * time.Second
 
 // resendTimeout bounds how long a batch is sent again before its callers are told that its outcome
 // is unknown. Nothing depends on it afterwards: the next batch at that position decides the matter.

@@ -328,7 +328,7 @@ func (s *Stream) resolveExpiry(ctx context.Context) {
 	if known || s.manager.cfg.Now().Sub(asked) < clockRecordEvery {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.manager.cfg.AppendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()
 	capped, err := s.manager.clocks.policy.Capped(ctx, s.id)
 	if errors.Is(err, ErrLogDenied) {

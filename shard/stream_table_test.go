@@ -63,7 +63,7 @@ func TestIdleStreamsMakeRoom(t *testing.T) { synctest.Test(t, testIdleStreamsMak
 func testIdleStreamsMakeRoom(t *testing.T) {
 	const streams, room = 50, 10
 	log := logtest.NewMemory(1)
-	h, reg := newUnpacedManager(t, log, shard.Config{MaxStreams: room})
+	h, reg := newUnpacedManager(t, log, shard.Config{}.WithMaxStreams(room))
 	first := do(t, h, create("text/plain"), shard.CodeCreated)
 	tail, release, err := h.Follow(t.Context(), stream, 0)
 	if err != nil {
@@ -103,7 +103,7 @@ func TestNewcomerIsRefusedWhenAllStreamsAreFollowed(t *testing.T) {
 
 func testFullOfFollowed(t *testing.T) {
 	const room = 5
-	h, _ := newUnpacedManager(t, logtest.NewMemory(1), shard.Config{MaxStreams: room})
+	h, _ := newUnpacedManager(t, logtest.NewMemory(1), shard.Config{}.WithMaxStreams(room))
 	var release func()
 	for i := range room + 1 {
 		do(t, h, onStream(numberedStream(i), create("text/plain")), shard.CodeCreated)
@@ -160,7 +160,7 @@ func TestInventedNamesPushOutNoStream(t *testing.T) { synctest.Test(t, testInven
 func testInventedNames(t *testing.T) {
 	const names = 100_000
 	log := logtest.NewMemory(1)
-	h, reg := newUnpacedManager(t, log, shard.Config{MaxStreams: 3})
+	h, reg := newUnpacedManager(t, log, shard.Config{}.WithMaxStreams(3))
 	for i := range 3 {
 		do(t, h, onStream(numberedStream(i), create("text/plain")), shard.CodeCreated)
 	}
@@ -189,7 +189,7 @@ func testInventedNames(t *testing.T) {
 func TestEvictedStreamKeepsItsTTL(t *testing.T) { synctest.Test(t, testEvictedTTL) }
 
 func testEvictedTTL(t *testing.T) {
-	h, _ := newUnpacedManager(t, logtest.NewMemory(1), shard.Config{MaxStreams: 1})
+	h, _ := newUnpacedManager(t, logtest.NewMemory(1), shard.Config{}.WithMaxStreams(1))
 	do(t, h, withTTL(300, "a"), shard.CodeCreated)
 	advance(70 * time.Second) // less than what memory may be ahead
 	if !exists(t, h, shard.InfoTouch) {

@@ -158,7 +158,7 @@ func TestSessionsFollowFollowers(t *testing.T) {
 	for _, release := range releases {
 		release()
 	}
-	h.Drop(id) // the minute is tested in a bubble (shard); Drop ends the session immediately
+	h.EndSession(id) // the minute is tested in a bubble (shard)
 	r.eventually("no session", func() bool { return r.log.OpenSessions() == 0 })
 	if n := usage().Ops[s2dev.OpReadSession]; n != 1 {
 		t.Errorf("%d sessions were opened", n)
