@@ -19,7 +19,7 @@ func TestAppendHoldsNoMoreThanIsCountedForIt(t *testing.T) {
 		came <- struct{}{}
 		<-free
 	}))
-	log, err := Open(Config{Endpoint: srv.URL, Basin: testBasin, Timeout: time.Minute})
+	log, err := Open(Config{Endpoint: srv.URL, Basin: testBasin, timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

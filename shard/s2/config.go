@@ -35,22 +35,25 @@ type Config struct {
 	BasinMap map[string]string
 	// CreateBasins lets Create create basins that do not exist.
 	CreateBasins bool
-	// Proxy returns the proxy for a URL, or nil for none. Default: as the variables HTTPS_PROXY,
-	// HTTP_PROXY and NO_PROXY say.
-	Proxy func(*url.URL) (*url.URL, error)
-	// Timeout bounds each unary call; default 5 s. The context of an append bounds that append.
-	Timeout time.Duration
-	// Backoff is the longest pause between two read sessions; default 5 s. The pauses double from
-	// minBackoff, with full jitter.
-	Backoff time.Duration
-	// Silence bounds the wait of a new read session for its first answer; default 20 s. After the
-	// first answer, the SDK ends a session that has had no heartbeat for as long.
-	Silence time.Duration
 	// Logger receives a line for each lost session, and for each outage; default: lines are
 	// discarded.
 	Logger *slog.Logger
 	// Metrics registers the metrics; nil: they are not registered.
 	Metrics prometheus.Registerer
+
+	// Tests set these.
+
+	// proxy returns the proxy for a URL, or nil for none. Default: as the variables HTTPS_PROXY,
+	// HTTP_PROXY and NO_PROXY say.
+	proxy func(*url.URL) (*url.URL, error)
+	// timeout bounds each unary call; default 5 s. The context of an append bounds that append.
+	timeout time.Duration
+	// backoff is the longest pause between two read sessions; default 5 s. The pauses double from
+	// minBackoff, with full jitter.
+	backoff time.Duration
+	// silence bounds the wait of a new read session for its first answer; default 20 s. After the
+	// first answer, the SDK ends a session that has had no heartbeat for as long.
+	silence time.Duration
 
 	reopenLimiter *rate.Limiter // limits how often read sessions are reopened
 	createLimiter *rate.Limiter // limits how often the basins of a template are created
@@ -64,17 +67,17 @@ func (c *Config) validate() error {
 	if c.Token == "" {
 		c.Token = placeholderToken // the SDK panics without a token; a self-hosted S2 ignores it
 	}
-	if c.Proxy == nil {
-		c.Proxy = httpproxy.FromEnvironment().ProxyFunc()
+	if c.proxy == nil {
+		c.proxy = httpproxy.FromEnvironment().ProxyFunc()
 	}
-	if c.Timeout <= 0 {
-		c.Timeout = 5 * time.Second
+	if c.timeout <= 0 {
+		c.timeout = 5 * time.Second
 	}
-	if c.Backoff <= 0 {
-		c.Backoff = 5 * time.Second
+	if c.backoff <= 0 {
+		c.backoff = 5 * time.Second
 	}
-	if c.Silence <= 0 {
-		c.Silence = 20 * time.Second
+	if c.silence <= 0 {
+		c.silence = 20 * time.Second
 	}
 	c.createLimiter = rate.NewLimiter(rate.Every(createBasinEvery), createBasinBurst)
 	c.reopenLimiter = rate.NewLimiter(reopensPerSecond, reopensPerSecond/4)

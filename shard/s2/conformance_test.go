@@ -55,7 +55,7 @@ func TestConformanceInProcess(t *testing.T) {
 // Lost and refused calls are reported as over a socket, and a session survives a restart.
 func TestFaultsInProcessAreAsOverTheSocket(t *testing.T) {
 	r := newTestEnv(t)
-	log, err := OpenInProcess(r.basin, Config{Basin: testBasin, Backoff: time.Millisecond})
+	log, err := OpenInProcess(r.basin, Config{Basin: testBasin, backoff: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

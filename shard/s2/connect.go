@@ -37,7 +37,7 @@ func (l *Log) connect() (base func(basin string) string, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("s2: endpoint: %w", err)
 	}
-	proxy, err := cfg.Proxy(u)
+	proxy, err := cfg.proxy(u)
 	if err != nil {
 		return nil, fmt.Errorf("s2: the proxy for %s: %w", u.Host, err)
 	}
@@ -45,7 +45,7 @@ func (l *Log) connect() (base func(basin string) string, err error) {
 	switch {
 	case proxy != nil:
 		t := cfg.newTransport(dialer)
-		t.Proxy = func(r *http.Request) (*url.URL, error) { return cfg.Proxy(r.URL) }
+		t.Proxy = func(r *http.Request) (*url.URL, error) { return cfg.proxy(r.URL) }
 		if l.bridge, err = newBridge(t, cfg); err != nil {
 			return nil, err
 		}

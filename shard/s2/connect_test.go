@@ -43,7 +43,7 @@ func TestCallsAndSessionsGoThroughTheProxy(t *testing.T) {
 	}
 	log, err := Open(Config{
 		Endpoint: "http://s2.invalid/v1", Token: "the-token", Basin: testBasin,
-		Proxy: func(*url.URL) (*url.URL, error) { return proxy, nil },
+		proxy: func(*url.URL) (*url.URL, error) { return proxy, nil },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestProxyReachesTheManagedService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := Open(Config{Token: "t", Basin: testBasin, Proxy: func(*url.URL) (*url.URL, error) { return proxy, nil }})
+	log, err := Open(Config{Token: "t", Basin: testBasin, proxy: func(*url.URL) (*url.URL, error) { return proxy, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -180,7 +180,7 @@ func (l *Log) Watch(ctx context.Context) {
 }
 
 func (l *Log) askOnce(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	basin := l.cfg.Basin
 	if basin == "" && len(l.cfg.BasinMap) > 0 {

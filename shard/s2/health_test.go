@@ -77,7 +77,7 @@ func TestOutageIsNoticedWithoutCalls(t *testing.T) {
 	var b lockedBuffer
 	reg := prometheus.NewRegistry()
 	log, err := Open(Config{
-		Endpoint: r.server.URL(), Basin: testBasin, Timeout: time.Second, Metrics: reg, Logger: slog.New(slog.NewTextHandler(&b, nil)),
+		Endpoint: r.server.URL(), Basin: testBasin, timeout: time.Second, Metrics: reg, Logger: slog.New(slog.NewTextHandler(&b, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)

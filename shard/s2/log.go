@@ -69,7 +69,7 @@ func (b *basinCache[T]) get(name string) T {
 
 // EnsureBasin creates a basin if it does not exist. S2: PUT /basins/{b}.
 func (l *logCalls) EnsureBasin(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	return classifyError("ensure basin "+name, l.service.ensureBasin(ctx, name))
 }
@@ -81,7 +81,7 @@ func (l *logCalls) Create(ctx context.Context, id shard.StreamID) (err error) {
 		return err
 	}
 	ensure := func() error {
-		ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+		ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 		defer cancel()
 		return l.service.ensureStream(ctx, basin, name)
 	}
@@ -116,7 +116,7 @@ func (l *logCalls) Capped(ctx context.Context, id shard.StreamID) (bool, error) 
 	if err != nil {
 		return false, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	capped, err := l.service.isCapped(ctx, basin, name)
 	return capped, l.cfg.classifyError("stream config", err)
@@ -190,7 +190,7 @@ func (l *logCalls) read(ctx context.Context, id shard.StreamID, from shard.Pos, 
 	if err != nil {
 		return shard.Page{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	start := time.Now()
 	p, err := l.service.read(ctx, basin, name, from, count, fromEnd)
@@ -208,7 +208,7 @@ func (l *logCalls) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, erro
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	start := time.Now()
 	tail, err := l.service.tail(ctx, basin, name)

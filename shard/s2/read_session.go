@@ -51,7 +51,7 @@ func (l *logCalls) Follow(ctx context.Context, id shard.StreamID, from shard.Pos
 			try = 0
 		}
 		if got == from || try > 0 {
-			shard.PauseWithJitter(ctx, try, minBackoff, l.cfg.Backoff)
+			shard.PauseWithJitter(ctx, try, minBackoff, l.cfg.backoff)
 		}
 		if told { // failing sessions would delay the others in the limiter's queue
 			_ = l.cfg.reopenLimiter.Wait(ctx)

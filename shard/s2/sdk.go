@@ -49,7 +49,7 @@ func Open(cfg Config) (*Log, error) {
 		opts.BaseURL, opts.MakeBasinBaseURL = base(""), base
 	}
 	l.client = s2.New(cfg.Token, opts)
-	l.service = &sdkService{client: l.client, silence: l.cfg.Silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
+	l.service = &sdkService{client: l.client, silence: l.cfg.silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
 	return l, nil
 }
 
@@ -66,7 +66,7 @@ func (l *Log) Close() error {
 type sdkService struct {
 	client  *s2.Client
 	basins  basinCache[*s2.BasinClient]
-	silence time.Duration // Config.Silence
+	silence time.Duration // Config.silence
 }
 
 func (s *sdkService) stream(basin, name string) *s2.StreamClient {

@@ -44,7 +44,7 @@ func newTestEnv(t *testing.T) *testEnv {
 		t.Fatal(err)
 	}
 	log, err := Open(Config{
-		Endpoint: s.URL(), Basin: testBasin, Backoff: 200 * time.Millisecond, Timeout: 5 * time.Second,
+		Endpoint: s.URL(), Basin: testBasin, backoff: 200 * time.Millisecond, timeout: 5 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)

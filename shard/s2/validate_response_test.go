@@ -74,7 +74,7 @@ func TestSilentSessionIsReplaced(t *testing.T) {
 	srv.Config.Protocols = &p
 	srv.Start()
 	defer srv.Close()
-	log, err := Open(Config{Endpoint: srv.URL, Basin: testBasin, Silence: 50 * time.Millisecond, Backoff: time.Millisecond})
+	log, err := Open(Config{Endpoint: srv.URL, Basin: testBasin, silence: 50 * time.Millisecond, backoff: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
