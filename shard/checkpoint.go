@@ -371,13 +371,3 @@ func (r *fieldReader) leadingID() (id AppendID) {
 	}
 	return id
 }
-
-func (r *fieldReader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	if n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}

@@ -342,20 +342,6 @@ func (r *fieldReader) ancestor() Ancestor {
 	}
 }
 
-func uvarints(vs ...uint64) []byte {
-	b := make([]byte, 0, 24)
-	for _, v := range vs {
-		b = binary.AppendUvarint(b, v)
-	}
-	return b
-}
-
-func appendField(b []byte, tag byte, v []byte) []byte {
-	b = append(b, tag)
-	b = binary.AppendUvarint(b, uint64(len(v)))
-	return append(b, v...)
-}
-
 // decodeHeader reads the header of the record at pos. errForeign: it is not ours, or no Fantail
 // writes it. ErrNeedsLaterRelease: it is ours, but of a later release. The header refers to value.
 func decodeHeader(pos Pos, value []byte) (*Header, error) {
@@ -472,56 +458,4 @@ func (h *Header) setLevel2(tag byte, v []byte) bool {
 		return len(v) == sealSize
 	}
 	return !r.bad
-}
-
-// fieldReader reads the values in a field's bytes. bad is set at the first malformed one, and stays
-// set.
-type fieldReader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *fieldReader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-// restAsID returns the rest as an append id.
-func (r *fieldReader) restAsID() (id AppendID) {
-	r.bad = r.bad || len(r.b) != len(id)
-	copy(id[:], r.b)
-	r.b = nil
-	return id
-}
-
-func (r *fieldReader) restAsString() string {
-	s := string(r.b)
-	r.b = nil
-	return s
-}
-
-func (r *fieldReader) bytes() []byte {
-	n := r.uvarint()
-	if n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	v := r.b[:n]
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *fieldReader) byte() byte {
-	if len(r.b) == 0 {
-		r.bad = true
-		return 0
-	}
-	v := r.b[0]
-	r.b = r.b[1:]
-	return v
 }

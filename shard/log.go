@@ -119,3 +119,13 @@ func isTail(err error) bool {
 }
 
 func (e *TailError) Error() string { return fmt.Sprintf("log tail is at %d", e.Tail) }
+
+// storeErr maps a Log's error that is not about an append's outcome.
+func storeErr(err error) error {
+	switch {
+	case errors.Is(err, ErrLogDenied), errors.Is(err, ErrNeedsLaterRelease), errors.Is(err, ErrStopped):
+		return err
+	default:
+		return errors.Join(ErrStoreDown, err)
+	}
+}

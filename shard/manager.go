@@ -3,103 +3,15 @@ package shard
 import (
 	"cmp"
 	"context"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"github.com/fantail-dev/fantail/shard/tail"
 )
-
-// Mode tells the Manager whether others may write to a stream's log.
-type Mode uint8
-
-// The modes (cluster/DESIGN.md, "Cost modes").
-const (
-	// ModeSession: others may write to S2 directly. Each followed stream has one read session.
-	ModeSession Mode = iota
-	// ModeExclusive: only this fleet writes. Acknowledgements tell the tail and no session is
-	// opened. A tail check every 30 s while a stream is followed guards the promise.
-	ModeExclusive
-)
-
-// InfoOptions holds what a caller of Manager.Info wants beside the description.
-type InfoOptions uint8
-
-// The options, to be combined.
-const (
-	// InfoTouch counts the call as a use of the stream (a sliding TTL starts again).
-	InfoTouch InfoOptions = 1 << iota
-	// InfoAllowCached allows an answer from this node's own tail.Buffer, which may be a moment old.
-	// Without it the answer is the tail as of now.
-	InfoAllowCached
-	// InfoRequireFresh wants an answer that rests on a tail check sent after the call, whatever
-	// memory knows: a session brings another owner's records a moment late. It is for callers that
-	// are about to refuse a client for good.
-	InfoRequireFresh
-	// InfoWillFollow announces that the caller is about to follow the stream. If the stream has to
-	// be read from storage first, the caller waits for its turn, and is not refused for the length
-	// of the queue.
-	InfoWillFollow
-)
-
-// Config configures a Manager. Zero values take the defaults.
-type Config struct {
-	Mode Mode
-	// PageBytes bounds the cache of history pages (256 MiB). The least recently used pages are
-	// evicted first.
-	PageBytes int64
-	// IdleAfter bounds how long an unused stream stays in memory (5 min).
-	IdleAfter time.Duration
-	// StateBytes bounds the memory of the streams, without their tail.Buffers (512 MiB); maxStreams
-	// bounds their number. The least recently used idle stream is evicted; a request gets
-	// ErrOverloaded if none is idle.
-	StateBytes int64
-	// ColdOpens bounds the streams that are not in memory and are read from storage in a second
-	// (200), after twice as many in a burst. Followers' streams wait for their turn. Other requests
-	// get ErrOverloaded if they would wait for over a second.
-	ColdOpens float64
-	// Now is the node's wall clock (time.Now).
-	Now func() time.Time
-	// Logger gets changes of state (default: discard).
-	Logger *slog.Logger
-	// Metrics may be nil.
-	Metrics prometheus.Registerer
-
-	maxStreams int // 0: the constant; tests have less
-}
-
-// maxStreams bounds the streams in memory, whatever their size.
-const maxStreams = 200_000
-
-func (c *Config) defaults() {
-	if c.IdleAfter <= 0 {
-		c.IdleAfter = 5 * time.Minute
-	}
-	if c.PageBytes <= 0 {
-		c.PageBytes = 256 << 20
-	}
-	if c.maxStreams <= 0 {
-		c.maxStreams = maxStreams
-	}
-	if c.StateBytes <= 0 {
-		c.StateBytes = 512 << 20
-	}
-	if c.ColdOpens <= 0 {
-		c.ColdOpens = coldOpensPerSecond
-	}
-	if c.Now == nil {
-		c.Now = time.Now
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-}
 
 // Manager runs the streams that this node owns. Its fields are set at construction, except those
 // below mu, which mu guards, and those that say otherwise.
@@ -238,27 +150,6 @@ func (m *Manager) admitName(patient bool) (evicted []*Stream, ok bool) {
 	}
 	return evicted, ok
 }
-
-// evictIdle evicts idle streams while the table is over its budget. If none is idle it searches
-// again only after evictRetryEvery, because every append calls it.
-func (m *Manager) evictIdle() {
-	if !m.streams.isOverBudget() || m.cfg.Now().UnixNano() < m.streams.retryAt.Load() {
-		return
-	}
-	m.mu.Lock()
-	now := m.cfg.Now()
-	evicted := m.streams.evictOverBudget(now)
-	if m.streams.isOverBudget() {
-		m.streams.retryAt.Store(now.Add(evictRetryEvery).UnixNano())
-	}
-	m.mu.Unlock()
-	for _, s := range evicted {
-		s.halt()
-	}
-}
-
-// evictRetryEvery is the pause between two searches for idle streams while none is idle.
-const evictRetryEvery = 100 * time.Millisecond
 
 // newStream returns a Stream that is not in the table.
 func (m *Manager) newStream(id StreamID) *Stream {
@@ -506,50 +397,6 @@ func (m *Manager) Close() error {
 	m.wg.Wait()
 	m.expiryReports.logDue(m.cfg.Logger, m.cfg.Now(), true)
 	return nil
-}
-
-const (
-	sweepEvery = 10 * time.Second
-	// maxSweepTouches bounds the touches that run together: at 40 ms each, all the streams that
-	// maxStreams allows are touched within graceMargin.
-	maxSweepTouches = 256
-)
-
-// sweep drops streams that are not used and makes uses durable by touch records.
-func (m *Manager) sweep(ctx context.Context) {
-	now := m.cfg.Now()
-	var idle, touches []*Stream
-	m.mu.Lock()
-	for _, s := range m.streams.byID {
-		switch {
-		case s.users == 0 && s.isIdleSince(now, m.cfg.IdleAfter):
-			idle = append(idle, s)
-			m.streams.removeStream(s)
-		case s.runDueTasks(now):
-			s.users++
-			touches = append(touches, s)
-		}
-	}
-	m.mu.Unlock()
-	for _, s := range idle {
-		s.halt()
-	}
-	m.evictIdle()
-	m.expiryReports.logDue(m.cfg.Logger, now, false)
-	var g errgroup.Group
-	g.SetLimit(maxSweepTouches)
-	for _, s := range touches {
-		g.Go(func() error {
-			defer m.releaseStream(s)
-			ctx, cancel := context.WithTimeout(ctx, appendTimeout)
-			defer cancel()
-			if _, err := s.submit(ctx, m.newCall(nil)); err != nil {
-				m.cfg.Logger.Warn("touch", "stream", s.id, "err", err)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // they return nothing
 }
 
 // TrimmedError reports that a position is no longer kept; First is. It is ErrTrimmed.

@@ -1,0 +1,131 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// sharedCall is one attempt to open a stream, one tail check, or one round of questions. All
+// callers that want its result share it.
+type sharedCall struct {
+	done chan struct{}
+	sent time.Time // when a tail check was sent
+	err  error     // set before done is closed
+
+	turn    *turn // of an opening
+	waiters int   // of an opening; guarded by Stream.mu
+}
+
+// waitReady returns once the log is folded up to a recent tail.
+func (s *Stream) waitReady(ctx context.Context) error {
+	s.mu.Lock()
+	s.lastUsed = s.manager.cfg.Now()
+	switch {
+	case s.stopped:
+		s.mu.Unlock()
+		return ErrNotOwner
+	case s.foldErr != nil:
+		s.mu.Unlock()
+		return s.foldErr
+	case s.opened:
+		s.mu.Unlock()
+		return nil
+	}
+	a, err := s.joinOpening(isPatient(ctx))
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-a.done:
+		return a.err
+	case <-ctx.Done():
+		s.leaveOpening(a)
+		return context.Cause(ctx)
+	}
+}
+
+// joinOpening joins the opening that is under way, or begins one, under mu. A patient caller is a
+// follower and waits for its turn; other callers are refused if they would wait for too long.
+func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
+	followers := 0
+	if patient {
+		followers = max(s.followers, 1)
+	}
+	a := s.opening
+	if a != nil {
+		if err := s.manager.coldOpens.addWaiter(a.turn, followers); err != nil {
+			return nil, err
+		}
+		a.waiters++
+		return a, nil
+	}
+	turn, err := s.manager.coldOpens.enqueue(followers)
+	if err != nil {
+		return nil, err
+	}
+	a = &sharedCall{done: make(chan struct{}), turn: turn, waiters: 1}
+	if !s.manager.spawn(func(ctx context.Context) { s.runOpening(ctx, a) }) {
+		s.manager.coldOpens.withdraw(turn)
+		return nil, ErrStopped
+	}
+	s.opening = a
+	return a, nil
+}
+
+// leaveOpening is called when a caller stops waiting for an opening. The last caller withdraws the
+// opening.
+func (s *Stream) leaveOpening(a *sharedCall) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.waiters--; a.waiters == 0 && s.opening == a && s.manager.coldOpens.withdraw(a.turn) {
+		s.opening = nil
+	}
+}
+
+// lockReady locks mu once the log is folded. A fold that is still under way must not be read: it is
+// the stream of some time ago.
+func (s *Stream) lockReady(ctx context.Context) error {
+	for {
+		if err := s.waitReady(ctx); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if s.opened {
+			return nil
+		}
+		s.mu.Unlock() // reset meanwhile
+	}
+}
+
+// runOpening waits for its turn and folds the log.
+func (s *Stream) runOpening(ctx context.Context, a *sharedCall) {
+	var err error
+	select {
+	case <-a.turn.granted:
+		if a.turn.withdrawn {
+			close(a.done) // every caller has left
+			return
+		}
+		err = s.takeOver(ctx)
+	case <-ctx.Done():
+		err = ErrStopped
+	}
+	s.mu.Lock()
+	if err != nil && s.tail != nil { // for its other feeds, and for the next attempt
+		defer s.tail.Release()
+		s.tail = nil
+	}
+	if errors.Is(err, ErrNeedsLaterRelease) {
+		s.foldErr = err
+	}
+	s.opening = nil
+	s.measureMemory()
+	s.mu.Unlock()
+	s.manager.evictIdle()
+	if err != nil {
+		a.err = storeErr(err)
+	}
+	close(a.done)
+}
