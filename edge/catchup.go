@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -176,11 +177,11 @@ func (s *Server) sendChunk(w http.ResponseWriter, r *http.Request, info shard.In
 	}
 	h.Set("Content-Length", strconv.Itoa(size)) // unless it is compressed
 	w.WriteHeader(http.StatusOK)
-	out := s.newStallWriter(w, r)
+	out := netconn.NewStallWriter(w, r, s.cfg.Stall)
 	s.catchUpBudget.AddReader(out)
 	defer s.catchUpBudget.RemoveReader(out)
-	if size > stallPieceSize { // a smaller answer needs a slot only briefly anyway
-		defer s.useWriteSlots(out, r)()
+	if size > netconn.PieceSize { // a smaller answer needs a slot only briefly anyway
+		defer s.slotWriting.Use(out, r)()
 	}
 	if err := write(c, out); err != nil {
 		s.metrics.countDisconnect(out, err) // or the client is gone
@@ -191,10 +192,10 @@ func (s *Server) sendChunk(w http.ResponseWriter, r *http.Request, info shard.In
 }
 
 // writeBodies writes the messages one after the other, without anything between them.
-func (s *Server) writeBodies(c *catchUpChunk, out *stallWriter) error {
+func (s *Server) writeBodies(c *catchUpChunk, out *netconn.StallWriter) error {
 	for ; len(c.runs) > 0; s.releaseFirstRun(c) {
 		r := c.runs[0]
-		if err := out.write(r.page.Bodies(r.from, r.to)); err != nil {
+		if _, err := out.Write(r.page.Bodies(r.from, r.to)); err != nil {
 			return err
 		}
 	}
@@ -215,7 +216,7 @@ var (
 )
 
 // writeArray writes the messages as one JSON array.
-func (s *Server) writeArray(c *catchUpChunk, out *stallWriter) error {
+func (s *Server) writeArray(c *catchUpChunk, out *netconn.StallWriter) error {
 	pool := &smallArrayBuffers
 	select {
 	case s.arraySlots <- struct{}{}:

@@ -150,39 +150,6 @@ func TestTurns(t *testing.T) {
 	s.eventually("nobody has a turn", func() bool { return len(turns) == 0 })
 }
 
-// A connection that still writes when its turn is over, as TLS may by itself, keeps no slot
-// and takes none from others.
-func TestStintOver(t *testing.T) {
-	t.Parallel()
-	turns := make(chan struct{}, 1)
-	s := &Server{cfg: Config{Stall: time.Minute}, writeSlots: turns, metrics: newMetrics(nil)}
-	st := &slotWriter{server: s, out: s.newStallWriter(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil)), conn: &tcpConn{}, progressTimer: time.NewTimer(time.Hour)}
-	st.acquireSlot()
-	st.acquireSlot()
-	if len(turns) != 1 {
-		t.Fatalf("%d turns", len(turns))
-	}
-	st.releaseSlot()
-	turns <- struct{}{} // another writer's
-	late := make(chan struct{})
-	go func() {
-		st.acquireSlot()
-		close(late)
-	}()
-	st.end()
-	<-turns
-	<-late
-	if len(turns) != 0 {
-		t.Error("a turn is kept when the stint is over")
-	}
-	turns <- struct{}{}
-	st.acquireSlot()
-	st.releaseSlot()
-	if len(turns) != 1 {
-		t.Error("somebody's turn is gone")
-	}
-}
-
 // While blocked clients hold more than the bound, others collect nothing until one of the
 // blocked is disconnected. A client that leaves meanwhile waits no more.
 func TestCatchUpRoom(t *testing.T) {

@@ -2,9 +2,9 @@
 //
 // What needs no HTTP is in packages of its own: position (offsets, forks' segments, Stream-Cursor),
 // sse (one reader's event stream, without its connection), sendbudget (the memory that is held while
-// it is written). The files here are in three groups: connections (conn_*); the reactor, which serves
-// event streams without goroutines on Linux (reactor_*); and the HTTP semantics, which are all
-// other files.
+// it is written), byteclass (which bytes a header may have), netconn (connections that can be taken
+// from net/http). The files here are in two groups: the reactor, which serves event streams without
+// goroutines on Linux (reactor_*); and the HTTP semantics, which are all other files.
 //
 // # The path of a request
 //
@@ -30,12 +30,8 @@
 // splitJSON). Then Backend.Do decides the request; servePost sets the headers of the Outcome. A PUT
 // goes the same way through servePut; parseFork and inspectSource find out what a fork inherits.
 //
-// After a few appends the connection leaves net/http: appendConns.takeOver hijacks it, and from
-// then on appendConn.run loops over awaitRequest (parseRequest, readMore) and handleRequest, which
-// calls the same handler and writeResponse. A request that is not a plain append, and a
-// connection that does not bring the rest of one, goes back to net/http byte for byte
-// (returnToNetHTTP). So net/http remains the only judge of what it could refuse, and an append
-// costs half of what it would cost beside the appending itself.
+// After a few appends the connection leaves net/http: netconn.AppendConns.TakeOver. Its requests reach
+// the same handler, and what is not a plain append goes back to net/http.
 //
 // # The path of a delivery
 //
@@ -48,9 +44,9 @@
 // A session does no I/O. Two executors write its output, fetch pages for it, and wait:
 //
 //   - eventStream.run, on the goroutine of the request: any net/http connection, HTTP/2 above all.
-//     Its TailBuffer.Watch wakes a wakeSignal; writeOrFetch writes through a stallWriter.
-//   - The reactor, for HTTP/1.1 on Linux, with and without TLS. reactor.takeOver hijacks the
-//     connection, duplicates its descriptor (detach) and mails the reader to one of a few loops
+//     Its TailBuffer.Watch wakes a wakeSignal; writeOrFetch writes through a StallWriter.
+//   - The reactor, for HTTP/1.1 on Linux, with and without TLS. reactor.TakeOver hijacks the
+//     connection, duplicates its descriptor (netconn.Conn.Detach) and mails the reader to one of a few loops
 //     (addConn). News of a stream calls streamReaders.Wake, once for each loop. The loop (run,
 //     runTurn) walks the stream's readers (deliverToStream). Readers in equal states get equal bytes:
 //     renderShared renders them once and deliver sends them with one system call. A reader that
@@ -64,8 +60,9 @@
 // segments, oldest first; Position.CurrentSegment names the ancestor's log, from which
 // Backend.ReadPage reads; SkipReadSegments moves on to the next one, and at last to
 // the stream's own log. So the offsets of inherited messages are those of the ancestors'
-// generations. sendChunk writes the chunk: on TCP in a write slot (slotWriter), so that a crowd that
-// catches up leaves processors for everything else; otherwise in pieces (stallWriter).
+// generations. sendChunk writes the chunk: on TCP in a write slot (netconn.WriteSlots), so that a
+// crowd that catches up leaves processors for everything else; otherwise in pieces
+// (netconn.StallWriter).
 //
 // # The path of a long-poll
 //
@@ -75,19 +72,8 @@
 //
 // # Why the odd things are there
 //
-//   - RawSyscall for reads and writes on connections (conn_tcp_linux.go, reactor_shared_write_linux.go):
-//     a call that the runtime knows of wakes its monitor thread on a mostly idle node, and costs more
-//     than the call. Those calls must not block, and copy at most 64 KiB (maxRawTransfer). Iovecs and
-//     unsafe pointers are for these calls only.
-//   - Duplicated descriptors (detach): after Hijack only so the runtime's poller forgets a connection,
-//     which would otherwise be woken for each event that the loop handles.
-//   - A tls.Conn over buffers (tlsIn, tlsOut in conn_tcp.go): crypto/tls has no non-blocking mode.
-//     Reading nothing looks like a deadline to it, after which it continues where it was.
-//   - The handler's slotWriter is called back from beneath net/http (tcpConn.slots), because only
-//     there does a write see that the connection accepts no more.
-//   - TCP_USER_TIMEOUT (connContext): not every write has a deadline. TCP_NOTSENT_LOWAT (detach): a
-//     blocked reader would otherwise hold megabytes of kernel memory.
-//   - conn_racehooks_linux.go: the race detector does not see RawSyscall.
+// What concerns connections is in netconn/doc.go. The reactor makes RawSyscall writes (netconn.Send),
+// and others with iovecs, for which alone it has unsafe pointers (reactor_conn_linux.go).
 //
 // # Invariants
 //
@@ -112,13 +98,10 @@
 //     for appends beside them. Writes: by MaxBodies (writes_budget.go). A reader's pending
 //     output: by the budget of one turn and one append; what all readers hold while it is written,
 //     encrypted bytes included, by PinnedBytes. Catch-up: by ChunkBytes, and one chunk for each of
-//     maxChunkLoads. A loop's copy for many readers: by 64 KiB (sse.MaxSharedBytes). An append connection
-//     has a buffer of 4 KiB (maxAppendRequest), as a connection of net/http has.
-//  8. An append connection asks the handler exactly what net/http would ask, of the same bytes, or
-//     does not ask it: FuzzWriter compares the two.
-//  9. A panic costs only the reader or the request in which it happens, on each executor (panics.go,
+//     maxChunkLoads. A loop's copy for many readers: by 64 KiB (sse.MaxSharedBytes).
+//  8. A panic costs only the reader or the request in which it happens, on each executor (panics.go,
 //     reactor_panics_linux.go). It is counted, and logged with its stack.
-//  10. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
+//  9. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
 //     can block. Other goroutines mail the loop what to do (loop.post).
 //
 // # What a request may cost
@@ -147,8 +130,7 @@
 //
 // # Goroutines
 //
-// The request's own, by net/http. An append connection's, in place of that, and one sweeper for all
-// of them. With its first reader the reactor starts two for each processor, the loop and one that
+// The request's own, by net/http, and those of netconn. With its first reader the reactor starts two for each processor, the loop and one that
 // waits for the loop's epoll descriptor, and one that gives memory back after a crowd of joins
 // (trimMemory); and one for each page that a loop's readers wait for, at most maxPageReads for a
 // loop. Server.Close ends all of these and waits.

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
@@ -53,6 +54,9 @@ func newSiteOver(t *testing.T, cfg Config, overTLS bool) *site {
 	return newSiteOn(t, cfg, overTLS, logtest.NewMemory(1))
 }
 
+// appendsToTakeOver appends make a connection of net/http an append connection.
+const appendsToTakeOver = 4
+
 // newSiteOn is a lone node over a Log that others may use, too.
 func newSiteOn(t *testing.T, cfg Config, overTLS bool, log *logtest.Memory) *site {
 	t.Helper()
@@ -60,11 +64,11 @@ func newSiteOn(t *testing.T, cfg Config, overTLS bool, log *logtest.Memory) *sit
 	cfg.NoReactor = cfg.NoReactor || handlers
 	srv := New(cfg, host)
 	if handlers {
-		srv.appendConns.minAppends = 1
+		srv.appendConns.MinAppends = 1
 	}
 	hs := httptest.NewUnstartedServer(srv)
 	hs.Config = srv.HTTPServer()
-	hs.Listener = Listen(hs.Listener)
+	hs.Listener = netconn.Listen(hs.Listener)
 	if overTLS {
 		hs.StartTLS()
 	} else {

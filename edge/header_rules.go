@@ -6,6 +6,7 @@ import (
 	"net/textproto"
 	"strings"
 
+	"github.com/fantail-dev/fantail/edge/byteclass"
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -14,13 +15,13 @@ import (
 // comes back in an answer. Other headers are read where they arrive and forgotten.
 type headerRule struct {
 	name       string
-	methods    methodSet // the methods that use the header
-	maxBytes   int       // of its value
-	allowed    byteClass // the class of its value's bytes
-	repeatable bool      // the header may come several times, or as a list
-	lenient    bool      // a value that breaks the rule counts as absent, because the client may not have set it
-	goesTo     string    // where the value is kept or sent
-	advice     string    // what the client should do about a value that breaks the rule
+	methods    methodSet       // the methods that use the header
+	maxBytes   int             // of its value
+	allowed    byteclass.Class // the class of its value's bytes
+	repeatable bool            // the header may come several times, or as a list
+	lenient    bool            // a value that breaks the rule counts as absent, because the client may not have set it
+	goesTo     string          // where the value is kept or sent
+	advice     string          // what the client should do about a value that breaks the rule
 }
 
 // methodSet is a set of request methods.
@@ -42,24 +43,24 @@ const (
 //nolint:lll // a table
 //nolint:lll // a table
 var headerTable = []headerRule{
-	{name: "Content-Type", methods: onPut | onPost, maxBytes: shard.MaxContentType, allowed: inText, goesTo: "State, log, relay; answers", advice: "a media type is ASCII; quote or percent-encode a parameter that is not"},
-	{name: hProducerID, methods: onPost, maxBytes: shard.MaxProducerID, allowed: inText, goesTo: "State, log, relay", advice: "use an id of ASCII, such as a UUID"},
-	{name: hProducerEpoch, methods: onPost, maxBytes: maxDigits, allowed: inDigits, goesTo: "State, log, relay; answers", advice: "send digits"},
-	{name: hProducerSeq, methods: onPost, maxBytes: maxDigits, allowed: inDigits, goesTo: "State, log, relay; answers", advice: "send digits"},
-	{name: hSeq, methods: onPost, maxBytes: shard.MaxStreamSeq, allowed: inText, goesTo: "State, log, relay", advice: "use a sequence of ASCII that sorts by its bytes"},
-	{name: hTTL, methods: onPut, maxBytes: maxDigits, allowed: inDigits, goesTo: "State, log, relay; answers", advice: "send seconds in digits"},
-	{name: hExpires, methods: onPut, maxBytes: 64, allowed: inText, goesTo: "State, log, relay; answers", advice: "send an RFC 3339 time, such as 2030-01-31T12:00:00Z"},
-	{name: hClosed, methods: onPut | onPost, maxBytes: 16, allowed: inText, lenient: true, goesTo: "read as true or not", advice: "send true, or leave it out"},
-	{name: hForkedFrom, methods: onPut, maxBytes: len(streamPathPrefix) + 3*shard.MaxStreamID, allowed: inTarget, goesTo: "State and log, as the stream that it names", advice: "percent-encode the path of the source"},
-	{name: hForkOffset, methods: onPut, maxBytes: 64, allowed: inText, goesTo: "State and log, as the place that it names", advice: "send -1, now, or a Stream-Next-Offset"},
-	{name: hForkSub, methods: onPut, maxBytes: maxDigits, allowed: inDigits, goesTo: "State and log", advice: "send digits"},
-	{name: "If-None-Match", methods: onGet, maxBytes: 4096, allowed: inTag, repeatable: true, goesTo: "answers, where it names what they are", advice: "send the ETag of an answer"},
-	{name: "Last-Event-Id", methods: onGet, maxBytes: position.OffsetLen, allowed: inTarget, lenient: true, goesTo: "read as an offset", advice: "send the id of one event"},
-	{name: "X-Forwarded-Proto", methods: onPut, maxBytes: 64, allowed: inText, repeatable: true, lenient: true, goesTo: "Location"},
-	{name: "X-Forwarded-Host", methods: onPut, maxBytes: 512, allowed: inText, repeatable: true, lenient: true, goesTo: "Location"},
-	{name: "X-Forwarded-Port", methods: onPut, maxBytes: 64, allowed: inText, repeatable: true, lenient: true, goesTo: "Location"},
-	{name: "X-Forwarded-Prefix", methods: onPut, maxBytes: 1024, allowed: inText, repeatable: true, lenient: true, goesTo: "Location"},
-	{name: "Access-Control-Request-Headers", methods: onOptions, maxBytes: 4096, allowed: inText, repeatable: true, lenient: true, goesTo: "answers to preflights, as the names that it has"},
+	{name: "Content-Type", methods: onPut | onPost, maxBytes: shard.MaxContentType, allowed: byteclass.Text, goesTo: "State, log, relay; answers", advice: "a media type is ASCII; quote or percent-encode a parameter that is not"},
+	{name: hProducerID, methods: onPost, maxBytes: shard.MaxProducerID, allowed: byteclass.Text, goesTo: "State, log, relay", advice: "use an id of ASCII, such as a UUID"},
+	{name: hProducerEpoch, methods: onPost, maxBytes: maxDigits, allowed: byteclass.Digits, goesTo: "State, log, relay; answers", advice: "send digits"},
+	{name: hProducerSeq, methods: onPost, maxBytes: maxDigits, allowed: byteclass.Digits, goesTo: "State, log, relay; answers", advice: "send digits"},
+	{name: hSeq, methods: onPost, maxBytes: shard.MaxStreamSeq, allowed: byteclass.Text, goesTo: "State, log, relay", advice: "use a sequence of ASCII that sorts by its bytes"},
+	{name: hTTL, methods: onPut, maxBytes: maxDigits, allowed: byteclass.Digits, goesTo: "State, log, relay; answers", advice: "send seconds in digits"},
+	{name: hExpires, methods: onPut, maxBytes: 64, allowed: byteclass.Text, goesTo: "State, log, relay; answers", advice: "send an RFC 3339 time, such as 2030-01-31T12:00:00Z"},
+	{name: hClosed, methods: onPut | onPost, maxBytes: 16, allowed: byteclass.Text, lenient: true, goesTo: "read as true or not", advice: "send true, or leave it out"},
+	{name: hForkedFrom, methods: onPut, maxBytes: len(streamPathPrefix) + 3*shard.MaxStreamID, allowed: byteclass.Target, goesTo: "State and log, as the stream that it names", advice: "percent-encode the path of the source"},
+	{name: hForkOffset, methods: onPut, maxBytes: 64, allowed: byteclass.Text, goesTo: "State and log, as the place that it names", advice: "send -1, now, or a Stream-Next-Offset"},
+	{name: hForkSub, methods: onPut, maxBytes: maxDigits, allowed: byteclass.Digits, goesTo: "State and log", advice: "send digits"},
+	{name: "If-None-Match", methods: onGet, maxBytes: 4096, allowed: byteclass.Tag, repeatable: true, goesTo: "answers, where it names what they are", advice: "send the ETag of an answer"},
+	{name: "Last-Event-Id", methods: onGet, maxBytes: position.OffsetLen, allowed: byteclass.Target, lenient: true, goesTo: "read as an offset", advice: "send the id of one event"},
+	{name: "X-Forwarded-Proto", methods: onPut, maxBytes: 64, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "Location"},
+	{name: "X-Forwarded-Host", methods: onPut, maxBytes: 512, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "Location"},
+	{name: "X-Forwarded-Port", methods: onPut, maxBytes: 64, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "Location"},
+	{name: "X-Forwarded-Prefix", methods: onPut, maxBytes: 1024, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "Location"},
+	{name: "Access-Control-Request-Headers", methods: onOptions, maxBytes: 4096, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "answers to preflights, as the names that it has"},
 }
 
 // maxHostBytes is the longest Host. Host is not part of a request's Header; it goes to Location,
@@ -134,7 +135,7 @@ func (h *headerRule) check(values []string) error {
 // firstBadByte returns the index of the first byte that the rule does not allow, or the value's length.
 func (h *headerRule) firstBadByte(v string) int {
 	for i := range len(v) {
-		if byteClasses[v[i]]&h.allowed == 0 {
+		if !h.allowed.Has(v[i]) {
 			return i
 		}
 	}

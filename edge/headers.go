@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/byteclass"
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -78,7 +79,7 @@ func requestedHeaders(h http.Header) string {
 	}
 	var b strings.Builder
 	for name := range strings.SplitSeq(list, ",") {
-		if name = strings.TrimSpace(name); name != "" && allInClass(name, inToken) && !allowedHeaderNames[strings.ToLower(name)] {
+		if name = strings.TrimSpace(name); name != "" && byteclass.All(name, byteclass.Token) && !allowedHeaderNames[strings.ToLower(name)] {
 			b.WriteString(", ")
 			b.WriteString(name)
 		}

@@ -1,6 +1,10 @@
 package edge
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/fantail-dev/fantail/edge/netconn"
+)
 
 const (
 	// maxConnStreams bounds the requests in progress on one connection of HTTP/2.
@@ -18,16 +22,16 @@ const (
 // connection stay. Other clients are not told so: those that queue requests themselves, as Go's,
 // would leave queued requests on the connection, where they would never be answered.
 func (s *Server) admitOnConn(w http.ResponseWriter, r *http.Request) (done func(), err error) {
-	wire := connOf(r)
+	wire := netconn.Of(r)
 	if r.ProtoMajor < 2 || wire == nil {
 		return func() {}, nil
 	}
-	if wire.http2Readers.Add(1) > maxConnReaders {
-		wire.http2Readers.Add(-1)
+	if wire.HTTP2Readers.Add(1) > maxConnReaders {
+		wire.HTTP2Readers.Add(-1)
 		if r.Header.Get("Sec-Fetch-Mode") != "" {
 			w.Header().Set("Connection", "close")
 		}
 		return nil, s.metrics.countRefused(errConnFull)
 	}
-	return func() { wire.http2Readers.Add(-1) }, nil
+	return func() { wire.HTTP2Readers.Add(-1) }, nil
 }

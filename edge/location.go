@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	"github.com/fantail-dev/fantail/edge/byteclass"
 )
 
 // location returns the URL by which the client knows the stream. Proxies describe it in
@@ -26,7 +28,7 @@ func location(r *http.Request) string {
 		}
 	}
 	prefix := strings.TrimRight(lenientValue(r.Header, "X-Forwarded-Prefix"), "/")
-	if !strings.HasPrefix(prefix, "/") || strings.HasPrefix(prefix, "//") || !allInClass(prefix, inTarget) || strings.ContainsAny(prefix, "?#\\") {
+	if !strings.HasPrefix(prefix, "/") || strings.HasPrefix(prefix, "//") || !byteclass.All(prefix, byteclass.Target) || strings.ContainsAny(prefix, "?#\\") {
 		prefix = ""
 	}
 	return scheme + "://" + host + prefix + r.URL.EscapedPath()
@@ -34,10 +36,10 @@ func location(r *http.Request) string {
 
 // isHost reports whether s is a host, with or without a port.
 func isHost(s string) bool {
-	return s != "" && allInClass(s, inTarget) && !strings.ContainsAny(s, "/?#@\\,\"<>^`{|}%")
+	return s != "" && byteclass.All(s, byteclass.Target) && !strings.ContainsAny(s, "/?#@\\,\"<>^`{|}%")
 }
 
 func isPort(s string) bool {
 	n, err := strconv.ParseUint(s, 10, 16)
-	return err == nil && n > 0 && allInClass(s, inDigits)
+	return err == nil && n > 0 && byteclass.All(s, byteclass.Digits)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
@@ -125,7 +126,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 // newWaitingGauge returns a gauge of clients that catch up and wait: for room to load pages (see
-// maxChunkLoads), or for a write slot (see slotWriter).
+// maxChunkLoads), or for a write slot (see netconn.WriteSlots).
 func newWaitingGauge(what string) prometheus.Gauge {
 	return prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "fantail_catch_up_waiting", Help: "Clients that catch up and wait: for memory to load pages (room), or for a write slot (turn).",
@@ -197,9 +198,9 @@ func (m *metrics) trackReader(mode requestMode) func() {
 func (m *metrics) observeAck(start time.Time) { m.ack.Observe(time.Since(start).Seconds()) }
 
 // countDisconnect counts a reader that was disconnected, if err says so.
-func (m *metrics) countDisconnect(out *stallWriter, err error) {
+func (m *metrics) countDisconnect(out *netconn.StallWriter, err error) {
 	switch {
-	case out.disconnected.Load():
+	case out.Disconnected():
 		m.disconnected.WithLabelValues(string(reasonMemory)).Inc()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		m.disconnected.WithLabelValues(string(reasonStalled)).Inc()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -23,7 +24,7 @@ func benchmarkPost(b *testing.B, typ, body, extra string) {
 	}
 	hs := s.HTTPServer()
 	b.Cleanup(func() { _ = hs.Close() })
-	go func() { _ = hs.Serve(Listen(ln)) }()
+	go func() { _ = hs.Serve(netconn.Listen(ln)) }()
 	c, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		b.Fatal(err)

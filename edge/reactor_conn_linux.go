@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -225,7 +226,7 @@ func (l *loop) addIovec(b []byte, size int) int {
 func (l *loop) markBlocked(r *conn, progress bool) {
 	if r.state != connBlocked {
 		r.state = connBlocked
-		l.blocked[r] = tcpBytesAcked(int(r.fd))
+		l.blocked[r] = netconn.BytesAcked(int(r.fd))
 		l.server.readerBudget.AddReader(r)
 		progress = true
 	}
@@ -242,7 +243,7 @@ func (l *loop) markBlocked(r *conn, progress bool) {
 // hasProgress reports whether the client has acknowledged something since the last check. The
 // connection itself accepts more only once little is left to send, so acceptance is too rare a sign.
 func (l *loop) hasProgress(r *conn) bool {
-	n := tcpBytesAcked(int(r.fd))
+	n := netconn.BytesAcked(int(r.fd))
 	if n <= l.blocked[r] {
 		return false
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"net"
 	"net/http"
 	"runtime"
 	"sync"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fantail-dev/fantail/edge/netconn"
 )
 
 // reactor executes the sessions of event streams on HTTP/1.1: a few loops, each the
@@ -19,7 +20,7 @@ import (
 // timer, no channel and no buffer. News of a stream wakes each loop once, and the loop then
 // writes to each of its readers all the reader's output in one call.
 //
-// A connection comes from net/http, which has read the request and enforced its limits: detach
+// A connection comes from net/http, which has read the request and enforced its limits: Detach
 // duplicates its descriptor and closes the net.Conn, so that the runtime's poller forgets
 // it. Only the loop writes to it or closes it; other goroutines mail the loop. Under TLS the loop
 // has the tls.Conn as well, and encrypts what it sends.
@@ -44,38 +45,14 @@ func newReactor(s *Server) *reactor {
 	return x
 }
 
-// connContext is the ConnContext of HTTPServer.
-func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	w, ok := c.(*tcpConn)
-	if !ok {
-		return ctx
-	}
-	// Some writes have no deadline (an error, a long-poll's answer): the kernel ends a connection
-	// that accepts none of them. Writes with a deadline end before that, and are counted.
-	_ = w.raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(2*s.cfg.Stall.Milliseconds()))
-	})
-	w.baseContext = ctx
-	return context.WithValue(ctx, connKey{}, w)
-}
-
-// connOf returns the tcpConn of the request, which over HTTP/2 serves other requests too; nil: there is none.
-func connOf(r *http.Request) *tcpConn {
-	w, _ := r.Context().Value(connKey{}).(*tcpConn)
-	return w
-}
-
 // canServe reports whether a loop can serve the event stream that r asks for.
 func (x *reactor) canServe(r *http.Request) bool {
-	return !x.server.cfg.NoReactor && soleConnOf(r) != nil && r.ContentLength == 0
+	return !x.server.cfg.NoReactor && netconn.SoleOf(r) != nil && r.ContentLength == 0
 }
 
-// takeOver moves the event stream to a loop. It returns false if the handler has to serve it.
+// TakeOver moves the event stream to a loop. It returns false if the handler has to serve it.
 func (x *reactor) takeOver(w http.ResponseWriter, r *http.Request, d *eventStream) bool {
-	wire, l := soleConnOf(r), x.pickLoop()
+	wire, l := netconn.SoleOf(r), x.pickLoop()
 	if l == nil {
 		return false
 	}
@@ -84,13 +61,20 @@ func (x *reactor) takeOver(w http.ResponseWriter, r *http.Request, d *eventStrea
 	if err != nil {
 		return false
 	}
-	fd, seal, err := detach(c, wire)
+	var encrypted *tlsWriter
+	if t, ok := c.(*tls.Conn); ok {
+		encrypted = &tlsWriter{tls: t}
+	}
+	fd, err := wire.Detach(encrypted.transport())
 	if err != nil {
 		x.server.cfg.Logger.Warn("detach a connection", "err", err)
 		d.close()
 		return true
 	}
-	l.post(func() { l.addConn(d, fd, seal, head) }, func() {
+	if encrypted != nil {
+		encrypted.buffers.In = fdReader(fd)
+	}
+	l.post(func() { l.addConn(d, fd, encrypted, head) }, func() {
 		_ = unix.Close(fd)
 		d.close()
 	})
@@ -107,29 +91,6 @@ func responseHeader(h http.Header) []byte {
 	b.WriteString("\r\n")
 	return b.Bytes()
 }
-
-// detach returns a duplicate of a connection's descriptor, and its TLS if it has any, and closes the net.Conn.
-func detach(c net.Conn, w *tcpConn) (fd int, s *tlsWriter, err error) {
-	defer func() { _ = w.tcp.Close() }()
-	if t, ok := c.(*tls.Conn); ok {
-		s = &tlsWriter{tls: t, conn: w}
-		w.Conn = nil
-	}
-	// File would make it blocking.
-	if cerr := w.raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
-		return 0, nil, cerr
-	}
-	if err == nil {
-		// Otherwise a blocked reader would hold megabytes of kernel memory.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
-	}
-	if s != nil {
-		s.conn.tlsIn = fdReader(fd)
-	}
-	return fd, s, err
-}
-
-const maxUnsent = 64 << 10
 
 // pickLoop returns the loop for the next reader; nil: there is none.
 func (x *reactor) pickLoop() *loop {

@@ -3,8 +3,6 @@
 package edge
 
 import (
-	"context"
-	"net"
 	"net/http"
 )
 
@@ -24,19 +22,3 @@ func (*reactor) postToAll(func(*loop)) {}
 func (*reactor) close() {}
 
 func (*loop) onDrainChange() {}
-
-func connOf(*http.Request) *tcpConn { return nil }
-
-type rawTransfer struct{}
-
-func newTCPConn(c *net.TCPConn) (*tcpConn, error) { return &tcpConn{Conn: c, tcp: c}, nil }
-
-func (w *tcpConn) rawRead(b []byte) (int, error) { return w.Conn.Read(b) }
-
-func (w *tcpConn) rawWrite(b []byte) (int, error) { return w.Conn.Write(b) }
-
-func (*slotWriter) write([]byte) (int, error) { return 0, http.ErrNotSupported }
-
-func ackedByPeer(*tcpConn) uint64 { return 0 }
-
-func (*Server) connContext(ctx context.Context, _ net.Conn) context.Context { return ctx }

@@ -1,11 +1,5 @@
 package edge
 
-import (
-	"unsafe"
-
-	"golang.org/x/sys/unix"
-)
-
 // deliver sends an idle reader its pending bytes and returns how many the socket accepted. Readers in
 // equal states get the same bytes: see sse.SharedWrite.
 func (l *loop) deliver(r *conn) (sent int) {
@@ -47,24 +41,3 @@ func (l *loop) renderShared(r *conn) bool {
 
 // endSharedWrite releases the shared write.
 func (l *loop) endSharedWrite() { l.shared.End(l.server.readerBudget, &l.spareOut) }
-
-// sendBytes writes to a socket without blocking. It does not tell the runtime of the call, which
-// takes a few microseconds: telling it would cost as much as everything else here.
-func sendBytes(fd int32, b []byte) (int, error) {
-	n, errno := sendto(fd, b)
-	switch errno {
-	case 0, unix.EAGAIN, unix.EINTR:
-		return n, nil
-	}
-	return 0, errno
-}
-
-// sendto makes the system call; n is 0 if it failed.
-func sendto(fd int32, b []byte) (n int, errno unix.Errno) {
-	sent, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
-		unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(sent), 0
-}

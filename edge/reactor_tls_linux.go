@@ -8,16 +8,26 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fantail-dev/fantail/edge/netconn"
 )
 
 // tlsWriter is the TLS of a reader. The session counts a message as written once it is encrypted, so
 // nothing more is encrypted until the connection has accepted those bytes.
 type tlsWriter struct {
 	tls           *tls.Conn
-	conn          *tcpConn // the transport; its tlsOut is lent by the loop, or the reader's own while that is blocked
-	charged       int      // bytes of tlsOut that are charged to the send budget
-	closeNotified bool     // close_notify was encrypted
-	readClosed    bool     // what the client sends is not read
+	buffers       netconn.TLSBuffers // Out is lent by the loop, or the reader's own while that is blocked
+	charged       int                // bytes of Out that are charged to the send budget
+	closeNotified bool               // close_notify was encrypted
+	readClosed    bool               // what the client sends is not read
+}
+
+// transport returns what Conn.Detach needs; nil: without TLS.
+func (s *tlsWriter) transport() *netconn.TLSBuffers {
+	if s == nil {
+		return nil
+	}
+	return &s.buffers
 }
 
 // fdReader reads what a descriptor has received, without waiting.
@@ -71,8 +81,8 @@ func (l *loop) flushTLSReplies(r *conn) {
 	switch s := r.tls; {
 	case !s.hasOutput():
 	case s.charged > 0: // earlier bytes are still waiting
-		l.server.readerBudget.Charge(int64(len(s.conn.tlsOut) - s.charged))
-		s.charged = len(s.conn.tlsOut)
+		l.server.readerBudget.Charge(int64(len(s.buffers.Out) - s.charged))
+		s.charged = len(s.buffers.Out)
 	default:
 		if n, err := l.flushTLS(r); err != nil {
 			l.closeConn(r)
@@ -86,13 +96,13 @@ func (l *loop) flushTLSReplies(r *conn) {
 const maxEncrypted = 64 << 10
 
 // HasOutput reports whether something is encrypted and not sent.
-func (s *tlsWriter) hasOutput() bool { return s != nil && len(s.conn.tlsOut) > 0 }
+func (s *tlsWriter) hasOutput() bool { return s != nil && len(s.buffers.Out) > 0 }
 
 // sendTo sends b to a reader with no pending output and returns how many bytes were sent or, under
 // TLS, encrypted.
 func (l *loop) sendTo(r *conn, b []byte) (int, error) {
 	if r.tls == nil {
-		return sendBytes(r.fd, b)
+		return netconn.Send(r.fd, b)
 	}
 	if err := l.encrypt(r.tls, b); err != nil {
 		return 0, err
@@ -115,7 +125,7 @@ func (l *loop) writeTLS(r *conn, owed net.Buffers) (n int, all bool, err error) 
 			}
 			n += len(piece)
 			b = b[len(piece):]
-			if len(r.tls.conn.tlsOut) < maxEncrypted {
+			if len(r.tls.buffers.Out) < maxEncrypted {
 				continue
 			}
 			if _, err := l.flushTLS(r); err != nil || r.tls.hasOutput() {
@@ -134,8 +144,8 @@ func (l *loop) encrypt(s *tlsWriter, b []byte) error {
 }
 
 func (l *loop) lendTLSBuf(s *tlsWriter) {
-	if s.conn.tlsOut == nil {
-		s.conn.tlsOut, l.tlsBuf = l.tlsBuf[:0], nil
+	if s.buffers.Out == nil {
+		s.buffers.Out, l.tlsBuf = l.tlsBuf[:0], nil
 	}
 }
 
@@ -145,14 +155,14 @@ func (l *loop) flushTLS(r *conn) (n int, err error) {
 	if !s.hasOutput() {
 		return 0, nil
 	}
-	n, err = sendBytes(r.fd, s.conn.tlsOut)
-	rest := s.conn.tlsOut[n:]
+	n, err = netconn.Send(r.fd, s.buffers.Out)
+	rest := s.buffers.Out[n:]
 	if s.charged == 0 {
-		l.tlsBuf = s.conn.tlsOut[:0]
+		l.tlsBuf = s.buffers.Out[:0]
 		rest = append([]byte(nil), rest...)
 	}
-	if s.conn.tlsOut = rest; len(rest) == 0 {
-		s.conn.tlsOut = nil
+	if s.buffers.Out = rest; len(rest) == 0 {
+		s.buffers.Out = nil
 	}
 	l.server.readerBudget.Charge(int64(len(rest) - s.charged))
 	s.charged = len(rest)
@@ -198,6 +208,6 @@ func (l *loop) sendCloseNotify(r *conn) (all bool) {
 func (l *loop) releaseTLS(s *tlsWriter) {
 	if s != nil {
 		l.server.readerBudget.Charge(int64(-s.charged))
-		s.charged, s.conn.tlsOut = 0, nil
+		s.charged, s.buffers.Out = 0, nil
 	}
 }

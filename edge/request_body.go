@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -184,7 +185,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, h *bodyCharge,
 	if err != nil {
 		return nil, err
 	}
-	if _, here := r.Body.(*bufferedBody); here && !coded { // of an append connection
+	if netconn.HasArrived(r.Body) && !coded { // of an append connection
 		if err := h.reserve(r.ContentLength); err != nil {
 			return nil, err
 		}
@@ -262,8 +263,8 @@ func (b *bodyReader) readAll(in io.Reader, first, most int, count bool) ([]byte,
 
 // headMemory returns about how much memory the header of a request takes.
 func headMemory(w http.ResponseWriter, r *http.Request) int {
-	if fast := appendConnOf(w); fast != nil {
-		return fast.requestSize
+	if size, ok := appendRequestSize(w); ok {
+		return size
 	}
 	n := len(r.RequestURI)
 	for name, values := range r.Header {

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/fantail-dev/fantail/edge/netconn"
 )
 
 // maxRequestTime bounds how long a request that has arrived whole is executed, except reads that
@@ -58,7 +60,7 @@ func (c *requestContext) Value(key any) any {
 	switch key {
 	case clientKey{}:
 		return c.client
-	case connKey{}:
+	case netconn.ConnKey{}:
 		return c.client.Value(key)
 	}
 	return c.bounded().Value(key)
@@ -81,6 +83,3 @@ func clientContext(r *http.Request) context.Context {
 	}
 	return r.Context()
 }
-
-// connKey is the context key of the tcpConn of a request's connection, or the one beneath its TLS.
-type connKey struct{}

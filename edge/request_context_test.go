@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -28,7 +29,7 @@ func far(t *testing.T, log io.Writer) string {
 		t.Fatal(err)
 	}
 	hs := s.HTTPServer()
-	go func() { _ = hs.Serve(Listen(ln)) }()
+	go func() { _ = hs.Serve(netconn.Listen(ln)) }()
 	t.Cleanup(func() {
 		_ = hs.Close()
 		s.Close()
@@ -102,7 +103,7 @@ func TestHalfClosed(t *testing.T) {
 		}
 	}
 	for i := range 20 { // by a writer
-		requests := make([]string, minAppendsToTakeOver+2)
+		requests := make([]string, appendsToTakeOver+2)
 		for j := range requests {
 			requests[j] = fmt.Sprintf("POST %s|%d.%d;", at, i, j)
 			want += fmt.Sprintf("%d.%d;", i, j)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/fantail-dev/fantail/edge/netconn"
 )
 
 // responseRecorder records a request's answer, for the metrics, the access log and
@@ -59,13 +61,13 @@ func recorderOf(w http.ResponseWriter) *responseRecorder {
 	}
 }
 
-// appendConnOf returns the append connection beneath a ResponseWriter; nil: net/http has the connection.
-func appendConnOf(w http.ResponseWriter) *appendConn {
+// appendRequestSize returns the size of a request on an append connection, beneath the recorder;
+// false: net/http has the connection.
+func appendRequestSize(w http.ResponseWriter) (size int, ok bool) {
 	if t := recorderOf(w); t != nil {
 		w = t.ResponseWriter
 	}
-	fast, _ := w.(*appendConn)
-	return fast
+	return netconn.AppendRequestSize(w)
 }
 
 // noteMode records what kind of request it is.

@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
@@ -115,7 +117,8 @@ type Server struct {
 	frames        *sse.FrameCache
 	readerBudget  *sendbudget.Budget // what is being written to readers of event streams
 	catchUpBudget *sendbudget.Budget
-	writeSlots    chan struct{} // a semaphore: see slotWriter
+	writeSlots    chan struct{} // a semaphore: see WriteSlots
+	slotWriting   *netconn.WriteSlots
 	// loadSlots is a semaphore: see maxChunkLoads.
 	loadSlots  chan struct{}
 	arraySlots chan struct{} // a semaphore: see maxArrayBuffers
@@ -129,7 +132,7 @@ type Server struct {
 	forkCopyLimiter  *rate.Limiter // bytes that forks copy of their sources
 	drain            drain
 	reactor          *reactor
-	appendConns      appendConns
+	appendConns      *netconn.AppendConns
 	rebalanceSignals chan struct{} // unbuffered: a reader that receives leaves; see Rebalance
 }
 
@@ -153,7 +156,8 @@ func New(cfg Config, streams Backend) *Server {
 	s.bodyBudget.init(cfg.MaxBodies, s.metrics)
 	s.bodyGrace = bodyGrace
 	s.reactor = newReactor(s)
-	s.appendConns.init(cfg.Logger)
+	s.appendConns = netconn.NewAppendConns(cfg.Logger, maxRequestTime)
+	s.slotWriting = netconn.NewWriteSlots(s.writeSlots, s.metrics.waitingForSlot)
 	s.metrics.registerWritesBudget(cfg.Metrics, &s.bodyBudget)
 	s.metrics.registerSendBudget(cfg.Metrics, modeCatchUp, s.catchUpBudget)
 	s.metrics.registerLimits(cfg.Metrics, s)
@@ -161,16 +165,21 @@ func New(cfg Config, streams Backend) *Server {
 	return s
 }
 
+// Listen wraps a listener for an HTTPServer, beneath TLS too. The reactor can take the event streams
+// of its TCP connections (HTTP/1.1), and catch-up on them is written in slots. On connections of
+// other listeners each event stream has a goroutine, and catch-up is written in pieces.
+func Listen(l net.Listener) net.Listener { return netconn.Listen(l) }
+
 // Close immediately ends the connections that net/http no longer knows, and waits for
 // every goroutine that the Server started.
 func (s *Server) Close() {
 	s.reactor.close()
-	s.appendConns.close()
+	s.appendConns.Close()
 }
 
 // Shutdown gracefully ends the append connections, as http.Server's Shutdown ends its own;
 // call it after that. A request in progress is answered first. Shutdown returns when all are closed.
-func (s *Server) Shutdown(ctx context.Context) error { return s.appendConns.shutdown(ctx) }
+func (s *Server) Shutdown(ctx context.Context) error { return s.appendConns.Shutdown(ctx) }
 
 // tickInterval returns how often the reactor checks its timers.
 func (c *Config) tickInterval() time.Duration {
@@ -179,7 +188,7 @@ func (c *Config) tickInterval() time.Duration {
 
 // HTTPServer returns an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2
 // by prior knowledge. It has no write timeout, because readers stay. Each write to a reader has
-// a deadline of its own, and the kernel ends a connection that accepts nothing: see connContext.
+// a deadline of its own, and the kernel ends a connection that accepts nothing: see netconn.ConnContext.
 func (s *Server) HTTPServer() *http.Server {
 	var p http.Protocols
 	p.SetHTTP1(true)
@@ -187,11 +196,11 @@ func (s *Server) HTTPServer() *http.Server {
 	p.SetUnencryptedHTTP2(true)
 	hs := &http.Server{
 		Handler: s, Protocols: &p, ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout: s.cfg.IdleTimeout, MaxHeaderBytes: 32 << 10, ConnContext: s.connContext,
+		IdleTimeout: s.cfg.IdleTimeout, MaxHeaderBytes: 32 << 10, ConnContext: func(ctx context.Context, c net.Conn) context.Context { return netconn.ConnContext(ctx, c, s.cfg.Stall) },
 		HTTP2:    &http.HTTP2Config{WriteByteTimeout: s.cfg.Stall, MaxConcurrentStreams: maxConnStreams},
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
-	hs.RegisterOnShutdown(s.appendConns.finishAll)
+	hs.RegisterOnShutdown(s.appendConns.FinishAll)
 	return hs
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
@@ -46,10 +47,10 @@ func (d *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool
 
 // writeHead writes the response header immediately, before the first event.
 func (d *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
-	d.out, d.wake = d.server.newStallWriter(w, r), make(wakeSignal, 1)
+	d.out, d.wake = netconn.NewStallWriter(w, r, d.server.cfg.Stall), make(wakeSignal, 1)
 	d.server.readerBudget.AddReader(d.out)
 	w.WriteHeader(http.StatusOK)
-	return d.out.flush()
+	return d.out.Flush()
 }
 
 // finish releases what the reader held. It must be deferred directly, because it recovers: a panic
@@ -138,8 +139,9 @@ type eventStream struct {
 	release      func() // ends following the stream
 	hasGoroutine bool   // it has a goroutine, and is counted as such
 
-	out  *stallWriter // nil: the reactor has the stream
-	wake wakeSignal
+	out      *netconn.StallWriter // nil: the reactor has the stream
+	heldUpTo shard.Pos            // the held message for which its timer is set
+	wake     wakeSignal
 }
 
 // prepareFirstPage fetches the first page of a reader below the TailBuffer before the response
@@ -174,7 +176,7 @@ func (d *eventStream) run(ctx context.Context) {
 		}
 		if more && again == nil {
 			quiet.Reset(d.heartbeatDelay())
-			d.out.heldUpTo = 0
+			d.heldUpTo = 0
 			if bye.isDue() { // between two events
 				d.endWithRetry(reasonDrain)
 				return
@@ -211,8 +213,8 @@ func (d *eventStream) run(ctx context.Context) {
 
 // armHeldTimer sets the timer for the message that the session holds, if that has changed.
 func (d *eventStream) armHeldTimer(timer *time.Timer) {
-	if held := d.session.HeldUpTo(); held != d.out.heldUpTo {
-		d.out.heldUpTo = held
+	if held := d.session.HeldUpTo(); held != d.heldUpTo {
+		d.heldUpTo = held
 		timer.Reset(sse.MaxHeldTime)
 	}
 }
@@ -223,7 +225,7 @@ func (d *eventStream) onTimer(timer *time.Timer) error {
 		return nil
 	}
 	timer.Reset(d.heartbeatDelay())
-	return errors.Join(d.out.write([]byte(":\n\n")), d.out.flush())
+	return d.writeFlushed([]byte(":\n\n"))
 }
 
 // pageRetryDelay is about how long a reader waits before it asks again for a page that
@@ -233,7 +235,12 @@ const pageRetryDelay = time.Second
 // endWithRetry ends the response and tells the reader to reconnect to another node.
 func (d *eventStream) endWithRetry(why endReason) {
 	d.server.metrics.moved.WithLabelValues(string(why)).Inc()
-	_ = errors.Join(d.out.write(retryEvent(minRetryDelay, maxRetryDelay)), d.out.flush())
+	_ = d.writeFlushed(retryEvent(minRetryDelay, maxRetryDelay))
+}
+
+func (d *eventStream) writeFlushed(b []byte) error {
+	_, err := d.out.Write(b)
+	return errors.Join(err, d.out.Flush())
 }
 
 func (d *eventStream) heartbeatDelay() time.Duration {
@@ -253,14 +260,14 @@ func (d *eventStream) writeOrFetch(ctx context.Context) (more bool, err error) {
 		return true, d.fetchPage(ctx)
 	}
 	for _, b := range append([][]byte(nil), bufs...) {
-		if err := d.out.write(b); err != nil {
+		if _, err := d.out.Write(b); err != nil {
 			return true, err
 		}
 		d.session.MarkWritten(len(b))
 		d.server.metrics.delivered.Add(float64(len(b)))
 	}
 	d.server.metrics.countSession(&d.session)
-	err = d.out.flush()
+	err = d.out.Flush()
 	if newest != 0 {
 		d.server.metrics.observeDelivery(newest)
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -74,7 +75,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 		}
 	}
 	w.WriteHeader(status)
-	s.appendConns.takeOver(w, r)
+	s.appendConns.TakeOver(w, r)
 }
 
 // serveDelete deletes a stream (PROTOCOL 4.4).
@@ -98,7 +99,7 @@ func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWri
 		return shard.Outcome{}, false
 	}
 	ctx := r.Context()
-	if appendConnOf(w) == nil && r.Method == http.MethodPost {
+	if _, fast := appendRequestSize(w); !fast && r.Method == http.MethodPost {
 		c := &requestContext{client: ctx}
 		defer c.end()
 		ctx = c
@@ -138,8 +139,8 @@ type pendingWrite struct {
 
 func (s *Server) newPendingWrite(r *http.Request, req shard.Request) *pendingWrite {
 	in := &pendingWrite{req, bodyCharge{budget: &s.bodyBudget}}
-	if wire := connOf(r); wire != nil {
-		in.connHeld = &wire.heldByWrites
+	if wire := netconn.Of(r); wire != nil {
+		in.connHeld = &wire.HeldByWrites
 	}
 	return in
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -215,7 +216,7 @@ func TestShareOfAConnection(t *testing.T) {
 	}
 	hs := s.HTTPServer()
 	t.Cleanup(func() { _ = hs.Close() })
-	go func() { _ = hs.Serve(Listen(ln)) }()
+	go func() { _ = hs.Serve(netconn.Listen(ln)) }()
 	x := &site{T: t, url: "http://" + ln.Addr().String(), srv: s}
 	answers := make(chan *http.Response, 1000)
 	post := func(c *http.Client) {
@@ -267,12 +268,12 @@ func TestContentEncoding(t *testing.T) {
 	coded := func(coding string) header {
 		return header{"Content-Type": "text/plain", "Content-Encoding": coding}
 	}
-	for range 2 * minAppendsToTakeOver { // a writer's as well
+	for range 2 * appendsToTakeOver { // a writer's as well
 		s.want(s.do("POST", "/v1/stream/x", gzipOf("two "), coded("gzip")), 204)
 	}
 	s.want(s.do("POST", "/v1/stream/x", gzipOf("three ")+gzipOf("four "), coded(" GZIP ")), 204)
 	s.want(s.do("POST", "/v1/stream/x", "five", coded("identity")), 204)
-	want := "one " + strings.Repeat("two ", 2*minAppendsToTakeOver) + "three four five"
+	want := "one " + strings.Repeat("two ", 2*appendsToTakeOver) + "three four five"
 	if got := s.want(s.do("GET", "/v1/stream/x", "", nil), 200); got != want {
 		t.Errorf("%q", got)
 	}
@@ -333,7 +334,7 @@ func TestBareLineEnds(t *testing.T) {
 	_ = c.SetDeadline(time.Now().Add(5 * time.Second)) // less than a writer would wait
 	r := bufio.NewReader(c)
 	head := "POST /v1/stream/x HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\n"
-	for i, req := range slices.Concat(slices.Repeat([]string{head}, minAppendsToTakeOver+1), []string{strings.ReplaceAll(head, "\r", "")}) {
+	for i, req := range slices.Concat(slices.Repeat([]string{head}, appendsToTakeOver+1), []string{strings.ReplaceAll(head, "\r", "")}) {
 		_, _ = io.WriteString(c, req+"a")
 		if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 204 {
 			t.Fatal(i, resp, err)

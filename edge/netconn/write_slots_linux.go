@@ -1,4 +1,4 @@
-package edge
+package netconn
 
 import (
 	"errors"
@@ -33,13 +33,13 @@ func (t *slotWriter) write(b []byte) (n int, err error) {
 }
 
 // ackedByPeer returns how many bytes the peer's kernel has acknowledged on a connection; 0: it is closed.
-func ackedByPeer(w *tcpConn) (n uint64) {
-	_ = w.raw.Control(func(fd uintptr) { n = tcpBytesAcked(int(fd)) })
+func ackedByPeer(w *Conn) (n uint64) {
+	_ = w.raw.Control(func(fd uintptr) { n = BytesAcked(int(fd)) })
 	return n
 }
 
-// tcpBytesAcked returns the same for a descriptor.
-func tcpBytesAcked(fd int) uint64 {
+// BytesAcked returns the same for a descriptor.
+func BytesAcked(fd int) uint64 {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
 		return 0

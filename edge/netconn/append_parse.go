@@ -1,4 +1,4 @@
-package edge
+package netconn
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/fantail-dev/fantail/edge/byteclass"
 )
 
 // errNotPlainAppend means that net/http should see the request.
@@ -39,7 +41,7 @@ func (w *appendConn) parseRequest() error {
 	line, rest, _ := strings.Cut(string(w.buf[:end+2]), "\r\n")
 	target, post := strings.CutPrefix(line, "POST ")
 	target, http1 := strings.CutSuffix(target, " HTTP/1.1")
-	if !post || !http1 || !strings.HasPrefix(target, "/") || !allInClass(target, inTarget) {
+	if !post || !http1 || !strings.HasPrefix(target, "/") || !byteclass.All(target, byteclass.Target) {
 		return errNotPlainAppend
 	}
 	u, err := url.ParseRequestURI(target)
@@ -88,7 +90,7 @@ func parseFields(lines string) (http.Header, error) {
 		line, lines, _ = strings.Cut(lines, "\r\n")
 		name, value, found := strings.Cut(line, ":")
 		value = strings.Trim(value, " \t")
-		if !found || name == "" || !allInClass(name, inToken) || !allInClass(value, inValue) {
+		if !found || name == "" || !byteclass.All(name, byteclass.Token) || !byteclass.All(value, byteclass.Value) {
 			return nil, errNotPlainAppend
 		}
 		name = textproto.CanonicalMIMEHeaderKey(name)
@@ -111,69 +113,11 @@ func isPlainField(name, value string, h http.Header) bool {
 	case "Host":
 		return h[name] == nil
 	case "Content-Length":
-		return h[name] == nil && allInClass(value, inDigits)
+		return h[name] == nil && byteclass.All(value, byteclass.Digits)
 	case "Connection":
 		return strings.EqualFold(value, "keep-alive")
 	case "Transfer-Encoding", "Te", "Trailer", "Expect", "Upgrade", "Http2-Settings", "Pragma":
 		return false
-	}
-	return true
-}
-
-// byteClass is a set of the kinds of text in which a byte may occur.
-type byteClass uint8
-
-const (
-	inTarget byteClass = 1 << iota // printable ASCII without a space
-	inToken                        // RFC 9110, 5.6.2
-	inValue                        // printable ASCII, spaces and tabs
-	inDigits
-	inText // printable ASCII and spaces
-	inTag  // an entity tag, or a list of them
-)
-
-// String describes the values of the class.
-func (c byteClass) String() string {
-	switch c {
-	case inDigits:
-		return "digits"
-	case inTarget:
-		return "printable ASCII without spaces"
-	case inToken:
-		return "a token"
-	case inTag:
-		return "no control characters"
-	default:
-		return "printable ASCII"
-	}
-}
-
-var byteClasses = func() (c [256]byteClass) {
-	for b := byte(' '); b < 0x7f; b++ {
-		c[b] |= inValue | inText | inTag
-		if b != ' ' {
-			c[b] |= inTarget
-		}
-		if b >= '0' && b <= '9' {
-			c[b] |= inDigits
-		}
-		if !strings.ContainsRune(" \"(),/:;<=>?@[\\]{}", rune(b)) {
-			c[b] |= inToken
-		}
-	}
-	c['\t'] |= inValue | inTag
-	for b := 0x80; b <= 0xff; b++ {
-		c[b] |= inTag
-	}
-	return c
-}()
-
-// allInClass reports whether every byte of s is of the class.
-func allInClass(s string, of byteClass) bool {
-	for i := range len(s) {
-		if byteClasses[s[i]]&of == 0 {
-			return false
-		}
 	}
 	return true
 }

@@ -1,4 +1,4 @@
-package edge
+package netconn
 
 import (
 	"net/http"
@@ -10,7 +10,7 @@ import (
 // began looks at a pacer whenever something is written.
 type began struct {
 	*httptest.ResponseRecorder
-	p   *stallWriter
+	p   *StallWriter
 	got []bool
 }
 
@@ -26,9 +26,9 @@ func (b *began) Write(data []byte) (int, error) {
 func TestEveryWriteIsSeen(t *testing.T) {
 	t.Parallel()
 	w := &began{ResponseRecorder: httptest.NewRecorder()}
-	w.p = (&Server{cfg: Config{Stall: time.Second}}).newStallWriter(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	w.p = NewStallWriter(w, httptest.NewRequest(http.MethodGet, "/", nil), time.Second)
 	for range 3 {
-		if err := w.p.write([]byte("data: x\n\n")); err != nil {
+		if _, err := w.p.Write([]byte("data: x\n\n")); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,4 +1,4 @@
-package edge
+package netconn
 
 import (
 	"bytes"
@@ -32,8 +32,8 @@ import (
 // All fields but handlerCalls and group are owned by the goroutine that runs run; the sweep fields
 // are guarded by group.mu.
 type appendConn struct {
-	group    *appendConns
-	conn     *tcpConn
+	group    *AppendConns
+	conn     *Conn
 	server   *http.Server
 	handler  http.Handler
 	ctx      context.Context
@@ -76,37 +76,43 @@ const (
 // connection for a new one and speak HTTP/2 on it.
 var http2Preface = []byte("PRI * HTTP/2.0")
 
-// appendConns is a Server's append connections.
-type appendConns struct {
-	logger     *slog.Logger
-	minAppends int             // this many appends make an append connection
-	maxRounds  int             // how many rounds of the sweeper a request may take
-	ctx        context.Context // cancelled, under mu, when no more are taken over
-	stop       context.CancelFunc
-	mu         sync.Mutex
-	conns      map[*appendConn]struct{}
-	sweeping   bool
-	wg         sync.WaitGroup
+// AppendConns is a Server's append connections.
+type AppendConns struct {
+	// MinAppends appends make an append connection. The field is set before the first request.
+	MinAppends int
+
+	logger    *slog.Logger
+	maxRounds int             // how many rounds of the sweeper a request may take
+	ctx       context.Context // cancelled, under mu, when no more are taken over
+	stop      context.CancelFunc
+	mu        sync.Mutex
+	conns     map[*appendConn]struct{}
+	sweeping  bool
+	wg        sync.WaitGroup
 }
 
-func (x *appendConns) init(logger *slog.Logger) {
-	x.logger, x.minAppends, x.conns = logger, minAppendsToTakeOver, map[*appendConn]struct{}{}
-	x.maxRounds = int(maxRequestTime / sweepEvery)
+// NewAppendConns returns an AppendConns whose requests may take maxRequestTime each.
+func NewAppendConns(logger *slog.Logger, maxRequestTime time.Duration) *AppendConns {
+	x := &AppendConns{
+		MinAppends: minAppendsToTakeOver, logger: logger, conns: map[*appendConn]struct{}{},
+		maxRounds: int(maxRequestTime / sweepEvery),
+	}
 	x.ctx, x.stop = context.WithCancel(context.Background())
+	return x
 }
 
-func (x *appendConns) stopping() bool { return x.ctx.Err() != nil }
+func (x *AppendConns) stopping() bool { return x.ctx.Err() != nil }
 
-// takeOver makes the connection of r an appendConn if it has brought enough appends. r has been
+// TakeOver makes the connection of r an appendConn if it has brought enough appends. r has been
 // read to its end and answered. Later requests must name the same Host.
-func (x *appendConns) takeOver(w http.ResponseWriter, r *http.Request) {
-	wire := soleConnOf(r)
+func (x *AppendConns) TakeOver(w http.ResponseWriter, r *http.Request) {
+	wire := SoleOf(r)
 	if wire == nil || r.TLS != nil || r.Proto != "HTTP/1.1" || r.Host == "" || r.URL.Host != "" ||
 		r.ContentLength <= 0 || r.ContentLength >= maxAppendRequest || r.Header.Get("Expect") != "" ||
 		r.Close || w.Header().Get("Connection") != "" || x.stopping() {
 		return
 	}
-	if wire.appends++; wire.appends < max(wire.minAppends, x.minAppends) {
+	if wire.appends++; wire.appends < max(wire.minAppends, x.MinAppends) {
 		return
 	}
 	server, _ := wire.baseContext.Value(http.ServerContextKey).(*http.Server)
@@ -144,9 +150,9 @@ func (x *appendConns) takeOver(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// runSweeper cancels the contexts of requests that take too long (see requestContext), while
+// runSweeper cancels the contexts of requests that take too long, while
 // there are append connections.
-func (x *appendConns) runSweeper() {
+func (x *AppendConns) runSweeper() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for x.sweepOnce() {
@@ -159,7 +165,7 @@ func (x *appendConns) runSweeper() {
 }
 
 // sweepOnce is one round of the sweeper; more reports whether there are connections to look at.
-func (x *appendConns) sweepOnce() (more bool) {
+func (x *AppendConns) sweepOnce() (more bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for w := range x.conns {
@@ -176,13 +182,13 @@ func (x *appendConns) sweepOnce() (more bool) {
 	return x.sweeping
 }
 
-// finishAll ends every append connection, each after the answer to the request in progress.
-func (x *appendConns) finishAll() {
+// FinishAll ends every append connection, each after the answer to the request in progress.
+func (x *AppendConns) FinishAll() {
 	x.stopEach(func(w *appendConn) { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) })
 }
 
 // stopEach takes over no more connections, and calls do for all that there are.
-func (x *appendConns) stopEach(do func(*appendConn)) {
+func (x *AppendConns) stopEach(do func(*appendConn)) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.stop()
@@ -191,8 +197,8 @@ func (x *appendConns) stopEach(do func(*appendConn)) {
 	}
 }
 
-// close ends every append connection immediately and waits.
-func (x *appendConns) close() {
+// Close ends every append connection immediately and waits.
+func (x *AppendConns) Close() {
 	x.stopEach(func(w *appendConn) {
 		w.cancel()
 		_ = w.conn.Close()
@@ -200,9 +206,9 @@ func (x *appendConns) close() {
 	x.wg.Wait()
 }
 
-// shutdown calls finishAll and waits until all connections have ended.
-func (x *appendConns) shutdown(ctx context.Context) error {
-	x.finishAll()
+// Shutdown calls FinishAll and waits until all connections have ended.
+func (x *AppendConns) Shutdown(ctx context.Context) error {
+	x.FinishAll()
 	gone := make(chan struct{})
 	go func() {
 		x.wg.Wait()
@@ -282,7 +288,7 @@ func (w *appendConn) readMore() error {
 			return err
 		}
 	}
-	if w.group.stopping() { // checked after the deadline was set, which finishAll sets after stop
+	if w.group.stopping() { // checked after the deadline was set, which FinishAll sets after stop
 		return http.ErrServerClosed
 	}
 	n, err := w.conn.Read(w.buf[len(w.buf):cap(w.buf)])
@@ -346,6 +352,21 @@ func (w *appendConn) writeResponse() error {
 	return err
 }
 
+// AppendRequestSize returns how many bytes the request of an append connection has, its body
+// included; false: the ResponseWriter is net/http's.
+func AppendRequestSize(w http.ResponseWriter) (size int, ok bool) {
+	if c, ok := w.(*appendConn); ok {
+		return c.requestSize, true
+	}
+	return 0, false
+}
+
+// HasArrived reports whether a request's body is in memory already, as an append connection's is.
+func HasArrived(body io.ReadCloser) bool {
+	_, ok := body.(*bufferedBody)
+	return ok
+}
+
 // Header implements http.ResponseWriter.
 func (w *appendConn) Header() http.Header { return w.header }
 
@@ -393,7 +414,7 @@ func (w *appendConn) SetReadDeadline(time.Time) error { return nil }
 // returnToNetHTTP has net/http serve the connection again, from the first byte that is not handled.
 func (w *appendConn) returnToNetHTTP() {
 	_ = w.conn.SetReadDeadline(time.Time{})
-	w.conn.unread, w.conn.appends, w.conn.minAppends = w.buf, 0, 2*max(w.conn.minAppends, w.group.minAppends)
+	w.conn.unread, w.conn.appends, w.conn.minAppends = w.buf, 0, 2*max(w.conn.minAppends, w.group.MinAppends)
 	l := &singleConnListener{addr: w.conn.LocalAddr()}
 	l.conn.Store(w.conn)
 	_ = w.server.Serve(l) // returns immediately
@@ -401,7 +422,7 @@ func (w *appendConn) returnToNetHTTP() {
 
 // singleConnListener is a listener with one connection, which is closed if the server does not accept it.
 type singleConnListener struct {
-	conn atomic.Pointer[tcpConn]
+	conn atomic.Pointer[Conn]
 	addr net.Addr
 }
 

@@ -1,4 +1,4 @@
-package edge
+package netconn
 
 import (
 	"errors"
@@ -10,15 +10,14 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/sendbudget"
-	"github.com/fantail-dev/fantail/shard"
 )
 
-// stallWriter writes to a client, and disconnects a client that accepts nothing for stall. It
+// StallWriter writes to a client, and disconnects a client that accepts nothing for stall. It
 // writes in pieces, each with a deadline of its own, so that a slow client is not disconnected
 // in the middle of a large message. With a slotWriter the deadline follows that one's rule instead.
-type stallWriter struct {
+type StallWriter struct {
 	w          http.ResponseWriter
-	conn       *tcpConn // beneath a stream of HTTP/2; nil: not known, or HTTP/1
+	conn       *Conn // beneath a stream of HTTP/2; nil: not known, or HTTP/1
 	controller *http.ResponseController
 	stall      time.Duration
 	slots      *slotWriter  // nil: written in pieces
@@ -27,23 +26,22 @@ type stallWriter struct {
 
 	mu           sync.Mutex  // guards the deadline while goroutines other than the writing one may move it, and fields of slots
 	disconnected atomic.Bool // to free memory; see Budget
-
-	heldUpTo shard.Pos // of an event stream: the held message for which its timer is set
 }
 
-const stallPieceSize = 16 << 10
+// PieceSize is the size of the pieces in which a StallWriter writes.
+const PieceSize = 16 << 10
 
-// newStallWriter returns a stallWriter for the response of a request.
-func (s *Server) newStallWriter(w http.ResponseWriter, r *http.Request) *stallWriter {
-	p := &stallWriter{w: w, controller: http.NewResponseController(w), stall: s.cfg.Stall}
+// NewStallWriter returns a StallWriter for the response of a request.
+func NewStallWriter(w http.ResponseWriter, r *http.Request, stall time.Duration) *StallWriter {
+	p := &StallWriter{w: w, controller: http.NewResponseController(w), stall: stall}
 	if r.ProtoMajor > 1 {
-		p.conn = connOf(r)
+		p.conn = Of(r)
 	}
 	return p
 }
 
 // BlockedFor returns how long the current write has been blocked; 0: no write is, or the client is disconnected.
-func (p *stallWriter) BlockedFor(now time.Time) time.Duration {
+func (p *StallWriter) BlockedFor(now time.Time) time.Duration {
 	if at := p.writeBegan.Load(); at != 0 && !p.disconnected.Load() {
 		return now.Sub(time.Unix(0, at))
 	}
@@ -51,7 +49,7 @@ func (p *stallWriter) BlockedFor(now time.Time) time.Duration {
 }
 
 // Disconnect ends the current write, and all later ones.
-func (p *stallWriter) Disconnect() {
+func (p *StallWriter) Disconnect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.disconnected.Store(true)
@@ -69,20 +67,22 @@ func (p *stallWriter) Disconnect() {
 	}
 }
 
-// Write implements io.Writer.
-func (p *stallWriter) Write(b []byte) (int, error) {
-	if err := p.write(b); err != nil {
+// Disconnected reports whether Disconnect was called.
+func (p *StallWriter) Disconnected() bool { return p.disconnected.Load() }
+
+// Write implements io.Writer: it writes all of b, or returns an error.
+func (p *StallWriter) Write(b []byte) (int, error) {
+	if p.slots != nil {
+		return p.w.Write(b)
+	}
+	if err := p.writePieces(b); err != nil {
 		return 0, err
 	}
 	return len(b), nil
 }
 
-// write writes all of b.
-func (p *stallWriter) write(b []byte) error {
-	if p.slots != nil {
-		_, err := p.w.Write(b)
-		return err
-	}
+// writePieces writes b in pieces.
+func (p *StallWriter) writePieces(b []byte) error {
 	p.writeBegan.Store(time.Now().UnixNano()) // also in the middle of a piece, where a write may block as well
 	defer p.writeBegan.Store(0)
 	for len(b) > 0 {
@@ -95,7 +95,7 @@ func (p *stallWriter) write(b []byte) error {
 			if err := p.setDeadline(now.Add(p.stall)); err != nil {
 				return err
 			}
-			p.pieceLeft = stallPieceSize
+			p.pieceLeft = PieceSize
 		}
 		n := min(len(b), p.pieceLeft)
 		if _, err := p.w.Write(b[:n]); err != nil {
@@ -115,9 +115,9 @@ func (p *stallWriter) write(b []byte) error {
 	return nil
 }
 
-// flush flushes and clears the deadline: HTTP/2 would end the response when the deadline
+// Flush flushes and clears the deadline: HTTP/2 would end the response when the deadline
 // passes, even while nothing is being written.
-func (p *stallWriter) flush() error {
+func (p *StallWriter) Flush() error {
 	p.pieceLeft = 0
 	p.writeBegan.Store(time.Now().UnixNano())
 	defer p.writeBegan.Store(0)
@@ -125,7 +125,7 @@ func (p *stallWriter) flush() error {
 }
 
 // setDeadline sets the write deadline, where there can be one.
-func (p *stallWriter) setDeadline(t time.Time) error {
+func (p *StallWriter) setDeadline(t time.Time) error {
 	if err := p.controller.SetWriteDeadline(t); !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}

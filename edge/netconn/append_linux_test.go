@@ -1,4 +1,4 @@
-package edge
+package netconn
 
 import (
 	"bufio"
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -22,7 +23,7 @@ import (
 // echo is a server whose handler notes what it is asked.
 type echo struct {
 	addr string
-	srv  *Server
+	fast *AppendConns
 	hs   *http.Server
 }
 
@@ -35,18 +36,19 @@ func newEcho(t testing.TB, writers bool, ask http.HandlerFunc, settings ...func(
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &echo{addr: l.Addr().String(), srv: New(Config{}, nil)}
-	if e.srv.appendConns.minAppends = math.MaxInt; writers {
-		e.srv.appendConns.minAppends = 1
+	e := &echo{addr: l.Addr().String(), fast: NewAppendConns(slog.New(slog.DiscardHandler), time.Minute)}
+	if e.fast.MinAppends = math.MaxInt; writers {
+		e.fast.MinAppends = 1
 	}
-	e.hs = e.srv.HTTPServer()
+	e.hs = newHTTPServer()
+	e.hs.RegisterOnShutdown(e.fast.FinishAll)
 	e.hs.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Value(echoKey{}) != nil {
 			t.Error("what a handler adds to one request's context is in the next one's")
 		}
 		r = r.WithContext(context.WithValue(r.Context(), echoKey{}, true))
 		if ask(w, r); r.Method == http.MethodPost {
-			e.srv.appendConns.takeOver(w, r)
+			e.fast.TakeOver(w, r)
 		}
 	})
 	for _, set := range settings {
@@ -56,10 +58,23 @@ func newEcho(t testing.TB, writers bool, ask http.HandlerFunc, settings ...func(
 	go func() { done <- e.hs.Serve(Listen(l)) }()
 	t.Cleanup(func() {
 		_ = e.hs.Close()
-		e.srv.Close()
+		e.fast.Close()
 		<-done
 	})
 	return e
+}
+
+// newHTTPServer has the settings that package edge gives its server.
+func newHTTPServer() *http.Server {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Protocols: &p, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 620 * time.Second, MaxHeaderBytes: 32 << 10,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return ConnContext(ctx, c, time.Minute) },
+		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	}
 }
 
 // dial opens a connection that lasts no longer than a test may.
@@ -286,7 +301,7 @@ func (e *echo) writerOf(t testing.TB) (net.Conn, *bufio.Reader) {
 
 // made reports whether there are n writers.
 func (e *echo) made(n int) bool {
-	x := &e.srv.appendConns
+	x := e.fast
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return len(x.conns) >= n
@@ -364,11 +379,11 @@ func TestWriterShutdown(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("the grace ran out")
 	cancel(why)
-	if err := e.srv.Shutdown(ctx); !errors.Is(err, why) {
+	if err := e.fast.Shutdown(ctx); !errors.Is(err, why) {
 		t.Errorf("%v while something is asked", err)
 	}
 	close(answered)
-	if err := e.srv.Shutdown(t.Context()); err != nil {
+	if err := e.fast.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if !answers(t, busy) {
@@ -387,9 +402,9 @@ func TestWriterEndsWhatTakesTooLong(t *testing.T) {
 		}
 		noContent(w, r)
 	})
-	e.srv.appendConns.mu.Lock()
-	e.srv.appendConns.maxRounds = 2
-	e.srv.appendConns.mu.Unlock()
+	e.fast.mu.Lock()
+	e.fast.maxRounds = 2
+	e.fast.mu.Unlock()
 	c, r := e.writerOf(t)
 	say(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	if tcp, ok := c.(*net.TCPConn); ok {
@@ -415,7 +430,7 @@ func TestWriterClose(t *testing.T) {
 	c, r := e.writerOf(t)
 	say(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	<-asked
-	e.srv.Close()
+	e.fast.Close()
 	gone(t, r)
 }
 

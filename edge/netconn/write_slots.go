@@ -1,4 +1,4 @@
-package edge
+package netconn
 
 import (
 	"net/http"
@@ -24,14 +24,14 @@ import (
 //	every progressInterval: checkProgress extends the deadline if the peer acknowledged bytes
 //
 // net/http calls Write on the connection, not on this type, so the handler stores the slotWriter
-// in tcpConn.slots and the connection calls it back.
+// in Conn.slots and the connection calls it back.
 //
 // The deadline is extended with each slot, and while the client's kernel acknowledges bytes,
 // so a slow client is not disconnected.
 type slotWriter struct {
-	server        *Server
-	out           *stallWriter
-	conn          *tcpConn
+	group         *WriteSlots
+	out           *StallWriter
+	conn          *Conn
 	progressTimer *time.Timer
 
 	// Under TLS, net/http's background read may write as well (an answer to a key update), at
@@ -45,18 +45,35 @@ type slotWriter struct {
 // progressInterval separates two calls of checkProgress for an answer in progress.
 const progressInterval = time.Second
 
-// useWriteSlots makes p write in slots until the returned function is called. A connection that
-// no tcpConn wraps is written to in pieces, yielding after each: see stallWriter.
-func (s *Server) useWriteSlots(p *stallWriter, r *http.Request) (end func()) {
-	w := soleConnOf(r)
+// WriteSlots holds the slots of all slotWriters.
+type WriteSlots struct {
+	slots   chan struct{} // a semaphore
+	waiting Gauge
+}
+
+// Gauge counts the answers that wait for a slot.
+type Gauge interface {
+	Inc()
+	Dec()
+}
+
+// NewWriteSlots returns slots that are counted in the given semaphore.
+func NewWriteSlots(slots chan struct{}, waiting Gauge) *WriteSlots {
+	return &WriteSlots{slots: slots, waiting: waiting}
+}
+
+// Use makes p write in slots until the returned function is called. A connection that is no Conn is
+// written to in pieces, yielding after each: see StallWriter. The request's body must have been read,
+// because net/http reads what is left of it before it writes.
+func (x *WriteSlots) Use(p *StallWriter, r *http.Request) (end func()) {
+	w := SoleOf(r)
 	if w == nil {
 		return func() {}
 	}
-	t := &slotWriter{server: s, out: p, conn: w, acked: ackedByPeer(w)}
+	t := &slotWriter{group: x, out: p, conn: w, acked: ackedByPeer(w)}
 	if r.TLS == nil {
-		// Acquired here so that an array is laid out only with a slot. The request's body has
-		// been read, which net/http does first (see guardBody). Under TLS write acquires the slot,
-		// because it holds the tls.Conn's lock.
+		// Acquired here so that an array is laid out only with a slot. Under TLS write acquires the
+		// slot, because it holds the tls.Conn's lock.
 		t.acquireSlot()
 	}
 	p.slots = t
@@ -82,17 +99,17 @@ func (t *slotWriter) acquireSlot() {
 	}
 	t.out.writeBegan.Store(0)
 	select {
-	case t.server.writeSlots <- struct{}{}:
+	case t.group.slots <- struct{}{}:
 	default:
-		t.server.metrics.waitingForSlot.Inc()
-		t.server.writeSlots <- struct{}{}
-		t.server.metrics.waitingForSlot.Dec()
+		t.group.waiting.Inc()
+		t.group.slots <- struct{}{}
+		t.group.waiting.Dec()
 		runtime.Gosched() // a goroutine that is handed a slot runs next, and so would its successor: let others run first
 	}
 	t.out.mu.Lock()
 	defer t.out.mu.Unlock()
 	if t.ended {
-		<-t.server.writeSlots
+		<-t.group.slots
 		return
 	}
 	t.hasSlot = true
@@ -106,7 +123,7 @@ func (t *slotWriter) releaseSlot() {
 	if t.hasSlot {
 		t.out.writeBegan.Store(time.Now().UnixNano())
 		t.hasSlot = false
-		<-t.server.writeSlots
+		<-t.group.slots
 	}
 }
 
@@ -118,7 +135,7 @@ func (t *slotWriter) end() {
 	t.progressTimer.Stop()
 	if t.ended = true; t.hasSlot {
 		t.hasSlot = false
-		<-t.server.writeSlots
+		<-t.group.slots
 	}
 	t.out.writeBegan.Store(0)
 }
@@ -140,7 +157,7 @@ func (t *slotWriter) checkProgress() bool {
 	return true
 }
 
-// extendDeadline gives the client Stall from now on.
+// extendDeadline gives the client the stall time from now on.
 func (t *slotWriter) extendDeadline() {
 	if !t.out.disconnected.Load() {
 		_ = t.out.setDeadline(time.Now().Add(t.out.stall)) // the next write returns the error

@@ -1,0 +1,25 @@
+//go:build !linux
+
+package netconn
+
+import (
+	"net"
+	"net/http"
+	"time"
+)
+
+const ownsDescriptors = false
+
+type rawTransfer struct{}
+
+func newConn(c *net.TCPConn) (*Conn, error) { return &Conn{Conn: c, tcp: c}, nil }
+
+func (w *Conn) rawRead(b []byte) (int, error) { return w.Conn.Read(b) }
+
+func (w *Conn) rawWrite(b []byte) (int, error) { return w.Conn.Write(b) }
+
+func (*slotWriter) write([]byte) (int, error) { return 0, http.ErrNotSupported }
+
+func ackedByPeer(*Conn) uint64 { return 0 }
+
+func (w *Conn) setUserTimeout(time.Duration) {}
