@@ -128,9 +128,15 @@ func (c *explainCmd) run(ctx context.Context, s stdio, log *slog.Logger) error {
 	} else {
 		err = explainText(s.out, e, c.Stream != "", no)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	return explainExit(e, no)
+}
+
+// explainExit returns the error by which the process tells what it has explained.
+func explainExit(e *access.Explanation, no *access.Refusal) error {
+	switch {
 	case e.Refusal != nil:
 		return &exitError{exitTokenRefused, fmt.Errorf("the token is not good: %w", e.Refusal)}
 	case no != nil:
@@ -170,19 +176,7 @@ func explainText(w io.Writer, e *access.Explanation, asked bool, no *access.Refu
 	if e.Header != "" {
 		line("sent in", e.Header)
 	}
-	for _, r := range e.Rights {
-		title := "in " + r.Project
-		if e.Refusal != nil {
-			title += ", if it were good"
-		}
-		fmt.Fprintf(&b, "%s:\n", title)
-		for _, g := range r.Grants {
-			fmt.Fprintf(&b, "  %s\n", g)
-		}
-		if len(r.Grants) == 0 {
-			b.WriteString("  nothing but what is public\n")
-		}
-	}
+	explainRights(&b, e)
 	for _, note := range e.Notes {
 		line("note", note)
 	}
@@ -195,6 +189,23 @@ func explainText(w io.Writer, e *access.Explanation, asked bool, no *access.Refu
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// explainRights lists what the token grants, or would grant.
+func explainRights(b *strings.Builder, e *access.Explanation) {
+	for _, r := range e.Rights {
+		title := "in " + r.Project
+		if e.Refusal != nil {
+			title += ", if it were good"
+		}
+		fmt.Fprintf(b, "%s:\n", title)
+		for _, g := range r.Grants {
+			fmt.Fprintf(b, "  %s\n", g)
+		}
+		if len(r.Grants) == 0 {
+			b.WriteString("  nothing but what is public\n")
+		}
+	}
 }
 
 // quoted returns a token's value so that it cannot move the cursor of a terminal.
@@ -293,7 +304,15 @@ func (c *mintCmd) claims(s stdio, now time.Time) (map[string]any, error) {
 	if len(c.Aud) > 0 {
 		claims["aud"] = c.Aud
 	}
-	var entries []any
+	entries, err := c.entries()
+	if entries != nil {
+		claims["authorization_details"] = entries
+	}
+	return claims, err
+}
+
+// entries returns the grants that the flags name, as the token has them.
+func (c *mintCmd) entries() (entries []any, err error) {
 	for flag, list := range map[string][]string{"--grant": c.Grant, "--grant-name": c.Names} {
 		for _, g := range list {
 			actions, of, ok := strings.Cut(g, ":")
@@ -311,10 +330,7 @@ func (c *mintCmd) claims(s stdio, now time.Time) (map[string]any, error) {
 			entries = append(entries, e)
 		}
 	}
-	if entries != nil {
-		claims["authorization_details"] = entries
-	}
-	return claims, nil
+	return entries, nil
 }
 
 // adminCmd makes a token for the admin address.

@@ -91,7 +91,7 @@ func (j *Judge) findAdmin(token string) (found *adminToken) {
 // login form. key authenticates cookies: nodes that share it accept each other's.
 func (j *Judge) AdminLogin(token string, key []byte) (setCookie string, ok bool) {
 	t := j.findAdmin(token)
-	if t == nil {
+	if t == nil || len(key) == 0 {
 		return "", false
 	}
 	ends := strconv.FormatInt(j.env.now().Add(adminCookieTTL).Unix(), 10)
@@ -153,7 +153,7 @@ func (j *Judge) checkAdminCookie(value string, key []byte) *adminToken {
 	name, rest, _ := strings.Cut(value, ".")
 	ends, mac, _ := strings.Cut(rest, ".")
 	at, err := strconv.ParseInt(ends, 10, 64)
-	if err != nil || at <= j.env.now().Unix() || len(mac) != signatureLength {
+	if err != nil || at <= j.env.now().Unix() || len(mac) != signatureLength || len(key) == 0 {
 		return nil
 	}
 	all := j.verifier.rules.Load().admin

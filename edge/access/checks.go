@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -16,6 +17,7 @@ func (c *IssuerConfig) check() (errs []error) {
 		}
 	}
 	fail(c.Issuer == "", "iss is missing")
+	fail(c.Header != "" && !canHoldToken(c.Header), "header %q: the name of a field that a gateway adds, and that nothing else uses, is needed", c.Header)
 	fail(len(c.Audience.Any) == 0 && !c.Audience.None, "audience is missing: a list of what a token's aud must have one of, or none together with require")
 	fail(slices.Contains(c.Audience.Any, ""), "audience has an empty value")
 	fail(c.Audience.None && len(c.Require) == 0, "audience: none accepts whatever this issuer signs for others: it needs require")
@@ -41,6 +43,17 @@ func (c *IssuerConfig) check() (errs []error) {
 	fail(c.MaxTTL < 0 || c.Stay < 0, "max_ttl and stay must not be below 0")
 	fail(c.GrantsClaim != "" && c.Ceiling == nil, "grants_claim needs a ceiling: without one a token's own grants count for nothing")
 	return errs
+}
+
+// canHoldToken reports whether a field may hold an issuer's tokens: not one that means something
+// else already.
+func canHoldToken(name string) bool {
+	switch http.CanonicalHeaderKey(name) {
+	case "Authorization", "Proxy-Authorization", "Cookie", "Host", "Origin", "Referer", "Content-Type", "Content-Length", "Connection", "Accept",
+		"Transfer-Encoding", "Te", "Trailer", "Upgrade", "Expect", "User-Agent", "If-None-Match", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
+		return false
+	}
+	return !strings.HasPrefix(http.CanonicalHeaderKey(name), "Sec-") && !strings.ContainsFunc(name, func(c rune) bool { return !isTokenChar(c) })
 }
 
 // checkTemplates refuses placeholders of claims that users can set themselves.

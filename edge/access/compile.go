@@ -158,7 +158,7 @@ func (ic *IssuerConfig) compile(c *compiler) (*issuer, error) {
 	i := &issuer{
 		name: ic.Issuer, hash: c.env.rows.hash(ic.Issuer), header: http.CanonicalHeaderKey(ic.Header), audience: ic.Audience.Any,
 		require: Condition(ic.Require), refuse: Condition(ic.Refuse),
-		projects: ic.Projects, projectClaim: ic.ProjectClaim, projectPrefix: ic.ProjectPrefix,
+		projects: slices.Sorted(slices.Values(ic.Projects)), projectClaim: ic.ProjectClaim, projectPrefix: ic.ProjectPrefix,
 		believes: ic.Ceiling != nil, grantsClaim: ic.GrantsClaim, idClaim: ic.IDClaim, maxTTL: ic.MaxTTL, stay: ic.Stay, config: *ic,
 	}
 	if i.idClaim == "" {

@@ -172,12 +172,6 @@ func (c *caller) refuse(want Actions, project, name string) *Refusal {
 	return wrongProject(project, name)
 }
 
-// knows reports whether a token is for a project.
-func (p *Principal) knows(project string) bool {
-	_, ok := p.rights[project]
-	return ok
-}
-
 // wrongProject says how the path of a request was read.
 func wrongProject(project, name string) *Refusal {
 	if name == "" || project == "default" {
@@ -194,8 +188,7 @@ func (c *caller) mayList(project, prefix string) bool {
 	if c.from.kind != presentedToken {
 		return false
 	}
-	r := c.pr.rights[project]
-	return r.given.mayList(prefix) || r.own.mayList(prefix) && c.pr.ceiling.mayList(prefix)
+	return c.pr.knows(project) && (c.pr.given.mayList(prefix) || c.pr.own[project].mayList(prefix) && c.pr.ceiling.mayList(prefix))
 }
 
 // mayList reports whether a grant of List reaches every stream that begins with a prefix.

@@ -33,9 +33,10 @@ func (i *issuer) addOwn(pr *Principal, claims Claims, projects []string) *Refusa
 		case !slices.Contains(projects, project):
 			return refuse(ReasonBadGrants, "a grant of the token names the project %.64q, which the token is not for", project)
 		}
-		r := pr.rights[project]
-		r.own = append(r.own, g)
-		pr.rights[project] = r
+		if pr.own == nil {
+			pr.own = map[string]grants{}
+		}
+		pr.own[project] = append(pr.own[project], g)
 	}
 	return nil
 }

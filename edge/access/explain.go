@@ -122,12 +122,11 @@ func (e *Explanation) would(i *issuer, p *parts) {
 	}
 	e.Notes = append(e.Notes, pr.Notes...)
 	for _, project := range pr.Projects() {
-		r := pr.rights[project]
 		of := ProjectRights{Project: project}
-		for _, g := range r.given {
+		for _, g := range pr.given {
 			of.Grants = append(of.Grants, g.String())
 		}
-		for _, g := range r.own {
+		for _, g := range pr.own[project] {
 			of.Grants = append(of.Grants, g.String()+" (by the token's own word, up to the ceiling)")
 		}
 		e.Rights = append(e.Rights, of)

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -53,6 +54,8 @@ type keySet struct {
 	every  time.Duration
 	env    *environment
 	asks   *rate.Limiter
+
+	awaiting atomic.Int32 // tokens that wait for a fetch
 
 	wake chan struct{}      // asks the loop for a fetch; has room for one
 	stop context.CancelFunc // ends the loop; set by the Verifier before it runs
@@ -320,6 +323,10 @@ func (s *keySet) await(ctx context.Context, issued time.Time) (final bool, retry
 		default: // one is asked for already
 		}
 	} else if !underWay {
+		return false, askEvery
+	}
+	defer s.awaiting.Add(-1)
+	if s.awaiting.Add(1) > maxVerifying { // strangers can ask for keys that there are not
 		return false, askEvery
 	}
 	select {

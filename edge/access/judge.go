@@ -147,6 +147,8 @@ func (j *Judge) principal(ctx context.Context, from presented, project string) (
 			return pr, nil
 		case !pr.isGood() && try == 0: // the file changed in between
 			continue
+		case !pr.isGood():
+			return nil, errBusy
 		}
 		switch j.revocations.match(pr, project, j.env.second()) {
 		case revokedHere:

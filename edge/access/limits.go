@@ -234,20 +234,19 @@ func (j *Judge) AddReader(r *http.Request, lease Lease) *Denial {
 	if p == nil {
 		return nil
 	}
-	all := p.use.readers.Add(1)
-	var over Reason
+	// The principal's limit comes first: one that is over its own takes no place of the project's,
+	// not even for a moment.
 	s, own := j.limiter.slotOf(lease, p)
 	if n := int64(s.readers.Add(1)); own.readers > 0 && n > own.readers {
-		over = ReasonLimitPrincipalReaders
+		s.readers.Add(-1)
+		return j.denyLimit(r, p, ReasonLimitPrincipalReaders, 0, "")
 	}
+	all := p.use.readers.Add(1)
 	if p.limits != nil && p.limits.readers > 0 && all+int64(j.limiter.otherReaders(p.name)) > p.limits.readers {
-		over = ReasonLimitReaders
+		j.RemoveReader(lease)
+		return j.denyLimit(r, p, ReasonLimitReaders, 0, "")
 	}
-	if over == "" {
-		return nil
-	}
-	j.RemoveReader(lease)
-	return j.denyLimit(r, p, over, 0, "")
+	return nil
 }
 
 // RemoveReader counts a live reader no longer.

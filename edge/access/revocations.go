@@ -69,6 +69,16 @@ func newRevocations(env *environment, keys [][]byte, rs *atomic.Pointer[rules]) 
 	return &Revocations{env: env, keys: keys, rules: rs, holds: map[revokedKey][]hold{}}
 }
 
+// SetKeys replaces the keys that authenticate revocations: the first makes new ones. A key that is
+// taken away while revocations that it made hold makes them unknown to nodes that start later.
+func (r *Revocations) SetKeys(keys [][]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(keys) > 0 {
+		r.keys = keys
+	}
+}
+
 // RevocationKey derives the key that authenticates revocations from a secret of the fleet.
 func RevocationKey(secret []byte) []byte {
 	key, err := hkdf.Key(sha256.New, secret, nil, "fantail/revocations/1", 32)

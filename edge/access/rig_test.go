@@ -77,6 +77,8 @@ func signRaw(t testing.TB, header, claims []byte, key any) string {
 		if r, s, err = ecdsa.Sign(rand.Reader, key, sum[:]); err == nil {
 			sig = append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)
 		}
+	case derKey:
+		sig, err = ecdsa.SignASN1(rand.Reader, key.PrivateKey, sum[:])
 	case ed25519.PrivateKey:
 		sig = ed25519.Sign(key, []byte(signed))
 	case string:

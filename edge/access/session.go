@@ -152,11 +152,10 @@ func deletedCookie(projectName string) string {
 
 // hasRights refuses a principal without any right in a project.
 func (p *Principal) hasRights(projectName string) *Refusal {
-	r, ok := p.rights[projectName]
 	switch {
-	case !ok:
+	case !p.knows(projectName):
 		return wrongProject(projectName, "")
-	case len(r.given)+len(r.own) == 0:
+	case len(p.given)+len(p.own[projectName]) == 0:
 		return refuse(ReasonNotGranted, "the token grants nothing in the project %q", projectName)
 	}
 	return nil

@@ -74,20 +74,16 @@ type Principal struct {
 	// Notes say, for people, which grants the token was not given and why.
 	Notes []string
 
-	rights  map[string]rights // by project
-	ceiling grants
-	size    int // bytes that it holds, about
+	projects []string          // those that the token is for
+	given    grants            // by the issuer's rules, in each of them
+	own      map[string]grants // by the token's entries: up to the ceiling, by project
+	ceiling  grants
+	size     int // bytes that it holds, about
 
 	issuer      *issuer
 	key         *key
 	subject, id uint64        // seeded hashes
 	checked     atomic.Uint32 // the count of changes (and 1) up to which no revocation is about it
-}
-
-// rights are a principal's in one project.
-type rights struct {
-	given grants // by the issuer's rules
-	own   grants // by the token's entries: up to the ceiling
 }
 
 // Allows reports whether the principal has all of the wanted actions on a stream, which is
@@ -98,25 +94,28 @@ func (p *Principal) Allows(want Actions, project, name string) bool {
 
 // allow returns those of the wanted actions that the principal has on a stream.
 func (p *Principal) allow(want Actions, project, name string) (allowed Actions) {
-	r, ok := p.rights[project]
-	if !ok {
+	if !p.knows(project) {
 		return 0
 	}
-	allowed = r.given.allow(want, name)
-	if left := want &^ allowed; left != 0 && len(r.own) > 0 {
-		allowed |= r.own.allow(left, name) & p.ceiling.allow(left, name)
+	allowed = p.given.allow(want, name)
+	if left := want &^ allowed; left != 0 && len(p.own) > 0 {
+		allowed |= p.own[project].allow(left, name) & p.ceiling.allow(left, name)
 	}
 	return allowed
 }
 
+// knows reports whether a token is for a project.
+func (p *Principal) knows(project string) bool {
+	if len(p.projects) > 8 { // all of the issuer's: they are sorted
+		_, ok := slices.BinarySearch(p.projects, project)
+		return ok
+	}
+	return slices.Contains(p.projects, project)
+}
+
 // Projects lists the projects in which the principal has rights.
 func (p *Principal) Projects() []string {
-	var names []string
-	for name := range p.rights {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return slices.Sorted(slices.Values(p.projects))
 }
 
 // Expired reports whether the token is good no longer.
@@ -144,6 +143,9 @@ func parseToken(token string) (p parts, no *Refusal) {
 		return p, refuse(ReasonMalformed, "the token is encrypted (JWE): a signed one (JWT) is needed; with some providers that takes an audience")
 	default:
 		return p, refuse(ReasonMalformed, "the token is no JWT: it has %d parts and not 3", len(pieces))
+	}
+	if strings.ContainsAny(token, "\r\n") { // which the decoder would skip
+		return p, refuse(ReasonMalformed, "the token has a line's end in it")
 	}
 	decoded := make([][]byte, 3)
 	for i, piece := range pieces {
@@ -329,17 +331,14 @@ func (i *issuer) verify(ctx context.Context, p *parts, env *environment) (*Princ
 func (i *issuer) principal(claims Claims, t times, k *key) (*Principal, *Refusal) {
 	pr := &Principal{
 		Issuer: i.name, Key: k.name, issuer: i, key: k, Issued: t.issued, Expires: t.expires, Stay: i.stay,
-		rights: map[string]rights{}, ceiling: i.ceiling,
+		ceiling: i.ceiling,
 	}
 	pr.Subject, _ = claims.text("sub")
 	pr.ID, _ = claims.text(i.idClaim)
-	projects := i.projectsOf(claims)
-	given := i.givenTo(claims, pr)
-	for _, project := range projects {
-		pr.rights[project] = rights{given: given}
-	}
+	pr.projects = i.projectsOf(claims)
+	pr.given = i.givenTo(claims, pr)
 	if i.believes {
-		if no := i.addOwn(pr, claims, projects); no != nil {
+		if no := i.addOwn(pr, claims, pr.projects); no != nil {
 			return nil, no
 		}
 	}
@@ -394,17 +393,24 @@ func (p *Principal) weigh() int {
 	for _, note := range p.Notes {
 		n += each + len(note)
 	}
-	for project, r := range p.rights {
-		n += 2*each + len(project)
-		for _, gs := range []grants{r.given, r.own} {
-			for _, g := range gs {
-				n += each
-				for _, name := range g.Names {
-					n += each/4 + len(name)
-				}
-				for _, pattern := range g.Patterns {
-					n += each/2 + len(pattern.segments)*each/2
-				}
+	n += p.given.weigh()
+	for project, gs := range p.own {
+		n += 2*each + len(project) + gs.weigh()
+	}
+	return n
+}
+
+// weigh estimates the bytes that grants hold.
+func (gs grants) weigh() (n int) {
+	for _, g := range gs {
+		n += 64
+		for _, name := range g.Names {
+			n += 16 + len(name)
+		}
+		for _, pattern := range g.Patterns {
+			n += 32
+			for _, s := range pattern.segments {
+				n += 32 + len(s.text)
 			}
 		}
 	}

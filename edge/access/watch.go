@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -70,6 +71,7 @@ func readFile(path string) ([]byte, error) {
 // watchedFile is the file of a Judge, and those that it names.
 type watchedFile struct {
 	path  string
+	mu    sync.Mutex        // held while the file is looked at
 	now   []byte            // in force, or about to be
 	named map[string][]byte // the files that it names, as they were when it was compiled
 	said  time.Time         // when the log last said that it cannot be taken
@@ -154,16 +156,19 @@ func (j *Judge) watch(ctx context.Context) {
 	for {
 		select {
 		case <-t.C:
-			j.reload(ctx)
+			j.Reload(ctx)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// reload takes the file if it has changed and settled. An error keeps the rules in force.
-func (j *Judge) reload(ctx context.Context) {
+// Reload looks at the file now, as a Judge does every ten seconds by itself. It takes the file if it
+// has changed and settled. An error keeps the rules in force, and is told by the log.
+func (j *Judge) Reload(ctx context.Context) {
 	w := j.file
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	changed, err := w.hasChanged()
 	if !changed {
 		return
