@@ -30,11 +30,13 @@ const (
 
 // setCacheControl sets how long an answer may be cached, and where. If the request may identify its
 // client, only the client may cache it, and only briefly, because the client may lose its rights.
-func setCacheControl(w http.ResponseWriter, r *http.Request, long string) {
+func (s *Server) setCacheControl(w http.ResponseWriter, r *http.Request, p permit, long string) {
 	h := w.Header()
 	switch {
 	case long == cacheNoStore:
-	case !mayIdentifyClient(r):
+	case p.judged:
+		long = p.cacheControl(long)
+	case !s.cfg.PrivateCache && !mayIdentifyClient(r):
 		long = "public, " + long
 		h.Add("Vary", "Authorization, Cookie")
 	case long == cacheForever:
@@ -45,6 +47,19 @@ func setCacheControl(w http.ResponseWriter, r *http.Request, long string) {
 		long = "private, " + long
 	}
 	h.Set("Cache-Control", long)
+}
+
+// cacheControl returns the Cache-Control of an answer that a file of rights allows: no answer may
+// outlive the right to it, so none is kept without asking for longer than a minute.
+func (p permit) cacheControl(long string) string {
+	switch {
+	case long != cacheTail:
+		return p.CacheControl()
+	case p.Public:
+		return "public, " + cacheTail
+	default:
+		return "private, no-cache"
+	}
 }
 
 // mayIdentifyClient reports whether something in a request may identify its client. A proxy in front

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/access"
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
@@ -21,6 +22,8 @@ type problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
+	// Reason says why a credential is not good, in one word (auth.md).
+	Reason string `json:"reason,omitempty"`
 	// Request names the request in the log, where the operator finds the cause.
 	Request string `json:"requestId,omitempty"`
 }
@@ -141,7 +144,7 @@ func writeError(w http.ResponseWriter, err error) {
 // header of an EventSource can read a status and Retry-After.
 func writeEventsError(w http.ResponseWriter, r *http.Request, err error) {
 	m := problemOf(err)
-	if !isTemporary(err) || !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+	if !isTemporary(err) || !acceptsEvents(r) {
 		writeError(w, err)
 		return
 	}
@@ -149,6 +152,26 @@ func writeEventsError(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.Is(err, errConnFull) { // see admitOnConn
 		w.Header().Set("Connection", "close") // the next attempt may meet another node
 	}
+	writeRetryEvents(w, m)
+}
+
+// writeReaderError is writeEventsError for an error that may be the Judge's.
+func writeReaderError(w http.ResponseWriter, r *http.Request, err error) {
+	var denial *access.Denial
+	if errors.As(err, &denial) {
+		writeDenial(w, r, denial)
+		return
+	}
+	writeEventsError(w, r, err)
+}
+
+// acceptsEvents reports whether a request has the Accept header of an EventSource.
+func acceptsEvents(r *http.Request) bool {
+	return strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+}
+
+// writeRetryEvents answers with an empty event stream that says how long to wait.
+func writeRetryEvents(w http.ResponseWriter, m problemKind) {
 	w.Header().Set(hRequestID, newRequestID())
 	setSSEHeaders(w.Header(), sse.FramingText)
 	w.WriteHeader(http.StatusOK)
@@ -157,8 +180,13 @@ func writeEventsError(w http.ResponseWriter, r *http.Request, err error) {
 
 // writeProblem writes a problem; specific is what is wrong with this very request.
 func writeProblem(w http.ResponseWriter, m problemKind, specific string) {
+	writeProblemDocument(w, m, problem{Detail: m.composeDetail(specific)})
+}
+
+// writeProblemDocument writes a problem that has its details already.
+func writeProblemDocument(w http.ResponseWriter, m problemKind, p problem) {
 	h := w.Header()
-	p := problem{Type: problemBase + m.slug, Title: m.title, Status: m.status, Detail: m.composeDetail(specific)}
+	p.Type, p.Title, p.Status = problemBase+m.slug, m.title, m.status
 	if m.status >= http.StatusInternalServerError && m.status != http.StatusNotImplemented {
 		p.Request = newRequestID()
 		h.Set(hRequestID, p.Request)

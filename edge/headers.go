@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/fantail-dev/fantail/edge/byteclass"
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -50,53 +49,25 @@ const (
 // be that of a page or a script: the policy gives it an origin of its own in a browser, where it
 // may load and run nothing.
 var commonHeaders = http.Header{
-	"Content-Security-Policy":       {"sandbox; default-src 'none'"},
-	"X-Content-Type-Options":        {"nosniff"},
-	"Cross-Origin-Resource-Policy":  {"cross-origin"},
-	"Access-Control-Allow-Origin":   {"*"},
-	"Access-Control-Expose-Headers": {exposedHeaders},
+	"Content-Security-Policy":      {"sandbox; default-src 'none'"},
+	"X-Content-Type-Options":       {"nosniff"},
+	"Cross-Origin-Resource-Policy": {"cross-origin"},
+	"Referrer-Policy":              {"no-referrer"}, // a URL may be signed
 }
 
-func setCommonHeaders(h http.Header) { maps.Copy(h, commonHeaders) }
-
-// preflight answers OPTIONS. A page may send any header: a browser attaches nothing by itself,
-// because no answer allows credentials.
-func preflight(w http.ResponseWriter, r *http.Request) {
+// setCommonHeaders sets the headers of every answer to a request about a project; project is empty
+// where the path names none.
+func (s *Server) setCommonHeaders(w http.ResponseWriter, r *http.Request, project string) {
 	h := w.Header()
-	h.Set("Access-Control-Allow-Methods", allowedMethods)
-	h.Set("Access-Control-Allow-Headers", allowedHeaders+requestedHeaders(r.Header))
-	h.Set("Access-Control-Max-Age", "86400")
-	h.Set("Vary", "Access-Control-Request-Headers, Access-Control-Request-Method")
-	w.WriteHeader(http.StatusNoContent)
+	maps.Copy(h, commonHeaders)
+	s.setCORSHeaders(h, r, project)
+	if s.cfg.Judge != nil && !s.cfg.ObserveOnly {
+		h["Cross-Origin-Resource-Policy"] = sameOrigin // authorize opens it for what others may embed
+	}
+	if s.drain.closesConns.Load() || s.cfg.ConnectionsFull() {
+		h.Set("Connection", "close") // over HTTP/2 net/http sends GOAWAY for it
+	}
 }
-
-// requestedHeaders returns the header names that a preflight asks for and the fixed list lacks, each
-// after a comma: valid names only, and together at most as many bytes as headerTable allows.
-func requestedHeaders(h http.Header) string {
-	list := strings.Join(h.Values(requestHeaders), ",")
-	if len(list) > headerRules[requestHeaders].maxBytes {
-		return ""
-	}
-	var b strings.Builder
-	for name := range strings.SplitSeq(list, ",") {
-		if name = strings.TrimSpace(name); name != "" && byteclass.All(name, byteclass.Token) && !allowedHeaderNames[strings.ToLower(name)] {
-			b.WriteString(", ")
-			b.WriteString(name)
-		}
-	}
-	return b.String()
-}
-
-const requestHeaders = "Access-Control-Request-Headers"
-
-// allowedHeaderNames is the fixed list, in lower case.
-var allowedHeaderNames = func() map[string]bool {
-	m := map[string]bool{}
-	for name := range strings.SplitSeq(allowedHeaders, ", ") {
-		m[strings.ToLower(name)] = true
-	}
-	return m
-}()
 
 // setStreamHeaders sets the headers that describe a stream.
 func setStreamHeaders(h http.Header, info shard.Info) {

@@ -12,7 +12,7 @@ import (
 
 // serveLongPoll answers as soon as there is something at the position, or with 204 when the time
 // is over (PROTOCOL 5.7).
-func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position) {
+func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, p permit) {
 	done, err := s.admitOnConn(w, r)
 	if err != nil {
 		writeError(w, err)
@@ -24,10 +24,16 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 		return
 	}
 	defer s.releaseReader(modeLongPoll, true)
+	stay, denial := s.beginStay(r, p)
+	if denial != nil {
+		writeDenial(w, r, denial)
+		return
+	}
+	defer stay.end()
 	if at.AtEnd(info) && !info.Closed {
-		ctx, cancel := context.WithTimeout(clientContext(r), s.cfg.LongPoll)
+		ctx, cancel := context.WithTimeout(clientContext(r), min(s.cfg.LongPoll, stay.timeLeft()))
 		defer cancel()
-		if info, err = s.awaitNews(ctx, id, info, at.Pos); err != nil {
+		if info, err = s.awaitNews(ctx, id, info, at.Pos, stay); err != nil {
 			writeError(w, err)
 			return
 		}
@@ -47,11 +53,11 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 		if q.at.Kind == position.OffsetNow { // a later request for now means another position
 			long = cacheNoStore
 		}
-		setCacheControl(w, r, long)
+		s.setCacheControl(w, r, p, long)
 		s.sendChunk(w, r, info, &c, false)
 		return
 	}
-	setCacheControl(w, r, cacheNoStore)
+	s.setCacheControl(w, r, p, cacheNoStore)
 	h.Set(hNextOffset, position.FormatOffset(info.Generation, max(info.Tail, at.Pos)))
 	h.Set(hUpToDate, "true")
 	if info.Closed {
@@ -62,7 +68,7 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 
 // awaitNews follows the stream until there is news above pos, it is closed, or ctx
 // ends; it returns the stream's Info at that moment.
-func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.Info, pos shard.Pos) (shard.Info, error) {
+func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.Info, pos shard.Pos, stay *stay) (shard.Info, error) {
 	tail, release, err := s.streams.Follow(ctx, id, pos)
 	if err != nil {
 		if ctx.Err() != nil { // nothing came in time, or the client sends no more
@@ -82,6 +88,10 @@ func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.In
 		case <-w:
 		case <-ctx.Done():
 			return info, nil
+		case <-stay.changed:
+			if stay.isOver() {
+				return info, nil
+			}
 		case <-bye.changed: // immediately for a request that comes during a drain
 			if bye.isDue() {
 				return info, nil

@@ -11,8 +11,8 @@ import (
 )
 
 // serveHead describes a stream (PROTOCOL 4.3).
-func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
-	setCacheControl(w, r, cacheNoStore)
+func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
+	s.setCacheControl(w, r, p, cacheNoStore)
 	info, err := s.streams.Info(r.Context(), id, 0)
 	if err == nil {
 		err = info.Absent()
@@ -27,7 +27,7 @@ func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.Stre
 
 // serveGet answers every GET (PROTOCOL 5.6 to 5.8). It returns an event stream that remains to
 // be served; the response header of that is not written yet.
-func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.StreamID) (events *eventStream) {
+func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) (events *eventStream) {
 	err := checkHeaders(r)
 	var q query
 	if err == nil {
@@ -52,19 +52,19 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.Strea
 			return nil
 		}
 		if err == nil {
-			events, err = s.openEventStream(w, r, info, id, q, at)
+			events, err = s.openEventStream(w, r, info, id, q, at, p)
 		}
 		if err != nil {
-			writeEventsError(w, r, err)
+			writeReaderError(w, r, err)
 			return nil
 		}
 		return events
 	case err != nil:
 		writeError(w, err)
 	case q.live == "long-poll":
-		s.serveLongPoll(w, r, info, id, q, at)
+		s.serveLongPoll(w, r, info, id, q, at, p)
 	default:
-		s.serveCompressed(w, r, func(w http.ResponseWriter, r *http.Request) { s.serveCatchUp(w, r, info, id, q, at) })
+		s.serveCompressed(w, r, func(w http.ResponseWriter, r *http.Request) { s.serveCatchUp(w, r, info, id, q, at, p) })
 	}
 	return nil
 }
@@ -113,10 +113,10 @@ func newerInfoMayHelp(err error) bool {
 }
 
 // serveCatchUp answers a plain GET with one chunk.
-func (s *Server) serveCatchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position) {
+func (s *Server) serveCatchUp(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, p permit) {
 	defer s.metrics.trackReader(modeCatchUp)()
 	if q.at.Kind == position.OffsetNow {
-		setCacheControl(w, r, cacheNoStore)
+		s.setCacheControl(w, r, p, cacheNoStore)
 		s.sendChunk(w, r, info, &catchUpChunk{next: at}, false)
 		return
 	}
@@ -127,11 +127,11 @@ func (s *Server) serveCatchUp(w http.ResponseWriter, r *http.Request, info shard
 	}
 	defer s.releaseChunk(&c)
 	if q.staleInfo && !info.Closed {
-		setCacheControl(w, r, cacheNoStore)
+		s.setCacheControl(w, r, p, cacheNoStore)
 		s.sendChunk(w, r, info, &c, true)
 		return
 	}
-	setCacheControl(w, r, c.cachePolicy(q.at, info))
+	s.setCacheControl(w, r, p, c.cachePolicy(q.at, info))
 	tag := etag(info, at, c.next)
 	w.Header().Set("ETag", tag)
 	if has, ok := matchETag(strings.Join(r.Header.Values("If-None-Match"), ","), tag); ok {

@@ -34,20 +34,23 @@ const (
 // encodings lists the codings that a body may have, as Accept-Encoding says them.
 const encodings = "gzip, identity"
 
-// guardBody bounds how long the request's body may take, and reads a body that has no use.
-// Before its first response byte net/http drains the request body, with no time limit of its own,
-// so no shared resource may be held at that point.
-func (s *Server) guardBody(w http.ResponseWriter, r *http.Request) error {
+// boundBodyTime bounds how long the request's body may take. Before its first response byte net/http
+// drains the request body, with no time limit of its own, so no shared resource may be held at that
+// point.
+func (s *Server) boundBodyTime(w http.ResponseWriter, r *http.Request) {
 	if len(r.TransferEncoding) > 0 && r.ProtoMajor == 1 {
 		// There may have been a Content-Length, too, which net/http removes. A proxy on the way may
 		// then have seen the end of the message elsewhere (RFC 9112, 6.1).
 		w.Header().Set("Connection", "close")
 	}
-	if r.ContentLength == 0 {
-		return nil
-	}
-	if r.Method == http.MethodPost || r.Method == http.MethodPut {
+	if r.ContentLength != 0 {
 		s.extendReadDeadline(w, s.bodyDeadline(time.Now(), r.ContentLength))
+	}
+}
+
+// discardBody reads a body that has no use.
+func (s *Server) discardBody(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength == 0 {
 		return nil
 	}
 	in := bodyReader{server: s, w: w, r: r, began: time.Now()}

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/fantail-dev/fantail/edge/access"
 	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/edge/sse"
@@ -55,6 +56,17 @@ type Config struct {
 	// ConnectionsFull reports that the machine has hardly any file descriptors left: readers are
 	// refused as beyond MaxReaders, and each answer is the last on its connection (nil: never).
 	ConnectionsFull func() bool
+	// Judge decides what each request may do, by a file of rights (nil: everything is open).
+	Judge *access.Judge
+	// ObserveOnly has the Judge decide, count and log, and refuses nothing.
+	ObserveOnly bool
+	// Origins are those whose pages may read answers, where the file of rights names none (nil:
+	// every origin, without credentials).
+	Origins *access.Origins
+	// NoCORS leaves the fields of CORS to a proxy.
+	NoCORS bool
+	// PrivateCache keeps every answer out of shared caches.
+	PrivateCache bool
 	// NoReactor serves every event stream on a goroutine of its own. Streams that a reactor
 	// cannot serve have one anyway (HTTP/2, a listener without Listen, systems other than Linux).
 	NoReactor bool
@@ -128,6 +140,7 @@ type Server struct {
 	compressSlots   chan struct{}
 	// warningLimiter keeps the log readable while storage is down: one warning a second.
 	warningLimiter   rate.Sometimes
+	observeLimiter   rate.Sometimes // one line a second about what would be refused
 	panics           *shard.PanicHandler
 	forkCopyLimiter  *rate.Limiter // bytes that forks copy of their sources
 	drain            drain
@@ -150,6 +163,7 @@ func New(cfg Config, streams Backend) *Server {
 		drain: newDrain(), rebalanceSignals: make(chan struct{}), catchUpBudget: sendbudget.New(cfg.ChunkBytes), loadSlots: make(chan struct{}, maxChunkLoads),
 		writeSlots: make(chan struct{}, runtime.GOMAXPROCS(0)), arraySlots: make(chan struct{}, maxArrayBuffers),
 		readerBudget: readerBudget, frames: sse.NewFrameCache(cfg.FrameBytes, readerBudget), warningLimiter: rate.Sometimes{Interval: time.Second},
+		observeLimiter:  rate.Sometimes{Interval: time.Second},
 		forkCopyLimiter: rate.NewLimiter(copyPerSecond, copyBurst),
 	}
 	s.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
@@ -212,33 +226,48 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// route dispatches a request by method and path. It returns an event stream that remains to be served.
+// route dispatches a request by method and path, once it may do what it asks for. It returns an
+// event stream that remains to be served.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStream) {
 	defer s.recoverRequest()
-	setCommonHeaders(w.Header())
-	if s.drain.closesConns.Load() || s.cfg.ConnectionsFull() {
-		w.Header().Set("Connection", "close") // over HTTP/2 net/http sends GOAWAY for it
-	}
-	if err := s.guardBody(w, r); err != nil {
-		writeError(w, err)
-		return nil
-	}
-	if r.Header.Get("Service-Worker") != "" {
-		writeError(w, errServiceWorker)
-		return nil
-	}
-	if r.Method == http.MethodOptions {
-		preflight(w, r)
-		return nil
-	}
 	id, err := parseStreamPath(r.URL.EscapedPath())
-	if err == nil && s.cfg.CheckStream != nil && s.cfg.CheckStream(id) != nil {
-		err = errProject
+	control, isControl := parseControlPath(r.URL.EscapedPath())
+	s.setCommonHeaders(w, r, max(id.Project(), control.project))
+	s.boundBodyTime(w, r)
+	switch {
+	case r.Header.Get("Service-Worker") != "":
+		err = errServiceWorker
+	case r.Method == http.MethodOptions:
+		if err = s.discardBody(w, r); err == nil {
+			s.preflight(w, r)
+			return nil
+		}
+	case isControl && s.cfg.Judge != nil:
+		s.serveControl(w, r, control)
+		return nil
 	}
 	if err != nil {
 		writeError(w, err)
 		return nil
 	}
+	p, ok := s.authorize(w, r, id)
+	if !ok {
+		return nil
+	}
+	if s.cfg.CheckStream != nil && s.cfg.CheckStream(id) != nil {
+		err = errProject
+	} else if !carriesMessages(r) {
+		err = s.discardBody(w, r)
+	}
+	if err != nil {
+		writeError(w, err)
+		return nil
+	}
+	return s.serveMethod(w, r, id, p)
+}
+
+// serveMethod answers a request that may do what it asks for.
+func (s *Server) serveMethod(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) (events *eventStream) {
 	if r.Method != http.MethodPost { // doWrite does it for POST, because an append connection needs none
 		var end func()
 		r, end = withRequestContext(r)
@@ -246,15 +275,15 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStr
 	}
 	switch r.Method {
 	case http.MethodGet:
-		return s.serveGet(w, r, id)
+		return s.serveGet(w, r, id, p)
 	case http.MethodHead:
-		s.serveHead(w, r, id)
+		s.serveHead(w, r, id, p)
 	case http.MethodPost:
-		s.servePost(w, r, id)
+		s.servePost(w, r, id, p)
 	case http.MethodPut:
-		s.servePut(w, r, id)
+		s.servePut(w, r, id, p)
 	case http.MethodDelete:
-		s.serveDelete(w, r, id)
+		s.serveDelete(w, r, id, p)
 	default:
 		w.Header().Set("Allow", allowedMethods)
 		writeError(w, errMethod)

@@ -66,7 +66,7 @@ func (d *eventStream) finish() {
 }
 
 // openEventStream returns the event stream of a reader, with its first page if it needs one.
-func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position) (*eventStream, error) {
+func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info shard.Info, id shard.StreamID, q query, at position.Position, p permit) (*eventStream, error) {
 	done, err := s.admitOnConn(w, r)
 	if err != nil {
 		return nil, err
@@ -76,16 +76,30 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 		done()
 		return nil, err
 	}
+	stay, denial := s.beginStay(r, p)
+	if denial != nil {
+		done()
+		s.releaseReader(modeSSE, own)
+		return nil, denial
+	}
 	tail, unfollow, err := s.streams.Follow(r.Context(), id, at.OwnLogStart(info))
 	if err != nil {
 		done()
+		stay.end()
 		s.releaseReader(modeSSE, own)
 		return nil, err
 	}
 	release := unfollow
-	if r.ProtoMajor > 1 {
+	if p.judged {
 		release = func() {
 			unfollow()
+			stay.end()
+		}
+	}
+	if r.ProtoMajor > 1 {
+		inner := release
+		release = func() {
+			inner()
 			done()
 		}
 	}

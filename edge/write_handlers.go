@@ -12,7 +12,7 @@ import (
 )
 
 // servePut creates a stream (PROTOCOL 4.1).
-func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
 	req, err := s.newWrite(r, id, shard.OpCreate)
 	if err == nil {
 		err = parseLifetime(r.Header, &req.Request)
@@ -24,7 +24,7 @@ func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.Strea
 		writeError(w, err)
 		return
 	}
-	out, ok := s.doWrite(w, r, req)
+	out, ok := s.doWrite(w, r, req, p)
 	if !ok {
 		return
 	}
@@ -39,7 +39,7 @@ func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.Strea
 
 // servePost appends, closes, or both (PROTOCOL 5.2). The order of the checks is the one in
 // shard's decide; a malformed header is reported only after the stream's absence.
-func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
 	req, err := s.newWrite(r, id, shard.OpAppend)
 	if err == nil {
 		req.Producer, err = parseProducer(r.Header)
@@ -56,7 +56,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 		writeError(w, err)
 		return
 	}
-	out, ok := s.doWrite(w, r, req)
+	out, ok := s.doWrite(w, r, req, p)
 	if !ok {
 		return
 	}
@@ -66,9 +66,9 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 		h.Set(hClosed, "true")
 	}
 	status := http.StatusNoContent
-	if p := out.Producer; p != nil {
-		h.Set(hProducerEpoch, strconv.FormatUint(p.Epoch, 10))
-		h.Set(hProducerSeq, strconv.FormatUint(p.Seq, 10))
+	if last := out.Producer; last != nil {
+		h.Set(hProducerEpoch, strconv.FormatUint(last.Epoch, 10))
+		h.Set(hProducerSeq, strconv.FormatUint(last.Seq, 10))
 		if out.Code == shard.CodeAppended && req.Messages.Len() > 0 {
 			status = http.StatusOK
 			h.Set("Content-Length", "0") // or net/http would send chunks when the connection is taken over
@@ -79,9 +79,9 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 }
 
 // serveDelete deletes a stream (PROTOCOL 4.4).
-func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.StreamID) {
+func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
 	req := s.newPendingWrite(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.nowMillis()})
-	if _, ok := s.doWrite(w, r, req); ok {
+	if _, ok := s.doWrite(w, r, req, p); ok {
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
@@ -89,13 +89,16 @@ func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.St
 func (s *Server) nowMillis() shard.Millis { return shard.MillisOf(s.cfg.Now()) }
 
 // doWrite executes a write, and answers it unless it was accepted.
-func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWrite) (shard.Outcome, bool) {
+func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWrite, p permit) (shard.Outcome, bool) {
 	defer req.release()
-	if err := s.loadMessages(w, r, req); err != nil {
+	if err := s.loadMessages(w, r, req, p); err != nil {
 		if errors.Is(err, errEncoding) {
 			w.Header().Set("Accept-Encoding", encodings)
 		}
 		writeError(w, err)
+		return shard.Outcome{}, false
+	}
+	if !s.stillAllows(w, r, p, req.Stream) {
 		return shard.Outcome{}, false
 	}
 	ctx := r.Context()
@@ -146,7 +149,7 @@ func (s *Server) newPendingWrite(r *http.Request, req shard.Request) *pendingWri
 }
 
 // loadMessages reads the request's body into req.Messages, within the budget of writes.
-func (s *Server) loadMessages(w http.ResponseWriter, r *http.Request, req *pendingWrite) error {
+func (s *Server) loadMessages(w http.ResponseWriter, r *http.Request, req *pendingWrite, p permit) error {
 	if err := req.reserve(int64(req.Messages.Bytes())); err != nil || req.Op == shard.OpDelete || r.ContentLength == 0 {
 		return err // a fork may have a message already
 	}
@@ -159,6 +162,9 @@ func (s *Server) loadMessages(w http.ResponseWriter, r *http.Request, req *pendi
 		return err
 	}
 	size := len(data)
+	if err := s.chargeUnannounced(r, p, size); err != nil {
+		return err
+	}
 	if err := setMessages(&req.Request, data, isJSON); err != nil {
 		return err
 	}

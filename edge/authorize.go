@@ -1,0 +1,187 @@
+package edge
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/fantail-dev/fantail/edge/access"
+	"github.com/fantail-dev/fantail/edge/netconn"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// permit holds under what a request is served. The zero value is for a Server that no file of
+// rights governs: everything is open.
+type permit struct {
+	access.Verdict
+	// judged: a file decides, so its rules of caching hold, and a reader's time may be bounded.
+	judged bool
+	// generation is the Judge's before the decision: see Judge.Generation.
+	generation uint32
+}
+
+// authorize decides what a request may do to a stream, before anything about the stream is asked
+// and before a body is read. It answers a request that is refused, and returns false. On every path
+// to a stream it is the only place that decides: net/http, append connections, HTTP/2, long-polls
+// and event streams come through route. An append within its limits waits here for its turn.
+func (s *Server) authorize(w http.ResponseWriter, r *http.Request, id shard.StreamID) (permit, bool) {
+	j := s.cfg.Judge
+	if j == nil {
+		return permit{}, true
+	}
+	p := permit{judged: true, generation: j.Generation()}
+	project, name := splitStream(id)
+	var denial *access.Denial
+	if p.Verdict, denial = s.decide(r, project, name); denial != nil {
+		return s.denyUnlessObserving(w, r, denial)
+	}
+	if s.cfg.ObserveOnly {
+		return permit{}, true
+	}
+	use := access.Use{Create: r.Method == http.MethodPut}
+	if carriesMessages(r) {
+		use.Bytes = max(r.ContentLength, 0)
+	}
+	if denial = j.Admit(r, p.Lease, use); denial != nil {
+		writeDenial(w, r, denial)
+		return permit{}, false
+	}
+	if p.ResourcePolicy() == crossOrigin[0] {
+		w.Header()["Cross-Origin-Resource-Policy"] = crossOrigin
+	}
+	return p, true
+}
+
+// decide asks the Judge for the actions that a request needs.
+func (s *Server) decide(r *http.Request, project, name string) (access.Verdict, *access.Denial) {
+	j := s.cfg.Judge
+	switch r.Method {
+	case http.MethodPost:
+		return j.Decide(r, project, name, appendActions(r))
+	case http.MethodDelete:
+		return j.Decide(r, project, name, access.Delete)
+	case http.MethodPut:
+		// A source that does not parse is refused later, as a malformed header.
+		if source, err := parseStreamPath(r.Header.Get(hForkedFrom)); err == nil && hasHeader(r.Header, hForkedFrom) {
+			sourceProject, sourceName := splitStream(source)
+			return j.DecideFork(r, project, name, sourceProject, sourceName)
+		}
+		return j.Decide(r, project, name, access.Create)
+	default:
+		return j.Decide(r, project, name, access.Read)
+	}
+}
+
+// appendActions returns what a POST needs: closing is a right of its own, because it is for good.
+func appendActions(r *http.Request) access.Actions {
+	switch {
+	case !asksToClose(r.Header):
+		return access.Append
+	case r.ContentLength == 0:
+		return access.Close
+	default:
+		return access.Append | access.Close
+	}
+}
+
+// carriesMessages reports whether a request's body is what a stream shall hold.
+func carriesMessages(r *http.Request) bool {
+	return r.Method == http.MethodPost || r.Method == http.MethodPut
+}
+
+// splitStream returns a stream's project and its name within the project.
+func splitStream(id shard.StreamID) (project, name string) {
+	project, name, _ = strings.Cut(string(id), "/")
+	return project, name
+}
+
+// denyUnlessObserving answers a request that may not; while the Judge only observes, it logs it and
+// has it served.
+func (s *Server) denyUnlessObserving(w http.ResponseWriter, r *http.Request, d *access.Denial) (permit, bool) {
+	if !s.cfg.ObserveOnly {
+		writeDenial(w, r, d)
+		return permit{}, false
+	}
+	s.observeLimiter.Do(func() {
+		s.cfg.Logger.Warn("would be refused", "reason", string(d.Reason), "status", d.Status, "method", methodLabel(r.Method), "path", clipForLog(r.URL.Path), "detail", d.Detail)
+	})
+	return permit{}, true
+}
+
+// stillAllows reports whether the right of an append still holds when it is to be handed on: its
+// body may have taken minutes. It answers a request whose right is over.
+func (s *Server) stillAllows(w http.ResponseWriter, r *http.Request, p permit, id shard.StreamID) bool {
+	if !p.judged || s.cfg.Judge.Stays(p.Lease, s.leaseSecond()) {
+		return true
+	}
+	project, name := splitStream(id)
+	if _, denial := s.decide(r, project, name); denial != nil {
+		writeDenial(w, r, denial)
+		return false
+	}
+	return true // by the rights of now
+}
+
+// leaseSecond returns the present second of the clock by which leases end.
+func (s *Server) leaseSecond() uint32 { return uint32(max(s.cfg.Now().Unix(), 0)) } //nolint:gosec // until 2106
+
+// denialTitles are the titles of the Judge's problems, by their slugs.
+var denialTitles = map[string]string{
+	"unauthorized":     "The credential is missing or not good",
+	"forbidden":        "The credential does not allow this",
+	"limited":          "Over a limit of the project or of the caller",
+	"credentials-busy": "The credential cannot be judged now",
+}
+
+// writeDenial answers a request that the Judge refuses. What is left of its body is not waited for.
+func writeDenial(w http.ResponseWriter, r *http.Request, d *access.Denial) {
+	abandonBody(w, r)
+	h := w.Header()
+	if d.Challenge != "" {
+		h.Set("WWW-Authenticate", d.Challenge)
+	}
+	if d.SetCookie != "" {
+		h.Add("Set-Cookie", d.SetCookie)
+	}
+	m := problemKind{status: d.Status, slug: d.Slug, title: denialTitles[d.Slug]}
+	if d.RetryAfter > 0 {
+		seconds := int((d.RetryAfter + time.Second - 1) / time.Second)
+		m.retry = retryRange{seconds, seconds}
+	}
+	noteRefusal(w, m, d)
+	if m.retry.max > 0 && r.Method == http.MethodGet && acceptsEvents(r) && r.URL.Query().Get(paramLive) == "sse" {
+		writeRetryEvents(w, m)
+		return
+	}
+	writeProblemDocument(w, m, problem{Detail: d.Detail, Reason: string(d.Reason)})
+}
+
+// abandonedBodyTime bounds the wait for a small body that nobody reads.
+const abandonedBodyTime = time.Second
+
+// abandonBody bounds what a refusal costs whose request has a body that was not read. net/http reads
+// up to 256 KiB of it before it sends the answer: a small one gets a second to come, and behind a
+// larger one, or one of unknown size, the connection is closed.
+func abandonBody(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.ContentLength == 0 || netconn.HasArrived(r.Body): // as that of an append connection
+	case r.ContentLength > 0 && r.ContentLength <= maxIgnoredBody:
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonedBodyTime))
+	default:
+		w.Header().Set("Connection", "close")
+	}
+}
+
+// chargeUnannounced charges a body whose size came without announcement, and refuses one that is
+// longer than the project allows.
+func (s *Server) chargeUnannounced(r *http.Request, p permit, size int) error {
+	if !p.judged || r.ContentLength >= 0 {
+		return nil
+	}
+	if longest := s.cfg.Judge.MaxBody(p.Lease); longest > 0 && int64(size) > longest {
+		return fmt.Errorf("%w: the body has %d bytes, and an append of this project %d at most; send it in parts", errTooLarge, size, longest)
+	}
+	s.cfg.Judge.Charge(p.Lease, int64(size))
+	return nil
+}
