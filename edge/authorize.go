@@ -157,10 +157,10 @@ func writeDenial(w http.ResponseWriter, r *http.Request, d *access.Denial) {
 	writeProblemDocument(w, m, problem{Detail: d.Detail, Reason: string(d.Reason)})
 }
 
-// abandonedBodyTime bounds the wait for a small body that nobody reads.
+// abandonedBodyTime bounds the wait for a small body that no handler reads.
 const abandonedBodyTime = time.Second
 
-// abandonBody bounds what a refusal costs whose request has a body that was not read. net/http reads
+// abandonBody bounds the cost of a refusal before the body was read. net/http reads
 // up to 256 KiB of it before it sends the answer: a small one gets a second to come, and behind a
 // larger one, or one of unknown size, the connection is closed.
 func abandonBody(w http.ResponseWriter, r *http.Request) {

@@ -213,7 +213,7 @@ func (q refusedRequest) send(t *testing.T, client *http.Client, url string, c re
 	return resp, b
 }
 
-// lockedSite is a node with a file of rights, which has one stream for everybody with a token.
+// lockedSite is a node with a file of rights, which has one stream.
 func lockedSite(t *testing.T, file string) (s *site, clients map[string]*http.Client) {
 	t.Helper()
 	s = newSite(t, Config{Judge: newJudge(t, file, access.Config{})})

@@ -32,7 +32,7 @@ func (s *Server) originsOf(project string) *access.Origins {
 
 // setCORSHeaders sets what an answer says to a page of another origin. Every origin may read
 // answers where none are configured; the browser attaches no credentials then. Pages of listed
-// origins may have it attach them. An answer that depends on who asks says so to every cache.
+// origins may have it attach them. An answer that depends on its caller says so to every cache.
 func (s *Server) setCORSHeaders(h http.Header, r *http.Request, project string) {
 	if s.cfg.NoCORS {
 		if s.cfg.Judge != nil {

@@ -24,8 +24,8 @@ func lockedBubble(t *testing.T, file string) (*bubble, *access.Judge) {
 	return b, j
 }
 
-// A long-poll ends, as at a timeout, when its token's leeway is over: nobody waits on by a right
-// that has ended, and nobody is told that something failed.
+// A long-poll ends, as at a timeout, when its token's leeway is over: no reader waits on by
+// a right that has ended, and none is told that something failed.
 func TestLongPollEndsWithItsRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := lockedBubble(t, rightsFile(t))
