@@ -58,7 +58,7 @@ func checkRoute(r *relaypb.Route) error {
 }
 
 func checkStream(name []byte) (shard.StreamID, error) {
-	id, err := shard.ParseStreamID(wireText(name))
+	id, err := shard.ParsePeerStreamID(wireText(name))
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errMalformed, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/fantail-dev/fantail/shard/tail"
 )
@@ -117,6 +118,18 @@ func ParseStreamID(s string) (StreamID, error) {
 	default:
 		return id, nil
 	}
+}
+
+// RevocationsStream is the name, within its project, of the one stream that the fleet keeps for
+// itself: no client reaches it, and nodes read and write it as they do every stream.
+const RevocationsStream = "__ds/revocations"
+
+// ParsePeerStreamID is ParseStreamID for a name that another node of the fleet sends.
+func ParsePeerStreamID(s string) (StreamID, error) {
+	if project, name, _ := strings.Cut(s, "/"); name == RevocationsStream && project != "" && !StreamID(project).Reserved() && len(s) <= MaxStreamID {
+		return StreamID(s), nil
+	}
+	return ParseStreamID(s)
 }
 
 var (

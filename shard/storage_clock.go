@@ -100,6 +100,10 @@ func (c *storageClocks) clockOf(id StreamID) *storageClock {
 	return one
 }
 
+// ClockSkew returns how far the node's clock is ahead of storage's, as far as acknowledgements have
+// shown it; below 0: behind.
+func (m *Manager) ClockSkew() time.Duration { return m.clocks.worstSkew() }
+
 // worstSkew returns the largest difference between the node's clock and storage's.
 func (c *storageClocks) worstSkew() (worst time.Duration) {
 	c.mu.Lock()

@@ -27,10 +27,37 @@ func (n *node) adminHandler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	if n.cfg.adminToken != nil {
-		return n.cfg.adminToken.requireToken(mux)
-	}
-	return mux
+	mux.HandleFunc("POST /admin/revoke", n.handleRevoke)
+	mux.HandleFunc("GET /admin/revocations", n.handleRevocations)
+	return n.requireAdmin(mux)
+}
+
+// requireAdmin refuses requests without an operator's token, where there are such tokens: that of
+// --admin-token-file, and those of the file of rights. Health is open: kubelet has no token.
+func (n *node) requireAdmin(next http.Handler) http.Handler {
+	file := n.cfg.adminToken
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		judged := n.judge != nil && n.judge.HasAdminTokens()
+		switch {
+		case isHealth(r.URL.Path), file == nil && !judged, file != nil && file.isAllowed(r):
+			next.ServeHTTP(w, r)
+			return
+		case !judged:
+			w.Header().Set("WWW-Authenticate", `Bearer realm="fantail admin"`)
+			http.Error(w, "want Authorization: Bearer and the token of --admin-token-file", http.StatusUnauthorized)
+			return
+		}
+		name, denial := n.judge.Admin(r, n.adminCookieKey[:])
+		if denial != nil {
+			w.Header().Set("WWW-Authenticate", denial.Challenge)
+			http.Error(w, denial.Detail, denial.Status)
+			return
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			n.cfg.log.Info("operator", "token", name, "method", r.Method, "path", r.URL.Path)
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // handleReady answers whether a balancer should send requests here: S2 has answered this node with
@@ -47,11 +74,14 @@ func (n *node) handleReady(w http.ResponseWriter, _ *http.Request) {
 
 // notReadyReason returns why the node is not ready; empty: it is ready.
 func (n *node) notReadyReason(now time.Time) string {
+	auth := n.authNotReady()
 	switch state, final := n.departure.current(); {
 	case final:
 		return "stopping"
 	case state != stateServing:
 		return string(state)
+	case auth != "":
+		return auth
 	case n.relay == nil:
 		return n.manager.Standing().Trouble(now)
 	}

@@ -125,18 +125,6 @@ func (t *tokenFile) isAllowed(r *http.Request) bool {
 	return strings.EqualFold(scheme, "bearer") && subtle.ConstantTimeCompare(sum[:], t.sum[:]) == 1
 }
 
-// requireToken refuses requests without the token, except for health: kubelet has no token.
-func (t *tokenFile) requireToken(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if isHealth(r.URL.Path) || t.isAllowed(r) {
-			next.ServeHTTP(w, r)
-			return
-		}
-		w.Header().Set("WWW-Authenticate", `Bearer realm="fantail admin"`)
-		http.Error(w, "want Authorization: Bearer and the token of --admin-token-file", http.StatusUnauthorized)
-	})
-}
-
 // adminConnLimit limits the admin address's connections to maxAdminConns.
 type adminConnLimit struct {
 	mu    sync.Mutex

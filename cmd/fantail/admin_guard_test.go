@@ -83,7 +83,7 @@ func TestAdminAddressAsksForTheToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := token.requireToken(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	h := (&node{cfg: nodeConfig{adminToken: token}}).requireAdmin(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	check := func(path, auth string, want int) {
 		t.Helper()
 		r := httptest.NewRequestWithContext(t.Context(), "GET", path, nil)

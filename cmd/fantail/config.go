@@ -62,6 +62,7 @@ type serveCmd struct {
 	MaxGoroutineReaders int           `name:"max-goroutine-readers" help:"Most readers over HTTP/2 or with long-poll at the same time, as a part of --max-readers. Each costs about 17 KB of memory. Further ones are refused (503)." default:"20000"`
 	IdleTimeout         time.Duration `name:"idle-timeout" help:"How long a client connection without requests stays open. Set it higher than the idle timeout of load balancers in front." default:"620s"`
 
+	authFlags
 	fleetFlags
 
 	RebalanceThreshold float64 `help:"When the node has more event streams than the mean of all nodes by this fraction, it sends some to other nodes. 0: never." default:"0.25" group:"fleet"`
@@ -131,8 +132,14 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 		}
 	}
 	errs = append(errs, checkS2Settings(&cfg.s2)...)
-	fleet, wrong := c.fleetConfig(c.Name, c.HTTP)
-	cfg.fleet, errs = fleet, append(errs, wrong...)
+	var wrong []error
+	cfg.auth, wrong = c.authFlags.apply(&cfg.edge)
+	errs = append(errs, wrong...)
+	cfg.fleet, wrong = c.fleetConfig(c.Name, c.HTTP, cfg.auth.path != "")
+	errs = append(errs, wrong...)
+	if cfg.auth.path != "" && c.hasSecret() {
+		cfg.auth.secrets, _ = c.secrets() // its error is fleetConfig's
+	}
 	return cfg, errors.Join(errs...)
 }
 

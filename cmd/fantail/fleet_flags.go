@@ -31,16 +31,22 @@ type fleetFlags struct {
 	Join           []string `help:"Addresses of other nodes, or a DNS name for them: host[:port]." group:"fleet"`
 }
 
-// fleetConfig converts the flags to package cluster's configuration; nil: a lone node.
-func (f *fleetFlags) fleetConfig(name, http string) (*cluster.Config, []error) {
+// fleetConfig converts the flags to package cluster's configuration; nil: a lone node. A lone node
+// with a file of rights may have a secret, which authenticates revocations.
+func (f *fleetFlags) fleetConfig(name, http string, hasRights bool) (*cluster.Config, []error) {
 	join, err := cluster.ParseJoinAddrs(f.Join)
 	var errs []error
 	if err != nil {
 		errs = append(errs, fmt.Errorf("--join (%s): %w", variableOf("join"), err))
 	}
 	if f.Cluster == "" {
-		if len(join) > 0 || f.hasSecret() {
+		if len(join) > 0 || f.hasSecret() && !hasRights {
 			errs = append(errs, errors.New("--join and --secret need --cluster"))
+		}
+		if f.hasSecret() && hasRights {
+			if _, err := f.secrets(); err != nil {
+				errs = append(errs, err)
+			}
 		}
 		return nil, errs
 	}

@@ -49,7 +49,7 @@ func TestFleetSettingsAreChecked(t *testing.T) {
 		"join, no host":      {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{":1"}}, "--join"},
 		"join, quotes":       {fleetFlags{Cluster: "c", Secret: []string{hex32}, Join: []string{`"a"`}}, "--join"},
 	} {
-		cfg, errs := c.f.fleetConfig("n", "")
+		cfg, errs := c.f.fleetConfig("n", "", false)
 		text := ""
 		for _, err := range errs {
 			text += err.Error() + "\n"
@@ -82,7 +82,7 @@ func TestSecretFileIsReadAgain(t *testing.T) {
 	}
 	write(hex32)
 	f := fleetFlags{Cluster: "c", SecretFile: path}
-	cfg, errs := f.fleetConfig("n", "")
+	cfg, errs := f.fleetConfig("n", "", false)
 	if len(errs) != 0 {
 		t.Fatal(errs)
 	}
@@ -115,7 +115,7 @@ func TestNodesProveThemselvesWithCertificates(t *testing.T) {
 		c.must(t, 204, "POST", ps.url(1, stream), "x", "Content-Type", "text/plain")
 	}
 	f := fleetFlags{Cluster: "c", Secret: []string{hex32}, RelayCert: cert, RelayKey: key, RelayCA: key}
-	if _, errs := f.fleetConfig("n", ""); len(errs) == 0 {
+	if _, errs := f.fleetConfig("n", "", false); len(errs) == 0 {
 		t.Error("a key is taken for an authority")
 	}
 }

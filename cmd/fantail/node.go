@@ -17,6 +17,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/edge"
+	"github.com/fantail-dev/fantail/edge/access"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/s2"
 	"github.com/fantail-dev/fantail/shard/s2dev"
@@ -42,6 +43,7 @@ type nodeConfig struct {
 	memory               memoryLimit
 	edge                 edge.Config
 	balance              edge.RebalancePolicy
+	auth                 authConfig
 	fleet                *cluster.Config // nil: a lone node
 	log                  *slog.Logger
 }
@@ -76,7 +78,11 @@ type node struct {
 	store          store
 	tailBuffers    *shard.TailBuffers
 	manager        *shard.Manager
-	relay          *cluster.Node // nil: a lone node
+	relay          *cluster.Node   // nil: a lone node
+	judge          *access.Judge   // nil: everything is open
+	revocations    *revocationFeed // nil: nothing can be revoked
+	measuredSkew   atomic.Int64    // see measureClock
+	adminCookieKey [32]byte        // authenticates the logins of operators' browsers at this node
 	openFiles      *openFiles
 	edge           *edge.Server
 	publicServer   *http.Server
@@ -86,7 +92,7 @@ type node struct {
 	serving        errgroup.Group
 	serverErrors   chan error // of servers that ended by themselves; has room for all, never closed
 	departure      departure
-	stopBackground context.CancelFunc // ends the rebalancing of readers, and the watches on S2 and readiness
+	stopBackground context.CancelFunc // ends the rebalancing of readers, and the watches on S2, readiness and rights
 	stopStep       atomic.Value       // string: the current step of stopping
 }
 
@@ -112,6 +118,7 @@ func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
 		n.logReadiness(balance)
 		return nil
 	})
+	n.watchAuth(balance)
 	if n.relay != nil {
 		n.serving.Go(func() error {
 			n.edge.Rebalance(balance, cfg.balance, n.relay.ExchangeReaders)
@@ -151,6 +158,9 @@ func (n *node) build(ctx context.Context) (err error) {
 	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry
 	if cfg.s2.Basin == "" { // a fixed basin holds all streams
 		cfg.edge.CheckStream = cfg.s2.CheckStream
+	}
+	if err = n.openJudge(ctx, &cfg, streams); err != nil {
+		return err
 	}
 	n.openFiles = newOpenFiles(cfg.log, n.registry)
 	cfg.edge.ConnectionsFull = n.openFiles.isNearLimit
@@ -213,6 +223,9 @@ func (n *node) stop(ctx context.Context) error {
 	if n.edge != nil {
 		n.stopStep.Store("closing event streams")
 		n.edge.Close()
+	}
+	if n.judge != nil {
+		n.judge.Close()
 	}
 	if n.relay != nil {
 		n.stopStep.Store("leaving the fleet")

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fantail-dev/fantail/edge/access"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+const issuerSecret = "the secret of an issuer, longer than 32 bytes"
+
+// rightsOf writes a file of rights for a project, and returns its path and the token of an
+// operator.
+func rightsOf(t *testing.T, project string) (path, admin string) {
+	t.Helper()
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	admin, sum := access.NewAdminToken()
+	file := fmt.Sprintf(`
+issuers:
+  - iss: app
+    keys: { secret: %[1]s }
+    audience: [fantail]
+    projects: [%[3]s]
+    grants: [ { actions: ["*"], streams: ["rooms/**"] } ]
+projects:
+  %[3]s: { public: [ { actions: [read], streams: ["lobby/**"] } ] }
+revocations: { project: %[3]s }
+admin: { tokens: [ { name: ops, sha256: %[2]s } ] }
+`, secret, sum, project)
+	path = filepath.Join(dir, "rights.yaml")
+	for name, content := range map[string]string{secret: issuerSecret, path: file} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path, admin
+}
+
+// bearerOf returns the Authorization field of a token for a subject.
+func bearerOf(t *testing.T, subject string) []string {
+	t.Helper()
+	claims, err := json.Marshal(map[string]any{"iss": "app", "sub": subject, "aud": "fantail", "iat": time.Now().Unix() - 1, "exp": time.Now().Add(time.Hour).Unix()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256"}`)) + "." + base64.RawURLEncoding.EncodeToString(claims)
+	m := hmac.New(sha256.New, []byte(issuerSecret))
+	m.Write([]byte(signed))
+	return []string{"Authorization", "Bearer " + signed + "." + base64.RawURLEncoding.EncodeToString(m.Sum(nil)), "Content-Type", "text/plain"}
+}
+
+func (f *settingsFleet) awaitReady() {
+	f.Helper()
+	eventually(f.T, 30*time.Second, "every node is ready", func() bool {
+		for _, p := range f.nodes {
+			if status, _ := f.readyz(p); status != 200 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// A fleet with a file of rights: no node serves a request without the right, a revocation that S2 has
+// acknowledged reaches every node within two seconds, and outlives all of them.
+func TestRevocationReachesEveryNodeAndOutlivesThem(t *testing.T) {
+	t.Parallel()
+	if access.RevocationsStream != shard.RevocationsStream {
+		t.Fatal("the stream of revocations has two names")
+	}
+	f := newSettingsFleet(t, 0, 0)
+	path, admin := rightsOf(t, f.run)
+	start := func() {
+		f.nodes = nil
+		for i := range 3 {
+			f.nodes = append(f.nodes, f.start(i, "--auth="+path))
+		}
+		f.awaitReady()
+	}
+	start()
+	ada, bob := bearerOf(t, "ada"), bearerOf(t, "bob")
+	f.c.must(t, 401, "PUT", f.url(0, "rooms/a"), "", "Content-Type", "text/plain")
+	f.c.must(t, 403, "PUT", f.url(1, "secret"), "", ada...)
+	f.c.must(t, 201, "PUT", f.url(1, "rooms/a"), "one", ada...)
+	for i := range f.nodes {
+		f.c.must(t, 401, "GET", f.url(i, "rooms/a"), "")
+		f.c.must(t, 200, "GET", f.url(i, "rooms/a"), "", ada...)
+		f.c.must(t, 200, "GET", f.url(i, "rooms/a"), "", bob...)
+	}
+	revoke := "http://" + f.nodes[1].addr("admin") + "/admin/revoke"
+	f.c.must(t, 401, "POST", revoke, `{"issuer":"app","sub":"ada"}`)
+	f.c.must(t, 400, "POST", revoke, `{"issuer":"app","subject":"ada"}`, "Authorization", "Bearer "+admin)
+	if a := f.c.must(t, 200, "POST", revoke, `{"issuer":"app","sub":"ada"}`, "Authorization", "Bearer "+admin); !strings.Contains(string(a.body), `"position":`) {
+		t.Errorf("%s", a.body)
+	}
+	acknowledged := time.Now()
+	for i := range f.nodes {
+		eventually(t, 2*time.Second-time.Since(acknowledged), fmt.Sprint("node ", i, " knows it"), func() bool {
+			a, err := f.c.do(t.Context(), "GET", f.url(i, "rooms/a"), "", ada...)
+			return err == nil && a.status == 401 && strings.Contains(string(a.body), `"revoked"`)
+		})
+		f.c.must(t, 200, "GET", f.url(i, "rooms/a"), "", bob...)
+		f.c.must(t, 401, "POST", f.url(i, "rooms/a"), "x", ada...)
+	}
+	for _, p := range f.nodes {
+		if err := p.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start()
+	for i := range f.nodes {
+		f.c.must(t, 401, "GET", f.url(i, "rooms/a"), "", ada...)
+		f.c.must(t, 200, "GET", f.url(i, "rooms/a"), "", bob...)
+	}
+	list := f.c.must(t, 200, "GET", "http://"+f.nodes[0].addr("admin")+"/admin/revocations", "", "Authorization", "Bearer "+admin)
+	if !strings.Contains(string(list.body), `"sub":"ada"`) {
+		t.Errorf("%s", list.body)
+	}
+}
+
+// While rights are only observed, everything is served, and what would be refused is counted.
+func TestObservedRightsRefuseNothing(t *testing.T) {
+	t.Parallel()
+	f := newSettingsFleet(t, 0, 0)
+	path, admin := rightsOf(t, f.run)
+	f.nodes = append(f.nodes, f.start(0, "--auth="+path, "--auth-observe"))
+	f.awaitReady()
+	f.c.must(t, 201, "PUT", f.url(0, "secret"), "", "Content-Type", "text/plain")
+	metrics := f.c.must(t, 200, "GET", "http://"+f.nodes[0].addr("admin")+"/metrics", "", "Authorization", "Bearer "+admin)
+	if want := `fantail_auth_denied_total{observed="true",reason="no_credential"} 1`; !strings.Contains(string(metrics.body), want) {
+		t.Errorf("%s is not in the metrics", want)
+	}
+}
