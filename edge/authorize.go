@@ -126,12 +126,13 @@ func (s *Server) stillAllows(w http.ResponseWriter, r *http.Request, p permit, i
 // leaseSecond returns the present second of the clock by which leases end.
 func (s *Server) leaseSecond() uint32 { return uint32(max(s.cfg.Now().Unix(), 0)) } //nolint:gosec // until 2106
 
-// denialTitles are the titles of the Judge's problems, by their slugs.
-var denialTitles = map[string]string{
-	"unauthorized":     "The credential is missing or not good",
-	"forbidden":        "The credential does not allow this",
-	"limited":          "Over a limit of the project or of the caller",
-	"credentials-busy": "The credential cannot be judged now",
+// denialProblems are the problems of the Judge's refusals, by their slugs. A refusal may have another
+// status (access.Reason).
+var denialProblems = map[string]problemKind{
+	"unauthorized":     {401, "unauthorized", "The credential is missing or not good", retryRange{}},
+	"forbidden":        {403, "forbidden", "The credential does not allow this", retryRange{}},
+	"limited":          {429, "limited", "Over a limit of the project or of the caller", retryRange{1, 10}},
+	"credentials-busy": {503, "credentials-busy", "The credential cannot be judged now", retryRange{1, 60}},
 }
 
 // writeDenial answers a request that the Judge refuses. What is left of its body is not waited for.
@@ -144,7 +145,8 @@ func writeDenial(w http.ResponseWriter, r *http.Request, d *access.Denial) {
 	if d.SetCookie != "" {
 		h.Add("Set-Cookie", d.SetCookie)
 	}
-	m := problemKind{status: d.Status, slug: d.Slug, title: denialTitles[d.Slug]}
+	m := denialProblems[d.Slug]
+	m.status, m.retry = d.Status, retryRange{}
 	if d.RetryAfter > 0 {
 		seconds := int((d.RetryAfter + time.Second - 1) / time.Second)
 		m.retry = retryRange{seconds, seconds}

@@ -28,10 +28,12 @@ var problemAdvice = map[string]string{
 	"config-differs":         "use the stream as it is, or another name; PUT is idempotent only with the same Content-Type, lifetime and source",
 	"content-type-differs":   "send the stream's Content-Type",
 	"content-type-missing":   "add a Content-Type header: that of the stream",
+	"credentials-busy":       "ask again after Retry-After seconds, with the same credential",
 	"crowded":                "ask again after Retry-After seconds",
 	"draining":               "ask again after Retry-After seconds, on a new connection, which may reach another node",
 	"empty-body":             "send a body, or Stream-Closed: true to close the stream",
 	"foreign-records":        "give the stream another type, or another name",
+	"forbidden":              "the reason says what is missing; docs/auth.md says what a request needs",
 	"fork-across-projects":   "name a source in the fork's own project",
 	"fork-limit":             "fork the source's own source, or delete forks that are not needed",
 	"fork-offset":            "name an offset that an answer of the source had, and a sub-offset within what follows it",
@@ -41,6 +43,7 @@ var problemAdvice = map[string]string{
 	"full-waiting":           "ask again after Retry-After seconds, on a new connection, or read by SSE over HTTP/1.1",
 	"given-up":               "the append may be written or not; read the stream to see, or send it again with the same Producer-* headers",
 	"internal":               "the fault is the server's; its operator finds the request id in the log",
+	"limited":                "send it again after Retry-After seconds; the reason names the limit",
 	"method":                 "Allow says which methods there are",
 	"name-held":              "delete the forks first, or use another name",
 	"no-such-path":           "streams are at /v1/stream/{name} and /v1/stream/{project}/{name}",
@@ -69,6 +72,7 @@ var problemAdvice = map[string]string{
 	"timeout":                "ask again after Retry-After seconds",
 	"too-large":              "send at most 16 MiB in one request",
 	"too-many-messages":      "send at most 32768 messages in one array",
+	"unauthorized":           "the reason says what is wrong with the credential; log in again, or ask for another token",
 }
 
 // ownErrors are the errors with a text of this package's own, which reveals nothing of the layers behind.

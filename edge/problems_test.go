@@ -26,6 +26,9 @@ func problemTypes() map[string][]problemKind {
 	for _, c := range slices.Sorted(maps.Keys(codeProblems)) {
 		types[codeProblems[c].slug] = append(types[codeProblems[c].slug], codeProblems[c])
 	}
+	for slug, m := range denialProblems {
+		types[slug] = append(types[slug], m)
+	}
 	return types
 }
 

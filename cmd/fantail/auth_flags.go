@@ -9,7 +9,7 @@ import (
 	"github.com/fantail-dev/fantail/edge/access"
 )
 
-// authFlags holds the flags that decide who may do what.
+// authFlags holds the flags that decide which clients may do what.
 type authFlags struct {
 	Auth        *string  `help:"File of rights (YAML): which tokens may do what to which streams. Read again when it changes. The value off means that everything is open although other nodes have a file (default: everything is open)." group:"auth"`
 	AuthObserve bool     `name:"auth-observe" help:"Judge requests by the file of rights, count and log what would be refused, and refuse nothing. To switch rights on in a running fleet." group:"auth"`
@@ -24,8 +24,8 @@ type authConfig struct {
 	secrets [][]byte
 }
 
-// apply converts the flags into the configuration of the edge.
-func (f *authFlags) apply(cfg *edge.Config) (a authConfig, errs []error) {
+// applyRights converts the flags into the configuration of the edge.
+func (f *authFlags) applyRights(cfg *edge.Config) (a authConfig, errs []error) {
 	switch {
 	case f.Auth == nil:
 	case *f.Auth == "":

@@ -133,7 +133,7 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	}
 	errs = append(errs, checkS2Settings(&cfg.s2)...)
 	var wrong []error
-	cfg.auth, wrong = c.authFlags.apply(&cfg.edge)
+	cfg.auth, wrong = c.applyRights(&cfg.edge)
 	errs = append(errs, wrong...)
 	cfg.fleet, wrong = c.fleetConfig(c.Name, c.HTTP, cfg.auth.path != "")
 	errs = append(errs, wrong...)
