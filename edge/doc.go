@@ -3,8 +3,8 @@
 // What needs no HTTP is in packages of its own: position (offsets, forks' segments, Stream-Cursor),
 // sse (one reader's event stream, without its connection), sendbudget (the memory that is held while
 // it is written), byteclass (which bytes a header may have), netconn (connections that can be taken
-// from net/http). The files here are in two groups: the reactor, which serves event streams without
-// goroutines on Linux (reactor_*); and the HTTP semantics, which are all other files.
+// from net/http), reactor (event streams without goroutines, on Linux). The files here are the HTTP
+// semantics.
 //
 // # The path of a request
 //
@@ -44,13 +44,8 @@
 // A session does no I/O. Two executors write its output, fetch pages for it, and wait:
 //
 //   - eventStream.run, on the goroutine of the request: any net/http connection, HTTP/2 above all.
-//     Its TailBuffer.Watch wakes a wakeSignal; writeOrFetch writes through a StallWriter.
-//   - The reactor, for HTTP/1.1 on Linux, with and without TLS. reactor.TakeOver hijacks the
-//     connection, duplicates its descriptor (netconn.Conn.Detach) and mails the reader to one of a few loops
-//     (addConn). News of a stream calls streamReaders.Wake, once for each loop. The loop (run,
-//     runTurn) walks the stream's readers (deliverToStream). Readers in equal states get equal bytes:
-//     renderShared renders them once and deliver sends them with one system call. A reader that
-//     accepts only a part, or is in another state, continues by itself (writePending).
+//     Its TailBuffer.Watch wakes a WakeSignal; writeOrFetch writes through a StallWriter.
+//   - The reactor, for HTTP/1.1 on Linux, with and without TLS: its package has the path from there.
 //
 // # The path of a catch-up page, of a fork too
 //
@@ -69,11 +64,6 @@
 // serveLongPoll (longpoll.go) answers immediately like catch-up if there is something at the
 // position. Otherwise awaitNews follows the stream and waits for news, the end of the time, the
 // client's hang-up or the node's drain; then loadChunk and sendChunk answer, or a 204.
-//
-// # Why the odd things are there
-//
-// What concerns connections is in netconn/doc.go. The reactor makes RawSyscall writes (netconn.Send),
-// and others with iovecs, for which alone it has unsafe pointers (reactor_conn_linux.go).
 //
 // # Invariants
 //
@@ -98,11 +88,9 @@
 //     for appends beside them. Writes: by MaxBodies (writes_budget.go). A reader's pending
 //     output: by the budget of one turn and one append; what all readers hold while it is written,
 //     encrypted bytes included, by PinnedBytes. Catch-up: by ChunkBytes, and one chunk for each of
-//     maxChunkLoads. A loop's copy for many readers: by 64 KiB (sse.MaxSharedBytes).
-//  8. A panic costs only the reader or the request in which it happens, on each executor (panics.go,
-//     reactor_panics_linux.go). It is counted, and logged with its stack.
-//  9. Only its loop writes to a reader of the reactor or closes it, and nothing in a loop
-//     can block. Other goroutines mail the loop what to do (loop.post).
+//     maxChunkLoads.
+//  8. A panic costs only the reader or the request in which it happens, on each executor (panics.go).
+//     It is counted, and logged with its stack.
 //
 // # What a request may cost
 //
@@ -130,10 +118,7 @@
 //
 // # Goroutines
 //
-// The request's own, by net/http, and those of netconn. With its first reader the reactor starts two for each processor, the loop and one that
-// waits for the loop's epoll descriptor, and one that gives memory back after a crowd of joins
-// (trimMemory); and one for each page that a loop's readers wait for, at most maxPageReads for a
-// loop. Server.Close ends all of these and waits.
+// The request's own, by net/http, and those of netconn and reactor. Server.Close ends these and waits.
 //
 // # Decisions
 //

@@ -20,12 +20,13 @@ type drain struct {
 	started          chan struct{} // closed by Drain; replaced by CancelDrain
 	emptied          chan struct{} // closed once there are no readers, after Drain; replaced by CancelDrain
 	window           time.Duration
+	minAge           time.Duration // see minDrainAge
 	readers          map[requestMode]int
 	goroutineReaders int // the readers that have a goroutine
 }
 
 func newDrain() drain {
-	return drain{started: make(chan struct{}), emptied: make(chan struct{}), readers: map[requestMode]int{}}
+	return drain{started: make(chan struct{}), emptied: make(chan struct{}), minAge: minDrainAge, readers: map[requestMode]int{}}
 }
 
 func (d *drain) hasNoReaders() bool { return d.readers[modeSSE]+d.readers[modeLongPoll] == 0 }
@@ -61,7 +62,7 @@ func (s *Server) Drain(ctx context.Context, window time.Duration) error {
 	}
 	gone := d.emptied
 	d.mu.Unlock()
-	s.reactor.postToAll((*loop).onDrainChange)
+	s.reactor.DrainChanged()
 	select {
 	case <-gone:
 		return nil
@@ -80,7 +81,7 @@ func (s *Server) CancelDrain() {
 		d.started, d.emptied = make(chan struct{}), make(chan struct{})
 	}
 	d.mu.Unlock()
-	s.reactor.postToAll((*loop).onDrainChange)
+	s.reactor.DrainChanged()
 }
 
 // Readers returns the number of open event streams.
@@ -91,14 +92,17 @@ func (s *Server) Readers() int {
 	return d.readers[modeSSE]
 }
 
-// delayFor returns how long a reader of the given age may stay once a drain has begun.
-func (d *drain) delayFor(age time.Duration) time.Duration {
+// IsActive reports whether readers are to go.
+func (d *drain) IsActive() bool { return d.active.Load() }
+
+// DelayFor returns how long a reader of the given age may stay once a drain has begun.
+func (d *drain) DelayFor(age time.Duration) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.window <= 0 {
 		return 0
 	}
-	return max(rand.N(d.window), minDrainAge-age)
+	return max(rand.N(d.window), d.minAge-age)
 }
 
 // admitReader counts a reader, and releaseReader uncounts it; own: it has a goroutine.
@@ -170,7 +174,7 @@ func (s *Server) newDrainTurn() *drainTurn {
 
 // schedule draws the reader's time to go, once a drain has begun.
 func (f *drainTurn) schedule() {
-	f.dueAt = time.Now().Add(f.drain.delayFor(time.Since(f.began)))
+	f.dueAt = time.Now().Add(f.drain.DelayFor(time.Since(f.began)))
 	turn := make(chan struct{})
 	f.changed = turn
 	time.AfterFunc(time.Until(f.dueAt), func() { close(turn) })

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -80,7 +81,7 @@ func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.In
 	if tail.Generation() != info.Generation { // the stream was created again between the two calls
 		return info, position.ErrGone
 	}
-	w := make(wakeSignal, 1)
+	w := make(sse.WakeSignal, 1)
 	defer tail.Unwatch(w)
 	bye := s.newDrainTurn()
 	for tail.Watch(w, pos) {

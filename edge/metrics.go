@@ -32,8 +32,6 @@ const (
 	reasonSlowBody endReason = "slow" // a body: others had no room, and it was the slowest
 	reasonLateBody endReason = "late" // a body: it took too long as a whole
 
-	reasonDrain     endReason = "drain"     // the node is stopping
-	reasonRebalance endReason = "rebalance" // other nodes have fewer readers
 )
 
 // metrics holds a Server's metrics. Without a Registerer they are counted but not exposed.
@@ -113,8 +111,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range []endReason{reasonSlowBody, reasonLateBody, reasonStalled} {
 		m.abandonedBodies.WithLabelValues(string(r))
 	}
-	for _, r := range []endReason{reasonDrain, reasonRebalance} {
-		m.moved.WithLabelValues(string(r))
+	for _, r := range []sse.EndReason{sse.EndDrain, sse.EndRebalance} {
+		m.moved.WithLabelValues(r.String())
 	}
 	for _, err := range []error{errDraining, errFull, errGoroutinesFull, errConnFull, errConnectionsFull, errCatchUpFull} {
 		m.refused.WithLabelValues(problemOf(err).slug)
@@ -180,8 +178,8 @@ func (m *metrics) countRefused(err error) error {
 	return err
 }
 
-// countSession takes over what a session has counted.
-func (m *metrics) countSession(c *sse.Session) {
+// CountSession takes over what a session has counted.
+func (m *metrics) CountSession(c *sse.Session) {
 	if messages, gaps := c.TakeCounts(); messages > 0 || gaps > 0 {
 		m.deliveries.Add(float64(messages))
 		m.gaps.Add(float64(gaps))
@@ -197,6 +195,20 @@ func (m *metrics) trackReader(mode requestMode) func() {
 
 func (m *metrics) observeAck(start time.Time) { m.ack.Observe(time.Since(start).Seconds()) }
 
+// CountDelivered counts what was written to readers of event streams.
+func (m *metrics) CountDelivered(messages, bytes int) {
+	m.delivered.Add(float64(bytes))
+	m.deliveries.Add(float64(messages))
+}
+
+// CountMoved counts a reader that is told to reconnect to another node.
+func (m *metrics) CountMoved(why sse.EndReason) { m.moved.WithLabelValues(why.String()).Inc() }
+
+// CountDisconnected counts a reader that was disconnected because it accepted nothing.
+func (m *metrics) CountDisconnected(why sse.EndReason) {
+	m.disconnected.WithLabelValues(why.String()).Inc()
+}
+
 // countDisconnect counts a reader that was disconnected, if err says so.
 func (m *metrics) countDisconnect(out *netconn.StallWriter, err error) {
 	switch {
@@ -207,7 +219,7 @@ func (m *metrics) countDisconnect(out *netconn.StallWriter, err error) {
 	}
 }
 
-// observeDelivery records the delay from S2's time of a message (ms) to its being written.
-func (m *metrics) observeDelivery(at shard.Millis) {
+// ObserveDelivery records the delay from S2's time of a message (ms) to its being written.
+func (m *metrics) ObserveDelivery(at shard.Millis) {
 	m.delivery.Observe(max(time.Since(time.UnixMilli(int64(at))).Seconds(), 0))
 }

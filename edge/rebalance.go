@@ -67,7 +67,7 @@ func (s *Server) Rebalance(ctx context.Context, b RebalancePolicy, exchange func
 // rebalanceSignal returns the channel that tells a reader which has been here since began to
 // leave; nil while the reader is young.
 func (s *Server) rebalanceSignal(began time.Time) <-chan struct{} {
-	if time.Since(began) < minRebalanceAge {
+	if time.Since(began) < s.rules.MinMoveAge {
 		return nil
 	}
 	return s.rebalanceSignals

@@ -13,6 +13,7 @@ import (
 
 	"github.com/fantail-dev/fantail/edge/access"
 	"github.com/fantail-dev/fantail/edge/netconn"
+	"github.com/fantail-dev/fantail/edge/reactor"
 	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
@@ -144,7 +145,8 @@ type Server struct {
 	panics           *shard.PanicHandler
 	forkCopyLimiter  *rate.Limiter // bytes that forks copy of their sources
 	drain            drain
-	reactor          *reactor
+	reactor          *reactor.Reactor
+	rules            *sse.Rules // of event streams
 	appendConns      *netconn.AppendConns
 	rebalanceSignals chan struct{} // unbuffered: a reader that receives leaves; see Rebalance
 }
@@ -169,7 +171,17 @@ func New(cfg Config, streams Backend) *Server {
 	s.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	s.bodyBudget.init(cfg.MaxBodies, s.metrics)
 	s.bodyGrace = bodyGrace
-	s.reactor = newReactor(s)
+	s.rules = &sse.Rules{
+		Heartbeat: cfg.Heartbeat, Stall: cfg.Stall, PageRetry: pageRetryDelay, MinDrainAge: minDrainAge, MinMoveAge: minRebalanceAge,
+	}
+	s.reactor = reactor.New(reactor.Config{
+		Rules: s.rules, Logger: cfg.Logger, Now: cfg.Now, ReadPage: s.readPageRecovered, IsTemporary: isTemporary,
+		Budget: s.readerBudget, Drain: &s.drain, Rebalance: s.rebalanceSignals,
+		RetryEvent: func() []byte { return retryEvent(minRetryDelay, maxRetryDelay) },
+		OnClose:    func() { s.releaseReader(modeSSE, false) },
+		OnPanic:    func(v any) { _ = s.panics.Handle(caughtReader, v) },
+		Metrics:    s.metrics,
+	})
 	s.appendConns = netconn.NewAppendConns(cfg.Logger, maxRequestTime)
 	s.slotWriting = netconn.NewWriteSlots(s.writeSlots, s.metrics.waitingForSlot)
 	s.metrics.registerWritesBudget(cfg.Metrics, &s.bodyBudget)
@@ -187,18 +199,13 @@ func Listen(l net.Listener) net.Listener { return netconn.Listen(l) }
 // Close immediately ends the connections that net/http no longer knows, and waits for
 // every goroutine that the Server started.
 func (s *Server) Close() {
-	s.reactor.close()
+	s.reactor.Close()
 	s.appendConns.Close()
 }
 
 // Shutdown gracefully ends the append connections, as http.Server's Shutdown ends its own;
 // call it after that. A request in progress is answered first. Shutdown returns when all are closed.
 func (s *Server) Shutdown(ctx context.Context) error { return s.appendConns.Shutdown(ctx) }
-
-// tickInterval returns how often the reactor checks its timers.
-func (c *Config) tickInterval() time.Duration {
-	return min(max(min(c.Heartbeat/32, c.Stall/4), 10*time.Millisecond), time.Second)
-}
 
 // HTTPServer returns an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2
 // by prior knowledge. It has no write timeout, because readers stay. Each write to a reader has
@@ -290,16 +297,3 @@ func (s *Server) serveMethod(w http.ResponseWriter, r *http.Request, id shard.St
 	}
 	return nil
 }
-
-// wakeSignal is a Waker that holds one wake-up.
-type wakeSignal chan struct{}
-
-// Wake implements shard.Waker.
-func (c wakeSignal) Wake() {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-var _ shard.Waker = wakeSignal(nil)

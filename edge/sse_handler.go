@@ -33,7 +33,7 @@ func (d *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool
 	switch {
 	case d.hasGoroutine:
 		return false
-	case d.server.reactor.takeOver(w, r, d):
+	case d.server.reactor.TakeOver(w, r, d.session, d.release):
 		return true
 	}
 	if err := d.server.countGoroutineReader(); err != nil { // the reactor could not take it after all
@@ -47,7 +47,7 @@ func (d *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool
 
 // writeHead writes the response header immediately, before the first event.
 func (d *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
-	d.out, d.wake = netconn.NewStallWriter(w, r, d.server.cfg.Stall), make(wakeSignal, 1)
+	d.out, d.wake = netconn.NewStallWriter(w, r, d.server.cfg.Stall), make(sse.WakeSignal, 1)
 	d.server.readerBudget.AddReader(d.out)
 	w.WriteHeader(http.StatusOK)
 	return d.out.Flush()
@@ -71,7 +71,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	if err != nil {
 		return nil, err
 	}
-	own := !s.reactor.canServe(r)
+	own := !s.canReactorServe(r)
 	if err := s.admitReader(modeSSE, own); err != nil {
 		done()
 		return nil, err
@@ -120,6 +120,10 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	return d, nil
 }
 
+func (s *Server) canReactorServe(r *http.Request) bool {
+	return !s.cfg.NoReactor && s.reactor.CanServe(r)
+}
+
 // close releases what the reader held.
 func (d *eventStream) close() {
 	d.session.Close()
@@ -155,7 +159,7 @@ type eventStream struct {
 
 	out      *netconn.StallWriter // nil: the reactor has the stream
 	heldUpTo shard.Pos            // the held message for which its timer is set
-	wake     wakeSignal
+	wake     sse.WakeSignal
 }
 
 // prepareFirstPage fetches the first page of a reader below the TailBuffer before the response
@@ -192,7 +196,7 @@ func (d *eventStream) run(ctx context.Context) {
 			quiet.Reset(d.heartbeatDelay())
 			d.heldUpTo = 0
 			if bye.isDue() { // between two events
-				d.endWithRetry(reasonDrain)
+				d.endWithRetry(sse.EndDrain)
 				return
 			}
 			continue
@@ -211,11 +215,11 @@ func (d *eventStream) run(ctx context.Context) {
 			return
 		case <-bye.changed:
 			if bye.isDue() {
-				d.endWithRetry(reasonDrain)
+				d.endWithRetry(sse.EndDrain)
 				return
 			}
 		case <-s.rebalanceSignal(bye.began):
-			d.endWithRetry(reasonRebalance)
+			d.endWithRetry(sse.EndRebalance)
 			return
 		case <-quiet.C:
 			if d.onTimer(quiet) != nil {
@@ -247,8 +251,8 @@ func (d *eventStream) onTimer(timer *time.Timer) error {
 const pageRetryDelay = time.Second
 
 // endWithRetry ends the response and tells the reader to reconnect to another node.
-func (d *eventStream) endWithRetry(why endReason) {
-	d.server.metrics.moved.WithLabelValues(string(why)).Inc()
+func (d *eventStream) endWithRetry(why sse.EndReason) {
+	d.server.metrics.CountMoved(why)
 	_ = d.writeFlushed(retryEvent(minRetryDelay, maxRetryDelay))
 }
 
@@ -280,10 +284,10 @@ func (d *eventStream) writeOrFetch(ctx context.Context) (more bool, err error) {
 		d.session.MarkWritten(len(b))
 		d.server.metrics.delivered.Add(float64(len(b)))
 	}
-	d.server.metrics.countSession(&d.session)
+	d.server.metrics.CountSession(&d.session)
 	err = d.out.Flush()
 	if newest != 0 {
-		d.server.metrics.observeDelivery(newest)
+		d.server.metrics.ObserveDelivery(newest)
 	}
 	return true, err
 }

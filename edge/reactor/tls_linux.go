@@ -1,4 +1,4 @@
-package edge
+package reactor
 
 import (
 	"crypto/tls"
@@ -81,7 +81,7 @@ func (l *loop) flushTLSReplies(r *conn) {
 	switch s := r.tls; {
 	case !s.hasOutput():
 	case s.charged > 0: // earlier bytes are still waiting
-		l.server.readerBudget.Charge(int64(len(s.buffers.Out) - s.charged))
+		l.cfg.Budget.Charge(int64(len(s.buffers.Out) - s.charged))
 		s.charged = len(s.buffers.Out)
 	default:
 		if n, err := l.flushTLS(r); err != nil {
@@ -164,7 +164,7 @@ func (l *loop) flushTLS(r *conn) (n int, err error) {
 	if s.buffers.Out = rest; len(rest) == 0 {
 		s.buffers.Out = nil
 	}
-	l.server.readerBudget.Charge(int64(len(rest) - s.charged))
+	l.cfg.Budget.Charge(int64(len(rest) - s.charged))
 	s.charged = len(rest)
 	return n, err
 }
@@ -207,7 +207,7 @@ func (l *loop) sendCloseNotify(r *conn) (all bool) {
 // releaseTLS releases the encrypted bytes of a reader that is being closed.
 func (l *loop) releaseTLS(s *tlsWriter) {
 	if s != nil {
-		l.server.readerBudget.Charge(int64(-s.charged))
+		l.cfg.Budget.Charge(int64(-s.charged))
 		s.charged, s.buffers.Out = 0, nil
 	}
 }

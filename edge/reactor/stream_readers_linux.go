@@ -1,4 +1,4 @@
-package edge
+package reactor
 
 import (
 	"github.com/fantail-dev/fantail/edge/sse"
@@ -53,12 +53,11 @@ func (l *loop) runTurn() (more bool) {
 		}
 	}
 	if l.uncountedBytes > 0 {
-		l.server.metrics.delivered.Add(float64(l.uncountedBytes))
-		l.server.metrics.deliveries.Add(float64(l.uncountedMessages))
+		l.cfg.Metrics.CountDelivered(l.uncountedMessages, l.uncountedBytes)
 		l.uncountedBytes, l.uncountedMessages = 0, 0
 	}
 	if l.newestTime > 0 {
-		l.server.metrics.observeDelivery(l.newestTime)
+		l.cfg.Metrics.ObserveDelivery(l.newestTime)
 		l.newestTime = 0
 	}
 	return len(l.unfinished) > 0 || len(l.withNews) > 0

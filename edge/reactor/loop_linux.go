@@ -1,4 +1,4 @@
-package edge
+package reactor
 
 import (
 	"errors"
@@ -16,11 +16,10 @@ import (
 // loop serves its share of the readers. Its goroutine, run, owns all fields but those guarded by mu
 // (which post and streamReaders.Wake fill); wake, events and eventsHandled are channels.
 type loop struct {
-	reactor       *reactor
-	server        *Server
+	*Reactor
 	epoll         *os.File
 	epollFD       int
-	wake          wakeSignal
+	wake          sse.WakeSignal
 	events        chan []unix.EpollEvent
 	eventsHandled chan struct{} // unbuffered: poll may reuse the batch of events
 
@@ -78,7 +77,7 @@ type scheduledConn struct {
 	ref connRef
 }
 
-func newLoop(x *reactor) (*loop, error) {
+func newLoop(x *Reactor) (*loop, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -88,8 +87,8 @@ func newLoop(x *reactor) (*loop, error) {
 		return nil, err
 	}
 	return &loop{
-		reactor: x, server: x.server, epollFD: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
-		wake: make(wakeSignal, 1), events: make(chan []unix.EpollEvent), eventsHandled: make(chan struct{}),
+		Reactor: x, epollFD: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
+		wake: make(sse.WakeSignal, 1), events: make(chan []unix.EpollEvent), eventsHandled: make(chan struct{}),
 		streams: map[sse.SetKey]*streamReaders{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{}, holdingSince: map[*conn]heldSince{},
 		now: time.Now(), lastTick: time.Now(),
 	}, nil
@@ -134,7 +133,7 @@ func (l *loop) poll() {
 			select {
 			case l.events <- batch[:n]:
 				<-l.eventsHandled
-			case <-l.reactor.ctx.Done():
+			case <-l.ctx.Done():
 				return true
 			}
 		}
@@ -143,7 +142,7 @@ func (l *loop) poll() {
 
 // run is the loop's goroutine: it handles mail, news, events and timers, one turn after the other.
 func (l *loop) run() {
-	tick := time.NewTicker(l.server.cfg.tickInterval())
+	tick := time.NewTicker(l.tickInterval())
 	defer tick.Stop()
 	fine := time.NewTicker(drainTick)
 	defer fine.Stop()
@@ -179,7 +178,7 @@ func (l *loop) run() {
 			l.runDrainTurns()
 		case <-l.rebalanceSignal():
 			l.disconnectForBalance()
-		case <-l.reactor.ctx.Done():
+		case <-l.ctx.Done():
 			return
 		}
 	}
@@ -202,7 +201,7 @@ func (l *loop) receiveMail() {
 	l.mailbox, l.woken = nil, nil
 	l.mu.Unlock()
 	l.now = time.Now()
-	l.interval = position.CursorAt(l.server.cfg.Now())
+	l.interval = position.CursorAt(l.cfg.Now())
 	for _, do := range mail {
 		do()
 	}
@@ -219,7 +218,7 @@ func (l *loop) queueStream(ch *streamReaders) {
 }
 
 // elapsed returns the time since the reactor was made.
-func (l *loop) elapsed() time.Duration { return l.now.Sub(l.reactor.startedAt) }
+func (l *loop) elapsed() time.Duration { return l.now.Sub(l.startedAt) }
 
 // closeAll closes every reader, those that are still in the mailbox too.
 func (l *loop) closeAll() {
@@ -235,4 +234,9 @@ func (l *loop) closeAll() {
 		l.closeConn(r)
 	}
 	_ = l.epoll.Close()
+}
+
+// tickInterval returns how often a loop checks its timers.
+func (l *loop) tickInterval() time.Duration {
+	return min(max(min(l.cfg.Rules.Heartbeat/32, l.cfg.Rules.Stall/4), 10*time.Millisecond), time.Second)
 }

@@ -1,4 +1,4 @@
-package edge
+package reactor
 
 import (
 	"math/rand/v2"
@@ -18,7 +18,8 @@ import (
 // fields that BlockedFor and disconnect read (group, connRef), are used by the budget's
 // goroutines, between budget.AddReader and budget.RemoveReader.
 type conn struct {
-	stream     eventStream
+	session    sse.Session
+	release    func() // ends following the stream
 	group      *streamReaders
 	groupIndex int32 // in group.readers
 	fd         int32
@@ -29,26 +30,11 @@ type conn struct {
 	wantsWritable   bool          // epoll reports when it is writable
 	queued          bool          // in loop.unfinished
 	endsWhenWritten bool          // the response ends once all output is written
-	leaveReason     leaveReason   // why it is to be disconnected after the current event; 0: it is not
+	leaveReason     sse.EndReason // why it is to be disconnected after the current event; 0: it is not
 	preamble        []byte        // sent before the session's output: the response header, a heartbeat, a retry event
 	connectedAt     time.Duration // since the reactor was made
 	activeAt        time.Duration // when it last accepted something, or its response ended
 	blockedSince    atomic.Int64  // since when it accepts nothing; 0: it accepts, or is to be disconnected
-}
-
-// leaveReason is the reason for sending a reader to another node; 0: there is none.
-type leaveReason uint8
-
-const (
-	leaveForDrain leaveReason = iota + 1
-	leaveForBalance
-)
-
-func (l leaveReason) reason() endReason {
-	if l == leaveForDrain {
-		return reasonDrain
-	}
-	return reasonRebalance
 }
 
 type connState uint8
@@ -62,17 +48,17 @@ const (
 )
 
 // addConn adds a reader. The header of its response is sent first.
-func (l *loop) addConn(d *eventStream, fd int, seal *tlsWriter, head []byte) {
+func (l *loop) addConn(d *reader, fd int, encrypted *tlsWriter, head []byte) {
 	r := l.conns.allocate()
-	l.reactor.readers.Add(1)
-	r.stream, r.fd, r.tls, r.preamble = *d, int32(fd), seal, head
+	l.readers.Add(1)
+	r.session, r.release, r.fd, r.tls, r.preamble = d.session, d.release, int32(fd), encrypted, head
 	r.connectedAt, r.activeAt = l.elapsed(), l.elapsed()
 	if err := l.setEpollEvents(unix.EPOLL_CTL_ADD, r, false); err != nil {
-		l.server.cfg.Logger.Warn("watch a connection", "err", err)
+		l.cfg.Logger.Warn("watch a connection", "err", err)
 		l.closeConn(r)
 		return
 	}
-	key := r.stream.session.Key()
+	key := r.session.Key()
 	ch := l.streams[key]
 	if ch == nil {
 		ch = &streamReaders{loop: l, key: key}
@@ -84,10 +70,10 @@ func (l *loop) addConn(d *eventStream, fd int, seal *tlsWriter, head []byte) {
 		l.queueStream(ch) // so that deliverToStream registers a Waker
 	}
 	l.scheduleHeartbeat(r)
-	if l.server.drain.active.Load() {
+	if l.cfg.Drain.IsActive() {
 		l.scheduleDrain(r)
 	}
-	if l.writePending(r); seal != nil && r.state != connClosed {
+	if l.writePending(r); encrypted != nil && r.state != connClosed {
 		l.readTLS(r) // what net/http has read already
 	}
 }
@@ -127,7 +113,7 @@ func (l *loop) handleEvent(ev *unix.EpollEvent) {
 // goes, and then does what the session's state asks for. It returns how many bytes were accepted.
 func (l *loop) writePending(r *conn) (sent int) {
 	defer l.recoverConn(r)
-	c := &r.stream.session
+	c := &r.session
 	if r.tls.hasOutput() && !l.flushBlockedTLS(r) {
 		return 0
 	}
@@ -145,8 +131,8 @@ func (l *loop) writePending(r *conn) (sent int) {
 				l.onDrained(r)
 				break
 			}
-			l.server.metrics.moved.WithLabelValues(string(r.leaveReason.reason())).Inc()
-			r.preamble, r.endsWhenWritten = retryEvent(minRetryDelay, maxRetryDelay), true
+			l.cfg.Metrics.CountMoved(r.leaveReason)
+			r.preamble, r.endsWhenWritten = l.cfg.RetryEvent(), true
 		}
 		n, all, err := l.writeOnce(r, owed)
 		if err != nil {
@@ -155,7 +141,7 @@ func (l *loop) writePending(r *conn) (sent int) {
 		}
 		if sent += n; n > 0 {
 			r.activeAt = l.elapsed()
-			l.server.metrics.countSession(&r.stream.session)
+			l.cfg.Metrics.CountSession(&r.session)
 		}
 		if !all {
 			l.markBlocked(r, n > 0)
@@ -209,7 +195,7 @@ func (l *loop) countWritten(r *conn, n int) {
 	if r.preamble = r.preamble[pre:]; len(r.preamble) == 0 {
 		r.preamble = nil
 	}
-	r.stream.session.MarkWritten(n - pre)
+	r.session.MarkWritten(n - pre)
 }
 
 // addIovec adds b to the next writev; unix.Writev would allocate.
@@ -227,7 +213,7 @@ func (l *loop) markBlocked(r *conn, progress bool) {
 	if r.state != connBlocked {
 		r.state = connBlocked
 		l.blocked[r] = netconn.BytesAcked(int(r.fd))
-		l.server.readerBudget.AddReader(r)
+		l.cfg.Budget.AddReader(r)
 		progress = true
 	}
 	if progress {
@@ -259,7 +245,7 @@ func (l *loop) markUnblocked(r *conn) {
 	r.state = connIdle
 	r.blockedSince.Store(0)
 	delete(l.blocked, r)
-	l.server.readerBudget.RemoveReader(r)
+	l.cfg.Budget.RemoveReader(r)
 	if r.wantsWritable {
 		if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, false); err != nil {
 			l.closeConn(r)
@@ -270,7 +256,7 @@ func (l *loop) markUnblocked(r *conn) {
 // BlockedFor and disconnect implement evictable.
 func (r *conn) BlockedFor(now time.Time) time.Duration {
 	if at := r.blockedSince.Load(); at != 0 {
-		return now.Sub(r.group.loop.reactor.startedAt) - time.Duration(at)
+		return now.Sub(r.group.loop.startedAt) - time.Duration(at)
 	}
 	return 0
 }
@@ -280,7 +266,7 @@ func (r *conn) Disconnect() {
 	l, f := r.group.loop, r.connRef
 	l.post(func() {
 		if r := l.conns.lookup(f); r != nil && r.state == connBlocked && r.blockedSince.Load() == 0 && !l.hasProgress(r) {
-			l.server.metrics.disconnected.WithLabelValues(string(reasonMemory)).Inc()
+			l.cfg.Metrics.CountDisconnected(sse.EndMemory)
 			l.closeConn(r)
 		}
 	}, nil)
@@ -289,7 +275,7 @@ func (r *conn) Disconnect() {
 // onDrained is called when a reader has no pending output; it acts on the session's state.
 func (l *loop) onDrained(r *conn) {
 	l.noteHeld(r)
-	switch st := r.stream.session.State(); {
+	switch st := r.session.State(); {
 	case r.endsWhenWritten, st == sse.StateClosed, st == sse.StateGone:
 		l.endResponse(r)
 	case st == sse.StateBehind:
@@ -301,7 +287,7 @@ func (l *loop) onDrained(r *conn) {
 
 // noteHeld records since when a session has held back its messages.
 func (l *loop) noteHeld(r *conn) {
-	switch held := r.stream.session.HeldUpTo(); {
+	switch held := r.session.HeldUpTo(); {
 	case held == 0 && len(l.holdingSince) == 0:
 	case held == 0:
 		delete(l.holdingSince, r)
@@ -314,11 +300,11 @@ func (l *loop) noteHeld(r *conn) {
 func (l *loop) releaseHeld() {
 	for r, h := range l.holdingSince {
 		switch {
-		case r.stream.session.HeldUpTo() != h.upTo:
+		case r.session.HeldUpTo() != h.upTo:
 			l.noteHeld(r)
 		case r.state == connIdle && l.now.Sub(h.since) >= sse.MaxHeldTime:
 			delete(l.holdingSince, r)
-			r.stream.session.ReleaseHeld()
+			r.session.ReleaseHeld()
 			l.writePending(r)
 		}
 	}
@@ -336,9 +322,9 @@ func (l *loop) fetchPages() {
 		}
 		l.pageReads++
 		f := r.connRef
-		leg, pos := r.stream.session.WantedPage()
-		l.reactor.wg.Go(func() {
-			page, err := l.server.readPageRecovered(l.reactor.ctx, leg, pos)
+		leg, pos := r.session.WantedPage()
+		l.wg.Go(func() {
+			page, err := l.cfg.ReadPage(l.ctx, leg, pos)
 			l.post(func() {
 				l.pageReads--
 				l.acceptPage(f, page, err)
@@ -355,12 +341,12 @@ func (l *loop) acceptPage(f connRef, page shard.RecordBatch, err error) {
 		return
 	}
 	defer l.recoverConn(r)
-	switch err := r.stream.session.AcceptPage(page, err); {
+	switch err := r.session.AcceptPage(page, err); {
 	case err == nil:
 		r.state = connIdle
 		l.writePending(r)
-	case isTemporary(err): // storage does not answer
-		l.pageRetries = append(l.pageRetries, scheduledConn{l.now.Add(pageRetryDelay/2 + rand.N(pageRetryDelay)), r.connRef})
+	case l.cfg.IsTemporary(err): // storage does not answer
+		l.pageRetries = append(l.pageRetries, scheduledConn{l.now.Add(l.cfg.Rules.PageRetry/2 + rand.N(l.cfg.Rules.PageRetry)), r.connRef})
 	default:
 		l.endResponse(r)
 	}
@@ -390,7 +376,7 @@ func (l *loop) closeConn(r *conn) {
 	}
 	if r.state == connBlocked {
 		delete(l.blocked, r)
-		l.server.readerBudget.RemoveReader(r)
+		l.cfg.Budget.RemoveReader(r)
 	}
 	delete(l.ending, r)
 	delete(l.holdingSince, r)
@@ -403,8 +389,8 @@ func (l *loop) closeConn(r *conn) {
 			delete(l.streams, ch.key)
 		}
 	}
-	l.server.metrics.countSession(&r.stream.session)
-	r.stream.close()
+	l.cfg.Metrics.CountSession(&r.session)
+	l.closeReader(&r.session, r.release)
 	l.conns.release(r)
-	l.reactor.readers.Add(-1)
+	l.readers.Add(-1)
 }

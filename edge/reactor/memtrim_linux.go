@@ -1,4 +1,4 @@
-package edge
+package reactor
 
 import (
 	"runtime/debug"
@@ -35,7 +35,7 @@ func (s *crowdDetector) shouldTrim(readers int64, now time.Time) bool {
 }
 
 // trimMemory gives memory back to the system after each crowd.
-func (x *reactor) trimMemory() {
+func (x *Reactor) trimMemory() {
 	tick := time.NewTicker(trimCheckInterval)
 	defer tick.Stop()
 	for s := (crowdDetector{}); ; {

@@ -1,4 +1,4 @@
-package edge
+package reactor
 
 import "github.com/fantail-dev/fantail/edge/sse"
 
@@ -9,7 +9,7 @@ func (l *loop) recoverConn(r *conn) {
 	if v == nil {
 		return
 	}
-	_ = l.server.panics.Handle(caughtReader, v)
+	l.cfg.OnPanic(v)
 	l.shared, l.spareOut = sse.SharedWrite{}, nil
 	l.closeConn(r)
 }

@@ -1,9 +1,9 @@
-package edge
+package reactor
 
 // deliver sends an idle reader its pending bytes and returns how many the socket accepted. Readers in
 // equal states get the same bytes: see sse.SharedWrite.
 func (l *loop) deliver(r *conn) (sent int) {
-	c := &r.stream.session
+	c := &r.session
 	if r.leaveReason != 0 || len(r.preamble) > 0 || !l.shared.Covers(c) && !l.renderShared(r) {
 		return l.writePending(r)
 	}
@@ -33,11 +33,11 @@ func (l *loop) deliver(r *conn) (sent int) {
 // nothing to share; the reader then continues by itself.
 func (l *loop) renderShared(r *conn) bool {
 	defer l.recoverConn(r)
-	r.stream.session.SetCursor(l.interval)
-	newest, ok := l.shared.Render(&r.stream.session, &l.spareOut)
+	r.session.SetCursor(l.interval)
+	newest, ok := l.shared.Render(&r.session, &l.spareOut)
 	l.newestTime = max(l.newestTime, newest)
 	return ok
 }
 
 // endSharedWrite releases the shared write.
-func (l *loop) endSharedWrite() { l.shared.End(l.server.readerBudget, &l.spareOut) }
+func (l *loop) endSharedWrite() { l.shared.End(l.cfg.Budget, &l.spareOut) }

@@ -1,4 +1,4 @@
-package edge
+package reactor
 
 import (
 	"bytes"
@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fantail-dev/fantail/edge/netconn"
+	"github.com/fantail-dev/fantail/edge/sse"
 )
 
-// reactor executes the sessions of event streams on HTTP/1.1: a few loops, each the
+// Reactor executes the sessions of event streams on HTTP/1.1: a few loops, each the
 // owner of its connections and of an epoll descriptor. A reader costs no goroutine, no
 // timer, no channel and no buffer. News of a stream wakes each loop once, and the loop then
 // writes to each of its readers all the reader's output in one call.
@@ -24,8 +25,8 @@ import (
 // duplicates its descriptor and closes the net.Conn, so that the runtime's poller forgets
 // it. Only the loop writes to it or closes it; other goroutines mail the loop. Under TLS the loop
 // has the tls.Conn as well, and encrypts what it sends.
-type reactor struct {
-	server    *Server
+type Reactor struct {
+	cfg       Config
 	startedAt time.Time       // the origin of the readers' times
 	ctx       context.Context // ends with Close
 	stop      context.CancelFunc
@@ -39,19 +40,38 @@ type reactor struct {
 	closed   bool
 }
 
-func newReactor(s *Server) *reactor {
-	x := &reactor{server: s, startedAt: time.Now()}
+// New returns a Reactor without readers.
+func New(cfg Config) *Reactor {
+	x := &Reactor{cfg: cfg, startedAt: time.Now()}
 	x.ctx, x.stop = context.WithCancel(context.Background())
 	return x
 }
 
-// canServe reports whether a loop can serve the event stream that r asks for.
-func (x *reactor) canServe(r *http.Request) bool {
-	return !x.server.cfg.NoReactor && netconn.SoleOf(r) != nil && r.ContentLength == 0
+// Readers returns the number of readers that the reactor has.
+func (x *Reactor) Readers() int { return int(x.readers.Load()) }
+
+// CanServe reports whether a loop can serve the event stream that r asks for.
+func (*Reactor) CanServe(r *http.Request) bool {
+	return netconn.SoleOf(r) != nil && r.ContentLength == 0
 }
 
-// TakeOver moves the event stream to a loop. It returns false if the handler has to serve it.
-func (x *reactor) takeOver(w http.ResponseWriter, r *http.Request, d *eventStream) bool {
+// reader holds what the reactor takes over of an event stream.
+type reader struct {
+	session sse.Session
+	release func() // ends following the stream
+}
+
+// closeReader releases what a reader held.
+func (x *Reactor) closeReader(session *sse.Session, release func()) {
+	session.Close()
+	release()
+	x.cfg.OnClose()
+}
+
+// TakeOver moves an event stream to a loop, with the headers of w. release ends following the stream;
+// the reactor calls it, and closes the session, when the reader is gone. It returns false, and has
+// done nothing, if the handler has to serve the stream.
+func (x *Reactor) TakeOver(w http.ResponseWriter, r *http.Request, session sse.Session, release func()) bool {
 	wire, l := netconn.SoleOf(r), x.pickLoop()
 	if l == nil {
 		return false
@@ -61,14 +81,15 @@ func (x *reactor) takeOver(w http.ResponseWriter, r *http.Request, d *eventStrea
 	if err != nil {
 		return false
 	}
+	d := &reader{session, release}
 	var encrypted *tlsWriter
 	if t, ok := c.(*tls.Conn); ok {
 		encrypted = &tlsWriter{tls: t}
 	}
 	fd, err := wire.Detach(encrypted.transport())
 	if err != nil {
-		x.server.cfg.Logger.Warn("detach a connection", "err", err)
-		d.close()
+		x.cfg.Logger.Warn("detach a connection", "err", err)
+		x.closeReader(&d.session, d.release)
 		return true
 	}
 	if encrypted != nil {
@@ -76,7 +97,7 @@ func (x *reactor) takeOver(w http.ResponseWriter, r *http.Request, d *eventStrea
 	}
 	l.post(func() { l.addConn(d, fd, encrypted, head) }, func() {
 		_ = unix.Close(fd)
-		d.close()
+		x.closeReader(&d.session, d.release)
 	})
 	return true
 }
@@ -93,7 +114,7 @@ func responseHeader(h http.Header) []byte {
 }
 
 // pickLoop returns the loop for the next reader; nil: there is none.
-func (x *reactor) pickLoop() *loop {
+func (x *Reactor) pickLoop() *loop {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.closed {
@@ -103,7 +124,7 @@ func (x *reactor) pickLoop() *loop {
 		for range runtime.GOMAXPROCS(0) {
 			l, err := newLoop(x)
 			if err != nil {
-				x.server.cfg.Logger.Error("no reactor: every event stream has a goroutine", "err", err)
+				x.cfg.Logger.Error("no reactor: every event stream has a goroutine", "err", err)
 				break
 			}
 			x.loops = append(x.loops, l)
@@ -123,8 +144,39 @@ func (x *reactor) pickLoop() *loop {
 	return x.loops[x.nextLoop%len(x.loops)]
 }
 
+// DrainChanged tells the loops to look at Config.Drain.
+func (x *Reactor) DrainChanged() { x.postToAll((*loop).onDrainChange) }
+
+// Stats describes what the loops hold.
+type Stats struct {
+	Readers, Streams, Blocked, Ending, Pending int
+}
+
+// Stats asks every loop, and waits.
+func (x *Reactor) Stats() (all Stats) {
+	x.mu.Lock()
+	n := len(x.loops)
+	x.mu.Unlock()
+	answers := make(chan Stats, n)
+	x.postToAll(func(l *loop) {
+		answers <- Stats{
+			Readers: l.conns.used, Streams: len(l.streams), Blocked: len(l.blocked), Ending: len(l.ending),
+			Pending: len(l.withNews) + len(l.unfinished) + len(l.pageQueue),
+		}
+	})
+	for range n {
+		s := <-answers
+		all.Readers += s.Readers
+		all.Streams += s.Streams
+		all.Blocked += s.Blocked
+		all.Ending += s.Ending
+		all.Pending += s.Pending
+	}
+	return all
+}
+
 // postToAll mails a function to every loop.
-func (x *reactor) postToAll(fn func(*loop)) {
+func (x *Reactor) postToAll(fn func(*loop)) {
 	x.mu.Lock()
 	loops := x.loops
 	x.mu.Unlock()
@@ -133,8 +185,8 @@ func (x *reactor) postToAll(fn func(*loop)) {
 	}
 }
 
-// close disconnects every reader immediately and waits.
-func (x *reactor) close() {
+// Close disconnects every reader immediately and waits.
+func (x *Reactor) Close() {
 	x.mu.Lock()
 	x.closed = true
 	x.mu.Unlock()

@@ -1,17 +1,18 @@
-package edge
+package reactor
 
 import (
 	"math/rand/v2"
 	"slices"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse"
 )
 
 // tick does what is due: heartbeats, page retries, releases of held messages, and the disconnection
 // of readers that accept nothing or do not hang up.
 func (l *loop) tick() {
-	l.interval = position.CursorAt(l.server.cfg.Now())
-	every := l.server.cfg.tickInterval()
+	l.interval = position.CursorAt(l.cfg.Now())
+	every := l.tickInterval()
 	for n := 0; n < wheelSlots && l.now.Sub(l.lastTick) >= every; n++ {
 		l.lastTick = l.lastTick.Add(every)
 		l.wheelSlot = (l.wheelSlot + 1) % wheelSlots
@@ -31,8 +32,8 @@ func (l *loop) tick() {
 	l.fetchPages()
 	l.releaseHeld()
 	for r := range l.blocked {
-		if !l.hasProgress(r) && r.BlockedFor(l.now) >= l.server.cfg.Stall {
-			l.server.metrics.disconnected.WithLabelValues(string(reasonStalled)).Inc()
+		if !l.hasProgress(r) && r.BlockedFor(l.now) >= l.cfg.Rules.Stall {
+			l.cfg.Metrics.CountDisconnected(sse.EndStalled)
 			l.closeConn(r)
 		}
 	}
@@ -58,8 +59,8 @@ func (l *loop) runDue(turns []scheduledConn, do func(*conn)) (left []scheduledCo
 
 // heartbeatIfQuiet sends a heartbeat if the reader has received nothing for Heartbeat.
 func (l *loop) heartbeatIfQuiet(r *conn) {
-	quiet := l.elapsed()-r.activeAt >= l.server.cfg.Heartbeat
-	if quiet && r.leaveReason == 0 && len(r.preamble) == 0 && !r.stream.session.HasOutput() && !r.tls.hasOutput() {
+	quiet := l.elapsed()-r.activeAt >= l.cfg.Rules.Heartbeat
+	if quiet && r.leaveReason == 0 && len(r.preamble) == 0 && !r.session.HasOutput() && !r.tls.hasOutput() {
 		switch r.state {
 		case connIdle:
 			r.preamble = heartbeat
@@ -84,22 +85,22 @@ var heartbeat = []byte(":\n\n")
 // scheduleHeartbeat puts a reader into the wheel's slot for its next heartbeat: after Heartbeat and
 // up to a quarter more, at random.
 func (l *loop) scheduleHeartbeat(r *conn) {
-	h := l.server.cfg.Heartbeat
+	h := l.cfg.Rules.Heartbeat
 	due := r.activeAt + h + rand.N(h/4+1) - l.elapsed()
-	n := int(due/l.server.cfg.tickInterval()) + 1
+	n := int(due/l.tickInterval()) + 1
 	n = (l.wheelSlot + min(max(n, 1), wheelSlots-1)) % wheelSlots
 	l.wheel[n] = append(l.wheel[n], r.connRef)
 }
 
 // scheduleDrain draws a reader's time to go in the current drain.
 func (l *loop) scheduleDrain(r *conn) {
-	l.drainTurns = append(l.drainTurns, scheduledConn{l.now.Add(l.server.drain.delayFor(l.elapsed() - r.connectedAt)), r.connRef})
+	l.drainTurns = append(l.drainTurns, scheduledConn{l.now.Add(l.cfg.Drain.DelayFor(l.elapsed() - r.connectedAt)), r.connRef})
 }
 
 // onDrainChange handles the beginning of a drain, or its cancellation.
 func (l *loop) onDrainChange() {
 	l.drainTurns = nil
-	if !l.server.drain.active.Load() {
+	if !l.cfg.Drain.IsActive() {
 		return
 	}
 	for r := range l.conns.all() {
@@ -110,11 +111,11 @@ func (l *loop) onDrainChange() {
 
 // runDrainTurns disconnects the readers that are due in the drain.
 func (l *loop) runDrainTurns() {
-	l.drainTurns = l.runDue(l.drainTurns, func(r *conn) { l.disconnectAfterEvent(r, leaveForDrain) })
+	l.drainTurns = l.runDue(l.drainTurns, func(r *conn) { l.disconnectAfterEvent(r, sse.EndDrain) })
 }
 
 // disconnectAfterEvent disconnects a reader as soon as the event that it is being sent is complete.
-func (l *loop) disconnectAfterEvent(r *conn, why leaveReason) {
+func (l *loop) disconnectAfterEvent(r *conn, why sse.EndReason) {
 	if r.leaveReason != 0 || r.state == connEnding {
 		return
 	}
@@ -133,16 +134,16 @@ func (l *loop) rebalanceSignal() <-chan struct{} {
 	if l.conns.used == 0 {
 		return nil
 	}
-	return l.server.rebalanceSignals
+	return l.cfg.Rebalance
 }
 
 // disconnectForBalance sends one reader to another node. It tries 64 random slots for an idle reader
-// that has been here for minRebalanceAge, and gives up if it finds none.
+// that has been here for l.cfg.Rules.MinMoveAge, and gives up if it finds none.
 func (l *loop) disconnectForBalance() {
 	for range 64 {
 		r := l.conns.at(rand.Uint32N(uint32(len(l.conns.rows) * connsPerRow)))
-		if r.state == connIdle && r.leaveReason == 0 && l.elapsed()-r.connectedAt >= minRebalanceAge {
-			l.disconnectAfterEvent(r, leaveForBalance)
+		if r.state == connIdle && r.leaveReason == 0 && l.elapsed()-r.connectedAt >= l.cfg.Rules.MinMoveAge {
+			l.disconnectAfterEvent(r, sse.EndRebalance)
 			return
 		}
 	}

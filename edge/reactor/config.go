@@ -1,0 +1,52 @@
+package reactor
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sendbudget"
+	"github.com/fantail-dev/fantail/edge/sse"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// Config of a Reactor. All fields are needed.
+type Config struct {
+	Rules  *sse.Rules
+	Logger *slog.Logger
+	// Now tells the Stream-Cursor.
+	Now func() time.Time
+	// ReadPage reads pages for readers below their TailBuffer. It is called on goroutines of its own,
+	// and returns a panic as an error.
+	ReadPage func(ctx context.Context, from position.Segment, pos shard.Pos) (shard.RecordBatch, error)
+	// IsTemporary reports whether a page that could not be read may be readable a little later.
+	IsTemporary func(err error) bool
+	// Budget counts what is being written.
+	Budget *sendbudget.Budget
+	Drain  Drain
+	// Rebalance is sent one value for each reader that is to go to another node.
+	Rebalance <-chan struct{}
+	// RetryEvent returns what ends the stream of a reader that is to reconnect to another node.
+	RetryEvent func() []byte
+	// OnClose is called after a reader's end.
+	OnClose func()
+	// OnPanic is called with the panic that one reader caused, whose connection is closed.
+	OnPanic func(v any)
+	Metrics Metrics
+}
+
+// Drain tells whether the node is stopping; DelayFor draws how long a reader of that age may stay.
+type Drain interface {
+	IsActive() bool
+	DelayFor(age time.Duration) time.Duration
+}
+
+// Metrics is told what the loops do.
+type Metrics interface {
+	CountSession(s *sse.Session) // has counts to be taken
+	CountDelivered(messages, bytes int)
+	ObserveDelivery(storedAt shard.Millis) // of the newest message of a turn
+	CountMoved(why sse.EndReason)
+	CountDisconnected(why sse.EndReason)
+}

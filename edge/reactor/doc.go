@@ -1,0 +1,47 @@
+// Package reactor serves event streams without goroutines, on Linux: thousands of readers for each
+// processor's loop. A reader costs 232 bytes and its session's frames; no goroutine, no timer, no
+// channel and no buffer.
+//
+// New makes a Reactor; TakeOver moves an event stream over HTTP/1.1 to it, with and without TLS. The
+// sessions are those of package sse, which decide what a reader gets. Elsewhere than on Linux
+// CanServe returns false, and every event stream has a goroutine in package edge.
+//
+// # The path of a delivery
+//
+// TakeOver hijacks the connection, duplicates its descriptor (netconn.Conn.Detach) and mails the
+// reader to one of the loops (addConn). News of a stream calls streamReaders.Wake, once for each
+// loop. The loop (run, runTurn) walks the stream's readers (deliverToStream). Readers in equal states
+// get equal bytes: renderShared renders them once and deliver sends them with one system call. A
+// reader that accepts only a part, or is in another state, continues by itself (writePending). Timers
+// are in timers_linux.go: tick and runDrainTurns.
+//
+// # Invariants
+//
+//  1. Only its loop writes to a reader or closes it, and nothing in a loop can block. Other
+//     goroutines mail the loop what to do (loop.post).
+//  2. Each entry of loop.blocked is in the state connBlocked and is watched for being writable.
+//  3. An event stream ends between two events, unless its reader accepts nothing.
+//  4. A panic costs only the reader in which it happens (panics_linux.go).
+//
+// # Bounds
+//
+// A turn: maxTurnReaders readers, maxTurnBytes bytes. Page reads in progress: maxPageReads for a loop;
+// other readers wait. What readers hold while it is written, encrypted bytes included: the
+// sendbudget. A shared write: sse.MaxSharedBytes, which is also what one system call may copy, because
+// netconn.Send keeps its processor.
+//
+// # Goroutines and locks
+//
+// With its first reader a Reactor starts two for each processor, the loop and one that waits for the
+// loop's epoll descriptor, and one that gives memory back after a crowd of joins (trimMemory); and one
+// for each page that a loop's readers wait for. Close ends all of these and waits. Reactor.mu guards
+// the list of loops; loop.mu guards a loop's mail. Neither is held while the other is locked.
+//
+// # Why the odd things are there
+//
+//   - Iovecs and unsafe pointers are for writev (writeOnce), which unix.Writev would allocate for.
+//   - An event stream ends with its connection, without chunked transfer coding: the decisions of
+//     package edge say why. The response is ended by shutting down the sending side (endResponse).
+//   - Rows of connections (connTable): readers that disconnect while many others connect would leave
+//     holes between those on the heap.
+package reactor
