@@ -7,7 +7,8 @@ import (
 )
 
 // appendBatch goes to S2 in one append, or in one append per part, with the verdicts that rest on
-// it. Owned by the goroutine that writes it.
+// it. Owned by the goroutine that is in the write loop. A leader gives it away by starting the
+// goroutine that goes on with it.
 type appendBatch struct {
 	base     *State  // the fold that it was decided on
 	pos      Pos     // match_seq_num of what is left to be written

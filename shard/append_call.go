@@ -6,7 +6,9 @@ import (
 	"time"
 )
 
-// call is a caller that waits for a verdict.
+// call is a caller that waits for a verdict. The caller owns it until enqueue; then it belongs to the
+// queue, under Stream.mu, and to the goroutine that takes it from there; and once done was sent to,
+// to the caller again.
 type call struct {
 	req            *Request
 	touch          bool // a touch, and no request

@@ -39,19 +39,21 @@ func TestFleetRecordIsReadAtItsPositionOnly(t *testing.T) {
 func TestDamagedFleetRecordIsNotRead(t *testing.T) {
 	whole := someFleet().entry(0).record(0, 1)
 	for name, b := range map[string]*[]byte{"header": &whole.Header, "body": &whole.Body} {
-		intact := *b
-		for i := range intact {
-			*b = bytes.Clone(intact)
-			(*b)[i] ^= 0x40
-			if _, err := decodeFleetRecord(whole); err == nil {
-				t.Errorf("%s: byte %d changed, and it is read", name, i)
+		t.Run(name, func(t *testing.T) {
+			intact := *b
+			for i := range intact {
+				*b = bytes.Clone(intact)
+				(*b)[i] ^= 0x40
+				if _, err := decodeFleetRecord(whole); err == nil {
+					t.Errorf("%s: byte %d changed, and it is read", name, i)
+				}
+				*b = intact[:i]
+				if _, err := decodeFleetRecord(whole); err == nil {
+					t.Errorf("%s: cut to %d bytes, and it is read", name, i)
+				}
 			}
-			*b = intact[:i]
-			if _, err := decodeFleetRecord(whole); err == nil {
-				t.Errorf("%s: cut to %d bytes, and it is read", name, i)
-			}
-		}
-		*b = intact
+			*b = intact
+		})
 	}
 }
 

@@ -77,28 +77,30 @@ func TestFoldOfReferencesIsLinear(t *testing.T) {
 		"settled, and owed": func(i int) Header { return Header{Kind: KindReleaseDone, Ref: ids[i]} },
 		"settled, not owed": func(int) Header { return Header{Kind: KindReleaseDone, Ref: AppendID{1}} },
 	} {
-		s := &State{exists: true, generation: 1}
-		for i := range forks {
-			s.addForkRef(ids[i], forkRef{fork: "p/f"})
-		}
-		for i := range 2 * maxPendingReleases {
-			s.pendingReleases = append(s.pendingReleases, pendingRelease{ids[i], "p/s"})
-		}
-		h := make([]Header, forks)
-		for i := range h {
-			h[i] = header(i)
-		}
-		s.snapshot()
-		n := allocated(func() {
+		t.Run(name, func(t *testing.T) {
+			s := &State{exists: true, generation: 1}
+			for i := range forks {
+				s.addForkRef(ids[i], forkRef{fork: "p/f"})
+			}
+			for i := range 2 * maxPendingReleases {
+				s.pendingReleases = append(s.pendingReleases, pendingRelease{ids[i], "p/s"})
+			}
+			h := make([]Header, forks)
 			for i := range h {
-				if _, err := s.foldDecoded(Record{Pos: Pos(i)}, &h[i]); err != nil {
-					t.Fatal(err)
+				h[i] = header(i)
+			}
+			s.snapshot()
+			n := allocated(func() {
+				for i := range h {
+					if _, err := s.foldDecoded(Record{Pos: Pos(i)}, &h[i]); err != nil {
+						t.Fatal(err)
+					}
 				}
+			})
+			if n > 4<<20 {
+				t.Errorf("%s: %d bytes for %d records", name, n, forks)
 			}
 		})
-		if n > 4<<20 {
-			t.Errorf("%s: %d bytes for %d records", name, n, forks)
-		}
 	}
 }
 
@@ -157,9 +159,11 @@ func TestFleetLogsAreNoStreams(t *testing.T) {
 			"create":        (&Request{Op: OpCreate, Fork: &Fork{Source: name}, Source: &Source{}}).valid(),
 			"past":          (&Request{Op: OpCreate, Fork: &Fork{Source: "p/s"}, Source: &Source{Chain: chain}}).valid(),
 		} {
-			if got != want {
-				t.Errorf("%s of %q: valid %v", what, name, got)
-			}
+			t.Run(what, func(t *testing.T) {
+				if got != want {
+					t.Errorf("%s of %q: valid %v", what, name, got)
+				}
+			})
 		}
 	}
 }
@@ -175,41 +179,43 @@ func TestUncommittedPartsAreCharged(t *testing.T) {
 	}{
 		"forged, void": {false, false, size * parts}, "committed": {false, true, size * parts}, "own": {true, true, 0},
 	} {
-		h := NewManager(nil, tail.NewBuffers(1<<20, 1<<20), Config{})
-		s := h.newStream("p/s")
-		s.state, s.opened = &State{exists: true, contentType: OctetStream}, true
-		h.streams.addStream(s)
-		fold := func(pos Pos, hd *Header) {
-			r := Record{Pos: pos, Header: hd.encode(pos), Body: make([]byte, size)}
-			if c.own {
-				r.decoded = hd
+		t.Run(name, func(t *testing.T) {
+			h := NewManager(nil, tail.NewBuffers(1<<20, 1<<20), Config{})
+			s := h.newStream("p/s")
+			s.state, s.opened = &State{exists: true, contentType: OctetStream}, true
+			h.streams.addStream(s)
+			fold := func(pos Pos, hd *Header) {
+				r := Record{Pos: pos, Header: hd.encode(pos), Body: make([]byte, size)}
+				if c.own {
+					r.decoded = hd
+				}
+				if err := s.foldFromLog(s.state, []Record{r}); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if err := s.foldFromLog(s.state, []Record{r}); err != nil {
-				t.Fatal(err)
+			counted := func() int { return int(h.streams.bytes.Load() + h.streams.absentBytes.Load()) }
+			id, before := NewAppendID(), counted()
+			for pos := range uint64(parts) {
+				hd := &Header{Kind: KindMessage, Flags: FlagPart, Append: id}
+				if pos == 0 {
+					hd.Flags |= FlagFirst
+				}
+				fold(Pos(pos), hd)
 			}
-		}
-		counted := func() int { return int(h.streams.bytes.Load() + h.streams.absentBytes.Load()) }
-		id, before := NewAppendID(), counted()
-		for pos := range uint64(parts) {
-			hd := &Header{Kind: KindMessage, Flags: FlagPart, Append: id}
-			if pos == 0 {
-				hd.Flags |= FlagFirst
+			if n := counted() - before; n < c.want-size || n > c.want+size {
+				t.Errorf("%s: %d bytes are charged for %d", name, n, size*parts)
 			}
-			fold(Pos(pos), hd)
-		}
-		if n := counted() - before; n < c.want-size || n > c.want+size {
-			t.Errorf("%s: %d bytes are charged for %d", name, n, size*parts)
-		}
-		end := &Header{Kind: KindTouch}
-		if c.commit {
-			end = &Header{Kind: KindMessage, Flags: FlagPart | FlagLast | FlagCommit, Append: id}
-		}
-		fold(parts, end)
-		if n := counted() - before; n > size {
-			t.Errorf("%s: %d bytes are charged in the end", name, n)
-		}
-		if err := h.Close(); err != nil {
-			t.Error(err)
-		}
+			end := &Header{Kind: KindTouch}
+			if c.commit {
+				end = &Header{Kind: KindMessage, Flags: FlagPart | FlagLast | FlagCommit, Append: id}
+			}
+			fold(parts, end)
+			if n := counted() - before; n > size {
+				t.Errorf("%s: %d bytes are charged in the end", name, n)
+			}
+			if err := h.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

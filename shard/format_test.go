@@ -141,10 +141,12 @@ func TestMalformedStateIsNoCheckpoint(t *testing.T) {
 		"too much kept":  appendField(nil, 99, make([]byte, maxUnknownFields)),
 		"too much debts": bytes.Repeat(appendField(nil, ckPendingRelease, []byte("12345678p/s")), 2*maxPendingReleases+1),
 	} {
-		s := &State{Next: 900}
-		if err := s.decode(append(good().encode(), b...), 1); !errors.Is(err, errForeign) {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			s := &State{Next: 900}
+			if err := s.decode(append(good().encode(), b...), 1); !errors.Is(err, errForeign) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
 	}
 	if err := (&State{Next: 900}).decode(append(good().encode(), ckMustKnow, 0), 1); !errors.Is(err, ErrNeedsLaterRelease) {
 		t.Errorf("of a later release: %v", err)
@@ -249,12 +251,14 @@ func TestRequestBeyondBoundsIsRefused(t *testing.T) {
 		"name":     func(r *Request) { r.Op, r.Ref, r.Name = OpHold, AppendID{1}, StreamID(long) },
 		"ref":      func(r *Request) { r.Op = OpRelease },
 	} {
-		req := &Request{Stream: "p/s", Op: OpCreate, ID: NewAppendID(), Type: "text/plain"}
-		change(req)
-		drafts, out := decide(&State{}, req, 1000)
-		if len(drafts) > 0 || out.Code.Accepted() {
-			t.Errorf("%s: %d records, %+v", name, len(drafts), out)
-		}
+		t.Run(name, func(t *testing.T) {
+			req := &Request{Stream: "p/s", Op: OpCreate, ID: NewAppendID(), Type: "text/plain"}
+			change(req)
+			drafts, out := decide(&State{}, req, 1000)
+			if len(drafts) > 0 || out.Code.Accepted() {
+				t.Errorf("%s: %d records, %+v", name, len(drafts), out)
+			}
+		})
 	}
 }
 

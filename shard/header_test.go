@@ -125,12 +125,14 @@ func TestRecordOfALaterReleaseIsDeclined(t *testing.T) {
 		"field":     func(b []byte) { b[4] = tagMustKnow },
 		"fields":    func(b []byte) { b[4] = tagSeal - 1 },
 	} {
-		b := (&Header{Kind: KindMessage}).encode(5)
-		b = append(b[:len(b)-headerSum], 100, 0)
-		change(b)
-		if _, err := decodeHeader(5, resum(5, b)); !errors.Is(err, ErrNeedsLaterRelease) {
-			t.Errorf("%s: %v", name, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			b := (&Header{Kind: KindMessage}).encode(5)
+			b = append(b[:len(b)-headerSum], 100, 0)
+			change(b)
+			if _, err := decodeHeader(5, resum(5, b)); !errors.Is(err, ErrNeedsLaterRelease) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
 	}
 }
 
@@ -176,9 +178,11 @@ func TestMalformedHeaderIsForeign(t *testing.T) {
 		"trace":        {Kind: KindMessage, Trace: make([]byte, traceSize-1)},
 		"digest":       {Kind: KindMessage, Digest: make([]byte, maxDigest+2)},
 	} {
-		if got, err := decodeHeader(5, h.encode(5)); !errors.Is(err, errForeign) {
-			t.Errorf("%s: %+v, %v", name, got, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got, err := decodeHeader(5, h.encode(5)); !errors.Is(err, errForeign) {
+				t.Errorf("%s: %+v, %v", name, got, err)
+			}
+		})
 	}
 	for name, fields := range map[string][]byte{
 		"descending": {tagClose, 0, tagStreamSeq, 0},
@@ -187,10 +191,12 @@ func TestMalformedHeaderIsForeign(t *testing.T) {
 		"short seal": {tagSeal, 1, 0},
 		"cut":        {tagStreamSeq, 9, 0},
 	} {
-		b := (&Header{Kind: KindMessage}).encode(5)
-		if got, err := decodeHeader(5, resum(5, append(b[:len(b)-headerSum], fields...))); !errors.Is(err, errForeign) {
-			t.Errorf("%s: %+v, %v", name, got, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			b := (&Header{Kind: KindMessage}).encode(5)
+			if got, err := decodeHeader(5, resum(5, append(b[:len(b)-headerSum], fields...))); !errors.Is(err, errForeign) {
+				t.Errorf("%s: %+v, %v", name, got, err)
+			}
+		})
 	}
 }
 

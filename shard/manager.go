@@ -19,7 +19,7 @@ type Manager struct {
 	log              *breaker
 	tails            *tail.Buffers
 	cfg              Config
-	fleet            Fleet     // reaches other streams; the Manager itself unless UseFleet was called
+	fleet            Fleet     // reaches other streams; the Manager itself unless UseFleet, before the first request, sets another
 	callPool         sync.Pool // of answered *call
 	pages            *pages
 	coldOpens        *turnLimiter  // opens that read storage

@@ -10,7 +10,7 @@ import (
 // callers that want its result share it.
 type sharedCall struct {
 	done chan struct{}
-	sent time.Time // when a tail check was sent
+	sent time.Time // when a tail check was sent; set before done is closed
 	err  error     // set before done is closed
 
 	turn    *turn // of an opening

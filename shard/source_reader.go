@@ -56,7 +56,7 @@ type sourceFold struct {
 	number uint64 // guarded by sourceReader.mu; 0: it waits for its turn
 	state  *State // immutable; set before done is closed, as err is
 	err    error
-	gaveUp bool // the caller that ran it had no time left
+	gaveUp bool // the caller that ran it had no time left; set before done is closed
 }
 
 // projectTurns holds the turns of one project.

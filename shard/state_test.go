@@ -257,14 +257,16 @@ func TestProducerRulesOfTheProtocol(t *testing.T) {
 		{Producer{"p", 2, 2}, CodeAppended},
 		{Producer{"p", 2, 3}, CodeSeqGap},
 	} {
-		w := newWorld()
-		for _, r := range base.recs {
-			w.recs = append(w.recs, r)
-			_, _ = w.state.foldRecord(r)
-		}
-		if got := post(w, c.p); got.Code != c.want {
-			t.Errorf("%+v: code %d, want %d", c.p, got.Code, c.want)
-		}
+		t.Run(fmt.Sprintf("%s, epoch %d, seq %d", c.p.ID, c.p.Epoch, c.p.Seq), func(t *testing.T) {
+			w := newWorld()
+			for _, r := range base.recs {
+				w.recs = append(w.recs, r)
+				_, _ = w.state.foldRecord(r)
+			}
+			if got := post(w, c.p); got.Code != c.want {
+				t.Errorf("%+v: code %d, want %d", c.p, got.Code, c.want)
+			}
+		})
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 // appends and its read session. It exists in memory only; everything it knows can be read again
 // from the log.
 type Stream struct {
-	id      StreamID
+	id      StreamID // set at construction, as manager is
 	manager *Manager
 
 	users     int          // guarded by manager.mu: callers that hold this Stream
@@ -19,7 +19,8 @@ type Stream struct {
 	memory    memoryCharge // each field says its guard
 
 	mu sync.Mutex
-	// Everything below is guarded by mu.
+	// Everything below is guarded by mu. A fold that is not opened yet belongs to the goroutine that
+	// opens it (runOpening) as far as State.rooted goes; all else of a State is changed under mu only.
 	opening     *sharedCall // the opening that is under way; nil: none
 	opened      bool
 	foldErr     error // the log cannot be folded (ErrNeedsLaterRelease); final for this Stream

@@ -321,25 +321,27 @@ func TestMemoryChargeIsMeasured(t *testing.T) {
 		"bare": bare, "busy": busy, "many": many,
 		"absent": func(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("absent/", i)) },
 	} {
-		tails := shard.NewTailBuffers(0, 0)
-		reg := prometheus.NewRegistry()
-		h := shard.NewManager(log, tails, shard.Config{ColdOpens: 1e9, Metrics: reg})
-		before := heapInUse()
-		for i := range streams {
-			if _, err := h.Info(t.Context(), id(i), 0); err != nil {
-				t.Fatal(err)
+		t.Run(name, func(t *testing.T) {
+			tails := shard.NewTailBuffers(0, 0)
+			reg := prometheus.NewRegistry()
+			h := shard.NewManager(log, tails, shard.Config{ColdOpens: 1e9, Metrics: reg})
+			before := heapInUse()
+			for i := range streams {
+				if _, err := h.Info(t.Context(), id(i), 0); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-		costs := (float64(heapInUse()-before) - float64(tails.Bytes())) / streams
-		said := metric(t, reg, "fantail_state_bytes") / streams
-		if name == "absent" {
-			said = float64(shard.AbsentBytes(h)) / streams
-		}
-		t.Logf("%s: %.0f bytes, said to be %.0f", name, costs, said)
-		if said < costs/2 || said > 2*costs {
-			t.Errorf("%s costs %.0f bytes and is said to cost %.0f", name, costs, said)
-		}
-		_ = h.Close()
+			costs := (float64(heapInUse()-before) - float64(tails.Bytes())) / streams
+			said := metric(t, reg, "fantail_state_bytes") / streams
+			if name == "absent" {
+				said = float64(shard.AbsentBytes(h)) / streams
+			}
+			t.Logf("%s: %.0f bytes, said to be %.0f", name, costs, said)
+			if said < costs/2 || said > 2*costs {
+				t.Errorf("%s costs %.0f bytes and is said to cost %.0f", name, costs, said)
+			}
+			_ = h.Close()
+		})
 	}
 }
 

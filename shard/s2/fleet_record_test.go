@@ -63,22 +63,24 @@ func TestProbeExplainsEachWrongSetting(t *testing.T) {
 		"token":             {cfg: Config{Basin: testBasin, Token: "unknown"}, refused: "S2 refuses this node: it does not take the token (--s2-token, FANTAIL_S2_TOKEN): authn"},
 		"endpoint":          {cfg: Config{Basin: testBasin, Endpoint: dead}, silent: "S2 " + dead + " does not answer: connection refused (--s2-endpoint)"},
 	} {
-		if c.cfg.Endpoint == "" {
-			c.cfg.Endpoint = r.server.URL()
-		}
-		st := r.probe(c.cfg)
-		if !strings.Contains(st.Refused, c.refused) || (c.refused == "") != (st.Refused == "") {
-			t.Errorf("%s: refused %q, want %q", name, st.Refused, c.refused)
-		}
-		if !strings.HasPrefix(st.Silent, c.silent) || (c.silent == "") != (st.Silent == "") {
-			t.Errorf("%s: silent %q, want %q", name, st.Silent, c.silent)
-		}
-		if st.Passed != (c.refused == "" && c.silent == "") || st.Passed != (st.Fleet != 0) {
-			t.Errorf("%s: %+v", name, st)
-		}
-		if token := c.cfg.Token; token != "" && strings.Contains(st.Refused, token) {
-			t.Errorf("%s: %q names the token", name, st.Refused)
-		}
+		t.Run(name, func(t *testing.T) {
+			if c.cfg.Endpoint == "" {
+				c.cfg.Endpoint = r.server.URL()
+			}
+			st := r.probe(c.cfg)
+			if !strings.Contains(st.Refused, c.refused) || (c.refused == "") != (st.Refused == "") {
+				t.Errorf("%s: refused %q, want %q", name, st.Refused, c.refused)
+			}
+			if !strings.HasPrefix(st.Silent, c.silent) || (c.silent == "") != (st.Silent == "") {
+				t.Errorf("%s: silent %q, want %q", name, st.Silent, c.silent)
+			}
+			if st.Passed != (c.refused == "" && c.silent == "") || st.Passed != (st.Fleet != 0) {
+				t.Errorf("%s: %+v", name, st)
+			}
+			if token := c.cfg.Token; token != "" && strings.Contains(st.Refused, token) {
+				t.Errorf("%s: %q names the token", name, st.Refused)
+			}
+		})
 	}
 }
 

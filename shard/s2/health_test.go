@@ -65,9 +65,11 @@ func TestRootCauseIsOneLine(t *testing.T) {
 		"no answer in time":        context.DeadlineExceeded,
 		"first":                    errors.New("first\nsecond"),
 	} {
-		if got := rootCause(err); got != want {
-			t.Errorf("%q, want %q", got, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			if got := rootCause(err); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
 	}
 }
 

@@ -37,7 +37,8 @@ const (
 	uncheckedIdle = 50 * time.Millisecond
 )
 
-// http1Conn is a connection with its buffers.
+// http1Conn is a connection with its buffers. Owned by the call that uses it, and, while idle, by the
+// transport, under its mu.
 type http1Conn struct {
 	net.Conn
 	r         *bufio.Reader

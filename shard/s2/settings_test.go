@@ -52,10 +52,12 @@ func TestProjectsNeverShareStreams(t *testing.T) {
 		"want one of":  {BasinMap: map[string]string{"a": "basin-of-a"}, BasinTemplate: "ds-{project}"},
 		"want one of ": {Basin: "fantail-dev", BasinTemplate: "ds-{project}"},
 	} {
-		cfg.Token = "t"
-		if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%+v: %v", cfg, err)
-		}
+		t.Run(want, func(t *testing.T) {
+			cfg.Token = "t"
+			if _, err := Open(cfg); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%+v: %v", cfg, err)
+			}
+		})
 	}
 }
 
@@ -94,10 +96,12 @@ func TestEndpointIsNormalized(t *testing.T) {
 // A token is valid if it fits into a header.
 func TestTokenIsNormalized(t *testing.T) {
 	for given, want := range map[string]string{"t": "t", " t\n": "t", "a.b_c-d=": "a.b_c-d="} {
-		c := Config{Token: given, Basin: testBasin}
-		if wrong := c.Check(); len(wrong) > 0 || c.Token != want {
-			t.Errorf("%q: %q %v", given, c.Token, wrong)
-		}
+		t.Run(given, func(t *testing.T) {
+			c := Config{Token: given, Basin: testBasin}
+			if wrong := c.Check(); len(wrong) > 0 || c.Token != want {
+				t.Errorf("%q: %q %v", given, c.Token, wrong)
+			}
+		})
 	}
 	for _, given := range []string{"two words", "two\nlines", "a\x00b", "t\u00f6ken", " "} {
 		c := Config{Token: given, Endpoint: "http://s2", Basin: testBasin}

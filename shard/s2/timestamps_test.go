@@ -51,10 +51,12 @@ func TestEachBasinHasAWritableFleetLog(t *testing.T) {
 		"ds-project __ds/fleet":  {BasinTemplate: "ds-{project}"},
 		"basin-of-p __ds/fleet":  {BasinMap: map[string]string{"project": "basin-of-p"}},
 	} {
-		basin, stream, err := c.locate(c.fleetLog("project/a/b"))
-		if got := basin + " " + stream; err != nil || got != want {
-			t.Errorf("%s, %v; want %s", got, err, want)
-		}
+		t.Run(want, func(t *testing.T) {
+			basin, stream, err := c.locate(c.fleetLog("project/a/b"))
+			if got := basin + " " + stream; err != nil || got != want {
+				t.Errorf("%s, %v; want %s", got, err, want)
+			}
+		})
 	}
 }
 

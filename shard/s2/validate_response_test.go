@@ -132,26 +132,28 @@ func TestSessionsThatBringNothingAreReopenedMoreAndMoreRarely(t *testing.T) {
 		{"lived for a minute", time.Minute, 0, 9, 11},
 		{"brought a record", time.Second, 1, 550, 601},
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), during)
-			defer cancel()
-			sessions := 0
-			log := newScriptedLog(t, func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
-				sessions++
-				p := shard.Page{Tail: from, HasTail: true}
-				for i := range c.records {
-					p.Records = append(p.Records, shard.Record{Pos: from + shard.Pos(i)})
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), during)
+				defer cancel()
+				sessions := 0
+				log := newScriptedLog(t, func(ctx context.Context, from shard.Pos, fn func(shard.Page) error) error {
+					sessions++
+					p := shard.Page{Tail: from, HasTail: true}
+					for i := range c.records {
+						p.Records = append(p.Records, shard.Record{Pos: from + shard.Pos(i)})
+					}
+					select {
+					case <-time.After(c.lives):
+					case <-ctx.Done():
+					}
+					return fn(p)
+				})
+				err := log.Follow(ctx, id, 0, func(shard.Page) error { return nil })
+				if !errors.Is(err, context.DeadlineExceeded) || sessions < c.least || sessions > c.most {
+					t.Errorf("%s: %d sessions in %v, want %d to %d (%v)", c.name, sessions, during, c.least, c.most, err)
 				}
-				select {
-				case <-time.After(c.lives):
-				case <-ctx.Done():
-				}
-				return fn(p)
 			})
-			err := log.Follow(ctx, id, 0, func(shard.Page) error { return nil })
-			if !errors.Is(err, context.DeadlineExceeded) || sessions < c.least || sessions > c.most {
-				t.Errorf("%s: %d sessions in %v, want %d to %d (%v)", c.name, sessions, during, c.least, c.most, err)
-			}
 		})
 	}
 }

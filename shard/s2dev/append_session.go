@@ -23,7 +23,7 @@ type appendSession struct {
 
 	endOnce    sync.Once
 	ended      chan struct{} // closed when nothing more is written
-	disconnect bool          // the connection is to be aborted; read after the writer's end
+	disconnect bool          // the connection is to be aborted; set before ended is closed, read after the writer's end
 }
 
 // queuedBatch holds an ordered batch, or the error that ends the session.

@@ -94,7 +94,8 @@ func (f *Faults) checkToken(authorization string) *apiError {
 	return nil
 }
 
-// Injected is an active Fault.
+// Injected is an active Fault. Its counters, rand and channels are guarded by the Faults' mu; fault,
+// owner and removed never change.
 type Injected struct {
 	fault    Fault
 	owner    *Faults

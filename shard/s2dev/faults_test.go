@@ -67,12 +67,14 @@ func TestRefusalsCarryTheirCodes(t *testing.T) {
 	for code, status := range map[string]int{
 		"transaction_conflict": 409, "rate_limited": 429, "unavailable": 503, "hot_server": 502,
 	} {
-		f := s.Faults().Add(Fault{Kind: Refuse, Op: OpAppend, Code: code, Count: 1})
-		_, err := c.Append(t.Context(), bodyRecords("a"))
-		wantCode(t, err, status, code)
-		if f.Fired() != 1 {
-			t.Fatalf("%s fired %d times", code, f.Fired())
-		}
+		t.Run(code, func(t *testing.T) {
+			f := s.Faults().Add(Fault{Kind: Refuse, Op: OpAppend, Code: code, Count: 1})
+			_, err := c.Append(t.Context(), bodyRecords("a"))
+			wantCode(t, err, status, code)
+			if f.Fired() != 1 {
+				t.Fatalf("%s fired %d times", code, f.Fired())
+			}
+		})
 	}
 	s.Faults().Add(Fault{Kind: Refuse, Code: "seq_num_mismatch", Expected: 7, Count: 1})
 	_, err := c.Append(t.Context(), bodyRecords("a"))

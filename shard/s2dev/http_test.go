@@ -157,7 +157,9 @@ func TestPatchHasThreeStates(t *testing.T) {
 		`{"timestamping":{"mode":"never"}}`:            400,
 		`{"retention_policy":{"age":1,"infinite":{}}}`: 400,
 	} {
-		ask(t, s, "PATCH", "/v1/streams/s", body).wantAnswer(t, status)
+		t.Run(body, func(t *testing.T) {
+			ask(t, s, "PATCH", "/v1/streams/s", body).wantAnswer(t, status)
+		})
 	}
 }
 
@@ -171,7 +173,9 @@ func TestBodiesMayBeCompressed(t *testing.T) {
 	for encoding, wire := range map[string]string{
 		"gzip": zipped.String(), "zstd": string(zstdEncoder.EncodeAll(body, nil)),
 	} {
-		ask(t, s, "POST", "/v1/streams/s/records", wire, "Content-Encoding", encoding).wantAnswer(t, 200)
+		t.Run(encoding, func(t *testing.T) {
+			ask(t, s, "POST", "/v1/streams/s/records", wire, "Content-Encoding", encoding).wantAnswer(t, 200)
+		})
 	}
 	ask(t, s, "POST", "/v1/streams/s/records", "x", "Content-Encoding", "br").wantAnswer(t, 400, "bad_header")
 	bomb := zstdEncoder.EncodeAll(make([]byte, maxBodyBytes+1), nil)

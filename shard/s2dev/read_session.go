@@ -17,7 +17,7 @@ type recordSink interface {
 }
 
 // readSession is one read session. It has no queue: it reads the stream at its own position, as
-// fast as its sink takes the records.
+// fast as its sink takes the records. Owned by the goroutine that runs it.
 type readSession struct {
 	server *Server
 	ctx    context.Context // ends when the client has left

@@ -18,7 +18,7 @@ const (
 
 // Server is an S2 that listens on one address.
 type Server struct {
-	cfg       Config
+	cfg       Config // set at construction; Restart replaces its failure while no request runs
 	faults    *Faults
 	meter     *meter
 	heartbeat func() time.Duration
@@ -27,13 +27,13 @@ type Server struct {
 	cancelClosing context.CancelFunc
 	sweeping      sync.WaitGroup
 
-	catalogueMu sync.RWMutex // guards catalogue against Restart; no request overlaps a Restart
+	catalogueMu sync.RWMutex // guards catalogue; requests need it not, because no request overlaps a Restart
 	catalogue   *catalogue
 
 	mu         sync.Mutex // guards the fields below, and Restart and Close against each other
 	addr       string
 	httpServer *http.Server
-	stopping   context.Context // ends with this listener
+	stopping   context.Context // ends with this listener; set before it serves, so requests read it without mu
 	stop       context.CancelFunc
 	serving    sync.WaitGroup // the accept loop and the connections
 	closed     bool

@@ -9,7 +9,7 @@ import (
 // stream is one stream from its creation to its deletion. A stream that is created again under the
 // same name is another stream.
 type stream struct {
-	log         recordLog
+	log         recordLog // set at construction, as all above mu
 	basin, name string
 	cipher      *string
 	usage       *StreamUsage

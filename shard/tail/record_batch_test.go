@@ -28,9 +28,11 @@ func TestRecordBatchOfLayoutTwoIsRead(t *testing.T) {
 		"version 3":   append([]byte{3}, plain[1:]...),
 		"key":         append(append(bytes.Clone(two), 0, 0xff, 0xff, 3), make([]byte, 1<<16)...),
 	} {
-		if _, err := ParseBatch(bad); err == nil {
-			t.Errorf("%s was taken", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := ParseBatch(bad); err == nil {
+				t.Errorf("%s was taken", name)
+			}
+		})
 	}
 	two[1] = flagClosed
 	if _, err := ParseBatch(two); err != nil {
