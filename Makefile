@@ -2,13 +2,14 @@
 # only what the server runs on.
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
 GOVULN   := go run golang.org/x/vuln/cmd/govulncheck@v1.1.4
+HELM     := go run helm.sh/helm/v3/cmd/helm@v3.22.0
 BUF      := go run github.com/bufbuild/buf/cmd/buf@v1.75.0
 PKGS     := ./...
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases
+.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases manifests
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +89,10 @@ clients: build bench/clients/node_modules ## real clients (TypeScript, Python, G
 
 bench/%/node_modules: bench/%/package-lock.json
 	cd $(@D) && npm ci --no-audit --no-fund
+
+manifests: ## deploy/kubernetes.yaml from the chart
+	mkdir -p bin
+	deploy/helm/render "$(HELM)" > bin/kubernetes.yaml && mv bin/kubernetes.yaml deploy/kubernetes.yaml
 
 fuzz: ## every fuzz target for half a minute
 	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \

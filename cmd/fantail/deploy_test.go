@@ -1,16 +1,22 @@
 package main
 
 import (
-	"fmt"
+	"cmp"
+	"errors"
+	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/fantail-dev/fantail/cluster"
 )
@@ -58,31 +64,91 @@ func settingsOf(t *testing.T) (names map[string]bool, ports map[string]string) {
 	return names, ports
 }
 
+// object holds what the tests read of a Kubernetes object.
+type object struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string
+	Metadata   struct{ Name string }
+	Spec       struct {
+		ClusterIP                string `yaml:"clusterIP"`
+		PublishNotReadyAddresses bool   `yaml:"publishNotReadyAddresses"`
+		Ports                    []struct {
+			Name, Protocol string
+			Port           int
+			TargetPort     string `yaml:"targetPort"`
+		}
+		Ingress, Egress []struct{ Ports []struct{ Port int } }
+		Template        struct{ Spec podSpec }
+	}
+}
+
+type podSpec struct {
+	TerminationGracePeriodSeconds int `yaml:"terminationGracePeriodSeconds"`
+	Containers                    []struct {
+		Args []string
+		Env  []struct {
+			Name, Value string
+			ValueFrom   struct {
+				FieldRef struct {
+					FieldPath string `yaml:"fieldPath"`
+				} `yaml:"fieldRef"`
+				SecretKeyRef struct{ Key string } `yaml:"secretKeyRef"`
+			} `yaml:"valueFrom"`
+		}
+		Ports []struct {
+			Name          string
+			ContainerPort int `yaml:"containerPort"`
+		}
+		Resources struct{ Limits struct{ Memory string } }
+	}
+}
+
+// kubernetesObjects returns the objects of the manifest.
+func kubernetesObjects(t *testing.T) (all []object) {
+	t.Helper()
+	dec := yaml.NewDecoder(strings.NewReader(manifest(t, "kubernetes.yaml")))
+	for {
+		var o object
+		err := dec.Decode(&o)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, o)
+	}
+}
+
 // The manifest starts nodes with settings that exist and fit together.
 func TestKubernetesManifestSettingsExist(t *testing.T) {
-	text := manifest(t, "kubernetes.yaml")
-	names, _ := settingsOf(t)
-	for _, name := range regexp.MustCompile(`FANTAIL_[A-Z0-9_]+|--[a-z][a-z0-9-]*`).FindAllString(text, -1) {
-		if !names[name] {
-			t.Errorf("%s: no such setting", name)
+	var pod podSpec
+	for _, o := range kubernetesObjects(t) {
+		if o.Kind == "StatefulSet" {
+			pod = o.Spec.Template.Spec
 		}
 	}
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(strings.Repeat("ab", 16)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	given := map[string]string{"s2-token": "token", "metadata.name": "fantail-0", "status.podIP": "10.0.0.1", "FANTAIL_SECRET_FILE": secret}
 	environ := []string{"FANTAIL_SERVICE_PORT_HTTP=4437"}
-	for _, m := range regexp.MustCompile(`- \{ name: ([A-Z0-9_]+), (?:value: "?([^" ]*)"? \}|valueFrom: .*(\bkey|fieldPath): (\S+))`).FindAllStringSubmatch(text, -1) {
-		given := map[string]string{"secret": strings.Repeat("ab", 16), "s2-token": "token", "metadata.name": "fantail-0", "status.podIP": "10.0.0.1"}
-		value := m[2] + given[m[4]]
+	node := pod.Containers[0]
+	for _, v := range node.Env {
+		value := cmp.Or(given[v.Name], v.Value, given[v.ValueFrom.FieldRef.FieldPath], given[v.ValueFrom.SecretKeyRef.Key])
 		if value == "" {
-			t.Fatalf("%s has no value", m[0])
+			t.Fatalf("%s has no value", v.Name)
 		}
-		environ = append(environ, m[1]+"="+value)
-		t.Setenv(m[1], value)
+		environ = append(environ, v.Name+"="+value)
+		t.Setenv(v.Name, value)
 	}
 	var c cli
 	parser, err := newParser(&c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := parser.Parse([]string{mustMatchOnce(t, text, `args: \[(\w+)\]`)}); err != nil {
+	if _, err := parser.Parse(node.Args); err != nil {
 		t.Fatal(err)
 	}
 	if err := checkVariables(parser.Model, environ); err != nil {
@@ -92,55 +158,61 @@ func TestKubernetesManifestSettingsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seconds, _ := strconv.Atoi(mustMatchOnce(t, text, `terminationGracePeriodSeconds: (\d+)`))
-	if patience := time.Duration(seconds) * time.Second; patience <= cfg.grace {
+	if patience := time.Duration(pod.TerminationGracePeriodSeconds) * time.Second; patience <= cfg.grace {
 		t.Errorf("nodes are killed after %v, within their grace of %v", patience, cfg.grace)
 	}
-	limit, _ := strconv.Atoi(mustMatchOnce(t, text, `limits: \{ memory: (\d+)Gi`))
-	if strings.Contains(text, "GOMEMLIMIT") || budgetPool(int64(limit)<<30) < 1<<30 {
-		t.Errorf("the limit of %d GiB is not what the budgets follow, or leaves them little", limit)
+	limit, err := strconv.ParseInt(strings.TrimSuffix(node.Resources.Limits.Memory, "Gi"), 10, 64)
+	if err != nil || budgetPool(limit<<30) < 1<<30 {
+		t.Errorf("the limit of %s leaves the budgets little: %v", node.Resources.Limits.Memory, err)
+	}
+	for _, kv := range environ {
+		if strings.HasPrefix(kv, "GOMEMLIMIT=") {
+			t.Error("GOMEMLIMIT is set: the budgets follow the container's limit")
+		}
 	}
 }
 
 // The manifest has all that a fleet needs, with the nodes' ports.
 func TestKubernetesManifestIsComplete(t *testing.T) {
-	text := manifest(t, "kubernetes.yaml")
+	_, ports := settingsOf(t)
+	ports["gossip-udp"] = ports["gossip"]
+	known := func(port int) bool { return slices.Contains(slices.Collect(maps.Values(ports)), strconv.Itoa(port)) }
 	var kinds []string
-	services := map[string]string{}
-	for doc := range strings.SplitSeq(text, "\n---\n") {
-		kind := mustMatchOnce(t, doc, `^kind: (\w+)$`)
-		kinds = append(kinds, kind)
-		if mustMatchOnce(t, doc, `^apiVersion: (\S+)$`) == "" || strings.Contains(doc, "\t") {
-			t.Errorf("no version, or tabs, in %s", doc)
+	headless := false
+	for _, o := range kubernetesObjects(t) {
+		kinds = append(kinds, o.Kind)
+		if o.Spec.ClusterIP == "None" {
+			headless = o.Spec.PublishNotReadyAddresses && strings.Contains(manifest(t, "kubernetes.yaml"), "value: "+o.Metadata.Name+"\n")
 		}
-		if kind == "Service" {
-			services[mustMatchOnce(t, doc, `^  name: (\S+)$`)] = doc
+		for _, p := range o.Spec.Ports {
+			if ports[p.TargetPort] != strconv.Itoa(p.Port) {
+				t.Errorf("%s: no address has the port %s (%d)", o.Metadata.Name, p.TargetPort, p.Port)
+			}
+		}
+		for _, rule := range o.Spec.Ingress {
+			for _, p := range rule.Ports {
+				if !known(p.Port) {
+					t.Errorf("the policy lets clients in at %d, where nothing listens by default", p.Port)
+				}
+			}
+		}
+		if o.Kind != "StatefulSet" {
+			continue
+		}
+		has := map[string]string{}
+		for _, p := range o.Spec.Template.Spec.Containers[0].Ports {
+			has[p.Name] = strconv.Itoa(p.ContainerPort)
+		}
+		if !maps.Equal(has, ports) {
+			t.Errorf("the container's ports are %v, and the addresses %v", has, ports)
 		}
 	}
-	want := []string{"StatefulSet", "Service", "Service", "PodDisruptionBudget", "NetworkPolicy"}
-	if !slices.Equal(kinds, want) {
+	slices.Sort(kinds)
+	if want := []string{"NetworkPolicy", "PodDisruptionBudget", "Service", "Service", "ServiceAccount", "StatefulSet"}; !slices.Equal(kinds, want) {
 		t.Errorf("%v, want %v", kinds, want)
 	}
-	headless := services[mustMatchOnce(t, text, `FANTAIL_JOIN, value: (\S+)`)]
-	for _, s := range []string{"clusterIP: None", "publishNotReadyAddresses: true"} {
-		if !strings.Contains(headless, s) {
-			t.Errorf("no %q in the Service by which nodes find each other", s)
-		}
-	}
-	_, ports := settingsOf(t)
-	named := map[string]string{"gossip-udp": ports["gossip"]}
-	for name, port := range ports {
-		named[name] = port
-		if !strings.Contains(text, fmt.Sprintf("{ name: %s, containerPort: %s }", name, port)) {
-			t.Errorf("%s is not a port of the container's: %s", name, port)
-		}
-	}
-	for _, m := range regexp.MustCompile(`(?:name: (\S+), )?\b(?:containerP|p)ort: (\w+)`).FindAllStringSubmatch(text, -1) {
-		_, isName := named[m[2]]
-		switch known := isName || slices.Contains([]string{ports["http"], ports["admin"], ports["gossip"], ports["relay"]}, m[2]); {
-		case !known, m[1] != "" && named[m[1]] != m[2]:
-			t.Errorf("%s: nothing listens there by default", m[0])
-		}
+	if !headless {
+		t.Error("there is no Service by which nodes find each other before they are ready")
 	}
 }
 
