@@ -35,6 +35,9 @@ type Config struct {
 	BasinMap map[string]string
 	// CreateBasins lets Create create basins that do not exist.
 	CreateBasins bool
+	// SDKSessions opens read sessions with the SDK's client, and not with package s2s. A session then
+	// takes some 50 KB and five goroutines.
+	SDKSessions bool
 	// Logger receives a line for each lost session, and for each outage; default: lines are
 	// discarded.
 	Logger *slog.Logger
@@ -51,8 +54,8 @@ type Config struct {
 	// backoff is the longest pause between two read sessions; default 5 s. The pauses double from
 	// minBackoff, with full jitter.
 	backoff time.Duration
-	// silence bounds the wait of a new read session for its first answer; default 20 s. After the
-	// first answer, the SDK ends a session that has had no heartbeat for as long.
+	// silence is the time without a frame after which a read session is lost; default 20 s. It counts
+	// for sessions of the SDK until their first answer; the SDK has 20 s after that.
 	silence time.Duration
 
 	reopenLimiter *rate.Limiter // limits how often read sessions are reopened

@@ -13,12 +13,26 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
-// The embedded S2 passes the conformance suite of logs over a socket.
+// The embedded S2 passes the conformance suite of logs over a socket, with either client's sessions.
 func TestConformanceOverTheSocket(t *testing.T) {
 	r := newTestEnv(t)
 	t.Run("suite", func(t *testing.T) { // its parallel cases end before the server is closed
 		logtest.Test(t, func(*testing.T) shard.Log { return r.log })
 	})
+	withSDK := openForTest(t, Config{Endpoint: r.server.URL(), Basin: testBasin, SDKSessions: true})
+	t.Run("suite with the SDK's sessions", func(t *testing.T) {
+		logtest.Test(t, func(*testing.T) shard.Log { return withSDK })
+	})
+}
+
+func openForTest(t *testing.T, cfg Config) *Log {
+	t.Helper()
+	log, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = log.Close() })
+	return log
 }
 
 // TestLite runs the suite on the S2 at TEST_S2_ENDPOINT. .ci/run sets it to a real s2-lite.
@@ -27,17 +41,15 @@ func TestLite(t *testing.T) {
 	if endpoint == "" {
 		t.Skip("TEST_S2_ENDPOINT names no S2")
 	}
-	log, err := Open(Config{Endpoint: endpoint, Basin: "fantail-logtest", CreateBasins: true})
-	if err != nil {
-		t.Fatal(err)
+	for name, sdk := range map[string]bool{"suite": false, "suite with the SDK's sessions": true} {
+		log := openForTest(t, Config{Endpoint: endpoint, Basin: "fantail-logtest", CreateBasins: true, SDKSessions: sdk})
+		if err := log.EnsureBasin(t.Context(), "fantail-logtest"); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) {
+			logtest.Test(t, func(*testing.T) shard.Log { return log })
+		})
 	}
-	t.Cleanup(func() { _ = log.Close() })
-	if err := log.EnsureBasin(t.Context(), "fantail-logtest"); err != nil {
-		t.Fatal(err)
-	}
-	t.Run("suite", func(t *testing.T) {
-		logtest.Test(t, func(*testing.T) shard.Log { return log })
-	})
 }
 
 // The embedded S2 passes the suite without a socket.

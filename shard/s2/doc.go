@@ -1,5 +1,5 @@
-// Package s2 keeps streams in S2 with the official Go SDK. It is the shard.Log of every deployment,
-// and the only importer of the SDK.
+// Package s2 keeps streams in S2: with the official Go SDK, and with package s2s for read sessions.
+// It is the shard.Log of every deployment, and the only importer of the SDK.
 //
 // # The path of an append
 //
@@ -18,12 +18,15 @@
 //
 // # The path of a delivery
 //
-// logCalls.Follow runs one readSession after another: the SDK's own session does not stay open, since
-// it takes a clean end for success, and its retry budget counts the losses of a whole life. In
-// sdkService.runSession the pump goroutine takes records from the SDK, fromSDKRecord converts them,
-// and a channel of sessionBuffer records carries them to deliverPages on the caller's goroutine,
-// which calls fn with pages. A new session begins after the last record that was delivered, not
-// where the SDK stands: records in the SDK's buffer may be lost with a session.
+// logCalls.Follow runs one readSession after another, each from the record after the last one that
+// was delivered. s2sService.runSession opens a session of package s2s and waits on the caller's
+// goroutine. When something has arrived, deliverArrived takes all of it and calls fn with pages.
+//
+// With Config.SDKSessions, the session is the SDK's: in sdkService.runSession the pump goroutine
+// takes records from the SDK, and a channel of sessionBuffer records carries them to deliverPages on
+// the caller's goroutine. The SDK's own session does not stay open, since it takes a clean end for
+// success, and its retry budget counts the losses of a whole life. Records in its buffer may be lost
+// with a session.
 //
 // logCalls.Replay runs sessions with a count, for takeovers. A handover reads nothing here. A page of a
 // fork is a Read of its source's stream.
@@ -51,18 +54,19 @@
 //
 // # Bounds
 //
-// sessionBuffer records per session; maxIdleConns idle connections, further ones are closed after
+// A window and a frame of bytes per session (package s2s), or sessionBuffer records of the SDK; maxIdleConns idle connections, further ones are closed after
 // their call; reopensPerSecond sessions reopened, further ones wait; createBasinBurst basins
 // created for new projects of a template, and one each createBasinEvery after that, further ones
 // are refused with ErrLogBusy.
 //
 // # Goroutines
 //
-// One pump per open session. Follow and Replay wait for it. The SDK's own goroutines end with the
-// session's context. With a proxy, those of the bridge's server: Close waits for them.
+// Those of package s2s: Close waits for them. With SDKSessions, one pump per open session, for which
+// Follow and Replay wait; the SDK's own goroutines end with the session's context. With a proxy, those of the bridge's server: Close waits for them.
 //
 // # Not here
 //
-// Whether a session is wanted, and for how long (shard). Append sessions: an idle one of the SDK
-// wakes up a hundred times a second.
+// Whether a session is wanted, and for how long (shard). Append sessions: package s2s has them, and
+// nothing uses them yet. The SDK's are not to be used: an idle one wakes up a hundred times a second,
+// and its errors say of written batches that they were refused.
 package s2

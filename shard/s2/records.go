@@ -6,6 +6,7 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2/s2s"
 )
 
 var headerName = []byte(shard.HeaderName)
@@ -35,18 +36,32 @@ func fromSDKRecord(r s2.SequencedRecord) shard.Record {
 		Pos: shard.Pos(r.SeqNum), Time: shard.Millis(r.Timestamp), Body: r.Body, Command: r.IsCommandRecord(),
 		Size: int(s2.MeteredSequencedRecordBytes(r)),
 	}
-	if len(r.Headers) != 1 {
-		return out
+	if len(r.Headers) == 1 {
+		takeHeader(&out, r.Headers[0].Name, r.Headers[0].Value)
 	}
-	h := r.Headers[0]
+	return out
+}
+
+func fromS2SRecord(r *s2s.Record) shard.Record {
+	out := shard.Record{
+		Pos: shard.Pos(r.SeqNum), Time: shard.Millis(r.Timestamp), Body: r.Body, Command: r.IsCommand(),
+		Size: r.MeteredSize(),
+	}
+	if len(r.Headers) == 1 {
+		takeHeader(&out, r.Headers[0].Name, r.Headers[0].Value)
+	}
+	return out
+}
+
+// takeHeader sets what the only header of a record says.
+func takeHeader(out *shard.Record, name, value []byte) {
 	switch {
-	case out.Command && string(h.Value) == "trim" && len(r.Body) == 8:
-		out.TrimTo = shard.Pos(binary.BigEndian.Uint64(r.Body))
-	case string(h.Name) == shard.HeaderName:
-		out.Header = h.Value
+	case out.Command && string(value) == "trim" && len(out.Body) == 8:
+		out.TrimTo = shard.Pos(binary.BigEndian.Uint64(out.Body))
+	case string(name) == shard.HeaderName:
+		out.Header = value
 		if out.Header == nil {
 			out.Header = []byte{}
 		}
 	}
-	return out
 }

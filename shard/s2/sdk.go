@@ -10,14 +10,17 @@ import (
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2/s2s"
 )
 
-// Log keeps streams in S2, which it reaches over the network with the SDK. It implements shard.Log.
+// Log keeps streams in S2, which it reaches over the network: with the SDK for calls, and with package
+// s2s for read sessions. It implements shard.Log.
 type Log struct {
 	logCalls
 	client    *s2.Client
 	transport transport
-	bridge    *bridge // nil: S2 is reached without a proxy
+	bridge    *bridge     // nil: S2 is reached without a proxy
+	s2s       *s2s.Client // nil: read sessions are the SDK's
 }
 
 // transport makes unary calls, and keeps connections for them.
@@ -49,13 +52,21 @@ func Open(cfg Config) (*Log, error) {
 		opts.BaseURL, opts.MakeBasinBaseURL = base(""), base
 	}
 	l.client = s2.New(cfg.Token, opts)
-	l.service = &sdkService{client: l.client, silence: l.cfg.silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
+	sdk := &sdkService{client: l.client, silence: l.cfg.silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
+	if l.service = sdk; !cfg.SDKSessions {
+		own := newS2SService(sdk, &l.cfg, base)
+		l.service, l.s2s = own, own.sessions
+	}
 	return l, nil
 }
 
-// Close closes idle connections. Sessions end with their contexts.
+// Close closes idle connections, and read sessions that still run. Sessions of the SDK end with their
+// contexts.
 func (l *Log) Close() error {
 	l.transport.CloseIdleConnections()
+	if l.s2s != nil {
+		_ = l.s2s.Close()
+	}
 	if l.bridge != nil {
 		return l.bridge.close()
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2/s2s"
 )
 
 // An answer of a proxy in place of S2's is no success, whatever its status.
@@ -74,24 +75,25 @@ func TestSilentSessionIsReplaced(t *testing.T) {
 	srv.Config.Protocols = &p
 	srv.Start()
 	defer srv.Close()
-	log, err := Open(Config{Endpoint: srv.URL, Basin: testBasin, silence: 50 * time.Millisecond, backoff: time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = log.Close() }()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	err = log.Follow(ctx, id, 0, func(shard.Page) error {
-		if asked.Load() > 2 {
-			return errSessionDone
+	for want, sdk := range map[error]bool{s2s.ErrSilent: false, errSessionSilent: true} {
+		asked.Store(0)
+		log := openForTest(t, Config{
+			Endpoint: srv.URL, Basin: testBasin, silence: 50 * time.Millisecond, backoff: time.Millisecond, SDKSessions: sdk,
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		err := log.Follow(ctx, id, 0, func(shard.Page) error {
+			if asked.Load() > 2 {
+				return errSessionDone
+			}
+			return nil
+		})
+		if !errors.Is(err, errSessionDone) {
+			t.Errorf("asked %d times: %v", asked.Load(), err)
 		}
-		return nil
-	})
-	if !errors.Is(err, errSessionDone) {
-		t.Errorf("asked %d times: %v", asked.Load(), err)
-	}
-	if err := log.Replay(ctx, id, 0, 1, func(shard.Page) error { return nil }); !errors.Is(err, errSessionSilent) {
-		t.Errorf("replay: %v", err)
+		if err := log.Replay(ctx, id, 0, 1, func(shard.Page) error { return nil }); !errors.Is(err, want) {
+			t.Errorf("replay: %v", err)
+		}
+		cancel()
 	}
 }
 
