@@ -52,7 +52,7 @@ type serveCmd struct {
 	S2HomeBasin     string            `name:"s2-home-basin" help:"With --s2-basin-template: basin for the record that all nodes of the fleet share (__ds/fleet). Without it no basin is checked at the start."`
 	S2BasinMap      map[string]string `name:"s2-basin-map" help:"Basin of each project: project=basin;project=basin. Other projects are refused."`
 	S2CreateBasins  bool              `name:"s2-create-basins" help:"Create basins that do not exist. With a template 20 without a wait, then one each 5 s; requests beyond that are refused."`
-	S2SDKSessions   bool              `name:"s2-sdk-sessions" help:"Open read sessions with S2's SDK and not with Fantail's own client. Each then takes about 50 KB of memory, not 4. Only for an S2 with which the own client fails."`
+	S2SDKSessions   bool              `name:"s2-sdk-sessions" help:"Open read sessions with S2's SDK and not with Fantail's own client. Each then takes about 55 KB of memory, not 6. Only for an S2 with which the own client fails."`
 	Exclusive       bool              `help:"Declare that no other program writes to the streams in S2. The node then opens no read sessions."`
 
 	LongPoll            time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`

@@ -1,0 +1,204 @@
+// Command sessions measures what an idle read session of S2 costs the process that has it: with
+// package s2s alone, with shard/s2's Log.Follow on it, and with Log.Follow on S2's SDK. Each is a
+// process of its own, and so is the embedded S2. They run side by side, so that their CPU is
+// measured in the same seconds.
+//
+//	go run ./bench/sessions
+//	bench/with-lite go run ./bench/sessions -s2 http://127.0.0.1:4430
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/fantail-dev/fantail/bench/internal/child"
+	"github.com/fantail-dev/fantail/bench/internal/usage"
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2"
+	"github.com/fantail-dev/fantail/shard/s2/s2s"
+	"github.com/fantail-dev/fantail/shard/s2dev"
+)
+
+const (
+	basin   = "fantail-bench"
+	streams = 100 // that the sessions share
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "sessions:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	n := flag.Int("sessions", 5000, "sessions of each")
+	length := flag.Duration("for", 40*time.Second, "time for which CPU is measured")
+	endpoint := flag.String("s2", "", "measure on this S2, and not on the embedded one")
+	serve := flag.Bool("serve", false, "be the embedded S2")
+	client := flag.String("client", "", "be a client: s2s, follow or sdk")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	switch {
+	case *serve:
+		return serveS2(ctx)
+	case *client != "":
+		return hold(ctx, *client, *endpoint, *n)
+	}
+	return measure(*endpoint, *n, *length)
+}
+
+func serveS2(ctx context.Context) error {
+	s, err := s2dev.Open(s2dev.Config{Listen: "127.0.0.1:4634", Basins: []string{basin}})
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	<-ctx.Done()
+	return s.Close()
+}
+
+func stream(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("bench/", i%streams)) }
+
+// hold opens sessions, says so once all are at the tail, and holds them.
+func hold(ctx context.Context, client, endpoint string, n int) error {
+	log, err := s2.Open(s2.Config{Endpoint: endpoint, Basin: basin, CreateBasins: true, SDKSessions: client == "sdk"})
+	if err != nil {
+		return err
+	}
+	for i := range streams {
+		if err := log.Create(ctx, stream(i)); err != nil {
+			return err
+		}
+	}
+	var atTail sync.WaitGroup
+	atTail.Add(n)
+	follow := func(i int) {
+		var once sync.Once
+		_ = log.Follow(ctx, stream(i), 0, func(p shard.Page) error {
+			if p.HasTail {
+				once.Do(atTail.Done)
+			}
+			return nil
+		})
+	}
+	if client == "s2s" {
+		c := s2s.NewClient(s2s.Config{Token: "none"})
+		follow = func(i int) { holdAlone(ctx, c, endpoint, i, atTail.Done) }
+	}
+	for i := range n {
+		if client == "s2s" {
+			follow(i)
+		} else {
+			go follow(i)
+		}
+	}
+	atTail.Wait()
+	for range 4 { // a stack shrinks by half with each
+		runtime.GC()
+	}
+	debug.FreeOSMemory()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	fmt.Fprintf(os.Stderr, "%s: %d goroutines, heap %d KB, stacks %d KB\n", client, runtime.NumGoroutine(), m.HeapInuse>>10, m.StackInuse>>10)
+	fmt.Println("ready")
+	<-ctx.Done()
+	return nil
+}
+
+// holdAlone opens a session of package s2s. Its wake starts a goroutine.
+func holdAlone(ctx context.Context, c *s2s.Client, endpoint string, i int, atTail func()) {
+	var session atomic.Pointer[s2s.ReadSession]
+	opened := make(chan struct{})
+	var once sync.Once
+	r, err := c.OpenRead(ctx, s2s.Target{Base: endpoint + "/v1", Basin: basin, Stream: string(stream(i))}, s2s.ReadOptions{SeqNum: new(uint64)}, func() {
+		go func() {
+			<-opened
+			var b s2s.Batch
+			for {
+				ok, err := session.Load().Take(&b)
+				if !ok || err != nil {
+					return
+				}
+				once.Do(atTail)
+			}
+		}()
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "sessions:", err)
+		return
+	}
+	session.Store(r)
+	close(opened)
+}
+
+// contender is a client that is measured.
+type contender struct {
+	name, client string
+	holds        *child.Child
+	empty, full  int64 // bytes without and with sessions
+	cpu          time.Duration
+}
+
+func measure(endpoint string, n int, length time.Duration) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	at := endpoint
+	if at == "" {
+		at = "http://127.0.0.1:4634"
+		server, err := child.Start(self, "ready", "-serve")
+		if err != nil {
+			return err
+		}
+		defer server.Stop()
+	}
+	all := []*contender{
+		{name: "package s2s alone", client: "s2s"}, {name: "Log.Follow on s2s", client: "follow"}, {name: "Log.Follow on the SDK", client: "sdk"},
+	}
+	for _, c := range all {
+		start := func(n int) (*child.Child, error) {
+			return child.Start(self, "ready", "-client", c.client, "-s2", at, "-sessions", fmt.Sprint(n))
+		}
+		none, err := start(0)
+		if err != nil {
+			return err
+		}
+		c.empty = usage.Memory(none.PID())
+		none.Stop()
+		if c.holds, err = start(n); err != nil {
+			return err
+		}
+		defer c.holds.Stop()
+	}
+	for _, c := range all {
+		c.cpu = -usage.CPU(c.holds.PID())
+	}
+	time.Sleep(length) //nolint:forbidigo // the time that is measured
+	for _, c := range all {
+		c.cpu += usage.CPU(c.holds.PID())
+		c.full = usage.Memory(c.holds.PID())
+	}
+	report(os.Stdout, all, n, length)
+	return nil
+}
+
+func report(w io.Writer, all []*contender, n int, length time.Duration) {
+	fmt.Fprintf(w, "%d idle read sessions, with their heartbeats; memory and CPU of the client's process over %s\n\n", n, length)
+	fmt.Fprintf(w, "%-24s %18s %26s\n", "", "bytes a session", "% of a core for 1,000")
+	for _, c := range all {
+		fmt.Fprintf(w, "%-24s %18d %26.2f\n", c.name, (c.full-c.empty)/int64(n), 100*c.cpu.Seconds()/length.Seconds()*1000/float64(n))
+	}
+}
