@@ -27,7 +27,35 @@ func (r *Node) statusFor(peer string) *relaypb.Status {
 			st.StoreAnswerAgeMillis = proto.Uint64(uint64(max(r.cfg.Now().Sub(last), 0).Milliseconds()))
 		}
 	}
+	if said := r.rights.Load(); said != nil {
+		own := (*said)()
+		st.RightsHash, st.RevocationsPosition = []byte(own.Hash), own.Revocations
+	}
 	return st
+}
+
+// Rights holds what a node tells the others of the file of rights by which it judges requests.
+type Rights struct {
+	// Hash is the hash of the file; empty: the node judges no request.
+	Hash string
+	// Revocations is the position up to which the node has read the stream of revocations.
+	Revocations uint64
+}
+
+// AnnounceRights has this node tell the others by which file of rights it judges, from now on: own
+// is called with each heartbeat.
+func (r *Node) AnnounceRights(own func() Rights) { r.rights.Store(&own) }
+
+// PeerRights returns what each linked node said of its rights. A node of a release without rights
+// judges no request.
+func (r *Node) PeerRights() map[string]Rights {
+	out := map[string]Rights{}
+	for name, st := range r.peers.statuses() {
+		if st != nil {
+			out[name] = Rights{string(st.GetRightsHash()), st.GetRevocationsPosition()}
+		}
+	}
+	return out
 }
 
 // shareTimeout bounds the time for which a new owner waits for handovers before it is ready.

@@ -80,12 +80,16 @@ func checkToOwner(m *relaypb.ToOwner) error {
 	return nil
 }
 
+// maxRightsHash bounds the hash of a file of rights: a SHA-256 in hexadecimal.
+const maxRightsHash = 64
+
 func checkStatus(s *relaypb.Status) *relaypb.Status {
 	if s != nil {
 		s.Readers, s.HandoversDue = min(s.GetReaders(), maxReaders), min(s.GetHandoversDue(), maxReaders)
 		if s.StoreAnswerAgeMillis != nil {
 			*s.StoreAnswerAgeMillis = min(*s.StoreAnswerAgeMillis, maxStoreAnswerAge)
 		}
+		s.RightsHash = s.GetRightsHash()[:min(len(s.GetRightsHash()), maxRightsHash)]
 	}
 	return s
 }

@@ -45,7 +45,8 @@ type Node struct {
 	history       placement.History
 	hasMisplaced  atomic.Bool // the stream manager may hold streams that other nodes own
 	backlog       atomic.Pointer[handoverBacklog]
-	hasShare      atomic.Bool // this node has received its share of the streams in use
+	rights        atomic.Pointer[func() Rights] // see AnnounceRights; nil: nothing is announced
+	hasShare      atomic.Bool                   // this node has received its share of the streams in use
 	leaving       atomic.Bool
 	readerCount   atomic.Int64           // see Balance
 	storeHealth   storeHealth            // owned by reconcileLoop

@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
+	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/edge/access"
 )
@@ -67,6 +70,13 @@ func (n *node) measureClock() { n.measuredSkew.Store(int64(n.manager.ClockSkew()
 
 // watchAuth runs what the rights need beside requests, until ctx ends.
 func (n *node) watchAuth(ctx context.Context) {
+	if n.relay != nil {
+		n.relay.AnnounceRights(n.ownRights)
+		n.serving.Go(func() error {
+			n.compareRights(ctx)
+			return nil
+		})
+	}
 	if n.judge == nil {
 		return
 	}
@@ -98,10 +108,79 @@ func (n *node) liveNodes() int {
 	return max(len(n.relay.View().Members()), 1)
 }
 
+// ownRights returns what this node tells the others of its rights.
+func (n *node) ownRights() (own cluster.Rights) {
+	if n.judge != nil {
+		own.Hash = n.judge.Hash()
+	}
+	if n.revocations != nil {
+		own.Revocations = n.revocations.position.Load()
+	}
+	return own
+}
+
+// judgingPeers returns the other nodes that judge requests, and those of them that judge by another
+// file than this node, in order.
+func (n *node) judgingPeers() (judging, differing []string) {
+	if n.relay == nil {
+		return nil, nil
+	}
+	own := n.ownRights().Hash
+	for name, r := range n.relay.PeerRights() {
+		if r.Hash != "" {
+			judging = append(judging, name)
+		}
+		if r.Hash != "" && own != "" && r.Hash != own {
+			differing = append(differing, name)
+		}
+	}
+	slices.Sort(judging)
+	slices.Sort(differing)
+	return judging, differing
+}
+
+const (
+	// rightsInterval is the time between two comparisons of this node's rights with the others'.
+	rightsInterval = time.Second
+	// rightsReminder is the time between two log lines about a node that leaves the fleet open.
+	rightsReminder = time.Minute
+)
+
+// compareRights logs that this node serves everything while other nodes judge, and that nodes judge
+// by different files, until ctx ends.
+func (n *node) compareRights(ctx context.Context) {
+	tick := time.NewTicker(rightsInterval)
+	defer tick.Stop()
+	reminder := rate.Sometimes{Interval: rightsReminder}
+	warned := ""
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		judging, differing := n.judgingPeers()
+		if n.judge == nil && !n.cfg.auth.off && len(judging) > 0 {
+			reminder.Do(func() {
+				n.cfg.log.Error("this node serves every request, while others judge by a file of rights", "others", judging, "do", "give it --auth with the same file; or --auth=off if that is meant")
+			})
+		}
+		if now := fmt.Sprint(differing); now != warned {
+			if warned = now; len(differing) > 0 {
+				n.cfg.log.Warn("nodes judge by different files of rights", "others", differing, "hash", n.judge.Hash())
+			}
+		}
+	}
+}
+
 // authNotReady returns why the rights keep a node from being ready; empty: they do not.
 func (n *node) authNotReady() string {
 	if n.judge == nil {
-		return ""
+		judging, _ := n.judgingPeers()
+		if len(judging) == 0 || n.cfg.auth.off || n.wasReady.Load() { // a node that serves stays: a fleet is being switched on
+			return ""
+		}
+		return "rights: " + strings.Join(judging, ", ") + " judge requests by a file (--auth), and this node has none: give it the file, or --auth=off"
 	}
 	if ready, missing := n.judge.Ready(); !ready {
 		return "rights: no keys yet of " + strings.Join(missing, ", ")

@@ -141,3 +141,27 @@ func TestObservedRightsRefuseNothing(t *testing.T) {
 		t.Errorf("%s is not in the metrics", want)
 	}
 }
+
+// A fleet is switched on node by node: nodes without the file stay ready while others judge, but one
+// that starts without it does not become ready, unless that is said to be meant.
+func TestNodeWithoutRightsDoesNotJoinAJudgingFleet(t *testing.T) {
+	t.Parallel()
+	f := newSettingsFleet(t, 1, 0)
+	path, _ := rightsOf(t, f.run)
+	f.awaitReady()
+	f.nodes = append(f.nodes, f.start(1, "--auth="+path))
+	f.awaitReady()
+	open := f.start(2)
+	eventually(t, 20*time.Second, "the node without rights says why it is not ready", func() bool {
+		status, why := f.readyz(open)
+		return status == 503 && strings.Contains(why, "judge requests by a file")
+	})
+	if status, why := f.readyz(f.nodes[0]); status != 200 {
+		t.Errorf("a node that served before: %d %s", status, why)
+	}
+	f.nodes = append(f.nodes, f.start(3, "--auth=off"))
+	f.awaitReady()
+	if status, _ := f.readyz(open); status != 503 {
+		t.Errorf("%d: it became ready", status)
+	}
+}

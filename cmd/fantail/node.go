@@ -82,6 +82,7 @@ type node struct {
 	judge          *access.Judge   // nil: everything is open
 	revocations    *revocationFeed // nil: nothing can be revoked
 	measuredSkew   atomic.Int64    // see measureClock
+	wasReady       atomic.Bool     // the node has been ready
 	adminCookieKey [32]byte        // authenticates the logins of operators' browsers at this node
 	openFiles      *openFiles
 	edge           *edge.Server

@@ -40,7 +40,8 @@ type revocationFeed struct {
 	log     *slog.Logger
 
 	caughtUp  atomic.Bool
-	freshAt   atomic.Int64 // when it last knew the newest, Unix ns
+	position  atomic.Uint64 // up to which the stream is read
+	freshAt   atomic.Int64  // when it last knew the newest, Unix ns
 	following atomic.Bool
 }
 
@@ -139,7 +140,9 @@ func (f *revocationFeed) apply(b shard.RecordBatch, pos shard.Pos) shard.Pos {
 			f.log.Warn("a revocation is ignored", "position", uint64(m.Pos), "err", err)
 		}
 	}
-	return max(pos, b.To())
+	pos = max(pos, b.To())
+	f.position.Store(uint64(pos))
+	return pos
 }
 
 // wakeOnce is a Waker that holds one wake-up.
@@ -211,7 +214,13 @@ func (n *node) handleRevocations(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	l := n.judge.Revocations()
-	writeJSON(w, map[string]any{"position": l.Position(), "caught_up": n.revocations.isCaughtUp(), "ignored": l.Rejected(), "revocations": l.List()})
+	members := map[string]uint64{n.cfg.name: n.revocations.position.Load()}
+	if n.relay != nil {
+		for name, r := range n.relay.PeerRights() {
+			members[name] = r.Revocations
+		}
+	}
+	writeJSON(w, map[string]any{"members": members, "caught_up": n.revocations.isCaughtUp(), "ignored": l.Rejected(), "revocations": l.List()})
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

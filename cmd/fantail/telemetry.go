@@ -78,6 +78,7 @@ func (n *node) logReadiness(ctx context.Context) {
 		case why == "" && !was:
 			n.cfg.log.Info("ready", "after", time.Since(began).Round(time.Millisecond), "owners", max(n.metricSum("fantail_owners"), 1))
 			was = true
+			n.wasReady.Store(true)
 		case why != "" && was:
 			n.cfg.log.Warn("not ready", "why", strings.ReplaceAll(why, "\n", "; "))
 			began, was = time.Now(), false

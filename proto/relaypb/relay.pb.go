@@ -943,8 +943,12 @@ type Status struct {
 	// How long ago S2 last answered the sender, in milliseconds. Absent: the sender does not probe S2,
 	// or S2 has never answered it.
 	StoreAnswerAgeMillis *uint64 `protobuf:"varint,6,opt,name=store_answer_age_millis,json=storeAnswerAgeMillis,proto3,oneof" json:"store_answer_age_millis,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// The hash of the file of rights by which the sender judges requests. Empty: it judges none.
+	RightsHash []byte `protobuf:"bytes,7,opt,name=rights_hash,json=rightsHash,proto3" json:"rights_hash,omitempty"`
+	// How far the sender has read the stream of revocations.
+	RevocationsPosition uint64 `protobuf:"varint,8,opt,name=revocations_position,json=revocationsPosition,proto3" json:"revocations_position,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
@@ -1015,6 +1019,20 @@ func (x *Status) GetClockMillis() uint64 {
 func (x *Status) GetStoreAnswerAgeMillis() uint64 {
 	if x != nil && x.StoreAnswerAgeMillis != nil {
 		return *x.StoreAnswerAgeMillis
+	}
+	return 0
+}
+
+func (x *Status) GetRightsHash() []byte {
+	if x != nil {
+		return x.RightsHash
+	}
+	return nil
+}
+
+func (x *Status) GetRevocationsPosition() uint64 {
+	if x != nil {
+		return x.RevocationsPosition
 	}
 	return 0
 }
@@ -2461,7 +2479,7 @@ const file_relay_proto_rawDesc = "" +
 	"\x06ToEdge\x12-\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.fantail.relay.v1.HelloR\x05hello\x12\x1c\n" +
 	"\theartbeat\x18\x02 \x01(\x04R\theartbeat\x120\n" +
-	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06statusJ\x04\b\b\x10\x10\"\xfe\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x18.fantail.relay.v1.StatusR\x06statusJ\x04\b\b\x10\x10\"\xd2\x02\n" +
 	"\x06Status\x12\x18\n" +
 	"\areaders\x18\x01 \x01(\x04R\areaders\x12\x1d\n" +
 	"\n" +
@@ -2469,7 +2487,10 @@ const file_relay_proto_rawDesc = "" +
 	"\tpeer_owns\x18\x03 \x01(\bR\bpeerOwns\x12#\n" +
 	"\rhandovers_due\x18\x04 \x01(\x04R\fhandoversDue\x12!\n" +
 	"\fclock_millis\x18\x05 \x01(\x04R\vclockMillis\x12:\n" +
-	"\x17store_answer_age_millis\x18\x06 \x01(\x04H\x00R\x14storeAnswerAgeMillis\x88\x01\x01B\x1a\n" +
+	"\x17store_answer_age_millis\x18\x06 \x01(\x04H\x00R\x14storeAnswerAgeMillis\x88\x01\x01\x12\x1f\n" +
+	"\vrights_hash\x18\a \x01(\fR\n" +
+	"rightsHash\x121\n" +
+	"\x14revocations_position\x18\b \x01(\x04R\x13revocationsPositionB\x1a\n" +
 	"\x18_store_answer_age_millis\"~\n" +
 	"\tSubscribe\x12\x16\n" +
 	"\x06handle\x18\x01 \x01(\x04R\x06handle\x12\x16\n" +
