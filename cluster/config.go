@@ -11,15 +11,12 @@ import (
 	sockaddr "github.com/hashicorp/go-sockaddr"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/fantail-dev/fantail/cluster/gossip"
 	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
-// DefaultGossipPort is the port of gossip where an address has none, and DefaultRelayPort that of the
-// relay.
-const (
-	DefaultGossipPort = 4457
-	DefaultRelayPort  = 4467
-)
+// DefaultRelayPort is the port of the relay where an address has none.
+const DefaultRelayPort = 4467
 
 // maxSecrets bounds the secrets of a fleet: the one in use, one that is being added or removed, and
 // a few for nodes that are late.
@@ -44,7 +41,7 @@ type Config struct {
 	// PlaintextMode selects the peers with which the relay speaks without TLS.
 	PlaintextMode PlaintextMode
 	// GossipAddr is the address, host:port, on which gossip listens, over TCP and UDP (default: all
-	// addresses, DefaultGossipPort). Port 0 chooses a free one.
+	// addresses, DefaultPort). Port 0 chooses a free one.
 	GossipAddr string
 	// RelayAddr is the address, host:port, of the gRPC server (default: Advertise, DefaultRelayPort).
 	// Port 0 chooses a free one.
@@ -85,6 +82,7 @@ type Config struct {
 	bodyGrace                      time.Duration // shorter in tests
 	storeGated                     bool          // set by Join: the stream manager probes S2 (shard.Standing)
 	handOverToAny                  bool          // tests only: streams are handed over to any member
+	relayVersion                   uint8         // older in tests
 }
 
 // The credit that an edge grants, in bytes of record batches: to a subscription, and to a link.
@@ -111,7 +109,7 @@ func (c *Config) validate() error {
 	if err := CheckSecrets(c.Secrets); err != nil {
 		errs = append(errs, err)
 	}
-	if join, err := ParseJoinAddrs(c.Join); err != nil {
+	if join, err := gossip.ParseJoinAddrs(c.Join); err != nil {
 		wrong("cluster: join: %w", err)
 	} else {
 		c.Join = join
@@ -159,7 +157,7 @@ func CheckSecrets(secrets [][]byte) error {
 
 func (c *Config) setDefaults() {
 	if c.GossipAddr == "" {
-		c.GossipAddr = ":" + strconv.Itoa(DefaultGossipPort)
+		c.GossipAddr = ":" + strconv.Itoa(gossip.DefaultPort)
 	}
 	if c.AloneAfter <= 0 {
 		c.AloneAfter = 30 * time.Second
@@ -197,6 +195,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Network == nil {
 		c.Network = hostNetwork{}
+	}
+	if c.relayVersion == 0 {
+		c.relayVersion = placement.RelayVersionNewest
 	}
 }
 

@@ -1,7 +1,8 @@
 // Package cluster connects the nodes of one fleet: it knows the members, it knows which of
 // them owns each stream, and it carries requests and records from one node to another.
 // DESIGN.md has the reasons; this page has the paths through the code. Package placement has the
-// pure part: who owns a stream, and which node to ask next.
+// pure part: which node owns a stream, and which one to ask next. Package gossip finds the members, begins
+// a fleet, and announces from when until when a node owns streams.
 //
 // # The path of an append
 //
@@ -74,12 +75,12 @@
 // # The path of a handover
 //
 // A node that joins or leaves announces the second from which it does
-// (membership.nextChangeAt). Every node switches by its own clock: publishViews calls
-// Node.onView at that date. A is the owner until then, B the next one, E a node with readers
+// (gossip.Membership.AnnounceLeave). Every node switches by its own clock: package gossip calls
+// nodeObserver.OnView at that date. A is the owner until then, B the next one, E a node with readers
 // of the stream:
 //
 //	A (previous owner)                  B (new owner)                E (edge)
-//	│ onView: History.NoteTable         │ onView                     │ onView: followers
+//	│ OnView: History.NoteTable         │ OnView                     │ OnView: followers
 //	│ newBacklog                        │                            │ move one by one
 //	│ requestTakeovers                  │                            │
 //	├─ State(stream) ──────────────────►│ localStreams.acquire       │
@@ -107,7 +108,7 @@
 //
 // Node.Leave (lifecycle.go) announces the date and returns once reconcileStreams finds nothing left here.
 // A stream that was not handed over is released by releaseStream once it feeds no subscriber.
-// A process that finds that it stood still joins again (membership.rejoinAfterPause).
+// A process that finds that it stood still joins again (Membership.RejoinAfterPause).
 //
 // # A page of history
 //
@@ -115,12 +116,6 @@
 // answer. The stream manager looks into this node's memory, asks the owner once
 // (link.requestPage, server.ReadPage), and reads S2 if that does not answer within
 // peerPageTimeout.
-//
-// # Beginning a fleet
-//
-// Only a node that has tried all addresses to join, and has met no member that owns streams or
-// has announced a date, owns streams immediately (membership.endJoinRound). So a fleet begins.
-// An address that answers, but not in this node's gossip, prevents it (join_attempts.go).
 //
 // # Trust
 //
@@ -141,7 +136,7 @@
 // # What S2 answers to a node
 //
 // A node owns nothing before S2 has answered it with its own settings and it has found the
-// fleet's record there (fleet_record.go). Gossip carries a hash of the record. Members that own
+// fleet's record there (standing.go). Gossip carries a hash of the record. Members that own
 // streams are right: a node that found another record owns none, is not ready, and reports which
 // setting to check. An owner yields only to owners that began before it. A node with a different
 // record writes nothing. A node that its own probe finds refused, while S2 answers others, gives
@@ -181,8 +176,7 @@
 // (shard.Cost): 64 MiB, then refused before the body is read; a body that does not arrive within
 // 10 s and 1 s for each MiB gives its part back. Streams being dropped: 16 concurrently, the
 // others in the next second. Streams being handed over: 8 concurrently to each new owner;
-// finished handovers are remembered for 5 s. Connections to gossip's port: 256
-// (gossip_transport.go), and one more evicts the oldest. Connections to the relay's port that
+// finished handovers are remembered for 5 s. Connections to the relay's port that
 // have proved nothing: 128 from the addresses of members and 128 from elsewhere, each for 3 s;
 // one more evicts the oldest of them. Followers that move to a new owner while the previous one
 // feeds them: 2,000 a second, and all that are left within 5 s.
@@ -191,7 +185,7 @@
 //
 // For a node: one reconciles ownership, one steps all followers, one reads secrets again where
 // they are in a file, up to 9 for each new owner request takeovers after a change of owners, and
-// gossip and joining have theirs. For each link: its keeper, a reader and a writer of the control
+// package gossip has its own. For each link: its keeper, a reader and a writer of the control
 // lane, and a reader of the bulk lane while anything is followed; at the other end, those of
 // gRPC's handlers, and one for a write while its body arrives. None for a stream. Close ends them
 // all and waits.

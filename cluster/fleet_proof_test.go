@@ -111,11 +111,11 @@ func TestUnprovenConnectionsAreBounded(t *testing.T) {
 			}
 			ln := listenWith(t, c)
 			first := dialTCP(t, ln)
-			f.eventually("the first is waited for", func() bool { return room.count() == 1 })
+			f.eventually("the first is waited for", func() bool { return room.Count() == 1 })
 			for range maxHandshakes - 1 {
 				dialTCP(t, ln)
 			}
-			f.eventually("all of them are waited for", func() bool { return room.count() == maxHandshakes })
+			f.eventually("all of them are waited for", func() bool { return room.Count() == maxHandshakes })
 			conn, info, err := clientCreds{c}.ClientHandshake(t.Context(), "", dialTCP(t, ln))
 			if err != nil {
 				t.Fatalf("a peer beside them: %v", err)
@@ -127,10 +127,10 @@ func TestUnprovenConnectionsAreBounded(t *testing.T) {
 			if _, err := io.ReadAll(first); err != nil { // closed without a byte
 				t.Errorf("the first of them: %v", err)
 			}
-			if n := other.count(); n != 0 {
+			if n := other.Count(); n != 0 {
 				t.Errorf("%d of them have places of the others", n)
 			}
-			f.eventually("they are given up", func() bool { return room.count() == 0 })
+			f.eventually("they are given up", func() bool { return room.Count() == 0 })
 		})
 	}
 }
@@ -170,7 +170,7 @@ func TestMigrationToTLS(t *testing.T) {
 	}
 	old := f.add(func(c *Config) { c.PlaintextMode = PlaintextAlways })
 	f.awaitAgreement()
-	if old.membership.self.Features&placement.FeatureTLS != 0 || f.nodes[0].membership.self.Features&placement.FeatureTLS == 0 {
+	if old.View().Member(old.self).Features&placement.FeatureTLS != 0 || f.nodes[0].View().Member(f.nodes[0].self).Features&placement.FeatureTLS == 0 {
 		t.Fatal("gossip does not say who speaks TLS")
 	}
 	f.nodes[0].creds.mu.Lock()
@@ -233,7 +233,7 @@ func TestSecretsAreRotatedWithoutASplit(t *testing.T) {
 	f.mustDo(f.nodes[0], write(id, shard.OpCreate), shard.CodeCreated)
 	r := f.startReader(f.nodes[1], id)
 	var want []string
-	views := testutil.ToFloat64(f.nodes[0].metrics.viewChanges)
+	view := f.nodes[0].View()
 	for step, s := range [][][]byte{{secretA, secretB}, {secretB, secretA}, {secretB}} {
 		for i := range secrets {
 			set(i, s...)
@@ -248,8 +248,8 @@ func TestSecretsAreRotatedWithoutASplit(t *testing.T) {
 			f.awaitAgreement()
 		}
 	}
-	if n := testutil.ToFloat64(f.nodes[0].metrics.viewChanges) - views; n != 0 {
-		t.Errorf("the view changed %v times", n)
+	if f.nodes[0].View() != view {
+		t.Error("the view changed")
 	}
 	if n := f.log.OpenSessions(); n != 1 {
 		t.Errorf("%d sessions for one stream", n)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -199,7 +200,7 @@ func (fs *followLoop) scheduleStep(f *follower) {
 	fs.pendingMu.Lock()
 	fs.pending[f] = struct{}{}
 	fs.pendingMu.Unlock()
-	notify(fs.wake)
+	notify.Send(fs.wake)
 }
 
 // scheduleAll has every follower stepped: owners or links changed.
@@ -211,7 +212,7 @@ func (fs *followLoop) scheduleAll() {
 	for _, f := range fs.byStream {
 		fs.pending[f] = struct{}{}
 	}
-	notify(fs.wake)
+	notify.Send(fs.wake)
 }
 
 // onLinkLost handles the loss of a link, with the subscriptions that were on it.

@@ -199,7 +199,7 @@ func TestHandoverFromADeadOwnerReadsTheLog(t *testing.T) {
 	if mine == 0 {
 		t.Fatal("it owns nothing")
 	}
-	doomed.membership.announceLeave() // its end is announced, and it dies before
+	doomed.membership.AnnounceLeave() // its end is announced, and it dies before
 	tr.stop()
 	tr.writers.Wait() // its own writer would die with it
 	f.killNode(doomed)
@@ -243,7 +243,7 @@ func TestNodesChangeOwnersAtTheAnnouncedSecond(t *testing.T) {
 	if m.OwnsFrom == 0 || m.OwnsFrom%1000 != 0 || m.OwnsFrom < m.StartedAt+1000 {
 		t.Fatalf("owns from %d, began at %d", m.OwnsFrom, m.StartedAt)
 	}
-	at := last.membership.announceLeave()
+	at := last.membership.AnnounceLeave()
 	f.eventually("everybody knows of it", func() bool {
 		for _, s := range f.nodes {
 			m := s.View().Member(last.self)

@@ -22,8 +22,8 @@ func (r *Node) statusFor(peer string) *relaypb.Status {
 		Readers: uint64(max(r.readerCount.Load(), 0)), StoreDown: r.storeLost(),
 		PeerOwns: owner, HandoversDue: uint64(max(left, 0)), ClockMillis: uint64(shard.MillisOf(r.cfg.Now())),
 	}
-	if r.cfg.storeGated && r.storeAnswered != nil {
-		if last, _ := r.storeAnswered(); !last.IsZero() {
+	if r.cfg.storeGated && r.prober != nil {
+		if last, _ := r.prober.StorageAnswered(); !last.IsZero() {
 			st.StoreAnswerAgeMillis = proto.Uint64(uint64(max(r.cfg.Now().Sub(last), 0).Milliseconds()))
 		}
 	}
@@ -86,7 +86,7 @@ func (r *Node) Ready() bool {
 
 // JoinErrors lists the addresses to join that this node does not reach, with the last error of
 // each; empty: there is none.
-func (r *Node) JoinErrors() string { return r.membership.joinErrors() }
+func (r *Node) JoinErrors() string { return r.membership.JoinErrors() }
 
 // ExchangeReaders tells the other nodes how many readers are connected to this one, and returns the
 // counts of those that are not leaving. It returns none while the fleet is changing.
@@ -178,10 +178,10 @@ func answersOthers(reports []storeReport, silentSince time.Time) bool {
 // silentSince returns since when, on the clock of time.Now, S2 has answered nothing here; zero: it
 // is not silent.
 func (r *Node) silentSince() time.Time {
-	if r.storeAnswered == nil {
+	if r.prober == nil {
 		return time.Time{}
 	}
-	_, since := r.storeAnswered()
+	_, since := r.prober.StorageAnswered()
 	if since.IsZero() {
 		return since
 	}
@@ -190,8 +190,8 @@ func (r *Node) silentSince() time.Time {
 
 func (r *Node) reconcileStore(now time.Time) {
 	reports := r.peers.storeReports()
-	if r.storeHealth.noteDownPeers(reports) && r.probeStoreNow != nil {
-		r.probeStoreNow()
+	if r.storeHealth.noteDownPeers(reports) && r.prober != nil {
+		r.prober.ProbeNow()
 	}
 	othersUp := answersOthers(reports, r.silentSince())
 	me := r.View().Member(r.self)
@@ -202,6 +202,6 @@ func (r *Node) reconcileStore(now time.Time) {
 		} else {
 			r.cfg.Logger.Warn("S2 answers this node again")
 		}
-		r.membership.setStoreLost(r.storeHealth.lost)
+		r.membership.SetStoreLost(r.storeHealth.lost)
 	}
 }

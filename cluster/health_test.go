@@ -141,7 +141,7 @@ func TestCancelledLeaveAndPauseOwnAgain(t *testing.T) {
 		t.Errorf("storage was read: %+v, then %+v", before, after)
 	}
 	f.mustDo(f.nodes[2], write(id, shard.OpAppend, "c"), shard.CodeAppended)
-	s.membership.rejoinAfterPause(time.Minute)
+	s.membership.RejoinAfterPause(time.Minute)
 	f.eventually("it begins anew", func() bool {
 		m := f.nodes[0].View().Member(s.self)
 		return m != nil && m.OwnsFrom == s.View().Member(s.self).OwnsFrom && m.Revision == s.View().Member(s.self).Revision

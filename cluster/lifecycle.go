@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/gossip"
+	"github.com/fantail-dev/fantail/cluster/internal/notify"
+	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -26,7 +29,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 	}
 	host.UseFleet(r) // must precede the first request
 	r.start(ln)
-	if err := r.membership.start(); err != nil {
+	if err := r.membership.Start(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	if cfg.PlaintextMode == PlaintextAlways && !isLoopback(cfg.AdvertiseIP) {
@@ -35,7 +38,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 	if cfg.ReloadCredentials != nil {
 		r.wg.Go(func() { r.renewLoop(r.ctx) })
 	}
-	host.WatchStanding(r.membership.fleetRole, func(shard.Standing) { notify(r.reconcileNow) })
+	host.WatchStanding(r.membership.FleetRole, func(shard.Standing) { notify.Send(r.reconcileNow) })
 	return r, nil
 }
 
@@ -64,15 +67,13 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	r.ctx = ctx
 	r.stateCalls = newStateCalls(ctx)
 	r.stateCalls.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
-	r.membership = newMembership(&r.cfg, r.metrics, r.addr, r.onView)
+	r.membership = gossip.New(gossipConfigOf(&r.cfg, r.addr), (*nodeObserver)(r))
 	if manager, ok := manager.(*shard.Manager); ok {
-		r.storeStanding, r.probeStoreNow, r.membership.onJoinRound = manager.Standing, manager.ProbeNow, manager.ProbeNow
-		r.storeAnswered = manager.StorageAnswered
+		r.prober = manager
 		r.standingState.byMember = map[string]memberStoreState{}
 	}
-	r.self = r.membership.self.Name
+	r.self = r.membership.Name()
 	r.cfg.Logger = cfg.Logger.With("member", r.self)
-	r.membership.log = r.cfg.Logger
 	r.peers = newPeers(&r.cfg, r.self, r.addr, r.metrics)
 	r.peers.panics, r.peers.creds = r.stateCalls.panics, creds
 	creds.isLegacyAddr, creds.log = func(ip netip.Addr) bool { return r.View().HasLegacyAt(ip) }, r.cfg.Logger
@@ -84,7 +85,7 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	r.server.isMember = func(name string) bool { return r.View().Member(name) != nil }
 	r.followLoop = &followLoop{
 		self: r.self, tails: tails, local: r.local, openPool: r.openPool, peers: r.peers,
-		currentView: r.View, currentTable: r.currentTable, noteMisplaced: r.noteMisplaced, onFeedReleased: func() { notify(r.reconcileNow) },
+		currentView: r.View, currentTable: r.currentTable, noteMisplaced: r.noteMisplaced, onFeedReleased: func() { notify.Send(r.reconcileNow) },
 		log: r.cfg.Logger, metrics: r.metrics, wake: make(chan struct{}, 1),
 		byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{},
 	}
@@ -97,6 +98,22 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	r.wg.Go(func() { r.reconcileLoop(ctx) })
 	r.followLoop.wg.Go(r.followLoop.run)
 	return r, listener, nil
+}
+
+// gossipConfigOf returns the configuration of a node's gossip.
+func gossipConfigOf(cfg *Config, relayAddr string) gossip.Config {
+	self := placement.Member{
+		Name: cfg.Name, RingKey: cfg.Name, RelayVersion: cfg.relayVersion, RelayAddr: relayAddr,
+		HTTPAddr: cfg.HTTPAddr, FormatLevel: shard.FormatLevel,
+	}
+	if cfg.PlaintextMode != PlaintextAlways {
+		self.Features |= placement.FeatureTLS
+	}
+	return gossip.Config{
+		Self: self, FleetName: cfg.FleetName, Secrets: cfg.Secrets, ListenAddr: cfg.GossipAddr, AdvertiseIP: cfg.AdvertiseIP,
+		Join: cfg.Join, AloneAfter: cfg.AloneAfter, ChangeNotice: cfg.ChangeNotice, StoreGated: cfg.storeGated,
+		Now: cfg.Now, Logger: cfg.Logger, Metrics: cfg.Metrics, Network: cfg.Network,
+	}
 }
 
 // advertisedAddr returns the address at which peers reach the server.
@@ -126,7 +143,7 @@ func (r *Node) start(ln net.Listener) {
 // owned here any more, or with ctx's cause. Close comes after the last reader has left.
 func (r *Node) Leave(ctx context.Context) error {
 	r.leaving.Store(true)
-	at := r.membership.announceLeave()
+	at := r.membership.AnnounceLeave()
 	look := time.NewTicker(leavePoll)
 	defer look.Stop()
 	for {
@@ -147,7 +164,7 @@ func (r *Node) Leave(ctx context.Context) error {
 // CancelLeave cancels Leave: this node owns streams again, from an announced second on.
 func (r *Node) CancelLeave() {
 	r.hasShare.Store(false)
-	r.membership.cancelLeave()
+	r.membership.CancelLeave()
 	r.leaving.Store(false)
 }
 
@@ -156,7 +173,7 @@ func (r *Node) Close() error { return r.shutDown(true) }
 
 func (r *Node) shutDown(goodbye bool) (err error) {
 	r.closeOnce.Do(func() {
-		err = r.membership.close(goodbye) // from here on no peer sends requests here
+		err = r.membership.Close(goodbye) // from here on no peer sends requests here
 		r.stop()
 		r.followLoop.close()
 		r.peers.close()

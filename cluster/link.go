@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -244,7 +245,7 @@ func (l *link) enqueueLocked(u *upstreamSub) {
 	if !u.listed {
 		u.listed = true
 		l.outbox = append(l.outbox, u)
-		notify(l.wake)
+		notify.Send(l.wake)
 	}
 }
 
@@ -407,7 +408,7 @@ func (l *link) handlePart(p *relaypb.Part) {
 	sub := l.subs[p.GetHandle()]
 	if received > 0 {
 		if l.creditDue += received; l.creditDue >= l.linkWindow/8 {
-			notify(l.wake)
+			notify.Send(l.wake)
 		}
 		if sub != nil {
 			if sub.creditDue += uint32(received); int(sub.creditDue) >= l.subscriptionWindow/2 {

@@ -28,6 +28,13 @@ type streamManager interface {
 	StoreDown() bool
 }
 
+// storeProber tells what the stream manager knows of S2. It is a *shard.Manager.
+type storeProber interface {
+	Standing() shard.Standing
+	ProbeNow()
+	StorageAnswered() (last, silentSince time.Time)
+}
+
 // localStreams adds rules to the stream manager. A stream is released only while no subscriber on
 // this node is fed by it, or once another node feeds them. No request begins to use a stream that
 // is arriving or leaving: the stream manager never feeds a dropped tail buffer again, so its

@@ -17,10 +17,7 @@ type metrics struct {
 	bytes         map[linkEnd]prometheus.Counter // of record batches
 	notOwner      prometheus.Counter             // answered by this node
 	forced        prometheus.Counter             // sent by this node
-	viewChanges   prometheus.Counter
 	links         prometheus.Gauge
-	members       prometheus.Gauge
-	owners        prometheus.Gauge
 	gaps          prometheus.Counter
 	refusedConns  prometheus.Counter // connections to the relay's port
 	clockSkew     prometheus.Gauge
@@ -42,11 +39,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		bytes:         map[linkEnd]prometheus.Counter{},
 		notOwner: counter("fantail_not_owner_total",
 			"Requests answered with the name of another owner."),
-		forced:      counter("fantail_owner_overrides_total", "Requests that this node forced a node to serve."),
-		viewChanges: counter("fantail_view_changes_total", "Changes of this node's view of the fleet."),
-		links:       gauge("fantail_links_up", "Links to other nodes that are up."),
-		members:     gauge("fantail_members", "Members in this node's view, itself included."),
-		owners:      gauge("fantail_owners", "Members that own streams, as this node sees it."),
+		forced: counter("fantail_owner_overrides_total", "Requests that this node forced a node to serve."),
+		links:  gauge("fantail_links_up", "Links to other nodes that are up."),
 		clockSkew: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "fantail_clock_skew_seconds", Help: "How far this node's clock is ahead of others', the worst of them.",
 			ConstLabels: prometheus.Labels{"against": "peers"},
@@ -69,7 +63,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.bytes[s] = bytes.WithLabelValues(s)
 	}
 	if reg != nil {
-		reg.MustRegister(subscriptions, bytes, m.notOwner, m.forced, m.viewChanges, m.links, m.members, m.owners, m.gaps, m.refusedConns, m.clockSkew, handovers)
+		reg.MustRegister(subscriptions, bytes, m.notOwner, m.forced, m.links, m.gaps, m.refusedConns, m.clockSkew, handovers)
 	}
 	return m
 }

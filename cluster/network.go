@@ -5,18 +5,15 @@ import (
 	"net"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/fantail-dev/fantail/cluster/gossip"
 )
 
 // Network connects a node with the others. Addresses are host:port, and the host is an IP address.
 type Network interface {
-	// Listen and Dial serve the relay, over TCP.
+	// Listen serves the relay over TCP, and Dial, of gossip's Network, connects to it.
 	Listen(ctx context.Context, addr string) (net.Listener, error)
-	Dial(ctx context.Context, addr string) (net.Conn, error)
-	// Lookup returns the IP addresses of a name to join.
-	Lookup(ctx context.Context, host string) ([]string, error)
-	// GossipTransport returns memberlist's transport for an address; nil: memberlist's own, over TCP and
-	// UDP.
-	GossipTransport(addr string) (memberlist.Transport, error)
+	gossip.Network
 }
 
 // hostNetwork is the network of this machine.

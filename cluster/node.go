@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/fantail-dev/fantail/cluster/gossip"
+	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -21,26 +23,24 @@ import (
 // can be reached.
 type Node struct {
 	// Set at construction.
-	cfg           Config
-	self          string
-	addr          string
-	metrics       *metrics
-	creds         *tlsCreds
-	membership    *membership
-	peers         *peers
-	local         *localStreams
-	openPool      *openPool
-	server        *server
-	followLoop    *followLoop
-	stateCalls    *stateCalls
-	storeStanding func() shard.Standing                // of the stream manager; nil unless cfg.storeGated
-	probeStoreNow func()                               // makes the stream manager probe S2 immediately
-	storeAnswered func() (last, silentSince time.Time) // of the stream manager; nil if that is none of shard's
-	ctx           context.Context                      // ends with Close
-	stop          context.CancelFunc
-	wg            sync.WaitGroup
-	reconcileNow  chan struct{} // cap 1, never closed: wakes reconcileLoop
-	dropSlots     chan struct{} // cap maxDropping: held by each goroutine that drops a stream
+	cfg          Config
+	self         string
+	addr         string
+	metrics      *metrics
+	creds        *tlsCreds
+	membership   *gossip.Membership
+	peers        *peers
+	local        *localStreams
+	openPool     *openPool
+	server       *server
+	followLoop   *followLoop
+	stateCalls   *stateCalls
+	prober       storeProber     // the stream manager; nil if that is none of shard's
+	ctx          context.Context // ends with Close
+	stop         context.CancelFunc
+	wg           sync.WaitGroup
+	reconcileNow chan struct{} // cap 1, never closed: wakes reconcileLoop
+	dropSlots    chan struct{} // cap maxDropping: held by each goroutine that drops a stream
 
 	history       placement.History
 	hasMisplaced  atomic.Bool // the stream manager may hold streams that other nodes own
@@ -63,16 +63,16 @@ type Node struct {
 }
 
 // ListenAddrs returns the addresses on which gossip and the relay's server listen.
-func (r *Node) ListenAddrs() (gossip, relay string) { return r.membership.gossipAddr, r.addr }
+func (r *Node) ListenAddrs() (gossip, relay string) { return r.membership.ListenAddr(), r.addr }
 
 // Name returns this node's member name.
 func (r *Node) Name() string { return r.self }
 
 // View returns the newest view of the fleet.
-func (r *Node) View() *placement.View { return r.membership.currentView() }
+func (r *Node) View() *placement.View { return r.membership.View() }
 
 func (r *Node) currentTable() *placement.OwnerTable {
-	return r.membership.currentView().TableAt(r.cfg.Now())
+	return r.membership.View().TableAt(r.cfg.Now())
 }
 
 // memberAnswers reports whether a member answers a ping of this node within pingTimeout.
@@ -81,9 +81,19 @@ func (r *Node) memberAnswers(ctx context.Context, m *placement.Member) bool {
 	return l != nil && l.ping(ctx)
 }
 
-// onView is called with each new View, and again with the same one when one of its dates has
-// passed.
-func (r *Node) onView(v *placement.View) {
+// nodeObserver is a Node to which gossip brings news.
+type nodeObserver Node
+
+// OnJoinRound implements Observer.
+func (o *nodeObserver) OnJoinRound() {
+	if o.prober != nil {
+		o.prober.ProbeNow()
+	}
+}
+
+// OnView implements Observer.
+func (o *nodeObserver) OnView(v *placement.View) {
+	r := (*Node)(o)
 	r.peers.update(v)
 	if t := r.currentTable(); r.history.NoteTable(t, r.cfg.Now()) && r.ctx.Err() == nil {
 		r.local.reclaimOwned(r.followLoop.ownsStream)
@@ -143,7 +153,7 @@ func (r *Node) reachesAll(t *placement.OwnerTable) bool {
 // noteMisplaced records that the stream manager may hold streams that other nodes own.
 func (r *Node) noteMisplaced() {
 	r.hasMisplaced.Store(true)
-	notify(r.reconcileNow)
+	notify.Send(r.reconcileNow)
 }
 
 // Do carries out a write at the stream's owner. It returns the errors of the stream manager, and

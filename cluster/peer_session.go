@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -124,7 +125,7 @@ func (s *peerSession) markDirtyLocked(u *peerSub) {
 		s.dirtyLast.next = u
 	}
 	s.dirtyLast = u
-	notify(s.wake)
+	notify.Send(s.wake)
 }
 
 // popDirty removes the next subscription from the dirty list and returns it; nil: the list is

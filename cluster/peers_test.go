@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/internal/testlog"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 )
@@ -112,16 +113,16 @@ func TestCloseDoesNotWaitForASilentConnection(t *testing.T) {
 func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p, log := newPipeNetwork(), logLines{}
+		p, log := newPipeNetwork(), testlog.Lines{}
 		s := p.serve(t, "b")
-		cfg := &Config{Name: "a", Network: p, Logger: log.logger()}
+		cfg := &Config{Name: "a", Network: p, Logger: log.Logger()}
 		cfg.setDefaults()
 		ps := newPeers(cfg, "a", "", newMetrics(nil))
 		ps.creds = &tlsCreds{}
 		ps.onLinkUp, ps.onLinkLost = func(string) {}, func(*link, []*upstreamSub) {}
 		says := func(out, again int) {
 			t.Helper()
-			if n, m := len(log.containing("out of reach")), len(log.containing("within reach")); n != out || m != again {
+			if n, m := len(log.Containing("out of reach")), len(log.Containing("within reach")); n != out || m != again {
 				t.Errorf("%d, then %d lines; want %d and %d", n, m, out, again)
 			}
 		}

@@ -33,7 +33,7 @@ func (r *Node) reconcileLoop(ctx context.Context) {
 		r.reconcileStore(now)
 		r.checkClockSkew()
 		if late := now.Sub(last); late > reconcileEvery+silenceTimeout {
-			r.membership.rejoinAfterPause(late)
+			r.membership.RejoinAfterPause(late)
 		}
 		last = now
 		r.reconcileStreams()

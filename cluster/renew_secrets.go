@@ -1,9 +1,7 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
-	"slices"
 	"time"
 )
 
@@ -41,31 +39,10 @@ func (r *Node) renewOnce() error {
 	if p.equal(r.creds.proof.Load()) {
 		return nil
 	}
-	if err := r.membership.setSecrets(secrets); err != nil {
+	if err := r.membership.SetSecrets(secrets); err != nil {
 		return err
 	}
 	r.creds.replaceProof(p)
 	r.cfg.Logger.Info("secrets renewed", "secrets", len(secrets), "identity", id != nil)
-	return nil
-}
-
-// setSecrets makes gossip use other secrets: the first encrypts, all decrypt.
-func (m *membership) setSecrets(secrets [][]byte) error {
-	for _, s := range secrets {
-		if err := m.keyring.AddKey(s); err != nil {
-			return err
-		}
-	}
-	if err := m.keyring.UseKey(secrets[0]); err != nil {
-		return err
-	}
-	for _, s := range m.keyring.GetKeys() {
-		if slices.ContainsFunc(secrets, func(k []byte) bool { return bytes.Equal(k, s) }) {
-			continue
-		}
-		if err := m.keyring.RemoveKey(s); err != nil {
-			return err
-		}
-	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -287,7 +288,7 @@ func (s *server) Bulk(
 	}
 	defer func() {
 		<-session.bulkSlot
-		notify(session.wake) // a wake-up that this lane consumed may be meant for the next one
+		notify.Send(session.wake) // a wake-up that this lane consumed may be meant for the next one
 	}()
 	var f frameBuilder
 	for {

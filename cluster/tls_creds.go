@@ -14,6 +14,8 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/fantail-dev/fantail/cluster/internal/connslots"
 )
 
 // PlaintextMode selects the peers with which the relay speaks without TLS.
@@ -46,7 +48,7 @@ type tlsCreds struct {
 	isMemberAddr func(netip.Addr) bool // a member is at the address
 
 	proof                                atomic.Pointer[fleetProof]
-	memberHandshakes, strangerHandshakes connSlots // by the address of the peer
+	memberHandshakes, strangerHandshakes connslots.Slots // by the address of the peer
 
 	mu          sync.Mutex
 	provenConns map[*provenConn]struct{} // those over TLS
@@ -59,7 +61,7 @@ func newTLSCreds(cfg *Config, met *metrics) (*tlsCreds, error) {
 	}
 	c := &tlsCreds{
 		mode: cfg.PlaintextMode, log: cfg.Logger, metrics: met, isLegacyAddr: noAddr, isMemberAddr: noAddr,
-		memberHandshakes: connSlots{limit: maxHandshakes}, strangerHandshakes: connSlots{limit: maxHandshakes}, provenConns: map[*provenConn]struct{}{},
+		memberHandshakes: connslots.Slots{Limit: maxHandshakes}, strangerHandshakes: connslots.Slots{Limit: maxHandshakes}, provenConns: map[*provenConn]struct{}{},
 	}
 	c.proof.Store(p)
 	return c, nil
@@ -223,9 +225,9 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 	if from := ipOf(raw.RemoteAddr()); from.IsValid() && c.isMemberAddr(from) {
 		slots = &c.memberHandshakes
 	}
-	slot := slots.acquire(raw)
+	slot := slots.Acquire(raw)
 	defer func() {
-		if slots.release(slot) && err != nil {
+		if slots.Release(slot) && err != nil {
 			err = errTooManyHandshakes
 		}
 	}()

@@ -19,7 +19,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// What the code says (shard/opens.go, cluster/follow_loop.go, cluster/membership.go).
+// What the code says (shard/opens.go, cluster/follow_loop.go, cluster/gossip/announce.go).
 const (
 	opensPerSecond = 200  // sessions that a node opens when it takes over
 	takesPerSecond = 700  // the same when it is handed them

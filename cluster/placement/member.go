@@ -121,6 +121,7 @@ const (
 
 var errMetadata = errors.New("malformed metadata")
 
+// Encode returns the metadata of the member in gossip.
 func (m *Member) Encode() []byte {
 	b := make([]byte, 0, metaFixedBytes+3+len(m.RingKey)+len(m.RelayAddr)+len(m.HTTPAddr))
 	b = append(b, metaVersion)

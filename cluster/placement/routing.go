@@ -11,6 +11,7 @@ import (
 // Hop counts how often a request was sent on. The numbers go over the wire.
 type Hop uint8
 
+// The hops.
 const (
 	HopFirst      Hop = 0 // to the owner, by the caller's table
 	HopRedirected Hop = 1 // to the node that a refusal named, or to the successor of a lost owner

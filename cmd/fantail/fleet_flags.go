@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/cluster/gossip"
 )
 
 // fleetFlags holds the flags of a node that is one of several.
@@ -34,7 +35,7 @@ type fleetFlags struct {
 // fleetConfig converts the flags to package cluster's configuration; nil: a lone node. A lone node
 // with a file of rights may have a secret, which authenticates revocations.
 func (f *fleetFlags) fleetConfig(name, http string, hasRights bool) (*cluster.Config, []error) {
-	join, err := cluster.ParseJoinAddrs(f.Join)
+	join, err := gossip.ParseJoinAddrs(f.Join)
 	var errs []error
 	if err != nil {
 		errs = append(errs, fmt.Errorf("--join (%s): %w", variableOf("join"), err))

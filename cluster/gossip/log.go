@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"bytes"
@@ -12,44 +12,44 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// gossipLog receives memberlist's lines, which begin with their level in brackets. Its errors are
+// memberlistLog receives memberlist's lines, which begin with their level in brackets. Its errors are
 // for information, and call for no action: a missed probe is one. One line of each kind passes in
-// gossipWindow, and further ones are counted: each packet of a stranger, or of a node with another
+// logWindow, and further ones are counted: each packet of a stranger, or of a node with another
 // secret, causes one.
-type gossipLog struct {
+type memberlistLog struct {
 	log *slog.Logger
 
 	mu    sync.Mutex
-	kinds map[string]*gossipKind
+	kinds map[string]*lineKind
 }
 
-// gossipKind counts the lines of one kind within a window.
-type gossipKind struct {
+// lineKind counts the lines of one kind within a window.
+type lineKind struct {
 	suppressed int
 	last       string
 }
 
 const (
-	gossipWindow = 10 * time.Second
-	// maxGossipKinds bounds the kinds that are counted separately; all others count as one.
-	maxGossipKinds = 64
-	otherKind      = "other"
+	logWindow = 10 * time.Second
+	// maxLineKinds bounds the kinds that are counted separately; all others count as one.
+	maxLineKinds = 64
+	otherKind    = "other"
 )
 
-func newGossipLog(log *slog.Logger) *gossipLog {
-	return &gossipLog{log: log, kinds: map[string]*gossipKind{}}
+func newMemberlistLog(log *slog.Logger) *memberlistLog {
+	return &memberlistLog{log: log, kinds: map[string]*lineKind{}}
 }
 
-var gossipLevels = []struct {
+var logLevels = []struct {
 	tag   string
 	level slog.Level
 }{{"[WARN] ", slog.LevelInfo}, {"[ERR] ", slog.LevelWarn}, {"[ERROR] ", slog.LevelWarn}, {"[DEBUG] ", slog.LevelDebug}}
 
 // Write implements io.Writer for a log.Logger, which writes a line at a time.
-func (g *gossipLog) Write(line []byte) (int, error) {
+func (g *memberlistLog) Write(line []byte) (int, error) {
 	n := len(line)
 	level := slog.LevelDebug
-	for _, l := range gossipLevels {
+	for _, l := range logLevels {
 		if rest, ok := bytes.CutPrefix(line, []byte(l.tag)); ok {
 			level, line = l.level, rest
 			break
@@ -65,9 +65,9 @@ func (g *gossipLog) Write(line []byte) (int, error) {
 	return n, nil
 }
 
-func (g *gossipLog) logLine(level slog.Level, text string, suppressed int) {
+func (g *memberlistLog) logLine(level slog.Level, text string, suppressed int) {
 	if suppressed > 0 {
-		g.log.Log(context.Background(), level, "gossip", "says", text, "more", suppressed, "over", gossipWindow)
+		g.log.Log(context.Background(), level, "gossip", "says", text, "more", suppressed, "over", logWindow)
 		return
 	}
 	g.log.Log(context.Background(), level, "gossip", "says", text)
@@ -83,12 +83,12 @@ func kindOf(text string) string {
 }
 
 // isFirstOfKind reports whether a line is the first of its kind in a window.
-func (g *gossipLog) isFirstOfKind(level slog.Level, text string) bool {
+func (g *memberlistLog) isFirstOfKind(level slog.Level, text string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	kind := level.String() + kindOf(text)
 	k := g.kinds[kind]
-	if k == nil && len(g.kinds) >= maxGossipKinds {
+	if k == nil && len(g.kinds) >= maxLineKinds {
 		kind = level.String() + otherKind
 		k = g.kinds[kind]
 	}
@@ -97,21 +97,21 @@ func (g *gossipLog) isFirstOfKind(level slog.Level, text string) bool {
 		k.last = text
 		return false
 	}
-	k = &gossipKind{}
+	k = &lineKind{}
 	g.kinds[kind] = k
-	time.AfterFunc(gossipWindow, func() { g.endWindow(kind, level) })
+	time.AfterFunc(logWindow, func() { g.endWindow(kind, level) })
 	return true
 }
 
 // endWindow logs how many lines the window suppressed, and begins the next window with that.
-func (g *gossipLog) endWindow(kind string, level slog.Level) {
+func (g *memberlistLog) endWindow(kind string, level slog.Level) {
 	g.mu.Lock()
 	k := g.kinds[kind]
 	more, last := k.suppressed, k.last
 	if k.suppressed = 0; more == 0 {
 		delete(g.kinds, kind)
 	} else {
-		time.AfterFunc(gossipWindow, func() { g.endWindow(kind, level) })
+		time.AfterFunc(logWindow, func() { g.endWindow(kind, level) })
 	}
 	g.mu.Unlock()
 	if more > 0 {

@@ -1,13 +1,10 @@
-package cluster
+package gossip
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,48 +12,31 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fantail-dev/fantail/cluster/internal/testlog"
 	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
-// logLines keeps what is logged at Warn and above.
-type logLines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logLines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logLines) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelWarn}))
-}
-
-// containing returns the lines that contain a text.
-func (l *logLines) containing(what string) (all []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for line := range strings.Lines(l.b.String()) {
-		if strings.Contains(line, what) {
-			all = append(all, line)
-		}
-	}
-	return all
-}
-
 // membershipWithoutGossip returns a membership that hears what a test tells it.
-func membershipWithoutGossip(log *slog.Logger, join ...string) *membership {
-	cfg := &Config{Name: "me", Join: join, Logger: log}
-	cfg.setDefaults()
-	return newMembership(cfg, newMetrics(nil), "10.0.0.1:1", func(*placement.View) {})
+func membershipWithoutGossip(log *slog.Logger, join ...string) *Membership {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return New(Config{
+		Self: placement.Member{Name: "me", RingKey: "me", RelayAddr: "10.0.0.1:1"}, Join: join, Logger: log, Now: time.Now,
+		AloneAfter: 30 * time.Second, ChangeNotice: 2 * time.Second,
+	}, noObserver{})
 }
 
-func (m *membership) receive(all ...placement.Member) {
+// noObserver ignores all news.
+type noObserver struct{}
+
+func (noObserver) OnView(*placement.View) {}
+func (noObserver) OnJoinRound()           {}
+
+func (m *Membership) receive(all ...placement.Member) {
 	for i, o := range all {
 		o.RelayAddr = fmt.Sprintf("10.0.1.%d:1", i)
-		(*gossipDelegate)(m).noteMember(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.Encode()})
+		(*delegate)(m).noteMember(&memberlist.Node{Name: o.Name, Addr: net.IPv4(10, 0, 1, byte(i)), Meta: o.Encode()})
 	}
 }
 
@@ -108,84 +88,16 @@ func TestWhichNewNodeBeginsToOwn(t *testing.T) {
 	}
 }
 
-// slowLookup answers when the test allows it.
-type slowLookup struct {
-	hostNetwork
-	may chan struct{}
-}
-
-func (n slowLookup) Lookup(ctx context.Context, host string) ([]string, error) {
-	if net.ParseIP(host) != nil {
-		return []string{host}, nil
-	}
-	select {
-	case <-n.may:
-		return []string{"127.0.0.1"}, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// Two nodes that join together, and find each other before they find the owners, do not take
-// themselves for the first.
-func TestTwoNodesThatJoinTogetherWaitForOwners(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 2)
-	gossip, _ := f.nodes[0].ListenAddrs()
-	_, port, err := net.SplitHostPort(gossip)
-	if err != nil {
-		t.Fatal(err)
-	}
-	net := slowLookup{may: make(chan struct{})}
-	first := f.add(func(c *Config) { c.Network, c.Join = net, []string{"fleet:" + port} })
-	other, _ := first.ListenAddrs()
-	second := f.add(func(c *Config) { c.Network, c.Join = net, []string{other, "fleet:" + port} })
-	both := []*testNode{first, second}
-	f.eventually("they find each other", func() bool {
-		return len(first.View().Members()) == 2 && len(second.View().Members()) == 2
-	})
-	for _, s := range both {
-		if m := s.View().Member(s.self); m.OwnsFrom != placement.Never || s.Ready() {
-			t.Errorf("%s owns from %d on, ready: %v", s.self, m.OwnsFrom, s.Ready())
-		}
-	}
-	close(net.may)
-	f.awaitAgreement()
-	for _, s := range both {
-		if s.View().Member(s.self).OwnsFrom == 0 {
-			t.Errorf("%s named no date", s.self)
-		}
-	}
-}
-
-// A whole fleet of new nodes owns streams immediately.
-func TestNewFleetOwnsImmediately(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 0)
-	join := func(c *Config) {
-		c.ChangeNotice, c.AloneAfter = time.Hour, time.Hour
-		if c.Join == nil {
-			c.Join = []string{"127.0.0.1:1"} // no node listens there
-		}
-	}
-	for range 3 {
-		f.add(join)
-	}
-	f.eventually("somebody owns", func() bool {
-		return f.nodes[1].currentTable().Len() > 0 && f.nodes[2].currentTable().Len() > 0
-	})
-}
-
 // A node that is alone warns: immediately if it cannot be otherwise, after a while if no node joins
 // it.
 func TestNodeThatIsAloneWarns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var log logLines
-		m := membershipWithoutGossip(log.logger(), "fleet")
+		var log testlog.Lines
+		m := membershipWithoutGossip(log.Logger(), "fleet")
 		m.endJoinRound(true, "a reason")
 		m.endJoinRound(true, "a reason")
-		if n := len(log.containing("alone")); n != 1 {
+		if n := len(log.Containing("alone")); n != 1 {
 			t.Errorf("said %d times", n)
 		}
 		for _, c := range []struct {
@@ -196,12 +108,12 @@ func TestNodeThatIsAloneWarns(t *testing.T) {
 			{"nobody joins", nil, 1},
 			{"somebody joins", []placement.Member{{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: placement.Never}}, 0},
 		} {
-			log := logLines{}
-			m := membershipWithoutGossip(log.logger())
+			log := testlog.Lines{}
+			m := membershipWithoutGossip(log.Logger())
 			m.receive(c.known...)
 			began := time.Now()
 			m.joinLoop(t.Context())
-			if n := len(log.containing("alone")); n != c.want || time.Since(began) != m.cfg.AloneAfter {
+			if n := len(log.Containing("alone")); n != c.want || time.Since(began) != m.cfg.AloneAfter {
 				t.Errorf("%s: said %d times, after %v", c.name, n, time.Since(began))
 			}
 		}
@@ -209,10 +121,10 @@ func TestNodeThatIsAloneWarns(t *testing.T) {
 }
 
 // runUntilEnd publishes Views until the end of the test.
-func (m *membership) runUntilEnd(t *testing.T) {
+func (m *Membership) runUntilEnd(t *testing.T) {
 	m.startLoops()
 	t.Cleanup(func() {
-		if err := m.close(false); err != nil {
+		if err := m.Close(false); err != nil {
 			t.Error(err)
 		}
 	})
@@ -223,13 +135,13 @@ func (m *membership) runUntilEnd(t *testing.T) {
 func TestSupersededNodeWarnsOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var log logLines
-		m := membershipWithoutGossip(log.logger())
+		var log testlog.Lines
+		m := membershipWithoutGossip(log.Logger())
 		m.runUntilEnd(t)
 		said := func(want int) {
 			t.Helper()
 			synctest.Wait()
-			if all := log.containing("owns nothing"); len(all) != want {
+			if all := log.Containing("owns nothing"); len(all) != want {
 				t.Errorf("%q, want %d lines", all, want)
 			}
 		}
@@ -239,12 +151,12 @@ func TestSupersededNodeWarnsOnce(t *testing.T) {
 		twin.Revision, twin.StartedAt = 2, m.self.StartedAt+1
 		m.receive(twin)
 		said(1)
-		if all := log.containing("10.0.0.1:1"); len(all) != 1 || !strings.Contains(all[0], "10.0.1.0:1") {
+		if all := log.Containing("10.0.0.1:1"); len(all) != 1 || !strings.Contains(all[0], "10.0.1.0:1") {
 			t.Errorf("without both addresses: %q", all)
 		}
 		m.receive(placement.Member{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: placement.Never})
 		said(1)
-		(*gossipDelegate)(m).NotifyLeave(&memberlist.Node{Name: twin.Name})
+		(*delegate)(m).NotifyLeave(&memberlist.Node{Name: twin.Name})
 		said(1)
 		m.receive(twin)
 		said(2)

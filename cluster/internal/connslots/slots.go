@@ -1,4 +1,4 @@
-package cluster
+package connslots
 
 import (
 	"net"
@@ -6,30 +6,30 @@ import (
 	"sync"
 )
 
-// connSlots holds the connections that have not proved anything yet, at most limit. A new
+// Slots holds the connections that have not proved anything yet, at most Limit. A new
 // connection always gets a slot: if none is free the oldest connection is evicted, that is closed.
 // So a peer, which proves itself within a few round trips, gets in even while strangers hold on to
 // their slots.
-type connSlots struct {
-	limit int
+type Slots struct {
+	Limit int
 
 	mu      sync.Mutex
-	inOrder []*connSlot // oldest first
+	inOrder []*Slot // oldest first
 }
 
-// connSlot is the slot of one connection.
-type connSlot struct {
+// Slot is the slot of one connection.
+type Slot struct {
 	conn    net.Conn
-	evicted bool // guarded by connSlots.mu
+	evicted bool // guarded by Slots.mu
 }
 
-// acquire gives a connection a slot. The caller calls release once, when the connection has proved
+// Acquire gives a connection a slot. The caller calls release once, when the connection has proved
 // itself or has failed.
-func (c *connSlots) acquire(conn net.Conn) *connSlot {
-	g := &connSlot{conn: conn}
+func (c *Slots) Acquire(conn net.Conn) *Slot {
+	g := &Slot{conn: conn}
 	c.mu.Lock()
-	var oldest *connSlot
-	if len(c.inOrder) >= c.limit {
+	var oldest *Slot
+	if len(c.inOrder) >= c.Limit {
 		oldest = c.inOrder[0]
 		oldest.evicted = true
 		c.inOrder = slices.Delete(c.inOrder, 0, 1)
@@ -42,8 +42,8 @@ func (c *connSlots) acquire(conn net.Conn) *connSlot {
 	return g
 }
 
-// release frees the slot, and reports whether the connection was evicted from it.
-func (c *connSlots) release(g *connSlot) (evicted bool) {
+// Release frees the slot, and reports whether the connection was evicted from it.
+func (c *Slots) Release(g *Slot) (evicted bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if i := slices.Index(c.inOrder, g); i >= 0 {
@@ -52,8 +52,8 @@ func (c *connSlots) release(g *connSlot) (evicted bool) {
 	return g.evicted
 }
 
-// count returns the number of slots in use.
-func (c *connSlots) count() int {
+// Count returns the number of slots in use.
+func (c *Slots) Count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.inOrder)

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"io"
@@ -13,11 +13,11 @@ import (
 // no newcomer out.
 func TestGossipConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
-	tr, err := newGossipTransport("127.0.0.1", 0, log.New(io.Discard, "", 0)) //nolint:forbidigo // what memberlist takes
+	tr, err := newTransport("127.0.0.1", 0, log.New(io.Discard, "", 0)) //nolint:forbidigo // what memberlist takes
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken := make(chan net.Conn, 2*maxGossipConns)
+	taken := make(chan net.Conn, 2*maxConns)
 	ended := make(chan struct{})
 	go func() { // as memberlist does, which waits for data that never arrives
 		for {
@@ -31,7 +31,7 @@ func TestGossipConnectionsAreBounded(t *testing.T) {
 	}()
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(tr.GetAutoBindPort()))
 	var conns []net.Conn
-	for range 2 * maxGossipConns {
+	for range 2 * maxConns {
 		c, err := net.Dial("tcp", addr) //nolint:noctx // loopback
 		if err != nil {
 			t.Fatal(err)
@@ -39,11 +39,11 @@ func TestGossipConnectionsAreBounded(t *testing.T) {
 		defer c.Close()
 		conns = append(conns, c)
 		<-taken
-		if n := tr.slots.count(); n > maxGossipConns {
+		if n := tr.slots.Count(); n > maxConns {
 			t.Fatalf("%d connections", n)
 		}
 	}
-	for i, c := range conns[:maxGossipConns] { // those were evicted
+	for i, c := range conns[:maxConns] { // those were evicted
 		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
@@ -66,8 +66,8 @@ func TestGossipConnectionsAreBounded(t *testing.T) {
 	if _, err := io.ReadFull(got, b); err != nil || b[0] != 7 {
 		t.Errorf("%v, %v", b, err)
 	}
-	if err := got.Close(); err != nil || tr.slots.count() != maxGossipConns-1 {
-		t.Errorf("%v, %d places are taken", err, tr.slots.count())
+	if err := got.Close(); err != nil || tr.slots.Count() != maxConns-1 {
+		t.Errorf("%v, %d places are taken", err, tr.slots.Count())
 	}
 	if err := tr.Shutdown(); err != nil {
 		t.Error(err)

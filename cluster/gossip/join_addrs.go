@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"errors"
@@ -43,7 +43,7 @@ func checkJoinAddr(a string) error {
 		if strings.Contains(a, ":") {
 			return errors.New("want host[:port], an IPv6 address with a port in brackets")
 		}
-		host, port = a, strconv.Itoa(DefaultGossipPort)
+		host, port = a, strconv.Itoa(DefaultPort)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 		return fmt.Errorf("port %q: want 1 to 65535", port)

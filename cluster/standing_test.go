@@ -1,48 +1,17 @@
 package cluster
 
 import (
+	"context"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/internal/testlog"
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
-
-// The record of the owners that began first counts, and of those that began together that of most.
-// A member that owns nothing, or announces no record, has no say.
-func TestRightfulRecordIsThatOfTheFirstOwners(t *testing.T) {
-	t.Parallel()
-	const now = 10_000_000
-	owner := func(fleet uint64, start, startAt shard.Pos) placement.Member {
-		return placement.Member{FleetHash: fleet, StartedAt: shard.Millis(start), OwnsFrom: shard.Millis(startAt), OwnsUntil: placement.Never}
-	}
-	left := owner(7, 1, 0)
-	left.OwnsUntil = now - 1
-	for name, c := range map[string]struct {
-		members []placement.Member
-		want    uint64
-	}{
-		"nobody":                          {nil, 0},
-		"an older release":                {[]placement.Member{owner(0, 1, 0)}, 0},
-		"one":                             {[]placement.Member{owner(7, 1, 0)}, 7},
-		"newcomers own nothing":           {[]placement.Member{owner(7, 1, 0), owner(8, 2, placement.Never), owner(8, 2, placement.Never)}, 7},
-		"only newcomers":                  {[]placement.Member{owner(8, 2, placement.Never)}, 0},
-		"one that has left":               {[]placement.Member{left, owner(8, 1, 0)}, 8},
-		"one that begins later":           {[]placement.Member{owner(7, 1, 0), owner(8, 1, now), owner(8, 1, now)}, 7},
-		"one that was started later":      {[]placement.Member{owner(8, 100_000, 0), owner(8, 100_000, 0), owner(7, 1, 0)}, 7},
-		"more of those who began at once": {[]placement.Member{owner(8, 3000, 0), owner(7, 1, 0), owner(8, 2000, 0)}, 8},
-		"as many":                         {[]placement.Member{owner(8, 1, 0), owner(7, 2000, 0)}, 7},
-		"beside an older release":         {[]placement.Member{owner(0, 1, 0), owner(7, 9000, 0)}, 7},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := rightfulRecord(c.members, now); got != c.want {
-				t.Errorf("%s: %d, want %d", name, got, c.want)
-			}
-		})
-	}
-}
 
 // probingNode is a node with a stream manager that probes S2, with its own access to the fleet's
 // Log.
@@ -50,7 +19,7 @@ type probingNode struct {
 	*Node
 	host  *shard.Manager
 	store *logtest.Client
-	log   *logLines
+	log   *testlog.Lines
 }
 
 // probingFleet is a fleet of such nodes.
@@ -62,13 +31,13 @@ type probingFleet struct {
 
 func (f *probingFleet) add(basin string, trouble logtest.Faults, change ...func(*Config)) *probingNode {
 	f.Helper()
-	n := &probingNode{store: f.mem.NewClient(uint64(len(f.nodes)), 0), log: &logLines{}}
+	n := &probingNode{store: f.mem.NewClient(uint64(len(f.nodes)), 0), log: &testlog.Lines{}}
 	n.store.Basin = basin
 	n.store.SetFaults(trouble)
 	cfg := Config{
 		Name: "n" + string(rune('0'+len(f.nodes))), FleetName: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
 		GossipAddr: "127.0.0.1:0", RelayAddr: "127.0.0.1:0", ChangeNotice: -1,
-		Logger: n.log.logger(),
+		Logger: n.log.Logger(),
 	}
 	if len(f.nodes) > 0 {
 		gossip, _ := f.nodes[0].ListenAddrs()
@@ -86,7 +55,7 @@ func (f *probingFleet) add(basin string, trouble logtest.Faults, change ...func(
 	f.nodes = append(f.nodes, n)
 	f.Cleanup(func() {
 		if f.Failed() {
-			f.Logf("%s: %q", n.self, n.log.containing(""))
+			f.Logf("%s: %q", n.self, n.log.Containing(""))
 		}
 		_ = n.Close()
 		_ = n.host.Close()
@@ -139,14 +108,14 @@ func TestNewcomerWithOtherSettingsOwnsNothing(t *testing.T) {
 				return len(f.nodes[0].View().Members()) == 3 && len(late.View().Members()) == 3 && strings.Contains(late.NotReadyReason(), c.says)
 			})
 			f.eventually("its peers say it", func() bool {
-				return c.peers == "" || len(f.nodes[0].log.containing(c.peers)) == 1 && len(f.nodes[1].log.containing(c.peers)) == 1
+				return c.peers == "" || len(f.nodes[0].log.Containing(c.peers)) == 1 && len(f.nodes[1].log.Containing(c.peers)) == 1
 			})
 			for _, s := range f.nodes {
 				if s.currentTable().Len() != 2 || s.currentTable().HasOwner(late.self) || s.Ready() == (s == late) {
 					t.Errorf("%s: %d owners, ready %v", s.self, s.currentTable().Len(), s.Ready())
 				}
 			}
-			if len(late.log.containing("level=ERROR")) == 0 {
+			if len(late.log.Containing("level=ERROR")) == 0 {
 				t.Error("its own log has no error")
 			}
 			if c.basin != "home" {
@@ -166,19 +135,37 @@ func TestNewcomerWithOtherSettingsOwnsNothing(t *testing.T) {
 func TestOfTwoFleetsThatMeetOneYields(t *testing.T) {
 	t.Parallel()
 	f := newProbingFleet(t, 2)
-	late := f.add("other", logtest.Faults{}, func(c *Config) { c.Join = nil })
-	f.eventually("it is a fleet of its own", late.Ready)
-	gossip, _ := late.ListenAddrs()
-	f.eventually("they meet", func() bool {
-		_, err := f.nodes[0].membership.gossip.Join([]string{gossip})
-		return err == nil && len(late.View().Members()) == 3
+	gossip, _ := f.nodes[0].ListenAddrs()
+	_, port, err := net.SplitHostPort(gossip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apart := &lateLookup{}
+	late := f.add("other", logtest.Faults{}, func(c *Config) {
+		c.Network, c.AloneAfter, c.Join = apart, 10*time.Millisecond, []string{"fleet:" + port}
 	})
+	f.eventually("it is a fleet of its own", late.Ready)
+	apart.found.Store(true)
+	f.eventually("they meet", func() bool { return len(late.View().Members()) == 3 })
 	f.eventually("one yields", func() bool {
 		return !late.Ready() && late.currentTable().Len() == 2 && f.nodes[0].currentTable().Len() == 2 && f.nodes[1].currentTable().Len() == 2
 	})
 	if !f.nodes[0].Ready() || !f.nodes[1].Ready() {
 		t.Error("those who are right are not ready")
 	}
+}
+
+// lateLookup finds a name once the test allows it.
+type lateLookup struct {
+	hostNetwork
+	found atomic.Bool
+}
+
+func (n *lateLookup) Lookup(_ context.Context, host string) ([]string, error) {
+	if !n.found.Load() {
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	return []string{"127.0.0.1"}, nil
 }
 
 // An owner that S2 refuses loses its streams, and gets them back. Where all are refused nothing

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"context"
@@ -38,7 +38,7 @@ const joinProbeTimeout = time.Second
 var errNotThisFleet = errors.New("it answers, but its --secret or --cluster differs, or it is no node")
 
 // noteAttempt records the result for an address; nil: it was joined.
-func (m *membership) noteAttempt(ctx context.Context, addr string, err error, foreign bool) {
+func (m *Membership) noteAttempt(ctx context.Context, addr string, err error, foreign bool) {
 	m.mu.Lock()
 	company := len(m.others) > 0
 	attempt := m.joinAttempts[addr]
@@ -70,7 +70,7 @@ func (m *membership) noteAttempt(ctx context.Context, addr string, err error, fo
 }
 
 // forgetAttempts forgets the addresses that the last round did not try.
-func (m *membership) forgetAttempts(of map[string]bool) {
+func (m *Membership) forgetAttempts(of map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	maps.DeleteFunc(m.joinAttempts, func(addr string, _ *joinAttempt) bool { return !of[addr] })
@@ -78,7 +78,7 @@ func (m *membership) forgetAttempts(of map[string]bool) {
 
 // metForeignLocked reports whether an address accepts connections and does not speak this node's
 // gossip.
-func (m *membership) metForeignLocked() bool {
+func (m *Membership) metForeignLocked() bool {
 	for _, a := range m.joinAttempts {
 		if a.foreign {
 			return true
@@ -87,8 +87,8 @@ func (m *membership) metForeignLocked() bool {
 	return false
 }
 
-// joinErrors returns the addresses that this node cannot join, with the last error of each.
-func (m *membership) joinErrors() string {
+// JoinErrors returns the addresses that this node cannot join, with the last error of each.
+func (m *Membership) JoinErrors() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var all []string
@@ -99,7 +99,7 @@ func (m *membership) joinErrors() string {
 }
 
 // acceptsConns reports whether an address accepts connections.
-func (m *membership) acceptsConns(ctx context.Context, addr string) bool {
+func (m *Membership) acceptsConns(ctx context.Context, addr string) bool {
 	ctx, cancel := context.WithTimeout(ctx, joinProbeTimeout)
 	defer cancel()
 	conn, err := m.cfg.Network.Dial(ctx, addr)
@@ -111,7 +111,7 @@ func (m *membership) acceptsConns(ctx context.Context, addr string) bool {
 }
 
 // joinAt exchanges members with the node at an address.
-func (m *membership) joinAt(ctx context.Context, addr string) error {
+func (m *Membership) joinAt(ctx context.Context, addr string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -124,7 +124,7 @@ func (m *membership) joinAt(ctx context.Context, addr string) error {
 // isForeign reports whether the address accepted the connection that failed with an error. If the
 // error does not tell, it connects: the other side logs a line about each connection that is not
 // gossip.
-func (m *membership) isForeign(ctx context.Context, addr string, why error) bool {
+func (m *Membership) isForeign(ctx context.Context, addr string, why error) bool {
 	text := why.Error()
 	if strings.HasPrefix(text, "dial ") {
 		return false
@@ -153,7 +153,7 @@ func trimJoinError(err error) error {
 }
 
 // lookupAddrs resolves host or host:port, and records a name that is not found.
-func (m *membership) lookupAddrs(ctx context.Context, name string) ([]string, error) {
+func (m *Membership) lookupAddrs(ctx context.Context, name string) ([]string, error) {
 	addrs, err := m.resolveAddrs(ctx, name)
 	if err == nil {
 		m.mu.Lock()

@@ -1,4 +1,4 @@
-package cluster
+package gossip
 
 import (
 	"log"
@@ -6,27 +6,29 @@ import (
 	"sync"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/fantail-dev/fantail/cluster/internal/connslots"
 )
 
-// maxGossipConns bounds the connections to gossip's port. A peer's lasts for milliseconds, and one
+// maxConns bounds the connections to gossip's port. A peer's lasts for milliseconds, and one
 // that sends nothing ends within gossipTimeout. Without a bound the process could run out of
 // descriptors meanwhile. A new connection evicts the oldest.
-const maxGossipConns = 256
+const maxConns = 256
 
-// gossipTransport is memberlist's transport over TCP and UDP, with a bound on its connections.
-type gossipTransport struct {
+// transport is memberlist's transport over TCP and UDP, with a bound on its connections.
+type transport struct {
 	*memberlist.NetTransport
-	slots   connSlots
+	slots   connslots.Slots
 	streams chan net.Conn // never closed
 	done    chan struct{}
 	wg      sync.WaitGroup
 }
 
-// newGossipTransport listens on host and port; for port 0 it chooses one that is free for both
+// newTransport listens on host and port; for port 0 it chooses one that is free for both
 // protocols.
-func newGossipTransport(
+func newTransport(
 	host string, port int, logger *log.Logger, //nolint:forbidigo // what memberlist takes
-) (*gossipTransport, error) {
+) (*transport, error) {
 	cfg := &memberlist.NetTransportConfig{BindAddrs: []string{host}, BindPort: port, Logger: logger}
 	below, err := memberlist.NewNetTransport(cfg)
 	for range freePortTries { // the port that is free for TCP may be taken for UDP
@@ -38,8 +40,8 @@ func newGossipTransport(
 	if err != nil {
 		return nil, err
 	}
-	t := &gossipTransport{
-		NetTransport: below, slots: connSlots{limit: maxGossipConns},
+	t := &transport{
+		NetTransport: below, slots: connslots.Slots{Limit: maxConns},
 		streams: make(chan net.Conn), done: make(chan struct{}),
 	}
 	t.wg.Go(t.acceptConns)
@@ -49,11 +51,11 @@ func newGossipTransport(
 const freePortTries = 10
 
 // acceptConns accepts connections until Shutdown. memberlist reads StreamCh until then.
-func (t *gossipTransport) acceptConns() {
+func (t *transport) acceptConns() {
 	for {
 		select {
 		case conn := <-t.NetTransport.StreamCh():
-			c := &gossipConn{Conn: conn, slots: &t.slots, slot: t.slots.acquire(conn)}
+			c := &slotConn{Conn: conn, slots: &t.slots, slot: t.slots.Acquire(conn)}
 			select {
 			case t.streams <- c:
 			case <-t.done:
@@ -66,27 +68,27 @@ func (t *gossipTransport) acceptConns() {
 }
 
 // StreamCh implements memberlist.Transport.
-func (t *gossipTransport) StreamCh() <-chan net.Conn { return t.streams }
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
 // Shutdown implements memberlist.Transport.
-func (t *gossipTransport) Shutdown() error {
+func (t *transport) Shutdown() error {
 	err := t.NetTransport.Shutdown() // waits until what it has accepted is received
 	close(t.done)
 	t.wg.Wait()
 	return err
 }
 
-// gossipConn frees its slot when memberlist closes it.
-type gossipConn struct {
+// slotConn frees its slot when memberlist closes it.
+type slotConn struct {
 	net.Conn
-	slots *connSlots
-	slot  *connSlot
+	slots *connslots.Slots
+	slot  *connslots.Slot
 }
 
 // Close implements net.Conn.
-func (c *gossipConn) Close() error {
-	c.slots.release(c.slot)
+func (c *slotConn) Close() error {
+	c.slots.Release(c.slot)
 	return c.Conn.Close()
 }
 
-var _ memberlist.NodeAwareTransport = (*gossipTransport)(nil)
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
