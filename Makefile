@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases manifests
+.PHONY: help run build test docs sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases manifests
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ bench/%/node_modules: bench/%/package-lock.json
 manifests: ## deploy/kubernetes.yaml from the chart
 	mkdir -p bin
 	deploy/helm/render "$(HELM)" > bin/kubernetes.yaml && mv bin/kubernetes.yaml deploy/kubernetes.yaml
+
+docs: bench/clients/node_modules ## the commands and programs of the documentation, against fantail dev (Node, Python, Chromium)
+	TEST_DOCS=1 go test -v -count=1 -timeout 20m -run TestDocs ./cmd/fantail
 
 fuzz: ## every fuzz target for half a minute
 	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \

@@ -30,7 +30,7 @@ func TestMemoryBudgetsFitTheLimit(t *testing.T) {
 		return sum
 	}
 	if got := sum(0) / mib; got != 2496 {
-		t.Errorf("all budgets are %d MiB: README says 2.4 GiB", got)
+		t.Errorf("all budgets are %d MiB: docs/configuration.md says 2.4 GiB", got)
 	}
 	last := int64(0)
 	for m := int64(minMemory); m <= 16<<30; m += 64 * mib {

@@ -35,7 +35,7 @@ func (n *node) registerMetrics() {
 		}, n.cfg.certificate.notAfter))
 	}
 	limits := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "fantail_memory_budget_bytes", Help: "Most bytes of each kind that the node keeps in memory (README).",
+		Name: "fantail_memory_budget_bytes", Help: "Most bytes of each kind that the node keeps in memory (docs/configuration.md).",
 	}, []string{"budget"})
 	for i, size := range splitBudgets(n.cfg.memory.bytes) {
 		limits.WithLabelValues(budgets[i].name).Set(float64(size))
