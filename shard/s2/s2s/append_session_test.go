@@ -61,7 +61,7 @@ func appendRecords(bodies ...string) []AppendRecord {
 
 func (e *env) bodies(stream string) (out []string) {
 	e.Helper()
-	tail, err := e.basin.Stream(sdk.StreamName(stream)).CheckTail(e.ctx)
+	tail, err := e.basin.Stream(sdk.StreamName(e.prefix + stream)).CheckTail(e.ctx)
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -73,8 +73,10 @@ func (e *env) bodies(stream string) (out []string) {
 	return out
 }
 
-func TestAppendSessionPipelines(t *testing.T) {
-	e := newEnv(t, Config{})
+func TestAppendSessionPipelines(t *testing.T) { testPipelines(newEnv(t, Config{})) }
+
+func testPipelines(e *env) {
+	t := e.T
 	e.create("s")
 	a := openAppender(e.ctx, t, e.client, e.target("s"), AppendOptions{})
 	var want []string
@@ -120,8 +122,10 @@ func TestAppendSessionPipelines(t *testing.T) {
 }
 
 // Of batches in flight, those before the refused one are acknowledged, always.
-func TestAppendSessionIsRefused(t *testing.T) {
-	e := newEnv(t, Config{})
+func TestAppendSessionIsRefused(t *testing.T) { testAppendIsRefused(newEnv(t, Config{})) }
+
+func testAppendIsRefused(e *env) {
+	t := e.T
 	for round := range 100 {
 		name := fmt.Sprint("s", round)
 		e.create(name)
@@ -147,8 +151,10 @@ func TestAppendSessionIsRefused(t *testing.T) {
 }
 
 // A session without a stream ends with S2's answer, and nothing of it is written.
-func TestAppendSessionWithoutStream(t *testing.T) {
-	e := newEnv(t, Config{})
+func TestAppendSessionWithoutStream(t *testing.T) { testAppendWithoutStream(newEnv(t, Config{})) }
+
+func testAppendWithoutStream(e *env) {
+	t := e.T
 	a := openAppender(e.ctx, t, e.client, e.target("missing"), AppendOptions{})
 	_ = a.Submit(0, appendRecords("a"))
 	_, end := a.take(1)
@@ -158,8 +164,10 @@ func TestAppendSessionWithoutStream(t *testing.T) {
 }
 
 // A batch whose frame exceeds the windows many times over passes.
-func TestAppendSessionWithLargeBatches(t *testing.T) {
-	e := newEnv(t, Config{})
+func TestAppendSessionWithLargeBatches(t *testing.T) { testLargeBatches(newEnv(t, Config{})) }
+
+func testLargeBatches(e *env) {
+	t := e.T
 	e.create("s")
 	a := openAppender(e.ctx, t, e.client, e.target("s"), AppendOptions{MaxBytes: 32 << 20})
 	big := AppendRecord{Body: make([]byte, 1<<20-8)}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"os"
 	"testing"
 	"time"
 
@@ -18,33 +20,53 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testBasin = "fantail-s2s"
 
-// env is an embedded S2, its SDK client, and a Client.
+// env is an S2, its SDK client, and a Client.
 type env struct {
 	*testing.T
-	server *s2dev.Server
+	server *s2dev.Server // nil: another S2
+	base   string
 	client *Client
 	basin  *sdk.BasinClient
 	ctx    context.Context
+	prefix string // of all names
 }
 
+// newEnv returns an env with an embedded S2.
 func newEnv(t *testing.T, cfg Config) *env {
 	t.Helper()
 	server, err := s2dev.Open(s2dev.Config{Listen: "127.0.0.1:0", Basins: []string{testBasin}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	base := server.URL() + "/v1"
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	cfg.Token = "none"
-	e := &env{t, server, NewClient(cfg), sdk.New("none", &sdk.ClientOptions{
-		BaseURL: base, MakeBasinBaseURL: func(string) string { return base },
-	}).Basin(testBasin), ctx}
 	t.Cleanup(func() {
-		cancel()
-		if err := e.client.Close(); err != nil {
+		if err := server.Close(); err != nil {
 			t.Error(err)
 		}
-		if err := server.Close(); err != nil {
+	})
+	e := newEnvAt(t, cfg, server.URL())
+	e.server = server
+	return e
+}
+
+func newSDK(endpoint string) (account *sdk.Client, closeIdle func()) {
+	transport := &http.Transport{}
+	return sdk.New("none", &sdk.ClientOptions{
+		BaseURL: endpoint + "/v1", MakeBasinBaseURL: func(string) string { return endpoint + "/v1" },
+		HTTPClient: &http.Client{Transport: transport},
+	}), transport.CloseIdleConnections
+}
+
+func newEnvAt(t *testing.T, cfg Config, endpoint string) *env {
+	t.Helper()
+	base := endpoint + "/v1"
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	cfg.Token = "none"
+	account, closeIdle := newSDK(endpoint)
+	e := &env{T: t, base: base, client: NewClient(cfg), basin: account.Basin(testBasin), ctx: ctx}
+	t.Cleanup(func() {
+		cancel()
+		closeIdle()
+		if err := e.client.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -52,13 +74,37 @@ func newEnv(t *testing.T, cfg Config) *env {
 }
 
 func (e *env) target(stream string) Target {
-	return Target{Base: e.server.URL() + "/v1", Basin: testBasin, Stream: stream}
+	return Target{Base: e.base, Basin: testBasin, Stream: e.prefix + stream}
+}
+
+// TestLite runs what needs no faults on the S2 at TEST_S2_ENDPOINT. .ci/run sets it to a real s2-lite.
+func TestLite(t *testing.T) {
+	endpoint := os.Getenv("TEST_S2_ENDPOINT")
+	if endpoint == "" {
+		t.Skip("TEST_S2_ENDPOINT names no S2")
+	}
+	account, closeIdle := newSDK(endpoint)
+	defer closeIdle()
+	if _, err := account.Basins.Ensure(t.Context(), sdk.EnsureBasinArgs{Basin: testBasin}); err != nil {
+		t.Fatal(err)
+	}
+	for name, fn := range map[string]func(*env){
+		"follows": testFollows, "starts": testStarts, "is refused": testIsRefused, "catches up": testCatchesUp,
+		"append pipelines": testPipelines, "append is refused": testAppendIsRefused,
+		"append without stream": testAppendWithoutStream, "large batches": testLargeBatches,
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnvAt(t, Config{Window: 64 << 10}, endpoint)
+			e.prefix = fmt.Sprint(name, time.Now().UnixNano(), "/")
+			fn(e)
+		})
+	}
 }
 
 func (e *env) create(streams ...string) {
 	e.Helper()
 	for _, name := range streams {
-		if _, err := e.basin.Streams.Create(e.ctx, sdk.CreateStreamArgs{Stream: sdk.StreamName(name)}); err != nil {
+		if _, err := e.basin.Streams.Create(e.ctx, sdk.CreateStreamArgs{Stream: sdk.StreamName(e.prefix + name)}); err != nil {
 			e.Fatal(err)
 		}
 	}
@@ -70,7 +116,7 @@ func (e *env) append(stream string, bodies ...string) {
 	for _, b := range bodies {
 		in.Records = append(in.Records, sdk.AppendRecord{Body: []byte(b), Headers: []sdk.Header{{Name: []byte("n"), Value: []byte("v")}}})
 	}
-	if _, err := e.basin.Stream(sdk.StreamName(stream)).Append(e.ctx, in); err != nil {
+	if _, err := e.basin.Stream(sdk.StreamName(e.prefix+stream)).Append(e.ctx, in); err != nil {
 		e.Fatal(err)
 	}
 }
@@ -148,8 +194,10 @@ func (r *reader) end() error {
 
 func ptr(n uint64) *uint64 { return &n }
 
-func TestReadSessionFollows(t *testing.T) {
-	e := newEnv(t, Config{})
+func TestReadSessionFollows(t *testing.T) { testFollows(newEnv(t, Config{})) }
+
+func testFollows(e *env) {
+	t := e.T
 	e.create("a/b c")
 	e.append("a/b c", "one", "two")
 	r := openReader(e.ctx, t, e.client, e.target("a/b c"), ReadOptions{SeqNum: ptr(1)})
@@ -176,8 +224,10 @@ func TestReadSessionFollows(t *testing.T) {
 	}
 }
 
-func TestReadSessionStarts(t *testing.T) {
-	e := newEnv(t, Config{})
+func TestReadSessionStarts(t *testing.T) { testStarts(newEnv(t, Config{})) }
+
+func testStarts(e *env) {
+	t := e.T
 	e.create("s", "empty")
 	e.append("s", "a", "b", "c")
 	open := func(stream string, o ReadOptions) *reader { return openReader(e.ctx, t, e.client, e.target(stream), o) }
@@ -202,8 +252,10 @@ func TestReadSessionStarts(t *testing.T) {
 	}
 }
 
-func TestReadSessionIsRefused(t *testing.T) {
-	e := newEnv(t, Config{})
+func TestReadSessionIsRefused(t *testing.T) { testIsRefused(newEnv(t, Config{})) }
+
+func testIsRefused(e *env) {
+	t := e.T
 	e.create("s")
 	e.append("s", "a")
 	for _, c := range []struct {
@@ -231,8 +283,10 @@ func TestReadSessionIsRefused(t *testing.T) {
 }
 
 // A stream of 100 MB passes through a session with a small window, beside one that is not read.
-func TestReadSessionCatchesUp(t *testing.T) {
-	e := newEnv(t, Config{Window: 64 << 10})
+func TestReadSessionCatchesUp(t *testing.T) { testCatchesUp(newEnv(t, Config{Window: 64 << 10})) }
+
+func testCatchesUp(e *env) {
+	t := e.T
 	e.create("s")
 	const batches, perBatch, size = 40, 500, 1000
 	body := string(make([]byte, size))

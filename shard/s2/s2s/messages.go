@@ -66,7 +66,7 @@ const (
 func scanMessage(b []byte, varint func(protowire.Number, uint64), bytes func(protowire.Number, []byte) error) error {
 	for len(b) > 0 {
 		num, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
+		if n < 0 || !num.IsValid() {
 			return errMalformed
 		}
 		b = b[n:]
