@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test docs sim sim-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases manifests
+.PHONY: help run build test docs sim sim-bugs access-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases manifests
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ sim: ## whole fleets in a bubble, under faults: SEEDS=20000 for a night, from se
 
 sim-bugs: ## does the simulation notice the bugs that it is there for?
 	cluster/sim/bugs/run
+
+access-bugs: ## do the tests notice it when a check of rights is missing?
+	go run ./edge/access/bugs
 
 check: fmt lint test ## before every commit
 

@@ -1,6 +1,8 @@
 package access
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"strings"
@@ -95,6 +97,11 @@ func TestAdmin(t *testing.T) {
 func TestAdminTokensOfTheFile(t *testing.T) {
 	t.Parallel()
 	_, sum := NewAdminToken()
+	password := sha256.Sum256([]byte("password"))
+	k := judgeOf(t, adminFile("{ name: ada, sha256: "+hex.EncodeToString(password[:])+" }"), Config{})
+	if _, ok := k.AdminToken("password"); ok {
+		t.Error("a password opens the admin address")
+	}
 	for name, row := range map[string]struct{ file, says string }{
 		"good":           {adminFile("{ name: ada, sha256: " + sum + " }"), ""},
 		"a password":     {adminFile("{ name: ada, sha256: secret }"), "64 hexadecimal digits"},

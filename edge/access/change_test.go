@@ -494,3 +494,85 @@ issuers:
 		}
 	})
 }
+
+// A revocation in one project counts there, whatever the token was used for before.
+func TestRevocationInOneProject(t *testing.T) {
+	t.Parallel()
+	j := judgeOf(t, shopFile(t), Config{})
+	r := ask("GET", "/", "X-Gateway-Assertion: "+signToken(t, map[string]any{"alg": "HS256"}, about("gateway", "g", map[string]any{"aud": "fantail"}), testSecret))
+	b, err := j.Revocations().Entry(RevokeRequest{Issuer: "gateway", Subject: "g", Project: "beta"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	acme, beta := lease(t, j, r, "acme", "gate/1"), lease(t, j, r, "beta", "gate/1")
+	if err := j.Revocations().Apply(b, "1"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		lease(t, j, r, "acme", "gate/1")
+		if _, d := j.Decide(r, "beta", "gate/1", Read); reasonOf(d) != ReasonRevoked {
+			t.Error(d)
+		}
+	}
+	if j.endNow(acme) != EndNone || j.endNow(beta) != EndRevoked {
+		t.Errorf("%q %q", j.endNow(acme), j.endNow(beta))
+	}
+}
+
+// Projects behind a prefix have their settings in common, and their tokens apart.
+func TestProjectsBehindAPrefix(t *testing.T) {
+	t.Parallel()
+	secret := writeFile(t, "secret", []byte(testSecret))
+	file := `
+issuers:
+  - iss: app
+    keys: { secret: ` + secret + ` }
+    audience: [fantail]
+    project_claim: org
+    project_prefix: org-
+    grants: [ { actions: [read], streams: ["**"] } ]
+projects:
+  org-*: { public: [ { actions: [read], names: [lobby] } ], origins: ["https://app.example"] }
+`
+	j := judgeOf(t, file, Config{})
+	r := ask("GET", "/", "Authorization: Bearer "+appToken(t, map[string]any{"org": "a"}))
+	l := lease(t, j, r, "org-a", "x")
+	for project, want := range map[string]Reason{"org-b": ReasonWrongProject, "a": ReasonWrongProject, "org-": ReasonWrongProject, "org-*": ReasonWrongProject, "org-a/b": ReasonWrongProject} {
+		if _, d := j.Decide(r, project, "x", Read); reasonOf(d) != want {
+			t.Errorf("%s: %v", project, d)
+		}
+	}
+	lease(t, j, ask("GET", "/"), "org-b", "lobby")
+	if _, d := j.Decide(ask("GET", "/"), "org-", "lobby", Read); reasonOf(d) != ReasonNoCredential {
+		t.Errorf("a project without a name is public: %v", d)
+	}
+	if !j.Origins("org-b").Allows("https://app.example") || j.Origins("other") != nil {
+		t.Error("the origins of projects behind a prefix")
+	}
+	revoke := func(project string) {
+		b, err := j.Revocations().Entry(RevokeRequest{Issuer: "app", Subject: "ada", Project: project})
+		if err == nil {
+			err = j.Revocations().Apply(b, "1")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke("acme")
+	if j.endNow(l) != EndNone {
+		t.Error("another project's revocation ends the lease")
+	}
+	revoke("org-b") // may end the lease, and must not refuse the token
+	lease(t, j, r, "org-a", "x")
+	revoke("org-a")
+	if _, d := j.Decide(r, "org-a", "x", Read); reasonOf(d) != ReasonRevoked || j.endNow(l) != EndRevoked {
+		t.Error(d)
+	}
+	for name, bad := range map[string]string{"a prefix that no issuer has": "  orgs-*: {", "a project in its reach": "  a*: {"} {
+		k := newJudge(Config{})
+		if err := k.take([]byte(strings.Replace(file, "  org-*: {", bad, 1))); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+		k.Close()
+	}
+}

@@ -185,7 +185,12 @@ func TestGrantsDoNotReachReservedNames(t *testing.T) {
 func TestNamesAreNoPatterns(t *testing.T) {
 	t.Parallel()
 	gs := grants{{Actions: Read, Names: []string{"room/*", "**"}}}
-	for name, want := range map[string]Actions{"room/*": Read, "**": Read, "room/a": 0, "a": 0} {
+	all, err := ParsePattern("halls/**", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gs = append(gs, Grant{Actions: Read, Patterns: []Pattern{all}})
+	for name, want := range map[string]Actions{"room/*": Read, "**": Read, "room/a": 0, "a": 0, "halls/a": Read, "halls/*": 0, "halls/a/**/b": 0, "halls/a*": Read} {
 		if got := gs.allow(Read, name); got != want {
 			t.Errorf("%s: %v", name, got)
 		}

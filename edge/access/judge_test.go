@@ -162,6 +162,7 @@ func TestDecide(t *testing.T) {
 		"two of Sec-Fetch-Site":           {fields: []string{cookie, "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: same-origin"}, status: 403, reason: ReasonCrossSite},
 		"a cookie for a write":            {method: "POST", want: Append, fields: []string{cookie}, status: 401, reason: ReasonNoCredential},
 		"a cookie for another right":      {want: List, fields: []string{cookie}, status: 403, reason: ReasonNotGranted},
+		"an admin's cookie, for a list":   {want: List, fields: []string{"Cookie: __Host-fantail-acme=" + appToken(t, map[string]any{"role": "admin"})}, status: 403, reason: ReasonNotGranted},
 		"two cookies":                     {fields: []string{cookie + "; __Host-fantail-acme=x"}, status: 400, reason: ReasonTwoCredentials},
 		"two cookies in two fields":       {fields: []string{cookie, cookie}, status: 400, reason: ReasonTwoCredentials},
 		"two cookies and a token":         {fields: []string{cookie, cookie, bearer}},

@@ -3,7 +3,6 @@ package access
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -116,7 +115,7 @@ func (o *Origins) lists(origin string) bool {
 	}
 	return slices.ContainsFunc(o.wildcards, func(w wildcardOrigin) bool {
 		label, ok := strings.CutSuffix(host, w.suffix)
-		return ok && scheme == w.scheme && label != "" && label[0] != '.' && !strings.Contains(host, ":") && net.ParseIP(host) == nil
+		return ok && scheme == w.scheme && label != "" && label[0] != '.'
 	})
 }
 

@@ -1,6 +1,10 @@
 package access
 
 import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -258,7 +262,8 @@ func TestTokenIsVerifiedOnce(t *testing.T) {
 		Now:      func() time.Time { return time.Unix(clock.Load(), 0) },
 		Observer: countingObserver{verified: &verified},
 	})
-	token := signToken(t, map[string]any{"alg": "RS256", "kid": "r"}, good(nil), testKeys().rsa)
+	now := clock.Load() // and not the present second, which may be the next one
+	token := signToken(t, map[string]any{"alg": "RS256", "kid": "r"}, good(map[string]any{"iat": now, "exp": now + 3600}), testKeys().rsa)
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() {
@@ -299,4 +304,26 @@ func TestJunkAsksForNoKeys(t *testing.T) {
 			t.Errorf("%d fetches", s.fetches())
 		}
 	})
+}
+
+// A key verifies by its own algorithms alone, whatever it could.
+func TestKeyVerifiesByItsAlgorithm(t *testing.T) {
+	t.Parallel()
+	k := testKeys()
+	rs, err := newKey("r", "RS256", &k.rsa.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte("text"))
+	pss, err := rsa.SignPSS(rand.Reader, k.rsa, crypto.SHA256, sum[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := newKey("r", "", &k.rsa.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !free.verify("PS256", "text", pss) || rs.verify("PS256", "text", pss) {
+		t.Error("a key verifies by an algorithm that is not its own, or not by its own")
+	}
 }
