@@ -41,10 +41,11 @@
 // (prepareFirstPage). An sse.Session holds the reader's position in the TailBuffer and its pending
 // output: package sse has the path from RecordBatches to bytes.
 //
-// A session does no I/O. Two executors write its output, fetch pages for it, and wait:
+// A session does no I/O. It says what is to be done (sse.Session.Next), and one of two executors does
+// that:
 //
 //   - eventStream.run, on the goroutine of the request: any net/http connection, HTTP/2 above all.
-//     Its TailBuffer.Watch wakes a WakeSignal; writeOrFetch writes through a StallWriter.
+//     It writes through a netconn.StallWriter.
 //   - The reactor, for HTTP/1.1 on Linux, with and without TLS: its package has the path from there.
 //
 // # The path of a catch-up page, of a fork too
@@ -80,8 +81,8 @@
 //     U+FFFD, and the reader continues at the next character: of broken text two readers may see
 //     two versions. Catch-up gives the bytes. Text that declares a charset other than UTF-8 or
 //     US-ASCII is sent as base64, like all that is not text, and is never held back.
-//  5. An SSE connection ends between two events: at its time in a drain (drain.go), or
-//     because other nodes have fewer readers (rebalance.go).
+//  5. An SSE connection ends between two events: at its time in a drain, or because other nodes have
+//     fewer readers (sse.Departure).
 //  6. No answer says 404 or 410 because an owner could not be reached.
 //  7. Everything in flight is bounded. Readers: by MaxReaders, those with a goroutine by
 //     MaxGoroutineReaders, and those on one connection of HTTP/2 by maxConnReaders, which leaves room

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/edge/sse"
@@ -83,8 +84,12 @@ func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.In
 	}
 	w := make(sse.WakeSignal, 1)
 	defer tail.Unwatch(w)
-	bye := s.newDrainTurn()
+	departure := sse.NewDeparture(s.rules, nil, s.rules.At(time.Now()))
 	for tail.Watch(w, pos) {
+		why, until := departure.Next(s.rules.At(time.Now()))
+		if why != 0 { // immediately for a request that comes during a drain without a window
+			return info, nil
+		}
 		select {
 		case <-w:
 		case <-ctx.Done():
@@ -93,10 +98,8 @@ func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.In
 			if stay.isOver() {
 				return info, nil
 			}
-		case <-bye.changed: // immediately for a request that comes during a drain
-			if bye.isDue() {
-				return info, nil
-			}
+		case <-departure.Changed():
+		case <-time.After(until.Sub(s.rules.At(time.Now()))):
 		}
 	}
 	if tail.EndError() == nil {

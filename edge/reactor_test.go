@@ -314,7 +314,7 @@ func TestReactorDrain(t *testing.T) {
 		}
 	}
 	open(40)
-	s.srv.drain.minAge = 0
+	s.srv.rules.MinDrainAge = 0
 	ctx, cancel := context.WithCancel(t.Context())
 	drained := make(chan error)
 	go func() { drained <- s.srv.Drain(ctx, 2*time.Second) }()

@@ -57,18 +57,9 @@ func (s *Server) Rebalance(ctx context.Context, b RebalancePolicy, exchange func
 		case shed <- struct{}{}:
 			n--
 		case <-tick.C:
-			if n = b.readersToMove(s.Readers(), exchange(s.Readers())); s.drain.active.Load() {
+			if n = b.readersToMove(s.Readers(), exchange(s.Readers())); s.rules.Orders().Drain {
 				n = 0 // the drain disconnects them anyway
 			}
 		}
 	}
-}
-
-// rebalanceSignal returns the channel that tells a reader which has been here since began to
-// leave; nil while the reader is young.
-func (s *Server) rebalanceSignal(began time.Time) <-chan struct{} {
-	if time.Since(began) < s.rules.MinMoveAge {
-		return nil
-	}
-	return s.rebalanceSignals
 }

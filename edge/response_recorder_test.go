@@ -122,7 +122,7 @@ func TestRefusedReadersAreCounted(t *testing.T) {
 				t.Fatal(err)
 			}
 		case "draining":
-			s.drain.active.Store(true)
+			s.rules.Change(true, 0)
 		}
 		w := ask(t, s, "GET", "/v1/stream/p/s?offset=-1&live=sse", nil, header{"Accept": "text/event-stream"})
 		if w.Code != 200 || !strings.HasPrefix(w.Body.String(), "retry:") {

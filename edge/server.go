@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime"
@@ -171,16 +172,15 @@ func New(cfg Config, streams Backend) *Server {
 	s.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	s.bodyBudget.init(cfg.MaxBodies, s.metrics)
 	s.bodyGrace = bodyGrace
-	s.rules = &sse.Rules{
+	s.rules = sse.NewRules(sse.Times{
 		Heartbeat: cfg.Heartbeat, Stall: cfg.Stall, PageRetry: pageRetryDelay, MinDrainAge: minDrainAge, MinMoveAge: minRebalanceAge,
-	}
+		MinRetry: minRetryDelay, MaxRetry: maxRetryDelay,
+	}, time.Now(), isTemporary, rand.N[time.Duration])
 	s.reactor = reactor.New(reactor.Config{
-		Rules: s.rules, Logger: cfg.Logger, Now: cfg.Now, ReadPage: s.readPageRecovered, IsTemporary: isTemporary,
-		Budget: s.readerBudget, Drain: &s.drain, Rebalance: s.rebalanceSignals,
-		RetryEvent: func() []byte { return retryEvent(minRetryDelay, maxRetryDelay) },
-		OnClose:    func() { s.releaseReader(modeSSE, false) },
-		OnPanic:    func(v any) { _ = s.panics.Handle(caughtReader, v) },
-		Metrics:    s.metrics,
+		Rules: s.rules, Logger: cfg.Logger, Now: cfg.Now, ReadPage: s.readPageRecovered, Budget: s.readerBudget, Rebalance: s.rebalanceSignals,
+		OnClose: func() { s.releaseReader(modeSSE, false) },
+		OnPanic: func(v any) { _ = s.panics.Handle(caughtReader, v) },
+		Metrics: s.metrics,
 	})
 	s.appendConns = netconn.NewAppendConns(cfg.Logger, maxRequestTime)
 	s.slotWriting = netconn.NewWriteSlots(s.writeSlots, s.metrics.waitingForSlot)

@@ -2,9 +2,9 @@ package edge
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/netconn"
@@ -106,9 +106,9 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	form := sse.FramingOf(info.Type)
 	d := &eventStream{
 		server: s, release: release, hasGoroutine: own,
-		session: sse.NewSession(s.frames, tail, form, sse.Start{
+		session: sse.NewSession(s.frames, s.rules, tail, form, sse.Start{
 			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor),
-		}),
+		}, s.rules.At(time.Now())),
 	}
 	if err = position.ErrGone; tail.Generation() == info.Generation { // else the stream was created again between the two calls
 		err = d.prepareFirstPage(r.Context())
@@ -157,9 +157,8 @@ type eventStream struct {
 	release      func() // ends following the stream
 	hasGoroutine bool   // it has a goroutine, and is counted as such
 
-	out      *netconn.StallWriter // nil: the reactor has the stream
-	heldUpTo shard.Pos            // the held message for which its timer is set
-	wake     sse.WakeSignal
+	out  *netconn.StallWriter // nil: the reactor has the stream
+	wake sse.WakeSignal
 }
 
 // prepareFirstPage fetches the first page of a reader below the TailBuffer before the response
@@ -167,133 +166,98 @@ type eventStream struct {
 // EventSource would reopen without end.
 func (d *eventStream) prepareFirstPage(ctx context.Context) (err error) {
 	defer d.server.recoverReader(&err)
-	d.session.SetCursor(position.CursorAt(d.server.cfg.Now()))
-	if owed, _ := d.session.Output(sse.TurnBytes); len(owed) > 0 || d.session.State() != sse.StateBehind {
+	if d.next().Do != sse.Fetch {
 		return nil
 	}
-	return d.fetchPage(ctx)
+	page, err := d.readPage(ctx)
+	if err != nil && isTemporary(err) { // the client is to come back, and does not wait here
+		return err
+	}
+	return d.session.AcceptPage(page, err, d.now())
 }
 
-// run drives the reader: it writes the session's output, and when there is none waits for
-// news, a timer, the client's leaving, or the node's. Where the reader waits, its stack has at
-// most 1,248 bytes from run's frame to the goroutine's first, over HTTP/2 too: with more, the
-// runtime does not shrink the stack from 8 KiB to 4 (bench/readers shows it).
+func (d *eventStream) now() sse.Instant { return d.server.rules.At(time.Now()) }
+
+// next asks the session what to do.
+func (d *eventStream) next() sse.Action {
+	return d.session.Next(d.now(), position.CursorAt(d.server.cfg.Now()), sse.TurnBytes)
+}
+
+// run does what the session says, until the response ends. While there is nothing to do it waits for
+// news, a timer, the client's leaving, new orders, or to be sent to another node. Where the reader
+// waits, its stack has at most 1,248 bytes from run's frame to the goroutine's first, over HTTP/2 too:
+// with more, the runtime does not shrink the stack from 8 KiB to 4 (bench/readers shows it).
 func (d *eventStream) run(ctx context.Context) {
-	s := d.server
-	quiet := time.NewTimer(d.heartbeatDelay())
-	defer quiet.Stop()
-	bye := s.newDrainTurn()
+	timer := time.NewTimer(d.server.cfg.Heartbeat)
+	defer timer.Stop()
 	for {
-		more, err := d.writeOrFetch(ctx)
-		var again <-chan time.Time
-		if err != nil && isTemporary(err) { // storage has the page, and does not answer
-			again = time.After(pageRetryDelay/2 + rand.N(pageRetryDelay))
-		} else if err != nil || ctx.Err() != nil {
-			s.metrics.countDisconnect(d.out, err)
+		a := d.next()
+		var err error
+		switch a.Do {
+		case sse.End:
 			return
-		}
-		if more && again == nil {
-			quiet.Reset(d.heartbeatDelay())
-			d.heldUpTo = 0
-			if bye.isDue() { // between two events
-				d.endWithRetry(sse.EndDrain)
+		case sse.Write:
+			err = d.writePending(a)
+		case sse.Fetch:
+			page, readErr := d.readPage(ctx)
+			err = d.session.AcceptPage(page, readErr, d.now())
+		case sse.WaitForNews, sse.Wait:
+			if a.Do == sse.WaitForNews && !d.session.Watch(d.wake) {
+				continue
+			}
+			timer.Reset(a.Until.Sub(d.now()))
+			select {
+			case <-timer.C:
+			case <-d.wake:
+			case <-d.session.Changed():
+			case <-d.rebalanceSignal():
+				d.session.Leave(sse.EndRebalance)
+			case <-ctx.Done():
 				return
 			}
 			continue
 		}
-		if st := d.session.State(); st == sse.StateClosed || st == sse.StateGone {
+		if err != nil || ctx.Err() != nil {
+			d.server.metrics.countDisconnect(d.out, err)
 			return
-		}
-		if again == nil && !d.session.Watch(d.wake) {
-			continue
-		}
-		d.armHeldTimer(quiet)
-		select {
-		case <-again:
-		case <-d.wake:
-		case <-ctx.Done():
-			return
-		case <-bye.changed:
-			if bye.isDue() {
-				d.endWithRetry(sse.EndDrain)
-				return
-			}
-		case <-s.rebalanceSignal(bye.began):
-			d.endWithRetry(sse.EndRebalance)
-			return
-		case <-quiet.C:
-			if d.onTimer(quiet) != nil {
-				return
-			}
 		}
 	}
 }
 
-// armHeldTimer sets the timer for the message that the session holds, if that has changed.
-func (d *eventStream) armHeldTimer(timer *time.Timer) {
-	if held := d.session.HeldUpTo(); held != d.heldUpTo {
-		d.heldUpTo = held
-		timer.Reset(sse.MaxHeldTime)
-	}
-}
-
-// onTimer has the session release what it holds, or else sends a heartbeat.
-func (d *eventStream) onTimer(timer *time.Timer) error {
-	if d.session.ReleaseHeld() {
+// rebalanceSignal returns the channel that tells a reader to leave; nil: it may not be told yet.
+func (d *eventStream) rebalanceSignal() <-chan struct{} {
+	if !d.session.MayMove(d.now()) {
 		return nil
 	}
-	timer.Reset(d.heartbeatDelay())
-	return d.writeFlushed([]byte(":\n\n"))
+	return d.server.rebalanceSignals
+}
+
+// writePending writes the session's output.
+func (d *eventStream) writePending(a sse.Action) error {
+	if a.Why != 0 {
+		d.server.metrics.CountMoved(a.Why)
+	}
+	for _, b := range slices.Clone(d.session.Pending()) {
+		if _, err := d.out.Write(b); err != nil {
+			return err
+		}
+		d.session.MarkWritten(len(b), d.now())
+		d.server.metrics.delivered.Add(float64(len(b)))
+	}
+	d.server.metrics.CountSession(&d.session)
+	err := d.out.Flush()
+	if a.Newest != 0 {
+		d.server.metrics.ObserveDelivery(a.Newest)
+	}
+	return err
+}
+
+// readPage reads the page that the session wants.
+func (d *eventStream) readPage(ctx context.Context) (shard.RecordBatch, error) {
+	segment, pos := d.session.WantedPage()
+	return d.server.streams.ReadPage(ctx, segment.ID, segment.Info, pos)
 }
 
 // pageRetryDelay is about how long a reader waits before it asks again for a page that
 // could not be read.
 const pageRetryDelay = time.Second
-
-// endWithRetry ends the response and tells the reader to reconnect to another node.
-func (d *eventStream) endWithRetry(why sse.EndReason) {
-	d.server.metrics.CountMoved(why)
-	_ = d.writeFlushed(retryEvent(minRetryDelay, maxRetryDelay))
-}
-
-func (d *eventStream) writeFlushed(b []byte) error {
-	_, err := d.out.Write(b)
-	return errors.Join(err, d.out.Flush())
-}
-
-func (d *eventStream) heartbeatDelay() time.Duration {
-	h := d.server.cfg.Heartbeat
-	return h + rand.N(h/4+1)
-}
-
-// writeOrFetch writes the session's output, or fetches the page that the reader needs; more
-// reports whether it did either.
-func (d *eventStream) writeOrFetch(ctx context.Context) (more bool, err error) {
-	d.session.SetCursor(position.CursorAt(d.server.cfg.Now()))
-	bufs, newest := d.session.Output(sse.TurnBytes)
-	if len(bufs) == 0 {
-		if d.session.State() != sse.StateBehind {
-			return false, nil
-		}
-		return true, d.fetchPage(ctx)
-	}
-	for _, b := range append([][]byte(nil), bufs...) {
-		if _, err := d.out.Write(b); err != nil {
-			return true, err
-		}
-		d.session.MarkWritten(len(b))
-		d.server.metrics.delivered.Add(float64(len(b)))
-	}
-	d.server.metrics.CountSession(&d.session)
-	err = d.out.Flush()
-	if newest != 0 {
-		d.server.metrics.ObserveDelivery(newest)
-	}
-	return true, err
-}
-
-// fetchPage fetches the page at the reader's position.
-func (d *eventStream) fetchPage(ctx context.Context) error {
-	l, pos := d.session.WantedPage()
-	return d.session.AcceptPage(d.server.streams.ReadPage(ctx, l.ID, l.Info, pos))
-}

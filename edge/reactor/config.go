@@ -20,26 +20,15 @@ type Config struct {
 	// ReadPage reads pages for readers below their TailBuffer. It is called on goroutines of its own,
 	// and returns a panic as an error.
 	ReadPage func(ctx context.Context, from position.Segment, pos shard.Pos) (shard.RecordBatch, error)
-	// IsTemporary reports whether a page that could not be read may be readable a little later.
-	IsTemporary func(err error) bool
 	// Budget counts what is being written.
 	Budget *sendbudget.Budget
-	Drain  Drain
 	// Rebalance is sent one value for each reader that is to go to another node.
 	Rebalance <-chan struct{}
-	// RetryEvent returns what ends the stream of a reader that is to reconnect to another node.
-	RetryEvent func() []byte
 	// OnClose is called after a reader's end.
 	OnClose func()
 	// OnPanic is called with the panic that one reader caused, whose connection is closed.
 	OnPanic func(v any)
 	Metrics Metrics
-}
-
-// Drain tells whether the node is stopping; DelayFor draws how long a reader of that age may stay.
-type Drain interface {
-	IsActive() bool
-	DelayFor(age time.Duration) time.Duration
 }
 
 // Metrics is told what the loops do.

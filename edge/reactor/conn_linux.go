@@ -1,8 +1,6 @@
 package reactor
 
 import (
-	"math/rand/v2"
-	"net"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -26,23 +24,18 @@ type conn struct {
 	connRef
 	tls *tlsWriter // nil: without TLS
 
-	state           connState
-	wantsWritable   bool          // epoll reports when it is writable
-	queued          bool          // in loop.unfinished
-	endsWhenWritten bool          // the response ends once all output is written
-	leaveReason     sse.EndReason // why it is to be disconnected after the current event; 0: it is not
-	preamble        []byte        // sent before the session's output: the response header, a heartbeat, a retry event
-	connectedAt     time.Duration // since the reactor was made
-	activeAt        time.Duration // when it last accepted something, or its response ended
-	blockedSince    atomic.Int64  // since when it accepts nothing; 0: it accepts, or is to be disconnected
+	state         connState
+	wantsWritable bool         // epoll reports when it is writable
+	queued        bool         // in loop.unfinished
+	lookAt        sse.Instant  // when the loop's timers look at it next; 0: they do not
+	blockedSince  atomic.Int64 // since when it accepts nothing; 0: it accepts, or is to be disconnected
 }
 
 type connState uint8
 
 const (
-	connIdle    connState = iota // it has no output, or waits for its turn
+	connIdle    connState = iota // it waits for news or a page, or for its turn
 	connBlocked                  // its connection accepts no more
-	connBehind                   // it waits for a page
 	connEnding                   // the response has ended; it waits for the client to hang up
 	connClosed
 )
@@ -51,8 +44,8 @@ const (
 func (l *loop) addConn(d *reader, fd int, encrypted *tlsWriter, head []byte) {
 	r := l.conns.allocate()
 	l.readers.Add(1)
-	r.session, r.release, r.fd, r.tls, r.preamble = d.session, d.release, int32(fd), encrypted, head
-	r.connectedAt, r.activeAt = l.elapsed(), l.elapsed()
+	r.session, r.release, r.fd, r.tls = d.session, d.release, int32(fd), encrypted
+	r.session.Begin(head)
 	if err := l.setEpollEvents(unix.EPOLL_CTL_ADD, r, false); err != nil {
 		l.cfg.Logger.Warn("watch a connection", "err", err)
 		l.closeConn(r)
@@ -69,11 +62,7 @@ func (l *loop) addConn(d *reader, fd int, encrypted *tlsWriter, head []byte) {
 	if len(ch.readers) == 1 {
 		l.queueStream(ch) // so that deliverToStream registers a Waker
 	}
-	l.scheduleHeartbeat(r)
-	if l.cfg.Drain.IsActive() {
-		l.scheduleDrain(r)
-	}
-	if l.writePending(r); encrypted != nil && r.state != connClosed {
+	if l.advance(r); encrypted != nil && r.state != connClosed {
 		l.readTLS(r) // what net/http has read already
 	}
 }
@@ -105,13 +94,13 @@ func (l *loop) handleEvent(ev *unix.EpollEvent) {
 		l.readTLS(r)
 	}
 	if ev.Events&unix.EPOLLOUT != 0 && r.state == connBlocked {
-		l.writePending(r)
+		l.advance(r)
 	}
 }
 
-// writePending writes a reader's output, as far as its connection accepts it and its turn
-// goes, and then does what the session's state asks for. It returns how many bytes were accepted.
-func (l *loop) writePending(r *conn) (sent int) {
+// advance does what the session of a reader says, as far as its connection accepts output and its
+// turn goes. It returns how many bytes were accepted.
+func (l *loop) advance(r *conn) (sent int) {
 	defer l.recoverConn(r)
 	c := &r.session
 	if r.tls.hasOutput() && !l.flushBlockedTLS(r) {
@@ -120,58 +109,66 @@ func (l *loop) writePending(r *conn) (sent int) {
 	c.LendBuffer(&l.spareOut)
 	defer c.ReclaimBuffer(&l.spareOut)
 	for r.state != connClosed {
-		c.SetCursor(l.interval)
-		var owed net.Buffers
-		var newest shard.Millis
-		if r.leaveReason == 0 || c.HasOutput() { // a reader with a leaveReason gets no new events
-			owed, newest = c.Output(sse.TurnBytes)
-		}
-		if len(r.preamble) == 0 && len(owed) == 0 {
-			if r.leaveReason == 0 || r.endsWhenWritten || c.State() == sse.StateClosed {
-				l.onDrained(r)
-				break
+		switch a := c.Next(l.elapsed(), l.cursor, sse.TurnBytes); a.Do {
+		case sse.Write:
+			n, all := l.writeAction(r, a)
+			if sent += n; !all {
+				return sent
 			}
-			l.cfg.Metrics.CountMoved(r.leaveReason)
-			r.preamble, r.endsWhenWritten = l.cfg.RetryEvent(), true
-		}
-		n, all, err := l.writeOnce(r, owed)
-		if err != nil {
-			l.closeConn(r)
-			break
-		}
-		if sent += n; n > 0 {
-			r.activeAt = l.elapsed()
-			l.cfg.Metrics.CountSession(&r.session)
-		}
-		if !all {
-			l.markBlocked(r, n > 0)
-			break
-		}
-		l.newestTime = max(l.newestTime, newest)
-		if l.markUnblocked(r); r.state == connClosed {
-			break
-		}
-		if sent >= sse.TurnBytes {
-			if !r.queued {
-				r.queued = true
-				l.unfinished = append(l.unfinished, r.connRef)
+			if sent >= sse.TurnBytes {
+				if !r.queued {
+					r.queued = true
+					l.unfinished = append(l.unfinished, r.connRef)
+				}
+				return sent
 			}
-			break
+		case sse.Fetch:
+			l.pageQueue = append(l.pageQueue, r.connRef)
+			l.fetchPages()
+		case sse.End:
+			l.endResponse(r)
+			return sent
+		default:
+			l.schedule(r, a.Until)
+			return sent
 		}
 	}
 	return sent
 }
 
+// writeAction writes a reader's pending output once; all reports whether the connection has accepted
+// everything, and the reader is still there.
+func (l *loop) writeAction(r *conn, a sse.Action) (n int, all bool) {
+	if a.Why != 0 {
+		l.cfg.Metrics.CountMoved(a.Why)
+	}
+	n, all, err := l.writeOnce(r, r.session.Pending())
+	if err != nil {
+		l.closeConn(r)
+		return n, false
+	}
+	if n > 0 {
+		l.cfg.Metrics.CountSession(&r.session)
+	}
+	if !all {
+		l.markBlocked(r, n > 0)
+		return n, false
+	}
+	l.newestTime = max(l.newestTime, a.Newest)
+	l.markUnblocked(r)
+	return n, r.state != connClosed
+}
+
 // writeOnce writes a reader's output with one system call; all reports whether everything was accepted.
-func (l *loop) writeOnce(r *conn, owed net.Buffers) (n int, all bool, err error) {
+func (l *loop) writeOnce(r *conn, pending [][]byte) (n int, all bool, err error) {
 	if r.tls != nil {
-		n, all, err = l.writeTLS(r, owed)
+		n, all, err = l.writeTLS(r, pending)
 		l.countWritten(r, n)
 		return n, all, err
 	}
-	size := l.addIovec(r.preamble, 0)
-	for i := 0; i < len(owed) && len(l.iov) < maxIovecs; i++ {
-		size = l.addIovec(owed[i], size)
+	size := 0
+	for i := 0; i < len(pending) && len(l.iov) < maxIovecs; i++ {
+		size = l.addIovec(pending[i], size)
 	}
 	wrote, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(r.fd), uintptr(unsafe.Pointer(&l.iov[0])), uintptr(len(l.iov)))
 	clear(l.iov)
@@ -191,11 +188,7 @@ func (l *loop) writeOnce(r *conn, owed net.Buffers) (n int, all bool, err error)
 // countWritten counts accepted bytes and removes them from the output.
 func (l *loop) countWritten(r *conn, n int) {
 	l.uncountedBytes += n
-	pre := min(n, len(r.preamble))
-	if r.preamble = r.preamble[pre:]; len(r.preamble) == 0 {
-		r.preamble = nil
-	}
-	r.session.MarkWritten(n - pre)
+	r.session.MarkWritten(n, l.elapsed())
 }
 
 // addIovec adds b to the next writev; unix.Writev would allocate.
@@ -256,58 +249,20 @@ func (l *loop) markUnblocked(r *conn) {
 // BlockedFor and disconnect implement evictable.
 func (r *conn) BlockedFor(now time.Time) time.Duration {
 	if at := r.blockedSince.Load(); at != 0 {
-		return now.Sub(r.group.loop.startedAt) - time.Duration(at)
+		return r.group.loop.cfg.Rules.At(now).Sub(sse.Instant(at))
 	}
 	return 0
 }
 
 func (r *conn) Disconnect() {
 	r.blockedSince.Store(0) // so that it is disconnected once only, unless it makes progress
-	l, f := r.group.loop, r.connRef
+	l, ref := r.group.loop, r.connRef
 	l.post(func() {
-		if r := l.conns.lookup(f); r != nil && r.state == connBlocked && r.blockedSince.Load() == 0 && !l.hasProgress(r) {
+		if r := l.conns.lookup(ref); r != nil && r.state == connBlocked && r.blockedSince.Load() == 0 && !l.hasProgress(r) {
 			l.cfg.Metrics.CountDisconnected(sse.EndMemory)
 			l.closeConn(r)
 		}
 	}, nil)
-}
-
-// onDrained is called when a reader has no pending output; it acts on the session's state.
-func (l *loop) onDrained(r *conn) {
-	l.noteHeld(r)
-	switch st := r.session.State(); {
-	case r.endsWhenWritten, st == sse.StateClosed, st == sse.StateGone:
-		l.endResponse(r)
-	case st == sse.StateBehind:
-		r.state = connBehind
-		l.pageQueue = append(l.pageQueue, r.connRef)
-		l.fetchPages()
-	}
-}
-
-// noteHeld records since when a session has held back its messages.
-func (l *loop) noteHeld(r *conn) {
-	switch held := r.session.HeldUpTo(); {
-	case held == 0 && len(l.holdingSince) == 0:
-	case held == 0:
-		delete(l.holdingSince, r)
-	case l.holdingSince[r].upTo != held:
-		l.holdingSince[r] = heldSince{held, l.now}
-	}
-}
-
-// releaseHeld makes sessions release what they have held back for MaxHeldTime.
-func (l *loop) releaseHeld() {
-	for r, h := range l.holdingSince {
-		switch {
-		case r.session.HeldUpTo() != h.upTo:
-			l.noteHeld(r)
-		case r.state == connIdle && l.now.Sub(h.since) >= sse.MaxHeldTime:
-			delete(l.holdingSince, r)
-			r.session.ReleaseHeld()
-			l.writePending(r)
-		}
-	}
 }
 
 // fetchPages reads pages for readers below their TailBuffer, on goroutines of their own.
@@ -317,38 +272,36 @@ func (l *loop) fetchPages() {
 		if l.pageQueue = l.pageQueue[1:]; len(l.pageQueue) == 0 {
 			l.pageQueue = nil
 		}
-		if r == nil || r.state != connBehind {
+		if r == nil || !r.session.IsFetching() {
 			continue
 		}
 		l.pageReads++
-		f := r.connRef
-		leg, pos := r.session.WantedPage()
+		ref := r.connRef
+		segment, pos := r.session.WantedPage()
 		l.wg.Go(func() {
-			page, err := l.cfg.ReadPage(l.ctx, leg, pos)
+			page, err := l.cfg.ReadPage(l.ctx, segment, pos)
 			l.post(func() {
 				l.pageReads--
-				l.acceptPage(f, page, err)
+				l.acceptPage(ref, page, err)
 				l.fetchPages()
 			}, nil)
 		})
 	}
 }
 
-// acceptPage hands a page, or the error, to the reader that waited for it.
-func (l *loop) acceptPage(f connRef, page shard.RecordBatch, err error) {
-	r := l.conns.lookup(f)
-	if r == nil || r.state != connBehind {
+// acceptPage hands a page, or the error, to the reader that waited for it. A reader that is blocked
+// meanwhile, by a heartbeat, goes on once it is not.
+func (l *loop) acceptPage(ref connRef, page shard.RecordBatch, err error) {
+	r := l.conns.lookup(ref)
+	if r == nil || r.state == connEnding || !r.session.IsFetching() {
 		return
 	}
 	defer l.recoverConn(r)
-	switch err := r.session.AcceptPage(page, err); {
-	case err == nil:
-		r.state = connIdle
-		l.writePending(r)
-	case l.cfg.IsTemporary(err): // storage does not answer
-		l.pageRetries = append(l.pageRetries, scheduledConn{l.now.Add(l.cfg.Rules.PageRetry/2 + rand.N(l.cfg.Rules.PageRetry)), r.connRef})
-	default:
+	switch err := r.session.AcceptPage(page, err, l.elapsed()); {
+	case err != nil:
 		l.endResponse(r)
+	case r.state == connIdle:
+		l.advance(r)
 	}
 }
 
@@ -356,8 +309,8 @@ func (l *loop) acceptPage(f connRef, page shard.RecordBatch, err error) {
 // Closing the connection immediately would lose bytes in transit if the client had sent anything
 // that was not read.
 func (l *loop) endResponse(r *conn) {
+	r.session.EndNow()
 	if !l.sendCloseNotify(r) {
-		r.endsWhenWritten = true
 		l.markBlocked(r, true)
 		return
 	}
@@ -365,8 +318,8 @@ func (l *loop) endResponse(r *conn) {
 		l.closeConn(r)
 		return
 	}
-	r.state, r.activeAt = connEnding, l.elapsed()
-	l.ending[r] = struct{}{}
+	r.state = connEnding
+	l.ending[r] = l.elapsed()
 }
 
 // closeConn removes a reader and closes its connection.
@@ -379,7 +332,6 @@ func (l *loop) closeConn(r *conn) {
 		l.cfg.Budget.RemoveReader(r)
 	}
 	delete(l.ending, r)
-	delete(l.holdingSince, r)
 	l.releaseTLS(r.tls)
 	_ = unix.Close(int(r.fd)) // this also removes it from epoll
 	if ch := r.group; ch != nil {

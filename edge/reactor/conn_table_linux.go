@@ -4,7 +4,7 @@ import "iter"
 
 // connTable holds the connections of a loop in rows of connsPerRow, so that readers that disconnect
 // while many others connect leave no holes between those on the heap. Slots are used again. Rows stay
-// for the life of the loop: 232 bytes for each of the most readers that it ever had together.
+// for the life of the loop: 264 bytes for each of the most readers that it ever had together.
 type connTable struct {
 	rows []*[connsPerRow]conn
 	free []uint32

@@ -4,17 +4,16 @@ package reactor
 // equal states get the same bytes: see sse.SharedWrite.
 func (l *loop) deliver(r *conn) (sent int) {
 	c := &r.session
-	if r.leaveReason != 0 || len(r.preamble) > 0 || !l.shared.Covers(c) && !l.renderShared(r) {
-		return l.writePending(r)
+	if !l.shared.Covers(c) && !l.renderShared(r) {
+		return l.advance(r)
 	}
 	sent, err := l.sendTo(r, l.shared.Bytes())
 	if err != nil {
 		l.closeConn(r)
 		return 0
 	}
-	messages := l.shared.MarkWritten(c, sent)
+	messages := l.shared.MarkWritten(c, sent, l.elapsed())
 	if sent > 0 {
-		r.activeAt = l.elapsed()
 		l.uncountedMessages += messages
 		l.uncountedBytes += sent
 	}
@@ -24,7 +23,7 @@ func (l *loop) deliver(r *conn) (sent int) {
 	case c.HasOutput():
 		l.markBlocked(r, sent > 0)
 	case !c.IsUpToDate(): // there is more, or the stream has ended
-		sent += l.writePending(r)
+		sent += l.advance(r)
 	}
 	return sent
 }
@@ -33,8 +32,7 @@ func (l *loop) deliver(r *conn) (sent int) {
 // nothing to share; the reader then continues by itself.
 func (l *loop) renderShared(r *conn) bool {
 	defer l.recoverConn(r)
-	r.session.SetCursor(l.interval)
-	newest, ok := l.shared.Render(&r.session, &l.spareOut)
+	newest, ok := l.shared.Render(&r.session, l.elapsed(), l.cursor, &l.spareOut)
 	l.newestTime = max(l.newestTime, newest)
 	return ok
 }

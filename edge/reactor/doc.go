@@ -1,9 +1,9 @@
 // Package reactor serves event streams without goroutines, on Linux: thousands of readers for each
-// processor's loop. A reader costs 232 bytes and its session's frames; no goroutine, no timer, no
+// processor's loop. A reader costs 264 bytes and its session's frames; no goroutine, no timer, no
 // channel and no buffer.
 //
 // New makes a Reactor; TakeOver moves an event stream over HTTP/1.1 to it, with and without TLS. The
-// sessions are those of package sse, which decide what a reader gets. Elsewhere than on Linux
+// sessions are those of package sse, which decide what a reader gets, when, and until when. Elsewhere than on Linux
 // CanServe returns false, and every event stream has a goroutine in package edge.
 //
 // # The path of a delivery
@@ -12,8 +12,9 @@
 // reader to one of the loops (addConn). News of a stream calls streamReaders.Wake, once for each
 // loop. The loop (run, runTurn) walks the stream's readers (deliverToStream). Readers in equal states
 // get equal bytes: renderShared renders them once and deliver sends them with one system call. A
-// reader that accepts only a part, or is in another state, continues by itself (writePending). Timers
-// are in timers_linux.go: tick and runDrainTurns.
+// reader that accepts only a part, or is in another state, continues by itself: advance does what
+// sse.Session.Next says. When to look at a reader again is in timers_linux.go (schedule, tick,
+// runTimers); new orders come as LookAgain.
 //
 // # Invariants
 //

@@ -28,23 +28,22 @@ type loop struct {
 	woken   []*streamReaders // each at most once
 	closed  bool             // post refuses mail
 
-	conns        connTable
-	streams      map[sse.SetKey]*streamReaders
-	withNews     []*streamReaders // have news; each at most once
-	unfinished   []connRef        // have had their turn, and have more output; each at most once
-	blocked      map[*conn]uint64 // what the client had acknowledged at the last check
-	ending       map[*conn]struct{}
-	holdingSince map[*conn]heldSince
-	pageQueue    []connRef // wait for a page read
-	pageReads    int
-	pageRetries  []scheduledConn // are to ask for their page again
-	drainTurns   []scheduledConn // are to be disconnected in a drain
-	wheel        [wheelSlots][]connRef
-	wheelSlot    int // the slot of wheel at lastTick
-	lastTick     time.Time
+	conns       connTable
+	streams     map[sse.SetKey]*streamReaders
+	withNews    []*streamReaders      // have news; each at most once
+	unfinished  []connRef             // have had their turn, and have more output; each at most once
+	blocked     map[*conn]uint64      // what the client had acknowledged at the last check
+	ending      map[*conn]sse.Instant // since when
+	pageQueue   []connRef             // wait for a page read
+	pageReads   int
+	wheel       [wheelSlots][]timer
+	wheelSlot   int // the slot of wheel at lastTick
+	lastTick    time.Time
+	soon        []timer // less than two ticks away
+	spareTimers []timer // the memory of soon, in turn
 
 	now               time.Time
-	interval          uint64
+	cursor            uint64 // the Stream-Cursor of this moment
 	iov               []unix.Iovec
 	tlsBuf            []byte // lent to the tlsWriter of the reader that is being written to
 	readBuf           [512]byte
@@ -56,7 +55,6 @@ type loop struct {
 }
 
 const (
-	wheelSlots     = 64
 	maxTurnReaders = 256     // readers of one stream in one turn
 	maxTurnBytes   = 1 << 20 // bytes written to them
 	maxPageReads   = 32      // page reads in progress for one loop
@@ -64,18 +62,6 @@ const (
 	maxEpollEvents = 256
 	maxIovecs      = 1024 // in one call
 )
-
-// heldSince holds a session's held-back bytes and the time since which they are held.
-type heldSince struct {
-	upTo  shard.Pos
-	since time.Time
-}
-
-// scheduledConn names a reader and the time at which something is due for it.
-type scheduledConn struct {
-	at  time.Time
-	ref connRef
-}
 
 func newLoop(x *Reactor) (*loop, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -89,7 +75,7 @@ func newLoop(x *Reactor) (*loop, error) {
 	return &loop{
 		Reactor: x, epollFD: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
 		wake: make(sse.WakeSignal, 1), events: make(chan []unix.EpollEvent), eventsHandled: make(chan struct{}),
-		streams: map[sse.SetKey]*streamReaders{}, blocked: map[*conn]uint64{}, ending: map[*conn]struct{}{}, holdingSince: map[*conn]heldSince{},
+		streams: map[sse.SetKey]*streamReaders{}, blocked: map[*conn]uint64{}, ending: map[*conn]sse.Instant{},
 		now: time.Now(), lastTick: time.Now(),
 	}, nil
 }
@@ -144,15 +130,15 @@ func (l *loop) poll() {
 func (l *loop) run() {
 	tick := time.NewTicker(l.tickInterval())
 	defer tick.Stop()
-	fine := time.NewTicker(drainTick)
+	fine := time.NewTicker(fineTick)
 	defer fine.Stop()
 	fine.Stop()
 	defer l.closeAll()
-	for drains := false; ; {
+	for ticks := false; ; {
 		l.receiveMail()
-		if len(l.drainTurns) > 0 != drains {
-			if drains = !drains; drains {
-				fine.Reset(drainTick)
+		if len(l.soon) > 0 != ticks {
+			if ticks = !ticks; ticks {
+				fine.Reset(fineTick)
 			} else {
 				fine.Stop()
 			}
@@ -175,7 +161,7 @@ func (l *loop) run() {
 			l.tick()
 		case <-fine.C:
 			l.now = time.Now()
-			l.runDrainTurns()
+			l.runTimers()
 		case <-l.rebalanceSignal():
 			l.disconnectForBalance()
 		case <-l.ctx.Done():
@@ -183,9 +169,6 @@ func (l *loop) run() {
 		}
 	}
 }
-
-// drainTick is the precision of a drain's times.
-const drainTick = 50 * time.Millisecond
 
 // closedChannel is always ready.
 var closedChannel = func() chan struct{} {
@@ -201,7 +184,7 @@ func (l *loop) receiveMail() {
 	l.mailbox, l.woken = nil, nil
 	l.mu.Unlock()
 	l.now = time.Now()
-	l.interval = position.CursorAt(l.cfg.Now())
+	l.cursor = position.CursorAt(l.cfg.Now())
 	for _, do := range mail {
 		do()
 	}
@@ -217,8 +200,8 @@ func (l *loop) queueStream(ch *streamReaders) {
 	}
 }
 
-// elapsed returns the time since the reactor was made.
-func (l *loop) elapsed() time.Duration { return l.now.Sub(l.startedAt) }
+// elapsed returns the loop's present moment.
+func (l *loop) elapsed() sse.Instant { return l.cfg.Rules.At(l.now) }
 
 // closeAll closes every reader, those that are still in the mailbox too.
 func (l *loop) closeAll() {

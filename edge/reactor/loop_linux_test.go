@@ -29,10 +29,10 @@ type bareLoop struct {
 
 func newBareLoop(t *testing.T, readers int) *bareLoop {
 	budget := sendbudget.New(1 << 30)
+	rules := sse.NewRules(sse.Times{Heartbeat: time.Hour, Stall: time.Hour, PageRetry: time.Second, MinRetry: time.Second, MaxRetry: time.Second},
+		time.Now(), func(error) bool { return false }, func(time.Duration) time.Duration { return 0 })
 	x := New(Config{
-		Rules: &sse.Rules{Heartbeat: time.Hour, Stall: time.Hour, PageRetry: time.Second}, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-		IsTemporary: func(error) bool { return false }, Budget: budget, Drain: noDrain{},
-		RetryEvent: func() []byte { return []byte("retry: 500\n\n") }, OnClose: func() {},
+		Rules: rules, Logger: slog.New(slog.DiscardHandler), Now: time.Now, Budget: budget, OnClose: func() {},
 		OnPanic: func(v any) { t.Error(v) }, Metrics: uncounted{},
 	})
 	t.Cleanup(x.Close)
@@ -52,18 +52,12 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 		}
 		b.ours, b.clients = append(b.ours, pair[0]), append(b.clients, pair[1])
 		t.Cleanup(func() { _ = unix.Close(pair[1]) })
-		c := sse.NewSession(frames, b.tail, sse.FramingText, sse.Start{FromStart: true})
+		c := sse.NewSession(frames, rules, b.tail, sse.FramingText, sse.Start{FromStart: true}, rules.At(time.Now()))
 		l.addConn(&reader{session: c, release: func() {}}, pair[0], nil, nil)
 	}
 	b.turn()
 	return b
 }
-
-// noDrain is a node that stays.
-type noDrain struct{}
-
-func (noDrain) IsActive() bool                       { return false }
-func (noDrain) DelayFor(time.Duration) time.Duration { return 0 }
 
 // uncounted are metrics that nothing looks at.
 type uncounted struct{}
@@ -129,15 +123,16 @@ func TestNothingFollowsTheEndOfAStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.turn()
-	if r.state != connBlocked || r.session.State() != sse.StateClosed {
-		t.Fatalf("state %d, %d", r.state, r.session.State())
+	if r.state != connBlocked {
+		t.Fatalf("state %d", r.state)
 	}
-	b.disconnectAfterEvent(r, sse.EndDrain)
+	b.cfg.Rules.Change(true, 0)
+	b.lookAtAll()
 	var all bytes.Buffer
 	for range 100 {
 		all.Write(b.read(0))
 		if r.state == connBlocked {
-			b.writePending(r)
+			b.advance(r)
 		}
 	}
 	all.Next(junk)
@@ -191,7 +186,7 @@ func TestReactorSharedStep(t *testing.T) {
 		for range 1000 {
 			got = append(got, b.read(1)...)
 			if r := b.conns.lookup(connRef{slot: 1}); r.state == connBlocked {
-				b.writePending(r)
+				b.advance(r)
 			}
 		}
 		if got = got[junk:]; string(got) != string(want) {
@@ -234,8 +229,8 @@ func TestSeats(t *testing.T) {
 
 // The memory of a node with many readers is that of their seats.
 func TestSeatKeepsItsSize(t *testing.T) {
-	if n := unsafe.Sizeof(conn{}); n > 232 {
-		t.Errorf("a reader takes %d bytes, want 232 at most", n)
+	if n := unsafe.Sizeof(conn{}); n > 264 {
+		t.Errorf("a reader takes %d bytes, want 264 at most", n)
 	} else {
 		t.Logf("%d bytes for a reader", n)
 	}

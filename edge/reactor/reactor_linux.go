@@ -26,11 +26,10 @@ import (
 // it. Only the loop writes to it or closes it; other goroutines mail the loop. Under TLS the loop
 // has the tls.Conn as well, and encrypts what it sends.
 type Reactor struct {
-	cfg       Config
-	startedAt time.Time       // the origin of the readers' times
-	ctx       context.Context // ends with Close
-	stop      context.CancelFunc
-	wg        sync.WaitGroup
+	cfg  Config
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+	wg   sync.WaitGroup
 
 	readers atomic.Int64
 
@@ -42,7 +41,7 @@ type Reactor struct {
 
 // New returns a Reactor without readers.
 func New(cfg Config) *Reactor {
-	x := &Reactor{cfg: cfg, startedAt: time.Now()}
+	x := &Reactor{cfg: cfg}
 	x.ctx, x.stop = context.WithCancel(context.Background())
 	return x
 }
@@ -144,8 +143,8 @@ func (x *Reactor) pickLoop() *loop {
 	return x.loops[x.nextLoop%len(x.loops)]
 }
 
-// DrainChanged tells the loops to look at Config.Drain.
-func (x *Reactor) DrainChanged() { x.postToAll((*loop).onDrainChange) }
+// LookAgain has every reader follow new orders of Config.Rules.
+func (x *Reactor) LookAgain() { x.postToAll((*loop).lookAtAll) }
 
 // Stats describes what the loops hold.
 type Stats struct {

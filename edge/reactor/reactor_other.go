@@ -22,8 +22,8 @@ func (*Reactor) TakeOver(http.ResponseWriter, *http.Request, sse.Session, func()
 // Readers returns 0.
 func (*Reactor) Readers() int { return 0 }
 
-// DrainChanged does nothing.
-func (*Reactor) DrainChanged() {}
+// LookAgain does nothing.
+func (*Reactor) LookAgain() {}
 
 // Close does nothing.
 func (*Reactor) Close() {}

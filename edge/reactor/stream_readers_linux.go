@@ -37,7 +37,7 @@ func (l *loop) runTurn() (more bool) {
 			if r := l.conns.lookup(f); r != nil {
 				r.queued = false
 				if r.state == connIdle {
-					l.writePending(r)
+					l.advance(r)
 				}
 			}
 		}
@@ -76,7 +76,7 @@ func (l *loop) deliverToStream(ch *streamReaders) (more bool) {
 		}
 		r := ch.readers[ch.walked]
 		ch.walked++
-		if r.state == connIdle {
+		if r.state == connIdle && !r.session.IsFetching() {
 			sent += l.deliver(r)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +55,7 @@ func (l *loop) readTLS(r *conn) {
 		l.stopReading(r)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		l.flushTLSReplies(r)
-	case errors.Is(err, io.EOF) && (r.state == connIdle || r.state == connBehind):
+	case errors.Is(err, io.EOF) && r.state == connIdle:
 		if l.stopReading(r) {
 			l.endResponse(r)
 		}
@@ -112,12 +111,8 @@ func (l *loop) sendTo(r *conn, b []byte) (int, error) {
 }
 
 // writeTLS is writeOnce under TLS.
-func (l *loop) writeTLS(r *conn, owed net.Buffers) (n int, all bool, err error) {
-	for i := -1; i < len(owed); i++ {
-		b := r.preamble
-		if i >= 0 {
-			b = owed[i]
-		}
+func (l *loop) writeTLS(r *conn, pending [][]byte) (n int, all bool, err error) {
+	for _, b := range pending {
 		for len(b) > 0 {
 			piece := b[:min(len(b), maxEncrypted)]
 			if err := l.encrypt(r.tls, piece); err != nil {
@@ -174,7 +169,7 @@ func (l *loop) flushTLS(r *conn) (n int, err error) {
 func (l *loop) flushBlockedTLS(r *conn) (all bool) {
 	n, err := l.flushTLS(r)
 	if n > 0 {
-		r.activeAt = l.elapsed()
+		r.session.MarkActive(l.elapsed())
 	}
 	switch {
 	case err != nil:

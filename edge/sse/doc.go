@@ -1,18 +1,35 @@
 // Package sse is one reader's event stream without its connection: what the reader gets next, in
 // which bytes.
 //
-// A Session holds the position of a reader in a TailBuffer, and its pending output. Its executor
-// gets the output (Output), writes it, and reports how much was accepted (MarkWritten). When there
-// is no output, State says what the executor has to do: wait for news (Watch), fetch the page that
-// WantedPage names (AcceptPage), or end the response. An executor that serves many readers of one
-// stream renders a SharedWrite for all that are in the same state: Covers, Render, MarkWritten.
+// A Session holds the position of a reader in a TailBuffer, its pending output, and what is to happen
+// when. An executor asks it what to do (Next), does that, and reports what came of it:
 //
-// The package is pure: it does no I/O, reads no clock and has no goroutine. Frames are charged to a
-// sendbudget.Budget while they are being written.
+//	Write        write Pending; MarkWritten
+//	Fetch        read the page that WantedPage names; AcceptPage
+//	WaitForNews  Watch the TailBuffer, and wait for news until the moment that the Action names
+//	Wait         wait until then; news does not matter
+//	End          end the response
+//
+// There are two executors: a goroutine (edge's eventStream.run), which writes with blocking calls, and
+// the loop of package reactor, which serves many sessions. Heartbeats, pauses before a page is read
+// again, the release of held text, and why and when a reader has to go are rules of the session
+// (next.go, rules.go), so both serve by the same. An executor that serves many readers of one stream
+// renders a SharedWrite for all that are in the same state: Covers, Render, MarkWritten.
+//
+// The package is pure: it does no I/O, reads no clock and has no goroutine. An executor says what
+// time it is (Instant). Frames are charged to a sendbudget.Budget while they are being written.
+//
+// # When a reader has to go
+//
+// Departure alone decides that, for a session and for a long-poll: in a drain at a moment that is drawn
+// within its window, by its Permit, or because it was asked to leave (Leave, for balance). Orders are
+// what a server tells all its readers. They never change: Rules.Change and Rules.LookAgain make
+// others, and close Orders.Changed of those before, which wakes every goroutine that waits for a
+// reader; loops are told by their server. Each session then compares its orders with the present ones.
 //
 // # From records to bytes
 //
-// Output reads RecordBatches from the TailBuffer, or from the page (readBatches). Each becomes a
+// Next renders RecordBatches from the TailBuffer, or from the page (renderNews, readBatches). Each becomes a
 // frame (frameBatches, FrameSet.frameFor, frame.render): one data event, shared by all readers that
 // need exactly these messages. A data event is followed by its control event (frame.controlEvent),
 // which says where the stream goes on, and whether it has ended.
@@ -30,6 +47,8 @@
 //  2. Readers in equal states (readerState) get equal bytes.
 //  3. No message can end its event or begin another field: each line break begins a data line.
 //  4. Output consists of whole events, and the Stream-Cursor of a reader never decreases.
+//  5. An event stream ends between two events: what was begun is finished first. A reader that has to
+//     go gets nothing new, and nothing follows the end of a stream.
 //
 // # Bounds
 //
@@ -39,7 +58,8 @@
 //
 // # Goroutines
 //
-// A Session and a SharedWrite belong to one executor. A FrameCache is shared by all goroutines:
+// A Session and a SharedWrite belong to one executor. Rules are shared by all goroutines: orders are
+// read without a lock, and changed under Rules.mu. A FrameCache is shared by all goroutines:
 // FrameCache.mu is locked before FrameSet.mu. A rendered frame never changes, except for its cached
 // control events, which are atomic.
 //

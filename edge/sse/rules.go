@@ -1,16 +1,33 @@
 package sse
 
 import (
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Rules says when readers hear something, and when they have to go. It is set before the first reader.
-type Rules struct {
+// Instant is a moment: nanoseconds since its Rules were made.
+type Instant int64
+
+// never is after every moment.
+const never Instant = math.MaxInt64
+
+// Add returns the moment that much later.
+func (i Instant) Add(d time.Duration) Instant { return i + Instant(d) }
+
+// Sub returns the time since the other moment.
+func (i Instant) Sub(other Instant) time.Duration { return time.Duration(i - other) }
+
+// Times holds the times by which readers are served.
+type Times struct {
 	// Heartbeat is the silence after which a reader gets a comment, and up to a quarter more.
 	Heartbeat time.Duration
-	// Stall is the time after which a reader that accepts nothing is disconnected.
+	// Stall is the time after which a reader that accepts nothing is disconnected. A session does not
+	// see that, because it is not asked while a write is in progress; its executor does.
 	Stall time.Duration
 	// PageRetry is about how long a reader waits before it asks again for a page that could not be read.
 	PageRetry time.Duration
@@ -19,33 +36,164 @@ type Rules struct {
 	MinDrainAge time.Duration
 	// MinMoveAge is the age before which no reader is disconnected for balance.
 	MinMoveAge time.Duration
+	// MinRetry and MaxRetry bound the random delay after which a reader that is told to reconnect does so.
+	MinRetry, MaxRetry time.Duration
 }
 
-// EndReason says why this node ended a reader's event stream.
+// Rules says when the readers of a server hear something, and when they have to go. Any goroutine may
+// use them. The Times are set before the first reader.
+type Rules struct {
+	Times
+	isTemporary func(error) bool
+	random      func(n time.Duration) time.Duration
+	began       time.Time
+
+	mu     sync.Mutex // one change of orders at a time
+	orders atomic.Pointer[Orders]
+}
+
+// Orders holds what a server tells all its readers. It never changes: Rules.Change makes another.
+type Orders struct {
+	Drain   bool          // readers have to go
+	Window  time.Duration // in which they go, each at a time of its own; 0: immediately
+	Changed chan struct{} // closed when there are other orders: a reader that waits is to ask Next again
+	drain   *Orders       // the orders with which the drain began
+}
+
+// NewRules returns rules without a drain, with the moment from which Instants count. isTemporary says of a page that could not be read whether it
+// may be readable a little later; random returns a number in [0, n).
+func NewRules(times Times, began time.Time, isTemporary func(error) bool, random func(n time.Duration) time.Duration) *Rules {
+	r := &Rules{Times: times, isTemporary: isTemporary, random: random, began: began}
+	r.orders.Store(&Orders{Changed: make(chan struct{})})
+	return r
+}
+
+// At returns a moment as an Instant.
+func (r *Rules) At(t time.Time) Instant { return Instant(t.Sub(r.began)) }
+
+// Orders returns the present orders.
+func (r *Rules) Orders() *Orders { return r.orders.Load() }
+
+// Change gives new orders. A drain that is on keeps its window, and its readers their times.
+func (r *Rules) Change(drain bool, window time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.orders.Load()
+	o := &Orders{Drain: drain, Changed: make(chan struct{})}
+	switch {
+	case drain && old.Drain:
+		o.Window, o.drain = old.Window, old.drain
+	case drain:
+		o.Window, o.drain = window, o
+	}
+	r.orders.Store(o)
+	close(old.Changed)
+}
+
+// LookAgain has every reader ask its Permit again.
+func (r *Rules) LookAgain() {
+	o := r.Orders()
+	r.Change(o.Drain, o.Window)
+}
+
+// retryEvent returns what ends the stream of a reader that is to reconnect.
+func (r *Rules) retryEvent() []byte {
+	return RenderRetry(r.MinRetry + r.random(r.MaxRetry-r.MinRetry+1))
+}
+
+// RenderRetry lays out the retry field that ends a stream when its reader should reconnect, to another
+// node: no event, only how long an EventSource is to wait.
+func RenderRetry(wait time.Duration) []byte {
+	return fmt.Appendf(nil, "retry: %d\n\n", wait.Milliseconds())
+}
+
+// heartbeat holds the bytes of a comment.
+var heartbeat = []byte(":\n\n")
+
+// EndReason says why a reader's event stream ends.
 type EndReason uint8
 
-// The reasons. A reader that ends for the first two is told to reconnect.
+// The reasons. A reader whose stream ends by EndDrain or EndRebalance is told to reconnect.
 const (
-	EndDrain     EndReason = iota + 1 // the node is stopping
+	EndOfStream  EndReason = iota + 1 // the stream has ended, or its generation
+	EndDrain                          // the node is stopping
 	EndRebalance                      // other nodes have fewer readers
-	EndStalled                        // it accepted nothing for Rules.Stall
+	EndPermit                         // its Permit is over
+	EndStalled                        // it accepted nothing for Times.Stall
 	EndMemory                         // it was blocked while readers held too much memory
 )
 
 // String returns the label of the reason in metrics.
 func (e EndReason) String() string {
-	switch e {
-	case EndDrain:
-		return "drain"
-	case EndRebalance:
-		return "rebalance"
-	case EndStalled:
-		return "stalled"
-	case EndMemory:
-		return "memory"
-	}
-	return ""
+	return [...]string{"", "end", "drain", "rebalance", "permit", "stalled", "memory"}[e]
 }
+
+// tellsToReconnect reports whether the stream ends with a retry event.
+func (e EndReason) tellsToReconnect() bool { return e == EndDrain || e == EndRebalance }
+
+// Permit says for how long a reader may stay.
+type Permit interface {
+	// EndsAt returns the moment at which the reader has to go: a past one if its permit was revoked,
+	// and the largest Instant if it may stay. It is called when a session begins and whenever Orders
+	// change.
+	EndsAt() Instant
+}
+
+// Departure says when one reader has to go, and why. A Session has one; a long-poll, which has no
+// session, uses one alone.
+type Departure struct {
+	rules    *Rules
+	permit   Permit  // nil: without an end
+	orders   *Orders // that drainAt and permitAt are of
+	openedAt Instant
+	drainAt  Instant
+	permitAt Instant
+	asked    EndReason // by Session.Leave; 0: the reader was not asked to leave
+}
+
+// NewDeparture returns the Departure of a reader that begins now.
+func NewDeparture(rules *Rules, permit Permit, now Instant) Departure {
+	d := Departure{rules: rules, permit: permit, openedAt: now, drainAt: never, permitAt: never}
+	d.follow(rules.Orders(), now)
+	return d
+}
+
+// follow takes note of orders.
+func (d *Departure) follow(o *Orders, now Instant) {
+	if o == d.orders {
+		return
+	}
+	if d.orders == nil || o.drain != d.orders.drain {
+		d.drainAt = never
+		if o.Drain {
+			d.drainAt = now
+			if o.Window > 0 {
+				d.drainAt = max(now.Add(d.rules.random(o.Window)), d.openedAt.Add(d.rules.MinDrainAge))
+			}
+		}
+	}
+	d.orders = o
+	if d.permit != nil {
+		d.permitAt = d.permit.EndsAt()
+	}
+}
+
+// Next returns why the reader has to go now, or 0 and the moment at which to ask again.
+func (d *Departure) Next(now Instant) (why EndReason, until Instant) {
+	d.follow(d.rules.Orders(), now)
+	switch {
+	case d.permitAt <= now:
+		return EndPermit, now
+	case d.drainAt <= now:
+		return EndDrain, now
+	case d.asked != 0:
+		return d.asked, now
+	}
+	return 0, min(d.drainAt, d.permitAt)
+}
+
+// Changed returns the channel that is closed when Next is to be asked again.
+func (d *Departure) Changed() <-chan struct{} { return d.orders.Changed }
 
 // WakeSignal is a Waker that holds one wake-up.
 type WakeSignal chan struct{}

@@ -11,12 +11,12 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Session is one SSE reader's position in a stream, and its pending output. Its executor (a
-// goroutine, or a loop for many readers) gets the output, writes it, reports how much was accepted
-// (MarkWritten), and does what State says when there is no output. Only the executor uses it.
+// Session is one SSE reader's position in a stream, its pending output, and what it has to do when.
+// Its executor (a goroutine, or a loop for many readers) does what Next says and reports what came of
+// it. Only the executor uses it.
 type Session struct {
-	tail   *shard.TailBuffer
-	frames *FrameSet
+	frames    *FrameSet
+	departure Departure
 
 	position  position.Position // everything below it was read: it is framed, or in heldMessages
 	announced announcedOffset   // the offset in the newest control event
@@ -24,19 +24,20 @@ type Session struct {
 	// the rest, for MaxHeldTime at most, so that no event contains half a character.
 	heldMessages []heldMessage
 
-	minCursor uint64 // the smallest Stream-Cursor that the client may still get
-	cursorNow uint64 // the Stream-Cursor of this moment, set by the executor
+	minCursor uint64             // the smallest Stream-Cursor that the client may still get
+	page      *shard.RecordBatch // fetched by the executor while the reader was behind
+	out       *OutputBuffer      // nil: there is no pending output
 
-	page *shard.RecordBatch // fetched by the executor while the reader was behind
-	out  *OutputBuffer      // nil: there is no pending output
+	activeAt   Instant // when the client last accepted something
+	pauseUntil Instant // a reader that is behind: when to fetch the page again; else: when to release heldMessages
 
 	framedCount       uint32 // messages framed since the executor last counted
 	gapCount          uint16 // RecordBatches that did not join the position; anything but 0 is a bug
-	framing           Framing
-	status            State
+	status            state
+	leaving           EndReason    // the last output was rendered, after which the response ends; 0: it was not
+	fetching          bool         // the executor has been told to fetch a page
 	announcedAny      bool         // the output has had a control event
 	announcedUpToDate bool         // the newest control event said "up to date"
-	heldTooLong       bool         // heldMessages have waited for MaxHeldTime
 	fromStart         bool         // began at the start of the stream: what was trimmed there is not missed
 	lookBacks         uint8        // look-backs so far; see beginLookBack
 	boundary          textBoundary // at the position; before heldMessages, if there are any
@@ -47,6 +48,7 @@ type Session struct {
 type OutputBuffer struct {
 	pending [][]byte
 	written int      // how many of pending are written
+	cursor  uint64   // the Stream-Cursor of the moment of rendering
 	frames  []*frame // the frames with data in pending
 	batches []shard.RecordBatch
 }
@@ -64,15 +66,14 @@ type heldMessage struct {
 	generation shard.Generation
 }
 
-// State says what the executor has to do when there is no output.
-type State uint8
+// state says what follows the output.
+type state uint8
 
-// What an executor has to do.
 const (
-	StateIdle   State = iota + 1 // wait for news above the position
-	StateBehind                  // fetch the page that WantedPage names
-	StateClosed                  // the end was announced: end the response
-	StateGone                    // the generation is over: end the response
+	stateIdle   state = iota + 1 // news above the position
+	stateBehind                  // the page that WantedPage names
+	stateClosed                  // nothing: the end was announced
+	stateGone                    // nothing: the generation is over
 )
 
 // Held messages are released when the rest of the character has not come for MaxHeldTime, or when
@@ -88,18 +89,19 @@ const (
 // TurnBytes is about how many bytes one turn of a reader writes.
 const TurnBytes = 256 << 10
 
-// Start says where a reader begins.
+// Start says where a reader begins, and for how long it may stay.
 type Start struct {
 	At        position.Position
 	FromStart bool   // At is the start of the stream: what was trimmed there is not missed
 	MinCursor uint64 // the smallest Stream-Cursor that the client may get; 0: any
+	Permit    Permit // nil: without an end
 }
 
-// NewSession returns the session of a reader of a TailBuffer. Close ends it.
-func NewSession(cache *FrameCache, tail *shard.TailBuffer, form Framing, start Start) Session {
+// NewSession returns the session of a reader of a TailBuffer that begins now. Close ends it.
+func NewSession(cache *FrameCache, rules *Rules, tail *shard.TailBuffer, form Framing, start Start, now Instant) Session {
 	c := Session{
-		tail: tail, frames: cache.openSet(tail, form), framing: form, position: start.At,
-		fromStart: start.FromStart, minCursor: start.MinCursor, status: StateIdle,
+		frames: cache.openSet(tail, form), departure: NewDeparture(rules, start.Permit, now), position: start.At,
+		fromStart: start.FromStart, minCursor: start.MinCursor, status: stateIdle, activeAt: now, pauseUntil: never,
 	}
 	c.announced = announcedOffset{c.generation(), start.At.Pos}
 	if form == FramingText && !start.FromStart {
@@ -117,14 +119,14 @@ func (c *Session) Close() {
 // Key names the readers that share frames with this one.
 func (c *Session) Key() SetKey { return c.frames.key }
 
+// tail returns the stream's newest records.
+func (c *Session) tail() *shard.TailBuffer { return c.frames.key.Tail }
+
 // Watch asks the TailBuffer to wake w at news for the reader, once; false: there is news already.
-func (c *Session) Watch(w shard.Waker) bool { return c.tail.Watch(w, c.position.Pos) }
+func (c *Session) Watch(w shard.Waker) bool { return c.tail().Watch(w, c.position.Pos) }
 
 // Unwatch undoes Watch.
-func (c *Session) Unwatch(w shard.Waker) { c.tail.Unwatch(w) }
-
-// SetCursor sets the Stream-Cursor of this moment, for the output that is rendered from now on.
-func (c *Session) SetCursor(now uint64) { c.cursorNow = now }
+func (c *Session) Unwatch(w shard.Waker) { c.tail().Unwatch(w) }
 
 // TakeCounts returns how many messages were framed since the last call, and how many RecordBatches
 // did not join the reader's position, which is a bug if it is not 0.
@@ -132,12 +134,6 @@ func (c *Session) TakeCounts() (messages, gaps int) {
 	messages, gaps = int(c.framedCount), int(c.gapCount)
 	c.framedCount, c.gapCount = 0, 0
 	return messages, gaps
-}
-
-// ReleaseHeld has the next output release what the session holds back; false: it holds nothing back.
-func (c *Session) ReleaseHeld() bool {
-	c.heldTooLong = c.HeldUpTo() != 0
-	return c.heldTooLong
 }
 
 // LendBuffer gives a session that has no buffer the one in spare.
@@ -159,24 +155,13 @@ func (c *Session) generation() shard.Generation {
 	if len(c.position.Inherited) > 0 {
 		return c.position.Inherited[0].Info.Generation
 	}
-	return c.tail.Generation()
-}
-
-// Output returns output, and S2's time (ms) of the newest message in it; 0 if the reader was
-// not up to date before.
-func (c *Session) Output(budget int) (owed [][]byte, newest shard.Millis) {
-	fresh := c.announcedUpToDate && !c.HasOutput()
-	owed = c.output(budget)
-	if fresh {
-		newest = c.out.newestTime()
-	}
-	return owed, newest
+	return c.tail().Generation()
 }
 
 // WantedPage returns the segment and the position of the page that the reader needs.
 func (c *Session) WantedPage() (position.Segment, shard.Pos) {
 	if c.lookBacks == 0 {
-		return c.position.CurrentSegment(c.tail.Stream(), c.tail.Info()), c.position.Pos
+		return c.position.CurrentSegment(c.tail().Stream(), c.tail().Info()), c.position.Pos
 	}
 	l, end, _ := c.segmentBefore()
 	return l, max(l.Info.Start, end-min(end, 1<<(c.lookBacks-1)))
@@ -185,9 +170,9 @@ func (c *Session) WantedPage() (position.Segment, shard.Pos) {
 // segmentBefore returns the segment that holds what precedes the reader's position, and where that
 // ends in it; false: the stream begins here.
 func (c *Session) segmentBefore() (l position.Segment, end shard.Pos, ok bool) {
-	info := c.tail.Info()
+	info := c.tail().Info()
 	all := position.InheritedSegments(info)
-	l, end = c.position.CurrentSegment(c.tail.Stream(), info), c.position.Pos
+	l, end = c.position.CurrentSegment(c.tail().Stream(), info), c.position.Pos
 	for i := len(all) - len(c.position.Inherited) - 1; end <= l.Info.Start; i-- {
 		if i < 0 {
 			return l, end, false
@@ -208,7 +193,7 @@ func (c *Session) beginLookBack() {
 		return
 	}
 	c.lookBacks++
-	c.status = StateBehind
+	c.status = stateBehind
 }
 
 // finishLookBack reads the boundary from the page that beginLookBack asked for.
@@ -230,73 +215,88 @@ func (c *Session) endLookBack() {
 	c.lookBacks, c.boundary = 0, textBoundary{skipBytes: c.boundary.skipBytes}
 }
 
-// HeldUpTo identifies the held messages by the position after them; 0: there are none.
-func (c *Session) HeldUpTo() shard.Pos {
+// heldUpTo identifies the held messages by the position after them; 0: there are none.
+func (c *Session) heldUpTo() shard.Pos {
 	if len(c.heldMessages) == 0 {
 		return 0
 	}
 	return c.heldMessages[len(c.heldMessages)-1].Next
 }
 
-// State returns what the executor has to do. It is valid while there is no output.
-func (c *Session) State() State { return c.status }
-
 // HasOutput reports whether output was rendered that is not written yet.
 func (c *Session) HasOutput() bool { return c.out != nil && c.out.written < len(c.out.pending) }
 
-// output returns the reader's pending bytes: whole events, at least one if there is any,
-// and more of them up to about budget bytes of messages. It is empty if there is
-// nothing to write before the executor has acted on State.
-func (c *Session) output(budget int) [][]byte {
-	if c.HasOutput() {
-		return c.out.pending[c.out.written:]
-	}
-	if c.status == StateClosed || c.status == StateGone {
+// Pending returns the output that is not written yet.
+func (c *Session) Pending() [][]byte {
+	if !c.HasOutput() {
 		return nil
 	}
-	if c.out == nil {
-		c.out = &OutputBuffer{}
-	}
-	before, late := c.tail.Info(), c.heldTooLong
-	c.heldTooLong = false
-	ranges, paged, st := c.readBatches(budget)
-	switch st {
-	case shard.StatusGone:
-		c.status = StateGone
-		return nil
-	case shard.StatusBelow:
-		c.status = StateBehind
-		return nil
-	}
-	c.status = StateIdle
-	last, joined := c.frameBatches(ranges, paged)
-	if !joined {
-		st = shard.StatusMore
-	}
-	if st == shard.StatusClosed || late && len(ranges) == 0 {
-		last = c.frameHeld(last, true)
-	}
-	c.appendFinalControl(last, st, before)
-	clear(ranges) // an idle session keeps no RecordBatch alive
 	return c.out.pending[c.out.written:]
 }
 
+// prepareBuffer makes sure that there is a buffer for output.
+func (c *Session) prepareBuffer() {
+	if c.out == nil {
+		c.out = &OutputBuffer{}
+	}
+}
+
+// render adds what the reader gets next to the output: whole events, at least one if there is any,
+// and more of them up to about budget bytes of messages. It adds nothing if something else must
+// happen first, which status then says. There is a buffer.
+func (c *Session) render(now Instant, cursor uint64, budget int) {
+	held := c.heldUpTo()
+	late := held != 0 && now >= c.pauseUntil
+	c.out.cursor = cursor
+	c.renderBatches(budget, late)
+	switch {
+	case c.status == stateBehind:
+		c.pauseUntil = now
+	case late, c.heldUpTo() != held:
+		c.pauseUntil = now.Add(MaxHeldTime)
+	}
+}
+
+// renderBatches does that; late: held messages have waited for long enough.
+func (c *Session) renderBatches(budget int, late bool) {
+	before := c.tail().Info()
+	batches, paged, st := c.readBatches(budget)
+	switch st {
+	case shard.StatusGone:
+		c.status = stateGone
+		return
+	case shard.StatusBelow:
+		c.status = stateBehind
+		return
+	}
+	c.status = stateIdle
+	last, joined := c.frameBatches(batches, paged)
+	if !joined {
+		st = shard.StatusMore
+	}
+	if st == shard.StatusClosed || late && len(batches) == 0 {
+		last = c.frameHeld(last, true)
+	}
+	c.appendFinalControl(last, st, before)
+	clear(batches) // an idle session keeps no RecordBatch alive
+}
+
 // readBatches returns the RecordBatches to frame next, and what follows them.
-func (c *Session) readBatches(budget int) (ranges []shard.RecordBatch, paged bool, st shard.TailStatus) {
+func (c *Session) readBatches(budget int) (batches []shard.RecordBatch, paged bool, st shard.TailStatus) {
 	past, into := len(c.position.Inherited) > 0, &c.out.batches
 	switch {
-	case c.page == nil && past && c.tail.EndError() == nil:
+	case c.page == nil && past && c.tail().EndError() == nil:
 		return nil, false, shard.StatusBelow
 	case c.page == nil:
-		*into, st = c.tail.ReadAt(c.position.Pos, budget, (*into)[:0])
+		*into, st = c.tail().ReadAt(c.position.Pos, budget, (*into)[:0])
 		return *into, false, st
 	}
 	r := *c.page
 	c.page = nil
 	*into = append((*into)[:0], r)
-	info := c.tail.Info()
+	info := c.tail().Info()
 	switch {
-	case c.tail.EndError() != nil:
+	case c.tail().EndError() != nil:
 		st = shard.StatusGone
 	case past || r.To() < info.Tail:
 		st = shard.StatusMore
@@ -314,44 +314,50 @@ type readerState struct {
 	pos                             shard.Pos
 	minCursor                       uint64
 	announced                       announcedOffset
-	status                          State
+	status                          state
 	announcedAny, announcedUpToDate bool
 	boundary                        textBoundary
 }
 
 // sharedState returns the reader's state; false: the session has more state than a readerState.
 func (c *Session) sharedState() (readerState, bool) {
-	plain := len(c.position.Inherited) == 0 && len(c.heldMessages) == 0 && c.page == nil && c.lookBacks == 0
+	plain := len(c.position.Inherited) == 0 && len(c.heldMessages) == 0 && c.page == nil && c.lookBacks == 0 &&
+		!c.fetching && c.leaving == 0 && c.departure.asked == 0
 	return readerState{c.position.Pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary}, plain
 }
 
 // IsUpToDate reports whether the reader was told everything that was read, and waits for news.
-func (c *Session) IsUpToDate() bool { return c.announcedUpToDate && c.status == StateIdle }
+func (c *Session) IsUpToDate() bool { return c.announcedUpToDate && c.status == stateIdle }
 
 // setSharedState moves the reader to the state that another reader has reached.
 func (c *Session) setSharedState(s readerState) {
 	c.position.Pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary = s.pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary
 }
 
-// AcceptPage takes the page that WantedPage asked for, or the error with which it could not be read.
-// It returns the error if the reader cannot continue without the page.
-func (c *Session) AcceptPage(r shard.RecordBatch, err error) error {
+// AcceptPage takes the page that Next asked for, or the error with which it could not be read. It
+// returns the error if the reader cannot continue without the page, and its response is to end.
+func (c *Session) AcceptPage(r shard.RecordBatch, err error, now Instant) error {
+	c.fetching = false
 	var trimmed *shard.TrimmedError
-	if errors.As(err, &trimmed) && c.lookBacks > 0 {
+	switch {
+	case errors.As(err, &trimmed) && c.lookBacks > 0:
 		c.endLookBack()
-		c.status = StateIdle
+		c.status = stateIdle
+	case errors.As(err, &trimmed) && c.fromStart && trimmed.First > c.position.Pos && c.skipToKept(trimmed.First):
+	case err != nil && c.departure.rules.isTemporary(err): // storage has the page, and does not answer
+		retry := c.departure.rules.PageRetry
+		c.pauseUntil = now.Add(retry/2 + c.departure.rules.random(retry))
 		return nil
-	}
-	if errors.As(err, &trimmed) && c.fromStart && trimmed.First > c.position.Pos && c.skipToKept(trimmed.First) {
-		return nil
-	}
-	if err != nil {
+	case err != nil:
+		c.EndNow()
 		return err
-	}
-	c.fromStart = false
-	if !c.acceptPage(r) {
+	case !c.acceptPage(r):
+		c.EndNow()
 		return errPageGap
+	default:
+		c.fromStart = false
 	}
+	c.pauseUntil = now.Add(MaxHeldTime) // if something is held
 	return nil
 }
 
@@ -363,7 +369,7 @@ var errPageGap = errors.New("page does not join")
 func (c *Session) acceptPage(r shard.RecordBatch) bool {
 	if c.lookBacks > 0 {
 		c.finishLookBack(r)
-		c.status = StateIdle
+		c.status = stateIdle
 		return true
 	}
 	if r.IsZero() || r.From() > c.position.Pos || r.To() <= c.position.Pos {
@@ -371,7 +377,7 @@ func (c *Session) acceptPage(r shard.RecordBatch) bool {
 		return false
 	}
 	c.page = &r
-	c.status = StateIdle
+	c.status = stateIdle
 	return true
 }
 
@@ -385,29 +391,29 @@ func (c *Session) skipToKept(pos shard.Pos) bool {
 	c.boundary = textBoundary{skipBytes: characterRest}
 	c.leaveReadSegments()
 	c.announced = announcedOffset{c.generation(), c.position.Pos}
-	c.status = StateIdle
+	c.status = stateIdle
 	return true
 }
 
 // leaveReadSegments moves the reader from a segment that is read to its end to the next.
 func (c *Session) leaveReadSegments() {
 	if past := len(c.position.Inherited); past > 0 {
-		c.position = c.position.SkipReadSegments(c.tail.Info().Start)
+		c.position = c.position.SkipReadSegments(c.tail().Info().Start)
 		if len(c.position.Inherited) < past && len(c.heldMessages) == 0 {
 			c.announced = announcedOffset{c.generation(), c.position.Pos}
 		}
 	}
 }
 
-// frameBatches adds the messages of ranges to the output, each data event but the last with
+// frameBatches adds the messages of batches to the output, each data event but the last with
 // its control event. It returns the last frame, nil if there was none. joined is
 // false if a RecordBatch did not join the position: the reader then needs what lies
 // before it, and nothing beyond was added.
-func (c *Session) frameBatches(ranges []shard.RecordBatch, paged bool) (last *frame, joined bool) {
-	for _, r := range ranges {
+func (c *Session) frameBatches(batches []shard.RecordBatch, paged bool) (last *frame, joined bool) {
+	for _, r := range batches {
 		if r.From() > c.position.Pos {
 			c.gapCount++
-			c.status = StateBehind
+			c.status = stateBehind
 			return last, false
 		}
 		if r.To() <= c.position.Pos {
@@ -428,7 +434,7 @@ func (c *Session) frameBatches(ranges []shard.RecordBatch, paged bool) (last *fr
 		}
 		c.position.Pos = r.To()
 		if shared {
-			last = c.appendFrame(last, c.frames.frameFor(r, first, c.generation(), paged, c.cursorNow))
+			last = c.appendFrame(last, c.frames.frameFor(r, first, c.generation(), paged, c.out.cursor))
 			continue
 		}
 		for i := first; i < r.Len(); i++ {
@@ -444,7 +450,7 @@ func (c *Session) frameBatches(ranges []shard.RecordBatch, paged bool) (last *fr
 // unchanged. If not, it needs a frame of its own: they end inside a character, or begin with
 // bytes that were shown already. ok is false if the reader has to look back first.
 func (c *Session) canShareFrame(r shard.RecordBatch, first int) (shared, ok bool) {
-	if c.framing != FramingText {
+	if c.frames.key.Framing != FramingText {
 		return true, true
 	}
 	if len(c.heldMessages) > 0 {
@@ -468,7 +474,7 @@ func (c *Session) canShareFrame(r shard.RecordBatch, first int) (shared, ok bool
 // that does not end inside a character; all: up to the last message.
 func (c *Session) frameHeld(last *frame, all bool) *frame {
 	n := len(c.heldMessages)
-	if c.framing == FramingText && !all {
+	if c.frames.key.Framing == FramingText && !all {
 		for n > 0 && endInsideCharacter(c.heldMessages[:n]) {
 			n--
 		}
@@ -485,12 +491,12 @@ func (c *Session) frameHeld(last *frame, all bool) *frame {
 		return last
 	}
 	bodies = bodies[:n]
-	if c.framing == FramingText {
+	if c.frames.key.Framing == FramingText {
 		var text []byte
 		text, c.boundary = joinText(bodies, c.boundary)
 		bodies = [][]byte{text}
 	}
-	f := newFrame(c.framing, c.heldMessages[n-1].generation, c.heldMessages[n-1].Next, c.cursorNow, bodies)
+	f := newFrame(c.frames.key.Framing, c.heldMessages[n-1].generation, c.heldMessages[n-1].Next, c.out.cursor, bodies)
 	f.messages = n
 	c.heldMessages = append([]heldMessage(nil), c.heldMessages[n:]...)
 	return c.appendFrame(last, f)
@@ -525,7 +531,7 @@ func (c *Session) appendFinalControl(last *frame, st shard.TailStatus, before sh
 	switch {
 	case st == shard.StatusClosed:
 		at = endClosed
-		c.status = StateClosed
+		c.status = stateClosed
 	case st == shard.StatusTip && len(c.heldMessages) == 0:
 		at = endUpToDate
 	}
@@ -556,15 +562,18 @@ func (c *Session) appendFinalControl(last *frame, st shard.TailStatus, before sh
 // is nil. The client's cursor never decreases.
 func (c *Session) controlEvent(f *frame, at streamEnd) (b []byte) {
 	if f == nil {
-		c.minCursor = max(c.minCursor, c.cursorNow)
+		c.minCursor = max(c.minCursor, c.out.cursor)
 		return renderStandaloneControl(c.announced.generation, c.announced.pos, c.minCursor, at)
 	}
-	b, c.minCursor = f.controlEvent(at, c.minCursor, c.cursorNow)
+	b, c.minCursor = f.controlEvent(at, c.minCursor, c.out.cursor)
 	return b
 }
 
-// MarkWritten records that n pending bytes are written. They are released immediately.
-func (c *Session) MarkWritten(n int) {
+// MarkWritten records that the client has accepted n pending bytes, which are released immediately.
+func (c *Session) MarkWritten(n int, now Instant) {
+	if n > 0 {
+		c.activeAt = now
+	}
 	r := c.out
 	for n > 0 && c.HasOutput() {
 		b := r.pending[r.written]
@@ -580,6 +589,10 @@ func (c *Session) MarkWritten(n int) {
 		c.releaseOutput()
 	}
 }
+
+// MarkActive records that the client has accepted something now that MarkWritten was not told of, as
+// bytes that were encrypted before.
+func (c *Session) MarkActive(now Instant) { c.activeAt = now }
 
 // releaseOutput releases the pending output, which was written or is not wanted any more. A small
 // buffer is kept for the next output.

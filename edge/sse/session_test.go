@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -44,8 +45,15 @@ type world struct {
 
 	tail    *shard.TailBuffer
 	frames  *FrameCache
+	rules   *Rules
+	now     Instant
 	readers []*reader
 	told    []uint64 // every position that some event carried
+}
+
+// newRules returns rules by which every page that could not be read is lost, and every chance is 0.
+func newRules(times Times) *Rules {
+	return NewRules(times, time.Time{}, func(error) bool { return false }, func(time.Duration) time.Duration { return 0 })
 }
 
 func newWorld(t *rapid.T) *world {
@@ -57,7 +65,7 @@ func newWorld(t *rapid.T) *world {
 		interval: 1000,
 		frames:   NewFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), sendbudget.New(64<<20)),
 	}
-	w.first = w.start
+	w.first, w.rules = w.start, newRules(Times{Heartbeat: time.Hour})
 	tails := shard.NewTailBuffers(rapid.IntRange(1, 600).Draw(t, "per tail"), rapid.Int64Range(1, 1000).Draw(t, "budget"))
 	info := shard.Info{Exists: true, Generation: w.life, Start: w.start, Tail: w.start, Type: "x/y"}
 	w.tail = tails.Open("p/s", info, w.start)
@@ -228,7 +236,7 @@ func (w *world) join(pos shard.Pos, fromStart bool) *reader {
 	if pos%2 == 1 {
 		least = w.interval + uint64(pos)
 	}
-	c := NewSession(w.frames, w.tail, w.form, Start{At: position.Position{Pos: pos}, FromStart: fromStart, MinCursor: least})
+	c := NewSession(w.frames, w.rules, w.tail, w.form, Start{At: position.Position{Pos: pos}, FromStart: fromStart, MinCursor: least}, w.now)
 	r := &reader{world: w, c: &c, fromStart: fromStart, at: uint64(pos), cursor: least}
 	r.begin(pos)
 	w.readers = append(w.readers, r)
@@ -273,36 +281,29 @@ func (r *reader) begin(pos shard.Pos) {
 	}
 }
 
-// turn is one turn of a driver that writes as much as the socket takes; false:
+// turn is one turn of an executor that writes as much as the connection accepts; false:
 // there was nothing to do.
 func (r *reader) turn(budget int, takes func(n int) int) bool {
 	c := r.c
-	c.cursorNow = r.interval
 	if !c.HasOutput() {
-		r.info = c.tail.Info()
+		r.info = c.tail().Info()
 	}
-	bufs := c.output(budget)
-	if len(bufs) > 0 {
-		all := bytes.Join(bufs, nil)
+	switch c.Next(r.now, r.interval, budget).Do {
+	case Write:
+		all := bytes.Join(c.Pending(), nil)
 		n := takes(len(all))
-		c.MarkWritten(n)
+		c.MarkWritten(n, r.now)
 		r.buf = append(r.buf, all[:n]...)
-		var rest []byte
-		if c.HasOutput() {
-			rest = bytes.Join(c.output(0), nil)
-		}
-		if !bytes.Equal(rest, all[n:]) {
+		if rest := bytes.Join(c.Pending(), nil); !bytes.Equal(rest, all[n:]) {
 			r.Fatalf("owes %q after %d of %q", rest, n, all)
 		}
 		r.parse()
 		return true
-	}
-	switch c.State() {
-	case StateBehind:
+	case Fetch:
 		r.behind()
 		return true
-	case StateIdle:
-		return c.position.Pos < c.tail.Info().Tail
+	case WaitForNews:
+		return c.position.Pos < c.tail().Info().Tail
 	}
 	return false
 }
@@ -310,14 +311,17 @@ func (r *reader) turn(budget int, takes func(n int) int) bool {
 // behind brings a page of any size, or says that there is none.
 func (r *reader) behind() {
 	_, pos := r.c.WantedPage()
-	if r.c.lookBacks > 0 && pos < r.first {
-		r.c.endLookBack()
-		r.joint.kind = boundaryPlain
-		return
-	}
 	if pos < r.first {
-		first := min(r.first, r.c.tail.Info().Tail)
-		if r.lost = !r.fromStart || !r.c.skipToKept(first); !r.lost {
+		first := min(r.first, r.c.tail().Info().Tail)
+		looksBack := r.c.lookBacks > 0
+		if looksBack {
+			first = r.first
+		}
+		r.lost = r.c.AcceptPage(shard.RecordBatch{}, &shard.TrimmedError{First: first}, r.now) != nil
+		switch {
+		case looksBack:
+			r.joint.kind = boundaryPlain
+		case !r.lost:
 			if r.got > 0 || r.after.ID != "" {
 				r.Fatalf("skips from %d to %d after %+v", pos, first, r.after)
 			}
@@ -333,8 +337,8 @@ func (r *reader) behind() {
 	for to <= pos { // a page is not larger than it has to be, as often as not
 		to = shard.Pos(r.pick(uint64(pos+1), r.end(), "page to"))
 	}
-	if !r.c.acceptPage(r.rangeOf(from, to)) {
-		r.Fatalf("page [%d, %d) does not join at %d", from, to, pos)
+	if err := r.c.AcceptPage(r.rangeOf(from, to), nil, r.now); err != nil {
+		r.Fatalf("page [%d, %d) does not join at %d: %v", from, to, pos, err)
 	}
 }
 
@@ -464,30 +468,30 @@ func (r *reader) control(e ssetest.Event, pos shard.Pos) {
 func (r *reader) drain(budget int) {
 	for n := 0; !r.lost && r.turn(budget, func(n int) int { return n }); n++ {
 		if n > 20*len(r.cells)+20 {
-			r.Fatalf("never idle: at %d of %+v", r.c.position.Pos, r.c.tail.Info())
+			r.Fatalf("never idle: at %d of %+v", r.c.position.Pos, r.c.tail().Info())
 		}
 	}
 	if len(r.buf) > 0 {
 		r.Fatalf("ends inside an event: %q", r.buf)
 	}
-	info := r.c.tail.Info()
+	info := r.c.tail().Info()
 	switch {
 	case r.lost:
 		return
-	case r.c.tail.EndError() != nil:
+	case r.c.tail().EndError() != nil:
 		// One turn may be needed to find out; what was owed came first.
-		if r.c.State() != StateGone && !r.closed {
-			r.Fatalf("state %d of an ended life", r.c.State())
+		if r.c.status != stateGone && !r.closed {
+			r.Fatalf("state %d of an ended life", r.c.status)
 		}
 		return
 	case r.after.Name != "control":
 		r.Fatalf("the last event is %+v", r.after)
 	case info.Closed:
-		if !r.closed || r.c.State() != StateClosed || r.next < len(r.msgs) {
+		if !r.closed || r.c.status != stateClosed || r.next < len(r.msgs) {
 			r.Fatalf("end not told: %+v, %+v", r.after, info)
 		}
-	case r.c.State() != StateIdle || r.closed:
-		r.Fatalf("state %d, %+v", r.c.State(), r.after)
+	case r.c.status != stateIdle || r.closed:
+		r.Fatalf("state %d, %+v", r.c.status, r.after)
 	}
 	held, last := 0, max(r.from, info.Tail)
 	if r.got > 0 { // a page may know more than the TailBuffer
@@ -544,8 +548,8 @@ func model(t *rapid.T) {
 		"drain": func(t *rapid.T) { some(t).drain(budget.Draw(t, "budget")) },
 		"time":  func(*rapid.T) { w.interval++ },
 		"late": func(t *rapid.T) {
-			if r := some(t); r.c.HeldUpTo() > 0 && !r.c.HasOutput() {
-				r.late = r.c.ReleaseHeld()
+			if r := some(t); r.c.heldUpTo() > 0 && !r.c.HasOutput() && !r.c.fetching {
+				r.c.pauseUntil, r.late = r.now, true
 				r.turn(TurnBytes, func(n int) int { return n })
 			}
 		},
@@ -600,7 +604,7 @@ func lone(t *testing.T, form Framing, bodies ...string) (*Session, *shard.TailBu
 			t.Fatal(err)
 		}
 	}
-	c := NewSession(NewFrameCache(1<<20, sendbudget.New(64<<20)), tail, form, Start{FromStart: true})
+	c := NewSession(NewFrameCache(1<<20, sendbudget.New(64<<20)), newRules(Times{Heartbeat: time.Hour}), tail, form, Start{FromStart: true}, 0)
 	return &c, tail
 }
 
@@ -608,9 +612,9 @@ func lone(t *testing.T, form Framing, bodies ...string) (*Session, *shard.TailBu
 func take(t *testing.T, c *Session) []ssetest.Event {
 	t.Helper()
 	var all []byte
-	for bufs := c.output(1); len(bufs) > 0; bufs = c.output(1) {
-		b := bytes.Join(bufs, nil)
-		c.MarkWritten(len(b))
+	for c.Next(0, 0, 1).Do == Write {
+		b := bytes.Join(c.Pending(), nil)
+		c.MarkWritten(len(b), 0)
 		all = append(all, b...)
 	}
 	es, rest, err := ssetest.Parse(all)
@@ -640,8 +644,10 @@ func TestCursorHeldLimit(t *testing.T) {
 // A crowd at the same place shares the bytes of one frame, whichever reader comes first.
 func TestCursorShares(t *testing.T) {
 	a, tail := lone(t, FramingJSON, `{"n":1}`, `{"n":2}`)
-	b := NewSession(a.frames.cache, tail, FramingJSON, Start{FromStart: true})
-	one, two := a.output(TurnBytes), b.output(TurnBytes)
+	b := NewSession(a.frames.cache, a.departure.rules, tail, FramingJSON, Start{FromStart: true}, 0)
+	a.Next(0, 0, TurnBytes)
+	b.Next(0, 0, TurnBytes)
+	one, two := a.Pending(), b.Pending()
 	if len(one) != 4 || len(two) != 4 {
 		t.Fatalf("%q %q", one, two)
 	}

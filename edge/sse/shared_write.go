@@ -27,30 +27,30 @@ func (w *SharedWrite) Covers(c *Session) bool {
 }
 
 // Render ends the SharedWrite, if the reader can share its output at all, and renders that reader's
-// output, with the buffer in spare. newest is as from Session.Output. ok is false if there is nothing
-// to share; the reader then continues by itself, with its output and the buffer.
-func (w *SharedWrite) Render(c *Session, spare **OutputBuffer) (newest shard.Millis, ok bool) {
+// output, with the buffer in spare. newest is as in an Action. ok is false if there is nothing to
+// share; the reader then continues by itself, with its output and the buffer.
+func (w *SharedWrite) Render(c *Session, now Instant, cursor uint64, spare **OutputBuffer) (newest shard.Millis, ok bool) {
 	from, plain := c.sharedState()
-	if !plain || c.HasOutput() {
+	if !plain || c.HasOutput() || from.status != stateIdle {
 		return 0, false
 	}
 	w.End(c.frames.cache.budget, spare)
-	c.out, *spare = *spare, nil
-	owed, newest := c.Output(TurnBytes)
+	c.LendBuffer(spare)
+	a, _ := c.renderNews(now, cursor, TurnBytes)
 	to, plain := c.sharedState()
 	size := 0
-	for _, b := range owed {
+	for _, b := range c.Pending() {
 		size += len(b)
 	}
 	if size == 0 || size > MaxSharedBytes || !plain {
-		return newest, false
+		return a.Newest, false
+	}
+	for _, b := range c.Pending() {
+		w.bytes = append(w.bytes, b...)
 	}
 	w.from, w.to, w.out, c.out = from, to, c.out, nil
 	w.messages, c.framedCount = c.framedCount, 0
-	for _, b := range owed {
-		w.bytes = append(w.bytes, b...)
-	}
-	return newest, true
+	return a.Newest, true
 }
 
 // Bytes returns what is to be sent.
@@ -59,11 +59,16 @@ func (w *SharedWrite) Bytes() []byte { return w.bytes }
 // MarkWritten records that n of the bytes are written to a reader that Covers has named: the reader
 // has the state after them, and the rest as pending output. messages is how many are to be counted
 // as delivered now; those of a reader that accepted nothing are counted by its session.
-func (w *SharedWrite) MarkWritten(c *Session, n int) (messages int) {
+func (w *SharedWrite) MarkWritten(c *Session, n int, now Instant) (messages int) {
 	c.setSharedState(w.to)
+	if c.status == stateBehind {
+		c.pauseUntil = now
+	}
 	if n < len(w.bytes) {
 		c.out = w.out.clone(c.frames.cache.budget)
-		c.MarkWritten(n)
+		c.MarkWritten(n, now)
+	} else {
+		c.activeAt = now
 	}
 	if n == 0 {
 		c.framedCount += w.messages
