@@ -152,6 +152,10 @@ type Server struct {
 	rebalanceSignals chan struct{} // unbuffered: a reader that receives leaves; see Rebalance
 }
 
+// maxAppendWithToken is the buffer of an append connection where requests carry tokens: a token of
+// 2 KiB would leave a message hardly any room in that of others.
+const maxAppendWithToken = 8 << 10
+
 // New returns a Server over streams.
 func New(cfg Config, streams Backend) *Server {
 	cfg.setDefaults()
@@ -183,6 +187,9 @@ func New(cfg Config, streams Backend) *Server {
 		Metrics: s.metrics,
 	})
 	s.appendConns = netconn.NewAppendConns(cfg.Logger, maxRequestTime)
+	if cfg.Judge != nil {
+		s.appendConns.MaxRequest = maxAppendWithToken
+	}
 	s.slotWriting = netconn.NewWriteSlots(s.writeSlots, s.metrics.waitingForSlot)
 	s.metrics.registerWritesBudget(cfg.Metrics, &s.bodyBudget)
 	s.metrics.registerSendBudget(cfg.Metrics, modeCatchUp, s.catchUpBudget)

@@ -63,8 +63,8 @@ const (
 	// minAppendsToTakeOver appends make net/http's connection an appendConn. Each time another
 	// request comes after all, twice as many are needed.
 	minAppendsToTakeOver = 4
-	// maxAppendRequest bounds a request, header and body, and what waits for the next one. It is the
-	// buffer that net/http gives a connection.
+	// maxAppendRequest is the default of AppendConns.MaxRequest: the buffer that net/http gives a
+	// connection.
 	maxAppendRequest = 4 << 10
 	// minRequestBytes counts the bytes that net/http receives before it looks at a request.
 	minRequestBytes = 4
@@ -80,6 +80,10 @@ var http2Preface = []byte("PRI * HTTP/2.0")
 type AppendConns struct {
 	// MinAppends appends make an append connection. The field is set before the first request.
 	MinAppends int
+	// MaxRequest bounds a request, header and body, and what waits for the next one: it is the buffer
+	// of each append connection (4 KiB). A longer request makes the connection net/http's again. The
+	// field is set before the first request.
+	MaxRequest int
 
 	logger    *slog.Logger
 	maxRounds int             // how many rounds of the sweeper a request may take
@@ -94,7 +98,7 @@ type AppendConns struct {
 // NewAppendConns returns an AppendConns whose requests may take maxRequestTime each.
 func NewAppendConns(logger *slog.Logger, maxRequestTime time.Duration) *AppendConns {
 	x := &AppendConns{
-		MinAppends: minAppendsToTakeOver, logger: logger, conns: map[*appendConn]struct{}{},
+		MinAppends: minAppendsToTakeOver, MaxRequest: maxAppendRequest, logger: logger, conns: map[*appendConn]struct{}{},
 		maxRounds: int(maxRequestTime / sweepEvery),
 	}
 	x.ctx, x.stop = context.WithCancel(context.Background())
@@ -108,7 +112,7 @@ func (x *AppendConns) stopping() bool { return x.ctx.Err() != nil }
 func (x *AppendConns) TakeOver(w http.ResponseWriter, r *http.Request) {
 	wire := SoleOf(r)
 	if wire == nil || r.TLS != nil || r.Proto != "HTTP/1.1" || r.Host == "" || r.URL.Host != "" ||
-		r.ContentLength <= 0 || r.ContentLength >= maxAppendRequest || r.Header.Get("Expect") != "" ||
+		r.ContentLength <= 0 || int64(x.MaxRequest) <= r.ContentLength || r.Header.Get("Expect") != "" ||
 		r.Close || w.Header().Get("Connection") != "" || x.stopping() {
 		return
 	}
@@ -125,7 +129,7 @@ func (x *AppendConns) TakeOver(w http.ResponseWriter, r *http.Request) {
 	}
 	t := &appendConn{
 		group: x, conn: wire, server: server, handler: server.Handler, header: http.Header{},
-		buf: make([]byte, rw.Reader.Buffered(), maxAppendRequest),
+		buf: make([]byte, rw.Reader.Buffered(), x.MaxRequest),
 		template: &http.Request{
 			Method: http.MethodPost, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Host: r.Host, RemoteAddr: r.RemoteAddr,
 		},

@@ -16,7 +16,7 @@ import (
 var errNotPlainAppend = errors.New("not an ordinary append")
 
 // parseRequest parses the request at the start of buf, if its header has arrived. It accepts
-// only a plain append: HTTP/1.1, within maxAppendRequest, in lines that end in CRLF, with one
+// only a plain append: HTTP/1.1, within AppendConns.MaxRequest, in lines that end in CRLF, with one
 // Content-Length in digits, to the same host as before, and without fields that concern the
 // connection. Two servers that read a request differently let a client smuggle another request
 // past one of them: so parseRequest accepts only what cannot be read in two ways, and returns

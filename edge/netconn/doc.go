@@ -46,7 +46,7 @@
 //
 // # Bounds
 //
-// An append connection has a buffer of 4 KiB (maxAppendRequest), as a connection of net/http has; a
+// An append connection has a buffer of 4 KiB (AppendConns.MaxRequest; 8 KiB where requests carry tokens), as a connection of net/http has; a
 // larger request goes back to net/http. There are as many write slots as the semaphore has room for;
 // never more goroutines wait for one than there are connections.
 //
