@@ -1,7 +1,8 @@
 // Runs the published Durable Streams server suite against Fantail; README.md has
 // the settings and the options.
 
-import { spawn } from "node:child_process"
+import { execFileSync, spawn } from "node:child_process"
+import { randomBytes } from "node:crypto"
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
@@ -20,6 +21,8 @@ const settings = {
   lone: { nodes: 1, target: (urls) => ({ url: urls[0] }) },
   fleet: { nodes: 3, target: (urls) => ({ url: urls[1] }) },
   robin: { nodes: 3, target: robin },
+  // With a file of rights, and a token on every request.
+  locked: { nodes: 3, target: (urls) => ({ url: urls[1] }), rights: true },
 }
 
 const { which, s2, file } = options()
@@ -40,9 +43,11 @@ if (rows.some((row) => row.passed !== core || row.failed > 0)) {
 
 async function run(name) {
   const began = performance.now()
-  const server = await start(settings[name].nodes)
+  const rights = settings[name].rights && makeRights()
+  const server = await start(settings[name].nodes, rights ? ["--auth", rights.file] : [])
   const target = await settings[name].target(server.urls)
-  const results = await suite(target.url)
+  const results = await suite(target.url, rights?.token)
+  rights?.remove()
   target.close?.()
   await server.stop()
 
@@ -56,8 +61,8 @@ async function run(name) {
 }
 
 // start is a Fantail with its nodes on free ports.
-async function start(nodes) {
-  const args = ["dev", `--nodes=${nodes}`, "--port=0", "--admin-port=0", "--s2-port=0", `--long-poll=${longPoll}ms`]
+async function start(nodes, more) {
+  const args = ["dev", `--nodes=${nodes}`, "--port=0", "--admin-port=0", "--s2-port=0", `--long-poll=${longPoll}ms`, ...more]
   if (s2) args.push(`--s2-endpoint=${s2}`)
   const child = spawned(fantail, ["--log-level=warn", ...args], { stdio: ["ignore", "pipe", "inherit"] })
   let stopping = false
@@ -86,8 +91,26 @@ async function start(nodes) {
   }
 }
 
+// makeRights makes a file of rights with one issuer, whose tokens may do everything, and a token.
+function makeRights() {
+  const dir = mkdtempSync(join(tmpdir(), "conformance-rights-"))
+  const secret = join(dir, "secret")
+  const file = join(dir, "rights.yaml")
+  writeFileSync(secret, randomBytes(32).toString("hex"))
+  writeFileSync(file, `issuers:
+  - iss: conformance
+    keys: { secret: ${secret}, alg: HS256 }
+    audience: [fantail]
+    projects: [default]
+    grants: [ { actions: ["*"], streams: ["**"] } ]
+`)
+  const mint = ["token", "mint", "--key", secret, "--alg", "HS256", "--issuer", "conformance", "--audience", "fantail", "--subject", "suite", "--ttl", "1h"]
+  const token = execFileSync(fantail, mint, { encoding: "utf8" }).trim()
+  return { file, token, remove: () => rmSync(dir, { recursive: true }) }
+}
+
 // suite is the result of every test, run against url.
-async function suite(url) {
+async function suite(url, token = "") {
   const dir = mkdtempSync(join(tmpdir(), "conformance-"))
   try {
     const out = join(dir, "results.json")
@@ -95,7 +118,7 @@ async function suite(url) {
     const child = spawned(process.execPath, [vitest, "run", "--reporter=json", `--outputFile=${out}`], {
       cwd: here,
       stdio: ["ignore", "ignore", "inherit"],
-      env: { ...process.env, CONFORMANCE_URL: url, CONFORMANCE_LONG_POLL: longPoll, CONFORMANCE_TIMEOUT: timeout },
+      env: { ...process.env, CONFORMANCE_URL: url, CONFORMANCE_LONG_POLL: longPoll, CONFORMANCE_TIMEOUT: timeout, CONFORMANCE_TOKEN: token },
     })
     await new Promise((done, lost) => child.on("exit", done).on("error", lost))
     const files = JSON.parse(readFileSync(out)).testResults

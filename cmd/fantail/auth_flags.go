@@ -41,11 +41,11 @@ func (f *authFlags) applyRights(cfg *edge.Config) (a authConfig, errs []error) {
 	cfg.ObserveOnly = f.AuthObserve
 	cfg.PrivateCache = f.Cache == "private"
 	switch {
-	case len(f.CORSOrigins) == 0 || slices.Contains(f.CORSOrigins, ""):
+	case slices.Contains(f.CORSOrigins, ""):
 		errs = append(errs, fmt.Errorf("--cors-origins (%s) is set and empty: want origins, * or none", variableOf("cors-origins")))
 	case slices.Equal(f.CORSOrigins, []string{"none"}):
 		cfg.NoCORS = true
-	case slices.Equal(f.CORSOrigins, []string{"*"}): // the default, also of the edge
+	case len(f.CORSOrigins) == 0, slices.Equal(f.CORSOrigins, []string{"*"}): // the default, also of the edge
 	default:
 		var err error
 		if cfg.Origins, err = access.ParseOrigins(f.CORSOrigins); err != nil {

@@ -29,6 +29,8 @@ type devCmd struct {
 	S2Port   int           `name:"s2-port" help:"Port of the embedded S2." default:"4430"`
 	Endpoint string        `name:"s2-endpoint" help:"URL of another S2 to use instead, such as s2-lite."`
 	LongPoll time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`
+
+	authFlags
 }
 
 const (
@@ -87,6 +89,11 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 			httpFlag: "--port", adminFlag: "--admin-port",
 			log: log.With("node", fmt.Sprintf("node-%d", i+1)),
 		}
+		var wrong []error
+		if cfg.auth, wrong = c.applyRights(&cfg.edge); len(wrong) > 0 {
+			return nil, errors.Join(append(wrong, f.stop())...)
+		}
+		cfg.auth.secrets = [][]byte{secret}
 		if c.Endpoint == "" {
 			cfg.shard.ColdOpens = devColdOpens
 		}
