@@ -9,9 +9,17 @@
 // # The path of a request
 //
 // serveRecorded (response_recorder.go) records every answer for metrics, log and access log. It
-// calls route (server.go): parseStreamPath turns the escaped path into a stream, guardBody
-// bounds how long the body may take, and the method picks a handler. Errors become problem documents
-// by the two tables in errors.go: writeError for errors, writeRefusal for verdicts.
+// calls route (server.go): parseStreamPath turns the escaped path into a stream, boundBodyTime
+// bounds how long the body may take, authorize decides whether the request may do what it asks for,
+// and the method picks a handler. Errors become problem documents by the two tables in errors.go:
+// writeError for errors, writeRefusal for verdicts; writeDenial (authorize.go) answers what the Judge
+// of package access refuses.
+//
+// authorize is the one place that decides, on the canonical stream id. It comes before anything about
+// the stream is asked, before a body is read, and before an answer says what exists. What it returns,
+// a permit, says how the answer may be cached (permit.cacheControl) and how long a reader may stay
+// (beginStay). stillAllows asks once more before an append is handed on, because its body may have
+// taken minutes. Without a file of rights it returns immediately.
 //
 // A header that is kept, travels to other nodes or comes back in an answer has a row in
 // headerTable (header_rules.go), with its bound, its bytes and where it goes; a write's headers are
@@ -137,7 +145,9 @@
 // with chunks too, because a drain, which is far more frequent than a crash, ends streams cleanly.
 // Over HTTP/2, and where net/http writes the stream, a cut is visible already.
 //
-// Any origin may send any header, because no answer allows credentials.
+// Where no origins are configured every origin may send any header, because no answer allows
+// credentials then. Pages of origins that are listed may have the browser attach a cookie, which
+// gives the right to read and nothing else.
 //
 // # Not here
 //
