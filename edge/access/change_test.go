@@ -576,3 +576,30 @@ projects:
 		k.Close()
 	}
 }
+
+// A second change of rights gives the readers of the first no more time.
+func TestFirstChangeCounts(t *testing.T) {
+	t.Parallel()
+	file := shopFile(t)
+	synctest.Test(t, func(t *testing.T) {
+		j := judgeOf(t, file, Config{})
+		r := ask("GET", "/", "Authorization: Bearer "+appToken(t, map[string]any{"exp": time.Now().Unix() + 3600}))
+		for _, changes := range [][2]string{{`"rooms/**", `, `streams: ["lobby/**"]`}, {`streams: ["lobby/**"]`, `"rooms/**", `}} {
+			if err := j.take([]byte(file)); err != nil {
+				t.Fatal(err)
+			}
+			l := lease(t, j, r, "acme", "rooms/1")
+			next := file
+			for _, text := range changes {
+				next = strings.Replace(next, text, strings.Replace(text, "**", "*", 1), 1)
+				if err := j.take([]byte(next)); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(45 * time.Second)
+			}
+			if j.Stays(l, j.env.second()) {
+				t.Error("a reader stays for more than a minute after the first change")
+			}
+		}
+	})
+}

@@ -32,14 +32,16 @@ type Config struct {
 
 // Observer counts what a Judge does.
 type Observer interface {
-	// Denied counts a request that is refused.
+	// Denied counts a request that is refused: fantail_auth_denied_total{reason}.
 	Denied(reason Reason)
 	// Verified counts a verification of a token of a configured issuer; reason is empty for a
-	// success. Tokens that are known already are not verified.
+	// success. Tokens that are known already are not verified:
+	// fantail_auth_verifications_total{issuer,result}.
 	Verified(issuer string, reason Reason)
-	// Fetched counts a fetch of an issuer's keys.
+	// Fetched counts a fetch of an issuer's keys: fantail_jwks_fetches_total{issuer,result}.
 	Fetched(issuer string, good bool)
-	// Limited counts a request that is over a limit of a configured project.
+	// Limited counts a request that is over a limit of a configured project:
+	// fantail_limited_total{project,limit}.
 	Limited(project string, limit Reason)
 }
 
@@ -108,10 +110,10 @@ func (j *Judge) Ready() (ready bool, missing []string) { return j.verifier.ready
 // Hash returns the hash of the file that is in force, for gossip and the metric.
 func (j *Judge) Hash() string { return j.verifier.rules.Load().hash }
 
-// CacheBytes returns the weight of the verified tokens that are kept.
+// CacheBytes returns the weight of the verified tokens that are kept: fantail_auth_cache_bytes.
 func (j *Judge) CacheBytes() uint64 { return j.verifier.cache.WeightedSize() }
 
-// KeyAges returns the age of each issuer's fetched keys.
+// KeyAges returns the age of each issuer's fetched keys: fantail_jwks_age_seconds{issuer}.
 func (j *Judge) KeyAges() map[string]time.Duration {
 	ages := map[string]time.Duration{}
 	for name, i := range j.verifier.rules.Load().issuers {

@@ -20,7 +20,7 @@ const leaseSpread = 5
 // End says why a lease is over.
 type End uint8
 
-// The ends of a lease. They label the metric of ended readers.
+// The ends of a lease. They label fantail_readers_ended_total{why}.
 const (
 	EndNone    End = iota // it is not over
 	EndExpired            // its time is over
@@ -60,10 +60,14 @@ func (j *Judge) Look(l Lease, now uint32) (why End, since uint32) {
 	if at := j.revocations.matchLease(l, now); at != 0 {
 		return EndRevoked, at
 	}
-	if at := max(j.rows.issuers.at(l.issuer).ended(), j.rows.projects.at(l.project).ended()); at != 0 {
-		return EndChanged, at
+	issuer, project := j.rows.issuers.at(l.issuer).ended(), j.rows.projects.at(l.project).ended()
+	switch {
+	case issuer == 0 && project == 0:
+		return EndNone, 0
+	case issuer == 0 || project != 0 && project < issuer:
+		return EndChanged, project
 	}
-	return EndNone, 0
+	return EndChanged, issuer // the first change counts: a second one gives no more time
 }
 
 // Stays reports whether a lease holds at a second since 1970. After a change of rights it holds
