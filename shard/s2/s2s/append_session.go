@@ -10,7 +10,7 @@ import (
 
 // AppendOptions bounds what an append session has in flight.
 type AppendOptions struct {
-	MaxBatches int // default 32
+	MaxBatches int // with acknowledgements that are not taken; default 32
 	MaxBytes   int // as encoded; default 8 MiB
 }
 
@@ -102,7 +102,7 @@ func (a *AppendSession) Submit(match uint64, records []AppendRecord) error {
 		return ErrEnded
 	case a.draining:
 		return ErrGoAway
-	case len(a.flight) >= a.maxBatches, len(a.flight) > 0 && a.bytes+len(frame) > a.maxBytes:
+	case len(a.flight)+len(a.acks) >= a.maxBatches, len(a.flight) > 0 && a.bytes+len(frame) > a.maxBytes:
 		return ErrFull
 	}
 	if len(a.flight) == 0 {

@@ -45,7 +45,8 @@
 //
 // # Bounds
 //
-// A read session holds at most Config.Window and one frame of 2 MiB; an append session MaxBatches
+// A read session holds at most Config.Window and one frame of 2 MiB (a frame that is arriving is
+// credited while its session holds nothing else); an append session MaxBatches
 // batches and MaxBytes, further ones are refused with ErrFull. A connection's answers to the peer:
 // maxOut, beyond that it ends. Connections of an endpoint: MaxConns, then sessions are refused
 // (ErrNotTaken). Headers of an answer: maxHeaders; the body of an error: maxErrorBytes. The length

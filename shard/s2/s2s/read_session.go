@@ -66,6 +66,7 @@ type ReadSession struct {
 	told    Position // the tail that was taken last
 	hasTold bool
 
+	todoHeld int32    // of stream.held: what had arrived when todo was taken
 	todo     [][]byte // of the consumer
 	next     int      // in todo
 	todoNews bool     // told belongs behind todo
@@ -127,15 +128,15 @@ func (r *ReadSession) refill() error {
 	if r.taking {
 		r.taking = false
 		r.hear()
-		if len(r.queue) == 0 {
-			r.credit()
+		if r.credit(r.todoHeld); len(r.queue) == 0 {
+			r.credit(r.held) // of a frame in the making, which needs more to become whole
 		}
 	}
 	if cap(r.todo) > 8 {
 		r.todo = nil
 	}
 	r.todo, r.queue, r.next = r.queue, r.todo[:0], 0
-	r.taking = len(r.todo) > 0
+	r.taking, r.todoHeld = len(r.todo) > 0, r.held
 	if r.todoNews = r.news; r.news {
 		r.told, r.hasTold, r.news = r.tail, true, false
 	}

@@ -90,7 +90,7 @@ func (s *stream) takeData(f *http2.DataFrame, n int32) {
 	case f.StreamEnded():
 		s.takeEnd()
 	case !s.session.isHolding():
-		s.credit()
+		s.credit(s.held)
 	}
 }
 
@@ -145,9 +145,9 @@ func (s *stream) takeEnd() {
 	}
 }
 
-// credit lets the peer send as much as the consumer has taken.
-func (s *stream) credit() {
-	s.owed, s.held = s.owed+s.held, 0
+// credit lets the peer send n more bytes, of which the consumer holds none any longer.
+func (s *stream) credit(n int32) {
+	s.owed, s.held = s.owed+n, s.held-n
 	if s.owed >= max(s.conn.client.cfg.Window/4, 1) && !s.ended {
 		s.conn.emit(s.conn.frames.WriteWindowUpdate(s.id, uint32(s.owed)))
 		s.window, s.owed = s.window+s.owed, 0
