@@ -40,7 +40,7 @@
 // verifier.Verify (verifier.go, token.go) looks at a token from cheap to dear: its size, its three
 // parts, strict JSON (strict.go), the issuer, the kind, the audience, the issuer's
 // conditions (claims.go), the times, the key (keys.go, fetch.go), and only then the
-// signature. What is left is a Principal: its subject, and what it grants in each project
+// signature. What is left is a Principal (principal.go): its subject, and what it grants in each project
 // (grant.go). Successes are kept by the token itself, so that a storm of
 // reconnects costs one verification for each token; failures are not kept, because
 // strangers would choose what is forgotten. Times, the issuer, the key and revocations are looked at
@@ -48,7 +48,7 @@
 //
 // # The life of a key
 //
-// A key set that is fetched from a URL replaces nothing by itself (fetch.go). A set counts
+// A key set that is fetched from a URL (source.go) replaces nothing by itself (fetch.go). A set counts
 // only if it is whole and has a usable key. A key is withdrawn once it was missing from two
 // such sets, fetched at least five minutes apart. An issuer that lies, hangs or flaps
 // therefore takes no key away, and a token is told that its key is unknown only when a set

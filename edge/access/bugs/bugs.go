@@ -9,7 +9,7 @@ var bugs = []bug{
 	{"conditions-not-checked", "token.go", `func() *Refusal { return i.checkConditions(p.claims) },`, `func() *Refusal { return nil },`},
 	{"type-not-checked", "token.go", `p.checkType,`, `func() *Refusal { return nil },`},
 	{"exp-not-checked-at-use", "verifier.go", `if !p.Expired(v.env.now()) {`, `if true {`},
-	{"exp-without-leeway", "token.go", `return now.Unix() >= p.Expires+int64(Leeway/time.Second)`, `return now.Unix() >= p.Expires`},
+	{"exp-without-leeway", "principal.go", `return now.Unix() >= p.Expires+int64(Leeway/time.Second)`, `return now.Unix() >= p.Expires`},
 	{"nbf-not-checked", "token.go", `case t.notBefore > at+leeway || t.issued > at+leeway:`, `case t.issued > at+leeway:`},
 	{"iat-not-checked", "token.go", `case t.notBefore > at+leeway || t.issued > at+leeway:`, `case t.notBefore > at+leeway:`},
 	{"ttl-without-iat-unbounded", "token.go", `case t.expires > at+most+leeway || t.issued != 0`, `case t.issued != 0`},
@@ -25,9 +25,9 @@ var bugs = []bug{
 	{"line-ends-in-tokens", "token.go", `strings.ContainsAny(token, "\r\n")`, `false`},
 
 	// Grants.
-	{"ceiling-ignored", "token.go", `p.own[project].allow(left, name) & p.ceiling.allow(left, name)`, `p.own[project].allow(left, name)`},
+	{"ceiling-ignored", "principal.go", `p.own[project].allow(left, name) & p.ceiling.allow(left, name)`, `p.own[project].allow(left, name)`},
 	{"unknown-members-ignored", "entries.go", `return g, "", refuse(ReasonBadGrants, "a grant of the token has the member`, `_ = refuse(ReasonBadGrants, "a grant of the token has the member`},
-	{"project-not-looked-at", "token.go", `	if !p.knows(project) {
+	{"project-not-looked-at", "principal.go", `	if !p.knows(project) {
 		return 0`, `	if false {
 		return 0`},
 	{"any-value-fills", "grant.go", `if !ok || !canBeSegment(s) {`, `if !ok {`},
