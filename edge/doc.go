@@ -18,7 +18,8 @@
 // authorize is the one place that decides, on the canonical stream id. It comes before anything about
 // the stream is asked, before a body is read, and before an answer says what exists. What it returns,
 // a permit, says how the answer may be cached (permit.cacheControl) and how long a reader may stay
-// (beginStay). stillAllows asks once more before an append is handed on, because its body may have
+// (beginStay: the reader's sse.Permit, which watchLeases has all readers ask again after a revocation
+// or a change of the file). stillAllows asks once more before an append is handed on, because its body may have
 // taken minutes. Without a file of rights it returns immediately.
 //
 // A header that is kept, travels to other nodes or comes back in an answer has a row in
@@ -127,7 +128,8 @@
 //
 // # Goroutines
 //
-// The request's own, by net/http, and those of netconn and reactor. Server.Close ends these and waits.
+// The request's own, by net/http, and those of netconn and reactor; where a file of rights decides, one
+// that watches leases (watchLeases). Server.Close ends these and waits.
 //
 // # Decisions
 //

@@ -33,7 +33,7 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 	}
 	defer stay.end()
 	if at.AtEnd(info) && !info.Closed {
-		ctx, cancel := context.WithTimeout(clientContext(r), min(s.cfg.LongPoll, stay.timeLeft()))
+		ctx, cancel := context.WithTimeout(clientContext(r), s.cfg.LongPoll)
 		defer cancel()
 		if info, err = s.awaitNews(ctx, id, info, at.Pos, stay); err != nil {
 			writeError(w, err)
@@ -84,7 +84,7 @@ func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.In
 	}
 	w := make(sse.WakeSignal, 1)
 	defer tail.Unwatch(w)
-	departure := sse.NewDeparture(s.rules, nil, s.rules.At(time.Now()))
+	departure := sse.NewDeparture(s.rules, stay.permit(), s.rules.At(time.Now()))
 	for tail.Watch(w, pos) {
 		why, until := departure.Next(s.rules.At(time.Now()))
 		if why != 0 { // immediately for a request that comes during a drain without a window
@@ -94,10 +94,6 @@ func (s *Server) awaitNews(ctx context.Context, id shard.StreamID, info shard.In
 		case <-w:
 		case <-ctx.Done():
 			return info, nil
-		case <-stay.changed:
-			if stay.isOver() {
-				return info, nil
-			}
 		case <-departure.Changed():
 		case <-time.After(until.Sub(s.rules.At(time.Now()))):
 		}

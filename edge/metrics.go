@@ -44,6 +44,7 @@ type metrics struct {
 	gaps            prometheus.Counter
 	disconnected    *prometheus.CounterVec
 	moved           *prometheus.CounterVec
+	ended           *prometheus.CounterVec
 	bodies          prometheus.Gauge
 	abandonedBodies *prometheus.CounterVec
 	refused         *prometheus.CounterVec
@@ -78,6 +79,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		disconnected: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_readers_cut_total", Help: "Readers disconnected because they accepted nothing, by reason.",
 		}, []string{"reason"}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "fantail_readers_ended_total", Help: "Readers ended because their right was over: their credential expired, was revoked, or the rights changed.",
+		}, []string{"why"}),
 		moved: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_readers_moved_total", Help: "Readers disconnected so that they reconnect to another node, by reason.",
 		}, []string{"reason"}),
@@ -118,7 +122,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.refused.WithLabelValues(problemOf(err).slug)
 	}
 	if reg != nil {
-		reg.MustRegister(m.bodies, m.abandonedBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.disconnected, m.moved, m.refused, m.waitingForRoom, m.waitingForSlot, m.ack, m.delivery)
+		reg.MustRegister(m.bodies, m.abandonedBodies, m.requests, m.appended, m.delivered, m.readers, m.deliveries, m.gaps, m.disconnected, m.moved, m.ended, m.refused, m.waitingForRoom, m.waitingForSlot, m.ack, m.delivery)
 	}
 	return m
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -148,6 +149,9 @@ type Server struct {
 	drain            drain
 	reactor          *reactor.Reactor
 	rules            *sse.Rules // of event streams
+	leaseEnds        leaseEnds
+	stopWatching     context.CancelFunc // ends watchLeases
+	watching         sync.WaitGroup
 	appendConns      *netconn.AppendConns
 	rebalanceSignals chan struct{} // unbuffered: a reader that receives leaves; see Rebalance
 }
@@ -195,6 +199,10 @@ func New(cfg Config, streams Backend) *Server {
 	s.metrics.registerSendBudget(cfg.Metrics, modeCatchUp, s.catchUpBudget)
 	s.metrics.registerLimits(cfg.Metrics, s)
 	s.metrics.registerSendBudget(cfg.Metrics, modeSSE, s.readerBudget)
+	ctx, stop := context.WithCancel(context.Background())
+	if s.stopWatching = stop; cfg.Judge != nil {
+		s.watching.Go(func() { s.watchLeases(ctx) })
+	}
 	return s
 }
 
@@ -206,6 +214,8 @@ func Listen(l net.Listener) net.Listener { return netconn.Listen(l) }
 // Close immediately ends the connections that net/http no longer knows, and waits for
 // every goroutine that the Server started.
 func (s *Server) Close() {
+	s.stopWatching()
+	s.watching.Wait()
 	s.reactor.Close()
 	s.appendConns.Close()
 }

@@ -90,7 +90,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 		return nil, err
 	}
 	release := unfollow
-	if p.judged {
+	if stay != nil {
 		release = func() {
 			unfollow()
 			stay.end()
@@ -107,7 +107,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	d := &eventStream{
 		server: s, release: release, hasGoroutine: own,
 		session: sse.NewSession(s.frames, s.rules, tail, form, sse.Start{
-			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor),
+			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor), Permit: stay.permit(),
 		}, s.rules.At(time.Now())),
 	}
 	if err = position.ErrGone; tail.Generation() == info.Generation { // else the stream was created again between the two calls

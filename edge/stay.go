@@ -1,58 +1,141 @@
 package edge
 
 import (
+	"context"
 	"math"
+	"math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/access"
+	"github.com/fantail-dev/fantail/edge/sse"
 )
 
-// stay is the time for which a long-poll may wait by its right: until its lease ends, or is revoked.
+// stay is the time for which a reader may stay by its right: until its lease ends, or is revoked. It
+// is the reader's sse.Permit. Only the goroutine that serves the reader uses it.
 type stay struct {
-	server  *Server
-	judged  bool // false: no file of rights governs it, and it has no end
-	lease   access.Lease
-	changed <-chan struct{} // closed when isOver is to be asked again
+	server *Server
+	lease  access.Lease
+	second uint32 // in which the lease ends here (leaseEnds), since 1970; 0: it has no end
+	// part is this reader's place, from 0 to 1, in the time over which readers end that lose their
+	// right together.
+	part   float64
+	why    access.End  // that endsAt is for
+	endsAt sse.Instant // what EndsAt returned last
 }
 
-// beginStay counts a reader against the limits of its project, and begins to watch its lease. What
-// was revoked between the decision and now ends it immediately. Call end.
+// beginStay counts a reader against the limits of its project and begins its stay; nil: no file of
+// rights governs it. Call end.
 func (s *Server) beginStay(r *http.Request, p permit) (*stay, *access.Denial) {
-	t := &stay{server: s, judged: p.judged, lease: p.Lease}
 	if !p.judged {
-		return t, nil
+		return nil, nil //nolint:nilnil // nil is documented
 	}
-	j := s.cfg.Judge
-	if denial := j.AddReader(r, p.Lease); denial != nil {
+	if denial := s.cfg.Judge.AddReader(r, p.Lease); denial != nil {
 		return nil, denial
 	}
-	if t.changed = j.Changed(); j.Generation() != p.generation && t.isOver() {
-		already := make(chan struct{})
-		close(already)
-		t.changed = already
-	}
-	return t, nil
+	return &stay{server: s, lease: p.Lease, second: s.leaseEnds.take(p.Lease.EndsAt(), s.Readers()), part: rand.Float64()}, nil
 }
 
-// end counts the reader no longer.
+// permit returns the stay as a session asks for it.
+func (t *stay) permit() sse.Permit {
+	if t == nil {
+		return nil
+	}
+	return t
+}
+
+// EndsAt implements sse.Permit. It looks at the lease again: what was revoked between the decision and
+// the begin of the session ends immediately.
+func (t *stay) EndsAt() sse.Instant {
+	now := t.server.cfg.Now()
+	why, since := t.server.cfg.Judge.Look(t.lease, uint32(max(now.Unix(), 0))) //nolint:gosec // until 2106
+	at := time.Unix(int64(since), 0).Add(time.Duration(t.part * float64(why.Spread())))
+	switch {
+	case why == access.EndRevoked:
+		at = now.Add(time.Duration(t.part * float64(why.Spread()))) // from when this node knows it
+	case why == access.EndNone && t.second == 0:
+		t.why, t.endsAt = why, math.MaxInt64
+		return t.endsAt
+	case why == access.EndNone || why == access.EndExpired:
+		why, at = access.EndExpired, time.Unix(int64(t.second), 0)
+	}
+	t.why, t.endsAt = why, t.server.rules.At(time.Now().Add(at.Sub(now)))
+	return t.endsAt
+}
+
+// end counts the reader no longer, and says why it ended if its right was over.
 func (t *stay) end() {
-	if t.judged {
-		t.server.cfg.Judge.RemoveReader(t.lease)
+	if t == nil {
+		return
+	}
+	t.server.cfg.Judge.RemoveReader(t.lease)
+	t.server.leaseEnds.giveBack(t.second)
+	if t.endsAt <= t.server.rules.At(time.Now()) {
+		t.server.metrics.ended.WithLabelValues(t.why.String()).Inc()
 	}
 }
 
-// isOver reports whether the reader's right is over; if not, changed is that of the next change.
-func (t *stay) isOver() bool {
-	j := t.server.cfg.Judge
-	t.changed = j.Changed()
-	return !j.Stays(t.lease, t.server.leaseSecond())
+// maxEndsPerSecond bounds the readers whose leases end in one second, if a sixtieth of all readers is
+// not more: many tokens are issued, and expire, together, as after a deploy of the application.
+const maxEndsPerSecond = 2000
+
+// leaseEnds spreads the ends of leases. A reader whose second is full ends in the next that has room.
+// It has an entry for each second in which a reader ends, so as many as readers at most.
+type leaseEnds struct {
+	mu    sync.Mutex
+	count map[uint32]int
 }
 
-// timeLeft returns the time until the lease ends.
-func (t *stay) timeLeft() time.Duration {
-	if !t.judged || t.lease.EndsAt() == 0 {
-		return math.MaxInt64
+// take returns the second, from at on, in which a reader ends; 0: it has no end.
+func (e *leaseEnds) take(at uint32, readers int) uint32 {
+	if at == 0 {
+		return 0
 	}
-	return max(time.Unix(int64(t.lease.EndsAt()), 0).Sub(t.server.cfg.Now()), 0)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for most := max(maxEndsPerSecond, readers/60); e.count[at] >= most; at++ { //nolint:revive // the loop is the search
+	}
+	if e.count == nil {
+		e.count = map[uint32]int{}
+	}
+	e.count[at]++
+	return at
+}
+
+// giveBack frees a reader's place.
+func (e *leaseEnds) giveBack(second uint32) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.count[second]--; e.count[second] <= 0 {
+		delete(e.count, second)
+	}
+}
+
+// maxClockStep bounds the jump of the clock before readers look at their leases again: they wait by
+// a clock that stands still while the machine sleeps.
+const maxClockStep = time.Second
+
+// watchLeases has all readers look at their leases again when one may have ended early: after a
+// revocation, a change of the file of rights, or a jump of the clock. It ends with ctx.
+func (s *Server) watchLeases(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	offset := func() time.Duration { return s.cfg.Now().Sub(time.Unix(0, 0)) - time.Duration(s.rules.At(time.Now())) }
+	last := offset()
+	for {
+		changed := s.cfg.Judge.Changed()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if now := offset(); (now - last).Abs() < maxClockStep {
+				continue
+			}
+		case <-changed:
+		}
+		last = offset()
+		s.rules.LookAgain()
+		s.reactor.LookAgain()
+	}
 }

@@ -1,12 +1,14 @@
 package edge
 
 import (
-	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fantail-dev/fantail/edge/access"
 )
@@ -16,6 +18,7 @@ func lockedBubble(t *testing.T, file string) (*bubble, *access.Judge) {
 	t.Helper()
 	j := newJudge(t, file, access.Config{})
 	b := newBubble(t, Config{Judge: j}, nil)
+	t.Cleanup(b.srv.Close)
 	owner := bearer(tokenOf(t, map[string]any{"role": "owner", "exp": time.Now().Add(20 * time.Hour).Unix()}))
 	owner["Content-Type"] = "text/plain"
 	if w := ask(t, b.srv, "PUT", "/v1/stream/acme/rooms/a", strings.NewReader("one"), owner); w.Code != 201 {
@@ -47,21 +50,103 @@ func TestLongPollEndsWhenItsTokenIsRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, j := lockedBubble(t, rightsFile(t))
 		token := bearer(tokenOf(t, nil))
-		done := make(chan string)
+		began, done := time.Now(), make(chan int)
 		go func() {
-			began := time.Now()
-			w := ask(t, b.srv, "GET", "/v1/stream/acme/rooms/a?offset=now&live=long-poll", nil, token)
-			done <- fmt.Sprint(w.Code, " after ", time.Since(began))
+			done <- ask(t, b.srv, "GET", "/v1/stream/acme/rooms/a?offset=now&live=long-poll", nil, token).Code
 		}()
 		time.Sleep(3 * time.Second) //nolint:forbidigo // a bubble's time
 		revoke(t, j, access.RevokeRequest{Issuer: "app", Subject: "ada"})
-		if got := <-done; got != "204 after 3s" {
-			t.Errorf("%s, want 204 after 3s", got)
+		if code, took := <-done, time.Since(began); code != 204 || took < 3*time.Second || took > 4*time.Second {
+			t.Errorf("%d after %v, want 204 after 3 s and a part of a second", code, took)
 		}
 		if w := ask(t, b.srv, "GET", "/v1/stream/acme/rooms/a", nil, token); w.Code != http.StatusUnauthorized {
 			t.Errorf("%d: the token is revoked", w.Code)
 		}
 	})
+}
+
+// An event stream ends when its token's leeway is over, after a complete event and without an error;
+// until then it gets everything.
+func TestEventStreamEndsWithItsRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := lockedBubble(t, rightsFile(t))
+		left := 5 * time.Second
+		token := bearer(tokenOf(t, map[string]any{"exp": time.Now().Add(left - access.Leeway).Unix()}))
+		writer := bearer(tokenOf(t, nil))
+		writer["Content-Type"] = "text/plain"
+		began := time.Now()
+		go func() {
+			for time.Since(began) < left-time.Second {
+				time.Sleep(100 * time.Millisecond) //nolint:forbidigo // a bubble's time
+				ask(t, b.srv, "POST", "/v1/stream/acme/rooms/a", strings.NewReader("x"), writer)
+			}
+		}()
+		body := ask(t, b.srv, "GET", "/v1/stream/acme/rooms/a?offset=-1&live=sse", nil, token).Body.String()
+		if took := time.Since(began); took < left-time.Second || took > left+6*time.Second {
+			t.Errorf("it ended after %v, want %v", took, left)
+		}
+		if n := strings.Count(body, "data:x\n"); n < 39 || !strings.HasSuffix(body, "\n\n") || strings.Contains(body, "retry:") {
+			t.Errorf("%d messages; it ends with %q", n, body[max(0, len(body)-200):])
+		}
+		if got := endedReaders(t, b, "expired"); got != 1 {
+			t.Errorf("%v readers ended because of their token", got)
+		}
+	})
+}
+
+func endedReaders(t *testing.T, b *bubble, why string) float64 {
+	t.Helper()
+	return testutil.ToFloat64(b.srv.metrics.ended.WithLabelValues(why))
+}
+
+// Every executor ends its readers within a second when their token is revoked, and no others.
+func TestRevocationEndsEventStreams(t *testing.T) {
+	j := newJudge(t, rightsFile(t), access.Config{})
+	s := newSite(t, Config{Judge: j})
+	ada, bob := bearer(tokenOf(t, nil)), bearer(tokenOf(t, map[string]any{"sub": "bob"}))
+	ada["Content-Type"] = "text/plain"
+	s.put("/v1/stream/acme/rooms/a", "one", ada)
+	const live = "/v1/stream/acme/rooms/a?offset=-1&live=sse"
+	gone, stays := s.do("GET", live, "", ada), s.do("GET", live, "", bob)
+	s.events(gone, 2)
+	s.events(stays, 2)
+	began := time.Now()
+	revoke(t, j, access.RevokeRequest{Issuer: "app", Subject: "ada"})
+	if rest, err := io.ReadAll(gone.Body); err != nil || len(rest) > 0 {
+		t.Errorf("%q (%v)", rest, err)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("it ended after %v", took)
+	}
+	bob["Content-Type"] = "text/plain"
+	s.want(s.do("POST", "/v1/stream/acme/rooms/a", "two", bob), 204)
+	s.events(stays, 2)
+}
+
+// Readers whose tokens end in the same second end in several: at most so many in each.
+func TestLeasesThatEndTogetherAreSpread(t *testing.T) {
+	var e leaseEnds
+	seconds := map[uint32]int{}
+	for range 5000 {
+		seconds[e.take(1000, 0)]++
+	}
+	if seconds[1000] != 2000 || seconds[1001] != 2000 || seconds[1002] != 1000 {
+		t.Errorf("%v", seconds)
+	}
+	for second, n := range seconds {
+		for range n {
+			e.giveBack(second)
+		}
+	}
+	if len(e.count) > 0 || e.take(0, 0) != 0 {
+		t.Errorf("%v", e.count)
+	}
+	for range 5000 {
+		seconds[e.take(2000, 600_000)]++
+	}
+	if seconds[2000] != 5000 {
+		t.Errorf("a sixtieth of 600,000 readers is 10,000: %v", seconds)
+	}
 }
 
 // revoke does what a message of the stream of revocations does.
