@@ -19,6 +19,10 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger, format logFormat, 
 		cfg.edge.AccessLog = newAccessLog(string(format), c.Name)
 	}
 	cfg.logSettings()
+	manager, err := openServiceManager(os.Getenv, cfg.log)
+	if err != nil {
+		return err
+	}
 	n, err := startNode(ctx, cfg)
 	if err != nil {
 		return err
@@ -29,5 +33,5 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger, format logFormat, 
 		at = append(at, "gossip", gossip, "relay", relay)
 	}
 	n.cfg.log.Info("serving", at...)
-	return n.serveUntil(ctx, again)
+	return n.serveUnderManager(ctx, manager, again)
 }

@@ -23,12 +23,14 @@ type cli struct {
 	LogLevel  *slog.Level `help:"Lowest level of log lines: debug, info, warn or error (default: info; for dev: warn)."`
 	LogFormat string      `help:"Format of log lines: text or json." enum:"text,json" default:"text"`
 
-	Dev     devCmd           `cmd:"" help:"Run nodes and an embedded S2 in one process, to try Fantail."`
-	Serve   serveCmd         `cmd:"" help:"Run one node, for production."`
-	S2      s2Cmd            `cmd:"" name:"s2" help:"Run the embedded S2 alone."`
-	Token   tokenCmd         `cmd:"" help:"Make and explain tokens."`
-	Sign    signCmd          `cmd:"" help:"Sign the URL of a stream, so that it can be read without a token."`
-	Check   checkCmd         `cmd:"" help:"Check a file of rights, and say what is seldom meant."`
+	Dev         devCmd         `cmd:"" help:"Run nodes and an embedded S2 in one process, to try Fantail."`
+	Serve       serveCmd       `cmd:"" help:"Run one node, for production."`
+	S2          s2Cmd          `cmd:"" name:"s2" help:"Run the embedded S2 alone."`
+	Token       tokenCmd       `cmd:"" help:"Make and explain tokens."`
+	Sign        signCmd        `cmd:"" help:"Sign the URL of a stream, so that it can be read without a token."`
+	Check       checkCmd       `cmd:"" help:"Check a file of rights, and say what is seldom meant."`
+	Healthcheck healthcheckCmd `cmd:"" help:"Ask a node of this machine whether it is well. The exit status is 1 if it is not."`
+
 	Version kong.VersionFlag `help:"Print the version, the commit and the version of Go."`
 }
 

@@ -4,7 +4,8 @@
 //
 // The configuration (config.go: flags and FANTAIL_ variables, nothing else), how a node is built
 // and stopped (node.go), its admin address (admin.go, and admin_guard.go for what it refuses), the
-// process's log and signals (log.go, signals.go), and the commands: serve (one node), dev (a fleet
+// process's log and signals (log.go, signals.go), what systemd is told (service_manager.go), and
+// the commands: healthcheck, serve (one node), dev (a fleet
 // on loopback, in one process), s2 (the embedded S2); token, sign and check, which make and explain
 // what package edge/access judges by. They read secrets from files or standard input, never from
 // arguments or variables, and print no part of a signature that they were given.
@@ -48,5 +49,6 @@
 // watches whether the node is ready; and if S2 is not in this process, one that watches S2.
 // node.stop waits for them. node.stopWithinGrace runs stop in one that it does not wait for longer
 // than the grace: then the process ends. A process has one that waits for signals, which the done
-// of stopOnSignal waits for, and for each log line one until the line is written.
+// of stopOnSignal waits for; under systemd one that tells it how the node is, which
+// serveUnderManager waits for; and for each log line one until the line is written.
 package main
