@@ -9,7 +9,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test docs sim sim-bugs access-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases manifests
+.PHONY: help run build test docs sim sim-bugs access-bugs check fmt lint proto proto-check fuzz bench bench-100k bench-peers chaos conformance clients releases manifests release
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ manifests: ## deploy/kubernetes.yaml from the chart
 
 docs: bench/clients/node_modules ## the commands and programs of the documentation, against fantail dev (Node, Python, Chromium)
 	TEST_DOCS=1 go test -v -count=1 -timeout 20m -run TestDocs ./cmd/fantail
+
+release: ## tarballs for Linux and macOS with checksums, into bin/release
+	deploy/release $(VERSION) $(REVISION) bin/release
 
 fuzz: ## every fuzz target for half a minute
 	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \

@@ -219,9 +219,15 @@ func TestKubernetesManifestIsComplete(t *testing.T) {
 // The compose file and the image agree with the command.
 func TestComposeFileAndImageAgree(t *testing.T) {
 	names, ports := settingsOf(t)
-	for _, name := range regexp.MustCompile(`FANTAIL_[A-Z0-9_]+`).FindAllString(manifest(t, "compose.yaml"), -1) {
-		if !names[name] {
-			t.Errorf("%s: no such setting", name)
+	for _, file := range []string{"compose.yaml", "compose.s2-lite.yaml", "systemd/fantail.env"} {
+		text := manifest(t, file)
+		if !strings.HasSuffix(file, ".env") && yaml.Unmarshal([]byte(text), new(any)) != nil {
+			t.Errorf("%s is no YAML", file)
+		}
+		for _, name := range regexp.MustCompile(`FANTAIL_[A-Z0-9_]+`).FindAllString(text, -1) {
+			if !names[name] {
+				t.Errorf("%s: %s: no such setting", file, name)
+			}
 		}
 	}
 	text := manifest(t, "Dockerfile")
@@ -231,7 +237,21 @@ func TestComposeFileAndImageAgree(t *testing.T) {
 			t.Errorf("%s of %s is not in %s", port, name, exposed)
 		}
 	}
-	if arg := mustMatchOnce(t, text, `^ARG (\w+)=`); !strings.Contains(text, "-X main.version=$"+arg) {
-		t.Errorf("%s does not become the version", arg)
+	if !strings.Contains(text, "\nARG VERSION=") || !strings.Contains(text, "-X main.version=$VERSION") {
+		t.Error("the argument VERSION does not become the version")
+	}
+	for _, health := range regexp.MustCompile(`(?m)(?:HEALTHCHECK.* CMD|test:) (\[.*\])$`).FindAllStringSubmatch(text+manifest(t, "compose.yaml"), -1) {
+		var args []string
+		if err := yaml.Unmarshal([]byte(health[1]), &args); err != nil {
+			t.Fatal(err)
+		}
+		args = args[slices.Index(args, "/fantail")+1:]
+		parser, err := newParser(new(cli))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parser.Parse(args); err != nil {
+			t.Errorf("%v: %v", args, err)
+		}
 	}
 }
