@@ -66,7 +66,7 @@ type flying struct {
 //
 // wake is called, from any goroutine and with a lock held, when there is something to Take again
 // after Take has returned nothing, and the first time. It must not block, and must not call the
-// session.
+// session. It may be called before the session is returned.
 func (c *Client) OpenAppend(ctx context.Context, at Target, o AppendOptions, wake func()) (*AppendSession, error) {
 	origin, err := c.origin(at.Base)
 	if err != nil {

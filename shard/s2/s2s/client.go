@@ -186,13 +186,13 @@ func (o *origin) openStream(ctx context.Context, s *stream, q request) error {
 }
 
 // tryOpen opens a stream on a connection that has room. If none has, it returns the attempt to make
-// one more.
+// one more. Both results are nil if the stream is open.
 func (o *origin) tryOpen(s *stream, q request) (*dialAttempt, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, c := range o.conns {
-		if ok, err := c.open(s, q); ok {
-			return nil, err
+		if c.open(s, q) {
+			return nil, nil
 		}
 	}
 	if o.dialing != nil {

@@ -94,16 +94,14 @@ func (c *conn) streamLimit() uint32 {
 }
 
 // open opens a stream. It returns false if the connection has no room.
-func (c *conn) open(s *stream, q request) (bool, error) {
+func (c *conn) open(s *stream, q request) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.dead != nil || c.goingAway || len(c.streams) >= int(c.maxStreams) {
-		return false, nil
+		return false
 	}
 	id := c.nextID
-	if err := c.writeRequest(id, q); err != nil {
-		return true, err
-	}
+	c.writeRequest(id, q)
 	if c.nextID += 2; c.nextID > lastStreamID {
 		c.goingAway = true
 	}
@@ -112,7 +110,7 @@ func (c *conn) open(s *stream, q request) (bool, error) {
 	s.send.window = int64(c.peerWindow)
 	c.streams[id] = s
 	c.flush()
-	return true, nil
+	return true
 }
 
 // read takes frames until the connection ends.

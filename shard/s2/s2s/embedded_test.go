@@ -91,7 +91,7 @@ func TestLite(t *testing.T) {
 	for name, fn := range map[string]func(*env){
 		"follows": testFollows, "starts": testStarts, "is refused": testIsRefused, "catches up": testCatchesUp,
 		"append pipelines": testPipelines, "append is refused": testAppendIsRefused,
-		"append without stream": testAppendWithoutStream, "large batches": testLargeBatches,
+		"append without stream": testAppendWithoutStream, "large batches": testLargeBatches, "rivals": testRivals,
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnvAt(t, Config{Window: 64 << 10}, endpoint)

@@ -2,11 +2,16 @@ package s2s
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	pb "github.com/s2-streamstore/s2-sdk-go/generated"
 	sdk "github.com/s2-streamstore/s2-sdk-go/s2"
+	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -131,6 +136,55 @@ func FuzzInput(f *testing.F) {
 		if got.GetMatchSeqNum() != match || got.MatchSeqNum == nil || len(got.Records) != 2 || len(first.Headers) != 2 || first.Timestamp != nil ||
 			!bytes.Equal(first.Headers[0].Name, name) || !bytes.Equal(first.Headers[1].Value, value) || !bytes.Equal(got.Records[1].Body, body) {
 			t.Fatalf("%s", &got)
+		}
+	})
+}
+
+// FuzzConnection sends bytes as a server: both sessions end when the connection does, whatever they
+// are, and their ends account for all batches.
+func FuzzConnection(f *testing.F) {
+	var b bytes.Buffer
+	w := http2.NewFramer(&b, nil)
+	seed := func(what ...error) {
+		if err := errors.Join(what...); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(bytes.Clone(b.Bytes()))
+	}
+	seed(w.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10}))
+	ok := []byte{0x88} // :status 200
+	headers := func(id uint32) error {
+		return w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: ok, EndHeaders: true})
+	}
+	seed(headers(1), headers(3), w.WriteData(1, false, batchFrame(0, "a")), w.WriteData(3, false, ackFrame(0, 1)))
+	seed(w.WriteData(1, true, heartbeat(1)), w.WriteWindowUpdate(0, 5), w.WriteWindowUpdate(3, 5), w.WritePing(false, [8]byte{}))
+	seed(w.WriteGoAway(1, http2.ErrCodeNo, nil), w.WriteRSTStream(3, http2.ErrCodeCancel))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ours, theirs := net.Pipe()
+		dialled := false
+		c := NewClient(Config{Token: "x", Window: 1000, Dial: func(context.Context, string, string) (net.Conn, error) {
+			if dialled {
+				return nil, errors.New("only once")
+			}
+			dialled = true
+			return ours, nil
+		}})
+		defer func() { _ = c.Close() }()
+		r := openReader(t.Context(), t, c, peerTarget, ReadOptions{})
+		a := openAppender(t.Context(), t, c, peerTarget, AppendOptions{})
+		a.mustSubmit(0, "a")
+		a.mustSubmit(1, "b")
+		go func() { _, _ = io.Copy(io.Discard, theirs) }()
+		_, _ = theirs.Write(data)
+		_ = theirs.Close()
+		_ = r.end()
+		acks, end := a.take(3)
+		refused := 0
+		if end.Refused {
+			refused = 1
+		}
+		if end.Acknowledged+refused+end.Unknown+end.Unsent != 2 || len(acks) != end.Acknowledged {
+			t.Fatalf("%d acks, %+v", len(acks), end)
 		}
 	})
 }

@@ -77,7 +77,7 @@ type ReadSession struct {
 //
 // wake is called, from any goroutine and with a lock held, when there is something to Take again
 // after Take has returned false, and the first time. It must not block, and must not call the
-// session.
+// session. It may be called before the session is returned.
 func (c *Client) OpenRead(ctx context.Context, at Target, o ReadOptions, wake func()) (*ReadSession, error) {
 	origin, err := c.origin(at.Base)
 	if err != nil {

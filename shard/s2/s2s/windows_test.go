@@ -241,3 +241,25 @@ func TestPingFlood(t *testing.T) {
 		t.Errorf("%v, %v", err, taken)
 	}
 }
+
+// A window that SETTINGS make negative while data waits for its turn is no window.
+func TestWindowShrinksBeforeTheWrite(t *testing.T) {
+	bubble(t, func(t *testing.T, ctx context.Context) {
+		c, peers := newPeerClient(t, Config{})
+		a := openAppender(ctx, t, c, peerTarget, AppendOptions{})
+		p := <-peers
+		id := p.accept()
+		synctest.Wait()
+		a.conn.mu.Lock()
+		a.send.window = 5
+		a.conn.send(&a.stream, []byte("waits"))
+		err := a.conn.setPeerWindow(10)
+		a.conn.frameData()
+		window := a.send.window
+		a.conn.mu.Unlock()
+		synctest.Wait()
+		if n := p.dataOf(id); err != nil || window >= 0 || n != 0 {
+			t.Errorf("%d bytes into a window of %d: %v", n, window, err)
+		}
+	})
+}

@@ -52,7 +52,7 @@ type request struct {
 }
 
 // writeRequest writes the headers of a session.
-func (c *conn) writeRequest(id uint32, q request) error {
+func (c *conn) writeRequest(id uint32, q request) {
 	c.block.Reset()
 	field := func(name, value string, sensitive bool) {
 		c.emit(c.encoder.WriteField(hpack.HeaderField{Name: name, Value: value, Sensitive: sensitive}))
@@ -81,7 +81,6 @@ func (c *conn) writeRequest(id uint32, q request) error {
 		rest = rest[len(part):]
 		c.emit(c.frames.WriteContinuation(id, len(rest) == 0, part))
 	}
-	return nil
 }
 
 // flush starts the goroutine that writes, if there is something to write and none is at it.
@@ -145,7 +144,7 @@ func (c *conn) frameData() {
 		s := c.ready[0]
 		c.ready[0], c.ready = nil, c.ready[1:]
 		s.send.ready = false
-		if s.ended || len(s.send.queue) == 0 {
+		if s.ended || len(s.send.queue) == 0 || s.send.window <= 0 { // SETTINGS may have shrunk it meanwhile
 			continue
 		}
 		b := s.send.queue[0]
