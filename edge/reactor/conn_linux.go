@@ -129,7 +129,7 @@ func (l *loop) advance(r *conn) (sent int) {
 			l.endResponse(r)
 			return sent
 		default:
-			l.schedule(r, a.Until)
+			l.schedule(r, a)
 			return sent
 		}
 	}

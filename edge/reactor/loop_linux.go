@@ -43,6 +43,8 @@ type loop struct {
 	spareTimers []timer // the memory of soon, in turn
 
 	now               time.Time
+	nowInstant        sse.Instant // the same
+	tickEvery         time.Duration
 	cursor            uint64 // the Stream-Cursor of this moment
 	iov               []unix.Iovec
 	tlsBuf            []byte // lent to the tlsWriter of the reader that is being written to
@@ -73,10 +75,10 @@ func newLoop(x *Reactor) (*loop, error) {
 		return nil, err
 	}
 	return &loop{
-		Reactor: x, epollFD: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
+		Reactor: x, tickEvery: tickInterval(x.cfg.Rules), epollFD: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
 		wake: make(sse.WakeSignal, 1), events: make(chan []unix.EpollEvent), eventsHandled: make(chan struct{}),
 		streams: map[sse.SetKey]*streamReaders{}, blocked: map[*conn]uint64{}, ending: map[*conn]sse.Instant{},
-		now: time.Now(), lastTick: time.Now(),
+		now: time.Now(), nowInstant: x.cfg.Rules.At(time.Now()), lastTick: time.Now(),
 	}, nil
 }
 
@@ -128,7 +130,7 @@ func (l *loop) poll() {
 
 // run is the loop's goroutine: it handles mail, news, events and timers, one turn after the other.
 func (l *loop) run() {
-	tick := time.NewTicker(l.tickInterval())
+	tick := time.NewTicker(l.tickEvery)
 	defer tick.Stop()
 	fine := time.NewTicker(fineTick)
 	defer fine.Stop()
@@ -151,16 +153,16 @@ func (l *loop) run() {
 		case <-l.wake:
 		case <-idle:
 		case batch := <-l.events:
-			l.now = time.Now()
+			l.setNow()
 			for i := range batch {
 				l.handleEvent(&batch[i])
 			}
 			l.eventsHandled <- struct{}{}
 		case <-tick.C:
-			l.now = time.Now()
+			l.setNow()
 			l.tick()
 		case <-fine.C:
-			l.now = time.Now()
+			l.setNow()
 			l.runTimers()
 		case <-l.rebalanceSignal():
 			l.disconnectForBalance()
@@ -183,7 +185,7 @@ func (l *loop) receiveMail() {
 	mail, woken := l.mailbox, l.woken
 	l.mailbox, l.woken = nil, nil
 	l.mu.Unlock()
-	l.now = time.Now()
+	l.setNow()
 	l.cursor = position.CursorAt(l.cfg.Now())
 	for _, do := range mail {
 		do()
@@ -200,8 +202,14 @@ func (l *loop) queueStream(ch *streamReaders) {
 	}
 }
 
+// setNow sets the loop's present moment.
+func (l *loop) setNow() {
+	l.now = time.Now()
+	l.nowInstant = l.cfg.Rules.At(l.now)
+}
+
 // elapsed returns the loop's present moment.
-func (l *loop) elapsed() sse.Instant { return l.cfg.Rules.At(l.now) }
+func (l *loop) elapsed() sse.Instant { return l.nowInstant }
 
 // closeAll closes every reader, those that are still in the mailbox too.
 func (l *loop) closeAll() {
@@ -220,6 +228,6 @@ func (l *loop) closeAll() {
 }
 
 // tickInterval returns how often a loop checks its timers.
-func (l *loop) tickInterval() time.Duration {
-	return min(max(min(l.cfg.Rules.Heartbeat/32, l.cfg.Rules.Stall/4), 10*time.Millisecond), time.Second)
+func tickInterval(rules *sse.Rules) time.Duration {
+	return min(max(min(rules.Heartbeat/32, rules.Stall/4), 10*time.Millisecond), time.Second)
 }

@@ -9,9 +9,9 @@ import (
 )
 
 // When a reader is to be looked at is what its session says (sse.Session.Next). A timer is in a wheel
-// with slots of one tick until it is less than two ticks away, and then in a list that is checked each
-// fineTick. A reader has one timer that counts, conn.lookAt; others that are still in the wheel are
-// dropped when they come up.
+// with slots of one tick. A coarse one, a heartbeat's, is run when its slot comes up, which is after its
+// moment. Others come up before their moment, and are then in a list that is checked each fineTick. A
+// reader has one timer that counts, conn.lookAt; others of its are dropped when they come up.
 
 const (
 	wheelSlots = 64
@@ -27,20 +27,23 @@ type timer struct {
 	ref connRef
 }
 
-// schedule has the loop look at a reader at a moment, unless it will look at it before.
-func (l *loop) schedule(r *conn, at sse.Instant) {
-	at = max(at, l.elapsed()+1)
+// schedule has the loop look at a reader when its session says, unless it will look at it before.
+func (l *loop) schedule(r *conn, a sse.Action) {
+	at := max(a.Until, l.elapsed()+1)
 	if r.lookAt != 0 && r.lookAt <= at {
 		return
 	}
 	r.lookAt = at
-	l.enter(timer{at, r.connRef})
+	l.enter(timer{at, r.connRef}, a.Coarse)
 }
 
 // enter puts a timer into its slot or the list.
-func (l *loop) enter(t timer) {
-	ticks := int(t.at.Sub(l.elapsed()) / l.tickInterval())
-	if ticks < 2 {
+func (l *loop) enter(t timer, coarse bool) {
+	ticks := int(t.at.Sub(l.elapsed()) / l.tickEvery)
+	switch {
+	case coarse:
+		ticks += 2 // the slot comes up after the moment, though part of a tick has passed
+	case ticks < 2:
 		l.soon = append(l.soon, t)
 		return
 	}
@@ -51,15 +54,20 @@ func (l *loop) enter(t timer) {
 // tick turns the wheel, and disconnects readers that accept nothing or do not hang up.
 func (l *loop) tick() {
 	l.cursor = position.CursorAt(l.cfg.Now())
-	every := l.tickInterval()
+	every := l.tickEvery
 	for n := 0; n < wheelSlots && l.now.Sub(l.lastTick) >= every; n++ {
 		l.lastTick = l.lastTick.Add(every)
 		l.wheelSlot = (l.wheelSlot + 1) % wheelSlots
 		due := l.wheel[l.wheelSlot]
 		l.wheel[l.wheelSlot] = nil
 		for _, t := range due {
-			if r := l.conns.lookup(t.ref); r != nil && r.lookAt == t.at {
-				l.enter(t)
+			switch r := l.conns.lookup(t.ref); {
+			case r == nil || r.lookAt != t.at:
+			case t.at > l.elapsed():
+				l.enter(t, false)
+			default:
+				r.lookAt = 0
+				l.look(r)
 			}
 		}
 	}

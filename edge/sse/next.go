@@ -12,12 +12,18 @@ type Action struct {
 	Do Verb
 	// Why is the reason to end, with End; with Write, why the reader is told to reconnect by this output.
 	Why EndReason
-	// Until is the moment at which to ask again if nothing happens before, with Wait.
+	// Coarse says that Until may pass by Times.Heartbeat/coarseness: it is the next heartbeat's, and
+	// nothing else is due by then.
+	Coarse bool
+	// Until is the moment at which to ask again if nothing happens before, with WaitForNews and Wait.
 	Until Instant
 	// Newest is S2's time (ms) of the newest message that this output is the first to have; 0: it has
 	// none, or the reader was not up to date before.
 	Newest shard.Millis
 }
+
+// coarseness bounds by which fraction of its time a heartbeat may be late.
+const coarseness = 8
 
 // Verb says what to do.
 type Verb uint8
@@ -109,7 +115,8 @@ func (c *Session) heartbeatOr(now Instant, a Action) Action {
 		c.out.pending = append(c.out.pending, heartbeat)
 		return Action{Do: Write}
 	}
-	a.Until = min(a.Until, c.activeAt.Add(rules.Heartbeat+rules.random(rules.Heartbeat/4+1)))
+	next := c.activeAt.Add(rules.Heartbeat + rules.random(rules.Heartbeat/4+1))
+	a.Coarse, a.Until = next.Add(rules.Heartbeat/coarseness) < a.Until, min(next, a.Until)
 	return a
 }
 

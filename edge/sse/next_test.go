@@ -64,7 +64,7 @@ func (s *script) after(d time.Duration, want Action) (written string) {
 	if want.Until != 0 && want.Until != never {
 		want.Until = s.now.Add(time.Duration(want.Until))
 	}
-	if got.Newest = 0; got != want {
+	if got.Newest, got.Coarse = 0, false; got != want {
 		s.Fatalf("at %v: %+v, want %+v", time.Duration(s.now), got, want)
 	}
 	if got.Do == Write {
