@@ -15,7 +15,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-var update = flag.Bool("update", false, "write the table of problems into docs/problems.md")
+var update = flag.Bool("update", false, "write the problems into docs/problems.md")
 
 // problemTypes is every problem by its slug: all of its mappings.
 func problemTypes() map[string][]problemKind {
@@ -39,29 +39,19 @@ func TestProblemsPage(t *testing.T) {
 	if known := slices.Sorted(maps.Keys(problemAdvice)); !slices.Equal(known, slugs) {
 		t.Errorf("advice for %v, problems are %v", known, slugs)
 	}
-	const path, begin = "docs/problems.md", "| --- | --- | --- | --- | --- |\n"
+	const path, begin = "docs/problems.md", "<!-- problems: written by go test ./edge -run Problems -update -->\n"
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	head, _, ok := strings.Cut(string(b), begin)
 	if !ok {
-		t.Fatal("no table in the page")
+		t.Fatal("no place for the problems in the page")
 	}
 	var want strings.Builder
 	want.WriteString(head + begin)
 	for _, slug := range slugs {
-		var titles []string
-		later := ""
-		for _, m := range types[slug] {
-			if !slices.Contains(titles, m.title) {
-				titles = append(titles, m.title)
-			}
-			if m.retry.max > 0 {
-				later = "later"
-			}
-		}
-		fmt.Fprintf(&want, "| `%s` | %d | %s | %s | %s |\n", slug, types[slug][0].status, later, strings.Join(titles, " / "), problemAdvice[slug])
+		writeProblemSection(&want, slug, types[slug])
 	}
 	if *update {
 		if err := os.WriteFile(path, []byte(want.String()), 0o644); err != nil { //nolint:gosec // a public page
@@ -70,6 +60,22 @@ func TestProblemsPage(t *testing.T) {
 	} else if string(b) != want.String() {
 		t.Error("docs/problems.md is not what the code says: go test ./edge -run Problems -update")
 	}
+}
+
+// writeProblemSection writes what a client finds under the type of a problem.
+func writeProblemSection(out *strings.Builder, slug string, kinds []problemKind) {
+	var titles []string
+	later := ""
+	for _, m := range kinds {
+		if !slices.Contains(titles, m.title) {
+			titles = append(titles, m.title)
+		}
+		if m.retry.max > 0 {
+			later = ", with `Retry-After`"
+		}
+	}
+	advice := problemAdvice[slug]
+	fmt.Fprintf(out, "\n## %s\n\n**%d**%s. %s. %s.\n", slug, kinds[0].status, later, strings.Join(titles, ", or: "), strings.ToUpper(advice[:1])+advice[1:])
 }
 
 // What a newcomer does wrong first is told so that it is right the second time.

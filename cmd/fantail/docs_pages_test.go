@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -252,5 +253,35 @@ func TestDocsMetricsAreComplete(t *testing.T) {
 		if !inCode[name] {
 			t.Errorf("cmd/docs/metrics.md has %s, which is no metric", name)
 		}
+	}
+}
+
+var alertRule = regexp.MustCompile(`(?s)- alert: (\w+)\n.*?severity: (\w+) .*?description: "([^"\n]*)"`)
+
+// The page of metrics has each alert of the rules that are shipped, and what to do about it.
+func TestDocsAlertsAreThoseOfTheRules(t *testing.T) {
+	const page, begin, end = "cmd/docs/metrics.md", "| --- | --- | --- |\n", "<!-- end of alerts -->"
+	rules := readPage(t, "deploy/prometheus/rules.yaml")
+	var table strings.Builder
+	found := alertRule.FindAllStringSubmatch(rules, -1)
+	for _, m := range found {
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", m[1], m[2], m[3])
+	}
+	if n := strings.Count(rules, "- alert:"); len(found) != n || n == 0 {
+		t.Fatalf("%d alerts, %d of them have a severity and a description", n, len(found))
+	}
+	text := readPage(t, page)
+	head, rest, ok := strings.Cut(text, begin)
+	_, tail, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatal("no place for the alerts in the page")
+	}
+	want := head + begin + table.String() + end + tail
+	if *update {
+		if err := os.WriteFile(filepath.Join(repository, page), []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	} else if text != want {
+		t.Errorf("%s does not have the alerts of the rules: go test ./cmd/fantail -run TestDocsAlerts -update", page)
 	}
 }

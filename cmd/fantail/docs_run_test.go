@@ -76,7 +76,7 @@ type docPage struct {
 }
 
 // docTimeout is how long a block may take, and how long its output may take to appear.
-const docTimeout = time.Minute
+const docTimeout = 30 * time.Second
 
 func openDocPage(t *testing.T, page string) *docPage {
 	t.Helper()
