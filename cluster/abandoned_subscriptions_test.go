@@ -51,8 +51,7 @@ func TestSubscriptionTakenBackOpensNothing(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h := &countingHost{}
 			o, free := busyPool()
-			s := newServer(&Config{}, "a", newLocalStreams(h, nil), o, newMetrics(nil), nil)
-			s.currentTable = func() *placement.OwnerTable { return table }
+			s := newServer(&Config{}, placement.PeerAddr{Name: "a"}, &testOwner{newLocalStreams(h, noHandover{}), o, table}, newMetrics(nil), nil)
 			ses, err := s.openSession(t.Context(), &relaypb.Hello{Incarnation: 1, From: &relaypb.PeerAddress{Name: []byte("b")}, To: []byte("a"), Version: placement.RelayVersionNewest})
 			if err != nil {
 				t.Fatal(err)
@@ -85,7 +84,7 @@ func TestPeerThatReadsNoAnswersLosesItsLink(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := &openPool{limit: 1, maxWaiting: 10}
-			s := newServer(&Config{}, "a", newLocalStreams(&countingHost{}, nil), o, newMetrics(nil), nil)
+			s := newServer(&Config{}, placement.PeerAddr{Name: "a"}, &testOwner{newLocalStreams(&countingHost{}, noHandover{}), o, nil}, newMetrics(nil), nil)
 			defer s.close()
 			defer o.close()
 			ses, err := s.openSession(t.Context(), &relaypb.Hello{
@@ -143,10 +142,9 @@ func TestMoveGivenUpOpensNothing(t *testing.T) {
 		h := &countingHost{}
 		o, free := busyPool()
 		fs := &followLoop{
-			self: "a", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(h, nil), openPool: o,
-			peers:       newPeers(&Config{}, "a", "", newMetrics(nil)),
-			currentView: func() *placement.View { return view }, currentTable: func() *placement.OwnerTable { return table },
-			noteMisplaced: func() {}, onFeedReleased: func() {}, metrics: newMetrics(nil), wake: make(chan struct{}, 1),
+			self: "a", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(h, noHandover{}), openPool: o,
+			peers: newPeers(&Config{}, placement.PeerAddr{Name: "a"}, newMetrics(nil), nil, nil, nil), node: &testFollowHost{view, table},
+			metrics: newMetrics(nil), wake: make(chan struct{}, 1),
 			byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
 		}
 		f, _, err := fs.addReader("default/s", 0)
@@ -162,6 +160,51 @@ func TestMoveGivenUpOpensNothing(t *testing.T) {
 		fs.close()
 	}
 }
+
+// testOwner serves the streams of a table without a Node.
+type testOwner struct {
+	*localStreams
+	pool  *openPool
+	table *placement.OwnerTable
+}
+
+func (o *testOwner) checkOwnership(_ context.Context, id shard.StreamID, r placement.Route) error {
+	return placement.CheckOwnership(o.table, o.table.Owners()[0].Name, id, r, func(*placement.Member) bool { return true })
+}
+
+func (o *testOwner) submitOpen(id shard.StreamID, fn func()) bool {
+	return o.pool.submit(o.answersLocally(id), fn)
+}
+
+func (o *testOwner) readPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
+	return o.manager.ReadPage(ctx, id, info, from)
+}
+func (o *testOwner) takeOver(context.Context, shard.StreamID) error { return nil }
+func (o *testOwner) handOver(context.Context, shard.StreamID, shard.Pos, placement.PeerAddr) (h shard.Handover, found bool, err error) {
+	return h, false, errNotSuccessor
+}
+func (o *testOwner) isMember(string) bool             { return true }
+func (o *testOwner) statusFor(string) *relaypb.Status { return &relaypb.Status{} }
+
+// noHandover finds no handover of any stream.
+type noHandover struct{}
+
+func (noHandover) fetchHandover(context.Context, shard.StreamID) (h shard.Handover, found bool) {
+	return h, false
+}
+
+func (noHandover) noteLeaveProgress() {}
+
+// testFollowHost is the host of followers without a Node.
+type testFollowHost struct {
+	view  *placement.View
+	table *placement.OwnerTable
+}
+
+func (h *testFollowHost) View() *placement.View               { return h.view }
+func (h *testFollowHost) currentTable() *placement.OwnerTable { return h.table }
+func (h *testFollowHost) noteMisplaced()                      {}
+func (h *testFollowHost) onFeedReleased()                     {}
 
 // tableOf returns the table in which the members of these names own streams.
 func tableOf(names ...string) (*placement.View, *placement.OwnerTable) {

@@ -14,7 +14,7 @@
 // link.requestWrite, sendWriteChunks.
 //
 // At the peer, server.Do checks the head (checkWriteHead), compares the stream with its own
-// table (server.checkOwnership), reserves the request's cost, waits for the body
+// table (Node.checkOwnership), reserves the request's cost, waits for the body
 // (server.awaitBody) and calls localStreams.write. That acquires the stream
 // (localStreams.acquire, which fetches it if another node has it) and calls the stream manager
 // (package shard). The Outcome returns the same way.
@@ -58,6 +58,8 @@
 //	                      over ◄── from any state: the last reader has left for a second, the
 //	                               generation has ended, or the loop closes
 //
+// The type followerState names them, and follower.stateLocked returns the state.
+//
 //	opening  opening != nil, feed.isMissing, move != nil: all early readers wait for
 //	         firstFeed.ready; the tail buffer does not exist until Subscribed or onLocalFeed
 //	fed      move == nil, and the feed extends the tail buffer
@@ -83,15 +85,15 @@
 //	│ OnView: History.NoteTable         │ OnView                     │ OnView: followers
 //	│ newBacklog                        │                            │ move one by one
 //	│ requestTakeovers                  │                            │
-//	├─ State(stream) ──────────────────►│ localStreams.acquire       │
+//	├─ TakeOver(stream) ───────────────►│ takeOver: wait             │
 //	│                                   │ fetchHandover              │
 //	│◄──────────────────── Hand(stream)─┤                            │
-//	│ isSuccessor?                      │                            │
+//	│ handOver: isSuccessor?            │                            │
 //	│ localStreams.handOver: seal,      │                            │
 //	│   wait for the batch in flight    │                            │
 //	│ openBridge: follow at B           │                            │
 //	├─ state, newest records ──────────►│ install; no read of S2     │
-//	│◄──────────────────── State reply ─┤                            │
+//	│◄───────────────── TakeOver reply ─┤ add a reference            │
 //	│◄─ Subscribe (bridge) ─────────────┤                            │
 //	│ records from B, also for E ───────────────────────────────────► │
 //	│ reconcileStreams: Moved(B) ──────────────────────────────────► │ onOwnerMoved
@@ -100,14 +102,16 @@
 //	│◄────────────────────────────────────────────── Unsubscribe ────┤
 //	│ closeBridges                      │                            │
 //
-// The Subscribe of the bridge goes from A to B: A is the edge on that link. The first request
-// for the stream at B has the same effect as A's State call. From the moment of
+// The Subscribe of the bridge goes from A to B: A is the edge on that link. Any request for the
+// stream at B has the same effect as A's TakeOver: it acquires the stream (localStreams.acquire). A
+// release without TakeOver sends State instead, and is sent it. From the moment of
 // localStreams.handOver A refuses the stream and names B, whatever its own table says
 // (handedOver). If A cannot be reached, or answers nothing within handoverTimeout, B reads S2:
 // what is handed over is a cache.
 //
-// Node.Leave (lifecycle.go) announces the date and returns once reconcileStreams finds nothing left here.
-// A stream that was not handed over is released by releaseStream once it feeds no subscriber.
+// Node.Leave (lifecycle.go) announces the date and returns once reconcileStreams finds nothing left
+// here. It looks again after each event that may bring that nearer (noteLeaveProgress): owners or
+// links changed, a stream was handed over or dropped, or its last feed ended. A stream that was not handed over is released by releaseStream once it feeds no subscriber.
 // A process that finds that it stood still joins again (Membership.RejoinAfterPause).
 //
 // # A page of history

@@ -12,7 +12,6 @@ import (
 	"io"
 	"math/big"
 	"net"
-	"net/netip"
 	"net/url"
 	"sync/atomic"
 	"testing"
@@ -45,11 +44,22 @@ func (f *fleet) callRelay(s *testNode, with credentials.TransportCredentials) er
 	return err
 }
 
+// membersAt is a fleet with members that speak TLS at these addresses.
+type membersAt []string
+
+func (a membersAt) View() *placement.View {
+	var ms []placement.Member
+	for _, addr := range a {
+		ms = append(ms, placement.Member{Name: addr, RingKey: addr, RelayAddr: addr, Features: placement.FeatureTLS})
+	}
+	return placement.NewView(ms)
+}
+
 func tlsCredsOf(t *testing.T, cluster string, id *Identity, secrets ...[]byte) *tlsCreds {
 	t.Helper()
 	cfg := Config{FleetName: cluster, Secrets: secrets, Identity: id}
 	cfg.setDefaults()
-	c, err := newTLSCreds(&cfg, newMetrics(nil))
+	c, err := newTLSCreds(&cfg, newMetrics(nil), membersAt{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +114,9 @@ func TestUnprovenConnectionsAreBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, c := &fleet{T: t}, tlsCredsOf(t, "test", nil, secretA)
-			c.isMemberAddr = func(netip.Addr) bool { return member }
+			if member {
+				c.members = membersAt{"127.0.0.1:1"}
+			}
 			room, other := &c.strangerHandshakes, &c.memberHandshakes
 			if member {
 				room, other = other, room

@@ -19,21 +19,18 @@ import (
 // Lock order: mu, follower.mu, then any of pendingMu, link.mu and localStreams.mu.
 type followLoop struct {
 	// Set at construction.
-	self           string
-	tails          *shard.TailBuffers
-	local          *localStreams
-	openPool       *openPool
-	peers          *peers
-	currentView    func() *placement.View
-	currentTable   func() *placement.OwnerTable
-	noteMisplaced  func() // called when the stream manager feeds a stream that another node owns
-	onFeedReleased func() // called when the stream manager feeds one stream less
-	log            *slog.Logger
-	metrics        *metrics
-	ctx            context.Context
-	stop           context.CancelFunc
-	wg             sync.WaitGroup
-	wake           chan struct{} // cap 1, never closed
+	self     string
+	tails    *shard.TailBuffers
+	local    *localStreams
+	openPool *openPool
+	peers    *peers
+	node     followHost
+	log      *slog.Logger
+	metrics  *metrics
+	ctx      context.Context
+	stop     context.CancelFunc
+	wg       sync.WaitGroup
+	wake     chan struct{} // cap 1, never closed
 
 	mu       sync.Mutex
 	byStream map[shard.StreamID]*follower
@@ -42,6 +39,14 @@ type followLoop struct {
 	pendingMu  sync.Mutex
 	pending    map[*follower]struct{} // to be stepped, each at most once
 	lastMoveAt time.Time              // the latest time that nextMoveTime has given out
+}
+
+// followHost answers what followers ask of their node. It is a *Node.
+type followHost interface {
+	View() *placement.View
+	currentTable() *placement.OwnerTable
+	noteMisplaced()  // the stream manager feeds a stream that another node owns
+	onFeedReleased() // the stream manager feeds one stream less
 }
 
 func randomBetween(from, to time.Duration) time.Duration { return from + rand.N(to-from) }
@@ -164,7 +169,7 @@ func (fs *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.over || f.tail == nil || f.feed.isMissing() || f.tail.EndError() != nil || f.tail.Next() < f.feedStartTail {
+	if s := f.stateLocked(); s != stateFed && s != stateMoving || f.tail.EndError() != nil || f.tail.Next() < f.feedStartTail {
 		return shard.Info{}, false
 	}
 	return f.tail.Info(), true
@@ -191,7 +196,7 @@ func (fs *followLoop) endOlderGeneration(id shard.StreamID, info shard.Info) {
 
 // ownsStream reports whether this node owns the stream now, by its own view.
 func (fs *followLoop) ownsStream(id shard.StreamID) bool {
-	m := fs.currentTable().Owner(id)
+	m := fs.node.currentTable().Owner(id)
 	return m != nil && m.Name == fs.self
 }
 
@@ -218,7 +223,7 @@ func (fs *followLoop) scheduleAll() {
 // onLinkLost handles the loss of a link, with the subscriptions that were on it.
 func (fs *followLoop) onLinkLost(subs []*upstreamSub) {
 	for _, u := range subs {
-		u.follower.onLinkLost(u)
+		u.subscriber.onLinkLost(u)
 	}
 	fs.scheduleAll()
 }

@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -37,6 +35,43 @@ type firstFeed struct {
 	err   error // set before ready is closed
 	from  shard.Pos
 	began time.Time
+}
+
+// followerState names what a follower is doing. The package comment has the transitions.
+type followerState uint8
+
+// The states. What holds in each is checked by checkFollower, in the tests.
+const (
+	// stateOpening: all early readers wait for firstFeed.ready.
+	stateOpening followerState = iota
+	// stateFed: the feed extends the tail buffer, and is the wanted one.
+	stateFed
+	// stateMoving: the feed extends the tail buffer, and another one is being prepared.
+	stateMoving
+	// stateUnfed: the tail buffer has no feed, and readers wait.
+	stateUnfed
+	// stateOver: final, no feed; readers keep the tail buffer that they have.
+	stateOver
+)
+
+func (s followerState) String() string {
+	return [...]string{"opening", "fed", "moving", "unfed", "over"}[s]
+}
+
+// stateLocked returns the follower's state. The caller holds mu.
+func (f *follower) stateLocked() followerState {
+	switch {
+	case f.over:
+		return stateOver
+	case f.opening != nil:
+		return stateOpening
+	case f.feed.isMissing():
+		return stateUnfed
+	case f.move != nil:
+		return stateMoving
+	default:
+		return stateFed
+	}
 }
 
 // feed is the source that extends the tail buffer; the zero feed is none.
@@ -86,6 +121,9 @@ func (f *follower) unlockAndRun() {
 	}
 }
 
+// streamID implements subscriber.
+func (f *follower) streamID() shard.StreamID { return f.id }
+
 // removeReader takes one reader away. It is the release function of follow.
 func (f *follower) removeReader() {
 	f.mu.Lock()
@@ -120,7 +158,7 @@ func (f *follower) releaseTailLocked() {
 func (f *follower) step(now time.Time) time.Time {
 	f.mu.Lock()
 	defer f.unlockAndRun()
-	if f.over {
+	if f.stateLocked() == stateOver {
 		return time.Time{}
 	}
 	if f.tail != nil && f.tail.EndError() != nil {
@@ -186,7 +224,7 @@ func (f *follower) releaseFeedLocked(old feed) {
 	if release := old.local.release; release != nil {
 		f.afterUnlock = append(f.afterUnlock, func() {
 			release()
-			f.loop.onFeedReleased()
+			f.loop.node.onFeedReleased()
 		})
 	}
 }
@@ -200,7 +238,7 @@ func (f *follower) planMoveLocked(now time.Time) {
 		f.move = &feedMove{notBefore: now}
 		return
 	}
-	want := f.loop.currentTable().Owner(f.id)
+	want := f.loop.node.currentTable().Owner(f.id)
 	if want == nil || want.Name == f.feed.member {
 		return
 	}
@@ -247,7 +285,7 @@ func (f *follower) nextStepLocked() time.Time {
 // tryNextTargetLocked asks the next node for a feed; true: the node after it is to be asked
 // immediately.
 func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
-	to, ok := m.routing.NextTarget(f.loop.currentView(), f.loop.currentTable(), f.id, f.loop.self)
+	to, ok := m.routing.NextTarget(f.loop.node.View(), f.loop.node.currentTable(), f.id, f.loop.self)
 	switch {
 	case !ok && f.opening != nil && now.Sub(f.opening.began) >= noOwnerTimeout:
 		f.finishLocked(shard.ErrUnavailable)
@@ -364,7 +402,7 @@ func (f *follower) adoptFeedLocked(fd feed, goal shard.Pos) {
 	f.releaseFeedLocked(old)
 	f.resolveOpeningLocked(nil)
 	if fd.local.ref != nil && !f.loop.ownsStream(f.id) {
-		f.loop.noteMisplaced()
+		f.loop.node.noteMisplaced()
 	}
 }
 
@@ -389,136 +427,4 @@ func (f *follower) handleRefusalLocked(now time.Time, err error) {
 // retryMoveLocked begins the whole move again later.
 func (f *follower) retryMoveLocked(now time.Time) {
 	f.move = &feedMove{notBefore: now.Add(randomBetween(retryMinDelay, retryMaxDelay))}
-}
-
-// onSubscribed handles Subscribed: the owner's answer to a subscription, or its restart at a later
-// position.
-func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start shard.Pos) {
-	f.mu.Lock()
-	defer f.unlockAndRun()
-	answered := f.move != nil && f.move.upstream == u
-	if !answered && f.feed.upstream != u {
-		u.link.unsubscribe(u)
-		return
-	}
-	at := infoAt(info, start)
-	if f.tail == nil {
-		f.tail = f.loop.openTail(f.id, at, start)
-	}
-	switch {
-	case f.tail == nil || info.Generation < f.tail.Generation(): // the peer has not heard of the newest generation
-		u.link.unsubscribe(u)
-		if answered {
-			f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
-		} else {
-			f.replaceFeedLocked(time.Now(), 0)
-		}
-		return
-	case info.Generation > f.tail.Generation():
-		f.endGenerationLocked()
-		return
-	}
-	f.tail.SkipTo(start, at.Tail, at.Closed)
-	u.tail = f.tail
-	if answered {
-		f.adoptFeedLocked(feed{member: f.move.targetName, upstream: u}, info.Tail)
-	}
-}
-
-// replaceFeedLocked clears the lost feed and has another one asked for after wait.
-func (f *follower) replaceFeedLocked(now time.Time, wait time.Duration) {
-	f.feed = feed{}
-	if f.move == nil || !f.move.awaitingAnswer {
-		f.move = &feedMove{notBefore: now.Add(wait)}
-	}
-	f.loop.scheduleStep(f)
-}
-
-// onRecords extends the tail buffer with a batch. Only the goroutine of u's bulk lane calls it,
-// without mu.
-func (f *follower) onRecords(u *upstreamSub, r shard.RecordBatch) {
-	if u.tail == nil {
-		return
-	}
-	err := u.tail.Extend(r)
-	if err == nil {
-		return
-	}
-	f.loop.metrics.gaps.Inc()
-	f.loop.log.Error("relayed records do not join", "peer", u.link.peer.Name, "stream", f.id, "err", err)
-	f.mu.Lock()
-	defer f.unlockAndRun()
-	u.tail = nil
-	u.link.unsubscribe(u)
-	if f.feed.upstream == u {
-		f.replaceFeedLocked(time.Now(), 0)
-	}
-}
-
-// onOwnerMoved handles Moved: the feed says that another node owns the stream.
-func (f *follower) onOwnerMoved(u *upstreamSub, to placement.PeerAddr) {
-	f.mu.Lock()
-	defer f.unlockAndRun()
-	if f.over || f.feed.upstream != u || f.move != nil {
-		return
-	}
-	if to.Name != f.loop.self && f.loop.peers.link(to.Name) == nil {
-		return // the old feed continues for movedGrace
-	}
-	f.move = &feedMove{
-		notBefore: f.loop.nextMoveTime(time.Now()),
-		routing:   placement.RedirectedTo(to.Name),
-	}
-	f.loop.scheduleStep(f)
-}
-
-// onSubscriptionEnd handles End: the subscription is over, or was refused.
-func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
-	f.mu.Lock()
-	defer f.unlockAndRun()
-	now := time.Now()
-	switch {
-	case f.over:
-	case f.move != nil && f.move.upstream == u:
-		f.handleRefusalLocked(now, why)
-	case f.feed.upstream != u:
-	case shard.IsAbsent(why):
-		f.endGenerationLocked()
-	case errors.Is(why, placement.ErrCallFailed): // it would fail again soon
-		f.loop.log.Warn("the feed of a stream failed and is asked for again", "stream", f.id, "err", why)
-		f.replaceFeedLocked(now, randomBetween(retryMinDelay, retryMaxDelay))
-	default:
-		f.replaceFeedLocked(now, randomBetween(0, lostFeedMinDelay))
-		var r *placement.RedirectError
-		if errors.As(why, &r) && !f.move.awaitingAnswer {
-			f.move.routing = placement.RedirectedTo(r.Owner.Name)
-		}
-	}
-}
-
-// onLinkLost handles the loss of the link that carried the subscription.
-func (f *follower) onLinkLost(u *upstreamSub) {
-	f.mu.Lock()
-	defer f.unlockAndRun()
-	switch {
-	case f.over:
-	case f.move != nil && f.move.upstream == u:
-		f.handleRefusalLocked(time.Now(), placement.ErrUnreachable)
-	case f.feed.upstream == u:
-		f.replaceFeedLocked(time.Now(), randomBetween(lostFeedMinDelay, lostFeedMaxDelay))
-	}
-}
-
-// publicError returns the error that a caller of the package gets for an internal one.
-func publicError(err error) error {
-	var r *placement.RedirectError
-	switch {
-	case errors.Is(err, placement.ErrUnreachable), errors.Is(err, placement.ErrCallFailed), errors.As(err, &r),
-		errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: %w", shard.ErrUnavailable, err)
-	case errors.Is(err, context.Canceled):
-		return shard.ErrStopped
-	default:
-		return err
-	}
 }

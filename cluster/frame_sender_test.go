@@ -30,11 +30,6 @@ func (h *bufferHost) Follow(_ context.Context, id shard.StreamID, _ shard.Pos) (
 
 func (h *bufferHost) HasStream(shard.StreamID) bool { return true }
 
-// fetchNothing finds no handover of any stream.
-func fetchNothing(context.Context, shard.StreamID) (shard.Handover, bool) {
-	return shard.Handover{}, false
-}
-
 // rangeOf returns a batch with one message, at one position.
 func rangeOf(at uint64, size int) shard.RecordBatch {
 	b := make([]byte, 52+size)
@@ -58,6 +53,7 @@ type frameRig struct {
 	s             *peerSession
 	host          *bufferHost
 	o             *openPool
+	local         *localStreams
 	builder       frameBuilder
 	handle        uint64
 	subs          map[uint64]*peerSub // all that there ever were
@@ -91,11 +87,9 @@ func newFrameRig(t *rapid.T, perTail int) *frameRig {
 		b.host.tails[id] = tails.Open(id, shard.Info{Exists: true}, 0)
 	}
 	_, table := tableOf("self")
+	b.local = newLocalStreams(b.host, noHandover{})
 	srv := &server{
-		self: "self", metrics: newMetrics(nil), local: newLocalStreams(b.host, fetchNothing), openPool: b.o,
-		currentTable: func() *placement.OwnerTable { return table }, noteMisplaced: func() {},
-		memberAnswers: func(context.Context, *placement.Member) bool { return true },
-		sessions:      map[uint64]*peerSession{}, isMember: func(string) bool { return true },
+		self: placement.PeerAddr{Name: "self"}, metrics: newMetrics(nil), streams: &testOwner{b.local, b.o, table}, sessions: map[uint64]*peerSession{},
 	}
 	var err error
 	b.s, err = srv.openSession(context.Background(), &relaypb.Hello{
@@ -270,9 +264,9 @@ func TestCreditIsNeitherMadeNorLost(t *testing.T) {
 		for b.frame() {
 			b.linkCredit()
 		}
-		if b.linkCredit(); b.s.credit != rigLink || len(b.s.subs) != 0 || len(b.s.server.local.feedRefs) != 0 {
+		if b.linkCredit(); b.s.credit != rigLink || len(b.s.subs) != 0 || len(b.local.feedRefs) != 0 {
 			t.Fatalf("%d credit, %d subscriptions, %d uses when nothing is followed",
-				b.s.credit, len(b.s.subs), len(b.s.server.local.feedRefs))
+				b.s.credit, len(b.s.subs), len(b.local.feedRefs))
 		}
 	})
 }

@@ -8,11 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/fantail-dev/fantail/cluster/placement"
-	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -94,20 +90,6 @@ func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Ha
 	return h, false
 }
 
-// requestHandover asks the member to hand a stream over to this node.
-func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
-	h shard.Handover, found bool, err error,
-) {
-	ctx, end := l.bindContext(ctx)
-	defer end()
-	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wireBytes(id), From: uint64(from), Caller: peerAddrToWire(to)})
-	if err != nil {
-		return h, false, statusToError(err)
-	}
-	h, err = checkHandover(reply)
-	return h, reply.GetFound() && err == nil, err
-}
-
 // isSuccessor reports whether the member that asks for a stream is its next owner.
 func (r *Node) isSuccessor(id shard.StreamID, to placement.PeerAddr) bool {
 	v := r.View()
@@ -115,32 +97,6 @@ func (r *Node) isSuccessor(id shard.StreamID, to placement.PeerAddr) bool {
 		return v.Member(to.Name) != nil
 	}
 	return v.IsSuccessor(id, r.self, to, r.cfg.Now())
-}
-
-// Hand hands a stream over to the caller, if the caller is its next owner.
-func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb.HandoverReply, error) {
-	id, err := checkHandoverRequest(q)
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
-	to := peerAddrFromWire(q.GetCaller())
-	if !s.isSuccessor(id, to) {
-		s.log.Info("stream not handed over", "stream", id, "peer", to.Name, "why", "by this node's table it is not the owner")
-		return nil, status.Error(codes.PermissionDenied, "not the stream's owner")
-	}
-	h, found, ref := s.local.handOver(ctx, id, shard.Pos(q.GetFrom()), to)
-	if ref != nil {
-		s.openBridge(id, to, ref)
-	}
-	if !found {
-		return &relaypb.HandoverReply{}, nil
-	}
-	s.metrics.handovers.given.Inc()
-	reply := &relaypb.HandoverReply{Found: true, State: h.State}
-	for _, r := range h.Tail {
-		reply.Tail = append(reply.Tail, r.Bytes())
-	}
-	return reply, nil
 }
 
 // handoverBacklog holds the streams in use that this node has still to hand over after a change of
@@ -214,21 +170,19 @@ func (r *Node) requestTakeovers(ctx context.Context, backlog *handoverBacklog) {
 	}
 }
 
+// requestTakeover has the member fetch a stream. A member with a clock that is behind answers that it
+// does not own the stream yet, and is asked again. If all attempts fail, the next request for the
+// stream has the same effect.
 func (r *Node) requestTakeover(ctx context.Context, member string, id shard.StreamID) {
-	if l := r.peers.link(member); l != nil {
-		ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
-		defer cancel()
-		l.requestTakeover(ctx, id)
+	l := r.peers.link(member)
+	if l == nil {
+		return
 	}
-}
-
-// requestTakeover has the member serve a stream, and so fetch it. A member with a clock that is
-// behind answers that it does not own the stream yet, and is asked again. If all attempts fail, the
-// next request for the stream has the same effect.
-func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
+	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+	defer cancel()
 	for {
 		var other *placement.RedirectError
-		if _, err := l.requestInfo(ctx, id, shard.InfoAllowCached, placement.Route{}); !errors.As(err, &other) {
+		if err := l.requestTakeover(ctx, id); !errors.As(err, &other) {
 			return
 		}
 		select {
@@ -237,6 +191,34 @@ func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) {
 			return
 		}
 	}
+}
+
+// takeOver makes this node, the new owner of a stream, serve it: it waits for a transfer of the
+// stream that is underway, fetches it from the previous owner and installs it (localStreams.acquire).
+// A stream that is not handed over is read from S2.
+func (r *Node) takeOver(ctx context.Context, id shard.StreamID) error {
+	_, err := r.local.info(ctx, id, shard.InfoAllowCached, false)
+	return err
+}
+
+// handOver gives a stream up in favour of its next owner, and feeds the subscribers that this node
+// was feeding from there.
+func (r *Node) handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
+	h shard.Handover, found bool, err error,
+) {
+	if !r.isSuccessor(id, to) {
+		r.cfg.Logger.Info("stream not handed over", "stream", id, "peer", to.Name, "why", "by this node's table it is not the owner")
+		return h, false, errNotSuccessor
+	}
+	h, found, ref := r.local.handOver(ctx, id, from, to)
+	if ref != nil {
+		r.openBridge(id, to, ref)
+	}
+	if found {
+		r.metrics.handovers.given.Inc()
+		r.noteLeaveProgress()
+	}
+	return h, found, nil
 }
 
 // openBridge feeds the subscribers that the stream manager was feeding from the new owner, until

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -50,51 +49,37 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen for peers (--relay; by default at --advertise): %w", err)
 	}
-	m := newMetrics(cfg.Metrics)
-	creds, err := newTLSCreds(&cfg, m)
-	if err != nil {
-		return nil, nil, errors.Join(err, listener.Close())
-	}
 	r := &Node{
-		cfg: cfg, metrics: m, creds: creds,
+		cfg: cfg, metrics: newMetrics(cfg.Metrics),
 		addr: advertisedAddr(&cfg, listener.Addr()), bridges: map[*feedRef]bridge{},
 		openPool:     &openPool{limit: maxOpening, maxWaiting: maxOpensWaiting},
-		reconcileNow: make(chan struct{}, 1), dropSlots: make(chan struct{}, maxDropping),
+		reconcileNow: make(chan struct{}, 1), leaveProgress: make(chan struct{}, 1), dropSlots: make(chan struct{}, maxDropping),
 	}
 	r.skewWarning.Interval = time.Minute
-	r.local = newLocalStreams(manager, r.fetchHandover)
+	r.membership = gossip.New(gossipConfigOf(&r.cfg, r.addr), (*nodeObserver)(r))
+	r.self = r.membership.Name()
+	r.cfg.Logger = cfg.Logger.With("member", r.self)
+	if r.creds, err = newTLSCreds(&r.cfg, r.metrics, r); err != nil {
+		return nil, nil, errors.Join(err, listener.Close())
+	}
 	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
 	r.ctx = ctx
 	r.stateCalls = newStateCalls(ctx)
 	r.stateCalls.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
-	r.membership = gossip.New(gossipConfigOf(&r.cfg, r.addr), (*nodeObserver)(r))
 	if manager, ok := manager.(*shard.Manager); ok {
 		r.prober = manager
 		r.standingState.byMember = map[string]memberStoreState{}
 	}
-	r.self = r.membership.Name()
-	r.cfg.Logger = cfg.Logger.With("member", r.self)
-	r.peers = newPeers(&r.cfg, r.self, r.addr, r.metrics)
-	r.peers.panics, r.peers.creds = r.stateCalls.panics, creds
-	creds.isLegacyAddr, creds.log = func(ip netip.Addr) bool { return r.View().HasLegacyAt(ip) }, r.cfg.Logger
-	creds.isMemberAddr = func(ip netip.Addr) bool { return r.View().HasMemberAt(ip) }
-	r.server = newServer(&r.cfg, r.self, r.local, r.openPool, r.metrics, creds)
-	r.server.addr, r.server.currentTable, r.server.noteMisplaced = r.addr, r.currentTable, r.noteMisplaced
-	r.server.memberAnswers, r.server.openBridge, r.server.statusFor = r.memberAnswers, r.openBridge, r.statusFor
-	r.server.isSuccessor = r.isSuccessor
-	r.server.isMember = func(name string) bool { return r.View().Member(name) != nil }
+	r.local = newLocalStreams(manager, r)
+	self := placement.PeerAddr{Name: r.self, Address: r.addr}
+	r.peers = newPeers(&r.cfg, self, r.metrics, r.stateCalls.panics, r.creds, r)
+	r.server = newServer(&r.cfg, self, r, r.metrics, r.creds)
 	r.followLoop = &followLoop{
 		self: r.self, tails: tails, local: r.local, openPool: r.openPool, peers: r.peers,
-		currentView: r.View, currentTable: r.currentTable, noteMisplaced: r.noteMisplaced, onFeedReleased: func() { notify.Send(r.reconcileNow) },
-		log: r.cfg.Logger, metrics: r.metrics, wake: make(chan struct{}, 1),
+		node: r, log: r.cfg.Logger, metrics: r.metrics, wake: make(chan struct{}, 1),
 		byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{},
 	}
 	r.followLoop.ctx, r.followLoop.stop = context.WithCancel(ctx)
-	r.peers.onLinkUp = func(string) { r.linksChanged() }
-	r.peers.onLinkLost = func(_ *link, subs []*upstreamSub) {
-		r.followLoop.onLinkLost(subs)
-		r.linksChanged()
-	}
 	r.wg.Go(func() { r.reconcileLoop(ctx) })
 	r.followLoop.wg.Go(r.followLoop.run)
 	return r, listener, nil
@@ -144,8 +129,8 @@ func (r *Node) start(ln net.Listener) {
 func (r *Node) Leave(ctx context.Context) error {
 	r.leaving.Store(true)
 	at := r.membership.AnnounceLeave()
-	look := time.NewTicker(leavePoll)
-	defer look.Stop()
+	expiry := time.NewTimer(keepMovedLeaving)
+	defer expiry.Stop()
 	for {
 		r.hasMisplaced.Store(true) // a View is published before onView runs
 		if r.View().TableAt(at).Len() == 0 {
@@ -153,8 +138,17 @@ func (r *Node) Leave(ctx context.Context) error {
 		} else if t := r.currentTable(); !t.HasOwner(r.self) && r.reconcileStreams() == 0 && len(r.dropSlots) == 0 {
 			return nil
 		}
+		if kept := keepMovedLeaving - r.history.UnchangedFor(r.currentTable(), r.cfg.Now()); kept > 0 {
+			expiry.Reset(kept)
+		}
 		select {
-		case <-look.C:
+		case <-r.leaveProgress:
+		case <-expiry.C: // from now on streams that moved may be dropped
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		select { // what ends within leavePace is looked at together
+		case <-time.After(leavePace):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -57,11 +57,23 @@ type link struct {
 	stopBulk context.CancelFunc // nil: there is no bulk lane
 }
 
+// subscriber receives what a subscription brings: *follower. Its methods are called from the
+// goroutine of the link's bulk lane, and must not block.
+type subscriber interface {
+	streamID() shard.StreamID
+	onSubscribed(u *upstreamSub, info shard.Info, start shard.Pos)
+	onRecords(u *upstreamSub, r shard.RecordBatch)
+	onOwnerMoved(u *upstreamSub, to placement.PeerAddr)
+	onSubscriptionEnd(u *upstreamSub, why error)
+	// onLinkLost is called from the peer's goroutine.
+	onLinkLost(u *upstreamSub)
+}
+
 // upstreamSub is the edge's half of a subscription.
 type upstreamSub struct {
-	follower *follower
-	link     *link
-	handle   uint64
+	subscriber subscriber
+	link       *link
+	handle     uint64
 
 	// Guarded by link.mu.
 	request   *subscribeRequest // nil once it is sent
@@ -117,7 +129,7 @@ func openLink(ctx context.Context, p *peer) (*link, error) {
 		wake: make(chan struct{}, 1), subs: map[uint64]*upstreamSub{}, idleSince: time.Now(),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
-	err = l.exchangeHello(placement.PeerAddr{Name: p.peers.self, Address: p.peers.addr})
+	err = l.exchangeHello(p.peers.self)
 	if err != nil {
 		l.cancel(err)
 		p.peers.returnCredit(l.linkWindow)
@@ -204,14 +216,14 @@ func (l *link) close() []*upstreamSub {
 }
 
 // subscribe asks for a stream on behalf of f; nil: the link is closed.
-func (l *link) subscribe(f *follower, a subscribeRequest) *upstreamSub {
+func (l *link) subscribe(f subscriber, a subscribeRequest) *upstreamSub {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil
 	}
 	l.lastHandle++
-	u := &upstreamSub{follower: f, link: l, handle: l.lastHandle, request: &a}
+	u := &upstreamSub{subscriber: f, link: l, handle: l.lastHandle, request: &a}
 	l.subs[u.handle] = u
 	l.metrics.subscriptions[endEdge].Inc()
 	l.enqueueLocked(u)
@@ -320,7 +332,7 @@ func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 		switch {
 		case u.request != nil:
 			q := &relaypb.Subscribe{
-				Handle: u.handle, Stream: wireBytes(u.follower.id), From: uint64(u.request.from),
+				Handle: u.handle, Stream: wireBytes(u.subscriber.streamID()), From: uint64(u.request.from),
 				Route: routeToWire(u.request.route),
 			}
 			size += proto.Size(q)
@@ -431,22 +443,22 @@ func (l *link) handlePart(p *relaypb.Part) {
 	switch p.GetKind() {
 	case relaypb.PartKind_PART_KIND_SUBSCRIBED:
 		s := p.GetSubscribed()
-		sub.follower.onSubscribed(sub, infoFromWire(s.GetInfo()), shard.Pos(s.GetStart()))
+		sub.subscriber.onSubscribed(sub, infoFromWire(s.GetInfo()), shard.Pos(s.GetStart()))
 	case relaypb.PartKind_PART_KIND_BATCH:
 		if err := l.handleBatch(sub, p); err != nil {
 			l.failMalformed(sub, err)
 		}
 	case relaypb.PartKind_PART_KIND_MOVED:
-		sub.follower.onOwnerMoved(sub, peerAddrFromWire(p.GetMoved()))
+		sub.subscriber.onOwnerMoved(sub, peerAddrFromWire(p.GetMoved()))
 	case relaypb.PartKind_PART_KIND_END:
-		sub.follower.onSubscriptionEnd(sub, refusalToError(p.GetRefusal()))
+		sub.subscriber.onSubscriptionEnd(sub, refusalToError(p.GetRefusal()))
 	}
 }
 
 // failMalformed ends a subscription after a malformed Part.
 func (l *link) failMalformed(u *upstreamSub, err error) {
 	l.unsubscribe(u)
-	u.follower.onSubscriptionEnd(u, fmt.Errorf("%w: from %s: %w", placement.ErrCallFailed, l.peer.Name, err))
+	u.subscriber.onSubscriptionEnd(u, fmt.Errorf("%w: from %s: %w", placement.ErrCallFailed, l.peer.Name, err))
 }
 
 func (l *link) handleBatch(u *upstreamSub, p *relaypb.Part) error {
@@ -459,7 +471,7 @@ func (l *link) handleBatch(u *upstreamSub, p *relaypb.Part) error {
 	}
 	if whole {
 		u.partial = nil
-		u.follower.onRecords(u, r)
+		u.subscriber.onRecords(u, r)
 	}
 	return nil
 }

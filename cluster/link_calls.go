@@ -121,3 +121,30 @@ func (l *link) requestPage(
 		b = append(b, chunk.GetData()...)
 	}
 }
+
+// requestHandover asks the member to hand a stream over to this node.
+func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
+	h shard.Handover, found bool, err error,
+) {
+	ctx, end := l.bindContext(ctx)
+	defer end()
+	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wireBytes(id), From: uint64(from), Caller: peerAddrToWire(to)})
+	if err != nil {
+		return h, false, statusToError(err)
+	}
+	h, err = checkHandover(reply)
+	return h, reply.GetFound() && err == nil, err
+}
+
+// requestTakeover asks the member, the new owner of a stream, to fetch it. A release without the call
+// TakeOver fetches the stream for a State call.
+func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) error {
+	if l.peerVersion < placement.RelayVersionTakeOver {
+		_, err := l.requestInfo(ctx, id, shard.InfoAllowCached, placement.Route{})
+		return err
+	}
+	ctx, end := l.bindContext(ctx)
+	defer end()
+	_, err := l.client.TakeOver(ctx, &relaypb.TakeOverRequest{Stream: wireBytes(id)})
+	return statusToError(err)
+}

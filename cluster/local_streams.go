@@ -41,8 +41,8 @@ type storeProber interface {
 // readers would wait forever. A stream that is not here is first fetched from its previous owner,
 // if it had another one recently.
 type localStreams struct {
-	manager       streamManager
-	fetchHandover func(ctx context.Context, id shard.StreamID) (shard.Handover, bool)
+	manager streamManager
+	node    localHost
 
 	mu         sync.Mutex
 	feedRefs   map[shard.StreamID]*feedRef    // feeds taken from the stream manager
@@ -68,9 +68,17 @@ type redirection struct {
 	until time.Time
 }
 
-func newLocalStreams(h streamManager, fetch func(context.Context, shard.StreamID) (shard.Handover, bool)) *localStreams {
+// localHost answers what localStreams asks of its node. It is a *Node.
+type localHost interface {
+	// fetchHandover fetches a stream from its previous owner.
+	fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Handover, found bool)
+	// noteLeaveProgress is called when the last feed of a stream has ended. It must not block.
+	noteLeaveProgress()
+}
+
+func newLocalStreams(h streamManager, node localHost) *localStreams {
 	return &localStreams{
-		manager: h, fetchHandover: fetch, feedRefs: map[shard.StreamID]*feedRef{},
+		manager: h, node: node, feedRefs: map[shard.StreamID]*feedRef{},
 		transfers: map[shard.StreamID]*transfer{}, handedOver: map[shard.StreamID]redirection{},
 	}
 }
@@ -106,9 +114,13 @@ func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from sh
 func (h *localStreams) releaseRef(id shard.StreamID, u *feedRef) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if u.count--; u.count == 0 && h.feedRefs[id] == u {
+	if u.count--; u.count > 0 {
+		return
+	}
+	if h.feedRefs[id] == u {
 		delete(h.feedRefs, id)
 	}
+	h.node.noteLeaveProgress()
 }
 
 // hasRefs reports whether any of the feeds that u counts is left.
@@ -172,7 +184,7 @@ func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 // fetchAndInstall fetches a stream from its previous owner. If that fails the stream is read from
 // S2.
 func (h *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID) {
-	if over, ok := h.fetchHandover(ctx, id); ok {
+	if over, ok := h.node.fetchHandover(ctx, id); ok {
 		_ = h.manager.InstallHandover(id, over)
 	}
 }

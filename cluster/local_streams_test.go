@@ -25,16 +25,24 @@ func (h *slowHost) Info(context.Context, shard.StreamID, shard.InfoOptions) (sha
 	return shard.Info{}, nil
 }
 
+// silentSource stands for previous owners that do not answer.
+type silentSource struct {
+	noHandover
+	fetches int
+}
+
+func (s *silentSource) fetchHandover(context.Context, shard.StreamID) (h shard.Handover, found bool) {
+	s.fetches++
+	<-time.After(handoverTimeout)
+	return h, false
+}
+
 // A previous owner that does not answer delays all callers for a stream together, and not one after
 // the other.
 func TestAllCallersShareOneFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fetches := 0
-		h := newLocalStreams(&slowHost{}, func(context.Context, shard.StreamID) (shard.Handover, bool) {
-			fetches++
-			<-time.After(handoverTimeout)
-			return shard.Handover{}, false
-		})
+		source := &silentSource{}
+		h := newLocalStreams(&slowHost{}, source)
 		began := time.Now()
 		var wg sync.WaitGroup
 		for range 20 {
@@ -45,8 +53,8 @@ func TestAllCallersShareOneFetch(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if took := time.Since(began); fetches != 1 || took > handoverTimeout+time.Second {
-			t.Errorf("fetched %d times, in %v", fetches, took)
+		if took := time.Since(began); source.fetches != 1 || took > handoverTimeout+time.Second {
+			t.Errorf("fetched %d times, in %v", source.fetches, took)
 		}
 	})
 }

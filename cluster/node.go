@@ -23,24 +23,25 @@ import (
 // can be reached.
 type Node struct {
 	// Set at construction.
-	cfg          Config
-	self         string
-	addr         string
-	metrics      *metrics
-	creds        *tlsCreds
-	membership   *gossip.Membership
-	peers        *peers
-	local        *localStreams
-	openPool     *openPool
-	server       *server
-	followLoop   *followLoop
-	stateCalls   *stateCalls
-	prober       storeProber     // the stream manager; nil if that is none of shard's
-	ctx          context.Context // ends with Close
-	stop         context.CancelFunc
-	wg           sync.WaitGroup
-	reconcileNow chan struct{} // cap 1, never closed: wakes reconcileLoop
-	dropSlots    chan struct{} // cap maxDropping: held by each goroutine that drops a stream
+	cfg           Config
+	self          string
+	addr          string
+	metrics       *metrics
+	creds         *tlsCreds
+	membership    *gossip.Membership
+	peers         *peers
+	local         *localStreams
+	openPool      *openPool
+	server        *server
+	followLoop    *followLoop
+	stateCalls    *stateCalls
+	prober        storeProber     // the stream manager; nil if that is none of shard's
+	ctx           context.Context // ends with Close
+	stop          context.CancelFunc
+	wg            sync.WaitGroup
+	reconcileNow  chan struct{} // cap 1, never closed: wakes reconcileLoop
+	leaveProgress chan struct{} // cap 1, never closed: wakes Leave
+	dropSlots     chan struct{} // cap maxDropping: held by each goroutine that drops a stream
 
 	history       placement.History
 	hasMisplaced  atomic.Bool // the stream manager may hold streams that other nodes own
@@ -114,6 +115,7 @@ func (r *Node) linksChanged() {
 	r.mu.Unlock()
 	r.followLoop.scheduleAll()
 	r.noteMisplaced()
+	r.noteLeaveProgress()
 }
 
 // nextChange returns a channel that is closed when a View or a link changes after the call.
@@ -349,5 +351,19 @@ func (r *Node) awaitOwner(ctx context.Context, began time.Time) error {
 		return shard.ErrUnavailable
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// publicError returns the error that a caller of the package gets for an internal one.
+func publicError(err error) error {
+	var r *placement.RedirectError
+	switch {
+	case errors.Is(err, placement.ErrUnreachable), errors.Is(err, placement.ErrCallFailed), errors.As(err, &r),
+		errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", shard.ErrUnavailable, err)
+	case errors.Is(err, context.Canceled):
+		return shard.ErrStopped
+	default:
+		return err
 	}
 }

@@ -227,7 +227,7 @@ func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 	s.server.metrics.subscriptions[endOwner].Inc()
 	s.mu.Unlock()
 	from, r := q.GetFrom(), routeFromWire(q.GetRoute())
-	if err == nil && !s.server.openPool.submit(s.server.local.answersLocally(sub.id), func() { s.openSubscription(sub, shard.Pos(from), r) }) {
+	if err == nil && !s.server.streams.submitOpen(sub.id, func() { s.openSubscription(sub, shard.Pos(from), r) }) {
 		err = shard.ErrOverloaded
 	}
 	if err != nil {
@@ -256,11 +256,11 @@ func (s *peerSession) openSubscription(u *peerSub, from shard.Pos, r placement.R
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, openTimeout)
 	defer cancel()
-	if err := s.server.checkOwnership(ctx, u.id, r); err != nil {
+	if err := s.server.streams.checkOwnership(ctx, u.id, r); err != nil {
 		s.endSub(u, err)
 		return
 	}
-	t, fd, err := s.server.local.startFeed(ctx, u.id, from, r.Hop == placement.HopForce)
+	t, fd, err := s.server.streams.startFeed(ctx, u.id, from, r.Hop == placement.HopForce)
 	if err != nil {
 		s.endSub(u, err)
 		return

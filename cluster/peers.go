@@ -20,25 +20,28 @@ import (
 // peers holds one link to each other member: it is opened when the member appears in the View,
 // reopened while the member is there, and closed when it goes.
 type peers struct {
-	// Set at construction; newNode sets the functions, panics and creds before the first update.
+	// Set at construction.
 	cfg     *Config
-	self    string
-	addr    string // of this node's server
+	self    placement.PeerAddr
 	metrics *metrics
 	// handles panics of a link's goroutines
-	panics *shard.PanicHandler
-	creds  *tlsCreds
-	// Called from the peer's goroutine when its link is up, and when it is lost, with the
-	// subscriptions that were on it.
-	onLinkUp   func(name string)
-	onLinkLost func(l *link, subs []*upstreamSub)
-	ctx        context.Context
-	stop       context.CancelFunc
-	wg         sync.WaitGroup
+	panics   *shard.PanicHandler
+	creds    *tlsCreds
+	observer linkObserver
+	ctx      context.Context
+	stop     context.CancelFunc
+	wg       sync.WaitGroup
 
 	mu            sync.Mutex
 	byName        map[string]*peer
 	creditGranted int // link credit of all open links, in bytes
+}
+
+// linkObserver hears of links: *Node. Its methods are called from the peer's goroutine.
+type linkObserver interface {
+	onLinkUp()
+	// onLinkLost gets the subscriptions that were on the link.
+	onLinkLost(subs []*upstreamSub)
 }
 
 // defaultLinkBytes is the default of Config.LinkCreditBytes, which bounds the credit of all links
@@ -62,8 +65,10 @@ func (ps *peers) returnCredit(n int) {
 	ps.mu.Unlock()
 }
 
-func newPeers(cfg *Config, self, addr string, met *metrics) *peers {
-	ps := &peers{cfg: cfg, self: self, addr: addr, metrics: met, byName: map[string]*peer{}}
+func newPeers(
+	cfg *Config, self placement.PeerAddr, met *metrics, panics *shard.PanicHandler, creds *tlsCreds, observer linkObserver,
+) *peers {
+	ps := &peers{cfg: cfg, self: self, metrics: met, panics: panics, creds: creds, observer: observer, byName: map[string]*peer{}}
 	ps.ctx, ps.stop = context.WithCancel(context.Background())
 	return ps
 }
@@ -76,7 +81,7 @@ func (ps *peers) update(v *placement.View) {
 		return
 	}
 	for _, m := range v.Members() {
-		if m.Name == ps.self {
+		if m.Name == ps.self.Name {
 			continue
 		}
 		secure := m.Features&placement.FeatureTLS != 0
@@ -254,7 +259,7 @@ func (p *peer) keepLinked(ctx context.Context) {
 			p.setLink(l)
 			p.peers.metrics.links.Inc()
 			p.peers.cfg.Logger.Info("link up", "peer", p.addr.Name)
-			p.peers.onLinkUp(p.addr.Name)
+			p.peers.observer.onLinkUp()
 			err = l.keepAlive()
 			p.setLink(nil)
 			p.peers.metrics.links.Dec()
@@ -264,7 +269,7 @@ func (p *peer) keepLinked(ctx context.Context) {
 				p.peers.cfg.Logger.Info("link down", "peer", p.addr.Name, "err", err)
 			}
 			p.peers.returnCredit(l.linkWindow)
-			p.peers.onLinkLost(l, l.close())
+			p.peers.observer.onLinkLost(l.close())
 		} else {
 			p.peers.cfg.Logger.Debug("open link", "peer", p.addr.Name, "err", err)
 			wait = min(2*wait, maxRedialDelay)

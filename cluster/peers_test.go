@@ -11,7 +11,6 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/internal/testlog"
 	"github.com/fantail-dev/fantail/cluster/placement"
-	"github.com/fantail-dev/fantail/proto/relaypb"
 )
 
 // pipeNetwork is a network of pipes to one server.
@@ -72,8 +71,7 @@ func (p *pipeNetwork) Addr() net.Addr { return &net.TCPAddr{} }
 func (p *pipeNetwork) serve(t *testing.T, name string) *server {
 	cfg := &Config{Name: name}
 	cfg.setDefaults()
-	s := newServer(cfg, name, nil, nil, newMetrics(nil), nil)
-	s.statusFor = func(string) *relaypb.Status { return &relaypb.Status{} }
+	s := newServer(cfg, placement.PeerAddr{Name: name}, &testOwner{}, newMetrics(nil), nil)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := s.grpc.Serve(p); err != nil {
@@ -117,9 +115,7 @@ func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 		s := p.serve(t, "b")
 		cfg := &Config{Name: "a", Network: p, Logger: log.Logger()}
 		cfg.setDefaults()
-		ps := newPeers(cfg, "a", "", newMetrics(nil))
-		ps.creds = &tlsCreds{}
-		ps.onLinkUp, ps.onLinkLost = func(string) {}, func(*link, []*upstreamSub) {}
+		ps := newPeers(cfg, placement.PeerAddr{Name: "a"}, newMetrics(nil), nil, &tlsCreds{}, noLinkObserver{})
 		says := func(out, again int) {
 			t.Helper()
 			if n, m := len(log.Containing("out of reach")), len(log.Containing("within reach")); n != out || m != again {
@@ -150,3 +146,9 @@ func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 		<-time.After(time.Minute)
 	})
 }
+
+// noLinkObserver ignores links.
+type noLinkObserver struct{}
+
+func (noLinkObserver) onLinkUp()                 {}
+func (noLinkObserver) onLinkLost([]*upstreamSub) {}

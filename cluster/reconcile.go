@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -12,7 +13,7 @@ import (
 const (
 	reconcileEvery = time.Second
 	maxDropping    = 16
-	leavePoll      = 50 * time.Millisecond
+	leavePace      = 20 * time.Millisecond // the least time between two looks of Leave
 )
 
 // reconcileLoop checks each second, and whenever owners or links change, whether this node should
@@ -39,6 +40,7 @@ func (r *Node) reconcileLoop(ctx context.Context) {
 		r.reconcileStreams()
 		r.closeBridges()
 		r.local.forgetExpired(now)
+		r.noteLeaveProgress()
 	}
 }
 
@@ -103,7 +105,17 @@ func (r *Node) releaseStream(id shard.StreamID) {
 		return // all slots are taken: next time
 	}
 	r.wg.Go(func() {
-		defer func() { <-r.dropSlots }()
+		defer func() {
+			<-r.dropSlots
+			r.noteLeaveProgress()
+		}()
 		r.local.dropUnfed(id)
 	})
+}
+
+// noteLeaveProgress wakes Leave, if it runs: owners or links changed, or a stream may be left less.
+func (r *Node) noteLeaveProgress() {
+	if r.leaving.Load() {
+		notify.Send(r.leaveProgress)
+	}
 }

@@ -26,28 +26,39 @@ import (
 type server struct {
 	relaypb.UnimplementedRelayServer
 
-	// Set at construction; newNode sets the functions and addr before the server serves.
-	self          string
-	addr          string
-	log           *slog.Logger
-	metrics       *metrics
-	local         *localStreams
-	openPool      *openPool
-	currentTable  func() *placement.OwnerTable
-	memberAnswers func(ctx context.Context, m *placement.Member) bool
-	noteMisplaced func() // called when a stream that another node owns is served here
-	openBridge    func(id shard.StreamID, to placement.PeerAddr, used *feedRef)
-	isSuccessor   func(id shard.StreamID, to placement.PeerAddr) bool
-	isMember      func(name string) bool
-	statusFor     func(peer string) *relaypb.Status
-	writeBudget   *semaphore.Weighted // bytes that peers' writes hold, see shard.Cost
-	bodyGrace     time.Duration       // see bodyGrace
-	panics        *shard.PanicHandler
-	grpc          *grpc.Server
-	wg            sync.WaitGroup
+	// Set at construction.
+	self        placement.PeerAddr
+	log         *slog.Logger
+	metrics     *metrics
+	streams     servedStreams
+	writeBudget *semaphore.Weighted // bytes that peers' writes hold, see shard.Cost
+	bodyGrace   time.Duration       // see bodyGrace
+	panics      *shard.PanicHandler
+	grpc        *grpc.Server
+	wg          sync.WaitGroup
 
 	mu       sync.Mutex
 	sessions map[uint64]*peerSession
+}
+
+// servedStreams serves the streams of a node to peers. It is a *Node. Its methods are called from the goroutines
+// of gRPC's handlers, and may block.
+type servedStreams interface {
+	// checkOwnership returns nil if this node serves a peer's request for the stream, else a
+	// *RedirectError.
+	checkOwnership(ctx context.Context, id shard.StreamID, r placement.Route) error
+	write(ctx context.Context, req *shard.Request, force bool) (shard.Outcome, error)
+	info(ctx context.Context, id shard.StreamID, a shard.InfoOptions, force bool) (shard.Info, error)
+	readPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error)
+	// submitOpen runs fn soon, which calls startFeed; false: too many streams are being opened.
+	submitOpen(id shard.StreamID, fn func()) bool
+	startFeed(ctx context.Context, id shard.StreamID, from shard.Pos, force bool) (*shard.TailBuffer, localFeed, error)
+	// takeOver fetches a stream that this node owns from its previous owner.
+	takeOver(ctx context.Context, id shard.StreamID) error
+	// handOver hands a stream to its next owner. A member that is not gets errNotSuccessor.
+	handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (shard.Handover, bool, error)
+	isMember(name string) bool
+	statusFor(peer string) *relaypb.Status
 }
 
 // defaultBodyBytes is the default of Config.PeerWriteBytes, which bounds the bytes that peers' writes
@@ -82,7 +93,7 @@ const (
 	maxHeaderBytes = 16 << 10
 )
 
-func newServer(cfg *Config, self string, local *localStreams, pool *openPool, m *metrics, creds *tlsCreds) *server {
+func newServer(cfg *Config, self placement.PeerAddr, streams servedStreams, m *metrics, creds *tlsCreds) *server {
 	opts := []grpc.ServerOption{
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
@@ -103,11 +114,9 @@ func newServer(cfg *Config, self string, local *localStreams, pool *openPool, m 
 	panics := shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	opts = append(opts, panicInterceptors(panics)...)
 	s := &server{
-		panics: panics, self: self, log: cfg.Logger, metrics: m, local: local, openPool: pool,
+		panics: panics, self: self, log: cfg.Logger, metrics: m, streams: streams,
 		writeBudget: semaphore.NewWeighted(cfg.PeerWriteBytes), bodyGrace: cfg.bodyGrace, grpc: grpc.NewServer(opts...),
-		sessions:    map[uint64]*peerSession{},
-		isSuccessor: func(shard.StreamID, placement.PeerAddr) bool { return false },
-		isMember:    func(string) bool { return false },
+		sessions: map[uint64]*peerSession{},
 	}
 	relaypb.RegisterRelayServer(s.grpc, s)
 	return s
@@ -117,18 +126,6 @@ func newServer(cfg *Config, self string, local *localStreams, pool *openPool, m 
 func (s *server) close() {
 	s.grpc.Stop()
 	s.wg.Wait()
-}
-
-// CheckOwnership returns nil if this node serves a request, else a *RedirectError.
-func (s *server) checkOwnership(ctx context.Context, id shard.StreamID, r placement.Route) error {
-	t := s.currentTable()
-	err := placement.CheckOwnership(t, s.self, id, r, func(m *placement.Member) bool { return s.memberAnswers(ctx, m) })
-	if err != nil {
-		s.metrics.notOwner.Inc()
-	} else if m := t.Owner(id); m == nil || m.Name != s.self {
-		s.noteMisplaced()
-	}
-	return err
 }
 
 // Control serves a link's control lane. The peer's session lasts as long as this call.
@@ -144,7 +141,7 @@ func (s *server) Control(
 		return err
 	}
 	defer s.closeSession(session)
-	hello := &relaypb.Hello{Version: placement.RelayVersionNewest, From: peerAddrToWire(placement.PeerAddr{Name: s.self, Address: s.addr})}
+	hello := &relaypb.Hello{Version: placement.RelayVersionNewest, From: peerAddrToWire(s.self)}
 	if err := lane.Send(&relaypb.ToEdge{Hello: hello}); err != nil {
 		return err
 	}
@@ -180,7 +177,7 @@ func (s *peerSession) readControl(
 			return err
 		}
 		if b := m.GetHeartbeat(); b != 0 {
-			if err := lane.Send(&relaypb.ToEdge{Heartbeat: b, Status: s.server.statusFor(s.peer)}); err != nil {
+			if err := lane.Send(&relaypb.ToEdge{Heartbeat: b, Status: s.server.streams.statusFor(s.peer)}); err != nil {
 				return err
 			}
 		}
@@ -200,8 +197,8 @@ func (s *server) openSession(ctx context.Context, h *relaypb.Hello) (*peerSessio
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	switch {
-	case wireText(h.GetTo()) != s.self:
-		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self)
+	case wireText(h.GetTo()) != s.self.Name:
+		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self.Name)
 	case h.GetVersion() < placement.RelayVersionOldest:
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
@@ -236,11 +233,11 @@ const (
 
 // atLinkLimitLocked reports whether a peer has as many links as it may.
 func (s *server) atLinkLimitLocked(peer string) bool {
-	if s.isMember(peer) {
+	if s.streams.isMember(peer) {
 		return s.countSessionsLocked(func(name string) bool { return name == peer }) >= maxLinksPerMember
 	}
 	return s.countSessionsLocked(func(name string) bool {
-		return !s.isMember(name)
+		return !s.streams.isMember(name)
 	}) >= maxUnknownLinks
 }
 
@@ -321,7 +318,7 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.WriteChunk, relaypb.Wr
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	rt := routeFromWire(first.GetHead().GetRoute())
-	if err := s.checkOwnership(ctx, req.Stream, rt); err != nil {
+	if err := s.streams.checkOwnership(ctx, req.Stream, rt); err != nil {
 		return errorToStatus(err)
 	}
 	cost := int64(shard.RequestCost(size, len(first.GetHead().GetSizes())))
@@ -336,7 +333,7 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.WriteChunk, relaypb.Wr
 	if err := splitMessages(req, first.GetHead().GetSizes(), body); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	out, err := s.local.write(ctx, req, rt.Hop == placement.HopForce)
+	out, err := s.streams.write(ctx, req, rt.Hop == placement.HopForce)
 	if err != nil {
 		return errorToStatus(err)
 	}
@@ -401,14 +398,52 @@ func (s *server) State(
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	rt := routeFromWire(q.GetRoute())
-	if err := s.checkOwnership(ctx, id, rt); err != nil {
+	if err := s.streams.checkOwnership(ctx, id, rt); err != nil {
 		return nil, errorToStatus(err)
 	}
-	info, err := s.local.info(ctx, id, ask, rt.Hop == placement.HopForce)
+	info, err := s.streams.info(ctx, id, ask, rt.Hop == placement.HopForce)
 	if err != nil {
 		return nil, errorToStatus(err)
 	}
 	return &relaypb.StateReply{Info: infoToWire(info)}, nil
+}
+
+// TakeOver has this node fetch a stream that it owns now from the peer that owned it, and serve it.
+func (s *server) TakeOver(ctx context.Context, q *relaypb.TakeOverRequest) (*relaypb.TakeOverReply, error) {
+	id, err := checkStream(q.GetStream())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := s.streams.checkOwnership(ctx, id, placement.Route{}); err != nil {
+		return nil, errorToStatus(err)
+	}
+	if err := s.streams.takeOver(ctx, id); err != nil {
+		return nil, errorToStatus(err)
+	}
+	return &relaypb.TakeOverReply{}, nil
+}
+
+// errNotSuccessor refuses to hand a stream to a member that is not its next owner.
+var errNotSuccessor = errors.New("not the stream's owner")
+
+// Hand hands a stream over to the caller, if the caller is its next owner.
+func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb.HandoverReply, error) {
+	id, err := checkHandoverRequest(q)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	h, found, err := s.streams.handOver(ctx, id, shard.Pos(q.GetFrom()), peerAddrFromWire(q.GetCaller()))
+	switch {
+	case err != nil:
+		return nil, status.Error(codes.PermissionDenied, err.Error())
+	case !found:
+		return &relaypb.HandoverReply{}, nil
+	}
+	reply := &relaypb.HandoverReply{Found: true, State: h.State}
+	for _, r := range h.Tail {
+		reply.Tail = append(reply.Tail, r.Bytes())
+	}
+	return reply, nil
 }
 
 // ReadPage sends a peer a page of history.
@@ -419,7 +454,7 @@ func (s *server) ReadPage(
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	r, err := s.local.manager.ReadPage(out.Context(), id, infoFromWire(q.GetInfo()), shard.Pos(q.GetFrom()))
+	r, err := s.streams.readPage(out.Context(), id, infoFromWire(q.GetInfo()), shard.Pos(q.GetFrom()))
 	if err != nil {
 		return errorToStatus(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/fantail-dev/fantail/cluster/internal/connslots"
+	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
 // PlaintextMode selects the peers with which the relay speaks without TLS.
@@ -40,12 +41,11 @@ const maxHandshakes = 128
 
 // tlsCreds authenticates the relay's connections, on both sides.
 type tlsCreds struct {
-	// Set at construction; newNode sets log and the functions before the server serves.
-	mode         PlaintextMode
-	log          *slog.Logger
-	metrics      *metrics
-	isLegacyAddr func(netip.Addr) bool // a member without TLS is at the address
-	isMemberAddr func(netip.Addr) bool // a member is at the address
+	// Set at construction.
+	mode    PlaintextMode
+	log     *slog.Logger
+	metrics *metrics
+	members viewer
 
 	proof                                atomic.Pointer[fleetProof]
 	memberHandshakes, strangerHandshakes connslots.Slots // by the address of the peer
@@ -54,20 +54,21 @@ type tlsCreds struct {
 	provenConns map[*provenConn]struct{} // those over TLS
 }
 
-func newTLSCreds(cfg *Config, met *metrics) (*tlsCreds, error) {
+// viewer returns the newest view of the fleet: *Node.
+type viewer interface{ View() *placement.View }
+
+func newTLSCreds(cfg *Config, met *metrics, members viewer) (*tlsCreds, error) {
 	p, err := newFleetProof(cfg.FleetName, cfg.Secrets, cfg.Identity)
 	if err != nil {
 		return nil, err
 	}
 	c := &tlsCreds{
-		mode: cfg.PlaintextMode, log: cfg.Logger, metrics: met, isLegacyAddr: noAddr, isMemberAddr: noAddr,
+		mode: cfg.PlaintextMode, log: cfg.Logger, metrics: met, members: members,
 		memberHandshakes: connslots.Slots{Limit: maxHandshakes}, strangerHandshakes: connslots.Slots{Limit: maxHandshakes}, provenConns: map[*provenConn]struct{}{},
 	}
 	c.proof.Store(p)
 	return c, nil
 }
-
-func noAddr(netip.Addr) bool { return false }
 
 // clientCredsFor returns the credentials for dialling a member; secure: the member announces TLS.
 func (c *tlsCreds) clientCredsFor(secure bool) (credentials.TransportCredentials, error) {
@@ -222,7 +223,7 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 		}
 	}()
 	slots := &c.strangerHandshakes
-	if from := ipOf(raw.RemoteAddr()); from.IsValid() && c.isMemberAddr(from) {
+	if from := ipOf(raw.RemoteAddr()); from.IsValid() && c.members.View().HasMemberAt(from) {
 		slots = &c.memberHandshakes
 	}
 	slot := slots.Acquire(raw)
@@ -262,7 +263,7 @@ func (c *tlsCreds) allowsPlaintext(from net.Addr) bool {
 		return true
 	case PlaintextMigrate:
 		ip := ipOf(from)
-		return ip.IsValid() && c.isLegacyAddr(ip)
+		return ip.IsValid() && c.members.View().HasLegacyAt(ip)
 	case PlaintextNever:
 	}
 	return false

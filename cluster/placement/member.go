@@ -91,13 +91,14 @@ const (
 )
 
 // The versions of the contract in relay.proto: the newest that this release speaks, the oldest, the
-// first with forks, and the first with texts as bytes. A release before RelayVersionBytes cannot
-// read texts that are not UTF-8.
+// first with forks, the first with texts as bytes, and the first with the call TakeOver. A release
+// before RelayVersionBytes cannot read texts that are not UTF-8.
 const (
-	RelayVersionNewest = 3
-	RelayVersionOldest = 1
-	RelayVersionForks  = 2
-	RelayVersionBytes  = 3
+	RelayVersionNewest   = 4
+	RelayVersionOldest   = 1
+	RelayVersionForks    = 2
+	RelayVersionBytes    = 3
+	RelayVersionTakeOver = 4
 )
 
 // The metadata of a member in gossip, big-endian. A later layout only adds at

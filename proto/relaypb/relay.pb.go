@@ -21,7 +21,8 @@
 // same connection.
 //
 // A handover is the call Hand, from the new owner to the previous one. The new owner makes it when
-// the previous one, or any caller, asks it for a stream that it does not hold.
+// the previous one asks it to take the stream over (TakeOver), or when any caller asks it for a
+// stream that it does not hold.
 //
 // Texts are bytes: what a client, a log or a name contains need not be UTF-8. Sentences for people
 // (why, body_error) are UTF-8.
@@ -2217,6 +2218,88 @@ func (x *PageChunk) GetTotal() uint32 {
 	return 0
 }
 
+// TakeOverRequest names a stream that the receiver owns from now on.
+type TakeOverRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stream        []byte                 `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeOverRequest) Reset() {
+	*x = TakeOverRequest{}
+	mi := &file_relay_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeOverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeOverRequest) ProtoMessage() {}
+
+func (x *TakeOverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeOverRequest.ProtoReflect.Descriptor instead.
+func (*TakeOverRequest) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *TakeOverRequest) GetStream() []byte {
+	if x != nil {
+		return x.Stream
+	}
+	return nil
+}
+
+// TakeOverReply says that the receiver serves the stream.
+type TakeOverReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeOverReply) Reset() {
+	*x = TakeOverReply{}
+	mi := &file_relay_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeOverReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeOverReply) ProtoMessage() {}
+
+func (x *TakeOverReply) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeOverReply.ProtoReflect.Descriptor instead.
+func (*TakeOverReply) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{26}
+}
+
 // HandoverRequest asks for a stream.
 type HandoverRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -2230,7 +2313,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2325,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2338,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{25}
+	return file_relay_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HandoverRequest) GetStream() []byte {
@@ -2293,7 +2376,7 @@ type HandoverReply struct {
 
 func (x *HandoverReply) Reset() {
 	*x = HandoverReply{}
-	mi := &file_relay_proto_msgTypes[26]
+	mi := &file_relay_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2388,7 @@ func (x *HandoverReply) String() string {
 func (*HandoverReply) ProtoMessage() {}
 
 func (x *HandoverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[26]
+	mi := &file_relay_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2401,7 @@ func (x *HandoverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverReply.ProtoReflect.Descriptor instead.
 func (*HandoverReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{26}
+	return file_relay_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HandoverReply) GetFound() bool {
@@ -2351,7 +2434,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_relay_proto_msgTypes[27]
+	mi := &file_relay_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2446,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[27]
+	mi := &file_relay_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2459,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{27}
+	return file_relay_proto_rawDescGZIP(), []int{29}
 }
 
 // PingReply is the answer.
@@ -2388,7 +2471,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_relay_proto_msgTypes[28]
+	mi := &file_relay_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2483,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[28]
+	mi := &file_relay_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2496,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{28}
+	return file_relay_proto_rawDescGZIP(), []int{30}
 }
 
 var File_relay_proto protoreflect.FileDescriptor
@@ -2596,7 +2679,10 @@ const file_relay_proto_rawDesc = "" +
 	"\x04from\x18\x03 \x01(\x04R\x04from\"5\n" +
 	"\tPageChunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\rR\x05total\"t\n" +
+	"\x05total\x18\x02 \x01(\rR\x05total\")\n" +
+	"\x0fTakeOverRequest\x12\x16\n" +
+	"\x06stream\x18\x01 \x01(\fR\x06stream\"\x0f\n" +
+	"\rTakeOverReply\"t\n" +
 	"\x0fHandoverRequest\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\fR\x06stream\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x125\n" +
@@ -2639,13 +2725,14 @@ const file_relay_proto_rawDesc = "" +
 	"\x14PART_KIND_SUBSCRIBED\x10\x01\x12\x13\n" +
 	"\x0fPART_KIND_BATCH\x10\x02\x12\x13\n" +
 	"\x0fPART_KIND_MOVED\x10\x03\x12\x11\n" +
-	"\rPART_KIND_END\x10\x04\"\x04\b\x05\x10\a*\tKIND_WARM*\tKIND_SEAL*\tKIND_TOOK2\xf2\x03\n" +
+	"\rPART_KIND_END\x10\x04\"\x04\b\x05\x10\a*\tKIND_WARM*\tKIND_SEAL*\tKIND_TOOK2\xc2\x04\n" +
 	"\x05Relay\x12B\n" +
 	"\aControl\x12\x19.fantail.relay.v1.ToOwner\x1a\x18.fantail.relay.v1.ToEdge(\x010\x01\x12@\n" +
 	"\x04Bulk\x12\x1d.fantail.relay.v1.BulkRequest\x1a\x17.fantail.relay.v1.Frame0\x01\x12B\n" +
 	"\x02Do\x12\x1c.fantail.relay.v1.WriteChunk\x1a\x1c.fantail.relay.v1.WriteReply(\x01\x12E\n" +
 	"\x05State\x12\x1e.fantail.relay.v1.StateRequest\x1a\x1c.fantail.relay.v1.StateReply\x12H\n" +
-	"\bReadPage\x12\x1d.fantail.relay.v1.PageRequest\x1a\x1b.fantail.relay.v1.PageChunk0\x01\x12J\n" +
+	"\bReadPage\x12\x1d.fantail.relay.v1.PageRequest\x1a\x1b.fantail.relay.v1.PageChunk0\x01\x12N\n" +
+	"\bTakeOver\x12!.fantail.relay.v1.TakeOverRequest\x1a\x1f.fantail.relay.v1.TakeOverReply\x12J\n" +
 	"\x04Hand\x12!.fantail.relay.v1.HandoverRequest\x1a\x1f.fantail.relay.v1.HandoverReply\x12B\n" +
 	"\x04Ping\x12\x1d.fantail.relay.v1.PingRequest\x1a\x1b.fantail.relay.v1.PingReplyB6Z4github.com/fantail-dev/fantail/proto/relaypb;relaypbb\x06proto3"
 
@@ -2662,7 +2749,7 @@ func file_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_relay_proto_goTypes = []any{
 	(Hop)(0),                // 0: fantail.relay.v1.Hop
 	(Reason)(0),             // 1: fantail.relay.v1.Reason
@@ -2692,10 +2779,12 @@ var file_relay_proto_goTypes = []any{
 	(*StateReply)(nil),      // 25: fantail.relay.v1.StateReply
 	(*PageRequest)(nil),     // 26: fantail.relay.v1.PageRequest
 	(*PageChunk)(nil),       // 27: fantail.relay.v1.PageChunk
-	(*HandoverRequest)(nil), // 28: fantail.relay.v1.HandoverRequest
-	(*HandoverReply)(nil),   // 29: fantail.relay.v1.HandoverReply
-	(*PingRequest)(nil),     // 30: fantail.relay.v1.PingRequest
-	(*PingReply)(nil),       // 31: fantail.relay.v1.PingReply
+	(*TakeOverRequest)(nil), // 28: fantail.relay.v1.TakeOverRequest
+	(*TakeOverReply)(nil),   // 29: fantail.relay.v1.TakeOverReply
+	(*HandoverRequest)(nil), // 30: fantail.relay.v1.HandoverRequest
+	(*HandoverReply)(nil),   // 31: fantail.relay.v1.HandoverReply
+	(*PingRequest)(nil),     // 32: fantail.relay.v1.PingRequest
+	(*PingReply)(nil),       // 33: fantail.relay.v1.PingReply
 }
 var file_relay_proto_depIdxs = []int32{
 	0,  // 0: fantail.relay.v1.Route.hop:type_name -> fantail.relay.v1.Hop
@@ -2732,17 +2821,19 @@ var file_relay_proto_depIdxs = []int32{
 	19, // 31: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.WriteChunk
 	24, // 32: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
 	26, // 33: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
-	28, // 34: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
-	30, // 35: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
-	10, // 36: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
-	15, // 37: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
-	23, // 38: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
-	25, // 39: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
-	27, // 40: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
-	29, // 41: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
-	31, // 42: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
-	36, // [36:43] is the sub-list for method output_type
-	29, // [29:36] is the sub-list for method input_type
+	28, // 34: fantail.relay.v1.Relay.TakeOver:input_type -> fantail.relay.v1.TakeOverRequest
+	30, // 35: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
+	32, // 36: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
+	10, // 37: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
+	15, // 38: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
+	23, // 39: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
+	25, // 40: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
+	27, // 41: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
+	29, // 42: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
+	31, // 43: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
+	33, // 44: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
+	37, // [37:45] is the sub-list for method output_type
+	29, // [29:37] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name
 	29, // [29:29] is the sub-list for extension extendee
 	0,  // [0:29] is the sub-list for field type_name
@@ -2761,7 +2852,7 @@ func file_relay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_relay_proto_rawDesc), len(file_relay_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,7 +21,8 @@
 // same connection.
 //
 // A handover is the call Hand, from the new owner to the previous one. The new owner makes it when
-// the previous one, or any caller, asks it for a stream that it does not hold.
+// the previous one asks it to take the stream over (TakeOver), or when any caller asks it for a
+// stream that it does not hold.
 //
 // Texts are bytes: what a client, a log or a name contains need not be UTF-8. Sentences for people
 // (why, body_error) are UTF-8.
@@ -55,6 +56,7 @@ const (
 	Relay_Do_FullMethodName       = "/fantail.relay.v1.Relay/Do"
 	Relay_State_FullMethodName    = "/fantail.relay.v1.Relay/State"
 	Relay_ReadPage_FullMethodName = "/fantail.relay.v1.Relay/ReadPage"
+	Relay_TakeOver_FullMethodName = "/fantail.relay.v1.Relay/TakeOver"
 	Relay_Hand_FullMethodName     = "/fantail.relay.v1.Relay/Hand"
 	Relay_Ping_FullMethodName     = "/fantail.relay.v1.Relay/Ping"
 )
@@ -74,6 +76,9 @@ type RelayClient interface {
 	State(ctx context.Context, in *StateRequest, opts ...grpc.CallOption) (*StateReply, error)
 	// ReadPage reads history. Any node answers: history needs no owner.
 	ReadPage(ctx context.Context, in *PageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PageChunk], error)
+	// TakeOver asks the next owner of a stream to fetch it from the caller, by Hand, and to serve it. A
+	// release that does not know it fetches the stream for a State call.
+	TakeOver(ctx context.Context, in *TakeOverRequest, opts ...grpc.CallOption) (*TakeOverReply, error)
 	// Hand asks the previous owner of a stream for all that it knows of it. From then on the previous
 	// owner sends requests for the stream to the caller.
 	Hand(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverReply, error)
@@ -163,6 +168,16 @@ func (c *relayClient) ReadPage(ctx context.Context, in *PageRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Relay_ReadPageClient = grpc.ServerStreamingClient[PageChunk]
 
+func (c *relayClient) TakeOver(ctx context.Context, in *TakeOverRequest, opts ...grpc.CallOption) (*TakeOverReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TakeOverReply)
+	err := c.cc.Invoke(ctx, Relay_TakeOver_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *relayClient) Hand(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(HandoverReply)
@@ -198,6 +213,9 @@ type RelayServer interface {
 	State(context.Context, *StateRequest) (*StateReply, error)
 	// ReadPage reads history. Any node answers: history needs no owner.
 	ReadPage(*PageRequest, grpc.ServerStreamingServer[PageChunk]) error
+	// TakeOver asks the next owner of a stream to fetch it from the caller, by Hand, and to serve it. A
+	// release that does not know it fetches the stream for a State call.
+	TakeOver(context.Context, *TakeOverRequest) (*TakeOverReply, error)
 	// Hand asks the previous owner of a stream for all that it knows of it. From then on the previous
 	// owner sends requests for the stream to the caller.
 	Hand(context.Context, *HandoverRequest) (*HandoverReply, error)
@@ -227,6 +245,9 @@ func (UnimplementedRelayServer) State(context.Context, *StateRequest) (*StateRep
 }
 func (UnimplementedRelayServer) ReadPage(*PageRequest, grpc.ServerStreamingServer[PageChunk]) error {
 	return status.Error(codes.Unimplemented, "method ReadPage not implemented")
+}
+func (UnimplementedRelayServer) TakeOver(context.Context, *TakeOverRequest) (*TakeOverReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TakeOver not implemented")
 }
 func (UnimplementedRelayServer) Hand(context.Context, *HandoverRequest) (*HandoverReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Hand not implemented")
@@ -309,6 +330,24 @@ func _Relay_ReadPage_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Relay_ReadPageServer = grpc.ServerStreamingServer[PageChunk]
 
+func _Relay_TakeOver_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TakeOverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RelayServer).TakeOver(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Relay_TakeOver_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RelayServer).TakeOver(ctx, req.(*TakeOverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Relay_Hand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(HandoverRequest)
 	if err := dec(in); err != nil {
@@ -355,6 +394,10 @@ var Relay_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "State",
 			Handler:    _Relay_State_Handler,
+		},
+		{
+			MethodName: "TakeOver",
+			Handler:    _Relay_TakeOver_Handler,
 		},
 		{
 			MethodName: "Hand",

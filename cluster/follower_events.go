@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	"errors"
+	"time"
+
+	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/shard"
+)
+
+// This file has what peers and links tell a follower: the methods of subscriber.
+
+var _ subscriber = (*follower)(nil)
+
+// onSubscribed handles Subscribed: the owner's answer to a subscription, or its restart at a later
+// position.
+func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start shard.Pos) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	answered := f.move != nil && f.move.upstream == u
+	if !answered && f.feed.upstream != u {
+		u.link.unsubscribe(u)
+		return
+	}
+	at := infoAt(info, start)
+	if f.tail == nil {
+		f.tail = f.loop.openTail(f.id, at, start)
+	}
+	switch {
+	case f.tail == nil || info.Generation < f.tail.Generation(): // the peer has not heard of the newest generation
+		u.link.unsubscribe(u)
+		if answered {
+			f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
+		} else {
+			f.replaceFeedLocked(time.Now(), 0)
+		}
+		return
+	case info.Generation > f.tail.Generation():
+		f.endGenerationLocked()
+		return
+	}
+	f.tail.SkipTo(start, at.Tail, at.Closed)
+	u.tail = f.tail
+	if answered {
+		f.adoptFeedLocked(feed{member: f.move.targetName, upstream: u}, info.Tail)
+	}
+}
+
+// replaceFeedLocked clears the lost feed and has another one asked for after wait.
+func (f *follower) replaceFeedLocked(now time.Time, wait time.Duration) {
+	f.feed = feed{}
+	if f.move == nil || !f.move.awaitingAnswer {
+		f.move = &feedMove{notBefore: now.Add(wait)}
+	}
+	f.loop.scheduleStep(f)
+}
+
+// onRecords extends the tail buffer with a batch. Only the goroutine of u's bulk lane calls it,
+// without mu.
+func (f *follower) onRecords(u *upstreamSub, r shard.RecordBatch) {
+	if u.tail == nil {
+		return
+	}
+	err := u.tail.Extend(r)
+	if err == nil {
+		return
+	}
+	f.loop.metrics.gaps.Inc()
+	f.loop.log.Error("relayed records do not join", "peer", u.link.peer.Name, "stream", f.id, "err", err)
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	u.tail = nil
+	u.link.unsubscribe(u)
+	if f.feed.upstream == u {
+		f.replaceFeedLocked(time.Now(), 0)
+	}
+}
+
+// onOwnerMoved handles Moved: the feed says that another node owns the stream.
+func (f *follower) onOwnerMoved(u *upstreamSub, to placement.PeerAddr) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	if f.over || f.feed.upstream != u || f.move != nil {
+		return
+	}
+	if to.Name != f.loop.self && f.loop.peers.link(to.Name) == nil {
+		return // the old feed continues for movedGrace
+	}
+	f.move = &feedMove{
+		notBefore: f.loop.nextMoveTime(time.Now()),
+		routing:   placement.RedirectedTo(to.Name),
+	}
+	f.loop.scheduleStep(f)
+}
+
+// onSubscriptionEnd handles End: the subscription is over, or was refused.
+func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	now := time.Now()
+	switch {
+	case f.over:
+	case f.move != nil && f.move.upstream == u:
+		f.handleRefusalLocked(now, why)
+	case f.feed.upstream != u:
+	case shard.IsAbsent(why):
+		f.endGenerationLocked()
+	case errors.Is(why, placement.ErrCallFailed): // it would fail again soon
+		f.loop.log.Warn("the feed of a stream failed and is asked for again", "stream", f.id, "err", why)
+		f.replaceFeedLocked(now, randomBetween(retryMinDelay, retryMaxDelay))
+	default:
+		f.replaceFeedLocked(now, randomBetween(0, lostFeedMinDelay))
+		var r *placement.RedirectError
+		if errors.As(why, &r) && !f.move.awaitingAnswer {
+			f.move.routing = placement.RedirectedTo(r.Owner.Name)
+		}
+	}
+}
+
+// onLinkLost handles the loss of the link that carried the subscription.
+func (f *follower) onLinkLost(u *upstreamSub) {
+	f.mu.Lock()
+	defer f.unlockAndRun()
+	switch {
+	case f.over:
+	case f.move != nil && f.move.upstream == u:
+		f.handleRefusalLocked(time.Now(), placement.ErrUnreachable)
+	case f.feed.upstream == u:
+		f.replaceFeedLocked(time.Now(), randomBetween(lostFeedMinDelay, lostFeedMaxDelay))
+	}
+}
