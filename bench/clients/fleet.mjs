@@ -12,7 +12,10 @@ import { until } from "./tools.mjs"
 const fantail = process.env.FANTAIL ?? join(dirname(fileURLToPath(import.meta.url)), "../../bin/fantail")
 const size = 3
 
-export async function startFleet({ longPoll = "2s" } = {}) {
+// startFleet starts one. auth is a file of rights, tls the files of a certificate and its key.
+export async function startFleet(settings = {}) {
+  const { longPoll = "2s", grace = "10s", auth, tls } = settings
+  const more = [...(auth ? [`--auth=${auth}`] : []), ...(tls ? [`--tls-cert=${tls.cert}`, `--tls-key=${tls.key}`] : [])]
   const processes = []
   const spawned = async (...args) => {
     const p = spawnNode(...args)
@@ -31,7 +34,7 @@ export async function startFleet({ longPoll = "2s" } = {}) {
       nodes.push(await spawned("serving", "serve", `--name=node-${i}`, "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
         `--s2-endpoint=${s2.at.url}`, "--s2-basin=fantail-clients", "--s2-create-basins", "--cluster=clients",
         "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0", "--relay=127.0.0.1:0",
-        `--long-poll=${longPoll}`, "--grace=10s", "--linger=0s", "--drain=2s", ...join))
+        `--long-poll=${longPoll}`, `--grace=${grace}`, "--linger=0s", "--drain=2s", ...more, ...join))
     }
     await until("the nodes know each other", async () => {
       for (const node of nodes) {
@@ -50,6 +53,7 @@ export async function startFleet({ longPoll = "2s" } = {}) {
       return sessions.reduce((a, b) => a + b) === 1 && living[sessions.indexOf(1)]
     })
     return {
+      settings,
       nodes,
       balancer,
       origin: balancer.origin,
@@ -119,7 +123,7 @@ function spawnNode(says, ...args) {
       if (entry.level !== "INFO") p.log.push(`${p.name} ${line}`)
     })
   })
-  p.ready = Promise.race([ready, p.ended.then((how) => Promise.reject(new Error(`${fantail} ${args[0]} ended: ${how}`)))])
+  p.ready = Promise.race([ready, p.ended.then((how) => Promise.reject(new Error(`${fantail} ${args[0]} ended: ${how} ${p.log.at(-1) ?? ""}`)))])
   p.ready.catch(() => {})
   p.kill = (signal) => {
     p.living = false

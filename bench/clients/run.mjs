@@ -9,11 +9,14 @@ import browser from "./checks/browser.mjs"
 import client from "./checks/client.mjs"
 import curl from "./checks/curl.mjs"
 import go from "./checks/go.mjs"
+import oidc from "./checks/oidc.mjs"
 import python from "./checks/python.mjs"
+import rightsBrowser from "./checks/rights-browser.mjs"
+import rights from "./checks/rights.mjs"
 import state from "./checks/state.mjs"
 import yjs from "./checks/yjs.mjs"
 
-const checks = { ...client, ...state, ...yjs, ...ai, ...python, ...go, ...browser, ...applications, ...curl }
+const checks = { ...client, ...state, ...yjs, ...ai, ...python, ...go, ...browser, ...applications, ...curl, ...rights, ...oidc, ...rightsBrowser }
 const names = process.argv.slice(2)
 const unknown = names.filter((name) => !Object.hasOwn(checks, name))
 if (unknown.length > 0) {
@@ -40,7 +43,8 @@ console.log(`${passed} passed, ${failed} failed`)
 process.exit(failed > 0 ? 1 : 0)
 
 // check runs one, with a fleet of its own; it answers what went wrong. What libraries
-// print meanwhile is shown if it failed.
+// print meanwhile is shown if it failed. The fleet's settings may be a function, which makes
+// what the fleet needs, and removes that when its signal says that the check is over.
 async function check({ seconds = 60, fleet: settings, run }) {
   lost = undefined
   const printed = []
@@ -50,7 +54,7 @@ async function check({ seconds = 60, fleet: settings, run }) {
   setMaxListeners(0, over.signal)
   let fleet, timer, error
   try {
-    fleet = await startFleet(settings)
+    fleet = await startFleet(typeof settings === "function" ? await settings(over.signal) : settings)
     const late = new Promise((_, lose) => {
       timer = setTimeout(() => {
         const err = new Error(`not done after ${seconds} s`)

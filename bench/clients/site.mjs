@@ -4,6 +4,7 @@
 import { accessSync } from "node:fs"
 import { readFile } from "node:fs/promises"
 import http from "node:http"
+import https from "node:https"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { build } from "esbuild"
@@ -15,16 +16,21 @@ const folder = join(dirname(fileURLToPath(import.meta.url)), "pages")
 // browse starts a browser and a site, and gives use a page, the site's origin, and a
 // function that opens the page of another visitor: one with connections and a cache of
 // its own. The site's back end answers what is not a page. An error of a page that nobody
-// caught ends it.
-export function browse(signal, use, backEnd) {
+// caught ends it. With tls (a key and a certificate, which the browser takes as they are) and
+// hosts, the site is every host of .test, but those of hosts, which are at these addresses.
+export function browse(signal, use, backEnd, { tls, hosts = {} } = {}) {
   return scratch(async (userDataDir) => {
-    const site = await listen(serve(backEnd))
+    const site = await listen(serve(backEnd), tls)
+    const rules = [...Object.entries(hosts), ["*.test", new URL(site.origin).host]]
     let browser
     const kill = () => browser?.process()?.kill("SIGKILL")
     process.prependListener("exit", kill)
     signal.addEventListener("abort", kill)
     try {
-      browser = await puppeteer.launch({ executablePath: chromium(), userDataDir, args: ["--no-sandbox", "--disable-gpu"] })
+      browser = await puppeteer.launch({
+        executablePath: chromium(), userDataDir, acceptInsecureCerts: tls !== undefined,
+        args: ["--no-sandbox", "--disable-gpu", `--host-resolver-rules=${rules.map((r) => `MAP ${r.join(" ")}`)}`],
+      })
       let broken
       const breaks = new Promise((_, lose) => (broken = lose))
       const visit = async () => {
@@ -42,8 +48,9 @@ export function browse(signal, use, backEnd) {
 }
 
 // listen starts an HTTP server that answers with the Response that handle gives.
-export async function listen(handle) {
-  const server = http.createServer(async (request, response) => {
+export async function listen(handle, tls) {
+  const start = tls ? (answer) => https.createServer(tls, answer) : http.createServer
+  const server = start(async (request, response) => {
     const gone = new AbortController()
     response.on("close", () => gone.abort())
     try {
@@ -60,7 +67,7 @@ export async function listen(handle) {
   })
   await new Promise((up, down) => server.once("error", down).listen(0, "127.0.0.1", up))
   return {
-    origin: `http://127.0.0.1:${server.address().port}`,
+    origin: `${tls ? "https" : "http"}://127.0.0.1:${server.address().port}`,
     close() {
       server.close()
       server.closeAllConnections()
