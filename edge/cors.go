@@ -12,6 +12,7 @@ import (
 var (
 	anyOrigin       = []string{"*"}
 	sameOrigin      = []string{"same-origin"}
+	noReferrer      = []string{"no-referrer"}
 	crossOrigin     = []string{"cross-origin"}
 	trueValue       = []string{"true"}
 	exposedValue    = []string{exposedHeaders}

@@ -137,3 +137,14 @@ func TestWhatWritesHold(t *testing.T) {
 		})
 	}
 }
+
+// The map of an event stream's headers has eight entries at most, because a ninth doubles its memory.
+func TestEventStreamHasFewHeaders(t *testing.T) {
+	s := newSite(t, Config{})
+	s.put("/v1/stream/x", "one", text)
+	h := s.do("GET", "/v1/stream/x?offset=-1&live=sse", "", nil).Header
+	delete(h, "Date") // net/http's
+	if len(h) > 8 {
+		t.Errorf("%d headers: %v", len(h), h)
+	}
+}

@@ -31,7 +31,7 @@ type docBlock struct {
 	text     string
 }
 
-// docMode is what is done with a block. Closed set.
+// docMode says how a block is checked. Closed set.
 type docMode string
 
 const (

@@ -75,7 +75,7 @@ type docPage struct {
 	sequence int
 }
 
-// docTimeout is how long a block may take, and how long its output may take to appear.
+// docTimeout bounds how long a block may take, and how long its output may take to appear.
 const docTimeout = 30 * time.Second
 
 func openDocPage(t *testing.T, page string) *docPage {
