@@ -303,11 +303,9 @@ func TestForkRefusals(t *testing.T) {
 	refused(t, ask(t, s.srv, "GET", "/v1/stream/f?offset="+later.Header.Get(hNextOffset), nil, nil), 400, "offset-beyond")
 	s.want(s.do("DELETE", "/v1/stream/f", "", nil), 204)
 	s.want(s.do("DELETE", "/v1/stream/src", "", nil), 204)
-	for range 100 { // the fork's reference is given back right after its end
-		if s.do("HEAD", "/v1/stream/src", "", nil).StatusCode == http.StatusNotFound {
-			break
-		}
-	}
+	s.eventually("the fork's reference is given back, which follows its end", func() bool {
+		return s.do("HEAD", "/v1/stream/src", "", nil).StatusCode == http.StatusNotFound
+	})
 	s.put("/v1/stream/src", "anew", text)
 }
 

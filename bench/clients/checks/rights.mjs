@@ -88,7 +88,7 @@ async function write(url, token) {
 
 // The live modes in which every reader has to meet the expiry and the outage. The other readers
 // may stay; they, too, lose nothing and have nothing twice.
-const endsWithItsToken = ["long-poll", true]
+const endsWithItsToken = ["long-poll", "sse", true]
 
 // Readers cross the expiry of their tokens: while nothing comes, while messages come, and
 // during ten seconds of 503. Their tokens come from a cache whose clock is late, and live for
