@@ -307,13 +307,14 @@ func (s *keySet) await(ctx context.Context, issued time.Time) (final bool, retry
 	if final {
 		return true, 0
 	}
-	if s.asks.AllowN(s.env.now(), 1) {
+	if !underWay { // a token that comes while one is under way asks for none, or two would use up what may be asked
+		if !s.asks.AllowN(s.env.now(), 1) {
+			return false, askEvery
+		}
 		select {
 		case s.wake <- struct{}{}:
 		default: // one is asked for already
 		}
-	} else if !underWay {
-		return false, askEvery
 	}
 	defer s.awaiting.Add(-1)
 	if s.awaiting.Add(1) > maxVerifying { // strangers can ask for keys that there are not
