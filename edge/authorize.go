@@ -164,9 +164,11 @@ const abandonedBodyTime = time.Second
 
 // abandonBody bounds the cost of a refusal before the body was read. net/http reads
 // up to 256 KiB of it before it sends the answer: a small one gets a second to come, and behind a
-// larger one, or one of unknown size, the connection is closed.
+// larger one, or one of unknown size, the connection is closed. HTTP/2 ends the stream alone, and
+// never waits: the connection may be a proxy's, and carry many clients.
 func abandonBody(w http.ResponseWriter, r *http.Request) {
 	switch {
+	case r.ProtoMajor > 1:
 	case r.ContentLength == 0 || netconn.HasArrived(r.Body): // as that of an append connection
 	case r.ContentLength > 0 && r.ContentLength <= maxIgnoredBody:
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonedBodyTime))

@@ -48,7 +48,8 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.Strea
 	switch {
 	case q.live == "sse":
 		if err == nil && q.reconnects && info.Closed && at.AtEnd(info) {
-			w.WriteHeader(http.StatusNoContent) // EventSource stops for good
+			s.setCacheControl(w, r, p, cacheNoStore) // caches may keep a 204 that says nothing
+			w.WriteHeader(http.StatusNoContent)      // EventSource stops for good
 			return nil
 		}
 		if err == nil {

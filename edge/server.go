@@ -271,6 +271,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStr
 		return nil
 	}
 	if err != nil {
+		abandonBody(w, r)
 		writeError(w, err)
 		return nil
 	}
