@@ -603,3 +603,59 @@ func TestFirstChangeCounts(t *testing.T) {
 		}
 	})
 }
+
+// A secret that is being written does not count either: half of it is a secret, too.
+func TestNamedFilesCountWhenTheyHaveSettled(t *testing.T) {
+	t.Parallel()
+	whole := strings.Repeat("s", 40) + strings.Repeat("t", 40)
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		path, secret := filepath.Join(dir, "auth.yaml"), filepath.Join(dir, "secret")
+		write := func(path, content string) {
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+		write(path, fmt.Sprintf("projects: { acme: { sign: [ { kid: k1, secret: %s } ] } }", secret))
+		write(secret, whole[:40])
+		go func() {
+			advance(settleTime / 2)
+			write(secret, whole[:60])
+			advance(settleTime)
+			write(secret, whole)
+		}()
+		j, err := Open(t.Context(), Config{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer j.Close()
+		if got := j.verifier.rules.Load().projects["acme"].sign[0].secret; string(got) != whole {
+			t.Errorf("%d of %d bytes of the secret count", len(got), len(whole))
+		}
+	})
+}
+
+// A revocation in a project that there is not is an error: it would revoke nothing, and say that it has.
+func TestRevocationNamesAProject(t *testing.T) {
+	t.Parallel()
+	j := judgeOf(t, shopFile(t), Config{})
+	for _, q := range []RevokeRequest{{Project: "acmee", KID: "k1"}, {Issuer: "app", Subject: "ada", Project: "acmee"}, {Issuer: "app", All: true, Project: "ac*"}} {
+		if _, err := j.Revocations().Entry(q); err == nil || !strings.Contains(err.Error(), "not configured") {
+			t.Errorf("%+v: %v", q, err)
+		}
+	}
+}
+
+// brokenObserver panics where a token is verified.
+type brokenObserver struct{ noObserver }
+
+func (brokenObserver) Verified(string, Reason) { panic("broken") }
+
+// A panic while a token is verified costs its request, and not the process.
+func TestPanicOfAVerificationIsContained(t *testing.T) {
+	t.Parallel()
+	j := judgeOf(t, shopFile(t), Config{Observer: brokenObserver{}})
+	if _, d := j.Decide(ask("GET", "/", "Authorization: Bearer "+appToken(t, nil)), "acme", "rooms/1", Read); d == nil || d.Status != http.StatusServiceUnavailable {
+		t.Errorf("%v, want 503", d)
+	}
+}

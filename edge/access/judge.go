@@ -76,7 +76,7 @@ func Open(ctx context.Context, cfg Config) (*Judge, error) {
 	}
 	j := newJudge(cfg)
 	j.file = w
-	if err := j.take(w.now); err != nil {
+	if err := j.takeWith(w.now, w.named); err != nil {
 		j.Close()
 		return nil, err
 	}

@@ -119,6 +119,11 @@ func (r *Revocations) Entry(q RevokeRequest) (message []byte, err error) {
 			one.Before = now
 		}
 	}
+	if q.Project != "" {
+		if one.Project, err = r.projectOf(q); err != nil {
+			return nil, err
+		}
+	}
 	if q.Issuer != "" {
 		i := r.rules.Load().issuers[q.Issuer]
 		if i == nil {
@@ -139,6 +144,24 @@ func (r *Revocations) Entry(q RevokeRequest) (message []byte, err error) {
 		}
 	}
 	return json.Marshal(signedRevocation{revocationVersion, one, one.mac(r.keys[0])})
+}
+
+// projectOf returns the name by which the project of a request is looked up: a revocation of a project
+// that there is not would revoke nothing, and say that it has. The secrets of projects behind an
+// issuer's prefix are all of them together.
+func (r *Revocations) projectOf(q RevokeRequest) (string, error) {
+	rs := r.rules.Load()
+	p := rs.lookup(q.Project)
+	if p == nil && q.KID != "" {
+		p = rs.find(q.Project) // the prefix itself
+	}
+	switch {
+	case p == nil:
+		return "", fmt.Errorf("the project %.128q is not configured", q.Project)
+	case q.KID != "":
+		return p.name, nil
+	}
+	return q.Project, nil
 }
 
 // mac authenticates an entry: each value behind its length, so that none can pass for two.

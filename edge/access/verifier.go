@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,8 @@ func newEnvironment(cfg Config) *environment {
 func (env *environment) second() uint32 { return uint32(env.now().Unix()) } //nolint:gosec // until 2106
 
 var errBusy = &Refusal{Reason: ReasonBusy, Detail: "too many tokens are being verified: send the request again later", RetryAfter: time.Second}
+
+var errBroken = &Refusal{Reason: ReasonBusy, Detail: "the token could not be verified, for a fault of the server", RetryAfter: time.Minute}
 
 // verify verifies a signature when it is its turn.
 func (env *environment) verify(ctx context.Context, k *key, alg string, p *parts) (good bool, no *Refusal) {
@@ -201,7 +204,13 @@ func (v *verifier) verifyOnce(ctx context.Context, token string) (*Principal, *R
 		p  *Principal
 		no *Refusal
 	}
-	got := v.once.DoChan(token, func() (any, error) {
+	got := v.once.DoChan(token, func() (result any, _ error) {
+		defer func() {
+			if p := recover(); p != nil { // in this goroutine it would end the process
+				v.env.log.Error("panic while a token was verified", "err", p, "stack", string(debug.Stack()))
+				result = outcome{no: errBroken}
+			}
+		}()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), verifyWait)
 		defer cancel()
 		if p, ok := v.cache.GetIfPresent(token); ok && p.isGood() && !p.Expired(v.env.now()) { // since this caller looked

@@ -73,18 +73,20 @@ type watchedFile struct {
 	path  string
 	mu    sync.Mutex        // held while the file is looked at
 	now   []byte            // in force, or about to be
-	named map[string][]byte // the files that it names, as they were when it was compiled
+	named map[string][]byte // the files that it names, as they were when it was compiled, or are about to be
 	said  time.Time         // when the log last said that it cannot be taken
 }
 
 var errNotSettled = errors.New("the file keeps changing")
 
-// settle reads the file until two reads, settleTime apart, are the same.
+// settle reads the file, and those that it names, until two reads, settleTime apart, are the same: half
+// a secret is a secret, too.
 func (w *watchedFile) settle(ctx context.Context) error {
 	b, err := readFile(w.path)
 	if err != nil {
 		return err
 	}
+	named := readNamed(b)
 	for range settleTries {
 		select {
 		case <-time.After(settleTime):
@@ -95,13 +97,44 @@ func (w *watchedFile) settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if bytes.Equal(b, again) {
-			w.now = b
+		namedAgain := readNamed(again)
+		if bytes.Equal(b, again) && maps.EqualFunc(named, namedAgain, bytes.Equal) {
+			w.now, w.named = b, named
 			return nil
 		}
-		b = again
+		b, named = again, namedAgain
 	}
 	return errNotSettled
+}
+
+// readNamed reads the keys and secrets that a file of rights names. What cannot be read is left out:
+// to compile the file says why.
+func readNamed(file []byte) map[string][]byte {
+	files := &fileReader{}
+	if f, err := ParseFile(file); err == nil {
+		for _, path := range f.namedFiles() {
+			_, _ = files.read(path)
+		}
+	}
+	return files.known
+}
+
+// namedFiles lists the files that are compiled with the file.
+func (f *File) namedFiles() (paths []string) {
+	for _, i := range f.Issuers {
+		if i.Keys.Secret != "" {
+			paths = append(paths, i.Keys.Secret)
+		}
+		for _, k := range i.Keys.PEMs {
+			paths = append(paths, k.PEM)
+		}
+	}
+	for _, p := range f.Projects {
+		for _, s := range p.Sign {
+			paths = append(paths, s.Secret)
+		}
+	}
+	return paths
 }
 
 // hasChanged reports whether the file, or one that it names, is another than when it was compiled.
@@ -118,13 +151,16 @@ func (w *watchedFile) hasChanged() (bool, error) {
 	return false, nil
 }
 
-// take compiles the file and puts it in force.
-func (j *Judge) take(b []byte) error {
+// take compiles the file, with those that it names as they are now, and puts it in force.
+func (j *Judge) take(b []byte) error { return j.takeWith(b, nil) }
+
+// takeWith is take with files that have been read already.
+func (j *Judge) takeWith(b []byte, named map[string][]byte) error {
 	f, err := ParseFile(b)
 	if err != nil {
 		return err
 	}
-	files := &fileReader{}
+	files := &fileReader{known: maps.Clone(named)}
 	r, err := f.compile(j.env, files, j.verifier.rules.Load())
 	if err != nil {
 		return err
@@ -178,7 +214,7 @@ func (j *Judge) Reload(ctx context.Context) {
 		err = next.settle(ctx)
 	}
 	if err == nil {
-		err = j.take(next.now)
+		err = j.takeWith(next.now, next.named)
 	}
 	switch {
 	case err == nil:

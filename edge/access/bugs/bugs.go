@@ -139,12 +139,12 @@ var bugs = []bug{
 	{"empty-settings", "file.go", `append(emptySettings(&whole, ""), d.Decode(f))...`, `d.Decode(f)`},
 	{"unknown-keys", "file.go", `	d = yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)`, `	d = yaml.NewDecoder(bytes.NewReader(b))`},
-	{"one-read-counts", "watch.go", `if bytes.Equal(b, again) {`, `if true {
+	{"one-read-counts", "watch.go", `if bytes.Equal(b, again) && maps.EqualFunc(named, namedAgain, bytes.Equal) {`, `if true {
 			again = b`},
 	{"error-takes-rights-away", "watch.go", `	if err == nil {
-		err = j.take(next.now)
+		err = j.takeWith(next.now, next.named)
 	}`, `	if err == nil {
-		if err = j.take(next.now); err != nil {
+		if err = j.takeWith(next.now, next.named); err != nil {
 			_ = j.take([]byte("projects: { none: { public_age: 1s } }"))
 		}
 	}`},
