@@ -60,6 +60,11 @@ func (n *node) requireAdmin(next http.Handler) http.Handler {
 	})
 }
 
+// isAdminOpen reports whether other machines reach the admin address and need no token for it.
+func (n *node) isAdminOpen() bool {
+	return n.cfg.adminToken == nil && (n.judge == nil || !n.judge.HasAdminTokens()) && !isLoopback(n.adminListener.Addr())
+}
+
 // handleReady answers whether a balancer should send requests here: S2 has answered this node with
 // its own settings, the node has joined, and it is not stopping. A later failure of S2 is no reason
 // for "not ready": reads are served from memory, and another node could do no better. A refusal of

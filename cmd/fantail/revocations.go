@@ -184,6 +184,10 @@ func (n *node) handleRevoke(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "revocations need --auth with a file that names revocations: {project: …}", http.StatusNotImplemented)
 		return
 	}
+	if n.isAdminOpen() {
+		http.Error(w, "a revocation takes back the rights of clients on every node, and cannot be undone; every client of this network reaches this address: make a token (fantail token admin NAME), list it under admin in the file of rights, and send it as Authorization: Bearer TOKEN", http.StatusForbidden)
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRevokeBody))
 	var q access.RevokeRequest
 	if err == nil {
