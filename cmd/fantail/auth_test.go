@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -163,5 +164,30 @@ func TestNodeWithoutRightsDoesNotJoinAJudgingFleet(t *testing.T) {
 	f.awaitReady()
 	if status, _ := f.readyz(open); status != 503 {
 		t.Errorf("%d: it became ready", status)
+	}
+}
+
+// Where other machines reach the admin address and it needs no token, any of them could take back the
+// rights of clients for good: a revocation is refused there.
+func TestRevocationNeedsATokenOnAnOpenAdminAddress(t *testing.T) {
+	t.Parallel()
+	f := newSettingsFleet(t, 0, 0)
+	path, _ := rightsOf(t, f.run)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, _, _ := strings.Cut(string(b), "admin:")
+	if err := os.WriteFile(path, []byte(open), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for addr, status := range map[string]int{"0.0.0.0:0": 403, "127.0.0.1:0": 200} {
+		f.nodes = []*process{f.start(0, "--auth="+path, "--admin="+addr)}
+		f.awaitReady()
+		_, port, _ := net.SplitHostPort(f.nodes[0].addr("admin"))
+		f.c.must(t, status, "POST", "http://127.0.0.1:"+port+"/admin/revoke", `{"issuer":"app","sub":"ada"}`)
+		if err := f.nodes[0].cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

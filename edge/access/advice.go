@@ -45,7 +45,7 @@ func Check(ctx context.Context, path string, fetch bool, cfg Config) (*Report, e
 	}
 	r.warn(len(f.Issuers) == 0, "there are no issuers: only what is public, and signed URLs, can be read")
 	r.warn(f.Revocations.Project == "" && len(f.Issuers) > 0, "revocations has no project: tokens cannot be revoked before they expire")
-	r.warn(len(f.Admin.Tokens) == 0, "admin has no tokens: whoever reaches the admin address may use it, unless the node has --admin-token-file; fantail token admin makes one")
+	r.warn(len(f.Admin.Tokens) == 0, "admin has no tokens: every client that reaches the admin address may use it, unless the node has --admin-token-file; fantail token admin makes one")
 	if fetch {
 		r.fetchKeys(ctx, rs)
 	}
