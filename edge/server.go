@@ -201,7 +201,8 @@ func New(cfg Config, streams Backend) *Server {
 	s.metrics.registerSendBudget(cfg.Metrics, modeSSE, s.readerBudget)
 	ctx, stop := context.WithCancel(context.Background())
 	if s.stopWatching = stop; cfg.Judge != nil {
-		s.watching.Go(func() { s.watchLeases(ctx) })
+		changed := cfg.Judge.Changed()
+		s.watching.Go(func() { s.watchLeases(ctx, changed) })
 	}
 	return s
 }

@@ -117,14 +117,14 @@ func (e *leaseEnds) giveBack(second uint32) {
 const maxClockStep = time.Second
 
 // watchLeases has all readers look at their leases again when one may have ended early: after a
-// revocation, a change of the file of rights, or a jump of the clock. It ends with ctx.
-func (s *Server) watchLeases(ctx context.Context) {
+// revocation, a change of the file of rights, or a jump of the clock. changed is the Judge's channel
+// from before the first reader: no change between is missed. It ends with ctx.
+func (s *Server) watchLeases(ctx context.Context, changed <-chan struct{}) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	offset := func() time.Duration { return s.cfg.Now().Sub(time.Unix(0, 0)) - time.Duration(s.rules.At(time.Now())) }
 	last := offset()
 	for {
-		changed := s.cfg.Judge.Changed()
 		select {
 		case <-ctx.Done():
 			return
@@ -133,6 +133,7 @@ func (s *Server) watchLeases(ctx context.Context) {
 				continue
 			}
 		case <-changed:
+			changed = s.cfg.Judge.Changed() // before readers look
 		}
 		last = offset()
 		s.rules.LookAgain()
