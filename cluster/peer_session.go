@@ -18,7 +18,7 @@ import (
 // peerSession is the owner's half of a link: the subscriptions of one peer. A change of a stream
 // only puts its subscription on the dirty list. The bulk lane's one goroutine takes subscriptions
 // from that list in turn and reads what each may have from its tail buffer, by position. Nothing is
-// queued for a slow peer: a subscription without credit is a position.
+// queued for a slow peer: of a subscription without credit only its position is kept.
 type peerSession struct {
 	// Set at construction.
 	server             *server

@@ -36,7 +36,7 @@
 // servePost (write_handlers.go) calls newWrite, which makes a shard.Request of the headers, and
 // doWrite. That calls loadMessages, which reads the body (readBody, readAll) as it arrives, charges
 // it to the budget of writes (bodyCharge.reserve), and splits it into messages (setMessages,
-// splitJSON). Then Backend.Do decides the request; servePost sets the headers of the Outcome. A PUT
+// splitJSON). Then Backend.Do (shard.Manager of a lone node, cluster.Node of a fleet) decides the request; servePost sets the headers of the Outcome. A PUT
 // goes the same way through servePut; parseFork and inspectSource find out what a fork inherits.
 //
 // After a few appends the connection leaves net/http: netconn.AppendConns.TakeOver. Its requests reach
@@ -51,7 +51,8 @@
 // output: package sse has the path from RecordBatches to bytes.
 //
 // A session does no I/O. It says what is to be done (sse.Session.Next), and one of two executors does
-// that:
+// that. eventStream.serve offers the stream to the reactor (handToReactor); if that does not take it,
+// writeHead and run serve it:
 //
 //   - eventStream.run, on the goroutine of the request: any net/http connection, HTTP/2 above all.
 //     It writes through a netconn.StallWriter.

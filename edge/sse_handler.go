@@ -14,8 +14,8 @@ import (
 )
 
 // serve streams (PROTOCOL 5.8). The reactor takes the streams that it can serve; the goroutine
-// here works wherever net/http does. What happens before the reader waits has stack frames of
-// its own: see run.
+// here works wherever net/http does. What happens before the reader waits is in functions
+// that return first, so that the stack of the waiting goroutine stays small: see run.
 func (d *eventStream) serve(w http.ResponseWriter, r *http.Request) {
 	if d.handToReactor(w, r) {
 		return

@@ -134,8 +134,8 @@ func decideCreate(s *State, req *Request, now Millis) ([]draft, Outcome) {
 }
 
 // newGeneration returns the number of a generation that begins now: the time, and three random
-// digits. Streams that are made in one millisecond hardly ever share a generation, so an offset of
-// one names nothing in a fork of the other.
+// digits. Two streams made in one millisecond so hardly ever get the same generation: an offset of one
+// must not be valid in a fork of the other.
 func newGeneration(now Millis, id AppendID) Generation {
 	return Generation(now*1000 + Millis((uint64(id[0])<<8|uint64(id[1]))%1000))
 }

@@ -13,7 +13,8 @@
 //	          placeDrafts          recordGenerator makes the records; putRecord encodes and folds them
 //	      sendBatch                Log.Append at exactly the position of the fold
 //	        foldAck
-//	          absorbRecords        State.foldRecord, assembler.addRecord
+//	          foldFromLog          drops what is known, by position
+//	            absorbRecords      State.foldRecord, assembler.addRecord
 //	          publishBatch         assembler.flushBatch → tail.Buffer.ExtendLater → wakers
 //	      resolveBatch             answerCalls
 //
@@ -26,8 +27,8 @@
 //	Manager.Follow                 describe, then addFollower → openSession → runSession
 //	  turnLimiter.wait             the most followed streams first
 //	  feedTail                     Log.Follow: one read session per followed stream
-//	    foldFromLog                drops what is known, by position
-//	      absorbRecords            the same function as for acknowledgements and read-back
+//	    foldFromLog                the same function as for acknowledgements and read-back
+//	      absorbRecords
 //	      publishBatch             tail.Buffer.ExtendLater
 //	  wakers.WakeAll               once no lock is held: Waker.Wake of each reader that watches
 //

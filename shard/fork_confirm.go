@@ -78,7 +78,7 @@ func (s *Stream) confirmChain(ctx context.Context) error {
 func (s *Stream) askSources(ctx context.Context, a *sharedCall, fold *State, fork *Fork, chain []Ancestor) {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
-	life := chain[len(chain)-1].Generation // any chain of this State has the same last piece
+	life := chain[len(chain)-1].Generation // the last piece identifies the chain: it is the same in every chain of this State
 	held, err := s.manager.sourcesConfirm(ctx, s.id, fork, chain)
 	s.mu.Lock()
 	s.confirming = nil

@@ -127,8 +127,8 @@ func (s *Stream) noteSynced(fold *State, t time.Time) {
 // again, or has more to send; nil: its callers are answered, or wait for another batch.
 //
 // An unknown outcome is resolved by sending the same batch again. If that is acknowledged the batch
-// is written, and no earlier copy can be written any more. If it is refused (*TailError), reading
-// back tells. While storage is down another node may resolve it sooner.
+// is written, and no earlier copy can be written any more. If it is refused (*TailError),
+// resolveLoss reads the log to find out whether it was written. While storage is down another node may resolve it sooner.
 func (s *Stream) resolveBatch(ctx context.Context, b *appendBatch) *appendBatch {
 	if b.err == nil {
 		if b.isWritten() {

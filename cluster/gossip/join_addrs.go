@@ -10,7 +10,8 @@ import (
 )
 
 // ParseJoinAddrs returns the addresses of Config.Join without the blanks around them, and all their
-// errors. A name that is never found would make the node a fleet of its own.
+// errors. They are checked at the start, because a node whose addresses are never found
+// would begin a fleet of its own.
 func ParseJoinAddrs(addrs []string) (clean []string, err error) {
 	if len(addrs) == 1 && strings.TrimSpace(addrs[0]) == "" {
 		return nil, nil

@@ -74,7 +74,7 @@ type tokenFile struct {
 	log  *slog.Logger
 
 	mu   sync.Mutex
-	info os.FileInfo // of the file that sum was read from
+	info os.FileInfo // the file's when sum was computed
 	sum  [sha256.Size]byte
 }
 

@@ -14,7 +14,7 @@ type bucket struct {
 // rateOf says how fast a bucket empties, and how far it may be filled.
 type rateOf struct {
 	each  float64       // nanoseconds of one unit; 0: no limit
-	burst time.Duration // of units that may come together
+	burst time.Duration // how much may be used together, as the time that it takes at the rate
 }
 
 // perSecond returns a rate with a burst of two seconds of it.

@@ -275,7 +275,8 @@ func (w *appendConn) awaitRequest() error {
 }
 
 // readMore reads what comes, with net/http's two deadlines: from one request to the next, and from
-// the first byte of a request. The idle deadline is set generously, so that it is seldom set.
+// the first byte of a request. The idle deadline is set further ahead
+// than needed, so that not every request has to set it again.
 func (w *appendConn) readMore() error {
 	now, set := time.Now(), false
 	switch idle := cmp.Or(w.server.IdleTimeout, w.server.ReadTimeout, time.Hour); {

@@ -72,8 +72,8 @@ func (x *WriteSlots) Use(p *StallWriter, r *http.Request) (end func()) {
 	}
 	t := &slotWriter{group: x, out: p, conn: w, acked: ackedByPeer(w)}
 	if r.TLS == nil {
-		// Acquired here so that an array is laid out only with a slot. Under TLS write acquires the
-		// slot, because it holds the tls.Conn's lock.
+		// Without TLS the slot is acquired here, before the answer is laid out in memory. Under TLS
+		// write acquires it, because it runs under the tls.Conn's lock.
 		t.acquireSlot()
 	}
 	p.slots = t

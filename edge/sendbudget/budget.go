@@ -84,8 +84,8 @@ func (p *Budget) wakeWaiters() {
 	p.freed.Broadcast()
 }
 
-// CountShared adds more to the number of holders of each of the payloads, which are told apart by
-// their memory: each counts once, however many hold it.
+// CountShared adds more (negative: subtracts) to the holders of each payload. Payloads are the same if
+// their memory is. Each is charged once, while it has holders.
 func (p *Budget) CountShared(payloads iter.Seq[[]byte], more int) {
 	var n int64
 	p.mu.Lock()

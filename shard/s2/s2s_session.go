@@ -10,8 +10,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/s2/s2s"
 )
 
-// s2sService is the S2 that the SDK calls, with read sessions of package s2s: thousands of them share
-// a few connections and goroutines.
+// s2sService makes its calls with the SDK, and its read sessions with package s2s, where thousands of
+// them share a few connections and goroutines.
 type s2sService struct {
 	*sdkService
 	sessions *s2s.Client

@@ -19,8 +19,9 @@
 // A reader is a position. It calls Buffer.ReadAt, sends what it gets, and goes on from where that
 // ends. At the tip it calls Watch, which arms its Waker unless there is something to read already;
 // the next news wakes it, once. Below what the Buffer holds (StatusBelow) it reads pages from
-// elsewhere. Two kinds of Wakers exist: the channel of a reactor's readers, and a waiting goroutine
-// (package edge); and the sender of a link (package cluster).
+// elsewhere. The Wakers are: all readers of one stream in one loop of package reactor
+// (streamReaders), a goroutine of package edge (sse.WakeSignal), a peer's subscription in package
+// cluster (peerSub), and the feed of revocations in cmd/fantail (wakeOnce).
 //
 // # Invariants
 //
