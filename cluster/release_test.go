@@ -18,7 +18,7 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 	life := f.mustDo(a, write(src, shard.OpCreate, "inherited"), shard.CodeCreated).Info.Generation
 	fork := write("default/fork", shard.OpCreate)
 	fork.Fork = &shard.Fork{Source: src}
-	fork.Source = &shard.Source{Generation: life, Type: "text/plain", Chain: []shard.Ancestor{
+	fork.Source = &shard.ForkSource{Generation: life, Type: "text/plain", Chain: []shard.Ancestor{
 		{Stream: src, Generation: life, Start: 1, Bound: 2},
 	}}
 	knowForks := func(all bool) func() bool {

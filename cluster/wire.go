@@ -346,7 +346,7 @@ func requestFromWire(head *relaypb.WriteHead) (*shard.Request, int, error) {
 	}
 	if f, s := head.GetFork(), head.GetSource(); f != nil && s != nil {
 		q.Fork = &shard.Fork{Source: shard.StreamID(wireText(f.GetSource())), Offset: wireText(f.GetOffset()), SubOffset: f.GetSubOffset()}
-		q.Source = &shard.Source{
+		q.Source = &shard.ForkSource{
 			Refused: shard.Code(s.GetRefused()), Why: wireText(s.GetWhy()), Generation: shard.Generation(s.GetGeneration()),
 			Type: wireText(s.GetType()), HasTTL: s.GetHasTtl(), TTL: s.GetTtl(), Expires: shard.Millis(s.GetExpires()),
 			ExpiresRaw: wireText(s.GetExpiresRaw()), Chain: chainFromWire(s.GetChain()),

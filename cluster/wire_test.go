@@ -99,7 +99,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		}
 		if q.Op == shard.OpCreate && rapid.Bool().Draw(t, "fork") {
 			q.Fork = &shard.Fork{Source: shard.StreamID("p/" + drawText(t, "source")), Offset: drawText(t, "at"), SubOffset: rapid.Uint64().Draw(t, "sub")}
-			q.Source = &shard.Source{
+			q.Source = &shard.ForkSource{
 				Refused: shard.Code(rapid.Uint8().Draw(t, "refused")), Why: rapid.String().Draw(t, "why"),
 				Generation: info.Generation, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL,
 				Expires: info.Expires, ExpiresRaw: info.ExpiresRaw, Chain: info.Chain,
@@ -206,7 +206,7 @@ func TestSentencesForPeopleAreUTF8(t *testing.T) {
 	bad := "caf\xe9 " + strings.Repeat("é", maxSentence)
 	f, _ := errorToRefusal(fmt.Errorf("%s: %w", bad, shard.ErrNeedsLaterRelease))
 	out := outcomeToWire(shard.Outcome{Why: bad})
-	q := requestToWire(&shard.Request{BodyError: bad, Fork: &shard.Fork{}, Source: &shard.Source{Why: bad}}, placement.Route{})
+	q := requestToWire(&shard.Request{BodyError: bad, Fork: &shard.Fork{}, Source: &shard.ForkSource{Why: bad}}, placement.Route{})
 	for _, b := range [][]byte{f.GetWhy(), out.GetWhy(), q.GetBodyError(), q.GetSource().GetWhy()} {
 		if !utf8.Valid(b) || len(b) > maxSentence+4 || !strings.HasPrefix(string(b), "caf\uFFFD ") {
 			t.Errorf("%d bytes: %.20q", len(b), b)

@@ -89,7 +89,7 @@ func (s *Server) Readers() int {
 }
 
 // admitReader counts a reader, and releaseReader uncounts it; own: it has a goroutine.
-func (s *Server) admitReader(m requestMode, own bool) error {
+func (s *Server) admitReader(m requestMode, hasGoroutine bool) error {
 	d := &s.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -100,9 +100,9 @@ func (s *Server) admitReader(m requestMode, own bool) error {
 		return s.metrics.countRefused(errFull)
 	case s.cfg.ConnectionsFull():
 		return s.metrics.countRefused(errConnectionsFull)
-	case own && d.goroutineReaders >= s.cfg.MaxGoroutineReaders:
+	case hasGoroutine && d.goroutineReaders >= s.cfg.MaxGoroutineReaders:
 		return s.metrics.countRefused(errGoroutinesFull)
-	case own:
+	case hasGoroutine:
 		d.goroutineReaders++
 	}
 	d.readers[m]++
@@ -122,13 +122,13 @@ func (s *Server) countGoroutineReader() error {
 	return nil
 }
 
-func (s *Server) releaseReader(m requestMode, own bool) {
+func (s *Server) releaseReader(m requestMode, hasGoroutine bool) {
 	s.metrics.readers.WithLabelValues(string(m)).Dec()
 	d := &s.drain
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.readers[m]--
-	if own {
+	if hasGoroutine {
 		d.goroutineReaders--
 	}
 	if !d.hasNoReaders() || !s.rules.Orders().Drain {

@@ -50,7 +50,7 @@ func (s *Server) inspectSource(ctx context.Context, req *shard.Request, at posit
 	if err != nil {
 		return err
 	}
-	src := &shard.Source{}
+	src := &shard.ForkSource{}
 	req.Source, req.Messages = src, shard.Messages{}
 	refuse := func(c shard.Code, why string) error {
 		src.Refused, src.Why = c, why

@@ -150,8 +150,8 @@ type Server struct {
 	reactor          *reactor.Reactor
 	rules            *sse.Rules // of event streams
 	leaseEnds        leaseEnds
-	stopWatching     context.CancelFunc // ends watchLeases
-	watching         sync.WaitGroup
+	stopLeaseWatcher context.CancelFunc // ends watchLeases
+	leaseWatcher     sync.WaitGroup
 	appendConns      *netconn.AppendConns
 	rebalanceSignals chan struct{} // unbuffered: a reader that receives leaves; see Rebalance
 }
@@ -200,9 +200,9 @@ func New(cfg Config, streams Backend) *Server {
 	s.metrics.registerLimits(cfg.Metrics, s)
 	s.metrics.registerSendBudget(cfg.Metrics, modeSSE, s.readerBudget)
 	ctx, stop := context.WithCancel(context.Background())
-	if s.stopWatching = stop; cfg.Judge != nil {
+	if s.stopLeaseWatcher = stop; cfg.Judge != nil {
 		changed := cfg.Judge.Changed()
-		s.watching.Go(func() { s.watchLeases(ctx, changed) })
+		s.leaseWatcher.Go(func() { s.watchLeases(ctx, changed) })
 	}
 	return s
 }
@@ -215,8 +215,8 @@ func Listen(l net.Listener) net.Listener { return netconn.Listen(l) }
 // Close immediately ends the connections that net/http no longer knows, and waits for
 // every goroutine that the Server started.
 func (s *Server) Close() {
-	s.stopWatching()
-	s.watching.Wait()
+	s.stopLeaseWatcher()
+	s.leaseWatcher.Wait()
 	s.reactor.Close()
 	s.appendConns.Close()
 }

@@ -71,22 +71,22 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	if err != nil {
 		return nil, err
 	}
-	own := !s.canReactorServe(r)
-	if err := s.admitReader(modeSSE, own); err != nil {
+	hasGoroutine := !s.canReactorServe(r)
+	if err := s.admitReader(modeSSE, hasGoroutine); err != nil {
 		done()
 		return nil, err
 	}
 	stay, denial := s.beginStay(r, p)
 	if denial != nil {
 		done()
-		s.releaseReader(modeSSE, own)
+		s.releaseReader(modeSSE, hasGoroutine)
 		return nil, denial
 	}
 	tail, unfollow, err := s.streams.Follow(r.Context(), id, at.OwnLogStart(info))
 	if err != nil {
 		done()
 		stay.end()
-		s.releaseReader(modeSSE, own)
+		s.releaseReader(modeSSE, hasGoroutine)
 		return nil, err
 	}
 	release := unfollow
@@ -105,7 +105,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	}
 	form := sse.FramingOf(info.Type)
 	d := &eventStream{
-		server: s, release: release, hasGoroutine: own,
+		server: s, release: release, hasGoroutine: hasGoroutine,
 		session: sse.NewSession(s.frames, s.rules, tail, form, sse.Start{
 			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor), Permit: stay.permit(),
 		}, s.rules.At(time.Now())),

@@ -156,8 +156,8 @@ func TestFleetLogsAreNoStreams(t *testing.T) {
 			"fork":          (&State{Next: 9, fork: fork}).valid(),
 			"ancestors":     (&State{Next: 9, chain: chain}).valid(),
 			"hold":          (&Request{Op: OpHold, Ref: id, Name: name}).valid(),
-			"create":        (&Request{Op: OpCreate, Fork: &Fork{Source: name}, Source: &Source{}}).valid(),
-			"past":          (&Request{Op: OpCreate, Fork: &Fork{Source: "p/s"}, Source: &Source{Chain: chain}}).valid(),
+			"create":        (&Request{Op: OpCreate, Fork: &Fork{Source: name}, Source: &ForkSource{}}).valid(),
+			"past":          (&Request{Op: OpCreate, Fork: &Fork{Source: "p/s"}, Source: &ForkSource{Chain: chain}}).valid(),
 		} {
 			t.Run(what, func(t *testing.T) {
 				if got != want {

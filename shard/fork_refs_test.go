@@ -23,7 +23,7 @@ func forkOf(t testing.TB, h *shard.Manager, source, name shard.StreamID, msgs ..
 	}
 	q := create("", msgs...)
 	q.Stream, q.Fork = name, &shard.Fork{Source: source}
-	q.Source = &shard.Source{Generation: info.Generation, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL}
+	q.Source = &shard.ForkSource{Generation: info.Generation, Type: info.Type, HasTTL: info.HasTTL, TTL: info.TTL}
 	q.Source.Chain = append(append([]shard.Ancestor(nil), info.Chain...),
 		shard.Ancestor{Stream: source, Generation: info.Generation, Start: info.Start, Bound: info.Tail})
 	return q

@@ -27,8 +27,8 @@ type Fork struct {
 	InheritsExpiry bool
 }
 
-// Source holds what an edge has found out about the stream that a request forks.
-type Source struct {
+// ForkSource holds what an edge has found out about the stream that a request forks.
+type ForkSource struct {
 	// Refused is the reason for which it cannot be forked; zero: it can. It is a field and no early
 	// error because a fork that exists is answered without its source.
 	Refused Code

@@ -246,8 +246,8 @@ func TestRequestBeyondBoundsIsRefused(t *testing.T) {
 		"sequence": func(r *Request) { r.StreamSeq = []byte(long) },
 		"TTL":      func(r *Request) { r.HasTTL, r.TTL = true, 1<<60 },
 		"expiry":   func(r *Request) { r.Expires, r.ExpiresRaw = 1, long },
-		"source":   func(r *Request) { r.Fork, r.Source = &Fork{Source: StreamID(long)}, &Source{} },
-		"chain":    func(r *Request) { r.Fork, r.Source = &Fork{Source: "p/o"}, &Source{Chain: make([]Ancestor, 99)} },
+		"source":   func(r *Request) { r.Fork, r.Source = &Fork{Source: StreamID(long)}, &ForkSource{} },
+		"chain":    func(r *Request) { r.Fork, r.Source = &Fork{Source: "p/o"}, &ForkSource{Chain: make([]Ancestor, 99)} },
 		"name":     func(r *Request) { r.Op, r.Ref, r.Name = OpHold, AppendID{1}, StreamID(long) },
 		"ref":      func(r *Request) { r.Op = OpRelease },
 	} {

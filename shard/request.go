@@ -66,7 +66,7 @@ type Request struct {
 	// Fork holds what the request says of the stream that it forks (nil: it forks none), and Source
 	// what is known of that stream.
 	Fork   *Fork
-	Source *Source
+	Source *ForkSource
 	// HeldAt is the time at which the source was held, in ms by the clock of the stream's owner.
 	// The owner computes it again for each decision, from how long ago the source was held.
 	HeldAt Millis

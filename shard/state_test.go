@@ -111,7 +111,7 @@ func genRequest(t *rapid.T, w *world) *Request {
 		return &Request{Stream: "p/s", Op: OpReleaseDone, ID: r.ID, Ref: ref}
 	case 24:
 		r.Op, r.Type, r.Fork = OpCreate, "", &Fork{Source: "p/o", Hold: ref, Offset: "-1", SubOffset: 2}
-		r.Source = &Source{Generation: 7, Type: "text/plain", HasTTL: true, TTL: 60, Chain: []Ancestor{{Stream: "p/o", Generation: 7, Bound: 9}}}
+		r.Source = &ForkSource{Generation: 7, Type: "text/plain", HasTTL: true, TTL: 60, Chain: []Ancestor{{Stream: "p/o", Generation: 7, Bound: 9}}}
 	case 1, 2, 3:
 		r.Op, r.HasTTL = OpCreate, rapid.Bool().Draw(t, "ttl")
 		if r.HasTTL {

@@ -78,9 +78,9 @@ func (f *frame) render(form Framing, interval uint64, messages [][]byte) {
 }
 
 // controlEvent returns the control event after the frame, and the cursor in it, for a reader
-// that needs a Stream-Cursor of at least least.
-func (f *frame) controlEvent(at streamEnd, least, interval uint64) (b []byte, cursor uint64) {
-	cursor = max(least, interval)
+// that needs a Stream-Cursor of at least minCursor.
+func (f *frame) controlEvent(at streamEnd, minCursor, cursorNow uint64) (b []byte, cursor uint64) {
+	cursor = max(minCursor, cursorNow)
 	switch {
 	case at == endClosed:
 		if p := f.endControl.Load(); p != nil {
@@ -89,10 +89,10 @@ func (f *frame) controlEvent(at streamEnd, least, interval uint64) (b []byte, cu
 		end := renderControl(f.generation, f.nextPos, 0, at) // a variable of its own, or b would always escape to the heap
 		f.endControl.Store(&end)
 		return end, cursor
-	case at == endNotReached && f.moreCursor >= least:
+	case at == endNotReached && f.moreCursor >= minCursor:
 		return f.moreControl, f.moreCursor
-	case at == endUpToDate && cursor == interval:
-		if p := f.tipControl.Load(); p != nil && p.cursor == interval {
+	case at == endUpToDate && cursor == cursorNow:
+		if p := f.tipControl.Load(); p != nil && p.cursor == cursorNow {
 			return p.b, cursor
 		}
 		b = renderControl(f.generation, f.nextPos, cursor, at)
