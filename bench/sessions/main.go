@@ -73,7 +73,7 @@ func stream(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("bench/", i
 
 // hold opens sessions, says so once all are at the tail, and holds them.
 func hold(ctx context.Context, client, endpoint string, n int) error {
-	log, err := s2.Open(s2.Config{Endpoint: endpoint, Basin: basin, CreateBasins: true, SDKSessions: client == "sdk"})
+	log, err := s2.Open(s2.Config{Endpoint: endpoint, Basin: basin, CreateBasins: true, OwnSessions: client != "sdk"})
 	if err != nil {
 		return err
 	}

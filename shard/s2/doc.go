@@ -22,7 +22,7 @@
 // was delivered. s2sService.runSession opens a session of package s2s and waits on the caller's
 // goroutine. When something has arrived, deliverArrived takes all of it and calls fn with pages.
 //
-// With Config.SDKSessions, the session is the SDK's: in sdkService.runSession the pump goroutine
+// Without Config.OwnSessions, the session is the SDK's: in sdkService.runSession the pump goroutine
 // takes records from the SDK, and a channel of sessionBuffer records carries them to deliverPages on
 // the caller's goroutine. The SDK's own session does not stay open, since it takes a clean end for
 // success, and its retry budget counts the losses of a whole life. Records in its buffer may be lost
@@ -61,7 +61,7 @@
 //
 // # Goroutines
 //
-// Those of package s2s: Close waits for them. With SDKSessions, one pump per open session, for which
+// Those of package s2s: Close waits for them. Without OwnSessions, one pump per open session, for which
 // Follow and Replay wait; the SDK's own goroutines end with the session's context. With a proxy, those of the bridge's server: Close waits for them.
 //
 // # Not here

@@ -53,7 +53,7 @@ func Open(cfg Config) (*Log, error) {
 	}
 	l.client = s2.New(cfg.Token, opts)
 	sdk := &sdkService{client: l.client, silence: l.cfg.silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
-	if l.service = sdk; !cfg.SDKSessions {
+	if l.service = sdk; cfg.OwnSessions {
 		own := newS2SService(sdk, &l.cfg, base)
 		l.service, l.s2s = own, own.sessions
 	}

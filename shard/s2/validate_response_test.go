@@ -78,7 +78,7 @@ func TestSilentSessionIsReplaced(t *testing.T) {
 	for want, sdk := range map[error]bool{s2s.ErrSilent: false, errSessionSilent: true} {
 		asked.Store(0)
 		log := openForTest(t, Config{
-			Endpoint: srv.URL, Basin: testBasin, silence: 50 * time.Millisecond, backoff: time.Millisecond, SDKSessions: sdk,
+			Endpoint: srv.URL, Basin: testBasin, silence: 50 * time.Millisecond, backoff: time.Millisecond, OwnSessions: !sdk,
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		err := log.Follow(ctx, id, 0, func(shard.Page) error {
