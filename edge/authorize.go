@@ -17,8 +17,6 @@ type permit struct {
 	access.Verdict
 	// judged: a file decides, so its rules of caching hold, and a reader's time may be bounded.
 	judged bool
-	// generation is the Judge's before the decision: see Judge.Generation.
-	generation uint32
 }
 
 // authorize decides what a request may do to a stream, before anything about the stream is asked
@@ -30,7 +28,7 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request, id shard.Stre
 	if j == nil {
 		return permit{}, true
 	}
-	p := permit{judged: true, generation: j.Generation()}
+	p := permit{judged: true}
 	project, name := splitStream(id)
 	var denial *access.Denial
 	if p.Verdict, denial = s.decide(r, project, name); denial != nil {
@@ -112,7 +110,7 @@ func (s *Server) denyUnlessObserving(w http.ResponseWriter, r *http.Request, d *
 // stillAllows reports whether the right of an append still holds when it is to be handed on: its
 // body may have taken minutes. It answers a request whose right is over.
 func (s *Server) stillAllows(w http.ResponseWriter, r *http.Request, p permit, id shard.StreamID) bool {
-	if !p.judged || s.cfg.Judge.Stays(p.Lease, s.leaseSecond()) {
+	if !p.judged || s.cfg.Judge.Stays(p.Lease, secondOf(s.cfg.Now())) {
 		return true
 	}
 	project, name := splitStream(id)
@@ -123,8 +121,8 @@ func (s *Server) stillAllows(w http.ResponseWriter, r *http.Request, p permit, i
 	return true // by the rights of now
 }
 
-// leaseSecond returns the present second of the clock by which leases end.
-func (s *Server) leaseSecond() uint32 { return uint32(max(s.cfg.Now().Unix(), 0)) } //nolint:gosec // until 2106
+// secondOf returns a moment as leases count it: seconds since 1970.
+func secondOf(t time.Time) uint32 { return uint32(max(t.Unix(), 0)) } //nolint:gosec // until 2106
 
 // denialProblems are the problems of the Judge's refusals, by their slugs. A refusal may have another
 // status (access.Reason).

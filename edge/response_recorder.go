@@ -143,7 +143,7 @@ func (s *Server) logFailure(r *http.Request, t *responseRecorder) {
 func (s *Server) logAccess(r *http.Request, t *responseRecorder, began time.Time) {
 	project, stream := "", ""
 	if id, err := parseStreamPath(r.URL.EscapedPath()); err == nil {
-		project, stream, _ = strings.Cut(string(id), "/")
+		project, stream = splitStream(id)
 	}
 	s.cfg.AccessLog.LogAttrs(r.Context(), slog.LevelInfo, "request",
 		slog.String("method", methodLabel(r.Method)), slog.String("project", project), slog.String("stream", stream),

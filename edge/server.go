@@ -255,8 +255,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // event stream that remains to be served.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStream) {
 	defer s.recoverRequest()
-	id, err := parseStreamPath(r.URL.EscapedPath())
-	control, isControl := parseControlPath(r.URL.EscapedPath())
+	path := r.URL.EscapedPath()
+	id, err := parseStreamPath(path)
+	control, isControl := parseControlPath(path)
 	s.setCommonHeaders(w, r, max(id.Project(), control.project))
 	s.boundBodyTime(w, r)
 	switch {

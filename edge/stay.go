@@ -49,7 +49,7 @@ func (t *stay) permit() sse.Permit {
 // the begin of the session ends immediately.
 func (t *stay) EndsAt() sse.Instant {
 	now := t.server.cfg.Now()
-	why, since := t.server.cfg.Judge.Look(t.lease, uint32(max(now.Unix(), 0))) //nolint:gosec // until 2106
+	why, since := t.server.cfg.Judge.Look(t.lease, secondOf(now))
 	at := time.Unix(int64(since), 0).Add(time.Duration(t.part * float64(why.Spread())))
 	switch {
 	case why == access.EndRevoked:

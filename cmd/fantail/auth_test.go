@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/access"
-	"github.com/fantail-dev/fantail/shard"
 )
 
 const issuerSecret = "the secret of an issuer, longer than 32 bytes"
@@ -76,9 +75,6 @@ func (f *settingsFleet) awaitReady() {
 // acknowledged reaches every node within two seconds, and outlives all of them.
 func TestRevocationReachesEveryNodeAndOutlivesThem(t *testing.T) {
 	t.Parallel()
-	if access.RevocationsStream != shard.RevocationsStream {
-		t.Fatal("the stream of revocations has two names")
-	}
 	f := newSettingsFleet(t, 0, 0)
 	path, admin := rightsOf(t, f.run)
 	start := func() {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/edge/access"
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -46,7 +47,7 @@ type revocationFeed struct {
 }
 
 func newRevocationFeed(streams edge.Backend, list *access.Revocations, project string, log *slog.Logger) *revocationFeed {
-	return &revocationFeed{streams: streams, list: list, stream: shard.StreamID(project + "/" + access.RevocationsStream), log: log}
+	return &revocationFeed{streams: streams, list: list, stream: shard.StreamID(project + "/" + shard.RevocationsStream), log: log}
 }
 
 // isCaughtUp reports whether every revocation that was there at the start is known.
@@ -98,7 +99,7 @@ func (f *revocationFeed) follow(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	wake := make(wakeOnce, 1)
+	wake := make(sse.WakeSignal, 1)
 	defer tail.Unwatch(wake)
 	for pos := info.Start; ; {
 		batches, status := tail.ReadAt(pos, revocationPage, nil)
@@ -143,17 +144,6 @@ func (f *revocationFeed) apply(b shard.RecordBatch, pos shard.Pos) shard.Pos {
 	pos = max(pos, b.To())
 	f.position.Store(uint64(pos))
 	return pos
-}
-
-// wakeOnce is a Waker that holds one wake-up.
-type wakeOnce chan struct{}
-
-// Wake implements shard.Waker.
-func (w wakeOnce) Wake() {
-	select {
-	case w <- struct{}{}:
-	default:
-	}
 }
 
 // create creates the stream of revocations, or finds it.

@@ -18,7 +18,7 @@
 //	Judge.Admit, Charge, MaxBody the limits, after the decision and before the body
 //	Judge.AddReader, RemoveReader, Readers
 //	Judge.StartSession, EndSession  POST and DELETE …/__ds/session
-//	Judge.Origins, ParseOrigins  CORS: Origins.Answer, RequestedHeaders; without a file, too
+//	Judge.Origins, ParseOrigins  CORS: Origins.Answer; without a file, too
 //	Judge.Revocations            Entry makes the message of a revocation, Apply takes it back
 //	Judge.Admin, AdminLogin, AdminToken, NewAdminToken
 //	Judge.Ready, Hash, KeyAges, CacheBytes, HasAdminTokens and Config.Observer for health and metrics

@@ -3,7 +3,6 @@ package access
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -132,7 +131,7 @@ func (o *Origins) Any() bool { return o != nil && o.any }
 type CORS struct {
 	// Origin is Access-Control-Allow-Origin; empty: no such field, and none of the others.
 	Origin string
-	// Credentials is whether Access-Control-Allow-Credentials: true is said.
+	// Credentials: the answer has Access-Control-Allow-Credentials: true.
 	Credentials bool
 }
 
@@ -153,27 +152,7 @@ const (
 	// VaryOrigins is the Vary of every answer where a file decides: caches must not mix what
 	// different callers may see.
 	VaryOrigins = "Origin, Authorization, Cookie"
-	// maxRequestedHeaders bounds the Access-Control-Request-Headers that are echoed.
-	maxRequestedHeaders = 4096
 )
-
-// RequestedHeaders returns the header names that a preflight asks for, to be allowed as they are;
-// empty: none, or what is asked for are no names.
-func RequestedHeaders(h http.Header) string {
-	fields := h["Access-Control-Request-Headers"]
-	if len(fields) != 1 || len(fields[0]) > maxRequestedHeaders {
-		return ""
-	}
-	var names []string
-	for name := range strings.SplitSeq(fields[0], ",") {
-		name = strings.Trim(name, " \t")
-		if name == "" || strings.ContainsFunc(name, func(c rune) bool { return !isTokenChar(c) }) {
-			return ""
-		}
-		names = append(names, name)
-	}
-	return strings.Join(names, ", ")
-}
 
 // isTokenChar reports whether a character may stand in a token (RFC 9110, section 5.6.2).
 func isTokenChar(c rune) bool {

@@ -95,10 +95,6 @@ func (r *Revocations) Project() (name string, ok bool) {
 	return name, name != ""
 }
 
-// RevocationsStream is the name of the stream of revocations within its project. No grant reaches
-// it.
-const RevocationsStream = "__ds/revocations"
-
 var (
 	errManyRevocations = fmt.Errorf("%d revocations hold already: revoke by key or issuer", MaxRevocations)
 	errForged          = errors.New("a revocation without the fleet's authentication is ignored")

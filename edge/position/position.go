@@ -45,7 +45,7 @@ func startPosition(info shard.Info) Position {
 }
 
 // SkipReadSegments returns the same position without the segments that are read to their ends.
-// start is where the stream's own log starts.
+// The stream's own log begins at start.
 func (p Position) SkipReadSegments(start shard.Pos) Position {
 	for len(p.Inherited) > 0 && p.Pos >= p.Inherited[0].Info.Tail {
 		p.Inherited, p.Pos = p.Inherited[1:], start

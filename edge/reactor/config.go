@@ -26,7 +26,7 @@ type Config struct {
 	Rebalance <-chan struct{}
 	// OnClose is called after a reader's end.
 	OnClose func()
-	// OnPanic is called with the panic that one reader caused, whose connection is closed.
+	// OnPanic gets the panic that one reader caused. Its connection is closed.
 	OnPanic func(v any)
 	Metrics Metrics
 }

@@ -20,8 +20,8 @@
 // ends. At the tip it calls Watch, which arms its Waker unless there is something to read already;
 // the next news wakes it, once. Below what the Buffer holds (StatusBelow) it reads pages from
 // elsewhere. The Wakers are: all readers of one stream in one loop of package reactor
-// (streamReaders), a goroutine of package edge (sse.WakeSignal), a peer's subscription in package
-// cluster (peerSub), and the feed of revocations in cmd/fantail (wakeOnce).
+// (streamReaders), a goroutine of package edge or of cmd/fantail's feed of revocations (sse.WakeSignal),
+// and a peer's subscription in package cluster (peerSub).
 //
 // # Invariants
 //
