@@ -182,7 +182,7 @@ func TestUncommittedPartsAreCharged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := NewManager(nil, tail.NewBuffers(1<<20, 1<<20), Config{})
 			s := h.newStream("p/s")
-			s.state, s.opened = &State{exists: true, contentType: OctetStream}, true
+			s.state, s.opened = &State{exists: true, contentType: OctetStream, rooted: true}, true
 			h.streams.addStream(s)
 			fold := func(pos Pos, hd *Header) {
 				r := Record{Pos: pos, Header: hd.encode(pos), Body: make([]byte, size)}

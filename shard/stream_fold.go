@@ -99,7 +99,8 @@ func (s *Stream) publishBatch() tail.Wakers {
 }
 
 // foldFromLog folds records that a Log returned, and wakes the readers they concern. *TailError:
-// fold is no longer the stream's fold, but the fold of another log.
+// fold is no longer the stream's fold, but the fold of another log. errNoCheckpoint: the takeover
+// began at a position where no checkpoint is.
 func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 	s.mu.Lock()
 	switch {
@@ -109,6 +110,14 @@ func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 	case s.state != fold:
 		s.mu.Unlock()
 		return &TailError{0}
+	}
+	// Here and not in the takeover: the end of a log may be read by two goroutines together.
+	if err := fold.checkRoot(recs); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	if !s.opened {
+		s.noteFirstRecord(recs)
 	}
 	wake, err := s.absorbRecords(recs)
 	s.noteGrowth(recs)
@@ -152,14 +161,6 @@ func (s *Stream) catchUp(ctx context.Context, fold *State, end Pos) error {
 	defer stall.Stop()
 	foldPage := func(p Page) error {
 		stall.Reset(stallTimeout)
-		if err := fold.checkRoot(p.Records); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		if s.state == fold && !s.opened {
-			s.noteFirstRecord(p.Records)
-		}
-		s.mu.Unlock()
 		return s.foldFromLog(fold, p.Records)
 	}
 	for {

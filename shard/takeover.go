@@ -73,9 +73,6 @@ func (s *Stream) foldFrom(ctx context.Context, from, tail Pos, noLog bool, last 
 	s.firstRecord, s.sawOwnRecord = 0, false
 	s.mu.Unlock()
 	if from+1 == tail && len(last) > 0 {
-		if err := fold.checkRoot(last); err != nil {
-			return nil, err
-		}
 		return fold, s.foldFromLog(fold, last)
 	}
 	return fold, s.catchUp(ctx, fold, tail)
