@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"net"
 	"sync"
+
+	"github.com/fantail-dev/fantail/cluster/wire"
 )
 
 // batchedConn is a connection below TLS that writes and reads in larger pieces. TLS writes each of
@@ -20,10 +22,10 @@ type batchedConn struct {
 
 // writeBatchBytes is about how many bytes are written in one piece: gRPC's buffer, and what TLS
 // adds.
-const writeBatchBytes = maxFrameBytes + 1<<10
+const writeBatchBytes = wire.MaxFrameBytes + 1<<10
 
 func newBatchedConn(conn net.Conn) *batchedConn {
-	return &batchedConn{Conn: conn, reader: bufio.NewReaderSize(conn, maxFrameBytes)}
+	return &batchedConn{Conn: conn, reader: bufio.NewReaderSize(conn, wire.MaxFrameBytes)}
 }
 
 // Read implements net.Conn.

@@ -2,7 +2,8 @@
 // them owns each stream, and it carries requests and records from one node to another.
 // DESIGN.md has the reasons; this page has the paths through the code. Package placement has the
 // pure part: which node owns a stream, and which one to ask next. Package gossip finds the members, begins
-// a fleet, and announces from when until when a node owns streams.
+// a fleet, and announces from when until when a node owns streams. Package wire has the messages between nodes,
+// and judges what a peer sends.
 //
 // # The path of an append
 //
@@ -39,7 +40,7 @@
 // addPiece. Frames have up to 64 KiB.
 //
 // Back at the reader's node, link.readBulk calls link.handlePart for each Part.
-// batchAssembler.addPiece joins the pieces, and follower.onRecords extends this node's tail
+// wire.BatchAssembler.AddPiece joins the pieces, and follower.onRecords extends this node's tail
 // buffer, which wakes its readers (package edge). Credit is returned by handlePart, on receipt.
 //
 // # The states of a follower
@@ -165,7 +166,7 @@
 //  7. A stream is released only while no subscriber here is fed by it, or once another node
 //     feeds them. No request uses it while it arrives or leaves (local_streams.go).
 //  8. What is handed over is a cache. Two owners, or none, lose nothing.
-//  9. A node is unreachable only if it did not answer (isUnanswered, in wire.go). Any other
+//  9. A node is unreachable only if it did not answer (package wire). Any other
 //     failure ends its own call or subscription, and never the lane or the link.
 //  10. The contract has no strings: what a client, a log or a name contains is bytes.
 //

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -241,7 +242,7 @@ func (f *fleet) openScriptedEdge(owner *testNode, window, linkWindow uint64) *sc
 	e := &scriptedEdge{frames: make(chan *relaypb.Frame), link: 77}
 	if e.control, err = client.Control(ctx); err == nil {
 		e.say(&relaypb.ToOwner{BulkLane: 1, Hello: &relaypb.Hello{
-			Version: placement.RelayVersionNewest, To: wireBytes(owner.self), Incarnation: e.link, Window: window, LinkWindow: linkWindow,
+			Version: placement.RelayVersionNewest, To: wire.Bytes(owner.self), Incarnation: e.link, Window: window, LinkWindow: linkWindow,
 			From: &relaypb.PeerAddress{Name: []byte("raw")},
 		}})
 		_, err = e.control.Recv()
@@ -314,7 +315,7 @@ func TestFrozenPeerHoldsUpNoOther(t *testing.T) {
 	const window, linkWindow, size, writes = 64 << 10, 128 << 10, 10 << 10, 60
 	e := f.openScriptedEdge(owner, window, linkWindow)
 	e.say(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
-		{Handle: 1, Stream: wireBytes(id)}, {Handle: 2, Stream: wireBytes(id)}, {Handle: 3, Stream: wireBytes(id)},
+		{Handle: 1, Stream: wire.Bytes(id)}, {Handle: 2, Stream: wire.Bytes(id)}, {Handle: 3, Stream: wire.Bytes(id)},
 	}})
 	healthy := f.startReader(f.nodes[1], id)
 	var want []string
@@ -326,7 +327,7 @@ func TestFrozenPeerHoldsUpNoOther(t *testing.T) {
 	f.awaitMessages(healthy, want)
 
 	got := map[uint64][]string{}
-	parts := map[uint64]*batchAssembler{1: {}, 2: {}, 3: {}}
+	parts := map[uint64]*wire.BatchAssembler{1: {}, 2: {}, 3: {}}
 	bytes := map[uint64]int{}
 	take := func(frame *relaypb.Frame) {
 		for _, p := range frame.GetParts() {
@@ -334,7 +335,7 @@ func TestFrozenPeerHoldsUpNoOther(t *testing.T) {
 				continue
 			}
 			bytes[p.GetHandle()] += len(p.GetData())
-			r, whole, err := parts[p.GetHandle()].addPiece(p.GetData(), p.GetTotal())
+			r, whole, err := parts[p.GetHandle()].AddPiece(p.GetData(), p.GetTotal())
 			if err != nil {
 				t.Fatal(err)
 			}

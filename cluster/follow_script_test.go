@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -158,7 +159,7 @@ func (s *followScript) send(t *testing.T, d *datadriven.TestData, peer string) {
 		d.MaybeScanArgs(t, "tail", &tail)
 		d.MaybeScanArgs(t, "start", &start)
 		d.MaybeScanArgs(t, "generation", &generation)
-		info := infoToWire(shard.Info{Exists: true, Generation: shard.Generation(generation), Type: "text/plain", Tail: shard.Pos(tail), LogTail: shard.Pos(tail)})
+		info := wire.EncodeInfo(shard.Info{Exists: true, Generation: shard.Generation(generation), Type: "text/plain", Tail: shard.Pos(tail), LogTail: shard.Pos(tail)})
 		part.Kind, part.Subscribed = relaypb.PartKind_PART_KIND_SUBSCRIBED, &relaypb.Subscribed{Info: info, Start: start}
 	case "records":
 		var from, to uint64
@@ -169,7 +170,7 @@ func (s *followScript) send(t *testing.T, d *datadriven.TestData, peer string) {
 	case "moved":
 		var to string
 		d.ScanArgs(t, "to", &to)
-		part.Kind, part.Moved = relaypb.PartKind_PART_KIND_MOVED, peerAddrToWire(placement.PeerAddr{Name: to})
+		part.Kind, part.Moved = relaypb.PartKind_PART_KIND_MOVED, wire.EncodePeerAddr(placement.PeerAddr{Name: to})
 	case "end":
 		var to, alive string
 		why := shard.ErrOverloaded
@@ -180,7 +181,7 @@ func (s *followScript) send(t *testing.T, d *datadriven.TestData, peer string) {
 		} else if d.HasArg("gone") {
 			why = shard.ErrNotFound
 		}
-		refusal, _ := errorToRefusal(why)
+		refusal, _ := wire.EncodeRefusal(why)
 		part.Kind, part.Refusal = relaypb.PartKind_PART_KIND_END, refusal
 	default:
 		t.Fatalf("unknown command %s", d.Cmd)

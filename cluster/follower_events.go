@@ -129,3 +129,11 @@ func (f *follower) onLinkLost(u *upstreamSub) {
 		f.replaceFeedLocked(time.Now(), randomBetween(lostFeedMinDelay, lostFeedMaxDelay))
 	}
 }
+
+// infoAt returns info as of the position at: a tail buffer must not claim more than it holds.
+func infoAt(info shard.Info, at shard.Pos) shard.Info {
+	if info.Tail > at {
+		info.Tail, info.Closed = at, false
+	}
+	return info
+}

@@ -4,6 +4,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -26,7 +27,7 @@ func (f *frameBuilder) reset() {
 	f.size = 0
 }
 
-func (f *frameBuilder) spaceLeft() int { return maxFrameBytes - f.size - partOverhead }
+func (f *frameBuilder) spaceLeft() int { return wire.MaxFrameBytes - f.size - wire.PartOverhead }
 
 // minFrameSpace is the space in bytes that a Frame must have left for another subscription to be
 // served, so that no piece is tiny.
@@ -41,15 +42,15 @@ func (f *frameBuilder) addPart(kind relaypb.PartKind, u *peerSub, size int) *rel
 	}
 	p.Kind, p.Handle = kind, u.handle
 	f.frame.Parts = append(f.frame.Parts, p)
-	f.size += size + partOverhead
+	f.size += size + wire.PartOverhead
 	return p
 }
 
 // addSubscribed adds the stream's description. An error concerns this subscription alone: a Part
 // that cannot be sent must not join a Frame that carries those of others.
 func (f *frameBuilder) addSubscribed(u *peerSub) error {
-	s := &relaypb.Subscribed{Info: infoToWire(u.tail.Info()), Start: uint64(u.pos)}
-	if err := checkDescribable(s.GetInfo(), u.session.peerVersion); err != nil {
+	s := &relaypb.Subscribed{Info: wire.EncodeInfo(u.tail.Info()), Start: uint64(u.pos)}
+	if err := wire.CheckDescribable(s.GetInfo(), u.session.peerVersion); err != nil {
 		return err
 	}
 	f.addPart(relaypb.PartKind_PART_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // the ancestry of a fork may be long
@@ -57,18 +58,18 @@ func (f *frameBuilder) addSubscribed(u *peerSub) error {
 }
 
 func (f *frameBuilder) addMoved(u *peerSub, to placement.PeerAddr) {
-	f.addPart(relaypb.PartKind_PART_KIND_MOVED, u, 64).Moved = peerAddrToWire(to)
+	f.addPart(relaypb.PartKind_PART_KIND_MOVED, u, 64).Moved = wire.EncodePeerAddr(to)
 }
 
 func (f *frameBuilder) addEnd(u *peerSub, why error) {
-	refusal, _ := errorToRefusal(why)
+	refusal, _ := wire.EncodeRefusal(why)
 	if refusal == nil {
-		refusal = &relaypb.Refusal{Reason: relaypb.Reason_REASON_UNAVAILABLE, Why: errorToWire(why)}
+		refusal = &relaypb.Refusal{Reason: relaypb.Reason_REASON_UNAVAILABLE, Why: wire.EncodeError(why)}
 	}
 	f.addPart(relaypb.PartKind_PART_KIND_END, u, proto.Size(refusal)).Refusal = refusal
 }
 
-// fillFrame builds the next Frame from the dirty list, in turn, with at most maxPieceBytes of each
+// fillFrame builds the next Frame from the dirty list, in turn, with at most wire.MaxPieceBytes of each
 // subscription. An empty Frame means that there is nothing to send.
 func (s *peerSession) fillFrame(f *frameBuilder, lane uint64) {
 	f.reset()
@@ -130,10 +131,10 @@ func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
 	return true
 }
 
-// addPiece adds the next piece of the batch that is being sent.
+// AddPiece adds the next piece of the batch that is being sent.
 func (f *frameBuilder) addPiece(u *peerSub) {
 	outgoing := u.outgoing
-	n := min(len(outgoing.data)-outgoing.sent, maxPieceBytes, f.spaceLeft())
+	n := min(len(outgoing.data)-outgoing.sent, wire.MaxPieceBytes, f.spaceLeft())
 	if n <= 0 {
 		return // no space: it goes into the next Frame
 	}

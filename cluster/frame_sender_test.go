@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -65,7 +66,7 @@ type frameRig struct {
 // edgeSub is the edge's side of one subscription.
 type edgeSub struct {
 	id         shard.StreamID
-	parts      batchAssembler
+	parts      wire.BatchAssembler
 	next       shard.Pos
 	subscribed bool
 	owed       int
@@ -127,7 +128,7 @@ func (b *frameRig) subscribe(t *rapid.T) {
 	from := rapid.Uint64Range(0, uint64(b.host.tails[id].Next())).Draw(t, "from")
 	b.edge[b.handle] = &edgeSub{id: id, next: shard.Pos(from)}
 	b.receive(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
-		{Handle: b.handle, Stream: wireBytes(id), From: from},
+		{Handle: b.handle, Stream: wire.Bytes(id), From: from},
 	}})
 	b.o.wg.Wait()
 	b.s.mu.Lock()
@@ -168,7 +169,7 @@ func (b *frameRig) deliver() bool {
 			}
 			e.subscribed = true
 		case relaypb.PartKind_PART_KIND_BATCH:
-			r, whole, err := e.parts.addPiece(p.GetData(), p.GetTotal())
+			r, whole, err := e.parts.AddPiece(p.GetData(), p.GetTotal())
 			switch {
 			case err != nil:
 				b.t.Fatal(err)
@@ -292,7 +293,7 @@ func TestFramesWithForksKeepTheirSize(t *testing.T) {
 		b.o.wg.Wait()
 		for opened := 0; opened < len(q); opened += len(b.builder.frame.Parts) {
 			b.s.fillFrame(&b.builder, 0)
-			if n := proto.Size(&b.builder.frame); n > 2*maxFrameBytes || n == 0 {
+			if n := proto.Size(&b.builder.frame); n > 2*wire.MaxFrameBytes || n == 0 {
 				t.Fatalf("a Frame of %d bytes", n)
 			}
 		}

@@ -429,3 +429,30 @@ func TestUnwantedHandoverKeepsSubscribersFed(t *testing.T) {
 		return len(owner.bridges) == 0 && !owner.local.hasFeeds(id)
 	})
 }
+
+// A stream is handed only to its owner: by this node's table now or soon, or once this node is
+// gone.
+func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 3)
+	owner := f.nodes[0]
+	id := f.streamOwnedBy(owner)
+	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
+	successor := owner.currentTable().Without([]string{owner.self}).Owner(id)
+	for _, s := range f.nodes[1:] {
+		if got := owner.isSuccessor(id, placement.PeerAddr{Name: s.self, Address: s.addr}); got != (s.self == successor.Name) {
+			t.Errorf("%s, successor %s: %v", s.self, successor.Name, got)
+		}
+	}
+	for _, to := range []placement.PeerAddr{
+		{Name: "evil", Address: "10.0.0.1:1"}, {Name: successor.Name, Address: "10.0.0.1:1"}, {Name: owner.self, Address: owner.addr}, {},
+	} {
+		if owner.isSuccessor(id, to) {
+			t.Errorf("handed to %+v", to)
+		}
+	}
+	l := f.nodes[1].peers.link(owner.self)
+	if _, found, err := l.requestHandover(t.Context(), id, 0, placement.PeerAddr{Name: "evil", Address: "10.0.0.1:1"}); err == nil || found || !owner.manager.HasStream(id) {
+		t.Errorf("given to a stranger: %v, %v", found, err)
+	}
+}

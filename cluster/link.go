@@ -14,6 +14,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -83,7 +84,7 @@ type upstreamSub struct {
 
 	// Owned by the goroutine of the link's bulk lane.
 	tail    *shard.TailBuffer
-	partial *batchAssembler // nil: no batch is arriving in pieces
+	partial *wire.BatchAssembler // nil: no batch is arriving in pieces
 }
 
 // subscribeRequest holds the content of a Subscribe that is still to be sent.
@@ -149,7 +150,7 @@ func (l *link) exchangeHello(self placement.PeerAddr) (err error) {
 	}
 	l.control = control
 	if err := control.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-		Version: placement.RelayVersionNewest, From: peerAddrToWire(self), To: wireBytes(l.peer.Name), Incarnation: l.incarnation,
+		Version: placement.RelayVersionNewest, From: wire.EncodePeerAddr(self), To: wire.Bytes(l.peer.Name), Incarnation: l.incarnation,
 		Window: uint64(l.subscriptionWindow), LinkWindow: uint64(l.linkWindow),
 	}}); err != nil {
 		return err
@@ -158,7 +159,7 @@ func (l *link) exchangeHello(self placement.PeerAddr) (err error) {
 	switch {
 	case err != nil:
 		return err
-	case wireText(m.GetHello().GetFrom().GetName()) != l.peer.Name:
+	case wire.Text(m.GetHello().GetFrom().GetName()) != l.peer.Name:
 		return fmt.Errorf("reached %q", m.GetHello().GetFrom().GetName())
 	}
 	l.peerVersion = m.GetHello().GetVersion()
@@ -278,7 +279,7 @@ func (l *link) readControl() {
 		}
 		l.lastHeard.Store(time.Now().UnixNano())
 		if m.GetStatus() != nil {
-			st := checkStatus(m.GetStatus())
+			st := wire.CheckStatus(m.GetStatus())
 			if st.StoreAnswerAgeMillis != nil {
 				l.peerStoreAnswer.Store(time.Now().Add(-time.Duration(st.GetStoreAnswerAgeMillis()) * time.Millisecond).UnixNano())
 			}
@@ -332,8 +333,8 @@ func (l *link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 		switch {
 		case u.request != nil:
 			q := &relaypb.Subscribe{
-				Handle: u.handle, Stream: wireBytes(u.subscriber.streamID()), From: uint64(u.request.from),
-				Route: routeToWire(u.request.route),
+				Handle: u.handle, Stream: wire.Bytes(u.subscriber.streamID()), From: uint64(u.request.from),
+				Route: wire.EncodeRoute(u.request.route),
 			}
 			size += proto.Size(q)
 			m.Subscribe = append(m.Subscribe, q)
@@ -436,22 +437,22 @@ func (l *link) handlePart(p *relaypb.Part) {
 	if sub == nil {
 		return
 	}
-	if err := checkPart(p); err != nil {
+	if err := wire.CheckPart(p); err != nil {
 		l.failMalformed(sub, err)
 		return
 	}
 	switch p.GetKind() {
 	case relaypb.PartKind_PART_KIND_SUBSCRIBED:
 		s := p.GetSubscribed()
-		sub.subscriber.onSubscribed(sub, infoFromWire(s.GetInfo()), shard.Pos(s.GetStart()))
+		sub.subscriber.onSubscribed(sub, wire.DecodeInfo(s.GetInfo()), shard.Pos(s.GetStart()))
 	case relaypb.PartKind_PART_KIND_BATCH:
 		if err := l.handleBatch(sub, p); err != nil {
 			l.failMalformed(sub, err)
 		}
 	case relaypb.PartKind_PART_KIND_MOVED:
-		sub.subscriber.onOwnerMoved(sub, peerAddrFromWire(p.GetMoved()))
+		sub.subscriber.onOwnerMoved(sub, wire.DecodePeerAddr(p.GetMoved()))
 	case relaypb.PartKind_PART_KIND_END:
-		sub.subscriber.onSubscriptionEnd(sub, refusalToError(p.GetRefusal()))
+		sub.subscriber.onSubscriptionEnd(sub, wire.DecodeRefusal(p.GetRefusal()))
 	}
 }
 
@@ -463,9 +464,9 @@ func (l *link) failMalformed(u *upstreamSub, err error) {
 
 func (l *link) handleBatch(u *upstreamSub, p *relaypb.Part) error {
 	if u.partial == nil {
-		u.partial = &batchAssembler{}
+		u.partial = &wire.BatchAssembler{}
 	}
-	r, whole, err := u.partial.addPiece(p.GetData(), p.GetTotal())
+	r, whole, err := u.partial.AddPiece(p.GetData(), p.GetTotal())
 	if err != nil {
 		return err
 	}

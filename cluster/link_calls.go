@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -31,9 +32,9 @@ func (l *link) bindContext(ctx context.Context) (context.Context, func()) {
 func (l *link) requestWrite(ctx context.Context, q *shard.Request, r placement.Route) (
 	out shard.Outcome, delivered bool, err error,
 ) {
-	head := requestToWire(q, r)
+	head := wire.EncodeRequest(q, r)
 	if l.peerVersion < placement.RelayVersionBytes {
-		if err := checkUTF8(head.GetType(), head.GetExpiresRaw(), head.GetProducer().GetId()); err != nil {
+		if err := wire.CheckUTF8(head.GetType(), head.GetExpiresRaw(), head.GetProducer().GetId()); err != nil {
 			return out, false, err
 		}
 	}
@@ -41,28 +42,28 @@ func (l *link) requestWrite(ctx context.Context, q *shard.Request, r placement.R
 	defer end()
 	call, err := l.client.Do(ctx)
 	if err != nil {
-		return out, false, statusToError(err)
+		return out, false, wire.StatusToError(err)
 	}
 	if err := sendWriteChunks(call, head, q); err != nil && !errors.Is(err, io.EOF) {
-		return out, false, statusToError(err)
+		return out, false, wire.StatusToError(err)
 	}
 	reply, err := call.CloseAndRecv() // after io.EOF it returns the reason
 	if err != nil {
-		return out, !isNotCarriedOut(status.Code(err)), statusToError(err)
+		return out, !wire.IsNotCarriedOut(status.Code(err)), wire.StatusToError(err)
 	}
-	if err := checkOutcome(reply); err != nil {
+	if err := wire.CheckOutcome(reply); err != nil {
 		return out, true, fmt.Errorf("%w: %w", placement.ErrCallFailed, err)
 	}
-	return outcomeFromWire(reply), true, nil
+	return wire.DecodeOutcome(reply), true, nil
 }
 
-// sendWriteChunks sends a request in chunks of maxFrameBytes.
+// sendWriteChunks sends a request in chunks of wire.MaxFrameBytes.
 func sendWriteChunks(
 	call grpc.ClientStreamingClient[relaypb.WriteChunk, relaypb.WriteReply], head *relaypb.WriteHead, q *shard.Request,
 ) error {
 	chunk := &relaypb.WriteChunk{Head: head}
 	for body := q.Messages.Body(); ; {
-		n := min(len(body), maxFrameBytes)
+		n := min(len(body), wire.MaxFrameBytes)
 		chunk.Body, body = body[:n], body[n:]
 		if err := call.Send(chunk); err != nil || len(body) == 0 {
 			return err
@@ -78,15 +79,15 @@ func (l *link) requestInfo(
 	ctx, end := l.bindContext(ctx)
 	defer end()
 	reply, err := l.client.State(ctx, &relaypb.StateRequest{
-		Route: routeToWire(r), Stream: wireBytes(id), Options: uint32(a),
+		Route: wire.EncodeRoute(r), Stream: wire.Bytes(id), Options: uint32(a),
 	})
 	if err != nil {
-		return shard.Info{}, statusToError(err)
+		return shard.Info{}, wire.StatusToError(err)
 	}
-	if err := checkInfo(reply.GetInfo()); err != nil {
+	if err := wire.CheckInfo(reply.GetInfo()); err != nil {
 		return shard.Info{}, fmt.Errorf("%w: %w", placement.ErrCallFailed, err)
 	}
-	return infoFromWire(reply.GetInfo()), nil
+	return wire.DecodeInfo(reply.GetInfo()), nil
 }
 
 // requestPage asks the member for a page of history.
@@ -96,10 +97,10 @@ func (l *link) requestPage(
 	ctx, end := l.bindContext(ctx)
 	defer end()
 	call, err := l.client.ReadPage(ctx, &relaypb.PageRequest{
-		Stream: wireBytes(id), Info: infoToWire(info), From: uint64(from),
+		Stream: wire.Bytes(id), Info: wire.EncodeInfo(info), From: uint64(from),
 	})
 	if err != nil {
-		return shard.RecordBatch{}, statusToError(err)
+		return shard.RecordBatch{}, wire.StatusToError(err)
 	}
 	var b []byte
 	for total := 0; ; {
@@ -109,14 +110,14 @@ func (l *link) requestPage(
 			return shard.ParseBatch(b)
 		}
 		if err != nil {
-			return shard.RecordBatch{}, statusToError(err)
+			return shard.RecordBatch{}, wire.StatusToError(err)
 		}
 		if b == nil {
-			total = int(min(chunk.GetTotal(), maxBatchOnWire))
-			b = bufferFor(total)
+			total = int(min(chunk.GetTotal(), wire.MaxBatchBytes))
+			b = wire.NewBuffer(total)
 		}
 		if len(b)+len(chunk.GetData()) > total {
-			return shard.RecordBatch{}, fmt.Errorf("page: %w", errMalformedPiece)
+			return shard.RecordBatch{}, fmt.Errorf("page: %w", wire.ErrMalformedPiece)
 		}
 		b = append(b, chunk.GetData()...)
 	}
@@ -128,11 +129,11 @@ func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shar
 ) {
 	ctx, end := l.bindContext(ctx)
 	defer end()
-	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wireBytes(id), From: uint64(from), Caller: peerAddrToWire(to)})
+	reply, err := l.client.Hand(ctx, &relaypb.HandoverRequest{Stream: wire.Bytes(id), From: uint64(from), Caller: wire.EncodePeerAddr(to)})
 	if err != nil {
-		return h, false, statusToError(err)
+		return h, false, wire.StatusToError(err)
 	}
-	h, err = checkHandover(reply)
+	h, err = wire.DecodeHandover(reply)
 	return h, reply.GetFound() && err == nil, err
 }
 
@@ -145,6 +146,6 @@ func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) error {
 	}
 	ctx, end := l.bindContext(ctx)
 	defer end()
-	_, err := l.client.TakeOver(ctx, &relaypb.TakeOverRequest{Stream: wireBytes(id)})
-	return statusToError(err)
+	_, err := l.client.TakeOver(ctx, &relaypb.TakeOverRequest{Stream: wire.Bytes(id)})
+	return wire.StatusToError(err)
 }

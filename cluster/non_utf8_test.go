@@ -111,7 +111,7 @@ func TestUndescribableStreamEndsOneSubscription(t *testing.T) {
 	}{
 		"an old peer":        {shard.Info{Exists: true, Type: nonUTF8}, placement.RelayVersionBytes - 1},
 		"an old peer, chain": {shard.Info{Exists: true, Chain: []shard.Ancestor{{Stream: "p/\xff"}}}, placement.RelayVersionBytes - 1},
-		"too long":           {shard.Info{Exists: true, Type: strings.Repeat("x", 2*maxDescription)}, placement.RelayVersionNewest},
+		"too long":           {shard.Info{Exists: true, Type: strings.Repeat("x", 128<<10)}, placement.RelayVersionNewest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -207,9 +208,9 @@ func (s *peerSession) addLinkCreditLocked(n int64) {
 // addSubscription adds a subscription and has it opened; false: the peer is beyond all limits, and
 // its session must end.
 func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
-	id, err := checkStream(q.GetStream())
+	id, err := wire.CheckStream(q.GetStream())
 	if err == nil {
-		err = checkRoute(q.GetRoute())
+		err = wire.CheckRoute(q.GetRoute())
 	}
 	sub := &peerSub{session: s, id: id, handle: q.GetHandle(), credit: s.subscriptionWindow}
 	s.mu.Lock()
@@ -226,7 +227,7 @@ func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 	s.subs[sub.handle] = sub
 	s.server.metrics.subscriptions[endOwner].Inc()
 	s.mu.Unlock()
-	from, r := q.GetFrom(), routeFromWire(q.GetRoute())
+	from, r := q.GetFrom(), wire.DecodeRoute(q.GetRoute())
 	if err == nil && !s.server.streams.submitOpen(sub.id, func() { s.openSubscription(sub, shard.Pos(from), r) }) {
 		err = shard.ErrOverloaded
 	}

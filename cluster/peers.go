@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -343,8 +344,8 @@ func (p *peer) newClientConn() (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithReadBufferSize(maxFrameBytes),
-		grpc.WithWriteBufferSize(maxFrameBytes),
+		grpc.WithReadBufferSize(wire.MaxFrameBytes),
+		grpc.WithWriteBufferSize(wire.MaxFrameBytes),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
 		grpc.WithContextDialer(p.dialAddr),

@@ -32,12 +32,3 @@ func TestRelayNoForksBesideAnEarlierRelease(t *testing.T) {
 	f.eventually("the earlier release is gone", knowForks(true))
 	f.mustDo(a, fork, shard.CodeCreated)
 }
-
-// An operation of a later release is not taken for an append.
-func TestUnknownOperationIsRefused(t *testing.T) {
-	t.Parallel()
-	q := write("default/s", shard.LastOp+1, "x")
-	if q, _, err := requestFromWire(requestToWire(q, placement.Route{})); err == nil {
-		t.Errorf("taken: %+v", q)
-	}
-}

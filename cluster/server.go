@@ -17,6 +17,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -97,11 +98,11 @@ func newServer(cfg *Config, self placement.PeerAddr, streams servedStreams, m *m
 	opts := []grpc.ServerOption{
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
-		grpc.ReadBufferSize(maxFrameBytes),
-		grpc.WriteBufferSize(maxFrameBytes),
+		grpc.ReadBufferSize(wire.MaxFrameBytes),
+		grpc.WriteBufferSize(wire.MaxFrameBytes),
 		grpc.WaitForHandlers(true),
 		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxRecvMsgSize(wire.MaxMessageBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.MaxConcurrentStreams(maxPeerCalls),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -141,7 +142,7 @@ func (s *server) Control(
 		return err
 	}
 	defer s.closeSession(session)
-	hello := &relaypb.Hello{Version: placement.RelayVersionNewest, From: peerAddrToWire(s.self)}
+	hello := &relaypb.Hello{Version: placement.RelayVersionNewest, From: wire.EncodePeerAddr(s.self)}
 	if err := lane.Send(&relaypb.ToEdge{Hello: hello}); err != nil {
 		return err
 	}
@@ -170,7 +171,7 @@ func (s *peerSession) readControl(
 	lane grpc.BidiStreamingServer[relaypb.ToOwner, relaypb.ToEdge], m *relaypb.ToOwner,
 ) error {
 	for {
-		if err := checkToOwner(m); err != nil {
+		if err := wire.CheckToOwner(m); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
 		if err := s.handleControl(m); err != nil {
@@ -193,17 +194,17 @@ func (s *peerSession) readControl(
 
 // openSession begins the session that a Hello asks for.
 func (s *server) openSession(ctx context.Context, h *relaypb.Hello) (*peerSession, error) {
-	if err := checkHello(h); err != nil {
+	if err := wire.CheckHello(h); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	switch {
-	case wireText(h.GetTo()) != s.self.Name:
+	case wire.Text(h.GetTo()) != s.self.Name:
 		return nil, status.Errorf(codes.FailedPrecondition, "this is %s", s.self.Name)
 	case h.GetVersion() < placement.RelayVersionOldest:
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
 	session := &peerSession{
-		server: s, peer: wireText(h.GetFrom().GetName()), peerVersion: h.GetVersion(), incarnation: h.GetIncarnation(),
+		server: s, peer: wire.Text(h.GetFrom().GetName()), peerVersion: h.GetVersion(), incarnation: h.GetIncarnation(),
 		subscriptionWindow: int64(min(h.GetWindow(), maxCreditGrant)), maxSubs: maxSubs,
 		credit: int64(min(h.GetLinkWindow(), maxCreditGrant)),
 		wake:   make(chan struct{}, 1), bulkSlot: make(chan struct{}, 1), subs: map[uint64]*peerSub{},
@@ -313,31 +314,31 @@ func (s *server) Do(in grpc.ClientStreamingServer[relaypb.WriteChunk, relaypb.Wr
 	if err != nil {
 		return err
 	}
-	req, size, err := requestFromWire(first.GetHead())
+	req, size, err := wire.DecodeRequest(first.GetHead())
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	rt := routeFromWire(first.GetHead().GetRoute())
+	rt := wire.DecodeRoute(first.GetHead().GetRoute())
 	if err := s.streams.checkOwnership(ctx, req.Stream, rt); err != nil {
-		return errorToStatus(err)
+		return wire.ErrorToStatus(err)
 	}
 	cost := int64(shard.RequestCost(size, len(first.GetHead().GetSizes())))
 	if !s.writeBudget.TryAcquire(cost) {
-		return errorToStatus(shard.ErrOverloaded)
+		return wire.ErrorToStatus(shard.ErrOverloaded)
 	}
 	defer s.writeBudget.Release(cost)
 	body, err := s.awaitBody(in, first.GetBody(), size)
 	if err != nil {
 		return err
 	}
-	if err := splitMessages(req, first.GetHead().GetSizes(), body); err != nil {
+	if err := wire.SplitMessages(req, first.GetHead().GetSizes(), body); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	out, err := s.streams.write(ctx, req, rt.Hop == placement.HopForce)
 	if err != nil {
-		return errorToStatus(err)
+		return wire.ErrorToStatus(err)
 	}
-	return in.SendAndClose(outcomeToWire(out))
+	return in.SendAndClose(wire.EncodeOutcome(out))
 }
 
 // awaitBody returns a body of size bytes that arrives in chunks, or the status of errBodyLate. The
@@ -362,7 +363,7 @@ func (s *server) awaitBody(
 	case r := <-done:
 		return r.body, r.err
 	case <-late.C:
-		return nil, errorToStatus(errBodyLate)
+		return nil, wire.ErrorToStatus(errBodyLate)
 	}
 }
 
@@ -383,7 +384,7 @@ func readBody(
 			return nil, err
 		}
 		if len(body)+len(chunk.GetBody()) > size {
-			return nil, status.Error(codes.InvalidArgument, errRequest.Error())
+			return nil, status.Error(codes.InvalidArgument, wire.ErrMalformedRequest.Error())
 		}
 		body = append(body, chunk.GetBody()...)
 	}
@@ -393,32 +394,32 @@ func readBody(
 func (s *server) State(
 	ctx context.Context, q *relaypb.StateRequest,
 ) (*relaypb.StateReply, error) {
-	id, ask, err := checkStateRequest(q)
+	id, ask, err := wire.CheckStateRequest(q)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	rt := routeFromWire(q.GetRoute())
+	rt := wire.DecodeRoute(q.GetRoute())
 	if err := s.streams.checkOwnership(ctx, id, rt); err != nil {
-		return nil, errorToStatus(err)
+		return nil, wire.ErrorToStatus(err)
 	}
 	info, err := s.streams.info(ctx, id, ask, rt.Hop == placement.HopForce)
 	if err != nil {
-		return nil, errorToStatus(err)
+		return nil, wire.ErrorToStatus(err)
 	}
-	return &relaypb.StateReply{Info: infoToWire(info)}, nil
+	return &relaypb.StateReply{Info: wire.EncodeInfo(info)}, nil
 }
 
 // TakeOver has this node fetch a stream that it owns now from the peer that owned it, and serve it.
 func (s *server) TakeOver(ctx context.Context, q *relaypb.TakeOverRequest) (*relaypb.TakeOverReply, error) {
-	id, err := checkStream(q.GetStream())
+	id, err := wire.CheckStream(q.GetStream())
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	if err := s.streams.checkOwnership(ctx, id, placement.Route{}); err != nil {
-		return nil, errorToStatus(err)
+		return nil, wire.ErrorToStatus(err)
 	}
 	if err := s.streams.takeOver(ctx, id); err != nil {
-		return nil, errorToStatus(err)
+		return nil, wire.ErrorToStatus(err)
 	}
 	return &relaypb.TakeOverReply{}, nil
 }
@@ -428,11 +429,11 @@ var errNotSuccessor = errors.New("not the stream's owner")
 
 // Hand hands a stream over to the caller, if the caller is its next owner.
 func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb.HandoverReply, error) {
-	id, err := checkHandoverRequest(q)
+	id, err := wire.CheckHandoverRequest(q)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	h, found, err := s.streams.handOver(ctx, id, shard.Pos(q.GetFrom()), peerAddrFromWire(q.GetCaller()))
+	h, found, err := s.streams.handOver(ctx, id, shard.Pos(q.GetFrom()), wire.DecodePeerAddr(q.GetCaller()))
 	switch {
 	case err != nil:
 		return nil, status.Error(codes.PermissionDenied, err.Error())
@@ -450,18 +451,18 @@ func (s *server) Hand(ctx context.Context, q *relaypb.HandoverRequest) (*relaypb
 func (s *server) ReadPage(
 	q *relaypb.PageRequest, out grpc.ServerStreamingServer[relaypb.PageChunk],
 ) error {
-	id, err := checkPageRequest(q)
+	id, err := wire.CheckPageRequest(q)
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	r, err := s.streams.readPage(out.Context(), id, infoFromWire(q.GetInfo()), shard.Pos(q.GetFrom()))
+	r, err := s.streams.readPage(out.Context(), id, wire.DecodeInfo(q.GetInfo()), shard.Pos(q.GetFrom()))
 	if err != nil {
-		return errorToStatus(err)
+		return wire.ErrorToStatus(err)
 	}
 	b := r.Bytes()
 	s.metrics.bytes[endOwner].Add(float64(len(b)))
 	for total := uint32(len(b)); len(b) > 0; total = 0 {
-		n := min(len(b), maxFrameBytes)
+		n := min(len(b), wire.MaxFrameBytes)
 		if err := out.Send(&relaypb.PageChunk{Data: b[:n], Total: total}); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -46,7 +47,7 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 			id := f.streamOwnedBy(owner)
 			f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
 			body := make([]byte, 40000)
-			head := requestToWire(write(id, shard.OpAppend, string(body)), placement.Route{})
+			head := wire.EncodeRequest(write(id, shard.OpAppend, string(body)), placement.Route{})
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			call, err := edge.peers.link(owner.self).client.Do(ctx)
@@ -56,7 +57,7 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 			if err := call.Send(&relaypb.WriteChunk{Head: head, Body: body[:sent]}); err != nil {
 				t.Fatal(err)
 			}
-			if err := statusToError(call.RecvMsg(&relaypb.WriteReply{})); !errors.Is(err, shard.ErrOverloaded) || !strings.Contains(err.Error(), "in time") {
+			if err := wire.StatusToError(call.RecvMsg(&relaypb.WriteReply{})); !errors.Is(err, shard.ErrOverloaded) || !strings.Contains(err.Error(), "in time") {
 				t.Errorf("the write that never came whole: %v", err)
 			}
 			f.mustDo(edge, write(id, shard.OpAppend, string(body)), shard.CodeAppended)

@@ -1,4 +1,4 @@
-package cluster
+package wire
 
 import (
 	"bytes"
@@ -22,7 +22,7 @@ import (
 // Every error that package shard exports has a reason of its own on the wire.
 func TestEveryErrorHasAReason(t *testing.T) {
 	t.Parallel()
-	names, err := filepath.Glob("../shard/*.go")
+	names, err := filepath.Glob("../../shard/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,21 +58,30 @@ func TestEveryErrorHasAReason(t *testing.T) {
 func TestErrorsKeepTheirPosition(t *testing.T) {
 	t.Parallel()
 	var tail *shard.TailError
-	if err := statusToError(errorToStatus(&shard.TailError{Tail: 9})); !errors.As(err, &tail) || tail.Tail != 9 {
+	if err := StatusToError(ErrorToStatus(&shard.TailError{Tail: 9})); !errors.As(err, &tail) || tail.Tail != 9 {
 		t.Errorf("%v", err)
 	}
 	var gap *shard.GapError
-	if err := statusToError(errorToStatus(&shard.GapError{Next: 1 << 40})); !errors.As(err, &gap) || gap.Next != 1<<40 {
+	if err := StatusToError(ErrorToStatus(&shard.GapError{Next: 1 << 40})); !errors.As(err, &gap) || gap.Next != 1<<40 {
 		t.Errorf("%v", err)
 	}
-	if statusToError(nil) != nil || errorToStatus(nil) != nil {
+	if StatusToError(nil) != nil || ErrorToStatus(nil) != nil {
 		t.Error("no error became one")
+	}
+}
+
+// An operation of a later release is not taken for an append.
+func TestUnknownOperationIsRefused(t *testing.T) {
+	t.Parallel()
+	q := &shard.Request{Stream: "default/s", Op: shard.LastOp + 1, ID: shard.NewAppendID(), Messages: shard.NewMessages([]byte("x"))}
+	if q, _, err := DecodeRequest(EncodeRequest(q, placement.Route{})); err == nil {
+		t.Errorf("taken: %+v", q)
 	}
 }
 
 // Whatever a peer sends as a write is refused or understood, within the bounds.
 func FuzzWriteHead(f *testing.F) {
-	seed, err := proto.Marshal(requestToWire(&shard.Request{
+	seed, err := proto.Marshal(EncodeRequest(&shard.Request{
 		Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain",
 		Messages: shard.NewMessages([]byte("a"), []byte("bc")), Producer: &shard.Producer{ID: "w", Seq: 1},
 	}, placement.Route{Hop: placement.HopRedirected, Excluded: []string{"n"}}))
@@ -86,15 +95,15 @@ func FuzzWriteHead(f *testing.F) {
 		if proto.Unmarshal(b, &head) != nil {
 			return
 		}
-		_ = routeFromWire(head.GetRoute())
-		q, size, err := requestFromWire(&head)
+		_ = DecodeRoute(head.GetRoute())
+		q, size, err := DecodeRequest(&head)
 		if err != nil {
 			return
 		}
 		if size > shard.MaxBody || len(head.GetSizes()) > shard.MaxMessages {
 			t.Fatalf("%d bytes in %d messages", size, len(head.GetSizes()))
 		}
-		if err := splitMessages(q, head.GetSizes(), body); err != nil {
+		if err := SplitMessages(q, head.GetSizes(), body); err != nil {
 			return
 		}
 		if q.Messages.Len() > 0 && !bytes.Equal(q.Messages.Body(), body) {

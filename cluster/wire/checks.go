@@ -1,4 +1,4 @@
-package cluster
+package wire
 
 import (
 	"errors"
@@ -7,31 +7,6 @@ import (
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
-)
-
-// Each message of a peer is checked as if a stranger had sent it, before it is used: one function
-// per message, and one bound for each part that has a size. A bad message costs the call or the
-// subscription that it belongs to. A control message that no release sends costs the link.
-const (
-	// maxMessageBytes bounds one message of any kind; gRPC refuses more.
-	maxMessageBytes = 4 << 20
-	// maxMemberName bounds a member's name, maxExcluded the names in a route.
-	maxMemberName = 255
-	maxExcluded   = 256
-	// maxTextBytes bounds a text that logs hold, such as a content type: no record header is
-	// longer.
-	maxTextBytes = 64 << 10
-	// maxControlItems bounds each list of one control message.
-	maxControlItems = 4096
-	// maxPosition bounds a position; S2 will never reach it.
-	maxPosition = 1 << 62
-	// maxHandoverBatches bounds the record batches of a Handover.
-	maxHandoverBatches = 1 << 16
-	// maxReaders bounds the number of readers that a node reports.
-	maxReaders = 1 << 30
-	// maxStoreAnswerAge bounds the age of S2's last answer that a node reports, in milliseconds: a
-	// day.
-	maxStoreAnswerAge = 24 * 60 * 60 * 1000
 )
 
 var errMalformed = errors.New("malformed message")
@@ -45,7 +20,8 @@ func checkPeerAddr(p *relaypb.PeerAddress) error {
 	return nil
 }
 
-func checkRoute(r *relaypb.Route) error {
+// CheckRoute checks a request's route.
+func CheckRoute(r *relaypb.Route) error {
 	if len(r.GetExcluded()) > maxExcluded {
 		return malformedError("route")
 	}
@@ -57,23 +33,25 @@ func checkRoute(r *relaypb.Route) error {
 	return nil
 }
 
-func checkStream(name []byte) (shard.StreamID, error) {
-	id, err := shard.ParsePeerStreamID(wireText(name))
+// CheckStream checks and converts the name of a stream.
+func CheckStream(name []byte) (shard.StreamID, error) {
+	id, err := shard.ParsePeerStreamID(Text(name))
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	return id, nil
 }
 
-func checkHello(h *relaypb.Hello) error {
+// CheckHello checks an edge's first message.
+func CheckHello(h *relaypb.Hello) error {
 	if h.GetIncarnation() == 0 || len(h.GetTo()) > maxMemberName || len(h.GetFrom().GetName()) == 0 || h.GetVersion() == 0 {
 		return malformedError("hello")
 	}
 	return checkPeerAddr(h.GetFrom())
 }
 
-// checkToOwner checks an edge's control message. Each Subscribe is checked by addSubscription.
-func checkToOwner(m *relaypb.ToOwner) error {
+// CheckToOwner checks an edge's control message. Each Subscribe is checked by addSubscription.
+func CheckToOwner(m *relaypb.ToOwner) error {
 	if len(m.GetSubscribe()) > maxControlItems || len(m.GetUnsubscribe()) > maxControlItems || len(m.GetCredit()) > maxControlItems {
 		return malformedError("control")
 	}
@@ -83,7 +61,8 @@ func checkToOwner(m *relaypb.ToOwner) error {
 // maxRightsHash bounds the hash of a file of rights: a SHA-256 in hexadecimal.
 const maxRightsHash = 64
 
-func checkStatus(s *relaypb.Status) *relaypb.Status {
+// CheckStatus returns s with each number and text cut to its bound.
+func CheckStatus(s *relaypb.Status) *relaypb.Status {
 	if s != nil {
 		s.Readers, s.HandoversDue = min(s.GetReaders(), maxReaders), min(s.GetHandoversDue(), maxReaders)
 		if s.StoreAnswerAgeMillis != nil {
@@ -103,7 +82,7 @@ func checkChain(chain []*relaypb.Ancestor) error {
 			return malformedError("chain")
 		}
 		if len(a.GetStream()) > 0 { // else it is the stream's own log
-			if _, err := checkStream(a.GetStream()); err != nil {
+			if _, err := CheckStream(a.GetStream()); err != nil {
 				return err
 			}
 		}
@@ -111,8 +90,8 @@ func checkChain(chain []*relaypb.Ancestor) error {
 	return nil
 }
 
-// checkInfo checks the description of a stream, or of the part of one that a page is requested of.
-func checkInfo(i *relaypb.Info) error {
+// CheckInfo checks the description of a stream, or of the part of one that a page is requested of.
+func CheckInfo(i *relaypb.Info) error {
 	switch n := len(i.GetHold()); {
 	case i.GetTail() > maxPosition, i.GetStart() > maxPosition, i.GetLogTail() > maxPosition, i.GetLogTail() < i.GetTail(),
 		len(i.GetType()) > maxTextBytes, len(i.GetExpiresRaw()) > maxTextBytes, n != 0 && n != len(shard.AppendID{}):
@@ -131,7 +110,7 @@ var peerOps = map[shard.Op]bool{
 
 // checkWriteHead checks a write without its messages. size is their total.
 func checkWriteHead(h *relaypb.WriteHead) (id shard.StreamID, size int, err error) {
-	if id, err = checkStream(h.GetStream()); err != nil {
+	if id, err = CheckStream(h.GetStream()); err != nil {
 		return "", 0, err
 	}
 	if len(h.GetSizes()) > shard.MaxMessages {
@@ -156,21 +135,21 @@ func checkWriteHead(h *relaypb.WriteHead) (id shard.StreamID, size int, err erro
 		return "", 0, malformedError("fork")
 	}
 	if len(h.GetName()) > 0 {
-		if _, err := checkStream(h.GetName()); err != nil {
+		if _, err := CheckStream(h.GetName()); err != nil {
 			return "", 0, err
 		}
 	}
 	if err := checkFork(h.GetFork(), h.GetSource()); err != nil {
 		return "", 0, err
 	}
-	return id, size, checkRoute(h.GetRoute())
+	return id, size, CheckRoute(h.GetRoute())
 }
 
 func checkFork(f *relaypb.Fork, s *relaypb.Source) error {
 	if f == nil && s == nil {
 		return nil
 	}
-	if _, err := checkStream(f.GetSource()); err != nil {
+	if _, err := CheckStream(f.GetSource()); err != nil {
 		return err
 	}
 	if s == nil || len(f.GetOffset()) > maxTextBytes || s.GetRefused() > 255 || len(s.GetWhy()) > maxTextBytes ||
@@ -180,30 +159,33 @@ func checkFork(f *relaypb.Fork, s *relaypb.Source) error {
 	return checkChain(s.GetChain())
 }
 
-func checkOutcome(o *relaypb.WriteReply) error {
+// CheckOutcome checks the answer to a write.
+func CheckOutcome(o *relaypb.WriteReply) error {
 	if o.GetCode() == 0 || o.GetCode() > 255 || len(o.GetWhy()) > maxTextBytes ||
 		len(o.GetProducer().GetId()) > shard.MaxProducerID {
 		return malformedError("outcome")
 	}
-	return checkInfo(o.GetInfo())
+	return CheckInfo(o.GetInfo())
 }
 
-func checkStateRequest(q *relaypb.StateRequest) (shard.StreamID, shard.InfoOptions, error) {
+// CheckStateRequest checks and converts a request for a stream's description.
+func CheckStateRequest(q *relaypb.StateRequest) (shard.StreamID, shard.InfoOptions, error) {
 	const all = shard.InfoTouch | shard.InfoAllowCached | shard.InfoRequireFresh | shard.InfoWillFollow
-	id, err := checkStream(q.GetStream())
+	id, err := CheckStream(q.GetStream())
 	if err == nil && q.GetOptions() > uint32(all) {
 		err = malformedError("ask")
 	}
 	if err == nil {
-		err = checkRoute(q.GetRoute())
+		err = CheckRoute(q.GetRoute())
 	}
 	return id, shard.InfoOptions(q.GetOptions()), err
 }
 
-func checkPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
-	id, err := checkStream(q.GetStream())
+// CheckPageRequest checks a request for a page of history, and returns its stream.
+func CheckPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
+	id, err := CheckStream(q.GetStream())
 	if err == nil {
-		err = checkInfo(q.GetInfo())
+		err = CheckInfo(q.GetInfo())
 	}
 	if err == nil && q.GetFrom() >= q.GetInfo().GetTail() {
 		err = malformedError("page at or above the tail")
@@ -211,8 +193,9 @@ func checkPageRequest(q *relaypb.PageRequest) (shard.StreamID, error) {
 	return id, err
 }
 
-func checkHandoverRequest(q *relaypb.HandoverRequest) (shard.StreamID, error) {
-	id, err := checkStream(q.GetStream())
+// CheckHandoverRequest checks a request of a stream's next owner, and returns the stream.
+func CheckHandoverRequest(q *relaypb.HandoverRequest) (shard.StreamID, error) {
+	id, err := CheckStream(q.GetStream())
 	if err == nil && (len(q.GetCaller().GetName()) == 0 || q.GetFrom() > maxPosition) {
 		err = malformedError("hand")
 	}
@@ -222,8 +205,8 @@ func checkHandoverRequest(q *relaypb.HandoverRequest) (shard.StreamID, error) {
 	return id, err
 }
 
-// checkHandover checks and converts a Handover.
-func checkHandover(reply *relaypb.HandoverReply) (h shard.Handover, err error) {
+// DecodeHandover checks and converts a Handover.
+func DecodeHandover(reply *relaypb.HandoverReply) (h shard.Handover, err error) {
 	if len(reply.GetTail()) > maxHandoverBatches {
 		return h, malformedError("handover")
 	}
@@ -238,15 +221,15 @@ func checkHandover(reply *relaypb.HandoverReply) (h shard.Handover, err error) {
 	return h, nil
 }
 
-// checkPart checks a Part of a known subscription. Its data, if any, are checked once they are
+// CheckPart checks a Part of a known subscription. Its data, if any, are checked once they are
 // complete.
-func checkPart(p *relaypb.Part) error {
+func CheckPart(p *relaypb.Part) error {
 	switch p.GetKind() {
 	case relaypb.PartKind_PART_KIND_SUBSCRIBED:
 		if p.GetSubscribed().GetStart() > maxPosition {
 			return malformedError("start")
 		}
-		return checkInfo(p.GetSubscribed().GetInfo())
+		return CheckInfo(p.GetSubscribed().GetInfo())
 	case relaypb.PartKind_PART_KIND_MOVED:
 		return checkPeerAddr(p.GetMoved())
 	case relaypb.PartKind_PART_KIND_END:

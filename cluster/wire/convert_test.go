@@ -1,4 +1,4 @@
-package cluster
+package wire
 
 import (
 	"bytes"
@@ -74,11 +74,11 @@ func drawProducer(t *rapid.T) *shard.Producer {
 func TestMessagesRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		info := drawInfo(t)
-		said := overTheWire(t, infoToWire(info), &relaypb.Info{})
-		if err := checkInfo(said); err != nil {
+		said := overTheWire(t, EncodeInfo(info), &relaypb.Info{})
+		if err := CheckInfo(said); err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(info, infoFromWire(said)); d != "" {
+		if d := cmp.Diff(info, DecodeInfo(said)); d != "" {
 			t.Fatal(d)
 		}
 		out := shard.Outcome{
@@ -86,7 +86,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 			Producer: drawProducer(t), Expected: rapid.Uint64().Draw(t, "e"), Received: rapid.Uint64().Draw(t, "r"),
 		}
 		out.Info.Chain = nil // is not sent
-		if d := cmp.Diff(out, outcomeFromWire(overTheWire(t, outcomeToWire(out), &relaypb.WriteReply{}))); d != "" {
+		if d := cmp.Diff(out, DecodeOutcome(overTheWire(t, EncodeOutcome(out), &relaypb.WriteReply{}))); d != "" {
 			t.Fatal(d)
 		}
 		q := &shard.Request{
@@ -119,10 +119,10 @@ func TestMessagesRoundTrip(t *testing.T) {
 		for range rapid.IntRange(0, most).Draw(t, "messages") {
 			q.Messages.Add(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))
 		}
-		head := overTheWire(t, requestToWire(q, placement.Route{Hop: placement.HopRedirected, Excluded: []string{"a"}}), &relaypb.WriteHead{})
-		got, size, err := requestFromWire(head)
+		head := overTheWire(t, EncodeRequest(q, placement.Route{Hop: placement.HopRedirected, Excluded: []string{"a"}}), &relaypb.WriteHead{})
+		got, size, err := DecodeRequest(head)
 		if err == nil {
-			err = splitMessages(got, head.GetSizes(), q.Messages.Body())
+			err = SplitMessages(got, head.GetSizes(), q.Messages.Body())
 		}
 		if err != nil || size != q.Messages.Bytes() {
 			t.Fatalf("%v, %d bytes", err, size)
@@ -136,24 +136,24 @@ func TestMessagesRoundTrip(t *testing.T) {
 // Every error that a caller may have to distinguish arrives as itself.
 func TestErrorsRoundTrip(t *testing.T) {
 	for _, row := range errorReasons {
-		got := statusToError(errorToStatus(fmt.Errorf("while reading: %w", row.err)))
+		got := StatusToError(ErrorToStatus(fmt.Errorf("while reading: %w", row.err)))
 		if !errors.Is(got, row.err) {
 			t.Errorf("%v arrives as %v", row.err, got)
 		}
 	}
 	for _, row := range errorReasons { // an unknown outcome counts before its cause
-		err := errorToStatus(errors.Join(row.err, shard.ErrOutcomeUnknown))
-		if got := statusToError(err); !errors.Is(got, shard.ErrOutcomeUnknown) {
+		err := ErrorToStatus(errors.Join(row.err, shard.ErrOutcomeUnknown))
+		if got := StatusToError(err); !errors.Is(got, shard.ErrOutcomeUnknown) {
 			t.Errorf("%v arrives as %v", err, got)
 		}
 	}
 	var trimmed *shard.TrimmedError
-	if err := statusToError(errorToStatus(&shard.TrimmedError{First: 7})); !errors.As(err, &trimmed) || trimmed.First != 7 {
+	if err := StatusToError(ErrorToStatus(&shard.TrimmedError{First: 7})); !errors.As(err, &trimmed) || trimmed.First != 7 {
 		t.Errorf("%v", err)
 	}
 	var r *placement.RedirectError
 	want := &placement.RedirectError{Owner: placement.PeerAddr{Name: "n", Address: "addr"}, OwnerAlive: true}
-	if err := statusToError(errorToStatus(want)); !errors.As(err, &r) || *r != *want {
+	if err := StatusToError(ErrorToStatus(want)); !errors.As(err, &r) || *r != *want {
 		t.Errorf("%v", err)
 	}
 }
@@ -164,16 +164,16 @@ func TestOnlyMissingAnswersMakeANodeUnreachable(t *testing.T) {
 	t.Parallel()
 	silent := []codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled}
 	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
-		err := statusToError(status.Error(code, "why"))
+		err := StatusToError(status.Error(code, "why"))
 		if want := slices.Contains(silent, code); errors.Is(err, placement.ErrUnreachable) != want || errors.Is(err, placement.ErrCallFailed) == want {
 			t.Errorf("%v is %v", code, err)
 		}
 	}
 	for _, err := range []error{
-		errorToStatus(errors.New("something new")), errors.New("grpc: error while marshaling"),
+		ErrorToStatus(errors.New("something new")), errors.New("grpc: error while marshaling"),
 		statusWithRefusal(&relaypb.Refusal{Reason: 250, Why: []byte("of a later release")}),
 	} {
-		if err = statusToError(err); errors.Is(err, placement.ErrUnreachable) || !errors.Is(err, placement.ErrCallFailed) {
+		if err = StatusToError(err); errors.Is(err, placement.ErrUnreachable) || !errors.Is(err, placement.ErrCallFailed) {
 			t.Errorf("%v", err)
 		}
 	}
@@ -204,9 +204,9 @@ func TestTheContractHasNoStrings(t *testing.T) {
 func TestSentencesForPeopleAreUTF8(t *testing.T) {
 	t.Parallel()
 	bad := "caf\xe9 " + strings.Repeat("é", maxSentence)
-	f, _ := errorToRefusal(fmt.Errorf("%s: %w", bad, shard.ErrNeedsLaterRelease))
-	out := outcomeToWire(shard.Outcome{Why: bad})
-	q := requestToWire(&shard.Request{BodyError: bad, Fork: &shard.Fork{}, Source: &shard.ForkSource{Why: bad}}, placement.Route{})
+	f, _ := EncodeRefusal(fmt.Errorf("%s: %w", bad, shard.ErrNeedsLaterRelease))
+	out := EncodeOutcome(shard.Outcome{Why: bad})
+	q := EncodeRequest(&shard.Request{BodyError: bad, Fork: &shard.Fork{}, Source: &shard.ForkSource{Why: bad}}, placement.Route{})
 	for _, b := range [][]byte{f.GetWhy(), out.GetWhy(), q.GetBodyError(), q.GetSource().GetWhy()} {
 		if !utf8.Valid(b) || len(b) > maxSentence+4 || !strings.HasPrefix(string(b), "caf\uFFFD ") {
 			t.Errorf("%d bytes: %.20q", len(b), b)
@@ -222,7 +222,7 @@ func FuzzBatchAssembler(f *testing.F) {
 	f.Add([]byte("no range at all"), uint8(3))
 	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
 		want, wantErr := shard.ParseBatch(b)
-		p := &batchAssembler{}
+		p := &BatchAssembler{}
 		n := max(int(cut), 1)
 		for at := 0; at < len(b); at += n {
 			end := min(at+n, len(b))
@@ -230,7 +230,7 @@ func FuzzBatchAssembler(f *testing.F) {
 			if at == 0 && end < len(b) {
 				total = uint32(len(b))
 			}
-			r, done, err := p.addPiece(b[at:end], total)
+			r, done, err := p.AddPiece(b[at:end], total)
 			if c := cap(p.buf); c > 2*max(len(p.buf), maxPreallocated) {
 				t.Fatalf("room for %d bytes, of which %d have come", c, len(p.buf))
 			}

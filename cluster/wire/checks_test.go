@@ -1,18 +1,11 @@
-package cluster
+package wire
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -45,15 +38,15 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 	info := func(change func(*relaypb.Info)) error {
 		i := validInfo()
 		change(i)
-		return checkInfo(i)
+		return CheckInfo(i)
 	}
 	create := func(f *relaypb.Fork, s *relaypb.Source) error {
 		return head(func(h *relaypb.WriteHead) { h.Op, h.Fork, h.Source = uint32(shard.OpCreate), f, s })
 	}
 	fork := &relaypb.Fork{Source: []byte("p/t")}
-	state := func(q *relaypb.StateRequest) error { _, _, err := checkStateRequest(q); return err }
-	page := func(q *relaypb.PageRequest) error { _, err := checkPageRequest(q); return err }
-	hand := func(q *relaypb.HandoverRequest) error { _, err := checkHandoverRequest(q); return err }
+	state := func(q *relaypb.StateRequest) error { _, _, err := CheckStateRequest(q); return err }
+	page := func(q *relaypb.PageRequest) error { _, err := CheckPageRequest(q); return err }
+	hand := func(q *relaypb.HandoverRequest) error { _, err := CheckHandoverRequest(q); return err }
 	me := &relaypb.PeerAddress{Name: []byte("n"), Address: []byte("a:1")}
 	for name, err := range map[string]error{
 		"write":             head(func(*relaypb.WriteHead) {}),
@@ -61,15 +54,15 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		"hold":              head(func(h *relaypb.WriteHead) { h.Op, h.Sizes, h.Ref = uint32(shard.OpHold), nil, make([]byte, 8) }),
 		"info":              info(func(*relaypb.Info) {}),
 		"no stream":         info(func(i *relaypb.Info) { *i = relaypb.Info{} }), //nolint:govet // a message of its own
-		"hello":             checkHello(&relaypb.Hello{Incarnation: 1, Version: 1, From: me}),
+		"hello":             CheckHello(&relaypb.Hello{Incarnation: 1, Version: 1, From: me}),
 		"state":             state(&relaypb.StateRequest{Stream: []byte("p/s"), Options: 7}),
 		"page":              page(&relaypb.PageRequest{Stream: []byte("p/s"), Info: validInfo(), From: 4}),
 		"hand":              hand(&relaypb.HandoverRequest{Stream: []byte("p/s"), Caller: me}),
-		"outcome":           checkOutcome(&relaypb.WriteReply{Code: 1, Info: validInfo()}),
-		"part":              checkPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Info: validInfo()}}),
-		"part of later":     checkPart(&relaypb.Part{Kind: 99}),
-		"control":           checkToOwner(&relaypb.ToOwner{}),
-		"handover of a lot": func() error { _, err := checkHandover(&relaypb.HandoverReply{}); return err }(),
+		"outcome":           CheckOutcome(&relaypb.WriteReply{Code: 1, Info: validInfo()}),
+		"part":              CheckPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Info: validInfo()}}),
+		"part of later":     CheckPart(&relaypb.Part{Kind: 99}),
+		"control":           CheckToOwner(&relaypb.ToOwner{}),
+		"handover of a lot": func() error { _, err := DecodeHandover(&relaypb.HandoverReply{}); return err }(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err != nil {
@@ -124,10 +117,10 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		"ancestor backwards":   info(func(i *relaypb.Info) { i.Chain[0].Start = 4 }),
 		"ancestor beyond":      info(func(i *relaypb.Info) { i.Chain[0].Bound = maxPosition + 1 }),
 		"ancestor's name":      info(func(i *relaypb.Info) { i.Chain[0].Stream = longID }),
-		"hello none":           checkHello(nil),
-		"hello of nobody":      checkHello(&relaypb.Hello{Incarnation: 1, Version: 1}),
-		"hello without a link": checkHello(&relaypb.Hello{Version: 1, From: me}),
-		"hello long":           checkHello(&relaypb.Hello{Incarnation: 1, Version: 1, From: &relaypb.PeerAddress{Name: longName}}),
+		"hello none":           CheckHello(nil),
+		"hello of nobody":      CheckHello(&relaypb.Hello{Incarnation: 1, Version: 1}),
+		"hello without a link": CheckHello(&relaypb.Hello{Version: 1, From: me}),
+		"hello long":           CheckHello(&relaypb.Hello{Incarnation: 1, Version: 1, From: &relaypb.PeerAddress{Name: longName}}),
 		"state ask":            state(&relaypb.StateRequest{Stream: []byte("p/s"), Options: 16}),
 		"state ask of a byte":  state(&relaypb.StateRequest{Stream: []byte("p/s"), Options: 257}),
 		"state none":           state(&relaypb.StateRequest{}),
@@ -136,20 +129,20 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 		"page without info":    page(&relaypb.PageRequest{Stream: []byte("p/s")}),
 		"hand none":            hand(&relaypb.HandoverRequest{Caller: me}),
 		"hand to nobody":       hand(&relaypb.HandoverRequest{Stream: []byte("p/s")}),
-		"outcome none":         checkOutcome(nil),
-		"outcome of later":     checkOutcome(&relaypb.WriteReply{Code: 257}),
-		"outcome's producer":   checkOutcome(&relaypb.WriteReply{Code: 1, Producer: &relaypb.Producer{Id: longText}}),
-		"part's start":         checkPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Start: maxPosition + 1}}),
-		"part's place":         checkPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_MOVED, Moved: &relaypb.PeerAddress{Name: longName}}),
-		"part's owner": checkPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_END, Refusal: &relaypb.Refusal{
+		"outcome none":         CheckOutcome(nil),
+		"outcome of later":     CheckOutcome(&relaypb.WriteReply{Code: 257}),
+		"outcome's producer":   CheckOutcome(&relaypb.WriteReply{Code: 1, Producer: &relaypb.Producer{Id: longText}}),
+		"part's start":         CheckPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_SUBSCRIBED, Subscribed: &relaypb.Subscribed{Start: maxPosition + 1}}),
+		"part's place":         CheckPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_MOVED, Moved: &relaypb.PeerAddress{Name: longName}}),
+		"part's owner": CheckPart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_END, Refusal: &relaypb.Refusal{
 			Owner: &relaypb.PeerAddress{Address: longText},
 		}}),
-		"control of a lot": checkToOwner(&relaypb.ToOwner{Unsubscribe: make([]uint64, maxControlItems+1)}),
+		"control of a lot": CheckToOwner(&relaypb.ToOwner{Unsubscribe: make([]uint64, maxControlItems+1)}),
 		"handover of too much": func() error {
-			_, err := checkHandover(&relaypb.HandoverReply{Tail: make([][]byte, maxHandoverBatches+1)})
+			_, err := DecodeHandover(&relaypb.HandoverReply{Tail: make([][]byte, maxHandoverBatches+1)})
 			return err
 		}(),
-		"handover of no ranges": func() error { _, err := checkHandover(&relaypb.HandoverReply{Tail: [][]byte{{1}}}); return err }(),
+		"handover of no ranges": func() error { _, err := DecodeHandover(&relaypb.HandoverReply{Tail: [][]byte{{1}}}); return err }(),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err == nil {
@@ -157,10 +150,10 @@ func TestEveryPeerMessageIsBounded(t *testing.T) {
 			}
 		})
 	}
-	if s := checkStatus(&relaypb.Status{Readers: 1 << 63, HandoversDue: 1 << 63}); int(s.GetReaders()) != maxReaders || int(s.GetHandoversDue()) != maxReaders {
+	if s := CheckStatus(&relaypb.Status{Readers: 1 << 63, HandoversDue: 1 << 63}); int(s.GetReaders()) != maxReaders || int(s.GetHandoversDue()) != maxReaders {
 		t.Errorf("%v", s)
 	}
-	if s := checkStatus(&relaypb.Status{StoreAnswerAgeMillis: proto.Uint64(1 << 63)}); s.GetStoreAnswerAgeMillis() != maxStoreAnswerAge {
+	if s := CheckStatus(&relaypb.Status{StoreAnswerAgeMillis: proto.Uint64(1 << 63)}); s.GetStoreAnswerAgeMillis() != maxStoreAnswerAge {
 		t.Errorf("%v", s)
 	}
 }
@@ -178,135 +171,40 @@ func FuzzPeerMessages(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var i relaypb.Info
-		if proto.Unmarshal(b, &i) == nil && checkInfo(&i) == nil {
-			if info := infoFromWire(&i); info.Tail > info.LogTail || len(info.Chain) > shard.MaxChain+1 {
+		if proto.Unmarshal(b, &i) == nil && CheckInfo(&i) == nil {
+			if info := DecodeInfo(&i); info.Tail > info.LogTail || len(info.Chain) > shard.MaxChain+1 {
 				t.Fatalf("%+v", info)
 			}
 		}
 		var p relaypb.Part
-		if proto.Unmarshal(b, &p) == nil && checkPart(&p) == nil {
-			_, _ = infoFromWire(p.GetSubscribed().GetInfo()), refusalToError(p.GetRefusal())
+		if proto.Unmarshal(b, &p) == nil && CheckPart(&p) == nil {
+			_, _ = DecodeInfo(p.GetSubscribed().GetInfo()), DecodeRefusal(p.GetRefusal())
 		}
 		var o relaypb.WriteReply
-		if proto.Unmarshal(b, &o) == nil && checkOutcome(&o) == nil {
-			_ = outcomeFromWire(&o)
+		if proto.Unmarshal(b, &o) == nil && CheckOutcome(&o) == nil {
+			_ = DecodeOutcome(&o)
 		}
 		var q relaypb.PageRequest
 		if proto.Unmarshal(b, &q) == nil {
-			if _, err := checkPageRequest(&q); err == nil && q.GetFrom() >= q.GetInfo().GetTail() {
+			if _, err := CheckPageRequest(&q); err == nil && q.GetFrom() >= q.GetInfo().GetTail() {
 				t.Fatal("a page of nothing")
 			}
 		}
 		var h relaypb.HandoverReply
 		if proto.Unmarshal(b, &h) == nil {
-			_, _ = checkHandover(&h)
+			_, _ = DecodeHandover(&h)
 		}
 	})
-}
-
-// A stream is handed only to its owner: by this node's table now or soon, or once this node is
-// gone.
-func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 3)
-	owner := f.nodes[0]
-	id := f.streamOwnedBy(owner)
-	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	successor := owner.currentTable().Without([]string{owner.self}).Owner(id)
-	for _, s := range f.nodes[1:] {
-		if got := owner.isSuccessor(id, placement.PeerAddr{Name: s.self, Address: s.addr}); got != (s.self == successor.Name) {
-			t.Errorf("%s, successor %s: %v", s.self, successor.Name, got)
-		}
-	}
-	for _, to := range []placement.PeerAddr{
-		{Name: "evil", Address: "10.0.0.1:1"}, {Name: successor.Name, Address: "10.0.0.1:1"}, {Name: owner.self, Address: owner.addr}, {},
-	} {
-		if owner.isSuccessor(id, to) {
-			t.Errorf("handed to %+v", to)
-		}
-	}
-	l := f.nodes[1].peers.link(owner.self)
-	if _, found, err := l.requestHandover(t.Context(), id, 0, placement.PeerAddr{Name: "evil", Address: "10.0.0.1:1"}); err == nil || found || !owner.manager.HasStream(id) {
-		t.Errorf("given to a stranger: %v, %v", found, err)
-	}
-}
-
-// Neither one stranger, nor all of them, nor a member can have more than a bounded number of links,
-// and they keep no member out.
-func TestLinksOfAPeerAreBounded(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 2)
-	s := f.nodes[0]
-	conn, err := grpc.NewClient("passthrough:///"+s.relayAddr(), grpc.WithTransportCredentials(clientCreds{s.creds}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	link := uint64(1000)
-	opens := func(name string) error {
-		c, err := relaypb.NewRelayClient(conn).Control(ctx)
-		if err != nil {
-			return err
-		}
-		link++
-		err = c.Send(&relaypb.ToOwner{Hello: &relaypb.Hello{
-			Version: placement.RelayVersionNewest, From: &relaypb.PeerAddress{Name: []byte(name)}, To: wireBytes(s.self), Incarnation: link,
-		}})
-		if err != nil {
-			return err
-		}
-		_, err = c.Recv()
-		return err
-	}
-	for i := range 2 * maxUnknownLinks {
-		err := opens(fmt.Sprintf("stranger-%d", i))
-		if want := i < maxUnknownLinks; (err == nil) != want || !want && status.Code(err) != codes.ResourceExhausted {
-			t.Fatalf("link %d of strangers: %v", i, err)
-		}
-	}
-	for i := 1; i < 2*maxLinksPerMember; i++ { // the member has one already
-		if err := opens(f.nodes[1].self); (err == nil) != (i < maxLinksPerMember) {
-			t.Fatalf("link %d of a member: %v", i, err)
-		}
-	}
-	f.add()
-	f.awaitAgreement()
-}
-
-// A description from a later or a broken release fails the call, and not the node.
-func TestMalformedAnswersFailTheCallAlone(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 2)
-	owner, other := f.nodes[0], f.nodes[1]
-	id := f.streamOwnedBy(owner)
-	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	owner.local.manager = &lyingServer{owner.local.manager}
-	links := fmt.Sprint(f.linkIncarnations())
-	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, placement.ErrUnreachable) {
-		t.Errorf("%v", err)
-	}
-	if got := fmt.Sprint(f.linkIncarnations()); got != links {
-		t.Errorf("links broke: %s, %s", links, got)
-	}
-}
-
-// lyingServer describes streams that cannot exist.
-type lyingServer struct{ streamManager }
-
-func (lyingServer) Info(context.Context, shard.StreamID, shard.InfoOptions) (shard.Info, error) {
-	return shard.Info{Exists: true, Generation: 1, Tail: 9}, nil
 }
 
 // A peer that announces much and sends little is allocated little.
 func TestAnnouncedSizesAreNotAllocated(t *testing.T) {
 	t.Parallel()
-	p := &batchAssembler{}
-	if _, _, err := p.addPiece([]byte{1}, maxBatchOnWire); err != nil || cap(p.buf) > maxPreallocated {
+	p := &BatchAssembler{}
+	if _, _, err := p.AddPiece([]byte{1}, MaxBatchBytes); err != nil || cap(p.buf) > maxPreallocated {
 		t.Errorf("%v: %d bytes for one", err, cap(p.buf))
 	}
-	if _, _, err := (&batchAssembler{}).addPiece([]byte{1}, maxBatchOnWire+1); err == nil {
+	if _, _, err := (&BatchAssembler{}).AddPiece([]byte{1}, MaxBatchBytes+1); err == nil {
 		t.Error("more than any Range is taken")
 	}
 }
