@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fantail-dev/fantail/cluster/gossip"
+	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
@@ -34,12 +35,12 @@ type Config struct {
 	// node proves that it knows the first; they may prove any.
 	Secrets [][]byte
 	// Identity, unless nil, is proved to other relays instead.
-	Identity *Identity
+	Identity *peertls.Identity
 	// ReloadCredentials, unless nil, is called every renewInterval and returns the current secrets and
 	// identity. After an error the previous ones stay.
-	ReloadCredentials func() (secrets [][]byte, id *Identity, err error)
+	ReloadCredentials func() (secrets [][]byte, id *peertls.Identity, err error)
 	// PlaintextMode selects the peers with which the relay speaks without TLS.
-	PlaintextMode PlaintextMode
+	PlaintextMode peertls.PlaintextMode
 	// GossipAddr is the address, host:port, on which gossip listens, over TCP and UDP (default: all
 	// addresses, DefaultPort). Port 0 chooses a free one.
 	GossipAddr string

@@ -125,10 +125,8 @@
 // # Trust
 //
 // Gossip is encrypted with the fleet's secret. The relay's port speaks TLS 1.3 with every peer
-// that proves that it is of the fleet, by the secret or by a certificate (fleet_proof.go,
-// tls_creds.go). A member that announces TLS in gossip is only ever spoken to over TLS. Plaintext
-// is accepted from the addresses of members that do not announce it, unless a setting forbids
-// that. A connection ends once what its peer proved is no longer accepted.
+// that proves that it is of the fleet, by the secret or by a certificate (package peertls). Plaintext
+// is accepted from the addresses of members that do not announce TLS, unless a setting forbids that.
 //
 // # Health
 //
@@ -182,8 +180,7 @@
 // 10 s and 1 s for each MiB gives its part back. Streams being dropped: 16 concurrently, the
 // others in the next second. Streams being handed over: 8 concurrently to each new owner;
 // finished handovers are remembered for 5 s. Connections to the relay's port that
-// have proved nothing: 128 from the addresses of members and 128 from elsewhere, each for 3 s;
-// one more evicts the oldest of them. Followers that move to a new owner while the previous one
+// have proved nothing (package peertls). Followers that move to a new owner while the previous one
 // feeds them: 2,000 a second, and all that are left within 5 s.
 //
 // # Goroutines

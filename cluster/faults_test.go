@@ -233,7 +233,7 @@ type scriptedEdge struct {
 func (f *fleet) openScriptedEdge(owner *testNode, window, linkWindow uint64) *scriptedEdge {
 	f.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+owner.relayAddr(),
-		grpc.WithTransportCredentials(clientCreds{owner.creds}))
+		grpc.WithTransportCredentials(asPeer(f.T, owner.creds)))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/gossip"
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
+	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -31,7 +32,7 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 	if err := r.membership.Start(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	if cfg.PlaintextMode == PlaintextAlways && !isLoopback(cfg.AdvertiseIP) {
+	if cfg.PlaintextMode == peertls.PlaintextAlways && !isLoopback(cfg.AdvertiseIP) {
 		r.cfg.Logger.Warn("the nodes' own traffic is not encrypted, and every client that reaches its address is taken for a node", "addr", r.addr)
 	}
 	if cfg.ReloadCredentials != nil {
@@ -59,7 +60,7 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	r.membership = gossip.New(gossipConfigOf(&r.cfg, r.addr), (*nodeObserver)(r))
 	r.self = r.membership.Name()
 	r.cfg.Logger = cfg.Logger.With("member", r.self)
-	if r.creds, err = newTLSCreds(&r.cfg, r.metrics, r); err != nil {
+	if r.creds, err = peertls.New(credsConfigOf(&r.cfg, r)); err != nil {
 		return nil, nil, errors.Join(err, listener.Close())
 	}
 	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -85,13 +86,21 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	return r, listener, nil
 }
 
+// credsConfigOf returns the configuration of a node's credentials.
+func credsConfigOf(cfg *Config, n *Node) peertls.Config {
+	return peertls.Config{
+		FleetName: cfg.FleetName, Secrets: cfg.Secrets, Identity: cfg.Identity, Mode: cfg.PlaintextMode,
+		Members: n, Logger: cfg.Logger, Metrics: cfg.Metrics,
+	}
+}
+
 // gossipConfigOf returns the configuration of a node's gossip.
 func gossipConfigOf(cfg *Config, relayAddr string) gossip.Config {
 	self := placement.Member{
 		Name: cfg.Name, RingKey: cfg.Name, RelayVersion: cfg.relayVersion, RelayAddr: relayAddr,
 		HTTPAddr: cfg.HTTPAddr, FormatLevel: shard.FormatLevel,
 	}
-	if cfg.PlaintextMode != PlaintextAlways {
+	if cfg.PlaintextMode != peertls.PlaintextAlways {
 		self.Features |= placement.FeatureTLS
 	}
 	return gossip.Config{

@@ -19,7 +19,6 @@ type metrics struct {
 	forced        prometheus.Counter             // sent by this node
 	links         prometheus.Gauge
 	gaps          prometheus.Counter
-	refusedConns  prometheus.Counter // connections to the relay's port
 	clockSkew     prometheus.Gauge
 	handovers     handoverCounters
 }
@@ -47,8 +46,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		gaps: counter("fantail_relay_gaps_total",
 			"Relayed record batches that left a gap, so the stream was subscribed to again."),
-		refusedConns: counter("fantail_relay_refused_total",
-			"Connections to the relay's port that did not prove to be of the fleet."),
 	}
 	handovers := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fantail_handovers_total",
@@ -63,7 +60,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.bytes[s] = bytes.WithLabelValues(s)
 	}
 	if reg != nil {
-		reg.MustRegister(subscriptions, bytes, m.notOwner, m.forced, m.links, m.gaps, m.refusedConns, m.clockSkew, handovers)
+		reg.MustRegister(subscriptions, bytes, m.notOwner, m.forced, m.links, m.gaps, m.clockSkew, handovers)
 	}
 	return m
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/gossip"
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
+	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -27,7 +28,7 @@ type Node struct {
 	self          string
 	addr          string
 	metrics       *metrics
-	creds         *tlsCreds
+	creds         *peertls.Credentials
 	membership    *gossip.Membership
 	peers         *peers
 	local         *localStreams

@@ -22,7 +22,7 @@ func TestLinksOfAPeerAreBounded(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)
 	s := f.nodes[0]
-	conn, err := grpc.NewClient("passthrough:///"+s.relayAddr(), grpc.WithTransportCredentials(clientCreds{s.creds}))
+	conn, err := grpc.NewClient("passthrough:///"+s.relayAddr(), grpc.WithTransportCredentials(asPeer(t, s.creds)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,8 +12,8 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
-	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -27,7 +27,7 @@ type peers struct {
 	metrics *metrics
 	// handles panics of a link's goroutines
 	panics   *shard.PanicHandler
-	creds    *tlsCreds
+	creds    *peertls.Credentials
 	observer linkObserver
 	ctx      context.Context
 	stop     context.CancelFunc
@@ -67,7 +67,7 @@ func (ps *peers) returnCredit(n int) {
 }
 
 func newPeers(
-	cfg *Config, self placement.PeerAddr, met *metrics, panics *shard.PanicHandler, creds *tlsCreds, observer linkObserver,
+	cfg *Config, self placement.PeerAddr, met *metrics, panics *shard.PanicHandler, creds *peertls.Credentials, observer linkObserver,
 ) *peers {
 	ps := &peers{cfg: cfg, self: self, metrics: met, panics: panics, creds: creds, observer: observer, byName: map[string]*peer{}}
 	ps.ctx, ps.stop = context.WithCancel(context.Background())
@@ -336,7 +336,7 @@ func (p *peer) dialAddr(ctx context.Context, addr string) (net.Conn, error) {
 // newClientConn returns a connection for one link alone: closing it is the only way to get rid of a
 // transport that has fallen silent.
 func (p *peer) newClientConn() (*grpc.ClientConn, error) {
-	creds, err := p.peers.creds.clientCredsFor(p.speaksTLS.Load())
+	creds, err := p.peers.creds.ForDialing(p.speaksTLS.Load())
 	if err != nil {
 		return nil, err
 	}
@@ -344,8 +344,8 @@ func (p *peer) newClientConn() (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithReadBufferSize(wire.MaxFrameBytes),
-		grpc.WithWriteBufferSize(wire.MaxFrameBytes),
+		grpc.WithReadBufferSize(peertls.BufferBytes),
+		grpc.WithWriteBufferSize(peertls.BufferBytes),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
 		grpc.WithContextDialer(p.dialAddr),

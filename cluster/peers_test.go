@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/cluster/internal/testlog"
+	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
@@ -115,7 +116,7 @@ func TestUnreachableMemberIsWarnedOfOnce(t *testing.T) {
 		s := p.serve(t, "b")
 		cfg := &Config{Name: "a", Network: p, Logger: log.Logger()}
 		cfg.setDefaults()
-		ps := newPeers(cfg, placement.PeerAddr{Name: "a"}, newMetrics(nil), nil, &tlsCreds{}, noLinkObserver{})
+		ps := newPeers(cfg, placement.PeerAddr{Name: "a"}, newMetrics(nil), nil, &peertls.Credentials{}, noLinkObserver{})
 		says := func(out, again int) {
 			t.Helper()
 			if n, m := len(log.Containing("out of reach")), len(log.Containing("within reach")); n != out || m != again {

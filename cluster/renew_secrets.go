@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"time"
+
+	"github.com/fantail-dev/fantail/cluster/peertls"
 )
 
 // renewInterval is the pause between two checks for changed secrets or a changed identity.
@@ -32,17 +34,17 @@ func (r *Node) renewOnce() error {
 	if err := CheckSecrets(secrets); err != nil {
 		return err
 	}
-	p, err := newFleetProof(r.cfg.FleetName, secrets, id)
+	p, err := peertls.NewProof(r.cfg.FleetName, secrets, id)
 	if err != nil {
 		return err
 	}
-	if p.equal(r.creds.proof.Load()) {
+	if p.Equal(r.creds.Proof()) {
 		return nil
 	}
 	if err := r.membership.SetSecrets(secrets); err != nil {
 		return err
 	}
-	r.creds.replaceProof(p)
+	r.creds.ReplaceProof(p)
 	r.cfg.Logger.Info("secrets renewed", "secrets", len(secrets), "identity", id != nil)
 	return nil
 }

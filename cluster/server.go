@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
+	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
@@ -83,10 +84,6 @@ const (
 	keepaliveTimeout = 3 * time.Second
 )
 
-// handshakeTimeout bounds TLS and the first bytes of a connection. A client that connects and says
-// nothing delays close by as much. A peer gives up sooner (helloTimeout).
-const handshakeTimeout = 3 * time.Second
-
 // maxPeerCalls bounds the concurrent calls of one peer, which waits before it sends another.
 // maxHeaderBytes bounds the headers of each call.
 const (
@@ -94,14 +91,15 @@ const (
 	maxHeaderBytes = 16 << 10
 )
 
-func newServer(cfg *Config, self placement.PeerAddr, streams servedStreams, m *metrics, creds *tlsCreds) *server {
+func newServer(cfg *Config, self placement.PeerAddr, streams servedStreams, m *metrics, creds *peertls.Credentials) *server {
 	opts := []grpc.ServerOption{
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
-		grpc.ReadBufferSize(wire.MaxFrameBytes),
-		grpc.WriteBufferSize(wire.MaxFrameBytes),
+		grpc.ReadBufferSize(peertls.BufferBytes),
+		grpc.WriteBufferSize(peertls.BufferBytes),
 		grpc.WaitForHandlers(true),
-		grpc.ConnectionTimeout(handshakeTimeout),
+		// A client that connects and says nothing delays close by as much. A peer gives up sooner (helloTimeout).
+		grpc.ConnectionTimeout(peertls.HandshakeTimeout),
 		grpc.MaxRecvMsgSize(wire.MaxMessageBytes),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.MaxConcurrentStreams(maxPeerCalls),
@@ -110,7 +108,7 @@ func newServer(cfg *Config, self placement.PeerAddr, streams servedStreams, m *m
 		}),
 	}
 	if creds != nil {
-		opts = append(opts, grpc.Creds(serverCreds{clientCreds{creds}}))
+		opts = append(opts, grpc.Creds(creds.ForListening()))
 	}
 	panics := shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	opts = append(opts, panicInterceptors(panics)...)

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/bench/internal/child"
-	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -274,6 +274,6 @@ func (n *node) write(ctx context.Context, w, rate, size int, began time.Time, fo
 }
 
 // ways lists the ways in which the relay may speak, by the flag of fantail serve.
-var ways = map[string]cluster.PlaintextMode{
-	"always": cluster.PlaintextAlways, "never": cluster.PlaintextNever, "migrate": cluster.PlaintextMigrate,
+var ways = map[string]peertls.PlaintextMode{
+	"always": peertls.PlaintextAlways, "never": peertls.PlaintextNever, "migrate": peertls.PlaintextMigrate,
 }

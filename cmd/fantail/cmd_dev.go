@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/cluster"
+	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/shard/s2"
 	"github.com/fantail-dev/fantail/shard/s2dev"
@@ -101,7 +102,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 			cfg.inProcessS2 = f.s2 // the nodes of a fleet use the socket, as in production
 		} else {
 			cfg.fleet = &cluster.Config{
-				Name: cfg.name, FleetName: "fantail-dev", Secrets: [][]byte{secret}, PlaintextMode: cluster.PlaintextAlways,
+				Name: cfg.name, FleetName: "fantail-dev", Secrets: [][]byte{secret}, PlaintextMode: peertls.PlaintextAlways,
 				GossipAddr: loopbackAddr(0), RelayAddr: loopbackAddr(0), HTTPAddr: cfg.http, ChangeNotice: devChangeNotice,
 			}
 			if seed != "" {

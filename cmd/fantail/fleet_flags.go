@@ -13,6 +13,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster"
 	"github.com/fantail-dev/fantail/cluster/gossip"
+	"github.com/fantail-dev/fantail/cluster/peertls"
 )
 
 // fleetFlags holds the flags of a node that is one of several.
@@ -58,8 +59,8 @@ func (f *fleetFlags) fleetConfig(name, http string, hasRights bool) (*cluster.Co
 	cfg := &cluster.Config{
 		Name: name, FleetName: f.Cluster, Secrets: secrets, Identity: id, GossipAddr: f.Gossip, RelayAddr: f.Relay,
 		AdvertiseIP: f.Advertise, HTTPAddr: http, Join: join,
-		PlaintextMode: map[string]cluster.PlaintextMode{
-			"never": cluster.PlaintextNever, "always": cluster.PlaintextAlways,
+		PlaintextMode: map[string]peertls.PlaintextMode{
+			"never": peertls.PlaintextNever, "always": peertls.PlaintextAlways,
 		}[f.RelayPlaintext],
 	}
 	if f.SecretFile != "" || f.RelayCA != "" {
@@ -71,7 +72,7 @@ func (f *fleetFlags) fleetConfig(name, http string, hasRights bool) (*cluster.Co
 func (f *fleetFlags) hasSecret() bool { return f.SecretFile != "" || strings.Join(f.Secret, "") != "" }
 
 // read returns the current secrets and identity.
-func (f *fleetFlags) read() ([][]byte, *cluster.Identity, error) {
+func (f *fleetFlags) read() ([][]byte, *peertls.Identity, error) {
 	secrets, err := f.secrets()
 	id, idErr := f.identity()
 	return secrets, id, errors.Join(err, idErr)
@@ -106,7 +107,7 @@ func (f *fleetFlags) secrets() ([][]byte, error) {
 }
 
 // identity reads the relay's certificate; nil: there is none.
-func (f *fleetFlags) identity() (*cluster.Identity, error) {
+func (f *fleetFlags) identity() (*peertls.Identity, error) {
 	switch {
 	case (f.RelayCert == "") != (f.RelayKey == ""):
 		return nil, errors.New("--relay-cert and --relay-key need each other")
@@ -126,7 +127,7 @@ func (f *fleetFlags) identity() (*cluster.Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--relay-ca: %w", err)
 	}
-	id := &cluster.Identity{Cert: pair, Roots: x509.NewCertPool(), PeerURIs: f.RelayPeers, AcceptSecrets: f.RelaySecret}
+	id := &peertls.Identity{Cert: pair, Roots: x509.NewCertPool(), PeerURIs: f.RelayPeers, AcceptSecrets: f.RelaySecret}
 	if !id.Roots.AppendCertsFromPEM(bytes.TrimSpace(ca)) {
 		return nil, errors.New("--relay-ca: no certificate in it")
 	}

@@ -1,77 +1,27 @@
-package cluster
+package peertls
 
 import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"log/slog"
 	"net"
 	"net/netip"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-
-	"github.com/fantail-dev/fantail/cluster/internal/connslots"
-	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
-// PlaintextMode selects the peers with which the relay speaks without TLS.
-type PlaintextMode uint8
-
-// The modes.
-const (
-	// PlaintextMigrate allows members that do not announce TLS in gossip: those of a release
-	// without it. Members that announce TLS are only ever spoken to over TLS.
-	PlaintextMigrate PlaintextMode = iota
-	// PlaintextNever allows none.
-	PlaintextNever
-	// PlaintextAlways allows every client that reaches the port and does not begin with TLS. This
-	// node then does not announce TLS.
-	PlaintextAlways
+var (
+	errTooManyHandshakes = errors.New("evicted: too many connections that have not proved anything")
+	errPlaintextRefused  = errors.New("plaintext, which is not accepted from this address")
+	errPeerWithoutTLS    = errors.New("the member does not speak TLS, and this node allows no plaintext")
+	errNotHTTP2          = errors.New("the peer does not speak HTTP/2 over TLS")
 )
 
-// maxHandshakes bounds the connections that have not proved anything yet: as many from the
-// addresses of members, and as many from elsewhere, so that strangers cannot take the slots of
-// members. One more evicts the oldest. Each ends by itself within handshakeTimeout.
-const maxHandshakes = 128
-
-// tlsCreds authenticates the relay's connections, on both sides.
-type tlsCreds struct {
-	// Set at construction.
-	mode    PlaintextMode
-	log     *slog.Logger
-	metrics *metrics
-	members viewer
-
-	proof                                atomic.Pointer[fleetProof]
-	memberHandshakes, strangerHandshakes connslots.Slots // by the address of the peer
-
-	mu          sync.Mutex
-	provenConns map[*provenConn]struct{} // those over TLS
-}
-
-// viewer returns the newest view of the fleet: *Node.
-type viewer interface{ View() *placement.View }
-
-func newTLSCreds(cfg *Config, met *metrics, members viewer) (*tlsCreds, error) {
-	p, err := newFleetProof(cfg.FleetName, cfg.Secrets, cfg.Identity)
-	if err != nil {
-		return nil, err
-	}
-	c := &tlsCreds{
-		mode: cfg.PlaintextMode, log: cfg.Logger, metrics: met, members: members,
-		memberHandshakes: connslots.Slots{Limit: maxHandshakes}, strangerHandshakes: connslots.Slots{Limit: maxHandshakes}, provenConns: map[*provenConn]struct{}{},
-	}
-	c.proof.Store(p)
-	return c, nil
-}
-
-// clientCredsFor returns the credentials for dialling a member; secure: the member announces TLS.
-func (c *tlsCreds) clientCredsFor(secure bool) (credentials.TransportCredentials, error) {
+// ForDialing returns the credentials for dialling a member; secure: the member announces TLS.
+func (c *Credentials) ForDialing(secure bool) (credentials.TransportCredentials, error) {
 	switch {
 	case secure:
 		return clientCreds{c}, nil
@@ -82,58 +32,12 @@ func (c *tlsCreds) clientCredsFor(secure bool) (credentials.TransportCredentials
 	}
 }
 
-// replaceProof replaces what this node shows and accepts, and disconnects the peers that it no
-// longer accepts: a secret is replaced because a stranger may know it.
-func (c *tlsCreds) replaceProof(p *fleetProof) {
-	c.proof.Store(p)
-	c.mu.Lock()
-	var out []*provenConn
-	for h := range c.provenConns {
-		if p.checkPeer(h.certs, h.usage, h.provenAt) != nil {
-			out = append(out, h)
-		}
-	}
-	c.mu.Unlock()
-	for _, h := range out {
-		_ = h.Close()
-	}
+// ForListening returns the credentials for listening.
+func (c *Credentials) ForListening() credentials.TransportCredentials {
+	return serverCreds{clientCreds{c}}
 }
 
-// provenConn is a connection over TLS with a peer that has proved that it is of the fleet.
-type provenConn struct {
-	net.Conn
-	batched  *batchedConn
-	creds    *tlsCreds
-	certs    []*x509.Certificate
-	usage    x509.ExtKeyUsage
-	provenAt time.Time
-}
-
-// Write implements net.Conn.
-func (h *provenConn) Write(p []byte) (int, error) {
-	n, err := h.Conn.Write(p)
-	if err == nil {
-		err = h.batched.flush()
-	}
-	return n, err
-}
-
-// Close implements net.Conn.
-func (h *provenConn) Close() error {
-	h.creds.mu.Lock()
-	delete(h.creds.provenConns, h)
-	h.creds.mu.Unlock()
-	return h.Conn.Close()
-}
-
-var (
-	errTooManyHandshakes = errors.New("evicted: too many connections that have not proved anything")
-	errPlaintextRefused  = errors.New("plaintext, which is not accepted from this address")
-	errPeerWithoutTLS    = errors.New("the member does not speak TLS, and this node allows no plaintext")
-	errNotHTTP2          = errors.New("the peer does not speak HTTP/2 over TLS")
-)
-
-func (c *tlsCreds) tlsConfig(usage x509.ExtKeyUsage) *tls.Config {
+func (c *Credentials) tlsConfig(usage x509.ExtKeyUsage) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, ServerName: "fantail",
 		SessionTicketsDisabled: true, DynamicRecordSizingDisabled: true,
@@ -151,7 +55,7 @@ func (c *tlsCreds) tlsConfig(usage x509.ExtKeyUsage) *tls.Config {
 }
 
 // trackConn registers the connection, so that it ends when its peer is no longer accepted.
-func (c *tlsCreds) trackConn(conn *tls.Conn, batched *batchedConn, usage x509.ExtKeyUsage) (net.Conn, credentials.AuthInfo, error) {
+func (c *Credentials) trackConn(conn *tls.Conn, batched *batchedConn, usage x509.ExtKeyUsage) (net.Conn, credentials.AuthInfo, error) {
 	state := conn.ConnectionState()
 	if state.NegotiatedProtocol != "h2" {
 		_ = conn.Close()
@@ -172,7 +76,7 @@ func (c *tlsCreds) trackConn(conn *tls.Conn, batched *batchedConn, usage x509.Ex
 }
 
 // clientCreds authenticates the side that dials a member with TLS.
-type clientCreds struct{ creds *tlsCreds }
+type clientCreds struct{ creds *Credentials }
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (t clientCreds) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (
@@ -203,7 +107,7 @@ func (t clientCreds) Clone() credentials.TransportCredentials { return t }
 // OverrideServerName implements credentials.TransportCredentials.
 func (clientCreds) OverrideServerName(string) error { return nil }
 
-// serverCreds authenticates the side that listens. The first byte of a connection distinguishes TLS
+// ForListening authenticates the side that listens. The first byte of a connection distinguishes TLS
 // from plaintext.
 type serverCreds struct{ clientCreds }
 
@@ -211,7 +115,7 @@ type serverCreds struct{ clientCreds }
 func (t serverCreds) Clone() credentials.TransportCredentials { return t }
 
 // ServerHandshake implements credentials.TransportCredentials. gRPC bounds its time
-// (handshakeTimeout).
+// (HandshakeTimeout).
 func (t serverCreds) ServerHandshake(raw net.Conn) (
 	conn net.Conn, info credentials.AuthInfo, err error,
 ) {
@@ -245,7 +149,7 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 		return begun, plaintextInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.NoSecurity}}, nil
 	}
 	tlsConn := tls.Server(batched, c.tlsConfig(x509.ExtKeyUsageClientAuth))
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), HandshakeTimeout)
 	defer cancel()
 	if err := tlsConn.HandshakeContext(ctx); err != nil {
 		return nil, nil, err
@@ -257,7 +161,7 @@ func (t serverCreds) ServerHandshake(raw net.Conn) (
 const tlsHandshakeRecord = 0x16
 
 // allowsPlaintext reports whether a peer at an address may speak without TLS.
-func (c *tlsCreds) allowsPlaintext(from net.Addr) bool {
+func (c *Credentials) allowsPlaintext(from net.Addr) bool {
 	switch c.mode {
 	case PlaintextAlways:
 		return true
@@ -276,8 +180,8 @@ func ipOf(a net.Addr) netip.Addr {
 }
 
 // logRefusal logs and counts a connection that was refused.
-func (c *tlsCreds) logRefusal(conn net.Conn, err error) {
-	c.metrics.refusedConns.Inc()
+func (c *Credentials) logRefusal(conn net.Conn, err error) {
+	c.refused.Inc()
 	if errors.Is(err, errPlaintextRefused) || errors.Is(err, errNotOfFleet) {
 		c.log.Warn("connection of a peer refused", "from", conn.RemoteAddr().String(), "err", err)
 		return

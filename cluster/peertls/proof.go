@@ -1,4 +1,4 @@
-package cluster
+package peertls
 
 import (
 	"bytes"
@@ -18,13 +18,6 @@ import (
 	"time"
 )
 
-// Nodes prove to each other that they belong to one fleet: over TLS 1.3, in both directions. By
-// default each secret of the fleet stands for one Ed25519 key, which every holder of the secret can
-// derive. A node shows the first key and accepts all, so a secret can be changed without a split:
-// add the new one everywhere, make it the first everywhere, remove the old one everywhere. An
-// Identity replaces the keys in as many steps: accept certificates everywhere, then show them, then
-// accept nothing else. The name and the address of a peer do not matter for either.
-
 // Identity is a certificate that the operator's authority issued for this node.
 type Identity struct {
 	// Cert is the certificate that peers are shown, with its key. Without one they are shown the
@@ -41,8 +34,8 @@ type Identity struct {
 	PeerURIs []string
 }
 
-// fleetProof holds what this node shows to peers, and what it accepts from them. It is immutable.
-type fleetProof struct {
+// Proof holds what this node shows to peers, and what it accepts from them. It is immutable.
+type Proof struct {
 	cert         *tls.Certificate
 	acceptedKeys []ed25519.PublicKey // of peers
 	roots        *x509.CertPool
@@ -55,9 +48,9 @@ var (
 	errNoCertificate = errors.New("no certificate")
 )
 
-// newFleetProof derives the keys of a fleet's secrets, or uses an identity.
-func newFleetProof(cluster string, secrets [][]byte, id *Identity) (*fleetProof, error) {
-	p := &fleetProof{secrets: secrets}
+// NewProof derives the keys of a fleet's secrets, or uses an identity.
+func NewProof(cluster string, secrets [][]byte, id *Identity) (*Proof, error) {
+	p := &Proof{secrets: secrets}
 	if id != nil {
 		if p.roots, p.peerURIs = id.Roots, id.PeerURIs; p.roots == nil {
 			return nil, errors.New("relay identity: no authority")
@@ -108,7 +101,7 @@ func selfSignedCert(key ed25519.PrivateKey) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
-func (p *fleetProof) checkIdentity() error {
+func (p *Proof) checkIdentity() error {
 	leaf, err := x509.ParseCertificate(p.cert.Certificate[0])
 	if err != nil {
 		return fmt.Errorf("relay identity: %w", err)
@@ -136,7 +129,7 @@ func (p *fleetProof) checkIdentity() error {
 
 // checkPeer returns why a peer that owns the key of a certificate is not accepted; at is when it
 // proved that.
-func (p *fleetProof) checkPeer(certs []*x509.Certificate, usage x509.ExtKeyUsage, at time.Time) error {
+func (p *Proof) checkPeer(certs []*x509.Certificate, usage x509.ExtKeyUsage, at time.Time) error {
 	if len(certs) == 0 {
 		return errNoCertificate
 	}
@@ -162,14 +155,14 @@ func (p *fleetProof) checkPeer(certs []*x509.Certificate, usage x509.ExtKeyUsage
 	return nil
 }
 
-func (p *fleetProof) matchesPeerURI(u *url.URL) bool {
+func (p *Proof) matchesPeerURI(u *url.URL) bool {
 	return slices.ContainsFunc(p.peerURIs, func(want string) bool {
 		return u.String() == want || strings.HasSuffix(want, "/") && strings.HasPrefix(u.String(), want)
 	})
 }
 
-// equal reports whether two proofs show and accept the same.
-func (p *fleetProof) equal(o *fleetProof) bool {
+// Equal reports whether two proofs show and accept the same.
+func (p *Proof) Equal(o *Proof) bool {
 	return slices.EqualFunc(p.secrets, o.secrets, bytes.Equal) && (p.roots == nil) == (o.roots == nil) && len(p.acceptedKeys) == len(o.acceptedKeys) &&
 		(p.roots == nil || p.roots.Equal(o.roots) && slices.Equal(p.peerURIs, o.peerURIs) &&
 			slices.EqualFunc(p.cert.Certificate, o.cert.Certificate, bytes.Equal))

@@ -1,11 +1,9 @@
-package cluster
+package peertls
 
 import (
 	"bufio"
 	"net"
 	"sync"
-
-	"github.com/fantail-dev/fantail/cluster/wire"
 )
 
 // batchedConn is a connection below TLS that writes and reads in larger pieces. TLS writes each of
@@ -20,12 +18,15 @@ type batchedConn struct {
 	batching bool   // false during the handshake: writes go out immediately
 }
 
+// BufferBytes is the size in bytes of gRPC's buffers on each connection of the relay.
+const BufferBytes = 64 << 10
+
 // writeBatchBytes is about how many bytes are written in one piece: gRPC's buffer, and what TLS
 // adds.
-const writeBatchBytes = wire.MaxFrameBytes + 1<<10
+const writeBatchBytes = BufferBytes + 1<<10
 
 func newBatchedConn(conn net.Conn) *batchedConn {
-	return &batchedConn{Conn: conn, reader: bufio.NewReaderSize(conn, wire.MaxFrameBytes)}
+	return &batchedConn{Conn: conn, reader: bufio.NewReaderSize(conn, BufferBytes)}
 }
 
 // Read implements net.Conn.
