@@ -6,6 +6,7 @@
 //
 //	go run ./bench/readers
 //	go run ./bench/readers -quiet -readers 15000
+//	go run ./bench/readers -kinds reactor,tls -against /tmp/readers-of-an-older-tree
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +36,8 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:4737", "of the server")
 	quiet := flag.Bool("quiet", false, "measure heartbeats to readers that get nothing else, instead")
 	heartbeat := flag.Duration("heartbeat", 8*time.Second, "with -quiet: the silence after which servers send one")
+	serving := flag.String("kinds", "", "measure the C loop and these alone: reactor, handlers, long-poll, h2c, tls, tls-handlers")
+	against := flag.String("against", "", "measure the same kinds of this build of the command as well, as \"NAME, before\"")
 	flag.Parse()
 	var err error
 	if *serves != "" {
@@ -43,7 +47,7 @@ func main() {
 			if *quiet {
 				return runQuiet(loop, *readers, *rounds, *addr, *heartbeat)
 			}
-			return run(loop, *readers, *rounds, *events, *addr)
+			return run(chooseKinds(loop, *serving, *against), *readers, *rounds, *events, *addr)
 		})
 	}
 	if err != nil {
@@ -55,6 +59,7 @@ func main() {
 // kind is one way to serve readers.
 type kind struct {
 	name, serve string
+	program     string    // that serves it, "" for this one
 	idle, gced  []float64 // bytes a reader: as it is, and after a collection
 	cpu         []float64 // µs a delivery
 	last        []float64 // ms until the last reader has an event
@@ -74,21 +79,39 @@ func withLoop(do func(loop string) error) error {
 	return do(loop)
 }
 
-func run(loop string, readers, rounds, events int, addr string) error {
-	kinds := []*kind{
-		{name: "C loop", serve: loop},
+// chooseKinds returns the C loop and the kinds that are measured beside it. names: the "serve" of
+// each, "" for all. against: another build of this command, or "".
+func chooseKinds(loop, names, against string) []*kind {
+	kinds := []*kind{{name: "C loop", serve: loop}}
+	for _, k := range []*kind{
 		{name: "reactor", serve: "reactor"},
 		{name: "handlers", serve: "handlers"},
 		{name: "long-poll", serve: "long-poll"},
 		{name: "h2c", serve: "h2c"},
 		{name: "TLS", serve: "tls"},
 		{name: "TLS, goroutines", serve: "tls-handlers"},
+	} {
+		if names != "" && !slices.Contains(strings.Split(names, ","), k.serve) {
+			continue
+		}
+		kinds = append(kinds, k)
+		if against != "" {
+			kinds = append(kinds, &kind{name: k.name + ", before", serve: k.serve, program: against})
+		}
 	}
+	return kinds
+}
+
+func run(kinds []*kind, readers, rounds, events int, addr string) error {
 	frame := []byte(nil)
 	for round := range rounds {
-		for _, k := range []int{1, 2, 3, 4, 5, 6, 0} { // the C loop sends what Fantail sent
-			if err := kinds[k].round(readers, events, addr, &frame); err != nil {
-				return fmt.Errorf("%s: %w", kinds[k].name, err)
+		order := slices.Clone(kinds[1:])
+		if round%2 == 1 { // what comes first may have a warmer machine
+			slices.Reverse(order)
+		}
+		for _, k := range append(order, kinds[0]) { // the C loop sends what Fantail sent
+			if err := k.round(readers, events, addr, &frame); err != nil {
+				return fmt.Errorf("%s: %w", k.name, err)
 			}
 		}
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
@@ -108,11 +131,14 @@ func (k *kind) start(addr string, heartbeat time.Duration) (*child.Child, error)
 		// Fantail's silence is longer by up to a quarter, at random.
 		return child.Start(k.serve, "serving", addr[len("127.0.0.1:"):], fmt.Sprint((heartbeat * 9 / 8).Milliseconds()))
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
+	program := k.program
+	if program == "" {
+		var err error
+		if program, err = os.Executable(); err != nil {
+			return nil, err
+		}
 	}
-	return child.Start(self, "serving", "-serve="+k.serve, "-addr="+addr, fmt.Sprint("-heartbeat=", heartbeat))
+	return child.Start(program, "serving", "-serve="+k.serve, "-addr="+addr, fmt.Sprint("-heartbeat=", heartbeat))
 }
 
 // round starts a server, has readers come, and sends them events one after the other.
