@@ -186,6 +186,8 @@ func (o *testOwner) handOver(context.Context, shard.StreamID, shard.Pos, placeme
 func (o *testOwner) isMember(string) bool             { return true }
 func (o *testOwner) statusFor(string) *relaypb.Status { return &relaypb.Status{} }
 
+func (o *testOwner) report(context.Context, []byte) ([]byte, error) { return nil, errNoReport }
+
 // noHandover finds no handover of any stream.
 type noHandover struct{}
 

@@ -186,8 +186,9 @@
 // # Goroutines
 //
 // For a node: one reconciles ownership, one steps all followers, one reads secrets again where
-// they are in a file, up to 9 for each new owner request takeovers after a change of owners, and
-// package gossip has its own. For each link: its keeper, a reader and a writer of the control
+// they are in a file, up to 9 for each new owner request takeovers after a change of owners, one for each peer that
+// is asked for a report (AskReports waits for them, a second at most), and package gossip has its
+// own. For each link: its keeper, a reader and a writer of the control
 // lane, and a reader of the bulk lane while anything is followed; at the other end, those of
 // gRPC's handlers, and one for a write while its body arrives. None for a stream. Close ends them
 // all and waits.

@@ -174,6 +174,9 @@ func (r *Node) CancelLeave() {
 // Close leaves gossip, disconnects all links and waits for every goroutine. Calls in progress fail.
 func (r *Node) Close() error { return r.shutDown(true) }
 
+// Abort is Close without a goodbye: the other nodes find out as if the process had died.
+func (r *Node) Abort() error { return r.shutDown(false) }
+
 func (r *Node) shutDown(goodbye bool) (err error) {
 	r.closeOnce.Do(func() {
 		err = r.membership.Close(goodbye) // from here on no peer sends requests here

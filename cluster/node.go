@@ -48,6 +48,7 @@ type Node struct {
 	hasMisplaced  atomic.Bool // the stream manager may hold streams that other nodes own
 	backlog       atomic.Pointer[handoverBacklog]
 	rights        atomic.Pointer[func() Rights] // see AnnounceRights; nil: nothing is announced
+	reporter      atomic.Pointer[Reporter]      // see AnswerReports; nil: no question is answered
 	hasShare      atomic.Bool                   // this node has received its share of the streams in use
 	leaving       atomic.Bool
 	readerCount   atomic.Int64           // see Balance

@@ -61,6 +61,8 @@ type servedStreams interface {
 	handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (shard.Handover, bool, error)
 	isMember(name string) bool
 	statusFor(peer string) *relaypb.Status
+	// report answers a question about this node.
+	report(ctx context.Context, question []byte) ([]byte, error)
 }
 
 // defaultBodyBytes is the default of Config.PeerWriteBytes, which bounds the bytes that peers' writes

@@ -92,7 +92,7 @@ func (r *ring) ownerIndex(id shard.StreamID) int {
 	if r == nil || len(r.keys) == 0 {
 		return -1
 	}
-	return int(r.owners[xxhash.Sum64String(string(id))%ringPartitions])
+	return int(r.owners[PartitionOf(id)])
 }
 
 type ringKey string

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cmd/fantail/internal/page"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -22,6 +23,14 @@ func (n *node) adminHandler() http.Handler {
 	for _, method := range []string{"GET", "POST", "DELETE"} {
 		mux.HandleFunc(method+" /admin/drain", n.handleDrain)
 	}
+	pages := page.NewHandler(page.Config{})
+	for _, pattern := range page.Paths() {
+		mux.Handle(pattern, pages)
+	}
+	mux.HandleFunc("GET /admin/node", n.handleNode)
+	mux.HandleFunc("GET /admin/fleet", n.handleFleet)
+	mux.HandleFunc("GET /admin/streams", n.handleStreams)
+	mux.HandleFunc("GET /admin/owner", n.handleOwner)
 	if n.cfg.pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -33,13 +42,14 @@ func (n *node) adminHandler() http.Handler {
 }
 
 // requireAdmin refuses requests without an operator's token, where there are such tokens: that of
-// --admin-token-file, and those of the file of rights. Health is open: kubelet has no token.
+// --admin-token-file, and those of the file of rights. Health is open: kubelet has no token. So is
+// the page, which has nothing to hide and asks for the token.
 func (n *node) requireAdmin(next http.Handler) http.Handler {
 	file := n.cfg.adminToken
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		judged := n.judge != nil && n.judge.HasAdminTokens()
 		switch {
-		case isHealth(r.URL.Path), file == nil && !judged, file != nil && file.isAllowed(r):
+		case isHealth(r.URL.Path), page.IsPath(r.URL.Path), file == nil && !judged, file != nil && file.isAllowed(r):
 			next.ServeHTTP(w, r)
 			return
 		case !judged:

@@ -47,7 +47,8 @@ func newAdminServer(h http.Handler, loopback bool, log *slog.Logger) *http.Serve
 // refuseForeignOrigins refuses requests that a web page may send through an operator's browser:
 // requests from another origin, and on a loopback address requests for a host that is not loopback
 // (a host name with a DNS entry that points here). Health is open to all: probes send any host, and its
-// answer harms nothing.
+// answer harms nothing. A link on another site may lead to the page itself, which is the same for
+// every browser, and then asks by itself, as its own origin.
 func refuseForeignOrigins(next http.Handler, loopback bool) http.Handler {
 	cross := http.NewCrossOriginProtection().Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -57,12 +58,19 @@ func refuseForeignOrigins(next http.Handler, loopback bool) http.Handler {
 			next.ServeHTTP(w, r)
 		case loopback && !s2dev.LocalHost(r.Host):
 			http.Error(w, "this address is loopback: ask for it as localhost or 127.0.0.1, not as another host", http.StatusForbidden)
+		case isVisit(r):
+			next.ServeHTTP(w, r)
 		case site == "cross-site" || site == "same-site":
 			http.Error(w, "requests from pages of other origins are refused", http.StatusForbidden)
 		default:
 			cross.ServeHTTP(w, r)
 		}
 	})
+}
+
+// isVisit reports whether a browser opens the page in a tab.
+func isVisit(r *http.Request) bool {
+	return r.Method == http.MethodGet && r.URL.Path == "/" && r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
 }
 
 func isHealth(path string) bool { return path == "/livez" || path == "/readyz" }

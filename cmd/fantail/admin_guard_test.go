@@ -100,7 +100,9 @@ func TestAdminAddressAsksForTheToken(t *testing.T) {
 	}
 	check("/livez", "", 200)
 	check("/readyz", "", 200)
-	for _, path := range []string{"/metrics", "/admin/drain", "/debug/pprof/heap", "/livez/", "/"} {
+	check("/", "", 200) // the page asks for the token by itself
+	check("/page/app.js", "", 200)
+	for _, path := range []string{"/metrics", "/admin/drain", "/debug/pprof/heap", "/livez/", "/admin/fleet", "/admin/node", "/admin/streams", "/admin/owner?stream=a/b", "/pages"} {
 		check(path, "", 401)
 		check(path, "Bearer 0123456789abcdee", 401)
 		check(path, "Bearer ", 401)

@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// page reads a stream as a web page does, with nothing but EventSource, and reports to the test
+// readerPage reads a stream as a web page does, with nothing but EventSource, and reports to the test
 // what it received.
-const page = `<!doctype html><script>
+const readerPage = `<!doctype html><script>
 const events = new EventSource(%q)
 const tell = (what) => fetch("/told", {method: "POST", body: what})
 events.addEventListener("data", (e) => tell(e.data))
@@ -42,7 +42,7 @@ func TestBrowser(t *testing.T) {
 	told := make(chan string, 100)
 	var mux http.ServeMux
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, page, "http://"+balancer.addr()+"/v1/stream/page?live=sse&offset=now")
+		fmt.Fprintf(w, readerPage, "http://"+balancer.addr()+"/v1/stream/page?live=sse&offset=now")
 	})
 	mux.HandleFunc("POST /told", func(_ http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fantail-dev/fantail/cluster"
-	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/shard/s2"
 	"github.com/fantail-dev/fantail/shard/s2dev"
@@ -27,6 +25,7 @@ type devCmd struct {
 	Data     string        `help:"Folder for the data (default: data is kept in memory)."`
 	Port     int           `help:"Public port of the first node. The others use the following ports." default:"4437"`
 	Admin    int           `name:"admin-port" help:"Admin port of the first node. The others use the following ports." default:"4447"`
+	Page     int           `name:"page-port" help:"Port of the playground, a page for the browser. If it is in use, another one is taken." default:"4436"`
 	S2Port   int           `name:"s2-port" help:"Port of the embedded S2." default:"4430"`
 	Endpoint string        `name:"s2-endpoint" help:"URL of another S2 to use instead, such as s2-lite."`
 	LongPoll time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`
@@ -42,9 +41,11 @@ const (
 
 // devFleet holds the nodes of devCmd, and their S2.
 type devFleet struct {
-	s2    *s2dev.Server // nil: another S2 is used
-	s2URL string        // the URL of the S2
-	nodes []*node
+	s2     *s2dev.Server // nil: another S2 is used
+	s2URL  string        // the URL of the S2
+	nodes  []*node       // those that were started first
+	places []*devNode    // where they run, and where the playground starts others
+	page   *playground   // nil: not open yet
 }
 
 // Run serves until a signal.
@@ -80,7 +81,6 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 	}
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	var seed string
 	for i := range c.Nodes {
 		cfg := nodeConfig{
 			name: fmt.Sprintf("node-%d", i+1), grace: 15 * time.Second, // no linger: there is no balancer
@@ -101,24 +101,23 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 		if c.Nodes == 1 {
 			cfg.inProcessS2 = f.s2 // the nodes of a fleet use the socket, as in production
 		} else {
-			cfg.fleet = &cluster.Config{
-				Name: cfg.name, FleetName: "fantail-dev", Secrets: [][]byte{secret}, PlaintextMode: peertls.PlaintextAlways,
-				GossipAddr: loopbackAddr(0), RelayAddr: loopbackAddr(0), HTTPAddr: cfg.http, ChangeNotice: devChangeNotice,
-			}
-			if seed != "" {
-				cfg.fleet.Join = []string{seed}
-			}
+			cfg.fleet = devFleetConfig(cfg.name, cfg.http, secret, f.gossipAddrs())
 		}
 		n, err := startNode(ctx, cfg)
 		if err != nil {
 			return nil, errors.Join(err, f.stop())
 		}
 		f.nodes = append(f.nodes, n)
-		if n.relay != nil && seed == "" {
-			seed, _ = n.relay.ListenAddrs()
-		}
+		f.places = append(f.places, newDevNode(cfg, n))
 	}
-	return f, f.awaitOwners(ctx)
+	if err := f.awaitOwners(ctx); err != nil {
+		return nil, err
+	}
+	var err error
+	if f.page, err = openPlayground(ctx, f, loopbackAddr(c.Page), log); err != nil {
+		return nil, errors.Join(err, f.stop())
+	}
+	return f, nil
 }
 
 // awaitOwners waits until every node sees every other.
@@ -149,10 +148,16 @@ func nthPort(first, i int) int {
 func (f *devFleet) stop() error {
 	var mu sync.Mutex
 	var errs []error
+	if f.page != nil {
+		errs = append(errs, f.page.close())
+	}
 	var wg sync.WaitGroup
-	for _, n := range f.nodes {
+	for _, p := range f.places {
 		wg.Go(func() {
-			err := n.stopWithinGrace(nil)
+			err := p.stop()
+			if errors.Is(err, errBusy) { // it was stopped or killed before
+				return
+			}
 			mu.Lock()
 			errs = append(errs, err)
 			mu.Unlock()
@@ -168,7 +173,7 @@ func (f *devFleet) stop() error {
 // printWelcome prints all addresses, and commands to try.
 func (f *devFleet) printWelcome(w io.Writer) {
 	first, last := f.nodes[0], f.nodes[len(f.nodes)-1]
-	fmt.Fprintf(w, "\nFantail is up.\n\n")
+	fmt.Fprintf(w, "\nFantail is up.\n\n  Open     %s   in a browser, to write, read, kill a node and see what happens\n\n", f.page.url())
 	for _, n := range f.nodes {
 		fmt.Fprintf(w, "  %s   http://%s   admin http://%s/metrics\n", n.cfg.name, n.publicListener.Addr(), n.adminListener.Addr())
 	}
@@ -180,14 +185,55 @@ func (f *devFleet) printWelcome(w io.Writer) {
 
 // serverEnded reports whether a server of a node has ended by itself.
 func (f *devFleet) serverEnded() bool {
-	return slices.ContainsFunc(f.nodes, func(n *node) bool { return len(n.serverErrors) > 0 })
+	return slices.ContainsFunc(f.running(), func(n *node) bool { return len(n.serverErrors) > 0 })
+}
+
+// running returns the nodes that run.
+func (f *devFleet) running() (nodes []*node) {
+	for _, p := range f.places {
+		if n := p.running(); n != nil {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// runningOrigins returns the addresses at which clients reach the nodes that run.
+func (f *devFleet) runningOrigins() (origins []string) {
+	for _, p := range f.places {
+		if p.running() != nil {
+			origins = append(origins, p.origin())
+		}
+	}
+	return origins
+}
+
+// gossipAddrs returns the addresses at which a new node finds those that run.
+func (f *devFleet) gossipAddrs() (addrs []string) {
+	for _, n := range f.running() {
+		if n.relay != nil {
+			gossip, _ := n.relay.ListenAddrs()
+			addrs = append(addrs, gossip)
+		}
+	}
+	return addrs
+}
+
+// place returns the place of that name, or nil.
+func (f *devFleet) place(name string) *devNode {
+	for _, p := range f.places {
+		if p.cfg.name == name {
+			return p
+		}
+	}
+	return nil
 }
 
 // statusLine returns the counts of readers, streams and S2 sessions. There is one session for each
 // followed stream, whatever the number of its readers.
 func (f *devFleet) statusLine() string {
 	var readers, streams, sessions float64
-	for _, n := range f.nodes {
+	for _, n := range f.running() {
 		readers += n.metricSum("fantail_readers")
 		streams += n.metricSum("fantail_followed_streams")
 		sessions += n.metricSum("fantail_s2_read_sessions")

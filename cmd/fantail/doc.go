@@ -3,10 +3,12 @@
 // # What it owns
 //
 // The configuration (config.go: flags and FANTAIL_ variables, nothing else), how a node is built
-// and stopped (node.go), its admin address (admin.go, and admin_guard.go for what it refuses), the
-// process's log and signals (log.go, signals.go), what systemd is told (service_manager.go), and
-// the commands: healthcheck, serve (one node), dev (a fleet
-// on loopback, in one process), s2 (the embedded S2); token, sign and check, which make and explain
+// and stopped (node.go), its admin address (admin.go; admin_guard.go for what it refuses;
+// admin_report.go, admin_fleet.go and admin_streams.go for what it tells of the fleet; package
+// internal/page for the page that shows it), the process's log and signals (log.go, signals.go),
+// what systemd is told (service_manager.go), and the commands: healthcheck, serve (one node), dev
+// (a fleet on loopback, in one process, with a playground that kills and starts nodes:
+// playground.go), s2 (the embedded S2); token, sign and check, which make and explain
 // what package edge/access judges by. They read secrets from files or standard input, never from
 // arguments or variables, and print no part of a signature that they were given.
 //
@@ -50,5 +52,6 @@
 // node.stop waits for them. node.stopWithinGrace runs stop in one that it does not wait for longer
 // than the grace: then the process ends. A process has one that waits for signals, which the done
 // of stopOnSignal waits for; under systemd one that tells it how the node is, which
-// serveUnderManager waits for; and for each log line one until the line is written.
+// serveUnderManager waits for; and for each log line one until the line is written. The playground of
+// dev has one for its server and one for each reader that was added, which playground.close waits for.
 package main

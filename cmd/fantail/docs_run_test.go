@@ -96,18 +96,18 @@ func openDocPage(t *testing.T, page string) *docPage {
 	if page == "README.md" {
 		p.runDir = repository
 	}
-	public, admin, s2, backEnd := consecutivePorts(t, 3), consecutivePorts(t, 3), consecutivePorts(t, 1), consecutivePorts(t, 1)
+	public, admin, s2, backEnd, playground := consecutivePorts(t, 3), consecutivePorts(t, 3), consecutivePorts(t, 1), consecutivePorts(t, 1), consecutivePorts(t, 1)
 	var there, back []string
-	for i, first := range []int{public, admin, s2, backEnd} {
-		for k := range 3 {
-			doc, here := fmt.Sprintf("127.0.0.1:%d", []int{4437, 4447, 4430, 3000}[i]+k), fmt.Sprintf("127.0.0.1:%d", first+k)
+	for i, first := range []int{public, admin, s2, backEnd, playground} {
+		for k := range []int{3, 3, 1, 3, 1}[i] {
+			doc, here := fmt.Sprintf("127.0.0.1:%d", []int{4437, 4447, 4430, 3000, 4436}[i]+k), fmt.Sprintf("127.0.0.1:%d", first+k)
 			there, back = append(there, doc, here), append(back, here, doc)
 		}
 	}
 	p.ports, p.shown = strings.NewReplacer(there...), strings.NewReplacer(back...)
 	p.env = append(os.Environ(),
 		fmt.Sprintf("PATH=%s:%s:%s", filepath.Dir(fantail), pythonFolder(t, clients), os.Getenv("PATH")),
-		fmt.Sprintf("FANTAIL_PORT=%d", public), fmt.Sprintf("FANTAIL_ADMIN_PORT=%d", admin), fmt.Sprintf("FANTAIL_S2_PORT=%d", s2))
+		fmt.Sprintf("FANTAIL_PORT=%d", public), fmt.Sprintf("FANTAIL_ADMIN_PORT=%d", admin), fmt.Sprintf("FANTAIL_S2_PORT=%d", s2), fmt.Sprintf("FANTAIL_PAGE_PORT=%d", playground))
 	p.openShell()
 	return p
 }

@@ -15,6 +15,7 @@ type departure struct {
 	mu     sync.Mutex
 	state  drainState
 	since  time.Time          // when the node became not ready; zero: it has not
+	began  drainReport        // what there was to end when the departure began
 	final  bool               // the node stops
 	cancel context.CancelFunc // cancels an operator's departure
 	done   chan struct{}      // closed when that departure has ended
@@ -26,7 +27,8 @@ type drainState string
 const (
 	stateServing  drainState = "serving"
 	stateDraining drainState = "draining"
-	stateDrained  drainState = "drained" // no streams and no readers; requests are still served
+	stateDrained  drainState = "drained"  // no streams and no readers; requests are still served
+	stateStopping drainState = "stopping" // the process will end
 )
 
 // current returns the state, and whether the departure is final.
@@ -92,6 +94,7 @@ func (n *node) startDrain() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	d.state, d.since, d.cancel, d.done = stateDraining, time.Now(), cancel, done
+	d.began = drainReport{Readers: readers, Streams: int(streams)}
 	n.cfg.log.Info("draining", "readers", readers, "streams", streams, "over", n.cfg.drain)
 	go func() {
 		defer close(done)
@@ -154,13 +157,13 @@ func (d *departure) cancelLocked() (mine bool) {
 	return true
 }
 
-// makeFinal marks the departure as final.
-func (d *departure) makeFinal() {
+// makeFinal marks the departure as final. began says what there is to end.
+func (d *departure) makeFinal(began drainReport) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.final, d.state = true, stateDraining
 	if d.since.IsZero() {
-		d.since = time.Now()
+		d.since, d.began = time.Now(), began
 	}
 	d.cancelLocked()
 }
@@ -178,12 +181,45 @@ func (n *node) handleDrain(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	state, _ := n.departure.current()
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(struct {
-		State   drainState `json:"state"`
-		Readers int        `json:"readers"`
-		Streams float64    `json:"streams"`
-	}{state, n.edge.Readers(), n.metricSum("fantail_owned_streams")})
+	_ = json.NewEncoder(w).Encode(n.drainReport())
+}
+
+// drainReport is the answer of /admin/drain. The last three are absent while the node serves.
+type drainReport struct {
+	State          drainState `json:"state"`
+	Readers        int        `json:"readers"`
+	Streams        int        `json:"streams"`
+	Since          *time.Time `json:"since,omitempty"`
+	ReadersAtStart *int       `json:"readers_at_start,omitempty"`
+	StreamsAtStart *int       `json:"streams_at_start,omitempty"`
+}
+
+// workLeft returns what a departure has to end.
+func (n *node) workLeft() (left drainReport) {
+	if n.edge != nil {
+		left.Readers = n.edge.Readers()
+	}
+	left.Streams = int(n.metricSum("fantail_owned_streams"))
+	return left
+}
+
+// drainReport returns how far the departure is.
+func (n *node) drainReport() drainReport {
+	r := n.workLeft()
+	d := &n.departure
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r.State = d.state; r.State == "" {
+		r.State = stateServing
+	}
+	if d.final {
+		r.State = stateStopping
+	}
+	if r.State != stateServing {
+		since, began := d.since.UTC(), d.began
+		r.Since, r.ReadersAtStart, r.StreamsAtStart = &since, &began.Readers, &began.Streams
+	}
+	return r
 }

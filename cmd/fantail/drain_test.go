@@ -94,7 +94,7 @@ func TestCancellingADrainWhileTheNodeStops(t *testing.T) {
 			go func() { back <- n.cancelDrain() }()
 			synctest.Wait()
 			if final {
-				go n.departure.makeFinal()
+				go n.departure.makeFinal(drainReport{})
 			} else {
 				go func() { back <- n.cancelDrain() }()
 			}

@@ -93,13 +93,15 @@ type node struct {
 	serving        errgroup.Group
 	serverErrors   chan error // of servers that ended by themselves; has room for all, never closed
 	departure      departure
+	started        time.Time
+	fleetAsker     fleetAsker
 	stopBackground context.CancelFunc // ends the rebalancing of readers, and the watches on S2, readiness and rights
 	stopStep       atomic.Value       // string: the current step of stopping
 }
 
 // startNode builds a node and starts to serve. After an error it closes what it has opened.
 func startNode(ctx context.Context, cfg nodeConfig) (*node, error) {
-	n := &node{cfg: cfg, registry: prometheus.NewRegistry(), serverErrors: make(chan error, 2)}
+	n := &node{cfg: cfg, registry: prometheus.NewRegistry(), serverErrors: make(chan error, 2), started: time.Now()}
 	balance, steady := context.WithCancel(context.WithoutCancel(ctx))
 	n.stopBackground = steady
 	n.registerMetrics()
@@ -181,6 +183,9 @@ func (n *node) build(ctx context.Context) (err error) {
 	if n.adminListener, err = lc.Listen(ctx, "tcp", cfg.admin); err != nil {
 		return fmt.Errorf("admin address: %w", addressInUse(cfg.adminFlag, err))
 	}
+	if n.relay != nil {
+		n.relay.AnswerReports(n.answerQuestion)
+	}
 	n.adminServer = newAdminServer(n.adminHandler(), isLoopback(n.adminListener.Addr()), cfg.log)
 	return nil
 }
@@ -212,7 +217,7 @@ func (n *node) servePublic() error {
 // servers. Then it closes the fleet, the streams, and S2 last: appends in flight are written before
 // their Log closes.
 func (n *node) stop(ctx context.Context) error {
-	n.departure.makeFinal()
+	n.departure.makeFinal(n.workLeft())
 	n.stopBackground()
 	errs := []error{n.depart(ctx)}
 	if n.publicServer != nil {

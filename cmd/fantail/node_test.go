@@ -167,7 +167,7 @@ func TestLingerCountsFromReadiness(t *testing.T) {
 		defer n.edge.Close()
 		took := func() time.Duration {
 			began := time.Now()
-			n.departure.makeFinal()
+			n.departure.makeFinal(drainReport{})
 			if err := n.depart(t.Context()); err != nil {
 				t.Error(err)
 			}

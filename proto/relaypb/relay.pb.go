@@ -2499,6 +2499,99 @@ func (*PingReply) Descriptor() ([]byte, []int) {
 	return file_relay_proto_rawDescGZIP(), []int{30}
 }
 
+// ReportRequest asks for a report. Its question and its answer are JSON of the admin address, which
+// adds fields without a new version of this contract (cmd/docs/admin-api.md).
+type ReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 4 KiB.
+	Question      []byte `protobuf:"bytes,1,opt,name=question,proto3" json:"question,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRequest) Reset() {
+	*x = ReportRequest{}
+	mi := &file_relay_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRequest) ProtoMessage() {}
+
+func (x *ReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
+func (*ReportRequest) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReportRequest) GetQuestion() []byte {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+// ReportReply is the answer.
+type ReportReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1 MiB.
+	Report        []byte `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportReply) Reset() {
+	*x = ReportReply{}
+	mi := &file_relay_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportReply) ProtoMessage() {}
+
+func (x *ReportReply) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
+func (*ReportReply) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReportReply) GetReport() []byte {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
 var File_relay_proto protoreflect.FileDescriptor
 
 const file_relay_proto_rawDesc = "" +
@@ -2692,7 +2785,11 @@ const file_relay_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\fR\x05state\x12\x12\n" +
 	"\x04tail\x18\x03 \x03(\fR\x04tail\"\r\n" +
 	"\vPingRequest\"\v\n" +
-	"\tPingReply*7\n" +
+	"\tPingReply\"+\n" +
+	"\rReportRequest\x12\x1a\n" +
+	"\bquestion\x18\x01 \x01(\fR\bquestion\"%\n" +
+	"\vReportReply\x12\x16\n" +
+	"\x06report\x18\x01 \x01(\fR\x06report*7\n" +
 	"\x03Hop\x12\r\n" +
 	"\tHOP_FIRST\x10\x00\x12\x12\n" +
 	"\x0eHOP_REDIRECTED\x10\x01\x12\r\n" +
@@ -2725,7 +2822,7 @@ const file_relay_proto_rawDesc = "" +
 	"\x14PART_KIND_SUBSCRIBED\x10\x01\x12\x13\n" +
 	"\x0fPART_KIND_BATCH\x10\x02\x12\x13\n" +
 	"\x0fPART_KIND_MOVED\x10\x03\x12\x11\n" +
-	"\rPART_KIND_END\x10\x04\"\x04\b\x05\x10\a*\tKIND_WARM*\tKIND_SEAL*\tKIND_TOOK2\xc2\x04\n" +
+	"\rPART_KIND_END\x10\x04\"\x04\b\x05\x10\a*\tKIND_WARM*\tKIND_SEAL*\tKIND_TOOK2\x8c\x05\n" +
 	"\x05Relay\x12B\n" +
 	"\aControl\x12\x19.fantail.relay.v1.ToOwner\x1a\x18.fantail.relay.v1.ToEdge(\x010\x01\x12@\n" +
 	"\x04Bulk\x12\x1d.fantail.relay.v1.BulkRequest\x1a\x17.fantail.relay.v1.Frame0\x01\x12B\n" +
@@ -2734,7 +2831,8 @@ const file_relay_proto_rawDesc = "" +
 	"\bReadPage\x12\x1d.fantail.relay.v1.PageRequest\x1a\x1b.fantail.relay.v1.PageChunk0\x01\x12N\n" +
 	"\bTakeOver\x12!.fantail.relay.v1.TakeOverRequest\x1a\x1f.fantail.relay.v1.TakeOverReply\x12J\n" +
 	"\x04Hand\x12!.fantail.relay.v1.HandoverRequest\x1a\x1f.fantail.relay.v1.HandoverReply\x12B\n" +
-	"\x04Ping\x12\x1d.fantail.relay.v1.PingRequest\x1a\x1b.fantail.relay.v1.PingReplyB6Z4github.com/fantail-dev/fantail/proto/relaypb;relaypbb\x06proto3"
+	"\x04Ping\x12\x1d.fantail.relay.v1.PingRequest\x1a\x1b.fantail.relay.v1.PingReply\x12H\n" +
+	"\x06Report\x12\x1f.fantail.relay.v1.ReportRequest\x1a\x1d.fantail.relay.v1.ReportReplyB6Z4github.com/fantail-dev/fantail/proto/relaypb;relaypbb\x06proto3"
 
 var (
 	file_relay_proto_rawDescOnce sync.Once
@@ -2749,7 +2847,7 @@ func file_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_relay_proto_goTypes = []any{
 	(Hop)(0),                // 0: fantail.relay.v1.Hop
 	(Reason)(0),             // 1: fantail.relay.v1.Reason
@@ -2785,6 +2883,8 @@ var file_relay_proto_goTypes = []any{
 	(*HandoverReply)(nil),   // 31: fantail.relay.v1.HandoverReply
 	(*PingRequest)(nil),     // 32: fantail.relay.v1.PingRequest
 	(*PingReply)(nil),       // 33: fantail.relay.v1.PingReply
+	(*ReportRequest)(nil),   // 34: fantail.relay.v1.ReportRequest
+	(*ReportReply)(nil),     // 35: fantail.relay.v1.ReportReply
 }
 var file_relay_proto_depIdxs = []int32{
 	0,  // 0: fantail.relay.v1.Route.hop:type_name -> fantail.relay.v1.Hop
@@ -2824,16 +2924,18 @@ var file_relay_proto_depIdxs = []int32{
 	28, // 34: fantail.relay.v1.Relay.TakeOver:input_type -> fantail.relay.v1.TakeOverRequest
 	30, // 35: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
 	32, // 36: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
-	10, // 37: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
-	15, // 38: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
-	23, // 39: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
-	25, // 40: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
-	27, // 41: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
-	29, // 42: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
-	31, // 43: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
-	33, // 44: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
-	37, // [37:45] is the sub-list for method output_type
-	29, // [29:37] is the sub-list for method input_type
+	34, // 37: fantail.relay.v1.Relay.Report:input_type -> fantail.relay.v1.ReportRequest
+	10, // 38: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
+	15, // 39: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
+	23, // 40: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
+	25, // 41: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
+	27, // 42: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
+	29, // 43: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
+	31, // 44: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
+	33, // 45: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
+	35, // 46: fantail.relay.v1.Relay.Report:output_type -> fantail.relay.v1.ReportReply
+	38, // [38:47] is the sub-list for method output_type
+	29, // [29:38] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name
 	29, // [29:29] is the sub-list for extension extendee
 	0,  // [0:29] is the sub-list for field type_name
@@ -2852,7 +2954,7 @@ func file_relay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_relay_proto_rawDesc), len(file_relay_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -59,6 +59,7 @@ const (
 	Relay_TakeOver_FullMethodName = "/fantail.relay.v1.Relay/TakeOver"
 	Relay_Hand_FullMethodName     = "/fantail.relay.v1.Relay/Hand"
 	Relay_Ping_FullMethodName     = "/fantail.relay.v1.Relay/Ping"
+	Relay_Report_FullMethodName   = "/fantail.relay.v1.Relay/Report"
 )
 
 // RelayClient is the client API for Relay service.
@@ -84,6 +85,9 @@ type RelayClient interface {
 	Hand(ctx context.Context, in *HandoverRequest, opts ...grpc.CallOption) (*HandoverReply, error)
 	// Ping asks whether the node answers.
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingReply, error)
+	// Report asks the node for what an operator wants to know of it. Nothing else depends on the
+	// answer, so a node of a release without this call is only shown with less.
+	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportReply, error)
 }
 
 type relayClient struct {
@@ -198,6 +202,16 @@ func (c *relayClient) Ping(ctx context.Context, in *PingRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *relayClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportReply)
+	err := c.cc.Invoke(ctx, Relay_Report_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RelayServer is the server API for Relay service.
 // All implementations must embed UnimplementedRelayServer
 // for forward compatibility.
@@ -221,6 +235,9 @@ type RelayServer interface {
 	Hand(context.Context, *HandoverRequest) (*HandoverReply, error)
 	// Ping asks whether the node answers.
 	Ping(context.Context, *PingRequest) (*PingReply, error)
+	// Report asks the node for what an operator wants to know of it. Nothing else depends on the
+	// answer, so a node of a release without this call is only shown with less.
+	Report(context.Context, *ReportRequest) (*ReportReply, error)
 	mustEmbedUnimplementedRelayServer()
 }
 
@@ -254,6 +271,9 @@ func (UnimplementedRelayServer) Hand(context.Context, *HandoverRequest) (*Handov
 }
 func (UnimplementedRelayServer) Ping(context.Context, *PingRequest) (*PingReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Ping not implemented")
+}
+func (UnimplementedRelayServer) Report(context.Context, *ReportRequest) (*ReportReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
 }
 func (UnimplementedRelayServer) mustEmbedUnimplementedRelayServer() {}
 func (UnimplementedRelayServer) testEmbeddedByValue()               {}
@@ -384,6 +404,24 @@ func _Relay_Ping_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Relay_Report_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RelayServer).Report(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Relay_Report_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RelayServer).Report(ctx, req.(*ReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Relay_ServiceDesc is the grpc.ServiceDesc for Relay service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -406,6 +444,10 @@ var Relay_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Ping",
 			Handler:    _Relay_Ping_Handler,
+		},
+		{
+			MethodName: "Report",
+			Handler:    _Relay_Report_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

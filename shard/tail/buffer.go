@@ -23,6 +23,7 @@ type Buffer struct {
 	bytes    int
 	endErr   error // why the generation has ended; nil: it has not
 	refs     int   // readers and feeds
+	received Received
 	watchers map[Waker]struct{}
 }
 
@@ -108,6 +109,8 @@ func (t *Buffer) ExtendLater(r RecordBatch) (Wakers, error) {
 		r = r.SliceFrom(t.next)
 	}
 	t.batches = append(t.batches, r)
+	t.received.Messages += uint64(r.Len())
+	t.received.Bytes += uint64(len(r.Payload()))
 	t.addBytes(len(r.b))
 	// The visible tail stays within what the RecordBatch holds, and never falls.
 	t.next, t.info.Closed = r.To(), r.Closed() && r.Tail() <= r.To()

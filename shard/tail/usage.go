@@ -1,0 +1,39 @@
+package tail
+
+// Received counts what a Buffer was extended by since it was opened.
+type Received struct{ Messages, Bytes uint64 }
+
+// Usage tells how a Buffer is used.
+type Usage struct {
+	Stream   StreamID
+	Readers  int // references besides the feed's
+	Received Received
+	Tail     Pos
+	Closed   bool
+}
+
+func (t *Buffer) usage() Usage {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return Usage{Stream: t.stream, Readers: max(t.refs-1, 0), Received: t.received, Tail: t.info.Tail, Closed: t.info.Closed}
+}
+
+// EachUsage calls yield for each Buffer. yield must not block: no Buffer is opened meanwhile.
+func (s *Buffers) EachUsage(yield func(Usage)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.byStream {
+		yield(t.usage())
+	}
+}
+
+// UsageOf returns how the stream's Buffer is used; false: there is none.
+func (s *Buffers) UsageOf(id StreamID) (Usage, bool) {
+	s.mu.Lock()
+	t := s.byStream[id]
+	s.mu.Unlock()
+	if t == nil {
+		return Usage{}, false
+	}
+	return t.usage(), true
+}
