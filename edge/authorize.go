@@ -101,10 +101,15 @@ func (s *Server) denyUnlessObserving(w http.ResponseWriter, r *http.Request, d *
 		writeDenial(w, r, d)
 		return permit{}, false
 	}
+	s.logObserved(r, d)
+	return permit{}, true
+}
+
+// logObserved logs a request that would be refused.
+func (s *Server) logObserved(r *http.Request, d *access.Denial) {
 	s.observeLimiter.Do(func() {
 		s.cfg.Logger.Warn("would be refused", "reason", string(d.Reason), "status", d.Status, "method", methodLabel(r.Method), "path", clipForLog(r.URL.Path), "detail", d.Detail)
 	})
-	return permit{}, true
 }
 
 // stillAllows reports whether the right of an append still holds when it is to be handed on: its

@@ -15,12 +15,13 @@ type controlPath struct {
 const (
 	controlSegment = "__ds" // what the protocol reserves (PROTOCOL 6)
 	controlSession = "session"
+	controlStreams = "streams" // see serveListing
 )
 
 // parseControlPath parses an escaped URL path; false: it names nothing that this server has.
 func parseControlPath(escaped string) (c controlPath, ok bool) {
 	rest, ok := strings.CutPrefix(escaped, streamPathPrefix)
-	if !ok || !strings.HasSuffix(rest, "/"+controlSession) {
+	if !ok || !strings.HasSuffix(rest, "/"+controlSession) && !strings.HasSuffix(rest, "/"+controlStreams) {
 		return c, false
 	}
 	switch segments := strings.Split(rest, "/"); {
@@ -28,7 +29,7 @@ func parseControlPath(escaped string) (c controlPath, ok bool) {
 		return controlPath{defaultProject, segments[1]}, true
 	case len(segments) == 3 && segments[1] == controlSegment:
 		project, err := url.PathUnescape(segments[0])
-		return controlPath{project, segments[2]}, err == nil && project != ""
+		return controlPath{project, segments[2]}, err == nil && project != "" && project != controlSegment && !strings.Contains(project, "/")
 	}
 	return c, false
 }

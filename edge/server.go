@@ -56,6 +56,8 @@ type Config struct {
 	// CheckStream returns an error for a stream that no configured storage can hold: 404
 	// (nil: every stream is accepted).
 	CheckStream func(shard.StreamID) error
+	// Lister lists streams (nil: listings are refused).
+	Lister Lister
 	// ConnectionsFull reports that the machine has hardly any file descriptors left: readers are
 	// refused as beyond MaxReaders, and each answer is the last on its connection (nil: never).
 	ConnectionsFull func() bool
@@ -268,6 +270,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStr
 			s.preflight(w, r)
 			return nil
 		}
+	case isControl && control.what == controlStreams:
+		s.serveListing(w, r, control.project)
+		return nil
 	case isControl && s.cfg.Judge != nil:
 		s.serveControl(w, r, control)
 		return nil

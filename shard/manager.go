@@ -32,6 +32,7 @@ type Manager struct {
 	metrics          *metrics
 
 	sources         *sourceReader                   // reads the logs of forks' sources
+	listing         listing                         // bounds what listings read of storage
 	standingWatcher atomic.Pointer[standingWatcher] // nil: WatchStanding has not been called
 
 	ctx  context.Context // ends when Close has waited for the batches in flight
@@ -58,6 +59,7 @@ func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	h.clocks = newStorageClocks(h.log, &h.cfg, h.spawn)
 	h.forkAskLimiter = rate.NewLimiter(forkAsksPerSecond, forkAskBurst)
 	h.sources = newSourceReader(h.log, cfg.Now)
+	h.listing = newListing()
 	h.metrics = newMetrics(cfg.Metrics, h)
 	h.runEvery(sweepEvery, h.sweep)
 	h.runEvery(probeEvery, h.probeStorage)

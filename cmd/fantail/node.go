@@ -158,7 +158,7 @@ func (n *node) build(ctx context.Context) (err error) {
 		})
 	}
 	// The readers and writers.
-	cfg.edge.Logger, cfg.edge.Metrics = cfg.log, n.registry
+	cfg.edge.Logger, cfg.edge.Metrics, cfg.edge.Lister = cfg.log, n.registry, n.manager
 	if cfg.s2.Basin == "" { // a fixed basin holds all streams
 		cfg.edge.CheckStream = cfg.s2.CheckStream
 	}

@@ -43,6 +43,7 @@ var cases = []struct {
 	{"follow", testFollow},
 	{"follow ends", testFollowEnds},
 	{"rivals", testCompetingWriters},
+	{"listing", testListing},
 }
 
 // testCase holds one case's log and stream.

@@ -40,8 +40,8 @@ type FaultOdds struct {
 
 // Ops counts calls, and how often each fault occurred.
 type Ops struct {
-	Creates, Appends, Reads, Replays, Tails, Follows int
-	LostRequests, LostAcks, LateAcks                 int
+	Creates, Appends, Reads, Replays, Tails, Follows, Lists int
+	LostRequests, LostAcks, LateAcks                        int
 }
 
 type memoryLog struct {

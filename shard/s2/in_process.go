@@ -21,7 +21,8 @@ type InProcess struct{ logCalls }
 // with that name. Capped is the exception: it reports whether the stream's timestamps never exceed
 // the server's clock. Append returns the first position, and the timestamps of the first and last
 // record. Read returns records from seq on, or the last count records with fromEnd. Follow is a
-// read session: it calls fn with records, and at the tail with none. A Refusal is an error that S2
+// read session: it calls fn with records, and at the tail with none. List returns names in their order,
+// with the times at which the streams were created, in milliseconds. A Refusal is an error that S2
 // answered. Any other error means that there was no answer.
 type Basin interface {
 	EnsureBasin() error
@@ -30,6 +31,7 @@ type Basin interface {
 	Append(ctx context.Context, name string, in *pb.AppendInput) (start, startTime, endTime uint64, err error)
 	Tail(ctx context.Context, name string) (uint64, error)
 	Read(ctx context.Context, name string, seq uint64, count int, fromEnd bool) ([]*pb.SequencedRecord, error)
+	List(ctx context.Context, prefix, after string, limit int) (names []string, created []uint64, more bool, err error)
 	Follow(ctx context.Context, name string, seq uint64, fn func(recs []*pb.SequencedRecord, tail uint64) error) error
 }
 

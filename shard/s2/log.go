@@ -25,6 +25,8 @@ type service interface {
 	// count records.
 	read(ctx context.Context, basin, name string, from shard.Pos, count int, fromEnd bool) (shard.Page, error)
 	tail(ctx context.Context, basin, name string) (shard.Pos, error)
+	// list returns limit names at most that begin with prefix and sort above after, in their order.
+	list(ctx context.Context, basin, prefix, after string, limit int) (shard.LogList, error)
 	// runSession runs one read session from position from on. It calls opened once S2 has accepted
 	// it, and fn, on the caller's goroutine, with records as they come, and without records to tell
 	// the tail. With count, the session ends after so many records, or at the tail. The error is

@@ -16,6 +16,7 @@ const (
 	opCreate  operation = "create"
 	opSession operation = "read-session"
 	opWatch   operation = "watch"
+	opList    operation = "list-streams"
 )
 
 type metrics struct {
@@ -43,7 +44,7 @@ func newMetrics(reg prometheus.Registerer, h *health) metrics {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fantail_s2_requests_total", Help: "Calls of S2 by what came of them; a read session counts when it ends.",
 	}, []string{"op", "result"})
-	for _, o := range []operation{opAppend, opRead, opTail, opCreate, opSession, opWatch} {
+	for _, o := range []operation{opAppend, opRead, opTail, opCreate, opSession, opWatch, opList} {
 		if o != opSession {
 			m.durations[o] = seconds.WithLabelValues(string(o))
 		}

@@ -32,6 +32,7 @@ type basinEntry struct {
 	meta    basinMeta
 	usage   *StreamUsage // of listings
 	streams map[string]*stream
+	names   nameIndex // of streams
 }
 
 func newBasin(meta basinMeta) *basinEntry {
@@ -54,6 +55,7 @@ func openCatalogue(back storage, now func() time.Time) (*catalogue, error) {
 		}
 		if b := s.basins[m.Basin]; b != nil {
 			b.streams[m.Name] = newStream(m, log, h, now())
+			b.names.add(m.Name)
 		}
 	}
 	return s, nil
@@ -179,7 +181,10 @@ func (s *catalogue) createStream(b *basinEntry, meta streamMeta) (streamMeta, st
 		return meta, "", newError("storage", "%s", err)
 	}
 	st := newStream(meta, log, h, s.now())
-	s.update(func() { b.streams[meta.Name] = st })
+	s.update(func() {
+		b.streams[meta.Name] = st
+		b.names.add(meta.Name)
+	})
 	return meta, provisionCreated, nil
 }
 
@@ -322,7 +327,10 @@ func (s *catalogue) dropStream(b *basinEntry, st *stream) *apiError {
 		return newError("storage", "%s", err)
 	}
 	st.log.drop()
-	s.update(func() { delete(b.streams, st.name) })
+	s.update(func() {
+		delete(b.streams, st.name)
+		b.names.remove()
+	})
 	return nil
 }
 
