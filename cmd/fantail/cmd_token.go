@@ -16,31 +16,6 @@ import (
 	"github.com/fantail-dev/fantail/edge/access"
 )
 
-// The exit codes of the commands about rights, beside 1 for every other error.
-const (
-	exitTokenRefused = 3 // the token is not good
-	exitNotAllowed   = 4 // the token is good, and does not allow what was asked
-	exitWarnings     = 5 // the file is good, and has warnings that --strict forbids
-)
-
-// exitError ends the process with a code that scripts can tell apart.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
-
-// exitCode returns the code that an error ends the process with.
-func exitCode(err error) int {
-	var e *exitError
-	if errors.As(err, &e) {
-		return e.code
-	}
-	return 1
-}
-
 // stdio holds a command's input and output.
 type stdio struct {
 	in       io.Reader

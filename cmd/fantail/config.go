@@ -20,16 +20,34 @@ import (
 // cli holds the flags of every command. Each flag without env:"-" is also a variable: FANTAIL_ and
 // its name in capitals, such as FANTAIL_S2_TOKEN for --s2-token.
 type cli struct {
+	Config    string      `help:"File of settings (YAML): names of flags, or of commands with their flags below. Variables and flags count before it."`
 	LogLevel  *slog.Level `help:"Lowest level of log lines: debug, info, warn or error (default: info; for dev: warn)."`
 	LogFormat string      `help:"Format of log lines: text or json." enum:"text,json" default:"text"`
 
-	Dev         devCmd         `cmd:"" help:"Run nodes and an embedded S2 in one process, to try Fantail."`
-	Serve       serveCmd       `cmd:"" help:"Run one node, for production."`
-	S2          s2Cmd          `cmd:"" name:"s2" help:"Run the embedded S2 alone."`
-	Token       tokenCmd       `cmd:"" help:"Make and explain tokens."`
-	Sign        signCmd        `cmd:"" help:"Sign the URL of a stream, so that it can be read without a token."`
-	Check       checkCmd       `cmd:"" help:"Check a file of rights, and say what is seldom meant."`
-	Healthcheck healthcheckCmd `cmd:"" help:"Ask a node of this machine whether it is well. The exit status is 1 if it is not."`
+	Dev   devCmd   `cmd:"" help:"Run nodes and an embedded S2 in one process, to try Fantail." group:"servers"`
+	Serve serveCmd `cmd:"" help:"Run one node, for production." group:"servers"`
+	S2    s2Cmd    `cmd:"" name:"s2" help:"Run the embedded S2 alone." group:"servers"`
+
+	Ls     lsCmd     `cmd:"" help:"List the streams of a project." group:"streams"`
+	New    newCmd    `cmd:"" help:"Create a stream." group:"streams"`
+	Append appendCmd `cmd:"" help:"Append messages to a stream, each once, whatever becomes of connections and nodes." group:"streams"`
+	Tail   tailCmd   `cmd:"" help:"Print a stream, and wait for more with -f." group:"streams"`
+	Info   infoCmd   `cmd:"" help:"Describe a stream." group:"streams"`
+	Rm     rmCmd     `cmd:"" help:"Delete streams." group:"streams"`
+	Fork   forkCmd   `cmd:"" help:"Create a stream that begins with the messages of another one." group:"streams"`
+
+	Top         topCmd         `cmd:"" help:"Show the nodes of a fleet, and its streams by readers or bytes." group:"operations"`
+	Owner       ownerCmd       `cmd:"" help:"Say which node owns a stream, and which nodes read it." group:"operations"`
+	Drain       drainCmd       `cmd:"" help:"Move streams and readers away from a node." group:"operations"`
+	Undrain     undrainCmd     `cmd:"" help:"Take a drain back." group:"operations"`
+	Healthcheck healthcheckCmd `cmd:"" help:"Ask a node of this machine whether it is well. The exit status is 1 if it is not." group:"operations"`
+
+	Token tokenCmd `cmd:"" help:"Make and explain tokens." group:"rights"`
+	Sign  signCmd  `cmd:"" help:"Sign the URL of a stream, so that it can be read without a token." group:"rights"`
+	Check checkCmd `cmd:"" help:"Check a file of rights, and say what is seldom meant." group:"rights"`
+
+	Completion completionCmd `cmd:"" help:"Print a script by which bash, zsh or fish completes commands and flags." group:"other"`
+	VersionCmd versionCmd    `cmd:"" name:"version" help:"Print the version, the commit and the version of Go." group:"other"`
 
 	Version kong.VersionFlag `help:"Print the version, the commit and the version of Go."`
 }
@@ -157,21 +175,39 @@ func checkS2Settings(c *s2.Config) (errs []error) {
 }
 
 // newParser returns a parser that reads flags into c, and variables for flags that are not given.
-func newParser(c *cli) (*kong.Kong, error) {
-	return kong.New(c, kong.Name("fantail"), kong.UsageOnError(), kong.Vars{"version": currentBuild().String()},
+func newParser(c *cli, more ...kong.Option) (*kong.Kong, error) {
+	options := []kong.Option{
+		kong.Name("fantail"), kong.UsageOnError(), kong.ExplicitGroups(commandGroups),
+		kong.Vars{"version": currentBuild().String()},
 		kong.Description("Live, resumable streams for very many readers, kept in S2."),
-		kong.PostBuild(func(k *kong.Kong) error {
-			return kong.Visit(k.Model, func(n kong.Visitable, next kong.Next) error {
-				if f, ok := n.(*kong.Flag); ok {
-					f.Envs = nil
-					if hasVariable(f) {
-						f.Envs = []string{variableOfFlag(f)}
-					}
-					f.Tag.Envs = f.Envs
-				}
-				return next(nil)
-			})
-		}))
+		kong.PostBuild(nameVariables),
+	}
+	return kong.New(c, append(options, more...)...)
+}
+
+// commandGroups are the titles in the list of commands, and of flags.
+var commandGroups = []kong.Group{
+	{Key: "servers", Title: "Servers:"},
+	{Key: "streams", Title: "Streams, by any HTTP address:"},
+	{Key: "operations", Title: "Operations, by admin addresses:"},
+	{Key: "rights", Title: "Rights:"},
+	{Key: "other", Title: "Other:"},
+	{Key: "auth", Title: "Rights of clients:"},
+	{Key: "fleet", Title: "Fleet:"},
+}
+
+// nameVariables gives each flag its variable.
+func nameVariables(k *kong.Kong) error {
+	return kong.Visit(k.Model, func(n kong.Visitable, next kong.Next) error {
+		if f, ok := n.(*kong.Flag); ok {
+			f.Envs = nil
+			if hasVariable(f) {
+				f.Envs = []string{variableOfFlag(f)}
+			}
+			f.Tag.Envs = f.Envs
+		}
+		return next(nil)
+	})
 }
 
 // variableOfFlag returns a flag's name as a variable: FANTAIL_S2_TOKEN for s2-token.

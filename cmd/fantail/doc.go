@@ -6,11 +6,15 @@
 // and stopped (node.go), its admin address (admin.go; admin_guard.go for what it refuses;
 // admin_report.go, admin_fleet.go and admin_streams.go for what it tells of the fleet; package
 // internal/page for the page that shows it), the process's log and signals (log.go, signals.go),
-// what systemd is told (service_manager.go), and the commands: healthcheck, serve (one node), dev
-// (a fleet on loopback, in one process, with a playground that kills and starts nodes:
-// playground.go), s2 (the embedded S2); token, sign and check, which make and explain
-// what package edge/access judges by. They read secrets from files or standard input, never from
-// arguments or variables, and print no part of a signature that they were given.
+// what systemd is told (service_manager.go), and the commands, each in a file of its name (cmd_*.go).
+// serve (one node), dev (a fleet on loopback, in one process, with a playground that kills and starts
+// nodes: playground.go) and s2 (the embedded S2) are servers. token, sign and check make and explain
+// what package edge/access judges by; they read secrets from files or standard input, never from
+// arguments or variables, and print no part of a signature that they were given. ls, new, append,
+// tail, info, rm and fork are clients of any server of Durable Streams (remote.go, and package
+// internal/dsclient, which speaks the protocol); top, owner, drain and undrain ask the admin address
+// of a node (admin_client.go). exit_codes.go has the codes that all end with, config_file.go the file
+// of settings.
 //
 // # The life of a node
 //

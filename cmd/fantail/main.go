@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+
+	"github.com/alecthomas/kong"
 )
 
 func main() {
@@ -19,13 +21,13 @@ func main() {
 // ended, or the time for that is over. It calls each of whole with the logger.
 func run(args, environ []string, whole ...func(*slog.Logger)) error {
 	var c cli
-	parser, err := newParser(&c)
+	parser, err := parserFor(&c, args, environ)
 	if err != nil {
 		return err
 	}
 	cmd, err := parser.Parse(args)
 	if err := errors.Join(checkVariables(parser.Model, environ), err); err != nil {
-		return err
+		return usageError(err)
 	}
 	level := slog.LevelInfo
 	if cmd.Command() == "dev" { // it prints a status line
@@ -41,5 +43,19 @@ func run(args, environ []string, whole ...func(*slog.Logger)) error {
 	ctx, again, done := stopOnSignal(context.Background(), cmd.Command() != "serve")
 	defer done()
 	cmd.BindTo(ctx, (*context.Context)(nil))
+	cmd.Bind(processIO, parser)
 	return cmd.Run(log, logFormat(c.LogFormat), again)
+}
+
+// parserFor returns a parser that knows the file of settings that the arguments or variables name.
+func parserFor(c *cli, args, environ []string) (*kong.Kong, error) {
+	settings, err := openConfigFile(args, environ)
+	if err != nil {
+		return nil, usageError(err)
+	}
+	var options []kong.Option
+	if settings != nil {
+		options = append(options, kong.Resolvers(settings))
+	}
+	return newParser(c, options...)
 }
