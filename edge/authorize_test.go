@@ -291,7 +291,7 @@ func TestSpellingsHaveOneVerdict(t *testing.T) {
 		"/v1/stream/acme/rooms/a": 200, "/v1/stream/acme/rooms/%61": 200, "/v1/stream/%61cme/rooms/a": 200,
 		"/v1/stream/acme/secret": 403, "/v1/stream/acme/%73ecret": 403, "/v1/stream/acme/rooms%2Fa": 400,
 		"/v1/stream/acme/rooms/../secret": 400, "/v1/stream/acme/rooms//a": 400, "/v1/stream/secret": 403,
-		"/v1/stream/acme/__ds/streams": 501, "/v1/stream/__ds/revocations": 501,
+		"/v1/stream/acme/__ds/streams": 403, "/v1/stream/%61cme/__ds/streams": 403, "/v1/stream/acme/__ds/subscriptions": 501, "/v1/stream/__ds/revocations": 501,
 	} {
 		resp, b := refusedRequest{method: "GET"}.send(t, http.DefaultClient, s.url+path, refusedCredential{header: token})
 		if resp.StatusCode != status {

@@ -54,8 +54,7 @@ func newListing() listing {
 
 var errListsBusy = fmt.Errorf("%w: too many listings are asked for; try again in a moment", ErrOverloaded)
 
-// ErrCannotList is returned where storage has no listing.
-var ErrCannotList = errors.New("storage cannot list streams")
+var errCannotList = fmt.Errorf("%w: it has no listing", ErrLogDenied)
 
 // List returns the names of a project's streams that begin with prefix and sort above after, limit of
 // them at most, in their order. They are names that have been used: some may be of streams that were
@@ -64,7 +63,7 @@ func (m *Manager) List(ctx context.Context, project, prefix, after string, limit
 	log, ok := m.log.Log.(ListingLog)
 	switch {
 	case !ok:
-		return LogList{}, 0, ErrCannotList
+		return LogList{}, 0, errCannotList
 	case m.StoreDown():
 		return LogList{}, 0, ErrStoreDown
 	}
