@@ -85,11 +85,11 @@ function fillCard(card, entry, play) {
       lines.push(
         ["Streams", count(node.owned_streams)],
         ["Readers", count(Object.values(node.readers).reduce((sum, n) => sum + n, 0))],
-        ["Read sessions", count(node.s2_read_sessions)],
+        ["Sessions", count(node.s2_read_sessions)],
         ["Delivers", delivered == null ? "…" : `${count(delivered)} a second`],
       )
     }
-    if (!member.self && member.link === "up") lines.push(["Clock off by", `${count(Math.abs(member.clock_ahead_ms))} ms`])
+    if (!member.self && member.link === "up") lines.push(["Clock off", `${count(Math.abs(member.clock_ahead_ms))} ms`])
     lines.push(["Address", node?.http ?? member.http])
     if (node) lines.push(["Version", node.version])
   } else if (entry.toy) lines.push(["Address", entry.toy.http.replace("http://", "")])
@@ -174,7 +174,7 @@ export function showMeter(fleet) {
   keyed($("bars"), rows, (row) => row[0], (row) => el("tr", {}, el("th", { scope: "row" }, row[0]), el("td", { class: "number" }), el("td", { class: "number" }), el("td", {}, el("div", { class: "bar", "aria-hidden": "true" }))), (tr, [, n, cost]) => {
     setText(tr.children[1], count(n))
     setText(tr.children[2], dollars(cost))
-    tr.querySelector(".bar").style.width = `${(100 * cost) / most}%`
+    tr.querySelector(".bar").style.width = cost > 0 ? `max(3px, ${(100 * cost) / most}%)` : "0"
   })
 }
 

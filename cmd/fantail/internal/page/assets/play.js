@@ -263,7 +263,7 @@ function makeReader(node) {
     el("div", { class: "card-head" }, el("h3", {}, `Reader at ${node.name}`), el("span", { class: "badge" }, "idle")),
     el("ol", { class: "messages", tabindex: "0", "aria-label": `What the reader at ${node.name} received` }),
     el("p", { class: "counts" }, el("span", {}, "received ", el("b", {}, "0")), el("span", {}, "missing ", el("b", {}, "0")), el("span", {}, "doubled ", el("b", {}, "0")), el("span", { class: "where" })),
-    makeButtons(node.name, ["kill", "start"]))
+    makeButtons(node.name, ["kill", "start"], node.name))
   readers.set(node.name, new Reader(node, card))
   return card
 }
@@ -275,9 +275,9 @@ const verbs = [
   ["start", "Start", "starts it again"],
 ]
 
-export function makeButtons(name, some = ["kill", "stop", "start"]) {
+export function makeButtons(name, some = ["kill", "stop", "start"], shown = "") {
   return el("div", { class: "row" }, verbs.filter(([verb]) => some.includes(verb)).map(([verb, text, help]) =>
-    el("button", { type: "button", class: verb === "kill" ? "small danger" : "small", "data-verb": verb, title: help, "aria-label": `${text} ${name}`, click: (event) => act(event.currentTarget, verb, name) }, text)))
+    el("button", { type: "button", class: verb === "kill" ? "small danger" : "small", "data-verb": verb, title: help, "aria-label": `${text} ${name}`, click: (event) => act(event.currentTarget, verb, name) }, shown ? `${text} ${shown}` : text)))
 }
 
 export function fillButtons(card, { toy }) {
