@@ -148,18 +148,18 @@ func writeDenial(w http.ResponseWriter, r *http.Request, d *access.Denial) {
 	if d.SetCookie != "" {
 		h.Add("Set-Cookie", d.SetCookie)
 	}
-	m := denialProblems[d.Slug]
-	m.status, m.retry = d.Status, retryRange{}
+	k := denialProblems[d.Slug]
+	k.status, k.retry = d.Status, retryRange{}
 	if d.RetryAfter > 0 {
 		seconds := int((d.RetryAfter + time.Second - 1) / time.Second)
-		m.retry = retryRange{seconds, seconds}
+		k.retry = retryRange{seconds, seconds}
 	}
-	noteRefusal(w, m, d)
-	if m.retry.max > 0 && r.Method == http.MethodGet && acceptsEvents(r) && r.URL.Query().Get(paramLive) == "sse" {
-		writeRetryEvents(w, m)
+	noteRefusal(w, k, d)
+	if k.retry.max > 0 && r.Method == http.MethodGet && acceptsEvents(r) && r.URL.Query().Get(paramLive) == "sse" {
+		writeRetryEvents(w, k)
 		return
 	}
-	writeProblemDocument(w, m, problem{Detail: d.Detail, Reason: string(d.Reason)})
+	writeProblemDocument(w, k, problem{Detail: d.Detail, Reason: string(d.Reason)})
 }
 
 // abandonedBodyTime bounds the wait for a small body that no handler reads.

@@ -111,8 +111,8 @@ func (s *Server) releaseFirstRun(c *catchUpChunk) {
 func (s *Server) readChunk(ctx context.Context, id shard.StreamID, info shard.Info, at position.Position, fromStart bool) (catchUpChunk, error) {
 	c := catchUpChunk{next: at}
 	for !c.full && !at.AtEnd(info) {
-		l := at.CurrentSegment(id, info)
-		page, err := s.streams.ReadPage(ctx, l.ID, l.Info, at.Pos)
+		seg := at.CurrentSegment(id, info)
+		page, err := s.streams.ReadPage(ctx, seg.ID, seg.Info, at.Pos)
 		var trimmed *shard.TrimmedError
 		if errors.As(err, &trimmed) && fromStart && c.messages == 0 && trimmed.First > at.Pos {
 			at.Pos = trimmed.First // the first position that is kept
@@ -123,11 +123,11 @@ func (s *Server) readChunk(ctx context.Context, id shard.StreamID, info shard.In
 		if err != nil {
 			return c, err
 		}
-		next := c.addPage(page, at.Pos, l.Info.Tail)
+		next := c.addPage(page, at.Pos, seg.Info.Tail)
 		if next > 0 {
 			c.next = position.Position{Inherited: at.Inherited, Pos: next}.SkipReadSegments(info.Start)
 		}
-		at.Pos = max(at.Pos, next, min(page.To(), l.Info.Tail))
+		at.Pos = max(at.Pos, next, min(page.To(), seg.Info.Tail))
 		at = at.SkipReadSegments(info.Start)
 	}
 	if !c.full {

@@ -133,9 +133,9 @@ func isTemporary(err error) bool { return problemOf(err).retry.max > 0 }
 
 // writeError answers with the problem of err.
 func writeError(w http.ResponseWriter, err error) {
-	m := problemOf(err)
-	noteRefusal(w, m, err)
-	writeProblem(w, m, requestDetail(err))
+	k := problemOf(err)
+	noteRefusal(w, k, err)
+	writeProblem(w, k, requestDetail(err))
 }
 
 // writeEventsError is writeError for a read with live=sse. An EventSource gives up for good at any
@@ -143,16 +143,16 @@ func writeError(w http.ResponseWriter, err error) {
 // an empty event stream that says how long to wait. A client without the Accept
 // header of an EventSource can read a status and Retry-After.
 func writeEventsError(w http.ResponseWriter, r *http.Request, err error) {
-	m := problemOf(err)
+	k := problemOf(err)
 	if !isTemporary(err) || !acceptsEvents(r) {
 		writeError(w, err)
 		return
 	}
-	noteRefusal(w, m, err)
+	noteRefusal(w, k, err)
 	if !errors.Is(err, errConnFull) { // see admitOnConn
 		w.Header().Set("Connection", "close") // the next attempt may meet another node
 	}
-	writeRetryEvents(w, m)
+	writeRetryEvents(w, k)
 }
 
 // writeReaderError is writeEventsError for an error that may be the Judge's.
@@ -171,45 +171,45 @@ func acceptsEvents(r *http.Request) bool {
 }
 
 // writeRetryEvents answers with an empty event stream that says how long to wait.
-func writeRetryEvents(w http.ResponseWriter, m problemKind) {
+func writeRetryEvents(w http.ResponseWriter, k problemKind) {
 	w.Header().Set(hRequestID, newRequestID())
 	setSSEHeaders(w.Header(), sse.FramingText)
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(retryEvent(time.Duration(m.retry.min)*time.Second, time.Duration(m.retry.max)*time.Second))
+	_, _ = w.Write(retryEvent(time.Duration(k.retry.min)*time.Second, time.Duration(k.retry.max)*time.Second))
 }
 
 // writeProblem writes a problem; specific is what is wrong with this very request.
-func writeProblem(w http.ResponseWriter, m problemKind, specific string) {
-	writeProblemDocument(w, m, problem{Detail: m.composeDetail(specific)})
+func writeProblem(w http.ResponseWriter, k problemKind, specific string) {
+	writeProblemDocument(w, k, problem{Detail: k.composeDetail(specific)})
 }
 
 // writeProblemDocument writes a problem that has its details already.
-func writeProblemDocument(w http.ResponseWriter, m problemKind, p problem) {
+func writeProblemDocument(w http.ResponseWriter, k problemKind, p problem) {
 	h := w.Header()
-	p.Type, p.Title, p.Status = problemBase+m.slug, m.title, m.status
-	if m.status >= http.StatusInternalServerError && m.status != http.StatusNotImplemented {
+	p.Type, p.Title, p.Status = problemBase+k.slug, k.title, k.status
+	if k.status >= http.StatusInternalServerError && k.status != http.StatusNotImplemented {
 		p.Request = newRequestID()
 		h.Set(hRequestID, p.Request)
 	}
 	h.Del("ETag")
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
-	if m.retry.max > 0 {
-		h.Set("Retry-After", strconv.Itoa(m.retry.min+rand.N(m.retry.max-m.retry.min+1)))
+	if k.retry.max > 0 {
+		h.Set("Retry-After", strconv.Itoa(k.retry.min+rand.N(k.retry.max-k.retry.min+1)))
 	}
-	w.WriteHeader(m.status)
+	w.WriteHeader(k.status)
 	_ = json.NewEncoder(w).Encode(p)
 }
 
 // writeRefusal answers a write that was not accepted, with what the client needs to continue
 // (PROTOCOL 5.2).
 func writeRefusal(w http.ResponseWriter, req *shard.Request, out shard.Outcome) {
-	m, ok := codeProblems[out.Code]
+	k, ok := codeProblems[out.Code]
 	if !ok {
-		m = unexpectedProblem
+		k = unexpectedProblem
 	}
 	h := w.Header()
-	noteRefusal(w, m, nil)
+	noteRefusal(w, k, nil)
 	switch out.Code {
 	case shard.CodeClosed:
 		h.Set(hClosed, "true")
@@ -222,7 +222,7 @@ func writeRefusal(w http.ResponseWriter, req *shard.Request, out shard.Outcome) 
 		h.Set(hExpectedSeq, strconv.FormatUint(out.Expected, 10))
 		h.Set(hReceivedSeq, strconv.FormatUint(out.Received, 10))
 	}
-	writeProblem(w, m, refusalDetail(req, out))
+	writeProblem(w, k, refusalDetail(req, out))
 }
 
 var (

@@ -203,13 +203,13 @@ func TestVerdictsAreMapped(t *testing.T) {
 	names := declared(t, regexp.MustCompile(`^Code[A-Z]`))
 	refusals := 0
 	for c := shard.Code(1); c < 255; c++ {
-		m, ok := codeProblems[c]
+		k, ok := codeProblems[c]
 		if !ok {
 			continue
 		}
 		refusals++
-		if c.Accepted() || m.status < 400 || m.status >= 500 {
-			t.Errorf("code %d: %d", c, m.status)
+		if c.Accepted() || k.status < 400 || k.status >= 500 {
+			t.Errorf("code %d: %d", c, k.status)
 		}
 		w := httptest.NewRecorder()
 		writeRefusal(w, &shard.Request{Stream: "p/s", Type: "text/html"}, shard.Outcome{
@@ -219,7 +219,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 		why := map[shard.Code]string{
 			shard.CodeNotFound: "p/s does not exist", shard.CodeGone: "p/s does not exist", shard.CodeConfigDiffers: "p/s exists",
 		}[c]
-		if p := answered(t, w); w.Code != m.status || p.Type != problemBase+m.slug || !strings.HasPrefix(p.Detail, cmp.Or(why, "because")) {
+		if p := answered(t, w); w.Code != k.status || p.Type != problemBase+k.slug || !strings.HasPrefix(p.Detail, cmp.Or(why, "because")) {
 			t.Errorf("code %d: %d %+v", c, w.Code, p)
 		}
 		h := w.Header()

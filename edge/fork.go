@@ -150,12 +150,12 @@ func (s *Server) nextMessage(
 ) ([]byte, position.Position, error) {
 	for !at.AtEnd(info) {
 		if !near.contains(at) {
-			l := at.CurrentSegment(id, info)
-			r, err := s.streams.ReadPage(ctx, l.ID, l.Info, at.Pos)
+			seg := at.CurrentSegment(id, info)
+			batch, err := s.streams.ReadPage(ctx, seg.ID, seg.Info, at.Pos)
 			if err != nil {
 				return nil, at, err
 			}
-			*near = lastPage{r, len(at.Inherited)}
+			*near = lastPage{batch, len(at.Inherited)}
 		}
 		if i := near.Search(at.Pos); i < near.Len() {
 			m := near.Message(i)

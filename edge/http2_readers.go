@@ -22,16 +22,16 @@ const (
 // connection stay. Other clients are not told so: those that queue requests themselves, as Go's,
 // would leave queued requests on the connection, where they would never be answered.
 func (s *Server) admitOnConn(w http.ResponseWriter, r *http.Request) (done func(), err error) {
-	wire := netconn.Of(r)
-	if r.ProtoMajor < 2 || wire == nil {
+	conn := netconn.Of(r)
+	if r.ProtoMajor < 2 || conn == nil {
 		return func() {}, nil
 	}
-	if wire.HTTP2Readers.Add(1) > maxConnReaders {
-		wire.HTTP2Readers.Add(-1)
+	if conn.HTTP2Readers.Add(1) > maxConnReaders {
+		conn.HTTP2Readers.Add(-1)
 		if r.Header.Get("Sec-Fetch-Mode") != "" {
 			w.Header().Set("Connection", "close")
 		}
 		return nil, s.metrics.countRefused(errConnFull)
 	}
-	return func() { wire.HTTP2Readers.Add(-1) }, nil
+	return func() { conn.HTTP2Readers.Add(-1) }, nil
 }

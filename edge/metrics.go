@@ -147,11 +147,11 @@ func (m *metrics) registerSendBudget(reg prometheus.Registerer, by requestMode, 
 }
 
 // registerWritesBudget registers a gauge of what writes are charged.
-func (m *metrics) registerWritesBudget(reg prometheus.Registerer, in *writesBudget) {
+func (m *metrics) registerWritesBudget(reg prometheus.Registerer, b *writesBudget) {
 	if reg != nil {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fantail_writes_held_bytes", Help: "Memory charged for writes until they are answered.",
-		}, func() float64 { return float64(in.held.Load()) }))
+		}, func() float64 { return float64(b.held.Load()) }))
 	}
 }
 

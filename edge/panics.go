@@ -40,7 +40,7 @@ func (s *Server) abortStream(v any) {
 }
 
 // readPageRecovered is Backend.ReadPage for a goroutine on which nothing else recovers.
-func (s *Server) readPageRecovered(ctx context.Context, l position.Segment, pos shard.Pos) (r shard.RecordBatch, err error) {
+func (s *Server) readPageRecovered(ctx context.Context, seg position.Segment, pos shard.Pos) (batch shard.RecordBatch, err error) {
 	defer s.recoverReader(&err)
-	return s.streams.ReadPage(ctx, l.ID, l.Info, pos)
+	return s.streams.ReadPage(ctx, seg.ID, seg.Info, pos)
 }

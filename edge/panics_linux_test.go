@@ -58,12 +58,12 @@ func brokenRange(t *testing.T, from shard.Pos) shard.RecordBatch {
 	b[15], b[23], b[31] = byte(from), byte(from+1), byte(from+1)
 	b[fixed+7], b[fixed+11] = 1, 3
 	copy(b[fixed+index:], "abc")
-	r, err := shard.ParseBatch(b)
+	batch, err := shard.ParseBatch(b)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b[fixed+8] = 0x7f // it was checked before
-	return r
+	return batch
 }
 
 // A panic costs the reader whose bytes made it, by whatever driver, and no other; what

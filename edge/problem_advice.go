@@ -113,10 +113,10 @@ func withStreamName(id shard.StreamID, err error) error {
 
 // composeDetail returns a problem's detail: what is wrong with this request, unless the title says
 // just that, and what to do. Of a failure of the layers behind, it says only what to do.
-func (m problemKind) composeDetail(specific string) string {
-	do := problemAdvice[m.slug]
+func (k problemKind) composeDetail(specific string) string {
+	do := problemAdvice[k.slug]
 	switch {
-	case specific == "" || m.status >= http.StatusInternalServerError || strings.EqualFold(specific, m.title):
+	case specific == "" || k.status >= http.StatusInternalServerError || strings.EqualFold(specific, k.title):
 		return do
 	case strings.Contains(specific, "send "), strings.Contains(specific, "want "): // it says what to do already
 		return specific

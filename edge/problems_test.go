@@ -26,8 +26,8 @@ func problemTypes() map[string][]problemKind {
 	for _, c := range slices.Sorted(maps.Keys(codeProblems)) {
 		types[codeProblems[c].slug] = append(types[codeProblems[c].slug], codeProblems[c])
 	}
-	for slug, m := range denialProblems {
-		types[slug] = append(types[slug], m)
+	for slug, k := range denialProblems {
+		types[slug] = append(types[slug], k)
 	}
 	return types
 }
@@ -66,11 +66,11 @@ func TestProblemsPage(t *testing.T) {
 func writeProblemSection(out *strings.Builder, slug string, kinds []problemKind) {
 	var titles []string
 	later := ""
-	for _, m := range kinds {
-		if !slices.Contains(titles, m.title) {
-			titles = append(titles, m.title)
+	for _, k := range kinds {
+		if !slices.Contains(titles, k.title) {
+			titles = append(titles, k.title)
 		}
-		if m.retry.max > 0 {
+		if k.retry.max > 0 {
 			later = ", with `Retry-After`"
 		}
 	}

@@ -23,8 +23,8 @@ const minRebalanceAge = 30 * time.Second
 
 // readersToMove returns how many of its mine readers this node should disconnect in the next
 // second, given the counts of the other nodes.
-func (b RebalancePolicy) readersToMove(mine int, others []int) int {
-	if b.Threshold <= 0 || len(others) == 0 {
+func (p RebalancePolicy) readersToMove(mine int, others []int) int {
+	if p.Threshold <= 0 || len(others) == 0 {
 		return 0
 	}
 	sum := mine
@@ -33,17 +33,17 @@ func (b RebalancePolicy) readersToMove(mine int, others []int) int {
 	}
 	mean := float64(sum) / float64(1+len(others))
 	above := float64(mine) - mean
-	if above <= float64(b.Floor) || above <= mean*b.Threshold {
+	if above <= float64(p.Floor) || above <= mean*p.Threshold {
 		return 0
 	}
-	return int(math.Ceil(min(float64(mine)*b.Rate, above)))
+	return int(math.Ceil(min(float64(mine)*p.Rate, above)))
 }
 
 // Rebalance disconnects event streams, slowly, while this node has many more than
 // others, until ctx ends. exchange tells the fleet how many are here and returns how many
 // each other node has. A reader is disconnected only after minRebalanceAge, and between two
 // events.
-func (s *Server) Rebalance(ctx context.Context, b RebalancePolicy, exchange func(readers int) (others []int)) {
+func (s *Server) Rebalance(ctx context.Context, p RebalancePolicy, exchange func(readers int) (others []int)) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for n := 0; ; {
@@ -57,7 +57,7 @@ func (s *Server) Rebalance(ctx context.Context, b RebalancePolicy, exchange func
 		case shed <- struct{}{}:
 			n--
 		case <-tick.C:
-			if n = b.readersToMove(s.Readers(), exchange(s.Readers())); s.rules.Orders().Drain {
+			if n = p.readersToMove(s.Readers(), exchange(s.Readers())); s.rules.Orders().Drain {
 				n = 0 // the drain disconnects them anyway
 			}
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 func TestExcess(t *testing.T) {
-	b := RebalancePolicy{Threshold: 0.25, Floor: 200, Rate: 0.01}
+	p := RebalancePolicy{Threshold: 0.25, Floor: 200, Rate: 0.01}
 	for _, c := range []struct {
 		mine   int
 		others []int
@@ -23,7 +23,7 @@ func TestExcess(t *testing.T) {
 		{299, []int{0, 0}, 0}, // below the floor
 		{0, []int{30_000, 30_000}, 0},
 	} {
-		if got := b.readersToMove(c.mine, c.others); got != c.want {
+		if got := p.readersToMove(c.mine, c.others); got != c.want {
 			t.Errorf("%d beside %v: %d a second, not %d", c.mine, c.others, got, c.want)
 		}
 	}

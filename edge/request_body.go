@@ -183,13 +183,13 @@ func (b *bodyReader) newGunzip() (*gzip.Reader, error) {
 
 // readBody reads a body. Memory is charged once something has arrived, and then as it grows, by four
 // times each time. An array with too many elements is refused while it arrives.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request, h *bodyCharge, isJSON bool) (data []byte, err error) {
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, c *bodyCharge, isJSON bool) (data []byte, err error) {
 	coded, err := hasGzipBody(r)
 	if err != nil {
 		return nil, err
 	}
 	if netconn.HasArrived(r.Body) && !coded { // of an append connection
-		if err := h.reserve(r.ContentLength); err != nil {
+		if err := c.reserve(r.ContentLength); err != nil {
 			return nil, err
 		}
 		data = make([]byte, r.ContentLength)
@@ -198,13 +198,13 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, h *bodyCharge,
 	}
 	s.metrics.bodies.Inc()
 	defer s.metrics.bodies.Dec()
-	b := bodyReader{server: s, w: w, r: r, charge: h, began: time.Now()}
+	b := bodyReader{server: s, w: w, r: r, charge: c, began: time.Now()}
 	most := shard.MaxBody + 1
 	if r.ContentLength > 0 && !coded {
 		most = int(r.ContentLength)
 	}
 	defer func() {
-		if h.finishBody() && err == nil {
+		if c.finishBody() && err == nil {
 			b.closeAfterResponse()
 			err = errBodyEvicted
 		}

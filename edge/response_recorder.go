@@ -27,25 +27,25 @@ type responseRecorder struct {
 var recorderPool = sync.Pool{New: func() any { return new(responseRecorder) }}
 
 // WriteHeader implements http.ResponseWriter.
-func (t *responseRecorder) WriteHeader(status int) {
-	if t.status == 0 || t.status < 200 {
-		t.status = status
+func (rec *responseRecorder) WriteHeader(status int) {
+	if rec.status == 0 || rec.status < 200 {
+		rec.status = status
 	}
-	t.ResponseWriter.WriteHeader(status)
+	rec.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements http.ResponseWriter.
-func (t *responseRecorder) Write(b []byte) (int, error) {
-	if t.status == 0 {
-		t.status = http.StatusOK
+func (rec *responseRecorder) Write(b []byte) (int, error) {
+	if rec.status == 0 {
+		rec.status = http.StatusOK
 	}
-	n, err := t.ResponseWriter.Write(b)
-	t.bytes += n
+	n, err := rec.ResponseWriter.Write(b)
+	rec.bytes += n
 	return n, err
 }
 
 // Unwrap is called by http.ResponseController.
-func (t *responseRecorder) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+func (rec *responseRecorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
 
 // recorderOf returns the recorder beneath a ResponseWriter; nil: there is none.
 func recorderOf(w http.ResponseWriter) *responseRecorder {
@@ -64,25 +64,25 @@ func recorderOf(w http.ResponseWriter) *responseRecorder {
 // appendRequestSize returns the size of a request on an append connection, beneath the recorder;
 // false: net/http has the connection.
 func appendRequestSize(w http.ResponseWriter) (size int, ok bool) {
-	if t := recorderOf(w); t != nil {
-		w = t.ResponseWriter
+	if rec := recorderOf(w); rec != nil {
+		w = rec.ResponseWriter
 	}
 	return netconn.AppendRequestSize(w)
 }
 
 // noteMode records what kind of request it is.
 func noteMode(w http.ResponseWriter, m requestMode) {
-	if t := recorderOf(w); t != nil {
-		t.mode = m
+	if rec := recorderOf(w); rec != nil {
+		rec.mode = m
 	}
 }
 
 // noteRefusal records a refusal and its cause, if there is one.
-func noteRefusal(w http.ResponseWriter, m problemKind, err error) {
-	if t := recorderOf(w); t != nil {
-		t.problemSlug, t.meansStatus = m.slug, m.status
+func noteRefusal(w http.ResponseWriter, k problemKind, err error) {
+	if rec := recorderOf(w); rec != nil {
+		rec.problemSlug, rec.meansStatus = k.slug, k.status
 		if err != nil {
-			t.err = err
+			rec.err = err
 		}
 	}
 }
@@ -90,65 +90,65 @@ func noteRefusal(w http.ResponseWriter, m problemKind, err error) {
 // serveRecorded answers a request, counts it and logs it. An event stream is counted when it begins,
 // and returned to be served.
 func (s *Server) serveRecorded(w http.ResponseWriter, r *http.Request) (events *eventStream) {
-	t, _ := recorderPool.Get().(*responseRecorder)
-	*t = responseRecorder{ResponseWriter: w, mode: modeOf(r.Method)}
+	rec, _ := recorderPool.Get().(*responseRecorder)
+	*rec = responseRecorder{ResponseWriter: w, mode: modeOf(r.Method)}
 	var began time.Time
 	if s.cfg.AccessLog != nil {
 		began = time.Now()
 	}
-	events = s.route(t, r)
-	if t.status == 0 {
-		t.status = http.StatusOK
+	events = s.route(rec, r)
+	if rec.status == 0 {
+		rec.status = http.StatusOK
 	}
-	if t.meansStatus == 0 {
-		t.meansStatus = t.status
+	if rec.meansStatus == 0 {
+		rec.meansStatus = rec.status
 	}
-	s.metrics.countRequest(r.Method, t)
-	if errors.Is(t.err, errCatchUpFull) {
+	s.metrics.countRequest(r.Method, rec)
+	if errors.Is(rec.err, errCatchUpFull) {
 		_ = s.metrics.countRefused(errCatchUpFull)
 	}
-	if t.meansStatus >= http.StatusInternalServerError {
-		s.logFailure(r, t)
+	if rec.meansStatus >= http.StatusInternalServerError {
+		s.logFailure(r, rec)
 	}
 	if s.cfg.AccessLog != nil {
-		s.logAccess(r, t, began)
+		s.logAccess(r, rec, began)
 	}
-	*t = responseRecorder{}
-	recorderPool.Put(t)
+	*rec = responseRecorder{}
+	recorderPool.Put(rec)
 	return events
 }
 
 // logFailure logs a request that failed for a reason on this side, with the id that its client got.
 // One a second is logged as a warning, so that the log stays readable while storage is down. The
 // others are logged at debug level.
-func (s *Server) logFailure(r *http.Request, t *responseRecorder) {
-	if t.err == nil || t.problemSlug == "draining" {
+func (s *Server) logFailure(r *http.Request, rec *responseRecorder) {
+	if rec.err == nil || rec.problemSlug == "draining" {
 		return
 	}
 	if clientContext(r).Err() != nil { // it has no reader for the answer
-		s.cfg.Logger.Debug("request failed, and its client has disconnected", "problem", t.problemSlug, "path", clipForLog(r.URL.Path), "err", t.err)
+		s.cfg.Logger.Debug("request failed, and its client has disconnected", "problem", rec.problemSlug, "path", clipForLog(r.URL.Path), "err", rec.err)
 		return
 	}
 	level := slog.LevelDebug
 	s.warningLimiter.Do(func() {
-		if level = slog.LevelWarn; t.problemSlug == unexpectedProblem.slug {
+		if level = slog.LevelWarn; rec.problemSlug == unexpectedProblem.slug {
 			level = slog.LevelError
 		}
 	})
-	s.cfg.Logger.Log(r.Context(), level, "request failed", "request", t.Header().Get(hRequestID), "problem", t.problemSlug, "method", methodLabel(r.Method),
-		"mode", string(t.mode), "path", clipForLog(r.URL.Path), "err", strings.ReplaceAll(t.err.Error(), "\n", "; "))
+	s.cfg.Logger.Log(r.Context(), level, "request failed", "request", rec.Header().Get(hRequestID), "problem", rec.problemSlug, "method", methodLabel(r.Method),
+		"mode", string(rec.mode), "path", clipForLog(r.URL.Path), "err", strings.ReplaceAll(rec.err.Error(), "\n", "; "))
 }
 
 // logAccess writes the access log's line about a request.
-func (s *Server) logAccess(r *http.Request, t *responseRecorder, began time.Time) {
+func (s *Server) logAccess(r *http.Request, rec *responseRecorder, began time.Time) {
 	project, stream := "", ""
 	if id, err := parseStreamPath(r.URL.EscapedPath()); err == nil {
 		project, stream = splitStream(id)
 	}
 	s.cfg.AccessLog.LogAttrs(r.Context(), slog.LevelInfo, "request",
 		slog.String("method", methodLabel(r.Method)), slog.String("project", project), slog.String("stream", stream),
-		slog.String("mode", string(t.mode)), slog.Int("status", t.status), slog.String("problem", t.problemSlug),
-		slog.Int("bytes", t.bytes), slog.Float64("ms", float64(time.Since(began).Microseconds())/1000),
+		slog.String("mode", string(rec.mode)), slog.Int("status", rec.status), slog.String("problem", rec.problemSlug),
+		slog.Int("bytes", rec.bytes), slog.Float64("ms", float64(time.Since(began).Microseconds())/1000),
 		slog.String("request_id", clipForLog(r.Header.Get("X-Request-Id"))))
 }
 
@@ -203,6 +203,6 @@ var statusLabels = func() (all [600]string) {
 }()
 
 // countRequest counts a request, by the status that its answer means.
-func (m *metrics) countRequest(method string, t *responseRecorder) {
-	m.requests.WithLabelValues(methodLabel(method), string(t.mode), statusLabels[min(max(t.meansStatus, 0), len(statusLabels)-1)]).Inc()
+func (m *metrics) countRequest(method string, rec *responseRecorder) {
+	m.requests.WithLabelValues(methodLabel(method), string(rec.mode), statusLabels[min(max(rec.meansStatus, 0), len(statusLabels)-1)]).Inc()
 }

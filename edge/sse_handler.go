@@ -16,52 +16,52 @@ import (
 // serve streams (PROTOCOL 5.8). The reactor takes the streams that it can serve; the goroutine
 // here works wherever net/http does. What happens before the reader waits is in functions
 // that return first, so that the stack of the waiting goroutine stays small: see run.
-func (d *eventStream) serve(w http.ResponseWriter, r *http.Request) {
-	if d.handToReactor(w, r) {
+func (e *eventStream) serve(w http.ResponseWriter, r *http.Request) {
+	if e.handToReactor(w, r) {
 		return
 	}
-	defer d.finish()
-	if d.writeHead(w, r) == nil {
-		d.run(r.Context())
+	defer e.finish()
+	if e.writeHead(w, r) == nil {
+		e.run(r.Context())
 	}
 }
 
 // handToReactor reports whether the response is no longer the handler's: the reactor has taken
 // the reader, or it was refused.
-func (d *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool {
-	setSSEHeaders(w.Header(), d.session.Key().Framing)
+func (e *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool {
+	setSSEHeaders(w.Header(), e.session.Key().Framing)
 	switch {
-	case d.hasGoroutine:
+	case e.hasGoroutine:
 		return false
-	case d.server.reactor.TakeOver(w, r, d.session, d.release):
+	case e.server.reactor.TakeOver(w, r, e.session, e.release):
 		return true
 	}
-	if err := d.server.countGoroutineReader(); err != nil { // the reactor could not take it after all
-		d.close()
+	if err := e.server.countGoroutineReader(); err != nil { // the reactor could not take it after all
+		e.close()
 		writeEventsError(w, r, err)
 		return true
 	}
-	d.hasGoroutine = true
+	e.hasGoroutine = true
 	return false
 }
 
 // writeHead writes the response header immediately, before the first event.
-func (d *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
-	d.out, d.wake = netconn.NewStallWriter(w, r, d.server.cfg.Stall), make(sse.WakeSignal, 1)
-	d.server.readerBudget.AddReader(d.out)
+func (e *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
+	e.out, e.wake = netconn.NewStallWriter(w, r, e.server.cfg.Stall), make(sse.WakeSignal, 1)
+	e.server.readerBudget.AddReader(e.out)
 	w.WriteHeader(http.StatusOK)
-	return d.out.Flush()
+	return e.out.Flush()
 }
 
 // finish releases what the reader held. It must be deferred directly, because it recovers: a panic
 // costs this one reader, and closes its connection.
-func (d *eventStream) finish() {
+func (e *eventStream) finish() {
 	v := recover()
-	d.session.Unwatch(d.wake)
-	d.server.readerBudget.RemoveReader(d.out)
-	d.close()
+	e.session.Unwatch(e.wake)
+	e.server.readerBudget.RemoveReader(e.out)
+	e.close()
 	if v != nil {
-		d.server.abortStream(v)
+		e.server.abortStream(v)
 	}
 }
 
@@ -104,20 +104,20 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 		}
 	}
 	form := sse.FramingOf(info.Type)
-	d := &eventStream{
+	e := &eventStream{
 		server: s, release: release, hasGoroutine: hasGoroutine,
 		session: sse.NewSession(s.frames, s.rules, tail, form, sse.Start{
 			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor), Permit: stay.permit(),
 		}, s.rules.At(time.Now())),
 	}
 	if err = position.ErrGone; tail.Generation() == info.Generation { // else the stream was created again between the two calls
-		err = d.prepareFirstPage(r.Context())
+		err = e.prepareFirstPage(r.Context())
 	}
 	if err != nil {
-		d.close()
+		e.close()
 		return nil, err
 	}
-	return d, nil
+	return e, nil
 }
 
 func (s *Server) canReactorServe(r *http.Request) bool {
@@ -125,10 +125,10 @@ func (s *Server) canReactorServe(r *http.Request) bool {
 }
 
 // close releases what the reader held.
-func (d *eventStream) close() {
-	d.session.Close()
-	d.release()
-	d.server.releaseReader(modeSSE, d.hasGoroutine)
+func (e *eventStream) close() {
+	e.session.Close()
+	e.release()
+	e.server.releaseReader(modeSSE, e.hasGoroutine)
 }
 
 // minCursorFor returns the smallest Stream-Cursor for a client that sent the cursor client.
@@ -164,98 +164,98 @@ type eventStream struct {
 // prepareFirstPage fetches the first page of a reader below the TailBuffer before the response
 // header is written, so that a trimmed offset answers 410 and not an empty stream that an
 // EventSource would reopen without end.
-func (d *eventStream) prepareFirstPage(ctx context.Context) (err error) {
-	defer d.server.recoverReader(&err)
-	if d.next().Do != sse.Fetch {
+func (e *eventStream) prepareFirstPage(ctx context.Context) (err error) {
+	defer e.server.recoverReader(&err)
+	if e.next().Do != sse.Fetch {
 		return nil
 	}
-	page, err := d.readPage(ctx)
+	page, err := e.readPage(ctx)
 	if err != nil && isTemporary(err) { // the client is to come back, and does not wait here
 		return err
 	}
-	return d.session.AcceptPage(page, err, d.now())
+	return e.session.AcceptPage(page, err, e.now())
 }
 
-func (d *eventStream) now() sse.Instant { return d.server.rules.At(time.Now()) }
+func (e *eventStream) now() sse.Instant { return e.server.rules.At(time.Now()) }
 
 // next asks the session what to do.
-func (d *eventStream) next() sse.Action {
-	return d.session.Next(d.now(), position.CursorAt(d.server.cfg.Now()), sse.TurnBytes)
+func (e *eventStream) next() sse.Action {
+	return e.session.Next(e.now(), position.CursorAt(e.server.cfg.Now()), sse.TurnBytes)
 }
 
 // run does what the session says, until the response ends. While there is nothing to do it waits for
 // news, a timer, the client's leaving, new orders, or to be sent to another node. Where the reader
 // waits, its stack has at most 1,248 bytes from run's frame to the goroutine's first, over HTTP/2 too:
 // with more, the runtime does not shrink the stack from 8 KiB to 4 (bench/readers shows it).
-func (d *eventStream) run(ctx context.Context) {
-	timer := time.NewTimer(d.server.cfg.Heartbeat)
+func (e *eventStream) run(ctx context.Context) {
+	timer := time.NewTimer(e.server.cfg.Heartbeat)
 	defer timer.Stop()
 	for {
-		a := d.next()
+		a := e.next()
 		var err error
 		switch a.Do {
 		case sse.End:
 			return
 		case sse.Write:
-			err = d.writePending(a)
+			err = e.writePending(a)
 		case sse.Fetch:
-			page, readErr := d.readPage(ctx)
-			err = d.session.AcceptPage(page, readErr, d.now())
+			page, readErr := e.readPage(ctx)
+			err = e.session.AcceptPage(page, readErr, e.now())
 		case sse.WaitForNews, sse.Wait:
-			if a.Do == sse.WaitForNews && !d.session.Watch(d.wake) {
+			if a.Do == sse.WaitForNews && !e.session.Watch(e.wake) {
 				continue
 			}
-			timer.Reset(a.Until.Sub(d.now()))
+			timer.Reset(a.Until.Sub(e.now()))
 			select {
 			case <-timer.C:
-			case <-d.wake:
-			case <-d.session.Changed():
-			case <-d.rebalanceSignal():
-				d.session.Leave(sse.EndRebalance)
+			case <-e.wake:
+			case <-e.session.Changed():
+			case <-e.rebalanceSignal():
+				e.session.Leave(sse.EndRebalance)
 			case <-ctx.Done():
 				return
 			}
 			continue
 		}
 		if err != nil || ctx.Err() != nil {
-			d.server.metrics.countDisconnect(d.out, err)
+			e.server.metrics.countDisconnect(e.out, err)
 			return
 		}
 	}
 }
 
 // rebalanceSignal returns the channel that tells a reader to leave; nil: it may not be told yet.
-func (d *eventStream) rebalanceSignal() <-chan struct{} {
-	if !d.session.MayMove(d.now()) {
+func (e *eventStream) rebalanceSignal() <-chan struct{} {
+	if !e.session.MayMove(e.now()) {
 		return nil
 	}
-	return d.server.rebalanceSignals
+	return e.server.rebalanceSignals
 }
 
 // writePending writes the session's output.
-func (d *eventStream) writePending(a sse.Action) error {
+func (e *eventStream) writePending(a sse.Action) error {
 	if a.Why != 0 {
-		d.server.metrics.CountMoved(a.Why)
+		e.server.metrics.CountMoved(a.Why)
 	}
-	for _, b := range slices.Clone(d.session.Pending()) {
-		if _, err := d.out.Write(b); err != nil {
+	for _, b := range slices.Clone(e.session.Pending()) {
+		if _, err := e.out.Write(b); err != nil {
 			return err
 		}
-		d.session.MarkWritten(len(b), d.now())
-		d.server.metrics.delivered.Add(float64(len(b)))
+		e.session.MarkWritten(len(b), e.now())
+		e.server.metrics.delivered.Add(float64(len(b)))
 	}
-	d.server.metrics.CountSession(&d.session)
-	err := d.out.Flush()
+	e.server.metrics.CountSession(&e.session)
+	err := e.out.Flush()
 	if a.Newest != 0 {
-		d.server.metrics.ObserveDelivery(a.Newest)
+		e.server.metrics.ObserveDelivery(a.Newest)
 	}
 	return err
 }
 
 // readPage reads the page that the session wants.
-func (d *eventStream) readPage(ctx context.Context) (shard.RecordBatch, error) {
-	segment, pos := d.session.WantedPage()
-	return d.server.streams.ReadPage(ctx, segment.ID, segment.Info, pos)
+func (e *eventStream) readPage(ctx context.Context) (shard.RecordBatch, error) {
+	segment, pos := e.session.WantedPage()
+	return e.server.streams.ReadPage(ctx, segment.ID, segment.Info, pos)
 }
 
 // pageRetryDelay is about how long a reader waits before it asks again for a page that

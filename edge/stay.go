@@ -38,41 +38,41 @@ func (s *Server) beginStay(r *http.Request, p permit) (*stay, *access.Denial) {
 }
 
 // permit returns the stay as a session asks for it.
-func (t *stay) permit() sse.Permit {
-	if t == nil {
+func (s *stay) permit() sse.Permit {
+	if s == nil {
 		return nil
 	}
-	return t
+	return s
 }
 
 // EndsAt implements sse.Permit. It looks at the lease again: what was revoked between the decision and
 // the begin of the session ends immediately.
-func (t *stay) EndsAt() sse.Instant {
-	now := t.server.cfg.Now()
-	why, since := t.server.cfg.Judge.Look(t.lease, secondOf(now))
-	at := time.Unix(int64(since), 0).Add(time.Duration(t.part * float64(why.Spread())))
+func (s *stay) EndsAt() sse.Instant {
+	now := s.server.cfg.Now()
+	why, since := s.server.cfg.Judge.Look(s.lease, secondOf(now))
+	at := time.Unix(int64(since), 0).Add(time.Duration(s.part * float64(why.Spread())))
 	switch {
 	case why == access.EndRevoked:
-		at = now.Add(time.Duration(t.part * float64(why.Spread()))) // from when this node knows it
-	case why == access.EndNone && t.second == 0:
-		t.why, t.endsAt = why, math.MaxInt64
-		return t.endsAt
+		at = now.Add(time.Duration(s.part * float64(why.Spread()))) // from when this node knows it
+	case why == access.EndNone && s.second == 0:
+		s.why, s.endsAt = why, math.MaxInt64
+		return s.endsAt
 	case why == access.EndNone || why == access.EndExpired:
-		why, at = access.EndExpired, time.Unix(int64(t.second), 0)
+		why, at = access.EndExpired, time.Unix(int64(s.second), 0)
 	}
-	t.why, t.endsAt = why, t.server.rules.At(time.Now().Add(at.Sub(now)))
-	return t.endsAt
+	s.why, s.endsAt = why, s.server.rules.At(time.Now().Add(at.Sub(now)))
+	return s.endsAt
 }
 
 // end counts the reader no longer, and says why it ended if its right was over.
-func (t *stay) end() {
-	if t == nil {
+func (s *stay) end() {
+	if s == nil {
 		return
 	}
-	t.server.cfg.Judge.RemoveReader(t.lease)
-	t.server.leaseEnds.giveBack(t.second)
-	if t.endsAt <= t.server.rules.At(time.Now()) {
-		t.server.metrics.ended.WithLabelValues(t.why.String()).Inc()
+	s.server.cfg.Judge.RemoveReader(s.lease)
+	s.server.leaseEnds.giveBack(s.second)
+	if s.endsAt <= s.server.rules.At(time.Now()) {
+		s.server.metrics.ended.WithLabelValues(s.why.String()).Inc()
 	}
 }
 

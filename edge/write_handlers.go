@@ -142,8 +142,8 @@ type pendingWrite struct {
 
 func (s *Server) newPendingWrite(r *http.Request, req shard.Request) *pendingWrite {
 	in := &pendingWrite{req, bodyCharge{budget: &s.bodyBudget}}
-	if wire := netconn.Of(r); wire != nil {
-		in.connHeld = &wire.HeldByWrites
+	if conn := netconn.Of(r); conn != nil {
+		in.connHeld = &conn.HeldByWrites
 	}
 	return in
 }

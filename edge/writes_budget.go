@@ -25,8 +25,8 @@ type writesBudget struct {
 	metrics  *metrics
 }
 
-func (in *writesBudget) init(limit int64, m *metrics) {
-	in.limit, in.metrics, in.incoming = limit, m, map[*incomingBody]struct{}{}
+func (b *writesBudget) init(limit int64, m *metrics) {
+	b.limit, b.metrics, b.incoming = limit, m, map[*incomingBody]struct{}{}
 }
 
 const (
@@ -60,34 +60,34 @@ type incomingBody struct {
 }
 
 // bytesPerSecond returns how fast the body arrives.
-func (c *incomingBody) bytesPerSecond(now time.Time) float64 {
-	return float64(c.received.Load()) / now.Sub(c.began).Seconds()
+func (body *incomingBody) bytesPerSecond(now time.Time) float64 {
+	return float64(body.received.Load()) / now.Sub(body.began).Seconds()
 }
 
 // reserve charges n more bytes. It returns an error, and charges nothing, if there is no room.
-func (h *bodyCharge) reserve(n int64) error {
+func (c *bodyCharge) reserve(n int64) error {
 	if n <= 0 {
 		return nil
 	}
-	in, mine := h.budget, h.bytes
-	if h.body != nil {
-		mine += h.body.bytes.Load()
+	b, mine := c.budget, c.bytes
+	if c.body != nil {
+		mine += c.body.bytes.Load()
 	}
-	limit := in.limit
+	limit := b.limit
 	if mine+n > smallWriteBytes {
-		limit -= in.smallWriteReserve()
+		limit -= b.smallWriteReserve()
 	}
-	h.add(n)
-	if over := in.held.Load() - limit; over > 0 && !in.evictSlowest(over, nil, h.body) {
-		h.add(-n)
+	c.add(n)
+	if over := b.held.Load() - limit; over > 0 && !b.evictSlowest(over, nil, c.body) {
+		c.add(-n)
 		return shard.ErrOverloaded
 	}
-	if h.connHeld == nil {
+	if c.connHeld == nil {
 		return nil
 	}
-	all := h.connHeld.Load()
-	if over := all - in.limit/connFraction; over > 0 && all > mine+n && !in.evictSlowest(over, h.connHeld, h.body) {
-		h.add(-n)
+	all := c.connHeld.Load()
+	if over := all - b.limit/connFraction; over > 0 && all > mine+n && !b.evictSlowest(over, c.connHeld, c.body) {
+		c.add(-n)
 		return errConnShare
 	}
 	return nil
@@ -95,45 +95,45 @@ func (h *bodyCharge) reserve(n int64) error {
 
 // smallWriteReserve returns how much is reserved for small writes: a quarter, or less if the
 // largest write would not fit beside that.
-func (in *writesBudget) smallWriteReserve() int64 {
-	quarter, beside := in.limit/4, in.limit-int64(shard.RequestCost(shard.MaxBody, shard.MaxMessages))
+func (b *writesBudget) smallWriteReserve() int64 {
+	quarter, beside := b.limit/4, b.limit-int64(shard.RequestCost(shard.MaxBody, shard.MaxMessages))
 	if beside < 0 { // the largest write does not fit anyway
 		return quarter
 	}
 	return min(quarter, beside)
 }
 
-func (h *bodyCharge) add(n int64) {
-	if h.body != nil {
-		h.body.bytes.Add(n)
+func (c *bodyCharge) add(n int64) {
+	if c.body != nil {
+		c.body.bytes.Add(n)
 	} else {
-		h.bytes += n
+		c.bytes += n
 	}
-	addHeld(h.budget, h.connHeld, n)
+	addHeld(c.budget, c.connHeld, n)
 }
 
-func addHeld(in *writesBudget, conn *atomic.Int64, n int64) {
-	in.held.Add(n)
+func addHeld(b *writesBudget, conn *atomic.Int64, n int64) {
+	b.held.Add(n)
 	if conn != nil {
 		conn.Add(n)
 	}
 }
 
 // noteWaiting notes that more of the body is waited for. It returns an error if the body was given up.
-func (h *bodyCharge) noteWaiting(w http.ResponseWriter, began time.Time, got int) error {
-	c := h.body
-	if c == nil {
-		c = &incomingBody{connHeld: h.connHeld, began: began, stop: func() {
+func (c *bodyCharge) noteWaiting(w http.ResponseWriter, began time.Time, got int) error {
+	body := c.body
+	if body == nil {
+		body = &incomingBody{connHeld: c.connHeld, began: began, stop: func() {
 			_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 		}}
-		c.bytes.Store(h.bytes)
-		h.body, h.bytes = c, 0
-		h.budget.mu.Lock()
-		h.budget.incoming[c] = struct{}{}
-		h.budget.mu.Unlock()
+		body.bytes.Store(c.bytes)
+		c.body, c.bytes = body, 0
+		c.budget.mu.Lock()
+		c.budget.incoming[body] = struct{}{}
+		c.budget.mu.Unlock()
 	}
-	c.received.Store(int64(got))
-	if c.evicted.Load() { // checked after the caller moved the deadline; stop moves it after setting evicted
+	body.received.Store(int64(got))
+	if body.evicted.Load() { // checked after the caller moved the deadline; stop moves it after setting evicted
 		return errBodyEvicted
 	}
 	return nil
@@ -141,61 +141,61 @@ func (h *bodyCharge) noteWaiting(w http.ResponseWriter, began time.Time, got int
 
 // finishBody is called when no more of the body is waited for, for whatever reason. It reports
 // whether the body was given up.
-func (h *bodyCharge) finishBody() (cut bool) {
-	c := h.body
-	if c == nil {
+func (c *bodyCharge) finishBody() (cut bool) {
+	body := c.body
+	if body == nil {
 		return false
 	}
-	h.budget.mu.Lock()
-	delete(h.budget.incoming, c)
-	h.budget.mu.Unlock()
-	h.body, h.bytes = nil, c.bytes.Swap(0)
-	return c.evicted.Load()
+	c.budget.mu.Lock()
+	delete(c.budget.incoming, body)
+	c.budget.mu.Unlock()
+	c.body, c.bytes = nil, body.bytes.Swap(0)
+	return body.evicted.Load()
 }
 
 // release returns the whole charge.
-func (h *bodyCharge) release() {
-	h.finishBody()
-	addHeld(h.budget, h.connHeld, -h.bytes)
-	h.bytes = 0
+func (c *bodyCharge) release() {
+	c.finishBody()
+	addHeld(c.budget, c.connHeld, -c.bytes)
+	c.bytes = 0
 }
 
 // evictSlowest gives up the slowest bodies until over bytes are free. It returns false, and gives
 // none up, if there are not enough. conn: only bodies of that connection. self is the body that needs
 // the room: no body faster than that is given up.
-func (in *writesBudget) evictSlowest(over int64, conn *atomic.Int64, self *incomingBody) bool {
+func (b *writesBudget) evictSlowest(over int64, conn *atomic.Int64, self *incomingBody) bool {
 	now := time.Now()
 	type one struct {
-		c    *incomingBody
+		body *incomingBody
 		rate float64
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	var all []one
-	for c := range in.incoming {
-		if c != self && (conn == nil || c.connHeld == conn) && now.Sub(c.began) > evictableAfter && !c.evicted.Load() {
-			all = append(all, one{c, c.bytesPerSecond(now)})
+	for body := range b.incoming {
+		if body != self && (conn == nil || body.connHeld == conn) && now.Sub(body.began) > evictableAfter && !body.evicted.Load() {
+			all = append(all, one{body, body.bytesPerSecond(now)})
 		}
 	}
-	slices.SortFunc(all, func(a, b one) int { return cmp.Compare(a.rate, b.rate) })
+	slices.SortFunc(all, func(x, y one) int { return cmp.Compare(x.rate, y.rate) })
 	if self != nil && now.Sub(self.began) > evictableAfter {
 		mine := self.bytesPerSecond(now)
 		n, _ := slices.BinarySearchFunc(all, mine, func(o one, r float64) int { return cmp.Compare(o.rate, r) })
 		all = all[:n]
 	}
-	free, least, n := int64(0), max(over, in.limit/evictFractionOfBodies), 0
+	free, least, n := int64(0), max(over, b.limit/evictFractionOfBodies), 0
 	for n < len(all) && free < least {
-		free += all[n].c.bytes.Load()
+		free += all[n].body.bytes.Load()
 		n++
 	}
 	if free < over {
 		return false
 	}
 	for _, o := range all[:n] {
-		o.c.evicted.Store(true)
-		addHeld(in, o.c.connHeld, -o.c.bytes.Swap(0))
-		o.c.stop()
-		in.metrics.abandonedBodies.WithLabelValues(string(reasonSlowBody)).Inc()
+		o.body.evicted.Store(true)
+		addHeld(b, o.body.connHeld, -o.body.bytes.Swap(0))
+		o.body.stop()
+		b.metrics.abandonedBodies.WithLabelValues(string(reasonSlowBody)).Inc()
 	}
 	return true
 }

@@ -97,125 +97,125 @@ type AppendConns struct {
 
 // NewAppendConns returns an AppendConns whose requests may take maxRequestTime each.
 func NewAppendConns(logger *slog.Logger, maxRequestTime time.Duration) *AppendConns {
-	x := &AppendConns{
+	a := &AppendConns{
 		MinAppends: minAppendsToTakeOver, MaxRequest: maxAppendRequest, logger: logger, conns: map[*appendConn]struct{}{},
 		maxRounds: int(maxRequestTime / sweepEvery),
 	}
-	x.ctx, x.stop = context.WithCancel(context.Background())
-	return x
+	a.ctx, a.stop = context.WithCancel(context.Background())
+	return a
 }
 
-func (x *AppendConns) stopping() bool { return x.ctx.Err() != nil }
+func (a *AppendConns) stopping() bool { return a.ctx.Err() != nil }
 
 // TakeOver makes the connection of r an appendConn if it has brought enough appends. r has been
 // read to its end and answered. Later requests must name the same Host.
-func (x *AppendConns) TakeOver(w http.ResponseWriter, r *http.Request) {
-	wire := SoleOf(r)
-	if wire == nil || r.TLS != nil || r.Proto != "HTTP/1.1" || r.Host == "" || r.URL.Host != "" ||
-		r.ContentLength <= 0 || int64(x.MaxRequest) <= r.ContentLength || r.Header.Get("Expect") != "" ||
-		r.Close || w.Header().Get("Connection") != "" || x.stopping() {
+func (a *AppendConns) TakeOver(w http.ResponseWriter, r *http.Request) {
+	conn := SoleOf(r)
+	if conn == nil || r.TLS != nil || r.Proto != "HTTP/1.1" || r.Host == "" || r.URL.Host != "" ||
+		r.ContentLength <= 0 || int64(a.MaxRequest) <= r.ContentLength || r.Header.Get("Expect") != "" ||
+		r.Close || w.Header().Get("Connection") != "" || a.stopping() {
 		return
 	}
-	if wire.appends++; wire.appends < max(wire.minAppends, x.MinAppends) {
+	if conn.appends++; conn.appends < max(conn.minAppends, a.MinAppends) {
 		return
 	}
-	server, _ := wire.baseContext.Value(http.ServerContextKey).(*http.Server)
+	server, _ := conn.baseContext.Value(http.ServerContextKey).(*http.Server)
 	if server == nil {
 		return
 	}
-	c, rw, err := http.NewResponseController(w).Hijack() // this sends the answer
+	nc, rw, err := http.NewResponseController(w).Hijack() // this sends the answer
 	if err != nil {
 		return
 	}
-	t := &appendConn{
-		group: x, conn: wire, server: server, handler: server.Handler, header: http.Header{},
-		buf: make([]byte, rw.Reader.Buffered(), x.MaxRequest),
+	c := &appendConn{
+		group: a, conn: conn, server: server, handler: server.Handler, header: http.Header{},
+		buf: make([]byte, rw.Reader.Buffered(), a.MaxRequest),
 		template: &http.Request{
 			Method: http.MethodPost, Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Host: r.Host, RemoteAddr: r.RemoteAddr,
 		},
 	}
-	_, _ = io.ReadFull(rw.Reader, t.buf) // the bytes are buffered
-	if t.handler == nil {
-		t.handler = http.DefaultServeMux
+	_, _ = io.ReadFull(rw.Reader, c.buf) // the bytes are buffered
+	if c.handler == nil {
+		c.handler = http.DefaultServeMux
 	}
-	t.ctx, t.cancel = context.WithCancel(context.WithValue(wire.baseContext, http.LocalAddrContextKey, c.LocalAddr()))
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.stopping() {
-		t.cancel()
-		_ = c.Close()
+	c.ctx, c.cancel = context.WithCancel(context.WithValue(conn.baseContext, http.LocalAddrContextKey, nc.LocalAddr()))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopping() {
+		c.cancel()
+		_ = nc.Close()
 		return
 	}
-	x.conns[t] = struct{}{}
-	x.wg.Go(t.run)
-	if !x.sweeping {
-		x.sweeping = true
-		x.wg.Go(x.runSweeper)
+	a.conns[c] = struct{}{}
+	a.wg.Go(c.run)
+	if !a.sweeping {
+		a.sweeping = true
+		a.wg.Go(a.runSweeper)
 	}
 }
 
 // runSweeper cancels the contexts of requests that take too long, while
 // there are append connections.
-func (x *AppendConns) runSweeper() {
+func (a *AppendConns) runSweeper() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	for x.sweepOnce() {
+	for a.sweepOnce() {
 		select {
 		case <-tick.C:
-		case <-x.ctx.Done():
+		case <-a.ctx.Done():
 			return
 		}
 	}
 }
 
 // sweepOnce is one round of the sweeper; more reports whether there are connections to look at.
-func (x *AppendConns) sweepOnce() (more bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for w := range x.conns {
-		asked := w.handlerCalls.Load()
-		if asked%2 == 0 || asked != w.sweptCalls {
-			w.sweptCalls, w.sweptRounds = asked, 0
+func (a *AppendConns) sweepOnce() (more bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.conns {
+		asked := c.handlerCalls.Load()
+		if asked%2 == 0 || asked != c.sweptCalls {
+			c.sweptCalls, c.sweptRounds = asked, 0
 			continue
 		}
-		if w.sweptRounds++; w.sweptRounds >= x.maxRounds {
-			w.cancel()
+		if c.sweptRounds++; c.sweptRounds >= a.maxRounds {
+			c.cancel()
 		}
 	}
-	x.sweeping = len(x.conns) > 0
-	return x.sweeping
+	a.sweeping = len(a.conns) > 0
+	return a.sweeping
 }
 
 // FinishAll ends every append connection, each after the answer to the request in progress.
-func (x *AppendConns) FinishAll() {
-	x.stopEach(func(w *appendConn) { _ = w.conn.SetReadDeadline(time.Unix(1, 0)) })
+func (a *AppendConns) FinishAll() {
+	a.stopEach(func(c *appendConn) { _ = c.conn.SetReadDeadline(time.Unix(1, 0)) })
 }
 
 // stopEach takes over no more connections, and calls do for all that there are.
-func (x *AppendConns) stopEach(do func(*appendConn)) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.stop()
-	for w := range x.conns {
-		do(w)
+func (a *AppendConns) stopEach(do func(*appendConn)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stop()
+	for c := range a.conns {
+		do(c)
 	}
 }
 
 // Close ends every append connection immediately and waits.
-func (x *AppendConns) Close() {
-	x.stopEach(func(w *appendConn) {
-		w.cancel()
-		_ = w.conn.Close()
+func (a *AppendConns) Close() {
+	a.stopEach(func(c *appendConn) {
+		c.cancel()
+		_ = c.conn.Close()
 	})
-	x.wg.Wait()
+	a.wg.Wait()
 }
 
 // Shutdown calls FinishAll and waits until all connections have ended.
-func (x *AppendConns) Shutdown(ctx context.Context) error {
-	x.FinishAll()
+func (a *AppendConns) Shutdown(ctx context.Context) error {
+	a.FinishAll()
 	gone := make(chan struct{})
 	go func() {
-		x.wg.Wait()
+		a.wg.Wait()
 		close(gone)
 	}()
 	select {
@@ -227,48 +227,48 @@ func (x *AppendConns) Shutdown(ctx context.Context) error {
 }
 
 // run serves the connection until it ends or goes back to net/http.
-func (w *appendConn) run() {
+func (c *appendConn) run() {
 	defer func() {
-		w.cancel()
-		w.group.mu.Lock()
-		delete(w.group.conns, w)
-		w.group.mu.Unlock()
+		c.cancel()
+		c.group.mu.Lock()
+		delete(c.group.conns, c)
+		c.group.mu.Unlock()
 	}()
 	for {
-		err := w.awaitRequest()
+		err := c.awaitRequest()
 		switch {
 		case err == nil:
-			if w.handleRequest() {
+			if c.handleRequest() {
 				continue
 			}
-		case w.group.stopping(), len(w.buf) < minRequestBytes, bytes.HasPrefix(w.buf, http2Preface),
-			errors.Is(err, os.ErrDeadlineExceeded) && w.request == nil: // it was idle for too long; net/http would not wait again
+		case c.group.stopping(), len(c.buf) < minRequestBytes, bytes.HasPrefix(c.buf, http2Preface),
+			errors.Is(err, os.ErrDeadlineExceeded) && c.request == nil: // it was idle for too long; net/http would not wait again
 		default:
-			w.returnToNetHTTP()
+			c.returnToNetHTTP()
 			return
 		}
-		_ = w.conn.Close()
+		_ = c.conn.Close()
 		return
 	}
 }
 
 // awaitRequest waits until request has arrived with its body.
-func (w *appendConn) awaitRequest() error {
+func (c *appendConn) awaitRequest() error {
 	for {
-		if w.request == nil {
-			if err := w.parseRequest(); err != nil {
+		if c.request == nil {
+			if err := c.parseRequest(); err != nil {
 				return err
 			}
 		}
-		if w.request != nil && len(w.buf) >= w.requestSize {
-			if n := w.request.ContentLength; n > 0 {
+		if c.request != nil && len(c.buf) >= c.requestSize {
+			if n := c.request.ContentLength; n > 0 {
 				body := new(bufferedBody)
-				body.Reset(w.buf[w.requestSize-int(n) : w.requestSize])
-				w.request.Body = body
+				body.Reset(c.buf[c.requestSize-int(n) : c.requestSize])
+				c.request.Body = body
 			}
 			return nil
 		}
-		if err := w.readMore(); err != nil {
+		if err := c.readMore(); err != nil {
 			return err
 		}
 	}
@@ -277,70 +277,70 @@ func (w *appendConn) awaitRequest() error {
 // readMore reads what comes, with net/http's two deadlines: from one request to the next, and from
 // the first byte of a request. The idle deadline is set further ahead
 // than needed, so that not every request has to set it again.
-func (w *appendConn) readMore() error {
+func (c *appendConn) readMore() error {
 	now, set := time.Now(), false
-	switch idle := cmp.Or(w.server.IdleTimeout, w.server.ReadTimeout, time.Hour); {
-	case len(w.buf) == 0 && !w.requestBegun:
-		if set = w.readDeadline.Before(now.Add(idle)); set {
-			w.readDeadline = now.Add(idle + idle/4)
+	switch idle := cmp.Or(c.server.IdleTimeout, c.server.ReadTimeout, time.Hour); {
+	case len(c.buf) == 0 && !c.requestBegun:
+		if set = c.readDeadline.Before(now.Add(idle)); set {
+			c.readDeadline = now.Add(idle + idle/4)
 		}
-	case !w.requestTimed:
-		w.requestTimed, set = true, true
-		w.readDeadline = now.Add(cmp.Or(w.server.ReadHeaderTimeout, w.server.ReadTimeout, time.Hour))
+	case !c.requestTimed:
+		c.requestTimed, set = true, true
+		c.readDeadline = now.Add(cmp.Or(c.server.ReadHeaderTimeout, c.server.ReadTimeout, time.Hour))
 	}
 	if set {
-		if err := w.conn.SetReadDeadline(w.readDeadline); err != nil {
+		if err := c.conn.SetReadDeadline(c.readDeadline); err != nil {
 			return err
 		}
 	}
-	if w.group.stopping() { // checked after the deadline was set, which FinishAll sets after stop
+	if c.group.stopping() { // checked after the deadline was set, which FinishAll sets after stop
 		return http.ErrServerClosed
 	}
-	n, err := w.conn.Read(w.buf[len(w.buf):cap(w.buf)])
-	w.buf = w.buf[:len(w.buf)+n]
+	n, err := c.conn.Read(c.buf[len(c.buf):cap(c.buf)])
+	c.buf = c.buf[:len(c.buf)+n]
 	return err
 }
 
 // handleRequest passes request to the handler and answers it; more reports whether the
 // connection continues.
-func (w *appendConn) handleRequest() (more bool) {
+func (c *appendConn) handleRequest() (more bool) {
 	defer func() {
 		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // as net/http does
-			w.group.logger.Error("panic", "err", p, "stack", string(debug.Stack()))
+			c.group.logger.Error("panic", "err", p, "stack", string(debug.Stack()))
 		}
 	}()
-	clear(w.header)
-	w.status, w.body = 0, w.body[:0]
-	w.handlerCalls.Add(1)
-	w.handler.ServeHTTP(w, w.request)
-	w.handlerCalls.Add(1)
-	w.buf = w.buf[:copy(w.buf, w.buf[w.requestSize:])]
-	w.request, w.requestBegun, w.requestTimed = nil, false, false
-	return w.writeResponse() == nil && !strings.EqualFold(w.header.Get("Connection"), "close")
+	clear(c.header)
+	c.status, c.body = 0, c.body[:0]
+	c.handlerCalls.Add(1)
+	c.handler.ServeHTTP(c, c.request)
+	c.handlerCalls.Add(1)
+	c.buf = c.buf[:copy(c.buf, c.buf[c.requestSize:])]
+	c.request, c.requestBegun, c.requestTimed = nil, false, false
+	return c.writeResponse() == nil && !strings.EqualFold(c.header.Get("Connection"), "close")
 }
 
 // writeResponse sends the response.
-func (w *appendConn) writeResponse() error {
-	w.WriteHeader(http.StatusOK)
-	if w.status == http.StatusNoContent {
-		w.header.Del("Content-Length")
+func (c *appendConn) writeResponse() error {
+	c.WriteHeader(http.StatusOK)
+	if c.status == http.StatusNoContent {
+		c.header.Del("Content-Length")
 	} else {
-		w.header.Set("Content-Length", strconv.Itoa(len(w.body)))
+		c.header.Set("Content-Length", strconv.Itoa(len(c.body)))
 	}
-	w.header.Del("Date")
-	if w.group.stopping() || w.ctx.Err() != nil { // the connection's context
-		w.header.Set("Connection", "close")
+	c.header.Del("Date")
+	if c.group.stopping() || c.ctx.Err() != nil { // the connection's context
+		c.header.Set("Connection", "close")
 	}
-	b := &w.out
+	b := &c.out
 	b.Reset()
 	b.WriteString("HTTP/1.1 ")
-	b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(w.status), 10))
+	b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(c.status), 10))
 	b.WriteByte(' ')
-	b.WriteString(http.StatusText(w.status))
+	b.WriteString(http.StatusText(c.status))
 	b.WriteString("\r\nDate: ")
-	b.Write(w.date.format(time.Now()))
+	b.Write(c.date.format(time.Now()))
 	b.WriteString("\r\n")
-	for name, values := range w.header {
+	for name, values := range c.header {
 		for _, v := range values {
 			if strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, '\n') >= 0 {
 				v = headerValueReplacer.Replace(v)
@@ -352,8 +352,8 @@ func (w *appendConn) writeResponse() error {
 		}
 	}
 	b.WriteString("\r\n")
-	b.Write(w.body)
-	_, err := w.conn.Write(b.Bytes())
+	b.Write(c.body)
+	_, err := c.conn.Write(b.Bytes())
 	return err
 }
 
@@ -373,21 +373,21 @@ func HasArrived(body io.ReadCloser) bool {
 }
 
 // Header implements http.ResponseWriter.
-func (w *appendConn) Header() http.Header { return w.header }
+func (c *appendConn) Header() http.Header { return c.header }
 
 // WriteHeader implements http.ResponseWriter.
-func (w *appendConn) WriteHeader(status int) {
-	if w.status == 0 && status >= http.StatusOK {
-		w.status = status
+func (c *appendConn) WriteHeader(status int) {
+	if c.status == 0 && status >= http.StatusOK {
+		c.status = status
 	}
 }
 
 // Write implements http.ResponseWriter.
-func (w *appendConn) Write(b []byte) (int, error) {
-	if w.WriteHeader(http.StatusOK); w.status == http.StatusNoContent || w.status == http.StatusNotModified {
+func (c *appendConn) Write(b []byte) (int, error) {
+	if c.WriteHeader(http.StatusOK); c.status == http.StatusNoContent || c.status == http.StatusNotModified {
 		return 0, http.ErrBodyNotAllowed
 	}
-	w.body = append(w.body, b...)
+	c.body = append(c.body, b...)
 	return len(b), nil
 }
 
@@ -414,15 +414,15 @@ type bufferedBody struct{ bytes.Reader }
 func (*bufferedBody) Close() error { return nil }
 
 // SetReadDeadline is called by http.ResponseController. It does nothing: the body has arrived.
-func (w *appendConn) SetReadDeadline(time.Time) error { return nil }
+func (c *appendConn) SetReadDeadline(time.Time) error { return nil }
 
 // returnToNetHTTP has net/http serve the connection again, from the first byte that is not handled.
-func (w *appendConn) returnToNetHTTP() {
-	_ = w.conn.SetReadDeadline(time.Time{})
-	w.conn.unread, w.conn.appends, w.conn.minAppends = w.buf, 0, 2*max(w.conn.minAppends, w.group.MinAppends)
-	l := &singleConnListener{addr: w.conn.LocalAddr()}
-	l.conn.Store(w.conn)
-	_ = w.server.Serve(l) // returns immediately
+func (c *appendConn) returnToNetHTTP() {
+	_ = c.conn.SetReadDeadline(time.Time{})
+	c.conn.unread, c.conn.appends, c.conn.minAppends = c.buf, 0, 2*max(c.conn.minAppends, c.group.MinAppends)
+	l := &singleConnListener{addr: c.conn.LocalAddr()}
+	l.conn.Store(c.conn)
+	_ = c.server.Serve(l) // returns immediately
 }
 
 // singleConnListener is a listener with one connection, which is closed if the server does not accept it.
@@ -433,16 +433,16 @@ type singleConnListener struct {
 
 // Accept implements net.Listener.
 func (l *singleConnListener) Accept() (net.Conn, error) {
-	if w := l.conn.Swap(nil); w != nil {
-		return w, nil
+	if c := l.conn.Swap(nil); c != nil {
+		return c, nil
 	}
 	return nil, io.EOF
 }
 
 // Close implements net.Listener.
 func (l *singleConnListener) Close() error {
-	if w := l.conn.Swap(nil); w != nil {
-		return w.Close()
+	if c := l.conn.Swap(nil); c != nil {
+		return c.Close()
 	}
 	return nil
 }

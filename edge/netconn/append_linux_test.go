@@ -301,10 +301,10 @@ func (e *echo) writerOf(t testing.TB) (net.Conn, *bufio.Reader) {
 
 // made reports whether there are n writers.
 func (e *echo) made(n int) bool {
-	x := e.fast
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return len(x.conns) >= n
+	a := e.fast
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.conns) >= n
 }
 
 func say(t testing.TB, c net.Conn, what string) {

@@ -21,24 +21,24 @@ var errNotPlainAppend = errors.New("not an ordinary append")
 // connection. Two servers that read a request differently let a client smuggle another request
 // past one of them: so parseRequest accepts only what cannot be read in two ways, and returns
 // errNotPlainAppend for everything else.
-func (w *appendConn) parseRequest() error {
-	if !w.requestBegun {
-		if len(w.buf) < minRequestBytes {
+func (c *appendConn) parseRequest() error {
+	if !c.requestBegun {
+		if len(c.buf) < minRequestBytes {
 			return nil
 		}
-		w.requestBegun = true
-		for i := 0; i < minRequestBytes && (w.buf[0] == '\r' || w.buf[0] == '\n'); i++ {
-			w.buf = w.buf[:copy(w.buf, w.buf[1:])] // net/http skips them after a POST, too
+		c.requestBegun = true
+		for i := 0; i < minRequestBytes && (c.buf[0] == '\r' || c.buf[0] == '\n'); i++ {
+			c.buf = c.buf[:copy(c.buf, c.buf[1:])] // net/http skips them after a POST, too
 		}
 	}
-	end := bytes.Index(w.buf, []byte("\r\n\r\n"))
+	end := bytes.Index(c.buf, []byte("\r\n\r\n"))
 	if end < 0 {
-		if len(w.buf) == cap(w.buf) || hasBareLF(w.buf) {
+		if len(c.buf) == cap(c.buf) || hasBareLF(c.buf) {
 			return errNotPlainAppend
 		}
 		return nil
 	}
-	line, rest, _ := strings.Cut(string(w.buf[:end+2]), "\r\n")
+	line, rest, _ := strings.Cut(string(c.buf[:end+2]), "\r\n")
 	target, post := strings.CutPrefix(line, "POST ")
 	target, http1 := strings.CutSuffix(target, " HTTP/1.1")
 	if !post || !http1 || !strings.HasPrefix(target, "/") || !byteclass.All(target, byteclass.Target) {
@@ -53,14 +53,14 @@ func (w *appendConn) parseRequest() error {
 		return err
 	}
 	length, err := strconv.ParseUint(h.Get("Content-Length"), 10, 16)
-	w.requestSize = end + 4 + int(length)
-	if err != nil || h.Get("Host") != w.template.Host || w.requestSize > cap(w.buf) {
+	c.requestSize = end + 4 + int(length)
+	if err != nil || h.Get("Host") != c.template.Host || c.requestSize > cap(c.buf) {
 		return errNotPlainAppend
 	}
 	delete(h, "Host")
-	r := w.template.WithContext(w.ctx)
+	r := c.template.WithContext(c.ctx)
 	r.RequestURI, r.URL, r.Header, r.ContentLength, r.Body = target, u, h, int64(length), http.NoBody
-	w.request = r
+	c.request = r
 	return nil
 }
 

@@ -74,53 +74,53 @@ func SoleOf(r *http.Request) *Conn {
 	return Of(r)
 }
 
-func (w *Conn) Read(b []byte) (int, error) {
-	if len(w.unread) > 0 {
-		n := copy(b, w.unread)
-		if w.unread = w.unread[n:]; len(w.unread) == 0 {
-			w.unread = nil
+func (c *Conn) Read(b []byte) (int, error) {
+	if len(c.unread) > 0 {
+		n := copy(b, c.unread)
+		if c.unread = c.unread[n:]; len(c.unread) == 0 {
+			c.unread = nil
 		}
 		return n, nil
 	}
-	if w.buffers != nil {
-		return w.buffers.In.Read(b)
+	if c.buffers != nil {
+		return c.buffers.In.Read(b)
 	}
-	return w.rawRead(b)
+	return c.rawRead(b)
 }
 
 // Write writes nothing after a failed write: the bytes that got through end in the middle of
 // something, and closing a tls.Conn would wait 5 s to say so to a client that accepts nothing, while
 // pages are held for it. HTTP/2 continues if a part was accepted before the deadline.
-func (w *Conn) Write(b []byte) (n int, err error) {
-	if w.writeErr != nil {
-		return 0, w.writeErr
+func (c *Conn) Write(b []byte) (n int, err error) {
+	if c.writeErr != nil {
+		return 0, c.writeErr
 	}
-	t := w.slots.Load()
+	w := c.slots.Load()
 	switch {
-	case t != nil:
-		n, err = t.write(b)
-	case w.buffers != nil:
-		w.buffers.Out = append(w.buffers.Out, b...)
+	case w != nil:
+		n, err = w.write(b)
+	case c.buffers != nil:
+		c.buffers.Out = append(c.buffers.Out, b...)
 		return len(b), nil
 	default:
-		n, err = w.rawWrite(b)
+		n, err = c.rawWrite(b)
 	}
-	if t != nil || n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-		w.writeErr = err
+	if w != nil || n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.writeErr = err
 	}
 	return n, err
 }
 
 // CloseWrite is called by net/http so that an answer is not lost when the client has sent
 // bytes that were never read.
-func (w *Conn) CloseWrite() error { return w.tcp.CloseWrite() }
+func (c *Conn) CloseWrite() error { return c.tcp.CloseWrite() }
 
 // SetWriteDeadline is called when a tls.Conn is closed.
-func (w *Conn) SetWriteDeadline(t time.Time) error {
-	if w.buffers != nil {
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if c.buffers != nil {
 		return nil
 	}
-	return w.Conn.SetWriteDeadline(t)
+	return c.Conn.SetWriteDeadline(t)
 }
 
 // ConnContext is the ConnContext of an http.Server whose connections come from Listen: the context
@@ -129,17 +129,17 @@ func (w *Conn) SetWriteDeadline(t time.Time) error {
 //
 // Some writes have no deadline (an error, a long-poll's answer): the kernel ends a connection that
 // accepts none of them. Writes with a deadline end before that, and are counted.
-func ConnContext(ctx context.Context, c net.Conn, stall time.Duration) context.Context {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
+func ConnContext(ctx context.Context, nc net.Conn, stall time.Duration) context.Context {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
 	}
-	w, ok := c.(*Conn)
+	c, ok := nc.(*Conn)
 	if !ok || !ownsDescriptors {
 		return ctx
 	}
-	w.setUserTimeout(2 * stall)
-	w.baseContext = ctx
-	return context.WithValue(ctx, ConnKey{}, w)
+	c.setUserTimeout(2 * stall)
+	c.baseContext = ctx
+	return context.WithValue(ctx, ConnKey{}, c)
 }
 
 // ConnKey is the context key of the Conn of a request's connection, or the one beneath its TLS.
@@ -147,6 +147,6 @@ type ConnKey struct{}
 
 // Of returns the Conn of the request, which over HTTP/2 serves other requests too; nil: there is none.
 func Of(r *http.Request) *Conn {
-	w, _ := r.Context().Value(ConnKey{}).(*Conn)
-	return w
+	c, _ := r.Context().Value(ConnKey{}).(*Conn)
+	return c
 }

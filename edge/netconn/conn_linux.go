@@ -28,32 +28,32 @@ const ownsDescriptors = true
 // maxRawTransfer bounds what one of those calls copies, and so for how long it keeps a processor.
 const maxRawTransfer = 64 << 10
 
-func newConn(c *net.TCPConn) (*Conn, error) {
-	raw, err := c.SyscallConn()
+func newConn(tcp *net.TCPConn) (*Conn, error) {
+	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	w := &Conn{Conn: c, tcp: c, raw: raw}
-	w.reads.do, w.writes.do = w.reads.read, w.writes.write
-	return w, nil
+	c := &Conn{Conn: tcp, tcp: tcp, raw: raw}
+	c.reads.do, c.writes.do = c.reads.read, c.writes.write
+	return c, nil
 }
 
 // rawRead is Read without blocking the thread.
-func (w *Conn) rawRead(b []byte) (int, error) {
-	t := &w.reads
+func (c *Conn) rawRead(b []byte) (int, error) {
+	t := &c.reads
 	t.b, t.n, t.err = b[:min(len(b), maxRawTransfer)], 0, nil
-	err := w.raw.Read(t.do)
+	err := c.raw.Read(t.do)
 	return t.result("read", err)
 }
 
 // rawWrite is Write without blocking the thread.
-func (w *Conn) rawWrite(b []byte) (int, error) {
+func (c *Conn) rawWrite(b []byte) (int, error) {
 	if len(b) > maxRawTransfer {
-		return w.Conn.Write(b)
+		return c.Conn.Write(b)
 	}
-	t := &w.writes
+	t := &c.writes
 	t.b, t.n, t.err = b, 0, nil
-	err := w.raw.Write(t.do)
+	err := c.raw.Write(t.do)
 	return t.result("write", err)
 }
 
@@ -119,11 +119,11 @@ const maxUnsent = 64 << 10
 // non-blocking duplicate of the descriptor, and closes the net.Conn, so that the runtime's poller
 // forgets the connection. Under TLS, buffers are what the tls.Conn reads and writes from now on; nil:
 // without TLS.
-func (w *Conn) Detach(buffers *TLSBuffers) (fd int, err error) {
-	defer func() { _ = w.tcp.Close() }()
-	w.buffers = buffers
+func (c *Conn) Detach(buffers *TLSBuffers) (fd int, err error) {
+	defer func() { _ = c.tcp.Close() }()
+	c.buffers = buffers
 	// File would make it blocking.
-	if cerr := w.raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
+	if cerr := c.raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); cerr != nil {
 		return 0, cerr
 	}
 	if err == nil {
@@ -133,8 +133,8 @@ func (w *Conn) Detach(buffers *TLSBuffers) (fd int, err error) {
 }
 
 // setUserTimeout has the kernel end a connection whose peer acknowledges nothing for that long.
-func (w *Conn) setUserTimeout(d time.Duration) {
-	_ = w.raw.Control(func(fd uintptr) {
+func (c *Conn) setUserTimeout(d time.Duration) {
+	_ = c.raw.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
 	})
 }

@@ -14,12 +14,12 @@ type rawTransfer struct{}
 
 func newConn(c *net.TCPConn) (*Conn, error) { return &Conn{Conn: c, tcp: c}, nil }
 
-func (w *Conn) rawRead(b []byte) (int, error) { return w.Conn.Read(b) }
+func (c *Conn) rawRead(b []byte) (int, error) { return c.Conn.Read(b) }
 
-func (w *Conn) rawWrite(b []byte) (int, error) { return w.Conn.Write(b) }
+func (c *Conn) rawWrite(b []byte) (int, error) { return c.Conn.Write(b) }
 
 func (*slotWriter) write([]byte) (int, error) { return 0, http.ErrNotSupported }
 
 func ackedByPeer(*Conn) uint64 { return 0 }
 
-func (w *Conn) setUserTimeout(time.Duration) {}
+func (c *Conn) setUserTimeout(time.Duration) {}

@@ -33,79 +33,79 @@ const PieceSize = 16 << 10
 
 // NewStallWriter returns a StallWriter for the response of a request.
 func NewStallWriter(w http.ResponseWriter, r *http.Request, stall time.Duration) *StallWriter {
-	p := &StallWriter{w: w, controller: http.NewResponseController(w), stall: stall}
+	s := &StallWriter{w: w, controller: http.NewResponseController(w), stall: stall}
 	if r.ProtoMajor > 1 {
-		p.conn = Of(r)
+		s.conn = Of(r)
 	}
-	return p
+	return s
 }
 
 // BlockedFor returns how long the current write has been blocked; 0: no write is, or the client is disconnected.
-func (p *StallWriter) BlockedFor(now time.Time) time.Duration {
-	if at := p.writeBegan.Load(); at != 0 && !p.disconnected.Load() {
+func (s *StallWriter) BlockedFor(now time.Time) time.Duration {
+	if at := s.writeBegan.Load(); at != 0 && !s.disconnected.Load() {
 		return now.Sub(time.Unix(0, at))
 	}
 	return 0
 }
 
 // Disconnect ends the current write, and all later ones.
-func (p *StallWriter) Disconnect() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.disconnected.Store(true)
-	_ = p.setDeadline(time.Now()) // safe: p is registered with the budget, so its request has not ended
-	if p.conn != nil {
+func (s *StallWriter) Disconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disconnected.Store(true)
+	_ = s.setDeadline(time.Now()) // safe: s is registered with the budget, so its request has not ended
+	if s.conn != nil {
 		// A connection that accepts nothing does not accept the end of a stream either, so the
 		// stream would stay. net/http sets a deadline for each HTTP/2 write; this one is for a
 		// write in progress.
-		taken := ackedByPeer(p.conn)
+		taken := ackedByPeer(s.conn)
 		time.AfterFunc(sendbudget.BlockedAfter, func() {
-			if p.writeBegan.Load() != 0 && ackedByPeer(p.conn) == taken {
-				_ = p.conn.tcp.SetWriteDeadline(time.Now())
+			if s.writeBegan.Load() != 0 && ackedByPeer(s.conn) == taken {
+				_ = s.conn.tcp.SetWriteDeadline(time.Now())
 			}
 		})
 	}
 }
 
 // Disconnected reports whether Disconnect was called.
-func (p *StallWriter) Disconnected() bool { return p.disconnected.Load() }
+func (s *StallWriter) Disconnected() bool { return s.disconnected.Load() }
 
 // Write implements io.Writer: it writes all of b, or returns an error.
-func (p *StallWriter) Write(b []byte) (int, error) {
-	if p.slots != nil {
-		return p.w.Write(b)
+func (s *StallWriter) Write(b []byte) (int, error) {
+	if s.slots != nil {
+		return s.w.Write(b)
 	}
-	if err := p.writePieces(b); err != nil {
+	if err := s.writePieces(b); err != nil {
 		return 0, err
 	}
 	return len(b), nil
 }
 
 // writePieces writes b in pieces.
-func (p *StallWriter) writePieces(b []byte) error {
-	p.writeBegan.Store(time.Now().UnixNano()) // also in the middle of a piece, where a write may block as well
-	defer p.writeBegan.Store(0)
+func (s *StallWriter) writePieces(b []byte) error {
+	s.writeBegan.Store(time.Now().UnixNano()) // also in the middle of a piece, where a write may block as well
+	defer s.writeBegan.Store(0)
 	for len(b) > 0 {
-		if p.pieceLeft == 0 {
+		if s.pieceLeft == 0 {
 			now := time.Now()
-			p.writeBegan.Store(now.UnixNano())
-			if p.disconnected.Load() {
+			s.writeBegan.Store(now.UnixNano())
+			if s.disconnected.Load() {
 				return os.ErrDeadlineExceeded
 			}
-			if err := p.setDeadline(now.Add(p.stall)); err != nil {
+			if err := s.setDeadline(now.Add(s.stall)); err != nil {
 				return err
 			}
-			p.pieceLeft = PieceSize
+			s.pieceLeft = PieceSize
 		}
-		n := min(len(b), p.pieceLeft)
-		if _, err := p.w.Write(b[:n]); err != nil {
-			if time.Since(time.Unix(0, p.writeBegan.Load())) >= p.stall { // HTTP/2 reports only that the stream is over
+		n := min(len(b), s.pieceLeft)
+		if _, err := s.w.Write(b[:n]); err != nil {
+			if time.Since(time.Unix(0, s.writeBegan.Load())) >= s.stall { // HTTP/2 reports only that the stream is over
 				err = errors.Join(os.ErrDeadlineExceeded, err)
 			}
 			return err
 		}
-		p.pieceLeft -= n
-		if b = b[n:]; p.pieceLeft == 0 {
+		s.pieceLeft -= n
+		if b = b[n:]; s.pieceLeft == 0 {
 			// Over HTTP/2 this goroutine and the connection's wake each other, and the scheduler
 			// runs such a pair for up to 10 ms before any other ready goroutine. With thousands of
 			// pairs that takes seconds; yielding lets others run.
@@ -117,16 +117,16 @@ func (p *StallWriter) writePieces(b []byte) error {
 
 // Flush flushes and clears the deadline: HTTP/2 would end the response when the deadline
 // passes, even while nothing is being written.
-func (p *StallWriter) Flush() error {
-	p.pieceLeft = 0
-	p.writeBegan.Store(time.Now().UnixNano())
-	defer p.writeBegan.Store(0)
-	return errors.Join(p.controller.Flush(), p.setDeadline(time.Time{}))
+func (s *StallWriter) Flush() error {
+	s.pieceLeft = 0
+	s.writeBegan.Store(time.Now().UnixNano())
+	defer s.writeBegan.Store(0)
+	return errors.Join(s.controller.Flush(), s.setDeadline(time.Time{}))
 }
 
 // setDeadline sets the write deadline, where there can be one.
-func (p *StallWriter) setDeadline(t time.Time) error {
-	if err := p.controller.SetWriteDeadline(t); !errors.Is(err, http.ErrNotSupported) {
+func (s *StallWriter) setDeadline(t time.Time) error {
+	if err := s.controller.SetWriteDeadline(t); !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	return nil

@@ -62,104 +62,104 @@ func NewWriteSlots(slots chan struct{}, waiting Gauge) *WriteSlots {
 	return &WriteSlots{slots: slots, waiting: waiting}
 }
 
-// Use makes p write in slots until the returned function is called. A connection that is no Conn is
+// Use makes out write in slots until the returned function is called. A connection that is no Conn is
 // written to in pieces, yielding after each: see StallWriter. The request's body must have been read,
 // because net/http reads what is left of it before it writes.
-func (x *WriteSlots) Use(p *StallWriter, r *http.Request) (end func()) {
-	w := SoleOf(r)
-	if w == nil {
+func (s *WriteSlots) Use(out *StallWriter, r *http.Request) (end func()) {
+	c := SoleOf(r)
+	if c == nil {
 		return func() {}
 	}
-	t := &slotWriter{group: x, out: p, conn: w, acked: ackedByPeer(w)}
+	w := &slotWriter{group: s, out: out, conn: c, acked: ackedByPeer(c)}
 	if r.TLS == nil {
 		// Without TLS the slot is acquired here, before the answer is laid out in memory. Under TLS
 		// write acquires it, because it runs under the tls.Conn's lock.
-		t.acquireSlot()
+		w.acquireSlot()
 	}
-	p.slots = t
-	w.slots.Store(t)
-	every := min(progressInterval, p.stall/4)
-	p.mu.Lock() // checkProgress locks it before it uses progressTimer
-	defer p.mu.Unlock()
-	t.progressTimer = time.AfterFunc(every, func() {
-		if t.checkProgress() {
-			t.progressTimer.Reset(every)
+	out.slots = w
+	c.slots.Store(w)
+	every := min(progressInterval, out.stall/4)
+	out.mu.Lock() // checkProgress locks it before it uses progressTimer
+	defer out.mu.Unlock()
+	w.progressTimer = time.AfterFunc(every, func() {
+		if w.checkProgress() {
+			w.progressTimer.Reset(every)
 		}
 	})
-	return t.end
+	return w.end
 }
 
-// acquireSlot waits for a slot, unless t has one or has ended. The wait does not count as blocked.
-func (t *slotWriter) acquireSlot() {
-	t.out.mu.Lock()
-	needs := !t.hasSlot && !t.ended
-	t.out.mu.Unlock()
+// acquireSlot waits for a slot, unless w has one or has ended. The wait does not count as blocked.
+func (w *slotWriter) acquireSlot() {
+	w.out.mu.Lock()
+	needs := !w.hasSlot && !w.ended
+	w.out.mu.Unlock()
 	if !needs {
 		return
 	}
-	t.out.writeBegan.Store(0)
+	w.out.writeBegan.Store(0)
 	select {
-	case t.group.slots <- struct{}{}:
+	case w.group.slots <- struct{}{}:
 	default:
-		t.group.waiting.Inc()
-		t.group.slots <- struct{}{}
-		t.group.waiting.Dec()
+		w.group.waiting.Inc()
+		w.group.slots <- struct{}{}
+		w.group.waiting.Dec()
 		runtime.Gosched() // a goroutine that is handed a slot runs next, and so would its successor: let others run first
 	}
-	t.out.mu.Lock()
-	defer t.out.mu.Unlock()
-	if t.ended {
-		<-t.group.slots
+	w.out.mu.Lock()
+	defer w.out.mu.Unlock()
+	if w.ended {
+		<-w.group.slots
 		return
 	}
-	t.hasSlot = true
-	t.extendDeadline()
+	w.hasSlot = true
+	w.extendDeadline()
 }
 
 // releaseSlot releases the slot, because the connection accepts no more.
-func (t *slotWriter) releaseSlot() {
-	t.out.mu.Lock()
-	defer t.out.mu.Unlock()
-	if t.hasSlot {
-		t.out.writeBegan.Store(time.Now().UnixNano())
-		t.hasSlot = false
-		<-t.group.slots
+func (w *slotWriter) releaseSlot() {
+	w.out.mu.Lock()
+	defer w.out.mu.Unlock()
+	if w.hasSlot {
+		w.out.writeBegan.Store(time.Now().UnixNano())
+		w.hasSlot = false
+		<-w.group.slots
 	}
 }
 
-func (t *slotWriter) end() {
-	t.conn.slots.Store(nil)
-	t.out.slots = nil
-	t.out.mu.Lock()
-	defer t.out.mu.Unlock()
-	t.progressTimer.Stop()
-	if t.ended = true; t.hasSlot {
-		t.hasSlot = false
-		<-t.group.slots
+func (w *slotWriter) end() {
+	w.conn.slots.Store(nil)
+	w.out.slots = nil
+	w.out.mu.Lock()
+	defer w.out.mu.Unlock()
+	w.progressTimer.Stop()
+	if w.ended = true; w.hasSlot {
+		w.hasSlot = false
+		<-w.group.slots
 	}
-	t.out.writeBegan.Store(0)
+	w.out.writeBegan.Store(0)
 }
 
-// checkProgress extends the deadline if the client has acknowledged something. It returns false once t has ended.
-func (t *slotWriter) checkProgress() bool {
-	t.out.mu.Lock()
-	defer t.out.mu.Unlock()
-	if t.ended || t.out.disconnected.Load() {
+// checkProgress extends the deadline if the client has acknowledged something. It returns false once w has ended.
+func (w *slotWriter) checkProgress() bool {
+	w.out.mu.Lock()
+	defer w.out.mu.Unlock()
+	if w.ended || w.out.disconnected.Load() {
 		return false
 	}
-	if acked := ackedByPeer(t.conn); acked > t.acked {
-		t.acked = acked
-		if at := t.out.writeBegan.Load(); at != 0 {
-			t.out.writeBegan.CompareAndSwap(at, time.Now().UnixNano()) // fails if t has a slot by now, which is fine
+	if acked := ackedByPeer(w.conn); acked > w.acked {
+		w.acked = acked
+		if at := w.out.writeBegan.Load(); at != 0 {
+			w.out.writeBegan.CompareAndSwap(at, time.Now().UnixNano()) // fails if w has a slot by now, which is fine
 		}
-		t.extendDeadline()
+		w.extendDeadline()
 	}
 	return true
 }
 
 // extendDeadline gives the client the stall time from now on.
-func (t *slotWriter) extendDeadline() {
-	if !t.out.disconnected.Load() {
-		_ = t.out.setDeadline(time.Now().Add(t.out.stall)) // the next write returns the error
+func (w *slotWriter) extendDeadline() {
+	if !w.out.disconnected.Load() {
+		_ = w.out.setDeadline(time.Now().Add(w.out.stall)) // the next write returns the error
 	}
 }

@@ -9,9 +9,9 @@ import (
 // write writes as much as the connection accepts, and waits without a slot when it accepts no
 // more; net.Conn.Write would keep the slot. Closing the connection waits while this waits for a
 // slot, which is short: no holder of a slot ever waits.
-func (t *slotWriter) write(b []byte) (n int, err error) {
-	waited := t.conn.raw.Write(func(fd uintptr) (done bool) {
-		t.acquireSlot()
+func (w *slotWriter) write(b []byte) (n int, err error) {
+	waited := w.conn.raw.Write(func(fd uintptr) (done bool) {
+		w.acquireSlot()
 		for n < len(b) {
 			var k int
 			k, err = unix.Write(int(fd), b[n:])
@@ -20,7 +20,7 @@ func (t *slotWriter) write(b []byte) (n int, err error) {
 				n += k
 			case errors.Is(err, unix.EINTR):
 			case errors.Is(err, unix.EAGAIN):
-				t.releaseSlot()
+				w.releaseSlot()
 				err = nil
 				return false
 			default:
@@ -33,8 +33,8 @@ func (t *slotWriter) write(b []byte) (n int, err error) {
 }
 
 // ackedByPeer returns how many bytes the peer's kernel has acknowledged on a connection; 0: it is closed.
-func ackedByPeer(w *Conn) (n uint64) {
-	_ = w.raw.Control(func(fd uintptr) { n = BytesAcked(int(fd)) })
+func ackedByPeer(c *Conn) (n uint64) {
+	_ = c.raw.Control(func(fd uintptr) { n = BytesAcked(int(fd)) })
 	return n
 }
 

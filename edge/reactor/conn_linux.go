@@ -42,94 +42,94 @@ const (
 
 // addConn adds a reader. The header of its response is sent first.
 func (l *loop) addConn(d *reader, fd int, encrypted *tlsWriter, head []byte) {
-	r := l.conns.allocate()
+	c := l.conns.allocate()
 	l.readers.Add(1)
-	r.session, r.release, r.fd, r.tls = d.session, d.release, int32(fd), encrypted
-	r.session.Begin(head)
-	if err := l.setEpollEvents(unix.EPOLL_CTL_ADD, r, false); err != nil {
+	c.session, c.release, c.fd, c.tls = d.session, d.release, int32(fd), encrypted
+	c.session.Begin(head)
+	if err := l.setEpollEvents(unix.EPOLL_CTL_ADD, c, false); err != nil {
 		l.cfg.Logger.Warn("watch a connection", "err", err)
-		l.closeConn(r)
+		l.closeConn(c)
 		return
 	}
-	key := r.session.Key()
-	ch := l.streams[key]
-	if ch == nil {
-		ch = &streamReaders{loop: l, key: key}
-		l.streams[key] = ch
+	key := c.session.Key()
+	group := l.streams[key]
+	if group == nil {
+		group = &streamReaders{loop: l, key: key}
+		l.streams[key] = group
 	}
-	r.group, r.groupIndex = ch, int32(len(ch.readers))
-	ch.readers = append(ch.readers, r)
-	if len(ch.readers) == 1 {
-		l.queueStream(ch) // so that deliverToStream registers a Waker
+	c.group, c.groupIndex = group, int32(len(group.readers))
+	group.readers = append(group.readers, c)
+	if len(group.readers) == 1 {
+		l.queueStream(group) // so that deliverToStream registers a Waker
 	}
-	if l.advance(r); encrypted != nil && r.state != connClosed {
-		l.readTLS(r) // what net/http has read already
+	if l.advance(c); encrypted != nil && c.state != connClosed {
+		l.readTLS(c) // what net/http has read already
 	}
 }
 
 // setEpollEvents tells epoll what to report: always when the client hangs up; under TLS, when it
 // sends something; and if writes is set, when it accepts more.
-func (l *loop) setEpollEvents(op int, r *conn, writes bool) error {
-	ev := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(r.slot), Pad: int32(r.gen)}
-	if r.wantsWritable = writes; writes {
+func (l *loop) setEpollEvents(op int, c *conn, writes bool) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLRDHUP, Fd: int32(c.slot), Pad: int32(c.gen)}
+	if c.wantsWritable = writes; writes {
 		ev.Events |= unix.EPOLLOUT
 	}
-	if r.tls != nil && !r.tls.readClosed {
+	if c.tls != nil && !c.tls.readClosed {
 		ev.Events |= unix.EPOLLIN
 	}
-	return unix.EpollCtl(l.epollFD, op, int(r.fd), &ev)
+	return unix.EpollCtl(l.epollFD, op, int(c.fd), &ev)
 }
 
 // handleEvent handles an event of epoll.
 func (l *loop) handleEvent(ev *unix.EpollEvent) {
-	r := l.conns.lookup(connRef{uint32(ev.Fd), uint32(ev.Pad)})
-	if r == nil {
+	c := l.conns.lookup(connRef{uint32(ev.Fd), uint32(ev.Pad)})
+	if c == nil {
 		return
 	}
-	defer l.recoverConn(r)
+	defer l.recoverConn(c)
 	switch {
 	case ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0:
-		l.closeConn(r)
+		l.closeConn(c)
 	case ev.Events&unix.EPOLLIN != 0:
-		l.readTLS(r)
+		l.readTLS(c)
 	}
-	if ev.Events&unix.EPOLLOUT != 0 && r.state == connBlocked {
-		l.advance(r)
+	if ev.Events&unix.EPOLLOUT != 0 && c.state == connBlocked {
+		l.advance(c)
 	}
 }
 
 // advance does what the session of a reader says, as far as its connection accepts output and its
 // turn goes. It returns how many bytes were accepted.
-func (l *loop) advance(r *conn) (sent int) {
-	defer l.recoverConn(r)
-	c := &r.session
-	if r.tls.hasOutput() && !l.flushBlockedTLS(r) {
+func (l *loop) advance(c *conn) (sent int) {
+	defer l.recoverConn(c)
+	s := &c.session
+	if c.tls.hasOutput() && !l.flushBlockedTLS(c) {
 		return 0
 	}
-	c.LendBuffer(&l.spareOut)
-	defer c.ReclaimBuffer(&l.spareOut)
-	for r.state != connClosed {
-		switch a := c.Next(l.elapsed(), l.cursor, sse.TurnBytes); a.Do {
+	s.LendBuffer(&l.spareOut)
+	defer s.ReclaimBuffer(&l.spareOut)
+	for c.state != connClosed {
+		switch a := s.Next(l.elapsed(), l.cursor, sse.TurnBytes); a.Do {
 		case sse.Write:
-			n, all := l.writeAction(r, a)
+			n, all := l.writeAction(c, a)
 			if sent += n; !all {
 				return sent
 			}
 			if sent >= sse.TurnBytes {
-				if !r.queued {
-					r.queued = true
-					l.unfinished = append(l.unfinished, r.connRef)
+				if !c.queued {
+					c.queued = true
+					l.unfinished = append(l.unfinished, c.connRef)
 				}
 				return sent
 			}
 		case sse.Fetch:
-			l.pageQueue = append(l.pageQueue, r.connRef)
+			l.pageQueue = append(l.pageQueue, c.connRef)
 			l.fetchPages()
 		case sse.End:
-			l.endResponse(r)
+			l.endResponse(c)
 			return sent
 		default:
-			l.schedule(r, a)
+			l.schedule(c, a)
 			return sent
 		}
 	}
@@ -138,39 +138,39 @@ func (l *loop) advance(r *conn) (sent int) {
 
 // writeAction writes a reader's pending output once; all reports whether the connection has accepted
 // everything, and the reader is still there.
-func (l *loop) writeAction(r *conn, a sse.Action) (n int, all bool) {
+func (l *loop) writeAction(c *conn, a sse.Action) (n int, all bool) {
 	if a.Why != 0 {
 		l.cfg.Metrics.CountMoved(a.Why)
 	}
-	n, all, err := l.writeOnce(r, r.session.Pending())
+	n, all, err := l.writeOnce(c, c.session.Pending())
 	if err != nil {
-		l.closeConn(r)
+		l.closeConn(c)
 		return n, false
 	}
 	if n > 0 {
-		l.cfg.Metrics.CountSession(&r.session)
+		l.cfg.Metrics.CountSession(&c.session)
 	}
 	if !all {
-		l.markBlocked(r, n > 0)
+		l.markBlocked(c, n > 0)
 		return n, false
 	}
 	l.newestTime = max(l.newestTime, a.Newest)
-	l.markUnblocked(r)
-	return n, r.state != connClosed
+	l.markUnblocked(c)
+	return n, c.state != connClosed
 }
 
 // writeOnce writes a reader's output with one system call; all reports whether everything was accepted.
-func (l *loop) writeOnce(r *conn, pending [][]byte) (n int, all bool, err error) {
-	if r.tls != nil {
-		n, all, err = l.writeTLS(r, pending)
-		l.countWritten(r, n)
+func (l *loop) writeOnce(c *conn, pending [][]byte) (n int, all bool, err error) {
+	if c.tls != nil {
+		n, all, err = l.writeTLS(c, pending)
+		l.countWritten(c, n)
 		return n, all, err
 	}
 	size := 0
 	for i := 0; i < len(pending) && len(l.iov) < maxIovecs; i++ {
 		size = l.addIovec(pending[i], size)
 	}
-	wrote, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(r.fd), uintptr(unsafe.Pointer(&l.iov[0])), uintptr(len(l.iov)))
+	wrote, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(c.fd), uintptr(unsafe.Pointer(&l.iov[0])), uintptr(len(l.iov)))
 	clear(l.iov)
 	l.iov = l.iov[:0]
 	switch errno {
@@ -181,14 +181,14 @@ func (l *loop) writeOnce(r *conn, pending [][]byte) (n int, all bool, err error)
 	default:
 		return 0, false, errno
 	}
-	l.countWritten(r, n)
+	l.countWritten(c, n)
 	return n, n == size, nil
 }
 
 // countWritten counts accepted bytes and removes them from the output.
-func (l *loop) countWritten(r *conn, n int) {
+func (l *loop) countWritten(c *conn, n int) {
 	l.uncountedBytes += n
-	r.session.MarkWritten(n, l.elapsed())
+	c.session.MarkWritten(n, l.elapsed())
 }
 
 // addIovec adds b to the next writev; unix.Writev would allocate.
@@ -202,65 +202,65 @@ func (l *loop) addIovec(b []byte, size int) int {
 }
 
 // markBlocked notes that the connection accepts no more for now. progress: it has just accepted something.
-func (l *loop) markBlocked(r *conn, progress bool) {
-	if r.state != connBlocked {
-		r.state = connBlocked
-		l.blocked[r] = netconn.BytesAcked(int(r.fd))
-		l.cfg.Budget.AddReader(r)
+func (l *loop) markBlocked(c *conn, progress bool) {
+	if c.state != connBlocked {
+		c.state = connBlocked
+		l.blocked[c] = netconn.BytesAcked(int(c.fd))
+		l.cfg.Budget.AddReader(c)
 		progress = true
 	}
 	if progress {
-		r.blockedSince.Store(int64(l.elapsed()) + 1)
+		c.blockedSince.Store(int64(l.elapsed()) + 1)
 	}
-	if !r.wantsWritable {
-		if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, true); err != nil {
-			l.closeConn(r)
+	if !c.wantsWritable {
+		if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, c, true); err != nil {
+			l.closeConn(c)
 		}
 	}
 }
 
 // hasProgress reports whether the client has acknowledged something since the last check. The
 // connection itself accepts more only once little is left to send, so acceptance is too rare a sign.
-func (l *loop) hasProgress(r *conn) bool {
-	n := netconn.BytesAcked(int(r.fd))
-	if n <= l.blocked[r] {
+func (l *loop) hasProgress(c *conn) bool {
+	n := netconn.BytesAcked(int(c.fd))
+	if n <= l.blocked[c] {
 		return false
 	}
-	l.blocked[r] = n
-	r.blockedSince.Store(int64(l.elapsed()) + 1)
+	l.blocked[c] = n
+	c.blockedSince.Store(int64(l.elapsed()) + 1)
 	return true
 }
 
-func (l *loop) markUnblocked(r *conn) {
-	if r.state != connBlocked {
+func (l *loop) markUnblocked(c *conn) {
+	if c.state != connBlocked {
 		return
 	}
-	r.state = connIdle
-	r.blockedSince.Store(0)
-	delete(l.blocked, r)
-	l.cfg.Budget.RemoveReader(r)
-	if r.wantsWritable {
-		if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, false); err != nil {
-			l.closeConn(r)
+	c.state = connIdle
+	c.blockedSince.Store(0)
+	delete(l.blocked, c)
+	l.cfg.Budget.RemoveReader(c)
+	if c.wantsWritable {
+		if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, c, false); err != nil {
+			l.closeConn(c)
 		}
 	}
 }
 
 // BlockedFor and disconnect implement evictable.
-func (r *conn) BlockedFor(now time.Time) time.Duration {
-	if at := r.blockedSince.Load(); at != 0 {
-		return r.group.loop.cfg.Rules.At(now).Sub(sse.Instant(at))
+func (c *conn) BlockedFor(now time.Time) time.Duration {
+	if at := c.blockedSince.Load(); at != 0 {
+		return c.group.loop.cfg.Rules.At(now).Sub(sse.Instant(at))
 	}
 	return 0
 }
 
-func (r *conn) Disconnect() {
-	r.blockedSince.Store(0) // so that it is disconnected once only, unless it makes progress
-	l, ref := r.group.loop, r.connRef
+func (c *conn) Disconnect() {
+	c.blockedSince.Store(0) // so that it is disconnected once only, unless it makes progress
+	l, ref := c.group.loop, c.connRef
 	l.post(func() {
-		if r := l.conns.lookup(ref); r != nil && r.state == connBlocked && r.blockedSince.Load() == 0 && !l.hasProgress(r) {
+		if c := l.conns.lookup(ref); c != nil && c.state == connBlocked && c.blockedSince.Load() == 0 && !l.hasProgress(c) {
 			l.cfg.Metrics.CountDisconnected(sse.EndMemory)
-			l.closeConn(r)
+			l.closeConn(c)
 		}
 	}, nil)
 }
@@ -268,16 +268,16 @@ func (r *conn) Disconnect() {
 // fetchPages reads pages for readers below their TailBuffer, on goroutines of their own.
 func (l *loop) fetchPages() {
 	for l.pageReads < maxPageReads && len(l.pageQueue) > 0 {
-		r := l.conns.lookup(l.pageQueue[0])
+		c := l.conns.lookup(l.pageQueue[0])
 		if l.pageQueue = l.pageQueue[1:]; len(l.pageQueue) == 0 {
 			l.pageQueue = nil
 		}
-		if r == nil || !r.session.IsFetching() {
+		if c == nil || !c.session.IsFetching() {
 			continue
 		}
 		l.pageReads++
-		ref := r.connRef
-		segment, pos := r.session.WantedPage()
+		ref := c.connRef
+		segment, pos := c.session.WantedPage()
 		l.wg.Go(func() {
 			page, err := l.cfg.ReadPage(l.ctx, segment, pos)
 			l.post(func() {
@@ -292,57 +292,57 @@ func (l *loop) fetchPages() {
 // acceptPage hands a page, or the error, to the reader that waited for it. A reader that is blocked
 // meanwhile, by a heartbeat, goes on once it is not.
 func (l *loop) acceptPage(ref connRef, page shard.RecordBatch, err error) {
-	r := l.conns.lookup(ref)
-	if r == nil || r.state == connEnding || !r.session.IsFetching() {
+	c := l.conns.lookup(ref)
+	if c == nil || c.state == connEnding || !c.session.IsFetching() {
 		return
 	}
-	defer l.recoverConn(r)
-	switch err := r.session.AcceptPage(page, err, l.elapsed()); {
+	defer l.recoverConn(c)
+	switch err := c.session.AcceptPage(page, err, l.elapsed()); {
 	case err != nil:
-		l.endResponse(r)
-	case r.state == connIdle:
-		l.advance(r)
+		l.endResponse(c)
+	case c.state == connIdle:
+		l.advance(c)
 	}
 }
 
 // endResponse ends the response by shutting down the sending side, after which the client hangs up.
 // Closing the connection immediately would lose bytes in transit if the client had sent anything
 // that was not read.
-func (l *loop) endResponse(r *conn) {
-	r.session.EndNow()
-	if !l.sendCloseNotify(r) {
-		l.markBlocked(r, true)
+func (l *loop) endResponse(c *conn) {
+	c.session.EndNow()
+	if !l.sendCloseNotify(c) {
+		l.markBlocked(c, true)
 		return
 	}
-	if unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil {
-		l.closeConn(r)
+	if unix.Shutdown(int(c.fd), unix.SHUT_WR) != nil {
+		l.closeConn(c)
 		return
 	}
-	r.state = connEnding
-	l.ending[r] = l.elapsed()
+	c.state = connEnding
+	l.ending[c] = l.elapsed()
 }
 
 // closeConn removes a reader and closes its connection.
-func (l *loop) closeConn(r *conn) {
-	if r.state == connClosed {
+func (l *loop) closeConn(c *conn) {
+	if c.state == connClosed {
 		return
 	}
-	if r.state == connBlocked {
-		delete(l.blocked, r)
-		l.cfg.Budget.RemoveReader(r)
+	if c.state == connBlocked {
+		delete(l.blocked, c)
+		l.cfg.Budget.RemoveReader(c)
 	}
-	delete(l.ending, r)
-	l.releaseTLS(r.tls)
-	_ = unix.Close(int(r.fd)) // this also removes it from epoll
-	if ch := r.group; ch != nil {
-		ch.remove(r)
-		if len(ch.readers) == 0 {
-			ch.key.Tail.Unwatch(ch)
-			delete(l.streams, ch.key)
+	delete(l.ending, c)
+	l.releaseTLS(c.tls)
+	_ = unix.Close(int(c.fd)) // this also removes it from epoll
+	if group := c.group; group != nil {
+		group.remove(c)
+		if len(group.readers) == 0 {
+			group.key.Tail.Unwatch(group)
+			delete(l.streams, group.key)
 		}
 	}
-	l.cfg.Metrics.CountSession(&r.session)
-	l.closeReader(&r.session, r.release)
-	l.conns.release(r)
+	l.cfg.Metrics.CountSession(&c.session)
+	l.closeReader(&c.session, c.release)
+	l.conns.release(c)
 	l.readers.Add(-1)
 }

@@ -17,45 +17,45 @@ const connsPerRow = 64
 type connRef struct{ slot, gen uint32 }
 
 // allocate returns a free slot, cleared but for its connRef.
-func (s *connTable) allocate() *conn {
-	if len(s.free) == 0 {
-		first := uint32(len(s.rows) * connsPerRow)
+func (t *connTable) allocate() *conn {
+	if len(t.free) == 0 {
+		first := uint32(len(t.rows) * connsPerRow)
 		row := &[connsPerRow]conn{}
 		for i := range row {
 			row[i].connRef, row[i].state = connRef{slot: first + uint32(i)}, connClosed
-			s.free = append(s.free, first+connsPerRow-1-uint32(i))
+			t.free = append(t.free, first+connsPerRow-1-uint32(i))
 		}
-		s.rows = append(s.rows, row)
+		t.rows = append(t.rows, row)
 	}
-	last := len(s.free) - 1
-	r := s.at(s.free[last])
-	s.free, s.used = s.free[:last], s.used+1
-	*r = conn{connRef: r.connRef}
-	return r
+	last := len(t.free) - 1
+	c := t.at(t.free[last])
+	t.free, t.used = t.free[:last], t.used+1
+	*c = conn{connRef: c.connRef}
+	return c
 }
 
 // release frees a slot: lookup finds nothing by its old connRef.
-func (s *connTable) release(r *conn) {
-	*r = conn{connRef: connRef{r.slot, r.gen + 1}, state: connClosed}
-	s.free, s.used = append(s.free, r.slot), s.used-1
+func (t *connTable) release(c *conn) {
+	*c = conn{connRef: connRef{c.slot, c.gen + 1}, state: connClosed}
+	t.free, t.used = append(t.free, c.slot), t.used-1
 }
 
-func (s *connTable) at(slot uint32) *conn { return &s.rows[slot/connsPerRow][slot%connsPerRow] }
+func (t *connTable) at(slot uint32) *conn { return &t.rows[slot/connsPerRow][slot%connsPerRow] }
 
 // lookup returns the connection, or nil if it is closed.
-func (s *connTable) lookup(f connRef) *conn {
-	if int(f.slot) < len(s.rows)*connsPerRow {
-		if r := s.at(f.slot); r.gen == f.gen && r.state != connClosed {
-			return r
+func (t *connTable) lookup(f connRef) *conn {
+	if int(f.slot) < len(t.rows)*connsPerRow {
+		if c := t.at(f.slot); c.gen == f.gen && c.state != connClosed {
+			return c
 		}
 	}
 	return nil
 }
 
 // all yields every connection; the caller may close connections meanwhile.
-func (s *connTable) all() iter.Seq[*conn] {
+func (t *connTable) all() iter.Seq[*conn] {
 	return func(yield func(*conn) bool) {
-		for _, row := range s.rows {
+		for _, row := range t.rows {
 			for i := range row {
 				if row[i].state != connClosed && !yield(&row[i]) {
 					return

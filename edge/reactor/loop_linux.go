@@ -65,7 +65,7 @@ const (
 	maxIovecs      = 1024 // in one call
 )
 
-func newLoop(x *Reactor) (*loop, error) {
+func newLoop(r *Reactor) (*loop, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -75,10 +75,10 @@ func newLoop(x *Reactor) (*loop, error) {
 		return nil, err
 	}
 	return &loop{
-		Reactor: x, tickEvery: tickInterval(x.cfg.Rules), epollFD: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
+		Reactor: r, tickEvery: tickInterval(r.cfg.Rules), epollFD: ep, epoll: os.NewFile(uintptr(ep), "epoll"),
 		wake: make(sse.WakeSignal, 1), events: make(chan []unix.EpollEvent), eventsHandled: make(chan struct{}),
 		streams: map[sse.SetKey]*streamReaders{}, blocked: map[*conn]uint64{}, ending: map[*conn]sse.Instant{},
-		now: time.Now(), nowInstant: x.cfg.Rules.At(time.Now()), lastTick: time.Now(),
+		now: time.Now(), nowInstant: r.cfg.Rules.At(time.Now()), lastTick: time.Now(),
 	}, nil
 }
 
@@ -190,15 +190,15 @@ func (l *loop) receiveMail() {
 	for _, do := range mail {
 		do()
 	}
-	for _, ch := range woken {
-		l.queueStream(ch)
+	for _, group := range woken {
+		l.queueStream(group)
 	}
 }
 
-func (l *loop) queueStream(ch *streamReaders) {
-	if !ch.queued && len(ch.readers) > 0 {
-		ch.queued = true
-		l.withNews = append(l.withNews, ch)
+func (l *loop) queueStream(group *streamReaders) {
+	if !group.queued && len(group.readers) > 0 {
+		group.queued = true
+		l.withNews = append(l.withNews, group)
 	}
 }
 
@@ -221,8 +221,8 @@ func (l *loop) closeAll() {
 	for _, do := range mail {
 		do()
 	}
-	for r := range l.conns.all() {
-		l.closeConn(r)
+	for c := range l.conns.all() {
+		l.closeConn(c)
 	}
 	_ = l.epoll.Close()
 }

@@ -31,12 +31,12 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 	budget := sendbudget.New(1 << 30)
 	rules := sse.NewRules(sse.Times{Heartbeat: time.Hour, Stall: time.Hour, PageRetry: time.Second, MinRetry: time.Second, MaxRetry: time.Second},
 		time.Now(), func(error) bool { return false }, func(time.Duration) time.Duration { return 0 })
-	x := New(Config{
+	r := New(Config{
 		Rules: rules, Logger: slog.New(slog.DiscardHandler), Now: time.Now, Budget: budget, OnClose: func() {},
 		OnPanic: func(v any) { t.Error(v) }, Metrics: uncounted{},
 	})
-	t.Cleanup(x.Close)
-	l, err := newLoop(x)
+	t.Cleanup(r.Close)
+	l, err := newLoop(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +52,8 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 		}
 		b.ours, b.clients = append(b.ours, pair[0]), append(b.clients, pair[1])
 		t.Cleanup(func() { _ = unix.Close(pair[1]) })
-		c := sse.NewSession(frames, rules, b.tail, sse.FramingText, sse.Start{FromStart: true}, rules.At(time.Now()))
-		l.addConn(&reader{session: c, release: func() {}}, pair[0], nil, nil)
+		s := sse.NewSession(frames, rules, b.tail, sse.FramingText, sse.Start{FromStart: true}, rules.At(time.Now()))
+		l.addConn(&reader{session: s, release: func() {}}, pair[0], nil, nil)
 	}
 	b.turn()
 	return b
@@ -74,9 +74,9 @@ func (b *bareLoop) turn() {
 	for b.runTurn() {
 		continue
 	}
-	for r := range b.blocked {
-		if r.state != connBlocked || !r.wantsWritable {
-			b.Errorf("a blocked reader: %+v", r)
+	for c := range b.blocked {
+		if c.state != connBlocked || !c.wantsWritable {
+			b.Errorf("a blocked reader: %+v", c)
 		}
 	}
 }
@@ -116,28 +116,28 @@ func (b *bareLoop) fill(reader int) (junk int) {
 // A reader that is to leave before it has had the end of its stream hears nothing after that end.
 func TestNothingFollowsTheEndOfAStream(t *testing.T) {
 	b := newBareLoop(t, 1)
-	r := b.conns.lookup(connRef{})
+	c := b.conns.lookup(connRef{})
 	b.read(0)
 	junk := b.fill(0)
 	if err := b.tail.Extend(ssetest.Batch(b.T, b.pos, b.pos+1, b.pos+1, true, []shard.Message{{Pos: b.pos, Next: b.pos + 1, Body: []byte("one")}})); err != nil {
 		t.Fatal(err)
 	}
 	b.turn()
-	if r.state != connBlocked {
-		t.Fatalf("state %d", r.state)
+	if c.state != connBlocked {
+		t.Fatalf("state %d", c.state)
 	}
 	b.cfg.Rules.Change(true, 0)
 	b.lookAtAll()
 	var all bytes.Buffer
 	for range 100 {
 		all.Write(b.read(0))
-		if r.state == connBlocked {
-			b.advance(r)
+		if c.state == connBlocked {
+			b.advance(c)
 		}
 	}
 	all.Next(junk)
-	if s := all.String(); !strings.Contains(s, "one") || strings.Contains(s, "retry:") || r.state != connEnding {
-		t.Errorf("%q in state %d", s, r.state)
+	if s := all.String(); !strings.Contains(s, "one") || strings.Contains(s, "retry:") || c.state != connEnding {
+		t.Errorf("%q in state %d", s, c.state)
 	}
 }
 
@@ -185,8 +185,8 @@ func TestReactorSharedStep(t *testing.T) {
 		var got []byte
 		for range 1000 {
 			got = append(got, b.read(1)...)
-			if r := b.conns.lookup(connRef{slot: 1}); r.state == connBlocked {
-				b.advance(r)
+			if c := b.conns.lookup(connRef{slot: 1}); c.state == connBlocked {
+				b.advance(c)
 			}
 		}
 		if got = got[junk:]; string(got) != string(want) {
@@ -202,28 +202,28 @@ func TestReactorSharedStep(t *testing.T) {
 }
 
 // A seat is used again, and a ref to its last reader does not find the next one.
-func TestSeats(t *testing.T) {
-	var s connTable
+func TestFreedSlotIsUsedAgain(t *testing.T) {
+	var table connTable
 	var refs []connRef
 	for range connsPerRow + 1 {
-		refs = append(refs, s.allocate().connRef)
+		refs = append(refs, table.allocate().connRef)
 	}
-	first := s.lookup(refs[0])
+	first := table.lookup(refs[0])
 	first.fd = 7
-	s.release(first)
-	if s.lookup(refs[0]) != nil || s.used != connsPerRow {
+	table.release(first)
+	if table.lookup(refs[0]) != nil || table.used != connsPerRow {
 		t.Error("it is still there")
 	}
-	next := s.allocate()
-	if next != first || next.fd != 0 || s.lookup(refs[0]) != nil || s.lookup(next.connRef) != next {
+	next := table.allocate()
+	if next != first || next.fd != 0 || table.lookup(refs[0]) != nil || table.lookup(next.connRef) != next {
 		t.Errorf("%+v", next)
 	}
 	n := 0
-	for range s.all() {
+	for range table.all() {
 		n++
 	}
-	if n != connsPerRow+1 || len(s.rows) != 2 || s.lookup(connRef{slot: 9 * connsPerRow}) != nil {
-		t.Errorf("%d of %d", n, len(s.rows))
+	if n != connsPerRow+1 || len(table.rows) != 2 || table.lookup(connRef{slot: 9 * connsPerRow}) != nil {
+		t.Errorf("%d of %d", n, len(table.rows))
 	}
 }
 

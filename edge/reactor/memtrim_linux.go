@@ -23,27 +23,27 @@ const (
 
 // shouldTrim reports whether to give memory back now. It is called every trimCheckInterval with the
 // number of readers.
-func (s *crowdDetector) shouldTrim(readers int64, now time.Time) bool {
-	lately := readers - s.lastCount
-	s.lastCount, s.minCount = readers, min(s.minCount, readers)
-	crowd := readers - s.minCount
-	if crowd < minCrowd || lately > crowd/100 || now.Sub(s.trimmedAt) < minTrimInterval {
+func (d *crowdDetector) shouldTrim(readers int64, now time.Time) bool {
+	lately := readers - d.lastCount
+	d.lastCount, d.minCount = readers, min(d.minCount, readers)
+	crowd := readers - d.minCount
+	if crowd < minCrowd || lately > crowd/100 || now.Sub(d.trimmedAt) < minTrimInterval {
 		return false
 	}
-	s.minCount, s.trimmedAt = readers, now
+	d.minCount, d.trimmedAt = readers, now
 	return true
 }
 
 // trimMemory gives memory back to the system after each crowd.
-func (x *Reactor) trimMemory() {
+func (r *Reactor) trimMemory() {
 	tick := time.NewTicker(trimCheckInterval)
 	defer tick.Stop()
-	for s := (crowdDetector{}); ; {
+	for d := (crowdDetector{}); ; {
 		select {
-		case <-x.ctx.Done():
+		case <-r.ctx.Done():
 			return
 		case now := <-tick.C:
-			if s.shouldTrim(x.readers.Load(), now) {
+			if d.shouldTrim(r.readers.Load(), now) {
 				debug.FreeOSMemory()
 			}
 		}

@@ -32,11 +32,11 @@ func TestSettling(t *testing.T) {
 		"another one a while on":   {append(append([]int64{5000}, slices.Repeat([]int64{5000}, 40)...), 9000, 9000), []int{1, 42}},
 		"one that comes meanwhile": {append([]int64{5000, 5000}, slices.Repeat([]int64{9000}, 40)...), []int{1, 31}},
 	} {
-		var s crowdDetector
+		var d crowdDetector
 		var got []int
 		start := time.Now()
 		for i, came := range c.came {
-			if s.shouldTrim(came, start.Add(time.Duration(i)*time.Second)) {
+			if d.shouldTrim(came, start.Add(time.Duration(i)*time.Second)) {
 				got = append(got, i)
 			}
 		}

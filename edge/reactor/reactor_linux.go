@@ -41,13 +41,13 @@ type Reactor struct {
 
 // New returns a Reactor without readers.
 func New(cfg Config) *Reactor {
-	x := &Reactor{cfg: cfg}
-	x.ctx, x.stop = context.WithCancel(context.Background())
-	return x
+	r := &Reactor{cfg: cfg}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	return r
 }
 
 // Readers returns the number of readers that the reactor has.
-func (x *Reactor) Readers() int { return int(x.readers.Load()) }
+func (r *Reactor) Readers() int { return int(r.readers.Load()) }
 
 // CanServe reports whether a loop can serve the event stream that r asks for.
 func (*Reactor) CanServe(r *http.Request) bool {
@@ -61,17 +61,17 @@ type reader struct {
 }
 
 // closeReader releases what a reader held.
-func (x *Reactor) closeReader(session *sse.Session, release func()) {
+func (r *Reactor) closeReader(session *sse.Session, release func()) {
 	session.Close()
 	release()
-	x.cfg.OnClose()
+	r.cfg.OnClose()
 }
 
 // TakeOver moves an event stream to a loop, with the headers of w. release ends following the stream;
 // the reactor calls it, and closes the session, when the reader is gone. It returns false, and has
 // done nothing, if the handler has to serve the stream.
-func (x *Reactor) TakeOver(w http.ResponseWriter, r *http.Request, session sse.Session, release func()) bool {
-	wire, l := netconn.SoleOf(r), x.pickLoop()
+func (r *Reactor) TakeOver(w http.ResponseWriter, req *http.Request, session sse.Session, release func()) bool {
+	wire, l := netconn.SoleOf(req), r.pickLoop()
 	if l == nil {
 		return false
 	}
@@ -87,8 +87,8 @@ func (x *Reactor) TakeOver(w http.ResponseWriter, r *http.Request, session sse.S
 	}
 	fd, err := wire.Detach(encrypted.transport())
 	if err != nil {
-		x.cfg.Logger.Warn("detach a connection", "err", err)
-		x.closeReader(&d.session, d.release)
+		r.cfg.Logger.Warn("detach a connection", "err", err)
+		r.closeReader(&d.session, d.release)
 		return true
 	}
 	if encrypted != nil {
@@ -96,7 +96,7 @@ func (x *Reactor) TakeOver(w http.ResponseWriter, r *http.Request, session sse.S
 	}
 	l.post(func() { l.addConn(d, fd, encrypted, head) }, func() {
 		_ = unix.Close(fd)
-		x.closeReader(&d.session, d.release)
+		r.closeReader(&d.session, d.release)
 	})
 	return true
 }
@@ -113,38 +113,38 @@ func responseHeader(h http.Header) []byte {
 }
 
 // pickLoop returns the loop for the next reader; nil: there is none.
-func (x *Reactor) pickLoop() *loop {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.closed {
+func (r *Reactor) pickLoop() *loop {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
 		return nil
 	}
-	if x.loops == nil {
+	if r.loops == nil {
 		for range runtime.GOMAXPROCS(0) {
-			l, err := newLoop(x)
+			l, err := newLoop(r)
 			if err != nil {
-				x.cfg.Logger.Error("no reactor: every event stream has a goroutine", "err", err)
+				r.cfg.Logger.Error("no reactor: every event stream has a goroutine", "err", err)
 				break
 			}
-			x.loops = append(x.loops, l)
+			r.loops = append(r.loops, l)
 		}
-		for _, l := range x.loops {
-			x.wg.Go(l.run)
-			x.wg.Go(l.poll)
+		for _, l := range r.loops {
+			r.wg.Go(l.run)
+			r.wg.Go(l.poll)
 		}
-		if len(x.loops) > 0 {
-			x.wg.Go(x.trimMemory)
+		if len(r.loops) > 0 {
+			r.wg.Go(r.trimMemory)
 		}
 	}
-	if len(x.loops) == 0 {
+	if len(r.loops) == 0 {
 		return nil
 	}
-	x.nextLoop++
-	return x.loops[x.nextLoop%len(x.loops)]
+	r.nextLoop++
+	return r.loops[r.nextLoop%len(r.loops)]
 }
 
 // LookAgain has every reader follow new orders of Config.Rules.
-func (x *Reactor) LookAgain() { x.postToAll((*loop).lookAtAll) }
+func (r *Reactor) LookAgain() { r.postToAll((*loop).lookAtAll) }
 
 // Stats describes what the loops hold.
 type Stats struct {
@@ -152,12 +152,12 @@ type Stats struct {
 }
 
 // Stats asks every loop, and waits.
-func (x *Reactor) Stats() (all Stats) {
-	x.mu.Lock()
-	n := len(x.loops)
-	x.mu.Unlock()
+func (r *Reactor) Stats() (all Stats) {
+	r.mu.Lock()
+	n := len(r.loops)
+	r.mu.Unlock()
 	answers := make(chan Stats, n)
-	x.postToAll(func(l *loop) {
+	r.postToAll(func(l *loop) {
 		answers <- Stats{
 			Readers: l.conns.used, Streams: len(l.streams), Blocked: len(l.blocked), Ending: len(l.ending),
 			Pending: len(l.withNews) + len(l.unfinished) + len(l.pageQueue),
@@ -175,20 +175,20 @@ func (x *Reactor) Stats() (all Stats) {
 }
 
 // postToAll mails a function to every loop.
-func (x *Reactor) postToAll(fn func(*loop)) {
-	x.mu.Lock()
-	loops := x.loops
-	x.mu.Unlock()
+func (r *Reactor) postToAll(fn func(*loop)) {
+	r.mu.Lock()
+	loops := r.loops
+	r.mu.Unlock()
 	for _, l := range loops {
 		l.post(func() { fn(l) }, nil)
 	}
 }
 
 // Close disconnects every reader immediately and waits.
-func (x *Reactor) Close() {
-	x.mu.Lock()
-	x.closed = true
-	x.mu.Unlock()
-	x.stop()
-	x.wg.Wait()
+func (r *Reactor) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.stop()
+	r.wg.Wait()
 }

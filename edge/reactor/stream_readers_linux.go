@@ -17,10 +17,10 @@ type streamReaders struct {
 }
 
 // Wake implements shard.Waker. Any goroutine may call it; the loop delivers the news.
-func (ch *streamReaders) Wake() {
-	l := ch.loop
+func (s *streamReaders) Wake() {
+	l := s.loop
 	l.mu.Lock()
-	l.woken = append(l.woken, ch)
+	l.woken = append(l.woken, s)
 	l.mu.Unlock()
 	l.wake.Wake()
 }
@@ -34,22 +34,22 @@ func (l *loop) runTurn() (more bool) {
 			l.unfinished = nil
 		}
 		for _, f := range turn {
-			if r := l.conns.lookup(f); r != nil {
-				r.queued = false
-				if r.state == connIdle {
-					l.advance(r)
+			if c := l.conns.lookup(f); c != nil {
+				c.queued = false
+				if c.state == connIdle {
+					l.advance(c)
 				}
 			}
 		}
 	}
 	if len(l.withNews) > 0 {
-		ch := l.withNews[0]
+		group := l.withNews[0]
 		if l.withNews = l.withNews[1:]; len(l.withNews) == 0 {
 			l.withNews = nil
 		}
-		ch.queued = false
-		if l.deliverToStream(ch) {
-			l.queueStream(ch)
+		group.queued = false
+		if l.deliverToStream(group) {
+			l.queueStream(group)
 		}
 	}
 	if l.uncountedBytes > 0 {
@@ -64,47 +64,47 @@ func (l *loop) runTurn() (more bool) {
 }
 
 // deliverToStream delivers to some readers of a stream with news; more reports whether some are left.
-func (l *loop) deliverToStream(ch *streamReaders) (more bool) {
-	if tail := ch.key.Tail; ch.walked == 0 {
-		ch.ended = tail.EndError() != nil
-		ch.infoBefore = tail.Info()
+func (l *loop) deliverToStream(group *streamReaders) (more bool) {
+	if tail := group.key.Tail; group.walked == 0 {
+		group.ended = tail.EndError() != nil
+		group.infoBefore = tail.Info()
 	}
 	defer l.endSharedWrite()
-	for n, sent := 0, 0; ch.walked < len(ch.readers); n++ {
+	for n, sent := 0, 0; group.walked < len(group.readers); n++ {
 		if n == maxTurnReaders || sent >= maxTurnBytes {
 			return true
 		}
-		r := ch.readers[ch.walked]
-		ch.walked++
-		if r.state == connIdle && !r.session.IsFetching() {
-			sent += l.deliver(r)
+		c := group.readers[group.walked]
+		group.walked++
+		if c.state == connIdle && !c.session.IsFetching() {
+			sent += l.deliver(c)
 		}
 	}
-	ch.walked = 0
-	return len(ch.readers) > 0 && !ch.key.Tail.Watch(ch, ch.infoBefore.Tail) && ch.hasNews()
+	group.walked = 0
+	return len(group.readers) > 0 && !group.key.Tail.Watch(group, group.infoBefore.Tail) && group.hasNews()
 }
 
 // hasNews reports whether there is news since the walk began. A reader that is still here after
 // its stream has ended is blocked, or behind, and will notice the end by itself.
-func (ch *streamReaders) hasNews() bool {
-	now := ch.key.Tail.Info()
-	return now.Tail > ch.infoBefore.Tail || now.Closed != ch.infoBefore.Closed || !ch.ended && ch.key.Tail.EndError() != nil
+func (s *streamReaders) hasNews() bool {
+	now := s.key.Tail.Info()
+	return now.Tail > s.infoBefore.Tail || now.Closed != s.infoBefore.Closed || !s.ended && s.key.Tail.EndError() != nil
 }
 
 // remove removes a reader, and keeps the readers that this walk has visited before the others.
-func (ch *streamReaders) remove(r *conn) {
-	i := int(r.groupIndex)
+func (s *streamReaders) remove(c *conn) {
+	i := int(c.groupIndex)
 	put := func(j int) { // moves the reader at j to the free index i
-		ch.readers[i] = ch.readers[j]
-		ch.readers[i].groupIndex = int32(i)
+		s.readers[i] = s.readers[j]
+		s.readers[i].groupIndex = int32(i)
 		i = j
 	}
-	if i < ch.walked {
-		ch.walked--
-		put(ch.walked)
+	if i < s.walked {
+		s.walked--
+		put(s.walked)
 	}
-	last := len(ch.readers) - 1
+	last := len(s.readers) - 1
 	put(last)
-	ch.readers[last] = nil
-	ch.readers = ch.readers[:last]
+	s.readers[last] = nil
+	s.readers = s.readers[:last]
 }

@@ -28,13 +28,13 @@ type timer struct {
 }
 
 // schedule has the loop look at a reader when its session says, unless it will look at it before.
-func (l *loop) schedule(r *conn, a sse.Action) {
+func (l *loop) schedule(c *conn, a sse.Action) {
 	at := max(a.Until, l.elapsed()+1)
-	if r.lookAt != 0 && r.lookAt <= at {
+	if c.lookAt != 0 && c.lookAt <= at {
 		return
 	}
-	r.lookAt = at
-	l.enter(timer{at, r.connRef}, a.Coarse)
+	c.lookAt = at
+	l.enter(timer{at, c.connRef}, a.Coarse)
 }
 
 // enter puts a timer into its slot or the list.
@@ -61,25 +61,25 @@ func (l *loop) tick() {
 		due := l.wheel[l.wheelSlot]
 		l.wheel[l.wheelSlot] = nil
 		for _, t := range due {
-			switch r := l.conns.lookup(t.ref); {
-			case r == nil || r.lookAt != t.at:
+			switch c := l.conns.lookup(t.ref); {
+			case c == nil || c.lookAt != t.at:
 			case t.at > l.elapsed():
 				l.enter(t, false)
 			default:
-				r.lookAt = 0
-				l.look(r)
+				c.lookAt = 0
+				l.look(c)
 			}
 		}
 	}
-	for r := range l.blocked {
-		if !l.hasProgress(r) && r.BlockedFor(l.now) >= l.cfg.Rules.Stall {
+	for c := range l.blocked {
+		if !l.hasProgress(c) && c.BlockedFor(l.now) >= l.cfg.Rules.Stall {
 			l.cfg.Metrics.CountDisconnected(sse.EndStalled)
-			l.closeConn(r)
+			l.closeConn(c)
 		}
 	}
-	for r, since := range l.ending {
+	for c, since := range l.ending {
 		if l.elapsed().Sub(since) >= maxEndingTime {
-			l.closeConn(r)
+			l.closeConn(c)
 		}
 	}
 }
@@ -89,13 +89,13 @@ func (l *loop) runTimers() {
 	timers, now := l.soon, l.elapsed()
 	l.soon = l.spareTimers[:0]
 	for _, t := range timers {
-		switch r := l.conns.lookup(t.ref); {
-		case r == nil || r.lookAt != t.at:
+		switch c := l.conns.lookup(t.ref); {
+		case c == nil || c.lookAt != t.at:
 		case t.at > now:
 			l.soon = append(l.soon, t)
 		default:
-			r.lookAt = 0
-			l.look(r)
+			c.lookAt = 0
+			l.look(c)
 		}
 	}
 	if l.spareTimers = timers[:0]; len(l.soon) == 0 && cap(timers) > maxKeptTimers {
@@ -105,16 +105,16 @@ func (l *loop) runTimers() {
 
 // look asks the session of a reader what to do, unless it is asked soon anyway: when the connection
 // accepts more, or in the reader's next turn.
-func (l *loop) look(r *conn) {
-	if r.state == connIdle && !r.queued {
-		l.advance(r)
+func (l *loop) look(c *conn) {
+	if c.state == connIdle && !c.queued {
+		l.advance(c)
 	}
 }
 
 // lookAtAll asks every session, because the orders have changed.
 func (l *loop) lookAtAll() {
-	for r := range l.conns.all() {
-		l.look(r)
+	for c := range l.conns.all() {
+		l.look(c)
 	}
 }
 
@@ -130,10 +130,10 @@ func (l *loop) rebalanceSignal() <-chan struct{} {
 // that may move, and gives up if it finds none.
 func (l *loop) disconnectForBalance() {
 	for range 64 {
-		r := l.conns.at(rand.Uint32N(uint32(len(l.conns.rows) * connsPerRow)))
-		if r.state == connIdle && !r.queued && !r.session.IsFetching() && r.session.MayMove(l.elapsed()) {
-			r.session.Leave(sse.EndRebalance)
-			l.advance(r)
+		c := l.conns.at(rand.Uint32N(uint32(len(l.conns.rows) * connsPerRow)))
+		if c.state == connIdle && !c.queued && !c.session.IsFetching() && c.session.MayMove(l.elapsed()) {
+			c.session.Leave(sse.EndRebalance)
+			l.advance(c)
 			return
 		}
 	}

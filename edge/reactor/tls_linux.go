@@ -22,11 +22,11 @@ type tlsWriter struct {
 }
 
 // transport returns what Conn.Detach needs; nil: without TLS.
-func (s *tlsWriter) transport() *netconn.TLSBuffers {
-	if s == nil {
+func (w *tlsWriter) transport() *netconn.TLSBuffers {
+	if w == nil {
 		return nil
 	}
-	return &s.buffers
+	return &w.buffers
 }
 
 // fdReader reads what a descriptor has received, without waiting.
@@ -47,46 +47,46 @@ func (fd fdReader) Read(b []byte) (int, error) {
 
 // readTLS reads what a client sends after its request: usually close_notify, which comes before the
 // connection ends, or new keys. Further requests are not read.
-func (l *loop) readTLS(r *conn) {
-	s := r.tls
-	n, err := s.tls.Read(l.readBuf[:])
+func (l *loop) readTLS(c *conn) {
+	w := c.tls
+	n, err := w.tls.Read(l.readBuf[:])
 	switch {
 	case n > 0:
-		l.stopReading(r)
+		l.stopReading(c)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		l.flushTLSReplies(r)
-	case errors.Is(err, io.EOF) && r.state == connIdle:
-		if l.stopReading(r) {
-			l.endResponse(r)
+		l.flushTLSReplies(c)
+	case errors.Is(err, io.EOF) && c.state == connIdle:
+		if l.stopReading(c) {
+			l.endResponse(c)
 		}
 	default:
-		l.closeConn(r)
+		l.closeConn(c)
 	}
 }
 
 // stopReading stops reading what the client sends; its hang-up is still noticed. It returns false if
 // the reader is closed.
-func (l *loop) stopReading(r *conn) bool {
-	r.tls.readClosed = true
-	if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, r, r.wantsWritable); err != nil {
-		l.closeConn(r)
+func (l *loop) stopReading(c *conn) bool {
+	c.tls.readClosed = true
+	if err := l.setEpollEvents(unix.EPOLL_CTL_MOD, c, c.wantsWritable); err != nil {
+		l.closeConn(c)
 		return false
 	}
 	return true
 }
 
 // flushTLSReplies sends what crypto/tls has written on its own account, such as its new keys.
-func (l *loop) flushTLSReplies(r *conn) {
-	switch s := r.tls; {
-	case !s.hasOutput():
-	case s.charged > 0: // earlier bytes are still waiting
-		l.cfg.Budget.Charge(int64(len(s.buffers.Out) - s.charged))
-		s.charged = len(s.buffers.Out)
+func (l *loop) flushTLSReplies(c *conn) {
+	switch w := c.tls; {
+	case !w.hasOutput():
+	case w.charged > 0: // earlier bytes are still waiting
+		l.cfg.Budget.Charge(int64(len(w.buffers.Out) - w.charged))
+		w.charged = len(w.buffers.Out)
 	default:
-		if n, err := l.flushTLS(r); err != nil {
-			l.closeConn(r)
-		} else if s.hasOutput() {
-			l.markBlocked(r, n > 0)
+		if n, err := l.flushTLS(c); err != nil {
+			l.closeConn(c)
+		} else if w.hasOutput() {
+			l.markBlocked(c, n > 0)
 		}
 	}
 }
@@ -95,114 +95,114 @@ func (l *loop) flushTLSReplies(r *conn) {
 const maxEncrypted = 64 << 10
 
 // HasOutput reports whether something is encrypted and not sent.
-func (s *tlsWriter) hasOutput() bool { return s != nil && len(s.buffers.Out) > 0 }
+func (w *tlsWriter) hasOutput() bool { return w != nil && len(w.buffers.Out) > 0 }
 
 // sendTo sends b to a reader with no pending output and returns how many bytes were sent or, under
 // TLS, encrypted.
-func (l *loop) sendTo(r *conn, b []byte) (int, error) {
-	if r.tls == nil {
-		return netconn.Send(r.fd, b)
+func (l *loop) sendTo(c *conn, b []byte) (int, error) {
+	if c.tls == nil {
+		return netconn.Send(c.fd, b)
 	}
-	if err := l.encrypt(r.tls, b); err != nil {
+	if err := l.encrypt(c.tls, b); err != nil {
 		return 0, err
 	}
-	_, err := l.flushTLS(r)
+	_, err := l.flushTLS(c)
 	return len(b), err
 }
 
 // writeTLS is writeOnce under TLS.
-func (l *loop) writeTLS(r *conn, pending [][]byte) (n int, all bool, err error) {
+func (l *loop) writeTLS(c *conn, pending [][]byte) (n int, all bool, err error) {
 	for _, b := range pending {
 		for len(b) > 0 {
 			piece := b[:min(len(b), maxEncrypted)]
-			if err := l.encrypt(r.tls, piece); err != nil {
+			if err := l.encrypt(c.tls, piece); err != nil {
 				return n, false, err
 			}
 			n += len(piece)
 			b = b[len(piece):]
-			if len(r.tls.buffers.Out) < maxEncrypted {
+			if len(c.tls.buffers.Out) < maxEncrypted {
 				continue
 			}
-			if _, err := l.flushTLS(r); err != nil || r.tls.hasOutput() {
+			if _, err := l.flushTLS(c); err != nil || c.tls.hasOutput() {
 				return n, false, err
 			}
 		}
 	}
-	_, err = l.flushTLS(r)
-	return n, !r.tls.hasOutput(), err
+	_, err = l.flushTLS(c)
+	return n, !c.tls.hasOutput(), err
 }
 
-func (l *loop) encrypt(s *tlsWriter, b []byte) error {
-	l.lendTLSBuf(s)
-	_, err := s.tls.Write(b)
+func (l *loop) encrypt(w *tlsWriter, b []byte) error {
+	l.lendTLSBuf(w)
+	_, err := w.tls.Write(b)
 	return err
 }
 
-func (l *loop) lendTLSBuf(s *tlsWriter) {
-	if s.buffers.Out == nil {
-		s.buffers.Out, l.tlsBuf = l.tlsBuf[:0], nil
+func (l *loop) lendTLSBuf(w *tlsWriter) {
+	if w.buffers.Out == nil {
+		w.buffers.Out, l.tlsBuf = l.tlsBuf[:0], nil
 	}
 }
 
 // flushTLS sends encrypted bytes, and returns how many were accepted.
-func (l *loop) flushTLS(r *conn) (n int, err error) {
-	s := r.tls
-	if !s.hasOutput() {
+func (l *loop) flushTLS(c *conn) (n int, err error) {
+	w := c.tls
+	if !w.hasOutput() {
 		return 0, nil
 	}
-	n, err = netconn.Send(r.fd, s.buffers.Out)
-	rest := s.buffers.Out[n:]
-	if s.charged == 0 {
-		l.tlsBuf = s.buffers.Out[:0]
+	n, err = netconn.Send(c.fd, w.buffers.Out)
+	rest := w.buffers.Out[n:]
+	if w.charged == 0 {
+		l.tlsBuf = w.buffers.Out[:0]
 		rest = append([]byte(nil), rest...)
 	}
-	if s.buffers.Out = rest; len(rest) == 0 {
-		s.buffers.Out = nil
+	if w.buffers.Out = rest; len(rest) == 0 {
+		w.buffers.Out = nil
 	}
-	l.cfg.Budget.Charge(int64(len(rest) - s.charged))
-	s.charged = len(rest)
+	l.cfg.Budget.Charge(int64(len(rest) - w.charged))
+	w.charged = len(rest)
 	return n, err
 }
 
 // flushBlockedTLS sends a blocked reader its encrypted bytes; all reports whether none are left and the
 // reader is idle.
-func (l *loop) flushBlockedTLS(r *conn) (all bool) {
-	n, err := l.flushTLS(r)
+func (l *loop) flushBlockedTLS(c *conn) (all bool) {
+	n, err := l.flushTLS(c)
 	if n > 0 {
-		r.session.MarkActive(l.elapsed())
+		c.session.MarkActive(l.elapsed())
 	}
 	switch {
 	case err != nil:
-		l.closeConn(r)
-	case r.tls.hasOutput():
-		l.markBlocked(r, n > 0)
+		l.closeConn(c)
+	case c.tls.hasOutput():
+		l.markBlocked(c, n > 0)
 	default:
-		l.markUnblocked(r)
+		l.markUnblocked(c)
 	}
-	return r.state == connIdle
+	return c.state == connIdle
 }
 
 // sendCloseNotify tells the client that nothing follows; all reports whether the connection has accepted that.
-func (l *loop) sendCloseNotify(r *conn) (all bool) {
-	s := r.tls
-	if s == nil {
+func (l *loop) sendCloseNotify(c *conn) (all bool) {
+	w := c.tls
+	if w == nil {
 		return true
 	}
-	if !s.closeNotified {
-		s.closeNotified = true
-		l.lendTLSBuf(s)
-		if s.tls.CloseWrite() != nil {
+	if !w.closeNotified {
+		w.closeNotified = true
+		l.lendTLSBuf(w)
+		if w.tls.CloseWrite() != nil {
 			return true
 		}
 	}
-	_, err := l.flushTLS(r)
-	return err != nil || !s.hasOutput()
+	_, err := l.flushTLS(c)
+	return err != nil || !w.hasOutput()
 }
 
 // releaseTLS releases the encrypted bytes of a reader that is being closed.
-func (l *loop) releaseTLS(s *tlsWriter) {
-	if s != nil {
-		l.cfg.Budget.Charge(int64(-s.charged))
-		s.charged, s.buffers.Out = 0, nil
+func (l *loop) releaseTLS(w *tlsWriter) {
+	if w != nil {
+		l.cfg.Budget.Charge(int64(-w.charged))
+		w.charged, w.buffers.Out = 0, nil
 	}
 }

@@ -31,9 +31,9 @@ type Budget struct {
 
 // New returns a Budget of limit bytes.
 func New(limit int64) *Budget {
-	p := &Budget{limit: limit, readers: map[Evictable]struct{}{}, shared: map[*byte]int{}}
-	p.freed.L = &p.mu
-	return p
+	b := &Budget{limit: limit, readers: map[Evictable]struct{}{}, shared: map[*byte]int{}}
+	b.freed.L = &b.mu
+	return b
 }
 
 // BlockedAfter is the age of a blocked write at which its reader may be disconnected, while the
@@ -48,63 +48,63 @@ const (
 )
 
 // Charge adds n bytes to what is held; n may be negative.
-func (p *Budget) Charge(n int64) {
-	switch held := p.held.Add(n); {
+func (b *Budget) Charge(n int64) {
+	switch held := b.held.Add(n); {
 	case n < 0:
-		if p.waiters.Load() > 0 {
-			p.wakeWaiters()
+		if b.waiters.Load() > 0 {
+			b.wakeWaiters()
 		}
-	case held > p.limit && p.evictionDue.CompareAndSwap(false, true):
-		time.AfterFunc(evictInterval, p.evict)
+	case held > b.limit && b.evictionDue.CompareAndSwap(false, true):
+		time.AfterFunc(evictInterval, b.evict)
 	}
 }
 
 // Exceeded reports whether more is held than limit.
-func (p *Budget) Exceeded() bool { return p.held.Load() > p.limit }
+func (b *Budget) Exceeded() bool { return b.held.Load() > b.limit }
 
 // WaitForRoom waits until no more than limit is held.
-func (p *Budget) WaitForRoom(ctx context.Context) error {
-	defer context.AfterFunc(ctx, p.wakeWaiters)()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.waiters.Add(1)
-	defer p.waiters.Add(-1)
-	for p.Exceeded() {
+func (b *Budget) WaitForRoom(ctx context.Context) error {
+	defer context.AfterFunc(ctx, b.wakeWaiters)()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiters.Add(1)
+	defer b.waiters.Add(-1)
+	for b.Exceeded() {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		p.freed.Wait()
+		b.freed.Wait()
 	}
 	return nil
 }
 
-func (p *Budget) wakeWaiters() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.freed.Broadcast()
+func (b *Budget) wakeWaiters() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.freed.Broadcast()
 }
 
 // CountShared adds more (negative: subtracts) to the holders of each payload. Payloads are the same if
 // their memory is. Each is charged once, while it has holders.
-func (p *Budget) CountShared(payloads iter.Seq[[]byte], more int) {
+func (b *Budget) CountShared(payloads iter.Seq[[]byte], more int) {
 	var n int64
-	p.mu.Lock()
-	for b := range payloads {
-		key := unsafe.SliceData(b)
-		had := p.shared[key]
-		if p.shared[key] += more; had == 0 {
-			n += int64(len(b))
+	b.mu.Lock()
+	for payload := range payloads {
+		key := unsafe.SliceData(payload)
+		had := b.shared[key]
+		if b.shared[key] += more; had == 0 {
+			n += int64(len(payload))
 		} else if had+more == 0 {
-			delete(p.shared, key)
-			n -= int64(len(b))
+			delete(b.shared, key)
+			n -= int64(len(payload))
 		}
 	}
-	p.mu.Unlock()
-	p.Charge(n)
+	b.mu.Unlock()
+	b.Charge(n)
 }
 
 // Held returns how much is held, in bytes.
-func (p *Budget) Held() int64 { return p.held.Load() }
+func (b *Budget) Held() int64 { return b.held.Load() }
 
 // Stats describes a Budget at one moment.
 type Stats struct {
@@ -116,12 +116,12 @@ type Stats struct {
 }
 
 // Stats returns what the budget counts.
-func (p *Budget) Stats() Stats {
+func (b *Budget) Stats() Stats {
 	now := time.Now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := Stats{Held: p.held.Load(), Payloads: len(p.shared), Readers: len(p.readers), Waiting: int(p.waiters.Load())}
-	for w := range p.readers {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := Stats{Held: b.held.Load(), Payloads: len(b.shared), Readers: len(b.readers), Waiting: int(b.waiters.Load())}
+	for w := range b.readers {
 		if w.BlockedFor(now) > 0 {
 			s.Blocked++
 		}
@@ -139,23 +139,23 @@ type Evictable interface {
 }
 
 // AddReader makes a reader one that may be disconnected. It is called before the reader may block.
-func (p *Budget) AddReader(w Evictable) {
-	p.mu.Lock()
-	p.readers[w] = struct{}{}
-	p.mu.Unlock()
+func (b *Budget) AddReader(w Evictable) {
+	b.mu.Lock()
+	b.readers[w] = struct{}{}
+	b.mu.Unlock()
 }
 
 // RemoveReader undoes AddReader; after it, the budget does not touch the reader.
-func (p *Budget) RemoveReader(w Evictable) {
-	p.mu.Lock()
-	delete(p.readers, w)
-	p.mu.Unlock()
+func (b *Budget) RemoveReader(w Evictable) {
+	b.mu.Lock()
+	delete(b.readers, w)
+	b.mu.Unlock()
 }
 
 // evict disconnects blocked readers, again and again while the budget is exceeded.
-func (p *Budget) evict() {
-	p.evictionDue.Store(false)
-	if !p.Exceeded() {
+func (b *Budget) evict() {
+	b.evictionDue.Store(false)
+	if !b.Exceeded() {
 		return
 	}
 	type one struct {
@@ -163,17 +163,17 @@ func (p *Budget) evict() {
 		at time.Duration
 	}
 	now := time.Now()
-	p.mu.Lock()
+	b.mu.Lock()
 	var stuck []one
-	for w := range p.readers {
+	for w := range b.readers {
 		if d := w.BlockedFor(now); d > BlockedAfter {
 			stuck = append(stuck, one{w, d})
 		}
 	}
-	slices.SortFunc(stuck, func(a, b one) int { return cmp.Compare(b.at, a.at) })
+	slices.SortFunc(stuck, func(x, y one) int { return cmp.Compare(y.at, x.at) })
 	for _, s := range stuck[:(len(stuck)+evictFraction-1)/evictFraction] {
 		s.w.Disconnect()
 	}
-	p.mu.Unlock()
-	p.Charge(0) // schedules the next call
+	b.mu.Unlock()
+	b.Charge(0) // schedules the next call
 }

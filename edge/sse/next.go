@@ -46,106 +46,106 @@ const (
 //   - A reader that is behind gets its page; if that could not be read, after a pause.
 //   - Otherwise it gets what is new; and messages that it held back for MaxHeldTime.
 //   - A reader that has accepted nothing for Times.Heartbeat gets a comment.
-func (c *Session) Next(now Instant, cursor uint64, budget int) Action {
-	if c.HasOutput() {
+func (s *Session) Next(now Instant, cursor uint64, budget int) Action {
+	if s.HasOutput() {
 		return Action{Do: Write}
 	}
 	switch {
-	case c.leaving != 0:
-		return Action{Do: End, Why: c.leaving}
-	case c.status == stateClosed, c.status == stateGone:
+	case s.leaving != 0:
+		return Action{Do: End, Why: s.leaving}
+	case s.status == stateClosed, s.status == stateGone:
 		return Action{Do: End, Why: EndOfStream}
 	}
-	why, until := c.departure.Next(now)
+	why, until := s.departure.Next(now)
 	if why != 0 {
-		return c.leave(why)
+		return s.leave(why)
 	}
-	if !c.fetching && c.status != stateBehind {
-		if a, ok := c.renderNews(now, cursor, budget); ok {
+	if !s.fetching && s.status != stateBehind {
+		if a, ok := s.renderNews(now, cursor, budget); ok {
 			return a
 		}
 	}
 	switch {
-	case c.status == stateGone:
+	case s.status == stateGone:
 		return Action{Do: End, Why: EndOfStream}
-	case c.fetching:
-		return c.heartbeatOr(now, Action{Do: Wait, Until: until})
-	case c.status == stateBehind && now < c.pauseUntil:
-		return c.heartbeatOr(now, Action{Do: Wait, Until: min(until, c.pauseUntil)})
-	case c.status == stateBehind:
-		c.fetching = true
+	case s.fetching:
+		return s.heartbeatOr(now, Action{Do: Wait, Until: until})
+	case s.status == stateBehind && now < s.pauseUntil:
+		return s.heartbeatOr(now, Action{Do: Wait, Until: min(until, s.pauseUntil)})
+	case s.status == stateBehind:
+		s.fetching = true
 		return Action{Do: Fetch}
-	case len(c.heldMessages) > 0:
-		until = min(until, c.pauseUntil)
+	case len(s.heldMessages) > 0:
+		until = min(until, s.pauseUntil)
 	}
-	return c.heartbeatOr(now, Action{Do: WaitForNews, Until: until})
+	return s.heartbeatOr(now, Action{Do: WaitForNews, Until: until})
 }
 
 // renderNews renders what is new; false: nothing is.
-func (c *Session) renderNews(now Instant, cursor uint64, budget int) (a Action, ok bool) {
-	fresh := c.announcedUpToDate
-	c.prepareBuffer()
-	c.render(now, cursor, budget)
-	if !c.HasOutput() {
+func (s *Session) renderNews(now Instant, cursor uint64, budget int) (a Action, ok bool) {
+	fresh := s.announcedUpToDate
+	s.prepareBuffer()
+	s.render(now, cursor, budget)
+	if !s.HasOutput() {
 		return Action{}, false
 	}
 	if a.Do = Write; fresh {
-		a.Newest = c.out.newestTime()
+		a.Newest = s.out.newestTime()
 	}
 	return a, true
 }
 
 // leave renders the last output, if there is any.
-func (c *Session) leave(why EndReason) Action {
-	c.leaving = why
+func (s *Session) leave(why EndReason) Action {
+	s.leaving = why
 	if !why.tellsToReconnect() {
 		return Action{Do: End, Why: why}
 	}
-	c.prepareBuffer()
-	c.out.pending = append(c.out.pending, c.departure.rules.retryEvent())
+	s.prepareBuffer()
+	s.out.pending = append(s.out.pending, s.departure.rules.retryEvent())
 	return Action{Do: Write, Why: why}
 }
 
 // heartbeatOr returns a with the moment of the next heartbeat, or renders one that is due. Its moment
 // is drawn each time, so readers that were written to together do not stay together.
-func (c *Session) heartbeatOr(now Instant, a Action) Action {
-	rules := c.departure.rules
-	if now.Sub(c.activeAt) >= rules.Heartbeat {
-		c.prepareBuffer()
-		c.out.pending = append(c.out.pending, heartbeat)
+func (s *Session) heartbeatOr(now Instant, a Action) Action {
+	rules := s.departure.rules
+	if now.Sub(s.activeAt) >= rules.Heartbeat {
+		s.prepareBuffer()
+		s.out.pending = append(s.out.pending, heartbeat)
 		return Action{Do: Write}
 	}
-	next := c.activeAt.Add(rules.Heartbeat + rules.random(rules.Heartbeat/4+1))
+	next := s.activeAt.Add(rules.Heartbeat + rules.random(rules.Heartbeat/4+1))
 	a.Coarse, a.Until = next.Add(rules.Heartbeat/coarseness) < a.Until, min(next, a.Until)
 	return a
 }
 
 // Begin puts what the executor writes before the first event, as a response's header, before the output.
-func (c *Session) Begin(head []byte) {
+func (s *Session) Begin(head []byte) {
 	if len(head) == 0 {
 		return
 	}
-	c.prepareBuffer()
-	c.out.pending = slices.Insert(c.out.pending, c.out.written, head)
+	s.prepareBuffer()
+	s.out.pending = slices.Insert(s.out.pending, s.out.written, head)
 }
 
 // Leave has the reader go after the present event.
-func (c *Session) Leave(why EndReason) { c.departure.asked = why }
+func (s *Session) Leave(why EndReason) { s.departure.asked = why }
 
 // MayMove reports whether the reader may be asked to go to another node now.
-func (c *Session) MayMove(now Instant) bool {
-	return c.leaving == 0 && c.departure.asked == 0 && now.Sub(c.departure.openedAt) >= c.departure.rules.MinMoveAge
+func (s *Session) MayMove(now Instant) bool {
+	return s.leaving == 0 && s.departure.asked == 0 && now.Sub(s.departure.openedAt) >= s.departure.rules.MinMoveAge
 }
 
 // Changed returns the channel that is closed when Next is to be asked again: see Orders.
-func (c *Session) Changed() <-chan struct{} { return c.departure.Changed() }
+func (s *Session) Changed() <-chan struct{} { return s.departure.Changed() }
 
 // IsFetching reports whether the executor was told to fetch a page, and has not called AcceptPage.
-func (c *Session) IsFetching() bool { return c.fetching }
+func (s *Session) IsFetching() bool { return s.fetching }
 
 // EndNow has Next return End, without any more output.
-func (c *Session) EndNow() {
-	if c.leaving == 0 {
-		c.leaving = EndOfStream
+func (s *Session) EndNow() {
+	if s.leaving == 0 {
+		s.leaving = EndOfStream
 	}
 }

@@ -271,7 +271,7 @@ func TestNextNeverWaitsTooLong(t *testing.T) {
 		tail := shard.NewTailBuffers(0, 0).Open("p/s", shard.Info{Exists: true, Generation: 7, Tail: start, LogTail: start}, start)
 		permit := until(math.MaxInt64)
 		var now, drainedAt, activeAt Instant
-		c := NewSession(NewFrameCache(1<<20, sendbudget.New(1<<20)), rules, tail, FramingText, Start{At: position.Position{}, FromStart: true, Permit: &permit}, now)
+		s := NewSession(NewFrameCache(1<<20, sendbudget.New(1<<20)), rules, tail, FramingText, Start{At: position.Position{}, FromStart: true, Permit: &permit}, now)
 		drains, window, ended, reading := false, time.Duration(0), false, false
 		t.Repeat(map[string]func(*rapid.T){
 			"append": func(t *rapid.T) {
@@ -297,17 +297,17 @@ func TestNextNeverWaitsTooLong(t *testing.T) {
 				}
 				reading = false
 				if rapid.Bool().Draw(t, "busy") {
-					_ = c.AcceptPage(shard.RecordBatch{}, errBusy, now)
-				} else if err := c.AcceptPage(ssetest.Batch(t, 0, start, start, false, []shard.Message{{Pos: 0, Next: 1, Body: []byte("p")}}), nil, now); err != nil {
+					_ = s.AcceptPage(shard.RecordBatch{}, errBusy, now)
+				} else if err := s.AcceptPage(ssetest.Batch(t, 0, start, start, false, []shard.Message{{Pos: 0, Next: 1, Body: []byte("p")}}), nil, now); err != nil {
 					t.Fatal(err)
 				}
 			},
 			"ask": func(t *rapid.T) {
-				began := c.HasOutput()
+				began := s.HasOutput()
 				if drains && !began { // the reader's turn is drawn when it is first asked
 					drainedAt = min(drainedAt, now)
 				}
-				a := c.Next(now, 0, TurnBytes)
+				a := s.Next(now, 0, TurnBytes)
 				mustGo := Instant(permit) <= now || drains && drainedAt != never && now >= max(drainedAt.Add(window), drainedAt.Add(scriptTimes.MinDrainAge), Instant(scriptTimes.MinDrainAge))
 				switch {
 				case ended && a.Do != End:
@@ -325,16 +325,16 @@ func TestNextNeverWaitsTooLong(t *testing.T) {
 					reading = true
 				case Write:
 					n := 0
-					for _, b := range c.Pending() {
+					for _, b := range s.Pending() {
 						n += len(b)
 					}
 					if n = rapid.IntRange(0, n).Draw(t, "accepted"); n > 0 {
 						activeAt = now
 					}
-					c.MarkWritten(n, now)
+					s.MarkWritten(n, now)
 				default:
 					latest := min(activeAt.Add(scriptTimes.Heartbeat+scriptTimes.Heartbeat/4), Instant(permit))
-					if len(c.heldMessages) > 0 && a.Do == WaitForNews {
+					if len(s.heldMessages) > 0 && a.Do == WaitForNews {
 						latest = min(latest, now.Add(MaxHeldTime))
 					}
 					if a.Until > latest {

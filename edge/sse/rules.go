@@ -199,9 +199,9 @@ func (d *Departure) Changed() <-chan struct{} { return d.orders.Changed }
 type WakeSignal chan struct{}
 
 // Wake implements shard.Waker.
-func (c WakeSignal) Wake() {
+func (w WakeSignal) Wake() {
 	select {
-	case c <- struct{}{}:
+	case w <- struct{}{}:
 	default:
 	}
 }

@@ -99,87 +99,87 @@ type Start struct {
 
 // NewSession returns the session of a reader of a TailBuffer that begins now. Close ends it.
 func NewSession(cache *FrameCache, rules *Rules, tail *shard.TailBuffer, form Framing, start Start, now Instant) Session {
-	c := Session{
+	s := Session{
 		frames: cache.openSet(tail, form), departure: NewDeparture(rules, start.Permit, now), position: start.At,
 		fromStart: start.FromStart, minCursor: start.MinCursor, status: stateIdle, activeAt: now, pauseUntil: never,
 	}
-	c.announced = announcedOffset{c.generation(), start.At.Pos}
+	s.announced = announcedOffset{s.generation(), start.At.Pos}
 	if form == FramingText && !start.FromStart {
-		c.boundary = textBoundary{kind: boundaryUnknown, skipBytes: characterRest}
+		s.boundary = textBoundary{kind: boundaryUnknown, skipBytes: characterRest}
 	}
-	return c
+	return s
 }
 
 // Close releases what the session holds. It does not end the following of the TailBuffer.
-func (c *Session) Close() {
-	c.releaseOutput()
-	c.frames.close()
+func (s *Session) Close() {
+	s.releaseOutput()
+	s.frames.close()
 }
 
 // Key names the readers that share frames with this one.
-func (c *Session) Key() SetKey { return c.frames.key }
+func (s *Session) Key() SetKey { return s.frames.key }
 
 // tail returns the stream's newest records.
-func (c *Session) tail() *shard.TailBuffer { return c.frames.key.Tail }
+func (s *Session) tail() *shard.TailBuffer { return s.frames.key.Tail }
 
 // Watch asks the TailBuffer to wake w at news for the reader, once; false: there is news already.
-func (c *Session) Watch(w shard.Waker) bool { return c.tail().Watch(w, c.position.Pos) }
+func (s *Session) Watch(w shard.Waker) bool { return s.tail().Watch(w, s.position.Pos) }
 
 // Unwatch undoes Watch.
-func (c *Session) Unwatch(w shard.Waker) { c.tail().Unwatch(w) }
+func (s *Session) Unwatch(w shard.Waker) { s.tail().Unwatch(w) }
 
 // TakeCounts returns how many messages were framed since the last call, and how many RecordBatches
 // did not join the reader's position, which is a bug if it is not 0.
-func (c *Session) TakeCounts() (messages, gaps int) {
-	messages, gaps = int(c.framedCount), int(c.gapCount)
-	c.framedCount, c.gapCount = 0, 0
+func (s *Session) TakeCounts() (messages, gaps int) {
+	messages, gaps = int(s.framedCount), int(s.gapCount)
+	s.framedCount, s.gapCount = 0, 0
 	return messages, gaps
 }
 
 // LendBuffer gives a session that has no buffer the one in spare.
-func (c *Session) LendBuffer(spare **OutputBuffer) {
-	if c.out == nil {
-		c.out, *spare = *spare, nil
+func (s *Session) LendBuffer(spare **OutputBuffer) {
+	if s.out == nil {
+		s.out, *spare = *spare, nil
 	}
 }
 
 // ReclaimBuffer undoes LendBuffer if the session has no pending output.
-func (c *Session) ReclaimBuffer(spare **OutputBuffer) {
-	if !c.HasOutput() {
-		*spare, c.out = cmp.Or(*spare, c.out), nil
+func (s *Session) ReclaimBuffer(spare **OutputBuffer) {
+	if !s.HasOutput() {
+		*spare, s.out = cmp.Or(*spare, s.out), nil
 	}
 }
 
 // generation returns the generation of the log in which the reader is.
-func (c *Session) generation() shard.Generation {
-	if len(c.position.Inherited) > 0 {
-		return c.position.Inherited[0].Info.Generation
+func (s *Session) generation() shard.Generation {
+	if len(s.position.Inherited) > 0 {
+		return s.position.Inherited[0].Info.Generation
 	}
-	return c.tail().Generation()
+	return s.tail().Generation()
 }
 
 // WantedPage returns the segment and the position of the page that the reader needs.
-func (c *Session) WantedPage() (position.Segment, shard.Pos) {
-	if c.lookBacks == 0 {
-		return c.position.CurrentSegment(c.tail().Stream(), c.tail().Info()), c.position.Pos
+func (s *Session) WantedPage() (position.Segment, shard.Pos) {
+	if s.lookBacks == 0 {
+		return s.position.CurrentSegment(s.tail().Stream(), s.tail().Info()), s.position.Pos
 	}
-	l, end, _ := c.segmentBefore()
-	return l, max(l.Info.Start, end-min(end, 1<<(c.lookBacks-1)))
+	seg, end, _ := s.segmentBefore()
+	return seg, max(seg.Info.Start, end-min(end, 1<<(s.lookBacks-1)))
 }
 
 // segmentBefore returns the segment that holds what precedes the reader's position, and where that
 // ends in it; false: the stream begins here.
-func (c *Session) segmentBefore() (l position.Segment, end shard.Pos, ok bool) {
-	info := c.tail().Info()
+func (s *Session) segmentBefore() (seg position.Segment, end shard.Pos, ok bool) {
+	info := s.tail().Info()
 	all := position.InheritedSegments(info)
-	l, end = c.position.CurrentSegment(c.tail().Stream(), info), c.position.Pos
-	for i := len(all) - len(c.position.Inherited) - 1; end <= l.Info.Start; i-- {
+	seg, end = s.position.CurrentSegment(s.tail().Stream(), info), s.position.Pos
+	for i := len(all) - len(s.position.Inherited) - 1; end <= seg.Info.Start; i-- {
 		if i < 0 {
-			return l, end, false
+			return seg, end, false
 		}
-		l, end = all[i], all[i].Info.Tail
+		seg, end = all[i], all[i].Info.Tail
 	}
-	return l, end, true
+	return seg, end, true
 }
 
 // maxLookBacks bounds how often a reader looks for what precedes its position, each time from twice
@@ -187,116 +187,116 @@ func (c *Session) segmentBefore() (l position.Segment, end shard.Pos, ok bool) {
 const maxLookBacks = 7
 
 // beginLookBack asks the executor for the page before the position, or finds that there is none.
-func (c *Session) beginLookBack() {
-	if _, _, ok := c.segmentBefore(); !ok || c.lookBacks == maxLookBacks {
-		c.endLookBack()
+func (s *Session) beginLookBack() {
+	if _, _, ok := s.segmentBefore(); !ok || s.lookBacks == maxLookBacks {
+		s.endLookBack()
 		return
 	}
-	c.lookBacks++
-	c.status = stateBehind
+	s.lookBacks++
+	s.status = stateBehind
 }
 
 // finishLookBack reads the boundary from the page that beginLookBack asked for.
-func (c *Session) finishLookBack(r shard.RecordBatch) {
-	_, end, _ := c.segmentBefore()
+func (s *Session) finishLookBack(r shard.RecordBatch) {
+	_, end, _ := s.segmentBefore()
 	if r.IsZero() || r.To() < end {
 		return
 	}
 	for i := r.Search(end) - 1; i >= 0; i-- {
 		if b := r.Message(i).Body; len(b) > 0 {
-			c.lookBacks, c.boundary = 0, textBoundary{}.after(b, 0)
+			s.lookBacks, s.boundary = 0, textBoundary{}.after(b, 0)
 			return
 		}
 	}
 }
 
 // endLookBack notes that nothing that matters precedes the position, or that it is not kept.
-func (c *Session) endLookBack() {
-	c.lookBacks, c.boundary = 0, textBoundary{skipBytes: c.boundary.skipBytes}
+func (s *Session) endLookBack() {
+	s.lookBacks, s.boundary = 0, textBoundary{skipBytes: s.boundary.skipBytes}
 }
 
 // heldUpTo identifies the held messages by the position after them; 0: there are none.
-func (c *Session) heldUpTo() shard.Pos {
-	if len(c.heldMessages) == 0 {
+func (s *Session) heldUpTo() shard.Pos {
+	if len(s.heldMessages) == 0 {
 		return 0
 	}
-	return c.heldMessages[len(c.heldMessages)-1].Next
+	return s.heldMessages[len(s.heldMessages)-1].Next
 }
 
 // HasOutput reports whether output was rendered that is not written yet.
-func (c *Session) HasOutput() bool { return c.out != nil && c.out.written < len(c.out.pending) }
+func (s *Session) HasOutput() bool { return s.out != nil && s.out.written < len(s.out.pending) }
 
 // Pending returns the output that is not written yet.
-func (c *Session) Pending() [][]byte {
-	if !c.HasOutput() {
+func (s *Session) Pending() [][]byte {
+	if !s.HasOutput() {
 		return nil
 	}
-	return c.out.pending[c.out.written:]
+	return s.out.pending[s.out.written:]
 }
 
 // prepareBuffer makes sure that there is a buffer for output.
-func (c *Session) prepareBuffer() {
-	if c.out == nil {
-		c.out = &OutputBuffer{}
+func (s *Session) prepareBuffer() {
+	if s.out == nil {
+		s.out = &OutputBuffer{}
 	}
 }
 
 // render adds what the reader gets next to the output: whole events, at least one if there is any,
 // and more of them up to about budget bytes of messages. It adds nothing if something else must
 // happen first, which status then says. There is a buffer.
-func (c *Session) render(now Instant, cursor uint64, budget int) {
-	held := c.heldUpTo()
-	late := held != 0 && now >= c.pauseUntil
-	c.out.cursor = cursor
-	c.renderBatches(budget, late)
+func (s *Session) render(now Instant, cursor uint64, budget int) {
+	held := s.heldUpTo()
+	late := held != 0 && now >= s.pauseUntil
+	s.out.cursor = cursor
+	s.renderBatches(budget, late)
 	switch {
-	case c.status == stateBehind:
-		c.pauseUntil = now
-	case late, c.heldUpTo() != held:
-		c.pauseUntil = now.Add(MaxHeldTime)
+	case s.status == stateBehind:
+		s.pauseUntil = now
+	case late, s.heldUpTo() != held:
+		s.pauseUntil = now.Add(MaxHeldTime)
 	}
 }
 
 // renderBatches does that; late: held messages have waited for long enough.
-func (c *Session) renderBatches(budget int, late bool) {
-	before := c.tail().Info()
-	batches, paged, st := c.readBatches(budget)
+func (s *Session) renderBatches(budget int, late bool) {
+	before := s.tail().Info()
+	batches, paged, st := s.readBatches(budget)
 	switch st {
 	case shard.StatusGone:
-		c.status = stateGone
+		s.status = stateGone
 		return
 	case shard.StatusBelow:
-		c.status = stateBehind
+		s.status = stateBehind
 		return
 	}
-	c.status = stateIdle
-	last, joined := c.frameBatches(batches, paged)
+	s.status = stateIdle
+	last, joined := s.frameBatches(batches, paged)
 	if !joined {
 		st = shard.StatusMore
 	}
 	if st == shard.StatusClosed || late && len(batches) == 0 {
-		last = c.frameHeld(last, true)
+		last = s.frameHeld(last, true)
 	}
-	c.appendFinalControl(last, st, before)
+	s.appendFinalControl(last, st, before)
 	clear(batches) // an idle session keeps no RecordBatch alive
 }
 
 // readBatches returns the RecordBatches to frame next, and what follows them.
-func (c *Session) readBatches(budget int) (batches []shard.RecordBatch, paged bool, st shard.TailStatus) {
-	past, into := len(c.position.Inherited) > 0, &c.out.batches
+func (s *Session) readBatches(budget int) (batches []shard.RecordBatch, paged bool, st shard.TailStatus) {
+	past, into := len(s.position.Inherited) > 0, &s.out.batches
 	switch {
-	case c.page == nil && past && c.tail().EndError() == nil:
+	case s.page == nil && past && s.tail().EndError() == nil:
 		return nil, false, shard.StatusBelow
-	case c.page == nil:
-		*into, st = c.tail().ReadAt(c.position.Pos, budget, (*into)[:0])
+	case s.page == nil:
+		*into, st = s.tail().ReadAt(s.position.Pos, budget, (*into)[:0])
 		return *into, false, st
 	}
-	r := *c.page
-	c.page = nil
+	r := *s.page
+	s.page = nil
 	*into = append((*into)[:0], r)
-	info := c.tail().Info()
+	info := s.tail().Info()
 	switch {
-	case c.tail().EndError() != nil:
+	case s.tail().EndError() != nil:
 		st = shard.StatusGone
 	case past || r.To() < info.Tail:
 		st = shard.StatusMore
@@ -320,44 +320,44 @@ type readerState struct {
 }
 
 // sharedState returns the reader's state; false: the session has more state than a readerState.
-func (c *Session) sharedState() (readerState, bool) {
-	plain := len(c.position.Inherited) == 0 && len(c.heldMessages) == 0 && c.page == nil && c.lookBacks == 0 &&
-		!c.fetching && c.leaving == 0 && c.departure.asked == 0
-	return readerState{c.position.Pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary}, plain
+func (s *Session) sharedState() (readerState, bool) {
+	plain := len(s.position.Inherited) == 0 && len(s.heldMessages) == 0 && s.page == nil && s.lookBacks == 0 &&
+		!s.fetching && s.leaving == 0 && s.departure.asked == 0
+	return readerState{s.position.Pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary}, plain
 }
 
 // IsUpToDate reports whether the reader was told everything that was read, and waits for news.
-func (c *Session) IsUpToDate() bool { return c.announcedUpToDate && c.status == stateIdle }
+func (s *Session) IsUpToDate() bool { return s.announcedUpToDate && s.status == stateIdle }
 
 // setSharedState moves the reader to the state that another reader has reached.
-func (c *Session) setSharedState(s readerState) {
-	c.position.Pos, c.minCursor, c.announced, c.status, c.announcedAny, c.announcedUpToDate, c.boundary = s.pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary
+func (s *Session) setSharedState(to readerState) {
+	s.position.Pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary = to.pos, to.minCursor, to.announced, to.status, to.announcedAny, to.announcedUpToDate, to.boundary
 }
 
 // AcceptPage takes the page that Next asked for, or the error with which it could not be read. It
 // returns the error if the reader cannot continue without the page, and its response is to end.
-func (c *Session) AcceptPage(r shard.RecordBatch, err error, now Instant) error {
-	c.fetching = false
+func (s *Session) AcceptPage(r shard.RecordBatch, err error, now Instant) error {
+	s.fetching = false
 	var trimmed *shard.TrimmedError
 	switch {
-	case errors.As(err, &trimmed) && c.lookBacks > 0:
-		c.endLookBack()
-		c.status = stateIdle
-	case errors.As(err, &trimmed) && c.fromStart && trimmed.First > c.position.Pos && c.skipToKept(trimmed.First):
-	case err != nil && c.departure.rules.isTemporary(err): // storage has the page, and does not answer
-		retry := c.departure.rules.PageRetry
-		c.pauseUntil = now.Add(retry/2 + c.departure.rules.random(retry))
+	case errors.As(err, &trimmed) && s.lookBacks > 0:
+		s.endLookBack()
+		s.status = stateIdle
+	case errors.As(err, &trimmed) && s.fromStart && trimmed.First > s.position.Pos && s.skipToKept(trimmed.First):
+	case err != nil && s.departure.rules.isTemporary(err): // storage has the page, and does not answer
+		retry := s.departure.rules.PageRetry
+		s.pauseUntil = now.Add(retry/2 + s.departure.rules.random(retry))
 		return nil
 	case err != nil:
-		c.EndNow()
+		s.EndNow()
 		return err
-	case !c.acceptPage(r):
-		c.EndNow()
+	case !s.acceptPage(r):
+		s.EndNow()
 		return errPageGap
 	default:
-		c.fromStart = false
+		s.fromStart = false
 	}
-	c.pauseUntil = now.Add(MaxHeldTime) // if something is held
+	s.pauseUntil = now.Add(MaxHeldTime) // if something is held
 	return nil
 }
 
@@ -366,41 +366,41 @@ func (c *Session) AcceptPage(r shard.RecordBatch, err error, now Instant) error 
 var errPageGap = errors.New("page does not join")
 
 // acceptPage accepts a page; false: it does not contain the reader's position.
-func (c *Session) acceptPage(r shard.RecordBatch) bool {
-	if c.lookBacks > 0 {
-		c.finishLookBack(r)
-		c.status = stateIdle
+func (s *Session) acceptPage(r shard.RecordBatch) bool {
+	if s.lookBacks > 0 {
+		s.finishLookBack(r)
+		s.status = stateIdle
 		return true
 	}
-	if r.IsZero() || r.From() > c.position.Pos || r.To() <= c.position.Pos {
-		c.gapCount++
+	if r.IsZero() || r.From() > s.position.Pos || r.To() <= s.position.Pos {
+		s.gapCount++
 		return false
 	}
-	c.page = &r
-	c.status = stateIdle
+	s.page = &r
+	s.status = stateIdle
 	return true
 }
 
 // skipToKept moves a reader that began at the start to the first position that is kept. It returns
 // false if the reader has received or holds something, because it would miss what comes next.
-func (c *Session) skipToKept(pos shard.Pos) bool {
-	if c.announcedAny || len(c.heldMessages) > 0 {
+func (s *Session) skipToKept(pos shard.Pos) bool {
+	if s.announcedAny || len(s.heldMessages) > 0 {
 		return false
 	}
-	c.position.Pos = max(c.position.Pos, pos)
-	c.boundary = textBoundary{skipBytes: characterRest}
-	c.leaveReadSegments()
-	c.announced = announcedOffset{c.generation(), c.position.Pos}
-	c.status = stateIdle
+	s.position.Pos = max(s.position.Pos, pos)
+	s.boundary = textBoundary{skipBytes: characterRest}
+	s.leaveReadSegments()
+	s.announced = announcedOffset{s.generation(), s.position.Pos}
+	s.status = stateIdle
 	return true
 }
 
 // leaveReadSegments moves the reader from a segment that is read to its end to the next.
-func (c *Session) leaveReadSegments() {
-	if past := len(c.position.Inherited); past > 0 {
-		c.position = c.position.SkipReadSegments(c.tail().Info().Start)
-		if len(c.position.Inherited) < past && len(c.heldMessages) == 0 {
-			c.announced = announcedOffset{c.generation(), c.position.Pos}
+func (s *Session) leaveReadSegments() {
+	if past := len(s.position.Inherited); past > 0 {
+		s.position = s.position.SkipReadSegments(s.tail().Info().Start)
+		if len(s.position.Inherited) < past && len(s.heldMessages) == 0 {
+			s.announced = announcedOffset{s.generation(), s.position.Pos}
 		}
 	}
 }
@@ -409,216 +409,216 @@ func (c *Session) leaveReadSegments() {
 // its control event. It returns the last frame, nil if there was none. joined is
 // false if a RecordBatch did not join the position: the reader then needs what lies
 // before it, and nothing beyond was added.
-func (c *Session) frameBatches(batches []shard.RecordBatch, paged bool) (last *frame, joined bool) {
+func (s *Session) frameBatches(batches []shard.RecordBatch, paged bool) (last *frame, joined bool) {
 	for _, r := range batches {
-		if r.From() > c.position.Pos {
-			c.gapCount++
-			c.status = stateBehind
+		if r.From() > s.position.Pos {
+			s.gapCount++
+			s.status = stateBehind
 			return last, false
 		}
-		if r.To() <= c.position.Pos {
+		if r.To() <= s.position.Pos {
 			continue
 		}
-		first := r.Search(c.position.Pos)
+		first := r.Search(s.position.Pos)
 		if first == r.Len() {
-			c.position.Pos = r.To()
+			s.position.Pos = r.To()
 			continue
 		}
-		shared, ok := c.canShareFrame(r, first)
+		shared, ok := s.canShareFrame(r, first)
 		if !ok {
 			if paged {
 				kept := r
-				c.page = &kept
+				s.page = &kept
 			}
 			return last, false
 		}
-		c.position.Pos = r.To()
+		s.position.Pos = r.To()
 		if shared {
-			last = c.appendFrame(last, c.frames.frameFor(r, first, c.generation(), paged, c.out.cursor))
+			last = s.appendFrame(last, s.frames.frameFor(r, first, s.generation(), paged, s.out.cursor))
 			continue
 		}
 		for i := first; i < r.Len(); i++ {
-			c.heldMessages = append(c.heldMessages, heldMessage{r.Message(i), c.generation()})
+			s.heldMessages = append(s.heldMessages, heldMessage{r.Message(i), s.generation()})
 		}
-		last = c.frameHeld(last, false)
+		last = s.frameHeld(last, false)
 	}
-	c.leaveReadSegments()
+	s.leaveReadSegments()
 	return last, true
 }
 
 // canShareFrame reports whether the reader gets the messages of the RecordBatch from first on
 // unchanged. If not, it needs a frame of its own: they end inside a character, or begin with
 // bytes that were shown already. ok is false if the reader has to look back first.
-func (c *Session) canShareFrame(r shard.RecordBatch, first int) (shared, ok bool) {
-	if c.frames.key.Framing != FramingText {
+func (s *Session) canShareFrame(r shard.RecordBatch, first int) (shared, ok bool) {
+	if s.frames.key.Framing != FramingText {
 		return true, true
 	}
-	if len(c.heldMessages) > 0 {
+	if len(s.heldMessages) > 0 {
 		return false, true
 	}
 	text := r.Bodies(first, r.Len())
-	skips, known := c.boundary.bytesToSkip(text)
+	skips, known := s.boundary.bytesToSkip(text)
 	if !known {
-		if c.beginLookBack(); c.lookBacks > 0 {
+		if s.beginLookBack(); s.lookBacks > 0 {
 			return false, false
 		}
 	}
 	if cut, _ := unfinishedCharacter(text); cut > 0 || skips > 0 {
 		return false, true
 	}
-	c.boundary = c.boundary.after(text, 0)
+	s.boundary = s.boundary.after(text, 0)
 	return true, true
 }
 
 // frameHeld adds held messages to the output, as a frame of the reader's own, up to the last message
 // that does not end inside a character; all: up to the last message.
-func (c *Session) frameHeld(last *frame, all bool) *frame {
-	n := len(c.heldMessages)
-	if c.frames.key.Framing == FramingText && !all {
-		for n > 0 && endInsideCharacter(c.heldMessages[:n]) {
+func (s *Session) frameHeld(last *frame, all bool) *frame {
+	n := len(s.heldMessages)
+	if s.frames.key.Framing == FramingText && !all {
+		for n > 0 && endInsideCharacter(s.heldMessages[:n]) {
 			n--
 		}
 	}
-	bodies, size := make([][]byte, len(c.heldMessages)), 0
-	for i, m := range c.heldMessages {
+	bodies, size := make([][]byte, len(s.heldMessages)), 0
+	for i, m := range s.heldMessages {
 		bodies[i] = m.Body
 		size += len(m.Body)
 	}
-	if n == 0 && len(c.heldMessages) > 1 && size > maxHeldBytes {
-		n = len(c.heldMessages)
+	if n == 0 && len(s.heldMessages) > 1 && size > maxHeldBytes {
+		n = len(s.heldMessages)
 	}
 	if n == 0 {
 		return last
 	}
 	bodies = bodies[:n]
-	if c.frames.key.Framing == FramingText {
+	if s.frames.key.Framing == FramingText {
 		var text []byte
-		text, c.boundary = joinText(bodies, c.boundary)
+		text, s.boundary = joinText(bodies, s.boundary)
 		bodies = [][]byte{text}
 	}
-	f := newFrame(c.frames.key.Framing, c.heldMessages[n-1].generation, c.heldMessages[n-1].Next, c.out.cursor, bodies)
+	f := newFrame(s.frames.key.Framing, s.heldMessages[n-1].generation, s.heldMessages[n-1].Next, s.out.cursor, bodies)
 	f.messages = n
-	c.heldMessages = append([]heldMessage(nil), c.heldMessages[n:]...)
-	return c.appendFrame(last, f)
+	s.heldMessages = append([]heldMessage(nil), s.heldMessages[n:]...)
+	return s.appendFrame(last, f)
 }
 
 // appendFrame adds the data event of f, after the control event of the frame before it.
-func (c *Session) appendFrame(last, f *frame) *frame {
+func (s *Session) appendFrame(last, f *frame) *frame {
 	if last != nil {
-		c.out.pending = append(c.out.pending, c.controlEvent(last, endNotReached))
+		s.out.pending = append(s.out.pending, s.controlEvent(last, endNotReached))
 	}
-	c.out.pending = append(c.out.pending, f.data)
-	c.out.frames = append(c.out.frames, f)
-	f.pin(c.frames.cache.budget)
-	c.announced = announcedOffset{f.generation, f.nextPos}
-	c.framedCount += uint32(f.messages)
+	s.out.pending = append(s.out.pending, f.data)
+	s.out.frames = append(s.out.frames, f)
+	f.pin(s.frames.cache.budget)
+	s.announced = announcedOffset{f.generation, f.nextPos}
+	s.framedCount += uint32(f.messages)
 	return f
 }
 
 // newestTime returns S2's time (ms) of the newest message in the buffer; 0: it comes from history, or
 // its time is not known, or there is none.
-func (r *OutputBuffer) newestTime() shard.Millis {
-	if r == nil || len(r.frames) == 0 {
+func (o *OutputBuffer) newestTime() shard.Millis {
+	if o == nil || len(o.frames) == 0 {
 		return 0
 	}
-	return r.frames[len(r.frames)-1].storedAt
+	return o.frames[len(o.frames)-1].storedAt
 }
 
 // appendFinalControl adds the control event at the end of the output: after the last frame, or
 // without a data event if the client does not know its offset or the end of the stream yet.
-func (c *Session) appendFinalControl(last *frame, st shard.TailStatus, before shard.Info) {
+func (s *Session) appendFinalControl(last *frame, st shard.TailStatus, before shard.Info) {
 	at := endNotReached
 	switch {
 	case st == shard.StatusClosed:
 		at = endClosed
-		c.status = stateClosed
-	case st == shard.StatusTip && len(c.heldMessages) == 0:
+		s.status = stateClosed
+	case st == shard.StatusTip && len(s.heldMessages) == 0:
 		at = endUpToDate
 	}
-	if last != nil && at != endNotReached && last.generation != c.generation() {
+	if last != nil && at != endNotReached && last.generation != s.generation() {
 		// The frame is of held messages of an earlier segment: the end gets a control event of its own.
-		c.out.pending = append(c.out.pending, c.controlEvent(last, endNotReached))
-		last, c.announcedUpToDate = nil, false
+		s.out.pending = append(s.out.pending, s.controlEvent(last, endNotReached))
+		last, s.announcedUpToDate = nil, false
 	}
 	switch {
 	case last != nil:
-		c.out.pending = append(c.out.pending, c.controlEvent(last, at))
-	case at == endClosed, at == endUpToDate && !c.announcedUpToDate, st == shard.StatusTip && !c.announcedAny:
-		if len(c.heldMessages) == 0 {
+		s.out.pending = append(s.out.pending, s.controlEvent(last, at))
+	case at == endClosed, at == endUpToDate && !s.announcedUpToDate, st == shard.StatusTip && !s.announcedAny:
+		if len(s.heldMessages) == 0 {
 			// All that was visible before the TailBuffer was read lies below the position and is
 			// announced. With a newer Info, a message that came since would count as announced.
-			if m := (announcedOffset{c.generation(), min(before.Tail, c.position.Pos)}); m.generation != c.announced.generation || m.pos > c.announced.pos {
-				c.announced = m
+			if m := (announcedOffset{s.generation(), min(before.Tail, s.position.Pos)}); m.generation != s.announced.generation || m.pos > s.announced.pos {
+				s.announced = m
 			}
 		}
-		c.out.pending = append(c.out.pending, c.controlEvent(nil, at))
+		s.out.pending = append(s.out.pending, s.controlEvent(nil, at))
 	default:
 		return
 	}
-	c.announcedAny, c.announcedUpToDate = true, at != endNotReached
+	s.announcedAny, s.announcedUpToDate = true, at != endNotReached
 }
 
 // controlEvent returns the control event of f, or of the announced offset without a data event if f
 // is nil. The client's cursor never decreases.
-func (c *Session) controlEvent(f *frame, at streamEnd) (b []byte) {
+func (s *Session) controlEvent(f *frame, at streamEnd) (b []byte) {
 	if f == nil {
-		c.minCursor = max(c.minCursor, c.out.cursor)
-		return renderStandaloneControl(c.announced.generation, c.announced.pos, c.minCursor, at)
+		s.minCursor = max(s.minCursor, s.out.cursor)
+		return renderStandaloneControl(s.announced.generation, s.announced.pos, s.minCursor, at)
 	}
-	b, c.minCursor = f.controlEvent(at, c.minCursor, c.out.cursor)
+	b, s.minCursor = f.controlEvent(at, s.minCursor, s.out.cursor)
 	return b
 }
 
 // MarkWritten records that the client has accepted n pending bytes, which are released immediately.
-func (c *Session) MarkWritten(n int, now Instant) {
+func (s *Session) MarkWritten(n int, now Instant) {
 	if n > 0 {
-		c.activeAt = now
+		s.activeAt = now
 	}
-	r := c.out
-	for n > 0 && c.HasOutput() {
-		b := r.pending[r.written]
+	o := s.out
+	for n > 0 && s.HasOutput() {
+		b := o.pending[o.written]
 		if n < len(b) {
-			r.pending[r.written] = b[n:]
+			o.pending[o.written] = b[n:]
 			return
 		}
 		n -= len(b)
-		r.pending[r.written] = nil
-		r.written++
+		o.pending[o.written] = nil
+		o.written++
 	}
-	if !c.HasOutput() {
-		c.releaseOutput()
+	if !s.HasOutput() {
+		s.releaseOutput()
 	}
 }
 
 // MarkActive records that the client has accepted something now that MarkWritten was not told of, as
 // bytes that were encrypted before.
-func (c *Session) MarkActive(now Instant) { c.activeAt = now }
+func (s *Session) MarkActive(now Instant) { s.activeAt = now }
 
 // releaseOutput releases the pending output, which was written or is not wanted any more. A small
 // buffer is kept for the next output.
-func (c *Session) releaseOutput() {
-	if c.out != nil && !c.out.release(c.frames.cache.budget) {
-		c.out = nil
+func (s *Session) releaseOutput() {
+	if s.out != nil && !s.out.release(s.frames.cache.budget) {
+		s.out = nil
 	}
 }
 
 // release releases what the buffer holds; false: the buffer is not worth keeping.
-func (r *OutputBuffer) release(p *sendbudget.Budget) bool {
-	for _, f := range r.frames {
+func (o *OutputBuffer) release(p *sendbudget.Budget) bool {
+	for _, f := range o.frames {
 		f.unpin(p)
 	}
-	clear(r.pending)
-	clear(r.frames)
-	r.pending, r.frames, r.written = r.pending[:0], r.frames[:0], 0
-	return cap(r.pending) <= maxKeptBuffers
+	clear(o.pending)
+	clear(o.frames)
+	o.pending, o.frames, o.written = o.pending[:0], o.frames[:0], 0
+	return cap(o.pending) <= maxKeptBuffers
 }
 
 // clone returns a buffer with the same output, of which nothing is written yet.
-func (r *OutputBuffer) clone(p *sendbudget.Budget) *OutputBuffer {
-	for _, f := range r.frames {
+func (o *OutputBuffer) clone(p *sendbudget.Budget) *OutputBuffer {
+	for _, f := range o.frames {
 		f.pin(p)
 	}
-	return &OutputBuffer{pending: slices.Clone(r.pending), frames: slices.Clone(r.frames)}
+	return &OutputBuffer{pending: slices.Clone(o.pending), frames: slices.Clone(o.frames)}
 }
 
 // maxKeptBuffers bounds the slices of an OutputBuffer that is kept.

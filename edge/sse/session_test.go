@@ -236,8 +236,8 @@ func (w *world) join(pos shard.Pos, fromStart bool) *reader {
 	if pos%2 == 1 {
 		least = w.interval + uint64(pos)
 	}
-	c := NewSession(w.frames, w.rules, w.tail, w.form, Start{At: position.Position{Pos: pos}, FromStart: fromStart, MinCursor: least}, w.now)
-	r := &reader{world: w, c: &c, fromStart: fromStart, at: uint64(pos), cursor: least}
+	s := NewSession(w.frames, w.rules, w.tail, w.form, Start{At: position.Position{Pos: pos}, FromStart: fromStart, MinCursor: least}, w.now)
+	r := &reader{world: w, c: &s, fromStart: fromStart, at: uint64(pos), cursor: least}
 	r.begin(pos)
 	w.readers = append(w.readers, r)
 	return r
@@ -284,17 +284,17 @@ func (r *reader) begin(pos shard.Pos) {
 // turn is one turn of an executor that writes as much as the connection accepts; false:
 // there was nothing to do.
 func (r *reader) turn(budget int, takes func(n int) int) bool {
-	c := r.c
-	if !c.HasOutput() {
-		r.info = c.tail().Info()
+	s := r.c
+	if !s.HasOutput() {
+		r.info = s.tail().Info()
 	}
-	switch c.Next(r.now, r.interval, budget).Do {
+	switch s.Next(r.now, r.interval, budget).Do {
 	case Write:
-		all := bytes.Join(c.Pending(), nil)
+		all := bytes.Join(s.Pending(), nil)
 		n := takes(len(all))
-		c.MarkWritten(n, r.now)
+		s.MarkWritten(n, r.now)
 		r.buf = append(r.buf, all[:n]...)
-		if rest := bytes.Join(c.Pending(), nil); !bytes.Equal(rest, all[n:]) {
+		if rest := bytes.Join(s.Pending(), nil); !bytes.Equal(rest, all[n:]) {
 			r.Fatalf("owes %q after %d of %q", rest, n, all)
 		}
 		r.parse()
@@ -303,7 +303,7 @@ func (r *reader) turn(budget int, takes func(n int) int) bool {
 		r.behind()
 		return true
 	case WaitForNews:
-		return c.position.Pos < c.tail().Info().Tail
+		return s.position.Pos < s.tail().Info().Tail
 	}
 	return false
 }
@@ -604,17 +604,17 @@ func lone(t *testing.T, form Framing, bodies ...string) (*Session, *shard.TailBu
 			t.Fatal(err)
 		}
 	}
-	c := NewSession(NewFrameCache(1<<20, sendbudget.New(64<<20)), newRules(Times{Heartbeat: time.Hour}), tail, form, Start{FromStart: true}, 0)
-	return &c, tail
+	s := NewSession(NewFrameCache(1<<20, sendbudget.New(64<<20)), newRules(Times{Heartbeat: time.Hour}), tail, form, Start{FromStart: true}, 0)
+	return &s, tail
 }
 
 // take is every event that the cursor owes.
-func take(t *testing.T, c *Session) []ssetest.Event {
+func take(t *testing.T, s *Session) []ssetest.Event {
 	t.Helper()
 	var all []byte
-	for c.Next(0, 0, 1).Do == Write {
-		b := bytes.Join(c.Pending(), nil)
-		c.MarkWritten(len(b), 0)
+	for s.Next(0, 0, 1).Do == Write {
+		b := bytes.Join(s.Pending(), nil)
+		s.MarkWritten(len(b), 0)
 		all = append(all, b...)
 	}
 	es, rest, err := ssetest.Parse(all)
@@ -627,15 +627,15 @@ func take(t *testing.T, c *Session) []ssetest.Event {
 // One message is held for as long as it takes; more than one until they are large.
 func TestCursorHeldLimit(t *testing.T) {
 	half := strings.Repeat("x", maxHeldBytes) + "€"[:2]
-	c, tail := lone(t, FramingText, half)
-	if es := take(t, c); len(es) != 1 || es[0].Name != "control" || strings.Contains(es[0].Data, "upToDate") {
+	s, tail := lone(t, FramingText, half)
+	if es := take(t, s); len(es) != 1 || es[0].Name != "control" || strings.Contains(es[0].Data, "upToDate") {
 		t.Fatalf("one half message: %.200v", es)
 	}
 	m := shard.Message{Pos: 1, Next: 2, Body: []byte("a€"[:3])}
 	if err := tail.Extend(ssetest.Batch(t, 1, 2, 2, false, []shard.Message{m})); err != nil {
 		t.Fatal(err)
 	}
-	es := take(t, c)
+	es := take(t, s)
 	if len(es) != 2 || es[0].Data != half+"a\ufffd" || !strings.Contains(es[1].Data, `"upToDate":true`) {
 		t.Fatalf("two: %d events", len(es))
 	}
@@ -662,15 +662,15 @@ func TestCursorShares(t *testing.T) {
 // a character is told where it stood before, and a reader that was told something
 // is not sent past what is no longer kept.
 func TestCursorSkip(t *testing.T) {
-	c, _ := lone(t, FramingText, "€"[:1])
-	if !c.skipToKept(0) {
+	s, _ := lone(t, FramingText, "€"[:1])
+	if !s.skipToKept(0) {
 		t.Error("nothing is told: skip")
 	}
-	es := take(t, c)
+	es := take(t, s)
 	if len(es) != 1 || es[0].ID != position.FormatOffset(7, 0) {
 		t.Errorf("%+v", es)
 	}
-	if c.skipToKept(5) {
+	if s.skipToKept(5) {
 		t.Error("skipped what a reader waits for")
 	}
 }

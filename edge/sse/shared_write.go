@@ -21,35 +21,35 @@ type SharedWrite struct {
 }
 
 // Covers reports whether what was rendered is what the reader is to get next.
-func (w *SharedWrite) Covers(c *Session) bool {
-	from, plain := c.sharedState()
-	return plain && w.out != nil && w.from == from && !c.HasOutput()
+func (w *SharedWrite) Covers(s *Session) bool {
+	from, plain := s.sharedState()
+	return plain && w.out != nil && w.from == from && !s.HasOutput()
 }
 
 // Render ends the SharedWrite, if the reader can share its output at all, and renders that reader's
 // output, with the buffer in spare. newest is as in an Action. ok is false if there is nothing to
 // share; the reader then continues by itself, with its output and the buffer.
-func (w *SharedWrite) Render(c *Session, now Instant, cursor uint64, spare **OutputBuffer) (newest shard.Millis, ok bool) {
-	from, plain := c.sharedState()
-	if !plain || c.HasOutput() || from.status != stateIdle {
+func (w *SharedWrite) Render(s *Session, now Instant, cursor uint64, spare **OutputBuffer) (newest shard.Millis, ok bool) {
+	from, plain := s.sharedState()
+	if !plain || s.HasOutput() || from.status != stateIdle {
 		return 0, false
 	}
-	w.End(c.frames.cache.budget, spare)
-	c.LendBuffer(spare)
-	a, _ := c.renderNews(now, cursor, TurnBytes)
-	to, plain := c.sharedState()
+	w.End(s.frames.cache.budget, spare)
+	s.LendBuffer(spare)
+	a, _ := s.renderNews(now, cursor, TurnBytes)
+	to, plain := s.sharedState()
 	size := 0
-	for _, b := range c.Pending() {
+	for _, b := range s.Pending() {
 		size += len(b)
 	}
 	if size == 0 || size > MaxSharedBytes || !plain {
 		return a.Newest, false
 	}
-	for _, b := range c.Pending() {
+	for _, b := range s.Pending() {
 		w.bytes = append(w.bytes, b...)
 	}
-	w.from, w.to, w.out, c.out = from, to, c.out, nil
-	w.messages, c.framedCount = c.framedCount, 0
+	w.from, w.to, w.out, s.out = from, to, s.out, nil
+	w.messages, s.framedCount = s.framedCount, 0
 	return a.Newest, true
 }
 
@@ -59,19 +59,19 @@ func (w *SharedWrite) Bytes() []byte { return w.bytes }
 // MarkWritten records that n of the bytes are written to a reader that Covers has named: the reader
 // has the state after them, and the rest as pending output. messages is how many are to be counted
 // as delivered now; those of a reader that accepted nothing are counted by its session.
-func (w *SharedWrite) MarkWritten(c *Session, n int, now Instant) (messages int) {
-	c.setSharedState(w.to)
-	if c.status == stateBehind {
-		c.pauseUntil = now
+func (w *SharedWrite) MarkWritten(s *Session, n int, now Instant) (messages int) {
+	s.setSharedState(w.to)
+	if s.status == stateBehind {
+		s.pauseUntil = now
 	}
 	if n < len(w.bytes) {
-		c.out = w.out.clone(c.frames.cache.budget)
-		c.MarkWritten(n, now)
+		s.out = w.out.clone(s.frames.cache.budget)
+		s.MarkWritten(n, now)
 	} else {
-		c.activeAt = now
+		s.activeAt = now
 	}
 	if n == 0 {
-		c.framedCount += w.messages
+		s.framedCount += w.messages
 		return 0
 	}
 	return int(w.messages)

@@ -49,28 +49,28 @@ const characterRest = utf8.UTFMax - 1
 
 // bytesToSkip returns how many bytes at the start of b the reader has been shown already: the rest of a
 // character, or the second half of a line break. ok is false if that is not known.
-func (j textBoundary) bytesToSkip(b []byte) (n int, ok bool) {
-	for n < min(int(j.skipBytes), len(b)) && !utf8.RuneStart(b[n]) {
+func (t textBoundary) bytesToSkip(b []byte) (n int, ok bool) {
+	for n < min(int(t.skipBytes), len(b)) && !utf8.RuneStart(b[n]) {
 		n++
 	}
 	if n > 0 || len(b) == 0 || b[0] != '\n' {
 		return n, true
 	}
-	if j.kind == boundaryAfterCR {
+	if t.kind == boundaryAfterCR {
 		n = 1
 	}
-	return n, j.kind != boundaryUnknown
+	return n, t.kind != boundaryUnknown
 }
 
 // after returns the joint behind b, of which skipped bytes were skipped.
-func (j textBoundary) after(b []byte, skipped int) textBoundary {
+func (t textBoundary) after(b []byte, skipped int) textBoundary {
 	switch n := len(b); {
 	case n == 0:
-		return j
+		return t
 	case b[n-1] == '\r':
 		return textBoundary{kind: boundaryAfterCR}
 	case skipped == n && b[0] != '\n':
-		return textBoundary{skipBytes: j.skipBytes - uint8(n)}
+		return textBoundary{skipBytes: t.skipBytes - uint8(n)}
 	default:
 		return textBoundary{}
 	}
@@ -102,14 +102,14 @@ var replacement = []byte(string(utf8.RuneError))
 
 // joinText returns the text of messages for a reader at a joint, and the joint behind it. The text
 // ends between two characters.
-func joinText(messages [][]byte, j textBoundary) ([]byte, textBoundary) {
+func joinText(messages [][]byte, t textBoundary) ([]byte, textBoundary) {
 	whole := bytes.Join(messages, nil)
-	n, _ := j.bytesToSkip(whole)
-	j = j.after(whole, n)
+	n, _ := t.bytesToSkip(whole)
+	t = t.after(whole, n)
 	text := whole[n:]
 	if size, lacks := unfinishedCharacter(text); size > 0 {
 		text = append(text[:len(text)-size], replacement...)
-		j = textBoundary{skipBytes: uint8(lacks)}
+		t = textBoundary{skipBytes: uint8(lacks)}
 	}
-	return text, j
+	return text, t
 }

@@ -18,10 +18,10 @@ func FuzzJoined(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string, one, two uint8) {
 		i := min(int(one), len(s))
 		k := min(i+int(two), len(s))
-		got, j := "", textBoundary{}
+		got, boundary := "", textBoundary{}
 		for _, m := range []string{s[:i], s[i:k], s[k:]} {
 			var b []byte
-			b, j = joinText([][]byte{[]byte(m)}, j)
+			b, boundary = joinText([][]byte{[]byte(m)}, boundary)
 			if size, _ := unfinishedCharacter(b); size > 0 {
 				t.Fatalf("%q ends inside a character", b)
 			}

@@ -40,25 +40,25 @@ func newBasin(meta basinMeta) *basinEntry {
 }
 
 func openCatalogue(back storage, now func() time.Time) (*catalogue, error) {
-	s := &catalogue{storage: back, now: now, basins: map[string]*basinEntry{}}
+	c := &catalogue{storage: back, now: now, basins: map[string]*basinEntry{}}
 	basins, streams, err := back.loadCatalogue()
 	if err != nil {
 		return nil, err
 	}
 	for _, b := range basins {
-		s.basins[b.Name] = newBasin(b)
+		c.basins[b.Name] = newBasin(b)
 	}
 	for _, m := range streams {
 		log, h, err := back.openLog(m.ID)
 		if err != nil {
 			return nil, err
 		}
-		if b := s.basins[m.Basin]; b != nil {
+		if b := c.basins[m.Basin]; b != nil {
 			b.streams[m.Name] = newStream(m, log, h, now())
 			b.names.add(m.Name)
 		}
 	}
-	return s, nil
+	return c, nil
 }
 
 func idempotencyKey(token string, config any) string {
@@ -74,60 +74,60 @@ func idempotencyKey(token string, config any) string {
 }
 
 // provisionBasin creates a basin. With ensure, it creates or reconfigures it.
-func (s *catalogue) provisionBasin(
-	name string, c basinConfig, token string, ensure bool,
+func (c *catalogue) provisionBasin(
+	name string, config basinConfig, token string, ensure bool,
 ) (basinMeta, string, *apiError) {
-	c.Defaults = c.Defaults.normalized()
-	key := idempotencyKey(token, c)
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	b := s.basins[name]
+	config.Defaults = config.Defaults.normalized()
+	key := idempotencyKey(token, config)
+	c.changeMu.Lock()
+	defer c.changeMu.Unlock()
+	b := c.basins[name]
 	switch {
 	case b == nil:
-		meta := basinMeta{Name: name, Config: c, Created: s.now().UTC(), Key: key}
-		if err := s.storage.putBasin(meta); err != nil {
-			return meta, "", newError("storage", "%s", err)
+		meta := basinMeta{Name: name, Config: config, Created: c.now().UTC(), Key: key}
+		if err := c.storage.putBasin(meta); err != nil {
+			return meta, "", newError("storage", "%c", err)
 		}
-		s.update(func() { s.basins[name] = newBasin(meta) })
+		c.update(func() { c.basins[name] = newBasin(meta) })
 		return meta, provisionCreated, nil
-	case !ensure && key != "" && key == b.meta.Key, ensure && equalJSON(b.meta.Config, c):
+	case !ensure && key != "" && key == b.meta.Key, ensure && equalJSON(b.meta.Config, config):
 		return b.meta, provisionNoop, nil
 	case !ensure:
 		return b.meta, "", newError("resource_already_exists", "basin `%s` already exists", name)
 	}
 	meta := b.meta
-	meta.Config = c
-	if err := s.storage.putBasin(meta); err != nil {
-		return meta, "", newError("storage", "%s", err)
+	meta.Config = config
+	if err := c.storage.putBasin(meta); err != nil {
+		return meta, "", newError("storage", "%c", err)
 	}
-	s.update(func() { b.meta = meta })
+	c.update(func() { b.meta = meta })
 	return meta, provisionUpdated, nil
 }
 
 // provisionStream creates a stream. With ensure, it creates or reconfigures it.
-func (s *catalogue) provisionStream(
-	basin, name string, c *streamConfig, token string, ensure bool,
+func (c *catalogue) provisionStream(
+	basin, name string, given *streamConfig, token string, ensure bool,
 ) (streamMeta, string, *apiError) {
-	key := idempotencyKey(token, c.normalized())
+	key := idempotencyKey(token, given.normalized())
 	if ensure {
-		if meta, done := s.alreadyEnsured(basin, name, c); done {
+		if meta, done := c.alreadyEnsured(basin, name, given); done {
 			return meta, provisionNoop, nil
 		}
 	}
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	b := s.basins[basin]
+	c.changeMu.Lock()
+	defer c.changeMu.Unlock()
+	b := c.basins[basin]
 	if b == nil {
 		return streamMeta{}, "", basinNotFound(basin)
 	}
-	config := c.withDefaults(b.meta.Config.Defaults)
+	config := given.withDefaults(b.meta.Config.Defaults)
 	st := b.streams[name]
 	if st == nil {
 		meta := streamMeta{
 			Basin: basin, Name: name, Config: config, Cipher: b.meta.Config.Cipher,
-			Created: s.now().UTC(), Key: key,
+			Created: c.now().UTC(), Key: key,
 		}
-		return s.createStream(b, meta)
+		return c.createStream(b, meta)
 	}
 	switch {
 	case st.isDeleted(): // and the storage failed, or the name would be free
@@ -140,8 +140,8 @@ func (s *catalogue) provisionStream(
 	}
 	meta := st.meta
 	meta.Config = config
-	if err := s.storage.putStream(meta); err != nil {
-		return meta, "", newError("storage", "%s", err)
+	if err := c.storage.putStream(meta); err != nil {
+		return meta, "", newError("storage", "%c", err)
 	}
 	st.setMeta(meta)
 	return meta, provisionUpdated, nil
@@ -149,59 +149,59 @@ func (s *catalogue) provisionStream(
 
 // alreadyEnsured reports whether an ensure has nothing to change, which is the common case. It does
 // not wait for changes under way.
-func (s *catalogue) alreadyEnsured(basin, name string, c *streamConfig) (streamMeta, bool) {
-	b, _ := s.findBasin(basin)
-	st, err := s.findStream(basin, name)
+func (c *catalogue) alreadyEnsured(basin, name string, config *streamConfig) (streamMeta, bool) {
+	b, _ := c.findBasin(basin)
+	st, err := c.findStream(basin, name)
 	if err != nil {
 		return streamMeta{}, false
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.meta, !st.deleted && equalJSON(st.meta.Config, c.withDefaults(b.Config.Defaults))
+	return st.meta, !st.deleted && equalJSON(st.meta.Config, config.withDefaults(b.Config.Defaults))
 }
 
 // update calls change with mu held. The caller holds changeMu.
-func (s *catalogue) update(change func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (c *catalogue) update(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	change()
 }
 
-func (s *catalogue) createStream(b *basinEntry, meta streamMeta) (streamMeta, string, *apiError) {
-	id, err := s.storage.newID()
+func (c *catalogue) createStream(b *basinEntry, meta streamMeta) (streamMeta, string, *apiError) {
+	id, err := c.storage.newID()
 	if err != nil {
 		return meta, "", newError("storage", "%s", err)
 	}
 	meta.ID = id
-	log, h, err := s.storage.openLog(id)
+	log, h, err := c.storage.openLog(id)
 	if err == nil {
-		err = s.storage.putStream(meta)
+		err = c.storage.putStream(meta)
 	}
 	if err != nil {
 		return meta, "", newError("storage", "%s", err)
 	}
-	st := newStream(meta, log, h, s.now())
-	s.update(func() {
+	st := newStream(meta, log, h, c.now())
+	c.update(func() {
 		b.streams[meta.Name] = st
 		b.names.add(meta.Name)
 	})
 	return meta, provisionCreated, nil
 }
 
-func (s *catalogue) findBasin(name string) (basinMeta, *apiError) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	b := s.basins[name]
+func (c *catalogue) findBasin(name string) (basinMeta, *apiError) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	b := c.basins[name]
 	if b == nil {
 		return basinMeta{}, basinNotFound(name)
 	}
 	return b.meta, nil
 }
 
-func (s *catalogue) patchBasin(name string, f patchFields) (basinConfig, *apiError) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	b := s.basins[name]
+func (c *catalogue) patchBasin(name string, f patchFields) (basinConfig, *apiError) {
+	c.changeMu.Lock()
+	defer c.changeMu.Unlock()
+	b := c.basins[name]
 	if b == nil {
 		return basinConfig{}, basinNotFound(name)
 	}
@@ -211,37 +211,37 @@ func (s *catalogue) patchBasin(name string, f patchFields) (basinConfig, *apiErr
 		return basinConfig{}, bad
 	}
 	meta.Config.Defaults = meta.Config.Defaults.normalized()
-	if err := s.storage.putBasin(meta); err != nil {
+	if err := c.storage.putBasin(meta); err != nil {
 		return basinConfig{}, newError("storage", "%s", err)
 	}
-	s.update(func() { b.meta = meta })
+	c.update(func() { b.meta = meta })
 	return meta.Config, nil
 }
 
 // deleteBasin removes the basin and its streams immediately.
-func (s *catalogue) deleteBasin(name string) *apiError {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	b := s.basins[name]
+func (c *catalogue) deleteBasin(name string) *apiError {
+	c.changeMu.Lock()
+	defer c.changeMu.Unlock()
+	b := c.basins[name]
 	if b == nil {
 		return basinNotFound(name)
 	}
 	for _, st := range b.streams {
-		if err := s.dropStream(b, st); err != nil {
+		if err := c.dropStream(b, st); err != nil {
 			return err
 		}
 	}
-	if err := s.storage.dropBasin(name); err != nil {
+	if err := c.storage.dropBasin(name); err != nil {
 		return newError("storage", "%s", err)
 	}
-	s.update(func() { delete(s.basins, name) })
+	c.update(func() { delete(c.basins, name) })
 	return nil
 }
 
-func (s *catalogue) findStream(basin, name string) (*stream, *apiError) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	b := s.basins[basin]
+func (c *catalogue) findStream(basin, name string) (*stream, *apiError) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	b := c.basins[basin]
 	if b == nil {
 		return nil, basinNotFound(basin)
 	}
@@ -253,14 +253,14 @@ func (s *catalogue) findStream(basin, name string) (*stream, *apiError) {
 }
 
 // openOrCreate finds a stream. It creates a missing stream if mayCreate allows it for the basin.
-func (s *catalogue) openOrCreate(
+func (c *catalogue) openOrCreate(
 	basin, name string, mayCreate func(basinConfig) bool,
 ) (st *stream, created bool, err *apiError) {
-	st, err = s.findStream(basin, name)
+	st, err = c.findStream(basin, name)
 	if err == nil {
 		return st, false, nil
 	}
-	meta, missing := s.findBasin(basin)
+	meta, missing := c.findBasin(basin)
 	if missing != nil {
 		return nil, false, missing
 	}
@@ -270,18 +270,18 @@ func (s *catalogue) openOrCreate(
 	if err := checkStreamName(name); err != nil {
 		return nil, false, err
 	}
-	_, how, bad := s.provisionStream(basin, name, nil, "", false)
+	_, how, bad := c.provisionStream(basin, name, nil, "", false)
 	if bad != nil && bad.code != "resource_already_exists" {
 		return nil, false, bad
 	}
-	st, err = s.findStream(basin, name)
+	st, err = c.findStream(basin, name)
 	return st, how == provisionCreated, err
 }
 
-func (s *catalogue) patchStream(basin, name string, f patchFields) (streamConfig, *apiError) {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	b := s.basins[basin]
+func (c *catalogue) patchStream(basin, name string, f patchFields) (streamConfig, *apiError) {
+	c.changeMu.Lock()
+	defer c.changeMu.Unlock()
+	b := c.basins[basin]
 	if b == nil {
 		return streamConfig{}, basinNotFound(basin)
 	}
@@ -292,23 +292,23 @@ func (s *catalogue) patchStream(basin, name string, f patchFields) (streamConfig
 	if st.isDeleted() {
 		return streamConfig{}, streamDeleted()
 	}
-	c, bad := st.meta.Config.patched(f)
+	config, bad := st.meta.Config.patched(f)
 	if bad != nil {
 		return streamConfig{}, bad
 	}
 	meta := st.meta
-	meta.Config = c.withDefaults(b.meta.Config.Defaults)
-	if err := s.storage.putStream(meta); err != nil {
-		return streamConfig{}, newError("storage", "%s", err)
+	meta.Config = config.withDefaults(b.meta.Config.Defaults)
+	if err := c.storage.putStream(meta); err != nil {
+		return streamConfig{}, newError("storage", "%c", err)
 	}
 	st.setMeta(meta)
 	return meta.Config, nil
 }
 
-func (s *catalogue) deleteStream(basin, name string) *apiError {
-	s.changeMu.Lock()
-	defer s.changeMu.Unlock()
-	b := s.basins[basin]
+func (c *catalogue) deleteStream(basin, name string) *apiError {
+	c.changeMu.Lock()
+	defer c.changeMu.Unlock()
+	b := c.basins[basin]
 	if b == nil {
 		return basinNotFound(basin)
 	}
@@ -316,18 +316,18 @@ func (s *catalogue) deleteStream(basin, name string) *apiError {
 	if st == nil {
 		return streamNotFound(basin, name)
 	}
-	return s.dropStream(b, st)
+	return c.dropStream(b, st)
 }
 
 // dropStream deletes a stream. The caller holds changeMu. The row is deleted before the name is
 // free, so that a crash cannot bring back a stream after its deletion was acknowledged.
-func (s *catalogue) dropStream(b *basinEntry, st *stream) *apiError {
+func (c *catalogue) dropStream(b *basinEntry, st *stream) *apiError {
 	st.markDeleted()
-	if err := s.storage.dropStream(st.meta); err != nil {
+	if err := c.storage.dropStream(st.meta); err != nil {
 		return newError("storage", "%s", err)
 	}
 	st.log.drop()
-	s.update(func() {
+	c.update(func() {
 		delete(b.streams, st.name)
 		b.names.remove()
 	})
@@ -335,10 +335,10 @@ func (s *catalogue) dropStream(b *basinEntry, st *stream) *apiError {
 }
 
 // allStreams returns every stream, for the sweeper.
-func (s *catalogue) allStreams() (out []*stream) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for _, b := range s.basins {
+func (c *catalogue) allStreams() (out []*stream) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, b := range c.basins {
 		for _, st := range b.streams {
 			out = append(out, st)
 		}

@@ -90,20 +90,20 @@ func mergeSorted(a, b []string) []string {
 	return append(append(out, a...), b...)
 }
 
-func (s *catalogue) listBasins(prefix, after string, limit int) (out []basinMeta, more bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	names, more := listNames(s.basins, prefix, after, limit)
+func (c *catalogue) listBasins(prefix, after string, limit int) (out []basinMeta, more bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	names, more := listNames(c.basins, prefix, after, limit)
 	for _, n := range names {
-		out = append(out, s.basins[n].meta)
+		out = append(out, c.basins[n].meta)
 	}
 	return out, more
 }
 
-func (s *catalogue) listStreams(basin, prefix, after string, limit int) (out []streamMeta, more bool, err *apiError) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	b := s.basins[basin]
+func (c *catalogue) listStreams(basin, prefix, after string, limit int) (out []streamMeta, more bool, err *apiError) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	b := c.basins[basin]
 	if b == nil {
 		return nil, false, basinNotFound(basin)
 	}

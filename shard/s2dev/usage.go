@@ -196,10 +196,10 @@ func (m *meter) snapshot(usages map[string]*StreamUsage) Usage {
 }
 
 // usageOf returns the usage of a stream, or with an empty name of a basin; nil: there is none.
-func (s *catalogue) usageOf(basin, name string) *StreamUsage {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	b := s.basins[basin]
+func (c *catalogue) usageOf(basin, name string) *StreamUsage {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	b := c.basins[basin]
 	if b == nil {
 		return nil
 	}
@@ -213,11 +213,11 @@ func (s *catalogue) usageOf(basin, name string) *StreamUsage {
 }
 
 // usages returns every usage by its key in Usage.
-func (s *catalogue) usages() map[string]*StreamUsage {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+func (c *catalogue) usages() map[string]*StreamUsage {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	out := map[string]*StreamUsage{}
-	for basin, b := range s.basins {
+	for basin, b := range c.basins {
 		out[basin+"/"] = b.usage
 		for name, st := range b.streams {
 			out[basin+"/"+name] = st.usage
@@ -228,8 +228,8 @@ func (s *catalogue) usages() map[string]*StreamUsage {
 
 // keepUsages takes over the usages of a catalogue that was closed and opened again. Neither is in
 // use meanwhile.
-func (s *catalogue) keepUsages(was *catalogue) {
-	for basin, b := range s.basins {
+func (c *catalogue) keepUsages(was *catalogue) {
+	for basin, b := range c.basins {
 		if t := was.usageOf(basin, ""); t != nil {
 			b.usage = t
 		}

@@ -50,148 +50,148 @@ type GapError struct{ Next Pos }
 func (e *GapError) Error() string { return fmt.Sprintf("gap: tail continues at %d", e.Next) }
 
 // Stream returns the stream's name.
-func (t *Buffer) Stream() StreamID { return t.stream }
+func (b *Buffer) Stream() StreamID { return b.stream }
 
 // Generation returns the generation that this Buffer belongs to.
-func (t *Buffer) Generation() Generation { return t.info.Generation } // needs no lock: it never changes
+func (b *Buffer) Generation() Generation { return b.info.Generation } // needs no lock: it never changes
 
 // Info describes the stream as far as this Buffer knows it; LogTail is Next.
-func (t *Buffer) Info() Info {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	info := t.info
-	info.LogTail = t.next
+func (b *Buffer) Info() Info {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	info := b.info
+	info.LogTail = b.next
 	return info
 }
 
 // Next returns the position that the next RecordBatch has to cover.
-func (t *Buffer) Next() Pos {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.next
+func (b *Buffer) Next() Pos {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.next
 }
 
 // Floor returns the first position that memory holds.
-func (t *Buffer) Floor() Pos {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.floor
+func (b *Buffer) Floor() Pos {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.floor
 }
 
 // EndError returns why this generation has ended, or nil.
-func (t *Buffer) EndError() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.endErr
+func (b *Buffer) EndError() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.endErr
 }
 
 // Extend appends the new part of r. *GapError: r begins above Next; nothing was appended. After End
 // it appends nothing.
-func (t *Buffer) Extend(r RecordBatch) error {
-	wake, err := t.ExtendLater(r)
+func (b *Buffer) Extend(r RecordBatch) error {
+	wake, err := b.ExtendLater(r)
 	wake.WakeAll()
-	t.set.Reclaim()
+	b.set.Reclaim()
 	return err
 }
 
 // ExtendLater is Extend that returns the wakers instead of waking them, for feeds that hold a lock
 // of their own.
-func (t *Buffer) ExtendLater(r RecordBatch) (Wakers, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.endErr != nil || r.To() <= t.next {
+func (b *Buffer) ExtendLater(r RecordBatch) (Wakers, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.endErr != nil || r.To() <= b.next {
 		return nil, nil
 	}
-	if r.From() > t.next {
-		return nil, &GapError{t.next}
+	if r.From() > b.next {
+		return nil, &GapError{b.next}
 	}
-	if r.From() < t.next {
-		r = r.SliceFrom(t.next)
+	if r.From() < b.next {
+		r = r.SliceFrom(b.next)
 	}
-	t.batches = append(t.batches, r)
-	t.received.Messages += uint64(r.Len())
-	t.received.Bytes += uint64(len(r.Payload()))
-	t.addBytes(len(r.b))
+	b.batches = append(b.batches, r)
+	b.received.Messages += uint64(r.Len())
+	b.received.Bytes += uint64(len(r.Payload()))
+	b.addBytes(len(r.b))
 	// The visible tail stays within what the RecordBatch holds, and never falls.
-	t.next, t.info.Closed = r.To(), r.Closed() && r.Tail() <= r.To()
-	t.info.Tail = max(t.info.Tail, min(r.Tail(), r.To()))
-	for len(t.batches) > 1 && (t.bytes > t.set.perStream || t.set.isOverBudget()) {
-		t.dropOldest()
+	b.next, b.info.Closed = r.To(), r.Closed() && r.Tail() <= r.To()
+	b.info.Tail = max(b.info.Tail, min(r.Tail(), r.To()))
+	for len(b.batches) > 1 && (b.bytes > b.set.perStream || b.set.isOverBudget()) {
+		b.dropOldest()
 	}
-	return t.disarmLocked(), nil
+	return b.disarmLocked(), nil
 }
 
 // SkipTo moves Next up to next without the records between, which a feed could not bring: readers
 // below find them in pages. tail and closed are the state there. A Buffer that is already
 // further ignores it.
-func (t *Buffer) SkipTo(next, tail Pos, closed bool) {
-	t.SkipLater(next, tail, closed).WakeAll()
+func (b *Buffer) SkipTo(next, tail Pos, closed bool) {
+	b.SkipLater(next, tail, closed).WakeAll()
 }
 
 // SkipLater is SkipTo that returns the wakers instead of waking them.
-func (t *Buffer) SkipLater(next, tail Pos, closed bool) Wakers {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.endErr != nil || next <= t.next {
+func (b *Buffer) SkipLater(next, tail Pos, closed bool) Wakers {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.endErr != nil || next <= b.next {
 		return nil
 	}
 	if tail > next { // the feed tells of a higher tail when it brings the records
 		tail, closed = next, false
 	}
-	for len(t.batches) > 0 {
-		t.dropOldest()
+	for len(b.batches) > 0 {
+		b.dropOldest()
 	}
-	t.floor, t.next, t.info.Tail, t.info.Closed = next, next, tail, closed
-	return t.disarmLocked()
+	b.floor, b.next, b.info.Tail, b.info.Closed = next, next, tail, closed
+	return b.disarmLocked()
 }
 
 // End ends this generation for all readers: the stream was deleted, expired or created again, or
 // the node releases it for good. Later calls change nothing.
-func (t *Buffer) End(why error) { t.EndLater(why).WakeAll() }
+func (b *Buffer) End(why error) { b.EndLater(why).WakeAll() }
 
 // EndLater is End that returns the wakers instead of waking them.
-func (t *Buffer) EndLater(why error) Wakers {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.endErr != nil {
+func (b *Buffer) EndLater(why error) Wakers {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.endErr != nil {
 		return nil
 	}
-	t.endErr = why
-	return t.disarmLocked()
+	b.endErr = why
+	return b.disarmLocked()
 }
 
 // ReadAt appends to into the RecordBatches that hold positions from pos on, up to about max bytes
 // and at least one, and returns what follows after them. The first RecordBatch may begin below pos
 // and may hold nothing at or above it. A pos beyond Next waits: StatusTip.
-func (t *Buffer) ReadAt(pos Pos, max int, into []RecordBatch) ([]RecordBatch, Status) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (b *Buffer) ReadAt(pos Pos, max int, into []RecordBatch) ([]RecordBatch, Status) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	switch {
-	case t.endErr != nil:
+	case b.endErr != nil:
 		return into, StatusGone
-	case pos >= t.info.Tail && t.info.Closed:
+	case pos >= b.info.Tail && b.info.Closed:
 		return into, StatusClosed
-	case pos >= t.info.Tail:
+	case pos >= b.info.Tail:
 		return into, StatusTip
-	case pos < t.floor:
+	case pos < b.floor:
 		return into, StatusBelow
 	}
-	lo, hi := 0, len(t.batches)
+	lo, hi := 0, len(b.batches)
 	for lo < hi { // the first RecordBatch that ends above pos
-		if mid := int(uint(lo+hi) >> 1); t.batches[mid].To() <= pos {
+		if mid := int(uint(lo+hi) >> 1); b.batches[mid].To() <= pos {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	for size := 0; lo < len(t.batches) && (size == 0 || size < max); lo++ {
-		into = append(into, t.batches[lo])
-		size += len(t.batches[lo].b)
+	for size := 0; lo < len(b.batches) && (size == 0 || size < max); lo++ {
+		into = append(into, b.batches[lo])
+		size += len(b.batches[lo].b)
 	}
 	switch {
-	case into[len(into)-1].To() < t.info.Tail:
+	case into[len(into)-1].To() < b.info.Tail:
 		return into, StatusMore
-	case t.info.Closed:
+	case b.info.Closed:
 		return into, StatusClosed
 	default:
 		return into, StatusTip
@@ -200,50 +200,50 @@ func (t *Buffer) ReadAt(pos Pos, max int, into []RecordBatch) ([]RecordBatch, St
 
 // Watch arms w: the next news wakes it (a RecordBatch, a skip, the end). If there is something to
 // read at pos already, Watch arms nothing and returns false: read again.
-func (t *Buffer) Watch(w Waker, pos Pos) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.endErr != nil || pos < t.info.Tail || t.info.Closed {
+func (b *Buffer) Watch(w Waker, pos Pos) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.endErr != nil || pos < b.info.Tail || b.info.Closed {
 		return false
 	}
-	if t.watchers == nil {
-		t.watchers = make(map[Waker]struct{}, 1)
+	if b.watchers == nil {
+		b.watchers = make(map[Waker]struct{}, 1)
 	}
-	t.watchers[w] = struct{}{}
+	b.watchers[w] = struct{}{}
 	return true
 }
 
 // Unwatch disarms w. A Wake that is under way may still come.
-func (t *Buffer) Unwatch(w Waker) {
-	t.mu.Lock()
-	delete(t.watchers, w)
-	t.mu.Unlock()
+func (b *Buffer) Unwatch(w Waker) {
+	b.mu.Lock()
+	delete(b.watchers, w)
+	b.mu.Unlock()
 }
 
 // dropOldest drops the oldest RecordBatch, under mu.
-func (t *Buffer) dropOldest() {
-	t.addBytes(-len(t.batches[0].b))
-	t.floor = t.batches[0].To()
-	t.batches[0] = RecordBatch{} // a reader may hold it; this array must not
-	t.batches = t.batches[1:]
+func (b *Buffer) dropOldest() {
+	b.addBytes(-len(b.batches[0].b))
+	b.floor = b.batches[0].To()
+	b.batches[0] = RecordBatch{} // a reader may hold it; this array must not
+	b.batches = b.batches[1:]
 }
 
 // addBytes counts n more bytes, under mu.
-func (t *Buffer) addBytes(n int) {
-	t.bytes += n
-	t.set.bytes.Add(int64(n))
+func (b *Buffer) addBytes(n int) {
+	b.bytes += n
+	b.set.bytes.Add(int64(n))
 }
 
 // disarmLocked disarms and returns all wakers.
-func (t *Buffer) disarmLocked() Wakers {
-	if len(t.watchers) == 0 {
+func (b *Buffer) disarmLocked() Wakers {
+	if len(b.watchers) == 0 {
 		return nil
 	}
-	ws := make(Wakers, 0, len(t.watchers))
-	for w := range t.watchers {
+	ws := make(Wakers, 0, len(b.watchers))
+	for w := range b.watchers {
 		ws = append(ws, w)
 	}
-	clear(t.watchers)
+	clear(b.watchers)
 	return ws
 }
 
@@ -259,24 +259,24 @@ func (ws Wakers) WakeAll() {
 
 // Newest returns the last RecordBatches: those that fit in atLeast bytes, and from position from on
 // those that fit in atMost. from is 0: none of the latter.
-func (t *Buffer) Newest(from Pos, atLeast, atMost int) []RecordBatch {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n, size := len(t.batches), 0
+func (b *Buffer) Newest(from Pos, atLeast, atMost int) []RecordBatch {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, size := len(b.batches), 0
 	for i := n; i > 0; i-- {
-		r := t.batches[i-1]
+		r := b.batches[i-1]
 		size += len(r.b)
 		if size > atMost || size > atLeast && (from == 0 || r.To() <= from) {
 			break
 		}
 		n = i - 1
 	}
-	return append([]RecordBatch(nil), t.batches[n:]...)
+	return append([]RecordBatch(nil), b.batches[n:]...)
 }
 
 // SetChain sets what the generation inherited, once that is confirmed.
-func (t *Buffer) SetChain(chain []Ancestor) {
-	t.mu.Lock()
-	t.info.Chain = chain
-	t.mu.Unlock()
+func (b *Buffer) SetChain(chain []Ancestor) {
+	b.mu.Lock()
+	b.info.Chain = chain
+	b.mu.Unlock()
 }

@@ -38,10 +38,10 @@ func NewBuffers(perTail int, budget int64) *Buffers {
 // generation is ended with ErrNotFound first.
 func (s *Buffers) Open(id StreamID, info Info, next Pos) *Buffer {
 	s.mu.Lock()
-	t := s.byStream[id]
-	if t != nil && t.Generation() == info.Generation && t.retain() {
+	b := s.byStream[id]
+	if b != nil && b.Generation() == info.Generation && b.retain() {
 		s.mu.Unlock()
-		return t
+		return b
 	}
 	if info.Tail > next { // the feed tells of a higher tail when it brings the records
 		info.Tail, info.Closed = next, false
@@ -49,8 +49,8 @@ func (s *Buffers) Open(id StreamID, info Info, next Pos) *Buffer {
 	fresh := &Buffer{stream: id, set: s, info: info, floor: next, next: next, refs: 1}
 	s.byStream[id] = fresh
 	s.mu.Unlock()
-	if t != nil {
-		t.End(ErrNotFound)
+	if b != nil {
+		b.End(ErrNotFound)
 	}
 	return fresh
 }
@@ -59,8 +59,8 @@ func (s *Buffers) Open(id StreamID, info Info, next Pos) *Buffer {
 func (s *Buffers) Lookup(id StreamID) *Buffer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t := s.byStream[id]; t != nil && t.retain() {
-		return t
+	if b := s.byStream[id]; b != nil && b.retain() {
+		return b
 	}
 	return nil
 }
@@ -91,19 +91,19 @@ func (s *Buffers) Reclaim() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range s.byStream {
+	for _, b := range s.byStream {
 		if !s.isOverBudget() {
 			break
 		}
-		t.mu.Lock()
+		b.mu.Lock()
 		keep := 1
-		if t.refs == 1 { // only its feed holds it
+		if b.refs == 1 { // only its feed holds it
 			keep = 0
 		}
-		for len(t.batches) > keep {
-			t.dropOldest()
+		for len(b.batches) > keep {
+			b.dropOldest()
 		}
-		t.mu.Unlock()
+		b.mu.Unlock()
 	}
 	enough := s.budget
 	if held := s.bytes.Load(); held > s.budget {
@@ -113,36 +113,36 @@ func (s *Buffers) Reclaim() {
 }
 
 // retain adds a reference; false: the Buffer has ended, or its last reference was released.
-func (t *Buffer) retain() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.endErr != nil || t.refs == 0 {
+func (b *Buffer) retain() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.endErr != nil || b.refs == 0 {
 		return false
 	}
-	t.refs++
+	b.refs++
 	return true
 }
 
 // Release gives one reference back. With the last one the Buffer leaves the set and its memory
 // is free.
-func (t *Buffer) Release() {
-	t.set.mu.Lock()
-	defer t.set.mu.Unlock()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.refs--; t.refs > 0 {
-		for t.refs == 1 && len(t.batches) > 0 && t.set.isOverBudget() {
-			t.dropOldest() // kept for its last reader only
+func (b *Buffer) Release() {
+	b.set.mu.Lock()
+	defer b.set.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.refs--; b.refs > 0 {
+		for b.refs == 1 && len(b.batches) > 0 && b.set.isOverBudget() {
+			b.dropOldest() // kept for its last reader only
 		}
 		return
 	}
-	if t.set.byStream[t.stream] == t {
-		delete(t.set.byStream, t.stream)
+	if b.set.byStream[b.stream] == b {
+		delete(b.set.byStream, b.stream)
 	}
-	t.addBytes(-t.bytes)
-	t.batches = nil
-	if t.endErr == nil {
-		t.endErr = ErrStopped
+	b.addBytes(-b.bytes)
+	b.batches = nil
+	if b.endErr == nil {
+		b.endErr = ErrStopped
 	}
 }
 
@@ -151,12 +151,12 @@ func (s *Buffers) CountFollowed() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
-	for _, t := range s.byStream {
-		t.mu.Lock()
-		if t.refs > 1 {
+	for _, b := range s.byStream {
+		b.mu.Lock()
+		if b.refs > 1 {
 			n++
 		}
-		t.mu.Unlock()
+		b.mu.Unlock()
 	}
 	return n
 }
@@ -164,15 +164,15 @@ func (s *Buffers) CountFollowed() int {
 // ReadAt returns what the Buffer of a stream's generation holds from position from on, up to about
 // max bytes; none: there is no such Buffer, or it does not reach down to from.
 func (s *Buffers) ReadAt(id StreamID, generation Generation, from Pos, max int) []RecordBatch {
-	t := s.Lookup(id)
-	if t == nil {
+	b := s.Lookup(id)
+	if b == nil {
 		return nil
 	}
-	defer t.Release()
-	if t.Generation() != generation {
+	defer b.Release()
+	if b.Generation() != generation {
 		return nil
 	}
-	rs, _ := t.ReadAt(from, max, nil)
+	rs, _ := b.ReadAt(from, max, nil)
 	if len(rs) > 0 && rs[0].From() > from {
 		return nil
 	}

@@ -12,10 +12,10 @@ type Usage struct {
 	Closed   bool
 }
 
-func (t *Buffer) usage() Usage {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return Usage{Stream: t.stream, Readers: max(t.refs-1, 0), Received: t.received, Tail: t.info.Tail, Closed: t.info.Closed}
+func (b *Buffer) usage() Usage {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return Usage{Stream: b.stream, Readers: max(b.refs-1, 0), Received: b.received, Tail: b.info.Tail, Closed: b.info.Closed}
 }
 
 // EachUsage calls yield for each Buffer. yield must not block: no Buffer is opened meanwhile.
