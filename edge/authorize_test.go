@@ -293,10 +293,12 @@ func TestSpellingsHaveOneVerdict(t *testing.T) {
 		"/v1/stream/acme/rooms/../secret": 400, "/v1/stream/acme/rooms//a": 400, "/v1/stream/secret": 403,
 		"/v1/stream/acme/__ds/streams": 403, "/v1/stream/%61cme/__ds/streams": 403, "/v1/stream/acme/__ds/subscriptions": 501, "/v1/stream/__ds/revocations": 501,
 	} {
-		resp, b := refusedRequest{method: "GET"}.send(t, http.DefaultClient, s.url+path, refusedCredential{header: token})
-		if resp.StatusCode != status {
-			t.Errorf("%s: %d %s, want %d", path, resp.StatusCode, b, status)
-		}
+		t.Run(path, func(t *testing.T) {
+			resp, b := refusedRequest{method: "GET"}.send(t, http.DefaultClient, s.url+path, refusedCredential{header: token})
+			if resp.StatusCode != status {
+				t.Errorf("%s: %d %s, want %d", path, resp.StatusCode, b, status)
+			}
+		})
 	}
 }
 

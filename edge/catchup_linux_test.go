@@ -30,7 +30,7 @@ var large = strings.Repeat("0123456789abcdef", 1<<20)
 
 // A client that catches up slowly stays connected, though one write lasts longer than the
 // time for which a reader may take nothing.
-func TestSlowCatchUp(t *testing.T) {
+func TestSlowCatchUpStaysConnected(t *testing.T) {
 	t.Parallel()
 	const stall = 2 * time.Second
 	s := newSite(t, Config{Stall: stall})
@@ -57,7 +57,7 @@ func TestSlowCatchUp(t *testing.T) {
 }
 
 // A client that takes nothing is disconnected and counted.
-func TestCatchUpStall(t *testing.T) {
+func TestCatchUpThatAcceptsNothingIsDisconnected(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{Stall: 300 * time.Millisecond})
 	s.put("/v1/stream/x", large, text)
@@ -68,7 +68,7 @@ func TestCatchUpStall(t *testing.T) {
 
 // Clients that catch up and take nothing hold pages, each counted once. Of too many those
 // go first that have been stuck for longest.
-func TestCatchUpPins(t *testing.T) {
+func TestStuckCatchUpsAreDisconnectedForMemory(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{ChunkBytes: 40 << 20})
 	for i := range 4 {
@@ -94,7 +94,7 @@ func TestCatchUpPins(t *testing.T) {
 
 // An answer waits for its turn for as long as that takes, and is not stuck meanwhile; one
 // whose connection takes no more has none.
-func TestTurns(t *testing.T) {
+func TestWaitingForAWriteSlotIsNoStall(t *testing.T) {
 	t.Parallel()
 	const stall = time.Second
 	s := newSite(t, Config{Stall: stall, ChunkBytes: 17 << 20})
@@ -152,7 +152,7 @@ func TestTurns(t *testing.T) {
 
 // While blocked clients hold more than the bound, others collect nothing until one of the
 // blocked is disconnected. A client that leaves meanwhile waits no more.
-func TestCatchUpRoom(t *testing.T) {
+func TestCatchUpWaitsForRoom(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{ChunkBytes: 8 << 20})
 	s.put("/v1/stream/x", large, text)
@@ -194,7 +194,7 @@ func TestCatchUpRoom(t *testing.T) {
 }
 
 // A client that finds no room, or no slot to collect in, is told so after a while.
-func TestCatchUpCrowded(t *testing.T) {
+func TestCatchUpWithoutRoomIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Config{ChunkBytes: 1}, nil)
@@ -224,7 +224,7 @@ func TestCatchUpCrowded(t *testing.T) {
 
 // The memory in which an array is laid out is held by each client that is sent one, and
 // counted. In a crowd most hold little.
-func TestArrayPins(t *testing.T) {
+func TestArrayBuffersAreCharged(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", `["`+large[:shard.MaxBody-10]+`"]`, jsonType)
@@ -270,7 +270,7 @@ func (h *holding) Write(b []byte) (int, error) {
 }
 
 // A slow client holds the pages that are still to come, and not those it has got.
-func TestPagesGivenBack(t *testing.T) {
+func TestWrittenPagesAreCreditedBack(t *testing.T) {
 	t.Parallel()
 	for _, typ := range []header{text, jsonType} {
 		s := newSite(t, Config{})
@@ -292,7 +292,7 @@ func TestPagesGivenBack(t *testing.T) {
 }
 
 // An array is laid out in pieces, whatever its messages are like.
-func TestArray(t *testing.T) {
+func TestArrayOfMessagesOfAnySize(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{})
 	var want []string

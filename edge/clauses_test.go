@@ -60,24 +60,28 @@ func TestStreamClosedInAnyCase(t *testing.T) {
 func TestChunkedBodies(t *testing.T) {
 	s := newSite(t, Config{})
 	for method, status := range map[string]int{"PUT": 201, "POST": 204} {
-		req, err := http.NewRequestWithContext(t.Context(), method, s.url+"/v1/stream/x", io.MultiReader(strings.NewReader("chunk,"), strings.NewReader("ed;")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "text/plain")
-		if method == "POST" {
-			s.put("/v1/stream/x", "", text)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.want(resp, status)
-		_ = resp.Body.Close()
-		if got := s.want(s.do("GET", "/v1/stream/x", "", nil), 200); got != "chunk,ed;" {
-			t.Errorf("%s: %q", method, got)
-		}
-		s.want(s.do("DELETE", "/v1/stream/x", "", nil), 204)
+		t.Run(method, func(t *testing.T) {
+			s := s.in(t)
+
+			req, err := http.NewRequestWithContext(t.Context(), method, s.url+"/v1/stream/x", io.MultiReader(strings.NewReader("chunk,"), strings.NewReader("ed;")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Content-Type", "text/plain")
+			if method == "POST" {
+				s.put("/v1/stream/x", "", text)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.want(resp, status)
+			_ = resp.Body.Close()
+			if got := s.want(s.do("GET", "/v1/stream/x", "", nil), 200); got != "chunk,ed;" {
+				t.Errorf("%s: %q", method, got)
+			}
+			s.want(s.do("DELETE", "/v1/stream/x", "", nil), 204)
+		})
 	}
 }
 
@@ -134,7 +138,7 @@ func TestOffsetBeyondTail(t *testing.T) {
 }
 
 // Integers that not every client can hold are refused: 2^53 and up.
-func TestIntegersBeyondRange(t *testing.T) {
+func TestIntegersBeyondRangeAreRefused(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", "", text)
 	const most, over = "9007199254740991", "9007199254740992"
@@ -201,20 +205,22 @@ func (s *site) fill(path string) (second string) {
 }
 
 // A client that accepts no compression takes none of the places of those that do.
-func TestCompressors(t *testing.T) {
+func TestCompressorsAreBounded(t *testing.T) {
 	s := New(Config{}, fake{})
 	for accept, want := range map[string]int{"": 0, "identity": 0, "br": 0, "gzip": 1, "br, zstd": 1} {
-		r := httptest.NewRequest(http.MethodGet, "/v1/stream/x", nil)
-		r.Header.Set("Accept-Encoding", accept)
-		w := httptest.NewRecorder()
-		s.serveCompressed(w, r, func(http.ResponseWriter, *http.Request) {
-			if n := len(s.compressSlots); n != want {
-				t.Errorf("%q: %d places", accept, n)
+		t.Run(accept, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodGet, "/v1/stream/x", nil)
+			r.Header.Set("Accept-Encoding", accept)
+			w := httptest.NewRecorder()
+			s.serveCompressed(w, r, func(http.ResponseWriter, *http.Request) {
+				if n := len(s.compressSlots); n != want {
+					t.Errorf("%q: %d places", accept, n)
+				}
+			})
+			if v := w.Header().Get("Vary"); v != "Accept-Encoding" {
+				t.Errorf("%q: Vary: %q", accept, v)
 			}
 		})
-		if v := w.Header().Get("Vary"); v != "Accept-Encoding" {
-			t.Errorf("%q: Vary: %q", accept, v)
-		}
 	}
 }
 
@@ -222,29 +228,33 @@ func TestCompressors(t *testing.T) {
 func TestCacheControlNow(t *testing.T) {
 	s := newSite(t, Config{})
 	for path, want := range map[string]string{"/v1/stream/now": "no-store", "/v1/stream/tail": "public, max-age=20"} {
-		offset := s.put(path, "", text).Header.Get(hNextOffset)
-		if path == "/v1/stream/now" {
-			offset = "now"
-		}
-		got := make(chan string)
-		go func() {
-			resp, err := http.Get(s.url + path + "?live=long-poll&offset=" + offset) //nolint:noctx // it ends with the test
-			if err != nil {
-				t.Error(err)
-				close(got)
-				return
+		t.Run(path, func(t *testing.T) {
+			s := s.in(t)
+
+			offset := s.put(path, "", text).Header.Get(hNextOffset)
+			if path == "/v1/stream/now" {
+				offset = "now"
 			}
-			_ = resp.Body.Close()
-			got <- strconv.Itoa(resp.StatusCode) + " " + resp.Header.Get("Cache-Control")
-		}()
-		waiting := s.srv.metrics.readers.WithLabelValues(string(modeLongPoll))
-		for testutil.ToFloat64(waiting) == 0 {
-			<-time.After(time.Millisecond)
-		}
-		s.want(s.do("POST", path, "news", text), 204)
-		if h := <-got; h != "200 "+want {
-			t.Errorf("%s: %q, want %q", path, h, want)
-		}
+			got := make(chan string)
+			go func() {
+				resp, err := http.Get(s.url + path + "?live=long-poll&offset=" + offset) //nolint:noctx // it ends with the test
+				if err != nil {
+					t.Error(err)
+					close(got)
+					return
+				}
+				_ = resp.Body.Close()
+				got <- strconv.Itoa(resp.StatusCode) + " " + resp.Header.Get("Cache-Control")
+			}()
+			waiting := s.srv.metrics.readers.WithLabelValues(string(modeLongPoll))
+			for testutil.ToFloat64(waiting) == 0 {
+				<-time.After(time.Millisecond)
+			}
+			s.want(s.do("POST", path, "news", text), 204)
+			if h := <-got; h != "200 "+want {
+				t.Errorf("%s: %q, want %q", path, h, want)
+			}
+		})
 	}
 }
 
@@ -271,38 +281,40 @@ func TestCacheControl(t *testing.T) {
 		{"HEAD", "x", "no-store"},
 		{"GET", "none", "no-store"},
 	} {
-		for _, h := range []header{nil, {"Accept": "*/*", "User-Agent": "x", "X-Request-Id": "1", "Sec-Fetch-User": "?1", "Traceparent": "00-1"}} {
-			w := ask(t, s.srv, c.method, "/v1/stream/"+c.path, nil, h)
-			if got := w.Header().Get("Cache-Control"); got != c.want {
-				t.Errorf("%s %s %v: %d %q, want %q", c.method, c.path, h, w.Code, got, c.want)
+		t.Run(c.method+" "+c.path, func(t *testing.T) {
+			for _, h := range []header{nil, {"Accept": "*/*", "User-Agent": "x", "X-Request-Id": "1", "Sec-Fetch-User": "?1", "Traceparent": "00-1"}} {
+				w := ask(t, s.srv, c.method, "/v1/stream/"+c.path, nil, h)
+				if got := w.Header().Get("Cache-Control"); got != c.want {
+					t.Errorf("%s %s %v: %d %q, want %q", c.method, c.path, h, w.Code, got, c.want)
+				}
+				if vary := strings.Join(w.Header().Values("Vary"), ","); strings.Contains(c.want, "public") != strings.Contains(vary, "Authorization, Cookie") {
+					t.Errorf("%s: Vary %s", c.path, vary)
+				}
 			}
-			if vary := strings.Join(w.Header().Values("Vary"), ","); strings.Contains(c.want, "public") != strings.Contains(vary, "Authorization, Cookie") {
-				t.Errorf("%s: Vary %s", c.path, vary)
+			private := func(query string, h header) {
+				t.Helper()
+				path := c.path
+				if query != "" {
+					path += map[bool]string{true: "&", false: "?"}[strings.Contains(path, "?")] + query
+				}
+				w := ask(t, s.srv, c.method, "/v1/stream/"+path, nil, h)
+				got := w.Header().Get("Cache-Control")
+				if c.want == cacheNoStore && got != c.want || c.want != cacheNoStore && !strings.HasPrefix(got, "private, ") ||
+					strings.Contains(got, "public") || strings.Contains(got, "immutable") || strings.Contains(got, "s-maxage") {
+					t.Errorf("%s %s %v: %q", c.method, path, h, got)
+				}
 			}
-		}
-		private := func(query string, h header) {
-			t.Helper()
-			path := c.path
-			if query != "" {
-				path += map[bool]string{true: "&", false: "?"}[strings.Contains(path, "?")] + query
+			for _, name := range []string{
+				"Authorization", "Proxy-Authorization", "Cookie", "X-Api-Key", "Api-Key", "X-Auth-Token", "X-Access-Token", "X-Csrf-Token",
+				"X-Amz-Security-Token", "Cf-Access-Jwt-Assertion", "X-Goog-Iap-Jwt-Assertion", "X-Forwarded-User", "X-Forwarded-Email",
+				"X-Forwarded-Client-Cert", "X-Remote-User", "Remote-User", "X-Session-Id", "Dpop", "Signature", "X-Tenant-Id",
+			} {
+				private("", header{name: "x"})
 			}
-			w := ask(t, s.srv, c.method, "/v1/stream/"+path, nil, h)
-			got := w.Header().Get("Cache-Control")
-			if c.want == cacheNoStore && got != c.want || c.want != cacheNoStore && !strings.HasPrefix(got, "private, ") ||
-				strings.Contains(got, "public") || strings.Contains(got, "immutable") || strings.Contains(got, "s-maxage") {
-				t.Errorf("%s %s %v: %q", c.method, path, h, got)
+			for _, query := range []string{"token=x", "access_token=x", "sig=x", "key=x", "signature=x", "apikey=x", "X-Amz-Signature=x", "jwt", "OFFSET=1"} {
+				private(query, nil)
 			}
-		}
-		for _, name := range []string{
-			"Authorization", "Proxy-Authorization", "Cookie", "X-Api-Key", "Api-Key", "X-Auth-Token", "X-Access-Token", "X-Csrf-Token",
-			"X-Amz-Security-Token", "Cf-Access-Jwt-Assertion", "X-Goog-Iap-Jwt-Assertion", "X-Forwarded-User", "X-Forwarded-Email",
-			"X-Forwarded-Client-Cert", "X-Remote-User", "Remote-User", "X-Session-Id", "Dpop", "Signature", "X-Tenant-Id",
-		} {
-			private("", header{name: "x"})
-		}
-		for _, query := range []string{"token=x", "access_token=x", "sig=x", "key=x", "signature=x", "apikey=x", "X-Amz-Signature=x", "jwt", "OFFSET=1"} {
-			private(query, nil)
-		}
+		})
 	}
 	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
 	if h := resp.Header.Get("Cache-Control"); !strings.Contains(h, "private") || !strings.Contains(h, "no-store") {
@@ -311,7 +323,7 @@ func TestCacheControl(t *testing.T) {
 }
 
 // Opened in a browser a stream runs nothing, whatever its type says, and is no service worker's script.
-func TestStreamsRunNothing(t *testing.T) {
+func TestContentRunsNothingInABrowser(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", "<script>alert(1)</script>", header{"Content-Type": "text/html"})
 	post := s.do("POST", "/v1/stream/x", "more", header{"Content-Type": "text/html"})
@@ -382,22 +394,24 @@ func TestCompression(t *testing.T) {
 		{"identity;q=0.5, gzip", "gzip"},
 		{"gzip;q=x", ""},
 	} {
-		w := ask(t, s.srv, "GET", "/v1/stream/x", nil, header{"Accept-Encoding": c.accept})
-		if got := w.Header().Get("Content-Encoding"); w.Code != 200 || got != c.want || w.Header().Get("Vary") != "Accept-Encoding" {
-			t.Errorf("%q: %d %q, %v", c.accept, w.Code, got, w.Header())
-			continue
-		}
-		if !bytes.Equal(decoded(t, w.Header().Get("Content-Encoding"), w.Body.Bytes()), plain.Body.Bytes()) {
-			t.Errorf("%q: not the same bytes", c.accept)
-		}
-		if n := w.Header().Get("Content-Length"); (n == "") != (c.want != "") {
-			t.Errorf("%q: %s bytes, it says", c.accept, n)
-		}
-		if tag := w.Header().Get("ETag"); (tag == plain.Header().Get("ETag")) != (c.want == "") {
-			t.Errorf("%q: tag %s", c.accept, tag)
-		} else if again := ask(t, s.srv, "GET", "/v1/stream/x", nil, header{"Accept-Encoding": c.accept, "If-None-Match": tag}); again.Code != 304 || again.Header().Get("ETag") != tag {
-			t.Errorf("%q: with %s: %d %v", c.accept, tag, again.Code, again.Header())
-		}
+		t.Run(c.accept, func(t *testing.T) {
+			w := ask(t, s.srv, "GET", "/v1/stream/x", nil, header{"Accept-Encoding": c.accept})
+			if got := w.Header().Get("Content-Encoding"); w.Code != 200 || got != c.want || w.Header().Get("Vary") != "Accept-Encoding" {
+				t.Errorf("%q: %d %q, %v", c.accept, w.Code, got, w.Header())
+				return
+			}
+			if !bytes.Equal(decoded(t, w.Header().Get("Content-Encoding"), w.Body.Bytes()), plain.Body.Bytes()) {
+				t.Errorf("%q: not the same bytes", c.accept)
+			}
+			if n := w.Header().Get("Content-Length"); (n == "") != (c.want != "") {
+				t.Errorf("%q: %s bytes, it says", c.accept, n)
+			}
+			if tag := w.Header().Get("ETag"); (tag == plain.Header().Get("ETag")) != (c.want == "") {
+				t.Errorf("%q: tag %s", c.accept, tag)
+			} else if again := ask(t, s.srv, "GET", "/v1/stream/x", nil, header{"Accept-Encoding": c.accept, "If-None-Match": tag}); again.Code != 304 || again.Header().Get("ETag") != tag {
+				t.Errorf("%q: with %s: %d %v", c.accept, tag, again.Code, again.Header())
+			}
+		})
 	}
 	all := header{"Accept-Encoding": "gzip, zstd"}
 	if w := ask(t, s.srv, "GET", "/v1/stream/short", nil, all); w.Header().Get("Content-Encoding") != "" || w.Body.String() != "[1]" {
@@ -467,12 +481,14 @@ func TestPreflight(t *testing.T) {
 			hEncoding, "ETag", "Location", "Retry-After",
 		},
 	} {
-		got := list(w.Header(), name)
-		for _, v := range want {
-			if !got[strings.ToLower(v)] {
-				t.Errorf("%s lacks %s", name, v)
+		t.Run(name, func(t *testing.T) {
+			got := list(w.Header(), name)
+			for _, v := range want {
+				if !got[strings.ToLower(v)] {
+					t.Errorf("%s lacks %s", name, v)
+				}
 			}
-		}
+		})
 	}
 	// What a page's libraries add, they may add; what cannot be a header's name is left out.
 	any := []string{"traceparent", "baggage", "sentry-trace", "x-request-id", "if-match", "authorization", "x-tenant", "idempotency-key"}

@@ -53,7 +53,7 @@ func (c *client) hear(b []byte) (inside bool) {
 // when its line comes, as eventsource 1 and 2 and fetch-event-source do, or with the whole
 // event, as the HTML standard says, gets every message once. One byte of an event is out of
 // reach of an early client: between the end of the id's line and the empty one.
-func TestCutAtEveryByte(t *testing.T) {
+func TestClientThatIsCutOffResumesExactly(t *testing.T) {
 	for typ, messages := range map[string][]string{
 		"text/plain":               {"one\ntwo\r\nthree", "\n", "four", " five\r", "six"},
 		"application/json":         {`{"n":1}`, `{"n":2}`, `"three"`},

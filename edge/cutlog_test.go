@@ -9,7 +9,7 @@ import (
 
 // An operator had S2 forget a stream's beginning, and its identity with it: offsets that were
 // saved before are gone, and not wrong.
-func TestOffsetOfACutLog(t *testing.T) {
+func TestOffsetOfATruncatedLog(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", `["a"]`, header{"Content-Type": "application/json"})
 	at := s.do("POST", "/v1/stream/x", `["b","c"]`, header{"Content-Type": "application/json"}).Header.Get(hNextOffset)

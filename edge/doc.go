@@ -4,16 +4,17 @@
 // sse (one reader's event stream, without its connection), sendbudget (the memory that is held while
 // it is written), byteclass (which bytes a header may have), netconn (connections that can be taken
 // from net/http), reactor (event streams without goroutines, on Linux). The files here are the HTTP
-// semantics.
+// semantics. "PROTOCOL 5.6" is section 5.6 of the protocol's document, which is at
+// https://github.com/durable-streams/durable-streams/blob/main/PROTOCOL.md.
 //
 // # The path of a request
 //
-// serveRecorded (response_recorder.go) records every answer for metrics, log and access log. It
-// calls route (server.go): parseStreamPath turns the escaped path into a stream, boundBodyTime
-// bounds how long the body may take, authorize decides whether the request may do what it asks for,
-// and the method picks a handler. Errors become problem documents by the two tables in errors.go:
-// writeError for errors, writeRefusal for verdicts; writeDenial (authorize.go) answers what the Judge
-// of package access refuses.
+// serveRecorded (serve_http.go) records every answer for metrics, log and access log. It calls route
+// (route.go): parseStreamPath turns the escaped path into a stream, boundBodyTime bounds how long the
+// body may take, authorize decides whether the request may do what it asks for, and the method picks
+// a handler. Errors become problem documents by the two tables in problem_table.go: writeError for
+// errors, writeRefusal for verdicts; writeDenial (deny.go) answers what the Judge of package access
+// refuses.
 //
 // authorize is the one place that decides, on the canonical stream id. It comes before anything about
 // the stream is asked, before a body is read, and before an answer says what exists. What it returns,
@@ -36,8 +37,9 @@
 // servePost (write_handlers.go) calls newWrite, which makes a shard.Request of the headers, and
 // doWrite. That calls loadMessages, which reads the body (readBody, readAll) as it arrives, charges
 // it to the budget of writes (bodyCharge.reserve), and splits it into messages (setMessages,
-// splitJSON). Then Backend.Do (shard.Manager of a lone node, cluster.Node of a fleet) decides the request; servePost sets the headers of the Outcome. A PUT
-// goes the same way through servePut; parseFork and inspectSource find out what a fork inherits.
+// splitJSON). Then Backend.Do (shard.Manager of a lone node, cluster.Node of a fleet) decides the
+// request; servePost sets the headers of the Outcome. A PUT goes the same way through servePut;
+// parseFork and inspectSource find out what a fork inherits.
 //
 // After a few appends the connection leaves net/http: netconn.AppendConns.TakeOver. Its requests reach
 // the same handler, and what is not a plain append goes back to net/http.
@@ -46,8 +48,8 @@
 //
 // serveGet (read_handlers.go) parses the query (parseQuery) and finds the position (resolveRead,
 // position.Offset.Resolve). openEventStream (sse_handler.go) admits the reader (admitOnConn, admitReader),
-// follows the stream (Backend.Follow) and fetches the first page of a reader below the TailBuffer
-// (prepareFirstPage). An sse.Session holds the reader's position in the TailBuffer and its pending
+// follows the stream (Backend.Follow) and fetches the first page of a reader below the tail buffer
+// (prepareFirstPage). An sse.Session holds the reader's position in the tail buffer and its pending
 // output: package sse has the path from RecordBatches to bytes.
 //
 // A session does no I/O. It says what is to be done (sse.Session.Next), and one of two executors does
@@ -75,6 +77,26 @@
 // serveLongPoll (longpoll.go) answers immediately like catch-up if there is something at the
 // position. Otherwise awaitNews follows the stream and waits for news, the end of the time, the
 // client's hang-up or the node's drain; then loadChunk and sendChunk answer, or a 204.
+//
+// # The files
+//
+// Each file refers to files of lower rows only:
+//
+//	serve_http                            an answer, recorded and logged
+//	route                                 method and path
+//	server                                New, and the life of a Server
+//	read_handlers                         GET, HEAD
+//	longpoll, sse_handler, write_handlers, control
+//	caching, stay                         what an answer may promise, and for how long
+//	authorize, deny                       the rights
+//	catchup, request_body, fork           what the handlers do
+//	admission, drain, rebalance, http2_readers
+//	common_headers, write_problem, panics what each answer may need
+//	server_state                          the fields of Server
+//	headers, query, location              what a request says
+//	header_rules, problem_advice, writes_budget, response_recorder
+//	metrics, header_names, problem_table, reader_counts
+//	config, stream_path, request_labels, request_id, request_context, lease_ends, json_messages, backend
 //
 // # Invariants
 //

@@ -12,15 +12,15 @@ import (
 	"github.com/fantail-dev/fantail/edge/sse/ssetest"
 )
 
-func (d *drain) count() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.readers[modeSSE] + d.readers[modeLongPoll]
+func (c *readerCounts) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all()
 }
 
 // A drain without a window ends readers immediately, refuses new event streams, and goes on
 // to serve everything else.
-func TestDrain(t *testing.T) {
+func TestDrainEndsReadersImmediately(t *testing.T) {
 	s := newSite(t, Config{LongPoll: time.Millisecond})
 	s.put("/v1/stream/x", "one", text)
 	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
@@ -42,24 +42,28 @@ func TestDrain(t *testing.T) {
 	}{
 		{"GET", "", 200}, {"HEAD", "", 200}, {"POST", "", 204}, {"GET", "?live=long-poll&offset=-1", 200}, {"GET", "?live=long-poll&offset=now", 204},
 	} {
-		w := ask(t, s.srv, c.method, "/v1/stream/x"+c.query, strings.NewReader("two"), text)
-		if w.Code != c.status || w.Header().Get("Connection") != "close" {
-			t.Errorf("%s %s: %d %v", c.method, c.query, w.Code, w.Header())
-		}
+		t.Run(c.method+c.query, func(t *testing.T) {
+			w := ask(t, s.srv, c.method, "/v1/stream/x"+c.query, strings.NewReader("two"), text)
+			if w.Code != c.status || w.Header().Get("Connection") != "close" {
+				t.Errorf("%s %s: %d %v", c.method, c.query, w.Code, w.Header())
+			}
+		})
 	}
 }
 
 // Before a drain answers only ask for their connection to be left; everything is served.
-func TestLeave(t *testing.T) {
+func TestLeaveOnlyClosesConnections(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", "one", text)
 	s.srv.Leave()
 	s.events(s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil), 2)
 	for method, status := range map[string]int{"GET": 200, "POST": 204, "OPTIONS": 204} {
-		w := ask(t, s.srv, method, "/v1/stream/x", strings.NewReader("two"), text)
-		if w.Code != status || w.Header().Get("Connection") != "close" {
-			t.Errorf("%s: %d %v", method, w.Code, w.Header())
-		}
+		t.Run(method, func(t *testing.T) {
+			w := ask(t, s.srv, method, "/v1/stream/x", strings.NewReader("two"), text)
+			if w.Code != status || w.Header().Get("Connection") != "close" {
+				t.Errorf("%s: %d %v", method, w.Code, w.Header())
+			}
+		})
 	}
 	s.srv.CancelDrain()
 	if w := ask(t, s.srv, "GET", "/v1/stream/x", nil, nil); w.Header().Get("Connection") != "" {

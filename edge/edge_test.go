@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -42,6 +43,13 @@ type site struct {
 	url string
 	log *logtest.Memory
 	srv *Server
+}
+
+// in returns the site for a subtest.
+func (s *site) in(t *testing.T) *site { //nolint:thelper // it is no helper, but the subtest's view
+	sub := *s
+	sub.T = t
+	return &sub
 }
 
 func newSite(t *testing.T, cfg Config) *site {
@@ -204,7 +212,7 @@ func TestDefaultProject(t *testing.T) {
 	}
 }
 
-func TestSSE(t *testing.T) {
+func TestEventStreamOfText(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", "one", text)
 	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
@@ -248,7 +256,7 @@ func TestSSEHoldsHalfCharacters(t *testing.T) {
 	}
 }
 
-func TestLongPoll(t *testing.T) {
+func TestLongPollWaitsForNews(t *testing.T) {
 	s := newSite(t, Config{LongPoll: 50 * time.Millisecond})
 	resp := s.put("/v1/stream/x", "one", text)
 	at := resp.Header.Get(hNextOffset)
@@ -262,7 +270,7 @@ func TestLongPoll(t *testing.T) {
 	}
 }
 
-func TestJSON(t *testing.T) {
+func TestJSONMessagesAreSplit(t *testing.T) {
 	s := newSite(t, Config{})
 	js := header{"Content-Type": "application/json; charset=utf-8"}
 	s.put("/v1/stream/x", `[{"a":[1,2]}, "b,]" ,[3]]`, js)
@@ -277,7 +285,7 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-func TestRefusals(t *testing.T) {
+func TestRefusedRequestsHaveTheirProblem(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", "one", text)
 	for _, c := range []struct {
@@ -307,18 +315,22 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/stream/x", header{hProducerID: "p", hProducerEpoch: "0", hProducerSeq: "9007199254740992"}, 400},
 		{"POST", "/v1/stream/x", nil, 400},
 	} {
-		resp := s.do(c.method, c.path, "", c.h)
-		s.want(resp, c.status)
-		if ct := resp.Header.Get("Content-Type"); ct != "application/problem+json" {
-			t.Errorf("%s %s: %s", c.method, c.path, ct)
-		}
-		if resp.Header.Get("X-Content-Type-Options") != "nosniff" {
-			t.Errorf("%s %s: no nosniff", c.method, c.path)
-		}
+		t.Run(fmt.Sprint(c.method, " ", c.path, c.h), func(t *testing.T) {
+			s := s.in(t)
+
+			resp := s.do(c.method, c.path, "", c.h)
+			s.want(resp, c.status)
+			if ct := resp.Header.Get("Content-Type"); ct != "application/problem+json" {
+				t.Errorf("%s %s: %s", c.method, c.path, ct)
+			}
+			if resp.Header.Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s %s: no nosniff", c.method, c.path)
+			}
+		})
 	}
 }
 
-func TestTooLarge(t *testing.T) {
+func TestLargestBodyFits(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", "", text)
 	s.want(s.do("POST", "/v1/stream/x", strings.Repeat("x", shard.MaxBody+1), text), 413)
@@ -347,7 +359,7 @@ func (l *lateStates) Info(ctx context.Context, id shard.StreamID, ask shard.Info
 
 // A long-poll whose stream is made again while it waits has an offset of an earlier
 // life: 410, and no word that there is no stream.
-func TestMadeAnewWhileWaiting(t *testing.T) {
+func TestLongPollOfARecreatedStreamIsGone(t *testing.T) {
 	s := newSite(t, Config{LongPoll: 20 * time.Second})
 	states := &lateStates{Backend: s.srv.streams}
 	s.srv.streams = states
@@ -363,4 +375,17 @@ func TestMadeAnewWhileWaiting(t *testing.T) {
 	s.put("/v1/stream/s", "new", text)
 	close(gate)
 	s.want(<-polled, 410)
+}
+
+func (s *site) eventually(what string, ok func() bool) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
+	defer cancel()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			s.Fatalf("not within 20 s: %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }

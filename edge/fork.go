@@ -98,10 +98,6 @@ const (
 	copyBurst     = 2 * shard.MaxBody
 )
 
-// errForkProject refuses a fork across projects: a fork reads its source and keeps it from being
-// deleted, and there are no rights by which that could be granted.
-var errForkProject = errors.New("a fork and its source have to be in the same project")
-
 var errSubOffset = errors.New("the sub-offset lies beyond the next message")
 
 // applySubOffset moves a position on by a sub-offset: a number of messages of a JSON stream, or

@@ -179,7 +179,7 @@ func (f *family) events(m *member, from, want string, again bool) {
 // Forks of forks at every offset and sub-offset, and appends to all of them: each
 // stream is what its past and its own writers made it, from any offset that
 // was ever told, whichever way it is read.
-func TestForkFamilies(t *testing.T) {
+func TestForksOfForksReadWhatTheyInherited(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		log := logtest.NewMemory(1)
 		hosts := []*shard.Manager{}
@@ -220,7 +220,7 @@ func TestForkFamilies(t *testing.T) {
 
 // A character that a fork completes is whole in one event, though its halves lie in
 // two logs; a reader is never told an offset inside it.
-func TestForkCutsCharacter(t *testing.T) {
+func TestForkCompletesACharacter(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/src", "caf\xc3", text)
 	end := s.put("/v1/stream/f", "\xa9!", header{hForkedFrom: "/v1/stream/src"}).Header.Get(hNextOffset)
@@ -252,7 +252,7 @@ func TestForkJSON(t *testing.T) {
 
 // A stream that others had written to before its PUT has offsets of its life for
 // what they wrote: they are good in its forks as well.
-func TestForkOfAdopted(t *testing.T) {
+func TestForkOfAStreamThatOthersBegan(t *testing.T) {
 	s := newSite(t, Config{})
 	s.log.AppendForeign("default/src", "a", "b", "c")
 	s.put("/v1/stream/src", "d", text)
@@ -297,7 +297,9 @@ func TestForkRefusals(t *testing.T) {
 		{header{hForkedFrom: "https://elsewhere/v1/stream/src"}, 400, "bad-header"},
 		{header{hForkedFrom: "/v1/stream/src", hTTL: "5", hExpires: "2030-01-01T00:00:00Z"}, 400, "bad-header"},
 	} {
-		refused(t, ask(t, s.srv, "PUT", "/v1/stream/no", nil, c.h), c.status, c.slug)
+		t.Run(fmt.Sprint(c.h), func(t *testing.T) {
+			refused(t, ask(t, s.srv, "PUT", "/v1/stream/no", nil, c.h), c.status, c.slug)
+		})
 	}
 	// The fork ends where it was forked: what came later is beyond it.
 	refused(t, ask(t, s.srv, "GET", "/v1/stream/f?offset="+later.Header.Get(hNextOffset), nil, nil), 400, "offset-beyond")
@@ -311,7 +313,7 @@ func TestForkRefusals(t *testing.T) {
 
 // A PUT is compared with the request that made the fork, whatever has become of
 // its source.
-func TestForkRepeated(t *testing.T) {
+func TestRepeatedForkIsIdempotent(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/src", "one", header{"Content-Type": "text/plain", hTTL: "60"})
 	h := header{hForkedFrom: "/v1/stream/src"}
@@ -352,17 +354,21 @@ func TestForkLifetimes(t *testing.T) {
 		{header{hExpires: soon}, header{hTTL: "60"}, header{hTTL: "60"}},
 		{header{hExpires: soon}, header{hExpires: late}, header{hExpires: late}},
 	} {
-		source, fork := fmt.Sprint("/v1/stream/source-", i), fmt.Sprint("/v1/stream/fork-", i)
-		s.put(source, "one", c.source)
-		c.fork[hForkedFrom] = source
-		s.put(fork, "", c.fork)
-		head := s.do("HEAD", fork, "", nil)
-		for _, h := range []string{hTTL, hExpires} {
-			if got := head.Header.Get(h); got != c.want[h] {
-				t.Errorf("%v of %v: %s is %q, want %q", c.fork, c.source, h, got, c.want[h])
+		t.Run(fmt.Sprint(c.fork, " of ", c.source), func(t *testing.T) {
+			s := s.in(t)
+
+			source, fork := fmt.Sprint("/v1/stream/source-", i), fmt.Sprint("/v1/stream/fork-", i)
+			s.put(source, "one", c.source)
+			c.fork[hForkedFrom] = source
+			s.put(fork, "", c.fork)
+			head := s.do("HEAD", fork, "", nil)
+			for _, h := range []string{hTTL, hExpires} {
+				if got := head.Header.Get(h); got != c.want[h] {
+					t.Errorf("%v of %v: %s is %q, want %q", c.fork, c.source, h, got, c.want[h])
+				}
 			}
-		}
-		s.want(s.do("PUT", fork, "", c.fork), 200)
+			s.want(s.do("PUT", fork, "", c.fork), 200)
+		})
 	}
 }
 

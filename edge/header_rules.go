@@ -34,13 +34,9 @@ const (
 	onOptions
 )
 
-// headerTable is every such header. What has a bound here has it everywhere behind: a stream's
-// State holds what it was created with, and a name that a producer has.
-//
 // headerTable holds the rule of every such header. A header that has a bound here has it in all
 // layers behind: a stream's State holds the headers it was created with, and producers' ids.
 //
-//nolint:lll // a table
 //nolint:lll // a table
 var headerTable = []headerRule{
 	{name: "Content-Type", methods: onPut | onPost, maxBytes: shard.MaxContentType, allowed: byteclass.Text, goesTo: "State, log, relay; answers", advice: "a media type is ASCII; quote or percent-encode a parameter that is not"},

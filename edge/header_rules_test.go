@@ -3,6 +3,7 @@ package edge
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,38 +15,40 @@ import (
 // their edges by name; what is not the client's own counts as absent there.
 func TestHeaderTable(t *testing.T) {
 	for i := range headerTable {
-		rule := &headerTable[i]
-		method := map[bool]string{true: "POST", false: "PUT"}[rule.methods&onPost != 0]
-		if rule.methods&onGet != 0 {
-			method = "GET"
-		}
-		check := func(values ...string) error {
-			r := &http.Request{Method: method, Header: http.Header{}}
-			for _, v := range values {
-				r.Header.Add(rule.name, v)
+		t.Run(headerTable[i].name, func(t *testing.T) {
+			rule := &headerTable[i]
+			method := map[bool]string{true: "POST", false: "PUT"}[rule.methods&onPost != 0]
+			if rule.methods&onGet != 0 {
+				method = "GET"
 			}
-			return checkHeaders(r)
-		}
-		if rule.maxBytes <= 0 || rule.allowed == 0 || rule.goesTo == "" || rule.advice == "" && !rule.lenient || !rule.lenient && check("1") != nil {
-			t.Errorf("%s: incomplete", rule.name)
-		}
-		named := func(what string, err error, want bool) {
-			if want = want && !rule.lenient; (err != nil) != want || want && !strings.Contains(err.Error(), rule.name) {
-				t.Errorf("%s: %s: %v", rule.name, what, err)
+			check := func(values ...string) error {
+				r := &http.Request{Method: method, Header: http.Header{}}
+				for _, v := range values {
+					r.Header.Add(rule.name, v)
+				}
+				return checkHeaders(r)
 			}
-		}
-		named("at its bound", check(strings.Repeat("1", rule.maxBytes)), false)
-		named("beyond its bound", check(strings.Repeat("1", rule.maxBytes+1)), true)
-		for c := range 256 {
-			v := "1" + string([]byte{byte(c)}) + "1"
-			named(fmt.Sprintf("byte %#x", c), check(v), !rule.allowed.Has(byte(c)))
-			if got := lenientValue(http.Header{http.CanonicalHeaderKey(rule.name): {v}}, rule.name); got != "" && got != v && c != ',' {
-				t.Errorf("%s: byte %#x: %q", rule.name, c, got)
+			if rule.maxBytes <= 0 || rule.allowed == 0 || rule.goesTo == "" || rule.advice == "" && !rule.lenient || !rule.lenient && check("1") != nil {
+				t.Errorf("%s: incomplete", rule.name)
 			}
-		}
-		if err := check("1", "1"); (err == nil) != rule.repeatable {
-			t.Errorf("%s: twice: %v", rule.name, err)
-		}
+			named := func(what string, err error, want bool) {
+				if want = want && !rule.lenient; (err != nil) != want || want && !strings.Contains(err.Error(), rule.name) {
+					t.Errorf("%s: %s: %v", rule.name, what, err)
+				}
+			}
+			named("at its bound", check(strings.Repeat("1", rule.maxBytes)), false)
+			named("beyond its bound", check(strings.Repeat("1", rule.maxBytes+1)), true)
+			for c := range 256 {
+				v := "1" + string([]byte{byte(c)}) + "1"
+				named(fmt.Sprintf("byte %#x", c), check(v), !rule.allowed.Has(byte(c)))
+				if got := lenientValue(http.Header{http.CanonicalHeaderKey(rule.name): {v}}, rule.name); got != "" && got != v && c != ',' {
+					t.Errorf("%s: byte %#x: %q", rule.name, c, got)
+				}
+			}
+			if err := check("1", "1"); (err == nil) != rule.repeatable {
+				t.Errorf("%s: twice: %v", rule.name, err)
+			}
+		})
 	}
 	for name, chars := range map[string]byteclass.Class{"Content-Type": byteclass.Text, hProducerID: byteclass.Text, hSeq: byteclass.Text} {
 		for c := range 256 {
@@ -78,18 +81,20 @@ func TestBadHeaders(t *testing.T) {
 		{"PUT", "new", hForkedFrom, "/v1/stream/" + strings.Repeat("x", 4000), nil},
 		{"GET", "x", "If-None-Match", strings.Repeat("x", 4097), nil},
 	} {
-		h := header{c.name: c.value}
-		if c.name != "Content-Type" {
-			h["Content-Type"] = "text/plain"
-		}
-		for k, v := range c.more {
-			h[k] = v
-		}
-		w := ask(t, s.srv, c.method, "/v1/stream/"+c.path, strings.NewReader("x"), h)
-		refused(t, w, 400, "bad-header")
-		if p := answered(t, w); !strings.Contains(p.Detail, c.name) {
-			t.Errorf("%s: %+v", c.name, p)
-		}
+		t.Run(fmt.Sprintf("%s %s %.20q", c.method, c.name, c.value), func(t *testing.T) {
+			h := header{c.name: c.value}
+			if c.name != "Content-Type" {
+				h["Content-Type"] = "text/plain"
+			}
+			for k, v := range c.more {
+				h[k] = v
+			}
+			w := ask(t, s.srv, c.method, "/v1/stream/"+c.path, strings.NewReader("x"), h)
+			refused(t, w, 400, "bad-header")
+			if p := answered(t, w); !strings.Contains(p.Detail, c.name) {
+				t.Errorf("%s: %+v", c.name, p)
+			}
+		})
 	}
 	if n := len(s.log.Records("default/new")); n != 0 {
 		t.Errorf("%d records", n)
@@ -105,13 +110,15 @@ func TestBadHeaders(t *testing.T) {
 }
 
 // What a log holds since before is served, as far as a header can carry it.
-func TestStored(t *testing.T) {
+func TestStoredHeaderValuesAreMadeSafe(t *testing.T) {
 	for in, want := range map[string]string{
 		"text/plain": "text/plain", "text/plain; x=\xe9": "text/plain; x=\xe9", "text/html\r\nX: y": "text/html  X: y", "a\tb": "a b", "\x00\x7f": "", "": "",
 	} {
-		if got := safeHeaderValue(in); got != want {
-			t.Errorf("%q: %q", in, got)
-		}
+		t.Run(strconv.Quote(in), func(t *testing.T) {
+			if got := safeHeaderValue(in); got != want {
+				t.Errorf("%q: %q", in, got)
+			}
+		})
 	}
 }
 
@@ -139,10 +146,12 @@ func TestLocation(t *testing.T) {
 		{header{"X-Forwarded-Prefix": "evil"}, "http://example.com/"},
 		{header{"X-Forwarded-Prefix": "/?x="}, "http://example.com/"},
 	} {
-		n++
-		path := fmt.Sprintf("v1/stream/p/a%%20%d", n)
-		if w := ask(t, s.srv, "PUT", "/"+path, nil, c.h); w.Code != 201 || w.Header().Get("Location") != c.want+path {
-			t.Errorf("%v: %d %s", c.h, w.Code, w.Header().Get("Location"))
-		}
+		t.Run(fmt.Sprintf("%.60v", c.h), func(t *testing.T) {
+			n++
+			path := fmt.Sprintf("v1/stream/p/a%%20%d", n)
+			if w := ask(t, s.srv, "PUT", "/"+path, nil, c.h); w.Code != 201 || w.Header().Get("Location") != c.want+path {
+				t.Errorf("%v: %d %s", c.h, w.Code, w.Header().Get("Location"))
+			}
+		})
 	}
 }

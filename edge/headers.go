@@ -1,74 +1,15 @@
 package edge
 
 import (
-	"fmt"
-	"maps"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/position"
+	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
 )
-
-// The protocol's headers (PROTOCOL 5).
-const (
-	hNextOffset    = "Stream-Next-Offset"
-	hUpToDate      = "Stream-Up-To-Date"
-	hClosed        = "Stream-Closed"
-	hCursor        = "Stream-Cursor"
-	hTTL           = "Stream-TTL"
-	hExpires       = "Stream-Expires-At"
-	hSeq           = "Stream-Seq"
-	hProducerID    = "Producer-Id"
-	hProducerEpoch = "Producer-Epoch"
-	hProducerSeq   = "Producer-Seq"
-	hExpectedSeq   = "Producer-Expected-Seq"
-	hReceivedSeq   = "Producer-Received-Seq"
-	hEncoding      = "Stream-SSE-Data-Encoding"
-	hForkedFrom    = "Stream-Forked-From"
-	hForkOffset    = "Stream-Fork-Offset"
-	hForkSub       = "Stream-Fork-Sub-Offset"
-)
-
-const (
-	allowedMethods = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
-	allowedHeaders = "Content-Type, Authorization, If-None-Match, Last-Event-ID, Cache-Control, " +
-		hSeq + ", " + hTTL + ", " + hExpires + ", " + hClosed + ", " +
-		hProducerID + ", " + hProducerEpoch + ", " + hProducerSeq + ", " +
-		hForkedFrom + ", " + hForkOffset + ", " + hForkSub
-	exposedHeaders = hNextOffset + ", " + hCursor + ", " + hUpToDate + ", " + hClosed + ", " +
-		hTTL + ", " + hExpires + ", " + hSeq + ", " +
-		hProducerID + ", " + hProducerEpoch + ", " + hProducerSeq + ", " +
-		hExpectedSeq + ", " + hReceivedSeq + ", " + hEncoding + ", ETag, Location, Retry-After, " + hRequestID
-)
-
-// commonHeaders holds the headers of every response (PROTOCOL 12, CORS), by canonical name. The
-// values are shared and must not be appended to. A stream's content is a user's, and its type may
-// be that of a page or a script: the policy gives it an origin of its own in a browser, where it
-// may load and run nothing. With those of an event stream they are eight at most: a ninth doubles the
-// memory of the map, which every reader with a goroutine holds.
-var commonHeaders = http.Header{
-	"Content-Security-Policy":      {"sandbox; default-src 'none'"},
-	"X-Content-Type-Options":       {"nosniff"},
-	"Cross-Origin-Resource-Policy": {"cross-origin"},
-}
-
-// setCommonHeaders sets the headers of every answer to a request about a project; project is empty
-// where the path names none.
-func (s *Server) setCommonHeaders(w http.ResponseWriter, r *http.Request, project string) {
-	h := w.Header()
-	maps.Copy(h, commonHeaders)
-	s.setCORSHeaders(h, r, project)
-	if s.cfg.Judge != nil && !s.cfg.ObserveOnly {
-		h["Cross-Origin-Resource-Policy"] = sameOrigin // authorize opens it for what others may embed
-		h["Referrer-Policy"] = noReferrer              // a URL may be signed
-	}
-	if s.drain.closesConns.Load() || s.cfg.ConnectionsFull() {
-		h.Set("Connection", "close") // over HTTP/2 net/http sends GOAWAY for it
-	}
-}
 
 // setStreamHeaders sets the headers that describe a stream.
 func setStreamHeaders(h http.Header, info shard.Info) {
@@ -87,8 +28,6 @@ func setStreamHeaders(h http.Header, info shard.Info) {
 
 // asksToClose reports whether a request asks to close the stream: only the value "true" does, in any case.
 func asksToClose(h http.Header) bool { return strings.EqualFold(lenientValue(h, hClosed), "true") }
-
-func badHeader(name, why string) error { return fmt.Errorf("%w: %s: %s", errHeader, name, why) }
 
 // maxInteger is the largest integer that every client can hold: 2^53 − 1.
 const maxInteger = 1<<53 - 1
@@ -148,3 +87,13 @@ func parseLifetime(h http.Header, req *shard.Request) error {
 }
 
 func hasHeader(h http.Header, name string) bool { return len(h.Values(name)) > 0 }
+
+// setSSEHeaders sets the headers of an SSE response.
+func setSSEHeaders(h http.Header, form sse.Framing) {
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "private, no-cache, no-store, no-transform") // the protocol demands no-cache
+	h.Set("X-Accel-Buffering", "no")
+	if form == sse.FramingBase64 {
+		h.Set(hEncoding, "base64")
+	}
+}

@@ -16,7 +16,7 @@ import (
 
 // A body that does not come is waited for as long as Stall, whatever the request: it has an
 // answer then, and no other client waits.
-func TestBodyThatDoesNotCome(t *testing.T) {
+func TestBodyThatDoesNotArriveIsAnswered(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{Stall: time.Second})
 	s.put("/v1/stream/x", large, text)
@@ -54,7 +54,7 @@ func TestBodyThatDoesNotCome(t *testing.T) {
 
 // A client that asks and never reads an answer is given up, though answers that are short have no
 // deadline.
-func TestNeverReads(t *testing.T) {
+func TestClientThatNeverReadsIsDisconnected(t *testing.T) {
 	t.Parallel()
 	s := newSiteOver(t, Config{Stall: time.Second}, false)
 	s.put("/v1/stream/x", "hello", text)
@@ -116,7 +116,7 @@ func (s *site) unread(streams int) *deaf {
 }
 
 // A stream of HTTP/2 that takes nothing is cut and counted, and not its connection.
-func TestStallHTTP2(t *testing.T) {
+func TestStalledHTTP2StreamIsCut(t *testing.T) {
 	t.Parallel()
 	s := newSiteOver(t, Config{Stall: 300 * time.Millisecond}, false)
 	s.put("/v1/stream/x", large, text)
@@ -127,7 +127,7 @@ func TestStallHTTP2(t *testing.T) {
 
 // Over HTTP/2 a stream does not end while its connection takes nothing: that is given up
 // with it, and what its streams held is free.
-func TestDeafHTTP2(t *testing.T) {
+func TestStalledHTTP2ConnectionIsGivenUp(t *testing.T) {
 	t.Parallel()
 	s := newSiteOver(t, Config{ChunkBytes: 17 << 20}, false)
 	s.put("/v1/stream/x", large, text)
@@ -162,13 +162,13 @@ func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info,
 
 // A reader that waits for a page that storage does not give hears a heartbeat, as others do,
 // and goes on where it was once there is the page.
-func TestBehindHearsHeartbeats(t *testing.T) {
+func TestReaderThatWaitsForAPageGetsHeartbeats(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{Heartbeat: 50 * time.Millisecond})
 	store := &down{Backend: s.srv.streams}
 	s.srv.streams = store
 	s.put("/v1/stream/x", large, text)
-	s.want(s.do("POST", "/v1/stream/x", large, text), 204) // both are more than a TailBuffer holds
+	s.want(s.do("POST", "/v1/stream/x", large, text), 204) // both are more than a tail buffer holds
 	s.want(s.do("POST", "/v1/stream/x", "the end", text), 204)
 	c, resp := s.raw("/v1/stream/x?live=sse&offset=-1")
 	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {

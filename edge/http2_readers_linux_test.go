@@ -23,7 +23,7 @@ func http2Client(t *testing.T) *http.Client {
 
 // However many readers a client begins on one connection of HTTP/2, an append beside them is
 // carried out: those beyond a bound are refused, and told what to do.
-func TestReadersLeaveRoomHTTP2(t *testing.T) {
+func TestReadersLeaveRoomOnHTTP2(t *testing.T) {
 	for _, live := range []string{"sse", "long-poll"} {
 		s := newSiteOver(t, Config{LongPoll: time.Minute}, false)
 		s.put("/v1/stream/x", "", text)
@@ -68,16 +68,12 @@ func TestReadersLeaveRoomHTTP2(t *testing.T) {
 				_ = resp.Body.Close()
 			}
 		}
-		s.eventually("nobody is counted", func() bool {
-			s.srv.drain.mu.Lock()
-			defer s.srv.drain.mu.Unlock()
-			return s.srv.drain.goroutineReaders == 0
-		})
+		s.eventually("nobody is counted", func() bool { return s.srv.counts.haveGoroutine() == 0 })
 	}
 }
 
 // A browser is told to open another connection, on which it goes on; the readers that were there stay.
-func TestBrowserGoesOnElsewhere(t *testing.T) {
+func TestBrowserIsToldToOpenAnotherConnection(t *testing.T) {
 	s := newSiteOver(t, Config{}, false)
 	s.put("/v1/stream/x", "a", text)
 	c := http2Client(t)
@@ -114,7 +110,7 @@ func TestBrowserGoesOnElsewhere(t *testing.T) {
 }
 
 // Readers that have a goroutine have a bound of their own.
-func TestGoroutineReaders(t *testing.T) {
+func TestGoroutineReadersAreBounded(t *testing.T) {
 	s := newSiteOver(t, Config{MaxGoroutineReaders: 1, LongPoll: time.Minute}, false)
 	s.put("/v1/stream/x", "a", text)
 	c := http2Client(t)

@@ -252,7 +252,7 @@ func TestMaxReaders(t *testing.T) {
 	})
 }
 
-func TestNotSupported(t *testing.T) {
+func TestReservedNamesAreNotSupported(t *testing.T) {
 	s := New(Config{}, fake{})
 	for _, h := range []header{
 		{hForkOffset: position.FormatOffset(1, 1)},

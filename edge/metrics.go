@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,15 +12,6 @@ import (
 	"github.com/fantail-dev/fantail/edge/sendbudget"
 	"github.com/fantail-dev/fantail/edge/sse"
 	"github.com/fantail-dev/fantail/shard"
-)
-
-// requestMode labels requests and readers, from a closed set.
-type requestMode string
-
-const (
-	modeSSE      requestMode = "sse"
-	modeLongPoll requestMode = "long-poll"
-	modeCatchUp  requestMode = "catch-up"
 )
 
 // endReason labels readers and bodies that this node ended, from closed sets.
@@ -147,17 +139,17 @@ func (m *metrics) registerSendBudget(reg prometheus.Registerer, by requestMode, 
 }
 
 // registerWritesBudget registers a gauge of what writes are charged.
-func (m *metrics) registerWritesBudget(reg prometheus.Registerer, b *writesBudget) {
+func (m *metrics) registerWritesBudget(reg prometheus.Registerer, held *atomic.Int64) {
 	if reg != nil {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "fantail_writes_held_bytes", Help: "Memory charged for writes until they are answered.",
-		}, func() float64 { return float64(b.held.Load()) }))
+		}, func() float64 { return float64(held.Load()) }))
 	}
 }
 
 // registerLimits registers gauges of how many readers there may be, in all and with a goroutine,
 // and of how many have a goroutine.
-func (m *metrics) registerLimits(reg prometheus.Registerer, s *Server) {
+func (m *metrics) registerLimits(reg prometheus.Registerer, cfg *Config, counts *readerCounts) {
 	if reg == nil {
 		return
 	}
@@ -167,13 +159,9 @@ func (m *metrics) registerLimits(reg prometheus.Registerer, s *Server) {
 			ConstLabels: prometheus.Labels{"of": of},
 		}, func() float64 { return float64(n) })
 	}
-	reg.MustRegister(limit("all", s.cfg.MaxReaders), limit("goroutine", s.cfg.MaxGoroutineReaders), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	reg.MustRegister(limit("all", cfg.MaxReaders), limit("goroutine", cfg.MaxGoroutineReaders), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "fantail_goroutine_readers", Help: "Readers that have a goroutine: over HTTP/2, and long-polls.",
-	}, func() float64 {
-		s.drain.mu.Lock()
-		defer s.drain.mu.Unlock()
-		return float64(s.drain.goroutineReaders)
-	}))
+	}, func() float64 { return float64(counts.haveGoroutine()) }))
 }
 
 // countRefused counts a refused reader, and returns err.

@@ -1,8 +1,6 @@
 package edge
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -180,13 +178,4 @@ func orNone(s string) string {
 		return "none"
 	}
 	return s
-}
-
-const hRequestID = "X-Request-Id"
-
-// newRequestID returns an id for a failed request, by which its client and its operator can name it.
-func newRequestID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }

@@ -108,47 +108,51 @@ func TestProblemsSayWhatToDo(t *testing.T) {
 		{"GET", "/v1/stream/__ds/x", nil, 501, []string{"__ds"}},
 		{"PATCH", "/v1/stream/x", nil, 405, []string{"Allow"}},
 	} {
-		w := ask(t, s.srv, c.method, c.path, strings.NewReader("x"), c.h)
-		if w.Code != c.status {
-			t.Errorf("%s %s: %d %s", c.method, c.path, w.Code, w.Body)
-			continue
-		}
-		p := answered(t, w)
-		for _, say := range c.says {
-			if !strings.Contains(p.Detail, say) {
-				t.Errorf("%s %s: %q does not say %q", c.method, c.path, p.Detail, say)
+		t.Run(c.method+" "+c.path, func(t *testing.T) {
+			w := ask(t, s.srv, c.method, c.path, strings.NewReader("x"), c.h)
+			if w.Code != c.status {
+				t.Errorf("%s %s: %d %s", c.method, c.path, w.Code, w.Body)
+				return
 			}
-		}
-		if strings.EqualFold(p.Detail, p.Title) {
-			t.Errorf("%s %s: %q twice", c.method, c.path, p.Title)
-		}
+			p := answered(t, w)
+			for _, say := range c.says {
+				if !strings.Contains(p.Detail, say) {
+					t.Errorf("%s %s: %q does not say %q", c.method, c.path, p.Detail, say)
+				}
+			}
+			if strings.EqualFold(p.Detail, p.Title) {
+				t.Errorf("%s %s: %q twice", c.method, c.path, p.Title)
+			}
+		})
 	}
 }
 
 // A 5xx has a detail, says nothing of what failed behind it, and is found in the log by its id.
-func TestFailuresAreFound(t *testing.T) {
+func TestFailureHasARequestIDInTheLog(t *testing.T) {
 	secret := fmt.Errorf("peer 10.0.0.7:4467: dial tcp 127.0.0.1:1->10.0.0.7:2: swordfish: %w", shard.ErrStoreDown)
 	for _, c := range []struct{ method, query string }{
 		{"GET", ""}, {"HEAD", ""}, {"POST", ""}, {"PUT", ""}, {"DELETE", ""}, {"GET", "?live=sse&offset=now"}, {"GET", "?live=long-poll&offset=now"},
 	} {
-		for _, accept := range []string{"", "text/event-stream"} {
-			var log bytes.Buffer
-			s := New(Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, fake{
-				do:    func(*shard.Request) (shard.Outcome, error) { return shard.Outcome{}, secret },
-				state: func(shard.InfoOptions) (shard.Info, error) { return shard.Info{}, secret },
-			})
-			w := ask(t, s, c.method, "/v1/stream/x"+c.query, strings.NewReader(""), header{"Content-Type": "text/plain", hClosed: "true", "Accept": accept})
-			id := w.Header().Get(hRequestID)
-			if id == "" || !strings.Contains(log.String(), "request="+id) || !strings.Contains(log.String(), "swordfish") || !strings.Contains(log.String(), "problem=store-down") {
-				t.Errorf("%s%s: %d %q, the log has %q", c.method, c.query, w.Code, id, log.String())
+		t.Run(c.method+c.query, func(t *testing.T) {
+			for _, accept := range []string{"", "text/event-stream"} {
+				var log bytes.Buffer
+				s := New(Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, fake{
+					do:    func(*shard.Request) (shard.Outcome, error) { return shard.Outcome{}, secret },
+					state: func(shard.InfoOptions) (shard.Info, error) { return shard.Info{}, secret },
+				})
+				w := ask(t, s, c.method, "/v1/stream/x"+c.query, strings.NewReader(""), header{"Content-Type": "text/plain", hClosed: "true", "Accept": accept})
+				id := w.Header().Get(hRequestID)
+				if id == "" || !strings.Contains(log.String(), "request="+id) || !strings.Contains(log.String(), "swordfish") || !strings.Contains(log.String(), "problem=store-down") {
+					t.Errorf("%s%s: %d %q, the log has %q", c.method, c.query, w.Code, id, log.String())
+				}
+				if w.Code == http.StatusOK { // to be asked again
+					continue
+				}
+				if p := answered(t, w); w.Code != 503 || p.Detail == "" || p.Request != id || strings.Contains(w.Body.String(), "10.0.0.7") {
+					t.Errorf("%s%s: %d %s", c.method, c.query, w.Code, w.Body)
+				}
 			}
-			if w.Code == http.StatusOK { // to be asked again
-				continue
-			}
-			if p := answered(t, w); w.Code != 503 || p.Detail == "" || p.Request != id || strings.Contains(w.Body.String(), "10.0.0.7") {
-				t.Errorf("%s%s: %d %s", c.method, c.query, w.Code, w.Body)
-			}
-		}
+		})
 	}
 	for _, f := range errorProblems { // nor does any other
 		for _, err := range []error{fmt.Errorf("%w: read tcp 127.0.0.1:5760->127.0.0.1:33554: i/o timeout", f.err)} {

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -19,11 +20,13 @@ func TestBadQueries(t *testing.T) {
 		"offset=yesterday": "bad-offset", "offset=": "bad-offset", "offset=%00": "bad-offset", "offset=" + off + "x": "bad-offset",
 		"lastEventId=x": "bad-query", "live=sse&offset=-1&Last-Event-ID=" + off + "0": "bad-query",
 	} {
-		w := ask(t, s.srv, "GET", "/v1/stream/x?"+query, nil, header{"Accept": "text/event-stream"})
-		refused(t, w, 400, slug)
-		if p := answered(t, w); p.Detail == "" || strings.EqualFold(p.Detail, p.Title) {
-			t.Errorf("%s: %+v", query, p)
-		}
+		t.Run(query, func(t *testing.T) {
+			w := ask(t, s.srv, "GET", "/v1/stream/x?"+query, nil, header{"Accept": "text/event-stream"})
+			refused(t, w, 400, slug)
+			if p := answered(t, w); p.Detail == "" || strings.EqualFold(p.Detail, p.Title) {
+				t.Errorf("%s: %+v", query, p)
+			}
+		})
 	}
 	for _, query := range []string{"", "&", "?offset=-1&x=%25%3B", "live=&cursor=", "&offset=-1&&", "cursor=99999999999999999999", "utm=1&x=1&x=2"} {
 		if w := ask(t, s.srv, "GET", "/v1/stream/x?"+strings.TrimPrefix(query, "?"), nil, nil); w.Code != 200 {
@@ -60,12 +63,16 @@ func TestLastEventIDInTheQuery(t *testing.T) {
 		{"offset=-1&lastEventId=" + ids[1], header{"Last-Event-ID": "of another server"}, "three"},
 		{"offset=-1&lastEventId=" + url.QueryEscape(ids[1]), header{"Last-Event-ID": strings.Repeat("9", 100)}, "three"},
 	} {
-		resp := s.do("GET", "/v1/stream/x?live=sse&"+c.query, "", c.h)
-		if c.want == "" {
-			s.want(resp, 204)
-		} else if got := s.sse(resp, "text/plain"); got != c.want {
-			t.Errorf("%s, %v: %q, want %q", c.query, c.h, got, c.want)
-		}
+		t.Run(fmt.Sprintf("%s %.40v", c.query, c.h), func(t *testing.T) {
+			s := s.in(t)
+
+			resp := s.do("GET", "/v1/stream/x?live=sse&"+c.query, "", c.h)
+			if c.want == "" {
+				s.want(resp, 204)
+			} else if got := s.sse(resp, "text/plain"); got != c.want {
+				t.Errorf("%s, %v: %q, want %q", c.query, c.h, got, c.want)
+			}
+		})
 	}
 	w := ask(t, s.srv, "GET", "/v1/stream/x?lastEventId="+ids[0], nil, nil) // of event streams only
 	if w.Body.String() != "onetwothree" {

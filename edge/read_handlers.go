@@ -71,7 +71,7 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.Strea
 }
 
 // resolveRead returns the stream's Info and the position that the query names in it. A live
-// read that names a position may use this node's own TailBuffer. If that does not know the
+// read that names a position may use this node's own tail buffer. If that does not know the
 // position yet, resolveRead asks the owner, and finally storage, because there may be two owners.
 // While storage does not answer, catch-up is served from what is known; such an answer does
 // not claim to be up to date.

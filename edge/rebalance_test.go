@@ -2,13 +2,14 @@ package edge
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-func TestExcess(t *testing.T) {
+func TestReadersToMove(t *testing.T) {
 	p := RebalancePolicy{Threshold: 0.25, Floor: 200, Rate: 0.01}
 	for _, c := range []struct {
 		mine   int
@@ -23,9 +24,11 @@ func TestExcess(t *testing.T) {
 		{299, []int{0, 0}, 0}, // below the floor
 		{0, []int{30_000, 30_000}, 0},
 	} {
-		if got := p.readersToMove(c.mine, c.others); got != c.want {
-			t.Errorf("%d beside %v: %d a second, not %d", c.mine, c.others, got, c.want)
-		}
+		t.Run(fmt.Sprint(c.mine, " beside ", c.others), func(t *testing.T) {
+			if got := p.readersToMove(c.mine, c.others); got != c.want {
+				t.Errorf("%d beside %v: %d a second, not %d", c.mine, c.others, got, c.want)
+			}
+		})
 	}
 	if got := (RebalancePolicy{Floor: 200, Rate: 0.01}).readersToMove(20_000, []int{0}); got != 0 {
 		t.Errorf("turned off: %d", got)
@@ -34,7 +37,7 @@ func TestExcess(t *testing.T) {
 
 // A node with many more readers than another sends some away each second, none that has
 // only just come, until they are even enough.
-func TestRebalance(t *testing.T) {
+func TestRebalanceEvensReadersOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)
 		b.write("PUT", "/v1/stream/x", "", 201)
@@ -84,7 +87,7 @@ func TestRebalance(t *testing.T) {
 }
 
 // A drain that is taken back leaves the remaining readers alone, and newcomers are welcome.
-func TestUndrain(t *testing.T) {
+func TestCancelDrainKeepsReaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)
 		b.write("PUT", "/v1/stream/x", "", 201)

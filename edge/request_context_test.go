@@ -75,7 +75,7 @@ func halved(t *testing.T, addr string, requests ...string) (*http.Response, stri
 
 // A request that has come whole is carried out and answered, though its client has said that
 // nothing follows.
-func TestHalfClosed(t *testing.T) {
+func TestHalfClosedRequestIsAnswered(t *testing.T) {
 	var log bytes.Buffer
 	addr := far(t, &log)
 	const at = "/v1/stream/x"
@@ -96,11 +96,13 @@ func TestHalfClosed(t *testing.T) {
 		{"DELETE /v1/stream/y", 204, ""},
 		{"GET /v1/stream/z", 404, ""},
 	} {
-		resp, b := halved(t, addr, c.request)
-		got := strings.Join(strings.Fields(strings.ReplaceAll(b, "data:", "")), "")
-		if resp.StatusCode != c.status || !strings.Contains(got, c.says) {
-			t.Errorf("%s: %d %q, want %d %q", c.request, resp.StatusCode, b, c.status, c.says)
-		}
+		t.Run(c.request, func(t *testing.T) {
+			resp, b := halved(t, addr, c.request)
+			got := strings.Join(strings.Fields(strings.ReplaceAll(b, "data:", "")), "")
+			if resp.StatusCode != c.status || !strings.Contains(got, c.says) {
+				t.Errorf("%s: %d %q, want %d %q", c.request, resp.StatusCode, b, c.status, c.says)
+			}
+		})
 	}
 	for i := range 20 { // by a writer
 		requests := make([]string, appendsToTakeOver+2)
@@ -121,7 +123,7 @@ func TestHalfClosed(t *testing.T) {
 }
 
 // An append whose client is gone is carried out, and no warning.
-func TestClientIsGone(t *testing.T) {
+func TestAppendOfAGoneClientIsExecuted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		seen := make(chan error, 1)

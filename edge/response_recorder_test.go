@@ -42,7 +42,7 @@ func counted(t *testing.T, reg *prometheus.Registry, name string) map[string]flo
 
 // Each request is counted as what its answer means, whatever that is dressed in; what failed behind
 // us leaves a line, of reads as of writes; and with an access log each request is one line.
-func TestRequestsAreTold(t *testing.T) {
+func TestRequestsAreCountedAndLogged(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	var log, access bytes.Buffer
 	s := New(Config{
@@ -111,35 +111,37 @@ func TestRefusedReadersAreCounted(t *testing.T) {
 		"full-files": {ConnectionsFull: func() bool { return true }},
 		"draining":   {},
 	} {
-		reg := prometheus.NewRegistry()
-		cfg.Metrics = reg
-		s := New(cfg, fake{state: func(shard.InfoOptions) (shard.Info, error) {
-			return shard.Info{Exists: true, Generation: 1, Type: "text/plain"}, nil
-		}})
-		switch want {
-		case "full":
-			if err := s.admitReader(modeLongPoll, false); err != nil {
-				t.Fatal(err)
+		t.Run(want, func(t *testing.T) {
+			reg := prometheus.NewRegistry()
+			cfg.Metrics = reg
+			s := New(cfg, fake{state: func(shard.InfoOptions) (shard.Info, error) {
+				return shard.Info{Exists: true, Generation: 1, Type: "text/plain"}, nil
+			}})
+			switch want {
+			case "full":
+				if err := s.admitReader(modeLongPoll, false); err != nil {
+					t.Fatal(err)
+				}
+			case "draining":
+				s.rules.Change(true, 0)
 			}
-		case "draining":
-			s.rules.Change(true, 0)
-		}
-		w := ask(t, s, "GET", "/v1/stream/p/s?offset=-1&live=sse", nil, header{"Accept": "text/event-stream"})
-		if w.Code != 200 || !strings.HasPrefix(w.Body.String(), "retry:") {
-			t.Errorf("%s: %d %s", want, w.Code, w.Body)
-		}
-		if got := counted(t, reg, "fantail_readers_refused_total"); len(got) != 1 || got[want] != 1 {
-			t.Errorf("%s: %v", want, got)
-		}
-		if got := counted(t, reg, "fantail_http_requests_total"); got["503 GET sse"] != 1 {
-			t.Errorf("%s: %v", want, got)
-		}
-		s.Close()
+			w := ask(t, s, "GET", "/v1/stream/p/s?offset=-1&live=sse", nil, header{"Accept": "text/event-stream"})
+			if w.Code != 200 || !strings.HasPrefix(w.Body.String(), "retry:") {
+				t.Errorf("%s: %d %s", want, w.Code, w.Body)
+			}
+			if got := counted(t, reg, "fantail_readers_refused_total"); len(got) != 1 || got[want] != 1 {
+				t.Errorf("%s: %v", want, got)
+			}
+			if got := counted(t, reg, "fantail_http_requests_total"); got["503 GET sse"] != 1 {
+				t.Errorf("%s: %v", want, got)
+			}
+			s.Close()
+		})
 	}
 }
 
 // To tell of a request allocates nothing.
-func TestTellingIsFree(t *testing.T) {
+func TestCountingARequestAllocatesNothing(t *testing.T) {
 	s := New(Config{Metrics: prometheus.NewRegistry()}, fake{})
 	defer s.Close()
 	r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/stream/p/s", nil)

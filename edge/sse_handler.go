@@ -139,16 +139,6 @@ func minCursorFor(now time.Time, client uint64) uint64 {
 	return position.NextCursor(now, client, rand.Int64N)
 }
 
-// setSSEHeaders sets the headers of an SSE response.
-func setSSEHeaders(h http.Header, form sse.Framing) {
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "private, no-cache, no-store, no-transform") // the protocol demands no-cache
-	h.Set("X-Accel-Buffering", "no")
-	if form == sse.FramingBase64 {
-		h.Set(hEncoding, "base64")
-	}
-}
-
 // eventStream is a reader's session and what it holds of the server. The goroutine of the
 // request writes the session's output, unless the reactor has taken the stream.
 type eventStream struct {
@@ -161,7 +151,7 @@ type eventStream struct {
 	wake sse.WakeSignal
 }
 
-// prepareFirstPage fetches the first page of a reader below the TailBuffer before the response
+// prepareFirstPage fetches the first page of a reader below the tail buffer before the response
 // header is written, so that a trimmed offset answers 410 and not an empty stream that an
 // EventSource would reopen without end.
 func (e *eventStream) prepareFirstPage(ctx context.Context) (err error) {

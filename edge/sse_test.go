@@ -177,7 +177,7 @@ func (b *bubble) count(name string) float64 {
 	return 0
 }
 
-func TestFirstByteAtOnce(t *testing.T) {
+func TestFirstEventIsImmediate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)
 		b.write("PUT", "/v1/stream/x", "", 201)
@@ -200,7 +200,7 @@ func TestFirstByteAtOnce(t *testing.T) {
 	})
 }
 
-func TestHeartbeat(t *testing.T) {
+func TestSilenceIsBrokenByHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)
 		b.write("PUT", "/v1/stream/x", "", 201)
@@ -287,7 +287,7 @@ func TestDrainInsideEvent(t *testing.T) {
 }
 
 // A slow reader is never cut while it takes something, however long that lasts.
-func TestSlowReader(t *testing.T) {
+func TestSlowReaderIsNeverDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{Stall: time.Minute}, nil)
 		large := strings.Repeat("0123456789abcdef", 16<<10)
@@ -315,13 +315,13 @@ func TestSlowReader(t *testing.T) {
 }
 
 // A reader that takes nothing is cut, and counted.
-func TestStuckReader(t *testing.T) {
+func TestStalledReaderIsDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{Stall: time.Minute}, nil)
 		b.write("PUT", "/v1/stream/x", strings.Repeat("x", 256<<10), 201)
 		s := b.get("offset=-1", nil)
 		start := time.Now()
-		for b.srv.drain.count() > 0 {
+		for b.srv.counts.count() > 0 {
 			if <-time.After(time.Second); time.Since(start) > 2*time.Minute {
 				t.Fatal("never cut")
 			}
@@ -337,7 +337,7 @@ func TestStuckReader(t *testing.T) {
 
 // Readers that take nothing hold what is written to them. Of too many, those go first
 // that have been stuck for longest; one that takes what it gets is never cut for it.
-func TestPinnedFrames(t *testing.T) {
+func TestLongestBlockedIsDisconnectedForMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{Stall: time.Minute, PinnedBytes: 1 << 20}, nil)
 		const stuck = 10
@@ -365,8 +365,8 @@ func TestPinnedFrames(t *testing.T) {
 			t.Errorf("%d bytes are held", held)
 		}
 		cut := b.count("fantail_readers_cut_total")
-		if cut < 3 || b.srv.drain.count() != 1+stuck+stuck-int(cut) {
-			t.Errorf("%v cut, %d readers", cut, b.srv.drain.count())
+		if cut < 3 || b.srv.counts.count() != 1+stuck+stuck-int(cut) {
+			t.Errorf("%v cut, %d readers", cut, b.srv.counts.count())
 		}
 		b.write("POST", "/v1/stream/x", "still here", 204)
 		if e := good.next(2); e[0].Data != "still here" {
@@ -376,7 +376,7 @@ func TestPinnedFrames(t *testing.T) {
 }
 
 // A plain read of a client that takes nothing ends, too.
-func TestStuckCatchUp(t *testing.T) {
+func TestStalledCatchUpIsDisconnected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{Stall: time.Minute}, nil)
 		b.write("PUT", "/v1/stream/x", strings.Repeat("x", 256<<10), 201)
@@ -394,7 +394,7 @@ func TestStuckCatchUp(t *testing.T) {
 
 // A write's deadline is not one of the silence after it. HTTP/2 in particular ends
 // the response when a deadline passes, whether or not something is being written.
-func TestIdleReaderHTTP2(t *testing.T) {
+func TestSilenceHasNoWriteDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{Stall: 5 * time.Second}, nil)
 		b.write("PUT", "/v1/stream/x", "", 201)
@@ -423,7 +423,7 @@ func TestIdleReaderHTTP2(t *testing.T) {
 
 // Invariant 3: a reader that was told where it stands is cut rather than sent past
 // what is no longer kept; one that was told nothing begins where the stream begins.
-func TestTrimmedReader(t *testing.T) {
+func TestReaderIsNeverSentPastWhatWasTrimmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		info := shard.Info{Exists: true, Generation: 7, Type: "text/plain"}
 		tail := shard.NewTailBuffers(0, 0).Open("default/x", info, 0)
@@ -457,7 +457,7 @@ func TestTrimmedReader(t *testing.T) {
 
 // A reader that is in the middle of history when storage stops to answer stays, and gets
 // the rest once it is back.
-func TestStoreGoneForAReader(t *testing.T) {
+func TestReaderSurvivesAnOutageOfStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		info := shard.Info{Exists: true, Generation: 7, Type: "text/plain", Tail: 4, LogTail: 4}
 		tail := shard.NewTailBuffers(0, 0).Open("default/x", info, 4)

@@ -33,7 +33,7 @@ func TestOtherCharset(t *testing.T) {
 
 // Half a character whose rest does not come is shown as U+FFFD after a second, and the reader
 // goes on at the next character. A client that catches up gets the bytes.
-func TestHalfACharacterIsLetGo(t *testing.T) {
+func TestHalfACharacterIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, Config{}, nil)
 		b.write("PUT", "/v1/stream/x", "a", 201)
@@ -68,7 +68,7 @@ func TestHalfACharacterIsLetGo(t *testing.T) {
 }
 
 // The same of the reactor, which has no timer for it.
-func TestReactorLetsGo(t *testing.T) {
+func TestReactorReleasesHalfACharacter(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", "a", text)
 	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)

@@ -49,3 +49,9 @@ func parseStreamPath(escaped string) (shard.StreamID, error) {
 	}
 	return id, nil
 }
+
+// splitStream returns a stream's project and its name within the project.
+func splitStream(id shard.StreamID) (project, name string) {
+	project, name, _ = strings.Cut(string(id), "/")
+	return project, name
+}

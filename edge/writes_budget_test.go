@@ -68,7 +68,7 @@ func accepting() fake {
 }
 
 // Thousands of bodies that do not come, or come a little and no further, keep out no client that sends one.
-func TestBodiesThatDoNotCome(t *testing.T) {
+func TestStalledBodiesKeepNobodyOut(t *testing.T) {
 	const clients, size = 4096, 16 << 10
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Config{}, accepting())
@@ -124,7 +124,7 @@ func TestBodiesThatDoNotCome(t *testing.T) {
 }
 
 // The slowest body goes, not the last, and none that comes as fast as its client can send.
-func TestTheSlowestBodyGoes(t *testing.T) {
+func TestTheSlowestBodyIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Config{MaxBodies: 7 << 20}, accepting())
 		defer s.Close()
@@ -151,7 +151,7 @@ func TestTheSlowestBodyGoes(t *testing.T) {
 
 // A body that takes too long is answered, on every kind of connection, and what else the connection
 // carries goes on.
-func TestLateBody(t *testing.T) {
+func TestLateBodyIsAnswered(t *testing.T) {
 	for _, tls := range []bool{false, true} {
 		s := newSiteOver(t, Config{}, tls)
 		s.srv.bodyGrace = 200 * time.Millisecond
@@ -202,7 +202,7 @@ func (s *site) client(major int) *http.Client {
 }
 
 // The writes of one connection have a share of what all may hold; other connections have theirs.
-func TestShareOfAConnection(t *testing.T) {
+func TestConnectionsShareTheBudgetOfWrites(t *testing.T) {
 	begun, end := make(chan struct{}, 1000), make(chan struct{})
 	s := New(Config{MaxBodies: 1 << 20}, fake{do: func(*shard.Request) (shard.Outcome, error) {
 		begun <- struct{}{}
@@ -262,7 +262,7 @@ func gzipOf(b string) string {
 
 // A body that is coded with gzip is stored as what it says, within the limits; one that is coded
 // otherwise is refused.
-func TestContentEncoding(t *testing.T) {
+func TestGzipBodiesAreStoredDecoded(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", gzipOf("one "), header{"Content-Type": "text/plain", "Content-Encoding": "gzip"})
 	coded := func(coding string) header {
@@ -300,7 +300,7 @@ func TestContentEncoding(t *testing.T) {
 }
 
 // A message whose length could be said in two ways ends its connection.
-func TestChunkedEndsTheConnection(t *testing.T) {
+func TestAmbiguousLengthClosesTheConnection(t *testing.T) {
 	s := newSiteOver(t, Config{}, false)
 	s.put("/v1/stream/x", "", text)
 	var d net.Dialer
@@ -322,7 +322,7 @@ func TestChunkedEndsTheConnection(t *testing.T) {
 }
 
 // A head whose lines end in a bare LF is whole to net/http, and a writer does not wait for the rest.
-func TestBareLineEnds(t *testing.T) {
+func TestBareLineEndsGoBackToNetHTTP(t *testing.T) {
 	s := newSiteOver(t, Config{}, false)
 	s.put("/v1/stream/x", "", text)
 	var d net.Dialer

@@ -282,3 +282,9 @@ func endGeneration(s *State, id AppendID, why Reason) []draft {
 
 // touchDraft returns the record that makes a use of the stream durable.
 func touchDraft() []draft { return controlDraft(Header{Kind: KindTouch}) }
+
+// controlDraft returns one record that readers never see.
+func controlDraft(h Header) []draft {
+	h.Flags = FlagFirst | FlagLast
+	return []draft{{header: h}}
+}

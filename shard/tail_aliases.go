@@ -2,7 +2,9 @@ package shard
 
 import "github.com/fantail-dev/fantail/shard/tail"
 
-// The names that package tail took over, for callers that still know them as this package's.
+// The types of package tail under this package's name, for its callers: they are the arguments and
+// results of its exported methods, so an importer of shard needs no second import to read a stream.
+// TailBuffer is what the texts call a tail buffer.
 type (
 	// RecordBatch is tail.RecordBatch.
 	RecordBatch = tail.RecordBatch

@@ -18,7 +18,7 @@
 //
 // # The life of a node
 //
-// startNode opens S2 (openStore), the TailBuffers, the Manager, the cluster's Node (not for a lone
+// startNode opens S2 (openStore), the tail buffers, the Manager, the cluster's Node (not for a lone
 // node) and the edge, in the order in which a record meets them, and starts the servers. The first
 // SIGTERM or interrupt, or the end of a server, calls stopWithinGrace, which stops the node in the
 // reverse order (node.depart, then node.stop): readiness goes off; streams are handed over while
@@ -31,7 +31,7 @@
 // An append comes in at the public listener (limitedListener), which edge.Server serves. The edge
 // calls its edge.Backend: the shard.Manager of a lone node, or the cluster.Node, which calls the
 // Manager of the owner. The Manager writes to the store (s2.Log or s2.InProcess). A delivery goes
-// the other way, from the store through TailBuffers to the edge's readers. A handover begins in
+// the other way, from the store through tail buffers to the edge's readers. A handover begins in
 // node.depart with cluster.Node.Leave. A page of a fork is read by the Manager. See the doc of each
 // package.
 //

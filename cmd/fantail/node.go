@@ -39,7 +39,7 @@ type nodeConfig struct {
 	s2                   s2.Config
 	inProcessS2          *s2dev.Server // the S2 in this process; nil: the one at s2.Endpoint
 	shard                shard.Config
-	tailBytes            int64 // of all TailBuffers; 0: shard's default
+	tailBytes            int64 // of all tail buffers; 0: shard's default
 	memory               memoryLimit
 	edge                 edge.Config
 	balance              edge.RebalancePolicy
@@ -138,7 +138,7 @@ func (n *node) build(ctx context.Context) (err error) {
 	if n.store, err = openStore(&cfg); err != nil {
 		return err
 	}
-	// The streams that this node owns, and one TailBuffer for each stream that it reads.
+	// The streams that this node owns, and one tail buffer for each stream that it reads.
 	n.tailBuffers = shard.NewTailBuffers(0, cfg.tailBytes)
 	cfg.shard.Logger, cfg.shard.Metrics = cfg.log, n.registry
 	n.manager = shard.NewManager(n.store, n.tailBuffers, cfg.shard)

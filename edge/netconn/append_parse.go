@@ -15,53 +15,51 @@ import (
 // errNotPlainAppend means that net/http should see the request.
 var errNotPlainAppend = errors.New("not an ordinary append")
 
-// parseRequest parses the request at the start of buf, if its header has arrived. It accepts
-// only a plain append: HTTP/1.1, within AppendConns.MaxRequest, in lines that end in CRLF, with one
-// Content-Length in digits, to the same host as before, and without fields that concern the
-// connection. Two servers that read a request differently let a client smuggle another request
-// past one of them: so parseRequest accepts only what cannot be read in two ways, and returns
-// errNotPlainAppend for everything else.
-func (c *appendConn) parseRequest() error {
-	if !c.requestBegun {
-		if len(c.buf) < minRequestBytes {
-			return nil
-		}
-		c.requestBegun = true
-		for i := 0; i < minRequestBytes && (c.buf[0] == '\r' || c.buf[0] == '\n'); i++ {
-			c.buf = c.buf[:copy(c.buf, c.buf[1:])] // net/http skips them after a POST, too
-		}
-	}
-	end := bytes.Index(c.buf, []byte("\r\n\r\n"))
+// minRequestBytes counts the bytes that net/http receives before it looks at a request.
+const minRequestBytes = 4
+
+// plainAppend is a request that parsePlainAppend has accepted.
+type plainAppend struct {
+	target     string
+	url        *url.URL
+	header     http.Header
+	bodyLength int
+	size       int // of the request, with its body
+}
+
+// parsePlainAppend parses the request at the start of b, if its header has arrived; complete is false
+// if it has not. full says that no more can arrive. It accepts only a plain append: HTTP/1.1, in lines
+// that end in CRLF, with one Content-Length in digits, and without fields that concern the connection.
+// Two servers that read a request differently let a client smuggle another request past one of them:
+// so parsePlainAppend accepts only what cannot be read in two ways, and returns errNotPlainAppend for
+// everything else.
+func parsePlainAppend(b []byte, full bool) (p plainAppend, complete bool, err error) {
+	end := bytes.Index(b, []byte("\r\n\r\n"))
 	if end < 0 {
-		if len(c.buf) == cap(c.buf) || hasBareLF(c.buf) {
-			return errNotPlainAppend
+		if full || hasBareLF(b) {
+			return p, false, errNotPlainAppend
 		}
-		return nil
+		return p, false, nil
 	}
-	line, rest, _ := strings.Cut(string(c.buf[:end+2]), "\r\n")
+	line, rest, _ := strings.Cut(string(b[:end+2]), "\r\n")
 	target, post := strings.CutPrefix(line, "POST ")
 	target, http1 := strings.CutSuffix(target, " HTTP/1.1")
 	if !post || !http1 || !strings.HasPrefix(target, "/") || !byteclass.All(target, byteclass.Target) {
-		return errNotPlainAppend
+		return p, false, errNotPlainAppend
 	}
-	u, err := url.ParseRequestURI(target)
+	p.target = target
+	if p.url, err = url.ParseRequestURI(target); err != nil {
+		return p, false, errNotPlainAppend
+	}
+	if p.header, err = parseFields(rest); err != nil {
+		return p, false, err
+	}
+	length, err := strconv.ParseUint(p.header.Get("Content-Length"), 10, 16)
 	if err != nil {
-		return errNotPlainAppend
+		return p, false, errNotPlainAppend
 	}
-	h, err := parseFields(rest)
-	if err != nil {
-		return err
-	}
-	length, err := strconv.ParseUint(h.Get("Content-Length"), 10, 16)
-	c.requestSize = end + 4 + int(length)
-	if err != nil || h.Get("Host") != c.template.Host || c.requestSize > cap(c.buf) {
-		return errNotPlainAppend
-	}
-	delete(h, "Host")
-	r := c.template.WithContext(c.ctx)
-	r.RequestURI, r.URL, r.Header, r.ContentLength, r.Body = target, u, h, int64(length), http.NoBody
-	c.request = r
-	return nil
+	p.bodyLength, p.size = int(length), end+4+int(length)
+	return p, true, nil
 }
 
 // hasBareLF reports whether a line ends in a bare LF; other parsers may take that for a line end,

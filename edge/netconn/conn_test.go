@@ -33,7 +33,7 @@ func wired(t *testing.T) (w, peer net.Conn) {
 }
 
 // What is written comes, whatever its size and though the other end takes it late.
-func TestWireWhole(t *testing.T) {
+func TestConnTransfersEverything(t *testing.T) {
 	t.Parallel()
 	w, peer := wired(t)
 	sent := make([]byte, 0, 4<<20)
@@ -41,29 +41,31 @@ func TestWireWhole(t *testing.T) {
 		sent = binary.BigEndian.AppendUint32(sent, uint32(i))
 	}
 	for name, ends := range map[string][2]net.Conn{"written": {w, peer}, "read": {peer, w}} {
-		var g errgroup.Group
-		g.Go(func() error {
-			for rest, size := sent, 1; len(rest) > 0; size = min(3*size+1, 200_000) {
-				n, err := ends[0].Write(rest[:min(size, len(rest))])
-				if err != nil {
-					return err
+		t.Run(name, func(t *testing.T) {
+			var g errgroup.Group
+			g.Go(func() error {
+				for rest, size := sent, 1; len(rest) > 0; size = min(3*size+1, 200_000) {
+					n, err := ends[0].Write(rest[:min(size, len(rest))])
+					if err != nil {
+						return err
+					}
+					rest = rest[n:]
 				}
-				rest = rest[n:]
+				return nil
+			})
+			got := make([]byte, len(sent))
+			if _, err := io.ReadFull(ends[1], got); err != nil || !bytes.Equal(got, sent) {
+				t.Errorf("%s: not what was sent (%v)", name, err)
 			}
-			return nil
+			if err := g.Wait(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
 		})
-		got := make([]byte, len(sent))
-		if _, err := io.ReadFull(ends[1], got); err != nil || !bytes.Equal(got, sent) {
-			t.Errorf("%s: not what was sent (%v)", name, err)
-		}
-		if err := g.Wait(); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }
 
 // Its errors are those of net.Conn, which net/http and crypto/tls look at.
-func TestWireErrors(t *testing.T) {
+func TestConnErrorsAreThoseOfNet(t *testing.T) {
 	t.Parallel()
 	w, peer := wired(t)
 	var b [16]byte
@@ -101,7 +103,7 @@ func TestWireErrors(t *testing.T) {
 }
 
 // A reader and a writer of a wire allocate nothing.
-func TestWireAllocations(t *testing.T) {
+func TestConnAllocatesNothing(t *testing.T) {
 	w, peer := wired(t)
 	var b [1]byte
 	if n := testing.AllocsPerRun(100, func() {
@@ -124,7 +126,7 @@ func TestWireAllocations(t *testing.T) {
 
 // After a write that failed nothing is written, though the connection would take it: closing
 // a tls.Conn would, and wait for the client.
-func TestWireBroken(t *testing.T) {
+func TestConnWritesNothingAfterAFailure(t *testing.T) {
 	t.Parallel()
 	c, _ := wired(t)
 	for _, deadline := range []time.Time{time.Unix(1, 0), {}} {

@@ -21,6 +21,17 @@
 // of one, goes back to net/http byte for byte (returnToNetHTTP). So net/http remains the only judge
 // of what it could refuse, and an append costs half of what it would cost beside the appending itself.
 //
+// # The files
+//
+// Each file refers to files of lower rows only. The exceptions: a Conn calls back the slotWriter that
+// writes on it, AppendConns and appendConn know each other, and the files of one system (_linux,
+// _other) hold methods of the types above them.
+//
+//	append_conn, write_slots
+//	append_conns, stall_writer
+//	conn
+//	append_parse, append_response
+//
 // # Invariants
 //
 //  1. A Conn has one owner at any time; only the owner reads, writes and changes its fields (conn.go
@@ -46,9 +57,10 @@
 //
 // # Bounds
 //
-// An append connection has a buffer of 4 KiB (AppendConns.MaxRequest; 8 KiB where requests carry tokens), as a connection of net/http has; a
-// larger request goes back to net/http. There are as many write slots as the semaphore has room for;
-// never more goroutines wait for one than there are connections.
+// An append connection has a buffer of 4 KiB (AppendConns.MaxRequest; 8 KiB where requests carry
+// tokens), as a connection of net/http has; a larger request goes back to net/http. There are as many
+// write slots as the semaphore has room for; never more goroutines wait for one than there are
+// connections.
 //
 // # Goroutines and locks
 //

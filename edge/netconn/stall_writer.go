@@ -20,11 +20,11 @@ type StallWriter struct {
 	conn       *Conn // beneath a stream of HTTP/2; nil: not known, or HTTP/1
 	controller *http.ResponseController
 	stall      time.Duration
-	slots      *slotWriter  // nil: written in pieces
+	inSlots    bool         // a slotWriter writes; else it is written in pieces
 	pieceLeft  int          // of the piece for which the deadline is set
 	writeBegan atomic.Int64 // when the current write began or last made progress, ns; 0: no write is in progress
 
-	mu           sync.Mutex  // guards the deadline while goroutines other than the writing one may move it, and fields of slots
+	mu           sync.Mutex  // guards the deadline while goroutines other than the writing one may move it, and fields of its slotWriter
 	disconnected atomic.Bool // to free memory; see Budget
 }
 
@@ -72,7 +72,7 @@ func (s *StallWriter) Disconnected() bool { return s.disconnected.Load() }
 
 // Write implements io.Writer: it writes all of b, or returns an error.
 func (s *StallWriter) Write(b []byte) (int, error) {
-	if s.slots != nil {
+	if s.inSlots {
 		return s.w.Write(b)
 	}
 	if err := s.writePieces(b); err != nil {

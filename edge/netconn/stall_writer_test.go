@@ -23,7 +23,7 @@ func (b *began) Write(data []byte) (int, error) {
 
 // A reader may get stuck at any of its writes, not only at the first of a piece: it is
 // seen at each.
-func TestEveryWriteIsSeen(t *testing.T) {
+func TestStallIsSeenAtEveryWrite(t *testing.T) {
 	t.Parallel()
 	w := &began{ResponseRecorder: httptest.NewRecorder()}
 	w.p = NewStallWriter(w, httptest.NewRequest(http.MethodGet, "/", nil), time.Second)

@@ -76,7 +76,7 @@ func (s *WriteSlots) Use(out *StallWriter, r *http.Request) (end func()) {
 		// write acquires it, because it runs under the tls.Conn's lock.
 		w.acquireSlot()
 	}
-	out.slots = w
+	out.inSlots = true
 	c.slots.Store(w)
 	every := min(progressInterval, out.stall/4)
 	out.mu.Lock() // checkProgress locks it before it uses progressTimer
@@ -129,7 +129,7 @@ func (w *slotWriter) releaseSlot() {
 
 func (w *slotWriter) end() {
 	w.conn.slots.Store(nil)
-	w.out.slots = nil
+	w.out.inSlots = false
 	w.out.mu.Lock()
 	defer w.out.mu.Unlock()
 	w.progressTimer.Stop()

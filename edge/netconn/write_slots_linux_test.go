@@ -9,7 +9,7 @@ import (
 
 // A connection that still writes when its turn is over, as TLS may by itself, keeps no slot
 // and takes none from others.
-func TestStintOver(t *testing.T) {
+func TestEndedSlotWriterTakesNoSlot(t *testing.T) {
 	t.Parallel()
 	turns := make(chan struct{}, 1)
 	out := NewStallWriter(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), time.Minute)

@@ -12,6 +12,9 @@
 // immutable and may be used by any goroutine. Only edge and its parts know client offsets;
 // everything behind them speaks log positions.
 //
+// The files refer one way: resolve to position and offset, position to offset; cdn_cursor stands
+// alone.
+//
 // # Invariants
 //
 //  1. As strings, the offsets of one stream sort in the order of its messages.

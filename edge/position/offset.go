@@ -124,34 +124,3 @@ func (o Offset) String() string {
 		return ""
 	}
 }
-
-// Resolve returns the position that an offset names in a stream. Both of its errors depend on
-// info: with an old info, get a newer one before believing them.
-func (o Offset) Resolve(info shard.Info) (Position, error) {
-	switch o.Kind {
-	case OffsetStart:
-		return startPosition(info), nil
-	case OffsetNow:
-		return Position{Pos: info.Tail}, nil
-	case OffsetNumber:
-		o.Generation = info.Generation
-	}
-	if o.Generation == info.Generation {
-		if o.Pos > info.LogTail {
-			return Position{}, ErrBeyond
-		}
-		return Position{Pos: max(o.Pos, info.Start)}, nil
-	}
-	if at, ok, err := inheritedPosition(o.Generation, o.Pos, info); ok {
-		return at, err
-	}
-	for _, a := range info.Chain {
-		if a.Generation == o.Generation && a.Stream == "" && o.Pos <= a.Bound {
-			return Position{Pos: o.Pos}, nil
-		}
-	}
-	if o.Generation > info.Generation && !info.Truncated {
-		return Position{}, ErrBeyond
-	}
-	return Position{}, ErrGone
-}

@@ -1,10 +1,6 @@
 package position
 
-import (
-	"slices"
-
-	"github.com/fantail-dev/fantail/shard"
-)
+import "github.com/fantail-dev/fantail/shard"
 
 // Segment is a range of positions in one log that belongs to a stream: what it inherited
 // from an ancestor, or its own log. info is what ReadPage has to know of an inherited segment:
@@ -34,14 +30,6 @@ func InheritedSegments(info shard.Info) []Segment {
 		}})
 	}
 	return out
-}
-
-// startPosition returns the position where a stream starts.
-func startPosition(info shard.Info) Position {
-	if past := InheritedSegments(info); len(past) > 0 {
-		return Position{past, past[0].Info.Start}.SkipReadSegments(info.Start)
-	}
-	return Position{Pos: info.Start}
 }
 
 // SkipReadSegments returns the same position without the segments that are read to their ends.
@@ -78,24 +66,6 @@ func (p Position) OwnLogStart(info shard.Info) shard.Pos {
 // OffsetString returns the offset that clients are shown for the position.
 func (p Position) OffsetString(info shard.Info) string {
 	return FormatOffset(p.CurrentSegment("", info).Info.Generation, p.Pos)
-}
-
-// inheritedPosition returns the position that an offset of another generation names in a
-// stream; ok is false if the stream inherited nothing of that generation.
-func inheritedPosition(generation shard.Generation, pos shard.Pos, info shard.Info) (Position, bool, error) {
-	past := InheritedSegments(info)
-	i := slices.IndexFunc(past, func(l Segment) bool { return l.Info.Generation == generation })
-	switch {
-	case i < 0:
-		return Position{}, false, nil
-	case pos > past[i].Info.Tail:
-		return Position{}, true, ErrBeyond
-	}
-	// A generation that began in a log with earlier records has offsets for those records, too.
-	for pos < past[i].Info.Start && i > 0 && past[i-1].ID == past[i].ID {
-		i--
-	}
-	return Position{past[i:], max(pos, past[i].Info.Start)}.SkipReadSegments(info.Start), true, nil
 }
 
 // AncestorsAt returns the chain of a fork of stream id, which info describes, at a position.

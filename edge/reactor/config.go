@@ -17,7 +17,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Now tells the Stream-Cursor.
 	Now func() time.Time
-	// ReadPage reads pages for readers below their TailBuffer. It is called on goroutines of its own,
+	// ReadPage reads pages for readers below their tail buffer. It is called on goroutines of its own,
 	// and returns a panic as an error.
 	ReadPage func(ctx context.Context, from position.Segment, pos shard.Pos) (shard.RecordBatch, error)
 	// Budget counts what is being written.

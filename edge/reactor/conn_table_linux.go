@@ -13,9 +13,6 @@ type connTable struct {
 
 const connsPerRow = 64
 
-// connRef names a connection that may be closed by now; gen changes with each use of the slot.
-type connRef struct{ slot, gen uint32 }
-
 // allocate returns a free slot, cleared but for its connRef.
 func (t *connTable) allocate() *conn {
 	if len(t.free) == 0 {

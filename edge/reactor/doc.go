@@ -3,8 +3,8 @@
 // channel and no buffer.
 //
 // New makes a Reactor; TakeOver moves an event stream over HTTP/1.1 to it, with and without TLS. The
-// sessions are those of package sse, which decide what a reader gets, when, and until when. Elsewhere than on Linux
-// CanServe returns false, and every event stream has a goroutine in package edge.
+// sessions are those of package sse, which decide what a reader gets, when, and until when. Elsewhere
+// than on Linux CanServe returns false, and every event stream has a goroutine in package edge.
 //
 // # The path of a delivery
 //
@@ -13,8 +13,8 @@
 // loop. The loop (run, runTurn) walks the stream's readers (deliverToStream). Readers in equal states
 // get equal bytes: renderShared renders them once and deliver sends them with one system call. A
 // reader that accepts only a part, or is in another state, continues by itself: advance does what
-// sse.Session.Next says. When to look at a reader again is in timers_linux.go (schedule, tick,
-// runTimers); new orders come as LookAgain.
+// sse.Session.Next says. When to look at a reader again is in timer_wheel_linux.go and timers_linux.go
+// (schedule, tick, runTimers); new orders come as LookAgain.
 //
 // # Invariants
 //
@@ -22,7 +22,24 @@
 //     goroutines mail the loop what to do (loop.post).
 //  2. Each entry of loop.blocked is in the state connBlocked and is watched for being writable.
 //  3. An event stream ends between two events, unless its reader accepts nothing.
-//  4. A panic costs only the reader in which it happens (panics_linux.go).
+//  4. A panic costs only the reader in which it happens (recoverConn).
+//
+// # The files
+//
+// Functions call those of lower rows only. The types refer to each other: Reactor, loop, streamReaders,
+// conn and tlsWriter.
+//
+//	take_over                    from net/http to a loop
+//	run                          the loop's goroutine
+//	events, timers, turn         why the loop looks at a reader
+//	advance                      does what a reader's session says
+//	tls_reads, write             to and from a connection, until its response ends
+//	blocked                      a connection that accepts no more
+//	close
+//	tls_writer, timer_wheel
+//	loop, memtrim                a loop's state, and its mail
+//	conn_table
+//	reactor, conn, stream_readers, config
 //
 // # Bounds
 //

@@ -142,7 +142,7 @@ func TestNothingFollowsTheEndOfAStream(t *testing.T) {
 }
 
 // Nothing is allocated for a delivery.
-func TestReactorAllocates(t *testing.T) {
+func TestDeliveryAllocatesNothing(t *testing.T) {
 	const readers = 500
 	b := newBareLoop(t, readers)
 	got := 0
@@ -164,7 +164,7 @@ func TestReactorAllocates(t *testing.T) {
 }
 
 // A reader that takes nothing, or a part, of what all of a stream are sent gets the rest later.
-func TestReactorSharedStep(t *testing.T) {
+func TestSharedWriteAcceptedInPart(t *testing.T) {
 	for _, full := range []bool{true, false} { // it takes nothing of the first, a part of the second
 		b := newBareLoop(t, 3)
 		for i := range 3 {
@@ -228,7 +228,7 @@ func TestFreedSlotIsUsedAgain(t *testing.T) {
 }
 
 // The memory of a node with many readers is that of their seats.
-func TestSeatKeepsItsSize(t *testing.T) {
+func TestConnKeepsItsSize(t *testing.T) {
 	if n := unsafe.Sizeof(conn{}); n > 264 {
 		t.Errorf("a reader takes %d bytes, want 264 at most", n)
 	} else {

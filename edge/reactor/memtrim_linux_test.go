@@ -7,7 +7,7 @@ import (
 )
 
 // Memory is given back once a crowd has come, not while it comes, and not for every few.
-func TestSettling(t *testing.T) {
+func TestMemoryIsTrimmedAfterACrowd(t *testing.T) {
 	t.Parallel()
 	rise := func(by int64) (n []int64) {
 		for i := range int64(200) {
@@ -32,16 +32,18 @@ func TestSettling(t *testing.T) {
 		"another one a while on":   {append(append([]int64{5000}, slices.Repeat([]int64{5000}, 40)...), 9000, 9000), []int{1, 42}},
 		"one that comes meanwhile": {append([]int64{5000, 5000}, slices.Repeat([]int64{9000}, 40)...), []int{1, 31}},
 	} {
-		var d crowdDetector
-		var got []int
-		start := time.Now()
-		for i, came := range c.came {
-			if d.shouldTrim(came, start.Add(time.Duration(i)*time.Second)) {
-				got = append(got, i)
+		t.Run(name, func(t *testing.T) {
+			var d crowdDetector
+			var got []int
+			start := time.Now()
+			for i, came := range c.came {
+				if d.shouldTrim(came, start.Add(time.Duration(i)*time.Second)) {
+					got = append(got, i)
+				}
 			}
-		}
-		if !slices.Equal(got, c.want) {
-			t.Errorf("%s: in %v, want %v", name, got, c.want)
-		}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("%s: in %v, want %v", name, got, c.want)
+			}
+		})
 	}
 }

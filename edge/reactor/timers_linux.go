@@ -14,42 +14,11 @@ import (
 // reader has one timer that counts, conn.lookAt; others of its are dropped when they come up.
 
 const (
-	wheelSlots = 64
 	// fineTick is the precision of timers.
 	fineTick = 50 * time.Millisecond
 	// maxKeptTimers bounds the list that is kept while it is empty.
 	maxKeptTimers = 1024
 )
-
-// timer names a reader and the moment at which the loop is to look at it.
-type timer struct {
-	at  sse.Instant
-	ref connRef
-}
-
-// schedule has the loop look at a reader when its session says, unless it will look at it before.
-func (l *loop) schedule(c *conn, a sse.Action) {
-	at := max(a.Until, l.elapsed()+1)
-	if c.lookAt != 0 && c.lookAt <= at {
-		return
-	}
-	c.lookAt = at
-	l.enter(timer{at, c.connRef}, a.Coarse)
-}
-
-// enter puts a timer into its slot or the list.
-func (l *loop) enter(t timer, coarse bool) {
-	ticks := int(t.at.Sub(l.elapsed()) / l.tickEvery)
-	switch {
-	case coarse:
-		ticks += 2 // the slot comes up after the moment, though part of a tick has passed
-	case ticks < 2:
-		l.soon = append(l.soon, t)
-		return
-	}
-	slot := (l.wheelSlot + min(ticks, wheelSlots-1)) % wheelSlots
-	l.wheel[slot] = append(l.wheel[slot], t)
-}
 
 // tick turns the wheel, and disconnects readers that accept nothing or do not hang up.
 func (l *loop) tick() {

@@ -1,19 +1,19 @@
 // Package sse is one reader's event stream without its connection: what the reader gets next, in
 // which bytes.
 //
-// A Session holds the position of a reader in a TailBuffer, its pending output, and what is to happen
+// A Session holds the position of a reader in a tail buffer, its pending output, and what is to happen
 // when. An executor asks it what to do (Next), does that, and reports what came of it:
 //
 //	Write        write Pending; MarkWritten
 //	Fetch        read the page that WantedPage names; AcceptPage
-//	WaitForNews  Watch the TailBuffer, and wait for news until the moment that the Action names
+//	WaitForNews  Watch the tail buffer, and wait for news until the moment that the Action names
 //	Wait         wait until then; news does not matter
 //	End          end the response
 //
 // There are two executors: a goroutine (edge's eventStream.run), which writes with blocking calls, and
 // the loop of package reactor, which serves many sessions. Heartbeats, pauses before a page is read
 // again, the release of held text, and why and when a reader has to go are rules of the session
-// (next.go, rules.go), so both serve by the same. An executor that serves many readers of one stream
+// (next.go, departure.go), so both serve by the same. An executor that serves many readers of one stream
 // renders a SharedWrite for all that are in the same state: Covers, Render, MarkWritten.
 //
 // The package is pure: it does no I/O, reads no clock and has no goroutine. An executor says what
@@ -29,8 +29,8 @@
 //
 // # From records to bytes
 //
-// Next renders RecordBatches from the TailBuffer, or from the page (renderNews, readBatches). Each becomes a
-// frame (frameBatches, FrameSet.frameFor, frame.render): one data event, shared by all readers that
+// Next renders RecordBatches from the tail buffer, or from the page (renderNews, readBatches). Each
+// becomes a frame (frameBatches, FrameSet.frameFor, frame.render): one data event, shared by all readers that
 // need exactly these messages. A data event is followed by its control event (frame.controlEvent),
 // which says where the stream goes on, and whether it has ended.
 //
@@ -39,6 +39,20 @@
 // character. Messages that end inside one are held back (heldMessages), for MaxHeldTime at most.
 // A reader that begins in the middle of a stream looks back for what precedes its position, and only
 // if that matters (beginLookBack).
+//
+// # The files
+//
+// Each file refers to files of lower rows only:
+//
+//	shared_write                 one rendering for many readers
+//	next, pages                  what an executor calls
+//	render                       what a reader gets next
+//	held_messages, look_back     text that is split between messages
+//	append_events                events into the output
+//	session                      a reader's state
+//	frame_cache, output_buffer
+//	frame, departure
+//	rules, text, wake_signal
 //
 // # Invariants
 //

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unicode/utf8"
 
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/edge/sendbudget"
@@ -239,24 +238,4 @@ func appendControl(b []byte, generation shard.Generation, pos shard.Pos, cursor 
 		b = append(b, ",\"streamClosed\":true"...)
 	}
 	return append(b, '}')
-}
-
-// endInsideCharacter reports whether the messages, joined, end inside a UTF-8 character.
-func endInsideCharacter(messages []heldMessage) bool {
-	var end [utf8.UTFMax - 1]byte // the last bytes of the messages: as many as an unfinished character can have
-	n := len(end)
-	for i := len(messages) - 1; i >= 0 && n > 0; i-- {
-		body := messages[i].Body
-		for j := len(body) - 1; j >= 0 && n > 0; j-- {
-			n--
-			end[n] = body[j]
-		}
-	}
-	last := end[n:]
-	for i := len(last) - 1; i >= 0; i-- {
-		if utf8.RuneStart(last[i]) {
-			return !utf8.FullRune(last[i:])
-		}
-	}
-	return false
 }

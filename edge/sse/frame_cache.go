@@ -8,8 +8,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// FrameCache holds the frames that readers share, by TailBuffer and framing. It is bounded
-// twice: maxSetBytes for one TailBuffer and framing, and limit for the node, in bytes
+// FrameCache holds the frames that readers share, by tail buffer and framing. It is bounded
+// twice: maxSetBytes for one tail buffer and framing, and limit for the node, in bytes
 // of the RecordBatches that were rendered. When full, the oldest frames are dropped, each set's
 // newest last. A reader that still needs a dropped frame holds it by pointer; for a reader
 // that comes later it is rendered again.
@@ -22,8 +22,8 @@ type FrameCache struct {
 	sets map[SetKey]*FrameSet
 }
 
-// maxSetBytes bounds the frames of one TailBuffer in one framing that are not being written, in
-// bytes of the RecordBatches. Readers further back find their RecordBatches in the TailBuffer or
+// maxSetBytes bounds the frames of one tail buffer in one framing that are not being written, in
+// bytes of the RecordBatches. Readers further back find their RecordBatches in the tail buffer or
 // in pages, as always.
 const maxSetBytes = 1 << 20
 
@@ -44,7 +44,7 @@ func NewFrameCache(limit int64, budget *sendbudget.Budget) *FrameCache {
 	return &FrameCache{limit: limit, sets: map[SetKey]*FrameSet{}, budget: budget}
 }
 
-// openSet returns the set of a TailBuffer's frames for one more reader; close returns it.
+// openSet returns the set of a tail buffer's frames for one more reader; close returns it.
 // A set lives as long as it has readers.
 func (c *FrameCache) openSet(t *shard.TailBuffer, form Framing) *FrameSet {
 	c.mu.Lock()
@@ -71,7 +71,7 @@ func (s *FrameSet) close() {
 	s.cache.bytes.Add(-int64(s.live.bytes + s.history.bytes))
 }
 
-// FrameSet is the shared frames of one TailBuffer in one framing. Frames from pages are kept
+// FrameSet is the shared frames of one tail buffer in one framing. Frames from pages are kept
 // apart, so that a crowd that catches up does not push out the frames that all readers at the
 // tip are about to need.
 type FrameSet struct {
@@ -86,7 +86,7 @@ type FrameSet struct {
 
 // frameFor returns the frame of a RecordBatch of one generation from its message first on; page:
 // the batch comes from history. The first reader that asks renders it; others wait for that.
-// A crowd that moves from pages into the middle of a RecordBatch of the TailBuffer shares the
+// A crowd that moves from pages into the middle of a RecordBatch of the tail buffer shares the
 // rest of that batch, too.
 func (s *FrameSet) frameFor(r shard.RecordBatch, first int, generation shard.Generation, page bool, interval uint64) *frame {
 	next, from := r.Message(r.Len()-1).Next, r.From()

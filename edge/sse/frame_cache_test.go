@@ -50,7 +50,7 @@ func TestPinnedFramesStay(t *testing.T) {
 }
 
 // A part of a RecordBatch counts for what it holds.
-func TestPartOfARangeCounts(t *testing.T) {
+func TestPartOfABatchCountsForItsSize(t *testing.T) {
 	t.Parallel()
 	c := NewFrameCache(1<<30, sendbudget.New(1<<30))
 	set := &FrameSet{cache: c, key: SetKey{Framing: FramingText}}

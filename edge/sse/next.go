@@ -32,7 +32,7 @@ type Verb uint8
 const (
 	Write       Verb = iota + 1 // write Pending, and call MarkWritten with how much was accepted
 	Fetch                       // read the page that WantedPage names, and call AcceptPage; Next may be asked meanwhile
-	WaitForNews                 // watch the TailBuffer for news, and wait
+	WaitForNews                 // watch the tail buffer for news, and wait
 	Wait                        // wait; news does not matter
 	End                         // end the response
 )

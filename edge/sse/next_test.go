@@ -37,7 +37,7 @@ var scriptTimes = Times{
 	MinRetry: time.Second, MaxRetry: time.Second,
 }
 
-// newScript opens a reader of text at position 0 whose TailBuffer begins at start. Every chance is 0.
+// newScript opens a reader of text at position 0 whose tail buffer begins at start. Every chance is 0.
 func newScript(t *testing.T, start shard.Pos, permit Permit) *script {
 	rules := NewRules(scriptTimes, time.Time{}, func(err error) bool { return errors.Is(err, errBusy) }, func(time.Duration) time.Duration { return 0 })
 	tail := shard.NewTailBuffers(0, 0).Open("p/s", shard.Info{Exists: true, Generation: 7, Tail: start, LogTail: start}, start)
@@ -46,7 +46,7 @@ func newScript(t *testing.T, start shard.Pos, permit Permit) *script {
 	return s
 }
 
-// append adds a message to the TailBuffer.
+// append adds a message to the tail buffer.
 func (s *script) append(body string) {
 	pos := s.tail.Next()
 	b := ssetest.Batch(s, pos, pos+1, pos+1, false, []shard.Message{{Pos: pos, Next: pos + 1, Body: []byte(body)}})
@@ -77,7 +77,7 @@ func (s *script) after(d time.Duration, want Action) (written string) {
 // idle returns the action of a reader that waits for news for d.
 func idle(d time.Duration) Action { return Action{Do: WaitForNews, Until: Instant(d)} }
 
-func TestWhatAnExecutorIsTold(t *testing.T) {
+func TestWhatNextTellsAnExecutor(t *testing.T) {
 	write, wait := Action{Do: Write}, func(d time.Duration) Action { return Action{Do: Wait, Until: Instant(d)} }
 	start := func(t *testing.T) *script {
 		s := newScript(t, 0, nil)

@@ -27,7 +27,7 @@ type cell struct {
 	closes bool
 }
 
-// world is a stream as its log has it, a TailBuffer that was fed some of it, and the
+// world is a stream as its log has it, a tail buffer that was fed some of it, and the
 // readers of that.
 type world struct {
 	*rapid.T
@@ -175,7 +175,7 @@ func (w *world) body(t *rapid.T) (b []byte, cut bool) {
 	return b, cut
 }
 
-// feed brings the TailBuffer on, as several feeds do: what it has, what joins, a hole.
+// feed brings the tail buffer on, as several feeds do: what it has, what joins, a hole.
 func (w *world) feed(t *rapid.T) {
 	w.T = t
 	next, end := w.tail.Next(), w.end()
@@ -494,7 +494,7 @@ func (r *reader) drain(budget int) {
 		r.Fatalf("state %d, %+v", r.c.status, r.after)
 	}
 	held, last := 0, max(r.from, info.Tail)
-	if r.got > 0 { // a page may know more than the TailBuffer
+	if r.got > 0 { // a page may know more than the tail buffer
 		last = max(last, r.msgs[r.next-1].Next)
 	}
 	for _, m := range r.msgs[r.next:] {
@@ -515,10 +515,10 @@ func (r *reader) drain(budget int) {
 	}
 }
 
-// Invariants 2, 3 and 5: whatever the TailBuffer forgets, skips and is fed twice, a
+// Invariants 2, 3 and 5: whatever the tail buffer forgets, skips and is fed twice, a
 // reader from anywhere gets every message from there on, once and in order, and
 // every offset that it was told is a place to go on from.
-func TestCursorModel(t *testing.T) {
+func TestSessionEqualsItsModel(t *testing.T) {
 	for range 10 { // one check is a hundred short lives: too few for what is rare
 		rapid.Check(t, model)
 	}
@@ -593,7 +593,7 @@ func model(t *rapid.T) {
 	}
 }
 
-// lone is a cursor at the start of a TailBuffer with these RecordBatches of one message each.
+// lone is a cursor at the start of a tail buffer with these RecordBatches of one message each.
 func lone(t *testing.T, form Framing, bodies ...string) (*Session, *shard.TailBuffer) {
 	t.Helper()
 	tail := shard.NewTailBuffers(0, 0).Open("p/s", shard.Info{Exists: true, Generation: 7}, 0)
@@ -625,7 +625,7 @@ func take(t *testing.T, s *Session) []ssetest.Event {
 }
 
 // One message is held for as long as it takes; more than one until they are large.
-func TestCursorHeldLimit(t *testing.T) {
+func TestHeldMessagesAreBounded(t *testing.T) {
 	half := strings.Repeat("x", maxHeldBytes) + "€"[:2]
 	s, tail := lone(t, FramingText, half)
 	if es := take(t, s); len(es) != 1 || es[0].Name != "control" || strings.Contains(es[0].Data, "upToDate") {
@@ -642,7 +642,7 @@ func TestCursorHeldLimit(t *testing.T) {
 }
 
 // A crowd at the same place shares the bytes of one frame, whichever reader comes first.
-func TestCursorShares(t *testing.T) {
+func TestSessionsShareFrames(t *testing.T) {
 	a, tail := lone(t, FramingJSON, `{"n":1}`, `{"n":2}`)
 	b := NewSession(a.frames.cache, a.departure.rules, tail, FramingJSON, Start{FromStart: true}, 0)
 	a.Next(0, 0, TurnBytes)
@@ -661,7 +661,7 @@ func TestCursorShares(t *testing.T) {
 // An offset is told only once everything below it is sent: a reader that holds half
 // a character is told where it stood before, and a reader that was told something
 // is not sent past what is no longer kept.
-func TestCursorSkip(t *testing.T) {
+func TestSkipToKeptLosesNothing(t *testing.T) {
 	s, _ := lone(t, FramingText, "€"[:1])
 	if !s.skipToKept(0) {
 		t.Error("nothing is told: skip")

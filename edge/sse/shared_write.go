@@ -84,3 +84,26 @@ func (w *SharedWrite) End(budget *sendbudget.Budget, spare **OutputBuffer) {
 	}
 	w.out, w.bytes = nil, w.bytes[:0]
 }
+
+// readerState holds everything that determines the next bytes of a reader that holds nothing
+// back and reads the stream's own log. Equal states get equal bytes.
+type readerState struct {
+	pos                             shard.Pos
+	minCursor                       uint64
+	announced                       announcedOffset
+	status                          state
+	announcedAny, announcedUpToDate bool
+	boundary                        textBoundary
+}
+
+// sharedState returns the reader's state; false: the session has more state than a readerState.
+func (s *Session) sharedState() (readerState, bool) {
+	plain := len(s.position.Inherited) == 0 && len(s.heldMessages) == 0 && s.page == nil && s.lookBacks == 0 &&
+		!s.fetching && s.leaving == 0 && s.departure.asked == 0
+	return readerState{s.position.Pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary}, plain
+}
+
+// setSharedState moves the reader to the state that another reader has reached.
+func (s *Session) setSharedState(to readerState) {
+	s.position.Pos, s.minCursor, s.announced, s.status, s.announcedAny, s.announcedUpToDate, s.boundary = to.pos, to.minCursor, to.announced, to.status, to.announcedAny, to.announcedUpToDate, to.boundary
+}

@@ -5,6 +5,8 @@ import (
 	"mime"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // otherCharset reports whether a content type declares a charset that an event stream, which is
@@ -62,7 +64,7 @@ func (t textBoundary) bytesToSkip(b []byte) (n int, ok bool) {
 	return n, t.kind != boundaryUnknown
 }
 
-// after returns the joint behind b, of which skipped bytes were skipped.
+// after returns the boundary behind b, of which skipped bytes were skipped.
 func (t textBoundary) after(b []byte, skipped int) textBoundary {
 	switch n := len(b); {
 	case n == 0:
@@ -100,7 +102,7 @@ func unfinishedCharacter(b []byte) (size, lacks int) {
 // replacement is shown for a character that was never finished.
 var replacement = []byte(string(utf8.RuneError))
 
-// joinText returns the text of messages for a reader at a joint, and the joint behind it. The text
+// joinText returns the text of messages for a reader at a boundary, and the boundary behind it. The text
 // ends between two characters.
 func joinText(messages [][]byte, t textBoundary) ([]byte, textBoundary) {
 	whole := bytes.Join(messages, nil)
@@ -112,4 +114,31 @@ func joinText(messages [][]byte, t textBoundary) ([]byte, textBoundary) {
 		t = textBoundary{skipBytes: uint8(lacks)}
 	}
 	return text, t
+}
+
+// heldMessage is a message with the generation of its position: a character may be split at the
+// position where a stream was forked.
+type heldMessage struct {
+	shard.Message
+	generation shard.Generation
+}
+
+// endInsideCharacter reports whether the messages, joined, end inside a UTF-8 character.
+func endInsideCharacter(messages []heldMessage) bool {
+	var end [utf8.UTFMax - 1]byte // the last bytes of the messages: as many as an unfinished character can have
+	n := len(end)
+	for i := len(messages) - 1; i >= 0 && n > 0; i-- {
+		body := messages[i].Body
+		for j := len(body) - 1; j >= 0 && n > 0; j-- {
+			n--
+			end[n] = body[j]
+		}
+	}
+	last := end[n:]
+	for i := len(last) - 1; i >= 0; i-- {
+		if utf8.RuneStart(last[i]) {
+			return !utf8.FullRune(last[i:])
+		}
+	}
+	return false
 }

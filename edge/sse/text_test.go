@@ -87,13 +87,15 @@ func TestFramingOfCharset(t *testing.T) {
 		"text/plain; charset=utf-8; =":                   true,
 		"text/plain; charset=utf-16le":                   true,
 	} {
-		want := FramingText
-		if other {
-			want = FramingBase64
-		}
-		if got := FramingOf(typ); got != want {
-			t.Errorf("%s: framing %d", typ, got)
-		}
+		t.Run(typ, func(t *testing.T) {
+			want := FramingText
+			if other {
+				want = FramingBase64
+			}
+			if got := FramingOf(typ); got != want {
+				t.Errorf("%s: framing %d", typ, got)
+			}
+		})
 	}
 	if FramingOf("application/json; charset=latin1") != FramingJSON {
 		t.Error("JSON is UTF-8, whatever it says")

@@ -156,7 +156,7 @@ func (r *testEnv) readAll(h *shard.Manager) []string {
 	return got
 }
 
-// readLive reads the stream's TailBuffer from its beginning until it has n messages.
+// readLive reads the stream's tail buffer from its beginning until it has n messages.
 func (r *testEnv) readLive(h *shard.Manager, n int) []string {
 	r.Helper()
 	info := r.info(h)

@@ -86,7 +86,7 @@ func (c *catalogue) provisionBasin(
 	case b == nil:
 		meta := basinMeta{Name: name, Config: config, Created: c.now().UTC(), Key: key}
 		if err := c.storage.putBasin(meta); err != nil {
-			return meta, "", newError("storage", "%c", err)
+			return meta, "", newError("storage", "%s", err)
 		}
 		c.update(func() { c.basins[name] = newBasin(meta) })
 		return meta, provisionCreated, nil
@@ -98,7 +98,7 @@ func (c *catalogue) provisionBasin(
 	meta := b.meta
 	meta.Config = config
 	if err := c.storage.putBasin(meta); err != nil {
-		return meta, "", newError("storage", "%c", err)
+		return meta, "", newError("storage", "%s", err)
 	}
 	c.update(func() { b.meta = meta })
 	return meta, provisionUpdated, nil
@@ -141,7 +141,7 @@ func (c *catalogue) provisionStream(
 	meta := st.meta
 	meta.Config = config
 	if err := c.storage.putStream(meta); err != nil {
-		return meta, "", newError("storage", "%c", err)
+		return meta, "", newError("storage", "%s", err)
 	}
 	st.setMeta(meta)
 	return meta, provisionUpdated, nil
@@ -299,7 +299,7 @@ func (c *catalogue) patchStream(basin, name string, f patchFields) (streamConfig
 	meta := st.meta
 	meta.Config = config.withDefaults(b.meta.Config.Defaults)
 	if err := c.storage.putStream(meta); err != nil {
-		return streamConfig{}, newError("storage", "%c", err)
+		return streamConfig{}, newError("storage", "%s", err)
 	}
 	st.setMeta(meta)
 	return meta.Config, nil

@@ -44,6 +44,11 @@
 // Reclaim searches again only once there is a sixteenth of it more. The number of Buffers is bounded
 // by their owners: streams and followers.
 //
+// # The files
+//
+// The files refer one way, to record_batch, info and units, but for two that know each other: a Buffer
+// counts its bytes in its Buffers, and leaves them with its last reference (buffer.go, buffers.go).
+//
 // # Locks
 //
 // Buffers.mu, then Buffer.mu. Neither is held over a call to a Waker, and a Waker must not block.

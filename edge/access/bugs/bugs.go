@@ -123,11 +123,11 @@ var bugs = []bug{
 	}
 `, ``},
 	{"revoked-url-lease-stays", "revocations.go", `if key != nil && r.matchURL(key, now) {`, `if false {`},
-	{"mac-not-compared", "revocation.go", `if hmac.Equal([]byte(s.mac(key)), []byte(s.MAC)) {`, `if len(key) > 0 && s.MAC != "" {`},
-	{"mac-of-half", "revocation.go", `[]string{one.Issuer, one.Subject, one.ID, one.Key, one.Project, one.KID} {
+	{"mac-not-compared", "revocation_entry.go", `if hmac.Equal([]byte(s.mac(key)), []byte(s.MAC)) {`, `if len(key) > 0 && s.MAC != "" {`},
+	{"mac-of-half", "revocation_entry.go", `[]string{one.Issuer, one.Subject, one.ID, one.Key, one.Project, one.KID} {
 		m.Write`, `[]string{one.Issuer, one.ID, one.Key, one.Project, one.KID} {
 		m.Write`},
-	{"mac-without-lengths", "revocation.go", `		m.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s)))) //nolint:gosec // bounded
+	{"mac-without-lengths", "revocation_entry.go", `		m.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s)))) //nolint:gosec // bounded
 `, ``},
 	{"project-of-a-revocation", "revocations.go", `h.project == "" || h.project == project {`, `true {`},
 	{"changes-end-all", "compile_project.go", `		p.row = old.row

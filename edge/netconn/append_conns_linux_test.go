@@ -235,7 +235,7 @@ var requests = []string{
 
 // Whatever comes after an append, and in whatever pieces, handler and client get of it what they
 // would by net/http alone. What a request is followed by is a request, or part of the one before.
-func TestWriterUnderstands(t *testing.T) {
+func TestAppendConnAnswersAsNetHTTP(t *testing.T) {
 	t.Parallel()
 	u := newUnderstanding(t)
 	for _, r := range requests {
@@ -253,7 +253,7 @@ func TestWriterUnderstands(t *testing.T) {
 }
 
 // What makes a writer decides what it may be asked next.
-func TestWriterBegins(t *testing.T) {
+func TestTakeOverNeedsPlainAppends(t *testing.T) {
 	t.Parallel()
 	u := newUnderstanding(t)
 	for _, first := range []string{
@@ -344,7 +344,7 @@ func noContent(w http.ResponseWriter, r *http.Request) {
 }
 
 // A client that sends nothing, or does not finish its request, is disconnected, as by net/http.
-func TestWriterPatience(t *testing.T) {
+func TestIdleAppendConnIsClosed(t *testing.T) {
 	t.Parallel()
 	for _, said := range []string{"", "PO", "POST /x HTTP/1.1\r\nHost: h"} {
 		e := newEcho(t, true, noContent, func(hs *http.Server) {
@@ -358,7 +358,7 @@ func TestWriterPatience(t *testing.T) {
 }
 
 // A server that shuts down answers what it was asked, hears no more, and waits for that.
-func TestWriterShutdown(t *testing.T) {
+func TestShutdownAnswersTheRequestInProgress(t *testing.T) {
 	t.Parallel()
 	asked, answered := make(chan struct{}), make(chan struct{})
 	e := newEcho(t, true, func(w http.ResponseWriter, r *http.Request) {
@@ -394,7 +394,7 @@ func TestWriterShutdown(t *testing.T) {
 
 // An append that has come is carried out though its client hangs up, and for a bounded time. A client that
 // still listens hears of it.
-func TestWriterEndsWhatTakesTooLong(t *testing.T) {
+func TestSweeperEndsWhatTakesTooLong(t *testing.T) {
 	t.Parallel()
 	e := newEcho(t, true, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
@@ -417,7 +417,7 @@ func TestWriterEndsWhatTakesTooLong(t *testing.T) {
 }
 
 // A Server that closes ends what is asked.
-func TestWriterClose(t *testing.T) {
+func TestCloseEndsTheRequestInProgress(t *testing.T) {
 	t.Parallel()
 	asked := make(chan struct{})
 	e := newEcho(t, true, func(w http.ResponseWriter, r *http.Request) {
@@ -435,7 +435,7 @@ func TestWriterClose(t *testing.T) {
 }
 
 // A handler that panics ends its connection, and nothing else.
-func TestWriterPanic(t *testing.T) {
+func TestPanicEndsOneAppendConn(t *testing.T) {
 	t.Parallel()
 	e := newEcho(t, true, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/abort" {
@@ -451,7 +451,7 @@ func TestWriterPanic(t *testing.T) {
 }
 
 // What a writer's request costs in allocations, with a field or two; the handler's are not in it.
-func TestWriterAllocations(t *testing.T) {
+func TestAppendConnAllocations(t *testing.T) {
 	e := newEcho(t, true, noContent)
 	c, r := e.writerOf(t)
 	b := make([]byte, 512)

@@ -54,15 +54,18 @@ var shardErrors = map[string]struct {
 // inside are error types that no Streams method returns: they are caught in shard.
 var inside = []string{"GapError", "TailError"}
 
-// declared is the names of a kind that the source of package shard declares; it is
-// what a table here cannot forget.
+// declared returns the names of a kind that the source of packages shard and tail declares: what a
+// table here cannot forget.
 func declared(t *testing.T, match *regexp.Regexp) []string {
 	t.Helper()
-	files, err := filepath.Glob("../shard/*.go")
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
+	var files, names []string
+	for _, folder := range []string{"../shard", "../shard/tail"} {
+		more, err := filepath.Glob(folder + "/*.go")
+		if err != nil || len(more) == 0 {
+			t.Fatal(folder, err)
+		}
+		files = append(files, more...)
 	}
-	var names []string
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
@@ -90,7 +93,7 @@ func declared(t *testing.T, match *regexp.Regexp) []string {
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return !match.MatchString(n) })
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }
 
 // answered is the problem that a recorder holds.
@@ -138,26 +141,28 @@ func TestShardErrorsAreMapped(t *testing.T) {
 
 // A 5xx says that the server is not available; only what was not foreseen is a 500,
 // and that says nothing of what it was.
-func TestFailures(t *testing.T) {
+func TestErrorsHaveTheirProblem(t *testing.T) {
 	types := map[string]problemKind{}
 	for _, f := range errorProblems {
-		w := httptest.NewRecorder()
-		w.Header().Set("ETag", `"x"`)
-		writeError(w, f.err)
-		p := answered(t, w)
-		if w.Code != f.status || p.Type != problemBase+f.slug {
-			t.Errorf("%v: an earlier line of the table hides its own: %d %s", f.err, w.Code, p.Type)
-		}
-		if f.status >= 500 && f.status != 501 && f.status != 503 && f.status != 504 {
-			t.Errorf("%v: %d", f.err, f.status)
-		}
-		if h := w.Header(); h.Get("Cache-Control") != "no-store" || h.Get("ETag") != "" {
-			t.Errorf("%v: may be cached: %v", f.err, h)
-		}
-		if was, ok := types[f.slug]; ok && was.status != f.status {
-			t.Errorf("%s is %d and %d", f.slug, was.status, f.status)
-		}
-		types[f.slug] = f.problemKind
+		t.Run(fmt.Sprint(f.err), func(t *testing.T) {
+			w := httptest.NewRecorder()
+			w.Header().Set("ETag", `"x"`)
+			writeError(w, f.err)
+			p := answered(t, w)
+			if w.Code != f.status || p.Type != problemBase+f.slug {
+				t.Errorf("%v: an earlier line of the table hides its own: %d %s", f.err, w.Code, p.Type)
+			}
+			if f.status >= 500 && f.status != 501 && f.status != 503 && f.status != 504 {
+				t.Errorf("%v: %d", f.err, f.status)
+			}
+			if h := w.Header(); h.Get("Cache-Control") != "no-store" || h.Get("ETag") != "" {
+				t.Errorf("%v: may be cached: %v", f.err, h)
+			}
+			if was, ok := types[f.slug]; ok && was.status != f.status {
+				t.Errorf("%s is %d and %d", f.slug, was.status, f.status)
+			}
+			types[f.slug] = f.problemKind
+		})
 	}
 	for _, f := range errorProblems { // doubt outlives its cause
 		w := httptest.NewRecorder()

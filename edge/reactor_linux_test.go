@@ -27,19 +27,6 @@ import (
 // inReactor returns the number of readers in the loops.
 func (s *site) inReactor() int { return s.srv.reactor.Stats().Readers }
 
-func (s *site) eventually(what string, ok func() bool) {
-	s.Helper()
-	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
-	defer cancel()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			s.Fatalf("not within 20 s: %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
 // raw is an event stream on a TCP connection of its own.
 func (s *site) raw(path string) (net.Conn, *http.Response) {
 	s.Helper()
@@ -83,7 +70,7 @@ func (s *site) rawWithin(path string) (tcp, c net.Conn, resp *http.Response) {
 
 // Under TLS a client that says it closes is answered, and forgotten, before its connection
 // is closed; one that says anything else is not heard, and gets its events.
-func TestReactorHearsTLS(t *testing.T) {
+func TestReactorAnswersCloseNotify(t *testing.T) {
 	if handlers {
 		t.Skip("this is the reactor's")
 	}
@@ -143,7 +130,7 @@ func reactorSite(t *testing.T, cfg Config) (*site, *prometheus.Registry) {
 
 // Hundreds of readers, of one stream and of many: each gets everything once, in order,
 // and its connection ends after the end of the stream.
-func TestReactor(t *testing.T) {
+func TestReactorDeliversOnceInOrder(t *testing.T) {
 	s, _ := reactorSite(t, Config{})
 	const streams, perStream, messages = 20, 15, 60
 	path := func(i int) string { return fmt.Sprintf("/v1/stream/s%d", i) }
@@ -186,9 +173,9 @@ func TestReactor(t *testing.T) {
 	}
 }
 
-// A reader that takes nothing for a while, and falls out of the TailBuffer, gets all of it by
+// A reader that takes nothing for a while, and falls out of the tail buffer, gets all of it by
 // pages once it reads again; the others wait for nothing.
-func TestReactorSlow(t *testing.T) {
+func TestReactorSlowReaderCatchesUpByPages(t *testing.T) {
 	s, _ := reactorSite(t, Config{})
 	s.put("/v1/stream/x", "", text)
 	_, slow := s.raw("/v1/stream/x?live=sse&offset=-1")
@@ -226,7 +213,7 @@ func TestReactorSlow(t *testing.T) {
 }
 
 // A reader that takes nothing for too long is disconnected, and counted.
-func TestReactorStall(t *testing.T) {
+func TestReactorDisconnectsStalledReaders(t *testing.T) {
 	s, reg := reactorSite(t, Config{Stall: 300 * time.Millisecond})
 	s.put("/v1/stream/x", "", text)
 	s.raw("/v1/stream/x?live=sse&offset=-1")
@@ -248,7 +235,7 @@ fantail_readers_cut_total{reason="stalled"} 1
 }
 
 // Of readers that are stuck and hold too much, those are cut that are stuck for longest.
-func TestReactorPins(t *testing.T) {
+func TestReactorDisconnectsTheLongestBlockedForMemory(t *testing.T) {
 	s, reg := reactorSite(t, Config{PinnedBytes: 4 << 20})
 	for i := range 12 {
 		path := fmt.Sprintf("/v1/stream/p%d", i)
@@ -273,7 +260,7 @@ func TestReactorPins(t *testing.T) {
 
 // A quiet reader hears a comment now and then; one that hangs up, or half of it, is
 // forgotten.
-func TestReactorQuiet(t *testing.T) {
+func TestReactorHeartbeatsAndHangUps(t *testing.T) {
 	s, _ := reactorSite(t, Config{Heartbeat: 320 * time.Millisecond})
 	s.put("/v1/stream/x", "", text)
 	c, resp := s.raw("/v1/stream/x?live=sse&offset=-1")
@@ -297,7 +284,7 @@ func TestReactorQuiet(t *testing.T) {
 
 // A drain ends each reader after a complete event, in its turn; one taken back ends no
 // more of them. A node that has too many sends some away that have been here for long.
-func TestReactorDrain(t *testing.T) {
+func TestReactorDrainsAndRebalances(t *testing.T) {
 	s, _ := reactorSite(t, Config{})
 	s.put("/v1/stream/x", "one;", text)
 	var ends sync.WaitGroup
@@ -359,7 +346,7 @@ func TestReactorDrain(t *testing.T) {
 }
 
 // What requires a handler is served by one: HTTP/1.0 is fine, a request with a body is not.
-func TestReactorTakesOnlyPlain(t *testing.T) {
+func TestReactorLeavesRequestsWithABody(t *testing.T) {
 	s, _ := reactorSite(t, Config{})
 	s.put("/v1/stream/x", "one", text)
 	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "a body", nil)
@@ -405,7 +392,7 @@ func TestDeliveryIsTimed(t *testing.T) {
 }
 
 // A goroutine's reader of many small appends in memory gets them and the end of the stream.
-func TestManyFramesAndTheEnd(t *testing.T) {
+func TestReactorWritesManyFramesAndTheEnd(t *testing.T) {
 	s := newSite(t, Config{NoReactor: true})
 	s.put("/v1/stream/x", "", text)
 	first := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil) // keeps them in memory

@@ -1,0 +1,37 @@
+package edge
+
+import "fmt"
+
+// The protocol's headers (PROTOCOL 5).
+const (
+	hNextOffset    = "Stream-Next-Offset"
+	hUpToDate      = "Stream-Up-To-Date"
+	hClosed        = "Stream-Closed"
+	hCursor        = "Stream-Cursor"
+	hTTL           = "Stream-TTL"
+	hExpires       = "Stream-Expires-At"
+	hSeq           = "Stream-Seq"
+	hProducerID    = "Producer-Id"
+	hProducerEpoch = "Producer-Epoch"
+	hProducerSeq   = "Producer-Seq"
+	hExpectedSeq   = "Producer-Expected-Seq"
+	hReceivedSeq   = "Producer-Received-Seq"
+	hEncoding      = "Stream-SSE-Data-Encoding"
+	hForkedFrom    = "Stream-Forked-From"
+	hForkOffset    = "Stream-Fork-Offset"
+	hForkSub       = "Stream-Fork-Sub-Offset"
+)
+
+const (
+	allowedMethods = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
+	allowedHeaders = "Content-Type, Authorization, If-None-Match, Last-Event-ID, Cache-Control, " +
+		hSeq + ", " + hTTL + ", " + hExpires + ", " + hClosed + ", " +
+		hProducerID + ", " + hProducerEpoch + ", " + hProducerSeq + ", " +
+		hForkedFrom + ", " + hForkOffset + ", " + hForkSub
+	exposedHeaders = hNextOffset + ", " + hCursor + ", " + hUpToDate + ", " + hClosed + ", " +
+		hTTL + ", " + hExpires + ", " + hSeq + ", " +
+		hProducerID + ", " + hProducerEpoch + ", " + hProducerSeq + ", " +
+		hExpectedSeq + ", " + hReceivedSeq + ", " + hEncoding + ", ETag, Location, Retry-After, " + hRequestID
+)
+
+func badHeader(name, why string) error { return fmt.Errorf("%w: %s: %s", errHeader, name, why) }
