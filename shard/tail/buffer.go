@@ -280,3 +280,6 @@ func (b *Buffer) SetChain(chain []Ancestor) {
 	b.info.Chain = chain
 	b.mu.Unlock()
 }
+
+// Received counts what a Buffer was extended by since it was opened.
+type Received struct{ Messages, Bytes uint64 }

@@ -1,8 +1,5 @@
 package tail
 
-// Received counts what a Buffer was extended by since it was opened.
-type Received struct{ Messages, Bytes uint64 }
-
 // Usage tells how a Buffer is used.
 type Usage struct {
 	Stream   StreamID
