@@ -14,3 +14,9 @@ type Backend interface {
 	Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error)
 	ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error)
 }
+
+// Lister lists streams: *shard.Manager, whose methods document arguments and errors.
+type Lister interface {
+	List(ctx context.Context, project, prefix, after string, limit int) (list shard.LogList, calls int, err error)
+	Summarize(ctx context.Context, id shard.StreamID) (shard.Summary, error)
+}

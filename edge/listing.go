@@ -17,12 +17,6 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Lister lists streams: *shard.Manager, whose methods document arguments and errors.
-type Lister interface {
-	List(ctx context.Context, project, prefix, after string, limit int) (list shard.LogList, calls int, err error)
-	Summarize(ctx context.Context, id shard.StreamID) (shard.Summary, error)
-}
-
 // The bounds of one page of a listing.
 const (
 	maxListed        = shard.MaxListed
