@@ -157,9 +157,18 @@ type origin struct {
 
 // dialAttempt is a connection in the making.
 type dialAttempt struct {
-	done chan struct{} // closed when conn or err is set
-	conn *conn
-	err  error
+	done    chan struct{} // closed when conn or err is set
+	conn    *conn
+	err     error
+	waiters []func(error) // guarded by origin.mu: called when it is done
+}
+
+// failure returns why no session can be opened on what the attempt made, or nil.
+func (a *dialAttempt) failure() error {
+	if a.err == nil && a.conn.streamLimit() == 0 {
+		return errNoRoom
+	}
+	return a.err
 }
 
 var errNoRoom = fmt.Errorf("%w: no connection has room for it", ErrNotTaken)
@@ -176,11 +185,30 @@ func (o *origin) openStream(ctx context.Context, s *stream, q request) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		if a.err != nil {
-			return a.err
+		if err := a.failure(); err != nil {
+			return err
 		}
-		if a.conn.streamLimit() == 0 {
-			return errNoRoom
+	}
+}
+
+// startStream is openStream for a caller that does not wait. false: again will be called.
+func (o *origin) startStream(s *stream, q request, again func(error)) (bool, error) {
+	for {
+		a, err := o.tryOpen(s, q)
+		if a == nil {
+			return err == nil, err
+		}
+		o.mu.Lock()
+		waits := o.dialing == a
+		if waits {
+			a.waiters = append(a.waiters, again)
+		}
+		o.mu.Unlock()
+		if waits {
+			return false, nil
+		}
+		if err := a.failure(); err != nil { // it is done by now
+			return false, err
 		}
 	}
 }
@@ -213,20 +241,27 @@ func (o *origin) tryOpen(s *stream, q request) (*dialAttempt, error) {
 func (o *origin) dial(a *dialAttempt) {
 	nc, err := o.connect()
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	defer close(a.done)
+	if a.err = err; err == nil {
+		a.err = o.addConn(a, nc)
+	}
 	o.dialing = nil
-	if err != nil {
-		a.err = err
-		return
+	close(a.done)
+	o.mu.Unlock()
+	err = a.failure()
+	for _, again := range a.waiters {
+		again(err)
 	}
-	a.conn = newConn(o, nc)
-	o.conns = append(o.conns, a.conn)
-	if !a.conn.start() {
-		o.conns = o.conns[:len(o.conns)-1]
-		a.err = ErrClosed
+}
+
+// addConn begins HTTP/2 on a new connection, under mu.
+func (o *origin) addConn(a *dialAttempt, nc net.Conn) error {
+	c := newConn(o, nc)
+	if !c.start() {
 		_ = nc.Close()
+		return ErrClosed
 	}
+	a.conn, o.conns = c, append(o.conns, c)
+	return nil
 }
 
 // connect returns a connection on which HTTP/2 can begin.

@@ -1,6 +1,8 @@
 package s2s
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/net/http2"
 )
 
@@ -37,7 +40,7 @@ func TestRequestHeaders(t *testing.T) {
 			}
 			want := map[string]string{
 				":method": method, ":scheme": "http", ":authority": "peer", ":path": "/root/v1/streams/a%2Fb%20%C3%A9%252F/records",
-				"authorization": "Bearer secret", "accept": "application/protobuf", "content-type": "s2s/proto", "s2-basin": "the-basin", "user-agent": "test",
+				"authorization": "Bearer secret", "accept": "application/protobuf", "accept-encoding": "identity", "content-type": "s2s/proto", "s2-basin": "the-basin", "user-agent": "test",
 			}
 			if method == "GET" {
 				want[":path"] += "?seq_num=5&count=7&wait=0"
@@ -123,7 +126,11 @@ func TestForgedFrames(t *testing.T) {
 		"no flag":            {0, 0, 0},
 		"too long":           {0xff, 0xff, 0xff, 0},
 		"a web page":         []byte("<html><body>please sign in</body></html>"),
-		"compressed":         frameOf(0x20, []byte("x")),
+		"compressed badly":   frameOf(flagZstd, []byte("x")),
+		"gzip badly":         frameOf(flagGzip, []byte("x")),
+		"unknown flags":      frameOf(flagCompress, []byte("x")),
+		"gzip bomb":          frameOf(flagGzip, gzipped(make([]byte, maxFrameBytes+1))),
+		"zstd bomb":          frameOf(flagZstd, zstandard(make([]byte, 64<<20))),
 		"no protobuf":        frameOf(0, []byte{0xff}),
 		"record malformed":   frameOf(0, []byte{0x0a, 1, 0xff}),
 		"terminal too short": frameOf(flagTerminal, []byte{1}),
@@ -307,4 +314,43 @@ func TestOtherProtocols(t *testing.T) {
 			}
 		}
 	})
+}
+
+func gzipped(b []byte) []byte {
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	_, _ = w.Write(b)
+	_ = w.Close()
+	return out.Bytes()
+}
+
+func zstandard(b []byte) []byte {
+	w, _ := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	return w.EncodeAll(b, nil)
+}
+
+// A frame that is compressed though this package did not ask for it is read all the same.
+func TestCompressedFrames(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"gzip": frameOf(flagGzip, gzipped(batchFrame(0, "a", "b")[4:])),
+		"zstd": frameOf(flagZstd, zstandard(batchFrame(0, "a", "b")[4:])),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, ctx context.Context) {
+				c, peers := newPeerClient(t, Config{})
+				r := openReader(ctx, t, c, peerTarget, ReadOptions{SeqNum: ptr(0)})
+				p := <-peers
+				id := p.accept()
+				p.send(id, b)
+				if got := r.records(2); string(got[0].Body) != "a" || string(got[1].Body) != "b" {
+					t.Errorf("%+v", got)
+				}
+				p.send(id, frameOf(flagTerminal|flagGzip, gzipped([]byte("\x01\x94{\"code\":\"gone\"}"))))
+				var refused *Error
+				if err := r.end(); !errors.As(err, &refused) || refused.Status != 404 || refused.Code != "gone" {
+					t.Errorf("%v", err)
+				}
+			})
+		})
+	}
 }

@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -358,4 +362,33 @@ func TestManySessions(t *testing.T) {
 	if got := openReader(e.ctx, t, e.client, e.target("s"), ReadOptions{SeqNum: ptr(0)}).records(1); string(got[0].Body) != "a" {
 		t.Errorf("%+v", got)
 	}
+}
+
+// A proxy of Go asks for gzip where its client names no encoding, and passes frames on as they come.
+func TestSessionThroughAProxy(t *testing.T) {
+	e := newEnv(t, Config{})
+	at, err := url.Parse(e.server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var both http.Protocols
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	out := &http.Transport{Protocols: new(http.Protocols)}
+	out.Protocols.SetUnencryptedHTTP2(true)
+	proxy := httptest.NewUnstartedServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(at) }, Transport: out, FlushInterval: -1,
+	})
+	proxy.Config.Protocols = &both
+	proxy.Start()
+	t.Cleanup(proxy.Close)
+	t.Cleanup(out.CloseIdleConnections)
+	e.create("s")
+	body := strings.Repeat("long enough to be compressed ", 100)
+	e.append("s", body, "short")
+	r := openReader(e.ctx, t, e.client, Target{Base: proxy.URL + "/v1", Basin: testBasin, Stream: "s"}, ReadOptions{SeqNum: ptr(0)})
+	if got := r.records(2); string(got[0].Body) != body || string(got[1].Body) != "short" {
+		t.Errorf("%+v", got)
+	}
+	r.Close()
 }

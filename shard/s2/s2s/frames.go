@@ -1,8 +1,13 @@
 package s2s
 
 import (
+	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // A frame of a session is three bytes of length (of flag and payload), the flag, and the payload.
@@ -11,6 +16,8 @@ const (
 	maxFrameBytes = 2 << 20
 	flagTerminal  = 0x80
 	flagCompress  = 0x60
+	flagZstd      = 0x20
+	flagGzip      = 0x40
 	// partChunk is the first allocation for a frame that arrives in parts: the length that a frame
 	// claims is not believed before so much of it has come.
 	partChunk = 16 << 10
@@ -79,21 +86,57 @@ func frameLength(b []byte) (int, error) {
 	return frameHead + n, nil
 }
 
-// openFrame returns the payload of a frame. A terminal frame returns end: an *Error, or errCleanEnd
-// if its status is none.
-func openFrame(frame []byte) (payload []byte, end, err error) {
+// openFrame returns the payload of a frame; copied: it does not lie in the frame. A terminal frame
+// returns end: an *Error, or errCleanEnd if its status is none.
+func openFrame(frame []byte) (payload []byte, copied bool, end, err error) {
 	flag, payload := frame[0], frame[1:]
+	if flag&flagCompress != 0 {
+		if payload, err = decompress(flag&flagCompress, payload); err != nil {
+			return nil, false, nil, err
+		}
+		copied = true
+	}
+	end, err = decodeTerminal(flag, payload)
+	return payload, copied, end, err
+}
+
+// decompress returns a payload that S2 compressed. This package asks for none (writeRequest), but a
+// proxy on the way may ask for it.
+func decompress(how byte, payload []byte) (out []byte, err error) {
+	switch how {
+	case flagZstd:
+		out, err = zstdDecoder.DecodeAll(payload, nil)
+	case flagGzip:
+		var r *gzip.Reader
+		if r, err = gzip.NewReader(bytes.NewReader(payload)); err == nil {
+			out, err = io.ReadAll(io.LimitReader(r, maxFrameBytes+1))
+		}
+	default:
+		err = fmt.Errorf("unknown compression %#x", how)
+	}
 	switch {
-	case flag&flagCompress != 0:
-		return nil, nil, fmt.Errorf("frame is compressed (flag %#x), and no compression was accepted", flag)
+	case err != nil:
+		return nil, fmt.Errorf("compressed frame: %w", err)
+	case len(out) > maxFrameBytes:
+		return nil, fmt.Errorf("compressed frame of more than %d bytes", maxFrameBytes)
+	}
+	return out, nil
+}
+
+// zstdDecoder refuses what would exceed a frame. Its options are right, so there is no error.
+var zstdDecoder, _ = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrameBytes))
+
+// decodeTerminal returns the end that a terminal frame tells, or nil.
+func decodeTerminal(flag byte, payload []byte) (end, err error) {
+	switch {
 	case flag&flagTerminal == 0:
-		return payload, nil, nil
+		return nil, nil
 	case len(payload) < 2:
-		return nil, nil, fmt.Errorf("terminal frame of %d bytes", len(payload))
+		return nil, fmt.Errorf("terminal frame of %d bytes", len(payload))
 	}
 	status := int(binary.BigEndian.Uint16(payload))
 	if status < 400 {
-		return nil, errCleanEnd, nil
+		return errCleanEnd, nil
 	}
-	return nil, decodeError(status, payload[2:]), nil
+	return decodeError(status, payload[2:]), nil
 }

@@ -49,7 +49,7 @@ func FuzzFrames(f *testing.F) {
 			t.Fatalf("%s %d %d %t %t", diff, rest, restToo, failed, failedToo)
 		}
 		for _, frame := range whole {
-			_, _, _ = openFrame(frame)
+			_, _, _, _ = openFrame(frame)
 		}
 	})
 }
@@ -66,7 +66,7 @@ func FuzzReadBatch(f *testing.F) {
 		var want pb.ReadBatch
 		var got Batch
 		bad := proto.Unmarshal(data, &want)
-		err := got.decode(data)
+		err := got.decode(data, 0, func(uint64) error { return nil })
 		if (bad == nil) != (err == nil) {
 			t.Fatalf("%v, and protobuf: %v", err, bad)
 		}

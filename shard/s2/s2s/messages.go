@@ -34,7 +34,8 @@ type Position struct{ SeqNum, Timestamp uint64 }
 
 // Batch holds what has arrived on a read session. It can be used again: Take overwrites it.
 type Batch struct {
-	Records []Record
+	Records []Record // may be none: all were skipped
+	Next    uint64   // the least position of the next record; set by Take
 	Tail    Position // the stream's tail when S2 sent this; valid if HasTail
 	HasTail bool
 
@@ -123,12 +124,19 @@ func scanBatch(payload []byte) (tail Position, hasTail, hasRecords bool, err err
 }
 
 // decode adds the records of a read batch to b, and sets its tail if the batch has one. The records
-// share the payload's memory.
-func (b *Batch) decode(payload []byte) error {
+// share the payload's memory. Records below skip are left out, if their position is their first
+// field, as S2 encodes it. place is called with each record's position, skipped or not.
+func (b *Batch) decode(payload []byte, skip uint64, place func(uint64) error) error {
 	return scanMessage(payload, nil, func(num protowire.Number, v []byte) error {
 		switch num {
 		case batchRecords:
-			return b.decodeRecord(v)
+			if at, ok := firstSeqNum(v); ok && at < skip {
+				return place(at)
+			}
+			if err := b.decodeRecord(v); err != nil {
+				return err
+			}
+			return place(b.Records[len(b.Records)-1].SeqNum)
 		case batchTail:
 			if !b.HasTail {
 				b.Tail, b.HasTail = Position{}, true
@@ -137,6 +145,16 @@ func (b *Batch) decode(payload []byte) error {
 		}
 		return nil
 	})
+}
+
+// firstSeqNum returns a record's position, if that is the record's first field.
+func firstSeqNum(v []byte) (uint64, bool) {
+	num, kind, n := protowire.ConsumeTag(v)
+	if n < 0 || num != recordSeqNum || kind != protowire.VarintType {
+		return 0, false
+	}
+	at, k := protowire.ConsumeVarint(v[n:])
+	return at, k >= 0
 }
 
 func (b *Batch) decodeRecord(v []byte) error {

@@ -71,6 +71,7 @@ type ReadSession struct {
 	next     int      // in todo
 	todoNews bool     // told belongs behind todo
 	from     uint64   // the least position of the next record
+	skipped  uint64   // records below it are not wanted
 }
 
 // OpenRead opens a read session. It waits for a connection, within ctx, and not for the answer.
@@ -83,17 +84,43 @@ func (c *Client) OpenRead(ctx context.Context, at Target, o ReadOptions, wake fu
 	if err != nil {
 		return nil, err
 	}
+	r := newReadSession(o, wake)
+	if err := origin.openStream(ctx, &r.stream, o.request(origin, at)); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// StartRead is OpenRead for a caller that does not wait. If there is neither a session nor an error,
+// a connection is in the making, and again is called once it is there, or not, from a goroutine of
+// the Client: with nil to call StartRead again, or with the reason for which there is none.
+func (c *Client) StartRead(at Target, o ReadOptions, wake func(), again func(error)) (*ReadSession, error) {
+	origin, err := c.origin(at.Base)
+	if err != nil {
+		return nil, err
+	}
+	r := newReadSession(o, wake)
+	if open, err := origin.startStream(&r.stream, o.request(origin, at), again); !open {
+		return nil, err
+	}
+	return r, nil
+}
+
+func newReadSession(o ReadOptions, wake func()) *ReadSession {
 	r := &ReadSession{wake: wake}
 	r.session = r
 	if o.SeqNum != nil && !o.Clamp {
 		r.from = *o.SeqNum
 	}
-	q := request{method: "GET", path: o.path(origin, at.Stream), basin: at.Basin, end: true}
-	if err := origin.openStream(ctx, &r.stream, q); err != nil {
-		return nil, err
-	}
-	return r, nil
+	return r
 }
+
+func (o *ReadOptions) request(c *origin, at Target) request {
+	return request{method: "GET", path: o.path(c, at.Stream), basin: at.Basin, end: true}
+}
+
+// Skip has Take leave out records below position below, without looking into them.
+func (r *ReadSession) Skip(below uint64) { r.skipped = below }
 
 // Take fills b with what has arrived. It returns false if there is nothing now: wake will be called.
 // It returns the error that ended the session when all is taken; errors.Is(err, io.EOF) for a clean
@@ -101,7 +128,7 @@ func (c *Client) OpenRead(ctx context.Context, at Target, o ReadOptions, wake fu
 func (r *ReadSession) Take(b *Batch) (bool, error) {
 	b.reset()
 	if r.next == len(r.todo) {
-		if err := r.refill(); err != nil {
+		if more, err := r.refill(); !more {
 			return false, err
 		}
 	}
@@ -117,11 +144,12 @@ func (r *ReadSession) Take(b *Batch) (bool, error) {
 	if r.next == len(r.todo) && r.todoNews {
 		b.Tail, b.HasTail, r.todoNews = r.told, true, false
 	}
-	return len(b.Records) > 0 || b.HasTail, nil
+	b.Next = r.from
+	return true, nil
 }
 
-// refill takes the queue for the consumer.
-func (r *ReadSession) refill() error {
+// refill takes the queue for the consumer; false: there is nothing now, or nothing any more.
+func (r *ReadSession) refill() (more bool, err error) {
 	c := r.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -142,24 +170,24 @@ func (r *ReadSession) refill() error {
 	}
 	if !r.taking && !r.todoNews {
 		r.woken = false
-		return r.err
+		return false, r.err
 	}
-	return nil
+	return true, nil
 }
 
 // decode adds the records of a frame to b, and checks that they are in order.
 func (r *ReadSession) decode(b *Batch, payload []byte) error {
-	first := len(b.Records)
 	b.HasTail = false
-	if err := b.decode(payload); err != nil {
-		return fmt.Errorf("%w: %w", ErrProtocol, err)
-	}
-	for i := range b.Records[first:] {
-		at := b.Records[first+i].SeqNum
-		if at < r.from || i > 0 && at != r.from || at == 1<<64-1 {
-			return fmt.Errorf("%w: record %d where %d is next", ErrProtocol, at, r.from)
+	first := true
+	err := b.decode(payload, r.skipped, func(at uint64) error {
+		if at < r.from || !first && at != r.from || at == 1<<64-1 {
+			return fmt.Errorf("record %d where %d is next", at, r.from)
 		}
-		r.from = at + 1
+		r.from, first = at+1, false
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	if b.HasTail {
 		r.noteTold(b.Tail)

@@ -108,9 +108,9 @@ func (s *stream) takeFrames(data []byte) error {
 			return nil
 		}
 		s.hear()
-		payload, end, err := openFrame(frame)
+		payload, copied, end, err := openFrame(frame)
 		if err == nil && end == nil {
-			err = s.session.takeFrame(payload, shared)
+			err = s.session.takeFrame(payload, shared && !copied)
 		}
 		switch {
 		case err != nil:

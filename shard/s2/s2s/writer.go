@@ -63,6 +63,7 @@ func (c *conn) writeRequest(id uint32, q request) {
 	field(":path", q.path, true) // not worth a place in the table
 	field("authorization", "Bearer "+c.client.cfg.Token, false)
 	field("accept", "application/protobuf", false)
+	field("accept-encoding", "identity", false) // else a proxy may ask for compression
 	field("content-type", "s2s/proto", false)
 	if q.basin != "" {
 		field("s2-basin", q.basin, false)
