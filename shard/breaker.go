@@ -181,16 +181,35 @@ func (b *breaker) Replay(ctx context.Context, id StreamID, from, to Pos, fn func
 	return err
 }
 
-// Follow implements Log. A page with records is an answer. A page without records is none: it tells
-// of an end, or of the tail that was last known. Silence of the session says nothing either.
-func (b *breaker) Follow(ctx context.Context, id StreamID, from Pos, fn func(Page) error) error {
+// feed follows a stream as a Feeder does, with a goroutine where the Log needs one; false: the
+// Manager is closed.
+func (b *breaker) feed(ctx context.Context, spawn func(func(context.Context)) bool, id StreamID, f Follower) (Feed, bool) {
 	b.mu.Lock()
 	b.lastAsked = id
 	b.mu.Unlock()
-	return b.Log.Follow(ctx, id, from, func(p Page) error {
-		if len(p.Records) > 0 {
-			b.noteAnswer(nil)
+	if feeder, ok := b.Log.(Feeder); ok {
+		if feed, ok := feeder.Feed(id, f); ok {
+			return feed, true
 		}
-		return fn(p)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	return goroutineFeed(cancel), spawn(func(context.Context) {
+		defer cancel()
+		from, _ := f.WantedPos()
+		f.NoteEnd(b.Follow(ctx, id, from, f.TakePage))
 	})
+}
+
+// goroutineFeed is the Feed of a goroutine that runs Log.Follow.
+type goroutineFeed context.CancelFunc
+
+// Stop implements Feed.
+func (g goroutineFeed) Stop() { g() }
+
+// feedBytes returns about how many bytes an idle feed takes.
+func (b *breaker) feedBytes() int {
+	if feeder, ok := b.Log.(Feeder); ok {
+		return feeder.FeedBytes()
+	}
+	return 8 << 10 // a goroutine
 }

@@ -24,12 +24,13 @@
 //
 // # The path of a delivery
 //
-//	Manager.Follow                 describe, then addFollower → openSession → runSession
-//	  turnLimiter.wait             the most followed streams first
-//	  feedTail                     Log.Follow: one read session per followed stream
-//	    foldFromLog                the same function as for acknowledgements and read-back
-//	      absorbRecords
-//	      publishBatch             tail.Buffer.ExtendLater
+//	Manager.Follow                 describe, then addFollower → openSession → requestTurn
+//	  turnLimiter                  the most followed streams first
+//	  openFeed                     Feeder.Feed (or Log.Follow): one read session per followed stream
+//	    readSession.TakePage       called by the Log; records below WantedPos were left out
+//	      foldFromLog              the same function as for acknowledgements and read-back
+//	        absorbRecords
+//	        publishBatch           tail.Buffer.ExtendLater
 //	  wakers.WakeAll               once no lock is held: Waker.Wake of each reader that watches
 //
 // A reader reads at its position: RecordBatches from tail.Buffer.ReadAt; pages below it, from
@@ -169,8 +170,11 @@
 //
 // A stream at rest has none. Manager.spawn starts every goroutine and Manager.Close waits for all:
 //
-//   - one per open session (runSession), and one per attempt to open a stream (runOpening), to check
-//     its tail (runTailCheck) or to ask a fork's sources (askSources);
+//   - one per session that is being opened (takeTurn) or whose feed has failed (recover), and none
+//     while it is open or waits for its turn, unless the Log is no Feeder: then one that runs
+//     Log.Follow; one per guard of a followed stream in exclusive mode;
+//   - one per attempt to open a stream (runOpening), to check its tail (runTailCheck) or to ask a
+//     fork's sources (askSources);
 //   - per Stream at most one writeLoop, where callers wait behind a batch or its first sending left
 //     the outcome open; the first sending runs on the goroutine of the caller that found no batch in
 //     flight;

@@ -3,18 +3,29 @@ package shard
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/fantail-dev/fantail/shard/tail"
 )
 
-// readSession is a stream's open read session (or, in exclusive mode, the guard in its place). Its
+// readSession is a stream's open read session (or, in exclusive mode, the guard in its place). It is
+// the Follower of one Feed after another. A goroutine exists only while a Feed is being opened. Its
 // fields are guarded by Stream.mu.
 type readSession struct {
-	opened time.Time
-	cancel context.CancelFunc
-	linger *time.Timer // closes it at the end of a minute that is already billed
-	live   bool        // connected and caught up
+	stream  *Stream
+	opened  time.Time
+	linger  *time.Timer // closes it at the end of a minute that is already billed
+	live    bool        // connected and caught up
+	limiter *turnLimiter
+	turn    *turn              // it waits for its turn; nil: it does not
+	cancel  context.CancelFunc // ends the goroutine that opens it, or the guard; nil: there is none
+	feed    Feed               // nil: none is open, or it is about to end
+	feeds   int                // so far
+	tries   int                // feeds since the last one that lasted
+	began   time.Time          // of the feed
+	fold    *State             // that the feed's records are folded into; set before it begins
+	slot    atomic.Bool        // it holds a slot of the limiter
 }
 
 const (
@@ -60,30 +71,125 @@ func (s *Stream) removeFollower(t *tail.Buffer) {
 	s.manager.releaseStream(s)
 }
 
-// openSession starts the session if none is open, under mu.
+// openSession starts the session if none is open, under mu. If it waits for its turn, one more
+// follower brings it forward.
 func (s *Stream) openSession() {
-	if s.session != nil && s.session.linger != nil {
-		s.session.linger.Stop()
-		s.session.linger = nil
-	}
-	if s.session != nil || s.stopped {
+	if r := s.session; r != nil {
+		if r.linger != nil {
+			r.linger.Stop()
+			r.linger = nil
+		}
+		if r.turn != nil {
+			_ = r.limiter.addWaiter(r.turn, 1)
+		}
 		return
 	}
-	session := &readSession{opened: s.manager.cfg.Now()}
-	ok := s.manager.spawn(func(ctx context.Context) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		s.mu.Lock()
-		session.cancel = cancel
-		over := s.session != session
-		s.mu.Unlock()
-		if !over {
-			s.runSession(ctx, session)
+	if s.stopped || s.manager.ctx.Err() != nil {
+		return
+	}
+	s.session = &readSession{stream: s, opened: s.manager.cfg.Now()}
+	s.updateCharge()
+	if s.manager.cfg.Mode == ModeExclusive {
+		s.session.spawn(s.session.guard)
+		return
+	}
+	s.session.requestTurn()
+}
+
+// requestTurn has a goroutine open a feed once it is the session's turn, under mu.
+func (r *readSession) requestTurn() {
+	s := r.stream
+	if r.limiter = s.manager.sessions; s.handedOver {
+		r.limiter = s.manager.handoverSessions
+	}
+	r.turn, _ = r.limiter.enqueueFunc(max(s.followers, 1), func() { // followers are not refused
+		r.slot.Store(true)
+		if !s.manager.spawn(r.takeTurn) {
+			r.freeSlot()
 		}
 	})
-	if ok {
-		s.session = session
+}
+
+// freeSlot notes that the session is open, or will not be.
+func (r *readSession) freeSlot() {
+	if r.slot.Swap(false) {
+		r.limiter.freeSlot()
 	}
+}
+
+// spawn starts a goroutine that ends with the session, under mu.
+func (r *readSession) spawn(fn func(context.Context)) bool {
+	ctx, cancel := context.WithCancel(r.stream.manager.ctx)
+	r.cancel = cancel
+	return r.stream.manager.spawn(func(context.Context) {
+		defer cancel()
+		fn(ctx)
+	})
+}
+
+// takeTurn is the goroutine that opens a feed.
+func (r *readSession) takeTurn(ctx context.Context) {
+	s := r.stream
+	expiry := time.AfterFunc(maxOpeningTime, r.freeSlot)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	wanted := s.session == r
+	r.turn, r.cancel = nil, cancel
+	s.mu.Unlock()
+	if !wanted || !r.openFeed(ctx) {
+		expiry.Stop()
+		r.freeSlot()
+	}
+}
+
+// openFeed opens a feed from the fold's position on; false: there is none, and none will be.
+func (r *readSession) openFeed(ctx context.Context) bool {
+	s := r.stream
+	for try := 0; ; try++ {
+		err := s.lockReady(withPatience(ctx))
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || errors.Is(err, ErrNotOwner) || errors.Is(err, ErrNeedsLaterRelease) {
+			return false
+		}
+		PauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
+	}
+	if s.session != r {
+		s.mu.Unlock()
+		return false
+	}
+	s.handedOver = false
+	r.fold, r.began, r.cancel = s.state, s.manager.cfg.Now(), nil
+	r.feeds++
+	nth := r.feeds
+	s.mu.Unlock()
+
+	feed, ok := s.manager.feed(s.id, r)
+	if !ok {
+		return false
+	}
+	s.mu.Lock()
+	if r.feeds == nth {
+		r.feed = feed
+	}
+	over := s.session != r
+	s.mu.Unlock()
+	if over {
+		feed.Stop()
+	}
+	return true
+}
+
+// feed starts to follow a stream's log. Close waits until the feed has ended.
+func (m *Manager) feed(id StreamID, f Follower) (Feed, bool) {
+	m.wg.Add(1)
+	feed, ok := m.log.feed(m.ctx, m.spawn, id, f)
+	if !ok {
+		m.wg.Done()
+	}
+	return feed, ok
 }
 
 // startLingerLocked lets the session live to the end of the minute that is already billed.
@@ -104,85 +210,124 @@ func (s *Stream) startLingerLocked() {
 
 // closeSession ends the session, if there is one, under mu.
 func (s *Stream) closeSession() {
-	session := s.session
-	if session == nil {
+	r := s.session
+	if r == nil {
 		return
 	}
-	s.session = nil
-	if session.linger != nil {
-		session.linger.Stop()
+	s.session, r.live = nil, false
+	s.updateCharge()
+	if r.linger != nil {
+		r.linger.Stop()
 	}
-	if session.cancel != nil {
-		session.cancel()
+	if r.turn != nil {
+		r.limiter.withdraw(r.turn)
+	}
+	if r.cancel != nil {
+		r.cancel()
+	}
+	if r.feed != nil {
+		r.feed.Stop()
 	}
 }
 
-// runSession feeds the stream from storage until its session is closed.
-func (s *Stream) runSession(ctx context.Context, session *readSession) {
+// WantedPos implements Follower: what was acknowledged to this node need not come again. While a
+// batch is in flight, its acknowledgement and its records in the session arrive together.
+func (r *readSession) WantedPos() (pos Pos, soon bool) {
+	s := r.stream
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return r.fold.Next, s.writing
+}
+
+// TakePage implements Follower.
+func (r *readSession) TakePage(p Page) error {
+	s := r.stream
+	if len(p.Records) > 0 || p.HasTail {
+		r.freeSlot()
+	}
+	if len(p.Records) > 0 { // a page without them may tell what was known, or of an end
+		s.manager.log.noteAnswer(nil)
+		if err := s.foldFromLog(r.fold, p.Records); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.foldErr != nil:
+		return s.foldErr
+	case s.state != r.fold, !s.opened:
+		return &TailError{0} // reset meanwhile
+	}
+	r.live = s.session == r && (p.HasTail && p.Tail <= r.fold.Next || r.live && len(p.Records) > 0)
+	return nil
+}
+
+// NoteEnd implements Follower.
+func (r *readSession) NoteEnd(err error) {
+	s := r.stream
+	defer s.manager.wg.Done()
+	r.freeSlot()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.live, r.feed = false, nil
+	r.feeds++
+	if s.session == r {
+		r.spawn(func(ctx context.Context) { r.recover(ctx, err) })
+	}
+}
+
+// recover handles the end of a feed that is still wanted, and has the next one opened.
+func (r *readSession) recover(ctx context.Context, err error) {
+	s := r.stream
+	s.handleFeedError(r.fold, err)
+	if s.manager.cfg.Now().Sub(r.began) > time.Minute {
+		r.tries = 0
+	}
+	PauseWithJitter(ctx, r.tries, 100*time.Millisecond, 10*time.Second)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.tries++
+	if r.cancel = nil; s.session == r {
+		r.requestTurn()
+	}
+}
+
+// handleFeedError handles the error with which a fold is no longer fed.
+func (s *Stream) handleFeedError(fold *State, err error) {
+	var tailErr *TailError
+	switch {
+	case errors.As(err, &tailErr):
+		s.resetFold(fold, tailErr.Tail)
+	case errors.Is(err, ErrNoLog):
+		s.resetFold(fold, 0)
+	case errors.Is(err, ErrNeedsLaterRelease): // lockReady says so, too
+	default:
+		s.manager.cfg.Logger.Warn("read session failed", "stream", s.id, "err", err)
+	}
+}
+
+// guard is the goroutine of exclusive mode.
+func (r *readSession) guard(ctx context.Context) {
+	s := r.stream
 	for try := 0; ctx.Err() == nil; try++ {
-		if err := s.waitReady(withPatience(ctx)); err != nil {
-			if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrNeedsLaterRelease) {
+		err := s.lockReady(withPatience(ctx))
+		if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrNeedsLaterRelease) {
+			return
+		}
+		if err == nil {
+			fold, began := s.state, s.manager.cfg.Now()
+			s.mu.Unlock()
+			err = s.guardExclusive(ctx, fold)
+			if ctx.Err() != nil {
 				return
 			}
-			PauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
-			continue
-		}
-		s.mu.Lock()
-		followers, inherited := s.followers, s.handedOver
-		s.mu.Unlock()
-		limiter := s.manager.sessions
-		if inherited {
-			limiter = s.manager.handoverSessions
-		}
-		if s.manager.cfg.Mode == ModeSession && limiter.wait(ctx, max(followers, 1)) != nil {
-			return
-		}
-		start := s.manager.cfg.Now()
-		s.mu.Lock()
-		s.handedOver = false
-		fold := s.state
-		s.mu.Unlock()
-		err := s.feedTail(ctx, session, fold)
-		s.mu.Lock()
-		session.live = false
-		s.mu.Unlock()
-		if ctx.Err() != nil {
-			return
-		}
-		var tailErr *TailError
-		switch {
-		case errors.As(err, &tailErr):
-			s.resetFold(fold, tailErr.Tail)
-		case errors.Is(err, ErrNoLog):
-			s.resetFold(fold, 0)
-		case errors.Is(err, ErrNeedsLaterRelease): // ready says so, too
-		default:
-			s.manager.cfg.Logger.Warn("read session failed", "stream", s.id, "err", err)
-		}
-		if s.manager.cfg.Now().Sub(start) > time.Minute {
-			try = 0
+			if s.handleFeedError(fold, err); s.manager.cfg.Now().Sub(began) > time.Minute {
+				try = 0
+			}
 		}
 		PauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
 	}
-}
-
-// feedTail follows the log from the fold's position on. In exclusive mode it only guards.
-func (s *Stream) feedTail(ctx context.Context, session *readSession, fold *State) error {
-	if s.manager.cfg.Mode == ModeExclusive {
-		return s.guardExclusive(ctx, fold)
-	}
-	return s.manager.log.Follow(ctx, s.id, s.nextPosition(fold), func(p Page) error {
-		if err := s.foldFromLog(fold, p.Records); err != nil {
-			return err
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if !s.opened {
-			return &TailError{0} // reset meanwhile
-		}
-		session.live = p.HasTail && p.Tail <= fold.Next || session.live && len(p.Records) > 0
-		return nil
-	})
 }
 
 // nextPosition returns where the next record of a fold will stand.

@@ -72,6 +72,37 @@ type Log interface {
 	OpenSessions() int
 }
 
+// Feeder is a Log that follows without a goroutine for each stream.
+type Feeder interface {
+	// Feed is Follow from the position that f wants, and returns immediately. Goroutines of the Log
+	// call f, never concurrently; a call must not wait for long, because other streams wait for it.
+	// false: this Log needs goroutines, and Follow is to be called.
+	Feed(id StreamID, f Follower) (Feed, bool)
+
+	// FeedBytes returns about how many bytes of memory a feed takes while it is idle.
+	FeedBytes() int
+}
+
+// Feed is the following of one stream.
+type Feed interface {
+	// Stop ends it, and does not wait until it has ended. It may be called more than once, and by
+	// callers that hold locks.
+	Stop()
+}
+
+// Follower takes what a Feed brings.
+type Follower interface {
+	// WantedPos returns the position of the first record that the follower does not have. Records
+	// below it may be left out. soon: the follower is about to get the next ones by other means, as a
+	// writer's acknowledgement, so the Log waits for a few milliseconds before it brings them.
+	WantedPos() (pos Pos, soon bool)
+	// TakePage takes a page, as the function of Follow does. An error ends the feed.
+	TakePage(Page) error
+	// NoteEnd is called once, after everything else, with an error of Follow's; after Stop, with any
+	// error.
+	NoteEnd(error)
+}
+
 // Ack tells the positions and times of a batch that was written.
 type Ack struct {
 	// Start is the position of the first record, End one past the last.

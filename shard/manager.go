@@ -55,6 +55,7 @@ func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	h.coldOpens = newTurnLimiter(h.spawn, cfg.ColdOpens, int(2*cfg.ColdOpens), errColdOpens)
 	h.sessions = newTurnLimiter(h.spawn, sessionsPerSecond, sessionBurst, ErrOverloaded)
 	h.handoverSessions = newTurnLimiter(h.spawn, handoverSessionsPerSecond, handoverSessionBurst, ErrOverloaded)
+	h.sessions.slots, h.handoverSessions.slots = make(chan struct{}, openingSessions), make(chan struct{}, openingSessions)
 	h.lossReports.logLimit = rate.Sometimes{First: 10, Interval: 10 * time.Second}
 	h.clocks = newStorageClocks(h.log, &h.cfg, h.spawn)
 	h.forkAskLimiter = rate.NewLimiter(forkAsksPerSecond, forkAskBurst)

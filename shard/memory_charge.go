@@ -8,7 +8,7 @@ import (
 )
 
 // The memory of a stream is estimated: the size of a Stream, what requests have added to its State,
-// and the parts of an append that wait for their commit. The bytes of its tail.Buffer and the bodies
+// its read session, and the parts of an append that wait for their commit. The bytes of its tail.Buffer and the bodies
 // that wait are charged to other budgets (tail.Buffers; the edge's budget for bodies).
 const (
 	// streamBytes is the size of a Stream, its State, its place in the table and its empty
@@ -98,5 +98,9 @@ func (s *Stream) updateCharge() {
 		return
 	}
 	s.memory.uncommitted = s.assembler.uncommittedCost
-	s.manager.streams.updateCharge(&s.memory, int64(streamBytes+s.memory.measured+s.memory.estimatedGrowth+s.memory.uncommitted+len(s.queue)*callBytes), s.holdsMoreThanName())
+	session := 0
+	if s.session != nil {
+		session = s.manager.log.feedBytes()
+	}
+	s.manager.streams.updateCharge(&s.memory, int64(streamBytes+s.memory.measured+s.memory.estimatedGrowth+s.memory.uncommitted+session+len(s.queue)*callBytes), s.holdsMoreThanName())
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -25,10 +26,14 @@ import (
 // after a restart they all come back. Other requests, which only coldOpens has, wait for at most a
 // second, in order, and are refused beyond that. While followers wait, one turn in requestShare
 // belongs to the other requests.
+//
+// Where the work after a turn is bounded as well (slots), a turn comes only while fewer than so many
+// are at it: if this process or storage is slow, the rate follows.
 type turnLimiter struct {
 	spawn   func(func(context.Context)) bool
 	limit   *rate.Limiter
-	refusal error // of a request that would wait for too long
+	refusal error         // of a request that would wait for too long
+	slots   chan struct{} // holds one for each turn whose work is under way; nil: that has no bound
 
 	mu              sync.Mutex
 	followed        turnHeap // at most one entry for each stream in memory
@@ -49,6 +54,10 @@ const (
 	sessionBurst              = 200
 	handoverSessionsPerSecond = 700
 	handoverSessionBurst      = 50
+	// openingSessions bounds the sessions that are being opened, for each of the two; one counts for
+	// at most maxOpeningTime, so that a part of storage that does not answer holds up no other.
+	openingSessions = 64
+	maxOpeningTime  = time.Second
 )
 
 const requestShare = 4
@@ -59,6 +68,7 @@ var errColdOpens = fmt.Errorf("%w: too many streams that are not in memory are a
 // turn is one stream that waits for its turn.
 type turn struct {
 	granted chan struct{} // closed when the turn has come, and when it is withdrawn
+	run     func()        // called under mu when the turn has come, and must not wait; may be nil
 
 	// The rest is guarded by the limiter's mu; withdrawn may be read once granted is closed.
 	followers int // 0: it is not in the followers' queue
@@ -91,13 +101,52 @@ func (l *turnLimiter) wait(ctx context.Context, followers int) error {
 
 // enqueue queues a stream with so many followers; 0: for another request. The refusal: it
 // would wait for too long.
-func (l *turnLimiter) enqueue(followers int) (*turn, error) {
+func (l *turnLimiter) enqueue(followers int) (*turn, error) { return l.enqueueFunc(followers, nil) }
+
+// takeFreeSlot takes a slot if there is one.
+func (l *turnLimiter) takeFreeSlot() bool {
+	if l.slots == nil {
+		return true
+	}
+	select {
+	case l.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// freeSlot is called once after each turn that has come, when the work after it is over.
+func (l *turnLimiter) freeSlot() {
+	if l.slots != nil {
+		<-l.slots
+	}
+}
+
+// waitForSlot takes a slot.
+func (l *turnLimiter) waitForSlot(ctx context.Context) error {
+	if l.slots == nil {
+		return nil
+	}
+	select {
+	case l.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// enqueueFunc is enqueue for a caller that does not wait: run is called when the turn has come.
+func (l *turnLimiter) enqueueFunc(followers int, run func()) (*turn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t := &turn{granted: make(chan struct{}), index: -1}
-	if len(l.followed) == 0 && l.waitingRequests == 0 && l.limit.Allow() {
-		t.finish()
-		return t, nil
+	t := &turn{granted: make(chan struct{}), index: -1, run: run}
+	if len(l.followed) == 0 && l.waitingRequests == 0 && l.takeFreeSlot() {
+		if l.limit.Allow() {
+			t.finish()
+			return t, nil
+		}
+		l.freeSlot()
 	}
 	if err := l.enqueueLocked(t, followers); err != nil {
 		return nil, err
@@ -175,15 +224,20 @@ func (l *turnLimiter) dequeueLocked(t *turn) {
 func (t *turn) finish() {
 	t.finished = true
 	close(t.granted)
+	if t.run != nil && !t.withdrawn {
+		t.run()
+	}
 }
 
 // dispatch grants turns at the bucket's rate, until no stream waits.
 func (l *turnLimiter) dispatch(ctx context.Context) {
-	for l.limit.Wait(ctx) == nil {
+	for l.limit.Wait(ctx) == nil && l.waitForSlot(ctx) == nil {
 		l.mu.Lock()
 		if t := l.nextLocked(); t != nil {
 			l.dequeueLocked(t)
 			t.finish()
+		} else {
+			l.freeSlot()
 		}
 		if l.dispatching = len(l.followed) > 0 || l.waitingRequests > 0; !l.dispatching {
 			l.requested = nil

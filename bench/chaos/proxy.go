@@ -180,3 +180,16 @@ func (p *proxy) doubled() []string {
 	all := slices.DeleteFunc(slices.Sorted(maps.Keys(p.sessions)), func(s string) bool { return p.sessions[s] < 2 })
 	return all[:min(5, len(all))]
 }
+
+// lacking names a few of n streams that have no session.
+func (p *proxy) lacking(n int) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []string
+	for i := range n {
+		if name := streamName(mainLoad, i); p.sessions[name] == 0 && len(all) < 5 {
+			all = append(all, name)
+		}
+	}
+	return all
+}

@@ -142,8 +142,8 @@ func (r *run) sessions(w *row, f fault) {
 	}
 	began := time.Now()
 	if wait.For(within, "", func() bool { return r.proxy.look().open == r.load.streams }) != nil {
-		w.fail("%d read sessions for %d streams %v after all was quiet; more than one: %q",
-			r.proxy.look().open, r.load.streams, within, r.proxy.doubled())
+		w.fail("%d read sessions for %d streams %v after all was quiet; more than one: %q; none: %q",
+			r.proxy.look().open, r.load.streams, within, r.proxy.doubled(), r.proxy.lacking(r.load.streams))
 	}
 	if took := time.Since(began); took > time.Second {
 		r.note("one read session for each stream %s after all was quiet", short(took))

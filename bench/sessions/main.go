@@ -1,7 +1,7 @@
 // Command sessions measures what an idle read session of S2 costs the process that has it: with
-// package s2s alone, with shard/s2's Log.Follow on it, and with Log.Follow on S2's SDK. Each is a
-// process of its own, and so is the embedded S2. They run side by side, so that their CPU is
-// measured in the same seconds.
+// package s2s alone, with shard/s2's Log.Feed on it, with a shard.Manager that owns and follows a
+// stream for each session, and with Log.Follow on S2's SDK. Each is a process of its own, and so is
+// the embedded S2. They run side by side, so that their CPU is measured in the same seconds.
 //
 //	go run ./bench/sessions
 //	bench/with-lite go run ./bench/sessions -s2 http://127.0.0.1:4430
@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,7 +47,8 @@ func run() error {
 	length := flag.Duration("for", 40*time.Second, "time for which CPU is measured")
 	endpoint := flag.String("s2", "", "measure on this S2, and not on the embedded one")
 	serve := flag.Bool("serve", false, "be the embedded S2")
-	client := flag.String("client", "", "be a client: s2s, follow or sdk")
+	client := flag.String("client", "", "be a client: s2s, feed, owner or sdk")
+	only := flag.String("only", "", "measure this client alone")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -56,7 +58,7 @@ func run() error {
 	case *client != "":
 		return hold(ctx, *client, *endpoint, *n)
 	}
-	return measure(*endpoint, *n, *length)
+	return measure(*endpoint, *only, *n, *length)
 }
 
 func serveS2(ctx context.Context) error {
@@ -73,7 +75,7 @@ func stream(i int) shard.StreamID { return shard.StreamID(fmt.Sprint("bench/", i
 
 // hold opens sessions, says so once all are at the tail, and holds them.
 func hold(ctx context.Context, client, endpoint string, n int) error {
-	log, err := s2.Open(s2.Config{Endpoint: endpoint, Basin: basin, CreateBasins: true, OwnSessions: client != "sdk"})
+	log, err := s2.Open(s2.Config{Endpoint: endpoint, Basin: basin, CreateBasins: true, SDKSessions: client == "sdk"})
 	if err != nil {
 		return err
 	}
@@ -84,27 +86,34 @@ func hold(ctx context.Context, client, endpoint string, n int) error {
 	}
 	var atTail sync.WaitGroup
 	atTail.Add(n)
-	follow := func(i int) {
-		var once sync.Once
-		_ = log.Follow(ctx, stream(i), 0, func(p shard.Page) error {
-			if p.HasTail {
-				once.Do(atTail.Done)
-			}
-			return nil
-		})
-	}
-	if client == "s2s" {
+	began := time.Now()
+	switch client {
+	case "s2s":
 		c := s2s.NewClient(s2s.Config{Token: "none"})
-		follow = func(i int) { holdAlone(ctx, c, endpoint, i, atTail.Done) }
-	}
-	for i := range n {
-		if client == "s2s" {
-			follow(i)
-		} else {
-			go follow(i)
+		for i := range n {
+			holdAlone(ctx, c, endpoint, i, atTail.Done)
+		}
+	case "feed":
+		for i := range n {
+			log.Feed(stream(i), &follower{atTail: atTail.Done})
+		}
+	case "owner":
+		if err := own(ctx, log, n, &atTail); err != nil {
+			return err
+		}
+	default:
+		for i := range n {
+			go func() {
+				f := &follower{atTail: atTail.Done}
+				_ = log.Follow(ctx, stream(i), 0, f.TakePage)
+			}()
 		}
 	}
 	atTail.Wait()
+	cpu := usage.CPU(os.Getpid())
+	if n > 0 {
+		fmt.Fprintf(os.Stderr, "%s: %d sessions opened in %.1f s, with %.1f s of CPU\n", client, n, time.Since(began).Seconds(), cpu.Seconds())
+	}
 	for range 4 { // a stack shrinks by half with each
 		runtime.GC()
 	}
@@ -114,6 +123,45 @@ func hold(ctx context.Context, client, endpoint string, n int) error {
 	fmt.Fprintf(os.Stderr, "%s: %d goroutines, heap %d KB, stacks %d KB\n", client, runtime.NumGoroutine(), m.HeapInuse>>10, m.StackInuse>>10)
 	fmt.Println("ready")
 	<-ctx.Done()
+	return nil
+}
+
+// follower follows an empty stream.
+type follower struct {
+	once   sync.Once
+	atTail func()
+}
+
+// WantedPos implements shard.Follower.
+func (f *follower) WantedPos() (pos shard.Pos, soon bool) { return 0, false }
+
+// TakePage implements shard.Follower.
+func (f *follower) TakePage(p shard.Page) error {
+	if p.HasTail {
+		f.once.Do(f.atTail)
+	}
+	return nil
+}
+
+// NoteEnd implements shard.Follower.
+func (f *follower) NoteEnd(error) {}
+
+// own creates streams with a Manager and follows each.
+func own(ctx context.Context, log *s2.Log, n int, atTail *sync.WaitGroup) error {
+	m := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{ColdOpens: 1e6})
+	for i := range n {
+		id := shard.StreamID(fmt.Sprint("bench/own", i))
+		if _, err := m.Do(ctx, &shard.Request{Op: shard.OpCreate, Stream: id, ID: shard.NewAppendID(), Type: "text/plain"}); err != nil {
+			return err
+		}
+		if _, _, err := m.Follow(ctx, id, 0); err != nil {
+			return err
+		}
+	}
+	for log.OpenSessions() < n {
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // until all are open
+	}
+	atTail.Add(-n)
 	return nil
 }
 
@@ -151,7 +199,7 @@ type contender struct {
 	cpu          time.Duration
 }
 
-func measure(endpoint string, n int, length time.Duration) error {
+func measure(endpoint, only string, n int, length time.Duration) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -166,11 +214,17 @@ func measure(endpoint string, n int, length time.Duration) error {
 		defer server.Stop()
 	}
 	all := []*contender{
-		{name: "package s2s alone", client: "s2s"}, {name: "Log.Follow on s2s", client: "follow"}, {name: "Log.Follow on the SDK", client: "sdk"},
+		{name: "package s2s alone", client: "s2s"},
+		{name: "Log.Feed", client: "feed"},
+		{name: "an owned stream", client: "owner"},
+		{name: "Log.Follow on the SDK", client: "sdk"},
+	}
+	if only != "" {
+		all = slices.DeleteFunc(all, func(c *contender) bool { return c.client != only })
 	}
 	for _, c := range all {
 		start := func(n int) (*child.Child, error) {
-			return child.Start(self, "ready", "-client", c.client, "-s2", at, "-sessions", fmt.Sprint(n))
+			return child.StartWithin(5*time.Minute, self, "ready", "-client", c.client, "-s2", at, "-sessions", fmt.Sprint(n))
 		}
 		none, err := start(0)
 		if err != nil {

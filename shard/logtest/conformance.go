@@ -25,25 +25,42 @@ func Test(t *testing.T, open func(t *testing.T) shard.Log) {
 			c.run(&testCase{T: t, ctx: ctx, Log: open(t), id: newStreamID(t)})
 		})
 	}
+	for _, c := range cases { // once more where Follow needs no goroutine
+		if !c.follows {
+			continue
+		}
+		t.Run(c.name+" by feed", func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			log := Fed(open(t))
+			if log == nil {
+				t.Skip("its sessions need goroutines")
+			}
+			c.run(&testCase{T: t, ctx: ctx, Log: log, id: newStreamID(t)})
+		})
+	}
 }
 
 var cases = []struct {
-	name string
-	run  func(*testCase)
+	name    string
+	run     func(*testCase)
+	follows bool
 }{
-	{"missing", testMissing},
-	{"create is idempotent", testCreate},
-	{"compare and swap", testCompareAndSwap},
-	{"limits of a batch", testLimits},
-	{"headers", testHeaders},
-	{"read", testRead},
-	{"last", testLast},
-	{"trim", testTrim},
-	{"replay", testReplay},
-	{"follow", testFollow},
-	{"follow ends", testFollowEnds},
-	{"rivals", testCompetingWriters},
-	{"listing", testListing},
+	{"missing", testMissing, true},
+	{"create is idempotent", testCreate, false},
+	{"compare and swap", testCompareAndSwap, false},
+	{"limits of a batch", testLimits, false},
+	{"headers", testHeaders, false},
+	{"read", testRead, false},
+	{"last", testLast, false},
+	{"trim", testTrim, false},
+	{"replay", testReplay, false},
+	{"follow", testFollow, true},
+	{"follow ends", testFollowEnds, true},
+	{"feed", testFeed, false},
+	{"rivals", testCompetingWriters, false},
+	{"listing", testListing, false},
 }
 
 // testCase holds one case's log and stream.

@@ -35,9 +35,9 @@ type Config struct {
 	BasinMap map[string]string
 	// CreateBasins lets Create create basins that do not exist.
 	CreateBasins bool
-	// OwnSessions opens read sessions with package s2s, and not with the SDK's client. A session then
-	// takes 6 KB and not 66.
-	OwnSessions bool
+	// SDKSessions opens read sessions with the SDK's client, and not with package s2s. A session then
+	// takes 66 KB of memory and not 2.
+	SDKSessions bool
 	// Logger receives a line for each lost session, and for each outage; default: lines are
 	// discarded.
 	Logger *slog.Logger

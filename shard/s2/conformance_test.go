@@ -19,9 +19,9 @@ func TestConformanceOverTheSocket(t *testing.T) {
 	t.Run("suite", func(t *testing.T) { // its parallel cases end before the server is closed
 		logtest.Test(t, func(*testing.T) shard.Log { return r.log })
 	})
-	own := openForTest(t, Config{Endpoint: r.server.URL(), Basin: testBasin, OwnSessions: true})
-	t.Run("suite with sessions of our own", func(t *testing.T) {
-		logtest.Test(t, func(*testing.T) shard.Log { return own })
+	sdk := openForTest(t, Config{Endpoint: r.server.URL(), Basin: testBasin, SDKSessions: true})
+	t.Run("suite with the SDK's sessions", func(t *testing.T) {
+		logtest.Test(t, func(*testing.T) shard.Log { return sdk })
 	})
 }
 
@@ -42,7 +42,7 @@ func TestLite(t *testing.T) {
 		t.Skip("TEST_S2_ENDPOINT names no S2")
 	}
 	for name, sdk := range map[string]bool{"suite": false, "suite with the SDK's sessions": true} {
-		log := openForTest(t, Config{Endpoint: endpoint, Basin: "fantail-logtest", CreateBasins: true, OwnSessions: !sdk})
+		log := openForTest(t, Config{Endpoint: endpoint, Basin: "fantail-logtest", CreateBasins: true, SDKSessions: sdk})
 		if err := log.EnsureBasin(t.Context(), "fantail-logtest"); err != nil {
 			t.Fatal(err)
 		}

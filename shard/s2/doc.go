@@ -18,15 +18,19 @@
 //
 // # The path of a delivery
 //
-// logCalls.Follow runs one readSession after another, each from the record after the last one that
-// was delivered. s2sService.runSession opens a session of package s2s and waits on the caller's
-// goroutine. When something has arrived, deliverArrived takes all of it and calls fn with pages.
+// Log.Feed follows a stream without a goroutine. A feed (feed.go) runs one session of package s2s
+// after another, each from the record after the last one that was delivered or that its follower
+// has by other means. When something has arrived, a pause is over or a connection is there, feed.signal
+// queues it for the workers, one of which carries out feed.step: deliver takes what has arrived, a
+// few pages at a time, and calls Follower.TakePage. Records below Follower.WantedPos are skipped
+// without a look into them.
 //
-// Without Config.OwnSessions, the session is the SDK's: in sdkService.runSession the pump goroutine
-// takes records from the SDK, and a channel of sessionBuffer records carries them to deliverPages on
-// the caller's goroutine. The SDK's own session does not stay open, since it takes a clean end for
-// success, and its retry budget counts the losses of a whole life. Records in its buffer may be lost
-// with a session.
+// With Config.SDKSessions, logCalls.Follow does the same with a goroutine for each stream. The session is
+// the SDK's: in sdkService.runSession the pump goroutine takes records from the SDK, and a channel of
+// sessionBuffer records carries them to deliverPages on the caller's goroutine. The SDK's own session
+// does not stay open, since it takes a clean end for success, and its retry budget counts the losses
+// of a whole life. Records in its buffer may be lost with a session. Over package s2s Follow works as
+// well (s2sService.runSession).
 //
 // logCalls.Replay runs sessions with a count, for takeovers. A handover reads nothing here. A page of a
 // fork is a Read of its source's stream.
@@ -49,20 +53,21 @@
 // # Invariants
 //
 //  1. An append is attempted once. The caller learns that it is done, is not done, or may be done.
-//  2. Records reach the caller in order, once, on one goroutine.
+//  2. Records reach the caller in order and once, never two calls together.
 //  3. OpenSessions counts the sessions that S2 bills.
 //
 // # Bounds
 //
-// A window and a frame of bytes per session (package s2s), or sessionBuffer records of the SDK; maxIdleConns idle connections, further ones are closed after
+// A window and a frame of bytes per session (package s2s), or sessionBuffer records of the SDK; as many
+// workers as processors, and pagesPerStep pages of a feed before the next feed's turn; maxIdleConns idle connections, further ones are closed after
 // their call; reopensPerSecond sessions reopened, further ones wait; createBasinBurst basins
 // created for new projects of a template, and one each createBasinEvery after that, further ones
 // are refused with ErrLogBusy.
 //
 // # Goroutines
 //
-// Those of package s2s: Close waits for them. Without OwnSessions, one pump per open session, for which
-// Follow and Replay wait; the SDK's own goroutines end with the session's context. With a proxy, those of the bridge's server: Close waits for them.
+// Those of package s2s, and the workers while a feed has something to do: Close waits for them. None
+// for a feed at rest. With SDKSessions, one pump per open session, for which Follow and Replay wait; the SDK's own goroutines end with the session's context. With a proxy, those of the bridge's server: Close waits for them.
 //
 // # Not here
 //

@@ -124,12 +124,11 @@ func (l *logCalls) readSession(
 	open := false
 	err := l.service.runSession(ctx, basin, name, from, count, func() {
 		open = true
-		l.sessions.Add(1)
-		l.metrics.sessionOpens.Inc()
+		l.noteSession(1)
 	}, fn)
 	what := "open session"
 	if open {
-		l.sessions.Add(-1)
+		l.noteSession(-1)
 		what = "read session"
 	}
 	if own, ok := errors.AsType[*callerError](err); ok {
@@ -141,4 +140,11 @@ func (l *logCalls) readSession(
 		l.metrics.recordResult(opSession, time.Now(), err)
 	}
 	return err
+}
+
+// noteSession counts a session that S2 has accepted, or its end.
+func (l *logCalls) noteSession(by int64) {
+	if l.sessions.Add(by); by > 0 {
+		l.metrics.sessionOpens.Inc()
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/s2-streamstore/s2-sdk-go/s2"
@@ -21,6 +22,7 @@ type Log struct {
 	transport transport
 	bridge    *bridge     // nil: S2 is reached without a proxy
 	s2s       *s2s.Client // nil: read sessions are the SDK's
+	feeds     *feeds      // nil: read sessions are the SDK's
 }
 
 // transport makes unary calls, and keeps connections for them.
@@ -53,11 +55,28 @@ func Open(cfg Config) (*Log, error) {
 	}
 	l.client = s2.New(cfg.Token, opts)
 	sdk := &sdkService{client: l.client, silence: l.cfg.silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
-	if l.service = sdk; cfg.OwnSessions {
+	if l.service = sdk; !cfg.SDKSessions {
 		own := newS2SService(sdk, &l.cfg, base)
 		l.service, l.s2s = own, own.sessions
+		l.feeds = &feeds{log: &l.logCalls, service: own, workers: newWorkers(runtime.GOMAXPROCS(0))}
 	}
 	return l, nil
+}
+
+// Feed implements shard.Feeder.
+func (l *Log) Feed(id shard.StreamID, f shard.Follower) (shard.Feed, bool) {
+	if l.feeds == nil {
+		return nil, false
+	}
+	return l.feeds.start(id, f), true
+}
+
+// FeedBytes implements shard.Feeder.
+func (l *Log) FeedBytes() int {
+	if l.feeds == nil {
+		return sdkSessionBytes
+	}
+	return feedBytes
 }
 
 // Close closes idle connections, and read sessions that still run. Sessions of the SDK end with their
@@ -66,6 +85,7 @@ func (l *Log) Close() error {
 	l.transport.CloseIdleConnections()
 	if l.s2s != nil {
 		_ = l.s2s.Close()
+		l.feeds.workers.wait()
 	}
 	if l.bridge != nil {
 		return l.bridge.close()

@@ -20,6 +20,8 @@ const (
 	// sessionBuffer bounds the records that wait between the SDK's goroutine and ours. A full
 	// buffer blocks the session, and S2 stops sending.
 	sessionBuffer = 256
+	// sdkSessionBytes is about the memory of an idle session, with its goroutines.
+	sdkSessionBytes = 66 << 10
 )
 
 // runSession implements service. The pump goroutine takes records from the SDK; deliverPages calls

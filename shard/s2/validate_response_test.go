@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/logtest"
 	"github.com/fantail-dev/fantail/shard/s2/s2s"
 )
 
@@ -76,19 +77,25 @@ func TestSilentSessionIsReplaced(t *testing.T) {
 	srv.Start()
 	defer srv.Close()
 	for want, sdk := range map[error]bool{s2s.ErrSilent: false, errSessionSilent: true} {
-		asked.Store(0)
 		log := openForTest(t, Config{
-			Endpoint: srv.URL, Basin: testBasin, silence: 50 * time.Millisecond, backoff: time.Millisecond, OwnSessions: !sdk,
+			Endpoint: srv.URL, Basin: testBasin, silence: 50 * time.Millisecond, backoff: time.Millisecond, SDKSessions: sdk,
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		err := log.Follow(ctx, id, 0, func(shard.Page) error {
-			if asked.Load() > 2 {
-				return errSessionDone
+		follow := func(log shard.Log) {
+			asked.Store(0)
+			err := log.Follow(ctx, id, 0, func(shard.Page) error {
+				if asked.Load() > 2 {
+					return errSessionDone
+				}
+				return nil
+			})
+			if !errors.Is(err, errSessionDone) {
+				t.Errorf("asked %d times: %v", asked.Load(), err)
 			}
-			return nil
-		})
-		if !errors.Is(err, errSessionDone) {
-			t.Errorf("asked %d times: %v", asked.Load(), err)
+		}
+		follow(log)
+		if fed := logtest.Fed(log); fed != nil {
+			follow(fed)
 		}
 		if err := log.Replay(ctx, id, 0, 1, func(shard.Page) error { return nil }); !errors.Is(err, want) {
 			t.Errorf("replay: %v", err)

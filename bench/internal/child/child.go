@@ -20,6 +20,11 @@ type Child struct {
 
 // Start runs a command and waits until it prints a line with ready in it; "": not at all.
 func Start(path, ready string, args ...string) (*Child, error) {
+	return StartWithin(20*time.Second, path, ready, args...)
+}
+
+// StartWithin is Start for a command that may take so long.
+func StartWithin(within time.Duration, path, ready string, args ...string) (*Child, error) {
 	c := &Child{cmd: exec.Command(path, args...), done: make(chan struct{})}
 	c.cmd.Env = append(os.Environ(), "FANTAIL_LOG_LEVEL=warn")
 	c.cmd.Stderr = os.Stderr
@@ -49,7 +54,7 @@ func Start(path, ready string, args ...string) (*Child, error) {
 		return c, nil
 	case <-c.done:
 		return nil, fmt.Errorf("%s %v ended: %w", path, args, c.err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(within):
 		c.Stop()
 		return nil, fmt.Errorf("%s %v does not say %q", path, args, ready)
 	}
