@@ -49,6 +49,20 @@ func TestOwnRecordsDoNotComeTwice(t *testing.T) {
 	for range n {
 		do(shard.OpAppend, []byte("own"))
 	}
+	got := 0
+	for at := tail.Info().Start; at < tail.Info().Tail; {
+		rs, _ := tail.ReadAt(at, 1<<20, nil)
+		if len(rs) == 0 {
+			t.Fatalf("nothing at %d", at)
+		}
+		for _, b := range rs {
+			got += b.Len()
+			at = b.To()
+		}
+	}
+	if got != n {
+		t.Errorf("%d of %d messages are there", got, n)
+	}
 	t.Logf("%d of %d records came twice; tail %d", log.brought.Load(), n, tail.Info().Tail)
 	if log.brought.Load() > n/10 {
 		t.Errorf("%d of %d records came twice", log.brought.Load(), n)
