@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"fmt"
 	"net/http"
 	"time"
 
@@ -15,6 +14,8 @@ type permit struct {
 	access.Verdict
 	// judged: a file decides, so its rules of caching hold, and a reader's time may be bounded.
 	judged bool
+	// observed: a file allows it, and its limits count what they would refuse.
+	observed bool
 }
 
 // authorize decides what a request may do to a stream, before anything about the stream is asked
@@ -32,12 +33,15 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request, id shard.Stre
 	if p.Verdict, denial = s.decide(r, project, name); denial != nil {
 		return s.denyUnlessObserving(w, r, denial)
 	}
-	if s.cfg.ObserveOnly {
-		return permit{}, true
-	}
 	use := access.Use{Create: r.Method == http.MethodPut}
 	if carriesMessages(r) {
 		use.Bytes = max(r.ContentLength, 0)
+	}
+	if s.cfg.ObserveOnly {
+		if denial = j.WouldAdmit(r, p.Lease, use); denial != nil {
+			s.logObserved(r, denial)
+		}
+		return permit{Verdict: p.Verdict, observed: true}, true
 	}
 	if denial = j.Admit(r, p.Lease, use); denial != nil {
 		writeDenial(w, r, denial)
@@ -97,7 +101,7 @@ func (s *Server) denyUnlessObserving(w http.ResponseWriter, r *http.Request, d *
 	return permit{}, true
 }
 
-// logObserved logs a request that would be refused.
+// logObserved logs a request that is served only because the Judge observes, one a second.
 func (s *Server) logObserved(r *http.Request, d *access.Denial) {
 	s.observeLimiter.Do(func() {
 		s.cfg.Logger.Warn("would be refused", "reason", string(d.Reason), "status", d.Status, "method", methodLabel(r.Method), "path", clipForLog(r.URL.Path), "detail", d.Detail)
@@ -124,12 +128,16 @@ func secondOf(t time.Time) uint32 { return uint32(max(t.Unix(), 0)) } //nolint:g
 // chargeUnannounced charges a body whose size came without announcement, and refuses one that is
 // longer than the project allows.
 func (s *Server) chargeUnannounced(r *http.Request, p permit, size int) error {
-	if !p.judged || r.ContentLength >= 0 {
+	if !p.judged && !p.observed || r.ContentLength >= 0 {
 		return nil
 	}
-	if longest := s.cfg.Judge.MaxBody(p.Lease); longest > 0 && int64(size) > longest {
-		return fmt.Errorf("%w: the body has %d bytes, and an append of this project %d at most; send it in parts", errTooLarge, size, longest)
+	denial := s.cfg.Judge.Charge(r, p.Lease, int64(size))
+	switch {
+	case denial == nil:
+		return nil
+	case p.observed:
+		s.logObserved(r, denial)
+		return nil
 	}
-	s.cfg.Judge.Charge(p.Lease, int64(size))
-	return nil
+	return denial
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -319,8 +320,8 @@ func TestNoAnswerOutlivesItsRight(t *testing.T) {
 		header       header
 		cache, share string
 	}{
-		{"public, tail", "/lobby/l", nil, "public, " + cacheTail, "cross-origin"},
-		{"public, whole chunk", "/lobby/big", nil, "public, max-age=60", "cross-origin"},
+		{"public, tail", "/lobby/l", nil, publicTail, "cross-origin"},
+		{"public, whole chunk", "/lobby/big", nil, "public, max-age=60, " + access.NeverStale, "cross-origin"},
 		{"public, with a token", "/lobby/big", owner, "private, no-cache", "same-origin"},
 		{"token", "/rooms/a", owner, "private, no-cache", "same-origin"},
 		{"signed, whole chunk", "/lobby/big?" + signURL("acme/lobby/big", until), nil, "private, max-age=29", "cross-origin"},
@@ -387,6 +388,148 @@ func TestCORSByProject(t *testing.T) {
 			t.Errorf("%s, although a proxy does it", name)
 		}
 	}
+}
+
+// A long-poll that caches may share is kept for a cursor's interval at most, however long the project
+// allows, and where the project allows no time nothing is kept without asking.
+func TestPublicAnswersAreKeptForTheirTimeAtMost(t *testing.T) {
+	for age, want := range map[string]struct{ poll, chunk, tail string }{
+		"60s": {"public, max-age=20, " + access.NeverStale, "public, max-age=60, " + access.NeverStale, publicTail},
+		"5s":  {"public, max-age=5, " + access.NeverStale, "public, max-age=5, " + access.NeverStale, publicTail},
+		"0s":  {"public, max-age=0, " + access.NeverStale, "public, max-age=0, " + access.NeverStale, "public, max-age=0, " + access.NeverStale},
+	} {
+		t.Run(age, func(t *testing.T) {
+			path := rightsFile(t)
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := strings.Replace(string(b), "  acme:\n", "  acme:\n    public_age: "+age+"\n", 1)
+			if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := newSite(t, Config{Judge: newJudge(t, path, access.Config{})})
+			owner := bearer(tokenOf(t, map[string]any{"role": "owner"}))
+			maps.Copy(owner, text)
+			s.put("/v1/stream/acme/lobby/l", "one", owner)
+			s.put("/v1/stream/acme/lobby/big", strings.Repeat("x", 5<<20), owner)
+			s.want(s.do("POST", "/v1/stream/acme/lobby/big", "x", owner), 204)
+			for query, want := range map[string]string{"l?offset=-1&live=long-poll": want.poll, "big": want.chunk, "l": want.tail} {
+				resp := s.do("GET", "/v1/stream/acme/lobby/"+query, "", nil)
+				s.want(resp, 200)
+				if got := resp.Header.Get("Cache-Control"); got != want {
+					t.Errorf("%s: %q, want %q", query, got, want)
+				}
+			}
+			until := time.Now().Add(time.Hour)
+			resp := s.do("GET", "/v1/stream/acme/lobby/l?offset=-1&live=long-poll&"+signURL("acme/lobby/l", until), "", nil)
+			s.want(resp, 200)
+			if got := resp.Header.Get("Cache-Control"); got != "private, max-age=20" {
+				t.Errorf("a long-poll by a signed URL: %q", got)
+			}
+		})
+	}
+}
+
+// A preflight is answered immediately, although it announces a body that does not come.
+func TestPreflightDoesNotWaitForABody(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]Config{"open": {}, "with a file": {Judge: newJudge(t, rightsFile(t), access.Config{})}, "without CORS": {NoCORS: true}} {
+		for _, fields := range []string{"Content-Length: 10\r\n", "Content-Length: 10000000\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 10\r\nExpect: 100-continue\r\n"} {
+			t.Run(name+" "+fields, func(t *testing.T) {
+				s := newSite(t, cfg)
+				c := s.dial()
+				began := time.Now()
+				fmt.Fprintf(c, "OPTIONS /v1/stream/acme/rooms/a HTTP/1.1\r\nHost: x\r\nOrigin: https://app.example\r\n%s\r\n", fields)
+				_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+				b := make([]byte, 16)
+				if _, err := io.ReadFull(c, b); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 204 ") {
+					t.Fatalf("%q (%v)", b, err)
+				}
+				if took := time.Since(began); took > 500*time.Millisecond { // a small body that is waited for would have a second
+					t.Errorf("it took %v", took)
+				}
+			})
+		}
+	}
+}
+
+// While rights are only observed, limits refuse nothing, and what they would refuse is counted: requests,
+// bodies, those without announcement too, and readers.
+func TestObservedLimitsAreCounted(t *testing.T) {
+	path := rightsFile(t)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := strings.Replace(string(b), "  acme:\n", "  acme:\n    limits: { creates: 1, body: 1KiB, principal: { requests: 5, readers: 1 } }\n", 1)
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	counts := &limitCounter{counts: map[access.Reason]int{}}
+	j := newJudge(t, path, access.Config{Observer: counts})
+	s := newSite(t, Config{Judge: j, ObserveOnly: true})
+	ada := bearer(tokenOf(t, nil))
+	maps.Copy(ada, text)
+	const stream = "/v1/stream/acme/rooms/a"
+	s.put(stream, "one", ada)
+	for i := range 6 {
+		s.put(fmt.Sprint("/v1/stream/acme/rooms/", i), "", ada)
+	}
+	s.want(s.do("POST", stream, strings.Repeat("x", 2<<10), ada), 204)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+stream, io.MultiReader(strings.NewReader(strings.Repeat("x", 2<<10))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range ada {
+		req.Header.Set(k, v)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.want(resp, 204)
+	began := time.Now()
+	for range 20 {
+		s.want(s.do("POST", stream, "x", ada), 204)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("appends waited for their turn: %v", took)
+	}
+	first := s.do("GET", stream+"?offset=now&live=sse", "", ada)
+	second := s.do("GET", stream+"?offset=now&live=sse", "", ada)
+	s.want(s.do("POST", stream, "news", ada), 204)
+	for _, r := range []*http.Response{first, second} {
+		s.events(r, 1)
+	}
+	counts.mu.Lock()
+	defer counts.mu.Unlock()
+	for reason, least := range map[access.Reason]int{
+		access.ReasonLimitCreates: 1, access.ReasonLimitBody: 2, access.ReasonLimitPrincipalRequests: 1, access.ReasonLimitPrincipalReaders: 1,
+	} {
+		if counts.counts[reason] < least {
+			t.Errorf("%s: %d are counted, want %d: %v", reason, counts.counts[reason], least, counts.counts)
+		}
+	}
+	if n := counts.counts[access.ReasonLimitBody]; n != 2 {
+		t.Errorf("%d bodies are counted", n)
+	}
+}
+
+// limitCounter counts what is refused for a limit.
+type limitCounter struct {
+	mu     sync.Mutex
+	counts map[access.Reason]int
+}
+
+func (*limitCounter) Denied(access.Reason)           {}
+func (*limitCounter) Verified(string, access.Reason) {}
+func (*limitCounter) Fetched(string, bool)           {}
+
+func (c *limitCounter) Limited(_ string, limit access.Reason) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.counts[limit]++
 }
 
 // A page begins a session with its token, reads with the cookie alone, writes nothing with it, and ends it.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/klauspost/compress/gzhttp"
 
+	"github.com/fantail-dev/fantail/edge/access"
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -25,8 +26,13 @@ const (
 	// cacheLongPoll: the answer of a long-poll is always a part of what follows its offset. It is
 	// cached for one cursor interval, so that a CDN can give one answer to all waiting clients.
 	cacheLongPoll = "max-age=20"
-	cacheNoStore  = "no-store"
+	// longPollSeconds is the age in cacheLongPoll.
+	longPollSeconds = 20
+	cacheNoStore    = "no-store"
 )
+
+// publicTail is cacheTail for what a file of rights makes public.
+const publicTail = "public, max-age=0, s-maxage=1, " + access.NeverStale
 
 // setCacheControl sets how long an answer may be cached, and where. If the request may identify its
 // client, only the client may cache it, and only briefly, because the client may lose its rights.
@@ -53,10 +59,14 @@ func (s *Server) setCacheControl(w http.ResponseWriter, r *http.Request, p permi
 // outlive the right to it, so none is kept without asking for longer than a minute.
 func (p permit) cacheControl(long string) string {
 	switch {
+	case long == cacheLongPoll:
+		return p.CacheControlWithin(longPollSeconds)
 	case long != cacheTail:
 		return p.CacheControl()
+	case p.IsKept():
+		return publicTail
 	case p.Public:
-		return "public, " + cacheTail
+		return p.CacheControlWithin(0)
 	default:
 		return "private, no-cache"
 	}

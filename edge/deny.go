@@ -55,6 +55,14 @@ func writeDenial(w http.ResponseWriter, r *http.Request, d *access.Denial) {
 // abandonedBodyTime bounds the wait for a small body that no handler reads.
 const abandonedBodyTime = time.Second
 
+// leaveBody has the answer sent without a wait for a body that is of no use. Behind such a body the
+// connection is closed (HTTP/1.1), unless it has arrived.
+func leaveBody(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 && !netconn.HasArrived(r.Body) {
+		w.Header().Set("Connection", "close")
+	}
+}
+
 // abandonBody bounds the cost of a refusal before the body was read. net/http reads
 // up to 256 KiB of it before it sends the answer: a small one gets a second to come, and behind a
 // larger one, or one of unknown size, the connection is closed. HTTP/2 ends the stream alone, and

@@ -42,7 +42,11 @@ func TestBodyThatDoesNotArriveIsAnswered(t *testing.T) {
 	}
 	for i, c := range conns {
 		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-		if err != nil || resp.StatusCode < 400 || !resp.Close {
+		refused := resp != nil && resp.StatusCode >= 400
+		if strings.HasPrefix(requests[i], "OPTIONS") { // a preflight has no use for a body, and does not wait for it
+			refused = resp != nil && resp.StatusCode == http.StatusNoContent
+		}
+		if err != nil || !refused || !resp.Close {
 			t.Errorf("%s: %v %v", requests[i], resp, err)
 		}
 	}

@@ -29,8 +29,11 @@ func (e *leaseEnds) take(at uint32, readers int) uint32 {
 	return at
 }
 
-// giveBack frees a reader's place.
+// giveBack frees a reader's place; second is what take returned.
 func (e *leaseEnds) giveBack(second uint32) {
+	if second == 0 {
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.count[second]--; e.count[second] <= 0 {

@@ -31,7 +31,7 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 		writeDenial(w, r, denial)
 		return
 	}
-	defer stay.end()
+	defer stay.finish()
 	if at.AtEnd(info) && !info.Closed {
 		ctx, cancel := context.WithTimeout(clientContext(r), s.cfg.LongPoll)
 		defer cancel()

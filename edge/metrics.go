@@ -69,7 +69,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Batches that did not join a reader's position. Anything but 0 is a bug.",
 		}),
 		disconnected: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "fantail_readers_cut_total", Help: "Readers disconnected because they accepted nothing, by reason.",
+			Name: "fantail_readers_cut_total", Help: "Readers disconnected because they accepted nothing, or too little after their right was over, by reason.",
 		}, []string{"reason"}),
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "fantail_readers_ended_total", Help: "Readers ended because their right was over: their credential expired, was revoked, or the rights changed.",
@@ -101,8 +101,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, mode := range []requestMode{modeSSE, modeLongPoll, modeCatchUp} {
 		m.readers.WithLabelValues(string(mode))
 	}
-	for _, r := range []endReason{reasonStalled, reasonMemory} {
-		m.disconnected.WithLabelValues(string(r))
+	for _, r := range []sse.EndReason{sse.EndStalled, sse.EndMemory, sse.EndPermit} {
+		m.disconnected.WithLabelValues(r.String())
 	}
 	for _, r := range []endReason{reasonSlowBody, reasonLateBody, reasonStalled} {
 		m.abandonedBodies.WithLabelValues(string(r))
@@ -196,7 +196,7 @@ func (m *metrics) CountDelivered(messages, bytes int) {
 // CountMoved counts a reader that is told to reconnect to another node.
 func (m *metrics) CountMoved(why sse.EndReason) { m.moved.WithLabelValues(why.String()).Inc() }
 
-// CountDisconnected counts a reader that was disconnected because it accepted nothing.
+// CountDisconnected counts a reader that was disconnected because it accepted nothing, or too little.
 func (m *metrics) CountDisconnected(why sse.EndReason) {
 	m.disconnected.WithLabelValues(why.String()).Inc()
 }

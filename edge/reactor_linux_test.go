@@ -224,9 +224,10 @@ func TestReactorDisconnectsStalledReaders(t *testing.T) {
 		}
 	}
 	s.eventually("it is cut", func() bool { return s.inReactor() == 0 })
-	want := `# HELP fantail_readers_cut_total Readers disconnected because they accepted nothing, by reason.
+	want := `# HELP fantail_readers_cut_total Readers disconnected because they accepted nothing, or too little after their right was over, by reason.
 # TYPE fantail_readers_cut_total counter
 fantail_readers_cut_total{reason="memory"} 0
+fantail_readers_cut_total{reason="permit"} 0
 fantail_readers_cut_total{reason="stalled"} 1
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fantail_readers_cut_total"); err != nil {

@@ -19,10 +19,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStr
 	case r.Header.Get("Service-Worker") != "":
 		err = errServiceWorker
 	case r.Method == http.MethodOptions:
-		if err = s.discardBody(w, r); err == nil {
-			s.preflight(w, r)
-			return nil
-		}
+		leaveBody(w, r)
+		s.preflight(w, r)
+		return nil
 	case isControl && control.what == controlStreams:
 		s.serveListing(w, r, control.project)
 		return nil

@@ -45,6 +45,7 @@ type Server struct {
 	reactor          *reactor.Reactor
 	rules            *sse.Rules // of event streams
 	leaseEnds        leaseEnds
+	overstays        overstayWatch
 	stopLeaseWatcher context.CancelFunc // ends watchLeases
 	leaseWatcher     sync.WaitGroup
 	appendConns      *netconn.AppendConns

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/netconn"
@@ -49,6 +50,7 @@ func (e *eventStream) handToReactor(w http.ResponseWriter, r *http.Request) bool
 func (e *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
 	e.out, e.wake = netconn.NewStallWriter(w, r, e.server.cfg.Stall), make(sse.WakeSignal, 1)
 	e.server.readerBudget.AddReader(e.out)
+	e.server.overstays.add(e)
 	w.WriteHeader(http.StatusOK)
 	return e.out.Flush()
 }
@@ -58,6 +60,7 @@ func (e *eventStream) writeHead(w http.ResponseWriter, r *http.Request) error {
 func (e *eventStream) finish() {
 	v := recover()
 	e.session.Unwatch(e.wake)
+	e.server.overstays.remove(e)
 	e.server.readerBudget.RemoveReader(e.out)
 	e.close()
 	if v != nil {
@@ -85,7 +88,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	tail, unfollow, err := s.streams.Follow(r.Context(), id, at.OwnLogStart(info))
 	if err != nil {
 		done()
-		stay.end()
+		stay.finish()
 		s.releaseReader(modeSSE, hasGoroutine)
 		return nil, err
 	}
@@ -93,7 +96,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	if stay != nil {
 		release = func() {
 			unfollow()
-			stay.end()
+			stay.finish()
 		}
 	}
 	if r.ProtoMajor > 1 {
@@ -105,7 +108,7 @@ func (s *Server) openEventStream(w http.ResponseWriter, r *http.Request, info sh
 	}
 	form := sse.FramingOf(info.Type)
 	e := &eventStream{
-		server: s, release: release, hasGoroutine: hasGoroutine,
+		server: s, release: release, hasGoroutine: hasGoroutine, stay: stay,
 		session: sse.NewSession(s.frames, s.rules, tail, form, sse.Start{
 			At: at, FromStart: q.at.Kind == position.OffsetStart, MinCursor: minCursorFor(s.cfg.Now(), q.cursor), Permit: stay.permit(),
 		}, s.rules.At(time.Now())),
@@ -146,6 +149,8 @@ type eventStream struct {
 	session      sse.Session
 	release      func() // ends following the stream
 	hasGoroutine bool   // it has a goroutine, and is counted as such
+	stay         *stay  // nil: no file of rights governs it
+	overstayed   atomic.Bool
 
 	out  *netconn.StallWriter // nil: the reactor has the stream
 	wake sse.WakeSignal
@@ -208,10 +213,19 @@ func (e *eventStream) run(ctx context.Context) {
 			continue
 		}
 		if err != nil || ctx.Err() != nil {
-			e.server.metrics.countDisconnect(e.out, err)
+			e.countDisconnect(err)
 			return
 		}
 	}
+}
+
+// countDisconnect counts the reader if this node has disconnected it.
+func (e *eventStream) countDisconnect(err error) {
+	if e.overstayed.Load() {
+		e.server.metrics.CountDisconnected(sse.EndPermit)
+		return
+	}
+	e.server.metrics.countDisconnect(e.out, err)
 }
 
 // rebalanceSignal returns the channel that tells a reader to leave; nil: it may not be told yet.

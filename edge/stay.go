@@ -22,23 +22,32 @@ type stay struct {
 	part   float64
 	why    access.End  // that endsAt is for
 	endsAt sse.Instant // what EndsAt returned last
+	// observed: the reader is counted, and may stay.
+	observed bool
 }
 
 // beginStay counts a reader against the limits of its project and begins its stay; nil: no file of
-// rights governs it. Call end.
+// rights governs it. Call finish.
 func (s *Server) beginStay(r *http.Request, p permit) (*stay, *access.Denial) {
-	if !p.judged {
+	if !p.judged && !p.observed {
 		return nil, nil //nolint:nilnil // nil is documented
 	}
-	if denial := s.cfg.Judge.AddReader(r, p.Lease); denial != nil {
+	denial := s.cfg.Judge.AddReader(r, p.Lease)
+	switch {
+	case denial != nil && p.observed:
+		s.logObserved(r, denial)
+		return nil, nil //nolint:nilnil // it would be refused, and is not counted
+	case denial != nil:
 		return nil, denial
+	case p.observed:
+		return &stay{server: s, lease: p.Lease, observed: true}, nil
 	}
 	return &stay{server: s, lease: p.Lease, second: s.leaseEnds.take(p.Lease.EndsAt(), s.Readers()), part: rand.Float64()}, nil
 }
 
 // permit returns the stay as a session asks for it.
 func (s *stay) permit() sse.Permit {
-	if s == nil {
+	if s == nil || s.observed {
 		return nil
 	}
 	return s
@@ -48,27 +57,43 @@ func (s *stay) permit() sse.Permit {
 // the begin of the session ends immediately.
 func (s *stay) EndsAt() sse.Instant {
 	now := s.server.cfg.Now()
-	why, since := s.server.cfg.Judge.Look(s.lease, secondOf(now))
-	at := time.Unix(int64(since), 0).Add(time.Duration(s.part * float64(why.Spread())))
+	why, at := s.end(now)
 	switch {
-	case why == access.EndRevoked:
-		at = now.Add(time.Duration(s.part * float64(why.Spread()))) // from when this node knows it
-	case why == access.EndNone && s.second == 0:
-		s.why, s.endsAt = why, math.MaxInt64
-		return s.endsAt
-	case why == access.EndNone || why == access.EndExpired:
-		why, at = access.EndExpired, time.Unix(int64(s.second), 0)
+	case why == access.EndNone:
+		s.endsAt = math.MaxInt64
+	case why == access.EndRevoked && s.why == why: // however many revocations follow
+	default:
+		s.endsAt = s.server.rules.At(time.Now().Add(at.Sub(now)))
 	}
-	s.why, s.endsAt = why, s.server.rules.At(time.Now().Add(at.Sub(now)))
+	s.why = why
 	return s.endsAt
 }
 
-// end counts the reader no longer, and says why it ended if its right was over.
-func (s *stay) end() {
+// end returns why the stay ends, and when. A revocation counts from when this node knows it. Any
+// goroutine may call it.
+func (s *stay) end(now time.Time) (why access.End, at time.Time) {
+	why, since := s.server.cfg.Judge.Look(s.lease, secondOf(now))
+	spread := time.Duration(s.part * float64(why.Spread()))
+	switch {
+	case why == access.EndRevoked:
+		return why, now.Add(spread)
+	case why == access.EndChanged:
+		return why, time.Unix(int64(since), 0).Add(spread)
+	case s.second == 0:
+		return access.EndNone, at
+	}
+	return access.EndExpired, time.Unix(int64(s.second), 0)
+}
+
+// finish counts the reader no longer, and says why it ended if its right was over.
+func (s *stay) finish() {
 	if s == nil {
 		return
 	}
 	s.server.cfg.Judge.RemoveReader(s.lease)
+	if s.observed {
+		return
+	}
 	s.server.leaseEnds.giveBack(s.second)
 	if s.endsAt <= s.server.rules.At(time.Now()) {
 		s.server.metrics.ended.WithLabelValues(s.why.String()).Inc()
@@ -92,6 +117,7 @@ func (s *Server) watchLeases(ctx context.Context, changed <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			s.overstays.cutOverstayed(s.cfg.Now())
 			if now := offset(); (now - last).Abs() < maxClockStep {
 				continue
 			}

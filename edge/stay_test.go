@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fantail-dev/fantail/edge/access"
+	"github.com/fantail-dev/fantail/edge/sse"
 )
 
 // lockedBubble is a bubble with a file of rights, and a stream in it.
@@ -126,6 +127,7 @@ func TestRevocationEndsEventStreams(t *testing.T) {
 // Readers whose tokens end in the same second end in several: at most so many in each.
 func TestLeasesThatEndTogetherAreSpread(t *testing.T) {
 	var e leaseEnds
+	e.giveBack(e.take(0, 0)) // of a public reader, the first of the node
 	seconds := map[uint32]int{}
 	for range 5000 {
 		seconds[e.take(1000, 0)]++
@@ -147,6 +149,66 @@ func TestLeasesThatEndTogetherAreSpread(t *testing.T) {
 	if seconds[2000] != 5000 {
 		t.Errorf("a sixtieth of 600,000 readers is 10,000: %v", seconds)
 	}
+}
+
+// 200,000 readers whose leeway is over in the same second end over as many seconds as the pacing says and
+// no later, and none of them is admitted again. (Their sessions have no connection here: the time is a
+// bubble's.)
+func TestReadersOfAFleetWhoseTokensEndTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const readers = 200_000
+		j := newJudge(t, rightsFile(t), access.Config{})
+		s := New(Config{Judge: j}, nil)
+		t.Cleanup(s.Close)
+		ends := time.Now().Add(time.Minute).Truncate(time.Second)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+tokenOf(t, map[string]any{"exp": ends.Add(-access.Leeway).Unix()}))
+		type reader struct {
+			stay      *stay
+			departure sse.Departure
+		}
+		live := make([]reader, 0, readers)
+		for range readers {
+			v, denial := j.Decide(r, "acme", "rooms/a", access.Read)
+			if err := s.admitReader(modeSSE, false); err != nil || denial != nil {
+				t.Fatal(err, denial)
+			}
+			stay, denial := s.beginStay(r, permit{Verdict: v, judged: true})
+			if denial != nil {
+				t.Fatal(denial)
+			}
+			live = append(live, reader{stay, sse.NewDeparture(s.rules, stay.permit(), s.rules.At(time.Now()))})
+		}
+		const most = readers/60 + 1
+		for len(live) > 0 {
+			time.Sleep(time.Second) //nolint:forbidigo // a bubble's time
+			if late := time.Since(ends); late > (5+1+60+1)*time.Second {
+				t.Fatalf("%d readers are there %v after the leeway", len(live), late)
+			}
+			before, kept := len(live), live[:0]
+			for _, d := range live {
+				if why, _ := d.departure.Next(s.rules.At(time.Now())); why == 0 {
+					kept = append(kept, d)
+					continue
+				}
+				d.stay.finish()
+				s.releaseReader(modeSSE, false)
+			}
+			live = kept
+			if ended := before - len(live); ended > most || ended > 0 && time.Now().Before(ends) {
+				t.Fatalf("%d readers end in a second, %v after the leeway; at most %d may", ended, time.Since(ends), most)
+			}
+		}
+		if _, denial := j.Decide(r, "acme", "rooms/a", access.Read); denial == nil || denial.Reason != access.ReasonExpired {
+			t.Errorf("a reader is admitted again with its token: %v", denial)
+		}
+		if ended := testutil.ToFloat64(s.metrics.ended.WithLabelValues("expired")); ended != readers || len(s.leaseEnds.count) > 0 {
+			t.Errorf("%v are counted; %d seconds are kept", ended, len(s.leaseEnds.count))
+		}
+	})
 }
 
 // revoke does what a message of the stream of revocations does.

@@ -47,7 +47,7 @@ func (n *node) adminHandler() http.Handler {
 func (n *node) requireAdmin(next http.Handler) http.Handler {
 	file := n.cfg.adminToken
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		judged := n.judge != nil && n.judge.HasAdminTokens()
+		judged := n.judge != nil && n.judge.NeedsAdminToken()
 		switch {
 		case isHealth(r.URL.Path), page.IsPath(r.URL.Path), file == nil && !judged, file != nil && file.isAllowed(r):
 			next.ServeHTTP(w, r)
@@ -72,7 +72,7 @@ func (n *node) requireAdmin(next http.Handler) http.Handler {
 
 // isAdminOpen reports whether other machines reach the admin address and need no token for it.
 func (n *node) isAdminOpen() bool {
-	return n.cfg.adminToken == nil && (n.judge == nil || !n.judge.HasAdminTokens()) && !isLoopback(n.adminListener.Addr())
+	return n.cfg.adminToken == nil && (n.judge == nil || !n.judge.NeedsAdminToken()) && !isLoopback(n.adminListener.Addr())
 }
 
 // handleReady answers whether a balancer should send requests here: S2 has answered this node with

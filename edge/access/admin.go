@@ -61,8 +61,10 @@ func (c *compiler) addAdmin(ac AdminConfig) {
 	}
 }
 
-// HasAdminTokens reports whether the file has admin tokens.
-func (j *Judge) HasAdminTokens() bool { return len(j.verifier.rules.Load().admin) > 0 }
+// NeedsAdminToken reports whether the admin address is locked: the file has admin tokens, or had some
+// since the Judge was opened. A file that loses the last one, by mistake or to take it from an operator,
+// lets no operator in.
+func (j *Judge) NeedsAdminToken() bool { return j.adminLocked.Load() }
 
 // AdminToken returns the name of an admin token. What does not look like one is refused before
 // anything is computed of it; the comparison takes the same time for every token.

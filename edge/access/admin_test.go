@@ -94,6 +94,39 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
+// A file that loses its last admin token opens nothing: the address stays locked, the log says so, and a
+// token that the file has later is good.
+func TestAdminStaysLocked(t *testing.T) {
+	t.Parallel()
+	token, sum := NewAdminToken()
+	log := &recordedLog{}
+	shop := shopFile(t)
+	j := judgeOf(t, shop, Config{Logger: log.logger()})
+	if j.NeedsAdminToken() || log.count("admin token") > 0 {
+		t.Error("a file that never had an admin token locks the admin address")
+	}
+	locked := func(file string, may bool) {
+		t.Helper()
+		if err := j.take([]byte(file)); err != nil {
+			t.Fatal(err)
+		}
+		_, denial := j.Admin(ask("POST", "/", "Authorization: Bearer "+token), nil)
+		if !j.NeedsAdminToken() || may != (denial == nil) {
+			t.Errorf("locked: %v; with the token: %v", j.NeedsAdminToken(), denial)
+		}
+		if _, denial := j.Admin(ask("GET", "/"), nil); denial == nil || denial.Status != http.StatusUnauthorized {
+			t.Errorf("without a token: %v", denial)
+		}
+	}
+	with := shop + adminFile("{ name: ada, sha256: "+sum+" }")
+	locked(with, true)
+	locked(shop, false)
+	if n := log.count("stays locked"); n != 1 {
+		t.Errorf("%d lines say that it stays locked", n)
+	}
+	locked(with, true)
+}
+
 func TestAdminTokensOfTheFile(t *testing.T) {
 	t.Parallel()
 	_, sum := NewAdminToken()
@@ -114,7 +147,7 @@ func TestAdminTokensOfTheFile(t *testing.T) {
 	} {
 		j := newJudge(Config{})
 		err := j.take([]byte(row.file))
-		if row.says == "" && (err != nil || !j.HasAdminTokens()) || row.says != "" && (err == nil || !strings.Contains(err.Error(), row.says)) {
+		if row.says == "" && (err != nil || !j.NeedsAdminToken()) || row.says != "" && (err == nil || !strings.Contains(err.Error(), row.says)) {
 			t.Errorf("%s: %v, want %q", name, err, row.says)
 		}
 		j.Close()

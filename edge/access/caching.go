@@ -5,10 +5,14 @@ import "fmt"
 // SSECacheControl is the Cache-Control of event streams where a file decides.
 const SSECacheControl = "private, no-cache, no-store, no-transform"
 
+// NeverStale forbids caches to serve what is public for longer than its age: some add a time by
+// themselves, as Varnish does unless an answer names one.
+const NeverStale = "must-revalidate, stale-while-revalidate=0"
+
 // The values of Cache-Control, by the seconds that an answer may be kept.
 var publicAges, privateAges = func() (public, private [maxPublicAge + 1]string) {
 	for age := range public {
-		public[age] = fmt.Sprintf("public, max-age=%d", age)
+		public[age] = fmt.Sprintf("public, max-age=%d, %s", age, NeverStale)
 		private[age] = fmt.Sprintf("private, max-age=%d", age)
 	}
 	return public, private
@@ -18,15 +22,22 @@ var publicAges, privateAges = func() (public, private [maxPublicAge + 1]string) 
 // outlive the right to it. What a public grant allows to a request without a credential may be kept
 // by shared caches for the project's public_age; what a signed URL allows by the browser, until the
 // URL expires and for a minute at most; everything else is asked for again each time.
-func (v Verdict) CacheControl() string {
-	switch {
+func (v Verdict) CacheControl() string { return v.CacheControlWithin(maxPublicAge) }
+
+// CacheControlWithin is CacheControl for an answer that must not be kept for longer than some seconds
+// anyway.
+func (v Verdict) CacheControlWithin(seconds uint8) string {
+	switch age := min(v.maxAge, seconds, maxPublicAge); {
 	case v.Public:
-		return publicAges[min(v.maxAge, maxPublicAge)]
-	case v.Signed && v.maxAge > 0:
-		return privateAges[min(v.maxAge, maxPublicAge)]
+		return publicAges[age]
+	case v.Signed && age > 0:
+		return privateAges[age]
 	}
 	return "private, no-cache"
 }
+
+// IsKept reports whether shared caches may keep an answer at all.
+func (v Verdict) IsKept() bool { return v.Public && v.maxAge > 0 }
 
 // ResourcePolicy returns the Cross-Origin-Resource-Policy of an answer.
 func (v Verdict) ResourcePolicy() string {

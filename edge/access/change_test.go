@@ -2,12 +2,14 @@ package access
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -199,6 +201,118 @@ func TestFileIsReadAgain(t *testing.T) {
 	})
 }
 
+// A file is a regular one, also behind links, as Kubernetes makes them. A pipe would block, and a device
+// need not end: both are refused, at the start and later, and so are those that the file names.
+func TestFilesAreRegular(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pipe, link, file := filepath.Join(dir, "pipe"), filepath.Join(dir, "link"), filepath.Join(dir, "file")
+	shop := shopFile(t)
+	secret := strings.Split(strings.Split(shop, "secret: ")[1], " ")[0]
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.WriteFile(file, []byte(shop), 0o600), os.Symlink("file", link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, "/dev/zero", dir} {
+		if _, err := Open(t.Context(), Config{Path: path}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+			t.Errorf("%s: %v", path, err)
+		}
+		j := newJudge(Config{})
+		if err := j.take([]byte(strings.Replace(shop, secret, path, 1))); err == nil || !strings.Contains(err.Error(), "no regular file") {
+			t.Errorf("a secret in %s: %v", path, err)
+		}
+		j.Close()
+		if _, err := readBounded(path); err == nil { // a key set, a certificate or a token for the key server
+			t.Errorf("keys in %s are read", path)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		log := &recordedLog{}
+		j, err := Open(t.Context(), Config{Path: link, Logger: log.logger()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer j.Close()
+		hash := j.Hash()
+		if err := errors.Join(os.Remove(link), os.Symlink("pipe", link)); err != nil {
+			t.Fatal(err)
+		}
+		advance(30 * time.Second)
+		if j.Hash() != hash || log.count("no regular file") != 1 {
+			t.Errorf("%d lines", log.count("no regular file"))
+		}
+		if err := errors.Join(os.WriteFile(file, []byte(shop+"\n# more\n"), 0o600), os.Remove(link), os.Symlink("file", link)); err != nil {
+			t.Fatal(err)
+		}
+		advance(30 * time.Second)
+		if j.Hash() == hash {
+			t.Error("the file is a regular one again, and not in force")
+		}
+	})
+}
+
+// Kubernetes changes a mounted file by one link: path -> ..data/path, ..data -> a folder of that time.
+// The file and what it names are of one folder then, and a swap in the middle of a read does not count.
+func TestFileChangesByLinks(t *testing.T) {
+	t.Parallel()
+	shop := shopFile(t)
+	secret := strings.Split(strings.Split(shop, "secret: ")[1], " ")[0]
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		version := func(name, rooms, key string) {
+			file := strings.Replace(strings.Replace(shop, secret, filepath.Join(dir, "secret"), 1), "rooms/**", rooms, 1)
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o700),
+				os.WriteFile(filepath.Join(dir, name, "auth.yaml"), []byte(file), 0o600),
+				os.WriteFile(filepath.Join(dir, name, "secret"), []byte(key), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		swap := func(name string) {
+			if err := errors.Join(os.Symlink(name, filepath.Join(dir, "..new")), os.Rename(filepath.Join(dir, "..new"), filepath.Join(dir, "..data"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		version("..1", "rooms/**", testSecret)
+		swap("..1")
+		if err := errors.Join(os.Symlink("..data/auth.yaml", filepath.Join(dir, "auth.yaml")), os.Symlink("..data/secret", filepath.Join(dir, "secret"))); err != nil {
+			t.Fatal(err)
+		}
+		j, err := Open(t.Context(), Config{Path: filepath.Join(dir, "auth.yaml")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer j.Close()
+		may := func(key, name string) bool {
+			claims := about("app", "ada", map[string]any{"aud": "fantail"})
+			_, d := j.Decide(ask("GET", "/", "Authorization: Bearer "+signToken(t, map[string]any{"alg": "HS256"}, claims, key)), "acme", name, Read)
+			return d == nil
+		}
+		if !may(testSecret, "rooms/2") {
+			t.Fatal("not as the file says")
+		}
+		const other = testSecret + " of the second version"
+		version("..2", "halls/**", other)
+		swap("..2")
+		advance(20 * time.Second)
+		if may(testSecret, "halls/2") || !may(other, "halls/2") || may(other, "rooms/2") {
+			t.Error("after a swap: not the rights and the secret of one version")
+		}
+		for range 20 { // links that flap never show half of each
+			swap("..1")
+			advance(settleTime / 2)
+			swap("..2")
+			advance(settleTime / 2)
+			if may(other, "rooms/2") || may(testSecret, "halls/2") {
+				t.Fatal("rights of one version with the secret of the other")
+			}
+		}
+		swap("..1")
+		advance(30 * time.Second)
+		if !may(testSecret, "rooms/2") {
+			t.Error("the first version is back, and not in force")
+		}
+	})
+}
+
 // A file that keeps changing, as one that is being written, does not count.
 func TestFileCountsWhenItHasSettled(t *testing.T) {
 	t.Parallel()
@@ -334,6 +448,49 @@ func TestForgedRevocationsAreIgnored(t *testing.T) {
 	if n := len(j.Revocations().List()); n != 1 { // both are the same
 		t.Errorf("%d hold", n)
 	}
+}
+
+// New secrets of the fleet make good what was taken for forged, once it is read again; what holds goes on
+// to hold, and the first key makes new ones.
+func TestRevocationKeysAreReplaced(t *testing.T) {
+	t.Parallel()
+	old, new := RevocationKey([]byte("old")), RevocationKey([]byte("new"))
+	judge := func(keys ...[]byte) *Revocations {
+		return judgeOf(t, shopFile(t), Config{RevocationKeys: keys}).Revocations()
+	}
+	entry := func(r *Revocations, subject string) []byte {
+		b, err := r.Entry(RevokeRequest{Issuer: "app", Subject: subject})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	began, rotated := judge(old), judge(new, old)
+	ada, bob := entry(began, "ada"), entry(rotated, "bob")
+	apply := func(b []byte, good bool, hold int) {
+		t.Helper()
+		if err := began.Apply(b, "1"); good != (err == nil) || len(began.List()) != hold {
+			t.Errorf("%v, %d hold", err, len(began.List()))
+		}
+	}
+	apply(ada, true, 1)
+	apply(bob, false, 1)
+	for _, row := range []struct {
+		keys    [][]byte
+		changed bool
+	}{{nil, false}, {[][]byte{old}, false}, {[][]byte{old, new}, true}, {[][]byte{old, new}, false}, {[][]byte{new, old}, true}} {
+		if began.SetKeys(row.keys) != row.changed {
+			t.Errorf("%d keys: want changed %v", len(row.keys), row.changed)
+		}
+	}
+	if n := began.Rejected(); n != 0 {
+		t.Errorf("%d are said to be forged, before they are looked at again", n)
+	}
+	apply(bob, true, 2)
+	if began.SetKeys([][]byte{new}); judge(new).Apply(entry(began, "eve"), "2") != nil {
+		t.Error("the first key does not make new ones")
+	}
+	apply(ada, false, 2) // of a secret that is no longer the fleet's, and it holds already
 }
 
 // Requests to revoke that say nothing, or too much, are errors.

@@ -15,13 +15,13 @@
 //	Lease                        32 bytes without pointers, kept with an admitted reader; EndsAt
 //	Judge.Stays, Judge.Look      whether a lease holds at a second, and why it does not (End)
 //	Judge.Generation, Changed    the count of what ends leases, and a channel closed at the next
-//	Judge.Admit, Charge, MaxBody the limits, after the decision and before the body
+//	Judge.Admit, Charge         the limits, after the decision; WouldAdmit counts without refusing
 //	Judge.AddReader, RemoveReader, Readers
 //	Judge.StartSession, EndSession  POST and DELETE …/__ds/session
 //	Judge.Origins, ParseOrigins  CORS: Origins.Answer; without a file, too
 //	Judge.Revocations            Entry makes the message of a revocation, Apply takes it back
 //	Judge.Admin, AdminLogin, AdminToken, NewAdminToken
-//	Judge.Ready, Hash, KeyAges, CacheBytes, HasAdminTokens and Config.Observer for health and metrics
+//	Judge.Ready, Hash, KeyAges, CacheBytes, NeedsAdminToken and Config.Observer for health and metrics
 //
 // How a reader uses its lease: ask Decide, register, then compare Generation with what it was
 // before Decide, and ask Stays if it differs. From then on look at EndsAt each second, and at Look

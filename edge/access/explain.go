@@ -91,6 +91,11 @@ func loadRules(path string, env *environment) (*rules, *File, error) {
 	return rs, f, nil
 }
 
+// noIssueTime says what a token without iat cannot be asked. How long such a token lives, only its issuer
+// knows: one that is refused today as too long-lived is good in the last part of its life, when a
+// revocation of today is forgotten.
+const noIssueTime = "the token has no iat: every revocation of its subject or id concerns it, however new it is, and none outlasts the issuer's max_ttl, however old it is; have the issuer set iat, or revoke with block_until"
+
 // describe takes over what the token says of itself.
 func (e *Explanation) describe(p *parts, size int) {
 	e.Algorithm, _ = p.header["alg"].(string)
@@ -102,6 +107,8 @@ func (e *Explanation) describe(p *parts, size int) {
 		e.Expires = time.Unix(t.expires, 0).UTC()
 		if t.issued != 0 {
 			e.Issued = time.Unix(t.issued, 0).UTC()
+		} else {
+			e.Notes = append(e.Notes, noIssueTime)
 		}
 	}
 	if size > warnTokenBytes {

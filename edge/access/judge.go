@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -62,6 +63,7 @@ type Judge struct {
 	revocations *Revocations
 	limiter     *limiter
 	file        *watchedFile
+	adminLocked atomic.Bool // the file has, or had, admin tokens
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup // one goroutine: it watches the file

@@ -234,7 +234,7 @@ func TestAnswers(t *testing.T) {
 		stream        string
 		cache, policy string
 	}{
-		{ask("GET", "/"), "lobby/a", "public, max-age=20", "cross-origin"},
+		{ask("GET", "/"), "lobby/a", "public, max-age=20, " + NeverStale, "cross-origin"},
 		{ask("GET", "/", bearer), "lobby/a", "private, no-cache", "same-origin"},
 		{ask("GET", "/", bearer), "rooms/a", "private, no-cache", "same-origin"},
 		{ask("GET", "/"+signedQuery("k1", "acme/p", now+3600)), "p", "private, max-age=60", "cross-origin"},

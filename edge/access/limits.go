@@ -122,13 +122,20 @@ type charge struct {
 // Admit charges a request to the limits of its project and its principal. It comes after the
 // decision, and before the body is read. A POST waits for its turn for two seconds at most; others
 // do not wait. Reads of live readers are counted by AddReader besides.
-func (j *Judge) Admit(r *http.Request, lease Lease, u Use) *Denial {
+func (j *Judge) Admit(r *http.Request, lease Lease, u Use) *Denial { return j.admit(r, lease, u, true) }
+
+// WouldAdmit is Admit where rights are only observed: it charges and counts the same, and does not wait.
+func (j *Judge) WouldAdmit(r *http.Request, lease Lease, u Use) *Denial {
+	return j.admit(r, lease, u, false)
+}
+
+func (j *Judge) admit(r *http.Request, lease Lease, u Use, waits bool) *Denial {
 	p := j.limiter.of(lease)
 	if p == nil || p.limits == nil {
 		return nil
 	}
-	if p.limits.body > 0 && u.Bytes > p.limits.body {
-		return j.denyLimit(r, p, ReasonLimitBody, 0, fmt.Sprintf("the body has %d bytes, and an append of this project %d at most: send it in parts", u.Bytes, p.limits.body))
+	if denial := j.denyBody(r, p, u.Bytes); denial != nil {
+		return denial
 	}
 	var charges [4]charge
 	s, own := j.limiter.slotOf(lease, p)
@@ -137,7 +144,7 @@ func (j *Judge) Admit(r *http.Request, lease Lease, u Use) *Denial {
 	if over != "" {
 		return j.denyLimit(r, p, over, wait, "")
 	}
-	if wait == 0 {
+	if wait == 0 || !waits {
 		return nil
 	}
 	if reason := j.limiter.await(r.Context(), s, wait); reason != "" {
@@ -147,6 +154,14 @@ func (j *Judge) Admit(r *http.Request, lease Lease, u Use) *Denial {
 		return j.denyLimit(r, p, reason, wait, "")
 	}
 	return nil
+}
+
+// denyBody refuses a body that is longer than the project allows.
+func (j *Judge) denyBody(r *http.Request, p *project, bytes int64) *Denial {
+	if p.limits.body == 0 || bytes <= p.limits.body {
+		return nil
+	}
+	return j.denyLimit(r, p, ReasonLimitBody, 0, fmt.Sprintf("the body has %d bytes, and an append of this project %d at most: send it in parts", bytes, p.limits.body))
 }
 
 // most returns how long a request may wait.
@@ -213,19 +228,18 @@ func (l *limiter) await(ctx context.Context, s *slot, wait time.Duration) (over 
 	}
 }
 
-// Charge charges bytes that a request did not announce, after they have come.
-func (j *Judge) Charge(lease Lease, bytes int64) {
-	if p := j.limiter.of(lease); p != nil && p.limits != nil {
-		p.use.bytes.take(p.limits.bytes.among(j.limiter.nodes(), time.Second), bytes, j.limiter.now(), maxCost)
+// Charge charges bytes that a request did not announce, after they have come. It refuses a body that is
+// longer than the project allows.
+func (j *Judge) Charge(r *http.Request, lease Lease, bytes int64) *Denial {
+	p := j.limiter.of(lease)
+	if p == nil || p.limits == nil {
+		return nil
 	}
-}
-
-// MaxBody returns the longest body of an append under a lease; 0: the file sets no bound.
-func (j *Judge) MaxBody(lease Lease) int64 {
-	if p := j.limiter.of(lease); p != nil && p.limits != nil {
-		return p.limits.body
+	if denial := j.denyBody(r, p, bytes); denial != nil {
+		return denial
 	}
-	return 0
+	p.use.bytes.take(p.limits.bytes.among(j.limiter.nodes(), time.Second), bytes, j.limiter.now(), maxCost)
+	return nil
 }
 
 // AddReader counts a live reader, or refuses it. RemoveReader ends what it has begun.

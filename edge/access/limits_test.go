@@ -272,6 +272,31 @@ func TestBucketHoldsItsRate(t *testing.T) {
 	}
 }
 
+// Where rights are observed a request is charged and counted the same, and never waits.
+func TestObservedLimits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		counts := &limitCounts{}
+		j := limitedJudge(t, "{ body: 1KiB, principal: { requests: 5 } }", Config{Observer: counts})
+		l := tokenLease(t, j, "ada")
+		began, would := time.Now(), 0
+		for range 100 {
+			if d := j.WouldAdmit(ask("POST", "/"), l, Use{Bytes: 1}); d != nil {
+				would++
+			}
+		}
+		if time.Since(began) > 0 || would != 100-5*2-5*2 { // a burst, and those that would wait for two seconds at most
+			t.Errorf("%d of 100 would be refused, after %v", would, time.Since(began))
+		}
+		if d := j.WouldAdmit(ask("POST", "/"), l, Use{Bytes: 1025}); reasonOf(d) != ReasonLimitBody {
+			t.Errorf("a long body: %v", d)
+		}
+		if n := counts.of("acme", ReasonLimitPrincipalRequests); n != would || counts.of("acme", ReasonLimitBody) != 1 {
+			t.Errorf("%d are counted", n)
+		}
+	})
+}
+
 func TestLimitsThatAreWrong(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{
@@ -286,10 +311,13 @@ func TestLimitsThatAreWrong(t *testing.T) {
 	}
 	j := limitedJudge(t, "{ body: 2MiB, bytes: 1024 }", Config{})
 	l := tokenLease(t, j, "ada")
-	if got := j.MaxBody(l); got != 2<<20 {
-		t.Error(got)
+	unannounced := ask("POST", "/")
+	if d := j.Charge(unannounced, l, 2<<20+1); d == nil || d.Status != http.StatusRequestEntityTooLarge || d.Reason != ReasonLimitBody {
+		t.Errorf("a body that came without announcement and is too long: %v", d)
 	}
-	j.Charge(l, 1<<20)
+	if d := j.Charge(unannounced, l, 1<<20); d != nil {
+		t.Errorf("a body that fits: %v", d)
+	}
 	if d := j.Admit(ask("PUT", "/"), l, Use{Bytes: 1}); reasonOf(d) != ReasonLimitBytes {
 		t.Errorf("bytes that were not announced are not charged: %v", d)
 	}

@@ -1,10 +1,12 @@
 package access
 
 import (
+	"bytes"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,14 +71,18 @@ func newRevocations(env *environment, keys [][]byte, rs *atomic.Pointer[rules]) 
 	return &Revocations{env: env, keys: keys, rules: rs, holds: map[revokedKey][]hold{}}
 }
 
-// SetKeys replaces the keys that authenticate revocations: the first makes new ones. A key that is
-// taken away while revocations that it made hold makes them unknown to nodes that start later.
-func (r *Revocations) SetKeys(keys [][]byte) {
+// SetKeys replaces the keys that authenticate revocations: the first makes new ones. It reports whether
+// they are others than before: then what was rejected has to be applied again, so the stream is to be
+// read from its start. What holds goes on to hold; a key that is taken away while revocations that it
+// made hold makes them unknown to nodes that start later.
+func (r *Revocations) SetKeys(keys [][]byte) (changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(keys) > 0 {
-		r.keys = keys
+	if len(keys) == 0 || slices.EqualFunc(r.keys, keys, bytes.Equal) {
+		return false
 	}
+	r.keys, r.rejected = keys, 0
+	return true
 }
 
 // RevocationKey derives the key that authenticates revocations from a secret of the fleet.

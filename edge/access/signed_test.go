@@ -27,6 +27,33 @@ func TestSignedURLVector(t *testing.T) {
 	}
 }
 
+// An answer may be kept for the shortest of what the project, the credential and the answer allow.
+func TestAnswersAreKeptForTheirTimeAtMost(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		v      Verdict
+		within uint8
+		want   string
+	}{
+		{Verdict{Public: true, maxAge: 60}, 60, "public, max-age=60, " + NeverStale},
+		{Verdict{Public: true, maxAge: 60}, 20, "public, max-age=20, " + NeverStale},
+		{Verdict{Public: true, maxAge: 5}, 20, "public, max-age=5, " + NeverStale},
+		{Verdict{Public: true, maxAge: 5}, 0, "public, max-age=0, " + NeverStale},
+		{Verdict{Signed: true, maxAge: 60}, 20, "private, max-age=20"},
+		{Verdict{Signed: true, maxAge: 3}, 20, "private, max-age=3"},
+		{Verdict{Signed: true}, 20, "private, no-cache"},
+		{Verdict{Cookie: true, maxAge: 60}, 20, "private, no-cache"},
+		{Verdict{}, 20, "private, no-cache"},
+	} {
+		if got := row.v.CacheControlWithin(row.within); got != row.want {
+			t.Errorf("%+v within %d s: %q, want %q", row.v, row.within, got, row.want)
+		}
+		if row.v.IsKept() != (row.v.Public && row.v.maxAge > 0) {
+			t.Errorf("%+v: kept by shared caches: %v", row.v, row.v.IsKept())
+		}
+	}
+}
+
 // A signed URL is good for one stream, by a key of its project, until its time.
 func TestSignedURLIsChecked(t *testing.T) {
 	t.Parallel()

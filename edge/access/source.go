@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 )
@@ -56,7 +55,7 @@ func (src source) client(host string) (*http.Client, error) {
 	transport = transport.Clone()
 	transport.MaxIdleConns = 1
 	if src.caFile != "" {
-		pem, err := os.ReadFile(src.caFile)
+		pem, err := readBounded(src.caFile)
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +98,7 @@ func (src source) get(ctx context.Context, client *http.Client) ([]byte, error) 
 
 // readBounded reads a file of at most maxKeySetBytes, and a byte more of a larger one.
 func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}

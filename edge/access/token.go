@@ -192,6 +192,8 @@ func readTimes(claims Claims) (t times, no *Refusal) {
 func (i *issuer) checkTimes(t times, now time.Time) *Refusal {
 	at, leeway, most := now.Unix(), int64(Leeway/time.Second), int64(math.Ceil(i.maxTTL.Seconds()))
 	switch {
+	case t.expires > at+most+leeway && t.issued == 0:
+		return refuse(ReasonTooLongLived, "the token ends later than its issuer's tokens may here (%v), and has no iat that says since when it is good: have its issuer sign shorter ones, with iat", i.maxTTL)
 	case t.expires > at+most+leeway || t.issued != 0 && t.expires-t.issued > most:
 		return refuse(ReasonTooLongLived, "the token lives longer than its issuer's tokens may here (%v)", i.maxTTL)
 	case t.notBefore > at+leeway || t.issued > at+leeway:

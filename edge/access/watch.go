@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -54,9 +55,27 @@ func (r *fileReader) secret(path string) ([]byte, error) {
 	return bytes.TrimRight(b, "\r\n"), err
 }
 
+// openRegular opens a regular file, also behind symbolic links. Others are refused: a pipe without a
+// writer would block, a device may never end.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // without it, opening a pipe waits for a writer
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", path)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // readFile reads a file of at most maxFileBytes.
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -173,10 +192,17 @@ func (j *Judge) takeWith(b []byte, named map[string][]byte) error {
 	return nil
 }
 
-// adopt puts compiled rules in force.
+// adopt puts compiled rules in force. A file that loses its last admin token opens nothing: the admin
+// address stays locked, and the log says so.
 func (j *Judge) adopt(r *rules) {
+	if len(r.admin) > 0 {
+		j.adminLocked.Store(true)
+	}
 	j.verifier.adopt(r)
 	j.limiter.adopt(r)
+	if len(r.admin) == 0 && j.adminLocked.Load() {
+		j.env.log.Warn("the file of rights has no admin token any more: the admin address stays locked until the file has one again, or this node starts again")
+	}
 }
 
 // fileHash names a file for gossip: members compare it.

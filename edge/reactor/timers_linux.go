@@ -41,7 +41,11 @@ func (l *loop) tick() {
 		}
 	}
 	for c := range l.blocked {
-		if !l.hasProgress(c) && c.BlockedFor(l.now) >= l.cfg.Rules.Stall {
+		switch {
+		case c.session.HasOverstayed(l.elapsed()): // progress or not
+			l.cfg.Metrics.CountDisconnected(sse.EndPermit)
+			l.closeConn(c)
+		case !l.hasProgress(c) && c.BlockedFor(l.now) >= l.cfg.Rules.Stall:
 			l.cfg.Metrics.CountDisconnected(sse.EndStalled)
 			l.closeConn(c)
 		}

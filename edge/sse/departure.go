@@ -1,5 +1,7 @@
 package sse
 
+import "time"
+
 // The reasons. A reader whose stream ends by EndDrain or EndRebalance is told to reconnect.
 const (
 	EndOfStream  EndReason = iota + 1 // the stream has ended, or its generation
@@ -80,6 +82,16 @@ func (d *Departure) Next(now Instant) (why EndReason, until Instant) {
 		return d.asked, now
 	}
 	return 0, min(d.drainAt, d.permitAt)
+}
+
+// MaxOverstay bounds for how long a reader whose Permit is over may go on to take what was begun. A
+// client that takes nothing, or next to nothing, would stay until Times.Stall, or forever.
+const MaxOverstay = 5 * time.Second
+
+// HasOverstayed reports whether the reader is to be cut off: its Permit is over for MaxOverstay.
+func (d *Departure) HasOverstayed(now Instant) bool {
+	d.follow(d.rules.Orders(), now)
+	return d.permit != nil && d.permitAt < now && now.Sub(d.permitAt) >= MaxOverstay
 }
 
 // Changed returns the channel that is closed when Next is to be asked again.

@@ -140,6 +140,10 @@ func (s *Session) MayMove(now Instant) bool {
 // Changed returns the channel that is closed when Next is to be asked again: see Orders.
 func (s *Session) Changed() <-chan struct{} { return s.departure.Changed() }
 
+// HasOverstayed reports whether the reader is to be cut off in the middle of what it is sent: see
+// Departure.HasOverstayed. An executor asks while its connection accepts nothing.
+func (c *Session) HasOverstayed(now Instant) bool { return c.departure.HasOverstayed(now) }
+
 // IsFetching reports whether the executor was told to fetch a page, and has not called AcceptPage.
 func (s *Session) IsFetching() bool { return s.fetching }
 

@@ -165,5 +165,56 @@ var bugs = []bug{
 	{"login-outlives-token", "admin.go", `	m.Write(t.sum[:])
 `, ``},
 	{"login-without-an-end", "admin.go", `err != nil || at <= j.env.now().Unix() || len`, `err != nil || at <= 0 || len`},
+	{"last-token-opens", "admin.go", `return j.adminLocked.Load()`, `return len(j.verifier.rules.Load().admin) > 0`},
+	{"pipes-and-devices", "watch.go", `if err == nil && !info.Mode().IsRegular() {`, `if false {`},
+	{"links-refused", "watch.go", `os.O_RDONLY|syscall.O_NONBLOCK`, `os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW`},
+	{"keys-for-good", "revocations.go", `r.keys, r.rejected = keys, 0`, `r.rejected = 0`},
+	{"keys-always-new", "revocations.go", `|| slices.EqualFunc(r.keys, keys, bytes.Equal) {`, `{`},
+	{"observing-waits", "limits.go", `if wait == 0 || !waits {`, `if wait == 0 {`},
+	{"unannounced-bodies", "limits.go", `	if denial := j.denyBody(r, p, bytes); denial != nil {
+		return denial
+	}
+	p.use`, `	p.use`},
+	{"public-served-stale", "caching.go", `max-age=%d, %s", age, NeverStale)`, `max-age=%d", age)`},
+	{"kept-for-public-age-always", "caching.go", `min(v.maxAge, seconds, maxPublicAge)`, `min(v.maxAge, maxPublicAge)`},
 	{"login-by-any-page", "admin.go", `!safe && (sites != 1 || site != "same-origin") {`, `!safe && sites == 9 && site == "" {`},
+}
+
+// besideBug is a bug in what the edge does with a decision. Its tests are many and slow: only some run.
+type besideBug struct {
+	bug
+	tests string // a pattern
+}
+
+var besideBugs = []besideBug{
+	{bug{"stuck-readers-stay", "../reactor/timers_linux.go", `case c.session.HasOverstayed(l.elapsed()): // progress or not`, `case false:`}, "TestReaderThatTakesNothing"},
+	{bug{"stuck-goroutines-stay", "../stay.go", `			s.overstays.cutOverstayed(s.cfg.Now())
+`, ``}, "TestReaderThatTakesNothing"},
+	{bug{"cut-without-grace", "../sse/departure.go", `now.Sub(d.permitAt) >= MaxOverstay`, `true`}, "TestReaderThatTakesNothing"},
+	{bug{"revocations-put-off", "../stay.go", `	case why == access.EndRevoked && s.why == why: // however many revocations follow
+`, ``}, "TestManyRevocations"},
+	{bug{"ends-not-paced", "../lease_ends.go", `for most := max(maxEndsPerSecond, readers/60); e.count[at] >= most; at++ { //nolint:revive // the loop is the search
+	}`, `_ = readers`}, "TestReadersOfAFleet|TestLeasesThatEndTogether"},
+	{bug{"public-readers-given-back", "../lease_ends.go", `	if second == 0 {
+		return
+	}
+`, ``}, "TestLeasesThatEndTogether|TestPublicAnswers"},
+	{bug{"preflights-wait", "../route.go", `		leaveBody(w, r)
+		s.preflight`, `		_ = s.discardBody(w, r)
+		s.preflight`}, "TestPreflight"},
+	{bug{"long-polls-kept-long", "../caching.go", `	case long == cacheLongPoll:
+		return p.CacheControlWithin(longPollSeconds)
+`, ``}, "TestPublicAnswers"},
+	{bug{"kept-where-nothing-is", "../caching.go", `	case p.IsKept():`, `	case p.Public:`}, "TestPublicAnswers"},
+	{bug{"observed-limits-free", "../authorize.go", `if denial = j.WouldAdmit(r, p.Lease, use); denial != nil {`, `if false {`}, "TestObservedLimits"},
+	{bug{"observed-limits-refuse", "../authorize.go", `	case p.observed:
+		s.logObserved(r, denial)
+		return nil
+	}
+	return denial`, `	}
+	return denial`}, "TestObservedLimits"},
+	{bug{"observed-readers-refused", "../stay.go", `	case denial != nil && p.observed:
+		s.logObserved(r, denial)
+		return nil, nil //nolint:nilnil // it would be refused, and is not counted
+`, ``}, "TestObservedLimits"},
 }

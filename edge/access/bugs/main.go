@@ -3,7 +3,8 @@
 //
 //	go run ./edge/access/bugs [NAME ...]
 //
-// A bug is a text of one file and what stands there instead. The tree is not changed: the compiler
+// A bug is a text of one file and what stands there instead. Some are beside the package, in what the edge
+// does with a decision: these name the tests of package edge that have to notice them. The tree is not changed: the compiler
 // is told to read the file with the bug in the place of the other.
 package main
 
@@ -27,7 +28,7 @@ func main() {
 	missed := 0
 	names := os.Args[1:]
 	count := 0
-	for _, b := range bugs {
+	for _, b := range allBugs() {
 		if len(names) > 0 && !slices.Contains(names, b.name) {
 			continue
 		}
@@ -54,8 +55,16 @@ var (
 
 var failedTest = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 
+// allBugs returns the bugs of the package, and those beside it.
+func allBugs() (all []besideBug) {
+	for _, b := range bugs {
+		all = append(all, besideBug{bug: b})
+	}
+	return append(all, besideBugs...)
+}
+
 // noticed returns the first test that fails with the bug.
-func (b bug) noticed() (by string, err error) {
+func (b besideBug) noticed() (by string, err error) {
 	path, err := filepath.Abs(filepath.Join(folder, b.file))
 	if err != nil {
 		return "", err
@@ -72,7 +81,7 @@ func (b bug) noticed() (by string, err error) {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	with, overlay := filepath.Join(tmp, b.file), filepath.Join(tmp, "overlay.json")
+	with, overlay := filepath.Join(tmp, filepath.Base(b.file)), filepath.Join(tmp, "overlay.json")
 	list, err := json.Marshal(map[string]any{"Replace": map[string]string{path: with}})
 	if err != nil {
 		return "", err
@@ -80,16 +89,21 @@ func (b bug) noticed() (by string, err error) {
 	if err := errors.Join(os.WriteFile(with, []byte(strings.Replace(string(text), b.old, b.new, 1)), 0o600), os.WriteFile(overlay, list, 0o600)); err != nil {
 		return "", err
 	}
-	return test(overlay, filepath.Join(tmp, "test"))
+	return b.test(overlay, filepath.Join(tmp, "test"))
 }
 
-// test compiles the package's tests with an overlay, and returns the first that fails.
-func test(overlay, program string) (by string, err error) {
+// test compiles the package's tests with an overlay, and returns the first that fails. A bug beside the
+// package is for the tests of package edge.
+func (b besideBug) test(overlay, program string) (by string, err error) {
+	folder := folder
+	if b.tests != "" {
+		folder = filepath.Dir(folder)
+	}
 	build := exec.CommandContext(context.Background(), "go", "test", "-vet=off", "-c", "-o", program, "-overlay", overlay, "./"+folder)
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", errCompile, bytes.TrimSpace(out))
 	}
-	run := exec.CommandContext(context.Background(), program, "-test.timeout=60s")
+	run := exec.CommandContext(context.Background(), program, "-test.timeout=60s", "-test.run="+b.tests)
 	run.Dir = folder
 	out, err := run.CombinedOutput()
 	switch {
