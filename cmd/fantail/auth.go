@@ -22,6 +22,9 @@ const maxAuthClockSkew = 10 * time.Second
 
 // openJudge opens the file of rights, if there is one, and begins to follow the revocations.
 func (n *node) openJudge(ctx context.Context, cfg *nodeConfig, streams edge.Backend) error {
+	if cfg.auth.path == "" && cfg.auth.said {
+		return nil
+	}
 	if cfg.auth.path == "" {
 		why := "no --auth: every client may read, write and delete every stream"
 		if cfg.auth.off {
@@ -36,9 +39,7 @@ func (n *node) openJudge(ctx context.Context, cfg *nodeConfig, streams edge.Back
 		Path: cfg.auth.path, Now: n.fleetTime, Logger: cfg.log, Observer: m, Nodes: n.liveNodes,
 		ClockDoubt: func() bool { return n.clockSkew().Abs() > maxAuthClockSkew },
 	}
-	for _, secret := range cfg.auth.secrets {
-		c.RevocationKeys = append(c.RevocationKeys, access.RevocationKey(secret))
-	}
+	c.RevocationKeys = revocationKeys(cfg.auth.secrets)
 	judge, err := access.Open(ctx, c)
 	if err != nil {
 		return fmt.Errorf("--auth: %w", err)
@@ -57,6 +58,34 @@ func (n *node) openJudge(ctx context.Context, cfg *nodeConfig, streams edge.Back
 		cfg.log.Warn("rights are only observed", "why", "--auth-observe: requests that would be refused are counted and logged, and served")
 	}
 	return nil
+}
+
+func revocationKeys(secrets [][]byte) (keys [][]byte) {
+	for _, secret := range secrets {
+		keys = append(keys, access.RevocationKey(secret))
+	}
+	return keys
+}
+
+// reloadSecretsEvery is the time between two reads of the secrets that authenticate revocations: the
+// same as between those for gossip.
+const reloadSecretsEvery = 10 * time.Second
+
+// renewRevocationKeys reads the fleet's secrets again until ctx ends: a revocation by a node that began
+// with a new one must not be taken for forged. An error keeps the old ones; the relay logs it.
+func (n *node) renewRevocationKeys(ctx context.Context) {
+	tick := time.NewTicker(reloadSecretsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if secrets, err := n.cfg.auth.reloadSecrets(); err == nil && n.judge.Revocations().SetKeys(revocationKeys(secrets)) {
+			n.revocations.readAgain()
+		}
+	}
 }
 
 // fleetTime returns S2's time as far as this node knows it: its own clock, without the skew that
@@ -85,6 +114,12 @@ func (n *node) watchAuth(ctx context.Context) {
 			n.revocations.run(ctx)
 			return nil
 		})
+		if n.cfg.auth.reloadSecrets != nil {
+			n.serving.Go(func() error {
+				n.renewRevocationKeys(ctx)
+				return nil
+			})
+		}
 	}
 	n.serving.Go(func() error {
 		tick := time.NewTicker(time.Second)
@@ -209,7 +244,8 @@ func newAuthMetrics(reg prometheus.Registerer, observing bool) *authMetrics {
 			Name: "fantail_jwks_fetches_total", Help: "Fetches of an issuer's keys, by result.",
 		}, []string{"issuer", "result"}),
 		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "fantail_limited_total", Help: "Requests refused because the project or the caller is over a limit of the file of rights.",
+			Name: "fantail_limited_total", Help: "Requests refused because the project or the caller is over a limit of the file of rights; observed: it was served, by --auth-observe.",
+			ConstLabels: prometheus.Labels{"observed": fmt.Sprint(observing)},
 		}, []string{"project", "limit"}),
 	}
 	reg.MustRegister(m.denied, m.verified, m.fetched, m.limited)

@@ -21,7 +21,10 @@ type authFlags struct {
 type authConfig struct {
 	path    string // empty: everything is open
 	off     bool   // everything is open on purpose
+	said    bool   // another node of this process has said that everything is open
 	secrets [][]byte
+	// reloadSecrets reads the secrets again (nil: they do not change).
+	reloadSecrets func() ([][]byte, error)
 }
 
 // applyRights converts the flags into the configuration of the edge.

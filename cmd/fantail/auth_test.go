@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -49,7 +50,15 @@ admin: { tokens: [ { name: ops, sha256: %[2]s } ] }
 // bearerOf returns the Authorization field of a token for a subject.
 func bearerOf(t *testing.T, subject string) []string {
 	t.Helper()
-	claims, err := json.Marshal(map[string]any{"iss": "app", "sub": subject, "aud": "fantail", "iat": time.Now().Unix() - 1, "exp": time.Now().Add(time.Hour).Unix()})
+	return tokenOfIssuer(t, map[string]any{"sub": subject})
+}
+
+// tokenOfIssuer returns the fields of a request with a token of the issuer of rightsOf.
+func tokenOfIssuer(t *testing.T, more map[string]any) []string {
+	t.Helper()
+	all := map[string]any{"iss": "app", "aud": "fantail", "iat": time.Now().Unix() - 1, "exp": time.Now().Add(time.Hour).Unix()}
+	maps.Copy(all, more)
+	claims, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,7 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 		if cfg.auth, wrong = c.applyRights(&cfg.edge); len(wrong) > 0 {
 			return nil, errors.Join(append(wrong, f.stop())...)
 		}
-		cfg.auth.secrets = [][]byte{secret}
+		cfg.auth.secrets, cfg.auth.said = [][]byte{secret}, i > 0
 		if c.Endpoint == "" {
 			cfg.shard.ColdOpens = devColdOpens
 		}

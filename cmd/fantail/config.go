@@ -161,6 +161,9 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	errs = append(errs, wrong...)
 	if cfg.auth.path != "" && c.hasSecret() {
 		cfg.auth.secrets, _ = c.secrets() // its error is fleetConfig's
+		if c.SecretFile != "" {
+			cfg.auth.reloadSecrets = c.secrets
+		}
 	}
 	return cfg, errors.Join(errs...)
 }

@@ -94,6 +94,7 @@ func spawnBinary(t *testing.T, path, msg string, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.cmd.Stdout = p.log // the access log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -148,10 +149,14 @@ func (p *process) waitForEnd(t *testing.T, within time.Duration) error {
 
 // processes is a `fantail s2` and n times `fantail serve`.
 type processes struct {
-	run   string // a project of its own: another S2 keeps what earlier runs wrote
-	path  string // the release that spawn starts; empty: this one
-	s2    *process
-	nodes []*process
+	run  string // a project of its own: another S2 keeps what earlier runs wrote
+	path string // the release that spawn starts; empty: this one
+	// client sends the requests of rollNodes (nil: a new one), and flags returns more flags of the node
+	// that one of its steps starts (nil: none).
+	client *client
+	flags  func(step int) []string
+	s2     *process
+	nodes  []*process
 }
 
 func startProcesses(t *testing.T, n int) *processes {

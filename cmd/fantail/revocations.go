@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/fantail-dev/fantail/edge"
 	"github.com/fantail-dev/fantail/edge/access"
@@ -27,6 +28,9 @@ const (
 	revokeTimeout = 10 * time.Second
 	// revocationRetry is the pause after a failure to read the revocations.
 	revocationRetry = 500 * time.Millisecond
+	// ignoredInterval is the time between two log lines about messages that are ignored: a program that may
+	// write to the stream in S2 could fill the log.
+	ignoredInterval = time.Minute
 	// revocationPage is about how many bytes of revocations are applied in one step.
 	revocationPage = 1 << 20
 )
@@ -44,10 +48,25 @@ type revocationFeed struct {
 	position  atomic.Uint64 // up to which the stream is read
 	freshAt   atomic.Int64  // when it last knew the newest, Unix ns
 	following atomic.Bool
+
+	again          chan struct{} // has room for one: the stream is to be read from its start
+	ignored        atomic.Uint64 // messages that were not made by the fleet, or one too many
+	ignoredLimiter rate.Sometimes
 }
 
 func newRevocationFeed(streams edge.Backend, list *access.Revocations, project string, log *slog.Logger) *revocationFeed {
-	return &revocationFeed{streams: streams, list: list, stream: shard.StreamID(project + "/" + shard.RevocationsStream), log: log}
+	return &revocationFeed{
+		streams: streams, list: list, stream: shard.StreamID(project + "/" + shard.RevocationsStream), log: log,
+		again: make(chan struct{}, 1), ignoredLimiter: rate.Sometimes{Interval: ignoredInterval},
+	}
+}
+
+// readAgain has the stream read from its start: messages that were taken for forged may be good now.
+func (f *revocationFeed) readAgain() {
+	select {
+	case f.again <- struct{}{}:
+	default:
+	}
 }
 
 // isCaughtUp reports whether every revocation that was there at the start is known.
@@ -63,6 +82,9 @@ func (f *revocationFeed) register(reg prometheus.Registerer) {
 		}
 		return max(time.Since(time.Unix(0, f.freshAt.Load())), 0).Seconds()
 	}))
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "fantail_revocations_ignored_total", Help: "Messages in the stream of revocations that this node has ignored: they were not made with a secret of the fleet, or too many hold.",
+	}, func() float64 { return float64(f.ignored.Load()) }))
 }
 
 // run follows the stream until ctx ends.
@@ -77,6 +99,9 @@ func (f *revocationFeed) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errReadAgain) {
+			continue
+		}
 		if !warned {
 			f.log.Warn("revocations cannot be read; what is known of them holds", "stream", f.stream, "err", err)
 			warned = true
@@ -87,6 +112,9 @@ func (f *revocationFeed) run(ctx context.Context) {
 		}
 	}
 }
+
+// errReadAgain ends follow because the fleet's secrets have changed.
+var errReadAgain = errors.New("the secrets have changed")
 
 // follow reads the stream from its start and then as it grows. It creates the stream if there is none.
 func (f *revocationFeed) follow(ctx context.Context) error {
@@ -126,6 +154,8 @@ func (f *revocationFeed) follow(ctx context.Context) error {
 		if tail.Watch(wake, pos) {
 			select {
 			case <-wake:
+			case <-f.again:
+				return errReadAgain
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -138,7 +168,10 @@ func (f *revocationFeed) apply(b shard.RecordBatch, pos shard.Pos) shard.Pos {
 	for i := b.Search(pos); i < b.Len(); i++ {
 		m := b.Message(i)
 		if err := f.list.Apply(m.Body, strconv.FormatUint(uint64(m.Next), 10)); err != nil {
-			f.log.Warn("a revocation is ignored", "position", uint64(m.Pos), "err", err)
+			ignored := f.ignored.Add(1)
+			f.ignoredLimiter.Do(func() {
+				f.log.Warn("revocations are ignored", "ignored", ignored, "position", uint64(m.Pos), "err", err)
+			})
 		}
 	}
 	pos = max(pos, b.To())
@@ -167,11 +200,18 @@ func (f *revocationFeed) do(ctx context.Context, q shard.Request) (shard.Outcome
 	return out, err
 }
 
+// canRevoke answers a request to a node that has no revocations, and returns false.
+func (n *node) canRevoke(w http.ResponseWriter) bool {
+	if n.revocations == nil {
+		http.Error(w, "revocations need --auth with a file that names revocations: {project: …}", http.StatusNotImplemented)
+	}
+	return n.revocations != nil
+}
+
 // handleRevoke appends a revocation to the fleet's stream. It is revoked once S2 has acknowledged
 // it; if S2 does not answer, it is not known to be revoked, and the operator asks again.
 func (n *node) handleRevoke(w http.ResponseWriter, r *http.Request) {
-	if n.revocations == nil {
-		http.Error(w, "revocations need --auth with a file that names revocations: {project: …}", http.StatusNotImplemented)
+	if !n.canRevoke(w) {
 		return
 	}
 	if n.isAdminOpen() {
@@ -203,8 +243,7 @@ func (n *node) handleRevoke(w http.ResponseWriter, r *http.Request) {
 
 // handleRevocations lists what is revoked, and how far this node has read.
 func (n *node) handleRevocations(w http.ResponseWriter, _ *http.Request) {
-	if n.revocations == nil {
-		http.Error(w, "revocations need --auth with a file that names revocations: {project: …}", http.StatusNotImplemented)
+	if !n.canRevoke(w) {
 		return
 	}
 	l := n.judge.Revocations()

@@ -22,7 +22,10 @@ func TestRollingRestart(t *testing.T) {
 // one), under readers and writers.
 func rollNodes(t *testing.T, ps *processes, releases ...string) {
 	t.Helper()
-	c := newClient(t)
+	c := ps.client
+	if c == nil {
+		c = newClient(t)
+	}
 	const streams, perStream = 12, 9
 	var mu sync.Mutex // guards ps.nodes and up
 	up := []bool{true, true, true}
@@ -74,7 +77,11 @@ func rollNodes(t *testing.T, ps *processes, releases ...string) {
 		if err := old.waitForEnd(t, 12*time.Second); err != nil {
 			t.Errorf("node %d: %v", i, err)
 		}
-		fresh := ps.spawn(t, i, "--join="+ps.nodes[(i+1)%3].addr("gossip"))
+		more := []string{"--join=" + ps.nodes[(i+1)%3].addr("gossip")}
+		if ps.flags != nil {
+			more = append(more, ps.flags(step)...)
+		}
+		fresh := ps.spawn(t, i, more...)
 		mu.Lock()
 		ps.nodes[i] = fresh
 		mu.Unlock()

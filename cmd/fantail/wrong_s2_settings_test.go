@@ -55,14 +55,14 @@ func (f *settingsFleet) start(i int, more ...string) *process {
 	f.Helper()
 	args := []string{
 		"serve", fmt.Sprintf("--name=node-%d", i), "--http=127.0.0.1:0", "--admin=127.0.0.1:0",
-		"--cluster=test", "--secret=00112233445566778899aabbccddeeff", "--gossip=127.0.0.1:0", "--relay=127.0.0.1:0",
+		"--cluster=test", "--gossip=127.0.0.1:0", "--relay=127.0.0.1:0",
 		"--grace=10s", "--linger=0s", "--drain=2s",
 	}
 	if i > 0 {
 		args = append(args, "--join="+f.nodes[0].addr("gossip"))
 	}
 	given := strings.Join(more, " ")
-	for _, own := range []string{"--s2-endpoint=" + f.s2.URL(), "--s2-basin=" + settledBasin, "--s2-token=" + tokenOfNode(i)} {
+	for _, own := range []string{"--secret=00112233445566778899aabbccddeeff", "--s2-endpoint=" + f.s2.URL(), "--s2-basin=" + settledBasin, "--s2-token=" + tokenOfNode(i)} {
 		if name, _, _ := strings.Cut(own, "="); !strings.Contains(given, name) {
 			args = append(args, own)
 		}
