@@ -23,7 +23,8 @@ type proxy struct {
 	name, recipe string
 	command      func(config string) []string
 	reload       func(t *testing.T, p *runningProxy)
-	readiness    bool // it asks nodes whether they are ready
+	readiness    bool     // it asks nodes whether they are ready
+	replace      []string // further texts of the recipe, and what stands there instead
 	versionFlag  string
 }
 
@@ -103,6 +104,7 @@ func (p proxy) start(t *testing.T, hosts []string, httpPort, adminPort string) *
 		"localhost:2019", "127.0.0.1:" + running.adminPort, "port 4447", "port " + adminPort, "health_port 4447", "health_port " + adminPort,
 		"worker_rlimit_nofile 200000", "worker_rlimit_nofile 8000", "worker_connections 100000", "worker_connections 4000", "maxconn 200000", "maxconn 2000",
 	}
+	replace = append(replace, p.replace...)
 	for i, host := range hosts {
 		replace = append(replace, fmt.Sprintf("node-%d:4437", i+1), host+":"+httpPort)
 	}
