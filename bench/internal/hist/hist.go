@@ -3,6 +3,7 @@ package hist
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -11,6 +12,25 @@ import (
 func Median(v []float64) float64 {
 	s := slices.Sorted(slices.Values(v))
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
+
+// RatioInterval returns between which bounds the ratio of the medians of two samples lies with 95 %
+// certainty, by drawing from them again and again.
+func RatioInterval(of, to []float64) (low, high float64) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	draw := func(v []float64) float64 {
+		again := make([]float64, len(v))
+		for i := range again {
+			again[i] = v[rnd.IntN(len(v))]
+		}
+		return Median(again)
+	}
+	ratios := make([]float64, 4000)
+	for i := range ratios {
+		ratios[i] = draw(of) / draw(to)
+	}
+	slices.Sort(ratios)
+	return ratios[len(ratios)/40], ratios[len(ratios)-1-len(ratios)/40]
 }
 
 // Hist counts durations in steps of 5 %, from 0.1 ms to a few minutes.
