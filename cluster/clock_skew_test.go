@@ -17,7 +17,7 @@ func TestClockSkewIsMeasuredByHeartbeats(t *testing.T) {
 		c.Now, c.Metrics = func() time.Time { return time.Now().Add(ahead) }, reg
 	})
 	near := func(s *testNode, want time.Duration) bool {
-		d, name := s.peers.worstClockSkew()
+		d, name := s.peers.WorstClockSkew()
 		return name != "" && (d-want).Abs() < 300*time.Millisecond
 	}
 	f.eventually("the node that is ahead knows", func() bool { return near(f.nodes[1], ahead) })

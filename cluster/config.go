@@ -86,13 +86,6 @@ type Config struct {
 	relayVersion                   uint8         // older in tests
 }
 
-// The credit that an edge grants, in bytes of record batches: to a subscription, and to a link.
-// DESIGN.md, "Links and credit", has the reasons.
-const (
-	defaultSubscriptionWindow = 256 << 10
-	defaultLinkWindow         = 8 << 20
-)
-
 // validate sets the defaults and returns all errors together.
 func (c *Config) validate() error {
 	var errs []error
@@ -176,23 +169,8 @@ func (c *Config) setDefaults() {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.PeerWriteBytes <= 0 {
-		c.PeerWriteBytes = defaultBodyBytes
-	}
-	if c.LinkCreditBytes <= 0 {
-		c.LinkCreditBytes = defaultLinkBytes
-	}
-	if c.subscriptionWindow <= 0 {
-		c.subscriptionWindow = defaultSubscriptionWindow
-	}
-	if c.linkWindow <= 0 {
-		c.linkWindow = defaultLinkWindow
-	}
 	if c.renewInterval <= 0 {
 		c.renewInterval = renewInterval
-	}
-	if c.bodyGrace <= 0 {
-		c.bodyGrace = bodyGrace
 	}
 	if c.Network == nil {
 		c.Network = hostNetwork{}

@@ -10,11 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-
-	"github.com/fantail-dev/fantail/cluster/placement"
-	"github.com/fantail-dev/fantail/cluster/wire"
-	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -77,12 +73,12 @@ func TestBrokenBodyIsSentAgain(t *testing.T) {
 	owner := f.nodes[0]
 	id := f.streamOwnedBy(owner)
 	f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
-	before := edge.peers.link(owner.self)
+	before := edge.peers.Link(owner.self)
 	c.changeConns(owner.relayAddr(), func(cc *faultyConn) { cc.cut, cc.left = true, 600<<10 })
 	body := strings.Repeat("0123456789abcdef", 1<<16)
 	f.mustDo(edge, write(id, shard.OpAppend, body[:1<<19], body[1<<19:]), shard.CodeAppended)
 	f.awaitMessages(f.startReader(edge, id), []string{body[:1<<19], body[1<<19:]})
-	if edge.peers.link(owner.self) == before {
+	if edge.peers.Link(owner.self) == before {
 		t.Error("the link did not break")
 	}
 }
@@ -188,7 +184,7 @@ func TestSilentOwnerLosesItsLink(t *testing.T) {
 	}
 	f.mustDo(owner, write(id, shard.OpAppend, "b"), shard.CodeAppended)
 	f.awaitMessages(r, []string{"a", "b"})
-	if took := time.Since(began); took > 3*silenceTimeout {
+	if took := time.Since(began); took > 3*transport.SilenceTimeout {
 		t.Errorf("nobody noticed for %v", took)
 	}
 }
@@ -219,171 +215,6 @@ func TestRecreatedStreamEndsTheOldGeneration(t *testing.T) {
 	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "more"), shard.CodeAppended)
 	for _, s := range f.nodes {
 		f.awaitMessages(f.startReader(s, id), []string{"new", "more"})
-	}
-}
-
-// scriptedEdge is a peer that sends exactly what a test has it send.
-type scriptedEdge struct {
-	control grpc.BidiStreamingClient[relaypb.ToOwner, relaypb.ToEdge]
-	frames  chan *relaypb.Frame
-	link    uint64
-}
-
-// openScriptedEdge opens a link with the given windows.
-func (f *fleet) openScriptedEdge(owner *testNode, window, linkWindow uint64) *scriptedEdge {
-	f.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+owner.relayAddr(),
-		grpc.WithTransportCredentials(asPeer(f.T, owner.creds)))
-	if err != nil {
-		f.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(f.Context())
-	client := relaypb.NewRelayClient(conn)
-	e := &scriptedEdge{frames: make(chan *relaypb.Frame), link: 77}
-	if e.control, err = client.Control(ctx); err == nil {
-		e.say(&relaypb.ToOwner{BulkLane: 1, Hello: &relaypb.Hello{
-			Version: placement.RelayVersionNewest, To: wire.Bytes(owner.self), Incarnation: e.link, Window: window, LinkWindow: linkWindow,
-			From: &relaypb.PeerAddress{Name: []byte("raw")},
-		}})
-		_, err = e.control.Recv()
-	}
-	if err != nil {
-		f.Fatal(err)
-	}
-	bulk, err := client.Bulk(ctx, &relaypb.BulkRequest{Incarnation: e.link, BulkLane: 1})
-	if err != nil {
-		f.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			m, err := bulk.Recv()
-			if err != nil {
-				return
-			}
-			select {
-			case e.frames <- m:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	wg.Go(func() { // heartbeats, and nothing else
-		tick := time.NewTicker(heartbeatInterval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				e.say(&relaypb.ToOwner{Heartbeat: 1})
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	f.Cleanup(func() {
-		cancel()
-		_ = conn.Close()
-		wg.Wait()
-	})
-	return e
-}
-
-func (e *scriptedEdge) say(m *relaypb.ToOwner) { _ = e.control.Send(m) }
-
-// waitsForCredit reports whether the owner waits for credit of the subscription or of the link.
-func (s *testNode) waitsForCredit(link, handle uint64) bool {
-	s.server.mu.Lock()
-	ses := s.server.sessions[link]
-	s.server.mu.Unlock()
-	if ses == nil {
-		return false
-	}
-	ses.mu.Lock()
-	defer ses.mu.Unlock()
-	u := ses.subs[handle]
-	return u != nil && u.flags&(subNeedsCredit|subNeedsLinkCredit) != 0
-}
-
-// A peer that returns no credit gets its window and one batch, and delays no other. With credit it
-// gets the rest, and nothing is missing.
-func TestFrozenPeerHoldsUpNoOther(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 2)
-	owner := f.nodes[0]
-	id := f.streamOwnedBy(owner)
-	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	const window, linkWindow, size, writes = 64 << 10, 128 << 10, 10 << 10, 60
-	e := f.openScriptedEdge(owner, window, linkWindow)
-	e.say(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
-		{Handle: 1, Stream: wire.Bytes(id)}, {Handle: 2, Stream: wire.Bytes(id)}, {Handle: 3, Stream: wire.Bytes(id)},
-	}})
-	healthy := f.startReader(f.nodes[1], id)
-	var want []string
-	for i := range writes {
-		m := fmt.Sprintf("%04d%s", i, strings.Repeat("x", size))
-		f.mustDo(owner, write(id, shard.OpAppend, m), shard.CodeAppended)
-		want = append(want, m)
-	}
-	f.awaitMessages(healthy, want)
-
-	got := map[uint64][]string{}
-	parts := map[uint64]*wire.BatchAssembler{1: {}, 2: {}, 3: {}}
-	bytes := map[uint64]int{}
-	take := func(frame *relaypb.Frame) {
-		for _, p := range frame.GetParts() {
-			if p.GetKind() != relaypb.PartKind_PART_KIND_BATCH {
-				continue
-			}
-			bytes[p.GetHandle()] += len(p.GetData())
-			r, whole, err := parts[p.GetHandle()].AddPiece(p.GetData(), p.GetTotal())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i := 0; whole && i < r.Len(); i++ {
-				got[p.GetHandle()] = append(got[p.GetHandle()], string(r.Message(i).Body))
-			}
-		}
-	}
-	f.eventually("the owner waits for credit", func() bool {
-		for {
-			select {
-			case frame := <-e.frames:
-				take(frame)
-				continue
-			default:
-			}
-			return owner.waitsForCredit(e.link, 1) && owner.waitsForCredit(e.link, 2) && owner.waitsForCredit(e.link, 3)
-		}
-	})
-	all := bytes[1] + bytes[2] + bytes[3]
-	for h, n := range bytes {
-		if n > window+2*size {
-			t.Errorf("handle %d was sent %d bytes on a window of %d", h, n, window)
-		}
-	}
-	if all > linkWindow+2*size {
-		t.Errorf("%d bytes on a link window of %d", all, linkWindow)
-	}
-	e.say(&relaypb.ToOwner{
-		LinkCredit: 10 * writes * size,
-		Credit:     []*relaypb.Credit{{Handle: 1, Bytes: window}, {Handle: 9, Bytes: 1}},
-	})
-	f.eventually("the rest comes", func() bool {
-		for {
-			select {
-			case frame := <-e.frames:
-				take(frame)
-				continue
-			default:
-			}
-			if len(got[1]) < writes && owner.waitsForCredit(e.link, 1) {
-				e.say(&relaypb.ToOwner{Credit: []*relaypb.Credit{{Handle: 1, Bytes: window}}})
-			}
-			return len(got[1]) == writes
-		}
-	})
-	if strings.Join(got[1], ",") != strings.Join(want, ",") {
-		t.Error("not what was written")
 	}
 }
 
@@ -445,24 +276,5 @@ func TestCloseUnderLoad(t *testing.T) {
 			t.Errorf("%s: %d feeds are not given back", s.self, n)
 		}
 		s.local.mu.Unlock()
-	}
-}
-
-// A process that has ended is not waited for: its address refuses connections.
-func TestEndedProcessIsNotAwaited(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 2)
-	owner, edge := f.nodes[0], f.nodes[1]
-	edge.peers.mu.Lock()
-	p := edge.peers.byName[owner.self]
-	edge.peers.mu.Unlock()
-	f.killNode(owner)
-	f.eventually("it is known to have ended", func() bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.processGone && p.patienceLeftLocked() == 0
-	})
-	if _, err := edge.peers.awaitLink(t.Context(), owner.self); !errors.Is(err, placement.ErrUnreachable) {
-		t.Error(err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/fantail-dev/fantail/shard"
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
@@ -19,6 +21,7 @@ type testNode struct {
 	manager *shard.Manager
 	tails   *shard.TailBuffers
 	store   *faultyStore
+	reg     *prometheus.Registry
 	dead    bool
 }
 
@@ -49,9 +52,10 @@ func newFleetAt(t *testing.T, n int, now func() time.Time) *fleet {
 // add starts one more node.
 func (f *fleet) add(change ...func(*Config)) *testNode {
 	f.Helper()
+	reg := prometheus.NewRegistry()
 	cfg := Config{
 		Name: fmt.Sprintf("n%d", len(f.nodes)), FleetName: "test", Secrets: [][]byte{[]byte("0123456789abcdef")},
-		GossipAddr: "127.0.0.1:0", RelayAddr: "127.0.0.1:0", ChangeNotice: -1,
+		GossipAddr: "127.0.0.1:0", RelayAddr: "127.0.0.1:0", ChangeNotice: -1, Metrics: reg,
 	}
 	if len(f.nodes) > 0 {
 		gossip, _ := f.nodes[0].ListenAddrs()
@@ -60,7 +64,7 @@ func (f *fleet) add(change ...func(*Config)) *testNode {
 	for _, fn := range change {
 		fn(&cfg)
 	}
-	s := &testNode{tails: shard.NewTailBuffers(0, 0), store: &faultyStore{Log: f.log}}
+	s := &testNode{tails: shard.NewTailBuffers(0, 0), store: &faultyStore{Log: f.log}, reg: reg}
 	s.manager = shard.NewManager(s.store, s.tails, shard.Config{Now: f.now})
 	var err error
 	if s.Node, err = Join(f.Context(), cfg, s.manager, s.tails); err != nil {
@@ -77,6 +81,24 @@ func (f *fleet) add(change ...func(*Config)) *testNode {
 		}
 	})
 	return s
+}
+
+// metric returns a metric of the node, with the given value of its only label, if it has one.
+func (s *testNode) metric(t *testing.T, name, label string) float64 {
+	t.Helper()
+	families, err := s.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fam := range families {
+		for _, m := range fam.GetMetric() {
+			if fam.GetName() == name && (len(m.GetLabel()) == 0 || m.GetLabel()[0].GetValue() == label) {
+				return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("%s has no metric %s", s.self, name)
+	return 0
 }
 
 func (f *fleet) living() (all []*testNode) {

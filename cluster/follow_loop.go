@@ -9,6 +9,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -23,7 +24,7 @@ type followLoop struct {
 	tails    *shard.TailBuffers
 	local    *localStreams
 	openPool *openPool
-	peers    *peers
+	peers    *transport.Peers
 	node     followHost
 	log      *slog.Logger
 	metrics  *metrics
@@ -87,8 +88,8 @@ func (fs *followLoop) nextMoveTime(now time.Time) time.Time {
 	switch {
 	case fs.lastMoveAt.Before(now):
 		fs.lastMoveAt = now
-	case fs.lastMoveAt.Sub(now) > movedGrace/2:
-		return now.Add(randomBetween(0, movedGrace/2))
+	case fs.lastMoveAt.Sub(now) > transport.MovedGrace/2:
+		return now.Add(randomBetween(0, transport.MovedGrace/2))
 	}
 	fs.lastMoveAt = fs.lastMoveAt.Add(movePace)
 	return fs.lastMoveAt.Add(randomBetween(0, moveJitter))
@@ -218,14 +219,6 @@ func (fs *followLoop) scheduleAll() {
 		fs.pending[f] = struct{}{}
 	}
 	notify.Send(fs.wake)
-}
-
-// onLinkLost handles the loss of a link, with the subscriptions that were on it.
-func (fs *followLoop) onLinkLost(subs []*upstreamSub) {
-	for _, u := range subs {
-		u.subscriber.onLinkLost(u)
-	}
-	fs.scheduleAll()
 }
 
 // minStepInterval is the least time between two rounds of the loop, so that one round serves many

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
@@ -27,6 +28,7 @@ import (
 //	read / leave              a reader comes, or leaves
 //	subscribed b [tail=5]     b answers the newest subscription at it: records begin at 0
 //	records b from=0 to=5     b sends a record batch
+//	malformed b               b sends what is none
 //	moved b to=c              b says that c owns the stream
 //	end b [not-owner=c|owner-alive=c|gone|overloaded]   b ends the newest subscription at it
 //	pass 2s                   time passes
@@ -35,7 +37,7 @@ func TestFollowScripts(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newFollowScript(t)
 			datadriven.RunTest(t, path, s.run)
-			s.loop.close()
+			s.close()
 		})
 	})
 }
@@ -43,27 +45,34 @@ func TestFollowScripts(t *testing.T) {
 type followScript struct {
 	testFollowHost
 	loop     *followLoop
-	links    map[string]*link
+	owners   *scriptedOwners
+	linked   map[string]bool
 	follower *follower
 }
 
 const followedStream = shard.StreamID("default/s")
 
 func newFollowScript(t *testing.T) *followScript {
-	s := &followScript{links: map[string]*link{}}
+	s := &followScript{owners: newScriptedOwners("b", "c", "d"), linked: map[string]bool{}}
 	s.view, s.table = placement.NewView(nil), placement.NewView(nil).TableAt(time.Now())
 	s.loop = &followLoop{
 		self: "edge", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(&countingHost{}, noHandover{}),
 		openPool: &openPool{limit: 1, maxWaiting: 1}, node: &s.testFollowHost, log: slog.New(slog.DiscardHandler),
-		peers:   newPeers(&Config{}, placement.PeerAddr{Name: "edge"}, newMetrics(nil), nil, nil, nil),
 		metrics: newMetrics(nil), wake: make(chan struct{}, 1), ctx: t.Context(), stop: func() {},
 		byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{},
 	}
-	for _, name := range []string{"b", "c", "d"} {
-		s.loop.peers.byName[name] = &peer{peers: s.loop.peers, addr: placement.PeerAddr{Name: name}, processGone: true}
-	}
+	s.loop.peers = transport.NewPeers(transport.Config{Self: placement.PeerAddr{Name: "edge"}, Dialer: s.owners}, s)
 	return s
 }
+
+func (s *followScript) close() {
+	s.loop.close()
+	s.loop.peers.Close()
+	s.owners.close()
+}
+
+// OnLinksChanged implements Observer.
+func (s *followScript) OnLinksChanged() { s.loop.scheduleAll() }
 
 func (s *followScript) run(t *testing.T, d *datadriven.TestData) string {
 	peer := ""
@@ -76,12 +85,11 @@ func (s *followScript) run(t *testing.T, d *datadriven.TestData) string {
 		d.MaybeScanArgs(t, "then", &then)
 		s.setOwner(peer, then)
 	case "link":
-		s.linkUp(peer)
+		s.linked[peer] = true
+		s.loop.peers.Update(s.owners.members(s.linked))
 	case "lose":
-		subs := s.links[peer].close()
-		delete(s.links, peer)
-		s.setLink(peer, nil)
-		s.loop.onLinkLost(subs)
+		delete(s.linked, peer)
+		s.loop.peers.Update(s.owners.members(s.linked))
 	case "read":
 		go func() { _, _, _ = s.loop.follow(t.Context(), followedStream, 0) }()
 	case "leave":
@@ -130,28 +138,9 @@ func (s *followScript) setOwner(owner, then string) {
 	s.loop.scheduleAll()
 }
 
-func (s *followScript) setLink(name string, l *link) {
-	p := s.loop.peers.byName[name]
-	p.mu.Lock()
-	p.link = l
-	p.mu.Unlock()
-}
-
-func (s *followScript) linkUp(name string) {
-	l := &link{
-		peer: placement.PeerAddr{Name: name}, metrics: s.loop.metrics, wake: make(chan struct{}, 1), subs: map[uint64]*upstreamSub{},
-		subscriptionWindow: 1 << 20, linkWindow: 1 << 20, stopBulk: func() {},
-		cancel: func(error) {},
-	}
-	s.links[name] = l
-	s.setLink(name, l)
-	s.loop.scheduleAll()
-}
-
 // send has a peer send a Part to its newest subscription.
 func (s *followScript) send(t *testing.T, d *datadriven.TestData, peer string) {
-	l := s.links[peer]
-	part := &relaypb.Part{Handle: l.lastHandle}
+	part := &relaypb.Part{}
 	switch d.Cmd {
 	case "subscribed":
 		var tail, start uint64
@@ -167,6 +156,8 @@ func (s *followScript) send(t *testing.T, d *datadriven.TestData, peer string) {
 		d.ScanArgs(t, "to", &to)
 		part.Kind = relaypb.PartKind_PART_KIND_BATCH
 		part.Data = shard.EmptyBatch(shard.Pos(from), shard.Pos(to), shard.Pos(to), false).Bytes()
+	case "malformed":
+		part.Kind, part.Data = relaypb.PartKind_PART_KIND_BATCH, []byte("no record batch")
 	case "moved":
 		var to string
 		d.ScanArgs(t, "to", &to)
@@ -186,18 +177,18 @@ func (s *followScript) send(t *testing.T, d *datadriven.TestData, peer string) {
 	default:
 		t.Fatalf("unknown command %s", d.Cmd)
 	}
-	l.handlePart(part)
+	s.owners.send(t, peer, part)
 }
 
 // report lists what was sent, and describes the follower.
 func (s *followScript) report(t *testing.T) string {
 	var out strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(s.links)) {
-		m, _ := s.links[name].nextControlMessage(false)
-		for _, q := range m.GetSubscribe() {
+	for _, name := range slices.Sorted(maps.Keys(s.linked)) {
+		subscribes, unsubscribes := s.owners.takeReceived(name)
+		for _, q := range subscribes {
 			fmt.Fprintf(&out, "to %s: Subscribe from %d, hop %d\n", name, q.GetFrom(), q.GetRoute().GetHop())
 		}
-		for range m.GetUnsubscribe() {
+		for range unsubscribes {
 			fmt.Fprintf(&out, "to %s: Unsubscribe\n", name)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -77,7 +78,7 @@ func (f *follower) stateLocked() followerState {
 // feed is the source that extends the tail buffer; the zero feed is none.
 type feed struct {
 	member   string
-	upstream *upstreamSub // a subscription at a peer; nil: local is the source
+	upstream *transport.Subscription // a subscription at a peer; nil: local is the source
 	local    localFeed
 }
 
@@ -93,7 +94,7 @@ type feedMove struct {
 	notBefore      time.Time // nothing is done before it
 	awaitingAnswer bool      // target has been asked and has not answered
 	targetName     string
-	upstream       *upstreamSub
+	upstream       *transport.Subscription
 	deadline       time.Time // of the answer
 }
 
@@ -108,7 +109,7 @@ const (
 	lostFeedMaxDelay = 800 * time.Millisecond
 	retryMinDelay    = time.Second // before a failed move is tried again, random up to the next
 	retryMaxDelay    = 2 * time.Second
-	subscribeTimeout = openTimeout + time.Second
+	subscribeTimeout = transport.OpenTimeout + time.Second
 )
 
 // unlockAndRun frees mu, and then does what must not be done under it.
@@ -120,9 +121,6 @@ func (f *follower) unlockAndRun() {
 		fn()
 	}
 }
-
-// streamID implements subscriber.
-func (f *follower) streamID() shard.StreamID { return f.id }
 
 // removeReader takes one reader away. It is the release function of follow.
 func (f *follower) removeReader() {
@@ -189,7 +187,7 @@ func (f *follower) finishLocked(why error) {
 	f.over = true
 	f.resolveOpeningLocked(why)
 	if f.move != nil && f.move.upstream != nil {
-		f.move.upstream.link.unsubscribe(f.move.upstream)
+		f.move.upstream.Unsubscribe()
 	}
 	f.move = nil
 	f.releaseFeedLocked(f.feed)
@@ -219,7 +217,7 @@ func (f *follower) resolveOpeningLocked(err error) {
 
 func (f *follower) releaseFeedLocked(old feed) {
 	if old.upstream != nil {
-		old.upstream.link.unsubscribe(old.upstream)
+		old.upstream.Unsubscribe()
 	}
 	if release := old.local.release; release != nil {
 		f.afterUnlock = append(f.afterUnlock, func() {
@@ -242,7 +240,7 @@ func (f *follower) planMoveLocked(now time.Time) {
 	if want == nil || want.Name == f.feed.member {
 		return
 	}
-	if want.Name != f.loop.self && f.loop.peers.link(want.Name) == nil {
+	if want.Name != f.loop.self && f.loop.peers.Link(want.Name) == nil {
 		return // linksChanged schedules a step when it is back
 	}
 	f.move = &feedMove{notBefore: f.loop.nextMoveTime(now)}
@@ -256,7 +254,7 @@ func (f *follower) advanceMoveLocked(now time.Time) time.Time {
 		return m.deadline
 	case m.awaitingAnswer:
 		if m.upstream != nil {
-			m.upstream.link.unsubscribe(m.upstream)
+			m.upstream.Unsubscribe()
 		}
 		f.handleRefusalLocked(now, placement.ErrUnreachable)
 		return f.nextStepLocked()
@@ -307,14 +305,14 @@ func (f *follower) tryNextTargetLocked(now time.Time, m *feedMove) bool {
 		return false
 	}
 	m.targetName = to.Member.Name
-	if l := f.loop.peers.link(m.targetName); l != nil {
-		m.upstream = l.subscribe(f, subscribeRequest{f.nextPositionLocked(), m.routing.Route})
+	if l := f.loop.peers.Link(m.targetName); l != nil {
+		m.upstream = l.Subscribe(f, f.id, f.nextPositionLocked(), m.routing.Route)
 	}
 	if m.upstream != nil {
 		return false
 	}
 	m.awaitingAnswer = false
-	if f.opening != nil && f.loop.peers.isDownBriefly(m.targetName) {
+	if f.opening != nil && f.loop.peers.IsDownBriefly(m.targetName) {
 		m.routing.AskAgain(m.targetName)
 		m.notBefore = now.Add(noOwnerPoll)
 		return false
@@ -349,7 +347,7 @@ func (f *follower) openLocalFeedLocked(m *feedMove) {
 		if !wanted {
 			return // the move was given up while this waited
 		}
-		ctx, cancel := context.WithTimeout(f.loop.ctx, openTimeout)
+		ctx, cancel := context.WithTimeout(f.loop.ctx, transport.OpenTimeout)
 		defer cancel()
 		t, fd, err := f.loop.local.startFeed(ctx, f.id, from, must)
 		f.onLocalFeed(m, t, fd, err)

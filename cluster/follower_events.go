@@ -5,21 +5,22 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// This file has what peers and links tell a follower: the methods of subscriber.
+// This file has what peers and links tell a follower: the methods of Subscriber.
 
-var _ subscriber = (*follower)(nil)
+var _ transport.Subscriber = (*follower)(nil)
 
-// onSubscribed handles Subscribed: the owner's answer to a subscription, or its restart at a later
+// OnSubscribed handles Subscribed: the owner's answer to a subscription, or its restart at a later
 // position.
-func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start shard.Pos) {
+func (f *follower) OnSubscribed(u *transport.Subscription, info shard.Info, start shard.Pos) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	answered := f.move != nil && f.move.upstream == u
 	if !answered && f.feed.upstream != u {
-		u.link.unsubscribe(u)
+		u.Unsubscribe()
 		return
 	}
 	at := infoAt(info, start)
@@ -28,7 +29,7 @@ func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start shard.Pos
 	}
 	switch {
 	case f.tail == nil || info.Generation < f.tail.Generation(): // the peer has not heard of the newest generation
-		u.link.unsubscribe(u)
+		u.Unsubscribe()
 		if answered {
 			f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
 		} else {
@@ -40,7 +41,7 @@ func (f *follower) onSubscribed(u *upstreamSub, info shard.Info, start shard.Pos
 		return
 	}
 	f.tail.SkipTo(start, at.Tail, at.Closed)
-	u.tail = f.tail
+	u.Tail = f.tail
 	if answered {
 		f.adoptFeedLocked(feed{member: f.move.targetName, upstream: u}, info.Tail)
 	}
@@ -55,36 +56,36 @@ func (f *follower) replaceFeedLocked(now time.Time, wait time.Duration) {
 	f.loop.scheduleStep(f)
 }
 
-// onRecords extends the tail buffer with a batch. Only the goroutine of u's bulk lane calls it,
+// OnRecords extends the tail buffer with a batch. Only the goroutine of u's bulk lane calls it,
 // without mu.
-func (f *follower) onRecords(u *upstreamSub, r shard.RecordBatch) {
-	if u.tail == nil {
+func (f *follower) OnRecords(u *transport.Subscription, r shard.RecordBatch) {
+	if u.Tail == nil {
 		return
 	}
-	err := u.tail.Extend(r)
+	err := u.Tail.Extend(r)
 	if err == nil {
 		return
 	}
 	f.loop.metrics.gaps.Inc()
-	f.loop.log.Error("relayed records do not join", "peer", u.link.peer.Name, "stream", f.id, "err", err)
+	f.loop.log.Error("relayed records do not join", "peer", u.Peer().Name, "stream", f.id, "err", err)
 	f.mu.Lock()
 	defer f.unlockAndRun()
-	u.tail = nil
-	u.link.unsubscribe(u)
+	u.Tail = nil
+	u.Unsubscribe()
 	if f.feed.upstream == u {
 		f.replaceFeedLocked(time.Now(), 0)
 	}
 }
 
-// onOwnerMoved handles Moved: the feed says that another node owns the stream.
-func (f *follower) onOwnerMoved(u *upstreamSub, to placement.PeerAddr) {
+// OnOwnerMoved handles Moved: the feed says that another node owns the stream.
+func (f *follower) OnOwnerMoved(u *transport.Subscription, to placement.PeerAddr) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	if f.over || f.feed.upstream != u || f.move != nil {
 		return
 	}
-	if to.Name != f.loop.self && f.loop.peers.link(to.Name) == nil {
-		return // the old feed continues for movedGrace
+	if to.Name != f.loop.self && f.loop.peers.Link(to.Name) == nil {
+		return // the old feed continues for transport.MovedGrace
 	}
 	f.move = &feedMove{
 		notBefore: f.loop.nextMoveTime(time.Now()),
@@ -93,8 +94,8 @@ func (f *follower) onOwnerMoved(u *upstreamSub, to placement.PeerAddr) {
 	f.loop.scheduleStep(f)
 }
 
-// onSubscriptionEnd handles End: the subscription is over, or was refused.
-func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
+// OnSubscriptionEnd handles End: the subscription is over, or was refused.
+func (f *follower) OnSubscriptionEnd(u *transport.Subscription, why error) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	now := time.Now()
@@ -117,8 +118,8 @@ func (f *follower) onSubscriptionEnd(u *upstreamSub, why error) {
 	}
 }
 
-// onLinkLost handles the loss of the link that carried the subscription.
-func (f *follower) onLinkLost(u *upstreamSub) {
+// OnLinkLost handles the loss of the link that carried the subscription.
+func (f *follower) OnLinkLost(u *transport.Subscription) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	switch {

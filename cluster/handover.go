@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
 // A stream moves by being fetched. A new owner that is asked for a stream it does not hold fetches
 // it from the previous owner (Hand), installs it and serves, without reading S2. When owners
-// change, the previous owner only asks the new one to take over each stream that is followed or was
-// used recently (requestTakeovers); the first request for a stream has the same effect. So every
+// change, the previous owner only offers the new one each stream that is followed or was
+// used recently (offerBacklog, by the call TakeOver); the first request for a stream has the same effect. So every
 // change of owners works in this one way, whether a node joins, leaves, or the load bound of the
 // ring shifts partitions. What is handed over is a cache: whatever is lost on the way costs a read
 // of S2 and nothing else.
@@ -35,11 +36,11 @@ const (
 	incomingWait = 500 * time.Millisecond
 	// handedOverFor bounds how long a node refuses a stream that it has handed over.
 	handedOverFor = 5 * time.Second
-	// maxTakeoversPerPeer bounds the streams that a node hands over to one other concurrently. More
+	// maxOffersPerPeer bounds the streams that a node hands over to one other concurrently. More
 	// of them are not faster, and delay appends.
-	maxTakeoversPerPeer = 8
-	// takeoverRetry is the pause before a member with a clock that is behind is asked again.
-	takeoverRetry = 100 * time.Millisecond
+	maxOffersPerPeer = 8
+	// offerRetry is the pause before a member with a clock that is behind is asked again.
+	offerRetry = 100 * time.Millisecond
 	// hotWithin bounds the time since the last use of a stream that is handed over without being
 	// asked for.
 	hotWithin = time.Minute
@@ -50,13 +51,13 @@ const (
 )
 
 // previousOwners returns the links to the nodes that owned a stream before this one, newest first.
-func (r *Node) previousOwners(id shard.StreamID) (all []*link) {
+func (r *Node) previousOwners(id shard.StreamID) (all []*transport.Link) {
 	for _, t := range r.history.PreviousTables(r.View(), r.cfg.Now()) {
 		m := t.Owner(id)
 		if m == nil || m.Name == r.self || len(all) == maxPreviousOwners {
 			continue
 		}
-		if l := r.peers.link(m.Name); l != nil && !slices.Contains(all, l) {
+		if l := r.peers.Link(m.Name); l != nil && !slices.Contains(all, l) {
 			all = append(all, l)
 		}
 	}
@@ -77,11 +78,11 @@ func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Ha
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handoverTimeout)
 	defer cancel()
 	for _, l := range r.previousOwners(id) {
-		h, found, err := l.requestHandover(ctx, id, from, placement.PeerAddr{Name: r.self, Address: r.addr})
+		h, found, err := l.RequestHandover(ctx, id, from, placement.PeerAddr{Name: r.self, Address: r.addr})
 		switch {
 		case err != nil:
 			r.metrics.handovers.lost.Inc()
-			r.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.peer.Name, "err", err)
+			r.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.Peer().Name, "err", err)
 		case found:
 			r.metrics.handovers.received.Inc()
 			return h, true
@@ -137,9 +138,9 @@ func (o *handoverBacklog) noteDone(name string) {
 	o.mu.Unlock()
 }
 
-// requestTakeovers has the new owners fetch the streams of the backlog. It returns once each has
-// been asked, or when ctx ends.
-func (r *Node) requestTakeovers(ctx context.Context, backlog *handoverBacklog) {
+// offerBacklog offers the streams of the backlog to their new owners, which fetch them. It returns once each
+// has been offered, or when ctx ends.
+func (r *Node) offerBacklog(ctx context.Context, backlog *handoverBacklog) {
 	byOwner := map[string][]shard.StreamID{} // by owner, so that one that hangs delays no other
 	for _, id := range backlog.streams {
 		m := backlog.table.Owner(id)
@@ -149,10 +150,10 @@ func (r *Node) requestTakeovers(ctx context.Context, backlog *handoverBacklog) {
 	defer wg.Wait()
 	for name, ids := range byOwner {
 		next := make(chan shard.StreamID)
-		for range min(maxTakeoversPerPeer, len(ids)) {
+		for range min(maxOffersPerPeer, len(ids)) {
 			wg.Go(func() {
 				for id := range next {
-					r.requestTakeover(ctx, name, id)
+					r.offerStream(ctx, name, id)
 					backlog.noteDone(name)
 				}
 			})
@@ -170,11 +171,11 @@ func (r *Node) requestTakeovers(ctx context.Context, backlog *handoverBacklog) {
 	}
 }
 
-// requestTakeover has the member fetch a stream. A member with a clock that is behind answers that it
-// does not own the stream yet, and is asked again. If all attempts fail, the next request for the
+// offerStream offers a stream to the member that owns it now. A member with a clock that is behind answers
+// that it does not own the stream yet, and is asked again. If all attempts fail, the next request for the
 // stream has the same effect.
-func (r *Node) requestTakeover(ctx context.Context, member string, id shard.StreamID) {
-	l := r.peers.link(member)
+func (r *Node) offerStream(ctx context.Context, member string, id shard.StreamID) {
+	l := r.peers.Link(member)
 	if l == nil {
 		return
 	}
@@ -182,30 +183,34 @@ func (r *Node) requestTakeover(ctx context.Context, member string, id shard.Stre
 	defer cancel()
 	for {
 		var other *placement.RedirectError
-		if err := l.requestTakeover(ctx, id); !errors.As(err, &other) {
+		if err := l.OfferStream(ctx, id); !errors.As(err, &other) {
 			return
 		}
 		select {
-		case <-time.After(takeoverRetry):
+		case <-time.After(offerRetry):
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// takeOver makes this node, the new owner of a stream, serve it: it waits for a transfer of the
-// stream that is underway, fetches it from the previous owner and installs it (localStreams.acquire).
-// A stream that is not handed over is read from S2.
-func (r *Node) takeOver(ctx context.Context, id shard.StreamID) error {
-	_, err := r.local.info(ctx, id, shard.InfoAllowCached, false)
+// ServeOffered implements Streams: it makes this node, the new owner of a stream, serve it. It waits for a
+// transfer of the stream that is underway, fetches it from the previous owner and installs it
+// (localStreams.acquire). A stream that is not handed over is read from S2.
+func (o *ownerSide) ServeOffered(ctx context.Context, id shard.StreamID) error {
+	_, err := o.local.info(ctx, id, shard.InfoAllowCached, false)
 	return err
 }
 
-// handOver gives a stream up in favour of its next owner, and feeds the subscribers that this node
-// was feeding from there.
-func (r *Node) handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
+// errNotSuccessor refuses to hand a stream to a member that is not its next owner.
+var errNotSuccessor = errors.New("not the stream's owner")
+
+// HandOver implements Streams: it gives a stream up in favour of its next owner, and feeds the subscribers that
+// this node was feeding from there.
+func (o *ownerSide) HandOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	h shard.Handover, found bool, err error,
 ) {
+	r := (*Node)(o)
 	if !r.isSuccessor(id, to) {
 		r.cfg.Logger.Info("stream not handed over", "stream", id, "peer", to.Name, "why", "by this node's table it is not the owner")
 		return h, false, errNotSuccessor

@@ -223,8 +223,8 @@ func TestHandoverToADeadOwnerReadsTheLog(t *testing.T) {
 	if f.nodes[0].currentTable().Without([]string{f.nodes[0].self}).Owner(id).Name != successor.self {
 		successor, last = last, successor
 	}
-	l := successor.peers.link(f.nodes[0].self)
-	if _, found, err := l.requestHandover(t.Context(), id, 0, placement.PeerAddr{Name: successor.self, Address: successor.addr}); err != nil || !found {
+	l := successor.peers.Link(f.nodes[0].self)
+	if _, found, err := l.RequestHandover(t.Context(), id, 0, placement.PeerAddr{Name: successor.self, Address: successor.addr}); err != nil || !found {
 		t.Fatal(found, err)
 	}
 	f.killNode(successor)
@@ -270,8 +270,8 @@ func TestHandoverFitsInOneMessage(t *testing.T) {
 	out := f.mustDo(owner, write(id, shard.OpCreate, "a"), shard.CodeCreated)
 	f.startReader(owner, id)
 	f.mustDo(owner, write(id, shard.OpAppend, strings.Repeat("x", 5<<20)), shard.CodeAppended)
-	l := successor.peers.link(owner.self)
-	_, found, err := l.requestHandover(t.Context(), id, out.Info.LogTail, placement.PeerAddr{Name: successor.self, Address: successor.addr})
+	l := successor.peers.Link(owner.self)
+	_, found, err := l.RequestHandover(t.Context(), id, out.Info.LogTail, placement.PeerAddr{Name: successor.self, Address: successor.addr})
 	if err != nil || !found {
 		t.Fatal(found, err)
 	}
@@ -291,7 +291,7 @@ func newFleetHandingToAny(t *testing.T, n int) *fleet {
 // handOver has one node ask another for a stream as if it owned it.
 func (f *fleet) handOver(id shard.StreamID, from, to *testNode) {
 	f.Helper()
-	_, found, err := to.peers.link(from.self).requestHandover(f.Context(), id, 0, placement.PeerAddr{Name: to.self, Address: to.addr})
+	_, found, err := to.peers.Link(from.self).RequestHandover(f.Context(), id, 0, placement.PeerAddr{Name: to.self, Address: to.addr})
 	if err != nil || !found {
 		f.Fatal(found, err)
 	}
@@ -326,7 +326,7 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 			second.local.transfers[id] = coming
 			second.local.mu.Unlock()
 			time.AfterFunc(50*time.Millisecond, func() {
-				h, _, err := second.peers.link(first.self).requestHandover(f.Context(), id, 0, placement.PeerAddr{Name: second.self, Address: second.addr})
+				h, _, err := second.peers.Link(first.self).RequestHandover(f.Context(), id, 0, placement.PeerAddr{Name: second.self, Address: second.addr})
 				if err != nil || second.manager.InstallHandover(id, h) != nil {
 					t.Error(err)
 				}
@@ -335,10 +335,10 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 		}
 		found := false
 		for _, l := range last.previousOwners(id) {
-			if _, ok, err := l.requestHandover(t.Context(), id, 0, placement.PeerAddr{Name: last.self, Address: last.addr}); err != nil {
+			if _, ok, err := l.RequestHandover(t.Context(), id, 0, placement.PeerAddr{Name: last.self, Address: last.addr}); err != nil {
 				t.Fatal(err)
 			} else if ok {
-				if got := l.peer.Name; got == second.self != busy {
+				if got := l.Peer().Name; got == second.self != busy {
 					t.Errorf("busy %v: given by %s", busy, got)
 				}
 				found = true
@@ -451,8 +451,8 @@ func TestStreamsAreHandedOnlyToTheirNextOwner(t *testing.T) {
 			t.Errorf("handed to %+v", to)
 		}
 	}
-	l := f.nodes[1].peers.link(owner.self)
-	if _, found, err := l.requestHandover(t.Context(), id, 0, placement.PeerAddr{Name: "evil", Address: "10.0.0.1:1"}); err == nil || found || !owner.manager.HasStream(id) {
+	l := f.nodes[1].peers.Link(owner.self)
+	if _, found, err := l.RequestHandover(t.Context(), id, 0, placement.PeerAddr{Name: "evil", Address: "10.0.0.1:1"}); err == nil || found || !owner.manager.HasStream(id) {
 		t.Errorf("given to a stranger: %v, %v", found, err)
 	}
 }

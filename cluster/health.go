@@ -4,10 +4,8 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/fantail-dev/fantail/cluster/placement"
-	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -15,21 +13,19 @@ import (
 // has its share of the streams, how readers are spread, and whether S2 fails or only one node's
 // access to it.
 
-// statusFor returns this node's status for a peer.
-func (r *Node) statusFor(peer string) *relaypb.Status {
+// StatusFor implements Streams.
+func (o *ownerSide) StatusFor(peer string) transport.Status {
+	r := (*Node)(o)
 	left, owner := r.backlog.Load().remainingFor(peer)
-	st := &relaypb.Status{
-		Readers: uint64(max(r.readerCount.Load(), 0)), StoreDown: r.storeLost(),
-		PeerOwns: owner, HandoversDue: uint64(max(left, 0)), ClockMillis: uint64(shard.MillisOf(r.cfg.Now())),
+	st := transport.Status{
+		Readers: int(r.readerCount.Load()), StoreDown: r.storeLost(), PeerOwns: owner, HandoversDue: left, Clock: r.cfg.Now(),
 	}
 	if r.cfg.storeGated && r.prober != nil {
-		if last, _ := r.prober.StorageAnswered(); !last.IsZero() {
-			st.StoreAnswerAgeMillis = proto.Uint64(uint64(max(r.cfg.Now().Sub(last), 0).Milliseconds()))
-		}
+		st.StoreAnswered, _ = r.prober.StorageAnswered()
 	}
 	if said := r.rights.Load(); said != nil {
 		own := (*said)()
-		st.RightsHash, st.RevocationsPosition = []byte(own.Hash), own.Revocations
+		st.RightsHash, st.Revocations = own.Hash, own.Revocations
 	}
 	return st
 }
@@ -50,9 +46,9 @@ func (r *Node) AnnounceRights(own func() Rights) { r.rights.Store(&own) }
 // judges no request.
 func (r *Node) PeerRights() map[string]Rights {
 	out := map[string]Rights{}
-	for name, st := range r.peers.statuses() {
+	for name, st := range r.peers.Statuses() {
 		if st != nil {
-			out[name] = Rights{string(st.GetRightsHash()), st.GetRevocationsPosition()}
+			out[name] = Rights{st.RightsHash, st.Revocations}
 		}
 	}
 	return out
@@ -74,8 +70,8 @@ func (r *Node) Ready() bool {
 	}
 	now := shard.MillisOf(r.cfg.Now())
 	if now < me.OwnsFrom+shard.Millis(shareTimeout.Milliseconds()) {
-		for _, st := range r.peers.statuses() {
-			if st == nil || !st.GetPeerOwns() || st.GetHandoversDue() > 0 {
+		for _, st := range r.peers.Statuses() {
+			if st == nil || !st.PeerOwns || st.HandoversDue > 0 {
 				return false
 			}
 		}
@@ -96,9 +92,9 @@ func (r *Node) ExchangeReaders(readers int) (others []int) {
 		return nil
 	}
 	v := r.View()
-	for name, st := range r.peers.statuses() {
+	for name, st := range r.peers.Statuses() {
 		if m := v.Member(name); st != nil && m != nil && m.Flags&placement.FlagLeaving == 0 {
-			others = append(others, int(st.GetReaders()))
+			others = append(others, st.Readers)
 		}
 	}
 	return others
@@ -175,6 +171,23 @@ func answersOthers(reports []storeReport, silentSince time.Time) bool {
 	})
 }
 
+// storeReport holds what a peer says of its access to S2.
+type storeReport struct {
+	peer     string
+	down     bool
+	answered time.Time // when S2 last answered the peer; zero: it does not say
+}
+
+// storeReports returns the last report of each member with a link that has sent one.
+func (r *Node) storeReports() (all []storeReport) {
+	for name, st := range r.peers.Statuses() {
+		if st != nil {
+			all = append(all, storeReport{name, st.StoreDown, st.StoreAnswered})
+		}
+	}
+	return all
+}
+
 // silentSince returns since when, on the clock of time.Now, S2 has answered nothing here; zero: it
 // is not silent.
 func (r *Node) silentSince() time.Time {
@@ -189,7 +202,7 @@ func (r *Node) silentSince() time.Time {
 }
 
 func (r *Node) reconcileStore(now time.Time) {
-	reports := r.peers.storeReports()
+	reports := r.storeReports()
 	if r.storeHealth.noteDownPeers(reports) && r.prober != nil {
 		r.prober.ProbeNow()
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -72,9 +73,8 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 		r.standingState.byMember = map[string]memberStoreState{}
 	}
 	r.local = newLocalStreams(manager, r)
-	self := placement.PeerAddr{Name: r.self, Address: r.addr}
-	r.peers = newPeers(&r.cfg, self, r.metrics, r.stateCalls.panics, r.creds, r)
-	r.server = newServer(&r.cfg, self, r, r.metrics, r.creds)
+	r.peers = transport.NewPeers(r.transportConfig(), (*nodeObserver)(r))
+	r.server = transport.NewServer(r.transportConfig(), (*ownerSide)(r))
 	r.followLoop = &followLoop{
 		self: r.self, tails: tails, local: r.local, openPool: r.openPool, peers: r.peers,
 		node: r, log: r.cfg.Logger, metrics: r.metrics, wake: make(chan struct{}, 1),
@@ -91,6 +91,16 @@ func credsConfigOf(cfg *Config, n *Node) peertls.Config {
 	return peertls.Config{
 		FleetName: cfg.FleetName, Secrets: cfg.Secrets, Identity: cfg.Identity, Mode: cfg.PlaintextMode,
 		Members: n, Logger: cfg.Logger, Metrics: cfg.Metrics,
+	}
+}
+
+// transportConfig returns the configuration of a node's links and server.
+func (r *Node) transportConfig() transport.Config {
+	return transport.Config{
+		Self: placement.PeerAddr{Name: r.self, Address: r.addr}, Dialer: r.cfg.Network, Creds: r.creds,
+		PeerWriteBytes: r.cfg.PeerWriteBytes, LinkCreditBytes: r.cfg.LinkCreditBytes,
+		SubscriptionWindow: r.cfg.subscriptionWindow, LinkWindow: r.cfg.linkWindow, BodyGrace: r.cfg.bodyGrace,
+		Now: r.cfg.Now, Logger: r.cfg.Logger, Metrics: r.cfg.Metrics,
 	}
 }
 
@@ -125,7 +135,7 @@ func advertisedAddr(cfg *Config, ln net.Addr) string {
 // start serves peers in a goroutine.
 func (r *Node) start(ln net.Listener) {
 	r.wg.Go(func() {
-		if err := r.server.grpc.Serve(ln); err != nil {
+		if err := r.server.Serve(ln); err != nil {
 			r.cfg.Logger.Error("serve peers", "err", err)
 		}
 	})
@@ -182,8 +192,8 @@ func (r *Node) shutDown(goodbye bool) (err error) {
 		err = r.membership.Close(goodbye) // from here on no peer sends requests here
 		r.stop()
 		r.followLoop.close()
-		r.peers.close()
-		r.server.close()
+		r.peers.Close()
+		r.server.Close()
 		r.openPool.close()
 		r.stateCalls.wg.Wait()
 		r.wg.Wait()

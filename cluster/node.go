@@ -15,6 +15,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -30,10 +31,10 @@ type Node struct {
 	metrics       *metrics
 	creds         *peertls.Credentials
 	membership    *gossip.Membership
-	peers         *peers
+	peers         *transport.Peers
 	local         *localStreams
 	openPool      *openPool
-	server        *server
+	server        *transport.Server
 	followLoop    *followLoop
 	stateCalls    *stateCalls
 	prober        storeProber     // the stream manager; nil if that is none of shard's
@@ -80,11 +81,11 @@ func (r *Node) currentTable() *placement.OwnerTable {
 
 // memberAnswers reports whether a member answers a ping of this node within pingTimeout.
 func (r *Node) memberAnswers(ctx context.Context, m *placement.Member) bool {
-	l := r.peers.link(m.Name)
-	return l != nil && l.ping(ctx)
+	l := r.peers.Link(m.Name)
+	return l != nil && l.Ping(ctx)
 }
 
-// nodeObserver is a Node to which gossip brings news.
+// nodeObserver is a Node to which gossip and links bring news.
 type nodeObserver Node
 
 // OnJoinRound implements Observer.
@@ -97,15 +98,18 @@ func (o *nodeObserver) OnJoinRound() {
 // OnView implements Observer.
 func (o *nodeObserver) OnView(v *placement.View) {
 	r := (*Node)(o)
-	r.peers.update(v)
+	r.peers.Update(v)
 	if t := r.currentTable(); r.history.NoteTable(t, r.cfg.Now()) && r.ctx.Err() == nil {
 		r.local.reclaimOwned(r.followLoop.ownsStream)
 		o := r.newBacklog(t)
 		r.backlog.Store(o)
-		r.wg.Go(func() { r.requestTakeovers(r.ctx, o) })
+		r.wg.Go(func() { r.offerBacklog(r.ctx, o) })
 	}
 	r.linksChanged()
 }
+
+// OnLinksChanged implements Observer, of package transport.
+func (o *nodeObserver) OnLinksChanged() { (*Node)(o).linksChanged() }
 
 // linksChanged wakes everything that depends on which members can be reached.
 func (r *Node) linksChanged() {
@@ -147,7 +151,7 @@ func (r *Node) AwaitOwners(ctx context.Context, n int) error {
 
 func (r *Node) reachesAll(t *placement.OwnerTable) bool {
 	for _, m := range t.Owners() {
-		if m.Name != r.self && r.peers.link(m.Name) == nil {
+		if m.Name != r.self && r.peers.Link(m.Name) == nil {
 			return false
 		}
 	}
@@ -169,7 +173,7 @@ func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error
 	var out shard.Outcome
 	maybeWritten := false // a node may have carried it out without answering
 	failures := 0         // nodes at which the call failed
-	attempt := func(ctx context.Context, l *link, rt placement.Route) (err error) {
+	attempt := func(ctx context.Context, l *transport.Link, rt placement.Route) (err error) {
 		q := req
 		if maybeWritten && !req.Repeat {
 			again := *req
@@ -179,7 +183,7 @@ func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error
 		if l == nil {
 			out, err = r.local.write(ctx, q, rt.Hop == placement.HopForce)
 		} else {
-			out, delivered, err = l.requestWrite(ctx, q, rt)
+			out, delivered, err = l.RequestWrite(ctx, q, rt)
 		}
 		if errors.Is(err, placement.ErrCallFailed) {
 			failures++
@@ -244,12 +248,12 @@ func (r *Node) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions)
 
 func (r *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
 	var info shard.Info
-	err := r.routeRequest(ctx, id, func(ctx context.Context, l *link, rt placement.Route) (err error) {
+	err := r.routeRequest(ctx, id, func(ctx context.Context, l *transport.Link, rt placement.Route) (err error) {
 		if l == nil {
 			info, err = r.local.info(ctx, id, a, rt.Hop == placement.HopForce)
 			return err
 		}
-		info, err = l.requestInfo(ctx, id, a, rt)
+		info, err = l.RequestInfo(ctx, id, a, rt)
 		if err == nil {
 			r.followLoop.endOlderGeneration(id, info)
 		}
@@ -279,11 +283,11 @@ func (r *Node) ReadPage(
 ) (shard.RecordBatch, error) {
 	var ask func(context.Context) (shard.RecordBatch, error)
 	if m := r.currentTable().Owner(id); m != nil && m.Name != r.self {
-		if l := r.peers.link(m.Name); l != nil {
+		if l := r.peers.Link(m.Name); l != nil {
 			ask = func(ctx context.Context) (shard.RecordBatch, error) {
 				ctx, cancel := context.WithTimeout(ctx, peerPageTimeout)
 				defer cancel()
-				return l.requestPage(ctx, id, info, from)
+				return l.RequestPage(ctx, id, info, from)
 			}
 		}
 	}
@@ -293,7 +297,7 @@ func (r *Node) ReadPage(
 // routeRequest sends a request to one node after another, as routing.NextTarget says, until a node
 // gives a final answer. attempt gets the link of the node, or nil for this node.
 func (r *Node) routeRequest(
-	ctx context.Context, id shard.StreamID, attempt func(context.Context, *link, placement.Route) error,
+	ctx context.Context, id shard.StreamID, attempt func(context.Context, *transport.Link, placement.Route) error,
 ) error {
 	var c placement.Routing
 	began := time.Now()
@@ -322,7 +326,7 @@ func (r *Node) routeRequest(
 
 func (r *Node) askTarget(
 	ctx context.Context, id shard.StreamID, to placement.Target, rt placement.Route,
-	attempt func(context.Context, *link, placement.Route) error,
+	attempt func(context.Context, *transport.Link, placement.Route) error,
 ) (name string, err error) {
 	if to.Member == nil {
 		if !r.followLoop.ownsStream(id) {
@@ -330,7 +334,7 @@ func (r *Node) askTarget(
 		}
 		return r.self, attempt(ctx, nil, rt)
 	}
-	l, err := r.peers.awaitLink(ctx, to.Member.Name)
+	l, err := r.peers.AwaitLink(ctx, to.Member.Name)
 	if err == nil {
 		err = attempt(ctx, l, rt)
 	}

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
-
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -51,13 +49,7 @@ func TestRelayDeliversOnceInOrder(t *testing.T) {
 			s.followLoop.mu.Lock()
 			n += len(s.followLoop.byStream)
 			s.followLoop.mu.Unlock()
-			s.server.mu.Lock()
-			for _, ses := range s.server.sessions {
-				ses.mu.Lock()
-				n += len(ses.subs)
-				ses.mu.Unlock()
-			}
-			s.server.mu.Unlock()
+			n += int(s.metric(t, "fantail_relay_subscriptions", "owner"))
 		}
 		return n == 0 && f.nodes[0].tails.Len() == 0 && f.nodes[2].tails.Len() == 0
 	})
@@ -258,7 +250,7 @@ func TestRelayPagesComeFromTheOwner(t *testing.T) {
 			t.Fatalf("%s: %d messages, want %d", s.self, len(got), len(want))
 		}
 	}
-	relayed := func() float64 { return testutil.ToFloat64(f.nodes[1].metrics.bytes[endEdge]) }
+	relayed := func() float64 { return f.nodes[1].metric(t, "fantail_relay_bytes_total", "edge") }
 	before := relayed()
 	all(f.nodes[1])
 	once, reads := relayed()-before, f.log.Ops().Reads
@@ -306,7 +298,9 @@ func TestRelaySlowFollowerHoldsUpNoOther(t *testing.T) {
 // once.
 func TestRelayAppendOverABrokenLinkIsWrittenOnce(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, 2)
+	f, c := newFleet(t, 1), newFaultyDialer()
+	f.add(c.useIn)
+	f.awaitAgreement()
 	id := f.streamOwnedBy(f.nodes[0])
 	f.mustDo(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
 	f.log.Latency = 5 * time.Millisecond
@@ -321,8 +315,8 @@ func TestRelayAppendOverABrokenLinkIsWrittenOnce(t *testing.T) {
 			case <-stop:
 				return
 			case <-tick.C:
-				if l := f.nodes[1].peers.link(f.nodes[0].self); l != nil {
-					l.cancel(errPeerSilent)
+				if f.nodes[1].peers.Link(f.nodes[0].self) != nil {
+					c.sever(f.nodes[0].relayAddr())
 					broken++
 				}
 			}

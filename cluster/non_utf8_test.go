@@ -2,15 +2,13 @@ package cluster
 
 import (
 	"fmt"
-	"strings"
+	"slices"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/fantail-dev/fantail/cluster/placement"
-	"github.com/fantail-dev/fantail/proto/relaypb"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -31,12 +29,12 @@ func nonUTF8Request(id shard.StreamID, op shard.Op, seq uint64, messages ...stri
 	return q
 }
 
-// linkIncarnations returns the incarnations of a fleet's links.
-func (f *fleet) linkIncarnations() (all []uint64) {
+// links returns the links that are up. One that broke never comes back: another replaces it.
+func (f *fleet) links() (all []*transport.Link) {
 	for _, s := range f.nodes {
 		for _, o := range f.nodes {
-			if l := s.peers.link(o.self); l != nil {
-				all = append(all, l.incarnation)
+			if l := s.peers.Link(o.self); l != nil {
+				all = append(all, l)
 			}
 		}
 	}
@@ -58,7 +56,7 @@ func TestTextsNeedNotBeUTF8(t *testing.T) {
 	innocent := f.streamOwnedBy(f.nodes[1])
 	f.mustDo(f.nodes[0], write(innocent, shard.OpCreate), shard.CodeCreated)
 	beside := f.startReader(f.nodes[2], innocent)
-	links, musts := f.linkIncarnations(), f.forcedRequests()
+	links, musts := f.links(), f.forcedRequests()
 	var ids []shard.StreamID
 	for i := range 6 {
 		id := shard.StreamID(fmt.Sprintf("default/caf\xe9 %d", i))
@@ -93,83 +91,10 @@ func TestTextsNeedNotBeUTF8(t *testing.T) {
 	}
 	f.mustDo(f.nodes[0], write(innocent, shard.OpAppend, "x"), shard.CodeAppended)
 	f.awaitMessages(beside, []string{"x"})
-	if d := cmp.Diff(links, f.linkIncarnations()); d != "" {
-		t.Errorf("links broke: %s", d)
+	if !slices.Equal(links, f.links()) {
+		t.Error("links broke")
 	}
 	if n := f.forcedRequests(); n != musts {
 		t.Errorf("%v requests insisted on being served", n-musts)
-	}
-}
-
-// A stream that cannot be described to a peer ends that one subscription: what travels beside it is
-// complete.
-func TestUndescribableStreamEndsOneSubscription(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		info    shard.Info
-		version uint32
-	}{
-		"an old peer":        {shard.Info{Exists: true, Type: nonUTF8}, placement.RelayVersionBytes - 1},
-		"an old peer, chain": {shard.Info{Exists: true, Chain: []shard.Ancestor{{Stream: "p/\xff"}}}, placement.RelayVersionBytes - 1},
-		"too long":           {shard.Info{Exists: true, Type: strings.Repeat("x", 128<<10)}, placement.RelayVersionNewest},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := newFrameRig(nil, 0)
-			b.s.peerVersion = c.version
-			b.host.tails["s/0"] = shard.NewTailBuffers(0, 0).Open("s/0", c.info, 0)
-			_ = b.s.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
-				{Handle: 1, Stream: []byte("s/1")}, {Handle: 2, Stream: []byte("s/0")}, {Handle: 3, Stream: []byte("s/2")},
-			}})
-			b.o.wg.Wait()
-			b.s.fillFrame(&b.builder, 0)
-			got := map[uint64]relaypb.PartKind{}
-			for _, p := range b.builder.frame.GetParts() {
-				got[p.GetHandle()] = p.GetKind()
-				if p.GetHandle() == 2 && p.GetRefusal().GetReason() != relaypb.Reason_REASON_DECLINED {
-					t.Errorf("refused with %v", p.GetRefusal())
-				}
-			}
-			want := map[uint64]relaypb.PartKind{
-				1: relaypb.PartKind_PART_KIND_SUBSCRIBED, 2: relaypb.PartKind_PART_KIND_END, 3: relaypb.PartKind_PART_KIND_SUBSCRIBED,
-			}
-			if d := cmp.Diff(want, got); d != "" {
-				t.Error(d)
-			}
-			if n := len(b.s.subs); n != 2 {
-				t.Errorf("%d subscriptions are left", n)
-			}
-		})
-	}
-}
-
-// A batch that is malformed ends its own subscription, which is asked for again. The link and its
-// other subscriptions stay.
-func TestMalformedBatchEndsOneSubscription(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 2)
-	owner, other := f.nodes[0], f.nodes[1]
-	a := f.streamOwnedBy(owner)
-	f.mustDo(owner, write(a, shard.OpCreate), shard.CodeCreated)
-	r := f.startReader(other, a)
-	links := f.linkIncarnations()
-	l := other.peers.link(owner.self)
-	l.mu.Lock()
-	var handle uint64
-	for h := range l.subs {
-		handle = h
-	}
-	l.mu.Unlock()
-	l.handlePart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_BATCH, Handle: handle, Data: []byte("no range")})
-	l.mu.Lock()
-	_, there := l.subs[handle]
-	l.mu.Unlock()
-	if there {
-		t.Error("the subscription goes on")
-	}
-	f.mustDo(other, write(a, shard.OpAppend, "x"), shard.CodeAppended)
-	f.awaitMessages(r, []string{"x"})
-	if d := cmp.Diff(links, f.linkIncarnations()); d != "" {
-		t.Errorf("links broke: %s", d)
 	}
 }

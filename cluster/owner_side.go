@@ -5,15 +5,19 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// This file has what the server asks of the node for its peers (servedStreams). takeOver and handOver
-// are in handover.go, statusFor is in health.go.
+// ownerSide is a Node as its peers use it, by the server. Handing over is in handover.go, and the status in
+// health.go.
+type ownerSide Node
 
-var _ servedStreams = (*Node)(nil)
+var _ transport.Streams = (*ownerSide)(nil)
 
-func (r *Node) checkOwnership(ctx context.Context, id shard.StreamID, rt placement.Route) error {
+// CheckOwnership implements Streams.
+func (o *ownerSide) CheckOwnership(ctx context.Context, id shard.StreamID, rt placement.Route) error {
+	r := (*Node)(o)
 	t := r.currentTable()
 	err := placement.CheckOwnership(t, r.self, id, rt, func(m *placement.Member) bool { return r.memberAnswers(ctx, m) })
 	if err != nil {
@@ -24,40 +28,38 @@ func (r *Node) checkOwnership(ctx context.Context, id shard.StreamID, rt placeme
 	return err
 }
 
-func (r *Node) write(ctx context.Context, req *shard.Request, force bool) (shard.Outcome, error) {
-	return r.local.write(ctx, req, force)
+// Write implements Streams.
+func (o *ownerSide) Write(ctx context.Context, req *shard.Request, force bool) (shard.Outcome, error) {
+	return o.local.write(ctx, req, force)
 }
 
-func (r *Node) info(ctx context.Context, id shard.StreamID, a shard.InfoOptions, force bool) (shard.Info, error) {
-	return r.local.info(ctx, id, a, force)
+// Info implements Streams.
+func (o *ownerSide) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions, force bool) (shard.Info, error) {
+	return o.local.info(ctx, id, a, force)
 }
 
-func (r *Node) readPage(
+// ReadPage implements Streams.
+func (o *ownerSide) ReadPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos,
 ) (shard.RecordBatch, error) {
-	return r.local.manager.ReadPage(ctx, id, info, from)
+	return o.local.manager.ReadPage(ctx, id, info, from)
 }
 
-func (r *Node) submitOpen(id shard.StreamID, fn func()) bool {
-	return r.openPool.submit(r.local.answersLocally(id), fn)
+// SubmitOpen implements Streams.
+func (o *ownerSide) SubmitOpen(id shard.StreamID, fn func()) bool {
+	return o.openPool.submit(o.local.answersLocally(id), fn)
 }
 
-func (r *Node) startFeed(ctx context.Context, id shard.StreamID, from shard.Pos, force bool) (
-	*shard.TailBuffer, localFeed, error,
+// StartFeed implements Streams.
+func (o *ownerSide) StartFeed(ctx context.Context, id shard.StreamID, from shard.Pos, force bool) (
+	*shard.TailBuffer, func(), error,
 ) {
-	return r.local.startFeed(ctx, id, from, force)
+	t, fd, err := o.local.startFeed(ctx, id, from, force)
+	return t, fd.release, err
 }
 
-func (r *Node) isMember(name string) bool { return r.View().Member(name) != nil }
-
-// onLinkUp implements linkObserver.
-func (r *Node) onLinkUp() { r.linksChanged() }
-
-// onLinkLost implements linkObserver.
-func (r *Node) onLinkLost(subs []*upstreamSub) {
-	r.followLoop.onLinkLost(subs)
-	r.linksChanged()
-}
+// IsMember implements Streams.
+func (o *ownerSide) IsMember(name string) bool { return (*Node)(o).View().Member(name) != nil }
 
 // onFeedReleased implements followHost.
 func (r *Node) onFeedReleased() { notify.Send(r.reconcileNow) }

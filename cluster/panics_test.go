@@ -3,11 +3,11 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -73,7 +73,7 @@ func TestPanicOfAHandlerCostsOneCall(t *testing.T) {
 	f.mustDo(other, write(innocent, shard.OpCreate), shard.CodeCreated)
 	b := &panickingHost{streamManager: owner.local.manager, id: id}
 	owner.local.manager = b
-	links := f.linkIncarnations()
+	links := f.links()
 	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, placement.ErrUnreachable) {
 		t.Errorf("state: %v", err)
 	}
@@ -87,31 +87,14 @@ func TestPanicOfAHandlerCostsOneCall(t *testing.T) {
 	}
 	checkPanics(t, reg, `fantail_panics_total{where="relay_call"} 3`+"\n"+`fantail_panics_total{where="relay_subscription"} 1`+"\n")
 	f.mustDo(other, write(innocent, shard.OpAppend, "x"), shard.CodeAppended)
-	if d := cmp.Diff(links, f.linkIncarnations()); d != "" {
-		t.Errorf("links broke: %s", d)
+	if !slices.Equal(links, f.links()) {
+		t.Error("links broke")
 	}
 	if n := f.forcedRequests(); n != 0 {
 		t.Errorf("%v requests insisted on being served", n)
 	}
 	b.off.Store(true)
 	f.mustDo(other, write(id, shard.OpAppend, "x"), shard.CodeAppended)
-}
-
-// A goroutine of a link that panics costs the link, which is opened again.
-func TestPanicOfALinkCostsTheLink(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 1)
-	reg := prometheus.NewRegistry()
-	edge := f.add(func(c *Config) { c.Metrics = reg })
-	f.awaitAgreement()
-	l := edge.peers.link(f.nodes[0].self)
-	l.goGuarded(func() { panic("boom") })
-	f.eventually("the link ends", func() bool { return l.ctx.Err() != nil })
-	if err := context.Cause(l.ctx); !errors.Is(err, shard.ErrPanic) {
-		t.Errorf("ended by %v", err)
-	}
-	f.awaitAgreement()
-	checkPanics(t, reg, `fantail_panics_total{where="relay_link"} 1`+"\n")
 }
 
 // A peer that asks for a page above the tail is refused.
@@ -121,9 +104,9 @@ func TestPageAboveTheTailIsRefused(t *testing.T) {
 	owner := f.nodes[0]
 	id := f.streamOwnedBy(owner)
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
-	l := f.nodes[1].peers.link(owner.self)
+	l := f.nodes[1].peers.Link(owner.self)
 	for _, from := range []uint64{0, 1, 1 << 40} {
-		if _, err := l.requestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, shard.Pos(from)); !errors.Is(err, placement.ErrCallFailed) {
+		if _, err := l.RequestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, shard.Pos(from)); !errors.Is(err, placement.ErrCallFailed) {
 			t.Errorf("from %d: %v", from, err)
 		}
 	}

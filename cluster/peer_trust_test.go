@@ -195,8 +195,8 @@ func TestNoLinkInPlaintextWhereItIsForbidden(t *testing.T) {
 	f.eventually("they know each other", func() bool {
 		return len(f.nodes[0].View().Members()) == 2 && len(old.View().Members()) == 2
 	})
-	f.eventually("the old one reaches the other over TLS", func() bool { return old.peers.link(f.nodes[0].self) != nil })
-	if f.nodes[0].peers.link(old.self) != nil {
+	f.eventually("the old one reaches the other over TLS", func() bool { return old.peers.Link(f.nodes[0].self) != nil })
+	if f.nodes[0].peers.Link(old.self) != nil {
 		t.Error("plaintext is spoken")
 	}
 	if err := f.callRelay(f.nodes[0], insecure.NewCredentials()); err == nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -33,7 +34,7 @@ func (r *Node) reconcileLoop(ctx context.Context) {
 		r.reconcileStanding(now)
 		r.reconcileStore(now)
 		r.checkClockSkew()
-		if late := now.Sub(last); late > reconcileEvery+silenceTimeout {
+		if late := now.Sub(last); late > reconcileEvery+transport.SilenceTimeout {
 			r.membership.RejoinAfterPause(late)
 		}
 		last = now
@@ -50,7 +51,7 @@ func (r *Node) servingRule() func(shard.StreamID) (to placement.PeerAddr, ok boo
 	t := r.currentTable()
 	up := map[string]bool{}
 	for _, m := range t.Owners() {
-		up[m.Name] = m.Name != r.self && r.peers.link(m.Name) != nil
+		up[m.Name] = m.Name != r.self && r.peers.Link(m.Name) != nil
 	}
 	return func(id shard.StreamID) (placement.PeerAddr, bool) {
 		m := t.Owner(id)
@@ -67,7 +68,7 @@ func (r *Node) reconcileStreams() (left int) {
 	r.reconcileMu.Lock()
 	defer r.reconcileMu.Unlock()
 	mayServe := r.servingRule()
-	left = r.server.checkSubscriptions(time.Now(), mayServe)
+	left = r.server.CheckSubscriptions(time.Now(), mayServe)
 	if !r.hasMisplaced.Swap(false) && left == 0 {
 		return 0
 	}

@@ -6,25 +6,14 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
-	"github.com/fantail-dev/fantail/cluster/placement"
-	"github.com/fantail-dev/fantail/cluster/wire"
-	"github.com/fantail-dev/fantail/proto/relaypb"
 	"github.com/fantail-dev/fantail/shard"
 )
 
 // This file has what operators ask of the fleet: reports, which nodes exchange without looking into
 // them, and the streams that have readers here.
 
-const (
-	// maxQuestion and maxReport bound the two halves of a report, in bytes.
-	maxQuestion = 4 << 10
-	maxReport   = 1 << 20
-	// reportTimeout bounds the wait for a peer's report.
-	reportTimeout = time.Second
-)
+// reportTimeout bounds the wait for a peer's report.
+const reportTimeout = time.Second
 
 // Reporter returns this node's report to a question. It is called from the goroutines of gRPC's
 // handlers.
@@ -36,16 +25,13 @@ func (r *Node) AnswerReports(report Reporter) { r.reporter.Store(&report) }
 // errNoReport refuses a question that this node cannot answer.
 var errNoReport = errors.New("no report")
 
-func (r *Node) report(ctx context.Context, question []byte) ([]byte, error) {
-	reporter := r.reporter.Load()
-	if reporter == nil || len(question) > maxQuestion {
+// Report implements transport.Streams.
+func (o *ownerSide) Report(ctx context.Context, question []byte) ([]byte, error) {
+	reporter := o.reporter.Load()
+	if reporter == nil {
 		return nil, errNoReport
 	}
-	b, err := (*reporter)(ctx, question)
-	if err == nil && len(b) > maxReport {
-		err = errNoReport
-	}
-	return b, err
+	return (*reporter)(ctx, question)
 }
 
 // AskReports asks every linked peer a question, and returns the reports by the names of the members
@@ -57,12 +43,12 @@ func (r *Node) AskReports(ctx context.Context, question []byte) map[string][]byt
 	reports := map[string][]byte{}
 	var wg sync.WaitGroup
 	for _, m := range r.View().Members() {
-		l := r.peers.link(m.Name)
+		l := r.peers.Link(m.Name)
 		if l == nil {
 			continue
 		}
 		wg.Go(func() {
-			if b, err := l.requestReport(ctx, question); err == nil {
+			if b, err := l.RequestReport(ctx, question); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
 				reports[m.Name] = b
@@ -73,29 +59,6 @@ func (r *Node) AskReports(ctx context.Context, question []byte) map[string][]byt
 	return reports
 }
 
-// requestReport asks the member for its report.
-func (l *link) requestReport(ctx context.Context, question []byte) ([]byte, error) {
-	ctx, end := l.bindContext(ctx)
-	defer end()
-	reply, err := l.client.Report(ctx, &relaypb.ReportRequest{Question: question})
-	if err != nil {
-		return nil, wire.StatusToError(err)
-	}
-	if len(reply.GetReport()) > maxReport {
-		return nil, placement.ErrCallFailed
-	}
-	return reply.GetReport(), nil
-}
-
-// Report answers a peer's question.
-func (s *server) Report(ctx context.Context, q *relaypb.ReportRequest) (*relaypb.ReportReply, error) {
-	b, err := s.streams.report(ctx, q.GetQuestion())
-	if err != nil {
-		return nil, status.Error(codes.FailedPrecondition, err.Error())
-	}
-	return &relaypb.ReportReply{Report: b}, nil
-}
-
 // PeerLink holds what this node knows of its link to a member.
 type PeerLink struct {
 	Up         bool
@@ -104,11 +67,11 @@ type PeerLink struct {
 
 // PeerLink returns what this node knows of its link to the member of that name.
 func (r *Node) PeerLink(name string) PeerLink {
-	l := r.peers.link(name)
+	l := r.peers.Link(name)
 	if l == nil {
 		return PeerLink{}
 	}
-	return PeerLink{true, time.Duration(l.clockSkew.Load()) * time.Millisecond}
+	return PeerLink{true, l.ClockAhead()}
 }
 
 // EachFollowed calls yield for each stream that this node follows, with the number of its readers

@@ -112,14 +112,14 @@ func (r *Node) logOtherMembers() {
 
 // storeAnswersOthers reports whether S2 answers another member, as far as this node knows.
 func (r *Node) storeAnswersOthers() bool {
-	said := r.peers.statuses()
+	said := r.peers.Statuses()
 	for i := range r.View().Members() {
 		m := &r.View().Members()[i]
 		if m.Name == r.self {
 			continue
 		}
 		switch st := said[m.Name]; {
-		case st != nil && !st.GetStoreDown():
+		case st != nil && !st.StoreDown:
 			return true
 		case st == nil && m.Features&placement.FeatureStoreAnswered != 0 && m.Features&placement.FeatureStoreRefused == 0:
 			return true

@@ -4,8 +4,13 @@ import (
 	"context"
 	"sync"
 
+	"github.com/fantail-dev/fantail/cluster/internal/guard"
+	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
 )
+
+// panicInStateCall is the place of panics in a shared call.
+const panicInStateCall = "relay_state"
 
 // stateCalls shares calls for a stream's Info. At most one call per key is in flight, and its
 // answer goes only to callers that asked before it was sent. So a caller that asks after a write
@@ -87,7 +92,7 @@ func (fs *stateCalls) joinCall(
 func (fs *stateCalls) callGuarded(
 	ctx context.Context, call func(context.Context) (shard.Info, error),
 ) (_ shard.Info, err error) {
-	defer recoverToError(fs.panics, panicInStateCall, &err)
+	defer guard.ToError(fs.panics, panicInStateCall, &err)
 	return call(ctx)
 }
 
@@ -99,7 +104,7 @@ func (fs *stateCalls) sendCalls(
 	defer fs.mu.Unlock()
 	for pair.current != nil {
 		if c := pair.current; c.waiters > 0 {
-			ctx, cancel := context.WithTimeout(fs.ctx, openTimeout)
+			ctx, cancel := context.WithTimeout(fs.ctx, transport.OpenTimeout)
 			c.sent, c.cancel = true, cancel
 			fs.mu.Unlock()
 			c.info, c.err = fs.callGuarded(ctx, call)

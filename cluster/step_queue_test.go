@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fantail-dev/fantail/cluster/transport"
 )
 
 // The queue is a map from follower to time that finds its first.
@@ -91,8 +93,8 @@ func TestMovesThatAreNotUrgentAreSpread(t *testing.T) {
 	if d := last.Sub(now); d < n*movePace || d > n*movePace+moveJitter {
 		t.Errorf("the last after %v", d)
 	}
-	for range 100_000 { // feeds last for movedGrace
-		if d := fs.nextMoveTime(now).Sub(now); d > movedGrace*3/4 {
+	for range 100_000 { // feeds last for transport.MovedGrace
+		if d := fs.nextMoveTime(now).Sub(now); d > transport.MovedGrace*3/4 {
 			t.Fatalf("one after %v", d)
 		}
 	}

@@ -8,42 +8,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/fantail-dev/fantail/shard"
 )
-
-// subscriptions returns the node's gauge for one side.
-func (f *fleet) subscriptions(reg *prometheus.Registry, at linkEnd) float64 {
-	f.Helper()
-	families, err := reg.Gather()
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, fam := range families {
-		for _, m := range fam.GetMetric() {
-			if fam.GetName() == "fantail_relay_subscriptions" && m.GetLabel()[0].GetValue() == at {
-				return m.GetGauge().GetValue()
-			}
-		}
-	}
-	f.Fatal("no such metric")
-	return 0
-}
 
 // A second after the last reader the subscription is gone at both ends, with all that it held. A
 // reader that comes before finds it as it was.
 func TestSubscriptionEndsASecondAfterItsLastReader(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 0)
-	var regs []*prometheus.Registry
-	for range 2 {
-		reg := prometheus.NewRegistry()
-		regs = append(regs, reg)
-		f.add(func(c *Config) { c.Metrics = reg })
-	}
+	owner, edge := f.add(), f.add()
 	f.awaitAgreement()
-	owner, edge := f.nodes[0], f.nodes[1]
+	subscriptions := func(s *testNode, side string) float64 { return s.metric(t, "fantail_relay_subscriptions", side) }
 	id := f.streamOwnedBy(owner)
 	f.mustDo(edge, write(id, shard.OpCreate, "a"), shard.CodeCreated)
 	first := f.startReader(edge, id)
@@ -53,13 +28,13 @@ func TestSubscriptionEndsASecondAfterItsLastReader(t *testing.T) {
 	if second.tail != first.tail {
 		t.Error("another Tail for a reader that came at once")
 	}
-	if n, m := f.subscriptions(regs[1], endEdge), f.subscriptions(regs[0], endOwner); n != 1 || m != 1 {
+	if n, m := subscriptions(edge, "edge"), subscriptions(owner, "owner"); n != 1 || m != 1 {
 		t.Errorf("%v subscriptions at the edge, %v at the owner", n, m)
 	}
 	began := time.Now()
 	second.release()
 	f.eventually("the subscription is gone", func() bool {
-		return f.subscriptions(regs[1], endEdge) == 0 && f.subscriptions(regs[0], endOwner) == 0
+		return subscriptions(edge, "edge") == 0 && subscriptions(owner, "owner") == 0
 	})
 	if took := time.Since(began); took < unfollowAfter || took > 5*unfollowAfter {
 		t.Errorf("gone after %v", took)
@@ -142,15 +117,7 @@ func TestReadersThatComeAndGoMissNothing(t *testing.T) {
 				s.local.mu.Lock()
 				t.Log(s.self, s.local.feedRefs, s.tails.Len(), s.manager.OwnedStreams(), s.hasMisplaced.Load())
 				s.local.mu.Unlock()
-				s.server.mu.Lock()
-				for _, ses := range s.server.sessions {
-					ses.mu.Lock()
-					for _, u := range ses.subs {
-						t.Logf("  from %s: %d %s flags %b credit %d end %v tail %v", ses.peer, u.handle, u.id, u.flags, u.credit, u.endErr, u.tail != nil)
-					}
-					ses.mu.Unlock()
-				}
-				s.server.mu.Unlock()
+				t.Log("  subscriptions of peers", s.metric(t, "fantail_relay_subscriptions", "owner"))
 				s.followLoop.mu.Lock()
 				for _, fo := range s.followLoop.byStream {
 					fo.mu.Lock()

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/cluster/wire"
 	"github.com/fantail-dev/fantail/proto/relaypb"
@@ -50,7 +52,12 @@ func TestBodyThatNeverArrivesGivesItsBudgetBack(t *testing.T) {
 			head := wire.EncodeRequest(write(id, shard.OpAppend, string(body)), placement.Route{})
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			call, err := edge.peers.link(owner.self).client.Do(ctx)
+			conn, err := grpc.NewClient("passthrough:///"+owner.relayAddr(), grpc.WithTransportCredentials(asPeer(t, edge.creds)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			call, err := relaypb.NewRelayClient(conn).Do(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,9 +7,9 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// maxTakeoverLead bounds how far a peer that asks for a stream may be ahead of the node that has it,
+// maxHandoverLead bounds how far a peer that asks for a stream may be ahead of the node that has it,
 // by its clock and by its news of owners.
-const maxTakeoverLead = 10 * time.Second
+const maxHandoverLead = 10 * time.Second
 
 // IsSuccessor reports whether the member that asks the node self for a stream is its next owner: by
 // the present table, by one of a date that is near, without self, or with that member present
@@ -22,7 +22,7 @@ func (v *View) IsSuccessor(id shard.StreamID, self string, to PeerAddr, now time
 	}
 	tables := []*OwnerTable{v.TableAt(now), v.TableAt(now).Without([]string{self}), v.tableIfPresent(to.Name, now)}
 	for _, at := range v.TableChanges() {
-		if at.After(now) && at.Before(now.Add(maxTakeoverLead)) {
+		if at.After(now) && at.Before(now.Add(maxHandoverLead)) {
 			tables = append(tables, v.TableAt(at))
 		}
 	}

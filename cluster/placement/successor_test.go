@@ -12,8 +12,8 @@ func TestOwnerOfADateThatIsNearIsASuccessor(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	v := NewView([]Member{
-		{Name: "a-1", RingKey: "a", Revision: 1, OwnsUntil: shard.MillisOf(now.Add(maxTakeoverLead / 2)), RelayAddr: "a:1"},
-		{Name: "b", RingKey: "b", Revision: 1, OwnsFrom: shard.MillisOf(now.Add(maxTakeoverLead / 2)), OwnsUntil: Never, RelayAddr: "b:1"},
+		{Name: "a-1", RingKey: "a", Revision: 1, OwnsUntil: shard.MillisOf(now.Add(maxHandoverLead / 2)), RelayAddr: "a:1"},
+		{Name: "b", RingKey: "b", Revision: 1, OwnsFrom: shard.MillisOf(now.Add(maxHandoverLead / 2)), OwnsUntil: Never, RelayAddr: "b:1"},
 		{Name: "c", RingKey: "c", Revision: 1, OwnsFrom: shard.MillisOf(now.Add(time.Hour)), OwnsUntil: Never, RelayAddr: "c:1"},
 	})
 	if !v.IsSuccessor("p/s", "a-1", PeerAddr{"b", "b:1"}, now) || v.IsSuccessor("p/s", "a-1", PeerAddr{"c", "c:1"}, now) {

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// silenceTimeout is the time without a byte after which a reader takes its connection for dead. A
+// transport.SilenceTimeout is the time without a byte after which a reader takes its connection for dead. A
 // heartbeat comes sooner.
 const silenceTimeout = 2 * heartbeat
 

@@ -1,11 +1,12 @@
-package cluster
+package transport
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -15,49 +16,14 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// bufferHost is a stream manager with streams that are only tail buffers.
-type bufferHost struct {
-	streamManager
-	tails map[shard.StreamID]*shard.TailBuffer
-}
-
-func (h *bufferHost) Follow(_ context.Context, id shard.StreamID, _ shard.Pos) (*shard.TailBuffer, func(), error) {
-	t := h.tails[id]
-	if t == nil {
-		return nil, nil, shard.ErrNotFound
-	}
-	return t, func() {}, nil
-}
-
-func (h *bufferHost) HasStream(shard.StreamID) bool { return true }
-
-// rangeOf returns a batch with one message, at one position.
-func rangeOf(at uint64, size int) shard.RecordBatch {
-	b := make([]byte, 52+size)
-	b[0] = 1
-	binary.BigEndian.PutUint32(b[4:], 1)
-	binary.BigEndian.PutUint64(b[8:], at)
-	binary.BigEndian.PutUint64(b[16:], at+1)
-	binary.BigEndian.PutUint64(b[24:], at+1)
-	binary.BigEndian.PutUint32(b[44:], 1)
-	binary.BigEndian.PutUint32(b[48:], uint32(size))
-	r, err := shard.ParseBatch(b)
-	if err != nil {
-		panic(err)
-	}
-	return r
-}
-
 // frameRig holds an owner's session and a model of the edge at its other end.
 type frameRig struct {
 	t             *rapid.T
-	s             *peerSession
-	host          *bufferHost
-	o             *openPool
-	local         *localStreams
+	s             *session
+	streams       *testStreams
 	builder       frameBuilder
 	handle        uint64
-	subs          map[uint64]*peerSub // all that there ever were
+	subs          map[uint64]*sessionSub // all that there ever were
 	edge          map[uint64]*edgeSub
 	linkCreditDue int // received and not yet returned as link credit
 	largest       int
@@ -80,17 +46,14 @@ const (
 func newFrameRig(t *rapid.T, perTail int) *frameRig {
 	tails := shard.NewTailBuffers(perTail, 0)
 	b := &frameRig{
-		t: t, host: &bufferHost{tails: map[shard.StreamID]*shard.TailBuffer{}},
-		o: &openPool{limit: 4, maxWaiting: 4}, subs: map[uint64]*peerSub{}, edge: map[uint64]*edgeSub{},
+		t: t, streams: &testStreams{tails: map[shard.StreamID]*shard.TailBuffer{}}, subs: map[uint64]*sessionSub{}, edge: map[uint64]*edgeSub{},
 	}
 	for i := range 3 {
 		id := shard.StreamID(fmt.Sprintf("s/%d", i))
-		b.host.tails[id] = tails.Open(id, shard.Info{Exists: true}, 0)
+		b.streams.tails[id] = tails.Open(id, shard.Info{Exists: true}, 0)
 	}
-	_, table := tableOf("self")
-	b.local = newLocalStreams(b.host, noHandover{})
-	srv := &server{
-		self: placement.PeerAddr{Name: "self"}, metrics: newMetrics(nil), streams: &testOwner{b.local, b.o, table}, sessions: map[uint64]*peerSession{},
+	srv := &Server{
+		self: placement.PeerAddr{Name: "self"}, metrics: newEndMetrics(nil, endOwner), streams: b.streams, sessions: map[uint64]*session{},
 	}
 	var err error
 	b.s, err = srv.openSession(context.Background(), &relaypb.Hello{
@@ -114,8 +77,8 @@ func (b *frameRig) stream(t *rapid.T) shard.StreamID {
 }
 
 func (b *frameRig) extend(t *rapid.T) {
-	tail := b.host.tails[b.stream(t)]
-	r := rangeOf(uint64(tail.Next()), rapid.SampledFrom([]int{1, 500, 3000, 9000, 50000}).Draw(t, "size"))
+	tail := b.streams.tails[b.stream(t)]
+	r := batchOf(uint64(tail.Next()), rapid.SampledFrom([]int{1, 500, 3000, 9000, 50000}).Draw(t, "size"))
 	b.largest = max(b.largest, len(r.Bytes()))
 	if err := tail.Extend(r); err != nil {
 		t.Fatal(err)
@@ -125,12 +88,12 @@ func (b *frameRig) extend(t *rapid.T) {
 func (b *frameRig) subscribe(t *rapid.T) {
 	id := b.stream(t)
 	b.handle++
-	from := rapid.Uint64Range(0, uint64(b.host.tails[id].Next())).Draw(t, "from")
+	from := rapid.Uint64Range(0, uint64(b.streams.tails[id].Next())).Draw(t, "from")
 	b.edge[b.handle] = &edgeSub{id: id, next: shard.Pos(from)}
 	b.receive(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
 		{Handle: b.handle, Stream: wire.Bytes(id), From: from},
 	}})
-	b.o.wg.Wait()
+	b.streams.wg.Wait()
 	b.s.mu.Lock()
 	b.subs[b.handle] = b.s.subs[b.handle]
 	b.s.mu.Unlock()
@@ -257,7 +220,7 @@ func TestCreditIsNeitherMadeNorLost(t *testing.T) {
 			}
 		}
 		for h, e := range b.edge {
-			if next := b.host.tails[e.id].Next(); e.next != next {
+			if next := b.streams.tails[e.id].Next(); e.next != next {
 				t.Fatalf("handle %d is left at %d of %d", h, e.next, next)
 			}
 			b.unsubscribe(h)
@@ -265,9 +228,9 @@ func TestCreditIsNeitherMadeNorLost(t *testing.T) {
 		for b.frame() {
 			b.linkCredit()
 		}
-		if b.linkCredit(); b.s.credit != rigLink || len(b.s.subs) != 0 || len(b.local.feedRefs) != 0 {
+		if b.linkCredit(); b.s.credit != rigLink || len(b.s.subs) != 0 || b.streams.feeds.Load() != 0 {
 			t.Fatalf("%d credit, %d subscriptions, %d uses when nothing is followed",
-				b.s.credit, len(b.s.subs), len(b.local.feedRefs))
+				b.s.credit, len(b.s.subs), b.streams.feeds.Load())
 		}
 	})
 }
@@ -283,14 +246,13 @@ func TestFramesWithForksKeepTheirSize(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		b := newFrameRig(t, 0)
-		b.host.tails["s/0"] = shard.NewTailBuffers(0, 0).Open("s/0", shard.Info{Exists: true, Chain: chain}, 0)
-		b.o.maxWaiting = 1000
+		b.streams.tails["s/0"] = shard.NewTailBuffers(0, 0).Open("s/0", shard.Info{Exists: true, Chain: chain}, 0)
 		var q []*relaypb.Subscribe
 		for h := range uint64(500) {
 			q = append(q, &relaypb.Subscribe{Handle: h + 1, Stream: []byte("s/0")})
 		}
 		b.receive(&relaypb.ToOwner{Subscribe: q})
-		b.o.wg.Wait()
+		b.streams.wg.Wait()
 		for opened := 0; opened < len(q); opened += len(b.builder.frame.Parts) {
 			b.s.fillFrame(&b.builder, 0)
 			if n := proto.Size(&b.builder.frame); n > 2*wire.MaxFrameBytes || n == 0 {
@@ -298,4 +260,46 @@ func TestFramesWithForksKeepTheirSize(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A stream that cannot be described to a peer ends that one subscription: what travels beside it is
+// complete.
+func TestUndescribableStreamEndsOneSubscription(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		info    shard.Info
+		version uint32
+	}{
+		"an old peer":        {shard.Info{Exists: true, Type: "text/plain; x=\xe9\xff\x80"}, placement.RelayVersionBytes - 1},
+		"an old peer, chain": {shard.Info{Exists: true, Chain: []shard.Ancestor{{Stream: "p/\xff"}}}, placement.RelayVersionBytes - 1},
+		"too long":           {shard.Info{Exists: true, Type: strings.Repeat("x", 128<<10)}, placement.RelayVersionNewest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newFrameRig(nil, 0)
+			b.s.peerVersion = c.version
+			b.streams.tails["s/0"] = shard.NewTailBuffers(0, 0).Open("s/0", c.info, 0)
+			_ = b.s.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{
+				{Handle: 1, Stream: []byte("s/1")}, {Handle: 2, Stream: []byte("s/0")}, {Handle: 3, Stream: []byte("s/2")},
+			}})
+			b.streams.wg.Wait()
+			b.s.fillFrame(&b.builder, 0)
+			got := map[uint64]relaypb.PartKind{}
+			for _, p := range b.builder.frame.GetParts() {
+				got[p.GetHandle()] = p.GetKind()
+				if p.GetHandle() == 2 && p.GetRefusal().GetReason() != relaypb.Reason_REASON_DECLINED {
+					t.Errorf("refused with %v", p.GetRefusal())
+				}
+			}
+			want := map[uint64]relaypb.PartKind{
+				1: relaypb.PartKind_PART_KIND_SUBSCRIBED, 2: relaypb.PartKind_PART_KIND_END, 3: relaypb.PartKind_PART_KIND_SUBSCRIBED,
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+			if n := len(b.s.subs); n != 2 {
+				t.Errorf("%d subscriptions are left", n)
+			}
+		})
+	}
 }

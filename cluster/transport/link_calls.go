@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 // This file has the edge's half of the calls that are not lanes. Each ends with its link.
 
 // bindContext returns a context that also ends with the link.
-func (l *link) bindContext(ctx context.Context) (context.Context, func()) {
+func (l *Link) bindContext(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	unhook := context.AfterFunc(l.ctx, func() { cancel(placement.ErrUnreachable) })
 	return ctx, func() {
@@ -27,9 +27,9 @@ func (l *link) bindContext(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// requestWrite has the member carry out a write. delivered reports that it may have received the
+// RequestWrite has the member carry out a write. delivered reports that it may have received the
 // write. A call that this side ended before its last chunk was not carried out.
-func (l *link) requestWrite(ctx context.Context, q *shard.Request, r placement.Route) (
+func (l *Link) RequestWrite(ctx context.Context, q *shard.Request, r placement.Route) (
 	out shard.Outcome, delivered bool, err error,
 ) {
 	head := wire.EncodeRequest(q, r)
@@ -72,8 +72,8 @@ func sendWriteChunks(
 	}
 }
 
-// requestInfo asks the member for a stream's description.
-func (l *link) requestInfo(
+// RequestInfo asks the member for a stream's description.
+func (l *Link) RequestInfo(
 	ctx context.Context, id shard.StreamID, a shard.InfoOptions, r placement.Route,
 ) (shard.Info, error) {
 	ctx, end := l.bindContext(ctx)
@@ -90,8 +90,8 @@ func (l *link) requestInfo(
 	return wire.DecodeInfo(reply.GetInfo()), nil
 }
 
-// requestPage asks the member for a page of history.
-func (l *link) requestPage(
+// RequestPage asks the member for a page of history.
+func (l *Link) RequestPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos,
 ) (shard.RecordBatch, error) {
 	ctx, end := l.bindContext(ctx)
@@ -106,7 +106,7 @@ func (l *link) requestPage(
 	for total := 0; ; {
 		chunk, err := call.Recv()
 		if errors.Is(err, io.EOF) {
-			l.metrics.bytes[endEdge].Add(float64(len(b)))
+			l.metrics.bytes.Add(float64(len(b)))
 			return shard.ParseBatch(b)
 		}
 		if err != nil {
@@ -123,8 +123,8 @@ func (l *link) requestPage(
 	}
 }
 
-// requestHandover asks the member to hand a stream over to this node.
-func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
+// RequestHandover asks the member to hand a stream over to this node.
+func (l *Link) RequestHandover(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	h shard.Handover, found bool, err error,
 ) {
 	ctx, end := l.bindContext(ctx)
@@ -137,15 +137,35 @@ func (l *link) requestHandover(ctx context.Context, id shard.StreamID, from shar
 	return h, reply.GetFound() && err == nil, err
 }
 
-// requestTakeover asks the member, the new owner of a stream, to fetch it. A release without the call
+// OfferStream asks the member, the new owner of a stream, to fetch it. A release without the call
 // TakeOver fetches the stream for a State call.
-func (l *link) requestTakeover(ctx context.Context, id shard.StreamID) error {
+func (l *Link) OfferStream(ctx context.Context, id shard.StreamID) error {
 	if l.peerVersion < placement.RelayVersionTakeOver {
-		_, err := l.requestInfo(ctx, id, shard.InfoAllowCached, placement.Route{})
+		_, err := l.RequestInfo(ctx, id, shard.InfoAllowCached, placement.Route{})
 		return err
 	}
 	ctx, end := l.bindContext(ctx)
 	defer end()
 	_, err := l.client.TakeOver(ctx, &relaypb.TakeOverRequest{Stream: wire.Bytes(id)})
 	return wire.StatusToError(err)
+}
+
+// MaxQuestion and MaxReport bound the two halves of a report, in bytes.
+const (
+	MaxQuestion = 4 << 10
+	MaxReport   = 1 << 20
+)
+
+// RequestReport asks the member a question about itself.
+func (l *Link) RequestReport(ctx context.Context, question []byte) ([]byte, error) {
+	ctx, end := l.bindContext(ctx)
+	defer end()
+	reply, err := l.client.Report(ctx, &relaypb.ReportRequest{Question: question})
+	if err != nil {
+		return nil, wire.StatusToError(err)
+	}
+	if len(reply.GetReport()) > MaxReport {
+		return nil, placement.ErrCallFailed
+	}
+	return reply.GetReport(), nil
 }

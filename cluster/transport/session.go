@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/fantail-dev/fantail/cluster/internal/guard"
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/cluster/wire"
@@ -16,13 +17,13 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// peerSession is the owner's half of a link: the subscriptions of one peer. A change of a stream
+// session is the owner's half of a link: the subscriptions of one peer. A change of a stream
 // only puts its subscription on the dirty list. The bulk lane's one goroutine takes subscriptions
 // from that list in turn and reads what each may have from its tail buffer, by position. Nothing is
 // queued for a slow peer: of a subscription without credit only its position is kept.
-type peerSession struct {
+type session struct {
 	// Set at construction.
-	server             *server
+	server             *Server
 	peer               string
 	peerVersion        uint32 // newest contract version that the peer speaks
 	incarnation        uint64
@@ -37,31 +38,31 @@ type peerSession struct {
 
 	mu         sync.Mutex
 	closed     bool
-	subs       map[uint64]*peerSub
-	dirtyFirst *peerSub // of the dirty list
-	dirtyLast  *peerSub
+	subs       map[uint64]*sessionSub
+	dirtyFirst *sessionSub // of the dirty list
+	dirtyLast  *sessionSub
 	dirtyCount int // length of the dirty list; removed subscriptions stay on it until the bulk lane reaches them
 	credit     int64
 	parkedSubs int    // how many subscriptions have subNeedsLinkCredit
 	newestLane uint64 // the newest bulk lane that the edge has announced
 }
 
-// peerSub is the owner's half of a subscription.
-type peerSub struct {
-	session *peerSession
+// sessionSub is the owner's half of a subscription.
+type sessionSub struct {
+	session *session
 	id      shard.StreamID
 	handle  uint64
 
-	// Guarded by session.mu. tail and feed are written once, by openSubscription before it lists
+	// Guarded by session.mu. tail and release are written once, by openSubscription before it lists
 	// the subscription, so the bulk lane, which takes it from the list under session.mu, reads them
-	// without the lock. So does a removal: it sees subRemoved or the feed.
-	next   *peerSub // on the dirty list
-	credit int64
-	flags  subFlags
-	moved  *ownerMove // nil: this node may serve it
-	endErr error      // to be sent as End; after that the subscription is removed
-	tail   *shard.TailBuffer
-	feed   localFeed
+	// without the lock. So does a removal: it sees subRemoved or release.
+	next    *sessionSub // on the dirty list
+	credit  int64
+	flags   subFlags
+	moved   *ownerMove // nil: this node may serve it
+	endErr  error      // to be sent as End; after that the subscription is removed
+	tail    *shard.TailBuffer
+	release func() // ends the feed of tail
 
 	// Written by openSubscription before it lists the subscription, then owned by the bulk lane.
 	pos      shard.Pos      // everything below it was sent
@@ -103,18 +104,18 @@ const maxCreditGrant = 1 << 40
 // refused ones included, or three times as many on the dirty list.
 const maxSubs = 1 << 18
 
-// movedGrace bounds how long a subscription is still served after its stream got another owner.
-const movedGrace = 10 * time.Second
+// MovedGrace bounds how long a subscription is still served after its stream got another owner.
+const MovedGrace = 10 * time.Second
 
 // Wake puts the subscription on the dirty list: its tail buffer has changed. The goroutine that
 // changed the buffer calls it.
-func (u *peerSub) Wake() {
+func (u *sessionSub) Wake() {
 	u.session.mu.Lock()
 	u.session.markDirtyLocked(u)
 	u.session.mu.Unlock()
 }
 
-func (s *peerSession) markDirtyLocked(u *peerSub) {
+func (s *session) markDirtyLocked(u *sessionSub) {
 	if u.flags&(subDirty|subRemoved) != 0 {
 		return
 	}
@@ -131,7 +132,7 @@ func (s *peerSession) markDirtyLocked(u *peerSub) {
 
 // popDirty removes the next subscription from the dirty list and returns it; nil: the list is
 // empty, or a newer bulk lane has been announced.
-func (s *peerSession) popDirty(lane uint64) *peerSub {
+func (s *session) popDirty(lane uint64) *sessionSub {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.dirtyFirst
@@ -151,7 +152,7 @@ func (s *peerSession) popDirty(lane uint64) *peerSub {
 var errPeerDeaf = status.Error(codes.ResourceExhausted, "too many subscriptions wait for the bulk lane")
 
 // handleControl carries out a control message of the edge. An error ends the session.
-func (s *peerSession) handleControl(m *relaypb.ToOwner) error {
+func (s *session) handleControl(m *relaypb.ToOwner) error {
 	s.lastHeard.Store(time.Now().UnixNano())
 	s.mu.Lock()
 	s.newestLane = max(s.newestLane, m.GetBulkLane())
@@ -180,7 +181,7 @@ func (s *peerSession) handleControl(m *relaypb.ToOwner) error {
 	return nil
 }
 
-func (s *peerSession) addCreditLocked(u *peerSub, n uint64) {
+func (s *session) addCreditLocked(u *sessionSub, n uint64) {
 	if u == nil {
 		return
 	}
@@ -191,7 +192,7 @@ func (s *peerSession) addCreditLocked(u *peerSub, n uint64) {
 	}
 }
 
-func (s *peerSession) addLinkCreditLocked(n int64) {
+func (s *session) addLinkCreditLocked(n int64) {
 	s.credit = min(s.credit+n, maxCreditGrant)
 	if s.credit <= 0 || s.parkedSubs == 0 {
 		return
@@ -207,12 +208,12 @@ func (s *peerSession) addLinkCreditLocked(n int64) {
 
 // addSubscription adds a subscription and has it opened; false: the peer is beyond all limits, and
 // its session must end.
-func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
+func (s *session) addSubscription(q *relaypb.Subscribe) bool {
 	id, err := wire.CheckStream(q.GetStream())
 	if err == nil {
 		err = wire.CheckRoute(q.GetRoute())
 	}
-	sub := &peerSub{session: s, id: id, handle: q.GetHandle(), credit: s.subscriptionWindow}
+	sub := &sessionSub{session: s, id: id, handle: q.GetHandle(), credit: s.subscriptionWindow}
 	s.mu.Lock()
 	switch {
 	case len(s.subs) >= 2*s.maxSubs, s.dirtyCount >= 3*s.maxSubs:
@@ -225,10 +226,10 @@ func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 		err = shard.ErrOverloaded
 	}
 	s.subs[sub.handle] = sub
-	s.server.metrics.subscriptions[endOwner].Inc()
+	s.server.metrics.subscriptions.Inc()
 	s.mu.Unlock()
 	from, r := q.GetFrom(), wire.DecodeRoute(q.GetRoute())
-	if err == nil && !s.server.streams.submitOpen(sub.id, func() { s.openSubscription(sub, shard.Pos(from), r) }) {
+	if err == nil && !s.server.streams.SubmitOpen(sub.id, func() { s.openSubscription(sub, shard.Pos(from), r) }) {
 		err = shard.ErrOverloaded
 	}
 	if err != nil {
@@ -237,31 +238,31 @@ func (s *peerSession) addSubscription(q *relaypb.Subscribe) bool {
 	return true
 }
 
-// openTimeout bounds the wait for a stream to be opened.
-const openTimeout = 10 * time.Second
+// OpenTimeout bounds the wait for a stream to be opened.
+const OpenTimeout = 10 * time.Second
 
 // openSubscription has the stream followed here, or refuses the subscription.
-func (s *peerSession) openSubscription(u *peerSub, from shard.Pos, r placement.Route) {
+func (s *session) openSubscription(u *sessionSub, from shard.Pos, r placement.Route) {
 	var broken error
 	defer func() {
 		if broken != nil {
 			s.endSub(u, broken)
 		}
 	}()
-	defer recoverToError(s.server.panics, panicInSubscription, &broken)
+	defer guard.ToError(s.server.panics, panicInSubscription, &broken)
 	s.mu.Lock()
 	dead := u.flags&subRemoved != 0
 	s.mu.Unlock()
 	if dead {
 		return // removed while it waited: a read session would have no reader
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, OpenTimeout)
 	defer cancel()
-	if err := s.server.streams.checkOwnership(ctx, u.id, r); err != nil {
+	if err := s.server.streams.CheckOwnership(ctx, u.id, r); err != nil {
 		s.endSub(u, err)
 		return
 	}
-	t, fd, err := s.server.streams.startFeed(ctx, u.id, from, r.Hop == placement.HopForce)
+	t, release, err := s.server.streams.StartFeed(ctx, u.id, from, r.Hop == placement.HopForce)
 	if err != nil {
 		s.endSub(u, err)
 		return
@@ -269,17 +270,17 @@ func (s *peerSession) openSubscription(u *peerSub, from shard.Pos, r placement.R
 	s.mu.Lock()
 	if u.flags&subRemoved != 0 {
 		s.mu.Unlock()
-		fd.release()
+		release()
 		return
 	}
-	u.tail, u.feed = t, fd
+	u.tail, u.release = t, release
 	u.pos = min(max(from, t.Floor()), t.Next())
 	u.flags |= subSaySubscribed
 	s.markDirtyLocked(u)
 	s.mu.Unlock()
 }
 
-func (s *peerSession) endSub(u *peerSub, err error) {
+func (s *session) endSub(u *sessionSub, err error) {
 	s.mu.Lock()
 	u.endErr = err
 	s.markDirtyLocked(u)
@@ -287,13 +288,13 @@ func (s *peerSession) endSub(u *peerSub, err error) {
 }
 
 // removeSub removes a subscription and releases its feed.
-func (s *peerSession) removeSub(u *peerSub) {
+func (s *session) removeSub(u *sessionSub) {
 	s.mu.Lock()
 	gone := u.flags&subRemoved != 0
 	if !gone {
 		u.flags |= subRemoved
 		delete(s.subs, u.handle)
-		s.server.metrics.subscriptions[endOwner].Dec()
+		s.server.metrics.subscriptions.Dec()
 	}
 	s.mu.Unlock()
 	if !gone {
@@ -302,16 +303,16 @@ func (s *peerSession) removeSub(u *peerSub) {
 }
 
 // releaseFeed releases what a removed subscription held.
-func (u *peerSub) releaseFeed() {
-	if u.feed.release == nil {
+func (u *sessionSub) releaseFeed() {
+	if u.release == nil {
 		return // still being opened: openSubscription sees that it was removed
 	}
 	u.tail.Unwatch(u)
-	u.feed.release()
+	u.release()
 }
 
 // close removes every subscription.
-func (s *peerSession) close() {
+func (s *session) close() {
 	s.cancel()
 	s.mu.Lock()
 	s.closed = true
@@ -321,15 +322,15 @@ func (s *peerSession) close() {
 		u.flags |= subRemoved
 	}
 	s.mu.Unlock()
-	s.server.metrics.subscriptions[endOwner].Sub(float64(len(subs)))
+	s.server.metrics.subscriptions.Sub(float64(len(subs)))
 	for _, u := range subs {
 		u.releaseFeed()
 	}
 }
 
-// checkSubscriptions checks whether this node should still serve each subscription, tells the peer
+// CheckSubscriptions checks whether this node should still serve each subscription, tells the peer
 // where it should not, and returns how many those are.
-func (s *peerSession) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (placement.PeerAddr, bool)) (wrong int) {
+func (s *session) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (placement.PeerAddr, bool)) (wrong int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range s.subs {
@@ -350,7 +351,7 @@ func (s *peerSession) checkSubscriptions(now time.Time, mayServe func(shard.Stre
 			u.moved = &ownerMove{to, now}
 			u.flags |= subSayMoved
 			s.markDirtyLocked(u)
-		case now.Sub(u.moved.since) >= movedGrace:
+		case now.Sub(u.moved.since) >= MovedGrace:
 			u.endErr = &placement.RedirectError{Owner: to}
 			s.markDirtyLocked(u)
 		}

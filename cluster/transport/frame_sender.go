@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"google.golang.org/protobuf/proto"
@@ -33,7 +33,7 @@ func (f *frameBuilder) spaceLeft() int { return wire.MaxFrameBytes - f.size - wi
 // served, so that no piece is tiny.
 const minFrameSpace = 1 << 10
 
-func (f *frameBuilder) addPart(kind relaypb.PartKind, u *peerSub, size int) *relaypb.Part {
+func (f *frameBuilder) addPart(kind relaypb.PartKind, u *sessionSub, size int) *relaypb.Part {
 	var p *relaypb.Part
 	if n := len(f.freeParts); n > 0 {
 		p, f.freeParts = f.freeParts[n-1], f.freeParts[:n-1]
@@ -48,7 +48,7 @@ func (f *frameBuilder) addPart(kind relaypb.PartKind, u *peerSub, size int) *rel
 
 // addSubscribed adds the stream's description. An error concerns this subscription alone: a Part
 // that cannot be sent must not join a Frame that carries those of others.
-func (f *frameBuilder) addSubscribed(u *peerSub) error {
+func (f *frameBuilder) addSubscribed(u *sessionSub) error {
 	s := &relaypb.Subscribed{Info: wire.EncodeInfo(u.tail.Info()), Start: uint64(u.pos)}
 	if err := wire.CheckDescribable(s.GetInfo(), u.session.peerVersion); err != nil {
 		return err
@@ -57,11 +57,11 @@ func (f *frameBuilder) addSubscribed(u *peerSub) error {
 	return nil
 }
 
-func (f *frameBuilder) addMoved(u *peerSub, to placement.PeerAddr) {
+func (f *frameBuilder) addMoved(u *sessionSub, to placement.PeerAddr) {
 	f.addPart(relaypb.PartKind_PART_KIND_MOVED, u, 64).Moved = wire.EncodePeerAddr(to)
 }
 
-func (f *frameBuilder) addEnd(u *peerSub, why error) {
+func (f *frameBuilder) addEnd(u *sessionSub, why error) {
 	refusal, _ := wire.EncodeRefusal(why)
 	if refusal == nil {
 		refusal = &relaypb.Refusal{Reason: relaypb.Reason_REASON_UNAVAILABLE, Why: wire.EncodeError(why)}
@@ -71,7 +71,7 @@ func (f *frameBuilder) addEnd(u *peerSub, why error) {
 
 // fillFrame builds the next Frame from the dirty list, in turn, with at most wire.MaxPieceBytes of each
 // subscription. An empty Frame means that there is nothing to send.
-func (s *peerSession) fillFrame(f *frameBuilder, lane uint64) {
+func (s *session) fillFrame(f *frameBuilder, lane uint64) {
 	f.reset()
 	for f.spaceLeft() >= minFrameSpace {
 		u := s.popDirty(lane)
@@ -86,7 +86,7 @@ func (s *peerSession) fillFrame(f *frameBuilder, lane uint64) {
 
 // relist puts a subscription that has more to send back on the dirty list. A subscription that was
 // removed meanwhile is not listed again, so its batch is dropped here.
-func (s *peerSession) relist(u *peerSub) {
+func (s *session) relist(u *sessionSub) {
 	s.mu.Lock()
 	s.markDirtyLocked(u)
 	dead := u.flags&subRemoved != 0
@@ -98,7 +98,7 @@ func (s *peerSession) relist(u *peerSub) {
 
 // serveSub adds what one subscription is due, up to its share of the Frame, and reports whether
 // there is more.
-func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
+func (s *session) serveSub(u *sessionSub, f *frameBuilder) (again bool) {
 	s.mu.Lock()
 	flags, endErr, moved := u.flags, u.endErr, u.moved
 	u.flags &^= subSaySubscribed | subSayMoved | subAllSent
@@ -132,7 +132,7 @@ func (s *peerSession) serveSub(u *peerSub, f *frameBuilder) (again bool) {
 }
 
 // AddPiece adds the next piece of the batch that is being sent.
-func (f *frameBuilder) addPiece(u *peerSub) {
+func (f *frameBuilder) addPiece(u *sessionSub) {
 	outgoing := u.outgoing
 	n := min(len(outgoing.data)-outgoing.sent, wire.MaxPieceBytes, f.spaceLeft())
 	if n <= 0 {
@@ -143,7 +143,7 @@ func (f *frameBuilder) addPiece(u *peerSub) {
 	if outgoing.sent == 0 && n < len(outgoing.data) {
 		p.Total = uint32(len(outgoing.data))
 	}
-	u.session.server.metrics.bytes[endOwner].Add(float64(n))
+	u.session.server.metrics.bytes.Add(float64(n))
 	if outgoing.sent += n; outgoing.sent == len(outgoing.data) {
 		u.pos, u.outgoing = outgoing.end, nil
 	}
@@ -151,7 +151,7 @@ func (f *frameBuilder) addPiece(u *peerSub) {
 
 // beginBatch finds the next batch of a subscription; false: there is none, or it may not be sent
 // now. Whatever makes it possible later lists the subscription again.
-func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
+func (s *session) beginBatch(u *sessionSub, f *frameBuilder) bool {
 	if !s.hasCredit(u) {
 		return false
 	}
@@ -180,7 +180,7 @@ func (s *peerSession) beginBatch(u *peerSub, f *frameBuilder) bool {
 
 // hasCredit reports whether there is credit for another batch. One batch may overdraw the credit,
 // so that even the largest can pass.
-func (s *peerSession) hasCredit(u *peerSub) bool {
+func (s *session) hasCredit(u *sessionSub) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -196,7 +196,7 @@ func (s *peerSession) hasCredit(u *peerSub) bool {
 	}
 }
 
-func (s *peerSession) startSending(u *peerSub, data []byte, end shard.Pos) {
+func (s *session) startSending(u *sessionSub, data []byte, end shard.Pos) {
 	u.outgoing = &outgoingBatch{data: data, end: end}
 	s.mu.Lock()
 	u.credit -= int64(len(data))
@@ -205,7 +205,7 @@ func (s *peerSession) startSending(u *peerSub, data []byte, end shard.Pos) {
 }
 
 // abortSending returns the link credit of the bytes that will not be sent.
-func (s *peerSession) abortSending(u *peerSub) {
+func (s *session) abortSending(u *sessionSub) {
 	g := u.outgoing
 	if g == nil {
 		return
@@ -217,7 +217,7 @@ func (s *peerSession) abortSending(u *peerSub) {
 }
 
 // restartAtFloor continues at the oldest record in memory: the position has been evicted.
-func (s *peerSession) restartAtFloor(u *peerSub, f *frameBuilder) bool {
+func (s *session) restartAtFloor(u *sessionSub, f *frameBuilder) bool {
 	u.pos = max(u.pos, u.tail.Floor())
 	if err := f.addSubscribed(u); err != nil {
 		s.endSub(u, err)
@@ -227,7 +227,7 @@ func (s *peerSession) restartAtFloor(u *peerSub, f *frameBuilder) bool {
 }
 
 // sendClosed sends an empty batch that says that the stream is closed, if the last batch did not.
-func (s *peerSession) sendClosed(u *peerSub) bool {
+func (s *session) sendClosed(u *sessionSub) bool {
 	if info := u.tail.Info(); u.pos < info.LogTail {
 		rest := shard.EmptyBatch(u.pos, info.LogTail, info.Tail, true)
 		s.startSending(u, rest.Bytes(), rest.To())
@@ -240,7 +240,7 @@ func (s *peerSession) sendClosed(u *peerSub) bool {
 }
 
 // watchTail waits for a change of the tail buffer; false: it has changed already.
-func (s *peerSession) watchTail(u *peerSub) bool {
+func (s *session) watchTail(u *sessionSub) bool {
 	if !u.tail.Watch(u, u.pos) {
 		return false
 	}

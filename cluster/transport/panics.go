@@ -1,4 +1,4 @@
-package cluster
+package transport
 
 import (
 	"context"
@@ -15,17 +15,9 @@ const (
 	panicInCall         = "relay_call"
 	panicInLink         = "relay_link"
 	panicInSubscription = "relay_subscription"
-	panicInStateCall    = "relay_state"
 )
 
-// recoverToError turns a panic into an error. It must be deferred itself, or it recovers nothing.
-func recoverToError(p *shard.PanicHandler, where string, err *error) {
-	if v := recover(); v != nil {
-		*err = p.Handle(where, v)
-	}
-}
-
-// recoverToStatus does what recoverToError does, for a call's handler.
+// recoverToStatus does what guard.ToError does, for a call's handler.
 func recoverToStatus(p *shard.PanicHandler, err *error) {
 	if v := recover(); v != nil {
 		*err = status.Error(codes.Internal, p.Handle(panicInCall, v).Error())
