@@ -76,7 +76,7 @@ func TestMoveGivenUpOpensNothing(t *testing.T) {
 // noHandover finds no handover of any stream.
 type noHandover struct{}
 
-func (noHandover) fetchHandover(context.Context, shard.StreamID) (h shard.Handover, found bool) {
+func (noHandover) fetchHandover(context.Context, shard.StreamID, bool) (h shard.Handover, found bool) {
 	return h, false
 }
 

@@ -36,8 +36,8 @@ func TestFollowScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/follow", func(t *testing.T, path string) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newFollowScript(t)
+			defer s.close()
 			datadriven.RunTest(t, path, s.run)
-			s.close()
 		})
 	})
 }

@@ -84,7 +84,10 @@ func (f *follower) OnOwnerMoved(u *transport.Subscription, to placement.PeerAddr
 	if f.over || f.feed.upstream != u || f.move != nil {
 		return
 	}
-	if to.Name != f.loop.self && f.loop.peers.Link(to.Name) == nil {
+	switch {
+	case to.Name == f.loop.self && !f.loop.ownsStream(f.id):
+		return // this node's clock or its news are behind: it moves once its own table says so
+	case to.Name != f.loop.self && f.loop.peers.Link(to.Name) == nil:
 		return // the old feed continues for transport.MovedGrace
 	}
 	f.move = &feedMove{

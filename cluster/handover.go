@@ -52,7 +52,11 @@ const (
 
 // previousOwners returns the links to the nodes that owned a stream before this one, newest first.
 func (r *Node) previousOwners(id shard.StreamID) (all []*transport.Link) {
-	for _, t := range r.history.PreviousTables(r.View(), r.cfg.Now()) {
+	tables := r.history.PreviousTables(r.View(), r.cfg.Now())
+	if !r.followLoop.ownsStream(id) { // it will by a date that is near
+		tables = slices.Insert(tables, 0, r.currentTable())
+	}
+	for _, t := range tables {
 		m := t.Owner(id)
 		if m == nil || m.Name == r.self || len(all) == maxPreviousOwners {
 			continue
@@ -65,9 +69,10 @@ func (r *Node) previousOwners(id shard.StreamID) (all []*transport.Link) {
 }
 
 // fetchHandover asks the previous owners for what they know of a stream; false: none of them knows
-// anything, or this node serves the stream without owning it.
-func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Handover, found bool) {
-	if !r.followLoop.ownsStream(id) {
+// anything, or this node serves the stream without owning it. Without force a node that will own the
+// stream by a date that is near asks too: the previous owner, with a clock that is ahead, has named it.
+func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID, force bool) (h shard.Handover, found bool) {
+	if !r.followLoop.ownsStream(id) && (force || !r.View().OwnsSoon(id, r.self, r.cfg.Now())) {
 		return h, false
 	}
 	from := shard.Pos(0)
@@ -101,21 +106,23 @@ func (r *Node) isSuccessor(id shard.StreamID, to placement.PeerAddr) bool {
 }
 
 // handoverBacklog holds the streams in use that this node has still to hand over after a change of
-// owners, most-watched first.
+// owners, most-watched first. None of them is dropped before it was offered.
 type handoverBacklog struct {
 	table   *placement.OwnerTable
 	streams []shard.StreamID
 
 	mu        sync.Mutex
 	remaining map[string]int // how many streams, by the name of their new owner
+	waiting   map[shard.StreamID]struct{}
 }
 
 func (r *Node) newBacklog(t *placement.OwnerTable) *handoverBacklog {
-	o := &handoverBacklog{table: t, remaining: map[string]int{}}
+	o := &handoverBacklog{table: t, remaining: map[string]int{}, waiting: map[shard.StreamID]struct{}{}}
 	for _, id := range r.local.manager.HotStreams(hotWithin) {
 		if m := t.Owner(id); m != nil && m.Name != r.self {
 			o.streams = append(o.streams, id)
 			o.remaining[m.Name]++
+			o.waiting[id] = struct{}{}
 		}
 	}
 	return o
@@ -132,10 +139,22 @@ func (o *handoverBacklog) remainingFor(name string) (left int, owner bool) {
 	return o.remaining[name], o.table.HasOwner(name)
 }
 
-func (o *handoverBacklog) noteDone(name string) {
+func (o *handoverBacklog) noteDone(name string, id shard.StreamID) {
 	o.mu.Lock()
 	o.remaining[name]--
+	delete(o.waiting, id)
 	o.mu.Unlock()
+}
+
+// isWaiting reports whether the stream has still to be offered to its new owner.
+func (o *handoverBacklog) isWaiting(id shard.StreamID) bool {
+	if o == nil {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.waiting[id]
+	return ok
 }
 
 // offerBacklog offers the streams of the backlog to their new owners, which fetch them. It returns once each
@@ -154,7 +173,7 @@ func (r *Node) offerBacklog(ctx context.Context, backlog *handoverBacklog) {
 			wg.Go(func() {
 				for id := range next {
 					r.offerStream(ctx, name, id)
-					backlog.noteDone(name)
+					backlog.noteDone(name, id)
 				}
 			})
 		}

@@ -71,7 +71,7 @@ type redirection struct {
 // localHost answers what localStreams asks of its node. It is a *Node.
 type localHost interface {
 	// fetchHandover fetches a stream from its previous owner.
-	fetchHandover(ctx context.Context, id shard.StreamID) (h shard.Handover, found bool)
+	fetchHandover(ctx context.Context, id shard.StreamID, force bool) (h shard.Handover, found bool)
 	// noteLeaveProgress is called when the last feed of a stream has ended. It must not block.
 	noteLeaveProgress()
 }
@@ -152,7 +152,7 @@ func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int,
 			incoming := &transfer{make(chan struct{}), true}
 			h.transfers[id] = incoming
 			h.mu.Unlock()
-			h.fetchAndInstall(ctx, id)
+			h.fetchAndInstall(ctx, id, force)
 			h.endTransfer(id, incoming)
 			fetched = true
 			continue
@@ -183,8 +183,8 @@ func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 
 // fetchAndInstall fetches a stream from its previous owner. If that fails the stream is read from
 // S2.
-func (h *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID) {
-	if over, ok := h.node.fetchHandover(ctx, id); ok {
+func (h *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID, force bool) {
+	if over, ok := h.node.fetchHandover(ctx, id, force); ok {
 		_ = h.manager.InstallHandover(id, over)
 	}
 }

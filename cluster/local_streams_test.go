@@ -31,7 +31,7 @@ type silentSource struct {
 	fetches int
 }
 
-func (s *silentSource) fetchHandover(context.Context, shard.StreamID) (h shard.Handover, found bool) {
+func (s *silentSource) fetchHandover(context.Context, shard.StreamID, bool) (h shard.Handover, found bool) {
 	s.fetches++
 	<-time.After(handoverTimeout)
 	return h, false

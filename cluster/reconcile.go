@@ -86,7 +86,7 @@ func (r *Node) reconcileStreams() (left int) {
 	return left
 }
 
-// releaseStream drops a stream unless it has feeds, without waiting. While the new owner may still
+// releaseStream drops a stream, without waiting, unless it has feeds or has still to be offered to its new owner. While the new owner may still
 // ask for the stream only its read session ends: the new owner has its own.
 func (r *Node) releaseStream(id shard.StreamID) {
 	keep := keepMovedFor
@@ -94,7 +94,7 @@ func (r *Node) releaseStream(id shard.StreamID) {
 		keep = keepMovedLeaving
 	}
 	switch {
-	case r.local.hasFeeds(id):
+	case r.local.hasFeeds(id), r.backlog.Load().isWaiting(id):
 		return
 	case r.history.UnchangedFor(r.currentTable(), r.cfg.Now()) < keep:
 		r.local.manager.EndSession(id)

@@ -32,6 +32,18 @@ func (v *View) IsSuccessor(id shard.StreamID, self string, to PeerAddr, now time
 	})
 }
 
+// OwnsSoon reports whether the member owns the stream from a date on that is near. Its clock may be behind
+// that of a node that has given the stream up already.
+func (v *View) OwnsSoon(id shard.StreamID, name string, now time.Time) bool {
+	return slices.ContainsFunc(v.TableChanges(), func(at time.Time) bool {
+		if !at.After(now) || at.After(now.Add(maxHandoverLead)) {
+			return false
+		}
+		o := v.TableAt(at).Owner(id)
+		return o != nil && o.Name == name
+	})
+}
+
 // tableIfPresent returns the table for an instant as if the member of that name were not leaving
 // and S2 answered it.
 func (v *View) tableIfPresent(name string, t time.Time) *OwnerTable {

@@ -21,6 +21,32 @@ func TestOwnerOfADateThatIsNearIsASuccessor(t *testing.T) {
 	}
 }
 
+// A member owns a stream soon if a date that is near says so.
+func TestMemberOwnsSoonByADateThatIsNear(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	change := shard.MillisOf(now.Add(maxHandoverLead / 2))
+	v := NewView([]Member{
+		{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: change}, {Name: "b", RingKey: "b", Revision: 1, OwnsFrom: change, OwnsUntil: Never},
+	})
+	for name, c := range map[string]struct {
+		member string
+		now    time.Time
+		want   bool
+	}{
+		"the next owner":           {"b", now, true},
+		"the present one":          {"a", now, false},
+		"long before":              {"b", now.Add(-maxHandoverLead), false},
+		"after it: it does so now": {"b", now.Add(maxHandoverLead), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := v.OwnsSoon("p/s", c.member, c.now); got != c.want {
+				t.Errorf("%v", got)
+			}
+		})
+	}
+}
+
 // A member that cancels its leave, or that S2 answers again, knows that before others do.
 func TestMemberThatIsBackIsASuccessor(t *testing.T) {
 	t.Parallel()
