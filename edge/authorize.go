@@ -63,7 +63,7 @@ func (s *Server) decide(r *http.Request, project, name string) (access.Verdict, 
 		return j.Decide(r, project, name, access.Delete)
 	case http.MethodPut:
 		// A source that does not parse is refused later, as a malformed header.
-		if source, err := parseStreamPath(r.Header.Get(hForkedFrom)); err == nil && hasHeader(r.Header, hForkedFrom) {
+		if source, err := s.roots.parseStreamPath(r.Header.Get(hForkedFrom)); err == nil && hasHeader(r.Header, hForkedFrom) {
 			sourceProject, sourceName := splitStream(source)
 			return j.DecideFork(r, project, name, sourceProject, sourceName)
 		}

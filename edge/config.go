@@ -45,6 +45,9 @@ type Config struct {
 	// CheckStream returns an error for a stream that no configured storage can hold: 404
 	// (nil: every stream is accepted).
 	CheckStream func(shard.StreamID) error
+	// Roots are paths beside /v1/stream/ below which one project's streams are, as CheckRoots accepts
+	// them.
+	Roots []Root
 	// Lister lists streams (nil: listings are refused).
 	Lister Lister
 	// ConnectionsFull reports that the machine has hardly any file descriptors left: readers are

@@ -10,7 +10,7 @@
 // # The path of a request
 //
 // serveRecorded (serve_http.go) records every answer for metrics, log and access log. It calls route
-// (route.go): parseStreamPath turns the escaped path into a stream, boundBodyTime bounds how long the
+// (route.go): streamRoots.parseStreamPath turns the escaped path into a stream, boundBodyTime bounds how long the
 // body may take, authorize decides whether the request may do what it asks for, and the method picks
 // a handler. Errors become problem documents by the two tables in problem_table.go: writeError for
 // errors, writeRefusal for verdicts; writeDenial (deny.go) answers what the Judge of package access

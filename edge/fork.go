@@ -19,7 +19,7 @@ func (s *Server) parseFork(r *http.Request, req *shard.Request) error {
 		}
 		return nil
 	}
-	source, err := parseStreamPath(h.Get(hForkedFrom))
+	source, err := s.roots.parseStreamPath(h.Get(hForkedFrom))
 	if err != nil {
 		return badHeader(hForkedFrom, "want the path of a stream: "+err.Error())
 	}

@@ -47,7 +47,7 @@ var headerTable = []headerRule{
 	{name: hTTL, methods: onPut, maxBytes: maxDigits, allowed: byteclass.Digits, goesTo: "State, log, relay; answers", advice: "send seconds in digits"},
 	{name: hExpires, methods: onPut, maxBytes: 64, allowed: byteclass.Text, goesTo: "State, log, relay; answers", advice: "send an RFC 3339 time, such as 2030-01-31T12:00:00Z"},
 	{name: hClosed, methods: onPut | onPost, maxBytes: 16, allowed: byteclass.Text, lenient: true, goesTo: "read as true or not", advice: "send true, or leave it out"},
-	{name: hForkedFrom, methods: onPut, maxBytes: len(streamPathPrefix) + 3*shard.MaxStreamID, allowed: byteclass.Target, goesTo: "State and log, as the stream that it names", advice: "percent-encode the path of the source"},
+	{name: hForkedFrom, methods: onPut, maxBytes: maxRootBytes + 3*shard.MaxStreamID, allowed: byteclass.Target, goesTo: "State and log, as the stream that it names", advice: "percent-encode the path of the source"},
 	{name: hForkOffset, methods: onPut, maxBytes: 64, allowed: byteclass.Text, goesTo: "State and log, as the place that it names", advice: "send -1, now, or a Stream-Next-Offset"},
 	{name: hForkSub, methods: onPut, maxBytes: maxDigits, allowed: byteclass.Digits, goesTo: "State and log", advice: "send digits"},
 	{name: "If-None-Match", methods: onGet, maxBytes: 4096, allowed: byteclass.Tag, repeatable: true, goesTo: "answers, where it names what they are", advice: "send the ETag of an answer"},

@@ -11,7 +11,7 @@ import (
 func (s *Server) route(w http.ResponseWriter, r *http.Request) (events *eventStream) {
 	defer s.recoverRequest()
 	path := r.URL.EscapedPath()
-	id, err := parseStreamPath(path)
+	id, err := s.roots.parseStreamPath(path)
 	control, isControl := parseControlPath(path)
 	s.setCommonHeaders(w, r, max(id.Project(), control.project))
 	s.boundBodyTime(w, r)

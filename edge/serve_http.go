@@ -64,7 +64,7 @@ func (s *Server) logFailure(r *http.Request, rec *responseRecorder) {
 // logAccess writes the access log's line about a request.
 func (s *Server) logAccess(r *http.Request, rec *responseRecorder, began time.Time) {
 	project, stream := "", ""
-	if id, err := parseStreamPath(r.URL.EscapedPath()); err == nil {
+	if id, err := s.roots.parseStreamPath(r.URL.EscapedPath()); err == nil {
 		project, stream = splitStream(id)
 	}
 	s.cfg.AccessLog.LogAttrs(r.Context(), slog.LevelInfo, "request",

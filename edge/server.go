@@ -32,7 +32,7 @@ func New(cfg Config, streams Backend) *Server {
 	readerBudget := sendbudget.New(cfg.PinnedBytes)
 	s := &Server{
 		compressHandler: compress, compressSlots: make(chan struct{}, maxCompressors),
-		cfg: cfg, streams: streams, metrics: newMetrics(cfg.Metrics),
+		cfg: cfg, roots: cfg.Roots, streams: streams, metrics: newMetrics(cfg.Metrics),
 		counts: newReaderCounts(), rebalanceSignals: make(chan struct{}), catchUpBudget: sendbudget.New(cfg.ChunkBytes), loadSlots: make(chan struct{}, maxChunkLoads),
 		writeSlots: make(chan struct{}, runtime.GOMAXPROCS(0)), arraySlots: make(chan struct{}, maxArrayBuffers),
 		readerBudget: readerBudget, frames: sse.NewFrameCache(cfg.FrameBytes, readerBudget), warningLimiter: rate.Sometimes{Interval: time.Second},

@@ -19,6 +19,7 @@ import (
 // Server speaks Durable Streams over HTTP. It is an http.Handler.
 type Server struct {
 	cfg           Config
+	roots         streamRoots
 	streams       Backend
 	metrics       *metrics
 	bodyBudget    writesBudget

@@ -20,8 +20,8 @@ var (
 	errReserved = errors.New("reserved name")
 )
 
-// parseStreamPath returns the stream that an escaped URL path names. A path of one segment
-// is a stream of the project "default".
+// parseStreamPath returns the stream that an escaped URL path below streamPathPrefix names. A path of
+// one segment is a stream of the project "default". Requests come by streamRoots.parseStreamPath.
 func parseStreamPath(escaped string) (shard.StreamID, error) {
 	rest, ok := strings.CutPrefix(escaped, streamPathPrefix)
 	if !ok {
@@ -39,11 +39,15 @@ func parseStreamPath(escaped string) (shard.StreamID, error) {
 	if len(segments) == 1 {
 		segments = []string{defaultProject, segments[0]}
 	}
-	name := strings.Join(segments, "/")
-	if shard.StreamID(name).Reserved() {
+	return streamOfPath(strings.Join(segments, "/"))
+}
+
+// streamOfPath returns the stream of a project and a name, neither of them escaped.
+func streamOfPath(projectAndName string) (shard.StreamID, error) {
+	if shard.StreamID(projectAndName).Reserved() {
 		return "", errReserved
 	}
-	id, err := shard.ParseStreamID(name)
+	id, err := shard.ParseStreamID(projectAndName)
 	if err != nil {
 		return "", errName
 	}

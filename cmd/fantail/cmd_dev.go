@@ -31,6 +31,7 @@ type devCmd struct {
 	LongPoll time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`
 
 	authFlags
+	rootFlags
 }
 
 const (
@@ -91,7 +92,8 @@ func (c *devCmd) start(ctx context.Context, log *slog.Logger) (*devFleet, error)
 			log: log.With("node", fmt.Sprintf("node-%d", i+1)),
 		}
 		var wrong []error
-		if cfg.auth, wrong = c.applyRights(&cfg.edge); len(wrong) > 0 {
+		cfg.auth, wrong = c.applyRights(&cfg.edge)
+		if wrong = append(wrong, c.applyRoots(&cfg.edge)...); len(wrong) > 0 {
 			return nil, errors.Join(append(wrong, f.stop())...)
 		}
 		cfg.auth.secrets, cfg.auth.said = [][]byte{secret}, i > 0

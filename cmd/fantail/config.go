@@ -84,6 +84,7 @@ type serveCmd struct {
 	IdleTimeout         time.Duration `name:"idle-timeout" help:"How long a client connection without requests stays open. Set it higher than the idle timeout of load balancers in front." default:"620s"`
 
 	authFlags
+	rootFlags
 	fleetFlags
 
 	RebalanceThreshold float64 `help:"When the node has more event streams than the mean of all nodes by this fraction, it sends some to other nodes. 0: never." default:"0.25" group:"fleet"`
@@ -157,6 +158,7 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	var wrong []error
 	cfg.auth, wrong = c.applyRights(&cfg.edge)
 	errs = append(errs, wrong...)
+	errs = append(errs, c.applyRoots(&cfg.edge)...)
 	cfg.fleet, wrong = c.fleetConfig(c.Name, c.HTTP, cfg.auth.path != "")
 	errs = append(errs, wrong...)
 	if cfg.auth.path != "" && c.hasSecret() {
