@@ -95,35 +95,35 @@ func signURL(stream string, until time.Time) string {
 	return fmt.Sprintf("x-exp=%d&x-kid=k1&x-sig=%s", until.Unix(), base64.RawURLEncoding.EncodeToString(m.Sum(nil)))
 }
 
-// untouched is a Backend that must not be asked about any stream but one.
-type untouched struct {
+// untouchedBackend is a Backend that must not be asked about any stream but one.
+type untouchedBackend struct {
 	Backend
 	t  *testing.T
 	ok shard.StreamID
 }
 
-func (u untouched) check(id shard.StreamID) {
+func (u untouchedBackend) check(id shard.StreamID) {
 	if id != u.ok {
 		u.t.Errorf("%s was asked for, although the request may not", id)
 	}
 }
 
-func (u untouched) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
+func (u untouchedBackend) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
 	u.check(req.Stream)
 	return u.Backend.Do(ctx, req)
 }
 
-func (u untouched) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
+func (u untouchedBackend) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
 	u.check(id)
 	return u.Backend.Info(ctx, id, ask)
 }
 
-func (u untouched) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error) {
+func (u untouchedBackend) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error) {
 	u.check(id)
 	return u.Backend.Follow(ctx, id, from)
 }
 
-func (u untouched) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
+func (u untouchedBackend) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
 	u.check(id)
 	return u.Backend.ReadPage(ctx, id, info, from)
 }
@@ -214,11 +214,11 @@ func (q refusedRequest) send(t *testing.T, client *http.Client, url string, c re
 	return resp, b
 }
 
-// lockedSite is a node with a file of rights, which has one stream.
-func lockedSite(t *testing.T, file string) (s *site, clients map[string]*http.Client) {
+// siteWithRights is a node with a file of rights, which has one stream.
+func siteWithRights(t *testing.T, file string) (s *site, clients map[string]*http.Client) {
 	t.Helper()
 	s = newSite(t, Config{Judge: newJudge(t, file, access.Config{})})
-	s.srv.streams = untouched{s.srv.streams, t, "acme/rooms/a"}
+	s.srv.streams = untouchedBackend{s.srv.streams, t, "acme/rooms/a"}
 	s.srv.appendConns.MinAppends = 1
 	clients = map[string]*http.Client{"HTTP/1.1": http.DefaultClient}
 	if !overTLS {
@@ -247,7 +247,7 @@ func lockedSite(t *testing.T, file string) (s *site, clients map[string]*http.Cl
 // behind, whatever it asks for and however it comes. The answer has the reason, and no answer to a
 // producer is 403, which its client takes for a stale epoch.
 func TestRefusalsAskNothing(t *testing.T) {
-	s, clients := lockedSite(t, rightsFile(t))
+	s, clients := siteWithRights(t, rightsFile(t))
 	for over, client := range clients {
 		for name, q := range refusedRequests {
 			for _, c := range refusedCredentials(t) {
@@ -286,7 +286,7 @@ func TestRefusalsAskNothing(t *testing.T) {
 
 // A stream of another name has the same verdict however its name is spelled.
 func TestSpellingsHaveOneVerdict(t *testing.T) {
-	s, _ := lockedSite(t, rightsFile(t))
+	s, _ := siteWithRights(t, rightsFile(t))
 	token := bearer(tokenOf(t, nil))
 	for path, status := range map[string]int{
 		"/v1/stream/acme/rooms/a": 200, "/v1/stream/acme/rooms/%61": 200, "/v1/stream/%61cme/rooms/a": 200,
@@ -306,8 +306,8 @@ func TestSpellingsHaveOneVerdict(t *testing.T) {
 // What a file of rights allows may be kept by caches for a minute at most, and only by the caller's
 // own, unless it is public and no credential came; a 304 is given after the decision.
 func TestNoAnswerOutlivesItsRight(t *testing.T) {
-	s, _ := lockedSite(t, rightsFile(t))
-	behind, _ := s.srv.streams.(untouched)
+	s, _ := siteWithRights(t, rightsFile(t))
+	behind, _ := s.srv.streams.(untouchedBackend)
 	s.srv.streams = behind.Backend
 	owner := bearer(tokenOf(t, map[string]any{"role": "owner"}))
 	maps.Copy(owner, text)
@@ -356,7 +356,7 @@ func TestNoAnswerOutlivesItsRight(t *testing.T) {
 // A page of a listed origin may read with credentials, others may not read at all; a preflight needs
 // no credential.
 func TestCORSByProject(t *testing.T) {
-	s, _ := lockedSite(t, rightsFile(t))
+	s, _ := siteWithRights(t, rightsFile(t))
 	open := newSite(t, Config{})
 	for _, c := range []struct {
 		name            string
@@ -534,7 +534,7 @@ func (c *limitCounter) Limited(_ string, limit access.Reason) {
 
 // A page begins a session with its token, reads with the cookie alone, writes nothing with it, and ends it.
 func TestSessionOfABrowser(t *testing.T) {
-	s, _ := lockedSite(t, rightsFile(t))
+	s, _ := siteWithRights(t, rightsFile(t))
 	const session = "/v1/stream/acme/__ds/session"
 	s.want(s.do("POST", session, "", nil), 401)
 	token := bearer(tokenOf(t, nil))
@@ -569,7 +569,7 @@ func TestRefusalWithoutItsBody(t *testing.T) {
 	if handlers || overTLS {
 		t.Skip("one mode is enough: net/http reads the body")
 	}
-	s, _ := lockedSite(t, rightsFile(t))
+	s, _ := siteWithRights(t, rightsFile(t))
 	for _, c := range []struct{ name, fields string }{
 		{"small", "Content-Length: 1000\r\n"},
 		{"large", "Content-Length: 10000000\r\n"},

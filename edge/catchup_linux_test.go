@@ -21,7 +21,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-func (s *site) cuts(why endReason) float64 {
+func (s *site) disconnected(why endReason) float64 {
 	return testutil.ToFloat64(s.srv.metrics.disconnected.WithLabelValues(string(why)))
 }
 
@@ -35,7 +35,7 @@ func TestSlowCatchUpStaysConnected(t *testing.T) {
 	const stall = 2 * time.Second
 	s := newSite(t, Config{Stall: stall})
 	s.put("/v1/stream/x", large, text)
-	_, resp := s.raw("/v1/stream/x")
+	_, resp := s.openRaw("/v1/stream/x")
 	var got strings.Builder
 	tick := time.NewTicker(stall / 20)
 	defer tick.Stop()
@@ -51,7 +51,7 @@ func TestSlowCatchUpStaysConnected(t *testing.T) {
 		t.Errorf("%d bytes, then %v", got.Len(), err)
 	}
 	s.eventually("nothing is held", s.nothingHeld)
-	if n := s.cuts(reasonStalled); n != 0 {
+	if n := s.disconnected(reasonStalled); n != 0 {
 		t.Errorf("%v cut", n)
 	}
 }
@@ -61,13 +61,13 @@ func TestCatchUpThatAcceptsNothingIsDisconnected(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{Stall: 300 * time.Millisecond})
 	s.put("/v1/stream/x", large, text)
-	s.raw("/v1/stream/x")
-	s.eventually("it is cut", func() bool { return s.cuts(reasonStalled) == 1 })
+	s.openRaw("/v1/stream/x")
+	s.eventually("it is cut", func() bool { return s.disconnected(reasonStalled) == 1 })
 	s.eventually("nothing is held", s.nothingHeld)
 }
 
 // Clients that catch up and take nothing hold pages, each counted once. Of too many those
-// go first that have been stuck for longest.
+// go first that have been blocked for longest.
 func TestStuckCatchUpsAreDisconnectedForMemory(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{ChunkBytes: 40 << 20})
@@ -75,24 +75,24 @@ func TestStuckCatchUpsAreDisconnectedForMemory(t *testing.T) {
 		s.put(fmt.Sprintf("/v1/stream/x%d", i), large, text)
 		if i == 0 {
 			for range 9 {
-				s.raw("/v1/stream/x0")
+				s.openRaw("/v1/stream/x0")
 			}
-			s.eventually("all are stuck", func() bool { return s.stuck() == 9 })
+			s.eventually("all are stuck", func() bool { return s.catchUpsInProgress() == 9 })
 			if n := s.srv.catchUpBudget.Held(); n > 17<<20 {
 				t.Errorf("%d bytes held", n)
 			}
 			continue
 		}
-		s.raw(fmt.Sprintf("/v1/stream/x%d", i))
+		s.openRaw(fmt.Sprintf("/v1/stream/x%d", i))
 	}
 	// The nine hold as much as one: two of the four pages can stay.
 	s.eventually("there is room", func() bool { return s.srv.catchUpBudget.Held() <= 40<<20 })
-	if n := s.cuts(reasonMemory); n < 2 {
+	if n := s.disconnected(reasonMemory); n < 2 {
 		t.Errorf("%v cut", n)
 	}
 }
 
-// An answer waits for its turn for as long as that takes, and is not stuck meanwhile; one
+// An answer waits for its turn for as long as that takes, and is not blocked meanwhile; one
 // whose connection takes no more has none.
 func TestWaitingForAWriteSlotIsNoStall(t *testing.T) {
 	t.Parallel()
@@ -102,17 +102,17 @@ func TestWaitingForAWriteSlotIsNoStall(t *testing.T) {
 	s.put("/v1/stream/small", "hello", text)
 	turns := s.srv.writeSlots
 	for range cap(turns) + 1 {
-		s.raw("/v1/stream/x")
+		s.openRaw("/v1/stream/x")
 	}
-	s.eventually("all are stuck", func() bool { return s.stuck() == cap(turns)+1 && len(turns) == 0 })
+	s.eventually("all are stuck", func() bool { return s.catchUpsInProgress() == cap(turns)+1 && len(turns) == 0 })
 	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" {
 		t.Errorf("%q beside those that are stuck", got)
 	}
-	s.eventually("all are cut", func() bool { return s.stuck() == 0 })
+	s.eventually("all are cut", func() bool { return s.catchUpsInProgress() == 0 })
 
-	cuts := s.cuts(reasonMemory) + s.cuts(reasonStalled)
-	_, resp := s.raw("/v1/stream/x")
-	s.eventually("it is stuck", func() bool { return s.stuck() == 1 && len(turns) == 0 })
+	cuts := s.disconnected(reasonMemory) + s.disconnected(reasonStalled)
+	_, resp := s.openRaw("/v1/stream/x")
+	s.eventually("it is stuck", func() bool { return s.catchUpsInProgress() == 1 && len(turns) == 0 })
 	for range cap(turns) {
 		turns <- struct{}{}
 	}
@@ -144,7 +144,7 @@ func TestWaitingForAWriteSlotIsNoStall(t *testing.T) {
 	if <-got != large {
 		t.Error("not all of it came")
 	}
-	if n := s.cuts(reasonMemory) + s.cuts(reasonStalled) - cuts; n != 0 {
+	if n := s.disconnected(reasonMemory) + s.disconnected(reasonStalled) - cuts; n != 0 {
 		t.Errorf("%v cut for having waited", n)
 	}
 	s.eventually("nobody has a turn", func() bool { return len(turns) == 0 })
@@ -157,15 +157,15 @@ func TestCatchUpWaitsForRoom(t *testing.T) {
 	s := newSite(t, Config{ChunkBytes: 8 << 20})
 	s.put("/v1/stream/x", large, text)
 	s.put("/v1/stream/small", "hello", text)
-	s.raw("/v1/stream/x")
-	s.eventually("it is stuck", func() bool { return s.stuck() == 1 && len(s.srv.writeSlots) == 0 })
+	s.openRaw("/v1/stream/x")
+	s.eventually("it is stuck", func() bool { return s.catchUpsInProgress() == 1 && len(s.srv.writeSlots) == 0 })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.srv.loadChunk(ctx, "default/small", shard.Info{}, position.Position{}, false); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" || s.cuts(reasonMemory) != 1 {
-		t.Errorf("%q while %d bytes are held, %v cut", got, s.srv.catchUpBudget.Held(), s.cuts(reasonMemory))
+	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" || s.disconnected(reasonMemory) != 1 {
+		t.Errorf("%q while %d bytes are held, %v cut", got, s.srv.catchUpBudget.Held(), s.disconnected(reasonMemory))
 	}
 	s.srv.catchUpBudget.Charge(16 << 20)
 	got := make(chan string)
@@ -229,9 +229,9 @@ func TestArrayBuffersAreCharged(t *testing.T) {
 	s := newSite(t, Config{})
 	s.put("/v1/stream/x", `["`+large[:shard.MaxBody-10]+`"]`, jsonType)
 	for range 3 {
-		s.raw("/v1/stream/x")
+		s.openRaw("/v1/stream/x")
 	}
-	s.eventually("all are stuck", func() bool { return s.stuck() == 3 })
+	s.eventually("all are stuck", func() bool { return s.catchUpsInProgress() == 3 })
 	held := func() int64 { return s.srv.catchUpBudget.Held() - int64(len(large)) }
 	if n := held(); n < 3*arrayBufferSize-10 {
 		t.Errorf("%d bytes held beside the page", n)
@@ -240,15 +240,15 @@ func TestArrayBuffersAreCharged(t *testing.T) {
 		s.srv.arraySlots <- struct{}{}
 	}
 	before := held()
-	s.raw("/v1/stream/x")
-	s.eventually("one more is", func() bool { return s.stuck() == 4 })
+	s.openRaw("/v1/stream/x")
+	s.eventually("one more is", func() bool { return s.catchUpsInProgress() == 4 })
 	if n := held() - before; n != smallArrayBufferSize {
 		t.Errorf("%d bytes for one more", n)
 	}
 }
 
-// stuck returns the number of clients that are being sent a chunk.
-func (s *site) stuck() int {
+// catchUpsInProgress returns the number of clients that are being sent a chunk.
+func (s *site) catchUpsInProgress() int {
 	return s.srv.catchUpBudget.Stats().Readers
 }
 
@@ -257,14 +257,14 @@ func (s *site) nothingHeld() bool {
 	return got.Held == 0 && got.Payloads == 0
 }
 
-// holding notes what is held whenever something is written to it.
-type holding struct {
+// budgetRecorder notes what the budget holds whenever something is written to it.
+type budgetRecorder struct {
 	*httptest.ResponseRecorder
 	pins *sendbudget.Budget
 	seen []int64
 }
 
-func (h *holding) Write(b []byte) (int, error) {
+func (h *budgetRecorder) Write(b []byte) (int, error) {
 	h.seen = append(h.seen, h.pins.Held())
 	return h.ResponseRecorder.Write(b)
 }
@@ -280,7 +280,7 @@ func TestWrittenPagesAreCreditedBack(t *testing.T) {
 		for range 2 {
 			s.want(s.do("POST", "/v1/stream/x", body, typ), 204)
 		}
-		w := &holding{httptest.NewRecorder(), s.srv.catchUpBudget, nil}
+		w := &budgetRecorder{httptest.NewRecorder(), s.srv.catchUpBudget, nil}
 		s.srv.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/stream/x", nil))
 		if w.Body.Len() < 3*one || w.seen[0] < 3*one || w.seen[len(w.seen)-1] >= 2*one {
 			t.Errorf("%s: %d bytes, held at first and at last: %d, %d", typ, w.Body.Len(), w.seen[0], w.seen[len(w.seen)-1])

@@ -153,7 +153,7 @@ func TestIntegersBeyondRangeAreRefused(t *testing.T) {
 	s.put("/v1/stream/y", "", header{hTTL: most})
 }
 
-// PROTOCOL 10.1: the start of a chunk is in its ETag, and so is the life.
+// PROTOCOL 10.1: the start of a chunk is in its ETag, and so is the generation.
 func TestETagCarriesStart(t *testing.T) {
 	s := newSite(t, Config{})
 	first := s.put("/v1/stream/x", "one", text).Header.Get(hNextOffset)
@@ -172,7 +172,7 @@ func TestETagCarriesStart(t *testing.T) {
 	whole, rest := tag("/v1/stream/x"), tag("/v1/stream/x?offset="+first)
 	o, _ := position.ParseOffset(first)
 	if !strings.HasPrefix(rest, fmt.Sprintf("\"%d:%s:", o.Generation, first)) {
-		t.Errorf("%s is not life:start:end", rest)
+		t.Errorf("%s is not generation:start:end", rest)
 	}
 	s.want(s.do("GET", "/v1/stream/x?offset="+first, "", header{"If-None-Match": whole}), 200)
 	s.want(s.do("GET", "/v1/stream/x?offset="+first, "", header{"If-None-Match": `"other", W/` + rest}), 304)
@@ -206,7 +206,7 @@ func (s *site) fill(path string) (second string) {
 
 // A client that accepts no compression takes none of the places of those that do.
 func TestCompressorsAreBounded(t *testing.T) {
-	s := New(Config{}, fake{})
+	s := New(Config{}, fakeBackend{})
 	for accept, want := range map[string]int{"": 0, "identity": 0, "br": 0, "gzip": 1, "br, zstd": 1} {
 		t.Run(accept, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, "/v1/stream/x", nil)
@@ -258,7 +258,7 @@ func TestCacheControlNow(t *testing.T) {
 	}
 }
 
-// Only a whole chunk under an offset of the present life may be kept for a year, and
+// Only a whole chunk under an offset of the present generation may be kept for a year, and
 // nothing else for more than a minute. An answer to a request with a token is kept by its
 // own client alone.
 func TestCacheControl(t *testing.T) {
@@ -400,7 +400,7 @@ func TestCompression(t *testing.T) {
 				t.Errorf("%q: %d %q, %v", c.accept, w.Code, got, w.Header())
 				return
 			}
-			if !bytes.Equal(decoded(t, w.Header().Get("Content-Encoding"), w.Body.Bytes()), plain.Body.Bytes()) {
+			if !bytes.Equal(decompress(t, w.Header().Get("Content-Encoding"), w.Body.Bytes()), plain.Body.Bytes()) {
 				t.Errorf("%q: not the same bytes", c.accept)
 			}
 			if n := w.Header().Get("Content-Length"); (n == "") != (c.want != "") {
@@ -431,7 +431,7 @@ func TestCompression(t *testing.T) {
 	}
 }
 
-func decoded(t *testing.T, encoding string, b []byte) []byte {
+func decompress(t *testing.T, encoding string, b []byte) []byte {
 	t.Helper()
 	var r io.Reader = bytes.NewReader(b)
 	var err error

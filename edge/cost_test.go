@@ -14,26 +14,26 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// stuck is a Log that takes so many more appends of each stream, and then answers none.
-type stuck struct {
+// stalledLog is a Log that takes so many more appends of each stream, and then answers none.
+type stalledLog struct {
 	*logtest.Memory
-	on    atomic.Bool
-	takes int
-	stuck chan struct{} // told of each append that is not answered
-	free  chan struct{} // closed: they fail
+	on         atomic.Bool
+	takes      int
+	unanswered chan struct{} // told of each append that is not answered
+	free       chan struct{} // closed: they fail
 
 	mu    sync.Mutex
 	taken map[shard.StreamID]int
 }
 
-func (l *stuck) Append(ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
+func (l *stalledLog) Append(ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
 	if l.on.Load() {
 		l.mu.Lock()
 		l.taken[id]++
 		n := l.taken[id]
 		l.mu.Unlock()
 		if n > l.takes {
-			l.stuck <- struct{}{}
+			l.unanswered <- struct{}{}
 			<-l.free
 			return shard.Ack{}, shard.ErrLogDenied
 		}
@@ -73,9 +73,9 @@ func TestWhatWritesHold(t *testing.T) {
 		{"long headers", "abc", header{"Content-Type": "text/plain", "X": strings.Repeat("x", 16<<10)}, 0, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			log := &stuck{
+			log := &stalledLog{
 				Memory: logtest.NewMemory(1), takes: c.takes, taken: map[shard.StreamID]int{},
-				stuck: make(chan struct{}), free: make(chan struct{}),
+				unanswered: make(chan struct{}), free: make(chan struct{}),
 			}
 			host := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
 			s := New(Config{MaxBodies: 32 << 20}, host)
@@ -107,7 +107,7 @@ func TestWhatWritesHold(t *testing.T) {
 			flying := 0
 			for range n {
 				select {
-				case <-log.stuck:
+				case <-log.unanswered:
 					flying++
 				case code := <-refused:
 					if code != 429 {

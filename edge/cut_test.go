@@ -16,9 +16,9 @@ type client struct {
 	data  []string
 }
 
-// hear takes what came of one connection. inside: the last line was an event's id, and its
+// receive takes what came of one connection. inside: the last line was an event's id, and its
 // end has not come.
-func (c *client) hear(b []byte) (inside bool) {
+func (c *client) receive(b []byte) (inside bool) {
 	id, name := c.id, ""
 	var data []string
 	for len(b) > 0 {
@@ -62,21 +62,21 @@ func TestClientThatIsCutOffResumesExactly(t *testing.T) {
 		for _, early := range []bool{false, true} {
 			t.Run(strings.ReplaceAll(typ, "/", "-"), func(t *testing.T) {
 				s := newSite(t, Config{})
-				wire := s.recorded(typ, messages)
+				wire := s.recordEvents(typ, messages)
 				var all client
-				all.hear(wire)
+				all.receive(wire)
 				if len(all.data) != len(messages) {
 					t.Fatalf("%q", all.data)
 				}
 				rest, lost := map[string][]string{"": all.data}, 0
 				for cut := range wire {
 					c := client{early: early}
-					if c.hear(wire[:cut]) && early {
+					if c.receive(wire[:cut]) && early {
 						lost++
 						continue
 					}
 					if _, ok := rest[c.id]; !ok {
-						rest[c.id] = s.after(c.id)
+						rest[c.id] = s.messagesAfter(c.id)
 					}
 					if !slices.Equal(slices.Concat(c.data, rest[c.id]), all.data) {
 						t.Fatalf("cut after %q: %q, and after %s %q", wire[:cut], c.data, c.id, rest[c.id])
@@ -90,9 +90,9 @@ func TestClientThatIsCutOffResumesExactly(t *testing.T) {
 	}
 }
 
-// recorded returns the bytes that a live reader gets for these messages, each an event of its
+// recordEvents returns the bytes that a live reader gets for these messages, each an event of its
 // own, and for the end.
-func (s *site) recorded(typ string, messages []string) []byte {
+func (s *site) recordEvents(typ string, messages []string) []byte {
 	s.Helper()
 	h := header{"Content-Type": typ}
 	s.put("/v1/stream/x", "", h)
@@ -119,14 +119,14 @@ func (s *site) recorded(typ string, messages []string) []byte {
 	return wire.Bytes()
 }
 
-// after returns what an EventSource gets that resumes with an id.
-func (s *site) after(id string) []string {
+// messagesAfter returns what an EventSource gets that resumes with an id.
+func (s *site) messagesAfter(id string) []string {
 	s.Helper()
 	resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": id})
 	if resp.StatusCode == http.StatusNoContent {
 		return nil
 	}
 	var c client
-	c.hear([]byte(s.want(resp, http.StatusOK)))
+	c.receive([]byte(s.want(resp, http.StatusOK)))
 	return c.data
 }

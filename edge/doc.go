@@ -86,7 +86,7 @@
 //	route                                 method and path
 //	server                                New, and the life of a Server
 //	read_handlers                         GET, HEAD
-//	longpoll, sse_handler, write_handlers, control
+//	longpoll, sse_handler, write_handlers, control, listing
 //	caching, stay                         what an answer may promise, and for how long
 //	authorize, deny                       the rights
 //	catchup, request_body, fork           what the handlers do

@@ -344,13 +344,13 @@ func TestLargestBodyFits(t *testing.T) {
 	s.put("/v1/stream/j", many[:len(many)-3]+"]", header{"Content-Type": "application/json"})
 }
 
-// lateStates answers once it may.
-type lateStates struct {
+// lateInfos answers once it may.
+type lateInfos struct {
 	Backend
 	gate atomic.Pointer[chan struct{}]
 }
 
-func (l *lateStates) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
+func (l *lateInfos) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
 	if gate := l.gate.Load(); gate != nil {
 		<-*gate
 	}
@@ -358,10 +358,10 @@ func (l *lateStates) Info(ctx context.Context, id shard.StreamID, ask shard.Info
 }
 
 // A long-poll whose stream is made again while it waits has an offset of an earlier
-// life: 410, and no word that there is no stream.
+// generation: 410, and no word that there is no stream.
 func TestLongPollOfARecreatedStreamIsGone(t *testing.T) {
 	s := newSite(t, Config{LongPoll: 20 * time.Second})
-	states := &lateStates{Backend: s.srv.streams}
+	states := &lateInfos{Backend: s.srv.streams}
 	s.srv.streams = states
 	at := s.put("/v1/stream/s", "old", text).Header.Get(hNextOffset)
 	polled := make(chan *http.Response, 1)

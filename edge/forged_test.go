@@ -21,7 +21,7 @@ import (
 // fields as chance has them: what a client may do that may append to the stream in S2.
 type forger struct {
 	*rand.Rand
-	life shard.Generation // the stream's, which a forger can read
+	generation shard.Generation // the stream's, which a forger can read
 }
 
 func pick[T any](f *forger, of ...T) T { return of[f.IntN(len(of))] }
@@ -35,7 +35,7 @@ func (f *forger) field(b []byte, tag byte, v []byte) []byte {
 // number draws one of the numbers at which things change.
 func (f *forger) number(pos shard.Pos) uint64 {
 	return pick(f,
-		0, 1, 2, uint64(f.life), uint64(f.life), uint64(pos), uint64(pos)+1, uint64(pos-min(pos, 1)), uint64(pos)+2, 1<<40, 1<<53-1, 1e16-1, 1e16, 1<<63, 1<<64-1,
+		0, 1, 2, uint64(f.generation), uint64(f.generation), uint64(pos), uint64(pos)+1, uint64(pos-min(pos, 1)), uint64(pos)+2, 1<<40, 1<<53-1, 1e16-1, 1e16, 1<<63, 1<<64-1,
 	)
 }
 
@@ -57,7 +57,7 @@ var someID = []byte{1, 2, 3, 4, 5, 6, 7, 8}
 // state draws an encoded State: tags with contents of about the right shape.
 func (f *forger) state(pos shard.Pos) (b []byte) {
 	b = f.field(b, 1, []byte{pick[byte](f, 1, 1, 1, 2, 5, 33, byte(f.IntN(64)))}) // mostly: it exists
-	b = f.field(b, 2, binary.AppendUvarint(nil, uint64(pick(f, f.life, f.life, f.life, shard.Generation(f.number(pos))))))
+	b = f.field(b, 2, binary.AppendUvarint(nil, uint64(pick(f, f.generation, f.generation, f.generation, shard.Generation(f.number(pos))))))
 	for range f.IntN(6) {
 		switch tag := byte(1 + f.IntN(34)); tag {
 		case 1:

@@ -250,7 +250,7 @@ func TestForkJSON(t *testing.T) {
 	}
 }
 
-// A stream that others had written to before its PUT has offsets of its life for
+// A stream that others had written to before its PUT has offsets of its generation for
 // what they wrote: they are good in its forks as well.
 func TestForkOfAStreamThatOthersBegan(t *testing.T) {
 	s := newSite(t, Config{})

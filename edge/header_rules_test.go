@@ -91,7 +91,7 @@ func TestBadHeaders(t *testing.T) {
 			}
 			w := ask(t, s.srv, c.method, "/v1/stream/"+c.path, strings.NewReader("x"), h)
 			refused(t, w, 400, "bad-header")
-			if p := answered(t, w); !strings.Contains(p.Detail, c.name) {
+			if p := recordedProblem(t, w); !strings.Contains(p.Detail, c.name) {
 				t.Errorf("%s: %+v", c.name, p)
 			}
 		})

@@ -80,26 +80,26 @@ func TestClientThatNeverReadsIsDisconnected(t *testing.T) {
 	}
 }
 
-// deaf is a connection that a client stops reading from.
-type deaf struct {
+// unreadConn is a connection that a client stops reading from.
+type unreadConn struct {
 	net.Conn
 	on  atomic.Bool
 	end chan struct{}
 }
 
-func (d *deaf) Read(b []byte) (int, error) {
+func (d *unreadConn) Read(b []byte) (int, error) {
 	if d.on.Load() {
 		<-d.end
 	}
 	return d.Conn.Read(b)
 }
 
-// unread returns a connection of HTTP/2 with so many answers whose bodies are not read.
-func (s *site) unread(streams int) *deaf {
+// openUnread returns a connection of HTTP/2 with so many answers whose bodies are not read.
+func (s *site) openUnread(streams int) *unreadConn {
 	s.Helper()
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
-	c := &deaf{Conn: s.dial(), end: make(chan struct{})}
+	c := &unreadConn{Conn: s.dial(), end: make(chan struct{})}
 	tr := &http.Transport{Protocols: &p, DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return c, nil
 	}}
@@ -124,8 +124,8 @@ func TestStalledHTTP2StreamIsCut(t *testing.T) {
 	t.Parallel()
 	s := newSiteOver(t, Config{Stall: 300 * time.Millisecond}, false)
 	s.put("/v1/stream/x", large, text)
-	s.unread(2)
-	s.eventually("both are cut", func() bool { return s.cuts(reasonStalled) == 2 })
+	s.openUnread(2)
+	s.eventually("both are cut", func() bool { return s.disconnected(reasonStalled) == 2 })
 	s.eventually("nothing is held", s.nothingHeld)
 }
 
@@ -137,27 +137,27 @@ func TestStalledHTTP2ConnectionIsGivenUp(t *testing.T) {
 	s.put("/v1/stream/x", large, text)
 	s.put("/v1/stream/small", "hello", text)
 	const streams = 8 // each takes 4 MiB, the kernel less than that of all
-	c := s.unread(streams)
+	c := s.openUnread(streams)
 	c.on.Store(true)
-	s.eventually("they are stuck", func() bool { return s.stuck() == streams })
+	s.eventually("they are stuck", func() bool { return s.catchUpsInProgress() == streams })
 	s.srv.catchUpBudget.Charge(16 << 20) // too much is held from now on
 	defer s.srv.catchUpBudget.Charge(-16 << 20)
 	if got := s.want(s.do("GET", "/v1/stream/small", "", nil), 200); got != "hello" {
 		t.Errorf("%q", got)
 	}
-	if n := s.stuck(); n != 0 || s.cuts(reasonMemory) == 0 {
-		t.Errorf("%d are still stuck, %v were cut", n, s.cuts(reasonMemory))
+	if n := s.catchUpsInProgress(); n != 0 || s.disconnected(reasonMemory) == 0 {
+		t.Errorf("%d are still stuck, %v were cut", n, s.disconnected(reasonMemory))
 	}
 }
 
-// down is a node whose storage has no more pages after the first, until it is up.
-type down struct {
+// downBackend is a node whose storage has no more pages after the first, until it is up.
+type downBackend struct {
 	Backend
 	reads atomic.Int32
 	up    atomic.Bool
 }
 
-func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
+func (d *downBackend) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
 	if d.reads.Add(1) > 1 && !d.up.Load() {
 		return shard.RecordBatch{}, shard.ErrStoreDown
 	}
@@ -169,12 +169,12 @@ func (d *down) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info,
 func TestReaderThatWaitsForAPageGetsHeartbeats(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, Config{Heartbeat: 50 * time.Millisecond})
-	store := &down{Backend: s.srv.streams}
+	store := &downBackend{Backend: s.srv.streams}
 	s.srv.streams = store
 	s.put("/v1/stream/x", large, text)
 	s.want(s.do("POST", "/v1/stream/x", large, text), 204) // both are more than a tail buffer holds
 	s.want(s.do("POST", "/v1/stream/x", "the end", text), 204)
-	c, resp := s.raw("/v1/stream/x?live=sse&offset=-1")
+	c, resp := s.openRaw("/v1/stream/x?live=sse&offset=-1")
 	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func limitedFile(t *testing.T, limits string) string {
 // would be too long; another project does not notice.
 func TestAppendsWaitForTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, _ := lockedBubble(t, limitedFile(t, "requests: 10"))
+		b, _ := bubbleWithRights(t, limitedFile(t, "requests: 10"))
 		token := bearer(tokenOf(t, nil))
 		token["Content-Type"] = "text/plain"
 		began := time.Now()

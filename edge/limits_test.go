@@ -16,29 +16,29 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// fake is a Streams that says what a test wants; unset methods do not answer.
-type fake struct {
+// fakeBackend is a Backend that answers what a test wants; unset methods do not answer.
+type fakeBackend struct {
 	do     func(*shard.Request) (shard.Outcome, error)
 	state  func(shard.InfoOptions) (shard.Info, error)
 	follow func() (*shard.TailBuffer, error)
 	page   func(from shard.Pos) (shard.RecordBatch, error)
 }
 
-func (f fake) Do(_ context.Context, req *shard.Request) (shard.Outcome, error) {
+func (f fakeBackend) Do(_ context.Context, req *shard.Request) (shard.Outcome, error) {
 	if f.do == nil {
 		return shard.Outcome{}, shard.ErrUnavailable
 	}
 	return f.do(req)
 }
 
-func (f fake) Info(_ context.Context, _ shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
+func (f fakeBackend) Info(_ context.Context, _ shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
 	if f.state == nil {
 		return shard.Info{}, shard.ErrUnavailable
 	}
 	return f.state(ask)
 }
 
-func (f fake) Follow(context.Context, shard.StreamID, shard.Pos) (*shard.TailBuffer, func(), error) {
+func (f fakeBackend) Follow(context.Context, shard.StreamID, shard.Pos) (*shard.TailBuffer, func(), error) {
 	if f.follow == nil {
 		return nil, nil, shard.ErrUnavailable
 	}
@@ -46,7 +46,7 @@ func (f fake) Follow(context.Context, shard.StreamID, shard.Pos) (*shard.TailBuf
 	return t, func() {}, err
 }
 
-func (f fake) ReadPage(_ context.Context, _ shard.StreamID, _ shard.Info, from shard.Pos) (shard.RecordBatch, error) {
+func (f fakeBackend) ReadPage(_ context.Context, _ shard.StreamID, _ shard.Info, from shard.Pos) (shard.RecordBatch, error) {
 	if f.page == nil {
 		return shard.RecordBatch{}, shard.ErrUnavailable
 	}
@@ -68,7 +68,7 @@ func ask(t *testing.T, s *Server, method, target string, body io.Reader, h heade
 // refused checks a problem and its Retry-After.
 func refused(t *testing.T, w *httptest.ResponseRecorder, status int, slug string) {
 	t.Helper()
-	p := answered(t, w)
+	p := recordedProblem(t, w)
 	if w.Code != status || p.Type != problemBase+slug {
 		t.Errorf("%d %+v, want %d %s", w.Code, p, status, slug)
 	}
@@ -78,33 +78,33 @@ func refused(t *testing.T, w *httptest.ResponseRecorder, status int, slug string
 	}
 }
 
-// unread is a body that must not be looked at.
-type unread struct{ *testing.T }
+// unreadBody is a body that must not be looked at.
+type unreadBody struct{ *testing.T }
 
-func (u unread) Read([]byte) (int, error) {
+func (u unreadBody) Read([]byte) (int, error) {
 	u.Error("the body was read")
 	return 0, io.ErrUnexpectedEOF
 }
 
-// endless is a body without an end that counts what was taken of it.
-type endless struct{ n int }
+// endlessReader is a body without an end that counts what was taken of it.
+type endlessReader struct{ n int }
 
-func (e *endless) Read(b []byte) (int, error) {
+func (e *endlessReader) Read(b []byte) (int, error) {
 	e.n += len(b)
 	return len(b), nil
 }
 
 func TestLargeBodyIsRefusedUnread(t *testing.T) {
-	s := New(Config{}, fake{})
+	s := New(Config{}, fakeBackend{})
 	for _, method := range []string{"PUT", "POST"} {
-		r := httptest.NewRequestWithContext(t.Context(), method, "/v1/stream/x", unread{t})
+		r := httptest.NewRequestWithContext(t.Context(), method, "/v1/stream/x", unreadBody{t})
 		r.ContentLength = shard.MaxBody + 1
 		r.Header.Set("Content-Type", "text/plain")
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, r)
 		refused(t, w, 413, "too-large")
 	}
-	body := &endless{}
+	body := &endlessReader{}
 	refused(t, ask(t, s, "POST", "/v1/stream/x", body, text), 413, "too-large")
 	if body.n > shard.MaxBody+1 {
 		t.Errorf("%d bytes were read", body.n)
@@ -115,12 +115,12 @@ func TestLargeBodyIsRefusedUnread(t *testing.T) {
 }
 
 func TestTooManyMessages(t *testing.T) {
-	s := New(Config{}, fake{})
+	s := New(Config{}, fakeBackend{})
 	many := "[" + strings.Repeat("1,", shard.MaxMessages) + "1]"
 	js := header{"Content-Type": "application/json"}
 	refused(t, ask(t, s, "POST", "/v1/stream/x", strings.NewReader(many), js), 413, "too-many-messages")
 	// It is refused while it comes, not when it is there.
-	rest := &endless{}
+	rest := &endlessReader{}
 	body := io.MultiReader(strings.NewReader(" "+many[:len(many)-1]+",\"a,b\","), rest)
 	refused(t, ask(t, s, "POST", "/v1/stream/x", body, js), 413, "too-many-messages")
 	if rest.n > 1<<20 {
@@ -130,7 +130,7 @@ func TestTooManyMessages(t *testing.T) {
 
 func TestMaxBodies(t *testing.T) {
 	begun, end := make(chan struct{}), make(chan struct{})
-	s := New(Config{MaxBodies: 256 << 10}, fake{do: func(req *shard.Request) (shard.Outcome, error) {
+	s := New(Config{MaxBodies: 256 << 10}, fakeBackend{do: func(req *shard.Request) (shard.Outcome, error) {
 		begun <- struct{}{}
 		<-end
 		return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true}}, nil
@@ -177,7 +177,7 @@ func TestSlowBodies(t *testing.T) {
 	accept := func(*shard.Request) (shard.Outcome, error) {
 		return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true}}, nil
 	}
-	s := New(Config{MaxBodies: 1 << 20}, fake{do: accept})
+	s := New(Config{MaxBodies: 1 << 20}, fakeBackend{do: accept})
 	var clients []*io.PipeWriter
 	answers := make(chan int)
 	for range 3 {
@@ -253,7 +253,7 @@ func TestMaxReaders(t *testing.T) {
 }
 
 func TestReservedNamesAreNotSupported(t *testing.T) {
-	s := New(Config{}, fake{})
+	s := New(Config{}, fakeBackend{})
 	for _, h := range []header{
 		{hForkOffset: position.FormatOffset(1, 1)},
 		{hForkSub: "1"},
@@ -278,7 +278,7 @@ func TestReservedNamesAreNotSupported(t *testing.T) {
 func TestUnavailableIsNotGone(t *testing.T) {
 	info := shard.Info{Exists: true, Generation: 9, Tail: 4, LogTail: 4, Type: "text/plain"}
 	known := func(shard.InfoOptions) (shard.Info, error) { return info, nil }
-	// What this node remembers is old: no stream, another life, or a shorter one.
+	// What this node remembers is old: no stream, another generation, or a shorter one.
 	old := func(was shard.Info) func(shard.InfoOptions) (shard.Info, error) {
 		return func(a shard.InfoOptions) (shard.Info, error) {
 			if a&shard.InfoAllowCached != 0 {
@@ -288,13 +288,13 @@ func TestUnavailableIsNotGone(t *testing.T) {
 		}
 	}
 	tail := shard.NewTailBuffers(0, 0).Open("default/x", info, 4)
-	for name, f := range map[string]fake{
-		"nothing answers": {},
-		"no page":         {state: known, follow: func() (*shard.TailBuffer, error) { return tail, nil }},
-		"no tail":         {state: known},
-		"old: none":       {state: old(shard.Info{})},
-		"old: other life": {state: old(shard.Info{Exists: true, Generation: 10})},
-		"old: shorter":    {state: old(shard.Info{Exists: true, Generation: 9, Tail: 1, LogTail: 1})},
+	for name, f := range map[string]fakeBackend{
+		"nothing answers":       {},
+		"no page":               {state: known, follow: func() (*shard.TailBuffer, error) { return tail, nil }},
+		"no tail":               {state: known},
+		"old: none":             {state: old(shard.Info{})},
+		"old: other generation": {state: old(shard.Info{Exists: true, Generation: 10})},
+		"old: shorter":          {state: old(shard.Info{Exists: true, Generation: 9, Tail: 1, LogTail: 1})},
 		"not the owner": {
 			do:    func(*shard.Request) (shard.Outcome, error) { return shard.Outcome{}, shard.ErrNotOwner },
 			state: func(shard.InfoOptions) (shard.Info, error) { return shard.Info{}, shard.ErrNotOwner },
@@ -306,7 +306,7 @@ func TestUnavailableIsNotGone(t *testing.T) {
 	}
 }
 
-func unavailable(t *testing.T, f fake) {
+func unavailable(t *testing.T, f fakeBackend) {
 	s := New(Config{}, f)
 	at := position.FormatOffset(9, 2)
 	for _, c := range []struct{ method, query string }{
@@ -339,7 +339,7 @@ func unavailable(t *testing.T, f fake) {
 
 // The room of a body that breaks off is free again.
 func TestBrokenBody(t *testing.T) {
-	s := New(Config{}, fake{})
+	s := New(Config{}, fakeBackend{})
 	body := io.MultiReader(strings.NewReader("abc"), errReader{errors.New("reset by peer")})
 	refused(t, ask(t, s, "POST", "/v1/stream/x", body, text), 400, "bad-body")
 	if n := s.bodyBudget.held.Load(); n != 0 {

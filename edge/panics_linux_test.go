@@ -15,9 +15,9 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// poisoned is Streams that have one stream more, whose records make whatever renders
+// panickingBackend is a Backend that has one stream more, whose records make whatever renders
 // them panic; pages of another stream panic where they are read.
-type poisoned struct {
+type panickingBackend struct {
 	Backend
 	bad  *shard.TailBuffer
 	info shard.Info
@@ -28,29 +28,29 @@ const (
 	badPages  = shard.StreamID("default/pages")
 )
 
-func (p *poisoned) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
+func (p *panickingBackend) Info(ctx context.Context, id shard.StreamID, ask shard.InfoOptions) (shard.Info, error) {
 	if id == badStream {
 		return p.info, nil
 	}
 	return p.Backend.Info(ctx, id, ask)
 }
 
-func (p *poisoned) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error) {
+func (p *panickingBackend) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error) {
 	if id == badStream {
 		return p.bad, func() {}, nil
 	}
 	return p.Backend.Follow(ctx, id, from)
 }
 
-func (p *poisoned) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
+func (p *panickingBackend) ReadPage(ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos) (shard.RecordBatch, error) {
 	if id == badPages {
 		panic("a page that cannot be read")
 	}
 	return p.Backend.ReadPage(ctx, id, info, from)
 }
 
-// brokenRange returns a RecordBatch whose one message ends beyond its bytes.
-func brokenRange(t *testing.T, from shard.Pos) shard.RecordBatch {
+// brokenBatch returns a RecordBatch whose one message ends beyond its bytes.
+func brokenBatch(t *testing.T, from shard.Pos) shard.RecordBatch {
 	t.Helper()
 	const fixed, index = 40, 12
 	b := make([]byte, fixed+index+3)
@@ -70,19 +70,19 @@ func brokenRange(t *testing.T, from shard.Pos) shard.RecordBatch {
 // the reader held is given back.
 func TestPanicCostsOneReader(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	p := &poisoned{info: shard.Info{Exists: true, Generation: 5, Tail: 1, LogTail: 1, Type: "text/plain"}}
+	p := &panickingBackend{info: shard.Info{Exists: true, Generation: 5, Tail: 1, LogTail: 1, Type: "text/plain"}}
 	p.bad = shard.NewTailBuffers(0, 0).Open(badStream, p.info, 1)
 	s := newSiteOn(t, Config{Metrics: reg}, false, logtest.NewMemory(1))
 	p.Backend, s.srv.streams = s.srv.streams, p
 	s.put("/v1/stream/good", "", text)
 	s.put("/v1/stream/pages", "one", text)
-	_, good := s.raw("/v1/stream/good?live=sse&offset=-1")
+	_, good := s.openRaw("/v1/stream/good?live=sse&offset=-1")
 	var bad []io.ReadCloser
 	for range 3 {
-		_, resp := s.raw("/v1/stream/bad?live=sse&offset=now")
+		_, resp := s.openRaw("/v1/stream/bad?live=sse&offset=now")
 		bad = append(bad, resp.Body)
 	}
-	if err := p.bad.Extend(brokenRange(t, 1)); err != nil {
+	if err := p.bad.Extend(brokenBatch(t, 1)); err != nil {
 		t.Fatal(err)
 	}
 	for i, body := range bad {

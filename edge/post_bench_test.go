@@ -16,7 +16,7 @@ func benchmarkPost(b *testing.B, typ, body, extra string) {
 	accept := func(*shard.Request) (shard.Outcome, error) {
 		return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true}}, nil
 	}
-	s := New(Config{}, fake{do: accept})
+	s := New(Config{}, fakeBackend{do: accept})
 	b.Cleanup(s.Close)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -54,9 +54,9 @@ var shardErrors = map[string]struct {
 // inside are error types that no Streams method returns: they are caught in shard.
 var inside = []string{"GapError", "TailError"}
 
-// declared returns the names of a kind that the source of packages shard and tail declares: what a
+// declaredNames returns the names of a kind that the source of packages shard and tail declares: what a
 // table here cannot forget.
-func declared(t *testing.T, match *regexp.Regexp) []string {
+func declaredNames(t *testing.T, match *regexp.Regexp) []string {
 	t.Helper()
 	var files, names []string
 	for _, folder := range []string{"../shard", "../shard/tail"} {
@@ -96,8 +96,8 @@ func declared(t *testing.T, match *regexp.Regexp) []string {
 	return slices.Compact(names)
 }
 
-// answered is the problem that a recorder holds.
-func answered(t *testing.T, w *httptest.ResponseRecorder) problem {
+// recordedProblem returns the problem that a recorder holds.
+func recordedProblem(t *testing.T, w *httptest.ResponseRecorder) problem {
 	t.Helper()
 	return readProblem(t, w.Code, w.Header().Get("Content-Type"), w.Body.String())
 }
@@ -119,7 +119,7 @@ func readProblem(t *testing.T, status int, typ, body string) problem {
 func TestShardErrorsAreMapped(t *testing.T) {
 	known := slices.Concat(inside, slices.Collect(maps.Keys(shardErrors)))
 	slices.Sort(known)
-	if got := declared(t, regexp.MustCompile(`^Err[A-Z]|^[A-Z]\w*Error$`)); !slices.Equal(got, known) {
+	if got := declaredNames(t, regexp.MustCompile(`^Err[A-Z]|^[A-Z]\w*Error$`)); !slices.Equal(got, known) {
 		t.Errorf("shard declares %v, this test knows %v", got, known)
 	}
 	for name, want := range shardErrors {
@@ -128,7 +128,7 @@ func TestShardErrorsAreMapped(t *testing.T) {
 		} {
 			w := httptest.NewRecorder()
 			writeError(w, err)
-			p := answered(t, w)
+			p := recordedProblem(t, w)
 			if w.Code != want.status || p.Type != problemBase+want.slug {
 				t.Errorf("%s as %q: %d %s, want %d %s", name, err, w.Code, p.Type, want.status, want.slug)
 			}
@@ -148,7 +148,7 @@ func TestErrorsHaveTheirProblem(t *testing.T) {
 			w := httptest.NewRecorder()
 			w.Header().Set("ETag", `"x"`)
 			writeError(w, f.err)
-			p := answered(t, w)
+			p := recordedProblem(t, w)
 			if w.Code != f.status || p.Type != problemBase+f.slug {
 				t.Errorf("%v: an earlier line of the table hides its own: %d %s", f.err, w.Code, p.Type)
 			}
@@ -167,13 +167,13 @@ func TestErrorsHaveTheirProblem(t *testing.T) {
 	for _, f := range errorProblems { // doubt outlives its cause
 		w := httptest.NewRecorder()
 		writeError(w, errors.Join(f.err, shard.ErrOutcomeUnknown))
-		if p := answered(t, w); p.Type != problemBase+"append-outcome-unknown" {
+		if p := recordedProblem(t, w); p.Type != problemBase+"append-outcome-unknown" {
 			t.Errorf("%v, in doubt: %s", f.err, p.Type)
 		}
 	}
 	w := httptest.NewRecorder()
 	writeError(w, errors.New("dial tcp 10.0.0.7: the password is swordfish"))
-	if p := answered(t, w); w.Code != 500 || p.Detail != problemAdvice["internal"] || strings.Contains(w.Body.String(), "swordfish") {
+	if p := recordedProblem(t, w); w.Code != 500 || p.Detail != problemAdvice["internal"] || strings.Contains(w.Body.String(), "swordfish") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	w = httptest.NewRecorder()
@@ -205,7 +205,7 @@ func TestRetryAfterVaries(t *testing.T) {
 }
 
 func TestVerdictsAreMapped(t *testing.T) {
-	names := declared(t, regexp.MustCompile(`^Code[A-Z]`))
+	names := declaredNames(t, regexp.MustCompile(`^Code[A-Z]`))
 	refusals := 0
 	for c := shard.Code(1); c < 255; c++ {
 		k, ok := codeProblems[c]
@@ -224,7 +224,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 		why := map[shard.Code]string{
 			shard.CodeNotFound: "p/s does not exist", shard.CodeGone: "p/s does not exist", shard.CodeConfigDiffers: "p/s exists",
 		}[c]
-		if p := answered(t, w); w.Code != k.status || p.Type != problemBase+k.slug || !strings.HasPrefix(p.Detail, cmp.Or(why, "because")) {
+		if p := recordedProblem(t, w); w.Code != k.status || p.Type != problemBase+k.slug || !strings.HasPrefix(p.Detail, cmp.Or(why, "because")) {
 			t.Errorf("code %d: %d %+v", c, w.Code, p)
 		}
 		h := w.Header()

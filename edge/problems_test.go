@@ -114,7 +114,7 @@ func TestProblemsSayWhatToDo(t *testing.T) {
 				t.Errorf("%s %s: %d %s", c.method, c.path, w.Code, w.Body)
 				return
 			}
-			p := answered(t, w)
+			p := recordedProblem(t, w)
 			for _, say := range c.says {
 				if !strings.Contains(p.Detail, say) {
 					t.Errorf("%s %s: %q does not say %q", c.method, c.path, p.Detail, say)
@@ -136,7 +136,7 @@ func TestFailureHasARequestIDInTheLog(t *testing.T) {
 		t.Run(c.method+c.query, func(t *testing.T) {
 			for _, accept := range []string{"", "text/event-stream"} {
 				var log bytes.Buffer
-				s := New(Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, fake{
+				s := New(Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, fakeBackend{
 					do:    func(*shard.Request) (shard.Outcome, error) { return shard.Outcome{}, secret },
 					state: func(shard.InfoOptions) (shard.Info, error) { return shard.Info{}, secret },
 				})
@@ -148,7 +148,7 @@ func TestFailureHasARequestIDInTheLog(t *testing.T) {
 				if w.Code == http.StatusOK { // to be asked again
 					continue
 				}
-				if p := answered(t, w); w.Code != 503 || p.Detail == "" || p.Request != id || strings.Contains(w.Body.String(), "10.0.0.7") {
+				if p := recordedProblem(t, w); w.Code != 503 || p.Detail == "" || p.Request != id || strings.Contains(w.Body.String(), "10.0.0.7") {
 					t.Errorf("%s%s: %d %s", c.method, c.query, w.Code, w.Body)
 				}
 			}

@@ -23,7 +23,7 @@ func TestBadQueries(t *testing.T) {
 		t.Run(query, func(t *testing.T) {
 			w := ask(t, s.srv, "GET", "/v1/stream/x?"+query, nil, header{"Accept": "text/event-stream"})
 			refused(t, w, 400, slug)
-			if p := answered(t, w); p.Detail == "" || strings.EqualFold(p.Detail, p.Title) {
+			if p := recordedProblem(t, w); p.Detail == "" || strings.EqualFold(p.Detail, p.Title) {
 				t.Errorf("%s: %+v", query, p)
 			}
 		})
@@ -69,7 +69,7 @@ func TestLastEventIDInTheQuery(t *testing.T) {
 			resp := s.do("GET", "/v1/stream/x?live=sse&"+c.query, "", c.h)
 			if c.want == "" {
 				s.want(resp, 204)
-			} else if got := s.sse(resp, "text/plain"); got != c.want {
+			} else if got := s.textOfEvents(resp, "text/plain"); got != c.want {
 				t.Errorf("%s, %v: %q, want %q", c.query, c.h, got, c.want)
 			}
 		})

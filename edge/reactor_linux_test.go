@@ -27,10 +27,10 @@ import (
 // inReactor returns the number of readers in the loops.
 func (s *site) inReactor() int { return s.srv.reactor.Stats().Readers }
 
-// raw is an event stream on a TCP connection of its own.
-func (s *site) raw(path string) (net.Conn, *http.Response) {
+// openRaw opens an event stream on a TCP connection of its own.
+func (s *site) openRaw(path string) (net.Conn, *http.Response) {
 	s.Helper()
-	tcp, _, resp := s.rawWithin(path)
+	tcp, _, resp := s.openRawConn(path)
 	return tcp, resp
 }
 
@@ -50,8 +50,8 @@ func (s *site) dial() net.Conn {
 	return c
 }
 
-// rawWithin is the same, and c is what the client writes to: its TLS, if the site has that.
-func (s *site) rawWithin(path string) (tcp, c net.Conn, resp *http.Response) {
+// openRawConn is the same, and c is what the client writes to: its TLS, if the site has that.
+func (s *site) openRawConn(path string) (tcp, c net.Conn, resp *http.Response) {
 	s.Helper()
 	c = s.dial()
 	tcp = c
@@ -76,9 +76,9 @@ func TestReactorAnswersCloseNotify(t *testing.T) {
 	}
 	s := newSiteOver(t, Config{}, true)
 	s.put("/v1/stream/x", "", text)
-	_, c, resp := s.rawWithin("/v1/stream/x?live=sse&offset=-1")
+	_, c, resp := s.openRawConn("/v1/stream/x?live=sse&offset=-1")
 	s.events(resp, 1)
-	_, loud, more := s.rawWithin("/v1/stream/x?live=sse&offset=-1")
+	_, loud, more := s.openRawConn("/v1/stream/x?live=sse&offset=-1")
 	s.events(more, 1)
 	if n := s.inReactor(); n != 2 {
 		t.Errorf("%d in the reactor", n)
@@ -102,8 +102,8 @@ func TestReactorAnswersCloseNotify(t *testing.T) {
 	}
 }
 
-// dataOf is the data of a whole event stream.
-func dataOf(t *testing.T, r io.Reader) (string, error) {
+// eventDataOf returns the data of a whole event stream.
+func eventDataOf(t *testing.T, r io.Reader) (string, error) {
 	b, err := io.ReadAll(r)
 	es, rest, perr := ssetest.Parse(b)
 	if perr != nil || len(rest) > 0 {
@@ -138,9 +138,9 @@ func TestReactorDeliversOnceInOrder(t *testing.T) {
 	for i := range streams {
 		s.put(path(i), "", text)
 		for range perStream {
-			_, resp := s.raw(path(i) + "?live=sse&offset=-1")
+			_, resp := s.openRaw(path(i) + "?live=sse&offset=-1")
 			wg.Go(func() {
-				got, err := dataOf(t, resp.Body)
+				got, err := eventDataOf(t, resp.Body)
 				var want strings.Builder
 				for n := range messages {
 					fmt.Fprintf(&want, "%d-%d;", i, n)
@@ -178,11 +178,11 @@ func TestReactorDeliversOnceInOrder(t *testing.T) {
 func TestReactorSlowReaderCatchesUpByPages(t *testing.T) {
 	s, _ := reactorSite(t, Config{})
 	s.put("/v1/stream/x", "", text)
-	_, slow := s.raw("/v1/stream/x?live=sse&offset=-1")
-	_, fast := s.raw("/v1/stream/x?live=sse&offset=-1")
+	_, slow := s.openRaw("/v1/stream/x?live=sse&offset=-1")
+	_, fast := s.openRaw("/v1/stream/x?live=sse&offset=-1")
 	got := make(chan int)
 	go func() {
-		d, err := dataOf(t, fast.Body)
+		d, err := eventDataOf(t, fast.Body)
 		if err != nil {
 			t.Error(err)
 		}
@@ -201,7 +201,7 @@ func TestReactorSlowReaderCatchesUpByPages(t *testing.T) {
 	if n := <-got; n != messages*size {
 		t.Errorf("the fast one got %d bytes", n)
 	}
-	d, err := dataOf(t, slow.Body)
+	d, err := eventDataOf(t, slow.Body)
 	if err != nil || len(d) != messages*size {
 		t.Fatalf("the slow one got %d bytes of %d: %v", len(d), messages*size, err)
 	}
@@ -216,7 +216,7 @@ func TestReactorSlowReaderCatchesUpByPages(t *testing.T) {
 func TestReactorDisconnectsStalledReaders(t *testing.T) {
 	s, reg := reactorSite(t, Config{Stall: 300 * time.Millisecond})
 	s.put("/v1/stream/x", "", text)
-	s.raw("/v1/stream/x?live=sse&offset=-1")
+	s.openRaw("/v1/stream/x?live=sse&offset=-1")
 	body := strings.Repeat("x", 8<<20)
 	for range 3 {
 		if w := ask(t, s.srv, "POST", "/v1/stream/x", strings.NewReader(body), text); w.Code != 204 {
@@ -241,7 +241,7 @@ func TestReactorDisconnectsTheLongestBlockedForMemory(t *testing.T) {
 	for i := range 12 {
 		path := fmt.Sprintf("/v1/stream/p%d", i)
 		s.put(path, "", text)
-		s.raw(path + "?live=sse&offset=-1")
+		s.openRaw(path + "?live=sse&offset=-1")
 		for range 2 { // more than the kernel takes
 			if w := ask(t, s.srv, "POST", path, strings.NewReader(strings.Repeat("x", 6<<20)), text); w.Code != 204 {
 				t.Fatalf("%d %s", w.Code, w.Body)
@@ -250,7 +250,7 @@ func TestReactorDisconnectsTheLongestBlockedForMemory(t *testing.T) {
 	}
 	var cut float64
 	s.eventually("some are cut", func() bool {
-		cut = s.cuts(reasonMemory)
+		cut = s.disconnected(reasonMemory)
 		return s.srv.readerBudget.Held() <= 4<<20
 	})
 	if left := s.inReactor(); cut < 8 || left != 12-int(cut) {
@@ -264,7 +264,7 @@ func TestReactorDisconnectsTheLongestBlockedForMemory(t *testing.T) {
 func TestReactorHeartbeatsAndHangUps(t *testing.T) {
 	s, _ := reactorSite(t, Config{Heartbeat: 320 * time.Millisecond})
 	s.put("/v1/stream/x", "", text)
-	c, resp := s.raw("/v1/stream/x?live=sse&offset=-1")
+	c, resp := s.openRaw("/v1/stream/x?live=sse&offset=-1")
 	b := bufio.NewReader(resp.Body)
 	beats := 0
 	for beats < 3 {
@@ -291,7 +291,7 @@ func TestReactorDrainsAndRebalances(t *testing.T) {
 	var ends sync.WaitGroup
 	open := func(n int) {
 		for range n {
-			_, resp := s.raw("/v1/stream/x?live=sse&offset=-1")
+			_, resp := s.openRaw("/v1/stream/x?live=sse&offset=-1")
 			ends.Go(func() {
 				b, err := io.ReadAll(resp.Body)
 				es, rest, perr := ssetest.Parse(b)
@@ -404,7 +404,7 @@ func TestReactorWritesManyFramesAndTheEnd(t *testing.T) {
 		s.want(s.do("POST", "/v1/stream/x", "x;", text), 204)
 	}
 	s.want(s.do("POST", "/v1/stream/x", "", header{"Stream-Closed": "true", "Content-Type": "text/plain"}), 204)
-	if got, err := dataOf(t, s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil).Body); err != nil || got != want {
+	if got, err := eventDataOf(t, s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil).Body); err != nil || got != want {
 		t.Errorf("%q, then %v", got, err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // A refusal ends its own stream of an HTTP/2 connection, and not the connection: it may be a proxy's.
 func TestRefusalKeepsTheHTTP2Connection(t *testing.T) {
-	s, clients := lockedSite(t, rightsFile(t))
+	s, clients := siteWithRights(t, rightsFile(t))
 	client := clients["HTTP/2"]
 	if client == nil {
 		t.Skip("without TLS")

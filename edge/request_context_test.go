@@ -20,8 +20,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// far is a node whose storage takes a while.
-func far(t *testing.T, log io.Writer) string {
+// serveOverTCP returns the address of a node whose storage takes a while.
+func serveOverTCP(t *testing.T, log io.Writer) string {
 	host := shard.NewManager(logtest.NewMemory(1).NewClient(1, 10*time.Millisecond), shard.NewTailBuffers(0, 0), shard.Config{})
 	s := New(Config{Logger: slog.New(slog.NewTextHandler(log, nil))}, host)
 	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is local
@@ -38,8 +38,8 @@ func far(t *testing.T, log io.Writer) string {
 	return ln.Addr().String()
 }
 
-// halved sends requests, says that nothing follows, and reads the last answer.
-func halved(t *testing.T, addr string, requests ...string) (*http.Response, string) {
+// sendHalfClosed sends requests, says that nothing follows, and reads the last answer.
+func sendHalfClosed(t *testing.T, addr string, requests ...string) (*http.Response, string) {
 	t.Helper()
 	var d net.Dialer
 	c, err := d.DialContext(t.Context(), "tcp", addr)
@@ -77,7 +77,7 @@ func halved(t *testing.T, addr string, requests ...string) (*http.Response, stri
 // nothing follows.
 func TestHalfClosedRequestIsAnswered(t *testing.T) {
 	var log bytes.Buffer
-	addr := far(t, &log)
+	addr := serveOverTCP(t, &log)
 	const at = "/v1/stream/x"
 	want := ""
 	for _, c := range []struct {
@@ -97,7 +97,7 @@ func TestHalfClosedRequestIsAnswered(t *testing.T) {
 		{"GET /v1/stream/z", 404, ""},
 	} {
 		t.Run(c.request, func(t *testing.T) {
-			resp, b := halved(t, addr, c.request)
+			resp, b := sendHalfClosed(t, addr, c.request)
 			got := strings.Join(strings.Fields(strings.ReplaceAll(b, "data:", "")), "")
 			if resp.StatusCode != c.status || !strings.Contains(got, c.says) {
 				t.Errorf("%s: %d %q, want %d %q", c.request, resp.StatusCode, b, c.status, c.says)
@@ -110,11 +110,11 @@ func TestHalfClosedRequestIsAnswered(t *testing.T) {
 			requests[j] = fmt.Sprintf("POST %s|%d.%d;", at, i, j)
 			want += fmt.Sprintf("%d.%d;", i, j)
 		}
-		if resp, b := halved(t, addr, requests...); resp.StatusCode != 204 {
+		if resp, b := sendHalfClosed(t, addr, requests...); resp.StatusCode != 204 {
 			t.Fatalf("%d %s", resp.StatusCode, b)
 		}
 	}
-	if _, b := halved(t, addr, "GET "+at); b != "one;two;"+want {
+	if _, b := sendHalfClosed(t, addr, "GET "+at); b != "one;two;"+want {
 		t.Errorf("%q", b)
 	}
 	if log.Len() > 0 {
@@ -127,7 +127,7 @@ func TestAppendOfAGoneClientIsExecuted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		seen := make(chan error, 1)
-		s := New(Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, ctxed{do: func(ctx context.Context) error {
+		s := New(Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, contextBackend{do: func(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 			case <-time.After(maxRequestTime / 2):
@@ -158,12 +158,12 @@ func TestAppendOfAGoneClientIsExecuted(t *testing.T) {
 	}
 }
 
-// ctxed is a Streams that looks at contexts.
-type ctxed struct {
-	fake
+// contextBackend is a Backend that looks at contexts.
+type contextBackend struct {
+	fakeBackend
 	do func(context.Context) error
 }
 
-func (c ctxed) Do(ctx context.Context, _ *shard.Request) (shard.Outcome, error) {
+func (c contextBackend) Do(ctx context.Context, _ *shard.Request) (shard.Outcome, error) {
 	return shard.Outcome{}, c.do(ctx)
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// counted is a metric's values by their labels.
-func counted(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
+// countsOf returns a metric's values by their labels.
+func countsOf(t *testing.T, reg *prometheus.Registry, name string) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
@@ -48,7 +48,7 @@ func TestRequestsAreCountedAndLogged(t *testing.T) {
 	s := New(Config{
 		Metrics: reg, MaxReaders: 7, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 		AccessLog: slog.New(slog.NewJSONHandler(&access, nil)),
-	}, fake{
+	}, fakeBackend{
 		state: func(shard.InfoOptions) (shard.Info, error) {
 			return shard.Info{}, fmt.Errorf("s2: read: %w\n%w", shard.ErrLogDenied, errors.New("token unknown"))
 		},
@@ -65,7 +65,7 @@ func TestRequestsAreCountedAndLogged(t *testing.T) {
 	ask(t, s, "GET", "/", nil, nil)
 	ask(t, s, "BREW", "/v1/stream/p/s", nil, nil)
 	ask(t, s, "OPTIONS", "/v1/stream/p/s", nil, nil)
-	got := counted(t, reg, "fantail_http_requests_total") // by code, method, mode
+	got := countsOf(t, reg, "fantail_http_requests_total") // by code, method, mode
 	want := map[string]float64{
 		"503 GET catch-up": 1, "503 HEAD head": 1, "503 GET long-poll": 1, "503 GET sse": 1, "204 POST append": 1,
 		"404 GET catch-up": 1, "405 other other": 1, "204 OPTIONS preflight": 1,
@@ -73,10 +73,10 @@ func TestRequestsAreCountedAndLogged(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, want %v", got, want)
 	}
-	if got := counted(t, reg, "fantail_appended_bytes_total")[""]; got != 3 {
+	if got := countsOf(t, reg, "fantail_appended_bytes_total")[""]; got != 3 {
 		t.Errorf("%v bytes were appended", got)
 	}
-	if got := counted(t, reg, "fantail_readers_limit")["all"]; got != 7 {
+	if got := countsOf(t, reg, "fantail_readers_limit")["all"]; got != 7 {
 		t.Errorf("a limit of %v readers", got)
 	}
 	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "problem=store-refuses") || !strings.Contains(got, "token unknown") || !strings.Contains(got, "path=/v1/stream/p/s") {
@@ -114,7 +114,7 @@ func TestRefusedReadersAreCounted(t *testing.T) {
 		t.Run(want, func(t *testing.T) {
 			reg := prometheus.NewRegistry()
 			cfg.Metrics = reg
-			s := New(cfg, fake{state: func(shard.InfoOptions) (shard.Info, error) {
+			s := New(cfg, fakeBackend{state: func(shard.InfoOptions) (shard.Info, error) {
 				return shard.Info{Exists: true, Generation: 1, Type: "text/plain"}, nil
 			}})
 			switch want {
@@ -129,10 +129,10 @@ func TestRefusedReadersAreCounted(t *testing.T) {
 			if w.Code != 200 || !strings.HasPrefix(w.Body.String(), "retry:") {
 				t.Errorf("%s: %d %s", want, w.Code, w.Body)
 			}
-			if got := counted(t, reg, "fantail_readers_refused_total"); len(got) != 1 || got[want] != 1 {
+			if got := countsOf(t, reg, "fantail_readers_refused_total"); len(got) != 1 || got[want] != 1 {
 				t.Errorf("%s: %v", want, got)
 			}
-			if got := counted(t, reg, "fantail_http_requests_total"); got["503 GET sse"] != 1 {
+			if got := countsOf(t, reg, "fantail_http_requests_total"); got["503 GET sse"] != 1 {
 				t.Errorf("%s: %v", want, got)
 			}
 			s.Close()
@@ -142,7 +142,7 @@ func TestRefusedReadersAreCounted(t *testing.T) {
 
 // To tell of a request allocates nothing.
 func TestCountingARequestAllocatesNothing(t *testing.T) {
-	s := New(Config{Metrics: prometheus.NewRegistry()}, fake{})
+	s := New(Config{Metrics: prometheus.NewRegistry()}, fakeBackend{})
 	defer s.Close()
 	r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/stream/p/s", nil)
 	tp := &responseRecorder{ResponseWriter: httptest.NewRecorder(), mode: modeAppend, status: 204, meansStatus: 204}

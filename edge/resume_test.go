@@ -39,16 +39,16 @@ func TestResumeAtEveryEvent(t *testing.T) {
 				s.want(s.do("POST", "/v1/stream/x", m, h), 204)
 			}
 			s.want(s.do("POST", "/v1/stream/x", "", header{hClosed: "true"}), 204)
-			if got, want := s.sse(live, typ), s.rest("-1", typ); got != want {
+			if got, want := s.textOfEvents(live, typ), s.readFrom("-1", typ); got != want {
 				t.Fatalf("live: %.200q, want %.200q", got, want)
 			}
 			resp := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", nil)
 			if enc := resp.Header.Get(hEncoding); (enc == "base64") != (sse.FramingOf(typ) == sse.FramingBase64) {
 				t.Errorf("encoding %q", enc)
 			}
-			for _, e := range s.all(resp) {
-				rest := s.rest(e.ID, typ)
-				if got := s.sse(s.do("GET", "/v1/stream/x?live=sse&offset="+e.ID, "", nil), typ); got != rest {
+			for _, e := range s.allEvents(resp) {
+				rest := s.readFrom(e.ID, typ)
+				if got := s.textOfEvents(s.do("GET", "/v1/stream/x?live=sse&offset="+e.ID, "", nil), typ); got != rest {
 					t.Errorf("from %s: %.200q, want %.200q", e.ID, got, rest)
 				}
 				again := s.do("GET", "/v1/stream/x?live=sse&offset=-1", "", header{"Last-Event-ID": e.ID})
@@ -56,7 +56,7 @@ func TestResumeAtEveryEvent(t *testing.T) {
 					if head := s.do("HEAD", "/v1/stream/x", "", nil); head.Header.Get(hNextOffset) != e.ID {
 						t.Errorf("204 after %s", e.ID)
 					}
-				} else if got := s.sse(again, typ); got != rest {
+				} else if got := s.textOfEvents(again, typ); got != rest {
 					t.Errorf("after %s: %.200q, want %.200q", e.ID, got, rest)
 				}
 			}
@@ -64,8 +64,8 @@ func TestResumeAtEveryEvent(t *testing.T) {
 	}
 }
 
-// all is every event of a response that ends.
-func (s *site) all(resp *http.Response) []ssetest.Event {
+// allEvents returns every event of a response that ends.
+func (s *site) allEvents(resp *http.Response) []ssetest.Event {
 	s.Helper()
 	es, rest, err := ssetest.Parse([]byte(s.want(resp, 200)))
 	if err != nil || len(rest) > 0 {
@@ -74,16 +74,16 @@ func (s *site) all(resp *http.Response) []ssetest.Event {
 	return es
 }
 
-// rest returns what catch-up gives from an offset on, as far as SSE can carry it: an event
+// readFrom returns what catch-up gives from an offset on, as far as SSE can carry it: an event
 // stream has one kind of line break. JSON is without its outer brackets.
-func (s *site) rest(offset, typ string) string {
+func (s *site) readFrom(offset, typ string) string {
 	s.Helper()
 	var parts []string
 	for done := false; !done; {
 		resp := s.do("GET", "/v1/stream/x?offset="+offset, "", nil)
 		part := s.want(resp, 200)
 		if sse.FramingOf(typ) == sse.FramingJSON {
-			part = bare(part)
+			part = withoutBrackets(part)
 		}
 		if part != "" {
 			parts = append(parts, part)
@@ -100,13 +100,15 @@ func (s *site) rest(offset, typ string) string {
 	}
 }
 
-func bare(array string) string { return strings.TrimSuffix(strings.TrimPrefix(array, "["), "]") }
+func withoutBrackets(array string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(array, "["), "]")
+}
 
-// sse returns what the data events of a response hold together, in the form of rest.
-func (s *site) sse(resp *http.Response, typ string) string {
+// textOfEvents returns what the data events of a response hold together, in the form of readFrom.
+func (s *site) textOfEvents(resp *http.Response, typ string) string {
 	s.Helper()
 	var parts []string
-	for _, e := range s.all(resp) {
+	for _, e := range s.allEvents(resp) {
 		switch {
 		case e.Name != "data":
 		case sse.FramingOf(typ) == sse.FramingBase64:
@@ -116,7 +118,7 @@ func (s *site) sse(resp *http.Response, typ string) string {
 			}
 			parts = append(parts, string(raw))
 		case sse.FramingOf(typ) == sse.FramingJSON:
-			parts = append(parts, bare(e.Data))
+			parts = append(parts, withoutBrackets(e.Data))
 		default:
 			parts = append(parts, e.Data)
 		}

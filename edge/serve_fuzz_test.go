@@ -15,13 +15,13 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// leaver is a client that goes away once it has something.
-type leaver struct {
+// leavingWriter is a client that goes away once it has something.
+type leavingWriter struct {
 	*httptest.ResponseRecorder
 	leave context.CancelFunc
 }
 
-func (l leaver) Flush() { l.leave() }
+func (l leavingWriter) Flush() { l.leave() }
 
 // Whatever a request holds, in its method, URL, headers and body, the answer is no
 // server's fault, says what is wrong where it is a refusal, and nothing of it stays
@@ -70,7 +70,7 @@ func FuzzServe(f *testing.F) {
 		r := httptest.NewRequestWithContext(ctx, method, "/", strings.NewReader(string(body)))
 		r.URL, r.Header, r.RequestURI = u, h, target
 		w := httptest.NewRecorder()
-		srv.ServeHTTP(leaver{w, leave}, r)
+		srv.ServeHTTP(leavingWriter{w, leave}, r)
 		return w
 	}
 	f.Fuzz(func(t *testing.T, method, target, headers string, body []byte) {
@@ -99,7 +99,7 @@ func FuzzServe(f *testing.F) {
 			t.Fatalf("%s %s %v %q: %d %s", method, target, h, body, w.Code, w.Body)
 		}
 		if w.Code >= 400 {
-			answered(t, w)
+			recordedProblem(t, w)
 		}
 		if b, r, c := srv.bodyBudget.held.Load(), srv.counts.count(), len(srv.compressSlots); b != 0 || r != 0 || c != 0 {
 			t.Fatalf("%s %s %v %q: %d bytes, %d readers, %d compressors are left", method, target, h, body, b, r, c)

@@ -428,7 +428,7 @@ func TestReaderIsNeverSentPastWhatWasTrimmed(t *testing.T) {
 		info := shard.Info{Exists: true, Generation: 7, Type: "text/plain"}
 		tail := shard.NewTailBuffers(0, 0).Open("default/x", info, 0)
 		m := shard.Message{Pos: 5, Next: 6, Body: []byte("five")}
-		b := newBubble(t, Config{}, fake{
+		b := newBubble(t, Config{}, fakeBackend{
 			state:  func(shard.InfoOptions) (shard.Info, error) { return info, nil },
 			follow: func() (*shard.TailBuffer, error) { return tail, nil },
 			page: func(from shard.Pos) (shard.RecordBatch, error) {
@@ -462,7 +462,7 @@ func TestReaderSurvivesAnOutageOfStorage(t *testing.T) {
 		info := shard.Info{Exists: true, Generation: 7, Type: "text/plain", Tail: 4, LogTail: 4}
 		tail := shard.NewTailBuffers(0, 0).Open("default/x", info, 4)
 		back := time.Now().Add(5 * time.Minute)
-		b := newBubble(t, Config{}, fake{
+		b := newBubble(t, Config{}, fakeBackend{
 			state:  func(shard.InfoOptions) (shard.Info, error) { return info, nil },
 			follow: func() (*shard.TailBuffer, error) { return tail, nil },
 			page: func(from shard.Pos) (shard.RecordBatch, error) {
@@ -499,7 +499,7 @@ func TestCatchUpWithoutStore(t *testing.T) {
 		}
 		return info, nil
 	}
-	srv := New(Config{}, fake{state: local, page: func(from shard.Pos) (shard.RecordBatch, error) {
+	srv := New(Config{}, fakeBackend{state: local, page: func(from shard.Pos) (shard.RecordBatch, error) {
 		m := shard.Message{Pos: from, Next: from + 1, Body: fmt.Append(nil, "m", from)}
 		return ssetest.Batch(t, from, from+1, from+1, false, []shard.Message{m}), nil
 	}})

@@ -115,17 +115,17 @@ func TestSplitLineBreak(t *testing.T) {
 		}
 		for _, path := range []string{"/v1/stream/x", "/v1/stream/f"} {
 			s.want(s.do("POST", path, "", header{hClosed: "true"}), http.StatusNoContent)
-			if got := s.sse(s.do("GET", path+"?live=sse&offset=-1", "", nil), "text/plain"); got != whole {
+			if got := s.textOfEvents(s.do("GET", path+"?live=sse&offset=-1", "", nil), "text/plain"); got != whole {
 				t.Errorf("%.20q: late %.20q", messages, got)
 			}
 		}
-		if got := s.sse(live, "text/plain"); got != whole {
+		if got := s.textOfEvents(live, "text/plain"); got != whole {
 			t.Errorf("%.20q: live %.20q", messages, got)
 		}
 		before := ssetest.OneBreak.Replace(messages[0])
 		for _, path := range []string{"/v1/stream/x", "/v1/stream/f"} {
 			for _, node := range []*site{s, newSiteOn(t, Config{}, overTLS, s.log)} { // which knows nothing of it
-				if got := before + node.sse(node.do("GET", path+"?live=sse&offset="+ends[0], "", nil), "text/plain"); got != whole {
+				if got := before + node.textOfEvents(node.do("GET", path+"?live=sse&offset="+ends[0], "", nil), "text/plain"); got != whole {
 					t.Errorf("%.20q of %s: before and after %.20q", messages, path, got)
 				}
 			}

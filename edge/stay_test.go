@@ -14,8 +14,8 @@ import (
 	"github.com/fantail-dev/fantail/edge/sse"
 )
 
-// lockedBubble is a bubble with a file of rights, and a stream in it.
-func lockedBubble(t *testing.T, file string) (*bubble, *access.Judge) {
+// bubbleWithRights is a bubble with a file of rights, and a stream in it.
+func bubbleWithRights(t *testing.T, file string) (*bubble, *access.Judge) {
 	t.Helper()
 	j := newJudge(t, file, access.Config{})
 	b := newBubble(t, Config{Judge: j}, nil)
@@ -32,7 +32,7 @@ func lockedBubble(t *testing.T, file string) (*bubble, *access.Judge) {
 // a right that has ended, and none is told that something failed.
 func TestLongPollEndsWithItsRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, _ := lockedBubble(t, rightsFile(t))
+		b, _ := bubbleWithRights(t, rightsFile(t))
 		left := 5 * time.Second
 		token := bearer(tokenOf(t, map[string]any{"exp": time.Now().Add(left - access.Leeway).Unix()}))
 		began := time.Now()
@@ -49,7 +49,7 @@ func TestLongPollEndsWithItsRight(t *testing.T) {
 // A revocation wakes long-polls, and is not missed by one that is just being admitted.
 func TestLongPollEndsWhenItsTokenIsRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, j := lockedBubble(t, rightsFile(t))
+		b, j := bubbleWithRights(t, rightsFile(t))
 		token := bearer(tokenOf(t, nil))
 		began, done := time.Now(), make(chan int)
 		go func() {
@@ -70,7 +70,7 @@ func TestLongPollEndsWhenItsTokenIsRevoked(t *testing.T) {
 // until then it gets everything.
 func TestEventStreamEndsWithItsRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, _ := lockedBubble(t, rightsFile(t))
+		b, _ := bubbleWithRights(t, rightsFile(t))
 		left := 5 * time.Second
 		token := bearer(tokenOf(t, map[string]any{"exp": time.Now().Add(left - access.Leeway).Unix()}))
 		writer := bearer(tokenOf(t, nil))

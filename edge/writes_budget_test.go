@@ -61,8 +61,8 @@ func slowBody(t *testing.T, s *Server, size int, answers chan<- *deadlines) *io.
 	return client
 }
 
-func accepting() fake {
-	return fake{do: func(*shard.Request) (shard.Outcome, error) {
+func acceptingBackend() fakeBackend {
+	return fakeBackend{do: func(*shard.Request) (shard.Outcome, error) {
 		return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true}}, nil
 	}}
 }
@@ -71,7 +71,7 @@ func accepting() fake {
 func TestStalledBodiesKeepNobodyOut(t *testing.T) {
 	const clients, size = 4096, 16 << 10
 	synctest.Test(t, func(t *testing.T) {
-		s := New(Config{}, accepting())
+		s := New(Config{}, acceptingBackend())
 		defer s.Close()
 		answers := make(chan *deadlines, clients)
 		var pipes []*io.PipeWriter
@@ -126,7 +126,7 @@ func TestStalledBodiesKeepNobodyOut(t *testing.T) {
 // The slowest body goes, not the last, and none that comes as fast as its client can send.
 func TestTheSlowestBodyIsEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(Config{MaxBodies: 7 << 20}, accepting())
+		s := New(Config{MaxBodies: 7 << 20}, acceptingBackend())
 		defer s.Close()
 		slowly, quickly := make(chan *deadlines, 1), make(chan *deadlines, 1)
 		slow := slowBody(t, s, 4<<20, slowly)
@@ -140,7 +140,7 @@ func TestTheSlowestBodyIsEvicted(t *testing.T) {
 			t.Errorf("the fast one: %d %s", w.Code, w.Body)
 		}
 		w := <-slowly
-		if p := answered(t, w.ResponseRecorder); w.Code != 429 || p.Type != problemBase+"body-cut" {
+		if p := recordedProblem(t, w.ResponseRecorder); w.Code != 429 || p.Type != problemBase+"body-cut" {
 			t.Errorf("%d %+v", w.Code, p)
 		}
 		if n := s.bodyBudget.held.Load(); n != 0 {
@@ -156,7 +156,7 @@ func TestLateBodyIsAnswered(t *testing.T) {
 		s := newSiteOver(t, Config{}, tls)
 		s.srv.bodyGrace = 200 * time.Millisecond
 		s.put("/v1/stream/x", "", text)
-		for _, major := range []int{1, 2}[:2-b2i(tls)] { // HTTP/2 by prior knowledge
+		for _, major := range []int{1, 2}[:2-boolToInt(tls)] { // HTTP/2 by prior knowledge
 			client := s.client(major)
 			body, sender := io.Pipe()
 			req, err := http.NewRequestWithContext(t.Context(), "POST", s.url+"/v1/stream/x", body)
@@ -182,7 +182,7 @@ func TestLateBodyIsAnswered(t *testing.T) {
 	}
 }
 
-func b2i(b bool) int {
+func boolToInt(b bool) int {
 	if b {
 		return 1
 	}
@@ -204,7 +204,7 @@ func (s *site) client(major int) *http.Client {
 // The writes of one connection have a share of what all may hold; other connections have theirs.
 func TestConnectionsShareTheBudgetOfWrites(t *testing.T) {
 	begun, end := make(chan struct{}, 1000), make(chan struct{})
-	s := New(Config{MaxBodies: 1 << 20}, fake{do: func(*shard.Request) (shard.Outcome, error) {
+	s := New(Config{MaxBodies: 1 << 20}, fakeBackend{do: func(*shard.Request) (shard.Outcome, error) {
 		begun <- struct{}{}
 		<-end
 		return shard.Outcome{Code: shard.CodeAppended, Info: shard.Info{Exists: true}}, nil

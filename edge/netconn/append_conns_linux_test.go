@@ -92,15 +92,15 @@ func (e *echo) dial(t testing.TB) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// understanding is a server with and one without writers, and what their handlers were asked.
-type understanding struct {
+// twoServers is a server with append connections and one without, and what their handlers were asked.
+type twoServers struct {
 	with, without *echo
 	asked         map[*echo]*[]string
 	silent        bool // what is said to no request does not count: to one of three bytes net/http says nothing, if it is new
 }
 
-func newUnderstanding(t testing.TB) *understanding {
-	u := &understanding{asked: map[*echo]*[]string{}}
+func newTwoServers(t testing.TB) *twoServers {
+	u := &twoServers{asked: map[*echo]*[]string{}}
 	one := func(writers bool) *echo {
 		var asked []string
 		e := newEcho(t, writers, func(w http.ResponseWriter, r *http.Request) {
@@ -125,9 +125,9 @@ func newUnderstanding(t testing.TB) *understanding {
 	return u
 }
 
-// hear has one of the servers hear the pieces, and returns what its handler was asked and what
+// converse has one of the servers hear the pieces, and returns what its handler was asked and what
 // the client was told, but for its order and the time.
-func (u *understanding) hear(t testing.TB, e *echo, pieces ...string) (asked, told []string) {
+func (u *twoServers) converse(t testing.TB, e *echo, pieces ...string) (asked, told []string) {
 	t.Helper()
 	*u.asked[e] = nil
 	c := e.dial(t)
@@ -157,16 +157,16 @@ func (u *understanding) hear(t testing.TB, e *echo, pieces ...string) (asked, to
 }
 
 // check has both hear the same after an append, which makes a writer.
-func (u *understanding) check(t testing.TB, pieces ...string) {
+func (u *twoServers) check(t testing.TB, pieces ...string) {
 	t.Helper()
 	u.same(t, append([]string{simple}, pieces...)...)
 }
 
 // same has both hear the same.
-func (u *understanding) same(t testing.TB, pieces ...string) {
+func (u *twoServers) same(t testing.TB, pieces ...string) {
 	t.Helper()
-	asked, told := u.hear(t, u.without, pieces...)
-	gotAsked, gotTold := u.hear(t, u.with, pieces...)
+	asked, told := u.converse(t, u.without, pieces...)
+	gotAsked, gotTold := u.converse(t, u.with, pieces...)
 	if !slices.Equal(asked, gotAsked) {
 		t.Errorf("of %q:\nthe handler is asked\n%q\nby a writer, and\n%q\nby net/http", pieces, gotAsked, asked)
 	}
@@ -237,7 +237,7 @@ var requests = []string{
 // would by net/http alone. What a request is followed by is a request, or part of the one before.
 func TestAppendConnAnswersAsNetHTTP(t *testing.T) {
 	t.Parallel()
-	u := newUnderstanding(t)
+	u := newTwoServers(t)
 	for _, r := range requests {
 		u.check(t, r)
 		u.check(t, simple+r+r+simple+simple)
@@ -255,7 +255,7 @@ func TestAppendConnAnswersAsNetHTTP(t *testing.T) {
 // What makes a writer decides what it may be asked next.
 func TestTakeOverNeedsPlainAppends(t *testing.T) {
 	t.Parallel()
-	u := newUnderstanding(t)
+	u := newTwoServers(t)
 	for _, first := range []string{
 		"POST /x HTTP/1.1\r\nHost:\r\nContent-Length: 1\r\n\r\na",
 		"POST http://a<b/x HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na",
@@ -276,7 +276,7 @@ func FuzzWriter(f *testing.F) {
 		f.Add(r, simple)
 		f.Add(simple[:20], simple[20:]+r)
 	}
-	u := newUnderstanding(f)
+	u := newTwoServers(f)
 	u.silent = true
 	f.Fuzz(func(t *testing.T, a, b string) {
 		if strings.Contains(a+b, string(http2Preface)) {
@@ -287,27 +287,27 @@ func FuzzWriter(f *testing.F) {
 }
 
 // appendConnOf has the connection made a writer's.
-func (e *echo) writerOf(t testing.TB) (net.Conn, *bufio.Reader) {
+func (e *echo) takenOverConn(t testing.TB) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	c := e.dial(t)
 	t.Cleanup(func() { _ = c.Close() })
 	r := bufio.NewReader(c)
 	post(t, c, r, simple)
-	for !e.made(1) { // the answer comes first
+	for !e.hasTakenOver(1) { // the answer comes first
 		runtime.Gosched()
 	}
 	return c, r
 }
 
-// made reports whether there are n writers.
-func (e *echo) made(n int) bool {
+// hasTakenOver reports whether there are n append connections.
+func (e *echo) hasTakenOver(n int) bool {
 	a := e.fast
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.conns) >= n
 }
 
-func say(t testing.TB, c net.Conn, what string) {
+func sendText(t testing.TB, c net.Conn, what string) {
 	t.Helper()
 	if _, err := io.WriteString(c, what); err != nil {
 		t.Fatal(err)
@@ -317,11 +317,11 @@ func say(t testing.TB, c net.Conn, what string) {
 // post asks, and wants a 204.
 func post(t testing.TB, c net.Conn, r *bufio.Reader, request string) {
 	t.Helper()
-	say(t, c, request)
-	answers(t, r)
+	sendText(t, c, request)
+	readAnswer(t, r)
 }
 
-func answers(t testing.TB, r *bufio.Reader) (last bool) {
+func readAnswer(t testing.TB, r *bufio.Reader) (last bool) {
 	t.Helper()
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil || resp.StatusCode != http.StatusNoContent {
@@ -331,7 +331,7 @@ func answers(t testing.TB, r *bufio.Reader) (last bool) {
 	return resp.Close
 }
 
-func gone(t testing.TB, r *bufio.Reader) {
+func wantClosed(t testing.TB, r *bufio.Reader) {
 	t.Helper()
 	if b, err := io.ReadAll(r); err != nil || len(b) > 0 {
 		t.Fatalf("%q, %v, want the end", b, err)
@@ -350,10 +350,10 @@ func TestIdleAppendConnIsClosed(t *testing.T) {
 		e := newEcho(t, true, noContent, func(hs *http.Server) {
 			hs.IdleTimeout, hs.ReadHeaderTimeout = 100*time.Millisecond, 50*time.Millisecond
 		})
-		c, r := e.writerOf(t)
+		c, r := e.takenOverConn(t)
 		post(t, c, r, simple)
-		say(t, c, said)
-		gone(t, r)
+		sendText(t, c, said)
+		wantClosed(t, r)
 	}
 }
 
@@ -368,14 +368,14 @@ func TestShutdownAnswersTheRequestInProgress(t *testing.T) {
 		}
 		noContent(w, r)
 	})
-	_, idle := e.writerOf(t)
-	c, busy := e.writerOf(t)
-	say(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
+	_, idle := e.takenOverConn(t)
+	c, busy := e.takenOverConn(t)
+	sendText(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	<-asked
 	if err := e.hs.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	gone(t, idle)
+	wantClosed(t, idle)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("the grace ran out")
 	cancel(why)
@@ -386,10 +386,10 @@ func TestShutdownAnswersTheRequestInProgress(t *testing.T) {
 	if err := e.fast.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if !answers(t, busy) {
+	if !readAnswer(t, busy) {
 		t.Error("the last answer does not say so")
 	}
-	gone(t, busy)
+	wantClosed(t, busy)
 }
 
 // An append that has come is carried out though its client hangs up, and for a bounded time. A client that
@@ -405,15 +405,15 @@ func TestSweeperEndsWhatTakesTooLong(t *testing.T) {
 	e.fast.mu.Lock()
 	e.fast.maxRounds = 2
 	e.fast.mu.Unlock()
-	c, r := e.writerOf(t)
-	say(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
+	c, r := e.takenOverConn(t)
+	sendText(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.CloseWrite()
 	}
-	if !answers(t, r) {
+	if !readAnswer(t, r) {
 		t.Error("the connection goes on")
 	}
-	gone(t, r)
+	wantClosed(t, r)
 }
 
 // A Server that closes ends what is asked.
@@ -427,11 +427,11 @@ func TestCloseEndsTheRequestInProgress(t *testing.T) {
 		}
 		noContent(w, r)
 	})
-	c, r := e.writerOf(t)
-	say(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
+	c, r := e.takenOverConn(t)
+	sendText(t, c, "POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
 	<-asked
 	e.fast.Close()
-	gone(t, r)
+	wantClosed(t, r)
 }
 
 // A handler that panics ends its connection, and nothing else.
@@ -443,17 +443,17 @@ func TestPanicEndsOneAppendConn(t *testing.T) {
 		}
 		noContent(w, r)
 	})
-	c, r := e.writerOf(t)
-	d, s := e.writerOf(t)
-	say(t, c, "POST /abort HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
-	gone(t, r)
+	c, r := e.takenOverConn(t)
+	d, s := e.takenOverConn(t)
+	sendText(t, c, "POST /abort HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
+	wantClosed(t, r)
 	post(t, d, s, simple)
 }
 
 // What a writer's request costs in allocations, with a field or two; the handler's are not in it.
 func TestAppendConnAllocations(t *testing.T) {
 	e := newEcho(t, true, noContent)
-	c, r := e.writerOf(t)
+	c, r := e.takenOverConn(t)
 	b := make([]byte, 512)
 	request := []byte(simple)
 	if n := testing.AllocsPerRun(1000, func() {

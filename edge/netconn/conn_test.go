@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// wired is a wire and its other end.
-func wired(t *testing.T) (w, peer net.Conn) {
+// connPair returns a Conn and its other end.
+func connPair(t *testing.T) (w, peer net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not wait
 	if err != nil {
@@ -35,7 +35,7 @@ func wired(t *testing.T) (w, peer net.Conn) {
 // What is written comes, whatever its size and though the other end takes it late.
 func TestConnTransfersEverything(t *testing.T) {
 	t.Parallel()
-	w, peer := wired(t)
+	w, peer := connPair(t)
 	sent := make([]byte, 0, 4<<20)
 	for i := range cap(sent) / 4 {
 		sent = binary.BigEndian.AppendUint32(sent, uint32(i))
@@ -67,7 +67,7 @@ func TestConnTransfersEverything(t *testing.T) {
 // Its errors are those of net.Conn, which net/http and crypto/tls look at.
 func TestConnErrorsAreThoseOfNet(t *testing.T) {
 	t.Parallel()
-	w, peer := wired(t)
+	w, peer := connPair(t)
 	var b [16]byte
 	if n, err := w.Read(b[:0]); n != 0 || err != nil {
 		t.Errorf("nothing asked: %d, %v", n, err)
@@ -104,7 +104,7 @@ func TestConnErrorsAreThoseOfNet(t *testing.T) {
 
 // A reader and a writer of a wire allocate nothing.
 func TestConnAllocatesNothing(t *testing.T) {
-	w, peer := wired(t)
+	w, peer := connPair(t)
 	var b [1]byte
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := w.Write(b[:]); err != nil {
@@ -128,7 +128,7 @@ func TestConnAllocatesNothing(t *testing.T) {
 // a tls.Conn would, and wait for the client.
 func TestConnWritesNothingAfterAFailure(t *testing.T) {
 	t.Parallel()
-	c, _ := wired(t)
+	c, _ := connPair(t)
 	for _, deadline := range []time.Time{time.Unix(1, 0), {}} {
 		if err := c.SetWriteDeadline(deadline); err != nil {
 			t.Fatal(err)

@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// began looks at a pacer whenever something is written.
-type began struct {
+// writeRecorder looks at a StallWriter whenever something is written.
+type writeRecorder struct {
 	*httptest.ResponseRecorder
 	p   *StallWriter
 	got []bool
 }
 
-func (b *began) SetWriteDeadline(time.Time) error { return nil }
+func (b *writeRecorder) SetWriteDeadline(time.Time) error { return nil }
 
-func (b *began) Write(data []byte) (int, error) {
+func (b *writeRecorder) Write(data []byte) (int, error) {
 	b.got = append(b.got, b.p.writeBegan.Load() != 0)
 	return len(data), nil
 }
@@ -25,7 +25,7 @@ func (b *began) Write(data []byte) (int, error) {
 // seen at each.
 func TestStallIsSeenAtEveryWrite(t *testing.T) {
 	t.Parallel()
-	w := &began{ResponseRecorder: httptest.NewRecorder()}
+	w := &writeRecorder{ResponseRecorder: httptest.NewRecorder()}
 	w.p = NewStallWriter(w, httptest.NewRequest(http.MethodGet, "/", nil), time.Second)
 	for range 3 {
 		if _, err := w.p.Write([]byte("data: x\n\n")); err != nil {

@@ -33,7 +33,7 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 		time.Now(), func(error) bool { return false }, func(time.Duration) time.Duration { return 0 })
 	r := New(Config{
 		Rules: rules, Logger: slog.New(slog.DiscardHandler), Now: time.Now, Budget: budget, OnClose: func() {},
-		OnPanic: func(v any) { t.Error(v) }, Metrics: uncounted{},
+		OnPanic: func(v any) { t.Error(v) }, Metrics: noMetrics{},
 	})
 	t.Cleanup(r.Close)
 	l, err := newLoop(r)
@@ -59,14 +59,14 @@ func newBareLoop(t *testing.T, readers int) *bareLoop {
 	return b
 }
 
-// uncounted are metrics that nothing looks at.
-type uncounted struct{}
+// noMetrics are metrics that nothing looks at.
+type noMetrics struct{}
 
-func (uncounted) CountSession(s *sse.Session)     { s.TakeCounts() }
-func (uncounted) CountDelivered(int, int)         {}
-func (uncounted) ObserveDelivery(shard.Millis)    {}
-func (uncounted) CountMoved(sse.EndReason)        {}
-func (uncounted) CountDisconnected(sse.EndReason) {}
+func (noMetrics) CountSession(s *sse.Session)     { s.TakeCounts() }
+func (noMetrics) CountDelivered(int, int)         {}
+func (noMetrics) ObserveDelivery(shard.Millis)    {}
+func (noMetrics) CountMoved(sse.EndReason)        {}
+func (noMetrics) CountDisconnected(sse.EndReason) {}
 
 // turn runs the loop until it has nothing to do.
 func (b *bareLoop) turn() {

@@ -19,36 +19,36 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// cell holds what stands in the log: a message of one or more records, or (no body)
+// logEntry holds what stands in the log: a message of one or more records, or (no body)
 // records that are never shown.
-type cell struct {
+type logEntry struct {
 	shard.Message
 	cut    bool // text: a character is unfinished after it
 	closes bool
 }
 
-// world is a stream as its log has it, a tail buffer that was fed some of it, and the
+// streamModel is a stream as its log has it, a tail buffer that was fed some of it, and the
 // readers of that.
-type world struct {
+type streamModel struct {
 	*rapid.T
-	form     Framing
-	life     shard.Generation
-	start    shard.Pos
-	first    shard.Pos // below it the log keeps nothing
-	cells    []cell
-	msgs     []cell // those with a body
-	text     []byte // text that was begun and is not written yet
-	inside   []bool // by byte of text: a boundary after it lies inside a character
-	count    int
-	closed   bool
-	interval uint64
+	form       Framing
+	generation shard.Generation
+	start      shard.Pos
+	first      shard.Pos // below it the log keeps nothing
+	entries    []logEntry
+	msgs       []logEntry // those with a body
+	text       []byte     // text that was begun and is not written yet
+	inside     []bool     // by byte of text: a boundary after it lies inside a character
+	count      int
+	closed     bool
+	interval   uint64
 
-	tail    *shard.TailBuffer
-	frames  *FrameCache
-	rules   *Rules
-	now     Instant
-	readers []*reader
-	told    []uint64 // every position that some event carried
+	tail      *shard.TailBuffer
+	frames    *FrameCache
+	rules     *Rules
+	now       Instant
+	readers   []*reader
+	announced []uint64 // every position that some event carried
 }
 
 // newRules returns rules by which every page that could not be read is lost, and every chance is 0.
@@ -56,36 +56,36 @@ func newRules(times Times) *Rules {
 	return NewRules(times, time.Time{}, func(error) bool { return false }, func(time.Duration) time.Duration { return 0 })
 }
 
-func newWorld(t *rapid.T) *world {
-	w := &world{
-		T:        t,
-		form:     rapid.SampledFrom([]Framing{FramingJSON, FramingText, FramingText, FramingBase64}).Draw(t, "form"),
-		life:     shard.Generation(rapid.SampledFrom([]uint64{0, 1, 1_800_000_000_000}).Draw(t, "life")),
-		start:    shard.Pos(rapid.Uint64Range(0, 2).Draw(t, "start")),
-		interval: 1000,
-		frames:   NewFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), sendbudget.New(64<<20)),
+func newStreamModel(t *rapid.T) *streamModel {
+	w := &streamModel{
+		T:          t,
+		form:       rapid.SampledFrom([]Framing{FramingJSON, FramingText, FramingText, FramingBase64}).Draw(t, "form"),
+		generation: shard.Generation(rapid.SampledFrom([]uint64{0, 1, 1_800_000_000_000}).Draw(t, "life")),
+		start:      shard.Pos(rapid.Uint64Range(0, 2).Draw(t, "start")),
+		interval:   1000,
+		frames:     NewFrameCache(rapid.Int64Range(0, 2000).Draw(t, "frame bytes"), sendbudget.New(64<<20)),
 	}
 	w.first, w.rules = w.start, newRules(Times{Heartbeat: time.Hour})
 	tails := shard.NewTailBuffers(rapid.IntRange(1, 600).Draw(t, "per tail"), rapid.Int64Range(1, 1000).Draw(t, "budget"))
-	info := shard.Info{Exists: true, Generation: w.life, Start: w.start, Tail: w.start, Type: "x/y"}
+	info := shard.Info{Exists: true, Generation: w.generation, Start: w.start, Tail: w.start, Type: "x/y"}
 	w.tail = tails.Open("p/s", info, w.start)
 	return w
 }
 
-func (w *world) end() uint64 {
-	if n := len(w.cells); n > 0 {
-		return uint64(w.cells[n-1].Next)
+func (w *streamModel) end() uint64 {
+	if n := len(w.entries); n > 0 {
+		return uint64(w.entries[n-1].Next)
 	}
 	return uint64(w.start)
 }
 
 // pick is a place between two cells, in [lo, hi].
-func (w *world) pick(lo, hi uint64, label string) uint64 {
+func (w *streamModel) pick(lo, hi uint64, label string) uint64 {
 	var places []uint64
 	if shard.Pos(lo) <= w.start && w.start <= shard.Pos(hi) {
 		places = append(places, uint64(w.start))
 	}
-	for _, c := range w.cells {
+	for _, c := range w.entries {
 		if shard.Pos(lo) <= c.Next && c.Next <= shard.Pos(hi) {
 			places = append(places, uint64(c.Next))
 		}
@@ -93,8 +93,8 @@ func (w *world) pick(lo, hi uint64, label string) uint64 {
 	return rapid.SampledFrom(places).Draw(w.T, label)
 }
 
-// rangeOf is the RecordBatch [from, to).
-func (w *world) rangeOf(from, to shard.Pos) shard.RecordBatch {
+// batchOf returns the RecordBatch [from, to).
+func (w *streamModel) batchOf(from, to shard.Pos) shard.RecordBatch {
 	tail, closed := w.state(uint64(to))
 	var ms []shard.Message
 	for _, m := range w.msgs {
@@ -106,9 +106,9 @@ func (w *world) rangeOf(from, to shard.Pos) shard.RecordBatch {
 }
 
 // state is the visible tail at a place, and whether the stream is closed there.
-func (w *world) state(at uint64) (tail shard.Pos, closed bool) {
+func (w *streamModel) state(at uint64) (tail shard.Pos, closed bool) {
 	tail = w.start
-	for _, c := range w.cells {
+	for _, c := range w.entries {
 		if c.Next > shard.Pos(at) {
 			break
 		}
@@ -121,10 +121,10 @@ func (w *world) state(at uint64) (tail shard.Pos, closed bool) {
 }
 
 // write puts some cells into the log.
-func (w *world) write(t *rapid.T) {
+func (w *streamModel) write(t *rapid.T) {
 	w.T = t
 	for range rapid.IntRange(1, 6).Draw(t, "cells") {
-		c := cell{Message: shard.Message{Pos: shard.Pos(w.end())}}
+		c := logEntry{Message: shard.Message{Pos: shard.Pos(w.end())}}
 		c.Next = c.Pos + 1
 		switch k := rapid.IntRange(0, 99).Draw(t, "cell"); {
 		case w.closed || k < 20: // of control records
@@ -138,7 +138,7 @@ func (w *world) write(t *rapid.T) {
 			c.closes = k == 99
 		}
 		w.closed = w.closed || c.closes
-		w.cells = append(w.cells, c)
+		w.entries = append(w.entries, c)
 		if c.Body != nil {
 			w.msgs = append(w.msgs, c)
 		}
@@ -146,7 +146,7 @@ func (w *world) write(t *rapid.T) {
 }
 
 // body is a message; no two are the same by accident, if they are not short.
-func (w *world) body(t *rapid.T) (b []byte, cut bool) {
+func (w *streamModel) body(t *rapid.T) (b []byte, cut bool) {
 	switch w.form {
 	case FramingJSON:
 		f := rapid.SampledFrom([]string{
@@ -176,7 +176,7 @@ func (w *world) body(t *rapid.T) (b []byte, cut bool) {
 }
 
 // feed brings the tail buffer on, as several feeds do: what it has, what joins, a hole.
-func (w *world) feed(t *rapid.T) {
+func (w *streamModel) feed(t *rapid.T) {
 	w.T = t
 	next, end := w.tail.Next(), w.end()
 	if next == shard.Pos(end) {
@@ -193,7 +193,7 @@ func (w *world) feed(t *rapid.T) {
 		if shard.Pos(from) == next || from == end || w.tail.EndError() != nil {
 			return
 		}
-		if err := w.tail.Extend(w.rangeOf(shard.Pos(from), shard.Pos(end))); !errors.As(err, &gap) || gap.Next != next {
+		if err := w.tail.Extend(w.batchOf(shard.Pos(from), shard.Pos(end))); !errors.As(err, &gap) || gap.Next != next {
 			t.Fatalf("a hole at %d: %v", next, err)
 		}
 	default:
@@ -204,13 +204,13 @@ func (w *world) feed(t *rapid.T) {
 		if from == shard.Pos(to) {
 			return
 		}
-		if err := w.tail.Extend(w.rangeOf(from, shard.Pos(to))); err != nil {
+		if err := w.tail.Extend(w.batchOf(from, shard.Pos(to))); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func (w *world) trim(t *rapid.T) {
+func (w *streamModel) trim(t *rapid.T) {
 	w.T = t
 	if rapid.IntRange(0, 3).Draw(t, "trim") == 0 {
 		w.first = shard.Pos(w.pick(uint64(w.first), w.end(), "trim to"))
@@ -218,26 +218,26 @@ func (w *world) trim(t *rapid.T) {
 }
 
 // open adds a reader: at the start, at the tip, or where an event once said.
-func (w *world) open(t *rapid.T) {
+func (w *streamModel) open(t *rapid.T) {
 	w.T = t
 	k := rapid.IntRange(0, 5).Draw(t, "from")
 	switch {
 	case k == 0:
 		w.join(w.tail.Info().Tail, false)
-	case k < 3 || len(w.told) == 0:
+	case k < 3 || len(w.announced) == 0:
 		w.join(w.start, true)
 	default:
-		w.join(shard.Pos(rapid.SampledFrom(w.told).Draw(t, "told")), false)
+		w.join(shard.Pos(rapid.SampledFrom(w.announced).Draw(t, "told")), false)
 	}
 }
 
-func (w *world) join(pos shard.Pos, fromStart bool) *reader {
+func (w *streamModel) join(pos shard.Pos, fromStart bool) *reader {
 	least := uint64(0)
 	if pos%2 == 1 {
 		least = w.interval + uint64(pos)
 	}
 	s := NewSession(w.frames, w.rules, w.tail, w.form, Start{At: position.Position{Pos: pos}, FromStart: fromStart, MinCursor: least}, w.now)
-	r := &reader{world: w, c: &s, fromStart: fromStart, at: uint64(pos), cursor: least}
+	r := &reader{streamModel: w, c: &s, fromStart: fromStart, at: uint64(pos), cursor: least}
 	r.begin(pos)
 	w.readers = append(w.readers, r)
 	return r
@@ -245,7 +245,7 @@ func (w *world) join(pos shard.Pos, fromStart bool) *reader {
 
 // reader is a client of a cursor, and what it got so far.
 type reader struct {
-	*world
+	*streamModel
 	c         *Session
 	fromStart bool
 	lost      bool // its place is no longer kept
@@ -337,7 +337,7 @@ func (r *reader) behind() {
 	for to <= pos { // a page is not larger than it has to be, as often as not
 		to = shard.Pos(r.pick(uint64(pos+1), r.end(), "page to"))
 	}
-	if err := r.c.AcceptPage(r.rangeOf(from, to), nil, r.now); err != nil {
+	if err := r.c.AcceptPage(r.batchOf(from, to), nil, r.now); err != nil {
 		r.Fatalf("page [%d, %d) does not join at %d: %v", from, to, pos, err)
 	}
 }
@@ -353,7 +353,7 @@ func (r *reader) parse() {
 			e.ID = r.after.ID
 		}
 		o, err := position.ParseOffset(e.ID)
-		if err != nil || o.Kind == position.OffsetMinted && o.Generation != r.life || position.FormatOffset(r.life, o.Pos) != e.ID {
+		if err != nil || o.Kind == position.OffsetMinted && o.Generation != r.generation || position.FormatOffset(r.generation, o.Pos) != e.ID {
 			r.Fatalf("id of %+v: %v", e, err)
 		}
 		if r.closed || o.Pos < shard.Pos(r.at) {
@@ -368,7 +368,7 @@ func (r *reader) parse() {
 			r.Fatalf("%+v", e)
 		}
 		r.after, r.at = e, uint64(o.Pos)
-		r.told = append(r.told, uint64(o.Pos))
+		r.announced = append(r.announced, uint64(o.Pos))
 	}
 }
 
@@ -467,7 +467,7 @@ func (r *reader) control(e ssetest.Event, pos shard.Pos) {
 // drain lets the reader have all that there is, and checks that this is all.
 func (r *reader) drain(budget int) {
 	for n := 0; !r.lost && r.turn(budget, func(n int) int { return n }); n++ {
-		if n > 20*len(r.cells)+20 {
+		if n > 20*len(r.entries)+20 {
 			r.Fatalf("never idle: at %d of %+v", r.c.position.Pos, r.c.tail().Info())
 		}
 	}
@@ -520,12 +520,12 @@ func (r *reader) drain(budget int) {
 // every offset that it was told is a place to go on from.
 func TestSessionEqualsItsModel(t *testing.T) {
 	for range 10 { // one check is a hundred short lives: too few for what is rare
-		rapid.Check(t, model)
+		rapid.Check(t, checkModel)
 	}
 }
 
-func model(t *rapid.T) {
-	w := newWorld(t)
+func checkModel(t *rapid.T) {
+	w := newStreamModel(t)
 	w.join(w.start, true)
 	some := func(t *rapid.T) *reader {
 		w.T = t
@@ -568,7 +568,7 @@ func model(t *rapid.T) {
 	})
 	w.T = t
 	if next, end := w.tail.Next(), w.end(); next < shard.Pos(end) {
-		if err := w.tail.Extend(w.rangeOf(next, shard.Pos(end))); err != nil {
+		if err := w.tail.Extend(w.batchOf(next, shard.Pos(end))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -576,7 +576,7 @@ func model(t *rapid.T) {
 		r.drain(300)
 	}
 	seen := map[uint64]bool{}
-	for _, pos := range w.told {
+	for _, pos := range w.announced {
 		if !seen[pos] {
 			seen[pos] = true
 			w.join(shard.Pos(pos), false).drain(300)
@@ -593,8 +593,8 @@ func model(t *rapid.T) {
 	}
 }
 
-// lone is a cursor at the start of a tail buffer with these RecordBatches of one message each.
-func lone(t *testing.T, form Framing, bodies ...string) (*Session, *shard.TailBuffer) {
+// sessionOf returns a session at the start of a tail buffer with these RecordBatches of one message each.
+func sessionOf(t *testing.T, form Framing, bodies ...string) (*Session, *shard.TailBuffer) {
 	t.Helper()
 	tail := shard.NewTailBuffers(0, 0).Open("p/s", shard.Info{Exists: true, Generation: 7}, 0)
 	for i, b := range bodies {
@@ -608,8 +608,8 @@ func lone(t *testing.T, form Framing, bodies ...string) (*Session, *shard.TailBu
 	return &s, tail
 }
 
-// take is every event that the cursor owes.
-func take(t *testing.T, s *Session) []ssetest.Event {
+// takeEvents returns every event that the session has to write.
+func takeEvents(t *testing.T, s *Session) []ssetest.Event {
 	t.Helper()
 	var all []byte
 	for s.Next(0, 0, 1).Do == Write {
@@ -627,15 +627,15 @@ func take(t *testing.T, s *Session) []ssetest.Event {
 // One message is held for as long as it takes; more than one until they are large.
 func TestHeldMessagesAreBounded(t *testing.T) {
 	half := strings.Repeat("x", maxHeldBytes) + "€"[:2]
-	s, tail := lone(t, FramingText, half)
-	if es := take(t, s); len(es) != 1 || es[0].Name != "control" || strings.Contains(es[0].Data, "upToDate") {
+	s, tail := sessionOf(t, FramingText, half)
+	if es := takeEvents(t, s); len(es) != 1 || es[0].Name != "control" || strings.Contains(es[0].Data, "upToDate") {
 		t.Fatalf("one half message: %.200v", es)
 	}
 	m := shard.Message{Pos: 1, Next: 2, Body: []byte("a€"[:3])}
 	if err := tail.Extend(ssetest.Batch(t, 1, 2, 2, false, []shard.Message{m})); err != nil {
 		t.Fatal(err)
 	}
-	es := take(t, s)
+	es := takeEvents(t, s)
 	if len(es) != 2 || es[0].Data != half+"a\ufffd" || !strings.Contains(es[1].Data, `"upToDate":true`) {
 		t.Fatalf("two: %d events", len(es))
 	}
@@ -643,7 +643,7 @@ func TestHeldMessagesAreBounded(t *testing.T) {
 
 // A crowd at the same place shares the bytes of one frame, whichever reader comes first.
 func TestSessionsShareFrames(t *testing.T) {
-	a, tail := lone(t, FramingJSON, `{"n":1}`, `{"n":2}`)
+	a, tail := sessionOf(t, FramingJSON, `{"n":1}`, `{"n":2}`)
 	b := NewSession(a.frames.cache, a.departure.rules, tail, FramingJSON, Start{FromStart: true}, 0)
 	a.Next(0, 0, TurnBytes)
 	b.Next(0, 0, TurnBytes)
@@ -662,11 +662,11 @@ func TestSessionsShareFrames(t *testing.T) {
 // a character is told where it stood before, and a reader that was told something
 // is not sent past what is no longer kept.
 func TestSkipToKeptLosesNothing(t *testing.T) {
-	s, _ := lone(t, FramingText, "€"[:1])
+	s, _ := sessionOf(t, FramingText, "€"[:1])
 	if !s.skipToKept(0) {
 		t.Error("nothing is told: skip")
 	}
-	es := take(t, s)
+	es := takeEvents(t, s)
 	if len(es) != 1 || es[0].ID != position.FormatOffset(7, 0) {
 		t.Errorf("%+v", es)
 	}

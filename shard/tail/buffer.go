@@ -110,7 +110,7 @@ func (b *Buffer) ExtendLater(r RecordBatch) (Wakers, error) {
 	}
 	b.batches = append(b.batches, r)
 	b.received.Messages += uint64(r.Len())
-	b.received.Bytes += uint64(len(r.Payload()))
+	b.received.Bytes += uint64(r.bodyStart(r.Len()))
 	b.addBytes(len(r.b))
 	// The visible tail stays within what the RecordBatch holds, and never falls.
 	b.next, b.info.Closed = r.To(), r.Closed() && r.Tail() <= r.To()

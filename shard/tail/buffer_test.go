@@ -23,8 +23,8 @@ type tailModel struct {
 
 func (m *tailModel) Wake() { m.woken++ }
 
-// rangeOf lays out [from, to) from the model, which it first extends.
-func (m *tailModel) rangeOf(t *rapid.T, from, to Pos) RecordBatch {
+// batchOf lays out [from, to) from the model, which it first extends.
+func (m *tailModel) batchOf(t *rapid.T, from, to Pos) RecordBatch {
 	for p := m.next; p < to; p++ {
 		if rapid.IntRange(0, 3).Draw(t, "kind") > 0 { // else a control record
 			m.bodies[p] = fmt.Sprintf("m%d", p)
@@ -82,14 +82,14 @@ func (m *tailModel) checkNews(t *rapid.T) {
 }
 
 func (m *tailModel) extend(t *rapid.T) {
-	m.apply(t, m.rangeOf(t, m.next, m.next+Pos(rapid.Uint64Range(1, 6).Draw(t, "n"))))
+	m.apply(t, m.batchOf(t, m.next, m.next+Pos(rapid.Uint64Range(1, 6).Draw(t, "n"))))
 }
 
 // extendAgain is a second feed that brings what is known, and perhaps more.
 func (m *tailModel) extendAgain(t *rapid.T) {
 	back := rapid.Uint64Range(1, 9).Draw(t, "back")
 	from := m.next - min(Pos(back), m.next)
-	m.apply(t, m.rangeOf(t, from, max(from+1, m.next+Pos(rapid.Uint64Range(0, 3).Draw(t, "more")))))
+	m.apply(t, m.batchOf(t, from, max(from+1, m.next+Pos(rapid.Uint64Range(0, 3).Draw(t, "more")))))
 }
 
 func (m *tailModel) extendBeyond(t *rapid.T) {
@@ -105,7 +105,7 @@ func (m *tailModel) extendBeyond(t *rapid.T) {
 func (m *tailModel) skip(t *rapid.T) {
 	to := m.next + Pos(rapid.Uint64Range(0, 4).Draw(t, "n"))
 	if to > m.next {
-		m.rangeOf(t, m.next, to)
+		m.batchOf(t, m.next, to)
 		for p := m.next; p < to; p++ {
 			if _, ok := m.bodies[p]; ok {
 				m.shown = p + 1
