@@ -248,7 +248,7 @@ func TestBatchIsWrittenWhenItsLeaderLeaves(t *testing.T) {
 	})
 }
 
-// A record of a later release ends the TailBuffer of the readers here: what follows cannot be shown
+// A record of a later release ends the tail buffer of the readers here: what follows cannot be shown
 // to them.
 func TestLaterReleaseEndsTheTailBuffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const stream = shard.StreamID("default/s")
 
-// node is one Host with its own TailBuffers.
+// node is one Host with its own tail buffers.
 func node(t testing.TB, log shard.Log) *shard.Manager {
 	t.Helper()
 	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
@@ -178,7 +178,7 @@ func (w wakeSignal) Wake() {
 	}
 }
 
-// takeMessages reads n messages from a TailBuffer as a reader does.
+// takeMessages reads n messages from a tail buffer as a reader does.
 func takeMessages(t testing.TB, tail *shard.TailBuffer, pos shard.Pos, n int) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -103,7 +103,7 @@ func appendForgedPart(t testing.TB, log shard.Log, at uint64, header []byte) {
 	}
 }
 
-// heldMessages is every message that a TailBuffer holds.
+// heldMessages is every message that a tail buffer holds.
 func heldMessages(tail *shard.TailBuffer) (all []string) {
 	ranges, _ := tail.ReadAt(tail.Floor(), 64<<20, nil)
 	for _, r := range ranges {
