@@ -104,7 +104,7 @@ func TestReaderThatTakesNothingDoesNotOutstayItsRight(t *testing.T) {
 			if took < sse.MaxOverstay || took > sse.MaxOverstay+4*time.Second { // the spread, and ticks of a second
 				t.Errorf("it was cut off after %v, want %v and little more", took, sse.MaxOverstay)
 			}
-			if cut := s.cuts("permit"); cut != 1 || s.srv.Readers() != 1 {
+			if cut := s.disconnected("permit"); cut != 1 || s.srv.Readers() != 1 {
 				t.Errorf("%v are counted, %d readers stay", cut, s.srv.Readers())
 			}
 		})
