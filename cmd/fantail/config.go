@@ -40,6 +40,7 @@ type cli struct {
 	Owner       ownerCmd       `cmd:"" help:"Say which node owns a stream, and which nodes read it." group:"operations"`
 	Drain       drainCmd       `cmd:"" help:"Move streams and readers away from a node." group:"operations"`
 	Undrain     undrainCmd     `cmd:"" help:"Take a drain back." group:"operations"`
+	Prove       proveCmd       `cmd:"" help:"Prove that a rollout loses nothing: write and read canary streams while it runs, and report." group:"operations"`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a node of this machine whether it is well. The exit status is 1 if it is not." group:"operations"`
 
 	Token tokenCmd `cmd:"" help:"Make and explain tokens." group:"rights"`

@@ -107,7 +107,8 @@ func openDocPage(t *testing.T, page string) *docPage {
 	p.ports, p.shown = strings.NewReplacer(there...), strings.NewReplacer(back...)
 	p.env = append(os.Environ(),
 		fmt.Sprintf("PATH=%s:%s:%s", filepath.Dir(fantail), pythonFolder(t, clients), os.Getenv("PATH")),
-		fmt.Sprintf("FANTAIL_PORT=%d", public), fmt.Sprintf("FANTAIL_ADMIN_PORT=%d", admin), fmt.Sprintf("FANTAIL_S2_PORT=%d", s2), fmt.Sprintf("FANTAIL_PAGE_PORT=%d", playground))
+		fmt.Sprintf("FANTAIL_PORT=%d", public), fmt.Sprintf("FANTAIL_ADMIN_PORT=%d", admin), fmt.Sprintf("FANTAIL_S2_PORT=%d", s2), fmt.Sprintf("FANTAIL_PAGE_PORT=%d", playground),
+		fmt.Sprintf("FANTAIL_URL=http://127.0.0.1:%d", public), fmt.Sprintf("FANTAIL_ADMIN=127.0.0.1:%d", admin))
 	p.openShell()
 	return p
 }
