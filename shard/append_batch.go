@@ -27,13 +27,27 @@ type appendBatch struct {
 	remaining *recordGenerator
 
 	// How far it was carried out; the next step of the write loop follows from it.
-	sent         bool      // entries, or what follows from none, were sent, and err is the answer
 	err          error     // of the last sending
+	sent         bool      // entries, or what follows from none, were sent, and err is the answer
 	needsLog     bool      // the log is to be made first
 	maybeWritten bool      // a sending may have written it
 	attempted    bool      // Log.Append was called
 	failures     int       // sendings that told nothing
 	failingSince time.Time // when the first of them had failed
+
+	foreignBefore int // Stream.foreignRecords when it was composed
+	*flight           // of a batch of a pipeline; else nil
+}
+
+// flight holds what a pipeline knows of a batch.
+type flight struct {
+	predicted *State     // the State after it
+	sentAt    time.Time  // by this process's monotonic clock
+	sentClock time.Time  // by Config.Now
+	unsent    bool       // it was certainly not sent
+	found     int        // its records that were found in the log
+	skipped   bool       // where it is to stand, records were trimmed before they were seen
+	proof     *tailProof // of refusals; nil: they need none
 }
 
 // answerCalls gives every caller of the batch its verdict, or err to all.
@@ -69,7 +83,10 @@ func (b *appendBatch) callerError(err error) error {
 type composer struct {
 	speculation State // record times are not known before the ack: 0
 	batch       appendBatch
-	now         clockReading
+	// predicts: the speculation outlives the composer, as the State that the next batch is decided
+	// on before this one is acknowledged. So it has to be right after a checkpoint, too.
+	predicts bool
+	now      clockReading
 	// headerBuf holds the encoded headers, if there are several.
 	headerBuf []byte
 
@@ -91,7 +108,11 @@ func composeBatch(s *State, queue []*call, now, used Millis) (*appendBatch, int)
 
 // composeBatchAt is composeBatch with both clocks given.
 func composeBatchAt(s *State, queue []*call, at clockReading) (*appendBatch, int) {
-	c := &composer{now: at}
+	return (&composer{now: at}).compose(s, queue)
+}
+
+// compose fills the batch, which is to stand on s.
+func (c *composer) compose(s *State, queue []*call) (*appendBatch, int) {
 	c.speculation.speculateOn(s)
 	c.batch = appendBatch{base: s, pos: s.Next, irreversible: true, calls: c.calls[:0], verdicts: c.verdicts[:0], entries: c.entries[:0]}
 	c.speculation.outcomes.ring, c.speculation.outcomes.ids = c.outcomes[:0], c.ids[:0]
@@ -239,14 +260,11 @@ func (s *State) maxCheckpointSize() int {
 		n += len(s.fork.Source) + len(s.fork.Offset) + 32
 	}
 	table := 0
-	for id := range s.producers {
-		table += len(id) + 32
-	}
-	if s.base != nil {
-		for id := range s.base.producers {
+	s.eachProducerTable(func(m map[string]producerClaim) {
+		for id := range m {
 			table += len(id) + 32
 		}
-	}
+	})
 	return n + min(table, producerBytes+MaxProducerID+64)
 }
 
@@ -322,9 +340,16 @@ func (c *composer) addCheckpoint() {
 	if c.batch.bytes+d.maxMeteredSize(1) > MaxBatchBytes {
 		return
 	}
-	e := Entry{Header: d.header.encode(c.speculation.Next)}
+	pos := c.speculation.Next
+	e := Entry{Header: d.header.encode(pos)}
 	c.batch.entries = append(c.batch.entries, e)
 	c.batch.bytes += e.MeteredSize()
+	if !c.predicts {
+		return
+	}
+	if _, err := c.speculation.foldDecoded(e.record(pos, 0), &d.header); err != nil {
+		panic("shard: own checkpoint does not fold: " + err.Error())
+	}
 }
 
 // beginParts makes the batch an append in parts and composes its first part. Parts are full
@@ -340,9 +365,14 @@ func (c *composer) beginParts(drafts []draft) {
 // it.
 func (b *appendBatch) composePart(s *State) {
 	c := &composer{}
+	c.composePart(b, s)
+	b.entries, b.bytes = c.batch.entries, c.batch.bytes
+}
+
+// composePart composes the next part of b into the composer's own batch.
+func (c *composer) composePart(b *appendBatch, s *State) {
 	c.speculation.speculateOn(s)
 	c.fillPart(b)
-	b.entries, b.bytes = c.batch.entries, c.batch.bytes
 	if b.remaining == nil {
 		b.verdicts[0].outcome.Info = c.speculation.Info()
 	}

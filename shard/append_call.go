@@ -106,6 +106,9 @@ func (s *Stream) enqueue(c *call) (leads bool, err error) {
 	s.queueBytes += c.size
 	leads = !s.writing
 	s.writing = true
+	if s.pipeline != nil {
+		s.pipeline.signal()
+	}
 	return leads, nil
 }
 

@@ -161,19 +161,17 @@ func (s *State) encodeProducers(maxAge Millis, size int) []byte {
 		producerClaim
 	}
 	var rows []row
-	add := func(m map[string]producerClaim) {
+	newer := map[string]bool{}
+	s.eachProducerTable(func(m map[string]producerClaim) {
 		for id, c := range m {
-			rows = append(rows, row{id, c})
-		}
-	}
-	add(s.producers)
-	if s.base != nil {
-		for id, c := range s.base.producers {
-			if _, newer := s.producers[id]; !newer {
+			if !newer[id] {
 				rows = append(rows, row{id, c})
 			}
+			if s.base != nil {
+				newer[id] = true
+			}
 		}
-	}
+	})
 	age := func(c producerClaim) Millis { // time 0 is this batch's, the newest of all
 		if c.time == 0 {
 			return 0
@@ -199,11 +197,8 @@ func (s *State) encodeProducers(maxAge Millis, size int) []byte {
 // encodeOutcomes returns the remembered outcomes, oldest first, as differences to the outcome
 // before, and the time of the newest one that was forgotten.
 func (s *State) encodeOutcomes() (b []byte, forgot Millis) {
-	merged := outcomeWindow{forgottenTime: s.outcomes.forgottenTime}
-	if s.base != nil {
-		s.base.outcomes.each(merged.add)
-	}
-	s.outcomes.each(merged.add)
+	merged := outcomeWindow{forgottenTime: s.forgottenTime()}
+	s.mergeOutcomes(&merged)
 	var last outcome
 	merged.each(func(o outcome) {
 		b = append(b, o.id[:]...)
@@ -213,6 +208,23 @@ func (s *State) encodeOutcomes() (b []byte, forgot Millis) {
 		last = o
 	})
 	return b, merged.forgottenTime
+}
+
+// mergeOutcomes adds the outcomes of the State's bases to w, and then its own. The lowest base may
+// have been folded over some of the speculation above it: those are added once.
+func (s *State) mergeOutcomes(w *outcomeWindow) {
+	overlaps := false
+	if s.base != nil {
+		s.base.mergeOutcomes(w)
+		overlaps = s.lowestBase().Next > s.basedAt
+	}
+	s.outcomes.each(func(o outcome) {
+		if !overlaps {
+			w.add(o)
+		} else if _, known := w.find(o.id); !known {
+			w.add(o)
+		}
+	})
 }
 
 // restoreCheckpoint replaces the State by the one in the checkpoint or tombstone r. errForeign: it

@@ -61,8 +61,11 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+	// Pipelining says whether several batches of a stream are in flight together.
+	Pipelining Pipelining
 
-	maxStreams int // 0: the constant; tests have less
+	maxStreams     int  // 0: the constant; tests have less
+	pipelineAlways bool // pipelines however fast storage is; tests have it
 }
 
 // maxStreams bounds the streams in memory, whatever their size.

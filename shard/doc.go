@@ -18,6 +18,16 @@
 //	          publishBatch         assembler.flushBatch → tail.Buffer.ExtendLater → wakers
 //	      resolveBatch             answerCalls
 //
+// Where storage is far away and callers wait, the batches go over an append session, several at a
+// time, and each is decided on the prediction of the one before it:
+//
+//	openPipeline             an append session, if there is room for one
+//	pipeline.run
+//	  takeAcks               foldFromLog, and the callers' answers
+//	  settleRefusals         refusals, once they are proved
+//	  sendDue                composeFrom, AppendSession.Submit
+//	leaveFailed              the session has ended: resolveBatch has the oldest batch sent again
+//
 // An append that no batch holds goes in parts: composePart composes each part once the part before
 // it is written. If the position is refused, resolveLoss reads what another writer wrote, folds it,
 // and has the callers decided again. The whole loop is outlined in sequencer.go.
@@ -90,7 +100,8 @@
 // # Invariants
 //
 //  1. Every append carries the position at which it must stand. Two owners of one stream cannot
-//     corrupt it: one of them loses, reads, and decides again.
+//     corrupt it: one of them loses, reads, and decides again. A batch that stands on one that is not
+//     acknowledged travels on the session of that one, and by no other way (pipeline.go).
 //  2. Nothing enters a tail.Buffer before the Log has acknowledged it, and everything acknowledged
 //     enters it once, in order.
 //  3. An append id is written at most once, whichever node sends it, as long as it is among the last
@@ -137,7 +148,8 @@
 // their own. Of its records one batch exists at a time, at most 1,000. Request.Cost bounds all the
 // memory that carrying it out holds, wherever it waits. Everything that takes requests from
 // strangers charges that to a budget before Manager.Do: the edge (MaxBodies) and the server of
-// peers. Requests that wait for one stream's batch are bounded by maxQueueBytes and maxQueueRequests too.
+// peers. Requests that wait for one stream's batch are bounded by maxQueueBytes and maxQueueRequests too. A stream has at most maxFlightBatches batches in flight,
+// of maxFlightCalls appends and maxFlightBytes; a node has at most maxAppendSessions sessions for them.
 //
 // # Clocks
 //
@@ -177,7 +189,8 @@
 //     fork's sources (askSources);
 //   - per Stream at most one writeLoop, where callers wait behind a batch or its first sending left
 //     the outcome open; the first sending runs on the goroutine of the caller that found no batch in
-//     flight;
+//     flight. It stays for pipelineLinger while the stream has an append session;
+//   - per refusal that a pipeline has to prove a tail check (startCheck);
 //   - per Stream at most one for its reference tasks (startRefTasks), and one per reference that an
 //     attempt gives back (releaseInBackground);
 //   - the sweeper, the probe of storage, and the standingWatcher with up to eight for its basins;

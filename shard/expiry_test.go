@@ -129,7 +129,7 @@ func TestExclusiveModeOpensNoSession(t *testing.T) { synctest.Test(t, testExclus
 
 func testExclusive(t *testing.T) {
 	log := logtest.NewMemory(1)
-	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{Mode: shard.ModeExclusive})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), inMode(shard.Config{Mode: shard.ModeExclusive}))
 	defer func() { _ = h.Close() }()
 	out := do(t, h, create("text/plain"), shard.CodeCreated)
 	tail, release, err := h.Follow(t.Context(), stream, 0)

@@ -38,6 +38,18 @@ func (c Config) WithMaxStreams(n int) Config {
 	return c
 }
 
+// Pipelined returns the Config of a Manager that pipelines, however fast storage is.
+func (c Config) Pipelined() Config {
+	c.Pipelining, c.pipelineAlways = PipeliningOn, true
+	return c
+}
+
+// BatchesOnSessions returns the number of batches that were acknowledged on append sessions, and the
+// number of those that were acknowledged as calls.
+func (m *Manager) BatchesOnSessions() (onSession, onCall int64) {
+	return m.pipelines.onSession.Load(), m.pipelines.onCall.Load()
+}
+
 // Join calls tail.Join.
 func Join(rs ...tail.RecordBatch) tail.RecordBatch { return tail.Join(rs) }
 
@@ -163,3 +175,6 @@ func RememberLongSources(n int) int {
 	}
 	return len(r.long)
 }
+
+// AppendSessions returns the number of open append sessions.
+func (m *Manager) AppendSessions() int { return m.pipelines.count() }

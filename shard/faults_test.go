@@ -57,6 +57,16 @@ func (l *hooked) Append(
 	return write()
 }
 
+// OpenAppendSession opens a session whose inputs meet the hooks of appends.
+func (l *hooked) OpenAppendSession(_ context.Context, id shard.StreamID, wake func()) (shard.AppendSession, error) {
+	return logtest.NewAppendSession(logtest.SessionParts{
+		Wake: wake,
+		Write: func(ctx context.Context, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
+			return l.Append(ctx, id, at, batch)
+		},
+	}), nil
+}
+
 func (l *hooked) reading() error {
 	if fn := l.get().read; fn != nil {
 		return fn()
@@ -401,7 +411,7 @@ func TestInterruptedTakeoverStartsAgain(t *testing.T) {
 func TestPanicOfALeaderEndsTheProcess(t *testing.T) {
 	if os.Getenv("TEST_PANIC") != "" {
 		log := newHooked()
-		h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
+		h := shard.NewManager(log, shard.NewTailBuffers(0, 0), inMode(shard.Config{}))
 		do(t, h, create("text/plain"), shard.CodeCreated)
 		for range 20 { // the flush that created the log ends meanwhile
 			do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)

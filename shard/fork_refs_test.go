@@ -243,7 +243,7 @@ func TestForkIsWholeOrAbsentAfterACrash(t *testing.T) {
 			log := logtest.NewMemory(1)
 			do(t, node(t, log), create("text/plain", "a"), shard.CodeCreated)
 			life := &dyingLog{Memory: log, left: steps}
-			h := shard.NewManager(life, shard.NewTailBuffers(0, 0), shard.Config{})
+			h := shard.NewManager(life, shard.NewTailBuffers(0, 0), inMode(shard.Config{}))
 			q := forkOf(t, node(t, log), stream, forked)
 			for _, r := range []*shard.Request{q, deleteReq(stream), deleteReq(forked)} {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

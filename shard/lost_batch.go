@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -15,37 +16,135 @@ const (
 
 // resolveLoss reads what another writer wrote, up to tail at least. It answers the callers that
 // have their append in the log after all. It puts the others, with appends that are certainly not
-// written, back at the head of the queue, to be decided again.
-func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail Pos) {
+// written, back at the head of the queue, to be decided again. Of a pipeline's batches it returns the
+// first that still may be written, to be sent again.
+func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail Pos) *appendBatch {
 	if err := s.readBack(ctx, b, tail); err != nil {
-		b.answerCalls(b.callerError(err))
-		return
+		s.answerFailed(b, err)
+		return nil
 	}
 	limit := maxLosses
 	if b.inParts {
 		limit = maxLossesInParts
 	}
-	worst := 0
 	s.mu.Lock()
-	var retry []*call // not of b.calls, which would be kept with all that the batch holds
-	for _, c := range b.calls {
-		c.losses++
-		worst = max(worst, c.losses)
-		if v, ok := s.recallOutcome(b, c); ok {
-			c.answer(v.outcome, v.err)
-		} else if c.losses >= limit {
-			c.answer(Outcome{}, ErrContended)
-		} else {
-			retry = append(retry, c)
+	if s.isFlight(b) {
+		s.settleFound()
+		if next := s.oldestSent(); next != nil && next != b && s.mayStillLand(next) {
+			next.sent = false
+			s.mu.Unlock()
+			return next
+		}
+	} else {
+		s.flights = []*appendBatch{b}
+	}
+	if s.foreignRecords == b.foreignBefore {
+		limit += maxFlightBatches // an owner of before may have had so many batches on their way
+	}
+	worst := s.requeueLost(limit)
+	s.mu.Unlock()
+	if worst > 1 {
+		PauseWithJitter(ctx, worst, 2*time.Millisecond, 100*time.Millisecond)
+	}
+	return nil
+}
+
+// isFlight reports whether b is a pipeline's batch, under mu.
+func (s *Stream) isFlight(b *appendBatch) bool { return slices.Contains(s.flights, b) }
+
+// mayStillLand reports whether nothing but records of b is known to stand where b is to stand, so that
+// an earlier sending of b may have arrived there, or may yet, under mu.
+func (s *Stream) mayStillLand(b *appendBatch) bool {
+	return b.maybeWritten && s.opened && s.state == b.base && s.state.Next == b.pos+Pos(b.found)
+}
+
+// settleFound answers the oldest batches of a pipeline, as long as they stand in the log, and the
+// refusals before each: the log ended there after their callers had come. Under mu.
+func (s *Stream) settleFound() {
+	for b := s.oldestSent(); b != nil && b.isFound(); b = s.oldestSent() {
+		for _, done := range s.takeFlights(b) {
+			done.answerCalls(nil)
 		}
 	}
+}
+
+// isFound reports whether the whole batch was found in the log.
+func (b *appendBatch) isFound() bool {
+	return b.flight != nil && len(b.entries) > 0 && b.found == len(b.entries)
+}
+
+// requeueLost answers the callers in flight whose append stands in the log, and queues the others
+// again, in order, under mu. Of the batches of a pipeline only the first was refused for what another
+// writer wrote; so only that one counts as a loss. A caller with limit losses is told that the stream
+// is contended. It returns the losses of the caller that has lost most often.
+func (s *Stream) requeueLost(limit int) (worst int) {
+	var retry []*call // not of b.calls, which would be kept with all that the batch holds
+	counts := true
+	for _, b := range s.flights {
+		for _, c := range b.calls {
+			if counts {
+				c.losses++
+			}
+			worst = max(worst, c.losses)
+			if v, ok := s.recallOutcome(b, c); ok {
+				c.answer(v.outcome, v.err)
+			} else if c.losses >= limit {
+				c.answer(Outcome{}, ErrContended)
+			} else {
+				retry = append(retry, c)
+			}
+		}
+		counts = counts && len(b.calls) == 0
+	}
+	s.flights = nil
 	s.queue = append(retry, s.queue...)
 	for _, c := range retry {
 		s.queueBytes += c.size
 	}
+	return worst
+}
+
+// requeueFlights queues the callers of batches that are certainly not written, and never will be,
+// under mu.
+func (s *Stream) requeueFlights() {
+	var retry []*call
+	for _, b := range s.flights {
+		retry = append(retry, b.calls...)
+	}
+	s.flights = nil
+	s.queue = append(retry, s.queue...)
+	for _, c := range retry {
+		s.queueBytes += c.size
+	}
+}
+
+// answerWritten answers the callers of b, which is written. If b is a pipeline's batch that was sent
+// again, it proves the refusals before it, and that nothing behind it was or will be written.
+func (s *Stream) answerWritten(b *appendBatch) {
+	s.mu.Lock()
+	if !s.isFlight(b) {
+		s.mu.Unlock()
+		b.answerCalls(nil)
+		return
+	}
+	done := s.takeFlights(b)
+	s.requeueFlights()
 	s.mu.Unlock()
-	if worst > 1 {
-		PauseWithJitter(ctx, worst, 2*time.Millisecond, 100*time.Millisecond)
+	for _, d := range done {
+		d.answerCalls(nil)
+	}
+}
+
+// answerFailed tells the callers of b, and of the pipeline's batches behind it, of an error.
+func (s *Stream) answerFailed(b *appendBatch, err error) {
+	s.mu.Lock()
+	flights := []*appendBatch{b}
+	if s.isFlight(b) {
+		flights, s.flights = s.flights, nil
+	}
+	s.mu.Unlock()
+	for _, f := range flights {
+		f.answerCalls(f.callerError(err))
 	}
 }
 
@@ -73,6 +172,9 @@ func (s *Stream) recallOutcome(b *appendBatch, c *call) (verdict, bool) {
 	}
 	if o, ok := s.state.findOutcome(c.req.ID); ok {
 		return verdict{outcome: firstOutcome(s.state, c.req, o)}, true
+	}
+	if b.flight != nil && !b.skipped && s.state.Next > b.pos+Pos(b.found) {
+		return verdict{}, false // other records stand in its place
 	}
 	return verdict{err: ErrOutcomeUnknown}, b.maybeWritten && s.state.isOutcomeLost(c.req, s.mintedAt(c.req))
 }

@@ -29,6 +29,7 @@ type Manager struct {
 	clocks           *storageClocks
 	expiryReports    expiryReports
 	lossReports      lossReports
+	pipelines        pipelines
 	metrics          *metrics
 
 	sources         *sourceReader                   // reads the logs of forks' sources
@@ -61,6 +62,7 @@ func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	h.forkAskLimiter = rate.NewLimiter(forkAsksPerSecond, forkAskBurst)
 	h.sources = newSourceReader(h.log, cfg.Now)
 	h.listing = newListing()
+	h.pipelines.init(log, &h.cfg)
 	h.metrics = newMetrics(cfg.Metrics, h)
 	h.runEvery(sweepEvery, h.sweep)
 	h.runEvery(probeEvery, h.probeStorage)

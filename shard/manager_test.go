@@ -2,6 +2,7 @@ package shard_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -15,12 +16,23 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// pipelined has the tests run with several batches of a stream in flight, however fast the Log is.
+var pipelined = flag.Bool("pipelined", false, "pipeline appends")
+
+// inMode returns a Config as the flags ask for it.
+func inMode(cfg shard.Config) shard.Config {
+	if *pipelined {
+		return cfg.Pipelined()
+	}
+	return cfg
+}
+
 const stream = shard.StreamID("default/s")
 
 // node is one Host with its own tail buffers.
 func node(t testing.TB, log shard.Log) *shard.Manager {
 	t.Helper()
-	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), inMode(shard.Config{}))
 	t.Cleanup(func() { _ = h.Close() })
 	return h
 }

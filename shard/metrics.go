@@ -2,6 +2,7 @@ package shard
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -45,6 +46,12 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 	count := func(name, help string, fn func() float64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, fn)
 	}
+	batches := func(path string, n *atomic.Int64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "fantail_append_batches_total", Help: "Batches acknowledged by S2: as calls, one of a stream at a time, or over append sessions.",
+			ConstLabels: prometheus.Labels{"path": path},
+		}, func() float64 { return float64(n.Load()) })
+	}
 	reg.MustRegister(
 		appends,
 		m.chainsRefused,
@@ -72,6 +79,17 @@ func newMetrics(reg prometheus.Registerer, h *Manager) *metrics {
 			Name: "fantail_clock_skew_seconds", Help: "How far this node's clock is ahead of others', the worst of them.",
 			ConstLabels: prometheus.Labels{"against": "s2"},
 		}, func() float64 { return h.clocks.worstSkew().Seconds() }),
+		batches("session", &h.pipelines.onSession),
+		batches("call", &h.pipelines.onCall),
+		gauge("fantail_append_batches_in_flight", "Batches that are on their way to S2 over append sessions.", func() float64 {
+			return float64(h.pipelines.inFlight.Load())
+		}),
+		gauge("fantail_append_sessions", "S2 append sessions that this node has open.", func() float64 {
+			return float64(h.pipelines.count())
+		}),
+		count("fantail_append_session_losses_total", "S2 append sessions that ended with batches in flight.", func() float64 {
+			return float64(h.pipelines.lost.Load())
+		}),
 		gauge("fantail_cold_opens_waiting", "Streams that wait for their turn to be read from S2.", func() float64 {
 			n, _ := h.coldOpens.counts()
 			return float64(n)

@@ -17,7 +17,7 @@ import (
 // A panic while a page is read fails the callers that wait for the page, and is counted.
 func TestPanicInAPageFailsItsReaders(t *testing.T) {
 	log, reg := newHooked(), prometheus.NewRegistry()
-	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{Metrics: reg})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), inMode(shard.Config{Metrics: reg}))
 	defer h.Close()
 	do(t, h, create("text/plain"), shard.CodeCreated)
 	out := do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
@@ -44,7 +44,7 @@ fantail_panics_total{where="page"} 1
 // A caller that asks for a page where none can be gets an error.
 func TestPageAboveTheTailIsAnError(t *testing.T) {
 	log := newHooked()
-	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
+	h := shard.NewManager(log, shard.NewTailBuffers(0, 0), inMode(shard.Config{}))
 	defer h.Close()
 	do(t, h, create("text/plain"), shard.CodeCreated)
 	out := do(t, h, appendReq("text/plain", "a"), shard.CodeAppended)
@@ -67,7 +67,7 @@ func TestPageAboveTheTailIsAnError(t *testing.T) {
 func TestPanicUnderALockEndsTheProcess(t *testing.T) {
 	if os.Getenv("TEST_PANIC") != "" {
 		log := newHooked()
-		h := shard.NewManager(log, shard.NewTailBuffers(0, 0), shard.Config{})
+		h := shard.NewManager(log, shard.NewTailBuffers(0, 0), inMode(shard.Config{}))
 		log.set(hooks{read: func() error { panic("boom") }})
 		defer func() {
 			if v := recover(); v != nil {

@@ -83,7 +83,11 @@ func rivals(t *testing.T, req func(w, i int) *shard.Request, check func(*testing
 		}
 		check(t, got)
 	}
-	t.Logf("%+v", ops)
+	onSession, onCall := hosts[0].BatchesOnSessions()
+	if *pipelined && onSession == 0 {
+		t.Error("nothing was pipelined")
+	}
+	t.Logf("%+v, %d batches on sessions, %d as calls", ops, onSession, onCall)
 }
 
 // retryDo gives the request to random owners until one has a verdict.

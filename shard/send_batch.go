@@ -21,11 +21,14 @@ func (s *Stream) sendBatch(ctx context.Context, b *appendBatch) {
 		b.needsLog = false
 	}
 	b.attempted = true
-	at := s.manager.cfg.Now()
+	at, sent := s.manager.cfg.Now(), time.Now()
 	appendCtx := &lazyTimeout{parent: ctx, timeout: appendTimeout}
 	ack, err := s.manager.log.Append(appendCtx, s.id, b.pos, b.entries)
 	appendCtx.finish()
 	if err == nil {
+		now := time.Now()
+		s.manager.pipelines.acks.note(now, now.Sub(sent))
+		s.manager.pipelines.onCall.Add(1)
 		b.err = s.foldAck(b, ack, at)
 		return
 	}
@@ -72,16 +75,11 @@ func (s *Stream) createLog(ctx context.Context) error {
 // foldAck folds the entries of b that were sent at the time at and are written, and composes the part
 // that follows them, if there is one. *TailError: another record follows them.
 func (s *Stream) foldAck(b *appendBatch, ack Ack, at time.Time) error {
-	recs := make([]Record, len(b.entries))
-	for i, e := range b.entries {
-		t := ack.StartTime
-		if i == len(b.entries)-1 {
-			t = ack.EndTime
-		}
-		recs[i] = e.record(b.pos+Pos(i), t)
-	}
+	recs := b.recordsAt(ack)
+	s.mu.Lock() // matchFlights looks at the batch
 	b.pos += Pos(len(b.entries))
 	b.entries = nil
+	s.mu.Unlock()
 	err := s.foldFromLog(b.base, recs)
 	s.noteAckTime(ack, at)
 	s.noteSynced(b.base, at)
@@ -132,7 +130,7 @@ func (s *Stream) noteSynced(fold *State, t time.Time) {
 func (s *Stream) resolveBatch(ctx context.Context, b *appendBatch) *appendBatch {
 	if b.err == nil {
 		if b.isWritten() {
-			b.answerCalls(nil)
+			s.answerWritten(b)
 			return nil
 		}
 		b.sent = false // its next part is not
@@ -141,16 +139,16 @@ func (s *Stream) resolveBatch(ctx context.Context, b *appendBatch) *appendBatch 
 	lost, isLost := errors.AsType[*TailError](b.err)
 	switch {
 	case isLost:
-		s.resolveLoss(ctx, b, lost.Tail)
+		return s.resolveLoss(ctx, b, lost.Tail)
 	case !b.attempted:
 		b.answerCalls(b.err)
 	case errors.Is(b.err, ErrNoLog) && !b.maybeWritten:
 		s.resetFold(b.base, 0)
-		s.resolveLoss(ctx, b, 0)
+		return s.resolveLoss(ctx, b, 0)
 	case errors.Is(b.err, ErrNoLog), errors.Is(b.err, ErrLogDenied), errors.Is(b.err, ErrNeedsLaterRelease):
-		b.answerCalls(b.callerError(b.err))
+		s.answerFailed(b, b.err)
 	case !s.waitToResend(ctx, b):
-		b.answerCalls(b.callerError(errors.Join(ErrStoreDown, b.err)))
+		s.answerFailed(b, errors.Join(ErrStoreDown, b.err))
 	default:
 		b.sent = false
 		return b

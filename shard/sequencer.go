@@ -13,6 +13,7 @@ import (
 //
 //	writeLoop:
 //	    repeat, until no caller waits:
+//	        several could be in flight:  openPipeline, pipeline.run
 //	        no batch is in flight:    decideBatch
 //	            composeBatchAt        decides callers from the front of the queue, each against the
 //	                                  fold and what the batch holds by then: the predicted State
@@ -36,8 +37,8 @@ import (
 // it, and answer it. Everything else, and the callers that wait by then, it leaves to a goroutine
 // that enters the same loop and stays until no caller waits.
 //
-// Stream.writing is true from the leader's first step to finishWriting, so no two batches of a stream
-// are in flight.
+// Stream.writing is true from the leader's first step to finishWriting, so no two goroutines send
+// batches of a stream.
 //
 // Speculation and fold are the same function, State.foldDecoded, and each record of a batch passes
 // it twice: when the batch is decided, into the composer's speculation, which later callers of the
@@ -47,9 +48,9 @@ import (
 //
 // One batch is in flight because each append is a request of its own, and requests may overtake each
 // other: a batch decided on one that is not acknowledged may find the position it expects below
-// another writer's records. Several batches need a session that keeps their order. The loop then
-// holds those in flight, oldest first: decideBatch predicts from the newest, resolveBatch takes the
-// oldest, and after a loss all of them go back to the front of the queue together.
+// another writer's records. Several batches need a session that keeps their order. Where callers wait
+// and storage is far away, the loop has a pipeline send them over one (pipeline.go), and goes on with
+// what the pipeline could not resolve.
 //
 // A batch is written at most once. Its position makes sure: of several sendings of one batch one can
 // succeed, and none after another record stands there. The order of appends is the order of the
@@ -69,8 +70,15 @@ func (s *Stream) writeLoop(ctx context.Context, b *appendBatch, leads bool) {
 	for {
 		switch {
 		case b == nil:
+			if leads && s.leavesToPipeline() {
+				break
+			}
 			if !leads {
 				s.prepareToDecide(ctx)
+				if p := s.openPipeline(ctx); p != nil {
+					b = p.run(ctx)
+					break
+				}
 			}
 			var waiting bool
 			if b, waiting = s.decideBatch(); !waiting {
@@ -166,6 +174,19 @@ func (s *Stream) prepareToDecide(ctx context.Context) {
 func (s *Stream) decideBatch() (*appendBatch, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.dropLeft()
+	if len(s.queue) == 0 {
+		s.finishWriting()
+		return nil, false
+	}
+	if !s.opened {
+		return nil, true
+	}
+	return s.composeFrom(&composer{now: s.readClocks()}, s.state, len(s.queue)), true
+}
+
+// dropLeft drops the callers from the queue that have left, under mu.
+func (s *Stream) dropLeft() {
 	waiting := s.queue[:0]
 	for _, c := range s.queue {
 		if c.ctx.Err() == nil {
@@ -176,24 +197,33 @@ func (s *Stream) decideBatch() (*appendBatch, bool) {
 	}
 	clear(s.queue[len(waiting):])
 	s.queue = waiting
-	if len(s.queue) == 0 {
-		s.finishWriting()
-		return nil, false
+}
+
+// composeFrom has a composer fill a batch that is to stand on base, with at most limit callers from
+// the front of the queue, under mu.
+func (s *Stream) composeFrom(c *composer, base *State, limit int) *appendBatch {
+	first := s.queue[:min(limit, len(s.queue))]
+	for _, call := range first {
+		s.setCallTimes(call, c.now)
 	}
-	if !s.opened {
-		return nil, true
-	}
-	at := s.readClocks()
-	for _, c := range s.queue {
-		s.setCallTimes(c, at)
-	}
-	b, n := composeBatchAt(s.state, s.queue, at)
-	for _, c := range s.queue[:n] {
-		s.queueBytes -= c.size
+	b, n := c.compose(base, first)
+	for _, call := range first[:n] {
+		s.queueBytes -= call.size
 	}
 	s.queue = slices.Delete(s.queue, 0, n)
-	b.needsLog = s.noLog || s.state.generation == 0 && !s.state.ended && b.hasCreate()
-	return b, true
+	b.foreignBefore = s.foreignRecords
+	b.needsLog = s.noLog || base.generation == 0 && !base.ended && b.hasCreate()
+	return b
+}
+
+// leavesToPipeline reports whether the leader's append takes several batches that can be pipelined.
+func (s *Stream) leavesToPipeline() bool {
+	if !s.manager.pipelines.isWorthwhile() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queueBytes > MaxBatchBytes && s.opened && !s.noLog && s.state.exists
 }
 
 // setCallTimes sets the times of a call's request by the clocks that it is decided by, under mu.

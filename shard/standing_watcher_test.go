@@ -35,7 +35,7 @@ func newWatchedManager(t *testing.T, mem *logtest.Memory, role shard.Role) *watc
 }
 
 func (s *watchedManager) start(t *testing.T) *watchedManager {
-	s.Manager = shard.NewManager(s.client, shard.NewTailBuffers(0, 0), shard.Config{Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+	s.Manager = shard.NewManager(s.client, shard.NewTailBuffers(0, 0), inMode(shard.Config{Logger: slog.New(slog.NewTextHandler(&s.log, nil))}))
 	t.Cleanup(func() { _ = s.Close() })
 	s.WatchStanding(func() shard.Role {
 		s.mu.Lock()

@@ -68,9 +68,12 @@ type State struct {
 	// pageOnly: this State only decides what is visible in a page. It has never seen what lies
 	// below the page, so a run may begin without its first record, and checkpoints are skipped.
 	pageOnly bool
-	// base: this State is a speculation on top of base. Producers and outcomes that are not found
-	// here are looked up there.
-	base *State
+	// hidesProducers: producers are not looked up in base, because a generation began or ended here.
+	hidesProducers bool
+	// base: this State is a speculation on top of base, which may be one itself. Producers and
+	// outcomes that are not found here are looked up there.
+	base    *State
+	basedAt Pos // base.Next when the speculation began
 }
 
 // trimmedTo holds the place where a trimmed stream begins: a position, and how many messages and
@@ -151,25 +154,45 @@ func (s *State) isExpired(now, touched Millis) bool {
 // producer returns the claim of a producer.
 func (s *State) producer(id string) (producerClaim, bool) {
 	c, ok := s.producers[id]
-	if !ok && s.base != nil {
-		c, ok = s.base.producer(id)
+	for t := s; !ok && t.base != nil && !t.hidesProducers; {
+		t = t.base
+		c, ok = t.producers[id]
 	}
 	return c, ok
+}
+
+// eachProducerTable calls fn with the tables in which producers are looked up, the newest first.
+func (s *State) eachProducerTable(fn func(map[string]producerClaim)) {
+	fn(s.producers)
+	for t := s; t.base != nil && !t.hidesProducers; {
+		t = t.base
+		fn(t.producers)
+	}
 }
 
 // findOutcome returns the first outcome of an append id.
 func (s *State) findOutcome(id AppendID) (outcome, bool) {
 	o, ok := s.outcomes.find(id)
-	if !ok && s.base != nil {
-		o, ok = s.base.findOutcome(id)
+	for t := s.base; !ok && t != nil; t = t.base {
+		o, ok = t.outcomes.find(id)
 	}
 	return o, ok
+}
+
+// forgottenTime returns the S2 time, in ms, of the newest outcome that is forgotten; 0: none is.
+func (s *State) forgottenTime() Millis {
+	newest := s.outcomes.forgottenTime
+	for t := s.base; t != nil; t = t.base {
+		newest = max(newest, t.outcomes.forgottenTime)
+	}
+	return newest
 }
 
 // mayHaveForgotten reports whether an append may have been written and have left the window of
 // remembered ids. minted is when its id was minted, in ms.
 func (s *State) mayHaveForgotten(minted Millis) bool {
-	return s.outcomes.forgottenTime != 0 && minted <= s.outcomes.forgottenTime+clockSlack
+	forgotten := s.forgottenTime()
+	return forgotten != 0 && minted <= forgotten+clockSlack
 }
 
 // isOutcomeLost reports whether it cannot be known if the request was written before: its id has
@@ -193,10 +216,10 @@ func (s *State) isOutcomeLost(req *Request, minted Millis) bool {
 const clockSlack = 2_000
 
 // speculateOn makes s a State on top of base, to be folded further while base waits for the
-// acknowledgement.
+// acknowledgement. base may be folded further meanwhile, with the records that s has got.
 func (s *State) speculateOn(base *State) {
 	*s = *base
-	s.base, s.producers = base, nil
+	s.base, s.basedAt, s.producers, s.hidesProducers = base, base.Next, nil, false
 	if base.run != nil { // the speculation changes it
 		r := *base.run
 		s.run = &r
@@ -204,13 +227,14 @@ func (s *State) speculateOn(base *State) {
 	s.outcomes = outcomeWindow{forgottenTime: base.outcomes.forgottenTime}
 }
 
-// hideProducers stops lookups of producers from reaching the generation before.
-func (s *State) hideProducers() {
-	merged := *s.base
-	merged.producers, merged.base = nil, nil
-	merged.outcomes = s.base.outcomes
-	if s.base.base != nil {
-		panic("shard: speculation on a speculation")
+// lowestBase returns the State that all speculations below this one stand on.
+func (s *State) lowestBase() *State {
+	t := s.base
+	for t.base != nil {
+		t = t.base
 	}
-	s.base = &merged
+	return t
 }
+
+// hideProducers stops lookups of producers from reaching the generation before.
+func (s *State) hideProducers() { s.hidesProducers = true }

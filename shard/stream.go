@@ -44,6 +44,14 @@ type Stream struct {
 	queueBytes   int
 	writing      bool       // a batch is in flight, or is about to be
 	writingEnded *sync.Cond // on mu: writing became false
+	pipeline     *pipeline  // sends the batches; nil: one is in flight at a time
+	// flights are the batches of a pipeline that are decided and not answered, oldest first. They
+	// stay here until what became of them is known. Only the goroutine in the write loop changes them.
+	flights       []*appendBatch
+	pipelineDepth int       // the most batches in flight; 0: not known yet
+	pipelineAfter time.Time // no session is opened before, because one has ended by itself
+	// foreignRecords counts the records that were folded and are not Fantail's.
+	foreignRecords int
 
 	followers       int
 	session         *readSession
@@ -117,6 +125,9 @@ func (s *Stream) halt() {
 	s.manager.streams.removeCharge(&s.memory)
 	queue := s.queue
 	s.queue, s.queueBytes = nil, 0
+	if s.pipeline != nil {
+		s.pipeline.signal()
+	}
 	s.mu.Unlock()
 	for _, c := range queue {
 		c.answer(Outcome{}, ErrNotOwner)

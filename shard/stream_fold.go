@@ -16,8 +16,15 @@ func (s *Stream) absorbRecords(recs []Record) (tail.Wakers, error) {
 		if r.Pos < s.state.Next {
 			continue
 		}
+		if len(s.flights) > 0 {
+			s.matchFlights(&r)
+		}
+		if r.Header == nil && !r.Command {
+			s.foreignRecords++
+		}
 		if r.Pos > s.state.Next {
 			wake = append(wake, s.publishBatch()...)
+			s.skipFlights(r.Pos)
 			s.state.skipTo(r.Pos)
 			s.assembler.skipTo(r.Pos)
 			if s.tail != nil {
@@ -188,6 +195,7 @@ func (s *Stream) catchUp(ctx context.Context, fold *State, end Pos) error {
 			if next == 0 && !s.opened {
 				s.firstRecord = end
 			}
+			s.skipFlights(end)
 			fold.skipTo(end)
 			fold.beginUncreated()
 			s.assembler.skipTo(end)

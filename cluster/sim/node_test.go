@@ -24,7 +24,8 @@ const (
 	grace        = 60 * time.Second
 	drain        = 15 * time.Second
 	heartbeat    = 5 * time.Second
-	storeTimeout = 8 * time.Millisecond // for a call of the log
+	storeTimeout = 8 * time.Millisecond  // for a call of the log
+	farTimeout   = 40 * time.Millisecond // where it is far away
 )
 
 // node is a place for processes, one at a time: a pod of a stateful set.
@@ -64,6 +65,22 @@ func (n *node) process() *process {
 	return n.proc
 }
 
+// storeLatency returns the time of a call of the log.
+func (s *sim) storeLatency() time.Duration {
+	if s.plan.far {
+		return farTimeout
+	}
+	return storeTimeout
+}
+
+// pipelining returns how nodes send batches.
+func (s *sim) pipelining() shard.Pipelining {
+	if s.plan.far {
+		return shard.PipeliningAuto
+	}
+	return shard.PipeliningOff
+}
+
 // start runs a process on the node.
 func (n *node) start() error {
 	s := n.s
@@ -73,7 +90,7 @@ func (n *node) start() error {
 	wall := func() time.Time { return time.Now().Add(off) }
 	p := &process{
 		n: n, port: machine.boot(), registry: prometheus.NewRegistry(), startedAt: time.Now(), skew: skew,
-		store: s.mem.NewClient(s.newRand().Uint64(), storeTimeout),
+		store: s.mem.NewClient(s.newRand().Uint64(), s.storeLatency()),
 	}
 	p.store.SetFaults(s.newStoreTrouble)
 	s.mu.Lock()
@@ -81,7 +98,7 @@ func (n *node) start() error {
 	s.mu.Unlock()
 	log := slog.New(s.log.handler()).With("node", n.name)
 	tails := shard.NewTailBuffers(0, 0)
-	p.manager = shard.NewManager(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry})
+	p.manager = shard.NewManager(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry, Pipelining: s.pipelining()})
 	var err error
 	p.clusterNode, err = cluster.Join(context.Background(), cluster.Config{
 		Name: n.name, FleetName: "sim", Secrets: [][]byte{[]byte("0123456789abcdef")},

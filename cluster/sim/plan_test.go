@@ -83,19 +83,25 @@ type plan struct {
 	nodes   int
 	mix     mix
 	skewed  bool
+	far     bool // storage is far away, and appends are pipelined
 	streams int
 	readers int // for each stream
 	steps   []step
 }
 
 func (p *plan) String() string {
-	return fmt.Sprintf("seed %d: %d nodes, %s", p.seed, p.nodes, p.mix)
+	where := ""
+	if p.far {
+		where = ", storage far away"
+	}
+	return fmt.Sprintf("seed %d: %d nodes, %s%s", p.seed, p.nodes, p.mix, where)
 }
 
 // newPlan draws a plan; nodes, if not 0, is the number of nodes.
 func newPlan(seed uint64, nodes int) *plan {
 	r := rand.New(rand.NewPCG(seed, 4))
 	p := &plan{seed: seed, mix: mixes[seed%uint64(len(mixes))], skewed: r.IntN(2) == 0}
+	p.far = seed/uint64(len(mixes))%3 == 2
 	switch seed % 100 { // of a hundred runs one has 50 nodes and nine have 10 to 20
 	case 50:
 		p.nodes = 50

@@ -175,6 +175,9 @@ func (s *sim) playPlan() {
 		<-time.After(maxSkew)
 	}
 	s.startClients(ctx)
+	if s.plan.far {
+		s.startCrowd()
+	}
 	wctx, wstop := context.WithCancel(ctx)
 	rctx, rstop := context.WithCancel(ctx)
 	for _, r := range s.readers {
@@ -305,6 +308,21 @@ func (s *sim) startClients(ctx context.Context) {
 				client: s.client(fmt.Sprintf("p%d", i), st, true), from: "-1", poll: true,
 			})
 		}
+	}
+}
+
+// crowd writes to one stream, so many that several batches of it are on their way to a storage that
+// is far away.
+const crowd = 6
+
+// startCrowd adds the writers of the crowd.
+func (s *sim) startCrowd() {
+	st := s.streams[1]
+	for j := range crowd {
+		s.writers = append(s.writers, &writer{
+			client:   s.client(fmt.Sprintf("c%d", j), st, true),
+			producer: j%2 == 0, pace: 30 * time.Millisecond,
+		})
 	}
 }
 

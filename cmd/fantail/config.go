@@ -74,6 +74,7 @@ type serveCmd struct {
 	S2BasinMap      map[string]string `name:"s2-basin-map" help:"Basin of each project: project=basin;project=basin. Other projects are refused."`
 	S2CreateBasins  bool              `name:"s2-create-basins" help:"Create basins that do not exist. With a template 20 without a wait, then one each 5 s; requests beyond that are refused."`
 	S2SDKSessions   bool              `name:"s2-sdk-sessions" help:"Open read sessions with S2's SDK and not with Fantail's own client. Each then takes about 66 KB of memory, not 2. For an S2 whose protocol has changed."`
+	S2Pipelining    string            `name:"s2-pipelining" help:"Send several batches of a stream to S2 without waiting for each answer, where an answer takes 3 ms or more: auto with an S2 of your own (--s2-endpoint), on also with the managed S2, off never." enum:"auto,on,off" default:"off"`
 	Exclusive       bool              `help:"Declare that no other program writes to the streams in S2. The node then opens no read sessions."`
 
 	LongPoll            time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`
@@ -130,6 +131,7 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 			errs = append(errs, fmt.Errorf("--admin-token-file: %w", err))
 		}
 	}
+	cfg.shard.Pipelining = map[string]shard.Pipelining{"auto": shard.PipeliningAuto, "on": shard.PipeliningOn}[c.S2Pipelining]
 	if c.Exclusive {
 		cfg.shard.Mode = shard.ModeExclusive
 	}

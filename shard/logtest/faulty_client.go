@@ -63,7 +63,7 @@ type Counts struct {
 	// they are only called to take over or repair a stream.
 	SessionRecords, ReadRecords int
 	TakeoverRecords             map[shard.StreamID]int
-	Appends                     int
+	Appends, AppendSessions     int
 }
 
 // NewClient returns a Client of the Memory. latency is the time of a call, there and back.

@@ -41,6 +41,7 @@ type FaultOdds struct {
 // Ops counts calls, and how often each fault occurred.
 type Ops struct {
 	Creates, Appends, Reads, Replays, Tails, Follows, Lists int
+	AppendSessions                                          int
 	LostRequests, LostAcks, LateAcks                        int
 }
 
@@ -108,6 +109,11 @@ func (m *Memory) Append(
 			return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, ctx.Err())
 		}
 	}
+	return m.attempt(id, at, batch, false)
+}
+
+// attempt is an append that has arrived, with its faults.
+func (m *Memory) attempt(id shard.StreamID, at shard.Pos, batch []shard.Entry, onSession bool) (shard.Ack, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ops.Appends++
@@ -118,6 +124,9 @@ func (m *Memory) Append(
 		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLost)
 	case p < m.faultOdds.LoseRequest+m.faultOdds.LateAck:
 		m.ops.LateAcks++
+		if onSession {
+			return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errLate)
+		}
 		time.AfterFunc(m.faultOdds.LateBy, func() {
 			m.mu.Lock()
 			defer m.mu.Unlock()

@@ -13,6 +13,9 @@
 // connect chooses the transport: http1Transport for an S2 without TLS, on the caller's goroutine;
 // http.Transport for an S2 with TLS; bridge through a proxy.
 //
+// Log.OpenAppendSession is the other way of an append: a session of package s2s, on which shard has
+// several batches in flight. Its end says which of them may be written. Each batch counts as a call.
+//
 // Read, Last and Tail are one unary call each, too. No call is repeated here, except a GET on a
 // reused connection that the server had closed.
 //
@@ -71,7 +74,7 @@
 //
 // # Not here
 //
-// Whether a session is wanted, and for how long (shard). Append sessions: package s2s has them, and
-// nothing uses them yet. The SDK's are not to be used: an idle one wakes up a hundred times a second,
-// and its errors say of written batches that they were refused.
+// Whether a session is wanted, and for how long (shard). The SDK's append sessions are not used: an
+// idle one wakes up a hundred times a second, and its errors say of written batches that they were
+// refused.
 package s2

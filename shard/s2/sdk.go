@@ -20,9 +20,11 @@ type Log struct {
 	logCalls
 	client    *s2.Client
 	transport transport
-	bridge    *bridge     // nil: S2 is reached without a proxy
-	s2s       *s2s.Client // nil: read sessions are the SDK's
-	feeds     *feeds      // nil: read sessions are the SDK's
+	bridge    *bridge                   // nil: S2 is reached without a proxy
+	s2s       *s2s.Client               // nil: read sessions are the SDK's
+	feeds     *feeds                    // nil: read sessions are the SDK's
+	appends   *s2s.Client               // for append sessions
+	base      func(basin string) string // the URL of a basin's endpoint; nil: the managed S2's
 }
 
 // transport makes unary calls, and keeps connections for them.
@@ -54,6 +56,7 @@ func Open(cfg Config) (*Log, error) {
 		opts.BaseURL, opts.MakeBasinBaseURL = base(""), base
 	}
 	l.client = s2.New(cfg.Token, opts)
+	l.base, l.appends = base, s2s.NewClient(s2s.Config{Token: l.cfg.Token, UserAgent: "fantail", Silence: l.cfg.silence})
 	sdk := &sdkService{client: l.client, silence: l.cfg.silence, basins: basinCache[*s2.BasinClient]{newBasin: l.client.Basin}}
 	if l.service = sdk; !cfg.SDKSessions {
 		own := newS2SService(sdk, &l.cfg, base)
@@ -83,6 +86,7 @@ func (l *Log) FeedBytes() int {
 // contexts.
 func (l *Log) Close() error {
 	l.transport.CloseIdleConnections()
+	_ = l.appends.Close()
 	if l.s2s != nil {
 		_ = l.s2s.Close()
 		l.feeds.workers.wait()

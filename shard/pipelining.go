@@ -1,0 +1,212 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Pipelining says whether a Manager sends several batches of a stream without waiting for their
+// acknowledgements, over an append session. Without it one batch of a stream is in flight.
+type Pipelining uint8
+
+// The settings. PipeliningAuto pipelines where it is known of the storage that its append sessions
+// keep their promise (SessionLog).
+const (
+	PipeliningOff Pipelining = iota
+	PipeliningAuto
+	PipeliningOn
+)
+
+// Bounds of what a stream has in flight over an append session. The bodies are charged where they
+// came in (Request.Cost).
+const (
+	maxFlightBatches = 32
+	// maxFlightCalls bounds the appends. It is less than outcomeWindowSize: whatever has been written
+	// of them is remembered when it is looked for.
+	maxFlightCalls   = 1000
+	maxFlightBytes   = 8 << 20
+	maxFlightRecords = 4 * MaxBatchRecords
+)
+
+const (
+	// farAckTime is the time that storage takes for an acknowledgement from which batches are
+	// pipelined. Below it, waiting costs less than a session.
+	farAckTime = 3 * time.Millisecond
+	// minBatchGap is the least pause between two batches of a stream while some are in flight. S2
+	// takes 200 batches a second. A longer pause follows from the time of an acknowledgement: some
+	// flightsPerAck batches are in flight, and so each holds what arrives in the pause.
+	minBatchGap   = 5 * time.Millisecond
+	flightsPerAck = 16
+	// pipelineLinger is the time for which a session without callers stays open.
+	pipelineLinger = 2 * time.Second
+	// maxAppendSessions bounds the sessions of a node. The least recently used idle session makes
+	// room; without room a stream has one batch in flight.
+	maxAppendSessions = 256
+	// appendSessionsPerSecond and appendSessionBurst are the token bucket of new sessions.
+	appendSessionsPerSecond, appendSessionBurst = 200, 256
+	// sessionRetryAfter is the pause after a session could not be opened.
+	sessionRetryAfter = 5 * time.Second
+	openSessionWithin = 2 * time.Second
+	// lookAgainAfter is the pause without news after which a pipeline looks whether a batch has
+	// waited for too long.
+	lookAgainAfter = time.Second
+	// pipelinePause is the pause of a stream whose session ended before it had acknowledged a batch,
+	// and not for its position.
+	pipelinePause = time.Second
+)
+
+// pipelines holds what the pipelines of a Manager share.
+type pipelines struct {
+	possible bool // the Log has append sessions, and the settings allow them
+	farAfter time.Duration
+	opens    *rate.Limiter
+	acks     ackTimes
+	retryAt  atomic.Int64 // ns since 1970, by the process's own clock; no session is opened before
+
+	inFlight          atomic.Int64 // batches on sessions
+	onSession, onCall atomic.Int64 // batches acknowledged
+	lost              atomic.Int64 // sessions that ended with batches in flight
+
+	mu   sync.Mutex
+	open map[*pipeline]time.Time // when each was last used; zero: it has batches in flight
+}
+
+func (p *pipelines) init(log Log, cfg *Config) {
+	sessions, ok := log.(SessionLog)
+	p.possible = ok && (cfg.Pipelining == PipeliningOn || cfg.Pipelining == PipeliningAuto && sessions.KeepsAppendOrder())
+	p.farAfter = farAckTime
+	if cfg.pipelineAlways {
+		p.farAfter = 0
+	}
+	p.opens = rate.NewLimiter(appendSessionsPerSecond, appendSessionBurst)
+	p.open = map[*pipeline]time.Time{}
+}
+
+// isWorthwhile reports whether batches that wait should be pipelined.
+func (p *pipelines) isWorthwhile() bool {
+	return p.possible && p.acks.shortest() >= p.farAfter
+}
+
+// add makes room for one more session, and adds it; false: there is none now.
+func (p *pipelines) add(one *pipeline) bool {
+	if time.Now().UnixNano() < p.retryAt.Load() {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.open) >= maxAppendSessions {
+		var oldest *pipeline
+		for c, used := range p.open {
+			if !used.IsZero() && (oldest == nil || used.Before(p.open[oldest])) {
+				oldest = c
+			}
+		}
+		if oldest != nil {
+			oldest.evicted.Store(true)
+			oldest.signal()
+		}
+		return false // its place is free for the next batch
+	}
+	if !p.opens.Allow() {
+		return false
+	}
+	p.open[one] = time.Time{}
+	return true
+}
+
+// noteUse notes whether a session is idle, since now.
+func (p *pipelines) noteUse(one *pipeline, idle bool, now time.Time) {
+	if !idle {
+		now = time.Time{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.open[one]; ok {
+		p.open[one] = now
+	}
+}
+
+func (p *pipelines) remove(one *pipeline) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, one)
+}
+
+func (p *pipelines) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.open)
+}
+
+// ackTimes measures how long storage takes to acknowledge a batch: the shortest time of the last
+// seconds, which neither a busy process nor a large batch makes longer.
+type ackTimes struct {
+	mu        sync.Mutex
+	now, past time.Duration // the shortest of this window, and of the one before; 0: none
+	began     time.Time     // the window
+}
+
+// ackWindow is the length of a window of ackTimes.
+const ackWindow = 5 * time.Second
+
+func (a *ackTimes) note(at time.Time, took time.Duration) {
+	took = max(took, 1)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case at.Sub(a.began) >= ackWindow:
+		a.past, a.now, a.began = a.now, took, at
+	case took < a.now:
+		a.now = took
+	}
+}
+
+// shortest returns the shortest time; 0: none is known.
+func (a *ackTimes) shortest() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.past > 0 {
+		return min(a.now, a.past)
+	}
+	return a.now
+}
+
+// openPipeline opens an append session for the callers that wait, if that is worthwhile and there is
+// room; nil: one batch after the other is sent.
+func (s *Stream) openPipeline(ctx context.Context) *pipeline {
+	all := &s.manager.pipelines
+	if !all.isWorthwhile() {
+		return nil
+	}
+	p := &pipeline{stream: s, wakeup: make(chan struct{}, 1), ackTime: all.acks.shortest()}
+	s.mu.Lock()
+	p.fold = s.state
+	ready := s.opened && !s.stopped && !s.noLog && s.state.exists && len(s.queue) > 0 && !time.Now().Before(s.pipelineAfter)
+	s.mu.Unlock()
+	if !ready || !all.add(p) {
+		return nil
+	}
+	openCtx, cancel := context.WithTimeout(ctx, openSessionWithin)
+	defer cancel()
+	var err error
+	if p.session, err = s.manager.log.openAppendSession(openCtx, s.id, p.signal); err != nil {
+		all.remove(p)
+		if !errors.Is(err, ErrLogDenied) { // that is about one stream
+			all.retryAt.Store(time.Now().Add(sessionRetryAfter).UnixNano())
+		}
+		s.manager.cfg.Logger.Debug("append session", "stream", s.id, "err", err)
+		return nil
+	}
+	s.mu.Lock()
+	s.pipeline = p
+	if s.pipelineDepth == 0 {
+		s.pipelineDepth = maxFlightBatches
+	}
+	s.mu.Unlock()
+	return p
+}

@@ -1,0 +1,117 @@
+package s2
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/fantail-dev/fantail/shard"
+	"github.com/fantail-dev/fantail/shard/s2/s2s"
+)
+
+var _ shard.SessionLog = (*Log)(nil)
+
+const (
+	// sessionBatches and sessionBytes are more than shard has in flight on a session.
+	sessionBatches = 64
+	sessionBytes   = 32 << 20
+)
+
+// OpenAppendSession implements shard.SessionLog.
+func (l *Log) OpenAppendSession(ctx context.Context, id shard.StreamID, wake func()) (shard.AppendSession, error) {
+	basin, name, err := l.cfg.locate(id)
+	if err != nil {
+		return nil, err
+	}
+	s, err := l.appends.OpenAppend(ctx, l.target(basin, name), s2s.AppendOptions{MaxBatches: sessionBatches, MaxBytes: sessionBytes}, wake)
+	if err != nil {
+		return nil, l.cfg.classifyAppend(toSDKError(err))
+	}
+	return &appendSession{session: s, log: l}, nil
+}
+
+// KeepsAppendOrder implements shard.SessionLog. It is known of the S2 that Fantail embeds, and of
+// s2-lite. Of the managed S2, and of what a proxy makes of a session, it is not.
+func (l *Log) KeepsAppendOrder() bool {
+	if l.bridge != nil || l.cfg.Endpoint == "" || l.cfg.SDKSessions {
+		return false
+	}
+	u, err := url.Parse(l.cfg.Endpoint)
+	return err == nil && u.Hostname() != "s2.dev" && !strings.HasSuffix(u.Hostname(), ".s2.dev")
+}
+
+// target returns the stream of a basin as package s2s has it.
+func (l *Log) target(basin, name string) s2s.Target {
+	if l.base == nil {
+		return s2s.Target{Base: "https://" + basin + managedBasinSuffix + "/v1", Stream: name}
+	}
+	return s2s.Target{Base: l.base(basin), Basin: basin, Stream: name}
+}
+
+// appendSession is an append session as a shard.AppendSession. Each batch counts as a call.
+type appendSession struct {
+	session *s2s.AppendSession
+	log     *Log
+	sent    []time.Time // of the batches that are not acknowledged
+	records []s2s.AppendRecord
+	acks    []s2s.Ack
+	end     *shard.AppendEnd
+}
+
+// Submit implements shard.AppendSession.
+func (a *appendSession) Submit(at shard.Pos, batch []shard.Entry) error {
+	a.records = a.records[:0]
+	for _, e := range batch {
+		a.records = append(a.records, toS2SRecord(e))
+	}
+	err := a.session.Submit(uint64(at), a.records)
+	if clear(a.records); err == nil {
+		a.sent = append(a.sent, time.Now())
+	}
+	return err
+}
+
+// Take implements shard.AppendSession.
+func (a *appendSession) Take(acks []shard.Ack) ([]shard.Ack, *shard.AppendEnd) {
+	got, end := a.session.Take(a.acks[:0])
+	a.acks = got
+	for _, k := range got {
+		a.log.metrics.recordCall(opAppend, a.sent[0], nil)
+		a.sent = a.sent[1:]
+		acks = append(acks, shard.Ack{
+			Start: shard.Pos(k.Start.SeqNum), End: shard.Pos(k.End.SeqNum),
+			StartTime: shard.Millis(k.Start.Timestamp), EndTime: shard.Millis(k.End.Timestamp),
+		})
+	}
+	if end != nil && a.end == nil {
+		a.end = a.toAppendEnd(end)
+	}
+	return acks, a.end
+}
+
+// toAppendEnd returns how the session ended. What ended it counts as the result of the first batch
+// that is not acknowledged.
+func (a *appendSession) toAppendEnd(end *s2s.AppendEnd) *shard.AppendEnd {
+	cfg, err := &a.log.cfg, toSDKError(end.Err)
+	if len(a.sent) > 0 && !errors.Is(end.Err, s2s.ErrClosed) {
+		a.log.metrics.recordCall(opAppend, a.sent[0], cfg.classifyError("append", err))
+	}
+	out := &shard.AppendEnd{Err: cfg.classifyAppend(err), Refused: end.Refused, Unsent: end.Unsent}
+	if out.Refused && errors.Is(out.Err, shard.ErrAppendUnknown) {
+		out.Refused = false // no answer that shard knows
+	}
+	return out
+}
+
+// Close implements shard.AppendSession.
+func (a *appendSession) Close() { a.session.Close() }
+
+func toS2SRecord(e shard.Entry) s2s.AppendRecord {
+	name, value, body, has := recordParts(e)
+	if !has {
+		return s2s.AppendRecord{Body: body}
+	}
+	return s2s.AppendRecord{Headers: []s2s.Header{{Name: name, Value: value}}, Body: body}
+}
