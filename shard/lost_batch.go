@@ -38,7 +38,7 @@ func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail Pos) *app
 	} else {
 		s.flights = []*appendBatch{b}
 	}
-	if s.foreignRecords == b.foreignBefore {
+	if s.state.Next > b.pos && s.foreignRecords == b.foreignBefore {
 		limit += maxFlightBatches // an owner of before may have had so many batches on their way
 	}
 	worst := s.requeueLost(limit)
