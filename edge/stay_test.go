@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,46 @@ func TestEventStreamEndsWithItsRight(t *testing.T) {
 func endedReaders(t *testing.T, b *bubble, why string) float64 {
 	t.Helper()
 	return testutil.ToFloat64(b.srv.metrics.ended.WithLabelValues(why))
+}
+
+// The clock by which credentials are judged may step: a reader stays while its token is good by the clock of
+// now, whichever way it went in between, and ends within two seconds of a step that ends its token.
+func TestClockSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var step atomic.Int64
+		now := func() time.Time { return time.Now().Add(time.Duration(step.Load())) }
+		j := newJudge(t, rightsFile(t), access.Config{Now: now})
+		b := newBubble(t, Config{Judge: j, Now: now}, nil)
+		t.Cleanup(b.srv.Close)
+		token := bearer(tokenOf(t, map[string]any{"role": "owner", "exp": time.Now().Add(2 * time.Hour).Unix()}))
+		token["Content-Type"] = "text/plain"
+		const stream = "/v1/stream/acme/rooms/a"
+		if w := ask(t, b.srv, "PUT", stream, strings.NewReader("one"), token); w.Code != 201 {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		done := make(chan string)
+		go func() { done <- ask(t, b.srv, "GET", stream+"?offset=-1&live=sse", nil, token).Body.String() }()
+		for _, to := range []time.Duration{time.Hour, -time.Hour, 90 * time.Minute, -24 * time.Hour, 0} {
+			step.Store(int64(to))
+			select {
+			case body := <-done:
+				t.Fatalf("a step to %v ended a reader whose token is good: %q", to, body)
+			case <-time.After(10 * time.Second):
+			}
+			if w := ask(t, b.srv, "POST", stream, strings.NewReader("x"), token); w.Code != 204 {
+				t.Errorf("after a step to %v: %d %s", to, w.Code, w.Body)
+			}
+		}
+		began := time.Now()
+		step.Store(int64(3 * time.Hour))
+		body := <-done
+		if took := time.Since(began); took > 2*time.Second || strings.Count(body, "data:x\n") != 5 || !strings.HasSuffix(body, "\n\n") {
+			t.Errorf("it ended %v after the step, with %q", took, body)
+		}
+		if w := ask(t, b.srv, "GET", stream, nil, token); w.Code != 401 {
+			t.Errorf("%d: the token is good no longer", w.Code)
+		}
+	})
 }
 
 // Every executor ends its readers within a second when their token is revoked, and no others.

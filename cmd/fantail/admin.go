@@ -36,20 +36,23 @@ func (n *node) adminHandler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
+	mux.HandleFunc("GET "+loginPath, n.handleLoginForm)
+	mux.HandleFunc("POST "+loginPath, n.handleLogin)
+	mux.HandleFunc("POST "+logoutPath, n.handleLogout)
 	mux.HandleFunc("POST /admin/revoke", n.handleRevoke)
 	mux.HandleFunc("GET /admin/revocations", n.handleRevocations)
 	return n.requireAdmin(mux)
 }
 
 // requireAdmin refuses requests without an operator's token, where there are such tokens: that of
-// --admin-token-file, and those of the file of rights. Health is open: kubelet has no token. So is
-// the page, which has nothing to hide and asks for the token.
+// --admin-token-file, and those of the file of rights. Health is open: kubelet has no token. So are
+// the page, which has nothing to hide and asks for the token, and the login.
 func (n *node) requireAdmin(next http.Handler) http.Handler {
 	file := n.cfg.adminToken
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		judged := n.judge != nil && n.judge.NeedsAdminToken()
 		switch {
-		case isHealth(r.URL.Path), page.IsPath(r.URL.Path), file == nil && !judged, file != nil && file.isAllowed(r):
+		case isHealth(r.URL.Path), page.IsPath(r.URL.Path), r.URL.Path == loginPath, file == nil && !judged, file != nil && file.isAllowed(r):
 			next.ServeHTTP(w, r)
 			return
 		case !judged:

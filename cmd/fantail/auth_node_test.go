@@ -95,11 +95,17 @@ func TestRevocationAfterTheSecretIsChanged(t *testing.T) {
 func TestForgedRevocationsDoNotFillTheLog(t *testing.T) {
 	path, _ := rightsOf(t, "acme")
 	synctest.Test(t, func(t *testing.T) {
-		judge, err := access.Open(t.Context(), access.Config{Path: path})
-		if err != nil {
-			t.Fatal(err)
+		own, later := access.RevocationKey([]byte("own")), access.RevocationKey([]byte("later"))
+		open := func(key []byte) *access.Judge {
+			judge, err := access.Open(t.Context(), access.Config{Path: path, RevocationKeys: [][]byte{key}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return judge
 		}
+		judge, rotated := open(own), open(later)
 		defer judge.Close()
+		defer rotated.Close()
 		manager := shard.NewManager(logtest.NewMemory(1), shard.NewTailBuffers(0, 0), shard.Config{})
 		defer func() { _ = manager.Close() }()
 		var log transcript
@@ -111,15 +117,19 @@ func TestForgedRevocationsDoNotFillTheLog(t *testing.T) {
 		running.Go(func() { f.run(ctx) })
 		synctest.Wait()
 		good, err := judge.Revocations().Entry(access.RevokeRequest{Issuer: "app", Subject: "ada"})
-		if err != nil {
+		early, earlyErr := rotated.Revocations().Entry(access.RevokeRequest{Issuer: "app", Subject: "bob"})
+		if err := errors.Join(err, earlyErr); err != nil {
 			t.Fatal(err)
 		}
 		const forged = 1000
 		for i := range forged {
 			time.Sleep(200 * time.Millisecond) //nolint:forbidigo // a bubble's time
 			message := []byte(fmt.Sprintf(`{"v":1,"sub":"%d","mac":""}`, i))
-			if i == forged/2 {
+			switch i {
+			case forged / 2:
 				message = good
+			case forged / 3:
+				message = early // of a secret that this node does not know yet
 			}
 			if _, err := f.do(ctx, shard.Request{Op: shard.OpAppend, Messages: shard.NewMessages(message)}); err != nil {
 				t.Fatal(err)
@@ -136,10 +146,13 @@ func TestForgedRevocationsDoNotFillTheLog(t *testing.T) {
 		if n := len(judge.Revocations().List()); n != 1 {
 			t.Errorf("%d hold", n)
 		}
-		f.readAgain() // as after new secrets: what holds, holds
+		if !judge.Revocations().SetKeys([][]byte{later, own}) {
+			t.Error("the keys are not others")
+		}
+		f.readAgain()
 		synctest.Wait()
-		if n := len(judge.Revocations().List()); n != 1 || !f.isCaughtUp() {
-			t.Errorf("%d hold after the stream was read again", n)
+		if n := len(judge.Revocations().List()); n != 2 || !f.isCaughtUp() {
+			t.Errorf("%d hold after the stream was read again with the new secret", n)
 		}
 		stop()
 		running.Wait()

@@ -166,10 +166,10 @@ var bugs = []bug{
 `, ``},
 	{"login-without-an-end", "admin.go", `err != nil || at <= j.env.now().Unix() || len`, `err != nil || at <= 0 || len`},
 	{"last-token-opens", "admin.go", `return j.adminLocked.Load()`, `return len(j.verifier.rules.Load().admin) > 0`},
-	{"pipes-and-devices", "watch.go", `if err == nil && !info.Mode().IsRegular() {`, `if false {`},
+	{"pipes-and-devices", "watch.go", `if err == nil && !info.Mode().IsRegular() {`, `if err == nil && info == nil {`},
 	{"links-refused", "watch.go", `os.O_RDONLY|syscall.O_NONBLOCK`, `os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW`},
 	{"keys-for-good", "revocations.go", `r.keys, r.rejected = keys, 0`, `r.rejected = 0`},
-	{"keys-always-new", "revocations.go", `|| slices.EqualFunc(r.keys, keys, bytes.Equal) {`, `{`},
+	{"keys-always-new", "revocations.go", `|| slices.EqualFunc(r.keys, keys, bytes.Equal) {`, `|| slices.EqualFunc(r.keys, keys, bytes.Equal) && len(keys) == 0 {`},
 	{"observing-waits", "limits.go", `if wait == 0 || !waits {`, `if wait == 0 {`},
 	{"unannounced-bodies", "limits.go", `	if denial := j.denyBody(r, p, bytes); denial != nil {
 		return denial
@@ -213,6 +213,13 @@ var besideBugs = []besideBug{
 	}
 	return denial`, `	}
 	return denial`}, "TestObservedLimits"},
+	{bug{"secrets-not-read-again", "../../cmd/fantail/auth.go", `reloadSecrets(); err == nil && n.judge`, `reloadSecrets(); err != nil && n.judge`}, "TestRevocationAfterTheSecretIsChanged"},
+	{bug{"stream-not-read-again", "../../cmd/fantail/revocations.go", `			case <-f.again:
+				return errReadAgain
+`, `			case <-f.again:
+`}, "TestForgedRevocations"},
+	{bug{"forged-fill-the-log", "../../cmd/fantail/revocations.go", `ignoredLimiter: rate.Sometimes{Interval: ignoredInterval}`, `ignoredLimiter: rate.Sometimes{Every: 1}`}, "TestForgedRevocations"},
+	{bug{"login-for-all", "../../cmd/fantail/admin.go", `r.URL.Path == loginPath, file`, `r.URL.Path != "/x", file`}, "TestOperatorLogsIn"},
 	{bug{"observed-readers-refused", "../stay.go", `	case denial != nil && p.observed:
 		s.logObserved(r, denial)
 		return nil, nil //nolint:nilnil // it would be refused, and is not counted

@@ -93,17 +93,21 @@ func (b besideBug) noticed() (by string, err error) {
 }
 
 // test compiles the package's tests with an overlay, and returns the first that fails. A bug beside the
-// package is for the tests of package edge.
+// package is for the tests of package edge, or of the command if it is there. Those build the command, too.
 func (b besideBug) test(overlay, program string) (by string, err error) {
 	folder := folder
-	if b.tests != "" {
+	switch {
+	case strings.HasPrefix(b.file, "../../cmd/"):
+		folder = filepath.Dir(filepath.Join(folder, b.file))
+	case b.tests != "":
 		folder = filepath.Dir(folder)
 	}
 	build := exec.CommandContext(context.Background(), "go", "test", "-vet=off", "-c", "-o", program, "-overlay", overlay, "./"+folder)
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", errCompile, bytes.TrimSpace(out))
 	}
-	run := exec.CommandContext(context.Background(), program, "-test.timeout=60s", "-test.run="+b.tests)
+	run := exec.CommandContext(context.Background(), program, "-test.timeout=120s", "-test.run="+b.tests)
+	run.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false -overlay="+overlay)
 	run.Dir = folder
 	out, err := run.CombinedOutput()
 	switch {
