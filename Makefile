@@ -62,6 +62,7 @@ bench: build ## the measurements, into bench/results
 	go run ./bench/scale | tee bench/results/scale.txt
 	{ go run ./bench/readers; echo; go run ./bench/readers -quiet -readers 15000; } | tee bench/results/readers.txt
 	{ go run ./bench/sessions; echo; bench/with-lite go run ./bench/sessions -s2 http://127.0.0.1:4430; } | tee bench/results/sessions.txt
+	go run ./bench/collapse | tee bench/results/collapse.txt
 	go run ./bench/cost -svg bench/results/cost.svg | tee bench/results/cost.txt
 	{ go run ./bench/beyond; echo; go run ./bench/beyond -streams 10000 -rate 1; } | tee bench/results/beyond.txt
 

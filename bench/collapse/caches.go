@@ -14,7 +14,7 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
-// cache is what stands in front of the nodes.
+// cache names what stands in front of the nodes.
 type cache struct {
 	name  string
 	start func() (*front, error)

@@ -29,6 +29,8 @@ var (
 	pause   = flag.Duration("pause", 2*time.Second, "between two messages")
 	quiet   = flag.Duration("quiet", 45*time.Second, "time without a message at the end: long-polls end after 20 s")
 	nodes   = flag.Int("nodes", 3, "nodes")
+	most    = flag.Float64("most", 0, "fail if a cache sends more requests to the nodes for each message (0: no limit)")
+	only    = flag.String("only", "", "one of none, nginx, varnish (default: each)")
 )
 
 func main() {
@@ -50,6 +52,9 @@ func run() error {
 	fmt.Printf("%-8s %12s %14s %18s %11s %11s %18s %14s\n", "cache", "requests of", "requests to", "requests to nodes", "last client", "", "requests of", "to nodes,")
 	fmt.Printf("%-8s %12s %14s %18s %11s %11s %18s %14s\n", "", "clients", "nodes", "for each message", "median", "worst", "clients, quiet", "quiet")
 	for _, c := range caches() {
+		if *only != "" && c.name != *only {
+			continue
+		}
 		if err := measure(f, c); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
@@ -97,6 +102,9 @@ func measure(f *fleet.Fleet, c cache) error {
 	time.Sleep(*quiet)
 	fmt.Printf("%-8s %12d %14d %18.1f %9.2f s %9.2f s %18d %14d\n", c.name, asked, requests, float64(requests)/float64(*rounds),
 		last.Quantile(0.5).Seconds(), last.Quantile(1).Seconds(), crowd.sent.Load()-sent, atNodes()-began)
+	if per := float64(requests) / float64(*rounds); *most > 0 && c.name != "none" && per > *most {
+		return fmt.Errorf("%.1f requests for each message, want at most %.1f", per, *most)
+	}
 	if n := crowd.wrong.Load(); n > 0 {
 		return fmt.Errorf("%d answers were wrong, the first: %v", n, crowd.firstWrong.Load())
 	}
