@@ -26,12 +26,12 @@ func (h *countingHost) Follow(context.Context, shard.StreamID, shard.Pos) (*shar
 }
 
 // busyPool returns a pool that is busy until it is freed.
-func busyPool() (o *openPool, free func()) {
-	o, busy := &openPool{limit: 1, maxWaiting: 10}, make(chan struct{})
-	o.submit(true, func() { <-busy })
-	return o, sync.OnceFunc(func() {
+func busyPool() (p *openPool, free func()) {
+	p, busy := &openPool{limit: 1, maxWaiting: 10}, make(chan struct{})
+	p.submit(true, func() { <-busy })
+	return p, sync.OnceFunc(func() {
 		close(busy)
-		o.close()
+		p.close()
 	})
 }
 
@@ -51,25 +51,27 @@ func TestMoveGivenUpOpensNothing(t *testing.T) {
 			f.step(time.Now().Add(2 * unfollowAfter))
 		}, 0},
 	} {
-		h := &countingHost{}
-		o, free := busyPool()
-		fs := &followLoop{
-			self: "a", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(h, noHandover{}), openPool: o,
-			peers: transport.NewPeers(transport.Config{}, nil), node: &testFollowHost{view, table},
-			metrics: newMetrics(nil), wake: make(chan struct{}, 1),
-			byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
-		}
-		f, _, err := fs.addReader("default/s", 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.step(time.Now())
-		c.now(f)
-		free()
-		if n := h.follows.Load(); n != c.want {
-			t.Errorf("%s: followed %d times", c.name, n)
-		}
-		fs.close()
+		t.Run(c.name, func(t *testing.T) {
+			h := &countingHost{}
+			p, free := busyPool()
+			l := &followLoop{
+				self: "a", tails: shard.NewTailBuffers(0, 0), local: newLocalStreams(h, noHandover{}), openPool: p,
+				peers: transport.NewPeers(transport.Config{}, nil), node: &testFollowHost{view, table},
+				metrics: newMetrics(nil), wake: make(chan struct{}, 1),
+				byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{}, ctx: t.Context(), stop: func() {},
+			}
+			f, _, err := l.addReader("default/s", 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.step(time.Now())
+			c.now(f)
+			free()
+			if n := h.follows.Load(); n != c.want {
+				t.Errorf("followed %d times", n)
+			}
+			l.close()
+		})
 	}
 }
 

@@ -9,12 +9,12 @@ const maxClockSkew = time.Second
 
 // checkClockSkew compares clocks. A node with a wrong clock takes streams over too early or too
 // late.
-func (r *Node) checkClockSkew() {
-	worst, name := r.peers.WorstClockSkew()
-	r.metrics.clockSkew.Set(worst.Seconds())
+func (n *Node) checkClockSkew() {
+	worst, name := n.peers.WorstClockSkew()
+	n.metrics.clockSkew.Set(worst.Seconds())
 	if worst.Abs() > maxClockSkew {
-		r.skewWarning.Do(func() {
-			r.cfg.Logger.Warn("this node's clock differs from a peer's", "ahead", worst, "peer", name)
+		n.skewWarning.Do(func() {
+			n.cfg.Logger.Warn("this node's clock differs from a peer's", "ahead", worst, "peer", name)
 		})
 	}
 }

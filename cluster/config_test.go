@@ -1,6 +1,9 @@
 package cluster
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 // Other nodes cannot reach a relay on loopback, unless they are on it as well.
 func TestRelayOnLoopbackNeedsLoopbackAddress(t *testing.T) {
@@ -19,12 +22,14 @@ func TestRelayOnLoopbackNeedsLoopbackAddress(t *testing.T) {
 		{"localhost:1", "10.0.0.1:2", "", true},
 		{"[::1]:1", "10.0.0.1:2", "", true},
 	} {
-		cfg := Config{
-			Name: "n", FleetName: "c", Secrets: [][]byte{[]byte("0123456789abcdef")},
-			RelayAddr: c.relay, GossipAddr: c.gossip, AdvertiseIP: c.advertise,
-		}
-		if err := cfg.validate(); (err != nil) != c.refused {
-			t.Errorf("%+v: %v", c, err)
-		}
+		t.Run(fmt.Sprintf("relay %s, gossip %s, advertised %s", c.relay, c.gossip, c.advertise), func(t *testing.T) {
+			cfg := Config{
+				Name: "n", FleetName: "c", Secrets: [][]byte{[]byte("0123456789abcdef")},
+				RelayAddr: c.relay, GossipAddr: c.gossip, AdvertiseIP: c.advertise,
+			}
+			if err := cfg.validate(); (err != nil) != c.refused {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }

@@ -135,7 +135,7 @@
 // # What S2 answers to a node
 //
 // A node owns nothing before S2 has answered it with its own settings and it has found the
-// fleet's record there (standing.go). Gossip carries a hash of the record. Members that own
+// fleet's record there (storage_standing.go). Gossip carries a hash of the record. Members that own
 // streams are right: a node that found another record owns none, is not ready, and reports which
 // setting to check. An owner yields only to owners that began before it. A node with a different
 // record writes nothing. A node that its own probe finds refused, while S2 answers others, gives

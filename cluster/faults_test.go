@@ -34,13 +34,13 @@ func (s *testNode) relayAddr() string {
 // once.
 func TestAppendWithALostReplyIsWrittenOnce(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 1), newFaultyDialer()
-	edge := f.add(c.useIn)
+	f, d := newFleet(t, 1), newFaultyDialer()
+	edge := f.add(d.useIn)
 	f.awaitAgreement()
 	owner := f.nodes[0]
 	id := f.streamOwnedBy(owner)
 	f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
-	c.changeConns(owner.relayAddr(), func(cc *faultyConn) { cc.dropsReads = true })
+	d.changeConns(owner.relayAddr(), func(c *faultyConn) { c.dropsReads = true })
 	done := make(chan error, 1)
 	go func() {
 		out, err := edge.Do(t.Context(), write(id, shard.OpAppend, "once"))
@@ -55,7 +55,7 @@ func TestAppendWithALostReplyIsWrittenOnce(t *testing.T) {
 		t.Fatalf("answered over a connection that brings nothing: %v", err)
 	default:
 	}
-	c.sever(owner.relayAddr())
+	d.sever(owner.relayAddr())
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -67,14 +67,14 @@ func TestAppendWithALostReplyIsWrittenOnce(t *testing.T) {
 // The connection breaks in the middle of a body: the append is sent again, whole.
 func TestBrokenBodyIsSentAgain(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 1), newFaultyDialer()
-	edge := f.add(c.useIn)
+	f, d := newFleet(t, 1), newFaultyDialer()
+	edge := f.add(d.useIn)
 	f.awaitAgreement()
 	owner := f.nodes[0]
 	id := f.streamOwnedBy(owner)
 	f.mustDo(edge, write(id, shard.OpCreate), shard.CodeCreated)
 	before := edge.peers.Link(owner.self)
-	c.changeConns(owner.relayAddr(), func(cc *faultyConn) { cc.cut, cc.left = true, 600<<10 })
+	d.changeConns(owner.relayAddr(), func(c *faultyConn) { c.cut, c.left = true, 600<<10 })
 	body := strings.Repeat("0123456789abcdef", 1<<16)
 	f.mustDo(edge, write(id, shard.OpAppend, body[:1<<19], body[1<<19:]), shard.CodeAppended)
 	f.awaitMessages(f.startReader(edge, id), []string{body[:1<<19], body[1<<19:]})
@@ -87,8 +87,8 @@ func TestBrokenBodyIsSentAgain(t *testing.T) {
 // serve. Two nodes write one log, and it still holds each append once.
 func TestTwoOwnersWriteEachAppendOnce(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 2), newFaultyDialer()
-	edge := f.add(c.useIn)
+	f, d := newFleet(t, 2), newFaultyDialer()
+	edge := f.add(d.useIn)
 	f.awaitAgreement()
 	owner := f.nodes[1]
 	id := f.streamOwnedBy(owner)
@@ -101,8 +101,8 @@ func TestTwoOwnersWriteEachAppendOnce(t *testing.T) {
 	for _, s := range f.nodes {
 		readers = append(readers, f.startReader(s, id))
 	}
-	c.refuse(owner.relayAddr(), true)
-	c.sever(owner.relayAddr())
+	d.refuse(owner.relayAddr(), true)
+	d.sever(owner.relayAddr())
 	const writes = 25
 	var wg sync.WaitGroup
 	for w, s := range []*testNode{edge, owner, f.nodes[0]} {
@@ -131,7 +131,7 @@ func TestTwoOwnersWriteEachAppendOnce(t *testing.T) {
 	if !slices.Contains(f.nodes[0].manager.OwnedStreams(), id) {
 		t.Error("the successor never served")
 	}
-	c.refuse(owner.relayAddr(), false)
+	d.refuse(owner.relayAddr(), false)
 	f.awaitAgreement()
 	f.eventually("one owner again", func() bool {
 		return f.log.OpenSessions() == 1 && len(f.nodes[0].manager.OwnedStreams()) == 0
@@ -161,8 +161,8 @@ func (f *fleet) insistAmongOthers(s *testNode, q *shard.Request) {
 // dead after three. Readers lose nothing.
 func TestSilentOwnerLosesItsLink(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 1), newFaultyDialer()
-	edge := f.add(c.useIn)
+	f, d := newFleet(t, 1), newFaultyDialer()
+	edge := f.add(d.useIn)
 	f.awaitAgreement()
 	owner := f.nodes[0]
 	id := f.streamOwnedBy(owner)
@@ -175,8 +175,8 @@ func TestSilentOwnerLosesItsLink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.refuse(owner.relayAddr(), true)
-	c.changeConns(owner.relayAddr(), func(cc *faultyConn) { cc.dropsReads, cc.dropsWrites = true, true })
+	d.refuse(owner.relayAddr(), true)
+	d.changeConns(owner.relayAddr(), func(c *faultyConn) { c.dropsReads, c.dropsWrites = true, true })
 	began := time.Now()
 	page, err := edge.ReadPage(t.Context(), other, info, info.Start)
 	if took := time.Since(began); err != nil || page.Len() != 1 || took < peerPageTimeout || took > peerPageTimeout+2*time.Second {

@@ -39,92 +39,92 @@ func newFaultyDialer() *faultyDialer {
 }
 
 // useIn makes a node dial through the faultyDialer.
-func (c *faultyDialer) useIn(cfg *Config) { cfg.Network = c }
+func (d *faultyDialer) useIn(cfg *Config) { cfg.Network = d }
 
 // Dial implements Network.
-func (c *faultyDialer) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	c.mu.Lock()
-	refused := c.refused[addr]
-	c.mu.Unlock()
+func (d *faultyDialer) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	d.mu.Lock()
+	refused := d.refused[addr]
+	d.mu.Unlock()
 	if refused {
 		return nil, errFaultyDialer
 	}
-	conn, err := c.hostNetwork.Dial(ctx, addr)
+	conn, err := d.hostNetwork.Dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	cc := &faultyConn{Conn: conn, dialer: c, to: addr, closed: make(chan struct{})}
-	c.mu.Lock()
-	c.conns[cc] = struct{}{}
-	c.mu.Unlock()
-	return cc, nil
+	c := &faultyConn{Conn: conn, dialer: d, to: addr, closed: make(chan struct{})}
+	d.mu.Lock()
+	d.conns[c] = struct{}{}
+	d.mu.Unlock()
+	return c, nil
 }
 
 // changeConns applies fn to every connection to an address.
-func (c *faultyDialer) changeConns(addr string, fn func(*faultyConn)) {
-	c.mu.Lock()
+func (d *faultyDialer) changeConns(addr string, fn func(*faultyConn)) {
+	d.mu.Lock()
 	var all []*faultyConn
-	for cc := range c.conns {
-		if cc.to == addr {
-			all = append(all, cc)
+	for c := range d.conns {
+		if c.to == addr {
+			all = append(all, c)
 		}
 	}
-	c.mu.Unlock()
-	for _, cc := range all {
-		cc.mu.Lock()
-		fn(cc)
-		cc.mu.Unlock()
+	d.mu.Unlock()
+	for _, c := range all {
+		c.mu.Lock()
+		fn(c)
+		c.mu.Unlock()
 	}
 }
 
 // refuse makes further dials to an address fail, or not.
-func (c *faultyDialer) refuse(addr string, refused bool) {
-	c.mu.Lock()
-	c.refused[addr] = refused
-	c.mu.Unlock()
+func (d *faultyDialer) refuse(addr string, refused bool) {
+	d.mu.Lock()
+	d.refused[addr] = refused
+	d.mu.Unlock()
 }
 
 // sever breaks the connections to an address.
-func (c *faultyDialer) sever(addr string) {
-	c.changeConns(addr, func(cc *faultyConn) { _ = cc.Close() })
+func (d *faultyDialer) sever(addr string) {
+	d.changeConns(addr, func(c *faultyConn) { _ = c.Close() })
 }
 
-func (cc *faultyConn) Read(b []byte) (int, error) {
-	n, err := cc.Conn.Read(b)
-	cc.mu.Lock()
-	deaf := cc.dropsReads
-	cc.mu.Unlock()
+func (c *faultyConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.mu.Lock()
+	deaf := c.dropsReads
+	c.mu.Unlock()
 	if deaf && err == nil {
-		<-cc.closed
+		<-c.closed
 		return 0, net.ErrClosed
 	}
 	return n, err
 }
 
-func (cc *faultyConn) Write(b []byte) (int, error) {
-	cc.mu.Lock()
-	silent, over := cc.dropsWrites, false
-	if cc.cut {
-		cc.left -= len(b)
-		over = cc.left < 0
+func (c *faultyConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	silent, over := c.dropsWrites, false
+	if c.cut {
+		c.left -= len(b)
+		over = c.left < 0
 	}
-	cc.mu.Unlock()
+	c.mu.Unlock()
 	switch {
 	case over:
-		_ = cc.Conn.Close()
+		_ = c.Conn.Close()
 		return 0, errFaultyDialer
 	case silent:
 		return len(b), nil
 	}
-	return cc.Conn.Write(b)
+	return c.Conn.Write(b)
 }
 
-func (cc *faultyConn) Close() error {
-	cc.once.Do(func() {
-		close(cc.closed)
-		cc.dialer.mu.Lock()
-		delete(cc.dialer.conns, cc)
-		cc.dialer.mu.Unlock()
+func (c *faultyConn) Close() error {
+	c.once.Do(func() {
+		close(c.closed)
+		c.dialer.mu.Lock()
+		delete(c.dialer.conns, c)
+		c.dialer.mu.Unlock()
 	})
-	return cc.Conn.Close()
+	return c.Conn.Close()
 }

@@ -54,10 +54,10 @@ func randomBetween(from, to time.Duration) time.Duration { return from + rand.N(
 
 // follow returns the stream's tail buffer, which is fed until the caller calls release, exactly
 // once.
-func (fs *followLoop) follow(ctx context.Context, id shard.StreamID, from shard.Pos) (
+func (l *followLoop) follow(ctx context.Context, id shard.StreamID, from shard.Pos) (
 	*shard.TailBuffer, func(), error,
 ) {
-	f, first, err := fs.addReader(id, from)
+	f, first, err := l.addReader(id, from)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -82,58 +82,58 @@ func (fs *followLoop) follow(ctx context.Context, id shard.StreamID, from shard.
 // nextMoveTime returns when one more follower with a working feed may move. Moving all
 // followers of a stopping node at the same time would delay appends. No move is later than its old
 // feed lasts.
-func (fs *followLoop) nextMoveTime(now time.Time) time.Time {
-	fs.pendingMu.Lock()
-	defer fs.pendingMu.Unlock()
+func (l *followLoop) nextMoveTime(now time.Time) time.Time {
+	l.pendingMu.Lock()
+	defer l.pendingMu.Unlock()
 	switch {
-	case fs.lastMoveAt.Before(now):
-		fs.lastMoveAt = now
-	case fs.lastMoveAt.Sub(now) > transport.MovedGrace/2:
+	case l.lastMoveAt.Before(now):
+		l.lastMoveAt = now
+	case l.lastMoveAt.Sub(now) > transport.MovedGrace/2:
 		return now.Add(randomBetween(0, transport.MovedGrace/2))
 	}
-	fs.lastMoveAt = fs.lastMoveAt.Add(movePace)
-	return fs.lastMoveAt.Add(randomBetween(0, moveJitter))
+	l.lastMoveAt = l.lastMoveAt.Add(movePace)
+	return l.lastMoveAt.Add(randomBetween(0, moveJitter))
 }
 
 // addReader adds a reader to the stream's follower, which it creates if there is none. The
 // firstFeed is not nil while the follower waits for one.
-func (fs *followLoop) addReader(id shard.StreamID, from shard.Pos) (*follower, *firstFeed, error) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if fs.closed {
+func (l *followLoop) addReader(id shard.StreamID, from shard.Pos) (*follower, *firstFeed, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
 		return nil, nil, shard.ErrStopped
 	}
-	if f := fs.byStream[id]; f != nil {
+	if f := l.byStream[id]; f != nil {
 		f.mu.Lock()
 		if !f.over && (f.tail == nil || f.tail.EndError() == nil) {
 			if f.readers++; f.readers == 1 {
-				fs.scheduleStep(f)
+				l.scheduleStep(f)
 			}
 			opening := f.opening
 			f.mu.Unlock()
 			return f, opening, nil
 		}
 		f.mu.Unlock()
-		fs.scheduleStep(f) // the step finds that it is over
+		l.scheduleStep(f) // the step finds that it is over
 	}
 	opening := &firstFeed{ready: make(chan struct{}), from: from, began: time.Now()}
-	f := &follower{loop: fs, id: id, readers: 1, opening: opening}
-	fs.byStream[id] = f
-	fs.scheduleStep(f)
+	f := &follower{loop: l, id: id, readers: 1, opening: opening}
+	l.byStream[id] = f
+	l.scheduleStep(f)
 	return f, opening, nil
 }
 
 // followForBridge follows a stream at its new owner that the stream manager fed on this node until
 // now, for all readers of its tail buffer. removeReader ends that. It returns nil if no reader
 // needs it.
-func (fs *followLoop) followForBridge(id shard.StreamID, to placement.PeerAddr) *follower {
-	t := fs.tails.Lookup(id)
+func (l *followLoop) followForBridge(id shard.StreamID, to placement.PeerAddr) *follower {
+	t := l.tails.Lookup(id)
 	if t == nil {
 		return nil
 	}
 	from := t.Next()
 	t.Release()
-	f, _, err := fs.addReader(id, from)
+	f, _, err := l.addReader(id, from)
 	if err != nil {
 		return nil
 	}
@@ -142,29 +142,29 @@ func (fs *followLoop) followForBridge(id shard.StreamID, to placement.PeerAddr) 
 		f.move = &feedMove{notBefore: time.Now(), routing: placement.RedirectedTo(to.Name)}
 	}
 	f.mu.Unlock()
-	fs.scheduleStep(f)
+	l.scheduleStep(f)
 	return f
 }
 
 // openTail returns the stream's tail buffer as a peer describes it, from start on; nil if this node
 // knows a later generation.
-func (fs *followLoop) openTail(id shard.StreamID, info shard.Info, start shard.Pos) *shard.TailBuffer {
-	if t := fs.tails.Lookup(id); t != nil {
+func (l *followLoop) openTail(id shard.StreamID, info shard.Info, start shard.Pos) *shard.TailBuffer {
+	if t := l.tails.Lookup(id); t != nil {
 		newer := t.Generation() > info.Generation
 		t.Release()
 		if newer {
 			return nil
 		}
 	}
-	return fs.tails.Open(id, info, start)
+	return l.tails.Open(id, info, start)
 }
 
 // localInfo describes a stream from its tail buffer, if that is fed and has reached the tail that
 // its feed began with.
-func (fs *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
-	fs.mu.Lock()
-	f := fs.byStream[id]
-	fs.mu.Unlock()
+func (l *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
+	l.mu.Lock()
+	f := l.byStream[id]
+	l.mu.Unlock()
 	if f == nil {
 		return shard.Info{}, false
 	}
@@ -178,13 +178,13 @@ func (fs *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
 
 // endOlderGeneration handles a description from another node: a later generation ends the one that
 // is followed here.
-func (fs *followLoop) endOlderGeneration(id shard.StreamID, info shard.Info) {
+func (l *followLoop) endOlderGeneration(id shard.StreamID, info shard.Info) {
 	if !info.Exists {
 		return
 	}
-	fs.mu.Lock()
-	f := fs.byStream[id]
-	fs.mu.Unlock()
+	l.mu.Lock()
+	f := l.byStream[id]
+	l.mu.Unlock()
 	if f == nil {
 		return
 	}
@@ -196,29 +196,29 @@ func (fs *followLoop) endOlderGeneration(id shard.StreamID, info shard.Info) {
 }
 
 // ownsStream reports whether this node owns the stream now, by its own view.
-func (fs *followLoop) ownsStream(id shard.StreamID) bool {
-	m := fs.node.currentTable().Owner(id)
-	return m != nil && m.Name == fs.self
+func (l *followLoop) ownsStream(id shard.StreamID) bool {
+	m := l.node.currentTable().Owner(id)
+	return m != nil && m.Name == l.self
 }
 
 // scheduleStep has a follower stepped by the loop.
-func (fs *followLoop) scheduleStep(f *follower) {
-	fs.pendingMu.Lock()
-	fs.pending[f] = struct{}{}
-	fs.pendingMu.Unlock()
-	notify.Send(fs.wake)
+func (l *followLoop) scheduleStep(f *follower) {
+	l.pendingMu.Lock()
+	l.pending[f] = struct{}{}
+	l.pendingMu.Unlock()
+	notify.Send(l.wake)
 }
 
 // scheduleAll has every follower stepped: owners or links changed.
-func (fs *followLoop) scheduleAll() {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	fs.pendingMu.Lock()
-	defer fs.pendingMu.Unlock()
-	for _, f := range fs.byStream {
-		fs.pending[f] = struct{}{}
+func (l *followLoop) scheduleAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pendingMu.Lock()
+	defer l.pendingMu.Unlock()
+	for _, f := range l.byStream {
+		l.pending[f] = struct{}{}
 	}
-	notify.Send(fs.wake)
+	notify.Send(l.wake)
 }
 
 // minStepInterval is the least time between two rounds of the loop, so that one round serves many
@@ -226,57 +226,57 @@ func (fs *followLoop) scheduleAll() {
 const minStepInterval = 5 * time.Millisecond
 
 // run steps followers until the context ends.
-func (fs *followLoop) run() {
+func (l *followLoop) run() {
 	var queue stepQueue
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		now := time.Now()
-		fs.pendingMu.Lock()
-		dueNow := fs.pending
-		fs.pending = map[*follower]struct{}{}
-		fs.pendingMu.Unlock()
+		l.pendingMu.Lock()
+		dueNow := l.pending
+		l.pending = map[*follower]struct{}{}
+		l.pendingMu.Unlock()
 		for f := queue.popDue(now); f != nil; f = queue.popDue(now) {
 			dueNow[f] = struct{}{}
 		}
 		for f := range dueNow {
 			queue.schedule(f, f.step(now))
-			fs.removeIfOver(f)
+			l.removeIfOver(f)
 		}
 		timer.Reset(max(queue.untilNext(time.Now()), minStepInterval))
 		select {
-		case <-fs.ctx.Done():
+		case <-l.ctx.Done():
 			return
-		case <-fs.wake:
+		case <-l.wake:
 		case <-timer.C:
 		}
 	}
 }
 
 // removeIfOver removes a follower that is over from the set.
-func (fs *followLoop) removeIfOver(f *follower) {
+func (l *followLoop) removeIfOver(f *follower) {
 	if !f.isOver() {
 		return
 	}
-	fs.mu.Lock()
-	if fs.byStream[f.id] == f {
-		delete(fs.byStream, f.id)
+	l.mu.Lock()
+	if l.byStream[f.id] == f {
+		delete(l.byStream, f.id)
 	}
-	fs.mu.Unlock()
+	l.mu.Unlock()
 }
 
 // close ends every follower. Readers keep their tail buffers, which nothing feeds any more.
-func (fs *followLoop) close() {
-	fs.mu.Lock()
-	fs.closed = true
-	all := make([]*follower, 0, len(fs.byStream))
-	for _, f := range fs.byStream {
+func (l *followLoop) close() {
+	l.mu.Lock()
+	l.closed = true
+	all := make([]*follower, 0, len(l.byStream))
+	for _, f := range l.byStream {
 		all = append(all, f)
 	}
-	clear(fs.byStream)
-	fs.mu.Unlock()
-	fs.stop()
-	fs.wg.Wait()
+	clear(l.byStream)
+	l.mu.Unlock()
+	l.stop()
+	l.wg.Wait()
 	for _, f := range all {
 		f.mu.Lock()
 		if !f.over {

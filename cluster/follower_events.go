@@ -15,12 +15,12 @@ var _ transport.Subscriber = (*follower)(nil)
 
 // OnSubscribed handles Subscribed: the owner's answer to a subscription, or its restart at a later
 // position.
-func (f *follower) OnSubscribed(u *transport.Subscription, info shard.Info, start shard.Pos) {
+func (f *follower) OnSubscribed(sub *transport.Subscription, info shard.Info, start shard.Pos) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
-	answered := f.move != nil && f.move.upstream == u
-	if !answered && f.feed.upstream != u {
-		u.Unsubscribe()
+	answered := f.move != nil && f.move.upstream == sub
+	if !answered && f.feed.upstream != sub {
+		sub.Unsubscribe()
 		return
 	}
 	at := infoAt(info, start)
@@ -29,7 +29,7 @@ func (f *follower) OnSubscribed(u *transport.Subscription, info shard.Info, star
 	}
 	switch {
 	case f.tail == nil || info.Generation < f.tail.Generation(): // the peer has not heard of the newest generation
-		u.Unsubscribe()
+		sub.Unsubscribe()
 		if answered {
 			f.handleRefusalLocked(time.Now(), shard.ErrNotOwner)
 		} else {
@@ -41,9 +41,9 @@ func (f *follower) OnSubscribed(u *transport.Subscription, info shard.Info, star
 		return
 	}
 	f.tail.SkipTo(start, at.Tail, at.Closed)
-	u.Tail = f.tail
+	sub.Tail = f.tail
 	if answered {
-		f.adoptFeedLocked(feed{member: f.move.targetName, upstream: u}, info.Tail)
+		f.adoptFeedLocked(feed{member: f.move.targetName, upstream: sub}, info.Tail)
 	}
 }
 
@@ -58,30 +58,30 @@ func (f *follower) replaceFeedLocked(now time.Time, wait time.Duration) {
 
 // OnRecords extends the tail buffer with a batch. Only the goroutine of u's bulk lane calls it,
 // without mu.
-func (f *follower) OnRecords(u *transport.Subscription, r shard.RecordBatch) {
-	if u.Tail == nil {
+func (f *follower) OnRecords(sub *transport.Subscription, r shard.RecordBatch) {
+	if sub.Tail == nil {
 		return
 	}
-	err := u.Tail.Extend(r)
+	err := sub.Tail.Extend(r)
 	if err == nil {
 		return
 	}
 	f.loop.metrics.gaps.Inc()
-	f.loop.log.Error("relayed records do not join", "peer", u.Peer().Name, "stream", f.id, "err", err)
+	f.loop.log.Error("relayed records do not join", "peer", sub.Peer().Name, "stream", f.id, "err", err)
 	f.mu.Lock()
 	defer f.unlockAndRun()
-	u.Tail = nil
-	u.Unsubscribe()
-	if f.feed.upstream == u {
+	sub.Tail = nil
+	sub.Unsubscribe()
+	if f.feed.upstream == sub {
 		f.replaceFeedLocked(time.Now(), 0)
 	}
 }
 
 // OnOwnerMoved handles Moved: the feed says that another node owns the stream.
-func (f *follower) OnOwnerMoved(u *transport.Subscription, to placement.PeerAddr) {
+func (f *follower) OnOwnerMoved(sub *transport.Subscription, to placement.PeerAddr) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
-	if f.over || f.feed.upstream != u || f.move != nil {
+	if f.over || f.feed.upstream != sub || f.move != nil {
 		return
 	}
 	switch {
@@ -98,15 +98,15 @@ func (f *follower) OnOwnerMoved(u *transport.Subscription, to placement.PeerAddr
 }
 
 // OnSubscriptionEnd handles End: the subscription is over, or was refused.
-func (f *follower) OnSubscriptionEnd(u *transport.Subscription, why error) {
+func (f *follower) OnSubscriptionEnd(sub *transport.Subscription, why error) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	now := time.Now()
 	switch {
 	case f.over:
-	case f.move != nil && f.move.upstream == u:
+	case f.move != nil && f.move.upstream == sub:
 		f.handleRefusalLocked(now, why)
-	case f.feed.upstream != u:
+	case f.feed.upstream != sub:
 	case shard.IsAbsent(why):
 		f.endGenerationLocked()
 	case errors.Is(why, placement.ErrCallFailed): // it would fail again soon
@@ -122,14 +122,14 @@ func (f *follower) OnSubscriptionEnd(u *transport.Subscription, why error) {
 }
 
 // OnLinkLost handles the loss of the link that carried the subscription.
-func (f *follower) OnLinkLost(u *transport.Subscription) {
+func (f *follower) OnLinkLost(sub *transport.Subscription) {
 	f.mu.Lock()
 	defer f.unlockAndRun()
 	switch {
 	case f.over:
-	case f.move != nil && f.move.upstream == u:
+	case f.move != nil && f.move.upstream == sub:
 		f.handleRefusalLocked(time.Now(), placement.ErrUnreachable)
-	case f.feed.upstream == u:
+	case f.feed.upstream == sub:
 		f.replaceFeedLocked(time.Now(), randomBetween(lostFeedMinDelay, lostFeedMaxDelay))
 	}
 }

@@ -19,15 +19,15 @@ type grpcLog struct{ *slog.Logger }
 func (grpcLog) Info(...any)            {}
 func (grpcLog) Infoln(...any)          {}
 func (grpcLog) Infof(string, ...any)   {}
-func (g grpcLog) Warning(a ...any)     { g.Debug("grpc", "err", fmt.Sprint(a...)) }
-func (g grpcLog) Warningln(a ...any)   { g.Debug("grpc", "err", fmt.Sprint(a...)) }
-func (g grpcLog) Error(a ...any)       { g.Warn("grpc", "err", fmt.Sprint(a...)) }
-func (g grpcLog) Errorln(a ...any)     { g.Warn("grpc", "err", fmt.Sprint(a...)) }
-func (g grpcLog) Fatal(a ...any)       { g.fatal(fmt.Sprint(a...)) }
-func (g grpcLog) Fatalln(a ...any)     { g.fatal(fmt.Sprint(a...)) }
-func (g grpcLog) V(level int) bool     { return false }
-func (g grpcLog) fatal(message string) { g.Logger.Error("grpc", "err", message); os.Exit(1) }
+func (l grpcLog) Warning(a ...any)     { l.Debug("grpc", "err", fmt.Sprint(a...)) }
+func (l grpcLog) Warningln(a ...any)   { l.Debug("grpc", "err", fmt.Sprint(a...)) }
+func (l grpcLog) Error(a ...any)       { l.Warn("grpc", "err", fmt.Sprint(a...)) }
+func (l grpcLog) Errorln(a ...any)     { l.Warn("grpc", "err", fmt.Sprint(a...)) }
+func (l grpcLog) Fatal(a ...any)       { l.fatal(fmt.Sprint(a...)) }
+func (l grpcLog) Fatalln(a ...any)     { l.fatal(fmt.Sprint(a...)) }
+func (l grpcLog) V(level int) bool     { return false }
+func (l grpcLog) fatal(message string) { l.Logger.Error("grpc", "err", message); os.Exit(1) }
 
-func (g grpcLog) Warningf(format string, a ...any) { g.Warning(fmt.Sprintf(format, a...)) }
-func (g grpcLog) Errorf(format string, a ...any)   { g.Error(fmt.Sprintf(format, a...)) }
-func (g grpcLog) Fatalf(format string, a ...any)   { g.Fatal(fmt.Sprintf(format, a...)) }
+func (l grpcLog) Warningf(format string, a ...any) { l.Warning(fmt.Sprintf(format, a...)) }
+func (l grpcLog) Errorf(format string, a ...any)   { l.Error(fmt.Sprintf(format, a...)) }
+func (l grpcLog) Fatalf(format string, a ...any)   { l.Fatal(fmt.Sprintf(format, a...)) }

@@ -51,45 +51,60 @@ const (
 )
 
 // previousOwners returns the links to the nodes that owned a stream before this one, newest first.
-func (r *Node) previousOwners(id shard.StreamID) (all []*transport.Link) {
-	tables := r.history.PreviousTables(r.View(), r.cfg.Now())
-	if !r.followLoop.ownsStream(id) { // it will by a date that is near
-		tables = slices.Insert(tables, 0, r.currentTable())
-	}
-	for _, t := range tables {
+func (n *Node) previousOwners(id shard.StreamID) (all []*transport.Link) {
+	for _, t := range n.history.PreviousTables(n.View(), n.cfg.Now()) {
 		m := t.Owner(id)
-		if m == nil || m.Name == r.self || len(all) == maxPreviousOwners {
+		if m == nil || m.Name == n.self || len(all) == maxPreviousOwners {
 			continue
 		}
-		if l := r.peers.Link(m.Name); l != nil && !slices.Contains(all, l) {
+		if l := n.peers.Link(m.Name); l != nil && !slices.Contains(all, l) {
 			all = append(all, l)
 		}
 	}
 	return all
 }
 
-// fetchHandover asks the previous owners for what they know of a stream; false: none of them knows
-// anything, or this node serves the stream without owning it. Without force a node that will own the
-// stream by a date that is near asks too: the previous owner, with a clock that is ahead, has named it.
-func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID, force bool) (h shard.Handover, found bool) {
-	if !r.followLoop.ownsStream(id) && (force || !r.View().OwnsSoon(id, r.self, r.cfg.Now())) {
+// handoverSources returns the links to the nodes that may hand a stream over to this one, newest owner first. It
+// returns none if this node serves the stream without owning it. Without force a node that will own
+// the stream by a date that is near asks the owner: that one, with a clock that is ahead, has named it.
+func (n *Node) handoverSources(id shard.StreamID, force bool) []*transport.Link {
+	switch {
+	case n.followLoop.ownsStream(id):
+		return n.previousOwners(id)
+	case force, !n.View().OwnsSoon(id, n.self, n.cfg.Now()):
+		return nil
+	}
+	sources := n.previousOwners(id)
+	if m := n.currentTable().Owner(id); m != nil {
+		if l := n.peers.Link(m.Name); l != nil {
+			sources = slices.Insert(sources, 0, l)
+		}
+	}
+	return sources
+}
+
+// fetchHandover asks the nodes of handoverSources for what they know of a stream; false: none of them
+// knows anything.
+func (n *Node) fetchHandover(ctx context.Context, id shard.StreamID, force bool) (h shard.Handover, found bool) {
+	sources := n.handoverSources(id, force)
+	if len(sources) == 0 {
 		return h, false
 	}
 	from := shard.Pos(0)
-	if t := r.followLoop.tails.Lookup(id); t != nil {
+	if t := n.followLoop.tails.Lookup(id); t != nil {
 		from = t.Next()
 		t.Release()
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handoverTimeout)
 	defer cancel()
-	for _, l := range r.previousOwners(id) {
-		h, found, err := l.RequestHandover(ctx, id, from, placement.PeerAddr{Name: r.self, Address: r.addr})
+	for _, l := range sources {
+		h, found, err := l.RequestHandover(ctx, id, from, placement.PeerAddr{Name: n.self, Address: n.addr})
 		switch {
 		case err != nil:
-			r.metrics.handovers.lost.Inc()
-			r.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.Peer().Name, "err", err)
+			n.metrics.handovers.lost.Inc()
+			n.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.Peer().Name, "err", err)
 		case found:
-			r.metrics.handovers.received.Inc()
+			n.metrics.handovers.received.Inc()
 			return h, true
 		}
 	}
@@ -97,12 +112,12 @@ func (r *Node) fetchHandover(ctx context.Context, id shard.StreamID, force bool)
 }
 
 // isSuccessor reports whether the member that asks for a stream is its next owner.
-func (r *Node) isSuccessor(id shard.StreamID, to placement.PeerAddr) bool {
-	v := r.View()
-	if r.cfg.handOverToAny {
+func (n *Node) isSuccessor(id shard.StreamID, to placement.PeerAddr) bool {
+	v := n.View()
+	if n.cfg.handOverToAny {
 		return v.Member(to.Name) != nil
 	}
-	return v.IsSuccessor(id, r.self, to, r.cfg.Now())
+	return v.IsSuccessor(id, n.self, to, n.cfg.Now())
 }
 
 // handoverBacklog holds the streams in use that this node has still to hand over after a change of
@@ -116,50 +131,50 @@ type handoverBacklog struct {
 	waiting   map[shard.StreamID]struct{}
 }
 
-func (r *Node) newBacklog(t *placement.OwnerTable) *handoverBacklog {
-	o := &handoverBacklog{table: t, remaining: map[string]int{}, waiting: map[shard.StreamID]struct{}{}}
-	for _, id := range r.local.manager.HotStreams(hotWithin) {
-		if m := t.Owner(id); m != nil && m.Name != r.self {
-			o.streams = append(o.streams, id)
-			o.remaining[m.Name]++
-			o.waiting[id] = struct{}{}
+func (n *Node) newBacklog(t *placement.OwnerTable) *handoverBacklog {
+	b := &handoverBacklog{table: t, remaining: map[string]int{}, waiting: map[shard.StreamID]struct{}{}}
+	for _, id := range n.local.manager.HotStreams(hotWithin) {
+		if m := t.Owner(id); m != nil && m.Name != n.self {
+			b.streams = append(b.streams, id)
+			b.remaining[m.Name]++
+			b.waiting[id] = struct{}{}
 		}
 	}
-	return o
+	return b
 }
 
 // remainingFor returns how many streams the member has still to receive, and whether it owns any at
 // all.
-func (o *handoverBacklog) remainingFor(name string) (left int, owner bool) {
-	if o == nil {
+func (b *handoverBacklog) remainingFor(name string) (left int, owner bool) {
+	if b == nil {
 		return 0, false
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.remaining[name], o.table.HasOwner(name)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.remaining[name], b.table.HasOwner(name)
 }
 
-func (o *handoverBacklog) noteDone(name string, id shard.StreamID) {
-	o.mu.Lock()
-	o.remaining[name]--
-	delete(o.waiting, id)
-	o.mu.Unlock()
+func (b *handoverBacklog) noteDone(name string, id shard.StreamID) {
+	b.mu.Lock()
+	b.remaining[name]--
+	delete(b.waiting, id)
+	b.mu.Unlock()
 }
 
 // isWaiting reports whether the stream has still to be offered to its new owner.
-func (o *handoverBacklog) isWaiting(id shard.StreamID) bool {
-	if o == nil {
+func (b *handoverBacklog) isWaiting(id shard.StreamID) bool {
+	if b == nil {
 		return false
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, ok := o.waiting[id]
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, ok := b.waiting[id]
 	return ok
 }
 
 // offerBacklog offers the streams of the backlog to their new owners, which fetch them. It returns once each
 // has been offered, or when ctx ends.
-func (r *Node) offerBacklog(ctx context.Context, backlog *handoverBacklog) {
+func (n *Node) offerBacklog(ctx context.Context, backlog *handoverBacklog) {
 	byOwner := map[string][]shard.StreamID{} // by owner, so that one that hangs delays no other
 	for _, id := range backlog.streams {
 		m := backlog.table.Owner(id)
@@ -172,7 +187,7 @@ func (r *Node) offerBacklog(ctx context.Context, backlog *handoverBacklog) {
 		for range min(maxOffersPerPeer, len(ids)) {
 			wg.Go(func() {
 				for id := range next {
-					r.offerStream(ctx, name, id)
+					n.offerStream(ctx, name, id)
 					backlog.noteDone(name, id)
 				}
 			})
@@ -193,8 +208,8 @@ func (r *Node) offerBacklog(ctx context.Context, backlog *handoverBacklog) {
 // offerStream offers a stream to the member that owns it now. A member with a clock that is behind answers
 // that it does not own the stream yet, and is asked again. If all attempts fail, the next request for the
 // stream has the same effect.
-func (r *Node) offerStream(ctx context.Context, member string, id shard.StreamID) {
-	l := r.peers.Link(member)
+func (n *Node) offerStream(ctx context.Context, member string, id shard.StreamID) {
+	l := n.peers.Link(member)
 	if l == nil {
 		return
 	}
@@ -229,32 +244,32 @@ var errNotSuccessor = errors.New("not the stream's owner")
 func (o *ownerSide) HandOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	h shard.Handover, found bool, err error,
 ) {
-	r := (*Node)(o)
-	if !r.isSuccessor(id, to) {
-		r.cfg.Logger.Info("stream not handed over", "stream", id, "peer", to.Name, "why", "by this node's table it is not the owner")
+	n := (*Node)(o)
+	if !n.isSuccessor(id, to) {
+		n.cfg.Logger.Info("stream not handed over", "stream", id, "peer", to.Name, "why", "by this node's table it is not the owner")
 		return h, false, errNotSuccessor
 	}
-	h, found, ref := r.local.handOver(ctx, id, from, to)
+	h, found, ref := n.local.handOver(ctx, id, from, to)
 	if ref != nil {
-		r.openBridge(id, to, ref)
+		n.openBridge(id, to, ref)
 	}
 	if found {
-		r.metrics.handovers.given.Inc()
-		r.noteLeaveProgress()
+		n.metrics.handovers.given.Inc()
+		n.noteLeaveProgress()
 	}
 	return h, found, nil
 }
 
 // openBridge feeds the subscribers that the stream manager was feeding from the new owner, until
 // they have moved there. It runs before Hand replies, which gives the new feed a head start.
-func (r *Node) openBridge(id shard.StreamID, to placement.PeerAddr, ref *feedRef) {
-	f := r.followLoop.followForBridge(id, to)
+func (n *Node) openBridge(id shard.StreamID, to placement.PeerAddr, ref *feedRef) {
+	f := n.followLoop.followForBridge(id, to)
 	if f == nil {
 		return
 	}
-	r.mu.Lock()
-	r.bridges[ref] = bridge{f, to}
-	r.mu.Unlock()
+	n.mu.Lock()
+	n.bridges[ref] = bridge{f, to}
+	n.mu.Unlock()
 }
 
 // bridge is a stream that this node follows for subscribers that have not moved yet.
@@ -265,20 +280,20 @@ type bridge struct {
 
 // closeBridges closes the bridges that no subscriber needs any more, and opens those again that
 // failed.
-func (r *Node) closeBridges() {
-	r.mu.Lock()
-	bridges := maps.Clone(r.bridges)
-	r.mu.Unlock()
+func (n *Node) closeBridges() {
+	n.mu.Lock()
+	bridges := maps.Clone(n.bridges)
+	n.mu.Unlock()
 	for ref, h := range bridges {
-		needed := r.local.hasRefs(ref)
+		needed := n.local.hasRefs(ref)
 		if needed && !h.follower.isOver() {
 			continue
 		}
-		r.mu.Lock()
-		delete(r.bridges, ref)
-		r.mu.Unlock()
+		n.mu.Lock()
+		delete(n.bridges, ref)
+		n.mu.Unlock()
 		if needed {
-			r.openBridge(h.follower.id, h.to, ref)
+			n.openBridge(h.follower.id, h.to, ref)
 		}
 		h.follower.removeReader()
 	}

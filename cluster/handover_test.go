@@ -303,51 +303,58 @@ func TestStreamHandedOverTwiceKeepsItsState(t *testing.T) {
 	t.Parallel()
 	f := newFleetHandingToAny(t, 3)
 	first, second, last := f.nodes[0], f.nodes[1], f.nodes[2]
-	for i, busy := range []bool{false, true} {
-		id := f.streamOwnedBy(first)
-		if i > 0 {
-			id = f.otherOwned(first, id)
-		}
-		f.mustDo(first, write(id, shard.OpCreate, "a"), shard.CodeCreated)
-		before := f.log.Ops()
-		// As if they owned it one after the other.
-		for _, s := range []*testNode{second, last} {
-			_, owned := tableOfMember(first)
-			s.history.NoteTable(owned, time.Now())
-			if s == last {
-				_, owned = tableOfMember(second)
+	id := f.streamOwnedBy(first)
+	for _, c := range []struct {
+		name string
+		id   shard.StreamID
+		busy bool // the second owner is just fetching it
+	}{
+		{"never asked for", id, false},
+		{"just being fetched", f.otherOwned(first, id), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			id, busy := c.id, c.busy
+			f.mustDo(first, write(id, shard.OpCreate, "a"), shard.CodeCreated)
+			before := f.log.Ops()
+			// As if they owned it one after the other.
+			for _, s := range []*testNode{second, last} {
+				_, owned := tableOfMember(first)
 				s.history.NoteTable(owned, time.Now())
-			}
-			s.history.NoteTable(s.currentTable(), time.Now())
-		}
-		if busy {
-			coming := &transfer{make(chan struct{}), true}
-			second.local.mu.Lock()
-			second.local.transfers[id] = coming
-			second.local.mu.Unlock()
-			time.AfterFunc(50*time.Millisecond, func() {
-				h, _, err := second.peers.Link(first.self).RequestHandover(f.Context(), id, 0, placement.PeerAddr{Name: second.self, Address: second.addr})
-				if err != nil || second.manager.InstallHandover(id, h) != nil {
-					t.Error(err)
+				if s == last {
+					_, owned = tableOfMember(second)
+					s.history.NoteTable(owned, time.Now())
 				}
-				second.local.endTransfer(id, coming)
-			})
-		}
-		found := false
-		for _, l := range last.previousOwners(id) {
-			if _, ok, err := l.RequestHandover(t.Context(), id, 0, placement.PeerAddr{Name: last.self, Address: last.addr}); err != nil {
-				t.Fatal(err)
-			} else if ok {
-				if got := l.Peer().Name; got == second.self != busy {
-					t.Errorf("busy %v: given by %s", busy, got)
-				}
-				found = true
-				break
+				s.history.NoteTable(s.currentTable(), time.Now())
 			}
-		}
-		if after := f.log.Ops(); !found || after.Reads != before.Reads {
-			t.Errorf("busy %v: given %v, %+v", busy, found, after)
-		}
+			if busy {
+				coming := &transfer{make(chan struct{}), true}
+				second.local.mu.Lock()
+				second.local.transfers[id] = coming
+				second.local.mu.Unlock()
+				time.AfterFunc(50*time.Millisecond, func() {
+					h, _, err := second.peers.Link(first.self).RequestHandover(f.Context(), id, 0, placement.PeerAddr{Name: second.self, Address: second.addr})
+					if err != nil || second.manager.InstallHandover(id, h) != nil {
+						t.Error(err)
+					}
+					second.local.endTransfer(id, coming)
+				})
+			}
+			found := false
+			for _, l := range last.previousOwners(id) {
+				if _, ok, err := l.RequestHandover(t.Context(), id, 0, placement.PeerAddr{Name: last.self, Address: last.addr}); err != nil {
+					t.Fatal(err)
+				} else if ok {
+					if got := l.Peer().Name; got == second.self != busy {
+						t.Errorf("given by %s", got)
+					}
+					found = true
+					break
+				}
+			}
+			if after := f.log.Ops(); !found || after.Reads != before.Reads {
+				t.Errorf("given %v, %+v", found, after)
+			}
+		})
 	}
 }
 

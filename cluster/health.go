@@ -15,15 +15,15 @@ import (
 
 // StatusFor implements Streams.
 func (o *ownerSide) StatusFor(peer string) transport.Status {
-	r := (*Node)(o)
-	left, owner := r.backlog.Load().remainingFor(peer)
+	n := (*Node)(o)
+	left, owner := n.backlog.Load().remainingFor(peer)
 	st := transport.Status{
-		Readers: int(r.readerCount.Load()), StoreDown: r.storeLost(), PeerOwns: owner, HandoversDue: left, Clock: r.cfg.Now(),
+		Readers: int(n.readerCount.Load()), StoreDown: n.storeLost(), PeerOwns: owner, HandoversDue: left, Clock: n.cfg.Now(),
 	}
-	if r.cfg.storeGated && r.prober != nil {
-		st.StoreAnswered, _ = r.prober.StorageAnswered()
+	if n.cfg.storeGated && n.prober != nil {
+		st.StoreAnswered, _ = n.prober.StorageAnswered()
 	}
-	if said := r.rights.Load(); said != nil {
+	if said := n.rights.Load(); said != nil {
 		own := (*said)()
 		st.RightsHash, st.Revocations = own.Hash, own.Revocations
 	}
@@ -40,13 +40,13 @@ type Rights struct {
 
 // AnnounceRights has this node tell the others by which file of rights it judges, from now on: own
 // is called with each heartbeat.
-func (r *Node) AnnounceRights(own func() Rights) { r.rights.Store(&own) }
+func (n *Node) AnnounceRights(own func() Rights) { n.rights.Store(&own) }
 
 // PeerRights returns what each linked node said of its rights. A node of a release without rights
 // judges no request.
-func (r *Node) PeerRights() map[string]Rights {
+func (n *Node) PeerRights() map[string]Rights {
 	out := map[string]Rights{}
-	for name, st := range r.peers.Statuses() {
+	for name, st := range n.peers.Statuses() {
 		if st != nil {
 			out[name] = Rights{st.RightsHash, st.Revocations}
 		}
@@ -59,40 +59,40 @@ const shareTimeout = 10 * time.Second
 
 // Ready reports whether this node owns its part of the streams and has received those that are in
 // use.
-func (r *Node) Ready() bool {
-	v := r.View()
-	me := v.Member(r.self)
-	if me == nil || r.leaving.Load() || r.NotReadyReason() != "" || !v.TableAt(r.cfg.Now()).HasOwner(r.self) {
+func (n *Node) Ready() bool {
+	v := n.View()
+	me := v.Member(n.self)
+	if me == nil || n.leaving.Load() || n.NotReadyReason() != "" || !v.TableAt(n.cfg.Now()).HasOwner(n.self) {
 		return false
 	}
-	if r.hasShare.Load() {
+	if n.hasShare.Load() {
 		return true
 	}
-	now := shard.MillisOf(r.cfg.Now())
+	now := shard.MillisOf(n.cfg.Now())
 	if now < me.OwnsFrom+shard.Millis(shareTimeout.Milliseconds()) {
-		for _, st := range r.peers.Statuses() {
+		for _, st := range n.peers.Statuses() {
 			if st == nil || !st.PeerOwns || st.HandoversDue > 0 {
 				return false
 			}
 		}
 	}
-	r.hasShare.Store(true)
+	n.hasShare.Store(true)
 	return true
 }
 
 // JoinErrors lists the addresses to join that this node does not reach, with the last error of
 // each; empty: there is none.
-func (r *Node) JoinErrors() string { return r.membership.JoinErrors() }
+func (n *Node) JoinErrors() string { return n.membership.JoinErrors() }
 
 // ExchangeReaders tells the other nodes how many readers are connected to this one, and returns the
 // counts of those that are not leaving. It returns none while the fleet is changing.
-func (r *Node) ExchangeReaders(readers int) (others []int) {
-	r.readerCount.Store(int64(readers))
-	if r.history.UnchangedFor(r.currentTable(), r.cfg.Now()) < r.cfg.StableFor {
+func (n *Node) ExchangeReaders(readers int) (others []int) {
+	n.readerCount.Store(int64(readers))
+	if n.history.UnchangedFor(n.currentTable(), n.cfg.Now()) < n.cfg.StableFor {
 		return nil
 	}
-	v := r.View()
-	for name, st := range r.peers.Statuses() {
+	v := n.View()
+	for name, st := range n.peers.Statuses() {
 		if m := v.Member(name); st != nil && m != nil && m.Flags&placement.FlagLeaving == 0 {
 			others = append(others, st.Readers)
 		}
@@ -179,8 +179,8 @@ type storeReport struct {
 }
 
 // storeReports returns the last report of each member with a link that has sent one.
-func (r *Node) storeReports() (all []storeReport) {
-	for name, st := range r.peers.Statuses() {
+func (n *Node) storeReports() (all []storeReport) {
+	for name, st := range n.peers.Statuses() {
 		if st != nil {
 			all = append(all, storeReport{name, st.StoreDown, st.StoreAnswered})
 		}
@@ -190,31 +190,31 @@ func (r *Node) storeReports() (all []storeReport) {
 
 // silentSince returns since when, on the clock of time.Now, S2 has answered nothing here; zero: it
 // is not silent.
-func (r *Node) silentSince() time.Time {
-	if r.prober == nil {
+func (n *Node) silentSince() time.Time {
+	if n.prober == nil {
 		return time.Time{}
 	}
-	_, since := r.prober.StorageAnswered()
+	_, since := n.prober.StorageAnswered()
 	if since.IsZero() {
 		return since
 	}
-	return time.Now().Add(-r.cfg.Now().Sub(since))
+	return time.Now().Add(-n.cfg.Now().Sub(since))
 }
 
-func (r *Node) reconcileStore(now time.Time) {
-	reports := r.storeReports()
-	if r.storeHealth.noteDownPeers(reports) && r.prober != nil {
-		r.prober.ProbeNow()
+func (n *Node) reconcileStore(now time.Time) {
+	reports := n.storeReports()
+	if n.storeHealth.noteDownPeers(reports) && n.prober != nil {
+		n.prober.ProbeNow()
 	}
-	othersUp := answersOthers(reports, r.silentSince())
-	me := r.View().Member(r.self)
+	othersUp := answersOthers(reports, n.silentSince())
+	me := n.View().Member(n.self)
 	owns := me != nil && me.OwnsFrom != placement.Never
-	if r.storeHealth.updateLost(now, owns && r.storeLost(), othersUp) {
-		if r.storeHealth.lost {
-			r.cfg.Logger.Warn("S2 answers other nodes and not this one, which owns no streams meanwhile")
+	if n.storeHealth.updateLost(now, owns && n.storeLost(), othersUp) {
+		if n.storeHealth.lost {
+			n.cfg.Logger.Warn("S2 answers other nodes and not this one, which owns no streams meanwhile")
 		} else {
-			r.cfg.Logger.Warn("S2 answers this node again")
+			n.cfg.Logger.Warn("S2 answers this node again")
 		}
-		r.membership.SetStoreLost(r.storeHealth.lost)
+		n.membership.SetStoreLost(n.storeHealth.lost)
 	}
 }

@@ -19,35 +19,35 @@ type faultyStore struct {
 
 var errStoreCut = errors.New("no way to the log")
 
-func (w *faultyStore) Append(ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
-	if w.cut.Load() {
+func (s *faultyStore) Append(ctx context.Context, id shard.StreamID, at shard.Pos, batch []shard.Entry) (shard.Ack, error) {
+	if s.cut.Load() {
 		return shard.Ack{}, errors.Join(shard.ErrAppendUnknown, errStoreCut)
 	}
-	if hold := w.hold.Load(); hold != nil {
+	if hold := s.hold.Load(); hold != nil {
 		<-*hold
 	}
-	return w.Log.Append(ctx, id, at, batch)
+	return s.Log.Append(ctx, id, at, batch)
 }
 
-func (w *faultyStore) Read(ctx context.Context, id shard.StreamID, from shard.Pos, n int) (shard.Page, error) {
-	if w.cut.Load() {
+func (s *faultyStore) Read(ctx context.Context, id shard.StreamID, from shard.Pos, n int) (shard.Page, error) {
+	if s.cut.Load() {
 		return shard.Page{}, errStoreCut
 	}
-	return w.Log.Read(ctx, id, from, n)
+	return s.Log.Read(ctx, id, from, n)
 }
 
-func (w *faultyStore) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
-	if w.cut.Load() {
+func (s *faultyStore) Last(ctx context.Context, id shard.StreamID, n int) (shard.Page, error) {
+	if s.cut.Load() {
 		return shard.Page{}, errStoreCut
 	}
-	return w.Log.Last(ctx, id, n)
+	return s.Log.Last(ctx, id, n)
 }
 
-func (w *faultyStore) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
-	if w.cut.Load() {
+func (s *faultyStore) Tail(ctx context.Context, id shard.StreamID) (shard.Pos, error) {
+	if s.cut.Load() {
 		return 0, errStoreCut
 	}
-	return w.Log.Tail(ctx, id)
+	return s.Log.Tail(ctx, id)
 }
 
 // One node alone is cut off from S2: its streams go to others that are not, and come back. Every

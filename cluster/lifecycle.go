@@ -24,23 +24,23 @@ func Join(ctx context.Context, cfg Config, host *shard.Manager, tails *shard.Tai
 		return nil, err
 	}
 	cfg.storeGated = host.CanProbe()
-	r, ln, err := newNode(ctx, cfg, host, tails)
+	n, ln, err := newNode(ctx, cfg, host, tails)
 	if err != nil {
 		return nil, err
 	}
-	host.UseFleet(r) // must precede the first request
-	r.start(ln)
-	if err := r.membership.Start(); err != nil {
-		return nil, errors.Join(err, r.Close())
+	host.UseFleet(n) // must precede the first request
+	n.start(ln)
+	if err := n.membership.Start(); err != nil {
+		return nil, errors.Join(err, n.Close())
 	}
 	if cfg.PlaintextMode == peertls.PlaintextAlways && !isLoopback(cfg.AdvertiseIP) {
-		r.cfg.Logger.Warn("the nodes' own traffic is not encrypted, and every client that reaches its address is taken for a node", "addr", r.addr)
+		n.cfg.Logger.Warn("the nodes' own traffic is not encrypted, and every client that reaches its address is taken for a node", "addr", n.addr)
 	}
 	if cfg.ReloadCredentials != nil {
-		r.wg.Go(func() { r.renewLoop(r.ctx) })
+		n.wg.Go(func() { n.renewLoop(n.ctx) })
 	}
-	host.WatchStanding(r.membership.FleetRole, func(shard.Standing) { notify.Send(r.reconcileNow) })
-	return r, nil
+	host.WatchStanding(n.membership.FleetRole, func(shard.Standing) { notify.Send(n.reconcileNow) })
+	return n, nil
 }
 
 // newNode returns a Node that knows no other member yet.
@@ -51,39 +51,39 @@ func newNode(ctx context.Context, cfg Config, manager streamManager, tails *shar
 	if err != nil {
 		return nil, nil, fmt.Errorf("listen for peers (--relay; by default at --advertise): %w", err)
 	}
-	r := &Node{
+	n := &Node{
 		cfg: cfg, metrics: newMetrics(cfg.Metrics),
 		addr: advertisedAddr(&cfg, listener.Addr()), bridges: map[*feedRef]bridge{},
 		openPool:     &openPool{limit: maxOpening, maxWaiting: maxOpensWaiting},
 		reconcileNow: make(chan struct{}, 1), leaveProgress: make(chan struct{}, 1), dropSlots: make(chan struct{}, maxDropping),
 	}
-	r.skewWarning.Interval = time.Minute
-	r.membership = gossip.New(gossipConfigOf(&r.cfg, r.addr), (*nodeObserver)(r))
-	r.self = r.membership.Name()
-	r.cfg.Logger = cfg.Logger.With("member", r.self)
-	if r.creds, err = peertls.New(credsConfigOf(&r.cfg, r)); err != nil {
+	n.skewWarning.Interval = time.Minute
+	n.membership = gossip.New(gossipConfigOf(&n.cfg, n.addr), (*nodeObserver)(n))
+	n.self = n.membership.Name()
+	n.cfg.Logger = cfg.Logger.With("member", n.self)
+	if n.creds, err = peertls.New(credsConfigOf(&n.cfg, n)); err != nil {
 		return nil, nil, errors.Join(err, listener.Close())
 	}
-	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
-	r.ctx = ctx
-	r.stateCalls = newStateCalls(ctx)
-	r.stateCalls.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
+	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
+	n.ctx = ctx
+	n.stateCalls = newStateCalls(ctx)
+	n.stateCalls.panics = shard.NewPanicHandler(cfg.Logger, cfg.Metrics)
 	if manager, ok := manager.(*shard.Manager); ok {
-		r.prober = manager
-		r.standingState.byMember = map[string]memberStoreState{}
+		n.prober = manager
+		n.standingState.byMember = map[string]memberStoreState{}
 	}
-	r.local = newLocalStreams(manager, r)
-	r.peers = transport.NewPeers(r.transportConfig(), (*nodeObserver)(r))
-	r.server = transport.NewServer(r.transportConfig(), (*ownerSide)(r))
-	r.followLoop = &followLoop{
-		self: r.self, tails: tails, local: r.local, openPool: r.openPool, peers: r.peers,
-		node: r, log: r.cfg.Logger, metrics: r.metrics, wake: make(chan struct{}, 1),
+	n.local = newLocalStreams(manager, n)
+	n.peers = transport.NewPeers(n.transportConfig(), (*nodeObserver)(n))
+	n.server = transport.NewServer(n.transportConfig(), (*ownerSide)(n))
+	n.followLoop = &followLoop{
+		self: n.self, tails: tails, local: n.local, openPool: n.openPool, peers: n.peers,
+		node: n, log: n.cfg.Logger, metrics: n.metrics, wake: make(chan struct{}, 1),
 		byStream: map[shard.StreamID]*follower{}, pending: map[*follower]struct{}{},
 	}
-	r.followLoop.ctx, r.followLoop.stop = context.WithCancel(ctx)
-	r.wg.Go(func() { r.reconcileLoop(ctx) })
-	r.followLoop.wg.Go(r.followLoop.run)
-	return r, listener, nil
+	n.followLoop.ctx, n.followLoop.stop = context.WithCancel(ctx)
+	n.wg.Go(func() { n.reconcileLoop(ctx) })
+	n.followLoop.wg.Go(n.followLoop.run)
+	return n, listener, nil
 }
 
 // credsConfigOf returns the configuration of a node's credentials.
@@ -95,12 +95,12 @@ func credsConfigOf(cfg *Config, n *Node) peertls.Config {
 }
 
 // transportConfig returns the configuration of a node's links and server.
-func (r *Node) transportConfig() transport.Config {
+func (n *Node) transportConfig() transport.Config {
 	return transport.Config{
-		Self: placement.PeerAddr{Name: r.self, Address: r.addr}, Dialer: r.cfg.Network, Creds: r.creds,
-		PeerWriteBytes: r.cfg.PeerWriteBytes, LinkCreditBytes: r.cfg.LinkCreditBytes,
-		SubscriptionWindow: r.cfg.subscriptionWindow, LinkWindow: r.cfg.linkWindow, BodyGrace: r.cfg.bodyGrace,
-		Now: r.cfg.Now, Logger: r.cfg.Logger, Metrics: r.cfg.Metrics,
+		Self: placement.PeerAddr{Name: n.self, Address: n.addr}, Dialer: n.cfg.Network, Creds: n.creds,
+		PeerWriteBytes: n.cfg.PeerWriteBytes, LinkCreditBytes: n.cfg.LinkCreditBytes,
+		SubscriptionWindow: n.cfg.subscriptionWindow, LinkWindow: n.cfg.linkWindow, BodyGrace: n.cfg.bodyGrace,
+		Now: n.cfg.Now, Logger: n.cfg.Logger, Metrics: n.cfg.Metrics,
 	}
 }
 
@@ -133,10 +133,10 @@ func advertisedAddr(cfg *Config, ln net.Addr) string {
 }
 
 // start serves peers in a goroutine.
-func (r *Node) start(ln net.Listener) {
-	r.wg.Go(func() {
-		if err := r.server.Serve(ln); err != nil {
-			r.cfg.Logger.Error("serve peers", "err", err)
+func (n *Node) start(ln net.Listener) {
+	n.wg.Go(func() {
+		if err := n.server.Serve(ln); err != nil {
+			n.cfg.Logger.Error("serve peers", "err", err)
 		}
 	})
 }
@@ -145,23 +145,23 @@ func (r *Node) start(ln net.Listener) {
 // then, hands its streams over, tells the subscribers of each to move to the next owner, and
 // releases the rest. This node's own readers continue, fed by others. It returns when nothing is
 // owned here any more, or with ctx's cause. Close comes after the last reader has left.
-func (r *Node) Leave(ctx context.Context) error {
-	r.leaving.Store(true)
-	at := r.membership.AnnounceLeave()
+func (n *Node) Leave(ctx context.Context) error {
+	n.leaving.Store(true)
+	at := n.membership.AnnounceLeave()
 	expiry := time.NewTimer(keepMovedLeaving)
 	defer expiry.Stop()
 	for {
-		r.hasMisplaced.Store(true) // a View is published before onView runs
-		if r.View().TableAt(at).Len() == 0 {
+		n.hasMisplaced.Store(true) // a View is published before onView runs
+		if n.View().TableAt(at).Len() == 0 {
 			return nil // there is no other owner
-		} else if t := r.currentTable(); !t.HasOwner(r.self) && r.reconcileStreams() == 0 && len(r.dropSlots) == 0 {
+		} else if t := n.currentTable(); !t.HasOwner(n.self) && n.reconcileStreams() == 0 && len(n.dropSlots) == 0 {
 			return nil
 		}
-		if kept := keepMovedLeaving - r.history.UnchangedFor(r.currentTable(), r.cfg.Now()); kept > 0 {
+		if kept := keepMovedLeaving - n.history.UnchangedFor(n.currentTable(), n.cfg.Now()); kept > 0 {
 			expiry.Reset(kept)
 		}
 		select {
-		case <-r.leaveProgress:
+		case <-n.leaveProgress:
 		case <-expiry.C: // from now on streams that moved may be dropped
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -175,29 +175,29 @@ func (r *Node) Leave(ctx context.Context) error {
 }
 
 // CancelLeave cancels Leave: this node owns streams again, from an announced second on.
-func (r *Node) CancelLeave() {
-	r.hasShare.Store(false)
-	r.membership.CancelLeave()
-	r.leaving.Store(false)
+func (n *Node) CancelLeave() {
+	n.hasShare.Store(false)
+	n.membership.CancelLeave()
+	n.leaving.Store(false)
 }
 
 // Close leaves gossip, disconnects all links and waits for every goroutine. Calls in progress fail.
-func (r *Node) Close() error { return r.shutDown(true) }
+func (n *Node) Close() error { return n.shutDown(true) }
 
 // Abort is Close without a goodbye: the other nodes find out as if the process had died.
-func (r *Node) Abort() error { return r.shutDown(false) }
+func (n *Node) Abort() error { return n.shutDown(false) }
 
-func (r *Node) shutDown(goodbye bool) (err error) {
-	r.closeOnce.Do(func() {
-		err = r.membership.Close(goodbye) // from here on no peer sends requests here
-		r.stop()
-		r.followLoop.close()
-		r.peers.Close()
-		r.server.Close()
-		r.openPool.close()
-		r.stateCalls.wg.Wait()
-		r.wg.Wait()
-		r.closeBridges()
+func (n *Node) shutDown(goodbye bool) (err error) {
+	n.closeOnce.Do(func() {
+		err = n.membership.Close(goodbye) // from here on no peer sends requests here
+		n.stop()
+		n.followLoop.close()
+		n.peers.Close()
+		n.server.Close()
+		n.openPool.close()
+		n.stateCalls.wg.Wait()
+		n.wg.Wait()
+		n.closeBridges()
 	})
 	return err
 }

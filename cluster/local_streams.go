@@ -92,72 +92,72 @@ type localFeed struct {
 
 // startFeed has the stream manager feed the stream's tail buffer. With force it does so even if the
 // stream was handed over.
-func (h *localStreams) startFeed(ctx context.Context, id shard.StreamID, from shard.Pos, force bool) (
+func (l *localStreams) startFeed(ctx context.Context, id shard.StreamID, from shard.Pos, force bool) (
 	*shard.TailBuffer, localFeed, error,
 ) {
-	u, err := h.acquire(ctx, id, 1, force)
+	u, err := l.acquire(ctx, id, 1, force)
 	if err != nil {
 		return nil, localFeed{}, err
 	}
-	t, release, err := h.manager.Follow(ctx, id, from)
+	t, release, err := l.manager.Follow(ctx, id, from)
 	if err != nil {
-		h.releaseRef(id, u)
+		l.releaseRef(id, u)
 		return nil, localFeed{}, err
 	}
 	return t, localFeed{u, func() {
 		release()
-		h.releaseRef(id, u)
+		l.releaseRef(id, u)
 	}}, nil
 }
 
 // releaseRef drops one reference.
-func (h *localStreams) releaseRef(id shard.StreamID, u *feedRef) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (l *localStreams) releaseRef(id shard.StreamID, u *feedRef) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if u.count--; u.count > 0 {
 		return
 	}
-	if h.feedRefs[id] == u {
-		delete(h.feedRefs, id)
+	if l.feedRefs[id] == u {
+		delete(l.feedRefs, id)
 	}
-	h.node.noteLeaveProgress()
+	l.node.noteLeaveProgress()
 }
 
 // hasRefs reports whether any of the feeds that u counts is left.
-func (h *localStreams) hasRefs(u *feedRef) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (l *localStreams) hasRefs(u *feedRef) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return u.count > 0
 }
 
 // acquire waits until the stream neither arrives nor leaves, fetches it if it is not here, and adds
 // refs to its feed references. It returns a *RedirectError if the stream was handed over, unless
 // force is set.
-func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int, force bool) (*feedRef, error) {
+func (l *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int, force bool) (*feedRef, error) {
 	for fetched := false; ; {
-		h.mu.Lock()
-		over, ok := h.handedOver[id]
-		underway := h.transfers[id]
+		l.mu.Lock()
+		over, ok := l.handedOver[id]
+		underway := l.transfers[id]
 		switch {
 		case underway != nil:
 		case ok && !force && time.Now().Before(over.until):
-			h.mu.Unlock()
+			l.mu.Unlock()
 			return nil, &placement.RedirectError{Owner: over.to}
-		case fetched, h.manager.HasStream(id):
-			delete(h.handedOver, id)
-			ref := h.refLocked(id, refs)
-			h.mu.Unlock()
+		case fetched, l.manager.HasStream(id):
+			delete(l.handedOver, id)
+			ref := l.refLocked(id, refs)
+			l.mu.Unlock()
 			return ref, nil
 		default:
 			incoming := &transfer{make(chan struct{}), true}
-			h.transfers[id] = incoming
-			h.mu.Unlock()
-			h.fetchAndInstall(ctx, id, force)
-			h.endTransfer(id, incoming)
+			l.transfers[id] = incoming
+			l.mu.Unlock()
+			l.fetchAndInstall(ctx, id, force)
+			l.endTransfer(id, incoming)
 			fetched = true
 			continue
 		}
-		h.mu.Unlock()
+		l.mu.Unlock()
 		select {
 		case <-underway.done:
 			fetched = fetched || underway.incoming // if the transfer did not bring it, S2 is read
@@ -168,14 +168,14 @@ func (h *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int,
 }
 
 // refLocked adds refs feed references to a stream. Requests add none and are not counted.
-func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
+func (l *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 	if refs == 0 {
 		return nil
 	}
-	u := h.feedRefs[id]
+	u := l.feedRefs[id]
 	if u == nil {
 		u = &feedRef{}
-		h.feedRefs[id] = u
+		l.feedRefs[id] = u
 	}
 	u.count += refs
 	return u
@@ -183,28 +183,28 @@ func (h *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 
 // fetchAndInstall fetches a stream from its previous owner. If that fails the stream is read from
 // S2.
-func (h *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID, force bool) {
-	if over, ok := h.node.fetchHandover(ctx, id, force); ok {
-		_ = h.manager.InstallHandover(id, over)
+func (l *localStreams) fetchAndInstall(ctx context.Context, id shard.StreamID, force bool) {
+	if over, ok := l.node.fetchHandover(ctx, id, force); ok {
+		_ = l.manager.InstallHandover(id, over)
 	}
 }
 
 // endTransfer ends a stream's arrival or departure.
-func (h *localStreams) endTransfer(id shard.StreamID, p *transfer) {
-	h.mu.Lock()
-	delete(h.transfers, id)
-	h.mu.Unlock()
+func (l *localStreams) endTransfer(id shard.StreamID, p *transfer) {
+	l.mu.Lock()
+	delete(l.transfers, id)
+	l.mu.Unlock()
 	close(p.done)
 }
 
 // handOver gives up a stream in favour of the node to. If ref is not nil, it counts feeds which the
 // stream manager no longer supplies and which need another source now.
-func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
+func (l *localStreams) handOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	over shard.Handover, found bool, ref *feedRef,
 ) {
-	h.mu.Lock()
-	if p := h.transfers[id]; p != nil && p.incoming {
-		h.mu.Unlock()
+	l.mu.Lock()
+	if p := l.transfers[id]; p != nil && p.incoming {
+		l.mu.Unlock()
 		late := time.NewTimer(incomingWait)
 		defer late.Stop()
 		select {
@@ -212,87 +212,87 @@ func (h *localStreams) handOver(ctx context.Context, id shard.StreamID, from sha
 		case <-late.C: // the transfer may be waiting for this very call
 		case <-ctx.Done():
 		}
-		h.mu.Lock()
+		l.mu.Lock()
 	}
-	if h.transfers[id] != nil || !h.manager.HasStream(id) {
-		h.mu.Unlock()
+	if l.transfers[id] != nil || !l.manager.HasStream(id) {
+		l.mu.Unlock()
 		return over, false, nil
 	}
 	outgoing := &transfer{done: make(chan struct{})}
-	h.transfers[id] = outgoing
-	h.mu.Unlock()
-	over, found = h.manager.HandOver(id, from)
-	h.mu.Lock()
-	h.handedOver[id] = redirection{to, time.Now().Add(handedOverFor)}
-	if ref = h.feedRefs[id]; ref != nil {
+	l.transfers[id] = outgoing
+	l.mu.Unlock()
+	over, found = l.manager.HandOver(id, from)
+	l.mu.Lock()
+	l.handedOver[id] = redirection{to, time.Now().Add(handedOverFor)}
+	if ref = l.feedRefs[id]; ref != nil {
 		ref.handedOver.Store(true)
-		delete(h.feedRefs, id)
+		delete(l.feedRefs, id)
 	}
-	h.mu.Unlock()
-	h.endTransfer(id, outgoing)
+	l.mu.Unlock()
+	l.endTransfer(id, outgoing)
 	return over, found, ref
 }
 
 // forgetExpired forgets handovers that are over.
-func (h *localStreams) forgetExpired(now time.Time) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for id, over := range h.handedOver {
+func (l *localStreams) forgetExpired(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, over := range l.handedOver {
 		if now.After(over.until) {
-			delete(h.handedOver, id)
+			delete(l.handedOver, id)
 		}
 	}
 }
 
 // reclaimOwned forgets the handovers of streams that this node owns again.
-func (h *localStreams) reclaimOwned(owns func(shard.StreamID) bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	maps.DeleteFunc(h.handedOver, func(id shard.StreamID, _ redirection) bool { return owns(id) })
+func (l *localStreams) reclaimOwned(owns func(shard.StreamID) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.handedOver, func(id shard.StreamID, _ redirection) bool { return owns(id) })
 }
 
 // hasFeeds reports whether the stream manager feeds any subscriber on this node with the stream.
-func (h *localStreams) hasFeeds(id shard.StreamID) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.feedRefs[id] != nil
+func (l *localStreams) hasFeeds(id shard.StreamID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.feedRefs[id] != nil
 }
 
 // dropUnfed drops the stream unless it has feeds, and reports whether it did. It waits for the
 // batch in flight.
-func (h *localStreams) dropUnfed(id shard.StreamID) bool {
-	h.mu.Lock()
-	if h.feedRefs[id] != nil || h.transfers[id] != nil {
-		h.mu.Unlock()
+func (l *localStreams) dropUnfed(id shard.StreamID) bool {
+	l.mu.Lock()
+	if l.feedRefs[id] != nil || l.transfers[id] != nil {
+		l.mu.Unlock()
 		return false
 	}
 	outgoing := &transfer{done: make(chan struct{})}
-	h.transfers[id] = outgoing
-	h.mu.Unlock()
-	defer h.endTransfer(id, outgoing)
-	return h.manager.DropUnused(id)
+	l.transfers[id] = outgoing
+	l.mu.Unlock()
+	defer l.endTransfer(id, outgoing)
+	return l.manager.DropUnused(id)
 }
 
-func (h *localStreams) write(ctx context.Context, req *shard.Request, force bool) (shard.Outcome, error) {
-	if _, err := h.acquire(ctx, req.Stream, 0, force); err != nil {
+func (l *localStreams) write(ctx context.Context, req *shard.Request, force bool) (shard.Outcome, error) {
+	if _, err := l.acquire(ctx, req.Stream, 0, force); err != nil {
 		return shard.Outcome{}, err
 	}
-	return h.manager.Do(ctx, req)
+	return l.manager.Do(ctx, req)
 }
 
-func (h *localStreams) info(ctx context.Context, id shard.StreamID, a shard.InfoOptions, force bool) (shard.Info, error) {
-	if _, err := h.acquire(ctx, id, 0, force); err != nil {
+func (l *localStreams) info(ctx context.Context, id shard.StreamID, a shard.InfoOptions, force bool) (shard.Info, error) {
+	if _, err := l.acquire(ctx, id, 0, force); err != nil {
 		return shard.Info{}, err
 	}
-	return h.manager.Info(ctx, id, a)
+	return l.manager.Info(ctx, id, a)
 }
 
 // answersLocally reports whether the stream can be answered for without another node: it is here,
 // arriving, or was handed over.
-func (h *localStreams) answersLocally(id shard.StreamID) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, over := h.handedOver[id]
-	p := h.transfers[id]
-	return over || p != nil && p.incoming || h.manager.HasStream(id)
+func (l *localStreams) answersLocally(id shard.StreamID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, over := l.handedOver[id]
+	p := l.transfers[id]
+	return over || p != nil && p.incoming || l.manager.HasStream(id)
 }

@@ -42,12 +42,12 @@ func (s *silentSource) fetchHandover(context.Context, shard.StreamID, bool) (h s
 func TestAllCallersShareOneFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &silentSource{}
-		h := newLocalStreams(&slowHost{}, source)
+		l := newLocalStreams(&slowHost{}, source)
 		began := time.Now()
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
-				if _, err := h.info(t.Context(), "s/x", 0, false); err != nil {
+				if _, err := l.info(t.Context(), "s/x", 0, false); err != nil {
 					t.Error(err)
 				}
 			})

@@ -67,21 +67,21 @@ type Node struct {
 }
 
 // ListenAddrs returns the addresses on which gossip and the relay's server listen.
-func (r *Node) ListenAddrs() (gossip, relay string) { return r.membership.ListenAddr(), r.addr }
+func (n *Node) ListenAddrs() (gossip, relay string) { return n.membership.ListenAddr(), n.addr }
 
 // Name returns this node's member name.
-func (r *Node) Name() string { return r.self }
+func (n *Node) Name() string { return n.self }
 
 // View returns the newest view of the fleet.
-func (r *Node) View() *placement.View { return r.membership.View() }
+func (n *Node) View() *placement.View { return n.membership.View() }
 
-func (r *Node) currentTable() *placement.OwnerTable {
-	return r.membership.View().TableAt(r.cfg.Now())
+func (n *Node) currentTable() *placement.OwnerTable {
+	return n.membership.View().TableAt(n.cfg.Now())
 }
 
 // memberAnswers reports whether a member answers a ping of this node within pingTimeout.
-func (r *Node) memberAnswers(ctx context.Context, m *placement.Member) bool {
-	l := r.peers.Link(m.Name)
+func (n *Node) memberAnswers(ctx context.Context, m *placement.Member) bool {
+	l := n.peers.Link(m.Name)
 	return l != nil && l.Ping(ctx)
 }
 
@@ -97,61 +97,61 @@ func (o *nodeObserver) OnJoinRound() {
 
 // OnView implements Observer.
 func (o *nodeObserver) OnView(v *placement.View) {
-	r := (*Node)(o)
-	r.peers.Update(v)
-	if t := r.currentTable(); r.history.NoteTable(t, r.cfg.Now()) && r.ctx.Err() == nil {
-		r.local.reclaimOwned(r.followLoop.ownsStream)
-		o := r.newBacklog(t)
-		r.backlog.Store(o)
-		r.wg.Go(func() { r.offerBacklog(r.ctx, o) })
+	n := (*Node)(o)
+	n.peers.Update(v)
+	if t := n.currentTable(); n.history.NoteTable(t, n.cfg.Now()) && n.ctx.Err() == nil {
+		n.local.reclaimOwned(n.followLoop.ownsStream)
+		b := n.newBacklog(t)
+		n.backlog.Store(b)
+		n.wg.Go(func() { n.offerBacklog(n.ctx, b) })
 	}
-	r.linksChanged()
+	n.linksChanged()
 }
 
 // OnLinksChanged implements Observer, of package transport.
 func (o *nodeObserver) OnLinksChanged() { (*Node)(o).linksChanged() }
 
 // linksChanged wakes everything that depends on which members can be reached.
-func (r *Node) linksChanged() {
-	r.mu.Lock()
-	if r.changed != nil {
-		close(r.changed)
-		r.changed = nil
+func (n *Node) linksChanged() {
+	n.mu.Lock()
+	if n.changed != nil {
+		close(n.changed)
+		n.changed = nil
 	}
-	r.mu.Unlock()
-	r.followLoop.scheduleAll()
-	r.noteMisplaced()
-	r.noteLeaveProgress()
+	n.mu.Unlock()
+	n.followLoop.scheduleAll()
+	n.noteMisplaced()
+	n.noteLeaveProgress()
 }
 
 // nextChange returns a channel that is closed when a View or a link changes after the call.
-func (r *Node) nextChange() <-chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.changed == nil {
-		r.changed = make(chan struct{})
+func (n *Node) nextChange() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.changed == nil {
+		n.changed = make(chan struct{})
 	}
-	return r.changed
+	return n.changed
 }
 
-// AwaitOwners waits until n members own streams and this node has a link to each of them.
-func (r *Node) AwaitOwners(ctx context.Context, n int) error {
+// AwaitOwners waits until count members own streams and this node has a link to each of them.
+func (n *Node) AwaitOwners(ctx context.Context, count int) error {
 	for {
-		changed := r.nextChange()
-		if t := r.currentTable(); t.Len() >= n && r.reachesAll(t) {
+		changed := n.nextChange()
+		if t := n.currentTable(); t.Len() >= count && n.reachesAll(t) {
 			return nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("await %d nodes: %w", n, context.Cause(ctx))
+			return fmt.Errorf("await %d nodes: %w", count, context.Cause(ctx))
 		}
 	}
 }
 
-func (r *Node) reachesAll(t *placement.OwnerTable) bool {
+func (n *Node) reachesAll(t *placement.OwnerTable) bool {
 	for _, m := range t.Owners() {
-		if m.Name != r.self && r.peers.Link(m.Name) == nil {
+		if m.Name != n.self && n.peers.Link(m.Name) == nil {
 			return false
 		}
 	}
@@ -159,15 +159,15 @@ func (r *Node) reachesAll(t *placement.OwnerTable) bool {
 }
 
 // noteMisplaced records that the stream manager may hold streams that other nodes own.
-func (r *Node) noteMisplaced() {
-	r.hasMisplaced.Store(true)
-	notify.Send(r.reconcileNow)
+func (n *Node) noteMisplaced() {
+	n.hasMisplaced.Store(true)
+	notify.Send(n.reconcileNow)
 }
 
 // Do carries out a write at the stream's owner. It returns the errors of the stream manager, and
 // ErrUnavailable. After ErrOutcomeUnknown the write may have taken effect.
-func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
-	if req.Fork != nil && !r.View().AllSpeak(placement.RelayVersionForks) {
+func (n *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error) {
+	if req.Fork != nil && !n.View().AllSpeak(placement.RelayVersionForks) {
 		return shard.Outcome{}, errForksLater
 	}
 	var out shard.Outcome
@@ -181,7 +181,7 @@ func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error
 		}
 		var delivered bool
 		if l == nil {
-			out, err = r.local.write(ctx, q, rt.Hop == placement.HopForce)
+			out, err = n.local.write(ctx, q, rt.Hop == placement.HopForce)
 		} else {
 			out, delivered, err = l.RequestWrite(ctx, q, rt)
 		}
@@ -191,12 +191,12 @@ func (r *Node) Do(ctx context.Context, req *shard.Request) (shard.Outcome, error
 		maybeWritten = maybeWritten || delivered && (errors.Is(err, placement.ErrUnreachable) || errors.Is(err, placement.ErrCallFailed)) ||
 			errors.Is(err, shard.ErrOutcomeUnknown)
 		if l != nil && err == nil && out.Code.Accepted() {
-			r.followLoop.endOlderGeneration(req.Stream, out.Info)
+			n.followLoop.endOlderGeneration(req.Stream, out.Info)
 		}
 		return err
 	}
 	for began := time.Now(); ; {
-		err := r.routeRequest(ctx, req.Stream, attempt)
+		err := n.routeRequest(ctx, req.Stream, attempt)
 		switch {
 		case err == nil, ctx.Err() != nil:
 			return out, err
@@ -226,19 +226,19 @@ var errForksLater = fmt.Errorf("%w: a member runs a release that knows no forks"
 
 // Info describes a stream. Without InfoAllowCached the answer reflects every write that any node
 // acknowledged before the call.
-func (r *Node) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
-	if r.followLoop.ownsStream(id) {
-		info, err := r.routeInfo(ctx, id, a)
+func (n *Node) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
+	if n.followLoop.ownsStream(id) {
+		info, err := n.routeInfo(ctx, id, a)
 		return info, publicError(err)
 	}
 	if a&shard.InfoAllowCached != 0 {
-		info, ok := r.followLoop.localInfo(id)
+		info, ok := n.followLoop.localInfo(id)
 		if ok && (a&shard.InfoTouch == 0 || !info.HasTTL) {
 			return info, nil
 		}
 	}
-	info, err := r.stateCalls.callShared(ctx, stateCallKey{id, a}, func(ctx context.Context) (shard.Info, error) {
-		return r.routeInfo(ctx, id, a)
+	info, err := n.stateCalls.callShared(ctx, stateCallKey{id, a}, func(ctx context.Context) (shard.Info, error) {
+		return n.routeInfo(ctx, id, a)
 	})
 	if err != nil && ctx.Err() == nil {
 		err = publicError(err)
@@ -246,16 +246,16 @@ func (r *Node) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions)
 	return info, err
 }
 
-func (r *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
+func (n *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
 	var info shard.Info
-	err := r.routeRequest(ctx, id, func(ctx context.Context, l *transport.Link, rt placement.Route) (err error) {
+	err := n.routeRequest(ctx, id, func(ctx context.Context, l *transport.Link, rt placement.Route) (err error) {
 		if l == nil {
-			info, err = r.local.info(ctx, id, a, rt.Hop == placement.HopForce)
+			info, err = n.local.info(ctx, id, a, rt.Hop == placement.HopForce)
 			return err
 		}
 		info, err = l.RequestInfo(ctx, id, a, rt)
 		if err == nil {
-			r.followLoop.endOlderGeneration(id, info)
+			n.followLoop.endOlderGeneration(id, info)
 		}
 		return err
 	})
@@ -266,10 +266,10 @@ func (r *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOpt
 // the stream, until the caller calls release, which it does exactly once. from is the position at
 // which the caller will read, and only a hint. It returns the errors of the stream manager, and
 // ErrUnavailable.
-func (r *Node) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (
+func (n *Node) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (
 	t *shard.TailBuffer, release func(), err error,
 ) {
-	return r.followLoop.follow(ctx, id, from)
+	return n.followLoop.follow(ctx, id, from)
 }
 
 // peerPageTimeout bounds the wait for a page from the owner. After it this node reads the page from
@@ -278,12 +278,12 @@ const peerPageTimeout = time.Second
 
 // ReadPage returns a page of history: from this node's memory, else from the owner if it answers
 // within peerPageTimeout, else from S2.
-func (r *Node) ReadPage(
+func (n *Node) ReadPage(
 	ctx context.Context, id shard.StreamID, info shard.Info, from shard.Pos,
 ) (shard.RecordBatch, error) {
 	var ask func(context.Context) (shard.RecordBatch, error)
-	if m := r.currentTable().Owner(id); m != nil && m.Name != r.self {
-		if l := r.peers.Link(m.Name); l != nil {
+	if m := n.currentTable().Owner(id); m != nil && m.Name != n.self {
+		if l := n.peers.Link(m.Name); l != nil {
 			ask = func(ctx context.Context) (shard.RecordBatch, error) {
 				ctx, cancel := context.WithTimeout(ctx, peerPageTimeout)
 				defer cancel()
@@ -291,50 +291,50 @@ func (r *Node) ReadPage(
 			}
 		}
 	}
-	return r.local.manager.ReadPageVia(ctx, id, info, from, ask)
+	return n.local.manager.ReadPageVia(ctx, id, info, from, ask)
 }
 
 // routeRequest sends a request to one node after another, as routing.NextTarget says, until a node
 // gives a final answer. attempt gets the link of the node, or nil for this node.
-func (r *Node) routeRequest(
+func (n *Node) routeRequest(
 	ctx context.Context, id shard.StreamID, attempt func(context.Context, *transport.Link, placement.Route) error,
 ) error {
-	var c placement.Routing
+	var r placement.Routing
 	began := time.Now()
 	for {
-		to, ok := c.NextTarget(r.View(), r.currentTable(), id, r.self)
-		if !ok && !r.leaving.Load() {
-			if err := r.awaitOwner(ctx, began); err != nil {
+		to, ok := r.NextTarget(n.View(), n.currentTable(), id, n.self)
+		if !ok && !n.leaving.Load() {
+			if err := n.awaitOwner(ctx, began); err != nil {
 				return err
 			}
 			continue
 		}
 		if to.Hop == placement.HopForce {
-			r.metrics.forced.Inc()
+			n.metrics.forced.Inc()
 		}
-		name, err := r.askTarget(ctx, id, to, c.Route, attempt)
+		name, err := n.askTarget(ctx, id, to, r.Route, attempt)
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case !c.HandleAnswer(name, err):
+		case !r.HandleAnswer(name, err):
 			return err
 		}
 	}
 }
 
-func (r *Node) askTarget(
+func (n *Node) askTarget(
 	ctx context.Context, id shard.StreamID, to placement.Target, rt placement.Route,
 	attempt func(context.Context, *transport.Link, placement.Route) error,
 ) (name string, err error) {
 	if to.Member == nil {
-		if !r.followLoop.ownsStream(id) {
-			r.noteMisplaced()
+		if !n.followLoop.ownsStream(id) {
+			n.noteMisplaced()
 		}
-		return r.self, attempt(ctx, nil, rt)
+		return n.self, attempt(ctx, nil, rt)
 	}
-	l, err := r.peers.AwaitLink(ctx, to.Member.Name)
+	l, err := n.peers.AwaitLink(ctx, to.Member.Name)
 	if err == nil {
 		err = attempt(ctx, l, rt)
 	}
@@ -343,9 +343,9 @@ func (r *Node) askTarget(
 
 // awaitOwner waits for the next View while no member owns streams, until noOwnerTimeout after
 // began.
-func (r *Node) awaitOwner(ctx context.Context, began time.Time) error {
-	changed := r.nextChange()
-	if r.currentTable().Len() > 0 {
+func (n *Node) awaitOwner(ctx context.Context, began time.Time) error {
+	changed := n.nextChange()
+	if n.currentTable().Len() > 0 {
 		return nil // the View changed in between
 	}
 	left := time.NewTimer(noOwnerTimeout - time.Since(began))

@@ -298,8 +298,8 @@ func TestRelaySlowFollowerHoldsUpNoOther(t *testing.T) {
 // once.
 func TestRelayAppendOverABrokenLinkIsWrittenOnce(t *testing.T) {
 	t.Parallel()
-	f, c := newFleet(t, 1), newFaultyDialer()
-	f.add(c.useIn)
+	f, d := newFleet(t, 1), newFaultyDialer()
+	f.add(d.useIn)
 	f.awaitAgreement()
 	id := f.streamOwnedBy(f.nodes[0])
 	f.mustDo(f.nodes[1], write(id, shard.OpCreate), shard.CodeCreated)
@@ -316,7 +316,7 @@ func TestRelayAppendOverABrokenLinkIsWrittenOnce(t *testing.T) {
 				return
 			case <-tick.C:
 				if f.nodes[1].peers.Link(f.nodes[0].self) != nil {
-					c.sever(f.nodes[0].relayAddr())
+					d.sever(f.nodes[0].relayAddr())
 					broken++
 				}
 			}

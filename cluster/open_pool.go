@@ -26,50 +26,50 @@ const (
 )
 
 // submit runs fn soon; false: too many wait, or the pool is closed.
-func (o *openPool) submit(near bool, fn func()) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+func (p *openPool) submit(near bool, fn func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	switch {
-	case o.closed:
+	case p.closed:
 		return false
-	case o.active < o.limit:
-		o.active++
-		o.wg.Go(func() { o.runJobs(fn) })
+	case p.active < p.limit:
+		p.active++
+		p.wg.Go(func() { p.runJobs(fn) })
 		return true
-	case len(o.near)+len(o.far) >= o.maxWaiting:
+	case len(p.near)+len(p.far) >= p.maxWaiting:
 		return false
 	case near:
-		o.near = append(o.near, fn)
+		p.near = append(p.near, fn)
 	default:
-		o.far = append(o.far, fn)
+		p.far = append(p.far, fn)
 	}
 	return true
 }
 
-func (o *openPool) runJobs(fn func()) {
+func (p *openPool) runJobs(fn func()) {
 	for fn != nil {
 		fn()
-		o.mu.Lock()
-		o.jobsRun++
-		queue := &o.near
-		if len(o.near) == 0 || len(o.far) > 0 && o.jobsRun%nearPerFar == 0 {
-			queue = &o.far
+		p.mu.Lock()
+		p.jobsRun++
+		queue := &p.near
+		if len(p.near) == 0 || len(p.far) > 0 && p.jobsRun%nearPerFar == 0 {
+			queue = &p.far
 		}
 		fn = nil
 		if len(*queue) > 0 {
 			fn, (*queue)[0] = (*queue)[0], nil
 			*queue = (*queue)[1:]
 		} else {
-			o.active--
+			p.active--
 		}
-		o.mu.Unlock()
+		p.mu.Unlock()
 	}
 }
 
 // close refuses further functions and waits for the rest, which their context ends early.
-func (o *openPool) close() {
-	o.mu.Lock()
-	o.closed = true
-	o.mu.Unlock()
-	o.wg.Wait()
+func (p *openPool) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.wg.Wait()
 }

@@ -17,13 +17,13 @@ var _ transport.Streams = (*ownerSide)(nil)
 
 // CheckOwnership implements Streams.
 func (o *ownerSide) CheckOwnership(ctx context.Context, id shard.StreamID, rt placement.Route) error {
-	r := (*Node)(o)
-	t := r.currentTable()
-	err := placement.CheckOwnership(t, r.self, id, rt, func(m *placement.Member) bool { return r.memberAnswers(ctx, m) })
+	n := (*Node)(o)
+	t := n.currentTable()
+	err := placement.CheckOwnership(t, n.self, id, rt, func(m *placement.Member) bool { return n.memberAnswers(ctx, m) })
 	if err != nil {
-		r.metrics.notOwner.Inc()
-	} else if m := t.Owner(id); m == nil || m.Name != r.self {
-		r.noteMisplaced()
+		n.metrics.notOwner.Inc()
+	} else if m := t.Owner(id); m == nil || m.Name != n.self {
+		n.noteMisplaced()
 	}
 	return err
 }
@@ -62,4 +62,4 @@ func (o *ownerSide) StartFeed(ctx context.Context, id shard.StreamID, from shard
 func (o *ownerSide) IsMember(name string) bool { return (*Node)(o).View().Member(name) != nil }
 
 // onFeedReleased implements followHost.
-func (r *Node) onFeedReleased() { notify.Send(r.reconcileNow) }
+func (n *Node) onFeedReleased() { notify.Send(n.reconcileNow) }

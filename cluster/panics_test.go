@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,25 +23,25 @@ type panickingHost struct {
 	off atomic.Bool
 }
 
-func (b *panickingHost) panicIfAsked(id shard.StreamID) {
-	if id == b.id && !b.off.Load() {
+func (h *panickingHost) panicIfAsked(id shard.StreamID) {
+	if id == h.id && !h.off.Load() {
 		panic("boom")
 	}
 }
 
-func (b *panickingHost) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
-	b.panicIfAsked(id)
-	return b.streamManager.Info(ctx, id, a)
+func (h *panickingHost) Info(ctx context.Context, id shard.StreamID, a shard.InfoOptions) (shard.Info, error) {
+	h.panicIfAsked(id)
+	return h.streamManager.Info(ctx, id, a)
 }
 
-func (b *panickingHost) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
-	b.panicIfAsked(q.Stream)
-	return b.streamManager.Do(ctx, q)
+func (h *panickingHost) Do(ctx context.Context, q *shard.Request) (shard.Outcome, error) {
+	h.panicIfAsked(q.Stream)
+	return h.streamManager.Do(ctx, q)
 }
 
-func (b *panickingHost) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error) {
-	b.panicIfAsked(id)
-	return b.streamManager.Follow(ctx, id, from)
+func (h *panickingHost) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (*shard.TailBuffer, func(), error) {
+	h.panicIfAsked(id)
+	return h.streamManager.Follow(ctx, id, from)
 }
 
 // checkPanics checks what a node's registry has counted, by place.
@@ -71,8 +72,8 @@ func TestPanicOfAHandlerCostsOneCall(t *testing.T) {
 	}
 	f.mustDo(other, write(id, shard.OpCreate), shard.CodeCreated)
 	f.mustDo(other, write(innocent, shard.OpCreate), shard.CodeCreated)
-	b := &panickingHost{streamManager: owner.local.manager, id: id}
-	owner.local.manager = b
+	h := &panickingHost{streamManager: owner.local.manager, id: id}
+	owner.local.manager = h
 	links := f.links()
 	if _, err := other.Info(t.Context(), id, 0); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, placement.ErrUnreachable) {
 		t.Errorf("state: %v", err)
@@ -93,7 +94,7 @@ func TestPanicOfAHandlerCostsOneCall(t *testing.T) {
 	if n := f.forcedRequests(); n != 0 {
 		t.Errorf("%v requests insisted on being served", n)
 	}
-	b.off.Store(true)
+	h.off.Store(true)
 	f.mustDo(other, write(id, shard.OpAppend, "x"), shard.CodeAppended)
 }
 
@@ -106,9 +107,11 @@ func TestPageAboveTheTailIsRefused(t *testing.T) {
 	f.mustDo(owner, write(id, shard.OpCreate), shard.CodeCreated)
 	l := f.nodes[1].peers.Link(owner.self)
 	for _, from := range []uint64{0, 1, 1 << 40} {
-		if _, err := l.RequestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, shard.Pos(from)); !errors.Is(err, placement.ErrCallFailed) {
-			t.Errorf("from %d: %v", from, err)
-		}
+		t.Run(fmt.Sprint("from ", from), func(t *testing.T) {
+			if _, err := l.RequestPage(t.Context(), id, shard.Info{Exists: true, Generation: 2}, shard.Pos(from)); !errors.Is(err, placement.ErrCallFailed) {
+				t.Error(err)
+			}
+		})
 	}
 	f.mustDo(f.nodes[1], write(id, shard.OpAppend, "x"), shard.CodeAppended)
 }

@@ -19,7 +19,7 @@ const (
 
 // reconcileLoop checks each second, and whenever owners or links change, whether this node should
 // still serve what it serves.
-func (r *Node) reconcileLoop(ctx context.Context) {
+func (n *Node) reconcileLoop(ctx context.Context) {
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
 	last := time.Now()
@@ -27,31 +27,31 @@ func (r *Node) reconcileLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.reconcileNow:
+		case <-n.reconcileNow:
 		case <-tick.C:
 		}
 		now := time.Now()
-		r.reconcileStanding(now)
-		r.reconcileStore(now)
-		r.checkClockSkew()
+		n.reconcileStanding(now)
+		n.reconcileStore(now)
+		n.checkClockSkew()
 		if late := now.Sub(last); late > reconcileEvery+transport.SilenceTimeout {
-			r.membership.RejoinAfterPause(late)
+			n.membership.RejoinAfterPause(late)
 		}
 		last = now
-		r.reconcileStreams()
-		r.closeBridges()
-		r.local.forgetExpired(now)
-		r.noteLeaveProgress()
+		n.reconcileStreams()
+		n.closeBridges()
+		n.local.forgetExpired(now)
+		n.noteLeaveProgress()
 	}
 }
 
 // servingRule returns a function that reports whether this node may serve a stream: because it owns
 // it, or because the owner cannot be reached from here. Otherwise the function returns the owner.
-func (r *Node) servingRule() func(shard.StreamID) (to placement.PeerAddr, ok bool) {
-	t := r.currentTable()
+func (n *Node) servingRule() func(shard.StreamID) (to placement.PeerAddr, ok bool) {
+	t := n.currentTable()
 	up := map[string]bool{}
 	for _, m := range t.Owners() {
-		up[m.Name] = m.Name != r.self && r.peers.Link(m.Name) != nil
+		up[m.Name] = m.Name != n.self && n.peers.Link(m.Name) != nil
 	}
 	return func(id shard.StreamID) (placement.PeerAddr, bool) {
 		m := t.Owner(id)
@@ -64,59 +64,59 @@ func (r *Node) servingRule() func(shard.StreamID) (to placement.PeerAddr, ok boo
 
 // reconcileStreams tells subscribers of streams that others own to move, and releases those streams
 // once no subscriber here is fed. It returns how many are left.
-func (r *Node) reconcileStreams() (left int) {
-	r.reconcileMu.Lock()
-	defer r.reconcileMu.Unlock()
-	mayServe := r.servingRule()
-	left = r.server.CheckSubscriptions(time.Now(), mayServe)
-	if !r.hasMisplaced.Swap(false) && left == 0 {
+func (n *Node) reconcileStreams() (left int) {
+	n.reconcileMu.Lock()
+	defer n.reconcileMu.Unlock()
+	mayServe := n.servingRule()
+	left = n.server.CheckSubscriptions(time.Now(), mayServe)
+	if !n.hasMisplaced.Swap(false) && left == 0 {
 		return 0
 	}
-	for _, id := range r.local.manager.OwnedStreams() {
+	for _, id := range n.local.manager.OwnedStreams() {
 		_, ok := mayServe(id)
 		switch {
-		case ok && r.followLoop.ownsStream(id):
+		case ok && n.followLoop.ownsStream(id):
 			continue
 		case !ok:
 			left++
-			r.releaseStream(id)
+			n.releaseStream(id)
 		}
-		r.hasMisplaced.Store(true) // checked again next time
+		n.hasMisplaced.Store(true) // checked again next time
 	}
 	return left
 }
 
 // releaseStream drops a stream, without waiting, unless it has feeds or has still to be offered to its new owner. While the new owner may still
 // ask for the stream only its read session ends: the new owner has its own.
-func (r *Node) releaseStream(id shard.StreamID) {
+func (n *Node) releaseStream(id shard.StreamID) {
 	keep := keepMovedFor
-	if r.leaving.Load() {
+	if n.leaving.Load() {
 		keep = keepMovedLeaving
 	}
 	switch {
-	case r.local.hasFeeds(id), r.backlog.Load().isWaiting(id):
+	case n.local.hasFeeds(id), n.backlog.Load().isWaiting(id):
 		return
-	case r.history.UnchangedFor(r.currentTable(), r.cfg.Now()) < keep:
-		r.local.manager.EndSession(id)
+	case n.history.UnchangedFor(n.currentTable(), n.cfg.Now()) < keep:
+		n.local.manager.EndSession(id)
 		return
 	}
 	select {
-	case r.dropSlots <- struct{}{}:
+	case n.dropSlots <- struct{}{}:
 	default:
 		return // all slots are taken: next time
 	}
-	r.wg.Go(func() {
+	n.wg.Go(func() {
 		defer func() {
-			<-r.dropSlots
-			r.noteLeaveProgress()
+			<-n.dropSlots
+			n.noteLeaveProgress()
 		}()
-		r.local.dropUnfed(id)
+		n.local.dropUnfed(id)
 	})
 }
 
 // noteLeaveProgress wakes Leave, if it runs: owners or links changed, or a stream may be left less.
-func (r *Node) noteLeaveProgress() {
-	if r.leaving.Load() {
-		notify.Send(r.leaveProgress)
+func (n *Node) noteLeaveProgress() {
+	if n.leaving.Load() {
+		notify.Send(n.leaveProgress)
 	}
 }

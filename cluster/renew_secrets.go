@@ -11,8 +11,8 @@ import (
 const renewInterval = 10 * time.Second
 
 // renewLoop applies what Config.Renew returns, whenever that has changed, until ctx ends.
-func (r *Node) renewLoop(ctx context.Context) {
-	tick := time.NewTicker(r.cfg.renewInterval)
+func (n *Node) renewLoop(ctx context.Context) {
+	tick := time.NewTicker(n.cfg.renewInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -20,31 +20,31 @@ func (r *Node) renewLoop(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := r.renewOnce(); err != nil {
-			r.cfg.Logger.Warn("the secrets or the identity cannot be read again, the old ones are used", "err", err)
+		if err := n.renewOnce(); err != nil {
+			n.cfg.Logger.Warn("the secrets or the identity cannot be read again, the old ones are used", "err", err)
 		}
 	}
 }
 
-func (r *Node) renewOnce() error {
-	secrets, id, err := r.cfg.ReloadCredentials()
+func (n *Node) renewOnce() error {
+	secrets, id, err := n.cfg.ReloadCredentials()
 	if err != nil {
 		return err
 	}
 	if err := CheckSecrets(secrets); err != nil {
 		return err
 	}
-	p, err := peertls.NewProof(r.cfg.FleetName, secrets, id)
+	p, err := peertls.NewProof(n.cfg.FleetName, secrets, id)
 	if err != nil {
 		return err
 	}
-	if p.Equal(r.creds.Proof()) {
+	if p.Equal(n.creds.Proof()) {
 		return nil
 	}
-	if err := r.membership.SetSecrets(secrets); err != nil {
+	if err := n.membership.SetSecrets(secrets); err != nil {
 		return err
 	}
-	r.creds.ReplaceProof(p)
-	r.cfg.Logger.Info("secrets renewed", "secrets", len(secrets), "identity", id != nil)
+	n.creds.ReplaceProof(p)
+	n.cfg.Logger.Info("secrets renewed", "secrets", len(secrets), "identity", id != nil)
 	return nil
 }

@@ -20,7 +20,7 @@ const reportTimeout = time.Second
 type Reporter func(ctx context.Context, question []byte) ([]byte, error)
 
 // AnswerReports has this node answer questions of the others, from now on.
-func (r *Node) AnswerReports(report Reporter) { r.reporter.Store(&report) }
+func (n *Node) AnswerReports(report Reporter) { n.reporter.Store(&report) }
 
 // errNoReport refuses a question that this node cannot answer.
 var errNoReport = errors.New("no report")
@@ -36,14 +36,14 @@ func (o *ownerSide) Report(ctx context.Context, question []byte) ([]byte, error)
 
 // AskReports asks every linked peer a question, and returns the reports by the names of the members
 // that answered within reportTimeout.
-func (r *Node) AskReports(ctx context.Context, question []byte) map[string][]byte {
+func (n *Node) AskReports(ctx context.Context, question []byte) map[string][]byte {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	reports := map[string][]byte{}
 	var wg sync.WaitGroup
-	for _, m := range r.View().Members() {
-		l := r.peers.Link(m.Name)
+	for _, m := range n.View().Members() {
+		l := n.peers.Link(m.Name)
 		if l == nil {
 			continue
 		}
@@ -66,8 +66,8 @@ type PeerLink struct {
 }
 
 // PeerLink returns what this node knows of its link to the member of that name.
-func (r *Node) PeerLink(name string) PeerLink {
-	l := r.peers.Link(name)
+func (n *Node) PeerLink(name string) PeerLink {
+	l := n.peers.Link(name)
 	if l == nil {
 		return PeerLink{}
 	}
@@ -76,22 +76,22 @@ func (r *Node) PeerLink(name string) PeerLink {
 
 // EachFollowed calls yield for each stream that this node follows, with the number of its readers
 // here. yield must not block: no reader arrives meanwhile.
-func (r *Node) EachFollowed(yield func(id shard.StreamID, readers int)) {
-	r.followLoop.mu.Lock()
-	defer r.followLoop.mu.Unlock()
-	for id, f := range r.followLoop.byStream {
+func (n *Node) EachFollowed(yield func(id shard.StreamID, readers int)) {
+	n.followLoop.mu.Lock()
+	defer n.followLoop.mu.Unlock()
+	for id, f := range n.followLoop.byStream {
 		f.mu.Lock()
-		n := f.readers
+		readers := f.readers
 		f.mu.Unlock()
-		yield(id, int(n))
+		yield(id, int(readers))
 	}
 }
 
 // ReadersOf returns the number of a stream's readers here; follows: this node follows it.
-func (r *Node) ReadersOf(id shard.StreamID) (readers int, follows bool) {
-	r.followLoop.mu.Lock()
-	f := r.followLoop.byStream[id]
-	r.followLoop.mu.Unlock()
+func (n *Node) ReadersOf(id shard.StreamID) (readers int, follows bool) {
+	n.followLoop.mu.Lock()
+	f := n.followLoop.byStream[id]
+	n.followLoop.mu.Unlock()
 	if f == nil {
 		return 0, false
 	}

@@ -49,35 +49,35 @@ func newStateCalls(ctx context.Context) *stateCalls {
 }
 
 // callShared returns what call returns, from a call that was sent after callShared was called.
-func (fs *stateCalls) callShared(
+func (s *stateCalls) callShared(
 	ctx context.Context, key stateCallKey, call func(context.Context) (shard.Info, error),
 ) (shard.Info, error) {
-	c := fs.joinCall(key, call)
+	c := s.joinCall(key, call)
 	select {
 	case <-c.done:
 		return c.info, c.err
 	case <-ctx.Done():
 	}
-	fs.mu.Lock()
+	s.mu.Lock()
 	if c.waiters--; c.waiters == 0 && c.cancel != nil {
 		c.cancel() // no caller waits any more
 	}
-	fs.mu.Unlock()
+	s.mu.Unlock()
 	return shard.Info{}, context.Cause(ctx)
 }
 
 // joinCall returns the key's call that has not been sent yet, and creates it if there is none.
-func (fs *stateCalls) joinCall(
+func (s *stateCalls) joinCall(
 	key stateCallKey, call func(context.Context) (shard.Info, error),
 ) *stateCall {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	pair := fs.byKey[key]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pair := s.byKey[key]
 	switch {
 	case pair == nil:
 		pair = &stateCallPair{current: &stateCall{waiters: 1, done: make(chan struct{})}}
-		fs.byKey[key] = pair
-		fs.wg.Go(func() { fs.sendCalls(key, pair, call) })
+		s.byKey[key] = pair
+		s.wg.Go(func() { s.sendCalls(key, pair, call) })
 		return pair.current
 	case !pair.current.sent:
 		pair.current.waiters++
@@ -89,30 +89,30 @@ func (fs *stateCalls) joinCall(
 	return pair.next
 }
 
-func (fs *stateCalls) callGuarded(
+func (s *stateCalls) callGuarded(
 	ctx context.Context, call func(context.Context) (shard.Info, error),
 ) (_ shard.Info, err error) {
-	defer guard.ToError(fs.panics, panicInStateCall, &err)
+	defer guard.ToError(s.panics, panicInStateCall, &err)
 	return call(ctx)
 }
 
 // sendCalls sends the calls of a key, one after the other, while callers wait.
-func (fs *stateCalls) sendCalls(
+func (s *stateCalls) sendCalls(
 	key stateCallKey, pair *stateCallPair, call func(context.Context) (shard.Info, error),
 ) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for pair.current != nil {
 		if c := pair.current; c.waiters > 0 {
-			ctx, cancel := context.WithTimeout(fs.ctx, transport.OpenTimeout)
+			ctx, cancel := context.WithTimeout(s.ctx, transport.OpenTimeout)
 			c.sent, c.cancel = true, cancel
-			fs.mu.Unlock()
-			c.info, c.err = fs.callGuarded(ctx, call)
+			s.mu.Unlock()
+			c.info, c.err = s.callGuarded(ctx, call)
 			cancel()
 			close(c.done)
-			fs.mu.Lock()
+			s.mu.Lock()
 		}
 		pair.current, pair.next = pair.next, nil
 	}
-	delete(fs.byKey, key)
+	delete(s.byKey, key)
 }

@@ -14,7 +14,7 @@ import (
 // write was acknowledged gets an answer that reflects it.
 func TestStateCallsShareNoOldAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fs := newStateCalls(t.Context())
+		s := newStateCalls(t.Context())
 		var tail, calls atomic.Uint64
 		call := func(context.Context) (shard.Info, error) {
 			calls.Add(1)
@@ -27,7 +27,7 @@ func TestStateCallsShareNoOldAnswer(t *testing.T) {
 			go func() {
 				<-time.After(time.Duration(i) * 3 * time.Millisecond)
 				asked := tail.Add(1) // a write was acknowledged, and then:
-				info, err := fs.callShared(t.Context(), stateCallKey{"s/s", 0}, call)
+				info, err := s.callShared(t.Context(), stateCallKey{"s/s", 0}, call)
 				if err == nil && info.Tail < shard.Pos(asked) {
 					t.Errorf("an answer as of %d to a question at %d", info.Tail, asked)
 				}
@@ -39,12 +39,12 @@ func TestStateCallsShareNoOldAnswer(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		fs.wg.Wait()
+		s.wg.Wait()
 		if n := calls.Load(); n > 9 {
 			t.Errorf("%d calls for 200 questions in 600 ms", n)
 		}
-		if len(fs.byKey) != 0 {
-			t.Errorf("%d flights left", len(fs.byKey))
+		if len(s.byKey) != 0 {
+			t.Errorf("%d flights left", len(s.byKey))
 		}
 	})
 }
@@ -52,16 +52,16 @@ func TestStateCallsShareNoOldAnswer(t *testing.T) {
 // A call that no caller waits for any more is cancelled.
 func TestStateCallWithoutWaitersIsCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fs := newStateCalls(t.Context())
+		s := newStateCalls(t.Context())
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		_, err := fs.callShared(ctx, stateCallKey{"s/s", 0}, func(ctx context.Context) (shard.Info, error) {
+		_, err := s.callShared(ctx, stateCallKey{"s/s", 0}, func(ctx context.Context) (shard.Info, error) {
 			<-ctx.Done()
 			return shard.Info{}, ctx.Err()
 		})
 		if err == nil {
 			t.Error("no error")
 		}
-		fs.wg.Wait()
+		s.wg.Wait()
 	})
 }

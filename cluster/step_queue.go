@@ -19,65 +19,65 @@ type queuedStep struct {
 }
 
 // schedule sets the time of a follower's next step; the zero time removes it from the queue.
-func (a *stepQueue) schedule(f *follower, at time.Time) {
-	e := a.byFollower[f]
+func (q *stepQueue) schedule(f *follower, at time.Time) {
+	e := q.byFollower[f]
 	switch {
 	case e == nil && at.IsZero():
 	case e == nil:
-		if a.byFollower == nil {
-			a.byFollower = map[*follower]*queuedStep{}
+		if q.byFollower == nil {
+			q.byFollower = map[*follower]*queuedStep{}
 		}
 		e = &queuedStep{follower: f, at: at}
-		a.byFollower[f] = e
-		heap.Push(&a.heap, e)
+		q.byFollower[f] = e
+		heap.Push(&q.heap, e)
 	case at.IsZero():
-		heap.Remove(&a.heap, e.index)
-		delete(a.byFollower, f)
+		heap.Remove(&q.heap, e.index)
+		delete(q.byFollower, f)
 	default:
 		e.at = at
-		heap.Fix(&a.heap, e.index)
+		heap.Fix(&q.heap, e.index)
 	}
 }
 
 // popDue removes a follower with a due step and returns it; nil: there is none.
-func (a *stepQueue) popDue(now time.Time) *follower {
-	if len(a.heap) == 0 || now.Before(a.heap[0].at) {
+func (q *stepQueue) popDue(now time.Time) *follower {
+	if len(q.heap) == 0 || now.Before(q.heap[0].at) {
 		return nil
 	}
-	f := a.heap[0].follower
-	a.schedule(f, time.Time{})
+	f := q.heap[0].follower
+	q.schedule(f, time.Time{})
 	return f
 }
 
 // untilNext returns the time until the first step is due, an hour if there is none.
-func (a *stepQueue) untilNext(now time.Time) time.Duration {
-	if len(a.heap) == 0 {
+func (q *stepQueue) untilNext(now time.Time) time.Duration {
+	if len(q.heap) == 0 {
 		return time.Hour
 	}
-	return a.heap[0].at.Sub(now)
+	return q.heap[0].at.Sub(now)
 }
 
 // stepHeap implements heap.Interface.
 type stepHeap []*queuedStep
 
-func (e stepHeap) Len() int           { return len(e) }
-func (e stepHeap) Less(i, j int) bool { return e[i].at.Before(e[j].at) }
+func (h stepHeap) Len() int           { return len(h) }
+func (h stepHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
 
-func (e stepHeap) Swap(i, j int) {
-	e[i], e[j] = e[j], e[i]
-	e[i].index, e[j].index = i, j
+func (h stepHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
 }
 
-func (e *stepHeap) Push(x any) {
+func (h *stepHeap) Push(x any) {
 	n, _ := x.(*queuedStep)
-	n.index = len(*e)
-	*e = append(*e, n)
+	n.index = len(*h)
+	*h = append(*h, n)
 }
 
-func (e *stepHeap) Pop() any {
-	last := len(*e) - 1
-	n := (*e)[last]
-	(*e)[last] = nil
-	*e = (*e)[:last]
+func (h *stepHeap) Pop() any {
+	last := len(*h) - 1
+	n := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
 	return n
 }

@@ -16,22 +16,22 @@ func TestStepQueueMatchesAMap(t *testing.T) {
 	for i := range fs {
 		fs[i] = &follower{}
 	}
-	var a stepQueue
+	var q stepQueue
 	model := map[*follower]time.Time{}
 	now := base
 	for range 20_000 {
 		f := fs[rand.IntN(len(fs))]
 		switch rand.IntN(4) {
 		case 0:
-			a.schedule(f, time.Time{})
+			q.schedule(f, time.Time{})
 			delete(model, f)
 		case 1, 2:
 			at := now.Add(rand.N(time.Second))
-			a.schedule(f, at)
+			q.schedule(f, at)
 			model[f] = at
 		default:
 			now = now.Add(rand.N(50 * time.Millisecond))
-			for f := a.popDue(now); f != nil; f = a.popDue(now) {
+			for f := q.popDue(now); f != nil; f = q.popDue(now) {
 				if at, ok := model[f]; !ok || now.Before(at) {
 					t.Fatalf("due at %v of %v", at, ok)
 				}
@@ -41,8 +41,8 @@ func TestStepQueueMatchesAMap(t *testing.T) {
 			for _, at := range model {
 				first = min(first, at.Sub(now))
 			}
-			if first <= 0 || a.untilNext(now) != first || len(a.byFollower) != len(model) {
-				t.Fatalf("wait %v for %d, not %v for %d", a.untilNext(now), len(a.byFollower), first, len(model))
+			if first <= 0 || q.untilNext(now) != first || len(q.byFollower) != len(model) {
+				t.Fatalf("wait %v for %d, not %v for %d", q.untilNext(now), len(q.byFollower), first, len(model))
 			}
 		}
 	}
@@ -50,13 +50,13 @@ func TestStepQueueMatchesAMap(t *testing.T) {
 
 // Streams that answersLocally are opened before all that have to be fetched.
 func TestOpenPoolRunsLocalStreamsFirst(t *testing.T) {
-	o := &openPool{limit: 1, maxWaiting: 4}
+	p := &openPool{limit: 1, maxWaiting: 4}
 	var order []string
 	begun, hold := make(chan struct{}), make(chan struct{})
 	add := func(near bool, name string) bool {
-		return o.submit(near, func() { order = append(order, name) })
+		return p.submit(near, func() { order = append(order, name) })
 	}
-	o.submit(false, func() {
+	p.submit(false, func() {
 		close(begun)
 		<-hold
 	})
@@ -70,7 +70,7 @@ func TestOpenPoolRunsLocalStreamsFirst(t *testing.T) {
 		t.Error("more wait than may")
 	}
 	close(hold)
-	o.close()
+	p.close()
 	if got := strings.Join(order, ""); got != "cdab" {
 		t.Errorf("%q", got)
 	}
@@ -78,13 +78,13 @@ func TestOpenPoolRunsLocalStreamsFirst(t *testing.T) {
 
 // Moves that are not urgent are spread, if there are many.
 func TestMovesThatAreNotUrgentAreSpread(t *testing.T) {
-	var fs followLoop
+	var l followLoop
 	now := time.Now()
 	const n = 4000
 	var last time.Time
 	early := 0
 	for range n {
-		at := fs.nextMoveTime(now)
+		at := l.nextMoveTime(now)
 		if at.Before(now.Add(time.Second)) {
 			early++
 		}
@@ -94,14 +94,14 @@ func TestMovesThatAreNotUrgentAreSpread(t *testing.T) {
 		t.Errorf("the last after %v", d)
 	}
 	for range 100_000 { // feeds last for transport.MovedGrace
-		if d := fs.nextMoveTime(now).Sub(now); d > transport.MovedGrace*3/4 {
+		if d := l.nextMoveTime(now).Sub(now); d > transport.MovedGrace*3/4 {
 			t.Fatalf("one after %v", d)
 		}
 	}
 	if early < n/4 || early > n/2 {
 		t.Errorf("%d of %d in the first second", early, n)
 	}
-	if later := now.Add(time.Hour); fs.nextMoveTime(later).Sub(later) > movePace+moveJitter {
+	if later := now.Add(time.Hour); l.nextMoveTime(later).Sub(later) > movePace+moveJitter {
 		t.Error("a later one waits for those before")
 	}
 }

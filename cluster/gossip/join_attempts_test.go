@@ -57,10 +57,10 @@ func TestGossipLogIsLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log testlog.Lines
-		g := newMemberlistLog(log.Logger())
+		l := newMemberlistLog(log.Logger())
 		for i := range 500 {
-			fmt.Fprintf(g, "[ERR] memberlist: failed to receive: No installed keys could decrypt the message from=127.0.0.1:%d\n", i)
-			fmt.Fprintf(g, "[ERR] memberlist: discarding stream with unacceptable label \"x%d\": from=10.0.0.%d:1\n", i, i)
+			fmt.Fprintf(l, "[ERR] memberlist: failed to receive: No installed keys could decrypt the message from=127.0.0.1:%d\n", i)
+			fmt.Fprintf(l, "[ERR] memberlist: discarding stream with unacceptable label \"x%d\": from=10.0.0.%d:1\n", i, i)
 		}
 		if all := log.Containing("gossip"); len(all) != 2 {
 			t.Errorf("%q", all)
@@ -70,19 +70,19 @@ func TestGossipLogIsLimited(t *testing.T) {
 		if all := log.Containing("more=499"); len(all) != 2 || !strings.Contains(all[0]+all[1], "from=127.0.0.1:499") {
 			t.Errorf("%q", all)
 		}
-		fmt.Fprintln(g, "[ERR] memberlist: failed to receive: No installed keys could decrypt the message from=127.0.0.1:1")
+		fmt.Fprintln(l, "[ERR] memberlist: failed to receive: No installed keys could decrypt the message from=127.0.0.1:1")
 		if all := log.Containing("gossip"); len(all) != 4 { // the window that began with the count
 			t.Errorf("%q", all)
 		}
 		<-time.After(2 * logWindow)
 		synctest.Wait()
-		if all := log.Containing("gossip"); len(all) != 5 || g.count() != 0 {
-			t.Errorf("%d kinds, %q", g.count(), all)
+		if all := log.Containing("gossip"); len(all) != 5 || l.count() != 0 {
+			t.Errorf("%d kinds, %q", l.count(), all)
 		}
 		for i := range 10 * maxLineKinds { // further kinds count as one
-			fmt.Fprintf(g, "[ERR] memberlist: %s\n", strings.Repeat("x", i%70+1)+string(rune('a'+i/70)))
+			fmt.Fprintf(l, "[ERR] memberlist: %s\n", strings.Repeat("x", i%70+1)+string(rune('a'+i/70)))
 		}
-		if n := g.count(); n > maxLineKinds+1 {
+		if n := l.count(); n > maxLineKinds+1 {
 			t.Errorf("%d kinds", n)
 		}
 		<-time.After(3 * logWindow)
@@ -91,10 +91,10 @@ func TestGossipLogIsLimited(t *testing.T) {
 }
 
 // count returns how many kinds have a window.
-func (g *memberlistLog) count() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.kinds)
+func (l *memberlistLog) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.kinds)
 }
 
 func TestParseJoinAddrs(t *testing.T) {
@@ -104,8 +104,10 @@ func TestParseJoinAddrs(t *testing.T) {
 		t.Errorf("%q, %v", clean, err)
 	}
 	for _, bad := range []string{"", "http://a", "a b", "a/b", "a:0", "a:70000", ":1", "a:b:c", "x@y", "a:", `"a"`} {
-		if _, err := ParseJoinAddrs([]string{"ok", bad}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", bad)) {
-			t.Errorf("%q: %v", bad, err)
-		}
+		t.Run(bad, func(t *testing.T) {
+			if _, err := ParseJoinAddrs([]string{"ok", bad}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", bad)) {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }

@@ -46,31 +46,31 @@ var logLevels = []struct {
 }{{"[WARN] ", slog.LevelInfo}, {"[ERR] ", slog.LevelWarn}, {"[ERROR] ", slog.LevelWarn}, {"[DEBUG] ", slog.LevelDebug}}
 
 // Write implements io.Writer for a log.Logger, which writes a line at a time.
-func (g *memberlistLog) Write(line []byte) (int, error) {
+func (l *memberlistLog) Write(line []byte) (int, error) {
 	n := len(line)
 	level := slog.LevelDebug
-	for _, l := range logLevels {
-		if rest, ok := bytes.CutPrefix(line, []byte(l.tag)); ok {
-			level, line = l.level, rest
+	for _, known := range logLevels {
+		if rest, ok := bytes.CutPrefix(line, []byte(known.tag)); ok {
+			level, line = known.level, rest
 			break
 		}
 	}
-	if !g.log.Enabled(context.Background(), level) {
+	if !l.log.Enabled(context.Background(), level) {
 		return n, nil
 	}
 	text := strings.TrimPrefix(string(bytes.TrimSpace(line)), "memberlist: ")
-	if level == slog.LevelDebug || g.isFirstOfKind(level, text) {
-		g.logLine(level, text, 0)
+	if level == slog.LevelDebug || l.isFirstOfKind(level, text) {
+		l.logLine(level, text, 0)
 	}
 	return n, nil
 }
 
-func (g *memberlistLog) logLine(level slog.Level, text string, suppressed int) {
+func (l *memberlistLog) logLine(level slog.Level, text string, suppressed int) {
 	if suppressed > 0 {
-		g.log.Log(context.Background(), level, "gossip", "says", text, "more", suppressed, "over", logWindow)
+		l.log.Log(context.Background(), level, "gossip", "says", text, "more", suppressed, "over", logWindow)
 		return
 	}
-	g.log.Log(context.Background(), level, "gossip", "says", text)
+	l.log.Log(context.Background(), level, "gossip", "says", text)
 }
 
 // kindOf returns the common beginning of all lines of a kind: a line up to its first number or
@@ -83,14 +83,14 @@ func kindOf(text string) string {
 }
 
 // isFirstOfKind reports whether a line is the first of its kind in a window.
-func (g *memberlistLog) isFirstOfKind(level slog.Level, text string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (l *memberlistLog) isFirstOfKind(level slog.Level, text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	kind := level.String() + kindOf(text)
-	k := g.kinds[kind]
-	if k == nil && len(g.kinds) >= maxLineKinds {
+	k := l.kinds[kind]
+	if k == nil && len(l.kinds) >= maxLineKinds {
 		kind = level.String() + otherKind
-		k = g.kinds[kind]
+		k = l.kinds[kind]
 	}
 	if k != nil {
 		k.suppressed++
@@ -98,24 +98,24 @@ func (g *memberlistLog) isFirstOfKind(level slog.Level, text string) bool {
 		return false
 	}
 	k = &lineKind{}
-	g.kinds[kind] = k
-	time.AfterFunc(logWindow, func() { g.endWindow(kind, level) })
+	l.kinds[kind] = k
+	time.AfterFunc(logWindow, func() { l.endWindow(kind, level) })
 	return true
 }
 
 // endWindow logs how many lines the window suppressed, and begins the next window with that.
-func (g *memberlistLog) endWindow(kind string, level slog.Level) {
-	g.mu.Lock()
-	k := g.kinds[kind]
+func (l *memberlistLog) endWindow(kind string, level slog.Level) {
+	l.mu.Lock()
+	k := l.kinds[kind]
 	more, last := k.suppressed, k.last
 	if k.suppressed = 0; more == 0 {
-		delete(g.kinds, kind)
+		delete(l.kinds, kind)
 	} else {
-		time.AfterFunc(logWindow, func() { g.endWindow(kind, level) })
+		time.AfterFunc(logWindow, func() { l.endWindow(kind, level) })
 	}
-	g.mu.Unlock()
+	l.mu.Unlock()
 	if more > 0 {
-		g.logLine(level, last, more)
+		l.logLine(level, last, more)
 	}
 }
 

@@ -100,24 +100,33 @@ func TestNodeThatIsAloneWarns(t *testing.T) {
 		if n := len(log.Containing("alone")); n != 1 {
 			t.Errorf("said %d times", n)
 		}
-		for _, c := range []struct {
-			name  string
-			known []placement.Member
-			want  int
-		}{
-			{"nobody joins", nil, 1},
-			{"somebody joins", []placement.Member{{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: placement.Never}}, 0},
-		} {
-			log := testlog.Lines{}
-			m := membershipWithoutGossip(log.Logger())
-			m.receive(c.known...)
-			began := time.Now()
-			m.joinLoop(t.Context())
-			if n := len(log.Containing("alone")); n != c.want || time.Since(began) != m.cfg.AloneAfter {
-				t.Errorf("%s: said %d times, after %v", c.name, n, time.Since(began))
-			}
-		}
 	})
+}
+
+// A node that finds no other within AloneAfter says so once, and owns streams.
+func TestNodeThatStaysAloneSaysSo(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		known []placement.Member
+		want  int
+	}{
+		{"nobody joins", nil, 1},
+		{"somebody joins", []placement.Member{{Name: "a", RingKey: "a", Revision: 1, OwnsUntil: placement.Never}}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := testlog.Lines{}
+				m := membershipWithoutGossip(log.Logger())
+				m.receive(c.known...)
+				began := time.Now()
+				m.joinLoop(t.Context())
+				if n := len(log.Containing("alone")); n != c.want || time.Since(began) != m.cfg.AloneAfter {
+					t.Errorf("said %d times, after %v", n, time.Since(began))
+				}
+			})
+		})
+	}
 }
 
 // runUntilEnd publishes Views until the end of the test.

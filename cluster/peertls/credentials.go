@@ -101,14 +101,14 @@ func (c *Credentials) ReplaceProof(p *Proof) {
 	c.proof.Store(p)
 	c.mu.Lock()
 	var out []*provenConn
-	for h := range c.provenConns {
-		if p.checkPeer(h.certs, h.usage, h.provenAt) != nil {
-			out = append(out, h)
+	for conn := range c.provenConns {
+		if p.checkPeer(conn.certs, conn.usage, conn.provenAt) != nil {
+			out = append(out, conn)
 		}
 	}
 	c.mu.Unlock()
-	for _, h := range out {
-		_ = h.Close()
+	for _, conn := range out {
+		_ = conn.Close()
 	}
 }
 
@@ -123,18 +123,18 @@ type provenConn struct {
 }
 
 // Write implements net.Conn.
-func (h *provenConn) Write(p []byte) (int, error) {
-	n, err := h.Conn.Write(p)
+func (c *provenConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
 	if err == nil {
-		err = h.batched.flush()
+		err = c.batched.flush()
 	}
 	return n, err
 }
 
 // Close implements net.Conn.
-func (h *provenConn) Close() error {
-	h.creds.mu.Lock()
-	delete(h.creds.provenConns, h)
-	h.creds.mu.Unlock()
-	return h.Conn.Close()
+func (c *provenConn) Close() error {
+	c.creds.mu.Lock()
+	delete(c.creds.provenConns, c)
+	c.creds.mu.Unlock()
+	return c.Conn.Close()
 }

@@ -28,9 +28,9 @@ var (
 // membersAt is a fleet with members that speak TLS at these addresses.
 type membersAt []string
 
-func (a membersAt) View() *placement.View {
+func (m membersAt) View() *placement.View {
 	var ms []placement.Member
-	for _, addr := range a {
+	for _, addr := range m {
 		ms = append(ms, placement.Member{Name: addr, RingKey: addr, RelayAddr: addr, Features: placement.FeatureTLS})
 	}
 	return placement.NewView(ms)
@@ -139,8 +139,8 @@ func TestReplacedSecretEndsItsConnections(t *testing.T) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for h := range c.provenConns {
-		if p.checkPeer(h.certs, h.usage, h.provenAt) != nil {
+	for conn := range c.provenConns {
+		if p.checkPeer(conn.certs, conn.usage, conn.provenAt) != nil {
 			t.Error("a connection by the old secret is still there")
 		}
 	}

@@ -62,15 +62,15 @@ func (c *Credentials) trackConn(conn *tls.Conn, batched *batchedConn, usage x509
 		return nil, nil, errNotHTTP2
 	}
 	batched.startBatching()
-	h := &provenConn{Conn: conn, batched: batched, creds: c, certs: state.PeerCertificates, usage: usage, provenAt: time.Now()}
+	proven := &provenConn{Conn: conn, batched: batched, creds: c, certs: state.PeerCertificates, usage: usage, provenAt: time.Now()}
 	c.mu.Lock()
-	c.provenConns[h] = struct{}{}
+	c.provenConns[proven] = struct{}{}
 	c.mu.Unlock()
-	if err := c.proof.Load().checkPeer(h.certs, usage, h.provenAt); err != nil { // the proof was replaced meanwhile
-		_ = h.Close()
+	if err := c.proof.Load().checkPeer(proven.certs, usage, proven.provenAt); err != nil { // the proof was replaced meanwhile
+		_ = proven.Close()
 		return nil, nil, err
 	}
-	return h, credentials.TLSInfo{
+	return proven, credentials.TLSInfo{
 		State: state, CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
 	}, nil
 }
@@ -79,16 +79,16 @@ func (c *Credentials) trackConn(conn *tls.Conn, batched *batchedConn, usage x509
 type clientCreds struct{ creds *Credentials }
 
 // ClientHandshake implements credentials.TransportCredentials.
-func (t clientCreds) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (
+func (c clientCreds) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (
 	net.Conn, credentials.AuthInfo, error,
 ) {
 	batched := newBatchedConn(raw)
-	conn := tls.Client(batched, t.creds.tlsConfig(x509.ExtKeyUsageServerAuth))
+	conn := tls.Client(batched, c.creds.tlsConfig(x509.ExtKeyUsageServerAuth))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		return nil, nil, err
 	}
-	return t.creds.trackConn(conn, batched, x509.ExtKeyUsageServerAuth)
+	return c.creds.trackConn(conn, batched, x509.ExtKeyUsageServerAuth)
 }
 
 // ServerHandshake implements credentials.TransportCredentials.
@@ -102,7 +102,7 @@ func (clientCreds) Info() credentials.ProtocolInfo {
 }
 
 // Clone implements credentials.TransportCredentials.
-func (t clientCreds) Clone() credentials.TransportCredentials { return t }
+func (c clientCreds) Clone() credentials.TransportCredentials { return c }
 
 // OverrideServerName implements credentials.TransportCredentials.
 func (clientCreds) OverrideServerName(string) error { return nil }
@@ -112,14 +112,14 @@ func (clientCreds) OverrideServerName(string) error { return nil }
 type serverCreds struct{ clientCreds }
 
 // Clone implements credentials.TransportCredentials.
-func (t serverCreds) Clone() credentials.TransportCredentials { return t }
+func (s serverCreds) Clone() credentials.TransportCredentials { return s }
 
 // ServerHandshake implements credentials.TransportCredentials. gRPC bounds its time
 // (HandshakeTimeout).
-func (t serverCreds) ServerHandshake(raw net.Conn) (
+func (s serverCreds) ServerHandshake(raw net.Conn) (
 	conn net.Conn, info credentials.AuthInfo, err error,
 ) {
-	c := t.creds
+	c := s.creds
 	defer func() {
 		if err != nil {
 			_ = raw.Close()
@@ -202,11 +202,11 @@ type prefixedConn struct {
 }
 
 // Read implements net.Conn.
-func (b *prefixedConn) Read(p []byte) (int, error) {
-	if len(b.prefix) > 0 && len(p) > 0 {
-		n := copy(p, b.prefix)
-		b.prefix = b.prefix[n:]
+func (c *prefixedConn) Read(p []byte) (int, error) {
+	if len(c.prefix) > 0 && len(p) > 0 {
+		n := copy(p, c.prefix)
+		c.prefix = c.prefix[n:]
 		return n, nil
 	}
-	return b.Conn.Read(p)
+	return c.Conn.Read(p)
 }

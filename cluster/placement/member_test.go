@@ -17,13 +17,15 @@ func validMember() Member {
 func TestMemberMetadataRoundTrips(t *testing.T) {
 	t.Parallel()
 	for _, m := range []Member{validMember(), {Name: "n", RingKey: "k", RelayAddr: "r", OwnsFrom: Never, OwnsUntil: 5}} {
-		got, err := DecodeMember(m.Name, m.Encode())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(m, got); d != "" {
-			t.Error(d)
-		}
+		t.Run(m.Name, func(t *testing.T) {
+			got, err := DecodeMember(m.Name, m.Encode())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(m, got); d != "" {
+				t.Error(d)
+			}
+		})
 	}
 }
 

@@ -25,16 +25,18 @@ func TestRingDependsOnTheSetAlone(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for _, style := range keyStyles {
 		for _, n := range []int{1, 2, 3, 5, 10, 30} {
-			keys := keysOf(style, n)
-			want := newRing(keys)
-			for range 4 {
-				mixed := append(slices.Clone(keys), keys[rnd.IntN(n)])
-				rnd.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
-				got := newRing(mixed)
-				if got.owners != want.owners || !slices.Equal(got.keys, want.keys) {
-					t.Fatalf("%s, %d keys: another order gave another ring", style, n)
+			t.Run(fmt.Sprintf("%s, %d keys", style, n), func(t *testing.T) {
+				keys := keysOf(style, n)
+				want := newRing(keys)
+				for range 4 {
+					mixed := append(slices.Clone(keys), keys[rnd.IntN(n)])
+					rnd.Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
+					got := newRing(mixed)
+					if got.owners != want.owners || !slices.Equal(got.keys, want.keys) {
+						t.Fatal("another order gave another ring")
+					}
 				}
-			}
+			})
 		}
 	}
 }
@@ -47,45 +49,51 @@ func TestRingHasNotChanged(t *testing.T) {
 	for id, want := range map[shard.StreamID]string{
 		"default/a": "node-1", "default/b": "node-0", "chat/room/1": "node-2", "x/y": "node-2",
 	} {
-		if got := r.keys[r.ownerIndex(id)]; got != want {
-			t.Errorf("owner of %s is %s, not %s", id, got, want)
-		}
+		t.Run(string(id), func(t *testing.T) {
+			if got := r.keys[r.ownerIndex(id)]; got != want {
+				t.Errorf("the owner is %s, not %s", got, want)
+			}
+		})
 	}
 }
 
 func TestRingMovesLittleAndIsBalanced(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{3, 5, 10, 30} {
-		keys := keysOf("fantail-%d", n+1)
-		before, after := newRing(keys[:n]), newRing(keys)
-		moved, load := 0, map[string]int{}
-		for p := range before.owners {
-			from, to := before.keys[before.owners[p]], after.keys[after.owners[p]]
-			if from != to {
-				moved++
+		t.Run(fmt.Sprint(n, " nodes"), func(t *testing.T) {
+			keys := keysOf("fantail-%d", n+1)
+			before, after := newRing(keys[:n]), newRing(keys)
+			moved, load := 0, map[string]int{}
+			for p := range before.owners {
+				from, to := before.keys[before.owners[p]], after.keys[after.owners[p]]
+				if from != to {
+					moved++
+				}
+				load[from]++
 			}
-			load[from]++
-		}
-		if ideal := float64(ringPartitions) / float64(n+1); float64(moved) > 1.35*ideal {
-			t.Errorf("%d nodes: a join moves %d partitions, ideal %.0f", n, moved, ideal)
-		}
-		for k, c := range load {
-			if avg := float64(ringPartitions) / float64(n); float64(c) > 1.26*avg+1 {
-				t.Errorf("%d nodes: %s has %d partitions, average %.0f", n, k, c, avg)
+			if ideal := float64(ringPartitions) / float64(n+1); float64(moved) > 1.35*ideal {
+				t.Errorf("a join moves %d partitions, ideal %.0f", moved, ideal)
 			}
-		}
-		if len(load) != n {
-			t.Errorf("%d nodes: %d own anything", n, len(load))
-		}
+			for k, c := range load {
+				if avg := float64(ringPartitions) / float64(n); float64(c) > 1.26*avg+1 {
+					t.Errorf("%s has %d partitions, average %.0f", k, c, avg)
+				}
+			}
+			if len(load) != n {
+				t.Errorf("%d own anything", len(load))
+			}
+		})
 	}
 }
 
 func TestRingWithoutKeys(t *testing.T) {
 	t.Parallel()
-	for _, r := range []*ring{nil, newRing(nil), newRing([]string{})} {
-		if i := r.ownerIndex("a"); i >= 0 {
-			t.Errorf("an empty ring has owner %d", i)
-		}
+	for name, r := range map[string]*ring{"none": nil, "of nil": newRing(nil), "of no keys": newRing([]string{})} {
+		t.Run(name, func(t *testing.T) {
+			if i := r.ownerIndex("a"); i >= 0 {
+				t.Errorf("an empty ring has owner %d", i)
+			}
+		})
 	}
 }
 

@@ -14,7 +14,7 @@ func TestRefusalHintIsFollowedOnce(t *testing.T) {
 	t.Parallel()
 	v, table := tableOfNames("a", "b", "c", "d")
 	id, owner, successor := ownerAndSuccessor(table, "a")
-	var c Routing
+	var r Routing
 	for i, want := range []struct {
 		name string
 		hop  Hop
@@ -25,11 +25,11 @@ func TestRefusalHintIsFollowedOnce(t *testing.T) {
 		{owner.Name, HopForce, nil},
 	} {
 		t.Run(want.name, func(t *testing.T) {
-			to, ok := c.NextTarget(v, table, id, "a")
+			to, ok := r.NextTarget(v, table, id, "a")
 			if !ok || to.Member == nil || to.Member.Name != want.name || to.Hop != want.hop {
 				t.Fatalf("step %d asks %+v, want %s at hop %d", i, to, want.name, want.hop)
 			}
-			if want.err != nil && !c.HandleAnswer(want.name, want.err) {
+			if want.err != nil && !r.HandleAnswer(want.name, want.err) {
 				t.Fatalf("gives up at step %d", i)
 			}
 		})
@@ -45,11 +45,11 @@ func TestHintToAnUnknownMemberIsNotFollowed(t *testing.T) {
 	if owner.Name == self {
 		self = "b"
 	}
-	var c Routing
-	if !c.HandleAnswer(owner.Name, &RedirectError{Owner: PeerAddr{Name: "z"}}) {
+	var r Routing
+	if !r.HandleAnswer(owner.Name, &RedirectError{Owner: PeerAddr{Name: "z"}}) {
 		t.Fatal("gives up")
 	}
-	if to, _ := c.NextTarget(v, table, id, self); to.Member != owner || to.Hop != HopForce {
+	if to, _ := r.NextTarget(v, table, id, self); to.Member != owner || to.Hop != HopForce {
 		t.Errorf("asks %+v", to)
 	}
 }
@@ -62,13 +62,13 @@ func TestRoutingEndsWhateverIsAnswered(t *testing.T) {
 	names := []string{"a", "b", "c", "d", "e", "stranger", ""}
 	rapid.Check(t, func(t *rapid.T) {
 		id := shard.StreamID("default/x")
-		var c Routing
+		var r Routing
 		alive := 0
 		for step := 1; ; step++ {
 			if step > maxAnswers {
 				t.Fatalf("step %d", step)
 			}
-			to, ok := c.NextTarget(v, table, id, "a")
+			to, ok := r.NextTarget(v, table, id, "a")
 			if !ok {
 				t.Fatal("nobody to ask")
 			}
@@ -81,15 +81,15 @@ func TestRoutingEndsWhateverIsAnswered(t *testing.T) {
 				ErrUnreachable, shard.ErrStopped, shard.ErrNotOwner, shard.ErrStoreDown,
 				&RedirectError{Owner: owner}, &RedirectError{Owner: owner, OwnerAlive: true}, shard.ErrContended,
 			}).Draw(t, "answer")
-			var r *RedirectError
-			if errors.As(err, &r) && r.OwnerAlive {
+			var redirect *RedirectError
+			if errors.As(err, &redirect) && redirect.OwnerAlive {
 				alive++
 			}
-			if !c.HandleAnswer(name, err) {
+			if !r.HandleAnswer(name, err) {
 				return
 			}
-			if c.Hop < before && (alive != 1 || c.Hop != HopRedirected) || c.Hop > HopForce {
-				t.Fatalf("hop %d after %d", c.Hop, before)
+			if r.Hop < before && (alive != 1 || r.Hop != HopRedirected) || r.Hop > HopForce {
+				t.Fatalf("hop %d after %d", r.Hop, before)
 			}
 		}
 	})

@@ -72,12 +72,12 @@ func newConnPair(there, back *path, from, to *net.TCPAddr) (client, server *conn
 
 // Read implements net.Conn.
 func (c *conn) Read(b []byte) (int, error) {
-	h := c.in
+	d := c.in
 	for {
 		if c.rd.passed() {
 			return 0, os.ErrDeadlineExceeded
 		}
-		n, wait, err := h.receive(b)
+		n, wait, err := d.receive(b)
 		if n > 0 || err != nil {
 			return n, err
 		}
@@ -86,7 +86,7 @@ func (c *conn) Read(b []byte) (int, error) {
 			due = time.After(wait)
 		}
 		select {
-		case <-h.wake:
+		case <-d.wake:
 		case <-due:
 		case <-c.rd.wait():
 		}
@@ -94,19 +94,19 @@ func (c *conn) Read(b []byte) (int, error) {
 }
 
 // receive reads what has arrived; wait: when more will.
-func (h *direction) receive(b []byte) (n int, wait time.Duration, err error) {
+func (d *direction) receive(b []byte) (n int, wait time.Duration, err error) {
 	now := time.Now()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.readErr != nil {
-		return 0, 0, h.readErr
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.readErr != nil {
+		return 0, 0, d.readErr
 	}
-	if h.lost {
+	if d.lost {
 		return 0, 0, nil
 	}
-	for n < len(b) && len(h.chunks) > 0 {
-		ch := &h.chunks[0]
-		if h.path.isShut() {
+	for n < len(b) && len(d.chunks) > 0 {
+		ch := &d.chunks[0]
+		if d.path.isShut() {
 			return n, 0, nil
 		}
 		if wait := ch.at.Sub(now); wait > 0 {
@@ -120,62 +120,62 @@ func (h *direction) receive(b []byte) (n int, wait time.Duration, err error) {
 		}
 		k := copy(b[n:], ch.b)
 		n += k
-		h.size -= k
+		d.size -= k
 		if ch.b = ch.b[k:]; len(ch.b) == 0 {
-			h.chunks[0] = chunk{}
-			h.chunks = h.chunks[1:]
+			d.chunks[0] = chunk{}
+			d.chunks = d.chunks[1:]
 		}
 	}
 	if n > 0 {
-		notify(h.space)
+		notify(d.space)
 	}
 	return n, 0, nil
 }
 
 // Write implements net.Conn.
 func (c *conn) Write(b []byte) (int, error) {
-	h := c.out
+	d := c.out
 	for done := 0; ; {
 		if c.wr.passed() {
 			return done, os.ErrDeadlineExceeded
 		}
-		n, err := h.send(b[done:])
+		n, err := d.send(b[done:])
 		if done += n; err != nil || done == len(b) {
 			return done, err
 		}
 		select {
-		case <-h.space:
+		case <-d.space:
 		case <-c.wr.wait():
 		}
 	}
 }
 
-func (h *direction) send(b []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n := min(len(b), socketBytes-h.size)
+func (d *direction) send(b []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := min(len(b), socketBytes-d.size)
 	switch {
-	case h.writeErr != nil:
-		return 0, h.writeErr
-	case h.discards:
+	case d.writeErr != nil:
+		return 0, d.writeErr
+	case d.discards:
 		// An error would come before the other side's end, which the path may hold for long, and no
 		// socket does that.
 		return len(b), nil
 	case n > 0:
-		h.addLocked(append([]byte(nil), b[:n]...))
+		d.addLocked(append([]byte(nil), b[:n]...))
 	}
 	return n, nil
 }
 
-func (h *direction) addLocked(b []byte) {
-	at := time.Now().Add(h.path.streamDelay(len(b)))
-	if at.Before(h.last) {
-		at = h.last
+func (d *direction) addLocked(b []byte) {
+	at := time.Now().Add(d.path.streamDelay(len(b)))
+	if at.Before(d.last) {
+		at = d.last
 	}
-	h.last = at
-	h.chunks = append(h.chunks, chunk{b, at})
-	h.size += len(b)
-	notify(h.wake)
+	d.last = at
+	d.chunks = append(d.chunks, chunk{b, at})
+	d.size += len(b)
+	notify(d.wake)
 }
 
 // Close implements net.Conn: what was written still arrives.
@@ -216,9 +216,9 @@ func (c *conn) reset(silent bool) {
 	}
 	c.out.chunks, c.out.size = nil, 0
 	c.out.mu.Unlock()
-	for _, h := range []*direction{c.in, c.out} {
-		notify(h.wake)
-		notify(h.space)
+	for _, d := range []*direction{c.in, c.out} {
+		notify(d.wake)
+		notify(d.space)
 	}
 }
 

@@ -238,7 +238,7 @@ func (s *sim) checkWriter(w *writer, b *streamLog) {
 				s.failf("I2: %s stands before what was acknowledged before it", m.key)
 			}
 			last = i
-			s.addLatency(m.first, m.done, func(a *latencies) { a.write = append(a.write, m.done.Sub(m.first)) })
+			s.addLatency(m.first, m.done, func(l *latencies) { l.write = append(l.write, m.done.Sub(m.first)) })
 		}
 	}
 }
@@ -312,10 +312,10 @@ type latencies struct {
 	write       []time.Duration // of an append, from the client's first try
 }
 
-func (a *latencies) add(b *latencies) {
-	a.read = append(a.read, b.read...)
-	a.reconnected = append(a.reconnected, b.reconnected...)
-	a.write = append(a.write, b.write...)
+func (l *latencies) add(b *latencies) {
+	l.read = append(l.read, b.read...)
+	l.reconnected = append(l.reconnected, b.reconnected...)
+	l.write = append(l.write, b.write...)
 }
 
 // blameFor is the time after its end for which a fault is blamed for a latency.
@@ -358,11 +358,11 @@ func (s *sim) noteLatency(d delivery, m message) {
 	if s.plan.mix == mixPlanned && d.opened.Before(m.at) && took > maxPlannedStall {
 		s.failf("I9: %v was %v on its way to a reader", m.key, took)
 	}
-	s.addLatency(m.at, d.receivedAt, func(a *latencies) {
+	s.addLatency(m.at, d.receivedAt, func(l *latencies) {
 		if d.opened.Before(m.at) {
-			a.read = append(a.read, took)
+			l.read = append(l.read, took)
 		} else if r := d.opened.Sub(m.at); r < 30*time.Second {
-			a.reconnected = append(a.reconnected, took)
+			l.reconnected = append(l.reconnected, took)
 		}
 	})
 }

@@ -367,15 +367,15 @@ type logTail struct {
 
 const maxLogLines = 4000
 
-func (r *logTail) handler() slog.Handler {
+func (t *logTail) handler() slog.Handler {
 	level := slog.LevelInfo
 	if *logFlag {
 		level = slog.LevelDebug
 	}
-	return slog.NewTextHandler(r, &slog.HandlerOptions{
+	return slog.NewTextHandler(t, &slog.HandlerOptions{
 		Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
-				a.Value = slog.DurationValue(a.Value.Time().Sub(r.zero))
+				a.Value = slog.DurationValue(a.Value.Time().Sub(t.zero))
 			}
 			return a
 		},
@@ -383,23 +383,23 @@ func (r *logTail) handler() slog.Handler {
 }
 
 // Write implements io.Writer.
-func (r *logTail) Write(line []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (t *logTail) Write(line []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if *logFlag {
 		_, _ = io.Copy(os.Stderr, bytes.NewReader(line))
 	}
-	if len(r.lines) >= maxLogLines {
-		r.lines = append(r.lines[:0], r.lines[maxLogLines/2:]...)
+	if len(t.lines) >= maxLogLines {
+		t.lines = append(t.lines[:0], t.lines[maxLogLines/2:]...)
 	}
-	r.lines = append(r.lines, string(line))
+	t.lines = append(t.lines, string(line))
 	return len(line), nil
 }
 
-func (r *logTail) last(n int) string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return strings.Join(r.lines[max(len(r.lines)-n, 0):], "")
+func (t *logTail) last(n int) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.Join(t.lines[max(len(t.lines)-n, 0):], "")
 }
 
 // report holds the results of all runs.
@@ -418,8 +418,8 @@ func (r *report) add(s *sim, took time.Duration) {
 		r.byMix, r.byKind = map[mix]*latencies{}, map[kind]*latencies{}
 	}
 	merge(r.byMix, s.plan.mix, &s.stalls)
-	for k, a := range s.byKind {
-		merge(r.byKind, k, a)
+	for k, l := range s.byKind {
+		merge(r.byKind, k, l)
 	}
 	fired := map[kind]int{}
 	for _, f := range s.faults {
@@ -431,11 +431,11 @@ func (r *report) add(s *sim, took time.Duration) {
 		s.plan, fired, s.messages, s.acked, s.deliveries, worst(s.stalls.read), took.Seconds())
 }
 
-func merge[K comparable](m map[K]*latencies, k K, a *latencies) {
+func merge[K comparable](m map[K]*latencies, k K, l *latencies) {
 	if m[k] == nil {
 		m[k] = &latencies{}
 	}
-	m[k].add(a)
+	m[k].add(l)
 }
 
 func say(format string, a ...any) { _, _ = fmt.Fprintf(os.Stdout, format, a...) }
@@ -457,16 +457,16 @@ func (r *report) print(t *testing.T, took time.Duration) {
 	const row = "%-10s %-28s %-28s %-28s\n"
 	say(row, "p50/p99/max", "log to reader", "to one that came back", "append")
 	for _, m := range mixes {
-		if a := r.byMix[m]; a != nil {
-			say(row, m, quantiles(a.read), quantiles(a.reconnected), quantiles(a.write))
+		if l := r.byMix[m]; l != nil {
+			say(row, m, quantiles(l.read), quantiles(l.reconnected), quantiles(l.write))
 		}
 	}
 	say("from the beginning of each to %v after its end, if nothing else is wrong\n", blameFor)
 	for _, k := range slices.Sorted(maps.Keys(r.byKind)) {
-		a := r.byKind[k]
-		say(row, k, quantiles(a.read), quantiles(a.reconnected), quantiles(a.write))
-		if b := maxLatency[k]; b > 0 && quantile(a.read, 0.99) > b {
-			t.Errorf("I9: %s: %v to a reader, of 99 in a hundred messages", k, quantile(a.read, 0.99))
+		l := r.byKind[k]
+		say(row, k, quantiles(l.read), quantiles(l.reconnected), quantiles(l.write))
+		if b := maxLatency[k]; b > 0 && quantile(l.read, 0.99) > b {
+			t.Errorf("I9: %s: %v to a reader, of 99 in a hundred messages", k, quantile(l.read, 0.99))
 		}
 	}
 }

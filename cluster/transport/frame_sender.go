@@ -33,14 +33,14 @@ func (f *frameBuilder) spaceLeft() int { return wire.MaxFrameBytes - f.size - wi
 // served, so that no piece is tiny.
 const minFrameSpace = 1 << 10
 
-func (f *frameBuilder) addPart(kind relaypb.PartKind, u *sessionSub, size int) *relaypb.Part {
+func (f *frameBuilder) addPart(kind relaypb.PartKind, sub *sessionSub, size int) *relaypb.Part {
 	var p *relaypb.Part
 	if n := len(f.freeParts); n > 0 {
 		p, f.freeParts = f.freeParts[n-1], f.freeParts[:n-1]
 	} else {
 		p = &relaypb.Part{}
 	}
-	p.Kind, p.Handle = kind, u.handle
+	p.Kind, p.Handle = kind, sub.handle
 	f.frame.Parts = append(f.frame.Parts, p)
 	f.size += size + wire.PartOverhead
 	return p
@@ -48,25 +48,25 @@ func (f *frameBuilder) addPart(kind relaypb.PartKind, u *sessionSub, size int) *
 
 // addSubscribed adds the stream's description. An error concerns this subscription alone: a Part
 // that cannot be sent must not join a Frame that carries those of others.
-func (f *frameBuilder) addSubscribed(u *sessionSub) error {
-	s := &relaypb.Subscribed{Info: wire.EncodeInfo(u.tail.Info()), Start: uint64(u.pos)}
-	if err := wire.CheckDescribable(s.GetInfo(), u.session.peerVersion); err != nil {
+func (f *frameBuilder) addSubscribed(sub *sessionSub) error {
+	s := &relaypb.Subscribed{Info: wire.EncodeInfo(sub.tail.Info()), Start: uint64(sub.pos)}
+	if err := wire.CheckDescribable(s.GetInfo(), sub.session.peerVersion); err != nil {
 		return err
 	}
-	f.addPart(relaypb.PartKind_PART_KIND_SUBSCRIBED, u, proto.Size(s)).Subscribed = s // the ancestry of a fork may be long
+	f.addPart(relaypb.PartKind_PART_KIND_SUBSCRIBED, sub, proto.Size(s)).Subscribed = s // the ancestry of a fork may be long
 	return nil
 }
 
-func (f *frameBuilder) addMoved(u *sessionSub, to placement.PeerAddr) {
-	f.addPart(relaypb.PartKind_PART_KIND_MOVED, u, 64).Moved = wire.EncodePeerAddr(to)
+func (f *frameBuilder) addMoved(sub *sessionSub, to placement.PeerAddr) {
+	f.addPart(relaypb.PartKind_PART_KIND_MOVED, sub, 64).Moved = wire.EncodePeerAddr(to)
 }
 
-func (f *frameBuilder) addEnd(u *sessionSub, why error) {
+func (f *frameBuilder) addEnd(sub *sessionSub, why error) {
 	refusal, _ := wire.EncodeRefusal(why)
 	if refusal == nil {
 		refusal = &relaypb.Refusal{Reason: relaypb.Reason_REASON_UNAVAILABLE, Why: wire.EncodeError(why)}
 	}
-	f.addPart(relaypb.PartKind_PART_KIND_END, u, proto.Size(refusal)).Refusal = refusal
+	f.addPart(relaypb.PartKind_PART_KIND_END, sub, proto.Size(refusal)).Refusal = refusal
 }
 
 // fillFrame builds the next Frame from the dirty list, in turn, with at most wire.MaxPieceBytes of each
@@ -74,121 +74,121 @@ func (f *frameBuilder) addEnd(u *sessionSub, why error) {
 func (s *session) fillFrame(f *frameBuilder, lane uint64) {
 	f.reset()
 	for f.spaceLeft() >= minFrameSpace {
-		u := s.popDirty(lane)
-		if u == nil {
+		sub := s.popDirty(lane)
+		if sub == nil {
 			return
 		}
-		if s.serveSub(u, f) {
-			s.relist(u)
+		if s.serveSub(sub, f) {
+			s.relist(sub)
 		}
 	}
 }
 
 // relist puts a subscription that has more to send back on the dirty list. A subscription that was
 // removed meanwhile is not listed again, so its batch is dropped here.
-func (s *session) relist(u *sessionSub) {
+func (s *session) relist(sub *sessionSub) {
 	s.mu.Lock()
-	s.markDirtyLocked(u)
-	dead := u.flags&subRemoved != 0
+	s.markDirtyLocked(sub)
+	dead := sub.flags&subRemoved != 0
 	s.mu.Unlock()
 	if dead {
-		s.abortSending(u)
+		s.abortSending(sub)
 	}
 }
 
 // serveSub adds what one subscription is due, up to its share of the Frame, and reports whether
 // there is more.
-func (s *session) serveSub(u *sessionSub, f *frameBuilder) (again bool) {
+func (s *session) serveSub(sub *sessionSub, f *frameBuilder) (again bool) {
 	s.mu.Lock()
-	flags, endErr, moved := u.flags, u.endErr, u.moved
-	u.flags &^= subSaySubscribed | subSayMoved | subAllSent
+	flags, endErr, moved := sub.flags, sub.endErr, sub.moved
+	sub.flags &^= subSaySubscribed | subSayMoved | subAllSent
 	s.mu.Unlock()
 	if flags&subRemoved != 0 {
-		s.abortSending(u)
+		s.abortSending(sub)
 		return false
 	}
 	if flags&subSaySubscribed != 0 {
-		if err := f.addSubscribed(u); endErr == nil {
+		if err := f.addSubscribed(sub); endErr == nil {
 			endErr = err
 		}
 	}
 	if flags&subSayMoved != 0 && moved != nil {
-		f.addMoved(u, moved.to)
+		f.addMoved(sub, moved.to)
 	}
 	switch {
 	case endErr != nil:
-		f.addEnd(u, endErr)
-		s.abortSending(u)
-		s.removeSub(u)
+		f.addEnd(sub, endErr)
+		s.abortSending(sub)
+		s.removeSub(sub)
 		return false
-	case u.tail == nil:
+	case sub.tail == nil:
 		return false
-	case u.outgoing == nil && !s.beginBatch(u, f):
+	case sub.outgoing == nil && !s.beginBatch(sub, f):
 		return false
-	case u.outgoing != nil:
-		f.addPiece(u)
+	case sub.outgoing != nil:
+		f.addPiece(sub)
 	}
 	return true
 }
 
 // AddPiece adds the next piece of the batch that is being sent.
-func (f *frameBuilder) addPiece(u *sessionSub) {
-	outgoing := u.outgoing
+func (f *frameBuilder) addPiece(sub *sessionSub) {
+	outgoing := sub.outgoing
 	n := min(len(outgoing.data)-outgoing.sent, wire.MaxPieceBytes, f.spaceLeft())
 	if n <= 0 {
 		return // no space: it goes into the next Frame
 	}
-	p := f.addPart(relaypb.PartKind_PART_KIND_BATCH, u, n)
+	p := f.addPart(relaypb.PartKind_PART_KIND_BATCH, sub, n)
 	p.Data = outgoing.data[outgoing.sent : outgoing.sent+n]
 	if outgoing.sent == 0 && n < len(outgoing.data) {
 		p.Total = uint32(len(outgoing.data))
 	}
-	u.session.server.metrics.bytes.Add(float64(n))
+	sub.session.server.metrics.bytes.Add(float64(n))
 	if outgoing.sent += n; outgoing.sent == len(outgoing.data) {
-		u.pos, u.outgoing = outgoing.end, nil
+		sub.pos, sub.outgoing = outgoing.end, nil
 	}
 }
 
 // beginBatch finds the next batch of a subscription; false: there is none, or it may not be sent
 // now. Whatever makes it possible later lists the subscription again.
-func (s *session) beginBatch(u *sessionSub, f *frameBuilder) bool {
-	if !s.hasCredit(u) {
+func (s *session) beginBatch(sub *sessionSub, f *frameBuilder) bool {
+	if !s.hasCredit(sub) {
 		return false
 	}
 	var st shard.TailStatus
-	f.batches, st = u.tail.ReadAt(u.pos, 1, f.batches[:0])
+	f.batches, st = sub.tail.ReadAt(sub.pos, 1, f.batches[:0])
 	if len(f.batches) > 0 {
 		r := f.batches[0]
 		clear(f.batches)
-		s.startSending(u, r.Bytes(), r.To())
+		s.startSending(sub, r.Bytes(), r.To())
 		return true
 	}
 	switch st {
 	case shard.StatusBelow:
-		return s.restartAtFloor(u, f)
+		return s.restartAtFloor(sub, f)
 	case shard.StatusGone:
-		if why := u.tail.EndError(); why != nil {
-			s.endSub(u, why)
+		if why := sub.tail.EndError(); why != nil {
+			s.endSub(sub, why)
 		}
 		return false // endSub listed it again
 	case shard.StatusClosed:
-		return s.sendClosed(u)
+		return s.sendClosed(sub)
 	default:
-		return !s.watchTail(u)
+		return !s.watchTail(sub)
 	}
 }
 
 // hasCredit reports whether there is credit for another batch. One batch may overdraw the credit,
 // so that even the largest can pass.
-func (s *session) hasCredit(u *sessionSub) bool {
+func (s *session) hasCredit(sub *sessionSub) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case u.credit <= 0:
-		u.flags |= subNeedsCredit
+	case sub.credit <= 0:
+		sub.flags |= subNeedsCredit
 		return false
 	case s.credit <= 0:
-		u.flags |= subNeedsLinkCredit
+		sub.flags |= subNeedsLinkCredit
 		s.parkedSubs++
 		return false
 	default:
@@ -196,59 +196,59 @@ func (s *session) hasCredit(u *sessionSub) bool {
 	}
 }
 
-func (s *session) startSending(u *sessionSub, data []byte, end shard.Pos) {
-	u.outgoing = &outgoingBatch{data: data, end: end}
+func (s *session) startSending(sub *sessionSub, data []byte, end shard.Pos) {
+	sub.outgoing = &outgoingBatch{data: data, end: end}
 	s.mu.Lock()
-	u.credit -= int64(len(data))
+	sub.credit -= int64(len(data))
 	s.credit -= int64(len(data))
 	s.mu.Unlock()
 }
 
 // abortSending returns the link credit of the bytes that will not be sent.
-func (s *session) abortSending(u *sessionSub) {
-	g := u.outgoing
+func (s *session) abortSending(sub *sessionSub) {
+	g := sub.outgoing
 	if g == nil {
 		return
 	}
-	u.outgoing = nil
+	sub.outgoing = nil
 	s.mu.Lock()
 	s.addLinkCreditLocked(int64(len(g.data) - g.sent))
 	s.mu.Unlock()
 }
 
 // restartAtFloor continues at the oldest record in memory: the position has been evicted.
-func (s *session) restartAtFloor(u *sessionSub, f *frameBuilder) bool {
-	u.pos = max(u.pos, u.tail.Floor())
-	if err := f.addSubscribed(u); err != nil {
-		s.endSub(u, err)
+func (s *session) restartAtFloor(sub *sessionSub, f *frameBuilder) bool {
+	sub.pos = max(sub.pos, sub.tail.Floor())
+	if err := f.addSubscribed(sub); err != nil {
+		s.endSub(sub, err)
 		return false
 	}
 	return true
 }
 
 // sendClosed sends an empty batch that says that the stream is closed, if the last batch did not.
-func (s *session) sendClosed(u *sessionSub) bool {
-	if info := u.tail.Info(); u.pos < info.LogTail {
-		rest := shard.EmptyBatch(u.pos, info.LogTail, info.Tail, true)
-		s.startSending(u, rest.Bytes(), rest.To())
+func (s *session) sendClosed(sub *sessionSub) bool {
+	if info := sub.tail.Info(); sub.pos < info.LogTail {
+		rest := shard.EmptyBatch(sub.pos, info.LogTail, info.Tail, true)
+		s.startSending(sub, rest.Bytes(), rest.To())
 		return true
 	}
 	s.mu.Lock()
-	u.flags |= subAllSent
+	sub.flags |= subAllSent
 	s.mu.Unlock()
 	return false
 }
 
 // watchTail waits for a change of the tail buffer; false: it has changed already.
-func (s *session) watchTail(u *sessionSub) bool {
-	if !u.tail.Watch(u, u.pos) {
+func (s *session) watchTail(sub *sessionSub) bool {
+	if !sub.tail.Watch(sub, sub.pos) {
 		return false
 	}
 	s.mu.Lock()
-	dead := u.flags&subRemoved != 0
+	dead := sub.flags&subRemoved != 0
 	s.mu.Unlock()
 	if dead { // removed between popDirty and Watch
-		u.tail.Unwatch(u)
+		sub.tail.Unwatch(sub)
 	}
 	return true
 }

@@ -84,10 +84,10 @@ type subscribeRequest struct {
 }
 
 // Peer returns the member at the other end of the link.
-func (u *Subscription) Peer() placement.PeerAddr { return u.link.peer }
+func (sub *Subscription) Peer() placement.PeerAddr { return sub.link.peer }
 
 // Unsubscribe takes the subscription back. Its subscriber may still be called, by a call that has begun.
-func (u *Subscription) Unsubscribe() { u.link.unsubscribe(u) }
+func (sub *Subscription) Unsubscribe() { sub.link.unsubscribe(sub) }
 
 // Timing of links.
 const (
@@ -196,8 +196,8 @@ func (l *Link) close() []*Subscription {
 	defer l.mu.Unlock()
 	l.closed = true
 	subs := make([]*Subscription, 0, len(l.subs))
-	for _, u := range l.subs {
-		subs = append(subs, u)
+	for _, sub := range l.subs {
+		subs = append(subs, sub)
 	}
 	l.metrics.subscriptions.Sub(float64(len(subs)))
 	l.subs, l.outbox = nil, nil
@@ -220,29 +220,29 @@ func (l *Link) Subscribe(f Subscriber, id shard.StreamID, from shard.Pos, r plac
 		return nil
 	}
 	l.lastHandle++
-	u := &Subscription{subscriber: f, link: l, handle: l.lastHandle, request: &subscribeRequest{id, from, r}}
-	l.subs[u.handle] = u
+	sub := &Subscription{subscriber: f, link: l, handle: l.lastHandle, request: &subscribeRequest{id, from, r}}
+	l.subs[sub.handle] = sub
 	l.metrics.subscriptions.Inc()
-	l.enqueueLocked(u)
-	return u
+	l.enqueueLocked(sub)
+	return sub
 }
 
 // unsubscribe takes a subscription back. Parts that still arrive for it are ignored.
-func (l *Link) unsubscribe(u *Subscription) {
+func (l *Link) unsubscribe(sub *Subscription) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.forgetSubLocked(u) && u.request == nil {
-		l.enqueueLocked(u)
+	if l.forgetSubLocked(sub) && sub.request == nil {
+		l.enqueueLocked(sub)
 	}
-	u.request = nil
+	sub.request = nil
 }
 
-func (l *Link) forgetSubLocked(u *Subscription) bool {
-	if u.removed || l.closed {
+func (l *Link) forgetSubLocked(sub *Subscription) bool {
+	if sub.removed || l.closed {
 		return false
 	}
-	u.removed = true
-	delete(l.subs, u.handle)
+	sub.removed = true
+	delete(l.subs, sub.handle)
 	l.metrics.subscriptions.Dec()
 	if len(l.subs) == 0 {
 		l.idleSince = time.Now()
@@ -250,10 +250,10 @@ func (l *Link) forgetSubLocked(u *Subscription) bool {
 	return true
 }
 
-func (l *Link) enqueueLocked(u *Subscription) {
-	if !u.listed {
-		u.listed = true
-		l.outbox = append(l.outbox, u)
+func (l *Link) enqueueLocked(sub *Subscription) {
+	if !sub.listed {
+		sub.listed = true
+		l.outbox = append(l.outbox, sub)
 		notify.Send(l.wake)
 	}
 }

@@ -73,26 +73,26 @@ func (l *Link) nextControlMessage(beat bool) (m *relaypb.ToOwner, more bool) {
 	m = &relaypb.ToOwner{}
 	l.mu.Lock()
 	taken, size := 0, 0
-	for _, u := range l.outbox[:min(len(l.outbox), maxControlBatch)] {
+	for _, sub := range l.outbox[:min(len(l.outbox), maxControlBatch)] {
 		if size > maxControlBytes {
 			break
 		}
 		taken++
-		u.listed = false
+		sub.listed = false
 		switch {
-		case u.request != nil:
+		case sub.request != nil:
 			q := &relaypb.Subscribe{
-				Handle: u.handle, Stream: wire.Bytes(u.request.id), From: uint64(u.request.from),
-				Route: wire.EncodeRoute(u.request.route),
+				Handle: sub.handle, Stream: wire.Bytes(sub.request.id), From: uint64(sub.request.from),
+				Route: wire.EncodeRoute(sub.request.route),
 			}
 			size += proto.Size(q)
 			m.Subscribe = append(m.Subscribe, q)
-			u.request = nil
-		case u.removed:
-			m.Unsubscribe = append(m.Unsubscribe, u.handle)
-		case u.creditDue > 0:
-			m.Credit = append(m.Credit, &relaypb.Credit{Handle: u.handle, Bytes: uint64(u.creditDue)})
-			u.creditDue = 0
+			sub.request = nil
+		case sub.removed:
+			m.Unsubscribe = append(m.Unsubscribe, sub.handle)
+		case sub.creditDue > 0:
+			m.Credit = append(m.Credit, &relaypb.Credit{Handle: sub.handle, Bytes: uint64(sub.creditDue)})
+			sub.creditDue = 0
 		}
 	}
 	clear(l.outbox[:taken])
@@ -206,22 +206,22 @@ func (l *Link) handlePart(p *relaypb.Part) {
 }
 
 // failMalformed ends a subscription after a malformed Part.
-func (l *Link) failMalformed(u *Subscription, err error) {
-	l.unsubscribe(u)
-	u.subscriber.OnSubscriptionEnd(u, fmt.Errorf("%w: from %s: %w", placement.ErrCallFailed, l.peer.Name, err))
+func (l *Link) failMalformed(sub *Subscription, err error) {
+	l.unsubscribe(sub)
+	sub.subscriber.OnSubscriptionEnd(sub, fmt.Errorf("%w: from %s: %w", placement.ErrCallFailed, l.peer.Name, err))
 }
 
-func (l *Link) handleBatch(u *Subscription, p *relaypb.Part) error {
-	if u.partial == nil {
-		u.partial = &wire.BatchAssembler{}
+func (l *Link) handleBatch(sub *Subscription, p *relaypb.Part) error {
+	if sub.partial == nil {
+		sub.partial = &wire.BatchAssembler{}
 	}
-	r, whole, err := u.partial.AddPiece(p.GetData(), p.GetTotal())
+	r, whole, err := sub.partial.AddPiece(p.GetData(), p.GetTotal())
 	if err != nil {
 		return err
 	}
 	if whole {
-		u.partial = nil
-		u.subscriber.OnRecords(u, r)
+		sub.partial = nil
+		sub.subscriber.OnRecords(sub, r)
 	}
 	return nil
 }

@@ -35,13 +35,13 @@ func TestMalformedBatchEndsOneSubscription(t *testing.T) {
 		synctest.Wait()
 		l := ps.Link("b")
 		bad, good := &recorder{}, &recorder{}
-		u := l.Subscribe(bad, "s/0", 0, placement.Route{})
+		sub := l.Subscribe(bad, "s/0", 0, placement.Route{})
 		l.Subscribe(good, "s/1", 0, placement.Route{})
 		synctest.Wait()
 		if streams.feeds.Load() != 2 {
 			t.Fatalf("%d feeds", streams.feeds.Load())
 		}
-		l.handlePart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_BATCH, Handle: u.handle, Data: []byte("no range")})
+		l.handlePart(&relaypb.Part{Kind: relaypb.PartKind_PART_KIND_BATCH, Handle: sub.handle, Data: []byte("no range")})
 		synctest.Wait()
 		if _, _, err := bad.has(); !errors.Is(err, placement.ErrCallFailed) || streams.feeds.Load() != 1 {
 			t.Errorf("ended by %v, with %d feeds", err, streams.feeds.Load())

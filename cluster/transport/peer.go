@@ -64,8 +64,8 @@ func (p *peer) keepLinked(ctx context.Context) {
 				p.peers.cfg.Logger.Info("link down", "peer", p.addr.Name, "err", err)
 			}
 			p.peers.returnCredit(l.linkWindow)
-			for _, u := range l.close() {
-				u.subscriber.OnLinkLost(u)
+			for _, sub := range l.close() {
+				sub.subscriber.OnLinkLost(sub)
 			}
 			p.peers.observer.OnLinksChanged()
 		} else {

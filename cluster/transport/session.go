@@ -109,24 +109,24 @@ const MovedGrace = 10 * time.Second
 
 // Wake puts the subscription on the dirty list: its tail buffer has changed. The goroutine that
 // changed the buffer calls it.
-func (u *sessionSub) Wake() {
-	u.session.mu.Lock()
-	u.session.markDirtyLocked(u)
-	u.session.mu.Unlock()
+func (sub *sessionSub) Wake() {
+	sub.session.mu.Lock()
+	sub.session.markDirtyLocked(sub)
+	sub.session.mu.Unlock()
 }
 
-func (s *session) markDirtyLocked(u *sessionSub) {
-	if u.flags&(subDirty|subRemoved) != 0 {
+func (s *session) markDirtyLocked(sub *sessionSub) {
+	if sub.flags&(subDirty|subRemoved) != 0 {
 		return
 	}
-	u.flags |= subDirty
+	sub.flags |= subDirty
 	s.dirtyCount++
 	if s.dirtyLast == nil {
-		s.dirtyFirst = u
+		s.dirtyFirst = sub
 	} else {
-		s.dirtyLast.next = u
+		s.dirtyLast.next = sub
 	}
-	s.dirtyLast = u
+	s.dirtyLast = sub
 	notify.Send(s.wake)
 }
 
@@ -135,17 +135,17 @@ func (s *session) markDirtyLocked(u *sessionSub) {
 func (s *session) popDirty(lane uint64) *sessionSub {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.dirtyFirst
-	if u == nil || lane < s.newestLane {
+	sub := s.dirtyFirst
+	if sub == nil || lane < s.newestLane {
 		return nil
 	}
-	if s.dirtyFirst = u.next; s.dirtyFirst == nil {
+	if s.dirtyFirst = sub.next; s.dirtyFirst == nil {
 		s.dirtyLast = nil
 	}
-	u.next = nil
-	u.flags &^= subDirty
+	sub.next = nil
+	sub.flags &^= subDirty
 	s.dirtyCount--
-	return u
+	return sub
 }
 
 // errPeerDeaf ends the session of a peer that asks for more than it reads the answers to.
@@ -164,10 +164,10 @@ func (s *session) handleControl(m *relaypb.ToOwner) error {
 	}
 	for _, h := range m.GetUnsubscribe() {
 		s.mu.Lock()
-		u := s.subs[h]
+		sub := s.subs[h]
 		s.mu.Unlock()
-		if u != nil {
-			s.removeSub(u)
+		if sub != nil {
+			s.removeSub(sub)
 		}
 	}
 	if len(m.GetCredit()) > 0 || m.GetLinkCredit() > 0 {
@@ -181,14 +181,14 @@ func (s *session) handleControl(m *relaypb.ToOwner) error {
 	return nil
 }
 
-func (s *session) addCreditLocked(u *sessionSub, n uint64) {
-	if u == nil {
+func (s *session) addCreditLocked(sub *sessionSub, n uint64) {
+	if sub == nil {
 		return
 	}
-	u.credit = min(u.credit+int64(min(n, maxCreditGrant)), s.subscriptionWindow)
-	if u.credit > 0 && u.flags&subNeedsCredit != 0 {
-		u.flags &^= subNeedsCredit
-		s.markDirtyLocked(u)
+	sub.credit = min(sub.credit+int64(min(n, maxCreditGrant)), s.subscriptionWindow)
+	if sub.credit > 0 && sub.flags&subNeedsCredit != 0 {
+		sub.flags &^= subNeedsCredit
+		s.markDirtyLocked(sub)
 	}
 }
 
@@ -198,10 +198,10 @@ func (s *session) addLinkCreditLocked(n int64) {
 		return
 	}
 	s.parkedSubs = 0
-	for _, u := range s.subs {
-		if u.flags&subNeedsLinkCredit != 0 {
-			u.flags &^= subNeedsLinkCredit
-			s.markDirtyLocked(u)
+	for _, sub := range s.subs {
+		if sub.flags&subNeedsLinkCredit != 0 {
+			sub.flags &^= subNeedsLinkCredit
+			s.markDirtyLocked(sub)
 		}
 	}
 }
@@ -242,73 +242,73 @@ func (s *session) addSubscription(q *relaypb.Subscribe) bool {
 const OpenTimeout = 10 * time.Second
 
 // openSubscription has the stream followed here, or refuses the subscription.
-func (s *session) openSubscription(u *sessionSub, from shard.Pos, r placement.Route) {
+func (s *session) openSubscription(sub *sessionSub, from shard.Pos, r placement.Route) {
 	var broken error
 	defer func() {
 		if broken != nil {
-			s.endSub(u, broken)
+			s.endSub(sub, broken)
 		}
 	}()
 	defer guard.ToError(s.server.panics, panicInSubscription, &broken)
 	s.mu.Lock()
-	dead := u.flags&subRemoved != 0
+	dead := sub.flags&subRemoved != 0
 	s.mu.Unlock()
 	if dead {
 		return // removed while it waited: a read session would have no reader
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, OpenTimeout)
 	defer cancel()
-	if err := s.server.streams.CheckOwnership(ctx, u.id, r); err != nil {
-		s.endSub(u, err)
+	if err := s.server.streams.CheckOwnership(ctx, sub.id, r); err != nil {
+		s.endSub(sub, err)
 		return
 	}
-	t, release, err := s.server.streams.StartFeed(ctx, u.id, from, r.Hop == placement.HopForce)
+	t, release, err := s.server.streams.StartFeed(ctx, sub.id, from, r.Hop == placement.HopForce)
 	if err != nil {
-		s.endSub(u, err)
+		s.endSub(sub, err)
 		return
 	}
 	s.mu.Lock()
-	if u.flags&subRemoved != 0 {
+	if sub.flags&subRemoved != 0 {
 		s.mu.Unlock()
 		release()
 		return
 	}
-	u.tail, u.release = t, release
-	u.pos = min(max(from, t.Floor()), t.Next())
-	u.flags |= subSaySubscribed
-	s.markDirtyLocked(u)
+	sub.tail, sub.release = t, release
+	sub.pos = min(max(from, t.Floor()), t.Next())
+	sub.flags |= subSaySubscribed
+	s.markDirtyLocked(sub)
 	s.mu.Unlock()
 }
 
-func (s *session) endSub(u *sessionSub, err error) {
+func (s *session) endSub(sub *sessionSub, err error) {
 	s.mu.Lock()
-	u.endErr = err
-	s.markDirtyLocked(u)
+	sub.endErr = err
+	s.markDirtyLocked(sub)
 	s.mu.Unlock()
 }
 
 // removeSub removes a subscription and releases its feed.
-func (s *session) removeSub(u *sessionSub) {
+func (s *session) removeSub(sub *sessionSub) {
 	s.mu.Lock()
-	gone := u.flags&subRemoved != 0
+	gone := sub.flags&subRemoved != 0
 	if !gone {
-		u.flags |= subRemoved
-		delete(s.subs, u.handle)
+		sub.flags |= subRemoved
+		delete(s.subs, sub.handle)
 		s.server.metrics.subscriptions.Dec()
 	}
 	s.mu.Unlock()
 	if !gone {
-		u.releaseFeed()
+		sub.releaseFeed()
 	}
 }
 
 // releaseFeed releases what a removed subscription held.
-func (u *sessionSub) releaseFeed() {
-	if u.release == nil {
+func (sub *sessionSub) releaseFeed() {
+	if sub.release == nil {
 		return // still being opened: openSubscription sees that it was removed
 	}
-	u.tail.Unwatch(u)
-	u.release()
+	sub.tail.Unwatch(sub)
+	sub.release()
 }
 
 // close removes every subscription.
@@ -318,13 +318,13 @@ func (s *session) close() {
 	s.closed = true
 	subs := s.subs
 	s.subs, s.dirtyFirst, s.dirtyLast, s.dirtyCount = nil, nil, nil, 0
-	for _, u := range subs {
-		u.flags |= subRemoved
+	for _, sub := range subs {
+		sub.flags |= subRemoved
 	}
 	s.mu.Unlock()
 	s.server.metrics.subscriptions.Sub(float64(len(subs)))
-	for _, u := range subs {
-		u.releaseFeed()
+	for _, sub := range subs {
+		sub.releaseFeed()
 	}
 }
 
@@ -333,27 +333,27 @@ func (s *session) close() {
 func (s *session) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (placement.PeerAddr, bool)) (wrong int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, u := range s.subs {
-		if u.tail == nil || u.endErr != nil {
+	for _, sub := range s.subs {
+		if sub.tail == nil || sub.endErr != nil {
 			continue
 		}
-		if u.flags&subAllSent != 0 && u.tail.EndError() != nil {
-			s.markDirtyLocked(u) // the end of a closed stream wakes no watcher
+		if sub.flags&subAllSent != 0 && sub.tail.EndError() != nil {
+			s.markDirtyLocked(sub) // the end of a closed stream wakes no watcher
 		}
-		to, ok := mayServe(u.id)
+		to, ok := mayServe(sub.id)
 		if ok {
-			u.moved = nil
+			sub.moved = nil
 			continue
 		}
 		wrong++
 		switch {
-		case u.moved == nil:
-			u.moved = &ownerMove{to, now}
-			u.flags |= subSayMoved
-			s.markDirtyLocked(u)
-		case now.Sub(u.moved.since) >= MovedGrace:
-			u.endErr = &placement.RedirectError{Owner: to}
-			s.markDirtyLocked(u)
+		case sub.moved == nil:
+			sub.moved = &ownerMove{to, now}
+			sub.flags |= subSayMoved
+			s.markDirtyLocked(sub)
+		case now.Sub(sub.moved.since) >= MovedGrace:
+			sub.endErr = &placement.RedirectError{Owner: to}
+			s.markDirtyLocked(sub)
 		}
 	}
 	return wrong

@@ -81,15 +81,15 @@ func TestPeerThatReadsNoAnswersLosesItsLink(t *testing.T) {
 // A peer that reads the answers may go on asking.
 func TestPeerThatReadsAnswersMayAskForever(t *testing.T) {
 	t.Parallel()
-	b := newFrameRig(nil, 0)
-	b.s.maxSubs = 16
+	rig := newFrameRig(nil, 0)
+	rig.s.maxSubs = 16
 	for h := range uint64(200) {
-		if err := b.s.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: h, Stream: []byte("no name")}}, Unsubscribe: []uint64{h}}); err != nil {
+		if err := rig.s.handleControl(&relaypb.ToOwner{Subscribe: []*relaypb.Subscribe{{Handle: h, Stream: []byte("no name")}}, Unsubscribe: []uint64{h}}); err != nil {
 			t.Fatal(err)
 		}
-		b.s.fillFrame(&b.builder, 0)
+		rig.s.fillFrame(&rig.builder, 0)
 	}
-	if b.s.dirtyCount != 0 || len(b.s.subs) != 0 {
-		t.Errorf("%d subscriptions, %d wait", len(b.s.subs), b.s.dirtyCount)
+	if rig.s.dirtyCount != 0 || len(rig.s.subs) != 0 {
+		t.Errorf("%d subscriptions, %d wait", len(rig.s.subs), rig.s.dirtyCount)
 	}
 }

@@ -24,28 +24,28 @@ const maxPreallocated = 256 << 10
 func NewBuffer(total int) []byte { return make([]byte, 0, min(total, maxPreallocated)) }
 
 // AddPiece adds the data of one Part. With the last piece it returns the whole batch.
-func (p *BatchAssembler) AddPiece(data []byte, total uint32) (shard.RecordBatch, bool, error) {
+func (a *BatchAssembler) AddPiece(data []byte, total uint32) (shard.RecordBatch, bool, error) {
 	switch {
-	case p.total == 0 && total == 0:
+	case a.total == 0 && total == 0:
 		r, err := shard.ParseBatch(data)
 		return r, err == nil, err
-	case p.total == 0:
+	case a.total == 0:
 		if total > MaxBatchBytes || int(total) <= len(data) {
 			return shard.RecordBatch{}, false, ErrMalformedPiece
 		}
-		p.total, p.buf = int(total), NewBuffer(int(total))
+		a.total, a.buf = int(total), NewBuffer(int(total))
 	case total != 0:
 		return shard.RecordBatch{}, false, ErrMalformedPiece
 	}
-	if len(p.buf)+len(data) > p.total {
+	if len(a.buf)+len(data) > a.total {
 		return shard.RecordBatch{}, false, ErrMalformedPiece
 	}
-	p.buf = append(p.buf, data...)
-	if len(p.buf) < p.total {
+	a.buf = append(a.buf, data...)
+	if len(a.buf) < a.total {
 		return shard.RecordBatch{}, false, nil
 	}
-	b := p.buf
-	*p = BatchAssembler{}
+	b := a.buf
+	*a = BatchAssembler{}
 	r, err := shard.ParseBatch(b)
 	return r, err == nil, err
 }

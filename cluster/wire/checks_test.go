@@ -200,9 +200,9 @@ func FuzzPeerMessages(f *testing.F) {
 // A peer that announces much and sends little is allocated little.
 func TestAnnouncedSizesAreNotAllocated(t *testing.T) {
 	t.Parallel()
-	p := &BatchAssembler{}
-	if _, _, err := p.AddPiece([]byte{1}, MaxBatchBytes); err != nil || cap(p.buf) > maxPreallocated {
-		t.Errorf("%v: %d bytes for one", err, cap(p.buf))
+	a := &BatchAssembler{}
+	if _, _, err := a.AddPiece([]byte{1}, MaxBatchBytes); err != nil || cap(a.buf) > maxPreallocated {
+		t.Errorf("%v: %d bytes for one", err, cap(a.buf))
 	}
 	if _, _, err := (&BatchAssembler{}).AddPiece([]byte{1}, MaxBatchBytes+1); err == nil {
 		t.Error("more than any Range is taken")

@@ -173,9 +173,11 @@ func TestOnlyMissingAnswersMakeANodeUnreachable(t *testing.T) {
 		ErrorToStatus(errors.New("something new")), errors.New("grpc: error while marshaling"),
 		statusWithRefusal(&relaypb.Refusal{Reason: 250, Why: []byte("of a later release")}),
 	} {
-		if err = StatusToError(err); errors.Is(err, placement.ErrUnreachable) || !errors.Is(err, placement.ErrCallFailed) {
-			t.Errorf("%v", err)
-		}
+		t.Run(err.Error(), func(t *testing.T) {
+			if err = StatusToError(err); errors.Is(err, placement.ErrUnreachable) || !errors.Is(err, placement.ErrCallFailed) {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }
 
@@ -222,7 +224,7 @@ func FuzzBatchAssembler(f *testing.F) {
 	f.Add([]byte("no range at all"), uint8(3))
 	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
 		want, wantErr := shard.ParseBatch(b)
-		p := &BatchAssembler{}
+		a := &BatchAssembler{}
 		n := max(int(cut), 1)
 		for at := 0; at < len(b); at += n {
 			end := min(at+n, len(b))
@@ -230,9 +232,9 @@ func FuzzBatchAssembler(f *testing.F) {
 			if at == 0 && end < len(b) {
 				total = uint32(len(b))
 			}
-			r, done, err := p.AddPiece(b[at:end], total)
-			if c := cap(p.buf); c > 2*max(len(p.buf), maxPreallocated) {
-				t.Fatalf("room for %d bytes, of which %d have come", c, len(p.buf))
+			r, done, err := a.AddPiece(b[at:end], total)
+			if c := cap(a.buf); c > 2*max(len(a.buf), maxPreallocated) {
+				t.Fatalf("room for %d bytes, of which %d have come", c, len(a.buf))
 			}
 			if err != nil {
 				if wantErr == nil {

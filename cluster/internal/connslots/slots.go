@@ -25,36 +25,36 @@ type Slot struct {
 
 // Acquire gives a connection a slot. The caller calls release once, when the connection has proved
 // itself or has failed.
-func (c *Slots) Acquire(conn net.Conn) *Slot {
-	g := &Slot{conn: conn}
-	c.mu.Lock()
+func (s *Slots) Acquire(conn net.Conn) *Slot {
+	slot := &Slot{conn: conn}
+	s.mu.Lock()
 	var oldest *Slot
-	if len(c.inOrder) >= c.Limit {
-		oldest = c.inOrder[0]
+	if len(s.inOrder) >= s.Limit {
+		oldest = s.inOrder[0]
 		oldest.evicted = true
-		c.inOrder = slices.Delete(c.inOrder, 0, 1)
+		s.inOrder = slices.Delete(s.inOrder, 0, 1)
 	}
-	c.inOrder = append(c.inOrder, g)
-	c.mu.Unlock()
+	s.inOrder = append(s.inOrder, slot)
+	s.mu.Unlock()
 	if oldest != nil {
 		_ = oldest.conn.Close()
 	}
-	return g
+	return slot
 }
 
 // Release frees the slot, and reports whether the connection was evicted from it.
-func (c *Slots) Release(g *Slot) (evicted bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if i := slices.Index(c.inOrder, g); i >= 0 {
-		c.inOrder = slices.Delete(c.inOrder, i, i+1)
+func (s *Slots) Release(slot *Slot) (evicted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.inOrder, slot); i >= 0 {
+		s.inOrder = slices.Delete(s.inOrder, i, i+1)
 	}
-	return g.evicted
+	return slot.evicted
 }
 
 // Count returns the number of slots in use.
-func (c *Slots) Count() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.inOrder)
+func (s *Slots) Count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.inOrder)
 }

@@ -74,80 +74,80 @@ func RedirectedTo(name string) Routing {
 }
 
 // AskAgain has NextTarget return the member of that name next, whatever the table says.
-func (c *Routing) AskAgain(name string) { c.nextNode = name }
+func (r *Routing) AskAgain(name string) { r.nextNode = name }
 
 // maxAnswers ends a routing even if the answers make no sense.
 const maxAnswers = 24
 
 // NextTarget returns the node to ask; false: no member owns streams yet.
-func (c *Routing) NextTarget(v *View, t *OwnerTable, id shard.StreamID, self string) (Target, bool) {
-	if name := c.nextNode; name != "" {
-		c.nextNode = ""
+func (r *Routing) NextTarget(v *View, t *OwnerTable, id shard.StreamID, self string) (Target, bool) {
+	if name := r.nextNode; name != "" {
+		r.nextNode = ""
 		if name == self {
-			return Target{Hop: c.Hop}, true
+			return Target{Hop: r.Hop}, true
 		}
-		if m := v.Member(name); m != nil && !slices.Contains(c.Excluded, name) {
-			return Target{m, c.Hop}, true
+		if m := v.Member(name); m != nil && !slices.Contains(r.Excluded, name) {
+			return Target{m, r.Hop}, true
 		}
-		c.Hop = HopForce // this node has not heard of that member
+		r.Hop = HopForce // this node has not heard of that member
 	}
 	if t.Len() == 0 {
 		return Target{}, false
 	}
-	m := t.Without(c.Excluded).Owner(id)
+	m := t.Without(r.Excluded).Owner(id)
 	if m == nil || m.Name == self {
-		return Target{Hop: c.Hop}, true
+		return Target{Hop: r.Hop}, true
 	}
-	return Target{m, c.Hop}, true
+	return Target{m, r.Hop}, true
 }
 
 // HandleAnswer handles the error that the node of that name answered, and reports whether to ask
 // another node.
-func (c *Routing) HandleAnswer(name string, err error) bool {
-	if c.answers++; c.answers >= maxAnswers {
+func (r *Routing) HandleAnswer(name string, err error) bool {
+	if r.answers++; r.answers >= maxAnswers {
 		return false
 	}
-	var r *RedirectError
+	var redirect *RedirectError
 	switch {
-	case errors.As(err, &r) && r.OwnerAlive && !c.ownerVouched:
-		c.ownerVouched, c.Hop, c.nextNode = true, HopRedirected, r.Owner.Name
-		c.Excluded = slices.DeleteFunc(slices.Clone(c.Excluded), func(n string) bool {
-			return n == r.Owner.Name
+	case errors.As(err, &redirect) && redirect.OwnerAlive && !r.ownerVouched:
+		r.ownerVouched, r.Hop, r.nextNode = true, HopRedirected, redirect.Owner.Name
+		r.Excluded = slices.DeleteFunc(slices.Clone(r.Excluded), func(n string) bool {
+			return n == redirect.Owner.Name
 		})
-	case errors.As(err, &r):
-		if c.Hop++; c.Hop < HopForce {
-			c.nextNode = r.Owner.Name
+	case errors.As(err, &redirect):
+		if r.Hop++; r.Hop < HopForce {
+			r.nextNode = redirect.Owner.Name
 		}
 	case errors.Is(err, shard.ErrNotOwner):
-		c.Hop++
+		r.Hop++
 	case errors.Is(err, shard.ErrStoreDown), errors.Is(err, shard.ErrOutcomeUnknown):
 		// Another node may reach S2 and find out: its own append shuts out the one that is still on
 		// its way.
-		if c.storeDowns++; c.storeDowns > 1 {
+		if r.storeDowns++; r.storeDowns > 1 {
 			return false
 		}
-		c.Hop = HopForce
-		return c.excludeNode(name)
+		r.Hop = HopForce
+		return r.excludeNode(name)
 	case errors.Is(err, ErrUnreachable), errors.Is(err, shard.ErrStopped):
-		c.Hop++
-		if c.ownerVouched {
-			c.Hop = HopForce
+		r.Hop++
+		if r.ownerVouched {
+			r.Hop = HopForce
 		}
-		return c.excludeNode(name)
+		return r.excludeNode(name)
 	default:
 		return false
 	}
-	c.Hop = min(c.Hop, HopForce)
+	r.Hop = min(r.Hop, HopForce)
 	return true
 }
 
 // excludeNode excludes a node from now on; false: it was excluded already.
-func (c *Routing) excludeNode(name string) bool {
-	c.Hop = min(c.Hop, HopForce)
-	if slices.Contains(c.Excluded, name) {
+func (r *Routing) excludeNode(name string) bool {
+	r.Hop = min(r.Hop, HopForce)
+	if slices.Contains(r.Excluded, name) {
 		return false
 	}
-	c.Excluded = append(slices.Clip(c.Excluded), name)
+	r.Excluded = append(slices.Clip(r.Excluded), name)
 	return true
 }
 

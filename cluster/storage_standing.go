@@ -32,31 +32,31 @@ const recheckAfter = 2 * time.Second
 const logAgainEvery = time.Minute
 
 // reconcileStanding acts on what S2 answers to this node and to others.
-func (r *Node) reconcileStanding(now time.Time) {
-	if !r.cfg.storeGated {
+func (n *Node) reconcileStanding(now time.Time) {
+	if !n.cfg.storeGated {
 		return
 	}
-	st := r.prober.Standing()
-	if r.standingState.othersSilentSince.IsZero() || r.storeAnswersOthers() {
-		r.standingState.othersSilentSince = now
+	st := n.prober.Standing()
+	if n.standingState.othersSilentSince.IsZero() || n.storeAnswersOthers() {
+		n.standingState.othersSilentSince = now
 	}
-	outage := !st.Passed && st.Refused == "" && now.Sub(r.standingState.othersSilentSince) >= shard.OutageAfter
-	if outage && !r.storeOutage.Load() {
-		r.cfg.Logger.Error("S2 answers no node: this one owns streams without, and refuses what needs it")
+	outage := !st.Passed && st.Refused == "" && now.Sub(n.standingState.othersSilentSince) >= shard.OutageAfter
+	if outage && !n.storeOutage.Load() {
+		n.cfg.Logger.Error("S2 answers no node: this one owns streams without, and refuses what needs it")
 	}
-	r.storeOutage.Store(outage)
-	rightRecord, reason := r.membership.JudgeStanding(st)
-	if rightRecord != r.standingState.rightRecord {
-		r.standingState.rightRecord = rightRecord
-		r.prober.ProbeNow()
+	n.storeOutage.Store(outage)
+	rightRecord, reason := n.membership.JudgeStanding(st)
+	if rightRecord != n.standingState.rightRecord {
+		n.standingState.rightRecord = rightRecord
+		n.prober.ProbeNow()
 	}
-	if reason != r.standingState.reason {
-		r.standingState.reason, r.standingState.reasonSince = reason, now
+	if reason != n.standingState.reason {
+		n.standingState.reason, n.standingState.reasonSince = reason, now
 	}
-	if now.Sub(r.standingState.reasonSince) < recheckAfter {
+	if now.Sub(n.standingState.reasonSince) < recheckAfter {
 		reason = ""
 	}
-	r.recordProblem.Store(&reason)
+	n.recordProblem.Store(&reason)
 	features := placement.Features(0)
 	for f, on := range map[placement.Features]bool{
 		placement.FeatureStoreAnswered: st.Passed, placement.FeatureStoreRefused: st.Refused != "", placement.FeatureRecordDiffers: rightRecord != 0 && reason != "",
@@ -65,22 +65,22 @@ func (r *Node) reconcileStanding(now time.Time) {
 			features |= f
 		}
 	}
-	r.membership.ApplyStanding(gossip.Gate{
+	n.membership.ApplyStanding(gossip.Gate{
 		MustNotBegin:  st.Refused != "" || !st.Passed && !outage || st.Passed && st.RecordProblem != "",
 		MustYield:     st.Passed && st.Refused == "" && st.Silent == "" && st.RecordProblem != "",
 		StoreAnswered: st.Passed,
 	}, features, st.Fleet)
-	r.logDiffers(now, reason)
-	r.logOtherMembers()
+	n.logDiffers(now, reason)
+	n.logOtherMembers()
 }
 
 // logDiffers logs why this node must own nothing, once and then each minute.
-func (r *Node) logDiffers(now time.Time, why string) {
-	if why == "" || why == r.standingState.loggedReason && now.Sub(r.standingState.loggedAt) < logAgainEvery {
+func (n *Node) logDiffers(now time.Time, why string) {
+	if why == "" || why == n.standingState.loggedReason && now.Sub(n.standingState.loggedAt) < logAgainEvery {
 		return
 	}
-	r.standingState.loggedReason, r.standingState.loggedAt = why, now
-	r.cfg.Logger.Error("this node owns no streams", "why", why)
+	n.standingState.loggedReason, n.standingState.loggedAt = why, now
+	n.cfg.Logger.Error("this node owns no streams", "why", why)
 }
 
 // memberStoreState holds the last S2 features of a member, and those that were logged.
@@ -88,34 +88,34 @@ type memberStoreState struct{ last, logged placement.Features }
 
 // logOtherMembers logs once what is wrong with each other member. When S2 begins to refuse one,
 // this node probes immediately, before that member's streams move: S2 may refuse all.
-func (r *Node) logOtherMembers() {
-	v := r.View()
+func (n *Node) logOtherMembers() {
+	v := n.View()
 	for i := range v.Members() {
 		m := &v.Members()[i]
-		before, now := r.standingState.byMember[m.Name], m.Features&(placement.FeatureStoreRefused|placement.FeatureRecordDiffers)
-		if m.Name == r.self || before.last == now {
+		before, now := n.standingState.byMember[m.Name], m.Features&(placement.FeatureStoreRefused|placement.FeatureRecordDiffers)
+		if m.Name == n.self || before.last == now {
 			continue
 		}
-		r.standingState.byMember[m.Name] = memberStoreState{now, before.logged | now}
+		n.standingState.byMember[m.Name] = memberStoreState{now, before.logged | now}
 		if now&^before.last&placement.FeatureStoreRefused != 0 {
-			r.prober.ProbeNow()
+			n.prober.ProbeNow()
 		}
 		if now&^before.logged&placement.FeatureStoreRefused != 0 {
-			r.cfg.Logger.Warn("S2 refuses a member, which is not ready", "peer", m.Name, "addr", m.RelayAddr)
+			n.cfg.Logger.Warn("S2 refuses a member, which is not ready", "peer", m.Name, "addr", m.RelayAddr)
 		}
 		if now&^before.logged&placement.FeatureRecordDiffers != 0 {
-			r.cfg.Logger.Warn("a member has other settings for S2 than the fleet: it owns no streams", "peer", m.Name, "addr", m.RelayAddr)
+			n.cfg.Logger.Warn("a member has other settings for S2 than the fleet: it owns no streams", "peer", m.Name, "addr", m.RelayAddr)
 		}
 	}
-	maps.DeleteFunc(r.standingState.byMember, func(name string, _ memberStoreState) bool { return v.Member(name) == nil })
+	maps.DeleteFunc(n.standingState.byMember, func(name string, _ memberStoreState) bool { return v.Member(name) == nil })
 }
 
 // storeAnswersOthers reports whether S2 answers another member, as far as this node knows.
-func (r *Node) storeAnswersOthers() bool {
-	said := r.peers.Statuses()
-	for i := range r.View().Members() {
-		m := &r.View().Members()[i]
-		if m.Name == r.self {
+func (n *Node) storeAnswersOthers() bool {
+	said := n.peers.Statuses()
+	for i := range n.View().Members() {
+		m := &n.View().Members()[i]
+		if m.Name == n.self {
 			continue
 		}
 		switch st := said[m.Name]; {
@@ -130,28 +130,28 @@ func (r *Node) storeAnswersOthers() bool {
 
 // storeLost reports whether S2 does not serve this node: it answers none of its calls, refuses its
 // probe, or has never answered it.
-func (r *Node) storeLost() bool {
-	return r.local.manager.StoreDown() || r.cfg.storeGated && r.prober.Standing().Lost()
+func (n *Node) storeLost() bool {
+	return n.local.manager.StoreDown() || n.cfg.storeGated && n.prober.Standing().Lost()
 }
 
 // NotReadyReason returns, in one line, what in S2 or in the settings for it keeps this node from
 // being ready; empty: nothing does.
-func (r *Node) NotReadyReason() string {
-	if !r.cfg.storeGated {
+func (n *Node) NotReadyReason() string {
+	if !n.cfg.storeGated {
 		return ""
 	}
-	st := r.prober.Standing()
+	st := n.prober.Standing()
 	switch {
 	case st.Refused != "":
 		return st.Refused
-	case !st.Passed && r.storeOutage.Load():
+	case !st.Passed && n.storeOutage.Load():
 		return ""
 	case !st.Passed && st.Silent == "":
 		return "S2 has not answered yet"
 	case !st.Passed:
 		return st.Silent
 	}
-	if why := r.recordProblem.Load(); why != nil {
+	if why := n.recordProblem.Load(); why != nil {
 		return *why
 	}
 	return ""

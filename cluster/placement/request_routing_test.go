@@ -74,25 +74,25 @@ func TestRoutingEndsWhateverNodesBelieve(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawRoutingSim(t)
 		id := shard.StreamID(fmt.Sprintf("default/%d", rapid.IntRange(0, 50).Draw(t, "stream")))
-		var c Routing
+		var r Routing
 		last := HopFirst
 		for step := 0; ; step++ {
 			if step > 4*len(s.names)+4 {
 				t.Fatalf("no end after %d steps", step)
 			}
-			to, ok := c.NextTarget(s.views["n0"], s.tables["n0"], id, "n0")
+			to, ok := r.NextTarget(s.views["n0"], s.tables["n0"], id, "n0")
 			if !ok {
 				t.Fatal("nobody to ask")
 			}
-			if to.Hop < last && !c.ownerVouched {
+			if to.Hop < last && !r.ownerVouched {
 				t.Fatalf("hop fell from %d to %d", last, to.Hop)
 			}
 			last = to.Hop
-			name, err := s.ask("n0", to, id, Route{Hop: to.Hop, Excluded: c.Excluded})
+			name, err := s.ask("n0", to, id, Route{Hop: to.Hop, Excluded: r.Excluded})
 			if err == nil {
 				return
 			}
-			if !c.HandleAnswer(name, err) {
+			if !r.HandleAnswer(name, err) {
 				t.Fatalf("gave up after %d steps: %v", step, err)
 			}
 		}
@@ -114,14 +114,14 @@ func ownerAndSuccessor(t *OwnerTable, not string) (id shard.StreamID, owner, suc
 func TestRoutingAfterALostOwner(t *testing.T) {
 	v, table := tableOfNames("a", "b", "c", "d")
 	id, owner, successor := ownerAndSuccessor(table, "a")
-	var c Routing
+	var r Routing
 	step := func(want *Member, wantHop Hop, err error) {
 		t.Helper()
-		to, _ := c.NextTarget(v, table, id, "a")
+		to, _ := r.NextTarget(v, table, id, "a")
 		if to.Member != want || to.Hop != wantHop {
 			t.Fatalf("asks %+v at hop %d, want %s at %d", to.Member, to.Hop, want.Name, wantHop)
 		}
-		if err != nil && !c.HandleAnswer(want.Name, err) {
+		if err != nil && !r.HandleAnswer(want.Name, err) {
 			t.Fatal("gives up")
 		}
 	}
@@ -167,16 +167,16 @@ func TestCheckOwnership(t *testing.T) {
 func TestRoutingWhenStoreIsDown(t *testing.T) {
 	v, table := tableOfNames("a", "b", "c", "d")
 	id, owner, _ := ownerAndSuccessor(table, "a")
-	var c Routing
-	to, _ := c.NextTarget(v, table, id, "a")
-	if to.Member != owner || !c.HandleAnswer(owner.Name, shard.ErrStoreDown) {
+	var r Routing
+	to, _ := r.NextTarget(v, table, id, "a")
+	if to.Member != owner || !r.HandleAnswer(owner.Name, shard.ErrStoreDown) {
 		t.Fatal("gives up after the first")
 	}
-	to, _ = c.NextTarget(v, table, id, "a")
+	to, _ = r.NextTarget(v, table, id, "a")
 	if to.Member == owner || to.Hop != HopForce {
 		t.Fatalf("asks %+v at hop %d", to.Member, to.Hop)
 	}
-	if c.HandleAnswer(to.Member.Name, shard.ErrStoreDown) {
+	if r.HandleAnswer(to.Member.Name, shard.ErrStoreDown) {
 		t.Fatal("goes on after the second")
 	}
 }
