@@ -38,7 +38,7 @@ func TestETagChangesOnClose(t *testing.T) {
 	}
 }
 
-// PROTOCOL 5.1: the value counts in any case, and no other value does.
+// PROTOCOL 4.1: the value counts in any case, and no other value does.
 func TestStreamClosedInAnyCase(t *testing.T) {
 	s := newSite(t, Config{})
 	for i, v := range []string{"true", "TRUE", "True", "tRuE"} {
@@ -342,7 +342,7 @@ func TestContentRunsNothingInABrowser(t *testing.T) {
 	}
 }
 
-// PROTOCOL 5.7 and 8.1: each waiting client gets a cursor of its own that never goes back.
+// PROTOCOL 5.7 and 10.1: each waiting client gets a cursor of its own that never goes back.
 func TestLongPollCursor(t *testing.T) {
 	s := newSite(t, Config{LongPoll: time.Millisecond})
 	s.put("/v1/stream/x", "one", text)

@@ -16,7 +16,7 @@ var (
 )
 
 // splitJSON splits a JSON body: the elements of an array, one level deep,
-// each as its own bytes; any other value is one message (PROTOCOL 7.1). The
+// each as its own bytes; any other value is one message (PROTOCOL 9.1). The
 // messages are laid out in body.
 func splitJSON(body []byte) (shard.Messages, error) {
 	body = bytes.Trim(body, " \t\r\n")

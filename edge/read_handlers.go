@@ -10,7 +10,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// serveHead describes a stream (PROTOCOL 4.3).
+// serveHead describes a stream (PROTOCOL 5.5).
 func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
 	s.setCacheControl(w, r, p, cacheNoStore)
 	info, err := s.streams.Info(r.Context(), id, 0)

@@ -11,7 +11,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// servePut creates a stream (PROTOCOL 4.1).
+// servePut creates a stream (PROTOCOL 5.1).
 func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
 	req, err := s.newWrite(r, id, shard.OpCreate)
 	if err == nil {
@@ -78,7 +78,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 	s.appendConns.TakeOver(w, r)
 }
 
-// serveDelete deletes a stream (PROTOCOL 4.4).
+// serveDelete deletes a stream (PROTOCOL 5.4).
 func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
 	req := s.newPendingWrite(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.nowMillis()})
 	if _, ok := s.doWrite(w, r, req, p); ok {
