@@ -41,6 +41,8 @@ type cli struct {
 	Drain       drainCmd       `cmd:"" help:"Move streams and readers away from a node." group:"operations"`
 	Undrain     undrainCmd     `cmd:"" help:"Take a drain back." group:"operations"`
 	Prove       proveCmd       `cmd:"" help:"Prove that a rollout loses nothing: write and read canary streams while it runs, and report." group:"operations"`
+	Bench       benchCmd       `cmd:"" help:"Measure a server with writers and readers: rates and latencies." group:"operations"`
+	Doctor      doctorCmd      `cmd:"" help:"Check what a node needs, with its settings: S2 and each right, other nodes, addresses, TLS, clock, open files, and what stands in front." group:"operations"`
 	Healthcheck healthcheckCmd `cmd:"" help:"Ask a node of this machine whether it is well. The exit status is 1 if it is not." group:"operations"`
 
 	Token tokenCmd `cmd:"" help:"Make and explain tokens." group:"rights"`

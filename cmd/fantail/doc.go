@@ -12,8 +12,9 @@
 // what package edge/access judges by; they read secrets from files or standard input, never from
 // arguments or variables, and print no part of a signature that they were given. ls, new, append,
 // tail, info, rm and fork are clients of any server of Durable Streams (remote.go, and package
-// internal/dsclient, which speaks the protocol); top, owner, drain and undrain ask the admin address
-// of a node (admin_client.go). exit_codes.go has the codes that all end with, config_file.go the file
+// internal/dsclient, which speaks the protocol); prove writes and reads with it while a rollout runs
+// (prove_*.go). top, owner, drain and undrain ask the admin address of a node (admin_client.go);
+// doctor checks what a node needs, with serve's flags. exit_codes.go has the codes that all end with, config_file.go the file
 // of settings.
 //
 // # The life of a node
