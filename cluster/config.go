@@ -14,6 +14,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster/gossip"
 	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // DefaultRelayPort is the port of the relay where an address has none.
@@ -39,6 +40,9 @@ type Config struct {
 	// ReloadCredentials, unless nil, is called every renewInterval and returns the current secrets and
 	// identity. After an error the previous ones stay.
 	ReloadCredentials func() (secrets [][]byte, id *peertls.Identity, err error)
+	// ReadsMode is the mode of the stream manager. It is told to the other nodes, which warn of a
+	// difference.
+	ReadsMode shard.Mode
 	// PlaintextMode selects the peers with which the relay speaks without TLS.
 	PlaintextMode peertls.PlaintextMode
 	// GossipAddr is the address, host:port, on which gossip listens, over TCP and UDP (default: all

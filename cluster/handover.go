@@ -86,6 +86,11 @@ func (n *Node) handoverSources(id shard.StreamID, force bool) []*transport.Link 
 // fetchHandover asks the nodes of handoverSources for what they know of a stream; false: none of them
 // knows anything.
 func (n *Node) fetchHandover(ctx context.Context, id shard.StreamID, force bool) (h shard.Handover, found bool) {
+	defer func() {
+		if !found {
+			n.noteNotFetched(id)
+		}
+	}()
 	sources := n.handoverSources(id, force)
 	if len(sources) == 0 {
 		return h, false
@@ -101,6 +106,7 @@ func (n *Node) fetchHandover(ctx context.Context, id shard.StreamID, force bool)
 		h, found, err := l.RequestHandover(ctx, id, from, placement.PeerAddr{Name: n.self, Address: n.addr})
 		switch {
 		case err != nil:
+			n.local.manager.ExpectRivals()
 			n.metrics.handovers.lost.Inc()
 			n.cfg.Logger.Info("stream was not handed over", "stream", id, "peer", l.Peer().Name, "err", err)
 		case found:

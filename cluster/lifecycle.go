@@ -113,6 +113,7 @@ func gossipConfigOf(cfg *Config, relayAddr string) gossip.Config {
 	if cfg.PlaintextMode != peertls.PlaintextAlways {
 		self.Features |= placement.FeatureTLS
 	}
+	self.Features |= featuresOfMode(cfg.ReadsMode)
 	return gossip.Config{
 		Self: self, FleetName: cfg.FleetName, Secrets: cfg.Secrets, ListenAddr: cfg.GossipAddr, AdvertiseIP: cfg.AdvertiseIP,
 		Join: cfg.Join, AloneAfter: cfg.AloneAfter, ChangeNotice: cfg.ChangeNotice, StoreGated: cfg.storeGated,

@@ -25,6 +25,8 @@ type streamManager interface {
 	DropUnused(id shard.StreamID) bool
 	HandOver(id shard.StreamID, from shard.Pos) (shard.Handover, bool)
 	InstallHandover(id shard.StreamID, h shard.Handover) error
+	// ExpectRivals is called when streams are taken over from an owner that may still write.
+	ExpectRivals()
 	StoreDown() bool
 }
 

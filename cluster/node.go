@@ -58,6 +58,7 @@ type Node struct {
 	recordProblem atomic.Pointer[string] // why this node must own nothing: its fleet record differs
 	storeOutage   atomic.Bool            // S2 answers no node, so this node serves without it
 	skewWarning   rate.Sometimes
+	modeWarnedAt  time.Time  // owned by reconcileLoop
 	reconcileMu   sync.Mutex // held during reconcileStreams
 	closeOnce     sync.Once
 

@@ -34,6 +34,7 @@ func (n *Node) reconcileLoop(ctx context.Context) {
 		n.reconcileStanding(now)
 		n.reconcileStore(now)
 		n.checkClockSkew()
+		n.warnOfReadsModes(now)
 		if late := now.Sub(last); late > reconcileEvery+transport.SilenceTimeout {
 			n.membership.RejoinAfterPause(late)
 		}

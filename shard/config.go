@@ -17,7 +17,22 @@ const (
 	// ModeExclusive: only this fleet writes. Acknowledgements tell the tail and no session is
 	// opened. A tail check every 30 s while a stream is followed guards the promise.
 	ModeExclusive
+	// ModeAuto: others may write, and seldom do. A followed stream has a tail check every 30 s, and a
+	// session for an hour after a record that this process did not write.
+	ModeAuto
 )
+
+// String returns the mode as the setting --s2-reads has it.
+func (m Mode) String() string {
+	switch m {
+	case ModeExclusive:
+		return "exclusive"
+	case ModeAuto:
+		return "auto"
+	case ModeSession:
+	}
+	return "session"
+}
 
 // InfoOptions holds what a caller of Manager.Info wants beside the description.
 type InfoOptions uint8

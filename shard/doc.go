@@ -184,7 +184,8 @@
 //
 //   - one per session that is being opened (takeTurn) or whose feed has failed (recover), and none
 //     while it is open or waits for its turn, unless the Log is no Feeder: then one that runs
-//     Log.Follow; one per guard of a followed stream in exclusive mode;
+//     Log.Follow;
+//   - one per tail check of the tailGuard, guardChecks at most, and the one that starts them;
 //   - one per attempt to open a stream (runOpening), to check its tail (runTailCheck) or to ask a
 //     fork's sources (askSources);
 //   - per Stream at most one writeLoop, where callers wait behind a batch or its first sending left

@@ -9,17 +9,18 @@ import (
 	"github.com/fantail-dev/fantail/shard/tail"
 )
 
-// readSession is a stream's open read session (or, in exclusive mode, the guard in its place). It is
-// the Follower of one Feed after another. A goroutine exists only while a Feed is being opened. Its
-// fields are guarded by Stream.mu.
+// readSession is a followed stream's open read session, or the guard in its place (tail_guard.go). It
+// is the Follower of one Feed after another. A goroutine exists only while a Feed is being opened.
+// Its fields are guarded by Stream.mu.
 type readSession struct {
 	stream  *Stream
+	guards  bool // it is a guard: there is no Feed, and the tail is checked
 	opened  time.Time
 	linger  *time.Timer // closes it at the end of a minute that is already billed
 	live    bool        // connected and caught up
 	limiter *turnLimiter
 	turn    *turn              // it waits for its turn; nil: it does not
-	cancel  context.CancelFunc // ends the goroutine that opens it, or the guard; nil: there is none
+	cancel  context.CancelFunc // ends the goroutine that opens it; nil: there is none
 	feed    Feed               // nil: none is open, or it is about to end
 	feeds   int                // so far
 	tries   int                // feeds since the last one that lasted
@@ -41,8 +42,6 @@ const (
 	// graceMargin bounds, in ms, how late the sweeper is with a touch that is due. Only the sweeper
 	// touches a stream that is only followed.
 	graceMargin = 60_000
-	// guardEvery is the pause between the tail checks of exclusive mode.
-	guardEvery = 30 * time.Second
 )
 
 // touchAhead returns how far, in ms, memory may be ahead of the last durable use of a stream with a
@@ -87,10 +86,10 @@ func (s *Stream) openSession() {
 	if s.stopped || s.manager.ctx.Err() != nil {
 		return
 	}
-	s.session = &readSession{stream: s, opened: s.manager.cfg.Now()}
+	s.session = &readSession{stream: s, opened: s.manager.cfg.Now(), guards: !s.wantsFeed()}
 	s.updateCharge()
-	if s.manager.cfg.Mode == ModeExclusive {
-		s.session.spawn(s.session.guard)
+	if s.session.guards {
+		s.manager.guard.add(s)
 		return
 	}
 	s.session.requestTurn()
@@ -219,6 +218,9 @@ func (s *Stream) closeSession() {
 	if r.linger != nil {
 		r.linger.Stop()
 	}
+	if r.guards {
+		s.manager.guard.remove(s)
+	}
 	if r.turn != nil {
 		r.limiter.withdraw(r.turn)
 	}
@@ -247,7 +249,7 @@ func (r *readSession) TakePage(p Page) error {
 	}
 	if len(p.Records) > 0 { // a page without them may tell what was known, or of an end
 		s.manager.log.noteAnswer(nil)
-		if err := s.foldFromLog(r.fold, p.Records); err != nil {
+		if err := s.foldRecords(r.fold, p.Records, true); err != nil {
 			return err
 		}
 	}
@@ -307,58 +309,11 @@ func (s *Stream) handleFeedError(fold *State, err error) {
 	}
 }
 
-// guard is the goroutine of exclusive mode.
-func (r *readSession) guard(ctx context.Context) {
-	s := r.stream
-	for try := 0; ctx.Err() == nil; try++ {
-		err := s.lockReady(withPatience(ctx))
-		if errors.Is(err, ErrNotOwner) || errors.Is(err, ErrNeedsLaterRelease) {
-			return
-		}
-		if err == nil {
-			fold, began := s.state, s.manager.cfg.Now()
-			s.mu.Unlock()
-			err = s.guardExclusive(ctx, fold)
-			if ctx.Err() != nil {
-				return
-			}
-			if s.handleFeedError(fold, err); s.manager.cfg.Now().Sub(began) > time.Minute {
-				try = 0
-			}
-		}
-		PauseWithJitter(ctx, try, 100*time.Millisecond, 10*time.Second)
-	}
-}
-
 // nextPosition returns where the next record of a fold will stand.
 func (s *Stream) nextPosition(fold *State) Pos {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return fold.Next
-}
-
-// guardExclusive checks in exclusive mode that no other writer appends.
-func (s *Stream) guardExclusive(ctx context.Context, fold *State) error {
-	tick := time.NewTicker(guardEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-		before := s.nextPosition(fold)
-		tail, err := s.askTail(ctx)
-		if err != nil {
-			return err
-		}
-		if tail > before {
-			s.manager.cfg.Logger.Warn("another writer appends to a stream in exclusive mode", "stream", s.id)
-		}
-		if err := s.catchUpOrReset(ctx, fold, before, tail); err != nil {
-			return err
-		}
-	}
 }
 
 func (s *Stream) askTail(ctx context.Context) (Pos, error) {
@@ -423,6 +378,9 @@ func (s *Stream) noteTailCheck() {
 	if now.Sub(s.tailChecksSince) > time.Minute {
 		s.tailChecks, s.tailChecksSince = 0, now
 	}
+	if s.manager.cfg.Mode != ModeSession {
+		return
+	}
 	if s.tailChecks++; s.tailChecks > followAfterChecks && s.session == nil && s.state != nil && s.state.exists {
 		s.openSession()
 		s.startLingerLocked()
@@ -460,9 +418,17 @@ func (s *Stream) syncToTail(ctx context.Context) error {
 	if err != nil {
 		return storeErr(err)
 	}
+	s.mu.Lock()
+	foreign := s.state == fold && s.opened && fold.Next < tail && !s.writing
+	s.mu.Unlock()
 	if err := s.catchUpOrReset(ctx, fold, before, tail); err != nil {
 		return err
 	}
 	s.noteSynced(fold, sent)
+	if foreign {
+		s.mu.Lock()
+		s.noteForeign(fold.Time)
+		s.mu.Unlock()
+	}
 	return s.waitReady(ctx) // after a reset
 }

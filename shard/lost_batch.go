@@ -41,6 +41,9 @@ func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail Pos) *app
 	if s.state.Next > b.pos && s.foreignRecords == b.foreignBefore {
 		limit += maxFlightBatches // an owner of before may have had so many batches on their way
 	}
+	if b.pos > 0 && s.state.Next > b.pos && (s.foreignRecords != b.foreignBefore || !b.maybeWritten) {
+		s.noteForeign(s.state.Time)
+	}
 	worst := s.requeueLost(limit)
 	s.mu.Unlock()
 	if worst > 1 {

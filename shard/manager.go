@@ -36,6 +36,9 @@ type Manager struct {
 	listing         listing                         // bounds what listings read of storage
 	standingWatcher atomic.Pointer[standingWatcher] // nil: WatchStanding has not been called
 
+	guard       *tailGuard
+	rivalsSince atomic.Int64 // ns since 1970: the last time that an owner was lost; 0: never
+
 	ctx  context.Context // ends when Close has waited for the batches in flight
 	stop context.CancelFunc
 	wg   sync.WaitGroup // every goroutine of the Manager and its Streams
@@ -57,6 +60,9 @@ func NewManager(log Log, tails *tail.Buffers, cfg Config) *Manager {
 	h.sessions = newTurnLimiter(h.spawn, sessionsPerSecond, sessionBurst, ErrOverloaded)
 	h.handoverSessions = newTurnLimiter(h.spawn, handoverSessionsPerSecond, handoverSessionBurst, ErrOverloaded)
 	h.sessions.slots, h.handoverSessions.slots = make(chan struct{}, openingSessions), make(chan struct{}, openingSessions)
+	if h.guard = newTailGuard(h); cfg.Mode != ModeSession {
+		h.runEvery(time.Second, h.guard.tick)
+	}
 	h.lossReports.logLimit = rate.Sometimes{First: 10, Interval: 10 * time.Second}
 	h.clocks = newStorageClocks(h.log, &h.cfg, h.spawn)
 	h.forkAskLimiter = rate.NewLimiter(forkAsksPerSecond, forkAskBurst)

@@ -99,7 +99,7 @@ func (s *Stream) updateCharge() {
 	}
 	s.memory.uncommitted = s.assembler.uncommittedCost
 	session := 0
-	if s.session != nil {
+	if s.session != nil && !s.session.guards {
 		session = s.manager.log.feedBytes()
 	}
 	s.manager.streams.updateCharge(&s.memory, int64(streamBytes+s.memory.measured+s.memory.estimatedGrowth+s.memory.uncommitted+session+len(s.queue)*callBytes), s.holdsMoreThanName())

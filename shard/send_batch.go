@@ -45,7 +45,7 @@ func (s *Stream) confirmTail(ctx context.Context, b *appendBatch) error {
 	if b.irreversible {
 		return nil
 	}
-	if s.manager.cfg.Mode == ModeSession {
+	if s.manager.cfg.Mode != ModeExclusive {
 		err := s.waitToAskAbsent(ctx)
 		if err == nil {
 			err = s.syncToTail(ctx)

@@ -55,8 +55,11 @@ type Stream struct {
 
 	followers       int
 	session         *readSession
-	handedOver      bool // the stream came by a handover, and has had no session here yet
-	tailChecks      int  // tail checks since tailChecksSince
+	guardSlot       int       // guarded by tailGuard.mu
+	foreignAt       time.Time // when a record came that this process did not write; zero: none has
+	rivalsUntil     time.Time // the owner before may still write until then
+	handedOver      bool      // the stream came by a handover, and has had no session here yet
+	tailChecks      int       // tail checks since tailChecksSince
 	tailChecksSince time.Time
 
 	confirming        *sharedCall // the sources of this fork are being asked (fork_confirm.go); nil: they are not
@@ -98,6 +101,7 @@ func (s *Stream) runDueTasks(now time.Time) (touch bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.startRefTasks()
+	s.reviewSession()
 	return s.isTouchDue(now)
 }
 

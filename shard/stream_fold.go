@@ -109,6 +109,11 @@ func (s *Stream) publishBatch() tail.Wakers {
 // fold is no longer the stream's fold, but the fold of another log. errNoCheckpoint: the takeover
 // began at a position where no checkpoint is.
 func (s *Stream) foldFromLog(fold *State, recs []Record) error {
+	return s.foldRecords(fold, recs, false)
+}
+
+// foldRecords is foldFromLog; live: a read session brought the records.
+func (s *Stream) foldRecords(fold *State, recs []Record, live bool) error {
 	s.mu.Lock()
 	switch {
 	case s.foldErr != nil:
@@ -125,6 +130,8 @@ func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 	}
 	if !s.opened {
 		s.noteFirstRecord(recs)
+	} else if live {
+		s.noteForeignIn(recs)
 	}
 	wake, err := s.absorbRecords(recs)
 	s.noteGrowth(recs)

@@ -35,6 +35,7 @@ func (s *Stream) takeOver(ctx context.Context) error {
 		s.graceUntil = fold.lastUsed + touchAhead(fold.ttl) + graceMargin
 	}
 	s.opened, s.syncedAt, fold.rooted = true, sent, true
+	s.noteTakenOver()
 	s.startRefTasks()
 	s.mu.Unlock()
 	wake.WakeAll()

@@ -27,6 +27,7 @@ func run() error {
 	svg := flag.String("svg", "", "write the plot to this file")
 	appends := flag.Float64("appends", 1, "appends to each stream, a minute, of the bill")
 	var l load
+	flag.StringVar(&l.reads, "reads", "session", "the nodes' --s2-reads: session, auto or exclusive")
 	flag.IntVar(&l.streams, "streams", 30, "streams of the run")
 	flag.IntVar(&l.few, "few", 10, "how many of them are followed at first")
 	flag.IntVar(&l.readers, "readers", 6, "readers of each stream of the run")

@@ -13,7 +13,11 @@ import (
 type load struct {
 	streams, few     int // few of them are followed at first
 	readers, appends int // of each stream
+	reads            string
 }
+
+// opensSessions reports whether a stream has a session for its readers.
+func (l load) opensSessions() bool { return l.reads == "" || l.reads == "session" }
 
 // counts holds what S2 counted in each part of the run, of all streams together.
 type counts struct {
@@ -40,6 +44,10 @@ func (c counts) units(l load) units {
 		deploy:   c.deployed.over(n),
 	}
 	u.followed.checks = 0
+	if !l.opensSessions() { // then it checks each of its streams, and seldom has a silence
+		u.followed.checks = (c.followed.checks - c.followedFew.checks) / float64(l.streams-l.few)
+		u.node.checks = max(0, c.followed.checks-u.followed.checks*n) / c.owners
+	}
 	// Sessions went on meanwhile: that is in followed.
 	u.append.minutes = 0
 	u.deploy.checks = max(0, u.deploy.checks-c.followed.checks*c.deploying/n)
@@ -52,12 +60,12 @@ func (c counts) units(l load) units {
 // happens for a minute; they come to all, and messages are written; nothing happens for a
 // minute; all nodes are replaced, one after the other; all readers leave.
 func measure(l load) (c counts, err error) {
-	f, err := fleet.Start(nodeCount, 2*time.Second)
+	f, err := fleet.Start(nodeCount, 2*time.Second, "--s2-reads="+l.reads)
 	if err != nil {
 		return c, err
 	}
 	defer f.Stop()
-	sys := &system{f}
+	sys := &system{f, l.opensSessions()}
 	readers := newCrowd(sys)
 	defer readers.leave()
 	for _, part := range []struct {
@@ -122,6 +130,9 @@ func come(sys *system, readers *crowd, l load, from, to int) error {
 
 // sessions waits until n read sessions are open.
 func (s *system) sessions(n int) error {
+	if !s.opensSessions {
+		n = 0
+	}
 	return wait.For(patience, fmt.Sprint(n, " read sessions are open"), func() bool {
 		_, open, err := s.meter()
 		return err == nil && int(open) == n

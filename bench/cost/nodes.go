@@ -14,7 +14,10 @@ import (
 const nodeCount = 3
 
 // system is the embedded S2 and the nodes.
-type system struct{ *fleet.Fleet }
+type system struct {
+	*fleet.Fleet
+	opensSessions bool // for streams with readers
+}
 
 // replace stops a node as an orchestrator does, starts it again, and says how many
 // streams changed hands, and of how many of those nothing was known.

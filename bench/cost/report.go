@@ -105,5 +105,8 @@ streams with readers, %.0f afterwards. Tail checks are the node's that asks noth
 deploy are one for each session that it opened, the most that can be begun; the nodes'
 checks are taken out of it.
 `, c.moved/n, c.moved-c.lost, c.moved, c.openWith, l.streams, c.openAfter,
-		c.followedFew.checks/c.ownersFew, l.few, u.node.checks, l.streams)
+		c.followedFew.checks/c.ownersFew, l.few, c.followed.checks/c.owners, l.streams)
+	if !l.opensSessions() {
+		fmt.Fprintf(w, "The nodes have --s2-reads=%s: the checks are those of each stream with readers.\n", l.reads)
+	}
 }

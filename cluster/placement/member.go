@@ -76,6 +76,17 @@ const (
 	FeatureTLS Features = 1 << 0
 )
 
+// Features that tell how a member learns of what others write to S2. All members should have the
+// same. Neither: it has read sessions, or an earlier release.
+const (
+	// FeatureReadsAuto: it has read sessions for streams with foreign writers.
+	FeatureReadsAuto Features = 1 << 4
+	// FeatureReadsExclusive: it has none, because nobody else writes.
+	FeatureReadsExclusive Features = 1 << 5
+
+	ReadsFeatures = FeatureReadsAuto | FeatureReadsExclusive
+)
+
 // Features that tell of S2. Each change is spread by gossip: a probe finds it, and probes are ten
 // seconds apart.
 const (

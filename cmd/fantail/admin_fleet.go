@@ -74,7 +74,7 @@ const (
 	dollarsSessionMinute = 0.000001
 	dollarsCheck         = 0.0000001
 	minutesAMonth        = 30 * 24 * 60
-	checksAMinute        = 2 // of a stream with readers, if no session is open: --exclusive
+	checksAMinute        = 2 // of a stream with readers, if no session is open (--s2-reads)
 )
 
 // count adds a node's readers.
@@ -87,8 +87,8 @@ func (m *meterReport) count(n *nodeReport) {
 	m.ReadStreams += n.ReadStreams
 	m.S2ReadSessions += n.S2ReadSessions
 	m.Dollars.Fantail += float64(n.S2ReadSessions) * dollarsSessionMinute * minutesAMonth
-	if n.Exclusive {
-		m.Dollars.Fantail += float64(n.FollowedStreams) * checksAMinute * dollarsCheck * minutesAMonth
+	if n.S2Reads != shard.ModeSession.String() {
+		m.Dollars.Fantail += float64(max(n.FollowedStreams-n.S2ReadSessions, 0)) * checksAMinute * dollarsCheck * minutesAMonth
 	}
 }
 

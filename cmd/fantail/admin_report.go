@@ -37,7 +37,7 @@ type nodeReport struct {
 	FollowedStreams int            `json:"followed_streams"`
 	ReadStreams     int            `json:"read_streams"`
 	S2ReadSessions  int            `json:"s2_read_sessions"`
-	Exclusive       bool           `json:"exclusive"`
+	S2Reads         string         `json:"s2_reads"`
 	S2              s2Report       `json:"s2"`
 	Appends         uint64         `json:"appends_total"`
 	AppendedBytes   uint64         `json:"appended_bytes_total"`
@@ -130,7 +130,7 @@ func (n *node) describe() *nodeReport {
 		Ready: why == "", NotReadyReason: why, Drain: n.drainReport(),
 		Readers:      m.countsBy("fantail_readers", "mode"),
 		OwnedStreams: int(m.sum("fantail_owned_streams")), FollowedStreams: int(m.sum("fantail_followed_streams")),
-		S2ReadSessions: int(m.sum("fantail_s2_read_sessions")), Exclusive: n.cfg.shard.Mode == shard.ModeExclusive,
+		S2ReadSessions: int(m.sum("fantail_s2_read_sessions")), S2Reads: n.cfg.shard.Mode.String(),
 		S2:      s2Report{Up: n.cfg.inProcessS2 != nil || m.sum("fantail_s2_up") > 0, Requests: map[string]uint64{}},
 		Appends: uint64(m.sum("fantail_appends_total")), AppendedBytes: uint64(m.sum("fantail_appended_bytes_total")),
 		DeliveredCount: uint64(m.sum("fantail_messages_delivered_total")), DeliveredBytes: uint64(m.sum("fantail_delivered_bytes_total")),

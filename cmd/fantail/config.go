@@ -77,7 +77,8 @@ type serveCmd struct {
 	S2CreateBasins  bool              `name:"s2-create-basins" help:"Create basins that do not exist. With a template 20 without a wait, then one each 5 s; requests beyond that are refused."`
 	S2SDKSessions   bool              `name:"s2-sdk-sessions" help:"Open read sessions with S2's SDK and not with Fantail's own client. Each then takes about 66 KB of memory, not 2. For an S2 whose protocol has changed."`
 	S2Pipelining    string            `name:"s2-pipelining" help:"Send several batches of a stream to S2 without waiting for each answer, where an answer takes 3 ms or more: auto with an S2 of your own (--s2-endpoint), on also with the managed S2, off never." enum:"auto,on,off" default:"off"`
-	Exclusive       bool              `help:"Declare that no other program writes to the streams in S2. The node then opens no read sessions."`
+	S2Reads         string            `name:"s2-reads" help:"How the node learns of what other programs write to S2. session: an open read (S2 bills it) for each stream with readers. auto: a check each 30 s, and an open read for an hour after a foreign record, so only the first is up to 30 s late. exclusive: none, because no other program writes. The same on all nodes." enum:"session,auto,exclusive" default:"session"`
+	Exclusive       bool              `hidden:""`
 
 	LongPoll            time.Duration `help:"How long a long-poll waits for new data before it gets an empty answer." default:"20s"`
 	ColdOpens           float64       `help:"How many streams per second the node loads from S2 because they are not in memory. Twice as many may come in a burst. Requests that would wait longer than 1 s are refused (429)." default:"200"`
@@ -135,8 +136,9 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	}
 	cfg.shard.Pipelining = map[string]shard.Pipelining{"auto": shard.PipeliningAuto, "on": shard.PipeliningOn}[c.S2Pipelining]
 	if c.Exclusive {
-		cfg.shard.Mode = shard.ModeExclusive
+		errs = append(errs, errors.New("--exclusive (FANTAIL_EXCLUSIVE) is now --s2-reads=exclusive (FANTAIL_S2_READS)"))
 	}
+	cfg.shard.Mode = map[string]shard.Mode{"auto": shard.ModeAuto, "exclusive": shard.ModeExclusive}[c.S2Reads]
 	for flag, addr := range map[string]string{"--http": c.HTTP, "--admin": c.Admin} {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", flag, err))
@@ -165,6 +167,9 @@ func (c *serveCmd) nodeConfig(log *slog.Logger) (nodeConfig, error) {
 	errs = append(errs, wrong...)
 	errs = append(errs, c.applyRoots(&cfg.edge)...)
 	cfg.fleet, wrong = c.fleetConfig(c.Name, c.HTTP, cfg.auth.path != "")
+	if cfg.fleet != nil {
+		cfg.fleet.ReadsMode = cfg.shard.Mode
+	}
 	errs = append(errs, wrong...)
 	if cfg.auth.path != "" && c.hasSecret() {
 		cfg.auth.secrets, _ = c.secrets() // its error is fleetConfig's

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fantail-dev/fantail/shard"
 )
 
 // A setting that does not exist is an error. It does not silently mean the default.
@@ -103,6 +105,35 @@ func TestWrongS2SettingsNameFlagAndVariable(t *testing.T) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
+}
+
+// The modes of reads have names, and the setting that was before them says so.
+func TestReadsModes(t *testing.T) {
+	for flag, want := range map[string]shard.Mode{
+		"--http=127.0.0.1:0": shard.ModeSession, "--s2-reads=session": shard.ModeSession,
+		"--s2-reads=auto": shard.ModeAuto, "--s2-reads=exclusive": shard.ModeExclusive,
+	} {
+		cfg, err := parseServe(t, flag)
+		if err != nil || cfg.shard.Mode != want || cfg.fleet != nil && cfg.fleet.ReadsMode != want {
+			t.Errorf("%s: %s, %v", flag, cfg.shard.Mode, err)
+		}
+	}
+	if _, err := parseServe(t, "--exclusive"); err == nil || !strings.Contains(err.Error(), "--s2-reads=exclusive") {
+		t.Errorf("--exclusive: %v", err)
+	}
+}
+
+func parseServe(t *testing.T, flag string) (nodeConfig, error) {
+	t.Helper()
+	var c cli
+	parser, err := newParser(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{"serve", "--s2-endpoint=http://127.0.0.1:1", "--s2-basin=fantail-test", flag}); err != nil {
+		t.Fatal(err)
+	}
+	return c.Serve.nodeConfig(slog.New(slog.DiscardHandler))
 }
 
 // A project without a basin is the client's error.

@@ -60,8 +60,8 @@ func settingsTable(t *testing.T) string {
 
 func writeSettings(out *strings.Builder, flags []*kong.Flag) {
 	for _, f := range flags {
-		if len(f.Envs) == 0 {
-			continue // --help and --version
+		if len(f.Envs) == 0 || f.Hidden {
+			continue // --help and --version, and settings that have another name now
 		}
 		def := f.Default
 		if def != "" {

@@ -26,6 +26,7 @@ type Fleet struct {
 	bin   string
 	store *child.Child
 	nodes []*child.Child // nil: not started yet
+	flags []string       // of the nodes, beside those that all have
 }
 
 // Store is S2's address.
@@ -42,12 +43,12 @@ func Admin(node int) string { return ip(node) + ":4447" }
 // Start builds the binary and starts nodes, each of which ends its readers over drain when
 // it stops. It returns once they are one fleet. SIGINT and SIGTERM end them, and the
 // program.
-func Start(nodes int, drain time.Duration) (f *Fleet, err error) {
+func Start(nodes int, drain time.Duration, flags ...string) (f *Fleet, err error) {
 	dir, err := os.MkdirTemp("", "fantail-fleet-")
 	if err != nil {
 		return nil, err
 	}
-	f = &Fleet{ask: ask.New(), drain: drain, dir: dir, bin: filepath.Join(dir, "fantail"), nodes: make([]*child.Child, nodes)}
+	f = &Fleet{ask: ask.New(), drain: drain, dir: dir, bin: filepath.Join(dir, "fantail"), nodes: make([]*child.Child, nodes), flags: flags}
 	defer func() {
 		if err != nil {
 			f.Stop()
@@ -79,10 +80,12 @@ func (f *Fleet) start(i int) (err error) {
 	for j := range f.nodes {
 		join = append(join, ip(j)+":4457")
 	}
-	f.nodes[i], err = child.Start(f.bin, "", "serve", fmt.Sprint("--name=node-", i), "--http="+ip(i)+":4437", "--admin="+Admin(i),
-		"--gossip="+ip(i)+":4457", "--relay="+ip(i)+":4467", "--join="+strings.Join(join, ","),
-		"--cluster=bench", "--secret=00112233445566778899aabbccddeeff", "--linger=0s", "--drain="+f.drain.String(),
-		"--s2-endpoint=http://"+Store, "--s2-basin=fantail-bench")
+	f.nodes[i], err = child.Start(f.bin, "", append([]string{
+		"serve", fmt.Sprint("--name=node-", i), "--http=" + ip(i) + ":4437", "--admin=" + Admin(i),
+		"--gossip=" + ip(i) + ":4457", "--relay=" + ip(i) + ":4467", "--join=" + strings.Join(join, ","),
+		"--cluster=bench", "--secret=00112233445566778899aabbccddeeff", "--linger=0s", "--drain=" + f.drain.String(),
+		"--s2-endpoint=http://" + Store, "--s2-basin=fantail-bench",
+	}, f.flags...)...)
 	return err
 }
 
