@@ -309,13 +309,6 @@ func (s *Stream) handleFeedError(fold *State, err error) {
 	}
 }
 
-// nextPosition returns where the next record of a fold will stand.
-func (s *Stream) nextPosition(fold *State) Pos {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return fold.Next
-}
-
 func (s *Stream) askTail(ctx context.Context) (Pos, error) {
 	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()

@@ -81,7 +81,7 @@ const (
 const (
 	// FeatureReadsAuto: it has read sessions for streams with foreign writers.
 	FeatureReadsAuto Features = 1 << 4
-	// FeatureReadsExclusive: it has none, because nobody else writes.
+	// FeatureReadsExclusive: it has none, because no other program writes.
 	FeatureReadsExclusive Features = 1 << 5
 
 	ReadsFeatures = FeatureReadsAuto | FeatureReadsExclusive
