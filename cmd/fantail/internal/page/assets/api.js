@@ -1,5 +1,5 @@
 // Requests to the address of this page. The admin token, where the node asks for one, is kept in this tab
-// and goes into a header, never into an address.
+// and goes into a header, never into an address. A login at /admin/login works, too.
 
 const key = "fantail-admin-token"
 let token = sessionStorage.getItem(key) ?? ""
@@ -17,7 +17,7 @@ export class Unauthorized extends Error {}
 export async function ask(path, init = {}) {
   const headers = { ...init.headers }
   if (token) headers.Authorization = `Bearer ${token}`
-  const answer = await fetch(path, { ...init, headers, signal: AbortSignal.timeout(init.timeout ?? 5000), credentials: "omit", referrerPolicy: "no-referrer" })
+  const answer = await fetch(path, { ...init, headers, signal: AbortSignal.timeout(init.timeout ?? 5000), credentials: "same-origin", referrerPolicy: "no-referrer" })
   if (answer.status === 401) throw new Unauthorized(await answer.text())
   if (!answer.ok) throw new Error((await answer.text()).trim() || `status ${answer.status}`)
   return answer.status === 204 ? null : answer.json()
