@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/access"
+	"github.com/fantail-dev/fantail/edge/netconn"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -16,6 +17,8 @@ type permit struct {
 	judged bool
 	// observed: a file allows it, and its limits count what they would refuse.
 	observed bool
+	// generation is the Judge's from before the decision.
+	generation uint32
 }
 
 // authorize decides what a request may do to a stream, before anything about the stream is asked
@@ -27,7 +30,7 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request, id shard.Stre
 	if j == nil {
 		return permit{}, true
 	}
-	p := permit{judged: true}
+	p := permit{judged: true, generation: j.Generation()}
 	project, name := splitStream(id)
 	var denial *access.Denial
 	if p.Verdict, denial = s.decide(r, project, name); denial != nil {
@@ -109,9 +112,12 @@ func (s *Server) logObserved(r *http.Request, d *access.Denial) {
 }
 
 // stillAllows reports whether the right of an append still holds when it is to be handed on: its
-// body may have taken minutes. It answers a request whose right is over.
+// body may have taken minutes. It answers a request whose right is over. A body that was there with the
+// request took no time: then only what the Judge has changed since the decision counts.
 func (s *Server) stillAllows(w http.ResponseWriter, r *http.Request, p permit, id shard.StreamID) bool {
-	if !p.judged || s.cfg.Judge.Stays(p.Lease, secondOf(s.cfg.Now())) {
+	j := s.cfg.Judge
+	switch {
+	case !p.judged, netconn.HasArrived(r.Body) && p.generation == j.Generation(), j.Stays(p.Lease, secondOf(s.cfg.Now())):
 		return true
 	}
 	project, name := splitStream(id)

@@ -1,6 +1,8 @@
 package edge
 
 import (
+	"bufio"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -99,6 +101,46 @@ func TestEventStreamEndsWithItsRight(t *testing.T) {
 func endedReaders(t *testing.T, b *bubble, why string) float64 {
 	t.Helper()
 	return testutil.ToFloat64(b.srv.metrics.ended.WithLabelValues(why))
+}
+
+// An append whose right ends while its body comes is refused, and changes nothing; one of another right
+// is written.
+func TestRightOfAnAppendEndsWithItsBody(t *testing.T) {
+	j := newJudge(t, rightsFile(t), access.Config{})
+	s := newSite(t, Config{Judge: j})
+	owner := bearer(tokenOf(t, map[string]any{"role": "owner", "sub": "owner"}))
+	owner["Content-Type"] = "text/plain"
+	const stream = "/v1/stream/acme/rooms/a"
+	s.put(stream, "one", owner)
+	begin := func(subject string) (finish func() string) {
+		c := s.dial()
+		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nAuthorization: Bearer %s\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n",
+			stream, tokenOf(t, map[string]any{"sub": subject}))
+		in := bufio.NewReader(c)
+		if line, err := in.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") { // the request may, and its body is waited for
+			t.Fatalf("%q (%v)", line, err)
+		}
+		_, _ = in.ReadString('\n')
+		return func() string {
+			_, _ = io.WriteString(c, "two")
+			line, err := in.ReadString('\n')
+			if err != nil {
+				t.Error(err)
+			}
+			return strings.TrimSpace(line)
+		}
+	}
+	ada, bob := begin("ada"), begin("bob")
+	revoke(t, j, access.RevokeRequest{Issuer: "app", Subject: "ada"})
+	if got := ada(); got != "HTTP/1.1 401 Unauthorized" {
+		t.Errorf("the revoked one: %q", got)
+	}
+	if got := s.want(s.do("GET", stream, "", owner), 200); got != "one" {
+		t.Errorf("the stream has %q", got)
+	}
+	if got := bob(); got != "HTTP/1.1 204 No Content" {
+		t.Errorf("the other: %q", got)
+	}
 }
 
 // The clock by which credentials are judged may step: a reader stays while its token is good by the clock of

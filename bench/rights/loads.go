@@ -134,12 +134,13 @@ func greed(n *node, limit, rounds int, length time.Duration) error {
 			}
 		}
 	}
-	low, high := hist.RatioInterval(p99[10], p99[1])
+	pairs := ratios(p99[10], p99[1])
+	low, high := hist.MedianInterval(pairs)
 	fmt.Printf("\nappends of a project while another with %d requests/s of limit asks for\n", limit)
 	for _, times := range []int{1, 10} {
 		fmt.Printf("  %2d times that: p50 %6.0f µs, p99 %6.0f µs; %d of its requests were refused\n", times, hist.Median(p50[times]), hist.Median(p99[times]), refused[times])
 	}
-	fmt.Printf("  ratio of p99 %.3f, 95 %% of ratios %.3f to %.3f\n", hist.Median(p99[10])/hist.Median(p99[1]), low, high)
+	fmt.Printf("  ratio of p99 %.3f, 95 %% certain %.3f to %.3f\n", hist.Median(pairs), low, high)
 	return nil
 }
 

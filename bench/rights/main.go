@@ -57,6 +57,8 @@ func run() error {
 	posters := flag.Int("posters", 16, "number of concurrent posters")
 	readers := flag.Int("readers", 200, "event streams")
 	limit := flag.Int("limit", 200, "requests a second that the greedy project may have")
+	same := flag.Bool("same", false, "give neither node a file: what the measurement says of no difference")
+	only := flag.Bool("only-cost", false, "leave out the greedy project")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "rights")
 	if err != nil {
@@ -70,7 +72,7 @@ func run() error {
 	nodes := []*node{{name: open, addr: "127.0.0.1:4737"}, {name: locked, addr: "127.0.0.1:4738"}}
 	for i, n := range nodes {
 		args := []string{"dev", fmt.Sprint("--port=", 4737+i), fmt.Sprint("--admin-port=", 4747+i), fmt.Sprint("--s2-port=", 4757+i)}
-		if n.name == locked {
+		if n.name == locked && !*same {
 			args = append(args, "--auth="+path)
 		}
 		if n.Child, err = child.Start(*binary, "Fantail is up", args...); err != nil {
@@ -83,8 +85,8 @@ func run() error {
 			}
 		}
 	}
-	fmt.Printf("lone nodes, S2 in the process; %d rounds of %v of each, one after the other\n\n", *rounds, *length)
-	fmt.Printf("%-30s %14s %14s %8s %18s\n", "CPU of the node for each", open, locked, "ratio", "95 % of ratios")
+	fmt.Printf("lone nodes, S2 in the process; %d rounds of %v of each, one after the other;\nthe ratio is the median of those of the rounds\n\n", *rounds, *length)
+	fmt.Printf("%-30s %14s %14s %8s %18s\n", "CPU of the node for each", open, locked, "ratio", "95 % certain")
 	for _, l := range []load{
 		appends("append, one stream", *posters, 1),
 		appends("append, over 1000 streams", *posters, streams),
@@ -93,6 +95,9 @@ func run() error {
 		if err := compare(nodes, l, *rounds, *length); err != nil {
 			return fmt.Errorf("%s: %w", l.title, err)
 		}
+	}
+	if *same || *only {
+		return nil
 	}
 	return greed(nodes[1], *limit, *rounds, *length)
 }
@@ -119,20 +124,29 @@ func compare(nodes []*node, l load, rounds int, length time.Duration) error {
 	for round := range rounds + 1 {
 		for turn := range nodes {
 			i := (round + turn) % len(nodes) // neither is always the first
-			before := usage.CPU(nodes[i].PID())
+			before := usage.Ran(nodes[i].PID())
 			n, err := works[i](length)
 			if err != nil {
 				return err
 			}
-			if cpu := usage.CPU(nodes[i].PID()) - before; round > 0 { // the first one warms up
+			if cpu := usage.Ran(nodes[i].PID()) - before; round > 0 { // the first one warms up
 				costs[nodes[i].name] = append(costs[nodes[i].name], float64(cpu.Nanoseconds())/1e3/float64(n))
 			}
 		}
 	}
-	low, high := hist.RatioInterval(costs[locked], costs[open])
-	a, b := hist.Median(costs[open]), hist.Median(costs[locked])
-	fmt.Printf("%-30s %11.2f µs %11.2f µs %8.3f %8.3f to %.3f\n", l.title, a, b, b/a, low, high)
+	pairs := ratios(costs[locked], costs[open])
+	low, high := hist.MedianInterval(pairs)
+	fmt.Printf("%-30s %11.2f µs %11.2f µs %8.3f %8.3f to %.3f\n", l.title, hist.Median(costs[open]), hist.Median(costs[locked]), hist.Median(pairs), low, high)
 	return nil
+}
+
+// ratios returns those of each round: what disturbs the machine for longer disturbs both.
+func ratios(of, to []float64) []float64 {
+	all := make([]float64, len(of))
+	for i := range of {
+		all[i] = of[i] / to[i]
+	}
+	return all
 }
 
 // token returns the Authorization field of a subject in a project.

@@ -26,7 +26,8 @@ type Verdict struct {
 type caller struct {
 	from    presented
 	rules   *rules
-	project *project // nil: the file does not speak of it
+	now     time.Time // when the request was looked at
+	project *project  // nil: the file does not speak of it
 	pr      *Principal
 	url     int64 // of a signed URL: until when it is good
 	signer  *row  // of a signed URL: its secret
@@ -98,14 +99,14 @@ func (j *Judge) DecideList(r *http.Request, project, prefix string) (*Listing, *
 
 // identify finds what a request presents, and verifies it.
 func (j *Judge) identify(c *caller, r *http.Request, project, name string) (no *Refusal) {
-	c.rules = j.verifier.rules.Load()
+	c.rules, c.now = j.verifier.rules.Load(), j.env.now()
 	c.project = c.rules.lookup(project)
 	if c.from, no = find(r, c.rules, c.project, project); no != nil {
 		return no
 	}
 	switch c.from.kind {
 	case presentedToken, presentedCookie:
-		c.pr, no = j.principal(r.Context(), c.from, project)
+		c.pr, no = j.principal(r.Context(), c.from, project, c.now)
 	case presentedURL:
 		no = j.checkURL(c, project, name)
 	}
@@ -220,7 +221,7 @@ func (p *Pattern) root() (root string, ok bool) {
 
 // verdict returns under what an allowed request is served.
 func (j *Judge) verdict(c *caller, project, name string) Verdict {
-	now := j.env.now()
+	now := c.now
 	v := Verdict{Public: c.from.kind == presentedNothing, Cookie: c.from.kind == presentedCookie, Signed: c.from.kind == presentedURL}
 	l := &v.Lease
 	if c.project != nil {

@@ -138,10 +138,10 @@ func (j *Judge) Origins(project string) *Origins {
 }
 
 // principal returns the principal of a token that was presented, if it is good now, here.
-func (j *Judge) principal(ctx context.Context, from presented, project string) (*Principal, *Refusal) {
+func (j *Judge) principal(ctx context.Context, from presented, project string, now time.Time) (*Principal, *Refusal) {
 	for try := 0; ; try++ {
 		count := j.changes.count.Load() + 1 // before what it counts is looked at
-		pr, no := j.verifier.Verify(ctx, from.token)
+		pr, no := j.verifier.verifyAt(ctx, from.token, now)
 		switch {
 		case no != nil:
 			return nil, no

@@ -111,7 +111,7 @@ func (j *Judge) startSession(r *http.Request, projectName string) (setCookie str
 	case len(from.token) > maxSessionToken:
 		return "", refuse(ReasonTooLongForCookie, "the token has %d bytes: browsers keep cookies of %d at most", len(from.token), maxSessionToken)
 	}
-	pr, no := j.principal(r.Context(), from, projectName)
+	pr, no := j.principal(r.Context(), from, projectName, j.env.now())
 	if no == nil && p == nil {
 		no = wrongProject(projectName, "")
 	}

@@ -14,23 +14,19 @@ func Median(v []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// RatioInterval returns between which bounds the ratio of the medians of two samples lies with 95 %
-// certainty, by drawing from them again and again.
-func RatioInterval(of, to []float64) (low, high float64) {
+// MedianInterval returns between which bounds the median lies with 95 % certainty, by drawing from the
+// values again and again.
+func MedianInterval(v []float64) (low, high float64) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	draw := func(v []float64) float64 {
-		again := make([]float64, len(v))
+	medians, again := make([]float64, 4000), make([]float64, len(v))
+	for n := range medians {
 		for i := range again {
 			again[i] = v[rnd.IntN(len(v))]
 		}
-		return Median(again)
+		medians[n] = Median(again)
 	}
-	ratios := make([]float64, 4000)
-	for i := range ratios {
-		ratios[i] = draw(of) / draw(to)
-	}
-	slices.Sort(ratios)
-	return ratios[len(ratios)/40], ratios[len(ratios)-1-len(ratios)/40]
+	slices.Sort(medians)
+	return medians[len(medians)/40], medians[len(medians)-1-len(medians)/40]
 }
 
 // Hist counts durations in steps of 5 %, from 0.1 ms to a few minutes.

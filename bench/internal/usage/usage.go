@@ -51,6 +51,20 @@ func CPU(pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
+// Ran is the processor time that the threads of a process have used, as exact as the scheduler knows it. It
+// lacks that of threads that have ended.
+func Ran(pid int) (all time.Duration) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, t := range threads {
+		b, _ := os.ReadFile(t)
+		if f := strings.Fields(string(b)); len(f) > 0 {
+			n, _ := strconv.ParseInt(f[0], 10, 64)
+			all += time.Duration(n)
+		}
+	}
+	return all
+}
+
 // Machine is the processor time that all processors have spent on something, and the time
 // that they had.
 func Machine() (busy, all time.Duration) {

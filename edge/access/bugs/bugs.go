@@ -8,7 +8,7 @@ var bugs = []bug{
 	{"audience-not-checked", "token.go", `func() *Refusal { return i.checkAudience(p.claims) },`, `func() *Refusal { return nil },`},
 	{"conditions-not-checked", "token.go", `func() *Refusal { return i.checkConditions(p.claims) },`, `func() *Refusal { return nil },`},
 	{"type-not-checked", "token.go", `p.checkType,`, `func() *Refusal { return nil },`},
-	{"exp-not-checked-at-use", "verifier.go", `if !p.Expired(v.env.now()) {`, `if true {`},
+	{"exp-not-checked-at-use", "verifier.go", `if !p.Expired(now) {`, `if true {`},
 	{"exp-without-leeway", "principal.go", `return now.Unix() >= p.Expires+int64(Leeway/time.Second)`, `return now.Unix() >= p.Expires`},
 	{"nbf-not-checked", "token.go", `case t.notBefore > at+leeway || t.issued > at+leeway:`, `case t.issued > at+leeway:`},
 	{"iat-not-checked", "token.go", `case t.notBefore > at+leeway || t.issued > at+leeway:`, `case t.notBefore > at+leeway:`},
@@ -199,6 +199,7 @@ var besideBugs = []besideBug{
 		return
 	}
 `, ``}, "TestLeasesThatEndTogether|TestPublicAnswers"},
+	{bug{"appends-not-looked-at-again", "../authorize.go", `case !p.judged, netconn`, `case true, netconn`}, "TestRightOfAnAppend"},
 	{bug{"preflights-wait", "../route.go", `		leaveBody(w, r)
 		s.preflight`, `		_ = s.discardBody(w, r)
 		s.preflight`}, "TestPreflight"},
