@@ -359,3 +359,38 @@ func TestLs(t *testing.T) {
 		t.Errorf("ls --json: %s", got)
 	}
 }
+
+// A project of 100,000 streams is listed whole, and each page takes about as long as the first.
+func TestLsOfManyStreams(t *testing.T) {
+	f := startFleet(t, 1)
+	const streams = 100_000
+	basin := f.s2.Direct(devBasin)
+	for i := range streams {
+		if err := basin.EnsureStream(t.Context(), fmt.Sprintf("many/%07d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := strings.TrimSuffix(f.url(0, ""), "/v1/stream/")
+	c := newClient(t)
+	page := func(after string) time.Duration {
+		best := time.Hour
+		for range 5 {
+			began := time.Now()
+			a := c.must(t, 200, "GET", at+"/v1/stream/many/__ds/streams?limit=1000&after="+after, "")
+			if best = min(best, time.Since(began)); !strings.Contains(string(a.body), `"next":`) {
+				t.Fatalf("%.200s", a.body)
+			}
+		}
+		return best
+	}
+	first, middle := page(""), page("0050000")
+	began := time.Now()
+	names := mustPrint(t, "", "ls", "many/", "--url="+at)
+	t.Logf("the first page of 1,000 takes %v, one in the middle %v, all %v", first, middle, time.Since(began))
+	if got := strings.Count(names, "\n"); got != streams || !strings.HasSuffix(names, "many/0099999\n") {
+		t.Errorf("%d names", got)
+	}
+	if middle > 5*first {
+		t.Errorf("a page in the middle takes %v, the first %v", middle, first)
+	}
+}

@@ -1,6 +1,7 @@
 package dsclient
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -136,7 +137,7 @@ func (c *Client) send(ctx context.Context, q *request) (*http.Response, error) {
 	}
 	var body io.Reader
 	if q.body != nil {
-		body = strings.NewReader(string(q.body))
+		body = bytes.NewReader(q.body)
 	}
 	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), body)
 	if err != nil {
