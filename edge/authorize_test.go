@@ -174,6 +174,8 @@ var refusedRequests = map[string]refusedRequest{
 	"catch-up":           {method: "GET"},
 	"long-poll":          {method: "GET", query: "offset=-1&live=long-poll"},
 	"event stream":       {method: "GET", query: "offset=-1&live=sse"},
+	"from the end":       {method: "GET", query: "offset=tail-1"},
+	"live from the end":  {method: "GET", query: "offset=tail-1&live=sse"},
 	"head":               {method: "HEAD"},
 	"append":             {method: "POST", body: "x", header: text},
 	"append, malformed":  {method: "POST", body: "x", header: header{"Content-Type": "text/plain", "Producer-Id": "p"}},

@@ -115,6 +115,8 @@ func headerMayIdentifyClient(name string) bool {
 // cachePolicy returns the cache policy for a chunk that was requested with offset o.
 func (c *catchUpChunk) cachePolicy(o position.Offset, info shard.Info) string {
 	switch {
+	case o.IsRelative():
+		return cacheNoStore
 	case !c.full:
 		return cacheTail
 	case o.Kind == position.OffsetMinted && o.Generation == info.Generation:

@@ -72,6 +72,9 @@
 // crowd that catches up leaves processors for everything else; otherwise in pieces
 // (netconn.StallWriter).
 //
+// offset=tail-N counts messages backwards, page by page (positionFromEnd), before anything else of a
+// read is done.
+//
 // # The path of a long-poll
 //
 // serveLongPoll (longpoll.go) answers immediately like catch-up if there is something at the
@@ -89,7 +92,7 @@
 //	longpoll, sse_handler, write_handlers, control, listing
 //	caching, stay                         what an answer may promise, and for how long
 //	authorize, deny                       the rights
-//	catchup, request_body, fork           what the handlers do
+//	catchup, from_end, request_body, fork what the handlers do
 //	admission, drain, rebalance, http2_readers
 //	common_headers, write_problem, panics what each answer may need
 //	server_state                          the fields of Server

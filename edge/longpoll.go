@@ -52,7 +52,7 @@ func (s *Server) serveLongPoll(w http.ResponseWriter, r *http.Request, info shar
 		}
 		defer s.releaseChunk(&c)
 		long := cacheLongPoll
-		if q.at.Kind == position.OffsetNow { // a later request for now means another position
+		if q.at.IsRelative() { // a later request for it means another position
 			long = cacheNoStore
 		}
 		s.setCacheControl(w, r, p, long)

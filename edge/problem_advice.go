@@ -17,7 +17,7 @@ var problemAdvice = map[string]string{
 	"bad-body":               "send the whole body, of valid JSON where the stream's type is application/json",
 	"bad-header":             "correct the header, or leave it out",
 	"bad-name":               "percent-encode each segment of the name; none may be empty, . or .., or hold a slash",
-	"bad-offset":             "want -1, now, or a Stream-Next-Offset of this stream",
+	"bad-offset":             "want -1, now, tail-N, or a Stream-Next-Offset of this stream",
 	"bad-query":              "correct the query, or leave the parameter out",
 	"body-cut":               "send it again after Retry-After seconds, and faster",
 	"body-late":              "send the body without pauses: 10 s, and a second more for each 64 KiB",
@@ -67,6 +67,7 @@ var problemAdvice = map[string]string{
 	"stream-gone":            "forks of it still exist; create a stream with another name",
 	"stream-not-found":       "create it with PUT and a Content-Type; PUT is idempotent",
 	"stream-seq-order":       "send a Stream-Seq that sorts above the last one",
+	"tail-too-far":           "ask for fewer messages from the end, or read on from an offset that an answer had",
 	"timeout":                "ask again after Retry-After seconds",
 	"too-large":              "send at most 16 MiB in one request",
 	"too-many-messages":      "send at most 32768 messages in one array",
@@ -75,7 +76,7 @@ var problemAdvice = map[string]string{
 
 // ownErrors are the errors with a text of this package's own, which reveals nothing of the layers behind.
 var ownErrors = []error{
-	errHeader, errEncoding, errQuery, position.ErrMalformed, position.ErrBeyond, position.ErrGone, errTooMany, errTooLarge, errMethod, errReserved, errForkProject,
+	errHeader, errEncoding, errQuery, position.ErrMalformed, position.ErrBeyond, position.ErrGone, errTooMany, errTooLarge, errMethod, errReserved, errForkProject, errTailTooFar,
 }
 
 // requestDetail returns what an error says of this very request, if the client may see it.

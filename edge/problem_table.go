@@ -63,6 +63,7 @@ var errorProblems = []struct {
 	{errQuery, problemKind{400, "bad-query", "Malformed query", retryRange{}}},
 	{position.ErrMalformed, problemKind{400, "bad-offset", "Malformed offset", retryRange{}}},
 	{position.ErrBeyond, problemKind{400, "offset-beyond", "The offset lies beyond the stream", retryRange{}}},
+	{errTailTooFar, problemKind{400, "tail-too-far", "So many messages cannot be counted from the end", retryRange{}}},
 	{position.ErrGone, problemKind{410, "offset-gone", "The offset is no longer kept", retryRange{}}},
 	{errTooLarge, problemKind{413, "too-large", "The body is too large", retryRange{}}},
 	{errTooMany, problemKind{413, "too-many-messages", "Too many messages in one append", retryRange{}}},
@@ -129,6 +130,7 @@ var (
 	errConnectionsFull = errors.New("too few file descriptors are left")
 	errCatchUpFull     = errors.New("no memory for another chunk")
 	errDraining        = errors.New("node is stopping")
+	errTailTooFar      = errors.New("the messages of tail-N lie further apart than a few reads reach")
 )
 
 // errForkProject refuses a fork across projects: a fork reads its source and keeps it from being

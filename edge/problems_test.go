@@ -102,7 +102,7 @@ func TestProblemsSayWhatToDo(t *testing.T) {
 		{"PUT", "/v1/stream/x", jsonType, 409, []string{"it has the type text/plain, you asked for application/json"}},
 		{"PUT", "/v1/stream/x", header{"Content-Type": "text/plain", hTTL: "60"}, 409, []string{"Stream-TTL none, you asked for 60"}},
 		{"PUT", "/v1/stream/x", header{"Content-Type": "text/plain", hClosed: "true"}, 409, []string{"Stream-Closed false, you asked for true"}},
-		{"GET", "/v1/stream/x?offset=yesterday", nil, 400, []string{`"yesterday"`, "-1, now, or a Stream-Next-Offset"}},
+		{"GET", "/v1/stream/x?offset=yesterday", nil, 400, []string{`"yesterday"`, "-1, now, tail-N, or a Stream-Next-Offset"}},
 		{"GET", "/", nil, 404, []string{"/v1/stream/{name}"}},
 		{"GET", "/my-stream", nil, 404, []string{"/v1/stream/{name}"}},
 		{"GET", "/v1/stream/__ds/x", nil, 501, []string{"__ds"}},

@@ -50,8 +50,8 @@ func parseQuery(r *http.Request) (query, error) {
 		return q, fmt.Errorf("%w: cursor is %.40q; want the Stream-Cursor of the last answer, or leave it out", errQuery, v.Get(paramCursor))
 	}
 	if q.hasOffset = v.Has(paramOffset); q.hasOffset {
-		if q.at, err = position.ParseOffset(v.Get(paramOffset)); err != nil {
-			err = fmt.Errorf("%w: %.40q; want -1, now, or a Stream-Next-Offset of the stream", position.ErrMalformed, v.Get(paramOffset))
+		if q.at, err = position.ParseReadOffset(v.Get(paramOffset)); err != nil {
+			err = fmt.Errorf("%w: %.40q; want -1, now, tail-N, or a Stream-Next-Offset of the stream", position.ErrMalformed, v.Get(paramOffset))
 		}
 	}
 	last, has, lerr := lastEventIDOf(r, v)

@@ -77,7 +77,7 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, id shard.Strea
 // not claim to be up to date.
 func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (shard.Info, position.Position, error) {
 	ask := shard.InfoTouch
-	if q.live != "" && q.at.Kind != position.OffsetNow {
+	if q.live != "" && !q.at.IsRelative() {
 		ask |= shard.InfoAllowCached
 	}
 	if q.live != "" {
@@ -90,10 +90,10 @@ func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (
 			err = info.Absent()
 		}
 		if err == nil {
-			at, err = q.at.Resolve(info)
+			at, err = s.resolveOffset(ctx, id, info, q.at)
 		}
 		switch {
-		case errors.Is(err, shard.ErrStoreDown) && q.live == "" && q.at.Kind != position.OffsetNow && !q.staleInfo:
+		case errors.Is(err, shard.ErrStoreDown) && q.live == "" && !q.at.IsRelative() && !q.staleInfo:
 			q.staleInfo, ask = true, shard.InfoAllowCached
 		case q.staleInfo && newerInfoMayHelp(err):
 			return info, at, shard.ErrStoreDown
@@ -105,6 +105,14 @@ func (s *Server) resolveRead(ctx context.Context, id shard.StreamID, q *query) (
 			ask |= shard.InfoRequireFresh
 		}
 	}
+}
+
+// resolveOffset returns the position that an offset names in a stream, which info describes.
+func (s *Server) resolveOffset(ctx context.Context, id shard.StreamID, info shard.Info, o position.Offset) (position.Position, error) {
+	if o.Kind == position.OffsetTail {
+		return s.positionFromEnd(ctx, id, info, o.Count)
+	}
+	return o.Resolve(info)
 }
 
 // newerInfoMayHelp reports whether newer information could make the error go away.

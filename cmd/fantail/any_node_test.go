@@ -39,11 +39,15 @@ func TestWritesAreReadOnEveryNodeImmediately(t *testing.T) {
 					t.Errorf("round %d: HEAD on node %d: %v %v, acknowledged %s", i, j, a.header, err, next)
 				}
 			})
-			for _, live := range []string{"", "&live=long-poll"} {
+			queries := []string{"?offset=" + last[s], "?offset=" + last[s] + "&live=long-poll"}
+			if i%20 == 0 {
+				queries = append(queries, "?offset=tail-1", "?offset=tail-1&live=long-poll")
+			}
+			for _, query := range queries {
 				asking.Go(func() {
-					a, err := c.do(t.Context(), "GET", url+"?offset="+last[s]+live, "")
+					a, err := c.do(t.Context(), "GET", url+query, "")
 					if err != nil || a.status != 200 || string(a.body) != want || a.header.Get("Stream-Next-Offset") != next {
-						t.Errorf("round %d: GET%s on node %d: %d %s %v, acknowledged %s", i, live, j, a.status, a.body, err, want)
+						t.Errorf("round %d: GET %s on node %d: %d %s %v, acknowledged %s", i, query, j, a.status, a.body, err, want)
 					}
 				})
 			}

@@ -3,6 +3,7 @@ package position
 import (
 	"errors"
 	"strconv"
+	"strings"
 
 	"github.com/fantail-dev/fantail/shard"
 )
@@ -51,6 +52,7 @@ const (
 	OffsetNow                          // now
 	OffsetMinted                       // generation and place, as this package formats them
 	OffsetNumber                       // a position of the current generation, without a generation
+	OffsetTail                         // tail-N: as many messages before the end; only ParseReadOffset reads it
 )
 
 // Offset is a parsed offset.
@@ -58,7 +60,12 @@ type Offset struct {
 	Kind       OffsetKind
 	Generation shard.Generation
 	Pos        shard.Pos
+	Count      uint64 // of OffsetTail
 }
+
+// IsRelative reports whether the offset names another position each time that the stream grows, so
+// that nothing that it was answered with may be kept.
+func (o Offset) IsRelative() bool { return o.Kind == OffsetNow || o.Kind == OffsetTail }
 
 // The errors of offsets. ErrBeyond and ErrGone depend on what is known of the stream: see Resolve.
 var (
@@ -93,6 +100,27 @@ func ParseOffset(s string) (Offset, error) {
 	default:
 		return Offset{}, ErrMalformed
 	}
+}
+
+// tailPrefix begins an offset that counts messages from the end.
+const tailPrefix = "tail-"
+
+// ParseReadOffset reads the offset of a request that reads: those of ParseOffset, and tail-N, which
+// is no protocol's. An offset of OffsetTail is resolved by reading: the messages before the end have
+// to be counted.
+func ParseReadOffset(s string) (Offset, error) {
+	digits, ok := strings.CutPrefix(s, tailPrefix)
+	if !ok {
+		return ParseOffset(s)
+	}
+	n, ok := parseDigits(digits)
+	switch {
+	case !ok || len(digits) > 1 && digits[0] == '0':
+		return Offset{}, ErrMalformed
+	case n == 0:
+		return Offset{Kind: OffsetNow}, nil
+	}
+	return Offset{Kind: OffsetTail, Count: n}, nil
 }
 
 // ParseEventID reads the id that an EventSource sends when it reconnects: that of the last event

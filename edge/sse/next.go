@@ -142,7 +142,7 @@ func (s *Session) Changed() <-chan struct{} { return s.departure.Changed() }
 
 // HasOverstayed reports whether the reader is to be cut off in the middle of what it is sent: see
 // Departure.HasOverstayed. An executor asks while its connection accepts nothing.
-func (c *Session) HasOverstayed(now Instant) bool { return c.departure.HasOverstayed(now) }
+func (s *Session) HasOverstayed(now Instant) bool { return s.departure.HasOverstayed(now) }
 
 // IsFetching reports whether the executor was told to fetch a page, and has not called AcceptPage.
 func (s *Session) IsFetching() bool { return s.fetching }
