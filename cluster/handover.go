@@ -253,6 +253,7 @@ func (o *ownerSide) HandOver(ctx context.Context, id shard.StreamID, from shard.
 	n := (*Node)(o)
 	if !n.isSuccessor(id, to) {
 		n.cfg.Logger.Info("stream not handed over", "stream", id, "peer", to.Name, "why", "by this node's table it is not the owner")
+		n.local.manager.ExpectRival(id) // it may write all the same
 		return h, false, errNotSuccessor
 	}
 	h, found, ref := n.local.handOver(ctx, id, from, to)

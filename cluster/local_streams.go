@@ -27,6 +27,8 @@ type streamManager interface {
 	InstallHandover(id shard.StreamID, h shard.Handover) error
 	// ExpectRivals is called when streams are taken over from an owner that may still write.
 	ExpectRivals()
+	// ExpectRival is called when another node may write to a stream that is here.
+	ExpectRival(id shard.StreamID)
 	StoreDown() bool
 }
 

@@ -254,7 +254,7 @@ func (b *appendBatch) checked() (known bool, err error) {
 // startCheck asks for the tail, for the refusals in b.
 func (p *pipeline) startCheck(b *appendBatch) {
 	s := p.stream
-	if b.irreversible || s.manager.cfg.Mode != ModeSession {
+	if b.irreversible || s.manager.cfg.Mode == ModeExclusive {
 		p.signal() // settleRefusals looks at it
 		return
 	}

@@ -226,6 +226,21 @@ func (s *Stream) reviewSession() {
 // over from the log in the next two minutes have a read session for as long, in ModeAuto.
 func (m *Manager) ExpectRivals() { m.rivalsSince.Store(m.cfg.Now().UnixNano()) }
 
+// ExpectRival tells the Manager that another node may write to a stream that is here: the stream has a
+// read session for two minutes while it is followed, in ModeAuto.
+func (m *Manager) ExpectRival(id StreamID) {
+	m.mu.Lock()
+	s := m.streams.byID[id]
+	m.mu.Unlock()
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rivalsUntil = m.cfg.Now().Add(rivalsFor)
+	s.reviewSession()
+}
+
 // noteTakenOver notes that the fold was read from the log, under mu.
 func (s *Stream) noteTakenOver() {
 	now := s.manager.cfg.Now()

@@ -40,6 +40,15 @@ func TestBill(t *testing.T) {
 	}
 }
 
+// Without sessions a tail check is its stream's. Reads and appends in silence are always the node's.
+func TestUnitsWithoutSessions(t *testing.T) {
+	t.Parallel()
+	u := counts{followed: ops{appends: 36, reads: 18, checks: 90}, owners: 3}.units(load{streams: 30, appends: 5, reads: "auto"})
+	if u.followed != (ops{checks: 3}) || u.node != (ops{appends: 12, reads: 6}) {
+		t.Errorf("%+v", u)
+	}
+}
+
 // A tail check is its node's, everything else its stream's.
 func TestUnits(t *testing.T) {
 	t.Parallel()

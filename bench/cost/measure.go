@@ -40,14 +40,16 @@ func (c counts) units(l load) units {
 	u := units{
 		append:   c.appended.over(n * float64(l.appends)),
 		followed: c.followed.over(n),
-		node:     ops{checks: c.followed.checks / c.owners},
+		node:     ops{c.followed.appends / c.owners, c.followed.reads / c.owners, c.followed.checks / c.owners, 0, 0, 0},
 		deploy:   c.deployed.over(n),
 	}
-	u.followed.checks = 0
-	if !l.opensSessions() { // then it checks each of its streams, and seldom has a silence
-		u.followed.checks = (c.followed.checks - c.followedFew.checks) / float64(l.streams-l.few)
-		u.node.checks = max(0, c.followed.checks-u.followed.checks*n) / c.owners
+	// What is read and appended in silence is each node's look at the fleet's record.
+	u.followed.appends, u.followed.reads, u.followed.checks = 0, 0, 0
+	if !l.opensSessions() { // then it checks each of its streams, and has no silence: all are the streams'
+		u.followed.checks, u.node.checks = c.followed.checks/n, 0
 	}
+	u.deploy.appends = max(0, u.deploy.appends-c.followed.appends*c.deploying/n)
+	u.deploy.reads = max(0, u.deploy.reads-c.followed.reads*c.deploying/n)
 	// Sessions went on meanwhile: that is in followed.
 	u.append.minutes = 0
 	u.deploy.checks = max(0, u.deploy.checks-c.followed.checks*c.deploying/n)

@@ -71,7 +71,7 @@ func (s *sim) pickVictim(rnd *rand.Rand, spare int, owner bool) (p *process, fre
 	for _, p := range s.running() {
 		p.n.mu.Lock()
 		if !p.n.busy && p.ready() {
-			if ready++; !owner || p.store.OpenSessions() > 0 {
+			if ready++; !owner || p.store.OpenSessions() > 0 || s.plan.auto {
 				all = append(all, p)
 			}
 		}

@@ -81,6 +81,14 @@ func (s *sim) pipelining() shard.Pipelining {
 	return shard.PipeliningOff
 }
 
+// mode returns how nodes learn of what others write to the log.
+func (s *sim) mode() shard.Mode {
+	if s.plan.auto {
+		return shard.ModeAuto
+	}
+	return shard.ModeSession
+}
+
 // start runs a process on the node.
 func (n *node) start() error {
 	s := n.s
@@ -98,7 +106,7 @@ func (n *node) start() error {
 	s.mu.Unlock()
 	log := slog.New(s.log.handler()).With("node", n.name)
 	tails := shard.NewTailBuffers(0, 0)
-	p.manager = shard.NewManager(p.store, tails, shard.Config{Now: wall, Logger: log, Metrics: p.registry, Pipelining: s.pipelining()})
+	p.manager = shard.NewManager(p.store, tails, shard.Config{Mode: s.mode(), Now: wall, Logger: log, Metrics: p.registry, Pipelining: s.pipelining()})
 	var err error
 	p.clusterNode, err = cluster.Join(context.Background(), cluster.Config{
 		Name: n.name, FleetName: "sim", Secrets: [][]byte{[]byte("0123456789abcdef")},

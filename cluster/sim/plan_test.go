@@ -84,6 +84,7 @@ type plan struct {
 	mix     mix
 	skewed  bool
 	far     bool // storage is far away, and appends are pipelined
+	auto    bool // read sessions only where this node did not write
 	streams int
 	readers int // for each stream
 	steps   []step
@@ -94,6 +95,9 @@ func (p *plan) String() string {
 	if p.far {
 		where = ", storage far away"
 	}
+	if p.auto {
+		where += ", sessions where they are needed"
+	}
 	return fmt.Sprintf("seed %d: %d nodes, %s%s", p.seed, p.nodes, p.mix, where)
 }
 
@@ -102,6 +106,7 @@ func newPlan(seed uint64, nodes int) *plan {
 	r := rand.New(rand.NewPCG(seed, 4))
 	p := &plan{seed: seed, mix: mixes[seed%uint64(len(mixes))], skewed: r.IntN(2) == 0}
 	p.far = seed/uint64(len(mixes))%3 == 2
+	p.auto = seed/uint64(len(mixes))%4 == 1
 	switch seed % 100 { // of a hundred runs one has 50 nodes and nine have 10 to 20
 	case 50:
 		p.nodes = 50
@@ -122,6 +127,9 @@ func newPlan(seed uint64, nodes int) *plan {
 	for at := calmUntil; ; {
 		at += time.Duration(r.Int64N(int64(9 * time.Second)))
 		s := step{kind: all[r.IntN(len(all))], at: at, lasts: time.Second + time.Duration(r.Int64N(int64(9*time.Second)))}
+		if p.auto && s.kind == drops { // there may be none
+			s.kind = busy
+		}
 		switch s.kind {
 		case split, island, deaf, noPacket, lossy:
 			s.lasts = 2*time.Duration(r.Int64N(int64(12*time.Second))) + 2*time.Second
