@@ -90,6 +90,9 @@ type Config struct {
 	relayVersion                   uint8         // older in tests
 }
 
+// renewInterval is the pause between two checks for changed secrets or a changed identity.
+const renewInterval = 10 * time.Second
+
 // validate sets the defaults and returns all errors together.
 func (c *Config) validate() error {
 	var errs []error

@@ -6,6 +6,10 @@
 // has the links between nodes and what they carry, on wire, the messages, and peertls, the proof that a peer is
 // of the fleet. The files here are the node: request routing, followers, handover, local streams.
 //
+// References between files point one way, from lifecycle.go down to node.go, config.go and metrics.go. Two pairs know
+// each other: node.go holds the state that reports.go, storage_standing.go, health.go and handover.go declare, and
+// followLoop holds the followers, which report to it.
+//
 // # The path of an append
 //
 // The edge calls Node.Do. Node.routeRequest asks one node after another:

@@ -227,7 +227,7 @@ const minStepInterval = 5 * time.Millisecond
 
 // run steps followers until the context ends.
 func (l *followLoop) run() {
-	var queue stepQueue
+	var queue stepQueue[*follower]
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -236,7 +236,7 @@ func (l *followLoop) run() {
 		dueNow := l.pending
 		l.pending = map[*follower]struct{}{}
 		l.pendingMu.Unlock()
-		for f := queue.popDue(now); f != nil; f = queue.popDue(now) {
+		for f, ok := queue.popDue(now); ok; f, ok = queue.popDue(now) {
 			dueNow[f] = struct{}{}
 		}
 		for f := range dueNow {

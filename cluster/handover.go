@@ -31,11 +31,6 @@ const (
 	maxPreviousOwners = 3
 	// handoverTimeout bounds one fetch; after it the stream is read from S2.
 	handoverTimeout = 2 * time.Second
-	// incomingWait bounds the wait for a stream that is arriving at this node while the next owner
-	// already asks for it.
-	incomingWait = 500 * time.Millisecond
-	// handedOverFor bounds how long a node refuses a stream that it has handed over.
-	handedOverFor = 5 * time.Second
 	// maxOffersPerPeer bounds the streams that a node hands over to one other concurrently. More
 	// of them are not faster, and delay appends.
 	maxOffersPerPeer = 8

@@ -39,6 +39,15 @@ type storeProber interface {
 	StorageAnswered() (last, silentSince time.Time)
 }
 
+// Timing of transfers.
+const (
+	// incomingWait bounds the wait for a stream that is arriving at this node while the next owner
+	// already asks for it.
+	incomingWait = 500 * time.Millisecond
+	// handedOverFor bounds how long a node refuses a stream that it has handed over.
+	handedOverFor = 5 * time.Second
+)
+
 // localStreams adds rules to the stream manager. A stream is released only while no subscriber on
 // this node is fed by it, or once another node feeds them. No request begins to use a stream that
 // is arriving or leaving: the stream manager never feeds a dropped tail buffer again, so its

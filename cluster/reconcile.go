@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/cluster/transport"
 	"github.com/fantail-dev/fantail/shard"
@@ -113,11 +112,4 @@ func (n *Node) releaseStream(id shard.StreamID) {
 		}()
 		n.local.dropUnfed(id)
 	})
-}
-
-// noteLeaveProgress wakes Leave, if it runs: owners or links changed, or a stream may be left less.
-func (n *Node) noteLeaveProgress() {
-	if n.leaving.Load() {
-		notify.Send(n.leaveProgress)
-	}
 }

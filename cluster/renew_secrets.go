@@ -7,9 +7,6 @@ import (
 	"github.com/fantail-dev/fantail/cluster/peertls"
 )
 
-// renewInterval is the pause between two checks for changed secrets or a changed identity.
-const renewInterval = 10 * time.Second
-
 // renewLoop applies what Config.Renew returns, whenever that has changed, until ctx ends.
 func (n *Node) renewLoop(ctx context.Context) {
 	tick := time.NewTicker(n.cfg.renewInterval)

@@ -16,7 +16,7 @@ func TestStepQueueMatchesAMap(t *testing.T) {
 	for i := range fs {
 		fs[i] = &follower{}
 	}
-	var q stepQueue
+	var q stepQueue[*follower]
 	model := map[*follower]time.Time{}
 	now := base
 	for range 20_000 {
@@ -31,7 +31,7 @@ func TestStepQueueMatchesAMap(t *testing.T) {
 			model[f] = at
 		default:
 			now = now.Add(rand.N(50 * time.Millisecond))
-			for f := q.popDue(now); f != nil; f = q.popDue(now) {
+			for f, ok := q.popDue(now); ok; f, ok = q.popDue(now) {
 				if at, ok := model[f]; !ok || now.Before(at) {
 					t.Fatalf("due at %v of %v", at, ok)
 				}
@@ -41,8 +41,8 @@ func TestStepQueueMatchesAMap(t *testing.T) {
 			for _, at := range model {
 				first = min(first, at.Sub(now))
 			}
-			if first <= 0 || q.untilNext(now) != first || len(q.byFollower) != len(model) {
-				t.Fatalf("wait %v for %d, not %v for %d", q.untilNext(now), len(q.byFollower), first, len(model))
+			if first <= 0 || q.untilNext(now) != first || len(q.byItem) != len(model) {
+				t.Fatalf("wait %v for %d, not %v for %d", q.untilNext(now), len(q.byItem), first, len(model))
 			}
 		}
 	}

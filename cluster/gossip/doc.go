@@ -5,6 +5,9 @@
 // View is Membership.View. AnnounceLeave, CancelLeave, SetStoreLost, RejoinAfterPause and
 // ApplyStanding change what the node tells of itself.
 //
+// The files are the parts of one type, Membership, and know each other; those without it (config.go, join_addrs.go,
+// log.go, metrics.go, transport.go) know none of them.
+//
 // # The path of a change
 //
 // memberlist calls the delegate, which only records the change and marks the View as stale. The

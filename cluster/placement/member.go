@@ -199,3 +199,6 @@ func DecodeMember(name string, b []byte) (Member, error) {
 	}
 	return m, m.decodeExtension(b)
 }
+
+// PeerAddr is a member's name and the address of its relay server.
+type PeerAddr struct{ Name, Address string }

@@ -24,9 +24,6 @@ type Route struct {
 	Excluded []string // names of members that the caller could not use
 }
 
-// PeerAddr is a member's name and the address of its relay server.
-type PeerAddr struct{ Name, Address string }
-
 // RedirectError is a receiver's refusal to serve, because another node owns the stream. It is a
 // hint for one request and changes no View.
 type RedirectError struct {

@@ -102,3 +102,11 @@ func (k ringKey) String() string { return string(k) }
 type ringHash struct{}
 
 func (ringHash) Sum64(b []byte) uint64 { return xxhash.Sum64(b) }
+
+// Partitions is the number of parts of the ring: each stream is in one, and each part has one owner.
+const Partitions = ringPartitions
+
+// PartitionOf returns the part of the ring that a stream is in.
+func PartitionOf(id shard.StreamID) int {
+	return int(xxhash.Sum64String(string(id)) % ringPartitions)
+}

@@ -51,6 +51,7 @@ const (
 	defaultBodyBytes          = 64 << 20
 	defaultSubscriptionWindow = 256 << 10
 	defaultLinkWindow         = 8 << 20
+	defaultBodyGrace          = 10 * time.Second
 )
 
 func (c *Config) setDefaults() {
@@ -67,7 +68,7 @@ func (c *Config) setDefaults() {
 		c.LinkWindow = defaultLinkWindow
 	}
 	if c.BodyGrace <= 0 {
-		c.BodyGrace = bodyGrace
+		c.BodyGrace = defaultBodyGrace
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -76,3 +77,9 @@ func (c *Config) setDefaults() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 }
+
+// Windows of the transport, in bytes. Setting them turns its window estimator off.
+const (
+	streamWindow = 2 << 20
+	connWindow   = 8 << 20
+)

@@ -6,6 +6,9 @@
 // Server answers the same of other nodes, from what Streams serves. What nodes tell each other with each
 // heartbeat is a Status.
 //
+// References between files point one way, from peers.go and server.go down to link.go and session.go. Only
+// peers.go and peer.go know each other: a set and its elements.
+//
 // # A link
 //
 // There is one connection for each ordered pair of nodes: a link has an edge, which dials (peers.go,

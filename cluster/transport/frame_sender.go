@@ -143,7 +143,7 @@ func (f *frameBuilder) addPiece(sub *sessionSub) {
 	if outgoing.sent == 0 && n < len(outgoing.data) {
 		p.Total = uint32(len(outgoing.data))
 	}
-	sub.session.server.metrics.bytes.Add(float64(n))
+	sub.session.metrics.bytes.Add(float64(n))
 	if outgoing.sent += n; outgoing.sent == len(outgoing.data) {
 		sub.pos, sub.outgoing = outgoing.end, nil
 	}

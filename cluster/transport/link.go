@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +56,20 @@ type Link struct {
 	stopBulk context.CancelFunc // nil: there is no bulk lane
 }
 
+// Subscriber receives what a subscription brings. Its methods are called from the goroutine of the link's
+// bulk lane, and must not block.
+type Subscriber interface {
+	// OnSubscribed is the owner's answer, or its restart at a later position. Records follow from start on.
+	OnSubscribed(u *Subscription, info shard.Info, start shard.Pos)
+	OnRecords(u *Subscription, r shard.RecordBatch)
+	// OnOwnerMoved says that another node owns the stream now.
+	OnOwnerMoved(u *Subscription, to placement.PeerAddr)
+	// OnSubscriptionEnd says that the subscription is over, or was refused.
+	OnSubscriptionEnd(u *Subscription, why error)
+	// OnLinkLost is called from the goroutine of the link's member.
+	OnLinkLost(u *Subscription)
+}
+
 // Subscription is the edge's half of a subscription.
 type Subscription struct {
 	// Tail is the subscriber's, which sets it in OnSubscribed. The goroutine of the link's bulk lane owns it.
@@ -105,29 +118,6 @@ var (
 	errLinkClosed = errors.New("link closed")
 )
 
-// openLink connects to a member and exchanges Hello.
-func openLink(ctx context.Context, p *peer) (*Link, error) {
-	cfg := p.peers.cfg
-	conn, err := p.newClientConn()
-	if err != nil {
-		return nil, err
-	}
-	l := &Link{
-		peer: p.addr, incarnation: rand.Uint64(), conn: conn, client: relaypb.NewRelayClient(conn),
-		now: cfg.Now, metrics: p.peers.metrics, panics: p.peers.panics, subscriptionWindow: cfg.SubscriptionWindow, linkWindow: p.peers.grantCredit(),
-		wake: make(chan struct{}, 1), subs: map[uint64]*Subscription{}, idleSince: time.Now(),
-	}
-	l.ctx, l.cancel = context.WithCancelCause(ctx)
-	err = l.exchangeHello(cfg.Self)
-	if err != nil {
-		l.cancel(err)
-		p.peers.returnCredit(l.linkWindow)
-		_ = conn.Close()
-		return nil, fmt.Errorf("hello to %s: %w", p.addr.Name, err)
-	}
-	return l, nil
-}
-
 func (l *Link) exchangeHello(self placement.PeerAddr) (err error) {
 	defer guard.ToError(l.panics, panicInLink, &err)
 	late := time.AfterFunc(helloTimeout, func() { l.cancel(errPeerSilent) })
@@ -153,40 +143,6 @@ func (l *Link) exchangeHello(self placement.PeerAddr) (err error) {
 	l.peerVersion = m.GetHello().GetVersion()
 	l.lastHeard.Store(time.Now().UnixNano())
 	return nil
-}
-
-// keepAlive keeps the link until it breaks, and returns why.
-func (l *Link) keepAlive() error {
-	l.goGuarded(l.readControl)
-	l.goGuarded(l.writeControl)
-	watch := time.NewTicker(SilenceTimeout / 6)
-	defer watch.Stop()
-	for l.ctx.Err() == nil {
-		select {
-		case <-l.ctx.Done():
-		case <-watch.C:
-			if time.Since(time.Unix(0, l.lastHeard.Load())) > SilenceTimeout {
-				l.cancel(errPeerSilent)
-			}
-		}
-	}
-	_ = l.conn.Close()
-	l.wg.Wait()
-	return context.Cause(l.ctx)
-}
-
-// goGuarded starts one of the link's goroutines. A panic in it ends the link.
-func (l *Link) goGuarded(fn func()) {
-	l.wg.Go(func() {
-		var err error
-		defer func() {
-			if err != nil {
-				l.cancel(err)
-			}
-		}()
-		defer guard.ToError(l.panics, panicInLink, &err)
-		fn()
-	})
 }
 
 // close ends the link and returns the subscriptions that were on it.

@@ -150,12 +150,6 @@ func (l *Link) OfferStream(ctx context.Context, id shard.StreamID) error {
 	return wire.StatusToError(err)
 }
 
-// MaxQuestion and MaxReport bound the two halves of a report, in bytes.
-const (
-	MaxQuestion = 4 << 10
-	MaxReport   = 1 << 20
-)
-
 // RequestReport asks the member a question about itself.
 func (l *Link) RequestReport(ctx context.Context, question []byte) ([]byte, error) {
 	ctx, end := l.bindContext(ctx)

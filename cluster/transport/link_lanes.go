@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/fantail-dev/fantail/cluster/internal/guard"
 	"github.com/fantail-dev/fantail/cluster/internal/notify"
 	"github.com/fantail-dev/fantail/cluster/placement"
 	"github.com/fantail-dev/fantail/cluster/wire"
@@ -21,6 +22,40 @@ const (
 	maxControlBatch = 512
 	maxControlBytes = 256 << 10
 )
+
+// keepAlive keeps the link until it breaks, and returns why.
+func (l *Link) keepAlive() error {
+	l.goGuarded(l.readControl)
+	l.goGuarded(l.writeControl)
+	watch := time.NewTicker(SilenceTimeout / 6)
+	defer watch.Stop()
+	for l.ctx.Err() == nil {
+		select {
+		case <-l.ctx.Done():
+		case <-watch.C:
+			if time.Since(time.Unix(0, l.lastHeard.Load())) > SilenceTimeout {
+				l.cancel(errPeerSilent)
+			}
+		}
+	}
+	_ = l.conn.Close()
+	l.wg.Wait()
+	return context.Cause(l.ctx)
+}
+
+// goGuarded starts one of the link's goroutines. A panic in it ends the link.
+func (l *Link) goGuarded(fn func()) {
+	l.wg.Go(func() {
+		var err error
+		defer func() {
+			if err != nil {
+				l.cancel(err)
+			}
+		}()
+		defer guard.ToError(l.panics, panicInLink, &err)
+		fn()
+	})
+}
 
 func (l *Link) readControl() {
 	for {

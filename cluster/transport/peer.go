@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/fantail-dev/fantail/cluster/peertls"
 	"github.com/fantail-dev/fantail/cluster/placement"
+	"github.com/fantail-dev/fantail/proto/relaypb"
 )
 
 // peer is one other member.
@@ -153,8 +155,25 @@ func (p *peer) newClientConn() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+p.addr.Address, opts...)
 }
 
-// Windows of the transport, in bytes. Setting them turns its window estimator off.
-const (
-	streamWindow = 2 << 20
-	connWindow   = 8 << 20
-)
+// openLink connects to a member and exchanges Hello.
+func openLink(ctx context.Context, p *peer) (*Link, error) {
+	cfg := p.peers.cfg
+	conn, err := p.newClientConn()
+	if err != nil {
+		return nil, err
+	}
+	l := &Link{
+		peer: p.addr, incarnation: rand.Uint64(), conn: conn, client: relaypb.NewRelayClient(conn),
+		now: cfg.Now, metrics: p.peers.metrics, panics: p.peers.panics, subscriptionWindow: cfg.SubscriptionWindow, linkWindow: p.peers.grantCredit(),
+		wake: make(chan struct{}, 1), subs: map[uint64]*Subscription{}, idleSince: time.Now(),
+	}
+	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	err = l.exchangeHello(cfg.Self)
+	if err != nil {
+		l.cancel(err)
+		p.peers.returnCredit(l.linkWindow)
+		_ = conn.Close()
+		return nil, fmt.Errorf("hello to %s: %w", p.addr.Name, err)
+	}
+	return l, nil
+}

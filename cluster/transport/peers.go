@@ -29,6 +29,12 @@ type Peers struct {
 	creditGranted int // link credit of all open links, in bytes
 }
 
+// Observer hears of links. Its method is called from the goroutine of the link's member.
+type Observer interface {
+	// OnLinksChanged is called after a link came up, or was lost.
+	OnLinksChanged()
+}
+
 // grantCredit returns the credit of a link that is being opened: LinkWindow while that is at
 // most a quarter of what is left, and never less than that of one subscription. returnCredit takes
 // it back.

@@ -31,7 +31,7 @@ type Server struct {
 	metrics     *endMetrics
 	streams     Streams
 	writeBudget *semaphore.Weighted // bytes that peers' writes hold, see shard.Cost
-	bodyGrace   time.Duration       // see bodyGrace
+	bodyGrace   time.Duration       // Config.BodyGrace
 	panics      *shard.PanicHandler
 	grpc        *grpc.Server
 	wg          sync.WaitGroup
@@ -106,7 +106,7 @@ func (s *Server) openSession(ctx context.Context, h *relaypb.Hello) (*session, e
 		return nil, status.Errorf(codes.Unimplemented, "version %d", h.GetVersion())
 	}
 	session := &session{
-		server: s, peer: wire.Text(h.GetFrom().GetName()), peerVersion: h.GetVersion(), incarnation: h.GetIncarnation(),
+		streams: s.streams, metrics: s.metrics, panics: s.panics, peer: wire.Text(h.GetFrom().GetName()), peerVersion: h.GetVersion(), incarnation: h.GetIncarnation(),
 		subscriptionWindow: int64(min(h.GetWindow(), maxCreditGrant)), maxSubs: maxSubs,
 		credit: int64(min(h.GetLinkWindow(), maxCreditGrant)),
 		wake:   make(chan struct{}, 1), bulkSlot: make(chan struct{}, 1), subs: map[uint64]*sessionSub{},

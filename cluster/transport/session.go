@@ -23,7 +23,9 @@ import (
 // queued for a slow peer: of a subscription without credit only its position is kept.
 type session struct {
 	// Set at construction.
-	server             *Server
+	streams            Streams
+	metrics            *endMetrics
+	panics             *shard.PanicHandler
 	peer               string
 	peerVersion        uint32 // newest contract version that the peer speaks
 	incarnation        uint64
@@ -226,10 +228,10 @@ func (s *session) addSubscription(q *relaypb.Subscribe) bool {
 		err = shard.ErrOverloaded
 	}
 	s.subs[sub.handle] = sub
-	s.server.metrics.subscriptions.Inc()
+	s.metrics.subscriptions.Inc()
 	s.mu.Unlock()
 	from, r := q.GetFrom(), wire.DecodeRoute(q.GetRoute())
-	if err == nil && !s.server.streams.SubmitOpen(sub.id, func() { s.openSubscription(sub, shard.Pos(from), r) }) {
+	if err == nil && !s.streams.SubmitOpen(sub.id, func() { s.openSubscription(sub, shard.Pos(from), r) }) {
 		err = shard.ErrOverloaded
 	}
 	if err != nil {
@@ -249,7 +251,7 @@ func (s *session) openSubscription(sub *sessionSub, from shard.Pos, r placement.
 			s.endSub(sub, broken)
 		}
 	}()
-	defer guard.ToError(s.server.panics, panicInSubscription, &broken)
+	defer guard.ToError(s.panics, panicInSubscription, &broken)
 	s.mu.Lock()
 	dead := sub.flags&subRemoved != 0
 	s.mu.Unlock()
@@ -258,11 +260,11 @@ func (s *session) openSubscription(sub *sessionSub, from shard.Pos, r placement.
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, OpenTimeout)
 	defer cancel()
-	if err := s.server.streams.CheckOwnership(ctx, sub.id, r); err != nil {
+	if err := s.streams.CheckOwnership(ctx, sub.id, r); err != nil {
 		s.endSub(sub, err)
 		return
 	}
-	t, release, err := s.server.streams.StartFeed(ctx, sub.id, from, r.Hop == placement.HopForce)
+	t, release, err := s.streams.StartFeed(ctx, sub.id, from, r.Hop == placement.HopForce)
 	if err != nil {
 		s.endSub(sub, err)
 		return
@@ -294,7 +296,7 @@ func (s *session) removeSub(sub *sessionSub) {
 	if !gone {
 		sub.flags |= subRemoved
 		delete(s.subs, sub.handle)
-		s.server.metrics.subscriptions.Dec()
+		s.metrics.subscriptions.Dec()
 	}
 	s.mu.Unlock()
 	if !gone {
@@ -322,7 +324,7 @@ func (s *session) close() {
 		sub.flags |= subRemoved
 	}
 	s.mu.Unlock()
-	s.server.metrics.subscriptions.Sub(float64(len(subs)))
+	s.metrics.subscriptions.Sub(float64(len(subs)))
 	for _, sub := range subs {
 		sub.releaseFeed()
 	}

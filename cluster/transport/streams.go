@@ -31,3 +31,9 @@ type Streams interface {
 	// StatusFor returns what this node tells a peer with each heartbeat.
 	StatusFor(peer string) Status
 }
+
+// MaxQuestion and MaxReport bound the two halves of a report, in bytes.
+const (
+	MaxQuestion = 4 << 10
+	MaxReport   = 1 << 20
+)
