@@ -7,7 +7,7 @@ import (
 	"github.com/fantail-dev/fantail/cluster/peertls"
 )
 
-// renewLoop applies what Config.Renew returns, whenever that has changed, until ctx ends.
+// renewLoop applies what Config.ReloadCredentials returns, whenever that has changed, until ctx ends.
 func (n *Node) renewLoop(ctx context.Context) {
 	tick := time.NewTicker(n.cfg.renewInterval)
 	defer tick.Stop()

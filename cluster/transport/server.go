@@ -30,7 +30,7 @@ type Server struct {
 	log         *slog.Logger
 	metrics     *endMetrics
 	streams     Streams
-	writeBudget *semaphore.Weighted // bytes that peers' writes hold, see shard.Cost
+	writeBudget *semaphore.Weighted // bytes that peers' writes hold, see shard.RequestCost
 	bodyGrace   time.Duration       // Config.BodyGrace
 	panics      *shard.PanicHandler
 	grpc        *grpc.Server

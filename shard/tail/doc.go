@@ -21,7 +21,7 @@
 // the next news wakes it, once. Below what the Buffer holds (StatusBelow) it reads pages from
 // elsewhere. The Wakers are: all readers of one stream in one loop of package reactor
 // (streamReaders), a goroutine of package edge or of cmd/fantail's feed of revocations (sse.WakeSignal),
-// and a peer's subscription in package cluster (peerSub).
+// and a peer's subscription in package cluster/transport (sessionSub).
 //
 // # Invariants
 //
