@@ -60,14 +60,14 @@ type Link struct {
 // bulk lane, and must not block.
 type Subscriber interface {
 	// OnSubscribed is the owner's answer, or its restart at a later position. Records follow from start on.
-	OnSubscribed(u *Subscription, info shard.Info, start shard.Pos)
-	OnRecords(u *Subscription, r shard.RecordBatch)
+	OnSubscribed(sub *Subscription, info shard.Info, start shard.Pos)
+	OnRecords(sub *Subscription, r shard.RecordBatch)
 	// OnOwnerMoved says that another node owns the stream now.
-	OnOwnerMoved(u *Subscription, to placement.PeerAddr)
+	OnOwnerMoved(sub *Subscription, to placement.PeerAddr)
 	// OnSubscriptionEnd says that the subscription is over, or was refused.
-	OnSubscriptionEnd(u *Subscription, why error)
+	OnSubscriptionEnd(sub *Subscription, why error)
 	// OnLinkLost is called from the goroutine of the link's member.
-	OnLinkLost(u *Subscription)
+	OnLinkLost(sub *Subscription)
 }
 
 // Subscription is the edge's half of a subscription.
