@@ -178,3 +178,6 @@ func RememberLongSources(n int) int {
 
 // AppendSessions returns the number of open append sessions.
 func (m *Manager) AppendSessions() int { return m.pipelines.count() }
+
+// BatchesInFlight returns the number of batches on append sessions.
+func (m *Manager) BatchesInFlight() int { return int(m.pipelines.inFlight.Load()) }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -381,4 +384,60 @@ func TestPipelineCloses(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Two owners pipeline on one stream, with many batches in flight and few faults: each accepted append
+// is in the log once, and a writer's are in order.
+func TestRivalsWithManyBatchesInFlight(t *testing.T) {
+	for seed := range uint64(8) {
+		synctest.Test(t, func(t *testing.T) {
+			log := logtest.NewMemory(seed)
+			log.Latency = 60 * time.Millisecond
+			hosts := []*shard.Manager{pipelining(t, log), pipelining(t, log)}
+			do(t, hosts[0], create("text/plain"), shard.CodeCreated)
+			log.SetFaultOdds(logtest.FaultOdds{LoseAck: 0.004, LoseRequest: 0.004, LateAck: 0.004, LateBy: 500 * time.Millisecond})
+			const writers, writes = 40, 20
+			var wg sync.WaitGroup
+			most := 0
+			for w := range writers {
+				wg.Go(func() {
+					advance(time.Duration(w) * 3 * time.Millisecond)
+					for i := range writes {
+						own := hosts[:1]
+						if w%20 == 19 && i%4 == 0 { // the other one now and then
+							own = hosts[1:]
+						}
+						retryDo(t, own, appendReq("text/plain", fmt.Sprintf("%d-%d", w, i)))
+						most = max(most, hosts[0].BatchesInFlight())
+					}
+				})
+			}
+			wg.Wait()
+			log.SetFaultOdds(logtest.FaultOdds{})
+			advance(10 * time.Second)
+			next := map[string]int{}
+			got := history(t, node(t, log))
+			for _, m := range got {
+				w, i, _ := strings.Cut(m, "-")
+				if i != fmt.Sprint(next[w]) {
+					t.Fatalf("seed %d: writer %s: %s where %d is next", seed, w, i, next[w])
+				}
+				next[w]++
+			}
+			if len(got) != writers*writes || most < 4 {
+				t.Errorf("seed %d: %d messages; %d batches in flight at the most", seed, len(got), most)
+			}
+		})
+	}
+}
+
+// TestSuiteWithPipelining runs the tests of this package once more, with several batches in flight.
+func TestSuiteWithPipelining(t *testing.T) {
+	if *pipelined || testing.Short() {
+		t.Skip("once")
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-pipelined", "-test.skip=TestPanicOfALeader|Fuzz|Example|TestPipelined")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out[max(0, len(out)-8000):])
+	}
 }

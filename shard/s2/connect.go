@@ -23,7 +23,7 @@ const (
 
 // maxIdleConns bounds the idle connections to S2 that are kept. With the SDK's own limit of two, most
 // calls of a busy node would make a new connection.
-const maxIdleConns = 256
+const maxIdleConns = 1024
 
 // connect sets the transport to S2. base returns the URL that the SDK calls for a basin; nil: the
 // SDK's own choice.

@@ -13,7 +13,9 @@ import (
 
 const (
 	readHeaderTimeout = 10 * time.Second
-	maxHTTP2Streams   = 100 // net/http looks at each of them for every frame that it writes; the SDK opens more connections
+	// http2Window is how much a client may send ahead: an append session that is far away fills it.
+	http2Window     = 16 << 20
+	maxHTTP2Streams = 100 // net/http looks at each of them for every frame that it writes; the SDK opens more connections
 )
 
 // Server is an S2 that listens on one address.
@@ -100,9 +102,13 @@ func (s *Server) listen() error {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s.httpServer = &http.Server{
-		Handler:           http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.serveTracked)),
-		Protocols:         &protocols,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxHTTP2Streams},
+		Handler:   http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.serveTracked)),
+		Protocols: &protocols,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxHTTP2Streams,
+			MaxReceiveBufferPerConnection: http2Window,
+			MaxReceiveBufferPerStream:     http2Window,
+		},
 		ReadHeaderTimeout: readHeaderTimeout,
 		ConnState:         s.countConn,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
