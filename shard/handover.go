@@ -30,7 +30,8 @@ const (
 // HandOver releases a stream, as Drop does, and returns what this node knows of it; false: nothing
 // of use. from is the position that the next owner's own tail.Buffer needs (0: it has none). When it
 // returns no batch is in flight, and callers that waited for one have got ErrNotOwner: nothing of
-// theirs was written.
+// theirs was written. Where storage has not answered for a pipeline's batches in time, their callers
+// have got ErrOutcomeUnknown, and what this node knows is of no use.
 func (m *Manager) HandOver(id StreamID, from Pos) (Handover, bool) {
 	m.mu.Lock()
 	s := m.streams.byID[id]
@@ -46,7 +47,7 @@ func (m *Manager) HandOver(id StreamID, from Pos) (Handover, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out Handover
-	ok := s.opened && s.foldErr == nil && !s.noLog && s.state.isBetweenAppends()
+	ok := s.opened && s.foldErr == nil && !s.noLog && !s.abandoned && s.state.isBetweenAppends()
 	if ok {
 		out.State = appendField(s.state.encodeHandover(), ckLastUse, s.useForHandover(m.cfg.Now()).encode())
 	}

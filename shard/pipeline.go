@@ -59,6 +59,7 @@ type pipeline struct {
 	broken  bool         // nothing more can be sent on the session
 	useful  bool         // the session has acknowledged a batch
 
+	stopBy   time.Time // when a stream that is released waits no more; zero: it is not released
 	lastSent time.Time
 	usedAt   time.Time     // when something was last in flight
 	ackTime  time.Duration // moving mean
@@ -134,12 +135,36 @@ func (p *pipeline) takeAcks() (b *appendBatch, failed bool) {
 		p.pauseAfterEnd()
 		p.stream.mu.Unlock()
 		return nil, true
+	case p.sent > 0 && !p.stopBy.IsZero() && time.Now().After(p.stopBy):
+		p.abandon()
+		return nil, true
 	case p.sent > 0 && time.Since(p.oldestSent().sentAt) > appendTimeout:
 		p.session.Close() // Take tells the end
 		p.signal()
 	}
 	return nil, false
 }
+
+// abandon ends the session of a stream that is released, with batches in flight: the next owner, to
+// which their callers turn, finds out what became of them.
+func (p *pipeline) abandon() {
+	s := p.stream
+	p.session.Close()
+	s.mu.Lock()
+	p.leaveUnsent()
+	flights := s.flights
+	s.flights, s.abandoned = nil, true
+	s.mu.Unlock()
+	for _, b := range flights {
+		if b.maybeWritten {
+			b.answerCalls(b.callerError(errMovedEarly))
+		} else {
+			b.answerCalls(ErrNotOwner)
+		}
+	}
+}
+
+var errMovedEarly = errors.New("the stream moved before storage had answered")
 
 // pauseAfterEnd has the stream wait before it opens another session, if this one was of no use, under
 // mu.
@@ -301,6 +326,9 @@ func (p *pipeline) sendDue() (b *appendBatch, wait time.Duration) {
 			s.mu.Unlock()
 			return nil, 0
 		case p.single != nil, !usable, !waiting:
+			if s.stopped && p.stopBy.IsZero() {
+				p.stopBy = now.Add(p.ackTime + releaseMargin)
+			}
 			s.mu.Unlock()
 			return nil, p.patience(now, idle)
 		}
@@ -335,6 +363,9 @@ func (p *pipeline) patience(now time.Time, idle bool) time.Duration {
 		return max(pipelineLinger-now.Sub(p.usedAt), time.Millisecond)
 	}
 	p.usedAt = now
+	if !p.stopBy.IsZero() {
+		return max(min(lookAgainAfter, p.stopBy.Sub(now)+time.Millisecond), time.Millisecond)
+	}
 	return lookAgainAfter
 }
 

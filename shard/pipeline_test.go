@@ -441,3 +441,47 @@ func TestSuiteWithPipelining(t *testing.T) {
 		t.Errorf("%v\n%s", err, out[max(0, len(out)-8000):])
 	}
 }
+
+// A stream is released while storage answers nothing: the callers of what is in flight turn to the next
+// owner, where each append is written once.
+func TestHandoverWhileStorageIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := logtest.NewMemory(1)
+		log := mem.NewClient(1, 50*time.Millisecond)
+		h := pipelining(t, log)
+		do(t, h, create("text/plain"), shard.CodeCreated)
+		openLoop(t, h, 200, time.Second, plain)
+		log.SetFaults(logtest.Faults{Stall: true})
+		var waits []func() (shard.Outcome, error)
+		var reqs []*shard.Request
+		for i := range 20 {
+			reqs = append(reqs, plain(1000+i))
+			waits = append(waits, doLater(t.Context(), h, reqs[i]))
+			advance(5 * time.Millisecond)
+		}
+		began := time.Now()
+		_, ok := h.HandOver(stream, 0)
+		if d := time.Since(began); ok || d > 600*time.Millisecond {
+			t.Errorf("handed over: %t after %v", ok, d)
+		}
+		heir := pipelining(t, mem)
+		for i, wait := range waits {
+			out, err := wait()
+			again := *reqs[i]
+			switch {
+			case err == nil:
+				t.Errorf("%d: %+v", i, out)
+			case errors.Is(err, shard.ErrOutcomeUnknown):
+				again.Repeat = true
+			case !errors.Is(err, shard.ErrNotOwner):
+				t.Errorf("%d: %v", i, err)
+			}
+			do(t, heir, &again, shard.CodeAppended)
+		}
+		log.SetFaults(logtest.Faults{})
+		advance(10 * time.Second)
+		if got := history(t, node(t, mem)); len(got) != 220 {
+			t.Errorf("%d messages", len(got))
+		}
+	})
+}

@@ -52,6 +52,9 @@ const (
 	// sessionRetryAfter is the pause after a session could not be opened.
 	sessionRetryAfter = 5 * time.Second
 	openSessionWithin = 2 * time.Second
+	// releaseMargin bounds how much longer than an acknowledgement usually takes a stream that is
+	// released waits for its batches in flight.
+	releaseMargin = 500 * time.Millisecond
 	// lookAgainAfter is the pause without news after which a pipeline looks whether a batch has
 	// waited for too long.
 	lookAgainAfter = time.Second

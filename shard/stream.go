@@ -75,7 +75,8 @@ type Stream struct {
 	sweepDoublings, releaseDoublings int
 	nextRelease                      time.Time
 
-	stopped bool // final: the Stream was halted or evicted
+	stopped   bool // final: the Stream was halted or evicted
+	abandoned bool // it was halted before storage had answered for all batches in flight
 }
 
 // isIdleSince reports whether the stream was not used for d and is quiet. A stream that does not

@@ -13,7 +13,7 @@ import (
 
 const (
 	readHeaderTimeout = 10 * time.Second
-	// http2Window is how much a client may send ahead: an append session that is far away fills it.
+	// http2Window bounds what a client may send ahead: an append session that is far away fills it.
 	http2Window     = 16 << 20
 	maxHTTP2Streams = 100 // net/http looks at each of them for every frame that it writes; the SDK opens more connections
 )
