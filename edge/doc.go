@@ -83,7 +83,8 @@
 //
 // # The files
 //
-// Each file refers to files of lower rows only:
+// Each file refers to files of lower rows only. The exception is overstay: the server's list of the
+// event streams that it may have to cut off.
 //
 //	serve_http                            an answer, recorded and logged
 //	route                                 method and path
@@ -98,8 +99,9 @@
 //	server_state                          the fields of Server
 //	headers, query, location              what a request says
 //	header_rules, problem_advice, writes_budget, response_recorder
-//	metrics, header_names, problem_table, reader_counts
-//	config, stream_path, request_labels, request_id, request_context, lease_ends, json_messages, backend
+//	metrics, header_names, problem_table, reader_counts, config
+//	roots                                 what a path may begin with
+//	stream_path, request_labels, request_id, request_context, lease_ends, json_messages, backend, overstay
 //
 // # Invariants
 //
