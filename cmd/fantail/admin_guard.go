@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fantail-dev/fantail/edge/access"
 	"github.com/fantail-dev/fantail/shard/s2dev"
 )
 
@@ -94,7 +95,7 @@ func openTokenFile(path string, log *slog.Logger) (*tokenFile, error) {
 
 // load reads the file if it has changed. If that fails, the last token stays valid.
 func (t *tokenFile) load() error {
-	f, err := os.Open(t.path)
+	f, err := access.OpenRegular(t.path) // a pipe would block every request
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -166,5 +167,19 @@ func TestProfilesAreServedOnlyWhenAskedFor(t *testing.T) {
 			t.Errorf("asked %v: %d, want %d", asked, w.Code, want)
 		}
 		_, _ = io.Copy(io.Discard, w.Body)
+	}
+}
+
+// A token in a pipe is refused: to read it again would block every request to the admin address.
+func TestAdminTokenFileIsRegular(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "token")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, "/dev/zero"} {
+		if _, err := openTokenFile(path, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "no regular file") {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }

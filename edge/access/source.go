@@ -98,7 +98,7 @@ func (src source) get(ctx context.Context, client *http.Client) ([]byte, error) 
 
 // readBounded reads a file of at most maxKeySetBytes, and a byte more of a larger one.
 func readBounded(path string) ([]byte, error) {
-	f, err := openRegular(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}

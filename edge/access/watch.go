@@ -55,9 +55,9 @@ func (r *fileReader) secret(path string) ([]byte, error) {
 	return bytes.TrimRight(b, "\r\n"), err
 }
 
-// openRegular opens a regular file, also behind symbolic links. Others are refused: a pipe without a
+// OpenRegular opens a regular file, also behind symbolic links. Others are refused: a pipe without a
 // writer would block, a device may never end.
-func openRegular(path string) (*os.File, error) {
+func OpenRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // without it, opening a pipe waits for a writer
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func openRegular(path string) (*os.File, error) {
 
 // readFile reads a file of at most maxFileBytes.
 func readFile(path string) ([]byte, error) {
-	f, err := openRegular(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
