@@ -394,3 +394,15 @@ func TestLsOfManyStreams(t *testing.T) {
 		t.Errorf("a page in the middle takes %v, the first %v", middle, first)
 	}
 }
+
+// The last messages, and the last ones with what comes after them.
+func TestTailFromTheEnd(t *testing.T) {
+	f := startFleet(t, 2)
+	at := "--url=" + strings.TrimSuffix(f.url(0, ""), "/v1/stream/")
+	mustPrint(t, "1 2 3 4 5", "append", "s", "--create", "--close", "--one-by-one", at)
+	for _, args := range [][]string{{"-n", "2"}, {"--from=tail-2"}, {"-f", "-n", "2"}, {"-f", "--live=long-poll", "-n", "2"}} {
+		if got := mustPrint(t, "", append([]string{"tail", "s", at}, args...)...); got != "4\n5\n" {
+			t.Errorf("%v: %q", args, got)
+		}
+	}
+}
