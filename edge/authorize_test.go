@@ -178,6 +178,8 @@ var refusedRequests = map[string]refusedRequest{
 	"live from the end":  {method: "GET", query: "offset=tail-1&live=sse"},
 	"head":               {method: "HEAD"},
 	"append":             {method: "POST", body: "x", header: text},
+	"append if":          {method: "POST", body: "x", header: header{"Content-Type": "text/plain", hIfMatch: "-1"}},
+	"append if anything": {method: "POST", body: "x", header: header{"Content-Type": "text/plain", hIfMatch: "*"}},
 	"append, malformed":  {method: "POST", body: "x", header: header{"Content-Type": "text/plain", "Producer-Id": "p"}},
 	"append by producer": {method: "POST", body: "x", header: header{"Content-Type": "text/plain", "Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": "0"}},
 	"close":              {method: "POST", header: header{"Stream-Closed": "true"}},

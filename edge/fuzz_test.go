@@ -11,6 +11,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -51,6 +52,42 @@ func FuzzSplitJSON(f *testing.F) {
 		for i := range want {
 			if !bytes.Equal(got.At(i), want[i]) {
 				t.Fatalf("%q: element %d is %q, want %q", body, i, got.At(i), want[i])
+			}
+		}
+	})
+}
+
+// A condition that is accepted names places that its header has, and the tag of each place is read as
+// that place.
+func FuzzIfMatch(f *testing.F) {
+	end := position.FormatOffset(1_800_000_000_000, 12)
+	for _, s := range []string{
+		"", "*", "-1", end, `"` + end + `"`, `W/"` + end + `"`, `W/"a,` + end + `", "` + end + `"`, `"a" "b"`, `,, "` + end,
+		`"` + end + `","` + position.FormatOffset(0, 1) + `"`, `"1800000000000:` + end + `:` + end + `:c-gzip"`, "\xff", `"0000000000000000_0000000000000000"`,
+	} {
+		f.Add(s, end)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		c, err := parseIfMatch(http.Header{hIfMatch: {a, b}})
+		if err != nil {
+			if !errors.Is(err, errHeader) || c != nil || !strings.Contains(err.Error(), hIfMatch) {
+				t.Fatalf("%q %q: %+v %v", a, b, c, err)
+			}
+			return
+		}
+		if len(c.Places) > shard.MaxTailPlaces {
+			t.Fatalf("%q %q: %d places", a, b, len(c.Places))
+		}
+		all := a + "," + b
+		for _, p := range c.Places {
+			h := http.Header{}
+			setTail(h, shard.Info{Generation: p.Generation, Tail: p.Pos})
+			offset := h.Get(hNextOffset)
+			if again, err := parseIfMatch(http.Header{hIfMatch: h[hETag]}); err != nil || len(again.Places) != 1 || again.Places[0] != p {
+				t.Fatalf("%v: %+v %v", p, again, err)
+			}
+			if !strings.Contains(all, offset[:len(offset)-3]) && (p != shard.Place{} || !strings.Contains(all, "-1")) {
+				t.Fatalf("%q %q: %s", a, b, offset)
 			}
 		}
 	})

@@ -22,9 +22,15 @@ const (
 	hForkSub       = "Stream-Fork-Sub-Offset"
 )
 
+// hIfMatch and hETag are HTTP's own, for an append that depends on where the stream ends.
+const (
+	hIfMatch = "If-Match"
+	hETag    = "Etag" // as http.Header spells it
+)
+
 const (
 	allowedMethods = "GET, HEAD, PUT, POST, DELETE, OPTIONS"
-	allowedHeaders = "Content-Type, Authorization, If-None-Match, Last-Event-ID, Cache-Control, " +
+	allowedHeaders = "Content-Type, Authorization, If-Match, If-None-Match, Last-Event-ID, Cache-Control, " +
 		hSeq + ", " + hTTL + ", " + hExpires + ", " + hClosed + ", " +
 		hProducerID + ", " + hProducerEpoch + ", " + hProducerSeq + ", " +
 		hForkedFrom + ", " + hForkOffset + ", " + hForkSub

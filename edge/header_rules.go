@@ -50,6 +50,7 @@ var headerTable = []headerRule{
 	{name: hForkedFrom, methods: onPut, maxBytes: maxRootBytes + 3*shard.MaxStreamID, allowed: byteclass.Target, goesTo: "State and log, as the stream that it names", advice: "percent-encode the path of the source"},
 	{name: hForkOffset, methods: onPut, maxBytes: 64, allowed: byteclass.Text, goesTo: "State and log, as the place that it names", advice: "send -1, now, or a Stream-Next-Offset"},
 	{name: hForkSub, methods: onPut, maxBytes: maxDigits, allowed: byteclass.Digits, goesTo: "State and log", advice: "send digits"},
+	{name: hIfMatch, methods: onPost, maxBytes: 1024, allowed: byteclass.Tag, repeatable: true, goesTo: "relay, as the places that it names", advice: "send the ETag of a HEAD or a POST"},
 	{name: "If-None-Match", methods: onGet, maxBytes: 4096, allowed: byteclass.Tag, repeatable: true, goesTo: "answers, where it names what they are", advice: "send the ETag of an answer"},
 	{name: "Last-Event-Id", methods: onGet, maxBytes: position.OffsetLen, allowed: byteclass.Target, lenient: true, goesTo: "read as an offset", advice: "send the id of one event"},
 	{name: "X-Forwarded-Proto", methods: onPut, maxBytes: 64, allowed: byteclass.Text, repeatable: true, lenient: true, goesTo: "Location"},

@@ -40,12 +40,14 @@ var problemAdvice = map[string]string{
 	"full-files":             "ask again after Retry-After seconds, on a new connection, which may reach another node",
 	"full-waiting":           "ask again after Retry-After seconds, on a new connection, or read by SSE over HTTP/1.1",
 	"given-up":               "the append may be written or not; read the stream to see, or send it again with the same Producer-* headers",
+	"if-match-later":         "nothing was written; ask again after Retry-After seconds, or once every node of the server is updated",
 	"internal":               "the fault is the server's; its operator finds the request id in the log",
 	"limited":                "send it again after Retry-After seconds; the reason names the limit",
 	"method":                 "Allow says which methods there are",
 	"name-held":              "delete the forks first, or use another name",
 	"no-such-path":           "streams are at /v1/stream/{name} and /v1/stream/{project}/{name}",
 	"no-such-project":        "the first segment of the path is the project: use one that this server is configured for",
+	"not-a-tail":             "send the Stream-Next-Offset of an answer, or the ETag of a HEAD or a POST; the ETag of a GET names a chunk, and * any stream",
 	"not-supported":          "this server has no subscriptions (__ds); read the stream by SSE or long-poll",
 	"offset-beyond":          "continue from the stream's Stream-Next-Offset, which HEAD returns",
 	"offset-gone":            "begin again at offset=-1, which is the first message that is kept, or at now",
@@ -67,6 +69,7 @@ var problemAdvice = map[string]string{
 	"stream-gone":            "forks of it still exist; create a stream with another name",
 	"stream-not-found":       "create it with PUT and a Content-Type; PUT is idempotent",
 	"stream-seq-order":       "send a Stream-Seq that sorts above the last one",
+	"tail-moved":             "read from the offset that you sent, decide again, and send the ETag of this answer; after a lost answer look there for your own message",
 	"tail-too-far":           "ask for fewer messages from the end, or read on from an offset that an answer had",
 	"timeout":                "ask again after Retry-After seconds",
 	"too-large":              "send at most 16 MiB in one request",
@@ -131,6 +134,8 @@ func refusalDetail(req *shard.Request, out shard.Outcome) string {
 		return fmt.Sprintf("%s does not exist", req.Stream)
 	case shard.CodeTypeDiffers:
 		return fmt.Sprintf("%s, you sent %s: send Content-Type: %s (curl -H 'Content-Type: %[3]s')", out.Why, orNone(req.Type), out.Info.Type)
+	case shard.CodeTailMoved:
+		return fmt.Sprintf("%s, but at %s", out.Why, position.FormatOffset(out.Info.Generation, out.Info.Tail))
 	case shard.CodeConfigDiffers:
 		if d := configDifferences(req, out.Info); len(d) > 0 {
 			return fmt.Sprintf("%s exists: %s", req.Stream, strings.Join(d, "; "))

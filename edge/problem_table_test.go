@@ -29,26 +29,27 @@ var shardErrors = map[string]struct {
 	status int
 	slug   string
 }{
-	"ErrNotFound":           {shard.ErrNotFound, 404, "stream-not-found"},
-	"ErrGone":               {shard.ErrGone, 410, "stream-gone"},
-	"ErrTrimmed":            {shard.ErrTrimmed, 410, "offset-gone"},
-	"ErrContended":          {shard.ErrContended, 503, "stream-contended"},
-	"ErrOverloaded":         {shard.ErrOverloaded, 429, "overloaded"},
-	"ErrStoreDown":          {shard.ErrStoreDown, 503, "store-down"},
-	"ErrOutcomeUnknown":     {shard.ErrOutcomeUnknown, 503, "append-outcome-unknown"},
-	"ErrUnavailable":        {shard.ErrUnavailable, 503, "owner-unreachable"},
-	"ErrNotOwner":           {shard.ErrNotOwner, 503, "owner-unreachable"},
-	"ErrStopped":            {shard.ErrStopped, 503, "draining"},
-	"ErrNeedsLaterRelease":  {shard.ErrNeedsLaterRelease, 503, "stream-declined"},
-	"ErrNoLog":              {shard.ErrNoLog, 503, "store-down"},
-	"ErrLogDenied":          {shard.ErrLogDenied, 503, "store-refuses"},
-	"ErrLogUnreachable":     {shard.ErrLogUnreachable, 503, "store-down"},
-	"ErrLogUnauthenticated": {shard.ErrLogUnauthenticated, 503, "store-refuses"},
-	"ErrNoBasin":            {shard.ErrNoBasin, 404, "no-such-project"},
-	"ErrLogBusy":            {shard.ErrLogBusy, 503, "store-down"},
-	"ErrAppendUnknown":      {shard.ErrAppendUnknown, 503, "append-outcome-unknown"},
-	"ErrPanic":              {shard.ErrPanic, 500, "internal"},
-	"TrimmedError":          {&shard.TrimmedError{First: 7}, 410, "offset-gone"},
+	"ErrNotFound":             {shard.ErrNotFound, 404, "stream-not-found"},
+	"ErrGone":                 {shard.ErrGone, 410, "stream-gone"},
+	"ErrTrimmed":              {shard.ErrTrimmed, 410, "offset-gone"},
+	"ErrContended":            {shard.ErrContended, 503, "stream-contended"},
+	"ErrOverloaded":           {shard.ErrOverloaded, 429, "overloaded"},
+	"ErrStoreDown":            {shard.ErrStoreDown, 503, "store-down"},
+	"ErrOutcomeUnknown":       {shard.ErrOutcomeUnknown, 503, "append-outcome-unknown"},
+	"ErrUnavailable":          {shard.ErrUnavailable, 503, "owner-unreachable"},
+	"ErrNotOwner":             {shard.ErrNotOwner, 503, "owner-unreachable"},
+	"ErrStopped":              {shard.ErrStopped, 503, "draining"},
+	"ErrConditionUnsupported": {shard.ErrConditionUnsupported, 503, "if-match-later"},
+	"ErrNeedsLaterRelease":    {shard.ErrNeedsLaterRelease, 503, "stream-declined"},
+	"ErrNoLog":                {shard.ErrNoLog, 503, "store-down"},
+	"ErrLogDenied":            {shard.ErrLogDenied, 503, "store-refuses"},
+	"ErrLogUnreachable":       {shard.ErrLogUnreachable, 503, "store-down"},
+	"ErrLogUnauthenticated":   {shard.ErrLogUnauthenticated, 503, "store-refuses"},
+	"ErrNoBasin":              {shard.ErrNoBasin, 404, "no-such-project"},
+	"ErrLogBusy":              {shard.ErrLogBusy, 503, "store-down"},
+	"ErrAppendUnknown":        {shard.ErrAppendUnknown, 503, "append-outcome-unknown"},
+	"ErrPanic":                {shard.ErrPanic, 500, "internal"},
+	"TrimmedError":            {&shard.TrimmedError{First: 7}, 410, "offset-gone"},
 }
 
 // inside are error types that no Streams method returns: they are caught in shard.
@@ -230,6 +231,7 @@ func TestVerdictsAreMapped(t *testing.T) {
 		h := w.Header()
 		want := map[shard.Code]string{
 			shard.CodeClosed:     "true " + position.FormatOffset(3, 8) + "   ",
+			shard.CodeTailMoved:  " " + position.FormatOffset(3, 8) + "   ",
 			shard.CodeEpochStale: "  4  ",
 			shard.CodeSeqGap:     "   5 9",
 		}[c]

@@ -22,6 +22,7 @@ func (s *Server) serveHead(w http.ResponseWriter, r *http.Request, id shard.Stre
 		return
 	}
 	setStreamHeaders(w.Header(), info)
+	setTail(w.Header(), info)
 	w.WriteHeader(http.StatusOK)
 }
 

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/fantail-dev/fantail/edge/netconn"
-	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
 )
 
@@ -47,6 +46,9 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 	if seq := r.Header.Get(hSeq); err == nil && seq != "" {
 		req.StreamSeq = []byte(seq)
 	}
+	if err == nil {
+		req.IfMatch, err = parseIfMatch(r.Header)
+	}
 	if err != nil {
 		if errors.Is(err, errHeader) {
 			if info, serr := s.streams.Info(r.Context(), id, 0); serr == nil && info.Absent() != nil {
@@ -61,7 +63,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 		return
 	}
 	h := w.Header()
-	h.Set(hNextOffset, position.FormatOffset(out.Info.Generation, out.Info.Tail))
+	setTail(h, out.Info)
 	if out.Info.Closed {
 		h.Set(hClosed, "true")
 	}

@@ -76,7 +76,9 @@ func writeProblemDocument(w http.ResponseWriter, k problemKind, p problem) {
 		p.Request = newRequestID()
 		h.Set(hRequestID, p.Request)
 	}
-	h.Del("ETag")
+	if k.status != http.StatusPreconditionFailed { // whose ETag is that of the stream's end
+		h.Del("ETag")
+	}
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	if k.retry.max > 0 {
@@ -99,6 +101,8 @@ func writeRefusal(w http.ResponseWriter, req *shard.Request, out shard.Outcome) 
 	case shard.CodeClosed:
 		h.Set(hClosed, "true")
 		h.Set(hNextOffset, position.FormatOffset(out.Info.Generation, out.Info.Tail))
+	case shard.CodeTailMoved:
+		setTail(h, out.Info)
 	case shard.CodeEpochStale:
 		if out.Producer != nil {
 			h.Set(hProducerEpoch, strconv.FormatUint(out.Producer.Epoch, 10))

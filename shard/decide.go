@@ -173,6 +173,8 @@ func decideAppend(s *State, req *Request) ([]draft, Outcome) {
 		}
 	}
 	switch {
+	case req.IfMatch != nil && !req.IfMatch.holds(s):
+		return nil, refuse(s, CodeTailMoved, "the stream does not end where If-Match says")
 	case req.StreamSeq != nil && s.streamSeq != nil && string(req.StreamSeq) <= string(s.streamSeq):
 		return nil, refuse(s, CodeSeqOrder, "Stream-Seq is not above the last sequence")
 	case req.BodyError != "":

@@ -57,6 +57,8 @@ type Request struct {
 	// Append only.
 	Producer  *Producer
 	StreamSeq []byte // nil: none
+	// IfMatch is not given together with Producer.
+	IfMatch *TailCondition // nil: none
 
 	// Create only.
 	HasTTL     bool
@@ -152,6 +154,8 @@ const (
 	CodeSourceChanged Code = 39 // another generation than Request.Generation: look again
 	codeNeedsHold     Code = 40 // create: the source is to be held first; never sent
 	codeHoldExpired   Code = 41 // create: the source was held too long ago; never sent
+
+	CodeTailMoved Code = 42 // OpAppend: the stream does not end where Request.IfMatch says
 )
 
 // Accepted reports whether the request took effect, now or earlier.
@@ -199,6 +203,9 @@ var (
 	ErrUnavailable = errors.New("stream owner cannot be reached")
 	// ErrNotOwner: this node has released the stream; certainly not written.
 	ErrNotOwner = errors.New("not the owner")
+	// ErrConditionUnsupported: the stream's owner runs a release that cannot check Request.IfMatch;
+	// certainly not written.
+	ErrConditionUnsupported = errors.New("the owner cannot check the condition of an append")
 	// ErrStopped: the node is stopping.
 	ErrStopped = tail.ErrStopped
 )

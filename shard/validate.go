@@ -122,6 +122,9 @@ func (r *Request) valid() bool {
 		Kind: KindMessage, Producer: r.Producer, StreamSeq: r.StreamSeq, Type: r.Type,
 		TTL: r.TTL, Expires: r.Expires, ExpiresRaw: r.ExpiresRaw,
 	}
+	if c := r.IfMatch; c != nil && (len(c.Places) > MaxTailPlaces || r.Op != OpAppend || r.Producer != nil) {
+		return false
+	}
 	if r.Op >= OpHold && r.Ref.IsZero() || r.Op == OpHold && !validName(r.Name) {
 		return false
 	}

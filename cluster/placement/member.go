@@ -102,14 +102,16 @@ const (
 )
 
 // The versions of the contract in relay.proto: the newest that this release speaks, the oldest, the
-// first with forks, the first with texts as bytes, and the first with the call TakeOver. A release
-// before RelayVersionBytes cannot read texts that are not UTF-8.
+// first with forks, the first with texts as bytes, the first with the call TakeOver, and the first
+// with appends under a condition. A release before RelayVersionBytes cannot read texts that are not
+// UTF-8. One before RelayVersionIfMatch would write such an append whatever its condition.
 const (
-	RelayVersionNewest   = 4
+	RelayVersionNewest   = 5
 	RelayVersionOldest   = 1
 	RelayVersionForks    = 2
 	RelayVersionBytes    = 3
 	RelayVersionTakeOver = 4
+	RelayVersionIfMatch  = 5
 )
 
 // The metadata of a member in gossip, big-endian. A later layout only adds at

@@ -32,6 +32,9 @@ func (l *Link) bindContext(ctx context.Context) (context.Context, func()) {
 func (l *Link) RequestWrite(ctx context.Context, q *shard.Request, r placement.Route) (
 	out shard.Outcome, delivered bool, err error,
 ) {
+	if q.IfMatch != nil && l.peerVersion < placement.RelayVersionIfMatch {
+		return out, false, shard.ErrConditionUnsupported // it would write the append whatever its condition
+	}
 	head := wire.EncodeRequest(q, r)
 	if l.peerVersion < placement.RelayVersionBytes {
 		if err := wire.CheckUTF8(head.GetType(), head.GetExpiresRaw(), head.GetProducer().GetId()); err != nil {

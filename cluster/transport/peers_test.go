@@ -186,3 +186,30 @@ func TestLinksOfAPeerAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// An owner of an earlier release, which would write an append whatever its condition, is not sent it.
+func TestConditionsNeedALaterRelease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipeNetwork()
+		p.serve(t, "b", &testStreams{tails: newTails(1)})
+		ps := p.link(t, "a", Config{})
+		synctest.Wait()
+		l := ps.Link("b")
+		q := &shard.Request{Stream: "s/0", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain", Messages: shard.NewMessages([]byte("m"))}
+		for _, c := range []struct {
+			version   uint32
+			condition *shard.TailCondition
+			want      error // of testStreams, if it arrives there
+		}{
+			{placement.RelayVersionIfMatch - 1, &shard.TailCondition{}, shard.ErrConditionUnsupported},
+			{placement.RelayVersionIfMatch - 1, nil, shard.ErrNotFound},
+			{placement.RelayVersionIfMatch, &shard.TailCondition{}, shard.ErrNotFound},
+		} {
+			l.peerVersion, q.IfMatch = c.version, c.condition
+			if _, delivered, err := l.RequestWrite(t.Context(), q, placement.Route{}); !errors.Is(err, c.want) || delivered != (c.want == shard.ErrNotFound) { //nolint:errorlint // of the table
+				t.Errorf("version %d: %v, delivered %v", c.version, err, delivered)
+			}
+		}
+	})
+}

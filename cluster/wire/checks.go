@@ -133,6 +133,8 @@ func checkWriteHead(h *relaypb.WriteHead) (id shard.StreamID, size int, err erro
 		return "", 0, malformedError("write about a reference")
 	case shard.Op(op) != shard.OpCreate && h.GetFork() != nil:
 		return "", 0, malformedError("fork")
+	case !isIfMatchValid(h):
+		return "", 0, malformedError("condition")
 	}
 	if len(h.GetName()) > 0 {
 		if _, err := CheckStream(h.GetName()); err != nil {
@@ -143,6 +145,12 @@ func checkWriteHead(h *relaypb.WriteHead) (id shard.StreamID, size int, err erro
 		return "", 0, err
 	}
 	return id, size, CheckRoute(h.GetRoute())
+}
+
+// isIfMatchValid reports whether a write may have the condition that it has.
+func isIfMatchValid(h *relaypb.WriteHead) bool {
+	c := h.GetIfMatch()
+	return c == nil || shard.Op(h.GetOp()) == shard.OpAppend && h.GetProducer() == nil && len(c.GetPlaces()) <= shard.MaxTailPlaces
 }
 
 func checkFork(f *relaypb.Fork, s *relaypb.Source) error {

@@ -106,6 +106,29 @@ func decodeProducer(p *relaypb.Producer) *shard.Producer {
 	return &shard.Producer{ID: Text(p.GetId()), Epoch: p.GetEpoch(), Seq: p.GetSeq()}
 }
 
+// encodeIfMatch converts the condition of an append. Without a place it is still one.
+func encodeIfMatch(c *shard.TailCondition) *relaypb.IfMatch {
+	if c == nil {
+		return nil
+	}
+	out := &relaypb.IfMatch{}
+	for _, p := range c.Places {
+		out.Places = append(out.Places, &relaypb.Place{Generation: uint64(p.Generation), Position: uint64(p.Pos)})
+	}
+	return out
+}
+
+func decodeIfMatch(c *relaypb.IfMatch) *shard.TailCondition {
+	if c == nil {
+		return nil
+	}
+	out := &shard.TailCondition{}
+	for _, p := range c.GetPlaces() {
+		out.Places = append(out.Places, shard.Place{Generation: shard.Generation(p.GetGeneration()), Pos: shard.Pos(p.GetPosition())})
+	}
+	return out
+}
+
 // EncodeRequest converts a request. Its messages follow the head, one after the other.
 func EncodeRequest(q *shard.Request, r placement.Route) *relaypb.WriteHead {
 	head := &relaypb.WriteHead{
@@ -113,7 +136,7 @@ func EncodeRequest(q *shard.Request, r placement.Route) *relaypb.WriteHead {
 		Repeat: q.Repeat, MintedMillis: uint64(q.MintedMillis), Age: encodeAge(q.MintedAt), Type: Bytes(q.Type), BodyError: encodeSentence(q.BodyError), Close: q.Close,
 		Producer: encodeProducer(q.Producer), StreamSeq: q.StreamSeq,
 		HasTtl: q.HasTTL, Ttl: q.TTL, Expires: uint64(q.Expires), ExpiresRaw: Bytes(q.ExpiresRaw),
-		Ref: encodeID(q.Ref), Name: Bytes(q.Name), Generation: uint64(q.Generation),
+		Ref: encodeID(q.Ref), Name: Bytes(q.Name), Generation: uint64(q.Generation), IfMatch: encodeIfMatch(q.IfMatch),
 	}
 	if f, s := q.Fork, q.Source; f != nil && s != nil {
 		head.Fork = &relaypb.Fork{Source: Bytes(f.Source), Offset: Bytes(f.Offset), SubOffset: f.SubOffset}
@@ -163,6 +186,7 @@ func DecodeRequest(head *relaypb.WriteHead) (*shard.Request, int, error) {
 		HasTTL: head.GetHasTtl(), TTL: head.GetTtl(), Expires: shard.Millis(head.GetExpires()),
 		ExpiresRaw: Text(head.GetExpiresRaw()), Ref: decodeID(head.GetRef()),
 		Name: shard.StreamID(Text(head.GetName())), Generation: shard.Generation(head.GetGeneration()),
+		IfMatch: decodeIfMatch(head.GetIfMatch()),
 	}
 	if f, s := head.GetFork(), head.GetSource(); f != nil && s != nil {
 		q.Fork = &shard.Fork{Source: shard.StreamID(Text(f.GetSource())), Offset: Text(f.GetOffset()), SubOffset: f.GetSubOffset()}

@@ -108,13 +108,21 @@ func TestMessagesRoundTrip(t *testing.T) {
 		if rapid.Bool().Draw(t, "ref") {
 			q.Ref, q.Name, q.Generation = drawID(t), shard.StreamID("p/"+drawText(t, "name")), shard.Generation(rapid.Uint64().Draw(t, "life"))
 		}
+		if q.Op == shard.OpAppend && q.Producer == nil && rapid.Bool().Draw(t, "condition") { // which may have no place
+			q.IfMatch = &shard.TailCondition{}
+			for range rapid.IntRange(0, shard.MaxTailPlaces).Draw(t, "places") {
+				q.IfMatch.Places = append(q.IfMatch.Places, shard.Place{
+					Generation: shard.Generation(rapid.Uint64().Draw(t, "place life")), Pos: shard.Pos(rapid.Uint64().Draw(t, "place")),
+				})
+			}
+		}
 		if rapid.Bool().Draw(t, "seq") { // empty is not absent
 			q.StreamSeq = []byte(drawText(t, "streamSeq"))
 		}
 		most := 5 // messages
 		if rapid.Bool().Draw(t, "owner's") {
 			q.Op = rapid.SampledFrom([]shard.Op{shard.OpHold, shard.OpRelease, shard.OpCancelFork}).Draw(t, "about")
-			q.Fork, q.Source, q.Ref, most = nil, nil, shard.NewAppendID(), 0
+			q.Fork, q.Source, q.IfMatch, q.Ref, most = nil, nil, nil, shard.NewAppendID(), 0
 		}
 		for range rapid.IntRange(0, most).Draw(t, "messages") {
 			q.Messages.Add(rapid.SliceOfN(rapid.Byte(), 1, 20).Draw(t, "m"))

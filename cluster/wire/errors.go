@@ -32,6 +32,7 @@ var errorReasons = []struct {
 	{shard.ErrUnavailable, relaypb.Reason_REASON_UNAVAILABLE, codes.Unavailable},
 	{shard.ErrNotOwner, relaypb.Reason_REASON_RELEASED, codes.FailedPrecondition},
 	{shard.ErrStopped, relaypb.Reason_REASON_STOPPED, codes.Unavailable},
+	{shard.ErrConditionUnsupported, relaypb.Reason_REASON_CONDITION_UNSUPPORTED, codes.FailedPrecondition},
 	{shard.ErrNeedsLaterRelease, relaypb.Reason_REASON_DECLINED, codes.FailedPrecondition},
 	{shard.ErrLogDenied, relaypb.Reason_REASON_LOG_DENIED, codes.PermissionDenied},
 	{shard.ErrLogBusy, relaypb.Reason_REASON_LOG_BUSY, codes.Unavailable},

@@ -89,6 +89,14 @@ func FuzzWriteHead(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(seed, []byte("abc"))
+	seed, err = proto.Marshal(EncodeRequest(&shard.Request{
+		Stream: "p/s", Op: shard.OpAppend, ID: shard.NewAppendID(), Type: "text/plain", Messages: shard.NewMessages([]byte("a")),
+		IfMatch: &shard.TailCondition{Places: []shard.Place{{Generation: 7, Pos: 9}, {}}},
+	}, placement.Route{}))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed, []byte("a"))
 	f.Add([]byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, b, body []byte) {
 		var head relaypb.WriteHead
@@ -99,6 +107,9 @@ func FuzzWriteHead(f *testing.F) {
 		q, size, err := DecodeRequest(&head)
 		if err != nil {
 			return
+		}
+		if c := q.IfMatch; c != nil && (len(c.Places) > shard.MaxTailPlaces || q.Op != shard.OpAppend || q.Producer != nil) {
+			t.Fatalf("%+v", q)
 		}
 		if size > shard.MaxBody || len(head.GetSizes()) > shard.MaxMessages {
 			t.Fatalf("%d bytes in %d messages", size, len(head.GetSizes()))

@@ -135,8 +135,9 @@ const (
 	// Refusal.position: the log's tail.
 	Reason_REASON_TAIL Reason = 17
 	// Refusal.position: where the tail buffer continues.
-	Reason_REASON_GAP  Reason = 18
-	Reason_REASON_GONE Reason = 19
+	Reason_REASON_GAP                   Reason = 18
+	Reason_REASON_GONE                  Reason = 19
+	Reason_REASON_CONDITION_UNSUPPORTED Reason = 20
 )
 
 // Enum value maps for Reason.
@@ -162,28 +163,30 @@ var (
 		17: "REASON_TAIL",
 		18: "REASON_GAP",
 		19: "REASON_GONE",
+		20: "REASON_CONDITION_UNSUPPORTED",
 	}
 	Reason_value = map[string]int32{
-		"REASON_UNSPECIFIED":     0,
-		"REASON_NOT_OWNER":       1,
-		"REASON_OWNER_ALIVE":     2,
-		"REASON_NOT_FOUND":       3,
-		"REASON_TRIMMED":         4,
-		"REASON_CONTENDED":       5,
-		"REASON_OVERLOADED":      6,
-		"REASON_STORE_DOWN":      7,
-		"REASON_OUTCOME_UNKNOWN": 8,
-		"REASON_UNAVAILABLE":     9,
-		"REASON_RELEASED":        10,
-		"REASON_STOPPED":         11,
-		"REASON_DECLINED":        12,
-		"REASON_LOG_DENIED":      13,
-		"REASON_LOG_BUSY":        14,
-		"REASON_NO_LOG":          15,
-		"REASON_LOG_UNKNOWN":     16,
-		"REASON_TAIL":            17,
-		"REASON_GAP":             18,
-		"REASON_GONE":            19,
+		"REASON_UNSPECIFIED":           0,
+		"REASON_NOT_OWNER":             1,
+		"REASON_OWNER_ALIVE":           2,
+		"REASON_NOT_FOUND":             3,
+		"REASON_TRIMMED":               4,
+		"REASON_CONTENDED":             5,
+		"REASON_OVERLOADED":            6,
+		"REASON_STORE_DOWN":            7,
+		"REASON_OUTCOME_UNKNOWN":       8,
+		"REASON_UNAVAILABLE":           9,
+		"REASON_RELEASED":              10,
+		"REASON_STOPPED":               11,
+		"REASON_DECLINED":              12,
+		"REASON_LOG_DENIED":            13,
+		"REASON_LOG_BUSY":              14,
+		"REASON_NO_LOG":                15,
+		"REASON_LOG_UNKNOWN":           16,
+		"REASON_TAIL":                  17,
+		"REASON_GAP":                   18,
+		"REASON_GONE":                  19,
+		"REASON_CONDITION_UNSUPPORTED": 20,
 	}
 )
 
@@ -1553,7 +1556,10 @@ type WriteHead struct {
 	Name       []byte `protobuf:"bytes,20,opt,name=name,proto3" json:"name,omitempty"`
 	Generation uint64 `protobuf:"varint,21,opt,name=generation,proto3" json:"generation,omitempty"`
 	// One more than the milliseconds since the id was minted; 0: not said.
-	Age           uint64 `protobuf:"varint,22,opt,name=age,proto3" json:"age,omitempty"`
+	Age uint64 `protobuf:"varint,22,opt,name=age,proto3" json:"age,omitempty"`
+	// Of an append that is to be written only at one of these tails. A release that does not know it
+	// is not sent such an append.
+	IfMatch       *IfMatch `protobuf:"bytes,23,opt,name=if_match,json=ifMatch,proto3" json:"if_match,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1742,6 +1748,111 @@ func (x *WriteHead) GetAge() uint64 {
 	return 0
 }
 
+func (x *WriteHead) GetIfMatch() *IfMatch {
+	if x != nil {
+		return x.IfMatch
+	}
+	return nil
+}
+
+// IfMatch is shard.TailCondition.
+type IfMatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Places        []*Place               `protobuf:"bytes,1,rep,name=places,proto3" json:"places,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IfMatch) Reset() {
+	*x = IfMatch{}
+	mi := &file_relay_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IfMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IfMatch) ProtoMessage() {}
+
+func (x *IfMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IfMatch.ProtoReflect.Descriptor instead.
+func (*IfMatch) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *IfMatch) GetPlaces() []*Place {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+// Place is shard.Place.
+type Place struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Position      uint64                 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_relay_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_relay_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_relay_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Place) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Place) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
 // Fork is shard.Fork, without what the stream's owner adds.
 type Fork struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1754,7 +1865,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_relay_proto_msgTypes[18]
+	mi := &file_relay_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1877,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[18]
+	mi := &file_relay_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1890,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{18}
+	return file_relay_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Fork) GetSource() []byte {
@@ -1821,7 +1932,7 @@ type Source struct {
 
 func (x *Source) Reset() {
 	*x = Source{}
-	mi := &file_relay_proto_msgTypes[19]
+	mi := &file_relay_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +1944,7 @@ func (x *Source) String() string {
 func (*Source) ProtoMessage() {}
 
 func (x *Source) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[19]
+	mi := &file_relay_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +1957,7 @@ func (x *Source) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Source.ProtoReflect.Descriptor instead.
 func (*Source) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{19}
+	return file_relay_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Source) GetRefused() uint32 {
@@ -1927,7 +2038,7 @@ type WriteReply struct {
 
 func (x *WriteReply) Reset() {
 	*x = WriteReply{}
-	mi := &file_relay_proto_msgTypes[20]
+	mi := &file_relay_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2050,7 @@ func (x *WriteReply) String() string {
 func (*WriteReply) ProtoMessage() {}
 
 func (x *WriteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[20]
+	mi := &file_relay_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2063,7 @@ func (x *WriteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteReply.ProtoReflect.Descriptor instead.
 func (*WriteReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{20}
+	return file_relay_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WriteReply) GetCode() uint32 {
@@ -2010,7 +2121,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_relay_proto_msgTypes[21]
+	mi := &file_relay_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2133,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[21]
+	mi := &file_relay_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2146,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{21}
+	return file_relay_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StateRequest) GetRoute() *Route {
@@ -2069,7 +2180,7 @@ type StateReply struct {
 
 func (x *StateReply) Reset() {
 	*x = StateReply{}
-	mi := &file_relay_proto_msgTypes[22]
+	mi := &file_relay_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2192,7 @@ func (x *StateReply) String() string {
 func (*StateReply) ProtoMessage() {}
 
 func (x *StateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[22]
+	mi := &file_relay_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2205,7 @@ func (x *StateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateReply.ProtoReflect.Descriptor instead.
 func (*StateReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{22}
+	return file_relay_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StateReply) GetInfo() *Info {
@@ -2116,7 +2227,7 @@ type PageRequest struct {
 
 func (x *PageRequest) Reset() {
 	*x = PageRequest{}
-	mi := &file_relay_proto_msgTypes[23]
+	mi := &file_relay_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2239,7 @@ func (x *PageRequest) String() string {
 func (*PageRequest) ProtoMessage() {}
 
 func (x *PageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[23]
+	mi := &file_relay_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2252,7 @@ func (x *PageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageRequest.ProtoReflect.Descriptor instead.
 func (*PageRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{23}
+	return file_relay_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PageRequest) GetStream() []byte {
@@ -2176,7 +2287,7 @@ type PageChunk struct {
 
 func (x *PageChunk) Reset() {
 	*x = PageChunk{}
-	mi := &file_relay_proto_msgTypes[24]
+	mi := &file_relay_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2299,7 @@ func (x *PageChunk) String() string {
 func (*PageChunk) ProtoMessage() {}
 
 func (x *PageChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[24]
+	mi := &file_relay_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2312,7 @@ func (x *PageChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PageChunk.ProtoReflect.Descriptor instead.
 func (*PageChunk) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{24}
+	return file_relay_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PageChunk) GetData() []byte {
@@ -2228,7 +2339,7 @@ type TakeOverRequest struct {
 
 func (x *TakeOverRequest) Reset() {
 	*x = TakeOverRequest{}
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2351,7 @@ func (x *TakeOverRequest) String() string {
 func (*TakeOverRequest) ProtoMessage() {}
 
 func (x *TakeOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[25]
+	mi := &file_relay_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2364,7 @@ func (x *TakeOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeOverRequest.ProtoReflect.Descriptor instead.
 func (*TakeOverRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{25}
+	return file_relay_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TakeOverRequest) GetStream() []byte {
@@ -2272,7 +2383,7 @@ type TakeOverReply struct {
 
 func (x *TakeOverReply) Reset() {
 	*x = TakeOverReply{}
-	mi := &file_relay_proto_msgTypes[26]
+	mi := &file_relay_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2395,7 @@ func (x *TakeOverReply) String() string {
 func (*TakeOverReply) ProtoMessage() {}
 
 func (x *TakeOverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[26]
+	mi := &file_relay_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2408,7 @@ func (x *TakeOverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeOverReply.ProtoReflect.Descriptor instead.
 func (*TakeOverReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{26}
+	return file_relay_proto_rawDescGZIP(), []int{28}
 }
 
 // HandoverRequest asks for a stream.
@@ -2313,7 +2424,7 @@ type HandoverRequest struct {
 
 func (x *HandoverRequest) Reset() {
 	*x = HandoverRequest{}
-	mi := &file_relay_proto_msgTypes[27]
+	mi := &file_relay_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2436,7 @@ func (x *HandoverRequest) String() string {
 func (*HandoverRequest) ProtoMessage() {}
 
 func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[27]
+	mi := &file_relay_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2449,7 @@ func (x *HandoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverRequest.ProtoReflect.Descriptor instead.
 func (*HandoverRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{27}
+	return file_relay_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *HandoverRequest) GetStream() []byte {
@@ -2376,7 +2487,7 @@ type HandoverReply struct {
 
 func (x *HandoverReply) Reset() {
 	*x = HandoverReply{}
-	mi := &file_relay_proto_msgTypes[28]
+	mi := &file_relay_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2499,7 @@ func (x *HandoverReply) String() string {
 func (*HandoverReply) ProtoMessage() {}
 
 func (x *HandoverReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[28]
+	mi := &file_relay_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2512,7 @@ func (x *HandoverReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandoverReply.ProtoReflect.Descriptor instead.
 func (*HandoverReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{28}
+	return file_relay_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *HandoverReply) GetFound() bool {
@@ -2434,7 +2545,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_relay_proto_msgTypes[29]
+	mi := &file_relay_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +2557,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[29]
+	mi := &file_relay_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +2570,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{29}
+	return file_relay_proto_rawDescGZIP(), []int{31}
 }
 
 // PingReply is the answer.
@@ -2471,7 +2582,7 @@ type PingReply struct {
 
 func (x *PingReply) Reset() {
 	*x = PingReply{}
-	mi := &file_relay_proto_msgTypes[30]
+	mi := &file_relay_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2594,7 @@ func (x *PingReply) String() string {
 func (*PingReply) ProtoMessage() {}
 
 func (x *PingReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[30]
+	mi := &file_relay_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2607,7 @@ func (x *PingReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingReply.ProtoReflect.Descriptor instead.
 func (*PingReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{30}
+	return file_relay_proto_rawDescGZIP(), []int{32}
 }
 
 // ReportRequest asks for a report. Its question and its answer are JSON of the admin address, which
@@ -2511,7 +2622,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_relay_proto_msgTypes[31]
+	mi := &file_relay_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2634,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[31]
+	mi := &file_relay_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2647,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{31}
+	return file_relay_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReportRequest) GetQuestion() []byte {
@@ -2557,7 +2668,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_relay_proto_msgTypes[32]
+	mi := &file_relay_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2680,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_relay_proto_msgTypes[32]
+	mi := &file_relay_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2693,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_relay_proto_rawDescGZIP(), []int{32}
+	return file_relay_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReportReply) GetReport() []byte {
@@ -2702,7 +2813,7 @@ const file_relay_proto_rawDesc = "" +
 	"\n" +
 	"WriteChunk\x12/\n" +
 	"\x04head\x18\x01 \x01(\v2\x1b.fantail.relay.v1.WriteHeadR\x04head\x12\x12\n" +
-	"\x04body\x18\x02 \x01(\fR\x04body\"\x95\x05\n" +
+	"\x04body\x18\x02 \x01(\fR\x04body\"\xcb\x05\n" +
 	"\tWriteHead\x12-\n" +
 	"\x05route\x18\x01 \x01(\v2\x17.fantail.relay.v1.RouteR\x05route\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\fR\x06stream\x12\x0e\n" +
@@ -2731,8 +2842,16 @@ const file_relay_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x15 \x01(\x04R\n" +
 	"generation\x12\x10\n" +
-	"\x03age\x18\x16 \x01(\x04R\x03ageB\r\n" +
-	"\v_stream_seq\"U\n" +
+	"\x03age\x18\x16 \x01(\x04R\x03age\x124\n" +
+	"\bif_match\x18\x17 \x01(\v2\x19.fantail.relay.v1.IfMatchR\aifMatchB\r\n" +
+	"\v_stream_seq\":\n" +
+	"\aIfMatch\x12/\n" +
+	"\x06places\x18\x01 \x03(\v2\x17.fantail.relay.v1.PlaceR\x06places\"C\n" +
+	"\x05Place\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\"U\n" +
 	"\x04Fork\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\fR\x06source\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\fR\x06offset\x12\x1d\n" +
@@ -2793,7 +2912,7 @@ const file_relay_proto_rawDesc = "" +
 	"\x03Hop\x12\r\n" +
 	"\tHOP_FIRST\x10\x00\x12\x12\n" +
 	"\x0eHOP_REDIRECTED\x10\x01\x12\r\n" +
-	"\tHOP_FORCE\x10\x02*\xb7\x03\n" +
+	"\tHOP_FORCE\x10\x02*\xd9\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_NOT_OWNER\x10\x01\x12\x16\n" +
@@ -2816,7 +2935,8 @@ const file_relay_proto_rawDesc = "" +
 	"\vREASON_TAIL\x10\x11\x12\x0e\n" +
 	"\n" +
 	"REASON_GAP\x10\x12\x12\x0f\n" +
-	"\vREASON_GONE\x10\x13*\xa3\x01\n" +
+	"\vREASON_GONE\x10\x13\x12 \n" +
+	"\x1cREASON_CONDITION_UNSUPPORTED\x10\x14*\xa3\x01\n" +
 	"\bPartKind\x12\x19\n" +
 	"\x15PART_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14PART_KIND_SUBSCRIBED\x10\x01\x12\x13\n" +
@@ -2847,7 +2967,7 @@ func file_relay_proto_rawDescGZIP() []byte {
 }
 
 var file_relay_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_relay_proto_goTypes = []any{
 	(Hop)(0),                // 0: fantail.relay.v1.Hop
 	(Reason)(0),             // 1: fantail.relay.v1.Reason
@@ -2870,21 +2990,23 @@ var file_relay_proto_goTypes = []any{
 	(*Producer)(nil),        // 18: fantail.relay.v1.Producer
 	(*WriteChunk)(nil),      // 19: fantail.relay.v1.WriteChunk
 	(*WriteHead)(nil),       // 20: fantail.relay.v1.WriteHead
-	(*Fork)(nil),            // 21: fantail.relay.v1.Fork
-	(*Source)(nil),          // 22: fantail.relay.v1.Source
-	(*WriteReply)(nil),      // 23: fantail.relay.v1.WriteReply
-	(*StateRequest)(nil),    // 24: fantail.relay.v1.StateRequest
-	(*StateReply)(nil),      // 25: fantail.relay.v1.StateReply
-	(*PageRequest)(nil),     // 26: fantail.relay.v1.PageRequest
-	(*PageChunk)(nil),       // 27: fantail.relay.v1.PageChunk
-	(*TakeOverRequest)(nil), // 28: fantail.relay.v1.TakeOverRequest
-	(*TakeOverReply)(nil),   // 29: fantail.relay.v1.TakeOverReply
-	(*HandoverRequest)(nil), // 30: fantail.relay.v1.HandoverRequest
-	(*HandoverReply)(nil),   // 31: fantail.relay.v1.HandoverReply
-	(*PingRequest)(nil),     // 32: fantail.relay.v1.PingRequest
-	(*PingReply)(nil),       // 33: fantail.relay.v1.PingReply
-	(*ReportRequest)(nil),   // 34: fantail.relay.v1.ReportRequest
-	(*ReportReply)(nil),     // 35: fantail.relay.v1.ReportReply
+	(*IfMatch)(nil),         // 21: fantail.relay.v1.IfMatch
+	(*Place)(nil),           // 22: fantail.relay.v1.Place
+	(*Fork)(nil),            // 23: fantail.relay.v1.Fork
+	(*Source)(nil),          // 24: fantail.relay.v1.Source
+	(*WriteReply)(nil),      // 25: fantail.relay.v1.WriteReply
+	(*StateRequest)(nil),    // 26: fantail.relay.v1.StateRequest
+	(*StateReply)(nil),      // 27: fantail.relay.v1.StateReply
+	(*PageRequest)(nil),     // 28: fantail.relay.v1.PageRequest
+	(*PageChunk)(nil),       // 29: fantail.relay.v1.PageChunk
+	(*TakeOverRequest)(nil), // 30: fantail.relay.v1.TakeOverRequest
+	(*TakeOverReply)(nil),   // 31: fantail.relay.v1.TakeOverReply
+	(*HandoverRequest)(nil), // 32: fantail.relay.v1.HandoverRequest
+	(*HandoverReply)(nil),   // 33: fantail.relay.v1.HandoverReply
+	(*PingRequest)(nil),     // 34: fantail.relay.v1.PingRequest
+	(*PingReply)(nil),       // 35: fantail.relay.v1.PingReply
+	(*ReportRequest)(nil),   // 36: fantail.relay.v1.ReportRequest
+	(*ReportReply)(nil),     // 37: fantail.relay.v1.ReportReply
 }
 var file_relay_proto_depIdxs = []int32{
 	0,  // 0: fantail.relay.v1.Route.hop:type_name -> fantail.relay.v1.Hop
@@ -2907,38 +3029,40 @@ var file_relay_proto_depIdxs = []int32{
 	20, // 17: fantail.relay.v1.WriteChunk.head:type_name -> fantail.relay.v1.WriteHead
 	3,  // 18: fantail.relay.v1.WriteHead.route:type_name -> fantail.relay.v1.Route
 	18, // 19: fantail.relay.v1.WriteHead.producer:type_name -> fantail.relay.v1.Producer
-	21, // 20: fantail.relay.v1.WriteHead.fork:type_name -> fantail.relay.v1.Fork
-	22, // 21: fantail.relay.v1.WriteHead.source:type_name -> fantail.relay.v1.Source
-	6,  // 22: fantail.relay.v1.Source.chain:type_name -> fantail.relay.v1.Ancestor
-	7,  // 23: fantail.relay.v1.WriteReply.info:type_name -> fantail.relay.v1.Info
-	18, // 24: fantail.relay.v1.WriteReply.producer:type_name -> fantail.relay.v1.Producer
-	3,  // 25: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
-	7,  // 26: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
-	7,  // 27: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
-	4,  // 28: fantail.relay.v1.HandoverRequest.caller:type_name -> fantail.relay.v1.PeerAddress
-	9,  // 29: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
-	14, // 30: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
-	19, // 31: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.WriteChunk
-	24, // 32: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
-	26, // 33: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
-	28, // 34: fantail.relay.v1.Relay.TakeOver:input_type -> fantail.relay.v1.TakeOverRequest
-	30, // 35: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
-	32, // 36: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
-	34, // 37: fantail.relay.v1.Relay.Report:input_type -> fantail.relay.v1.ReportRequest
-	10, // 38: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
-	15, // 39: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
-	23, // 40: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
-	25, // 41: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
-	27, // 42: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
-	29, // 43: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
-	31, // 44: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
-	33, // 45: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
-	35, // 46: fantail.relay.v1.Relay.Report:output_type -> fantail.relay.v1.ReportReply
-	38, // [38:47] is the sub-list for method output_type
-	29, // [29:38] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	23, // 20: fantail.relay.v1.WriteHead.fork:type_name -> fantail.relay.v1.Fork
+	24, // 21: fantail.relay.v1.WriteHead.source:type_name -> fantail.relay.v1.Source
+	21, // 22: fantail.relay.v1.WriteHead.if_match:type_name -> fantail.relay.v1.IfMatch
+	22, // 23: fantail.relay.v1.IfMatch.places:type_name -> fantail.relay.v1.Place
+	6,  // 24: fantail.relay.v1.Source.chain:type_name -> fantail.relay.v1.Ancestor
+	7,  // 25: fantail.relay.v1.WriteReply.info:type_name -> fantail.relay.v1.Info
+	18, // 26: fantail.relay.v1.WriteReply.producer:type_name -> fantail.relay.v1.Producer
+	3,  // 27: fantail.relay.v1.StateRequest.route:type_name -> fantail.relay.v1.Route
+	7,  // 28: fantail.relay.v1.StateReply.info:type_name -> fantail.relay.v1.Info
+	7,  // 29: fantail.relay.v1.PageRequest.info:type_name -> fantail.relay.v1.Info
+	4,  // 30: fantail.relay.v1.HandoverRequest.caller:type_name -> fantail.relay.v1.PeerAddress
+	9,  // 31: fantail.relay.v1.Relay.Control:input_type -> fantail.relay.v1.ToOwner
+	14, // 32: fantail.relay.v1.Relay.Bulk:input_type -> fantail.relay.v1.BulkRequest
+	19, // 33: fantail.relay.v1.Relay.Do:input_type -> fantail.relay.v1.WriteChunk
+	26, // 34: fantail.relay.v1.Relay.State:input_type -> fantail.relay.v1.StateRequest
+	28, // 35: fantail.relay.v1.Relay.ReadPage:input_type -> fantail.relay.v1.PageRequest
+	30, // 36: fantail.relay.v1.Relay.TakeOver:input_type -> fantail.relay.v1.TakeOverRequest
+	32, // 37: fantail.relay.v1.Relay.Hand:input_type -> fantail.relay.v1.HandoverRequest
+	34, // 38: fantail.relay.v1.Relay.Ping:input_type -> fantail.relay.v1.PingRequest
+	36, // 39: fantail.relay.v1.Relay.Report:input_type -> fantail.relay.v1.ReportRequest
+	10, // 40: fantail.relay.v1.Relay.Control:output_type -> fantail.relay.v1.ToEdge
+	15, // 41: fantail.relay.v1.Relay.Bulk:output_type -> fantail.relay.v1.Frame
+	25, // 42: fantail.relay.v1.Relay.Do:output_type -> fantail.relay.v1.WriteReply
+	27, // 43: fantail.relay.v1.Relay.State:output_type -> fantail.relay.v1.StateReply
+	29, // 44: fantail.relay.v1.Relay.ReadPage:output_type -> fantail.relay.v1.PageChunk
+	31, // 45: fantail.relay.v1.Relay.TakeOver:output_type -> fantail.relay.v1.TakeOverReply
+	33, // 46: fantail.relay.v1.Relay.Hand:output_type -> fantail.relay.v1.HandoverReply
+	35, // 47: fantail.relay.v1.Relay.Ping:output_type -> fantail.relay.v1.PingReply
+	37, // 48: fantail.relay.v1.Relay.Report:output_type -> fantail.relay.v1.ReportReply
+	40, // [40:49] is the sub-list for method output_type
+	31, // [31:40] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_relay_proto_init() }
@@ -2954,7 +3078,7 @@ func file_relay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_relay_proto_rawDesc), len(file_relay_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
