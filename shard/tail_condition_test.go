@@ -160,6 +160,31 @@ func TestIfMatchRefusalRestsOnTheLog(t *testing.T) {
 	})
 }
 
+// So does a refusal of an owner that has several batches in flight, where others may write.
+func TestIfMatchRefusalWithBatchesInFlightRestsOnTheLog(t *testing.T) {
+	for name, mode := range map[string]shard.Mode{"session": shard.ModeSession, "auto": shard.ModeAuto} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := logtest.NewMemory(1)
+				log.Latency = 50 * time.Millisecond
+				cfg := shard.Config{Pipelining: shard.PipeliningAuto, Mode: mode}
+				stale, rival := shard.NewManager(log, shard.NewTailBuffers(0, 0), cfg), node(t, log)
+				defer func() { _ = stale.Close() }()
+				do(t, stale, create("text/plain"), shard.CodeCreated)
+				openLoop(t, stale, 200, time.Second, plain) // which leaves the session open for a while
+				for range 5 {
+					end := endOf(do(t, rival, appendReq("text/plain", "a"), shard.CodeAppended).Info)
+					do(t, stale, ifMatch(appendReq("text/plain", "b"), end), shard.CodeAppended)
+					openLoop(t, stale, 200, 500*time.Millisecond, plain)
+				}
+				if ops := log.Ops(); ops.AppendSessions == 0 {
+					t.Errorf("nothing was pipelined: %+v", ops)
+				}
+			})
+		})
+	}
+}
+
 // Of many appends that race for one place in one batch, or in several that are in flight together,
 // one wins, and each of the others is told where the stream ends. Repeated, each gets its answer.
 func TestIfMatchOneOfManyWins(t *testing.T) {
