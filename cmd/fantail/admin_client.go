@@ -27,7 +27,8 @@ type adminClient struct {
 }
 
 func (f *adminFlags) open(s stdio) (*adminClient, error) {
-	at, err := localAddress(f.Admin)
+	// Pages and logs show the address as a URL, so that is accepted, too.
+	at, err := localAddress(strings.TrimSuffix(strings.TrimPrefix(f.Admin, "http://"), "/"))
 	if err != nil {
 		return nil, usageError(fmt.Errorf("--admin: %w", err))
 	}

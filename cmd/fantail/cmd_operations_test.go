@@ -16,7 +16,7 @@ func TestOperatorCommands(t *testing.T) {
 		f.nodes = append(f.nodes, f.start(i, "--auth="+rights, "--linger=0s", "--drain=100ms"))
 	}
 	f.awaitReady()
-	at, token := "--admin="+f.nodes[0].addr("admin"), "--admin-token-file="+writeTestFile(t, "token", admin)
+	at, token := "--admin=http://"+f.nodes[0].addr("admin")+"/", "--admin-token-file="+writeTestFile(t, "token", admin)
 	room := f.run + "/rooms/a"
 	f.c.must(t, 201, "PUT", f.url(0, "rooms/a"), "x", bearerOf(t, "ada")...)
 	if err := mustExit(t, exitTokenRefused, "top", at); !strings.Contains(err.Error(), "--admin-token-file") {

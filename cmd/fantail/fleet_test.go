@@ -25,6 +25,9 @@ func startFleet(t *testing.T, n int) *devFleet {
 	return f
 }
 
+// forgetNodes leaves the nodes to the test, which stops them itself.
+func (f *devFleet) forgetNodes() { f.nodes, f.places = nil, nil }
+
 func (f *devFleet) url(i int, stream string) string {
 	return "http://" + f.nodes[i%len(f.nodes)].publicListener.Addr().String() + "/v1/stream/" + stream
 }

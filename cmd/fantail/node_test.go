@@ -34,7 +34,7 @@ func TestStopEndsWithTheGraceOrASecondSignal(t *testing.T) {
 	for why, again := range map[string]chan os.Signal{"the grace ran out": nil, "a second signal": make(chan os.Signal, 1)} {
 		f := startFleet(t, 1)
 		n := f.nodes[0]
-		f.nodes = nil // or the stop would wait for its S2
+		f.forgetNodes() // or the stop would wait for its S2
 		s := stuckStore{n.store, make(chan struct{})}
 		defer close(s.until)
 		n.store = s
@@ -99,7 +99,7 @@ func TestNodeStopsWhenAServerEnds(t *testing.T) {
 		f := startFleet(t, 1)
 		n := f.nodes[0]
 		l := map[string]net.Listener{"public": n.publicListener, "admin": n.adminListener}[which]
-		f.nodes = nil
+		f.forgetNodes()
 		over := make(chan error)
 		go func() { over <- n.serveUntil(t.Context(), nil) }()
 		_ = l.Close()
@@ -127,7 +127,7 @@ func TestStoppingNodeServesOnWhileItLingers(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	url := f.url(0, "s")
-	f.nodes = nil
+	f.forgetNodes()
 	stopped := make(chan error, 1)
 	go func() { stopped <- n.stop(ctx) }()
 	eventually(t, 10*time.Second, "it is not ready", func() bool {
