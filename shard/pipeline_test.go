@@ -398,7 +398,8 @@ func TestRivalsWithManyBatchesInFlight(t *testing.T) {
 			log.SetFaultOdds(logtest.FaultOdds{LoseAck: 0.004, LoseRequest: 0.004, LateAck: 0.004, LateBy: 500 * time.Millisecond})
 			const writers, writes = 40, 20
 			var wg sync.WaitGroup
-			most := 0
+			var mu sync.Mutex
+			most := 0 // guarded by mu
 			for w := range writers {
 				wg.Go(func() {
 					advance(time.Duration(w) * 3 * time.Millisecond)
@@ -408,7 +409,9 @@ func TestRivalsWithManyBatchesInFlight(t *testing.T) {
 							own = hosts[1:]
 						}
 						retryDo(t, own, appendReq("text/plain", fmt.Sprintf("%d-%d", w, i)))
+						mu.Lock()
 						most = max(most, hosts[0].BatchesInFlight())
+						mu.Unlock()
 					}
 				})
 			}
