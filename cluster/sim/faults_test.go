@@ -27,9 +27,11 @@ func (f *fault) noteHit() { f.hits.Add(1) }
 // probes every eighth second (memberlist's awareness), and gossips only news.
 const maxPacketSilence = 9 * time.Second
 
-// missed reports whether the fault should have met something and did not.
-func (f *fault) missed() bool {
-	if f.noVictim || f.kind == noPacket && f.lasts < maxPacketSilence {
+// missed reports whether the fault should have met something and did not. auto: nodes have no read
+// sessions, so one that owns no stream with a writer calls storage seldom.
+func (f *fault) missed(auto bool) bool {
+	if f.noVictim || f.kind == noPacket && f.lasts < maxPacketSilence ||
+		auto && (f.kind == noStore || f.kind == frozen) {
 		return false
 	}
 	return f.hits.Load() == 0

@@ -231,7 +231,7 @@ func (s *sim) playPlan() {
 	balancer.Wait()
 	s.stopAll()
 	for _, f := range s.faults {
-		if f.missed() {
+		if f.missed(s.plan.auto) {
 			s.failf("the fault %s did not fire", f)
 		}
 	}
