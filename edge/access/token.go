@@ -194,7 +194,7 @@ func (i *issuer) checkTimes(t times, now time.Time) *Refusal {
 	switch {
 	case t.expires > at+most+leeway && t.issued == 0:
 		return refuse(ReasonTooLongLived, "the token ends later than its issuer's tokens may here (%v), and has no iat that says since when it is good: have its issuer sign shorter ones, with iat", i.maxTTL)
-	case t.expires > at+most+leeway || t.issued != 0 && t.expires-t.issued > most:
+	case t.issued != 0 && t.expires-t.issued > most:
 		return refuse(ReasonTooLongLived, "the token lives longer than its issuer's tokens may here (%v)", i.maxTTL)
 	case t.notBefore > at+leeway || t.issued > at+leeway:
 		return refuse(ReasonNotYet, "the token is not good yet")

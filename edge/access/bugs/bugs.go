@@ -12,7 +12,7 @@ var bugs = []bug{
 	{"exp-without-leeway", "principal.go", `return now.Unix() >= p.Expires+int64(Leeway/time.Second)`, `return now.Unix() >= p.Expires`},
 	{"nbf-not-checked", "token.go", `case t.notBefore > at+leeway || t.issued > at+leeway:`, `case t.issued > at+leeway:`},
 	{"iat-not-checked", "token.go", `case t.notBefore > at+leeway || t.issued > at+leeway:`, `case t.notBefore > at+leeway:`},
-	{"ttl-without-iat-unbounded", "token.go", `case t.expires > at+most+leeway || t.issued != 0`, `case t.issued != 0`},
+	{"ttl-without-iat-unbounded", "token.go", `case t.expires > at+most+leeway && t.issued == 0:`, `case false:`},
 	{"alg-of-the-token", "keys.go", `if !slices.Contains(k.algs, alg) {
 		return false`, `if false {
 		return false`},
@@ -95,7 +95,7 @@ var bugs = []bug{
 	// Answers.
 	{"403-to-a-producer", "reasons.go", `r.Method == http.MethodPost && hasProducer(r.Header) {`, `false {`},
 	{"public-for-all", "decide.go", `Public: c.from.kind == presentedNothing,`, `Public: true,`},
-	{"public-kept-for-long", "caching.go", `case v.Signed && v.maxAge > 0:`, `case v.Signed:`},
+	{"public-kept-for-long", "caching.go", `min(v.maxAge, seconds, maxPublicAge)`, `uint8(maxPublicAge)`},
 	{"clock-not-doubted", "decide.go", `if j.cfg.ClockDoubt != nil && j.cfg.ClockDoubt() {`, `if false {`},
 	{"wildcard-without-a-dot", "origins.go", `!strings.HasPrefix(suffix, ".") || len(suffix) < 2`, `len(suffix) < 2`},
 	{"wildcard-of-any-scheme", "origins.go", `ok && scheme == w.scheme && label`, `ok && label`},
