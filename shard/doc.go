@@ -148,8 +148,9 @@
 // their own. Of its records one batch exists at a time, at most 1,000. Request.Cost bounds all the
 // memory that carrying it out holds, wherever it waits. Everything that takes requests from
 // strangers charges that to a budget before Manager.Do: the edge (MaxBodies) and the server of
-// peers. Requests that wait for one stream's batch are bounded by maxQueueBytes and maxQueueRequests too. A stream has at most maxFlightBatches batches in flight,
-// of maxFlightCalls appends and maxFlightBytes; a node has at most maxAppendSessions sessions for them.
+// peers. Requests that wait for one stream's batch are bounded by maxQueueBytes and maxQueueRequests
+// too. A stream has at most maxFlightBatches batches in flight, of maxFlightCalls appends and
+// maxFlightBytes; a node has at most maxAppendSessions sessions for them.
 //
 // # Clocks
 //

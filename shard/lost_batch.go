@@ -99,11 +99,7 @@ func (s *Stream) requeueLost(limit int) (worst int) {
 		}
 		counts = counts && len(b.calls) == 0
 	}
-	s.flights = nil
-	s.queue = append(retry, s.queue...)
-	for _, c := range retry {
-		s.queueBytes += c.size
-	}
+	s.queueAgain(retry)
 	return worst
 }
 
@@ -114,6 +110,12 @@ func (s *Stream) requeueFlights() {
 	for _, b := range s.flights {
 		retry = append(retry, b.calls...)
 	}
+	s.queueAgain(retry)
+}
+
+// queueAgain puts callers of the batches in flight back at the head of the queue, under mu. Nothing is
+// in flight any more.
+func (s *Stream) queueAgain(retry []*call) {
 	s.flights = nil
 	s.queue = append(retry, s.queue...)
 	for _, c := range retry {

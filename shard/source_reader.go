@@ -240,19 +240,6 @@ func readState(ctx context.Context, log Log, id StreamID) (fold *State, err erro
 // foldLog folds the records [from, tail) of a log into a State of its own.
 func foldLog(ctx context.Context, log Log, id StreamID, from, tail Pos) (*State, error) {
 	fold := &State{Next: from, rooted: from == 0}
-	err := log.Replay(ctx, id, from, tail, func(p Page) error {
-		if err := fold.checkRoot(p.Records); err != nil {
-			return err
-		}
-		for _, r := range p.Records {
-			if r.Pos > fold.Next {
-				fold.skipTo(r.Pos)
-			}
-			if _, err := fold.foldRecord(r); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := log.Replay(ctx, id, from, tail, func(p Page) error { return fold.foldAll(p.Records) })
 	return fold, err
 }
