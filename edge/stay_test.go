@@ -170,6 +170,8 @@ func TestClockSteps(t *testing.T) {
 			if w := ask(t, b.srv, "POST", stream, strings.NewReader("x"), token); w.Code != 204 {
 				t.Errorf("after a step to %v: %d %s", to, w.Code, w.Body)
 			}
+			// The append was answered; the reader's goroutine may still have to write its record.
+			synctest.Wait()
 		}
 		began := time.Now()
 		step.Store(int64(3 * time.Hour))
