@@ -117,8 +117,9 @@ var allowedHeaderNames = func() map[string]bool {
 // commonHeaders holds the headers of every response (PROTOCOL 12, CORS), by canonical name. The
 // values are shared and must not be appended to. A stream's content is a user's, and its type may
 // be that of a page or a script: the policy gives it an origin of its own in a browser, where it
-// may load and run nothing. With those of an event stream they are eight at most: a ninth doubles the
-// memory of the map, which every reader with a goroutine holds.
+// may load and run nothing. With those of an event stream, or of an append's answer, they are eight at
+// most: a ninth doubles the memory of the map, which every reader with a goroutine holds, and costs each
+// append a hash of every name.
 var commonHeaders = http.Header{
 	"Content-Security-Policy":      {"sandbox; default-src 'none'"},
 	"X-Content-Type-Options":       {"nosniff"},
@@ -133,7 +134,9 @@ func (s *Server) setCommonHeaders(w http.ResponseWriter, r *http.Request, projec
 	s.setCORSHeaders(h, r, project)
 	if s.cfg.Judge != nil && !s.cfg.ObserveOnly {
 		h["Cross-Origin-Resource-Policy"] = sameOrigin // authorize opens it for what others may embed
-		h["Referrer-Policy"] = noReferrer              // a URL may be signed
+		if r.Method != http.MethodPost {
+			h["Referrer-Policy"] = noReferrer // a URL may be signed, for reads alone
+		}
 	}
 	if s.closesConns.Load() || s.cfg.ConnectionsFull() {
 		h.Set("Connection", "close") // over HTTP/2 net/http sends GOAWAY for it

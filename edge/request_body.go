@@ -43,7 +43,7 @@ func (s *Server) boundBodyTime(w http.ResponseWriter, r *http.Request) {
 		// then have seen the end of the message elsewhere (RFC 9112, 6.1).
 		w.Header().Set("Connection", "close")
 	}
-	if r.ContentLength != 0 {
+	if r.ContentLength != 0 && !netconn.HasArrived(r.Body) {
 		s.extendReadDeadline(w, s.bodyDeadline(time.Now(), r.ContentLength))
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // servePut creates a stream (PROTOCOL 5.1).
 func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
-	req, err := s.newWrite(r, id, shard.OpCreate)
+	req, err := s.newWrite(r, id, shard.OpCreate, p)
 	if err == nil {
 		err = parseLifetime(r.Header, &req.Request)
 	}
@@ -39,7 +39,7 @@ func (s *Server) servePut(w http.ResponseWriter, r *http.Request, id shard.Strea
 // servePost appends, closes, or both (PROTOCOL 5.2). The order of the checks is the one in
 // shard's decide; a malformed header is reported only after the stream's absence.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
-	req, err := s.newWrite(r, id, shard.OpAppend)
+	req, err := s.newWrite(r, id, shard.OpAppend, p)
 	if err == nil {
 		req.Producer, err = parseProducer(r.Header)
 	}
@@ -82,13 +82,20 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, id shard.Stre
 
 // serveDelete deletes a stream (PROTOCOL 5.4).
 func (s *Server) serveDelete(w http.ResponseWriter, r *http.Request, id shard.StreamID, p permit) {
-	req := s.newPendingWrite(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.nowMillis()})
+	req := s.newPendingWrite(r, shard.Request{Stream: id, Op: shard.OpDelete, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.millisOf(p)})
 	if _, ok := s.doWrite(w, r, req, p); ok {
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
-func (s *Server) nowMillis() shard.Millis { return shard.MillisOf(s.cfg.Now()) }
+// millisOf returns the moment of a request: that of the decision about it, which has looked at the same
+// clock, or now.
+func (s *Server) millisOf(p permit) shard.Millis {
+	if at := p.DecidedAt(); at != 0 {
+		return shard.Millis(at)
+	}
+	return shard.MillisOf(s.cfg.Now())
+}
 
 // doWrite executes a write, and answers it unless it was accepted.
 func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWrite, p permit) (shard.Outcome, bool) {
@@ -126,12 +133,12 @@ func (s *Server) doWrite(w http.ResponseWriter, r *http.Request, req *pendingWri
 }
 
 // newWrite makes a Request of the headers; its body is read later.
-func (s *Server) newWrite(r *http.Request, id shard.StreamID, op shard.Op) (*pendingWrite, error) {
+func (s *Server) newWrite(r *http.Request, id shard.StreamID, op shard.Op, p permit) (*pendingWrite, error) {
 	if err := checkHeaders(r); err != nil {
 		return nil, err
 	}
 	return s.newPendingWrite(r, shard.Request{
-		Stream: id, Op: op, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.nowMillis(),
+		Stream: id, Op: op, ID: shard.NewAppendID(), MintedAt: time.Now(), MintedMillis: s.millisOf(p),
 		Type: r.Header.Get("Content-Type"), Close: asksToClose(r.Header),
 	}), nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/s2-streamstore/s2-sdk-go/s2"
 
+	"github.com/fantail-dev/fantail/bench/internal/child"
 	"github.com/fantail-dev/fantail/bench/internal/parallel"
 	"github.com/fantail-dev/fantail/bench/internal/poster"
 	"github.com/fantail-dev/fantail/bench/internal/wait"
@@ -27,10 +28,7 @@ func (o options) embedded(s *servers) ([]group, error) {
 		return nil, err
 	}
 	s.scratch = append(s.scratch, dir)
-	if _, err := s.start("", o.binary, "s2", "--listen="+storeAddr, "--basin="+basin); err != nil {
-		return nil, err
-	}
-	if err := wait.For(10*time.Second, "S2", func() bool { return answers("http://" + storeAddr + "/health") }); err != nil {
+	if err := s.store(o); err != nil {
 		return nil, err
 	}
 	wire, err := s.node(o, wireAddr, "--s2-endpoint=http://"+storeAddr)
@@ -83,6 +81,57 @@ func (o options) embedded(s *servers) ([]group, error) {
 			{name: "Fantail, S2 in the process", server: disk, open: o.posters(o.n, diskAddr, o.streams)},
 		}},
 	}, nil
+}
+
+// compare is two builds of Fantail, and nothing else: each with an S2 of its own in the
+// process, and both over the wire on the same.
+func (o options) compare(s *servers, before string) ([]group, error) {
+	if err := s.store(o); err != nil {
+		return nil, err
+	}
+	old := o
+	old.binary = before
+	type node struct {
+		name, addr string
+		o          options
+		args       []string
+		child      *child.Child
+	}
+	nodes := []*node{
+		{"S2 over the wire, before", wireBefore, old, []string{"--s2-endpoint=http://" + storeAddr}, nil},
+		{"S2 over the wire", wireAddr, o, []string{"--s2-endpoint=http://" + storeAddr}, nil},
+		{"S2 in the process, before", loneBefore, old, []string{"--s2-port=4633"}, nil},
+		{"S2 in the process", loneAddr, o, []string{"--s2-port=4631"}, nil},
+	}
+	for _, n := range nodes {
+		c, err := s.node(n.o, n.addr, n.args...)
+		if err != nil {
+			return nil, err
+		}
+		n.child = c
+	}
+	var all []group
+	for _, pair := range [][]*node{nodes[:2], nodes[2:]} {
+		load := func(title string, posters, streams int) {
+			g := group{title: title}
+			for _, n := range pair {
+				g.all = append(g.all, &contender{name: n.name, server: n.child, open: o.posters(posters, n.addr, streams)})
+			}
+			all = append(all, g)
+		}
+		load("one after the other", 1, 1)
+		load(fmt.Sprintf("%d posters on one stream", o.n), o.n, 1)
+		load(fmt.Sprintf("%d posters over %d streams", o.n, o.streams), o.n, o.streams)
+	}
+	return all, nil
+}
+
+// store starts an embedded S2 in a process of its own.
+func (s *servers) store(o options) error {
+	if _, err := s.start("", o.binary, "s2", "--listen="+storeAddr, "--basin="+basin); err != nil {
+		return err
+	}
+	return wait.For(10*time.Second, "S2", func() bool { return answers("http://" + storeAddr + "/health") })
 }
 
 // given is Fantail on a server of S2 that runs already, beside the SDK alone on the same.

@@ -8,6 +8,7 @@
 //
 //	make build && go run ./bench/append
 //	bench/with-lite go run ./bench/append
+//	go run ./bench/append -against /tmp/fantail-of-an-older-tree
 package main
 
 import (
@@ -64,6 +65,9 @@ const (
 	diskAddr  = "127.0.0.1:4639"
 	emptyAddr = "127.0.0.1:4640"
 	keepAddr  = "127.0.0.1:4641"
+
+	wireBefore = "127.0.0.1:4657"
+	loneBefore = "127.0.0.1:4658"
 )
 
 func run() error {
@@ -73,6 +77,7 @@ func run() error {
 	n := flag.Int("posters", 64, "number of concurrent posters")
 	streams := flag.Int("streams", 1000, "streams that they share")
 	size := flag.Int("size", 210, "bytes of a message")
+	against := flag.String("against", "", "measure this build of the binary as well, as \"NAME, before\", and nothing else beside the two")
 	endpoint := flag.String("s2", os.Getenv("TEST_S2_ENDPOINT"), "measure on this S2, beside the SDK alone with as many writers, and with four times as many")
 	empty := flag.Bool("empty", false, "be the handler that does nothing")
 	thin := flag.String("thin", "", "be the handler that calls the SDK for this S2, and does nothing else")
@@ -88,6 +93,9 @@ func run() error {
 	}
 	o := options{*binary, *n, *streams, fmt.Appendf(nil, `{"p":%q}`, bytes.Repeat([]byte("x"), max(*size-8, 0)))}
 	setUp, what := o.embedded, "embedded S2 in memory"
+	if *against != "" {
+		setUp = func(s *servers) ([]group, error) { return o.compare(s, *against) }
+	}
 	if *endpoint != "" {
 		setUp, what = func(s *servers) ([]group, error) { return o.given(s, *endpoint) }, "S2 at "+*endpoint
 	}

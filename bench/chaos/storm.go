@@ -43,10 +43,11 @@ func storm(longPoll bool) func(*run) (string, error) {
 			h.cut(n.http())
 		}
 		down := stormReaders - l.up()
-		// A long-poll that has an answer is away for a moment.
+		// A long-poll that has an answer is away for a moment, and so is an event stream that the crowded
+		// node sends to another: the load balancer brings it back.
 		err = wait.For(90*time.Second, "all readers are back", func() bool {
 			m, _ := r.ask.Metrics(n.admin())
-			return l.up() == stormReaders && m[mode] >= stormReaders*99/100
+			return l.up() >= stormReaders*99/100 && m[mode] >= stormReaders*99/100
 		})
 		if err != nil {
 			return "", err

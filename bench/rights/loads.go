@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -88,7 +89,7 @@ func delivery(title string, readers int) load {
 // greed prints the latency of one project's appends while another's clients ask for as much as their
 // limit, and for ten times that.
 func greed(n *node, limit, rounds int, length time.Duration) error {
-	const calm, greedy = 4, 64
+	const calm, greedy, most = 4, 64, 10
 	posters, err := poster.Crowd(calm, n.addr, streams, streamPath("calm"), message, token("calm", "poster"))
 	if err != nil {
 		return err
@@ -97,12 +98,12 @@ func greed(n *node, limit, rounds int, length time.Duration) error {
 	refused := map[int]int{}
 	for round := range rounds + 1 {
 		for turn := range 2 {
-			times := []int{1, 10}[(round+turn)%2]
+			times := []int{1, most}[(round+turn)%2]
 			stop := make(chan struct{})
 			var asking sync.WaitGroup
 			var no atomic.Int64
 			for i := range greedy {
-				asking.Go(func() { ask(n, stop, i, float64(greedy)/float64(limit*times), &no) })
+				asking.Go(func() { ask(n, stop, i, float64(greedy)/float64(limit*most), most/times, &no) })
 			}
 			var mu sync.Mutex
 			var all hist.Hist
@@ -134,10 +135,10 @@ func greed(n *node, limit, rounds int, length time.Duration) error {
 			}
 		}
 	}
-	pairs := ratios(p99[10], p99[1])
+	pairs := ratios(p99[most], p99[1])
 	low, high := hist.MedianInterval(pairs)
 	fmt.Printf("\nappends of a project while another with %d requests/s of limit asks for\n", limit)
-	for _, times := range []int{1, 10} {
+	for _, times := range []int{1, most} {
 		fmt.Printf("  %2d times that: p50 %6.0f µs, p99 %6.0f µs; %d of its requests were refused\n", times, hist.Median(p50[times]), hist.Median(p99[times]), refused[times])
 	}
 	fmt.Printf("  ratio of p99 %.3f, 95 %% certain %.3f to %.3f\n", hist.Median(pairs), low, high)
@@ -145,37 +146,50 @@ func greed(n *node, limit, rounds int, length time.Duration) error {
 }
 
 // ask sends requests of the greedy project, one each period (s), until stop: of eight clients one appends,
-// and waits for its turn up to two seconds for each, and seven read.
-func ask(n *node, stop <-chan struct{}, i int, period float64, refused *atomic.Int64) {
+// and waits for its turn up to two seconds for each, and seven read. One of so many is for the node; the
+// others are refused elsewhere.
+func ask(n *node, stop <-chan struct{}, i int, period float64, oneOf int, refused *atomic.Int64) {
 	path, head := streamPath("greedy")(0), fmt.Sprintf(" HTTP/1.1\r\nHost: x\r\n%s\r\n", token("greedy", fmt.Sprint("client-", i)))
 	request := fmt.Appendf(nil, "GET %s?offset=now%s\r\n", path, head)
 	if i%8 == 0 {
 		request = fmt.Appendf(nil, "POST %s%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, head, len(message), message)
 	}
-	one, err := poster.New(n.addr, request)
-	if err != nil {
-		return
+	var servers []*poster.Poster
+	for _, addr := range []string{n.addr, refusingAddr} {
+		p, err := poster.New(addr, request)
+		if err != nil {
+			return
+		}
+		defer p.Close()
+		servers = append(servers, p)
 	}
-	defer one.Close()
 	go func() {
 		<-stop
-		one.Close()
+		for _, p := range servers {
+			p.Close()
+		}
 	}()
 	every := time.Duration(period * float64(time.Second))
 	time.Sleep(rand.N(every)) // the clients do not ask together
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for {
+	for count := rand.IntN(oneOf); ; count++ {
 		select {
 		case <-stop:
 			return
 		case <-tick.C:
 		}
-		status, err := one.Ask()
+		if count%oneOf != 0 {
+			if _, err := servers[1].Ask(); err != nil {
+				return
+			}
+			continue
+		}
+		status, err := servers[0].Ask()
 		if err != nil {
 			return
 		}
-		if status == 429 {
+		if status == http.StatusTooManyRequests {
 			refused.Add(1)
 		}
 	}

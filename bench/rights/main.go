@@ -5,7 +5,8 @@
 // a machine with other work on it disturbs least.
 //
 // Then a project with limits: how long the appends of one project take while another's clients ask for as
-// much as it may have, and for ten times that.
+// much as it may have, and for ten times that. The clients send as many requests both times, because they
+// share the machine with the node: what is not for the node goes to a handler of net/http that refuses it.
 //
 //	make build && go run ./bench/rights
 package main
@@ -17,6 +18,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -58,8 +60,12 @@ func run() error {
 	readers := flag.Int("readers", 200, "event streams")
 	limit := flag.Int("limit", 200, "requests a second that the greedy project may have")
 	same := flag.Bool("same", false, "give neither node a file: what the measurement says of no difference")
+	refuse := flag.Bool("refuse", false, "be the handler that refuses everything")
 	only := flag.Bool("only-cost", false, "leave out the greedy project")
 	flag.Parse()
+	if *refuse {
+		return serveRefusals()
+	}
 	dir, err := os.MkdirTemp("", "rights")
 	if err != nil {
 		return err
@@ -99,6 +105,11 @@ func run() error {
 	if *same || *only {
 		return nil
 	}
+	sink, err := startRefusing()
+	if err != nil {
+		return err
+	}
+	defer sink.Stop()
 	return greed(nodes[1], *limit, *rounds, *length)
 }
 
@@ -138,6 +149,32 @@ func compare(nodes []*node, l load, rounds int, length time.Duration) error {
 	low, high := hist.MedianInterval(pairs)
 	fmt.Printf("%-30s %11.2f µs %11.2f µs %8.3f %8.3f to %.3f\n", l.title, hist.Median(costs[open]), hist.Median(costs[locked]), hist.Median(pairs), low, high)
 	return nil
+}
+
+const refusingAddr = "127.0.0.1:4739"
+
+// startRefusing starts this program as the handler that refuses everything.
+func startRefusing() (*child.Child, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return child.Start(path, "serving", "-refuse")
+}
+
+func serveRefusals() error {
+	listener, err := net.Listen("tcp", refusingAddr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("serving")
+	body := []byte(`{"status":429,"title":"Too Many Requests","detail":"as long as what the node says of a limit, with some words of what to do about it"}`)
+	return http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { //nolint:gosec // local, of a benchmark
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.Header().Set("Retry-After", "2")
+		w.WriteHeader(http.StatusTooManyRequests)
+		_, _ = w.Write(body)
+	}))
 }
 
 // ratios returns those of each round: what disturbs the machine for longer disturbs both.

@@ -19,8 +19,13 @@ type Verdict struct {
 	// Signed: the credential is a signed URL.
 	Signed bool
 
+	at     int64 // when the request was looked at, in milliseconds since 1970
 	maxAge uint8 // seconds that an answer may be kept without asking again; see CacheControl
 }
+
+// DecidedAt returns the moment of the decision on the Judge's clock, in milliseconds since 1970; 0:
+// there was none.
+func (v Verdict) DecidedAt() int64 { return v.at }
 
 // caller holds what is known of the client of one request.
 type caller struct {
@@ -222,7 +227,7 @@ func (p *Pattern) root() (root string, ok bool) {
 // verdict returns under what an allowed request is served.
 func (j *Judge) verdict(c *caller, project, name string) Verdict {
 	now := c.now
-	v := Verdict{Public: c.from.kind == presentedNothing, Cookie: c.from.kind == presentedCookie, Signed: c.from.kind == presentedURL}
+	v := Verdict{at: now.UnixMilli(), Public: c.from.kind == presentedNothing, Cookie: c.from.kind == presentedCookie, Signed: c.from.kind == presentedURL}
 	l := &v.Lease
 	if c.project != nil {
 		l.project = c.project.row.number
