@@ -48,7 +48,7 @@
 // # The fleet's record
 //
 // In each basin that the settings name, the stream __ds/fleet belongs to the fleet
-// (fleet_record.go). The Log knows it by the id __ds/fleet/BASIN. A template names no fixed basin:
+// (record_sites.go). The Log knows it by the id __ds/fleet/BASIN. A template names no fixed basin:
 // its home basin holds the record, if there is one. Without a home basin, a probe only asks whether
 // S2 answers and accepts the token, in the basin of the project "default". Errors of a probe are
 // explained in an operator's words, with the setting to look at and without the token.
