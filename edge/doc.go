@@ -3,7 +3,8 @@
 // What needs no HTTP is in packages of its own: position (offsets, forks' segments, Stream-Cursor),
 // sse (one reader's event stream, without its connection), sendbudget (the memory that is held while
 // it is written), byteclass (which bytes a header may have), netconn (connections that can be taken
-// from net/http), reactor (event streams without goroutines, on Linux). The files here are the HTTP
+// from net/http), reactor (event streams without goroutines, on Linux), access (what the holder of a
+// credential may do). The files here are the HTTP
 // semantics. "PROTOCOL 5.6" is section 5.6 of the protocol's document, which is at
 // https://github.com/durable-streams/durable-streams/blob/main/PROTOCOL.md.
 //
@@ -88,15 +89,16 @@
 //
 //	serve_http                            an answer, recorded and logged
 //	route                                 method and path
-//	server                                New, and the life of a Server
+//	server_life                           New, Shutdown, Close, HTTPServer
 //	read_handlers                         GET, HEAD
 //	longpoll, sse_handler, write_handlers, control, listing
 //	caching, stay                         what an answer may promise, and for how long
 //	authorize, deny                       the rights
 //	catchup, from_end, request_body, fork what the handlers do
-//	admission, drain, rebalance, http2_readers
+//	admission, drain, rebalance, conn_reader_limit
 //	common_headers, write_problem, panics what each answer may need
-//	server_state                          the fields of Server
+//	server                                the fields of Server
+//	if_match                              the condition of an append, and the entity tag of a stream's end
 //	headers, query, location              what a request says
 //	header_rules, problem_advice, writes_budget, response_recorder
 //	metrics, header_names, problem_table, reader_counts, config

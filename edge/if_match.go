@@ -13,9 +13,6 @@ import (
 // The entity tag of a stream's end is its Stream-Next-Offset in quotes. HEAD, POST and a refused
 // If-Match have it. The tags of chunks, which GET has (etag), name a place of another kind.
 
-// errNotATail refuses an If-Match that holds something else than places in a stream.
-var errNotATail = fmt.Errorf("%w: not the end of a stream", errHeader)
-
 var (
 	errTagUnclosed = errors.New("a quote is open")
 	errTagFollowed = errors.New("want a comma after an entity tag")

@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/fantail-dev/fantail/edge/position"
 	"github.com/fantail-dev/fantail/shard"
@@ -135,6 +136,9 @@ var (
 	errDraining        = errors.New("node is stopping")
 	errTailTooFar      = errors.New("the messages of tail-N lie further apart than a few reads reach")
 )
+
+// errNotATail refuses an If-Match that holds something else than places in a stream.
+var errNotATail = fmt.Errorf("%w: not the end of a stream", errHeader)
 
 // errForkProject refuses a fork across projects: a fork reads its source and keeps it from being
 // deleted, and there are no rights by which that could be granted.

@@ -28,9 +28,9 @@
 // _other) hold methods of the types above them.
 //
 //	append_conn, write_slots
-//	append_conns, stall_writer
+//	take_over, stall_writer
 //	conn
-//	append_parse, append_response
+//	append_parse, append_response, racehooks
 //
 // # Invariants
 //

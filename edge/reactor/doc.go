@@ -37,7 +37,7 @@
 //	blocked                      a connection that accepts no more
 //	close
 //	tls_writer, timer_wheel
-//	loop, memtrim                a loop's state, and its mail
+//	loop_state, memtrim          a loop's state, and its mail
 //	conn_table
 //	reactor, conn, stream_readers, config
 //
