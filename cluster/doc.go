@@ -7,7 +7,7 @@
 // of the fleet. The files here are the node: request routing, followers, handover, local streams.
 //
 // References between files point one way, from lifecycle.go down to node.go, config.go and metrics.go. Two pairs know
-// each other: node.go holds the state that reports.go, storage_standing.go, health.go and handover.go declare, and
+// each other: node.go holds the state that reports.go, storage_standing.go, heartbeat_status.go and handover.go declare, and
 // followLoop holds the followers, which report to it.
 //
 // # The path of an append
@@ -131,7 +131,7 @@
 // # Health
 //
 // With each heartbeat a node tells its peers its number of readers, whether S2 answers it, and
-// how many streams it has still to hand over to them (health.go). From that a new node knows
+// how many streams it has still to hand over to them (heartbeat_status.go). From that a new node knows
 // when it has its share (Node.Ready), a node that alone is cut off from S2 announces it and
 // owns nothing until S2 answers again (reconcileStore), and readers are balanced
 // (Node.ExchangeReaders).

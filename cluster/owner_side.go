@@ -10,7 +10,7 @@ import (
 )
 
 // ownerSide is a Node as its peers use it, by the server. Handing over is in handover.go, and the status in
-// health.go.
+// heartbeat_status.go.
 type ownerSide Node
 
 var _ transport.Streams = (*ownerSide)(nil)

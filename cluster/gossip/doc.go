@@ -21,7 +21,7 @@
 // joinLoop tries the addresses to join as long as the node lives. Only a node that has tried all of
 // them, and has met no member that owns streams or has announced a date, owns streams immediately
 // (endJoinRound). So a fleet begins. An address that answers, but not in this node's gossip, prevents
-// it (join_attempts.go). What S2 has answered must allow it, too (ownership.go).
+// it (join_results.go). What S2 has answered must allow it, too (ownership.go).
 //
 // # Invariants
 //

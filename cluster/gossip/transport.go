@@ -7,7 +7,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"github.com/fantail-dev/fantail/cluster/internal/connslots"
+	"github.com/fantail-dev/fantail/cluster/internal/unproven"
 )
 
 // maxConns bounds the connections to gossip's port. A peer's lasts for milliseconds, and one
@@ -18,7 +18,7 @@ const maxConns = 256
 // transport is memberlist's transport over TCP and UDP, with a bound on its connections.
 type transport struct {
 	*memberlist.NetTransport
-	slots   connslots.Slots
+	slots   unproven.Slots
 	streams chan net.Conn // never closed
 	done    chan struct{}
 	wg      sync.WaitGroup
@@ -41,7 +41,7 @@ func newTransport(
 		return nil, err
 	}
 	t := &transport{
-		NetTransport: below, slots: connslots.Slots{Limit: maxConns},
+		NetTransport: below, slots: unproven.Slots{Limit: maxConns},
 		streams: make(chan net.Conn), done: make(chan struct{}),
 	}
 	t.wg.Go(t.acceptConns)
@@ -81,8 +81,8 @@ func (t *transport) Shutdown() error {
 // slotConn frees its slot when memberlist closes it.
 type slotConn struct {
 	net.Conn
-	slots *connslots.Slots
-	slot  *connslots.Slot
+	slots *unproven.Slots
+	slot  *unproven.Slot
 }
 
 // Close implements net.Conn.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/fantail-dev/fantail/cluster/internal/connslots"
+	"github.com/fantail-dev/fantail/cluster/internal/unproven"
 	"github.com/fantail-dev/fantail/cluster/placement"
 )
 
@@ -46,7 +46,7 @@ type Credentials struct {
 	members Members
 
 	proof                                atomic.Pointer[Proof]
-	memberHandshakes, strangerHandshakes connslots.Slots // by the address of the peer
+	memberHandshakes, strangerHandshakes unproven.Slots // by the address of the peer
 
 	mu          sync.Mutex
 	provenConns map[*provenConn]struct{} // those over TLS
@@ -86,7 +86,7 @@ func New(cfg Config) (*Credentials, error) {
 	}
 	c := &Credentials{
 		mode: cfg.Mode, log: cfg.Logger, refused: refused, members: cfg.Members,
-		memberHandshakes: connslots.Slots{Limit: maxHandshakes}, strangerHandshakes: connslots.Slots{Limit: maxHandshakes}, provenConns: map[*provenConn]struct{}{},
+		memberHandshakes: unproven.Slots{Limit: maxHandshakes}, strangerHandshakes: unproven.Slots{Limit: maxHandshakes}, provenConns: map[*provenConn]struct{}{},
 	}
 	c.proof.Store(p)
 	return c, nil

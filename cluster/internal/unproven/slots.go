@@ -1,4 +1,4 @@
-package connslots
+package unproven
 
 import (
 	"net"
@@ -23,7 +23,7 @@ type Slot struct {
 	evicted bool // guarded by Slots.mu
 }
 
-// Acquire gives a connection a slot. The caller calls release once, when the connection has proved
+// Acquire gives a connection a slot. The caller calls Release once, when the connection has proved
 // itself or has failed.
 func (s *Slots) Acquire(conn net.Conn) *Slot {
 	slot := &Slot{conn: conn}

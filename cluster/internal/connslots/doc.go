@@ -1,3 +1,0 @@
-// Package connslots bounds the connections that have not proved anything yet, at gossip's port and at
-// the relay's. It holds no goroutine and one lock.
-package connslots
