@@ -215,11 +215,11 @@ var besideBugs = []besideBug{
 	return denial`, `	}
 	return denial`}, "TestObservedLimits"},
 	{bug{"secrets-not-read-again", "../../cmd/fantail/auth.go", `reloadSecrets(); err == nil && n.judge`, `reloadSecrets(); err != nil && n.judge`}, "TestRevocationAfterTheSecretIsChanged"},
-	{bug{"stream-not-read-again", "../../cmd/fantail/revocations.go", `			case <-f.again:
+	{bug{"stream-not-read-again", "../../cmd/fantail/revocation_feed.go", `			case <-f.again:
 				return errReadAgain
 `, `			case <-f.again:
 `}, "TestForgedRevocations"},
-	{bug{"forged-fill-the-log", "../../cmd/fantail/revocations.go", `ignoredLimiter: rate.Sometimes{Interval: ignoredInterval}`, `ignoredLimiter: rate.Sometimes{Every: 1}`}, "TestForgedRevocations"},
+	{bug{"forged-fill-the-log", "../../cmd/fantail/revocation_feed.go", `ignoredLimiter: rate.Sometimes{Interval: ignoredInterval}`, `ignoredLimiter: rate.Sometimes{Every: 1}`}, "TestForgedRevocations"},
 	{bug{"login-for-all", "../../cmd/fantail/admin.go", `r.URL.Path == loginPath, file`, `r.URL.Path != "/x", file`}, "TestOperatorLogsIn"},
 	{bug{"observed-readers-refused", "../stay.go", `	case denial != nil && p.observed:
 		s.logObserved(r, denial)
