@@ -240,8 +240,8 @@ func (o *ownerSide) ServeOffered(ctx context.Context, id shard.StreamID) error {
 // errNotSuccessor refuses to hand a stream to a member that is not its next owner.
 var errNotSuccessor = errors.New("not the stream's owner")
 
-// HandOver implements Streams: it gives a stream up in favour of its next owner, and feeds the subscribers that
-// this node was feeding from there.
+// HandOver implements Streams: it gives a stream up to its next owner. The subscribers that this node was
+// feeding are fed with what the next owner sends, until they have moved there.
 func (o *ownerSide) HandOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (
 	h shard.Handover, found bool, err error,
 ) {

@@ -160,11 +160,10 @@ func (s *storeHealth) noteDownPeers(reports []storeReport) (grew bool) {
 	return grew
 }
 
-// answersOthers reports whether S2 has answered a peer since it fell silent here. A node without
-// load hears of an outage by its next probe, up to ten seconds late: what it says of S2 until then
-// says nothing of now. So a peer's last answer counts if it is storeLostAfter younger than the
-// silence, and nodes probe as soon as a peer says that S2 does not answer it. A peer that does not
-// say when S2 answered it is believed.
+// answersOthers reports whether S2 has answered a peer since it fell silent here. An answer counts
+// if it came at least storeLostAfter after the silence began, or if the peer does not say when it
+// came. The margin is there because a node without load notices an outage only by its next probe,
+// up to ten seconds late. Nodes probe immediately when a peer says that S2 does not answer it.
 func answersOthers(reports []storeReport, silentSince time.Time) bool {
 	return slices.ContainsFunc(reports, func(report storeReport) bool {
 		return !report.down && (silentSince.IsZero() || report.answered.IsZero() || report.answered.After(silentSince.Add(storeLostAfter)))

@@ -185,7 +185,7 @@ func (n *Node) CancelLeave() {
 // Close leaves gossip, disconnects all links and waits for every goroutine. Calls in progress fail.
 func (n *Node) Close() error { return n.shutDown(true) }
 
-// Abort is Close without a goodbye: the other nodes find out as if the process had died.
+// Abort closes the node without a goodbye: the other nodes find out as if the process had died.
 func (n *Node) Abort() error { return n.shutDown(false) }
 
 func (n *Node) shutDown(goodbye bool) (err error) {

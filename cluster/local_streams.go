@@ -180,7 +180,8 @@ func (l *localStreams) acquire(ctx context.Context, id shard.StreamID, refs int,
 	}
 }
 
-// refLocked adds refs feed references to a stream. Requests add none and are not counted.
+// refLocked adds refs feed references to a stream. A request holds none: it asks for 0 and gets
+// nil.
 func (l *localStreams) refLocked(id shard.StreamID, refs int) *feedRef {
 	if refs == 0 {
 		return nil

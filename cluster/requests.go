@@ -111,8 +111,8 @@ func (n *Node) routeInfo(ctx context.Context, id shard.StreamID, a shard.InfoOpt
 }
 
 // Follow returns the stream's tail buffer on this node and keeps it fed, from whichever node owns
-// the stream, until the caller calls release, which it does exactly once. from is the position at
-// which the caller will read, and only a hint. It returns the errors of the stream manager, and
+// the stream, until release. The caller calls release exactly once. from is the position at which
+// the caller will read, and only a hint. It returns the errors of the stream manager, and
 // ErrUnavailable.
 func (n *Node) Follow(ctx context.Context, id shard.StreamID, from shard.Pos) (
 	t *shard.TailBuffer, release func(), err error,

@@ -10,7 +10,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Config of a Server. Zero values take the defaults.
+// Config configures a Server. Zero values take the defaults.
 type Config struct {
 	// LongPoll bounds the wait of a long-poll for news (20 s).
 	LongPoll time.Duration

@@ -9,7 +9,7 @@ import (
 	"github.com/fantail-dev/fantail/edge/netconn"
 )
 
-// writeReaderError is writeEventsError for an error that may be the Judge's.
+// writeReaderError does what writeEventsError does, for an error that may be the Judge's.
 func writeReaderError(w http.ResponseWriter, r *http.Request, err error) {
 	var denial *access.Denial
 	if errors.As(err, &denial) {
@@ -63,10 +63,10 @@ func leaveBody(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// abandonBody bounds the cost of a refusal before the body was read. net/http reads
-// up to 256 KiB of it before it sends the answer: a small one gets a second to come, and behind a
-// larger one, or one of unknown size, the connection is closed. HTTP/2 ends the stream alone, and
-// never waits: the connection may be a proxy's, and carry many clients.
+// abandonBody bounds the cost of a refusal before the body was read. net/http reads up to 256 KiB
+// of it before it sends the answer. A small body gets a second to come. Behind a larger body, or
+// a body of unknown size, the connection is closed. HTTP/2 ends the stream alone, and never
+// waits: the connection may be a proxy's, and carry many clients.
 func abandonBody(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.ProtoMajor > 1:

@@ -39,7 +39,7 @@ func (s *Server) abortStream(v any) {
 	panic(http.ErrAbortHandler)
 }
 
-// readPageRecovered is Backend.ReadPage for a goroutine on which nothing else recovers.
+// readPageRecovered calls Backend.ReadPage, on a goroutine on which nothing else recovers.
 func (s *Server) readPageRecovered(ctx context.Context, seg position.Segment, pos shard.Pos) (batch shard.RecordBatch, err error) {
 	defer s.recoverReader(&err)
 	return s.streams.ReadPage(ctx, seg.ID, seg.Info, pos)

@@ -102,7 +102,7 @@ type detailedError struct {
 	detail string
 }
 
-// Unwrap is called by errors.Is.
+// Unwrap returns the error without the detail, for errors.Is.
 func (d *detailedError) Unwrap() error { return d.error }
 
 // withStreamName adds to an error of absence which stream is absent.

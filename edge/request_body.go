@@ -65,7 +65,7 @@ func (s *Server) discardBody(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// clearReadDeadline is called when the whole body has arrived.
+// clearReadDeadline ends the limit on reads, once the whole body has arrived.
 func clearReadDeadline(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 }

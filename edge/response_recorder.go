@@ -36,7 +36,7 @@ func (rec *responseRecorder) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Unwrap is called by http.ResponseController.
+// Unwrap returns the wrapped ResponseWriter, for http.ResponseController.
 func (rec *responseRecorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
 
 // recorderOf returns the recorder beneath a ResponseWriter; nil: there is none.

@@ -74,8 +74,8 @@ func New(cfg Config, streams Backend) *Server {
 // other listeners each event stream has a goroutine, and catch-up is written in pieces.
 func Listen(l net.Listener) net.Listener { return netconn.Listen(l) }
 
-// Close immediately ends the connections that net/http no longer knows, and waits for
-// every goroutine that the Server started.
+// Close ends the connections that net/http no longer knows, immediately, and waits for every
+// goroutine that the Server started.
 func (s *Server) Close() {
 	s.stopLeaseWatcher()
 	s.leaseWatcher.Wait()
@@ -83,8 +83,8 @@ func (s *Server) Close() {
 	s.appendConns.Close()
 }
 
-// Shutdown gracefully ends the append connections, as http.Server's Shutdown ends its own;
-// call it after that. A request in progress is answered first. Shutdown returns when all are closed.
+// Shutdown ends the append connections gracefully, as http.Server's Shutdown ends its own; call it
+// after that. A request in progress is answered first. Shutdown returns when all are closed.
 func (s *Server) Shutdown(ctx context.Context) error { return s.appendConns.Shutdown(ctx) }
 
 // HTTPServer returns an http.Server for this Server: HTTP/1.1 and, without TLS, HTTP/2

@@ -104,9 +104,9 @@ func (s *stay) finish() {
 // a clock that stands still while the machine sleeps.
 const maxClockStep = time.Second
 
-// watchLeases has all readers look at their leases again when one may have ended early: after a
-// revocation, a change of the file of rights, or a jump of the clock. changed is the Judge's channel
-// from before the first reader: no change between is missed. It ends with ctx.
+// watchLeases has all readers check their leases again when a lease may have ended early: after a
+// revocation, a change of the file of rights, or a jump of the clock. The Judge's channel changed
+// was taken before the first reader came, so no change is missed. watchLeases ends with ctx.
 func (s *Server) watchLeases(ctx context.Context, changed <-chan struct{}) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

@@ -33,10 +33,10 @@ func writeError(w http.ResponseWriter, err error) {
 	writeProblem(w, k, requestDetail(err))
 }
 
-// writeEventsError is writeError for a read with live=sse. An EventSource gives up for good at any
-// status but 200; so if another node may serve the stream a little later, the answer is
-// an empty event stream that says how long to wait. A client without the Accept
-// header of an EventSource can read a status and Retry-After.
+// writeEventsError does what writeError does, for a read with live=sse. An EventSource gives up
+// for good at any status but 200; so if another node may serve the stream a little later, the
+// answer is an empty event stream that says how long to wait. A client without the Accept header
+// of an EventSource can read a status and Retry-After.
 func writeEventsError(w http.ResponseWriter, r *http.Request, err error) {
 	k := problemOf(err)
 	if !isTemporary(err) || !acceptsEvents(r) {

@@ -139,8 +139,8 @@ func (c *bodyCharge) noteWaiting(w http.ResponseWriter, began time.Time, got int
 	return nil
 }
 
-// finishBody is called when no more of the body is waited for, for whatever reason. It reports
-// whether the body was given up.
+// finishBody ends the wait for the body, and reports whether the body was given up. It is called
+// once, whatever the reason.
 func (c *bodyCharge) finishBody() (cut bool) {
 	body := c.body
 	if body == nil {

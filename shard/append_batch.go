@@ -28,7 +28,7 @@ type appendBatch struct {
 
 	// How far it was carried out; the next step of the write loop follows from it.
 	err          error     // of the last sending
-	sent         bool      // entries, or what follows from none, were sent, and err is the answer
+	sent         bool      // entries (or, if there are none, the tail check) were sent, and err is the answer
 	needsLog     bool      // the log is to be made first
 	maybeWritten bool      // a sending may have written it
 	attempted    bool      // Log.Append was called

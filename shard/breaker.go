@@ -85,14 +85,15 @@ func (b *breaker) noteAnswer(err error) {
 	b.noteAnswerLocked(err)
 }
 
-// noteAnswerLocked is noteAnswer under mu.
+// noteAnswerLocked does what noteAnswer does, under mu.
 func (b *breaker) noteAnswerLocked(err error) {
 	if isAnswer(err) {
 		b.waitingSince, b.lastAnswer = time.Time{}, b.now()
 	}
 }
 
-// noteAsked notes that the node's own probe asks storage; the probe is made though storage is down.
+// noteAsked notes that the node's own probe asks storage. Unlike other calls it asks also while
+// storage is down.
 func (b *breaker) noteAsked(id StreamID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -78,7 +78,7 @@ const (
 // are in the same batch) are written as 0 and mean the checkpoint's own time.
 func (s *State) encode() []byte { return s.encodeWith(s.encodeProducers(producerAge, producerBytes)) }
 
-// encodeWith is encode with the given table of producers.
+// encodeWith does what encode does, with the given table of producers.
 func (s *State) encodeWith(producers []byte) []byte {
 	var flags uint64
 	for i, on := range []bool{s.exists, s.ended, s.closed, s.hasTTL, s.hasNonJSON, s.gone} {
@@ -249,7 +249,7 @@ func (s *State) restoreCheckpoint(r Record, h *Header) error {
 // ErrNeedsLaterRelease: a later release wrote it.
 func (s *State) decode(b []byte, time Millis) error { return s.decodeWith(b, time, false) }
 
-// decodeWith is decode; handover: the fields of a handover are read too.
+// decodeWith does what decode does; handover: it reads the fields of a handover too.
 func (s *State) decodeWith(b []byte, time Millis, handover bool) error {
 	r, declined := fieldReader{b: b}, false
 	for len(r.b) > 0 && !r.bad {
@@ -352,7 +352,7 @@ func (s *State) decodeField(tag byte, f *fieldReader, time Millis) {
 	}
 }
 
-// decodeLevel2 is decodeField for the fields that encodeLevel2 writes.
+// decodeLevel2 does what decodeField does, for the fields that encodeLevel2 writes.
 func (s *State) decodeLevel2(tag byte, f *fieldReader) {
 	switch tag {
 	case ckRetainedFrom:

@@ -4,7 +4,7 @@ import (
 	"context"
 )
 
-// describe is Manager.Info for this stream.
+// describe answers Manager.Info for this stream.
 func (s *Stream) describe(ctx context.Context, ask InfoOptions) (Info, error) {
 	if ask&InfoAllowCached == 0 {
 		if err := s.waitFresh(ctx, ask&InfoRequireFresh != 0); err != nil {

@@ -74,7 +74,7 @@ func (s *Stream) confirmChain(ctx context.Context) error {
 	}
 }
 
-// askSources is the goroutine of confirmChain for the generation of fold.
+// askSources runs as the goroutine of confirmChain, for the generation of fold.
 func (s *Stream) askSources(ctx context.Context, a *sharedCall, fold *State, fork *Fork, chain []Ancestor) {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()

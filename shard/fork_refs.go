@@ -117,7 +117,7 @@ func (m *Manager) releaseForkRef(ctx context.Context, fork, source StreamID, ref
 	return err
 }
 
-// newRefRequest is a request to a stream about a reference.
+// newRefRequest returns a request to a stream about a reference.
 func (m *Manager) newRefRequest(id StreamID, op Op, ref AppendID) *Request {
 	return &Request{Stream: id, Op: op, ID: NewAppendID(), MintedAt: time.Now(), MintedMillis: MillisOf(m.cfg.Now()), Ref: ref}
 }

@@ -428,8 +428,8 @@ func (h *Header) setField(tag byte, v []byte) bool {
 	return !r.bad
 }
 
-// setLevel2 is setField for the fields that format level 2 added, and for those that this release
-// does not know.
+// setLevel2 does what setField does, for the fields that format level 2 added and for the fields
+// that this release does not know.
 func (h *Header) setLevel2(tag byte, v []byte) bool {
 	r := fieldReader{b: v}
 	switch tag {

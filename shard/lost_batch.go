@@ -153,8 +153,8 @@ func (s *Stream) answerFailed(b *appendBatch, err error) {
 	}
 }
 
-// readBack is catchUpOrReset, tried again for a while: the callers of a batch with an unknown
-// outcome depend on it.
+// readBack does what catchUpOrReset does, and tries again for a while: the callers of a batch
+// with an unknown outcome depend on it.
 func (s *Stream) readBack(ctx context.Context, b *appendBatch, tail Pos) error {
 	deadline := s.manager.cfg.Now().Add(resendTimeout)
 	for try := 0; ; try++ {

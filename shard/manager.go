@@ -299,10 +299,10 @@ func (m *Manager) ReadPage(ctx context.Context, id StreamID, info Info, from Pos
 	return m.ReadPageVia(ctx, id, info, from, nil)
 }
 
-// ReadPageVia is ReadPage for a node that knows a peer that may have the page in memory. ask,
-// unless nil, is asked before storage is, once for all callers that want the page now, and its page
-// is cached like any page. Its ErrTrimmed and ErrNotFound are final. After another error, or a
-// RecordBatch without from, storage is read.
+// ReadPageVia does what ReadPage does, for a node that knows a peer that may have the page in
+// memory. ask, unless nil, is asked before storage is, once for all callers that want the page now,
+// and its page is cached like any page. Its ErrTrimmed and ErrNotFound are final. After another
+// error, or a RecordBatch without from, storage is read.
 func (m *Manager) ReadPageVia(
 	ctx context.Context, id StreamID, info Info, from Pos, ask func(context.Context) (tail.RecordBatch, error),
 ) (tail.RecordBatch, error) {

@@ -85,7 +85,7 @@ func (m Messages) At(i int) []byte {
 // String returns the number and the size of the messages.
 func (m Messages) String() string { return fmt.Sprintf("%d messages of %d bytes", m.Len(), m.Bytes()) }
 
-// GoString is String: the bodies fill pages.
+// GoString returns what String returns: the bodies fill pages.
 func (m Messages) GoString() string { return m.String() }
 
 // Equal reports whether both are the same messages.

@@ -74,7 +74,7 @@ func (s *Stream) joinOpening(patient bool) (*sharedCall, error) {
 	return a, nil
 }
 
-// leaveOpening is called when a caller stops waiting for an opening. The last caller withdraws the
+// leaveOpening notes that a caller stops waiting for an opening. The last caller withdraws the
 // opening.
 func (s *Stream) leaveOpening(a *sharedCall) {
 	s.mu.Lock()

@@ -126,7 +126,7 @@ func (r *readSession) spawn(fn func(context.Context)) bool {
 	})
 }
 
-// takeTurn is the goroutine that opens a feed.
+// takeTurn runs as the goroutine that opens a feed.
 func (r *readSession) takeTurn(ctx context.Context) {
 	s := r.stream
 	expiry := time.AfterFunc(maxOpeningTime, r.freeSlot)
@@ -380,7 +380,7 @@ func (s *Stream) noteTailCheck() {
 	}
 }
 
-// runTailCheck is the goroutine of one shared tail check.
+// runTailCheck runs as the goroutine of one shared tail check.
 func (s *Stream) runTailCheck(ctx context.Context, a *sharedCall) {
 	if a.err = s.waitToAskAbsent(ctx); a.err == nil {
 		a.sent = s.manager.cfg.Now()

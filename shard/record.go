@@ -124,7 +124,8 @@ func ParseStreamID(s string) (StreamID, error) {
 // itself: no client reaches it, and nodes read and write it as they do every stream.
 const RevocationsStream = "__ds/revocations"
 
-// ParsePeerStreamID is ParseStreamID for a name that another node of the fleet sends.
+// ParsePeerStreamID does what ParseStreamID does, for a name that another node of the fleet
+// sends.
 func ParsePeerStreamID(s string) (StreamID, error) {
 	if project, name, _ := strings.Cut(s, "/"); name == RevocationsStream && project != "" && !StreamID(project).Reserved() && len(s) <= MaxStreamID {
 		return StreamID(s), nil

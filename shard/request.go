@@ -90,8 +90,8 @@ func (r *Request) WaitingCost() int {
 func (r *Request) mayGrowState() bool { return r.Op == OpCreate || r.Op == OpAppend || r.Op == OpHold }
 
 // Cost returns an upper bound of the memory that the request holds until it is answered, at the
-// node that carries it out and at a node that relays it: its messages, a batch of them as records
-// on the way to storage, and, where there are several batches, what of them waits for the last one.
+// node that carries it out and at a node that relays it. That is its messages, a batch of them as
+// records on the way to storage, and, of several batches, what waits for the last one.
 func (r *Request) Cost() int { return RequestCost(r.Messages.Bytes(), r.Messages.Len()) }
 
 // RequestCost returns Request.Cost for n messages of size bytes together.

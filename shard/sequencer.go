@@ -41,10 +41,10 @@ import (
 // batches of a stream.
 //
 // Speculation and fold are the same function, State.foldDecoded, and each record of a batch passes
-// it twice: when the batch is decided, into the composer's speculation, which later callers of the
-// batch are decided against and which predicts the fold; and once it is acknowledged, into the fold
-// itself. A verdict rests on the prediction, and so is given only when the prediction has become
-// true: after the acknowledgement.
+// it twice. When the batch is decided, it goes into the composer's speculation, against which later
+// callers of the batch are decided, and which predicts the fold. Once the batch is acknowledged, it
+// goes into the fold itself. A verdict rests on the prediction, and so is given only when the
+// prediction has become true: after the acknowledgement.
 //
 // One batch is in flight because each append is a request of its own, and requests may overtake each
 // other: a batch decided on one that is not acknowledged may find the position it expects below
@@ -115,8 +115,8 @@ func (b *appendBatch) isLeadersStep() bool {
 	}
 }
 
-// leaveWrites is the leader's way out of the loop: a goroutine goes on with b, and with the callers
-// that wait, unless there are none of either.
+// leaveWrites ends the leader's part in the loop: a goroutine goes on with b and with the callers
+// that wait, if there are any.
 func (s *Stream) leaveWrites(b *appendBatch) {
 	s.mu.Lock()
 	if b == nil && len(s.queue) == 0 {

@@ -102,12 +102,12 @@ type finding struct {
 	tail    Pos
 }
 
-// siteState holds what is known of a site. Owned by the goroutine that asks at the site, and by the
-// round between two askings.
+// siteState holds what is known of a site. The goroutine that asks at the site owns it while it
+// asks, and the round owns it otherwise.
 type siteState struct {
 	Site
 	finding
-	fleetID      FleetID // the fleet that this node has found first, or written
+	fleetID      FleetID // the fleet of the first record that this node has found or written here
 	hasFleet     bool
 	createProbed time.Time // when the right to create streams was last asked for
 	lastWarning  string    // about the record

@@ -179,7 +179,7 @@ func (c *storageClock) requestRefresh() *sharedCall {
 	return c.learning
 }
 
-// waitForRefresh is requestRefresh for a caller that waits for the attempt.
+// waitForRefresh does what requestRefresh does, for a caller that waits for the attempt.
 func (c *storageClock) waitForRefresh(ctx context.Context) {
 	if a := c.requestRefresh(); a != nil {
 		select {

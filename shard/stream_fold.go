@@ -7,8 +7,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/tail"
 )
 
-// absorbRecords is the only way in for records: from acknowledgements, the read session and
-// read-back. It folds the records that are new and extends the tail.Buffer with them. The caller
+// absorbRecords folds the records that are new and extends the tail.Buffer with them. Every
+// record comes in this way: from acknowledgements, the read session and read-back. The caller
 // runs the wakers after it has released mu.
 func (s *Stream) absorbRecords(recs []Record) (tail.Wakers, error) {
 	var wake tail.Wakers
@@ -112,7 +112,7 @@ func (s *Stream) foldFromLog(fold *State, recs []Record) error {
 	return s.foldRecords(fold, recs, false)
 }
 
-// foldRecords is foldFromLog; live: a read session brought the records.
+// foldRecords does what foldFromLog does; live: a read session brought the records.
 func (s *Stream) foldRecords(fold *State, recs []Record, live bool) error {
 	s.mu.Lock()
 	switch {

@@ -31,15 +31,15 @@ const (
 	StatusGone   = tail.StatusGone
 )
 
-// NewTailBuffers is tail.NewBuffers.
+// NewTailBuffers calls tail.NewBuffers.
 func NewTailBuffers(perStream int, budget int64) *TailBuffers {
 	return tail.NewBuffers(perStream, budget)
 }
 
-// ParseBatch is tail.ParseBatch.
+// ParseBatch calls tail.ParseBatch.
 func ParseBatch(b []byte) (RecordBatch, error) { return tail.ParseBatch(b) }
 
-// EmptyBatch is tail.EmptyBatch.
+// EmptyBatch calls tail.EmptyBatch.
 func EmptyBatch(from, to, shown Pos, closed bool) RecordBatch {
 	return tail.EmptyBatch(from, to, shown, closed)
 }

@@ -23,8 +23,8 @@ type tailGuard struct {
 }
 
 const (
-	// guardSlots leaves a check that is due two seconds to be made in, of the thirty that a foreign
-	// record may be late.
+	// guardSlots is less than the thirty seconds that a foreign record may be late, by two seconds
+	// in which a check that is due is made.
 	guardSlots = 28
 	// guardChecks bounds the checks that are under way together.
 	guardChecks = 256
@@ -138,8 +138,8 @@ func (s *Stream) guardTail(ctx context.Context) {
 	s.noteForeign(fold.Time)
 }
 
-// awaitOwnRecords waits until the fold reaches tail, as long as a batch of this node may be what the
-// log has and the fold has not. It reports whether another writer appended.
+// awaitOwnRecords waits until the fold reaches tail, while this node is writing: the records that
+// the fold lacks may be its own. It reports whether another writer appended them.
 func (s *Stream) awaitOwnRecords(ctx context.Context, fold *State, tail Pos) (foreign bool) {
 	for range settleTries {
 		s.mu.Lock()

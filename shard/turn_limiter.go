@@ -116,7 +116,8 @@ func (l *turnLimiter) takeFreeSlot() bool {
 	}
 }
 
-// freeSlot is called once after each turn that has come, when the work after it is over.
+// freeSlot gives a turn's slot back. It is called once for each turn that has come, when the work
+// after it is over.
 func (l *turnLimiter) freeSlot() {
 	if l.slots != nil {
 		<-l.slots
@@ -136,7 +137,8 @@ func (l *turnLimiter) waitForSlot(ctx context.Context) error {
 	}
 }
 
-// enqueueFunc is enqueue for a caller that does not wait: run is called when the turn has come.
+// enqueueFunc does what enqueue does, for a caller that does not wait: run is called when the
+// turn has come.
 func (l *turnLimiter) enqueueFunc(followers int, run func()) (*turn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -157,7 +159,8 @@ func (l *turnLimiter) enqueueFunc(followers int, run func()) (*turn, error) {
 	return t, nil
 }
 
-// addWaiter is enqueue for one more caller that wants the stream of an earlier enqueue.
+// addWaiter does what enqueue does, for one more caller that wants the stream of an earlier
+// enqueue.
 func (l *turnLimiter) addWaiter(t *turn, followers int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -5,8 +5,10 @@
 //
 // It prints one line a finding, and exits with 1 if there is one. The rules:
 //
-//   - A doc comment opens with the name and a verb in the third person: "Read returns".
-//     "Read is how", "is what", "is when" say nothing yet.
+//   - A doc comment opens with the name that it documents. That of a function goes on with a verb in
+//     the third person: "Read returns". "Read is", "reads are" and "read immediately" say nothing
+//     yet. Test files are free in this.
+//   - A sentence of a comment has at most 45 words.
 //   - Actors have names: caller, reader, owner, peer, client, goroutine. "Who", "whoever",
 //     "somebody" and "nobody" leave open which of them is meant.
 //   - Words with two meanings are not used: "at once" is "immediately" or "together".
@@ -47,6 +49,23 @@ var opening = rule{
 	regexp.MustCompile(`^\w+ (is|are|was) (how|what|when|where|why|which|that)\b`),
 	`open with a verb: "returns", "holds", "reports"`,
 }
+
+// maxWords bounds a sentence.
+const maxWords = 45
+
+// What checkOpening and checkSentences advise.
+const (
+	nameFirst    = "open with the name of the declaration"
+	verbFirst    = `open with a verb in the third person: "returns", "holds", "reports"`
+	oneSentence  = "one thought a sentence: this one has %d words"
+)
+
+var (
+	article     = regexp.MustCompile(`^(A|An|The) `)
+	thirdPerson = regexp.MustCompile(`^[a-z]+s$`)
+	sentenceEnd = regexp.MustCompile(`[.!?]["')]*\s+`)
+	listItem    = regexp.MustCompile(`^\s+(-|\d+\.)\s`)
+)
 
 func phrase(p string) *regexp.Regexp {
 	return regexp.MustCompile(`(?i)\b(` + strings.ReplaceAll(p, " ", `\s+(?://\s*)?`) + `)\b`)
@@ -131,6 +150,12 @@ func checkGo(path string) (found int, err error) {
 			text += "\n" + c.Text
 		}
 		found += checkText(path, fset.Position(group.Pos()).Line, text)
+		found += checkSentences(path, fset.Position(group.Pos()).Line, group.Text())
+	}
+	if !strings.HasSuffix(path, "_test.go") {
+		for _, d := range file.Decls {
+			found += checkOpening(path, fset, d)
+		}
 	}
 	ast.Inspect(file, func(n ast.Node) bool {
 		if doc := docOf(n); doc != nil {
@@ -147,6 +172,88 @@ func checkGo(path string) (found int, err error) {
 		return true
 	})
 	return found, nil
+}
+
+// checkOpening prints how the doc comment of a declaration at the top level opens badly, and returns
+// how many such comments there are.
+func checkOpening(path string, fset *token.FileSet, d ast.Decl) (found int) {
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		return checkDoc(path, fset, d.Doc, d.Name.Name, true)
+	case *ast.GenDecl:
+		for _, s := range d.Specs {
+			switch s := s.(type) {
+			case *ast.TypeSpec:
+				doc := s.Doc
+				if !d.Lparen.IsValid() {
+					doc = d.Doc
+				}
+				found += checkDoc(path, fset, doc, s.Name.Name, false)
+			case *ast.ValueSpec:
+				if !d.Lparen.IsValid() && len(s.Names) == 1 {
+					found += checkDoc(path, fset, d.Doc, s.Names[0].Name, false)
+				}
+			}
+		}
+	}
+	return found
+}
+
+func checkDoc(path string, fset *token.FileSet, doc *ast.CommentGroup, name string, isFunc bool) int {
+	text := article.ReplaceAllString(doc.Text(), "")
+	words := strings.Fields(text)
+	if len(words) == 0 { // none, or a directive
+		return 0
+	}
+	advice := ""
+	switch first := strings.TrimRight(words[0], ",:;"); {
+	case first != name && strings.TrimSuffix(first, "'s") != name:
+		advice = nameFirst
+	case !isFunc || len(words) < 2 || words[1] == "and" || first != words[0]: // several functions
+	case !thirdPerson.MatchString(words[1]) || words[1] == "is" || words[1] == "was":
+		advice = verbFirst
+	}
+	if advice == "" {
+		return 0
+	}
+	line, _, _ := strings.Cut(doc.Text(), "\n")
+	tell(path, fset.Position(doc.Pos()).Line, line, advice)
+	return 1
+}
+
+// checkSentences prints the sentences of a comment that are too long, and returns how many there are.
+// Indented text is code, unless it is an item of a list.
+func checkSentences(path string, line int, comment string) (found int) {
+	var paragraph []string
+	inList := false
+	check := func() {
+		text := strings.Join(paragraph, " ")
+		for _, s := range sentenceEnd.Split(text, -1) {
+			if n := len(strings.Fields(s)); n > maxWords {
+				tell(path, line, s, fmt.Sprintf(oneSentence, n))
+				found++
+			}
+		}
+		paragraph = paragraph[:0]
+	}
+	for l := range strings.Lines(comment) {
+		indented := strings.HasPrefix(l, " ") || strings.HasPrefix(l, "\t")
+		switch {
+		case listItem.MatchString(l):
+			check()
+			inList = true
+		case strings.TrimSpace(l) == "":
+			check()
+			inList = false
+			continue
+		case indented && !inList:
+			check()
+			continue
+		}
+		paragraph = append(paragraph, strings.TrimSpace(l))
+	}
+	check()
+	return found
 }
 
 // docOf returns the doc comment of a declaration, a field or a method.

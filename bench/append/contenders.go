@@ -21,7 +21,7 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
-// embedded is Fantail on its own S2: over the wire, in the process, and there on disk.
+// embedded returns Fantail on its own S2: over the wire, in the process, and there on disk.
 func (o options) embedded(s *servers) ([]group, error) {
 	dir, err := os.MkdirTemp("", "fantail-append-")
 	if err != nil {
@@ -83,7 +83,7 @@ func (o options) embedded(s *servers) ([]group, error) {
 	}, nil
 }
 
-// compare is two builds of Fantail, and nothing else: each with an S2 of its own in the
+// compare returns two builds of Fantail, and nothing else: each with an S2 of its own in the
 // process, and both over the wire on the same.
 func (o options) compare(s *servers, before string) ([]group, error) {
 	if err := s.store(o); err != nil {
@@ -134,7 +134,8 @@ func (s *servers) store(o options) error {
 	return wait.For(10*time.Second, "S2", func() bool { return answers("http://" + storeAddr + "/health") })
 }
 
-// given is Fantail on a server of S2 that runs already, beside the SDK alone on the same.
+// given returns Fantail on a server of S2 that runs already, and the SDK alone on the same
+// server.
 func (o options) given(s *servers, endpoint string) ([]group, error) {
 	node, err := s.node(o, wireAddr, "--s2-endpoint="+endpoint)
 	if err != nil {
@@ -173,7 +174,7 @@ func (o options) posters(n int, addr string, streams int) func() ([]worker, erro
 
 const basin = "fantail-dev"
 
-// client is S2's own, which keeps up to n connections.
+// client returns S2's own client, which keeps up to n connections.
 func client(endpoint string, n int) *s2.Client {
 	base := strings.TrimSuffix(endpoint, "/") + "/v1"
 	return s2.New("none", &s2.ClientOptions{
@@ -183,7 +184,7 @@ func client(endpoint string, n int) *s2.Client {
 	})
 }
 
-// directName is the stream of a program without Fantail.
+// directName returns the stream of a program without Fantail.
 func directName(name string) s2.StreamName { return s2.StreamName("direct-" + name) }
 
 // sdk appends with S2's own client, as n goroutines of a program without Fantail would; they
@@ -249,7 +250,7 @@ func (k *keeper) put(stream uint64, body []byte) error {
 	return errors.Join(err, b.Close())
 }
 
-// keepers are goroutines that share the streams.
+// keepers returns goroutines that share the streams.
 func (o options) keepers(k *keeper) func() ([]worker, error) {
 	return func() ([]worker, error) {
 		workers := make([]worker, o.n)

@@ -12,9 +12,9 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/child"
 )
 
-// balancer stands for a load balancer with a health check each second: a node that
-// says it is not ready gets no new connections, and after two checks without any
-// answer those that are there are cut.
+// balancer stands for a load balancer with a health check each second: a node that says it is not
+// ready gets no new connections, and after two checks without any answer the connections that it
+// has are cut.
 type balancer struct {
 	fleet  *fleet
 	ready  atomic.Pointer[[]string] // addresses
@@ -119,10 +119,10 @@ func (b *balancer) leave(h *herd) {
 	b.herds = slices.DeleteFunc(b.herds, func(o *herd) bool { return o == h })
 }
 
-// nodes are those that are ready.
+// nodes lists the nodes that are ready.
 func (b *balancer) nodes() []string { return *b.ready.Load() }
 
-// connected is the time that a node is not cut.
+// connected returns a context that ends when the balancer cuts off a node.
 func (b *balancer) connected(at string) context.Context {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -138,7 +138,7 @@ func (c *crowd) arrive() {
 	c.mu.Unlock()
 }
 
-// serveCrowd is the process of a crowd.
+// serveCrowd runs the process of a crowd.
 func serveCrowd(prefix string, streams int, longPoll bool, pace time.Duration) {
 	c := &crowd{prefix: prefix, streams: streams, longPoll: longPoll, pace: pace, arrivals: map[int64]int{}}
 	c.ready.Store(&[]string{})

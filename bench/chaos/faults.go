@@ -68,8 +68,8 @@ func nothing(r *run) (string, error) {
 	return "-", nil
 }
 
-// victim is the node that something happens to: another one each time, and never
-// the first, which a restarted one needs to find the fleet.
+// victim chooses the node for a fault: another node each time, and never the first node, by which
+// a restarted node finds the fleet.
 func (r *run) victim() *node {
 	r.turn++
 	return r.nodes[1+r.turn%(len(r.nodes)-1)]

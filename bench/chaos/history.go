@@ -14,9 +14,9 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// history is a few clients that write to one stream and read it whole, on nodes at
-// random, while a fault goes on; what they saw has to be linearizable, but that a
-// read may be as old as an answer from memory may be.
+// history holds what a few clients see that write to one stream and read it whole, on nodes at
+// random, while a fault lasts. What they saw has to be linearizable, except that a read may be as
+// old as an answer from memory.
 type history struct {
 	load   *load
 	stream string
@@ -106,7 +106,7 @@ func (h *history) write(m string, c int, tuple bool, seq *int) verdict {
 	}
 }
 
-// read is the stream's text, from its start to its tail.
+// read returns the stream's text, from its start to its tail.
 func (h *history) read(ctx context.Context) (string, bool) {
 	nodes := h.load.fleet.balancer.nodes()
 	if len(nodes) == 0 {

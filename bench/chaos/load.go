@@ -33,14 +33,14 @@ type loadSize struct {
 }
 
 const (
-	// mainLoad is there all the time; faults may bring others.
+	// mainLoad runs all the time; faults may add others.
 	mainLoad   = "main"
 	hotWriters = 4
 	// perHerd readers are in one process, which may have 20,000 files.
 	perHerd = 15_000
 )
 
-// load is streams with their writers and readers.
+// load holds streams with their writers and readers.
 type load struct {
 	loadSize
 	fleet   *fleet

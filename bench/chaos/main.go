@@ -90,7 +90,7 @@ func (o *options) shrink() {
 	}
 }
 
-// chosen are the faults that were asked for.
+// chosen returns the faults that were asked for.
 func (o *options) chosen() (all []fault, err error) {
 	known := faults()
 	if o.faults == "" {
@@ -106,7 +106,7 @@ func (o *options) chosen() (all []fault, err error) {
 	return all, nil
 }
 
-// inside is the run, in its room.
+// inside carries out the run, in its room.
 func inside(o options) error {
 	if o.quick {
 		o.shrink()

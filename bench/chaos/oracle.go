@@ -126,8 +126,9 @@ type sight struct {
 	bad   damage
 }
 
-// see takes the next message that a reader got, and tells when it was sent. That says
-// something (timely) unless its writer had given it up long before, and others came.
+// see records the next message that a reader got, and returns when it was sent. timely reports
+// whether that time is of use: it is not if the writer had given the message up long before, and
+// others came.
 func (s *sight) see(stream int, raw []byte) (sent time.Time, timely bool) {
 	m, ok := decode(raw)
 	sent = time.UnixMicro(m.sent)

@@ -39,7 +39,7 @@ func (r *run) lose(span time.Duration, matches map[int][]string) (string, error)
 	return fmt.Sprintf("%d packets lost", total), errors.Join(errs...)
 }
 
-// addresses of the nodes but some, for nft.
+// others returns the addresses of the nodes but some, for nft.
 func (r *run) others(but ...int) string {
 	var all []string
 	for _, n := range r.nodes {

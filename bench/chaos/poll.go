@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// poll is a reader by long-poll that never ends: it counts as up while a connection of its
-// works, and asks again as soon as it has an answer.
+// poll reads by long-poll and never ends. The reader counts as up while its connection works, and
+// asks again as soon as it has an answer.
 func (r *reader) poll() {
 	for {
 		why := r.pollOnce()

@@ -72,7 +72,7 @@ func (p *proc) alive() bool {
 	}
 }
 
-// state is the process's letter in /proc: T is stopped.
+// state returns the process's letter in /proc: T is stopped.
 func (p *proc) state() string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid()))
 	if err != nil {

@@ -111,7 +111,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.one.ServeHTTP(w, r)
 }
 
-// What S2 says when it refuses.
+// refusals maps a status to what S2 says when it refuses.
 var refusals = map[int]string{ //nolint:gochecknoglobals // a table
 	http.StatusTooManyRequests:    `{"code":"rate_limited","message":"too many requests"}`,
 	http.StatusServiceUnavailable: `{"code":"unavailable","message":"try again"}`,
@@ -168,7 +168,7 @@ func (p *proxy) look() look {
 	return l
 }
 
-// mean is the mean number of open sessions between two looks.
+// mean returns the mean number of open sessions between two looks.
 func (l look) mean(before look) float64 {
 	return (l.area - before.area) / l.at.Sub(before.at).Seconds()
 }

@@ -43,7 +43,7 @@ type window struct {
 	away  time.Duration // of messages sent while it was not
 }
 
-// Why a connection ended. The order is that of reasons.
+// reason says why a connection ended. The order is that of reasons.
 type reason int
 
 const (

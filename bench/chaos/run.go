@@ -20,7 +20,7 @@ type run struct {
 	turn    int      // counts victims
 }
 
-// span is the duration of a fault.
+// span returns the duration of a fault.
 func (r *run) span(quick, full time.Duration) time.Duration {
 	if r.quick {
 		return quick
@@ -192,7 +192,7 @@ func (r *run) judge(w *row, f fault, grown map[string]float64, losses int) {
 	}
 }
 
-// logTo is a log with the time since the start.
+// logTo returns a log with the time since the start.
 func logTo(began time.Time) func(string, ...any) {
 	return func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "%5.1f  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))

@@ -129,7 +129,7 @@ func frozenEdge(r *run) (string, error) {
 	return fired, err
 }
 
-// mostHeld is the most memory that nodes but one hold within a span.
+// mostHeld returns the most memory that each node but one holds within a span.
 func (r *run) mostHeld(but *node, span time.Duration) (map[*node]float64, error) {
 	most := map[*node]float64{}
 	for end := time.Now().Add(span); time.Now().Before(end); pause(300 * time.Millisecond) {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// short is a duration as a table wants it.
+// short formats a duration for a table.
 func short(d time.Duration) string {
 	switch {
 	case d == 0:
@@ -20,7 +20,7 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
-// line is a row in one line.
+// line returns the row in one line.
 func (w *row) line() string {
 	return fmt.Sprintf("%s; %d written, %d received; lost %d, doubled %d, reordered %d, corrupt %d; unknown %d; "+
 		"stall p99 %s (after: %s), worst %s, away %s; appends p99 %s, failures %s; sessions %.3f; forced %.2f %%; %s",

@@ -17,7 +17,7 @@ type watch struct {
 	grown map[string]float64
 }
 
-// The counters that rows need.
+// watched lists the counters that rows need.
 var watched = []string{ //nolint:gochecknoglobals // a table
 	"fantail_not_owner_total", "fantail_owner_overrides_total", "fantail_append_duration_seconds_count", "fantail_gaps_detected_total",
 	"fantail_relay_gaps_total", `fantail_handovers_total{result="taken"}`, `fantail_handovers_total{result="lost"}`,

@@ -122,8 +122,8 @@ func (w *writing) leave() {
 	w.busy--
 }
 
-// run is one writer, until ctx ends. What it could not write at its pace it leaves
-// out: readers see how late the next one is.
+// run does the work of one writer, until ctx ends. What it could not write at its pace it leaves out:
+// readers see how late the next one is.
 func (w *writing) run(ctx context.Context, stream, writer int, every time.Duration) {
 	if !sleep(ctx, rand.N(every)) {
 		return

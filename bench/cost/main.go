@@ -1,6 +1,6 @@
-// Command cost computes what S2 bills a month for the readers of three designs: an
-// adapter with a read session for each reader, one with a session for each stream on
-// each node, and Fantail, with one for each stream in the whole fleet.
+// Command cost computes what S2 bills a month for the readers of three designs. The first has a
+// read session for each reader, the second a session for each stream on each node. The third is
+// Fantail, with a session for each stream in the whole fleet.
 //
 // What an append, a followed stream and a redeploy ask of S2 is counted by the embedded
 // S2's meter, in a run of three real nodes; the bill multiplies that.

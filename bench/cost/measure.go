@@ -32,7 +32,7 @@ type counts struct {
 	openWith, openAfter float64 // sessions with readers, and once all have left
 }
 
-// units are the counts for one.
+// units returns the counts for one append, stream, node and deploy.
 func (c counts) units(l load) units {
 	n := float64(l.streams)
 	// A node checks the tail of one of its streams if nothing else is asked of S2,
@@ -58,9 +58,9 @@ func (c counts) units(l load) units {
 	return u
 }
 
-// measure runs the fleet: streams are made; readers come to a few of them, and nothing
-// happens for a minute; they come to all, and messages are written; nothing happens for a
-// minute; all nodes are replaced, one after the other; all readers leave.
+// measure runs the fleet. Streams are made. Readers come to a few of them, and nothing happens
+// for a minute. They come to all, and messages are written. Nothing happens for a minute. All
+// nodes are replaced, one after the other, and all readers leave.
 func measure(l load) (c counts, err error) {
 	f, err := fleet.Start(nodeCount, 2*time.Second, "--s2-reads="+l.reads)
 	if err != nil {

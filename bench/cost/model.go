@@ -96,7 +96,8 @@ func (m model) deploys(f size) float64 {
 	return f.active() * days * f.deploys * m.deploy.dollars()
 }
 
-// probes are no more than this: a node that asks S2 something else does not probe it.
+// probes returns the most probes that nodes make: a node that asks S2 something else does not
+// probe it.
 func (m model) probes(f size) float64 {
 	if f.readers == 0 {
 		return 0

@@ -22,8 +22,8 @@ func y(dollars float64) float64 {
 	return height - bottom - (math.Log10(dollars)-firstY)/(lastY-firstY)*(height-top-bottom)
 }
 
-// plot is an SVG of the bill over readers, both logarithmic: of the three designs for
-// 1,000 streams, and of the last two for 10,000 dashed.
+// plot draws the bill over readers in SVG, both logarithmic: of the three designs for 1,000
+// streams, and of the last two for 10,000, dashed.
 func (m model) plot() []byte {
 	var b bytes.Buffer
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -67,7 +67,7 @@ func (m model) plot() []byte {
 	return b.Bytes()
 }
 
-// thousands is ten to the e.
+// thousands formats ten to the e.
 func thousands(e int) string {
 	switch {
 	case e >= 6:

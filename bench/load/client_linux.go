@@ -112,7 +112,7 @@ const (
 	tickEvery = 10 * time.Millisecond
 )
 
-// serveClient is a client's process.
+// serveClient runs a client's process.
 func serveClient(o *options, own int) error {
 	c := &client{dialect: dialects[o.server].of(o.path), streams: o.streams, own: own, clients: o.clients, arrive: o.arrive, buf: make([]byte, 256<<10), ask: make(chan func())}
 	for _, u := range o.urls {
@@ -367,7 +367,7 @@ func (c *client) feed(i int, r *reader, b []byte) bool {
 	return true
 }
 
-// up counts a reader that has its head.
+// up counts a reader that has the whole response header.
 func (c *client) up(r *reader, now time.Time) {
 	r.phase = phaseBody
 	c.sum.LastUp = now

@@ -40,7 +40,7 @@ func (d dialect) of(path string) dialect {
 	return d
 }
 
-// request is a reader's, whole.
+// request returns the whole request of a reader.
 func (d dialect) request(stream int, offset, host string) []byte {
 	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nAccept: text/event-stream\r\n\r\n", fill(d.read, stream, offset), host)
 }
@@ -53,8 +53,8 @@ func (d dialect) message(stream int, m []byte) []byte {
 	return []byte(fill(d.body, stream, string(m)))
 }
 
-// posts are requests of one message each, for one connection and in one piece: their order
-// is kept that way.
+// posts returns requests of one message each, for one connection and in one piece: their order is
+// kept that way.
 func (d dialect) posts(stream int, host string, header http.Header, all [][]byte) []byte {
 	var b bytes.Buffer
 	for _, m := range all {

@@ -81,7 +81,7 @@ func (r *result) print(w io.Writer) {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// window is the latencies that came since.
+// window returns the latencies that came between two tallies.
 func window(before, now *tally) (h hist.Hist) {
 	for i := range h {
 		h[i] = now.Latency[i] - before.Latency[i]
@@ -89,7 +89,7 @@ func window(before, now *tally) (h hist.Hist) {
 	return h
 }
 
-// plot is latencies over time, in SVG.
+// plot draws latencies over time, in SVG.
 func (r *result) plot() []byte {
 	const width, height, left, top = 720, 300, 60, 30
 	most, end := 1.0, 1.0

@@ -118,7 +118,8 @@ func (h history) read(client *http.Client, url string, buf []byte) (got int64, e
 // plain asks for nothing compressed, which http.DefaultClient would.
 var plain = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 
-// chunk is one answer: its length, what to ask for next, and whether that is the end.
+// chunk reads one answer and returns its length, what to ask for next, and whether that is the
+// end.
 func chunk(client *http.Client, url string, buf []byte) (n int64, next string, end bool, err error) {
 	resp, err := client.Get(url) //nolint:noctx // a command's
 	if err != nil {

@@ -37,7 +37,8 @@ type value struct {
 	ratio  bool // to the loop in C, beside it
 }
 
-// figures holds what is used of a result of bench/load, and what the other modes measure.
+// figures holds the figures of a result of bench/load that the table needs, and those of the
+// other modes.
 type figures struct {
 	ReaderBytes, Cores, DeliveryCPU, PerSecond, P99, Busy float64
 	AppendCPU, BytesPerSecond                             float64

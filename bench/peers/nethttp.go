@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// serveNetHTTP is the server that most programmers write first: a goroutine and a channel for
+// serveNetHTTP runs the server that most programmers write first: a goroutine and a channel for
 // each reader. The frame is shared, and a reader that does not keep up is cut.
 func serveNetHTTP(addr string) error {
 	ln, err := net.Listen("tcp", addr) //nolint:noctx // a command's

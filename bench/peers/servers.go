@@ -44,10 +44,10 @@ const (
 	secret    = "a-secret-of-at-least-32-characters!!"
 )
 
-// fetched is the folder in which bench/peers/install puts what it builds.
+// fetched returns a path in the folder in which bench/peers/install puts what it builds.
 func fetched(name string) string { return filepath.Join("bench", "peers", "bin", name) }
 
-// servers are all of them, given Fantail's binary.
+// servers lists all servers, given Fantail's binary.
 func servers(binary string) []*server {
 	return []*server{
 		{
@@ -171,7 +171,7 @@ func file(path string) func() error {
 	}
 }
 
-// mercureToken may publish whatever it likes.
+// mercureToken returns a token that may publish whatever it likes.
 func mercureToken() string {
 	part := base64.RawURLEncoding.EncodeToString
 	text := part([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + part([]byte(`{"mercure":{"publish":["*"]}}`))

@@ -72,8 +72,8 @@ func memoryOf(pid int) (sum int64) {
 	return sum
 }
 
-// serveCrowd is the clients of storm: given the stream, it answers how many did not get
-// all of it.
+// serveCrowd runs the clients of storm: given the stream, it answers how many did not get all of
+// it.
 func serveCrowd() {
 	child.Serve(func(stream string) (string, error) {
 		errs := make([]error, stormClients)

@@ -42,7 +42,7 @@ func newCrowd(n int, while time.Duration, dial func() (io.ReadCloser, error)) (*
 
 const target = "/v1/stream/x?live=sse&offset=-1"
 
-// asked is a connection on which the stream is asked for, in HTTP/1.1.
+// asked asks for the stream on a connection, in HTTP/1.1.
 func asked(conn net.Conn, err error) (io.ReadCloser, error) {
 	if err == nil {
 		_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", target)

@@ -21,14 +21,14 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// collector is the port on which a server is asked to free its memory: the next port.
+// collector returns the port on which a server is asked to free its memory: the next port.
 func collector(addr string) string {
 	host, port, _ := net.SplitHostPort(addr)
 	n, _ := strconv.Atoi(port)
 	return net.JoinHostPort(host, strconv.Itoa(n+1))
 }
 
-// serve is a lone node over a log in memory.
+// serve runs a lone node over a log in memory.
 func serve(kind, addr string, heartbeat time.Duration) error {
 	host := shard.NewManager(logtest.NewMemory(1), shard.NewTailBuffers(0, 0), shard.Config{ColdOpens: 1e6})
 	node := edge.New(edge.Config{Heartbeat: heartbeat, NoReactor: kind != "reactor" && kind != "tls"}, host)

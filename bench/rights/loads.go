@@ -44,7 +44,7 @@ func appends(title string, posters, streams int) load {
 	}}
 }
 
-// delivery has event streams of one stream, and a writer at a time.
+// delivery measures the readers of one stream's event streams, with one writer.
 func delivery(title string, readers int) load {
 	return load{title, func(n *node) (func(time.Duration) (int, error), func(), error) {
 		var got atomic.Int64

@@ -89,7 +89,7 @@ func (c *client) post(stream string, messages, size, per int) error {
 	return nil
 }
 
-// array is a JSON array of n strings, each of size bytes with its quotes.
+// array returns a JSON array of n strings, each of size bytes with its quotes.
 func array(n, size int) []byte {
 	message := `,"` + strings.Repeat("x", size-2) + `"`
 	b := []byte(strings.Repeat(message, n) + "]")
@@ -142,7 +142,7 @@ func (c *client) head(stream string) (time.Duration, error) {
 	return took, err
 }
 
-// tail is the log position after a stream's last message: its next offset is
+// tail returns the log position after a stream's last message: its next offset is
 // {life}_{position × 1000}.
 func (c *client) tail(stream string) (uint64, error) {
 	h, _, err := c.ask(http.MethodHead, stream, nil)

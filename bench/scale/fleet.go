@@ -51,7 +51,7 @@ func startFleet(endpoint string, nodes int) (f fleet, err error) {
 	return f, nil
 }
 
-// edge is the node that takes the requests, as a client sees it.
+// edge returns the node that takes the requests, as a client sees it.
 func (f fleet) edge() (*client, error) {
 	at, err := f[0].Ask("http")
 	if err != nil {
@@ -60,7 +60,7 @@ func (f fleet) edge() (*client, error) {
 	return newClient(at), nil
 }
 
-// owner is the name of a stream's owner; a lone node owns all.
+// owner returns the name of a stream's owner; a lone node owns all.
 func (f fleet) owner(stream string) (string, error) {
 	if len(f) == 1 {
 		return edgeName, nil

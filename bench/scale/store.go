@@ -11,7 +11,7 @@ const (
 	storeBytes = 12 << 30
 )
 
-// runStore is the process of the embedded S2.
+// runStore runs the process of the embedded S2.
 func runStore() error {
 	s, err := s2dev.Open(s2dev.Config{Basins: []string{basin}, MaxBytes: storeBytes})
 	if err != nil {

@@ -25,11 +25,11 @@ type stage struct {
 	onTop      bool // its cost is what it adds to the stage before
 }
 
-// streams is the memory of a node for streams that exist without use, and for
-// those that are followed: with a read session at S2 for each, and in exclusive
-// mode, without. Followers are in the node's process (Host.Follow, which is what
-// the first SSE reader of a stream does), because 10,000 sockets of readers would
-// be counted with them, and a process may not have as many files as it likes.
+// streams measures the memory of a node for streams that exist without use, and for streams that
+// are followed: with a read session at S2 for each, and in exclusive mode, without. Followers are
+// in the node's process (Host.Follow, which is what the first SSE reader of a stream does),
+// because 10,000 sockets of readers would be counted with them, and a process may not have as
+// many files as it likes.
 func streams(endpoint string, z sizes) error {
 	fmt.Printf("\nstreams: a node's memory; bytes for each stream of heap and stacks, and as the system counts\n\n")
 	fmt.Printf("%-58s %9s %9s\n", "", "heap", "resident")

@@ -38,7 +38,7 @@ func (t *table) print(base, rival string) {
 	}
 }
 
-// median, in milliseconds.
+// median returns the median, in milliseconds.
 func median(v []time.Duration) float64 {
 	ms := make([]float64, len(v))
 	for i, d := range v {

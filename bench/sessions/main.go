@@ -1,7 +1,7 @@
-// Command sessions measures what an idle read session of S2 costs the process that has it: with
-// package s2s alone, with shard/s2's Log.Feed on it, with a shard.Manager that owns and follows a
-// stream for each session, and with Log.Follow on S2's SDK. Each is a process of its own, and so is
-// the embedded S2. They run side by side, so that their CPU is measured in the same seconds.
+// Command sessions measures what an idle read session of S2 costs the process that has it. It has
+// four rows: package s2s alone, shard/s2's Log.Feed on it, a shard.Manager that owns and follows a
+// stream for each session, and Log.Follow on S2's SDK. Each is a process of its own, and so is the
+// embedded S2. They run side by side, so that their CPU is measured in the same seconds.
 //
 //	go run ./bench/sessions
 //	bench/with-lite go run ./bench/sessions -s2 http://127.0.0.1:4430

@@ -107,7 +107,7 @@ func (c clientCreds) Clone() credentials.TransportCredentials { return c }
 // OverrideServerName implements credentials.TransportCredentials.
 func (clientCreds) OverrideServerName(string) error { return nil }
 
-// ForListening authenticates the side that listens. The first byte of a connection distinguishes TLS
+// serverCreds authenticates the side that listens. The first byte of a connection distinguishes TLS
 // from plaintext.
 type serverCreds struct{ clientCreds }
 

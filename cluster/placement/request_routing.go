@@ -148,8 +148,8 @@ func (r *Routing) excludeNode(name string) bool {
 	return true
 }
 
-// CheckOwnership is the receiver's decision: nil to serve, else a *RedirectError. answers reports
-// whether a member answers this node's ping.
+// CheckOwnership makes the receiver's decision: nil to serve, else a *RedirectError. answers
+// reports whether a member answers this node's ping.
 func CheckOwnership(t *OwnerTable, self string, id shard.StreamID, r Route, answers func(*Member) bool) error {
 	owner := t.Owner(id)
 	switch {

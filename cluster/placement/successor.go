@@ -11,9 +11,10 @@ import (
 // by its clock and by its news of owners.
 const maxHandoverLead = 10 * time.Second
 
-// IsSuccessor reports whether the member that asks the node self for a stream is its next owner: by
-// the present table, by one of a date that is near, without self, or with that member present
-// although self still sees it leaving or cut off from S2. The member knows of its own changes
+// IsSuccessor reports whether the member that asks the node self for a stream is its next owner. It
+// is, if it owns the stream by the present table, by a table of a date that is near, or by the
+// table without self. It also is if it owns the stream by the table in which it is present,
+// although self still sees it leaving or cut off from S2: the member knows of its own changes
 // earlier.
 func (v *View) IsSuccessor(id shard.StreamID, self string, to PeerAddr, now time.Time) bool {
 	m := v.Member(to.Name)

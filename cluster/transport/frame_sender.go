@@ -131,7 +131,7 @@ func (s *session) serveSub(sub *sessionSub, f *frameBuilder) (again bool) {
 	return true
 }
 
-// AddPiece adds the next piece of the batch that is being sent.
+// addPiece adds the next piece of the batch that is being sent.
 func (f *frameBuilder) addPiece(sub *sessionSub) {
 	outgoing := sub.outgoing
 	n := min(len(outgoing.data)-outgoing.sent, wire.MaxPieceBytes, f.spaceLeft())

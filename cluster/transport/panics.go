@@ -10,7 +10,8 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// The places where panics are recovered. Each costs the thing that it is named after.
+// The places where panics are recovered, as the metric names them. A panic ends the call, link or
+// subscription in which it happens, and nothing else.
 const (
 	panicInCall         = "relay_call"
 	panicInLink         = "relay_link"

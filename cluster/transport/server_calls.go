@@ -18,9 +18,10 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// The body of a peer's write has to arrive within Config.BodyGrace plus its size divided by bodyRate, in
-// bytes a second. A later write gets ErrOverloaded, and its part of the budget is free again. The
-// peer holds the whole body before it sends the head, so only a peer that hangs is slower.
+// bodyRate is the least rate, in bytes a second, at which the body of a peer's write may arrive: it has
+// Config.BodyGrace plus its size divided by bodyRate. A later write gets ErrOverloaded, and its part of
+// the budget is free again. The peer holds the whole body before it sends the head, so only a peer that
+// hangs is slower.
 const bodyRate = 1 << 20
 
 var errBodyLate = fmt.Errorf("%w: the body of a write did not arrive in time", shard.ErrOverloaded)

@@ -100,10 +100,10 @@ type outgoingBatch struct {
 // maxCreditGrant bounds one grant of credit, in bytes, so that sums cannot overflow.
 const maxCreditGrant = 1 << 40
 
-// maxSubs bounds the subscriptions of one peer; ErrOverloaded beyond. A refusal stays in the list
-// until the bulk lane sends it, and so does a subscription that was taken back. A peer that keeps
-// asking without reading the answers loses its link once it has twice as many subscriptions,
-// refused ones included, or three times as many on the dirty list.
+// maxSubs bounds the subscriptions of one peer. One more gets ErrOverloaded. A refusal, and a
+// subscription that was taken back, stay in the list until the bulk lane sends the answer. A peer
+// that keeps asking without reading the answers loses its link once it has twice as many
+// subscriptions, refused ones included, or three times as many on the dirty list.
 const maxSubs = 1 << 18
 
 // MovedGrace bounds how long a subscription is still served after its stream got another owner.
@@ -330,8 +330,8 @@ func (s *session) close() {
 	}
 }
 
-// CheckSubscriptions checks whether this node should still serve each subscription, tells the peer
-// where it should not, and returns how many those are.
+// checkSubscriptions checks whether this node should still serve each subscription, tells the peer
+// where it should not, and returns how many it should not serve.
 func (s *session) checkSubscriptions(now time.Time, mayServe func(shard.StreamID) (placement.PeerAddr, bool)) (wrong int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -84,7 +84,7 @@ func (c *adminClient) askRaw(ctx context.Context, method, path string) ([]byte, 
 	return b, nil
 }
 
-// adminUnreachable is the error of an address that gives no answer.
+// adminUnreachable returns the error of an address that gives no answer.
 func adminUnreachable(base string, err error) error {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {

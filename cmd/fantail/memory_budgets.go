@@ -13,8 +13,8 @@ import (
 
 const mib = 1 << 20
 
-// budgets lists how many bytes of messages and streams a node holds at most: for each kind its
-// maximum, which applies if there is plenty of memory, and the minimum with which the node still
+// budgets lists how many bytes of messages and streams a node holds at most. Each kind has a
+// maximum, which applies if there is plenty of memory, and a minimum, with which the node still
 // works (one body or chunk of the largest size, some of everything). Readers, the Go runtime and
 // encoding buffers come on top.
 var budgets = []budget{

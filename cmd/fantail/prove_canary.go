@@ -143,7 +143,8 @@ func (c *canary) awaitReaders(ctx context.Context, errs *errorList) error {
 	return nil
 }
 
-// write is one writer: it appends a message after the other, at the rate of the proof.
+// write does the work of one writer: it appends a message after the other, at the rate of the
+// proof.
 func (c *canary) write(ctx, writing context.Context, stream, writer int) error {
 	s, err := c.stream(c.clientAt(writer), stream)
 	if err != nil {
@@ -187,7 +188,7 @@ func (c *canary) close(ctx context.Context) error {
 	return errs.first()
 }
 
-// read is one reader: it follows a stream to its end, and checks each message.
+// read does the work of one reader: it follows a stream to its end, and checks each message.
 func (c *canary) read(ctx context.Context, stream, node int) error {
 	s, err := c.stream(c.clientAt(node), stream)
 	if err != nil {

@@ -56,10 +56,10 @@ func (m *serviceManager) tell(states ...string) {
 // statusTick is the time between two looks at whether the node is ready.
 const statusTick = 500 * time.Millisecond
 
-// run tells systemd when the node is ready for the first time, why it is not ready otherwise, and,
-// three times in each period of the watchdog, that the node lives, until ctx ends. alive asks whether
-// it lives, within the ctx that it gets. While the node stops (stopping is closed), the watchdog
-// is not asked: the grace bounds that.
+// run tells systemd when the node is ready for the first time, and why it is not ready otherwise.
+// Until ctx ends it tells the watchdog, three times in each of its periods, that the node lives.
+// alive asks whether it lives, within the ctx that it gets. While the node stops (stopping is
+// closed), the watchdog is not asked: the grace bounds that.
 func (m *serviceManager) run(ctx context.Context, stopping <-chan struct{}, notReady func() string, alive func(context.Context) error) {
 	if m == nil {
 		return
@@ -114,7 +114,7 @@ func (m *serviceManager) lives(ctx context.Context, alive func(context.Context) 
 	return err == nil
 }
 
-// serveUnderManager is serveUntil, and tells the service manager meanwhile.
+// serveUnderManager does what serveUntil does, and tells the service manager meanwhile.
 func (n *node) serveUnderManager(ctx context.Context, m *serviceManager, again <-chan os.Signal) error {
 	if m == nil {
 		return n.serveUntil(ctx, again)

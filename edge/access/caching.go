@@ -9,7 +9,8 @@ const SSECacheControl = "private, no-cache, no-store, no-transform"
 // themselves, as Varnish does unless an answer names one.
 const NeverStale = "must-revalidate, stale-while-revalidate=0"
 
-// The values of Cache-Control, by the seconds that an answer may be kept.
+// publicAges and privateAges hold the values of Cache-Control, by the seconds that an answer may
+// be kept.
 var publicAges, privateAges = func() (public, private [maxPublicAge + 1]string) {
 	for age := range public {
 		public[age] = fmt.Sprintf("public, max-age=%d, %s", age, NeverStale)
@@ -19,13 +20,13 @@ var publicAges, privateAges = func() (public, private [maxPublicAge + 1]string) 
 }()
 
 // CacheControl returns the Cache-Control of an answer with a body, or of a 304: an answer must not
-// outlive the right to it. What a public grant allows to a request without a credential may be kept
-// by shared caches for the project's public_age; what a signed URL allows by the browser, until the
-// URL expires and for a minute at most; everything else is asked for again each time.
+// outlive the right to it. Shared caches may keep, for the project's public_age, what a public
+// grant allows to a request without a credential. A browser may keep what a signed URL allows,
+// until the URL expires and for a minute at most. Everything else is asked for again each time.
 func (v Verdict) CacheControl() string { return v.CacheControlWithin(maxPublicAge) }
 
-// CacheControlWithin is CacheControl for an answer that must not be kept for longer than some seconds
-// anyway.
+// CacheControlWithin does what CacheControl does, for an answer that must not be kept for longer than
+// some seconds anyway.
 func (v Verdict) CacheControlWithin(seconds uint8) string {
 	switch age := min(v.maxAge, seconds, maxPublicAge); {
 	case v.Public:

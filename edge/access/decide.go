@@ -53,8 +53,8 @@ func (j *Judge) Decide(r *http.Request, project, name string, want Actions) (Ver
 	return j.verdict(&c, project, name), nil
 }
 
-// DecideFork is Decide for PUT with Stream-Forked-From: it needs Create on the target, and Read and
-// Fork on the source, each time, whether or not the fork is there.
+// DecideFork does what Decide does, for PUT with Stream-Forked-From: it needs Create on the target,
+// and Read and Fork on the source, each time, whether or not the fork is there.
 func (j *Judge) DecideFork(r *http.Request, project, name, sourceProject, source string) (Verdict, *Denial) {
 	var c caller
 	no := j.identify(&c, r, project, name)
@@ -84,8 +84,9 @@ type Listing struct {
 // shown.
 func (l *Listing) MayRead(name string) bool { return l.caller.allow(Read, l.project, name) == Read }
 
-// DecideList is Decide for a listing of the streams that begin with a prefix: it needs a grant of
-// List whose pattern is ** or P/**, P being literal, and a prefix that begins with P/.
+// DecideList does what Decide does, for a listing of the streams that begin with a prefix: it
+// needs a grant of List whose pattern is ** or P/**, P being literal, and a prefix that begins
+// with P/.
 func (j *Judge) DecideList(r *http.Request, project, prefix string) (*Listing, *Denial) {
 	l := &Listing{project: project}
 	no := j.identify(&l.caller, r, project, "")
@@ -272,7 +273,8 @@ func (j *Judge) deny(r *http.Request, no *Refusal) *Denial {
 	return denialOf(r, no)
 }
 
-// denyCaller is deny; a cookie of ours that fails is deleted, so that the next request is anonymous.
+// denyCaller does what deny does, and deletes a cookie of ours that fails, so that the next request
+// is anonymous.
 func (j *Judge) denyCaller(r *http.Request, c *caller, project string, no *Refusal) *Denial {
 	d := j.deny(r, no)
 	if c.from.kind == presentedCookie && d.Status == http.StatusUnauthorized && c.project.cookie == "" {

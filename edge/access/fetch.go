@@ -223,7 +223,8 @@ func (s *keySet) replace(keys map[string]*key, at time.Time) (withdrawn []*key) 
 	return withdrawn
 }
 
-// take puts a key into the set, under the row that it has had, if old is the same key. Under mu.
+// take puts a key into the set. If old is the same key, k gets its row, and old is no longer
+// missing. Under mu.
 func (s *keySet) take(k, old *key) (err error) {
 	if old != nil {
 		k.row = old.row

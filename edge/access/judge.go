@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Config of a Judge. Zero values take the defaults.
+// Config configures a Judge. Zero values take the defaults.
 type Config struct {
 	// Path names the file.
 	Path string

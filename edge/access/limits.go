@@ -124,7 +124,8 @@ type charge struct {
 // do not wait. Reads of live readers are counted by AddReader besides.
 func (j *Judge) Admit(r *http.Request, lease Lease, u Use) *Denial { return j.admit(r, lease, u, true) }
 
-// WouldAdmit is Admit where rights are only observed: it charges and counts the same, and does not wait.
+// WouldAdmit does what Admit does, where rights are only observed: it charges and counts the same, and
+// does not wait.
 func (j *Judge) WouldAdmit(r *http.Request, lease Lease, u Use) *Denial {
 	return j.admit(r, lease, u, false)
 }

@@ -173,7 +173,7 @@ func (w *watchedFile) hasChanged() (bool, error) {
 // take compiles the file, with those that it names as they are now, and puts it in force.
 func (j *Judge) take(b []byte) error { return j.takeWith(b, nil) }
 
-// takeWith is take with files that have been read already.
+// takeWith does what take does, with files that have been read already.
 func (j *Judge) takeWith(b []byte, named map[string][]byte) error {
 	f, err := ParseFile(b)
 	if err != nil {
@@ -225,8 +225,8 @@ func (j *Judge) watch(ctx context.Context) {
 	}
 }
 
-// Reload looks at the file now, as a Judge does every ten seconds by itself. It takes the file if it
-// has changed and settled. An error keeps the rules in force, and is told by the log.
+// Reload looks at the file now, as a Judge does every ten seconds by itself. It adopts the file if
+// it has changed and settled. After an error the rules in force stay, and the log says why.
 func (j *Judge) Reload(ctx context.Context) {
 	w := j.file
 	w.mu.Lock()

@@ -184,7 +184,7 @@ func (c *appendConn) writeResponse() error {
 	return err
 }
 
-// SetReadDeadline is called by http.ResponseController. It does nothing: the body has arrived.
+// SetReadDeadline does nothing, since the body has arrived. http.ResponseController calls it.
 func (c *appendConn) SetReadDeadline(time.Time) error { return nil }
 
 // AppendRequestSize returns how many bytes the request of an append connection has, its body

@@ -111,11 +111,11 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// CloseWrite is called by net/http so that an answer is not lost when the client has sent
-// bytes that were never read.
+// CloseWrite shuts down the sending side; net/http calls it so that an answer is not lost when
+// the client has sent bytes that were never read.
 func (c *Conn) CloseWrite() error { return c.tcp.CloseWrite() }
 
-// SetWriteDeadline is called when a tls.Conn is closed.
+// SetWriteDeadline implements net.Conn. A tls.Conn calls it when it is closed.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if c.buffers != nil {
 		return nil
@@ -123,9 +123,9 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
-// ConnContext is the ConnContext of an http.Server whose connections come from Listen: the context
-// of a request names its Conn, beneath TLS too. stall is after how long a client that accepts nothing
-// is disconnected.
+// ConnContext serves as the ConnContext of an http.Server whose connections come from Listen: the
+// context of a request names its Conn, beneath TLS too. stall is after how long a client that accepts
+// nothing is disconnected.
 //
 // Some writes have no deadline (an error, a long-poll's answer): the kernel ends a connection that
 // accepts none of them. Writes with a deadline end before that, and are counted.

@@ -12,8 +12,8 @@ import (
 )
 
 // rawTransfer is one direction of a Conn. Its system calls do not block, so they are made by
-// RawSyscall, without telling the runtime: on a node that is mostly idle, each announced call wakes
-// the runtime's monitor thread, which then checks every thread each 20 µs and costs more than the call.
+// RawSyscall, without telling the runtime. On a node that is mostly idle, each announced call wakes the
+// runtime's monitor thread, which then checks every thread each 20 µs and costs more than the call.
 type rawTransfer struct {
 	do  func(fd uintptr) (done bool) // made once, so that a call allocates nothing
 	b   []byte
@@ -38,7 +38,7 @@ func newConn(tcp *net.TCPConn) (*Conn, error) {
 	return c, nil
 }
 
-// rawRead is Read without blocking the thread.
+// rawRead does what Read does, and never blocks the thread.
 func (c *Conn) rawRead(b []byte) (int, error) {
 	t := &c.reads
 	t.b, t.n, t.err = b[:min(len(b), maxRawTransfer)], 0, nil
@@ -46,7 +46,7 @@ func (c *Conn) rawRead(b []byte) (int, error) {
 	return t.result("read", err)
 }
 
-// rawWrite is Write without blocking the thread.
+// rawWrite does what Write does, and never blocks the thread.
 func (c *Conn) rawWrite(b []byte) (int, error) {
 	if len(b) > maxRawTransfer {
 		return c.Conn.Write(b)

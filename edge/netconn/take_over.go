@@ -112,7 +112,7 @@ func (a *AppendConns) runSweeper() {
 	}
 }
 
-// sweepOnce is one round of the sweeper; more reports whether there are connections to look at.
+// sweepOnce makes one round of the sweeper; more reports whether there are connections to check.
 func (a *AppendConns) sweepOnce() (more bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -8,11 +8,11 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// An offset as clients see it is {generation:016}_{place:016}, where place is a log
-// position times offsetScale: the last three digits are reserved for a place inside
-// a record. An offset with other digits there is read from the start of that record,
-// because a widely used client adds 1 to offsets and must not lose a message by that.
-// As strings, the offsets of one stream sort in the order of its messages.
+// offsetScale converts a log position into the place of an offset. An offset as clients see it is
+// {generation:016}_{place:016}, where place is a log position times offsetScale: the last three
+// digits are reserved for a place inside a record. An offset with other digits there is read from
+// the start of that record, because a widely used client adds 1 to offsets and must not lose a
+// message by that. As strings, the offsets of one stream sort in the order of its messages.
 const offsetScale = 1000
 
 const (

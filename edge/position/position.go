@@ -2,9 +2,9 @@ package position
 
 import "github.com/fantail-dev/fantail/shard"
 
-// Segment is a range of positions in one log that belongs to a stream: what it inherited
-// from an ancestor, or its own log. info is what ReadPage has to know of an inherited segment:
-// the ancestor's generation, where the segment starts, and its bound as the tail. It is made by
+// Segment is a range of positions in one log that belongs to a stream: what it inherited from an
+// ancestor, or its own log. Its info holds what ReadPage has to know of an inherited segment: the
+// ancestor's generation, where the segment starts, and its bound as the tail. It is made by
 // InheritedSegments and does not describe the ancestor itself.
 type Segment struct {
 	ID   shard.StreamID

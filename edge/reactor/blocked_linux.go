@@ -54,7 +54,8 @@ func (l *loop) markUnblocked(c *conn) {
 	}
 }
 
-// BlockedFor and disconnect implement evictable.
+// BlockedFor returns for how long the connection has accepted nothing. With Disconnect it
+// implements sendbudget.Evictable.
 func (c *conn) BlockedFor(now time.Time) time.Duration {
 	if at := c.blockedSince.Load(); at != 0 {
 		return c.group.loop.cfg.Rules.At(now).Sub(sse.Instant(at))

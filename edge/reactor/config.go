@@ -11,7 +11,7 @@ import (
 	"github.com/fantail-dev/fantail/shard"
 )
 
-// Config of a Reactor. All fields are needed.
+// Config configures a Reactor. All fields are needed.
 type Config struct {
 	Rules  *sse.Rules
 	Logger *slog.Logger

@@ -57,7 +57,8 @@ func (l *loop) poll() {
 	})
 }
 
-// run is the loop's goroutine: it handles mail, news, events and timers, one turn after the other.
+// run runs as the loop's goroutine: it handles mail, news, events and timers, one turn after the
+// other.
 func (l *loop) run() {
 	tick := time.NewTicker(l.tickEvery)
 	defer tick.Stop()

@@ -25,8 +25,8 @@ func (s *streamReaders) Wake() {
 	l.wake.Wake()
 }
 
-// hasNews reports whether there is news since the walk began. A reader that is still here after
-// its stream has ended is blocked, or behind, and will notice the end by itself.
+// hasNews reports whether the stream has news since the walk began. Its end is news once: a
+// reader that stays after that is blocked or behind, and notices the end when it reaches it.
 func (s *streamReaders) hasNews() bool {
 	now := s.key.Tail.Info()
 	return now.Tail > s.infoBefore.Tail || now.Closed != s.infoBefore.Closed || !s.ended && s.key.Tail.EndError() != nil

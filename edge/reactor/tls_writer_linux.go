@@ -27,7 +27,7 @@ func (w *tlsWriter) transport() *netconn.TLSBuffers {
 // maxEncrypted bounds the bytes that are encrypted before they are sent.
 const maxEncrypted = 64 << 10
 
-// HasOutput reports whether something is encrypted and not sent.
+// hasOutput reports whether something is encrypted and not sent.
 func (w *tlsWriter) hasOutput() bool { return w != nil && len(w.buffers.Out) > 0 }
 
 // sendTo sends b to a reader with no pending output and returns how many bytes were sent or, under
@@ -43,7 +43,7 @@ func (l *loop) sendTo(c *conn, b []byte) (int, error) {
 	return len(b), err
 }
 
-// writeTLS is writeOnce under TLS.
+// writeTLS does what writeOnce does, under TLS.
 func (l *loop) writeTLS(c *conn, pending [][]byte) (n int, all bool, err error) {
 	for _, b := range pending {
 		for len(b) > 0 {

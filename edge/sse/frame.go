@@ -69,7 +69,7 @@ func newFrame(form Framing, generation shard.Generation, next shard.Pos, interva
 	return f
 }
 
-// render is called once, before any reader uses the frame.
+// render fills the frame with the messages, once, before any reader uses it.
 func (f *frame) render(form Framing, interval uint64, messages [][]byte) {
 	f.data = renderData(form, f.generation, f.nextPos, messages)
 	f.moreCursor = interval

@@ -7,7 +7,7 @@ import (
 )
 
 // Held messages are released when the rest of the character has not come for MaxHeldTime, or when
-// they are more than one message and more than maxHeldBytes: a writer may have died inside a
+// they are more than one message and more than maxHeldBytes. A writer may have died inside a
 // character, and text that is not UTF-8 may look the same. The half is then shown as U+FFFD, and the
 // reader continues at the next character. So of broken text two readers may see two versions;
 // catch-up is exact.

@@ -153,7 +153,7 @@ func (s *appendSession) next() (input, bool) {
 	}
 }
 
-// serve is the server's end.
+// serve runs the server's end.
 func (s *appendSession) serve(back chan<- answer) {
 	defer close(back)
 	for {
@@ -200,7 +200,7 @@ func (s *appendSession) writeLate(first ...input) {
 	})
 }
 
-// deliver is the way back.
+// deliver carries the answers back to the session.
 func (s *appendSession) deliver(back <-chan answer) {
 	for a := range back {
 		<-time.After(time.Until(a.due))

@@ -50,7 +50,8 @@ func (l *Log) target(basin, name string) s2s.Target {
 	return s2s.Target{Base: l.base(basin), Basin: basin, Stream: name}
 }
 
-// appendSession is an append session as a shard.AppendSession. Each batch counts as a call.
+// appendSession makes a session of package s2s a shard.AppendSession. Each batch is counted as a
+// call to S2.
 type appendSession struct {
 	session *s2s.AppendSession
 	log     *Log

@@ -39,7 +39,7 @@ const scratchStream = "__ds/doctor"
 // ErrNotFixed is returned where the settings name no basin that Diagnose could ask at.
 var ErrNotFixed = errors.New("the settings name no fixed basin")
 
-// diagnosis asks one basin.
+// diagnosis collects the Checks of one basin.
 type diagnosis struct {
 	log    *Log
 	basin  string

@@ -87,8 +87,8 @@ func hadNoEffect(e *s2.S2Error) bool {
 	return e.Status == 409 || e.Status == 429
 }
 
-// classifyAppend is classifyError for an append: an error that is not known to be without effect
-// becomes an ErrAppendUnknown.
+// classifyAppend does what classifyError does, for an append: an error that is not known to be
+// without effect becomes an ErrAppendUnknown.
 func (c *Config) classifyAppend(err error) error {
 	out := c.classifyError("append", err)
 	var lost *shard.TailError

@@ -23,7 +23,7 @@ type feed struct {
 	due      atomic.Bool           // what the phase waits for has come
 	refused  atomic.Pointer[error] // why no connection could be made
 
-	// The rest is the step's.
+	// Only feed.step, of which one runs at a time, uses the fields below.
 	phase   feedPhase
 	session *s2s.ReadSession // while reading
 	opened  bool             // S2 has answered the session

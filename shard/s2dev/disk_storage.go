@@ -356,7 +356,8 @@ func (l *diskLog) repeatTrim(h head) error {
 	return l.trim(h.trim, h)
 }
 
-// trim need not be durable: the head with its point is, and opening the stream repeats the trim.
+// trim deletes the records below seq. It need not be durable: the head with its trim point is,
+// and opening the stream repeats the trim.
 func (l *diskLog) trim(seq uint64, h head) error {
 	if err := l.storage.failure.err(); err != nil {
 		return err

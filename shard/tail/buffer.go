@@ -94,8 +94,8 @@ func (b *Buffer) Extend(r RecordBatch) error {
 	return err
 }
 
-// ExtendLater is Extend that returns the wakers instead of waking them, for feeds that hold a lock
-// of their own.
+// ExtendLater does what Extend does, and returns the wakers instead of waking them, for feeds that
+// hold a lock of their own.
 func (b *Buffer) ExtendLater(r RecordBatch) (Wakers, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -128,7 +128,7 @@ func (b *Buffer) SkipTo(next, tail Pos, closed bool) {
 	b.SkipLater(next, tail, closed).WakeAll()
 }
 
-// SkipLater is SkipTo that returns the wakers instead of waking them.
+// SkipLater does what SkipTo does, and returns the wakers instead of waking them.
 func (b *Buffer) SkipLater(next, tail Pos, closed bool) Wakers {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,7 +149,7 @@ func (b *Buffer) SkipLater(next, tail Pos, closed bool) Wakers {
 // the node releases it for good. Later calls change nothing.
 func (b *Buffer) End(why error) { b.EndLater(why).WakeAll() }
 
-// EndLater is End that returns the wakers instead of waking them.
+// EndLater does what End does, and returns the wakers instead of waking them.
 func (b *Buffer) EndLater(why error) Wakers {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -247,7 +247,7 @@ func (b *Buffer) disarmLocked() Wakers {
 	return ws
 }
 
-// Wakers are to be woken once no lock is held.
+// Wakers holds readers to wake once no lock is held.
 type Wakers []Waker
 
 // WakeAll wakes each.
@@ -257,8 +257,8 @@ func (ws Wakers) WakeAll() {
 	}
 }
 
-// Newest returns the last RecordBatches: those that fit in atLeast bytes, and from position from on
-// those that fit in atMost. from is 0: none of the latter.
+// Newest returns the last RecordBatches that fit in atLeast bytes. If from is not 0 it returns more
+// of them, as many as reach beyond position from and fit in atMost bytes.
 func (b *Buffer) Newest(from Pos, atLeast, atMost int) []RecordBatch {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -35,12 +35,12 @@ func Send(client *http.Client, method, url, kind string, body []byte) error {
 // Asker asks nodes for their health and metrics, and never for long.
 type Asker struct{ http *http.Client }
 
-// New is an Asker.
+// New returns an Asker.
 func New() *Asker {
 	return &Asker{&http.Client{Timeout: time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 8}}}
 }
 
-// Get is the status of an address, whose body is thrown away.
+// Get returns the status of an address, whose body is thrown away.
 func (a *Asker) Get(url string) (status int, err error) {
 	resp, err := a.http.Get(url)
 	if err != nil {
@@ -57,7 +57,7 @@ func (a *Asker) Ready(admin string) bool {
 	return err == nil && status == http.StatusOK
 }
 
-// Metrics are the metrics of a node: by name with labels, and summed over labels.
+// Metrics returns the metrics of a node: by name with labels, and summed over labels.
 func (a *Asker) Metrics(admin string) (map[string]float64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

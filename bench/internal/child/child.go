@@ -23,7 +23,7 @@ func Start(path, ready string, args ...string) (*Child, error) {
 	return StartWithin(20*time.Second, path, ready, args...)
 }
 
-// StartWithin is Start for a command that may take so long.
+// StartWithin does what Start does, for a command that may take so long.
 func StartWithin(within time.Duration, path, ready string, args ...string) (*Child, error) {
 	c := &Child{cmd: exec.Command(path, args...), done: make(chan struct{})}
 	c.cmd.Env = append(os.Environ(), "FANTAIL_LOG_LEVEL=warn")
@@ -70,7 +70,7 @@ func (c *Child) Ended() bool {
 	}
 }
 
-// PID is the process's number.
+// PID returns the process's number.
 func (c *Child) PID() int { return c.cmd.Process.Pid }
 
 // Stop ends the process.

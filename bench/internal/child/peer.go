@@ -56,7 +56,7 @@ func (p *Peer) Stop() {
 	_ = p.cmd.Wait()
 }
 
-// Serve is the peer's side: it answers line by line until Stop.
+// Serve serves the peer's side: it answers line by line until Stop.
 func Serve(answer func(line string) (string, error)) {
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		a, err := answer(in.Text())

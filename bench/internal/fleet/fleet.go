@@ -34,10 +34,10 @@ const Store = "127.0.0.9:4430"
 
 func ip(node int) string { return fmt.Sprint("127.0.1.", node+1) }
 
-// HTTP is the URL of a node.
+// HTTP returns the URL of a node.
 func HTTP(node int) string { return "http://" + ip(node) + ":4437" }
 
-// Admin is the admin address of a node.
+// Admin returns the admin address of a node.
 func Admin(node int) string { return ip(node) + ":4447" }
 
 // Start builds the binary and starts nodes, each of which ends its readers over drain when
@@ -130,7 +130,7 @@ func (f *Fleet) Restart(i int) error {
 	return f.Whole(time.Minute)
 }
 
-// Metrics are a node's, or S2's at Store.
+// Metrics returns the metrics of a node, or of S2 at Store.
 func (f *Fleet) Metrics(at string) (map[string]float64, error) { return f.ask.Metrics(at) }
 
 // Sum adds up a metric of all nodes that answer.
@@ -143,7 +143,7 @@ func (f *Fleet) Sum(name string) (v float64) {
 	return v
 }
 
-// PIDs are those of the nodes; S2 is not what is measured.
+// PIDs returns the processes of the nodes. S2 is not what is measured.
 func (f *Fleet) PIDs() (pids []int) {
 	for _, n := range f.nodes {
 		pids = append(pids, n.PID())

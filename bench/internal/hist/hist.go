@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Median is the middle of v, or the mean of the two that are.
+// Median returns the middle of v, or the mean of the two in the middle.
 func Median(v []float64) float64 {
 	s := slices.Sorted(slices.Values(v))
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
@@ -58,7 +58,7 @@ func (h *Hist) Count() (n int) {
 	return n
 }
 
-// Quantile is the upper end of the step that holds it; 1 is the longest.
+// Quantile returns the upper end of the step that holds the quantile q; 1 is the longest.
 func (h *Hist) Quantile(q float64) time.Duration {
 	left := int(math.Ceil(q * float64(h.Count())))
 	if left == 0 {

@@ -19,7 +19,7 @@ type Poster struct {
 	turn     int
 }
 
-// New is one that sends whole requests as they are.
+// New returns a Poster that sends whole requests as they are.
 func New(addr string, requests ...[]byte) (*Poster, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -28,8 +28,8 @@ func New(addr string, requests ...[]byte) (*Poster, error) {
 	return &Poster{conn: conn, in: bufio.NewReader(conn), requests: requests}, nil
 }
 
-// Crowd is n posters, which share the streams; path is a stream's. Fields are more lines of the requests'
-// heads, each "Name: value".
+// Crowd returns n Posters, which share the streams; path returns a stream's. Fields are more lines of the
+// requests' heads, each "Name: value".
 func Crowd(n int, addr string, streams int, path func(stream int) string, body []byte, fields ...string) ([]*Poster, error) {
 	more := ""
 	for _, f := range fields {

@@ -23,7 +23,7 @@ func Memory(pid int) (n int64) {
 	return n
 }
 
-// Family is a process and all that descend from it.
+// Family lists a process and all that descend from it.
 func Family(pid int) []int {
 	all := []int{pid}
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
@@ -38,7 +38,7 @@ func Family(pid int) []int {
 	return all
 }
 
-// CPU is the processor time that a process has used, in ticks of 10 ms.
+// CPU returns the processor time that a process has used, in ticks of 10 ms.
 func CPU(pid int) time.Duration {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, rest, _ := strings.Cut(string(b), ") ")
@@ -51,8 +51,8 @@ func CPU(pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// Ran is the processor time that the threads of a process have used, as exact as the scheduler knows it. It
-// lacks that of threads that have ended.
+// Ran returns the processor time that the threads of a process have used, as exact as the scheduler knows
+// it. The time of threads that have ended is not in it.
 func Ran(pid int) (all time.Duration) {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	for _, t := range threads {
@@ -65,7 +65,7 @@ func Ran(pid int) (all time.Duration) {
 	return all
 }
 
-// Machine is the processor time that all processors have spent on something, and the time
+// Machine returns the processor time that all processors have spent on something, and the time
 // that they had.
 func Machine() (busy, all time.Duration) {
 	b, _ := os.ReadFile("/proc/stat")

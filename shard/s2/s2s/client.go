@@ -191,7 +191,8 @@ func (o *origin) openStream(ctx context.Context, s *stream, q request) error {
 	}
 }
 
-// startStream is openStream for a caller that does not wait. false: again will be called.
+// startStream does what openStream does, for a caller that does not wait. false: again will be
+// called.
 func (o *origin) startStream(s *stream, q request, again func(error)) (bool, error) {
 	for {
 		a, err := o.tryOpen(s, q)

@@ -91,9 +91,9 @@ func (c *Client) OpenRead(ctx context.Context, at Target, o ReadOptions, wake fu
 	return r, nil
 }
 
-// StartRead is OpenRead for a caller that does not wait. If there is neither a session nor an error,
-// a connection is in the making, and again is called once it is there, or not, from a goroutine of
-// the Client: with nil to call StartRead again, or with the reason for which there is none.
+// StartRead does what OpenRead does, for a caller that does not wait. If there is neither a session
+// nor an error, a connection is being made. A goroutine of the Client calls again once it is there,
+// with nil: then call StartRead again. If it fails, again gets the reason.
 func (c *Client) StartRead(at Target, o ReadOptions, wake func(), again func(error)) (*ReadSession, error) {
 	origin, err := c.origin(at.Base)
 	if err != nil {

@@ -170,7 +170,7 @@ func (s *stream) finish(err error) {
 	s.session.noteEnd()
 }
 
-// sweepInterval is the pause between two sweeps: the delay of what they notice.
+// sweepInterval returns the pause between two sweeps: the delay of what they notice.
 func (c *conn) sweepInterval() time.Duration { return max(c.client.cfg.Silence/8, time.Millisecond) }
 
 // sweep ends the sessions that are silent for too long, tests a silent connection, and closes an

@@ -38,7 +38,7 @@ func (e *GaveUpError) Error() string {
 	return fmt.Sprintf("no success for %v: %v", e.After.Round(time.Second), e.Err)
 }
 
-// Unwrap is called by errors.Is.
+// Unwrap returns the last error, for errors.Is.
 func (e *GaveUpError) Unwrap() error { return e.Err }
 
 // pause waits before the next attempt, after one that failed. It returns an error if there is to be
