@@ -1,10 +1,16 @@
 // Package cluster connects the nodes of one fleet: it knows the members, it knows which of
 // them owns each stream, and it carries requests and records from one node to another.
 // DESIGN.md has the reasons; this page has the paths through the code. What can be read apart is in
-// packages of its own: placement, which is pure, has which node owns a stream and which one to ask next;
-// gossip finds the members, begins a fleet, and announces from when until when a node owns streams; transport
-// has the links between nodes and what they carry, on wire, the messages, and peertls, the proof that a peer is
-// of the fleet. The files here are the node: request routing, followers, handover, local streams.
+// packages of its own:
+//
+//	placement   which node owns a stream, and which one to ask next; pure
+//	gossip      finds the members, begins a fleet, announces from when until when a node owns streams
+//	transport   the links between nodes, and what they carry
+//	wire        the messages on the links
+//	peertls     the proof that a peer is of the fleet
+//
+// The files here are the node: request routing, followers, handover, local streams. "The stream manager"
+// is shard.Manager, which each node has one of.
 //
 // References between files point one way, from lifecycle.go down to node.go, config.go and metrics.go. Two pairs know
 // each other: node.go holds the state that reports.go, storage_standing.go, heartbeat_status.go and handover.go declare, and
@@ -15,23 +21,26 @@
 // The edge calls Node.Do. Node.routeRequest asks one node after another:
 // placement.Routing.NextTarget returns the owner by this node's table (hop 0), then the node that a
 // refusal names or the successor of a lost owner (hop 1), then a node that must serve
-// (hop 2); Routing.HandleAnswer decides whether to go on. Node.askTarget serves the request
-// here (localStreams.write) or sends it over the link of that peer: transport.Peers.AwaitLink,
-// Link.RequestWrite.
+// (hop 2); Routing.HandleAnswer decides whether to go on. Node.askTarget finds the link to that peer
+// (transport.Peers.AwaitLink) and calls the attempt, a closure of Node.Do. Without a link, since this
+// node is the target, the attempt serves the request here (localStreams.write); otherwise it sends it
+// (Link.RequestWrite).
 //
 // At the peer, transport.Server.Do checks the head, compares the stream with its own
-// table (ownerSide.CheckOwnership), reserves the request's cost, waits for the body
-// and calls localStreams.write. That acquires the stream
-// (localStreams.acquire, which fetches it if another node has it) and calls the stream manager
-// (package shard). The Outcome returns the same way.
+// table (Streams.CheckOwnership), reserves the request's cost, waits for the body
+// and calls Streams.Write. Streams is the interface by which transport knows its node; here it is
+// ownerSide, a Node as its peers see it, and ownerSide.Write calls localStreams.write. That acquires the
+// stream (localStreams.acquire, which fetches it if another node has it) and calls the stream manager.
+// The Outcome returns the same way.
 //
 // If no node says whether the write was carried out, Node.Do sends it again with its append
 // id; S2 holds it once. A refusal changes no View: only gossip does.
 //
 // # The path of a delivery
 //
-// A reader's edge calls Node.Follow. followLoop.addReader finds or creates the stream's
-// follower, and the goroutine of followLoop.run steps it (follower.step). planMoveLocked
+// A reader's edge calls Node.Follow, which calls followLoop.follow. followLoop.addReader finds or creates
+// the stream's follower, for whose first feed follow waits. The goroutine of followLoop.run steps the
+// follower (follower.step). planMoveLocked
 // decides that a feed is needed, advanceMoveLocked and tryNextTargetLocked choose the source
 // by the same routing. The source is either the stream manager of this node
 // (openLocalFeedLocked, localStreams.startFeed, then onLocalFeed) or a peer
@@ -39,8 +48,10 @@
 //
 // At the owner, ownerSide.StartFeed has the stream manager follow the stream, which opens its one read session
 // with S2. From then on each change of the stream's tail buffer is sent by the bulk lane, as
-// package transport says. Back at the reader's node, follower.OnRecords extends this node's tail
-// buffer, which wakes its readers (package edge).
+// package transport says. Back at the reader's node, Link.handlePart has handleBatch join the pieces, and
+// follower.OnRecords extends this node's tail buffer, which wakes its readers (package edge). The tail
+// buffers are one set (shard.TailBuffers) that the stream manager and the followLoop share: the follower
+// extends them for streams of other nodes, the stream manager for its own.
 //
 // # The states of a follower
 //
@@ -84,23 +95,40 @@
 //	A (previous owner)                  B (new owner)                E (edge)
 //	│ OnView: History.NoteTable         │ OnView                     │ OnView: followers
 //	│ newBacklog                        │                            │ move one by one
-//	│ offerBacklog                  │                            │
-//	├─ TakeOver(stream) ───────────────►│ ServeOffered: wait         │
+//	│ offerBacklog → offerStream        │                            │
+//	├─ TakeOver ───────────────────────►│ ServeOffered → acquire     │
 //	│                                   │ fetchHandover              │
-//	│◄──────────────────── Hand(stream)─┤                            │
-//	│ HandOver: isSuccessor?            │                            │
-//	│ localStreams.handOver: seal,      │                            │
-//	│   wait for the batch in flight    │                            │
+//	│◄──────────────────────────── Hand ┤                            │
+//	│ ownerSide.HandOver: isSuccessor?  │                            │
+//	│ localStreams.handOver             │                            │
+//	│   shard.Manager.HandOver          │                            │
 //	│ openBridge: follow at B           │                            │
-//	├─ state, newest records ──────────►│ install; no read of S2     │
-//	│◄───────────────── TakeOver reply ─┤ add a reference            │
-//	│◄─ Subscribe (bridge) ─────────────┤                            │
-//	│ records from B, also for E ───────────────────────────────────► │
-//	│ reconcileStreams: Moved(B) ──────────────────────────────────► │ OnOwnerMoved
-//	│                                   │◄───────────── Subscribe ───┤ tryNextTargetLocked
+//	├─ Hand reply: state, newest ──────►│ InstallHandover;           │
+//	│  records                          │ no read of S2              │
+//	│◄───────────────── TakeOver reply ─┤                            │
+//	├─ Subscribe (bridge) ─────────────►│ startFeed: one feedRef     │
+//	│◄──────────────────────── records ─┤                            │
+//	├─ the same records ────────────────────────────────────────────►│
+//	│ reconcileStreams                  │                            │
+//	├─ Moved(B) ────────────────────────────────────────────────────►│ OnOwnerMoved
+//	│                                   │◄───────────────── Subscribe┤ tryNextTargetLocked
 //	│                                   ├─ Subscribed, records ─────►│ adoptFeedLocked
-//	│◄────────────────────────────────────────────── Unsubscribe ────┤
+//	│◄────────────────────────────────────────────────── Unsubscribe ┤
 //	│ closeBridges                      │                            │
+//
+// The calls have these names in Go, on the side that asks and on the side that answers:
+//
+//	call       asks                    answers
+//	TakeOver   Link.OfferStream        Server.TakeOver → ownerSide.ServeOffered
+//	Hand       Link.RequestHandover    Server.Hand → ownerSide.HandOver
+//	Subscribe  Link.Subscribe          session.addSubscription → ownerSide.StartFeed
+//	Moved      session.checkSubscriptions, which is the owner's; → follower.OnOwnerMoved
+//
+// What is waited for: acquire waits while the stream is arriving at B or leaving it, and then fetches it.
+// shard.Manager.HandOver ends the stream at A (Stream.halt): it refuses the callers in the queue, waits
+// for the batch in flight, and ends the read session. localStreams.handOver takes the feedRef that counts
+// A's feeds out of its table; openBridge keeps the bridge under it until no subscriber is left. B counts
+// the bridge, as any subscription, by a feedRef of its own; calls hold none.
 //
 // The Subscribe of the bridge goes from A to B: A is the edge on that link. Any request for the
 // stream at B has the same effect as A's TakeOver: it acquires the stream (localStreams.acquire). A
@@ -118,9 +146,9 @@
 // # A page of history
 //
 // Node.ReadPage, also for an ancestor of a fork: history is immutable, so any node may
-// answer. The stream manager looks into this node's memory, asks the owner once
-// (transport.Link.RequestPage), and reads S2 if that does not answer within
-// peerPageTimeout.
+// answer. Manager.ReadPageVia looks into this node's memory, asks the owner once
+// (transport.Link.RequestPage, for which the owner calls Manager.ReadPage), and reads S2 if that does not
+// answer within peerPageTimeout.
 //
 // # Trust
 //
@@ -172,10 +200,10 @@
 //
 // # Goroutines
 //
-// For a node: one reconciles ownership, one steps all followers, one reads secrets again where
-// they are in a file, up to 9 for each new owner offer streams after a change of owners, one for each peer that
-// is asked for a report (AskReports waits for them, a second at most), and packages gossip and transport have
-// their own. None for a stream. Close ends them all and waits.
+// For a node: one reconciles ownership, one steps all followers, and one reads secrets again where
+// they are in a file. After a change of owners up to 9 for each new owner offer streams. One for each peer
+// that is asked for a report (AskReports waits for them, a second at most). Packages gossip and transport
+// have their own. None for a stream. Close ends them all and waits.
 //
 // Lock order: followLoop.mu, follower.mu, then any of followLoop.pendingMu, localStreams.mu and the locks of
 // package transport. No lock is held during network I/O.

@@ -1,11 +1,16 @@
 // Package edge speaks Durable Streams over HTTP.
 //
-// What needs no HTTP is in packages of its own: position (offsets, forks' segments, Stream-Cursor),
-// sse (one reader's event stream, without its connection), sendbudget (the memory that is held while
-// it is written), byteclass (which bytes a header may have), netconn (connections that can be taken
-// from net/http), reactor (event streams without goroutines, on Linux), access (what the holder of a
-// credential may do). The files here are the HTTP
-// semantics. "PROTOCOL 5.6" is section 5.6 of the protocol's document, which is at
+// What needs no HTTP is in packages of its own:
+//
+//	access       what the holder of a credential may do
+//	position     offsets, forks' segments, Stream-Cursor
+//	sse          one reader's event stream, without its connection
+//	sendbudget   the memory that is held while it is written
+//	byteclass    which bytes a header may have
+//	netconn      connections that can be taken from net/http
+//	reactor      event streams without goroutines, on Linux
+//
+// The files here are the HTTP semantics. "PROTOCOL 5.6" is section 5.6 of the protocol's document, which is at
 // https://github.com/durable-streams/durable-streams/blob/main/PROTOCOL.md.
 //
 // # The path of a request
@@ -20,8 +25,8 @@
 // authorize is the one place that decides, on the canonical stream id. It comes before anything about
 // the stream is asked, before a body is read, and before an answer says what exists. What it returns,
 // a permit, says how the answer may be cached (permit.cacheControl) and how long a reader may stay
-// (beginStay: the reader's sse.Permit, which watchLeases has all readers ask again after a revocation
-// or a change of the file). stillAllows asks once more before an append is handed on, because its body may have
+// (beginStay). The reader's sse.Permit follows from it, and watchLeases has all readers ask theirs again
+// after a revocation or a change of the file. stillAllows asks once more before an append is handed on, because its body may have
 // taken minutes. Without a file of rights it returns immediately.
 //
 // A header that is kept, travels to other nodes or comes back in an answer has a row in
@@ -69,9 +74,15 @@
 // segments, oldest first; Position.CurrentSegment names the ancestor's log, from which
 // Backend.ReadPage reads; SkipReadSegments moves on to the next one, and at last to
 // the stream's own log. So the offsets of inherited messages are those of the ancestors'
-// generations. sendChunk writes the chunk: on TCP in a write slot (netconn.WriteSlots), so that a
+// generations. Where an ancestor's log was trimmed, the answer is 410, except that a read from the
+// start of the stream goes on at the first position that is kept. sendChunk writes the chunk: on TCP in a write slot (netconn.WriteSlots), so that a
 // crowd that catches up leaves processors for everything else; otherwise in pieces
 // (netconn.StallWriter).
+//
+// An event stream reads pages too, while its reader is below the tail buffer. sse.Session.WantedPage
+// names the segment and the position; eventStream.readPage reads it on the goroutine of the request,
+// and reactor.Config.ReadPage (readPageRecovered) on a goroutine of its own. Both call
+// Backend.ReadPage, and Session.AcceptPage gets the page.
 //
 // offset=tail-N counts messages backwards, page by page (positionFromEnd), before anything else of a
 // read is done.

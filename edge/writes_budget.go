@@ -139,8 +139,8 @@ func (c *bodyCharge) noteWaiting(w http.ResponseWriter, began time.Time, got int
 	return nil
 }
 
-// finishBody ends the wait for the body, and reports whether the body was given up. It is called
-// once, whatever the reason.
+// finishBody ends the wait for the body, for whatever reason, and reports whether the body was given
+// up.
 func (c *bodyCharge) finishBody() (cut bool) {
 	body := c.body
 	if body == nil {

@@ -7,16 +7,20 @@
 //	  Stream.submit                waitReady folds a log that is not in memory: runOpening, takeOver
 //	    enqueue                    a full queue refuses; no batch in flight: the caller leads
 //	    leadWrites → writeLoop     and, if callers wait or the outcome is open, a goroutine goes on
-//	      decideBatch
-//	        composeBatchAt         fills one batch, with a checkpoint where due
-//	          decide               pure: each caller against fold + what the batch holds
+//	      decideBatch → composeFrom
+//	        composer.compose       fills one batch, with a checkpoint where due
+//	          decideCall → decide  pure: each caller against fold + what the batch holds
 //	          placeDrafts          recordGenerator makes the records; putRecord encodes and folds them
 //	      sendBatch                Log.Append at exactly the position of the fold
 //	        foldAck
-//	          foldFromLog          drops what is known, by position
-//	            absorbRecords      State.foldRecord, assembler.addRecord
-//	          publishBatch         assembler.flushBatch → tail.Buffer.ExtendLater → wakers
+//	          foldFromLog → foldRecords
+//	            absorbRecords      drops what is known, by position; State.foldRecord, assembler.addRecord
+//	              publishBatch     assembler.flushBatch → tail.Buffer.ExtendLater
+//	            wakers.WakeAll     once Stream.mu is released
 //	      resolveBatch             answerCalls
+//
+// Manager.log is a breaker around the Log (breaker.go). Where storage answers nothing, its calls fail
+// immediately; otherwise they are those of s2.Log.
 //
 // Where storage is far away and callers wait, the batches go over an append session, several at a
 // time, and each is decided on the prediction of the one before it:
@@ -38,14 +42,15 @@
 //	  turnLimiter                  the most followed streams first
 //	  openFeed                     Feeder.Feed (or Log.Follow): one read session per followed stream
 //	    readSession.TakePage       called by the Log; records below WantedPos were left out
-//	      foldFromLog              the same function as for acknowledgements and read-back
-//	        absorbRecords
-//	        publishBatch           tail.Buffer.ExtendLater
-//	  wakers.WakeAll               once no lock is held: Waker.Wake of each reader that watches
+//	      foldRecords              the same function as for acknowledgements and read-back
+//	        absorbRecords → publishBatch → tail.Buffer.ExtendLater
+//	        wakers.WakeAll         once no lock is held: Waker.Wake of each reader that watches
 //
 // A reader reads at its position: RecordBatches from tail.Buffer.ReadAt; pages below it, from
-// Manager.ReadPage (pages.readPage: cache, a peer, or fetchPage from the log). At the tip it waits
-// with tail.Buffer.Watch. No reader has a queue.
+// Manager.ReadPage. At the tip it waits with tail.Buffer.Watch. No reader has a queue.
+//
+// The tail.Buffers are one set for the Manager and for cluster's followers, so a reader does not see
+// whether its node owns the stream, and keeps its Buffer when that changes.
 //
 // # The path of a handover
 //
@@ -69,11 +74,19 @@
 //	    Fleet.Do(OpHold)           the source's owner: decideHold → addForkRef
 //	    submit                     the create record holds the chain: the ancestors' logs, bounded
 //	    releaseInBackground        if this attempt did not make it
-//	Manager.Info
+//	Manager.Info → Stream.describe
 //	  confirmChain                 a new owner: askSources → sourceReader: do the sources hold it?
 //	  State.Info                   servedChain: what readers are served
 //	Manager.ReadPage(ancestor, …)  the edge reads an inherited page in the ancestor's log,
 //	                               with an Info that it makes from the chain
+//	  ReadPageVia(…, ask)          cluster's Node calls this: ask requests the page of the owner
+//	    Buffers.ReadAt             the tail.Buffer of that log may have it
+//	    pages.readPage             the cache; all callers that want the page now share one read
+//	      readOnce                 askPeer, else fetchPage from the log; caches it
+//
+// A position that was trimmed from an ancestor's log is a TrimmedError, as in a stream's own log. A
+// reader that begins at the start of the stream goes on at the first position that is kept; any other
+// is told that its offset is gone.
 //
 // The reference is in the source's log before the fork's create record, and is given back after the
 // fork's end (releasePending, OpRelease). A source that is deleted while forks hold it is gone:

@@ -14,8 +14,8 @@ import (
 //	writeLoop:
 //	    repeat, until no caller waits:
 //	        several could be in flight:  openPipeline, pipeline.run
-//	        no batch is in flight:    decideBatch
-//	            composeBatchAt        decides callers from the front of the queue, each against the
+//	        no batch is in flight:    decideBatch, composeFrom
+//	            composer.compose      decides callers from the front of the queue, each against the
 //	                                  fold and what the batch holds by then: the predicted State
 //	        it is not sent:           sendBatch, one append
 //	            confirmTail           if nothing is to be written: a refusal must rest on the log

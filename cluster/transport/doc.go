@@ -24,8 +24,9 @@
 // only puts the subscription on the session's dirty list. Server.Bulk, the bulk lane's goroutine, calls
 // session.fillFrame: popDirty, serveSub, beginBatch (reads the tail buffer by position), addPiece.
 //
-// Back at the edge Link.readBulk calls handlePart for each Part. A wire.BatchAssembler joins the pieces, and
-// Subscriber.OnRecords gets the batch. Credit is returned by handlePart, on receipt.
+// Back at the edge Link.readBulk calls handlePart for each Part, and that handleBatch for a piece of a
+// batch. A wire.BatchAssembler joins the pieces, and Subscriber.OnRecords gets the batch. Credit is returned
+// by handlePart, on receipt.
 //
 // # The path of a write
 //

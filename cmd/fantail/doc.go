@@ -2,11 +2,17 @@
 //
 // # What it owns
 //
-// The configuration (config.go: flags and FANTAIL_ variables, nothing else), how a node is built
-// and stopped (node.go), its admin address (admin.go; admin_guard.go for what it refuses;
-// admin_report.go, admin_fleet.go and admin_streams.go for what it tells of the fleet; package
-// internal/page for the page that shows it), the process's log and signals (log.go, signals.go),
-// what systemd is told (service_manager.go), and the commands, each in a file of its name (cmd_*.go).
+//   - The configuration: flags and FANTAIL_ variables (config.go), and a file of settings (config_file.go).
+//   - How a node is built and stopped (node.go).
+//   - The admin address of a node (admin.go), and what it refuses (admin_guard.go). What it tells of the
+//     fleet is in admin_report.go, admin_fleet.go and admin_streams.go; package internal/page has the
+//     page that shows it.
+//   - The process's log and signals (log.go, signals.go), what systemd is told (service_manager.go), and
+//     the codes that all commands end with (exit_codes.go).
+//   - The commands, each in a file of its name (cmd_*.go).
+//
+// # The commands
+//
 // serve (one node), dev (a fleet on loopback, in one process, with a playground that kills and starts
 // nodes: playground.go) and s2 (the embedded S2) are servers. token, sign and check make and explain
 // what package edge/access judges by; they read secrets from files or standard input, never from
@@ -14,17 +20,16 @@
 // tail, info, rm and fork are clients of any server of Durable Streams (remote.go, and package
 // internal/dsclient, which speaks the protocol); prove writes and reads with it while a rollout runs
 // (prove_*.go). top, owner, drain and undrain ask the admin address of a node (admin_client.go);
-// doctor checks what a node needs, with serve's flags. exit_codes.go has the codes that all end with, config_file.go the file
-// of settings.
+// doctor checks what a node needs, with serve's flags.
 //
 // # The life of a node
 //
 // startNode opens S2 (openStore), the tail buffers, the Manager, the cluster's Node (not for a lone
 // node) and the edge, in the order in which a record meets them, and starts the servers. The first
 // SIGTERM or interrupt, or the end of a server, calls stopWithinGrace, which stops the node in the
-// reverse order (node.depart, then node.stop): readiness goes off; streams are handed over while
-// requests for them are still relayed; the node lingers until balancers have noticed; readers are
-// ended, each after a complete event; then the servers, gossip, streams and S2 are closed. When the
+// reverse order (node.depart, then node.stop). Readiness goes off. Streams are handed over while
+// requests for them are still relayed. The node lingers until balancers have noticed. Readers are
+// ended, each after a complete event. Then the servers, gossip, streams and S2 are closed. When the
 // grace runs out, or at a second signal (a second later or more), the process ends immediately.
 //
 // # The path of a record
@@ -52,11 +57,19 @@
 //
 // # Goroutines
 //
-// Per node one for each of its two servers; in a fleet one that rebalances readers; one that
-// watches whether the node is ready; and if S2 is not in this process, one that watches S2.
-// node.stop waits for them. node.stopWithinGrace runs stop in one that it does not wait for longer
-// than the grace: then the process ends. A process has one that waits for signals, which the done
-// of stopOnSignal waits for; under systemd one that tells it how the node is, which
-// serveUnderManager waits for; and for each log line one until the line is written. The playground of
-// dev has one for its server and one for each reader that was added, which playground.close waits for.
+// A node has
+//
+//   - one for each of its two servers;
+//   - in a fleet, one that rebalances readers;
+//   - one that watches whether the node is ready;
+//   - if S2 is not in this process, one that watches S2.
+//
+// node.stop waits for them. It runs in a goroutine of node.stopWithinGrace, which waits no longer than
+// the grace: then the process ends. A process has
+//
+//   - one that waits for signals, for which the done of stopOnSignal waits;
+//   - under systemd, one that tells it how the node is, for which serveUnderManager waits;
+//   - for each log line, one until the line is written;
+//   - in dev, one for the playground's server and one for each reader that was added. playground.close
+//     waits for them.
 package main

@@ -1,5 +1,6 @@
 // Package s2 keeps streams in S2: with the official Go SDK, and with package s2s for read sessions.
-// It is the shard.Log of every deployment, and the only importer of the SDK.
+// It is the shard.Log of every deployment. In the program it is the only importer of the SDK; package
+// s2dev, which answers as S2 does, shares the SDK's generated messages.
 //
 // # The path of an append
 //
@@ -61,16 +62,20 @@
 //
 // # Bounds
 //
-// A window and a frame of bytes per session (package s2s), or sessionBuffer records of the SDK; as many
-// workers as processors, and pagesPerStep pages of a feed before the next feed's turn; maxIdleConns idle connections, further ones are closed after
-// their call; reopensPerSecond sessions reopened, further ones wait; createBasinBurst basins
-// created for new projects of a template, and one each createBasinEvery after that, further ones
-// are refused with ErrLogBusy.
+//   - Records that wait: a window and a frame of bytes per session (package s2s), or sessionBuffer
+//     records of the SDK.
+//   - Workers: as many as processors. A feed has pagesPerStep pages before the next feed's turn.
+//   - Idle connections: maxIdleConns. Further ones are closed after their call.
+//   - Sessions reopened: reopensPerSecond. Further ones wait.
+//   - Basins created for new projects of a template: createBasinBurst, and one each createBasinEvery
+//     after that. Further ones are refused with ErrLogBusy.
 //
 // # Goroutines
 //
 // Those of package s2s, and the workers while a feed has something to do: Close waits for them. None
-// for a feed at rest. With SDKSessions, one pump per open session, for which Follow and Replay wait; the SDK's own goroutines end with the session's context. With a proxy, those of the bridge's server: Close waits for them.
+// for a feed at rest. With SDKSessions, one pump per open session, for which Follow and Replay wait;
+// the SDK's own goroutines end with the session's context. With a proxy, those of the bridge's
+// server: Close waits for them.
 //
 // # Not here
 //

@@ -10,8 +10,9 @@ type Info struct {
 	Exists bool
 	// Gone: the stream was deleted or has expired, but forks of it live.
 	Gone bool
-	// Generation is the stream's incarnation: 1,000 times the milliseconds since 1970 at its
-	// create, or higher; 0 for a log that only others wrote to. Offsets carry it.
+	// Generation tells this life of the stream from others under its name: it is 1,000 times the
+	// milliseconds since 1970 at the create, or higher; 0 for a log that only others wrote to.
+	// Offsets carry it.
 	Generation Generation
 	// Chain is the past that this generation inherited; see Ancestor.
 	Chain []Ancestor
