@@ -126,9 +126,9 @@
 //
 // What is waited for: acquire waits while the stream is arriving at B or leaving it, and then fetches it.
 // shard.Manager.HandOver ends the stream at A (Stream.halt): it refuses the callers in the queue, waits
-// for the batch in flight, and ends the read session. localStreams.handOver takes the feedRef that counts
-// A's feeds out of its table; openBridge keeps the bridge under it until no subscriber is left. B counts
-// the bridge, as any subscription, by a feedRef of its own; calls hold none.
+// for the batch in flight, and ends the read session. localStreams.handOver removes the feedRef that
+// counts A's feeds from its table, and openBridge keeps the bridge under that feedRef until no subscriber
+// is left. B counts the bridge, as any subscription, by a feedRef of its own; calls hold none.
 //
 // The Subscribe of the bridge goes from A to B: A is the edge on that link. Any request for the
 // stream at B has the same effect as A's TakeOver: it acquires the stream (localStreams.acquire). A

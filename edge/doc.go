@@ -179,12 +179,12 @@
 // counts: a URL may hold an id from when its page was made.
 //
 // An event stream that the reactor writes ends with its connection, and has no chunked transfer
-// coding. Chunks cost next to nothing: 7 bytes for an event of 432, and no CPU that can be
-// measured (bench/results/readers.txt). With them a client and a proxy tell a cut from an end,
-// and that is the reason against them. After a node's crash the protocol's published client, which
-// comes back after a clean end, gives up for good after an error: in Node behind nginx it did so,
-// and Chromium's fetch reports such a cut as a network error. fetch-event-source, as it comes, does
-// the opposite: it gives up after a clean end, and needs an onclose that throws. It would need that
+// coding. Chunks cost next to nothing: 7 bytes for an event of 432, and no CPU that can be measured
+// (bench/results/readers.txt). With them a client and a proxy tell a cut from an end, and that is
+// the reason against them. After a node's crash the protocol's published client, which comes back
+// after a clean end, gives up for good after an error. In Node behind nginx it did so, and
+// Chromium's fetch reports such a cut as a network error. fetch-event-source, as it comes, does the
+// opposite: it gives up after a clean end, and needs an onclose that throws. It would need that
 // with chunks too, because a drain, which is far more frequent than a crash, ends streams cleanly.
 // Over HTTP/2, and where net/http writes the stream, a cut is visible already.
 //

@@ -103,7 +103,7 @@
 // # How a node stands with storage
 //
 // Where the Log is a Prober, Manager.WatchStanding (standing_watcher.go) asks it every ten seconds,
-// with the node's own settings and in the basins that they name, for the fleet's record
+// with the node's own settings and in the basins that they name. It asks for the fleet's record
 // (fleet_record.go) and for each right that a node needs: by appends that are refused for their
 // position, not for want of the right. The result is a Standing (standing.go), and nothing else takes
 // streams from a node because storage refuses it. A refused request never does: clients name
@@ -147,13 +147,13 @@
 // of their own and evict only each other. Each stream's queue, its producers and its forks have
 // bounds of their own (Config, checkpoint.go, fork_state.go).
 //
-// What a request may have written is bounded as well, beside its own body: a record of at most 5 KiB
-// (a create record with its chain, fork_state.go) or a tombstone (the last 1,024 append ids and the
-// table of forks, some 45 KiB), and every 500 records or 512 KiB a checkpoint (256 KiB of producers
-// beside that). What streams ask each other's owners by themselves (fork_refs.go) is paced by a
-// token bucket, with longer and longer pauses where it brings nothing. At most 16 logs of forks'
-// sources are folded together, 8 of one project (source_reader.go). The edge charges what a fork
-// copies of a message.
+// What a request may have written is bounded as well, beside its own body. That is a record of at
+// most 5 KiB (a create record with its chain, fork_state.go) or a tombstone (the last 1,024 append
+// ids and the table of forks, some 45 KiB). Every 500 records or 512 KiB it is a checkpoint, too
+// (256 KiB of producers beside that). What streams ask each other's owners by themselves
+// (fork_refs.go) is paced by a token bucket, with longer and longer pauses where it brings nothing.
+// At most 16 logs of forks' sources are folded together, 8 of one project (source_reader.go). The
+// edge charges what a fork copies of a message.
 //
 // # What a write holds
 //

@@ -15,9 +15,9 @@
 //
 // # Invariants
 //
-//  1. A View is immutable, and its table of an instant is a pure function: filter by dates, of two
-//     members with one ring key keep the newer process, without those that S2 does not answer unless
-//     it answers none, then build the ring from the sorted ring keys.
+//  1. A View is immutable, and its table of an instant is a pure function. It filters by dates, and
+//     of two members with one ring key it keeps the newer process. It leaves out the members that S2
+//     does not answer, unless it answers none. Then it builds the ring from the sorted ring keys.
 //  2. The ring is built from the set of keys, from scratch. A change of its shape, of its library's
 //     major version or of its hash is a new ring generation; a member of another one is ignored.
 //  3. A request ends: each answer raises its hop or excludes a member, and the node that asks is the

@@ -19,7 +19,7 @@
 // Failures name an invariant, I1 to I14 or E1: cluster/DESIGN.md, "Invariants", has them. Three
 // are limited here. I10 (memory) needs processes. I12's token bucket never overflows with so few
 // streams, so the check only sees that it is not exceeded. What planned changes may cost (I4, I5,
-// I6, I8, I9) is judged in runs with nothing else, and I6 and I8 where clocks agree: a node with a
+// I6, I8, I9) is judged in runs with nothing else, and I6 and I8 where clocks agree. A node with a
 // clock that is ahead by more than the notice of a change takes streams that no node gives away
 // yet, and reads them. I9 of a death is judged where nothing else was wrong from its beginning to
 // ten seconds after its end. The simulation adds two checks of its own: each fault that was asked

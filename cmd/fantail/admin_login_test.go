@@ -12,7 +12,7 @@ import (
 )
 
 // An operator's browser logs in with a token and gets a cookie, which is good at that address for twelve
-// hours: for reads, and for what a page of the same origin sends; nothing else opens the address, also
+// hours: for reads, and for what a page of the same origin sends. Nothing else opens the address, also
 // once the file has lost its last token.
 func TestOperatorLogsIn(t *testing.T) {
 	t.Parallel()

@@ -159,9 +159,9 @@ func TestForgedRevocationsDoNotFillTheLog(t *testing.T) {
 	})
 }
 
-// Nothing of a credential leaves a node but in the answer that begins a session: a locked node is given
-// tokens, cookies, signed URLs and operators' tokens with marks in them, good and bad, and then no log
-// line (of debug, and of requests), no metric, no error and no profile has one of the marks.
+// Nothing of a credential leaves a node but in the answer that begins a session. A locked node is given
+// tokens, cookies, signed URLs and operators' tokens with marks in them, good and bad. No log line (of
+// debug, and of requests), no metric, no error and no profile has one of the marks.
 func TestSecretsStayInTheNode(t *testing.T) {
 	t.Parallel()
 	const mark = "zzMARKzz"
@@ -561,7 +561,7 @@ func (b withBearer) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // A fleet is rolled from open to observing to locked, and one node of it back to open, under readers and
-// writers: each reader gets everything once and in order, no write is lost, and strangers are refused by
+// writers. Each reader gets everything once and in order, and no write is lost. Strangers are refused by
 // the nodes that are locked, and by no others.
 func TestRollingFromOpenToLocked(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@
 // what package edge/access judges by; they read secrets from files or standard input, never from
 // arguments or variables, and print no part of a signature that they were given. ls, new, append,
 // tail, info, rm and fork are clients of any server of Durable Streams (remote.go, and package
-// internal/dsclient, which speaks the protocol); prove writes and reads with it while a rollout runs
+// internal/dsclient, which speaks the protocol). prove writes and reads with it while a rollout runs
 // (prove_*.go). top, owner, drain and undrain ask the admin address of a node (admin_client.go);
 // doctor checks what a node needs, with serve's flags.
 //

@@ -365,7 +365,7 @@ func TestNginxAuthRequest(t *testing.T) {
 const oauth2Proxy = "github.com/oauth2-proxy/oauth2-proxy/v7@v7.15.6"
 
 // oauth2-proxy logs people in at an identity provider and passes their access token on in a header, which
-// one issuer of the file names; what a client puts into that header by itself does not reach a node, and
+// one issuer of the file names. What a client puts into that header by itself does not reach a node, and
 // at a node it must be the issuer's.
 func TestOAuth2Proxy(t *testing.T) {
 	if os.Getenv("TEST_PROXIES") == "" {

@@ -258,9 +258,9 @@ func TestWhatNextTellsAnExecutor(t *testing.T) {
 	}
 }
 
-// Whatever happens to a reader: it never waits beyond a moment at which it has to go, to be released
-// what it holds back, or to hear something; it is told to go at the first moment that there is no
-// event under way; and after that it hears nothing.
+// Whatever happens to a reader, it never waits beyond a moment at which it has to go, to be released
+// what it holds back, or to hear something. It is told to go at the first moment that there is no
+// event under way, and after that it hears nothing.
 func TestNextNeverWaitsTooLong(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		chance := rapid.Uint64()
