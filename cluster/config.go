@@ -20,8 +20,8 @@ import (
 // DefaultRelayPort is the port of the relay where an address has none.
 const DefaultRelayPort = 4467
 
-// maxSecrets bounds the secrets of a fleet: the one in use, one that is being added or removed, and
-// a few for nodes that are late.
+// maxSecrets bounds the secrets of a fleet: the secret in use, a secret that is being added or
+// removed, and a few for nodes that are late.
 const maxSecrets = 8
 
 // Config configures a Node. Fields without a default are required.

@@ -18,13 +18,12 @@
 //
 // # The path of an append
 //
-// The edge calls Node.Do. Node.routeRequest asks one node after another:
-// placement.Routing.NextTarget returns the owner by this node's table (hop 0), then the node that a
-// refusal names or the successor of a lost owner (hop 1), then a node that must serve
-// (hop 2); Routing.HandleAnswer decides whether to go on. Node.askTarget finds the link to that peer
-// (transport.Peers.AwaitLink) and calls the attempt, a closure of Node.Do. Without a link, since this
-// node is the target, the attempt serves the request here (localStreams.write); otherwise it sends it
-// (Link.RequestWrite).
+// The edge calls Node.Do. Node.routeRequest asks one node after another. placement.Routing.NextTarget
+// returns the owner by this node's table (hop 0), then the node that a refusal names or the successor
+// of a lost owner (hop 1), then a node that must serve (hop 2); Routing.HandleAnswer decides whether
+// to go on. Node.askTarget finds the link to that peer (transport.Peers.AwaitLink) and calls the
+// attempt, a closure of Node.Do. Without a link, since this node is the target, the attempt serves
+// the request here (localStreams.write); otherwise it sends it (Link.RequestWrite).
 //
 // At the peer, transport.Server.Do checks the head, compares the stream with its own
 // table (Streams.CheckOwnership), reserves the request's cost, waits for the body
@@ -166,15 +165,14 @@
 //
 // # What S2 answers to a node
 //
-// A node owns nothing before S2 has answered it with its own settings and it has found the
-// fleet's record there (storage_standing.go). Gossip carries a hash of the record. Members that own
-// streams are right: a node that found another record owns none, is not ready, and reports which
-// setting to check. An owner yields only to owners that began before it. A node with a different
-// record writes nothing. A node that its own probe finds refused, while S2 answers others, gives
-// its streams away as one that is cut off does. When a member is refused the others probe
-// immediately, so that where all are refused all keep what they have. While S2 answers no node, a
-// node that it has never answered waits a minute and then does without it: it is ready and owns
-// its share.
+// A node owns nothing before S2 has answered it with its own settings and it has found the fleet's
+// record there (storage_standing.go). Gossip carries a hash of the record. Members that own streams
+// are right: a node that found another record owns none, is not ready, and reports which setting to
+// check. An owner yields only to owners that began before it. A node with a different record writes
+// nothing. A node that its own probe finds refused, while S2 answers others, gives its streams away
+// as a node that is cut off does. When a member is refused the others probe immediately, so that
+// where all are refused all keep what they have. While S2 answers no node, a node that it has never
+// answered waits a minute and then does without it: it is ready and owns its share.
 //
 // # Invariants
 //

@@ -176,8 +176,8 @@ func (l *followLoop) localInfo(id shard.StreamID) (shard.Info, bool) {
 	return f.tail.Info(), true
 }
 
-// endOlderGeneration handles a description from another node: a later generation ends the one that
-// is followed here.
+// endOlderGeneration handles a description from another node: a later generation ends the
+// generation that is followed here.
 func (l *followLoop) endOlderGeneration(id shard.StreamID, info shard.Info) {
 	if !info.Exists {
 		return

@@ -176,7 +176,7 @@ func (b *handoverBacklog) isWaiting(id shard.StreamID) bool {
 // offerBacklog offers the streams of the backlog to their new owners, which fetch them. It returns once each
 // has been offered, or when ctx ends.
 func (n *Node) offerBacklog(ctx context.Context, backlog *handoverBacklog) {
-	byOwner := map[string][]shard.StreamID{} // by owner, so that one that hangs delays no other
+	byOwner := map[string][]shard.StreamID{} // by owner, so that an owner that hangs delays no other
 	for _, id := range backlog.streams {
 		m := backlog.table.Owner(id)
 		byOwner[m.Name] = append(byOwner[m.Name], id)

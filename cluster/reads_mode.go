@@ -47,7 +47,7 @@ func (n *Node) warnOfReadsModes(now time.Time) {
 }
 
 // noteNotFetched tells the stream manager if a stream that no node handed over may have an owner that
-// still writes: one that cannot be reached, or the one in whose place this node serves it.
+// still writes: an owner that cannot be reached, or the owner in whose place this node serves it.
 func (n *Node) noteNotFetched(id shard.StreamID) {
 	rivals := !n.followLoop.ownsStream(id)
 	for _, t := range n.history.PreviousTables(n.View(), n.cfg.Now()) {

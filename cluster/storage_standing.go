@@ -19,7 +19,7 @@ type standingState struct {
 	rightRecord       uint64    // the record that counts
 	reason            string    // of JudgeStanding
 	reasonSince       time.Time // since when it has been this reason
-	loggedReason      string    // the last one that was logged
+	loggedReason      string    // as it was last logged
 	loggedAt          time.Time
 	byMember          map[string]memberStoreState // by member name
 }

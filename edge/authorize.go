@@ -131,8 +131,8 @@ func (s *Server) stillAllows(w http.ResponseWriter, r *http.Request, p permit, i
 // secondOf returns a moment as leases count it: seconds since 1970.
 func secondOf(t time.Time) uint32 { return uint32(max(t.Unix(), 0)) } //nolint:gosec // until 2106
 
-// chargeUnannounced charges a body whose size came without announcement, and refuses one that is
-// longer than the project allows.
+// chargeUnannounced charges a body whose size came without announcement, and refuses a body that
+// is longer than the project allows.
 func (s *Server) chargeUnannounced(r *http.Request, p permit, size int) error {
 	if !p.judged && !p.observed || r.ContentLength >= 0 {
 		return nil

@@ -39,7 +39,7 @@ type AppendSession interface {
 
 // AppendEnd says how an append session ended, and what that means for the batches that it has not
 // acknowledged. Of those whose outcome is unknown, the first so many may be written, or may still
-// be; none is written after one that is not.
+// be; none is written after a batch that is not.
 type AppendEnd struct {
 	// Err ended the session. It is one of Log.Append.
 	Err error

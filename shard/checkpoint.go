@@ -195,7 +195,7 @@ func (s *State) encodeProducers(maxAge Millis, size int) []byte {
 }
 
 // encodeOutcomes returns the remembered outcomes, oldest first, as differences to the outcome
-// before, and the time of the newest one that was forgotten.
+// before, and the time of the newest producer that was forgotten.
 func (s *State) encodeOutcomes() (b []byte, forgot Millis) {
 	merged := outcomeWindow{forgottenTime: s.forgottenTime()}
 	s.mergeOutcomes(&merged)
@@ -228,7 +228,7 @@ func (s *State) mergeOutcomes(w *outcomeWindow) {
 }
 
 // restoreCheckpoint replaces the State by the one in the checkpoint or tombstone r. errForeign: it
-// is not one that a Fantail wrote, and the State is unchanged.
+// was not written by a Fantail, and the State is unchanged.
 func (s *State) restoreCheckpoint(r Record, h *Header) error {
 	fresh := State{Next: r.Pos + 1, Time: s.Time, trimTo: s.trimTo, rooted: s.rooted}
 	if err := fresh.decode(h.State, r.Time); err != nil {

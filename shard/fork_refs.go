@@ -234,7 +234,7 @@ func (s *Stream) sweepRefs(ctx context.Context) {
 // ackTimeForSweep returns the time of the newest acknowledgement known, to compare references with.
 // If a reference seems old enough by now, and no acknowledgement proves it yet, it asks for a new
 // one. It does not ask earlier: a node asks once a minute, and an answer that comes too early takes
-// the place of one that would do.
+// the place of an answer that would do.
 func (s *Stream) ackTimeForSweep(ctx context.Context) Millis {
 	s.mu.Lock()
 	clock := s.storageClockLocked()

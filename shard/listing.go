@@ -93,7 +93,7 @@ func (m *Manager) List(ctx context.Context, project, prefix, after string, limit
 	return list, calls, nil
 }
 
-// isStreamName reports whether a name within a project is one that a stream can have.
+// isStreamName reports whether a stream can have the name within a project.
 func isStreamName(project, name string) bool {
 	_, err := ParseStreamID(project + "/" + name)
 	return err == nil && utf8.ValidString(name)

@@ -78,8 +78,8 @@ func (b *appendBatch) isFound() bool {
 
 // requeueLost answers the callers in flight whose append stands in the log, and queues the others
 // again, in order, under mu. Of the batches of a pipeline only the first was refused for what another
-// writer wrote; so only that one counts as a loss. A caller with limit losses is told that the stream
-// is contended. It returns the losses of the caller that has lost most often.
+// writer wrote; so only the first counts as a loss. A caller with limit losses is told that the
+// stream is contended. It returns the losses of the caller that has lost most often.
 func (s *Stream) requeueLost(limit int) (worst int) {
 	var retry []*call // not of b.calls, which would be kept with all that the batch holds
 	counts := true

@@ -23,7 +23,7 @@ type readSession struct {
 	cancel  context.CancelFunc // ends the goroutine that opens it; nil: there is none
 	feed    Feed               // nil: none is open, or it is about to end
 	feeds   int                // so far
-	tries   int                // feeds since the last one that lasted
+	tries   int                // feeds since the last that lasted
 	began   time.Time          // of the feed
 	fold    *State             // that the feed's records are folded into; set before it begins
 	slot    atomic.Bool        // it holds a slot of the limiter

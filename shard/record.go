@@ -84,8 +84,8 @@ type Record struct {
 	Pos Pos
 	// Time is the S2 timestamp, in milliseconds since 1970.
 	Time Millis
-	// Header is the value of our header if the record carries exactly one header
-	// and that one has our name; nil otherwise.
+	// Header is the value of our header if the record carries exactly one header and the name of
+	// that header is ours; nil otherwise.
 	Header []byte
 	// Body is the record's body.
 	Body []byte

@@ -187,5 +187,5 @@ const appendTimeout = 5 * time.Second
 const resendTimeout = 15 * time.Second
 
 // busyTimeout bounds how long a batch is sent again that is certainly not written, and how long
-// other callers wait behind one that may be written.
+// other callers wait behind an append that may be written.
 const busyTimeout = 3 * time.Second

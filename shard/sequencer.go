@@ -47,7 +47,7 @@ import (
 // prediction has become true: after the acknowledgement.
 //
 // One batch is in flight because each append is a request of its own, and requests may overtake each
-// other: a batch decided on one that is not acknowledged may find the position it expects below
+// other: a batch decided on a batch that is not acknowledged may find the position it expects below
 // another writer's records. Several batches need a session that keeps their order. Where callers wait
 // and storage is far away, the loop has a pipeline send them over one (pipeline.go), and goes on with
 // what the pipeline could not resolve.

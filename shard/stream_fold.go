@@ -143,7 +143,7 @@ func (s *Stream) foldRecords(fold *State, recs []Record, live bool) error {
 	return err
 }
 
-// resetFold forgets everything, if fold is still the stream's: the log is not the one that was
+// resetFold forgets everything, if fold is still the stream's: the log is not the log that was
 // folded (it was wiped, or deleted in S2). Readers of the tail.Buffer see their generation end. ends
 // is where the new log ends, 0 if there is none.
 func (s *Stream) resetFold(fold *State, ends Pos) {

@@ -157,8 +157,8 @@ const (
 	// foreignFor is the time after a foreign record for which a followed stream has a session in
 	// ModeAuto.
 	foreignFor = time.Hour
-	// rivalsFor is the time for which a stream has one that was taken over from an owner that
-	// may not know.
+	// rivalsFor is the time for which a stream has a session, if it was taken over from an owner
+	// that may not know.
 	rivalsFor = 2 * time.Minute
 )
 

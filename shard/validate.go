@@ -66,7 +66,7 @@ func validChain(chain []Ancestor) bool {
 	return true
 }
 
-// valid reports whether a decoded State is one that the fold of a log up to Next can come to.
+// valid reports whether the fold of a log up to Next can come to a decoded State.
 func (s *State) valid() bool {
 	switch {
 	case s.Next > maxNumber, s.start > s.tail, s.tail > s.Next, Pos(s.recordsSinceCheckpoint) > s.Next,

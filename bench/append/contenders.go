@@ -222,7 +222,8 @@ func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
 }
 
 // keeper writes about what an append is to the embedded S2, a record and its stream's head, to a
-// Pebble with that one's memtables; durably. The record has no headers, which are 80 bytes.
+// Pebble with the memtables of the embedded S2; durably. The record has no headers, which are 80
+// bytes.
 type keeper struct {
 	db   *pebble.DB
 	next atomic.Uint64

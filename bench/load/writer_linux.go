@@ -19,7 +19,7 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/parallel"
 )
 
-// writers write to all streams. Each message has a producer's number, so that one that is
+// writers write to all streams. Each message has a producer's number, so that a message that is
 // sent again is not written again, at whichever server.
 type writers struct {
 	o       *options

@@ -196,8 +196,8 @@ func (c *crowd) settle() error {
 	}
 }
 
-// event waits until every reader has size bytes more, exactly; 0: as many as the first one
-// gets. It returns what that one got.
+// event waits until every reader has size bytes more, exactly; 0: as many as the first one gets.
+// It returns what that reader got.
 func (c *crowd) event(size int) (frame []byte, err error) {
 	late := time.After(30 * time.Second)
 	for size == 0 || len(frame) < size {

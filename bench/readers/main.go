@@ -1,8 +1,8 @@
-// Command readers measures what an event stream's reader costs, side by side: Fantail's
+// Command readers measures what an event stream's reader costs, side by side. It has Fantail's
 // reactor, its handler driver (a goroutine for each, over the same cursor), long-polls, events over
-// HTTP/2 without TLS, both over TLS with HTTP/1.1, and the limit, a loop in C that sends a
-// ready frame. Each serves the same bytes to as many readers of
-// one stream; a log in memory stands for S2. Rounds alternate.
+// HTTP/2 without TLS, and both over TLS with HTTP/1.1. The limit is a loop in C that sends a ready
+// frame. Each serves the same bytes to as many readers of one stream; a log in memory stands for
+// S2. Rounds alternate.
 //
 //	go run ./bench/readers
 //	go run ./bench/readers -quiet -readers 15000

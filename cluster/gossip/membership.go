@@ -108,7 +108,7 @@ func (m *Membership) publishViews(ctx context.Context) {
 	nextChange := time.NewTimer(time.Hour)
 	defer nextChange.Stop()
 	superseder := ""
-	var loggedTable *placement.OwnerTable // the last one that was logged
+	var loggedTable *placement.OwnerTable // as it was last logged
 	for {
 		view := m.buildView()
 		now := m.cfg.Now()

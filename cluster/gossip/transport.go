@@ -24,7 +24,7 @@ type transport struct {
 	wg      sync.WaitGroup
 }
 
-// newTransport listens on host and port; for port 0 it chooses one that is free for both
+// newTransport listens on host and port; for port 0 it chooses a port that is free for both
 // protocols.
 func newTransport(
 	host string, port int, logger *log.Logger, //nolint:forbidigo // what memberlist takes

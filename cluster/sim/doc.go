@@ -4,15 +4,15 @@
 // # The path of a run
 //
 // A seed draws a fleet and a mix of faults (newPlan). Nodes are built as cmd/fantail builds them
-// (node.start): a stream manager of package shard, a cluster.Node with memberlist and gRPC, and
-// an edge.Server behind net/http. Each has clocks of its own: in half of the runs the one that
-// dates changes of owners is up to two seconds off, and the one that streams see up to an hour.
-// Nodes reach each other over a network in memory (network_test.go, conn_test.go), and storage
-// through a logtest.Client each. Once the fleet stands, by every clock, clients (client_test.go)
-// write, and read by SSE and long-poll as browsers behind a balancer do. From the eighth second to
-// the eighty-eighth runFaults does to the fleet what was drawn. Then all is healed and quiet, and at
-// the end of the second minute the oracle (checkAll) compares what clients saw with what the log
-// holds. Then clients leave, nodes are asked what is left of them (checkNothingLeft), and stop.
+// (node.start): a stream manager of package shard, a cluster.Node with memberlist and gRPC, and an
+// edge.Server behind net/http. Each has clocks of its own: in half of the runs the clock that dates
+// changes of owners is up to two seconds off, and the clock that streams see up to an hour. Nodes
+// reach each other over a network in memory (network_test.go, conn_test.go), and storage through a
+// logtest.Client each. Once the fleet stands, by every clock, clients (client_test.go) write, and
+// read by SSE and long-poll as browsers behind a balancer do. From the eighth second to the
+// eighty-eighth runFaults does to the fleet what was drawn. Then all is healed and quiet, and at the
+// end of the second minute the oracle (checkAll) compares what clients saw with what the log holds.
+// Then clients leave, nodes are asked what is left of them (checkNothingLeft), and stop.
 //
 // # Invariants
 //

@@ -90,7 +90,8 @@ func checkChain(chain []*relaypb.Ancestor) error {
 	return nil
 }
 
-// CheckInfo checks the description of a stream, or of the part of one that a page is requested of.
+// CheckInfo checks the description of a stream, or of the part of a stream from which a page is
+// requested.
 func CheckInfo(i *relaypb.Info) error {
 	switch n := len(i.GetHold()); {
 	case i.GetTail() > maxPosition, i.GetStart() > maxPosition, i.GetLogTail() > maxPosition, i.GetLogTail() < i.GetTail(),

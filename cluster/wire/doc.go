@@ -2,10 +2,10 @@
 // and judges what a peer sends. It is pure: it does no I/O, starts no goroutine and holds no state.
 // Only package transport imports it.
 //
-// Encode… builds a message, and Decode… reads one that was checked. Check… checks a message as if a
-// stranger had sent it: there is one function for each message, and one bound for each part that has a
-// size (sizes.go). A bad message costs the call or the subscription that it belongs to. A control message that
-// no release sends costs the link.
+// Encode… builds a message, and Decode… reads a message that was checked. Check… checks a message as if a
+// stranger had sent it: there is one function for each message, and one bound for each part that has a size
+// (sizes.go). A bad message costs the call or the subscription that it belongs to. A control message that no
+// release sends costs the link.
 //
 // An error travels as a Refusal, which holds a reason (EncodeRefusal, DecodeRefusal). As the result
 // of a call it is a status with the Refusal in it (ErrorToStatus, StatusToError). The reason decides, and the

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// maxAdminConns bounds the connections of the admin address. A new connection replaces the one
-	// that has been idle for the longest time, or if none is idle, the one that has been busy for
+	// maxAdminConns bounds the connections of the admin address. A new connection replaces the
+	// connection that has been idle for the longest time, or if none is idle, that has been busy for
 	// the longest time. A connection is busy if the body of its request does not arrive, or its
 	// answer is not read.
 	maxAdminConns = 64

@@ -40,7 +40,7 @@ func (p *certificateFiles) load() error {
 	return nil
 }
 
-// current returns the certificate for a client: the last one that could be read.
+// current returns the certificate for a client: the last certificate that could be read.
 func (p *certificateFiles) current(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -106,8 +106,8 @@ func (d *devNode) kill() error {
 	return nil
 }
 
-// start starts a node in place of the one that was stopped or killed. join has the gossip addresses
-// of those that run.
+// start starts a node in place of the node that was stopped or killed. join has the gossip
+// addresses of those that run.
 func (d *devNode) start(ctx context.Context, join []string) error {
 	was, _ := d.current()
 	if was != devStopped && was != devKilled {

@@ -42,7 +42,8 @@ func (c *canaryCheck) note(what string, writer, message int) {
 	}
 }
 
-// maxAhead bounds how far a message may be ahead of the one that is due; beyond it no writer sent it.
+// maxAhead bounds how far a message may be ahead of the message that is due; beyond it no writer sent
+// it.
 const maxAhead = 1_000_000
 
 // receive checks the next message.

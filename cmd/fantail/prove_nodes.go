@@ -84,7 +84,7 @@ func (t *nodeTransport) current() int {
 	return t.away
 }
 
-// leave makes the node after that one the current one.
+// leave makes the next node the current node.
 func (t *nodeTransport) leave(away int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

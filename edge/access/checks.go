@@ -45,8 +45,8 @@ func (c *IssuerConfig) check() (errs []error) {
 	return errs
 }
 
-// canHoldToken reports whether a field may hold an issuer's tokens: not one that means something
-// else already.
+// canHoldToken reports whether a field may hold an issuer's tokens: not a field that means
+// something else already.
 func canHoldToken(name string) bool {
 	switch http.CanonicalHeaderKey(name) {
 	case "Authorization", "Proxy-Authorization", "Cookie", "Host", "Origin", "Referer", "Content-Type", "Content-Length", "Connection", "Accept",

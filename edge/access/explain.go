@@ -92,7 +92,7 @@ func loadRules(path string, env *environment) (*rules, *File, error) {
 }
 
 // noIssueTime says what a token without iat cannot be asked. How long such a token lives, only its issuer
-// knows: one that is refused today as too long-lived is good in the last part of its life, when a
+// knows: a token that is refused today as too long-lived is good in the last part of its life, when a
 // revocation of today is forgotten.
 const noIssueTime = "the token has no iat: every revocation of its subject or id concerns it, however new it is, and none outlasts the issuer's max_ttl, however old it is; have the issuer set iat, or revoke with block_until"
 

@@ -243,8 +243,8 @@ func (s *keySet) miss(k *key, at time.Time) {
 	}
 }
 
-// missed returns the missing key that is the same as one that has come back; nil if none is.
-// Under mu.
+// missed returns the missing key that is the same as a key that has come back; nil if there is
+// none. Under mu.
 func (s *keySet) missed(k *key) *key {
 	for m := range s.missing {
 		if m.isSame(k) {

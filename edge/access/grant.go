@@ -215,7 +215,7 @@ func parseTemplate(text string) (segment, error) {
 func (p *Pattern) Match(name string) bool {
 	rest, done := name, false // what of the name is not matched yet; done: all is
 	i, star := 0, -1          // the segment of the pattern; the last "**"
-	var restart string        // where the name goes on after what that one has taken
+	var restart string        // where the name goes on after what that ** has taken
 	for !done || i < len(p.segments) {
 		if i < len(p.segments) && p.segments[i].kind == anyMany {
 			star, i = i, i+1

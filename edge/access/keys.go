@@ -208,7 +208,7 @@ func parseKey(raw []byte) (*key, error) {
 		public, err = j.ec()
 	case "OKP":
 		public, err = j.okp()
-	default: // "oct" is a secret: one that is published is none
+	default: // "oct" is a secret, and a secret that is published is none
 		err = fmt.Errorf("a key of the type %.32q", j.Kty)
 	}
 	if err != nil {

@@ -249,8 +249,8 @@ func (j *Judge) AddReader(r *http.Request, lease Lease) *Denial {
 	if p == nil {
 		return nil
 	}
-	// The principal's limit comes first: one that is over its own takes no place of the project's,
-	// not even for a moment.
+	// The principal's limit comes first: a principal that is over its own limit uses up nothing of
+	// the project's, not even for a moment.
 	s, own := j.limiter.slotOf(lease, p)
 	if n := int64(s.readers.Add(1)); own.readers > 0 && n > own.readers {
 		s.readers.Add(-1)

@@ -37,7 +37,7 @@ type table struct {
 
 var errTableFull = errors.New("there are more than 65,535 of a kind")
 
-// add appends a row, or puts it in the place of one that ended long before.
+// add appends a row, or puts it in the place of a row that ended long before.
 func (t *table) add(name string, hash uint64, now uint32) (*row, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

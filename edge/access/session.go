@@ -54,7 +54,8 @@ func findCookie(h http.Header, p *project, projectName string) (value string, fo
 }
 
 // checkCookieSite refuses a cookie that a page of another site has the browser send, unless the
-// project lists the page's origin, and one that is sent for a navigation, an image or a script.
+// project lists the page's origin, and a cookie that is sent for a navigation, an image or a
+// script.
 func checkCookieSite(h http.Header, o *Origins) *Refusal {
 	if dest, n := only(h, "Sec-Fetch-Dest"); n > 1 || n == 1 && dest != "empty" {
 		return refuse(ReasonCrossSite, "the cookie counts for fetch and EventSource alone, and not for navigations, images or scripts")

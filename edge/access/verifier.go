@@ -260,8 +260,8 @@ func (v *verifier) verify(ctx context.Context, token string) (*Principal, *Refus
 	return pr, nil
 }
 
-// unknownIssuer returns the refusal of a token from an issuer that is not configured. It
-// names the issuer, and one that differs from it by a slash at the end alone.
+// unknownIssuer returns the refusal of a token from an issuer that is not configured. It names
+// the issuer, and an issuer that differs from it by a slash at the end alone.
 func (v *verifier) unknownIssuer(iss string, ok bool) *Refusal {
 	if !ok {
 		return refuse(ReasonUnknownIssuer, "the token has no iss")

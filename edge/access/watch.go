@@ -156,7 +156,7 @@ func (f *File) namedFiles() (paths []string) {
 	return paths
 }
 
-// hasChanged reports whether the file, or one that it names, is another than when it was compiled.
+// hasChanged reports whether the file, or a file that it names, differs from when it was compiled.
 func (w *watchedFile) hasChanged() (bool, error) {
 	b, err := readFile(w.path)
 	if err != nil || !bytes.Equal(b, w.now) {

@@ -66,8 +66,8 @@ func (t *rawTransfer) result(op string, err error) (int, error) {
 	return t.n, asOpError(op, cmp.Or(err, t.err))
 }
 
-// asOpError returns err as package net would: net/http tells by that a client that hung up from
-// one that does not speak HTTP.
+// asOpError returns err as package net would: net/http tells by that a client that hung up from a
+// client that does not speak HTTP.
 func asOpError(op string, err error) error {
 	var by *net.OpError
 	if errors.As(err, &by) {

@@ -13,8 +13,9 @@ import (
 )
 
 // StallWriter writes to a client, and disconnects a client that accepts nothing for stall. It
-// writes in pieces, each with a deadline of its own, so that a slow client is not disconnected
-// in the middle of a large message. With a slotWriter the deadline follows that one's rule instead.
+// writes in pieces, each with a deadline of its own, so that a slow client is not disconnected in
+// the middle of a large message. With a slotWriter the deadline follows the slotWriter's rule
+// instead.
 type StallWriter struct {
 	w          http.ResponseWriter
 	conn       *Conn // beneath a stream of HTTP/2; nil: not known, or HTTP/1

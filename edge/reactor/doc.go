@@ -50,10 +50,10 @@
 //
 // # Goroutines and locks
 //
-// With its first reader a Reactor starts two for each processor, the loop and one that waits for the
-// loop's epoll descriptor, and one that gives memory back after a crowd of joins (trimMemory); and one
-// for each page that a loop's readers wait for. Close ends all of these and waits. Reactor.mu guards
-// the list of loops; loop.mu guards a loop's mail. Neither is held while the other is locked.
+// With its first reader a Reactor starts two for each processor: the loop, and a goroutine that waits
+// for the loop's epoll descriptor. One more gives memory back after a crowd of joins (trimMemory). For
+// each page that a loop's readers wait for there is one. Close ends all of these and waits. Reactor.mu
+// guards the list of loops; loop.mu guards a loop's mail. Neither is held while the other is locked.
 //
 // # Why the odd things are there
 //

@@ -138,7 +138,7 @@ type Evictable interface {
 	Disconnect()
 }
 
-// AddReader makes a reader one that may be disconnected. It is called before the reader may block.
+// AddReader adds a reader that may be disconnected. It is called before the reader may block.
 func (b *Budget) AddReader(w Evictable) {
 	b.mu.Lock()
 	b.readers[w] = struct{}{}

@@ -106,8 +106,8 @@ func (s *Session) leave(why EndReason) Action {
 	return Action{Do: Write, Why: why}
 }
 
-// heartbeatOr returns a with the moment of the next heartbeat, or renders one that is due. Its moment
-// is drawn each time, so readers that were written to together do not stay together.
+// heartbeatOr returns a with the moment of the next heartbeat, or renders a heartbeat that is due.
+// Its moment is drawn each time, so readers that were written to together do not stay together.
 func (s *Session) heartbeatOr(now Instant, a Action) Action {
 	rules := s.departure.rules
 	if now.Sub(s.activeAt) >= rules.Heartbeat {

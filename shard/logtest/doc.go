@@ -26,8 +26,8 @@
 // # Invariants
 //
 //  1. Memory and Client pass Test, without faults.
-//  2. Every fault is one that a network has: an answer lost, a request lost, a request that
-//     arrives late. No fault breaks compare-and-swap.
+//  2. Every fault is a fault of networks: an answer lost, a request lost, a request that arrives
+//     late. No fault breaks compare-and-swap.
 //  3. Memory counts every call (Ops), and a Client counts its own (Counts), so that a test can measure costs.
 //
 // # Goroutines

@@ -159,8 +159,9 @@ func (d *diagnosis) sessions(ctx context.Context, tail uint64) {
 	}
 }
 
-// poison sends three batches on one session without waiting: a good one, one that must be refused, and
-// one that would be good again. S2 must not take the last: a batch stands on those below it.
+// poison sends three batches on one session without waiting: a good batch, a batch that must be
+// refused, and a batch that would be good again. S2 must not take the last: a batch stands on those
+// below it.
 func (d *diagnosis) poison(ctx context.Context, client *s2s.Client, target s2s.Target, tail uint64) {
 	const name = "a refusal ends an append session"
 	ctx, cancel := context.WithTimeout(ctx, 2*d.log.cfg.timeout)

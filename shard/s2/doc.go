@@ -22,12 +22,12 @@
 //
 // # The path of a delivery
 //
-// Log.Feed follows a stream without a goroutine. A feed (feed.go) runs one session of package s2s
-// after another, each from the record after the last one that was delivered or that its follower
-// has by other means. When something has arrived, a pause is over or a connection is there, feed.signal
-// queues it for the workers, one of which carries out feed.step: deliver takes what has arrived, a
-// few pages at a time, and calls Follower.TakePage. Records below Follower.WantedPos are skipped
-// without a look into them.
+// Log.Feed follows a stream without a goroutine. A feed (feed.go) runs one session of package s2s after
+// another, each from the record after the last record that was delivered or that its follower has by
+// other means. When something has arrived, a pause is over or a connection is there, feed.signal queues
+// it for the workers, one of which carries out feed.step: deliver takes what has arrived, a few pages
+// at a time, and calls Follower.TakePage. Records below Follower.WantedPos are skipped without a look
+// into them.
 //
 // With Config.SDKSessions, logCalls.Follow does the same with a goroutine for each stream. The session is
 // the SDK's: in sdkService.runSession the pump goroutine takes records from the SDK, and a channel of

@@ -18,7 +18,7 @@ type feed struct {
 	id       shard.StreamID
 	target   s2s.Target
 	follower shard.Follower
-	signals  atomic.Uint32 // since the last step began, that one's included; not 0: a worker has it
+	signals  atomic.Uint32 // since the last step began, the signal for that step included; not 0: a worker has it
 	stopped  atomic.Bool
 	due      atomic.Bool           // what the phase waits for has come
 	refused  atomic.Pointer[error] // why no connection could be made

@@ -33,8 +33,8 @@ func NewBuffers(perTail int, budget int64) *Buffers {
 	return s
 }
 
-// Open returns the Buffer of the stream's generation info.Generation, with one reference for
-// the caller: the one that is there, or an empty one that begins at next. A Buffer of another
+// Open returns the Buffer of the stream's generation info.Generation, with one reference for the
+// caller: the Buffer that is there, or an empty Buffer that begins at next. A Buffer of another
 // generation is ended with ErrNotFound first.
 func (s *Buffers) Open(id StreamID, info Info, next Pos) *Buffer {
 	s.mu.Lock()

@@ -2,7 +2,7 @@
 // pure: it has no I/O, no clock and no goroutine, and it knows neither storage nor the fleet.
 //
 //	RecordBatch   the unit in which records travel, immutable, in one byte layout
-//	Builder       lays a RecordBatch out; ParseBatch checks one that came from outside
+//	Builder       lays a RecordBatch out; ParseBatch checks bytes from outside
 //	Buffer        the newest RecordBatches of one generation of one stream
 //	Buffers       the Buffers of a node, and their common budget
 //	Waker         a reader that waits for news of a Buffer

@@ -36,8 +36,8 @@ type Info struct {
 	Expires    Millis // milliseconds since 1970; 0: none
 	ExpiresRaw string
 
-	// Hold is the reference by which this generation, or the one that is Gone, keeps its source's
-	// records; zero: it is no fork.
+	// Hold is the reference by which this generation, or the generation that is Gone, keeps its
+	// source's records; zero: it is no fork.
 	Hold AppendID
 }
 

@@ -10,7 +10,8 @@
 //	AppendEnd      what became of each batch of a session that ended
 //
 // A session never hands news to its user. It calls wake once, and the user takes what there is
-// whenever it likes: with a goroutine that waits on a channel, or one that is started by wake.
+// whenever it likes: with a goroutine that waits on a channel, or a goroutine that is started by
+// wake.
 //
 // # The path of a read session
 //

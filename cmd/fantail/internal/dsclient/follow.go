@@ -55,7 +55,8 @@ func (s *Stream) Follow(ctx context.Context, offset string, live Live, connected
 	}
 }
 
-// ErrEnded is told to OnRetry when a server ends a connection in order, as one that stops does.
+// ErrEnded is told to OnRetry when a server ends a connection in order, as a server that stops
+// does.
 var ErrEnded = errors.New("the server ended the connection")
 
 // callbackError is an error of Follow's caller.

@@ -40,7 +40,7 @@ func problemOf(resp *http.Response) *Problem {
 	return p
 }
 
-// plainText returns the first line of a body, if it is one that people can read.
+// plainText returns the first line of a body, if people can read it.
 func plainText(contentType string, b []byte) string {
 	if !strings.HasPrefix(contentType, "text/plain") {
 		return ""

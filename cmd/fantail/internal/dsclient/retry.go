@@ -41,8 +41,8 @@ func (e *GaveUpError) Error() string {
 // Unwrap returns the last error, for errors.Is.
 func (e *GaveUpError) Unwrap() error { return e.Err }
 
-// pause waits before the next attempt, after one that failed. It returns an error if there is to be
-// none: err itself if it is final, or if patience has run out.
+// pause waits before the next attempt, after an attempt that failed. It returns an error if there
+// is to be none: err itself if it is final, or if patience has run out.
 func (r *retrier) pause(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
