@@ -99,19 +99,9 @@ type composer struct {
 	ids      [1]AppendID
 }
 
-// composeBatch decides callers from the front of queue as long as their records fit. It returns the
-// batch and how many callers it decided: at least one, unless the batch is a lone checkpoint. s is
-// not changed.
-func composeBatch(s *State, queue []*call, now, used Millis) (*appendBatch, int) {
-	return composeBatchAt(s, queue, clockReading{wall: now, bothClocks: now, lastUse: used})
-}
-
-// composeBatchAt is composeBatch with both clocks given.
-func composeBatchAt(s *State, queue []*call, at clockReading) (*appendBatch, int) {
-	return (&composer{now: at}).compose(s, queue)
-}
-
-// compose fills the batch, which is to stand on s.
+// compose fills the batch, which is to stand on s: it decides callers from the front of queue as long
+// as their records fit. It returns the batch and how many callers it decided: at least one, unless
+// the batch is a lone checkpoint. s is not changed.
 func (c *composer) compose(s *State, queue []*call) (*appendBatch, int) {
 	c.speculation.speculateOn(s)
 	c.batch = appendBatch{base: s, pos: s.Next, irreversible: true, calls: c.calls[:0], verdicts: c.verdicts[:0], entries: c.entries[:0]}

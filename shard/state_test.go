@@ -34,6 +34,15 @@ func (w *world) add(t *rapid.T, e Entry) {
 	w.recs = append(w.recs, r)
 }
 
+// composeBatch composes a batch at a node whose clocks agree.
+func composeBatch(s *State, queue []*call, now, used Millis) (*appendBatch, int) {
+	return composeBatchAt(s, queue, clockReading{wall: now, bothClocks: now, lastUse: used})
+}
+
+func composeBatchAt(s *State, queue []*call, at clockReading) (*appendBatch, int) {
+	return (&composer{now: at}).compose(s, queue)
+}
+
 // write composes one batch of reqs and appends it; the verdicts come back.
 func (w *world) write(t *rapid.T, reqs ...*Request) []Outcome {
 	var calls []*call
