@@ -152,7 +152,7 @@ func (n *Node) Leave(ctx context.Context) error {
 	expiry := time.NewTimer(keepMovedLeaving)
 	defer expiry.Stop()
 	for {
-		n.hasMisplaced.Store(true) // a View is published before onView runs
+		n.hasMisplaced.Store(true) // a View is published before OnView runs
 		if n.View().TableAt(at).Len() == 0 {
 			return nil // there is no other owner
 		} else if t := n.currentTable(); !t.HasOwner(n.self) && n.reconcileStreams() == 0 && len(n.dropSlots) == 0 {

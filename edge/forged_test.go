@@ -135,9 +135,9 @@ func (f *forger) entries(from shard.Pos) (all []shard.Entry) {
 	return all
 }
 
-// Whatever is forged in a log, readers and writers of the stream get an answer, by the owner that
-// was there and by the next owner. Nothing panics, nothing spins, no other log is read or
-// written, and what they asked for gives back what it held.
+// readForged checks that, whatever is forged in a log, readers and writers of the stream get an
+// answer, by the owner that was there and by the next owner. Nothing panics, nothing spins, no
+// other log is read or written, and what they asked for gives back what it held.
 func readForged(t *testing.T, seed uint64) {
 	log := logtest.NewMemory(1)
 	sites := []*Server{forgedSite(t, log), forgedSite(t, log)}

@@ -78,7 +78,8 @@ func (b *breaker) isDownLocked() bool {
 	return !b.waitingSince.IsZero() && b.now().Sub(b.waitingSince) >= downAfter
 }
 
-// noteAnswer notes the result of a call, or of a page.
+// noteAnswer notes what storage answered: the result of a call, or nil for a page that a session
+// brought.
 func (b *breaker) noteAnswer(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

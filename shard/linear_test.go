@@ -85,7 +85,7 @@ func testLinearizable(t *testing.T) {
 	}
 }
 
-// clipTo is every message below info's tail.
+// readUpTo returns every message below info's tail.
 func readUpTo(h *shard.Manager, info shard.Info) (got []string, err error) {
 	for at := info.Start; at < info.Tail; {
 		r, err := h.ReadPage(context.Background(), stream, info, at)

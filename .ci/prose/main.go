@@ -7,7 +7,7 @@
 //
 //   - A doc comment opens with the name that it documents. That of a function goes on with a verb in
 //     the third person: "Read returns". "Read is", "reads are" and "read immediately" say nothing
-//     yet. Test files are free in this.
+//     yet. Tests, and the verbs of their helpers, are free in this.
 //   - A sentence of a comment has at most 45 words.
 //   - Actors have names: caller, reader, owner, peer, client, goroutine. "Who", "whoever",
 //     "somebody" and "nobody" leave open which of them is meant.
@@ -55,15 +55,16 @@ const maxWords = 45
 
 // What checkOpening and checkSentences advise.
 const (
-	nameFirst    = "open with the name of the declaration"
-	verbFirst    = `open with a verb in the third person: "returns", "holds", "reports"`
-	oneSentence  = "one thought a sentence: this one has %d words"
+	nameFirst   = "open with the name of the declaration"
+	verbFirst   = `open with a verb in the third person: "returns", "holds", "reports"`
+	oneSentence = "one thought a sentence: this one has %d words"
 )
 
 var (
 	article     = regexp.MustCompile(`^(A|An|The) `)
 	thirdPerson = regexp.MustCompile(`^[a-z]+s$`)
 	sentenceEnd = regexp.MustCompile(`[.!?]["')]*\s+`)
+	testName    = regexp.MustCompile(`^(Test|Benchmark|Fuzz|Example)`)
 	listItem    = regexp.MustCompile(`^\s+(-|\d+\.)\s`)
 )
 
@@ -152,10 +153,8 @@ func checkGo(path string) (found int, err error) {
 		found += checkText(path, fset.Position(group.Pos()).Line, text)
 		found += checkSentences(path, fset.Position(group.Pos()).Line, group.Text())
 	}
-	if !strings.HasSuffix(path, "_test.go") {
-		for _, d := range file.Decls {
-			found += checkOpening(path, fset, d)
-		}
+	for _, d := range file.Decls {
+		found += checkOpening(path, fset, d)
 	}
 	ast.Inspect(file, func(n ast.Node) bool {
 		if doc := docOf(n); doc != nil {
@@ -179,7 +178,11 @@ func checkGo(path string) (found int, err error) {
 func checkOpening(path string, fset *token.FileSet, d ast.Decl) (found int) {
 	switch d := d.(type) {
 	case *ast.FuncDecl:
-		return checkDoc(path, fset, d.Doc, d.Name.Name, true)
+		inTest := strings.HasSuffix(path, "_test.go")
+		if inTest && testName.MatchString(d.Name.Name) {
+			return 0
+		}
+		return checkDoc(path, fset, d.Doc, d.Name.Name, !inTest)
 	case *ast.GenDecl:
 		for _, s := range d.Specs {
 			switch s := s.(type) {
@@ -199,7 +202,7 @@ func checkOpening(path string, fset *token.FileSet, d ast.Decl) (found int) {
 	return found
 }
 
-func checkDoc(path string, fset *token.FileSet, doc *ast.CommentGroup, name string, isFunc bool) int {
+func checkDoc(path string, fset *token.FileSet, doc *ast.CommentGroup, name string, wantsVerb bool) int {
 	text := article.ReplaceAllString(doc.Text(), "")
 	words := strings.Fields(text)
 	if len(words) == 0 { // none, or a directive
@@ -209,7 +212,10 @@ func checkDoc(path string, fset *token.FileSet, doc *ast.CommentGroup, name stri
 	switch first := strings.TrimRight(words[0], ",:;"); {
 	case first != name && strings.TrimSuffix(first, "'s") != name:
 		advice = nameFirst
-	case !isFunc || len(words) < 2 || words[1] == "and" || first != words[0]: // several functions
+	case len(words) < 2 || words[1] == "and" || first != words[0]: // several functions
+	case words[1] == "of":
+		advice = verbFirst
+	case !wantsVerb:
 	case !thirdPerson.MatchString(words[1]) || words[1] == "is" || words[1] == "was":
 		advice = verbFirst
 	}

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// transport.SilenceTimeout is the time without a byte after which a reader takes its connection for dead. A
-// heartbeat comes sooner.
+// silenceTimeout is the time without a byte after which a reader takes its connection for dead, as
+// transport.SilenceTimeout is for a peer. A heartbeat comes sooner.
 const silenceTimeout = 2 * heartbeat
 
 // minRetry is the least pause that a reader may be told to make before it comes back.

@@ -102,7 +102,7 @@ func (p *pipeNetwork) serve(t *testing.T, name string, streams *testStreams) *Se
 	return s
 }
 
-// Link returns the links of a node, with one to the server, which is called b.
+// link returns the links of a node, with one to the server, which is called b.
 func (p *pipeNetwork) link(t *testing.T, name string, cfg Config) *Peers {
 	cfg.Self, cfg.Dialer = placement.PeerAddr{Name: name}, p
 	ps := NewPeers(cfg, noObserver{})

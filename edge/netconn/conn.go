@@ -52,7 +52,7 @@ type Conn struct {
 	writeErr error                      // the error of the first failed write
 	buffers  *TLSBuffers                // nil, unless a loop has the connection
 
-	baseContext  context.Context // the context that http.Server and connContext gave the connection
+	baseContext  context.Context // the context that http.Server and ConnContext gave the connection
 	HTTP2Readers atomic.Int32    // readers over HTTP/2, counted by package edge
 	unread       []byte          // read before anything from the connection
 	appends      int             // answered here; see AppendConns.TakeOver

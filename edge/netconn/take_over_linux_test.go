@@ -286,7 +286,7 @@ func FuzzWriter(f *testing.F) {
 	})
 }
 
-// appendConnOf has the connection made a writer's.
+// takenOverConn returns a connection that was taken over, after one append.
 func (e *echo) takenOverConn(t testing.TB) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	c := e.dial(t)
