@@ -60,8 +60,9 @@ func (n *Node) previousOwners(id shard.StreamID) (all []*transport.Link) {
 }
 
 // handoverSources returns the links to the nodes that may hand a stream over to this one, newest owner first. It
-// returns none if this node serves the stream without owning it. Without force a node that will own
-// the stream by a date that is near asks the owner: that one, with a clock that is ahead, has named it.
+// returns none if this node serves the stream without owning it. Without force, a node that will own the stream
+// by a date that is near asks the owner. The owner's clock is ahead, and it has already named this node as the
+// next owner.
 func (n *Node) handoverSources(id shard.StreamID, force bool) []*transport.Link {
 	switch {
 	case n.followLoop.ownsStream(id):

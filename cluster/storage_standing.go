@@ -24,8 +24,8 @@ type standingState struct {
 	byMember          map[string]memberStoreState // by member name
 }
 
-// recheckAfter is the time for which a node that does not find the others' record checks again
-// before it reports that: they may just have written it.
+// recheckAfter is the time for which a node checks again before it reports that it does not find
+// the others' record: they may just have written it.
 const recheckAfter = 2 * time.Second
 
 // logAgainEvery is the pause between two log lines about an error that lasts.

@@ -17,10 +17,11 @@ const (
 // admitOnConn counts a reader on its connection of HTTP/2, until done. A reader beyond maxConnReaders
 // is refused, with the advice to open another connection.
 //
-// A browser opens another connection only if it is told that this one accepts no more requests
-// (GOAWAY, which net/http sends for Connection: close), and does so by itself; its readers on this
-// connection stay. Other clients are not told so: those that queue requests themselves, as Go's,
-// would leave queued requests on the connection, where they would never be answered.
+// A browser opens another connection only if it is told that this connection accepts no more
+// requests (GOAWAY, which net/http sends for Connection: close), and does so by itself; its
+// readers on this connection stay. Other clients are not told so. A client that queues requests
+// itself, as Go's does, would leave queued requests on the connection, where they would never be
+// answered.
 func (s *Server) admitOnConn(w http.ResponseWriter, r *http.Request) (done func(), err error) {
 	conn := netconn.Of(r)
 	if r.ProtoMajor < 2 || conn == nil {

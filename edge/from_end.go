@@ -15,8 +15,8 @@ import (
 const (
 	maxFromEndBytes = 1 << 20 // of the messages; the newest one may be larger
 	maxFromEndReads = 4       // pages
-	// pageGrid divides the positions at which pages end, unless their bytes end them before: a page
-	// that begins on it is cached for all that ask for it.
+	// pageGrid is the distance of the positions at which pages end, unless their bytes end them
+	// earlier. All readers ask for pages that begin on this grid, so the cache serves them all.
 	pageGrid = shard.MaxBatchRecords
 	// fromEndSlack counts the records that are read beyond the messages, for control records among them.
 	fromEndSlack = 8
@@ -53,8 +53,8 @@ func (s *Server) positionFromEnd(ctx context.Context, id shard.StreamID, info sh
 	return e.found, nil
 }
 
-// searchSegment looks through a segment from its end. inherited are that segment and those after it
-// that the stream inherited.
+// searchSegment looks through a segment from its end. inherited lists that segment and the
+// inherited segments after it.
 func (e *endSearch) searchSegment(ctx context.Context, seg position.Segment, inherited []position.Segment) error {
 	start, end := seg.Info.Start, seg.Info.Tail
 	e.known = nil

@@ -143,7 +143,7 @@ func (s *Server) serveListing(w http.ResponseWriter, r *http.Request, project st
 }
 
 // authorizeListing decides whether a request may list a project's names with a prefix. mayRead
-// reports of which of them it may see more.
+// reports of which streams it may see more than the name.
 func (s *Server) authorizeListing(r *http.Request, project, prefix string) (mayRead func(name string) bool, denial *access.Denial) {
 	all := func(string) bool { return true }
 	if s.cfg.Judge == nil {

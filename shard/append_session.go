@@ -24,8 +24,8 @@ type SessionLog interface {
 }
 
 // AppendSession is an append session. Its batches are written in the order of Submit, and none after
-// the first that is not written. So a batch that is to stand where the one before it ends can only
-// be written if that one was written. It is used by one goroutine.
+// the first that is not written. So a batch that is to stand where the batch before it ends can only
+// be written if that batch was written. It is used by one goroutine.
 type AppendSession interface {
 	// Submit sends a batch, to be written like Log.Append's. It does not wait. An error says that
 	// the batch was certainly not sent; the session then takes no more.

@@ -7,10 +7,10 @@ import (
 
 // A create record names the logs that a fork inherits from, and a client that may append to the
 // fork's log in S2 can forge one. So its word is not enough: a chain is served only once the
-// sources' logs say the same. Each fork on the way from this one to its oldest source must be held
-// by the next one, by the reference that its create record has, and a chain may name no other log.
-// A create record that this process wrote is trusted (its source was held first), and so is the
-// previous owner, at a handover.
+// sources' logs say the same. Each fork on the way to the oldest source must be held by its
+// source, under the reference in its create record, and a chain may name no other log. A create
+// record that this process wrote is trusted (its source was held first), and so is the previous
+// owner, at a handover.
 //
 // A confirmation costs up to two reads a source, once for each generation and owner. A fork that
 // its sources do not hold is served without what it claims to have inherited.
@@ -138,8 +138,8 @@ func (m *Manager) sourcesConfirm(ctx context.Context, id StreamID, fork *Fork, c
 	return len(left) == 0, nil
 }
 
-// coversChain reports whether the pieces of a chain that lie in this log belong to its generations,
-// as far as the State can tell: of a generation that has ended only its hold is left.
+// coversChain reports whether the pieces of a chain that lie in this log belong to its generations.
+// A State can tell only so much: of a generation that has ended only its hold is left.
 func (s *State) coversChain(id StreamID, chain []Ancestor) bool {
 	for _, a := range chain {
 		if a.Stream != id || !s.exists {

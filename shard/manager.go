@@ -279,8 +279,8 @@ func (m *Manager) Follow(ctx context.Context, id StreamID, _ Pos) (*tail.Buffer,
 	return nil, nil, err
 }
 
-// missingTailErr returns the reason for which a stream that exists has no tail.Buffer: this node has
-// released it, or it was deleted, this very moment.
+// missingTailErr returns the reason for which a stream that existed a moment ago has no tail.Buffer:
+// this node has released it, or it was deleted.
 func (s *Stream) missingTailErr() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 )
 
 // sharedCall is one attempt to open a stream, one tail check, or one round of questions. All
-// callers that want its result share it.
+// callers that want its result share the attempt.
 type sharedCall struct {
 	done chan struct{}
 	sent time.Time // when a tail check was sent; set before done is closed

@@ -34,9 +34,9 @@ import (
 // a call. If that is acknowledged, or another record stands in its place, no batch behind it can be
 // written any more, and their callers go back to the head of the queue, in order.
 //
-// A verdict that writes nothing has no batch to prove it. It waits until all that it was decided on
-// is acknowledged, and for a proof that the log ended there after its caller came: a tail check, or
-// the acknowledgement of the batch behind it.
+// A verdict that writes nothing has no batch to prove it. It waits until everything that it rests
+// on is acknowledged, and for a proof that the log ended there after its caller came: a tail check,
+// or the acknowledgement of the batch behind it.
 //
 // A batch that changes more than messages (a create, a delete, a fork's reference) is sent as a call,
 // when nothing is in flight.

@@ -9,7 +9,7 @@ import (
 	"github.com/fantail-dev/fantail/shard/tail"
 )
 
-// The words that this package shares with package tail, which lies below it.
+// The names that this package shares with package tail, which lies below it.
 type (
 	// StreamID is the canonical name of a stream.
 	StreamID = tail.StreamID
@@ -121,7 +121,7 @@ func ParseStreamID(s string) (StreamID, error) {
 }
 
 // RevocationsStream is the name, within its project, of the one stream that the fleet keeps for
-// itself: no client reaches it, and nodes read and write it as they do every stream.
+// itself. No client reaches it; nodes read and write it like any stream.
 const RevocationsStream = "__ds/revocations"
 
 // ParsePeerStreamID does what ParseStreamID does, for a name that another node of the fleet

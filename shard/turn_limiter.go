@@ -54,8 +54,9 @@ const (
 	sessionBurst              = 200
 	handoverSessionsPerSecond = 700
 	handoverSessionBurst      = 50
-	// openingSessions bounds the sessions that are being opened, for each of the two; one counts for
-	// at most maxOpeningTime, so that a part of storage that does not answer holds up no other.
+	// openingSessions bounds the sessions that are being opened, for each of the two limiters. A
+	// session counts for at most maxOpeningTime, so that a part of storage that does not answer
+	// holds up no other.
 	openingSessions = 64
 	maxOpeningTime  = time.Second
 )

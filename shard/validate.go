@@ -116,7 +116,7 @@ func (s *State) validTables() bool {
 
 // valid reports whether what a stream would keep of the request is within its bounds. The edge and
 // the relay refuse such requests in better words; what they miss must not become a record that the
-// next owner takes for a foreign one.
+// next owner takes for a foreign record.
 func (r *Request) valid() bool {
 	h := Header{
 		Kind: KindMessage, Producer: r.Producer, StreamSeq: r.StreamSeq, Type: r.Type,

@@ -128,10 +128,10 @@ func (m *Membership) resolveAddrs(ctx context.Context, name string) ([]string, e
 // first owner, but only once the round is over: an owner may be among the peers still being
 // dialled.
 //
-// reachedAll says that every address was reached. Otherwise an owner may be among those that were
-// not, so this node announces a date by which it may hear of them. aloneReason, if not empty,
-// allows a node without company to begin. While an address answers that does not speak this node's
-// gossip (join_results.go) the node does not begin.
+// reachedAll says that every address was reached. Otherwise an owner may be among the members that
+// were not reached, so this node announces a date, by which it may hear of them. aloneReason, if
+// not empty, allows a node without company to begin. While an address answers that does not speak
+// this node's gossip (join_results.go) the node does not begin.
 func (m *Membership) endJoinRound(reachedAll bool, aloneReason string) (company bool) {
 	m.mu.Lock()
 	now := m.cfg.Now()

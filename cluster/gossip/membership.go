@@ -144,8 +144,8 @@ func (m *Membership) publishViews(ctx context.Context) {
 	}
 }
 
-// warnSuperseded warns once that another process has this node's ring key, so that this node owns
-// nothing, and returns that member's name. The same name was given to two nodes.
+// warnSuperseded warns once that another process has this node's ring key, and returns that
+// member's name. This node then owns nothing. The same name was given to two nodes.
 func (m *Membership) warnSuperseded(by *placement.Member, before string) string {
 	if by == nil {
 		return ""

@@ -41,8 +41,9 @@ type recordGroup struct {
 	count int
 }
 
-// rightfulRecord returns the fleet record that counts: that of the member that has owned streams
-// for longest, and of those that began together that of most. 0: no owner announces one.
+// rightfulRecord returns the fleet record that counts: the record of the member that has owned
+// streams for longest. If several began together, it is the record of most of them. 0: no owner
+// announces one.
 func rightfulRecord(members []placement.Member, now shard.Millis) uint64 {
 	var groups []recordGroup
 	earliest := shard.Millis(placement.Never)
@@ -82,7 +83,7 @@ func (m *Membership) allMembersLocked() []placement.Member {
 	return all
 }
 
-// recordDiffersLocked reports whether this node found another record than the rightful one.
+// recordDiffersLocked reports whether this node found a record that is not the rightful record.
 func (m *Membership) recordDiffersLocked(now time.Time) bool {
 	if m.self.FleetHash == 0 && !m.ownership.StoreAnswered {
 		return false

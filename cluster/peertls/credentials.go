@@ -95,8 +95,8 @@ func New(cfg Config) (*Credentials, error) {
 // Proof returns what this node shows and accepts now.
 func (c *Credentials) Proof() *Proof { return c.proof.Load() }
 
-// ReplaceProof replaces what this node shows and accepts, and disconnects the peers that it no
-// longer accepts: a secret is replaced because a stranger may know it.
+// ReplaceProof replaces what this node shows and accepts. It disconnects the peers that it no
+// longer accepts: they may know a secret that was replaced because a stranger knew it.
 func (c *Credentials) ReplaceProof(p *Proof) {
 	c.proof.Store(p)
 	c.mu.Lock()

@@ -19,7 +19,8 @@
 //     of two members with one ring key it keeps the newer process. It leaves out the members that S2
 //     does not answer, unless it answers none. Then it builds the ring from the sorted ring keys.
 //  2. The ring is built from the set of keys, from scratch. A change of its shape, of its library's
-//     major version or of its hash is a new ring generation; a member of another one is ignored.
+//     major version or of its hash is a new ring generation; a member of another ring generation is
+//     ignored.
 //  3. A request ends: each answer raises its hop or excludes a member, and the node that asks is the
 //     last one left, which serves.
 //  4. A member's metadata has a layout to which later releases only add at the end.

@@ -35,9 +35,9 @@ type Observer interface {
 	OnLinksChanged()
 }
 
-// grantCredit returns the credit of a link that is being opened: LinkWindow while that is at
-// most a quarter of what is left, and never less than that of one subscription. returnCredit takes
-// it back.
+// grantCredit returns the credit of a link that is being opened: LinkWindow while that is at most
+// a quarter of what is left, and never less than one subscription's credit. returnCredit takes it
+// back.
 func (ps *Peers) grantCredit() int {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

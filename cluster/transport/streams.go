@@ -21,7 +21,8 @@ type Streams interface {
 	// StartFeed returns the stream's tail buffer, which is fed until the caller calls release, exactly
 	// once.
 	StartFeed(ctx context.Context, id shard.StreamID, from shard.Pos, force bool) (t *shard.TailBuffer, release func(), err error)
-	// ServeOffered has this node serve a stream that it owns now and that its previous owner offers.
+	// ServeOffered makes this node serve a stream that it owns now and that the previous owner
+	// offers.
 	ServeOffered(ctx context.Context, id shard.StreamID) error
 	// HandOver hands a stream to its next owner. A member that is not its next owner gets an error.
 	HandOver(ctx context.Context, id shard.StreamID, from shard.Pos, to placement.PeerAddr) (h shard.Handover, found bool, err error)

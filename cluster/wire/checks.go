@@ -101,8 +101,8 @@ func CheckInfo(i *relaypb.Info) error {
 	return checkChain(i.GetChain())
 }
 
-// peerOps lists the operations that other nodes may request: those of clients, and those that the
-// owners of forks and of their sources request of each other. Only a stream's own owner uses
+// peerOps lists the operations that other nodes may request: the operations of clients, and what
+// the owners of forks and of their sources request of each other. Only a stream's own owner uses
 // OpReleaseDone.
 var peerOps = map[shard.Op]bool{
 	shard.OpCreate: true, shard.OpAppend: true, shard.OpDelete: true,

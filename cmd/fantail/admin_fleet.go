@@ -27,7 +27,7 @@ type fleetReport struct {
 	Meter      meterReport    `json:"meter"`
 }
 
-// memberReport is a member as the node that was asked knows it, and what it tells of itself.
+// memberReport holds what the asked node knows of a member, and what the member tells of itself.
 type memberReport struct {
 	Name         string      `json:"name"`
 	Member       string      `json:"member"`

@@ -154,8 +154,8 @@ func (n *node) ownRights() (own cluster.Rights) {
 	return own
 }
 
-// judgingPeers returns the other nodes that judge requests, and those of them that judge by another
-// file than this node, in order.
+// judgingPeers returns the other nodes that judge requests, and which of them have another file
+// than this node, in order.
 func (n *node) judgingPeers() (judging, differing []string) {
 	if n.relay == nil {
 		return nil, nil

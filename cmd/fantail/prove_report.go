@@ -89,8 +89,8 @@ func (p *proof) sign(key ed25519.PrivateKey) ([]byte, error) {
 	return append(out, '\n'), err
 }
 
-// verifyProof returns the report of a signed one. public is the key that it has to be signed with; nil:
-// the one that it names.
+// verifyProof returns the report of a signed one. public is the key with which it has to be signed;
+// nil: the key that it names.
 func verifyProof(file []byte, public ed25519.PublicKey) (*proof, error) {
 	var s signedProof
 	if err := json.Unmarshal(file, &s); err != nil {

@@ -5,8 +5,8 @@ import "fmt"
 // SSECacheControl is the Cache-Control of event streams where a file decides.
 const SSECacheControl = "private, no-cache, no-store, no-transform"
 
-// NeverStale forbids caches to serve what is public for longer than its age: some add a time by
-// themselves, as Varnish does unless an answer names one.
+// NeverStale forbids caches to serve a public answer for longer than its age. Some caches add a
+// time by themselves, as Varnish does unless an answer names one.
 const NeverStale = "must-revalidate, stale-while-revalidate=0"
 
 // publicAges and privateAges hold the values of Cache-Control, by the seconds that an answer may

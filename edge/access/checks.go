@@ -84,8 +84,8 @@ func checkClaims(m, require ConditionMap) (errs []error) {
 	return errs
 }
 
-// checkPrefixes refuses prefixes of projects that reach another issuer's, or a project that is
-// listed one by one: two issuers would speak for one project by accident.
+// checkPrefixes refuses a prefix that covers projects of another issuer, or a project that is
+// listed by its name: two issuers would speak for one project by accident.
 func (f *File) checkPrefixes() (errs []error) {
 	for a := range f.Issuers {
 		prefix := f.Issuers[a].ProjectPrefix

@@ -4,10 +4,10 @@ import (
 	"slices"
 )
 
-// addOwn adds what the token's own entries grant: those of our type in authorization_details
-// (RFC 9396), and those of the claim that the issuer's grants_claim names. One that is
-// malformed, or has a member that this release does not know, refuses the whole token: to
-// ignore a restriction would grant more than was meant.
+// addOwn adds what the token's own entries grant: those of our type in authorization_details (RFC
+// 9396), and those of the claim that the issuer's grants_claim names. An entry that is malformed,
+// or has a member that this release does not know, makes the whole token invalid: to ignore a
+// restriction would grant more than was meant.
 func (i *issuer) addOwn(pr *Principal, claims Claims, projects []string) *Refusal {
 	entries, no := i.ownEntries(claims)
 	if no != nil {

@@ -192,7 +192,7 @@ func (s *keySet) tell(ctx context.Context, err error, late bool, withdrawn []*ke
 }
 
 // replace takes a good set that was asked for at a time, and returns the keys that are withdrawn
-// by it. A key that has changed under its name is another. Under mu.
+// by it. A key that has changed under its name counts as another key. Under mu.
 func (s *keySet) replace(keys map[string]*key, at time.Time) (withdrawn []*key) {
 	s.good = at
 	for name, k := range keys {

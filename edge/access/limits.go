@@ -16,7 +16,8 @@ const (
 	// maxWaitingEach and maxWaiting bound the appends that wait, of a principal and of a node.
 	maxWaitingEach = 64
 	maxWaiting     = 1000
-	// limitSlots counts the places of principals: those that share one share its limits.
+	// limitSlots is the number of slots for principals. Principals that share a slot share its
+	// limits.
 	limitSlots = 1 << 16
 )
 

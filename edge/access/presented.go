@@ -93,8 +93,8 @@ func findBearer(fields []string) (presented, *Refusal) {
 	return presented{kind: presentedToken, token: strings.TrimLeft(field[len(scheme):], " ")}, nil
 }
 
-// findSignature returns the parameters of a signed URL, if the query has any of them. One that is
-// there twice is malformed: no value of it is kept.
+// findSignature returns the parameters of a signed URL, if the query has any of them. A
+// credential that is there twice is malformed: no value of it is kept.
 func findSignature(query string) (s Signature, has bool) {
 	var seen [3]bool
 	for rest := query; rest != ""; {

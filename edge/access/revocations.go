@@ -72,9 +72,9 @@ func newRevocations(env *environment, keys [][]byte, rs *atomic.Pointer[rules]) 
 }
 
 // SetKeys replaces the keys that authenticate revocations: the first makes new ones. It reports whether
-// they are others than before: then what was rejected has to be applied again, so the stream is to be
-// read from its start. What holds goes on to hold; a key that is taken away while revocations that it
-// made hold makes them unknown to nodes that start later.
+// the keys have changed: then rejected revocations may be good, so the stream has to be read from its
+// start. Revocations in force stay in force. If a key is withdrawn, nodes that start later do not know
+// the revocations that it signed.
 func (r *Revocations) SetKeys(keys [][]byte) (changed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

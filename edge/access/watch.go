@@ -170,7 +170,8 @@ func (w *watchedFile) hasChanged() (bool, error) {
 	return false, nil
 }
 
-// take compiles the file, with those that it names as they are now, and puts it in force.
+// take compiles the file, with the present content of the files that it names, and puts it in
+// force.
 func (j *Judge) take(b []byte) error { return j.takeWith(b, nil) }
 
 // takeWith does what take does, with files that have been read already.

@@ -225,8 +225,8 @@ func (f *feed) lose(err error) {
 	}
 }
 
-// closeSession ends the session, if there is one, and returns what it ended with as the Log
-// contract has it.
+// closeSession ends the session, if there is one, and returns the reason of its end as an error
+// of the Log contract.
 func (f *feed) closeSession(err error) error {
 	log := f.feeds.log
 	what := "open session"

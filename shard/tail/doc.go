@@ -39,15 +39,16 @@
 // # Bounds
 //
 // A Buffer holds at most so many bytes, and all Buffers together at most a budget (NewBuffers). When
-// either is full, the oldest RecordBatches are dropped. A Buffer with readers keeps its newest one,
-// which they still have to read, whatever the budget says; if such Buffers alone exceed the budget,
-// Reclaim searches again only once there is a sixteenth of it more. The number of Buffers is bounded
-// by their owners: streams and followers.
+// either is full, the oldest RecordBatches are dropped. A Buffer with readers keeps its newest
+// RecordBatch, which they still have to read, whatever the budget says. If such Buffers alone exceed
+// the budget, Reclaim searches again only once they hold a sixteenth of the budget more. The number
+// of Buffers is bounded by their owners: streams and followers.
 //
 // # The files
 //
-// The files refer one way, to record_batch, info and units, but for two that know each other: a Buffer
-// counts its bytes in its Buffers, and leaves them with its last reference (buffer.go, buffers.go).
+// The files refer one way, to record_batch, info, ids and units. The exception is buffer.go and
+// buffers.go, which know each other: a Buffer counts its bytes in its Buffers, and leaves them with
+// its last reference.
 //
 // # Locks
 //

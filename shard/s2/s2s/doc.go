@@ -41,8 +41,8 @@
 //     connection immediately, and to its session when it was taken.
 //  3. No caller and no reader waits for a write.
 //  4. Of an append session, acknowledgements are a prefix of what was submitted, and each batch is
-//     in exactly one class of AppendEnd. Only a batch that S2 refused by an answer without effect
-//     counts as refused, and only one of which S2 can have taken nothing counts as unsent.
+//     in exactly one class of AppendEnd. A batch counts as refused only if S2's answer says that
+//     it had no effect. It counts as unsent only if S2 cannot have received any of it.
 //
 // # Bounds
 //

@@ -19,7 +19,8 @@ type session interface {
 	isWaiting() bool
 	// isHolding reports whether the consumer has yet to take what arrived.
 	isHolding() bool
-	// drain is called when the peer takes no new sessions. It returns false if this one ends now.
+	// drain is called when the peer takes no new sessions. It returns false if this stream ends
+	// now.
 	drain() bool
 	// sent is called when a part of the first queued batch is written. whole: the last part.
 	sent(whole bool)
