@@ -188,7 +188,7 @@ func client(endpoint string, n int) *s2.Client {
 func directName(name string) s2.StreamName { return s2.StreamName("direct-" + name) }
 
 // sdk appends with S2's own client, as n goroutines of a program without Fantail would; they
-// share as many streams as posters do, except one, which has one.
+// share as many streams as posters do. A single goroutine has a single stream.
 func (o options) sdk(endpoint string, n int) (func() ([]worker, error), error) {
 	ctx, own := context.Background(), client(endpoint, n)
 	if _, err := own.Basins.Ensure(ctx, s2.EnsureBasinArgs{Basin: basin}); err != nil {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// fault is one of the things that go wrong, and what is claimed of it.
+// fault is a thing that goes wrong, with the claim about it.
 type fault struct {
 	name, what string
 	// do makes it happen, and ends it; it returns a proof that it did happen.
@@ -140,7 +140,7 @@ func (r *run) handover(n *node) (took func() (streams int, span time.Duration)) 
 	}
 }
 
-// surge replaces a node by one at another place, which is there first.
+// surge replaces a node by a node at another address, which is up before the old one stops.
 func surge(r *run) (string, error) {
 	old := r.victim()
 	used := map[int]bool{}

@@ -64,7 +64,7 @@ func startFleet(binary, dir string, nodes int, drain time.Duration) (*fleet, err
 	return f, f.settle(60 * time.Second)
 }
 
-// startStore starts S2, on what it kept if it was there before.
+// startStore starts S2. If it ran before, it has the data that it kept.
 func (f *fleet) startStore() (err error) {
 	f.store, err = start("s2", "", filepath.Join(f.dir, "s2.log"), f.binary, "--log-level=warn", "s2",
 		"--listen="+storeAt+storePort, "--allow-remote", "--data="+filepath.Join(f.dir, "s2"), "--basin="+basin)

@@ -11,8 +11,8 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
-// slowReaders has much written to a stream, more than its readers take at their
-// pace: they fall back to catching up, and only a reader that takes nothing is cut.
+// slowReaders writes more to a stream than its readers accept at their pace: they fall back to
+// catching up, and only a reader that accepts nothing is disconnected.
 func slowReaders(r *run) (string, error) {
 	l, err := startLoad(r.fleet, loadSize{
 		prefix: "slow", streams: 1, readers: 30, every: 10 * time.Millisecond, size: 32 << 10, pace: 4 * time.Millisecond,

@@ -14,8 +14,8 @@ type held struct {
 	readers                             float64
 }
 
-// soak restarts all nodes but the first again and again, and looks at what the first
-// one, which has to take part in all of that, comes to hold.
+// soak restarts all nodes but the first again and again, and measures what the first node comes
+// to hold, which takes part in every change.
 func (r *run) soak(span time.Duration) (w row) {
 	w.fault, r.notes = "soak", nil
 	r.log("soak: all nodes but the first are restarted every %v", r.between)

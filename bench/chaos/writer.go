@@ -69,7 +69,7 @@ func newWriting(b *balancer, prefix string, streams, writers, size int) *writing
 	return w
 }
 
-// begin forgets what was counted so far, and returns it.
+// begin returns what was counted so far, and forgets it.
 func (w *writing) begin() counts {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -18,8 +18,8 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/hist"
 )
 
-// client is the readers of one process: one goroutine and one epoll descriptor, so that it
-// costs the machine little beside the server that is measured.
+// client holds the readers of one process: one goroutine and one epoll descriptor, so that they
+// cost the machine little beside the server that is measured.
 type client struct {
 	servers []unix.SockaddrInet4
 	hosts   []string

@@ -1,10 +1,10 @@
 //go:build linux
 
-// Command load puts a Durable Streams server under load: SSE readers in several processes,
-// each of which checks every event for its turn, writers that write at a rate, and, where
-// the servers are on this machine, what they use. It needs no more of a server than the
-// protocol (JSON streams, idempotent producers), or event streams and some way to publish
-// (-server, dialect.go):
+// Command load puts a Durable Streams server under load: SSE readers in several processes, each
+// of which checks every event for its turn, and writers that write at a rate. Where the servers
+// are on this machine, it measures what they use. It needs no more of a server than the protocol
+// (JSON streams, idempotent producers), or event streams and some way to publish (-server,
+// dialect.go):
 //
 //	go run ./bench/load -mode fanout -urls http://127.0.0.1:4437 -pids $(pgrep -f 'fantail serve') -readers 10000
 //

@@ -20,8 +20,8 @@ import (
 	"github.com/fantail-dev/fantail/bench/internal/wait"
 )
 
-// server is one of those that are compared, at the settings that its documentation names
-// for many readers.
+// server is a server that is compared, at the settings that its documentation names for many
+// readers.
 type server struct {
 	name, title string
 	dialect     string // of bench/load

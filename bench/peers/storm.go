@@ -18,8 +18,8 @@ import (
 // stormClients is the number of clients that catch up together, each over its own connection.
 const stormClients = 2000
 
-// storm has many clients read half from its start to its end together, and asks the server
-// something small all the while, from another process: whatever else it serves waits as long.
+// storm has many clients read the stream half from its start to its end together, and meanwhile
+// asks the server something small from another process: whatever else it serves waits as long.
 func storm(s *server, r running) (f figures, err error) {
 	stream, other := r.url+fmt.Sprintf(s.path, 0), r.url+fmt.Sprintf(s.path, 1)
 	if err := half.fill(stream); err != nil {

@@ -34,8 +34,9 @@ func runQuiet(loop string, readers, rounds int, addr string, heartbeat time.Dura
 	return nil
 }
 
-// quiet has readers come, over one period so that heartbeats are as evenly spread as they are in
-// the loop in C, waits until each has had one, and counts those of the next three periods.
+// quiet connects readers, over one period so that heartbeats are as evenly spread as in the loop
+// in C. It waits until each has had a heartbeat, and counts the heartbeats of the next three
+// periods.
 func (k *kind) quiet(readers int, addr string, heartbeat time.Duration) (rate float64, err error) {
 	server, err := k.start(addr, heartbeat)
 	if err != nil {

@@ -10,10 +10,10 @@ const (
 	warmUps, warmMessages = 8, 5000
 )
 
-// chainBench is a fork of a fork of a fork …, each with its part of the messages,
-// against a plain stream of as many. Both are read as a client does it, chunk by
-// chunk, on a lone node and on one of three that owns none of them; cold (all
-// nodes started again) and immediately once more.
+// chainBench is a fork of a fork of a fork …, each with its part of the messages, against a plain
+// stream of as many. Both are read as a client does it, chunk by chunk, on a lone node and on a
+// node of three that owns neither stream; cold (all nodes started again) and immediately once
+// more.
 type chainBench struct {
 	endpoint string
 	messages int

@@ -13,8 +13,8 @@ import (
 const (
 	// longSize is the size of the records, in bytes.
 	longSize = 32
-	// longAppends is the number of appends that write either stream, or more: more than the
-	// ids that a stream remembers, so that both remember as many.
+	// longAppends is the least number of appends that write each of the two streams. It is more
+	// than the ids that a stream remembers, so both remember equally many.
 	longAppends = 1100
 	// longPost is the most records in one append: a batch, with room for a checkpoint.
 	longPost = 950

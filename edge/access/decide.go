@@ -38,9 +38,9 @@ type caller struct {
 	signer  *row  // of a signed URL: its secret
 }
 
-// Decide returns under what a request may do all of the wanted actions to a stream, which is named
-// by its project and its name within it, or why it may not. It asks nothing of what is behind. It
-// costs a lookup where the token was seen before, and no memory.
+// Decide returns a Verdict if a request may do all of the wanted actions to a stream, and
+// otherwise the reason. The stream is named by its project and its name within it. It asks nothing
+// of what is behind. It costs a lookup where the token was seen before, and no memory.
 func (j *Judge) Decide(r *http.Request, project, name string, want Actions) (Verdict, *Denial) {
 	var c caller
 	no := j.identify(&c, r, project, name)

@@ -71,7 +71,8 @@
 //     filled, and a filled value is one literal segment.
 //  4. A token's own grants count only up to the ceiling of its issuer.
 //  5. Times are compared with one leeway, Leeway, at verification and at each use. A lease ends
-//     after it, so a reader that was cut for its token is not admitted with it again.
+//     after its token, so a reader that was cut off for its token is not admitted with that token
+//     again.
 //  6. No pattern and no name matches a stream whose first segment is "__ds".
 //  7. An append with a producer never hears 403.
 //  8. A cookie gives the right to read, and no other.

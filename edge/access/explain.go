@@ -175,7 +175,7 @@ func (g Grant) String() string {
 	return fmt.Sprintf("%s: %s", g.Actions, strings.Join(of, ", "))
 }
 
-// String returns a pattern as it is written, with its placeholders filled.
+// String returns a pattern as a file has it, with its placeholders filled.
 func (p *Pattern) String() string {
 	var all []string
 	for _, s := range p.segments {

@@ -99,7 +99,7 @@ func hasWildcard(name string) bool {
 	return false
 }
 
-// grants are those of one project; they only add.
+// grants holds the grants of one project; they only add.
 type grants []Grant
 
 // allow returns those of the wanted actions that the grants allow on a stream.

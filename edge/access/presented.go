@@ -76,8 +76,8 @@ func twoCredentials(status int, detail string) *Refusal {
 	return &Refusal{Reason: ReasonTwoCredentials, Detail: detail, status: status}
 }
 
-// findBearer returns the token of the Authorization field. Another scheme is a credential that
-// fails, and so is none.
+// findBearer returns the token of the Authorization field. Another scheme, and a header without a
+// scheme, is a credential that fails.
 func findBearer(fields []string) (presented, *Refusal) {
 	if len(fields) == 0 {
 		return presented{}, nil
@@ -93,8 +93,8 @@ func findBearer(fields []string) (presented, *Refusal) {
 	return presented{kind: presentedToken, token: strings.TrimLeft(field[len(scheme):], " ")}, nil
 }
 
-// findSignature returns the parameters of a signed URL, if the query has any of them. A
-// credential that is there twice is malformed: no value of it is kept.
+// findSignature returns the parameters of a signed URL, if the query has any of them. A parameter
+// that is there twice is malformed: no value of it is kept.
 func findSignature(query string) (s Signature, has bool) {
 	var seen [3]bool
 	for rest := query; rest != ""; {

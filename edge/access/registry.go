@@ -25,7 +25,7 @@ func (r *row) ended() uint32 {
 	return r.gone.Load()
 }
 
-// rowReuse is the time after which the number of an ended row is given to another: no lease
+// rowReuse is the time after which the number of an ended row is given to another row: no lease
 // lives for that long after its row has ended.
 const rowReuse = 3600
 

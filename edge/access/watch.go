@@ -87,7 +87,7 @@ func readFile(path string) ([]byte, error) {
 	return b, err
 }
 
-// watchedFile is the file of a Judge, and those that it names.
+// watchedFile holds the file of a Judge, and the files that it names.
 type watchedFile struct {
 	path  string
 	mu    sync.Mutex        // held while the file is looked at

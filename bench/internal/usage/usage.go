@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Memory returns the memory of a process without its files, in bytes; its part of what it shares
-// with its children.
+// Memory returns the memory of a process without its files, in bytes. Of memory that it shares
+// with its children it counts its part.
 func Memory(pid int) (n int64) {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	for line := range strings.Lines(string(b)) {
