@@ -66,7 +66,7 @@ func (k Kind) isKnown() bool {
 	return k <= KindRelease || k == KindReleaseDone || k == KindClock || k == KindRetain
 }
 
-// Flags of a message record.
+// Flags holds the flags of a message record.
 type Flags uint8
 
 // The flags. The records of an append in several batches (a large append) are a contiguous run.

@@ -14,8 +14,8 @@ import (
 	"github.com/fantail-dev/fantail/shard/logtest"
 )
 
-// faults of the rival tests: one append in ten loses its ack, one in twenty
-// never arrives, some arrive seconds late.
+// faults holds the odds of the rival tests: one append in ten loses its ack, one in twenty never
+// arrives, some arrive seconds late.
 var faults = logtest.FaultOdds{LoseAck: 0.10, LoseRequest: 0.05, LateAck: 0.01, LateBy: 3 * time.Second}
 
 // Two owners of one stream, and eight writers that retry through either: each accepted write is in

@@ -216,7 +216,7 @@ func checkDoc(path string, fset *token.FileSet, doc *ast.CommentGroup, name stri
 	case words[1] == "of":
 		advice = verbFirst
 	case !wantsVerb:
-	case !thirdPerson.MatchString(words[1]) || words[1] == "is" || words[1] == "was":
+	case !thirdPerson.MatchString(strings.TrimRight(words[1], ",.:;")) || words[1] == "is" || words[1] == "was":
 		advice = verbFirst
 	}
 	if advice == "" {

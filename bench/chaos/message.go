@@ -63,7 +63,8 @@ func digits(b []byte) (n int64) {
 	return n
 }
 
-// chain is a number for a run of messages: another order, or another run, has another.
+// chain returns a number for a run of messages: another order, or another run, has another
+// number.
 func chain(before uint64, b []byte) uint64 {
 	return (before ^ xxhash.Sum64(b)) * 0x9E3779B97F4A7C15
 }

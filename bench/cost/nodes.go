@@ -58,7 +58,7 @@ func (s *system) meter() (o ops, open float64, err error) {
 
 var client = &http.Client{Timeout: 10 * time.Second}
 
-// send is one request whose answer has the status want.
+// send makes one request, whose answer must have the status want.
 func send(method, url, body string, want int) error {
 	req, err := http.NewRequestWithContext(context.Background(), method, url, strings.NewReader(body))
 	if err != nil {

@@ -56,7 +56,7 @@ func (m *Member) supersedes(o *Member) bool {
 // Never is an instant that does not come.
 const Never = math.MaxUint64
 
-// Flags of a Member.
+// Flags holds the flags of a Member.
 type Flags uint16
 
 // The flags.
@@ -67,7 +67,7 @@ const (
 	FlagStoreDown Flags = 1 << 1
 )
 
-// Features of a Member: what its release and its settings support.
+// Features holds the features of a Member: what its release and its settings support.
 type Features uint8
 
 // The features.

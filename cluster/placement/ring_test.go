@@ -17,7 +17,7 @@ func keysOf(format string, n int) []string {
 	return keys
 }
 
-// The names for which earlier versions of the library built different rings.
+// keyStyles lists the forms of keys for which earlier versions of the library built different rings.
 var keyStyles = []string{"fantail-%d", "fantail-7d9f-%05x", "10.0.0.%d:4457", "x-%d"}
 
 func TestRingDependsOnTheSetAlone(t *testing.T) {

@@ -188,8 +188,8 @@ func (v *verifier) Verify(ctx context.Context, token string) (*Principal, *Refus
 	return v.verifyAt(ctx, token, v.env.now())
 }
 
-// verifyAt is Verify for a caller that has looked at the clock: that is a good part of what a known token
-// costs.
+// verifyAt does what Verify does, for a caller that has looked at the clock: that is a good part of what
+// a known token costs.
 func (v *verifier) verifyAt(ctx context.Context, token string, now time.Time) (*Principal, *Refusal) {
 	if p, ok := v.cache.GetIfPresent(token); ok && p.isGood() {
 		if !p.Expired(now) {

@@ -112,7 +112,7 @@ func (m *Memory) Append(
 	return m.attempt(id, at, batch, false)
 }
 
-// attempt is an append that has arrived, with its faults.
+// attempt carries out an append that has arrived, with its faults.
 func (m *Memory) attempt(id shard.StreamID, at shard.Pos, batch []shard.Entry, onSession bool) (shard.Ack, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
