@@ -50,6 +50,24 @@ type flight struct {
 	proof     *tailProof // of refusals; nil: they need none
 }
 
+// tailProof is a tail check in the place of a batch: it shows that a refusal rests on the log.
+type tailProof struct {
+	done bool // guarded by Stream.mu, as err is
+	err  error
+}
+
+// checked reports whether it is known if the refusals in b stand, under mu. *TailError: the log had
+// gone on.
+func (b *appendBatch) checked() (known bool, err error) {
+	switch {
+	case b.proof == nil:
+		return true, nil
+	case !b.proof.done:
+		return false, nil
+	}
+	return true, b.proof.err
+}
+
 // answerCalls gives every caller of the batch its verdict, or err to all.
 func (b *appendBatch) answerCalls(err error) {
 	for i, c := range b.calls {

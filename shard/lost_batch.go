@@ -3,7 +3,6 @@ package shard
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 )
 
@@ -52,28 +51,10 @@ func (s *Stream) resolveLoss(ctx context.Context, b *appendBatch, tail Pos) *app
 	return nil
 }
 
-// isFlight reports whether b is a pipeline's batch, under mu.
-func (s *Stream) isFlight(b *appendBatch) bool { return slices.Contains(s.flights, b) }
-
 // mayStillLand reports whether nothing but records of b is known to stand where b is to stand, so that
 // an earlier sending of b may have arrived there, or may yet, under mu.
 func (s *Stream) mayStillLand(b *appendBatch) bool {
 	return b.maybeWritten && s.opened && s.state == b.base && s.state.Next == b.pos+Pos(b.found)
-}
-
-// settleFound answers the oldest batches of a pipeline, as long as they stand in the log, and the
-// refusals before each: the log ended there after their callers had come. Under mu.
-func (s *Stream) settleFound() {
-	for b := s.oldestSent(); b != nil && b.isFound(); b = s.oldestSent() {
-		for _, done := range s.takeFlights(b) {
-			done.answerCalls(nil)
-		}
-	}
-}
-
-// isFound reports whether the whole batch was found in the log.
-func (b *appendBatch) isFound() bool {
-	return b.flight != nil && len(b.entries) > 0 && b.found == len(b.entries)
 }
 
 // requeueLost answers the callers in flight whose append stands in the log, and queues the others
@@ -101,26 +82,6 @@ func (s *Stream) requeueLost(limit int) (worst int) {
 	}
 	s.queueAgain(retry)
 	return worst
-}
-
-// requeueFlights queues the callers of batches that are certainly not written, and never will be,
-// under mu.
-func (s *Stream) requeueFlights() {
-	var retry []*call
-	for _, b := range s.flights {
-		retry = append(retry, b.calls...)
-	}
-	s.queueAgain(retry)
-}
-
-// queueAgain puts callers of the batches in flight back at the head of the queue, under mu. Nothing is
-// in flight any more.
-func (s *Stream) queueAgain(retry []*call) {
-	s.flights = nil
-	s.queue = append(retry, s.queue...)
-	for _, c := range retry {
-		s.queueBytes += c.size
-	}
 }
 
 // answerWritten answers the callers of b, which is written. If b is a pipeline's batch that was sent

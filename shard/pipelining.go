@@ -1,8 +1,6 @@
 package shard
 
 import (
-	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -177,39 +175,4 @@ func (a *ackTimes) shortest() time.Duration {
 		return min(a.now, a.past)
 	}
 	return a.now
-}
-
-// openPipeline opens an append session for the callers that wait, if that is worthwhile and there is
-// room; nil: one batch after the other is sent.
-func (s *Stream) openPipeline(ctx context.Context) *pipeline {
-	all := &s.manager.pipelines
-	if !all.isWorthwhile() {
-		return nil
-	}
-	p := &pipeline{stream: s, wakeup: make(chan struct{}, 1), ackTime: all.acks.shortest()}
-	s.mu.Lock()
-	p.fold = s.state
-	ready := s.opened && !s.stopped && !s.noLog && s.state.exists && len(s.queue) > 0 && !time.Now().Before(s.pipelineAfter)
-	s.mu.Unlock()
-	if !ready || !all.add(p) {
-		return nil
-	}
-	openCtx, cancel := context.WithTimeout(ctx, openSessionWithin)
-	defer cancel()
-	var err error
-	if p.session, err = s.manager.log.openAppendSession(openCtx, s.id, p.signal); err != nil {
-		all.remove(p)
-		if !errors.Is(err, ErrLogDenied) { // that is about one stream
-			all.retryAt.Store(time.Now().Add(sessionRetryAfter).UnixNano())
-		}
-		s.manager.cfg.Logger.Debug("append session", "stream", s.id, "err", err)
-		return nil
-	}
-	s.mu.Lock()
-	s.pipeline = p
-	if s.pipelineDepth == 0 {
-		s.pipelineDepth = maxFlightBatches
-	}
-	s.mu.Unlock()
-	return p
 }
